@@ -1,0 +1,145 @@
+//! The MAC address (EUI-48) that names a phone.
+//!
+//! Pure: text in, value out. Where it stands in a certificate or a path is somebody else's business.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A phone's EUI-48, the identity that its factory certificate proves.
+///
+/// Shown as twelve lower-case hex digits, as phones write it in URLs.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MacAddress([u8; 6]);
+
+/// A text that is no MAC address in any usual spelling.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no MAC address (write 12 hex digits, for example 00005e00530c)")]
+pub struct InvalidMacAddress(String);
+
+impl MacAddress {
+    /// `000000000000`: the name of Polycom's fallback files, never a phone.
+    pub const NOBODY: Self = Self([0; 6]);
+
+    /// Reads exactly twelve hex digits of either case, and nothing else.
+    ///
+    /// This is the strict form of certificates and file names; people's spellings go through [`FromStr`].
+    #[must_use]
+    pub fn from_hex(digits: &[u8]) -> Option<Self> {
+        let digits: &[u8; 12] = digits.try_into().ok()?;
+        let mut octets = [0; 6];
+        for (octet, pair) in octets.iter_mut().zip(digits.chunks_exact(2)) {
+            *octet = pair.iter().try_fold(0, |value: u8, digit| {
+                Some(value << 4 | u8::try_from(char::from(*digit).to_digit(16)?).ok()?)
+            })?;
+        }
+        Some(Self(octets))
+    }
+
+    /// The address `steps` after this one, as a rack of phones is numbered; wraps at the end of the space.
+    #[must_use]
+    pub fn plus(self, steps: u64) -> Self {
+        let [a, b, c, d, e, f] = self.0;
+        let sum = u64::from_be_bytes([0, 0, a, b, c, d, e, f]).wrapping_add(steps);
+        let [_, _, a, b, c, d, e, f] = sum.to_be_bytes();
+        Self([a, b, c, d, e, f])
+    }
+
+    /// Twelve upper-case hex digits, as the factory writes them into a certificate's CN.
+    #[must_use]
+    pub fn to_upper_hex(self) -> String {
+        self.to_string().to_ascii_uppercase()
+    }
+}
+
+impl FromStr for MacAddress {
+    type Err = InvalidMacAddress;
+
+    /// Reads `00005e00530c`, `00:00:5E:00:53:0C`, `00-00-5e-00-53-0c` and `0000.5e00.530c`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let invalid = || InvalidMacAddress(text.chars().take(64).collect());
+        let grouped = |separator: char, group: usize| {
+            let parts: Vec<&str> = text.split(separator).collect();
+            (parts.len() * group == 12 && parts.iter().all(|part| part.len() == group)).then(|| parts.concat())
+        };
+        let plain = Some(text.to_owned()).filter(|text| text.len() == 12);
+        let digits = plain.or_else(|| grouped(':', 2)).or_else(|| grouped('-', 2)).or_else(|| grouped('.', 4));
+        digits.and_then(|digits| Self::from_hex(digits.as_bytes())).ok_or_else(invalid)
+    }
+}
+
+impl fmt::Display for MacAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|octet| write!(f, "{octet:02x}"))
+    }
+}
+
+impl fmt::Debug for MacAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MacAddress({self})")
+    }
+}
+
+impl Serialize for MacAddress {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for MacAddress {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_usual_spelling_is_the_same_address() {
+        let expected = MacAddress([0x00, 0x00, 0x5e, 0x00, 0x53, 0x0c]);
+        for text in ["00005e00530c", "00005E00530C", "00:00:5E:00:53:0c", "00-00-5e-00-53-0c", "0000.5e00.530c"] {
+            assert_eq!(text.parse(), Ok(expected), "{text}");
+        }
+        assert_eq!(expected.to_string(), "00005e00530c");
+        assert_eq!(expected.to_upper_hex(), "00005E00530C");
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for text in [
+            "",
+            "00005e00530",
+            "00005e00530cc",
+            "00005e00530g",
+            "0:00:5e:00:53:0c1",
+            "00:00-5e:00:53:0c",
+            "00005é0530c",
+        ] {
+            assert!(text.parse::<MacAddress>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_rack_of_phones_is_numbered_onwards() {
+        let first: MacAddress = "00005e0053ff".parse().unwrap();
+        assert_eq!(first.plus(1).to_string(), "00005e005400");
+        assert_eq!("ffffffffffff".parse::<MacAddress>().unwrap().plus(1), MacAddress::NOBODY);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_shown_reads_back(octets: [u8; 6]) {
+            let address = MacAddress(octets);
+            proptest::prop_assert_eq!(address.to_string().parse::<MacAddress>().unwrap(), address);
+        }
+
+        #[test]
+        fn no_text_panics(text in ".{0,40}") {
+            let _ = text.parse::<MacAddress>();
+        }
+    }
+}

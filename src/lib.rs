@@ -1,0 +1,4 @@
+//! provost puts Polycom phone provisioning on the public internet: one binary, mutual TLS, a folder per constituency.
+
+pub mod clock;
+pub mod constituency;

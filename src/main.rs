@@ -1,0 +1,3 @@
+//! The provost binary.
+
+fn main() {}
