@@ -40,10 +40,12 @@ impl MacAddress {
     /// The address `steps` after this one, as a rack of phones is numbered; wraps at the end of the space.
     #[must_use]
     pub fn plus(self, steps: u64) -> Self {
-        let [a, b, c, d, e, f] = self.0;
-        let sum = u64::from_be_bytes([0, 0, a, b, c, d, e, f]).wrapping_add(steps);
-        let [_, _, a, b, c, d, e, f] = sum.to_be_bytes();
-        Self([a, b, c, d, e, f])
+        let mut wide = [0; 8];
+        wide[2..].copy_from_slice(&self.0);
+        let sum = u64::from_be_bytes(wide).wrapping_add(steps).to_be_bytes();
+        let mut octets = [0; 6];
+        octets.copy_from_slice(&sum[2..]);
+        Self(octets)
     }
 
     /// Twelve upper-case hex digits, as the factory writes them into a certificate's CN.

@@ -1,0 +1,178 @@
+//! A certificate authority of our own: made on first use, kept in two private files.
+//!
+//! Local mode uses two: one signs the server's certificate on a LAN, one signs virtual phones' certificates.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256,
+};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::constituency::MacAddress;
+use crate::state;
+
+/// How long a CA of our own lives.
+const CA_LIFETIME: Duration = Duration::from_hours(24 * 3650);
+/// A clock that is a little behind ours must not find our certificates in the future.
+const BACKDATED: Duration = Duration::from_hours(1);
+
+/// Why our own CA cannot be made, read or used.
+#[derive(Debug, thiserror::Error)]
+pub enum CaError {
+    /// A file cannot be read or written.
+    #[error("{path}: {source}", path = .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file is there but is no certificate or key.
+    #[error("{path} is damaged: {reason}; restore it, or remove the folder so that a new CA is made", path = .path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The certificate could not be made.
+    #[error("a certificate could not be made: {0}")]
+    Issue(#[from] rcgen::Error),
+}
+
+/// A CA whose key we hold.
+pub struct CertificateAuthority {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: CertificateDer<'static>,
+}
+
+/// A certificate with its key, just made.
+pub struct Issued {
+    /// The certificate, issued by the CA itself.
+    pub certificate: CertificateDer<'static>,
+    /// Its private key.
+    pub key: PrivateKeyDer<'static>,
+}
+
+impl std::fmt::Debug for CertificateAuthority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CertificateAuthority")
+    }
+}
+
+impl std::fmt::Debug for Issued {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Issued")
+    }
+}
+
+impl CertificateAuthority {
+    /// Opens the CA in `folder` (`ca.pem`, `ca.key`), or makes one called `common_name`.
+    ///
+    /// The key is written before the certificate: a certificate that exists always has its key.
+    pub fn open_or_make(folder: &Path, common_name: &str, now: SystemTime) -> Result<Self, CaError> {
+        let (certificate_file, key_file) = (folder.join("ca.pem"), folder.join("ca.key"));
+        if !certificate_file.exists() {
+            state::private_folder(folder).map_err(|source| file_error(folder, source))?;
+            let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+            let certificate = ca_params(common_name, now).self_signed(&key)?;
+            for (path, pem) in [(&key_file, key.serialize_pem()), (&certificate_file, certificate.pem())] {
+                state::write_private(path, pem.as_bytes()).map_err(|source| file_error(path, source))?;
+            }
+        }
+        let read = |path: &PathBuf| std::fs::read_to_string(path).map_err(|source| file_error(path, source));
+        let damaged = |path: &Path, reason: String| CaError::Damaged { path: path.to_owned(), reason };
+        let key = KeyPair::from_pem(&read(&key_file)?).map_err(|error| damaged(&key_file, error.to_string()))?;
+        let certificate = CertificateDer::from_pem_slice(read(&certificate_file)?.as_bytes())
+            .map_err(|error| damaged(&certificate_file, error.to_string()))?;
+        let issuer = Issuer::from_ca_cert_der(&certificate, key)
+            .map_err(|error| damaged(&certificate_file, error.to_string()))?;
+        Ok(Self { issuer, certificate })
+    }
+
+    /// The CA's own certificate, for those who trust it.
+    #[must_use]
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    /// Makes a server certificate for `names`, RSA-2048 as phones want it, valid for `lifetime`.
+    ///
+    /// Takes some 100 ms of CPU.
+    pub fn issue_server(&self, names: &[String], now: SystemTime, lifetime: Duration) -> Result<Issued, CaError> {
+        let key = KeyPair::generate_for(&PKCS_RSA_SHA256)?;
+        let mut params = CertificateParams::new(names)?;
+        params.distinguished_name = named(names.first().map_or("", String::as_str));
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        self.issue(params, &key, now, lifetime)
+    }
+
+    /// Makes a device certificate as Polycom's factory does: the MAC address in upper case as the only CN.
+    pub fn issue_device(&self, mac: MacAddress, now: SystemTime, lifetime: Duration) -> Result<Issued, CaError> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = named(&mac.to_upper_hex());
+        params.distinguished_name.push(DnType::OrganizationName, "provost virtual phone");
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.issue(params, &key, now, lifetime)
+    }
+
+    fn issue(
+        &self,
+        mut params: CertificateParams,
+        key: &KeyPair,
+        now: SystemTime,
+        lifetime: Duration,
+    ) -> Result<Issued, CaError> {
+        params.not_before = (now - BACKDATED).into();
+        params.not_after = (now + lifetime).into();
+        params.use_authority_key_identifier_extension = true;
+        let certificate = params.signed_by(key, &self.issuer)?;
+        Ok(Issued { certificate: certificate.der().clone(), key: PrivateKeyDer::Pkcs8(key.serialize_der().into()) })
+    }
+}
+
+fn ca_params(common_name: &str, now: SystemTime) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = named(common_name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.not_before = (now - BACKDATED).into();
+    params.not_after = (now + CA_LIFETIME).into();
+    params
+}
+
+fn named(common_name: &str) -> DistinguishedName {
+    let mut name = DistinguishedName::new();
+    name.push(DnType::CommonName, common_name);
+    name
+}
+
+fn file_error(path: &Path, source: io::Error) -> CaError {
+    CaError::File { path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ca_is_made_once_and_opened_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let now = crate::clock::now();
+        let path = folder.path().join("ca");
+        let first = CertificateAuthority::open_or_make(&path, "test CA", now).unwrap();
+        let again = CertificateAuthority::open_or_make(&path, "other name", now).unwrap();
+        assert_eq!(first.certificate(), again.certificate());
+        again.issue_device("00005e00530c".parse().unwrap(), now, Duration::from_hours(1)).unwrap();
+        std::fs::remove_file(path.join("ca.key")).unwrap();
+        assert!(CertificateAuthority::open_or_make(&path, "test CA", now).unwrap_err().to_string().contains("ca.key"));
+    }
+}

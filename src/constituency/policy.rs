@@ -1,0 +1,391 @@
+//! A constituency's policy: what `constituency.json` says, checked.
+//!
+//! Pure: text in, [`Policy`] out. An absent policy is [`Policy::default`]: client certificates required,
+//! Polycom's factory CAs, known phones only. Everything that is not said is refused.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use schemars::JsonSchema;
+use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+
+use super::{ConstituencyName, MacAddress};
+use crate::settings::{self, SettingsError};
+
+/// The trust bundle that is built in: Polycom's factory PKI.
+pub const POLYCOM: &str = "polycom";
+
+/// What a constituency allows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// Shown to operators only.
+    pub description: String,
+    /// What the TLS handshake depends on. A change makes a new TLS configuration with its own sessions.
+    pub tls: TlsPolicy,
+    /// Which phones are known by name. Those with a `<mac>.cfg` in the folder come on top.
+    pub phones: Phones,
+    /// Phones that stay out whatever else is said.
+    pub denied: BTreeSet<MacAddress>,
+    /// Further labels under which this constituency answers.
+    pub aliases: BTreeSet<ConstituencyName>,
+    /// Top-level folders that other constituencies may link into.
+    pub shared: BTreeSet<String>,
+    /// What phones may upload; `None` refuses every upload.
+    pub uploads: Option<UploadLimits>,
+}
+
+/// The part of a policy that the TLS handshake depends on.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct TlsPolicy {
+    /// Whether a client certificate is asked for.
+    pub client_auth: ClientAuth,
+    /// Names of the bundles whose certificates count.
+    pub trust: Vec<String>,
+    /// Whether a device certificate past its notAfter may still count.
+    pub expired_device_certificates: ExpiredDeviceCertificates,
+}
+
+/// Whether phones must present a certificate.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientAuth {
+    /// Only phones with a device certificate that the constituency trusts.
+    #[default]
+    Required,
+    /// Anybody: for firmware and public files.
+    None,
+}
+
+/// What to do with a device certificate that is past its notAfter.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ExpiredDeviceCertificates {
+    /// Refuse it.
+    #[default]
+    Refuse,
+    /// Tolerate the leaf's expiry alone; CA dates, notBefore and every signature still count.
+    Accept,
+}
+
+/// The phones that a policy knows by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phones {
+    /// Every phone with a valid device certificate.
+    Any,
+    /// These, each with the operator's note.
+    Listed(BTreeMap<MacAddress, String>),
+}
+
+/// Budgets of uploads, in bytes and files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct UploadLimits {
+    /// The largest file a phone may upload.
+    pub max_file_bytes: u64,
+    /// What all files of one phone may take together.
+    pub max_phone_bytes: u64,
+    /// How many files one phone may have.
+    pub max_phone_files: u64,
+    /// What all files of the constituency may take together; absent: unlimited.
+    pub max_constituency_bytes: Option<u64>,
+}
+
+impl Default for UploadLimits {
+    fn default() -> Self {
+        Self { max_file_bytes: 4 << 20, max_phone_bytes: 64 << 20, max_phone_files: 256, max_constituency_bytes: None }
+    }
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            description: String::new(),
+            tls: TlsPolicy {
+                client_auth: ClientAuth::Required,
+                trust: vec![POLYCOM.to_owned()],
+                expired_device_certificates: ExpiredDeviceCertificates::Refuse,
+            },
+            phones: Phones::Listed(BTreeMap::new()),
+            denied: BTreeSet::new(),
+            aliases: BTreeSet::new(),
+            shared: BTreeSet::new(),
+            uploads: Some(UploadLimits::default()),
+        }
+    }
+}
+
+/// `constituency.json` as it is typed: every key optional, unknown keys refused.
+///
+/// ```
+/// # use provost::constituency::{Policy, Phones};
+/// let text = r#"{ "phones": { "00:00:5E:00:53:0C": "vvx500 #1" }, "denied": ["00005e0053ff"] }"#;
+/// let policy = Policy::parse("constituency.json".as_ref(), text, &["polycom"])?;
+/// assert!(matches!(policy.phones, Phones::Listed(phones) if phones.len() == 1));
+/// # Ok::<(), provost::settings::SettingsError>(())
+/// ```
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "constituency.json")]
+pub struct PolicyFile {
+    /// Shown to operators only.
+    #[serde(default)]
+    description: String,
+    /// Whether phones must present their device certificate.
+    client_auth: Option<ClientAuth>,
+    /// Trust bundles whose certificates count; `polycom` is built in.
+    trust: Option<Vec<String>>,
+    /// Whether device certificates past their notAfter are tolerated.
+    expired_device_certificates: Option<ExpiredDeviceCertificates>,
+    /// The known phones: a map of MAC address to a note, or "any".
+    #[schemars(with = "Option<PhonesSchema>")]
+    phones: Option<PhonesInput>,
+    /// MAC addresses that stay out whatever else is said.
+    #[schemars(with = "Option<Vec<String>>")]
+    denied: Option<UniqueAddresses>,
+    /// Further labels under which this constituency answers.
+    #[serde(default)]
+    aliases: BTreeSet<ConstituencyName>,
+    /// Top-level folders that other constituencies may link into.
+    #[serde(default)]
+    shared: BTreeSet<String>,
+    /// Budgets of uploads.
+    uploads: Option<UploadLimits>,
+}
+
+impl Policy {
+    /// Reads and checks the `text` of `file`. `bundles` are the trust bundles that exist.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its line and key.
+    pub fn parse(file: &Path, text: &str, bundles: &[&str]) -> Result<Self, SettingsError> {
+        let typed: PolicyFile = settings::read(file, text)?;
+        let wrong = |key: &str, reason: String| SettingsError::of_key(file, text, key, reason);
+        typed.check_without_client_auth().map_err(|(key, reason)| wrong(key, reason))?;
+        typed.check_shared().map_err(|reason| wrong("shared", reason))?;
+        if let Some(trust) = &typed.trust {
+            check_trust(trust, bundles).map_err(|reason| wrong("trust", reason))?;
+        }
+        Ok(typed.into_policy())
+    }
+}
+
+impl PolicyFile {
+    /// What needs a client's identity has no effect where none is asked for, and a reader would think it had.
+    fn check_without_client_auth(&self) -> Result<(), (&'static str, String)> {
+        if self.client_auth != Some(ClientAuth::None) {
+            return Ok(());
+        }
+        let said = [
+            ("phones", self.phones.is_some()),
+            ("denied", self.denied.is_some()),
+            ("trust", self.trust.is_some()),
+            ("uploads", self.uploads.is_some()),
+            ("expired_device_certificates", self.expired_device_certificates.is_some()),
+        ];
+        match said.iter().find(|(_, is_said)| *is_said) {
+            Some((key, _)) => {
+                Err((key, "has no effect with \"client_auth\": \"none\"; remove one of the two".to_owned()))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn check_shared(&self) -> Result<(), String> {
+        let bad = self.shared.iter().find(|name| name.is_empty() || name.contains('/') || name.starts_with('.'));
+        bad.map_or(Ok(()), |name| Err(format!("{name:?} is no top-level folder; write one folder name, without \"/\"")))
+    }
+
+    fn into_policy(self) -> Policy {
+        let default = Policy::default();
+        let client_auth = self.client_auth.unwrap_or_default();
+        let phones = self.phones.map_or(default.phones, |PhonesInput(phones)| phones);
+        // Whoever admits every phone in the world says explicitly what it may store here.
+        let default_uploads = (phones != Phones::Any).then(UploadLimits::default);
+        let trust = match client_auth {
+            ClientAuth::Required => self.trust.unwrap_or(default.tls.trust),
+            ClientAuth::None => Vec::new(),
+        };
+        Policy {
+            description: self.description,
+            tls: TlsPolicy {
+                client_auth,
+                trust,
+                expired_device_certificates: self.expired_device_certificates.unwrap_or_default(),
+            },
+            phones,
+            denied: self.denied.map(|UniqueAddresses(denied)| denied).unwrap_or_default(),
+            aliases: self.aliases,
+            shared: self.shared,
+            uploads: self.uploads.or(default_uploads).filter(|_| client_auth == ClientAuth::Required),
+        }
+    }
+}
+
+fn check_trust(trust: &[String], bundles: &[&str]) -> Result<(), String> {
+    if trust.is_empty() {
+        return Err(
+            "trusts nobody, so no phone could get in; name a bundle, or remove the key for Polycom's".to_owned()
+        );
+    }
+    let Some(unknown) = trust.iter().find(|name| !bundles.contains(&name.as_str())) else { return Ok(()) };
+    let hint = match settings::nearest(unknown, bundles) {
+        Some(near) => format!("did you mean \"{near}\"?"),
+        None => format!("known bundles: {}", bundles.join(", ")),
+    };
+    Err(format!("\"{unknown}\" is no trust bundle of provost.json; {hint}"))
+}
+
+#[derive(Debug)]
+struct PhonesInput(Phones);
+
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+enum PhonesSchema {
+    Any(AnySchema),
+    Listed(BTreeMap<String, String>),
+}
+
+#[derive(JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[expect(dead_code, reason = "only its schema is used")]
+enum AnySchema {
+    Any,
+}
+
+impl<'de> Deserialize<'de> for PhonesInput {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = PhonesInput;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a map of MAC addresses to notes, or \"any\"")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
+                if text == "any" {
+                    Ok(PhonesInput(Phones::Any))
+                } else {
+                    Err(E::invalid_value(serde::de::Unexpected::Str(text), &self))
+                }
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut phones = BTreeMap::new();
+                while let Some(mac) = map.next_key::<MacAddress>()? {
+                    check_address(mac, phones.contains_key(&mac)).map_err(A::Error::custom)?;
+                    phones.insert(mac, map.next_value()?);
+                }
+                Ok(PhonesInput(Phones::Listed(phones)))
+            }
+        }
+        deserializer.deserialize_any(Reader)
+    }
+}
+
+#[derive(Debug)]
+struct UniqueAddresses(BTreeSet<MacAddress>);
+
+impl<'de> Deserialize<'de> for UniqueAddresses {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = UniqueAddresses;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a list of MAC addresses")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut addresses = BTreeSet::new();
+                while let Some(mac) = seq.next_element::<MacAddress>()? {
+                    check_address(mac, addresses.contains(&mac)).map_err(A::Error::custom)?;
+                    addresses.insert(mac);
+                }
+                Ok(UniqueAddresses(addresses))
+            }
+        }
+        deserializer.deserialize_seq(Reader)
+    }
+}
+
+fn check_address(mac: MacAddress, is_known: bool) -> Result<(), String> {
+    if is_known {
+        Err(format!("{mac} stands here twice (spellings of one address are one phone)"))
+    } else if mac == MacAddress::NOBODY {
+        Err("000000000000 is the name of the fallback files, never a phone".to_owned())
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Policy, String> {
+        Policy::parse(Path::new("constituency.json"), text, &["polycom", "acme-corp"])
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_empty_policy_is_the_absent_policy() {
+        assert_eq!(parse("{}").unwrap(), Policy::default());
+    }
+
+    #[test]
+    fn every_key_of_the_documentation_is_known() {
+        let policy = parse(
+            r#"{ "description": "d", "client_auth": "required", "trust": ["polycom"], "expired_device_certificates": "accept",
+                 "phones": { "00005e00530c": "a", "00:00:5E:00:53:C7": "b" }, "denied": ["00005e0053ff"],
+                 "aliases": ["old-name"], "shared": ["firmware"],
+                 "uploads": { "max_file_bytes": 1, "max_phone_bytes": 2, "max_phone_files": 3, "max_constituency_bytes": 4 } }"#,
+        )
+        .unwrap();
+        assert_eq!(policy.tls.expired_device_certificates, ExpiredDeviceCertificates::Accept);
+        assert_eq!(policy.uploads.unwrap().max_constituency_bytes, Some(4));
+        let Phones::Listed(phones) = policy.phones else { panic!("listed") };
+        assert_eq!(phones.into_values().collect::<Vec<_>>(), ["a", "b"]);
+    }
+
+    #[test]
+    fn duplicates_and_nonsense_are_errors_with_their_line() {
+        let twice = parse("{\"phones\": {\n \"00005e00530c\": \"a\",\n \"00:00:5E:00:53:0C\": \"b\"\n}}").unwrap_err();
+        assert!(twice.starts_with("constituency.json:3: ") && twice.contains("stands here twice"), "{twice}");
+        let nonsense = parse("{\"phones\": {\n \"vvx500\": \"a\"}}").unwrap_err();
+        assert!(
+            nonsense.starts_with("constituency.json:2: ") && nonsense.contains("\"vvx500\" is no MAC"),
+            "{nonsense}"
+        );
+        assert!(parse(r#"{"phones": {"000000000000": "x"}}"#).unwrap_err().contains("never a phone"));
+        assert!(parse(r#"{"denied": ["00005e0053ff", "00005E0053FF"]}"#).unwrap_err().contains("twice"));
+        assert!(parse(r#"{"phones": "all"}"#).unwrap_err().contains("or \"any\""));
+        assert!(parse(r#"{"phones": {}, "phones": {}}"#).unwrap_err().contains("duplicate field"));
+    }
+
+    #[test]
+    fn what_has_no_effect_is_an_error() {
+        for (key, value) in [("phones", "{}"), ("denied", "[]"), ("trust", "[\"polycom\"]"), ("uploads", "{}")] {
+            let error = parse(&format!("{{\"client_auth\": \"none\",\n\"{key}\": {value}}}")).unwrap_err();
+            assert!(error.starts_with(&format!("constituency.json:2: \"{key}\": has no effect")), "{error}");
+        }
+        assert!(parse(r#"{"trust": []}"#).unwrap_err().contains("trusts nobody"));
+        assert!(parse(r#"{"trust": ["acme-crop"]}"#).unwrap_err().contains("did you mean \"acme-corp\""));
+    }
+
+    #[test]
+    fn uploads_from_any_phone_must_be_asked_for() {
+        assert_eq!(parse(r#"{"phones": "any"}"#).unwrap().uploads, None);
+        assert_eq!(parse(r#"{"phones": "any", "uploads": {}}"#).unwrap().uploads, Some(UploadLimits::default()));
+        assert_eq!(parse(r#"{"client_auth": "none"}"#).unwrap().uploads, None);
+    }
+
+    #[test]
+    fn a_shared_folder_is_one_name() {
+        assert!(parse(r#"{"shared": ["a/b"]}"#).is_err());
+        assert!(parse(r#"{"shared": [".."]}"#).is_err());
+        assert!(parse(r#"{"aliases": ["Bad"]}"#).is_err());
+    }
+}

@@ -1,0 +1,156 @@
+//! A policy's file, followed as it changes: a broken new one leaves the last good one in force.
+
+use std::fmt;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::{FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+use super::Policy;
+use super::scan::POLICY_FILE;
+use crate::settings::SettingsError;
+
+/// The largest policy that is read, in bytes: room for some 200 000 phones.
+const MAX_POLICY_BYTES: u64 = 16 << 20;
+
+/// How long a file must have lain still before its times prove that it did not change.
+const SETTLED_AFTER: Duration = Duration::from_secs(2);
+
+/// Where a policy comes from and what came of it.
+#[derive(Debug, Default)]
+pub(super) struct PolicySource {
+    seen: Option<Stamp>,
+    good: Option<Arc<Policy>>,
+    error: Option<SettingsError>,
+}
+
+/// Identity, size and times of a file, to tell whether it changed.
+#[derive(Debug, Clone)]
+pub(super) struct Stamp {
+    facts: [i128; 7],
+    is_settled: bool,
+}
+
+impl Stamp {
+    pub(super) fn of(stat: &Stat, now: SystemTime) -> Self {
+        let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(stat.st_ctime).unwrap_or(0));
+        let facts = [
+            stat.st_dev.into(),
+            stat.st_ino.into(),
+            stat.st_size.into(),
+            stat.st_mtime.into(),
+            stat.st_mtime_nsec.into(),
+            stat.st_ctime.into(),
+            stat.st_ctime_nsec.into(),
+        ];
+        Self { facts, is_settled: now.duration_since(changed).is_ok_and(|age| age > SETTLED_AFTER) }
+    }
+
+    /// Whether what was read under this stamp is still what is there now.
+    pub(super) fn still_holds(&self, now: &Self) -> bool {
+        self.is_settled && self.facts == now.facts
+    }
+}
+
+impl PolicySource {
+    /// The policy in force, if there ever was a good one.
+    pub(super) fn policy(&self) -> Option<&Arc<Policy>> {
+        self.good.as_ref()
+    }
+
+    /// What is wrong with the file as it is now.
+    pub(super) fn error(&self) -> Option<&SettingsError> {
+        self.error.as_ref()
+    }
+
+    /// Reads the policy in `folder` again if its file changed. `file` is its name for error messages.
+    pub(super) fn refresh(&mut self, folder: &OwnedFd, file: &Path, bundles: &[&str], now: SystemTime) {
+        match read(folder, self.seen.as_ref(), now) {
+            Ok(Reading::Unchanged) => {}
+            Ok(Reading::Absent) => {
+                self.seen = None;
+                self.take(Ok(Policy::default()));
+            }
+            Ok(Reading::Text(text, stamp)) => {
+                self.seen = Some(stamp);
+                self.take(Policy::parse(file, &text, bundles));
+            }
+            Err(error) => {
+                self.seen = None;
+                self.take(Err(SettingsError::of_file(file, error)));
+            }
+        }
+    }
+
+    fn take(&mut self, result: Result<Policy, SettingsError>) {
+        match result {
+            // The same policy stays the same value, so that nothing downstream looks changed.
+            Ok(policy) if self.good.as_deref() == Some(&policy) => self.error = None,
+            Ok(policy) => {
+                self.good = Some(Arc::new(policy));
+                self.error = None;
+            }
+            Err(error) => self.error = Some(error),
+        }
+    }
+}
+
+enum Reading {
+    Absent,
+    Unchanged,
+    Text(String, Stamp),
+}
+
+enum Unreadable {
+    NotRegular,
+    TooLarge,
+    NotText,
+    Io(std::io::Error),
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotRegular => f.write_str("is no regular file (links, folders and pipes are not read)"),
+            Self::TooLarge => write!(f, "is larger than {} MiB", MAX_POLICY_BYTES >> 20),
+            Self::NotText => f.write_str("is not UTF-8 text"),
+            Self::Io(error) => write!(f, "cannot be read: {error}"),
+        }
+    }
+}
+
+impl From<Errno> for Unreadable {
+    fn from(errno: Errno) -> Self {
+        if errno == Errno::LOOP { Self::NotRegular } else { Self::Io(errno.into()) }
+    }
+}
+
+fn read(folder: &OwnedFd, seen: Option<&Stamp>, now: SystemTime) -> Result<Reading, Unreadable> {
+    // NONBLOCK: opening a FIFO must not wait for its writer.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let handle = match rustix::fs::openat(folder, POLICY_FILE, flags, Mode::empty()) {
+        Ok(handle) => handle,
+        Err(Errno::NOENT) => return Ok(Reading::Absent),
+        Err(errno) => return Err(errno.into()),
+    };
+    let stat = rustix::fs::fstat(&handle)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(Unreadable::NotRegular);
+    }
+    let stamp = Stamp::of(&stat, now);
+    if seen.is_some_and(|seen| seen.still_holds(&stamp)) {
+        return Ok(Reading::Unchanged);
+    }
+    let mut bytes = Vec::new();
+    let bounded = std::fs::File::from(handle).take(MAX_POLICY_BYTES + 1).read_to_end(&mut bytes);
+    bounded.map_err(Unreadable::Io)?;
+    if bytes.len() as u64 > MAX_POLICY_BYTES {
+        return Err(Unreadable::TooLarge);
+    }
+    let text = String::from_utf8(bytes).map_err(|_| Unreadable::NotText)?;
+    Ok(Reading::Text(text, stamp))
+}

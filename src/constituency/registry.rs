@@ -1,0 +1,143 @@
+//! The registry: every constituency as one immutable snapshot. A reader holds one and sees one truth.
+//!
+//! Nothing here touches the disk, except that a [`Folder`] keeps the directory handles open beneath which
+//! its files are opened.
+
+use std::collections::{BTreeMap, HashSet};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use super::{ConstituencyName, MacAddress, Phones, Policy};
+
+/// All constituencies that are served, at one moment.
+#[derive(Debug, Default)]
+pub struct Registry {
+    pub(super) served: BTreeMap<ConstituencyName, Arc<Constituency>>,
+    pub(super) aliases: BTreeMap<ConstituencyName, ConstituencyName>,
+    pub(super) faults: Vec<Fault>,
+}
+
+/// One constituency as it is now.
+#[derive(Debug)]
+pub struct Constituency {
+    /// The folder's name and DNS label.
+    pub name: ConstituencyName,
+    /// What `constituency.json` says.
+    pub policy: Arc<Policy>,
+    /// Changes whenever the TLS part of the policy does, or the constituency is made anew; never reused.
+    pub tls_generation: u64,
+    /// Where its files are.
+    pub folder: Arc<Folder>,
+    pub(super) with_own_file: Arc<HashSet<MacAddress>>,
+}
+
+/// Open directory handles: a constituency's folder, and `constituencies` above it, as they were when scanned.
+#[derive(Debug)]
+pub struct Folder {
+    pub(super) handle: OwnedFd,
+    pub(super) root: Arc<OwnedFd>,
+}
+
+/// Something in `constituencies` that is not served, or not as its author thinks, and why.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Fault {
+    /// The folder's name as it stands on disk, escaped where it is no text.
+    pub subject: String,
+    /// What is wrong and what to do.
+    pub message: String,
+    /// Whether requests are refused because of it.
+    pub severity: Severity,
+}
+
+/// How much a [`Fault`] costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// Something is not served, or an old policy is still in force.
+    Error,
+    /// Everything is served, but not all that is written has an effect.
+    Warning,
+}
+
+/// What a constituency thinks of a phone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// On the list, or admitted by `"any"`.
+    Known,
+    /// Not on the list.
+    Unknown,
+    /// Named in `denied`.
+    Denied,
+}
+
+impl Registry {
+    /// The constituency of this DNS label, by its own name first, else by an alias.
+    #[must_use]
+    pub fn find(&self, label: &str) -> Option<&Arc<Constituency>> {
+        self.served.get(label).or_else(|| self.served.get(self.aliases.get(label)?))
+    }
+
+    /// Every constituency that is served, in the order of their names.
+    pub fn served(&self) -> impl Iterator<Item = &Arc<Constituency>> {
+        self.served.values()
+    }
+
+    /// Everything that is wrong with the folders.
+    #[must_use]
+    pub fn faults(&self) -> &[Fault] {
+        &self.faults
+    }
+
+    /// Another handle on the same snapshot.
+    #[must_use]
+    pub(super) fn snapshot(&self) -> Self {
+        Self { served: self.served.clone(), aliases: self.aliases.clone(), faults: self.faults.clone() }
+    }
+
+    /// Whether the two snapshots say the same.
+    #[must_use]
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        self.served.len() == other.served.len()
+            && self.served.iter().zip(&other.served).all(|(mine, theirs)| Arc::ptr_eq(mine.1, theirs.1))
+            && self.aliases == other.aliases
+            && self.faults == other.faults
+    }
+}
+
+impl Constituency {
+    /// What this constituency thinks of `mac`: a denial beats everything.
+    #[must_use]
+    pub fn standing(&self, mac: MacAddress) -> Standing {
+        if self.policy.denied.contains(&mac) {
+            return Standing::Denied;
+        }
+        let is_known = match &self.policy.phones {
+            Phones::Any => true,
+            Phones::Listed(listed) => listed.contains_key(&mac) || self.with_own_file.contains(&mac),
+        };
+        if is_known { Standing::Known } else { Standing::Unknown }
+    }
+
+    /// The phones known by name or by their own file, in order; none when every phone is admitted.
+    #[must_use]
+    pub fn known_phones(&self) -> Vec<MacAddress> {
+        let Phones::Listed(listed) = &self.policy.phones else { return Vec::new() };
+        let mut all: Vec<_> = listed.keys().chain(self.with_own_file.iter()).copied().collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+}
+
+impl Folder {
+    /// The constituency's own folder.
+    #[must_use]
+    pub fn handle(&self) -> BorrowedFd<'_> {
+        self.handle.as_fd()
+    }
+
+    /// The folder `constituencies` in which it lies.
+    #[must_use]
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+}

@@ -1,0 +1,185 @@
+//! Reading JSON settings so that an error says where it stands and what was probably meant.
+//!
+//! Pure: text in, value or [`SettingsError`] out. `provost.json` and every `constituency.json` go through [`read`].
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+
+/// One thing that is wrong with a settings file: file, line, key, reason, and the nearest valid key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct SettingsError {
+    file: PathBuf,
+    line: Option<usize>,
+    key: Option<String>,
+    reason: String,
+    hint: Option<String>,
+}
+
+impl SettingsError {
+    /// An error of `file` as a whole.
+    pub fn of_file(file: &Path, reason: impl fmt::Display) -> Self {
+        Self { file: file.to_owned(), line: None, key: None, reason: reason.to_string(), hint: None }
+    }
+
+    /// An error of the top-level `key`, whose line is looked up in the file's `text`.
+    pub fn of_key(file: &Path, text: &str, key: &str, reason: impl fmt::Display) -> Self {
+        Self {
+            file: file.to_owned(),
+            line: line_of_key(text, key),
+            key: Some(key.to_owned()),
+            reason: reason.to_string(),
+            hint: None,
+        }
+    }
+
+    /// The same error with a sentence that says what to write instead.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl fmt::Display) -> Self {
+        self.hint = Some(hint.to_string());
+        self
+    }
+}
+
+impl fmt::Display for SettingsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        if let Some(key) = &self.key {
+            write!(f, ": \"{key}\"")?;
+        }
+        write!(f, ": {}", self.reason)?;
+        self.hint.iter().try_for_each(|hint| write!(f, "; {hint}"))
+    }
+}
+
+/// Reads a `T` from the JSON `text` of `file`; unknown keys are errors if `T` denies them.
+///
+/// # Errors
+/// The first thing that is wrong, with its line, its key and, for an unknown key, the nearest known one.
+pub fn read<T: DeserializeOwned>(file: &Path, text: &str) -> Result<T, SettingsError> {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let path = error.path().to_string();
+        describe(file, Some(path).filter(|path| path != "."), &error.into_inner())
+    })?;
+    deserializer.end().map_err(|error| describe(file, None, &error))?;
+    Ok(value)
+}
+
+fn describe(file: &Path, path: Option<String>, error: &serde_json::Error) -> SettingsError {
+    let line = Some(error.line()).filter(|line| *line > 0);
+    let full = error.to_string();
+    let suffix = format!(" at line {} column {}", error.line(), error.column());
+    let reason = full.strip_suffix(&suffix).unwrap_or(&full);
+    let Some((unknown, known)) = unknown_field(reason) else {
+        return SettingsError { file: file.to_owned(), line, key: path, reason: reason.to_owned(), hint: None };
+    };
+    let hint = match nearest(unknown, &known) {
+        Some(near) => format!("did you mean \"{near}\"?"),
+        None => format!("known keys: {}", known.join(", ")),
+    };
+    SettingsError {
+        file: file.to_owned(),
+        line,
+        key: Some(unknown.to_owned()),
+        reason: "is no known key".to_owned(),
+        hint: Some(hint),
+    }
+}
+
+/// Takes serde's sentence about an unknown field apart: the field, and the fields it would have known.
+fn unknown_field(reason: &str) -> Option<(&str, Vec<&str>)> {
+    let rest = reason.strip_prefix("unknown field `").or_else(|| reason.strip_prefix("unknown variant `"))?;
+    let (unknown, expected) = rest.split_once("`, ")?;
+    Some((unknown, expected.split('`').skip(1).step_by(2).collect()))
+}
+
+/// The known key that `unknown` most resembles, if it resembles one.
+#[must_use]
+pub fn nearest<'a>(unknown: &str, known: &[&'a str]) -> Option<&'a str> {
+    let lowered = unknown.to_ascii_lowercase().replace('-', "_");
+    known
+        .iter()
+        .map(|key| (strsim::jaro_winkler(&lowered, key), *key))
+        .filter(|(likeness, _)| *likeness > 0.75)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, key)| key)
+}
+
+fn line_of_key(text: &str, key: &str) -> Option<usize> {
+    let quoted = format!("\"{key}\"");
+    let is_key = |line: &str| {
+        line.match_indices(&quoted)
+            .any(|(at, found)| line.get(at + found.len()..).is_some_and(|rest| rest.trim_start().starts_with(':')))
+    };
+    text.lines().position(is_key).map(|index| index + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Sample {
+        #[serde(default)]
+        client_auth: Option<u8>,
+        #[serde(default)]
+        uploads: Option<Inner>,
+    }
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Inner {
+        #[serde(default)]
+        max_file_bytes: u64,
+    }
+
+    fn error(text: &str) -> String {
+        read::<Sample>(Path::new("c.json"), text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_good_text_is_read() {
+        let sample: Sample =
+            read(Path::new("c.json"), r#"{"client_auth": 1, "uploads": {"max_file_bytes": 7}}"#).unwrap();
+        assert_eq!((sample.client_auth, sample.uploads.unwrap().max_file_bytes), (Some(1), 7));
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line_and_the_nearest_key() {
+        assert_eq!(
+            error("{\n \"clientauth\": 1}"),
+            "c.json:2: \"clientauth\": is no known key; did you mean \"client_auth\"?"
+        );
+        assert_eq!(
+            error("{\n\n \"uploads\": {\"max_file_byte\": 1}}"),
+            "c.json:3: \"max_file_byte\": is no known key; did you mean \"max_file_bytes\"?"
+        );
+        assert!(error(r#"{"zzz": 1}"#).ends_with("known keys: client_auth, uploads"));
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_with_its_key() {
+        let text = error("{\"client_auth\": 1,\n\"uploads\": {\"max_file_bytes\": \"big\"}}");
+        assert!(text.starts_with("c.json:2: \"uploads.max_file_bytes\": invalid type: string \"big\""), "{text}");
+        assert!(error("{\"client_auth\": 1} x").contains("trailing characters"));
+        assert!(error("{").contains("EOF"));
+    }
+
+    #[test]
+    fn the_line_of_a_key_is_where_it_is_a_key() {
+        assert_eq!(line_of_key("{\n\"a\": \"phones\",\n\"phones\" : 1}", "phones"), Some(3));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(text in ".{0,80}") {
+            let _ = read::<Sample>(Path::new("c.json"), &text);
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! Trust bundles: named sets of CA certificates, checked once when they are loaded.
+//!
+//! Every CA of a bundle becomes an anchor of its own. What a path to the root would have checked of it (its
+//! signature, dates, path length) is checked here, at load, and the dates again whenever a device is judged; so a
+//! phone that sends only its leaf gets in, and a handshake costs one signature less per CA.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, TrustAnchor};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::constituency::POLYCOM;
+
+/// Why a bundle cannot be used; the constituencies that name it are not served.
+#[derive(Debug, thiserror::Error)]
+pub enum BundleError {
+    /// A file cannot be read.
+    #[error("{path}: {source}", path = .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file holds something that is no usable CA certificate.
+    #[error("{source_name}: {reason}")]
+    Unusable {
+        /// The file, or the name of what is built in.
+        source_name: String,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// No file, or no certificate.
+    #[error("the trust bundle \"{0}\" names no certificate")]
+    Empty(String),
+}
+
+/// A named set of CA certificates.
+#[derive(Debug)]
+pub struct Bundle {
+    /// The name that policies use.
+    pub name: String,
+    /// The CAs that are trusted by themselves.
+    pub anchors: Vec<Anchor>,
+    /// CAs that are known, so that phones need not send them, but are trusted only through an anchor.
+    pub known: Vec<CertificateDer<'static>>,
+}
+
+/// A CA that is trusted by itself, with what must still hold when a device is judged.
+#[derive(Debug, Clone)]
+pub struct Anchor {
+    /// What webpki needs of it.
+    pub anchor: TrustAnchor<'static>,
+    /// The certificate itself.
+    pub certificate: CertificateDer<'static>,
+    /// Its subject, for people.
+    pub subject: String,
+    /// Not valid before this Unix time, counting the CAs above it.
+    pub not_before: i64,
+    /// Not valid after this Unix time, counting the CAs above it.
+    pub not_after: i64,
+    /// How many CAs may stand between it and a device certificate.
+    pub path_length: Option<u32>,
+}
+
+/// The bundles of a configuration, by name. A bundle that does not load is there with its error.
+pub type Bundles = BTreeMap<String, Result<Arc<Bundle>, Arc<BundleError>>>;
+
+impl Bundle {
+    /// Reads the bundle `name` from `files`, each PEM (one certificate or several) or DER.
+    pub fn load(name: &str, files: &[PathBuf]) -> Result<Self, BundleError> {
+        let mut certificates = Vec::new();
+        for path in files {
+            let bytes = std::fs::read(path).map_err(|source| BundleError::File { path: path.clone(), source })?;
+            certificates.extend(decode(path, bytes)?);
+        }
+        Self::of(name, certificates)
+    }
+
+    /// The bundle `name` of `certificates`, each with the name of where it came from.
+    pub fn of(name: &str, certificates: Vec<(String, CertificateDer<'static>)>) -> Result<Self, BundleError> {
+        if certificates.is_empty() {
+            return Err(BundleError::Empty(name.to_owned()));
+        }
+        let parsed = certificates
+            .iter()
+            .map(|(source, der)| Ok((source.as_str(), der, parse_ca(source, der)?)))
+            .collect::<Result<Vec<_>, BundleError>>()?;
+        let mut bundle = Self { name: name.to_owned(), anchors: Vec::new(), known: Vec::new() };
+        for (source, der, ca) in &parsed {
+            let unusable = |reason| BundleError::Unusable { source_name: (*source).to_owned(), reason };
+            match through_the_bundle(ca, &parsed, 0).map_err(unusable)? {
+                Some(limits) => bundle.anchors.push(anchor(der, ca, &limits).map_err(unusable)?),
+                None => bundle.known.push((*der).clone()),
+            }
+        }
+        Ok(bundle)
+    }
+}
+
+/// What the CAs above a CA, and the CA itself, leave of its dates and path length.
+struct Limits {
+    not_before: i64,
+    not_after: i64,
+    path_length: Option<u32>,
+}
+
+type Parsed<'a> = (&'a str, &'a CertificateDer<'static>, X509Certificate<'a>);
+
+/// Follows `ca` up through the bundle as far as it goes. `None`: constraints above it must be checked per device,
+/// so it cannot be an anchor.
+fn through_the_bundle(ca: &X509Certificate<'_>, all: &[Parsed<'_>], depth: usize) -> Result<Option<Limits>, String> {
+    let path_length = ca.basic_constraints().ok().flatten().and_then(|found| found.value.path_len_constraint);
+    let own = Limits {
+        not_before: ca.validity().not_before.timestamp(),
+        not_after: ca.validity().not_after.timestamp(),
+        path_length,
+    };
+    if ca.subject().as_raw() == ca.issuer().as_raw() {
+        return Ok(Some(own));
+    }
+    let mut above = all
+        .iter()
+        .map(|(_, _, other)| other)
+        .filter(|other| other.subject().as_raw() == ca.issuer().as_raw())
+        .peekable();
+    if above.peek().is_none() {
+        return Ok(Some(own));
+    }
+    let Some(issuer) = above.find(|issuer| ca.verify_signature(Some(issuer.public_key())).is_ok()) else {
+        return Err(format!("its signature does not fit its issuer \"{}\" in the same bundle", ca.issuer()));
+    };
+    if depth > 8 || matches!(issuer.name_constraints(), Ok(Some(_)) | Err(_)) {
+        return Ok(None);
+    }
+    let Some(limits) = through_the_bundle(issuer, all, depth + 1)? else { return Ok(None) };
+    let from_above = match limits.path_length {
+        Some(0) => return Err(format!("its issuer \"{}\" may not have CAs below it (pathlen 0)", ca.issuer())),
+        Some(length) => Some(length - 1),
+        None => None,
+    };
+    Ok(Some(Limits {
+        not_before: own.not_before.max(limits.not_before),
+        not_after: own.not_after.min(limits.not_after),
+        path_length: [own.path_length, from_above].into_iter().flatten().min(),
+    }))
+}
+
+fn anchor(der: &CertificateDer<'static>, ca: &X509Certificate<'_>, limits: &Limits) -> Result<Anchor, String> {
+    let anchor = webpki::anchor_from_trusted_cert(der).map_err(|error| format!("cannot be an anchor: {error:?}"))?;
+    Ok(Anchor {
+        anchor: anchor.to_owned(),
+        certificate: der.clone(),
+        subject: ca.subject().to_string(),
+        not_before: limits.not_before,
+        not_after: limits.not_after,
+        path_length: limits.path_length,
+    })
+}
+
+fn parse_ca<'a>(source: &str, der: &'a [u8]) -> Result<X509Certificate<'a>, BundleError> {
+    let unusable = |reason: String| BundleError::Unusable { source_name: source.to_owned(), reason };
+    let (rest, ca) = X509Certificate::from_der(der)
+        .map_err(|error| unusable(format!("is no X.509 certificate in PEM or DER ({error})")))?;
+    if !rest.is_empty() {
+        return Err(unusable("has bytes after the certificate".to_owned()));
+    }
+    // A version 1 root has no extensions to say that it is a CA.
+    let is_old_root = ca.version().0 == 0 && ca.subject().as_raw() == ca.issuer().as_raw();
+    let is_ca = ca.basic_constraints().ok().flatten().is_some_and(|found| found.value.ca);
+    if !is_ca && !is_old_root {
+        return Err(unusable(format!(
+            "\"{}\" is not a CA certificate (basicConstraints CA:TRUE is missing)",
+            ca.subject()
+        )));
+    }
+    if matches!(ca.key_usage(), Ok(Some(usage)) if !usage.value.key_cert_sign()) {
+        return Err(unusable(format!("\"{}\" may not sign certificates (keyUsage without keyCertSign)", ca.subject())));
+    }
+    Ok(ca)
+}
+
+fn decode(path: &Path, bytes: Vec<u8>) -> Result<Vec<(String, CertificateDer<'static>)>, BundleError> {
+    let source_name = path.display().to_string();
+    if !bytes.windows(11).any(|window| window == b"-----BEGIN ") {
+        return Ok(vec![(source_name, CertificateDer::from(bytes))]);
+    }
+    let certificates = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>().map_err(|error| {
+        BundleError::Unusable { source_name: source_name.clone(), reason: format!("is damaged PEM ({error})") }
+    })?;
+    if certificates.is_empty() {
+        let reason = "holds no CERTIFICATE block".to_owned();
+        return Err(BundleError::Unusable { source_name, reason });
+    }
+    Ok(certificates.into_iter().map(|der| (source_name.clone(), der)).collect())
+}
+
+/// Loads every bundle of `files`, and Polycom's, which is built in.
+#[must_use]
+pub fn load_all(files: &BTreeMap<String, Vec<PathBuf>>) -> Bundles {
+    let mut bundles: Bundles = files
+        .iter()
+        .map(|(name, files)| (name.clone(), Bundle::load(name, files).map(Arc::new).map_err(Arc::new)))
+        .collect();
+    bundles.insert(POLYCOM.to_owned(), super::polycom::bundle().map(Arc::new).map_err(Arc::new));
+    bundles
+}

@@ -1,0 +1,153 @@
+//! Which phone a device certificate names. The decision is ours alone: chain validation accepts any name.
+//!
+//! Pure: DER in, MAC address or the exact reason out. The subject is read as DER, never as a string of a
+//! distinguished name, because in such a string one name can be made to look like another.
+
+use x509_parser::asn1_rs::Tag;
+use x509_parser::oid_registry::OID_X509_COMMON_NAME;
+use x509_parser::x509::{AttributeTypeAndValue, X509Name};
+
+use crate::constituency::MacAddress;
+
+/// Why a certificate that chains to a trusted CA still names no phone.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoIdentity {
+    /// The subject has no commonName.
+    #[error("the device certificate's subject has no CN")]
+    NoCommonName,
+    /// More than one commonName: which one counts would be a guess.
+    #[error("the device certificate's subject has {0} CNs, exactly one is allowed")]
+    SeveralCommonNames(usize),
+    /// The commonName shares its RDN with another attribute.
+    #[error("the device certificate's CN stands in a multi-valued RDN")]
+    MultiValuedRdn,
+    /// Neither UTF8String nor PrintableString.
+    #[error(
+        "the device certificate's CN is a string of ASN.1 type {0}, only UTF8String and PrintableString are allowed"
+    )]
+    StringType(String),
+    /// A text, but not twelve hex digits.
+    #[error("the device certificate's CN {0:?} is not a MAC address of 12 hex digits")]
+    NotMacAddress(String),
+    /// Twelve zeroes.
+    #[error("the device certificate's CN is 000000000000, which is nobody's MAC address")]
+    Nobody,
+}
+
+/// Reads the MAC address from a certificate's `subject`: exactly one CN, in an RDN of its own, of 12 hex digits.
+///
+/// # Errors
+/// Anything else, with the reason.
+pub fn mac_address(subject: &X509Name<'_>) -> Result<MacAddress, NoIdentity> {
+    let is_name = |attribute: &&AttributeTypeAndValue<'_>| *attribute.attr_type() == OID_X509_COMMON_NAME;
+    let mut found = None;
+    let mut count = 0;
+    for rdn in subject.iter_rdn() {
+        for attribute in rdn.iter().filter(is_name) {
+            count += 1;
+            found = Some((attribute, rdn.iter().count()));
+        }
+    }
+    let (attribute, siblings) = match (found, count) {
+        (Some(only), 1) => only,
+        (None, _) => return Err(NoIdentity::NoCommonName),
+        (Some(_), several) => return Err(NoIdentity::SeveralCommonNames(several)),
+    };
+    if siblings != 1 {
+        return Err(NoIdentity::MultiValuedRdn);
+    }
+    let value = attribute.attr_value();
+    if !matches!(value.tag(), Tag::Utf8String | Tag::PrintableString) {
+        return Err(NoIdentity::StringType(value.tag().to_string()));
+    }
+    match MacAddress::from_hex(value.data) {
+        Some(MacAddress::NOBODY) => Err(NoIdentity::Nobody),
+        Some(mac) => Ok(mac),
+        None => Err(NoIdentity::NotMacAddress(String::from_utf8_lossy(value.data).chars().take(64).collect())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use x509_parser::prelude::FromDer;
+
+    const COMMON_NAME: &[u8] = &[0x06, 3, 0x55, 4, 3];
+    const ORGANIZATION: &[u8] = &[0x06, 3, 0x55, 4, 10];
+
+    fn tlv(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+        let content = parts.concat();
+        let mut der = vec![tag, u8::try_from(content.len()).unwrap()];
+        der.extend(content);
+        der
+    }
+
+    fn attribute(oid: &[u8], tag: u8, value: &[u8]) -> Vec<u8> {
+        tlv(0x30, &[oid, &tlv(tag, &[value])])
+    }
+
+    fn identify(rdns: &[Vec<u8>]) -> Result<String, NoIdentity> {
+        let rdns: Vec<&[u8]> = rdns.iter().map(Vec::as_slice).collect();
+        let der = tlv(0x30, &rdns);
+        let (_, name) = X509Name::from_der(&der).unwrap();
+        mac_address(&name).map(|mac| mac.to_string())
+    }
+
+    fn cn(tag: u8, value: &[u8]) -> Vec<u8> {
+        tlv(0x31, &[&attribute(COMMON_NAME, tag, value)])
+    }
+
+    #[test]
+    fn a_factory_subject_names_its_phone() {
+        let organization = tlv(0x31, &[&attribute(ORGANIZATION, 0x13, b"Polycom Inc.")]);
+        assert_eq!(identify(&[cn(0x13, b"0004F28B54F4"), organization.clone()]).unwrap(), "0004f28b54f4");
+        assert_eq!(identify(&[organization, cn(0x0c, b"0004f28b54f4")]).unwrap(), "0004f28b54f4");
+    }
+
+    #[test]
+    fn every_trick_with_the_name_is_no_identity() {
+        let good = || cn(0x13, b"0004F28B54F4");
+        assert_eq!(identify(&[]), Err(NoIdentity::NoCommonName));
+        assert_eq!(identify(&[good(), cn(0x13, b"0004F28B54F5")]), Err(NoIdentity::SeveralCommonNames(2)));
+        let shared = tlv(0x31, &[&attribute(COMMON_NAME, 0x13, b"0004F28B54F4"), &attribute(ORGANIZATION, 0x13, b"x")]);
+        assert_eq!(identify(&[shared]), Err(NoIdentity::MultiValuedRdn));
+        let two_in_one = tlv(
+            0x31,
+            &[&attribute(COMMON_NAME, 0x13, b"0004F28B54F4"), &attribute(COMMON_NAME, 0x13, b"0004F28B54F5")],
+        );
+        assert_eq!(identify(&[two_in_one]), Err(NoIdentity::SeveralCommonNames(2)));
+        assert!(matches!(identify(&[cn(0x1e, b"\x000\x004")]), Err(NoIdentity::StringType(_))));
+        assert!(matches!(identify(&[cn(0x14, b"0004F28B54F4")]), Err(NoIdentity::StringType(_))));
+        assert!(matches!(identify(&[cn(0x16, b"0004F28B54F4")]), Err(NoIdentity::StringType(_))));
+        for text in [
+            "0004F28B54F4\0",
+            "0004F28B54F4 ",
+            " 0004F28B54F4",
+            "0004F28B54F",
+            "00:04:F2:8B:54:F4",
+            "0004F28B54FО",
+            "",
+            "CN=0004F28B54F4",
+            "0004F28B54F4\n",
+        ] {
+            assert!(matches!(identify(&[cn(0x0c, text.as_bytes())]), Err(NoIdentity::NotMacAddress(_))), "{text:?}");
+        }
+        assert_eq!(identify(&[cn(0x13, b"000000000000")]), Err(NoIdentity::Nobody));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_subject_panics(der: Vec<u8>) {
+            if let Ok((_, name)) = X509Name::from_der(&der) {
+                let _ = mac_address(&name);
+            }
+        }
+
+        #[test]
+        fn only_twelve_hex_digits_are_a_phone(text in "\\PC{0,16}") {
+            let named = identify(&[cn(0x0c, text.as_bytes())]);
+            let is_hex = text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) && text != "000000000000";
+            proptest::prop_assert_eq!(named.is_ok(), is_hex);
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Why a device certificate does not count, in words for the operator; the stranger gets only a TLS alert.
+
+use rustls::CertificateError;
+use rustls::pki_types::UnixTime;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use x509_parser::prelude::X509Certificate;
+
+use super::verifier::PathError;
+
+/// Why a presented chain does not count. Times are Unix seconds.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "each variant's message says what it is")]
+pub enum ChainRefusal {
+    #[error("no client certificate was presented")]
+    NoCertificate,
+    #[error("the device certificate cannot be read: {0}")]
+    Malformed(String),
+    #[error("{sent} certificates were sent, at most {allowed} are looked at")]
+    TooManyCertificates { sent: usize, allowed: usize },
+    #[error("the RSA key of {subject:?} has {bits} bits, 2048 to 4096 are allowed")]
+    KeySize { subject: String, bits: usize },
+    #[error("the device certificate may not sign (keyUsage without digitalSignature)")]
+    KeyUsage,
+    #[error("the device certificate expired at {}", rfc3339(*not_after))]
+    Expired { not_after: i64, now: i64 },
+    #[error("the device certificate is not valid before {}", rfc3339(*not_before))]
+    NotYetValid { not_before: i64 },
+    #[error("the CA {ca:?} expired at {}", rfc3339(*not_after))]
+    CaExpired { ca: String, not_after: i64 },
+    #[error("the CA {ca:?} is not valid before {}", rfc3339(*not_before))]
+    CaNotYetValid { ca: String, not_before: i64 },
+    #[error("the CA {ca:?} may not sign certificates (keyUsage without keyCertSign)")]
+    CaMayNotSign { ca: String },
+    #[error("more CAs stand below {ca:?} than it allows")]
+    PathTooLong { ca: String },
+    #[error("the device certificate's issuer {issuer:?} is not trusted here")]
+    UnknownIssuer { issuer: String },
+    #[error("the device certificate is signed by itself ({subject:?}), not by a trusted CA")]
+    SelfSigned { subject: String },
+    #[error("the signature on the device certificate's chain is wrong (issuer {issuer:?})")]
+    BadSignature { issuer: String },
+    #[error("the device certificate may not be used by a client (extendedKeyUsage without clientAuth)")]
+    Purpose,
+    #[error("the device certificate's chain is not acceptable: {0}")]
+    Other(String),
+}
+
+impl ChainRefusal {
+    /// Says in our words, and with the facts of the `leaf`, what webpki or our own checks found.
+    pub(super) fn explain(error: PathError, leaf: &X509Certificate<'_>, now: UnixTime) -> Self {
+        let error = match error {
+            PathError::Refused(refusal) => return refusal,
+            PathError::Webpki(error) => error,
+        };
+        let issuer = || leaf.issuer().to_string();
+        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let (not_before, not_after) = (leaf.validity().not_before.timestamp(), leaf.validity().not_after.timestamp());
+        match error {
+            webpki::Error::CertExpired { .. } if now > not_after => Self::Expired { not_after, now },
+            webpki::Error::CertNotValidYet { .. } if now < not_before => Self::NotYetValid { not_before },
+            webpki::Error::UnknownIssuer if leaf.subject() == leaf.issuer() => {
+                Self::SelfSigned { subject: leaf.subject().to_string() }
+            }
+            webpki::Error::UnknownIssuer => Self::UnknownIssuer { issuer: issuer() },
+            webpki::Error::InvalidSignatureForPublicKey => Self::BadSignature { issuer: issuer() },
+            webpki::Error::RequiredEkuNotFoundContext(_) => Self::Purpose,
+            other => Self::Other(format!("{other:?}")),
+        }
+    }
+}
+
+impl From<&ChainRefusal> for rustls::Error {
+    /// Chooses the TLS alert; the reason itself goes to the log by another way.
+    fn from(refusal: &ChainRefusal) -> Self {
+        Self::InvalidCertificate(match refusal {
+            ChainRefusal::Expired { .. } | ChainRefusal::CaExpired { .. } => CertificateError::Expired,
+            ChainRefusal::NotYetValid { .. } | ChainRefusal::CaNotYetValid { .. } => CertificateError::NotValidYet,
+            ChainRefusal::UnknownIssuer { .. } | ChainRefusal::SelfSigned { .. } => CertificateError::UnknownIssuer,
+            ChainRefusal::BadSignature { .. } => CertificateError::BadSignature,
+            ChainRefusal::Malformed(_) => CertificateError::BadEncoding,
+            ChainRefusal::Purpose => CertificateError::InvalidPurpose,
+            _ => CertificateError::ApplicationVerificationFailure,
+        })
+    }
+}
+
+/// Unix seconds as people and logs write time.
+#[must_use]
+pub fn rfc3339(seconds: i64) -> String {
+    OffsetDateTime::from_unix_timestamp(seconds)
+        .ok()
+        .and_then(|time| time.format(&Rfc3339).ok())
+        .unwrap_or_else(|| format!("{seconds} s after 1970"))
+}

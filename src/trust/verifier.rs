@@ -1,0 +1,264 @@
+//! Whether a device certificate counts: the chain by rustls-webpki, and on top what webpki leaves to its user.
+//!
+//! 1. Bounds before any signature: at most eight certificates, RSA keys of 2048 to 4096 bits.
+//! 2. The leaf's keyUsage allows signing.
+//! 3. webpki builds and verifies a path to an anchor; the anchor's own dates and path length are checked on it.
+//! 4. The subject names a phone, or says why it does not.
+//!
+//! Time is an argument. Expiry of the leaf alone may be tolerated, by policy: the path is then verified as of the
+//! leaf's last valid second, and every CA's dates as of now.
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use rustls::crypto::WebPkiSupportedAlgorithms;
+use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
+use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::public_key::PublicKey;
+
+use super::bundle::{Anchor, Bundle};
+use super::identity::{self, NoIdentity};
+use super::refusal::ChainRefusal;
+use crate::constituency::{ExpiredDeviceCertificates, MacAddress};
+
+/// The most certificates a phone may send. Path building is a puzzle that a stranger sets us.
+const MAX_CHAIN: usize = 8;
+/// RSA modulus sizes that are verified, in bits.
+const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=4096;
+
+/// Judges device certificates for one constituency's policy.
+#[derive(Debug)]
+pub struct DeviceVerifier {
+    anchors: Vec<TrustAnchor<'static>>,
+    facts: Vec<Anchor>,
+    known: Vec<CertificateDer<'static>>,
+    expired: ExpiredDeviceCertificates,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+/// A device whose certificate was found to count. Only [`DeviceVerifier::judge`] makes one.
+#[derive(Debug, Clone)]
+pub struct VerifiedDevice {
+    identity: Result<MacAddress, NoIdentity>,
+    not_after: i64,
+    path_not_after: i64,
+    tolerates_expiry: bool,
+}
+
+impl VerifiedDevice {
+    /// The phone that the certificate names, or why it names none.
+    pub fn mac(&self) -> Result<MacAddress, &NoIdentity> {
+        self.identity.as_ref().copied()
+    }
+
+    /// Whether the certificate and the CAs above it still count at `now` (Unix seconds).
+    ///
+    /// # Errors
+    /// What has expired since the chain was verified.
+    pub fn still_valid(&self, now: i64) -> Result<(), ChainRefusal> {
+        if now > self.path_not_after {
+            Err(ChainRefusal::CaExpired {
+                ca: "a CA above the device certificate".to_owned(),
+                not_after: self.path_not_after,
+            })
+        } else if now > self.not_after && !self.tolerates_expiry {
+            Err(ChainRefusal::Expired { not_after: self.not_after, now })
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Whether the certificate is past its notAfter at `now` and counts only because the policy says so.
+    #[must_use]
+    pub fn is_tolerated(&self, now: i64) -> bool {
+        now > self.not_after && self.tolerates_expiry
+    }
+}
+
+impl DeviceVerifier {
+    /// A verifier that trusts `bundles`.
+    #[must_use]
+    pub fn new<'a>(
+        bundles: impl IntoIterator<Item = &'a Bundle>,
+        expired: ExpiredDeviceCertificates,
+        algorithms: WebPkiSupportedAlgorithms,
+    ) -> Self {
+        let (mut facts, mut known) = (Vec::new(), Vec::new());
+        for bundle in bundles {
+            facts.extend(bundle.anchors.iter().cloned());
+            known.extend(bundle.known.iter().cloned());
+        }
+        Self { anchors: facts.iter().map(|fact| fact.anchor.clone()).collect(), facts, known, expired, algorithms }
+    }
+
+    /// The CAs that are trusted.
+    #[must_use]
+    pub fn anchors(&self) -> &[Anchor] {
+        &self.facts
+    }
+
+    pub(super) fn algorithms(&self) -> &WebPkiSupportedAlgorithms {
+        &self.algorithms
+    }
+
+    /// Judges the `chain` that a device presented, its own certificate first, as of `now`.
+    ///
+    /// # Errors
+    /// The exact reason why it does not count.
+    pub fn judge(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<VerifiedDevice, ChainRefusal> {
+        let (leaf_der, sent) = chain.split_first().ok_or(ChainRefusal::NoCertificate)?;
+        if chain.len() > MAX_CHAIN {
+            return Err(ChainRefusal::TooManyCertificates { sent: chain.len(), allowed: MAX_CHAIN });
+        }
+        let leaf = parse(leaf_der)?;
+        check_key_size(&leaf)?;
+        check_key_usage(&leaf)?;
+
+        let is_ours = |der: &CertificateDer<'_>| {
+            self.known.iter().chain(self.facts.iter().map(|fact| &fact.certificate)).any(|ours| ours == der)
+        };
+        let strangers: Vec<&CertificateDer<'_>> = sent.iter().filter(|der| !is_ours(der)).collect();
+        for der in &strangers {
+            check_key_size(&parse(der)?)?;
+        }
+        let intermediates: Vec<CertificateDer<'_>> =
+            strangers.into_iter().chain(&self.known).map(|der| CertificateDer::from(der.as_ref())).collect();
+
+        let not_after = leaf.validity().not_after.timestamp();
+        let path_not_after = self
+            .verify_path(leaf_der, &intermediates, now, not_after)
+            .map_err(|error| ChainRefusal::explain(error, &leaf, now))?;
+        Ok(VerifiedDevice {
+            identity: identity::mac_address(leaf.subject()),
+            not_after,
+            path_not_after,
+            tolerates_expiry: self.expired == ExpiredDeviceCertificates::Accept,
+        })
+    }
+
+    /// Verifies a path to an anchor, and gives the first notAfter of the CAs on it.
+    fn verify_path(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        leaf_not_after: i64,
+    ) -> Result<i64, PathError> {
+        let end_entity = EndEntityCert::try_from(leaf)?;
+        let as_of = match self.expired {
+            ExpiredDeviceCertificates::Accept => {
+                let last_second = u64::try_from(leaf_not_after).unwrap_or(0);
+                UnixTime::since_unix_epoch(Duration::from_secs(last_second.min(now.as_secs())))
+            }
+            ExpiredDeviceCertificates::Refuse => now,
+        };
+        let accepted = RefCell::new(0);
+        let refused = RefCell::new(None);
+        let check = |path: &VerifiedPath<'_>| match self.check_authorities(path, now) {
+            Ok(not_after) => {
+                *accepted.borrow_mut() = not_after;
+                Ok(())
+            }
+            Err(refusal) => {
+                *refused.borrow_mut() = Some(refusal);
+                Err(webpki::Error::UnknownIssuer)
+            }
+        };
+        let verified = end_entity.verify_for_usage(
+            self.algorithms.all,
+            &self.anchors,
+            intermediates,
+            as_of,
+            KeyUsage::client_auth(),
+            None,
+            Some(&check),
+        );
+        match (verified, refused.take()) {
+            (Ok(_), _) => Ok(accepted.into_inner()),
+            (Err(_), Some(refusal)) => Err(PathError::Refused(refusal)),
+            (Err(error), None) => Err(PathError::Webpki(error)),
+        }
+    }
+
+    /// What webpki does not check of a path: the anchor's dates and path length, and every CA's dates as of now.
+    fn check_authorities(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<i64, ChainRefusal> {
+        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let mut first_end = i64::MAX;
+        let mut count: u32 = 0;
+        for ca in path.intermediate_certificates() {
+            let der = ca.der();
+            let ca = parse(&der)?;
+            let (not_before, not_after) = (ca.validity().not_before.timestamp(), ca.validity().not_after.timestamp());
+            check_ca_dates(&ca.subject().to_string(), not_before, not_after, now)?;
+            if matches!(ca.key_usage(), Ok(Some(usage)) if !usage.value.key_cert_sign()) {
+                return Err(ChainRefusal::CaMayNotSign { ca: ca.subject().to_string() });
+            }
+            first_end = first_end.min(not_after);
+            count += 1;
+        }
+        let used = path.anchor();
+        let fact = self
+            .facts
+            .iter()
+            .find(|fact| {
+                fact.anchor.subject == used.subject
+                    && fact.anchor.subject_public_key_info == used.subject_public_key_info
+            })
+            .ok_or(ChainRefusal::UnknownIssuer { issuer: String::new() })?;
+        check_ca_dates(&fact.subject, fact.not_before, fact.not_after, now)?;
+        if fact.path_length.is_some_and(|allowed| count > allowed) {
+            return Err(ChainRefusal::PathTooLong { ca: fact.subject.clone() });
+        }
+        Ok(first_end.min(fact.not_after))
+    }
+}
+
+/// How a path failed: in webpki, or in what is checked on top.
+pub(super) enum PathError {
+    Webpki(webpki::Error),
+    Refused(ChainRefusal),
+}
+
+impl From<webpki::Error> for PathError {
+    fn from(error: webpki::Error) -> Self {
+        Self::Webpki(error)
+    }
+}
+
+fn parse(der: &[u8]) -> Result<X509Certificate<'_>, ChainRefusal> {
+    match X509Certificate::from_der(der) {
+        Ok(([], certificate)) => Ok(certificate),
+        Ok(_) => Err(ChainRefusal::Malformed("bytes after the certificate".to_owned())),
+        Err(error) => Err(ChainRefusal::Malformed(error.to_string())),
+    }
+}
+
+fn check_key_size(certificate: &X509Certificate<'_>) -> Result<(), ChainRefusal> {
+    let Ok(PublicKey::RSA(key)) = certificate.public_key().parsed() else { return Ok(()) };
+    let bits = key.key_size();
+    if RSA_BITS.contains(&bits) {
+        Ok(())
+    } else {
+        Err(ChainRefusal::KeySize { subject: certificate.subject().to_string(), bits })
+    }
+}
+
+/// RFC 5280 §4.2.1.3: a key that signs handshakes has digitalSignature, if keyUsage is there at all.
+fn check_key_usage(leaf: &X509Certificate<'_>) -> Result<(), ChainRefusal> {
+    match leaf.key_usage() {
+        Ok(Some(usage)) if !usage.value.digital_signature() => Err(ChainRefusal::KeyUsage),
+        Ok(_) => Ok(()),
+        Err(error) => Err(ChainRefusal::Malformed(error.to_string())),
+    }
+}
+
+fn check_ca_dates(ca: &str, not_before: i64, not_after: i64, now: i64) -> Result<(), ChainRefusal> {
+    if now > not_after {
+        Err(ChainRefusal::CaExpired { ca: ca.to_owned(), not_after })
+    } else if now < not_before {
+        Err(ChainRefusal::CaNotYetValid { ca: ca.to_owned(), not_before })
+    } else {
+        Ok(())
+    }
+}
