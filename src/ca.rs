@@ -43,6 +43,18 @@ pub enum CaError {
     /// The certificate could not be made.
     #[error("a certificate could not be made: {0}")]
     Issue(#[from] rcgen::Error),
+    /// The certificate was made but cannot be presented.
+    #[error("a certificate of our own cannot be used: {0}")]
+    Unusable(String),
+}
+
+/// The kind of a CA's key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyKind {
+    /// RSA with 2048 bits, which the oldest phones understand.
+    Rsa2048,
+    /// ECDSA on P-256.
+    EcdsaP256,
 }
 
 /// A CA whose key we hold.
@@ -72,14 +84,17 @@ impl std::fmt::Debug for Issued {
 }
 
 impl CertificateAuthority {
-    /// Opens the CA in `folder` (`ca.pem`, `ca.key`), or makes one called `common_name`.
+    /// Opens the CA in `folder` (`ca.pem`, `ca.key`), or makes one called `common_name` with a key of `kind`.
     ///
     /// The key is written before the certificate: a certificate that exists always has its key.
-    pub fn open_or_make(folder: &Path, common_name: &str, now: SystemTime) -> Result<Self, CaError> {
+    pub fn open_or_make(folder: &Path, common_name: &str, kind: KeyKind, now: SystemTime) -> Result<Self, CaError> {
         let (certificate_file, key_file) = (folder.join("ca.pem"), folder.join("ca.key"));
         if !certificate_file.exists() {
             state::private_folder(folder).map_err(|source| file_error(folder, source))?;
-            let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+            let key = KeyPair::generate_for(match kind {
+                KeyKind::Rsa2048 => &PKCS_RSA_SHA256,
+                KeyKind::EcdsaP256 => &PKCS_ECDSA_P256_SHA256,
+            })?;
             let certificate = ca_params(common_name, now).self_signed(&key)?;
             for (path, pem) in [(&key_file, key.serialize_pem()), (&certificate_file, certificate.pem())] {
                 state::write_private(path, pem.as_bytes()).map_err(|source| file_error(path, source))?;
@@ -168,11 +183,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let now = crate::clock::now();
         let path = folder.path().join("ca");
-        let first = CertificateAuthority::open_or_make(&path, "test CA", now).unwrap();
-        let again = CertificateAuthority::open_or_make(&path, "other name", now).unwrap();
+        let first = CertificateAuthority::open_or_make(&path, "test CA", KeyKind::EcdsaP256, now).unwrap();
+        let again = CertificateAuthority::open_or_make(&path, "other name", KeyKind::EcdsaP256, now).unwrap();
         assert_eq!(first.certificate(), again.certificate());
         again.issue_device("00005e00530c".parse().unwrap(), now, Duration::from_hours(1)).unwrap();
         std::fs::remove_file(path.join("ca.key")).unwrap();
-        assert!(CertificateAuthority::open_or_make(&path, "test CA", now).unwrap_err().to_string().contains("ca.key"));
+        assert!(
+            CertificateAuthority::open_or_make(&path, "test CA", KeyKind::EcdsaP256, now)
+                .unwrap_err()
+                .to_string()
+                .contains("ca.key")
+        );
     }
 }

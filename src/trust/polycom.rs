@@ -15,7 +15,7 @@ const CERTIFICATES: [(&str, &str); 4] = [
 ];
 
 /// The bundle that is built in.
-pub fn bundle() -> Result<Bundle, BundleError> {
+pub(super) fn bundle() -> Result<Bundle, BundleError> {
     let certificates = CERTIFICATES
         .iter()
         .map(|(name, pem)| {

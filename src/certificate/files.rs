@@ -1,0 +1,143 @@
+//! Certificates from files that somebody else writes, followed as they change.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{LiveCertificates, PairError, ServerCertificate};
+
+/// One chain with its key, PEM, as `provost.json` names them.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateFiles {
+    /// The server's certificate and those between it and the root, in this order.
+    pub chain: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
+
+/// Why a pair of files cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FilesError {
+    /// A file cannot be read.
+    #[error("{path}: {source}", path = .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file is no PEM of the right kind.
+    #[error("{path}: {reason}", path = .path.display())]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The two do not make a usable pair.
+    #[error("{chain} with {key}: {error}", chain = .files.chain.display(), key = .files.key.display())]
+    Pair {
+        /// The pair.
+        files: CertificateFiles,
+        /// What is wrong.
+        error: PairError,
+    },
+}
+
+/// Follows pairs of files. A pair that does not fit, as between two renames, keeps the last good one.
+#[derive(Debug)]
+pub struct FilesSource {
+    pairs: Vec<Followed>,
+}
+
+#[derive(Debug)]
+struct Followed {
+    files: CertificateFiles,
+    seen: Option<[FileStamp; 2]>,
+    good: Option<ServerCertificate>,
+}
+
+type FileStamp = (u64, u64, i64, i64);
+
+impl FilesSource {
+    /// Follows `pairs`.
+    #[must_use]
+    pub fn new(pairs: Vec<CertificateFiles>) -> Self {
+        Self { pairs: pairs.into_iter().map(|files| Followed { files, seen: None, good: None }).collect() }
+    }
+
+    /// Reads what has changed and publishes the set if any pair is new. Gives the errors of pairs that do not fit.
+    pub fn refresh(&mut self, live: &LiveCertificates) -> Vec<FilesError> {
+        let mut errors = Vec::new();
+        let mut is_new = false;
+        for pair in &mut self.pairs {
+            let stamps = pair.stamps();
+            if stamps.is_some() && stamps == pair.seen {
+                continue;
+            }
+            match load(&pair.files) {
+                Ok(certificate) => {
+                    pair.good = Some(certificate);
+                    is_new = true;
+                }
+                Err(error) => errors.push(error),
+            }
+            pair.seen = stamps;
+        }
+        if is_new {
+            live.publish(self.pairs.iter().filter_map(|pair| pair.good.clone()).collect());
+        }
+        errors
+    }
+
+    /// Warnings about the pairs in use: names that are not covered, dates that have passed.
+    #[must_use]
+    pub fn warnings(&self, domain: &str, now: SystemTime) -> Vec<String> {
+        let now = crate::clock::unix_seconds(now);
+        let example = format!("name.{domain}");
+        let mut warnings = Vec::new();
+        for pair in &self.pairs {
+            let Some(certificate) = &pair.good else { continue };
+            let file = pair.files.chain.display();
+            if !certificate.covers(&example) {
+                let names = certificate.names.join(", ");
+                warnings.push(format!("{file} does not cover *.{domain} (it is for {names}); phones will refuse it"));
+            }
+            if now > certificate.not_after {
+                warnings.push(format!("{file} has expired; phones will refuse it"));
+            } else if now < certificate.not_before {
+                warnings.push(format!("{file} is not valid yet; phones will refuse it"));
+            }
+        }
+        warnings
+    }
+}
+
+impl Followed {
+    fn stamps(&self) -> Option<[FileStamp; 2]> {
+        let stamp = |path: &Path| {
+            rustix::fs::stat(path)
+                .ok()
+                .map(|stat| (stat.st_ino, stat.st_size.cast_unsigned(), stat.st_mtime, stat.st_ctime))
+        };
+        Some([stamp(&self.files.chain)?, stamp(&self.files.key)?])
+    }
+}
+
+fn load(files: &CertificateFiles) -> Result<ServerCertificate, FilesError> {
+    let read = |path: &Path| std::fs::read(path).map_err(|source| FilesError::Read { path: path.to_owned(), source });
+    let chain = CertificateDer::pem_slice_iter(&read(&files.chain)?)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| FilesError::Pem { path: files.chain.clone(), reason: format!("is damaged PEM ({error})") })?;
+    let key = PrivateKeyDer::from_pem_slice(&read(&files.key)?).map_err(|error| FilesError::Pem {
+        path: files.key.clone(),
+        reason: format!("holds no private key in PEM ({error})"),
+    })?;
+    ServerCertificate::new(chain, &key).map_err(|error| FilesError::Pair { files: files.clone(), error })
+}

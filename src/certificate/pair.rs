@@ -1,0 +1,84 @@
+//! A certificate chain with its private key, checked before anybody sees it.
+
+use std::sync::Arc;
+
+use rustls::SignatureAlgorithm;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+/// Why a chain and a key cannot be presented.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PairError {
+    /// There is no certificate to present.
+    #[error("holds no certificate")]
+    NoCertificate,
+    /// The first certificate cannot be parsed.
+    #[error("the first certificate cannot be read: {0}")]
+    Malformed(String),
+    /// A key of a kind that is not supported.
+    #[error("the private key cannot be used: {0}")]
+    Key(String),
+    /// Certificate and key belong to different pairs.
+    #[error("the private key does not fit the first certificate")]
+    Mismatch,
+    /// A CA certificate comes first: the file is in the wrong order, or the wrong file.
+    #[error("the first certificate is a CA's; the server's own certificate must come first")]
+    CaFirst,
+}
+
+/// A server certificate that is ready to be presented.
+#[derive(Debug, Clone)]
+pub struct ServerCertificate {
+    pub(super) key: Arc<CertifiedKey>,
+    /// The dNSNames that it covers, lower case.
+    pub names: Vec<String>,
+    /// Its first second, Unix time.
+    pub not_before: i64,
+    /// Its last second, Unix time.
+    pub not_after: i64,
+}
+
+impl ServerCertificate {
+    /// Checks that `key` fits the first certificate of `chain`, which is the server's own.
+    pub fn new(chain: Vec<CertificateDer<'static>>, key: &PrivateKeyDer<'static>) -> Result<Self, PairError> {
+        let leaf = chain.first().ok_or(PairError::NoCertificate)?;
+        let (_, parsed) = X509Certificate::from_der(leaf).map_err(|error| PairError::Malformed(error.to_string()))?;
+        if parsed.is_ca() {
+            return Err(PairError::CaFirst);
+        }
+        let names = dns_names(&parsed);
+        let (not_before, not_after) =
+            (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
+        let key = any_supported_type(key).map_err(|error| PairError::Key(error.to_string()))?;
+        let certified = CertifiedKey::new(chain, key);
+        certified.keys_match().map_err(|_| PairError::Mismatch)?;
+        Ok(Self { key: Arc::new(certified), names, not_before, not_after })
+    }
+
+    /// Whether this certificate is for the host `name` (RFC 6125 §6.4.3: a wildcard stands for one label).
+    #[must_use]
+    pub fn covers(&self, name: &str) -> bool {
+        let parent = name.split_once('.').map(|(_, parent)| parent);
+        self.names.iter().any(|covered| match covered.strip_prefix("*.") {
+            Some(base) => parent == Some(base),
+            None => covered == name,
+        })
+    }
+
+    /// The kind of its key.
+    #[must_use]
+    pub fn algorithm(&self) -> SignatureAlgorithm {
+        self.key.key.algorithm()
+    }
+}
+
+fn dns_names(certificate: &X509Certificate<'_>) -> Vec<String> {
+    let Ok(Some(extension)) = certificate.subject_alternative_name() else { return Vec::new() };
+    let as_dns = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+        _ => None,
+    };
+    extension.value.general_names.iter().filter_map(as_dns).collect()
+}

@@ -1,0 +1,168 @@
+//! The name that a request says it is for, and the one rule by which names are compared.
+//!
+//! Pure. SNI, Host and the authority of an absolute-form target all go through here, so that they cannot differ.
+
+use std::net::IpAddr;
+
+use hyper::Uri;
+use hyper::header::{HOST, HeaderMap};
+
+/// Why a request's Host cannot be taken (RFC 9112 §3.2: answer 400).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadHost {
+    /// No Host header.
+    #[error("no Host header")]
+    Missing,
+    /// More than one.
+    #[error("more than one Host header")]
+    Several,
+    /// Not a host name or address with an optional port.
+    #[error("a malformed Host header")]
+    Malformed,
+    /// An absolute-form target that names another host than the header.
+    #[error("the request target names another host than the Host header")]
+    Contradiction,
+}
+
+/// What a Host header names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NamedHost {
+    /// A DNS name: lower case, without port and trailing dot.
+    Name(String),
+    /// An IP address literal.
+    Address(IpAddr),
+}
+
+/// The host that a request is for: exactly one Host header, and the target's authority must not contradict it.
+pub fn of_request(target: &Uri, headers: &HeaderMap) -> Result<NamedHost, BadHost> {
+    let mut values = headers.get_all(HOST).iter();
+    let value = values.next().ok_or(BadHost::Missing)?;
+    if values.next().is_some() {
+        return Err(BadHost::Several);
+    }
+    let named = parse(value.to_str().map_err(|_| BadHost::Malformed)?).ok_or(BadHost::Malformed)?;
+    match target.authority() {
+        Some(authority) if parse(authority.as_str()).as_ref() != Some(&named) => Err(BadHost::Contradiction),
+        _ => Ok(named),
+    }
+}
+
+/// Reads `host[:port]`, where a host is a DNS name, an IPv4 address or an IPv6 address in brackets.
+#[must_use]
+pub fn parse(text: &str) -> Option<NamedHost> {
+    if let Some(rest) = text.strip_prefix('[') {
+        let (address, port) = rest.split_once(']')?;
+        let port_is_good = port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
+        return port_is_good.then(|| address.parse().ok().map(|address| NamedHost::Address(IpAddr::V6(address))))?;
+    }
+    let host = match text.split_once(':') {
+        Some((host, port)) => is_port(port).then_some(host)?,
+        None => text,
+    };
+    if let Ok(address) = host.parse() {
+        return Some(NamedHost::Address(IpAddr::V4(address)));
+    }
+    normalise(host).map(NamedHost::Name)
+}
+
+/// A DNS name in the one form in which names are compared: lower case, one trailing dot stripped.
+///
+/// `None` if it has other characters than letters, digits, `-`, `_` and dots between labels.
+#[must_use]
+pub fn normalise(name: &str) -> Option<String> {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    (name.len() <= 253 && name.split('.').all(is_label)).then(|| name.to_ascii_lowercase())
+}
+
+/// The one label that `name` has in front of `domain`; both normalised.
+#[must_use]
+pub fn label_under<'a>(name: &'a str, domain: &str) -> Option<&'a str> {
+    let label = name.strip_suffix(domain)?.strip_suffix('.')?;
+    (!label.is_empty() && !label.contains('.')).then_some(label)
+}
+
+fn is_port(text: &str) -> bool {
+    !text.starts_with('+') && text.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> Option<String> {
+        match parse(text)? {
+            NamedHost::Name(name) => Some(name),
+            NamedHost::Address(address) => Some(address.to_string()),
+        }
+    }
+
+    #[test]
+    fn one_host_has_many_spellings() {
+        for text in [
+            "ote.phones.example.com",
+            "OTE.Phones.Example.Com.",
+            "ote.phones.example.com:8443",
+            "ote.phones.example.com.:443",
+        ] {
+            assert_eq!(name(text).as_deref(), Some("ote.phones.example.com"), "{text}");
+        }
+        assert_eq!(name("127.0.0.1:8443").as_deref(), Some("127.0.0.1"));
+        assert_eq!(name("[::1]:8443").as_deref(), Some("::1"));
+        assert_eq!(name("[::1]").as_deref(), Some("::1"));
+    }
+
+    #[test]
+    fn what_is_no_host_is_refused() {
+        for text in [
+            "", ".", "a..b", "a b", "a:0", "a:65536", "a:+1", "a:", "a:1:2", "[::1", "::1", "[x]", "a/b", "user@a",
+            "a,b", "ä.b", "a.b..", "[::1]x",
+        ] {
+            assert_eq!(name(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn exactly_one_label_stands_under_the_domain() {
+        assert_eq!(label_under("ote.phones.example.com", "phones.example.com"), Some("ote"));
+        for other in [
+            "phones.example.com",
+            ".phones.example.com",
+            "a.ote.phones.example.com",
+            "xphones.example.com",
+            "example.com",
+        ] {
+            assert_eq!(label_under(other, "phones.example.com"), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn the_header_stands_once_and_the_target_agrees() {
+        let headers =
+            |values: &[&str]| values.iter().map(|value| (HOST, value.parse().unwrap())).collect::<HeaderMap>();
+        let check = |target: &str, values: &[&str]| of_request(&target.parse().unwrap(), &headers(values));
+        assert_eq!(check("/", &[]), Err(BadHost::Missing));
+        assert_eq!(check("/", &["a", "a"]), Err(BadHost::Several));
+        assert_eq!(check("/", &["a b"]), Err(BadHost::Malformed));
+        assert_eq!(check("https://b.example/", &["a.example"]), Err(BadHost::Contradiction));
+        assert!(check("https://A.example./", &["a.example"]).is_ok());
+        assert!(check("/x", &["a.example"]).is_ok());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_host_panics(text in "\\PC{0,80}") {
+            let _ = parse(&text);
+        }
+
+        #[test]
+        fn a_name_is_normalised_once(text in "[a-zA-Z0-9.-]{1,40}") {
+            if let Some(once) = normalise(&text) {
+                proptest::prop_assert_eq!(normalise(&once), Some(once.clone()));
+            }
+        }
+    }
+}

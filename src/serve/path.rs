@@ -1,0 +1,300 @@
+//! The path of a request, taken apart once: decoded, normalised, and known not to climb.
+//!
+//! Pure. A [`ServedPath`] comes only out of [`ServedPath::parse`], so whoever holds one need not check again.
+
+use percent_encoding::percent_decode_str;
+
+use crate::constituency::MacAddress;
+use crate::constituency::scan::POLICY_FILE;
+
+/// Why a request's path cannot name anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadPath {
+    /// `*`, or an authority: there is no path.
+    #[error("the request target is no path")]
+    NotAPath,
+    /// `..` as a segment.
+    #[error("the path climbs with \"..\"")]
+    Climbs,
+    /// `%2F`: a slash that is none until somebody decodes it.
+    #[error("the path has an encoded slash")]
+    EncodedSlash,
+    /// A slash on other systems.
+    #[error("the path has a backslash")]
+    Backslash,
+    /// NUL, line ends and other controls.
+    #[error("the path has a control character")]
+    Control,
+    /// Not UTF-8 after decoding.
+    #[error("the path is not UTF-8")]
+    NotUtf8,
+}
+
+/// A path relative to a constituency's folder: no empty, `.` or `..` segments, no encoding left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServedPath {
+    path: String,
+    names_folder: bool,
+}
+
+impl ServedPath {
+    /// Takes the path of a request target apart. Percent-decodes exactly once; collapses `//` and `/./`.
+    pub fn parse(raw: &str) -> Result<Self, BadPath> {
+        let rest = raw.strip_prefix('/').ok_or(BadPath::NotAPath)?;
+        let encoded_slash = |window: &[u8]| matches!(window, [b'%', b'2', b'f' | b'F']);
+        if rest.as_bytes().windows(3).any(encoded_slash) {
+            return Err(BadPath::EncodedSlash);
+        }
+        let decoded = percent_decode_str(rest).decode_utf8().map_err(|_| BadPath::NotUtf8)?;
+        if decoded.contains('\\') {
+            return Err(BadPath::Backslash);
+        }
+        if decoded.chars().any(char::is_control) {
+            return Err(BadPath::Control);
+        }
+        let mut path = String::with_capacity(decoded.len());
+        for segment in decoded.split('/') {
+            match segment {
+                "" | "." => {}
+                ".." => return Err(BadPath::Climbs),
+                segment => {
+                    if !path.is_empty() {
+                        path.push('/');
+                    }
+                    path.push_str(segment);
+                }
+            }
+        }
+        let last = decoded.rsplit('/').next().unwrap_or_default();
+        Ok(Self { names_folder: path.is_empty() || last.is_empty() || last == ".", path })
+    }
+
+    /// The path as text, without a leading slash.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.path
+    }
+
+    /// Its segments, at least one unless it names the folder itself.
+    pub fn segments(&self) -> impl Iterator<Item = &str> {
+        self.path.split('/')
+    }
+
+    /// Whether it is written as a folder's: empty, or with a slash at its end.
+    #[must_use]
+    pub fn names_folder(&self) -> bool {
+        self.names_folder
+    }
+
+    /// The same path with every MAC address in it in lower case.
+    #[must_use]
+    pub fn lower_case_macs(&self) -> String {
+        recased(&self.path, u8::to_ascii_lowercase).unwrap_or_else(|| self.path.clone())
+    }
+
+    /// The same path with every MAC address in it in lower case, then in upper case, as far as these differ from it.
+    pub fn other_cases(&self) -> impl Iterator<Item = String> {
+        let lower = recased(&self.path, u8::to_ascii_lowercase);
+        let upper = recased(&self.path, u8::to_ascii_uppercase);
+        [lower, upper].into_iter().flatten()
+    }
+}
+
+/// Every phone's MAC address that a segment of `path` holds; 000000000000 is nobody's and not among them.
+///
+/// A segment holds a MAC address where a run of exactly twelve hex digits stands next to no further hex digit, or six
+/// pairs of them are joined by `-` or `:`.
+pub fn macs_in(path: &str) -> impl Iterator<Item = MacAddress> {
+    path.split('/').flat_map(macs_of_segment)
+}
+
+/// Whether every phone must be kept from `path`: the policy, dotfiles and editors' backups, at any depth.
+#[must_use]
+pub fn is_hidden(path: &str) -> bool {
+    let hidden = |segment: &str| segment.starts_with('.') || segment.ends_with('~') || segment.starts_with(POLICY_FILE);
+    path.split('/').any(hidden)
+}
+
+fn macs_of_segment(segment: &str) -> impl Iterator<Item = MacAddress> {
+    let whole = hex_runs(segment).filter_map(|(_, run)| MacAddress::from_hex(run.as_bytes()));
+    let runs: Vec<(usize, &str)> = if segment.len() < 17 { Vec::new() } else { hex_runs(segment).collect() };
+    let joined =
+        (0..runs.len().saturating_sub(5)).filter_map(move |first| joined_mac(segment, runs.get(first..first + 6)?));
+    whole.chain(joined.collect::<Vec<_>>()).filter(|mac| *mac != MacAddress::NOBODY)
+}
+
+/// The runs of hex digits in `segment`, with where they start.
+fn hex_runs(segment: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut from = 0;
+    std::iter::from_fn(move || {
+        let rest = segment.get(from..)?;
+        let start = from + rest.find(|character: char| character.is_ascii_hexdigit())?;
+        let run = segment.get(start..)?;
+        let length = run.find(|character: char| !character.is_ascii_hexdigit()).unwrap_or(run.len());
+        from = start + length;
+        Some((start, run.get(..length)?))
+    })
+}
+
+/// Six pairs, each joined to the next by a single `-` or `:`.
+fn joined_mac(segment: &str, runs: &[(usize, &str)]) -> Option<MacAddress> {
+    let is_pair = runs.iter().all(|(_, run)| run.len() == 2);
+    let is_joined = runs.windows(2).all(|two| match two {
+        [(one, _), (next, _)] => *next == *one + 3 && matches!(segment.as_bytes().get(*one + 2), Some(b'-' | b':')),
+        _ => false,
+    });
+    if !is_pair || !is_joined {
+        return None;
+    }
+    let digits: String = runs.iter().map(|(_, run)| *run).collect();
+    MacAddress::from_hex(digits.as_bytes())
+}
+
+/// `path` with the runs of twelve hex digits in it put through `case`, if that changes it.
+fn recased(path: &str, case: fn(&u8) -> u8) -> Option<String> {
+    let mut bytes = path.as_bytes().to_vec();
+    for (start, run) in hex_runs(path).filter(|(_, run)| run.len() == 12) {
+        let digits = bytes.get_mut(start..start + run.len())?;
+        digits.iter_mut().for_each(|digit| *digit = case(digit));
+    }
+    String::from_utf8(bytes).ok().filter(|recased| recased != path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(raw: &str) -> Result<String, BadPath> {
+        ServedPath::parse(raw).map(|path| path.as_str().to_owned())
+    }
+
+    fn macs(path: &str) -> Vec<String> {
+        macs_in(path).map(|mac| mac.to_string()).collect()
+    }
+
+    #[test]
+    fn the_spellings_that_phones_use_are_one_path() {
+        for raw in ["/logs/x.log", "//logs/x.log", "/./logs/x.log", "/logs//x.log", "/logs/./x.log", "/logs%2e/../x"] {
+            if raw.contains("..") {
+                assert_eq!(parse(raw), Err(BadPath::Climbs));
+            } else {
+                assert_eq!(parse(raw).unwrap(), "logs/x.log", "{raw}");
+            }
+        }
+        assert_eq!(parse("/a%20b").unwrap(), "a b");
+        assert_eq!(parse("/a%2562").unwrap(), "a%62", "decoded exactly once");
+        assert_eq!(parse("//etc/passwd").unwrap(), "etc/passwd");
+    }
+
+    #[test]
+    fn what_cannot_be_a_path_is_refused() {
+        let cases = [
+            ("*", BadPath::NotAPath),
+            ("", BadPath::NotAPath),
+            ("/..", BadPath::Climbs),
+            ("/a/../b", BadPath::Climbs),
+            ("/%2e%2e/b", BadPath::Climbs),
+            ("/a%2fb", BadPath::EncodedSlash),
+            ("/a%2F..%2Fb", BadPath::EncodedSlash),
+            ("/a%5cb", BadPath::Backslash),
+            ("/a\\b", BadPath::Backslash),
+            ("/a%00", BadPath::Control),
+            ("/a%0d%0aX", BadPath::Control),
+            ("/a%7f", BadPath::Control),
+            ("/a%c2%85", BadPath::Control),
+            ("/a%ff", BadPath::NotUtf8),
+            ("/a%c0%ae", BadPath::NotUtf8),
+        ];
+        for (raw, error) in cases {
+            assert_eq!(parse(raw), Err(error), "{raw}");
+        }
+    }
+
+    #[test]
+    fn a_folder_is_told_by_its_slash() {
+        for raw in ["/", "//", "/a/", "/a/.", "/a//"] {
+            assert!(ServedPath::parse(raw).unwrap().names_folder(), "{raw}");
+        }
+        assert!(!ServedPath::parse("/a").unwrap().names_folder());
+    }
+
+    #[test]
+    fn a_segment_holds_a_mac_as_the_contract_says() {
+        assert_eq!(macs("00005e00530c.cfg"), ["00005e00530c"]);
+        assert_eq!(macs("x/00005E00530C-phone.cfg"), ["00005e00530c"]);
+        assert_eq!(macs("00-00-5e-00-53-0c.cfg"), ["00005e00530c"]);
+        assert_eq!(macs("a/00:00:5e:00-53-0c/b"), ["00005e00530c"]);
+        assert_eq!(macs("00005e00530c-00005e0053c7"), ["00005e00530c", "00005e0053c7"]);
+        assert_eq!(macs("x00005e00530cx"), ["00005e00530c"]);
+        assert_eq!(macs("ab-00-00-5e-00-53-0c"), ["ab00005e0053", "00005e00530c"]);
+        for none in [
+            "00005e00530c1",
+            "a00005e00530c",
+            "00005e00530",
+            "000000000000.cfg",
+            "00-00-5e-00-53",
+            "00--00-5e-00-53-0c",
+            "sip.ld",
+            "3111-44500-001.sip.ld",
+            "000-00-5e-00-53-0c1",
+            "é00-00-5e",
+        ] {
+            assert_eq!(macs(none), Vec::<String>::new(), "{none}");
+        }
+    }
+
+    #[test]
+    fn hidden_names_are_hidden_at_any_depth() {
+        for hidden in [
+            "constituency.json",
+            "constituency.json.bak",
+            ".git/config",
+            "a/.htaccess",
+            "site.cfg~",
+            "a~/b",
+            "a/constituency.json",
+        ] {
+            assert!(is_hidden(hidden), "{hidden}");
+        }
+        assert!(!is_hidden("a/site.cfg"));
+    }
+
+    #[test]
+    fn the_other_cases_of_a_mac_are_lower_then_upper() {
+        let cases = |raw: &str| ServedPath::parse(raw).unwrap().other_cases().collect::<Vec<_>>();
+        assert_eq!(cases("/Logs/00005e00530C-App.log"), ["Logs/00005e00530c-App.log", "Logs/00005E00530C-App.log"]);
+        assert_eq!(cases("/00005e00530c.cfg"), ["00005E00530C.cfg"]);
+        assert_eq!(cases("/site.cfg"), Vec::<String>::new());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_parsed_path_never_climbs_and_parses_to_itself(raw in "/[a-z0-9./%\\\\ -]{0,40}") {
+            if let Ok(path) = ServedPath::parse(&raw) {
+                let text = path.as_str();
+                proptest::prop_assert!(!text.starts_with('/') && !text.contains("//"));
+                proptest::prop_assert!(text.is_empty() || path.segments().all(|segment| !matches!(segment, "" | "." | "..")));
+                if !text.contains('%') {
+                    proptest::prop_assert_eq!(parse(&format!("/{text}")).unwrap(), text);
+                }
+            }
+        }
+
+        #[test]
+        fn no_path_panics(raw in "\\PC{0,60}") {
+            if let Ok(path) = ServedPath::parse(&raw) {
+                let _ = (macs(path.as_str()), path.other_cases().count(), is_hidden(path.as_str()));
+            }
+        }
+
+        #[test]
+        fn a_mac_is_found_wherever_it_stands(octets: [u8; 6], before in "[g-z._-]{0,5}", after in "[g-z._][g-z._-]{0,5}") {
+            let hex: String = octets.iter().map(|octet| format!("{octet:02x}")).collect();
+            proptest::prop_assume!(hex != "000000000000");
+            proptest::prop_assert_eq!(macs(&format!("{before}{hex}{after}")), [hex.clone()]);
+            let pairs: Vec<String> = octets.iter().map(|octet| format!("{octet:02X}")).collect();
+            let joined = format!("{before}{}{after}", pairs.join("-"));
+            proptest::prop_assert!(macs(&joined).contains(&hex));
+        }
+    }
+}

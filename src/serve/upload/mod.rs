@@ -1,0 +1,3 @@
+//! What phones send us.
+pub mod content_range;
+pub mod name;

@@ -1,0 +1,154 @@
+//! What a phone may call its uploads, and what each kind of upload is for. Pure.
+
+use crate::constituency::MacAddress;
+use crate::serve::path::ServedPath;
+
+/// The longest segment, in bytes.
+const MAX_SEGMENT: usize = 128;
+/// The most folders above an upload.
+const MAX_FOLDERS: usize = 4;
+
+/// Why a name is no upload's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadUploadName {
+    /// It does not start with the phone's own MAC address, or is its configuration file.
+    #[error("an upload must be called <own MAC>-SOMETHING or <own MAC>.csr")]
+    NotOwn,
+    /// A character, a length or a depth that is not allowed.
+    #[error(
+        "an upload's path may have up to {MAX_FOLDERS} folders, each of up to {MAX_SEGMENT} characters of A-Z a-z 0-9 . _ -"
+    )]
+    Form,
+}
+
+/// Where an upload is kept below its phone's folder: the path as sent, the MAC address in lower case.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct UploadName(String);
+
+impl UploadName {
+    /// The name under which `mac` may upload to `path`.
+    pub fn of(path: &ServedPath, mac: MacAddress) -> Result<Self, BadUploadName> {
+        let own = mac.to_string();
+        let is_plain = |segment: &str| {
+            segment.len() <= MAX_SEGMENT
+                && !segment.starts_with('.')
+                && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+        };
+        if path.names_folder() || path.segments().count() > MAX_FOLDERS + 1 || !path.segments().all(is_plain) {
+            return Err(BadUploadName::Form);
+        }
+        let file = path.segments().last().unwrap_or_default();
+        let (head, rest) = file.split_at_checked(own.len()).ok_or(BadUploadName::NotOwn)?;
+        let is_upload = matches!(rest.strip_prefix('-'), Some(something) if !something.is_empty()) || rest == ".csr";
+        if !head.eq_ignore_ascii_case(&own) || !is_upload {
+            return Err(BadUploadName::NotOwn);
+        }
+        Ok(Self::stored(path))
+    }
+
+    /// Where an upload of this path would be kept, whether or not it may be uploaded.
+    #[must_use]
+    pub fn stored(path: &ServedPath) -> Self {
+        Self(path.lower_case_macs())
+    }
+
+    /// The path below the phone's folder.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether this lies over a file of the folder, for its phone alone: the kinds that phones read back.
+    #[must_use]
+    pub fn lies_over_the_folder(&self) -> bool {
+        matches!(self.kind(), "-phone.cfg" | "-web.cfg" | "-directory.xml" | "-calls.xml")
+    }
+
+    /// Whether this is never served back, not even to its own phone: private keys, requests for certificates, core files.
+    #[must_use]
+    pub fn is_kept_back(&self) -> bool {
+        let kind = self.kind().to_ascii_lowercase();
+        let is_core = |word: &str| word.starts_with("core");
+        kind.ends_with("-private.pem") || kind == ".csr" || kind.split(['-', '.', '_']).any(is_core)
+    }
+
+    /// What stands behind the MAC address in the file's name.
+    fn kind(&self) -> &str {
+        let file = self.0.rsplit('/').next().unwrap_or_default();
+        file.get(12..).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAC: &str = "00005e00530c";
+
+    fn name(raw: &str) -> Result<String, BadUploadName> {
+        let path = ServedPath::parse(raw).unwrap();
+        UploadName::of(&path, MAC.parse().unwrap()).map(|name| name.as_str().to_owned())
+    }
+
+    #[test]
+    fn a_phone_names_its_uploads_after_itself() {
+        assert_eq!(name("/00005e00530c-app.log").unwrap(), "00005e00530c-app.log");
+        assert_eq!(name("/Logs/00005E00530C-App.log").unwrap(), "Logs/00005e00530c-App.log");
+        assert_eq!(name("/00005E00530C.csr").unwrap(), "00005e00530c.csr");
+        assert_eq!(name("/a/b/c/d/00005e00530c-x").unwrap(), "a/b/c/d/00005e00530c-x");
+    }
+
+    #[test]
+    fn every_other_name_is_refused() {
+        for raw in [
+            "/00005e00530c.cfg",
+            "/00005e00530c",
+            "/00005e00530c-",
+            "/00005e0053c7-app.log",
+            "/site.cfg",
+            "/x00005e00530c-app.log",
+            "/00005e00530c.csr.x",
+            "/00005e00530c1-x",
+        ] {
+            assert_eq!(name(raw), Err(BadUploadName::NotOwn), "{raw}");
+        }
+        let long = format!("/{MAC}-{}", "x".repeat(116));
+        for raw in [
+            "/a/b/c/d/e/00005e00530c-x",
+            "/a%20b/00005e00530c-x",
+            "/00005e00530c-%c3%a4",
+            "/.a/00005e00530c-x",
+            "/00005e00530c-x/",
+            &long,
+        ] {
+            assert_eq!(name(raw), Err(BadUploadName::Form), "{raw}");
+        }
+    }
+
+    #[test]
+    fn the_kinds_that_phones_read_back_lie_over_the_folder() {
+        let of = |raw: &str| UploadName::of(&ServedPath::parse(raw).unwrap(), MAC.parse().unwrap()).unwrap();
+        for kind in ["-phone.cfg", "-web.cfg", "-directory.xml", "-calls.xml"] {
+            assert!(of(&format!("/x/{MAC}{kind}")).lies_over_the_folder(), "{kind}");
+        }
+        for kind in ["-app.log", "-user.cfg", "-my-phone.cfg", "-license.cfg"] {
+            assert!(!of(&format!("/x/{MAC}{kind}")).lies_over_the_folder(), "{kind}");
+        }
+        for kind in ["-private.pem", ".csr", "-core.gz", "-app-core-1.tar", "-x-private.pem", "-CoreDump"] {
+            assert!(of(&format!("/{MAC}{kind}")).is_kept_back(), "{kind}");
+        }
+        for kind in ["-app.log", "-score.xml", "-phone.cfg"] {
+            assert!(!of(&format!("/{MAC}{kind}")).is_kept_back(), "{kind}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_stored_name_never_leaves_its_folder(raw in "/[a-zA-Z0-9./_-]{0,30}00005e00530c-[a-z./]{1,10}") {
+            if let Ok(path) = ServedPath::parse(&raw)
+                && let Ok(name) = UploadName::of(&path, MAC.parse().unwrap()) {
+                proptest::prop_assert!(name.as_str().split('/').all(|segment| !segment.is_empty() && !segment.starts_with('.')));
+            }
+        }
+    }
+}
