@@ -1,0 +1,370 @@
+//! The access log: one line per request and per refused handshake, on standard output.
+//!
+//! A record is handed over whole and formatted by the thread that writes it; the request's path neither formats nor
+//! waits. If nobody takes the lines, records are dropped and counted.
+
+use std::fmt::{self, Write as _};
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+use hyper::header::HeaderValue;
+use hyper::{Method, Uri};
+use rustls::{CipherSuite, ProtocolVersion};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::constituency::{ConstituencyName, MacAddress};
+
+/// How many records may wait for the writer.
+const QUEUE: usize = 16_384;
+
+/// The form of the log's lines.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people: one line of words.
+    #[default]
+    Text,
+    /// For programs: one JSON object per line.
+    Json,
+}
+
+/// TLS version and cipher suite of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TlsFacts {
+    /// The version.
+    pub version: ProtocolVersion,
+    /// The suite.
+    pub suite: CipherSuite,
+}
+
+/// What happened to one request, or to one handshake that was refused.
+#[derive(Debug, Clone)]
+pub struct AccessRecord {
+    /// When it began.
+    pub time: SystemTime,
+    /// The peer.
+    pub address: SocketAddr,
+    /// The constituency, if it came so far.
+    pub constituency: Option<ConstituencyName>,
+    /// The phone, if it proved who it is.
+    pub mac: Option<MacAddress>,
+    /// The method and target, if a request was read.
+    pub request: Option<(Method, Uri)>,
+    /// The answer's status.
+    pub status: Option<u16>,
+    /// How many bytes of body were sent.
+    pub bytes: u64,
+    /// How long it took.
+    pub duration: Duration,
+    /// What the peer calls itself: information only.
+    pub user_agent: Option<HeaderValue>,
+    /// Why it was refused or broke off.
+    pub reason: Option<String>,
+    /// Version and suite.
+    pub tls: Option<TlsFacts>,
+}
+
+/// Where records go.
+#[derive(Debug, Clone)]
+pub struct AccessLog {
+    queue: SyncSender<AccessRecord>,
+    lost: Arc<AtomicU64>,
+}
+
+/// The thread that writes; joined to be sure that everything is written.
+#[derive(Debug)]
+pub struct Writer(JoinHandle<()>);
+
+impl AccessLog {
+    /// Starts the thread that writes lines of `format` to `output`.
+    ///
+    /// # Errors
+    /// If the system has no thread to spare.
+    pub fn start(format: LogFormat, output: impl Write + Send + 'static) -> std::io::Result<(Self, Writer)> {
+        let (queue, records) = sync_channel(QUEUE);
+        let lost = Arc::new(AtomicU64::new(0));
+        let lost_too = Arc::clone(&lost);
+        let writer = std::thread::Builder::new()
+            .name("access-log".to_owned())
+            .spawn(move || write_all(&records, format, output, &lost_too))?;
+        Ok((Self { queue, lost }, Writer(writer)))
+    }
+
+    /// Hands a record over. Never waits.
+    pub fn record(&self, record: AccessRecord) {
+        if let Err(TrySendError::Full(_)) = self.queue.try_send(record) {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Writer {
+    /// Waits until everything is written; every [`AccessLog`] must have been dropped.
+    pub fn finish(self) {
+        // A writer that panicked has said so.
+        let _ = self.0.join();
+    }
+}
+
+fn write_all(records: &Receiver<AccessRecord>, format: LogFormat, mut output: impl Write, lost: &AtomicU64) {
+    let mut lines = String::new();
+    while let Ok(first) = records.recv() {
+        lines.clear();
+        format.line(&first, &mut lines);
+        while lines.len() < 64 << 10 {
+            let Ok(next) = records.try_recv() else { break };
+            format.line(&next, &mut lines);
+        }
+        if let Err(error) = output.write_all(lines.as_bytes()).and_then(|()| output.flush()) {
+            tracing::error!("the access log cannot be written: {error}");
+        }
+        match lost.swap(0, Ordering::Relaxed) {
+            0 => {}
+            count => tracing::warn!("{count} access-log lines were lost: standard output is not read fast enough"),
+        }
+    }
+}
+
+impl LogFormat {
+    /// Appends the record's line to `lines`.
+    pub fn line(self, record: &AccessRecord, lines: &mut String) {
+        let written = match self {
+            Self::Text => write_text(record, lines),
+            Self::Json => write_json(record, lines),
+        };
+        // Writing to a String does not fail.
+        debug_assert!(written.is_ok());
+        lines.push('\n');
+    }
+}
+
+fn write_text(record: &AccessRecord, line: &mut String) -> fmt::Result {
+    write!(line, "{} {} ", timestamp(record.time), record.address)?;
+    or_dash(line, record.constituency.as_ref())?;
+    or_dash(line, record.mac)?;
+    match &record.request {
+        Some((method, target)) => {
+            write!(line, "\"{} {}\" ", escaped(method.as_str().as_bytes()), escaped(shown_path(target).as_bytes()))?;
+        }
+        None => line.push_str("- "),
+    }
+    or_dash(line, record.status)?;
+    write!(line, "{} {:.3}ms ", record.bytes, milliseconds(record.duration))?;
+    match &record.user_agent {
+        Some(agent) => write!(line, "\"{}\" ", escaped(agent.as_bytes()))?,
+        None => line.push_str("- "),
+    }
+    match record.tls {
+        Some(tls) => write!(line, "{}", tls.shown())?,
+        None => line.push('-'),
+    }
+    match &record.reason {
+        Some(reason) => write!(line, " reason=\"{}\"", escaped(reason.as_bytes())),
+        None => Ok(()),
+    }
+}
+
+fn write_json(record: &AccessRecord, line: &mut String) -> fmt::Result {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        time: String,
+        address: SocketAddr,
+        constituency: Option<&'a str>,
+        mac: Option<MacAddress>,
+        method: Option<&'a str>,
+        path: Option<String>,
+        status: Option<u16>,
+        bytes: u64,
+        duration_ms: f64,
+        user_agent: Option<String>,
+        reason: Option<&'a str>,
+        tls: Option<String>,
+    }
+    let line_of_record = Line {
+        time: timestamp(record.time),
+        address: record.address,
+        constituency: record.constituency.as_ref().map(ConstituencyName::as_str),
+        mac: record.mac,
+        method: record.request.as_ref().map(|(method, _)| method.as_str()),
+        path: record.request.as_ref().map(|(_, target)| escaped(shown_path(target).as_bytes()).to_string()),
+        status: record.status,
+        bytes: record.bytes,
+        duration_ms: milliseconds(record.duration),
+        user_agent: record.user_agent.as_ref().map(|agent| escaped(agent.as_bytes()).to_string()),
+        reason: record.reason.as_deref(),
+        tls: record.tls.map(|tls| tls.shown()),
+    };
+    let json = serde_json::to_string(&line_of_record).map_err(|_| fmt::Error)?;
+    line.push_str(&json);
+    Ok(())
+}
+
+/// The target as it was sent, query included: what a log is for is what came in.
+fn shown_path(target: &Uri) -> &str {
+    target.path_and_query().map_or("", |path| path.as_str())
+}
+
+fn or_dash(line: &mut String, value: Option<impl fmt::Display>) -> fmt::Result {
+    match value {
+        Some(value) => write!(line, "{value} "),
+        None => line.write_str("- "),
+    }
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+fn timestamp(time: SystemTime) -> String {
+    let time = OffsetDateTime::from(time);
+    let millis = time.replace_nanosecond(u32::from(time.millisecond()) * 1_000_000).unwrap_or(time);
+    millis.format(&Rfc3339).unwrap_or_default()
+}
+
+/// Bytes of a stranger as text that cannot break a line, close a quote or drive a terminal.
+fn escaped(bytes: &[u8]) -> impl fmt::Display {
+    struct Escaped<'a>(&'a [u8]);
+    impl fmt::Display for Escaped<'_> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            self.0.iter().try_for_each(|byte| match byte {
+                b'"' | b'\\' => write!(f, "\\x{byte:02X}"),
+                b' '..=b'~' => f.write_char(char::from(*byte)),
+                other => write!(f, "\\x{other:02X}"),
+            })
+        }
+    }
+    Escaped(bytes)
+}
+
+impl TlsFacts {
+    fn shown(self) -> String {
+        let version = match self.version {
+            ProtocolVersion::TLSv1_2 => "TLSv1.2",
+            ProtocolVersion::TLSv1_3 => "TLSv1.3",
+            _ => "TLS?",
+        };
+        format!("{version}/{}", self.suite.as_str().unwrap_or("?"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> AccessRecord {
+        AccessRecord {
+            time: SystemTime::UNIX_EPOCH + Duration::from_millis(1_767_225_600_123),
+            address: "192.0.2.1:50000".parse().unwrap(),
+            constituency: Some("ote".parse().unwrap()),
+            mac: Some("00005e00530c".parse().unwrap()),
+            request: Some((Method::GET, "/00005e00530c.cfg?x=\"1".parse().unwrap_or_default())),
+            status: Some(200),
+            bytes: 1234,
+            duration: Duration::from_micros(1500),
+            user_agent: Some(
+                HeaderValue::from_bytes(b"Polycom \"x\\\x1b\xff").unwrap_or(HeaderValue::from_static("Polycom")),
+            ),
+            reason: None,
+            tls: Some(TlsFacts { version: ProtocolVersion::TLSv1_3, suite: CipherSuite::TLS13_AES_128_GCM_SHA256 }),
+        }
+    }
+
+    fn line(format: LogFormat, record: &AccessRecord) -> String {
+        let mut line = String::new();
+        format.line(record, &mut line);
+        line
+    }
+
+    #[test]
+    fn a_text_line_is_for_people() {
+        let mut request = record();
+        request.request = Some((Method::GET, "/a.cfg".parse().unwrap()));
+        request.user_agent = Some(HeaderValue::from_static("FileTransport"));
+        assert_eq!(
+            line(LogFormat::Text, &request),
+            "2026-01-01T00:00:00.123Z 192.0.2.1:50000 ote 00005e00530c \"GET /a.cfg\" 200 1234 1.500ms \"FileTransport\" TLSv1.3/TLS13_AES_128_GCM_SHA256\n"
+        );
+        let refused = AccessRecord {
+            constituency: None,
+            mac: None,
+            request: None,
+            status: None,
+            bytes: 0,
+            user_agent: None,
+            tls: None,
+            reason: Some("offered only TLS 1.0".to_owned()),
+            ..request
+        };
+        assert_eq!(
+            line(LogFormat::Text, &refused),
+            "2026-01-01T00:00:00.123Z 192.0.2.1:50000 - - - - 0 1.500ms - - reason=\"offered only TLS 1.0\"\n"
+        );
+    }
+
+    #[test]
+    fn a_json_line_has_every_key_also_when_it_has_no_value() {
+        let value: serde_json::Value = serde_json::from_str(&line(LogFormat::Json, &record())).unwrap();
+        let keys: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(
+            keys,
+            [
+                "address",
+                "bytes",
+                "constituency",
+                "duration_ms",
+                "mac",
+                "method",
+                "path",
+                "reason",
+                "status",
+                "time",
+                "tls",
+                "user_agent"
+            ]
+        );
+        assert_eq!(value["duration_ms"], 1.5);
+        assert_eq!(value["reason"], serde_json::Value::Null);
+    }
+
+    #[test]
+    fn hostile_bytes_stay_on_their_line() {
+        let mut hostile = record();
+        hostile.reason = Some("x\n\"forged\u{1b}[2J ä".to_owned());
+        let text = line(LogFormat::Text, &hostile);
+        assert_eq!(text.matches('\n').count(), 1);
+        assert!(text.contains(r"x\x0A\x22forged\x1B[2J \xC3\xA4"), "{text}");
+        assert!(text.is_ascii());
+        assert_eq!(line(LogFormat::Json, &hostile).matches('\n').count(), 1);
+    }
+
+    #[test]
+    fn everything_is_written_before_the_writer_ends() {
+        #[derive(Clone, Default)]
+        struct Shared(Arc<std::sync::Mutex<Vec<u8>>>);
+        impl Write for Shared {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().unwrap().extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let output = Shared::default();
+        let (log, writer) = AccessLog::start(LogFormat::Text, output.clone()).unwrap();
+        for _ in 0..100 {
+            log.record(record());
+        }
+        drop(log);
+        writer.finish();
+        assert_eq!(output.0.lock().unwrap().split(|byte| *byte == b'\n').count(), 101);
+    }
+}

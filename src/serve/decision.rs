@@ -1,0 +1,324 @@
+//! The decision: may this peer do this, now? One pure function, [`decide`], in the order that the contract fixes.
+//!
+//! 1. Host: which constituency the request is for.
+//! 2. Method.
+//! 3. Path.
+//! 4. Phone: certificate, list, expiry.
+//! 5. Own files only.
+//! 6. What is never served.
+//!
+//! Opening a file takes a [`ReadGrant`], storing one a [`WriteGrant`]; both come only out of here. A refusal is a
+//! value, [`Denial`]: all that the peer learns of it is a status, all that the operator learns is its reason.
+
+use hyper::{Method, StatusCode};
+
+use super::host::BadHost;
+use super::path::{self, BadPath, ServedPath};
+use super::upload::content_range::BadContentRange;
+use super::upload::name::{BadUploadName, UploadName};
+use crate::constituency::{ClientAuth, Constituency, ConstituencyName, MacAddress, Standing, UploadLimits};
+use crate::trust::{ChainRefusal, NoIdentity, VerifiedDevice};
+
+/// What a request asks.
+#[derive(Debug)]
+pub struct Asked<'a> {
+    /// The constituency that Host names, or why it names none that this connection may ask.
+    pub host: Result<(), HostDenial>,
+    /// The method.
+    pub method: &'a Method,
+    /// The path of the request target, as sent.
+    pub path: &'a str,
+}
+
+/// Why a request's Host does not lead to the connection's constituency.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostDenial {
+    /// It cannot be read.
+    Bad(BadHost),
+    /// It names something else.
+    Elsewhere(String),
+}
+
+/// Who asks, as things stand now.
+#[derive(Debug)]
+pub struct Circumstances<'a> {
+    /// The connection's constituency as it is now; `None` if it is gone.
+    pub constituency: Option<&'a Constituency>,
+    /// Whether the connection was made under the TLS part that is in force now.
+    pub tls_is_current: bool,
+    /// What the connection's handshake proved, or why nothing of it counts any more.
+    pub device: Option<Result<&'a VerifiedDevice, &'a ChainRefusal>>,
+    /// Now, in Unix seconds.
+    pub now: i64,
+}
+
+/// What may be done.
+#[derive(Debug)]
+pub enum Grant {
+    /// Send a file.
+    Read(ReadGrant),
+    /// Store an upload.
+    Write(WriteGrant),
+}
+
+/// Leave to open a path for reading.
+#[derive(Debug)]
+pub struct ReadGrant {
+    path: ServedPath,
+    reader: Option<MacAddress>,
+}
+
+/// Leave to store an upload.
+#[derive(Debug)]
+pub struct WriteGrant {
+    path: ServedPath,
+    name: UploadName,
+    mac: MacAddress,
+    limits: UploadLimits,
+}
+
+/// Why not. Its `Display` is for the operator; the peer sees [`Denial::status`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "each variant's message says what it is")]
+pub enum Denial {
+    #[error("{0}")]
+    Host(BadHost),
+    #[error("Host {host:?} is not the constituency of this connection")]
+    Misdirected { host: String },
+    #[error("the constituency is gone")]
+    Gone,
+    #[error("the method {method} is not allowed")]
+    Method { method: Method, allow: &'static str },
+    #[error("{0}")]
+    Path(#[from] BadPath),
+    #[error("{0}")]
+    NoIdentity(#[from] NoIdentity),
+    #[error("no device certificate on this connection")]
+    NoDevice,
+    #[error("{mac} is not known to {constituency}")]
+    Unknown { mac: MacAddress, constituency: ConstituencyName },
+    #[error("{mac} is denied by {constituency}")]
+    Denied { mac: MacAddress, constituency: ConstituencyName },
+    #[error("{0}")]
+    Chain(ChainRefusal),
+    #[error("the policy's TLS part changed since this connection was made")]
+    TlsPartChanged,
+    #[error("the path holds {holder}, which is not this phone's MAC address")]
+    OthersFile { holder: MacAddress },
+    #[error("the path holds a MAC address, and this phone did not prove that it is its own")]
+    UnprovenMac,
+    #[error("{0}")]
+    UploadName(#[from] BadUploadName),
+    #[error("uploads are off in {constituency}")]
+    UploadsOff { constituency: ConstituencyName },
+    #[error("the folder has a file of this name, and an upload may not hide it")]
+    WouldHide,
+    #[error("names of this kind are never served")]
+    Hidden,
+    #[error("uploads of this kind are never served back")]
+    KeptBack,
+    #[error("a folder, not a file")]
+    Folder,
+    #[error("not a regular file")]
+    NotRegular,
+    #[error("no such file")]
+    NotFound,
+    #[error("{0}")]
+    Link(String),
+    #[error("{0}")]
+    ContentRange(#[from] BadContentRange),
+    #[error("the upload starts at {first}, the file has {size} bytes")]
+    Gap { first: u64, size: u64 },
+    #[error("another upload of this file is under way")]
+    Busy,
+    #[error("a file stands where a folder must be, or a folder where a file must be")]
+    Clash,
+    #[error("the file would be larger than {allowed} bytes (max_file_bytes)")]
+    FileTooLarge { allowed: u64 },
+    #[error("{budget} is used up ({allowed})")]
+    OverBudget { budget: &'static str, allowed: u64 },
+    #[error("the file system of the state directory is full (kept free: {reserve} bytes)")]
+    DiskFull { reserve: u64 },
+    #[error("the upload broke off: {0}")]
+    BrokenOff(String),
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl Denial {
+    /// What the peer is told.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Host(_) | Self::Path(_) | Self::ContentRange(_) | Self::BrokenOff(_) => StatusCode::BAD_REQUEST,
+            Self::Misdirected { .. } | Self::Gone => StatusCode::MISDIRECTED_REQUEST,
+            Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NoIdentity(_)
+            | Self::NoDevice
+            | Self::Unknown { .. }
+            | Self::Denied { .. }
+            | Self::Chain(_)
+            | Self::TlsPartChanged
+            | Self::OthersFile { .. }
+            | Self::UploadName(_)
+            | Self::UploadsOff { .. }
+            | Self::WouldHide => StatusCode::FORBIDDEN,
+            Self::UnprovenMac
+            | Self::Hidden
+            | Self::KeptBack
+            | Self::Folder
+            | Self::NotRegular
+            | Self::NotFound
+            | Self::Link(_) => StatusCode::NOT_FOUND,
+            Self::Gap { .. } | Self::Busy | Self::Clash => StatusCode::CONFLICT,
+            Self::FileTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::OverBudget { .. } | Self::DiskFull { .. } => StatusCode::INSUFFICIENT_STORAGE,
+            Self::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// Whether the connection ends with this answer.
+    ///
+    /// Every 403 ends it, so that those which must are not told apart from those which need not.
+    #[must_use]
+    pub fn closes(&self) -> bool {
+        matches!(self.status(), StatusCode::FORBIDDEN | StatusCode::MISDIRECTED_REQUEST)
+            || matches!(self, Self::Host(_) | Self::BrokenOff(_))
+    }
+}
+
+/// Decides one request.
+///
+/// # Errors
+/// The first reason, in the order of the contract, why it may not be granted.
+pub fn decide(asked: Asked<'_>, now: &Circumstances<'_>) -> Result<Grant, Denial> {
+    match asked.host {
+        Ok(()) => {}
+        Err(HostDenial::Bad(bad)) => return Err(Denial::Host(bad)),
+        Err(HostDenial::Elsewhere(host)) => return Err(Denial::Misdirected { host }),
+    }
+    let constituency = now.constituency.ok_or(Denial::Gone)?;
+    let is_write = check_method(asked.method, constituency)?;
+    let path = ServedPath::parse(asked.path)?;
+    let phone = check_phone(constituency, now)?;
+    check_own_files(path.as_str(), phone)?;
+    match phone {
+        Some(mac) if is_write => grant_write(path, mac, constituency).map(Grant::Write),
+        _ if path::is_hidden(path.as_str()) => Err(Denial::Hidden),
+        _ if path.names_folder() => Err(Denial::Folder),
+        reader => Ok(Grant::Read(ReadGrant { path, reader })),
+    }
+}
+
+fn check_method(method: &Method, constituency: &Constituency) -> Result<bool, Denial> {
+    let allow = match constituency.policy.tls.client_auth {
+        ClientAuth::Required => "GET, HEAD, PUT",
+        ClientAuth::None => "GET, HEAD",
+    };
+    match *method {
+        Method::GET | Method::HEAD => Ok(false),
+        Method::PUT if constituency.policy.tls.client_auth == ClientAuth::Required => Ok(true),
+        _ => Err(Denial::Method { method: method.clone(), allow }),
+    }
+}
+
+/// The phone that asks; `None` where the constituency asks nobody who they are.
+fn check_phone(constituency: &Constituency, now: &Circumstances<'_>) -> Result<Option<MacAddress>, Denial> {
+    if !now.tls_is_current {
+        return Err(Denial::TlsPartChanged);
+    }
+    if constituency.policy.tls.client_auth == ClientAuth::None {
+        return Ok(None);
+    }
+    let device = now.device.ok_or(Denial::NoDevice)?.map_err(|refusal| Denial::Chain(refusal.clone()))?;
+    device.still_valid(now.now).map_err(Denial::Chain)?;
+    let mac = device.mac().map_err(|reason| Denial::NoIdentity(reason.clone()))?;
+    match constituency.standing(mac) {
+        Standing::Known => Ok(Some(mac)),
+        Standing::Unknown => Err(Denial::Unknown { mac, constituency: constituency.name.clone() }),
+        Standing::Denied => Err(Denial::Denied { mac, constituency: constituency.name.clone() }),
+    }
+}
+
+fn check_own_files(path: &str, phone: Option<MacAddress>) -> Result<(), Denial> {
+    match (path::macs_in(path).find(|mac| Some(*mac) != phone), phone) {
+        (None, _) => Ok(()),
+        (Some(holder), Some(_)) => Err(Denial::OthersFile { holder }),
+        (Some(_), None) => Err(Denial::UnprovenMac),
+    }
+}
+
+fn grant_write(path: ServedPath, mac: MacAddress, constituency: &Constituency) -> Result<WriteGrant, Denial> {
+    let name = UploadName::of(&path, mac)?;
+    let limits =
+        constituency.policy.uploads.ok_or_else(|| Denial::UploadsOff { constituency: constituency.name.clone() })?;
+    Ok(WriteGrant { path, name, mac, limits })
+}
+
+impl ReadGrant {
+    /// The path that was asked for.
+    #[must_use]
+    pub fn path(&self) -> &ServedPath {
+        &self.path
+    }
+
+    /// The phone that asked, where it proved who it is.
+    #[must_use]
+    pub fn reader(&self) -> Option<MacAddress> {
+        self.reader
+    }
+
+    /// Whether the decision holds for `real`, where links led within the same constituency.
+    ///
+    /// # Errors
+    /// What would have been said to whoever asked for `real` by its own name.
+    pub fn covers(&self, real: &str) -> Result<(), Denial> {
+        check_own_files(real, self.reader)?;
+        if path::is_hidden(real) { Err(Denial::Hidden) } else { Ok(()) }
+    }
+
+    /// Whether the decision holds for `real`, where links led into the constituency `owner`.
+    ///
+    /// # Errors
+    /// Unless `real` lies in a folder that `owner` shares, is not hidden, and holds no MAC address at all.
+    pub fn covers_shared(&self, real: &str, owner: &Constituency) -> Result<(), Denial> {
+        let refused = |why: &str| Err(Denial::Link(format!("the link leads to {}/{real}, {why}", owner.name)));
+        let top = real.split_once('/').map(|(top, _)| top);
+        if !top.is_some_and(|top| owner.policy.shared.contains(top)) {
+            return refused("which is in no folder that the other constituency names in \"shared\"");
+        }
+        if path::is_hidden(real) {
+            return refused("a name that is never served");
+        }
+        if path::macs_in(real).next().is_some() {
+            return refused("a name that holds a MAC address, which is never shared");
+        }
+        Ok(())
+    }
+}
+
+impl WriteGrant {
+    /// The path that was asked for.
+    #[must_use]
+    pub fn path(&self) -> &ServedPath {
+        &self.path
+    }
+
+    /// Where it is kept.
+    #[must_use]
+    pub fn name(&self) -> &UploadName {
+        &self.name
+    }
+
+    /// The phone that uploads.
+    #[must_use]
+    pub fn mac(&self) -> MacAddress {
+        self.mac
+    }
+
+    /// The budgets in force.
+    #[must_use]
+    pub fn limits(&self) -> &UploadLimits {
+        &self.limits
+    }
+}

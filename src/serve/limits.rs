@@ -1,0 +1,107 @@
+//! What one peer, or all of them together, may take: `"limits"` in `provost.json`.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::{IpNet, Ipv6Net};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// Limits with their defaults; times in seconds, sizes in bytes.
+///
+/// ```
+/// let limits: provost::serve::Limits = serde_json::from_str(r#"{ "connections_per_address": 64 }"#)?;
+/// assert_eq!((limits.connections_per_address, limits.header_s), (64, 10));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Connections of proven phones, all together.
+    pub connections: usize,
+    /// Connections that proved no phone (of constituencies without client authentication), all together.
+    pub anonymous_connections: usize,
+    /// Handshakes under way, all together: strangers never use up the places of proven phones.
+    pub unfinished_handshakes: usize,
+    /// Connections of one IPv4 address or IPv6 /64; 0 is off.
+    pub connections_per_address: usize,
+    /// Networks to which `connections_per_address` does not apply.
+    #[schemars(with = "Vec<String>")]
+    pub unlimited_networks: Vec<IpNet>,
+    /// From accept to the end of the TLS handshake.
+    pub handshake_s: u64,
+    /// From the first byte of a request to the end of its header.
+    pub header_s: u64,
+    /// Between two requests of a connection.
+    pub idle_s: u64,
+    /// A body that makes no progress for so long is broken off.
+    pub stall_s: u64,
+    /// A body slower than this over a minute is broken off.
+    pub min_bytes_per_s: u64,
+    /// How long a stop waits for what is under way.
+    pub drain_s: u64,
+    /// Free space kept on the state directory's file system; absent: the larger of 256 MiB and 2 %.
+    pub free_space_bytes: Option<u64>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 16_384,
+            anonymous_connections: 4_096,
+            unfinished_handshakes: 1_024,
+            connections_per_address: 1_024,
+            unlimited_networks: Vec::new(),
+            handshake_s: 10,
+            header_s: 10,
+            idle_s: 60,
+            stall_s: 30,
+            min_bytes_per_s: 256,
+            drain_s: 30,
+            free_space_bytes: None,
+        }
+    }
+}
+
+impl Limits {
+    /// From accept to the end of the TLS handshake.
+    #[must_use]
+    pub fn handshake(&self) -> Duration {
+        Duration::from_secs(self.handshake_s)
+    }
+
+    /// How long a stop waits for what is under way.
+    #[must_use]
+    pub fn drain(&self) -> Duration {
+        Duration::from_secs(self.drain_s)
+    }
+
+    /// The unit in which connections of `address` are counted; `None` if they are not.
+    #[must_use]
+    pub fn counted_as(&self, address: IpAddr) -> Option<IpNet> {
+        let address = address.to_canonical();
+        if self.connections_per_address == 0 || self.unlimited_networks.iter().any(|net| net.contains(&address)) {
+            return None;
+        }
+        Some(match address {
+            IpAddr::V4(_) => address.into(),
+            IpAddr::V6(address) => IpNet::V6(Ipv6Net::new(address, 64).unwrap_or_else(|_| address.into()).trunc()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_counted_by_household() {
+        let limits = Limits { unlimited_networks: vec!["192.0.2.0/24".parse().unwrap()], ..Limits::default() };
+        let unit = |text: &str| limits.counted_as(text.parse().unwrap()).map(|net| net.to_string());
+        assert_eq!(unit("198.51.100.7").as_deref(), Some("198.51.100.7/32"));
+        assert_eq!(unit("::ffff:198.51.100.7").as_deref(), Some("198.51.100.7/32"));
+        assert_eq!(unit("2001:db8:1:2:3:4:5:6").as_deref(), Some("2001:db8:1:2::/64"));
+        assert_eq!(unit("192.0.2.9"), None);
+        assert_eq!(Limits { connections_per_address: 0, ..Limits::default() }.counted_as([1, 2, 3, 4].into()), None);
+    }
+}

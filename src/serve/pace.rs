@@ -1,0 +1,355 @@
+//! Deadlines of a connection after its handshake: no peer holds a place by being slow.
+//!
+//! [`Paced`] lies between TCP and TLS, where every byte passes. The request's handler says through [`Pace`] which phase
+//! the connection is in. A deadline costs nothing while bytes flow: one timer per connection is looked at only when the
+//! peer keeps us waiting, and moved only when it fires.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+use super::limits::Limits;
+
+/// Over how long the least rate of a body is measured.
+const RATE_WINDOW: Duration = Duration::from_secs(60);
+
+/// What a connection is waiting for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// The handshake; whoever runs it has a deadline of its own.
+    Handshake = 0,
+    /// The first byte of a request.
+    Idle = 1,
+    /// The rest of a request's header.
+    Header = 2,
+    /// Nothing from the peer: we are at work or sending.
+    Answering = 3,
+    /// The body of a request.
+    Body = 4,
+}
+
+/// The phase of a connection, shared between its handler and its stream.
+#[derive(Debug, Clone)]
+pub struct Pace(Arc<AtomicU8>);
+
+impl Pace {
+    /// Says that the connection has entered `phase`.
+    pub fn enter(&self, phase: Phase) {
+        self.0.store(phase as u8, Ordering::Relaxed);
+    }
+
+    fn phase(&self) -> Phase {
+        match self.0.load(Ordering::Relaxed) {
+            1 => Phase::Idle,
+            2 => Phase::Header,
+            3 => Phase::Answering,
+            4 => Phase::Body,
+            _ => Phase::Handshake,
+        }
+    }
+}
+
+/// How patient to be.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    idle: Duration,
+    header: Duration,
+    stall: Duration,
+    least_bytes: u64,
+}
+
+impl From<&Limits> for Patience {
+    fn from(limits: &Limits) -> Self {
+        Self {
+            idle: Duration::from_secs(limits.idle_s),
+            header: Duration::from_secs(limits.header_s),
+            stall: Duration::from_secs(limits.stall_s),
+            least_bytes: limits.min_bytes_per_s.saturating_mul(RATE_WINDOW.as_secs()),
+        }
+    }
+}
+
+/// A stream whose peer must keep moving.
+#[derive(Debug)]
+pub struct Paced<S> {
+    inner: S,
+    pace: Pace,
+    patience: Patience,
+    reading: Clock,
+    writing: Clock,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+/// When one direction last moved, and how much it moved in this window.
+#[derive(Debug)]
+struct Clock {
+    phase: Phase,
+    /// Since when the peer has kept us waiting, in this phase.
+    waiting_since: Option<Instant>,
+    window_start: Option<Instant>,
+    window_bytes: u64,
+}
+
+impl<S> Paced<S> {
+    /// Watches over `inner`, which is in [`Phase::Handshake`].
+    pub fn new(inner: S, limits: &Limits) -> (Self, Pace) {
+        let pace = Pace(Arc::new(AtomicU8::new(Phase::Handshake as u8)));
+        let paced = Self {
+            inner,
+            pace: pace.clone(),
+            patience: limits.into(),
+            reading: Clock::new(),
+            writing: Clock::new(),
+            timer: None,
+        };
+        (paced, pace)
+    }
+
+    /// Waits until the deadline of a direction has passed; an error then says which.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>, is_reading: bool) -> Poll<io::Error> {
+        let phase = self.pace.phase();
+        if phase == Phase::Handshake {
+            return Poll::Pending;
+        }
+        let now = Instant::now();
+        let clock = if is_reading { &mut self.reading } else { &mut self.writing };
+        let limit = match phase {
+            _ if !is_reading => Some(self.patience.stall),
+            Phase::Idle => Some(self.patience.idle),
+            Phase::Header => Some(self.patience.header),
+            Phase::Body => Some(self.patience.stall),
+            Phase::Answering | Phase::Handshake => None,
+        };
+        let counts_rate = !is_reading || phase == Phase::Body;
+        let overdue = clock.overdue(phase, now, limit, counts_rate.then_some(self.patience.least_bytes));
+        if let Some(why) = overdue {
+            return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, why));
+        }
+        // Wake to look again: at the nearest deadline that is possible, whatever phase it will be then.
+        let soonest =
+            now + self.patience.header.min(self.patience.stall).min(self.patience.idle).max(Duration::from_millis(10));
+        let wake =
+            clock.deadline(limit).map_or(soonest, |deadline| deadline.min(soonest)).max(now + Duration::from_millis(1));
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(wake)));
+        while timer.as_mut().poll(cx).is_ready() {
+            timer.as_mut().reset(wake);
+        }
+        Poll::Pending
+    }
+}
+
+impl Clock {
+    fn new() -> Self {
+        Self { phase: Phase::Handshake, waiting_since: None, window_start: None, window_bytes: 0 }
+    }
+
+    /// Bytes have moved. A header is not given more time for each byte of it.
+    fn moved(&mut self, bytes: usize, phase: Phase) {
+        if phase != Phase::Header {
+            self.waiting_since = None;
+        }
+        self.window_bytes = self.window_bytes.saturating_add(bytes as u64);
+    }
+
+    fn overdue(
+        &mut self,
+        phase: Phase,
+        now: Instant,
+        limit: Option<Duration>,
+        least_bytes: Option<u64>,
+    ) -> Option<&'static str> {
+        if self.phase != phase {
+            *self = Self { phase, waiting_since: Some(now), window_start: Some(now), window_bytes: 0 };
+        }
+        let since = *self.waiting_since.get_or_insert(now);
+        if limit.is_some_and(|limit| now.duration_since(since) >= limit) {
+            return Some(match phase {
+                Phase::Idle => "idle for too long",
+                Phase::Header => "the request's header took too long",
+                _ => "no progress for too long",
+            });
+        }
+        let window_start = *self.window_start.get_or_insert(now);
+        if now.duration_since(window_start) >= RATE_WINDOW {
+            let bytes = std::mem::take(&mut self.window_bytes);
+            self.window_start = Some(now);
+            if least_bytes.is_some_and(|least| bytes < least) {
+                return Some("too slow for too long");
+            }
+        }
+        None
+    }
+
+    fn deadline(&self, limit: Option<Duration>) -> Option<Instant> {
+        Some(self.waiting_since? + limit?)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        match Pin::new(&mut this.inner).poll_read(cx, buffer) {
+            Poll::Pending => Poll::Ready(Err(ready!(this.poll_deadline(cx, true)))),
+            Poll::Ready(result) => {
+                let moved = buffer.filled().len() - before;
+                if moved > 0 && this.pace.phase() == Phase::Idle {
+                    this.pace.enter(Phase::Header);
+                    this.reading = Clock::new();
+                }
+                this.reading.moved(moved, this.pace.phase());
+                Poll::Ready(result)
+            }
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Paced<S> {
+    fn after_write(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match result {
+            Poll::Pending => Poll::Ready(Err(ready!(self.poll_deadline(cx, false)))),
+            Poll::Ready(result) => {
+                self.writing.moved(*result.as_ref().unwrap_or(&0), Phase::Answering);
+                if self.pace.phase() == Phase::Idle {
+                    // The end of an answer is still on its way: the peer is busy reading it, not idle.
+                    self.reading.waiting_since = None;
+                }
+                Poll::Ready(result)
+            }
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let result = Pin::new(&mut this.inner).poll_write(cx, bytes);
+        this.after_write(cx, result)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let result = Pin::new(&mut this.inner).poll_write_vectored(cx, slices);
+        this.after_write(cx, result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+    fn pair() -> (Paced<DuplexStream>, Pace, DuplexStream) {
+        let (ours, theirs) = tokio::io::duplex(64);
+        let (paced, pace) = Paced::new(ours, &Limits::default());
+        (paced, pace, theirs)
+    }
+
+    /// Reads until the stream fails, and gives the seconds that took and why.
+    async fn read_to_failure(mut paced: Paced<DuplexStream>) -> (u64, String) {
+        let start = Instant::now();
+        loop {
+            if let Err(error) = paced.read_u8().await {
+                return (start.elapsed().as_secs(), error.to_string());
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_ends_after_a_minute() {
+        let (paced, pace, _theirs) = pair();
+        pace.enter(Phase::Idle);
+        assert_eq!(read_to_failure(paced).await, (60, "idle for too long".to_owned()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_header_that_drips_ends_after_ten_seconds() {
+        let (paced, pace, mut theirs) = pair();
+        pace.enter(Phase::Idle);
+        let drip = async {
+            while theirs.write_all(b"x").await.is_ok() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        let (seconds, why) =
+            tokio::select! { failure = read_to_failure(paced) => failure, () = drip => unreachable!() };
+        assert_eq!((seconds, why.as_str()), (10, "the request's header took too long"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_drips_is_too_slow_and_one_that_stops_has_stalled() {
+        let (paced, pace, mut theirs) = pair();
+        pace.enter(Phase::Body);
+        let drip = async {
+            while theirs.write_all(b"x").await.is_ok() {
+                tokio::time::sleep(Duration::from_secs(2)).await;
+            }
+        };
+        let (seconds, why) =
+            tokio::select! { failure = read_to_failure(paced) => failure, () = drip => unreachable!() };
+        assert_eq!((seconds, why.as_str()), (60, "too slow for too long"));
+        let (paced, pace, _theirs) = pair();
+        pace.enter(Phase::Body);
+        assert_eq!(read_to_failure(paced).await, (30, "no progress for too long".to_owned()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_is_slow_but_steady_gets_through() {
+        let (mut paced, pace, mut theirs) = pair();
+        pace.enter(Phase::Body);
+        let send = async {
+            for _ in 0..200 {
+                theirs.write_all(&[0; 300]).await.unwrap();
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            drop(theirs);
+        };
+        let mut all = Vec::new();
+        let (received, ()) = tokio::join!(paced.read_to_end(&mut all), send);
+        assert_eq!(received.unwrap(), 60_000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_does_not_read_ends_after_half_a_minute() {
+        let (mut paced, pace, _theirs) = pair();
+        pace.enter(Phase::Answering);
+        let start = Instant::now();
+        let error = paced.write_all(&[0; 1000]).await.unwrap_err();
+        assert_eq!((start.elapsed().as_secs(), error.to_string().as_str()), (30, "no progress for too long"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn our_own_work_has_no_deadline() {
+        let (mut paced, pace, mut theirs) = pair();
+        pace.enter(Phase::Answering);
+        let late = async {
+            tokio::time::sleep(Duration::from_secs(3600)).await;
+            theirs.write_all(b"x").await.unwrap();
+        };
+        let (read, ()) = tokio::join!(paced.read_u8(), late);
+        assert_eq!(read.unwrap(), b'x');
+    }
+}
