@@ -1,0 +1,3 @@
+//! The front door: from an accepted connection to an answered request.
+
+pub mod hello;
