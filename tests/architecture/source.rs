@@ -70,7 +70,7 @@ pub(crate) fn files(root: &Path, folder: &str) -> Vec<String> {
     } else if at.is_file() {
         return vec![folder.to_owned()];
     }
-    let entries = fs::read_dir(&at).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
+    let entries = fs::read_dir(&at).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let entries = entries.unwrap_or_else(|error| panic!("{folder}: {error}"));
     let mut names: Vec<String> = entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
