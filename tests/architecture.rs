@@ -1,1 +1,286 @@
-fn main() {}
+//! The shape of the house, as tests: who may import whom, what is pure, how large things may grow.
+//!
+//! The rules are the tables at the top; adding a module or an impure file is one line there. Every message says file,
+//! line and rule. What the code names is read with a real parser, so that a path in a function's body or in a macro
+//! counts as much as one in a `use`.
+
+#[path = "architecture/house.rs"]
+mod house;
+#[path = "architecture/source.rs"]
+mod source;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use house::{House, Import, cycle};
+use source::{Source, files, lines_with_token};
+
+/// A storey of the house.
+struct Layer {
+    /// The top-level modules that live here.
+    modules: &'static [&'static str],
+    /// Whether they may import one another (never in a circle).
+    neighbours: bool,
+    /// The layers from which they may import, by one of their modules' layer name.
+    below: &'static [&'static Layer],
+}
+
+const FOUNDATION: Layer = Layer { modules: &["clock", "settings", "state"], neighbours: true, below: &[] };
+/// Nouns know things and do nothing by themselves.
+const NOUNS: Layer = Layer {
+    modules: &["ca", "certificate", "constituency", "dns", "ledger", "metrics", "trust"],
+    neighbours: true,
+    below: &[&FOUNDATION],
+};
+/// Verbs do things and do not know one another: they meet in `app`.
+const VERBS: Layer =
+    Layer { modules: &["phone", "renew", "serve", "status"], neighbours: false, below: &[&FOUNDATION, &NOUNS] };
+/// The sum of everybody's settings, so only those above may read it.
+const CONFIG: Layer = Layer { modules: &["config"], neighbours: false, below: &[&FOUNDATION, &NOUNS, &VERBS] };
+const APP: Layer = Layer { modules: &["app"], neighbours: false, below: &[&FOUNDATION, &NOUNS, &VERBS, &CONFIG] };
+const CLI: Layer = Layer { modules: &["cli"], neighbours: false, below: &[&FOUNDATION, &NOUNS, &VERBS, &CONFIG, &APP] };
+const MAIN: Layer = Layer { modules: &["main"], neighbours: false, below: &[&APP, &CLI] };
+/// `lib.rs` declares modules and explains them; it re-exports nothing, so that a module has one name.
+const LIB: Layer = Layer { modules: &["lib"], neighbours: false, below: &[] };
+
+const HOUSE: [&Layer; 8] = [&FOUNDATION, &NOUNS, &VERBS, &CONFIG, &APP, &CLI, &MAIN, &LIB];
+
+/// The only files that may touch sockets, disk, tasks or the clock, each with what for.
+const IMPURE_FILES: &[(&str, &str)] = &[("src/clock.rs", "reads the clock, for everybody")];
+
+/// What makes a file impure, wherever in a path it stands.
+const IMPURE_PATHS: &[&str] = &[
+    // sockets
+    "tokio::net",
+    "std::net::TcpListener",
+    "std::net::TcpStream",
+    "std::net::UdpSocket",
+    "std::net::ToSocketAddrs",
+    "std::os::unix::net",
+    "rustix::net",
+    "socket2",
+    // disk
+    "std::fs",
+    "tokio::fs",
+    "rustix::fs",
+    "File::open",
+    "File::create",
+    "OpenOptions",
+    "tempfile",
+    "notify",
+    "rusqlite",
+    // tasks, threads and processes
+    "tokio::spawn",
+    "tokio::task",
+    "tokio::process",
+    "tokio::signal",
+    "tokio::runtime",
+    "tokio::main",
+    "task::spawn_blocking",
+    "std::thread",
+    "std::process::Command",
+    // the clock
+    "SystemTime::now",
+    "Instant::now",
+    "OffsetDateTime::now_utc",
+    "clock::now",
+    "clock::monotonic",
+    "tokio::time",
+];
+
+const FILE_LINES: usize = 400;
+const FUNCTION_LINES: usize = 60;
+const MEDIAN_FUNCTION_LINES: usize = 12;
+
+/// Names that say nothing, so that everything ends up there.
+const FORBIDDEN_FILES: [&str; 6] = ["util.rs", "types.rs", "common.rs", "error.rs", "prelude.rs", "helpers.rs"];
+
+/// What the project's files are, apart from those that git or cargo make.
+const TREE: [&str; 6] = ["src", "tests", "constituencies", ".ci", "README.md", "Cargo.toml"];
+
+/// A rule that saw nothing proves nothing. Raise these as the house grows.
+mod at_least {
+    pub(crate) const SOURCES: usize = 8;
+    pub(crate) const FUNCTIONS: usize = 60;
+    pub(crate) const IMPORTS: usize = 10;
+    pub(crate) const TREE_FILES: usize = 25;
+}
+
+fn root() -> PathBuf {
+    // Where cargo runs the test, which may be another folder than where it was built.
+    std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into()).into()
+}
+
+fn house() -> House {
+    let house = House::read(&root());
+    saw(house.sources.len(), at_least::SOURCES, "source files");
+    house
+}
+
+fn saw(count: usize, minimum: usize, what: &str) {
+    assert!(count >= minimum, "saw only {count} {what}, {minimum} expected: does this test look in the right place?");
+}
+
+fn none(violations: &[String]) {
+    assert!(violations.is_empty(), "\n{}\n", violations.join("\n"));
+}
+
+fn layer_of(module: &str) -> Option<&'static Layer> {
+    HOUSE.into_iter().find(|layer| layer.modules.contains(&module))
+}
+
+/// The rule that an import breaks, if it does.
+fn forbidden(house: &House, import: &Import<'_>) -> Option<String> {
+    let from = import.mention.from.first().map_or("lib", String::as_str);
+    let to = import.target.first().map(String::as_str)?;
+    if !house.is_module(&import.target[..1]) {
+        return Some(format!("crate::{to} is no module: name the module that defines it"));
+    }
+    let (Some(layer), Some(target)) = (layer_of(from), layer_of(to)) else {
+        return None; // each_top_level_module_has_its_place speaks of it
+    };
+    let below = || layer.below.iter().any(|below| below.modules == target.modules);
+    let neighbour = layer.modules == target.modules && layer.neighbours;
+    (from != to && !below() && !neighbour).then(|| format!("{from} must not import {to}"))
+}
+
+fn import_violations(house: &House) -> Vec<String> {
+    let broken = house.imports().filter_map(|import| {
+        let rule = forbidden(house, &import)?;
+        Some(format!("{}:{}: {rule} ({})", import.source.path, import.mention.line, import.mention.path.join("::")))
+    });
+    broken.collect::<BTreeSet<String>>().into_iter().collect()
+}
+
+/// Where a file first touches the world, outside its tests.
+fn first_impurity(house: &House, source: &Source) -> Option<(usize, &'static str)> {
+    let touches = |path: &[String], pattern: &str| {
+        let pattern: Vec<&str> = pattern.split("::").collect();
+        path.windows(pattern.len()).any(|window| window.iter().zip(&pattern).all(|(a, b)| a == b))
+    };
+    let mentions = source.mentions.iter().filter(|mention| !house.in_tests(mention));
+    mentions
+        .filter_map(|mention| {
+            let pattern = IMPURE_PATHS.iter().find(|pattern| touches(&mention.path, pattern))?;
+            Some((mention.line, *pattern))
+        })
+        .min()
+}
+
+#[test]
+fn each_top_level_module_has_its_place() {
+    let house = house();
+    let homeless = house.sources.iter().filter_map(|source| {
+        let module = source.module.first().map_or("lib", String::as_str);
+        layer_of(module)
+            .is_none()
+            .then(|| format!("{}: add the module `{module}` to a layer in tests/architecture.rs", source.path))
+    });
+    none(&homeless.collect::<Vec<String>>());
+}
+
+#[test]
+fn imports_point_downwards() {
+    let house = house();
+    saw(house.imports().count(), at_least::IMPORTS, "imports");
+    none(&import_violations(&house));
+}
+
+#[test]
+fn no_modules_import_each_other_in_a_circle() {
+    let house = house();
+    let folders = house.sibling_edges();
+    let circles = folders.iter().filter_map(|(folder, edges)| {
+        let place = if folder.is_empty() { "src".to_owned() } else { format!("src/{}", folder.join("/")) };
+        Some(format!("{place}: a circle of imports: {}", cycle(edges)?))
+    });
+    none(&circles.collect::<Vec<String>>());
+}
+
+#[test]
+fn only_the_listed_files_touch_the_world() {
+    let house = house();
+    let listed = |path: &str| IMPURE_FILES.iter().any(|(listed, _)| *listed == path);
+    let mut violations = Vec::new();
+    for source in &house.sources {
+        match (first_impurity(&house, source), listed(&source.path)) {
+            (Some((line, what)), false) => violations.push(format!(
+                "{}:{line}: touches {what}: take it as an argument, or add to IMPURE_FILES",
+                source.path
+            )),
+            (None, true) => violations.push(format!("{}: is pure: take it off IMPURE_FILES", source.path)),
+            _ => {}
+        }
+    }
+    let exists = |path: &str| house.sources.iter().any(|source| source.path == path);
+    let gone = IMPURE_FILES.iter().filter(|(path, _)| !exists(path));
+    violations.extend(gone.map(|(path, _)| format!("{path}: is not there: take it off IMPURE_FILES")));
+    none(&violations);
+}
+
+#[test]
+fn files_and_functions_stay_small() {
+    let house = house();
+    let mut violations = Vec::new();
+    for source in &house.sources {
+        let lines = source.text.lines().count();
+        if lines > FILE_LINES {
+            violations.push(format!("{}:{lines}: a file has up to {FILE_LINES} lines", source.path));
+        }
+        for function in source.functions.iter().filter(|function| function.lines > FUNCTION_LINES) {
+            let (line, name, lines) = (function.line, &function.name, function.lines);
+            let rule = format!("a function has up to {FUNCTION_LINES} lines, {name} has {lines}");
+            violations.push(format!("{}:{line}: {rule}", source.path));
+        }
+    }
+    none(&violations);
+}
+
+#[test]
+fn the_median_function_is_short() {
+    let house = house();
+    let mut lines: Vec<usize> = house.sources.iter().flat_map(|source| &source.functions).map(|it| it.lines).collect();
+    saw(lines.len(), at_least::FUNCTIONS, "functions");
+    lines.sort_unstable();
+    let median = lines[lines.len() / 2];
+    assert!(
+        median < MEDIAN_FUNCTION_LINES,
+        "src: the median function has {median} lines, not under {MEDIAN_FUNCTION_LINES}"
+    );
+}
+
+#[test]
+fn no_file_has_a_name_that_says_nothing() {
+    let nameless = house().sources.into_iter().filter_map(|source| {
+        let name = source.path.rsplit('/').next()?;
+        FORBIDDEN_FILES.contains(&name).then(|| format!("{}: name it after what it holds", source.path))
+    });
+    none(&nameless.collect::<Vec<String>>());
+}
+
+#[test]
+fn nothing_is_unsafe() {
+    let house = house();
+    let lines = |source: &Source| lines_with_token(&source.text, "unsafe");
+    let places = house.sources.iter().flat_map(|source| lines(source).into_iter().map(|line| (&source.path, line)));
+    none(&places.map(|(path, line)| format!("{path}:{line}: no `unsafe` in this house")).collect::<Vec<String>>());
+}
+
+#[test]
+fn the_project_speaks_of_itself_alone() {
+    // Taken apart, so that this file does not mention it either.
+    let outside = concat!("..", "/shared").as_bytes();
+    let paths: Vec<String> = TREE.iter().flat_map(|entry| files(&root(), entry)).collect();
+    saw(paths.len(), at_least::TREE_FILES, "files");
+    let mut violations = Vec::new();
+    for path in &paths {
+        let bytes = std::fs::read(root().join(path)).unwrap();
+        let lines = bytes.split(|byte| *byte == b'\n').zip(1..);
+        let found = lines.filter(|(line, _)| line.windows(outside.len()).any(|window| window == outside));
+        violations.extend(found.map(|(_, line)| format!("{path}:{line}: names a folder outside the project")));
+    }
+    none(&violations);
+}
+
+#[path = "architecture/rules_bite.rs"]
+mod rules_bite;

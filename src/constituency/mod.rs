@@ -13,5 +13,7 @@ pub mod watch;
 
 pub use mac::{InvalidMacAddress, MacAddress};
 pub use name::{ConstituencyName, InvalidName};
-pub use policy::{ClientAuth, ExpiredDeviceCertificates, POLYCOM, Phones, Policy, PolicyFile, TlsPolicy, UploadLimits};
+pub use policy::{
+    ClientAuth, ExpiredDeviceCertificates, POLICY_FILE, POLYCOM, Phones, Policy, PolicyFile, TlsPolicy, UploadLimits,
+};
 pub use registry::{Constituency, Fault, Folder, Registry, Severity, Standing};

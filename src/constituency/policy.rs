@@ -16,6 +16,9 @@ use crate::settings::{self, SettingsError};
 /// The trust bundle that is built in: Polycom's factory PKI.
 pub const POLYCOM: &str = "polycom";
 
+/// The name of a policy's file; never served.
+pub const POLICY_FILE: &str = "constituency.json";
+
 /// What a constituency allows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {

@@ -11,7 +11,7 @@ use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::Policy;
-use super::scan::POLICY_FILE;
+use super::policy::POLICY_FILE;
 use crate::settings::SettingsError;
 
 /// The largest policy that is read, in bytes: room for some 200 000 phones.

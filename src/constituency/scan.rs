@@ -15,12 +15,10 @@ use std::time::SystemTime;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::policy::POLICY_FILE;
 use super::policy_file::{PolicySource, Stamp};
 use super::registry::{Constituency, Fault, Folder, Registry, Severity};
 use super::{ConstituencyName, MacAddress};
-
-/// The name of a policy's file; never served.
-pub const POLICY_FILE: &str = "constituency.json";
 
 /// Reads the folder `constituencies` again and again, remembering what it saw.
 #[derive(Debug)]

@@ -5,6 +5,7 @@ pub mod body;
 pub mod conditional;
 pub mod content;
 pub mod decision;
+pub mod hello;
 pub mod host;
 mod limits;
 pub mod pace;

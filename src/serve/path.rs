@@ -4,8 +4,7 @@
 
 use percent_encoding::percent_decode_str;
 
-use crate::constituency::MacAddress;
-use crate::constituency::scan::POLICY_FILE;
+use crate::constituency::{MacAddress, POLICY_FILE};
 
 /// Why a request's path cannot name anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

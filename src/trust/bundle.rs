@@ -4,15 +4,11 @@
 //! signature, dates, path length) is checked here, at load, and the dates again whenever a device is judged; so a
 //! phone that sends only its leaf gets in, and a handshake costs one signature less per CA.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, TrustAnchor};
 use x509_parser::prelude::{FromDer, X509Certificate};
-
-use crate::constituency::POLYCOM;
 
 /// Why a bundle cannot be used; the constituencies that name it are not served.
 #[derive(Debug, thiserror::Error)]
@@ -65,9 +61,6 @@ pub struct Anchor {
     /// How many CAs may stand between it and a device certificate.
     pub path_length: Option<u32>,
 }
-
-/// The bundles of a configuration, by name. A bundle that does not load is there with its error.
-pub type Bundles = BTreeMap<String, Result<Arc<Bundle>, Arc<BundleError>>>;
 
 impl Bundle {
     /// Reads the bundle `name` from `files`, each PEM (one certificate or several) or DER.
@@ -196,15 +189,4 @@ fn decode(path: &Path, bytes: Vec<u8>) -> Result<Vec<(String, CertificateDer<'st
         return Err(BundleError::Unusable { source_name, reason });
     }
     Ok(certificates.into_iter().map(|der| (source_name.clone(), der)).collect())
-}
-
-/// Loads every bundle of `files`, and Polycom's, which is built in.
-#[must_use]
-pub fn load_all(files: &BTreeMap<String, Vec<PathBuf>>) -> Bundles {
-    let mut bundles: Bundles = files
-        .iter()
-        .map(|(name, files)| (name.clone(), Bundle::load(name, files).map(Arc::new).map_err(Arc::new)))
-        .collect();
-    bundles.insert(POLYCOM.to_owned(), super::polycom::bundle().map(Arc::new).map_err(Arc::new));
-    bundles
 }

@@ -4,6 +4,12 @@
 //! The chain authorises nobody by itself: whoever owns a phone owns a valid one. It proves a MAC address, and the
 //! constituency's list says what that address may do.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::constituency::POLYCOM;
+
 pub mod bundle;
 mod client_verifier;
 pub mod identity;
@@ -11,8 +17,22 @@ mod polycom;
 mod refusal;
 mod verifier;
 
-pub use bundle::{Bundle, BundleError, Bundles, load_all};
+pub use bundle::{Bundle, BundleError};
 pub use client_verifier::{RequireDevice, Verdict, with_verdict};
 pub use identity::NoIdentity;
 pub use refusal::{ChainRefusal, rfc3339};
 pub use verifier::{DeviceVerifier, VerifiedDevice};
+
+/// The bundles of a configuration, by name. A bundle that does not load is there with its error.
+pub type Bundles = BTreeMap<String, Result<Arc<Bundle>, Arc<BundleError>>>;
+
+/// Loads every bundle of `files`, and Polycom's, which is built in.
+#[must_use]
+pub fn load_all(files: &BTreeMap<String, Vec<PathBuf>>) -> Bundles {
+    let mut bundles: Bundles = files
+        .iter()
+        .map(|(name, files)| (name.clone(), Bundle::load(name, files).map(Arc::new).map_err(Arc::new)))
+        .collect();
+    bundles.insert(POLYCOM.to_owned(), polycom::bundle().map(Arc::new).map_err(Arc::new));
+    bundles
+}

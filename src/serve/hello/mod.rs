@@ -1,0 +1,293 @@
+//! What a client offered, read from the raw bytes of its ClientHello.
+//!
+//! rustls refuses a client that it cannot serve before it shows what that client asked for, so an operator would learn
+//! of an old phone only that "the handshake failed". This reads the same bytes a second time, for the log alone:
+//!
+//! 1. [`wire`] joins the handshake message from its records and cuts it into fields; it knows nothing of our wishes.
+//! 2. [`ClientHelloFacts`] holds what those fields say.
+//! 3. [`ClientHelloFacts::hindrance`] names the first thing that rustls cannot serve, in the order in which a phone's
+//!    owner can do something about it: version, key exchange, cipher, group, signature.
+//!
+//! Pure, and made for hostile bytes: nothing panics, and nothing is decided here but the words of a log line.
+
+mod wire;
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use rustls::crypto::SupportedKxGroup;
+use rustls::crypto::aws_lc_rs::{DEFAULT_CIPHER_SUITES, DEFAULT_KX_GROUPS};
+use rustls::{CipherSuite, NamedGroup, ProtocolVersion, SignatureScheme};
+
+pub use wire::{NoClientHello, RAW_LIMIT};
+
+/// How a cipher suite agrees on keys, and with what the server signs that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum KeyExchange {
+    /// A suite of TLS 1.3, where groups and signatures are agreed on apart (RFC 8446 appendix B.4).
+    Tls13,
+    /// Ephemeral elliptic curves, signed by an ECDSA certificate (RFC 8422).
+    EcdheEcdsa,
+    /// Ephemeral elliptic curves, signed by an RSA certificate (RFC 8422).
+    EcdheRsa,
+    /// Ephemeral finite-field Diffie-Hellman, signed by RSA or DSS.
+    Dhe,
+    /// The secret encrypted to the server's RSA key: no forward secrecy.
+    Rsa,
+    /// Static or anonymous Diffie-Hellman, pre-shared keys, Kerberos, and what nobody knows.
+    Other,
+}
+
+/// What one ClientHello offers (RFC 8446 §4.1.2, RFC 5246 §7.4.1.2). Every list is in the client's order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientHelloFacts {
+    /// `supported_versions`, or `legacy_version` alone where the client sends no such extension; GREASE left out.
+    pub versions: Vec<ProtocolVersion>,
+    /// The `host_name` of SNI as sent, hostile bytes escaped: to be shown, not to be decided upon.
+    pub server_name: Option<String>,
+    /// The cipher suites, signalling values and GREASE left out.
+    pub cipher_suites: Vec<CipherSuite>,
+    /// `supported_groups`; `None` where the extension is missing.
+    pub groups: Option<Vec<NamedGroup>>,
+    /// `signature_algorithms`; `None` where the extension is missing.
+    pub signature_schemes: Option<Vec<SignatureScheme>>,
+    /// Whether `extended_master_secret` is there (RFC 7627).
+    pub extended_master_secret: bool,
+    /// Whether the client can do without compression, as every client must.
+    pub null_compression: bool,
+}
+
+impl ClientHelloFacts {
+    /// Reads what a client sent first, as it came from the wire: whole records, however small.
+    ///
+    /// No more than [`RAW_LIMIT`] bytes are looked at; what follows the ClientHello is ignored.
+    pub fn read(raw: &[u8]) -> Result<Self, NoClientHello> {
+        let message = wire::client_hello(raw)?;
+        wire::facts(&message).ok_or(NoClientHello::Malformed)
+    }
+
+    /// The sentence for the log: why this client cannot be served, or else what it offered.
+    #[must_use]
+    pub fn offered(&self) -> String {
+        self.hindrance().unwrap_or_else(|| self.summary())
+    }
+
+    /// The first thing that makes rustls unable to serve this client; `None` if the offer is good enough.
+    #[must_use]
+    pub fn hindrance(&self) -> Option<String> {
+        let Some(version) = self.served_version() else {
+            return Some(match self.versions.as_slice() {
+                [] => "offered no known TLS version".to_owned(),
+                versions => format!("offered only {}", listed(versions.iter().copied().map(version_name))),
+            });
+        };
+        self.cipher_hindrance(version)
+            .or_else(|| self.group_hindrance(version))
+            .or_else(|| self.signature_hindrance(version))
+            .or_else(|| (!self.null_compression).then(|| "offered only compressed TLS".to_owned()))
+    }
+
+    /// The families of the offered cipher suites, in the order of [`KeyExchange`].
+    #[must_use]
+    pub fn key_exchanges(&self) -> BTreeSet<KeyExchange> {
+        self.cipher_suites.iter().copied().map(KeyExchange::of).collect()
+    }
+
+    /// Whether any offered cipher suite is an AEAD; without one only CBC and stream ciphers are left.
+    #[must_use]
+    pub fn offers_aead(&self) -> bool {
+        self.cipher_suites.iter().copied().any(is_aead)
+    }
+
+    /// The version that rustls would choose: the highest, whatever the client prefers.
+    fn served_version(&self) -> Option<ProtocolVersion> {
+        [ProtocolVersion::TLSv1_3, ProtocolVersion::TLSv1_2].into_iter().find(|version| self.versions.contains(version))
+    }
+
+    fn cipher_hindrance(&self, version: ProtocolVersion) -> Option<String> {
+        if self.served_suites(version).next().is_some() {
+            return None;
+        }
+        let of_version = |suite: &CipherSuite| is_tls13(*suite) == (version == ProtocolVersion::TLSv1_3);
+        let suites: Vec<CipherSuite> = self.cipher_suites.iter().copied().filter(of_version).collect();
+        let families: BTreeSet<KeyExchange> = suites.iter().copied().map(KeyExchange::of).collect();
+        let ephemeral: Vec<CipherSuite> =
+            suites.iter().copied().filter(|suite| KeyExchange::of(*suite).is_served()).collect();
+        Some(if suites.is_empty() {
+            format!("offered {} without any of its cipher suites", version_name(version))
+        } else if ephemeral.is_empty() {
+            format!("offered only {} key exchange", listed(families))
+        } else if suites.iter().copied().all(is_cbc) {
+            "offered only CBC cipher suites".to_owned()
+        } else if ephemeral.iter().copied().all(is_cbc) {
+            "offered ECDHE key exchange only with CBC cipher suites".to_owned()
+        } else {
+            format!("offered no cipher suite that is served ({})", listed(ephemeral.into_iter().map(suite_name)))
+        })
+    }
+
+    fn group_hindrance(&self, version: ProtocolVersion) -> Option<String> {
+        let served = |group: &NamedGroup| {
+            DEFAULT_KX_GROUPS
+                .iter()
+                .any(|ours: &&dyn SupportedKxGroup| ours.name() == *group && ours.usable_for_version(version))
+        };
+        match self.groups.as_deref() {
+            None | Some([]) => Some("offered no group for its key exchange".to_owned()),
+            Some(groups) if groups.iter().any(served) => None,
+            Some(groups) => {
+                Some(format!("offered only {} as group", listed(groups.iter().map(|it| format!("{it:?}")))))
+            }
+        }
+    }
+
+    fn signature_hindrance(&self, version: ProtocolVersion) -> Option<String> {
+        let Some(schemes) = self.signature_schemes.as_deref() else {
+            // RFC 5246 §7.4.1.4.1: "If the client does not send the signature_algorithms extension, the server MUST
+            // [assume] {sha1,rsa}".
+            return Some("offered only SHA-1 signatures (by naming none)".to_owned());
+        };
+        let served =
+            |scheme: &SignatureScheme| self.served_suites(version).any(|suite| KeyExchange::of(suite).takes(*scheme));
+        if schemes.iter().any(served) {
+            return None;
+        }
+        // In TLS 1.2 the first octet of a scheme is its hash (RFC 5246 §7.4.1.4.1): 1 MD5, 2 SHA-1, 3 SHA-224.
+        let hashes: BTreeSet<u8> = schemes.iter().map(|scheme| u16::from(*scheme).to_be_bytes()[0]).collect();
+        Some(if hashes == BTreeSet::from([2]) {
+            "offered only SHA-1 signatures".to_owned()
+        } else if !hashes.is_empty() && hashes.iter().all(|hash| (1..=3).contains(hash)) {
+            "offered only SHA-1, SHA-224 or MD5 signatures".to_owned()
+        } else {
+            let names = schemes.iter().map(|it| format!("{it:?}"));
+            format!("offered no signature scheme that is served ({})", listed(names))
+        })
+    }
+
+    /// The offered suites that our provider has for `version`: the provider is asked, so that this cannot diverge.
+    fn served_suites(&self, version: ProtocolVersion) -> impl Iterator<Item = CipherSuite> {
+        let ours = move |suite: &CipherSuite| {
+            DEFAULT_CIPHER_SUITES.iter().any(|ours| ours.suite() == *suite && ours.version().version == version)
+        };
+        self.cipher_suites.iter().copied().filter(ours)
+    }
+
+    /// What a client that could be served offered: it may still lack a certificate of the right kind of key.
+    fn summary(&self) -> String {
+        let served: BTreeSet<KeyExchange> = [ProtocolVersion::TLSv1_3, ProtocolVersion::TLSv1_2]
+            .into_iter()
+            .filter(|version| self.versions.contains(version))
+            .flat_map(|version| self.served_suites(version))
+            .map(KeyExchange::of)
+            .filter(|family| *family != KeyExchange::Tls13)
+            .collect();
+        let versions = listed(self.versions.iter().copied().map(version_name));
+        if served.is_empty() {
+            format!("offered {versions}")
+        } else {
+            format!("offered {versions} with {} key exchange", listed(served))
+        }
+    }
+}
+
+impl KeyExchange {
+    /// The family of a suite, by the name that IANA gave it.
+    #[must_use]
+    pub fn of(suite: CipherSuite) -> Self {
+        const FAMILIES: [(&str, KeyExchange); 9] = [
+            ("TLS13_", KeyExchange::Tls13),
+            ("TLS_ECDHE_ECDSA_", KeyExchange::EcdheEcdsa),
+            ("TLS_ECDHE_RSA_", KeyExchange::EcdheRsa),
+            ("TLS_DHE_RSA_", KeyExchange::Dhe),
+            ("TLS_DHE_DSS_", KeyExchange::Dhe),
+            ("TLS_RSA_PSK_", KeyExchange::Other),
+            ("TLS_RSA_", KeyExchange::Rsa),
+            ("SSL_RSA_", KeyExchange::Rsa),
+            ("", KeyExchange::Other),
+        ];
+        let name = suite.as_str().unwrap_or_default();
+        FAMILIES.iter().find(|(prefix, _)| name.starts_with(prefix)).map_or(Self::Other, |(_, family)| *family)
+    }
+
+    fn is_served(self) -> bool {
+        matches!(self, Self::Tls13 | Self::EcdheEcdsa | Self::EcdheRsa)
+    }
+
+    /// Whether the server may sign its key exchange with `scheme`, and rustls can.
+    fn takes(self, scheme: SignatureScheme) -> bool {
+        use SignatureScheme as S;
+        let pss = matches!(scheme, S::RSA_PSS_SHA256 | S::RSA_PSS_SHA384 | S::RSA_PSS_SHA512);
+        let pkcs1 = matches!(scheme, S::RSA_PKCS1_SHA256 | S::RSA_PKCS1_SHA384 | S::RSA_PKCS1_SHA512);
+        let curve = matches!(
+            scheme,
+            S::ECDSA_NISTP256_SHA256 | S::ECDSA_NISTP384_SHA384 | S::ECDSA_NISTP521_SHA512 | S::ED25519
+        );
+        match self {
+            // RFC 8446 §4.2.3: RSASSA-PKCS1-v1_5 is "not defined for use in signed TLS handshake messages".
+            Self::Tls13 => pss || curve,
+            Self::EcdheEcdsa => curve,
+            Self::EcdheRsa => pss || pkcs1,
+            Self::Dhe | Self::Rsa | Self::Other => false,
+        }
+    }
+}
+
+impl fmt::Display for KeyExchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tls13 => "TLS 1.3",
+            Self::EcdheEcdsa => "ECDHE-ECDSA",
+            Self::EcdheRsa => "ECDHE-RSA",
+            Self::Dhe => "DHE",
+            Self::Rsa => "RSA",
+            Self::Other => "other",
+        })
+    }
+}
+
+fn is_tls13(suite: CipherSuite) -> bool {
+    KeyExchange::of(suite) == KeyExchange::Tls13
+}
+
+fn is_aead(suite: CipherSuite) -> bool {
+    let name = suite.as_str().unwrap_or_default();
+    ["_GCM_", "_CCM", "_CHACHA20_POLY1305_"].iter().any(|mode| name.contains(mode))
+}
+
+fn is_cbc(suite: CipherSuite) -> bool {
+    suite.as_str().is_some_and(|name| name.contains("_CBC_"))
+}
+
+fn suite_name(suite: CipherSuite) -> String {
+    suite.as_str().map_or_else(|| format!("0x{:04x}", u16::from(suite)), ToOwned::to_owned)
+}
+
+fn version_name(version: ProtocolVersion) -> String {
+    match version {
+        ProtocolVersion::SSLv2 => "SSL 2.0".to_owned(),
+        ProtocolVersion::SSLv3 => "SSL 3.0".to_owned(),
+        ProtocolVersion::TLSv1_0 => "TLS 1.0".to_owned(),
+        ProtocolVersion::TLSv1_1 => "TLS 1.1".to_owned(),
+        ProtocolVersion::TLSv1_2 => "TLS 1.2".to_owned(),
+        ProtocolVersion::TLSv1_3 => "TLS 1.3".to_owned(),
+        other => format!("TLS version 0x{:04x}", u16::from(other)),
+    }
+}
+
+/// `a`, `a and b`, `a, b and c`; a client's long list is cut, because a log line must not grow with it.
+fn listed<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
+    const SHOWN: usize = 8;
+    let mut names: Vec<String> = items.into_iter().map(|item| item.to_string()).take(SHOWN + 1).collect();
+    if names.len() > SHOWN {
+        names.truncate(SHOWN);
+        names.push("more".to_owned());
+    }
+    match names.split_last() {
+        None => String::new(),
+        Some((last, [])) => last.clone(),
+        Some((last, others)) => format!("{} and {last}", others.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,208 @@
+//! Hellos as `openssl s_client` 3.0 sends them, and hellos that nobody should send.
+
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls::server::{Acceptor, ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+
+use super::*;
+
+macro_rules! captured {
+    ($name:literal) => {
+        include_bytes!(concat!("../../../tests/suite/hellos/", $name, ".bin")).as_slice()
+    };
+}
+
+const ANYTHING_MODERN: &str =
+    "offered TLS 1.3, TLS 1.2, TLS 1.1 and TLS 1.0 with ECDHE-ECDSA and ECDHE-RSA key exchange";
+
+/// The captured hellos, each with the sentence that an operator reads.
+const CAPTURED: [(&[u8], &str); 14] = [
+    (captured!("default"), ANYTHING_MODERN),
+    (captured!("no-sni"), ANYTHING_MODERN),
+    (captured!("tls13-only"), "offered TLS 1.3"),
+    (captured!("tls12-only"), "offered TLS 1.2 with ECDHE-ECDSA and ECDHE-RSA key exchange"),
+    (captured!("tls11-only"), "offered only TLS 1.1"),
+    (captured!("tls10-only"), "offered only TLS 1.0"),
+    (captured!("rsa-kx"), "offered only RSA key exchange"),
+    (captured!("dhe-kx"), "offered only DHE key exchange"),
+    (captured!("dhe-and-rsa-kx"), "offered only DHE and RSA key exchange"),
+    (captured!("ecdhe-cbc"), "offered only CBC cipher suites"),
+    (captured!("ecdhe-cbc-rsa-gcm"), "offered ECDHE key exchange only with CBC cipher suites"),
+    (captured!("ecdhe-ccm"), "offered no cipher suite that is served (TLS_ECDHE_ECDSA_WITH_AES_128_CCM)"),
+    (captured!("sha1-signatures"), "offered only SHA-1 signatures"),
+    (captured!("p521-only"), "offered only secp521r1 as group"),
+];
+
+/// The same handshake message in records of at most `size` bytes.
+fn split(raw: &[u8], size: usize) -> Vec<u8> {
+    let record = |fragment: &[u8]| {
+        let mut record = vec![0x16, 0x03, 0x01];
+        record.extend(u16::try_from(fragment.len()).unwrap().to_be_bytes());
+        record.extend(fragment);
+        record
+    };
+    raw[5..].chunks(size).flat_map(record).collect()
+}
+
+fn refusal(raw: &[u8]) -> String {
+    ClientHelloFacts::read(raw).unwrap_err().to_string()
+}
+
+#[test]
+fn each_captured_hello_is_told_in_a_sentence() {
+    for (raw, sentence) in CAPTURED {
+        assert_eq!(ClientHelloFacts::read(raw).unwrap().offered(), sentence);
+    }
+}
+
+/// A server with an RSA and an ECDSA certificate, which takes the one that the client can check.
+#[derive(Debug)]
+struct BothKeys(Vec<Arc<CertifiedKey>>);
+
+impl ResolvesServerCert for BothKeys {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.0.iter().find(|key| key.key.choose_scheme(hello.signature_schemes()).is_some()).cloned()
+    }
+}
+
+fn rustls_server() -> Arc<ServerConfig> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let certified = |algorithm| {
+        let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
+        let certificate = rcgen::CertificateParams::default().self_signed(&key).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        Arc::new(CertifiedKey::from_der(vec![certificate.der().clone()], key, &provider).unwrap())
+    };
+    let keys = vec![certified(&rcgen::PKCS_ECDSA_P256_SHA256), certified(&rcgen::PKCS_RSA_SHA256)];
+    let versions = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
+    Arc::new(versions.unwrap().with_no_client_auth().with_cert_resolver(Arc::new(BothKeys(keys))))
+}
+
+/// The promise of the whole module: it finds a hindrance exactly where rustls does.
+#[test]
+fn rustls_refuses_those_that_we_say_it_refuses() {
+    let server = rustls_server();
+    for (mut raw, sentence) in CAPTURED {
+        let hindrance = ClientHelloFacts::read(raw).unwrap().hindrance();
+        let mut acceptor = Acceptor::default();
+        acceptor.read_tls(&mut raw).unwrap();
+        let accepted = match acceptor.accept() {
+            Ok(hello) => hello.unwrap().into_connection(Arc::clone(&server)).is_ok(),
+            Err(_) => false,
+        };
+        assert_eq!(hindrance.is_none(), accepted, "{sentence}");
+    }
+}
+
+#[test]
+fn the_facts_of_a_modern_hello() {
+    let facts = ClientHelloFacts::read(captured!("default")).unwrap();
+    assert_eq!(facts.versions[..2], [ProtocolVersion::TLSv1_3, ProtocolVersion::TLSv1_2]);
+    assert_eq!(facts.server_name.as_deref(), Some("ote.phones.example.com"));
+    assert!(facts.extended_master_secret && facts.null_compression && facts.offers_aead());
+    assert!(facts.key_exchanges().contains(&KeyExchange::Tls13));
+    assert!(facts.hindrance().is_none());
+    assert_eq!(ClientHelloFacts::read(captured!("no-sni")).unwrap().server_name, None);
+    assert!(!ClientHelloFacts::read(captured!("ecdhe-cbc")).unwrap().offers_aead());
+}
+
+#[test]
+fn a_hello_without_extensions_is_read_too() {
+    let mut body = vec![3, 3];
+    body.extend([7; 32]);
+    body.extend([0, 0, 4, 0xc0, 0x2f, 0x00, 0xff, 1, 0]);
+    let mut raw = vec![0x16, 3, 1, 0, 47, 1, 0, 0, 43];
+    raw.extend(&body);
+    let facts = ClientHelloFacts::read(&raw).unwrap();
+    assert_eq!(facts.cipher_suites, [CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]);
+    assert!(!facts.extended_master_secret);
+    assert_eq!(facts.offered(), "offered no group for its key exchange");
+    assert_eq!(
+        ClientHelloFacts { groups: Some(vec![NamedGroup::secp256r1]), ..facts }.offered(),
+        "offered only SHA-1 signatures (by naming none)"
+    );
+}
+
+#[test]
+fn what_is_no_client_hello_is_named() {
+    for (raw, sentence) in [
+        (b"".as_slice(), "sent nothing"),
+        (b"GET / HTTP/1.1\r\n", "is not TLS (starts like an HTTP request)"),
+        (b"SSH-2.0-x\x1b[2J\r\n", r#"is not TLS (starts with "SSH-2.0-x\x1b[2J\r\n")"#),
+        (b"\x80\x2e\x01\x00\x02\x00\x15", "an SSL 2.0 hello"),
+        (b"\x80\x2e\x01\x03\x01\x00\x15", "an SSL 2.0 hello that asks for TLS 1.0"),
+        (b"\x15\x03\x01\x00\x02\x02\x28", "a TLS record of type 21 instead of a ClientHello"),
+        (b"\x16\x03\x01\x00\x04\x02\x00\x00\x00", "a TLS handshake message of type 2 instead of a ClientHello"),
+        (b"\x16\x03\x01\x00\x04\x01\xff\xff\xff", "a ClientHello of 16777215 bytes, which is too long"),
+        (b"\x16\x03\x01\x00\x00", "a malformed ClientHello"),
+        (b"\x16\x03\x01\x00\x04\x01\x00\x00\x00", "a malformed ClientHello"),
+        (b"\x16\x03\x01\x00\x01\x01\x17\x03\x01\x00", "a malformed ClientHello"),
+        (b"\x16", "a truncated ClientHello (1 bytes)"),
+        (&captured!("default")[..123], "a truncated ClientHello (123 bytes)"),
+    ] {
+        assert_eq!(refusal(raw), sentence, "{raw:02x?}");
+    }
+}
+
+#[test]
+fn truncated_anywhere_it_says_so() {
+    for (raw, _) in CAPTURED {
+        for length in 1..raw.len() {
+            assert_eq!(ClientHelloFacts::read(&raw[..length]), Err(NoClientHello::Truncated(length)));
+        }
+    }
+}
+
+#[test]
+fn split_over_records_the_facts_are_the_same() {
+    for (raw, _) in CAPTURED {
+        for size in [1, 5, 50] {
+            assert_eq!(ClientHelloFacts::read(&split(raw, size)), ClientHelloFacts::read(raw));
+        }
+    }
+}
+
+#[test]
+fn endless_records_are_read_up_to_the_limit() {
+    let mut message = vec![1, 0, 0xff, 0xff];
+    message.resize(0xffff, 0);
+    let raw = split(&[&[0; 5], message.as_slice()].concat(), 1);
+    assert_eq!(ClientHelloFacts::read(&raw), Err(NoClientHello::Truncated(RAW_LIMIT)));
+}
+
+#[test]
+fn grease_and_a_long_list_do_not_fill_the_log() {
+    let facts = ClientHelloFacts {
+        cipher_suites: (0xd000..0xd100).map(CipherSuite::from).collect(),
+        versions: vec![ProtocolVersion::TLSv1_2],
+        ..ClientHelloFacts::read(captured!("default")).unwrap()
+    };
+    assert_eq!(facts.offered(), "offered only other key exchange");
+    assert_eq!(listed(1..=3), "1, 2 and 3");
+    assert_eq!(listed(1..=100), "1, 2, 3, 4, 5, 6, 7, 8 and more");
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_bytes_panic(raw: Vec<u8>) {
+        let _ = ClientHelloFacts::read(&raw).map(|facts| facts.offered());
+    }
+
+    #[test]
+    fn no_hello_with_bytes_changed_panics(which in 0..CAPTURED.len(), changes: Vec<(proptest::sample::Index, u8)>) {
+        let mut raw = CAPTURED[which].0.to_vec();
+        for (at, value) in changes {
+            let at = at.index(raw.len());
+            raw[at] = value;
+        }
+        let _ = ClientHelloFacts::read(&raw).map(|facts| facts.offered());
+    }
+
+    #[test]
+    fn any_split_gives_the_same_facts(which in 0..CAPTURED.len(), size in 1usize..400) {
+        let raw = CAPTURED[which].0;
+        proptest::prop_assert_eq!(ClientHelloFacts::read(&split(raw, size)), ClientHelloFacts::read(raw));
+    }
+}

@@ -1,0 +1,106 @@
+//! Each rule is shown a small house that breaks it: a rule that never fails is no rule.
+
+use super::*;
+
+fn small_house(files: &[(&str, &str)]) -> House {
+    House::of(files.iter().map(|(path, text)| Source::parse(path, (*text).to_owned())).collect())
+}
+
+/// The violations when `text` is `src/serve/door.rs`, in a house with two verbs, a noun and its re-export.
+fn violations(text: &str) -> Vec<String> {
+    import_violations(&small_house(&[
+        ("src/lib.rs", "pub mod renew; pub mod serve; pub mod trust; pub mod app;"),
+        ("src/app.rs", "pub struct App;"),
+        ("src/renew/mod.rs", "pub mod order;"),
+        ("src/renew/order.rs", "pub struct Order;"),
+        ("src/trust.rs", "pub struct Anchor;"),
+        ("src/serve/mod.rs", "mod door; use crate::trust::Anchor;"),
+        ("src/serve/door.rs", text),
+    ]))
+}
+
+#[test]
+fn an_import_is_seen_wherever_it_stands() {
+    for text in [
+        "use crate::renew::order::Order;",
+        "use crate::{trust, renew::{order as o}};",
+        "use provost::renew as other;",
+        "fn f() { crate::renew::order::start() }",
+        "fn f() -> super::super::renew::Order { todo!() }",
+        "fn f() { let _ = vec![crate::renew::order::Order]; }",
+        "fn f() { select! { _ = x => { use crate::{trust::{self}, renew::order}; } } }",
+        "mod inner { use super::super::super::renew; }",
+        "pub struct A(Vec<crate::renew::Order>);",
+        "#[derive(crate::renew::Derive)] pub struct A;",
+        "impl crate::renew::Order for u8 {}",
+    ] {
+        let found = violations(text);
+        assert_eq!(found.len(), 1, "{text}: {found:?}");
+        assert!(found[0].starts_with("src/serve/door.rs:1: serve must not import renew"), "{found:?}");
+    }
+}
+
+#[test]
+fn what_is_allowed_passes() {
+    for text in [
+        "use crate::trust::Anchor; use super::Anchor as Other; use std::renew::order;",
+        "fn f() { renew::order(); } // crate::renew",
+        "/// See [`crate::renew`].\npub(crate) struct A(&'static str, pub(in crate::serve) u8);",
+    ] {
+        assert_eq!(violations(text), Vec::<String>::new(), "{text}");
+    }
+}
+
+#[test]
+fn the_way_up_and_the_way_round_lib_are_closed() {
+    assert!(violations("use crate::app::App;")[0].contains("serve must not import app"));
+    assert!(violations("use crate::App;")[0].contains("crate::App is no module"));
+}
+
+#[test]
+fn a_circle_is_told_with_its_places() {
+    let house = small_house(&[
+        ("src/lib.rs", "pub mod serve;"),
+        ("src/serve/mod.rs", "mod a; mod b; mod c;\npub use b::B;"),
+        ("src/serve/a.rs", "use super::B;"),
+        ("src/serve/b.rs", "\nuse crate::serve::c::C; pub struct B;"),
+        ("src/serve/c.rs", "\n\npub struct C(super::a::A); #[cfg(test)] mod tests { use crate::serve::b::B; }"),
+    ]);
+    let folders = house.sibling_edges();
+    let circle = cycle(&folders[&vec!["serve".to_owned()]]).expect("a circle");
+    assert_eq!(circle, "a → b (src/serve/a.rs:1) → c (src/serve/b.rs:2) → a (src/serve/c.rs:3)");
+}
+
+#[test]
+fn parents_children_and_tests_make_no_circle() {
+    let house = small_house(&[
+        ("src/lib.rs", "pub mod serve;"),
+        ("src/serve/mod.rs", "mod a; mod b; pub use a::A; pub struct Parent; #[cfg(test)] mod tests;"),
+        ("src/serve/a.rs", "use super::Parent; #[cfg(test)] mod tests { use crate::serve::b::B; }"),
+        ("src/serve/b.rs", "use super::{A, Parent};"),
+        ("src/serve/tests.rs", "use super::b::B;"),
+    ]);
+    assert!(house.sibling_edges().values().all(|edges| cycle(edges).is_none()));
+}
+
+#[test]
+fn impurity_is_seen_outside_tests_alone() {
+    for (text, expected) in [
+        ("use std::{io, fs};", Some((1, "std::fs"))),
+        ("use std::time::SystemTime;\nfn f() { SystemTime::now(); }", Some((2, "SystemTime::now"))),
+        ("fn f() { join!(tokio::spawn(x)) }", Some((1, "tokio::spawn"))),
+        ("use std::time::{Duration, SystemTime}; use std::net::SocketAddr;", None),
+        ("#[cfg(test)] mod tests { fn f() { std::fs::read(x); } }", None),
+    ] {
+        let house = small_house(&[("src/serve/door.rs", text)]);
+        assert_eq!(first_impurity(&house, &house.sources[0]), expected, "{text}");
+    }
+}
+
+#[test]
+fn tokens_and_lengths_are_counted_as_they_stand() {
+    assert_eq!(lines_with_token("// unsafe\nfn f() { \"unsafe\"; m!(unsafe {}) }", "unsafe"), [2]);
+    let source = Source::parse("src/a.rs", "/// Doc.\nfn f() {\n\n}\nimpl A { fn g() {} }".to_owned());
+    let lengths: Vec<usize> = source.functions.iter().map(|function| function.lines).collect();
+    assert_eq!(lengths, [3, 1]);
+}

@@ -1,0 +1,247 @@
+//! A source file as the rules see it: which paths it names and where, how long its functions are.
+
+use std::fs;
+use std::path::Path;
+
+use proc_macro2::{Delimiter, Ident, TokenStream, TokenTree};
+use syn::visit::{self, Visit};
+
+/// One file, read and parsed.
+pub(crate) struct Source {
+    /// Relative to the project's folder.
+    pub(crate) path: String,
+    pub(crate) text: String,
+    /// `src/serve/hello/wire.rs` is `["serve", "hello", "wire"]`; `src/lib.rs` is empty, `src/main.rs` is `["main"]`.
+    pub(crate) module: Vec<String>,
+    /// Modules written out inside this file.
+    pub(crate) inline_modules: Vec<Vec<String>>,
+    /// `#[cfg(test)] mod tests;`: modules in files of their own that only tests see.
+    pub(crate) test_modules: Vec<Vec<String>>,
+    pub(crate) mentions: Vec<Mention>,
+    pub(crate) functions: Vec<Function>,
+}
+
+/// A path that stands in the code: in a `use`, an expression, a type, a macro's arguments.
+pub(crate) struct Mention {
+    /// The module in which it stands, inline ones included.
+    pub(crate) from: Vec<String>,
+    /// As written, groups taken apart: `use a::{b, c::d}` is two.
+    pub(crate) path: Vec<String>,
+    /// What a `use` calls it from here on.
+    pub(crate) binds: Option<String>,
+    pub(crate) line: usize,
+    pub(crate) in_tests: bool,
+}
+
+pub(crate) struct Function {
+    pub(crate) name: String,
+    pub(crate) line: usize,
+    pub(crate) lines: usize,
+}
+
+impl Source {
+    pub(crate) fn read(root: &Path, path: &str) -> Self {
+        let text = fs::read_to_string(root.join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+        Self::parse(path, text)
+    }
+
+    pub(crate) fn parse(path: &str, text: String) -> Self {
+        let file = syn::parse_file(&text).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let module = module_of(path);
+        let mut reader = Reader { module: module.clone(), ..Reader::default() };
+        reader.visit_file(&file);
+        Self {
+            path: path.to_owned(),
+            text,
+            module,
+            inline_modules: reader.inline_modules,
+            test_modules: reader.test_modules,
+            mentions: reader.mentions,
+            functions: reader.functions,
+        }
+    }
+}
+
+/// The paths, from the project's folder, of all files below `folder` (or `folder` itself, if it is one), sorted.
+pub(crate) fn files(root: &Path, folder: &str) -> Vec<String> {
+    let at = root.join(folder);
+    if at.is_symlink() || !at.exists() {
+        return Vec::new();
+    } else if at.is_file() {
+        return vec![folder.to_owned()];
+    }
+    let entries = fs::read_dir(&at).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let entries = entries.unwrap_or_else(|error| panic!("{folder}: {error}"));
+    let mut names: Vec<String> = entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names.iter().flat_map(|name| files(root, &format!("{folder}/{name}"))).collect()
+}
+
+/// The lines on which the keyword stands, in code and in macros, not in comments or texts.
+pub(crate) fn lines_with_token(text: &str, keyword: &str) -> Vec<usize> {
+    fn search(tokens: TokenStream, keyword: &str, lines: &mut Vec<usize>) {
+        for token in tokens {
+            match token {
+                TokenTree::Ident(ident) if ident == keyword => lines.push(ident.span().start().line),
+                TokenTree::Group(group) => search(group.stream(), keyword, lines),
+                _ => {}
+            }
+        }
+    }
+    let mut lines = Vec::new();
+    search(text.parse().unwrap_or_else(|error| panic!("parsed before: {error}")), keyword, &mut lines);
+    lines
+}
+
+fn module_of(path: &str) -> Vec<String> {
+    let path = path.strip_prefix("src/").unwrap_or(path);
+    let path = path.strip_suffix(".rs").unwrap_or(path);
+    let mut module: Vec<String> = path.split('/').map(ToOwned::to_owned).collect();
+    if module.last().is_some_and(|last| last == "mod") || path == "lib" {
+        module.pop();
+    }
+    module
+}
+
+#[derive(Default)]
+struct Reader {
+    /// Where we are.
+    module: Vec<String>,
+    in_tests: bool,
+    inline_modules: Vec<Vec<String>>,
+    test_modules: Vec<Vec<String>>,
+    mentions: Vec<Mention>,
+    functions: Vec<Function>,
+}
+
+impl Reader {
+    fn mention(&mut self, path: Vec<String>, binds: Option<String>, line: usize) {
+        self.mentions.push(Mention { from: self.module.clone(), path, binds, line, in_tests: self.in_tests });
+    }
+
+    fn use_tree(&mut self, tree: &syn::UseTree, prefix: &[String]) {
+        let with = |ident: &Ident| [prefix, &[ident.to_string()]].concat();
+        let line = |ident: &Ident| ident.span().start().line;
+        match tree {
+            syn::UseTree::Path(path) => self.use_tree(&path.tree, &with(&path.ident)),
+            syn::UseTree::Group(group) => group.items.iter().for_each(|item| self.use_tree(item, prefix)),
+            syn::UseTree::Name(name) if name.ident == "self" => {
+                self.mention(prefix.to_vec(), prefix.last().cloned(), line(&name.ident));
+            }
+            syn::UseTree::Name(name) => {
+                self.mention(with(&name.ident), Some(name.ident.to_string()), line(&name.ident));
+            }
+            syn::UseTree::Rename(rename) => {
+                let path = if rename.ident == "self" { prefix.to_vec() } else { with(&rename.ident) };
+                self.mention(path, Some(rename.rename.to_string()), line(&rename.ident));
+            }
+            syn::UseTree::Glob(glob) => {
+                self.mention(prefix.to_vec(), None, glob.star_token.spans[0].start().line);
+            }
+        }
+    }
+
+    /// A macro's arguments are no syntax tree yet: any `a::b::c` in them is taken for a path.
+    fn tokens(&mut self, tokens: TokenStream, prefix: &[String]) {
+        let mut tokens = tokens.into_iter().peekable();
+        while let Some(token) = tokens.next() {
+            match token {
+                TokenTree::Group(group) => self.tokens(group.stream(), &[]),
+                TokenTree::Ident(ident) => {
+                    let mut path = [prefix, &[ident.to_string()]].concat();
+                    let mut group = None;
+                    while group.is_none() && double_colon(&mut tokens) {
+                        match tokens.peek() {
+                            Some(TokenTree::Ident(next)) => path.push(next.to_string()),
+                            Some(TokenTree::Group(inner)) if inner.delimiter() == Delimiter::Brace => {
+                                group = Some(inner.stream());
+                            }
+                            _ => break,
+                        }
+                        tokens.next();
+                    }
+                    match group {
+                        Some(group) => self.tokens(group, &path),
+                        None => self.mention(path, None, ident.span().start().line),
+                    }
+                }
+                TokenTree::Punct(_) | TokenTree::Literal(_) => {}
+            }
+        }
+    }
+
+    fn function(&mut self, signature: &syn::Signature, body: &syn::Block) {
+        let line = signature.fn_token.span.start().line;
+        let lines = body.brace_token.span.close().end().line - line + 1;
+        self.functions.push(Function { name: signature.ident.to_string(), line, lines });
+    }
+}
+
+/// Steps over `::` if it comes next. A lone `:` is stepped over as well: no path goes on after it.
+fn double_colon(tokens: &mut std::iter::Peekable<impl Iterator<Item = TokenTree>>) -> bool {
+    let mut colon = || tokens.next_if(|token| matches!(token, TokenTree::Punct(it) if it.as_char() == ':')).is_some();
+    colon() && colon()
+}
+
+fn is_cfg_test(attributes: &[syn::Attribute]) -> bool {
+    attributes.iter().any(|attribute| {
+        attribute.path().is_ident("cfg")
+            && attribute.meta.require_list().is_ok_and(|list| {
+                let condition = list.tokens.to_string();
+                condition == "test" || condition.replace(' ', "").starts_with("all(test,")
+            })
+    })
+}
+
+impl<'ast> Visit<'ast> for Reader {
+    fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
+        let outer = (self.module.clone(), self.in_tests);
+        self.module.push(item.ident.to_string());
+        self.in_tests |= is_cfg_test(&item.attrs);
+        if item.content.is_some() {
+            self.inline_modules.push(self.module.clone());
+        } else if self.in_tests {
+            self.test_modules.push(self.module.clone());
+        }
+        visit::visit_item_mod(self, item);
+        (self.module, self.in_tests) = outer;
+    }
+
+    fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
+        self.use_tree(&item.tree, &[]);
+    }
+
+    fn visit_path(&mut self, path: &'ast syn::Path) {
+        let line = path.segments.first().map_or(0, |first| first.ident.span().start().line);
+        self.mention(path.segments.iter().map(|segment| segment.ident.to_string()).collect(), None, line);
+        visit::visit_path(self, path);
+    }
+
+    fn visit_macro(&mut self, invocation: &'ast syn::Macro) {
+        self.tokens(invocation.tokens.clone(), &[]);
+        visit::visit_macro(self, invocation);
+    }
+
+    fn visit_attribute(&mut self, attribute: &'ast syn::Attribute) {
+        if let syn::Meta::List(list) = &attribute.meta {
+            self.tokens(list.tokens.clone(), &[]);
+        }
+    }
+
+    fn visit_item_fn(&mut self, item: &'ast syn::ItemFn) {
+        self.function(&item.sig, &item.block);
+        visit::visit_item_fn(self, item);
+    }
+
+    fn visit_impl_item_fn(&mut self, item: &'ast syn::ImplItemFn) {
+        self.function(&item.sig, &item.block);
+        visit::visit_impl_item_fn(self, item);
+    }
+
+    fn visit_trait_item_fn(&mut self, item: &'ast syn::TraitItemFn) {
+        if let Some(body) = &item.default {
+            self.function(&item.sig, body);
+        }
+        visit::visit_trait_item_fn(self, item);
+    }
+}
