@@ -1,15 +1,49 @@
-//! Serving phones.
+//! Serving phones: from a TCP connection to a file, an upload, or a reason why not.
+//!
+//! 1. [`listener`]: accept, with a place for each connection ([`admission`]) and a deadline for each wait ([`pace`]).
+//! 2. [`handshake`]: ClientHello ([`hello`]) → constituency ([`site`]) → TLS → verified device.
+//! 3. [`request`]: each request is decided ([`decision`]) from its host ([`host`]), its path ([`path`]) and the policy
+//!    as it is now; the grant opens the file ([`content`], [`body`]) or stores the upload ([`upload`]).
+//! 4. [`answer`]: what the peer gets to see, by its conditions ([`conditional`]).
+//! 5. [`access`]: one line for each request and each refused handshake.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
 pub mod access;
 pub mod admission;
+pub mod answer;
 pub mod body;
 pub mod conditional;
 pub mod content;
 pub mod decision;
+pub mod handshake;
 pub mod hello;
 pub mod host;
 mod limits;
+pub mod listener;
 pub mod pace;
 pub mod path;
+pub mod request;
+pub mod site;
 pub mod upload;
 
 pub use limits::Limits;
+
+/// What all connections serve from. Everything that changes while they last is published whole.
+#[derive(Debug)]
+pub struct Server {
+    /// Constituencies with their TLS configurations, as they are now.
+    pub site: ArcSwap<site::Site>,
+    /// The server's certificates, as they are now.
+    pub certificates: Arc<crate::certificate::LiveCertificates>,
+    /// Uploads.
+    pub uploads: Arc<upload::store::UploadStore>,
+    /// The access log.
+    pub access: access::AccessLog,
+    /// Places for connections.
+    pub admission: Arc<admission::Admission>,
+    /// Limits.
+    pub limits: Limits,
+}

@@ -73,6 +73,14 @@ impl Bundle {
         Self::of(name, certificates)
     }
 
+    /// Whether both trust exactly the same certificates.
+    #[must_use]
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        let anchors =
+            |bundle: &Self| bundle.anchors.iter().map(|anchor| anchor.certificate.clone()).collect::<Vec<_>>();
+        self.known == other.known && anchors(self) == anchors(other)
+    }
+
     /// The bundle `name` of `certificates`, each with the name of where it came from.
     pub fn of(name: &str, certificates: Vec<(String, CertificateDer<'static>)>) -> Result<Self, BundleError> {
         if certificates.is_empty() {

@@ -1,0 +1,245 @@
+//! Answers: what the peer gets to see, of files and of refusals.
+//!
+//! All answers with one status of refusal are alike to the byte, whatever the reason.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+use hyper::header::{
+    ACCEPT_RANGES, ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName, HeaderValue,
+    LAST_MODIFIED,
+};
+use hyper::{Method, Response, StatusCode};
+
+use super::access::{AccessLog, AccessRecord};
+use super::body::{self, FileBody};
+use super::conditional::{self, Representation, Selection};
+use super::content::Opened;
+use super::decision::Denial;
+use super::pace::{Pace, Phase};
+use super::upload::store::Stored;
+use crate::clock;
+
+/// Files up to this size, in bytes, are read at once and sent with their header.
+const SMALL: u64 = 64 << 10;
+
+/// The content of an answer.
+#[derive(Debug)]
+pub enum Content {
+    /// At hand.
+    Bytes(Full<Bytes>),
+    /// A part of a file.
+    File(FileBody),
+}
+
+/// Content that writes its line of the access log when it has been sent, or when it is clear that it will not be.
+#[derive(Debug)]
+pub struct Logged {
+    content: Content,
+    record: Option<AccessRecord>,
+    started: Instant,
+    promised: Option<u64>,
+    log: AccessLog,
+    pace: Pace,
+}
+
+impl Content {
+    fn empty() -> Self {
+        Self::Bytes(Full::default())
+    }
+}
+
+/// The answer to a read of `file` at `path`, by the request's method and conditions.
+///
+/// # Errors
+/// If the file cannot be read.
+pub fn of_file(
+    file: Opened,
+    path: &str,
+    method: &Method,
+    headers: &hyper::HeaderMap,
+) -> Result<Response<Content>, Denial> {
+    let facts = Representation { etag: &file.etag, modified: file.modified, size: file.size };
+    let (status, first, length) = match conditional::select(headers, &facts) {
+        Selection::Whole => (StatusCode::OK, 0, file.size),
+        Selection::Part { first, length } => (StatusCode::PARTIAL_CONTENT, first, length),
+        Selection::NotModified => (StatusCode::NOT_MODIFIED, 0, 0),
+        Selection::PreconditionFailed => return Ok(plain(StatusCode::PRECONDITION_FAILED)),
+        Selection::Unsatisfiable => {
+            let mut response = plain(StatusCode::RANGE_NOT_SATISFIABLE);
+            set(&mut response, CONTENT_RANGE, &format!("bytes */{}", file.size));
+            return Ok(response);
+        }
+    };
+    let has_content = method != Method::HEAD && status != StatusCode::NOT_MODIFIED;
+    let (etag, modified, size) = (file.etag, file.modified, file.size);
+    let content = if has_content { read(file.file, first, length)? } else { Content::empty() };
+    let mut response = Response::new(content);
+    *response.status_mut() = status;
+    set(&mut response, ETAG, &etag);
+    set(&mut response, LAST_MODIFIED, &httpdate::fmt_http_date(modified));
+    if status != StatusCode::NOT_MODIFIED {
+        response.headers_mut().insert(CONTENT_TYPE, content_type(path));
+        response.headers_mut().insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    if status == StatusCode::PARTIAL_CONTENT {
+        set(&mut response, CONTENT_RANGE, &format!("bytes {first}-{}/{size}", first + length - 1));
+    }
+    Ok(response)
+}
+
+/// The answer to an upload that was stored.
+#[must_use]
+pub fn of_upload(stored: Stored) -> Response<Content> {
+    let mut response = Response::new(Content::empty());
+    *response.status_mut() = match stored {
+        Stored::Created => StatusCode::CREATED,
+        Stored::Changed => StatusCode::NO_CONTENT,
+    };
+    response
+}
+
+/// The answer to a request that is refused.
+#[must_use]
+pub fn of_denial(denial: &Denial) -> Response<Content> {
+    let mut response = plain(denial.status());
+    match denial {
+        Denial::Method { allow, .. } => set(&mut response, ALLOW, allow),
+        Denial::Gap { size, .. } => set(&mut response, CONTENT_RANGE, &format!("bytes */{size}")),
+        _ => {}
+    }
+    if denial.closes() {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// A status and its name, and not a word more.
+fn plain(status: StatusCode) -> Response<Content> {
+    let text = format!("{}\n", status.canonical_reason().unwrap_or("refused"));
+    let mut response = Response::new(Content::Bytes(Full::from(text)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+/// `length` bytes of a file: small ones at once if they need no waiting for the disk, others piece by piece.
+fn read(file: std::fs::File, first: u64, length: u64) -> Result<Content, Denial> {
+    if length > 0 && length <= SMALL {
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+        let cached = body::read_cached(&file, &mut bytes, first)
+            .map_err(|error| Denial::Failed(format!("the file cannot be read: {error}")))?;
+        if cached == Some(bytes.len()) {
+            return Ok(Content::Bytes(Full::from(bytes)));
+        }
+    }
+    Ok(Content::File(FileBody::new(file, first, length)))
+}
+
+/// The MIME type by the name's ending. Polycom's configuration files are XML by another name.
+fn content_type(path: &str) -> HeaderValue {
+    let ending = path.rsplit('/').next().and_then(|file| file.rsplit_once('.')).map_or("", |(_, ending)| ending);
+    match ending.to_ascii_lowercase().as_str() {
+        "cfg" | "xml" => HeaderValue::from_static("text/xml"),
+        "ld" | "sip" | "" => HeaderValue::from_static("application/octet-stream"),
+        "log" => HeaderValue::from_static("text/plain"),
+        _ => HeaderValue::from_static(mime_guess::from_path(path).first_raw().unwrap_or("application/octet-stream")),
+    }
+}
+
+fn set(response: &mut Response<Content>, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        response.headers_mut().insert(name, value);
+    }
+}
+
+/// Puts the line of the access log into the `response`, to be written when it is sent.
+pub fn logged(
+    response: Response<Content>,
+    mut record: AccessRecord,
+    started: Instant,
+    log: &AccessLog,
+    pace: &Pace,
+) -> Response<Logged> {
+    record.status = Some(response.status().as_u16());
+    let is_head = record.request.as_ref().is_some_and(|(method, _)| method == Method::HEAD);
+    response.map(|content| Logged {
+        promised: content.size_hint().exact().filter(|_| !is_head),
+        content: if is_head { Content::empty() } else { content },
+        record: Some(record),
+        started,
+        log: log.clone(),
+        pace: pace.clone(),
+    })
+}
+
+impl Body for Content {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<std::io::Result<Frame<Bytes>>>> {
+        match self.get_mut() {
+            Self::Bytes(bytes) => Pin::new(bytes).poll_frame(cx).map_err(|never| match never {}),
+            Self::File(file) => Pin::new(file).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Bytes(bytes) => bytes.is_end_stream(),
+            Self::File(file) => file.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Bytes(bytes) => bytes.size_hint(),
+            Self::File(file) => file.size_hint(),
+        }
+    }
+}
+
+impl Body for Logged {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<std::io::Result<Frame<Bytes>>>> {
+        let this = self.get_mut();
+        let frame = Pin::new(&mut this.content).poll_frame(cx);
+        if let (Poll::Ready(Some(result)), Some(record)) = (&frame, &mut this.record) {
+            match result {
+                Ok(frame) => record.bytes += frame.data_ref().map_or(0, |data| data.len() as u64),
+                Err(error) => record.reason = Some(error.to_string()),
+            }
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.content.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.content.size_hint()
+    }
+}
+
+impl Drop for Logged {
+    fn drop(&mut self) {
+        self.pace.enter(Phase::Idle);
+        let Some(mut record) = self.record.take() else { return };
+        record.duration = clock::monotonic().duration_since(self.started);
+        if let Some(promised) = self.promised
+            && record.bytes < promised
+            && record.reason.is_none()
+        {
+            record.reason = Some(format!("the client hung up after {} of {promised} bytes", record.bytes));
+        }
+        self.log.record(record);
+    }
+}

@@ -1,0 +1,211 @@
+//! From a TCP connection to a phone's proven identity.
+//!
+//! 1. Read the ClientHello, however many records it is split over, and keep it: a client that cannot be served is
+//!    logged with what it offered.
+//! 2. SNI leads to a constituency, or the alert `unrecognized_name` goes back.
+//! 3. TLS by that constituency's own configuration; the device certificate is judged in it.
+//! 4. A resumed session proves nothing new: its chain is judged again, as of now.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::UnixTime;
+use rustls::server::{Accepted, Acceptor};
+use rustls::{HandshakeKind, ProtocolVersion, ServerConnection};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio_rustls::StartHandshake;
+use tokio_rustls::server::TlsStream;
+
+use super::access::TlsFacts;
+use super::hello::{ClientHelloFacts, RAW_LIMIT};
+use super::site::{Site, TlsGeneration};
+use crate::certificate::LiveCertificates;
+use crate::clock;
+use crate::constituency::ConstituencyName;
+use crate::trust::{ChainRefusal, Verdict, VerifiedDevice, with_verdict};
+
+/// TLS alert descriptions that we send ourselves (RFC 8446 §6).
+const INTERNAL_ERROR: u8 = 80;
+const UNRECOGNIZED_NAME: u8 = 112;
+
+/// What a finished handshake leaves behind.
+#[derive(Debug)]
+pub struct Peer {
+    /// The constituency that the client asked for.
+    pub constituency: ConstituencyName,
+    /// Under which TLS configuration.
+    pub generation: Arc<TlsGeneration>,
+    /// Whether the client named the constituency by SNI.
+    pub has_sni: bool,
+    /// What its certificate proved; `None` where nobody is asked for one.
+    pub device: Option<Result<VerifiedDevice, ChainRefusal>>,
+    /// Version and suite.
+    pub tls: Option<TlsFacts>,
+}
+
+/// A handshake that led to nothing, and why.
+#[derive(Debug)]
+pub struct Refused {
+    /// The constituency, if it came so far.
+    pub constituency: Option<ConstituencyName>,
+    /// For the operator.
+    pub reason: String,
+}
+
+/// A ClientHello that rustls accepts, and what it says.
+struct Hello {
+    accepted: Accepted,
+    facts: Option<ClientHelloFacts>,
+}
+
+/// Runs the handshake on `stream`.
+///
+/// # Errors
+/// Why it was refused; whatever alert there is to send has been sent.
+pub async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    site: &Site,
+    certificates: &LiveCertificates,
+) -> Result<(TlsStream<S>, Peer), Refused> {
+    let hello = read_hello(&mut stream).await?;
+    let server_name = hello.accepted.client_hello().server_name().map(str::to_owned);
+    let (constituency, generation) = match site.by_server_name(server_name.as_deref()) {
+        Ok(found) => found,
+        Err(not_served) => {
+            send_alert(&mut stream, UNRECOGNIZED_NAME).await;
+            return Err(Refused { constituency: None, reason: not_served.to_string() });
+        }
+    };
+    let name = constituency.name.clone();
+    if certificates.is_empty() {
+        send_alert(&mut stream, INTERNAL_ERROR).await;
+        let reason = "there is no server certificate yet".to_owned();
+        return Err(Refused { constituency: Some(name), reason });
+    }
+    let can_resume = hello.facts.as_ref().is_some_and(can_resume);
+    let accept = StartHandshake::from_parts(hello.accepted, stream).into_stream(generation.config(can_resume));
+    let (result, verdict) = with_verdict(accept).await;
+    let tls = match result {
+        Ok(tls) => tls,
+        Err(error) => {
+            let reason = explain(&error, verdict, hello.facts.as_ref());
+            return Err(Refused { constituency: Some(name), reason });
+        }
+    };
+    let connection = tls.get_ref().1;
+    let peer = Peer {
+        device: generation.verifier.as_ref().map(|_| device(connection, generation, verdict)),
+        tls: facts_of(connection),
+        constituency: name,
+        generation: Arc::clone(generation),
+        has_sni: server_name.is_some(),
+    };
+    Ok((tls, peer))
+}
+
+async fn read_hello<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Result<Hello, Refused> {
+    let mut acceptor = Acceptor::default();
+    let mut raw = Vec::new();
+    let mut buffer = [0; 2048];
+    let refused = |reason: String| Refused { constituency: None, reason };
+    loop {
+        let read =
+            stream.read(&mut buffer).await.map_err(|error| refused(format!("reading the ClientHello: {error}")))?;
+        let bytes = buffer.get(..read).unwrap_or_default();
+        if bytes.is_empty() {
+            return Err(refused(format!("closed by the client: {}", offered(&raw))));
+        }
+        if raw.len() + bytes.len() > RAW_LIMIT {
+            return Err(refused(format!("a ClientHello of more than {RAW_LIMIT} bytes")));
+        }
+        raw.extend_from_slice(bytes);
+        let mut unread = bytes;
+        while !unread.is_empty() {
+            acceptor.read_tls(&mut unread).map_err(|error| refused(format!("reading the ClientHello: {error}")))?;
+        }
+        match acceptor.accept() {
+            Ok(None) => {}
+            Ok(Some(accepted)) => return Ok(Hello { accepted, facts: ClientHelloFacts::read(&raw).ok() }),
+            Err((error, mut alert)) => {
+                let mut bytes = Vec::new();
+                // Writing to a Vec does not fail; a client that is gone needs no alert.
+                let _ = alert.write_all(&mut bytes);
+                let _ = stream.write_all(&bytes).await;
+                let _ = stream.shutdown().await;
+                return Err(refused(format!("{} ({error})", offered(&raw))));
+            }
+        }
+    }
+}
+
+/// What the client offered, for the log.
+fn offered(raw: &[u8]) -> String {
+    match ClientHelloFacts::read(raw) {
+        Ok(facts) => facts.offered(),
+        Err(no_hello) => no_hello.to_string(),
+    }
+}
+
+fn can_resume(facts: &ClientHelloFacts) -> bool {
+    facts.extended_master_secret || facts.versions.contains(&ProtocolVersion::TLSv1_3)
+}
+
+/// A fatal alert in a record of its own (RFC 8446 §5.1, §6): rustls has no call for one before it has a configuration.
+async fn send_alert<S: AsyncWrite + Unpin>(stream: &mut S, description: u8) {
+    const ALERT: u8 = 21;
+    const FATAL: u8 = 2;
+    // A client that is gone needs no alert.
+    let _ = stream.write_all(&[ALERT, 3, 3, 0, 2, FATAL, description]).await;
+    let _ = stream.shutdown().await;
+}
+
+/// The verdict of this handshake, or for a resumed session a new one on the chain that it remembers.
+fn device(connection: &ServerConnection, generation: &TlsGeneration, verdict: Option<Verdict>) -> Verdict {
+    match (verdict, connection.handshake_kind(), &generation.verifier) {
+        (Some(verdict), Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest), _) => verdict,
+        (_, _, Some(verifier)) => {
+            let since = Duration::from_secs(u64::try_from(clock::unix_seconds(clock::now())).unwrap_or(0));
+            let chain = connection.peer_certificates().unwrap_or_default();
+            verifier.judge(chain, UnixTime::since_unix_epoch(since))
+        }
+        _ => Err(ChainRefusal::NoCertificate),
+    }
+}
+
+fn facts_of(connection: &ServerConnection) -> Option<TlsFacts> {
+    Some(TlsFacts { version: connection.protocol_version()?, suite: connection.negotiated_cipher_suite()?.suite() })
+}
+
+/// The reason of a failed handshake: our verdict on the device, else what the client cannot do, else rustls' words.
+fn explain(error: &io::Error, verdict: Option<Verdict>, facts: Option<&ClientHelloFacts>) -> String {
+    if let Some(Err(refusal)) = verdict {
+        return refusal.to_string();
+    }
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match (inner, facts) {
+        (Some(rustls::Error::NoCertificatesPresented), _) => ChainRefusal::NoCertificate.to_string(),
+        (Some(rustls::Error::AlertReceived(alert)), _) => {
+            format!("the client broke off with the alert {alert:?}{}", hint(*alert))
+        }
+        (Some(error @ (rustls::Error::PeerIncompatible(_) | rustls::Error::PeerMisbehaved(_))), Some(facts)) => {
+            format!("{} ({error})", facts.offered())
+        }
+        (Some(error), _) => error.to_string(),
+        (None, _) if error.kind() == io::ErrorKind::UnexpectedEof => "closed by the client in the handshake".to_owned(),
+        (None, _) => error.to_string(),
+    }
+}
+
+/// What the alerts usually mean that clients send about our certificate.
+fn hint(alert: rustls::AlertDescription) -> &'static str {
+    use rustls::AlertDescription as A;
+    match alert {
+        A::UnknownCA => ": it does not know the CA of the server's certificate",
+        A::BadCertificate | A::CertificateUnknown => {
+            ": it does not accept the server's certificate (name, CA or date; is its clock set?)"
+        }
+        A::CertificateExpired => ": it takes the server's certificate for expired (is its clock set?)",
+        _ => "",
+    }
+}

@@ -1,0 +1,133 @@
+//! One request: decided, answered, logged.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use hyper::body::Incoming;
+use hyper::header::USER_AGENT;
+use hyper::{Request, Response};
+
+use super::Server;
+use super::access::AccessRecord;
+use super::answer::{self, Content, Logged};
+use super::content;
+use super::decision::{Asked, Circumstances, Denial, Grant, HostDenial, decide};
+use super::handshake::Peer;
+use super::host::{self, NamedHost};
+use super::pace::{Pace, Phase};
+use super::site::Site;
+use super::upload::receive;
+use crate::clock;
+use crate::constituency::MacAddress;
+
+/// A connection whose handshake is done: whose requests these are.
+#[derive(Debug)]
+pub struct Connection {
+    /// What it serves from.
+    pub server: Arc<Server>,
+    /// Who is at the other end.
+    pub peer: Peer,
+    /// Where that is.
+    pub address: std::net::SocketAddr,
+    /// What it is waiting for.
+    pub pace: Pace,
+}
+
+impl Connection {
+    /// The phone at the other end, if it proved which one it is.
+    #[must_use]
+    pub fn mac(&self) -> Option<MacAddress> {
+        self.peer.device.as_ref()?.as_ref().ok()?.mac().ok()
+    }
+
+    /// A record of something on this connection that began at `time`.
+    #[must_use]
+    pub fn record(&self, time: SystemTime) -> AccessRecord {
+        AccessRecord {
+            time,
+            address: self.address,
+            constituency: Some(self.peer.constituency.clone()),
+            mac: self.mac(),
+            request: None,
+            status: None,
+            bytes: 0,
+            duration: std::time::Duration::ZERO,
+            user_agent: None,
+            reason: None,
+            tls: self.peer.tls,
+        }
+    }
+
+    /// Answers one request. Its line of the log is written when the answer has been sent.
+    pub async fn answer(&self, request: Request<Incoming>) -> Response<Logged> {
+        self.pace.enter(Phase::Answering);
+        let (time, started) = (clock::now(), clock::monotonic());
+        let mut record = self.record(time);
+        record.request = Some((request.method().clone(), request.uri().clone()));
+        record.user_agent = request.headers().get(USER_AGENT).cloned();
+        let response = self.fulfil(request, time).await.unwrap_or_else(|denial| {
+            record.reason = Some(denial.to_string());
+            if let Denial::Failed(reason) = &denial {
+                tracing::error!(constituency = %self.peer.constituency, "{reason}");
+            }
+            answer::of_denial(&denial)
+        });
+        answer::logged(response, record, started, &self.server.access, &self.pace)
+    }
+
+    async fn fulfil(&self, request: Request<Incoming>, time: SystemTime) -> Result<Response<Content>, Denial> {
+        let (head, mut body) = request.into_parts();
+        let grant = {
+            let site = self.server.site.load();
+            let asked = Asked { host: self.check_host(&head, &site), method: &head.method, path: head.uri.path() };
+            let grant = decide(asked, &self.circumstances(&site, time));
+            match (grant, site.get(&self.peer.constituency)) {
+                (Ok(Grant::Read(grant)), Some((constituency, _))) => {
+                    let file = content::open(&grant, constituency, site.registry(), &self.server.uploads)?;
+                    return answer::of_file(file, grant.path().as_str(), &head.method, &head.headers);
+                }
+                (Ok(Grant::Write(grant)), Some((constituency, _))) => Ok((grant, Arc::clone(constituency))),
+                (Ok(_), None) => Err(Denial::Gone),
+                (Err(denial), _) => Err(denial),
+            }
+        };
+        let stored = match grant {
+            Ok((grant, constituency)) => {
+                let uploads = Arc::clone(&self.server.uploads);
+                receive::receive(grant, constituency, uploads, &head.headers, &mut body, &self.pace).await
+            }
+            Err(denial) => Err(denial),
+        };
+        if let Err(denial) = &stored
+            && !matches!(denial, Denial::BrokenOff(_))
+        {
+            receive::discard(&head.headers, &mut body, &self.pace).await;
+        }
+        stored.map(answer::of_upload)
+    }
+
+    fn circumstances<'a>(&'a self, site: &'a Site, time: SystemTime) -> Circumstances<'a> {
+        let current = site.get(&self.peer.constituency);
+        Circumstances {
+            constituency: current.map(|(constituency, _)| constituency.as_ref()),
+            tls_is_current: current.is_some_and(|(_, generation)| Arc::ptr_eq(generation, &self.peer.generation)),
+            device: self.peer.device.as_ref().map(Result::as_ref),
+            now: clock::unix_seconds(time),
+        }
+    }
+
+    /// Host must lead to this connection's constituency; without SNI it may also be an address.
+    fn check_host(&self, head: &hyper::http::request::Parts, site: &Site) -> Result<(), HostDenial> {
+        let elsewhere = |host: String| Err(HostDenial::Elsewhere(host));
+        match host::of_request(&head.uri, &head.headers).map_err(HostDenial::Bad)? {
+            NamedHost::Address(address) if self.peer.has_sni => elsewhere(address.to_string()),
+            NamedHost::Address(_) => Ok(()),
+            NamedHost::Name(name) => match site.by_host(&name) {
+                Some(constituency) if constituency.name == self.peer.constituency => Ok(()),
+                // Gone: the decision says so.
+                None if site.get(&self.peer.constituency).is_none() => Ok(()),
+                _ => elsewhere(name),
+            },
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! The site: every constituency with the TLS configuration that its policy makes, published as one snapshot.
+//!
+//! Each constituency has a TLS configuration of its own, with its own sessions and ticket keys, and gets a new one
+//! whenever the TLS part of its policy or a bundle that it trusts changes. Sharing any of it would let a session made
+//! under one policy skip the client authentication of another.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::NoServerSessionStorage;
+use rustls::{ServerConfig, version};
+
+use super::host;
+use crate::certificate::LiveCertificates;
+use crate::constituency::{ClientAuth, Constituency, ConstituencyName, Registry};
+use crate::trust::{Bundle, Bundles, DeviceVerifier, RequireDevice};
+
+/// What every TLS configuration is made of.
+#[derive(Debug, Clone)]
+pub struct TlsMaterial {
+    /// What the server presents.
+    pub certificates: Arc<LiveCertificates>,
+    /// The bundles that policies name.
+    pub bundles: Bundles,
+    /// Bundles that every constituency trusts besides: the device CA of local mode, and nothing else.
+    pub always_trusted: Vec<Arc<Bundle>>,
+    /// Algorithms, in our order.
+    pub provider: Arc<CryptoProvider>,
+}
+
+/// Everything that is served, at one moment.
+#[derive(Debug, Default)]
+pub struct Site {
+    domain: String,
+    no_sni: Option<ConstituencyName>,
+    registry: Registry,
+    tls: BTreeMap<ConstituencyName, Arc<TlsGeneration>>,
+    unusable: BTreeMap<ConstituencyName, String>,
+}
+
+/// The TLS configuration of one constituency under one TLS part of its policy. Two are the same only if they are one.
+#[derive(Debug)]
+pub struct TlsGeneration {
+    policy_generation: u64,
+    bundles: Vec<Arc<Bundle>>,
+    config: Arc<ServerConfig>,
+    config_without_resumption: Arc<ServerConfig>,
+    /// Judges the peer's chain; `None` where nobody is asked for one.
+    pub verifier: Option<Arc<DeviceVerifier>>,
+}
+
+/// Why a name leads to nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotServed {
+    /// No SNI, and no constituency for such clients.
+    #[error("no SNI, and provost.json names no constituency for such clients (\"no_sni\")")]
+    NoName,
+    /// Not one label under the domain, or no such constituency.
+    #[error("unknown server name {0:?}")]
+    Unknown(String),
+    /// There is one, but it cannot be served.
+    #[error("{name} is not served: {reason}")]
+    Unusable {
+        /// The constituency.
+        name: ConstituencyName,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl TlsMaterial {
+    /// The provider that is used everywhere: aws-lc-rs, AES-128 first, because the key schedule of AES-256 costs more
+    /// than it gives, and X25519 first.
+    #[must_use]
+    pub fn provider() -> Arc<CryptoProvider> {
+        use aws_lc_rs::{cipher_suite as suite, kx_group as group};
+        Arc::new(CryptoProvider {
+            cipher_suites: vec![
+                suite::TLS13_AES_128_GCM_SHA256,
+                suite::TLS13_AES_256_GCM_SHA384,
+                suite::TLS13_CHACHA20_POLY1305_SHA256,
+                suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+                suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+                suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+                suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+                suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+                suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+            ],
+            kx_groups: vec![group::X25519, group::SECP256R1, group::X25519MLKEM768, group::SECP384R1],
+            ..aws_lc_rs::default_provider()
+        })
+    }
+}
+
+impl Site {
+    /// A site that serves nothing yet. `no_sni` is the constituency of clients without SNI.
+    #[must_use]
+    pub fn new(domain: String, no_sni: Option<ConstituencyName>) -> Self {
+        Self { domain, no_sni, ..Self::default() }
+    }
+
+    /// The site that `registry` makes. TLS configurations that are still right are taken over from this one.
+    #[must_use]
+    pub fn with(&self, registry: Registry, no_sni: Option<ConstituencyName>, material: &TlsMaterial) -> Self {
+        let mut tls = BTreeMap::new();
+        let mut unusable = BTreeMap::new();
+        for constituency in registry.served() {
+            let name = constituency.name.clone();
+            match self.generation_for(constituency, material) {
+                Ok(generation) => {
+                    tls.insert(name, generation);
+                }
+                Err(reason) => {
+                    unusable.insert(name, reason);
+                }
+            }
+        }
+        Self { domain: self.domain.clone(), no_sni, registry, tls, unusable }
+    }
+
+    fn generation_for(
+        &self,
+        constituency: &Constituency,
+        material: &TlsMaterial,
+    ) -> Result<Arc<TlsGeneration>, String> {
+        let bundles = bundles_of(constituency, material)?;
+        let is_current = |generation: &&Arc<TlsGeneration>| {
+            generation.policy_generation == constituency.tls_generation
+                && generation.bundles.len() == bundles.len()
+                && generation.bundles.iter().zip(&bundles).all(|(one, other)| one.is_same_as(other))
+        };
+        match self.tls.get(&constituency.name).filter(is_current) {
+            Some(current) => Ok(Arc::clone(current)),
+            None => {
+                TlsGeneration::new(constituency, bundles, material).map(Arc::new).map_err(|error| error.to_string())
+            }
+        }
+    }
+
+    /// The site's base name.
+    #[must_use]
+    pub fn domain(&self) -> &str {
+        &self.domain
+    }
+
+    /// The folders' snapshot.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The constituency of clients without SNI.
+    #[must_use]
+    pub fn no_sni(&self) -> Option<&ConstituencyName> {
+        self.no_sni.as_ref()
+    }
+
+    /// Constituencies whose policy is good but whose TLS configuration cannot be made, with the reason.
+    pub fn unusable(&self) -> impl Iterator<Item = (&ConstituencyName, &str)> {
+        self.unusable.iter().map(|(name, reason)| (name, reason.as_str()))
+    }
+
+    /// The constituency `name` as it is now, if it is served.
+    #[must_use]
+    pub fn get(&self, name: &ConstituencyName) -> Option<(&Arc<Constituency>, &Arc<TlsGeneration>)> {
+        let constituency = self.registry.find(name.as_str()).filter(|found| found.name == *name)?;
+        Some((constituency, self.tls.get(name)?))
+    }
+
+    /// The constituency that `server_name` (SNI) leads to; without one, that of `no_sni`.
+    ///
+    /// # Errors
+    /// Why it leads to nothing.
+    pub fn by_server_name(
+        &self,
+        server_name: Option<&str>,
+    ) -> Result<(&Arc<Constituency>, &Arc<TlsGeneration>), NotServed> {
+        let constituency = match server_name {
+            Some(server_name) => self.by_host(server_name).ok_or_else(|| NotServed::Unknown(server_name.to_owned()))?,
+            None => {
+                let name = self.no_sni.as_ref().ok_or(NotServed::NoName)?;
+                let gone = || NotServed::Unusable {
+                    name: name.clone(),
+                    reason: "no such constituency, or its policy is broken".to_owned(),
+                };
+                self.registry.find(name.as_str()).filter(|found| found.name == *name).ok_or_else(gone)?
+            }
+        };
+        let name = &constituency.name;
+        let unusable =
+            || NotServed::Unusable { name: name.clone(), reason: self.unusable.get(name).cloned().unwrap_or_default() };
+        Ok((constituency, self.tls.get(name).ok_or_else(unusable)?))
+    }
+
+    /// The constituency that a host name leads to: exactly one label under the domain, a name or an alias.
+    #[must_use]
+    pub fn by_host(&self, name: &str) -> Option<&Arc<Constituency>> {
+        let name = host::normalise(name)?;
+        self.registry.find(host::label_under(&name, &self.domain)?)
+    }
+}
+
+fn bundles_of(constituency: &Constituency, material: &TlsMaterial) -> Result<Vec<Arc<Bundle>>, String> {
+    let policy = &constituency.policy.tls;
+    if policy.client_auth == ClientAuth::None {
+        return Ok(Vec::new());
+    }
+    let mut bundles = material.always_trusted.clone();
+    for name in &policy.trust {
+        match material.bundles.get(name) {
+            Some(Ok(bundle)) => bundles.push(Arc::clone(bundle)),
+            Some(Err(error)) => return Err(format!("the trust bundle \"{name}\" cannot be used: {error}")),
+            None => return Err(format!("\"{name}\" is no trust bundle of provost.json")),
+        }
+    }
+    Ok(bundles)
+}
+
+impl TlsGeneration {
+    fn new(
+        constituency: &Constituency,
+        bundles: Vec<Arc<Bundle>>,
+        material: &TlsMaterial,
+    ) -> Result<Self, rustls::Error> {
+        let policy = &constituency.policy.tls;
+        let verifier = (policy.client_auth == ClientAuth::Required).then(|| {
+            let algorithms = material.provider.signature_verification_algorithms;
+            Arc::new(DeviceVerifier::new(
+                bundles.iter().map(AsRef::as_ref),
+                policy.expired_device_certificates,
+                algorithms,
+            ))
+        });
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&material.provider))
+            .with_protocol_versions(&[&version::TLS13, &version::TLS12])?;
+        let builder = match &verifier {
+            Some(verifier) => builder.with_client_cert_verifier(Arc::new(RequireDevice::new(Arc::clone(verifier)))),
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_cert_resolver(material.certificates.clone());
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.ignore_client_order = true;
+        config.ticketer = aws_lc_rs::Ticketer::new()?;
+        // One is enough: a phone comes back with it, or makes a full handshake.
+        config.send_tls13_tickets = 1;
+
+        let mut without_resumption = config.clone();
+        without_resumption.session_storage = Arc::new(NoServerSessionStorage {});
+        without_resumption.ticketer = Arc::new(NoTickets);
+        without_resumption.send_tls13_tickets = 0;
+        Ok(Self {
+            policy_generation: constituency.tls_generation,
+            bundles,
+            config: Arc::new(config),
+            config_without_resumption: Arc::new(without_resumption),
+            verifier,
+        })
+    }
+
+    /// The configuration for a client that offers the extended master secret, or does not (RFC 7627 §5.3: without it
+    /// a TLS 1.2 session must not be resumed, lest it be spliced into another).
+    #[must_use]
+    pub fn config(&self, extended_master_secret: bool) -> Arc<ServerConfig> {
+        Arc::clone(if extended_master_secret { &self.config } else { &self.config_without_resumption })
+    }
+}
+
+/// Neither gives nor takes session tickets.
+#[derive(Debug)]
+struct NoTickets;
+
+impl rustls::server::ProducesTickets for NoTickets {
+    fn enabled(&self) -> bool {
+        false
+    }
+
+    fn lifetime(&self) -> u32 {
+        0
+    }
+
+    fn encrypt(&self, _: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn decrypt(&self, _: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+}
