@@ -42,7 +42,9 @@ pub fn meaning(alert: AlertDescription) -> &'static str {
         | AlertDescription::UnsupportedCertificate => "the server does not accept this device certificate",
         AlertDescription::CertificateRevoked => "the device certificate was revoked",
         AlertDescription::AccessDenied => "the server does not let this device in",
-        AlertDescription::DecryptError => "a signature did not fit: does the key belong to the certificate?",
+        AlertDescription::DecryptError => {
+            "a signature did not fit: is the key that of the certificate, and the CA behind it the real one?"
+        }
         AlertDescription::HandshakeFailure | AlertDescription::InsufficientSecurity => {
             "no common cipher suite or signature scheme, or no device certificate where one is wanted"
         }
