@@ -255,6 +255,38 @@ async fn a_rack_of_phones_boots_at_once() {
     assert!(summary.slowest.is_some());
 }
 
+/// The files directly in a shipped constituency, by the path at which they are asked for.
+fn shipped(constituency: &str) -> Server {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("constituencies").join(constituency);
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| {
+        let entry = entry.unwrap();
+        (format!("/{}", entry.file_name().to_str().unwrap()), std::fs::read(entry.path()).unwrap())
+    });
+    Server { files: Mutex::new(files.collect()), ..Server::default() }
+}
+
+#[tokio::test]
+async fn shipped_constituencies_provision_their_three_phones() {
+    for (constituency, firmware) in
+        [("ucs-5-9", ["5.9.7.4477", "5.9.7.4477", "5.9.7.4477"]), ("ote", ["5.9.8", "6.4.6", "6.4.6"])]
+    {
+        let server = Arc::new(shipped(constituency));
+        let phones = [("00005e00530c", "VVX_500"), ("00005e0053c7", "VVX_550"), ("00005e0053ee", "VVX_601")];
+        for ((mac, model), firmware) in phones.into_iter().zip(firmware) {
+            let phone = Phone { model: model.to_owned(), ..Phone::new(mac.parse().unwrap()) };
+            let report = boot_in_the_clear(&server, &phone).await;
+            assert!(report.is_provisioned(), "{constituency} {model}: {}", report.outcome);
+            let of = |step| report.exchanges.iter().filter(move |exchange| exchange.step == step);
+            let paths: Vec<_> = of(Step::Configuration).map(|exchange| exchange.path.as_str()).collect();
+            assert!(paths.len() >= 2 && paths[0] == format!("/{mac}-user.cfg"), "{paths:?}");
+            assert!(of(Step::Configuration).all(|exchange| exchange.status == Some(StatusCode::OK)), "{paths:?}");
+            assert!(of(Step::Configuration).all(|exchange| exchange.remark.is_none()), "{paths:?}");
+            let image = format!("/firmware/{firmware}/3111-44500-001.sip.ld");
+            assert_eq!(of(Step::Firmware).next().unwrap().path, image);
+        }
+    }
+}
+
 /// A CA, and what it signed for a server named `ote.phones.localhost` and for the phone.
 struct Pki {
     roots: RootCertStore,
