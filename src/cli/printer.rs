@@ -105,7 +105,7 @@ impl PhonePrinter {
     fn heading(&mut self) {
         if std::mem::take(&mut self.heading_due) && self.printer.format == Format::Table {
             let style = FAINT;
-            let columns = format!("{:<20}  {:<46} {:>6} {:>11} {:>9}", "STEP", "REQUEST", "STATUS", "BYTES", "TIME");
+            let columns = format!("{:<20}  {:<48} {:>6} {:>11} {:>9}", "STEP", "REQUEST", "STATUS", "BYTES", "TIME");
             self.printer.line(&format!("{style}{columns}{style:#}"));
         }
     }
@@ -149,10 +149,12 @@ fn row(exchange: &Exchange) -> String {
     };
     let status = status.map_or("-".to_owned(), |status| status.as_u16().to_string());
     let bytes = sent + received;
-    let remark = remark.as_ref().map(|remark| format!("  {FAINT}{remark}{FAINT:#}")).unwrap_or_default();
+    // Why a request failed is the last line's to say.
+    let remark = remark.as_ref().filter(|remark| !matches!(remark, Remark::Failed(_)));
+    let remark = remark.map(|remark| format!("  {FAINT}{remark}{FAINT:#}")).unwrap_or_default();
     let request = format!("{:<4} {path}", method.as_str());
     format!(
-        "{:<20}  {request:<46} {style}{status:>6}{style:#} {bytes:>11} {:>9}{remark}",
+        "{:<20}  {request:<48} {style}{status:>6}{style:#} {bytes:>11} {:>9}{remark}",
         step.name(),
         shown(*duration)
     )
@@ -162,8 +164,11 @@ fn verdict(report: &Report) -> String {
     let style = if report.is_provisioned() { GOOD } else { BAD };
     let tls = report.tls.as_ref().map(|tls| format!(", {} {}", tls.version, tls.suite)).unwrap_or_default();
     let Report { outcome, exchanges, duration, .. } = report;
-    let requests = exchanges.len();
-    format!("{style}{outcome}{style:#} ({requests} requests in {}{tls})", shown(*duration))
+    let requests = match exchanges.len() {
+        1 => "1 request".to_owned(),
+        many => format!("{many} requests"),
+    };
+    format!("{style}{outcome}{style:#} ({requests} in {}{tls})", shown(*duration))
 }
 
 fn exchange_json(mac: MacAddress, exchange: &Exchange) -> Value {
@@ -290,7 +295,7 @@ mod tests {
         assert!(lines[0].starts_with("STEP") && lines[0].ends_with("TIME"), "{text}");
         assert!(lines[1].starts_with("master configuration  GET  /00005e00530c.cfg"), "{text}");
         assert!(lines[1].contains(" 404 ") && lines[1].ends_with("1 ms  not there, skipped"), "{text}");
-        assert_eq!(lines[2], "provisioned (1 requests in 2 ms)");
+        assert_eq!(lines[2], "provisioned (1 request in 2 ms)");
     }
 
     #[test]

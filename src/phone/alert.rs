@@ -68,8 +68,16 @@ pub fn distrust(error: &CertificateError) -> String {
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             "it is not valid yet (or this machine's clock is wrong)".to_owned()
         }
+        other if is_ca_used_as_server(other) => {
+            "it is a CA's certificate; the server needs one of its own, signed by that CA".to_owned()
+        }
         other => other.to_string(),
     }
+}
+
+fn is_ca_used_as_server(error: &CertificateError) -> bool {
+    let CertificateError::Other(other) = error else { return false };
+    matches!(other.0.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
 }
 
 /// The TLS error inside whatever the HTTP library or the socket made of it.

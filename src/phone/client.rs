@@ -114,9 +114,11 @@ struct Connection {
 }
 
 /// Moves the connection's bytes while somebody waits for them.
-struct Driver {
-    connection: Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>,
-    ended: Option<hyper::Result<()>>,
+///
+/// An ended connection is dropped at once: only that tells those who wait for its other half.
+enum Driver {
+    Open(Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>),
+    Ended(hyper::Result<()>),
 }
 
 impl<'a> Client<'a> {
@@ -155,7 +157,7 @@ impl<'a> Client<'a> {
         }
         let handshake = http1::handshake(TokioIo::new(transport)).await;
         let (sender, connection) = handshake.map_err(ExchangeError::Http)?;
-        let driver = Driver { connection: Box::pin(connection), ended: None };
+        let driver = Driver::Open(Box::pin(connection));
         Ok(Connection { origin: origin.clone(), sender, driver })
     }
 }
@@ -221,10 +223,10 @@ impl Driver {
     async fn alongside<F: Future>(&mut self, work: F) -> F::Output {
         let mut work = pin!(work);
         std::future::poll_fn(|cx| {
-            if self.ended.is_none()
-                && let Poll::Ready(ended) = self.connection.as_mut().poll(cx)
+            if let Self::Open(connection) = self
+                && let Poll::Ready(ended) = connection.as_mut().poll(cx)
             {
-                self.ended = Some(ended);
+                *self = Self::Ended(ended);
             }
             work.as_mut().poll(cx)
         })
@@ -232,13 +234,13 @@ impl Driver {
     }
 
     /// A request's error tells less than its connection's when the connection broke while the request was written.
-    async fn explain(&mut self, error: hyper::Error) -> ExchangeError {
+    async fn explain(mut self, error: hyper::Error) -> ExchangeError {
         if alert::find_tls_error(&error).is_none() && error.is_canceled() {
             // One more turn, for a connection that has its reason ready; it may also have none.
             self.alongside(tokio::task::yield_now()).await;
         }
-        match self.ended.take() {
-            Some(Err(cause)) if alert::find_tls_error(&error).is_none() => explain(cause),
+        match self {
+            Self::Ended(Err(cause)) if alert::find_tls_error(&error).is_none() => explain(cause),
             _ => explain(error),
         }
     }

@@ -182,6 +182,14 @@ mod tests {
         assert_eq!(error(b"<polycomConfig/>"), MasterError::NotMaster("polycomConfig".to_owned()));
     }
 
+    #[test]
+    fn nesting_is_bounded_by_an_error_and_not_by_the_stack() {
+        let deep = "<APPLICATION>".repeat(200_000);
+        assert!(MasterConfiguration::parse(deep.as_bytes(), &phone("VVX_500")).is_err());
+        let deep = "<APPLICATION>".repeat(200_000) + &"</APPLICATION>".repeat(200_000);
+        let _ = MasterConfiguration::parse(deep.as_bytes(), &phone("VVX_500"));
+    }
+
     proptest::proptest! {
         #[test]
         fn no_bytes_panic(bytes: Vec<u8>) {

@@ -171,16 +171,16 @@ impl<'a> Boot<'a> {
     ) -> Result<Answer, Reason> {
         let started = clock::monotonic();
         let location = self.url.locate(entry);
-        let path = location.as_ref().map_or_else(|_| entry.to_owned(), |location| self.shown(location));
+        let path = location.as_ref().map_or_else(|_| entry.escape_debug().to_string(), |location| self.shown(location));
         let result = match location {
             Ok(location) => self.exchange(&ask, &location).await,
             Err(unusable) => Err(unusable.into()),
         };
-        let (status, received, remark) = match &result {
-            Ok(answer) => (Some(answer.status), answer.received, remark(answer)),
-            Err(error) => (None, 0, Some(Remark::Failed(error.to_string()))),
+        let body = ask.body.as_ref().map_or(0, |body| body.len() as u64);
+        let (status, sent, received, remark) = match &result {
+            Ok(answer) => (Some(answer.status), body, answer.received, remark(answer)),
+            Err(error) => (None, 0, 0, Some(Remark::Failed(error.to_string()))),
         };
-        let sent = ask.body.as_ref().map_or(0, |body| body.len() as u64);
         let Ask { step, method, program, .. } = ask;
         let duration = started.elapsed();
         self.record(Exchange { step, method, path: path.clone(), program, status, sent, received, duration, remark });

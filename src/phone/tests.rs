@@ -29,6 +29,8 @@ struct Server {
     seen: Mutex<Vec<(Method, String, HeaderMap)>>,
     connections: Mutex<usize>,
     lied_size: Option<u64>,
+    /// Whether each answer is the last on its connection.
+    closes: bool,
 }
 
 impl Server {
@@ -114,7 +116,14 @@ async fn listen(server: &Arc<Server>, tls: Option<ServerConfig>, tasks: &mut Joi
             connections.spawn(async move {
                 let service = service_fn(move |request| {
                     let server = Arc::clone(&server);
-                    async move { Ok::<_, Infallible>(server.answer(request).await) }
+                    async move {
+                        let closes = server.closes;
+                        let mut answer = server.answer(request).await;
+                        if closes {
+                            answer.headers_mut().insert(header::CONNECTION, "close".parse().unwrap());
+                        }
+                        Ok::<_, Infallible>(answer)
+                    }
                 });
                 let http = hyper::server::conn::http1::Builder::new();
                 // A client that goes away is what some of these tests are about.
@@ -174,6 +183,16 @@ async fn a_boot_makes_the_requests_of_a_recorded_boot() {
         assert_eq!(report.exchanges.len(), requests);
         assert_eq!(*server.connections.lock().unwrap(), 1, "one connection carries it all");
     }
+}
+
+#[tokio::test]
+async fn a_server_that_closes_after_each_answer_is_not_waited_for() {
+    let server = Server { closes: true, ..Server::with_files(&[("/000000000000.cfg", MASTER)]) };
+    let server = Arc::new(server);
+    let report = boot_in_the_clear(&server, &phone()).await;
+    assert!(report.is_provisioned(), "{}", report.outcome);
+    assert_eq!(*server.connections.lock().unwrap(), 15);
+    assert!(report.duration < std::time::Duration::from_secs(10), "{:?}", report.duration);
 }
 
 #[tokio::test]
