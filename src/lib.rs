@@ -1,9 +1,37 @@
 //! provost puts Polycom phone provisioning on the public internet: one binary, mutual TLS, a folder per constituency.
+//!
+//! # The way of a request
+//! A phone connects. [`serve::listener`] gives the connection a place; [`serve::handshake`] reads the ClientHello, finds
+//! the [constituency] that its SNI names in the [site](serve::site), and runs TLS by that constituency's own
+//! configuration, in which [`trust`] judges the device certificate. Each request on the connection is then decided by
+//! one pure function, [`serve::decision::decide`], from the policy as it is at that moment; what it grants opens a file
+//! ([`serve::content`]) or stores an upload ([`serve::upload`]). [`serve::access`] writes a line.
+//!
+//! # The way of a change
+//! Somebody makes a folder or edits a policy. [`constituency::watch`] notices, [`constituency::scan`] reads what changed
+//! into a new [registry](constituency::Registry), and [`app`] publishes the site that it makes, whole. The next
+//! request sees it, on open connections too.
+//!
+//! # Glossary
+//! - *Constituency*: whoever is served from one folder, under one name: a firmware line, a customer, a household.
+//! - *Device certificate*: the one that the factory put into a phone. Its CN is the phone's MAC address.
+//! - *Known phone*: one that a constituency's policy names, or that has a `<mac>.cfg` in its folder.
+//! - *Grant*, *Denial*: what the decision about a request comes to.
+//! - *TLS part*: the part of a policy that a handshake depends on; a change of it ends what was before.
+//!
+//! # The modules, in reading order
+//! Nouns know things: [`constituency`], [`trust`], [`certificate`], [`ca`], [`state`], [`settings`], [`clock`].
+//! Verbs do things: [`serve`], [`phone`]. [`config`] gathers their settings, [`app`] wires them, [`cli`] is the commands.
+//! Imports point from the later to the earlier; a test holds them to it.
 
+pub mod app;
 pub mod ca;
 pub mod certificate;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod constituency;
+pub mod phone;
 pub mod serve;
 pub mod settings;
 pub mod state;

@@ -50,6 +50,15 @@ pub enum FilesError {
     },
 }
 
+/// What a look at the files came to.
+#[derive(Debug)]
+pub struct Refreshed {
+    /// Whether another set of certificates is in use now.
+    pub is_new: bool,
+    /// Pairs that cannot be used as they are; the last good one stays.
+    pub errors: Vec<FilesError>,
+}
+
 /// Follows pairs of files. A pair that does not fit, as between two renames, keeps the last good one.
 #[derive(Debug)]
 pub struct FilesSource {
@@ -59,7 +68,7 @@ pub struct FilesSource {
 #[derive(Debug)]
 struct Followed {
     files: CertificateFiles,
-    seen: Option<[FileStamp; 2]>,
+    seen: Option<[Option<FileStamp>; 2]>,
     good: Option<ServerCertificate>,
 }
 
@@ -72,13 +81,13 @@ impl FilesSource {
         Self { pairs: pairs.into_iter().map(|files| Followed { files, seen: None, good: None }).collect() }
     }
 
-    /// Reads what has changed and publishes the set if any pair is new. Gives the errors of pairs that do not fit.
-    pub fn refresh(&mut self, live: &LiveCertificates) -> Vec<FilesError> {
+    /// Reads what has changed and publishes the set if any pair is new.
+    pub fn refresh(&mut self, live: &LiveCertificates) -> Refreshed {
         let mut errors = Vec::new();
         let mut is_new = false;
         for pair in &mut self.pairs {
             let stamps = pair.stamps();
-            if stamps.is_some() && stamps == pair.seen {
+            if pair.seen.as_ref() == Some(&stamps) {
                 continue;
             }
             match load(&pair.files) {
@@ -88,12 +97,12 @@ impl FilesSource {
                 }
                 Err(error) => errors.push(error),
             }
-            pair.seen = stamps;
+            pair.seen = Some(stamps);
         }
         if is_new {
             live.publish(self.pairs.iter().filter_map(|pair| pair.good.clone()).collect());
         }
-        errors
+        Refreshed { is_new, errors }
     }
 
     /// Warnings about the pairs in use: names that are not covered, dates that have passed.
@@ -120,13 +129,14 @@ impl FilesSource {
 }
 
 impl Followed {
-    fn stamps(&self) -> Option<[FileStamp; 2]> {
+    /// What the two files look like now; a missing one is `None`.
+    fn stamps(&self) -> [Option<FileStamp>; 2] {
         let stamp = |path: &Path| {
             rustix::fs::stat(path)
                 .ok()
                 .map(|stat| (stat.st_ino, stat.st_size.cast_unsigned(), stat.st_mtime, stat.st_ctime))
         };
-        Some([stamp(&self.files.chain)?, stamp(&self.files.key)?])
+        [stamp(&self.files.chain), stamp(&self.files.key)]
     }
 }
 

@@ -7,7 +7,7 @@ mod live;
 mod local;
 mod pair;
 
-pub use files::{CertificateFiles, FilesSource};
+pub use files::{CertificateFiles, FilesError, FilesSource, Refreshed};
 pub use live::LiveCertificates;
 pub use local::LocalCa;
 pub use pair::{PairError, ServerCertificate};

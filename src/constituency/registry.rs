@@ -89,7 +89,7 @@ impl Registry {
 
     /// Another handle on the same snapshot.
     #[must_use]
-    pub(super) fn snapshot(&self) -> Self {
+    pub fn snapshot(&self) -> Self {
         Self { served: self.served.clone(), aliases: self.aliases.clone(), faults: self.faults.clone() }
     }
 

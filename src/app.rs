@@ -1,0 +1,307 @@
+//! The application: wires nouns and verbs, keeps them running, and ends them in order. The one place that spawns long
+//! tasks.
+//!
+//! [`App::start`] does what may fail; [`App::run`] then lasts until it is told to stop.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustls::pki_types::CertificateDer;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::ca::{CaError, CertificateAuthority, KeyKind};
+use crate::certificate::{FilesSource, LiveCertificates, LocalCa};
+use crate::clock;
+use crate::config::{CertificateSource, Config};
+use crate::constituency::scan::Scanner;
+use crate::constituency::watch::{Waker, follow};
+use crate::serve::access::{AccessLog, Writer};
+use crate::serve::admission::Admission;
+use crate::serve::site::{Site, TlsMaterial};
+use crate::serve::upload::store::UploadStore;
+use crate::serve::{Server, listener};
+use crate::settings::SettingsError;
+use crate::state::{StateDir, StateError, StateLock};
+use crate::trust::{self, Bundle, BundleError};
+
+mod news;
+mod signals;
+mod sockets;
+
+/// The folder of the local device CA in the state directory.
+pub const LOCAL_DEVICE_CA: &str = "local";
+/// The folder of the local server CA in the state directory.
+pub const LOCAL_SERVER_CA: &str = "server-ca";
+
+/// How often certificates are looked at.
+const CERTIFICATE_PERIOD: Duration = Duration::from_secs(1);
+
+/// Why the application cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// Something in `provost.json`.
+    #[error("{0}")]
+    Settings(#[from] SettingsError),
+    /// The state directory.
+    #[error("{0}")]
+    State(#[from] StateError),
+    /// A CA of our own.
+    #[error("{0}")]
+    Ca(#[from] CaError),
+    /// A CA of our own cannot be trusted.
+    #[error("{0}")]
+    Bundle(#[from] BundleError),
+    /// The uploads' folder.
+    #[error("the uploads in {path} cannot be opened: {source}", path = .path.display())]
+    Uploads {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// No address to listen on could be had.
+    #[error("cannot listen on {address}: {source}{}", sockets::hint(.source))]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Threads, signals.
+    #[error("the system refuses what every server needs: {0}")]
+    System(#[from] io::Error),
+}
+
+/// The running application.
+#[derive(Debug)]
+pub struct App {
+    config: Config,
+    server: Arc<Server>,
+    publisher: Arc<Publisher>,
+    listeners: Vec<TcpListener>,
+    source: Source,
+    waker: Waker,
+    writer: Writer,
+    _lock: StateLock,
+}
+
+/// Where certificates come from, and what that source remembers.
+#[derive(Debug)]
+enum Source {
+    Files(FilesSource),
+    LocalCa(LocalCa),
+}
+
+/// Makes sites out of registries, and publishes them one after the other.
+#[derive(Debug)]
+struct Publisher {
+    server: Arc<Server>,
+    /// Locked while a site is made: folders, trust and SIGHUP may change it at once.
+    material: std::sync::Mutex<TlsMaterial>,
+}
+
+impl App {
+    /// Opens everything that is needed and listens; connections are accepted once [`App::run`] runs.
+    ///
+    /// # Errors
+    /// Whatever makes serving impossible. What is wrong with a folder or a trust bundle is only said.
+    pub async fn start(config: Config, output: impl io::Write + Send + 'static) -> Result<Self, AppError> {
+        sockets::raise_file_limit();
+        config.check_apart()?;
+        let state = StateDir::open(&config.state)?;
+        let lock = state.lock()?;
+        let certificates = Arc::new(LiveCertificates::default());
+        let mut source = Source::open(&config, &state)?;
+        source.refresh(&certificates, &config.domain);
+
+        let material = TlsMaterial {
+            certificates: Arc::clone(&certificates),
+            bundles: trust::load_all(&config.trust),
+            always_trusted: local_device_trust(&config, &state)?,
+            provider: TlsMaterial::provider(),
+        };
+        news::tell_bundles(&material.bundles);
+        let uploads = state.folder("uploads")?;
+        let uploads = UploadStore::open_at(uploads.clone(), config.limits.free_space_bytes)
+            .map_err(|source| AppError::Uploads { path: uploads, source })?;
+        let listeners = sockets::listen_all(&config.listen)?;
+        let (access, writer) = AccessLog::start(config.log, output)?;
+        let server = Arc::new(Server {
+            site: ArcSwap::from_pointee(Site::new(config.domain.clone(), config.no_sni.clone())),
+            certificates,
+            uploads: Arc::new(uploads),
+            access,
+            admission: Arc::new(Admission::new(config.limits.clone())),
+            limits: config.limits.clone(),
+        });
+        let publisher = Arc::new(Publisher { server: Arc::clone(&server), material: std::sync::Mutex::new(material) });
+        let mut scanner = Scanner::new(config.constituencies.clone(), config.bundle_names());
+        let first = scanner.scan(clock::now());
+        publisher.publish_registry(&crate::constituency::Registry::default(), first.snapshot());
+        let publishing = Arc::clone(&publisher);
+        let waker = follow(scanner, first, move |before, after| publishing.publish_registry(before, after))?;
+        Ok(Self { config, server, publisher, listeners, source, waker, writer, _lock: lock })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+    }
+
+    /// The site as it is now.
+    #[must_use]
+    pub fn site(&self) -> Arc<Site> {
+        self.server.site.load_full()
+    }
+
+    /// The CA that clients must trust, where it is one of our own.
+    #[must_use]
+    pub fn server_ca(&self) -> Option<CertificateDer<'static>> {
+        match &self.source {
+            Source::LocalCa(local) => Some(local.certificate().clone()),
+            Source::Files(_) => None,
+        }
+    }
+
+    /// Serves until `until` is done or a signal says stop; then drains, and writes what is still to be written.
+    ///
+    /// # Errors
+    /// If signals cannot be listened to.
+    pub async fn run(self, until: impl Future<Output = ()>) -> Result<(), AppError> {
+        let (stop, stopped) = watch::channel(false);
+        let mut signals = signals::Signals::listen()?;
+        let mut listeners = JoinSet::new();
+        for listener in self.listeners {
+            listeners.spawn(listener::serve(listener, Arc::clone(&self.server), stopped.clone()));
+        }
+        let mut source = self.source;
+        let mut until = std::pin::pin!(until);
+        let mut look = tokio::time::interval(CERTIFICATE_PERIOD);
+        loop {
+            tokio::select! {
+                () = &mut until => break,
+                _ = look.tick() => source = source.refresh_apart(&self.server.certificates, &self.config.domain).await,
+                signal = signals.next() => match signal {
+                    signals::Signal::Stop(name) => {
+                        tracing::info!("{name}: no new connections; what is under way may end within {} s", self.config.limits.drain_s);
+                        break;
+                    }
+                    signals::Signal::Reload => self.publisher.reload(&self.config, &self.waker),
+                },
+            }
+        }
+        // Nobody left to tell is as good as told.
+        let _ = stop.send(true);
+        while listeners.join_next().await.is_some() {}
+        self.waker.stop();
+        tracing::info!("stopped");
+        drop((self.publisher, self.server));
+        self.writer.finish();
+        Ok(())
+    }
+}
+
+impl Source {
+    fn open(config: &Config, state: &StateDir) -> Result<Self, AppError> {
+        Ok(match &config.certificate {
+            CertificateSource::Files(pairs) => Self::Files(FilesSource::new(pairs.clone())),
+            CertificateSource::LocalCa(_) => {
+                Self::LocalCa(LocalCa::open(&state.path().join(LOCAL_SERVER_CA), &config.domain, clock::now())?)
+            }
+        })
+    }
+
+    /// Publishes certificates that are new, and says what is wrong with those that cannot be used.
+    fn refresh(&mut self, certificates: &LiveCertificates, domain: &str) {
+        match self {
+            Self::Files(files) => {
+                let refreshed = files.refresh(certificates);
+                for error in &refreshed.errors {
+                    tracing::error!("{error}; the last good pair stays in use, if there was one");
+                }
+                if refreshed.is_new {
+                    tracing::info!("the certificate files were read");
+                    files.warnings(domain, clock::now()).iter().for_each(|warning| tracing::warn!("{warning}"));
+                }
+            }
+            Self::LocalCa(local) => {
+                if let Err(error) = local.refresh(certificates, clock::now()) {
+                    tracing::error!("no certificate from the local CA: {error}");
+                }
+            }
+        }
+    }
+
+    /// The same on a thread that may block: files lie on disks, and RSA keys take their time.
+    async fn refresh_apart(mut self, certificates: &Arc<LiveCertificates>, domain: &str) -> Self {
+        let (certificates, domain) = (Arc::clone(certificates), domain.to_owned());
+        let refreshed = tokio::task::spawn_blocking(move || {
+            self.refresh(&certificates, &domain);
+            self
+        });
+        match refreshed.await {
+            Ok(source) => source,
+            // The work is short and does not panic; if it did, there is nothing left to look at.
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+}
+
+impl Publisher {
+    fn publish_registry(&self, before: &crate::constituency::Registry, after: crate::constituency::Registry) {
+        let material = self.material.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        news::tell_folders(before, &after);
+        let current = self.server.site.load_full();
+        let next = current.with(after, current.no_sni().cloned(), &material);
+        news::tell_unusable(&current, &next);
+        self.server.site.store(Arc::new(next));
+    }
+
+    /// SIGHUP: reads trust bundles and what of `provost.json` can change while running, and looks at every folder.
+    fn reload(&self, running: &Config, waker: &Waker) {
+        let config = match running.file.as_deref().map(Config::read) {
+            None => running.clone(),
+            Some(Ok(config)) => config,
+            Some(Err(error)) => {
+                tracing::error!("{error}; the configuration that is in use stays");
+                running.clone()
+            }
+        };
+        news::tell_restart_needed(running, &config);
+        {
+            let mut material = self.material.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let loaded = trust::load_all(&config.trust);
+            news::tell_bundles(&loaded);
+            for (name, bundle) in loaded {
+                // A bundle that was good and is broken now stays as it was.
+                if bundle.is_ok() || !matches!(material.bundles.get(&name), Some(Ok(_))) {
+                    material.bundles.insert(name, bundle);
+                }
+            }
+            let current = self.server.site.load_full();
+            let next = current.with(current.registry().snapshot(), config.no_sni, &material);
+            news::tell_unusable(&current, &next);
+            self.server.site.store(Arc::new(next));
+        }
+        waker.wake();
+        tracing::info!("SIGHUP: trust bundles and folders are read again");
+    }
+}
+
+/// In local mode, and never else, the CA of virtual phones is trusted everywhere.
+fn local_device_trust(config: &Config, state: &StateDir) -> Result<Vec<Arc<Bundle>>, AppError> {
+    if !config.is_local() {
+        return Ok(Vec::new());
+    }
+    let folder = state.path().join(LOCAL_DEVICE_CA);
+    let ca = CertificateAuthority::open_or_make(&folder, "provost local device CA", KeyKind::EcdsaP256, clock::now())?;
+    let certificate = (folder.display().to_string(), ca.certificate().clone());
+    Ok(vec![Arc::new(Bundle::of("local device CA", vec![certificate])?)])
+}

@@ -1,0 +1,75 @@
+//! What the operator is told when something changes: once when it begins, once when it is over.
+
+use crate::config::Config;
+use crate::constituency::{Fault, Registry, Severity};
+use crate::serve::site::Site;
+use crate::trust::Bundles;
+
+/// Constituencies that came, changed and went, and faults that began and ended.
+pub(super) fn tell_folders(before: &Registry, after: &Registry) {
+    for constituency in after.served() {
+        let name = &constituency.name;
+        match before.find(name.as_str()).filter(|old| old.name == *name) {
+            None => tracing::info!("{name} is served"),
+            Some(old) if old.tls_generation != constituency.tls_generation => {
+                tracing::info!("{name}: the TLS part of the policy changed; open connections must come back");
+            }
+            Some(old) if old.policy != constituency.policy => tracing::info!("{name}: the policy changed"),
+            Some(old) if old.known_phones() != constituency.known_phones() => {
+                tracing::info!("{name}: the phones with a file of their own changed");
+            }
+            Some(_) => {}
+        }
+    }
+    for constituency in before.served() {
+        let name = &constituency.name;
+        if after.find(name.as_str()).is_none_or(|new| new.name != *name) {
+            tracing::info!("{name} is gone");
+        }
+    }
+    let told = |faults: &[Fault], fault: &Fault| faults.contains(fault);
+    for fault in after.faults().iter().filter(|fault| !told(before.faults(), fault)) {
+        match fault.severity {
+            Severity::Error => tracing::error!("{}: {}", fault.subject, fault.message),
+            Severity::Warning => tracing::warn!("{}: {}", fault.subject, fault.message),
+        }
+    }
+    for fault in before.faults().iter().filter(|fault| !told(after.faults(), fault)) {
+        tracing::info!("{}: no longer so: {}", fault.subject, fault.message);
+    }
+}
+
+/// Constituencies whose policy is good but which cannot be served, as far as that is new.
+pub(super) fn tell_unusable(before: &Site, after: &Site) {
+    for (name, reason) in after.unusable() {
+        if !before.unusable().any(|old| old == (name, reason)) {
+            tracing::error!("{name} is not served: {reason}");
+        }
+    }
+}
+
+/// Trust bundles that cannot be used.
+pub(super) fn tell_bundles(bundles: &Bundles) {
+    for (name, bundle) in bundles {
+        if let Err(error) = bundle {
+            tracing::error!("the trust bundle \"{name}\" cannot be used: {error}");
+        }
+    }
+}
+
+/// Settings that were changed but count only after a restart.
+pub(super) fn tell_restart_needed(running: &Config, read: &Config) {
+    let changed = [
+        ("domain", running.domain != read.domain),
+        ("listen", running.listen != read.listen),
+        ("constituencies", running.constituencies != read.constituencies),
+        ("state", running.state != read.state),
+        ("certificate", format!("{:?}", running.certificate) != format!("{:?}", read.certificate)),
+        ("trust (names)", running.bundle_names() != read.bundle_names()),
+        ("log", running.log != read.log),
+        ("limits", running.limits != read.limits),
+    ];
+    for (key, _) in changed.iter().filter(|(_, is_changed)| *is_changed) {
+        tracing::warn!("provost.json: \"{key}\" changed; restart provost to put it in force");
+    }
+}

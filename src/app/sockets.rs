@@ -1,0 +1,77 @@
+//! Listening sockets, and how many files may be open.
+
+use std::io;
+use std::net::SocketAddr;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
+
+use super::AppError;
+
+/// How many connections may wait to be accepted; the kernel's own limit applies too.
+const BACKLOG: i32 = 4096;
+
+/// Listens on every address. An IPv6 address on a host without IPv6 is a warning as long as another one stands.
+pub(super) fn listen_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, AppError> {
+    let mut listeners = Vec::new();
+    let mut without_ipv6 = None;
+    for address in addresses {
+        match listen(*address) {
+            Ok(listener) => {
+                tracing::info!("listening on {}", listener.local_addr().unwrap_or(*address));
+                listeners.push(listener);
+            }
+            Err(source) if is_without_ipv6(*address, &source) => {
+                tracing::warn!("not listening on {address}: this host has no IPv6 ({source})");
+                without_ipv6 = Some((*address, source));
+            }
+            Err(source) => return Err(AppError::Listen { address: *address, source }),
+        }
+    }
+    match without_ipv6 {
+        Some((address, source)) if listeners.is_empty() => Err(AppError::Listen { address, source }),
+        _ => Ok(listeners),
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        // Each family has its own socket, so that "0.0.0.0" and "[::]" can stand side by side.
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+fn is_without_ipv6(address: SocketAddr, error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    address.is_ipv6() && matches!(errno, Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL))
+}
+
+/// What to do about an address that cannot be had.
+pub(super) fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            " (ports below 1024 need CAP_NET_BIND_SERVICE: start provost by systemd, or choose another port)"
+        }
+        io::ErrorKind::AddrInUse => " (something listens there already; `ss -ltnp` shows what)",
+        io::ErrorKind::AddrNotAvailable => " (this host has no such address)",
+        _ => "",
+    }
+}
+
+/// As many open files as the system allows this process: each connection takes one, each transfer another.
+pub(super) fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
+    {
+        tracing::warn!("the limit of open files stays at {:?}: {error}", limit.current);
+    }
+}

@@ -1,0 +1,218 @@
+//! `provost phone`: would a phone get in from here, and what would it get?
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use super::printer::{Format, Printer};
+use crate::constituency::MacAddress;
+use crate::phone::{DeviceCertificate, Phone, ServerUrl, Summary, Target, boot, boot_rack};
+
+/// Boot a virtual phone against a provisioning server and say what it asked for and got.
+///
+/// Exits with 0 if the phone was provisioned, 1 if not, 2 if the command makes no sense.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// The provisioning server, as a phone gets it by DHCP option 160.
+    #[arg(long, value_name = "URL")]
+    pub url: ServerUrl,
+    /// The phone's address; of the first phone, with --count.
+    #[arg(long, value_name = "MAC")]
+    pub mac: MacAddress,
+    /// The model, as the User-Agent writes it.
+    #[arg(long, value_name = "MODEL", default_value = Phone::DEFAULT_MODEL)]
+    pub model: String,
+    /// The firmware on the phone.
+    #[arg(long, value_name = "VERSION", default_value = Phone::DEFAULT_FIRMWARE)]
+    pub firmware: String,
+    /// The hardware's part number, which names its firmware image.
+    #[arg(long, value_name = "NUMBER", default_value = Phone::DEFAULT_PART_NUMBER)]
+    pub part_number: String,
+    /// The device certificate with its chain (PEM); without it, one of the local device CA.
+    #[arg(long, value_name = "FILE", requires = "key", conflicts_with = "count")]
+    pub certificate: Option<PathBuf>,
+    /// The private key of --certificate (PEM).
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    pub key: Option<PathBuf>,
+    /// Send no device certificate, to visit a constituency that asks for none.
+    #[arg(long, conflicts_with_all = ["certificate", "key"])]
+    pub no_certificate: bool,
+    /// Trust only servers of these CAs (PEM); without it, the system's and the local one.
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// Connect there, whatever the name in the URL says.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub resolve: Option<SocketAddr>,
+    /// Boot this many phones of consecutive addresses at once.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub count: Option<u32>,
+    /// With --count: how many of them boot at the same time.
+    #[arg(long, value_name = "N", default_value_t = 256, requires = "count",
+          value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub at_once: u32,
+    /// One JSON object per line.
+    #[arg(long)]
+    pub json: bool,
+    /// Where the local device CA lies.
+    #[arg(long, value_name = "DIR", default_value = "state")]
+    pub state: PathBuf,
+}
+
+/// Where virtual phones get their certificates in local mode, and whom they believe there.
+pub trait DeviceCertificates {
+    /// A device certificate for `mac`.
+    fn certificate(&self, mac: MacAddress) -> anyhow::Result<DeviceCertificate>;
+
+    /// The CAs of the local server, trusted beside the system's.
+    fn server_roots(&self) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+        Ok(Vec::new())
+    }
+}
+
+/// Boots the phone or phones that `args` describe; an error is one of usage.
+pub async fn run(args: &Args, local: Option<&dyn DeviceCertificates>) -> anyhow::Result<ExitCode> {
+    let server_roots = Arc::new(server_roots(args.ca.as_deref(), local)?);
+    let target = Target { url: args.url.clone(), server_roots, resolve: args.resolve };
+    let format = if args.json { Format::Json } else { Format::Table };
+    let good = match args.count {
+        None => {
+            let certificate = certificate(args, local, args.mac)?;
+            let phone = args.phone();
+            let mut watch = Printer::new(format).for_one_phone(&phone);
+            boot(&phone, &target, certificate.as_ref(), &mut watch).await.is_provisioned()
+        }
+        Some(count) => boot_many(args, count, &target, local, format).await?.all_provisioned(),
+    };
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn boot_many(
+    args: &Args,
+    count: u32,
+    target: &Target,
+    local: Option<&dyn DeviceCertificates>,
+    format: Format,
+) -> anyhow::Result<Summary> {
+    let first = args.phone();
+    let phones = (0..u64::from(count)).map(|steps| {
+        let phone = first.neighbour(steps);
+        certificate(args, local, phone.mac).map(|certificate| (phone, certificate))
+    });
+    let phones = phones.collect::<anyhow::Result<Vec<_>>>()?;
+    let printer = Printer::new(format);
+    let at_once = usize::try_from(args.at_once)?;
+    let summary = boot_rack(phones, target, at_once, |phone| printer.for_phone_of_many(phone)).await;
+    printer.summary(&summary);
+    Ok(summary)
+}
+
+impl Args {
+    fn phone(&self) -> Phone {
+        let Self { mac, model, firmware, part_number, .. } = self.clone();
+        Phone { mac, model, firmware, part_number }
+    }
+}
+
+fn certificate(
+    args: &Args,
+    local: Option<&dyn DeviceCertificates>,
+    mac: MacAddress,
+) -> anyhow::Result<Option<DeviceCertificate>> {
+    match (&args.certificate, &args.key, local) {
+        _ if args.no_certificate => Ok(None),
+        (Some(chain), Some(key), _) => read_certificate(chain, key).map(Some),
+        (.., Some(local)) => local.certificate(mac).map(Some),
+        _ => bail!(
+            "a phone needs a certificate: give --certificate and --key (or --no-certificate); \
+             the local device CA makes them only in local mode"
+        ),
+    }
+}
+
+fn read_certificate(chain: &Path, key: &Path) -> anyhow::Result<DeviceCertificate> {
+    let certificates = read_certificates(chain)?;
+    let key = PrivateKeyDer::from_pem_file(key)
+        .with_context(|| format!("{} holds no private key that can be read (PEM, unencrypted)", key.display()))?;
+    Ok(DeviceCertificate { chain: certificates, key })
+}
+
+fn read_certificates(file: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let certificates = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let certificates = certificates.with_context(|| format!("{} cannot be read as PEM", file.display()))?;
+    if certificates.is_empty() {
+        bail!("{} holds no certificate (PEM)", file.display());
+    }
+    Ok(certificates)
+}
+
+fn server_roots(ca: Option<&Path>, local: Option<&dyn DeviceCertificates>) -> anyhow::Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    if let Some(ca) = ca {
+        for certificate in read_certificates(ca)? {
+            roots.add(certificate).with_context(|| format!("{} holds no CA certificate", ca.display()))?;
+        }
+        return Ok(roots);
+    }
+    // A root of the system's that cannot be read is no reason to refuse the others.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if let Some(local) = local {
+        for certificate in local.server_roots()? {
+            roots.add(certificate).context("the local CA's certificate cannot be read")?;
+        }
+    }
+    Ok(roots)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parse(more: &str) -> Result<Args, clap::Error> {
+        let words = "phone --url https://ote.phones.localhost:8443/ --mac 00:00:5E:00:53:0C";
+        let words = words.split_whitespace().chain(more.split_whitespace());
+        Command::try_parse_from(words).map(|command| command.args)
+    }
+
+    #[test]
+    fn a_url_and_a_mac_are_enough() {
+        let args = parse("").unwrap();
+        assert_eq!(args.phone(), Phone::new("00005e00530c".parse().unwrap()));
+        assert!(parse("--count 3 --at-once 2 --json --resolve 127.0.0.1:8443").is_ok());
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for more in [
+            "--certificate c.pem",
+            "--key k.pem",
+            "--certificate c.pem --key k.pem --count 2",
+            "--certificate c.pem --key k.pem --no-certificate",
+            "--count 0",
+            "--at-once 2",
+            "--resolve localhost:1",
+        ] {
+            assert!(parse(more).is_err(), "{more}");
+        }
+    }
+
+    #[test]
+    fn without_a_certificate_the_way_out_is_said() {
+        let error = certificate(&parse("").unwrap(), None, MacAddress::NOBODY).unwrap_err();
+        assert!(error.to_string().contains("--certificate"));
+        assert!(certificate(&parse("--no-certificate").unwrap(), None, MacAddress::NOBODY).unwrap().is_none());
+    }
+}

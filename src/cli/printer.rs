@@ -1,0 +1,320 @@
+//! How boots are shown: a table on a terminal or in a file, or one JSON object per line.
+//!
+//! Several phones may print at once: each line is written whole, and carries the phone's address. A reader that goes
+//! away (`| head`) ends the printing, not the boots.
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anstyle::{AnsiColor, Style};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+
+use crate::constituency::MacAddress;
+use crate::phone::{Exchange, Outcome, Phone, Remark, Report, Summary, Watch};
+
+/// How boots are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// Prints boots; its clones print to the same place.
+#[derive(Clone)]
+pub struct Printer {
+    format: Format,
+    out: Arc<Mutex<Box<dyn Write + Send>>>,
+}
+
+/// Prints the boot of one phone.
+pub struct PhonePrinter {
+    printer: Printer,
+    mac: MacAddress,
+    alone: bool,
+    heading_due: bool,
+    bar: Option<ProgressBar>,
+}
+
+const GOOD: Style = AnsiColor::Green.on_default();
+const BAD: Style = AnsiColor::Red.on_default();
+const FAINT: Style = Style::new().dimmed();
+const PLAIN: Style = Style::new();
+
+impl Printer {
+    /// Prints to standard output, with colours only on a terminal.
+    #[must_use]
+    pub fn new(format: Format) -> Self {
+        Self::to(Box::new(anstream::stdout()), format)
+    }
+
+    /// Prints to `out`.
+    #[must_use]
+    pub fn to(out: Box<dyn Write + Send>, format: Format) -> Self {
+        Self { format, out: Arc::new(Mutex::new(out)) }
+    }
+
+    /// A watch for the only phone: with a heading, and a bar for its firmware on a terminal.
+    #[must_use]
+    pub fn for_one_phone(&self, phone: &Phone) -> PhonePrinter {
+        PhonePrinter { printer: self.clone(), mac: phone.mac, alone: true, heading_due: true, bar: None }
+    }
+
+    /// A watch for one of several phones, whose lines begin with its address.
+    #[must_use]
+    pub fn for_phone_of_many(&self, phone: &Phone) -> PhonePrinter {
+        PhonePrinter { printer: self.clone(), mac: phone.mac, alone: false, heading_due: false, bar: None }
+    }
+
+    /// The last line of many boots.
+    pub fn summary(&self, summary: &Summary) {
+        let Summary { phones, provisioned, requests, sent, received, slowest, duration } = summary;
+        if self.format == Format::Json {
+            let slowest = slowest.map(|(mac, took)| json!({ "mac": mac, "duration_ms": milliseconds(took) }));
+            return self.line(&json!({
+                "event": "summary", "phones": phones, "provisioned": provisioned, "requests": requests,
+                "sent": sent, "received": received, "slowest": slowest, "duration_ms": milliseconds(*duration),
+            }));
+        }
+        let style = if summary.all_provisioned() { GOOD } else { BAD };
+        let slowest = slowest.map(|(mac, took)| format!(", the slowest {mac} in {}", shown(took)));
+        self.line(&format!(
+            "{style}{provisioned} of {phones} provisioned{style:#} in {}: {requests} requests, {sent} bytes sent, \
+             {received} received{}",
+            shown(*duration),
+            slowest.unwrap_or_default()
+        ));
+    }
+
+    /// Writes one line whole. Whoever reads may have gone: that is theirs to know.
+    fn line(&self, line: &dyn Display) {
+        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+    }
+}
+
+impl PhonePrinter {
+    fn prefix(&self) -> String {
+        if self.alone { String::new() } else { format!("{}  ", self.mac) }
+    }
+
+    fn heading(&mut self) {
+        if std::mem::take(&mut self.heading_due) && self.printer.format == Format::Table {
+            let style = FAINT;
+            let columns = format!("{:<20}  {:<48} {:>6} {:>11} {:>9}", "STEP", "REQUEST", "STATUS", "BYTES", "TIME");
+            self.printer.line(&format!("{style}{columns}{style:#}"));
+        }
+    }
+}
+
+impl Watch for PhonePrinter {
+    fn progress(&mut self, received: u64, expected: Option<u64>) {
+        let for_a_person = self.alone && self.printer.format == Format::Table && io::stderr().is_terminal();
+        if for_a_person {
+            let bar = self.bar.get_or_insert_with(|| firmware_bar(expected));
+            bar.set_position(received);
+        }
+    }
+
+    fn exchanged(&mut self, exchange: &Exchange) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+        self.heading();
+        match self.printer.format {
+            Format::Table => self.printer.line(&format!("{}{}", self.prefix(), row(exchange))),
+            Format::Json => self.printer.line(&exchange_json(self.mac, exchange)),
+        }
+    }
+
+    fn ended(&mut self, report: &Report) {
+        match self.printer.format {
+            Format::Table => self.printer.line(&format!("{}{}", self.prefix(), verdict(report))),
+            Format::Json => self.printer.line(&report_json(report)),
+        }
+    }
+}
+
+fn row(exchange: &Exchange) -> String {
+    let Exchange { step, method, path, status, sent, received, duration, remark, .. } = exchange;
+    let style = match status.map(|status| status.as_u16()) {
+        Some(200..=299) => GOOD,
+        Some(404) => FAINT,
+        Some(409) => PLAIN,
+        _ => BAD,
+    };
+    let status = status.map_or("-".to_owned(), |status| status.as_u16().to_string());
+    let bytes = sent + received;
+    // Why a request failed is the last line's to say.
+    let remark = remark.as_ref().filter(|remark| !matches!(remark, Remark::Failed(_)));
+    let remark = remark.map(|remark| format!("  {FAINT}{remark}{FAINT:#}")).unwrap_or_default();
+    let request = format!("{:<4} {path}", method.as_str());
+    format!(
+        "{:<20}  {request:<48} {style}{status:>6}{style:#} {bytes:>11} {:>9}{remark}",
+        step.name(),
+        shown(*duration)
+    )
+}
+
+fn verdict(report: &Report) -> String {
+    let style = if report.is_provisioned() { GOOD } else { BAD };
+    let tls = report.tls.as_ref().map(|tls| format!(", {} {}", tls.version, tls.suite)).unwrap_or_default();
+    let Report { outcome, exchanges, duration, .. } = report;
+    let requests = match exchanges.len() {
+        1 => "1 request".to_owned(),
+        many => format!("{many} requests"),
+    };
+    format!("{style}{outcome}{style:#} ({requests} in {}{tls})", shown(*duration))
+}
+
+fn exchange_json(mac: MacAddress, exchange: &Exchange) -> Value {
+    json!({
+        "event": "request",
+        "mac": mac,
+        "step": exchange.step.name(),
+        "method": exchange.method.as_str(),
+        "path": exchange.path,
+        "program": exchange.program.name(),
+        "status": exchange.status.map(|status| status.as_u16()),
+        "sent": exchange.sent,
+        "received": exchange.received,
+        "duration_ms": milliseconds(exchange.duration),
+        "remark": exchange.remark.as_ref().map(Remark::to_string),
+    })
+}
+
+fn report_json(report: &Report) -> Value {
+    let reason = match &report.outcome {
+        Outcome::Provisioned => None,
+        Outcome::NotProvisioned(reason) => Some(reason.to_string()),
+    };
+    let (sent, received) = report.bytes();
+    json!({
+        "event": "outcome",
+        "mac": report.phone.mac,
+        "provisioned": report.is_provisioned(),
+        "reason": reason,
+        "requests": report.exchanges.len(),
+        "sent": sent,
+        "received": received,
+        "duration_ms": milliseconds(report.duration),
+        "tls": report.tls.as_ref().map(|tls| json!({ "version": tls.version, "suite": tls.suite })),
+    })
+}
+
+fn firmware_bar(expected: Option<u64>) -> ProgressBar {
+    let template = "firmware {bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
+    match expected {
+        Some(expected) => ProgressBar::new(expected)
+            .with_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())),
+        None => ProgressBar::new_spinner(),
+    }
+}
+
+fn shown(duration: Duration) -> String {
+    match duration.as_millis() {
+        milliseconds @ 0..10_000 => format!("{milliseconds} ms"),
+        _ => format!("{:.1} s", duration.as_secs_f64()),
+    }
+}
+
+/// Milliseconds with their thousandths, which is what a fast server needs.
+fn milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1_000_000.0).round() / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Method, StatusCode};
+
+    use super::*;
+    use crate::phone::{Program, Step};
+
+    #[derive(Clone, Default)]
+    struct Paper(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Paper {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// A reader that has gone away.
+    struct Gone;
+
+    impl Write for Gone {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+    }
+
+    fn phone() -> Phone {
+        Phone::new("00005e00530c".parse().unwrap())
+    }
+
+    fn show(watch: &mut PhonePrinter) {
+        let exchange = Exchange {
+            step: Step::Master,
+            method: Method::GET,
+            path: "/00005e00530c.cfg".to_owned(),
+            program: Program::Application,
+            status: Some(StatusCode::NOT_FOUND),
+            sent: 0,
+            received: 10,
+            duration: Duration::from_micros(1500),
+            remark: Some(Remark::Skipped),
+        };
+        watch.exchanged(&exchange);
+        let (exchanges, outcome) = (vec![exchange], Outcome::Provisioned);
+        watch.ended(&Report { phone: phone(), exchanges, tls: None, duration: Duration::from_millis(2), outcome });
+    }
+
+    fn printed(format: Format, watch: impl Fn(&Printer) -> PhonePrinter) -> String {
+        let paper = Paper::default();
+        show(&mut watch(&Printer::to(Box::new(paper.clone()), format)));
+        let bytes = paper.0.lock().unwrap().clone();
+        anstream::adapter::strip_bytes(&bytes).into_vec().try_into().unwrap()
+    }
+
+    #[test]
+    fn a_table_has_a_heading_a_row_and_a_verdict() {
+        let text = printed(Format::Table, |printer| printer.for_one_phone(&phone()));
+        let lines: Vec<_> = text.lines().collect();
+        assert!(lines[0].starts_with("STEP") && lines[0].ends_with("TIME"), "{text}");
+        assert!(lines[1].starts_with("master configuration  GET  /00005e00530c.cfg"), "{text}");
+        assert!(lines[1].contains(" 404 ") && lines[1].ends_with("1 ms  not there, skipped"), "{text}");
+        assert_eq!(lines[2], "provisioned (1 request in 2 ms)");
+    }
+
+    #[test]
+    fn lines_of_many_phones_begin_with_their_address() {
+        let text = printed(Format::Table, |printer| printer.for_phone_of_many(&phone()));
+        assert_eq!(text.lines().filter(|line| line.starts_with("00005e00530c  ")).count(), 2, "{text}");
+    }
+
+    #[test]
+    fn json_is_one_object_per_line() {
+        let text = printed(Format::Json, |printer| printer.for_phone_of_many(&phone()));
+        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!((&lines[0]["status"], &lines[0]["mac"]), (&json!(404), &json!("00005e00530c")));
+        assert_eq!((&lines[1]["event"], &lines[1]["provisioned"]), (&json!("outcome"), &json!(true)));
+        assert_eq!(lines.len(), 2);
+    }
+
+    #[test]
+    fn a_reader_that_goes_away_harms_nobody() {
+        show(&mut Printer::to(Box::new(Gone), Format::Table).for_one_phone(&phone()));
+    }
+}

@@ -1,0 +1,318 @@
+//! `provost.json`: the sum of what each module lets an operator set; or local mode, where there is none.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::certificate::CertificateFiles;
+use crate::constituency::{ConstituencyName, POLYCOM};
+use crate::serve::Limits;
+use crate::serve::access::LogFormat;
+use crate::serve::host;
+use crate::settings::{self, SettingsError};
+
+/// The configuration's file, looked for in the working directory.
+pub const CONFIG_FILE: &str = "provost.json";
+
+/// The site's base name in local mode: all of `localhost` is loopback (RFC 6761 §6.3).
+pub const LOCAL_DOMAIN: &str = "phones.localhost";
+
+/// Where local mode listens.
+pub const LOCAL_PORT: u16 = 8443;
+
+/// A configuration, checked; every path is absolute or relative to the working directory.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where it was read from; `None` is local mode.
+    pub file: Option<PathBuf>,
+    /// The site's base name, normalised.
+    pub domain: String,
+    /// Where to listen.
+    pub listen: Vec<SocketAddr>,
+    /// The folder of the constituencies.
+    pub constituencies: PathBuf,
+    /// The state directory.
+    pub state: PathBuf,
+    /// Where the server's certificate comes from.
+    pub certificate: CertificateSource,
+    /// Trust bundles by name, each with its files; `polycom` is built in and not among them.
+    pub trust: BTreeMap<String, Vec<PathBuf>>,
+    /// The constituency of clients without SNI.
+    pub no_sni: Option<ConstituencyName>,
+    /// The form of the access log and of diagnostics.
+    pub log: LogFormat,
+    /// Limits.
+    pub limits: Limits,
+}
+
+/// Where the server's certificate comes from.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CertificateSource {
+    /// Files that somebody else writes, followed when they change.
+    Files(Vec<CertificateFiles>),
+    /// A CA of our own, made on first use, for a LAN.
+    LocalCa(LocalCaSettings),
+}
+
+/// There is nothing to set.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LocalCaSettings {}
+
+/// `provost.json` as it is typed. Relative paths are relative to the file.
+///
+/// ```
+/// let text = r#"{ "domain": "phones.example.com", "certificate": { "local_ca": {} } }"#;
+/// let config = provost::config::Config::parse("/etc/provost/provost.json".as_ref(), text)?;
+/// assert_eq!(config.constituencies, std::path::Path::new("/etc/provost/constituencies"));
+/// # Ok::<(), provost::settings::SettingsError>(())
+/// ```
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "provost.json")]
+pub struct ConfigFile {
+    /// The site's base name: constituencies are one label below it.
+    domain: String,
+    /// Addresses to listen on; IPv6 ones take IPv6 only.
+    #[serde(default = "default_listen")]
+    listen: Vec<String>,
+    /// The folder of the constituencies.
+    #[serde(default = "default_constituencies")]
+    constituencies: PathBuf,
+    /// The state directory: certificates, uploads. Never served.
+    #[serde(default = "default_state")]
+    state: PathBuf,
+    /// Where the server's certificate comes from.
+    certificate: CertificateSource,
+    /// Trust bundles that policies may name: PEM or DER files of CA certificates.
+    #[serde(default)]
+    trust: BTreeMap<String, Vec<PathBuf>>,
+    /// The constituency of clients that send no SNI; absent: they are refused.
+    no_sni: Option<ConstituencyName>,
+    /// The form of the access log and of diagnostics.
+    #[serde(default)]
+    log: LogFormat,
+    /// Limits.
+    #[serde(default)]
+    limits: Limits,
+}
+
+fn default_listen() -> Vec<String> {
+    vec!["0.0.0.0:443".to_owned(), "[::]:443".to_owned()]
+}
+
+fn default_constituencies() -> PathBuf {
+    "constituencies".into()
+}
+
+fn default_state() -> PathBuf {
+    "/var/lib/provost".into()
+}
+
+impl Config {
+    /// The configuration that a command means: `--config`, else `provost.json` in the working directory, else local mode.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or anything in it is wrong.
+    pub fn find(named: Option<&Path>) -> Result<Self, SettingsError> {
+        match named {
+            Some(file) => Self::read(file),
+            None if Path::new(CONFIG_FILE).exists() => Self::read(Path::new(CONFIG_FILE)),
+            None => Ok(Self::local()),
+        }
+    }
+
+    /// Reads `file`.
+    ///
+    /// # Errors
+    /// If it cannot be read, or anything in it is wrong.
+    pub fn read(file: &Path) -> Result<Self, SettingsError> {
+        let text = std::fs::read_to_string(file)
+            .map_err(|error| SettingsError::of_file(file, format!("cannot be read: {error}")))?;
+        Self::parse(file, &text)
+    }
+
+    /// Checks the `text` of `file`.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with line and key.
+    pub fn parse(file: &Path, text: &str) -> Result<Self, SettingsError> {
+        let typed: ConfigFile = settings::read(file, text)?;
+        let wrong = |key: &str, reason: String| SettingsError::of_key(file, text, key, reason);
+        let base = file.parent().unwrap_or(Path::new(""));
+        let domain = host::normalise(&typed.domain).filter(|domain| domain.contains('.')).ok_or_else(|| {
+            wrong("domain", format!("{:?} is no domain name such as phones.example.com", typed.domain))
+        })?;
+        let listen = typed
+            .listen
+            .iter()
+            .map(|text| {
+                text.parse()
+                    .map_err(|_| format!("{text:?} is no address with a port, such as \"0.0.0.0:443\" or \"[::]:443\""))
+            })
+            .collect::<Result<Vec<SocketAddr>, _>>()
+            .map_err(|reason| wrong("listen", reason))?;
+        check_listen(&listen).map_err(|reason| wrong("listen", reason))?;
+        if matches!(&typed.certificate, CertificateSource::Files(pairs) if pairs.is_empty()) {
+            return Err(wrong("certificate", "names no files".to_owned()));
+        }
+        if typed.trust.contains_key(POLYCOM) {
+            return Err(wrong("trust", format!("\"{POLYCOM}\" is built in; give your bundle another name")));
+        }
+        let from_base = |path: PathBuf| base.join(path);
+        Ok(Self {
+            file: Some(file.to_owned()),
+            domain,
+            listen,
+            constituencies: from_base(typed.constituencies),
+            state: from_base(typed.state),
+            certificate: match typed.certificate {
+                CertificateSource::Files(pairs) => CertificateSource::Files(
+                    pairs
+                        .into_iter()
+                        .map(|pair| CertificateFiles { chain: from_base(pair.chain), key: from_base(pair.key) })
+                        .collect(),
+                ),
+                local => local,
+            },
+            trust: typed
+                .trust
+                .into_iter()
+                .map(|(name, files)| (name, files.into_iter().map(from_base).collect()))
+                .collect(),
+            no_sni: typed.no_sni,
+            log: typed.log,
+            limits: typed.limits,
+        })
+    }
+
+    /// Local mode: everything works but the public name.
+    #[must_use]
+    pub fn local() -> Self {
+        Self {
+            file: None,
+            domain: LOCAL_DOMAIN.to_owned(),
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], LOCAL_PORT))],
+            constituencies: default_constituencies(),
+            state: "state".into(),
+            certificate: CertificateSource::LocalCa(LocalCaSettings {}),
+            trust: BTreeMap::new(),
+            no_sni: None,
+            log: LogFormat::Text,
+            limits: Limits::default(),
+        }
+    }
+
+    /// Whether this is local mode, where the local device CA is trusted.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        self.file.is_none()
+    }
+
+    /// The names of the trust bundles that policies may use.
+    #[must_use]
+    pub fn bundle_names(&self) -> Vec<String> {
+        self.trust.keys().cloned().chain([POLYCOM.to_owned()]).collect()
+    }
+
+    /// State and constituencies must not lie inside one another: what is secret in one would be served from the other.
+    ///
+    /// # Errors
+    /// If they do, links resolved.
+    pub fn check_apart(&self) -> Result<(), SettingsError> {
+        let (state, constituencies) = (resolved(&self.state), resolved(&self.constituencies));
+        if !state.starts_with(&constituencies) && !constituencies.starts_with(&state) {
+            return Ok(());
+        }
+        let file = self.file.clone().unwrap_or_else(|| CONFIG_FILE.into());
+        let reason = format!(
+            "the state directory {} and the constituencies {} must not lie inside one another",
+            state.display(),
+            constituencies.display()
+        );
+        Err(SettingsError::of_file(&file, reason))
+    }
+}
+
+fn check_listen(listen: &[SocketAddr]) -> Result<(), String> {
+    if listen.is_empty() {
+        return Err("names no address to listen on".to_owned());
+    }
+    let mut seen = BTreeSet::new();
+    match listen.iter().find(|address| address.port() != 0 && !seen.insert(**address)) {
+        Some(twice) => Err(format!("names {twice} twice")),
+        None => Ok(()),
+    }
+}
+
+/// `path` with links resolved as far as it exists.
+fn resolved(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    for existing in absolute.ancestors() {
+        if let Ok(real) = existing.canonicalize() {
+            return real.join(absolute.strip_prefix(existing).unwrap_or(Path::new("")));
+        }
+    }
+    absolute
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(Path::new("/etc/provost/provost.json"), text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn every_documented_key_is_known_and_paths_are_relative_to_the_file() {
+        let config = parse(
+            r#"{ "domain": "Phones.Example.com.", "listen": ["0.0.0.0:443", "[::]:443"], "constituencies": "constituencies",
+                 "state": "/var/lib/provost",
+                 "certificate": { "files": [ { "chain": "rsa.pem", "key": "rsa.key" }, { "chain": "ec.pem", "key": "ec.key" } ] },
+                 "trust": { "acme-corp": ["trust/acme-root.pem", "trust/acme-issuing.der"] },
+                 "no_sni": "ucs-5-9", "log": "text", "limits": { } }"#,
+        )
+        .unwrap();
+        assert_eq!(config.domain, "phones.example.com");
+        assert_eq!(config.state, Path::new("/var/lib/provost"));
+        assert_eq!(config.trust["acme-corp"][1], Path::new("/etc/provost/trust/acme-issuing.der"));
+        let CertificateSource::Files(pairs) = config.certificate else { panic!("files") };
+        assert_eq!(pairs[1].key, Path::new("/etc/provost/ec.key"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_line() {
+        let error = |text: &str| parse(text).unwrap_err();
+        assert!(error("{}").contains("missing field `domain`"));
+        assert!(error(r#"{"domain": "phones.example.com"}"#).contains("missing field `certificate`"));
+        let certificate = r#""certificate": {"local_ca": {}}"#;
+        let bad = error(&format!("{{{certificate},\n\"domain\": \"localhost\"}}"));
+        assert!(bad.starts_with("/etc/provost/provost.json:2: \"domain\": \"localhost\" is no domain name"), "{bad}");
+        let site = format!("\"domain\": \"a.example\", {certificate}");
+        assert!(error(&format!("{{{site}, \"listen\": [\":443\"]}}")).contains("is no address with a port"));
+        assert!(error(&format!("{{{site}, \"listen\": []}}")).contains("names no address"));
+        assert!(error(&format!("{{{site}, \"trust\": {{\"polycom\": []}}}}")).contains("built in"));
+        assert!(error(&format!("{{{site}, \"no-sni\": \"a\"}}")).contains("did you mean \"no_sni\"?"));
+        assert!(error(&format!("{{{site}, \"limits\": {{\"drain\": 1}}}}")).contains("did you mean \"drain_s\"?"));
+    }
+
+    #[test]
+    fn state_and_constituencies_lie_apart_links_resolved() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::create_dir(path("constituencies")).unwrap();
+        std::os::unix::fs::symlink("constituencies", path("link")).unwrap();
+        let check = |state: PathBuf| {
+            Config { constituencies: path("constituencies"), state, ..Config::local() }.check_apart().is_ok()
+        };
+        assert!(check(path("state")));
+        assert!(!check(path("constituencies/state")));
+        assert!(!check(path("link/state")));
+        assert!(!check(folder.path().to_owned()));
+    }
+}

@@ -1,0 +1,301 @@
+//! One phone's HTTP/1.1 client: one connection, kept as long as it lasts, one request after the other.
+//!
+//! Nothing is spawned: the connection is driven alongside whatever waits for it, so dropping a boot drops its
+//! connection.
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Method, StatusCode, header};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::time::timeout;
+
+use super::address::{Location, Origin, UnusableUrl};
+use super::alert;
+use super::connect::{self, ConnectError, TlsFacts, TlsFailure};
+use super::upload::{Upload, UploadHandle};
+
+/// How long a server may think about its answer.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a body may stand still.
+const PROGRESS_TIMEOUT: Duration = Duration::from_secs(30);
+/// A configuration larger than this is a mistake or an attack; firmware is never held.
+const MAX_KEPT_BODY: u64 = 16 << 20;
+
+/// A request as a phone makes it.
+pub(super) struct Request<'a> {
+    pub(super) method: Method,
+    pub(super) location: &'a Location,
+    pub(super) user_agent: &'a str,
+    /// The bytes of a PUT.
+    pub(super) body: Option<Bytes>,
+    /// Where in the server's file they belong.
+    pub(super) content_range: Option<String>,
+}
+
+/// A whole answer.
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    /// Empty where the body was only counted.
+    pub(super) body: Bytes,
+    pub(super) received: u64,
+}
+
+/// What becomes of an answer's body.
+pub(super) enum Sink<'a> {
+    /// It is kept, up to 16 MiB.
+    Keep,
+    /// It is counted: bytes so far, and in all if the server said.
+    Count(&'a mut (dyn FnMut(u64, Option<u64>) + Send)),
+}
+
+/// Why a request got no whole answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ExchangeError {
+    /// The master configuration names something that cannot be asked for.
+    #[error(transparent)]
+    Unusable(#[from] UnusableUrl),
+    /// There is no connection.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The server refused in TLS after the handshake, as TLS 1.3 does with client certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsFailure),
+    /// Headers that cannot be sent.
+    #[error("the request cannot be made: {0}")]
+    Request(#[from] http::Error),
+    /// The server hung up instead of answering.
+    #[error("the server closed the connection without an answer")]
+    Closed,
+    /// Connected, asked, and then nothing.
+    #[error("no answer within {} s", RESPONSE_TIMEOUT.as_secs())]
+    NoAnswer,
+    /// A body that stopped.
+    #[error("the answer stood still for {} s after {received} bytes", PROGRESS_TIMEOUT.as_secs())]
+    Stalled {
+        /// How much had come.
+        received: u64,
+    },
+    /// A body that broke off.
+    #[error("the answer broke off after {received} bytes: {source}")]
+    BrokenOff {
+        /// How much had come.
+        received: u64,
+        /// What the HTTP library said.
+        source: hyper::Error,
+    },
+    /// More configuration than a phone takes.
+    #[error("the file is larger than the {} MiB that a configuration may have", MAX_KEPT_BODY >> 20)]
+    TooLarge,
+    /// An answer that is not HTTP/1.1, or a broken connection.
+    #[error("HTTP failed: {}", with_cause(.0))]
+    Http(hyper::Error),
+}
+
+/// One phone's client.
+pub(super) struct Client<'a> {
+    target: &'a super::Target,
+    tls: Arc<rustls::ClientConfig>,
+    connection: Option<Connection>,
+    facts: Option<TlsFacts>,
+}
+
+struct Connection {
+    origin: Origin,
+    sender: SendRequest<Upload>,
+    driver: Driver,
+}
+
+/// Moves the connection's bytes while somebody waits for them.
+///
+/// An ended connection is dropped at once: only that tells those who wait for its other half.
+enum Driver {
+    Open(Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>),
+    Ended(hyper::Result<()>),
+}
+
+impl<'a> Client<'a> {
+    pub(super) fn new(target: &'a super::Target, tls: rustls::ClientConfig) -> Self {
+        Self { target, tls: Arc::new(tls), connection: None, facts: None }
+    }
+
+    /// What the last TLS handshake agreed on.
+    pub(super) fn tls_facts(&self) -> Option<&TlsFacts> {
+        self.facts.as_ref()
+    }
+
+    /// Makes `request`, on the open connection where there is one to that server.
+    ///
+    /// A kept connection may have been closed by the server in the meantime, which only using it shows: then the
+    /// request is made once more on a new one.
+    pub(super) async fn exchange(&mut self, request: &Request<'_>, sink: Sink<'_>) -> Result<Answer, ExchangeError> {
+        let kept = self.connection.take().filter(|kept| kept.serves(&request.location.origin));
+        let answered = match kept {
+            Some(kept) => match kept.send(request).await {
+                Err(ExchangeError::Closed) => self.open(&request.location.origin).await?.send(request).await?,
+                other => other?,
+            },
+            None => self.open(&request.location.origin).await?.send(request).await?,
+        };
+        let (connection, answer) = answered.read(sink).await?;
+        self.connection = connection;
+        Ok(answer)
+    }
+
+    async fn open(&mut self, origin: &Origin) -> Result<Connection, ExchangeError> {
+        let resolve = self.target.resolve.filter(|_| origin == self.target.url.origin());
+        let transport = connect::connect(origin, resolve, &self.tls).await?;
+        if let Some(facts) = transport.facts() {
+            self.facts = Some(facts);
+        }
+        let handshake = http1::handshake(TokioIo::new(transport)).await;
+        let (sender, connection) = handshake.map_err(ExchangeError::Http)?;
+        let driver = Driver::Open(Box::pin(connection));
+        Ok(Connection { origin: origin.clone(), sender, driver })
+    }
+}
+
+/// An answer whose body is still to come.
+struct Answered {
+    connection: Connection,
+    head: http::response::Parts,
+    body: Incoming,
+    upload: Option<UploadHandle>,
+}
+
+impl Connection {
+    fn serves(&self, origin: &Origin) -> bool {
+        self.origin == *origin && !self.sender.is_closed()
+    }
+
+    async fn send(mut self, request: &Request<'_>) -> Result<Answered, ExchangeError> {
+        let (http_request, upload) = build(request)?;
+        let answer = self.driver.alongside(self.sender.send_request(http_request));
+        match timeout(RESPONSE_TIMEOUT, answer).await {
+            Err(_) => Err(ExchangeError::NoAnswer),
+            Ok(Err(error)) => Err(self.driver.explain(error).await),
+            Ok(Ok(response)) => {
+                let (head, body) = response.into_parts();
+                Ok(Answered { connection: self, head, body, upload })
+            }
+        }
+    }
+
+    /// The connection again, if it can take another request.
+    async fn when_ready(mut self) -> Option<Self> {
+        let ready = timeout(PROGRESS_TIMEOUT, self.driver.alongside(self.sender.ready())).await;
+        matches!(ready, Ok(Ok(()))).then_some(self)
+    }
+}
+
+impl Answered {
+    async fn read(mut self, mut sink: Sink<'_>) -> Result<(Option<Connection>, Answer), ExchangeError> {
+        let expected = http_body::Body::size_hint(&self.body).exact();
+        let (mut kept, mut received) = (BytesMut::new(), 0);
+        loop {
+            let frame = self.connection.driver.alongside(self.body.frame());
+            let frame = timeout(PROGRESS_TIMEOUT, frame).await.map_err(|_| ExchangeError::Stalled { received })?;
+            let Some(frame) = frame else { break };
+            let frame = frame.map_err(|source| broken_off(received, source))?;
+            let Ok(data) = frame.into_data() else { continue };
+            received += data.len() as u64;
+            match &mut sink {
+                Sink::Keep if received > MAX_KEPT_BODY => return Err(ExchangeError::TooLarge),
+                Sink::Keep => kept.extend_from_slice(&data),
+                Sink::Count(watch) => watch(received, expected),
+            }
+        }
+        let http::response::Parts { status, headers, .. } = self.head;
+        let reusable = self.upload.is_none_or(|upload| upload.was_sent());
+        let connection = if reusable { self.connection.when_ready().await } else { None };
+        Ok((connection, Answer { status, headers, body: kept.freeze(), received }))
+    }
+}
+
+impl Driver {
+    async fn alongside<F: Future>(&mut self, work: F) -> F::Output {
+        let mut work = pin!(work);
+        std::future::poll_fn(|cx| {
+            if let Self::Open(connection) = self
+                && let Poll::Ready(ended) = connection.as_mut().poll(cx)
+            {
+                *self = Self::Ended(ended);
+            }
+            work.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    /// A request's error tells less than its connection's when the connection broke while the request was written.
+    async fn explain(mut self, error: hyper::Error) -> ExchangeError {
+        if alert::find_tls_error(&error).is_none() && error.is_canceled() {
+            // One more turn, for a connection that has its reason ready; it may also have none.
+            self.alongside(tokio::task::yield_now()).await;
+        }
+        match self {
+            Self::Ended(Err(cause)) if alert::find_tls_error(&error).is_none() => explain(cause),
+            _ => explain(error),
+        }
+    }
+}
+
+fn explain(error: hyper::Error) -> ExchangeError {
+    match alert::find_tls_error(&error) {
+        Some(tls) => ExchangeError::Tls(TlsFailure::from(tls)),
+        None if error.is_canceled() || error.is_closed() || error.is_incomplete_message() => ExchangeError::Closed,
+        None if was_reset(&error) => ExchangeError::Closed,
+        None => ExchangeError::Http(error),
+    }
+}
+
+/// Whether the other side had already gone when this one wrote or read.
+fn was_reset(error: &hyper::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    source.is_some_and(|source| matches!(source.kind(), BrokenPipe | ConnectionReset | UnexpectedEof))
+}
+
+fn broken_off(received: u64, source: hyper::Error) -> ExchangeError {
+    match alert::find_tls_error(&source) {
+        Some(tls) => ExchangeError::Tls(TlsFailure::from(tls)),
+        None => ExchangeError::BrokenOff { received, source },
+    }
+}
+
+fn with_cause(error: &hyper::Error) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
+fn build(request: &Request<'_>) -> Result<(http::Request<Upload>, Option<UploadHandle>), http::Error> {
+    let mut head = http::Request::builder()
+        .method(&request.method)
+        .uri(request.location.path.as_str())
+        .header(header::HOST, request.location.origin.authority())
+        .header(header::USER_AGENT, request.user_agent)
+        .header(header::ACCEPT, "*/*");
+    if let Some(range) = &request.content_range {
+        head = head.header(header::CONTENT_RANGE, range);
+    }
+    let Some(bytes) = &request.body else {
+        return Ok((head.body(Upload::none())?, None));
+    };
+    let (body, handle) = Upload::expecting_continue(bytes.clone());
+    let mut request = head.header(header::EXPECT, "100-continue").body(body)?;
+    let open = handle.opener();
+    hyper::ext::on_informational(&mut request, move |answer| {
+        if answer.status() == StatusCode::CONTINUE {
+            open();
+        }
+    });
+    Ok((request, Some(handle)))
+}

@@ -1,0 +1,171 @@
+//! Which phone the virtual phone is: model, firmware, part number, and how it names itself. Pure.
+
+use std::fmt;
+
+use crate::constituency::MacAddress;
+
+/// One phone as it left the factory: its address, its hardware and the firmware on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Phone {
+    /// Its EUI-48, which its certificate proves and its files carry.
+    pub mac: MacAddress,
+    /// The model as the User-Agent writes it, for example `VVX_500`.
+    pub model: String,
+    /// The firmware that it runs, for example `5.9.7.4477`.
+    pub firmware: String,
+    /// The hardware's part number, which names its firmware image, for example `3111-44500-001`.
+    pub part_number: String,
+}
+
+/// The two programs in a phone that fetch files; each names itself in the User-Agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Program {
+    /// Runs first, and brings the firmware up to date.
+    Updater,
+    /// The telephone itself.
+    Application,
+}
+
+/// Which requests a phone makes at boot, and in which order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BootOrder {
+    /// As a VVX on UC Software 5.9: logs by both programs, a firmware image, directories and call lists.
+    UcSoftware5,
+    /// As a `SoundPoint` IP on UC Software 4.0: configuration, overrides, site license and one log.
+    UcSoftware4,
+}
+
+impl Phone {
+    /// What [`Phone::new`] takes where nobody says otherwise.
+    pub const DEFAULT_MODEL: &str = "VVX_500";
+    /// The firmware of [`Phone::new`].
+    pub const DEFAULT_FIRMWARE: &str = "5.9.7.4477";
+    /// The part number of [`Phone::new`].
+    pub const DEFAULT_PART_NUMBER: &str = "3111-44500-001";
+
+    /// A VVX 500 with this address.
+    #[must_use]
+    pub fn new(mac: MacAddress) -> Self {
+        Self {
+            mac,
+            model: Self::DEFAULT_MODEL.to_owned(),
+            firmware: Self::DEFAULT_FIRMWARE.to_owned(),
+            part_number: Self::DEFAULT_PART_NUMBER.to_owned(),
+        }
+    }
+
+    /// The same hardware and firmware `steps` addresses further on, as the next phone in a rack.
+    #[must_use]
+    pub fn neighbour(&self, steps: u64) -> Self {
+        Self { mac: self.mac.plus(steps), ..self.clone() }
+    }
+
+    /// The model as master configurations write it (`VVX500`, `SPIP550`): the User-Agent's without underscores.
+    #[must_use]
+    pub fn configuration_model(&self) -> String {
+        self.model.replace('_', "")
+    }
+
+    /// The User-Agent with which `program` asks.
+    ///
+    /// Control characters cannot stand in a header and are left out.
+    #[must_use]
+    pub fn user_agent(&self, program: Program) -> String {
+        let Self { model, firmware, .. } = self;
+        let mut user_agent = format!("FileTransport {}-{model}-UA/{firmware}", self.family());
+        if self.major_version() != Some(3) {
+            user_agent.push_str(" Type/");
+            user_agent.push_str(program.name());
+        }
+        user_agent.retain(|c| c == ' ' || c.is_ascii_graphic());
+        user_agent
+    }
+
+    /// The requests that this phone's family makes.
+    #[must_use]
+    pub fn boot_order(&self) -> BootOrder {
+        let sound_family = matches!(self.family(), "PolycomSoundPointIP" | "PolycomSoundStationIP");
+        if sound_family && self.major_version().is_none_or(|major| major < 5) {
+            BootOrder::UcSoftware4
+        } else {
+            BootOrder::UcSoftware5
+        }
+    }
+
+    /// The product family that stands before the model in the User-Agent.
+    fn family(&self) -> &'static str {
+        const FAMILIES: [(&str, &str); 7] = [
+            ("SPIP", "PolycomSoundPointIP"),
+            ("SSIP", "PolycomSoundStationIP"),
+            ("SSDuo", "PolycomSoundStationIP"),
+            ("Edge", "PolyEdge"),
+            ("CCX", "PolyCCX"),
+            ("Trio", "PolycomRealPresenceTrio"),
+            ("VVX", "PolycomVVX"),
+        ];
+        let known = FAMILIES.iter().find(|(prefix, _)| self.model.starts_with(prefix));
+        known.map_or("PolycomVVX", |(_, family)| *family)
+    }
+
+    fn major_version(&self) -> Option<u32> {
+        self.firmware.split('.').next()?.parse().ok()
+    }
+}
+
+impl Program {
+    /// As the User-Agent's `Type/` says it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Updater => "Updater",
+            Self::Application => "Application",
+        }
+    }
+}
+
+impl fmt::Display for Phone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({} on {})", self.mac, self.model, self.firmware)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn phone(model: &str, firmware: &str) -> Phone {
+        let mac = "00005e00530c".parse().unwrap();
+        Phone { model: model.to_owned(), firmware: firmware.to_owned(), ..Phone::new(mac) }
+    }
+
+    #[test]
+    fn user_agents_are_those_of_real_phones() {
+        for (model, firmware, program, expected) in [
+            ("VVX_500", "5.9.7.4477", Program::Application, "PolycomVVX-VVX_500-UA/5.9.7.4477 Type/Application"),
+            ("VVX_500", "5.9.7.47435", Program::Updater, "PolycomVVX-VVX_500-UA/5.9.7.47435 Type/Updater"),
+            ("SPIP_335", "3.2.1.0078", Program::Application, "PolycomSoundPointIP-SPIP_335-UA/3.2.1.0078"),
+            ("SSIP_6000", "5.0.3.1667", Program::Updater, "PolycomSoundStationIP-SSIP_6000-UA/5.0.3.1667 Type/Updater"),
+            ("Edge_E450", "8.0.0.15602", Program::Application, "PolyEdge-Edge_E450-UA/8.0.0.15602 Type/Application"),
+            ("CCX_600", "8.0.2.3267", Program::Application, "PolyCCX-CCX_600-UA/8.0.2.3267 Type/Application"),
+        ] {
+            assert_eq!(phone(model, firmware).user_agent(program), format!("FileTransport {expected}"));
+        }
+    }
+
+    #[test]
+    fn nothing_typed_as_a_model_breaks_a_header() {
+        assert!(!phone("VVX\r\nHost: x", "5").user_agent(Program::Updater).contains(['\r', '\n']));
+    }
+
+    #[test]
+    fn older_families_make_fewer_requests() {
+        assert_eq!(phone("SPIP_550", "4.0.15.1047").boot_order(), BootOrder::UcSoftware4);
+        assert_eq!(phone("SSIP_6000", "5.0.3.1667").boot_order(), BootOrder::UcSoftware5);
+        assert_eq!(phone("VVX_500", "4.1.0").boot_order(), BootOrder::UcSoftware5);
+    }
+
+    #[test]
+    fn master_configurations_write_models_without_underscores() {
+        assert_eq!(phone("SPIP_550", "4.0.15.1047").configuration_model(), "SPIP550");
+    }
+}

@@ -1,0 +1,252 @@
+//! The steps of a boot, each a request or two and the judgement of what came back.
+
+use bytes::Bytes;
+use http::{Method, StatusCode, header};
+
+use super::Target;
+use super::address::{Location, ServerUrl};
+use super::client::{Answer, Client, ExchangeError, Request, Sink};
+use super::connect::TlsFacts;
+use super::log;
+use super::master::{self, MasterConfiguration, in_directory};
+use super::model::{Phone, Program};
+use super::report::{Exchange, Reason, Remark, Step, Watch};
+use crate::clock;
+
+/// A phone begins its log anew when it has grown to this (`log.render.file.upload.append.sizeLimit`, 512 KB).
+const MAX_LOG: u64 = 512 << 10;
+
+/// A boot under way.
+pub(super) struct Boot<'a> {
+    phone: &'a Phone,
+    url: &'a ServerUrl,
+    client: Client<'a>,
+    watch: &'a mut dyn Watch,
+    exchanges: Vec<Exchange>,
+    app_log: Vec<String>,
+}
+
+/// A request before it has a location.
+struct Ask {
+    step: Step,
+    program: Program,
+    method: Method,
+    body: Option<Bytes>,
+    content_range: Option<String>,
+}
+
+impl Ask {
+    fn get(step: Step) -> Self {
+        Self { step, program: Program::Application, method: Method::GET, body: None, content_range: None }
+    }
+
+    fn put(step: Step, program: Program, body: Bytes) -> Self {
+        Self { step, program, method: Method::PUT, body: Some(body), content_range: None }
+    }
+}
+
+impl<'a> Boot<'a> {
+    pub(super) fn new(
+        phone: &'a Phone,
+        target: &'a Target,
+        tls: rustls::ClientConfig,
+        watch: &'a mut dyn Watch,
+    ) -> Self {
+        let client = Client::new(target, tls);
+        let app_log = vec![log::opening(clock::now(), phone, Program::Application)];
+        Self { phone, url: &target.url, client, watch, exchanges: Vec::new(), app_log }
+    }
+
+    pub(super) fn phone(&self) -> &'a Phone {
+        self.phone
+    }
+
+    /// The requests made, and what the last handshake agreed on.
+    pub(super) fn finish(self) -> (Vec<Exchange>, Option<TlsFacts>) {
+        let facts = self.client.tls_facts().cloned();
+        (self.exchanges, facts)
+    }
+
+    /// A log that is not taken stops no phone.
+    pub(super) async fn put_boot_log(&mut self) -> Result<(), Reason> {
+        let text = log::whole([log::opening(clock::now(), self.phone, Program::Updater)]);
+        let ask = Ask::put(Step::BootLog, Program::Updater, text);
+        let file = format!("{}-boot.log", self.phone.mac);
+        self.request(ask, &file, log_lost).await.map(drop)
+    }
+
+    /// The phone's own master configuration, or the one for all.
+    pub(super) async fn get_master(&mut self) -> Result<MasterConfiguration, Reason> {
+        let mac = self.phone.mac;
+        for file in [format!("{mac}.cfg"), "000000000000.cfg".to_owned()] {
+            let answer = self.request(Ask::get(Step::Master), &file, skipped).await?;
+            if answer.status == StatusCode::NOT_FOUND {
+                continue;
+            }
+            let path = self.found(&answer)?;
+            return MasterConfiguration::parse(&answer.body, self.phone)
+                .map_err(|source| Reason::MalformedMaster { path, source });
+        }
+        Err(Reason::NoMaster { mac })
+    }
+
+    /// Only a connection that breaks stops a phone here: it runs on the firmware that it has.
+    pub(super) async fn get_firmware(&mut self, image: Option<&str>) -> Result<(), Reason> {
+        let Some(image) = image else { return Ok(()) };
+        let remark = |answer: &Answer| match answer.status {
+            status if status.is_success() => None,
+            StatusCode::NOT_FOUND => Some(Remark::FirmwareNotOffered),
+            status => Some(Remark::FirmwareKept(status)),
+        };
+        self.request(Ask::get(Step::Firmware), image, remark).await.map(drop)
+    }
+
+    /// Each of `CONFIG_FILES`; one that is missing is passed over, one that is refused is not.
+    pub(super) async fn get_configuration(&mut self, files: &[String]) -> Result<(), Reason> {
+        for file in files {
+            let remark = |answer: &Answer| match answer.status {
+                StatusCode::OK => master::check_parameter_file(&answer.body).err().map(Remark::NotAParameterFile),
+                _ => skipped(answer),
+            };
+            let answer = self.request(Ask::get(Step::Configuration), file, remark).await?;
+            self.found_or_missing(&answer)?;
+        }
+        Ok(())
+    }
+
+    /// A file that need not be there.
+    pub(super) async fn get_optional(&mut self, step: Step, directory: &str, file: &str) -> Result<(), Reason> {
+        let answer = self.request(Ask::get(step), &in_directory(directory, file), skipped).await?;
+        self.found_or_missing(&answer)
+    }
+
+    /// The application's log as a whole.
+    pub(super) async fn put_app_log(&mut self, directory: &str) -> Result<(), Reason> {
+        self.put_log_part(directory, None).await.map(drop)
+    }
+
+    /// The application's log, behind what the server has of it.
+    pub(super) async fn append_app_log(&mut self, directory: &str) -> Result<(), Reason> {
+        let file = self.app_log_file(directory);
+        let ask = Ask { method: Method::HEAD, ..Ask::get(Step::AppLog) };
+        let head = self.request(ask, &file, skipped).await?;
+        let size = Some(&head).filter(|head| head.status.is_success()).and_then(content_length);
+        let Some(size) = size.filter(|size| *size < MAX_LOG) else {
+            return self.put_app_log(directory).await;
+        };
+        let answer = self.put_log_part(directory, Some(size)).await?;
+        match size_in_conflict(&answer) {
+            Some(size) => self.put_log_part(directory, Some(size)).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
+    async fn put_log_part(&mut self, directory: &str, at: Option<u64>) -> Result<Answer, Reason> {
+        let body = log::whole(std::mem::take(&mut self.app_log));
+        let kept = body.clone();
+        let content_range = at.and_then(|start| content_range(start, body.len() as u64));
+        let ask = Ask { content_range, ..Ask::put(Step::AppLog, Program::Application, body) };
+        let file = self.app_log_file(directory);
+        let remark = move |answer: &Answer| match (size_in_conflict(answer), at) {
+            (Some(size), Some(_)) => Some(Remark::SizeIs(size)),
+            (_, Some(at)) if answer.status.is_success() => Some(Remark::AppendedAt(at)),
+            _ => log_lost(answer),
+        };
+        let answer = self.request(ask, &file, remark).await?;
+        // What was sent is what a second try sends, not the line about the first.
+        self.app_log = vec![String::from_utf8_lossy(&kept).into_owned()];
+        Ok(answer)
+    }
+
+    fn app_log_file(&self, directory: &str) -> String {
+        in_directory(directory, &format!("{}-app.log", self.phone.mac))
+    }
+
+    /// Makes one request and records it, with what `remark` has to say of the answer.
+    async fn request(
+        &mut self,
+        ask: Ask,
+        entry: &str,
+        remark: impl FnOnce(&Answer) -> Option<Remark> + Send,
+    ) -> Result<Answer, Reason> {
+        let started = clock::monotonic();
+        let location = self.url.locate(entry);
+        let path = location.as_ref().map_or_else(|_| entry.escape_debug().to_string(), |location| self.shown(location));
+        let result = match location {
+            Ok(location) => self.exchange(&ask, &location).await,
+            Err(unusable) => Err(unusable.into()),
+        };
+        let body = ask.body.as_ref().map_or(0, |body| body.len() as u64);
+        let (status, sent, received, remark) = match &result {
+            Ok(answer) => (Some(answer.status), body, answer.received, remark(answer)),
+            Err(error) => (None, 0, 0, Some(Remark::Failed(error.to_string()))),
+        };
+        let Ask { step, method, program, .. } = ask;
+        let duration = started.elapsed();
+        self.record(Exchange { step, method, path: path.clone(), program, status, sent, received, duration, remark });
+        result.map_err(|source| Reason::NoAnswer { path, source })
+    }
+
+    async fn exchange(&mut self, ask: &Ask, location: &Location) -> Result<Answer, ExchangeError> {
+        let request = Request {
+            method: ask.method.clone(),
+            location,
+            user_agent: &self.phone.user_agent(ask.program),
+            body: ask.body.clone(),
+            content_range: ask.content_range.clone(),
+        };
+        let mut progress = |received, expected| self.watch.progress(received, expected);
+        let sink = if ask.step == Step::Firmware { Sink::Count(&mut progress) } else { Sink::Keep };
+        self.client.exchange(&request, sink).await
+    }
+
+    fn record(&mut self, exchange: Exchange) {
+        self.watch.exchanged(&exchange);
+        self.app_log.push(log::request(clock::now(), &exchange));
+        self.exchanges.push(exchange);
+    }
+
+    fn shown(&self, location: &Location) -> String {
+        if location.origin == *self.url.origin() { location.path.clone() } else { location.to_string() }
+    }
+
+    fn found_or_missing(&self, answer: &Answer) -> Result<(), Reason> {
+        if answer.status == StatusCode::NOT_FOUND { Ok(()) } else { self.found(answer).map(drop) }
+    }
+
+    /// The path of a file that came whole, or why the phone cannot go on without it.
+    fn found(&self, answer: &Answer) -> Result<String, Reason> {
+        let path = self.exchanges.last().map(|exchange| exchange.path.clone()).unwrap_or_default();
+        match answer.status {
+            StatusCode::OK => Ok(path),
+            StatusCode::FORBIDDEN => Err(Reason::Refused { path }),
+            StatusCode::MISDIRECTED_REQUEST => Err(Reason::Misdirected { path }),
+            status if status.is_server_error() => Err(Reason::ServerFailed { path, status }),
+            status => Err(Reason::Unexpected { path, status }),
+        }
+    }
+}
+
+fn skipped(answer: &Answer) -> Option<Remark> {
+    (answer.status == StatusCode::NOT_FOUND).then_some(Remark::Skipped)
+}
+
+fn log_lost(answer: &Answer) -> Option<Remark> {
+    (!answer.status.is_success()).then_some(Remark::LogLost(answer.status))
+}
+
+/// `bytes start-end/total` for `length` bytes put at `start`; none where the numbers end.
+fn content_range(start: u64, length: u64) -> Option<String> {
+    let total = start.checked_add(length)?;
+    Some(format!("bytes {start}-{}/{total}", total.checked_sub(1)?))
+}
+
+fn content_length(head: &Answer) -> Option<u64> {
+    head.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// The size in a 409 whose `Content-Range` is `bytes */SIZE`: where the server wants the log continued.
+fn size_in_conflict(answer: &Answer) -> Option<u64> {
+    let range = Some(answer).filter(|answer| answer.status == StatusCode::CONFLICT)?;
+    range.headers.get(header::CONTENT_RANGE)?.to_str().ok()?.strip_prefix("bytes */")?.parse().ok()
+}
