@@ -295,13 +295,20 @@ impl Publisher {
     }
 }
 
-/// In local mode, and never else, the CA of virtual phones is trusted everywhere.
+/// In local mode, and never else, the CA of virtual phones is trusted everywhere. It is made on first use.
 fn local_device_trust(config: &Config, state: &StateDir) -> Result<Vec<Arc<Bundle>>, AppError> {
-    if !config.is_local() {
-        return Ok(Vec::new());
+    if config.is_local() {
+        let folder = state.path().join(LOCAL_DEVICE_CA);
+        CertificateAuthority::open_or_make(&folder, "provost local device CA", KeyKind::EcdsaP256, clock::now())?;
     }
-    let folder = state.path().join(LOCAL_DEVICE_CA);
-    let ca = CertificateAuthority::open_or_make(&folder, "provost local device CA", KeyKind::EcdsaP256, clock::now())?;
-    let certificate = (folder.display().to_string(), ca.certificate().clone());
-    Ok(vec![Arc::new(Bundle::of("local device CA", vec![certificate])?)])
+    Ok(local_device_bundle(config)?.into_iter().map(Arc::new).collect())
+}
+
+/// The local device CA as a bundle: in local mode, if it has been made.
+///
+/// # Errors
+/// If it is there but cannot be read.
+pub fn local_device_bundle(config: &Config) -> Result<Option<Bundle>, BundleError> {
+    let file = config.state.join(LOCAL_DEVICE_CA).join("ca.pem");
+    if config.is_local() && file.exists() { Bundle::load("local device CA", &[file]).map(Some) } else { Ok(None) }
 }

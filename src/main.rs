@@ -1,3 +1,7 @@
-//! The provost binary.
+//! The provost binary: reads the command line and leaves the rest to the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    provost::cli::main()
+}

@@ -74,6 +74,15 @@ impl StateDir {
     }
 }
 
+/// Whether this user could use `path` as a state directory, or make it; nothing is changed.
+pub fn can_use(path: &Path) -> Result<(), String> {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let existing = absolute.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
+    rustix::fs::access(existing, rustix::fs::Access::WRITE_OK).map_err(|errno| {
+        format!("this user may not write to the state directory {} ({}: {errno})", path.display(), existing.display())
+    })
+}
+
 /// Makes `path` and what is missing above it, for the owner alone.
 pub fn private_folder(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)

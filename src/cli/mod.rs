@@ -1,4 +1,98 @@
-//! The commands, one file each.
+//! The commands, one file each. Exit codes: 0 good, 1 not good, 2 usage or configuration.
 
+use std::fmt::Display;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anstyle::{AnsiColor, Style};
+use clap::builder::Styles;
+use clap::{Parser, Subcommand};
+
+pub mod check;
+mod demo;
+mod diagnostics;
+mod local;
 pub mod phone;
 pub mod printer;
+mod schema;
+mod serve;
+mod trust;
+
+/// The exit code of a command that makes no sense, or of a configuration that does not.
+const USAGE: u8 = 2;
+
+const STYLES: Styles = Styles::styled()
+    .header(Style::new().bold())
+    .usage(Style::new().bold())
+    .literal(AnsiColor::Cyan.on_default())
+    .placeholder(AnsiColor::Green.on_default());
+
+/// Polycom phone provisioning on the public internet: mutual TLS by the phones' factory certificates, a folder per
+/// constituency, one binary.
+///
+/// Without provost.json in the working directory (or --config), provost runs in local mode: https://*.phones.localhost:8443
+/// on loopback, from ./constituencies, with certificates of its own.
+#[derive(Debug, Parser)]
+#[command(name = "provost", version, styles = STYLES, propagate_version = true, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve constituencies to phones.
+    Serve(serve::Args),
+    /// Show it all on this machine: serve in local mode and boot three virtual phones.
+    Demo(demo::Args),
+    /// Say everything that is wrong with configuration, constituencies and trust.
+    Check(check::Args),
+    Phone(phone::Args),
+    /// Whose device certificates count.
+    #[command(subcommand)]
+    Trust(trust::Command),
+    /// Print the JSON Schema of a configuration file.
+    Schema(schema::Args),
+}
+
+/// Which configuration a command is about.
+#[derive(Debug, Clone, clap::Args)]
+struct ConfigArg {
+    /// The configuration [default: provost.json in the working directory; without one, local mode].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Phone(args) => local::run_phone(&args),
+        Command::Trust(command) => trust::run(&command),
+        Command::Schema(args) => schema::run(&args),
+    };
+    result.unwrap_or_else(|error| {
+        complain(&format_args!("{error:#}"));
+        ExitCode::from(USAGE)
+    })
+}
+
+/// Prints a line to standard output; a reader that has gone is no error.
+fn say(line: &dyn Display) {
+    let _ = writeln!(anstream::stdout(), "{line}");
+}
+
+/// Prints an error to standard error.
+fn complain(error: &dyn Display) {
+    let style = AnsiColor::Red.on_default().bold();
+    let _ = writeln!(anstream::stderr(), "{style}error:{style:#} {error}");
+}
+
+/// The runtime of a command that waits for the network.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+}

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use super::decision::{Denial, ReadGrant};
+use super::decision::{Denial, ReadGrant, check_shared};
 use super::path;
 use super::upload::name::UploadName;
 use super::upload::store::UploadStore;
@@ -123,7 +123,7 @@ fn open_through_links(
             .served()
             .find(|other| other.name.as_str() == owner)
             .ok_or_else(|| Denial::Link(format!("the link leads to {owner}/{real}, which is no constituency")))?;
-        grant.covers_shared(real, owner)?;
+        check_shared(real, owner)?;
     }
     opened(handle)
 }

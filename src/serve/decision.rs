@@ -276,25 +276,25 @@ impl ReadGrant {
         check_own_files(real, self.reader)?;
         if path::is_hidden(real) { Err(Denial::Hidden) } else { Ok(()) }
     }
+}
 
-    /// Whether the decision holds for `real`, where links led into the constituency `owner`.
-    ///
-    /// # Errors
-    /// Unless `real` lies in a folder that `owner` shares, is not hidden, and holds no MAC address at all.
-    pub fn covers_shared(&self, real: &str, owner: &Constituency) -> Result<(), Denial> {
-        let refused = |why: &str| Err(Denial::Link(format!("the link leads to {}/{real}, {why}", owner.name)));
-        let top = real.split_once('/').map(|(top, _)| top);
-        if !top.is_some_and(|top| owner.policy.shared.contains(top)) {
-            return refused("which is in no folder that the other constituency names in \"shared\"");
-        }
-        if path::is_hidden(real) {
-            return refused("a name that is never served");
-        }
-        if path::macs_in(real).next().is_some() {
-            return refused("a name that holds a MAC address, which is never shared");
-        }
-        Ok(())
+/// Whether links may lead from one constituency to `real` in another, `owner`.
+///
+/// # Errors
+/// Unless `real` lies in a folder that `owner` shares, is not hidden, and holds no MAC address at all.
+pub fn check_shared(real: &str, owner: &Constituency) -> Result<(), Denial> {
+    let refused = |why: &str| Err(Denial::Link(format!("the link leads to {}/{real}, {why}", owner.name)));
+    let top = real.split_once('/').map(|(top, _)| top);
+    if !top.is_some_and(|top| owner.policy.shared.contains(top)) {
+        return refused("which is in no folder that the other constituency names in \"shared\"");
     }
+    if path::is_hidden(real) {
+        return refused("a name that is never served");
+    }
+    if path::macs_in(real).next().is_some() {
+        return refused("a name that holds a MAC address, which is never shared");
+    }
+    Ok(())
 }
 
 impl WriteGrant {

@@ -1,0 +1,148 @@
+//! `provost check`: everything that is wrong with configuration, constituencies and trust, in one go.
+//!
+//! Errors are what stops something from being served; warnings are what its author did not mean; notes are what is good
+//! to know. Nothing is changed, no lock is taken, nothing outside this machine is asked.
+
+mod folder;
+
+use std::process::ExitCode;
+
+use anstyle::{AnsiColor, Style};
+
+use super::{ConfigArg, say, trust};
+use crate::certificate::{FilesSource, LiveCertificates};
+use crate::clock;
+use crate::config::{CertificateSource, Config};
+use crate::constituency::{ClientAuth, Phones, Severity};
+use crate::serve::site::Site;
+use crate::settings::SettingsError;
+
+/// What `provost check` takes.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    config: ConfigArg,
+}
+
+/// How bad something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Level {
+    Error,
+    Warning,
+    Note,
+}
+
+/// One thing to say.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Finding {
+    level: Level,
+    subject: String,
+    message: String,
+}
+
+impl Finding {
+    fn new(level: Level, subject: impl ToString, message: impl ToString) -> Self {
+        Self { level, subject: subject.to_string(), message: message.to_string() }
+    }
+}
+
+/// Checks, and prints the findings. Warnings alone are good.
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let config = Config::find(args.config.config.as_deref())?;
+    let site = trust::site_of(&config)?;
+    let mut findings = Vec::new();
+    check_configuration(&config, &site, &mut findings);
+    check_certificates(&config, &mut findings);
+    check_trust(&config, &mut findings);
+    for fault in site.registry().faults() {
+        let level = if fault.severity == Severity::Error { Level::Error } else { Level::Warning };
+        findings.push(Finding::new(level, &fault.subject, &fault.message));
+    }
+    for (name, reason) in site.unusable() {
+        findings.push(Finding::new(Level::Error, name, format!("not served: {reason}")));
+    }
+    check_constituencies(&config, &site, &mut findings);
+    findings.sort();
+    findings.dedup();
+    for finding in &findings {
+        print(finding);
+    }
+    let errors = findings.iter().filter(|finding| finding.level == Level::Error).count();
+    let warnings = findings.iter().filter(|finding| finding.level == Level::Warning).count();
+    let served = site.registry().served().filter(|served| site.get(&served.name).is_some()).count();
+    say(&format_args!("{served} constituencies can be served; {errors} errors, {warnings} warnings"));
+    Ok(if errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn print(finding: &Finding) {
+    let (style, word) = match finding.level {
+        Level::Error => (AnsiColor::Red.on_default().bold(), "error"),
+        Level::Warning => (AnsiColor::Yellow.on_default().bold(), "warning"),
+        Level::Note => (Style::new().dimmed(), "note"),
+    };
+    say(&format_args!("{style}{word}:{style:#} {}: {}", finding.subject, finding.message));
+}
+
+fn check_configuration(config: &Config, site: &Site, findings: &mut Vec<Finding>) {
+    let file = config.file.as_ref().map_or_else(|| "local mode".to_owned(), |file| file.display().to_string());
+    if let Err(error) = config.check_apart() {
+        findings.push(Finding::new(Level::Error, &file, error));
+    }
+    if let Some(name) = &config.no_sni
+        && site.get(name).is_none()
+    {
+        let message = format!("\"no_sni\": {name} is not served, so clients without SNI are refused");
+        findings.push(Finding::new(Level::Error, &file, message));
+    }
+    if let Err(error) = crate::state::can_use(&config.state) {
+        findings.push(Finding::new(Level::Warning, &file, error));
+    }
+}
+
+fn check_certificates(config: &Config, findings: &mut Vec<Finding>) {
+    let CertificateSource::Files(pairs) = &config.certificate else { return };
+    let mut source = FilesSource::new(pairs.clone());
+    let refreshed = source.refresh(&LiveCertificates::default());
+    findings.extend(refreshed.errors.iter().map(|error| Finding::new(Level::Error, "certificate", error)));
+    let warnings = source.warnings(&config.domain, clock::now());
+    findings.extend(warnings.iter().map(|warning| Finding::new(Level::Warning, "certificate", warning)));
+}
+
+fn check_trust(config: &Config, findings: &mut Vec<Finding>) {
+    let now = clock::unix_seconds(clock::now());
+    for (name, bundle) in crate::trust::load_all(&config.trust) {
+        let subject = format!("trust bundle \"{name}\"");
+        match bundle {
+            Err(error) => findings.push(Finding::new(Level::Error, subject, error)),
+            Ok(bundle) => {
+                let expired = bundle.anchors.iter().filter(|anchor| now > anchor.not_after);
+                findings.extend(
+                    expired.map(|anchor| {
+                        Finding::new(Level::Warning, &subject, format!("{} has expired", anchor.subject))
+                    }),
+                );
+            }
+        }
+    }
+}
+
+fn check_constituencies(config: &Config, site: &Site, findings: &mut Vec<Finding>) {
+    if site.registry().served().next().is_none() {
+        let message = "there is no constituency; make a folder";
+        findings.push(Finding::new(Level::Warning, config.constituencies.display(), message));
+    }
+    for constituency in site.registry().served() {
+        let asks = constituency.policy.tls.client_auth == ClientAuth::Required;
+        if asks && constituency.policy.phones != Phones::Any && constituency.known_phones().is_empty() {
+            let message = "knows no phone, so nobody gets in; name phones in constituency.json, or make a <mac>.cfg";
+            findings.push(Finding::new(Level::Warning, &constituency.name, message));
+        }
+        folder::check(&config.constituencies, constituency, site.registry(), findings);
+    }
+}
+
+impl From<SettingsError> for Finding {
+    fn from(error: SettingsError) -> Self {
+        Self::new(Level::Error, "provost.json", error)
+    }
+}

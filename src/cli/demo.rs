@@ -1,0 +1,200 @@
+//! `provost demo`: everything on this machine, in a minute. Local mode with a state that is thrown away, and three
+//! virtual phones that boot against it over real TLS.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, bail};
+use include_dir::{Dir, include_dir};
+use rustls::RootCertStore;
+
+use super::local::LocalCas;
+use super::phone::DeviceCertificates;
+use super::printer::{Format, Printer};
+use super::{diagnostics, runtime, say};
+use crate::app::{App, AppError};
+use crate::config::{CONFIG_FILE, Config, LOCAL_PORT};
+use crate::constituency::{ClientAuth, ConstituencyName, MacAddress, Phones};
+use crate::phone::{Phone, Summary, Target, boot};
+use crate::serve::access::LogFormat;
+use crate::serve::site::Site;
+
+/// The constituencies that ship, for where there are none.
+static SHIPPED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/constituencies");
+
+/// How many phones boot.
+const PHONES: usize = 3;
+/// How many ports are tried.
+const PORTS: u16 = 20;
+
+/// The phones of the documentation range, with their models.
+const MODELS: [(&str, &str); PHONES] =
+    [("00005e00530c", "VVX_500"), ("00005e0053c7", "VVX_550"), ("00005e0053ee", "VVX_601")];
+
+/// What `provost demo` takes.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// End when the phones are done; not good if one of them was not provisioned.
+    #[arg(long)]
+    once: bool,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    if Path::new(CONFIG_FILE).exists() {
+        bail!("{CONFIG_FILE} lies here: this looks like a real site; run the demo in another folder");
+    }
+    diagnostics::start(LogFormat::Text);
+    let scratch = tempfile::Builder::new().prefix("provost-demo-").tempdir()?;
+    let mut config = Config { state: scratch.path().join("state"), ..Config::local() };
+    if !config.constituencies.is_dir() {
+        config.constituencies = scratch.path().join("constituencies");
+        std::fs::create_dir(&config.constituencies)?;
+        SHIPPED.extract(&config.constituencies).context("the shipped constituencies cannot be unpacked")?;
+        tracing::info!("there is no ./constituencies here: showing the ones that are built in");
+    }
+    runtime()?.block_on(show(args, config))
+}
+
+async fn show(args: &Args, config: Config) -> anyhow::Result<ExitCode> {
+    tracing::info!("LOCAL MODE: a demonstration on loopback; its state is thrown away at the end");
+    let (constituencies, state) = (config.constituencies.clone(), config.state.clone());
+    let log = Gated::default();
+    let app = start_on_a_free_port(config, &log).await?;
+    let address = app.addresses().first().copied().context("no address to listen on")?;
+    let cast = cast(&app.site());
+    let cas = LocalCas::open(&state)?;
+
+    let mut result = None;
+    app.run(async {
+        result = Some(boot_all(&cast, address, &cas).await);
+        log.open();
+        if !args.once {
+            explain(&cast, address, &constituencies, &state);
+            std::future::pending::<()>().await;
+        }
+    })
+    .await?;
+    match result.transpose()? {
+        Some(summary) if summary.all_provisioned() => Ok(ExitCode::SUCCESS),
+        // Stopped by a person before the phones were done.
+        None if !args.once => Ok(ExitCode::SUCCESS),
+        _ => Ok(ExitCode::FAILURE),
+    }
+}
+
+async fn start_on_a_free_port(config: Config, log: &Gated) -> anyhow::Result<App> {
+    for port in LOCAL_PORT..LOCAL_PORT + PORTS {
+        let listen = vec![SocketAddr::from(([127, 0, 0, 1], port))];
+        match App::start(Config { listen, ..config.clone() }, log.clone()).await {
+            Err(AppError::Listen { address, source }) if source.kind() == io::ErrorKind::AddrInUse => {
+                tracing::warn!("{address} is taken; trying the next port");
+            }
+            started => return Ok(started?),
+        }
+    }
+    bail!("no port from {LOCAL_PORT} on is free")
+}
+
+/// Who boots where: the known phones of each constituency in turn.
+fn cast(site: &Site) -> Vec<(ConstituencyName, Phone)> {
+    let documented: Vec<MacAddress> = MODELS.iter().filter_map(|(mac, _)| mac.parse().ok()).collect();
+    let mut cast: Vec<(ConstituencyName, Phone)> = Vec::new();
+    let constituencies: Vec<_> = site
+        .registry()
+        .served()
+        .filter(|constituency| constituency.policy.tls.client_auth == ClientAuth::Required)
+        .collect();
+    for round in 0..PHONES {
+        for constituency in &constituencies {
+            let known = match constituency.policy.phones {
+                Phones::Any => documented.clone(),
+                Phones::Listed(_) => constituency.known_phones(),
+            };
+            let not_yet = |mac: &&MacAddress| !cast.iter().any(|(_, phone)| phone.mac == **mac);
+            if cast.len() < PHONES
+                && round < known.len()
+                && let Some(mac) = known.iter().find(not_yet)
+            {
+                cast.push((constituency.name.clone(), phone(*mac)));
+            }
+        }
+    }
+    cast
+}
+
+fn phone(mac: MacAddress) -> Phone {
+    let mut phone = Phone::new(mac);
+    if let Some((_, model)) = MODELS.iter().find(|(documented, _)| *documented == mac.to_string()) {
+        (*model).clone_into(&mut phone.model);
+    }
+    phone
+}
+
+fn url(constituency: &ConstituencyName, address: SocketAddr) -> String {
+    format!("https://{constituency}.{}:{}/", crate::config::LOCAL_DOMAIN, address.port())
+}
+
+async fn boot_all(cast: &[(ConstituencyName, Phone)], address: SocketAddr, cas: &LocalCas) -> anyhow::Result<Summary> {
+    let mut server_roots = RootCertStore::empty();
+    for root in cas.server_roots()? {
+        server_roots.add(root)?;
+    }
+    let server_roots = Arc::new(server_roots);
+    let printer = Printer::new(Format::Table);
+    let mut summary = Summary::default();
+    for (constituency, phone) in cast {
+        let url = url(constituency, address);
+        say(&format_args!("\n{} {} boots from {url}", phone.model, phone.mac));
+        let target = Target { url: url.parse()?, server_roots: Arc::clone(&server_roots), resolve: Some(address) };
+        let certificate = cas.certificate(phone.mac)?;
+        let mut watch = printer.for_one_phone(phone);
+        summary.add(&boot(phone, &target, Some(&certificate), &mut watch).await);
+    }
+    say(&"");
+    if cast.is_empty() {
+        bail!("no constituency here knows a phone; add one to \"phones\" in a constituency.json");
+    }
+    say(&format_args!("{} of {} phones provisioned", summary.provisioned, summary.phones));
+    Ok(summary)
+}
+
+/// What to try next.
+fn explain(cast: &[(ConstituencyName, Phone)], address: SocketAddr, constituencies: &Path, state: &Path) {
+    let Some((constituency, phone)) = cast.first() else { return };
+    let url = url(constituency, address);
+    say(&format_args!(
+        "\nThe server goes on until Ctrl-C, and its access log follows here. In another terminal:\n  \
+         provost phone --url {url} --mac {} --state {}\n  \
+         curl --cacert {}/server-ca/ca.pem --resolve '*:{}:127.0.0.1' {url}   (no device certificate: refused)\n\
+         Edit a file below {}: the next request sees it.\n",
+        phone.mac,
+        state.display(),
+        state.display(),
+        address.port(),
+        constituencies.display()
+    ));
+}
+
+/// Standard output, once it is open: the phones' own tables come first.
+#[derive(Debug, Clone, Default)]
+struct Gated(Arc<AtomicBool>);
+
+impl Gated {
+    fn open(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Write for Gated {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.load(Ordering::Relaxed) { io::stdout().write(bytes) } else { Ok(bytes.len()) }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stdout().flush()
+    }
+}

@@ -1,0 +1,62 @@
+//! Virtual phones in local mode: the local device CA makes their certificates.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+use super::phone::{self, DeviceCertificates};
+use super::runtime;
+use crate::app::{LOCAL_DEVICE_CA, LOCAL_SERVER_CA};
+use crate::ca::{CertificateAuthority, KeyKind};
+use crate::clock;
+use crate::config::CONFIG_FILE;
+use crate::constituency::MacAddress;
+use crate::phone::DeviceCertificate;
+
+/// How long a virtual phone's certificate lives.
+const LIFETIME: Duration = Duration::from_hours(24);
+
+/// The two CAs of a local server's state directory.
+pub(super) struct LocalCas {
+    devices: CertificateAuthority,
+    server: CertificateDer<'static>,
+}
+
+impl LocalCas {
+    /// Opens the CAs that a server in local mode has made in the state directory `state`.
+    pub(super) fn open(state: &Path) -> anyhow::Result<Self> {
+        let folder = state.join(LOCAL_DEVICE_CA);
+        let server_ca = state.join(LOCAL_SERVER_CA).join("ca.pem");
+        let server = CertificateDer::from_pem_file(&server_ca).with_context(|| {
+            format!("{} cannot be read; a server in local mode makes it (`provost serve`)", server_ca.display())
+        })?;
+        let devices =
+            CertificateAuthority::open_or_make(&folder, "provost local device CA", KeyKind::EcdsaP256, clock::now())?;
+        Ok(Self { devices, server })
+    }
+}
+
+impl DeviceCertificates for LocalCas {
+    fn certificate(&self, mac: MacAddress) -> anyhow::Result<DeviceCertificate> {
+        let issued = self.devices.issue_device(mac, clock::now(), LIFETIME)?;
+        Ok(DeviceCertificate { chain: vec![issued.certificate], key: issued.key })
+    }
+
+    fn server_roots(&self) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+        Ok(vec![self.server.clone()])
+    }
+}
+
+/// `provost phone`: with the local CAs where local mode is meant, which is where no provost.json lies.
+pub(super) fn run_phone(args: &phone::Args) -> anyhow::Result<ExitCode> {
+    let is_local = args.certificate.is_none()
+        && !Path::new(CONFIG_FILE).exists()
+        && args.state.join(LOCAL_SERVER_CA).join("ca.pem").exists();
+    let local = if is_local { Some(LocalCas::open(&args.state)?) } else { None };
+    let local = local.as_ref().map(|local| local as &dyn DeviceCertificates);
+    runtime()?.block_on(phone::run(args, local))
+}

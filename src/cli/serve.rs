@@ -1,0 +1,50 @@
+//! `provost serve`: the server.
+
+use std::process::ExitCode;
+
+use super::{ConfigArg, complain, diagnostics, runtime};
+use crate::app::{App, AppError};
+use crate::config::Config;
+use crate::serve::access::LogFormat;
+
+/// What `provost serve` takes.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// The form of the access log and of diagnostics, whatever provost.json says.
+    #[arg(long, value_name = "FORMAT", value_parser = log_format)]
+    log: Option<LogFormat>,
+}
+
+fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        other => Err(format!("{other:?} is neither \"text\" nor \"json\"")),
+    }
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let mut config = Config::find(args.config.config.as_deref())?;
+    config.log = args.log.unwrap_or(config.log);
+    diagnostics::start(config.log);
+    if config.is_local() {
+        tracing::info!(
+            "LOCAL MODE: no provost.json here; serving {} on loopback, with certificates of our own",
+            config.domain
+        );
+    }
+    match runtime()?.block_on(serve(config)) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(AppError::Settings(error)) => Err(error.into()),
+        Err(error) => {
+            complain(&error);
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+async fn serve(config: Config) -> Result<(), AppError> {
+    App::start(config, std::io::stdout()).await?.run(std::future::pending()).await
+}

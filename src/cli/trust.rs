@@ -1,0 +1,152 @@
+//! `provost trust`: whose device certificates count, and whether this one would.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use aws_lc_rs::digest::{SHA256, digest};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::{ConfigArg, say};
+use crate::certificate::LiveCertificates;
+use crate::clock;
+use crate::config::Config;
+use crate::constituency::scan::Scanner;
+use crate::constituency::{Constituency, ConstituencyName, Registry, Standing};
+use crate::serve::site::{Site, TlsMaterial};
+use crate::trust::{self, Bundle, rfc3339};
+
+/// The commands about trust.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// The trust bundles and their CA certificates.
+    List(ListArgs),
+    /// Whether a constituency would let a device certificate in: prints the MAC address, or the exact reason.
+    Verify(VerifyArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ListArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct VerifyArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// The constituency that the phone would ask.
+    #[arg(long, value_name = "NAME")]
+    constituency: ConstituencyName,
+    /// What the phone presents (PEM): its own certificate first.
+    #[arg(value_name = "CHAIN.pem")]
+    chain: PathBuf,
+    /// At what time [default: now].
+    #[arg(long, value_name = "RFC3339", value_parser = |text: &str| OffsetDateTime::parse(text, &Rfc3339))]
+    at: Option<OffsetDateTime>,
+}
+
+pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::List(args) => list(args),
+        Command::Verify(args) => verify(args),
+    }
+}
+
+fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
+    let config = Config::find(args.config.config.as_deref())?;
+    let mut code = ExitCode::SUCCESS;
+    for (name, bundle) in trust::load_all(&config.trust) {
+        match bundle {
+            Ok(bundle) => list_bundle(&name, &bundle),
+            Err(error) => {
+                say(&format_args!("{name}: CANNOT BE USED: {error}"));
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    Ok(code)
+}
+
+fn list_bundle(name: &str, bundle: &Bundle) {
+    say(&name);
+    for anchor in &bundle.anchors {
+        let sha256 = digest(&SHA256, &anchor.certificate);
+        let fingerprint: String = sha256.as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
+        let (from, to) = (rfc3339(anchor.not_before), rfc3339(anchor.not_after));
+        say(&format_args!("  {}\n    valid {from} to {to}\n    SHA-256 {fingerprint}", anchor.subject));
+    }
+    if !bundle.known.is_empty() {
+        say(&format_args!("  and {} CAs that are known but trusted only through these", bundle.known.len()));
+    }
+}
+
+fn verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
+    let config = Config::find(args.config.config.as_deref())?;
+    let chain = read_chain(&args.chain)?;
+    let site = site_of(&config)?;
+    let refused = |reason: String| {
+        say(&format_args!("refused: {reason}"));
+        Ok(ExitCode::FAILURE)
+    };
+    let Some((constituency, generation)) = site.get(&args.constituency) else {
+        let name = &args.constituency;
+        let unusable = site.unusable().find(|(unusable, _)| *unusable == name).map(|(_, reason)| reason.to_owned());
+        let fault = site.registry().faults().iter().find(|fault| fault.subject == name.as_str());
+        let reason = unusable.or_else(|| fault.map(|fault| fault.message.clone()));
+        return refused(reason.unwrap_or_else(|| format!("there is no constituency {name}")));
+    };
+    let Some(verifier) = &generation.verifier else {
+        say(&"let in: this constituency asks for no certificate (\"client_auth\": \"none\")");
+        return Ok(ExitCode::SUCCESS);
+    };
+    let now = args.at.map_or_else(|| clock::unix_seconds(clock::now()), OffsetDateTime::unix_timestamp);
+    let since = Duration::from_secs(u64::try_from(now).unwrap_or(0));
+    match verifier.judge(&chain, UnixTime::since_unix_epoch(since)) {
+        Err(refusal) => refused(refusal.to_string()),
+        Ok(device) => match device.mac() {
+            Err(reason) => refused(reason.to_string()),
+            Ok(mac) => match standing(constituency, mac) {
+                Some(reason) => refused(reason),
+                None => {
+                    let note = if device.is_tolerated(now) { " (expired, tolerated by policy)" } else { "" };
+                    say(&format_args!("let in: {mac}{note}"));
+                    Ok(ExitCode::SUCCESS)
+                }
+            },
+        },
+    }
+}
+
+fn standing(constituency: &Constituency, mac: crate::constituency::MacAddress) -> Option<String> {
+    match constituency.standing(mac) {
+        Standing::Known => None,
+        Standing::Unknown => Some(format!("{mac} is not known to {}", constituency.name)),
+        Standing::Denied => Some(format!("{mac} is denied by {}", constituency.name)),
+    }
+}
+
+fn read_chain(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let chain = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .with_context(|| format!("{} holds no certificates in PEM", path.display()))?;
+    anyhow::ensure!(!chain.is_empty(), "{} holds no certificate", path.display());
+    Ok(chain)
+}
+
+/// The site as a server would make it now; what is wrong with folders is in its registry.
+pub(super) fn site_of(config: &Config) -> anyhow::Result<Site> {
+    let material = TlsMaterial {
+        certificates: Arc::new(LiveCertificates::default()),
+        bundles: trust::load_all(&config.trust),
+        always_trusted: crate::app::local_device_bundle(config)?.into_iter().map(Arc::new).collect(),
+        provider: TlsMaterial::provider(),
+    };
+    let registry: Registry = Scanner::new(config.constituencies.clone(), config.bundle_names()).scan(clock::now());
+    Ok(Site::new(config.domain.clone(), None).with(registry, config.no_sni.clone(), &material))
+}
