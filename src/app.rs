@@ -95,7 +95,7 @@ pub struct App {
 #[derive(Debug)]
 enum Source {
     Files(FilesSource),
-    LocalCa(LocalCa),
+    LocalCa(Box<LocalCa>),
 }
 
 /// Makes sites out of registries, and publishes them one after the other.
@@ -107,11 +107,11 @@ struct Publisher {
 }
 
 impl App {
-    /// Opens everything that is needed and listens; connections are accepted once [`App::run`] runs.
+    /// Opens everything that is needed and listens, within a runtime; connections are accepted once [`App::run`] runs.
     ///
     /// # Errors
     /// Whatever makes serving impossible. What is wrong with a folder or a trust bundle is only said.
-    pub async fn start(config: Config, output: impl io::Write + Send + 'static) -> Result<Self, AppError> {
+    pub fn start(config: Config, output: impl io::Write + Send + 'static) -> Result<Self, AppError> {
         sockets::raise_file_limit();
         config.check_apart()?;
         let state = StateDir::open(&config.state)?;
@@ -212,9 +212,11 @@ impl Source {
     fn open(config: &Config, state: &StateDir) -> Result<Self, AppError> {
         Ok(match &config.certificate {
             CertificateSource::Files(pairs) => Self::Files(FilesSource::new(pairs.clone())),
-            CertificateSource::LocalCa(_) => {
-                Self::LocalCa(LocalCa::open(&state.path().join(LOCAL_SERVER_CA), &config.domain, clock::now())?)
-            }
+            CertificateSource::LocalCa(_) => Self::LocalCa(Box::new(LocalCa::open(
+                &state.path().join(LOCAL_SERVER_CA),
+                &config.domain,
+                clock::now(),
+            )?)),
         })
     }
 

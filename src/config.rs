@@ -177,7 +177,7 @@ impl Config {
                         .map(|pair| CertificateFiles { chain: from_base(pair.chain), key: from_base(pair.key) })
                         .collect(),
                 ),
-                local => local,
+                local @ CertificateSource::LocalCa(_) => local,
             },
             trust: typed
                 .trust

@@ -46,7 +46,44 @@ const LIB: Layer = Layer { modules: &["lib"], neighbours: false, below: &[] };
 const HOUSE: [&Layer; 8] = [&FOUNDATION, &NOUNS, &VERBS, &CONFIG, &APP, &CLI, &MAIN, &LIB];
 
 /// The only files that may touch sockets, disk, tasks or the clock, each with what for.
-const IMPURE_FILES: &[(&str, &str)] = &[("src/clock.rs", "reads the clock, for everybody")];
+const IMPURE_FILES: &[(&str, &str)] = &[
+    ("src/clock.rs", "reads the clock, for everybody"),
+    ("src/app.rs", "holds the listeners"),
+    ("src/app/signals.rs", "listens to signals"),
+    ("src/app/sockets.rs", "opens the listeners"),
+    ("src/ca.rs", "keeps its key in a file"),
+    ("src/certificate/files.rs", "reads the files it follows"),
+    ("src/cli/check/folder.rs", "looks at folders"),
+    ("src/cli/check/mod.rs", "asks what time it is"),
+    ("src/cli/demo.rs", "has a folder to throw away"),
+    ("src/cli/local.rs", "reads the local CAs"),
+    ("src/cli/mod.rs", "makes the runtime"),
+    ("src/cli/trust.rs", "reads the chain to judge"),
+    ("src/config.rs", "reads provost.json"),
+    ("src/constituency/policy_file.rs", "reads policies"),
+    ("src/constituency/scan.rs", "reads folders"),
+    ("src/constituency/watch.rs", "watches folders"),
+    ("src/phone/client.rs", "speaks to servers"),
+    ("src/phone/connect.rs", "speaks to servers"),
+    ("src/phone/mod.rs", "measures boots"),
+    ("src/phone/rack.rs", "boots many at once"),
+    ("src/phone/steps.rs", "dates its logs"),
+    ("src/phone/upload.rs", "waits for 100 Continue"),
+    ("src/serve/access.rs", "writes on a thread of its own"),
+    ("src/serve/answer.rs", "sends files and measures"),
+    ("src/serve/beneath.rs", "opens files"),
+    ("src/serve/body.rs", "reads files"),
+    ("src/serve/content.rs", "follows links"),
+    ("src/serve/handshake.rs", "judges as of now"),
+    ("src/serve/listener.rs", "accepts connections"),
+    ("src/serve/pace.rs", "keeps deadlines"),
+    ("src/serve/request.rs", "decides as of now"),
+    ("src/serve/upload/budget.rs", "counts what is stored"),
+    ("src/serve/upload/receive.rs", "works the disk on threads that may block"),
+    ("src/serve/upload/store.rs", "stores files"),
+    ("src/state.rs", "stores files"),
+    ("src/trust/bundle.rs", "reads bundles"),
+];
 
 /// What makes a file impure, wherever in a path it stands.
 const IMPURE_PATHS: &[&str] = &[
@@ -100,10 +137,10 @@ const TREE: [&str; 6] = ["src", "tests", "constituencies", ".ci", "README.md", "
 
 /// A rule that saw nothing proves nothing. Raise these as the house grows.
 mod at_least {
-    pub(crate) const SOURCES: usize = 8;
-    pub(crate) const FUNCTIONS: usize = 60;
-    pub(crate) const IMPORTS: usize = 10;
-    pub(crate) const TREE_FILES: usize = 25;
+    pub(crate) const SOURCES: usize = 60;
+    pub(crate) const FUNCTIONS: usize = 400;
+    pub(crate) const IMPORTS: usize = 100;
+    pub(crate) const TREE_FILES: usize = 120;
 }
 
 fn root() -> PathBuf {

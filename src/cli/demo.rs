@@ -63,7 +63,7 @@ async fn show(args: &Args, config: Config) -> anyhow::Result<ExitCode> {
     tracing::info!("LOCAL MODE: a demonstration on loopback; its state is thrown away at the end");
     let (constituencies, state) = (config.constituencies.clone(), config.state.clone());
     let log = Gated::default();
-    let app = start_on_a_free_port(config, &log).await?;
+    let app = start_on_a_free_port(&config, &log)?;
     let address = app.addresses().first().copied().context("no address to listen on")?;
     let cast = cast(&app.site());
     let cas = LocalCas::open(&state)?;
@@ -86,10 +86,10 @@ async fn show(args: &Args, config: Config) -> anyhow::Result<ExitCode> {
     }
 }
 
-async fn start_on_a_free_port(config: Config, log: &Gated) -> anyhow::Result<App> {
+fn start_on_a_free_port(config: &Config, log: &Gated) -> anyhow::Result<App> {
     for port in LOCAL_PORT..LOCAL_PORT + PORTS {
         let listen = vec![SocketAddr::from(([127, 0, 0, 1], port))];
-        match App::start(Config { listen, ..config.clone() }, log.clone()).await {
+        match App::start(Config { listen, ..config.clone() }, log.clone()) {
             Err(AppError::Listen { address, source }) if source.kind() == io::ErrorKind::AddrInUse => {
                 tracing::warn!("{address} is taken; trying the next port");
             }

@@ -46,5 +46,5 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn serve(config: Config) -> Result<(), AppError> {
-    App::start(config, std::io::stdout()).await?.run(std::future::pending()).await
+    App::start(config, std::io::stdout())?.run(std::future::pending()).await
 }

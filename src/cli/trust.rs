@@ -111,14 +111,15 @@ fn verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
         Err(refusal) => refused(refusal.to_string()),
         Ok(device) => match device.mac() {
             Err(reason) => refused(reason.to_string()),
-            Ok(mac) => match standing(constituency, mac) {
-                Some(reason) => refused(reason),
-                None => {
+            Ok(mac) => {
+                if let Some(reason) = standing(constituency, mac) {
+                    refused(reason)
+                } else {
                     let note = if device.is_tolerated(now) { " (expired, tolerated by policy)" } else { "" };
                     say(&format_args!("let in: {mac}{note}"));
                     Ok(ExitCode::SUCCESS)
                 }
-            },
+            }
         },
     }
 }

@@ -53,31 +53,31 @@ pub fn follow(
     first: Registry,
     publish: impl FnMut(&Registry, Registry) + Send + 'static,
 ) -> std::io::Result<Waker> {
-    let (sender, wakes) = channel();
+    let (sender, events) = channel();
     let waker = Waker(sender.clone());
     let mut notices = Notices::start(sender);
     notices.watch_all(scanner.path(), &first);
     std::thread::Builder::new()
         .name("constituencies".to_owned())
-        .spawn(move || look_again(scanner, first, &wakes, &mut notices, publish))?;
+        .spawn(move || look_again(scanner, first, &events, &mut notices, publish))?;
     Ok(waker)
 }
 
 fn look_again(
     mut scanner: Scanner,
     mut current: Registry,
-    wakes: &Receiver<Wake>,
+    events: &Receiver<Wake>,
     notices: &mut Notices,
     mut publish: impl FnMut(&Registry, Registry),
 ) {
     loop {
         let period = if notices.is_complete { PERIOD } else { PERIOD_WITHOUT_INOTIFY };
-        match wakes.recv_timeout(period) {
+        match events.recv_timeout(period) {
             Ok(Wake::Changed) | Err(RecvTimeoutError::Timeout) => {}
             Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return,
         }
         for _ in 0..MOST_QUIETS {
-            match wakes.recv_timeout(QUIET) {
+            match events.recv_timeout(QUIET) {
                 Ok(Wake::Changed) => {}
                 Ok(Wake::Stop) => return,
                 Err(_) => break,

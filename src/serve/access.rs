@@ -200,7 +200,7 @@ fn write_json(record: &AccessRecord, line: &mut String) -> fmt::Result {
         duration_ms: milliseconds(record.duration),
         user_agent: record.user_agent.as_ref().map(|agent| escaped(agent.as_bytes()).to_string()),
         reason: record.reason.as_deref(),
-        tls: record.tls.map(|tls| tls.shown()),
+        tls: record.tls.map(TlsFacts::shown),
     };
     let json = serde_json::to_string(&line_of_record).map_err(|_| fmt::Error)?;
     line.push_str(&json);

@@ -16,9 +16,9 @@ use hyper::header::{
 use hyper::{Method, Response, StatusCode};
 
 use super::access::{AccessLog, AccessRecord};
+use super::beneath::Opened;
 use super::body::{self, FileBody};
 use super::conditional::{self, Representation, Selection};
-use super::content::Opened;
 use super::decision::Denial;
 use super::pace::{Pace, Phase};
 use super::upload::store::Stored;

@@ -110,8 +110,7 @@ pub fn read_cached(file: &File, into: &mut [u8], offset: u64) -> io::Result<Opti
     match rustix::io::preadv2(file, &mut [IoSliceMut::new(into)], offset, ReadWriteFlags::NOWAIT) {
         Ok(read) => Ok(Some(read)),
         // Nothing cached, or a file system that cannot tell.
-        Err(Errno::AGAIN | Errno::OPNOTSUPP) => Ok(None),
-        Err(Errno::INTR) => Ok(None),
+        Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::INTR) => Ok(None),
         Err(errno) => Err(errno.into()),
     }
 }

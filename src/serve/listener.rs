@@ -71,27 +71,27 @@ fn note_panic(ended: Result<(), tokio::task::JoinError>) {
 
 /// A connection that ended before it was accepted is nobody's concern; without file descriptors we must wait.
 async fn wait_out(error: &io::Error) {
-    match error.raw_os_error().map(Errno::from_raw_os_error) {
-        Some(Errno::CONNABORTED | Errno::CONNRESET | Errno::INTR) => {}
-        _ => {
-            tracing::warn!("no connection can be accepted: {error}");
-            tokio::time::sleep(BACKOFF).await;
-        }
+    if let Some(Errno::CONNABORTED | Errno::CONNRESET | Errno::INTR) =
+        error.raw_os_error().map(Errno::from_raw_os_error)
+    {
+    } else {
+        tracing::warn!("no connection can be accepted: {error}");
+        tokio::time::sleep(BACKOFF).await;
     }
 }
 
 /// One connection from accept to close.
 async fn live(stream: TcpStream, address: SocketAddr, server: Arc<Server>, stop: watch::Receiver<bool>) {
-    let mut place = match server.admission.enter(address.ip()) {
-        Ok(place) => place,
+    let mut seat = match server.admission.enter(address.ip()) {
+        Ok(seat) => seat,
         Err(full) => return refuse(&server, address, Refused { constituency: None, reason: full.to_string() }),
     };
     let _ = stream.set_nodelay(true);
-    let (paced, pace) = Paced::new(stream, &server.limits);
+    let (stream, pace) = Paced::new(stream, &server.limits);
     // Boxed and ended here, so that an idle connection does not carry the handshake's state about.
     let handshake = Box::pin(async {
         let site = server.site.load_full();
-        tokio::time::timeout(server.limits.handshake(), handshake::shake_hands(paced, &site, &server.certificates))
+        tokio::time::timeout(server.limits.handshake(), handshake::shake_hands(stream, &site, &server.certificates))
             .await
             .unwrap_or_else(|_| {
                 let reason = format!("the handshake took more than {} s", server.limits.handshake_s);
@@ -104,19 +104,19 @@ async fn live(stream: TcpStream, address: SocketAddr, server: Arc<Server>, stop:
     };
     let connection = Connection { server: Arc::clone(&server), peer, address, pace };
     let kind = if connection.mac().is_some() { Kind::Proven } else { Kind::Anonymous };
-    if let Err(full) = place.become_kind(kind) {
+    if let Err(full) = seat.become_kind(kind) {
         let constituency = Some(connection.peer.constituency.clone());
         return refuse(&server, address, Refused { constituency, reason: full.to_string() });
     }
     connection.pace.enter(Phase::Idle);
-    Box::pin(converse(stream, connection, place, stop)).await;
+    Box::pin(converse(stream, connection, seat, stop)).await;
 }
 
 /// HTTP/1.1 on a connection, until either end closes it.
 async fn converse(
     stream: TlsStream<Paced<TcpStream>>,
     connection: Connection,
-    _place: Place,
+    _seat: Place,
     mut stop: watch::Receiver<bool>,
 ) {
     let began = clock::now();

@@ -14,6 +14,7 @@ use arc_swap::ArcSwap;
 pub mod access;
 pub mod admission;
 pub mod answer;
+mod beneath;
 pub mod body;
 pub mod conditional;
 pub mod content;

@@ -17,7 +17,7 @@ use tokio::time::{Instant, Sleep};
 use super::limits::Limits;
 
 /// Over how long the least rate of a body is measured.
-const RATE_WINDOW: Duration = Duration::from_secs(60);
+const RATE_WINDOW: Duration = Duration::from_mins(1);
 
 /// What a connection is waiting for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -154,7 +154,9 @@ fn recased(path: &str, case: fn(&u8) -> u8) -> Option<String> {
     let mut bytes = path.as_bytes().to_vec();
     for (start, run) in hex_runs(path).filter(|(_, run)| run.len() == 12) {
         let digits = bytes.get_mut(start..start + run.len())?;
-        digits.iter_mut().for_each(|digit| *digit = case(digit));
+        for digit in digits {
+            *digit = case(digit);
+        }
     }
     String::from_utf8(bytes).ok().filter(|recased| recased != path)
 }

@@ -176,16 +176,15 @@ impl Site {
         &self,
         server_name: Option<&str>,
     ) -> Result<(&Arc<Constituency>, &Arc<TlsGeneration>), NotServed> {
-        let constituency = match server_name {
-            Some(server_name) => self.by_host(server_name).ok_or_else(|| NotServed::Unknown(server_name.to_owned()))?,
-            None => {
-                let name = self.no_sni.as_ref().ok_or(NotServed::NoName)?;
-                let gone = || NotServed::Unusable {
-                    name: name.clone(),
-                    reason: "no such constituency, or its policy is broken".to_owned(),
-                };
-                self.registry.find(name.as_str()).filter(|found| found.name == *name).ok_or_else(gone)?
-            }
+        let constituency = if let Some(server_name) = server_name {
+            self.by_host(server_name).ok_or_else(|| NotServed::Unknown(server_name.to_owned()))?
+        } else {
+            let name = self.no_sni.as_ref().ok_or(NotServed::NoName)?;
+            let gone = || NotServed::Unusable {
+                name: name.clone(),
+                reason: "no such constituency, or its policy is broken".to_owned(),
+            };
+            self.registry.find(name.as_str()).filter(|found| found.name == *name).ok_or_else(gone)?
         };
         let name = &constituency.name;
         let unusable =

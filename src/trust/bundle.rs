@@ -70,7 +70,7 @@ impl Bundle {
             let bytes = std::fs::read(path).map_err(|source| BundleError::File { path: path.clone(), source })?;
             certificates.extend(decode(path, bytes)?);
         }
-        Self::of(name, certificates)
+        Self::of(name, &certificates)
     }
 
     /// Whether both trust exactly the same certificates.
@@ -82,7 +82,7 @@ impl Bundle {
     }
 
     /// The bundle `name` of `certificates`, each with the name of where it came from.
-    pub fn of(name: &str, certificates: Vec<(String, CertificateDer<'static>)>) -> Result<Self, BundleError> {
+    pub fn of(name: &str, certificates: &[(String, CertificateDer<'static>)]) -> Result<Self, BundleError> {
         if certificates.is_empty() {
             return Err(BundleError::Empty(name.to_owned()));
         }

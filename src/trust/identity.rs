@@ -21,7 +21,7 @@ pub enum NoIdentity {
     /// The commonName shares its RDN with another attribute.
     #[error("the device certificate's CN stands in a multi-valued RDN")]
     MultiValuedRdn,
-    /// Neither UTF8String nor PrintableString.
+    /// Neither `UTF8String` nor `PrintableString`.
     #[error(
         "the device certificate's CN is a string of ASN.1 type {0}, only UTF8String and PrintableString are allowed"
     )]

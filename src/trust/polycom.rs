@@ -23,8 +23,8 @@ pub(super) fn bundle() -> Result<Bundle, BundleError> {
                 |error| BundleError::Unusable { source_name: (*name).to_owned(), reason: format!("{error}") };
             Ok(((*name).to_owned(), CertificateDer::from_pem_slice(pem.as_bytes()).map_err(unusable)?))
         })
-        .collect::<Result<_, BundleError>>()?;
-    Bundle::of(POLYCOM, certificates)
+        .collect::<Result<Vec<_>, BundleError>>()?;
+    Bundle::of(POLYCOM, &certificates)
 }
 
 #[cfg(test)]

@@ -6,8 +6,6 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use x509_parser::prelude::X509Certificate;
 
-use super::verifier::PathError;
-
 /// Why a presented chain does not count. Times are Unix seconds.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "each variant's message says what it is")]
@@ -44,6 +42,18 @@ pub enum ChainRefusal {
     Purpose,
     #[error("the device certificate's chain is not acceptable: {0}")]
     Other(String),
+}
+
+/// How a path failed: in webpki, or in what is checked on top.
+pub(super) enum PathError {
+    Webpki(webpki::Error),
+    Refused(ChainRefusal),
+}
+
+impl From<webpki::Error> for PathError {
+    fn from(error: webpki::Error) -> Self {
+        Self::Webpki(error)
+    }
 }
 
 impl ChainRefusal {

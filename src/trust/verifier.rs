@@ -19,7 +19,7 @@ use x509_parser::public_key::PublicKey;
 
 use super::bundle::{Anchor, Bundle};
 use super::identity::{self, NoIdentity};
-use super::refusal::ChainRefusal;
+use super::refusal::{ChainRefusal, PathError};
 use crate::constituency::{ExpiredDeviceCertificates, MacAddress};
 
 /// The most certificates a phone may send. Path building is a puzzle that a stranger sets us.
@@ -211,18 +211,6 @@ impl DeviceVerifier {
             return Err(ChainRefusal::PathTooLong { ca: fact.subject.clone() });
         }
         Ok(first_end.min(fact.not_after))
-    }
-}
-
-/// How a path failed: in webpki, or in what is checked on top.
-pub(super) enum PathError {
-    Webpki(webpki::Error),
-    Refused(ChainRefusal),
-}
-
-impl From<webpki::Error> for PathError {
-    fn from(error: webpki::Error) -> Self {
-        Self::Webpki(error)
     }
 }
 

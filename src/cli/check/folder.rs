@@ -2,6 +2,7 @@
 //! firmware that is named but not there.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
@@ -126,7 +127,7 @@ impl Look<'_> {
                 .is_some_and(|entries| entries.flatten().any(is_split))
     }
 
-    fn finding(&self, path: &Path, level: Level, message: impl ToString) -> Finding {
+    fn finding(&self, path: &Path, level: Level, message: impl Display) -> Finding {
         let shown = path.strip_prefix(self.root).unwrap_or(path);
         Finding::new(level, shown.display(), message)
     }

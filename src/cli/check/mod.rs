@@ -5,6 +5,7 @@
 
 mod folder;
 
+use std::fmt::Display;
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
@@ -41,7 +42,7 @@ struct Finding {
 }
 
 impl Finding {
-    fn new(level: Level, subject: impl ToString, message: impl ToString) -> Self {
+    fn new(level: Level, subject: impl Display, message: impl Display) -> Self {
         Self { level, subject: subject.to_string(), message: message.to_string() }
     }
 }

@@ -14,7 +14,7 @@ use crate::constituency::{ConstituencyName, MacAddress, UploadLimits};
 use crate::serve::decision::Denial;
 
 /// How long a constituency's total is believed before it is counted again.
-const TOTAL_HOLDS: Duration = Duration::from_secs(60);
+const TOTAL_HOLDS: Duration = Duration::from_mins(1);
 /// The least reserve of free space, in bytes.
 const LEAST_RESERVE: u64 = 256 << 20;
 /// The reserve as a part of the file system: one in fifty, 2 %.

@@ -7,10 +7,10 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::header::{EXPECT, HeaderMap};
 
-use super::content_range::ContentRange;
 use super::store::{Receiving, Stored, UploadStore};
 use crate::constituency::Constituency;
-use crate::serve::content;
+use crate::serve::beneath;
+use crate::serve::decision::content_range::ContentRange;
 use crate::serve::decision::{Denial, WriteGrant};
 use crate::serve::pace::{Pace, Phase};
 
@@ -34,7 +34,7 @@ pub async fn receive(
     let range = ContentRange::of(headers)?;
     let length = body.size_hint().exact();
     let mut receiving = blocking(move || {
-        if !grant.name().lies_over_the_folder() && content::is_in_folder(grant.path(), &constituency) {
+        if !grant.name().lies_over_the_folder() && beneath::is_in_folder(grant.path(), &constituency) {
             return Err(Denial::WouldHide);
         }
         store.begin(&grant, &constituency.name, range, length)

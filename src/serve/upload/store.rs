@@ -10,14 +10,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{Mode, ResolveFlags};
 use tempfile::NamedTempFile;
 
 use super::budget::{Account, Budgets, Usage};
-use super::content_range::{BadContentRange, ContentRange};
-use super::name::UploadName;
 use crate::constituency::{ConstituencyName, MacAddress};
-use crate::serve::content::{self, Opened};
+use crate::serve::beneath::{self, Opened};
+use crate::serve::decision::content_range::{BadContentRange, ContentRange};
+use crate::serve::decision::upload_name::UploadName;
 use crate::serve::decision::{Denial, WriteGrant};
 use crate::state;
 
@@ -84,10 +84,8 @@ impl UploadStore {
     pub fn open(&self, constituency: &ConstituencyName, mac: MacAddress, name: &UploadName) -> Result<Opened, Denial> {
         let path = format!("{constituency}/{mac}/{}", name.as_str());
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
-        let handle =
-            content::openat2(self.handle.as_fd(), &path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, resolve)
-                .map_err(content::denial)?;
-        content::opened(handle)
+        let handle = beneath::open(self.handle.as_fd(), &path, beneath::READ, resolve).map_err(beneath::denial)?;
+        beneath::opened(handle)
     }
 
     /// Makes ready for a body of `length` bytes (if that is known) at the place that `range` says. Blocks on the disk.

@@ -1,0 +1,72 @@
+//! Opening a regular file beneath a directory handle, by the kernel's own rules (openat2).
+
+use std::fs::File;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use super::decision::Denial;
+use super::path::ServedPath;
+use crate::constituency::Constituency;
+
+/// A regular file, open for reading, with what an answer says of it.
+#[derive(Debug)]
+pub struct Opened {
+    /// The file.
+    pub file: File,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its last modification.
+    pub modified: SystemTime,
+    /// Its strong entity tag, with quotes.
+    pub etag: String,
+}
+
+/// Whether the folder has a file of this path, in any case of its MAC address; links count whatever they lead to.
+#[must_use]
+pub(super) fn is_in_folder(path: &ServedPath, constituency: &Constituency) -> bool {
+    let exists = |spelling: &str| {
+        open(constituency.folder.handle(), spelling, OFlags::PATH | OFlags::NOFOLLOW, ResolveFlags::BENEATH).is_ok()
+    };
+    exists(path.as_str()) || path.other_cases().any(|spelling| exists(&spelling))
+}
+
+/// NONBLOCK: opening a FIFO must not wait for its writer.
+pub(super) const READ: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC).union(OFlags::NOCTTY);
+
+pub(super) fn open(folder: BorrowedFd<'_>, path: &str, flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
+    rustix::fs::openat2(folder, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+}
+
+/// Takes an open handle for an answer, if it is a regular file's.
+pub(super) fn opened(handle: OwnedFd) -> Result<Opened, Denial> {
+    let stat = rustix::fs::fstat(&handle).map_err(denial)?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => {}
+        FileType::Directory => return Err(Denial::Folder),
+        _ => return Err(Denial::NotRegular),
+    }
+    let seconds = Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or(0));
+    // The inode and its change time too: a file that was replaced within one tick of the clock is another file.
+    let etag = format!(
+        "\"{:x}-{:x}-{:x}.{:x}-{:x}.{:x}\"",
+        stat.st_ino, stat.st_size, stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec
+    );
+    Ok(Opened {
+        file: File::from(handle),
+        size: u64::try_from(stat.st_size).unwrap_or(0),
+        modified: SystemTime::UNIX_EPOCH + seconds,
+        etag,
+    })
+}
+
+pub(super) fn denial(errno: Errno) -> Denial {
+    match errno {
+        Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG => Denial::NotFound,
+        // A socket or a device without a driver.
+        Errno::NXIO | Errno::NODEV => Denial::NotRegular,
+        errno => Denial::Failed(format!("the file cannot be opened: {errno}")),
+    }
+}

@@ -1,0 +1,120 @@
+//! Why a request is refused: a value, not an error of ours. Pure.
+
+use hyper::{Method, StatusCode};
+
+use super::content_range::BadContentRange;
+use super::upload_name::BadUploadName;
+use crate::constituency::{ConstituencyName, MacAddress};
+use crate::serve::host::BadHost;
+use crate::serve::path::BadPath;
+use crate::trust::{ChainRefusal, NoIdentity};
+
+/// Why not. Its `Display` is for the operator; the peer sees [`Denial::status`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "each variant's message says what it is")]
+pub enum Denial {
+    #[error("{0}")]
+    Host(BadHost),
+    #[error("Host {host:?} is not the constituency of this connection")]
+    Misdirected { host: String },
+    #[error("the constituency is gone")]
+    Gone,
+    #[error("the method {method} is not allowed")]
+    Method { method: Method, allow: &'static str },
+    #[error("{0}")]
+    Path(#[from] BadPath),
+    #[error("{0}")]
+    NoIdentity(#[from] NoIdentity),
+    #[error("no device certificate on this connection")]
+    NoDevice,
+    #[error("{mac} is not known to {constituency}")]
+    Unknown { mac: MacAddress, constituency: ConstituencyName },
+    #[error("{mac} is denied by {constituency}")]
+    Denied { mac: MacAddress, constituency: ConstituencyName },
+    #[error("{0}")]
+    Chain(ChainRefusal),
+    #[error("the policy's TLS part changed since this connection was made")]
+    TlsPartChanged,
+    #[error("the path holds {holder}, which is not this phone's MAC address")]
+    OthersFile { holder: MacAddress },
+    #[error("the path holds a MAC address, and this phone did not prove that it is its own")]
+    UnprovenMac,
+    #[error("{0}")]
+    UploadName(#[from] BadUploadName),
+    #[error("uploads are off in {constituency}")]
+    UploadsOff { constituency: ConstituencyName },
+    #[error("the folder has a file of this name, and an upload may not hide it")]
+    WouldHide,
+    #[error("names of this kind are never served")]
+    Hidden,
+    #[error("uploads of this kind are never served back")]
+    KeptBack,
+    #[error("a folder, not a file")]
+    Folder,
+    #[error("not a regular file")]
+    NotRegular,
+    #[error("no such file")]
+    NotFound,
+    #[error("{0}")]
+    Link(String),
+    #[error("{0}")]
+    ContentRange(#[from] BadContentRange),
+    #[error("the upload starts at {first}, the file has {size} bytes")]
+    Gap { first: u64, size: u64 },
+    #[error("another upload of this file is under way")]
+    Busy,
+    #[error("a file stands where a folder must be, or a folder where a file must be")]
+    Clash,
+    #[error("the file would be larger than {allowed} bytes (max_file_bytes)")]
+    FileTooLarge { allowed: u64 },
+    #[error("{budget} is used up ({allowed})")]
+    OverBudget { budget: &'static str, allowed: u64 },
+    #[error("the file system of the state directory is full (kept free: {reserve} bytes)")]
+    DiskFull { reserve: u64 },
+    #[error("the upload broke off: {0}")]
+    BrokenOff(String),
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl Denial {
+    /// What the peer is told.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Host(_) | Self::Path(_) | Self::ContentRange(_) | Self::BrokenOff(_) => StatusCode::BAD_REQUEST,
+            Self::Misdirected { .. } | Self::Gone => StatusCode::MISDIRECTED_REQUEST,
+            Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NoIdentity(_)
+            | Self::NoDevice
+            | Self::Unknown { .. }
+            | Self::Denied { .. }
+            | Self::Chain(_)
+            | Self::TlsPartChanged
+            | Self::OthersFile { .. }
+            | Self::UploadName(_)
+            | Self::UploadsOff { .. }
+            | Self::WouldHide => StatusCode::FORBIDDEN,
+            Self::UnprovenMac
+            | Self::Hidden
+            | Self::KeptBack
+            | Self::Folder
+            | Self::NotRegular
+            | Self::NotFound
+            | Self::Link(_) => StatusCode::NOT_FOUND,
+            Self::Gap { .. } | Self::Busy | Self::Clash => StatusCode::CONFLICT,
+            Self::FileTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::OverBudget { .. } | Self::DiskFull { .. } => StatusCode::INSUFFICIENT_STORAGE,
+            Self::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// Whether the connection ends with this answer.
+    ///
+    /// Every 403 ends it, so that those which must are not told apart from those which need not.
+    #[must_use]
+    pub fn closes(&self) -> bool {
+        matches!(self.status(), StatusCode::FORBIDDEN | StatusCode::MISDIRECTED_REQUEST)
+            || matches!(self, Self::Host(_) | Self::BrokenOff(_))
+    }
+}

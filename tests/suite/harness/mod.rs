@@ -1,0 +1,47 @@
+//! What every test stands on: a site in a temporary folder, the real binary serving it, and clients to ask it.
+//!
+//! - [`pki`]: a factory CA like Polycom's, devices below it, server certificates.
+//! - [`site`]: folders and `provost.json`; the server as a process that is killed and waited for.
+//! - [`tls`]: a client that speaks TLS and raw HTTP/1.1, to say exactly what a test wants to say.
+//! - [`tool`]: other programs: the binary itself, curl, openssl.
+
+pub mod pki;
+pub mod site;
+pub mod tls;
+pub mod tool;
+
+use std::time::{Duration, Instant};
+
+/// How long anything may take that a test waits for.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The three phones of the documentation range.
+pub const VVX500: &str = "00005e00530c";
+pub const VVX550: &str = "00005e0053c7";
+pub const STRANGER: &str = "00005e0053aa";
+
+/// Waits until `probe` gives something; fails the test, saying `what` was waited for, when that takes too long.
+#[track_caller]
+pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = probe() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain for {what}");
+        // Not to wait for something by time, only to leave the processor to whom we wait for.
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Says that a test cannot run on this machine, and why; `tests/run` counts these.
+pub fn not_run(test: &str, reason: &str) {
+    use std::io::Write;
+    let line = format!("NOT RUN: {test}: {reason}\n");
+    eprint!("{line}");
+    if let Some(file) = std::env::var_os("PROVOST_NOT_RUN") {
+        let mut file =
+            std::fs::File::options().append(true).create(true).open(file).expect("the list of tests not run");
+        file.write_all(line.as_bytes()).expect("the list of tests not run");
+    }
+}

@@ -1,0 +1,166 @@
+//! Certificates for tests: a factory PKI shaped like Polycom's (root, issuing CA, devices), and server certificates.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, SystemTime};
+
+use rcgen::{
+    BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256,
+};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+/// A CA that tests issue from.
+pub struct Ca {
+    pub certificate: Certificate,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// A certificate chain with its key.
+#[derive(Clone)]
+pub struct Identity {
+    pub chain: Vec<CertificateDer<'static>>,
+    key: Arc<PrivateKeyDer<'static>>,
+}
+
+/// The factory: root, and an issuing CA below it.
+pub struct Factory {
+    pub root: Ca,
+    pub issuing: Ca,
+}
+
+/// One factory for the whole suite, and one that nobody trusts.
+pub static FACTORY: LazyLock<Factory> = LazyLock::new(|| Factory::new("Test Factory"));
+pub static OTHER_FACTORY: LazyLock<Factory> = LazyLock::new(|| Factory::new("Other Factory"));
+/// The CA of server certificates.
+pub static SERVER_CA: LazyLock<Ca> = LazyLock::new(|| Ca::root("Test Server CA"));
+
+pub const DAY: Duration = Duration::from_secs(86_400);
+
+pub fn named(common_name: &str) -> DistinguishedName {
+    let mut name = DistinguishedName::new();
+    name.push(DnType::CommonName, common_name);
+    name
+}
+
+pub fn ca_params(common_name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = named(common_name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    valid(&mut params, SystemTime::now() - DAY, SystemTime::now() + 3650 * DAY);
+    params
+}
+
+/// A device's parameters as the factory writes them: `CN=<MAC in upper case>, O=Polycom Inc.`
+pub fn device_params(mac: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = named(&mac.to_ascii_uppercase());
+    params.distinguished_name.push(DnType::OrganizationName, "Polycom Inc.");
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    valid(&mut params, SystemTime::now() - DAY, SystemTime::now() + 3650 * DAY);
+    params
+}
+
+pub fn valid(params: &mut CertificateParams, from: SystemTime, to: SystemTime) {
+    params.not_before = from.into();
+    params.not_after = to.into();
+}
+
+impl Ca {
+    pub fn root(common_name: &str) -> Self {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let params = ca_params(common_name);
+        let certificate = params.self_signed(&key).unwrap();
+        Self { certificate, issuer: Issuer::new(params, key) }
+    }
+
+    /// A CA below this one.
+    pub fn below(&self, params: CertificateParams) -> Self {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        Self { certificate, issuer: Issuer::new(params, key) }
+    }
+
+    /// An ECDSA certificate of these parameters.
+    pub fn issue(&self, params: &CertificateParams) -> Identity {
+        self.issue_with(params, &KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap())
+    }
+
+    /// An RSA-2048 certificate of these parameters.
+    pub fn issue_rsa(&self, params: &CertificateParams) -> Identity {
+        self.issue_with(params, &KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap())
+    }
+
+    pub fn issue_with(&self, params: &CertificateParams, key: &KeyPair) -> Identity {
+        let certificate = params.signed_by(key, &self.issuer).unwrap();
+        Identity {
+            chain: vec![certificate.der().clone()],
+            key: Arc::new(PrivateKeyDer::Pkcs8(key.serialize_der().into())),
+        }
+    }
+
+    pub fn pem(&self) -> String {
+        self.certificate.pem()
+    }
+}
+
+impl Factory {
+    pub fn new(name: &str) -> Self {
+        let root = Ca::root(&format!("{name} Root CA"));
+        let issuing = root.below(ca_params(&format!("{name} Issuing CA 1")));
+        Self { root, issuing }
+    }
+
+    /// A device's leaf alone, as some phones send it.
+    pub fn device(&self, mac: &str) -> Identity {
+        self.issuing.issue(&device_params(mac))
+    }
+
+    /// The CAs that an operator names in a bundle, PEM.
+    pub fn bundle(&self) -> String {
+        self.root.pem() + &self.issuing.pem()
+    }
+}
+
+impl Identity {
+    pub fn key(&self) -> PrivateKeyDer<'static> {
+        self.key.clone_key()
+    }
+
+    /// The same identity that sends `ca` after its own certificate.
+    pub fn with(mut self, ca: &Ca) -> Self {
+        self.chain.push(ca.certificate.der().clone());
+        self
+    }
+
+    /// Writes chain and key as PEM files `NAME.pem` and `NAME.key` into `folder`.
+    pub fn write(&self, folder: &Path, name: &str) -> (PathBuf, PathBuf) {
+        let (chain, key) = (folder.join(format!("{name}.pem")), folder.join(format!("{name}.key")));
+        let pem: String = self.chain.iter().map(|der| pem("CERTIFICATE", der)).collect();
+        std::fs::write(&chain, pem).unwrap();
+        std::fs::write(&key, pem_of_key(&self.key)).unwrap();
+        (chain, key)
+    }
+}
+
+fn pem_of_key(key: &PrivateKeyDer<'_>) -> String {
+    pem("PRIVATE KEY", key.secret_der())
+}
+
+pub fn pem(label: &str, der: &[u8]) -> String {
+    use base64::Engine;
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    let lines: Vec<&str> = text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
+}
+
+/// A server certificate for `*.domain` and `domain`.
+pub fn server_certificate(domain: &str, is_rsa: bool) -> Identity {
+    let mut params = CertificateParams::new(vec![format!("*.{domain}"), domain.to_owned()]).unwrap();
+    params.distinguished_name = named(domain);
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    valid(&mut params, SystemTime::now() - DAY, SystemTime::now() + 90 * DAY);
+    if is_rsa { SERVER_CA.issue_rsa(&params) } else { SERVER_CA.issue(&params) }
+}

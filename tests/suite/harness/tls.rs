@@ -1,0 +1,241 @@
+//! A client that speaks TLS and raw HTTP/1.1, blocking, to say exactly what a test wants to say.
+
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+
+use rustls::client::Resumption;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned, SupportedProtocolVersion};
+
+use super::PATIENCE;
+use super::pki::{Identity, SERVER_CA};
+
+/// How to connect. Clones share their session store.
+#[derive(Clone)]
+pub struct Client {
+    address: SocketAddr,
+    server_name: Option<String>,
+    host: String,
+    config: ClientConfig,
+}
+
+/// An open connection.
+pub struct Connection {
+    stream: StreamOwned<ClientConnection, TcpStream>,
+    host: String,
+}
+
+/// What came back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Response {
+    pub status: u16,
+    /// Names in lower case.
+    pub headers: BTreeMap<String, String>,
+    pub body: Vec<u8>,
+}
+
+impl Client {
+    /// A client without certificate; without `server_name` it sends no SNI and is content with any certificate name.
+    pub fn new(address: SocketAddr, server_name: Option<&str>) -> Self {
+        let mut client = Self {
+            address,
+            server_name: server_name.map(str::to_owned),
+            host: server_name.map_or_else(|| address.to_string(), str::to_owned),
+            config: config(None, rustls::ALL_VERSIONS),
+        };
+        client.config.enable_sni = server_name.is_some();
+        client
+    }
+
+    pub fn with_identity(mut self, identity: &Identity) -> Self {
+        let old = self.config;
+        self.config = config(Some(identity), rustls::ALL_VERSIONS);
+        self.config.enable_sni = old.enable_sni;
+        self
+    }
+
+    /// Speaks only `version`; must come after the identity, which it takes.
+    pub fn only(mut self, version: &'static SupportedProtocolVersion, identity: Option<&Identity>) -> Self {
+        let enable_sni = self.config.enable_sni;
+        self.config = config(identity, &[version]);
+        self.config.enable_sni = enable_sni;
+        self
+    }
+
+    /// Remembers sessions in the store of `other`.
+    pub fn sharing_sessions_with(mut self, other: &Self) -> Self {
+        self.config.resumption = other.config.resumption.clone();
+        self
+    }
+
+    /// The Host header, where it should differ from the server name.
+    pub fn host(mut self, host: &str) -> Self {
+        host.clone_into(&mut self.host);
+        self
+    }
+
+    /// Other TLS settings.
+    pub fn config(&mut self) -> &mut ClientConfig {
+        &mut self.config
+    }
+
+    /// Connects and finishes the handshake as the client sees it. In TLS 1.3 the server's refusal of a certificate
+    /// comes with the first answer instead.
+    pub fn connect(&self) -> io::Result<Connection> {
+        // Whatever certificate comes, the name in it is checked against the SNI or, without one, any name under it.
+        let name = self.server_name.clone().unwrap_or_else(|| "any.phones.example.com".to_owned());
+        let name = ServerName::try_from(name).map_err(io::Error::other)?;
+        let connection = ClientConnection::new(Arc::new(self.config.clone()), name).map_err(io::Error::other)?;
+        let tcp = TcpStream::connect_timeout(&self.address, PATIENCE)?;
+        tcp.set_read_timeout(Some(PATIENCE))?;
+        tcp.set_write_timeout(Some(PATIENCE))?;
+        tcp.set_nodelay(true)?;
+        let mut stream = StreamOwned::new(connection, tcp);
+        while stream.conn.is_handshaking() {
+            stream.conn.complete_io(&mut stream.sock)?;
+        }
+        Ok(Connection { stream, host: self.host.clone() })
+    }
+
+    /// One GET on a connection of its own.
+    pub fn get(&self, path: &str) -> io::Result<Response> {
+        self.connect()?.request("GET", path, "", b"")
+    }
+
+    /// One PUT on a connection of its own; `headers` are whole lines, each ending in `\r\n`.
+    pub fn put(&self, path: &str, headers: &str, body: &[u8]) -> io::Result<Response> {
+        self.connect()?.request("PUT", path, headers, body)
+    }
+
+    /// Any request on a connection of its own.
+    pub fn request(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> io::Result<Response> {
+        self.connect()?.request(method, path, headers, body)
+    }
+}
+
+fn config(identity: Option<&Identity>, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(SERVER_CA.certificate.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_root_certificates(roots);
+    let mut config = match identity {
+        Some(identity) => builder.with_client_auth_cert(identity.chain.clone(), identity.key()).unwrap(),
+        None => builder.with_no_client_auth(),
+    };
+    config.resumption = Resumption::in_memory_sessions(64);
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config
+}
+
+impl Connection {
+    /// A request with Host and, if there is a body or the method is PUT, Content-Length; unless `headers` say otherwise.
+    pub fn request(&mut self, method: &str, path: &str, headers: &str, body: &[u8]) -> io::Result<Response> {
+        let length =
+            if (method == "PUT" || !body.is_empty()) && !headers.to_ascii_lowercase().contains("transfer-encoding") {
+                format!("Content-Length: {}\r\n", body.len())
+            } else {
+                String::new()
+            };
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n{length}{headers}\r\n", self.host);
+        let written = self.send(head.as_bytes()).and_then(|()| self.send(body));
+        // The answer may have come, and the connection closed, before everything was written.
+        match self.response(method) {
+            Ok(response) => Ok(response),
+            Err(error) => Err(written.err().filter(|_| error.kind() == ErrorKind::UnexpectedEof).unwrap_or(error)),
+        }
+    }
+
+    pub fn get(&mut self, path: &str) -> io::Result<Response> {
+        self.request("GET", path, "", b"")
+    }
+
+    /// Sends bytes as they are.
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes)?;
+        self.stream.flush()
+    }
+
+    /// Reads one response to a request of `method`.
+    pub fn response(&mut self, method: &str) -> io::Result<Response> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            self.stream.read_exact(&mut byte)?;
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8(head).map_err(io::Error::other)?;
+        let mut lines = head.split("\r\n");
+        let status: u16 = lines.next().unwrap().split(' ').nth(1).unwrap().parse().map_err(io::Error::other)?;
+        if status == 100 {
+            return self.response(method);
+        }
+        let headers: BTreeMap<String, String> = lines
+            .filter_map(|line| line.split_once(": "))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+            .collect();
+        let has_body = method != "HEAD" && status != 304 && status != 204;
+        let length = headers.get("content-length").filter(|_| has_body).map_or(0, |length| length.parse().unwrap());
+        let mut body = vec![0; length];
+        self.stream.read_exact(&mut body)?;
+        Ok(Response { status, headers, body })
+    }
+
+    /// Reads until the server closes; gives what came. An end without close_notify is an end.
+    pub fn read_to_close(&mut self) -> io::Result<Vec<u8>> {
+        let mut rest = Vec::new();
+        match self.stream.read_to_end(&mut rest) {
+            Ok(_) => Ok(rest),
+            Err(error) if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) => Ok(rest),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the server has closed, or does so before patience ends.
+    pub fn is_closed(&mut self) -> bool {
+        self.read_to_close().is_ok()
+    }
+
+    /// Whether the handshake resumed a session.
+    pub fn is_resumed(&self) -> bool {
+        self.stream.conn.handshake_kind() == Some(HandshakeKind::Resumed)
+    }
+
+    /// The client's side of TLS.
+    pub fn tls(&self) -> &ClientConnection {
+        &self.stream.conn
+    }
+
+    /// The TCP socket underneath.
+    pub fn tcp(&self) -> &TcpStream {
+        &self.stream.sock
+    }
+}
+
+impl Response {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(String::as_str)
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// Everything but the date: what must be alike in all refusals.
+    pub fn without_date(mut self) -> Self {
+        self.headers.remove("date");
+        self
+    }
+}
+
+/// The TLS alert that an error carries, if it carries one.
+pub fn alert(error: &io::Error) -> Option<rustls::AlertDescription> {
+    match error.get_ref()?.downcast_ref::<rustls::Error>()? {
+        rustls::Error::AlertReceived(alert) => Some(*alert),
+        _ => None,
+    }
+}

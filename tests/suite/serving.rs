@@ -1,0 +1,49 @@
+//! Serving files to a known phone, and to nobody else.
+
+use crate::harness::pki::{FACTORY, OTHER_FACTORY};
+use crate::harness::site::Site;
+use crate::harness::tls::{Client, alert};
+use crate::harness::{STRANGER, VVX500};
+
+#[test]
+fn a_known_phone_gets_its_files_and_a_line_in_the_log() {
+    let site = Site::with_ote();
+    let server = site.start();
+    let mut phone = server.client("ote", &FACTORY.device(VVX500)).connect().unwrap();
+    let response = phone.get("/site.cfg").unwrap();
+    assert_eq!((response.status, response.text().as_str()), (200, "<site/>"));
+    assert_eq!(phone.get("/absent.cfg").unwrap().status, 404);
+    let line = server.access("site.cfg", |line| line["path"] == "/site.cfg");
+    assert_eq!((&line["mac"], &line["constituency"], &line["status"]), (&VVX500.into(), &"ote".into(), &200.into()));
+}
+
+#[test]
+fn an_unknown_phone_is_refused_and_the_log_says_why() {
+    let site = Site::with_ote();
+    let server = site.start();
+    let response = server.client("ote", &FACTORY.device(STRANGER)).get("/site.cfg").unwrap();
+    assert_eq!(response.status, 403);
+    assert_eq!(server.reason("is not known to ote")["mac"], STRANGER);
+}
+
+#[test]
+fn a_certificate_of_another_factory_ends_the_handshake() {
+    let site = Site::with_ote();
+    let server = site.start();
+    let error = server.client("ote", &OTHER_FACTORY.device(VVX500)).get("/site.cfg").unwrap_err();
+    assert_eq!(alert(&error), Some(rustls::AlertDescription::UnknownCA));
+    server.reason("issuer \"CN=Other Factory Issuing CA 1\" is not trusted here");
+}
+
+#[test]
+fn an_unknown_server_name_gets_the_alert_for_it() {
+    let site = Site::with_ote();
+    let server = site.start();
+    for name in [Some("nobody.phones.example.com"), Some("phones.example.com"), Some("a.ote.phones.example.com"), None]
+    {
+        let error = Client::new(server.address(), name).with_identity(&FACTORY.device(VVX500)).get("/").unwrap_err();
+        assert_eq!(alert(&error), Some(rustls::AlertDescription::UnrecognisedName), "{name:?}");
+    }
+    server.reason("unknown server name \"nobody.phones.example.com\"");
+    server.reason("no SNI");
+}
