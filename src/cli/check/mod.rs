@@ -71,7 +71,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let errors = findings.iter().filter(|finding| finding.level == Level::Error).count();
     let warnings = findings.iter().filter(|finding| finding.level == Level::Warning).count();
     let served = site.registry().served().filter(|served| site.get(&served.name).is_some()).count();
-    say(&format_args!("{served} constituencies can be served; {errors} errors, {warnings} warnings"));
+    let noun = if served == 1 { "constituency" } else { "constituencies" };
+    say(&format_args!("{served} {noun} can be served; {errors} errors, {warnings} warnings"));
     Ok(if errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
