@@ -92,7 +92,7 @@ fn each_check_comes_before_the_next() {
         decide(asked, circumstances).map_or_else(|denial| denial.status().as_u16(), |_| 200)
     };
     let gone = Circumstances { constituency: None, ..stage.circumstances() };
-    let stale = Circumstances { tls_is_current: false, ..stage.circumstances() };
+    let outdated = Circumstances { tls_is_current: false, ..stage.circumstances() };
     let late = Circumstances { now: stage.now + 7200, ..stage.circumstances() };
     let nobody = Circumstances { device: None, ..stage.circumstances() };
     let bad = || Err(HostDenial::Bad(BadHost::Missing));
@@ -101,7 +101,7 @@ fn each_check_comes_before_the_next() {
     assert_eq!(status(asked(Ok(()), &Method::DELETE, "/.."), &gone), 421);
     assert_eq!(status(asked(Ok(()), &Method::DELETE, "/.."), &nobody), 405);
     assert_eq!(status(asked(Ok(()), &Method::GET, "/.."), &nobody), 400);
-    for refused in [&nobody, &stale, &late] {
+    for refused in [&nobody, &outdated, &late] {
         assert_eq!(status(asked(Ok(()), &Method::GET, "/.hidden"), refused), 403);
         assert_eq!(status(asked(Ok(()), &Method::GET, "/site.cfg"), refused), 403);
     }
