@@ -14,4 +14,11 @@
 
 mod harness;
 
+mod certificates;
+mod device_chains;
+mod handshake;
+mod identity;
+mod negotiation;
 mod serving;
+mod sessions;
+mod trust;
