@@ -127,7 +127,10 @@ impl Ca {
         // Not Debian's configuration, which makes every such certificate a CA's.
         std::fs::write(folder.path().join("openssl.cnf"), "[req]\ndistinguished_name = dn\n[dn]\n").unwrap();
         let mut command = Command::new("openssl");
-        command.args("req -config openssl.cnf -x509 -noenc -CA ca.pem -CAkey ca.key -days 30 -out leaf.pem -keyout leaf.key".split(' '));
+        command.args(
+            "req -config openssl.cnf -x509 -noenc -CA ca.pem -CAkey ca.key -days 30 -out leaf.pem -keyout leaf.key"
+                .split(' '),
+        );
         command.args(["-subj", subject, "-utf8"]).args(arguments).current_dir(folder.path());
         let ended = super::tool::run(&mut command);
         assert_eq!(ended.code, 0, "{}", ended.stderr);
