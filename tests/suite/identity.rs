@@ -137,7 +137,7 @@ fn no_trick_with_the_name_opens_any_path_and_the_log_has_the_exact_reason() {
     assert_eq!(tricks.len(), 22);
     let mut bodies = std::collections::BTreeSet::new();
     for (identity, expected) in tricks {
-        let mut connection = server.client("ote", &identity).connect().unwrap();
+        let phone = server.client("ote", &identity);
         for (method, path) in [
             ("GET", "/site.cfg"),
             ("HEAD", "/site.cfg"),
@@ -147,7 +147,7 @@ fn no_trick_with_the_name_opens_any_path_and_the_log_has_the_exact_reason() {
             ("PUT", "/00005e00530c-app.log"),
         ] {
             let before = server.access_lines().len();
-            let response = connection.request(method, path, "", b"").unwrap();
+            let response = phone.request(method, path, "", b"").unwrap();
             assert_eq!(response.status, 403, "{expected}: {method} {path}");
             let line = eventually(expected, || server.access_lines().get(before).cloned());
             assert_eq!(line["reason"], expected, "{method} {path}");
