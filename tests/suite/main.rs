@@ -15,4 +15,11 @@
 mod harness;
 
 mod readme;
+mod certificates;
+mod device_chains;
+mod handshake;
+mod identity;
+mod negotiation;
 mod serving;
+mod sessions;
+mod trust;
