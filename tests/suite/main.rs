@@ -14,5 +14,9 @@
 
 mod harness;
 
+mod files;
+mod framing;
+mod paths;
 mod requests;
 mod serving;
+mod transfers;
