@@ -16,6 +16,7 @@ mod harness;
 
 mod files;
 mod framing;
+mod links;
 mod paths;
 mod requests;
 mod serving;
