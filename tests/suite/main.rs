@@ -14,6 +14,7 @@
 
 mod harness;
 
+mod access_log;
 mod files;
 mod framing;
 mod links;
