@@ -236,6 +236,13 @@ impl Connection {
         Ok(Response { status, headers, body })
     }
 
+    /// Reads exactly `length` bytes of what comes.
+    pub fn read(&mut self, length: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        self.stream.read_exact(&mut bytes)?;
+        Ok(bytes)
+    }
+
     /// Reads until the server closes; gives what came. An end without close_notify is an end.
     pub fn read_to_close(&mut self) -> io::Result<Vec<u8>> {
         let mut rest = Vec::new();
