@@ -15,3 +15,5 @@
 mod harness;
 
 mod serving;
+mod uploads;
+mod uploads_ranges;
