@@ -65,13 +65,16 @@ impl Connection {
         let mut record = self.record(time);
         record.request = Some((request.method().clone(), request.uri().clone()));
         record.user_agent = request.headers().get(USER_AGENT).cloned();
-        let response = self.fulfil(request, time).await.unwrap_or_else(|denial| {
+        let mut response = self.fulfil(request, time).await.unwrap_or_else(|denial| {
             record.reason = Some(denial.to_string());
             if let Denial::Failed(reason) = &denial {
                 tracing::error!(constituency = %self.peer.constituency, "{reason}");
             }
             answer::of_denial(&denial)
         });
+        if self.pace.is_leaving() {
+            answer::close(&mut response);
+        }
         answer::logged(response, record, started, &self.server.access, &self.pace)
     }
 

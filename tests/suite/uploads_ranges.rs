@@ -173,14 +173,14 @@ fn an_append_that_breaks_off_keeps_what_came_and_goes_on_from_there() {
     let server = site.start();
     let phone = phone(&server);
     let stored = site.uploads("ote", VVX500).join(&LOG[1..]);
-    drop(begun(&phone, LOG, "Content-Range: bytes 0-9/10\r\n", 10, b"01234"));
+    begun(&phone, LOG, "Content-Range: bytes 0-9/10\r\n", 10, b"01234").hang_up();
     eventually("the prefix", || holds(&stored, "01234").then_some(()));
     server.reason("the upload broke off");
     assert_eq!(phone.request("HEAD", LOG, "", b"").unwrap().header("content-length"), Some("5"));
     assert_eq!(put_range(&phone, "bytes 5-9/10", b"56789").status, 204);
     assert!(holds(&stored, OLD));
     let body = content(600_000, 2);
-    drop(begun(&phone, LOG, "Content-Range: bytes 10-600009/600010\r\n", body.len(), &body[..500_000]));
+    begun(&phone, LOG, "Content-Range: bytes 10-600009/600010\r\n", body.len(), &body[..500_000]).hang_up();
     let whole = [OLD, &body].concat();
     eventually("the long prefix", || holds(&stored, &whole[..500_010]).then_some(()));
     eventually("the file to be free", || {
@@ -267,8 +267,6 @@ fn a_refused_upload_of_50_mb_is_answered() {
     let phone = phone(&server);
     let body = vec![b'x'; 50 << 20];
     for (path, status) in [("/site.cfg", 403), (LOG, 413)] {
-        let response = phone.put(path, "", &body).unwrap();
-        assert_eq!(response.status, status);
         let file = site.path("large");
         std::fs::write(&file, &body).unwrap();
         let ended = curl(&site, &server, path, &["-T", file.to_str().unwrap(), "-H", "Expect:"]);

@@ -74,20 +74,25 @@ impl<'a> UploadBody<'a> {
         Self { incoming, pace, is_held_back: headers.contains_key(EXPECT) }
     }
 
-    /// Reads on a little after a refusal, so that the peer gets to see it; one that is held back need not send at all.
+    /// Reads on a little after a refusal, so that its sender comes to read the answer; one that is held back need not
+    /// send at all. If the body goes on after that, the connection ends with the answer.
     pub async fn discard(mut self) {
-        if self.is_held_back {
-            return;
-        }
+        let after =
+            if !self.is_held_back && self.read_to_end_of(DISCARDED).await { Phase::Answering } else { Phase::Leaving };
+        self.pace.enter(after);
+    }
+
+    /// Reads up to `limit` bytes, and says whether that was all.
+    async fn read_to_end_of(&mut self, limit: u64) -> bool {
         self.pace.enter(Phase::Body);
-        let mut left = DISCARDED;
+        let mut read = 0;
         while let Some(Ok(frame)) = self.incoming.frame().await {
-            left = left.saturating_sub(frame.data_ref().map_or(0, |data| data.len() as u64));
-            if left == 0 {
-                break;
+            read += frame.data_ref().map_or(0, |data| data.len() as u64);
+            if read >= limit {
+                return self.incoming.is_end_stream();
             }
         }
-        self.pace.enter(Phase::Answering);
+        true
     }
 
     /// Up to [`GATHERED`] bytes, and whether the body goes on.

@@ -212,6 +212,13 @@ impl Connection {
         self.read_to_close().is_ok()
     }
 
+    /// Ends in the middle of whatever it is, as a network would: all that was sent arrives, and then nothing more.
+    pub fn hang_up(mut self) {
+        self.tcp().shutdown(std::net::Shutdown::Write).unwrap();
+        // A socket closed with something unread in it would take back what the server has not read yet.
+        let _ = self.stream.sock.read_to_end(&mut Vec::new());
+    }
+
     /// Whether the handshake resumed a session.
     pub fn is_resumed(&self) -> bool {
         self.stream.conn.handshake_kind() == Some(HandshakeKind::Resumed)
