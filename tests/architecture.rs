@@ -80,7 +80,8 @@ const IMPURE_FILES: &[(&str, &str)] = &[
     ("src/serve/request.rs", "decides as of now"),
     ("src/serve/upload/budget.rs", "counts what is stored"),
     ("src/serve/upload/receive.rs", "works the disk on threads that may block"),
-    ("src/serve/upload/store.rs", "stores files"),
+    ("src/serve/upload/sink.rs", "stores files"),
+    ("src/serve/upload/store.rs", "opens uploads"),
     ("src/state.rs", "stores files"),
     ("src/trust/bundle.rs", "reads bundles"),
 ];

@@ -114,9 +114,14 @@ pub fn of_denial(denial: &Denial) -> Response<Content> {
         _ => {}
     }
     if denial.closes() {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        close(&mut response);
     }
     response
+}
+
+/// Says that the connection ends with this answer.
+pub fn close(response: &mut Response<Content>) {
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
 }
 
 /// A status and its name, and not a word more.

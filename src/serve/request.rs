@@ -16,7 +16,7 @@ use super::handshake::Peer;
 use super::host::{self, NamedHost};
 use super::pace::{Pace, Phase};
 use super::site::Site;
-use super::upload::receive;
+use super::upload::receive::{self, UploadBody};
 use crate::clock;
 use crate::constituency::MacAddress;
 
@@ -65,18 +65,21 @@ impl Connection {
         let mut record = self.record(time);
         record.request = Some((request.method().clone(), request.uri().clone()));
         record.user_agent = request.headers().get(USER_AGENT).cloned();
-        let response = self.fulfil(request, time).await.unwrap_or_else(|denial| {
+        let mut response = self.fulfil(request, time).await.unwrap_or_else(|denial| {
             record.reason = Some(denial.to_string());
             if let Denial::Failed(reason) = &denial {
                 tracing::error!(constituency = %self.peer.constituency, "{reason}");
             }
             answer::of_denial(&denial)
         });
+        if self.pace.is_leaving() {
+            answer::close(&mut response);
+        }
         answer::logged(response, record, started, &self.server.access, &self.pace)
     }
 
     async fn fulfil(&self, request: Request<Incoming>, time: SystemTime) -> Result<Response<Content>, Denial> {
-        let (head, mut body) = request.into_parts();
+        let (head, body) = request.into_parts();
         let grant = {
             let site = self.server.site.load();
             let asked = Asked { host: self.check_host(&head, &site), method: &head.method, path: head.uri.path() };
@@ -91,17 +94,18 @@ impl Connection {
                 (Err(denial), _) => Err(denial),
             }
         };
+        let mut body = UploadBody::new(body, &head.headers, &self.pace);
         let stored = match grant {
             Ok((grant, constituency)) => {
                 let uploads = Arc::clone(&self.server.uploads);
-                receive::receive(grant, constituency, uploads, &head.headers, &mut body, &self.pace).await
+                receive::receive(grant, constituency, uploads, &head.headers, &mut body).await
             }
             Err(denial) => Err(denial),
         };
         if let Err(denial) = &stored
             && !matches!(denial, Denial::BrokenOff(_))
         {
-            receive::discard(&head.headers, &mut body, &self.pace).await;
+            body.discard().await;
         }
         stored.map(answer::of_upload)
     }

@@ -31,3 +31,5 @@ mod paths;
 mod requests;
 mod serving;
 mod transfers;
+mod uploads;
+mod uploads_ranges;

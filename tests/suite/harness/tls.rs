@@ -211,8 +211,21 @@ impl Connection {
         self.stream.flush()
     }
 
-    /// Reads one response to a request of `method`.
+    /// Reads one response to a request of `method`; `100 Continue` is skipped.
     pub fn response(&mut self, method: &str) -> io::Result<Response> {
+        let (status, headers) = self.head()?;
+        if status == 100 {
+            return self.response(method);
+        }
+        let has_body = method != "HEAD" && status != 304 && status != 204;
+        let length = headers.get("content-length").filter(|_| has_body).map_or(0, |length| length.parse().unwrap());
+        let mut body = vec![0; length];
+        self.stream.read_exact(&mut body)?;
+        Ok(Response { status, headers, body })
+    }
+
+    /// Reads one status line with its headers, `100 Continue` too.
+    pub fn head(&mut self) -> io::Result<(u16, BTreeMap<String, String>)> {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             let mut byte = [0];
@@ -221,19 +234,18 @@ impl Connection {
         }
         let head = String::from_utf8(head).map_err(io::Error::other)?;
         let mut lines = head.split("\r\n");
-        let status: u16 = lines.next().unwrap().split(' ').nth(1).unwrap().parse().map_err(io::Error::other)?;
-        if status == 100 {
-            return self.response(method);
-        }
-        let headers: BTreeMap<String, String> = lines
+        let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().map_err(io::Error::other)?;
+        let headers = lines
             .filter_map(|line| line.split_once(": "))
             .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
             .collect();
-        let has_body = method != "HEAD" && status != 304 && status != 204;
-        let length = headers.get("content-length").filter(|_| has_body).map_or(0, |length| length.parse().unwrap());
-        let mut body = vec![0; length];
-        self.stream.read_exact(&mut body)?;
-        Ok(Response { status, headers, body })
+        Ok((status, headers))
+    }
+
+    /// Sends the head of a request with Host and `headers`, and nothing of its body.
+    pub fn send_head(&mut self, method: &str, path: &str, headers: &str) -> io::Result<()> {
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n{headers}\r\n", self.host);
+        self.send(head.as_bytes())
     }
 
     /// Reads exactly `length` bytes of what comes.
@@ -256,6 +268,13 @@ impl Connection {
     /// Whether the server has closed, or does so before patience ends.
     pub fn is_closed(&mut self) -> bool {
         self.read_to_close().is_ok()
+    }
+
+    /// Ends in the middle of whatever it is, as a network would: all that was sent arrives, and then nothing more.
+    pub fn hang_up(mut self) {
+        self.tcp().shutdown(std::net::Shutdown::Write).unwrap();
+        // A socket closed with something unread in it would take back what the server has not read yet.
+        let _ = self.stream.sock.read_to_end(&mut Vec::new());
     }
 
     /// Whether the handshake resumed a session.
