@@ -14,4 +14,5 @@
 
 mod harness;
 
+mod reload;
 mod serving;
