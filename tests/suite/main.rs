@@ -14,5 +14,7 @@
 
 mod harness;
 
+mod deploys;
 mod reload;
+mod scale;
 mod serving;
