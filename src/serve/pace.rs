@@ -4,10 +4,13 @@
 //! the connection is in. A deadline costs nothing while bytes flow: one timer per connection is looked at only when the
 //! peer keeps us waiting, and moved only when it fires.
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -42,13 +45,23 @@ pub enum Phase {
 
 /// The phase of a connection, shared between its handler and its stream.
 #[derive(Debug, Clone)]
-pub struct Pace(Arc<AtomicU8>);
+pub struct Pace(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    phase: AtomicU8,
+    broken_off: OnceLock<&'static str>,
+}
 
 impl Pace {
+    fn new() -> Self {
+        Self(Arc::new(Shared { phase: AtomicU8::new(Phase::Handshake as u8), broken_off: OnceLock::new() }))
+    }
+
     /// Says that the connection has entered `phase`.
     pub fn enter(&self, phase: Phase) {
         if !self.is_leaving() {
-            self.0.store(phase as u8, Ordering::Relaxed);
+            self.0.phase.store(phase as u8, Ordering::Relaxed);
         }
     }
 
@@ -58,8 +71,26 @@ impl Pace {
         self.phase() == Phase::Leaving
     }
 
+    /// Says why it is we who break the connection off.
+    pub fn break_off(&self, why: &'static str) {
+        // The first reason is the one that counts.
+        let _ = self.0.broken_off.set(why);
+    }
+
+    /// Why we broke the connection off, if we did.
+    #[must_use]
+    pub fn broken_off(&self) -> Option<&'static str> {
+        self.0.broken_off.get().copied()
+    }
+
+    /// Whether a request has begun and is not yet one that is answered.
+    #[must_use]
+    pub fn is_in_header(&self) -> bool {
+        self.phase() == Phase::Header
+    }
+
     fn phase(&self) -> Phase {
-        match self.0.load(Ordering::Relaxed) {
+        match self.0.phase.load(Ordering::Relaxed) {
             1 => Phase::Idle,
             2 => Phase::Header,
             3 => Phase::Answering,
@@ -115,7 +146,7 @@ struct Clock {
 impl<S> Paced<S> {
     /// Watches over `inner`, which is in [`Phase::Handshake`].
     pub fn new(inner: S, limits: &Limits) -> (Self, Pace) {
-        let pace = Pace(Arc::new(AtomicU8::new(Phase::Handshake as u8)));
+        let pace = Pace::new();
         let paced = Self {
             inner,
             pace: pace.clone(),
@@ -146,6 +177,7 @@ impl<S> Paced<S> {
         let counts_rate = !is_reading || phase == Phase::Body;
         let overdue = clock.overdue(phase, now, limit, counts_rate.then_some(self.patience.least_bytes));
         if let Some(why) = overdue {
+            self.pace.break_off(why);
             return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, why));
         }
         // Wake to look again: at the nearest deadline that is possible, whatever phase it will be then.
@@ -298,126 +330,5 @@ impl<S: AsyncRead + Unpin> Paced<S> {
                 Ok(()) | Err(_) => return Poll::Ready(()),
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-
-    fn pair() -> (Paced<DuplexStream>, Pace, DuplexStream) {
-        let (ours, theirs) = tokio::io::duplex(64);
-        let (paced, pace) = Paced::new(ours, &Limits::default());
-        (paced, pace, theirs)
-    }
-
-    /// Reads until the stream fails, and gives the seconds that took and why.
-    async fn read_to_failure(mut paced: Paced<DuplexStream>) -> (u64, String) {
-        let start = Instant::now();
-        loop {
-            if let Err(error) = paced.read_u8().await {
-                return (start.elapsed().as_secs(), error.to_string());
-            }
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_idle_connection_ends_after_a_minute() {
-        let (paced, pace, _theirs) = pair();
-        pace.enter(Phase::Idle);
-        assert_eq!(read_to_failure(paced).await, (60, "idle for too long".to_owned()));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_header_that_drips_ends_after_ten_seconds() {
-        let (paced, pace, mut theirs) = pair();
-        pace.enter(Phase::Idle);
-        let drip = async {
-            while theirs.write_all(b"x").await.is_ok() {
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-        };
-        let (seconds, why) =
-            tokio::select! { failure = read_to_failure(paced) => failure, () = drip => unreachable!() };
-        assert_eq!((seconds, why.as_str()), (10, "the request's header took too long"));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_body_that_drips_is_too_slow_and_one_that_stops_has_stalled() {
-        let (paced, pace, mut theirs) = pair();
-        pace.enter(Phase::Body);
-        let drip = async {
-            while theirs.write_all(b"x").await.is_ok() {
-                tokio::time::sleep(Duration::from_secs(2)).await;
-            }
-        };
-        let (seconds, why) =
-            tokio::select! { failure = read_to_failure(paced) => failure, () = drip => unreachable!() };
-        assert_eq!((seconds, why.as_str()), (60, "too slow for too long"));
-        let (paced, pace, _theirs) = pair();
-        pace.enter(Phase::Body);
-        assert_eq!(read_to_failure(paced).await, (30, "no progress for too long".to_owned()));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_body_that_is_slow_but_steady_gets_through() {
-        let (mut paced, pace, mut theirs) = pair();
-        pace.enter(Phase::Body);
-        let send = async {
-            for _ in 0..200 {
-                theirs.write_all(&[0; 300]).await.unwrap();
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-            drop(theirs);
-        };
-        let mut all = Vec::new();
-        let (received, ()) = tokio::join!(paced.read_to_end(&mut all), send);
-        assert_eq!(received.unwrap(), 60_000);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_peer_that_does_not_read_ends_after_half_a_minute() {
-        let (mut paced, pace, _theirs) = pair();
-        pace.enter(Phase::Answering);
-        let start = Instant::now();
-        let error = paced.write_all(&[0; 1000]).await.unwrap_err();
-        assert_eq!((start.elapsed().as_secs(), error.to_string().as_str()), (30, "no progress for too long"));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn our_own_work_has_no_deadline() {
-        let (mut paced, pace, mut theirs) = pair();
-        pace.enter(Phase::Answering);
-        let late = async {
-            tokio::time::sleep(Duration::from_secs(3600)).await;
-            theirs.write_all(b"x").await.unwrap();
-        };
-        let (read, ()) = tokio::join!(paced.read_u8(), late);
-        assert_eq!(read.unwrap(), b'x');
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_peer_that_talks_on_is_heard_out_for_five_seconds() {
-        for talks_for in [2, 3600] {
-            let (mut paced, pace, mut theirs) = pair();
-            pace.enter(Phase::Leaving);
-            pace.enter(Phase::Idle);
-            let start = Instant::now();
-            let talk = async {
-                for _ in 0..talks_for {
-                    if theirs.write_all(&[0; 64]).await.is_err() {
-                        break;
-                    }
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                }
-                drop(theirs);
-            };
-            tokio::select! { done = paced.shutdown() => done.unwrap(), () = async { talk.await; std::future::pending().await } => {} }
-            assert_eq!(start.elapsed().as_secs(), talks_for.min(5));
-        }
-        let (mut paced, pace, _theirs) = pair();
-        pace.enter(Phase::Idle);
-        paced.shutdown().await.unwrap();
     }
 }

@@ -14,22 +14,24 @@
 
 mod harness;
 
-mod readme;
-mod certificates;
-mod device_chains;
-mod handshake;
-mod identity;
-mod negotiation;
-mod serving;
-mod sessions;
-mod trust;
 mod access_log;
+mod certificates;
+mod deploys;
+mod device_chains;
 mod files;
 mod framing;
+mod handshake;
+mod identity;
 mod links;
+mod negotiation;
 mod paths;
+mod readme;
+mod reload;
 mod requests;
+mod scale;
 mod serving;
+mod sessions;
 mod transfers;
+mod trust;
 mod uploads;
 mod uploads_ranges;
