@@ -72,7 +72,10 @@ pub fn valid(params: &mut CertificateParams, from: SystemTime, to: SystemTime) {
 
 impl Ca {
     pub fn root(common_name: &str) -> Self {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        Self::root_with(common_name, KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap())
+    }
+
+    pub fn root_with(common_name: &str, key: KeyPair) -> Self {
         let params = ca_params(common_name);
         let certificate = params.self_signed(&key).unwrap();
         Self { certificate, issuer: Issuer::new(params, key) }
@@ -80,7 +83,10 @@ impl Ca {
 
     /// A CA below this one.
     pub fn below(&self, params: CertificateParams) -> Self {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        self.below_with(params, KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap())
+    }
+
+    pub fn below_with(&self, params: CertificateParams, key: KeyPair) -> Self {
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         Self { certificate, issuer: Issuer::new(params, key) }
     }
