@@ -309,7 +309,7 @@ fn a_certificate_that_expires_ends_open_connections_and_old_sessions() {
     let site = Site::with_ote();
     let server = site.start();
     let mut params = device_params(VVX500);
-    valid(&mut params, SystemTime::now() - DAY, SystemTime::now() + Duration::from_secs(3));
+    valid(&mut params, SystemTime::now() - DAY, SystemTime::now() + Duration::from_secs(5));
     let device = FACTORY.issuing.issue(&params);
     let phones = VERSIONS.map(|version| client(&server, "ote", version, Some(&device)).0);
     let mut open: Vec<_> = phones.iter().map(|phone| phone.connect().unwrap()).collect();
