@@ -154,7 +154,7 @@ fn http_1_1_is_chosen_by_alpn_and_a_client_without_alpn_gets_it_too() {
     assert!(!agreed.is_served() && agreed.text.contains("no application protocol"), "{}", agreed.text);
 }
 
-/// A first guess at a group that is not ours costs a client a round trip (HelloRetryRequest), not the connection.
+/// A first guess at a group that is not ours costs a client a round trip (`HelloRetryRequest`), not the connection.
 #[test]
 fn a_client_that_guesses_another_group_is_asked_again() {
     let site = Site::with_ote();
