@@ -59,7 +59,7 @@ fn expired_ca(common_name: &str) -> CertificateParams {
 }
 
 /// A site whose constituency `ote` trusts the CAs of `bundle`, for the phone VVX500.
-fn site(bundle: &str, policy: Value) -> Site {
+fn site(bundle: &str, policy: &Value) -> Site {
     let site = Site::new();
     std::fs::write(site.path("factory.pem"), bundle).unwrap();
     let mut whole = json!({ "trust": ["factory"], "phones": { VVX500: "" } });
@@ -125,7 +125,7 @@ fn a_phone_may_send_any_part_of_its_chain_and_more() {
         ),
         good("signed by the root itself", FACTORY.root.issue(&device_params(VVX500))),
     ];
-    run(&site(&FACTORY.bundle(), json!({})), &cases);
+    run(&site(&FACTORY.bundle(), &json!({})), &cases);
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn below_a_root_alone_the_phone_must_send_what_stands_between() {
         good("among unrelated ones", leaf().with(&OTHER_FACTORY.issuing).with(&FACTORY.issuing)),
         bad("another factory's issuing CA", leaf().with(&OTHER_FACTORY.issuing), unknown, UnknownCA),
     ];
-    run(&site(&FACTORY.root.pem(), json!({})), &cases);
+    run(&site(&FACTORY.root.pem(), &json!({})), &cases);
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn what_a_leaf_may_not_be() {
             BadCertificate,
         ),
     ];
-    run(&site(&FACTORY.bundle(), json!({})), &cases);
+    run(&site(&FACTORY.bundle(), &json!({})), &cases);
 }
 
 /// How the reason begins when the key that signed is not the one of the CA that is named.
@@ -236,7 +236,7 @@ fn who_may_not_have_signed() {
             AccessDenied,
         ),
     ];
-    run(&site(&FACTORY.bundle(), json!({})), &cases);
+    run(&site(&FACTORY.bundle(), &json!({})), &cases);
 }
 
 #[test]
@@ -256,7 +256,7 @@ fn tolerance_is_for_the_leafs_expiry_and_for_nothing_else() {
         bad("below a stranger", OTHER_FACTORY.issuing.issue(&expired_leaf()), "is not trusted here", UnknownCA),
         bad("by itself", Identity::self_signed(&expired_leaf()), "is signed by itself", UnknownCA),
     ];
-    let site = site(&FACTORY.bundle(), json!({ "expired_device_certificates": "accept" }));
+    let site = site(&FACTORY.bundle(), &json!({ "expired_device_certificates": "accept" }));
     run(&site, &cases);
     let server = site.start();
     assert_eq!(server.client("ote", &expired()).get("/site.cfg").unwrap().status, 200);
@@ -283,11 +283,11 @@ fn a_ca_past_its_end_counts_for_nothing_even_as_an_anchor() {
             ),
             good("below an anchor beside it", FACTORY.device(VVX500)),
         ];
-        run(&site(&bundle, policy), &cases);
+        run(&site(&bundle, &policy), &cases);
     }
     // The same name and key with new dates stands beside the old certificate: the one that is valid counts.
     for bundle in [old_root.pem() + &factory.root.pem(), factory.root.pem() + &old_root.pem()] {
-        run(&site(&bundle, json!({})), &[good("below a renewed anchor", leaf())]);
+        run(&site(&bundle, &json!({})), &[good("below a renewed anchor", leaf())]);
     }
 }
 
@@ -300,13 +300,13 @@ fn nobody_becomes_polycom_by_taking_its_name() {
         bad("ECDSA", impostor(&PKCS_ECDSA_P256_SHA256), wrong, DecryptError),
         bad("by another factory", FACTORY.device(VVX500).with(&FACTORY.issuing), "is not trusted here", UnknownCA),
     ];
-    let site = site(&FACTORY.bundle(), json!({ "trust": ["polycom"] }));
+    let site = site(&FACTORY.bundle(), &json!({ "trust": ["polycom"] }));
     run(&site, &cases);
 }
 
 #[test]
 fn a_phone_without_certificate_is_refused_in_both_versions() {
-    let site = site(&FACTORY.bundle(), json!({}));
+    let site = site(&FACTORY.bundle(), &json!({}));
     let server = site.start();
     for version in [&TLS12, &TLS13] {
         let before = server.access_lines().len();
@@ -323,7 +323,7 @@ fn a_phone_without_certificate_is_refused_in_both_versions() {
 /// The client of the other tests refuses to use such a key, openssl does not.
 #[test]
 fn an_rsa_key_that_is_too_short_is_refused_with_its_size() {
-    let site = site(&FACTORY.bundle(), json!({}));
+    let site = site(&FACTORY.bundle(), &json!({}));
     let server = site.start();
     let short = FACTORY.issuing.issue_by_openssl("/CN=00005E00530C/O=Polycom Inc.", &["-newkey", "rsa:1024"]);
     let (chain, key) = short.write(&site.path(""), "short");

@@ -12,7 +12,7 @@ use crate::harness::tls::{Client, alert, in_pieces};
 use crate::harness::tool::s_client;
 use crate::harness::{PATIENCE, STRANGER, VVX500, VVX550, eventually};
 
-/// The whole of what a server says that knows no such name: one record, fatal, unrecognized_name (RFC 6066 §3).
+/// The whole of what a server says that knows no such name: one record, fatal, `unrecognized_name` (RFC 6066 §3).
 const UNRECOGNIZED_NAME: &[u8] = &[21, 3, 3, 0, 2, 2, 112];
 
 /// Two constituencies that know different phones and have different files.
@@ -202,7 +202,8 @@ fn what_is_no_tls_is_closed_and_said_to_be_so() {
     let close_notify = [21, 3, 1, 0, 2, 1, 0];
     let of_many: Vec<u8> = close_notify.repeat(200);
     let zeroes = [0; 4000];
-    let too_long: Vec<u8> = [22, 3, 1, 0x40, 0, 1, 0, 0xff, 0xff].into_iter().chain([7; 70_000]).collect();
+    let too_long: Vec<u8> =
+        [22, 3, 1, 0x40, 0, 1, 0, 0xff, 0xff].into_iter().chain(std::iter::repeat_n(7, 70_000)).collect();
     let cases: [(&[u8], &str); 7] = [
         (http, "is not TLS (starts like an HTTP request)"),
         (b"\r\n\r\n\r\n", "is not TLS (starts with \"\\r\\n\\r\\n\\r\\n\")"),

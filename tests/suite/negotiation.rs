@@ -1,9 +1,15 @@
 //! What is agreed on in a handshake: certificate, cipher suite, protocol, by what the client offers.
 
+use std::sync::LazyLock;
+
 use crate::harness::VVX500;
-use crate::harness::pki::{FACTORY, SERVER_CA, device_params};
+use crate::harness::pki::{FACTORY, Identity, SERVER_CA, device_params};
 use crate::harness::site::{DOMAIN, Running, Site};
 use crate::harness::tool::s_client;
+
+/// The phone with a key of either kind; making an RSA key takes its time.
+static RSA: LazyLock<Identity> = LazyLock::new(|| FACTORY.issuing.issue_rsa(&device_params(VVX500)));
+static ECDSA: LazyLock<Identity> = LazyLock::new(|| FACTORY.device(VVX500));
 
 /// What openssl says of a connection on which it got its `site.cfg`, or of one that failed.
 struct Agreed {
@@ -34,8 +40,7 @@ impl Agreed {
 fn agree(site: &Site, server: &Running, arguments: &str) -> Agreed {
     // openssl does not show a certificate of a kind that it does not itself offer to verify.
     let takes_rsa = !arguments.contains("-sigalgs") || arguments.to_lowercase().contains("rsa");
-    let params = device_params(VVX500);
-    let device = if takes_rsa { FACTORY.issuing.issue_rsa(&params) } else { FACTORY.issuing.issue(&params) };
+    let device = if takes_rsa { &*RSA } else { &*ECDSA };
     let (chain, key) = device.write(&site.path(""), "device");
     let ca = site.path("server-ca.pem");
     std::fs::write(&ca, SERVER_CA.pem()).unwrap();
@@ -147,4 +152,23 @@ fn http_1_1_is_chosen_by_alpn_and_a_client_without_alpn_gets_it_too() {
     }
     let agreed = agree(&site, &server, "-alpn h2");
     assert!(!agreed.is_served() && agreed.text.contains("no application protocol"), "{}", agreed.text);
+}
+
+/// A first guess at a group that is not ours costs a client a round trip (`HelloRetryRequest`), not the connection.
+#[test]
+fn a_client_that_guesses_another_group_is_asked_again() {
+    let site = Site::with_ote();
+    let server = site.start();
+    for (arguments, group) in [
+        ("-tls1_3 -groups P-521:P-256", "ECDH, prime256v1, 256 bits"),
+        ("-tls1_3 -groups P-521:X25519", "X25519, 253 bits"),
+        ("-tls1_3 -groups P-384", "ECDH, secp384r1, 384 bits"),
+        ("-tls1_2 -groups P-521:P-256", "ECDH, prime256v1, 256 bits"),
+    ] {
+        let agreed = agree(&site, &server, arguments);
+        assert!(agreed.is_served(), "{arguments}: {}", agreed.text);
+        assert_eq!(agreed.after("Server Temp Key: "), group, "{arguments}");
+    }
+    assert!(!agree(&site, &server, "-tls1_3 -groups P-521").is_served());
+    server.reason("offered only secp521r1 as group");
 }

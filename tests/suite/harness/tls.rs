@@ -255,7 +255,7 @@ impl Connection {
         Ok(bytes)
     }
 
-    /// Reads until the server closes; gives what came. An end without close_notify is an end.
+    /// Reads until the server closes; gives what came. An end without `close_notify` is an end.
     pub fn read_to_close(&mut self) -> io::Result<Vec<u8>> {
         let mut rest = Vec::new();
         match self.stream.read_to_end(&mut rest) {
