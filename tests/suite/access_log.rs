@@ -107,10 +107,8 @@ fn a_request_is_one_line_with_every_key() {
     assert_eq!((&line["status"], &line["bytes"], &line["reason"]), (&200.into(), &7.into(), &Value::Null));
     let local = phone.tcp().local_addr().unwrap();
     assert_eq!(line["address"], local.to_string());
-    let time = time::OffsetDateTime::parse(
-        line["time"].as_str().unwrap(),
-        &time::format_description::well_known::Rfc3339,
-    );
+    let time =
+        time::OffsetDateTime::parse(line["time"].as_str().unwrap(), &time::format_description::well_known::Rfc3339);
     assert!((time::OffsetDateTime::now_utc() - time.unwrap()).abs() < PATIENCE, "{line}");
     assert!((0.0..20_000.0).contains(&line["duration_ms"].as_f64().unwrap()), "{line}");
 }
@@ -124,9 +122,8 @@ fn each_request_and_each_refused_handshake_is_one_line() {
         phone.get("/site.cfg").unwrap();
     }
     phone.request("PUT", "/00005e00530c-app.log", "", b"x").unwrap();
-    let old = server
-        .client("ote", &FACTORY.device(STRANGER))
-        .only(&rustls::version::TLS12, Some(&FACTORY.device(STRANGER)));
+    let old =
+        server.client("ote", &FACTORY.device(STRANGER)).only(&rustls::version::TLS12, Some(&FACTORY.device(STRANGER)));
     old.get("/site.cfg").unwrap();
     server.client("ote", &OTHER_FACTORY.device(VVX500)).get("/site.cfg").unwrap_err();
     Client::new(server.address(), Some("nobody.phones.example.com")).get("/").unwrap_err();

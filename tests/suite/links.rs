@@ -146,7 +146,9 @@ fn a_link_into_another_constituency_leads_only_into_what_that_one_shares() {
 
     // What is shared is looked up on each request.
     site.constituency("ucs", &json!({ "trust": ["factory"], "phones": {} }));
-    eventually("the folder to be shared no more", || (phone(&server).get("/image.ld").unwrap().status == 404).then_some(()));
+    eventually("the folder to be shared no more", || {
+        (phone(&server).get("/image.ld").unwrap().status == 404).then_some(())
+    });
 }
 
 #[test]
