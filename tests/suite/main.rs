@@ -15,6 +15,7 @@
 mod harness;
 
 mod access_log;
+mod check;
 mod commands;
 mod files;
 mod framing;
