@@ -98,7 +98,8 @@ fn one_run_names_every_problem() {
     assert!(!ended.stdout.contains("ote/good"), "{}", ended.stdout);
     let last = ended.stdout.lines().last().unwrap();
     let count = |level: &str| ended.stdout.lines().filter(|line| line.starts_with(level)).count();
-    let summary = format!("3 constituencies can be served; {} errors, {} warnings", count("error: "), count("warning: "));
+    let summary =
+        format!("3 constituencies can be served; {} errors, {} warnings", count("error: "), count("warning: "));
     assert_eq!(last, summary);
     assert!(!ended.stdout.contains('\x1b'), "colours are for a terminal");
     assert!(!site.path("state").exists(), "nothing is made, nothing is locked");
