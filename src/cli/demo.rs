@@ -71,9 +71,9 @@ async fn show(args: &Args, config: Config) -> anyhow::Result<ExitCode> {
     let mut result = None;
     app.run(async {
         result = Some(boot_all(&cast, address, &cas).await);
-        log.open();
         if !args.once {
             explain(&cast, address, &constituencies, &state);
+            log.open();
             std::future::pending::<()>().await;
         }
     })
