@@ -234,6 +234,8 @@ fn all_404_are_alike_to_the_byte_and_nothing_blocks() {
             assert_eq!(bytes(&device, method, path), expected, "{method} {path}");
         }
     }
+    let head = bytes(&device, "HEAD", "/absent");
+    assert!(!head.contains("content-length: 0"), "a HEAD says the length of the GET, or none: {head}");
     assert_eq!(device.get("/site.cfg").unwrap().status, 200);
 }
 
