@@ -127,8 +127,8 @@ async fn converse(
         async move { Ok::<_, std::convert::Infallible>(connection.answer(request).await) }
     });
     let mut http = http1::Builder::new();
-    // Deadlines are kept by `Paced`, beneath.
-    http.header_read_timeout(None).max_headers(MAX_HEADERS).max_buf_size(MAX_HEADER_BYTES).half_close(false);
+    // Deadlines are kept by `Paced`, beneath. Half-closed, a peer that does not wait for the answer has still uploaded.
+    http.header_read_timeout(None).max_headers(MAX_HEADERS).max_buf_size(MAX_HEADER_BYTES).half_close(true);
     let mut serving = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
     let result = tokio::select! {
         result = serving.as_mut() => result,

@@ -16,4 +16,6 @@ mod harness;
 
 mod serving;
 mod uploads;
+mod uploads_broken;
+mod uploads_budget;
 mod uploads_ranges;
