@@ -77,7 +77,7 @@ async fn show(args: &Args, config: Config) -> anyhow::Result<ExitCode> {
             std::future::pending::<()>().await;
         }
     })
-    .await?;
+    .await;
     match result.transpose()? {
         Some(summary) if summary.all_provisioned() => Ok(ExitCode::SUCCESS),
         // Stopped by a person before the phones were done.
@@ -89,7 +89,7 @@ async fn show(args: &Args, config: Config) -> anyhow::Result<ExitCode> {
 fn start_on_a_free_port(config: &Config, log: &Gated) -> anyhow::Result<App> {
     for port in LOCAL_PORT..LOCAL_PORT + PORTS {
         let listen = vec![SocketAddr::from(([127, 0, 0, 1], port))];
-        match App::start(Config { listen, ..config.clone() }, log.clone()) {
+        match App::start(Config { listen, ..config.clone() }, config.log, log.clone()) {
             Err(AppError::Listen { address, source }) if source.kind() == io::ErrorKind::AddrInUse => {
                 tracing::warn!("{address} is taken; trying the next port");
             }

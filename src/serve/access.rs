@@ -8,8 +8,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TrySendError, channel, sync_channel};
 use std::time::{Duration, SystemTime};
 
 use hyper::header::HeaderValue;
@@ -79,9 +78,9 @@ pub struct AccessLog {
     lost: Arc<AtomicU64>,
 }
 
-/// The thread that writes; joined to be sure that everything is written.
+/// The thread that writes; waited for to be sure that everything is written. Nothing is ever sent: it hangs up.
 #[derive(Debug)]
-pub struct Writer(JoinHandle<()>);
+pub struct Writer(Receiver<()>);
 
 impl AccessLog {
     /// Starts the thread that writes lines of `format` to `output`.
@@ -92,30 +91,42 @@ impl AccessLog {
         let (queue, records) = sync_channel(QUEUE);
         let lost = Arc::new(AtomicU64::new(0));
         let lost_too = Arc::clone(&lost);
-        let writer = std::thread::Builder::new()
+        let (alive, writer) = channel();
+        std::thread::Builder::new()
             .name("access-log".to_owned())
-            .spawn(move || write_all(&records, format, output, &lost_too))?;
+            .spawn(move || write_all(&records, format, output, &lost_too, alive))?;
         Ok((Self { queue, lost }, Writer(writer)))
     }
 
     /// Hands a record over. Never waits.
     pub fn record(&self, record: AccessRecord) {
-        if let Err(TrySendError::Full(_)) = self.queue.try_send(record) {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+        if let Err(TrySendError::Full(_)) = self.queue.try_send(record)
+            && self.lost.fetch_add(1, Ordering::Relaxed) == 0
+        {
+            tracing::warn!("access-log lines are being lost: standard output is not read fast enough");
         }
     }
 }
 
 impl Writer {
-    /// Waits until everything is written; every [`AccessLog`] must have been dropped.
-    pub fn finish(self) {
-        // A writer that panicked has said so.
-        let _ = self.0.join();
+    /// Waits until everything is written; every [`AccessLog`] must have been dropped. Whoever does not read the log
+    /// cannot put this off for longer than `patience`.
+    pub fn finish(self, patience: Duration) {
+        if self.0.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
+            tracing::error!("the last access-log lines are lost: nobody reads standard output");
+        }
     }
 }
 
-fn write_all(records: &Receiver<AccessRecord>, format: LogFormat, mut output: impl Write, lost: &AtomicU64) {
+fn write_all(
+    records: &Receiver<AccessRecord>,
+    format: LogFormat,
+    mut output: impl Write,
+    lost: &AtomicU64,
+    _alive: Sender<()>,
+) {
     let mut lines = String::new();
+    let mut is_broken = false;
     while let Ok(first) = records.recv() {
         lines.clear();
         format.line(&first, &mut lines);
@@ -123,12 +134,17 @@ fn write_all(records: &Receiver<AccessRecord>, format: LogFormat, mut output: im
             let Ok(next) = records.try_recv() else { break };
             format.line(&next, &mut lines);
         }
-        if let Err(error) = output.write_all(lines.as_bytes()).and_then(|()| output.flush()) {
-            tracing::error!("the access log cannot be written: {error}");
+        match output.write_all(lines.as_bytes()).and_then(|()| output.flush()) {
+            Ok(()) => is_broken = false,
+            // Once, not for each line.
+            Err(error) if !std::mem::replace(&mut is_broken, true) => {
+                tracing::error!("the access log cannot be written: {error}");
+            }
+            Err(_) => {}
         }
         match lost.swap(0, Ordering::Relaxed) {
             0 => {}
-            count => tracing::warn!("{count} access-log lines were lost: standard output is not read fast enough"),
+            count => tracing::warn!("{count} access-log lines were lost"),
         }
     }
 }
@@ -364,7 +380,7 @@ mod tests {
             log.record(record());
         }
         drop(log);
-        writer.finish();
+        writer.finish(Duration::from_secs(60));
         assert_eq!(output.0.lock().unwrap().split(|byte| *byte == b'\n').count(), 101);
     }
 }

@@ -29,30 +29,51 @@ const MAX_HEADERS: usize = 64;
 /// The longest header of a request, in bytes.
 const MAX_HEADER_BYTES: usize = 16 << 10;
 
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// By either end, in order or not.
+    Closed,
+    /// By us, because the drain was over.
+    CutOff,
+}
+
 /// Serves what `listener` accepts until `stop` is told, and then what is under way, for as long as a drain may take.
-pub async fn serve(listener: TcpListener, server: Arc<Server>, mut stop: watch::Receiver<bool>) {
-    let mut connections = JoinSet::new();
+pub async fn serve(listener: TcpListener, server: Arc<Server>, stop: watch::Receiver<bool>) {
     let told = stop.clone();
+    accept_all(listener, stop, |stream, address| live(stream, address, Arc::clone(&server), told.clone())).await;
+}
+
+/// Accepts until `stop` is told, gives each connection a task of its own to `live` in, and waits for all of them.
+async fn accept_all<L: Future<Output = End> + Send + 'static>(
+    listener: TcpListener,
+    mut stop: watch::Receiver<bool>,
+    mut live: impl FnMut(TcpStream, SocketAddr) -> L,
+) {
+    let mut connections = JoinSet::new();
+    let mut shortage = Shortage::default();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, address)) => {
-                    connections.spawn(live(stream, address, Arc::clone(&server), told.clone()));
+                    shortage.is_over();
+                    connections.spawn(live(stream, address));
                 }
-                Err(error) => wait_out(&error).await,
+                Err(error) => shortage.wait_out(&error).await,
             },
-            Some(ended) = connections.join_next() => note_panic(ended),
+            Some(ended) = connections.join_next() => {
+                was_cut_off(ended);
+            }
             () = told_to_stop(&mut stop) => break,
         }
     }
     drop(listener);
-    let drained = tokio::time::timeout(server.limits.drain(), async {
-        while let Some(ended) = connections.join_next().await {
-            note_panic(ended);
-        }
-    });
-    if drained.await.is_err() {
-        tracing::warn!("{} connections are cut off: they did not end within limits.drain_s", connections.len());
+    let mut cut_off = 0_usize;
+    while let Some(ended) = connections.join_next().await {
+        cut_off += usize::from(was_cut_off(ended));
+    }
+    if cut_off > 0 {
+        tracing::warn!("{cut_off} connections were cut off: they did not end within limits.drain_s");
     }
 }
 
@@ -61,27 +82,48 @@ async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-fn note_panic(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended
-        && error.is_panic()
-    {
-        tracing::error!("a connection ended by a defect of provost (a panic); the others go on");
+/// A panic in one connection is said, and costs the others nothing.
+fn was_cut_off(ended: Result<End, tokio::task::JoinError>) -> bool {
+    match ended {
+        Ok(end) => end == End::CutOff,
+        Err(error) => {
+            if error.is_panic() {
+                tracing::error!("a connection ended by a defect of provost (a panic); the others go on");
+            }
+            false
+        }
     }
 }
 
-/// A connection that ended before it was accepted is nobody's concern; without file descriptors we must wait.
-async fn wait_out(error: &io::Error) {
-    if let Some(Errno::CONNABORTED | Errno::CONNRESET | Errno::INTR) =
-        error.raw_os_error().map(Errno::from_raw_os_error)
-    {
-    } else {
-        tracing::warn!("no connection can be accepted: {error}");
+/// Whether connections cannot be accepted at the moment, for lack of file descriptors or memory.
+#[derive(Debug, Default)]
+struct Shortage {
+    is_said: bool,
+}
+
+impl Shortage {
+    /// A connection that ended before it was accepted is nobody's concern; without file descriptors we must wait.
+    async fn wait_out(&mut self, error: &io::Error) {
+        if let Some(Errno::CONNABORTED | Errno::CONNRESET | Errno::INTR) =
+            error.raw_os_error().map(Errno::from_raw_os_error)
+        {
+            return;
+        }
+        if !std::mem::replace(&mut self.is_said, true) {
+            tracing::warn!("no connection can be accepted: {error}");
+        }
         tokio::time::sleep(BACKOFF).await;
+    }
+
+    fn is_over(&mut self) {
+        if std::mem::take(&mut self.is_said) {
+            tracing::info!("connections are accepted again");
+        }
     }
 }
 
 /// One connection from accept to close.
-async fn live(stream: TcpStream, address: SocketAddr, server: Arc<Server>, stop: watch::Receiver<bool>) {
+async fn live(stream: TcpStream, address: SocketAddr, server: Arc<Server>, mut stop: watch::Receiver<bool>) -> End {
     let mut seat = match server.admission.enter(address.ip()) {
         Ok(seat) => seat,
         Err(full) => return refuse(&server, address, Refused { constituency: None, reason: full.to_string() }),
@@ -98,7 +140,12 @@ async fn live(stream: TcpStream, address: SocketAddr, server: Arc<Server>, stop:
                 Err(Refused { constituency: None, reason })
             })
     });
-    let (stream, peer) = match handshake.await {
+    let finished = tokio::select! {
+        finished = handshake => finished,
+        // It has asked for nothing yet, and would only be sent away.
+        () = told_to_stop(&mut stop) => Err(Refused { constituency: None, reason: "provost is being stopped".to_owned() }),
+    };
+    let (stream, peer) = match finished {
         Ok(finished) => finished,
         Err(refused) => return refuse(&server, address, refused),
     };
@@ -109,7 +156,7 @@ async fn live(stream: TcpStream, address: SocketAddr, server: Arc<Server>, stop:
         return refuse(&server, address, Refused { constituency, reason: full.to_string() });
     }
     connection.pace.enter(Phase::Idle);
-    Box::pin(converse(stream, connection, seat, stop)).await;
+    Box::pin(converse(stream, connection, seat, stop)).await
 }
 
 /// HTTP/1.1 on a connection, until either end closes it.
@@ -118,7 +165,7 @@ async fn converse(
     connection: Connection,
     _seat: Place,
     mut stop: watch::Receiver<bool>,
-) {
+) -> End {
     let began = clock::now();
     let connection = Arc::new(connection);
     let answering = Arc::clone(&connection);
@@ -134,30 +181,40 @@ async fn converse(
         result = serving.as_mut() => result,
         () = told_to_stop(&mut stop) => {
             serving.as_mut().graceful_shutdown();
-            serving.await
+            match tokio::time::timeout(connection.server.limits.drain(), serving).await {
+                Ok(result) => result,
+                Err(_) => {
+                    connection.pace.break_off("cut off at the end of the drain (limits.drain_s)");
+                    return End::CutOff;
+                }
+            }
         }
     };
     if let Err(error) = result {
         note_refused_request(&connection, &error, began);
     }
+    End::Closed
 }
 
 /// What hyper refuses by itself never becomes a request of ours; the log tells it all the same.
 fn note_refused_request(connection: &Connection, error: &hyper::Error, began: std::time::SystemTime) {
-    if !error.is_parse() {
-        return;
-    }
     let mut record = connection.record(began);
-    record.status = Some(match error {
-        error if error.is_parse_too_large() => 431,
-        error if error.to_string().contains("URI too long") => 414,
-        _ => 400,
-    });
-    record.reason = Some(format!("malformed request: {error}"));
+    match connection.pace.broken_off() {
+        Some(why) if connection.pace.is_in_header() => record.reason = Some(why.to_owned()),
+        _ if error.is_parse() => {
+            record.status = Some(match error {
+                error if error.is_parse_too_large() => 431,
+                error if error.to_string().contains("URI too long") => 414,
+                _ => 400,
+            });
+            record.reason = Some(format!("malformed request: {error}"));
+        }
+        _ => return,
+    }
     connection.server.access.record(record);
 }
 
-fn refuse(server: &Server, address: SocketAddr, refused: Refused) {
+fn refuse(server: &Server, address: SocketAddr, refused: Refused) -> End {
     server.access.record(AccessRecord {
         time: clock::now(),
         address,
@@ -171,4 +228,42 @@ fn refuse(server: &Server, address: SocketAddr, refused: Refused) {
         reason: Some(refused.reason),
         tls: None,
     });
+    End::Closed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// Sends back what comes, and panics at an `!`.
+    async fn fragile(mut stream: TcpStream, _: SocketAddr) -> End {
+        while let Ok(byte) = stream.read_u8().await {
+            assert_ne!(byte, b'!', "a defect, as a test wants it");
+            stream.write_u8(byte).await.unwrap();
+        }
+        End::Closed
+    }
+
+    #[tokio::test]
+    async fn a_panic_costs_its_own_connection_and_no_other() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = watch::channel(false);
+        let clients = async {
+            let mut bystander = TcpStream::connect(address).await.unwrap();
+            bystander.write_u8(b'a').await.unwrap();
+            assert_eq!(bystander.read_u8().await.unwrap(), b'a');
+            let mut victim = TcpStream::connect(address).await.unwrap();
+            victim.write_u8(b'!').await.unwrap();
+            victim.read_u8().await.unwrap_err();
+            bystander.write_u8(b'b').await.unwrap();
+            assert_eq!(bystander.read_u8().await.unwrap(), b'b');
+            let mut newcomer = TcpStream::connect(address).await.unwrap();
+            newcomer.write_u8(b'c').await.unwrap();
+            assert_eq!(newcomer.read_u8().await.unwrap(), b'c');
+            stop.send(true).unwrap();
+        };
+        tokio::join!(accept_all(listener, stopped, fragile), clients);
+    }
 }

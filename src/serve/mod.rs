@@ -5,7 +5,7 @@
 //! 3. [`request`]: each request is decided ([`decision`]) from its host ([`host`]), its path ([`path`]) and the policy
 //!    as it is now; the grant opens the file ([`content`], [`body`]) or stores the upload ([`upload`]).
 //! 4. [`answer`]: what the peer gets to see, by its conditions ([`conditional`]).
-//! 5. [`access`]: one line for each request and each refused handshake.
+//! 5. [`access`]: one line for each request ([`exchange`]) and each refused handshake.
 
 use std::sync::Arc;
 
@@ -19,6 +19,7 @@ pub mod body;
 pub mod conditional;
 pub mod content;
 pub mod decision;
+pub mod exchange;
 pub mod handshake;
 pub mod hello;
 pub mod host;

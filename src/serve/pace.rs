@@ -6,8 +6,8 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -42,13 +42,23 @@ pub enum Phase {
 
 /// The phase of a connection, shared between its handler and its stream.
 #[derive(Debug, Clone)]
-pub struct Pace(Arc<AtomicU8>);
+pub struct Pace(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    phase: AtomicU8,
+    broken_off: OnceLock<&'static str>,
+}
 
 impl Pace {
+    fn new() -> Self {
+        Self(Arc::new(Shared { phase: AtomicU8::new(Phase::Handshake as u8), broken_off: OnceLock::new() }))
+    }
+
     /// Says that the connection has entered `phase`.
     pub fn enter(&self, phase: Phase) {
         if !self.is_leaving() {
-            self.0.store(phase as u8, Ordering::Relaxed);
+            self.0.phase.store(phase as u8, Ordering::Relaxed);
         }
     }
 
@@ -58,8 +68,26 @@ impl Pace {
         self.phase() == Phase::Leaving
     }
 
+    /// Says why it is we who break the connection off.
+    pub fn break_off(&self, why: &'static str) {
+        // The first reason is the one that counts.
+        let _ = self.0.broken_off.set(why);
+    }
+
+    /// Why we broke the connection off, if we did.
+    #[must_use]
+    pub fn broken_off(&self) -> Option<&'static str> {
+        self.0.broken_off.get().copied()
+    }
+
+    /// Whether a request has begun and is not yet one that is answered.
+    #[must_use]
+    pub fn is_in_header(&self) -> bool {
+        self.phase() == Phase::Header
+    }
+
     fn phase(&self) -> Phase {
-        match self.0.load(Ordering::Relaxed) {
+        match self.0.phase.load(Ordering::Relaxed) {
             1 => Phase::Idle,
             2 => Phase::Header,
             3 => Phase::Answering,
@@ -115,7 +143,7 @@ struct Clock {
 impl<S> Paced<S> {
     /// Watches over `inner`, which is in [`Phase::Handshake`].
     pub fn new(inner: S, limits: &Limits) -> (Self, Pace) {
-        let pace = Pace(Arc::new(AtomicU8::new(Phase::Handshake as u8)));
+        let pace = Pace::new();
         let paced = Self {
             inner,
             pace: pace.clone(),
@@ -146,6 +174,7 @@ impl<S> Paced<S> {
         let counts_rate = !is_reading || phase == Phase::Body;
         let overdue = clock.overdue(phase, now, limit, counts_rate.then_some(self.patience.least_bytes));
         if let Some(why) = overdue {
+            self.pace.break_off(why);
             return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, why));
         }
         // Wake to look again: at the nearest deadline that is possible, whatever phase it will be then.

@@ -5,16 +5,17 @@ use std::time::SystemTime;
 
 use hyper::body::Incoming;
 use hyper::header::USER_AGENT;
-use hyper::{Request, Response};
+use hyper::{Method, Request, Response};
 
 use super::Server;
 use super::access::AccessRecord;
 use super::answer::{self, Content, Logged};
 use super::content;
 use super::decision::{Asked, Circumstances, Denial, Grant, HostDenial, decide};
+use super::exchange::Exchange;
 use super::handshake::Peer;
 use super::host::{self, NamedHost};
-use super::pace::{Pace, Phase};
+use super::pace::Pace;
 use super::site::Site;
 use super::upload::receive::{self, UploadBody};
 use crate::clock;
@@ -58,15 +59,16 @@ impl Connection {
         }
     }
 
-    /// Answers one request. Its line of the log is written when the answer has been sent.
+    /// Answers one request. Its line of the log is written when it is over, however it ends.
     pub async fn answer(&self, request: Request<Incoming>) -> Response<Logged> {
-        self.pace.enter(Phase::Answering);
-        let (time, started) = (clock::now(), clock::monotonic());
+        let time = clock::now();
         let mut record = self.record(time);
         record.request = Some((request.method().clone(), request.uri().clone()));
         record.user_agent = request.headers().get(USER_AGENT).cloned();
+        let is_head = request.method() == Method::HEAD;
+        let mut exchange = Exchange::begin(record, &self.server.access, &self.pace);
         let mut response = self.fulfil(request, time).await.unwrap_or_else(|denial| {
-            record.reason = Some(denial.to_string());
+            exchange.note(&denial);
             if let Denial::Failed(reason) = &denial {
                 tracing::error!(constituency = %self.peer.constituency, "{reason}");
             }
@@ -75,7 +77,7 @@ impl Connection {
         if self.pace.is_leaving() {
             answer::close(&mut response);
         }
-        answer::logged(response, record, started, &self.server.access, &self.pace)
+        answer::logged(response, is_head, exchange)
     }
 
     async fn fulfil(&self, request: Request<Incoming>, time: SystemTime) -> Result<Response<Content>, Denial> {

@@ -14,6 +14,7 @@
 
 mod harness;
 
+mod reload;
 mod serving;
 mod uploads;
 mod uploads_broken;

@@ -34,6 +34,17 @@ pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Waits until `probe` gives something, from the change on that was just made, and fails the test unless that was so
+/// within the second that a change may take. Gives the time it took, too.
+#[track_caller]
+pub fn within_a_second<T>(what: &str, probe: impl FnMut() -> Option<T>) -> (T, Duration) {
+    let start = Instant::now();
+    let found = eventually(what, probe);
+    let took = start.elapsed();
+    assert!(took <= Duration::from_secs(1), "{what} took {took:?}");
+    (found, took)
+}
+
 /// Says that a test cannot run on this machine, and why; `tests/run` counts these.
 pub fn not_run(test: &str, reason: &str) {
     use std::io::Write;
