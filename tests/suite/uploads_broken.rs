@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::pki::FACTORY;
 use crate::harness::site::{Running, Site, holds};
 use crate::harness::tls::Connection;
 use crate::harness::{STRANGER, VVX500, eventually};
@@ -206,8 +205,8 @@ fn a_crash_leaves_the_old_file_or_the_new_or_a_prefix_of_an_append() {
         assert!(found == old || found == new || is_prefix, "round {round}: {} bytes", found.len());
         let server = site.start();
         assert_eq!(waiting(&site), 0, "round {round}");
-        let served = phone(&server).get(LOG).unwrap();
-        assert!(served.status == 200 && served.body == found, "round {round}");
+        let read = phone(&server).get(LOG).unwrap();
+        assert!(read.status == 200 && read.body == found, "round {round}");
         server.kill();
     }
     assert!(acknowledged < 24, "the server died too late in each round");
