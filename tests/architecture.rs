@@ -76,6 +76,7 @@ const IMPURE_FILES: &[(&str, &str)] = &[
     ("src/serve/content.rs", "follows links"),
     ("src/serve/exchange.rs", "measures requests"),
     ("src/serve/handshake.rs", "judges as of now"),
+    ("src/serve/linger.rs", "keeps a deadline"),
     ("src/serve/listener.rs", "accepts connections"),
     ("src/serve/pace.rs", "keeps deadlines"),
     ("src/serve/request.rs", "decides as of now"),

@@ -18,6 +18,7 @@ use super::Server;
 use super::access::AccessRecord;
 use super::admission::{Kind, Place};
 use super::handshake::{self, Refused};
+use super::linger::Lingering;
 use super::pace::{Paced, Phase};
 use super::request::Connection;
 use crate::clock;
@@ -129,6 +130,7 @@ async fn live(stream: TcpStream, address: SocketAddr, server: Arc<Server>, mut s
         Err(full) => return refuse(&server, address, Refused { constituency: None, reason: full.to_string() }),
     };
     let _ = stream.set_nodelay(true);
+    let (stream, farewell) = Lingering::new(stream);
     let (stream, pace) = Paced::new(stream, &server.limits);
     // Boxed and ended here, so that an idle connection does not carry the handshake's state about.
     let handshake = Box::pin(async {
@@ -149,7 +151,7 @@ async fn live(stream: TcpStream, address: SocketAddr, server: Arc<Server>, mut s
         Ok(finished) => finished,
         Err(refused) => return refuse(&server, address, refused),
     };
-    let connection = Connection { server: Arc::clone(&server), peer, address, pace };
+    let connection = Connection { server: Arc::clone(&server), peer, address, pace, farewell };
     let kind = if connection.mac().is_some() { Kind::Proven } else { Kind::Anonymous };
     if let Err(full) = seat.become_kind(kind) {
         let constituency = Some(connection.peer.constituency.clone());
@@ -161,7 +163,7 @@ async fn live(stream: TcpStream, address: SocketAddr, server: Arc<Server>, mut s
 
 /// HTTP/1.1 on a connection, until either end closes it.
 async fn converse(
-    stream: TlsStream<Paced<TcpStream>>,
+    stream: TlsStream<Paced<Lingering<TcpStream>>>,
     connection: Connection,
     _seat: Place,
     mut stop: watch::Receiver<bool>,
@@ -174,8 +176,8 @@ async fn converse(
         async move { Ok::<_, std::convert::Infallible>(connection.answer(request).await) }
     });
     let mut http = http1::Builder::new();
-    // Deadlines are kept by `Paced`, beneath.
-    http.header_read_timeout(None).max_headers(MAX_HEADERS).max_buf_size(MAX_HEADER_BYTES).half_close(false);
+    // Deadlines are kept by `Paced`, beneath. Half-closed, a peer that does not wait for the answer has still uploaded.
+    http.header_read_timeout(None).max_headers(MAX_HEADERS).max_buf_size(MAX_HEADER_BYTES).half_close(true);
     let mut serving = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
     let result = tokio::select! {
         result = serving.as_mut() => result,

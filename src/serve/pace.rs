@@ -22,9 +22,6 @@ use super::limits::Limits;
 /// Over how long the least rate of a body is measured.
 const RATE_WINDOW: Duration = Duration::from_mins(1);
 
-/// How long a peer may talk on that was answered before its body was read, before the connection is closed on it.
-const LINGER: Duration = Duration::from_secs(5);
-
 /// What a connection is waiting for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -39,8 +36,6 @@ pub enum Phase {
     Answering = 3,
     /// The body of a request.
     Body = 4,
-    /// Nothing any more: the peer is answered, its body stays unread, and the connection ends. The last phase.
-    Leaving = 5,
 }
 
 /// The phase of a connection, shared between its handler and its stream.
@@ -60,15 +55,7 @@ impl Pace {
 
     /// Says that the connection has entered `phase`.
     pub fn enter(&self, phase: Phase) {
-        if !self.is_leaving() {
-            self.0.phase.store(phase as u8, Ordering::Relaxed);
-        }
-    }
-
-    /// Whether no other request can follow.
-    #[must_use]
-    pub fn is_leaving(&self) -> bool {
-        self.phase() == Phase::Leaving
+        self.0.phase.store(phase as u8, Ordering::Relaxed);
     }
 
     /// Says why it is we who break the connection off.
@@ -95,7 +82,6 @@ impl Pace {
             2 => Phase::Header,
             3 => Phase::Answering,
             4 => Phase::Body,
-            5 => Phase::Leaving,
             _ => Phase::Handshake,
         }
     }
@@ -130,7 +116,6 @@ pub struct Paced<S> {
     reading: Clock,
     writing: Clock,
     timer: Option<Pin<Box<Sleep>>>,
-    lingering: bool,
 }
 
 /// When one direction last moved, and how much it moved in this window.
@@ -154,7 +139,6 @@ impl<S> Paced<S> {
             reading: Clock::new(),
             writing: Clock::new(),
             timer: None,
-            lingering: false,
         };
         (paced, pace)
     }
@@ -172,7 +156,7 @@ impl<S> Paced<S> {
             Phase::Idle => Some(self.patience.idle),
             Phase::Header => Some(self.patience.header),
             Phase::Body => Some(self.patience.stall),
-            Phase::Answering | Phase::Leaving | Phase::Handshake => None,
+            Phase::Answering | Phase::Handshake => None,
         };
         let counts_rate = !is_reading || phase == Phase::Body;
         let overdue = clock.overdue(phase, now, limit, counts_rate.then_some(self.patience.least_bytes));
@@ -275,7 +259,7 @@ impl<S: AsyncWrite + Unpin> Paced<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Paced<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let result = Pin::new(&mut this.inner).poll_write(cx, bytes);
@@ -301,34 +285,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Paced<S> {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if !this.lingering {
-            ready!(Pin::new(&mut this.inner).poll_shutdown(cx))?;
-        }
-        if this.pace.is_leaving() { this.poll_linger(cx).map(Ok) } else { Poll::Ready(Ok(())) }
-    }
-}
-
-impl<S: AsyncRead + Unpin> Paced<S> {
-    /// Reads on, into nowhere, until the peer closes too.
-    ///
-    /// RFC 9112 §9.6: "If a server performs an immediate close of a TCP connection, there is a significant risk that
-    /// the client will not be able to read the last HTTP response."
-    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
-        if !std::mem::replace(&mut self.lingering, true) {
-            timer.as_mut().reset(Instant::now() + LINGER);
-        }
-        if timer.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(());
-        }
-        let mut nowhere = [0; 8192];
-        loop {
-            let mut buffer = ReadBuf::new(&mut nowhere);
-            match ready!(Pin::new(&mut self.inner).poll_read(cx, &mut buffer)) {
-                Ok(()) if !buffer.filled().is_empty() => {}
-                Ok(()) | Err(_) => return Poll::Ready(()),
-            }
-        }
+        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
     }
 }

@@ -15,6 +15,7 @@ use super::decision::{Asked, Circumstances, Denial, Grant, HostDenial, decide};
 use super::exchange::Exchange;
 use super::handshake::Peer;
 use super::host::{self, NamedHost};
+use super::linger::Farewell;
 use super::pace::Pace;
 use super::site::Site;
 use super::upload::receive::{self, UploadBody};
@@ -32,6 +33,8 @@ pub struct Connection {
     pub address: std::net::SocketAddr,
     /// What it is waiting for.
     pub pace: Pace,
+    /// Whether its next answer is the last.
+    pub farewell: Farewell,
 }
 
 impl Connection {
@@ -74,7 +77,7 @@ impl Connection {
             }
             answer::of_denial(&denial)
         });
-        if self.pace.is_leaving() {
+        if self.farewell.is_said() {
             answer::close(&mut response);
         }
         answer::logged(response, is_head, exchange)
@@ -107,7 +110,7 @@ impl Connection {
         if let Err(denial) = &stored
             && !matches!(denial, Denial::BrokenOff(_))
         {
-            body.discard().await;
+            body.discard(&self.farewell).await;
         }
         stored.map(answer::of_upload)
     }

@@ -264,7 +264,6 @@ fn a_refusal_after_leave_was_given_still_reaches_its_sender() {
 fn a_refused_upload_of_50_mb_is_answered() {
     let site = Site::with_ote();
     let server = site.start();
-    let phone = phone(&server);
     let body = vec![b'x'; 50 << 20];
     for (path, status) in [("/site.cfg", 403), (LOG, 413)] {
         let file = site.path("large");

@@ -7,11 +7,12 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::header::{EXPECT, HeaderMap};
 
-use super::store::{Stored, UploadStore};
+use super::store::{Receiving, Stored, UploadStore};
 use crate::constituency::Constituency;
 use crate::serve::beneath;
 use crate::serve::decision::content_range::ContentRange;
 use crate::serve::decision::{Denial, WriteGrant};
+use crate::serve::linger::Farewell;
 use crate::serve::pace::{Pace, Phase};
 
 /// How much of a body is gathered before it is written, in bytes.
@@ -61,7 +62,7 @@ pub async fn receive(
             End::More => receiving = blocking(move || receiving.write(&gathered)).await?,
             End::Complete => return blocking(move || receiving.write(&gathered)?.finish()).await,
             End::BrokenOff(reason) => {
-                blocking(move || receiving.write(&gathered).map(|receiving| receiving.break_off())).await?;
+                blocking(move || receiving.write(&gathered).map(Receiving::break_off)).await?;
                 return Err(Denial::BrokenOff(reason));
             }
         }
@@ -71,15 +72,17 @@ pub async fn receive(
 impl<'a> UploadBody<'a> {
     /// The body that `incoming` brings, of a request with these `headers`.
     pub fn new(incoming: Incoming, headers: &HeaderMap, pace: &'a Pace) -> Self {
-        Self { incoming, pace, is_held_back: headers.contains_key(EXPECT) }
+        let is_held_back = headers.contains_key(EXPECT) && !incoming.is_end_stream();
+        Self { incoming, pace, is_held_back }
     }
 
     /// Reads on a little after a refusal, so that its sender comes to read the answer; one that is held back need not
     /// send at all. If the body goes on after that, the connection ends with the answer.
-    pub async fn discard(mut self) {
-        let after =
-            if !self.is_held_back && self.read_to_end_of(DISCARDED).await { Phase::Answering } else { Phase::Leaving };
-        self.pace.enter(after);
+    pub async fn discard(mut self, farewell: &Farewell) {
+        if self.is_held_back || !self.read_to_end_of(DISCARDED).await {
+            farewell.say();
+        }
+        self.pace.enter(Phase::Answering);
     }
 
     /// Reads up to `limit` bytes, and says whether that was all.
