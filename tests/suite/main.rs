@@ -15,6 +15,10 @@
 mod harness;
 
 mod deploys;
+mod drain;
+mod limits;
 mod reload;
 mod scale;
 mod serving;
+mod sighup;
+mod slow_clients;
