@@ -1,4 +1,4 @@
-//! Deadlines, with a clock that a test moves.
+//! Deadlines by a clock that stands still until everybody waits.
 
 use super::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -9,8 +9,14 @@ fn pair() -> (Paced<DuplexStream>, Pace, DuplexStream) {
     (paced, pace, theirs)
 }
 
+/// A request under way on a stream in clear.
+fn requests(paced: Paced<DuplexStream>, pace: &Pace) -> Requests<Paced<DuplexStream>> {
+    pace.enter(Phase::Idle);
+    Requests::new(paced, pace.clone())
+}
+
 /// Reads until the stream fails, and gives the seconds that took and why.
-async fn read_to_failure(mut paced: Paced<DuplexStream>) -> (u64, String) {
+async fn read_to_failure(mut paced: impl AsyncRead + Unpin) -> (u64, String) {
     let start = Instant::now();
     loop {
         if let Err(error) = paced.read_u8().await {
@@ -29,7 +35,7 @@ async fn an_idle_connection_ends_after_a_minute() {
 #[tokio::test(start_paused = true)]
 async fn a_header_that_drips_ends_after_ten_seconds() {
     let (paced, pace, mut theirs) = pair();
-    pace.enter(Phase::Idle);
+    let paced = requests(paced, &pace);
     let drip = async {
         while theirs.write_all(b"x").await.is_ok() {
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -37,6 +43,42 @@ async fn a_header_that_drips_ends_after_ten_seconds() {
     };
     let (seconds, why) = tokio::select! { failure = read_to_failure(paced) => failure, () = drip => unreachable!() };
     assert_eq!((seconds, why.as_str()), (10, "the request's header took too long"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_that_are_no_request_do_not_make_an_idle_connection_last() {
+    let (paced, pace, mut theirs) = pair();
+    pace.enter(Phase::Idle);
+    let drip = async {
+        while theirs.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+        }
+    };
+    let (seconds, why) = tokio::select! { failure = read_to_failure(paced) => failure, () = drip => unreachable!() };
+    assert_eq!((seconds, why.as_str()), (60, "idle for too long"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_header_has_a_time_of_its_own() {
+    let (paced, pace, mut theirs) = pair();
+    let mut paced = requests(paced, &pace);
+    let send = async {
+        for _ in 0..20 {
+            theirs.write_all(b"GE").await.unwrap();
+            tokio::time::sleep(Duration::from_secs(6)).await;
+            // The end of one header and the beginning of the next, in one piece.
+            theirs.write_all(b"T").await.unwrap();
+        }
+        theirs
+    };
+    let answer = async {
+        for _ in 0..20 {
+            paced.read_exact(&mut [0; 3]).await.unwrap();
+            pace.enter(Phase::Answering);
+            pace.enter(Phase::Idle);
+        }
+    };
+    tokio::join!(send, answer);
 }
 
 #[tokio::test(start_paused = true)]
@@ -78,6 +120,40 @@ async fn a_peer_that_does_not_read_ends_after_half_a_minute() {
     let start = Instant::now();
     let error = paced.write_all(&[0; 1000]).await.unwrap_err();
     assert_eq!((start.elapsed().as_secs(), error.to_string().as_str()), (30, "no progress for too long"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_reads_at_a_trickle_is_too_slow() {
+    let (mut paced, pace, mut theirs) = pair();
+    pace.enter(Phase::Answering);
+    let start = Instant::now();
+    let trickle = async {
+        while theirs.read_u8().await.is_ok() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    let error = tokio::select! {
+        result = paced.write_all(&[0; 100_000]) => result.unwrap_err(),
+        () = trickle => unreachable!(),
+    };
+    assert_eq!((start.elapsed().as_secs(), error.to_string().as_str()), (60, "too slow for too long"));
+    assert_eq!(pace.broken_off(), Some("too slow for too long"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_reads_slowly_but_steadily_gets_everything() {
+    let (mut paced, pace, mut theirs) = pair();
+    pace.enter(Phase::Answering);
+    let read = async {
+        let mut all = 0;
+        while all < 60_000 {
+            theirs.read_exact(&mut [0; 300]).await.unwrap();
+            all += 300;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    let (written, ()) = tokio::join!(paced.write_all(&[0; 60_000]), read);
+    written.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

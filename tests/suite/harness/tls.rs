@@ -142,6 +142,13 @@ impl Client {
         Ok(Connection { stream, host: self.host.clone() })
     }
 
+    /// Whether a new connection resumes the session of an earlier one. Asks for something, so as to get the next ticket.
+    pub fn resumes(&self) -> bool {
+        let mut connection = self.connect().unwrap();
+        let _ = connection.get("/");
+        connection.is_resumed()
+    }
+
     /// One GET on a connection of its own.
     pub fn get(&self, path: &str) -> io::Result<Response> {
         self.connect()?.request("GET", path, "", b"")
@@ -255,12 +262,24 @@ impl Connection {
         Ok(bytes)
     }
 
+    /// Reads what there is, up to a record's worth of bytes, whatever it means; gives how many.
+    pub fn read_some(&mut self) -> io::Result<usize> {
+        self.stream.read(&mut [0; 16 << 10])
+    }
+
     /// Reads until the server closes; gives what came. An end without `close_notify` is an end.
     pub fn read_to_close(&mut self) -> io::Result<Vec<u8>> {
         let mut rest = Vec::new();
         match self.stream.read_to_end(&mut rest) {
             Ok(_) => Ok(rest),
-            Err(error) if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) => Ok(rest),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+                ) =>
+            {
+                Ok(rest)
+            }
             Err(error) => Err(error),
         }
     }

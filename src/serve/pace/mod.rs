@@ -1,15 +1,16 @@
 //! Deadlines of a connection after its handshake: no peer holds a place by being slow.
 //!
-//! [`Paced`] lies between TCP and TLS, where every byte passes. The request's handler says through [`Pace`] which phase
-//! the connection is in. A deadline costs nothing while bytes flow: one timer per connection is looked at only when the
-//! peer keeps us waiting, and moved only when it fires.
+//! [`Paced`] lies between TCP and TLS, where every byte passes, and keeps the deadlines. [`Requests`] lies above TLS and
+//! sees a request begin; the request's handler says through [`Pace`] what comes after that. A deadline costs nothing
+//! while bytes flow: one timer per connection is looked at only when the peer keeps us waiting, and moved only when it
+//! fires.
 
 #[cfg(test)]
 mod tests;
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -19,12 +20,16 @@ use tokio::time::{Instant, Sleep};
 
 use super::limits::Limits;
 
+mod requests;
+
+pub use requests::Requests;
+
 /// Over how long the least rate of a body is measured.
 const RATE_WINDOW: Duration = Duration::from_mins(1);
 
 /// What a connection is waiting for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
+#[repr(u32)]
 pub enum Phase {
     /// The handshake; whoever runs it has a deadline of its own.
     Handshake = 0,
@@ -44,18 +49,39 @@ pub struct Pace(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    phase: AtomicU8,
+    /// The phase, in the lowest [`PHASE_BITS`], and above it how many were entered before.
+    stage: AtomicU32,
     broken_off: OnceLock<&'static str>,
+}
+
+/// How many bits a phase takes.
+const PHASE_BITS: u32 = 3;
+
+/// A phase, told apart from the same phase at another time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stage(u32);
+
+impl Stage {
+    fn phase(self) -> Phase {
+        match self.0 & ((1 << PHASE_BITS) - 1) {
+            1 => Phase::Idle,
+            2 => Phase::Header,
+            3 => Phase::Answering,
+            4 => Phase::Body,
+            _ => Phase::Handshake,
+        }
+    }
 }
 
 impl Pace {
     fn new() -> Self {
-        Self(Arc::new(Shared { phase: AtomicU8::new(Phase::Handshake as u8), broken_off: OnceLock::new() }))
+        Self(Arc::new(Shared { stage: AtomicU32::new(Phase::Handshake as u32), broken_off: OnceLock::new() }))
     }
 
     /// Says that the connection has entered `phase`.
     pub fn enter(&self, phase: Phase) {
-        self.0.phase.store(phase as u8, Ordering::Relaxed);
+        let earlier = self.0.stage.load(Ordering::Relaxed) >> PHASE_BITS;
+        self.0.stage.store((earlier.wrapping_add(1) << PHASE_BITS) | phase as u32, Ordering::Relaxed);
     }
 
     /// Says why it is we who break the connection off.
@@ -77,13 +103,11 @@ impl Pace {
     }
 
     fn phase(&self) -> Phase {
-        match self.0.phase.load(Ordering::Relaxed) {
-            1 => Phase::Idle,
-            2 => Phase::Header,
-            3 => Phase::Answering,
-            4 => Phase::Body,
-            _ => Phase::Handshake,
-        }
+        self.stage().phase()
+    }
+
+    fn stage(&self) -> Stage {
+        Stage(self.0.stage.load(Ordering::Relaxed))
     }
 }
 
@@ -121,8 +145,8 @@ pub struct Paced<S> {
 /// When one direction last moved, and how much it moved in this window.
 #[derive(Debug)]
 struct Clock {
-    phase: Phase,
-    /// Since when the peer has kept us waiting, in this phase.
+    stage: Option<Stage>,
+    /// Since when the peer has kept us waiting, in this stage.
     waiting_since: Option<Instant>,
     window_start: Option<Instant>,
     window_bytes: u64,
@@ -145,7 +169,8 @@ impl<S> Paced<S> {
 
     /// Waits until the deadline of a direction has passed; an error then says which.
     fn poll_deadline(&mut self, cx: &mut Context<'_>, is_reading: bool) -> Poll<io::Error> {
-        let phase = self.pace.phase();
+        let stage = self.pace.stage();
+        let phase = stage.phase();
         if phase == Phase::Handshake {
             return Poll::Pending;
         }
@@ -159,7 +184,7 @@ impl<S> Paced<S> {
             Phase::Answering | Phase::Handshake => None,
         };
         let counts_rate = !is_reading || phase == Phase::Body;
-        let overdue = clock.overdue(phase, now, limit, counts_rate.then_some(self.patience.least_bytes));
+        let overdue = clock.overdue(stage, now, limit, counts_rate.then_some(self.patience.least_bytes));
         if let Some(why) = overdue {
             self.pace.break_off(why);
             return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, why));
@@ -179,12 +204,13 @@ impl<S> Paced<S> {
 
 impl Clock {
     fn new() -> Self {
-        Self { phase: Phase::Handshake, waiting_since: None, window_start: None, window_bytes: 0 }
+        Self { stage: None, waiting_since: None, window_start: None, window_bytes: 0 }
     }
 
-    /// Bytes have moved. A header is not given more time for each byte of it.
+    /// Bytes have moved. Only of a body that is progress: neither a header nor a wait for one is given more time for
+    /// each byte.
     fn moved(&mut self, bytes: usize, phase: Phase) {
-        if phase != Phase::Header {
+        if matches!(phase, Phase::Body | Phase::Answering) {
             self.waiting_since = None;
         }
         self.window_bytes = self.window_bytes.saturating_add(bytes as u64);
@@ -192,17 +218,17 @@ impl Clock {
 
     fn overdue(
         &mut self,
-        phase: Phase,
+        stage: Stage,
         now: Instant,
         limit: Option<Duration>,
         least_bytes: Option<u64>,
     ) -> Option<&'static str> {
-        if self.phase != phase {
-            *self = Self { phase, waiting_since: Some(now), window_start: Some(now), window_bytes: 0 };
+        if self.stage != Some(stage) {
+            *self = Self { stage: Some(stage), waiting_since: Some(now), window_start: Some(now), window_bytes: 0 };
         }
         let since = *self.waiting_since.get_or_insert(now);
         if limit.is_some_and(|limit| now.duration_since(since) >= limit) {
-            return Some(match phase {
+            return Some(match stage.phase() {
                 Phase::Idle => "idle for too long",
                 Phase::Header => "the request's header took too long",
                 _ => "no progress for too long",
@@ -231,12 +257,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
         match Pin::new(&mut this.inner).poll_read(cx, buffer) {
             Poll::Pending => Poll::Ready(Err(ready!(this.poll_deadline(cx, true)))),
             Poll::Ready(result) => {
-                let moved = buffer.filled().len() - before;
-                if moved > 0 && this.pace.phase() == Phase::Idle {
-                    this.pace.enter(Phase::Header);
-                    this.reading = Clock::new();
-                }
-                this.reading.moved(moved, this.pace.phase());
+                this.reading.moved(buffer.filled().len() - before, this.pace.phase());
                 Poll::Ready(result)
             }
         }
