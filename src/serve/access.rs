@@ -24,6 +24,10 @@ use crate::constituency::{ConstituencyName, MacAddress};
 
 /// How many records may wait for the writer.
 const QUEUE: usize = 16_384;
+/// How long the writer lets records gather: waking it for each one would cost more than serving a small file.
+const GATHERING: Duration = Duration::from_millis(10);
+/// How many bytes of lines are written at once.
+const WRITE: usize = 64 << 10;
 
 /// The form of the log's lines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -115,16 +119,20 @@ impl Writer {
 }
 
 fn write_all(records: &Receiver<AccessRecord>, format: LogFormat, mut output: impl Write, lost: &AtomicU64) {
-    let mut lines = String::new();
+    let mut lines = String::with_capacity(WRITE);
     while let Ok(first) = records.recv() {
-        lines.clear();
-        format.line(&first, &mut lines);
-        while lines.len() < 64 << 10 {
-            let Ok(next) = records.try_recv() else { break };
-            format.line(&next, &mut lines);
-        }
-        if let Err(error) = output.write_all(lines.as_bytes()).and_then(|()| output.flush()) {
-            tracing::error!("the access log cannot be written: {error}");
+        std::thread::sleep(GATHERING);
+        let mut next = Some(first);
+        while let Some(record) = next {
+            format.line(&record, &mut lines);
+            next = records.try_recv().ok();
+            if next.is_some() && lines.len() < WRITE {
+                continue;
+            }
+            if let Err(error) = output.write_all(lines.as_bytes()).and_then(|()| output.flush()) {
+                tracing::error!("the access log cannot be written: {error}");
+            }
+            lines.clear();
         }
         match lost.swap(0, Ordering::Relaxed) {
             0 => {}
