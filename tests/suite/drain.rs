@@ -31,7 +31,7 @@ fn begin_upload(server: &Running, site: &Site, whole: usize, first: &[u8]) -> Co
     connection.send(head.as_bytes()).unwrap();
     connection.send(first).unwrap();
     let incoming = site.path("state/uploads/.incoming");
-    eventually("the upload to begin", || std::fs::read_dir(&incoming).ok()?.next());
+    eventually("the upload to begin", || std::fs::read_dir(&incoming).ok()?.next()?.ok());
     connection
 }
 
