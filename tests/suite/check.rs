@@ -109,7 +109,7 @@ fn one_run_names_every_problem() {
 fn a_good_site_has_nothing_to_say() {
     let site = Site::with_ote();
     let ended = check(&site);
-    assert_eq!((ended.code, ended.stdout.as_str()), (0, "1 constituencies can be served; 0 errors, 0 warnings\n"));
+    assert_eq!((ended.code, ended.stdout.as_str()), (0, "1 constituency can be served; 0 errors, 0 warnings\n"));
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn warnings_alone_are_good_and_one_error_is_not() {
     symlink("absent", site.served("ote/dangling")).unwrap();
     let ended = check(&site);
     assert_eq!(ended.code, 0, "{}", ended.stdout);
-    assert!(ended.stdout.ends_with("1 constituencies can be served; 0 errors, 1 warnings\n"), "{}", ended.stdout);
+    assert!(ended.stdout.ends_with("1 constituency can be served; 0 errors, 1 warnings\n"), "{}", ended.stdout);
     std::fs::create_dir(site.served("Bad_Label")).unwrap();
     assert_eq!(check(&site).code, 1);
 }
