@@ -26,6 +26,7 @@ pub(super) struct PolicySource {
     seen: Option<Stamp>,
     good: Option<Arc<Policy>>,
     error: Option<SettingsError>,
+    is_unread: bool,
 }
 
 /// Identity, size and times of a file, to tell whether it changed.
@@ -67,9 +68,16 @@ impl PolicySource {
         self.error.as_ref()
     }
 
+    /// Whether the file is there but the system did not let us read it, this time.
+    pub(super) fn is_unread(&self) -> bool {
+        self.is_unread
+    }
+
     /// Reads the policy in `folder` again if its file changed. `file` is its name for error messages.
     pub(super) fn refresh(&mut self, folder: &OwnedFd, file: &Path, bundles: &[&str], now: SystemTime) {
-        match read(folder, self.seen.as_ref(), now) {
+        let reading = read(folder, self.seen.as_ref(), now);
+        self.is_unread = matches!(reading, Err(Unreadable::Io(_)));
+        match reading {
             Ok(Reading::Unchanged) => {}
             Ok(Reading::Absent) => {
                 self.seen = None;

@@ -30,6 +30,7 @@ pub struct Scanner {
     folders: BTreeSet<ConstituencyName>,
     remembered: HashMap<ConstituencyName, Remembered>,
     next_generation: u64,
+    is_partial: bool,
 }
 
 /// Device and inode.
@@ -48,7 +49,15 @@ impl Scanner {
     /// A scanner of `path`. `bundles` are the names of the trust bundles that policies may use.
     #[must_use]
     pub fn new(path: PathBuf, bundles: Vec<String>) -> Self {
-        Self { path, bundles, root: None, folders: BTreeSet::new(), remembered: HashMap::new(), next_generation: 0 }
+        Self {
+            path,
+            bundles,
+            root: None,
+            folders: BTreeSet::new(),
+            remembered: HashMap::new(),
+            next_generation: 0,
+            is_partial: false,
+        }
     }
 
     /// The folder that is scanned.
@@ -57,9 +66,16 @@ impl Scanner {
         &self.path
     }
 
+    /// Whether the last scan could not see everything for a reason that may soon be over, so that another is due.
+    #[must_use]
+    pub fn is_partial(&self) -> bool {
+        self.is_partial
+    }
+
     /// Reads the folders as they are at `now` and gives the snapshot. Never fails: what cannot be read is a [`Fault`].
     pub fn scan(&mut self, now: SystemTime) -> Registry {
         let mut registry = Registry::default();
+        self.is_partial = false;
         match self.list(&mut registry.faults) {
             Ok((root, folders)) => {
                 self.remembered.retain(|name, _| folders.contains(name));
@@ -70,6 +86,7 @@ impl Scanner {
             }
             Err(errno) => {
                 let consequence = if is_our_shortage(errno) {
+                    self.is_partial = true;
                     "what was served stays as it was"
                 } else {
                     self.folders.clear();
@@ -141,6 +158,7 @@ impl Scanner {
             Ok(opened) => opened,
             Err(errno) => {
                 let mut consequence = "not served";
+                self.is_partial |= is_our_shortage(errno);
                 if is_our_shortage(errno) && self.remembered.contains_key(name) {
                     consequence = "what was served stays as it was";
                 } else {
@@ -163,8 +181,10 @@ impl Scanner {
                 if remembered.source.policy().is_some() { "the last good policy stays in force" } else { "not served" };
             faults.push(not_served(name.as_str(), format!("{error} ({consequence})")));
         }
+        self.is_partial |= remembered.source.is_unread();
         let folder = Folder { handle, root: Arc::clone(root) };
         if let Err(errno) = remembered.update(folder, name, Stamp::of(&stat, now), &mut self.next_generation) {
+            self.is_partial = true;
             faults.push(not_served(name.as_str(), format!("the phones' own files cannot be listed: {errno}")));
         }
         self.remembered.insert(name.clone(), remembered);

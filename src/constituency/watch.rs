@@ -17,8 +17,8 @@ use crate::clock;
 
 /// How often to look when inotify tells of changes.
 const PERIOD: Duration = Duration::from_secs(10);
-/// How often to look when it cannot.
-const PERIOD_WITHOUT_INOTIFY: Duration = Duration::from_secs(1);
+/// How often to look when it cannot, or when there was something that could not be seen.
+const SHORT_PERIOD: Duration = Duration::from_secs(1);
 /// How often to see whether `constituencies` is still the same folder: a link that is swapped, or a folder above it
 /// that is renamed, anywhere on the way to it, is no event in it.
 const GLANCE: Duration = Duration::from_millis(250);
@@ -97,9 +97,10 @@ impl Follower {
         self.notices.watch_all(self.scanner.path(), &self.current);
         let mut found = self.scanner.scan(clock::now());
         if !found.is_same_as(&self.current) {
-            self.notices.watch_all(self.scanner.path(), &found);
-            // A new folder may have been filled before it was watched.
-            found = self.scanner.scan(clock::now());
+            if self.notices.watch_all(self.scanner.path(), &found) {
+                // A new folder may have been filled before it was watched.
+                found = self.scanner.scan(clock::now());
+            }
             let before = std::mem::replace(&mut self.current, found.snapshot());
             publish(&before, found);
         }
@@ -113,13 +114,17 @@ impl Follower {
                 Ok(Wake::Changed) => return self.wait_for_quiet(),
                 Ok(Wake::Unwatched(watch)) => self.notices.forget(&watch),
                 Err(RecvTimeoutError::Timeout) => {
-                    let is_time = clock::monotonic().duration_since(self.looked) >= self.notices.period();
+                    let is_time = clock::monotonic().duration_since(self.looked) >= self.period();
                     if is_time || identify(self.scanner.path()) != self.root {
                         return true;
                     }
                 }
             }
         }
+    }
+
+    fn period(&self) -> Duration {
+        if self.notices.is_complete && !self.scanner.is_partial() { PERIOD } else { SHORT_PERIOD }
     }
 
     fn wait_for_quiet(&mut self) -> bool {
@@ -158,17 +163,13 @@ impl Notices {
         Self { is_complete: watches.is_ok(), watches: watches.ok(), held: HashMap::new() }
     }
 
-    fn period(&self) -> Duration {
-        if self.is_complete { PERIOD } else { PERIOD_WITHOUT_INOTIFY }
-    }
-
     fn forget(&mut self, gone: &WatchDescriptor) {
         self.held.retain(|_, watch| watch != gone);
     }
 
-    /// Watches what is there now, and nothing else any more.
-    fn watch_all(&mut self, root: &Path, registry: &Registry) {
-        let Some(watches) = &mut self.watches else { return };
+    /// Watches what is there now, and nothing else any more. Whether anything is watched that was not before.
+    fn watch_all(&mut self, root: &Path, registry: &Registry) -> bool {
+        let Some(watches) = &mut self.watches else { return false };
         let served = registry.served().map(|constituency| root.join(constituency.name.as_str()));
         let faulty = registry.faults().iter().map(|fault| root.join(&fault.subject));
         let wanted: BTreeMap<Identity, PathBuf> = std::iter::once(root.to_owned())
@@ -184,6 +185,7 @@ impl Notices {
             }
             is_wanted
         });
+        let mut is_new = false;
         let mut failed = None;
         for (identity, path) in wanted {
             if self.held.contains_key(&identity) {
@@ -192,6 +194,7 @@ impl Notices {
             match watches.add(&path, mask()) {
                 Ok(watch) => {
                     self.held.insert(identity, watch);
+                    is_new = true;
                 }
                 // Gone since, or no folder: whatever took its place is found by the scan.
                 Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
@@ -202,6 +205,7 @@ impl Notices {
             }
         }
         self.note(failed);
+        is_new
     }
 
     /// Says when watching begins to be incomplete, and when that is over.

@@ -388,7 +388,7 @@ mod tests {
             log.record(record());
         }
         drop(log);
-        writer.finish(Duration::from_secs(60));
+        writer.finish(Duration::from_mins(1));
         assert_eq!(output.0.lock().unwrap().split(|byte| *byte == b'\n').count(), 101);
     }
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -25,6 +25,8 @@ use crate::clock;
 
 /// How long to wait for somebody to close a file when there is none left to open.
 const BACKOFF: Duration = Duration::from_millis(100);
+/// How long there must have been enough of them before that is over.
+const OVER_AFTER: Duration = Duration::from_secs(1);
 /// The most header fields of a request.
 const MAX_HEADERS: usize = 64;
 /// The longest header of a request, in bytes.
@@ -69,7 +71,7 @@ async fn accept_all<L: Future<Output = End> + Send + 'static>(
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, address)) => {
-                    shortage.is_over();
+                    shortage.note_accepted();
                     connections.spawn(live(stream, address));
                 }
                 Err(error) => shortage.wait_out(&error).await,
@@ -111,7 +113,8 @@ fn was_cut_off(ended: Result<End, tokio::task::JoinError>) -> bool {
 /// Whether connections cannot be accepted at the moment, for lack of file descriptors or memory.
 #[derive(Debug, Default)]
 struct Shortage {
-    is_said: bool,
+    /// When it last was so; `None` if it is over.
+    last: Option<Instant>,
 }
 
 impl Shortage {
@@ -122,14 +125,15 @@ impl Shortage {
         {
             return;
         }
-        if !std::mem::replace(&mut self.is_said, true) {
+        if self.last.replace(clock::monotonic()).is_none() {
             tracing::warn!("no connection can be accepted: {error}");
         }
         tokio::time::sleep(BACKOFF).await;
     }
 
-    fn is_over(&mut self) {
-        if std::mem::take(&mut self.is_said) {
+    /// One connection that gets through while others do not is no end of it.
+    fn note_accepted(&mut self) {
+        if self.last.take_if(|last| clock::monotonic().duration_since(*last) > OVER_AFTER).is_some() {
             tracing::info!("connections are accepted again");
         }
     }

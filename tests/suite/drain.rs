@@ -63,18 +63,18 @@ fn an_upload_under_way_may_end_and_is_stored_and_answered() {
 #[test]
 fn a_large_download_under_way_may_end() {
     let site = site(20);
-    let size = 30 << 20;
-    site.file("ote/firmware.ld", vec![1; size]);
+    let whole = 30 << 20;
+    site.file("ote/firmware.ld", vec![1; whole]);
     let server = site.start();
     let mut connection = connect(&server);
     connection.send(format!("GET /firmware.ld HTTP/1.1\r\nHost: ote.{DOMAIN}\r\n\r\n").as_bytes()).unwrap();
     let begun = connection.read_some().unwrap();
     stop(&server, Signal::TERM);
     let rest = connection.read_to_close().unwrap();
-    assert!(begun + rest.len() > size, "{} of {size} bytes and a header", begun + rest.len());
+    assert!(begun + rest.len() > whole, "{} of {whole} bytes and a header", begun + rest.len());
     let (status, lines) = server.ended();
     assert_eq!(status.code(), Some(0));
-    assert_eq!((&lines[0]["bytes"], &lines[0]["reason"]), (&size.into(), &Value::Null));
+    assert_eq!((&lines[0]["bytes"], &lines[0]["reason"]), (&whole.into(), &Value::Null));
 }
 
 #[test]

@@ -170,7 +170,10 @@ fn a_process_without_descriptors_waits_for_one_and_keeps_what_it_serves() {
     assert_eq!(said, 1, "once, not ten times a second");
     drop(strangers);
     eventually("a place", || is_served(&server).then_some(()));
-    server.says("connections are accepted again");
+    eventually("connections to be accepted again", || {
+        assert!(is_served(&server));
+        server.stderr().iter().any(|line| line.contains("connections are accepted again")).then_some(())
+    });
     server.says("new is served");
     assert!(!server.stderr().iter().any(|line| line.contains("is gone")), "{:?}", server.stderr());
 }

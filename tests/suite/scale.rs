@@ -74,8 +74,8 @@ fn a_change_among_two_thousand_constituencies_and_twenty_thousand_phones_counts_
     eprintln!(
         "{FOLDERS} constituencies: first answer {started:?}; a phone among 20 000 {phone:?}, a policy {one:?}, a folder added {added:?}, removed {removed:?}"
     );
-    let served = server.stderr().iter().filter(|line| line.contains(" is served")).count();
-    assert_eq!(served, FOLDERS + 3);
+    let told = server.stderr().iter().filter(|line| line.contains(" is served")).count();
+    assert_eq!(told, FOLDERS + 3);
 }
 
 #[test]

@@ -169,8 +169,8 @@ fn a_body_that_stalls_is_broken_off_and_leaves_nothing() {
 #[test]
 fn a_client_that_does_not_read_is_broken_off_and_the_log_says_that_it_was_not_the_client() {
     let site = impatient();
-    let size = 20 << 20;
-    site.file("ote/firmware.ld", vec![0; size]);
+    let whole = 20 << 20;
+    site.file("ote/firmware.ld", vec![0; whole]);
     let server = site.start();
     let mut connection = server.client("ote", &FACTORY.device(VVX500)).connect().unwrap();
     connection.send(format!("GET /firmware.ld HTTP/1.1\r\nHost: ote.{DOMAIN}\r\n\r\n").as_bytes()).unwrap();
@@ -179,16 +179,16 @@ fn a_client_that_does_not_read_is_broken_off_and_the_log_says_that_it_was_not_th
     took_about(start, 1);
     let reason = line["reason"].as_str().unwrap();
     assert!(reason.starts_with("no progress for too long after "), "{reason}");
-    assert!(reason.ends_with(&format!(" of {size} bytes")), "{reason}");
+    assert!(reason.ends_with(&format!(" of {whole} bytes")), "{reason}");
     assert_eq!((&line["status"], &line["mac"]), (&200.into(), &VVX500.into()));
-    assert!(line["bytes"].as_u64().unwrap() < size as u64);
+    assert!(line["bytes"].as_u64().unwrap() < whole as u64);
 }
 
 #[test]
 fn a_client_that_reads_slowly_but_steadily_gets_everything() {
     let site = impatient();
-    let size = 20 << 20;
-    site.file("ote/firmware.ld", vec![7; size]);
+    let whole = 20 << 20;
+    site.file("ote/firmware.ld", vec![7; whole]);
     let server = site.start();
     let mut connection = server.client("ote", &FACTORY.device(VVX500)).connect().unwrap();
     // Pauses shorter than stall_s, together longer than any limit; what lies in buffers is read in one go.
@@ -196,16 +196,16 @@ fn a_client_that_reads_slowly_but_steadily_gets_everything() {
     let mut received = 0;
     let mut pauses = 0;
     let mut next_pause = 0;
-    while received < size {
+    while received < whole {
         if received >= next_pause && pauses < 6 {
             thread::sleep(Duration::from_millis(600));
             pauses += 1;
-            next_pause = pauses * size / 6;
+            next_pause = pauses * whole / 6;
         }
         received += connection.read_some().unwrap();
     }
     let line = server.access("the download", |line| line["path"] == "/firmware.ld");
-    assert_eq!((&line["reason"], &line["bytes"]), (&Value::Null, &size.into()));
+    assert_eq!((&line["reason"], &line["bytes"]), (&Value::Null, &whole.into()));
     assert_eq!(pauses, 6);
 }
 
@@ -213,6 +213,7 @@ fn a_client_that_reads_slowly_but_steadily_gets_everything() {
 fn strangers_who_hang_about_do_not_keep_a_phone_out_for_longer_than_a_handshake_may_take() {
     let mut site = impatient();
     site.config["limits"]["unfinished_handshakes"] = 8.into();
+    site.config["limits"]["handshake_s"] = 3.into();
     site.constituency("ote", &json!({ "trust": ["factory"], "phones": { VVX500: "", VVX550: "" } }));
     let server = site.start();
     let client = server.client("ote", &FACTORY.device(VVX500));
