@@ -22,11 +22,12 @@ use crate::config::{CertificateSource, Config};
 use crate::constituency::Registry;
 use crate::constituency::scan::Scanner;
 use crate::constituency::watch::{Waker, follow};
+use crate::serve::Server;
 use crate::serve::access::{AccessLog, LogFormat, Writer};
 use crate::serve::admission::Admission;
+use crate::serve::listener::{self, Stop};
 use crate::serve::site::{Site, TlsMaterial};
 use crate::serve::upload::store::UploadStore;
-use crate::serve::{Server, listener};
 use crate::settings::SettingsError;
 use crate::state::{StateDir, StateError, StateLock};
 use crate::trust::{self, Bundle, BundleError};
@@ -174,7 +175,7 @@ impl App {
 
     /// Serves until `until` is done or a signal says stop; then drains, and writes what is still to be written.
     pub async fn run(mut self, until: impl Future<Output = ()>) {
-        let (stop, stopped) = watch::channel(false);
+        let (stop, stopped) = watch::channel(Stop::default());
         let mut listeners = JoinSet::new();
         for listener in self.listeners {
             listeners.spawn(listener::serve(listener, Arc::clone(&self.server), stopped.clone()));
@@ -199,12 +200,14 @@ impl App {
             }
         }
         // Nobody left to tell is as good as told.
-        let _ = stop.send(true);
+        let _ = stop.send(Stop::Drain);
+        let mut drained = std::pin::pin!(async { while listeners.join_next().await.is_some() {} });
         tokio::select! {
-            () = async { while listeners.join_next().await.is_some() {} } => {}
+            () = &mut drained => {}
             name = self.signals.stop() => {
                 tracing::warn!("{name} again: what is under way is cut off");
-                listeners.shutdown().await;
+                let _ = stop.send(Stop::Now);
+                drained.await;
             }
         }
         self.waker.stop();

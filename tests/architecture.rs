@@ -78,7 +78,7 @@ const IMPURE_FILES: &[(&str, &str)] = &[
     ("src/serve/handshake.rs", "judges as of now"),
     ("src/serve/linger.rs", "keeps a deadline"),
     ("src/serve/listener.rs", "accepts connections"),
-    ("src/serve/pace.rs", "keeps deadlines"),
+    ("src/serve/pace/mod.rs", "keeps deadlines"),
     ("src/serve/request.rs", "decides as of now"),
     ("src/serve/upload/budget.rs", "counts what is stored"),
     ("src/serve/upload/receive.rs", "works the disk on threads that may block"),

@@ -72,7 +72,9 @@ struct Followed {
     good: Option<ServerCertificate>,
 }
 
-type FileStamp = (u64, u64, i64, i64);
+/// Identity, size and times of a file, to the nanosecond: one that is written in place twice in a second, and keeps its
+/// size as certificates do, must not pass for unchanged.
+type FileStamp = [i128; 7];
 
 impl FilesSource {
     /// Follows `pairs`.
@@ -131,10 +133,17 @@ impl FilesSource {
 impl Followed {
     /// What the two files look like now; a missing one is `None`.
     fn stamps(&self) -> [Option<FileStamp>; 2] {
-        let stamp = |path: &Path| {
-            rustix::fs::stat(path)
-                .ok()
-                .map(|stat| (stat.st_ino, stat.st_size.cast_unsigned(), stat.st_mtime, stat.st_ctime))
+        let stamp = |path: &Path| -> Option<FileStamp> {
+            let stat = rustix::fs::stat(path).ok()?;
+            Some([
+                stat.st_dev.into(),
+                stat.st_ino.into(),
+                stat.st_size.into(),
+                stat.st_mtime.into(),
+                stat.st_mtime_nsec.into(),
+                stat.st_ctime.into(),
+                stat.st_ctime_nsec.into(),
+            ])
         };
         [stamp(&self.files.chain), stamp(&self.files.key)]
     }

@@ -58,7 +58,7 @@ pub fn of_file(
     headers: &hyper::HeaderMap,
 ) -> Result<Response<Content>, Denial> {
     let facts = Representation { etag: &file.etag, modified: file.modified, size: file.size };
-    let (status, first, length) = match conditional::select(headers, &facts) {
+    let (status, first, length) = match conditional::select(method, headers, &facts) {
         Selection::Whole => (StatusCode::OK, 0, file.size),
         Selection::Part { first, length } => (StatusCode::PARTIAL_CONTENT, first, length),
         Selection::NotModified => (StatusCode::NOT_MODIFIED, 0, 0),

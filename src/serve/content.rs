@@ -111,5 +111,7 @@ fn real_path(handle: BorrowedFd<'_>, root: BorrowedFd<'_>) -> Result<String, Den
     let unknown = |error| Denial::Failed(format!("the real path of a link is unknown: {error} (is /proc mounted?)"));
     let (file, root) = (of(handle).map_err(unknown)?, of(root).map_err(unknown)?);
     let real: &Path = file.strip_prefix(&root).map_err(|_| Denial::NotFound)?;
-    real.to_str().map(str::to_owned).ok_or(Denial::NotFound)
+    let real = real.to_str().ok_or(Denial::NotFound)?;
+    // The kernel's mark of a file that was replaced meanwhile; it must not hide how the name ended.
+    Ok(real.strip_suffix(" (deleted)").unwrap_or(real).to_owned())
 }

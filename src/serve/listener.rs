@@ -19,7 +19,7 @@ use super::access::AccessRecord;
 use super::admission::{Kind, Place};
 use super::handshake::{self, Refused};
 use super::linger::Lingering;
-use super::pace::{Paced, Phase};
+use super::pace::{Paced, Phase, Requests};
 use super::request::Connection;
 use crate::clock;
 
@@ -29,6 +29,18 @@ const BACKOFF: Duration = Duration::from_millis(100);
 const MAX_HEADERS: usize = 64;
 /// The longest header of a request, in bytes.
 const MAX_HEADER_BYTES: usize = 16 << 10;
+
+/// What connections are told about the end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stop {
+    /// Nothing yet.
+    #[default]
+    NotYet,
+    /// What is under way may end, for as long as a drain may take.
+    Drain,
+    /// Nothing may.
+    Now,
+}
 
 /// How a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,15 +52,15 @@ enum End {
 }
 
 /// Serves what `listener` accepts until `stop` is told, and then what is under way, for as long as a drain may take.
-pub async fn serve(listener: TcpListener, server: Arc<Server>, stop: watch::Receiver<bool>) {
-    let told = stop.clone();
-    accept_all(listener, stop, |stream, address| live(stream, address, Arc::clone(&server), told.clone())).await;
+pub async fn serve(listener: TcpListener, server: Arc<Server>, stop: watch::Receiver<Stop>) {
+    let stopped = stop.clone();
+    accept_all(listener, stop, |stream, address| live(stream, address, Arc::clone(&server), stopped.clone())).await;
 }
 
 /// Accepts until `stop` is told, gives each connection a task of its own to `live` in, and waits for all of them.
 async fn accept_all<L: Future<Output = End> + Send + 'static>(
     listener: TcpListener,
-    mut stop: watch::Receiver<bool>,
+    mut stop: watch::Receiver<Stop>,
     mut live: impl FnMut(TcpStream, SocketAddr) -> L,
 ) {
     let mut connections = JoinSet::new();
@@ -65,7 +77,7 @@ async fn accept_all<L: Future<Output = End> + Send + 'static>(
             Some(ended) = connections.join_next() => {
                 was_cut_off(ended);
             }
-            () = told_to_stop(&mut stop) => break,
+            () = told(&mut stop, Stop::Drain) => break,
         }
     }
     drop(listener);
@@ -74,13 +86,13 @@ async fn accept_all<L: Future<Output = End> + Send + 'static>(
         cut_off += usize::from(was_cut_off(ended));
     }
     if cut_off > 0 {
-        tracing::warn!("{cut_off} connections were cut off: they did not end within limits.drain_s");
+        tracing::warn!("{cut_off} connections were cut off before they had ended");
     }
 }
 
-/// Waits until a stop is told; if nobody is left to tell, that is a stop too.
-async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
-    let _ = stop.wait_for(|stop| *stop).await;
+/// Waits until `what` is told, or more; if nobody is left to tell, that is told too.
+async fn told(stop: &mut watch::Receiver<Stop>, what: Stop) {
+    let _ = stop.wait_for(|told| *told >= what).await;
 }
 
 /// A panic in one connection is said, and costs the others nothing.
@@ -124,7 +136,7 @@ impl Shortage {
 }
 
 /// One connection from accept to close.
-async fn live(stream: TcpStream, address: SocketAddr, server: Arc<Server>, mut stop: watch::Receiver<bool>) -> End {
+async fn live(stream: TcpStream, address: SocketAddr, server: Arc<Server>, mut stop: watch::Receiver<Stop>) -> End {
     let mut seat = match server.admission.enter(address.ip()) {
         Ok(seat) => seat,
         Err(full) => return refuse(&server, address, Refused { constituency: None, reason: full.to_string() }),
@@ -145,7 +157,7 @@ async fn live(stream: TcpStream, address: SocketAddr, server: Arc<Server>, mut s
     let finished = tokio::select! {
         finished = handshake => finished,
         // It has asked for nothing yet, and would only be sent away.
-        () = told_to_stop(&mut stop) => Err(Refused { constituency: None, reason: "provost is being stopped".to_owned() }),
+        () = told(&mut stop, Stop::Drain) => Err(Refused { constituency: None, reason: "provost is being stopped".to_owned() }),
     };
     let (stream, peer) = match finished {
         Ok(finished) => finished,
@@ -166,7 +178,7 @@ async fn converse(
     stream: TlsStream<Paced<Lingering<TcpStream>>>,
     connection: Connection,
     _seat: Place,
-    mut stop: watch::Receiver<bool>,
+    mut stop: watch::Receiver<Stop>,
 ) -> End {
     let began = clock::now();
     let connection = Arc::new(connection);
@@ -176,17 +188,18 @@ async fn converse(
         async move { Ok::<_, std::convert::Infallible>(connection.answer(request).await) }
     });
     let mut http = http1::Builder::new();
-    // Deadlines are kept by `Paced`, beneath. Half-closed, a peer that does not wait for the answer has still uploaded.
+    // Deadlines are kept by `Paced`, beneath TLS. Half-closed, a peer that does not wait for the answer has still uploaded.
     http.header_read_timeout(None).max_headers(MAX_HEADERS).max_buf_size(MAX_HEADER_BYTES).half_close(true);
+    let stream = Requests::new(stream, connection.pace.clone());
     let mut serving = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
     let result = tokio::select! {
         result = serving.as_mut() => result,
-        () = told_to_stop(&mut stop) => {
+        () = told(&mut stop, Stop::Drain) => {
             serving.as_mut().graceful_shutdown();
-            match tokio::time::timeout(connection.server.limits.drain(), serving).await {
-                Ok(result) => result,
-                Err(_) => {
-                    connection.pace.break_off("cut off at the end of the drain (limits.drain_s)");
+            tokio::select! {
+                result = serving => result,
+                why = end_of_drain(&mut stop, connection.server.limits.drain()) => {
+                    connection.pace.break_off(why);
                     return End::CutOff;
                 }
             }
@@ -196,6 +209,14 @@ async fn converse(
         note_refused_request(&connection, &error, began);
     }
     End::Closed
+}
+
+/// Waits as long as what is under way may take, and says why it may not take longer.
+async fn end_of_drain(stop: &mut watch::Receiver<Stop>, drain: Duration) -> &'static str {
+    tokio::select! {
+        () = tokio::time::sleep(drain) => "cut off at the end of the drain (limits.drain_s)",
+        () = told(stop, Stop::Now) => "cut off by a second signal to stop",
+    }
 }
 
 /// What hyper refuses by itself never becomes a request of ours; the log tells it all the same.
@@ -251,7 +272,7 @@ mod tests {
     async fn a_panic_costs_its_own_connection_and_no_other() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (stop, stopped) = watch::channel(false);
+        let (stop, stopped) = watch::channel(Stop::default());
         let clients = async {
             let mut bystander = TcpStream::connect(address).await.unwrap();
             bystander.write_u8(b'a').await.unwrap();
@@ -264,7 +285,7 @@ mod tests {
             let mut newcomer = TcpStream::connect(address).await.unwrap();
             newcomer.write_u8(b'c').await.unwrap();
             assert_eq!(newcomer.read_u8().await.unwrap(), b'c');
-            stop.send(true).unwrap();
+            stop.send(Stop::Drain).unwrap();
         };
         tokio::join!(accept_all(listener, stopped, fragile), clients);
     }

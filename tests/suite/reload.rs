@@ -57,15 +57,6 @@ fn turns_within_a_second(connection: &mut Connection, status: u16) {
     });
 }
 
-/// Whether a new connection of `client` resumes a session, after one that gave it a ticket.
-fn resumes(client: &Client) -> bool {
-    let mut connection = client.connect().unwrap();
-    let is_resumed = connection.is_resumed();
-    // Reads the answer, and with it the next ticket.
-    let _ = connection.get("/site.cfg");
-    is_resumed
-}
-
 fn unrecognised(client: &Client) -> bool {
     client.get("/site.cfg").is_err_and(|error| alert(&error) == Some(AlertDescription::UnrecognisedName))
 }
@@ -82,7 +73,7 @@ fn a_phone_that_is_added_gets_in_on_the_connection_that_it_has() {
         add_phone(&site, way);
         gives_within_a_second(&client, 200);
         assert_eq!(early.get("/site.cfg").unwrap().status, 200, "{way}");
-        assert!(resumes(&client), "{way}");
+        assert!(client.resumes(), "{way}");
         seen += 1;
     }
     assert_eq!(seen, 3);
@@ -105,7 +96,7 @@ fn a_phone_that_is_removed_gets_nothing_more_on_the_connection_that_it_has() {
         assert!(open.is_closed(), "{way}");
         assert_eq!(client.get("/site.cfg").unwrap().status, 403, "{way}");
         assert_eq!(other.get("/site.cfg").unwrap().status, 200, "the others keep their connection: {way}");
-        assert!(resumes(&bystander), "and their sessions: {way}");
+        assert!(bystander.resumes(), "and their sessions: {way}");
         server.reason(&format!("{VVX550} is not known to ote"));
     }
 }
@@ -201,7 +192,7 @@ fn a_broken_new_policy_keeps_the_last_good_one_and_says_where_it_is_broken() {
     assert!(said.contains("ote/constituency.json:3: \\\"phone\\\""), "{said}");
     assert!(said.contains("did you mean \\\"phones\\\"?"), "{said}");
     assert_eq!(open.get("/site.cfg").unwrap().status, 200);
-    assert!(resumes(&client));
+    assert!(client.resumes());
     assert_eq!(server.client("ote", &FACTORY.device(VVX550)).get("/site.cfg").unwrap().status, 403);
     site.constituency("ote", &knows(&[VVX500, VVX550]));
     gives_within_a_second(&server.client("ote", &FACTORY.device(VVX550)), 200);
@@ -244,14 +235,14 @@ fn a_change_of_the_tls_part_ends_connections_and_sessions_of_before() {
         let client = server.client("ote", &FACTORY.device(VVX500));
         let mut open = client.connect().unwrap();
         assert_eq!(open.get("/site.cfg").unwrap().status, 200);
-        assert!(resumes(&client));
+        assert!(client.resumes());
         site.constituency("ote", changed);
         turns_within_a_second(&mut open, 403);
         assert!(open.is_closed());
         server.reason("the policy's TLS part changed since this connection was made");
-        assert!(!resumes(&client), "a session of before {changed}");
+        assert!(!client.resumes(), "a session of before {changed}");
         gives_within_a_second(&client, 200);
-        assert!(resumes(&client), "a session of after {changed}");
+        assert!(client.resumes(), "a session of after {changed}");
         let newcomer = server.client("ote", &OTHER_FACTORY.device(VVX500)).get("/site.cfg");
         assert_eq!(newcomer.is_ok(), changed.get("expired_device_certificates").is_none(), "{changed}");
     }
@@ -280,7 +271,7 @@ fn a_change_of_anything_else_keeps_sessions_and_connections() {
         // The new phone shows that the change has come; then it goes again.
         gives_within_a_second(&server.client("ote", &FACTORY.device(VVX550)), 200);
         assert_eq!(open.get("/site.cfg").unwrap().status, 200, "{key}");
-        assert!(resumes(&client), "{key}");
+        assert!(client.resumes(), "{key}");
         site.constituency("ote", &knows(&[VVX500]));
         gives_within_a_second(&server.client("ote", &FACTORY.device(VVX550)), 403);
     }
@@ -301,7 +292,7 @@ fn the_same_policy_written_again_changes_nothing() {
     site.constituency("marker", &knows(&[]));
     server.says("marker is served");
     assert_eq!(open.get("/site.cfg").unwrap().status, 200);
-    assert!(resumes(&client));
+    assert!(client.resumes());
     assert!(!changes_told(&server).iter().any(|line| line.contains("ote: ")), "{:?}", server.stderr());
 }
 

@@ -71,7 +71,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let errors = findings.iter().filter(|finding| finding.level == Level::Error).count();
     let warnings = findings.iter().filter(|finding| finding.level == Level::Warning).count();
     let served = site.registry().served().filter(|served| site.get(&served.name).is_some()).count();
-    say(&format_args!("{served} constituencies can be served; {errors} errors, {warnings} warnings"));
+    let noun = if served == 1 { "constituency" } else { "constituencies" };
+    say(&format_args!("{served} {noun} can be served; {errors} errors, {warnings} warnings"));
     Ok(if errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -87,7 +88,7 @@ fn print(finding: &Finding) {
 fn check_configuration(config: &Config, site: &Site, findings: &mut Vec<Finding>) {
     let file = config.file.as_ref().map_or_else(|| "local mode".to_owned(), |file| file.display().to_string());
     if let Err(error) = config.check_apart() {
-        findings.push(Finding::new(Level::Error, &file, error));
+        findings.push(error.into());
     }
     if let Some(name) = &config.no_sni
         && site.get(name).is_none()
@@ -144,6 +145,6 @@ fn check_constituencies(config: &Config, site: &Site, findings: &mut Vec<Finding
 
 impl From<SettingsError> for Finding {
     fn from(error: SettingsError) -> Self {
-        Self::new(Level::Error, "provost.json", error)
+        Self::new(Level::Error, error.place(), error.message())
     }
 }

@@ -131,9 +131,18 @@ impl Site {
 impl Running {
     /// Starts `command`, a server, and waits until it listens on `listeners` addresses.
     pub fn start(mut command: Command, listeners: usize) -> Self {
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        command.stdout(Stdio::piped());
+        Self::start_with_log(command, listeners)
+    }
+
+    /// The same, where `command` says already what becomes of its standard output.
+    pub fn start_with_log(mut command: Command, listeners: usize) -> Self {
+        let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let (stdout, stderr) = (Lines::default(), Lines::default());
-        stdout.follow(child.stdout.take().unwrap());
+        match child.stdout.take() {
+            Some(piped) => stdout.follow(piped),
+            None => stdout.is_complete.store(true, Ordering::Release),
+        }
         stderr.follow(child.stderr.take().unwrap());
         let mut running = Self { child, addresses: Vec::new(), stdout, stderr };
         running.addresses = eventually("the server to listen", || {
