@@ -77,6 +77,7 @@ const IMPURE_FILES: &[(&str, &str)] = &[
     ("src/serve/exchange.rs", "measures requests"),
     ("src/serve/handshake.rs", "judges as of now"),
     ("src/serve/linger.rs", "keeps a deadline"),
+    ("src/serve/links.rs", "reads links, to explain them"),
     ("src/serve/listener.rs", "accepts connections"),
     ("src/serve/pace/mod.rs", "keeps deadlines"),
     ("src/serve/request.rs", "decides as of now"),

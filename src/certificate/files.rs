@@ -107,26 +107,26 @@ impl FilesSource {
         Refreshed { is_new, errors }
     }
 
-    /// Warnings about the pairs in use: names that are not covered, dates that have passed.
+    /// Why phones will refuse the pairs in use: names that are not covered, dates that have passed.
     #[must_use]
-    pub fn warnings(&self, domain: &str, now: SystemTime) -> Vec<String> {
+    pub fn misfits(&self, domain: &str, now: SystemTime) -> Vec<String> {
         let now = crate::clock::unix_seconds(now);
         let example = format!("name.{domain}");
-        let mut warnings = Vec::new();
+        let mut misfits = Vec::new();
         for pair in &self.pairs {
             let Some(certificate) = &pair.good else { continue };
             let file = pair.files.chain.display();
             if !certificate.covers(&example) {
                 let names = certificate.names.join(", ");
-                warnings.push(format!("{file} does not cover *.{domain} (it is for {names}); phones will refuse it"));
+                misfits.push(format!("{file} does not cover *.{domain} (it is for {names}); phones will refuse it"));
             }
             if now > certificate.not_after {
-                warnings.push(format!("{file} has expired; phones will refuse it"));
+                misfits.push(format!("{file} has expired; phones will refuse it"));
             } else if now < certificate.not_before {
-                warnings.push(format!("{file} is not valid yet; phones will refuse it"));
+                misfits.push(format!("{file} is not valid yet; phones will refuse it"));
             }
         }
-        warnings
+        misfits
     }
 }
 

@@ -150,13 +150,15 @@ async fn live(stream: TcpStream, address: SocketAddr, server: Arc<Server>, mut s
     let (stream, pace) = Paced::new(stream, &server.limits);
     // Boxed and ended here, so that an idle connection does not carry the handshake's state about.
     let handshake = Box::pin(async {
-        let site = server.site.load_full();
-        tokio::time::timeout(server.limits.handshake(), handshake::shake_hands(stream, &site, &server.certificates))
-            .await
-            .unwrap_or_else(|_| {
-                let reason = format!("the handshake took more than {} s", server.limits.handshake_s);
-                Err(Refused { constituency: None, reason })
-            })
+        tokio::time::timeout(
+            server.limits.handshake(),
+            handshake::shake_hands(stream, &server.site, &server.certificates),
+        )
+        .await
+        .unwrap_or_else(|_| {
+            let reason = format!("the handshake took more than {} s", server.limits.handshake_s);
+            Err(Refused { constituency: None, reason })
+        })
     });
     let finished = tokio::select! {
         finished = handshake => finished,

@@ -26,6 +26,7 @@ pub mod hello;
 pub mod host;
 mod limits;
 pub mod linger;
+pub mod links;
 pub mod listener;
 pub mod pace;
 pub mod path;

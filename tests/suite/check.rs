@@ -70,8 +70,8 @@ fn one_run_names_every_problem() {
     let expected = [
         ("error: provost.json: \"no_sni\": nobody is not served", ""),
         ("error: certificate: ", "absent.pem"),
-        ("warning: certificate: ", "expired.pem"),
-        ("warning: certificate: ", "*.phones.example.com"),
+        ("error: certificate: ", "expired.pem"),
+        ("error: certificate: ", "*.phones.example.com"),
         ("error: trust bundle \"damaged\": ", "damaged.pem"),
         ("error: broken: ", "constituency.json:1: \"client_aut\": is no known key; did you mean \"client_auth\"?"),
         ("error: no-bundle: ", "\"trust\": "),

@@ -161,8 +161,16 @@ fn a_link_out_of_the_constituencies_or_an_absolute_one_is_not_followed() {
     link(&site, "ote/self", "/proc/self/root");
     link(&site, "ote/in-and-out", format!("../../{}/ote/site.cfg", "constituencies"));
     let server = site.start();
-    for path in ["/up", "/passwd", "/absolute", "/root/etc/passwd", "/self/etc/passwd", "/in-and-out"] {
-        refused(&server, path, 404, "absolute or leaves the folder of the constituencies; write a relative link");
+    let cases = [
+        ("/up", "ote/up: the link leads to "),
+        ("/passwd", "ote/passwd: the link leads to /etc/passwd, outside of the folder of the constituencies"),
+        ("/absolute", "ote/absolute: the link is absolute and is not followed; write it as site.cfg"),
+        ("/root/etc/passwd", "ote/root: the link leads to /, outside"),
+        ("/self/etc/passwd", "ote/self: the link leads to /, outside"),
+        ("/in-and-out", "a link on the way leaves the folder of the constituencies"),
+    ];
+    for (path, reason) in cases {
+        refused(&server, path, 404, reason);
     }
 }
 

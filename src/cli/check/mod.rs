@@ -106,8 +106,8 @@ fn check_certificates(config: &Config, findings: &mut Vec<Finding>) {
     let mut source = FilesSource::new(pairs.clone());
     let refreshed = source.refresh(&LiveCertificates::default());
     findings.extend(refreshed.errors.iter().map(|error| Finding::new(Level::Error, "certificate", error)));
-    let warnings = source.warnings(&config.domain, clock::now());
-    findings.extend(warnings.iter().map(|warning| Finding::new(Level::Warning, "certificate", warning)));
+    let misfits = source.misfits(&config.domain, clock::now());
+    findings.extend(misfits.iter().map(|misfit| Finding::new(Level::Error, "certificate", misfit)));
 }
 
 fn check_trust(config: &Config, findings: &mut Vec<Finding>) {
