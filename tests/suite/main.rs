@@ -14,5 +14,6 @@
 
 mod harness;
 
+mod dns;
 mod readme;
 mod serving;
