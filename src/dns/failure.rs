@@ -121,7 +121,9 @@ impl RefusedUpdate {
             Refusal::BadTime { ours, theirs } => bad_time(ours, theirs),
             Refusal::OtherTsig(code) => format!("TSIG error {code}; see the primary's log"),
             Refusal::Code(ResponseCode::Refused) => {
-                format!("REFUSED, its policy does not let the key {key} do this; add: {grant}")
+                format!(
+                    "REFUSED, its policy does not let the key {key} do this; add: {grant} (if it is there, then this is a secondary: \"dns\".\"primary\" must name the primary)"
+                )
             }
             Refusal::Unsigned(ResponseCode::Refused) => format!(
                 "REFUSED without looking at the key; is this the primary of {zone} (\"dns\".\"primary\"), and does it take updates from this address and by this key? {grant}"
