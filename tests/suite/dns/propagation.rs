@@ -238,7 +238,7 @@ impl Wire {
         let listener = TcpListener::bind(at).unwrap();
         std::thread::spawn(move || {
             for client in listener.incoming() {
-                let (mut client, mut server) = (client.unwrap(), std::net::TcpStream::connect(to).unwrap());
+                let (Ok(mut client), Ok(mut server)) = (client, std::net::TcpStream::connect(to)) else { return };
                 let (mut from, mut into) = (client.try_clone().unwrap(), server.try_clone().unwrap());
                 std::thread::spawn(move || {
                     let _ = std::io::copy(&mut from, &mut into);
