@@ -31,6 +31,7 @@ mod local;
 mod negotiation;
 mod paths;
 mod phones;
+mod dns;
 mod readme;
 mod reload;
 mod requests;
