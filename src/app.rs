@@ -239,7 +239,7 @@ impl Source {
                 }
                 if refreshed.is_new {
                     tracing::info!("the certificate files were read");
-                    files.warnings(domain, clock::now()).iter().for_each(|warning| tracing::warn!("{warning}"));
+                    files.misfits(domain, clock::now()).iter().for_each(|misfit| tracing::error!("{misfit}"));
                 }
             }
             Self::LocalCa(local) => {

@@ -23,6 +23,10 @@ use crate::constituency::{ConstituencyName, MacAddress};
 
 /// How many records may wait for the writer.
 const QUEUE: usize = 16_384;
+/// How long the writer lets records gather: waking it for each one would cost more than serving a small file.
+const GATHERING: Duration = Duration::from_millis(10);
+/// How many bytes of lines are written at once.
+const WRITE: usize = 64 << 10;
 
 /// The form of the log's lines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -125,22 +129,26 @@ fn write_all(
     lost: &AtomicU64,
     _alive: Sender<()>,
 ) {
-    let mut lines = String::new();
+    let mut lines = String::with_capacity(WRITE);
     let mut is_broken = false;
     while let Ok(first) = records.recv() {
-        lines.clear();
-        format.line(&first, &mut lines);
-        while lines.len() < 64 << 10 {
-            let Ok(next) = records.try_recv() else { break };
-            format.line(&next, &mut lines);
-        }
-        match output.write_all(lines.as_bytes()).and_then(|()| output.flush()) {
-            Ok(()) => is_broken = false,
-            // Once, not for each line.
-            Err(error) if !std::mem::replace(&mut is_broken, true) => {
-                tracing::error!("the access log cannot be written: {error}");
+        std::thread::sleep(GATHERING);
+        let mut next = Some(first);
+        while let Some(record) = next {
+            format.line(&record, &mut lines);
+            next = records.try_recv().ok();
+            if next.is_some() && lines.len() < WRITE {
+                continue;
             }
-            Err(_) => {}
+            match output.write_all(lines.as_bytes()).and_then(|()| output.flush()) {
+                Ok(()) => is_broken = false,
+                // Once, not for each line.
+                Err(error) if !std::mem::replace(&mut is_broken, true) => {
+                    tracing::error!("the access log cannot be written: {error}");
+                }
+                Err(_) => {}
+            }
+            lines.clear();
         }
         match lost.swap(0, Ordering::Relaxed) {
             0 => {}

@@ -58,7 +58,7 @@ pub fn of_file(
     headers: &hyper::HeaderMap,
 ) -> Result<Response<Content>, Denial> {
     let facts = Representation { etag: &file.etag, modified: file.modified, size: file.size };
-    let (status, first, length) = match conditional::select(headers, &facts) {
+    let (status, first, length) = match conditional::select(method, headers, &facts) {
         Selection::Whole => (StatusCode::OK, 0, file.size),
         Selection::Part { first, length } => (StatusCode::PARTIAL_CONTENT, first, length),
         Selection::NotModified => (StatusCode::NOT_MODIFIED, 0, 0),
@@ -108,9 +108,14 @@ pub fn of_denial(denial: &Denial) -> Response<Content> {
         _ => {}
     }
     if denial.closes() {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        close(&mut response);
     }
     response
+}
+
+/// Says that the connection ends with this answer.
+pub fn close(response: &mut Response<Content>) {
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
 }
 
 /// A status and its name, and not a word more.

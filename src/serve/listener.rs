@@ -18,6 +18,7 @@ use super::Server;
 use super::access::AccessRecord;
 use super::admission::{Kind, Place};
 use super::handshake::{self, Refused};
+use super::linger::Lingering;
 use super::pace::{Paced, Phase, Requests};
 use super::request::Connection;
 use crate::clock;
@@ -145,16 +146,19 @@ async fn live(stream: TcpStream, address: SocketAddr, server: Arc<Server>, mut s
         Err(full) => return refuse(&server, address, Refused { constituency: None, reason: full.to_string() }),
     };
     let _ = stream.set_nodelay(true);
+    let (stream, farewell) = Lingering::new(stream);
     let (stream, pace) = Paced::new(stream, &server.limits);
     // Boxed and ended here, so that an idle connection does not carry the handshake's state about.
     let handshake = Box::pin(async {
-        let site = server.site.load_full();
-        tokio::time::timeout(server.limits.handshake(), handshake::shake_hands(stream, &site, &server.certificates))
-            .await
-            .unwrap_or_else(|_| {
-                let reason = format!("the handshake took more than {} s", server.limits.handshake_s);
-                Err(Refused { constituency: None, reason })
-            })
+        tokio::time::timeout(
+            server.limits.handshake(),
+            handshake::shake_hands(stream, &server.site, &server.certificates),
+        )
+        .await
+        .unwrap_or_else(|_| {
+            let reason = format!("the handshake took more than {} s", server.limits.handshake_s);
+            Err(Refused { constituency: None, reason })
+        })
     });
     let finished = tokio::select! {
         finished = handshake => finished,
@@ -165,7 +169,7 @@ async fn live(stream: TcpStream, address: SocketAddr, server: Arc<Server>, mut s
         Ok(finished) => finished,
         Err(refused) => return refuse(&server, address, refused),
     };
-    let connection = Connection { server: Arc::clone(&server), peer, address, pace };
+    let connection = Connection { server: Arc::clone(&server), peer, address, pace, farewell };
     let kind = if connection.mac().is_some() { Kind::Proven } else { Kind::Anonymous };
     if let Err(full) = seat.become_kind(kind) {
         let constituency = Some(connection.peer.constituency.clone());
@@ -177,7 +181,7 @@ async fn live(stream: TcpStream, address: SocketAddr, server: Arc<Server>, mut s
 
 /// HTTP/1.1 on a connection, until either end closes it.
 async fn converse(
-    stream: TlsStream<Paced<TcpStream>>,
+    stream: TlsStream<Paced<Lingering<TcpStream>>>,
     connection: Connection,
     _seat: Place,
     mut stop: watch::Receiver<Stop>,
@@ -190,8 +194,8 @@ async fn converse(
         async move { Ok::<_, std::convert::Infallible>(connection.answer(request).await) }
     });
     let mut http = http1::Builder::new();
-    // Deadlines are kept by `Paced`, beneath TLS.
-    http.header_read_timeout(None).max_headers(MAX_HEADERS).max_buf_size(MAX_HEADER_BYTES).half_close(false);
+    // Deadlines are kept by `Paced`, beneath TLS. Half-closed, a peer that does not wait for the answer has still uploaded.
+    http.header_read_timeout(None).max_headers(MAX_HEADERS).max_buf_size(MAX_HEADER_BYTES).half_close(true);
     let stream = Requests::new(stream, connection.pace.clone());
     let mut serving = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
     let result = tokio::select! {

@@ -1,6 +1,7 @@
 //! Serving phones: from a TCP connection to a file, an upload, or a reason why not.
 //!
-//! 1. [`listener`]: accept, with a place for each connection ([`admission`]) and a deadline for each wait ([`pace`]).
+//! 1. [`listener`]: accept, with a place for each connection ([`admission`]), a deadline for each wait ([`pace`]), a polite
+//!    end ([`linger`]).
 //! 2. [`handshake`]: ClientHello ([`hello`]) → constituency ([`site`]) → TLS → verified device.
 //! 3. [`request`]: each request is decided ([`decision`]) from its host ([`host`]), its path ([`path`]) and the policy
 //!    as it is now; the grant opens the file ([`content`], [`body`]) or stores the upload ([`upload`]).
@@ -24,6 +25,8 @@ pub mod handshake;
 pub mod hello;
 pub mod host;
 mod limits;
+pub mod linger;
+pub mod links;
 pub mod listener;
 pub mod pace;
 pub mod path;

@@ -15,9 +15,10 @@ use super::decision::{Asked, Circumstances, Denial, Grant, HostDenial, decide};
 use super::exchange::Exchange;
 use super::handshake::Peer;
 use super::host::{self, NamedHost};
+use super::linger::Farewell;
 use super::pace::Pace;
 use super::site::Site;
-use super::upload::receive;
+use super::upload::receive::{self, UploadBody};
 use crate::clock;
 use crate::constituency::MacAddress;
 
@@ -32,6 +33,8 @@ pub struct Connection {
     pub address: std::net::SocketAddr,
     /// What it is waiting for.
     pub pace: Pace,
+    /// Whether its next answer is the last.
+    pub farewell: Farewell,
 }
 
 impl Connection {
@@ -67,18 +70,21 @@ impl Connection {
         record.user_agent = request.headers().get(USER_AGENT).cloned();
         let is_head = request.method() == Method::HEAD;
         let mut exchange = Exchange::begin(record, &self.server.access, &self.pace);
-        let response = self.fulfil(request, time).await.unwrap_or_else(|denial| {
+        let mut response = self.fulfil(request, time).await.unwrap_or_else(|denial| {
             exchange.note(&denial);
             if let Denial::Failed(reason) = &denial {
                 tracing::error!(constituency = %self.peer.constituency, "{reason}");
             }
             answer::of_denial(&denial)
         });
+        if self.farewell.is_said() {
+            answer::close(&mut response);
+        }
         answer::logged(response, is_head, exchange)
     }
 
     async fn fulfil(&self, request: Request<Incoming>, time: SystemTime) -> Result<Response<Content>, Denial> {
-        let (head, mut body) = request.into_parts();
+        let (head, body) = request.into_parts();
         let grant = {
             let site = self.server.site.load();
             let asked = Asked { host: self.check_host(&head, &site), method: &head.method, path: head.uri.path() };
@@ -93,17 +99,18 @@ impl Connection {
                 (Err(denial), _) => Err(denial),
             }
         };
+        let mut body = UploadBody::new(body, &head.headers, &self.pace);
         let stored = match grant {
             Ok((grant, constituency)) => {
                 let uploads = Arc::clone(&self.server.uploads);
-                receive::receive(grant, constituency, uploads, &head.headers, &mut body, &self.pace).await
+                receive::receive(grant, constituency, uploads, &head.headers, &mut body).await
             }
             Err(denial) => Err(denial),
         };
         if let Err(denial) = &stored
             && !matches!(denial, Denial::BrokenOff(_))
         {
-            receive::discard(&head.headers, &mut body, &self.pace).await;
+            body.discard(&self.farewell).await;
         }
         stored.map(answer::of_upload)
     }

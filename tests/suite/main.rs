@@ -14,11 +14,35 @@
 
 mod harness;
 
+mod access_log;
+mod certificates;
+mod check;
+mod commands;
 mod deploys;
+mod device_chains;
 mod drain;
+mod files;
+mod framing;
+mod handshake;
+mod identity;
 mod limits;
+mod links;
+mod local;
+mod negotiation;
+mod paths;
+mod phones;
+mod dns;
+mod readme;
 mod reload;
+mod requests;
 mod scale;
 mod serving;
+mod sessions;
 mod sighup;
 mod slow_clients;
+mod transfers;
+mod trust;
+mod uploads;
+mod uploads_broken;
+mod uploads_budget;
+mod uploads_ranges;

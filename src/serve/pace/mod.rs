@@ -5,6 +5,9 @@
 //! while bytes flow: one timer per connection is looked at only when the peer keeps us waiting, and moved only when it
 //! fires.
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -306,6 +309,3 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
         Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
     }
 }
-
-#[cfg(test)]
-mod tests;
