@@ -50,8 +50,8 @@ pub fn within_a_second<T>(what: &str, probe: impl FnMut() -> Option<T>) -> (T, D
     (found, took)
 }
 
-/// How many processes want each processor, at least 1.
-fn crowding() -> f64 {
+/// How many processes want each processor, at least 1: by how much a limit on our own slowness must be stretched.
+pub fn crowding() -> f64 {
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load: f64 = load.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(1.0);
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
