@@ -166,7 +166,7 @@ impl Config {
         let from_base = |path: PathBuf| base.join(path);
         Ok(Self {
             file: Some(file.to_owned()),
-            domain,
+            domain: domain.into_owned(),
             listen,
             constituencies: from_base(typed.constituencies),
             state: from_base(typed.state),

@@ -27,21 +27,19 @@ pub fn open(
     registry: &Registry,
     uploads: &UploadStore,
 ) -> Result<Opened, Denial> {
-    let name = UploadName::stored(grant.path());
     // Only a name with the phone's own MAC address in it can be an upload of its.
     let own = grant.reader().filter(|mac| path::macs_in(grant.path().as_str()).any(|found| found == *mac));
-    let upload = || match own {
-        Some(mac) => uploads.open(&constituency.name, mac, &name),
-        None => Err(Denial::NotFound),
-    };
-    if own.is_some() && name.lies_over_the_folder() {
+    let Some(mac) = own else { return open_in_folder(grant, constituency, registry) };
+    let name = UploadName::stored(grant.path());
+    let upload = || uploads.open(&constituency.name, mac, &name);
+    if name.lies_over_the_folder() {
         return match upload() {
             Err(Denial::NotFound) => open_in_folder(grant, constituency, registry),
             found => found,
         };
     }
     match open_in_folder(grant, constituency, registry) {
-        Err(Denial::NotFound) if own.is_some() && name.is_kept_back() => upload().and(Err(Denial::KeptBack)),
+        Err(Denial::NotFound) if name.is_kept_back() => upload().and(Err(Denial::KeptBack)),
         Err(Denial::NotFound) => upload(),
         found => found,
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use hyper::body::Incoming;
-use hyper::header::USER_AGENT;
+use hyper::header::{HeaderValue, USER_AGENT};
 use hyper::{Method, Request, Response};
 
 use super::Server;
@@ -66,8 +66,8 @@ impl Connection {
     pub async fn answer(&self, request: Request<Incoming>) -> Response<Logged> {
         let time = clock::now();
         let mut record = self.record(time);
-        record.request = Some((request.method().clone(), request.uri().clone()));
-        record.user_agent = request.headers().get(USER_AGENT).cloned();
+        let user_agent = request.headers().get(USER_AGENT).map(HeaderValue::as_bytes);
+        record.ask(request.method(), request.uri(), user_agent);
         let is_head = request.method() == Method::HEAD;
         let mut exchange = Exchange::begin(record, &self.server.access, &self.pace);
         let mut response = self.fulfil(request, time).await.unwrap_or_else(|denial| {
@@ -135,7 +135,7 @@ impl Connection {
                 Some(constituency) if constituency.name == self.peer.constituency => Ok(()),
                 // Gone: the decision says so.
                 None if site.get(&self.peer.constituency).is_none() => Ok(()),
-                _ => elsewhere(name),
+                _ => elsewhere(name.into_owned()),
             },
         }
     }
