@@ -17,6 +17,7 @@ use crate::state;
 pub(super) struct Memory {
     path: PathBuf,
     pub(super) kept: Kept,
+    nothing: (Attempts, Account),
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -65,7 +66,7 @@ impl Memory {
     /// Reads the memory. One that cannot be understood is put aside, and that is the second thing returned.
     pub(super) fn open(path: PathBuf) -> io::Result<(Self, Option<String>)> {
         let (kept, damage) = read_json(&path)?;
-        Ok((Self { path, kept }, damage))
+        Ok((Self { path, kept, nothing: Default::default() }, damage))
     }
 
     /// Puts it on the disk.
@@ -73,16 +74,16 @@ impl Memory {
         write_json(&self.path, &self.kept)
     }
 
-    pub(super) fn of(&self, kind: KeyKind) -> Attempts {
-        self.kept.certificates.get(&kind).cloned().unwrap_or_default()
+    pub(super) fn of(&self, kind: KeyKind) -> &Attempts {
+        self.kept.certificates.get(&kind).unwrap_or(&self.nothing.0)
     }
 
     pub(super) fn of_mut(&mut self, kind: KeyKind) -> &mut Attempts {
         self.kept.certificates.entry(kind).or_default()
     }
 
-    pub(super) fn at(&self, directory: &str) -> Account {
-        self.kept.directories.get(directory).cloned().unwrap_or_default()
+    pub(super) fn at(&self, directory: &str) -> &Account {
+        self.kept.directories.get(directory).unwrap_or(&self.nothing.1)
     }
 
     pub(super) fn at_mut(&mut self, directory: &str) -> &mut Account {

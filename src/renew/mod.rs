@@ -35,6 +35,7 @@ mod settings;
 mod status;
 mod steps;
 mod store;
+mod system;
 mod timetable;
 
 pub use failure::{Cure, Failure, Sign};
@@ -42,6 +43,7 @@ pub use run::Command;
 pub use schedule::Window;
 pub use settings::{AcmeSettings, Directory, DnsSettings, ExternalAccount, FallbackDirectory};
 pub use status::{CertificateStatus, HeldStatus, Status};
+pub use system::SystemWorld;
 
 use journal::Journal;
 use memory::Memory;

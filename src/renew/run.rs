@@ -109,7 +109,7 @@ impl Renewer {
         match command {
             Command::Status(reply) => drop(reply.send(self.status())),
             Command::Renew { all, progress } => {
-                let is_due = |kind: &KeyKind| all || self.due_time(*kind, &self.memory.of(*kind)) <= now;
+                let is_due = |kind: &KeyKind| all || self.due_time(*kind, self.memory.of(*kind)) <= now;
                 let due: Vec<KeyKind> = self.parts.keys.iter().copied().filter(is_due).collect();
                 for kind in self.parts.keys.iter().filter(|kind| !due.contains(kind)) {
                     let _ = progress.send(format!("{kind}: is not due"));

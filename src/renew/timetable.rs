@@ -69,7 +69,7 @@ impl Renewer {
         }
         let attempts = self.memory.of(kind);
         let pause = attempts.pause.map_or(0, |pause| pause.end(now));
-        self.due_time(kind, &attempts).max(pause).max(ready)
+        self.due_time(kind, attempts).max(pause).max(ready)
     }
 
     /// When `kind` is to be renewed if nothing stands in the way.
@@ -266,7 +266,7 @@ impl Renewer {
             directory: self.parts.cas[self.choose_ca(kind, now).0].directory().to_owned(),
             window: attempts.window.map(|window| window.window),
             failures: attempts.failures,
-            last_error: attempts.last_error,
+            last_error: attempts.last_error.clone(),
             needs_human: attempts.needs_human,
             last_success: attempts.last_success,
         }

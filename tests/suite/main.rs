@@ -14,5 +14,7 @@
 
 mod harness;
 
+mod decade;
 mod readme;
+mod renewal;
 mod serving;

@@ -43,7 +43,7 @@ pub(super) struct Seen {
     /// Where the other chains of a certificate are (RFC 8555 §7.4.2).
     pub(super) alternates: Vec<String>,
     pub(super) body: Bytes,
-    nonce: Option<String>,
+    pub(super) nonce: Option<String>,
 }
 
 impl Seen {
