@@ -14,6 +14,7 @@ mod demo;
 mod diagnostics;
 mod local;
 pub mod phone;
+pub mod print;
 pub mod printer;
 mod schema;
 mod serve;

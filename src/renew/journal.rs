@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::memory;
-use super::ports::Place;
+use crate::dns::Place;
 
 /// Records with these values, at that place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -36,12 +36,13 @@ mod status;
 mod steps;
 mod store;
 mod system;
+mod through_dns;
 mod timetable;
 
 pub use failure::{Cure, Failure, Sign};
 pub use run::Command;
 pub use schedule::Window;
-pub use settings::{AcmeSettings, Directory, DnsSettings, ExternalAccount, FallbackDirectory};
+pub use settings::{AcmeSettings, Directory, ExternalAccount, FallbackDirectory};
 pub use status::{CertificateStatus, HeldStatus, Status};
 pub use system::SystemWorld;
 
@@ -98,7 +99,7 @@ impl Renewer {
     /// # Errors
     /// If the state directory cannot be read and written.
     pub fn open(parts: Parts, state: &Path, live: Arc<LiveCertificates>) -> io::Result<Self> {
-        let store = Store::open(state.join("certs"))?;
+        let store = Store::new(state.join("certs"));
         let (journal, damaged_journal) = Journal::open(state.join("dns-journal.json"))?;
         let (mut memory, damaged_memory) = Memory::open(state.join("renewal.json"))?;
         damaged_journal.iter().chain(&damaged_memory).for_each(|damage| tracing::error!("{damage}"));

@@ -6,11 +6,11 @@ use std::pin::Pin;
 
 use rcgen::KeyPair;
 use rustls::pki_types::CertificateDer;
-use serde::{Deserialize, Serialize};
 
 use super::failure::Failure;
 use super::schedule::Window;
 use crate::ca::KeyKind;
+use crate::dns::Place;
 
 /// An answer that takes a while.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send + 'a>>;
@@ -26,17 +26,6 @@ pub trait World: Send + Sync {
     fn dice(&self) -> f64;
     /// A new private key.
     fn new_key(&self, kind: KeyKind) -> Result<KeyPair, rcgen::Error>;
-}
-
-/// Where the records of a challenge belong.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Place {
-    /// The name that gets the TXT records, CNAMEs followed.
-    pub name: String,
-    /// The zone it is in.
-    pub zone: String,
-    /// The CNAMEs that lead there.
-    pub via: Vec<String>,
 }
 
 /// DNS, as far as challenges need it.

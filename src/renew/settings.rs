@@ -7,6 +7,7 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
 use crate::ca::KeyKind;
+use crate::dns::DnsSettings;
 
 /// All that an operator says about obtaining certificates.
 ///
@@ -47,9 +48,6 @@ pub struct AcmeSettings {
     /// Where the records of the challenges go.
     pub dns: DnsSettings,
 }
-
-/// `"dns"`, which the module that updates DNS reads.
-pub type DnsSettings = serde_json::Value;
 
 /// Another CA.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -119,6 +117,7 @@ impl AcmeSettings {
         let resolve = |path: &mut PathBuf| *path = base.join(&*path);
         self.directory_root.iter_mut().for_each(resolve);
         self.external_account.iter_mut().for_each(|account| resolve(&mut account.hmac_key_file));
+        resolve(&mut self.dns.tsig_key_file);
         for fallback in &mut self.fallback_directories {
             fallback.directory_root.iter_mut().for_each(resolve);
             fallback.external_account.iter_mut().for_each(|account| resolve(&mut account.hmac_key_file));
@@ -192,7 +191,10 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_refused_with_the_reason() {
-        let error = |inner: &str| parse(&format!("{{{inner}\"dns\": {{}}}}")).unwrap_err();
+        let error = |inner: &str| {
+            parse(&format!("{{{inner}\"dns\": {{ \"primary\": \"ns1.example.com\", \"tsig_key_file\": \"k\" }}}}"))
+                .unwrap_err()
+        };
         assert!(error("").contains("missing field `terms_of_service_agreed`"));
         assert!(error(r#""terms_of_service_agreed": false, "#).contains("must be true"));
         let agreed = r#""terms_of_service_agreed": true, "#;

@@ -9,10 +9,11 @@ use super::Renewer;
 use super::budget::Limit;
 use super::check::{check, check_new, choose_chain};
 use super::failure::{Failure, Sign};
-use super::ports::{Ca, Order, OrderStatus, Place};
+use super::ports::{Ca, Order, OrderStatus};
 use super::schedule::is_clock_wrong;
 use super::store::{Meta, PendingOrder, Stored};
 use crate::ca::KeyKind;
+use crate::dns::Place;
 
 /// An order that is under way.
 pub(super) struct UnderWay {

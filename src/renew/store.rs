@@ -59,9 +59,9 @@ pub(super) struct PendingOrder {
 }
 
 impl Store {
-    pub(super) fn open(root: PathBuf) -> io::Result<Self> {
-        state::private_folder(&root)?;
-        Ok(Self { root })
+    /// Nothing is made before there is something to store.
+    pub(super) fn new(root: PathBuf) -> Self {
+        Self { root }
     }
 
     fn folder(&self, kind: KeyKind) -> PathBuf {
@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn the_last_three_generations_are_kept_and_are_the_owners_alone() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path().join("certs")).unwrap();
+        let store = Store::new(folder.path().join("certs"));
         assert_eq!(loaded(&store), None);
         (1..=5).for_each(|number| save(&store, number));
         assert_eq!(loaded(&store), Some(5));
@@ -211,7 +211,7 @@ mod tests {
     #[test]
     fn whatever_a_crash_leaves_there_is_a_usable_certificate() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path().join("certs")).unwrap();
+        let store = Store::new(folder.path().join("certs"));
         let kind = folder.path().join("certs/ecdsa-p256");
         save(&store, 1);
         save(&store, 2);
@@ -236,7 +236,7 @@ mod tests {
     #[test]
     fn an_order_under_way_is_found_again_with_its_key() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path().join("certs")).unwrap();
+        let store = Store::new(folder.path().join("certs"));
         let kind = KeyKind::EcdsaP256;
         store.forget_order(kind).unwrap();
         let key = kind.generate().unwrap();

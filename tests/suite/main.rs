@@ -15,6 +15,7 @@
 mod harness;
 
 mod decade;
+mod dns;
 mod readme;
 mod renewal;
 mod serving;

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use provost::certificate::{LiveCertificates, ServerCertificate};
-use provost::renew::ports::{Answer, ChallengeDns, Place, Say};
+use provost::dns::Place;
+use provost::renew::ports::{Answer, ChallengeDns, Say};
 use provost::renew::{AcmeSettings, Command, Failure, Parts, Renewer, Status};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use provost::renew::ports::{Answer, Ca, Challenge, ChallengeDns, Order, OrderStatus, Place, Say};
+use provost::dns::Place;
+use provost::renew::ports::{Answer, Ca, Challenge, ChallengeDns, Order, OrderStatus, Say};
 use provost::renew::{Failure, Sign, Window};
 use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
