@@ -21,6 +21,7 @@ use crate::clock;
 use crate::config::{CertificateSource, Config};
 use crate::constituency::scan::Scanner;
 use crate::constituency::watch::{Waker, follow};
+use crate::renew::Renewer;
 use crate::serve::access::{AccessLog, Writer};
 use crate::serve::admission::Admission;
 use crate::serve::site::{Site, TlsMaterial};
@@ -30,9 +31,15 @@ use crate::settings::SettingsError;
 use crate::state::{StateDir, StateError, StateLock};
 use crate::trust::{self, Bundle, BundleError};
 
+pub mod control;
 mod news;
+mod renewal;
 mod signals;
 mod sockets;
+
+use renewal::{Plan, Renewal};
+
+pub(crate) use renewal::parts as renewal_parts;
 
 /// The folder of the local device CA in the state directory.
 pub const LOCAL_DEVICE_CA: &str = "local";
@@ -57,6 +64,9 @@ pub enum AppError {
     /// A CA of our own cannot be trusted.
     #[error("{0}")]
     Bundle(#[from] BundleError),
+    /// Certificates cannot be obtained as `provost.json` says.
+    #[error("\"certificate\": {0}")]
+    Acme(String),
     /// The uploads' folder.
     #[error("the uploads in {path} cannot be opened: {source}", path = .path.display())]
     Uploads {
@@ -96,6 +106,8 @@ pub struct App {
 enum Source {
     Files(FilesSource),
     LocalCa(Box<LocalCa>),
+    /// Started by [`App::run`].
+    Acme(Option<Box<(Plan, Renewer)>>),
 }
 
 /// Makes sites out of registries, and publishes them one after the other.
@@ -117,7 +129,7 @@ impl App {
         let state = StateDir::open(&config.state)?;
         let lock = state.lock()?;
         let certificates = Arc::new(LiveCertificates::default());
-        let mut source = Source::open(&config, &state)?;
+        let mut source = Source::open(&config, &state, &certificates)?;
         source.refresh(&certificates, &config.domain);
 
         let material = TlsMaterial {
@@ -166,14 +178,14 @@ impl App {
     pub fn server_ca(&self) -> Option<CertificateDer<'static>> {
         match &self.source {
             Source::LocalCa(local) => Some(local.certificate().clone()),
-            Source::Files(_) => None,
+            Source::Files(_) | Source::Acme(_) => None,
         }
     }
 
     /// Serves until `until` is done or a signal says stop; then drains, and writes what is still to be written.
     ///
     /// # Errors
-    /// If signals cannot be listened to.
+    /// If signals cannot be listened to, or renewal cannot have a thread.
     pub async fn run(self, until: impl Future<Output = ()>) -> Result<(), AppError> {
         let (stop, stopped) = watch::channel(false);
         let mut signals = signals::Signals::listen()?;
@@ -182,6 +194,7 @@ impl App {
             listeners.spawn(listener::serve(listener, Arc::clone(&self.server), stopped.clone()));
         }
         let mut source = self.source;
+        let renewal = source.start_renewal()?;
         let mut until = std::pin::pin!(until);
         let mut look = tokio::time::interval(CERTIFICATE_PERIOD);
         loop {
@@ -199,7 +212,11 @@ impl App {
         }
         // Nobody left to tell is as good as told.
         let _ = stop.send(true);
+        renewal.iter().for_each(Renewal::stop);
         while listeners.join_next().await.is_some() {}
+        if let Some(renewal) = renewal {
+            renewal.ended().await;
+        }
         self.waker.stop();
         tracing::info!("stopped");
         drop((self.publisher, self.server));
@@ -209,7 +226,7 @@ impl App {
 }
 
 impl Source {
-    fn open(config: &Config, state: &StateDir) -> Result<Self, AppError> {
+    fn open(config: &Config, state: &StateDir, live: &Arc<LiveCertificates>) -> Result<Self, AppError> {
         Ok(match &config.certificate {
             CertificateSource::Files(pairs) => Self::Files(FilesSource::new(pairs.clone())),
             CertificateSource::LocalCa(_) => Self::LocalCa(Box::new(LocalCa::open(
@@ -217,7 +234,18 @@ impl Source {
                 &config.domain,
                 clock::now(),
             )?)),
+            CertificateSource::Acme(settings) => {
+                let plan = Plan::new(settings, &config.domain, state.path(), live);
+                let renewer = plan.open()?;
+                Self::Acme(Some(Box::new((plan, renewer))))
+            }
         })
+    }
+
+    /// Begins to renew, if that is how certificates come.
+    fn start_renewal(&mut self) -> Result<Option<Renewal>, AppError> {
+        let Self::Acme(renewal) = self else { return Ok(None) };
+        renewal.take().map(|plan| plan.0.start(plan.1)).transpose()
     }
 
     /// Publishes certificates that are new, and says what is wrong with those that cannot be used.
@@ -238,6 +266,8 @@ impl Source {
                     tracing::error!("no certificate from the local CA: {error}");
                 }
             }
+            // Its own thread publishes.
+            Self::Acme(_) => {}
         }
     }
 

@@ -60,6 +60,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::state;
 
     fn entry(number: usize) -> Entry {
         let name = format!("_acme-challenge.{}.example", number % 2);
@@ -71,7 +72,7 @@ mod tests {
     fn a_journal_that_cannot_be_understood_is_put_aside() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal.json");
-        std::fs::write(&path, "{").unwrap();
+        state::write_private(&path, b"{").unwrap();
         let (journal, damage) = Journal::open(path.clone()).unwrap();
         assert!(journal.entries().is_empty() && damage.unwrap().contains("put aside"));
         assert_eq!(std::fs::read(path.with_extension("damaged")).unwrap(), b"{");

@@ -29,6 +29,7 @@ mod failure;
 mod journal;
 mod memory;
 pub mod ports;
+mod rehearsal;
 mod run;
 mod schedule;
 mod settings;
@@ -87,6 +88,12 @@ pub struct Renewer {
     clean_up_at: i64,
 }
 
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parts").field("domain", &self.domain).field("keys", &self.keys).finish_non_exhaustive()
+    }
+}
+
 impl std::fmt::Debug for Renewer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Renewer").field("names", &self.names).finish_non_exhaustive()
@@ -106,7 +113,9 @@ impl Renewer {
         let mut held = BTreeMap::new();
         for kind in &parts.keys {
             let (stored, problems) = store.load(*kind);
-            problems.iter().for_each(|problem| tracing::error!("a stored certificate cannot be used: {problem}"));
+            for problem in problems {
+                tracing::error!("a stored certificate cannot be used: {problem}");
+            }
             held.extend(stored.map(|stored| (*kind, stored)));
         }
         let now = parts.world.now();
@@ -120,6 +129,14 @@ impl Renewer {
         renewer.publish();
         renewer.board.publish(renewer.status());
         Ok(renewer)
+    }
+
+    /// How things are, by what is on the disk.
+    ///
+    /// # Errors
+    /// If the state directory cannot be read.
+    pub fn peek(parts: Parts, state: &Path) -> io::Result<Status> {
+        Ok(Self::open(parts, state, Arc::default())?.status())
     }
 
     /// One attempt for the certificate of `kind`, from the timer to the clean-up, and what is remembered of it.

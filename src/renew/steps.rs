@@ -28,26 +28,13 @@ impl Renewer {
     pub(super) async fn open_account(&mut self, kind: KeyKind, ca: &dyn Ca) -> Result<(), Failure> {
         self.board.say(kind, &format!("asking {}", ca.directory()));
         let has_account = ca.open().await?;
-        self.check_clock(ca)?;
+        check_clock(ca)?;
         if !has_account {
             self.spend(ca.directory(), Limit::Accounts, 1)?;
             self.board.say(kind, "registering an account");
             ca.register().await?;
         }
         Ok(())
-    }
-
-    /// A clock that is plainly wrong would judge dates wrongly: then nothing is ordered and nothing thrown away.
-    fn check_clock(&self, ca: &dyn Ca) -> Result<(), Failure> {
-        match ca.clock_skew() {
-            Some(skew) if is_clock_wrong(skew) => Err(Failure::human(format!(
-                "the clock of this machine is {} s {} that of {}; set the clock",
-                skew.abs(),
-                if skew > 0 { "behind" } else { "ahead of" },
-                ca.directory()
-            ))),
-            _ => Ok(()),
-        }
     }
 
     /// Takes up the order that is under way at `ca`, or places a new one.
@@ -265,6 +252,19 @@ impl Renewer {
     fn give_back(&mut self, directory: &str, limit: Limit, count: i64) {
         self.memory.at_mut(directory).budget.give_back(limit, count);
         let _ = self.memory.keep();
+    }
+}
+
+/// A clock that is plainly wrong would judge dates wrongly: then nothing is ordered and nothing thrown away.
+fn check_clock(ca: &dyn Ca) -> Result<(), Failure> {
+    match ca.clock_skew() {
+        Some(skew) if is_clock_wrong(skew) => Err(Failure::human(format!(
+            "the clock of this machine is {} s {} that of {}; set the clock",
+            skew.abs(),
+            if skew > 0 { "behind" } else { "ahead of" },
+            ca.directory()
+        ))),
+        _ => Ok(()),
     }
 }
 

@@ -136,6 +136,13 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Removes a store, with all that is in it.
+    pub(super) fn remove(root: &Path) -> io::Result<()> {
+        remove_all(root)
+    }
+}
+
 fn read_generation(folder: &Path) -> Result<Stored, String> {
     let read = |name: &str| fs::read_to_string(folder.join(name)).map_err(|error| format!("{name}: {error}"));
     let meta = serde_json::from_str(&read("meta.json")?).map_err(|error| format!("meta.json: {error}"))?;
@@ -217,14 +224,14 @@ mod tests {
         save(&store, 2);
         // A new generation, half written, with its link not yet in place.
         fs::create_dir(kind.join(".new")).unwrap();
-        fs::write(kind.join(".new/chain.pem"), "half").unwrap();
+        state::write_private(&kind.join(".new/chain.pem"), b"half").unwrap();
         symlink("7", kind.join(".current")).unwrap();
         assert_eq!(loaded(&store), Some(2));
         // Numbered but not yet current.
         fs::rename(kind.join(".new"), kind.join("3")).unwrap();
         assert_eq!(loaded(&store), Some(2));
         // The current one is damaged, or gone.
-        fs::write(kind.join("2/key.pem"), "").unwrap();
+        state::write_private(&kind.join("2/key.pem"), b"").unwrap();
         let (stored, problems) = store.load(KeyKind::EcdsaP256);
         assert_eq!((stored.unwrap().meta.stored, problems.len()), (1, 2));
         fs::remove_file(kind.join("current")).unwrap();

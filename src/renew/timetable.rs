@@ -197,7 +197,7 @@ impl Renewer {
             Ok(false) => Ok(None),
             Err(failure) => Err(failure),
         };
-        self.warn_of_skew(&*ca);
+        warn_of_skew(&*ca);
         let (now, dice) = (self.parts.world.now(), self.parts.world.dice());
         let attempts = self.memory.of_mut(kind);
         let again = match answer {
@@ -217,12 +217,6 @@ impl Renewer {
         };
         self.memory.of_mut(kind).recheck = Some(Deadline::after(now, again));
         self.remember();
-    }
-
-    fn warn_of_skew(&self, ca: &dyn Ca) {
-        if let Some(skew) = ca.clock_skew().filter(|skew| skew.abs() > TOLERATED_SKEW) {
-            tracing::warn!("the clock of this machine and that of {} are {} s apart", ca.directory(), skew.abs());
-        }
     }
 
     /// A certificate that is not valid yet means that the clock is behind.
@@ -270,5 +264,11 @@ impl Renewer {
             needs_human: attempts.needs_human,
             last_success: attempts.last_success,
         }
+    }
+}
+
+fn warn_of_skew(ca: &dyn Ca) {
+    if let Some(skew) = ca.clock_skew().filter(|skew| skew.abs() > TOLERATED_SKEW) {
+        tracing::warn!("the clock of this machine and that of {} are {} s apart", ca.directory(), skew.abs());
     }
 }

@@ -19,3 +19,4 @@ mod dns;
 mod readme;
 mod renewal;
 mod serving;
+mod unattended;

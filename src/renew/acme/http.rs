@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::refusal;
+use super::seen::Seen;
 use crate::clock;
 use crate::renew::failure::Failure;
 
@@ -30,27 +31,6 @@ const MAX_BODY: usize = 1 << 20;
 const OUR_NAME: &str = concat!("provost/", env!("CARGO_PKG_VERSION"));
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// What the last answer said.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Seen {
-    /// 0 if there was none.
-    pub(super) status: u16,
-    /// In seconds.
-    pub(super) retry_after: Option<i64>,
-    /// How far the CA's clock is ahead of ours.
-    pub(super) clock_skew: Option<i64>,
-    /// Where the other chains of a certificate are (RFC 8555 §7.4.2).
-    pub(super) alternates: Vec<String>,
-    pub(super) body: Bytes,
-    pub(super) nonce: Option<String>,
-}
-
-impl Seen {
-    pub(super) fn is_good(&self) -> bool {
-        (200..300).contains(&self.status)
-    }
-}
 
 /// HTTPS to a CA.
 pub(super) struct Http {
@@ -66,7 +46,7 @@ impl Http {
     pub(super) fn new(root: Option<&Path>) -> Result<Self, Failure> {
         let roots = match root {
             Some(file) => read_roots(file).map_err(|error| Failure::human(format!("{}: {error}", file.display())))?,
-            None => RootCertStore::from_iter(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+            None => webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect(),
         };
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(provider)

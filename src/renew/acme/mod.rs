@@ -21,6 +21,7 @@ mod account;
 mod http;
 mod order;
 mod refusal;
+mod seen;
 
 /// How often a request is repeated because of its nonce.
 const NONCE_TRIES: u32 = 20;

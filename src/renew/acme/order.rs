@@ -12,7 +12,7 @@ use crate::renew::ports::{Answer, Challenge, Order, OrderStatus};
 
 /// The longest that we wait for the CA's work; the order is taken up later, so nothing is lost.
 const PATIENCE: RetryPolicy =
-    RetryPolicy::new().initial_delay(Duration::from_millis(250)).backoff(1.5).timeout(Duration::from_secs(180));
+    RetryPolicy::new().initial_delay(Duration::from_millis(250)).backoff(1.5).timeout(Duration::from_mins(3));
 
 pub(super) struct AcmeOrder {
     order: instant_acme::Order,

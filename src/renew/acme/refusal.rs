@@ -2,7 +2,7 @@
 
 use instant_acme::{Error, Problem};
 
-use super::http::Seen;
+use super::seen::Seen;
 use crate::renew::failure::{Cure, Failure, Sign};
 
 /// How long to wait if a CA says "too many" but not until when.

@@ -103,17 +103,17 @@ async fn decade(seed: u64) -> String {
         };
         let renewer = Renewer::open(parts, folder.path(), Arc::clone(&live)).unwrap();
         let (_keep, commands) = mpsc::channel(1);
-        let life = Duration::from_secs(u64::try_from(dice.between(HOUR, 60 * DAY)).unwrap());
+        let span = Duration::from_secs(u64::try_from(dice.between(HOUR, 60 * DAY)).unwrap());
         let is_orderly = dice.chance(0.5);
         if is_orderly {
-            renewer.run(commands, watch(life, &world, &weather, &live, &mut figures)).await;
+            renewer.run(commands, watch(span, &world, &weather, &live, &mut figures)).await;
         } else {
             // The process is killed in the middle of whatever it does, also between two words with CA or DNS.
             let run = renewer.run(commands, std::future::pending());
             let killed = ca.killed();
             tokio::select! {
                 () = run => unreachable!("it runs until it is stopped"),
-                () = watch(life, &world, &weather, &live, &mut figures) => {}
+                () = watch(span, &world, &weather, &live, &mut figures) => {}
                 () = killed => figures.kills += 1,
             }
         }
@@ -139,15 +139,15 @@ async fn decade(seed: u64) -> String {
     )
 }
 
-/// Looks, for as long as `life`, whether there is a valid certificate of each kind: whenever one ends, and every hour.
+/// Looks, for as long as `span`, whether there is a valid certificate of each kind: whenever one ends, and every hour.
 async fn watch(
-    life: Duration,
+    span: Duration,
     world: &VirtualWorld,
     weather: &Weather,
     live: &LiveCertificates,
     figures: &mut Figures,
 ) {
-    let end = tokio::time::Instant::now() + life;
+    let end = tokio::time::Instant::now() + span;
     while tokio::time::Instant::now() < end {
         let now = world.now();
         let mut pause = HOUR;

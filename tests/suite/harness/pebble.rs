@@ -51,6 +51,8 @@ pub struct Pebble {
     port: u16,
     management_port: u16,
     pub dns: TxtServer,
+    /// The DNS that it asks.
+    asks: String,
 }
 
 impl Pebble {
@@ -59,7 +61,19 @@ impl Pebble {
         Command::new("pebble").arg("-h").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
     }
 
+    /// Starts it with a DNS of its own.
     pub fn start(behaviour: Behaviour) -> Self {
+        let dns = TxtServer::start();
+        let asks = dns.address.clone();
+        Self::start_asking(behaviour, dns, asks)
+    }
+
+    /// Starts it to ask the name server at `address`.
+    pub fn start_with_dns(behaviour: Behaviour, address: std::net::SocketAddr) -> Self {
+        Self::start_asking(behaviour, TxtServer::start(), address.to_string())
+    }
+
+    fn start_asking(behaviour: Behaviour, dns: TxtServer, asks: String) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
         params.distinguished_name = named("localhost");
@@ -67,7 +81,7 @@ impl Pebble {
         SERVER_CA.issue(&params).write(folder.path(), "localhost");
         std::fs::write(folder.path().join("root.pem"), SERVER_CA.pem()).unwrap();
         let (port, management_port) = (free_port(), free_port());
-        let mut pebble = Self { folder, behaviour, child: None, port, management_port, dns: TxtServer::start() };
+        let mut pebble = Self { folder, behaviour, child: None, port, management_port, dns, asks };
         pebble.start_again();
         pebble
     }
@@ -91,7 +105,7 @@ impl Pebble {
         let mut child = Command::new("pebble")
             .arg("-config")
             .arg(path("pebble.json"))
-            .args(["-strict", "-dnsserver", &self.dns.address])
+            .args(["-strict", "-dnsserver", &self.asks])
             .env("PEBBLE_VA_NOSLEEP", "1")
             .env("PEBBLE_WFE_NONCEREJECT", self.behaviour.rejected_nonces.to_string())
             .env("PEBBLE_AUTHZREUSE", self.behaviour.reused_authorizations.to_string())
