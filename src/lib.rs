@@ -21,7 +21,7 @@
 //!
 //! # The modules, in reading order
 //! Nouns know things: [`constituency`], [`trust`], [`certificate`], [`ca`], [`dns`], [`state`], [`settings`], [`clock`].
-//! Verbs do things: [`serve`], [`phone`]. [`config`] gathers their settings, [`app`] wires them, [`cli`] is the commands.
+//! Verbs do things: [`serve`], [`renew`], [`phone`]. [`config`] gathers their settings, [`app`] wires them, [`cli`] is the commands.
 //! Imports point from the later to the earlier; a test holds them to it.
 
 pub mod app;
@@ -33,6 +33,7 @@ pub mod config;
 pub mod constituency;
 pub mod dns;
 pub mod phone;
+pub mod renew;
 pub mod serve;
 pub mod settings;
 pub mod state;

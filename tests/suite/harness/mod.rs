@@ -1,6 +1,7 @@
 //! What every test stands on: a site in a temporary folder, the real binary serving it, and clients to ask it.
 //!
 //! - [`bind`], [`knot`]: name servers of a test's own.
+//! - [`pebble`]: a CA for tests, as a process, with a DNS of its own.
 //! - [`pki`]: a factory CA like Polycom's, devices below it, server certificates.
 //! - [`site`]: folders and `provost.json`; the server as a process that is killed and waited for.
 //! - [`tls`]: a client that speaks TLS and raw HTTP/1.1, to say exactly what a test wants to say.
@@ -8,6 +9,7 @@
 
 pub mod bind;
 pub mod knot;
+pub mod pebble;
 pub mod pki;
 pub mod site;
 pub mod tls;
