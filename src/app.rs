@@ -19,24 +19,28 @@ use crate::ca::{CaError, CertificateAuthority, KeyKind};
 use crate::certificate::{FilesSource, LiveCertificates, LocalCa};
 use crate::clock;
 use crate::config::{CertificateSource, Config};
+use crate::constituency::Registry;
 use crate::constituency::scan::Scanner;
 use crate::constituency::watch::{Waker, follow};
 use crate::renew::Renewer;
-use crate::serve::access::{AccessLog, Writer};
+use crate::serve::Server;
+use crate::serve::access::{AccessLog, LogFormat, Writer};
 use crate::serve::admission::Admission;
+use crate::serve::listener::{self, Stop};
 use crate::serve::site::{Site, TlsMaterial};
 use crate::serve::upload::store::UploadStore;
-use crate::serve::{Server, listener};
 use crate::settings::SettingsError;
 use crate::state::{StateDir, StateError, StateLock};
 use crate::trust::{self, Bundle, BundleError};
 
 pub mod control;
 mod news;
+mod publisher;
 mod renewal;
 mod signals;
 mod sockets;
 
+use publisher::Publisher;
 use renewal::{Plan, Renewal};
 
 pub(crate) use renewal::parts as renewal_parts;
@@ -46,6 +50,8 @@ pub const LOCAL_DEVICE_CA: &str = "local";
 /// The folder of the local server CA in the state directory.
 pub const LOCAL_SERVER_CA: &str = "server-ca";
 
+/// How long a log that nobody reads may put off the end.
+const PATIENCE_WITH_LOG: Duration = Duration::from_secs(5);
 /// How often certificates are looked at.
 const CERTIFICATE_PERIOD: Duration = Duration::from_secs(1);
 
@@ -95,6 +101,7 @@ pub struct App {
     server: Arc<Server>,
     publisher: Arc<Publisher>,
     listeners: Vec<TcpListener>,
+    signals: signals::Signals,
     source: Source,
     waker: Waker,
     writer: Writer,
@@ -110,21 +117,14 @@ enum Source {
     Acme(Option<Box<(Plan, Renewer)>>),
 }
 
-/// Makes sites out of registries, and publishes them one after the other.
-#[derive(Debug)]
-struct Publisher {
-    server: Arc<Server>,
-    /// Locked while a site is made: folders, trust and SIGHUP may change it at once.
-    material: std::sync::Mutex<TlsMaterial>,
-}
-
 impl App {
     /// Opens everything that is needed and listens, within a runtime; connections are accepted once [`App::run`] runs.
+    /// The access log goes to `output` in the form `log`, which the command line may have chosen.
     ///
     /// # Errors
     /// Whatever makes serving impossible. What is wrong with a folder or a trust bundle is only said.
-    pub fn start(config: Config, output: impl io::Write + Send + 'static) -> Result<Self, AppError> {
-        sockets::raise_file_limit();
+    pub fn start(config: Config, log: LogFormat, output: impl io::Write + Send + 'static) -> Result<Self, AppError> {
+        let room = sockets::room_for_connections();
         config.check_apart()?;
         let state = StateDir::open(&config.state)?;
         let lock = state.lock()?;
@@ -138,27 +138,29 @@ impl App {
             always_trusted: local_device_trust(&config, &state)?,
             provider: TlsMaterial::provider(),
         };
-        news::tell_bundles(&material.bundles);
+        material.bundles.iter().for_each(|(name, bundle)| news::tell_bundle(name, bundle, false));
         let uploads = state.folder("uploads")?;
         let uploads = UploadStore::open_at(uploads.clone(), config.limits.free_space_bytes)
             .map_err(|source| AppError::Uploads { path: uploads, source })?;
+        // Whoever reads that we listen may send a signal at once.
+        let signals = signals::Signals::listen()?;
         let listeners = sockets::listen_all(&config.listen)?;
-        let (access, writer) = AccessLog::start(config.log, output)?;
+        let (access, writer) = AccessLog::start(log, output)?;
         let server = Arc::new(Server {
             site: ArcSwap::from_pointee(Site::new(config.domain.clone(), config.no_sni.clone())),
             certificates,
             uploads: Arc::new(uploads),
             access,
-            admission: Arc::new(Admission::new(config.limits.clone())),
+            admission: Arc::new(Admission::new(config.limits.clone(), room)),
             limits: config.limits.clone(),
         });
-        let publisher = Arc::new(Publisher { server: Arc::clone(&server), material: std::sync::Mutex::new(material) });
+        let publisher = Arc::new(Publisher::new(Arc::clone(&server), config.clone(), material));
         let mut scanner = Scanner::new(config.constituencies.clone(), config.bundle_names());
         let first = scanner.scan(clock::now());
-        publisher.publish_registry(&crate::constituency::Registry::default(), first.snapshot());
+        publisher.publish_registry(&Registry::default(), first.snapshot());
         let publishing = Arc::clone(&publisher);
         let waker = follow(scanner, first, move |before, after| publishing.publish_registry(before, after))?;
-        Ok(Self { config, server, publisher, listeners, source, waker, writer, _lock: lock })
+        Ok(Self { config, server, publisher, listeners, signals, source, waker, writer, _lock: lock })
     }
 
     /// Where it listens.
@@ -185,10 +187,9 @@ impl App {
     /// Serves until `until` is done or a signal says stop; then drains, and writes what is still to be written.
     ///
     /// # Errors
-    /// If signals cannot be listened to, or renewal cannot have a thread.
-    pub async fn run(self, until: impl Future<Output = ()>) -> Result<(), AppError> {
-        let (stop, stopped) = watch::channel(false);
-        let mut signals = signals::Signals::listen()?;
+    /// If renewal cannot have a thread.
+    pub async fn run(mut self, until: impl Future<Output = ()>) -> Result<(), AppError> {
+        let (stop, stopped) = watch::channel(Stop::default());
         let mut listeners = JoinSet::new();
         for listener in self.listeners {
             listeners.spawn(listener::serve(listener, Arc::clone(&self.server), stopped.clone()));
@@ -201,26 +202,37 @@ impl App {
             tokio::select! {
                 () = &mut until => break,
                 _ = look.tick() => source = source.refresh_apart(&self.server.certificates, &self.config.domain).await,
-                signal = signals.next() => match signal {
+                signal = self.signals.next() => match signal {
                     signals::Signal::Stop(name) => {
                         tracing::info!("{name}: no new connections; what is under way may end within {} s", self.config.limits.drain_s);
                         break;
                     }
-                    signals::Signal::Reload => self.publisher.reload(&self.config, &self.waker),
+                    signals::Signal::Reload => {
+                        self.publisher.reload(&self.config);
+                        self.waker.wake();
+                    }
                 },
             }
         }
         // Nobody left to tell is as good as told.
-        let _ = stop.send(true);
+        let _ = stop.send(Stop::Drain);
         renewal.iter().for_each(Renewal::stop);
-        while listeners.join_next().await.is_some() {}
+        let mut drained = std::pin::pin!(async { while listeners.join_next().await.is_some() {} });
+        tokio::select! {
+            () = &mut drained => {}
+            name = self.signals.stop() => {
+                tracing::warn!("{name} again: what is under way is cut off");
+                let _ = stop.send(Stop::Now);
+                drained.await;
+            }
+        }
         if let Some(renewal) = renewal {
             renewal.ended().await;
         }
         self.waker.stop();
-        tracing::info!("stopped");
         drop((self.publisher, self.server));
-        self.writer.finish();
+        self.writer.finish(PATIENCE_WITH_LOG);
+        tracing::info!("stopped");
         Ok(())
     }
 }
@@ -258,7 +270,7 @@ impl Source {
                 }
                 if refreshed.is_new {
                     tracing::info!("the certificate files were read");
-                    files.warnings(domain, clock::now()).iter().for_each(|warning| tracing::warn!("{warning}"));
+                    files.misfits(domain, clock::now()).iter().for_each(|misfit| tracing::error!("{misfit}"));
                 }
             }
             Self::LocalCa(local) => {
@@ -283,47 +295,6 @@ impl Source {
             // The work is short and does not panic; if it did, there is nothing left to look at.
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
-    }
-}
-
-impl Publisher {
-    fn publish_registry(&self, before: &crate::constituency::Registry, after: crate::constituency::Registry) {
-        let material = self.material.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        news::tell_folders(before, &after);
-        let current = self.server.site.load_full();
-        let next = current.with(after, current.no_sni().cloned(), &material);
-        news::tell_unusable(&current, &next);
-        self.server.site.store(Arc::new(next));
-    }
-
-    /// SIGHUP: reads trust bundles and what of `provost.json` can change while running, and looks at every folder.
-    fn reload(&self, running: &Config, waker: &Waker) {
-        let config = match running.file.as_deref().map(Config::read) {
-            None => running.clone(),
-            Some(Ok(config)) => config,
-            Some(Err(error)) => {
-                tracing::error!("{error}; the configuration that is in use stays");
-                running.clone()
-            }
-        };
-        news::tell_restart_needed(running, &config);
-        {
-            let mut material = self.material.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let loaded = trust::load_all(&config.trust);
-            news::tell_bundles(&loaded);
-            for (name, bundle) in loaded {
-                // A bundle that was good and is broken now stays as it was.
-                if bundle.is_ok() || !matches!(material.bundles.get(&name), Some(Ok(_))) {
-                    material.bundles.insert(name, bundle);
-                }
-            }
-            let current = self.server.site.load_full();
-            let next = current.with(current.registry().snapshot(), config.no_sni, &material);
-            news::tell_unusable(&current, &next);
-            self.server.site.store(Arc::new(next));
-        }
-        waker.wake();
-        tracing::info!("SIGHUP: trust bundles and folders are read again");
     }
 }
 

@@ -169,7 +169,7 @@ impl Config {
         let from_base = |path: PathBuf| base.join(path);
         Ok(Self {
             file: Some(file.to_owned()),
-            domain,
+            domain: domain.into_owned(),
             listen,
             constituencies: from_base(typed.constituencies),
             state: from_base(typed.state),
@@ -258,7 +258,7 @@ fn resolved(path: &Path) -> PathBuf {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     for existing in absolute.ancestors() {
         if let Ok(real) = existing.canonicalize() {
-            return real.join(absolute.strip_prefix(existing).unwrap_or(Path::new("")));
+            return real.iter().chain(absolute.strip_prefix(existing).unwrap_or(Path::new(""))).collect();
         }
     }
     absolute
@@ -300,6 +300,13 @@ mod tests {
         let site = format!("\"domain\": \"a.example\", {certificate}");
         assert!(error(&format!("{{{site}, \"listen\": [\":443\"]}}")).contains("is no address with a port"));
         assert!(error(&format!("{{{site}, \"listen\": []}}")).contains("names no address"));
+        assert!(
+            error(&format!("{{{site}, \"log\": \"xml\"}}"))
+                .ends_with(":1: \"log\": \"xml\" is not known here; known ones: text, json")
+        );
+        let misspelt = r#"{"domain": "a.example", "certificate": {"fles": []}}"#;
+        assert!(error(misspelt).ends_with(":1: \"certificate\": \"fles\" is not known here; did you mean \"files\"?"));
+        assert!(error("{\n\"domain\": \"a.example\",").ends_with("provost.json:2: EOF while parsing a value"));
         assert!(error(&format!("{{{site}, \"trust\": {{\"polycom\": []}}}}")).contains("built in"));
         assert!(error(&format!("{{{site}, \"no-sni\": \"a\"}}")).contains("did you mean \"no_sni\"?"));
         assert!(error(&format!("{{{site}, \"limits\": {{\"drain\": 1}}}}")).contains("did you mean \"drain_s\"?"));

@@ -40,19 +40,26 @@ impl SettingsError {
         self.hint = Some(hint.to_string());
         self
     }
+
+    /// Where it stands: file, and line if it is known.
+    #[must_use]
+    pub fn place(&self) -> String {
+        let line = self.line.map(|line| format!(":{line}")).unwrap_or_default();
+        format!("{}{line}", self.file.display())
+    }
+
+    /// What is wrong: key, reason, and what to write instead.
+    #[must_use]
+    pub fn message(&self) -> String {
+        let key = self.key.as_ref().map(|key| format!("\"{key}\": ")).unwrap_or_default();
+        let hint = self.hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
+        format!("{key}{}{hint}", self.reason)
+    }
 }
 
 impl fmt::Display for SettingsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.file.display())?;
-        if let Some(line) = self.line {
-            write!(f, ":{line}")?;
-        }
-        if let Some(key) = &self.key {
-            write!(f, ": \"{key}\"")?;
-        }
-        write!(f, ": {}", self.reason)?;
-        self.hint.iter().try_for_each(|hint| write!(f, "; {hint}"))
+        write!(f, "{}: {}", self.place(), self.message())
     }
 }
 
@@ -64,7 +71,8 @@ pub fn read<T: DeserializeOwned>(file: &Path, text: &str) -> Result<T, SettingsE
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();
-        describe(file, Some(path).filter(|path| path != "."), &error.into_inner())
+        // "?" is what serde_path_to_error calls a place that it never came to.
+        describe(file, Some(path).filter(|path| path != "." && path != "?"), &error.into_inner())
     })?;
     deserializer.end().map_err(|error| describe(file, None, &error))?;
     Ok(value)
@@ -75,25 +83,27 @@ fn describe(file: &Path, path: Option<String>, error: &serde_json::Error) -> Set
     let full = error.to_string();
     let suffix = format!(" at line {} column {}", error.line(), error.column());
     let reason = full.strip_suffix(&suffix).unwrap_or(&full);
-    let Some((unknown, known)) = unknown_field(reason) else {
-        return SettingsError { file: file.to_owned(), line, key: path, reason: reason.to_owned(), hint: None };
-    };
-    let hint = match nearest(unknown, &known) {
-        Some(near) => format!("did you mean \"{near}\"?"),
-        None => format!("known keys: {}", known.join(", ")),
-    };
-    SettingsError {
-        file: file.to_owned(),
-        line,
-        key: Some(unknown.to_owned()),
-        reason: "is no known key".to_owned(),
-        hint: Some(hint),
+    let told = |key, reason: String, hint| SettingsError { file: file.to_owned(), line, key, reason, hint };
+    if let Some((unknown, known)) = unknown(reason, "field") {
+        told(Some(unknown.to_owned()), "is no known key".to_owned(), Some(hint("keys", unknown, &known)))
+    } else if let Some((unknown, known)) = unknown(reason, "variant") {
+        // A value ("xml") or a key ("fles") that chooses one of several forms: the key above it says where it stands.
+        told(path, format!("\"{unknown}\" is not known here"), Some(hint("ones", unknown, &known)))
+    } else {
+        told(path, reason.to_owned(), None)
     }
 }
 
-/// Takes serde's sentence about an unknown field apart: the field, and the fields it would have known.
-fn unknown_field(reason: &str) -> Option<(&str, Vec<&str>)> {
-    let rest = reason.strip_prefix("unknown field `").or_else(|| reason.strip_prefix("unknown variant `"))?;
+fn hint(what: &str, unknown: &str, known: &[&str]) -> String {
+    match nearest(unknown, known) {
+        Some(near) => format!("did you mean \"{near}\"?"),
+        None => format!("known {what}: {}", known.join(", ")),
+    }
+}
+
+/// Takes serde's sentence about an unknown `kind` (field or variant) apart: what it is, and what would have been known.
+fn unknown<'a>(reason: &'a str, kind: &str) -> Option<(&'a str, Vec<&'a str>)> {
+    let rest = reason.strip_prefix("unknown ")?.strip_prefix(kind)?.strip_prefix(" `")?;
     let (unknown, expected) = rest.split_once("`, ")?;
     Some((unknown, expected.split('`').skip(1).step_by(2).collect()))
 }

@@ -4,7 +4,7 @@
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
@@ -58,7 +58,9 @@ impl StateDir {
     pub fn lock(&self) -> Result<StateLock, StateError> {
         let path = self.path.join("lock");
         let unusable = |source| StateError::Unusable { path: path.clone(), source };
-        let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(unusable)?;
+        let mut options = File::options();
+        let options = options.create(true).truncate(false).write(true).mode(0o600);
+        let file = options.open(&path).map_err(unusable)?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(StateLock { _file: file }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(StateError::Locked { path: self.path.clone() }),

@@ -1,9 +1,11 @@
 //! What the operator is told when something changes: once when it begins, once when it is over.
 
+use std::sync::Arc;
+
 use crate::config::Config;
 use crate::constituency::{Fault, Registry, Severity};
 use crate::serve::site::Site;
-use crate::trust::Bundles;
+use crate::trust::{Bundle, BundleError};
 
 /// Constituencies that came, changed and went, and faults that began and ended.
 pub(super) fn tell_folders(before: &Registry, after: &Registry) {
@@ -11,6 +13,7 @@ pub(super) fn tell_folders(before: &Registry, after: &Registry) {
         let name = &constituency.name;
         match before.find(name.as_str()).filter(|old| old.name == *name) {
             None => tracing::info!("{name} is served"),
+            Some(old) if Arc::ptr_eq(old, constituency) => {}
             Some(old) if old.tls_generation != constituency.tls_generation => {
                 tracing::info!("{name}: the TLS part of the policy changed; open connections must come back");
             }
@@ -39,21 +42,25 @@ pub(super) fn tell_folders(before: &Registry, after: &Registry) {
     }
 }
 
-/// Constituencies whose policy is good but which cannot be served, as far as that is new.
+/// Constituencies whose policy is good but which cannot be served: those that are new, and those that are no more.
 pub(super) fn tell_unusable(before: &Site, after: &Site) {
     for (name, reason) in after.unusable() {
         if !before.unusable().any(|old| old == (name, reason)) {
             tracing::error!("{name} is not served: {reason}");
         }
     }
+    for (name, _) in before.unusable() {
+        if after.get(name).is_some() {
+            tracing::info!("{name} is served");
+        }
+    }
 }
 
-/// Trust bundles that cannot be used.
-pub(super) fn tell_bundles(bundles: &Bundles) {
-    for (name, bundle) in bundles {
-        if let Err(error) = bundle {
-            tracing::error!("the trust bundle \"{name}\" cannot be used: {error}");
-        }
+/// A trust bundle that cannot be used, and whether what it was before stays.
+pub(super) fn tell_bundle(name: &str, bundle: &Result<Arc<Bundle>, Arc<BundleError>>, is_kept: bool) {
+    if let Err(error) = bundle {
+        let consequence = if is_kept { "; the last good one stays in force" } else { "" };
+        tracing::error!("the trust bundle \"{name}\" cannot be used: {error}{consequence}");
     }
 }
 

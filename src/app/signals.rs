@@ -37,4 +37,13 @@ impl Signals {
             _ = self.hang_up.recv() => Signal::Reload,
         }
     }
+
+    /// The next signal that says stop, whatever else comes.
+    pub(super) async fn stop(&mut self) -> &'static str {
+        loop {
+            if let Signal::Stop(name) = self.next().await {
+                return name;
+            }
+        }
+    }
 }

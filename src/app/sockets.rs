@@ -66,12 +66,16 @@ pub(super) fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// As many open files as the system allows this process: each connection takes one, each transfer another.
-pub(super) fn raise_file_limit() {
+/// How many connections there is room for, after raising the limit of open files as far as the system allows: half of
+/// it. The other half is for what they transfer, for the folders, and for ourselves.
+pub(super) fn room_for_connections() -> usize {
     let limit = getrlimit(Resource::Nofile);
-    if limit.current != limit.maximum
-        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
-    {
-        tracing::warn!("the limit of open files stays at {:?}: {error}", limit.current);
+    let mut allowed = limit.current;
+    if limit.current != limit.maximum {
+        match setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+            Ok(()) => allowed = limit.maximum,
+            Err(error) => tracing::warn!("the limit of open files stays at {:?}: {error}", limit.current),
+        }
     }
+    allowed.map_or(usize::MAX, |files| usize::try_from(files / 2).unwrap_or(usize::MAX))
 }

@@ -72,7 +72,9 @@ struct Followed {
     good: Option<ServerCertificate>,
 }
 
-type FileStamp = (u64, u64, i64, i64);
+/// Identity, size and times of a file, to the nanosecond: one that is written in place twice in a second, and keeps its
+/// size as certificates do, must not pass for unchanged.
+type FileStamp = [i128; 7];
 
 impl FilesSource {
     /// Follows `pairs`.
@@ -105,36 +107,43 @@ impl FilesSource {
         Refreshed { is_new, errors }
     }
 
-    /// Warnings about the pairs in use: names that are not covered, dates that have passed.
+    /// Why phones will refuse the pairs in use: names that are not covered, dates that have passed.
     #[must_use]
-    pub fn warnings(&self, domain: &str, now: SystemTime) -> Vec<String> {
+    pub fn misfits(&self, domain: &str, now: SystemTime) -> Vec<String> {
         let now = crate::clock::unix_seconds(now);
         let example = format!("name.{domain}");
-        let mut warnings = Vec::new();
+        let mut misfits = Vec::new();
         for pair in &self.pairs {
             let Some(certificate) = &pair.good else { continue };
             let file = pair.files.chain.display();
             if !certificate.covers(&example) {
                 let names = certificate.names.join(", ");
-                warnings.push(format!("{file} does not cover *.{domain} (it is for {names}); phones will refuse it"));
+                misfits.push(format!("{file} does not cover *.{domain} (it is for {names}); phones will refuse it"));
             }
             if now > certificate.not_after {
-                warnings.push(format!("{file} has expired; phones will refuse it"));
+                misfits.push(format!("{file} has expired; phones will refuse it"));
             } else if now < certificate.not_before {
-                warnings.push(format!("{file} is not valid yet; phones will refuse it"));
+                misfits.push(format!("{file} is not valid yet; phones will refuse it"));
             }
         }
-        warnings
+        misfits
     }
 }
 
 impl Followed {
     /// What the two files look like now; a missing one is `None`.
     fn stamps(&self) -> [Option<FileStamp>; 2] {
-        let stamp = |path: &Path| {
-            rustix::fs::stat(path)
-                .ok()
-                .map(|stat| (stat.st_ino, stat.st_size.cast_unsigned(), stat.st_mtime, stat.st_ctime))
+        let stamp = |path: &Path| -> Option<FileStamp> {
+            let stat = rustix::fs::stat(path).ok()?;
+            Some([
+                stat.st_dev.into(),
+                stat.st_ino.into(),
+                stat.st_size.into(),
+                stat.st_mtime.into(),
+                stat.st_mtime_nsec.into(),
+                stat.st_ctime.into(),
+                stat.st_ctime_nsec.into(),
+            ])
         };
         [stamp(&self.files.chain), stamp(&self.files.key)]
     }

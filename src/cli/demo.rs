@@ -48,6 +48,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         bail!("{CONFIG_FILE} lies here: this looks like a real site; run the demo in another folder");
     }
     diagnostics::start(LogFormat::Text);
+    tracing::info!("LOCAL MODE: a demonstration on loopback; its state is thrown away at the end");
     let scratch = tempfile::Builder::new().prefix("provost-demo-").tempdir()?;
     let mut config = Config { state: scratch.path().join("state"), ..Config::local() };
     if !config.constituencies.is_dir() {
@@ -60,7 +61,6 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn show(args: &Args, config: Config) -> anyhow::Result<ExitCode> {
-    tracing::info!("LOCAL MODE: a demonstration on loopback; its state is thrown away at the end");
     let (constituencies, state) = (config.constituencies.clone(), config.state.clone());
     let log = Gated::default();
     let app = start_on_a_free_port(&config, &log)?;
@@ -71,9 +71,9 @@ async fn show(args: &Args, config: Config) -> anyhow::Result<ExitCode> {
     let mut result = None;
     app.run(async {
         result = Some(boot_all(&cast, address, &cas).await);
-        log.open();
         if !args.once {
             explain(&cast, address, &constituencies, &state);
+            log.open();
             std::future::pending::<()>().await;
         }
     })
@@ -89,7 +89,7 @@ async fn show(args: &Args, config: Config) -> anyhow::Result<ExitCode> {
 fn start_on_a_free_port(config: &Config, log: &Gated) -> anyhow::Result<App> {
     for port in LOCAL_PORT..LOCAL_PORT + PORTS {
         let listen = vec![SocketAddr::from(([127, 0, 0, 1], port))];
-        match App::start(Config { listen, ..config.clone() }, log.clone()) {
+        match App::start(Config { listen, ..config.clone() }, config.log, log.clone()) {
             Err(AppError::Listen { address, source }) if source.kind() == io::ErrorKind::AddrInUse => {
                 tracing::warn!("{address} is taken; trying the next port");
             }

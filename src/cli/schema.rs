@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use schemars::schema_for;
+use schemars::transform::{RecursiveTransform, Transform};
+use schemars::{Schema, schema_for};
 
 use super::say;
 use crate::config::ConfigFile;
@@ -25,10 +26,19 @@ enum File {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let schema = match args.file {
+    let mut schema = match args.file {
         File::Provost => schema_for!(ConfigFile),
         File::Constituency => schema_for!(PolicyFile),
     };
+    RecursiveTransform(without_code).transform(&mut schema);
     say(&serde_json::to_string_pretty(&schema)?);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Cuts off the examples in Rust that stand in our own documentation: an editor shows descriptions to operators.
+fn without_code(schema: &mut Schema) {
+    let text = schema.get("description").and_then(|text| text.as_str()?.split_once("\n\n```")).map(|(text, _)| text);
+    if let Some(text) = text.map(str::to_owned) {
+        schema.insert("description".to_owned(), text.into());
+    }
 }

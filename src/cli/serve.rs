@@ -26,16 +26,16 @@ fn log_format(text: &str) -> Result<LogFormat, String> {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let mut config = Config::find(args.config.config.as_deref())?;
-    config.log = args.log.unwrap_or(config.log);
-    diagnostics::start(config.log);
+    let config = Config::find(args.config.config.as_deref())?;
+    let log = args.log.unwrap_or(config.log);
+    diagnostics::start(log);
     if config.is_local() {
         tracing::info!(
             "LOCAL MODE: no provost.json here; serving {} on loopback, with certificates of our own",
             config.domain
         );
     }
-    match runtime()?.block_on(serve(config)) {
+    match runtime()?.block_on(serve(config, log)) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(AppError::Settings(error)) => Err(error.into()),
         Err(error) => {
@@ -45,6 +45,6 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-async fn serve(config: Config) -> Result<(), AppError> {
-    App::start(config, std::io::stdout())?.run(std::future::pending()).await
+async fn serve(config: Config, log: LogFormat) -> Result<(), AppError> {
+    App::start(config, log, std::io::stdout())?.run(std::future::pending()).await
 }

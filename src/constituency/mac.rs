@@ -73,7 +73,9 @@ impl FromStr for MacAddress {
 
 impl fmt::Display for MacAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|octet| write!(f, "{octet:02x}"))
+        // In one piece: the access log shows one on each line.
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{:012x}", u64::from_be_bytes([0, 0, a, b, c, d, e, g]))
     }
 }
 

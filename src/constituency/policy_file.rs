@@ -25,7 +25,10 @@ const SETTLED_AFTER: Duration = Duration::from_secs(2);
 pub(super) struct PolicySource {
     seen: Option<Stamp>,
     good: Option<Arc<Policy>>,
+    /// Whether somebody wrote the policy in force, and it is not what holds where there is no file.
+    is_written: bool,
     error: Option<SettingsError>,
+    is_unread: bool,
 }
 
 /// Identity, size and times of a file, to tell whether it changed.
@@ -67,34 +70,49 @@ impl PolicySource {
         self.error.as_ref()
     }
 
+    /// Whether the file is there but the system did not let us read it, this time.
+    pub(super) fn is_unread(&self) -> bool {
+        self.is_unread
+    }
+
     /// Reads the policy in `folder` again if its file changed. `file` is its name for error messages.
     pub(super) fn refresh(&mut self, folder: &OwnedFd, file: &Path, bundles: &[&str], now: SystemTime) {
-        match read(folder, self.seen.as_ref(), now) {
+        let reading = read(folder, self.seen.as_ref(), now);
+        self.is_unread = matches!(reading, Err(Unreadable::Io(_)));
+        match reading {
             Ok(Reading::Unchanged) => {}
             Ok(Reading::Absent) => {
                 self.seen = None;
-                self.take(Ok(Policy::default()));
+                self.take(Ok(Policy::default()), false);
             }
             Ok(Reading::Text(text, stamp)) => {
                 self.seen = Some(stamp);
-                self.take(Policy::parse(file, &text, bundles));
+                self.take(Policy::parse(file, &text, bundles), true);
             }
             Err(error) => {
                 self.seen = None;
-                self.take(Err(SettingsError::of_file(file, error)));
+                self.take(Err(SettingsError::of_file(file, error)), true);
             }
         }
     }
 
-    fn take(&mut self, result: Result<Policy, SettingsError>) {
+    fn take(&mut self, result: Result<Policy, SettingsError>, is_written: bool) {
         match result {
-            // The same policy stays the same value, so that nothing downstream looks changed.
-            Ok(policy) if self.good.as_deref() == Some(&policy) => self.error = None,
             Ok(policy) => {
-                self.good = Some(Arc::new(policy));
+                // The same policy stays the same value, so that nothing downstream looks changed.
+                if self.good.as_deref() != Some(&policy) {
+                    self.good = Some(Arc::new(policy));
+                }
+                self.is_written = is_written;
                 self.error = None;
             }
-            Err(error) => self.error = Some(error),
+            Err(error) => {
+                // Whoever writes a first policy wants something else than what held without one.
+                if !self.is_written {
+                    self.good = None;
+                }
+                self.error = Some(error);
+            }
         }
     }
 }

@@ -6,13 +6,13 @@
 //! 4. Its phones with a file of their own are listed if the folder changed.
 //! 5. Aliases are given out; a folder's own name beats any alias.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::policy::POLICY_FILE;
@@ -25,15 +25,21 @@ use super::{ConstituencyName, MacAddress};
 pub struct Scanner {
     path: PathBuf,
     bundles: Vec<String>,
+    root: Option<(Identity, Arc<OwnedFd>)>,
+    /// Every folder that there is, served or not.
+    folders: BTreeSet<ConstituencyName>,
     remembered: HashMap<ConstituencyName, Remembered>,
     next_generation: u64,
+    is_partial: bool,
 }
+
+/// Device and inode.
+type Identity = (u64, u64);
 
 /// What the last scan knew of one folder.
 #[derive(Debug)]
 struct Remembered {
-    identity: (u64, u64),
-    root: Arc<OwnedFd>,
+    identity: Identity,
     source: PolicySource,
     listing: Option<Stamp>,
     current: Option<Arc<Constituency>>,
@@ -43,7 +49,15 @@ impl Scanner {
     /// A scanner of `path`. `bundles` are the names of the trust bundles that policies may use.
     #[must_use]
     pub fn new(path: PathBuf, bundles: Vec<String>) -> Self {
-        Self { path, bundles, remembered: HashMap::new(), next_generation: 0 }
+        Self {
+            path,
+            bundles,
+            root: None,
+            folders: BTreeSet::new(),
+            remembered: HashMap::new(),
+            next_generation: 0,
+            is_partial: false,
+        }
     }
 
     /// The folder that is scanned.
@@ -52,35 +66,52 @@ impl Scanner {
         &self.path
     }
 
+    /// Whether the last scan could not see everything for a reason that may soon be over, so that another is due.
+    #[must_use]
+    pub fn is_partial(&self) -> bool {
+        self.is_partial
+    }
+
     /// Reads the folders as they are at `now` and gives the snapshot. Never fails: what cannot be read is a [`Fault`].
     pub fn scan(&mut self, now: SystemTime) -> Registry {
         let mut registry = Registry::default();
-        match self.folders(&mut registry.faults) {
+        self.is_partial = false;
+        match self.list(&mut registry.faults) {
             Ok((root, folders)) => {
                 self.remembered.retain(|name, _| folders.contains(name));
-                for name in folders {
-                    self.scan_folder(&root, &name, now, &mut registry);
+                for name in &folders {
+                    self.scan_folder(&root, name, now, &mut registry.faults);
                 }
+                self.folders = folders;
             }
-            Err(error) => {
-                self.remembered.clear();
-                let message = format!("{} cannot be read: {error}; nothing is served", self.path.display());
+            Err(errno) => {
+                let consequence = if is_our_shortage(errno) {
+                    self.is_partial = true;
+                    "what was served stays as it was"
+                } else {
+                    self.folders.clear();
+                    self.remembered.clear();
+                    "nothing is served"
+                };
                 registry.faults.push(Fault {
                     subject: self.path.display().to_string(),
-                    message,
+                    message: format!("the folder cannot be read: {errno} ({consequence})"),
                     severity: Severity::Error,
                 });
             }
         }
+        let current = |(name, remembered): (&ConstituencyName, &Remembered)| {
+            Some((name.clone(), Arc::clone(remembered.current.as_ref()?)))
+        };
+        registry.served = self.remembered.iter().filter_map(current).collect();
         self.give_out_aliases(&mut registry);
         registry.faults.sort();
         registry
     }
 
-    fn folders(&self, faults: &mut Vec<Fault>) -> Result<(Arc<OwnedFd>, Vec<ConstituencyName>), Errno> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(&self.path, flags, Mode::empty())?;
-        let mut names = Vec::new();
+    fn list(&mut self, faults: &mut Vec<Fault>) -> Result<(Arc<OwnedFd>, BTreeSet<ConstituencyName>), Errno> {
+        let root = self.open_root()?;
+        let mut names = BTreeSet::new();
         for entry in Dir::read_from(&root)? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy();
@@ -88,7 +119,9 @@ impl Scanner {
                 continue;
             }
             match (kind_of(&root, &entry), name.parse::<ConstituencyName>()) {
-                (FileType::Directory, Ok(name)) => names.push(name),
+                (FileType::Directory, Ok(name)) => {
+                    names.insert(name);
+                }
                 (FileType::Directory, Err(error)) => {
                     faults.push(not_served(&name, format!("the folder is not served: {error}")));
                 }
@@ -99,30 +132,44 @@ impl Scanner {
                 _ => {}
             }
         }
-        names.sort();
-        Ok((Arc::new(root), names))
+        Ok((root, names))
     }
 
-    fn scan_folder(&mut self, root: &Arc<OwnedFd>, name: &ConstituencyName, now: SystemTime, registry: &mut Registry) {
+    /// The folder `constituencies` as it is now: the same handle as long as it is the same folder.
+    fn open_root(&mut self) -> Result<Arc<OwnedFd>, Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let handle = rustix::fs::open(&self.path, flags, Mode::empty())?;
+        let identity = identity(&rustix::fs::fstat(&handle)?);
+        match &self.root {
+            Some((known, root)) if *known == identity => Ok(Arc::clone(root)),
+            _ => {
+                let root = Arc::new(handle);
+                self.root = Some((identity, Arc::clone(&root)));
+                Ok(root)
+            }
+        }
+    }
+
+    fn scan_folder(&mut self, root: &Arc<OwnedFd>, name: &ConstituencyName, now: SystemTime, faults: &mut Vec<Fault>) {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let opened = rustix::fs::openat(root, name.as_str(), flags, Mode::empty())
             .and_then(|handle| Ok((rustix::fs::fstat(&handle)?, handle)));
         let (stat, handle) = match opened {
             Ok(opened) => opened,
-            Err(error) => {
-                self.remembered.remove(name);
-                registry.faults.push(not_served(name.as_str(), format!("the folder cannot be opened: {error}")));
+            Err(errno) => {
+                let mut consequence = "not served";
+                self.is_partial |= is_our_shortage(errno);
+                if is_our_shortage(errno) && self.remembered.contains_key(name) {
+                    consequence = "what was served stays as it was";
+                } else {
+                    self.remembered.remove(name);
+                }
+                faults.push(not_served(name.as_str(), format!("the folder cannot be opened: {errno} ({consequence})")));
                 return;
             }
         };
-        let identity = (stat.st_dev, stat.st_ino);
-        let fresh = || Remembered {
-            identity,
-            root: Arc::clone(root),
-            source: PolicySource::default(),
-            listing: None,
-            current: None,
-        };
+        let identity = identity(&stat);
+        let fresh = || Remembered { identity, source: PolicySource::default(), listing: None, current: None };
         let mut remembered =
             self.remembered.remove(name).filter(|remembered| remembered.identity == identity).unwrap_or_else(fresh);
 
@@ -132,11 +179,13 @@ impl Scanner {
         if let Some(error) = remembered.source.error() {
             let consequence =
                 if remembered.source.policy().is_some() { "the last good policy stays in force" } else { "not served" };
-            registry.faults.push(not_served(name.as_str(), format!("{error} ({consequence})")));
+            faults.push(not_served(name.as_str(), format!("{error} ({consequence})")));
         }
-        remembered.update(handle, root, name, Stamp::of(&stat, now), &mut self.next_generation);
-        if let Some(current) = &remembered.current {
-            registry.served.insert(name.clone(), Arc::clone(current));
+        self.is_partial |= remembered.source.is_unread();
+        let folder = Folder { handle, root: Arc::clone(root) };
+        if let Err(errno) = remembered.update(folder, name, Stamp::of(&stat, now), &mut self.next_generation) {
+            self.is_partial = true;
+            faults.push(not_served(name.as_str(), format!("the phones' own files cannot be listed: {errno}")));
         }
         self.remembered.insert(name.clone(), remembered);
     }
@@ -151,7 +200,7 @@ impl Scanner {
         let mut aliases = BTreeMap::new();
         for (alias, claimants) in claims {
             let reason = match claimants.as_slice() {
-                _ if self.remembered.contains_key(alias) => "a folder of that name exists".to_owned(),
+                _ if self.folders.contains(alias) => "a folder of that name exists".to_owned(),
                 [only] => {
                     aliases.insert(alias.clone(), (*only).clone());
                     continue;
@@ -173,34 +222,41 @@ impl Scanner {
 
 impl Remembered {
     /// Makes a new [`Constituency`] if anything that it shows has changed; else the current one stays.
+    ///
+    /// If the phones' own files cannot be listed, those that were known stay, and the next scan tries again.
     fn update(
         &mut self,
-        handle: OwnedFd,
-        root: &Arc<OwnedFd>,
+        folder: Folder,
         name: &ConstituencyName,
         stamp: Stamp,
         next_generation: &mut u64,
-    ) {
+    ) -> Result<(), Errno> {
         let Some(policy) = self.source.policy() else {
             self.current = None;
-            return;
+            return Ok(());
         };
+        let known = self.current.as_ref().map(|current| Arc::clone(&current.with_own_file)).unwrap_or_default();
         let listing_holds = self.listing.as_ref().is_some_and(|listing| listing.still_holds(&stamp));
+        let (with_own_file, listed) = if listing_holds {
+            (known, Ok(()))
+        } else {
+            match own_files(&folder.handle) {
+                Ok(found) => {
+                    self.listing = Some(stamp);
+                    (if found == *known { known } else { Arc::new(found) }, Ok(()))
+                }
+                Err(errno) => {
+                    self.listing = None;
+                    (known, Err(errno))
+                }
+            }
+        };
         if let Some(current) = &self.current
-            && listing_holds
             && Arc::ptr_eq(&current.policy, policy)
-            && is_same_folder(&self.root, root)
+            && Arc::ptr_eq(&current.with_own_file, &with_own_file)
+            && Arc::ptr_eq(&current.folder.root, &folder.root)
         {
-            return;
-        }
-        let with_own_file = own_files(&handle);
-        self.listing = Some(stamp);
-        if let Some(current) = &self.current
-            && *current.with_own_file == with_own_file
-            && current.policy == *policy
-            && is_same_folder(&self.root, root)
-        {
-            return;
+            return listed;
         }
         let tls_generation = match &self.current {
             Some(current) if current.policy.tls == policy.tls => current.tls_generation,
@@ -209,35 +265,40 @@ impl Remembered {
                 *next_generation
             }
         };
-        self.root = Arc::clone(root);
         self.current = Some(Arc::new(Constituency {
             name: name.clone(),
             policy: Arc::clone(policy),
             tls_generation,
-            folder: Arc::new(Folder { handle, root: Arc::clone(root) }),
-            with_own_file: Arc::new(with_own_file),
+            folder: Arc::new(folder),
+            with_own_file,
         }));
+        listed
     }
 }
 
-fn is_same_folder(one: &OwnedFd, other: &OwnedFd) -> bool {
-    match (rustix::fs::fstat(one), rustix::fs::fstat(other)) {
-        (Ok(one), Ok(other)) => (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino),
-        _ => false,
-    }
+/// Whether an error says nothing about the folder, but only that we lack what it takes to look.
+fn is_our_shortage(errno: Errno) -> bool {
+    matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::INTR)
+}
+
+fn identity(stat: &Stat) -> Identity {
+    (stat.st_dev, stat.st_ino)
 }
 
 /// The phones that have a `<mac>.cfg`: a regular file directly in the folder.
-fn own_files(folder: &OwnedFd) -> HashSet<MacAddress> {
-    let Ok(entries) = Dir::read_from(folder) else { return HashSet::new() };
-    entries
-        .flatten()
-        .filter_map(|entry| {
-            let name = entry.file_name().to_bytes();
-            let mac = MacAddress::from_hex(name.strip_suffix(b".cfg")?)?;
-            (mac != MacAddress::NOBODY && kind_of(folder, &entry) == FileType::RegularFile).then_some(mac)
-        })
-        .collect()
+fn own_files(folder: &OwnedFd) -> Result<HashSet<MacAddress>, Errno> {
+    let mut macs = HashSet::new();
+    for entry in Dir::read_from(folder)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if let Some(mac) = name.strip_suffix(b".cfg").and_then(MacAddress::from_hex)
+            && mac != MacAddress::NOBODY
+            && kind_of(folder, &entry) == FileType::RegularFile
+        {
+            macs.insert(mac);
+        }
+    }
+    Ok(macs)
 }
 
 fn kind_of(folder: &OwnedFd, entry: &rustix::fs::DirEntry) -> FileType {

@@ -2,12 +2,14 @@
 //!
 //! inotify tells when to look; the scan tells what there is. A lost event therefore costs seconds, never truth.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, HashMap};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use inotify::{Inotify, WatchDescriptor, WatchMask, Watches};
+use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask, Watches};
+use rustix::io::Errno;
 
 use super::registry::Registry;
 use super::scan::Scanner;
@@ -15,21 +17,29 @@ use crate::clock;
 
 /// How often to look when inotify tells of changes.
 const PERIOD: Duration = Duration::from_secs(10);
-/// How often to look when it cannot.
-const PERIOD_WITHOUT_INOTIFY: Duration = Duration::from_secs(1);
+/// How often to look when it cannot, or when there was something that could not be seen.
+const SHORT_PERIOD: Duration = Duration::from_secs(1);
+/// How often to see whether `constituencies` is still the same folder: a link that is swapped, or a folder above it
+/// that is renamed, anywhere on the way to it, is no event in it.
+const GLANCE: Duration = Duration::from_millis(250);
 /// A deployment touches many files: look once when it pauses.
 const QUIET: Duration = Duration::from_millis(30);
 /// ... and at the latest after this time, so that steady changes do not put it off for ever.
-const MOST_QUIETS: u32 = 10;
+const LONGEST_WAIT_FOR_QUIET: Duration = Duration::from_millis(300);
 
-/// Wakes the thread that looks. Dropping every one of them ends it.
+/// Wakes the thread that looks, or ends it.
 #[derive(Debug, Clone)]
 pub struct Waker(Sender<Wake>);
 
 enum Wake {
     Changed,
+    /// The kernel dropped this watch: what it watched is gone.
+    Unwatched(WatchDescriptor),
     Stop,
 }
+
+/// Device and inode.
+type Identity = (u64, u64);
 
 impl Waker {
     /// Asks for a look now.
@@ -51,56 +61,90 @@ impl Waker {
 pub fn follow(
     scanner: Scanner,
     first: Registry,
-    publish: impl FnMut(&Registry, Registry) + Send + 'static,
+    mut publish: impl FnMut(&Registry, Registry) + Send + 'static,
 ) -> std::io::Result<Waker> {
     let (sender, events) = channel();
     let waker = Waker(sender.clone());
-    let mut notices = Notices::start(sender);
-    notices.watch_all(scanner.path(), &first);
-    std::thread::Builder::new()
-        .name("constituencies".to_owned())
-        .spawn(move || look_again(scanner, first, &events, &mut notices, publish))?;
+    let notices = Notices::start(sender);
+    let mut follower = Follower { scanner, current: first, events, notices, root: None, looked: clock::monotonic() };
+    std::thread::Builder::new().name("constituencies".to_owned()).spawn(move || {
+        loop {
+            // Also before the first wait: something may have changed before anything was watched.
+            follower.look(&mut publish);
+            if !follower.wait() {
+                return;
+            }
+        }
+    })?;
     Ok(waker)
 }
 
-fn look_again(
-    mut scanner: Scanner,
-    mut current: Registry,
-    events: &Receiver<Wake>,
-    notices: &mut Notices,
-    mut publish: impl FnMut(&Registry, Registry),
-) {
-    loop {
-        let period = if notices.is_complete { PERIOD } else { PERIOD_WITHOUT_INOTIFY };
-        match events.recv_timeout(period) {
-            Ok(Wake::Changed) | Err(RecvTimeoutError::Timeout) => {}
-            Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+/// The thread that looks.
+struct Follower {
+    scanner: Scanner,
+    current: Registry,
+    events: Receiver<Wake>,
+    notices: Notices,
+    root: Option<Identity>,
+    looked: Instant,
+}
+
+impl Follower {
+    fn look(&mut self, publish: &mut impl FnMut(&Registry, Registry)) {
+        self.looked = clock::monotonic();
+        self.root = identify(self.scanner.path());
+        // Watch first, look second: what happens in between wakes again.
+        self.notices.watch_all(self.scanner.path(), &self.current);
+        let mut found = self.scanner.scan(clock::now());
+        if !found.is_same_as(&self.current) {
+            if self.notices.watch_all(self.scanner.path(), &found) {
+                // A new folder may have been filled before it was watched.
+                found = self.scanner.scan(clock::now());
+            }
+            let before = std::mem::replace(&mut self.current, found.snapshot());
+            publish(&before, found);
         }
-        for _ in 0..MOST_QUIETS {
-            match events.recv_timeout(QUIET) {
-                Ok(Wake::Changed) => {}
-                Ok(Wake::Stop) => return,
-                Err(_) => break,
+    }
+
+    /// Waits until there is a reason to look; `false` when it is time to end.
+    fn wait(&mut self) -> bool {
+        loop {
+            match self.events.recv_timeout(GLANCE) {
+                Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
+                Ok(Wake::Changed) => return self.wait_for_quiet(),
+                Ok(Wake::Unwatched(watch)) => self.notices.forget(&watch),
+                Err(RecvTimeoutError::Timeout) => {
+                    let is_time = clock::monotonic().duration_since(self.looked) >= self.period();
+                    if is_time || identify(self.scanner.path()) != self.root {
+                        return true;
+                    }
+                }
             }
         }
-        // Watch first, look second: what happens in between wakes again.
-        notices.watch_all(scanner.path(), &current);
-        let mut found = scanner.scan(clock::now());
-        if !found.is_same_as(&current) {
-            notices.watch_all(scanner.path(), &found);
-            // A new folder may have been filled before it was watched.
-            found = scanner.scan(clock::now());
-            let before = std::mem::replace(&mut current, found.snapshot());
-            publish(&before, found);
+    }
+
+    fn period(&self) -> Duration {
+        if self.notices.is_complete && !self.scanner.is_partial() { PERIOD } else { SHORT_PERIOD }
+    }
+
+    fn wait_for_quiet(&mut self) -> bool {
+        let until = clock::monotonic() + LONGEST_WAIT_FOR_QUIET;
+        loop {
+            let left = until.saturating_duration_since(clock::monotonic());
+            match self.events.recv_timeout(QUIET.min(left)) {
+                Ok(Wake::Changed) => {}
+                Ok(Wake::Unwatched(watch)) => self.notices.forget(&watch),
+                Ok(Wake::Stop) => return false,
+                Err(_) => return true,
+            }
         }
     }
 }
 
-/// The inotify watches: on `constituencies`, on the folder it lies in, and on each constituency.
+/// The inotify watches: on `constituencies` and on each folder in it.
 struct Notices {
     watches: Option<Watches>,
-    held: Vec<WatchDescriptor>,
-    watched: BTreeSet<(PathBuf, u64, u64)>,
+    held: HashMap<Identity, WatchDescriptor>,
     is_complete: bool,
 }
 
@@ -116,49 +160,71 @@ impl Notices {
                 "inotify is not available ({error}): looking at the folders every second instead; raise the sysctl fs.inotify.max_user_instances"
             );
         }
-        Self { is_complete: watches.is_ok(), watches: watches.ok(), held: Vec::new(), watched: BTreeSet::new() }
+        Self { is_complete: watches.is_ok(), watches: watches.ok(), held: HashMap::new() }
     }
 
-    /// Watches what is there now, if it is not what is watched already.
-    fn watch_all(&mut self, root: &Path, registry: &Registry) {
-        let Some(watches) = &mut self.watches else { return };
-        let parent = match root.parent() {
-            Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
-            Some(parent) => parent,
-            None => root,
-        };
-        let folders = registry.served().map(|constituency| root.join(constituency.name.as_str()));
+    fn forget(&mut self, gone: &WatchDescriptor) {
+        self.held.retain(|_, watch| watch != gone);
+    }
+
+    /// Watches what is there now, and nothing else any more. Whether anything is watched that was not before.
+    fn watch_all(&mut self, root: &Path, registry: &Registry) -> bool {
+        let Some(watches) = &mut self.watches else { return false };
+        let served = registry.served().map(|constituency| root.join(constituency.name.as_str()));
         let faulty = registry.faults().iter().map(|fault| root.join(&fault.subject));
-        let wanted: BTreeSet<_> = [parent.to_owned(), root.to_owned()]
-            .into_iter()
-            .chain(folders)
+        let wanted: BTreeMap<Identity, PathBuf> = std::iter::once(root.to_owned())
+            .chain(served)
             .chain(faulty)
-            .filter_map(|path| identify(&path).map(|(device, inode)| (path, device, inode)))
+            .filter_map(|path| Some((identify(&path)?, path)))
             .collect();
-        if wanted == self.watched {
-            return;
-        }
-        for watch in self.held.drain(..) {
-            // A watch whose folder is gone is gone too.
-            let _ = watches.remove(watch);
-        }
-        let was_complete = std::mem::replace(&mut self.is_complete, true);
-        for (path, ..) in &wanted {
-            match watches.add(path, mask()) {
-                Ok(watch) => self.held.push(watch),
+        self.held.retain(|identity, watch| {
+            let is_wanted = wanted.contains_key(identity);
+            if !is_wanted {
+                // A watch whose folder is gone is gone too.
+                let _ = watches.remove(watch.clone());
+            }
+            is_wanted
+        });
+        let mut is_new = false;
+        let mut failed = None;
+        for (identity, path) in wanted {
+            if self.held.contains_key(&identity) {
+                continue;
+            }
+            match watches.add(&path, mask()) {
+                Ok(watch) => {
+                    self.held.insert(identity, watch);
+                    is_new = true;
+                }
+                // Gone since, or no folder: whatever took its place is found by the scan.
+                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
                 Err(error) => {
-                    self.is_complete = false;
-                    if was_complete {
-                        tracing::warn!(
-                            "{} cannot be watched ({error}): looking at the folders every second instead; raise the sysctl fs.inotify.max_user_watches",
-                            path.display()
-                        );
-                        break;
-                    }
+                    failed = Some((path, error));
+                    break;
                 }
             }
         }
-        self.watched = wanted;
+        self.note(failed);
+        is_new
+    }
+
+    /// Says when watching begins to be incomplete, and when that is over.
+    fn note(&mut self, failed: Option<(PathBuf, std::io::Error)>) {
+        let was_complete = std::mem::replace(&mut self.is_complete, failed.is_none());
+        match failed {
+            Some((path, error)) if was_complete => {
+                let hint = match error.raw_os_error().map(Errno::from_raw_os_error) {
+                    Some(Errno::NOSPC) => "; raise the sysctl fs.inotify.max_user_watches",
+                    _ => "",
+                };
+                tracing::warn!(
+                    "{} cannot be watched ({error}): looking at the folders every second instead{hint}",
+                    path.display()
+                );
+            }
+            None if !was_complete => tracing::info!("all folders are watched again"),
+            _ => {}
+        }
     }
 }
 
@@ -174,15 +240,25 @@ fn mask() -> WatchMask {
         | WatchMask::ONLYDIR
 }
 
-fn identify(path: &Path) -> Option<(u64, u64)> {
+fn identify(path: &Path) -> Option<Identity> {
     rustix::fs::stat(path).ok().map(|stat| (stat.st_dev, stat.st_ino))
 }
 
 /// Turns events into wakes until nobody listens any more.
 fn forward(mut inotify: Inotify, sender: &Sender<Wake>) {
     let mut buffer = [0; 4096];
-    while inotify.read_events_blocking(&mut buffer).is_ok() {
-        if sender.send(Wake::Changed).is_err() {
+    while let Ok(events) = inotify.read_events_blocking(&mut buffer) {
+        let mut has_changed = false;
+        for event in events {
+            if event.mask.contains(EventMask::IGNORED) {
+                if sender.send(Wake::Unwatched(event.wd)).is_err() {
+                    return;
+                }
+            } else {
+                has_changed = true;
+            }
+        }
+        if has_changed && sender.send(Wake::Changed).is_err() {
             return;
         }
     }

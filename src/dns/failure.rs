@@ -1,12 +1,11 @@
 //! What went wrong with DNS: what failed, where, why, and what to change.
 
 use hickory_net::proto::op::ResponseCode;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::grant::Grant;
 use super::tsig_key::FUDGE_S;
 use super::update::Refusal;
+use crate::clock::rfc3339;
 
 /// Why the records could not be placed, changed or seen.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -121,7 +120,9 @@ impl RefusedUpdate {
             Refusal::BadTime { ours, theirs } => bad_time(ours, theirs),
             Refusal::OtherTsig(code) => format!("TSIG error {code}; see the primary's log"),
             Refusal::Code(ResponseCode::Refused) => {
-                format!("REFUSED, its policy does not let the key {key} do this; add: {grant}")
+                format!(
+                    "REFUSED, its policy does not let the key {key} do this; add: {grant} (if it is there, then this is a secondary: \"dns\".\"primary\" must name the primary)"
+                )
             }
             Refusal::Unsigned(ResponseCode::Refused) => format!(
                 "REFUSED without looking at the key; is this the primary of {zone} (\"dns\".\"primary\"), and does it take updates from this address and by this key? {grant}"
@@ -166,11 +167,6 @@ fn bad_time(ours: i64, theirs: Option<i64>) -> String {
             format!("BADTIME, the clocks are more than {FUDGE_S} s apart; here it is {here}: set the one that is wrong")
         }
     }
-}
-
-fn rfc3339(seconds: i64) -> String {
-    let time = OffsetDateTime::from_unix_timestamp(seconds).ok().and_then(|time| time.format(&Rfc3339).ok());
-    time.unwrap_or_else(|| format!("{seconds} s after 1970"))
 }
 
 fn led_by(chain: &[String]) -> String {

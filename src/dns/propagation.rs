@@ -86,7 +86,18 @@ pub(super) async fn authorities(
             found.extend(Authority::each(&name::text(&server), addresses));
         }
     }
-    if found.is_empty() { Err(DnsError::NoAuthorities { zone: name::text(zone) }) } else { Ok(found) }
+    if found.is_empty() {
+        return Err(DnsError::NoAuthorities { zone: name::text(zone) });
+    }
+    // Nobody to ask now, and asking will not change that.
+    if found.iter().all(|authority| authority.address.is_err()) {
+        let silent = found.iter().map(|authority| match &authority.address {
+            Err(reason) => format!("{}: {reason}", authority.label),
+            Ok(_) => authority.label.clone(),
+        });
+        return Err(DnsError::AuthoritiesSilent { zone: name::text(zone), silent: silent.collect() });
+    }
+    Ok(found)
 }
 
 impl Authority {

@@ -23,7 +23,7 @@ pub(super) const PORT: u16 = 53;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DnsSettings {
-    /// The zone's primary: host, IPv4 or [IPv6], with a port if it is not 53.
+    /// The zone's primary: a host, an IPv4 address, or an IPv6 address in brackets; with a port if it is not 53.
     #[serde(deserialize_with = "server")]
     pub primary: String,
     /// The key file, as `tsig-keygen` writes it.

@@ -1,29 +1,31 @@
 //! The access log: one line per request and per refused handshake, on standard output.
 //!
 //! A record is handed over whole and formatted by the thread that writes it; the request's path neither formats nor
-//! waits. If nobody takes the lines, records are dropped and counted.
+//! waits. A record has its own copy of what the peer said, lest it hold on to the connection's buffer. If nobody takes
+//! the lines, records are dropped and counted.
 
 use std::fmt::{self, Write as _};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TrySendError, channel, sync_channel};
 use std::time::{Duration, SystemTime};
 
-use hyper::header::HeaderValue;
 use hyper::{Method, Uri};
 use rustls::{CipherSuite, ProtocolVersion};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use crate::constituency::{ConstituencyName, MacAddress};
 
 /// How many records may wait for the writer.
 const QUEUE: usize = 16_384;
+/// How long the writer lets records gather: waking it for each one would cost more than serving a small file.
+const GATHERING: Duration = Duration::from_millis(10);
+/// How many bytes of lines are written at once.
+const WRITE: usize = 64 << 10;
 
 /// The form of the log's lines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -56,8 +58,8 @@ pub struct AccessRecord {
     pub constituency: Option<ConstituencyName>,
     /// The phone, if it proved who it is.
     pub mac: Option<MacAddress>,
-    /// The method and target, if a request was read.
-    pub request: Option<(Method, Uri)>,
+    /// The method, and the target's path and query as sent, if a request was read.
+    pub request: Option<(Method, Box<str>)>,
     /// The answer's status.
     pub status: Option<u16>,
     /// How many bytes of body were sent.
@@ -65,7 +67,7 @@ pub struct AccessRecord {
     /// How long it took.
     pub duration: Duration,
     /// What the peer calls itself: information only.
-    pub user_agent: Option<HeaderValue>,
+    pub user_agent: Option<Box<[u8]>>,
     /// Why it was refused or broke off.
     pub reason: Option<String>,
     /// Version and suite.
@@ -79,9 +81,18 @@ pub struct AccessLog {
     lost: Arc<AtomicU64>,
 }
 
-/// The thread that writes; joined to be sure that everything is written.
+/// The thread that writes; waited for to be sure that everything is written. Nothing is ever sent: it hangs up.
 #[derive(Debug)]
-pub struct Writer(JoinHandle<()>);
+pub struct Writer(Receiver<()>);
+
+impl AccessRecord {
+    /// Notes what is asked: the target as it was sent, query included, because a log is for what came in.
+    pub fn ask(&mut self, method: &Method, target: &Uri, user_agent: Option<&[u8]>) {
+        let path = target.path_and_query().map_or("", |path| path.as_str());
+        self.request = Some((method.clone(), path.into()));
+        self.user_agent = user_agent.map(Into::into);
+    }
+}
 
 impl AccessLog {
     /// Starts the thread that writes lines of `format` to `output`.
@@ -92,43 +103,64 @@ impl AccessLog {
         let (queue, records) = sync_channel(QUEUE);
         let lost = Arc::new(AtomicU64::new(0));
         let lost_too = Arc::clone(&lost);
-        let writer = std::thread::Builder::new()
+        let (alive, writer) = channel();
+        std::thread::Builder::new()
             .name("access-log".to_owned())
-            .spawn(move || write_all(&records, format, output, &lost_too))?;
+            .spawn(move || write_all(&records, format, output, &lost_too, alive))?;
         Ok((Self { queue, lost }, Writer(writer)))
     }
 
     /// Hands a record over. Never waits.
     pub fn record(&self, record: AccessRecord) {
-        if let Err(TrySendError::Full(_)) = self.queue.try_send(record) {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+        if let Err(TrySendError::Full(_)) = self.queue.try_send(record)
+            && self.lost.fetch_add(1, Ordering::Relaxed) == 0
+        {
+            tracing::warn!("access-log lines are being lost: standard output is not read fast enough");
         }
     }
 }
 
 impl Writer {
-    /// Waits until everything is written; every [`AccessLog`] must have been dropped.
-    pub fn finish(self) {
-        // A writer that panicked has said so.
-        let _ = self.0.join();
+    /// Waits until everything is written; every [`AccessLog`] must have been dropped. Whoever does not read the log
+    /// cannot put this off for longer than `patience`.
+    pub fn finish(self, patience: Duration) {
+        if self.0.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
+            tracing::error!("the last access-log lines are lost: nobody reads standard output");
+        }
     }
 }
 
-fn write_all(records: &Receiver<AccessRecord>, format: LogFormat, mut output: impl Write, lost: &AtomicU64) {
-    let mut lines = String::new();
+fn write_all(
+    records: &Receiver<AccessRecord>,
+    format: LogFormat,
+    mut output: impl Write,
+    lost: &AtomicU64,
+    _alive: Sender<()>,
+) {
+    let mut lines = String::with_capacity(WRITE);
+    let mut is_broken = false;
     while let Ok(first) = records.recv() {
-        lines.clear();
-        format.line(&first, &mut lines);
-        while lines.len() < 64 << 10 {
-            let Ok(next) = records.try_recv() else { break };
-            format.line(&next, &mut lines);
-        }
-        if let Err(error) = output.write_all(lines.as_bytes()).and_then(|()| output.flush()) {
-            tracing::error!("the access log cannot be written: {error}");
+        std::thread::sleep(GATHERING);
+        let mut next = Some(first);
+        while let Some(record) = next {
+            format.line(&record, &mut lines);
+            next = records.try_recv().ok();
+            if next.is_some() && lines.len() < WRITE {
+                continue;
+            }
+            match output.write_all(lines.as_bytes()).and_then(|()| output.flush()) {
+                Ok(()) => is_broken = false,
+                // Once, not for each line.
+                Err(error) if !std::mem::replace(&mut is_broken, true) => {
+                    tracing::error!("the access log cannot be written: {error}");
+                }
+                Err(_) => {}
+            }
+            lines.clear();
         }
         match lost.swap(0, Ordering::Relaxed) {
             0 => {}
-            count => tracing::warn!("{count} access-log lines were lost: standard output is not read fast enough"),
+            count => tracing::warn!("{count} access-log lines were lost"),
         }
     }
 }
@@ -147,23 +179,25 @@ impl LogFormat {
 }
 
 fn write_text(record: &AccessRecord, line: &mut String) -> fmt::Result {
-    write!(line, "{} {} ", timestamp(record.time), record.address)?;
+    write_timestamp(record.time, line)?;
+    write!(line, " {} ", record.address)?;
     or_dash(line, record.constituency.as_ref())?;
     or_dash(line, record.mac)?;
     match &record.request {
         Some((method, target)) => {
-            write!(line, "\"{} {}\" ", escaped(method.as_str().as_bytes()), escaped(shown_path(target).as_bytes()))?;
+            write!(line, "\"{} {}\" ", escaped(method.as_str().as_bytes()), escaped(target.as_bytes()))?;
         }
         None => line.push_str("- "),
     }
     or_dash(line, record.status)?;
-    write!(line, "{} {:.3}ms ", record.bytes, milliseconds(record.duration))?;
+    let micros = record.duration.as_micros();
+    write!(line, "{} {}.{:03}ms ", record.bytes, micros / 1000, micros % 1000)?;
     match &record.user_agent {
-        Some(agent) => write!(line, "\"{}\" ", escaped(agent.as_bytes()))?,
+        Some(agent) => write!(line, "\"{}\" ", escaped(agent))?,
         None => line.push_str("- "),
     }
     match record.tls {
-        Some(tls) => write!(line, "{}", tls.shown())?,
+        Some(tls) => write!(line, "{tls}")?,
         None => line.push('-'),
     }
     match &record.reason {
@@ -188,28 +222,25 @@ fn write_json(record: &AccessRecord, line: &mut String) -> fmt::Result {
         reason: Option<&'a str>,
         tls: Option<String>,
     }
+    let mut time = String::new();
+    write_timestamp(record.time, &mut time)?;
     let line_of_record = Line {
-        time: timestamp(record.time),
+        time,
         address: record.address,
         constituency: record.constituency.as_ref().map(ConstituencyName::as_str),
         mac: record.mac,
         method: record.request.as_ref().map(|(method, _)| method.as_str()),
-        path: record.request.as_ref().map(|(_, target)| escaped(shown_path(target).as_bytes()).to_string()),
+        path: record.request.as_ref().map(|(_, target)| escaped(target.as_bytes()).to_string()),
         status: record.status,
         bytes: record.bytes,
         duration_ms: milliseconds(record.duration),
-        user_agent: record.user_agent.as_ref().map(|agent| escaped(agent.as_bytes()).to_string()),
+        user_agent: record.user_agent.as_ref().map(|agent| escaped(agent).to_string()),
         reason: record.reason.as_deref(),
-        tls: record.tls.map(TlsFacts::shown),
+        tls: record.tls.map(|tls| tls.to_string()),
     };
     let json = serde_json::to_string(&line_of_record).map_err(|_| fmt::Error)?;
     line.push_str(&json);
     Ok(())
-}
-
-/// The target as it was sent, query included: what a log is for is what came in.
-fn shown_path(target: &Uri) -> &str {
-    target.path_and_query().map_or("", |path| path.as_str())
 }
 
 fn or_dash(line: &mut String, value: Option<impl fmt::Display>) -> fmt::Result {
@@ -223,10 +254,13 @@ fn milliseconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
-fn timestamp(time: SystemTime) -> String {
+/// RFC 3339, in UTC, with milliseconds.
+fn write_timestamp(time: SystemTime, line: &mut String) -> fmt::Result {
     let time = OffsetDateTime::from(time);
-    let millis = time.replace_nanosecond(u32::from(time.millisecond()) * 1_000_000).unwrap_or(time);
-    millis.format(&Rfc3339).unwrap_or_default()
+    let (year, month, day) = time.to_calendar_date();
+    let (hour, minute, second, millisecond) = time.to_hms_milli();
+    let month = u8::from(month);
+    write!(line, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millisecond:03}Z")
 }
 
 /// Bytes of a stranger as text that cannot break a line, close a quote or drive a terminal.
@@ -234,24 +268,29 @@ fn escaped(bytes: &[u8]) -> impl fmt::Display {
     struct Escaped<'a>(&'a [u8]);
     impl fmt::Display for Escaped<'_> {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            self.0.iter().try_for_each(|byte| match byte {
-                b'"' | b'\\' => write!(f, "\\x{byte:02X}"),
-                b' '..=b'~' => f.write_char(char::from(*byte)),
-                other => write!(f, "\\x{other:02X}"),
-            })
+            let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
+            let mut rest = self.0;
+            loop {
+                let plain = rest.iter().position(|byte| !is_plain(byte)).unwrap_or(rest.len());
+                let (run, others) = rest.split_at(plain);
+                f.write_str(std::str::from_utf8(run).unwrap_or_default())?;
+                let Some((byte, after)) = others.split_first() else { return Ok(()) };
+                write!(f, "\\x{byte:02X}")?;
+                rest = after;
+            }
         }
     }
     Escaped(bytes)
 }
 
-impl TlsFacts {
-    fn shown(self) -> String {
-        let version = match self.version {
-            ProtocolVersion::TLSv1_2 => "TLSv1.2",
-            ProtocolVersion::TLSv1_3 => "TLSv1.3",
-            _ => "TLS?",
-        };
-        format!("{version}/{}", self.suite.as_str().unwrap_or("?"))
+impl fmt::Display for TlsFacts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.version {
+            ProtocolVersion::TLSv1_2 => "TLSv1.2/",
+            ProtocolVersion::TLSv1_3 => "TLSv1.3/",
+            _ => "TLS?/",
+        })?;
+        f.write_str(self.suite.as_str().unwrap_or("?"))
     }
 }
 
@@ -265,13 +304,11 @@ mod tests {
             address: "192.0.2.1:50000".parse().unwrap(),
             constituency: Some("ote".parse().unwrap()),
             mac: Some("00005e00530c".parse().unwrap()),
-            request: Some((Method::GET, "/00005e00530c.cfg?x=\"1".parse().unwrap_or_default())),
+            request: Some((Method::GET, "/00005e00530c.cfg?x=\"1".into())),
             status: Some(200),
             bytes: 1234,
             duration: Duration::from_micros(1500),
-            user_agent: Some(
-                HeaderValue::from_bytes(b"Polycom \"x\\\x1b\xff").unwrap_or(HeaderValue::from_static("Polycom")),
-            ),
+            user_agent: Some((*b"Polycom \"x\\\x1b\xff").into()),
             reason: None,
             tls: Some(TlsFacts { version: ProtocolVersion::TLSv1_3, suite: CipherSuite::TLS13_AES_128_GCM_SHA256 }),
         }
@@ -286,8 +323,8 @@ mod tests {
     #[test]
     fn a_text_line_is_for_people() {
         let mut request = record();
-        request.request = Some((Method::GET, "/a.cfg".parse().unwrap()));
-        request.user_agent = Some(HeaderValue::from_static("FileTransport"));
+        request.request = Some((Method::GET, "/a.cfg".into()));
+        request.user_agent = Some((*b"FileTransport").into());
         assert_eq!(
             line(LogFormat::Text, &request),
             "2026-01-01T00:00:00.123Z 192.0.2.1:50000 ote 00005e00530c \"GET /a.cfg\" 200 1234 1.500ms \"FileTransport\" TLSv1.3/TLS13_AES_128_GCM_SHA256\n"
@@ -364,7 +401,7 @@ mod tests {
             log.record(record());
         }
         drop(log);
-        writer.finish();
+        writer.finish(Duration::from_mins(1));
         assert_eq!(output.0.lock().unwrap().split(|byte| *byte == b'\n').count(), 101);
     }
 }

@@ -13,7 +13,10 @@ use super::limits::Limits;
 #[derive(Debug)]
 pub struct Admission {
     limits: Limits,
+    /// How many the limit of open files leaves room for.
+    room: usize,
     taken: [AtomicUsize; 3],
+    taken_in_all: AtomicUsize,
     by_address: Mutex<HashMap<IpNet, usize>>,
 }
 
@@ -41,6 +44,12 @@ pub enum Full {
         /// The limit's key in `provost.json`.
         key: &'static str,
     },
+    /// The system would not let us open what more connections need.
+    #[error("all {room} connections are taken that the limit of open files leaves room for (ulimit -n, LimitNOFILE)")]
+    Files {
+        /// How many there is room for.
+        room: usize,
+    },
     /// This address has too many.
     #[error("{address} has {allowed} connections already (limits.connections_per_address)")]
     Address {
@@ -60,10 +69,16 @@ pub struct Place {
 }
 
 impl Admission {
-    /// No connections yet.
+    /// No connections yet, and never more than there is `room` for.
     #[must_use]
-    pub fn new(limits: Limits) -> Self {
-        Self { limits, taken: Default::default(), by_address: Mutex::default() }
+    pub fn new(limits: Limits, room: usize) -> Self {
+        Self {
+            limits,
+            room,
+            taken: Default::default(),
+            taken_in_all: AtomicUsize::default(),
+            by_address: Mutex::default(),
+        }
     }
 
     /// How many connections of `kind` there are.
@@ -75,7 +90,7 @@ impl Admission {
     /// A place for a new connection from `address`, whose handshake begins.
     ///
     /// # Errors
-    /// If the address has too many, or too many handshakes are under way.
+    /// If the address has too many, too many handshakes are under way, or there is no room at all.
     pub fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Place, Full> {
         let unit = self.limits.counted_as(address);
         if let Some(unit) = unit {
@@ -86,7 +101,7 @@ impl Admission {
             }
             *count += 1;
         }
-        match self.take(Kind::Unfinished) {
+        match self.take_room().and_then(|()| self.take(Kind::Unfinished).inspect_err(|_| self.leave_room())) {
             Ok(()) => Ok(Place { admission: Arc::clone(self), kind: Kind::Unfinished, address: unit }),
             Err(full) => {
                 self.leave_address(unit);
@@ -95,17 +110,24 @@ impl Admission {
         }
     }
 
+    fn take_room(&self) -> Result<(), Full> {
+        if take_below(&self.taken_in_all, self.room) { Ok(()) } else { Err(Full::Files { room: self.room }) }
+    }
+
+    fn leave_room(&self) {
+        self.taken_in_all.fetch_sub(1, Ordering::Relaxed);
+    }
+
     fn take(&self, kind: Kind) -> Result<(), Full> {
         let (allowed, key, words) = match kind {
             Kind::Unfinished => (self.limits.unfinished_handshakes, "unfinished_handshakes", "unfinished handshakes"),
             Kind::Anonymous => (self.limits.anonymous_connections, "anonymous_connections", "anonymous connections"),
             Kind::Proven => (self.limits.connections, "connections", "phones' connections"),
         };
-        let one_more = |taken: usize| (taken < allowed).then_some(taken + 1);
-        let counter = self.taken.get(kind as usize);
-        match counter.map(|taken| taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)) {
-            Some(Ok(_)) => Ok(()),
-            _ => Err(Full::Kind { kind: words, allowed, key }),
+        if self.taken.get(kind as usize).is_some_and(|taken| take_below(taken, allowed)) {
+            Ok(())
+        } else {
+            Err(Full::Kind { kind: words, allowed, key })
         }
     }
 
@@ -127,6 +149,12 @@ impl Admission {
     }
 }
 
+/// Counts one more, unless `allowed` are taken already.
+fn take_below(taken: &AtomicUsize, allowed: usize) -> bool {
+    let one_more = |taken: usize| (taken < allowed).then_some(taken + 1);
+    taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
+}
+
 impl Place {
     /// Moves on from the handshake to a place of `kind`; the place among the unfinished is free again.
     ///
@@ -142,6 +170,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.admission.leave(self.kind);
+        self.admission.leave_room();
         self.admission.leave_address(self.address);
     }
 }
@@ -151,7 +180,7 @@ mod tests {
     use super::*;
 
     fn admission(limits: Limits) -> Arc<Admission> {
-        Arc::new(Admission::new(limits))
+        Arc::new(Admission::new(limits, 3))
     }
 
     #[test]
@@ -166,6 +195,19 @@ mod tests {
         drop(phone);
         second.become_kind(Kind::Proven).unwrap();
         assert_eq!((admission.count(Kind::Proven), admission.count(Kind::Unfinished)), (1, 1));
+    }
+
+    #[test]
+    fn there_are_never_more_than_the_system_has_room_for() {
+        let admission = admission(Limits { connections_per_address: 0, ..Limits::default() });
+        let mut places: Vec<Place> = (0..3).map(|_| admission.enter([192, 0, 2, 1].into()).unwrap()).collect();
+        assert_eq!(admission.enter([192, 0, 2, 1].into()).unwrap_err(), Full::Files { room: 3 });
+        places[0].become_kind(Kind::Proven).unwrap();
+        assert!(admission.enter([192, 0, 2, 1].into()).is_err());
+        places.pop();
+        admission.enter([192, 0, 2, 1].into()).unwrap();
+        drop(places);
+        assert_eq!(admission.taken_in_all.load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -4,7 +4,6 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -15,14 +14,12 @@ use hyper::header::{
 };
 use hyper::{Method, Response, StatusCode};
 
-use super::access::{AccessLog, AccessRecord};
 use super::beneath::Opened;
 use super::body::{self, FileBody};
 use super::conditional::{self, Representation, Selection};
 use super::decision::Denial;
-use super::pace::{Pace, Phase};
+use super::exchange::Exchange;
 use super::upload::store::Stored;
-use crate::clock;
 
 /// Files up to this size, in bytes, are read at once and sent with their header.
 const SMALL: u64 = 64 << 10;
@@ -36,15 +33,12 @@ pub enum Content {
     File(FileBody),
 }
 
-/// Content that writes its line of the access log when it has been sent, or when it is clear that it will not be.
+/// Content that takes its exchange along: the line of the access log is written when it has been sent, or when it is
+/// clear that it will not be.
 #[derive(Debug)]
 pub struct Logged {
     content: Content,
-    record: Option<AccessRecord>,
-    started: Instant,
-    promised: Option<u64>,
-    log: AccessLog,
-    pace: Pace,
+    exchange: Exchange,
 }
 
 impl Content {
@@ -64,7 +58,7 @@ pub fn of_file(
     headers: &hyper::HeaderMap,
 ) -> Result<Response<Content>, Denial> {
     let facts = Representation { etag: &file.etag, modified: file.modified, size: file.size };
-    let (status, first, length) = match conditional::select(headers, &facts) {
+    let (status, first, length) = match conditional::select(method, headers, &facts) {
         Selection::Whole => (StatusCode::OK, 0, file.size),
         Selection::Part { first, length } => (StatusCode::PARTIAL_CONTENT, first, length),
         Selection::NotModified => (StatusCode::NOT_MODIFIED, 0, 0),
@@ -114,9 +108,14 @@ pub fn of_denial(denial: &Denial) -> Response<Content> {
         _ => {}
     }
     if denial.closes() {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        close(&mut response);
     }
     response
+}
+
+/// Says that the connection ends with this answer.
+pub fn close(response: &mut Response<Content>) {
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
 }
 
 /// A status and its name, and not a word more.
@@ -158,23 +157,12 @@ fn set(response: &mut Response<Content>, name: HeaderName, value: &str) {
     }
 }
 
-/// Puts the line of the access log into the `response`, to be written when it is sent.
-pub fn logged(
-    response: Response<Content>,
-    mut record: AccessRecord,
-    started: Instant,
-    log: &AccessLog,
-    pace: &Pace,
-) -> Response<Logged> {
-    record.status = Some(response.status().as_u16());
-    let is_head = record.request.as_ref().is_some_and(|(method, _)| method == Method::HEAD);
-    response.map(|content| Logged {
-        promised: content.size_hint().exact().filter(|_| !is_head),
-        content: if is_head { Content::empty() } else { content },
-        record: Some(record),
-        started,
-        log: log.clone(),
-        pace: pace.clone(),
+/// Puts the exchange into its `response`, to end when that is sent.
+pub fn logged(response: Response<Content>, is_head: bool, mut exchange: Exchange) -> Response<Logged> {
+    let status = response.status().as_u16();
+    response.map(|content| {
+        exchange.answered(status, content.size_hint().exact().filter(|_| !is_head));
+        Logged { content: if is_head { Content::empty() } else { content }, exchange }
     })
 }
 
@@ -211,11 +199,10 @@ impl Body for Logged {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<std::io::Result<Frame<Bytes>>>> {
         let this = self.get_mut();
         let frame = Pin::new(&mut this.content).poll_frame(cx);
-        if let (Poll::Ready(Some(result)), Some(record)) = (&frame, &mut this.record) {
-            match result {
-                Ok(frame) => record.bytes += frame.data_ref().map_or(0, |data| data.len() as u64),
-                Err(error) => record.reason = Some(error.to_string()),
-            }
+        match &frame {
+            Poll::Ready(Some(Ok(frame))) => this.exchange.sent(frame.data_ref().map_or(0, Bytes::len)),
+            Poll::Ready(Some(Err(error))) => this.exchange.note(error),
+            Poll::Ready(None) | Poll::Pending => {}
         }
         frame
     }
@@ -226,20 +213,5 @@ impl Body for Logged {
 
     fn size_hint(&self) -> SizeHint {
         self.content.size_hint()
-    }
-}
-
-impl Drop for Logged {
-    fn drop(&mut self) {
-        self.pace.enter(Phase::Idle);
-        let Some(mut record) = self.record.take() else { return };
-        record.duration = clock::monotonic().duration_since(self.started);
-        if let Some(promised) = self.promised
-            && record.bytes < promised
-            && record.reason.is_none()
-        {
-            record.reason = Some(format!("the client hung up after {} of {promised} bytes", record.bytes));
-        }
-        self.log.record(record);
     }
 }

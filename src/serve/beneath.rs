@@ -36,8 +36,16 @@ pub(super) fn is_in_folder(path: &ServedPath, constituency: &Constituency) -> bo
 /// NONBLOCK: opening a FIFO must not wait for its writer.
 pub(super) const READ: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC).union(OFlags::NOCTTY);
 
+/// How often an opening is tried that a rename got in the way of.
+const TRIES: usize = 100;
+
+/// Opens `path` beneath `folder`.
+///
+/// openat2(2): AGAIN where "the kernel could not ensure that a ".." component didn't escape"; any rename on the machine
+/// at that moment is enough for that, so it is tried again.
 pub(super) fn open(folder: BorrowedFd<'_>, path: &str, flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
-    rustix::fs::openat2(folder, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+    let once = || rustix::fs::openat2(folder, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve);
+    (1..TRIES).map(|_| once()).find(|opened| !matches!(opened, Err(Errno::AGAIN))).unwrap_or_else(once)
 }
 
 /// Takes an open handle for an answer, if it is a regular file's.

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use hyper::Method;
 use hyper::header::{
     HeaderMap, HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE,
 };
@@ -39,7 +40,7 @@ pub enum Selection {
 
 /// Decides by the request's conditions, in the order of RFC 9110 §13.2.2, then by its Range.
 #[must_use]
-pub fn select(headers: &HeaderMap, file: &Representation<'_>) -> Selection {
+pub fn select(method: &Method, headers: &HeaderMap, file: &Representation<'_>) -> Selection {
     let unmodified_since = |time: SystemTime| whole_seconds(file.modified) <= time;
     // RFC 9110 §13.2.2 (1, 2): If-Match; without it If-Unmodified-Since.
     let precondition_holds = match list(headers, &IF_MATCH) {
@@ -57,8 +58,8 @@ pub fn select(headers: &HeaderMap, file: &Representation<'_>) -> Selection {
     if has_it {
         return Selection::NotModified;
     }
-    // (5): Range counts only if If-Range names what is here.
-    if !if_range_holds(headers, file) {
+    // (5): Range counts only for GET (RFC 9110 §14.2), and only if If-Range names what is here.
+    if *method != Method::GET || !if_range_holds(headers, file) {
         return Selection::Whole;
     }
     single(headers, &RANGE).map_or(Selection::Whole, |range| part(range, file.size))
@@ -137,7 +138,7 @@ mod tests {
     fn choose(headers: &[(HeaderName, &str)]) -> Selection {
         let headers = headers.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect();
         let modified = httpdate::parse_http_date(THEN).unwrap() + Duration::from_millis(700);
-        select(&headers, &Representation { etag: "\"abc\"", modified, size: 1000 })
+        select(&Method::GET, &headers, &Representation { etag: "\"abc\"", modified, size: 1000 })
     }
 
     #[test]
@@ -191,7 +192,8 @@ mod tests {
     fn an_empty_file_has_no_range() {
         let headers = [(RANGE, "bytes=0-".parse().unwrap())].into_iter().collect();
         let empty = Representation { etag: "\"e\"", modified: SystemTime::UNIX_EPOCH, size: 0 };
-        assert_eq!(select(&headers, &empty), Selection::Unsatisfiable);
+        assert_eq!(select(&Method::GET, &headers, &empty), Selection::Unsatisfiable);
+        assert_eq!(select(&Method::HEAD, &headers, &empty), Selection::Whole, "a range is for GET alone");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! and the decision must hold for the path that it really has.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::ResolveFlags;
 use rustix::io::Errno;
@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use super::beneath::{self, Opened};
 use super::decision::upload_name::UploadName;
 use super::decision::{Denial, ReadGrant, check_shared};
+use super::links;
 use super::path;
 use super::upload::store::UploadStore;
 use crate::constituency::{Constituency, Registry};
@@ -26,21 +27,19 @@ pub fn open(
     registry: &Registry,
     uploads: &UploadStore,
 ) -> Result<Opened, Denial> {
-    let name = UploadName::stored(grant.path());
     // Only a name with the phone's own MAC address in it can be an upload of its.
     let own = grant.reader().filter(|mac| path::macs_in(grant.path().as_str()).any(|found| found == *mac));
-    let upload = || match own {
-        Some(mac) => uploads.open(&constituency.name, mac, &name),
-        None => Err(Denial::NotFound),
-    };
-    if own.is_some() && name.lies_over_the_folder() {
+    let Some(mac) = own else { return open_in_folder(grant, constituency, registry) };
+    let name = UploadName::stored(grant.path());
+    let upload = || uploads.open(&constituency.name, mac, &name);
+    if name.lies_over_the_folder() {
         return match upload() {
             Err(Denial::NotFound) => open_in_folder(grant, constituency, registry),
             found => found,
         };
     }
     match open_in_folder(grant, constituency, registry) {
-        Err(Denial::NotFound) if own.is_some() && name.is_kept_back() => upload().and(Err(Denial::KeptBack)),
+        Err(Denial::NotFound) if name.is_kept_back() => upload().and(Err(Denial::KeptBack)),
         Err(Denial::NotFound) => upload(),
         found => found,
     }
@@ -85,12 +84,15 @@ fn open_through_links(
     let below_root = format!("{}/{spelling}", constituency.name);
     let handle = beneath::open(root, &below_root, beneath::READ, ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS)
         .map_err(|errno| match errno {
-            Errno::XDEV => Denial::Link(
-                "a link on the way is absolute or leaves the folder of the constituencies; write a relative link (`provost check` shows it)".to_owned(),
-            ),
-            Errno::LOOP => Denial::Link("links lead in a circle".to_owned()),
-            errno => beneath::denial(errno),
-        })?;
+        Errno::XDEV => Denial::Link(
+            path_of(root)
+                .ok()
+                .and_then(|root| links::explain(&root, &below_root))
+                .unwrap_or_else(|| "a link on the way leaves the folder of the constituencies".to_owned()),
+        ),
+        Errno::LOOP => Denial::Link("links lead in a circle".to_owned()),
+        errno => beneath::denial(errno),
+    })?;
     let real = real_path(handle.as_fd(), root)?;
     let (owner, real) = real.split_once('/').ok_or(Denial::NotRegular)?;
     if owner == constituency.name.as_str() {
@@ -107,9 +109,15 @@ fn open_through_links(
 
 /// Where an open file really is, relative to `root`.
 fn real_path(handle: BorrowedFd<'_>, root: BorrowedFd<'_>) -> Result<String, Denial> {
-    let of = |handle: BorrowedFd<'_>| std::fs::read_link(format!("/proc/self/fd/{}", handle.as_raw_fd()));
     let unknown = |error| Denial::Failed(format!("the real path of a link is unknown: {error} (is /proc mounted?)"));
-    let (file, root) = (of(handle).map_err(unknown)?, of(root).map_err(unknown)?);
+    let (file, root) = (path_of(handle).map_err(unknown)?, path_of(root).map_err(unknown)?);
     let real: &Path = file.strip_prefix(&root).map_err(|_| Denial::NotFound)?;
-    real.to_str().map(str::to_owned).ok_or(Denial::NotFound)
+    let real = real.to_str().ok_or(Denial::NotFound)?;
+    // The kernel's mark of a file that was replaced meanwhile; it must not hide how the name ended.
+    Ok(real.strip_suffix(" (deleted)").unwrap_or(real).to_owned())
+}
+
+/// What the kernel calls an open handle.
+fn path_of(handle: BorrowedFd<'_>) -> std::io::Result<PathBuf> {
+    std::fs::read_link(format!("/proc/self/fd/{}", handle.as_raw_fd()))
 }

@@ -10,6 +10,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use rustls::pki_types::UnixTime;
 use rustls::server::{Accepted, Acceptor};
 use rustls::{HandshakeKind, ProtocolVersion, ServerConnection};
@@ -65,11 +66,13 @@ struct Hello {
 /// Why it was refused; whatever alert there is to send has been sent.
 pub async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
-    site: &Site,
+    site: &ArcSwap<Site>,
     certificates: &LiveCertificates,
 ) -> Result<(TlsStream<S>, Peer), Refused> {
     let hello = read_hello(&mut stream).await?;
     let server_name = hello.accepted.client_hello().server_name().map(str::to_owned);
+    // As it is now, not as it was when a slow peer connected.
+    let site = site.load_full();
     let (constituency, generation) = match site.by_server_name(server_name.as_deref()) {
         Ok(found) => found,
         Err(not_served) => {

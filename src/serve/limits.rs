@@ -49,7 +49,7 @@ impl Default for Limits {
         Self {
             connections: 16_384,
             anonymous_connections: 4_096,
-            unfinished_handshakes: 1_024,
+            unfinished_handshakes: 4_096,
             connections_per_address: 1_024,
             unlimited_networks: Vec::new(),
             handshake_s: 10,

@@ -1,11 +1,12 @@
 //! Serving phones: from a TCP connection to a file, an upload, or a reason why not.
 //!
-//! 1. [`listener`]: accept, with a place for each connection ([`admission`]) and a deadline for each wait ([`pace`]).
+//! 1. [`listener`]: accept, with a place for each connection ([`admission`]), a deadline for each wait ([`pace`]), a polite
+//!    end ([`linger`]).
 //! 2. [`handshake`]: ClientHello ([`hello`]) → constituency ([`site`]) → TLS → verified device.
 //! 3. [`request`]: each request is decided ([`decision`]) from its host ([`host`]), its path ([`path`]) and the policy
 //!    as it is now; the grant opens the file ([`content`], [`body`]) or stores the upload ([`upload`]).
 //! 4. [`answer`]: what the peer gets to see, by its conditions ([`conditional`]).
-//! 5. [`access`]: one line for each request and each refused handshake.
+//! 5. [`access`]: one line for each request ([`exchange`]) and each refused handshake.
 
 use std::sync::Arc;
 
@@ -19,10 +20,13 @@ pub mod body;
 pub mod conditional;
 pub mod content;
 pub mod decision;
+pub mod exchange;
 pub mod handshake;
 pub mod hello;
 pub mod host;
 mod limits;
+pub mod linger;
+pub mod links;
 pub mod listener;
 pub mod pace;
 pub mod path;

@@ -4,19 +4,21 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use hyper::body::Incoming;
-use hyper::header::USER_AGENT;
-use hyper::{Request, Response};
+use hyper::header::{HeaderValue, USER_AGENT};
+use hyper::{Method, Request, Response};
 
 use super::Server;
 use super::access::AccessRecord;
 use super::answer::{self, Content, Logged};
 use super::content;
 use super::decision::{Asked, Circumstances, Denial, Grant, HostDenial, decide};
+use super::exchange::Exchange;
 use super::handshake::Peer;
 use super::host::{self, NamedHost};
-use super::pace::{Pace, Phase};
+use super::linger::Farewell;
+use super::pace::Pace;
 use super::site::Site;
-use super::upload::receive;
+use super::upload::receive::{self, UploadBody};
 use crate::clock;
 use crate::constituency::MacAddress;
 
@@ -31,6 +33,8 @@ pub struct Connection {
     pub address: std::net::SocketAddr,
     /// What it is waiting for.
     pub pace: Pace,
+    /// Whether its next answer is the last.
+    pub farewell: Farewell,
 }
 
 impl Connection {
@@ -58,25 +62,29 @@ impl Connection {
         }
     }
 
-    /// Answers one request. Its line of the log is written when the answer has been sent.
+    /// Answers one request. Its line of the log is written when it is over, however it ends.
     pub async fn answer(&self, request: Request<Incoming>) -> Response<Logged> {
-        self.pace.enter(Phase::Answering);
-        let (time, started) = (clock::now(), clock::monotonic());
+        let time = clock::now();
         let mut record = self.record(time);
-        record.request = Some((request.method().clone(), request.uri().clone()));
-        record.user_agent = request.headers().get(USER_AGENT).cloned();
-        let response = self.fulfil(request, time).await.unwrap_or_else(|denial| {
-            record.reason = Some(denial.to_string());
+        let user_agent = request.headers().get(USER_AGENT).map(HeaderValue::as_bytes);
+        record.ask(request.method(), request.uri(), user_agent);
+        let is_head = request.method() == Method::HEAD;
+        let mut exchange = Exchange::begin(record, &self.server.access, &self.pace);
+        let mut response = self.fulfil(request, time).await.unwrap_or_else(|denial| {
+            exchange.note(&denial);
             if let Denial::Failed(reason) = &denial {
                 tracing::error!(constituency = %self.peer.constituency, "{reason}");
             }
             answer::of_denial(&denial)
         });
-        answer::logged(response, record, started, &self.server.access, &self.pace)
+        if self.farewell.is_said() {
+            answer::close(&mut response);
+        }
+        answer::logged(response, is_head, exchange)
     }
 
     async fn fulfil(&self, request: Request<Incoming>, time: SystemTime) -> Result<Response<Content>, Denial> {
-        let (head, mut body) = request.into_parts();
+        let (head, body) = request.into_parts();
         let grant = {
             let site = self.server.site.load();
             let asked = Asked { host: self.check_host(&head, &site), method: &head.method, path: head.uri.path() };
@@ -91,17 +99,18 @@ impl Connection {
                 (Err(denial), _) => Err(denial),
             }
         };
+        let mut body = UploadBody::new(body, &head.headers, &self.pace);
         let stored = match grant {
             Ok((grant, constituency)) => {
                 let uploads = Arc::clone(&self.server.uploads);
-                receive::receive(grant, constituency, uploads, &head.headers, &mut body, &self.pace).await
+                receive::receive(grant, constituency, uploads, &head.headers, &mut body).await
             }
             Err(denial) => Err(denial),
         };
         if let Err(denial) = &stored
             && !matches!(denial, Denial::BrokenOff(_))
         {
-            receive::discard(&head.headers, &mut body, &self.pace).await;
+            body.discard(&self.farewell).await;
         }
         stored.map(answer::of_upload)
     }
@@ -126,7 +135,7 @@ impl Connection {
                 Some(constituency) if constituency.name == self.peer.constituency => Ok(()),
                 // Gone: the decision says so.
                 None if site.get(&self.peer.constituency).is_none() => Ok(()),
-                _ => elsewhere(name),
+                _ => elsewhere(name.into_owned()),
             },
         }
     }

@@ -128,7 +128,11 @@ impl Site {
         let is_current = |generation: &&Arc<TlsGeneration>| {
             generation.policy_generation == constituency.tls_generation
                 && generation.bundles.len() == bundles.len()
-                && generation.bundles.iter().zip(&bundles).all(|(one, other)| one.is_same_as(other))
+                && generation
+                    .bundles
+                    .iter()
+                    .zip(&bundles)
+                    .all(|(one, other)| Arc::ptr_eq(one, other) || one.is_same_as(other))
         };
         match self.tls.get(&constituency.name).filter(is_current) {
             Some(current) => Ok(Arc::clone(current)),

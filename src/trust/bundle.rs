@@ -186,6 +186,9 @@ fn parse_ca<'a>(source: &str, der: &'a [u8]) -> Result<X509Certificate<'a>, Bund
 
 fn decode(path: &Path, bytes: Vec<u8>) -> Result<Vec<(String, CertificateDer<'static>)>, BundleError> {
     let source_name = path.display().to_string();
+    if bytes.is_empty() {
+        return Err(BundleError::Unusable { source_name, reason: "is empty".to_owned() });
+    }
     if !bytes.windows(11).any(|window| window == b"-----BEGIN ") {
         return Ok(vec![(source_name, CertificateDer::from(bytes))]);
     }

@@ -2,9 +2,10 @@
 
 use rustls::CertificateError;
 use rustls::pki_types::UnixTime;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use x509_parser::objects::{oid_registry, oid2sn};
 use x509_parser::prelude::X509Certificate;
+
+use crate::clock::rfc3339;
 
 /// Why a presented chain does not count. Times are Unix seconds.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,14 +31,22 @@ pub enum ChainRefusal {
     CaNotYetValid { ca: String, not_before: i64 },
     #[error("the CA {ca:?} may not sign certificates (keyUsage without keyCertSign)")]
     CaMayNotSign { ca: String },
-    #[error("more CAs stand below {ca:?} than it allows")]
+    #[error("more CAs stand below {ca} than it allows")]
     PathTooLong { ca: String },
     #[error("the device certificate's issuer {issuer:?} is not trusted here")]
     UnknownIssuer { issuer: String },
+    #[error("a certificate that is no CA's was used to sign another (the device certificate's issuer is {issuer:?})")]
+    IssuerNotCa { issuer: String },
     #[error("the device certificate is signed by itself ({subject:?}), not by a trusted CA")]
     SelfSigned { subject: String },
     #[error("the signature on the device certificate's chain is wrong (issuer {issuer:?})")]
     BadSignature { issuer: String },
+    #[error("the device certificate is a CA's, not a device's")]
+    CaAsDevice,
+    #[error(
+        "a certificate of the chain is signed with an algorithm that is not accepted (the device's own: {leaf_algorithm})"
+    )]
+    SignatureAlgorithm { leaf_algorithm: String },
     #[error("the device certificate may not be used by a client (extendedKeyUsage without clientAuth)")]
     Purpose,
     #[error("the device certificate's chain is not acceptable: {0}")]
@@ -69,15 +78,35 @@ impl ChainRefusal {
         match error {
             webpki::Error::CertExpired { .. } if now > not_after => Self::Expired { not_after, now },
             webpki::Error::CertNotValidYet { .. } if now < not_before => Self::NotYetValid { not_before },
-            webpki::Error::UnknownIssuer if leaf.subject() == leaf.issuer() => {
+            // What phones sign for themselves is often marked as a CA's.
+            webpki::Error::UnknownIssuer | webpki::Error::CaUsedAsEndEntity if is_self_signed(leaf) => {
                 Self::SelfSigned { subject: leaf.subject().to_string() }
             }
             webpki::Error::UnknownIssuer => Self::UnknownIssuer { issuer: issuer() },
-            webpki::Error::InvalidSignatureForPublicKey => Self::BadSignature { issuer: issuer() },
+            webpki::Error::CaUsedAsEndEntity => Self::CaAsDevice,
+            webpki::Error::PathLenConstraintViolated => Self::PathTooLong { ca: "a CA of the chain".to_owned() },
+            webpki::Error::EndEntityUsedAsCa => Self::IssuerNotCa { issuer: issuer() },
+            // A signature by another kind of key than the issuer's cannot be the issuer's.
+            webpki::Error::InvalidSignatureForPublicKey
+            | webpki::Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
+                Self::BadSignature { issuer: issuer() }
+            }
+            webpki::Error::UnsupportedSignatureAlgorithmContext(_) => {
+                Self::SignatureAlgorithm { leaf_algorithm: algorithm_name(leaf) }
+            }
             webpki::Error::RequiredEkuNotFoundContext(_) => Self::Purpose,
             other => Self::Other(format!("{other:?}")),
         }
     }
+}
+
+fn is_self_signed(leaf: &X509Certificate<'_>) -> bool {
+    leaf.subject().as_raw() == leaf.issuer().as_raw()
+}
+
+fn algorithm_name(leaf: &X509Certificate<'_>) -> String {
+    let oid = leaf.signature_algorithm.oid();
+    oid2sn(oid, oid_registry()).map_or_else(|_| oid.to_id_string(), ToOwned::to_owned)
 }
 
 impl From<&ChainRefusal> for rustls::Error {
@@ -86,20 +115,14 @@ impl From<&ChainRefusal> for rustls::Error {
         Self::InvalidCertificate(match refusal {
             ChainRefusal::Expired { .. } | ChainRefusal::CaExpired { .. } => CertificateError::Expired,
             ChainRefusal::NotYetValid { .. } | ChainRefusal::CaNotYetValid { .. } => CertificateError::NotValidYet,
-            ChainRefusal::UnknownIssuer { .. } | ChainRefusal::SelfSigned { .. } => CertificateError::UnknownIssuer,
+            ChainRefusal::UnknownIssuer { .. } | ChainRefusal::IssuerNotCa { .. } | ChainRefusal::SelfSigned { .. } => {
+                CertificateError::UnknownIssuer
+            }
             ChainRefusal::BadSignature { .. } => CertificateError::BadSignature,
-            ChainRefusal::Malformed(_) => CertificateError::BadEncoding,
+            // RFC 8446 §4.4.2.4: a signature with SHA-1 is answered with bad_certificate, as damage is.
+            ChainRefusal::Malformed(_) | ChainRefusal::SignatureAlgorithm { .. } => CertificateError::BadEncoding,
             ChainRefusal::Purpose => CertificateError::InvalidPurpose,
             _ => CertificateError::ApplicationVerificationFailure,
         })
     }
-}
-
-/// Unix seconds as people and logs write time.
-#[must_use]
-pub fn rfc3339(seconds: i64) -> String {
-    OffsetDateTime::from_unix_timestamp(seconds)
-        .ok()
-        .and_then(|time| time.format(&Rfc3339).ok())
-        .unwrap_or_else(|| format!("{seconds} s after 1970"))
 }

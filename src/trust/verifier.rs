@@ -197,20 +197,16 @@ impl DeviceVerifier {
             first_end = first_end.min(not_after);
             count += 1;
         }
+        // The same name and key may stand there twice, in an old certificate and a renewed one: either may count.
         let used = path.anchor();
-        let fact = self
-            .facts
-            .iter()
-            .find(|fact| {
-                fact.anchor.subject == used.subject
-                    && fact.anchor.subject_public_key_info == used.subject_public_key_info
-            })
-            .ok_or(ChainRefusal::UnknownIssuer { issuer: String::new() })?;
-        check_ca_dates(&fact.subject, fact.not_before, fact.not_after, now)?;
-        if fact.path_length.is_some_and(|allowed| count > allowed) {
-            return Err(ChainRefusal::PathTooLong { ca: fact.subject.clone() });
+        let mut refusal = ChainRefusal::UnknownIssuer { issuer: String::new() };
+        for fact in self.facts.iter().filter(|fact| fact.anchor == *used) {
+            match check_anchor(fact, count, now) {
+                Ok(()) => return Ok(first_end.min(fact.not_after)),
+                Err(found) => refusal = found,
+            }
         }
-        Ok(first_end.min(fact.not_after))
+        Err(refusal)
     }
 }
 
@@ -239,6 +235,14 @@ fn check_key_usage(leaf: &X509Certificate<'_>) -> Result<(), ChainRefusal> {
         Ok(_) => Ok(()),
         Err(error) => Err(ChainRefusal::Malformed(error.to_string())),
     }
+}
+
+fn check_anchor(fact: &Anchor, cas_below: u32, now: i64) -> Result<(), ChainRefusal> {
+    check_ca_dates(&fact.subject, fact.not_before, fact.not_after, now)?;
+    if fact.path_length.is_some_and(|allowed| cas_below > allowed) {
+        return Err(ChainRefusal::PathTooLong { ca: format!("{:?}", fact.subject) });
+    }
+    Ok(())
 }
 
 fn check_ca_dates(ca: &str, not_before: i64, not_after: i64, now: i64) -> Result<(), ChainRefusal> {

@@ -4,13 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::fs;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use super::{Finding, Level};
 use crate::constituency::{Constituency, MacAddress, Registry};
 use crate::phone::Phone;
 use crate::phone::master::MasterConfiguration;
 use crate::serve::decision::check_shared;
+use crate::serve::links;
 use crate::serve::path::{self, ServedPath};
 
 /// Looks at the folder of `constituency` in `root`.
@@ -61,22 +62,8 @@ impl Look<'_> {
 
     /// Whether phones can be served through the link at `path`.
     fn follow(&self, path: &Path) -> Result<(), String> {
-        let target = fs::read_link(path).map_err(|error| format!("the link cannot be read: {error}"))?;
-        let real =
-            path.canonicalize().map_err(|error| format!("the link to {} leads nowhere: {error}", target.display()))?;
-        let Ok(below_root) = real.strip_prefix(self.root) else {
-            return Err(format!(
-                "the link leads to {}, outside of the folder of the constituencies; it is not followed",
-                real.display()
-            ));
-        };
-        if target.is_absolute() {
-            let folder = path.parent().and_then(|folder| folder.canonicalize().ok()).unwrap_or_default();
-            return Err(format!(
-                "the link is absolute and is not followed; write it as {}",
-                relative(&folder, &real).display()
-            ));
-        }
+        let real = links::check_text(self.root, path)?;
+        let below_root = real.strip_prefix(self.root).unwrap_or(&real);
         let mut parts = below_root.components();
         let owner = parts.next().map(|owner| owner.as_os_str().to_string_lossy().into_owned()).unwrap_or_default();
         if owner == self.constituency.name.as_str() {
@@ -130,24 +117,5 @@ impl Look<'_> {
     fn finding(&self, path: &Path, level: Level, message: impl Display) -> Finding {
         let shown = path.strip_prefix(self.root).unwrap_or(path);
         Finding::new(level, shown.display(), message)
-    }
-}
-
-/// The way from `folder` to `target`; both absolute and without links.
-fn relative(folder: &Path, target: &Path) -> PathBuf {
-    let shared = folder.components().zip(target.components()).take_while(|(one, other)| one == other).count();
-    let up = folder.components().skip(shared).map(|_| Component::ParentDir);
-    up.chain(target.components().skip(shared)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_relative_link_to_write_is_shown() {
-        let show = |folder: &str, target: &str| relative(Path::new(folder), Path::new(target)).display().to_string();
-        assert_eq!(show("/c/ote", "/c/ucs/firmware"), "../ucs/firmware");
-        assert_eq!(show("/c/ote/a", "/c/ote/b"), "../b");
     }
 }

@@ -88,7 +88,7 @@ fn print(finding: &Finding) {
 fn check_configuration(config: &Config, site: &Site, findings: &mut Vec<Finding>) {
     let file = config.file.as_ref().map_or_else(|| "local mode".to_owned(), |file| file.display().to_string());
     if let Err(error) = config.check_apart() {
-        findings.push(Finding::new(Level::Error, &file, error));
+        findings.push(error.into());
     }
     if let Some(name) = &config.no_sni
         && site.get(name).is_none()
@@ -106,8 +106,8 @@ fn check_certificates(config: &Config, findings: &mut Vec<Finding>) {
     let mut source = FilesSource::new(pairs.clone());
     let refreshed = source.refresh(&LiveCertificates::default());
     findings.extend(refreshed.errors.iter().map(|error| Finding::new(Level::Error, "certificate", error)));
-    let warnings = source.warnings(&config.domain, clock::now());
-    findings.extend(warnings.iter().map(|warning| Finding::new(Level::Warning, "certificate", warning)));
+    let misfits = source.misfits(&config.domain, clock::now());
+    findings.extend(misfits.iter().map(|misfit| Finding::new(Level::Error, "certificate", misfit)));
 }
 
 fn check_trust(config: &Config, findings: &mut Vec<Finding>) {
@@ -145,6 +145,6 @@ fn check_constituencies(config: &Config, site: &Site, findings: &mut Vec<Finding
 
 impl From<SettingsError> for Finding {
     fn from(error: SettingsError) -> Self {
-        Self::new(Level::Error, "provost.json", error)
+        Self::new(Level::Error, error.place(), error.message())
     }
 }

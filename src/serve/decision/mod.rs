@@ -12,6 +12,8 @@
 
 pub mod content_range;
 mod denial;
+#[cfg(test)]
+mod tests;
 pub mod upload_name;
 
 use hyper::Method;

@@ -12,6 +12,7 @@ use crate::constituency::Constituency;
 use crate::serve::beneath;
 use crate::serve::decision::content_range::ContentRange;
 use crate::serve::decision::{Denial, WriteGrant};
+use crate::serve::linger::Farewell;
 use crate::serve::pace::{Pace, Phase};
 
 /// How much of a body is gathered before it is written, in bytes.
@@ -19,20 +20,35 @@ const GATHERED: usize = 256 << 10;
 /// How much of a refused body is read, so that its sender comes to read the answer.
 const DISCARDED: u64 = 1 << 20;
 
+/// A request's body, as it comes in.
+#[derive(Debug)]
+pub struct UploadBody<'a> {
+    incoming: Incoming,
+    pace: &'a Pace,
+    /// The peer waits for `100 Continue`, which hyper sends when the body is first asked for.
+    is_held_back: bool,
+}
+
+/// What [`UploadBody::gather`] ended with.
+enum End {
+    More,
+    Complete,
+    BrokenOff(String),
+}
+
 /// Receives the `body` of a granted PUT.
 ///
 /// # Errors
-/// Why it was not stored. Unless the body broke off, the rest of it is still unread: see [`discard`].
+/// Why it was not stored. Unless the body broke off, the rest of it is still unread: see [`UploadBody::discard`].
 pub async fn receive(
     grant: WriteGrant,
     constituency: Arc<Constituency>,
     store: Arc<UploadStore>,
     headers: &HeaderMap,
-    body: &mut Incoming,
-    pace: &Pace,
+    body: &mut UploadBody<'_>,
 ) -> Result<Stored, Denial> {
     let range = ContentRange::of(headers)?;
-    let length = body.size_hint().exact();
+    let length = body.incoming.size_hint().exact();
     let mut receiving = blocking(move || {
         if !grant.name().lies_over_the_folder() && beneath::is_in_folder(grant.path(), &constituency) {
             return Err(Denial::WouldHide);
@@ -40,72 +56,70 @@ pub async fn receive(
         store.begin(&grant, &constituency.name, range, length)
     })
     .await?;
-
-    pace.enter(Phase::Body);
     loop {
-        let (gathered, end) = gather(body).await;
-        receiving = blocking(move || take(receiving, &gathered)).await?;
+        let (gathered, end) = body.gather().await;
         match end {
-            End::More => {}
-            End::Complete => break,
+            End::More => receiving = blocking(move || receiving.write(&gathered)).await?,
+            End::Complete => return blocking(move || receiving.write(&gathered)?.finish()).await,
             End::BrokenOff(reason) => {
-                blocking(move || {
-                    receiving.abandon();
-                    Ok(())
-                })
-                .await?;
+                blocking(move || receiving.write(&gathered).map(Receiving::break_off)).await?;
                 return Err(Denial::BrokenOff(reason));
             }
         }
     }
-    pace.enter(Phase::Answering);
-    blocking(move || receiving.finish()).await
 }
 
-/// Reads on a little after a refusal, so that the peer gets to see it; a peer that waits for `100` need not send at all.
-pub async fn discard(headers: &HeaderMap, body: &mut Incoming, pace: &Pace) {
-    if headers.contains_key(EXPECT) {
-        return;
+impl<'a> UploadBody<'a> {
+    /// The body that `incoming` brings, of a request with these `headers`.
+    pub fn new(incoming: Incoming, headers: &HeaderMap, pace: &'a Pace) -> Self {
+        let is_held_back = headers.contains_key(EXPECT) && !incoming.is_end_stream();
+        Self { incoming, pace, is_held_back }
     }
-    pace.enter(Phase::Body);
-    let mut left = DISCARDED;
-    while let Some(Ok(frame)) = body.frame().await {
-        left = left.saturating_sub(frame.data_ref().map_or(0, |data| data.len() as u64));
-        if left == 0 {
-            break;
+
+    /// Reads on a little after a refusal, so that its sender comes to read the answer; one that is held back need not
+    /// send at all. If the body goes on after that, the connection ends with the answer.
+    pub async fn discard(mut self, farewell: &Farewell) {
+        if self.is_held_back || !self.read_to_end_of(DISCARDED).await {
+            farewell.say();
         }
+        self.pace.enter(Phase::Answering);
     }
-    pace.enter(Phase::Answering);
-}
 
-enum End {
-    More,
-    Complete,
-    BrokenOff(String),
-}
-
-/// Up to [`GATHERED`] bytes of the body, and whether it goes on.
-async fn gather(body: &mut Incoming) -> (Bytes, End) {
-    let mut gathered = BytesMut::new();
-    loop {
-        match body.frame().await {
-            None => return (gathered.freeze(), End::Complete),
-            Some(Err(error)) => return (gathered.freeze(), End::BrokenOff(with_source(&error))),
-            Some(Ok(frame)) => {
-                if let Ok(data) = frame.into_data() {
-                    gathered.extend_from_slice(&data);
-                }
-                if gathered.len() >= GATHERED {
-                    return (gathered.freeze(), End::More);
-                }
+    /// Reads up to `limit` bytes, and says whether that was all.
+    async fn read_to_end_of(&mut self, limit: u64) -> bool {
+        self.pace.enter(Phase::Body);
+        let mut read = 0;
+        while let Some(Ok(frame)) = self.incoming.frame().await {
+            read += frame.data_ref().map_or(0, |data| data.len() as u64);
+            if read >= limit {
+                return self.incoming.is_end_stream();
             }
         }
+        true
     }
-}
 
-fn take(mut receiving: Receiving, bytes: &[u8]) -> Result<Receiving, Denial> {
-    receiving.write(bytes)?;
-    Ok(receiving)
+    /// Up to [`GATHERED`] bytes, and whether the body goes on.
+    async fn gather(&mut self) -> (Bytes, End) {
+        self.is_held_back = false;
+        self.pace.enter(Phase::Body);
+        let mut gathered = BytesMut::new();
+        let end = loop {
+            match self.incoming.frame().await {
+                None => break End::Complete,
+                Some(Err(error)) => break End::BrokenOff(with_source(&error)),
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        gathered.extend_from_slice(&data);
+                    }
+                    if gathered.len() >= GATHERED {
+                        return (gathered.freeze(), End::More);
+                    }
+                }
+            }
+        };
+        self.pace.enter(Phase::Answering);
+        (gathered.freeze(), end)
+    }
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Denial> + Send + 'static) -> Result<T, Denial> {

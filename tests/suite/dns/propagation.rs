@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use provost::dns::{Dns, DnsError, DnsSettings, Patience};
 
 use super::{CHALLENGE, NEIGHBOUR, example, nobody, open, place, quick, values};
+use crate::harness::PATIENCE;
 use crate::harness::bind::{self, Bind, BindConfig};
 
 /// A primary and a secondary that has a copy of its zone and hears of no change.
@@ -165,6 +166,12 @@ async fn somebody_must_answer() {
     assert!(matches!(error, DnsError::AuthoritiesSilent { .. }), "{error}");
     assert!(error.to_string().contains(&dead.to_string()), "{error}");
     assert!(error.to_string().contains("nowhere.example.com"), "{error}");
+    // Where none has an address, waiting would change nothing.
+    let dns = asking(&primary, &["nowhere.example.com".to_owned()]);
+    let began = Instant::now();
+    let error = dns.wait_until_visible(&place(), &values(&["one"]), &nobody).await.unwrap_err();
+    assert!(matches!(error, DnsError::AuthoritiesSilent { .. }), "{error}");
+    assert!(began.elapsed() < PATIENCE / 2);
 }
 
 #[tokio::test]
@@ -188,12 +195,13 @@ async fn the_zone_s_name_servers_are_asked_at_all_their_addresses() {
         return;
     }
     // So many that the answer is truncated by UDP. Nobody listens where they are.
-    let mut records = String::from("$TTL 300\n@ SOA ns0 hostmaster 1 3600 600 86400 60\n");
-    for server in 0..24 {
-        records += &format!("@ NS a-name-server-with-a-long-name-{server}\n");
-        records += &format!("a-name-server-with-a-long-name-{server} A 127.77.0.{}\n", server + 1);
-    }
-    records += "a-name-server-with-a-long-name-0 A 127.77.1.1\n";
+    let servers = (0..24).map(|server| {
+        let name = format!("a-name-server-with-a-long-name-{server}");
+        format!("@ NS {name}\n{name} A 127.77.0.{}\n", server + 1)
+    });
+    let records = "$TTL 300\n@ SOA ns0 hostmaster 1 3600 600 86400 60\n".to_owned()
+        + &servers.collect::<Vec<_>>().concat()
+        + "a-name-server-with-a-long-name-0 A 127.77.1.1\n";
     let server = BindConfig::new().key("provost.", "hmac-sha256").primary_from("example.com", &records, "").start();
     let settings = DnsSettings { authorities: vec![], ..server.settings("provost.") };
     let dns = open(&settings).with_patience(Patience { for_lagging: Duration::from_secs(1), ..quick() });
@@ -230,7 +238,7 @@ impl Wire {
         let listener = TcpListener::bind(at).unwrap();
         std::thread::spawn(move || {
             for client in listener.incoming() {
-                let (mut client, mut server) = (client.unwrap(), std::net::TcpStream::connect(to).unwrap());
+                let (Ok(mut client), Ok(mut server)) = (client, std::net::TcpStream::connect(to)) else { return };
                 let (mut from, mut into) = (client.try_clone().unwrap(), server.try_clone().unwrap());
                 std::thread::spawn(move || {
                     let _ = std::io::copy(&mut from, &mut into);

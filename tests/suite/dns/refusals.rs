@@ -64,25 +64,19 @@ async fn clocks_that_differ_are_both_named() {
     if !bind::is_here("dns::refusals::clocks_that_differ_are_both_named") {
         return;
     }
-    fn slow() -> SystemTime {
-        SystemTime::now() - Duration::from_secs(3_600)
-    }
-    fn fast() -> SystemTime {
-        SystemTime::now() + Duration::from_secs(3_600)
-    }
-    fn a_little_slow() -> SystemTime {
-        SystemTime::now() - Duration::from_secs(200)
-    }
     let primary = example();
     let dns = open(&primary.settings("provost."));
-    for (clock, apart) in [(slow as fn() -> SystemTime, 3_600), (fast, -3_600)] {
+    let slow: fn() -> SystemTime = || SystemTime::now() - Duration::from_secs(3_600);
+    let fast: fn() -> SystemTime = || SystemTime::now() + Duration::from_secs(3_600);
+    for (clock, apart) in [(slow, 3_600), (fast, -3_600)] {
         let error = refused(&dns.clone().with_clock(clock), &place()).await;
         let Refusal::BadTime { ours, theirs: Some(theirs) } = refusal(&error) else { panic!("{error}") };
         assert!((theirs - ours - apart).abs() <= 2, "{error}");
         assert_eq!(error.server_time(), Some(theirs));
         says(&error, &["BADTIME", "(300 s are allowed): here it is 20", "there it is 20", "NTP"]);
     }
-    dns.with_clock(a_little_slow).add(&place(), &values(&["one"])).await.unwrap();
+    let a_little_slow = dns.with_clock(|| SystemTime::now() - Duration::from_secs(200));
+    a_little_slow.add(&place(), &values(&["one"])).await.unwrap();
 }
 
 #[tokio::test]

@@ -39,6 +39,27 @@ pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Waits until `probe` gives something, from the change on that was just made, and fails the test unless that was so
+/// within the second that a change may take: more only where more work is waiting than the machine has processors for.
+/// Gives the time it took, too.
+#[track_caller]
+pub fn within_a_second<T>(what: &str, probe: impl FnMut() -> Option<T>) -> (T, Duration) {
+    let start = Instant::now();
+    let found = eventually(what, probe);
+    let took = start.elapsed();
+    let allowed = Duration::from_secs(1).mul_f64(crowding());
+    assert!(took <= allowed, "{what} took {took:?}, {allowed:?} allowed");
+    (found, took)
+}
+
+/// How many processes want each processor, at least 1: by how much a limit on our own slowness must be stretched.
+pub fn crowding() -> f64 {
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load: f64 = load.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(1.0);
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    (load / f64::from(u32::try_from(processors).unwrap())).max(1.0)
+}
+
 /// Says that a test cannot run on this machine, and why; `tests/run` counts these.
 pub fn not_run(test: &str, reason: &str) {
     use std::io::Write;

@@ -1,13 +1,15 @@
 //! Certificates for tests: a factory PKI shaped like Polycom's (root, issuing CA, devices), and server certificates.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256,
+    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, SignatureAlgorithm,
 };
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 /// A CA that tests issue from.
@@ -70,7 +72,10 @@ pub fn valid(params: &mut CertificateParams, from: SystemTime, to: SystemTime) {
 
 impl Ca {
     pub fn root(common_name: &str) -> Self {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        Self::root_with(common_name, KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap())
+    }
+
+    pub fn root_with(common_name: &str, key: KeyPair) -> Self {
         let params = ca_params(common_name);
         let certificate = params.self_signed(&key).unwrap();
         Self { certificate, issuer: Issuer::new(params, key) }
@@ -78,7 +83,10 @@ impl Ca {
 
     /// A CA below this one.
     pub fn below(&self, params: CertificateParams) -> Self {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        self.below_with(params, KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap())
+    }
+
+    pub fn below_with(&self, params: CertificateParams, key: KeyPair) -> Self {
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         Self { certificate, issuer: Issuer::new(params, key) }
     }
@@ -103,6 +111,39 @@ impl Ca {
 
     pub fn pem(&self) -> String {
         self.certificate.pem()
+    }
+
+    /// One that claims to be the CA of the certificate `pem`, but has a key of its own of the kind `algorithm`.
+    pub fn impostor(pem: &str, algorithm: &'static SignatureAlgorithm) -> Self {
+        let key = KeyPair::generate_for(algorithm).unwrap();
+        let certificate = ca_params("impostor").self_signed(&key).unwrap();
+        Self { certificate, issuer: Issuer::from_ca_cert_pem(pem, key).unwrap() }
+    }
+
+    /// This CA's certificate made anew, for the same name and key, with other dates.
+    pub fn renewed(&self, params: &CertificateParams) -> Certificate {
+        params.self_signed(self.issuer.key()).unwrap()
+    }
+
+    /// What only openssl makes: a certificate for `subject` (`/CN=x+O=y`) with a new key, by further `req` arguments.
+    pub fn issue_by_openssl(&self, subject: &str, arguments: &[&str]) -> Identity {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("ca.pem"), self.pem()).unwrap();
+        std::fs::write(folder.path().join("ca.key"), self.issuer.key().serialize_pem()).unwrap();
+        // Not Debian's configuration, which makes every such certificate a CA's.
+        std::fs::write(folder.path().join("openssl.cnf"), "[req]\ndistinguished_name = dn\n[dn]\n").unwrap();
+        let mut command = Command::new("openssl");
+        command.args(
+            "req -config openssl.cnf -x509 -noenc -CA ca.pem -CAkey ca.key -days 30 -out leaf.pem -keyout leaf.key"
+                .split(' '),
+        );
+        command.args(["-subj", subject, "-utf8"]).args(arguments).current_dir(folder.path());
+        let ended = super::tool::run(&mut command);
+        assert_eq!(ended.code, 0, "{}", ended.stderr);
+        Identity {
+            chain: vec![CertificateDer::from_pem_file(folder.path().join("leaf.pem")).unwrap()],
+            key: Arc::new(PrivateKeyDer::from_pem_file(folder.path().join("leaf.key")).unwrap()),
+        }
     }
 }
 
@@ -133,6 +174,41 @@ impl Identity {
     pub fn with(mut self, ca: &Ca) -> Self {
         self.chain.push(ca.certificate.der().clone());
         self
+    }
+
+    /// The same identity that sends `certificate` too.
+    pub fn and(mut self, certificate: &CertificateDer<'static>) -> Self {
+        self.chain.push(certificate.clone());
+        self
+    }
+
+    /// The same identity with one bit of its certificate's signature turned.
+    pub fn forged(mut self) -> Self {
+        let mut der = self.chain[0].to_vec();
+        *der.last_mut().unwrap() ^= 1;
+        self.chain[0] = der.into();
+        self
+    }
+
+    /// A certificate that nobody but its own key signed.
+    pub fn self_signed(params: &CertificateParams) -> Self {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        Self {
+            chain: vec![params.self_signed(&key).unwrap().der().clone()],
+            key: Arc::new(PrivateKeyDer::Pkcs8(key.serialize_der().into())),
+        }
+    }
+
+    /// Makes a CA of what is none: whoever holds a device's key can sign with it.
+    pub fn signs(&self, params: &CertificateParams) -> Self {
+        let key = KeyPair::try_from(&*self.key).unwrap();
+        let issuer = Issuer::from_ca_cert_der(&self.chain[0], key).unwrap();
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let leaf = params.signed_by(&key, &issuer).unwrap();
+        Self {
+            chain: vec![leaf.der().clone(), self.chain[0].clone()],
+            key: Arc::new(PrivateKeyDer::Pkcs8(key.serialize_der().into())),
+        }
     }
 
     /// Writes chain and key as PEM files `NAME.pem` and `NAME.key` into `folder`.

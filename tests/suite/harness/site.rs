@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 
 use serde_json::{Value, json};
@@ -34,7 +35,10 @@ pub struct Running {
 
 /// The lines that a process has written so far.
 #[derive(Clone, Default)]
-pub struct Lines(Arc<Mutex<Vec<String>>>);
+pub struct Lines {
+    lines: Arc<Mutex<Vec<String>>>,
+    is_complete: Arc<AtomicBool>,
+}
 
 impl Site {
     /// A site with server certificates of both kinds, the trust bundle `factory`, JSON logs, and no constituency yet.
@@ -107,8 +111,14 @@ impl Site {
 
     /// The command that would serve this site.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_provost"));
-        command.arg("serve").arg("--config").arg(self.write_config()).current_dir(self.folder.path());
+        self.command_under(&[])
+    }
+
+    /// The command that would serve this site, run by another program such as `prlimit`, in the same process.
+    pub fn command_under(&self, wrapper: &[&str]) -> Command {
+        let mut words = wrapper.iter().copied().chain([env!("CARGO_BIN_EXE_provost"), "serve", "--config"]);
+        let mut command = Command::new(words.next().unwrap());
+        command.args(words).arg(self.write_config()).current_dir(self.folder.path());
         command
     }
 
@@ -121,9 +131,18 @@ impl Site {
 impl Running {
     /// Starts `command`, a server, and waits until it listens on `listeners` addresses.
     pub fn start(mut command: Command, listeners: usize) -> Self {
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        command.stdout(Stdio::piped());
+        Self::start_with_log(command, listeners)
+    }
+
+    /// The same, where `command` says already what becomes of its standard output.
+    pub fn start_with_log(mut command: Command, listeners: usize) -> Self {
+        let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let (stdout, stderr) = (Lines::default(), Lines::default());
-        stdout.follow(child.stdout.take().unwrap());
+        match child.stdout.take() {
+            Some(piped) => stdout.follow(piped),
+            None => stdout.is_complete.store(true, Ordering::Release),
+        }
         stderr.follow(child.stderr.take().unwrap());
         let mut running = Self { child, addresses: Vec::new(), stdout, stderr };
         running.addresses = eventually("the server to listen", || {
@@ -207,8 +226,15 @@ impl Running {
     }
 
     /// Waits until the server has ended by itself.
-    pub fn wait(mut self) -> ExitStatus {
-        eventually("the server to end", || self.child.try_wait().unwrap())
+    pub fn wait(self) -> ExitStatus {
+        self.ended().0
+    }
+
+    /// Waits until the server has ended by itself; gives how, and its whole access log (JSON).
+    pub fn ended(mut self) -> (ExitStatus, Vec<Value>) {
+        let status = eventually("the server to end", || self.child.try_wait().unwrap());
+        eventually("the end of its output", || self.stdout.is_complete().then_some(()));
+        (status, self.access_lines())
     }
 
     /// Ends the server as a crash would, and waits for it.
@@ -229,17 +255,23 @@ impl Drop for Running {
 impl Lines {
     /// Collects the lines of `source` until it ends.
     pub fn follow(&self, source: impl std::io::Read + Send + 'static) {
-        let lines = self.clone();
+        let all = self.clone();
         std::thread::spawn(move || {
             for line in BufReader::new(source).lines() {
-                let Ok(line) = line else { return };
-                lines.0.lock().unwrap().push(line);
+                let Ok(line) = line else { break };
+                all.lines.lock().unwrap().push(line);
             }
+            all.is_complete.store(true, Ordering::Release);
         });
     }
 
     pub fn all(&self) -> Vec<String> {
-        self.0.lock().unwrap().clone()
+        self.lines.lock().unwrap().clone()
+    }
+
+    /// Whether the source has ended.
+    pub fn is_complete(&self) -> bool {
+        self.is_complete.load(Ordering::Acquire)
     }
 }
 

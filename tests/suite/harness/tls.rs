@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
-use rustls::client::Resumption;
+use rustls::client::{ClientSessionStore, Resumption};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned, SupportedProtocolVersion};
 
@@ -64,15 +64,29 @@ impl Client {
         self
     }
 
-    /// Remembers sessions in the store of `other`.
-    pub fn sharing_sessions_with(mut self, other: &Self) -> Self {
-        self.config.resumption = other.config.resumption.clone();
-        self
-    }
-
     /// The Host header, where it should differ from the server name.
     pub fn host(mut self, host: &str) -> Self {
         host.clone_into(&mut self.host);
+        self
+    }
+
+    /// Sends another server name, or none; sessions stay shared with whom this was cloned from.
+    pub fn named(mut self, server_name: Option<&str>) -> Self {
+        self.server_name = server_name.map(str::to_owned);
+        self.config.enable_sni = server_name.is_some();
+        self.host = server_name.map_or_else(|| self.address.to_string(), str::to_owned);
+        self
+    }
+
+    /// Remembers sessions in `store`.
+    pub fn with_sessions(mut self, store: Arc<dyn ClientSessionStore>) -> Self {
+        self.config.resumption = Resumption::store(store);
+        self
+    }
+
+    /// Connects to another address: the same server, started again.
+    pub fn at(mut self, address: SocketAddr) -> Self {
+        self.address = address;
         self
     }
 
@@ -84,11 +98,34 @@ impl Client {
     /// Connects and finishes the handshake as the client sees it. In TLS 1.3 the server's refusal of a certificate
     /// comes with the first answer instead.
     pub fn connect(&self) -> io::Result<Connection> {
+        self.finish(self.begin()?, TcpStream::connect_timeout(&self.address, PATIENCE)?)
+    }
+
+    /// The same, with the ClientHello in records of at most `size` bytes.
+    pub fn connect_in_pieces(&self, size: usize) -> io::Result<Connection> {
+        let mut connection = self.begin()?;
+        let mut tcp = TcpStream::connect_timeout(&self.address, PATIENCE)?;
+        let mut hello = Vec::new();
+        connection.write_tls(&mut hello)?;
+        tcp.write_all(&in_pieces(&hello, size))?;
+        self.finish(connection, tcp)
+    }
+
+    /// The ClientHello that this client would send, as one record.
+    pub fn hello(&self) -> Vec<u8> {
+        let mut hello = Vec::new();
+        self.begin().unwrap().write_tls(&mut hello).unwrap();
+        hello
+    }
+
+    fn begin(&self) -> io::Result<ClientConnection> {
         // Whatever certificate comes, the name in it is checked against the SNI or, without one, any name under it.
         let name = self.server_name.clone().unwrap_or_else(|| "any.phones.example.com".to_owned());
         let name = ServerName::try_from(name).map_err(io::Error::other)?;
-        let connection = ClientConnection::new(Arc::new(self.config.clone()), name).map_err(io::Error::other)?;
-        let tcp = TcpStream::connect_timeout(&self.address, PATIENCE)?;
+        ClientConnection::new(Arc::new(self.config.clone()), name).map_err(io::Error::other)
+    }
+
+    fn finish(&self, connection: ClientConnection, tcp: TcpStream) -> io::Result<Connection> {
         tcp.set_read_timeout(Some(PATIENCE))?;
         tcp.set_write_timeout(Some(PATIENCE))?;
         tcp.set_nodelay(true)?;
@@ -97,6 +134,13 @@ impl Client {
             stream.conn.complete_io(&mut stream.sock)?;
         }
         Ok(Connection { stream, host: self.host.clone() })
+    }
+
+    /// Whether a new connection resumes the session of an earlier one. Asks for something, so as to get the next ticket.
+    pub fn resumes(&self) -> bool {
+        let mut connection = self.connect().unwrap();
+        let _ = connection.get("/");
+        connection.is_resumed()
     }
 
     /// One GET on a connection of its own.
@@ -113,6 +157,14 @@ impl Client {
     pub fn request(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> io::Result<Response> {
         self.connect()?.request(method, path, headers, body)
     }
+}
+
+/// What a record carries, in records of at most `size` bytes.
+pub fn in_pieces(record: &[u8], size: usize) -> Vec<u8> {
+    let (header, message) = record.split_at(5);
+    assert_eq!(usize::from(u16::from_be_bytes([header[3], header[4]])), message.len(), "one record");
+    let piece = |piece: &[u8]| [&header[..3], &u16::try_from(piece.len()).unwrap().to_be_bytes()[..], piece].concat();
+    message.chunks(size).flat_map(piece).collect()
 }
 
 fn config(identity: Option<&Identity>, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
@@ -160,8 +212,21 @@ impl Connection {
         self.stream.flush()
     }
 
-    /// Reads one response to a request of `method`.
+    /// Reads one response to a request of `method`; `100 Continue` is skipped.
     pub fn response(&mut self, method: &str) -> io::Result<Response> {
+        let (status, headers) = self.head()?;
+        if status == 100 {
+            return self.response(method);
+        }
+        let has_body = method != "HEAD" && status != 304 && status != 204;
+        let length = headers.get("content-length").filter(|_| has_body).map_or(0, |length| length.parse().unwrap());
+        let mut body = vec![0; length];
+        self.stream.read_exact(&mut body)?;
+        Ok(Response { status, headers, body })
+    }
+
+    /// Reads one status line with its headers, `100 Continue` too.
+    pub fn head(&mut self) -> io::Result<(u16, BTreeMap<String, String>)> {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             let mut byte = [0];
@@ -170,27 +235,45 @@ impl Connection {
         }
         let head = String::from_utf8(head).map_err(io::Error::other)?;
         let mut lines = head.split("\r\n");
-        let status: u16 = lines.next().unwrap().split(' ').nth(1).unwrap().parse().map_err(io::Error::other)?;
-        if status == 100 {
-            return self.response(method);
-        }
-        let headers: BTreeMap<String, String> = lines
+        let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().map_err(io::Error::other)?;
+        let headers = lines
             .filter_map(|line| line.split_once(": "))
             .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
             .collect();
-        let has_body = method != "HEAD" && status != 304 && status != 204;
-        let length = headers.get("content-length").filter(|_| has_body).map_or(0, |length| length.parse().unwrap());
-        let mut body = vec![0; length];
-        self.stream.read_exact(&mut body)?;
-        Ok(Response { status, headers, body })
+        Ok((status, headers))
     }
 
-    /// Reads until the server closes; gives what came. An end without close_notify is an end.
+    /// Sends the head of a request with Host and `headers`, and nothing of its body.
+    pub fn send_head(&mut self, method: &str, path: &str, headers: &str) -> io::Result<()> {
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n{headers}\r\n", self.host);
+        self.send(head.as_bytes())
+    }
+
+    /// Reads exactly `length` bytes of what comes.
+    pub fn read(&mut self, length: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        self.stream.read_exact(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Reads what there is, up to a record's worth of bytes, whatever it means; gives how many.
+    pub fn read_some(&mut self) -> io::Result<usize> {
+        self.stream.read(&mut [0; 16 << 10])
+    }
+
+    /// Reads until the server closes; gives what came. An end without `close_notify` is an end.
     pub fn read_to_close(&mut self) -> io::Result<Vec<u8>> {
         let mut rest = Vec::new();
         match self.stream.read_to_end(&mut rest) {
             Ok(_) => Ok(rest),
-            Err(error) if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) => Ok(rest),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+                ) =>
+            {
+                Ok(rest)
+            }
             Err(error) => Err(error),
         }
     }
@@ -198,6 +281,13 @@ impl Connection {
     /// Whether the server has closed, or does so before patience ends.
     pub fn is_closed(&mut self) -> bool {
         self.read_to_close().is_ok()
+    }
+
+    /// Ends in the middle of whatever it is, as a network would: all that was sent arrives, and then nothing more.
+    pub fn hang_up(mut self) {
+        self.tcp().shutdown(std::net::Shutdown::Write).unwrap();
+        // A socket closed with something unread in it would take back what the server has not read yet.
+        let _ = self.stream.sock.read_to_end(&mut Vec::new());
     }
 
     /// Whether the handshake resumed a session.

@@ -1,7 +1,9 @@
 //! Other programs: the binary's own commands, curl, openssl.
 
+use std::io::Write;
+use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 /// What a program printed, and how it ended.
 #[derive(Debug)]
@@ -24,5 +26,23 @@ pub fn run(command: &mut Command) -> Ended {
         code: status.code().unwrap_or(-1),
         stdout: String::from_utf8_lossy(&stdout).into_owned(),
         stderr: String::from_utf8_lossy(&stderr).into_owned(),
+    }
+}
+
+/// Runs `openssl s_client` against `address` with `arguments`, sends `input`, and reads until the server closes.
+///
+/// Debian's own limits (`openssl.cnf`) do not count, so that an old client can be played.
+pub fn s_client(address: SocketAddr, arguments: &[&str], input: &str) -> Ended {
+    let mut command = Command::new("timeout");
+    command.args(["20", "openssl", "s_client", "-ign_eof", "-connect", &address.to_string()]).args(arguments);
+    command.env("OPENSSL_CONF", "/dev/null").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("openssl");
+    // A server that refuses the handshake is gone before anything is sent.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    Ended {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
 }

@@ -1,13 +1,17 @@
 //! Deadlines of a connection after its handshake: no peer holds a place by being slow.
 //!
-//! [`Paced`] lies between TCP and TLS, where every byte passes. The request's handler says through [`Pace`] which phase
-//! the connection is in. A deadline costs nothing while bytes flow: one timer per connection is looked at only when the
-//! peer keeps us waiting, and moved only when it fires.
+//! [`Paced`] lies between TCP and TLS, where every byte passes, and keeps the deadlines. [`Requests`] lies above TLS and
+//! sees a request begin; the request's handler says through [`Pace`] what comes after that. A deadline costs nothing
+//! while bytes flow: one timer per connection is looked at only when the peer keeps us waiting, and moved only when it
+//! fires.
+
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -16,12 +20,16 @@ use tokio::time::{Instant, Sleep};
 
 use super::limits::Limits;
 
+mod requests;
+
+pub use requests::Requests;
+
 /// Over how long the least rate of a body is measured.
 const RATE_WINDOW: Duration = Duration::from_mins(1);
 
 /// What a connection is waiting for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
+#[repr(u32)]
 pub enum Phase {
     /// The handshake; whoever runs it has a deadline of its own.
     Handshake = 0,
@@ -37,22 +45,69 @@ pub enum Phase {
 
 /// The phase of a connection, shared between its handler and its stream.
 #[derive(Debug, Clone)]
-pub struct Pace(Arc<AtomicU8>);
+pub struct Pace(Arc<Shared>);
 
-impl Pace {
-    /// Says that the connection has entered `phase`.
-    pub fn enter(&self, phase: Phase) {
-        self.0.store(phase as u8, Ordering::Relaxed);
-    }
+#[derive(Debug)]
+struct Shared {
+    /// The phase, in the lowest [`PHASE_BITS`], and above it how many were entered before.
+    stage: AtomicU32,
+    broken_off: OnceLock<&'static str>,
+}
 
-    fn phase(&self) -> Phase {
-        match self.0.load(Ordering::Relaxed) {
+/// How many bits a phase takes.
+const PHASE_BITS: u32 = 3;
+
+/// A phase, told apart from the same phase at another time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stage(u32);
+
+impl Stage {
+    fn phase(self) -> Phase {
+        match self.0 & ((1 << PHASE_BITS) - 1) {
             1 => Phase::Idle,
             2 => Phase::Header,
             3 => Phase::Answering,
             4 => Phase::Body,
             _ => Phase::Handshake,
         }
+    }
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self(Arc::new(Shared { stage: AtomicU32::new(Phase::Handshake as u32), broken_off: OnceLock::new() }))
+    }
+
+    /// Says that the connection has entered `phase`.
+    pub fn enter(&self, phase: Phase) {
+        let earlier = self.0.stage.load(Ordering::Relaxed) >> PHASE_BITS;
+        self.0.stage.store((earlier.wrapping_add(1) << PHASE_BITS) | phase as u32, Ordering::Relaxed);
+    }
+
+    /// Says why it is we who break the connection off.
+    pub fn break_off(&self, why: &'static str) {
+        // The first reason is the one that counts.
+        let _ = self.0.broken_off.set(why);
+    }
+
+    /// Why we broke the connection off, if we did.
+    #[must_use]
+    pub fn broken_off(&self) -> Option<&'static str> {
+        self.0.broken_off.get().copied()
+    }
+
+    /// Whether a request has begun and is not yet one that is answered.
+    #[must_use]
+    pub fn is_in_header(&self) -> bool {
+        self.phase() == Phase::Header
+    }
+
+    fn phase(&self) -> Phase {
+        self.stage().phase()
+    }
+
+    fn stage(&self) -> Stage {
+        Stage(self.0.stage.load(Ordering::Relaxed))
     }
 }
 
@@ -90,8 +145,8 @@ pub struct Paced<S> {
 /// When one direction last moved, and how much it moved in this window.
 #[derive(Debug)]
 struct Clock {
-    phase: Phase,
-    /// Since when the peer has kept us waiting, in this phase.
+    stage: Option<Stage>,
+    /// Since when the peer has kept us waiting, in this stage.
     waiting_since: Option<Instant>,
     window_start: Option<Instant>,
     window_bytes: u64,
@@ -100,7 +155,7 @@ struct Clock {
 impl<S> Paced<S> {
     /// Watches over `inner`, which is in [`Phase::Handshake`].
     pub fn new(inner: S, limits: &Limits) -> (Self, Pace) {
-        let pace = Pace(Arc::new(AtomicU8::new(Phase::Handshake as u8)));
+        let pace = Pace::new();
         let paced = Self {
             inner,
             pace: pace.clone(),
@@ -114,7 +169,8 @@ impl<S> Paced<S> {
 
     /// Waits until the deadline of a direction has passed; an error then says which.
     fn poll_deadline(&mut self, cx: &mut Context<'_>, is_reading: bool) -> Poll<io::Error> {
-        let phase = self.pace.phase();
+        let stage = self.pace.stage();
+        let phase = stage.phase();
         if phase == Phase::Handshake {
             return Poll::Pending;
         }
@@ -128,8 +184,9 @@ impl<S> Paced<S> {
             Phase::Answering | Phase::Handshake => None,
         };
         let counts_rate = !is_reading || phase == Phase::Body;
-        let overdue = clock.overdue(phase, now, limit, counts_rate.then_some(self.patience.least_bytes));
+        let overdue = clock.overdue(stage, now, limit, counts_rate.then_some(self.patience.least_bytes));
         if let Some(why) = overdue {
+            self.pace.break_off(why);
             return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, why));
         }
         // Wake to look again: at the nearest deadline that is possible, whatever phase it will be then.
@@ -147,12 +204,13 @@ impl<S> Paced<S> {
 
 impl Clock {
     fn new() -> Self {
-        Self { phase: Phase::Handshake, waiting_since: None, window_start: None, window_bytes: 0 }
+        Self { stage: None, waiting_since: None, window_start: None, window_bytes: 0 }
     }
 
-    /// Bytes have moved. A header is not given more time for each byte of it.
+    /// Bytes have moved. Only of a body that is progress: neither a header nor a wait for one is given more time for
+    /// each byte.
     fn moved(&mut self, bytes: usize, phase: Phase) {
-        if phase != Phase::Header {
+        if matches!(phase, Phase::Body | Phase::Answering) {
             self.waiting_since = None;
         }
         self.window_bytes = self.window_bytes.saturating_add(bytes as u64);
@@ -160,17 +218,17 @@ impl Clock {
 
     fn overdue(
         &mut self,
-        phase: Phase,
+        stage: Stage,
         now: Instant,
         limit: Option<Duration>,
         least_bytes: Option<u64>,
     ) -> Option<&'static str> {
-        if self.phase != phase {
-            *self = Self { phase, waiting_since: Some(now), window_start: Some(now), window_bytes: 0 };
+        if self.stage != Some(stage) {
+            *self = Self { stage: Some(stage), waiting_since: Some(now), window_start: Some(now), window_bytes: 0 };
         }
         let since = *self.waiting_since.get_or_insert(now);
         if limit.is_some_and(|limit| now.duration_since(since) >= limit) {
-            return Some(match phase {
+            return Some(match stage.phase() {
                 Phase::Idle => "idle for too long",
                 Phase::Header => "the request's header took too long",
                 _ => "no progress for too long",
@@ -199,12 +257,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
         match Pin::new(&mut this.inner).poll_read(cx, buffer) {
             Poll::Pending => Poll::Ready(Err(ready!(this.poll_deadline(cx, true)))),
             Poll::Ready(result) => {
-                let moved = buffer.filled().len() - before;
-                if moved > 0 && this.pace.phase() == Phase::Idle {
-                    this.pace.enter(Phase::Header);
-                    this.reading = Clock::new();
-                }
-                this.reading.moved(moved, this.pace.phase());
+                this.reading.moved(buffer.filled().len() - before, this.pace.phase());
                 Poll::Ready(result)
             }
         }
@@ -254,102 +307,5 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-
-    fn pair() -> (Paced<DuplexStream>, Pace, DuplexStream) {
-        let (ours, theirs) = tokio::io::duplex(64);
-        let (paced, pace) = Paced::new(ours, &Limits::default());
-        (paced, pace, theirs)
-    }
-
-    /// Reads until the stream fails, and gives the seconds that took and why.
-    async fn read_to_failure(mut paced: Paced<DuplexStream>) -> (u64, String) {
-        let start = Instant::now();
-        loop {
-            if let Err(error) = paced.read_u8().await {
-                return (start.elapsed().as_secs(), error.to_string());
-            }
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_idle_connection_ends_after_a_minute() {
-        let (paced, pace, _theirs) = pair();
-        pace.enter(Phase::Idle);
-        assert_eq!(read_to_failure(paced).await, (60, "idle for too long".to_owned()));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_header_that_drips_ends_after_ten_seconds() {
-        let (paced, pace, mut theirs) = pair();
-        pace.enter(Phase::Idle);
-        let drip = async {
-            while theirs.write_all(b"x").await.is_ok() {
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-        };
-        let (seconds, why) =
-            tokio::select! { failure = read_to_failure(paced) => failure, () = drip => unreachable!() };
-        assert_eq!((seconds, why.as_str()), (10, "the request's header took too long"));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_body_that_drips_is_too_slow_and_one_that_stops_has_stalled() {
-        let (paced, pace, mut theirs) = pair();
-        pace.enter(Phase::Body);
-        let drip = async {
-            while theirs.write_all(b"x").await.is_ok() {
-                tokio::time::sleep(Duration::from_secs(2)).await;
-            }
-        };
-        let (seconds, why) =
-            tokio::select! { failure = read_to_failure(paced) => failure, () = drip => unreachable!() };
-        assert_eq!((seconds, why.as_str()), (60, "too slow for too long"));
-        let (paced, pace, _theirs) = pair();
-        pace.enter(Phase::Body);
-        assert_eq!(read_to_failure(paced).await, (30, "no progress for too long".to_owned()));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_body_that_is_slow_but_steady_gets_through() {
-        let (mut paced, pace, mut theirs) = pair();
-        pace.enter(Phase::Body);
-        let send = async {
-            for _ in 0..200 {
-                theirs.write_all(&[0; 300]).await.unwrap();
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-            drop(theirs);
-        };
-        let mut all = Vec::new();
-        let (received, ()) = tokio::join!(paced.read_to_end(&mut all), send);
-        assert_eq!(received.unwrap(), 60_000);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_peer_that_does_not_read_ends_after_half_a_minute() {
-        let (mut paced, pace, _theirs) = pair();
-        pace.enter(Phase::Answering);
-        let start = Instant::now();
-        let error = paced.write_all(&[0; 1000]).await.unwrap_err();
-        assert_eq!((start.elapsed().as_secs(), error.to_string().as_str()), (30, "no progress for too long"));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn our_own_work_has_no_deadline() {
-        let (mut paced, pace, mut theirs) = pair();
-        pace.enter(Phase::Answering);
-        let late = async {
-            tokio::time::sleep(Duration::from_secs(3600)).await;
-            theirs.write_all(b"x").await.unwrap();
-        };
-        let (read, ()) = tokio::join!(paced.read_u8(), late);
-        assert_eq!(read.unwrap(), b'x');
     }
 }

@@ -1,0 +1,76 @@
+//! Makes sites out of folders, trust bundles and configuration, and publishes them one after the other.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::news;
+use crate::config::Config;
+use crate::constituency::{ConstituencyName, Registry};
+use crate::serve::Server;
+use crate::serve::site::TlsMaterial;
+use crate::trust;
+
+/// Publishes sites.
+#[derive(Debug)]
+pub(super) struct Publisher {
+    server: Arc<Server>,
+    /// Locked while a site is made: folders and SIGHUP may change it at once.
+    in_use: Mutex<InUse>,
+}
+
+/// What the next site is made of, besides the folders.
+#[derive(Debug)]
+struct InUse {
+    /// As it was last read without an error.
+    config: Config,
+    material: TlsMaterial,
+}
+
+impl Publisher {
+    /// A publisher for `server`, which has published nothing yet.
+    pub(super) fn new(server: Arc<Server>, config: Config, material: TlsMaterial) -> Self {
+        Self { server, in_use: Mutex::new(InUse { config, material }) }
+    }
+
+    /// Publishes what the folders have become.
+    pub(super) fn publish_registry(&self, before: &Registry, after: Registry) {
+        let in_use = self.in_use();
+        news::tell_folders(before, &after);
+        let no_sni = self.server.site.load().no_sni().cloned();
+        self.publish(after, no_sni, &in_use.material);
+    }
+
+    /// SIGHUP: reads trust bundles and what of `provost.json` can change while running; `started` is what it was at
+    /// the start.
+    pub(super) fn reload(&self, started: &Config) {
+        let mut in_use = self.in_use();
+        match in_use.config.file.as_deref().map(Config::read) {
+            None => {}
+            Some(Ok(config)) => {
+                news::tell_restart_needed(started, &config);
+                in_use.config = config;
+            }
+            Some(Err(error)) => tracing::error!("{error}; the configuration that is in use stays"),
+        }
+        for (name, bundle) in trust::load_all(&in_use.config.trust) {
+            let is_kept = bundle.is_err() && matches!(in_use.material.bundles.get(&name), Some(Ok(_)));
+            news::tell_bundle(&name, &bundle, is_kept);
+            if !is_kept {
+                in_use.material.bundles.insert(name, bundle);
+            }
+        }
+        let folders = self.server.site.load().registry().snapshot();
+        self.publish(folders, in_use.config.no_sni.clone(), &in_use.material);
+        tracing::info!("SIGHUP: configuration, trust bundles and folders are read again");
+    }
+
+    fn publish(&self, folders: Registry, no_sni: Option<ConstituencyName>, material: &TlsMaterial) {
+        let current = self.server.site.load_full();
+        let next = current.with(folders, no_sni, material);
+        news::tell_unusable(&current, &next);
+        self.server.site.store(Arc::new(next));
+    }
+
+    fn in_use(&self) -> MutexGuard<'_, InUse> {
+        self.in_use.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

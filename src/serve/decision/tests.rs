@@ -1,0 +1,168 @@
+//! The decision, as a table and as laws.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use rustls::pki_types::UnixTime;
+
+use super::*;
+use crate::ca::{CertificateAuthority, KeyKind};
+use crate::clock;
+use crate::constituency::ExpiredDeviceCertificates;
+use crate::constituency::scan::Scanner;
+use crate::serve::site::TlsMaterial;
+use crate::trust::{Bundle, DeviceVerifier};
+
+const OWN: &str = "00005e00530c";
+const OTHER: &str = "00005e0053c7";
+
+/// One constituency with this policy, and a phone's proven identity.
+struct Stage {
+    constituency: Arc<Constituency>,
+    device: VerifiedDevice,
+    now: i64,
+}
+
+impl Stage {
+    fn new(policy: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let ote = folder.path().join("constituencies/ote");
+        std::fs::create_dir_all(&ote).unwrap();
+        std::fs::File::create(ote.join("constituency.json"))
+            .and_then(|mut file| std::io::Write::write_all(&mut file, policy.as_bytes()))
+            .unwrap();
+        let time = clock::now();
+        let mut scanner = Scanner::new(folder.path().join("constituencies"), vec!["polycom".to_owned()]);
+        let registry = scanner.scan(time);
+        let constituency = Arc::clone(registry.find("ote").expect("a good policy"));
+
+        let path = folder.path().join("ca");
+        let ca = CertificateAuthority::open_or_make(&path, "test", KeyKind::EcdsaP256, time).unwrap();
+        let bundle = Bundle::of("test", &[("test".to_owned(), ca.certificate().clone())]).unwrap();
+        let algorithms = TlsMaterial::provider().signature_verification_algorithms;
+        let verifier = DeviceVerifier::new([&bundle], ExpiredDeviceCertificates::Refuse, algorithms);
+        let issued = ca.issue_device(OWN.parse().unwrap(), time, Duration::from_hours(1)).unwrap();
+        let now = clock::unix_seconds(time);
+        let at = UnixTime::since_unix_epoch(Duration::from_secs(now.cast_unsigned()));
+        Self { constituency, device: verifier.judge(&[issued.certificate], at).unwrap(), now }
+    }
+
+    fn known() -> Self {
+        Self::new(&format!(r#"{{ "phones": {{ "{OWN}": "" }} }}"#))
+    }
+
+    fn decide(&self, method: &Method, path: &str) -> Result<Grant, Denial> {
+        decide(Asked { host: Ok(()), method, path }, &self.circumstances())
+    }
+
+    fn circumstances(&self) -> Circumstances<'_> {
+        Circumstances {
+            constituency: Some(&self.constituency),
+            tls_is_current: true,
+            device: Some(Ok(&self.device)),
+            now: self.now,
+        }
+    }
+
+    fn status(&self, method: &Method, path: &str) -> u16 {
+        self.decide(method, path).map_or_else(|denial| denial.status().as_u16(), |_| 200)
+    }
+}
+
+#[test]
+fn a_known_phone_reads_what_is_common_and_what_is_its_own() {
+    let stage = Stage::known();
+    for path in
+        ["/site.cfg", "/000000000000.cfg", "/firmware/sip.ld", &format!("/{OWN}.cfg"), &format!("/logs/{OWN}-app.log")]
+    {
+        assert_eq!(stage.status(&Method::GET, path), 200, "{path}");
+        assert_eq!(stage.status(&Method::HEAD, path), 200, "{path}");
+    }
+    assert_eq!(stage.status(&Method::PUT, &format!("/logs/{OWN}-app.log")), 200);
+}
+
+#[test]
+fn each_check_comes_before_the_next() {
+    let stage = Stage::known();
+    let elsewhere = || Err(HostDenial::Elsewhere("x".to_owned()));
+    let hidden_of_other = format!("/{OTHER}/.x");
+    let asked = |host, method, path| Asked { host, method, path };
+    let status = |asked: Asked<'_>, circumstances: &Circumstances<'_>| {
+        decide(asked, circumstances).map_or_else(|denial| denial.status().as_u16(), |_| 200)
+    };
+    let gone = Circumstances { constituency: None, ..stage.circumstances() };
+    let outdated = Circumstances { tls_is_current: false, ..stage.circumstances() };
+    let late = Circumstances { now: stage.now + 7200, ..stage.circumstances() };
+    let nobody = Circumstances { device: None, ..stage.circumstances() };
+    let bad = || Err(HostDenial::Bad(BadHost::Missing));
+    assert_eq!(status(asked(bad(), &Method::DELETE, "/.."), &gone), 400);
+    assert_eq!(status(asked(elsewhere(), &Method::DELETE, "/.."), &gone), 421);
+    assert_eq!(status(asked(Ok(()), &Method::DELETE, "/.."), &gone), 421);
+    assert_eq!(status(asked(Ok(()), &Method::DELETE, "/.."), &nobody), 405);
+    assert_eq!(status(asked(Ok(()), &Method::GET, "/.."), &nobody), 400);
+    for refused in [&nobody, &outdated, &late] {
+        assert_eq!(status(asked(Ok(()), &Method::GET, "/.hidden"), refused), 403);
+        assert_eq!(status(asked(Ok(()), &Method::GET, "/site.cfg"), refused), 403);
+    }
+    assert_eq!(status(asked(Ok(()), &Method::GET, &hidden_of_other), &stage.circumstances()), 403);
+    assert_eq!(status(asked(Ok(()), &Method::GET, "/.hidden"), &stage.circumstances()), 404);
+}
+
+#[test]
+fn denied_beats_listed_and_listed_beats_unknown() {
+    let unknown = Stage::new(r#"{ "phones": {} }"#);
+    assert_eq!(unknown.status(&Method::GET, "/site.cfg"), 403);
+    let denied = Stage::new(&format!(r#"{{ "phones": "any", "denied": ["{OWN}"] }}"#));
+    assert!(matches!(denied.decide(&Method::GET, "/site.cfg"), Err(Denial::Denied { .. })));
+    let any = Stage::new(r#"{ "phones": "any" }"#);
+    assert_eq!(any.status(&Method::GET, "/site.cfg"), 200);
+    assert!(matches!(any.decide(&Method::PUT, &format!("/{OWN}-app.log")), Err(Denial::UploadsOff { .. })));
+}
+
+#[test]
+fn without_client_authentication_a_phones_file_is_absent_and_nothing_is_stored() {
+    let open = Stage::new(r#"{ "client_auth": "none" }"#);
+    assert_eq!(open.status(&Method::GET, "/firmware/sip.ld"), 200);
+    assert_eq!(open.status(&Method::GET, "/000000000000.cfg"), 200);
+    assert_eq!(open.status(&Method::GET, &format!("/{OWN}.cfg")), 404);
+    assert_eq!(open.status(&Method::PUT, &format!("/{OWN}-app.log")), 405);
+}
+
+fn segment() -> impl Strategy<Value = String> {
+    let mac = prop_oneof![Just(OWN.to_owned()), Just(OTHER.to_uppercase()), Just("00-00-5e-00-53-c7".to_owned())];
+    let word = prop_oneof![
+        mac,
+        Just("constituency.json".to_owned()),
+        Just("..".to_owned()),
+        Just("%2e".to_owned()),
+        "[a-z0-9.~%-]{0,6}"
+    ];
+    prop::collection::vec(word, 1..3).prop_map(|words| words.concat())
+}
+
+proptest! {
+    #[test]
+    fn no_grant_reaches_another_phones_or_a_hidden_file(
+        segments in prop::collection::vec(segment(), 1..4),
+        is_put: bool,
+    ) {
+        static STAGE: std::sync::LazyLock<Stage> = std::sync::LazyLock::new(Stage::known);
+        let stage = &*STAGE;
+        let path = format!("/{}", segments.join("/"));
+        let method = if is_put { Method::PUT } else { Method::GET };
+        let own = Some(OWN.parse().unwrap());
+        match stage.decide(&method, &path) {
+            Ok(Grant::Read(grant)) => {
+                let granted = grant.path().as_str();
+                prop_assert!(path::macs_in(granted).all(|mac| Some(mac) == own));
+                prop_assert!(!path::is_hidden(granted) && granted.split('/').all(|segment| segment != ".."));
+            }
+            Ok(Grant::Write(grant)) => {
+                prop_assert!(path::macs_in(grant.name().as_str()).all(|mac| Some(mac) == own));
+                prop_assert!(grant.name().as_str().rsplit('/').next().is_some_and(|file| file.starts_with(OWN)));
+            }
+            Err(_) => {}
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! One request and what came of it: its line in the access log is written when it is over, however it ends.
+
+use std::time::Instant;
+
+use super::access::{AccessLog, AccessRecord};
+use super::pace::{Pace, Phase};
+use crate::clock;
+
+/// A request under way. Dropped, it writes its line: answered, broken off, or given up by a defect of ours.
+#[derive(Debug)]
+pub struct Exchange {
+    record: Option<AccessRecord>,
+    started: Instant,
+    promised: Option<u64>,
+    log: AccessLog,
+    pace: Pace,
+}
+
+impl Exchange {
+    /// Begins with what is known of the request.
+    #[must_use]
+    pub fn begin(record: AccessRecord, log: &AccessLog, pace: &Pace) -> Self {
+        pace.enter(Phase::Answering);
+        let (log, pace) = (log.clone(), pace.clone());
+        Self { record: Some(record), started: clock::monotonic(), promised: None, log, pace }
+    }
+
+    /// It is refused, or went wrong; the first reason is the one that counts.
+    pub fn note(&mut self, reason: &dyn std::fmt::Display) {
+        if let Some(record) = &mut self.record {
+            record.reason.get_or_insert_with(|| reason.to_string());
+        }
+    }
+
+    /// It is answered with `status` and, if that is known, a body of `promised` bytes.
+    pub fn answered(&mut self, status: u16, promised: Option<u64>) {
+        self.promised = promised;
+        if let Some(record) = &mut self.record {
+            record.status = Some(status);
+        }
+    }
+
+    /// Bytes of the answer's body are on their way.
+    pub fn sent(&mut self, bytes: usize) {
+        if let Some(record) = &mut self.record {
+            record.bytes += bytes as u64;
+        }
+    }
+
+    /// What ended it early, if anything did.
+    fn cut_short(&self, record: &AccessRecord) -> Option<String> {
+        let why = match self.pace.broken_off() {
+            _ if std::thread::panicking() => "a defect of provost (a panic)",
+            Some(why) => why,
+            None => "the client hung up",
+        };
+        match (record.status, self.promised) {
+            (None, _) => Some(format!("{why} before there was an answer")),
+            (Some(_), Some(promised)) if record.bytes < promised => {
+                Some(format!("{why} after {} of {promised} bytes", record.bytes))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.pace.enter(Phase::Idle);
+        let Some(mut record) = self.record.take() else { return };
+        record.duration = clock::monotonic().duration_since(self.started);
+        record.reason = record.reason.take().or_else(|| self.cut_short(&record));
+        self.log.record(record);
+    }
+}

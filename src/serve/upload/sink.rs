@@ -1,0 +1,151 @@
+//! The file that a body goes into, so that the upload is old or new and never half.
+//!
+//! A file is replaced as a whole or not at all. Only a true append grows it in place, because there a prefix is as good
+//! as it was; and an append that is refused after all is taken back.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
+
+use crate::serve::decision::Denial;
+use crate::state;
+
+/// Where a body is written to.
+#[derive(Debug)]
+pub enum Sink {
+    /// The file itself, at its end.
+    Append(Append),
+    /// A file beside it, which takes its place when it is complete.
+    Beside(Beside),
+}
+
+/// A file that grows in place.
+#[derive(Debug)]
+pub struct Append {
+    file: File,
+    path: PathBuf,
+    old_size: Option<u64>,
+}
+
+/// A temporary file, removed when it is dropped.
+#[derive(Debug)]
+pub struct Beside(NamedTempFile);
+
+impl Append {
+    /// Opens `target` below `root` for an append, and makes it where there was none.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn open(root: &Path, target: &Path, old_size: Option<u64>) -> Result<Self, Denial> {
+        let folder = target.parent().unwrap_or(root);
+        make_folders(root, folder).map_err(|error| failed("the folder", &error))?;
+        let open = || {
+            let file = File::options().create(true).append(true).mode(0o600).open(target)?;
+            state::sync_folder(folder)?;
+            Ok(file)
+        };
+        let file = open().map_err(|error| failed("the file", &error))?;
+        Ok(Self { file, path: target.to_owned(), old_size })
+    }
+
+    fn take_back(&self) {
+        let undone = match self.old_size {
+            Some(size) => self.file.set_len(size).and_then(|()| self.file.sync_all()),
+            None => fs::remove_file(&self.path),
+        };
+        if let Err(error) = undone {
+            tracing::error!("{}: an append cannot be taken back: {error}", self.path.display());
+        }
+    }
+}
+
+impl Beside {
+    /// Makes a temporary file in `folder` that starts as the first `kept` bytes of `old`.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn create(folder: &Path, old: &Path, kept: u64) -> Result<Self, Denial> {
+        let mut file = NamedTempFile::new_in(folder).map_err(|error| failed("a temporary file", &error))?;
+        if kept > 0 {
+            let copied = File::open(old).and_then(|old| io::copy(&mut old.take(kept), &mut file));
+            if copied.map_err(|error| failed("the part to keep", &error))? < kept {
+                return Err(Denial::Failed("the file shrank while it was copied".to_owned()));
+            }
+        }
+        Ok(Self(file))
+    }
+
+    /// The folder of `target` is made only now: it may have been removed meanwhile, and is not needed before.
+    fn replace(self, root: &Path, target: &Path) -> io::Result<()> {
+        let folder = target.parent().unwrap_or(root);
+        self.0.as_file().sync_all()?;
+        make_folders(root, folder)?;
+        self.0.persist(target).map_err(|error| error.error)?;
+        state::sync_folder(folder)
+    }
+}
+
+impl Sink {
+    /// Writes some of the body.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), Denial> {
+        let written = match self {
+            Self::Append(append) => append.file.write_all(bytes),
+            Self::Beside(beside) => beside.0.write_all(bytes),
+        };
+        written.map_err(|error| failed("the upload", &error))
+    }
+
+    /// Makes what was written durable, and visible as `target`.
+    ///
+    /// # Errors
+    /// If the disk fails; the file is then as it was.
+    pub fn finish(self, root: &Path, target: &Path) -> Result<(), Denial> {
+        let finished = match self {
+            Self::Append(append) => append.file.sync_all().inspect_err(|_| append.take_back()),
+            Self::Beside(beside) => beside.replace(root, target),
+        };
+        finished.map_err(|error| failed("the upload", &error))
+    }
+
+    /// Leaves the file as it was.
+    pub fn take_back(self) {
+        if let Self::Append(append) = self {
+            append.take_back();
+        }
+    }
+
+    /// Keeps what an append has got so far; anything else leaves the file as it was.
+    pub fn keep_prefix(self) {
+        if let Self::Append(append) = self
+            && let Err(error) = append.file.sync_all()
+        {
+            tracing::error!("{}: what was received cannot be made durable: {error}", append.path.display());
+        }
+    }
+}
+
+/// Makes `folder` and what is missing between it and `root`, each durable in the one above it.
+fn make_folders(root: &Path, folder: &Path) -> io::Result<()> {
+    if folder == root || folder.is_dir() {
+        return Ok(());
+    }
+    let above = folder.parent().unwrap_or(root);
+    make_folders(root, above)?;
+    state::private_folder(folder)?;
+    state::sync_folder(above)
+}
+
+/// What a failing disk comes to for the peer.
+pub(super) fn failed(what: &str, error: &io::Error) -> Denial {
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Denial::DiskFull { reserve: 0 },
+        ErrorKind::NotADirectory | ErrorKind::IsADirectory | ErrorKind::AlreadyExists => Denial::Clash,
+        _ => Denial::Failed(format!("{what} cannot be stored: {error}")),
+    }
+}

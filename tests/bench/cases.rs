@@ -1,0 +1,88 @@
+//! What is measured, and how many times cheaper than nginx it has to be.
+
+use rustls::SupportedProtocolVersion;
+use rustls::version::{TLS12, TLS13};
+
+use super::site::{FIRMWARE_BYTES, Key};
+
+/// How many connections lie idle when their memory is measured.
+pub const IDLE_CONNECTIONS: usize = 2000;
+
+/// What a lane of the load does over and over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// A new connection with a full handshake of both sides' certificates, one small file, close.
+    FullHandshake,
+    /// A new connection that resumes the session of the one before, one small file, close.
+    ResumedHandshake,
+    /// One small file on an open connection.
+    SmallFile,
+    /// The firmware on an open connection.
+    Firmware,
+}
+
+/// One line of the table.
+#[derive(Debug)]
+pub struct Case {
+    pub name: &'static str,
+    pub key: Key,
+    pub version: &'static SupportedProtocolVersion,
+    pub operation: Operation,
+    /// How many connections are busy at once.
+    pub lanes: usize,
+    /// The least ratio of nginx's cost to ours, where one is set.
+    pub target: Option<f64>,
+    pub unit: &'static str,
+    /// How many of these units a second has.
+    pub scale: f64,
+}
+
+impl Case {
+    /// How much was done by so many operations, in what the cost is counted by.
+    pub fn amount(&self, operations: u64) -> f64 {
+        let each = if self.operation == Operation::Firmware { FIRMWARE_BYTES as f64 / 1e9 } else { 1.0 };
+        operations as f64 * each
+    }
+}
+
+const HANDSHAKE: Case = Case {
+    name: "",
+    key: Key::P256,
+    version: &TLS13,
+    operation: Operation::FullHandshake,
+    lanes: 8,
+    target: None,
+    unit: "µs",
+    scale: 1e6,
+};
+
+pub const CASES: &[Case] = &[
+    Case { name: "full handshake, RSA-2048, TLS 1.3", key: Key::Rsa2048, target: Some(2.7), ..HANDSHAKE },
+    Case { name: "full handshake, RSA-2048, TLS 1.2", key: Key::Rsa2048, version: &TLS12, ..HANDSHAKE },
+    Case { name: "full handshake, P-256, TLS 1.3", target: Some(4.0), ..HANDSHAKE },
+    Case { name: "full handshake, P-256, TLS 1.2", version: &TLS12, ..HANDSHAKE },
+    Case { name: "resumed handshake, TLS 1.3", operation: Operation::ResumedHandshake, target: Some(2.0), ..HANDSHAKE },
+    Case {
+        name: "resumed handshake, TLS 1.2",
+        operation: Operation::ResumedHandshake,
+        version: &TLS12,
+        target: Some(2.0),
+        ..HANDSHAKE
+    },
+    Case {
+        name: "keep-alive, 1.8 kB file",
+        operation: Operation::SmallFile,
+        lanes: 32,
+        target: Some(1.2),
+        ..HANDSHAKE
+    },
+    Case {
+        name: "100 MiB firmware, per GB",
+        operation: Operation::Firmware,
+        lanes: 2,
+        target: Some(1.6),
+        unit: "ms",
+        scale: 1e3,
+        ..HANDSHAKE
+    },
+];

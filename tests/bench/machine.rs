@@ -1,0 +1,100 @@
+//! The machine: which processor runs what, what processes have used of it, and what it is.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::fs::read_to_string;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// The processor of the servers, and that of the load.
+pub const SERVER_CPU: &str = "0";
+const LOAD_CPU: &str = "1";
+
+/// Whether servers and load can have a processor each.
+pub fn has_two_processors() -> bool {
+    read_to_string("/proc/cpuinfo").is_ok_and(|info| info.matches("processor\t:").count() > 1)
+}
+
+/// Takes the load's processor for this process, and as many file descriptors as it may have.
+pub fn prepare() {
+    if has_two_processors() {
+        let pid = std::process::id().to_string();
+        let taskset = Command::new("taskset").args(["-pc", LOAD_CPU, &pid]).stdout(Stdio::null()).status();
+        assert!(taskset.expect("taskset").success(), "processor {LOAD_CPU} cannot be had");
+    } else {
+        eprintln!("one processor for servers and load: expect noise");
+    }
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("file descriptors");
+}
+
+/// What every thread of a process and of its children has run, in nanoseconds.
+#[derive(Debug)]
+pub struct CpuTime(BTreeMap<String, u64>);
+
+impl CpuTime {
+    /// So far. By schedstat, because stat counts in hundredths of a second.
+    pub fn of(pid: u32) -> Self {
+        let mut threads = BTreeMap::new();
+        for pid in family(pid) {
+            for thread in std::fs::read_dir(format!("/proc/{pid}/task")).expect("/proc").flatten() {
+                // A thread that has just ended has none.
+                let Ok(stat) = read_to_string(thread.path().join("schedstat")) else { continue };
+                let ran = stat.split(' ').next().and_then(|ran| ran.parse().ok()).expect("schedstat");
+                threads.insert(thread.file_name().into_string().expect("a number"), ran);
+            }
+        }
+        Self(threads)
+    }
+
+    pub fn since(&self, before: &Self) -> Duration {
+        let ran = self.0.iter().map(|(thread, ran)| ran - before.0.get(thread).unwrap_or(&0)).sum();
+        Duration::from_nanos(ran)
+    }
+}
+
+/// What memory a process and its children have, in KiB, shared pages in equal parts.
+pub fn memory_kib(pid: u32) -> u64 {
+    family(pid).map(pss_kib).sum()
+}
+
+fn pss_kib(pid: u32) -> u64 {
+    let rollup = read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("smaps_rollup");
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).expect("Pss");
+    line.trim().trim_end_matches(" kB").parse().expect("KiB")
+}
+
+/// A process and its children: nginx works in children of the process that was started.
+fn family(pid: u32) -> impl Iterator<Item = u32> {
+    let children = read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let children: Vec<u32> = children.split_whitespace().map(|child| child.parse().expect("a pid")).collect();
+    std::iter::once(pid).chain(children)
+}
+
+/// What must stand beside absolute figures.
+pub fn description() -> String {
+    let mut text = String::new();
+    let info = read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map_or("?", |it| it.1);
+    let kernel = read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let _ = writeln!(
+        text,
+        "machine: {model}, {} processors, Linux {}",
+        info.matches("processor\t:").count(),
+        kernel.trim()
+    );
+    let nginx = said("nginx", "-V");
+    let version = nginx.lines().find_map(|line| line.strip_prefix("nginx version: ")).unwrap_or("?");
+    // Where it runs with another OpenSSL than it was built with, it says so itself.
+    let openssl = nginx.lines().find_map(|line| line.strip_prefix("built with ")).unwrap_or("?");
+    let _ = writeln!(text, "nginx: {version}, built with {openssl}");
+    let _ = writeln!(text, "provost: {}", env!("CARGO_PKG_VERSION"));
+    text
+}
+
+fn said(command: &str, argument: &str) -> String {
+    let Ok(output) = Command::new(command).arg(argument).output() else { return String::new() };
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}

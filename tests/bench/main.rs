@@ -1,0 +1,134 @@
+//! provost beside nginx: the same files, certificates and client authentication from both, in turns, on one processor.
+//!
+//! 1. [`site`]: files, certificates, phones; written once, served by both.
+//! 2. [`servers`]: each server as a process of its own on the first processor; the load comes from the second.
+//! 3. [`cases`]: what is measured, and what provost has to reach.
+//! 4. [`load`]: operations, each verified; one that does not work ends the benchmark.
+//! 5. [`machine`]: what the servers' processes used meanwhile.
+//! 6. [`table`]: medians, spread, ratios.
+//!
+//! Run it by `tests/bench/run`, which installs nginx where it is missing.
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    clippy::duration_suboptimal_units,
+    clippy::must_use_candidate,
+    clippy::missing_panics_doc,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::cast_precision_loss,
+    reason = "a benchmark fails by panicking, reads the clock, and nobody imports it"
+)]
+
+mod cases;
+mod load;
+mod machine;
+#[path = "../suite/harness/pki.rs"]
+#[allow(dead_code, reason = "the suite's certificates; the benchmark needs some of them")]
+mod pki;
+mod servers;
+mod site;
+mod table;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use cases::{CASES, Case, IDLE_CONNECTIONS};
+use load::Lane;
+use servers::{Program, Server};
+use site::{Key, Site};
+use table::{Measured, Sample, Table};
+
+/// How much is done of each.
+#[derive(Debug, Clone, Copy)]
+struct Effort {
+    rounds: usize,
+    round: Duration,
+    idle_connections: usize,
+}
+
+const FULL: Effort = Effort { rounds: 5, round: Duration::from_secs(1), idle_connections: IDLE_CONNECTIONS };
+const QUICK: Effort = Effort { rounds: 2, round: Duration::from_millis(100), idle_connections: 100 };
+
+fn main() -> ExitCode {
+    let mut effort = FULL;
+    let mut only = None;
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--quick" => effort = QUICK,
+            "--only" => only = arguments.next(),
+            // What cargo passes to every benchmark.
+            "--bench" => {}
+            other => {
+                eprintln!("{other:?} is not known: [--quick] [--only PART-OF-A-NAME]");
+                return ExitCode::from(2);
+            }
+        }
+    }
+    machine::prepare();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let table = runtime.block_on(measure_all(effort, only.as_deref().unwrap_or_default()));
+    println!("{}\n{table}", machine::description());
+    ExitCode::SUCCESS
+}
+
+async fn measure_all(effort: Effort, only: &str) -> Table {
+    let site = Site::write();
+    let mut table = Table::default();
+    for key in [Key::Rsa2048, Key::P256] {
+        let cases: Vec<&Case> = CASES.iter().filter(|case| case.key == key && case.name.contains(only)).collect();
+        if cases.is_empty() {
+            continue;
+        }
+        let servers = Program::BOTH.map(|program| Server::start(program, &site, key));
+        for case in cases {
+            table.add(case.name, case.unit, case.target, measure(case, &servers, &site, effort).await);
+        }
+    }
+    if "idle connection".contains(only) {
+        // New processes: what earlier load has left in their heaps would blur it.
+        let servers = Program::BOTH.map(|program| Server::start(program, &site, Key::P256));
+        let mut kib = Vec::new();
+        for server in &servers {
+            kib.push(Measured::memory(load::idle_memory(server, &site, effort.idle_connections).await));
+        }
+        table.add("idle connection, memory", "KiB", Some(1.0), kib);
+    }
+    table
+}
+
+/// Both servers in turns, so that whatever else the machine does meets both alike.
+async fn measure(case: &Case, servers: &[Server], site: &Site, effort: Effort) -> Vec<Measured> {
+    eprint!("{} ", case.name);
+    let mut lanes: Vec<Vec<Lane>> = Vec::new();
+    for server in servers {
+        let mut of_server: Vec<Lane> = (0..case.lanes).map(|_| Lane::new(case, server, site)).collect();
+        for lane in &mut of_server {
+            lane.warm_up().await;
+        }
+        lanes.push(of_server);
+    }
+    let mut samples = vec![Vec::new(); servers.len()];
+    for round in 0..effort.rounds {
+        // Who begins changes too.
+        for turn in 0..servers.len() {
+            let which = (turn + round) % servers.len();
+            let before = machine::CpuTime::of(servers[which].pid());
+            let began = std::time::Instant::now();
+            let (back, operations) = load::run(std::mem::take(&mut lanes[which]), effort.round).await;
+            let elapsed = began.elapsed();
+            // The server has still to see the last connections close.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let used = machine::CpuTime::of(servers[which].pid()).since(&before);
+            lanes[which] = back;
+            samples[which].push(Sample { used, elapsed, amount: case.amount(operations) });
+            eprint!(".");
+        }
+    }
+    eprintln!();
+    samples.into_iter().map(|samples| Measured::cpu(&samples, case.scale)).collect()
+}

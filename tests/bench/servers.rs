@@ -1,0 +1,185 @@
+//! The two servers as processes, each on the same processor, with the best configuration that we know for it.
+
+use std::fmt::Write;
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::machine;
+use super::site::{DOMAIN, HOST, Key, Site, phones};
+
+/// How long a server may take to start.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Program {
+    Nginx,
+    Provost,
+}
+
+/// A running server. Dropped, it is ended and waited for.
+pub struct Server {
+    child: Child,
+    pub program: Program,
+    pub address: SocketAddr,
+}
+
+impl Program {
+    /// In the order of the table's columns.
+    pub const BOTH: [Self; 2] = [Self::Nginx, Self::Provost];
+}
+
+impl Server {
+    /// Starts a server of `site` that shows its certificate of this kind of key, and waits until it listens.
+    pub fn start(program: Program, site: &Site, key: Key) -> Self {
+        // Taken and given back, so that it is free, most likely.
+        let address = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap();
+        let (name, command) = match program {
+            Program::Nginx => ("nginx", nginx(site, key, address)),
+            Program::Provost => ("provost", provost(site, key, address)),
+        };
+        let errors = site.path(&format!("{name}.errors"));
+        let child = pinned(&command)
+            .current_dir(site.folder())
+            .stdin(Stdio::null())
+            .stdout(File::create(site.path(&format!("{name}.output"))).unwrap())
+            .stderr(File::create(&errors).unwrap())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name} cannot be started: {error}"));
+        let mut server = Self { child, program, address };
+        let deadline = Instant::now() + PATIENCE;
+        while TcpStream::connect(address).is_err() {
+            let ended = server.child.try_wait().unwrap();
+            let is_hopeful = ended.is_none() && Instant::now() < deadline;
+            let said = || std::fs::read_to_string(&errors).unwrap_or_default();
+            assert!(is_hopeful, "{name} does not listen:\n{}", said());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        server
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // nginx's worker ends only if its master is asked to stop; killed, it would leave it behind.
+        let pid = rustix::process::Pid::from_child(&self.child);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let deadline = Instant::now() + PATIENCE;
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if Instant::now() > deadline {
+                let _ = self.child.kill();
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// `command` on the servers' processor.
+fn pinned(command: &[String]) -> Command {
+    let mut words: Vec<&str> = command.iter().map(String::as_str).collect();
+    if machine::has_two_processors() {
+        words.splice(..0, ["taskset", "-c", machine::SERVER_CPU]);
+    }
+    let mut pinned = Command::new(words[0]);
+    pinned.args(&words[1..]);
+    pinned
+}
+
+fn provost(site: &Site, key: Key, address: SocketAddr) -> Vec<String> {
+    let key = key.name();
+    let config = json!({
+        "domain": DOMAIN,
+        "listen": [address],
+        "constituencies": "constituencies",
+        "state": format!("state-{key}"),
+        "certificate": { "files": [{ "chain": format!("{key}.pem"), "key": format!("{key}.key") }] },
+        "trust": { "factory": ["factory.pem"] },
+        "log": "text",
+        // One address is the whole load here, and its idle connections have to stay.
+        "limits": { "connections_per_address": 0, "idle_s": 600, "drain_s": 1, "free_space_bytes": 0 },
+    });
+    let file = site.path("provost.json");
+    std::fs::write(&file, config.to_string()).unwrap();
+    [env!("CARGO_BIN_EXE_provost"), "serve", "--config", file.to_str().unwrap()].map(str::to_owned).to_vec()
+}
+
+fn nginx(site: &Site, key: Key, address: SocketAddr) -> Vec<String> {
+    let file = site.path("nginx.conf");
+    std::fs::write(&file, nginx_conf(site, key, address)).unwrap();
+    let folder = site.folder().to_str().unwrap().to_owned();
+    ["nginx".to_owned(), "-p".to_owned(), folder, "-e".to_owned(), "stderr".to_owned(), "-c".to_owned()]
+        .into_iter()
+        .chain([file.to_str().unwrap().to_owned()])
+        .collect()
+}
+
+/// nginx as somebody would write it who knows it well: the same suites and group first, sessions both ways, buffered
+/// log, files kept open; and the same list of phones, asked on every request.
+fn nginx_conf(site: &Site, key: Key, address: SocketAddr) -> String {
+    let key = key.name();
+    let folder = site.folder().display();
+    let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
+    let mut allowed = String::new();
+    for mac in phones() {
+        let _ = writeln!(allowed, "    \"O=Polycom Inc.,CN={}\" 1;", mac.to_ascii_uppercase());
+    }
+    format!(
+        r#"
+{user}
+daemon off;
+worker_processes 1;
+worker_rlimit_nofile 65536;
+pid nginx.pid;
+events {{ worker_connections 32768; multi_accept on; }}
+http {{
+  client_body_temp_path {folder}/nginx-body; proxy_temp_path {folder}/nginx-proxy;
+  fastcgi_temp_path {folder}/nginx-fastcgi; uwsgi_temp_path {folder}/nginx-uwsgi; scgi_temp_path {folder}/nginx-scgi;
+  types {{ text/xml cfg xml; application/octet-stream ld; }}
+  log_format phones '$remote_addr $server_name "$ssl_client_s_dn" [$time_iso8601] "$request" $status '
+                    '$body_bytes_sent $request_time "$http_user_agent" $ssl_protocol/$ssl_cipher';
+  access_log nginx.access phones buffer=64k flush=1s;
+  sendfile on;
+  tcp_nopush on;
+  tcp_nodelay on;
+  keepalive_timeout 600s;
+  keepalive_requests 100000000;
+  open_file_cache max=1000 inactive=60s;
+  open_file_cache_valid 30s;
+  server_tokens off;
+  ssl_protocols TLSv1.2 TLSv1.3;
+  ssl_prefer_server_ciphers on;
+  ssl_ciphers ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384;
+  ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256;
+  ssl_ecdh_curve X25519:prime256v1:secp384r1;
+  ssl_session_cache shared:phones:50m;
+  ssl_session_tickets on;
+  ssl_session_timeout 6h;
+  map_hash_max_size 4096;
+  map_hash_bucket_size 128;
+  map $ssl_client_s_dn $allowed {{
+    default 0;
+{allowed}  }}
+  server {{
+    listen {address} ssl backlog=4096;
+    server_name {HOST};
+    root constituencies/ote;
+    ssl_certificate {key}.pem;
+    ssl_certificate_key {key}.key;
+    ssl_verify_client on;
+    ssl_verify_depth 2;
+    ssl_client_certificate factory.pem;
+    if ($allowed = 0) {{ return 403; }}
+    location / {{ }}
+    location = /constituency.json {{ return 404; }}
+  }}
+}}
+"#
+    )
+}

@@ -1,0 +1,96 @@
+//! What both servers serve: one constituency's folder, a factory's CA, server certificates, a list of phones.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rcgen::{KeyPair, PKCS_RSA_SHA256};
+use rustls::RootCertStore;
+use serde_json::{Map, Value, json};
+
+use super::pki::{Ca, Identity, SERVER_CA, ca_params, device_params, server_certificate};
+
+pub const DOMAIN: &str = "phones.example.com";
+pub const HOST: &str = "ote.phones.example.com";
+/// The phone that asks.
+pub const MAC: &str = "00005e00530c";
+pub const SMALL_FILE: &str = "/000000000000.cfg";
+pub const FIRMWARE: &str = "/3111-44500-001.sip.ld";
+pub const FIRMWARE_BYTES: usize = 100 << 20;
+const SMALL_FILE_BYTES: usize = 1800;
+/// How many phones the list holds: a real one is not short.
+const PHONES: u32 = 500;
+
+/// The kind of the server's key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Key {
+    Rsa2048,
+    P256,
+}
+
+/// Everything that is served. Dropped, it is removed.
+pub struct Site {
+    folder: tempfile::TempDir,
+    /// The phone's certificate, sent with the CA that issued it, as phones do.
+    pub phone: Identity,
+    pub small_file: Vec<u8>,
+    pub server_roots: Arc<RootCertStore>,
+}
+
+impl Key {
+    /// What its files are called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rsa2048 => "rsa",
+            Self::P256 => "ec",
+        }
+    }
+}
+
+impl Site {
+    pub fn write() -> Self {
+        let folder = tempfile::Builder::new().prefix("provost-bench-").tempdir().unwrap();
+        let rsa = || KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap();
+        let root = Ca::root_with("Bench Factory Root CA", rsa());
+        let issuing = root.below_with(ca_params("Bench Factory Issuing CA 1"), rsa());
+        std::fs::write(folder.path().join("factory.pem"), root.pem() + &issuing.pem()).unwrap();
+        for key in [Key::Rsa2048, Key::P256] {
+            server_certificate(DOMAIN, key == Key::Rsa2048).write(folder.path(), key.name());
+        }
+        let mut server_roots = RootCertStore::empty();
+        server_roots.add(SERVER_CA.certificate.der().clone()).unwrap();
+
+        let served = folder.path().join("constituencies/ote");
+        std::fs::create_dir_all(&served).unwrap();
+        let small_file: Vec<u8> = b"<PHONE_CONFIG voIpProt.server.1.address=\"sip.example.com\"/>\n"
+            .iter()
+            .copied()
+            .cycle()
+            .take(SMALL_FILE_BYTES)
+            .collect();
+        std::fs::write(served.join(&SMALL_FILE[1..]), &small_file).unwrap();
+        let firmware: Vec<u8> = (0..FIRMWARE_BYTES).map(|index| index.to_le_bytes()[index % 3]).collect();
+        std::fs::write(served.join(&FIRMWARE[1..]), firmware).unwrap();
+        let phones: Map<String, Value> = phones().map(|mac| (mac, "a phone".into())).collect();
+        let policy = json!({ "trust": ["factory"], "phones": phones });
+        std::fs::write(served.join("constituency.json"), policy.to_string()).unwrap();
+        Self {
+            phone: issuing.issue_rsa(&device_params(MAC)).with(&issuing),
+            small_file,
+            server_roots: Arc::new(server_roots),
+            folder,
+        }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+/// The phones that are let in: the one that asks is in the midst of others.
+pub fn phones() -> impl Iterator<Item = String> {
+    (0..PHONES).map(|number| format!("00005e{:06x}", 0x530c - PHONES / 2 + number))
+}

@@ -1,0 +1,237 @@
+//! The server's own certificates: followed as their files change, absent at first, or made by a CA of our own.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use serde_json::json;
+
+use crate::harness::pki::{FACTORY, Identity, server_certificate};
+use crate::harness::site::{DOMAIN, Running, Site};
+use crate::harness::tls::{Client, alert};
+use crate::harness::tool::provost;
+use crate::harness::{PATIENCE, VVX500, eventually};
+
+/// A site with one ECDSA pair, `ec`.
+fn site_with_one_pair() -> Site {
+    let mut site = Site::with_ote();
+    site.config["certificate"]["files"].as_array_mut().unwrap().remove(0);
+    site
+}
+
+/// What the server shows in a new handshake.
+fn shown(server: &Running) -> CertificateDer<'static> {
+    let connection = server.client("ote", &FACTORY.device(VVX500)).connect().unwrap();
+    connection.tls().peer_certificates().unwrap()[0].clone().into_owned()
+}
+
+#[track_caller]
+fn is_shown_soon(server: &Running, identity: &Identity) {
+    let since = Instant::now();
+    eventually("the new certificate", || (shown(server) == identity.chain[0]).then_some(()));
+    assert!(since.elapsed() < Duration::from_secs(5), "it took {:?}", since.elapsed());
+}
+
+/// Puts the files of `identity` in the place of the pair `ec`, each in one step.
+fn rename_over(site: &Site, identity: &Identity) {
+    identity.write(&site.path(""), "new");
+    for kind in ["pem", "key"] {
+        std::fs::rename(site.path(&format!("new.{kind}")), site.path(&format!("ec.{kind}"))).unwrap();
+    }
+}
+
+#[test]
+fn a_new_certificate_is_shown_to_new_handshakes_and_old_connections_stay() {
+    let site = site_with_one_pair();
+    let server = site.start();
+    let mut open = server.client("ote", &FACTORY.device(VVX500)).connect().unwrap();
+    assert_eq!(open.get("/site.cfg").unwrap().status, 200);
+    let by_rename = server_certificate(DOMAIN, false);
+    rename_over(&site, &by_rename);
+    is_shown_soon(&server, &by_rename);
+    // Written over in place, another kind of key.
+    let in_place = server_certificate(DOMAIN, true);
+    in_place.write(&site.path(""), "ec");
+    is_shown_soon(&server, &in_place);
+    assert_eq!(open.get("/site.cfg").unwrap().status, 200);
+}
+
+#[test]
+fn certificates_behind_links_are_followed_too() {
+    let mut site = site_with_one_pair();
+    let (one, two) = (server_certificate(DOMAIN, false), server_certificate(DOMAIN, false));
+    for (name, identity) in [("one", &one), ("two", &two)] {
+        std::fs::create_dir(site.path(name)).unwrap();
+        identity.write(&site.path(name), "pair");
+    }
+    std::os::unix::fs::symlink("one", site.path("live")).unwrap();
+    site.config["certificate"] = json!({ "files": [{ "chain": "live/pair.pem", "key": "live/pair.key" }] });
+    let server = site.start();
+    assert_eq!(shown(&server), one.chain[0]);
+    std::os::unix::fs::symlink("two", site.path("link")).unwrap();
+    std::fs::rename(site.path("link"), site.path("live")).unwrap();
+    is_shown_soon(&server, &two);
+}
+
+#[test]
+fn rewritten_in_place_with_the_same_size_again_and_again_the_last_certificate_wins() {
+    let site = site_with_one_pair();
+    let server = site.start();
+    let mut candidates: Vec<Identity> = Vec::new();
+    while candidates.len() < 3 {
+        let candidate = server_certificate(DOMAIN, false);
+        if candidates.first().is_none_or(|first| first.chain[0].len() == candidate.chain[0].len()) {
+            candidates.push(candidate);
+        }
+    }
+    // The first is seen; the next two come within the same second, the second of them right after a look.
+    for candidate in &candidates {
+        candidate.write(&site.path(""), "ec");
+        is_shown_soon(&server, candidate);
+    }
+}
+
+#[test]
+fn a_pair_that_does_not_fit_keeps_the_last_good_one() {
+    let site = site_with_one_pair();
+    let server = site.start();
+    let old = shown(&server);
+    let new = server_certificate(DOMAIN, false);
+    let (chain, key) = new.write(&site.path(""), "new");
+    std::fs::rename(chain, site.path("ec.pem")).unwrap();
+    server.says("the private key does not fit the first certificate; the last good pair stays in use");
+    assert_eq!(shown(&server), old);
+    std::fs::rename(key, site.path("ec.key")).unwrap();
+    is_shown_soon(&server, &new);
+    for (broken, said) in [("", "holds no private key in PEM"), ("-----BEGIN PRIVATE KEY-----\nAA", "ec.key")] {
+        std::fs::write(site.path("ec.key"), broken).unwrap();
+        server.says(said);
+        assert_eq!(shown(&server), new.chain[0]);
+    }
+    std::fs::remove_file(site.path("ec.key")).unwrap();
+    server.says("No such file or directory");
+    assert_eq!(shown(&server), new.chain[0]);
+}
+
+#[test]
+fn one_bad_pair_does_not_take_the_other_along() {
+    let mut site = Site::with_ote();
+    std::fs::remove_file(site.path("rsa.key")).unwrap();
+    let server = site.start();
+    server.says("rsa.key");
+    let phone = server.client("ote", &FACTORY.device(VVX500));
+    assert_eq!(phone.get("/site.cfg").unwrap().status, 200);
+    server.kill();
+    // A CA's certificate comes first: the file is the wrong one.
+    site.config["certificate"]["files"][0] = json!({ "chain": "factory.pem", "key": "ec.key" });
+    let server = site.start();
+    server.says("the first certificate is a CA's; the server's own certificate must come first");
+    assert_eq!(server.client("ote", &FACTORY.device(VVX500)).get("/site.cfg").unwrap().status, 200);
+}
+
+#[test]
+fn without_any_certificate_the_server_listens_refuses_and_heals_by_itself() {
+    let site = site_with_one_pair();
+    let identity = server_certificate(DOMAIN, false);
+    for kind in ["pem", "key"] {
+        std::fs::remove_file(site.path(&format!("ec.{kind}"))).unwrap();
+    }
+    let server = site.start();
+    server.says("ec.pem");
+    let phone = server.client("ote", &FACTORY.device(VVX500));
+    for _ in 0..2 {
+        let mut tcp = TcpStream::connect(server.address()).unwrap();
+        tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+        tcp.write_all(&phone.hello()).unwrap();
+        let mut answer = Vec::new();
+        tcp.read_to_end(&mut answer).unwrap();
+        // Fatal, internal_error: nothing that the client could do better.
+        assert_eq!(answer, [21, 3, 3, 0, 2, 2, 80]);
+    }
+    assert_eq!(server.reason("there is no server certificate yet")["constituency"], "ote");
+    let unknown = server.client("nobody", &FACTORY.device(VVX500)).get("/").unwrap_err();
+    assert_eq!(alert(&unknown), Some(rustls::AlertDescription::UnrecognisedName));
+    rename_over(&site, &identity);
+    let healed = eventually("the server to heal", || phone.get("/site.cfg").ok());
+    assert_eq!(healed.status, 200);
+}
+
+#[test]
+fn what_phones_would_refuse_is_said_at_once() {
+    let site = site_with_one_pair();
+    rename_over(&site, &server_certificate("other.example.org", false));
+    let server = site.start();
+    server.says("ec.pem does not cover *.phones.example.com (it is for *.other.example.org, other.example.org)");
+}
+
+fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+#[test]
+fn the_local_ca_is_made_once_and_its_key_is_private() {
+    let mut site = Site::with_ote();
+    site.config["certificate"] = json!({ "local_ca": {} });
+    let mut issuers = Vec::new();
+    for _ in 0..2 {
+        let server = site.start();
+        let folder = site.path("state/server-ca");
+        assert_eq!((mode(&folder), mode(&folder.join("ca.key"))), (0o700, 0o600));
+        assert_eq!(mode(&site.path("state")), 0o700);
+        let ca = CertificateDer::from_pem_file(folder.join("ca.pem")).unwrap();
+        let phone = trusting(server.client("ote", &FACTORY.device(VVX500)), &ca, &FACTORY.device(VVX500));
+        assert_eq!(phone.get("/site.cfg").unwrap().text(), "<site/>");
+        issuers.push(ca);
+        server.kill();
+    }
+    assert_eq!(issuers[0], issuers[1], "a restart must not make another CA: clients trust the first");
+    let names: Vec<_> =
+        std::fs::read_dir(site.path("state/server-ca")).unwrap().map(|it| it.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 2, "nothing of the making is left: {names:?}");
+}
+
+/// The same client, which trusts `ca` alone for the server's certificate.
+fn trusting(mut client: Client, ca: &CertificateDer<'static>, identity: &Identity) -> Client {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(ca.clone()).unwrap();
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    *client.config() = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(identity.chain.clone(), identity.key())
+        .unwrap();
+    client
+}
+
+/// A CA that signs whatever anybody on this machine asks of it must not open a public server.
+#[test]
+fn with_a_configuration_the_device_ca_of_local_mode_is_never_trusted() {
+    let mut site = Site::with_ote();
+    let local = json!({ "local_ca": {} });
+    let files = site.config["certificate"].clone();
+    // The device CA of local mode, as a demo in the same folder left it.
+    let ca = crate::harness::pki::Ca::root("provost local device CA");
+    std::fs::create_dir_all(site.path("state/local")).unwrap();
+    std::fs::write(site.path("state/local/ca.pem"), ca.pem()).unwrap();
+    let device = ca.issue(&crate::harness::pki::device_params(VVX500));
+    for certificate in [local, files] {
+        site.config["certificate"] = certificate;
+        let server = site.start();
+        let mut client = server.client("ote", &device);
+        if site.config["certificate"].get("local_ca").is_some() {
+            let ca = CertificateDer::from_pem_file(site.path("state/server-ca/ca.pem")).unwrap();
+            client = trusting(client, &ca, &device);
+        }
+        let error = client.get("/site.cfg").unwrap_err();
+        assert_eq!(alert(&error), Some(rustls::AlertDescription::UnknownCA));
+        server.reason("issuer \"CN=provost local device CA\" is not trusted here");
+        device.write(&site.path(""), "phone");
+        let ended = provost(&site.path(""), &["trust", "verify", "--constituency", "ote", "phone.pem"]);
+        assert_eq!(ended.code, 1, "{}", ended.stdout);
+    }
+}

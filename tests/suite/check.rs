@@ -1,0 +1,146 @@
+//! `provost check`: everything that is wrong with a site, in one go.
+
+use std::os::unix::fs::symlink;
+use std::time::SystemTime;
+
+use rcgen::CertificateParams;
+use serde_json::json;
+
+use crate::harness::pki::{DAY, SERVER_CA, named, valid};
+use crate::harness::site::Site;
+use crate::harness::tool::{Ended, provost};
+use crate::harness::{VVX500, VVX550};
+
+fn check(site: &Site) -> Ended {
+    site.write_config();
+    provost(&site.path("."), &["check"])
+}
+
+/// Writes a server certificate for `name`, which ended yesterday.
+fn expired_certificate(site: &Site, name: &str) {
+    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    params.distinguished_name = named(name);
+    valid(&mut params, SystemTime::now() - 90 * DAY, SystemTime::now() - DAY);
+    SERVER_CA.issue(&params).write(&site.path("."), "expired");
+}
+
+/// A site with one of everything that can be wrong.
+fn site_full_of_problems() -> Site {
+    let mut site = Site::with_ote();
+    let known = |more: serde_json::Value| {
+        let mut policy = json!({ "trust": ["factory"], "phones": { VVX500: "" } });
+        policy.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        policy
+    };
+    site.constituency("ote", &known(json!({ "aliases": ["both", "ucs"] })));
+    site.constituency("ucs", &known(json!({ "aliases": ["both"], "shared": ["firmware"] })));
+    site.constituency("broken", &json!({ "client_aut": "none" }));
+    site.constituency("no-bundle", &known(json!({ "trust": ["absent"] })));
+    site.constituency("bad-bundle", &known(json!({ "trust": ["damaged"] })));
+    site.constituency("lonely", &json!({ "trust": ["factory"] }));
+    std::fs::create_dir(site.served("Bad_Label")).unwrap();
+    symlink("ote", site.served("linked")).unwrap();
+    site.file("ucs/firmware/sip.ld", "firmware");
+    site.file("ucs/private.cfg", "private");
+    symlink(site.served("ote/site.cfg").canonicalize().unwrap(), site.served("ote/absolute.cfg")).unwrap();
+    symlink(site.served("ucs/firmware").canonicalize().unwrap(), site.served("ote/firmware")).unwrap();
+    symlink("../ucs/firmware", site.served("ote/good")).unwrap();
+    symlink("../ucs/private.cfg", site.served("ote/unshared.cfg")).unwrap();
+    symlink("/etc/passwd", site.served("ote/outside")).unwrap();
+    symlink("absent", site.served("ote/dangling")).unwrap();
+    site.file(&format!("ote/{VVX550}.cfg"), "<APPLICATION/>");
+    site.file(&format!("ote/{}.cfg", VVX550.to_uppercase()), "<APPLICATION/>");
+    site.file("ote/000000000000.cfg", r#"<APPLICATION APP_FILE_PATH="firmware/9.9/sip.ld" CONFIG_FILES="site.cfg"/>"#);
+    site.file("ucs/000000000000.cfg", "<APPLICATION");
+    std::fs::write(site.path("damaged.pem"), "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
+    expired_certificate(&site, "elsewhere.example.net");
+    site.config["trust"]["damaged"] = json!(["damaged.pem"]);
+    site.config["certificate"] = json!({ "files": [
+        { "chain": "expired.pem", "key": "expired.key" }, { "chain": "absent.pem", "key": "rsa.key" }
+    ] });
+    site.config["no_sni"] = "nobody".into();
+    site
+}
+
+#[test]
+fn one_run_names_every_problem() {
+    let site = site_full_of_problems();
+    let ended = check(&site);
+    assert_eq!((ended.code, ended.stderr.as_str()), (1, ""), "{}", ended.stdout);
+    let expected = [
+        ("error: provost.json: \"no_sni\": nobody is not served", ""),
+        ("error: certificate: ", "absent.pem"),
+        ("error: certificate: ", "expired.pem"),
+        ("error: certificate: ", "*.phones.example.com"),
+        ("error: trust bundle \"damaged\": ", "damaged.pem"),
+        ("error: broken: ", "constituency.json:1: \"client_aut\": is no known key; did you mean \"client_auth\"?"),
+        ("error: no-bundle: ", "\"trust\": "),
+        ("error: bad-bundle: not served: ", "\"damaged\" cannot be used"),
+        ("error: Bad_Label: the folder is not served: ", "write it in lower case"),
+        ("error: linked: the folder is not served: it is a link", ""),
+        ("warning: ote: the alias \"both\" has no effect: ote and ucs claim it", ""),
+        ("warning: ucs: the alias \"both\" has no effect: ote and ucs claim it", ""),
+        ("warning: ote: the alias \"ucs\" has no effect: a folder of that name exists", ""),
+        ("warning: lonely: knows no phone", ""),
+        ("warning: ote/absolute.cfg: the link is absolute and is not followed; write it as site.cfg", ""),
+        ("warning: ote/firmware: the link is absolute and is not followed; write it as ../ucs/firmware", ""),
+        ("warning: ote/unshared.cfg: the link leads to ucs/private.cfg", "\"shared\""),
+        ("warning: ote/outside: the link leads to /etc/passwd, outside", ""),
+        ("warning: ote/dangling: the link to absent leads nowhere", ""),
+        ("warning: ote: 00005E0053C7.cfg and 00005e0053c7.cfg differ only in the case", ""),
+        ("warning: ucs/000000000000.cfg: ", ""),
+        ("note: ote: the firmware firmware/9.9/3111-44500-001.sip.ld is not here; phones keep the one they have", ""),
+    ];
+    for (start, part) in expected {
+        let is_it = |line: &str| line.starts_with(start) && line.contains(part);
+        assert!(ended.stdout.lines().any(is_it), "{start:?} {part:?} is not among\n{}", ended.stdout);
+    }
+    assert!(!ended.stdout.contains("ote/good"), "{}", ended.stdout);
+    let last = ended.stdout.lines().last().unwrap();
+    let count = |level: &str| ended.stdout.lines().filter(|line| line.starts_with(level)).count();
+    let summary =
+        format!("3 constituencies can be served; {} errors, {} warnings", count("error: "), count("warning: "));
+    assert_eq!(last, summary);
+    assert!(!ended.stdout.contains('\x1b'), "colours are for a terminal");
+    assert!(!site.path("state").exists(), "nothing is made, nothing is locked");
+}
+
+#[test]
+fn a_good_site_has_nothing_to_say() {
+    let site = Site::with_ote();
+    let ended = check(&site);
+    assert_eq!((ended.code, ended.stdout.as_str()), (0, "1 constituency can be served; 0 errors, 0 warnings\n"));
+}
+
+#[test]
+fn warnings_alone_are_good_and_one_error_is_not() {
+    let site = Site::with_ote();
+    symlink("absent", site.served("ote/dangling")).unwrap();
+    let ended = check(&site);
+    assert_eq!(ended.code, 0, "{}", ended.stdout);
+    assert!(ended.stdout.ends_with("1 constituency can be served; 0 errors, 1 warnings\n"), "{}", ended.stdout);
+    std::fs::create_dir(site.served("Bad_Label")).unwrap();
+    assert_eq!(check(&site).code, 1);
+}
+
+#[test]
+fn a_server_that_runs_does_not_mind() {
+    let site = Site::with_ote();
+    let server = site.start();
+    let ended = check(&site);
+    assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{}", ended.stdout);
+    drop(server);
+}
+
+#[test]
+fn what_ships_has_neither_errors_nor_warnings() {
+    let repository = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = tempfile::tempdir().unwrap();
+    symlink(repository.join("constituencies"), folder.path().join("constituencies")).unwrap();
+    let ended = provost(folder.path(), &["check"]);
+    assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{}", ended.stdout);
+    assert!(ended.stdout.ends_with("2 constituencies can be served; 0 errors, 0 warnings\n"), "{}", ended.stdout);
+    let notes: Vec<&str> = ended.stdout.lines().filter(|line| line.starts_with("note: ")).collect();
+    assert!(notes.iter().all(|note| note.contains("the firmware firmware/")), "{notes:?}");
+    assert!(notes.len() >= 2 && notes.len() + 1 == ended.stdout.lines().count(), "{notes:?}");
+}

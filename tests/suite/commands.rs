@@ -1,0 +1,255 @@
+//! The command line: help, schemas, and what is wrong with a configuration.
+
+use std::collections::BTreeSet;
+use std::net::TcpListener;
+
+use serde_json::{Value, json};
+
+use crate::harness::site::Site;
+use crate::harness::tool::{Ended, provost, run};
+
+/// Runs `provost` in an empty folder.
+fn alone(args: &[&str]) -> Ended {
+    provost(tempfile::tempdir().unwrap().path(), args)
+}
+
+#[test]
+fn every_command_explains_itself() {
+    let commands = ["serve", "demo", "check", "phone", "trust", "schema"];
+    let help = alone(&["--help"]);
+    assert_eq!((help.code, help.stderr.as_str()), (0, ""));
+    let listed: Vec<&str> = help
+        .stdout
+        .split("Commands:")
+        .nth(1)
+        .and_then(|rest| rest.split("\n\n").next())
+        .unwrap()
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    assert_eq!(listed, [&commands[..], &["help"]].concat(), "{}", help.stdout);
+    let lines = commands.iter().map(|command| vec![*command]);
+    for line in lines.chain([vec!["trust", "list"], vec!["trust", "verify"]]) {
+        let help = alone(&[&line[..], &["--help"]].concat());
+        assert_eq!(help.code, 0, "{line:?}");
+        assert!(help.stdout.contains(&format!("Usage: provost {}", line.join(" "))), "{}", help.stdout);
+        assert!(!help.stdout.contains('\x1b'), "colours are for a terminal");
+        assert!(help.stdout.lines().all(|line| line.chars().count() <= 100), "{}", help.stdout);
+    }
+    let version = alone(&["--version"]);
+    assert_eq!(version.stdout, format!("provost {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn a_command_that_makes_no_sense_is_2() {
+    for line in [
+        &[][..],
+        &["frobnicate"],
+        &["serve", "--log", "xml"],
+        &["serve", "--frobnicate"],
+        &["schema"],
+        &["schema", "phones"],
+        &["phone", "--mac", "00005e00530c"],
+        &["phone", "--url", "https://ote.phones.localhost:1/", "--mac", "00005e0053"],
+        &["phone", "--url", "ftp://ote.phones.localhost/", "--mac", "00005e00530c"],
+        &["phone", "--url", "https://ote.phones.localhost:1/", "--mac", "00005e00530c", "--certificate", "absent.pem"],
+        // No certificate, and no local device CA to make one.
+        &["phone", "--url", "https://ote.phones.localhost:1/", "--mac", "00005e00530c"],
+    ] {
+        let ended = alone(line);
+        assert_eq!((ended.code, ended.stdout.as_str()), (2, ""), "{line:?}: {}", ended.stderr);
+        assert!(!ended.stderr.is_empty(), "{line:?}");
+    }
+}
+
+#[test]
+fn an_error_of_the_configuration_names_file_line_key_and_the_nearest_key() {
+    let good = r#""domain": "phones.example.com", "certificate": { "local_ca": {} }"#;
+    let cases = [
+        (
+            format!("{{ {good},\n \"limts\": {{}} }}"),
+            "provost.json:2: \"limts\": is no known key; did you mean \"limits\"?",
+        ),
+        (format!("{{ {good}, \"no-sni\": \"a\" }}"), "\"no-sni\": is no known key; did you mean \"no_sni\"?"),
+        (
+            format!("{{ {good}, \"limits\": {{\n\"idle\": 1 }} }}"),
+            "provost.json:2: \"idle\": is no known key; did you mean \"idle_s\"?",
+        ),
+        (format!("{{ {good}, \"zzz\": 1 }}"), "\"zzz\": is no known key; known keys: domain, listen,"),
+        (format!("{{ {good}, \"log\": \"xml\" }}"), "\"log\": \"xml\" is not known here; known ones: text, json"),
+        (
+            format!("{{ {good}, \"listen\": [\"localhost:1\"] }}"),
+            "provost.json:1: \"listen\": \"localhost:1\" is no address",
+        ),
+        (format!("{{ {good}, \"listen\": 443 }}"), "\"listen\": invalid type: integer `443`, expected a sequence"),
+        (format!("{{ {good}, \"no_sni\": \"Two.Labels\" }}"), "provost.json:1: \"no_sni\": "),
+        (format!("{{ {good}, {good} }}"), "duplicate field `domain`"),
+        (format!("{{ {good},\n\n }}"), "provost.json:3: trailing comma"),
+        (format!("{{ {good} }} x"), "trailing characters"),
+        ("{ \"domain\": \"phones.example.com\" }".to_owned(), "missing field `certificate`"),
+        ("{ \"domain\": \"a.example\", \"certificate\": { \"fles\": [] } }".to_owned(), "did you mean \"files\"?"),
+        (format!("{{ {good}, \"state\": \"constituencies/state\" }}"), "must not lie inside one another"),
+        (format!("{{ {good}, \"constituencies\": \"/var\" }}"), "must not lie inside one another"),
+    ];
+    let site = Site::new();
+    for (text, message) in cases {
+        std::fs::write(site.path("provost.json"), &text).unwrap();
+        // Also without --config: it lies in the working directory.
+        for args in [&["serve", "--config", "provost.json"][..], &["serve"]] {
+            let ended = provost(&site.path("."), args);
+            assert_eq!((ended.code, ended.stdout.as_str()), (2, ""), "{text}");
+            let last = ended.stderr.lines().last().unwrap();
+            assert!(last.starts_with("error: provost.json") && last.contains(message), "{text}\n{last}");
+        }
+        let check = provost(&site.path("."), &["check"]);
+        assert_ne!(check.code, 0, "{text}");
+        assert!((check.stdout + &check.stderr).contains(message), "{text}");
+    }
+    for command in [&["serve"][..], &["check"], &["trust", "list"]] {
+        let ended = alone(&[command, &["--config", "absent.json"]].concat());
+        assert_eq!(ended.code, 2, "{command:?}");
+        assert!(ended.stderr.contains("absent.json: cannot be read"), "{}", ended.stderr);
+    }
+}
+
+#[test]
+fn a_port_that_is_taken_is_said_with_what_to_do() {
+    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut site = Site::with_ote();
+    site.config["listen"] = json!([holder.local_addr().unwrap().to_string()]);
+    let ended = run(&mut site.command());
+    assert_eq!(ended.code, 1);
+    assert!(ended.stderr.contains("something listens there already; `ss -ltnp` shows what"), "{}", ended.stderr);
+}
+
+#[test]
+fn two_servers_do_not_share_a_state() {
+    let site = Site::with_ote();
+    let first = site.start();
+    let ended = run(&mut site.command());
+    assert_eq!(ended.code, 1);
+    assert!(ended.stderr.contains("is in use by another provost; stop that one"), "{}", ended.stderr);
+    first.kill();
+    site.start();
+}
+
+/// Whether `value` is as `schema` says. Only the keywords that our schemas use; another one fails the test.
+fn check(root: &Value, schema: &Value, value: &Value) -> Result<(), String> {
+    let fail = |why: &str| Err(format!("{value} is not {why}"));
+    let Some(keywords) = schema.as_object() else { return if *schema == true { Ok(()) } else { fail("allowed") } };
+    for (keyword, said) in keywords {
+        let all = || said.as_array().unwrap().iter();
+        match keyword.as_str() {
+            "$schema" | "$defs" | "title" | "description" | "default" | "format" | "properties" => {}
+            "$ref" => check(root, root.pointer(said.as_str().unwrap().strip_prefix('#').unwrap()).unwrap(), value)?,
+            "type"
+                if [said].into_iter().chain(said.as_array().into_iter().flatten()).any(|kind| is_of(kind, value)) => {}
+            "const" if said == value => {}
+            "enum" if all().any(|one| one == value) => {}
+            "anyOf" if all().any(|one| check(root, one, value).is_ok()) => {}
+            "oneOf" if all().filter(|one| check(root, one, value).is_ok()).count() == 1 => {}
+            "minimum" if value.as_i64().is_none_or(|number| number >= said.as_i64().unwrap()) => {}
+            "required"
+                if value.as_object().is_none_or(|it| all().all(|key| it.contains_key(key.as_str().unwrap()))) => {}
+            "items" => value.as_array().into_iter().flatten().try_for_each(|item| check(root, said, item))?,
+            "uniqueItems" => {
+                let items: Vec<String> = value.as_array().unwrap().iter().map(Value::to_string).collect();
+                assert_eq!(items.iter().collect::<BTreeSet<_>>().len(), items.len());
+            }
+            "additionalProperties" => {
+                for (key, inner) in value.as_object().into_iter().flatten() {
+                    let known = schema.get("properties").and_then(|properties| properties.get(key));
+                    check(root, known.unwrap_or(said), inner).map_err(|why| format!("{key}: {why}"))?;
+                }
+            }
+            "pattern" => {
+                assert_eq!(said, "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$");
+                if !value.as_str().is_some_and(|name| {
+                    name.bytes().all(|byte| byte.is_ascii_lowercase() || b"-0123456789".contains(&byte))
+                }) {
+                    return fail("a label");
+                }
+            }
+            "type" | "const" | "enum" | "anyOf" | "oneOf" | "minimum" | "required" => {
+                return fail(&format!("{keyword} {said}"));
+            }
+            other => panic!("a keyword that this test does not know: {other}"),
+        }
+    }
+    Ok(())
+}
+
+fn is_of(kind: &Value, value: &Value) -> bool {
+    match kind.as_str() {
+        Some("object") => value.is_object(),
+        Some("array") => value.is_array(),
+        Some("string") => value.is_string(),
+        Some("integer") => value.is_u64() || value.is_i64(),
+        Some("boolean") => value.is_boolean(),
+        Some("null") => value.is_null(),
+        _ => false,
+    }
+}
+
+#[test]
+fn the_schemas_take_what_is_documented_and_refuse_what_provost_refuses() {
+    let schema = |file: &str| -> Value {
+        let printed = alone(&["schema", file]);
+        assert_eq!(printed.code, 0);
+        assert!(!printed.stdout.contains("```"), "descriptions are for operators: {}", printed.stdout);
+        serde_json::from_str(&printed.stdout).unwrap()
+    };
+    let (provost, constituency) = (schema("provost"), schema("constituency"));
+    assert_eq!(provost["properties"].as_object().unwrap().len(), 9);
+    assert_eq!(constituency["properties"].as_object().unwrap().len(), 9);
+    let documented = json!({
+        "domain": "phones.example.com", "listen": ["0.0.0.0:443", "[::]:443"], "constituencies": "constituencies",
+        "state": "/var/lib/provost",
+        "certificate": { "files": [
+            { "chain": "rsa.pem", "key": "rsa.key" }, { "chain": "ec.pem", "key": "ec.key" }
+        ] },
+        "trust": { "acme-corp": ["trust/acme-root.pem", "trust/acme-issuing.der"] },
+        "no_sni": "ucs-5-9", "log": "text", "limits": {},
+    });
+    let policy = json!({
+        "description": "UC Software 5.9, production", "client_auth": "required", "trust": ["polycom"],
+        "expired_device_certificates": "refuse",
+        "phones": { "00005e00530c": "vvx500 #1", "00:00:5E:00:53:C7": "vvx550 #2" },
+        "denied": ["00005e0053ff"], "aliases": ["old-name"], "shared": ["firmware"],
+        "uploads": { "max_file_bytes": 4_194_304, "max_phone_bytes": 67_108_864, "max_phone_files": 256 },
+    });
+    check(&provost, &provost, &documented).unwrap();
+    check(&constituency, &constituency, &policy).unwrap();
+    check(&constituency, &constituency, &json!({})).unwrap();
+    check(&constituency, &constituency, &json!({ "phones": "any", "client_auth": "none" })).unwrap();
+
+    let with = |good: &Value, key: &str, value: Value| {
+        let mut changed = good.clone();
+        changed[key] = value;
+        changed
+    };
+    for (key, value) in [
+        ("frobnicate", json!(1)),
+        ("domain", json!(1)),
+        ("certificate", json!({})),
+        ("certificate", json!({ "files": [{ "chain": "a" }] })),
+        ("certificate", json!({ "files": [], "local_ca": {} })),
+        ("certificate", json!({ "local_ca": { "a": 1 } })),
+        ("log", json!("xml")),
+        ("limits", json!({ "drain": 1 })),
+        ("no_sni", json!("Two.Labels")),
+    ] {
+        assert!(check(&provost, &provost, &with(&documented, key, value.clone())).is_err(), "{key}: {value}");
+    }
+    for (key, value) in [
+        ("frobnicate", json!(1)),
+        ("client_auth", json!("maybe")),
+        ("phones", json!("all")),
+        ("phones", json!(["00005e00530c"])),
+        ("uploads", json!({ "max_files": 1 })),
+        ("uploads", json!({ "max_file_bytes": -1 })),
+        ("aliases", json!(["Old Name"])),
+    ] {
+        assert!(check(&constituency, &constituency, &with(&policy, key, value.clone())).is_err(), "{key}: {value}");
+    }
+}

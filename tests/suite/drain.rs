@@ -1,0 +1,196 @@
+//! A stop: what is under way may end, the rest goes at once, and every answered request has its line.
+
+use std::io::Read;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::harness::pki::FACTORY;
+use crate::harness::site::{DOMAIN, Running, Site, holds};
+use crate::harness::tls::Connection;
+use crate::harness::{PATIENCE, VVX500, VVX550, eventually};
+
+const UPLOAD: &str = "/00005e00530c-app.log";
+
+fn site(drain_s: u64) -> Site {
+    let mut site = Site::with_ote();
+    site.config["limits"]["drain_s"] = drain_s.into();
+    site
+}
+
+fn connect(server: &Running) -> Connection {
+    server.client("ote", &FACTORY.device(VVX500)).connect().unwrap()
+}
+
+/// Begins an upload of `whole` bytes and sends the first of them; when this returns, the server has taken it on.
+fn begin_upload(server: &Running, site: &Site, whole: usize, first: &[u8]) -> Connection {
+    let mut connection = connect(server);
+    let head = format!("PUT {UPLOAD} HTTP/1.1\r\nHost: ote.{DOMAIN}\r\nContent-Length: {whole}\r\n\r\n");
+    connection.send(head.as_bytes()).unwrap();
+    connection.send(first).unwrap();
+    let incoming = site.path("state/uploads/.incoming");
+    eventually("the upload to begin", || std::fs::read_dir(&incoming).ok()?.next().map(drop));
+    connection
+}
+
+fn stop(server: &Running, signal: Signal) {
+    server.signal(signal);
+    server.says("no new connections");
+}
+
+#[test]
+fn an_upload_under_way_may_end_and_is_stored_and_answered() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let site = site(20);
+        let server = site.start();
+        let mut upload = begin_upload(&server, &site, 10, b"first");
+        stop(&server, signal);
+        eventually("nobody to listen", || TcpStream::connect(server.address()).is_err().then_some(()));
+        upload.send(b"-last").unwrap();
+        let response = upload.response("PUT").unwrap();
+        assert_eq!((response.status, response.header("connection")), (201, Some("close")), "{signal:?}");
+        assert!(upload.is_closed());
+        let (status, lines) = server.ended();
+        assert_eq!(status.code(), Some(0), "{signal:?}");
+        assert!(holds(&site.uploads("ote", VVX500).join(&UPLOAD[1..]), "first-last"));
+        // Besides it, at most the one who looked whether anybody listens.
+        let answered: Vec<&Value> = lines.iter().filter(|line| !line["status"].is_null()).collect();
+        assert_eq!(answered.len(), 1, "{lines:?}");
+        assert_eq!((&answered[0]["status"], &answered[0]["path"]), (&201.into(), &UPLOAD.into()));
+    }
+}
+
+#[test]
+fn a_large_download_under_way_may_end() {
+    let site = site(20);
+    let whole = 30 << 20;
+    site.file("ote/firmware.ld", vec![1; whole]);
+    let server = site.start();
+    let mut connection = connect(&server);
+    connection.send(format!("GET /firmware.ld HTTP/1.1\r\nHost: ote.{DOMAIN}\r\n\r\n").as_bytes()).unwrap();
+    let begun = connection.read_some().unwrap();
+    stop(&server, Signal::TERM);
+    let rest = connection.read_to_close().unwrap();
+    assert!(begun + rest.len() > whole, "{} of {whole} bytes and a header", begun + rest.len());
+    let (status, lines) = server.ended();
+    assert_eq!(status.code(), Some(0));
+    assert_eq!((&lines[0]["bytes"], &lines[0]["reason"]), (&whole.into(), &Value::Null));
+}
+
+#[test]
+fn idle_connections_and_unfinished_handshakes_do_not_hold_up_the_end() {
+    let site = site(600);
+    let server = site.start();
+    let mut fresh = connect(&server);
+    let mut used = connect(&server);
+    assert_eq!(used.get("/site.cfg").unwrap().status, 200);
+    let mut stranger = TcpStream::connect(server.address()).unwrap();
+    stranger.set_read_timeout(Some(PATIENCE)).unwrap();
+    // Later than the stranger, so that he is in when this is answered.
+    assert_eq!(connect(&server).get("/site.cfg").unwrap().status, 200);
+    let silent = stranger.local_addr().unwrap().to_string();
+    let start = Instant::now();
+    stop(&server, Signal::TERM);
+    assert!(fresh.is_closed() && used.is_closed());
+    // The end of the stream, or a reset.
+    assert_eq!(stranger.read(&mut [0]).unwrap_or(0), 0);
+    let (status, lines) = server.ended();
+    assert_eq!(status.code(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    let line = lines.iter().find(|line| line["address"] == silent.as_str()).unwrap();
+    assert_eq!((&line["reason"], &line["status"]), (&"provost is being stopped".into(), &Value::Null));
+}
+
+#[test]
+fn what_does_not_end_in_time_is_cut_off_and_the_log_says_so() {
+    let site = site(1);
+    site.file("ote/firmware.ld", vec![1; 30 << 20]);
+    let server = site.start();
+    let mut upload = begin_upload(&server, &site, 10, b"first");
+    let mut download = connect(&server);
+    download.send(format!("GET /firmware.ld HTTP/1.1\r\nHost: ote.{DOMAIN}\r\n\r\n").as_bytes()).unwrap();
+    download.read_some().unwrap();
+    let start = Instant::now();
+    stop(&server, Signal::TERM);
+    assert!(upload.is_closed());
+    let took = start.elapsed();
+    assert!(took >= Duration::from_millis(900) && took < Duration::from_secs(5), "{took:?}");
+    server.says("2 connections were cut off");
+    let (status, lines) = server.ended();
+    assert_eq!(status.code(), Some(0));
+    let line = |path: &str| lines.iter().find(|line| line["path"] == path).unwrap();
+    let reason = |path: &str| line(path)["reason"].as_str().unwrap().to_owned();
+    assert_eq!(reason(UPLOAD), "cut off at the end of the drain (limits.drain_s) before there was an answer");
+    assert!(reason("/firmware.ld").starts_with("cut off at the end of the drain (limits.drain_s) after "));
+    assert!(!site.uploads("ote", VVX500).join(&UPLOAD[1..]).exists(), "never half");
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let site = site(600);
+    let server = site.start();
+    let mut upload = begin_upload(&server, &site, 10, b"first");
+    stop(&server, Signal::TERM);
+    // A reload in between changes nothing.
+    server.signal(Signal::HUP);
+    server.signal(Signal::INT);
+    server.says("SIGINT again: what is under way is cut off");
+    assert!(upload.is_closed());
+    let (status, lines) = server.ended();
+    assert_eq!(status.code(), Some(0));
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert_eq!(lines[0]["reason"], "cut off by a second signal to stop before there was an answer");
+}
+
+#[test]
+fn the_next_server_can_start_on_the_same_address_right_after() {
+    let mut site = site(20);
+    let server = site.start();
+    let address = server.address();
+    let client = server.client("ote", &FACTORY.device(VVX500));
+    assert_eq!(client.put(UPLOAD, "", b"kept").unwrap().status, 201);
+    site.config["listen"] = serde_json::json!([address.to_string()]);
+    let mut kept = client.connect().unwrap();
+    assert_eq!(kept.get("/site.cfg").unwrap().status, 200);
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait().code(), Some(0));
+    let next = site.start();
+    assert_eq!(next.address(), address);
+    assert_eq!(client.get("/site.cfg").unwrap().status, 200);
+    assert_eq!(client.get(UPLOAD).unwrap().text(), "kept");
+}
+
+#[test]
+fn every_answered_request_has_its_line_when_the_server_is_stopped_under_load() {
+    let site = site(20);
+    site.constituency("ote", &serde_json::json!({ "trust": ["factory"], "phones": { VVX500: "", VVX550: "" } }));
+    let server = site.start();
+    let client = server.client("ote", &FACTORY.device(VVX550));
+    let workers: Vec<_> = (0..4)
+        .map(|worker| {
+            let client = client.clone();
+            std::thread::spawn(move || {
+                let Ok(mut connection) = client.connect() else { return 0 };
+                let path = format!("/site.cfg?{worker}");
+                // Until the server is stopped.
+                (0..1_000_000)
+                    .take_while(|_| connection.get(&path).is_ok_and(|response| response.status == 200))
+                    .count()
+            })
+        })
+        .collect();
+    eventually("some load", || (server.access_lines().len() > 500).then_some(()));
+    server.signal(Signal::TERM);
+    let answered: Vec<usize> = workers.into_iter().map(|worker| worker.join().unwrap()).collect();
+    let (status, lines) = server.ended();
+    assert_eq!(status.code(), Some(0));
+    for (worker, count) in answered.iter().enumerate() {
+        let path = format!("/site.cfg?{worker}");
+        let logged = lines.iter().filter(|line| line["path"] == path.as_str()).count();
+        // One more may have been answered to somebody who had stopped listening.
+        assert!(logged == *count || logged == count + 1, "{logged} lines for {count} answers");
+    }
+    assert!(answered.iter().sum::<usize>() > 400, "{answered:?}");
+}

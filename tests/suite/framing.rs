@@ -1,0 +1,173 @@
+//! Framing: what is no request is refused and logged, and no request hides in another.
+
+use crate::harness::VVX500;
+use crate::harness::pki::FACTORY;
+use crate::harness::site::{Running, Site};
+use crate::harness::tls::Connection;
+
+const HEAD: &str = "Host: ote.phones.example.com\r\n";
+
+fn connect(server: &Running) -> Connection {
+    server.client("ote", &FACTORY.device(VVX500)).connect().unwrap()
+}
+
+/// Sends bytes, lets the server answer until it closes, and gives the status lines that came.
+fn statuses(server: &Running, bytes: &[u8]) -> Vec<u16> {
+    let mut connection = connect(server);
+    // It may refuse before it has read all.
+    let _ = connection.send(bytes);
+    let answers = String::from_utf8_lossy(&connection.read_to_close().unwrap()).into_owned();
+    let lines = answers.lines().filter_map(|line| line.strip_prefix("HTTP/1.1 ")?.get(..3));
+    lines.map(|status| status.parse().unwrap()).collect()
+}
+
+/// The access log with everything in it that was asked before this; lines are written in the order of their ends.
+fn all_lines(server: &Running) -> Vec<serde_json::Value> {
+    connect(server).get("/the-last-one").unwrap();
+    server.access("the last request", |line| line["path"] == "/the-last-one");
+    server.access_lines()
+}
+
+#[test]
+fn what_is_no_request_is_answered_and_logged() {
+    let site = Site::with_ote();
+    let server = site.start();
+    let many: String = (0..100).map(|number| format!("X-{number}: 1\r\n")).collect();
+    let cases = [
+        ("HELO there\r\n\r\n".to_owned(), 400),
+        ("GET /site.cfg\r\n\r\n".to_owned(), 400),
+        ("GET /site.cfg HTTP/3.0\r\n\r\n".to_owned(), 400),
+        (format!("GET /si te.cfg HTTP/1.1\r\n{HEAD}\r\n"), 400),
+        (format!("GET /site.cfg\x01 HTTP/1.1\r\n{HEAD}\r\n"), 400),
+        (format!("GET /site.cfg HTTP/1.1\r\n{HEAD}Bad Header: 1\r\n\r\n"), 400),
+        (format!("GET /site.cfg HTTP/1.1\r\n{HEAD}X: a\0b\r\n\r\n"), 400),
+        (format!("GET /site.cfg HTTP/1.1\r\n{HEAD} folded: 1\r\n\r\n"), 400),
+        (format!("GET /{} HTTP/1.1\r\n{HEAD}\r\n", "a".repeat(70_000)), 431),
+        (format!("GET /site.cfg HTTP/1.1\r\n{HEAD}X: {}\r\n\r\n", "a".repeat(70_000)), 431),
+        (format!("GET /site.cfg HTTP/1.1\r\n{HEAD}{many}\r\n"), 431),
+    ];
+    for (count, (request, status)) in cases.iter().enumerate() {
+        let shown = &request[..request.len().min(60)];
+        assert_eq!(statuses(&server, request.as_bytes()), [*status], "{shown:?}");
+        let is_logged = |line: &serde_json::Value| {
+            line["reason"].as_str().is_some_and(|reason| reason.starts_with("malformed request: "))
+        };
+        let lines = crate::harness::eventually("a line of its own for each refusal", || {
+            let lines: Vec<_> = server.access_lines().into_iter().filter(is_logged).collect();
+            (lines.len() == count + 1).then_some(lines)
+        });
+        let last = lines.last().unwrap();
+        assert_eq!((&last["status"], &last["mac"]), (&(*status).into(), &VVX500.into()), "{shown:?}: {last}");
+    }
+}
+
+#[test]
+fn a_client_that_leaves_between_two_requests_is_no_line_in_the_log() {
+    let site = Site::with_ote();
+    let server = site.start();
+    let mut phone = connect(&server);
+    phone.get("/site.cfg").unwrap();
+    drop(phone);
+    let mut other = connect(&server);
+    other.get("/absent.cfg").unwrap();
+    server.access("the second", |line| line["path"] == "/absent.cfg");
+    crate::harness::eventually("two lines and no more", || (server.access_lines().len() == 2).then_some(()));
+    assert_eq!(server.stderr().iter().filter(|line| line.contains("ERROR")).count(), 0);
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order() {
+    let site = Site::with_ote();
+    site.file("ote/other.cfg", "<other/>");
+    let server = site.start();
+    let mut phone = connect(&server);
+    let one = |method: &str, path: &str| format!("{method} {path} HTTP/1.1\r\n{HEAD}\r\n");
+    let requests =
+        [one("GET", "/site.cfg"), one("HEAD", "/site.cfg"), one("GET", "/absent"), one("GET", "/other.cfg")].concat();
+    phone.send(requests.as_bytes()).unwrap();
+    assert_eq!(phone.response("GET").unwrap().text(), "<site/>");
+    assert_eq!(phone.response("HEAD").unwrap().header("content-length"), Some("7"));
+    assert_eq!(phone.response("GET").unwrap().status, 404);
+    assert_eq!(phone.response("GET").unwrap().text(), "<other/>");
+    phone.send(format!("PUT /00005e00530c-app.log HTTP/1.1\r\n{HEAD}Content-Length: 3\r\n\r\nabc").as_bytes()).unwrap();
+    phone.send(one("GET", "/00005e00530c-app.log").as_bytes()).unwrap();
+    assert_eq!(phone.response("PUT").unwrap().status, 201);
+    assert_eq!(phone.response("GET").unwrap().text(), "abc");
+}
+
+#[test]
+fn chunked_beats_content_length_and_then_the_connection_ends() {
+    let site = Site::with_ote();
+    let server = site.start();
+    let smuggled = format!("GET /site.cfg HTTP/1.1\r\n{HEAD}\r\n");
+    let request = format!(
+        "PUT /00005e00530c-app.log HTTP/1.1\r\n{HEAD}Content-Length: {}\r\nTransfer-Encoding: chunked\r\n\r\n\
+         3\r\nabc\r\n0\r\n\r\n{smuggled}",
+        smuggled.len()
+    );
+    assert_eq!(statuses(&server, request.as_bytes()), [201], "one answer, and what follows is never read");
+    let stored = connect(&server).get("/00005e00530c-app.log").unwrap();
+    assert_eq!(stored.text(), "abc");
+    assert!(all_lines(&server).iter().all(|line| line["path"] != "/site.cfg"));
+}
+
+#[test]
+fn no_request_hides_in_the_body_of_another() {
+    let site = Site::with_ote();
+    let server = site.start();
+    let inner = format!("GET /smuggled HTTP/1.1\r\n{HEAD}\r\n");
+    let chunk = format!("{:x}\r\n{inner}\r\n0\r\n\r\n", inner.len());
+    // Each is one request, or none; never two.
+    let framings = [
+        format!("Content-Length: {0}\r\nContent-Length: 0\r\n\r\n{inner}", inner.len()),
+        format!("Content-Length: 0, {}\r\n\r\n{inner}", inner.len()),
+        format!("Content-Length: +0\r\n\r\n{inner}"),
+        format!("Content-Length: -1\r\n\r\n{inner}"),
+        format!("Content-Length : 0\r\n\r\n{inner}"),
+        format!("Transfer-Encoding : chunked\r\n\r\n{chunk}"),
+        format!("Transfer-Encoding: xchunked\r\n\r\n{chunk}"),
+        format!("Transfer-Encoding: chunked, identity\r\n\r\n{chunk}"),
+        format!("Transfer-Encoding: identity\r\nTransfer-Encoding: \tx\r\n\r\n{chunk}"),
+        format!("Transfer-Encoding: chunked\r\n\r\n0x0\r\n\r\n{inner}"),
+        format!("Transfer-Encoding: chunked\r\n\r\n-1\r\n{inner}"),
+        format!("Transfer-Encoding: chunked\r\n\r\n0;\n\r\n{inner}"),
+        format!("Transfer-Encoding: chunked\r\n\r\n1\r\nab\r\n0\r\n\r\n{inner}"),
+        format!("Transfer-Encoding: chunked\r\n\r\n3\nabc\n0\n\n{inner}"),
+        format!("Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n{inner}"),
+    ];
+    for framing in &framings {
+        for (method, path) in [("PUT", "/00005e00530c-app.log"), ("GET", "/site.cfg")] {
+            let request = format!("{method} {path} HTTP/1.1\r\n{HEAD}{framing}");
+            let answers = statuses_with_end(&server, &request);
+            assert!(answers.len() <= 1, "{answers:?} to {request:?}");
+        }
+    }
+    let lines = all_lines(&server);
+    assert!(lines.len() > framings.len(), "{lines:?}");
+    assert!(lines.iter().all(|line| line["path"] != "/smuggled"), "{lines:?}");
+}
+
+#[test]
+fn a_body_that_a_get_does_not_need_is_not_taken_for_a_request() {
+    let site = Site::with_ote();
+    let server = site.start();
+    let inner = format!("GET /smuggled HTTP/1.1\r\n{HEAD}\r\n");
+    let mut phone = connect(&server);
+    let get = format!("GET /site.cfg HTTP/1.1\r\n{HEAD}Content-Length: {}\r\n\r\n{inner}", inner.len());
+    phone.send(format!("{get}GET /absent HTTP/1.1\r\n{HEAD}Connection: close\r\n\r\n").as_bytes()).unwrap();
+    assert_eq!(phone.response("GET").unwrap().text(), "<site/>");
+    // The next on the same connection is the one after the body, if the server goes on at all.
+    let rest = String::from_utf8(phone.read_to_close().unwrap()).unwrap();
+    assert!(rest.is_empty() || rest.starts_with("HTTP/1.1 404"), "{rest}");
+    assert!(all_lines(&server).iter().all(|line| line["path"] != "/smuggled"));
+}
+
+/// Like `statuses`, but the client also ends its side, so that a server that waits for more gives up.
+fn statuses_with_end(server: &Running, request: &str) -> Vec<u16> {
+    let mut connection = connect(server);
+    let _ = connection.send(request.as_bytes());
+    let _ = connection.tcp().shutdown(std::net::Shutdown::Write);
+    let answers = String::from_utf8_lossy(&connection.read_to_close().unwrap_or_default()).into_owned();
+    let lines = answers.lines().filter_map(|line| line.strip_prefix("HTTP/1.1 ")?.get(..3));
+    lines.map(|status| status.parse().unwrap()).collect()
+}

@@ -1,0 +1,260 @@
+//! Up to the end of the ClientHello: how it may be cut, which constituency its SNI leads to, and who is turned away.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+
+use rustls::AlertDescription;
+use serde_json::json;
+
+use crate::harness::pki::FACTORY;
+use crate::harness::site::{DOMAIN, Running, Site};
+use crate::harness::tls::{Client, alert, in_pieces};
+use crate::harness::tool::s_client;
+use crate::harness::{PATIENCE, STRANGER, VVX500, VVX550, eventually};
+
+/// The whole of what a server says that knows no such name: one record, fatal, `unrecognized_name` (RFC 6066 §3).
+const UNRECOGNIZED_NAME: &[u8] = &[21, 3, 3, 0, 2, 2, 112];
+
+/// Two constituencies that know different phones and have different files.
+fn two_constituencies() -> Site {
+    let site = Site::with_ote();
+    site.constituency("prod", &json!({ "trust": ["factory"], "phones": { VVX550: "" }, "aliases": ["old-prod"] }));
+    site.file("prod/site.cfg", "<prod/>");
+    site
+}
+
+/// Sends `bytes`, then nothing more, and reads until the server closes.
+fn answer_to(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+    let mut tcp = TcpStream::connect(address).unwrap();
+    tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+    tcp.write_all(bytes).unwrap();
+    let mut answer = Vec::new();
+    // The server may have closed with bytes of ours unread, which TCP calls a reset.
+    match tcp.read_to_end(&mut answer) {
+        Err(error) if error.kind() != std::io::ErrorKind::ConnectionReset => panic!("{error}"),
+        _ => answer,
+    }
+}
+
+#[test]
+fn a_client_hello_in_pieces_reaches_the_right_constituency() {
+    let site = two_constituencies();
+    let server = site.start();
+    for size in [1, 5, 50, 200] {
+        for (name, mac, content) in [("ote", VVX500, "<site/>"), ("prod", VVX550, "<prod/>")] {
+            let client = server.client(name, &FACTORY.device(mac));
+            let mut connection = client.connect_in_pieces(size).unwrap_or_else(|error| panic!("{size}: {error}"));
+            assert_eq!(connection.get("/site.cfg").unwrap().text(), content, "records of {size} bytes");
+        }
+        let nobody = server.client("nobody", &FACTORY.device(VVX500));
+        assert_eq!(answer_to(server.address(), &in_pieces(&nobody.hello(), size)), UNRECOGNIZED_NAME, "{size}");
+    }
+}
+
+#[test]
+fn a_client_hello_byte_by_byte_on_the_wire_is_waited_for() {
+    let site = two_constituencies();
+    let server = site.start();
+    let mut tcp = TcpStream::connect(server.address()).unwrap();
+    tcp.set_nodelay(true).unwrap();
+    tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+    for byte in server.client("nobody", &FACTORY.device(VVX500)).hello() {
+        tcp.write_all(&[byte]).unwrap();
+    }
+    let mut answer = Vec::new();
+    tcp.read_to_end(&mut answer).unwrap();
+    assert_eq!(answer, UNRECOGNIZED_NAME);
+}
+
+#[test]
+fn names_that_lead_nowhere_get_the_alert_and_nothing_else() {
+    let site = two_constituencies();
+    let server = site.start();
+    let domain = format!("{DOMAIN}.evil.example");
+    let names = [
+        Some("nobody.phones.example.com"),
+        Some(DOMAIN),
+        Some("a.ote.phones.example.com"),
+        Some("ote.phones.example.org"),
+        Some("otexphones.example.com"),
+        Some("ote"),
+        Some(domain.as_str()),
+        None,
+    ];
+    for name in names {
+        let hello = Client::new(server.address(), name).hello();
+        assert_eq!(answer_to(server.address(), &hello), UNRECOGNIZED_NAME, "{name:?}");
+    }
+    server.reason("unknown server name \"a.ote.phones.example.com\"");
+    server.reason("no SNI");
+    assert_eq!(server.access_lines().iter().filter(|line| !line["constituency"].is_null()).count(), 0);
+}
+
+/// What `site.cfg` holds for a phone that openssl plays, with exactly this SNI; `None` if the handshake fails.
+fn by_openssl(site: &Site, server: &Running, sni: &[&str], mac: &str) -> Option<String> {
+    let (chain, key) = FACTORY.device(mac).write(&site.path(""), mac);
+    let arguments = [sni, &["-cert", chain.to_str().unwrap(), "-key", key.to_str().unwrap(), "-quiet"]].concat();
+    let host = if mac == VVX500 { "ote" } else { "prod" };
+    let request = format!("GET /site.cfg HTTP/1.1\r\nHost: {host}.{DOMAIN}\r\nConnection: close\r\n\r\n");
+    let answer = s_client(server.address(), &arguments, &request);
+    answer.stdout.split_once("\r\n\r\n").map(|(_, body)| body.to_owned())
+}
+
+#[test]
+fn case_and_one_trailing_dot_of_the_server_name_do_not_matter() {
+    let site = two_constituencies();
+    let server = site.start();
+    for name in
+        ["ote.phones.example.com", "OTE.Phones.EXAMPLE.com", "ote.phones.example.com.", "Ote.phones.example.com."]
+    {
+        let found = by_openssl(&site, &server, &["-servername", name], VVX500);
+        assert_eq!(found.as_deref(), Some("<site/>"), "{name}");
+    }
+    for name in ["OLD-prod.phones.example.com.", "prod.phones.example.com"] {
+        let found = by_openssl(&site, &server, &["-servername", name], VVX550);
+        assert_eq!(found.as_deref(), Some("<prod/>"), "{name}");
+    }
+    assert_eq!(by_openssl(&site, &server, &["-servername", "ote.phones.example.com.."], VVX500), None);
+}
+
+#[test]
+fn an_alias_is_the_constituency_itself_and_goes_with_the_policy() {
+    let site = two_constituencies();
+    let server = site.start();
+    let phone = server.client("old-prod", &FACTORY.device(VVX550));
+    assert_eq!(phone.get("/site.cfg").unwrap().text(), "<prod/>");
+    assert_eq!(server.client("old-prod", &FACTORY.device(VVX500)).get("/site.cfg").unwrap().status, 403);
+    site.constituency("prod", &json!({ "trust": ["factory"], "phones": { VVX550: "" } }));
+    eventually("the alias to go", || {
+        let error = phone.get("/site.cfg").err()?;
+        (alert(&error) == Some(AlertDescription::UnrecognisedName)).then_some(())
+    });
+}
+
+#[test]
+fn clients_without_server_name_are_served_by_the_constituency_for_them_under_its_whole_policy() {
+    let mut site = two_constituencies();
+    site.config["no_sni"] = "prod".into();
+    let server = site.start();
+    let phone = Client::new(server.address(), None).with_identity(&FACTORY.device(VVX550));
+    for host in [server.address().to_string(), "127.0.0.1".into(), "[::1]:8443".into(), format!("prod.{DOMAIN}")] {
+        let response = phone.clone().host(&host).get("/site.cfg").unwrap();
+        assert_eq!((response.status, response.text().as_str()), (200, "<prod/>"), "{host}");
+    }
+    for host in [format!("ote.{DOMAIN}"), format!("nobody.{DOMAIN}"), "localhost".into()] {
+        let mut connection = phone.clone().host(&host).connect().unwrap();
+        assert_eq!(connection.get("/site.cfg").unwrap().status, 421, "{host}");
+        assert!(connection.is_closed(), "{host}");
+    }
+    // With a server name, an address is no name of the constituency.
+    let named = server.client("prod", &FACTORY.device(VVX550)).host("127.0.0.1");
+    assert_eq!(named.get("/site.cfg").unwrap().status, 421);
+    for stranger in [VVX500, STRANGER] {
+        let client = Client::new(server.address(), None).with_identity(&FACTORY.device(stranger));
+        assert_eq!(client.get("/site.cfg").unwrap().status, 403, "{stranger}");
+    }
+    assert!(Client::new(server.address(), None).get("/site.cfg").is_err());
+    assert_eq!(server.reason("no client certificate was presented")["constituency"], "prod");
+}
+
+#[test]
+fn an_address_as_server_name_counts_as_none() {
+    let mut site = two_constituencies();
+    let without = site.start();
+    let address = ["-servername", "127.0.0.1"];
+    assert_eq!(by_openssl(&site, &without, &address, VVX550), None);
+    without.reason("no SNI");
+    without.kill();
+    site.config["no_sni"] = "prod".into();
+    let server = site.start();
+    assert_eq!(by_openssl(&site, &server, &address, VVX550).as_deref(), Some("<prod/>"));
+    assert_eq!(by_openssl(&site, &server, &["-noservername"], VVX550).as_deref(), Some("<prod/>"));
+}
+
+#[test]
+fn clients_without_server_name_are_refused_while_the_constituency_for_them_is_missing_or_broken() {
+    let mut site = Site::with_ote();
+    site.config["no_sni"] = "legacy".into();
+    let server = site.start();
+    let nameless = || answer_to(server.address(), &Client::new(server.address(), None).hello());
+    assert_eq!(nameless(), UNRECOGNIZED_NAME);
+    server.reason("legacy is not served: no such constituency, or its policy is broken");
+    site.file("legacy/constituency.json", "{ broken");
+    server.says("legacy/constituency.json");
+    assert_eq!(nameless(), UNRECOGNIZED_NAME);
+    site.constituency("legacy", &json!({ "client_auth": "none" }));
+    site.file("legacy/site.cfg", "<legacy/>");
+    let healed =
+        eventually("the constituency to be served", || Client::new(server.address(), None).get("/site.cfg").ok());
+    assert_eq!(healed.text(), "<legacy/>");
+    std::fs::remove_dir_all(site.served("legacy")).unwrap();
+    eventually("the constituency to go", || {
+        let error = Client::new(server.address(), None).get("/site.cfg").err()?;
+        (alert(&error) == Some(AlertDescription::UnrecognisedName)).then_some(())
+    });
+}
+
+#[test]
+fn what_is_no_tls_is_closed_and_said_to_be_so() {
+    let site = Site::with_ote();
+    let server = site.start();
+    let http: &[u8] = b"GET /site.cfg HTTP/1.1\r\nHost: ote.phones.example.com\r\n\r\n";
+    let close_notify = [21, 3, 1, 0, 2, 1, 0];
+    let of_many: Vec<u8> = close_notify.repeat(200);
+    let zeroes = [0; 4000];
+    let too_long: Vec<u8> =
+        [22, 3, 1, 0x40, 0, 1, 0, 0xff, 0xff].into_iter().chain(std::iter::repeat_n(7, 70_000)).collect();
+    let cases: [(&[u8], &str); 7] = [
+        (http, "is not TLS (starts like an HTTP request)"),
+        (b"\r\n\r\n\r\n", "is not TLS (starts with \"\\r\\n\\r\\n\\r\\n\")"),
+        (&zeroes, "is not TLS (starts with \"\\x00"),
+        (&close_notify, "a TLS record of type 21 instead of a ClientHello"),
+        (&of_many, "a TLS record of type 21 instead of a ClientHello"),
+        (&[22, 3, 1, 0, 4, 2, 0, 0, 0], "a TLS handshake message of type 2 instead of a ClientHello"),
+        (&too_long, "ClientHello"),
+    ];
+    for (bytes, reason) in cases {
+        let answer = answer_to(server.address(), bytes);
+        assert!(!answer.starts_with(b"HTTP") && answer.len() <= 7, "{reason}: {answer:?}");
+        server.reason(reason);
+    }
+    let silent = TcpStream::connect(server.address()).unwrap();
+    silent.shutdown(Shutdown::Write).unwrap();
+    server.reason("closed by the client: sent nothing");
+    assert_eq!(server.client("ote", &FACTORY.device(VVX500)).get("/site.cfg").unwrap().status, 200);
+}
+
+#[test]
+fn clients_of_another_time_are_refused_and_the_log_says_what_they_offered() {
+    let site = Site::with_ote();
+    let server = site.start();
+    let sni = ["-servername", "ote.phones.example.com"];
+    let cases: [(&[&str], &str); 4] = [
+        (&["-tls1", "-cipher", "DEFAULT@SECLEVEL=0"], "offered only TLS 1.0"),
+        (&["-tls1_1", "-cipher", "DEFAULT@SECLEVEL=0"], "offered only TLS 1.1"),
+        (&["-tls1_2", "-cipher", "AES128-SHA"], "offered only RSA key exchange"),
+        (&["-tls1_2", "-cipher", "ECDHE-RSA-AES128-SHA"], "offered only CBC cipher suites"),
+    ];
+    for (arguments, reason) in cases {
+        let answer = s_client(server.address(), &[&sni, arguments].concat(), "");
+        assert_ne!(answer.code, 0, "{reason}: {}", answer.stdout);
+        assert!(answer.stdout.contains("Cipher is (NONE)"), "{reason}: {}", answer.stdout);
+        server.reason(reason);
+    }
+}
+
+#[test]
+fn a_handshake_that_takes_too_long_is_closed_wherever_it_stands() {
+    let mut site = Site::with_ote();
+    site.config["limits"]["handshake_s"] = 1.into();
+    let server = site.start();
+    let hello = server.client("ote", &FACTORY.device(VVX500)).hello();
+    for (beginning, what) in [(&hello[..0], "nothing"), (&hello[..100], "half a hello"), (&hello[..], "a hello alone")]
+    {
+        let before = server.access_lines().len();
+        let answer = answer_to(server.address(), beginning);
+        assert_eq!(answer.is_empty(), beginning.len() < hello.len(), "{what}");
+        let line = eventually(what, || server.access_lines().get(before).cloned());
+        assert_eq!(line["reason"], "the handshake took more than 1 s", "{what}");
+    }
+}

@@ -1,0 +1,275 @@
+//! Places for connections, and a process that runs out of something: the others go on, and it comes back.
+
+use std::fs;
+use std::io::{ErrorKind, Read};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::harness::pki::FACTORY;
+use crate::harness::site::{Running, Site};
+use crate::harness::tls::Connection;
+use crate::harness::{PATIENCE, VVX500, VVX550, eventually, tool};
+
+fn site_with(limits: serde_json::Value) -> Site {
+    let mut site = Site::with_ote();
+    site.config["limits"] = limits;
+    site.config["limits"]["free_space_bytes"] = 0.into();
+    site
+}
+
+/// Connections that have each been answered once.
+fn answered(server: &Running, count: usize) -> Vec<Connection> {
+    let client = server.client("ote", &FACTORY.device(VVX500));
+    let open = |_| {
+        let mut connection = client.connect().unwrap();
+        assert_eq!(connection.get("/site.cfg").unwrap().status, 200);
+        connection
+    };
+    (0..count).map(open).collect()
+}
+
+/// Whether a new connection gets an answer.
+fn is_served(server: &Running) -> bool {
+    server.client("ote", &FACTORY.device(VVX500)).get("/site.cfg").is_ok_and(|response| response.status == 200)
+}
+
+#[test]
+fn an_address_has_so_many_connections_and_not_one_more() {
+    let site = site_with(json!({ "connections_per_address": 64 }));
+    let server = site.start();
+    let mut connections = answered(&server, 64);
+    assert!(!is_served(&server));
+    server.reason("127.0.0.1/32 has 64 connections already (limits.connections_per_address)");
+    for connection in &mut connections {
+        assert_eq!(connection.get("/site.cfg").unwrap().status, 200);
+    }
+    // A place that is given back is there for the next.
+    drop(connections.pop());
+    eventually("the place", || is_served(&server).then_some(()));
+}
+
+#[test]
+fn no_limit_per_address_where_it_is_off_or_the_network_is_exempt() {
+    for limits in [
+        json!({ "connections_per_address": 0 }),
+        json!({ "connections_per_address": 2, "unlimited_networks": ["127.0.0.0/8"] }),
+    ] {
+        let site = site_with(limits);
+        let server = site.start();
+        assert_eq!(answered(&server, 40).len(), 40);
+    }
+}
+
+#[test]
+fn another_network_than_the_exempt_one_is_counted() {
+    let site = site_with(json!({ "connections_per_address": 2, "unlimited_networks": ["10.0.0.0/8"] }));
+    let server = site.start();
+    let _two = answered(&server, 2);
+    assert!(!is_served(&server));
+}
+
+#[test]
+fn phones_and_strangers_have_places_of_their_own() {
+    let site = site_with(json!({ "connections": 3, "anonymous_connections": 2 }));
+    site.constituency("public", &json!({ "client_auth": "none" }));
+    site.file("public/site.cfg", "<public/>");
+    let server = site.start();
+    let public = server.client("public", &FACTORY.device(VVX500));
+    let mut strangers: Vec<_> = (0..2).map(|_| public.connect().unwrap()).collect();
+    for stranger in &mut strangers {
+        assert_eq!(stranger.get("/site.cfg").unwrap().status, 200);
+    }
+    assert!(public.get("/site.cfg").is_err());
+    server.reason("all 2 places for anonymous connections are taken (limits.anonymous_connections)");
+    let phones = answered(&server, 3);
+    assert!(!is_served(&server));
+    let line = server.reason("all 3 places for phones' connections are taken (limits.connections)");
+    assert_eq!(line["constituency"], "ote");
+    drop(phones);
+    eventually("a phone's place", || is_served(&server).then_some(()));
+    assert!(public.get("/site.cfg").is_err(), "a phone's place is no stranger's");
+}
+
+#[test]
+fn every_place_is_given_back_however_a_connection_ends() {
+    const ROUNDS: usize = 500;
+    let site = site_with(json!({ "connections_per_address": 4, "connections": 4, "unfinished_handshakes": 4 }));
+    let server = site.start();
+    let client = server.client("ote", &FACTORY.device(VVX500));
+    let mut refusals = 0;
+    for round in 0..ROUNDS {
+        // A place may still be held by what has just been closed.
+        eventually("a place", || {
+            let done = match round % 3 {
+                0 => TcpStream::connect(server.address()).is_ok(),
+                1 => client.connect().is_ok(),
+                _ => client.get("/site.cfg").is_ok(),
+            };
+            refusals += usize::from(!done);
+            done.then_some(())
+        });
+    }
+    assert!(refusals < ROUNDS, "{refusals} refusals of {ROUNDS}");
+    // All four places at once: none has been lost.
+    eventually("four places", || {
+        let mut four: Vec<_> = (0..4).map_while(|_| client.connect().ok()).collect();
+        (four.len() == 4 && four.iter_mut().all(|one| one.get("/site.cfg").is_ok())).then_some(())
+    });
+}
+
+/// Seconds of processor time that the process has used.
+fn processor_time(pid: u32) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    let ticks: f64 = fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap();
+    ticks / 100.0
+}
+
+#[test]
+fn a_process_with_few_descriptors_refuses_what_it_has_no_room_for_and_serves_the_others() {
+    let site = site_with(json!({ "idle_s": 600, "handshake_s": 600 }));
+    site.file("ote/firmware.ld", vec![0; 1 << 20]);
+    let server = Running::start(site.command_under(&["prlimit", "--nofile=64:64"]), 1);
+    let mut phone = answered(&server, 1).pop().unwrap();
+    let strangers: Vec<TcpStream> = (0..200).filter_map(|_| TcpStream::connect(server.address()).ok()).collect();
+    assert_eq!(strangers.len(), 200);
+    server.reason("all 32 connections are taken that the limit of open files leaves room for");
+    // The phone's files can still be opened, and folders still be read.
+    assert_eq!(phone.get("/firmware.ld").unwrap().status, 200);
+    site.constituency("ote", &json!({ "trust": ["factory"], "phones": { VVX500: "", VVX550: "" } }));
+    server.says("ote: the policy changed");
+    drop(strangers);
+    eventually("a place", || is_served(&server).then_some(()));
+}
+
+#[test]
+fn a_process_without_descriptors_waits_for_one_and_keeps_what_it_serves() {
+    let site = site_with(json!({ "idle_s": 600, "handshake_s": 600 }));
+    // Each folder holds a descriptor: they leave fewer for connections than there would be room for.
+    for number in 0..30 {
+        site.constituency(&format!("c{number}"), &json!({ "trust": ["factory"] }));
+    }
+    let server = Running::start(site.command_under(&["prlimit", "--nofile=64:64"]), 1);
+    eventually("the server", || is_served(&server).then_some(()));
+    let used = processor_time(server.pid());
+    let strangers: Vec<TcpStream> = (0..200).filter_map(|_| TcpStream::connect(server.address()).ok()).collect();
+    assert_eq!(strangers.len(), 200);
+    server.says("no connection can be accepted");
+    // The look at the folders fails for lack of descriptors too; nothing is forgotten over that.
+    site.constituency("new", &json!({ "trust": ["factory"] }));
+    server.says("what was served stays as it was");
+    // Here time itself is tested: whoever spins shows in three seconds.
+    let start = Instant::now();
+    std::thread::sleep(Duration::from_secs(3));
+    let spent = processor_time(server.pid()) - used;
+    assert!(spent < 1.0, "{spent} s of processor time in {:?}", start.elapsed());
+    let said = server.stderr().iter().filter(|line| line.contains("no connection can be accepted")).count();
+    assert_eq!(said, 1, "once, not ten times a second");
+    drop(strangers);
+    eventually("a place", || is_served(&server).then_some(()));
+    eventually("connections to be accepted again", || {
+        assert!(is_served(&server));
+        server.stderr().iter().any(|line| line.contains("connections are accepted again")).then_some(())
+    });
+    server.says("new is served");
+    assert!(!server.stderr().iter().any(|line| line.contains("is gone")), "{:?}", server.stderr());
+}
+
+#[test]
+fn a_log_that_nobody_reads_stops_nobody_and_its_losses_are_said() {
+    let site = site_with(json!({ "drain_s": 1 }));
+    let mut command = site.command();
+    let (reader, writer) = std::io::pipe().unwrap();
+    command.stdout(writer);
+    let server = Running::start_with_log(command, 1);
+    let mut phone = answered(&server, 1).pop().unwrap();
+    // More than a pipe and the queue hold, sent many at a time.
+    let burst = format!("HEAD /site.cfg HTTP/1.1\r\nHost: ote.{}\r\n\r\n", crate::harness::site::DOMAIN).repeat(100);
+    let deadline = Instant::now() + PATIENCE * 3;
+    while !server.stderr().iter().any(|line| line.contains("access-log lines are being lost")) {
+        phone.send(burst.as_bytes()).unwrap();
+        for _ in 0..100 {
+            assert_eq!(phone.response("HEAD").unwrap().status, 200);
+        }
+        assert!(Instant::now() < deadline, "no line was ever lost");
+    }
+    assert_eq!(phone.get("/site.cfg").unwrap().status, 200);
+    // Even the end does not wait for the reader for ever.
+    server.signal(rustix::process::Signal::TERM);
+    server.says("the last access-log lines are lost: nobody reads standard output");
+    assert_eq!(server.wait().code(), Some(0));
+    drop(reader);
+}
+
+#[test]
+fn a_log_that_is_read_again_tells_how_many_lines_were_lost() {
+    let site = site_with(json!({}));
+    let mut command = site.command();
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    command.stdout(writer);
+    let server = Running::start_with_log(command, 1);
+    let mut phone = answered(&server, 1).pop().unwrap();
+    let burst = format!("HEAD /site.cfg HTTP/1.1\r\nHost: ote.{}\r\n\r\n", crate::harness::site::DOMAIN).repeat(100);
+    while !server.stderr().iter().any(|line| line.contains("access-log lines are being lost")) {
+        phone.send(burst.as_bytes()).unwrap();
+        for _ in 0..100 {
+            assert_eq!(phone.response("HEAD").unwrap().status, 200);
+        }
+    }
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; 64 << 10];
+        while reader.read(&mut buffer).is_ok_and(|read| read > 0) {}
+    });
+    server.says("access-log lines were lost");
+}
+
+#[test]
+fn the_state_directory_is_the_owners_alone_and_one_process_holds_it() {
+    let site = Site::with_ote();
+    let server = site.start();
+    let put = server.client("ote", &FACTORY.device(VVX500)).put(&format!("/{VVX500}-app.log"), "", b"log").unwrap();
+    assert_eq!(put.status, 201);
+    let mut seen = 0;
+    let mut folders = vec![site.path("state")];
+    while let Some(folder) = folders.pop() {
+        assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700, "{}", folder.display());
+        for entry in fs::read_dir(&folder).unwrap() {
+            let entry = entry.unwrap();
+            seen += 1;
+            if entry.file_type().unwrap().is_dir() {
+                folders.push(entry.path());
+            } else {
+                let mode = entry.metadata().unwrap().permissions().mode() & 0o077;
+                assert_eq!(mode, 0, "{}", entry.path().display());
+            }
+        }
+    }
+    assert!(seen >= 5, "lock, uploads, ote, the phone's folder and its log: {seen}");
+
+    let second = tool::run(&mut site.command());
+    assert_eq!(second.code, 1, "{second:?}");
+    assert!(second.stderr.contains("is in use by another provost"), "{second:?}");
+    assert!(is_served(&server), "the first goes on");
+    server.kill();
+    // A crash leaves no lock behind.
+    assert!(is_served(&site.start()));
+}
+
+#[test]
+fn strangers_who_say_nothing_are_let_go_of_when_they_hang_up() {
+    let site = site_with(json!({ "unfinished_handshakes": 1, "handshake_s": 600 }));
+    let server = site.start();
+    for _ in 0..20 {
+        let mut stranger = TcpStream::connect(server.address()).unwrap();
+        stranger.shutdown(std::net::Shutdown::Write).unwrap();
+        match stranger.read_to_end(&mut Vec::new()) {
+            Ok(_) => {}
+            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+        }
+    }
+    eventually("the place", || is_served(&server).then_some(()));
+    server.reason("closed by the client");
+}

@@ -1,0 +1,187 @@
+//! Local mode and the demonstration: everything works on one machine, and nothing of it in public.
+//!
+//! Its port is fixed, and may be anybody's here: servers run in a network of their own where they can, and the demo
+//! takes the next port that is free.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::harness::site::{Running, Site};
+use crate::harness::tool::{Ended, provost, run};
+use crate::harness::{VVX500, VVX550, eventually, not_run};
+
+const MASTER: &str = r#"<APPLICATION CONFIG_FILES="site.cfg"/>"#;
+
+fn demo_once(folder: &Path) -> Ended {
+    provost(folder, &["demo", "--once"])
+}
+
+/// Constituencies without provost.json, in which the phones of the map are known.
+fn folder_with(phones: &Value) -> Site {
+    let site = Site::new();
+    site.constituency("home", &json!({ "phones": phones, "uploads": {} }));
+    site.file("home/000000000000.cfg", MASTER);
+    site.file("home/site.cfg", "<site/>");
+    site
+}
+
+#[test]
+fn a_demo_in_an_empty_folder_boots_three_phones_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let ended = demo_once(folder.path());
+    assert_eq!(ended.code, 0, "{}\n{}", ended.stdout, ended.stderr);
+    assert!(ended.stdout.ends_with("3 of 3 phones provisioned\n"), "{}", ended.stdout);
+    assert_eq!(ended.stdout.lines().filter(|line| line.starts_with("provisioned (")).count(), 3);
+    assert!(ended.stdout.contains("ote.phones.localhost") && ended.stdout.contains("ucs-5-9.phones.localhost"));
+    assert!(ended.stderr.lines().next().unwrap().contains("LOCAL MODE"), "{}", ended.stderr);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_demo_shows_the_constituencies_that_are_there() {
+    let site = folder_with(&json!({ VVX500: "", VVX550: "" }));
+    let ended = demo_once(&site.path("."));
+    assert_eq!(ended.code, 0, "{}\n{}", ended.stdout, ended.stderr);
+    assert!(ended.stdout.ends_with("2 of 2 phones provisioned\n"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("https://home.phones.localhost:"), "{}", ended.stdout);
+    assert!(!site.path("state").exists());
+}
+
+#[test]
+fn a_demo_whose_phone_is_not_provisioned_is_not_good() {
+    let site = folder_with(&json!({ VVX500: "", VVX550: "" }));
+    site.file(&format!("home/{VVX550}.cfg"), "<APPLICATION");
+    let ended = demo_once(&site.path("."));
+    assert_eq!(ended.code, 1, "{}\n{}", ended.stdout, ended.stderr);
+    assert!(ended.stdout.contains("the master configuration /00005e0053c7.cfg is malformed"), "{}", ended.stdout);
+    assert!(ended.stdout.ends_with("1 of 2 phones provisioned\n"), "{}", ended.stdout);
+    let nobody = folder_with(&json!({}));
+    let ended = demo_once(&nobody.path("."));
+    assert_ne!(ended.code, 0);
+    assert!(ended.stderr.contains("no constituency here knows a phone"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_demo_refuses_to_run_beside_a_real_site() {
+    let site = Site::with_ote();
+    site.write_config();
+    let ended = demo_once(&site.path("."));
+    assert_eq!((ended.code, ended.stdout.as_str()), (2, ""));
+    assert!(ended.stderr.contains("provost.json lies here"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_demo_takes_the_next_port_when_the_usual_one_is_taken() {
+    let ended = eventually("a demo while the usual port was taken all the time", || {
+        // If it is not ours to take, somebody else holds it, and may let it go before the demo asks.
+        let holder = std::net::TcpListener::bind("127.0.0.1:8443");
+        let ended = demo_once(tempfile::tempdir().unwrap().path());
+        (holder.is_ok() || ended.stderr.contains("is taken")).then_some(ended)
+    });
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    assert!(ended.stderr.contains("127.0.0.1:8443 is taken; trying the next port"), "{}", ended.stderr);
+    assert!(!ended.stdout.contains("phones.localhost:8443/"), "{}", ended.stdout);
+}
+
+#[test]
+fn a_demo_goes_on_for_other_phones_until_it_is_told_to_end() {
+    let site = folder_with(&json!("any"));
+    let scratch = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_provost"));
+    command.arg("demo").current_dir(site.path(".")).env("TMPDIR", scratch.path());
+    let demo = Running::start(command, 1);
+    let try_this = eventually("what to try next", || {
+        demo.stdout().into_iter().find(|line| line.trim_start().starts_with("provost phone --url "))
+    });
+    assert!(demo.address().ip().is_loopback());
+    let words: Vec<&str> = try_this.split_whitespace().skip(1).collect();
+    let one = provost(scratch.path(), &words);
+    assert_eq!(one.code, 0, "{words:?}: {}{}", one.stdout, one.stderr);
+
+    let many = provost(scratch.path(), &[&words[..], &["--count", "50", "--json"]].concat());
+    assert_eq!(many.code, 0, "{}{}", many.stdout, many.stderr);
+    let lines: Vec<Value> = many.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let provisioned = lines.iter().filter(|line| line["event"] == "outcome" && line["provisioned"] == true);
+    let phones: std::collections::BTreeSet<&str> = provisioned.map(|line| line["mac"].as_str().unwrap()).collect();
+    assert_eq!(phones.len(), 50, "each its own address");
+    assert_eq!((*phones.first().unwrap(), *phones.last().unwrap()), (VVX500, "00005e00533d"));
+    let last = lines.last().unwrap();
+    assert_eq!((&last["event"], &last["phones"], &last["provisioned"]), (&json!("summary"), &json!(50), &json!(50)));
+
+    demo.signal(rustix::process::Signal::TERM);
+    assert!(demo.wait().success());
+    assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0, "its state is thrown away");
+}
+
+/// A server in local mode, in a network of its own; `None`, and said, where this user cannot have one.
+fn serve_locally(test: &str, site: &Site) -> Option<Running> {
+    let alone = |script: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["--map-root-user", "--net", "sh", "-c", &format!("ip link set lo up && exec {script}")]);
+        command.current_dir(site.path("."));
+        command
+    };
+    if alone("true").output().map_or(true, |output| !output.status.success()) {
+        not_run(test, "no network namespace can be made (unshare --net)");
+        return None;
+    }
+    Some(Running::start(alone(&format!("'{}' serve", env!("CARGO_BIN_EXE_provost"))), 1))
+}
+
+#[test]
+fn local_mode_says_so_listens_on_loopback_and_keeps_its_keys_to_itself() {
+    let site = folder_with(&json!({ VVX500: "" }));
+    let Some(server) = serve_locally("local_mode_says_so", &site) else { return };
+    assert!(server.stderr()[0].contains("LOCAL MODE"), "{:?}", server.stderr());
+    assert_eq!(server.addresses, ["127.0.0.1:8443".parse().unwrap()]);
+    let mut keys = 0;
+    for folder in ["state/local", "state/server-ca"] {
+        assert_eq!(site.path(folder).metadata().unwrap().permissions().mode() & 0o777, 0o700, "{folder}");
+        for entry in std::fs::read_dir(site.path(folder)).unwrap().flatten() {
+            assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{entry:?}");
+            keys += usize::from(std::fs::read_to_string(entry.path()).unwrap().contains("PRIVATE KEY"));
+        }
+    }
+    assert!(keys >= 2, "a key for each CA");
+    let second = run(Command::new(env!("CARGO_BIN_EXE_provost")).arg("serve").current_dir(site.path(".")));
+    assert_eq!(second.code, 1);
+    assert!(second.stderr.contains("is in use by another provost"), "{}", second.stderr);
+}
+
+#[test]
+fn with_a_provost_json_the_local_device_ca_counts_for_nothing() {
+    let mut site = folder_with(&json!({ VVX500: "" }));
+    let Some(server) = serve_locally("with_a_provost_json_the_local_device_ca", &site) else { return };
+    server.kill();
+    assert!(site.path("state/local/ca.pem").exists());
+    for certificate in [site.config["certificate"].clone(), json!({ "local_ca": {} })] {
+        site.config["certificate"] = certificate;
+        let server = site.start();
+        let device = local_device(&site, &server);
+        assert_eq!(device.code, 1, "{}{}", device.stdout, device.stderr);
+        server.reason("issuer \"CN=provost local device CA\" is not trusted here");
+    }
+}
+
+/// A phone that carries a certificate of the local device CA to a server that is not in local mode.
+fn local_device(site: &Site, server: &Running) -> Ended {
+    let url = format!("https://home.{}:{}/", crate::harness::site::DOMAIN, server.address().port());
+    let elsewhere = tempfile::tempdir().unwrap();
+    std::fs::write(elsewhere.path().join("ca.pem"), ca_of(site)).unwrap();
+    let state = site.path("state");
+    let resolve = server.address().to_string();
+    let args = ["phone", "--url", &url, "--mac", VVX500, "--state", state.to_str().unwrap(), "--resolve", &resolve];
+    provost(elsewhere.path(), &[&args[..], &["--ca", "ca.pem"]].concat())
+}
+
+/// The CA of the server's certificate, whichever of the two it is.
+fn ca_of(site: &Site) -> String {
+    if site.config["certificate"].get("local_ca").is_some() {
+        std::fs::read_to_string(site.path("state/server-ca/ca.pem")).unwrap()
+    } else {
+        crate::harness::pki::SERVER_CA.pem()
+    }
+}

@@ -1,0 +1,174 @@
+//! What is agreed on in a handshake: certificate, cipher suite, protocol, by what the client offers.
+
+use std::sync::LazyLock;
+
+use crate::harness::VVX500;
+use crate::harness::pki::{FACTORY, Identity, SERVER_CA, device_params};
+use crate::harness::site::{DOMAIN, Running, Site};
+use crate::harness::tool::s_client;
+
+/// The phone with a key of either kind; making an RSA key takes its time.
+static RSA: LazyLock<Identity> = LazyLock::new(|| FACTORY.issuing.issue_rsa(&device_params(VVX500)));
+static ECDSA: LazyLock<Identity> = LazyLock::new(|| FACTORY.device(VVX500));
+
+/// What openssl says of a connection on which it got its `site.cfg`, or of one that failed.
+struct Agreed {
+    text: String,
+}
+
+impl Agreed {
+    fn is_served(&self) -> bool {
+        self.text.contains("<site/>")
+    }
+
+    /// `RSA`, `RSA-PSS` or `ECDSA`: with what the server signed the handshake.
+    fn signature(&self) -> &str {
+        self.after("Peer signature type: ")
+    }
+
+    fn suite(&self) -> &str {
+        self.after("Cipher is ")
+    }
+
+    fn after(&self, label: &str) -> &str {
+        let found = self.text.lines().find_map(|line| Some(line.split_once(label)?.1.trim()));
+        found.unwrap_or_else(|| panic!("no {label:?} in {}", self.text))
+    }
+}
+
+/// Connects as the phone VVX500 with the `arguments` of `openssl s_client`, to a server whose certificate must verify.
+fn agree(site: &Site, server: &Running, arguments: &str) -> Agreed {
+    // openssl does not show a certificate of a kind that it does not itself offer to verify.
+    let takes_rsa = !arguments.contains("-sigalgs") || arguments.to_lowercase().contains("rsa");
+    let device = if takes_rsa { &*RSA } else { &*ECDSA };
+    let (chain, key) = device.write(&site.path(""), "device");
+    let ca = site.path("server-ca.pem");
+    std::fs::write(&ca, SERVER_CA.pem()).unwrap();
+    let name = format!("ote.{DOMAIN}");
+    let common = [
+        ["-servername", &name],
+        ["-verify_hostname", &name],
+        ["-CAfile", ca.to_str().unwrap()],
+        ["-cert", chain.to_str().unwrap()],
+        ["-key", key.to_str().unwrap()],
+    ];
+    let mut all = common.as_flattened().to_vec();
+    all.push("-verify_return_error");
+    all.extend(arguments.split_whitespace());
+    let request = format!("GET /site.cfg HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n");
+    let ended = s_client(server.address(), &all, &request);
+    Agreed { text: ended.stdout + &ended.stderr }
+}
+
+#[test]
+fn each_client_is_shown_the_certificate_that_fits_its_schemes_and_its_suites() {
+    let site = Site::with_ote();
+    let server = site.start();
+    let cases = [
+        // TLS 1.3: the schemes alone decide.
+        ("-tls1_3", "ECDSA"),
+        ("-tls1_3 -sigalgs ECDSA+SHA256", "ECDSA"),
+        ("-tls1_3 -sigalgs rsa_pss_rsae_sha256", "RSA-PSS"),
+        ("-tls1_3 -sigalgs rsa_pss_rsae_sha256:ECDSA+SHA256", "ECDSA"),
+        // TLS 1.2: schemes and suites.
+        ("-tls1_2", "ECDSA"),
+        ("-tls1_2 -cipher ECDHE-ECDSA-AES128-GCM-SHA256", "ECDSA"),
+        ("-tls1_2 -cipher ECDHE-RSA-AES128-GCM-SHA256", "RSA-PSS"),
+        ("-tls1_2 -cipher ECDHE-RSA-AES128-GCM-SHA256 -sigalgs ECDSA+SHA256:RSA+SHA256", "RSA"),
+        ("-tls1_2 -cipher ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256 -sigalgs RSA+SHA256", "RSA"),
+        ("-tls1_2 -cipher ECDHE-RSA-CHACHA20-POLY1305:AES128-SHA -sigalgs RSA+SHA512", "RSA"),
+        // Suites of TLS 1.3 beside TLS 1.2 ones say nothing about TLS 1.2.
+        ("-cipher ECDHE-RSA-AES128-GCM-SHA256 -sigalgs rsa_pss_rsae_sha256:ECDSA+SHA256", "ECDSA"),
+    ];
+    for (arguments, signature) in cases {
+        let agreed = agree(&site, &server, arguments);
+        assert!(agreed.is_served(), "{arguments}: {}", agreed.text);
+        assert_eq!(agreed.signature(), signature, "{arguments}");
+    }
+}
+
+#[test]
+fn a_client_for_which_there_is_no_certificate_is_refused_and_the_log_says_what_it_offered() {
+    let mut site = Site::with_ote();
+    site.config["certificate"]["files"].as_array_mut().unwrap().pop();
+    let server = site.start();
+    for arguments in ["-tls1_2 -cipher ECDHE-ECDSA-AES128-GCM-SHA256", "-tls1_3 -sigalgs ECDSA+SHA256"] {
+        let agreed = agree(&site, &server, arguments);
+        assert!(!agreed.is_served(), "{arguments}");
+        assert!(agreed.text.contains("alert handshake failure"), "{}", agreed.text);
+    }
+    server.reason("offered TLS 1.2 with ECDHE-ECDSA key exchange");
+    server.reason("offered TLS 1.3");
+    let agreed = agree(&site, &server, "-tls1_2");
+    assert_eq!((agreed.is_served(), agreed.signature()), (true, "RSA-PSS"));
+}
+
+#[test]
+fn aes_128_comes_first_even_if_the_client_prefers_aes_256() {
+    let site = Site::with_ote();
+    let server = site.start();
+    let cases = [
+        ("-tls1_3 -ciphersuites TLS_AES_256_GCM_SHA384:TLS_AES_128_GCM_SHA256", "TLS_AES_128_GCM_SHA256"),
+        ("-tls1_3 -ciphersuites TLS_CHACHA20_POLY1305_SHA256:TLS_AES_256_GCM_SHA384", "TLS_AES_256_GCM_SHA384"),
+        ("-tls1_3 -ciphersuites TLS_CHACHA20_POLY1305_SHA256", "TLS_CHACHA20_POLY1305_SHA256"),
+        ("-tls1_2 -cipher ECDHE-RSA-AES256-GCM-SHA384:ECDHE-RSA-AES128-GCM-SHA256", "ECDHE-RSA-AES128-GCM-SHA256"),
+        (
+            "-tls1_2 -cipher ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-ECDSA-AES128-GCM-SHA256",
+            "ECDHE-ECDSA-AES128-GCM-SHA256",
+        ),
+        ("-tls1_2 -cipher ECDHE-RSA-AES256-GCM-SHA384", "ECDHE-RSA-AES256-GCM-SHA384"),
+    ];
+    for (arguments, suite) in cases {
+        let agreed = agree(&site, &server, arguments);
+        assert!(agreed.is_served(), "{arguments}: {}", agreed.text);
+        assert_eq!(agreed.suite(), suite, "{arguments}");
+    }
+    let line = server.access("AES-128 in TLS 1.3", |line| line["tls"].to_string().contains("TLS13_AES_128_GCM_SHA256"));
+    assert!(line["tls"].to_string().contains("TLSv1_3") || line["tls"].to_string().contains("1.3"), "{line}");
+}
+
+#[test]
+fn the_newest_version_is_spoken_and_nothing_below_tls_1_2() {
+    let site = Site::with_ote();
+    let server = site.start();
+    for (arguments, version) in [("", "TLSv1.3"), ("-no_tls1_3", "TLSv1.2"), ("-tls1_3", "TLSv1.3")] {
+        let agreed = agree(&site, &server, arguments);
+        assert!(agreed.is_served(), "{arguments}: {}", agreed.text);
+        assert!(agreed.text.contains(&format!("New, {version}")), "{arguments}: {}", agreed.text);
+    }
+}
+
+#[test]
+fn http_1_1_is_chosen_by_alpn_and_a_client_without_alpn_gets_it_too() {
+    let site = Site::with_ote();
+    let server = site.start();
+    for (arguments, said) in [
+        ("-alpn http/1.1", "ALPN protocol: http/1.1"),
+        ("-alpn h2,http/1.1", "ALPN protocol: http/1.1"),
+        ("", "No ALPN negotiated"),
+    ] {
+        let agreed = agree(&site, &server, arguments);
+        assert!(agreed.is_served() && agreed.text.contains(said), "{arguments}: {}", agreed.text);
+    }
+    let agreed = agree(&site, &server, "-alpn h2");
+    assert!(!agreed.is_served() && agreed.text.contains("no application protocol"), "{}", agreed.text);
+}
+
+/// A first guess at a group that is not ours costs a client a round trip (`HelloRetryRequest`), not the connection.
+#[test]
+fn a_client_that_guesses_another_group_is_asked_again() {
+    let site = Site::with_ote();
+    let server = site.start();
+    for (arguments, group) in [
+        ("-tls1_3 -groups P-521:P-256", "ECDH, prime256v1, 256 bits"),
+        ("-tls1_3 -groups P-521:X25519", "X25519, 253 bits"),
+        ("-tls1_3 -groups P-384", "ECDH, secp384r1, 384 bits"),
+        ("-tls1_2 -groups P-521:P-256", "ECDH, prime256v1, 256 bits"),
+    ] {
+        let agreed = agree(&site, &server, arguments);
+        assert!(agreed.is_served(), "{arguments}: {}", agreed.text);
+        assert_eq!(agreed.after("Server Temp Key: "), group, "{arguments}");
+    }
+    assert!(!agree(&site, &server, "-tls1_3 -groups P-521").is_served());
+    server.reason("offered only secp521r1 as group");
+}

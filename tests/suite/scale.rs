@@ -1,0 +1,149 @@
+//! Reload where it is hard: thousands of constituencies, a policy of thousands of phones, no inotify, no descriptors.
+
+use std::fmt::Write;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::harness::pki::FACTORY;
+use crate::harness::site::{Running, Site};
+use crate::harness::{VVX500, VVX550, crowding, eventually, not_run, within_a_second};
+
+/// A policy that knows 20 000 phones, and `more`.
+fn many_phones(more: &[&str]) -> String {
+    let mut phones = String::new();
+    for number in 0..20_000 {
+        writeln!(phones, "    \"{:012x}\": \"phone {number}\",", 0x0004_f200_0000_u64 + number).unwrap();
+    }
+    for mac in more {
+        writeln!(phones, "    \"{mac}\": \"\",").unwrap();
+    }
+    format!(
+        "{{\n  \"trust\": [\"factory\"],\n  \"phones\": {{\n{}\n  }}\n}}\n",
+        phones.trim_end().trim_end_matches(',')
+    )
+}
+
+fn gives(server: &Running, name: &str, mac: &str, status: u16) -> Option<()> {
+    let response = server.client(name, &FACTORY.device(mac)).get("/site.cfg").ok()?;
+    (response.status == status).then_some(())
+}
+
+fn policy(phones: &[&str]) -> Value {
+    let phones: serde_json::Map<String, Value> = phones.iter().map(|mac| ((*mac).to_owned(), "".into())).collect();
+    json!({ "trust": ["factory"], "phones": phones })
+}
+
+/// Runs a server of `site` in a user namespace whose `sysctl` of inotify is `value`; `None` where that is not allowed.
+fn with_inotify_limit(site: &Site, sysctl: &str, value: u32) -> Option<Running> {
+    let script = format!("echo {value} > /proc/sys/user/{sysctl} && exec \"$@\"");
+    let can = crate::harness::tool::run(
+        std::process::Command::new("unshare").args(["-r", "sh", "-c", &script, "sh", "true"]),
+    );
+    (can.code == 0).then(|| Running::start(site.command_under(&["unshare", "-r", "sh", "-c", &script, "sh"]), 1))
+}
+
+#[test]
+fn a_change_among_two_thousand_constituencies_and_twenty_thousand_phones_counts_within_a_second() {
+    const FOLDERS: usize = 2000;
+    let site = Site::with_ote();
+    for number in 0..FOLDERS {
+        fs::create_dir(site.served(&format!("c{number}"))).unwrap();
+        fs::write(site.served(&format!("c{number}/constituency.json")), policy(&[]).to_string()).unwrap();
+    }
+    site.file("large/site.cfg", "<large/>");
+    site.file("large/constituency.json", many_phones(&[]));
+    let start = Instant::now();
+    let server = site.start();
+    eventually("the first answer", || gives(&server, "ote", VVX500, 200));
+    let started = start.elapsed();
+    assert_eq!(gives(&server, "large", VVX500, 403), Some(()));
+
+    site.file("large/constituency.json", many_phones(&[VVX500]));
+    let ((), phone) = within_a_second("a phone among 20 000", || gives(&server, "large", VVX500, 200));
+    site.constituency("c1999", &policy(&[VVX500]));
+    let ((), one) = within_a_second("a policy among 2000", || gives(&server, "c1999", VVX500, 404));
+    site.file("added/site.cfg", "");
+    site.constituency("added", &policy(&[VVX500]));
+    let ((), added) = within_a_second("a folder added to 2000", || gives(&server, "added", VVX500, 200));
+    fs::remove_dir_all(site.served("added")).unwrap();
+    let ((), removed) = within_a_second("a folder removed", || {
+        server.client("added", &FACTORY.device(VVX500)).connect().is_err().then_some(())
+    });
+    eprintln!(
+        "{FOLDERS} constituencies: first answer {started:?}; a phone among 20 000 {phone:?}, a policy {one:?}, a folder added {added:?}, removed {removed:?}"
+    );
+    let told = server.stderr().iter().filter(|line| line.contains(" is served")).count();
+    assert_eq!(told, FOLDERS + 3);
+}
+
+#[test]
+fn a_storm_of_changes_does_not_put_the_look_off_nor_pile_up() {
+    let site = Site::with_ote();
+    let server = site.start();
+    eventually("the server", || gives(&server, "ote", VVX500, 200));
+    let deadline = Instant::now() + Duration::from_secs(2);
+    let mut seen = None;
+    let mut number = 0;
+    site.constituency("new", &policy(&[VVX500]));
+    let start = Instant::now();
+    while Instant::now() < deadline {
+        site.file(&format!("ote/noise-{}.xml", number % 50), "noise");
+        number += 1;
+        if number % 50 == 0 && seen.is_none() {
+            seen = gives(&server, "new", VVX500, 404).map(|()| start.elapsed());
+        }
+    }
+    assert!(
+        seen.is_some_and(|took| took <= Duration::from_secs(1).mul_f64(crowding())),
+        "{seen:?} in a storm of {number} writes"
+    );
+    // When the storm is over, the next change is not behind a queue of looks.
+    site.constituency("ote", &policy(&[VVX500, VVX550]));
+    within_a_second("a change after the storm", || gives(&server, "ote", VVX550, 200));
+}
+
+#[test]
+fn without_inotify_the_folders_are_looked_at_every_second_and_the_log_names_the_sysctl() {
+    let site = Site::with_ote();
+    let Some(server) = with_inotify_limit(&site, "max_inotify_instances", 0) else {
+        let reason = "no user namespace in which inotify could be taken away";
+        return not_run("without_inotify_the_folders_are_looked_at_every_second_and_the_log_names_the_sysctl", reason);
+    };
+    server.says("raise the sysctl fs.inotify.max_user_instances");
+    for round in 0..3 {
+        let start = Instant::now();
+        site.constituency("ote", &policy(&[VVX500, VVX550]));
+        eventually("the phone", || gives(&server, "ote", VVX550, 200));
+        assert!(start.elapsed() < Duration::from_secs(2).mul_f64(crowding()), "round {round}: {:?}", start.elapsed());
+        site.constituency("ote", &policy(&[VVX500]));
+        eventually("no phone", || gives(&server, "ote", VVX550, 403));
+    }
+}
+
+#[test]
+fn with_too_few_watches_the_folders_are_looked_at_every_second_until_there_are_enough() {
+    let site = Site::with_ote();
+    for number in 0..4 {
+        site.constituency(&format!("c{number}"), &policy(&[]));
+    }
+    // Enough for `constituencies` and two folders in it.
+    let Some(server) = with_inotify_limit(&site, "max_inotify_watches", 3) else {
+        let reason = "no user namespace in which inotify could be restricted";
+        return not_run("with_too_few_watches_the_folders_are_looked_at_every_second_until_there_are_enough", reason);
+    };
+    server.says("raise the sysctl fs.inotify.max_user_watches");
+    for number in 0..4 {
+        let start = Instant::now();
+        site.constituency(&format!("c{number}"), &policy(&[VVX500]));
+        eventually("the phone", || gives(&server, &format!("c{number}"), VVX500, 404));
+        assert!(start.elapsed() < Duration::from_secs(2).mul_f64(crowding()), "c{number}: {:?}", start.elapsed());
+    }
+    let said = server.stderr().iter().filter(|line| line.contains("cannot be watched")).count();
+    assert_eq!(said, 1, "once, not every second");
+    for number in 0..4 {
+        fs::remove_dir_all(site.served(&format!("c{number}"))).unwrap();
+    }
+    server.says("all folders are watched again");
+}

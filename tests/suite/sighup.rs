@@ -1,0 +1,172 @@
+//! SIGHUP: trust bundles and `no_sni` are read again; what is broken keeps the last good; nobody else notices.
+
+use std::fs;
+
+use rustix::process::Signal;
+use rustls::AlertDescription;
+use serde_json::json;
+
+use crate::harness::pki::{FACTORY, OTHER_FACTORY};
+use crate::harness::site::{Running, Site};
+use crate::harness::tls::{Client, alert};
+use crate::harness::{VVX500, eventually};
+
+/// Sends SIGHUP and waits until it has been obeyed.
+fn reload(server: &Running) {
+    let obeyed = || server.stderr().iter().filter(|line| line.contains("SIGHUP: ")).count();
+    let before = obeyed();
+    server.signal(Signal::HUP);
+    eventually("the reload", || (obeyed() > before).then_some(()));
+}
+
+fn refused_as(client: &Client, description: AlertDescription) -> bool {
+    client.get("/site.cfg").is_err_and(|error| alert(&error) == Some(description))
+}
+
+#[test]
+fn a_trust_bundle_that_changed_ends_what_the_old_one_let_in() {
+    let site = Site::with_ote();
+    let server = site.start();
+    let old = server.client("ote", &FACTORY.device(VVX500));
+    let new = server.client("ote", &OTHER_FACTORY.device(VVX500));
+    let mut open = old.connect().unwrap();
+    assert_eq!(open.get("/site.cfg").unwrap().status, 200);
+    assert!(refused_as(&new, AlertDescription::UnknownCA));
+
+    fs::write(site.path("factory.pem"), OTHER_FACTORY.bundle()).unwrap();
+    reload(&server);
+    assert_eq!(open.get("/site.cfg").unwrap().status, 403);
+    assert!(open.is_closed());
+    // The session of before is offered, and not taken: the device is judged anew, and refused.
+    assert!(refused_as(&old, AlertDescription::UnknownCA));
+    assert_eq!(new.get("/site.cfg").unwrap().status, 200);
+}
+
+#[test]
+fn a_trust_bundle_that_is_the_same_keeps_connections_and_sessions() {
+    let site = Site::with_ote();
+    let server = site.start();
+    let client = server.client("ote", &FACTORY.device(VVX500));
+    let mut open = client.connect().unwrap();
+    assert_eq!(open.get("/site.cfg").unwrap().status, 200);
+    fs::write(site.path("factory.pem"), FACTORY.bundle()).unwrap();
+    reload(&server);
+    assert_eq!(open.get("/site.cfg").unwrap().status, 200);
+    assert!(client.resumes());
+}
+
+#[test]
+fn a_broken_trust_bundle_keeps_the_last_good_one_and_says_so() {
+    let site = Site::with_ote();
+    let server = site.start();
+    let client = server.client("ote", &FACTORY.device(VVX500));
+    let mut open = client.connect().unwrap();
+    assert_eq!(open.get("/site.cfg").unwrap().status, 200);
+    let good = fs::read_to_string(site.path("factory.pem")).unwrap();
+    for broken in ["", "no certificate", &good[..good.len() / 3]] {
+        fs::write(site.path("factory.pem"), broken).unwrap();
+        reload(&server);
+        let said = server.says("the last good one stays in force");
+        assert!(said.contains("the trust bundle \\\"factory\\\" cannot be used"), "{said}");
+        assert_eq!(open.get("/site.cfg").unwrap().status, 200);
+        assert!(client.resumes());
+        assert!(refused_as(&server.client("ote", &OTHER_FACTORY.device(VVX500)), AlertDescription::UnknownCA));
+    }
+    fs::remove_file(site.path("factory.pem")).unwrap();
+    reload(&server);
+    assert_eq!(open.get("/site.cfg").unwrap().status, 200);
+}
+
+#[test]
+fn a_bundle_that_is_broken_from_the_start_stops_its_constituencies_alone_until_it_is_mended() {
+    let mut site = Site::with_ote();
+    site.config["trust"]["corp"] = json!(["corp.pem"]);
+    site.constituency("corp", &json!({ "trust": ["corp"], "phones": { VVX500: "" } }));
+    site.constituency("both", &json!({ "trust": ["corp", "factory"], "phones": { VVX500: "" } }));
+    let server = site.start();
+    let device = FACTORY.device(VVX500);
+    assert_eq!(server.client("ote", &device).get("/site.cfg").unwrap().status, 200);
+    for name in ["corp", "both"] {
+        // Never opened to the bundles that are left.
+        assert!(refused_as(&server.client(name, &device), AlertDescription::UnrecognisedName), "{name}");
+        server.reason(&format!("{name} is not served: the trust bundle \"corp\" cannot be used"));
+    }
+    fs::write(site.path("corp.pem"), OTHER_FACTORY.bundle()).unwrap();
+    reload(&server);
+    server.says("corp is served");
+    let other = OTHER_FACTORY.device(VVX500);
+    assert_eq!(server.client("corp", &other).get("/site.cfg").unwrap().status, 404);
+    assert_eq!(server.client("both", &device).get("/site.cfg").unwrap().status, 404);
+    assert!(refused_as(&server.client("corp", &device), AlertDescription::UnknownCA));
+}
+
+#[test]
+fn a_broken_configuration_keeps_what_is_in_use_also_what_came_since_the_start() {
+    let mut site = Site::with_ote();
+    let server = site.start();
+    let nameless = Client::new(server.address(), None).with_identity(&FACTORY.device(VVX500));
+    assert!(refused_as(&nameless, AlertDescription::UnrecognisedName));
+
+    site.config["no_sni"] = "ote".into();
+    fs::write(site.path("other.pem"), OTHER_FACTORY.bundle()).unwrap();
+    site.config["trust"]["factory"] = json!(["factory.pem", "other.pem"]);
+    site.write_config();
+    reload(&server);
+    let other = server.client("ote", &OTHER_FACTORY.device(VVX500));
+    assert_eq!(nameless.get("/site.cfg").unwrap().status, 200);
+    assert_eq!(other.get("/site.cfg").unwrap().status, 200);
+
+    fs::write(site.path("provost.json"), "{\n \"domains\": \"x\"\n}").unwrap();
+    reload(&server);
+    let said = server.says("the configuration that is in use stays");
+    assert!(said.contains("provost.json:2: \\\"domains\\\""), "{said}");
+    assert_eq!(nameless.get("/site.cfg").unwrap().status, 200);
+    assert_eq!(other.get("/site.cfg").unwrap().status, 200);
+
+    site.config.as_object_mut().unwrap().remove("no_sni");
+    site.write_config();
+    reload(&server);
+    assert!(refused_as(&nameless, AlertDescription::UnrecognisedName));
+}
+
+#[test]
+fn a_change_that_needs_a_restart_is_said_and_has_no_effect() {
+    let mut site = Site::with_ote();
+    let mut command = site.command();
+    // What the command line chose is no change of the file.
+    command.args(["--log", "json"]);
+    let server = Running::start(command, 1);
+    reload(&server);
+    assert!(!server.stderr().iter().any(|line| line.contains("restart")), "{:?}", server.stderr());
+
+    site.config["domain"] = "elsewhere.example.com".into();
+    site.config["limits"]["idle_s"] = 1.into();
+    site.config["log"] = "text".into();
+    site.config["state"] = "another".into();
+    site.config["constituencies"] = "others".into();
+    site.config["listen"] = json!(["127.0.0.1:0", "127.0.0.2:0"]);
+    site.config["trust"]["new"] = json!(["factory.pem"]);
+    site.config["certificate"]["files"].as_array_mut().unwrap().pop();
+    site.write_config();
+    reload(&server);
+    let keys = ["domain", "limits", "log", "state", "constituencies", "listen", "trust (names)", "certificate"];
+    for key in keys {
+        server.says(&format!("provost.json: \\\"{key}\\\" changed; restart provost to put it in force"));
+    }
+    assert_eq!(server.client("ote", &FACTORY.device(VVX500)).get("/site.cfg").unwrap().status, 200);
+    assert!(!site.path("another").exists());
+}
+
+#[test]
+fn folders_are_read_again_too() {
+    let site = Site::with_ote();
+    let server = site.start();
+    for _ in 0..20 {
+        server.signal(Signal::HUP);
+    }
+    reload(&server);
+    site.constituency("ote", &json!({ "trust": ["factory"] }));
+    reload(&server);
+    let client = server.client("ote", &FACTORY.device(VVX500));
+    eventually("the phone to be unknown", || (client.get("/site.cfg").ok()?.status == 403).then_some(()));
+}

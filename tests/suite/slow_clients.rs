@@ -1,0 +1,231 @@
+//! Whoever is slow, on purpose or not, is closed in time, and the log says why where something was refused.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::harness::pki::FACTORY;
+use crate::harness::site::{DOMAIN, Running, Site};
+use crate::harness::{PATIENCE, VVX500, VVX550, crowding, eventually};
+
+/// Every limit of its own length, so that the one that bites is known by its time.
+fn impatient() -> Site {
+    let mut site = Site::with_ote();
+    site.config["limits"] = json!({
+        "handshake_s": 1, "header_s": 1, "idle_s": 2, "stall_s": 1, "free_space_bytes": 0,
+    });
+    site
+}
+
+/// Fails unless the time since `start` is about `seconds`: not less, and not much more.
+#[track_caller]
+fn took_about(start: Instant, seconds: u64) {
+    let took = start.elapsed();
+    let (least, most) =
+        (Duration::from_millis(seconds * 1000 - 50), Duration::from_secs(seconds + 2).mul_f64(crowding()));
+    assert!(took >= least && took <= most, "{took:?} instead of {seconds} s");
+}
+
+fn stranger(server: &Running) -> TcpStream {
+    let stream = TcpStream::connect(server.address()).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+/// Waits until the server closes.
+fn wait_for_end(stream: &mut TcpStream) {
+    let mut rest = Vec::new();
+    match stream.read_to_end(&mut rest) {
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+        Err(error) => panic!("the server did not close: {error}"),
+    }
+}
+
+/// The first bytes that a client sends.
+fn client_hello() -> Vec<u8> {
+    let name = format!("ote.{DOMAIN}").try_into().unwrap();
+    let config = rustls::ClientConfig::builder_with_provider(rustls::crypto::aws_lc_rs::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let mut hello = Vec::new();
+    rustls::ClientConnection::new(config.into(), name).unwrap().write_tls(&mut hello).unwrap();
+    hello
+}
+
+#[test]
+fn a_handshake_that_is_not_finished_in_time_is_refused_and_logged() {
+    let site = impatient();
+    let server = site.start();
+    let hello = client_hello();
+    let beginnings: [&[u8]; 4] = [&[], &hello[..1], &hello[..hello.len() / 2], &hello];
+    for (number, beginning) in beginnings.iter().enumerate() {
+        let start = Instant::now();
+        let mut stream = stranger(&server);
+        stream.write_all(beginning).unwrap();
+        wait_for_end(&mut stream);
+        took_about(start, 1);
+        let port = stream.local_addr().unwrap().to_string();
+        let line = server.access("the handshake", |line| line["address"] == port.as_str());
+        assert_eq!(line["reason"], "the handshake took more than 1 s", "beginning {number}");
+        assert_eq!((&line["status"], &line["mac"]), (&Value::Null, &Value::Null));
+    }
+}
+
+#[test]
+fn a_client_hello_that_drips_gets_no_more_time_for_each_drop() {
+    let site = impatient();
+    let server = site.start();
+    let hello = client_hello();
+    let mut stream = stranger(&server);
+    let start = Instant::now();
+    for byte in hello.chunks(2) {
+        if stream.write_all(byte).is_err() {
+            break;
+        }
+        thread::sleep(Duration::from_millis(50));
+        if start.elapsed() > Duration::from_secs(3) {
+            break;
+        }
+    }
+    wait_for_end(&mut stream);
+    took_about(start, 1);
+    let line = server.reason("the handshake took more than 1 s");
+    assert_eq!(line["address"], stream.local_addr().unwrap().to_string().as_str());
+}
+
+#[test]
+fn a_header_that_is_never_finished_or_drips_ends_and_is_logged() {
+    let site = impatient();
+    let server = site.start();
+    let client = server.client("ote", &FACTORY.device(VVX500));
+    for drips in [false, true] {
+        let mut connection = client.connect().unwrap();
+        connection.send(b"GET /site.cfg HTTP/1.1\r\nX: ").unwrap();
+        let start = Instant::now();
+        let port = connection.tcp().local_addr().unwrap().to_string();
+        if drips {
+            while connection.send(b"x").is_ok() && start.elapsed() < PATIENCE {
+                thread::sleep(Duration::from_millis(50));
+            }
+        }
+        assert!(connection.is_closed());
+        took_about(start, 1);
+        let line = server.access("the header", |line| line["address"] == port.as_str());
+        assert_eq!(line["reason"], "the request's header took too long");
+        assert_eq!((&line["mac"], &line["status"]), (&VVX500.into(), &Value::Null));
+    }
+}
+
+#[test]
+fn an_idle_connection_is_closed_without_a_line_in_the_log() {
+    let site = impatient();
+    let server = site.start();
+    let client = server.client("ote", &FACTORY.device(VVX500));
+    let start = Instant::now();
+    let mut fresh = client.connect().unwrap();
+    assert!(fresh.is_closed());
+    took_about(start, 2);
+    let mut used = client.connect().unwrap();
+    for _ in 0..3 {
+        // Each answer begins a new wait.
+        thread::sleep(Duration::from_millis(900));
+        assert_eq!(used.get("/site.cfg").unwrap().status, 200);
+    }
+    let start = Instant::now();
+    assert!(used.is_closed());
+    took_about(start, 2);
+    // Later lines are there, and none for the idling.
+    assert_eq!(client.get("/absent.cfg").unwrap().status, 404);
+    server.access("the last request", |line| line["path"] == "/absent.cfg");
+    assert_eq!(server.access_lines().len(), 4);
+}
+
+#[test]
+fn a_body_that_stalls_is_broken_off_and_leaves_nothing() {
+    let site = impatient();
+    let server = site.start();
+    let path = format!("/{VVX500}-app.log");
+    let mut connection = server.client("ote", &FACTORY.device(VVX500)).connect().unwrap();
+    let head = format!("PUT {path} HTTP/1.1\r\nHost: ote.{DOMAIN}\r\nContent-Length: 100000\r\n\r\n");
+    connection.send(head.as_bytes()).unwrap();
+    let start = Instant::now();
+    connection.send(&[b'x'; 5000]).unwrap();
+    assert!(connection.is_closed());
+    took_about(start, 1);
+    let line = server.reason("no progress for too long");
+    assert_eq!((&line["path"], &line["mac"]), (&path.as_str().into(), &VVX500.into()));
+    assert!(!site.uploads("ote", VVX500).join(format!("{VVX500}-app.log")).exists());
+    // The place and the claim on the file are free again.
+    let put = server.client("ote", &FACTORY.device(VVX500)).put(&path, "", b"whole").unwrap();
+    assert_eq!(put.status, 201);
+}
+
+#[test]
+fn a_client_that_does_not_read_is_broken_off_and_the_log_says_that_it_was_not_the_client() {
+    let site = impatient();
+    let whole = 20 << 20;
+    site.file("ote/firmware.ld", vec![0; whole]);
+    let server = site.start();
+    let mut connection = server.client("ote", &FACTORY.device(VVX500)).connect().unwrap();
+    connection.send(format!("GET /firmware.ld HTTP/1.1\r\nHost: ote.{DOMAIN}\r\n\r\n").as_bytes()).unwrap();
+    let start = Instant::now();
+    let line = server.access("the download", |line| line["path"] == "/firmware.ld");
+    took_about(start, 1);
+    let reason = line["reason"].as_str().unwrap();
+    assert!(reason.starts_with("no progress for too long after "), "{reason}");
+    assert!(reason.ends_with(&format!(" of {whole} bytes")), "{reason}");
+    assert_eq!((&line["status"], &line["mac"]), (&200.into(), &VVX500.into()));
+    assert!(line["bytes"].as_u64().unwrap() < whole as u64);
+}
+
+#[test]
+fn a_client_that_reads_slowly_but_steadily_gets_everything() {
+    let site = impatient();
+    let whole = 20 << 20;
+    site.file("ote/firmware.ld", vec![7; whole]);
+    let server = site.start();
+    let mut connection = server.client("ote", &FACTORY.device(VVX500)).connect().unwrap();
+    // Pauses shorter than stall_s, together longer than any limit; what lies in buffers is read in one go.
+    connection.send(format!("GET /firmware.ld HTTP/1.1\r\nHost: ote.{DOMAIN}\r\n\r\n").as_bytes()).unwrap();
+    let mut received = 0;
+    let mut pauses = 0;
+    let mut next_pause = 0;
+    while received < whole {
+        if received >= next_pause && pauses < 6 {
+            thread::sleep(Duration::from_millis(600));
+            pauses += 1;
+            next_pause = pauses * whole / 6;
+        }
+        received += connection.read_some().unwrap();
+    }
+    let line = server.access("the download", |line| line["path"] == "/firmware.ld");
+    assert_eq!((&line["reason"], &line["bytes"]), (&Value::Null, &whole.into()));
+    assert_eq!(pauses, 6);
+}
+
+#[test]
+fn strangers_who_hang_about_do_not_keep_a_phone_out_for_longer_than_a_handshake_may_take() {
+    let mut site = impatient();
+    site.config["limits"]["unfinished_handshakes"] = 8.into();
+    site.config["limits"]["handshake_s"] = 3.into();
+    site.constituency("ote", &json!({ "trust": ["factory"], "phones": { VVX500: "", VVX550: "" } }));
+    let server = site.start();
+    let client = server.client("ote", &FACTORY.device(VVX500));
+    let mut proven = client.connect().unwrap();
+    assert_eq!(proven.get("/site.cfg").unwrap().status, 200);
+    let device = FACTORY.device(VVX550);
+    // Once one of them is refused, the others have all the places.
+    let strangers: Vec<TcpStream> = (0..9).map(|_| stranger(&server)).collect();
+    server.reason("all 8 places for unfinished handshakes are taken (limits.unfinished_handshakes)");
+    assert!(server.client("ote", &device).connect().is_err());
+    assert_eq!(proven.get("/site.cfg").unwrap().status, 200, "whoever is in, stays in");
+    eventually("a place", || server.client("ote", &device).get("/site.cfg").ok());
+    drop(strangers);
+}

@@ -1,0 +1,214 @@
+//! Uploads that do not end well: clients that hang up or dawdle, policies that change, servers that die.
+
+use std::io::Write;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::harness::site::{Running, Site, holds};
+use crate::harness::tls::Connection;
+use crate::harness::{STRANGER, VVX500, eventually};
+use crate::uploads::{LOG, begun, content, files_below, phone, waiting};
+
+/// The access-log lines of PUT requests, once there are `count` of them and the server has ended.
+fn lines_of_puts(server: &Running, count: usize) -> Vec<serde_json::Value> {
+    let puts = || -> Vec<_> { server.access_lines().into_iter().filter(|line| line["method"] == "PUT").collect() };
+    eventually("a line for each PUT", || (puts().len() >= count).then_some(()));
+    puts()
+}
+
+#[test]
+fn a_client_that_hangs_up_costs_one_line_of_the_access_log_and_no_error() {
+    let site = Site::with_ote();
+    let server = site.start();
+    let phone = phone(&server);
+    let body = content(600_000, 1);
+    let ways: [fn(Connection); 3] = [Connection::hang_up, reset, drop];
+    let append = "Content-Range: bytes 0-599999/600000\r\n";
+    let ranges = ["", "Content-Range: bytes 1-600000/600001\r\n", append];
+    let mut count = 0;
+    for (way, range, sent) in (0..27).map(|case| (ways[case / 9], ranges[case / 3 % 3], [0, 1000, 500_000][case % 3])) {
+        count += 1;
+        // A file for each, because a claim may outlive its connection by a moment.
+        let path = format!("/00005e00530c-{count}.log");
+        let stored = site.uploads("ote", VVX500).join(&path[1..]);
+        if range != append {
+            assert_eq!(phone.put(&path, "", b"old").unwrap().status, 201);
+        }
+        let connection = begun(&phone, &path, range, body.len(), &body[..sent]);
+        let has_begun = || if range == append { stored.exists() } else { waiting(&site) == 1 };
+        eventually("the upload to begin", || has_begun().then_some(()));
+        way(connection);
+        let line = server.access(&path, |line| line["path"] == path && line["status"] != 201);
+        assert!(line["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{line}");
+        eventually("nothing to be left beside", || (waiting(&site) == 0).then_some(()));
+        if range == append {
+            let found = std::fs::read(&stored).unwrap_or_default();
+            assert!(body.starts_with(&found), "{path}: {} bytes", found.len());
+        } else {
+            assert!(holds(&stored, "old"), "{path}");
+        }
+    }
+    let broken = |line: &&serde_json::Value| line["method"] == "PUT" && line["status"] != 201;
+    assert_eq!((count, server.access_lines().iter().filter(broken).count()), (27, 27));
+    let told: Vec<_> =
+        server.stderr().into_iter().filter(|line| line.contains("ERROR") || line.contains("WARN")).collect();
+    assert!(told.is_empty(), "{told:?}");
+}
+
+/// Hangs up so that even what was sent may be lost.
+fn reset(connection: Connection) {
+    socket2::SockRef::from(connection.tcp()).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(connection);
+}
+
+#[test]
+fn a_client_that_does_not_wait_for_the_answer_has_uploaded_all_the_same() {
+    let site = Site::with_ote();
+    let server = site.start();
+    let body = content(600_000, 2);
+    begun(&phone(&server), LOG, "", body.len(), &body).hang_up();
+    let stored = site.uploads("ote", VVX500).join(&LOG[1..]);
+    eventually("the upload to be stored", || holds(&stored, &body).then_some(()));
+    lines_of_puts(&server, 1);
+}
+
+#[test]
+fn an_uploader_that_stalls_is_broken_off() {
+    let mut site = Site::with_ote();
+    site.config["limits"]["stall_s"] = json!(1);
+    let server = site.start();
+    let phone = phone(&server);
+    assert_eq!(phone.put(LOG, "", b"old").unwrap().status, 201);
+    let mut stalled = begun(&phone, LOG, "", 100, b"half");
+    let mut append = begun(&phone, "/00005e00530c-new.log", "Content-Range: bytes 0-99/100\r\n", 100, b"half");
+    assert!(stalled.is_closed());
+    assert!(append.is_closed());
+    let lines = lines_of_puts(&server, 3);
+    assert!(
+        lines[1..].iter().all(|line| line["reason"].as_str().unwrap().contains("no progress for too long")),
+        "{lines:?}"
+    );
+    assert!(holds(&site.uploads("ote", VVX500).join(&LOG[1..]), "old"));
+    eventually("the prefix", || holds(&site.uploads("ote", VVX500).join("00005e00530c-new.log"), "half").then_some(()));
+    assert_eq!(phone.put(LOG, "", b"free again").unwrap().status, 204);
+}
+
+#[test]
+fn an_uploader_that_is_slow_but_steady_gets_through() {
+    let mut site = Site::with_ote();
+    site.config["limits"]["stall_s"] = json!(1);
+    let server = site.start();
+    let body = content(30, 3);
+    let mut slow = begun(&phone(&server), LOG, "", body.len(), b"");
+    for byte in &body {
+        // Time itself is what this is about: each pause is far below the limit, all together are above it.
+        std::thread::sleep(Duration::from_millis(60));
+        slow.send(&[*byte]).unwrap();
+    }
+    assert_eq!(slow.response("PUT").unwrap().status, 201);
+    assert!(holds(&site.uploads("ote", VVX500).join(&LOG[1..]), &body));
+}
+
+#[test]
+fn an_upload_that_was_granted_may_end_when_its_phone_is_removed() {
+    let site = Site::with_ote();
+    let server = site.start();
+    let phone = phone(&server);
+    let body = content(300_000, 4);
+    let mut sending = begun(&phone, LOG, "", body.len(), &body[..1000]);
+    eventually("the upload to begin", || (waiting(&site) == 1).then_some(()));
+    site.constituency("ote", &json!({ "trust": ["factory"], "phones": { STRANGER: "another" } }));
+    eventually("the phone to be out", || (phone.get("/site.cfg").unwrap().status == 403).then_some(()));
+    sending.send(&body[1000..]).unwrap();
+    assert_eq!(sending.response("PUT").unwrap().status, 201);
+    assert_eq!(sending.request("PUT", LOG, "", b"more").unwrap().status, 403);
+    assert!(holds(&site.uploads("ote", VVX500).join(&LOG[1..]), &body));
+}
+
+#[test]
+fn an_upload_survives_that_its_folder_is_removed_meanwhile() {
+    let site = Site::with_ote();
+    let server = site.start();
+    let phone = phone(&server);
+    let path = "/logs/00005e00530c-app.log";
+    assert_eq!(phone.put(path, "", b"old").unwrap().status, 201);
+    let mut sending = begun(&phone, path, "", 10, b"01234");
+    eventually("the upload to begin", || (waiting(&site) == 1).then_some(()));
+    std::fs::remove_dir_all(site.path("state/uploads/ote")).unwrap();
+    sending.send(b"56789").unwrap();
+    assert_eq!(sending.response("PUT").unwrap().status / 100, 2);
+    assert!(holds(&site.uploads("ote", VVX500).join(&path[1..]), "0123456789"));
+}
+
+#[test]
+fn what_an_earlier_run_left_half_received_is_removed_at_the_start() {
+    let site = Site::with_ote();
+    let server = site.start();
+    let sending = begun(&phone(&server), LOG, "", 600_000, &content(500_000, 5));
+    eventually("the upload to begin", || (waiting(&site) == 1).then_some(()));
+    server.kill();
+    drop(sending);
+    assert_eq!(waiting(&site), 1, "nobody was there to remove it");
+    let server = site.start();
+    assert_eq!(waiting(&site), 0);
+    assert_eq!(files_below(&site.path("state/uploads")), Vec::<String>::new());
+    assert_eq!(phone(&server).get(LOG).unwrap().status, 404);
+}
+
+/// One round of the crash test: where the upload starts, how much of it is sent, and how long after that the server
+/// dies; without a `delay`, right after its answer. Whether it acknowledged the upload.
+fn crash(site: &Site, start: Option<usize>, body: &[u8], sent: usize, delay: Option<Duration>) -> bool {
+    let server = site.start();
+    let range = start
+        .map_or_else(String::new, |start| format!("Content-Range: bytes {start}-{}/*\r\n", start + body.len() - 1));
+    let mut connection = begun(&phone(&server), LOG, &range, body.len(), b"");
+    let pid = rustix::process::Pid::from_raw(i32::try_from(server.pid()).unwrap()).unwrap();
+    let killer = delay.map(|delay| {
+        std::thread::spawn(move || {
+            // The crash comes at any moment of what the server does with what it gets.
+            std::thread::sleep(delay);
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        })
+    });
+    let is_sent = connection.send(&body[..sent]).is_ok();
+    let is_acknowledged = is_sent && connection.response("PUT").is_ok_and(|response| response.status == 204);
+    if let Some(killer) = killer {
+        killer.join().unwrap();
+    }
+    server.kill();
+    is_acknowledged
+}
+
+#[test]
+fn a_crash_leaves_the_old_file_or_the_new_or_a_prefix_of_an_append() {
+    let site = Site::with_ote();
+    let stored = site.uploads("ote", VVX500).join(&LOG[1..]);
+    let (mut acknowledged, mut grown) = (0, 0);
+    for round in 0..24_usize {
+        let old = content(200_000, 100 + u32::try_from(round).unwrap());
+        std::fs::create_dir_all(stored.parent().unwrap()).unwrap();
+        std::fs::File::create(&stored).unwrap().write_all(&old).unwrap();
+        let body = content(900_000, 200 + u32::try_from(round).unwrap());
+        // A third of the rounds sends all of it, and half of these wait for the answer.
+        let sent = if round % 3 == 0 { body.len() } else { round * 7_919_777 % body.len() };
+        let delay = (round % 6 != 0).then(|| Duration::from_micros(u64::try_from(round * 997).unwrap()));
+        let start = [None, Some(old.len()), Some(100_000)][round / 6 % 3];
+        let was_acknowledged = crash(&site, start, &body, sent, delay);
+        let found = std::fs::read(&stored).unwrap();
+        let new = [&old[..start.unwrap_or(0)], &body].concat();
+        let is_append = start == Some(old.len());
+        acknowledged += usize::from(was_acknowledged);
+        grown += usize::from(is_append && found.len() > old.len());
+        assert!(found == new || !was_acknowledged, "round {round}: what was acknowledged is there");
+        let is_prefix = is_append && found.len() >= old.len() && new.starts_with(&found);
+        assert!(found == old || found == new || is_prefix, "round {round}: {} bytes", found.len());
+        let server = site.start();
+        assert_eq!(waiting(&site), 0, "round {round}");
+        let read = phone(&server).get(LOG).unwrap();
+        assert!(read.status == 200 && read.body == found, "round {round}");
+        server.kill();
+    }
+    assert!((4..24).contains(&acknowledged), "{acknowledged} of 24 rounds were acknowledged");
+    assert!(grown > 0, "no append left anything");
+}

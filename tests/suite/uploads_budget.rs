@@ -1,0 +1,222 @@
+//! How much may be uploaded: files, phones, constituencies, the disk; and one writer per file.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::json;
+
+use crate::harness::pki::FACTORY;
+use crate::harness::site::{Running, Site, holds};
+use crate::harness::tls::{Client, Connection};
+use crate::harness::{VVX500, VVX550, eventually, not_run};
+use crate::uploads::{LOG, begun, content, files_below, phone, site_with, waiting};
+
+/// Offers a PUT of `length` bytes and waits for leave to send it. The status, and the connection.
+fn offered(client: &Client, path: &str, length: usize) -> (u16, Connection) {
+    let mut connection = client.connect().unwrap();
+    let headers = format!("Content-Length: {length}\r\nExpect: 100-continue\r\n");
+    connection.send_head("PUT", path, &headers).unwrap();
+    (connection.head().unwrap().0, connection)
+}
+
+fn status(client: &Client, path: &str, length: usize) -> u16 {
+    client.put(path, "", &vec![b'x'; length]).unwrap().status
+}
+
+fn name(kind: usize) -> String {
+    format!("/00005e00530c-{kind}.log")
+}
+
+#[test]
+fn a_file_has_one_writer_at_a_time() {
+    let site = Site::with_ote();
+    let server = site.start();
+    let phone = phone(&server);
+    let body = content(300_000, 1);
+    let stored = site.uploads("ote", VVX500).join(&LOG[1..]);
+    for range in ["", "Content-Range: bytes 300000-599999/600000\r\n", "Content-Range: bytes 1-300000/300001\r\n"] {
+        let mut first = begun(&phone, LOG, range, body.len(), &body[..270_000]);
+        // A probe by a request might take the file for itself.
+        let has_grown = || std::fs::metadata(&stored).is_ok_and(|file| file.len() > 300_000);
+        eventually("the first to begin", || (waiting(&site) == 1 || has_grown()).then_some(()));
+        assert_eq!(offered(&phone, LOG, 10).0, 409);
+        assert_eq!(phone.put(LOG, "", b"second").unwrap().status, 409);
+        assert_eq!(phone.put(&LOG.replace("0c-", "0C-").replace("5e", "5E"), "", b"second").unwrap().status, 409);
+        assert_eq!(phone.put("/00005e00530c-boot.log", "", b"other").unwrap().status / 100, 2, "another file");
+        first.send(&body[270_000..]).unwrap();
+        assert_eq!(first.response("PUT").unwrap().status / 100, 2, "{range}");
+    }
+    assert!(holds(&stored, [&body[..1], &body].concat()));
+    begun(&phone, LOG, "", 100, b"half").hang_up();
+    eventually("the claim to be given up", || (phone.put(LOG, "", b"next").unwrap().status == 204).then_some(()));
+    server.reason("another upload of this file is under way");
+}
+
+#[test]
+fn a_file_is_no_larger_than_the_policy_allows() {
+    let site = site_with(&json!({ "max_file_bytes": 1000 }));
+    let server = site.start();
+    let phone = phone(&server);
+    let range = |range: &str, length: usize| {
+        phone.put(LOG, &format!("Content-Range: {range}\r\n"), &vec![b'y'; length]).unwrap().status
+    };
+    let chunked = |length: usize| {
+        let body = format!("{length:x}\r\n{}\r\n0\r\n\r\n", "z".repeat(length));
+        phone.put(LOG, "Transfer-Encoding: chunked\r\n", body.as_bytes()).unwrap().status
+    };
+    assert_eq!(status(&phone, LOG, 1001), 413);
+    assert_eq!(chunked(1001), 413);
+    assert_eq!(range("bytes 0-1000/*", 1001), 413);
+    assert_eq!(files_below(&site.path("state/uploads")), Vec::<String>::new());
+    assert_eq!(status(&phone, LOG, 1000), 201);
+    assert_eq!(range("bytes 1000-1000/1001", 1), 413, "an append");
+    assert_eq!(range("bytes 999-1000/1001", 2), 413, "a new tail");
+    assert_eq!(chunked(300_000), 413);
+    assert!(holds(&site.uploads("ote", VVX500).join(&LOG[1..]), vec![b'x'; 1000]));
+    assert_eq!(chunked(1000), 204);
+    assert_eq!(range("bytes 999-999/1000", 1), 204);
+    server.reason("larger than 1000 bytes (max_file_bytes)");
+}
+
+#[test]
+fn a_phone_has_room_for_so_many_bytes_and_files() {
+    let site = site_with(&json!({ "max_phone_bytes": 1000, "max_phone_files": 3 }));
+    let server = site.start();
+    let (phone, other) = (phone(&server), server.client("ote", &FACTORY.device(VVX550)));
+    assert_eq!(status(&phone, &name(1), 600), 201);
+    assert_eq!(status(&phone, &name(2), 401), 507);
+    server.reason("max_phone_bytes is used up (1000)");
+    assert_eq!(status(&phone, &name(2), 400), 201);
+    assert_eq!(status(&phone, &name(1), 600), 204, "a replacement takes no more");
+    let chunked = "258\r\n".to_owned() + &"z".repeat(600) + "\r\n0\r\n\r\n";
+    let replaced = phone.put(&name(1), "Transfer-Encoding: chunked\r\n", chunked.as_bytes()).unwrap();
+    assert_eq!(replaced.status, 204, "a replacement of unknown length takes no more either");
+    assert_eq!(status(&phone, &name(1), 601), 507);
+    let append = phone.put(&name(2), "Content-Range: bytes 400-400/401\r\n", b"x").unwrap();
+    assert_eq!(append.status, 507);
+    assert_eq!(status(&phone, &name(3), 0), 201);
+    assert_eq!(status(&phone, &name(4), 0), 507);
+    server.reason("max_phone_files is used up (3)");
+    assert_eq!(status(&other, &name(1).replace(VVX500, VVX550), 1000), 201, "each phone has its own");
+    std::fs::remove_file(site.uploads("ote", VVX500).join(&name(1)[1..])).unwrap();
+    assert_eq!(status(&phone, &name(4), 600), 201, "what an operator removes is free at once");
+}
+
+#[test]
+fn a_constituency_has_room_for_so_many_bytes() {
+    let site = site_with(&json!({ "max_constituency_bytes": 1000 }));
+    site.constituency("other", &json!({ "trust": ["factory"], "phones": { VVX500: "vvx500" } }));
+    let server = site.start();
+    let (one, two) = (phone(&server), server.client("ote", &FACTORY.device(VVX550)));
+    let name_of_two = |kind| name(kind).replace(VVX500, VVX550);
+    assert_eq!(status(&one, &name(1), 700), 201);
+    assert_eq!(status(&two, &name_of_two(1), 301), 507);
+    server.reason("max_constituency_bytes is used up (1000)");
+    begun(&two, &name_of_two(1), "", 300, b"half").hang_up();
+    eventually("what broke off to be free", || (status(&two, &name_of_two(1), 300) == 201).then_some(()));
+    assert_eq!(status(&one, &name(2), 1), 507);
+    assert_eq!(status(&server.client("other", &FACTORY.device(VVX500)), &name(1), 1001), 201);
+    std::fs::remove_dir_all(site.uploads("ote", VVX550)).unwrap();
+    eventually("what an operator removes to be free", || (status(&one, &name(2), 300) == 201).then_some(()));
+}
+
+#[test]
+fn uploads_side_by_side_do_not_overshoot_a_budget() {
+    for (limits, allowed) in [
+        (json!({ "max_phone_bytes": 100 }), 3),
+        (json!({ "max_constituency_bytes": 100 }), 3),
+        (json!({ "max_phone_files": 2 }), 2),
+    ] {
+        let site = site_with(&limits);
+        let server = site.start();
+        let phone = phone(&server);
+        // All of them have leave, or not, before the first of them sends a byte.
+        let offers: Vec<_> = (0..8).map(|kind| offered(&phone, &name(kind), 30)).collect();
+        let statuses: Vec<u16> = offers.iter().map(|(status, _)| *status).collect();
+        assert_eq!(statuses.iter().filter(|status| **status == 100).count(), allowed, "{limits} {statuses:?}");
+        assert_eq!(statuses.iter().filter(|status| **status == 507).count(), 8 - allowed, "{limits} {statuses:?}");
+        for (_, mut connection) in offers.into_iter().filter(|(status, _)| *status == 100) {
+            connection.send(&[b'x'; 30]).unwrap();
+            assert_eq!(connection.response("PUT").unwrap().status, 201);
+        }
+        assert_eq!(files_below(&site.uploads("ote", VVX500)).len(), allowed);
+    }
+}
+
+#[test]
+fn a_reserve_of_the_disk_stays_free() {
+    let mut site = Site::with_ote();
+    site.config["limits"]["free_space_bytes"] = json!(u64::MAX / 4);
+    let server = site.start();
+    assert_eq!(phone(&server).put(LOG, "", b"x").unwrap().status, 507);
+    server.reason("kept free");
+    assert_eq!(files_below(&site.path("state/uploads")), Vec::<String>::new());
+}
+
+/// The site's server with its state on a file system of `kib` KiB that only it sees; where that is seen from here.
+fn on_a_small_disk(site: &Site, kib: usize) -> Result<(Running, PathBuf), String> {
+    let state = site.path("state");
+    std::fs::create_dir_all(&state).unwrap();
+    let namespaces = if rustix::process::geteuid().is_root() { "-m" } else { "-rm" };
+    let mount = format!("mount -t tmpfs -o size={kib}k,mode=700 tmpfs \"$0\"");
+    let probe = Command::new("unshare").args([namespaces, "sh", "-c", &mount]).arg(&state).output();
+    match probe {
+        Ok(probe) if probe.status.success() => {}
+        Ok(probe) => return Err(String::from_utf8_lossy(&probe.stderr).into_owned()),
+        Err(error) => return Err(error.to_string()),
+    }
+    let serve = site.command();
+    let mut command = Command::new("unshare");
+    command.args([namespaces, "sh", "-c", &format!("{mount} && exec \"$@\"")]).arg(&state);
+    command.arg(serve.get_program()).args(serve.get_args()).current_dir(site.path(""));
+    let server = Running::start(command, 1);
+    let seen = PathBuf::from(format!("/proc/{}/root{}", server.pid(), state.display()));
+    Ok((server, seen))
+}
+
+#[test]
+fn a_full_disk_refuses_uploads_and_harms_nothing() {
+    let site = Site::with_ote();
+    let (server, state) = match on_a_small_disk(&site, 1024) {
+        Ok(started) => started,
+        Err(reason) => return not_run("a_full_disk_refuses_uploads_and_harms_nothing", &reason),
+    };
+    let phone = phone(&server);
+    let stored = state.join("uploads/ote").join(VVX500);
+    let (old, large) = (content(100_000, 1), content(1_000_000, 2));
+    assert_eq!(phone.put(LOG, "", &old).unwrap().status, 201);
+    assert_eq!(phone.put(LOG, "", &large).unwrap().status, 507, "known before the body");
+    assert!(holds(&stored.join(&LOG[1..]), &old));
+
+    // The disk fills up while bodies come in.
+    let range = "Content-Range: bytes 100000-599999/600000\r\n";
+    let mut append = begun(&phone, LOG, range, 500_000, &large[..300_000]);
+    let mut beside = begun(&phone, &name(1), "", 300_000, &large[..1000]);
+    eventually("both to begin", || {
+        let has_grown = std::fs::metadata(stored.join(&LOG[1..])).unwrap().len() > 100_000;
+        let is_beside = files_below(&state.join("uploads/.incoming")).len() == 1;
+        (has_grown && is_beside).then_some(())
+    });
+    let fill = |name: &str| {
+        let full = std::io::copy(&mut std::io::repeat(0), &mut std::fs::File::create(state.join(name)).unwrap());
+        assert_eq!(full.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+    };
+    fill("filler");
+    beside.send(&large[1000..300_000]).unwrap();
+    assert_eq!(beside.response("PUT").unwrap().status, 507);
+    append.send(&large[300_000..500_000]).unwrap();
+    assert_eq!(append.response("PUT").unwrap().status, 507);
+    assert!(holds(&stored.join(&LOG[1..]), &old), "a refused append changes nothing");
+    assert_eq!(files_below(&state.join("uploads")), ["ote/00005e00530c/00005e00530c-app.log"]);
+    server.reason("is full");
+
+    fill("what the append gave back");
+    assert_eq!(phone.get("/site.cfg").unwrap().status, 200, "phones are served all the same");
+    assert_eq!(phone.get(LOG).unwrap().body, old);
+    assert_eq!(phone.put("/new/00005e00530c-app.log", "", b"x").unwrap().status, 507);
+    std::fs::remove_file(state.join("filler")).unwrap();
+    assert_eq!(phone.put(LOG, "", &large[..300_000]).unwrap().status, 204);
+    assert_eq!(phone.put("/new/00005e00530c-app.log", "", b"x").unwrap().status, 201);
+    assert!(holds(&stored.join(&LOG[1..]), &large[..300_000]));
+    assert!(server.stderr().iter().all(|line| !line.contains("ERROR")), "{:?}", server.stderr());
+}
