@@ -122,7 +122,7 @@ fn ask(site: &Site, request: Request) -> anyhow::Result<ExitCode> {
     for reply in replies {
         match reply? {
             Reply::Says(step) => {
-                has_failed |= step.contains(": failed: ");
+                has_failed |= step.contains(": failed: ") || step.contains(": may be tried only in ");
                 say(&step);
             }
             Reply::Done => return Ok(if has_failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }),

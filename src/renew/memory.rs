@@ -39,6 +39,8 @@ pub(super) struct Attempts {
     pub(super) last_error: Option<String>,
     pub(super) needs_human: bool,
     pub(super) last_success: Option<i64>,
+    /// The certificate in use was revoked; it is due whatever its dates say.
+    pub(super) revoked: bool,
     /// An attempt was begun and has not ended.
     pub(super) under_way: bool,
     /// How often in a row an attempt was cut off by the end of the process.

@@ -98,9 +98,7 @@ impl Renewer {
             Task::Look(kind) => self.look(kind).await,
             Task::Renew(kind) => self.attempt(kind).await,
         }
-        if self.forced.is_empty() {
-            self.board.hang_up();
-        }
+        self.release_the_patient();
         self.board.publish(self.status());
     }
 
@@ -115,18 +113,25 @@ impl Renewer {
                     let _ = progress.send(format!("{kind}: is not due"));
                 }
                 self.forced.extend(&due);
-                for kind in due {
-                    let wait = self.attempt_time(kind, now) - now;
-                    if wait > 0 {
-                        let _ = progress.send(format!("{kind}: may be tried only in {wait} s"));
-                        self.forced.remove(&kind);
-                    }
-                }
-                if !self.forced.is_empty() {
-                    self.board.listen(progress);
-                }
+                self.board.listen(progress);
+                self.release_the_patient();
             }
             Command::Revoke { kind, done } => drop(done.send(self.revoke(kind).await)),
+        }
+    }
+
+    /// Nobody is kept waiting for what may not be tried now: the CA's Retry-After may last for days.
+    fn release_the_patient(&mut self) {
+        let now = self.parts.world.now();
+        for kind in self.forced.clone() {
+            let wait = self.attempt_time(kind, now) - now;
+            if wait > 0 {
+                self.board.say(kind, &format!("may be tried only in {wait} s"));
+                self.forced.remove(&kind);
+            }
+        }
+        if self.forced.is_empty() {
+            self.board.hang_up();
         }
     }
 
@@ -136,7 +141,8 @@ impl Renewer {
         let ca = ca.ok_or_else(|| Failure::human(format!("{} is not configured any more", stored.meta.directory)))?;
         ca.open().await?;
         ca.revoke(stored.checked.leaf()).await?;
-        self.forced.insert(kind);
+        self.memory.of_mut(kind).revoked = true;
+        self.remember();
         Ok(())
     }
 

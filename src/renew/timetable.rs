@@ -75,6 +75,7 @@ impl Renewer {
     /// When `kind` is to be renewed if nothing stands in the way.
     pub(super) fn due_time(&self, kind: KeyKind, attempts: &Attempts) -> i64 {
         match self.held.get(&kind) {
+            _ if attempts.revoked => 0,
             // The domain changed.
             Some(stored) if !stored.checked.is_for(&self.names) => 0,
             _ => renewal_time(self.validity(kind).as_ref(), attempts.window.as_ref(), attempts.early),
