@@ -255,7 +255,7 @@ fn dates(leaf: &CertificateDer<'static>) -> (i64, i64) {
 pub struct CaPort(pub Arc<ScriptedCa>);
 
 impl Ca for CaPort {
-    fn directory(&self) -> &str {
+    fn directory(&self) -> &'static str {
         "https://scripted.example/directory"
     }
 
