@@ -22,6 +22,7 @@ use crate::config::{CertificateSource, Config};
 use crate::constituency::Registry;
 use crate::constituency::scan::Scanner;
 use crate::constituency::watch::{Waker, follow};
+use crate::renew::Renewer;
 use crate::serve::Server;
 use crate::serve::access::{AccessLog, LogFormat, Writer};
 use crate::serve::admission::Admission;
@@ -32,12 +33,17 @@ use crate::settings::SettingsError;
 use crate::state::{StateDir, StateError, StateLock};
 use crate::trust::{self, Bundle, BundleError};
 
+pub mod control;
 mod news;
 mod publisher;
+mod renewal;
 mod signals;
 mod sockets;
 
 use publisher::Publisher;
+use renewal::{Plan, Renewal};
+
+pub(crate) use renewal::parts as renewal_parts;
 
 /// The folder of the local device CA in the state directory.
 pub const LOCAL_DEVICE_CA: &str = "local";
@@ -64,6 +70,9 @@ pub enum AppError {
     /// A CA of our own cannot be trusted.
     #[error("{0}")]
     Bundle(#[from] BundleError),
+    /// Certificates cannot be obtained as `provost.json` says.
+    #[error("\"certificate\": {0}")]
+    Acme(String),
     /// The uploads' folder.
     #[error("the uploads in {path} cannot be opened: {source}", path = .path.display())]
     Uploads {
@@ -104,6 +113,8 @@ pub struct App {
 enum Source {
     Files(FilesSource),
     LocalCa(Box<LocalCa>),
+    /// Started by [`App::run`].
+    Acme(Option<Box<(Plan, Renewer)>>),
 }
 
 impl App {
@@ -118,7 +129,7 @@ impl App {
         let state = StateDir::open(&config.state)?;
         let lock = state.lock()?;
         let certificates = Arc::new(LiveCertificates::default());
-        let mut source = Source::open(&config, &state)?;
+        let mut source = Source::open(&config, &state, &certificates)?;
         source.refresh(&certificates, &config.domain);
 
         let material = TlsMaterial {
@@ -169,18 +180,22 @@ impl App {
     pub fn server_ca(&self) -> Option<CertificateDer<'static>> {
         match &self.source {
             Source::LocalCa(local) => Some(local.certificate().clone()),
-            Source::Files(_) => None,
+            Source::Files(_) | Source::Acme(_) => None,
         }
     }
 
     /// Serves until `until` is done or a signal says stop; then drains, and writes what is still to be written.
-    pub async fn run(mut self, until: impl Future<Output = ()>) {
+    ///
+    /// # Errors
+    /// If renewal cannot have a thread.
+    pub async fn run(mut self, until: impl Future<Output = ()>) -> Result<(), AppError> {
         let (stop, stopped) = watch::channel(Stop::default());
         let mut listeners = JoinSet::new();
         for listener in self.listeners {
             listeners.spawn(listener::serve(listener, Arc::clone(&self.server), stopped.clone()));
         }
         let mut source = self.source;
+        let renewal = source.start_renewal()?;
         let mut until = std::pin::pin!(until);
         let mut look = tokio::time::interval(CERTIFICATE_PERIOD);
         loop {
@@ -201,6 +216,7 @@ impl App {
         }
         // Nobody left to tell is as good as told.
         let _ = stop.send(Stop::Drain);
+        renewal.iter().for_each(Renewal::stop);
         let mut drained = std::pin::pin!(async { while listeners.join_next().await.is_some() {} });
         tokio::select! {
             () = &mut drained => {}
@@ -210,15 +226,19 @@ impl App {
                 drained.await;
             }
         }
+        if let Some(renewal) = renewal {
+            renewal.ended().await;
+        }
         self.waker.stop();
         drop((self.publisher, self.server));
         self.writer.finish(PATIENCE_WITH_LOG);
         tracing::info!("stopped");
+        Ok(())
     }
 }
 
 impl Source {
-    fn open(config: &Config, state: &StateDir) -> Result<Self, AppError> {
+    fn open(config: &Config, state: &StateDir, live: &Arc<LiveCertificates>) -> Result<Self, AppError> {
         Ok(match &config.certificate {
             CertificateSource::Files(pairs) => Self::Files(FilesSource::new(pairs.clone())),
             CertificateSource::LocalCa(_) => Self::LocalCa(Box::new(LocalCa::open(
@@ -226,7 +246,18 @@ impl Source {
                 &config.domain,
                 clock::now(),
             )?)),
+            CertificateSource::Acme(settings) => {
+                let plan = Plan::new(settings, &config.domain, state.path(), live);
+                let renewer = plan.open()?;
+                Self::Acme(Some(Box::new((plan, renewer))))
+            }
         })
+    }
+
+    /// Begins to renew, if that is how certificates come.
+    fn start_renewal(&mut self) -> Result<Option<Renewal>, AppError> {
+        let Self::Acme(renewal) = self else { return Ok(None) };
+        renewal.take().map(|plan| plan.0.start(plan.1)).transpose()
     }
 
     /// Publishes certificates that are new, and says what is wrong with those that cannot be used.
@@ -247,6 +278,8 @@ impl Source {
                     tracing::error!("no certificate from the local CA: {error}");
                 }
             }
+            // Its own thread publishes.
+            Self::Acme(_) => {}
         }
     }
 

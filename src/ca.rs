@@ -12,6 +12,8 @@ use rcgen::{
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::constituency::MacAddress;
 use crate::state;
@@ -48,13 +50,40 @@ pub enum CaError {
     Unusable(String),
 }
 
-/// The kind of a CA's key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The kind of a private key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub enum KeyKind {
     /// RSA with 2048 bits, which the oldest phones understand.
+    #[serde(rename = "rsa-2048")]
     Rsa2048,
     /// ECDSA on P-256.
+    #[serde(rename = "ecdsa-p256")]
     EcdsaP256,
+}
+
+impl KeyKind {
+    /// What it is called in settings and in folders.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rsa2048 => "rsa-2048",
+            Self::EcdsaP256 => "ecdsa-p256",
+        }
+    }
+
+    /// A new key; RSA takes its time.
+    pub fn generate(self) -> Result<KeyPair, rcgen::Error> {
+        KeyPair::generate_for(match self {
+            Self::Rsa2048 => &PKCS_RSA_SHA256,
+            Self::EcdsaP256 => &PKCS_ECDSA_P256_SHA256,
+        })
+    }
+}
+
+impl std::fmt::Display for KeyKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 /// A CA whose key we hold.
@@ -91,10 +120,7 @@ impl CertificateAuthority {
         let (certificate_file, key_file) = (folder.join("ca.pem"), folder.join("ca.key"));
         if !certificate_file.exists() {
             state::private_folder(folder).map_err(|source| file_error(folder, source))?;
-            let key = KeyPair::generate_for(match kind {
-                KeyKind::Rsa2048 => &PKCS_RSA_SHA256,
-                KeyKind::EcdsaP256 => &PKCS_ECDSA_P256_SHA256,
-            })?;
+            let key = kind.generate()?;
             let certificate = ca_params(common_name, now).self_signed(&key)?;
             for (path, pem) in [(&key_file, key.serialize_pem()), (&certificate_file, certificate.pem())] {
                 state::write_private(path, pem.as_bytes()).map_err(|source| file_error(path, source))?;

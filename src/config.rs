@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use crate::certificate::CertificateFiles;
 use crate::constituency::{ConstituencyName, POLYCOM};
+use crate::renew::AcmeSettings;
 use crate::serve::Limits;
 use crate::serve::access::LogFormat;
 use crate::serve::host;
@@ -56,6 +57,8 @@ pub enum CertificateSource {
     Files(Vec<CertificateFiles>),
     /// A CA of our own, made on first use, for a LAN.
     LocalCa(LocalCaSettings),
+    /// A CA that speaks ACME, with challenges published in DNS.
+    Acme(Box<AcmeSettings>),
 }
 
 /// There is nothing to set.
@@ -178,6 +181,7 @@ impl Config {
                         .collect(),
                 ),
                 local @ CertificateSource::LocalCa(_) => local,
+                CertificateSource::Acme(settings) => CertificateSource::Acme(Box::new(settings.relative_to(base))),
             },
             trust: typed
                 .trust

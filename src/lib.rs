@@ -20,8 +20,8 @@
 //! - *TLS part*: the part of a policy that a handshake depends on; a change of it ends what was before.
 //!
 //! # The modules, in reading order
-//! Nouns know things: [`constituency`], [`trust`], [`certificate`], [`ca`], [`state`], [`settings`], [`clock`].
-//! Verbs do things: [`serve`], [`phone`]. [`config`] gathers their settings, [`app`] wires them, [`cli`] is the commands.
+//! Nouns know things: [`constituency`], [`trust`], [`certificate`], [`ca`], [`dns`], [`state`], [`settings`], [`clock`].
+//! Verbs do things: [`serve`], [`renew`], [`phone`]. [`config`] gathers their settings, [`app`] wires them, [`cli`] is the commands.
 //! Imports point from the later to the earlier; a test holds them to it.
 
 pub mod app;
@@ -31,7 +31,9 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod constituency;
+pub mod dns;
 pub mod phone;
+pub mod renew;
 pub mod serve;
 pub mod settings;
 pub mod state;

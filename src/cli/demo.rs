@@ -77,7 +77,7 @@ async fn show(args: &Args, config: Config) -> anyhow::Result<ExitCode> {
             std::future::pending::<()>().await;
         }
     })
-    .await;
+    .await?;
     match result.transpose()? {
         Some(summary) if summary.all_provisioned() => Ok(ExitCode::SUCCESS),
         // Stopped by a person before the phones were done.

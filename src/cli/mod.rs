@@ -9,11 +9,13 @@ use anstyle::{AnsiColor, Style};
 use clap::builder::Styles;
 use clap::{Parser, Subcommand};
 
+mod certificate;
 pub mod check;
 mod demo;
 mod diagnostics;
 mod local;
 pub mod phone;
+pub mod print;
 pub mod printer;
 mod schema;
 mod serve;
@@ -48,6 +50,9 @@ enum Command {
     Demo(demo::Args),
     /// Say everything that is wrong with configuration, constituencies and trust.
     Check(check::Args),
+    /// The certificates that provost obtains by itself.
+    #[command(subcommand)]
+    Certificate(certificate::Command),
     Phone(phone::Args),
     /// Whose device certificates count.
     #[command(subcommand)]
@@ -71,6 +76,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Certificate(command) => certificate::run(&command),
         Command::Phone(args) => local::run_phone(&args),
         Command::Trust(command) => trust::run(&command),
         Command::Schema(args) => schema::run(&args),

@@ -46,6 +46,5 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn serve(config: Config, log: LogFormat) -> Result<(), AppError> {
-    App::start(config, log, std::io::stdout())?.run(std::future::pending()).await;
-    Ok(())
+    App::start(config, log, std::io::stdout())?.run(std::future::pending()).await
 }

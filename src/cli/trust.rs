@@ -14,12 +14,12 @@ use time::format_description::well_known::Rfc3339;
 
 use super::{ConfigArg, say};
 use crate::certificate::LiveCertificates;
-use crate::clock;
+use crate::clock::{self, rfc3339};
 use crate::config::Config;
 use crate::constituency::scan::Scanner;
 use crate::constituency::{Constituency, ConstituencyName, Registry, Standing};
 use crate::serve::site::{Site, TlsMaterial};
-use crate::trust::{self, Bundle, rfc3339};
+use crate::trust::{self, Bundle};
 
 /// The commands about trust.
 #[derive(Debug, clap::Subcommand)]

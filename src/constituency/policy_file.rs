@@ -25,6 +25,8 @@ const SETTLED_AFTER: Duration = Duration::from_secs(2);
 pub(super) struct PolicySource {
     seen: Option<Stamp>,
     good: Option<Arc<Policy>>,
+    /// Whether somebody wrote the policy in force, and it is not what holds where there is no file.
+    is_written: bool,
     error: Option<SettingsError>,
     is_unread: bool,
 }
@@ -81,28 +83,36 @@ impl PolicySource {
             Ok(Reading::Unchanged) => {}
             Ok(Reading::Absent) => {
                 self.seen = None;
-                self.take(Ok(Policy::default()));
+                self.take(Ok(Policy::default()), false);
             }
             Ok(Reading::Text(text, stamp)) => {
                 self.seen = Some(stamp);
-                self.take(Policy::parse(file, &text, bundles));
+                self.take(Policy::parse(file, &text, bundles), true);
             }
             Err(error) => {
                 self.seen = None;
-                self.take(Err(SettingsError::of_file(file, error)));
+                self.take(Err(SettingsError::of_file(file, error)), true);
             }
         }
     }
 
-    fn take(&mut self, result: Result<Policy, SettingsError>) {
+    fn take(&mut self, result: Result<Policy, SettingsError>, is_written: bool) {
         match result {
-            // The same policy stays the same value, so that nothing downstream looks changed.
-            Ok(policy) if self.good.as_deref() == Some(&policy) => self.error = None,
             Ok(policy) => {
-                self.good = Some(Arc::new(policy));
+                // The same policy stays the same value, so that nothing downstream looks changed.
+                if self.good.as_deref() != Some(&policy) {
+                    self.good = Some(Arc::new(policy));
+                }
+                self.is_written = is_written;
                 self.error = None;
             }
-            Err(error) => self.error = Some(error),
+            Err(error) => {
+                // Whoever writes a first policy wants something else than what held without one.
+                if !self.is_written {
+                    self.good = None;
+                }
+                self.error = Some(error);
+            }
         }
     }
 }

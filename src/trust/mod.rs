@@ -20,7 +20,7 @@ mod verifier;
 pub use bundle::{Bundle, BundleError};
 pub use client_verifier::{RequireDevice, Verdict, with_verdict};
 pub use identity::NoIdentity;
-pub use refusal::{ChainRefusal, rfc3339};
+pub use refusal::ChainRefusal;
 pub use verifier::{DeviceVerifier, VerifiedDevice};
 
 /// The bundles of a configuration, by name. A bundle that does not load is there with its error.

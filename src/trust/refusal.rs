@@ -2,10 +2,10 @@
 
 use rustls::CertificateError;
 use rustls::pki_types::UnixTime;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use x509_parser::objects::{oid_registry, oid2sn};
 use x509_parser::prelude::X509Certificate;
+
+use crate::clock::rfc3339;
 
 /// Why a presented chain does not count. Times are Unix seconds.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -125,13 +125,4 @@ impl From<&ChainRefusal> for rustls::Error {
             _ => CertificateError::ApplicationVerificationFailure,
         })
     }
-}
-
-/// Unix seconds as people and logs write time.
-#[must_use]
-pub fn rfc3339(seconds: i64) -> String {
-    OffsetDateTime::from_unix_timestamp(seconds)
-        .ok()
-        .and_then(|time| time.format(&Rfc3339).ok())
-        .unwrap_or_else(|| format!("{seconds} s after 1970"))
 }

@@ -166,9 +166,9 @@ fn without_constituencies_nobody_is_served_until_they_are_back() {
 
 #[test]
 fn what_is_no_policy_is_reported_and_stops_nobody_else() {
+    type Make = fn(&Path);
     let site = Site::with_ote();
     let server = site.start();
-    type Make = fn(&Path);
     let kinds: [(&str, Make, &str); 5] = [
         ("fifo", |path| mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap(), "no regular file"),
         ("folder", |path| fs::create_dir(path).unwrap(), "no regular file"),
@@ -189,11 +189,7 @@ fn what_is_no_policy_is_reported_and_stops_nobody_else() {
     // Mended, each is served.
     for (name, ..) in kinds {
         let path = site.served(name).join("constituency.json");
-        if path.is_dir() {
-            fs::remove_dir(&path).unwrap()
-        } else {
-            fs::remove_file(&path).unwrap()
-        }
+        if path.is_dir() { fs::remove_dir(&path) } else { fs::remove_file(&path) }.unwrap();
         make(&site.served(""), name, "<mended/>");
         within_a_second(name, || serves(&client(&server, name), "<mended/>"));
     }

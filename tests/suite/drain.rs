@@ -31,7 +31,7 @@ fn begin_upload(server: &Running, site: &Site, whole: usize, first: &[u8]) -> Co
     connection.send(head.as_bytes()).unwrap();
     connection.send(first).unwrap();
     let incoming = site.path("state/uploads/.incoming");
-    eventually("the upload to begin", || std::fs::read_dir(&incoming).ok()?.next()?.ok());
+    eventually("the upload to begin", || std::fs::read_dir(&incoming).ok()?.next().map(drop));
     connection
 }
 
@@ -55,8 +55,10 @@ fn an_upload_under_way_may_end_and_is_stored_and_answered() {
         let (status, lines) = server.ended();
         assert_eq!(status.code(), Some(0), "{signal:?}");
         assert!(holds(&site.uploads("ote", VVX500).join(&UPLOAD[1..]), "first-last"));
-        assert_eq!(lines.len(), 1, "{lines:?}");
-        assert_eq!((&lines[0]["status"], &lines[0]["path"]), (&201.into(), &UPLOAD.into()));
+        // Besides it, at most the one who looked whether anybody listens.
+        let answered: Vec<&Value> = lines.iter().filter(|line| !line["status"].is_null()).collect();
+        assert_eq!(answered.len(), 1, "{lines:?}");
+        assert_eq!((&answered[0]["status"], &answered[0]["path"]), (&201.into(), &UPLOAD.into()));
     }
 }
 
@@ -88,6 +90,7 @@ fn idle_connections_and_unfinished_handshakes_do_not_hold_up_the_end() {
     stranger.set_read_timeout(Some(PATIENCE)).unwrap();
     // Later than the stranger, so that he is in when this is answered.
     assert_eq!(connect(&server).get("/site.cfg").unwrap().status, 200);
+    let silent = stranger.local_addr().unwrap().to_string();
     let start = Instant::now();
     stop(&server, Signal::TERM);
     assert!(fresh.is_closed() && used.is_closed());
@@ -96,9 +99,8 @@ fn idle_connections_and_unfinished_handshakes_do_not_hold_up_the_end() {
     let (status, lines) = server.ended();
     assert_eq!(status.code(), Some(0));
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
-    let refused: Vec<&Value> = lines.iter().filter(|line| line["status"].is_null()).collect();
-    assert_eq!(refused.len(), 1, "{lines:?}");
-    assert_eq!(refused[0]["reason"], "provost is being stopped");
+    let line = lines.iter().find(|line| line["address"] == silent.as_str()).unwrap();
+    assert_eq!((&line["reason"], &line["status"]), (&"provost is being stopped".into(), &Value::Null));
 }
 
 #[test]
@@ -173,7 +175,9 @@ fn every_answered_request_has_its_line_when_the_server_is_stopped_under_load() {
                 let Ok(mut connection) = client.connect() else { return 0 };
                 let path = format!("/site.cfg?{worker}");
                 // Until the server is stopped.
-                (0..).take_while(|_| connection.get(&path).is_ok_and(|response| response.status == 200)).count()
+                (0..1_000_000)
+                    .take_while(|_| connection.get(&path).is_ok_and(|response| response.status == 200))
+                    .count()
             })
         })
         .collect();

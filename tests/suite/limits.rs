@@ -220,7 +220,7 @@ fn a_log_that_is_read_again_tells_how_many_lines_were_lost() {
         }
     }
     std::thread::spawn(move || {
-        let mut buffer = [0; 64 << 10];
+        let mut buffer = vec![0; 64 << 10];
         while reader.read(&mut buffer).is_ok_and(|read| read > 0) {}
     });
     server.says("access-log lines were lost");

@@ -126,6 +126,7 @@ async fn a_peer_that_does_not_read_ends_after_half_a_minute() {
 async fn a_peer_that_reads_at_a_trickle_is_too_slow() {
     let (mut paced, pace, mut theirs) = pair();
     pace.enter(Phase::Answering);
+    let whole = vec![0; 100_000];
     let start = Instant::now();
     let trickle = async {
         while theirs.read_u8().await.is_ok() {
@@ -133,7 +134,7 @@ async fn a_peer_that_reads_at_a_trickle_is_too_slow() {
         }
     };
     let error = tokio::select! {
-        result = paced.write_all(&[0; 100_000]) => result.unwrap_err(),
+        result = paced.write_all(&whole) => result.unwrap_err(),
         () = trickle => unreachable!(),
     };
     assert_eq!((start.elapsed().as_secs(), error.to_string().as_str()), (60, "too slow for too long"));
@@ -144,6 +145,7 @@ async fn a_peer_that_reads_at_a_trickle_is_too_slow() {
 async fn a_peer_that_reads_slowly_but_steadily_gets_everything() {
     let (mut paced, pace, mut theirs) = pair();
     pace.enter(Phase::Answering);
+    let whole = vec![0; 60_000];
     let read = async {
         let mut all = 0;
         while all < 60_000 {
@@ -152,7 +154,7 @@ async fn a_peer_that_reads_slowly_but_steadily_gets_everything() {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     };
-    let (written, ()) = tokio::join!(paced.write_all(&[0; 60_000]), read);
+    let (written, ()) = tokio::join!(paced.write_all(&whole), read);
     written.unwrap();
 }
 
@@ -161,7 +163,7 @@ async fn our_own_work_has_no_deadline() {
     let (mut paced, pace, mut theirs) = pair();
     pace.enter(Phase::Answering);
     let late = async {
-        tokio::time::sleep(Duration::from_secs(3600)).await;
+        tokio::time::sleep(Duration::from_hours(1)).await;
         theirs.write_all(b"x").await.unwrap();
     };
     let (read, ()) = tokio::join!(paced.read_u8(), late);

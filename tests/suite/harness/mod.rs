@@ -1,10 +1,15 @@
 //! What every test stands on: a site in a temporary folder, the real binary serving it, and clients to ask it.
 //!
+//! - [`bind`], [`knot`]: name servers of a test's own.
+//! - [`pebble`]: a CA for tests, as a process, with a DNS of its own.
 //! - [`pki`]: a factory CA like Polycom's, devices below it, server certificates.
 //! - [`site`]: folders and `provost.json`; the server as a process that is killed and waited for.
 //! - [`tls`]: a client that speaks TLS and raw HTTP/1.1, to say exactly what a test wants to say.
 //! - [`tool`]: other programs: the binary itself, curl, openssl.
 
+pub mod bind;
+pub mod knot;
+pub mod pebble;
 pub mod pki;
 pub mod site;
 pub mod tls;
@@ -47,8 +52,8 @@ pub fn within_a_second<T>(what: &str, probe: impl FnMut() -> Option<T>) -> (T, D
     (found, took)
 }
 
-/// How many processes want each processor, at least 1.
-fn crowding() -> f64 {
+/// How many processes want each processor, at least 1: by how much a limit on our own slowness must be stretched.
+pub fn crowding() -> f64 {
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load: f64 = load.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(1.0);
     let processors = std::thread::available_parallelism().map_or(1, usize::from);

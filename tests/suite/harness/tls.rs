@@ -64,12 +64,6 @@ impl Client {
         self
     }
 
-    /// Remembers sessions in the store of `other`.
-    pub fn sharing_sessions_with(mut self, other: &Self) -> Self {
-        self.config.resumption = other.config.resumption.clone();
-        self
-    }
-
     /// The Host header, where it should differ from the server name.
     pub fn host(mut self, host: &str) -> Self {
         host.clone_into(&mut self.host);

@@ -1,0 +1,242 @@
+//! `provost certificate`: how the certificates are, and what can be done about them by hand.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::{ConfigArg, complain, runtime, say};
+use crate::app::control::{self, Reply, Request};
+use crate::app::renewal_parts;
+use crate::ca::KeyKind;
+use crate::config::{CertificateSource, Config};
+use crate::renew::{AcmeSettings, CertificateStatus, Directory, Renewer, Status};
+
+/// The certificates that provost obtains by itself.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// Show names, issuers, days left, the next attempt and the last error.
+    Status {
+        #[command(flatten)]
+        config: ConfigArg,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Have the running server renew what is due, without waiting for its next attempt.
+    Renew {
+        #[command(flatten)]
+        config: ConfigArg,
+        /// Everything, due or not.
+        #[arg(long)]
+        now: bool,
+    },
+    /// Go the whole way to a certificate against another directory, and keep nothing of it.
+    Rehearse {
+        #[command(flatten)]
+        config: ConfigArg,
+        /// The directory: letsencrypt-staging, or a URL.
+        #[arg(long, value_name = "DIRECTORY", default_value = "letsencrypt-staging", value_parser = directory)]
+        directory: Directory,
+        /// The roots that the directory's own certificate leads to, PEM [default: those of the web].
+        #[arg(long, value_name = "FILE")]
+        directory_root: Option<PathBuf>,
+    },
+    /// Have the running server revoke a certificate, and obtain another.
+    Revoke {
+        #[command(flatten)]
+        config: ConfigArg,
+        /// The kind of its key: rsa-2048 or ecdsa-p256.
+        #[arg(long, value_parser = key_kind)]
+        key: KeyKind,
+    },
+}
+
+fn directory(text: &str) -> Result<Directory, String> {
+    text.to_owned().try_into()
+}
+
+fn key_kind(text: &str) -> Result<KeyKind, String> {
+    let kinds = [KeyKind::Rsa2048, KeyKind::EcdsaP256];
+    kinds.into_iter().find(|kind| kind.name() == text).ok_or_else(|| "is neither rsa-2048 nor ecdsa-p256".to_owned())
+}
+
+pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Status { config, json } => show_status(&Site::find(config)?, *json),
+        Command::Renew { config, now } => ask(&Site::find(config)?, Request::Renew { all: *now }),
+        Command::Revoke { config, key } => ask(&Site::find(config)?, Request::Revoke { key: *key }),
+        Command::Rehearse { config, directory, directory_root } => {
+            rehearse(Site::find(config)?, directory, directory_root.as_deref())
+        }
+    }
+}
+
+/// A site that obtains its certificates.
+struct Site {
+    domain: String,
+    state: PathBuf,
+    settings: AcmeSettings,
+}
+
+impl Site {
+    fn find(config: &ConfigArg) -> anyhow::Result<Self> {
+        let config = Config::find(config.config.as_deref())?;
+        let CertificateSource::Acme(settings) = config.certificate else {
+            bail!("\"certificate\" is not {{\"acme\": …}} here, so there is nothing to obtain");
+        };
+        Ok(Self { domain: config.domain, state: config.state, settings: *settings })
+    }
+
+    /// A conversation with the running server; `None` if none is running.
+    fn converse(
+        &self,
+        request: Request,
+    ) -> anyhow::Result<Option<impl Iterator<Item = anyhow::Result<Reply>> + use<>>> {
+        let path = control::path(&self.state);
+        let mut stream = match UnixStream::connect(&path) {
+            Ok(stream) => stream,
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                return Err(error).with_context(|| format!("{}: run this as the user that serves", path.display()));
+            }
+            Err(_) => return Ok(None),
+        };
+        writeln!(stream, "{}", serde_json::to_string(&request)?)?;
+        let lines = BufReader::new(stream).lines();
+        Ok(Some(lines.map(|line| Ok(serde_json::from_str(&line?)?))))
+    }
+}
+
+/// Has the running server do something, and prints its steps.
+fn ask(site: &Site, request: Request) -> anyhow::Result<ExitCode> {
+    let Some(replies) = site.converse(request)? else {
+        complain(&"no server is running on this state directory; start provost serve, which renews by itself");
+        return Ok(ExitCode::FAILURE);
+    };
+    let mut has_failed = false;
+    for reply in replies {
+        match reply? {
+            Reply::Says(step) => {
+                has_failed |= step.contains(": failed: ") || step.contains(": may be tried only in ");
+                say(&step);
+            }
+            Reply::Done => return Ok(if has_failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }),
+            Reply::Failed(reason) => {
+                complain(&reason);
+                return Ok(ExitCode::FAILURE);
+            }
+            Reply::Status(_) => {}
+        }
+    }
+    complain(&"the server ended before it was done");
+    Ok(ExitCode::FAILURE)
+}
+
+fn show_status(site: &Site, is_json: bool) -> anyhow::Result<ExitCode> {
+    let answered = site.converse(Request::Status)?.and_then(|mut replies| match replies.next() {
+        Some(Ok(Reply::Status(status))) => Some(*status),
+        _ => None,
+    });
+    let is_running = answered.is_some();
+    let status = match answered {
+        Some(status) => status,
+        None => Renewer::peek(renewal_parts(&site.settings, &site.domain, &site.state)?, &site.state)?,
+    };
+    if is_json {
+        say(&serde_json::to_string_pretty(&status)?);
+    } else {
+        print(&status, is_running);
+    }
+    let is_good = |certificate: &CertificateStatus| certificate.held.as_ref().is_some_and(|held| held.days_left >= 0);
+    Ok(if status.certificates.iter().all(is_good) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn print(status: &Status, is_running: bool) {
+    if !is_running {
+        say(&"no server is running; this is what is stored");
+    }
+    for certificate in &status.certificates {
+        say(&format_args!("{}", certificate.key));
+        match &certificate.held {
+            None => say(&"  certificate:  none yet"),
+            Some(held) => {
+                say(&format_args!("  names:        {}", held.names.join(", ")));
+                say(&format_args!("  issued by:    {}", held.issuers.join(" ← ")));
+                say(&format_args!("  valid until:  {}, {} days left", date(held.not_after), held.days_left));
+                say(&format_args!("  obtained at:  {}", held.directory));
+            }
+        }
+        if let Some(window) = &certificate.window {
+            say(&format_args!("  CA's window:  {} to {}", date(window.start), date(window.end)));
+        }
+        if let Some(step) = &certificate.step {
+            say(&format_args!("  right now:    {step}"));
+        }
+        let next =
+            if certificate.next_attempt <= status.now { "now".to_owned() } else { date(certificate.next_attempt) };
+        say(&format_args!("  next attempt: {next}, at {}", certificate.directory));
+        if let Some(error) = &certificate.last_error {
+            let hint = if certificate.needs_human { " (somebody must change something)" } else { "" };
+            say(&format_args!("  last error:   {error}{hint}; {} in a row", certificate.failures));
+        }
+    }
+    if status.leftover_records > 0 {
+        say(&format_args!("{} DNS records of ours are still to be removed", status.leftover_records));
+    }
+    if let Some(skew) = status.clock_skew_s {
+        say(&format_args!("this machine's clock and the CA's are {} s apart", skew.abs()));
+    }
+}
+
+fn date(seconds: i64) -> String {
+    let time = OffsetDateTime::from_unix_timestamp(seconds).ok().and_then(|time| time.format(&Rfc3339).ok());
+    time.unwrap_or_else(|| seconds.to_string())
+}
+
+fn rehearse(mut site: Site, directory: &Directory, root: Option<&Path>) -> anyhow::Result<ExitCode> {
+    if site.settings.directory != *directory {
+        // What belongs to the one directory means nothing to the other.
+        site.settings.directory = directory.clone();
+        site.settings.directory_root = None;
+        site.settings.external_account = None;
+        site.settings.preferred_chain = None;
+    }
+    site.settings.directory_root = root.map(Path::to_owned).or(site.settings.directory_root);
+    site.settings.fallback_directories.clear();
+    let throw_away = tempfile::tempdir()?;
+    let folder = if is_ours(&site.state) { site.state.join("rehearsal") } else { throw_away.path().to_owned() };
+    crate::state::private_folder(&folder)?;
+    let parts = renewal_parts(&site.settings, &site.domain, &folder)?;
+    let result = runtime()?.block_on(async {
+        let (progress, mut said) = tokio::sync::mpsc::unbounded_channel();
+        let printing = async {
+            while let Some(step) = said.recv().await {
+                say(&step);
+            }
+        };
+        tokio::join!(Renewer::rehearse(parts, &folder, progress), printing).0
+    });
+    match result {
+        Ok(status) => {
+            let names =
+                |it: &CertificateStatus| it.held.as_ref().map_or(String::new(), |held| held.issuers.join(" ← "));
+            let issuers: Vec<String> = status.certificates.iter().map(names).collect();
+            say(&format_args!("all went well: {} certificates, issued by {}", issuers.len(), issuers.join("; ")));
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(failure) => {
+            complain(&failure);
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+/// Whether the state directory is there and this user's own: nobody else's files are left in it.
+fn is_ours(state: &Path) -> bool {
+    std::fs::metadata(state).is_ok_and(|metadata| metadata.uid() == rustix::process::geteuid().as_raw())
+}

@@ -1,0 +1,169 @@
+//! What we say to DNS: where a challenge's values go, putting them there, seeing them everywhere, taking them away.
+//!
+//! 1. [`Dns::locate`] follows the CNAME records of the challenge's name, through resolvers, and finds the zone.
+//! 2. [`Dns::add`] tells the zone's primary to add all values, in one UPDATE (RFC 2136) signed with our key (RFC 8945);
+//!    [`Dns::remove`] takes exactly these away. Values of others at the same name are never touched.
+//! 3. [`Dns::wait_until_visible`] asks every address of every authority until all have the values.
+//!
+//! Nothing is believed that the primary has not signed. [`DnsError`] says what failed, where, why, and what to change;
+//! [`Grant`] is the line that lets our key do this and nothing else; [`probe`] tries the whole way out.
+
+mod exchange;
+mod failure;
+mod grant;
+mod key_file;
+mod locate;
+mod name;
+mod probe;
+mod propagation;
+mod resolve;
+mod settings;
+mod tsig_key;
+mod update;
+
+use std::time::{Duration, SystemTime};
+
+use hickory_net::proto::rr::Name;
+
+pub use self::failure::{DnsError, RefusedUpdate};
+pub use self::grant::Grant;
+pub use self::locate::Place;
+pub use self::probe::probe;
+pub use self::propagation::Patience;
+pub use self::settings::DnsSettings;
+pub use self::tsig_key::{TsigKey, TsigKeyError, TsigKeyProblem};
+pub use self::update::Refusal;
+
+use self::propagation::Sought;
+use self::resolve::Resolver;
+use self::update::Change;
+use crate::clock;
+
+/// A connection that broke, or never stood, is tried once more.
+const ROUNDS: usize = 2;
+
+/// The DNS side of a site: its primary, its key, its authorities.
+#[derive(Debug, Clone)]
+pub struct Dns {
+    settings: DnsSettings,
+    key: TsigKey,
+    patience: Patience,
+    clock: fn() -> SystemTime,
+}
+
+impl Dns {
+    /// Reads the key. The strings are warnings about it.
+    pub fn open(settings: &DnsSettings) -> Result<(Self, Vec<String>), TsigKeyError> {
+        let (key, warnings) = key_file::read(&settings.tsig_key_file, settings.tsig_key_name.as_deref())?;
+        let patience = Patience {
+            between_looks: Duration::from_secs(2),
+            for_lagging: Duration::from_secs(settings.propagation_timeout_s),
+            for_silent: Duration::from_secs(30),
+            to_settle: Duration::from_secs(settings.settle_s),
+        };
+        Ok((Self { settings: settings.clone(), key, patience, clock: clock::now }, warnings))
+    }
+
+    /// The same with another patience.
+    #[must_use]
+    pub fn with_patience(self, patience: Patience) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// The same with another clock, by which updates are dated.
+    #[must_use]
+    pub fn with_clock(self, clock: fn() -> SystemTime) -> Self {
+        Self { clock, ..self }
+    }
+
+    /// The key that updates are signed with.
+    #[must_use]
+    pub fn key(&self) -> &TsigKey {
+        &self.key
+    }
+
+    /// How long authorities are waited for.
+    #[must_use]
+    pub fn patience(&self) -> Patience {
+        self.patience
+    }
+
+    /// Finds out where the values of the challenge at `challenge_name` go: `_acme-challenge.phones.example.com`.
+    pub async fn locate(&self, challenge_name: &str) -> Result<Place, DnsError> {
+        let challenge = name::parse(challenge_name).map_err(DnsError::Setting)?;
+        let zone = self.settings.zone.as_deref().map(name::parse).transpose().map_err(DnsError::Setting)?;
+        locate::locate(&self.resolver()?, &challenge, zone.as_ref()).await
+    }
+
+    /// Adds `values` to what is at `place`, all in one update. Those that are there already stay as they are.
+    pub async fn add(&self, place: &Place, values: &[String]) -> Result<(), DnsError> {
+        self.update(place, values, Change::Add { ttl_s: self.settings.ttl_s }).await
+    }
+
+    /// Removes exactly `values` from what is at `place`. Those that are not there are no error.
+    pub async fn remove(&self, place: &Place, values: &[String]) -> Result<(), DnsError> {
+        self.update(place, values, Change::Remove).await
+    }
+
+    /// Waits until every address of every authority has `values` at `place`; says on the way who has them and who not.
+    pub async fn wait_until_visible(
+        &self,
+        place: &Place,
+        values: &[String],
+        say: &(dyn Fn(String) + Send + Sync),
+    ) -> Result<(), DnsError> {
+        let (name, zone) = names(place)?;
+        let authorities = propagation::authorities(&self.resolver()?, &zone, &self.settings.authorities).await?;
+        let sought = Sought { name, zone, values: values.to_vec() };
+        propagation::wait(authorities, sought, self.patience, say).await
+    }
+
+    fn resolver(&self) -> Result<Resolver, DnsError> {
+        Resolver::new(&self.settings.resolvers)
+    }
+
+    /// Sends one update to the primary: to each of its addresses until one answers, and all of them a second time.
+    async fn update(&self, place: &Place, values: &[String], change: Change) -> Result<(), DnsError> {
+        if values.is_empty() {
+            return Ok(());
+        }
+        let (name, zone) = names(place)?;
+        let primary = &self.settings.primary;
+        let addresses = self.resolver()?.server(primary, "primary").await?;
+        let mut reasons = Vec::new();
+        for address in std::iter::repeat_n(&addresses, ROUNDS).flatten() {
+            let message = update::message(change, &zone, &name, values);
+            let now = u64::try_from(clock::unix_seconds((self.clock)())).unwrap_or_default();
+            let signed = update::sign(message, self.key.signer(), now);
+            let (bytes, verifier) = signed.map_err(|error| DnsError::Values(error.to_string()))?;
+            match exchange::over_tcp(*address, &bytes).await {
+                Ok(answer) => return verifier.judge(&answer).map_err(|refusal| self.refused(place, refusal)),
+                Err(error) => reasons.push(format!("{address}: {}", exchange::reason(&error))),
+            }
+        }
+        reasons.sort();
+        reasons.dedup();
+        Err(DnsError::PrimaryUnreachable { primary: primary.clone(), zone: place.zone.clone(), reasons })
+    }
+
+    fn refused(&self, place: &Place, refusal: Refusal) -> DnsError {
+        DnsError::Refused(Box::new(RefusedUpdate {
+            primary: self.settings.primary.clone(),
+            zone: place.zone.clone(),
+            name: place.name.clone(),
+            key: self.key.name(),
+            algorithm: self.key.algorithm(),
+            refusal,
+        }))
+    }
+}
+
+/// The names of a place; nothing is sent about a name that its zone does not hold.
+fn names(place: &Place) -> Result<(Name, Name), DnsError> {
+    let name = name::parse(&place.name).map_err(DnsError::Setting)?;
+    let zone = name::parse(&place.zone).map_err(DnsError::Setting)?;
+    if zone.zone_of(&name) {
+        return Ok((name, zone));
+    }
+    Err(DnsError::OutsideZone { name: place.name.clone(), zone: place.zone.clone(), via: place.via.clone() })
+}

@@ -1,0 +1,318 @@
+//! Waiting until every address of every authority has the values.
+//!
+//! A server that answers without them blocks. One that does not answer is named, and once the others have agreed it is
+//! waited for a while longer, no more: the CA may not reach it either.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hickory_net::proto::op::{Message, ResponseCode};
+use hickory_net::proto::rr::{Name, RData, RecordType};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::exchange::{self, over_tcp};
+use super::failure::DnsError;
+use super::name;
+use super::resolve::{Resolver, answer_to, question};
+use super::settings::PORT;
+
+/// How long authorities are waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// Between two looks at one server.
+    pub between_looks: Duration,
+    /// For those that answer without the values.
+    pub for_lagging: Duration,
+    /// For those that do not answer, once the others have agreed.
+    pub for_silent: Duration,
+    /// After all have agreed.
+    pub to_settle: Duration,
+}
+
+/// What is looked for.
+pub(super) struct Sought {
+    pub(super) name: Name,
+    pub(super) zone: Name,
+    pub(super) values: Vec<String>,
+}
+
+/// One address of one authority, or an authority without any.
+#[derive(Debug, Clone)]
+pub(super) struct Authority {
+    label: String,
+    address: Result<SocketAddr, String>,
+}
+
+/// What an authority said last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Look {
+    /// It has all values.
+    Has,
+    /// It answered otherwise.
+    Lacks(String),
+    /// It did not answer.
+    Silent(String),
+}
+
+/// Where the waiting stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// All have the values.
+    Agreed,
+    /// All that answer have them.
+    AgreedButSilent,
+    /// Some answer without them, or nobody answers.
+    Open,
+}
+
+/// The authorities of `zone`: the `configured` ones, or its name servers, each with all its addresses.
+pub(super) async fn authorities(
+    resolver: &Resolver,
+    zone: &Name,
+    configured: &[String],
+) -> Result<Vec<Authority>, DnsError> {
+    let mut found = Vec::new();
+    for text in configured {
+        let addresses = resolver.server(text, "authorities").await;
+        found.extend(Authority::each(text, addresses));
+    }
+    if configured.is_empty() {
+        for server in resolver.name_servers(zone).await? {
+            let addresses = resolver.addresses(&server).await;
+            let addresses = addresses.map(|found| found.into_iter().map(|it| SocketAddr::new(it, PORT)).collect());
+            found.extend(Authority::each(&name::text(&server), addresses));
+        }
+    }
+    if found.is_empty() {
+        return Err(DnsError::NoAuthorities { zone: name::text(zone) });
+    }
+    // Nobody to ask now, and asking will not change that.
+    if found.iter().all(|authority| authority.address.is_err()) {
+        let silent = found.iter().map(|authority| match &authority.address {
+            Err(reason) => format!("{}: {reason}", authority.label),
+            Ok(_) => authority.label.clone(),
+        });
+        return Err(DnsError::AuthoritiesSilent { zone: name::text(zone), silent: silent.collect() });
+    }
+    Ok(found)
+}
+
+impl Authority {
+    fn each(named: &str, addresses: Result<Vec<SocketAddr>, DnsError>) -> Vec<Self> {
+        let nowhere = |reason: String| vec![Self { label: named.to_owned(), address: Err(reason) }];
+        match addresses {
+            Ok(addresses) if addresses.is_empty() => nowhere("it has no address".to_owned()),
+            Ok(addresses) => addresses.into_iter().map(|address| Self::at(named, address)).collect(),
+            Err(error) => nowhere(error.to_string()),
+        }
+    }
+
+    fn at(named: &str, address: SocketAddr) -> Self {
+        let is_same = named == address.to_string() || named == address.ip().to_string();
+        let label = if is_same { address.to_string() } else { format!("{named} ({address})") };
+        Self { label, address: Ok(address) }
+    }
+
+    async fn ask(&self, name: &Name, kind: RecordType) -> Result<Message, String> {
+        let address = self.address.clone()?;
+        let question = question(name, kind, false);
+        let bytes = question.to_vec().map_err(|error| error.to_string())?;
+        let answer = over_tcp(address, &bytes).await.map_err(|error| exchange::reason(&error))?;
+        answer_to(&question, &answer)
+    }
+
+    async fn look(&self, sought: &Sought) -> Look {
+        match self.ask(&sought.name, RecordType::TXT).await {
+            Ok(answer) => judge(&answer, &sought.name, &sought.values),
+            Err(reason) => Look::Silent(reason),
+        }
+    }
+
+    async fn serial(&self, zone: &Name) -> Option<u32> {
+        let answer = self.ask(zone, RecordType::SOA).await.ok()?;
+        answer
+            .answers
+            .iter()
+            .find_map(|record| if let RData::SOA(soa) = &record.data { Some(soa.serial) } else { None })
+    }
+}
+
+/// Whether an answer has all `values` of `name`, and what it has instead.
+fn judge(answer: &Message, name: &Name, values: &[String]) -> Look {
+    let own = || answer.answers.iter().filter(|record| record.name == *name);
+    let texts: Vec<Vec<u8>> = own()
+        .filter_map(|record| if let RData::TXT(text) = &record.data { Some(text.txt_data.concat()) } else { None })
+        .collect();
+    let lacking = values.iter().filter(|value| !texts.iter().any(|text| text == value.as_bytes())).count();
+    let cname = own().find_map(|record| if let RData::CNAME(target) = &record.data { Some(&target.0) } else { None });
+    match (answer.response_code, cname) {
+        (ResponseCode::NoError, None) if lacking == 0 => Look::Has,
+        (ResponseCode::NoError, Some(target)) => {
+            Look::Lacks(format!("has a CNAME record to {} instead", name::text(target)))
+        }
+        (ResponseCode::NoError, None) => Look::Lacks(format!("lacks {lacking} of {} values", values.len())),
+        (ResponseCode::NXDomain, _) => Look::Lacks("has no such name".to_owned()),
+        (code, _) => Look::Lacks(format!("answers {code}")),
+    }
+}
+
+/// Waits until all `authorities` have what is `sought`, as far as `patience` goes.
+pub(super) async fn wait(
+    authorities: Vec<Authority>,
+    sought: Sought,
+    patience: Patience,
+    say: &(dyn Fn(String) + Send + Sync),
+) -> Result<(), DnsError> {
+    let sought = Arc::new(sought);
+    let (tell, mut told) = mpsc::channel(authorities.len().max(1));
+    // Dropped with this function, and everything that it runs with it.
+    let mut lookers = JoinSet::new();
+    for (index, authority) in authorities.iter().cloned().enumerate() {
+        lookers.spawn(keep_looking(index, authority, Arc::clone(&sought), patience.between_looks, tell.clone()));
+    }
+    let mut looks: Vec<Look> = authorities.iter().map(|_| Look::Silent("it has not answered yet".to_owned())).collect();
+    let end = Instant::now() + patience.for_lagging;
+    let mut agreed_since = None;
+    loop {
+        let deadline = match standing(&looks) {
+            Standing::Agreed => break,
+            Standing::AgreedButSilent => *agreed_since.get_or_insert_with(Instant::now) + patience.for_silent,
+            Standing::Open => {
+                agreed_since = None;
+                end
+            }
+        };
+        let Ok(Some((index, look))) = timeout_at(deadline, told.recv()).await else { break };
+        if looks[index] != look {
+            say(line(&authorities[index].label, &look));
+            looks[index] = look;
+        }
+    }
+    drop(lookers);
+    if standing(&looks) == Standing::Open {
+        return Err(failure(&authorities, &looks, &sought, patience).await);
+    }
+    for (authority, _) in authorities.iter().zip(&looks).filter(|(_, look)| **look != Look::Has) {
+        say(format!("{}: went on without it", authority.label));
+    }
+    sleep(patience.to_settle).await;
+    Ok(())
+}
+
+/// Looks at one authority again and again, until it has the values or nobody listens any more.
+async fn keep_looking(
+    index: usize,
+    authority: Authority,
+    sought: Arc<Sought>,
+    pause: Duration,
+    tell: mpsc::Sender<(usize, Look)>,
+) {
+    loop {
+        let look = authority.look(&sought).await;
+        let has = look == Look::Has;
+        if tell.send((index, look)).await.is_err() || has {
+            return;
+        }
+        sleep(pause).await;
+    }
+}
+
+fn standing(looks: &[Look]) -> Standing {
+    let count = |is_it: fn(&Look) -> bool| looks.iter().filter(|look| is_it(look)).count();
+    let (has, lacks) = (count(|look| *look == Look::Has), count(|look| matches!(look, Look::Lacks(_))));
+    match (has, lacks) {
+        (has, 0) if has == looks.len() => Standing::Agreed,
+        (1.., 0) => Standing::AgreedButSilent,
+        _ => Standing::Open,
+    }
+}
+
+fn line(label: &str, look: &Look) -> String {
+    match look {
+        Look::Has => format!("{label}: has the records"),
+        Look::Lacks(what) => format!("{label}: {what} yet"),
+        Look::Silent(reason) => format!("{label}: does not answer: {reason}"),
+    }
+}
+
+/// Says who is behind, with the serials as the explanation.
+async fn failure(authorities: &[Authority], looks: &[Look], sought: &Sought, patience: Patience) -> DnsError {
+    let zone = name::text(&sought.zone);
+    if looks.iter().all(|look| matches!(look, Look::Silent(_))) {
+        let silent = authorities.iter().zip(looks).map(|(authority, look)| line(&authority.label, look)).collect();
+        return DnsError::AuthoritiesSilent { zone, silent };
+    }
+    let mut serials = JoinSet::new();
+    for (index, authority) in authorities.iter().cloned().enumerate() {
+        let zone = sought.zone.clone();
+        serials.spawn(async move { (index, authority.serial(&zone).await) });
+    }
+    let serials = serials.join_all().await;
+    let serial = |index: usize| serials.iter().find(|(at, _)| *at == index).and_then(|(_, serial)| *serial);
+    let lagging = authorities.iter().zip(looks).enumerate().filter_map(|(index, (authority, look))| {
+        let what = match look {
+            Look::Has => return None,
+            Look::Lacks(what) => what.clone(),
+            Look::Silent(reason) => format!("does not answer ({reason})"),
+        };
+        let serial = serial(index).map_or_else(String::new, |serial| format!(", serial {serial}"));
+        Some(format!("{} {what}{serial}", authority.label))
+    });
+    let mut lagging: Vec<String> = lagging.collect();
+    lagging.extend(authorities.iter().zip(looks).enumerate().find_map(|(index, (authority, look))| {
+        let serial = serial(index).filter(|_| *look == Look::Has)?;
+        Some(format!("({} has them, serial {serial})", authority.label))
+    }));
+    DnsError::NotVisible { name: name::text(&sought.name), waited_s: patience.for_lagging.as_secs(), lagging }
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_net::proto::rr::Record;
+    use hickory_net::proto::rr::rdata::{self, TXT};
+
+    use super::*;
+
+    fn silent() -> Look {
+        Look::Silent("x".to_owned())
+    }
+
+    fn lacks() -> Look {
+        Look::Lacks("x".to_owned())
+    }
+
+    #[test]
+    fn who_answers_without_the_values_blocks_and_who_is_silent_does_not() {
+        assert_eq!(standing(&[Look::Has, Look::Has]), Standing::Agreed);
+        assert_eq!(standing(&[Look::Has, silent()]), Standing::AgreedButSilent);
+        assert_eq!(standing(&[Look::Has, lacks()]), Standing::Open);
+        assert_eq!(standing(&[Look::Has, silent(), lacks()]), Standing::Open);
+        assert_eq!(standing(&[silent(), silent()]), Standing::Open, "at least one must answer");
+    }
+
+    #[test]
+    fn values_are_compared_whole_and_among_others() {
+        let name = name::parse("_acme-challenge.example.com").unwrap();
+        let mut answer = question(&name, RecordType::TXT, false).into_response();
+        let look = |answer: &Message, values: &[&str]| {
+            judge(answer, &name, &values.iter().map(|value| (*value).to_owned()).collect::<Vec<_>>())
+        };
+        let text = |strings: &[&str]| {
+            let strings = strings.iter().map(|it| (*it).to_owned()).collect();
+            Record::from_rdata(name.clone(), 60, RData::TXT(TXT::new(strings)))
+        };
+        answer.answers = vec![text(&["one"]), text(&["tw", "o"]), text(&["somebody else's"])];
+        assert_eq!(look(&answer, &["one", "two"]), Look::Has);
+        assert_eq!(look(&answer, &["one", "three"]), Look::Lacks("lacks 1 of 2 values".to_owned()));
+        assert_eq!(look(&answer, &["somebody"]), Look::Lacks("lacks 1 of 1 values".to_owned()));
+        answer.metadata.response_code = ResponseCode::Refused;
+        assert!(matches!(look(&answer, &["one"]), Look::Lacks(_)));
+        answer.metadata.response_code = ResponseCode::NoError;
+        let elsewhere = RData::CNAME(rdata::CNAME(name::parse("elsewhere.example").unwrap()));
+        answer.answers = vec![Record::from_rdata(name.clone(), 60, elsewhere)];
+        assert!(matches!(look(&answer, &["one"]), Look::Lacks(what) if what.contains("elsewhere.example")));
+    }
+}

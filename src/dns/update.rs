@@ -1,0 +1,209 @@
+//! UPDATE messages (RFC 2136), signed (RFC 8945), and what the answer to one means. Pure: time and bytes are arguments.
+
+use hickory_net::proto::ProtoError;
+use hickory_net::proto::op::{Message, MessageType, OpCode, Query, ResponseCode, UpdateMessage};
+use hickory_net::proto::rr::rdata::TXT;
+use hickory_net::proto::rr::rdata::tsig::TsigError;
+use hickory_net::proto::rr::{DNSClass, Name, RData, Record, RecordType, TSigVerifier, TSigner};
+
+/// What happens to the values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    /// They are added to what is there.
+    Add { ttl_s: u32 },
+    /// They, and nothing else, are removed.
+    Remove,
+}
+
+/// Builds the message that changes the TXT records of `name` in `zone`, all at once.
+pub(super) fn message(change: Change, zone: &Name, name: &Name, values: &[String]) -> Message {
+    let mut section = Query::query(zone.clone(), RecordType::SOA);
+    section.set_query_class(DNSClass::IN);
+    let mut message = Message::query();
+    message.metadata.op_code = OpCode::Update;
+    message.metadata.recursion_desired = false;
+    message.add_zone(section);
+    for value in values {
+        let text = RData::TXT(TXT::from_bytes(vec![value.as_bytes()]));
+        message.add_update(match change {
+            // "RRs are added to the Update Section whose NAME, TYPE, TTL, RDLENGTH and RDATA are those being added,
+            // and CLASS is the same as the zone class. Any duplicate RRs will be silently ignored" (2.5.1)
+            Change::Add { ttl_s } => Record::from_rdata(name.clone(), ttl_s, text),
+            // "The NAME, TYPE, RDLENGTH and RDATA must match the RR being deleted. TTL must be specified as zero (0)
+            // […] CLASS must be specified as NONE […] If no such RRs exist, then this Update RR will be silently
+            // ignored" (2.5.4)
+            Change::Remove => {
+                let mut record = Record::from_rdata(name.clone(), 0, text);
+                record.dns_class = DNSClass::NONE;
+                record
+            }
+        });
+    }
+    message
+}
+
+/// Signs `message` as of `now`, in seconds since 1970; gives its bytes and what verifies the answer.
+pub(super) fn sign(mut message: Message, signer: &TSigner, now: u64) -> Result<(Vec<u8>, Verifier), ProtoError> {
+    let chain = message.finalize(signer, now)?.ok_or("this message was not signed")?;
+    let verifier = Verifier { id: message.id, now, chain };
+    Ok((message.to_vec()?, verifier))
+}
+
+/// What is known of an UPDATE when its answer comes.
+pub(super) struct Verifier {
+    id: u16,
+    now: u64,
+    chain: TSigVerifier,
+}
+
+/// Why the primary did not do it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It has another secret for the key.
+    BadSig,
+    /// It does not accept the key.
+    BadKey,
+    /// Its clock and ours differ too much; seconds since 1970, its own only if it proved to be it.
+    BadTime {
+        /// Our clock.
+        ours: i64,
+        /// Its clock.
+        theirs: Option<i64>,
+    },
+    /// Some other error of TSIG.
+    OtherTsig(u16),
+    /// An answer that it signed, with this response code.
+    Code(ResponseCode),
+    /// An answer that nobody signed, with this response code.
+    Unsigned(ResponseCode),
+    /// An answer whose signature is wrong.
+    Forged,
+    /// Something that is no answer to our message.
+    Garbled,
+}
+
+impl Verifier {
+    /// Says what `answer` means. Only what the primary has signed counts as done.
+    pub(super) fn judge(mut self, answer: &[u8]) -> Result<(), Refusal> {
+        let message = Message::from_vec(answer).map_err(|_| Refusal::Garbled)?;
+        let is_answer = message.message_type == MessageType::Response && message.op_code == OpCode::Update;
+        if !is_answer || message.id != self.id {
+            return Err(Refusal::Garbled);
+        }
+        let tag = &message.signature().ok_or(Refusal::Unsigned(message.response_code))?.data;
+        match tag.error {
+            // "the response MUST be unsigned" (RFC 8945, 5.2.1 and 5.2.2): an error is believed to that extent.
+            Some(TsigError::BadKey) => return Err(Refusal::BadKey),
+            Some(TsigError::BadSig) => return Err(Refusal::BadSig),
+            Some(TsigError::BadTime) | None => {}
+            Some(other) => return Err(Refusal::OtherTsig(other.into())),
+        }
+        // The library subtracts the one from the other.
+        let is_time_sane = tag.time >= u64::from(tag.fudge);
+        let is_proven = is_time_sane && self.chain.verify(answer).is_ok();
+        match (tag.error, message.response_code) {
+            (Some(_), _) => Err(Refusal::BadTime {
+                ours: i64::try_from(self.now).unwrap_or(i64::MAX),
+                theirs: is_proven.then(|| server_time(&tag.other)).flatten(),
+            }),
+            _ if !is_proven => Err(Refusal::Forged),
+            (None, ResponseCode::NoError) => Ok(()),
+            (None, code) => Err(Refusal::Code(code)),
+        }
+    }
+}
+
+/// "it will be a 48-bit unsigned integer containing the server's current time as the number of seconds since 00:00 on
+/// 1970-01-01 UTC" (RFC 8945, 4.2)
+fn server_time(other: &[u8]) -> Option<i64> {
+    let other: [u8; 6] = other.try_into().ok()?;
+    Some(other.iter().fold(0, |time, byte| (time << 8) | i64::from(*byte)))
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_net::proto::rr::TSigResponseContext;
+    use hickory_net::proto::rr::rdata::tsig::TsigAlgorithm;
+
+    use super::super::name;
+    use super::*;
+
+    const NOW: u64 = 1_790_000_000;
+
+    fn signer(secret: &[u8]) -> TSigner {
+        let name = name::parse("provost").unwrap();
+        TSigner::new(secret.to_vec(), TsigAlgorithm::HmacSha256, name, 300).unwrap()
+    }
+
+    fn update(change: Change) -> Message {
+        let (zone, at) = (name::parse("example.com").unwrap(), name::parse("_acme-challenge.example.com").unwrap());
+        message(change, &zone, &at, &["one".to_owned(), "two".to_owned()])
+    }
+
+    /// What a server answers that signs with `secret` at `time`, and what we make of it.
+    fn answered(secret: &[u8], time: u64, change: impl FnOnce(&mut Message)) -> Result<(), Refusal> {
+        let mut request = update(Change::Add { ttl_s: 60 });
+        let chain = request.finalize(&signer(b"ours"), NOW).unwrap().unwrap();
+        let tag = request.signature().unwrap().data.mac.clone();
+        let mut answer = Message::response(request.id, OpCode::Update);
+        change(&mut answer);
+        let context = TSigResponseContext::new(request.id, time, signer(secret), tag, None);
+        let signature = context.sign(&answer.to_vec().unwrap()).unwrap();
+        answer.set_signature(signature);
+        Verifier { id: request.id, now: NOW, chain }.judge(&answer.to_vec().unwrap())
+    }
+
+    #[test]
+    fn one_message_carries_all_values() {
+        let added = update(Change::Add { ttl_s: 60 });
+        let of = |message: &Message| {
+            message.updates().iter().map(|record| (record.dns_class, record.ttl)).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&added), [(DNSClass::IN, 60), (DNSClass::IN, 60)]);
+        assert_eq!(of(&update(Change::Remove)), [(DNSClass::NONE, 0), (DNSClass::NONE, 0)]);
+        assert_eq!((added.op_code, added.zones().len(), added.prerequisites().len()), (OpCode::Update, 1, 0));
+    }
+
+    #[test]
+    fn only_what_the_primary_signed_counts() {
+        let refuse = |answer: &mut Message| answer.metadata.response_code = ResponseCode::Refused;
+        assert_eq!(answered(b"ours", NOW, |_| ()), Ok(()));
+        assert_eq!(answered(b"ours", NOW, refuse), Err(Refusal::Code(ResponseCode::Refused)));
+        assert_eq!(answered(b"other", NOW, |_| ()), Err(Refusal::Forged));
+        assert_eq!(answered(b"ours", NOW + 3_600, |_| ()), Err(Refusal::Forged), "an answer of another hour");
+        assert_eq!(answered(b"ours", 10, |_| ()), Err(Refusal::Forged), "a time before the fudge");
+        assert_eq!(answered(b"ours", NOW, |answer| answer.metadata.id ^= 1), Err(Refusal::Garbled));
+        assert_eq!(answered(b"ours", NOW, |answer| answer.metadata.op_code = OpCode::Query), Err(Refusal::Garbled));
+    }
+
+    #[test]
+    fn an_unsigned_success_is_none() {
+        let (_, verifier) = sign(update(Change::Remove), &signer(b"ours"), NOW).unwrap();
+        let answer = Message::response(verifier.id, OpCode::Update).to_vec().unwrap();
+        assert_eq!(verifier.judge(&answer), Err(Refusal::Unsigned(ResponseCode::NoError)));
+    }
+
+    #[test]
+    fn a_value_too_long_for_a_record_is_an_error() {
+        let at = name::parse("example.com").unwrap();
+        let long = message(Change::Remove, &at, &at, &["x".repeat(256)]);
+        assert!(sign(long, &signer(b"ours"), NOW).is_err());
+    }
+
+    #[test]
+    fn the_server_s_time_has_48_bits() {
+        assert_eq!(server_time(&[0, 0, 0x6a, 0xb1, 0x3b, 0x80]), Some(0x6ab1_3b80));
+        assert_eq!(server_time(&[0; 5]), None);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_answer_panics(tail in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
+            let (_, verifier) = sign(update(Change::Remove), &signer(b"ours"), NOW).unwrap();
+            let mut answer = verifier.id.to_be_bytes().to_vec();
+            answer.extend([0xa8, 0]);
+            answer.extend(tail);
+            proptest::prop_assert!(verifier.judge(&answer).is_err());
+        }
+    }
+}

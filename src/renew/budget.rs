@@ -1,0 +1,128 @@
+//! How much may be asked of a CA, whatever happens: budgets below Let's Encrypt's limits, kept on disk.
+//!
+//! A budget is spent, and that is on the disk, *before* the CA is asked; so a process that crashes and starts again all
+//! day cannot exceed a limit. Each is a bucket that fills again at a fixed rate, as the CA's own are (the "generic cell
+//! rate algorithm": all that is kept is the time at which the bucket will be full again). Ours fill a little slower.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::schedule::{DAY, HOUR, MINUTE};
+
+/// What a CA limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Limit {
+    /// New accounts (Let's Encrypt: 10 for an address in 3 hours).
+    Accounts,
+    /// New orders (300 for an account in 3 hours).
+    Orders,
+    /// Validations that may fail (5 for a name in an hour).
+    Validations,
+    /// The same, for a whole day: many failures in a row pause a name until a human comes.
+    DailyValidations,
+    /// Certificates for the same names (5 in 7 days), unless the CA itself asked for the renewal.
+    Certificates,
+    /// Certificates that the CA asked for; exempt from its limits, and yet no reason to go mad.
+    WantedCertificates,
+}
+
+impl Limit {
+    /// How many there may be at once, and how many seconds it takes until there may be one more.
+    fn rate(self) -> (i64, i64) {
+        match self {
+            Self::Accounts => (3, HOUR),
+            Self::Orders => (20, 15 * MINUTE),
+            Self::Validations => (4, 15 * MINUTE),
+            Self::DailyValidations => (16, 90 * MINUTE),
+            Self::Certificates => (5, 7 * DAY / 5 + 20 * MINUTE),
+            Self::WantedCertificates => (10, 12 * HOUR),
+        }
+    }
+}
+
+/// What is left of each limit of a CA.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Budget(BTreeMap<Limit, i64>);
+
+impl Budget {
+    /// In how many seconds `count` may be spent; 0 is now.
+    pub(super) fn wait(&self, limit: Limit, count: i64, now: i64) -> i64 {
+        let (capacity, period) = limit.rate();
+        (self.full(limit, now) + (count.min(capacity) - capacity) * period - now).max(0)
+    }
+
+    /// Spends `count`, if there is that much; if not, says in how many seconds there will be.
+    pub(super) fn spend(&mut self, limit: Limit, count: i64, now: i64) -> Result<(), i64> {
+        match self.wait(limit, count, now) {
+            0 => {
+                let (_, period) = limit.rate();
+                self.0.insert(limit, self.full(limit, now) + count * period);
+                Ok(())
+            }
+            wait => Err(wait),
+        }
+    }
+
+    /// Gives back what was spent but not used.
+    pub(super) fn give_back(&mut self, limit: Limit, count: i64) {
+        let (_, period) = limit.rate();
+        if let Some(full) = self.0.get_mut(&limit) {
+            *full -= count * period;
+        }
+    }
+
+    /// When the bucket will be full. A clock that was set back cannot make it emptier than empty.
+    fn full(&self, limit: Limit, now: i64) -> i64 {
+        let (capacity, period) = limit.rate();
+        self.0.get(&limit).copied().unwrap_or(now).clamp(now, now + capacity * period)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn five_certificates_a_week_and_then_one_in_34_hours() {
+        let mut budget = Budget::default();
+        for _ in 0..5 {
+            budget.spend(Limit::Certificates, 1, 100).unwrap();
+        }
+        let wait = budget.spend(Limit::Certificates, 1, 100).unwrap_err();
+        assert_eq!(wait, 7 * DAY / 5 + 20 * MINUTE);
+        assert!(budget.spend(Limit::Certificates, 1, 100 + wait - 1).is_err());
+        budget.spend(Limit::Certificates, 1, 100 + wait).unwrap();
+        budget.give_back(Limit::Certificates, 1);
+        budget.spend(Limit::Certificates, 1, 100 + wait).unwrap();
+    }
+
+    #[test]
+    fn a_clock_that_was_years_ahead_does_not_lock_a_budget_for_years() {
+        let mut budget = Budget::default();
+        (0..4).for_each(|_| budget.spend(Limit::Validations, 1, 5_000_000_000).unwrap());
+        assert!(budget.wait(Limit::Validations, 1, 1_700_000_000) <= HOUR);
+    }
+
+    proptest! {
+        /// Let's Encrypt: 5 failed validations in an hour, a bucket that fills by one in 12 minutes.
+        #[test]
+        fn no_pattern_of_attempts_exceeds_the_limit(pauses in proptest::collection::vec(0i64..2000, 1..200)) {
+            let (mut budget, mut now) = (Budget::default(), 1_700_000_000);
+            let (mut tokens, mut seen) = (5.0f64, now);
+            for pause in pauses {
+                now += pause;
+                if budget.spend(Limit::Validations, 2, now).is_ok() {
+                    #[expect(clippy::cast_precision_loss, reason = "a test")]
+                    let filled = (now - seen) as f64 / 720.0;
+                    tokens = (tokens + filled).min(5.0) - 2.0;
+                    seen = now;
+                    prop_assert!(tokens >= 0.0);
+                }
+            }
+        }
+    }
+}

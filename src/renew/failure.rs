@@ -1,0 +1,77 @@
+//! Why an attempt failed, and what helps.
+//!
+//! Whatever fails on the way to a certificate says three things: a sentence for the operator, with the CA's or the
+//! name server's own words in it; the [`Cure`]: try again, wait as long as the CA said, or a human must change
+//! something; and the [`Sign`], by which the flow knows what became of the order. Nothing is ever given up: also what
+//! needs a human is tried again, since the human may have come.
+
+/// What helps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cure {
+    /// Trying again.
+    Retry,
+    /// Waiting so many seconds, which the CA demands (Retry-After).
+    Wait(i64),
+    /// Somebody must change something.
+    Human,
+}
+
+/// What the failure means for the order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sign {
+    /// Nobody knows: no answer, an outage, or a failure of our own.
+    Unclear,
+    /// The CA said no for good; this order is dead.
+    Refused,
+    /// The CA does not know our account.
+    AccountUnknown,
+    /// Our own budget forbids it for now; nothing was asked.
+    Budget,
+}
+
+/// Why an attempt failed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// The whole reason.
+    pub message: String,
+    /// What helps.
+    pub cure: Cure,
+    /// What it means for the order.
+    pub sign: Sign,
+}
+
+impl Failure {
+    /// Something that may work the next time.
+    pub fn retry(message: impl Into<String>) -> Self {
+        Self { message: message.into(), cure: Cure::Retry, sign: Sign::Unclear }
+    }
+
+    /// Something that somebody must put right.
+    pub fn human(message: impl Into<String>) -> Self {
+        Self { message: message.into(), cure: Cure::Human, sign: Sign::Unclear }
+    }
+
+    /// The same with another sign.
+    #[must_use]
+    pub fn with_sign(self, sign: Sign) -> Self {
+        Self { sign, ..self }
+    }
+
+    /// The same, to be cured by waiting.
+    #[must_use]
+    pub fn after(self, seconds: Option<i64>) -> Self {
+        Self { cure: seconds.map_or(self.cure, Cure::Wait), ..self }
+    }
+
+    /// The same, saying first what was being done.
+    #[must_use]
+    pub fn during(self, what: &str) -> Self {
+        Self { message: format!("{what}: {}", self.message), ..self }
+    }
+
+    /// A file of the state directory that cannot be written or read.
+    pub(super) fn disk(what: &str, error: &std::io::Error) -> Self {
+        Self::human(format!("{what} cannot be kept in the state directory: {error}"))
+    }
+}

@@ -1,0 +1,116 @@
+//! What must outlive a restart besides certificates: failures, the CA's demands, budgets. One file, replaced whole.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::budget::Budget;
+use super::schedule::{ChosenWindow, Deadline};
+use crate::ca::KeyKind;
+use crate::state;
+
+/// Everything, as it is on the disk.
+#[derive(Debug)]
+pub(super) struct Memory {
+    path: PathBuf,
+    pub(super) kept: Kept,
+    nothing: (Attempts, Account),
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Kept {
+    /// By what was attempted: another configuration gets a first attempt at once.
+    pub(super) fingerprint: String,
+    pub(super) certificates: BTreeMap<KeyKind, Attempts>,
+    pub(super) directories: BTreeMap<String, Account>,
+}
+
+/// How it went for one certificate.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Attempts {
+    /// In a row.
+    pub(super) failures: u32,
+    pub(super) last_failure: Option<i64>,
+    pub(super) last_error: Option<String>,
+    pub(super) needs_human: bool,
+    pub(super) last_success: Option<i64>,
+    /// The certificate in use was revoked; it is due whatever its dates say.
+    pub(super) revoked: bool,
+    /// An attempt was begun and has not ended.
+    pub(super) under_way: bool,
+    /// How often in a row an attempt was cut off by the end of the process.
+    pub(super) cut_off: u32,
+    /// Before this, nothing is tried.
+    pub(super) pause: Option<Deadline>,
+    /// By how much this certificate is renewed early.
+    pub(super) early: f64,
+    pub(super) window: Option<ChosenWindow>,
+    /// When to ask for the window again.
+    pub(super) recheck: Option<Deadline>,
+    /// Our own budgets, by directory.
+    pub(super) waits: BTreeMap<String, Deadline>,
+}
+
+/// What a CA demands, and what may still be asked of it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Account {
+    pub(super) retry_after: Option<Deadline>,
+    pub(super) budget: Budget,
+}
+
+impl Memory {
+    /// Reads the memory. One that cannot be understood is put aside, and that is the second thing returned.
+    pub(super) fn open(path: PathBuf) -> io::Result<(Self, Option<String>)> {
+        let (kept, damage) = read_json(&path)?;
+        Ok((Self { path, kept, nothing: Default::default() }, damage))
+    }
+
+    /// Puts it on the disk.
+    pub(super) fn keep(&self) -> io::Result<()> {
+        write_json(&self.path, &self.kept)
+    }
+
+    pub(super) fn of(&self, kind: KeyKind) -> &Attempts {
+        self.kept.certificates.get(&kind).unwrap_or(&self.nothing.0)
+    }
+
+    pub(super) fn of_mut(&mut self, kind: KeyKind) -> &mut Attempts {
+        self.kept.certificates.entry(kind).or_default()
+    }
+
+    pub(super) fn at(&self, directory: &str) -> &Account {
+        self.kept.directories.get(directory).unwrap_or(&self.nothing.1)
+    }
+
+    pub(super) fn at_mut(&mut self, directory: &str) -> &mut Account {
+        self.kept.directories.entry(directory.to_owned()).or_default()
+    }
+}
+
+/// Reads JSON that we wrote; absent is empty. A file that is damaged is put aside: work goes on without it.
+pub(super) fn read_json<T: DeserializeOwned + Default>(path: &Path) -> io::Result<(T, Option<String>)> {
+    let bytes = match std::fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((T::default(), None)),
+        read => read?,
+    };
+    match serde_json::from_slice(&bytes) {
+        Ok(value) => Ok((value, None)),
+        Err(error) => {
+            let aside = path.with_extension("damaged");
+            std::fs::rename(path, &aside)?;
+            let damage = format!("{} is damaged ({error}); put aside as {}", path.display(), aside.display());
+            Ok((T::default(), Some(damage)))
+        }
+    }
+}
+
+/// Stores JSON, whole or not at all.
+pub(super) fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    state::write_private(path, &serde_json::to_vec_pretty(value)?)
+}

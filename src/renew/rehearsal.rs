@@ -1,0 +1,40 @@
+//! The whole way to a certificate, as a rehearsal: against another directory, with nothing kept but the account there.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::failure::Failure;
+use super::status::Status;
+use super::store::Store;
+use super::{Parts, Renewer};
+
+impl Renewer {
+    /// Obtains each certificate once and forgets it; `folder` keeps what must not be lost if this is cut off.
+    ///
+    /// # Errors
+    /// The first thing that stands in the way.
+    pub async fn rehearse(parts: Parts, folder: &Path, progress: UnboundedSender<String>) -> Result<Status, Failure> {
+        let kinds = parts.keys.clone();
+        let mut renewer =
+            Self::open(parts, folder, Arc::default()).map_err(|error| Failure::disk("the rehearsal", &error))?;
+        renewer.board.listen(progress);
+        // What an earlier one left in DNS.
+        renewer.clean_up().await;
+        let mut result = Ok(());
+        for kind in kinds {
+            let ca = renewer.ca_for(kind);
+            result = renewer.renew(kind, &ca).await;
+            renewer.clean_up().await;
+            if result.is_err() {
+                // The next rehearsal begins with an order of its own.
+                renewer.forget_order(kind)?;
+                break;
+            }
+        }
+        let status = renewer.status();
+        Store::remove(&folder.join("certs")).map_err(|error| Failure::disk("the rehearsal", &error))?;
+        result.map(|()| status)
+    }
+}

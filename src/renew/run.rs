@@ -1,0 +1,166 @@
+//! The life of a [`Renewer`]: waits for what is next, does it, and answers those who ask meanwhile.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep;
+
+use super::Renewer;
+use super::failure::Failure;
+use super::status::Status;
+use super::timetable::Task;
+use crate::ca::KeyKind;
+
+/// The time of day may jump, and a machine may sleep; so we look at the clock from time to time.
+const LONGEST_SLEEP: i64 = 15 * 60;
+/// How long the last clean-up may take when the process is to end; the next start does the rest.
+const LAST_CLEAN_UP: Duration = Duration::from_secs(10);
+
+/// What may be asked of a running [`Renewer`].
+#[derive(Debug)]
+pub enum Command {
+    /// How are things?
+    Status(oneshot::Sender<Status>),
+    /// Renew: what is due, pause or not; or everything, due or not. A Retry-After and the budgets hold.
+    Renew {
+        /// Everything, due or not.
+        all: bool,
+        /// Hears of each step, until all is done.
+        progress: mpsc::UnboundedSender<String>,
+    },
+    /// Revoke the certificate in use, and obtain another.
+    Revoke {
+        /// The kind of its key.
+        kind: KeyKind,
+        /// Hears what came of it.
+        done: oneshot::Sender<Result<(), Failure>>,
+    },
+}
+
+impl Renewer {
+    /// Keeps the certificates fresh until `stop` is done. Blocks now and then, to write to the disk and to make keys: it
+    /// wants a thread of its own.
+    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>, stop: impl Future<Output = ()>) {
+        let mut stop = pin!(stop);
+        loop {
+            let (at, task) = self.next(self.parts.world.now());
+            tokio::select! {
+                biased;
+                () = &mut stop => break,
+                Some(command) = commands.recv() => self.answer(command).await,
+                is_time = wait_until(&self, at) => {
+                    if is_time && !self.perform(task, &mut commands, stop.as_mut()).await {
+                        break;
+                    }
+                }
+            }
+        }
+        // What this cannot remove any more, the journal knows.
+        let _ = tokio::time::timeout(LAST_CLEAN_UP, self.clean_up()).await;
+        self.remember_stop();
+    }
+
+    /// Does `task`; what is asked meanwhile is answered from the board. False if it is time to stop.
+    async fn perform(
+        &mut self,
+        task: Task,
+        commands: &mut mpsc::Receiver<Command>,
+        mut stop: std::pin::Pin<&mut impl Future<Output = ()>>,
+    ) -> bool {
+        let board = Arc::clone(&self.board);
+        let mut asked = Vec::new();
+        {
+            let mut work = pin!(self.work(task));
+            loop {
+                tokio::select! {
+                    biased;
+                    () = &mut stop => return false,
+                    () = &mut work => break,
+                    Some(command) = commands.recv() => match command {
+                        // Whoever asks has gone.
+                        Command::Status(reply) => drop(reply.send(board.status())),
+                        other => asked.push(other),
+                    },
+                }
+            }
+        }
+        for command in asked {
+            self.answer(command).await;
+        }
+        true
+    }
+
+    async fn work(&mut self, task: Task) {
+        match task {
+            Task::CleanUp => self.clean_up().await,
+            Task::Look(kind) => self.look(kind).await,
+            Task::Renew(kind) => self.attempt(kind).await,
+        }
+        self.release_the_patient();
+        self.board.publish(self.status());
+    }
+
+    async fn answer(&mut self, command: Command) {
+        let now = self.parts.world.now();
+        match command {
+            Command::Status(reply) => drop(reply.send(self.status())),
+            Command::Renew { all, progress } => {
+                let is_due = |kind: &KeyKind| all || self.due_time(*kind, self.memory.of(*kind)) <= now;
+                let due: Vec<KeyKind> = self.parts.keys.iter().copied().filter(is_due).collect();
+                for kind in self.parts.keys.iter().filter(|kind| !due.contains(kind)) {
+                    let _ = progress.send(format!("{kind}: is not due"));
+                }
+                self.forced.extend(&due);
+                self.board.listen(progress);
+                self.release_the_patient();
+            }
+            Command::Revoke { kind, done } => drop(done.send(self.revoke(kind).await)),
+        }
+    }
+
+    /// Nobody is kept waiting for what may not be tried now: the CA's Retry-After may last for days.
+    fn release_the_patient(&mut self) {
+        let now = self.parts.world.now();
+        for kind in self.forced.clone() {
+            let wait = self.attempt_time(kind, now) - now;
+            if wait > 0 {
+                self.board.say(kind, &format!("may be tried only in {wait} s"));
+                self.forced.remove(&kind);
+            }
+        }
+        if self.forced.is_empty() {
+            self.board.hang_up();
+        }
+    }
+
+    async fn revoke(&mut self, kind: KeyKind) -> Result<(), Failure> {
+        let stored = self.held.get(&kind).ok_or_else(|| Failure::human(format!("there is no {kind} certificate")))?;
+        let ca = self.parts.cas.iter().find(|ca| ca.directory() == stored.meta.directory).map(Arc::clone);
+        let ca = ca.ok_or_else(|| Failure::human(format!("{} is not configured any more", stored.meta.directory)))?;
+        ca.open().await?;
+        ca.revoke(stored.checked.leaf()).await?;
+        self.memory.of_mut(kind).revoked = true;
+        self.remember();
+        Ok(())
+    }
+
+    /// An attempt that was ended in order is no crash.
+    fn remember_stop(&mut self) {
+        for kind in self.parts.keys.clone() {
+            self.memory.of_mut(kind).under_way = false;
+        }
+        self.remember();
+    }
+}
+
+/// Waits until `at`, or for a while; true if it is time.
+async fn wait_until(renewer: &Renewer, at: i64) -> bool {
+    let left = at - renewer.parts.world.now();
+    if left <= 0 {
+        return true;
+    }
+    sleep(Duration::from_secs(left.min(LONGEST_SLEEP).unsigned_abs())).await;
+    renewer.parts.world.now() >= at
+}

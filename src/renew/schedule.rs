@@ -1,0 +1,236 @@
+//! When to renew. Pure: the time and the dice are arguments.
+//!
+//! 1. The CA says when, by a window (RFC 9773): a time in it is chosen once and kept while the window is the same. A
+//!    renewal inside the window is exempt from Let's Encrypt's limits, so that is where it should happen.
+//! 2. Without a window: when a third of the lifetime is left, half if the lifetime is under ten days, a little earlier
+//!    by chance, so that a thousand servers do not come at once.
+//! 3. After a failure: 1, 10, 100 minutes, then the shorter of a day and a twentieth of the lifetime, ±20 %. When only a
+//!    twentieth of the lifetime is left, or there is no certificate, at least every hour.
+//! 4. Never before a Retry-After, never over a [budget](super::budget).
+//!
+//! Intervals that are kept on disk are [`Deadline`]s: they remember when they were set, so that a clock that was wrong
+//! then, or is wrong now, cannot stretch them.
+
+use serde::{Deserialize, Serialize};
+
+pub(super) const MINUTE: i64 = 60;
+pub(super) const HOUR: i64 = 60 * MINUTE;
+pub(super) const DAY: i64 = 24 * HOUR;
+
+/// Under this, a lifetime is short (Let's Encrypt's advice).
+const SHORT_LIFETIME: i64 = 10 * DAY;
+/// The longest Retry-After that is believed; nobody has a limit that long.
+const LONGEST_WAIT: i64 = 30 * DAY;
+
+/// From when until when a certificate is good, Unix time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Validity {
+    pub(super) not_before: i64,
+    pub(super) not_after: i64,
+}
+
+/// When a CA wants a certificate renewed, Unix time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Window {
+    /// Not before this.
+    pub start: i64,
+    /// Not after this.
+    pub end: i64,
+}
+
+/// A window with the time that was chosen in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ChosenWindow {
+    pub(super) window: Window,
+    pub(super) chosen: i64,
+}
+
+/// An interval that was set at some time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Deadline {
+    set: i64,
+    until: i64,
+}
+
+impl Validity {
+    pub(super) fn lifetime(&self) -> i64 {
+        (self.not_after - self.not_before).max(1)
+    }
+
+    pub(super) fn left(&self, now: i64) -> i64 {
+        self.not_after - now
+    }
+
+    /// When it is to be renewed if the CA has no wish; `dice` makes that up to 5 % of the lifetime earlier.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "seconds, not to the second")]
+    fn default_time(&self, dice: f64) -> i64 {
+        let left = if self.lifetime() < SHORT_LIFETIME { self.lifetime() / 2 } else { self.lifetime() / 3 };
+        self.not_after - left - (self.lifetime() as f64 * 0.05 * dice) as i64
+    }
+}
+
+impl Window {
+    /// Whether a renewal now is one that the CA asked for.
+    pub(super) fn contains(&self, now: i64) -> bool {
+        (self.start..=self.end).contains(&now)
+    }
+
+    /// Chooses a time in it, unless one was chosen already.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "seconds, not to the second")]
+    pub(super) fn choose(self, before: Option<&ChosenWindow>, dice: f64) -> ChosenWindow {
+        if let Some(before) = before.filter(|before| before.window == self) {
+            return *before;
+        }
+        let length = (self.end - self.start).max(0);
+        ChosenWindow { window: self, chosen: self.start + (length as f64 * dice) as i64 }
+    }
+}
+
+impl Deadline {
+    pub(super) fn after(now: i64, seconds: i64) -> Self {
+        Self { set: now, until: now + seconds.clamp(0, LONGEST_WAIT) }
+    }
+
+    /// When it is over, for a clock that says `now`; one that was set in the future counts from now.
+    pub(super) fn end(&self, now: i64) -> i64 {
+        if self.set > now { now + (self.until - self.set).clamp(0, LONGEST_WAIT) } else { self.until }
+    }
+}
+
+/// When a certificate is to be renewed; at once if there is none.
+pub(super) fn renewal_time(validity: Option<&Validity>, window: Option<&ChosenWindow>, dice: f64) -> i64 {
+    let Some(validity) = validity else { return 0 };
+    match window {
+        // A CA's wish is no reason to let a certificate run out.
+        Some(window) => window.chosen.min(validity.not_after - validity.lifetime() / 10),
+        None => validity.default_time(dice),
+    }
+}
+
+/// Whether the other directories are asked too, now that the first has failed.
+pub(super) fn is_time_for_fallback(validity: Option<&Validity>, now: i64, failures: u32) -> bool {
+    match validity {
+        Some(validity) => failures > 0 && validity.left(now) < validity.lifetime() / 6,
+        None => failures >= 4,
+    }
+}
+
+/// How many seconds to wait after the `failures`-th failure in a row; `dice` spreads them by ±20 %.
+#[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "seconds, not to the second")]
+pub(super) fn backoff(failures: u32, validity: Option<&Validity>, now: i64, dice: f64) -> i64 {
+    let longest = validity.map_or(DAY, |validity| DAY.min(validity.lifetime() / 20));
+    let normal = match failures {
+        0 => 0,
+        1 => MINUTE,
+        2 => 10 * MINUTE,
+        3 => 100 * MINUTE,
+        _ => longest,
+    };
+    let hurried = validity.map_or(HOUR, |validity| HOUR.min(validity.lifetime() / 240).max(MINUTE));
+    // A pause that was begun calmly must not last into the emergency.
+    let calm = validity.map_or(0, |validity| validity.left(now) - validity.lifetime() / 20);
+    let seconds = normal.min(longest).min(calm.max(hurried));
+    (seconds as f64 * (0.8 + 0.4 * dice)) as i64
+}
+
+/// In how many seconds to ask for the window again (RFC 9773 §4.3.2: within a minute and a day).
+pub(super) fn recheck_after(retry_after: i64) -> i64 {
+    retry_after.clamp(MINUTE, DAY)
+}
+
+/// Whether our clock and the CA's differ so much that one of them must be wrong.
+pub(super) fn is_clock_wrong(skew: i64) -> bool {
+    skew.abs() > HOUR
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn lasting(days: i64) -> Validity {
+        Validity { not_before: 0, not_after: days * DAY }
+    }
+
+    #[test]
+    fn without_a_window_a_third_is_left_or_half_of_a_short_life() {
+        for (days, left) in [(90, 30), (64, 21), (45, 15), (6, 3)] {
+            let validity = lasting(days);
+            let at = renewal_time(Some(&validity), None, 0.0);
+            assert_eq!(validity.left(at) / DAY, left, "{days}");
+            let early = renewal_time(Some(&validity), None, 0.999);
+            assert!(early < at && at - early <= validity.lifetime() / 20);
+        }
+        assert_eq!(renewal_time(None, None, 0.5), 0);
+    }
+
+    #[test]
+    fn a_time_is_chosen_once_and_kept_while_the_window_is_the_same() {
+        let window = Window { start: 1000, end: 2000 };
+        let chosen = window.choose(None, 0.25);
+        assert_eq!(chosen.chosen, 1250);
+        assert_eq!(window.choose(Some(&chosen), 0.9), chosen);
+        let moved = Window { start: 500, end: 600 };
+        assert_eq!(moved.choose(Some(&chosen), 0.5).chosen, 550);
+    }
+
+    #[test]
+    fn a_window_after_the_end_does_not_let_a_certificate_run_out() {
+        let validity = lasting(90);
+        let window = Window { start: 200 * DAY, end: 201 * DAY }.choose(None, 0.5);
+        assert_eq!(renewal_time(Some(&validity), Some(&window), 0.0), 81 * DAY);
+    }
+
+    #[test]
+    fn the_pauses_grow_to_a_day_or_a_twentieth_and_shrink_in_an_emergency() {
+        let middle = |failures, validity: &Validity, now| backoff(failures, Some(validity), now, 0.5);
+        let long = lasting(90);
+        let pauses: Vec<i64> = (0..6).map(|failures| middle(failures, &long, 60 * DAY)).collect();
+        assert_eq!(pauses, [0, 60, 600, 6000, DAY, DAY]);
+        assert_eq!(middle(4, &lasting(6), 3 * DAY), 6 * DAY / 20);
+        assert_eq!(middle(9, &long, 89 * DAY), HOUR);
+        assert_eq!(middle(9, &lasting(6), 6 * DAY), 36 * MINUTE);
+        assert_eq!(backoff(9, None, 0, 0.5), HOUR);
+        assert_eq!((backoff(1, None, 0, 0.0), backoff(1, None, 0, 1.0)), (48, 72));
+    }
+
+    #[test]
+    fn other_directories_are_asked_late() {
+        let validity = lasting(60);
+        assert!(!is_time_for_fallback(Some(&validity), 49 * DAY, 7));
+        assert!(is_time_for_fallback(Some(&validity), 51 * DAY, 1));
+        assert!(!is_time_for_fallback(Some(&validity), 51 * DAY, 0));
+        assert!(!is_time_for_fallback(None, 0, 3) && is_time_for_fallback(None, 0, 4));
+    }
+
+    #[test]
+    fn a_deadline_outlives_no_change_of_the_clock() {
+        let deadline = Deadline::after(1_000_000_000, HOUR);
+        assert_eq!(deadline.end(1_000_000_010), 1_000_000_000 + HOUR);
+        // Set by a clock that was years ahead.
+        assert_eq!(deadline.end(10), 10 + HOUR);
+        assert_eq!(Deadline::after(0, i64::MAX).end(0), LONGEST_WAIT);
+    }
+
+    proptest! {
+        #[test]
+        fn renewal_comes_before_the_end_and_a_pause_within_a_day_and_a_fifth(
+            days in 1i64..400, window in proptest::option::of((-400i64..800, 0i64..100)), dice in 0.0..1.0f64,
+            failures in 0u32..100, part in 0.0..1.2f64,
+        ) {
+            let validity = lasting(days);
+            let window = window
+                .map(|(start, length)| Window { start: start * DAY, end: (start + length) * DAY }.choose(None, dice));
+            let at = renewal_time(Some(&validity), window.as_ref(), dice);
+            prop_assert!(at <= validity.not_after - validity.lifetime() / 10);
+            #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "a test")]
+            let now = (validity.lifetime() as f64 * part) as i64;
+            let pause = backoff(failures, Some(&validity), now, dice);
+            prop_assert!((0..=DAY * 6 / 5).contains(&pause));
+            if validity.left(now) < validity.lifetime() / 20 {
+                prop_assert!(pause <= HOUR * 6 / 5);
+            }
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! `"certificate": {"acme": …}` in `provost.json`.
+
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
+
+use crate::ca::KeyKind;
+use crate::dns::DnsSettings;
+
+/// All that an operator says about obtaining certificates.
+///
+/// ```
+/// let text = r#"{ "terms_of_service_agreed": true,
+///                 "dns": { "primary": "ns1.example.com", "tsig_key_file": "provost.key" } }"#;
+/// let settings: provost::renew::AcmeSettings = serde_json::from_str(text)?;
+/// assert_eq!(settings.directory.url(), "https://acme-v02.api.letsencrypt.org/directory");
+/// assert_eq!(settings.keys.len(), 2);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AcmeSettings {
+    /// `letsencrypt`, `letsencrypt-staging`, or the URL of another CA's directory.
+    #[serde(default)]
+    pub directory: Directory,
+    /// Whom the CA may write to, such as `mailto:hostmaster@example.com`.
+    #[serde(default)]
+    pub contact: Vec<String>,
+    /// That you agree to the CA's terms of service; nothing is obtained without it.
+    #[serde(deserialize_with = "agreed")]
+    pub terms_of_service_agreed: bool,
+    /// The roots that the directory's own certificate leads to, PEM; absent: those of the web.
+    pub directory_root: Option<PathBuf>,
+    /// The account that you have with the CA already.
+    pub external_account: Option<ExternalAccount>,
+    /// The kinds of keys, each with a certificate of its own.
+    #[serde(default = "default_keys", deserialize_with = "keys")]
+    pub keys: Vec<KeyKind>,
+    /// The certificate profile; absent: `classic` where that is offered.
+    pub profile: Option<String>,
+    /// The common name of the issuer that the chain should end at; absent: the CA's default chain.
+    pub preferred_chain: Option<String>,
+    /// Who is asked when the first directory has failed until a sixth of the lifetime is left.
+    #[serde(default)]
+    pub fallback_directories: Vec<FallbackDirectory>,
+    /// Where the records of the challenges go.
+    pub dns: DnsSettings,
+}
+
+/// Another CA.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FallbackDirectory {
+    /// As above.
+    pub directory: Directory,
+    /// As above.
+    pub directory_root: Option<PathBuf>,
+    /// As above.
+    pub external_account: Option<ExternalAccount>,
+    /// As above; absent: the same as for the first directory.
+    pub contact: Option<Vec<String>>,
+    /// As above.
+    pub profile: Option<String>,
+}
+
+/// What a CA gave out so that our account there belongs to one of its customers (RFC 8555 §7.3.4).
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExternalAccount {
+    /// The key's name.
+    pub key_id: String,
+    /// A file with the key, base64url as the CA shows it.
+    pub hmac_key_file: PathBuf,
+}
+
+/// Where a CA's ACME service begins.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
+#[serde(try_from = "String")]
+#[schemars(with = "String")]
+pub struct Directory(String);
+
+impl Directory {
+    /// Its URL.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for Directory {
+    fn default() -> Self {
+        Self(instant_acme::LetsEncrypt::Production.url().to_owned())
+    }
+}
+
+impl TryFrom<String> for Directory {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "letsencrypt" => Ok(Self::default()),
+            "letsencrypt-staging" => Ok(Self(instant_acme::LetsEncrypt::Staging.url().to_owned())),
+            url if url.starts_with("https://") && url.parse::<http::Uri>().is_ok() => Ok(Self(text)),
+            other => {
+                Err(format!("{other:?} is neither \"letsencrypt\" nor \"letsencrypt-staging\" nor an https:// URL"))
+            }
+        }
+    }
+}
+
+impl AcmeSettings {
+    /// The same with paths relative to `base`.
+    #[must_use]
+    pub fn relative_to(mut self, base: &Path) -> Self {
+        let resolve = |path: &mut PathBuf| *path = base.join(&*path);
+        self.directory_root.iter_mut().for_each(resolve);
+        self.external_account.iter_mut().for_each(|account| resolve(&mut account.hmac_key_file));
+        resolve(&mut self.dns.tsig_key_file);
+        for fallback in &mut self.fallback_directories {
+            fallback.directory_root.iter_mut().for_each(resolve);
+            fallback.external_account.iter_mut().for_each(|account| resolve(&mut account.hmac_key_file));
+        }
+        self
+    }
+
+    /// All directories, in the order in which they are asked.
+    #[must_use]
+    pub fn directories(&self) -> Vec<FallbackDirectory> {
+        let first = FallbackDirectory {
+            directory: self.directory.clone(),
+            directory_root: self.directory_root.clone(),
+            external_account: self.external_account.clone(),
+            contact: Some(self.contact.clone()),
+            profile: self.profile.clone(),
+        };
+        let fallbacks = self.fallback_directories.iter().cloned().map(|mut fallback| {
+            fallback.contact.get_or_insert_with(|| self.contact.clone());
+            fallback
+        });
+        std::iter::once(first).chain(fallbacks).collect()
+    }
+}
+
+fn default_keys() -> Vec<KeyKind> {
+    vec![KeyKind::Rsa2048, KeyKind::EcdsaP256]
+}
+
+fn agreed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    if bool::deserialize(deserializer)? {
+        Ok(true)
+    } else {
+        Err(D::Error::custom("must be true: the CA issues only to those who agree to its terms of service"))
+    }
+}
+
+fn keys<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<KeyKind>, D::Error> {
+    let kinds = Vec::<KeyKind>::deserialize(deserializer)?;
+    let twice = kinds.iter().enumerate().any(|(index, kind)| kinds[..index].contains(kind));
+    if kinds.is_empty() || twice {
+        return Err(D::Error::custom("names \"rsa-2048\", \"ecdsa-p256\" or both, each once"));
+    }
+    Ok(kinds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<AcmeSettings, String> {
+        crate::settings::read(Path::new("p.json"), text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn every_documented_key_is_known() {
+        let settings = parse(
+            r#"{ "directory": "letsencrypt", "contact": ["mailto:hostmaster@example.com"], "terms_of_service_agreed": true,
+                 "directory_root": "private-ca.pem", "external_account": { "key_id": "kid-1", "hmac_key_file": "eab.key" },
+                 "keys": ["rsa-2048", "ecdsa-p256"], "profile": "classic", "preferred_chain": "ISRG Root X1",
+                 "fallback_directories": [ { "directory": "https://ca.example/dir" } ],
+                 "dns": { "primary": "ns1.example.com:53", "tsig_key_file": "provost.key" } }"#,
+        )
+        .unwrap()
+        .relative_to(Path::new("/etc/provost"));
+        assert_eq!(settings.external_account.as_ref().unwrap().hmac_key_file, Path::new("/etc/provost/eab.key"));
+        let directories = settings.directories();
+        assert_eq!(directories[1].contact.as_ref().unwrap(), &settings.contact);
+        assert_eq!((directories.len(), directories[1].directory.url()), (2, "https://ca.example/dir"));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_the_reason() {
+        let error = |inner: &str| {
+            parse(&format!("{{{inner}\"dns\": {{ \"primary\": \"ns1.example.com\", \"tsig_key_file\": \"k\" }}}}"))
+                .unwrap_err()
+        };
+        assert!(error("").contains("missing field `terms_of_service_agreed`"));
+        assert!(error(r#""terms_of_service_agreed": false, "#).contains("must be true"));
+        let agreed = r#""terms_of_service_agreed": true, "#;
+        assert!(error(&format!("{agreed}\"keys\": [], ")).contains("each once"));
+        assert!(error(&format!("{agreed}\"keys\": [\"rsa-2048\", \"rsa-2048\"], ")).contains("each once"));
+        assert!(error(&format!("{agreed}\"directory\": \"http://ca/\", ")).contains("nor an https:// URL"));
+        assert!(error(&format!("{agreed}\"contacts\": [], ")).contains("did you mean \"contact\"?"));
+    }
+}

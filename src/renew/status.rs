@@ -1,0 +1,104 @@
+//! What `provost certificate status` shows, and where a renewal's progress is told. Serialisable.
+
+use std::sync::Mutex;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::schedule::Window;
+use crate::ca::KeyKind;
+
+/// Everything about the certificates and their renewal. Times are Unix time.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// When this was so.
+    pub now: i64,
+    /// One for each kind of key.
+    pub certificates: Vec<CertificateStatus>,
+    /// DNS records of ours that could not be removed yet.
+    pub leftover_records: usize,
+    /// How far the CA's clock is ahead of ours, in seconds, if that is worth a word.
+    pub clock_skew_s: Option<i64>,
+}
+
+/// One certificate and its renewal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CertificateStatus {
+    /// The kind of its key.
+    pub key: KeyKind,
+    /// The certificate in use, if there is one.
+    pub held: Option<HeldStatus>,
+    /// What is being done right now.
+    pub step: Option<String>,
+    /// When the next attempt is made.
+    pub next_attempt: i64,
+    /// The directory that will be asked.
+    pub directory: String,
+    /// When the CA wants it renewed.
+    pub window: Option<Window>,
+    /// Failures in a row.
+    pub failures: u32,
+    /// The reason of the last one.
+    pub last_error: Option<String>,
+    /// Whether somebody must change something.
+    pub needs_human: bool,
+    /// When a renewal last succeeded.
+    pub last_success: Option<i64>,
+}
+
+/// A certificate in use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldStatus {
+    /// The names that it is for.
+    pub names: Vec<String>,
+    /// Who issued it, and who issued that, and so on.
+    pub issuers: Vec<String>,
+    /// Its first second.
+    pub not_before: i64,
+    /// Its last second.
+    pub not_after: i64,
+    /// Full days until then; negative once it has expired.
+    pub days_left: i64,
+    /// The directory of the CA.
+    pub directory: String,
+}
+
+/// Where progress is told and the status can be read while work is under way.
+#[derive(Debug, Default)]
+pub(super) struct Board {
+    status: Mutex<Status>,
+    listeners: Mutex<Vec<UnboundedSender<String>>>,
+}
+
+impl Board {
+    pub(super) fn publish(&self, status: Status) {
+        *lock(&self.status) = status;
+    }
+
+    pub(super) fn status(&self) -> Status {
+        lock(&self.status).clone()
+    }
+
+    /// From now on, `listener` hears of every step.
+    pub(super) fn listen(&self, listener: UnboundedSender<String>) {
+        lock(&self.listeners).push(listener);
+    }
+
+    /// Nobody hears any more.
+    pub(super) fn hang_up(&self) {
+        lock(&self.listeners).clear();
+    }
+
+    /// Says what is being done for the certificate of `kind`.
+    pub(super) fn say(&self, kind: KeyKind, step: &str) {
+        tracing::info!("certificate ({kind}): {step}");
+        if let Some(status) = lock(&self.status).certificates.iter_mut().find(|status| status.key == kind) {
+            status.step = Some(step.to_owned());
+        }
+        lock(&self.listeners).retain(|listener| listener.send(format!("{kind}: {step}")).is_ok());
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

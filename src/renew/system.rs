@@ -1,0 +1,63 @@
+//! The real world: the system's clock, chance and keys; and what a [`Renewer`](super::Renewer) gets from settings.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use aws_lc_rs::{digest, rand};
+use rcgen::KeyPair;
+
+use super::Parts;
+use super::acme::AcmeCa;
+use super::failure::Failure;
+use super::ports::{Ca, ChallengeDns, World};
+use super::settings::AcmeSettings;
+use crate::ca::KeyKind;
+use crate::clock;
+
+/// The real world.
+#[derive(Debug, Clone, Copy)]
+pub struct SystemWorld;
+
+impl World for SystemWorld {
+    fn now(&self) -> i64 {
+        clock::unix_seconds(clock::now())
+    }
+
+    fn dice(&self) -> f64 {
+        let mut bytes = [0; 4];
+        // Without chance, everybody comes at once; that is no reason not to come.
+        let _ = rand::fill(&mut bytes);
+        f64::from(u32::from_le_bytes(bytes)) / 4_294_967_296.0
+    }
+
+    fn new_key(&self, kind: KeyKind) -> Result<KeyPair, rcgen::Error> {
+        kind.generate()
+    }
+}
+
+impl Parts {
+    /// What `settings` mean for `domain`; accounts are kept in the state directory.
+    ///
+    /// # Errors
+    /// If a file that the settings name cannot be used.
+    pub fn real(
+        settings: &AcmeSettings,
+        domain: &str,
+        state: &Path,
+        dns: Arc<dyn ChallengeDns>,
+    ) -> Result<Self, Failure> {
+        let accounts = state.join("accounts");
+        let cas = settings.directories().into_iter();
+        let cas = cas.map(|directory| AcmeCa::new(directory, &accounts).map(|ca| Arc::new(ca) as Arc<dyn Ca>));
+        let print = digest::digest(&digest::SHA256, format!("{domain} {settings:?}").as_bytes());
+        Ok(Self {
+            domain: domain.to_owned(),
+            keys: settings.keys.clone(),
+            preferred_chain: settings.preferred_chain.clone(),
+            cas: cas.collect::<Result<_, _>>()?,
+            dns,
+            world: Arc::new(SystemWorld),
+            fingerprint: print.as_ref().iter().map(|byte| format!("{byte:02x}")).collect(),
+        })
+    }
+}

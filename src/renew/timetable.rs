@@ -1,0 +1,275 @@
+//! What is to be done next, and what is remembered of what was done.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Renewer;
+use super::failure::{Cure, Failure, Sign};
+use super::memory::{Attempts, Kept};
+use super::ports::Ca;
+use super::schedule::{
+    DAY, Deadline, HOUR, MINUTE, Validity, backoff, is_time_for_fallback, recheck_after, renewal_time,
+};
+use super::status::{CertificateStatus, HeldStatus, Status};
+use super::store::Stored;
+use crate::ca::KeyKind;
+
+/// How far clocks may differ without a word.
+const TOLERATED_SKEW: i64 = MINUTE;
+
+/// Something to do; of what is due at the same time, the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Task {
+    /// Remove records that could not be removed.
+    CleanUp,
+    /// Ask the CA when it wants a certificate renewed.
+    Look(KeyKind),
+    /// Renew it.
+    Renew(KeyKind),
+}
+
+/// At start: an attempt that was cut off is taken up at once, but if that happens again and again, with pauses.
+pub(super) fn begin_anew(kept: &mut Kept, print: &str, held: &BTreeMap<KeyKind, Stored>, now: i64, dice: f64) {
+    let is_new = kept.fingerprint != print;
+    print.clone_into(&mut kept.fingerprint);
+    for (kind, attempts) in &mut kept.certificates {
+        if std::mem::take(&mut attempts.under_way) {
+            attempts.cut_off += 1;
+            let validity = held.get(kind).map(|stored| stored.checked.validity());
+            let pause = backoff(attempts.cut_off - 1, validity.as_ref(), now, dice);
+            attempts.pause = Some(Deadline::after(now, pause));
+        } else if is_new {
+            attempts.pause = None;
+            attempts.failures = 0;
+        }
+    }
+}
+
+impl Renewer {
+    pub(super) fn validity(&self, kind: KeyKind) -> Option<Validity> {
+        self.held.get(&kind).map(|stored| stored.checked.validity())
+    }
+
+    /// What is to be done next, and when.
+    pub(super) fn next(&self, now: i64) -> (i64, Task) {
+        let clean_up = (!self.journal.entries().is_empty()).then_some((self.clean_up_at, Task::CleanUp));
+        let kinds = &self.parts.keys;
+        let looks = kinds.iter().filter_map(|kind| Some((self.look_time(*kind, now)?, Task::Look(*kind))));
+        let renewals = kinds.iter().map(|kind| (self.attempt_time(*kind, now), Task::Renew(*kind)));
+        let tasks = clean_up.into_iter().chain(looks).chain(renewals);
+        tasks.map(|(at, task)| (at.max(now), task)).min().unwrap_or((now + DAY, Task::CleanUp))
+    }
+
+    /// When the next attempt for `kind` may be made and is to be made.
+    pub(super) fn attempt_time(&self, kind: KeyKind, now: i64) -> i64 {
+        let (_, ready) = self.choose_ca(kind, now);
+        if self.forced.contains(&kind) {
+            return ready;
+        }
+        let attempts = self.memory.of(kind);
+        let pause = attempts.pause.map_or(0, |pause| pause.end(now));
+        self.due_time(kind, attempts).max(pause).max(ready)
+    }
+
+    /// When `kind` is to be renewed if nothing stands in the way.
+    pub(super) fn due_time(&self, kind: KeyKind, attempts: &Attempts) -> i64 {
+        match self.held.get(&kind) {
+            _ if attempts.revoked => 0,
+            // The domain changed.
+            Some(stored) if !stored.checked.is_for(&self.names) => 0,
+            _ => renewal_time(self.validity(kind).as_ref(), attempts.window.as_ref(), attempts.early),
+        }
+    }
+
+    /// When the CA is asked for a window, if there is a certificate of its that lives.
+    fn look_time(&self, kind: KeyKind, now: i64) -> Option<i64> {
+        let stored = self.held.get(&kind).filter(|stored| now < stored.checked.validity().not_after)?;
+        self.parts.cas.iter().find(|ca| ca.directory() == stored.meta.directory)?;
+        let recheck = self.memory.of(kind).recheck.map_or(0, |recheck| recheck.end(now));
+        Some(recheck.max(self.blocked_until(&stored.meta.directory, now)))
+    }
+
+    fn blocked_until(&self, directory: &str, now: i64) -> i64 {
+        self.memory.at(directory).retry_after.map_or(0, |deadline| deadline.end(now))
+    }
+
+    pub(super) fn ca_for(&self, kind: KeyKind) -> Arc<dyn Ca> {
+        let (index, _) = self.choose_ca(kind, self.parts.world.now());
+        Arc::clone(&self.parts.cas[index])
+    }
+
+    /// Whom to ask: the first CA, or late in a certificate's life whoever may be asked soonest, in turn. And when.
+    fn choose_ca(&self, kind: KeyKind, now: i64) -> (usize, i64) {
+        let attempts = self.memory.of(kind);
+        let count = self.parts.cas.len();
+        let ready = |index: usize| {
+            let directory = self.parts.cas[index].directory();
+            let wait = attempts.waits.get(directory).map_or(0, |deadline| deadline.end(now));
+            wait.max(self.blocked_until(directory, now))
+        };
+        if !is_time_for_fallback(self.validity(kind).as_ref(), now, attempts.failures) {
+            return (0, ready(0));
+        }
+        let turn = attempts.failures as usize;
+        let in_turn = (0..count).map(|index| (turn + index) % count).map(|index| (index, ready(index)));
+        in_turn.min_by_key(|(_, ready)| (*ready).max(now)).unwrap_or((0, now))
+    }
+
+    /// Whether the CA itself wants this certificate replaced now: such an order is exempt from its limits.
+    pub(super) fn wants_renewal(&self, kind: KeyKind, directory: &str) -> bool {
+        let is_theirs = self.held.get(&kind).is_some_and(|stored| stored.meta.directory == directory);
+        let now = self.parts.world.now();
+        is_theirs && self.memory.of(kind).window.is_some_and(|window| window.window.contains(now))
+    }
+
+    /// Notes that an attempt begins: one that crashes must not be made again and again without a pause.
+    pub(super) fn begin(&mut self, kind: KeyKind) -> Result<(), Failure> {
+        self.memory.of_mut(kind).under_way = true;
+        self.memory.keep().map_err(|error| Failure::disk("what was attempted", &error))
+    }
+
+    /// Remembers what an attempt came to.
+    pub(super) fn conclude(&mut self, kind: KeyKind, directory: &str, result: Result<(), Failure>) {
+        let now = self.parts.world.now();
+        let dice = self.parts.world.dice();
+        let validity = self.validity(kind);
+        self.forced.remove(&kind);
+        let attempts = self.memory.of_mut(kind);
+        attempts.under_way = false;
+        attempts.cut_off = 0;
+        match result {
+            Ok(()) => *attempts = Attempts { last_success: Some(now), early: dice, ..Attempts::default() },
+            Err(Failure { sign: Sign::Budget, cure: Cure::Wait(seconds), message }) => {
+                self.board.say(kind, &format!("{message}; waiting {seconds} s"));
+                attempts.waits.insert(directory.to_owned(), Deadline::after(now, seconds));
+            }
+            Err(failure) => {
+                attempts.failures = attempts.failures.saturating_add(1);
+                attempts.last_failure = Some(now);
+                attempts.last_error = Some(failure.message.clone());
+                attempts.needs_human = failure.cure == Cure::Human;
+                let pause = backoff(attempts.failures, validity.as_ref(), now, dice);
+                attempts.pause = Some(Deadline::after(now, pause));
+                self.obey(directory, failure.cure, now);
+                self.tell_failure(kind, &failure, now);
+            }
+        }
+        self.remember();
+    }
+
+    /// A Retry-After holds for all that we might ask of that CA.
+    fn obey(&mut self, directory: &str, cure: Cure, now: i64) {
+        if let Cure::Wait(seconds) = cure {
+            self.memory.at_mut(directory).retry_after = Some(Deadline::after(now, seconds));
+        }
+    }
+
+    fn tell_failure(&self, kind: KeyKind, failure: &Failure, now: i64) {
+        let wait = (self.attempt_time(kind, now) - now).max(0);
+        let hint = if failure.cure == Cure::Human { "; this needs somebody to change something" } else { "" };
+        self.board.say(kind, &format!("failed: {failure}{hint}; next attempt in {wait} s"));
+        let days = self.validity(kind).map(|validity| validity.left(now) / DAY);
+        let left = days.map_or("there is none yet".to_owned(), |days| format!("the one in use has {days} days left"));
+        tracing::error!("no new certificate ({kind}): {failure}{hint}; {left}; next attempt in {wait} s");
+    }
+
+    /// What cannot be kept now will be kept the next time; budgets are never spent unkept.
+    pub(super) fn remember(&self) {
+        if let Err(error) = self.memory.keep() {
+            tracing::error!("{}", Failure::disk("what was attempted", &error));
+        }
+        self.board.publish(self.status());
+    }
+
+    pub(super) fn plan_clean_up(&mut self, is_clean: bool) {
+        self.clean_up_failures = if is_clean { 0 } else { self.clean_up_failures.saturating_add(1) };
+        let pause = backoff(self.clean_up_failures.min(3), None, 0, self.parts.world.dice());
+        self.clean_up_at = self.parts.world.now() + pause.max(MINUTE);
+    }
+
+    /// Asks the CA when it wants the certificate of `kind` renewed.
+    pub(super) async fn look(&mut self, kind: KeyKind) {
+        let Some(stored) = self.held.get(&kind) else { return };
+        let (directory, leaf) = (stored.meta.directory.clone(), stored.checked.leaf().clone());
+        let Some(ca) = self.parts.cas.iter().find(|ca| ca.directory() == directory).map(Arc::clone) else { return };
+        let answer = match ca.open().await {
+            Ok(true) => ca.renewal_window(&leaf).await,
+            Ok(false) => Ok(None),
+            Err(failure) => Err(failure),
+        };
+        warn_of_skew(&*ca);
+        let (now, dice) = (self.parts.world.now(), self.parts.world.dice());
+        let attempts = self.memory.of_mut(kind);
+        let again = match answer {
+            Ok(Some((window, again))) => {
+                let chosen = window.choose(attempts.window.as_ref(), dice);
+                if attempts.window.replace(chosen) != Some(chosen) {
+                    tracing::info!("certificate ({kind}): the CA wants it renewed; in {} s", chosen.chosen - now);
+                }
+                recheck_after(again)
+            }
+            Ok(None) => DAY,
+            Err(failure) => {
+                tracing::warn!("certificate ({kind}): the CA does not say when to renew: {failure}");
+                self.obey(&directory, failure.cure, now);
+                HOUR
+            }
+        };
+        self.memory.of_mut(kind).recheck = Some(Deadline::after(now, again));
+        self.remember();
+    }
+
+    /// A certificate that is not valid yet means that the clock is behind.
+    pub(super) fn warn_of_clock(&self, now: i64) {
+        let newest = self.held.values().map(|stored| stored.checked.validity().not_before).max();
+        if let Some(ahead) = newest.map(|newest| newest - now).filter(|ahead| *ahead > HOUR) {
+            tracing::error!("the clock of this machine is behind: the newest certificate is valid only in {ahead} s");
+        }
+    }
+
+    /// How things are.
+    pub(super) fn status(&self) -> Status {
+        let now = self.parts.world.now();
+        let skew = self.parts.cas.iter().filter_map(|ca| ca.clock_skew()).max_by_key(|skew| skew.abs());
+        let certificates = self.parts.keys.iter().map(|kind| self.certificate_status(*kind, now));
+        let mut certificates: Vec<CertificateStatus> = certificates.collect();
+        certificates.sort_by_key(|status| Reverse(status.held.is_none()));
+        Status {
+            now,
+            certificates,
+            leftover_records: self.journal.entries().iter().map(|entry| entry.values.len()).sum(),
+            clock_skew_s: skew.filter(|skew| skew.abs() > TOLERATED_SKEW),
+        }
+    }
+
+    fn certificate_status(&self, kind: KeyKind, now: i64) -> CertificateStatus {
+        let attempts = self.memory.of(kind);
+        let held = self.held.get(&kind).map(|stored| HeldStatus {
+            names: stored.checked.certificate.names.clone(),
+            issuers: stored.checked.issuers.clone(),
+            not_before: stored.checked.validity().not_before,
+            not_after: stored.checked.validity().not_after,
+            days_left: stored.checked.validity().left(now).div_euclid(DAY),
+            directory: stored.meta.directory.clone(),
+        });
+        CertificateStatus {
+            key: kind,
+            held,
+            step: None,
+            next_attempt: self.attempt_time(kind, now),
+            directory: self.parts.cas[self.choose_ca(kind, now).0].directory().to_owned(),
+            window: attempts.window.map(|window| window.window),
+            failures: attempts.failures,
+            last_error: attempts.last_error.clone(),
+            needs_human: attempts.needs_human,
+            last_success: attempts.last_success,
+        }
+    }
+}
+
+fn warn_of_skew(ca: &dyn Ca) {
+    if let Some(skew) = ca.clock_skew().filter(|skew| skew.abs() > TOLERATED_SKEW) {
+        tracing::warn!("the clock of this machine and that of {} are {} s apart", ca.directory(), skew.abs());
+    }
+}

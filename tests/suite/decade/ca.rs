@@ -1,0 +1,456 @@
+//! A CA and a DNS that follow a script: Let's Encrypt's limits as token buckets, and everything that goes wrong.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use provost::dns::Place;
+use provost::renew::ports::{Answer, Ca, Challenge, ChallengeDns, Order, OrderStatus, Say};
+use provost::renew::{Failure, Sign, Window};
+use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair};
+use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
+use tokio::sync::Notify;
+
+use super::weather::{DAY, Dice, HOUR, Weather};
+use super::{START, system_time};
+
+type Now = Arc<dyn Fn() -> i64 + Send + Sync>;
+
+/// A limit as Let's Encrypt has it: so many at once, and one more every so many seconds.
+struct Bucket {
+    capacity: f64,
+    period: f64,
+    tokens: f64,
+    seen: i64,
+}
+
+impl Bucket {
+    fn new(capacity: f64, period: f64) -> Self {
+        Self { capacity, period, tokens: capacity, seen: START }
+    }
+
+    fn fill(&mut self, now: i64) {
+        let filled = f64::from(i32::try_from(now - self.seen).unwrap()) / self.period;
+        self.tokens = (self.tokens + filled).min(self.capacity);
+        self.seen = now;
+    }
+
+    #[track_caller]
+    fn take(&mut self, what: &str, now: i64) {
+        self.fill(now);
+        assert!(self.tokens >= 1.0, "over Let's Encrypt's limit of {what}");
+        self.tokens -= 1.0;
+    }
+}
+
+struct Limits {
+    accounts: Bucket,
+    orders: Bucket,
+    certificates: Bucket,
+    failed_validations: Bucket,
+}
+
+struct Placed {
+    status: OrderStatus,
+    is_exempt: bool,
+    challenges: Vec<Challenge>,
+    chain: Option<String>,
+    born: i64,
+}
+
+pub struct ScriptedCa {
+    weather: Arc<Weather>,
+    dice: Arc<Dice>,
+    now: Now,
+    issuer: Issuer<'static, KeyPair>,
+    has_account: Mutex<bool>,
+    limits: Mutex<Limits>,
+    blocked_until: Mutex<i64>,
+    placed: Mutex<BTreeMap<String, Placed>>,
+    replaced: Mutex<BTreeSet<Vec<u8>>>,
+    moved: Mutex<BTreeMap<Vec<u8>, Window>>,
+    published: Arc<Mutex<BTreeSet<String>>>,
+    kill: Arc<Notify>,
+    pub certificates: AtomicU32,
+    pub orders: AtomicU32,
+    pub wanted: AtomicU32,
+    pub validations: AtomicU32,
+    pub failed_validations: AtomicU32,
+    pub limited: AtomicU32,
+}
+
+impl ScriptedCa {
+    pub fn new(weather: Arc<Weather>, dice: Arc<Dice>, now: Now) -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.not_before = system_time(START - DAY).into();
+        params.not_after = system_time(START + 9000 * DAY).into();
+        let key = KeyPair::generate().unwrap();
+        Self {
+            weather,
+            dice,
+            now,
+            issuer: Issuer::new(params, key),
+            has_account: Mutex::new(false),
+            limits: Mutex::new(Limits {
+                accounts: Bucket::new(10.0, 1080.0),
+                orders: Bucket::new(300.0, 36.0),
+                certificates: Bucket::new(5.0, 120_960.0),
+                failed_validations: Bucket::new(5.0, 720.0),
+            }),
+            blocked_until: Mutex::new(0),
+            placed: Mutex::default(),
+            replaced: Mutex::default(),
+            moved: Mutex::default(),
+            published: Arc::default(),
+            kill: Arc::default(),
+            certificates: AtomicU32::new(0),
+            orders: AtomicU32::new(0),
+            wanted: AtomicU32::new(0),
+            validations: AtomicU32::new(0),
+            failed_validations: AtomicU32::new(0),
+            limited: AtomicU32::new(0),
+        }
+    }
+
+    /// Waits until the script wants the process killed.
+    pub async fn killed(&self) {
+        self.kill.notified().await;
+    }
+
+    /// Whether CA and DNS have worked of late.
+    pub fn is_fair(&self) -> bool {
+        let now = (self.now)();
+        self.weather.was_calm(now - 2 * DAY, now)
+    }
+
+    /// Lifetimes shrink as they will: 90, 64, 45, 6 days.
+    fn lifetime(&self) -> i64 {
+        let years = ((self.now)() - START) / (365 * DAY);
+        match years {
+            0..=2 => 90 * DAY,
+            3..=4 => 64 * DAY,
+            5..=6 => 45 * DAY,
+            _ => 160 * HOUR,
+        }
+    }
+
+    /// Any request: takes a moment, may find the CA down, may be forbidden, may be where the process dies.
+    async fn request(&self) -> Result<(), Failure> {
+        let wait = self.dice.between(1, 20);
+        tokio::time::sleep(Duration::from_secs(wait.unsigned_abs())).await;
+        self.maybe_die().await;
+        let now = (self.now)();
+        let blocked = *self.blocked_until.lock().unwrap();
+        assert!(now >= blocked, "asked {} s before the Retry-After was over", blocked - now);
+        if !self.weather.ca_is_up(now) {
+            return Err(Failure::retry("the CA is down"));
+        }
+        if self.dice.chance(0.002) {
+            return Err(self.too_many(now));
+        }
+        Ok(())
+    }
+
+    fn too_many(&self, now: i64) -> Failure {
+        let wait = self.dice.between(60, 2 * DAY);
+        *self.blocked_until.lock().unwrap() = now + wait;
+        self.weather.forbid(now, now + wait);
+        self.limited.fetch_add(1, Ordering::Relaxed);
+        Failure::retry("too many").after(Some(wait))
+    }
+
+    async fn maybe_die(&self) {
+        if self.dice.chance(0.004) {
+            self.kill.notify_waiters();
+            // If nobody was waiting, nobody dies.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    fn take(&self, what: &str, bucket: impl Fn(&mut Limits) -> &mut Bucket) {
+        bucket(&mut self.limits.lock().unwrap()).take(what, (self.now)());
+    }
+
+    /// RFC 9773: from the certificate's own dates, unless the script moved it forward.
+    fn window_of(&self, leaf: &CertificateDer<'static>) -> Window {
+        if let Some(moved) = self.moved.lock().unwrap().get(&leaf.to_vec()) {
+            return *moved;
+        }
+        let (from, to) = dates(leaf);
+        let lifetime = to - from;
+        let left = if lifetime < 10 * DAY { lifetime / 2 } else { lifetime / 3 };
+        Window { start: to - left - lifetime / 100, end: to - left + lifetime / 100 }
+    }
+
+    async fn place(
+        self: &Arc<Self>,
+        names: &[String],
+        replaces: Option<&CertificateDer<'static>>,
+    ) -> Result<Box<dyn Order>, Failure> {
+        self.request().await?;
+        if !*self.has_account.lock().unwrap() {
+            return Err(Failure::retry("no such account").with_sign(Sign::AccountUnknown));
+        }
+        let now = (self.now)();
+        let mut is_exempt = false;
+        if let Some(leaf) = replaces {
+            if self.replaced.lock().unwrap().contains(&leaf.to_vec()) {
+                return Err(Failure::retry("already replaced").with_sign(Sign::Refused));
+            }
+            is_exempt = self.window_of(leaf).contains_time(now);
+        }
+        if is_exempt {
+            self.wanted.fetch_add(1, Ordering::Relaxed);
+            self.replaced.lock().unwrap().insert(replaces.unwrap().to_vec());
+        } else {
+            self.take("orders", |limits| &mut limits.orders);
+        }
+        let number = self.orders.fetch_add(1, Ordering::Relaxed);
+        let is_known = self.dice.chance(0.2);
+        let challenges = names.iter().enumerate().filter(|_| !is_known).map(|(index, name)| Challenge {
+            domain: name.trim_start_matches("*.").to_owned(),
+            value: format!("value-{number}-{index}"),
+        });
+        let status = if is_known { OrderStatus::Ready } else { OrderStatus::Pending };
+        let placed = Placed { status, is_exempt, challenges: challenges.collect(), chain: None, born: now };
+        let url = format!("order-{number}");
+        self.placed.lock().unwrap().insert(url.clone(), placed);
+        // The answer may get lost although the order exists.
+        self.maybe_die().await;
+        if self.dice.chance(0.01) {
+            return Err(Failure::retry("the connection broke"));
+        }
+        Ok(Box::new(ScriptedOrder { url, ca: Arc::clone(self) }))
+    }
+
+    fn issue(&self, csr: &[u8]) -> String {
+        let now = (self.now)();
+        let der = CertificateSigningRequestDer::from(csr);
+        let mut request = CertificateSigningRequestParams::from_der(&der).unwrap();
+        request.params.not_before = system_time(now - HOUR).into();
+        request.params.not_after = system_time(now - HOUR + self.lifetime()).into();
+        self.certificates.fetch_add(1, Ordering::Relaxed);
+        request.signed_by(&self.issuer).unwrap().pem()
+    }
+}
+
+trait ContainsTime {
+    fn contains_time(&self, now: i64) -> bool;
+}
+
+impl ContainsTime for Window {
+    fn contains_time(&self, now: i64) -> bool {
+        (self.start..=self.end).contains(&now)
+    }
+}
+
+fn dates(leaf: &CertificateDer<'static>) -> (i64, i64) {
+    let (_, parsed) = x509_parser::parse_x509_certificate(leaf).unwrap();
+    (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp())
+}
+
+/// The CA as the flow sees it; orders hold on to it.
+pub struct CaPort(pub Arc<ScriptedCa>);
+
+impl Ca for CaPort {
+    fn directory(&self) -> &'static str {
+        "https://scripted.example/directory"
+    }
+
+    fn open(&self) -> Answer<'_, bool> {
+        Box::pin(async {
+            self.0.request().await?;
+            if self.0.dice.chance(0.001) {
+                *self.0.has_account.lock().unwrap() = false;
+            }
+            Ok(*self.0.has_account.lock().unwrap())
+        })
+    }
+
+    fn register(&self) -> Answer<'_, ()> {
+        Box::pin(async {
+            self.0.request().await?;
+            self.0.take("accounts", |limits| &mut limits.accounts);
+            *self.0.has_account.lock().unwrap() = true;
+            Ok(())
+        })
+    }
+
+    fn clock_skew(&self) -> Option<i64> {
+        None
+    }
+
+    fn renewal_window<'a>(&'a self, leaf: &'a CertificateDer<'static>) -> Answer<'a, Option<(Window, i64)>> {
+        Box::pin(async {
+            self.0.request().await?;
+            let now = (self.0.now)();
+            if self.0.dice.chance(0.002) {
+                // An incident: this certificate must go.
+                let soon = Window { start: now - DAY, end: now + self.0.dice.between(-HOUR, 2 * DAY) };
+                self.0.moved.lock().unwrap().insert(leaf.to_vec(), soon);
+            }
+            Ok(Some((self.0.window_of(leaf), self.0.dice.between(4 * HOUR, 8 * HOUR))))
+        })
+    }
+
+    fn order<'a>(
+        &'a self,
+        names: &'a [String],
+        replaces: Option<&'a CertificateDer<'static>>,
+    ) -> Answer<'a, Box<dyn Order>> {
+        Box::pin(self.0.place(names, replaces))
+    }
+
+    fn order_at<'a>(&'a self, url: &'a str) -> Answer<'a, Box<dyn Order>> {
+        Box::pin(async move {
+            self.0.request().await?;
+            let now = (self.0.now)();
+            let mut placed = self.0.placed.lock().unwrap();
+            let order = placed.get_mut(url).ok_or_else(|| Failure::retry("no order").with_sign(Sign::Refused))?;
+            if order.chain.is_none() && now > order.born + 7 * DAY {
+                order.status = OrderStatus::Invalid;
+            }
+            Ok(Box::new(ScriptedOrder { url: url.to_owned(), ca: Arc::clone(&self.0) }) as Box<dyn Order>)
+        })
+    }
+
+    fn revoke<'a>(&'a self, _: &'a CertificateDer<'static>) -> Answer<'a, ()> {
+        Box::pin(self.0.request())
+    }
+}
+
+struct ScriptedOrder {
+    url: String,
+    ca: Arc<ScriptedCa>,
+}
+
+impl ScriptedOrder {
+    fn with<T>(&self, change: impl FnOnce(&mut Placed) -> T) -> T {
+        change(self.ca.placed.lock().unwrap().get_mut(&self.url).unwrap())
+    }
+}
+
+impl Order for ScriptedOrder {
+    fn url(&self) -> &str {
+        &self.url
+    }
+
+    fn status(&mut self) -> OrderStatus {
+        self.with(|order| order.status)
+    }
+
+    fn challenges(&mut self) -> Answer<'_, Vec<Challenge>> {
+        Box::pin(async {
+            self.ca.request().await?;
+            Ok(self.with(|order| order.challenges.clone()))
+        })
+    }
+
+    fn validate(&mut self) -> Answer<'_, ()> {
+        Box::pin(async {
+            self.ca.request().await?;
+            let published = self.ca.published.lock().unwrap().clone();
+            for challenge in self.with(|order| order.challenges.clone()) {
+                self.ca.validations.fetch_add(1, Ordering::Relaxed);
+                // The CA may see DNS from where we do not.
+                if !published.contains(&challenge.value) || self.ca.dice.chance(0.03) {
+                    self.ca.failed_validations.fetch_add(1, Ordering::Relaxed);
+                    self.ca.take("failed validations", |limits| &mut limits.failed_validations);
+                    self.with(|order| order.status = OrderStatus::Invalid);
+                    return Err(Failure::retry("no TXT record found").with_sign(Sign::Refused));
+                }
+            }
+            self.with(|order| order.status = OrderStatus::Ready);
+            self.ca.request().await
+        })
+    }
+
+    fn finalize<'a>(&'a mut self, csr: &'a [u8]) -> Answer<'a, ()> {
+        Box::pin(async {
+            self.ca.request().await?;
+            if self.with(|order| order.status) != OrderStatus::Ready {
+                return Err(Failure::retry("not ready").with_sign(Sign::Refused));
+            }
+            if !self.with(|order| order.is_exempt) {
+                self.ca.take("certificates for the same names", |limits| &mut limits.certificates);
+            }
+            let chain = self.ca.issue(csr);
+            self.with(|order| {
+                order.chain = Some(chain);
+                order.status = OrderStatus::Valid;
+            });
+            self.ca.request().await
+        })
+    }
+
+    fn chains(&mut self, _: bool) -> Answer<'_, Vec<String>> {
+        Box::pin(async {
+            self.ca.request().await?;
+            Ok(self.with(|order| order.chain.clone()).into_iter().collect())
+        })
+    }
+}
+
+pub struct ScriptedDns {
+    weather: Arc<Weather>,
+    dice: Arc<Dice>,
+    now: Now,
+    ca: Arc<ScriptedCa>,
+}
+
+impl ScriptedDns {
+    pub fn new(weather: Arc<Weather>, dice: Arc<Dice>, now: Now, ca: Arc<ScriptedCa>) -> Self {
+        Self { weather, dice, now, ca }
+    }
+
+    /// The values that are in DNS.
+    pub fn records(&self) -> BTreeSet<String> {
+        self.ca.published.lock().unwrap().clone()
+    }
+
+    async fn exchange(&self) -> Result<(), Failure> {
+        tokio::time::sleep(Duration::from_secs(self.dice.between(1, 30).unsigned_abs())).await;
+        self.ca.maybe_die().await;
+        if self.weather.dns_is_up((self.now)()) { Ok(()) } else { Err(Failure::retry("DNS is down")) }
+    }
+}
+
+impl ChallengeDns for ScriptedDns {
+    fn locate<'a>(&'a self, challenge_name: &'a str) -> Answer<'a, Place> {
+        Box::pin(async move {
+            self.exchange().await?;
+            let (name, zone) = (challenge_name.to_owned(), "example.com".to_owned());
+            Ok(Place { name, zone, via: Vec::new() })
+        })
+    }
+
+    fn add<'a>(&'a self, _: &'a Place, values: &'a [String]) -> Answer<'a, ()> {
+        Box::pin(async move {
+            self.exchange().await?;
+            self.ca.published.lock().unwrap().extend(values.iter().cloned());
+            // Published, but nobody may ever hear of it.
+            self.exchange().await
+        })
+    }
+
+    fn remove<'a>(&'a self, _: &'a Place, values: &'a [String]) -> Answer<'a, ()> {
+        Box::pin(async move {
+            self.exchange().await?;
+            self.ca.published.lock().unwrap().retain(|value| !values.contains(value));
+            self.exchange().await
+        })
+    }
+
+    fn wait_until_visible<'a>(&'a self, _: &'a Place, values: &'a [String], _: Say<'a>) -> Answer<'a, ()> {
+        Box::pin(async move {
+            self.exchange().await?;
+            let published = self.ca.published.lock().unwrap().clone();
+            if values.iter().all(|value| published.contains(value)) && !self.dice.chance(0.02) {
+                return Ok(());
+            }
+            Err(Failure::retry("a secondary does not have it"))
+        })
+    }
+}

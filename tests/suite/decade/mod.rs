@@ -1,0 +1,193 @@
+//! A simulated decade: the real flow, store and schedule against a scripted CA and DNS, on a clock that runs in jumps.
+//!
+//! What may go wrong does: outages of hours and of days, 429 with Retry-After, windows moved forward, forgotten accounts,
+//! orders that do not echo, a process that is killed at any step. What must hold is asserted on every change and at
+//! the end: no limit of Let's Encrypt's is ever exceeded, no record stays in DNS, and there is always a valid
+//! certificate wherever there could be one.
+
+mod ca;
+mod weather;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, SystemTime};
+
+use provost::ca::KeyKind;
+use provost::certificate::LiveCertificates;
+use provost::renew::ports::World;
+use provost::renew::{Parts, Renewer};
+use rcgen::KeyPair;
+use tokio::sync::mpsc;
+
+use ca::{CaPort, ScriptedCa, ScriptedDns};
+use weather::{DAY, Dice, HOUR, Weather};
+
+const KINDS: [KeyKind; 2] = [KeyKind::Rsa2048, KeyKind::EcdsaP256];
+const START: i64 = 1_800_000_000;
+const DECADE: i64 = 3653 * DAY;
+
+/// A few keys for all: making RSA keys is slow, and not what this is about.
+static KEYS: LazyLock<Vec<(KeyKind, Vec<String>)>> = LazyLock::new(|| {
+    let some = |kind: KeyKind| (kind, (0..4).map(|_| kind.generate().unwrap().serialize_pem()).collect());
+    KINDS.map(some).to_vec()
+});
+
+/// Time that passes as fast as nothing happens.
+struct VirtualWorld {
+    began: tokio::time::Instant,
+    dice: Arc<Dice>,
+}
+
+impl World for VirtualWorld {
+    fn now(&self) -> i64 {
+        START + i64::try_from(self.began.elapsed().as_secs()).unwrap()
+    }
+
+    fn dice(&self) -> f64 {
+        self.dice.roll()
+    }
+
+    fn new_key(&self, kind: KeyKind) -> Result<KeyPair, rcgen::Error> {
+        let pems = &KEYS.iter().find(|(of, _)| *of == kind).unwrap().1;
+        KeyPair::from_pem(&pems[self.dice.below(pems.len())])
+    }
+}
+
+/// What a decade came to.
+#[derive(Debug, Default)]
+struct Figures {
+    restarts: u32,
+    kills: u32,
+    gaps_excused: i64,
+}
+
+#[test]
+fn a_decade_passes_without_a_second_that_could_have_been_covered_and_was_not() {
+    let seeds: Vec<u64> = match std::env::var("PROVOST_DECADE_SEED") {
+        Ok(seed) => vec![seed.parse().unwrap()],
+        Err(_) => vec![1, 2],
+    };
+    for seed in seeds {
+        let began = std::time::Instant::now();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let line = runtime.block_on(decade(seed));
+        eprintln!("decade, seed {seed}: {line}; {:.1} s", began.elapsed().as_secs_f64());
+    }
+}
+
+async fn decade(seed: u64) -> String {
+    let folder = scratch();
+    let dice = Arc::new(Dice::new(seed));
+    let began = tokio::time::Instant::now();
+    let world = Arc::new(VirtualWorld { began, dice: Arc::clone(&dice) });
+    let weather = Arc::new(Weather::forecast(&dice, START, DECADE));
+    let now = Arc::new({
+        let world = Arc::clone(&world);
+        move || world.now()
+    });
+    let ca = Arc::new(ScriptedCa::new(Arc::clone(&weather), Arc::clone(&dice), now.clone()));
+    let dns = Arc::new(ScriptedDns::new(Arc::clone(&weather), Arc::clone(&dice), now, Arc::clone(&ca)));
+    let live = Arc::new(LiveCertificates::default());
+    let mut figures = Figures::default();
+    while world.now() < START + DECADE {
+        let parts = Parts {
+            domain: "phones.example.com".to_owned(),
+            keys: KINDS.to_vec(),
+            preferred_chain: None,
+            cas: vec![Arc::new(CaPort(Arc::clone(&ca)))],
+            dns: dns.clone(),
+            world: world.clone(),
+            fingerprint: String::new(),
+        };
+        let renewer = Renewer::open(parts, folder.path(), Arc::clone(&live)).unwrap();
+        let (_keep, commands) = mpsc::channel(1);
+        let span = Duration::from_secs(u64::try_from(dice.between(HOUR, 60 * DAY)).unwrap());
+        let is_orderly = dice.chance(0.5);
+        if is_orderly {
+            renewer.run(commands, watch(span, &world, &weather, &live, &mut figures)).await;
+        } else {
+            // The process is killed in the middle of whatever it does, also between two words with CA or DNS.
+            let run = renewer.run(commands, std::future::pending());
+            let killed = ca.killed();
+            tokio::select! {
+                () = run => unreachable!("it runs until it is stopped"),
+                () = watch(span, &world, &weather, &live, &mut figures) => {}
+                () = killed => figures.kills += 1,
+            }
+        }
+        figures.restarts += 1;
+        // A machine needs a moment to start it again.
+        tokio::time::sleep(Duration::from_secs(u64::try_from(dice.between(1, 300)).unwrap())).await;
+    }
+    assert_clean_end(&ca, &dns, &live, &world, folder.path());
+    let made = |count: &std::sync::atomic::AtomicU32| count.load(Ordering::Relaxed);
+    format!(
+        "{} certificates, {} orders ({} wanted), {} validations of which {} failed, {} answers 429, {} outages, \
+         {} restarts of which {} kills between two steps, {} s without a certificate, all excused",
+        made(&ca.certificates),
+        made(&ca.orders),
+        made(&ca.wanted),
+        made(&ca.validations),
+        made(&ca.failed_validations),
+        made(&ca.limited),
+        weather.outages(),
+        figures.restarts,
+        figures.kills,
+        figures.gaps_excused,
+    )
+}
+
+/// Looks, for as long as `span`, whether there is a valid certificate of each kind: whenever one ends, and every hour.
+async fn watch(
+    span: Duration,
+    world: &VirtualWorld,
+    weather: &Weather,
+    live: &LiveCertificates,
+    figures: &mut Figures,
+) {
+    let end = tokio::time::Instant::now() + span;
+    while tokio::time::Instant::now() < end {
+        let now = world.now();
+        let mut pause = HOUR;
+        for certificate in live.current().iter() {
+            let left = certificate.not_after + 1 - now;
+            if left > 0 {
+                pause = pause.min(left);
+                continue;
+            }
+            // Also later: as soon as all has worked for so long, there must be one again.
+            let calm = DAY.min((certificate.not_after - certificate.not_before) / 6);
+            assert!(
+                !weather.was_calm(now - calm, now),
+                "without a certificate for {} s, though all has worked for {calm} s",
+                -left
+            );
+            figures.gaps_excused += pause;
+        }
+        tokio::time::sleep(Duration::from_secs(pause.unsigned_abs())).await;
+    }
+}
+
+fn assert_clean_end(ca: &ScriptedCa, dns: &ScriptedDns, live: &LiveCertificates, world: &VirtualWorld, state: &Path) {
+    assert_eq!(live.current().len(), KINDS.len());
+    for certificate in live.current().iter() {
+        assert!(certificate.not_after > world.now() || !ca.is_fair(), "an expired certificate at the end");
+    }
+    let journal = std::fs::read_to_string(state.join("dns-journal.json")).unwrap_or_default();
+    let orphans: BTreeSet<String> = dns.records().into_iter().filter(|value| !journal.contains(value)).collect();
+    assert!(orphans.is_empty(), "records that nobody knows of: {orphans:?}");
+    assert!(ca.certificates.load(Ordering::Relaxed) > 200, "too few certificates to prove anything");
+}
+
+/// A folder in memory where there is one: a decade writes a lot.
+fn scratch() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    tempfile::tempdir_in(memory).unwrap_or_else(|_| tempfile::tempdir().unwrap())
+}
+
+/// Unix time as the certificates' library wants it.
+fn system_time(seconds: i64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.unsigned_abs())
+}

@@ -1,0 +1,108 @@
+//! Chance, by a seed; and when CA and DNS are down.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+pub const HOUR: i64 = 3600;
+pub const DAY: i64 = 24 * HOUR;
+
+/// Numbers that only look random (splitmix64).
+pub struct Dice(AtomicU64);
+
+impl Dice {
+    pub fn new(seed: u64) -> Self {
+        Self(AtomicU64::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
+    }
+
+    fn next(&self) -> u64 {
+        let mut z = self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// From 0 up to, not including, 1.
+    pub fn roll(&self) -> f64 {
+        f64::from(u32::try_from(self.next() >> 32).unwrap()) / 4_294_967_296.0
+    }
+
+    pub fn chance(&self, likely: f64) -> bool {
+        self.roll() < likely
+    }
+
+    pub fn below(&self, count: usize) -> usize {
+        usize::try_from(self.next() % u64::try_from(count).unwrap()).unwrap()
+    }
+
+    pub fn between(&self, from: i64, to: i64) -> i64 {
+        from + i64::try_from(self.next() % u64::try_from(to - from).unwrap()).unwrap()
+    }
+}
+
+/// From when until when something is down.
+#[derive(Debug, Clone, Copy)]
+struct Outage {
+    from: i64,
+    to: i64,
+}
+
+/// When the CA, DNS or both are down.
+pub struct Weather {
+    ca: Vec<Outage>,
+    dns: Vec<Outage>,
+    /// When the CA forbade attempts by a Retry-After.
+    forbidden: std::sync::Mutex<Vec<Outage>>,
+}
+
+impl Weather {
+    pub fn forecast(dice: &Dice, start: i64, length: i64) -> Self {
+        Self {
+            ca: outages(dice, start, length),
+            dns: outages(dice, start, length),
+            forbidden: std::sync::Mutex::default(),
+        }
+    }
+
+    pub fn ca_is_up(&self, now: i64) -> bool {
+        is_up(&self.ca, now)
+    }
+
+    pub fn dns_is_up(&self, now: i64) -> bool {
+        is_up(&self.dns, now)
+    }
+
+    pub fn forbid(&self, from: i64, to: i64) {
+        self.forbidden.lock().unwrap().push(Outage { from, to });
+    }
+
+    /// Whether everything worked, and nothing was forbidden, all the time between `from` and `to`.
+    pub fn was_calm(&self, from: i64, to: i64) -> bool {
+        let touches = |outage: &Outage| outage.from < to && outage.to > from;
+        let forbidden = self.forbidden.lock().unwrap();
+        !self.ca.iter().chain(&self.dns).chain(forbidden.iter()).any(touches)
+    }
+
+    pub fn outages(&self) -> usize {
+        self.ca.len() + self.dns.len()
+    }
+}
+
+fn is_up(outages: &[Outage], now: i64) -> bool {
+    !outages.iter().any(|outage| (outage.from..outage.to).contains(&now))
+}
+
+/// Minutes or hours often, days now and then, three weeks once in a while.
+fn outages(dice: &Dice, start: i64, length: i64) -> Vec<Outage> {
+    let mut all = Vec::new();
+    let mut at = start;
+    while at < start + length {
+        at += dice.between(HOUR, 20 * DAY);
+        let lasts = match dice.below(20) {
+            0..=11 => dice.between(60, 2 * HOUR),
+            12..=18 => dice.between(2 * HOUR, 4 * DAY),
+            _ => dice.between(4 * DAY, 22 * DAY),
+        };
+        all.push(Outage { from: at, to: at + lasts });
+        at += lasts;
+    }
+    all
+}

@@ -1,0 +1,47 @@
+//! The grants that `provost print` prints, given to the servers that they are for.
+
+use std::process::Command;
+
+use provost::cli::print::{Dialect, grant};
+
+use super::{CHALLENGE, open, place, values};
+use crate::harness::bind::{self, BindConfig, program};
+use crate::harness::knot::{self, Knot};
+use crate::harness::tool;
+
+#[tokio::test]
+async fn the_printed_policy_lets_bind_take_the_challenge_and_nothing_else() {
+    if !bind::is_here("dns::grants::the_printed_policy_lets_bind_take_the_challenge_and_nothing_else") {
+        return;
+    }
+    let printed = grant(Dialect::BindPolicy, "provost", "phones.example.com", Some((CHALLENGE, "example.com")));
+    let policy = printed.split_once("update-policy {").unwrap().1.split_once('}').unwrap().0;
+    let primary = BindConfig::new().key("provost.", "hmac-sha256").primary("example.com", "", policy).start();
+    let dns = open(&primary.settings("provost"));
+    dns.add(&place(), &values(&["one"])).await.unwrap();
+    let mut below = place();
+    below.name = format!("below.{CHALLENGE}");
+    dns.add(&below, &values(&["one"])).await.unwrap_err();
+    // The whole of it is what named.conf takes, once the zone has a file and the key is there.
+    let whole = printed.replace("type primary;", "type primary; file \"example.com.zone\";");
+    let file = primary.key_file("provost").with_file_name("printed.conf");
+    let keys = std::fs::read_to_string(primary.key_file("provost")).unwrap();
+    std::fs::write(&file, keys + &whole).unwrap();
+    let checked = tool::run(Command::new(program("named-checkconf").unwrap()).arg(&file));
+    assert_eq!(checked.code, 0, "{}{}", checked.stdout, checked.stderr);
+}
+
+#[tokio::test]
+async fn the_printed_acl_lets_knot_take_the_challenge_and_nothing_else() {
+    if !knot::is_here("dns::grants::the_printed_acl_lets_knot_take_the_challenge_and_nothing_else") {
+        return;
+    }
+    let printed = grant(Dialect::KnotAcl, "provost", "phones.example.com", Some((CHALLENGE, "example.com")));
+    let knot = Knot::start("example.com", "provost", &printed);
+    let dns = open(&knot.settings());
+    dns.add(&place(), &values(&["one"])).await.unwrap();
+    assert_eq!(bind::txt(knot.address, CHALLENGE), ["one"]);
+    let mut below = place();
+    below.name = format!("below.{CHALLENGE}");
+    dns.add(&below, &values(&["one"])).await.unwrap_err();
+}

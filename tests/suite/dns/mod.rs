@@ -1,0 +1,53 @@
+//! What we say to DNS, said to BIND and Knot: where values go, adding and removing them, refusals, authorities.
+
+mod grants;
+mod places;
+mod propagation;
+mod refusals;
+mod updates;
+
+use std::time::Duration;
+
+use provost::dns::{Dns, DnsSettings, Patience, Place};
+
+use crate::harness::PATIENCE;
+use crate::harness::bind::{Bind, BindConfig};
+
+const CHALLENGE: &str = "_acme-challenge.phones.example.com";
+const POLICY: &str = "grant provost. name _acme-challenge.phones.example.com. TXT;";
+const NEIGHBOUR: &str = "somebody else's";
+
+/// The usual primary: `example.com`, with somebody else's value at the challenge's name.
+fn example_config() -> BindConfig {
+    let records = format!("phones A 127.0.0.1\n*.phones A 127.0.0.1\n_acme-challenge.phones TXT \"{NEIGHBOUR}\"");
+    BindConfig::new().key("provost.", "hmac-sha256").primary("example.com", &records, POLICY)
+}
+
+fn example() -> Bind {
+    example_config().start()
+}
+
+fn place() -> Place {
+    Place { name: CHALLENGE.to_owned(), zone: "example.com".to_owned(), via: Vec::new() }
+}
+
+fn open(settings: &DnsSettings) -> Dns {
+    Dns::open(settings).unwrap().0
+}
+
+/// As patient as a test may be with those that must answer, and no more than it must be with the others.
+fn quick() -> Patience {
+    Patience {
+        between_looks: Duration::from_millis(20),
+        for_lagging: PATIENCE,
+        for_silent: Duration::from_millis(100),
+        to_settle: Duration::ZERO,
+    }
+}
+
+fn values(values: &[&str]) -> Vec<String> {
+    values.iter().map(|value| (*value).to_owned()).collect()
+}
+
+/// For those that need not hear what is said.
+fn nobody(_: String) {}

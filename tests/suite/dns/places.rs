@@ -1,0 +1,152 @@
+//! Where values go: CNAME records followed, zones found.
+
+use provost::dns::{DnsError, Place};
+
+use super::{CHALLENGE, example, nobody, open, place, quick, values};
+use crate::harness::bind::{self, BindConfig, free_address};
+
+fn at(name: &str, zone: &str, via: &[&str]) -> Place {
+    Place { name: name.to_owned(), zone: zone.to_owned(), via: values(via) }
+}
+
+#[tokio::test]
+async fn the_zone_is_found_from_any_depth() {
+    if !bind::is_here("dns::places::the_zone_is_found_from_any_depth") {
+        return;
+    }
+    let challenge =
+        "$TTL 300\n@ SOA ns1.example.com. hostmaster.example.com. 1 3600 600 86400 60\n@ NS ns1.example.com.\n";
+    let server = BindConfig::new()
+        .key("provost.", "hmac-sha256")
+        .primary("example.com", "phones A 127.0.0.1\nown NS ns1", "")
+        .primary("own.example.com", "", "")
+        .primary_from("_acme-challenge.own2.example.com", challenge, "")
+        .start();
+    let dns = open(&server.settings("provost"));
+    for (name, zone) in [
+        ("_acme-challenge.example.com", "example.com"),
+        ("_acme-challenge.phones.example.com", "example.com"),
+        ("_acme-challenge.no.such.name.example.com", "example.com"),
+        ("_acme-challenge.own.example.com", "own.example.com"),
+        ("_acme-challenge.own2.example.com", "_acme-challenge.own2.example.com"),
+    ] {
+        assert_eq!(dns.locate(name).await.unwrap(), at(name, zone, &[]));
+    }
+    assert_eq!(dns.locate("_ACME-challenge.Phones.Example.COM.").await.unwrap(), place());
+}
+
+#[tokio::test]
+async fn a_domain_hosted_elsewhere_delegates_its_challenge_to_our_primary() {
+    if !bind::is_here("dns::places::a_domain_hosted_elsewhere_delegates_its_challenge_to_our_primary") {
+        return;
+    }
+    // The domain's own servers take no updates; the challenge is a CNAME into a zone of ours, on another primary.
+    let records = "phones A 127.0.0.1\n_acme-challenge.phones CNAME phones.acme.example.net.";
+    let hosted = BindConfig::new().primary("example.com", records, "").start();
+    let ours = BindConfig::new()
+        .key("provost.", "hmac-sha256")
+        .primary("acme.example.net", "", "grant provost. zonesub TXT;")
+        .start();
+    let resolver = BindConfig::new().forward("example.com", &hosted).forward("acme.example.net", &ours);
+    let resolver = resolver.primary("ready.test", "", "").start();
+    let mut settings = ours.settings("provost");
+    settings.resolvers = vec![resolver.address.to_string()];
+    let dns = open(&settings).with_patience(quick());
+    let found = dns.locate(CHALLENGE).await.unwrap();
+    assert_eq!(found, at("phones.acme.example.net", "acme.example.net", &[CHALLENGE]));
+    let both = values(&["one", "two"]);
+    dns.add(&found, &both).await.unwrap();
+    dns.wait_until_visible(&found, &both, &nobody).await.unwrap();
+    assert_eq!(ours.txt("phones.acme.example.net"), ["one", "two"]);
+    dns.remove(&found, &both).await.unwrap();
+    assert_eq!(ours.txt("phones.acme.example.net"), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_wildcard_s_cname_is_not_followed() {
+    if !bind::is_here("dns::places::a_wildcard_s_cname_is_not_followed") {
+        return;
+    }
+    let records = "*.phones CNAME host.elsewhere.example.\n\
+                   explicit.phones CNAME other.elsewhere.example.";
+    let server = BindConfig::new()
+        .key("provost.", "hmac-sha256")
+        .primary("example.com", records, "grant provost. zonesub TXT;")
+        .primary("elsewhere.example", "host A 127.0.0.1", "")
+        .start();
+    let dns = open(&server.settings("provost")).with_patience(quick());
+    let found = dns.locate(CHALLENGE).await.unwrap();
+    assert_eq!(found, place(), "the record itself makes the name exist");
+    let one = values(&["one"]);
+    dns.add(&found, &one).await.unwrap();
+    dns.wait_until_visible(&found, &one, &nobody).await.unwrap();
+    assert_eq!(server.txt(CHALLENGE), ["one"]);
+    // One that was made on purpose is followed, under the same wildcard.
+    let found = dns.locate("explicit.phones.example.com").await.unwrap();
+    assert_eq!(found, at("other.elsewhere.example", "elsewhere.example", &["explicit.phones.example.com"]));
+}
+
+#[tokio::test]
+async fn cname_chains_are_followed_up_to_eight_and_rings_are_found() {
+    if !bind::is_here("dns::places::cname_chains_are_followed_up_to_eight_and_rings_are_found") {
+        return;
+    }
+    let hops: Vec<String> = (0..9).map(|hop| format!("hop{hop} CNAME hop{}", hop + 1)).collect();
+    let records = format!("ring-a CNAME ring-b\nring-b CNAME ring-a\n{}", hops.join("\n"));
+    let server = BindConfig::new().key("provost.", "hmac-sha256").primary("example.com", &records, "").start();
+    let dns = open(&server.settings("provost"));
+    let found = dns.locate("hop1.example.com").await.unwrap();
+    assert_eq!((found.name.as_str(), found.via.len()), ("hop9.example.com", 8));
+    for (start, seen) in [("hop0.example.com", "hop8.example.com → hop9.example.com"), ("ring-a.example.com", "ring-b")]
+    {
+        let error = dns.locate(start).await.unwrap_err();
+        assert!(matches!(error, DnsError::CnameChain { .. }), "{error}");
+        assert!(error.needs_human() && error.to_string().contains(seen), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_configured_zone_wins_and_must_hold_the_name() {
+    if !bind::is_here("dns::places::a_configured_zone_wins_and_must_hold_the_name") {
+        return;
+    }
+    let server = example();
+    let mut settings = server.settings("provost.");
+    settings.zone = Some("phones.example.com".to_owned());
+    assert_eq!(open(&settings).locate(CHALLENGE).await.unwrap(), at(CHALLENGE, "phones.example.com", &[]));
+    settings.zone = Some("example.net".to_owned());
+    let error = open(&settings).locate(CHALLENGE).await.unwrap_err();
+    assert!(error.needs_human(), "{error}");
+    assert!(error.to_string().contains("is not in the zone example.net; correct \"dns\".\"zone\""), "{error}");
+}
+
+#[tokio::test]
+async fn a_name_that_nobody_holds_has_no_zone() {
+    if !bind::is_here("dns::places::a_name_that_nobody_holds_has_no_zone") {
+        return;
+    }
+    // A root zone of our own: everything that is not in it does not exist.
+    let root = "$TTL 300\n@ SOA ns.test. host.test. 1 3600 600 86400 60\n@ NS ns.test.\nns.test. A 127.0.0.1\n";
+    let server = BindConfig::new().key("provost.", "hmac-sha256").primary_from(".", root, "").start();
+    let error = open(&server.settings("provost")).locate(CHALLENGE).await.unwrap_err();
+    assert_eq!(error, DnsError::NoZone { name: CHALLENGE.to_owned() });
+    assert!(error.needs_human());
+}
+
+#[tokio::test]
+async fn a_resolver_that_is_dead_or_refuses_is_passed_over() {
+    if !bind::is_here("dns::places::a_resolver_that_is_dead_or_refuses_is_passed_over") {
+        return;
+    }
+    let server = example();
+    let other = BindConfig::new().primary("example.net", "", "").start();
+    let mut settings = server.settings("provost.");
+    let (dead, refuses) = (free_address().to_string(), other.address.to_string());
+    settings.resolvers = vec![dead.clone(), refuses.clone(), server.address.to_string()];
+    assert_eq!(open(&settings).locate(CHALLENGE).await.unwrap(), place());
+    settings.resolvers.pop();
+    let error = open(&settings).locate(CHALLENGE).await.unwrap_err();
+    assert!(!error.needs_human(), "{error}");
+    assert!(error.to_string().contains(&format!("{dead}: it refuses the connection")), "{error}");
+    assert!(error.to_string().contains(&format!("{refuses}: it answers Query Refused")), "{error}");
+}

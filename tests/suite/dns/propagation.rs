@@ -1,0 +1,252 @@
+//! Waiting for every authority.
+
+use std::net::TcpListener;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use provost::dns::{Dns, DnsError, DnsSettings, Patience};
+
+use super::{CHALLENGE, NEIGHBOUR, example, nobody, open, place, quick, values};
+use crate::harness::PATIENCE;
+use crate::harness::bind::{self, Bind, BindConfig};
+
+/// A primary and a secondary that has a copy of its zone and hears of no change.
+fn with_lagging_secondary() -> (Bind, Bind) {
+    let primary = example();
+    let secondary = BindConfig::new().secondary("example.com", &primary).start();
+    assert_eq!(secondary.txt(CHALLENGE), [NEIGHBOUR]);
+    (primary, secondary)
+}
+
+/// Updates the primary, and asks these authorities.
+fn asking(primary: &Bind, authorities: &[String]) -> Dns {
+    let settings = DnsSettings { authorities: authorities.to_vec(), ..primary.settings("provost.") };
+    open(&settings).with_patience(quick())
+}
+
+#[tokio::test]
+async fn a_lagging_secondary_is_waited_for() {
+    if !bind::is_here("dns::propagation::a_lagging_secondary_is_waited_for") {
+        return;
+    }
+    let (primary, secondary) = with_lagging_secondary();
+    let dns = asking(&primary, &[primary.address.to_string(), secondary.address.to_string()]);
+    let both = values(&["one", "two"]);
+    dns.add(&place(), &both).await.unwrap();
+    let said = Mutex::new(Vec::new());
+    let lacks = format!("{}: lacks 2 of 2 values yet", secondary.address);
+    let say = |line: String| {
+        if line == lacks {
+            secondary.notify("example.com");
+        }
+        said.lock().unwrap().push(line);
+    };
+    dns.wait_until_visible(&place(), &both, &say).await.unwrap();
+    assert_eq!(secondary.txt(CHALLENGE).len(), 3);
+    let said = said.into_inner().unwrap();
+    let of_secondary: Vec<&String> =
+        said.iter().filter(|line| line.starts_with(&secondary.address.to_string())).collect();
+    assert_eq!(of_secondary, [&lacks, &format!("{}: has the records", secondary.address)]);
+}
+
+#[tokio::test]
+async fn a_secondary_that_never_catches_up_is_named_with_its_serial() {
+    if !bind::is_here("dns::propagation::a_secondary_that_never_catches_up_is_named_with_its_serial") {
+        return;
+    }
+    let (primary, secondary) = with_lagging_secondary();
+    let dns = asking(&primary, &[primary.address.to_string(), secondary.address.to_string()])
+        .with_patience(Patience { for_lagging: Duration::from_secs(1), ..quick() });
+    let secret = values(&["a-value-that-nobody-is-told"]);
+    dns.add(&place(), &secret).await.unwrap();
+    let said = Mutex::new(String::new());
+    let began = Instant::now();
+    let wait = dns.wait_until_visible(&place(), &secret, &|line| said.lock().unwrap().push_str(&line)).await;
+    assert!(began.elapsed() >= Duration::from_secs(1));
+    let error = wait.unwrap_err();
+    assert!(!error.needs_human(), "{error}");
+    let text = error.to_string();
+    let (behind, ahead) = (secondary.address, primary.address);
+    assert!(text.contains(&format!("{behind} lacks 1 of 1 values, serial 1")), "{text}");
+    assert!(text.contains(&format!("({ahead} has them, serial 2)")), "{text}");
+    assert!(text.contains("after 1 s"), "{text}");
+    assert!(!(text + &said.into_inner().unwrap()).contains(&secret[0]));
+}
+
+#[tokio::test]
+async fn a_dead_secondary_is_named_and_waited_for_a_while() {
+    if !bind::is_here("dns::propagation::a_dead_secondary_is_named_and_waited_for_a_while") {
+        return;
+    }
+    let (primary, secondary) = with_lagging_secondary();
+    let dead = secondary.kill();
+    let dns = asking(&primary, &[dead.to_string(), primary.address.to_string()])
+        .with_patience(Patience { for_silent: Duration::from_millis(700), ..quick() });
+    let one = values(&["one"]);
+    dns.add(&place(), &one).await.unwrap();
+    let said = Mutex::new(Vec::new());
+    let began = Instant::now();
+    dns.wait_until_visible(&place(), &one, &|line| said.lock().unwrap().push(line)).await.unwrap();
+    assert!(began.elapsed() >= Duration::from_millis(700));
+    let said = said.into_inner().unwrap().join("\n");
+    assert!(said.contains(&format!("{dead}: does not answer: it refuses the connection")), "{said}");
+    assert!(said.contains(&format!("{dead}: went on without it")), "{said}");
+}
+
+#[tokio::test]
+async fn a_server_that_accepts_and_says_nothing_is_silent_too() {
+    if !bind::is_here("dns::propagation::a_server_that_accepts_and_says_nothing_is_silent_too") {
+        return;
+    }
+    let primary = example();
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = mute.local_addr().unwrap();
+    let dns = asking(&primary, &[address.to_string(), primary.address.to_string()]);
+    let one = values(&["one"]);
+    dns.add(&place(), &one).await.unwrap();
+    let said = Mutex::new(String::new());
+    dns.wait_until_visible(&place(), &one, &|line| said.lock().unwrap().push_str(&line)).await.unwrap();
+    let said = said.into_inner().unwrap();
+    assert!(said.contains(&format!("{address}: went on without it")), "{said}");
+}
+
+#[tokio::test]
+async fn an_authority_without_a_route_is_named() {
+    if !bind::is_here("dns::propagation::an_authority_without_a_route_is_named") {
+        return;
+    }
+    let primary = example();
+    // TCP has no way to a multicast address, on any machine.
+    let dns = asking(&primary, &["224.0.0.1".to_owned(), primary.address.to_string()]);
+    let one = values(&["one"]);
+    dns.add(&place(), &one).await.unwrap();
+    let said = Mutex::new(String::new());
+    dns.wait_until_visible(&place(), &one, &|line| said.lock().unwrap().push_str(&line)).await.unwrap();
+    let said = said.into_inner().unwrap();
+    assert!(said.contains("224.0.0.1:53: does not answer: there is no route to it from here"), "{said}");
+    assert!(said.contains("224.0.0.1:53: went on without it"), "{said}");
+}
+
+#[tokio::test]
+async fn a_silent_server_that_comes_back_without_the_values_blocks() {
+    if !bind::is_here("dns::propagation::a_silent_server_that_comes_back_without_the_values_blocks") {
+        return;
+    }
+    let (primary, secondary) = with_lagging_secondary();
+    // Refuses the first connections, then is a wire to the secondary.
+    let address = bind::free_address();
+    let dns = asking(&primary, &[address.to_string(), primary.address.to_string()]).with_patience(Patience {
+        for_lagging: Duration::from_secs(2),
+        for_silent: Duration::from_secs(30),
+        ..quick()
+    });
+    let one = values(&["one"]);
+    dns.add(&place(), &one).await.unwrap();
+    let behind = secondary.address;
+    let wire = Mutex::new(None);
+    let say = |line: String| {
+        if line.contains("does not answer") {
+            wire.lock().unwrap().get_or_insert_with(|| Wire::start(address, behind));
+        }
+    };
+    let error = dns.wait_until_visible(&place(), &one, &say).await.unwrap_err();
+    assert!(error.to_string().contains(&format!("{address} lacks 1 of 1 values")), "{error}");
+}
+
+#[tokio::test]
+async fn somebody_must_answer() {
+    if !bind::is_here("dns::propagation::somebody_must_answer") {
+        return;
+    }
+    let (primary, secondary) = with_lagging_secondary();
+    let dead = secondary.kill();
+    let dns = asking(&primary, &[dead.to_string(), "nowhere.example.com:53".to_owned()])
+        .with_patience(Patience { for_lagging: Duration::from_millis(300), ..quick() });
+    let error = dns.wait_until_visible(&place(), &values(&["one"]), &nobody).await.unwrap_err();
+    assert!(matches!(error, DnsError::AuthoritiesSilent { .. }), "{error}");
+    assert!(error.to_string().contains(&dead.to_string()), "{error}");
+    assert!(error.to_string().contains("nowhere.example.com"), "{error}");
+    // Where none has an address, waiting would change nothing.
+    let dns = asking(&primary, &["nowhere.example.com".to_owned()]);
+    let began = Instant::now();
+    let error = dns.wait_until_visible(&place(), &values(&["one"]), &nobody).await.unwrap_err();
+    assert!(matches!(error, DnsError::AuthoritiesSilent { .. }), "{error}");
+    assert!(began.elapsed() < PATIENCE / 2);
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_to_answer_blocks() {
+    if !bind::is_here("dns::propagation::a_server_that_refuses_to_answer_blocks") {
+        return;
+    }
+    let primary = example();
+    let lame = BindConfig::new().primary("example.net", "", "").start();
+    let dns = asking(&primary, &[lame.address.to_string(), primary.address.to_string()])
+        .with_patience(Patience { for_lagging: Duration::from_millis(500), ..quick() });
+    let one = values(&["one"]);
+    dns.add(&place(), &one).await.unwrap();
+    let error = dns.wait_until_visible(&place(), &one, &nobody).await.unwrap_err();
+    assert!(error.to_string().contains(&format!("{} answers Query Refused", lame.address)), "{error}");
+}
+
+#[tokio::test]
+async fn the_zone_s_name_servers_are_asked_at_all_their_addresses() {
+    if !bind::is_here("dns::propagation::the_zone_s_name_servers_are_asked_at_all_their_addresses") {
+        return;
+    }
+    // So many that the answer is truncated by UDP. Nobody listens where they are.
+    let servers = (0..24).map(|server| {
+        let name = format!("a-name-server-with-a-long-name-{server}");
+        format!("@ NS {name}\n{name} A 127.77.0.{}\n", server + 1)
+    });
+    let records = "$TTL 300\n@ SOA ns0 hostmaster 1 3600 600 86400 60\n".to_owned()
+        + &servers.collect::<Vec<_>>().concat()
+        + "a-name-server-with-a-long-name-0 A 127.77.1.1\n";
+    let server = BindConfig::new().key("provost.", "hmac-sha256").primary_from("example.com", &records, "").start();
+    let settings = DnsSettings { authorities: vec![], ..server.settings("provost.") };
+    let dns = open(&settings).with_patience(Patience { for_lagging: Duration::from_secs(1), ..quick() });
+    let text = dns.wait_until_visible(&place(), &values(&["one"]), &nobody).await.unwrap_err().to_string();
+    let named = |server: usize, address: &str| {
+        text.contains(&format!("a-name-server-with-a-long-name-{server}.example.com ({address}:53)"))
+    };
+    let seen = (0..24).filter(|server| named(*server, &format!("127.77.0.{}", server + 1))).count();
+    assert_eq!(seen, 24, "{text}");
+    assert!(named(0, "127.77.1.1"), "{text}");
+}
+
+#[tokio::test]
+async fn after_all_have_agreed_the_records_settle() {
+    if !bind::is_here("dns::propagation::after_all_have_agreed_the_records_settle") {
+        return;
+    }
+    let primary = example();
+    let settings = DnsSettings { settle_s: 1, ..primary.settings("provost.") };
+    let dns = open(&settings);
+    assert_eq!(dns.patience().for_silent, Duration::from_secs(30));
+    let one = values(&["one"]);
+    dns.add(&place(), &one).await.unwrap();
+    let began = Instant::now();
+    dns.wait_until_visible(&place(), &one, &nobody).await.unwrap();
+    assert!(began.elapsed() >= Duration::from_secs(1));
+}
+
+/// Passes connections at one address on to another, until the test ends.
+struct Wire;
+
+impl Wire {
+    fn start(at: std::net::SocketAddr, to: std::net::SocketAddr) -> Self {
+        let listener = TcpListener::bind(at).unwrap();
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                let (Ok(mut client), Ok(mut server)) = (client, std::net::TcpStream::connect(to)) else { return };
+                let (mut from, mut into) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut from, &mut into);
+                    let _ = into.shutdown(std::net::Shutdown::Both);
+                });
+                std::thread::spawn(move || std::io::copy(&mut server, &mut client));
+            }
+        });
+        Self
+    }
+}

@@ -1,0 +1,141 @@
+//! Adding and removing values.
+
+use super::{CHALLENGE, NEIGHBOUR, POLICY, example, nobody, open, place, quick, values};
+use crate::harness::bind::{self, BindConfig, dig};
+use crate::harness::eventually;
+
+#[tokio::test]
+async fn values_come_and_go_beside_somebody_else_s() {
+    if !bind::is_here("dns::updates::values_come_and_go_beside_somebody_else_s") {
+        return;
+    }
+    let primary = example();
+    let dns = open(&primary.settings("provost."));
+    let ours = values(&["of-the-wildcard", "of-the-name"]);
+    dns.add(&place(), &ours).await.unwrap();
+    assert_eq!(primary.txt(CHALLENGE), ["of-the-name", "of-the-wildcard", NEIGHBOUR]);
+    dns.add(&place(), &ours).await.unwrap();
+    assert_eq!(primary.txt(CHALLENGE).len(), 3, "what is there already stays");
+    dns.remove(&place(), &values(&["of-the-name", "never-there"])).await.unwrap();
+    assert_eq!(primary.txt(CHALLENGE), ["of-the-wildcard", NEIGHBOUR]);
+    dns.remove(&place(), &ours).await.unwrap();
+    assert_eq!(primary.txt(CHALLENGE), [NEIGHBOUR]);
+}
+
+#[tokio::test]
+async fn all_values_go_in_one_update() {
+    if !bind::is_here("dns::updates::all_values_go_in_one_update") {
+        return;
+    }
+    let primary = example();
+    let dns = open(&primary.settings("provost."));
+    let serial = || -> u32 {
+        dig(primary.address, &["+short", "example.com", "SOA"]).split(' ').nth(2).unwrap().parse().unwrap()
+    };
+    assert_eq!(serial(), 1);
+    dns.add(&place(), &values(&["one", "two", "three"])).await.unwrap();
+    assert_eq!(serial(), 2, "each update makes one new serial");
+    dns.remove(&place(), &values(&["one", "two", "three"])).await.unwrap();
+    assert_eq!(serial(), 3);
+}
+
+#[tokio::test]
+async fn the_records_live_as_long_as_configured() {
+    if !bind::is_here("dns::updates::the_records_live_as_long_as_configured") {
+        return;
+    }
+    let primary = example();
+    let mut settings = primary.settings("provost.");
+    settings.ttl_s = 77;
+    open(&settings).add(&place(), &values(&["one"])).await.unwrap();
+    let answer = dig(primary.address, &["+noall", "+answer", CHALLENGE, "TXT"]);
+    let record = answer.lines().find(|line| line.ends_with("\"one\"")).unwrap();
+    assert_eq!(record.split_whitespace().nth(1), Some("77"), "{answer}");
+}
+
+#[tokio::test]
+async fn every_supported_algorithm_signs() {
+    if !bind::is_here("dns::updates::every_supported_algorithm_signs") {
+        return;
+    }
+    let (mut config, mut policy) = (BindConfig::new(), String::new());
+    let algorithms = ["hmac-sha256", "hmac-sha384", "hmac-sha512"];
+    for algorithm in algorithms {
+        config = config.key(&format!("{algorithm}-key."), algorithm);
+        policy += &POLICY.replace("provost.", &format!("{algorithm}-key."));
+    }
+    let primary = config.primary("example.com", "phones A 127.0.0.1", &policy).start();
+    for algorithm in algorithms {
+        let dns = open(&primary.settings(&format!("{algorithm}-key")));
+        assert_eq!(dns.key().algorithm(), algorithm);
+        dns.add(&place(), &values(&[algorithm])).await.unwrap();
+    }
+    assert_eq!(primary.txt(CHALLENGE), algorithms);
+}
+
+#[tokio::test]
+async fn one_key_is_chosen_from_a_file_of_several() {
+    if !bind::is_here("dns::updates::one_key_is_chosen_from_a_file_of_several") {
+        return;
+    }
+    let config = BindConfig::new().key("other.", "hmac-sha512").key("provost.", "hmac-sha256");
+    let primary = config.primary("example.com", "", POLICY).start();
+    let mut settings = primary.settings("keys.conf");
+    settings.tsig_key_file = settings.tsig_key_file.with_file_name("keys.conf");
+    let error = provost::dns::Dns::open(&settings).unwrap_err().to_string();
+    assert!(error.contains("it holds several keys (other, provost)"), "{error}");
+    settings.tsig_key_name = Some("provost.".to_owned());
+    open(&settings).add(&place(), &values(&["one"])).await.unwrap();
+    assert_eq!(primary.txt(CHALLENGE), ["one"]);
+}
+
+#[test]
+fn a_key_file_that_everybody_can_read_is_warned_about() {
+    use std::os::unix::fs::PermissionsExt;
+    if !bind::is_here("dns::updates::a_key_file_that_everybody_can_read_is_warned_about") {
+        return;
+    }
+    let primary = example();
+    let settings = primary.settings("provost.");
+    for (mode, warnings) in [(0o644, 1), (0o640, 0), (0o600, 0)] {
+        std::fs::set_permissions(&settings.tsig_key_file, std::fs::Permissions::from_mode(mode)).unwrap();
+        assert_eq!(provost::dns::Dns::open(&settings).unwrap().1.len(), warnings, "{mode:o}");
+    }
+    std::fs::remove_file(&settings.tsig_key_file).unwrap();
+    let error = provost::dns::Dns::open(&settings).unwrap_err();
+    assert!(matches!(error, provost::dns::TsigKeyError::Read { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_probe_goes_all_the_way_and_leaves_nothing() {
+    if !bind::is_here("dns::updates::a_probe_goes_all_the_way_and_leaves_nothing") {
+        return;
+    }
+    let primary = example();
+    let dns = open(&primary.settings("provost.")).with_patience(quick());
+    let said = std::sync::Mutex::new(Vec::new());
+    let found = provost::dns::probe(&dns, CHALLENGE, &|line| said.lock().unwrap().push(line)).await.unwrap();
+    assert_eq!(found, place());
+    let said = said.into_inner().unwrap().join("\n");
+    assert!(said.contains("a probe record was added in zone example.com"), "{said}");
+    assert!(said.contains(&format!("{}: has the records", primary.address)), "{said}");
+    assert_eq!(primary.txt(CHALLENGE), [NEIGHBOUR]);
+    assert!(primary.log().contains("deleting an RR at _acme-challenge.phones.example.com TXT"), "{}", primary.log());
+}
+
+#[tokio::test]
+async fn a_probe_that_is_not_seen_everywhere_is_removed_too() {
+    if !bind::is_here("dns::updates::a_probe_that_is_not_seen_everywhere_is_removed_too") {
+        return;
+    }
+    let primary = example();
+    let behind = BindConfig::new().secondary("example.com", &primary).start();
+    let mut settings = primary.settings("provost.");
+    settings.authorities = vec![behind.address.to_string()];
+    let dns = open(&settings)
+        .with_patience(provost::dns::Patience { for_lagging: std::time::Duration::from_millis(200), ..quick() });
+    let error = provost::dns::probe(&dns, CHALLENGE, &nobody).await.unwrap_err();
+    assert!(matches!(error, provost::dns::DnsError::NotVisible { .. }), "{error}");
+    eventually("the probe to be gone", || (primary.txt(CHALLENGE) == [NEIGHBOUR]).then_some(()));
+    assert!(primary.log().contains("deleting an RR"), "{}", primary.log());
+}

@@ -1,0 +1,268 @@
+//! BIND on a port of its own, from a test's own configuration: primaries, secondaries, resolvers. Nothing of the machine's
+//! own configuration is read, and nothing outlives the test.
+
+use std::fmt::Write as _;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use provost::dns::DnsSettings;
+
+use super::site::Lines;
+use super::{PATIENCE, eventually, tool};
+
+/// What a server shall be, before it runs.
+#[derive(Default)]
+pub struct BindConfig {
+    keys: Vec<(String, String)>,
+    zones: String,
+    files: Vec<(String, String)>,
+    first_zone: Option<String>,
+    recursion: bool,
+}
+
+/// A server that answers. Dropped, it is killed and waited for.
+pub struct Bind {
+    folder: tempfile::TempDir,
+    child: Child,
+    pub address: SocketAddr,
+    log: Lines,
+}
+
+/// Whether the programs are here; without them the test says NOT RUN.
+pub fn is_here(test: &str) -> bool {
+    let missing: Vec<&str> =
+        ["named", "tsig-keygen", "dig"].into_iter().filter(|name| program(name).is_none()).collect();
+    if !missing.is_empty() {
+        super::not_run(test, &format!("{} not installed (bind9, bind9-dnsutils)", missing.join(", ")));
+    }
+    missing.is_empty()
+}
+
+/// Where a program is; a user's PATH may lack sbin, where daemons live.
+pub fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/local/sbin:/usr/sbin:/sbin";
+    path.split(':').map(|folder| Path::new(folder).join(name)).find(|file| file.is_file())
+}
+
+/// A port of 127.0.0.1 that is free for TCP and UDP.
+pub fn free_address() -> SocketAddr {
+    loop {
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = tcp.local_addr().unwrap();
+        if UdpSocket::bind(address).is_ok() {
+            return address;
+        }
+    }
+}
+
+impl BindConfig {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Has `tsig-keygen` make a key.
+    pub fn key(mut self, name: &str, algorithm: &str) -> Self {
+        let made = tool::run(Command::new(program("tsig-keygen").unwrap()).args(["-a", algorithm, name]));
+        assert_eq!(made.code, 0, "{}", made.stderr);
+        self.keys.push((name.to_owned(), made.stdout));
+        self
+    }
+
+    /// Takes the keys of another server.
+    pub fn keys_of(mut self, other: &Bind) -> Self {
+        let text = std::fs::read_to_string(other.folder.path().join("keys.conf")).unwrap();
+        self.keys.push(("keys-of-another".to_owned(), text));
+        self
+    }
+
+    /// A zone with these `records` beside SOA and NS, that takes updates as `policy` says.
+    pub fn primary(self, zone: &str, records: &str, policy: &str) -> Self {
+        let text = format!(
+            "$TTL 300\n@ SOA ns1.{zone}. hostmaster.{zone}. 1 3600 600 86400 60\n@ NS ns1.{zone}.\nns1 A 127.0.0.1\n{records}\n"
+        );
+        self.primary_from(zone, &text, policy)
+    }
+
+    /// A zone whose file is all `text`.
+    pub fn primary_from(mut self, zone: &str, text: &str, policy: &str) -> Self {
+        self.files.push((zone.to_owned(), text.to_owned()));
+        let policy = if policy.is_empty() { String::new() } else { format!("update-policy {{ {policy} }};") };
+        self.zone(zone, &format!("type primary; file \"{zone}.zone\"; {policy}"))
+    }
+
+    /// A copy of a zone of `primary`, which never says when something has changed: it lags until [`Bind::notify`].
+    pub fn secondary(self, zone: &str, primary: &Bind) -> Self {
+        let (address, port) = (primary.address.ip(), primary.address.port());
+        self.zone(zone, &format!("type secondary; file \"{zone}.copy\"; primaries {{ {address} port {port}; }};"))
+    }
+
+    /// Answers for names in `zone` what `server` answers, as a resolver does.
+    pub fn forward(mut self, zone: &str, server: &Bind) -> Self {
+        self.recursion = true;
+        let (address, port) = (server.address.ip(), server.address.port());
+        self.zone(zone, &format!("type forward; forward only; forwarders {{ {address} port {port}; }};"))
+    }
+
+    fn zone(mut self, zone: &str, clauses: &str) -> Self {
+        writeln!(self.zones, "zone \"{zone}\" {{ {clauses} }};").unwrap();
+        self.first_zone.get_or_insert_with(|| zone.to_owned());
+        self
+    }
+
+    fn write(&self, folder: &Path, address: SocketAddr) -> PathBuf {
+        let keys: String = self.keys.iter().map(|(_, text)| text.as_str()).collect();
+        std::fs::write(folder.join("keys.conf"), keys).unwrap();
+        for (name, text) in &self.keys {
+            std::fs::write(folder.join(format!("{}.key", name.trim_end_matches('.'))), text).unwrap();
+        }
+        for (zone, text) in &self.files {
+            std::fs::write(folder.join(format!("{zone}.zone")), text).unwrap();
+        }
+        let (ip, port, recursion) = (address.ip(), address.port(), if self.recursion { "yes" } else { "no" });
+        let folder_name = folder.display();
+        let text = format!(
+            "include \"{folder_name}/keys.conf\";\n\
+             options {{\n  directory \"{folder_name}\";\n  pid-file none;\n  lock-file none;\n  \
+             session-keyfile \"{folder_name}/session.key\";\n  listen-on port {port} {{ {ip}; }};\n  \
+             listen-on-v6 {{ none; }};\n  recursion {recursion};\n  allow-query {{ any; }};\n  \
+             allow-transfer {{ any; }};\n  dnssec-validation no;\n  notify no;\n  empty-zones-enable no;\n}};\n\
+             controls {{ }};\n{}",
+            self.zones
+        );
+        let file = folder.join("named.conf");
+        std::fs::write(&file, text).unwrap();
+        file
+    }
+
+    /// Starts it and waits until it answers for its first zone.
+    pub fn start(&self) -> Bind {
+        let folder = tempfile::tempdir().unwrap();
+        // Between finding a free port and listening on it, somebody else may take it.
+        for _ in 0..5 {
+            let address = free_address();
+            let config = self.write(folder.path(), address);
+            let (mut child, log) = run_named(folder.path(), &config);
+            if answers(address, self.first_zone.as_deref().unwrap_or("."), &mut child, &log) {
+                return Bind { folder, child, address, log };
+            }
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        panic!("named found no port");
+    }
+}
+
+fn run_named(folder: &Path, config: &Path) -> (Child, Lines) {
+    let named = unconfined(&program("named").unwrap(), folder);
+    let mut child = Command::new(named)
+        .arg("-g")
+        .args(["-n", "1", "-c"])
+        .arg(config)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let log = Lines::default();
+    log.follow(child.stderr.take().unwrap());
+    (child, log)
+}
+
+/// `AppArmor` confines `/usr/sbin/named` to the machine's own folders; a copy it does not know.
+fn unconfined(named: &Path, folder: &Path) -> PathBuf {
+    let enabled = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled");
+    if !enabled.is_ok_and(|enabled| enabled.starts_with('Y')) {
+        return named.to_owned();
+    }
+    let copy = folder.join("named");
+    std::fs::copy(named, &copy).unwrap();
+    copy
+}
+
+/// Waits until the server at `address` answers for `zone`; `false` if it has to be tried on another port.
+fn answers(address: SocketAddr, zone: &str, child: &mut Child, log: &Lines) -> bool {
+    eventually("named to answer", || {
+        if log.all().iter().any(|line| line.contains("address in use")) {
+            return Some(false);
+        }
+        if let Some(status) = child.try_wait().unwrap() {
+            panic!("named ended with {status}:\n{}", log.all().join("\n"));
+        }
+        let soa = dig(address, &[zone, "SOA"]);
+        (soa.contains("status: NOERROR") && soa.contains("ANSWER: 1")).then_some(true)
+    })
+}
+
+/// What `dig` prints when it asks the server at `address`.
+pub fn dig(address: SocketAddr, question: &[&str]) -> String {
+    let server = format!("@{}", address.ip());
+    let port = address.port().to_string();
+    let mut command = Command::new(program("dig").unwrap());
+    command.args(["-r", "+noidnin", "+tries=1", "+time=2", &server, "-p", &port]).args(question);
+    tool::run(&mut command).stdout
+}
+
+/// The values of the TXT records of `name` at the server at `address`, sorted.
+pub fn txt(address: SocketAddr, name: &str) -> Vec<String> {
+    let mut values: Vec<String> =
+        dig(address, &["+short", name, "TXT"]).lines().map(|line| line.trim_matches('"').to_owned()).collect();
+    values.sort();
+    values
+}
+
+impl Bind {
+    /// The file of one key.
+    pub fn key_file(&self, key: &str) -> PathBuf {
+        self.folder.path().join(format!("{}.key", key.trim_end_matches('.')))
+    }
+
+    /// Settings that update this server with `key`, ask it for everything, and hold it for the only authority.
+    pub fn settings(&self, key: &str) -> DnsSettings {
+        settings(self.address, &self.key_file(key))
+    }
+
+    /// The values of the TXT records of `name`, sorted.
+    pub fn txt(&self, name: &str) -> Vec<String> {
+        txt(self.address, name)
+    }
+
+    /// Tells this secondary that `zone` has changed, as its primary would.
+    pub fn notify(&self, zone: &str) {
+        let answer = dig(self.address, &["+opcode=notify", zone, "SOA"]);
+        assert!(answer.contains("status: NOERROR"), "{answer}");
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        self.log.all().join("\n")
+    }
+
+    /// Ends it as a crash would, and says where it was.
+    pub fn kill(self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Bind {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Settings that know one server only.
+pub fn settings(address: SocketAddr, key_file: &Path) -> DnsSettings {
+    DnsSettings {
+        primary: address.to_string(),
+        tsig_key_file: key_file.to_owned(),
+        tsig_key_name: None,
+        zone: None,
+        resolvers: vec![address.to_string()],
+        authorities: vec![address.to_string()],
+        ttl_s: 60,
+        propagation_timeout_s: PATIENCE.as_secs(),
+        settle_s: 0,
+    }
+}
