@@ -30,7 +30,9 @@ pub enum Dialect {
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let config = Config::find(args.config.config.as_deref())?;
     let CertificateSource::Acme(settings) = &config.certificate else {
-        bail!("this configuration obtains no certificate (\"certificate\": {{\"acme\": …}}), so the DNS primary need grant nothing");
+        bail!(
+            "this configuration obtains no certificate (\"certificate\": {{\"acme\": …}}), so the DNS primary need grant nothing"
+        );
     };
     let (dns, _) = Dns::open(&settings.dns)?;
     let challenge = format!("_acme-challenge.{}", config.domain);

@@ -98,9 +98,9 @@ fn a_server_gets_its_certificates_by_itself_and_keeps_them_over_a_restart() {
     public.has_both();
     assert_eq!(public.client(&server).get("/site.cfg").unwrap().text(), "<site/>");
     assert_eq!(public.bind.txt(CHALLENGE), Vec::<String>::new());
-    let status = public.certificate(&["status"]);
-    assert_eq!(status.code, 0, "{status:?}");
-    assert!(status.stdout.contains("*.phones.example.com, phones.example.com"), "{}", status.stdout);
+    let shown = public.certificate(&["status"]);
+    assert_eq!(shown.code, 0, "{shown:?}");
+    assert!(shown.stdout.contains("*.phones.example.com, phones.example.com"), "{}", shown.stdout);
     let before = std::fs::read(public.chain("rsa-2048")).unwrap();
     server.signal(rustix::process::Signal::TERM);
     assert!(server.wait().success());

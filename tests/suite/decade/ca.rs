@@ -60,6 +60,7 @@ struct Placed {
 }
 
 pub struct ScriptedCa {
+    directory: String,
     weather: Arc<Weather>,
     dice: Arc<Dice>,
     now: Now,
@@ -88,6 +89,7 @@ impl ScriptedCa {
         params.not_after = system_time(START + 9000 * DAY).into();
         let key = KeyPair::generate().unwrap();
         Self {
+            directory: "https://scripted.example/directory".to_owned(),
             weather,
             dice,
             now,
@@ -255,8 +257,8 @@ fn dates(leaf: &CertificateDer<'static>) -> (i64, i64) {
 pub struct CaPort(pub Arc<ScriptedCa>);
 
 impl Ca for CaPort {
-    fn directory(&self) -> &'static str {
-        "https://scripted.example/directory"
+    fn directory(&self) -> &str {
+        &self.0.directory
     }
 
     fn open(&self) -> Answer<'_, bool> {

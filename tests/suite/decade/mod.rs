@@ -6,6 +6,7 @@
 //! certificate wherever there could be one.
 
 mod ca;
+mod rules;
 mod weather;
 
 use std::collections::BTreeSet;
@@ -36,13 +37,15 @@ static KEYS: LazyLock<Vec<(KeyKind, Vec<String>)>> = LazyLock::new(|| {
 
 /// Time that passes as fast as nothing happens.
 struct VirtualWorld {
+    /// When the simulation began, as its own clock said.
+    start: i64,
     began: tokio::time::Instant,
     dice: Arc<Dice>,
 }
 
 impl World for VirtualWorld {
     fn now(&self) -> i64 {
-        START + i64::try_from(self.began.elapsed().as_secs()).unwrap()
+        self.start + i64::try_from(self.began.elapsed().as_secs()).unwrap()
     }
 
     fn dice(&self) -> f64 {
@@ -81,7 +84,7 @@ async fn decade(seed: u64) -> String {
     let folder = scratch();
     let dice = Arc::new(Dice::new(seed));
     let began = tokio::time::Instant::now();
-    let world = Arc::new(VirtualWorld { began, dice: Arc::clone(&dice) });
+    let world = Arc::new(VirtualWorld { start: START, began, dice: Arc::clone(&dice) });
     let weather = Arc::new(Weather::forecast(&dice, START, DECADE));
     let now = Arc::new({
         let world = Arc::clone(&world);

@@ -1,0 +1,345 @@
+//! Single rules of the flow on the virtual clock: whom to ask, when not to ask, and what not to use.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use provost::ca::KeyKind;
+use provost::certificate::LiveCertificates;
+use provost::dns::Place;
+use provost::renew::ports::{Answer, Ca, Challenge, ChallengeDns, Order, OrderStatus, Say, World};
+use provost::renew::{Command, Failure, Parts, Renewer, Status, Window};
+use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair, SanType};
+use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
+use tokio::sync::{mpsc, oneshot};
+
+use super::weather::{DAY, Dice, HOUR};
+use super::{START, VirtualWorld, scratch, system_time};
+
+const KIND: KeyKind = KeyKind::EcdsaP256;
+
+/// A CA that does what a test says; it believes in any name.
+struct Stub {
+    directory: String,
+    world: Arc<VirtualWorld>,
+    issuer: Issuer<'static, KeyPair>,
+    /// What every request is answered with.
+    refusal: Mutex<Option<Failure>>,
+    skew: AtomicI64,
+    /// The CA dies of a certificate request, and so do we.
+    hangs: AtomicBool,
+    names_are_wrong: AtomicBool,
+    requests: AtomicU32,
+    orders: AtomicU32,
+    finalized: AtomicU32,
+}
+
+impl Stub {
+    fn new(directory: &str, world: &Arc<VirtualWorld>) -> Arc<Self> {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Arc::new(Self {
+            directory: directory.to_owned(),
+            world: Arc::clone(world),
+            issuer: Issuer::new(params, KeyPair::generate().unwrap()),
+            refusal: Mutex::default(),
+            skew: AtomicI64::new(0),
+            hangs: AtomicBool::default(),
+            names_are_wrong: AtomicBool::default(),
+            requests: AtomicU32::default(),
+            orders: AtomicU32::default(),
+            finalized: AtomicU32::default(),
+        })
+    }
+
+    fn refuse(&self, with: Option<Failure>) {
+        *self.refusal.lock().unwrap() = with;
+    }
+
+    async fn request(&self) -> Result<(), Failure> {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        self.requests.fetch_add(1, Ordering::SeqCst);
+        self.refusal.lock().unwrap().clone().map_or(Ok(()), Err)
+    }
+
+    fn issue(&self, csr: &[u8]) -> String {
+        let der = CertificateSigningRequestDer::from(csr);
+        let mut request = CertificateSigningRequestParams::from_der(&der).unwrap();
+        let now = self.world.now();
+        request.params.not_before = system_time(now - HOUR).into();
+        request.params.not_after = system_time(now - HOUR + 90 * DAY).into();
+        if self.names_are_wrong.load(Ordering::SeqCst) {
+            request.params.subject_alt_names = vec![SanType::DnsName("other.example".try_into().unwrap())];
+        }
+        request.signed_by(&self.issuer).unwrap().pem()
+    }
+}
+
+/// The stub as the flow sees it.
+struct Port(Arc<Stub>);
+
+impl Ca for Port {
+    fn directory(&self) -> &str {
+        &self.0.directory
+    }
+
+    fn open(&self) -> Answer<'_, bool> {
+        Box::pin(async { self.0.request().await.map(|()| true) })
+    }
+
+    fn register(&self) -> Answer<'_, ()> {
+        Box::pin(self.0.request())
+    }
+
+    fn clock_skew(&self) -> Option<i64> {
+        Some(self.0.skew.load(Ordering::SeqCst))
+    }
+
+    fn renewal_window<'a>(&'a self, _: &'a CertificateDer<'static>) -> Answer<'a, Option<(Window, i64)>> {
+        Box::pin(async { self.0.request().await.map(|()| None) })
+    }
+
+    fn order<'a>(&'a self, _: &'a [String], _: Option<&'a CertificateDer<'static>>) -> Answer<'a, Box<dyn Order>> {
+        Box::pin(async {
+            self.0.request().await?;
+            let number = self.0.orders.fetch_add(1, Ordering::SeqCst);
+            Ok(Box::new(StubOrder { url: number.to_string(), ca: Arc::clone(&self.0), chain: None }) as Box<dyn Order>)
+        })
+    }
+
+    fn order_at<'a>(&'a self, _: &'a str) -> Answer<'a, Box<dyn Order>> {
+        // It forgets orders, which is the worst for budgets.
+        Box::pin(async {
+            self.0.request().await?;
+            Err(Failure::retry("no such order").with_sign(provost::renew::Sign::Refused))
+        })
+    }
+
+    fn revoke<'a>(&'a self, _: &'a CertificateDer<'static>) -> Answer<'a, ()> {
+        Box::pin(self.0.request())
+    }
+}
+
+struct StubOrder {
+    url: String,
+    ca: Arc<Stub>,
+    chain: Option<String>,
+}
+
+impl Order for StubOrder {
+    fn url(&self) -> &str {
+        &self.url
+    }
+
+    fn status(&mut self) -> OrderStatus {
+        if self.chain.is_some() { OrderStatus::Valid } else { OrderStatus::Ready }
+    }
+
+    fn challenges(&mut self) -> Answer<'_, Vec<Challenge>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn validate(&mut self) -> Answer<'_, ()> {
+        Box::pin(self.ca.request())
+    }
+
+    fn finalize<'a>(&'a mut self, csr: &'a [u8]) -> Answer<'a, ()> {
+        Box::pin(async {
+            self.ca.request().await?;
+            self.ca.finalized.fetch_add(1, Ordering::SeqCst);
+            if self.ca.hangs.load(Ordering::SeqCst) {
+                std::future::pending::<()>().await;
+            }
+            self.chain = Some(self.ca.issue(csr));
+            Ok(())
+        })
+    }
+
+    fn chains(&mut self, _: bool) -> Answer<'_, Vec<String>> {
+        Box::pin(async { Ok(self.chain.clone().into_iter().collect()) })
+    }
+}
+
+/// No record is ever needed here.
+struct NoDns;
+
+impl ChallengeDns for NoDns {
+    fn locate<'a>(&'a self, _: &'a str) -> Answer<'a, Place> {
+        Box::pin(async { Err(Failure::retry("no DNS here")) })
+    }
+
+    fn add<'a>(&'a self, _: &'a Place, _: &'a [String]) -> Answer<'a, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn remove<'a>(&'a self, _: &'a Place, _: &'a [String]) -> Answer<'a, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn wait_until_visible<'a>(&'a self, _: &'a Place, _: &'a [String], _: Say<'a>) -> Answer<'a, ()> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// A site on the virtual clock, with the CAs that it may ask.
+struct Simulated {
+    folder: tempfile::TempDir,
+    world: Arc<VirtualWorld>,
+    live: Arc<LiveCertificates>,
+    cas: Vec<Arc<Stub>>,
+    domain: &'static str,
+}
+
+impl Simulated {
+    fn new(directories: &[&str]) -> Self {
+        let dice = Arc::new(Dice::new(7));
+        let world = Arc::new(VirtualWorld { start: START, began: tokio::time::Instant::now(), dice });
+        let cas = directories.iter().map(|directory| Stub::new(directory, &world)).collect();
+        Self { folder: scratch(), world, live: Arc::default(), cas, domain: "phones.example.com" }
+    }
+
+    fn open(&self) -> Renewer {
+        let parts = Parts {
+            domain: self.domain.to_owned(),
+            keys: vec![KIND],
+            preferred_chain: None,
+            cas: self.cas.iter().map(|ca| Arc::new(Port(Arc::clone(ca))) as Arc<dyn Ca>).collect(),
+            dns: Arc::new(NoDns),
+            world: self.world.clone(),
+            fingerprint: String::new(),
+        };
+        Renewer::open(parts, self.folder.path(), Arc::clone(&self.live)).unwrap()
+    }
+
+    /// Lives for a while and is then killed; what the status was at the end.
+    async fn live_for(&self, seconds: i64) -> Status {
+        let (commands, received) = mpsc::channel(1);
+        let end = Duration::from_secs(seconds.unsigned_abs());
+        let asking = async {
+            tokio::time::sleep(end).await;
+            let (reply, status) = oneshot::channel();
+            commands.send(Command::Status(reply)).await.unwrap();
+            status.await.unwrap()
+        };
+        tokio::select! {
+            () = self.open().run(received, std::future::pending()) => unreachable!("it runs until it is stopped"),
+            status = asking => status,
+        }
+    }
+
+    fn not_after(&self) -> i64 {
+        self.live.current()[0].not_after
+    }
+
+    fn meta(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("certs/ecdsa-p256/current/meta.json")).unwrap()
+    }
+}
+
+fn on_virtual_time(test: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(test);
+}
+
+fn read(path: &Path) -> Vec<u8> {
+    std::fs::read(path).unwrap()
+}
+
+#[test]
+fn another_directory_is_asked_only_late_and_the_first_again_the_next_time() {
+    on_virtual_time(async {
+        let site = Simulated::new(&["https://first.example", "https://second.example"]);
+        site.live_for(HOUR).await;
+        site.cas[0].refuse(Some(Failure::retry("down for weeks")));
+        // A sixth of 90 days is 15: until then, the first alone.
+        site.live_for(site.not_after() - 16 * DAY - site.world.now()).await;
+        assert!(site.cas[0].requests.load(Ordering::SeqCst) > 10);
+        assert_eq!(site.cas[1].requests.load(Ordering::SeqCst), 0);
+        site.live_for(3 * DAY).await;
+        assert!(site.meta().contains("second.example"), "{}", site.meta());
+        site.cas[0].refuse(None);
+        site.live_for(70 * DAY).await;
+        assert!(site.meta().contains("first.example"), "{}", site.meta());
+    });
+}
+
+#[test]
+fn a_retry_after_holds_over_restarts_and_for_whatever_might_be_asked() {
+    on_virtual_time(async {
+        let site = Simulated::new(&["https://first.example"]);
+        site.cas[0].refuse(Some(Failure::retry("too many").after(Some(3 * DAY))));
+        site.live_for(HOUR).await;
+        assert_eq!(site.cas[0].requests.load(Ordering::SeqCst), 1);
+        site.cas[0].refuse(None);
+        for _ in 0..20 {
+            let status = site.live_for(3 * HOUR).await;
+            assert!(status.certificates[0].next_attempt > site.world.now());
+        }
+        assert_eq!(site.cas[0].requests.load(Ordering::SeqCst), 1);
+        site.live_for(DAY).await;
+        assert_eq!(site.live.current().len(), 1);
+    });
+}
+
+#[test]
+fn a_process_that_dies_of_every_attempt_stays_far_below_the_limits() {
+    on_virtual_time(async {
+        let site = Simulated::new(&["https://first.example"]);
+        site.cas[0].hangs.store(true, Ordering::SeqCst);
+        // A supervisor that starts it again every ten seconds, for two days.
+        for _ in 0..2 * 8640 {
+            site.live_for(10).await;
+        }
+        let (orders, finalized) =
+            (site.cas[0].orders.load(Ordering::SeqCst), site.cas[0].finalized.load(Ordering::SeqCst));
+        // Five at once and one more in 34 hours is what Let's Encrypt allows.
+        assert!((1..=6).contains(&finalized), "{finalized} certificates asked for, by {orders} orders");
+        assert!(orders <= 100, "{orders} orders");
+    });
+}
+
+#[test]
+fn a_clock_that_is_plainly_wrong_orders_nothing_and_destroys_nothing() {
+    on_virtual_time(async {
+        let site = Simulated::new(&["https://first.example"]);
+        site.live_for(HOUR).await;
+        let chain = site.folder.path().join("certs/ecdsa-p256/current/chain.pem");
+        let (before, orders) = (read(&chain), site.cas[0].orders.load(Ordering::SeqCst));
+        // Ours says that the certificate is due, but is a year ahead.
+        site.cas[0].skew.store(-365 * DAY, Ordering::SeqCst);
+        let status = site.live_for(80 * DAY).await;
+        let error = status.certificates[0].last_error.clone().unwrap();
+        assert!(error.contains("the clock of this machine is 31536000 s ahead of"), "{error}");
+        assert!(status.certificates[0].needs_human && status.clock_skew_s == Some(-365 * DAY));
+        assert_eq!((read(&chain), site.cas[0].orders.load(Ordering::SeqCst)), (before, orders));
+    });
+}
+
+#[test]
+fn a_certificate_for_other_names_is_not_used_and_not_stored() {
+    on_virtual_time(async {
+        let site = Simulated::new(&["https://first.example"]);
+        site.live_for(HOUR).await;
+        let chain = site.folder.path().join("certs/ecdsa-p256/current/chain.pem");
+        let before = read(&chain);
+        site.cas[0].names_are_wrong.store(true, Ordering::SeqCst);
+        let status = site.live_for(70 * DAY).await;
+        let error = status.certificates[0].last_error.clone().unwrap();
+        assert!(error.contains("is for other.example, not for *.phones.example.com"), "{error}");
+        assert_eq!(read(&chain), before);
+        assert!(site.live.current()[0].covers("ote.phones.example.com"));
+    });
+}
+
+#[test]
+fn another_domain_is_due_at_once_and_the_old_certificate_serves_meanwhile() {
+    on_virtual_time(async {
+        let mut site = Simulated::new(&["https://first.example"]);
+        site.live_for(HOUR).await;
+        site.domain = "other.example.com";
+        drop(site.open());
+        assert!(site.live.current()[0].covers("ote.phones.example.com"));
+        site.live_for(HOUR).await;
+        assert!(site.live.current()[0].covers("ote.other.example.com"));
+    });
+}
