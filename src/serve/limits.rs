@@ -17,9 +17,10 @@ use serde::Deserialize;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Connections of proven phones, all together.
+    /// Connections of proven phones that are known, all together.
     pub connections: usize,
-    /// Connections that proved no phone (of constituencies without client authentication), all together.
+    /// Connections that proved no known phone, all together: of constituencies without client authentication, and of
+    /// phones that are not on the list.
     pub anonymous_connections: usize,
     /// Handshakes under way, all together: strangers never use up the places of proven phones.
     pub unfinished_handshakes: usize,
