@@ -87,6 +87,17 @@ fn hostile_bytes_stay_on_their_line() {
 }
 
 #[test]
+fn a_reason_that_a_stranger_made_long_is_cut() {
+    let mut long = record();
+    long.reason = Some(format!("the issuer \"{}", "ä".repeat(50_000)));
+    let (queue, records) = sync_channel(1);
+    AccessLog { queue, lost: Arc::default() }.record(long);
+    let reason = records.recv().unwrap().reason.unwrap();
+    assert!(reason.starts_with("the issuer \"ä"), "{reason}");
+    assert!(reason.len() < 1100 && reason.ends_with("..."), "{reason}");
+}
+
+#[test]
 fn everything_is_written_before_the_writer_ends() {
     #[derive(Clone, Default)]
     struct Shared(Arc<std::sync::Mutex<Vec<u8>>>);
