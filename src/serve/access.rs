@@ -124,9 +124,16 @@ impl AccessLog {
         if let Err(TrySendError::Full(_)) = self.queue.try_send(record)
             && self.lost.fetch_add(1, Ordering::Relaxed) == 0
         {
-            tracing::warn!("access-log lines are being lost: standard output is not read fast enough");
+            say_that_lines_are_lost();
         }
     }
+}
+
+/// On a thread of its own: whoever does not read the log may not read diagnostics either, and requests wait for neither.
+fn say_that_lines_are_lost() {
+    let say = || tracing::warn!("access-log lines are being lost: standard output is not read fast enough");
+    // Without a thread to spare, the count at the end must do.
+    let _ = std::thread::Builder::new().name("access-log-loss".to_owned()).spawn(say);
 }
 
 /// Cuts a reason that is too long: names out of a stranger's certificate are in it, and many wait in the queue.
