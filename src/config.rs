@@ -163,6 +163,7 @@ impl Config {
         if matches!(&typed.certificate, CertificateSource::Files(pairs) if pairs.is_empty()) {
             return Err(wrong("certificate", "names no files".to_owned()));
         }
+        typed.limits.check().map_err(|reason| wrong("limits", reason))?;
         if typed.trust.contains_key(POLYCOM) {
             return Err(wrong("trust", format!("\"{POLYCOM}\" is built in; give your bundle another name")));
         }
@@ -310,6 +311,13 @@ mod tests {
         assert!(error(&format!("{{{site}, \"trust\": {{\"polycom\": []}}}}")).contains("built in"));
         assert!(error(&format!("{{{site}, \"no-sni\": \"a\"}}")).contains("did you mean \"no_sni\"?"));
         assert!(error(&format!("{{{site}, \"limits\": {{\"drain\": 1}}}}")).contains("did you mean \"drain_s\"?"));
+        for (limit, value) in
+            [("idle_s", "0"), ("header_s", "0"), ("stall_s", "86401"), ("handshake_s", "18446744073709551615")]
+        {
+            let bad = error(&format!("{{{site}, \"limits\": {{\"{limit}\": {value}}}}}"));
+            assert!(bad.contains(&format!("\"limits\": {limit} is {value}; ")), "{bad}");
+        }
+        assert!(parse(&format!("{{{site}, \"limits\": {{\"drain_s\": 0, \"idle_s\": 86400}}}}")).is_ok());
     }
 
     #[test]

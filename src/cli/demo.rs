@@ -70,8 +70,11 @@ async fn show(args: &Args, config: Config) -> anyhow::Result<ExitCode> {
 
     let mut result = None;
     app.run(async {
-        result = Some(boot_all(&cast, address, &cas).await);
-        if !args.once {
+        let booted = boot_all(&cast, address, &cas).await;
+        // Without a phone that could boot there is nothing to show.
+        let goes_on = booted.is_ok() && !args.once;
+        result = Some(booted);
+        if goes_on {
             explain(&cast, address, &constituencies, &state);
             log.open();
             std::future::pending::<()>().await;

@@ -30,6 +30,9 @@ const GATHERING: Duration = Duration::from_millis(10);
 /// How many bytes of lines are written at once.
 const WRITE: usize = 64 << 10;
 
+/// The longest reason that is kept, in bytes.
+const REASON: usize = 1024;
+
 /// The form of the log's lines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -114,12 +117,31 @@ impl AccessLog {
     }
 
     /// Hands a record over. Never waits.
-    pub fn record(&self, record: AccessRecord) {
+    pub fn record(&self, mut record: AccessRecord) {
+        if let Some(reason) = &mut record.reason {
+            cut(reason);
+        }
         if let Err(TrySendError::Full(_)) = self.queue.try_send(record)
             && self.lost.fetch_add(1, Ordering::Relaxed) == 0
         {
-            tracing::warn!("access-log lines are being lost: standard output is not read fast enough");
+            say_that_lines_are_lost();
         }
+    }
+}
+
+/// On a thread of its own: whoever does not read the log may not read diagnostics either, and requests wait for neither.
+fn say_that_lines_are_lost() {
+    let say = || tracing::warn!("access-log lines are being lost: standard output is not read fast enough");
+    // Without a thread to spare, the count at the end must do.
+    let _ = std::thread::Builder::new().name("access-log-loss".to_owned()).spawn(say);
+}
+
+/// Cuts a reason that is too long: names out of a stranger's certificate are in it, and many wait in the queue.
+fn cut(reason: &mut String) {
+    if reason.len() > REASON {
+        reason.truncate(reason.floor_char_boundary(REASON));
+        reason.push_str("...");
+        reason.shrink_to_fit();
     }
 }
 

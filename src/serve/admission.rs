@@ -25,9 +25,9 @@ pub struct Admission {
 pub enum Kind {
     /// Its handshake is under way.
     Unfinished,
-    /// Its constituency asks nobody who they are.
+    /// Its constituency asks nobody who they are, or does not know the phone: any owner of any phone can prove one.
     Anonymous,
-    /// It proved which phone it is.
+    /// It proved to be a phone that its constituency knows.
     Proven,
 }
 

@@ -36,6 +36,9 @@ pub(super) fn is_in_folder(path: &ServedPath, constituency: &Constituency) -> bo
 /// NONBLOCK: opening a FIFO must not wait for its writer.
 pub(super) const READ: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC).union(OFlags::NOCTTY);
 
+/// 9999-12-31T23:59:59Z, Unix time.
+const END_OF_HTTP_DATES: u64 = 253_402_300_799;
+
 /// How often an opening is tried that a rename got in the way of.
 const TRIES: usize = 100;
 
@@ -56,7 +59,6 @@ pub(super) fn opened(handle: OwnedFd) -> Result<Opened, Denial> {
         FileType::Directory => return Err(Denial::Folder),
         _ => return Err(Denial::NotRegular),
     }
-    let seconds = Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or(0));
     // The inode and its change time too: a file that was replaced within one tick of the clock is another file.
     let etag = format!(
         "\"{:x}-{:x}-{:x}.{:x}-{:x}.{:x}\"",
@@ -65,9 +67,14 @@ pub(super) fn opened(handle: OwnedFd) -> Result<Opened, Denial> {
     Ok(Opened {
         file: File::from(handle),
         size: u64::try_from(stat.st_size).unwrap_or(0),
-        modified: SystemTime::UNIX_EPOCH + seconds,
+        modified: time_of(stat.st_mtime),
         etag,
     })
+}
+
+/// A file's time of this Unix second. HTTP dates end with the year 9999; some file systems do not.
+fn time_of(seconds: i64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0).min(END_OF_HTTP_DATES))
 }
 
 pub(super) fn denial(errno: Errno) -> Denial {
@@ -76,5 +83,19 @@ pub(super) fn denial(errno: Errno) -> Denial {
         // A socket or a device without a driver.
         Errno::NXIO | Errno::NODEV => Denial::NotRegular,
         errno => Denial::Failed(format!("the file cannot be opened: {errno}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_time_that_a_file_can_have_can_be_written_as_an_http_date() {
+        let date = |seconds| httpdate::fmt_http_date(time_of(seconds));
+        assert_eq!(date(0), "Thu, 01 Jan 1970 00:00:00 GMT");
+        assert_eq!(date(i64::MIN), "Thu, 01 Jan 1970 00:00:00 GMT");
+        assert_eq!(date(253_402_300_799), "Fri, 31 Dec 9999 23:59:59 GMT");
+        assert_eq!(date(i64::MAX), "Fri, 31 Dec 9999 23:59:59 GMT");
     }
 }

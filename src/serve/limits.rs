@@ -17,9 +17,10 @@ use serde::Deserialize;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Connections of proven phones, all together.
+    /// Connections of proven phones that are known, all together.
     pub connections: usize,
-    /// Connections that proved no phone (of constituencies without client authentication), all together.
+    /// Connections that proved no known phone, all together: of constituencies without client authentication, and of
+    /// phones that are not on the list.
     pub anonymous_connections: usize,
     /// Handshakes under way, all together: strangers never use up the places of proven phones.
     pub unfinished_handshakes: usize,
@@ -63,7 +64,29 @@ impl Default for Limits {
     }
 }
 
+/// The shortest and the longest that a peer may be waited for, in seconds: at 0 nobody would ever be in time.
+const WAIT: std::ops::RangeInclusive<u64> = 1..=86_400;
+
 impl Limits {
+    /// Whether they can be kept.
+    ///
+    /// # Errors
+    /// The limit that cannot, and what it may be.
+    pub fn check(&self) -> Result<(), String> {
+        let waits = [
+            ("handshake_s", self.handshake_s),
+            ("header_s", self.header_s),
+            ("idle_s", self.idle_s),
+            ("stall_s", self.stall_s),
+        ];
+        match waits.iter().find(|(_, seconds)| !WAIT.contains(seconds)) {
+            Some((key, seconds)) => {
+                Err(format!("{key} is {seconds}; write {} to {} seconds", WAIT.start(), WAIT.end()))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// From accept to the end of the TLS handshake.
     #[must_use]
     pub fn handshake(&self) -> Duration {

@@ -170,7 +170,7 @@ async fn live(stream: TcpStream, address: SocketAddr, server: Arc<Server>, mut s
         Err(refused) => return refuse(&server, address, refused),
     };
     let connection = Connection { server: Arc::clone(&server), peer, address, pace, farewell };
-    let kind = if connection.mac().is_some() { Kind::Proven } else { Kind::Anonymous };
+    let kind = if connection.is_of_known_phone() { Kind::Proven } else { Kind::Anonymous };
     if let Err(full) = seat.become_kind(kind) {
         let constituency = Some(connection.peer.constituency.clone());
         return refuse(&server, address, Refused { constituency, reason: full.to_string() });

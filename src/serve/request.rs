@@ -21,7 +21,7 @@ use super::site::Site;
 use super::upload::receive::{self, UploadBody};
 use super::upload::store::Stored;
 use crate::clock;
-use crate::constituency::{Constituency, MacAddress};
+use crate::constituency::{Constituency, MacAddress, Standing};
 
 /// A connection whose handshake is done: whose requests these are.
 #[derive(Debug)]
@@ -51,6 +51,14 @@ impl Connection {
     #[must_use]
     pub fn mac(&self) -> Option<MacAddress> {
         self.peer.device.as_ref()?.as_ref().ok()?.mac().ok()
+    }
+
+    /// Whether that phone is known to its constituency now. One that is not may be anybody's.
+    #[must_use]
+    pub fn is_of_known_phone(&self) -> bool {
+        let site = self.server.site.load();
+        let constituency = site.get(&self.peer.constituency).map(|(constituency, _)| constituency);
+        self.mac().zip(constituency).is_some_and(|(mac, constituency)| constituency.standing(mac) == Standing::Known)
     }
 
     /// A record of something on this connection that began at `time`.

@@ -94,6 +94,19 @@ fn phones_and_strangers_have_places_of_their_own() {
 }
 
 #[test]
+fn a_phone_that_is_not_known_takes_no_known_phones_place() {
+    let site = site_with(json!({ "connections": 1, "anonymous_connections": 1 }));
+    let server = site.start();
+    // Whoever owns any phone has a certificate as good as this one.
+    let unknown = server.client("ote", &FACTORY.device(VVX550));
+    let mut first = unknown.connect().unwrap();
+    first.send(b"GET").unwrap();
+    eventually("the anonymous place to be taken", || unknown.get("/site.cfg").is_err().then_some(()));
+    server.reason("all 1 places for anonymous connections are taken (limits.anonymous_connections)");
+    assert_eq!(answered(&server, 1).len(), 1);
+}
+
+#[test]
 fn every_place_is_given_back_however_a_connection_ends() {
     const ROUNDS: usize = 500;
     let site = site_with(json!({ "connections_per_address": 4, "connections": 4, "unfinished_handshakes": 4 }));

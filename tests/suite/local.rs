@@ -51,6 +51,16 @@ fn a_demo_shows_the_constituencies_that_are_there() {
 }
 
 #[test]
+fn a_demo_that_has_no_phone_to_show_says_so_and_ends() {
+    let site = folder_with(&json!({}));
+    let mut demo = Command::new("timeout");
+    demo.args(["60", env!("CARGO_BIN_EXE_provost"), "demo"]).current_dir(site.path("."));
+    let ended = run(&mut demo);
+    assert_eq!(ended.code, 2, "{}\n{}", ended.stdout, ended.stderr);
+    assert!(ended.stderr.contains("no constituency here knows a phone"), "{}", ended.stderr);
+}
+
+#[test]
 fn a_demo_whose_phone_is_not_provisioned_is_not_good() {
     let site = folder_with(&json!({ VVX500: "", VVX550: "" }));
     site.file(&format!("home/{VVX550}.cfg"), "<APPLICATION");

@@ -190,6 +190,22 @@ fn an_append_that_breaks_off_keeps_what_came_and_goes_on_from_there() {
 }
 
 #[test]
+fn an_append_that_comes_to_nothing_leaves_no_folder_either() {
+    let site = Site::with_ote();
+    let server = site.start();
+    let phone = phone(&server);
+    let folder = site.uploads("ote", VVX500);
+    let lie = "Transfer-Encoding: chunked\r\nContent-Range: bytes 0-7/8\r\n";
+    let refused = |path: &str| phone.put(path, lie, &chunked(b"9 bytes !")).unwrap().status == 400;
+    assert!(refused(&format!("/a/b{LOG}")));
+    eventually("nothing to be left", || (!folder.exists()).then_some(()));
+    assert_eq!(phone.put(&format!("/a{LOG}"), "", OLD).unwrap().status, 201);
+    assert!(refused(&format!("/a/b/c{LOG}")));
+    eventually("the new folders to go", || (!folder.join("a/b").exists()).then_some(()));
+    assert!(holds(&folder.join("a").join(&LOG[1..]), OLD));
+}
+
+#[test]
 fn an_append_that_breaks_off_before_its_first_byte_leaves_no_file() {
     let site = Site::with_ote();
     let server = site.start();

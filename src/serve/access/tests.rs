@@ -87,6 +87,35 @@ fn hostile_bytes_stay_on_their_line() {
 }
 
 #[test]
+fn a_request_does_not_wait_for_diagnostics_when_its_line_is_lost() {
+    struct Stuck;
+    impl Write for Stuck {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            panic!("the request itself speaks")
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let (queue, _records) = sync_channel(0);
+    let log = AccessLog { queue, lost: Arc::default() };
+    let diagnostics = tracing_subscriber::fmt().with_writer(|| Stuck).finish();
+    tracing::subscriber::with_default(diagnostics, || log.record(record()));
+    assert_eq!(log.lost.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn a_reason_that_a_stranger_made_long_is_cut() {
+    let mut long = record();
+    long.reason = Some(format!("the issuer \"{}", "ä".repeat(50_000)));
+    let (queue, records) = sync_channel(1);
+    AccessLog { queue, lost: Arc::default() }.record(long);
+    let reason = records.recv().unwrap().reason.unwrap();
+    assert!(reason.starts_with("the issuer \"ä"), "{reason}");
+    assert!(reason.len() < 1100 && reason.ends_with("..."), "{reason}");
+}
+
+#[test]
 fn everything_is_written_before_the_writer_ends() {
     #[derive(Clone, Default)]
     struct Shared(Arc<std::sync::Mutex<Vec<u8>>>);

@@ -147,8 +147,9 @@ impl ClientHelloFacts {
             // [assume] {sha1,rsa}".
             return Some("offered only SHA-1 signatures (by naming none)".to_owned());
         };
-        let served =
-            |scheme: &SignatureScheme| self.served_suites(version).any(|suite| KeyExchange::of(suite).takes(*scheme));
+        // The families once: a hello has room for 16 000 suites and as many schemes, and not for each pair of them.
+        let families: BTreeSet<KeyExchange> = self.served_suites(version).map(KeyExchange::of).collect();
+        let served = |scheme: &SignatureScheme| families.iter().any(|family| family.takes(*scheme));
         if schemes.iter().any(served) {
             return None;
         }

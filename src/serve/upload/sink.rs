@@ -26,6 +26,7 @@ pub enum Sink {
 #[derive(Debug)]
 pub struct Append {
     file: File,
+    root: PathBuf,
     path: PathBuf,
     old_size: Option<u64>,
 }
@@ -41,20 +42,25 @@ impl Append {
     /// If the disk fails.
     pub fn open(root: &Path, target: &Path, old_size: Option<u64>) -> Result<Self, Denial> {
         let folder = target.parent().unwrap_or(root);
-        make_folders(root, folder).map_err(|error| failed("the folder", &error))?;
-        let open = || {
+        let open = || -> io::Result<File> {
+            make_folders(root, folder)?;
             let file = File::options().create(true).append(true).mode(0o600).open(target)?;
             state::sync_folder(folder)?;
             Ok(file)
         };
-        let file = open().map_err(|error| failed("the file", &error))?;
-        Ok(Self { file, path: target.to_owned(), old_size })
+        let file = match open() {
+            // An upload beside this one came to nothing, and its folders with it.
+            Err(error) if error.kind() == ErrorKind::NotFound => open(),
+            opened => opened,
+        };
+        let file = file.map_err(|error| failed("the file", &error))?;
+        Ok(Self { file, root: root.to_owned(), path: target.to_owned(), old_size })
     }
 
     fn take_back(&self) {
         let undone = match self.old_size {
             Some(size) => self.file.set_len(size).and_then(|()| self.file.sync_all()),
-            None => fs::remove_file(&self.path),
+            None => fs::remove_file(&self.path).map(|()| remove_empty_folders(&self.root, &self.path)),
         };
         if let Err(error) = undone {
             tracing::error!("{}: an append cannot be taken back: {error}", self.path.display());
@@ -139,6 +145,16 @@ fn make_folders(root: &Path, folder: &Path) -> io::Result<()> {
     make_folders(root, above)?;
     state::private_folder(folder)?;
     state::sync_folder(above)
+}
+
+/// Removes the folders between `path` and `root` that are empty: no budget counts them, so none may stay behind for
+/// nothing. One that somebody stores into at this moment is not empty, or is made again.
+fn remove_empty_folders(root: &Path, path: &Path) {
+    for folder in path.ancestors().skip(1).take_while(|folder| *folder != root) {
+        if fs::remove_dir(folder).is_err() {
+            break;
+        }
+    }
 }
 
 /// What a failing disk comes to for the peer.
