@@ -57,6 +57,8 @@ enum Command {
     /// Whose device certificates count.
     #[command(subcommand)]
     Trust(trust::Command),
+    /// Print what the DNS primary must grant, and nothing more.
+    Print(print::Args),
     /// Print the JSON Schema of a configuration file.
     Schema(schema::Args),
 }
@@ -79,6 +81,7 @@ pub fn main() -> ExitCode {
         Command::Certificate(command) => certificate::run(&command),
         Command::Phone(args) => local::run_phone(&args),
         Command::Trust(command) => trust::run(&command),
+        Command::Print(args) => print::run(&args),
         Command::Schema(args) => schema::run(&args),
     };
     result.unwrap_or_else(|error| {

@@ -1,6 +1,22 @@
 //! `provost print`: what an operator gives the DNS primary so that our key may place challenges, and nothing else.
 
-use crate::dns::Grant;
+use std::process::ExitCode;
+
+use anyhow::bail;
+
+use super::{ConfigArg, say};
+use crate::config::{CertificateSource, Config};
+use crate::dns::{Dns, Grant};
+
+/// What `provost print` takes.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// What to print.
+    #[arg(value_enum)]
+    what: Dialect,
+    #[command(flatten)]
+    config: ConfigArg,
+}
 
 /// A dialect in which a grant is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -9,6 +25,20 @@ pub enum Dialect {
     BindPolicy,
     /// An acl in Knot's knot.conf.
     KnotAcl,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let config = Config::find(args.config.config.as_deref())?;
+    let CertificateSource::Acme(settings) = &config.certificate else {
+        bail!(
+            "this configuration obtains no certificate (\"certificate\": {{\"acme\": …}}), so the DNS primary need grant nothing"
+        );
+    };
+    let (dns, _) = Dns::open(&settings.dns)?;
+    let challenge = format!("_acme-challenge.{}", config.domain);
+    let place = settings.dns.zone.as_deref().map(|zone| (challenge.as_str(), zone));
+    say(&grant(args.what, &dns.key().name(), &config.domain, place).trim_end());
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The narrowest grant for the wildcard and the name of `domain`, which share one challenge name. Where a CNAME record

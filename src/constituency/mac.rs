@@ -74,8 +74,9 @@ impl FromStr for MacAddress {
 impl fmt::Display for MacAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // In one piece: the access log shows one on each line.
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{:012x}", u64::from_be_bytes([0, 0, a, b, c, d, e, g]))
+        let mut wide = [0; 8];
+        wide[2..].copy_from_slice(&self.0);
+        write!(f, "{:012x}", u64::from_be_bytes(wide))
     }
 }
 

@@ -176,16 +176,18 @@ async fn live(stream: TcpStream, address: SocketAddr, server: Arc<Server>, mut s
         return refuse(&server, address, Refused { constituency, reason: full.to_string() });
     }
     connection.pace.enter(Phase::Idle);
-    Box::pin(converse(stream, connection, seat, stop)).await
+    converse(stream, connection, seat, stop).await
 }
 
 /// HTTP/1.1 on a connection, until either end closes it.
-async fn converse(
+///
+/// Not an `async fn`, which would keep room for the stream where it came in beside where it is used.
+fn converse(
     stream: TlsStream<Paced<Lingering<TcpStream>>>,
     connection: Connection,
-    _seat: Place,
+    seat: Place,
     mut stop: watch::Receiver<Stop>,
-) -> End {
+) -> impl Future<Output = End> {
     let began = clock::now();
     let connection = Arc::new(connection);
     let answering = Arc::clone(&connection);
@@ -197,24 +199,27 @@ async fn converse(
     // Deadlines are kept by `Paced`, beneath TLS. Half-closed, a peer that does not wait for the answer has still uploaded.
     http.header_read_timeout(None).max_headers(MAX_HEADERS).max_buf_size(MAX_HEADER_BYTES).half_close(true);
     let stream = Requests::new(stream, connection.pace.clone());
-    let mut serving = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
-    let result = tokio::select! {
-        result = serving.as_mut() => result,
-        () = told(&mut stop, Stop::Drain) => {
-            serving.as_mut().graceful_shutdown();
-            tokio::select! {
-                result = serving => result,
-                why = end_of_drain(&mut stop, connection.server.limits.drain()) => {
-                    connection.pace.break_off(why);
-                    return End::CutOff;
+    let mut serving = Box::pin(http.serve_connection(TokioIo::new(stream), service));
+    async move {
+        let _seat = seat;
+        let result = tokio::select! {
+            result = serving.as_mut() => result,
+            () = told(&mut stop, Stop::Drain) => {
+                serving.as_mut().graceful_shutdown();
+                tokio::select! {
+                    result = serving => result,
+                    why = end_of_drain(&mut stop, connection.server.limits.drain()) => {
+                        connection.pace.break_off(why);
+                        return End::CutOff;
+                    }
                 }
             }
+        };
+        if let Err(error) = result {
+            note_refused_request(&connection, &error, began);
         }
-    };
-    if let Err(error) = result {
-        note_refused_request(&connection, &error, began);
+        End::Closed
     }
-    End::Closed
 }
 
 /// Waits as long as what is under way may take, and says why it may not take longer.

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use hyper::body::Incoming;
-use hyper::header::{HeaderValue, USER_AGENT};
+use hyper::body::{Body, Incoming};
+use hyper::header::{HeaderMap, HeaderValue, USER_AGENT};
 use hyper::{Method, Request, Response};
 
 use super::Server;
 use super::access::AccessRecord;
 use super::answer::{self, Content, Logged};
 use super::content;
-use super::decision::{Asked, Circumstances, Denial, Grant, HostDenial, decide};
+use super::decision::{Asked, Circumstances, Denial, Grant, HostDenial, WriteGrant, decide};
 use super::exchange::Exchange;
 use super::handshake::Peer;
 use super::host::{self, NamedHost};
@@ -19,8 +19,9 @@ use super::linger::Farewell;
 use super::pace::Pace;
 use super::site::Site;
 use super::upload::receive::{self, UploadBody};
+use super::upload::store::Stored;
 use crate::clock;
-use crate::constituency::MacAddress;
+use crate::constituency::{Constituency, MacAddress};
 
 /// A connection whose handshake is done: whose requests these are.
 #[derive(Debug)]
@@ -35,6 +36,14 @@ pub struct Connection {
     pub pace: Pace,
     /// Whether its next answer is the last.
     pub farewell: Farewell,
+}
+
+/// What becomes of a request that is granted.
+enum Decided {
+    /// The answer is there.
+    Answer(Response<Content>),
+    /// The request's body is to be stored.
+    Upload(WriteGrant, Arc<Constituency>),
 }
 
 impl Connection {
@@ -85,25 +94,43 @@ impl Connection {
 
     async fn fulfil(&self, request: Request<Incoming>, time: SystemTime) -> Result<Response<Content>, Denial> {
         let (head, body) = request.into_parts();
-        let grant = {
-            let site = self.server.site.load();
-            let asked = Asked { host: self.check_host(&head, &site), method: &head.method, path: head.uri.path() };
-            let grant = decide(asked, &self.circumstances(&site, time));
-            match (grant, site.get(&self.peer.constituency)) {
-                (Ok(Grant::Read(grant)), Some((constituency, _))) => {
-                    let file = content::open(&grant, constituency, site.registry(), &self.server.uploads)?;
-                    return answer::of_file(file, grant.path().as_str(), &head.method, &head.headers);
-                }
-                (Ok(Grant::Write(grant)), Some((constituency, _))) => Ok((grant, Arc::clone(constituency))),
-                (Ok(_), None) => Err(Denial::Gone),
-                (Err(denial), _) => Err(denial),
-            }
+        let upload = match self.decide(&head, time) {
+            Ok(Decided::Answer(response)) => return Ok(response),
+            Err(denial) if body.is_end_stream() => return Err(denial),
+            Ok(Decided::Upload(grant, constituency)) => Ok((grant, constituency)),
+            Err(denial) => Err(denial),
         };
-        let mut body = UploadBody::new(body, &head.headers, &self.pace);
-        let stored = match grant {
+        // Boxed, because every connection keeps room for all that this function may become.
+        Box::pin(self.take_in(upload, &head.headers, body)).await.map(answer::of_upload)
+    }
+
+    /// Decides from the site as it is now, and opens the file that the decision grants.
+    fn decide(&self, head: &hyper::http::request::Parts, time: SystemTime) -> Result<Decided, Denial> {
+        let site = self.server.site.load();
+        let asked = Asked { host: self.check_host(head, &site), method: &head.method, path: head.uri.path() };
+        let grant = decide(asked, &self.circumstances(&site, time))?;
+        let (constituency, _) = site.get(&self.peer.constituency).ok_or(Denial::Gone)?;
+        match grant {
+            Grant::Read(grant) => {
+                let file = content::open(&grant, constituency, site.registry(), &self.server.uploads)?;
+                answer::of_file(file, grant.path().as_str(), &head.method, &head.headers).map(Decided::Answer)
+            }
+            Grant::Write(grant) => Ok(Decided::Upload(grant, Arc::clone(constituency))),
+        }
+    }
+
+    /// Takes in the body of an upload, or a little of one that is refused.
+    async fn take_in(
+        &self,
+        upload: Result<(WriteGrant, Arc<Constituency>), Denial>,
+        headers: &HeaderMap,
+        body: Incoming,
+    ) -> Result<Stored, Denial> {
+        let mut body = UploadBody::new(body, headers, &self.pace);
+        let stored = match upload {
             Ok((grant, constituency)) => {
                 let uploads = Arc::clone(&self.server.uploads);
-                receive::receive(grant, constituency, uploads, &head.headers, &mut body).await
+                receive::receive(grant, constituency, uploads, headers, &mut body).await
             }
             Err(denial) => Err(denial),
         };
@@ -112,7 +139,7 @@ impl Connection {
         {
             body.discard(&self.farewell).await;
         }
-        stored.map(answer::of_upload)
+        stored
     }
 
     fn circumstances<'a>(&'a self, site: &'a Site, time: SystemTime) -> Circumstances<'a> {

@@ -32,6 +32,9 @@ mod pki;
 mod servers;
 mod site;
 mod table;
+#[path = "../suite/harness/tool.rs"]
+#[allow(dead_code, reason = "what the suite's certificates need of it")]
+mod tool;
 
 use std::process::ExitCode;
 use std::time::Duration;

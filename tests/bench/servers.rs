@@ -150,8 +150,6 @@ http {{
   tcp_nodelay on;
   keepalive_timeout 600s;
   keepalive_requests 100000000;
-  open_file_cache max=1000 inactive=60s;
-  open_file_cache_valid 30s;
   server_tokens off;
   ssl_protocols TLSv1.2 TLSv1.3;
   ssl_prefer_server_ciphers on;

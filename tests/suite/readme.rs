@@ -22,14 +22,14 @@ fn every_block_is_of_a_kind_that_a_test_knows() {
     let fences = README.lines().filter(|line| line.starts_with("```")).count();
     let known = blocks("sh").len() + blocks("json").len() + blocks("text").len();
     assert_eq!(fences, known * 2);
-    assert_eq!((blocks("sh").len(), blocks("json").len()), (4, 3));
+    assert_eq!((blocks("sh").len(), blocks("json").len()), (4, 4));
 }
 
 #[test]
 fn every_configuration_is_good() {
     let (sites, policies): (Vec<_>, Vec<_>) =
         blocks("json").into_iter().partition(|block| block.contains("\"domain\""));
-    assert_eq!((sites.len(), policies.len()), (2, 1));
+    assert_eq!((sites.len(), policies.len()), (3, 1));
     for site in sites {
         Config::parse(Path::new("provost.json"), &site).unwrap();
     }
@@ -52,6 +52,24 @@ fn the_tables_name_exactly_the_keys_that_there_are() {
         keys.sort_unstable();
         named.sort_unstable();
         assert_eq!(named, keys, "{file}");
+    }
+}
+
+#[test]
+fn the_primary_is_told_what_to_grant_to_the_key_that_the_readme_makes() {
+    let folder = tempfile::tempdir().unwrap();
+    let keygen = blocks("text").into_iter().find(|block| block.starts_with("tsig-keygen")).unwrap();
+    let ended = run(Command::new("sh").args(["-c", &keygen]).current_dir(folder.path()));
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    let site = blocks("json").into_iter().find(|block| block.contains("\"acme\"")).unwrap();
+    std::fs::write(folder.path().join("provost.json"), site).unwrap();
+    for (dialect, grant) in [
+        ("bind-policy", "grant provost. name _acme-challenge.phones.example.com. TXT;"),
+        ("knot-acl", "update-owner-name: [_acme-challenge.phones.example.com.]"),
+    ] {
+        let printed = provost(folder.path(), &["print", dialect]);
+        assert_eq!(printed.code, 0, "{}", printed.stderr);
+        assert!(printed.stdout.contains(grant), "{}", printed.stdout);
     }
 }
 

@@ -1,0 +1,110 @@
+//! Lines of the access log, good and hostile.
+
+use super::*;
+
+fn record() -> AccessRecord {
+    AccessRecord {
+        time: SystemTime::UNIX_EPOCH + Duration::from_millis(1_767_225_600_123),
+        address: "192.0.2.1:50000".parse().unwrap(),
+        constituency: Some("ote".parse().unwrap()),
+        mac: Some("00005e00530c".parse().unwrap()),
+        request: Some((Method::GET, "/00005e00530c.cfg?x=\"1".into())),
+        status: Some(200),
+        bytes: 1234,
+        duration: Duration::from_micros(1500),
+        user_agent: Some((*b"Polycom \"x\\\x1b\xff").into()),
+        reason: None,
+        tls: Some(TlsFacts { version: ProtocolVersion::TLSv1_3, suite: CipherSuite::TLS13_AES_128_GCM_SHA256 }),
+    }
+}
+
+fn line(format: LogFormat, record: &AccessRecord) -> String {
+    let mut line = String::new();
+    format.line(record, &mut line);
+    line
+}
+
+#[test]
+fn a_text_line_is_for_people() {
+    let mut request = record();
+    request.request = Some((Method::GET, "/a.cfg".into()));
+    request.user_agent = Some((*b"FileTransport").into());
+    assert_eq!(
+        line(LogFormat::Text, &request),
+        "2026-01-01T00:00:00.123Z 192.0.2.1:50000 ote 00005e00530c \"GET /a.cfg\" 200 1234 1.500ms \"FileTransport\" TLSv1.3/TLS13_AES_128_GCM_SHA256\n"
+    );
+    let refused = AccessRecord {
+        constituency: None,
+        mac: None,
+        request: None,
+        status: None,
+        bytes: 0,
+        user_agent: None,
+        tls: None,
+        reason: Some("offered only TLS 1.0".to_owned()),
+        ..request
+    };
+    assert_eq!(
+        line(LogFormat::Text, &refused),
+        "2026-01-01T00:00:00.123Z 192.0.2.1:50000 - - - - 0 1.500ms - - reason=\"offered only TLS 1.0\"\n"
+    );
+}
+
+#[test]
+fn a_json_line_has_every_key_also_when_it_has_no_value() {
+    let value: serde_json::Value = serde_json::from_str(&line(LogFormat::Json, &record())).unwrap();
+    let keys: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(
+        keys,
+        [
+            "address",
+            "bytes",
+            "constituency",
+            "duration_ms",
+            "mac",
+            "method",
+            "path",
+            "reason",
+            "status",
+            "time",
+            "tls",
+            "user_agent"
+        ]
+    );
+    assert_eq!(value["duration_ms"], 1.5);
+    assert_eq!(value["reason"], serde_json::Value::Null);
+}
+
+#[test]
+fn hostile_bytes_stay_on_their_line() {
+    let mut hostile = record();
+    hostile.reason = Some("x\n\"forged\u{1b}[2J ä".to_owned());
+    let text = line(LogFormat::Text, &hostile);
+    assert_eq!(text.matches('\n').count(), 1);
+    assert!(text.contains(r"x\x0A\x22forged\x1B[2J \xC3\xA4"), "{text}");
+    assert!(text.is_ascii());
+    assert_eq!(line(LogFormat::Json, &hostile).matches('\n').count(), 1);
+}
+
+#[test]
+fn everything_is_written_before_the_writer_ends() {
+    #[derive(Clone, Default)]
+    struct Shared(Arc<std::sync::Mutex<Vec<u8>>>);
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let output = Shared::default();
+    let (log, writer) = AccessLog::start(LogFormat::Text, output.clone()).unwrap();
+    for _ in 0..100 {
+        log.record(record());
+    }
+    drop(log);
+    writer.finish(Duration::from_mins(1));
+    assert_eq!(output.0.lock().unwrap().split(|byte| *byte == b'\n').count(), 101);
+}
