@@ -44,6 +44,8 @@ impl Renewer {
     /// wants a thread of its own.
     pub async fn run(mut self, mut commands: mpsc::Receiver<Command>, stop: impl Future<Output = ()>) {
         let mut stop = pin!(stop);
+        // A pause that was begun at this start must not begin again at the next.
+        self.remember();
         loop {
             let (at, task) = self.next(self.parts.world.now());
             tokio::select! {

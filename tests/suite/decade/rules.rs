@@ -292,9 +292,9 @@ fn a_process_that_dies_of_every_attempt_stays_far_below_the_limits() {
         }
         let (orders, finalized) =
             (site.cas[0].orders.load(Ordering::SeqCst), site.cas[0].finalized.load(Ordering::SeqCst));
-        // Five at once and one more in 34 hours is what Let's Encrypt allows.
-        assert!((1..=6).contains(&finalized), "{finalized} certificates asked for, by {orders} orders");
-        assert!(orders <= 100, "{orders} orders");
+        // It goes on trying; five at once and one more in 34 hours is what Let's Encrypt allows.
+        assert!((5..=6).contains(&finalized), "{finalized} certificates asked for, by {orders} orders");
+        assert!((5..=100).contains(&orders), "{orders} orders");
     });
 }
 
