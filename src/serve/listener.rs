@@ -207,7 +207,7 @@ fn converse(
             () = told(&mut stop, Stop::Drain) => {
                 serving.as_mut().graceful_shutdown();
                 tokio::select! {
-                    result = serving => result,
+                    result = serving.as_mut() => result,
                     why = end_of_drain(&mut stop, connection.server.limits.drain()) => {
                         connection.pace.break_off(why);
                         return End::CutOff;
