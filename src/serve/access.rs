@@ -244,7 +244,7 @@ fn write_json(record: &AccessRecord, line: &mut String) -> fmt::Result {
         bytes: u64,
         duration_ms: f64,
         user_agent: Option<String>,
-        reason: Option<&'a str>,
+        reason: Option<String>,
         tls: Option<String>,
     }
     let mut time = String::new();
@@ -260,7 +260,7 @@ fn write_json(record: &AccessRecord, line: &mut String) -> fmt::Result {
         bytes: record.bytes,
         duration_ms: milliseconds(record.duration),
         user_agent: record.user_agent.as_ref().map(|agent| escaped(agent).to_string()),
-        reason: record.reason.as_deref(),
+        reason: record.reason.as_ref().map(|reason| without_controls(reason)),
         tls: record.tls.map(|tls| tls.to_string()),
     };
     let json = serde_json::to_string(&line_of_record).map_err(|_| fmt::Error)?;
@@ -286,6 +286,12 @@ fn write_timestamp(time: SystemTime, line: &mut String) -> fmt::Result {
     let (hour, minute, second, millisecond) = time.to_hms_milli();
     let month = u8::from(month);
     write!(line, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millisecond:03}Z")
+}
+
+/// Words of ours, perhaps around a stranger's: quotes stay as they are in JSON, what drives a terminal does not.
+fn without_controls(text: &str) -> String {
+    let is_plain = |character: char| character.is_ascii_graphic() || character == ' ';
+    text.chars().flat_map(|c| if is_plain(c) { vec![c] } else { c.escape_unicode().collect() }).collect()
 }
 
 /// Bytes of a stranger as text that cannot break a line, close a quote or drive a terminal.

@@ -165,6 +165,10 @@ impl Connection {
         let elsewhere = |host: String| Err(HostDenial::Elsewhere(host));
         match host::of_request(&head.uri, &head.headers).map_err(HostDenial::Bad)? {
             NamedHost::Address(address) if self.peer.has_sni => elsewhere(address.to_string()),
+            // The constituency of clients without SNI is another one now.
+            NamedHost::Address(address) if site.no_sni() != Some(&self.peer.constituency) => {
+                elsewhere(address.to_string())
+            }
             NamedHost::Address(_) => Ok(()),
             NamedHost::Name(name) => match site.by_host(&name) {
                 Some(constituency) if constituency.name == self.peer.constituency => Ok(()),

@@ -150,7 +150,8 @@ fn no_trick_with_the_name_opens_any_path_and_the_log_has_the_exact_reason() {
             let response = phone.request(method, path, "", b"").unwrap();
             assert_eq!(response.status, 403, "{expected}: {method} {path}");
             let line = eventually(expected, || server.access_lines().get(before).cloned());
-            assert_eq!(line["reason"], expected, "{method} {path}");
+            // A letter that only looks like one of ours shows itself.
+            assert_eq!(line["reason"], expected.replace('\u{410}', "\\u{410}"), "{method} {path}");
             assert!(line["mac"].is_null(), "{expected}: {line}");
             if method == "GET" {
                 bodies.insert(response.body);

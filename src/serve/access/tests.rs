@@ -83,7 +83,13 @@ fn hostile_bytes_stay_on_their_line() {
     assert_eq!(text.matches('\n').count(), 1);
     assert!(text.contains(r"x\x0A\x22forged\x1B[2J \xC3\xA4"), "{text}");
     assert!(text.is_ascii());
-    assert_eq!(line(LogFormat::Json, &hostile).matches('\n').count(), 1);
+    let json = line(LogFormat::Json, &hostile);
+    assert_eq!(json.matches('\n').count(), 1);
+    assert!(json.is_ascii(), "{json}");
+    assert_eq!(
+        serde_json::from_str::<serde_json::Value>(&json).unwrap()["reason"],
+        "x\\u{a}\"forged\\u{1b}[2J \\u{e4}"
+    );
 }
 
 #[test]

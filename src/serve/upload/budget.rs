@@ -125,7 +125,13 @@ impl Budgets {
         let size = stat.f_blocks.saturating_mul(stat.f_frsize);
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
         let reserve = self.reserve.unwrap_or_else(|| LEAST_RESERVE.max(size / RESERVE_PART));
-        if free < sum(reserve, books.unwritten, more) { Err(Denial::DiskFull { reserve }) } else { Ok(()) }
+        // Some file systems count no inodes; where they are counted, they run out too.
+        let lacks_inodes = self.reserve.is_none() && stat.f_files > 0 && stat.f_favail < stat.f_files / RESERVE_PART;
+        if lacks_inodes || free < sum(reserve, books.unwritten, more) {
+            Err(Denial::DiskFull { reserve })
+        } else {
+            Ok(())
+        }
     }
 
     /// The bytes stored for a constituency, counted again if the last count is older than it `holds`.
