@@ -158,9 +158,10 @@ fn beside_a_running_server_the_account_is_known_and_may_be_bound() {
     assert_eq!(bind.txt(CHALLENGE), Vec::<String>::new());
 }
 
-/// What lies in the state directory.
+/// What lies in the state directory, but for what the server is about to write.
 fn files_of(site: &Site) -> String {
-    tool::run(Command::new("find").arg(site.path("state")).args(["-printf", "%p %u %m\n"])).stdout
+    tool::run(Command::new("find").arg(site.path("state")).args(["!", "-name", ".new-*", "-printf", "%p %u %m\n"]))
+        .stdout
 }
 
 #[test]

@@ -173,6 +173,31 @@ impl BindConfig {
     }
 }
 
+/// A server that runs on a configuration of somebody else's. Dropped, it is killed and waited for.
+pub struct Named {
+    child: Child,
+    pub log: Lines,
+    _folder: tempfile::TempDir,
+}
+
+impl Named {
+    /// Starts it; the log tells when it is `running`.
+    pub fn start(config: &Path) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (child, log) = run_named(folder.path(), config);
+        eventually("named to run", || log.all().iter().any(|line| line.ends_with(" running")).then_some(()));
+        Self { child, log, _folder: folder }
+    }
+}
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 fn run_named(folder: &Path, config: &Path) -> (Child, Lines) {
     let named = unconfined(&program("named").unwrap(), folder);
     let mut child = Command::new(named)

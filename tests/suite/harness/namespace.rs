@@ -1,6 +1,7 @@
 //! A network and a file system of a test's own, where port 53 is free and `/etc` is the test's: the test runs itself again
 //! inside them.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
@@ -32,15 +33,31 @@ pub fn is_inside(test: &str, addresses: &[&str]) -> bool {
     false
 }
 
-/// Lays `file` over `path`, which exists; only inside.
-pub fn lay(file: &Path, over: &Path) {
-    let ended = tool::run(Command::new("mount").arg("--bind").arg(file).arg(over));
-    assert_eq!(ended.code, 0, "{}: {}", over.display(), ended.stderr);
+/// Lays `source` over `path`, which exists; only inside.
+pub fn lay(source: &Path, path: &Path) {
+    mount(&[Path::new("--bind"), source, path]);
 }
 
-/// Lets the system's resolver be the one at `address`; only inside. Nothing else may have a say: what `folder` holds does.
+/// Makes the folder `path`, which exists, an empty one; only inside.
+pub fn empty(path: &str) {
+    mount(&["-t", "tmpfs", "none", path].map(Path::new));
+}
+
+fn mount(arguments: &[&Path]) {
+    let ended = tool::run(Command::new("mount").args(arguments));
+    assert_eq!(ended.code, 0, "{arguments:?}: {}", ended.stderr);
+}
+
+/// Lets the system's resolver be the one at `address`; only inside. `folder` keeps the file that says so.
 pub fn resolve_through(address: &str, folder: &Path) {
     let file = folder.join("resolv.conf");
-    std::fs::write(&file, format!("nameserver {address}\n")).unwrap();
-    lay(&file, Path::new("/etc/resolv.conf"));
+    fs::write(&file, format!("nameserver {address}\n")).unwrap();
+    let system = Path::new("/etc/resolv.conf");
+    // A link may lead to where a folder was made empty.
+    let real = fs::read_link(system).map_or(system.to_owned(), |target| Path::new("/etc").join(target));
+    if !real.exists() {
+        fs::create_dir_all(real.parent().unwrap()).unwrap();
+        fs::write(&real, "").unwrap();
+    }
+    lay(&file, system);
 }
