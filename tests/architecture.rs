@@ -89,6 +89,7 @@ const IMPURE_FILES: &[(&str, &str)] = &[
     ("src/serve/beneath.rs", "opens files"),
     ("src/serve/body.rs", "reads files"),
     ("src/serve/content.rs", "follows links"),
+    ("src/serve/conversation.rs", "puts peers to rest"),
     ("src/serve/exchange.rs", "measures requests"),
     ("src/serve/handshake.rs", "judges as of now"),
     ("src/serve/linger.rs", "keeps a deadline"),

@@ -83,7 +83,8 @@ pub struct AccessRecord {
 /// Where records go.
 #[derive(Debug, Clone)]
 pub struct AccessLog {
-    queue: SyncSender<AccessRecord>,
+    /// Boxed: they pass through three hands.
+    queue: SyncSender<Box<AccessRecord>>,
     lost: Arc<AtomicU64>,
 }
 
@@ -117,7 +118,7 @@ impl AccessLog {
     }
 
     /// Hands a record over. Never waits.
-    pub fn record(&self, mut record: AccessRecord) {
+    pub fn record(&self, mut record: Box<AccessRecord>) {
         if let Some(reason) = &mut record.reason {
             cut(reason);
         }
@@ -156,7 +157,7 @@ impl Writer {
 }
 
 fn write_all(
-    records: &Receiver<AccessRecord>,
+    records: &Receiver<Box<AccessRecord>>,
     format: LogFormat,
     mut output: impl Write,
     lost: &AtomicU64,

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use hyper::body::{Body, Incoming};
 use hyper::header::{HeaderMap, HeaderValue, USER_AGENT};
+use hyper::service::Service;
 use hyper::{Method, Request, Response};
 
 use super::Server;
@@ -39,6 +40,20 @@ pub struct Connection {
     pub pace: Pace,
     /// Whether its next answer is the last.
     pub farewell: Farewell,
+}
+
+/// What answers a connection's requests.
+#[derive(Debug)]
+pub struct Answers(pub Arc<Connection>);
+
+impl Service<Request<Incoming>> for Answers {
+    type Response = Response<Logged>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn call(&self, request: Request<Incoming>) -> Answering {
+        self.0.answer(request)
+    }
 }
 
 /// An answer: there at once, unless a body has to come first. Every connection keeps room for this, so it is small.
@@ -91,8 +106,8 @@ impl Connection {
 
     /// A record of something on this connection that began at `time`.
     #[must_use]
-    pub fn record(&self, time: SystemTime) -> AccessRecord {
-        AccessRecord {
+    pub fn record(&self, time: SystemTime) -> Box<AccessRecord> {
+        Box::new(AccessRecord {
             time,
             address: self.address,
             constituency: Some(self.peer.constituency.clone()),
@@ -104,11 +119,11 @@ impl Connection {
             user_agent: None,
             reason: None,
             tls: self.peer.tls,
-        }
+        })
     }
 
     /// Answers one request. Its line of the log is written when it is over, however it ends.
-    pub fn answer(self: &Arc<Self>, request: Request<Incoming>) -> Answering {
+    fn answer(self: &Arc<Self>, request: Request<Incoming>) -> Answering {
         let time = clock::now();
         let mut record = self.record(time);
         let user_agent = request.headers().get(USER_AGENT).map(HeaderValue::as_bytes);

@@ -38,6 +38,7 @@ mod readme;
 mod reload;
 mod renewal;
 mod requests;
+mod rests;
 mod scale;
 mod serving;
 mod sessions;

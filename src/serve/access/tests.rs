@@ -2,8 +2,8 @@
 
 use super::*;
 
-fn record() -> AccessRecord {
-    AccessRecord {
+fn record() -> Box<AccessRecord> {
+    Box::new(AccessRecord {
         time: SystemTime::UNIX_EPOCH + Duration::from_millis(1_767_225_600_123),
         address: "192.0.2.1:50000".parse().unwrap(),
         constituency: Some("ote".parse().unwrap()),
@@ -15,7 +15,7 @@ fn record() -> AccessRecord {
         user_agent: Some((*b"Polycom \"x\\\x1b\xff").into()),
         reason: None,
         tls: Some(TlsFacts { version: ProtocolVersion::TLSv1_3, suite: CipherSuite::TLS13_AES_128_GCM_SHA256 }),
-    }
+    })
 }
 
 fn line(format: LogFormat, record: &AccessRecord) -> String {
@@ -42,7 +42,7 @@ fn a_text_line_is_for_people() {
         user_agent: None,
         tls: None,
         reason: Some("offered only TLS 1.0".to_owned()),
-        ..request
+        ..*request
     };
     assert_eq!(
         line(LogFormat::Text, &refused),
