@@ -152,14 +152,15 @@ impl AtWork {
         std::iter::from_fn(|| said.blocking_recv()).collect()
     }
 
-    /// Waits for a failure whose reason contains `text`.
+    /// Waits for a failure; its reason must contain `text`.
     #[track_caller]
     fn fails(&self, text: &str) -> Status {
-        eventually(&format!("a failure with {text:?}"), || {
+        let status = eventually("a failure", || {
             let status = self.status();
-            let is_it = |error: &String| error.contains(text);
-            status.certificates[0].last_error.as_ref().is_some_and(is_it).then_some(status)
-        })
+            status.certificates[0].last_error.is_some().then_some(status)
+        });
+        assert!(status.certificates[0].last_error.as_ref().unwrap().contains(text), "no {text:?} in {status:?}");
+        status
     }
 
     fn crash(mut self) {
