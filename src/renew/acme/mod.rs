@@ -115,7 +115,8 @@ impl AcmeCa {
 
     /// The profile to ask for; one that was set by hand must be offered.
     fn profile(&self, account: &Account) -> Result<Option<String>, Failure> {
-        let offered: Vec<&str> = account.profiles().map(|profile| profile.name).collect();
+        let mut offered: Vec<&str> = account.profiles().map(|profile| profile.name).collect();
+        offered.sort_unstable();
         match &self.settings.profile {
             Some(wanted) if offered.contains(&wanted.as_str()) => Ok(Some(wanted.clone())),
             Some(wanted) => Err(Failure::human(format!(

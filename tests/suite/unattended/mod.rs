@@ -1,6 +1,16 @@
-//! All of it together: `provost serve` with nothing but `"acme"`, a real CA (Pebble) and a real primary (BIND).
+//! All of it together: `provost serve` with nothing but `"acme"`, a real CA (Pebble) and a real primary (BIND, Knot).
+//!
+//! What stands in the way by the CA's doing is in [`ca`], by DNS's in [`dns`]; [`kills`] ends the process at each step,
+//! and [`wishes`] has a CA that says when it wants to be asked, and for what.
 
-use std::path::PathBuf;
+mod ca;
+mod dns;
+mod kills;
+mod wishes;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,50 +23,61 @@ use crate::harness::bind::{self, Bind, BindConfig};
 use crate::harness::pebble::{Behaviour, Pebble};
 use crate::harness::site::{DOMAIN, Running, Site};
 use crate::harness::tls::Client;
-use crate::harness::tool::{self, Ended};
-use crate::harness::{eventually, not_run};
+use crate::harness::{eventually, tool};
 
 const CHALLENGE: &str = "_acme-challenge.phones.example.com";
 const POLICY: &str = "grant provost. name _acme-challenge.phones.example.com. TXT;";
 
-/// A site that gets its certificates from Pebble, through BIND.
+/// A site that gets its certificates from Pebble.
 struct Public {
     site: Site,
-    bind: Bind,
     pebble: Pebble,
 }
 
+/// The usual primary.
+fn primary() -> BindConfig {
+    let records = "*.phones A 127.0.0.1\nphones A 127.0.0.1";
+    BindConfig::new().key("provost.", "hmac-sha256").primary("example.com", records, POLICY)
+}
+
+/// A site with the usual primary; `None`, and NOT RUN, if this machine lacks what it takes.
+fn usual(test: &str, behaviour: Behaviour) -> Option<(Bind, Public)> {
+    if !bind::is_here(test) || !Pebble::is_here(test) {
+        return None;
+    }
+    let bind = primary().start();
+    let pebble = Pebble::start_with_dns(behaviour, bind.address);
+    let public = Public::new(pebble, bind.address, &bind.key_file("provost."));
+    Some((bind, public))
+}
+
 impl Public {
-    /// `None` if this machine lacks what it takes.
-    fn new(test: &str) -> Option<Self> {
-        if !bind::is_here(test) {
-            return None;
-        }
-        if !Pebble::is_here() {
-            not_run(test, "pebble is not installed");
-            return None;
-        }
-        let records = "*.phones A 127.0.0.1\nphones A 127.0.0.1";
-        let bind = BindConfig::new().key("provost.", "hmac-sha256").primary("example.com", records, POLICY).start();
-        let pebble = Pebble::start_with_dns(Behaviour::default(), bind.address);
+    /// A site that has one kind of key and knows one name server, which takes updates signed with this key.
+    fn new(pebble: Pebble, server: SocketAddr, key_file: &Path) -> Self {
         let mut site = Site::new();
         site.constituency("ote", &json!({ "client_auth": "none" }));
         site.file("ote/site.cfg", "<site/>");
-        let server = bind.address.to_string();
+        let server = server.to_string();
         site.config["certificate"] = json!({ "acme": {
             "directory": pebble.directory(),
             "directory_root": pebble.root_file(),
             "terms_of_service_agreed": true,
-            "dns": { "primary": server, "tsig_key_file": bind.key_file("provost."),
+            "keys": ["ecdsa-p256"],
+            "dns": { "primary": server, "tsig_key_file": key_file,
                      "resolvers": [server], "authorities": [server], "settle_s": 0 },
         } });
-        Some(Self { site, bind, pebble })
+        Self { site, pebble }
     }
 
-    /// A client that trusts what Pebble issues.
-    fn client(&self, server: &Running) -> Client {
+    /// The settings of `"acme"`.
+    fn acme(&mut self) -> &mut Value {
+        &mut self.site.config["certificate"]["acme"]
+    }
+
+    /// A client that trusts what Pebble issues under one of its roots.
+    fn client_of(&self, server: &Running, root: u32) -> Client {
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(self.pebble.issuing_root(0).as_bytes()).unwrap()).unwrap();
+        roots.add(CertificateDer::from_pem_slice(self.pebble.issuing_root(root).as_bytes()).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
         let mut client = Client::new(server.address(), Some(&format!("ote.{DOMAIN}")));
@@ -64,10 +85,15 @@ impl Public {
         client
     }
 
-    fn certificate(&self, args: &[&str]) -> Ended {
-        let config = self.site.write_config();
-        let all: Vec<&str> = ["certificate"].iter().chain(args).copied().chain(["--config"]).collect();
-        tool::provost(&self.site.path("."), &[&all[..], &[config.to_str().unwrap()]].concat())
+    fn client(&self, server: &Running) -> Client {
+        self.client_of(server, 0)
+    }
+
+    /// `provost certificate`, for a minute at most.
+    fn certificate(&self, args: &[&str]) -> tool::Ended {
+        let mut command = Command::new("timeout");
+        command.args(["60", env!("CARGO_BIN_EXE_provost"), "certificate"]).args(args);
+        tool::run(command.arg("--config").arg(self.site.write_config()))
     }
 
     fn status(&self) -> Value {
@@ -75,67 +101,113 @@ impl Public {
         serde_json::from_str(&status.stdout).unwrap_or_else(|error| panic!("{error}: {status:?}"))
     }
 
+    /// Waits until there are all the certificates that are wanted, and nothing of them is left in DNS.
     #[track_caller]
-    fn has_both(&self) -> Value {
-        eventually("both certificates", || {
+    fn obtains(&self) -> Value {
+        eventually("the certificates", || {
             let status = self.status();
-            let certificates = status["certificates"].as_array()?;
-            let is_done = |it: &Value| it["held"]["days_left"].as_i64().is_some_and(|days| days > 80);
-            (certificates.len() == 2 && certificates.iter().all(is_done)).then_some(status)
+            let is_done = |it: &Value| it["held"].is_object() && it["step"].is_null();
+            let is_complete = status["certificates"].as_array()?.iter().all(is_done);
+            (is_complete && status["leftover_records"] == 0).then_some(status)
         })
+    }
+
+    /// Renews everything, which must succeed; what was said meanwhile.
+    #[track_caller]
+    fn renew(&self) -> String {
+        let renewed = self.certificate(&["renew", "--now"]);
+        assert!(renewed.code == 0 && renewed.stdout.contains("a new certificate is in use"), "{renewed:?}");
+        renewed.stdout
+    }
+
+    /// Tries to renew everything, which must fail with this reason; what was said meanwhile.
+    #[track_caller]
+    fn fails(&self, reason: &str) -> String {
+        let renewed = self.certificate(&["renew", "--now"]);
+        assert!(renewed.code == 1 && renewed.stdout.contains(reason), "no {reason:?} in {renewed:?}");
+        renewed.stdout
     }
 
     fn chain(&self, kind: &str) -> PathBuf {
         self.site.path("state/certs").join(kind).join("current/chain.pem")
     }
+
+    /// What is remembered of attempts and budgets.
+    fn memory(&self) -> Value {
+        serde_json::from_slice(&std::fs::read(self.site.path("state/renewal.json")).unwrap()).unwrap()
+    }
+
+    /// Whether validations have been spent of the budget, which the CA's limits are the reason for.
+    fn has_spent_validations(&self) -> bool {
+        let memory = self.memory();
+        let account = &memory["directories"][self.pebble.directory()];
+        let spent = account["budget"]["validations"].as_i64();
+        let now = time::OffsetDateTime::now_utc().unix_timestamp();
+        spent.is_some_and(|full_at| full_at > now)
+    }
 }
 
 #[test]
 fn a_server_gets_its_certificates_by_itself_and_keeps_them_over_a_restart() {
-    let test = "a_server_gets_its_certificates_by_itself_and_keeps_them_over_a_restart";
-    let Some(public) = Public::new(test) else { return };
+    let test = "unattended::a_server_gets_its_certificates_by_itself_and_keeps_them_over_a_restart";
+    let Some((bind, mut public)) = usual(test, Behaviour::default()) else { return };
+    public.acme()["keys"] = json!(["rsa-2048", "ecdsa-p256"]);
     let server = public.site.start();
-    public.has_both();
+    public.obtains();
     assert_eq!(public.client(&server).get("/site.cfg").unwrap().text(), "<site/>");
-    assert_eq!(public.bind.txt(CHALLENGE), Vec::<String>::new());
+    assert_eq!(bind.txt(CHALLENGE), Vec::<String>::new());
     let shown = public.certificate(&["status"]);
     assert_eq!(shown.code, 0, "{shown:?}");
     assert!(shown.stdout.contains("*.phones.example.com, phones.example.com"), "{}", shown.stdout);
-    let before = std::fs::read(public.chain("rsa-2048")).unwrap();
+    let read = || ["rsa-2048", "ecdsa-p256"].map(|kind| std::fs::read(public.chain(kind)).unwrap());
+    let (before, orders) = (read(), public.pebble.logged("Added order"));
+    assert_eq!(orders, 2);
     server.signal(rustix::process::Signal::TERM);
     assert!(server.wait().success());
     assert!(!public.site.path("state/control.sock").exists());
 
     let server = public.site.start();
     assert_eq!(public.client(&server).get("/site.cfg").unwrap().text(), "<site/>");
-    assert_eq!(std::fs::read(public.chain("rsa-2048")).unwrap(), before);
+    public.obtains();
+    assert_eq!((read(), public.pebble.logged("Added order")), (before, orders));
     let second = tool::run(&mut public.site.command());
     assert!(second.code != 0 && second.stderr.contains("in use by another provost"), "{second:?}");
 }
 
+/// Whoever fetches for as long as this lives ends with it, also if the test fails meanwhile.
+struct Load<'a>(&'a AtomicBool);
+
+impl Drop for Load<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 #[test]
 fn a_renewal_under_load_fails_no_handshake() {
-    let Some(public) = Public::new("a_renewal_under_load_fails_no_handshake") else { return };
+    let test = "unattended::a_renewal_under_load_fails_no_handshake";
+    let Some((_bind, mut public)) = usual(test, Behaviour::default()) else { return };
+    public.acme()["keys"] = json!(["rsa-2048", "ecdsa-p256"]);
     let server = public.site.start();
-    public.has_both();
+    public.obtains();
     let client = public.client(&server);
     let before = std::fs::read(public.chain("ecdsa-p256")).unwrap();
     let is_over = AtomicBool::new(false);
-    let (renewed, load) = std::thread::scope(|scope| {
-        let load = scope.spawn(|| {
+    let (said, load) = std::thread::scope(|scope| {
+        let fetching = scope.spawn(|| {
             let mut answers = Vec::new();
             while !is_over.load(Ordering::SeqCst) {
                 answers.push(client.get("/site.cfg").map(|response| response.status));
             }
             answers
         });
-        let renewed = public.certificate(&["renew", "--now"]);
-        is_over.store(true, Ordering::SeqCst);
-        (renewed, load.join().unwrap())
+        let load = Load(&is_over);
+        let said = public.renew();
+        drop(load);
+        (said, fetching.join().unwrap())
     });
-    assert_eq!(renewed.code, 0, "{renewed:?}");
-    for step in ["rsa-2048: publishing 2 records", "ecdsa-p256: a new certificate is in use"] {
-        assert!(renewed.stdout.contains(step), "{step}: {}", renewed.stdout);
+    for kind in ["rsa-2048", "ecdsa-p256"] {
+        assert!(said.contains(&format!("{kind}: a new certificate is in use")), "{kind}: {said}");
     }
     assert_ne!(std::fs::read(public.chain("ecdsa-p256")).unwrap(), before);
     let bad: Vec<_> = load.iter().filter(|answer| !matches!(answer, Ok(200))).collect();
@@ -145,45 +217,9 @@ fn a_renewal_under_load_fails_no_handshake() {
 }
 
 #[test]
-fn a_server_killed_with_records_in_dns_takes_up_its_order_and_removes_them() {
-    let test = "a_server_killed_with_records_in_dns_takes_up_its_order_and_removes_them";
-    let Some(mut public) = Public::new(test) else { return };
-    // Long enough to be met with its records published.
-    public.site.config["certificate"]["acme"]["dns"]["settle_s"] = json!(30);
-    let server = public.site.start();
-    eventually("records in DNS", || Some(()).filter(|()| public.bind.txt(CHALLENGE).len() == 2));
-    server.kill();
-    assert_eq!(public.bind.txt(CHALLENGE).len(), 2);
-    public.site.config["certificate"]["acme"]["dns"]["settle_s"] = json!(0);
-    let server = public.site.start();
-    server.says("taking up the order that was under way");
-    public.has_both();
-    assert_eq!(public.bind.txt(CHALLENGE), Vec::<String>::new());
-    assert_eq!(public.client(&server).get("/site.cfg").unwrap().status, 200);
-}
-
-#[test]
-fn without_a_ca_it_serves_what_is_stored_and_says_what_is_wrong() {
-    let test = "without_a_ca_it_serves_what_is_stored_and_says_what_is_wrong";
-    let Some(mut public) = Public::new(test) else { return };
-    let server = public.site.start();
-    public.has_both();
-    let client = public.client(&server);
-    server.kill();
-    public.pebble.stop();
-    let server = public.site.start();
-    let mut again = Client::new(server.address(), Some(&format!("ote.{DOMAIN}")));
-    *again.config() = client.clone().config().clone();
-    assert_eq!(again.get("/site.cfg").unwrap().status, 200);
-    let renewed = public.certificate(&["renew", "--now"]);
-    assert_eq!(renewed.code, 1, "{renewed:?}");
-    assert!(renewed.stdout.contains("refused"), "{renewed:?}");
-    assert!(public.status()["certificates"][0]["last_error"].as_str().unwrap().contains("refused"));
-}
-
-#[test]
 fn a_rehearsal_goes_the_whole_way_and_keeps_only_its_account() {
-    let Some(public) = Public::new("a_rehearsal_goes_the_whole_way_and_keeps_only_its_account") else { return };
+    let test = "unattended::a_rehearsal_goes_the_whole_way_and_keeps_only_its_account";
+    let Some((bind, public)) = usual(test, Behaviour::default()) else { return };
     let state = public.site.path("state");
     std::fs::create_dir(&state).unwrap();
     let root = public.pebble.root_file();
@@ -191,23 +227,8 @@ fn a_rehearsal_goes_the_whole_way_and_keeps_only_its_account() {
     let args = ["rehearse", "--directory", &directory, "--directory-root", root.to_str().unwrap()];
     let rehearsed = public.certificate(&args);
     assert_eq!(rehearsed.code, 0, "{rehearsed:?}");
-    assert!(rehearsed.stdout.contains("all went well: 2 certificates"), "{rehearsed:?}");
+    assert!(rehearsed.stdout.contains("all went well: 1 certificates"), "{rehearsed:?}");
     assert!(!state.join("certs").exists() && !state.join("rehearsal/certs").exists());
     assert!(state.join("rehearsal/accounts").exists());
-    assert_eq!(public.bind.txt(CHALLENGE), Vec::<String>::new());
-}
-
-#[test]
-fn a_wrong_key_of_the_primary_is_told_and_costs_no_validation() {
-    let Some(mut public) = Public::new("a_wrong_key_of_the_primary_is_told_and_costs_no_validation") else { return };
-    let other = BindConfig::new().key("provost.", "hmac-sha256").primary("example.net", "", "").start();
-    public.site.config["certificate"]["acme"]["dns"]["tsig_key_file"] = json!(other.key_file("provost."));
-    let server = public.site.start();
-    let line = server.says("no new certificate (rsa-2048)");
-    assert!(line.contains("BADSIG") && line.contains("needs somebody"), "{line}");
-    let status = public.certificate(&["status"]);
-    assert_eq!(status.code, 1, "{status:?}");
-    assert!(status.stdout.contains("none yet") && status.stdout.contains("BADSIG"), "{status:?}");
-    let memory = std::fs::read_to_string(public.site.path("state/renewal.json")).unwrap();
-    assert!(!memory.contains("\"validations\""), "{memory}");
+    assert_eq!(bind.txt(CHALLENGE), Vec::<String>::new());
 }
