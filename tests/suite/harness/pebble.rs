@@ -4,7 +4,7 @@
 //! fetches one that does into the target directory, for the tests that are about these.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +18,7 @@ use time::format_description::well_known::Rfc3339;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::bind::{free_address, program};
-use super::pki::{SERVER_CA, named};
+use super::pki::{Identity, SERVER_CA, named};
 use super::site::Lines;
 use super::tool;
 use super::{eventually, not_run};
@@ -106,10 +106,7 @@ impl Pebble {
 
     fn start_asking(program: PathBuf, behaviour: Behaviour, dns: TxtServer, asks: String) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
-        params.distinguished_name = named("localhost");
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        SERVER_CA.issue(&params).write(folder.path(), "localhost");
+        identity().write(folder.path(), "localhost");
         std::fs::write(folder.path().join("root.pem"), SERVER_CA.pem()).unwrap();
         let log = Lines::default();
         let mut pebble = Self { folder, program, behaviour, child: None, port: 0, management_port: 0, dns, asks, log };
@@ -185,8 +182,12 @@ impl Pebble {
         }
     }
 
+    pub fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
     pub fn directory(&self) -> String {
-        format!("https://127.0.0.1:{}/dir", self.port)
+        format!("https://{}/dir", self.address())
     }
 
     /// The root of its own HTTPS certificate.
@@ -240,6 +241,14 @@ impl Drop for Pebble {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// How a CA on this machine shows itself.
+pub fn identity() -> Identity {
+    let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+    params.distinguished_name = named("localhost");
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    SERVER_CA.issue(&params)
 }
 
 /// A name server that has TXT records and nothing else. Dropped, it ends.

@@ -16,14 +16,14 @@ fn an_external_account_is_bound_once_it_is_configured() {
     let Some((_bind, mut public)) = usual(test, Behaviour { external_accounts, ..Behaviour::default() }) else {
         return;
     };
-    let server = public.site.start();
+    let server = public.start();
     let line = server.says("no new certificate (ecdsa-p256)");
     assert!(line.contains("externalAccountRequired") && line.contains("needs somebody"), "{line}");
     server.kill();
     std::fs::write(public.site.path("eab.key"), format!("{key}\n")).unwrap();
     public.acme()["external_account"] = json!({ "key_id": "kid-1", "hmac_key_file": "eab.key" });
     // Other settings get an attempt at once, whatever failed before.
-    let server = public.site.start();
+    let server = public.start();
     public.obtains();
     let said = server.stderr().join("\n");
     assert!(!said.contains(key), "the key is a secret");
@@ -37,7 +37,7 @@ fn the_preferred_chain_is_what_phones_are_shown() {
     };
     let preferred = public.pebble.issuing_root_name(2);
     public.acme()["preferred_chain"] = json!(preferred);
-    let server = public.site.start();
+    let server = public.start();
     let status = public.obtains();
     assert_eq!(status["certificates"][0]["held"]["issuers"].as_array().unwrap().last(), Some(&json!(preferred)));
     assert_eq!(public.client_of(&server, 2).get("/site.cfg").unwrap().status, 200);
@@ -48,7 +48,7 @@ fn the_preferred_chain_is_what_phones_are_shown() {
 fn three_nonces_in_ten_rejected_fail_nothing() {
     let test = "unattended::ca::three_nonces_in_ten_rejected_fail_nothing";
     let Some((_bind, public)) = usual(test, Behaviour { rejected_nonces: 30, ..Behaviour::default() }) else { return };
-    let server = public.site.start();
+    let server = public.start();
     public.obtains();
     for _ in 0..2 {
         public.renew();
@@ -63,7 +63,7 @@ fn authorizations_that_the_ca_still_has_need_no_records() {
     let test = "unattended::ca::authorizations_that_the_ca_still_has_need_no_records";
     let behaviour = Behaviour { reused_authorizations: 100, ..Behaviour::default() };
     let Some((_bind, public)) = usual(test, behaviour) else { return };
-    let _server = public.site.start();
+    let _server = public.start();
     public.obtains();
     let said = public.renew();
     assert!(!said.contains("publishing"), "{said}");
@@ -73,7 +73,7 @@ fn authorizations_that_the_ca_still_has_need_no_records() {
 fn a_ca_that_has_forgotten_us_gets_us_again_with_the_same_key() {
     let test = "unattended::ca::a_ca_that_has_forgotten_us_gets_us_again_with_the_same_key";
     let Some((_bind, mut public)) = usual(test, Behaviour::default()) else { return };
-    let server = public.site.start();
+    let server = public.start();
     public.obtains();
     let accounts = std::fs::read_dir(public.site.path("state/accounts")).unwrap();
     let account = accounts.last().unwrap().unwrap().path().join("account.key");
@@ -90,12 +90,12 @@ fn a_ca_that_has_forgotten_us_gets_us_again_with_the_same_key() {
 fn without_a_ca_it_serves_what_is_stored_says_what_is_wrong_and_renews_when_it_is_back() {
     let test = "unattended::ca::without_a_ca_it_serves_what_is_stored_says_what_is_wrong_and_renews_when_it_is_back";
     let Some((bind, mut public)) = usual(test, Behaviour::default()) else { return };
-    let server = public.site.start();
+    let server = public.start();
     public.obtains();
     let client = public.client(&server);
     server.kill();
     public.pebble.stop();
-    let server = public.site.start();
+    let server = public.start();
     assert_eq!(client.at(server.address()).get("/site.cfg").unwrap().status, 200);
     public.fails("refused");
     assert!(public.status()["certificates"][0]["last_error"].as_str().unwrap().contains("refused"));
@@ -114,7 +114,7 @@ fn what_the_ca_did_not_find_is_told_whole_and_its_validation_is_counted() {
     // It asks elsewhere.
     let (bind, pebble) = (primary().start(), Pebble::start(Behaviour::default()));
     let public = Public::new(pebble, bind.address, &bind.key_file("provost."));
-    let server = public.site.start();
+    let server = public.start();
     let line = server.says("no new certificate (ecdsa-p256)");
     assert!(line.contains("validation failed") && line.contains("No TXT records found"), "{line}");
     assert!(public.has_spent_validations());

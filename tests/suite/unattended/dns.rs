@@ -27,7 +27,7 @@ fn a_wrong_secret_is_told_and_costs_no_validation() {
     let Some((_bind, mut public)) = usual(test, Behaviour::default()) else { return };
     let other = BindConfig::new().key("provost.", "hmac-sha256").primary("example.net", "", "").start();
     public.acme()["dns"]["tsig_key_file"] = json!(other.key_file("provost."));
-    let server = public.site.start();
+    let server = public.start();
     let line = server.says("no new certificate (ecdsa-p256)");
     assert!(line.contains("BADSIG") && line.contains("needs somebody"), "{line}");
     let status = public.certificate(&["status"]);
@@ -41,7 +41,7 @@ fn a_name_outside_the_policy_is_told_with_the_line_to_add_and_costs_no_validatio
     let test = "unattended::dns::a_name_outside_the_policy_is_told_with_the_line_to_add_and_costs_no_validation";
     let Some((_bind, mut public)) = usual(test, Behaviour::default()) else { return };
     public.site.config["domain"] = json!("other.example.com");
-    let server = public.site.start();
+    let server = public.start();
     let line = server.says("no new certificate (ecdsa-p256)");
     for part in ["REFUSED", "grant provost. name _acme-challenge.other.example.com. TXT;", "needs somebody"] {
         assert!(line.contains(part), "no {part:?} in {line}");
@@ -69,7 +69,7 @@ fn a_domain_hosted_elsewhere_is_certified_through_a_delegated_name() {
     let pebble = Pebble::start_with_dns(Behaviour::default(), their_resolver.address);
     let mut public = Public::new(pebble, ours.address, &ours.key_file("provost."));
     public.acme()["dns"]["resolvers"] = json!([our_resolver.address.to_string()]);
-    let server = public.site.start();
+    let server = public.start();
     server.says("publishing 2 records at phones.acme.example.net");
     public.obtains();
     assert_eq!(public.client(&server).get("/site.cfg").unwrap().status, 200);
@@ -80,7 +80,7 @@ fn a_domain_hosted_elsewhere_is_certified_through_a_delegated_name() {
 fn a_secondary_that_lags_is_waited_for_before_the_ca_is_told() {
     let test = "unattended::dns::a_secondary_that_lags_is_waited_for_before_the_ca_is_told";
     let Some((primary, secondary, public)) = with_secondary(test) else { return };
-    let server = public.site.start();
+    let server = public.start();
     server.says(&format!("{}: lacks 2 of 2 values yet", secondary.address));
     secondary.notify("example.com");
     public.obtains();
@@ -96,7 +96,7 @@ fn a_secondary_that_never_catches_up_is_named_and_costs_no_validation() {
     let test = "unattended::dns::a_secondary_that_never_catches_up_is_named_and_costs_no_validation";
     let Some((primary, secondary, mut public)) = with_secondary(test) else { return };
     public.acme()["dns"]["propagation_timeout_s"] = json!(1);
-    let server = public.site.start();
+    let server = public.start();
     let line = server.says("no new certificate (ecdsa-p256)");
     assert!(line.contains(&format!("{} lacks 2 of 2 values, serial 1", secondary.address)), "{line}");
     assert!(!public.has_spent_validations());
@@ -110,7 +110,7 @@ fn a_dead_secondary_is_named_and_done_without() {
     let Some((primary, secondary, mut public)) = with_secondary(test) else { return };
     public.acme()["dns"]["propagation_timeout_s"] = json!(1);
     let dead = secondary.kill();
-    let server = public.site.start();
+    let server = public.start();
     public.obtains();
     server.says(&format!("{dead}: does not answer: it refuses the connection"));
     server.says(&format!("{dead}: went on without it"));
@@ -127,7 +127,7 @@ fn without_dns_it_serves_on_and_renews_when_the_primary_is_back() {
     let bind = config.start();
     let pebble = Pebble::start_with_dns(Behaviour::default(), bind.address);
     let public = Public::new(pebble, bind.address, &bind.key_file("provost."));
-    let server = public.site.start();
+    let server = public.start();
     public.obtains();
     let address: SocketAddr = bind.kill();
     public.fails(&format!("{address}: it refuses the connection"));
@@ -150,7 +150,7 @@ fn knot_is_a_primary_too() {
     let knot = Knot::start("example.com", "provost", acl);
     let pebble = Pebble::start_with_dns(Behaviour::default(), knot.address);
     let public = Public::new(pebble, knot.address, &knot.settings().tsig_key_file);
-    let server = public.site.start();
+    let server = public.start();
     public.obtains();
     public.renew();
     assert_eq!(public.client(&server).get("/site.cfg").unwrap().status, 200);

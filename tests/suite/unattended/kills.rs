@@ -81,7 +81,7 @@ fn kill_at_each(steps: &[&str]) -> Outcome {
     for step in steps {
         let killed = Killed::at(step, &public);
         outcome.died_at.insert(killed.step());
-        let server = public.site.start();
+        let server = public.start();
         let status = public.obtains();
         assert_eq!(status["certificates"][0]["failures"], 0, "{step}: {status}");
         assert_eq!(bind.txt(CHALLENGE), Vec::<String>::new(), "{step}");
@@ -123,7 +123,7 @@ fn an_order_that_a_kill_left_behind_its_stored_certificate_is_not_taken_up() {
     let test = "unattended::kills::an_order_that_a_kill_left_behind_its_stored_certificate_is_not_taken_up";
     let Some((bind, mut public)) = usual(test, Behaviour::default()) else { return };
     public.acme()["dns"]["settle_s"] = json!(1);
-    let server = public.site.start();
+    let server = public.start();
     server.says("has the records");
     let files = ["order.json", "order.key"].map(|name| public.site.path("state/certs/ecdsa-p256").join(name));
     let order = files.each_ref().map(|file| std::fs::read(file).unwrap());
@@ -133,7 +133,7 @@ fn an_order_that_a_kill_left_behind_its_stored_certificate_is_not_taken_up() {
     for (file, content) in files.iter().zip(order) {
         std::fs::write(file, content).unwrap();
     }
-    let _server = public.site.start();
+    let _server = public.start();
     let before = std::fs::read(public.chain("ecdsa-p256")).unwrap();
     public.renew();
     assert_ne!(std::fs::read(public.chain("ecdsa-p256")).unwrap(), before);

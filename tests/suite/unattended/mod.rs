@@ -9,6 +9,7 @@ mod kills;
 mod wishes;
 
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -72,6 +73,14 @@ impl Public {
     /// The settings of `"acme"`.
     fn acme(&mut self) -> &mut Value {
         &mut self.site.config["certificate"]["acme"]
+    }
+
+    /// Starts the server and waits until it takes commands, too.
+    fn start(&self) -> Running {
+        let server = self.site.start();
+        let socket = self.site.path("state/control.sock");
+        eventually("the control socket", || UnixStream::connect(&socket).ok());
+        server
     }
 
     /// A client that trusts what Pebble issues under one of its roots.
@@ -152,7 +161,7 @@ fn a_server_gets_its_certificates_by_itself_and_keeps_them_over_a_restart() {
     let test = "unattended::a_server_gets_its_certificates_by_itself_and_keeps_them_over_a_restart";
     let Some((bind, mut public)) = usual(test, Behaviour::default()) else { return };
     public.acme()["keys"] = json!(["rsa-2048", "ecdsa-p256"]);
-    let server = public.site.start();
+    let server = public.start();
     public.obtains();
     assert_eq!(public.client(&server).get("/site.cfg").unwrap().text(), "<site/>");
     assert_eq!(bind.txt(CHALLENGE), Vec::<String>::new());
@@ -166,7 +175,7 @@ fn a_server_gets_its_certificates_by_itself_and_keeps_them_over_a_restart() {
     assert!(server.wait().success());
     assert!(!public.site.path("state/control.sock").exists());
 
-    let server = public.site.start();
+    let server = public.start();
     assert_eq!(public.client(&server).get("/site.cfg").unwrap().text(), "<site/>");
     public.obtains();
     assert_eq!((read(), public.pebble.logged("Added order")), (before, orders));
@@ -188,7 +197,7 @@ fn a_renewal_under_load_fails_no_handshake() {
     let test = "unattended::a_renewal_under_load_fails_no_handshake";
     let Some((_bind, mut public)) = usual(test, Behaviour::default()) else { return };
     public.acme()["keys"] = json!(["rsa-2048", "ecdsa-p256"]);
-    let server = public.site.start();
+    let server = public.start();
     public.obtains();
     let client = public.client(&server);
     let before = std::fs::read(public.chain("ecdsa-p256")).unwrap();

@@ -1,14 +1,17 @@
 //! A CA that says when it wants a certificate renewed (RFC 9773), and that offers profiles: the Pebble that `tests/run`
-//! fetches.
+//! fetches, and a stand-in that needs no such Pebble.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use time::{Duration, OffsetDateTime};
 
-use super::{Public, primary};
+use super::{Public, primary, usual};
 use crate::harness::bind::{self, Bind};
+use crate::harness::eventually;
 use crate::harness::pebble::{Behaviour, Pebble};
+use crate::harness::site::Running;
+use crate::harness::wishing::Wishing;
 
 const DAY: u64 = 86_400;
 
@@ -31,11 +34,11 @@ fn days_left(status: &Value) -> &Value {
 fn the_profile_that_is_configured_is_asked_for_and_classic_otherwise() {
     let test = "unattended::wishes::the_profile_that_is_configured_is_asked_for_and_classic_otherwise";
     let Some((_bind, mut public)) = with_wishes(test) else { return };
-    let server = public.site.start();
+    let server = public.start();
     assert_eq!(*days_left(&public.obtains()), 89);
     server.kill();
     public.acme()["profile"] = json!("shortlived");
-    let _server = public.site.start();
+    let _server = public.start();
     public.renew();
     assert_eq!(*days_left(&public.status()), 5);
 }
@@ -45,7 +48,7 @@ fn a_profile_that_is_not_offered_is_told_with_those_that_are() {
     let test = "unattended::wishes::a_profile_that_is_not_offered_is_told_with_those_that_are";
     let Some((_bind, mut public)) = with_wishes(test) else { return };
     public.acme()["profile"] = json!("tlsserver");
-    let server = public.site.start();
+    let server = public.start();
     let line = server.says("no new certificate (ecdsa-p256)");
     assert!(line.contains("offers no profile") && line.contains("only: classic, shortlived"), "{line}");
     assert!(line.contains("needs somebody"), "{line}");
@@ -56,10 +59,9 @@ fn a_profile_that_is_not_offered_is_told_with_those_that_are() {
 fn a_window_of_the_ca_s_is_obeyed_and_the_order_says_what_it_replaces() {
     let test = "unattended::wishes::a_window_of_the_ca_s_is_obeyed_and_the_order_says_what_it_replaces";
     let Some((_bind, public)) = with_wishes(test) else { return };
-    let server = public.site.start();
+    let server = public.start();
     public.obtains();
-    server.says("the CA wants it renewed");
-    let status = &public.status()["certificates"][0];
+    let status = &public.knows_the_window();
     let (window, next) = (&status["window"], status["next_attempt"].as_i64().unwrap());
     let bounds = window["start"].as_i64().unwrap()..=window["end"].as_i64().unwrap();
     assert!(bounds.contains(&next) && next > OffsetDateTime::now_utc().unix_timestamp(), "{status}");
@@ -69,13 +71,13 @@ fn a_window_of_the_ca_s_is_obeyed_and_the_order_says_what_it_replaces() {
     // The CA moves the window: now, all at once. It is not asked again before its Retry-After, six hours, is over.
     let before = std::fs::read_to_string(public.chain("ecdsa-p256")).unwrap();
     let leaf = before.split_inclusive("-----END CERTIFICATE-----\n").next().unwrap();
-    let now = OffsetDateTime::now_utc();
-    public.pebble.wants_renewal(leaf, now - Duration::days(10), now + Duration::minutes(5));
-    let server = public.site.start();
+    let (start, end) = now_at_once();
+    public.pebble.wants_renewal(leaf, start, end);
+    let server = public.start();
     assert_eq!(public.status()["certificates"][0]["next_attempt"], next);
     server.kill();
     public.forget_when_to_look_again();
-    let server = public.site.start();
+    let server = public.start();
     server.says("a new certificate is in use");
     assert_ne!(std::fs::read_to_string(public.chain("ecdsa-p256")).unwrap(), before);
     assert_eq!(public.pebble.logged("is a replacement of"), 1);
@@ -84,7 +86,65 @@ fn a_window_of_the_ca_s_is_obeyed_and_the_order_says_what_it_replaces() {
     assert!(budget["wanted_certificates"].is_i64(), "{budget}");
 }
 
+#[test]
+fn the_order_names_the_profile_and_in_a_window_the_certificate_that_it_replaces() {
+    let test = "unattended::wishes::the_order_names_the_profile_and_in_a_window_the_certificate_that_it_replaces";
+    let Some((_bind, public, ca)) = with_stand_in(test, true) else { return };
+    public.renew_in_a_window(&ca);
+    let orders = ca.orders();
+    assert_eq!(orders.len(), 2, "{orders:?}");
+    assert!(orders.iter().all(|order| order["profile"] == "classic"), "{orders:?}");
+    assert!(orders[0]["replaces"].is_null() && orders[1]["replaces"] == ca.asked_about()[0], "{orders:?}");
+}
+
+#[test]
+fn a_ca_that_does_not_say_what_an_order_replaces_is_asked_for_another() {
+    let test = "unattended::wishes::a_ca_that_does_not_say_what_an_order_replaces_is_asked_for_another";
+    let Some((_bind, public, ca)) = with_stand_in(test, false) else { return };
+    let server = public.renew_in_a_window(&ca);
+    server.says("the CA replaces nothing");
+    let orders = ca.orders();
+    let replaces: Vec<bool> = orders.iter().map(|order| order["replaces"].is_string()).collect();
+    assert_eq!(replaces, [false, true, false], "{orders:?}");
+}
+
+/// A site whose CA has its wishes from a stand-in, for wherever there is only an old Pebble.
+fn with_stand_in(test: &str, echoes_replaces: bool) -> Option<(Bind, Public, Wishing)> {
+    let (bind, mut public) = usual(test, Behaviour::default())?;
+    let ca = Wishing::start(&public.pebble, echoes_replaces);
+    public.acme()["directory"] = json!(ca.directory());
+    Some((bind, public, ca))
+}
+
+/// A window in which almost any time has passed already, and which is not over yet.
+fn now_at_once() -> (OffsetDateTime, OffsetDateTime) {
+    let now = OffsetDateTime::now_utc();
+    (now - Duration::days(10), now + Duration::minutes(5))
+}
+
 impl Public {
+    /// Gets a certificate, and then another one, because the CA has moved its window.
+    fn renew_in_a_window(&self, ca: &Wishing) -> Running {
+        let server = self.start();
+        self.obtains();
+        self.knows_the_window();
+        server.kill();
+        let (start, end) = now_at_once();
+        ca.wants_renewal(start, end);
+        self.forget_when_to_look_again();
+        let server = self.start();
+        server.says("a new certificate is in use");
+        server
+    }
+
+    /// Waits until the CA has said when it wants the certificate renewed, and that is kept; the certificate's status.
+    fn knows_the_window(&self) -> Value {
+        eventually("a window", || {
+            let certificate = self.status()["certificates"][0].clone();
+            certificate["window"].is_object().then_some(certificate)
+        })
+    }
+
     /// As if the CA's Retry-After for its window were over.
     fn forget_when_to_look_again(&self) {
         let mut memory = self.memory();
