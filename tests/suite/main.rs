@@ -35,7 +35,6 @@ mod paths;
 mod phones;
 mod readme;
 mod reload;
-mod renewal;
 mod requests;
 mod scale;
 mod serving;

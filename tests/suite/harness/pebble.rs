@@ -1,15 +1,12 @@
-//! Pebble, a CA for tests, as a process; and a DNS server with nothing but TXT records, for it to ask.
+//! Pebble, a CA for tests, as a process.
 //!
 //! The installed one may be old: Debian 12's knows neither renewal information (RFC 9773) nor profiles. `tests/run`
 //! fetches one that does into the target directory, for the tests that are about these.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose};
 use serde_json::{Value, json};
@@ -53,7 +50,7 @@ impl Default for Behaviour {
     }
 }
 
-/// Pebble, with its own DNS. Dropped, it is killed and waited for.
+/// Pebble. Dropped, it is killed and waited for.
 pub struct Pebble {
     folder: tempfile::TempDir,
     program: PathBuf,
@@ -61,9 +58,8 @@ pub struct Pebble {
     child: Option<Child>,
     port: u16,
     management_port: u16,
-    pub dns: TxtServer,
-    /// The DNS that it asks.
-    asks: String,
+    /// The name server that it asks.
+    asks: SocketAddr,
     log: Lines,
 }
 
@@ -87,29 +83,19 @@ impl Pebble {
         Some(file)
     }
 
-    /// Starts it with a DNS of its own.
-    pub fn start(behaviour: Behaviour) -> Self {
-        let dns = TxtServer::start();
-        let asks = dns.address.clone();
-        Self::start_asking(program("pebble").unwrap(), behaviour, dns, asks)
-    }
-
     /// Starts it to ask the name server at `address`.
-    pub fn start_with_dns(behaviour: Behaviour, address: SocketAddr) -> Self {
+    pub fn start(behaviour: Behaviour, address: SocketAddr) -> Self {
         Self::start_program(program("pebble").unwrap(), behaviour, address)
     }
 
     /// Starts this `program` to ask the name server at `address`.
     pub fn start_program(program: PathBuf, behaviour: Behaviour, address: SocketAddr) -> Self {
-        Self::start_asking(program, behaviour, TxtServer::start(), address.to_string())
-    }
-
-    fn start_asking(program: PathBuf, behaviour: Behaviour, dns: TxtServer, asks: String) -> Self {
         let folder = tempfile::tempdir().unwrap();
         identity().write(folder.path(), "localhost");
         std::fs::write(folder.path().join("root.pem"), SERVER_CA.pem()).unwrap();
         let log = Lines::default();
-        let mut pebble = Self { folder, program, behaviour, child: None, port: 0, management_port: 0, dns, asks, log };
+        let (port, management_port) = (0, 0);
+        let mut pebble = Self { folder, program, behaviour, child: None, port, management_port, asks: address, log };
         // Between finding a free port and listening on it, somebody else may take it.
         for _ in 0..5 {
             (pebble.port, pebble.management_port) = (free_address().port(), free_address().port());
@@ -131,7 +117,7 @@ impl Pebble {
         let mut child = Command::new(&self.program)
             .arg("-config")
             .arg(self.write_config())
-            .args(["-strict", "-dnsserver", &self.asks])
+            .args(["-strict", "-dnsserver", &self.asks.to_string()])
             .env("PEBBLE_VA_NOSLEEP", "1")
             .env("PEBBLE_WFE_NONCEREJECT", self.behaviour.rejected_nonces.to_string())
             // Pebble reuses one in a hundred more than it is told.
@@ -226,6 +212,13 @@ impl Pebble {
         got.stdout
     }
 
+    /// What it says of the certificate with this serial number, in hexadecimal: `Valid` or `Revoked`.
+    pub fn verdict(&self, serial: &str) -> String {
+        let status: Value =
+            serde_json::from_str(&self.manage(&format!("cert-status-by-serial/{serial}"), &[])).unwrap();
+        status["Status"].as_str().unwrap().to_owned()
+    }
+
     /// What it has logged, in all its lives.
     pub fn log(&self) -> String {
         self.log.all().join("\n")
@@ -249,69 +242,4 @@ pub fn identity() -> Identity {
     params.distinguished_name = named("localhost");
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     SERVER_CA.issue(&params)
-}
-
-/// A name server that has TXT records and nothing else. Dropped, it ends.
-pub struct TxtServer {
-    pub address: String,
-    pub records: Arc<Mutex<BTreeMap<String, Vec<String>>>>,
-    stop: Arc<AtomicBool>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl TxtServer {
-    fn start() -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-        let address = socket.local_addr().unwrap().to_string();
-        let records: Arc<Mutex<BTreeMap<String, Vec<String>>>> = Arc::default();
-        let stop = Arc::new(AtomicBool::new(false));
-        let (theirs, stopped) = (Arc::clone(&records), Arc::clone(&stop));
-        let thread = std::thread::spawn(move || {
-            let mut query = [0; 4096];
-            while !stopped.load(Ordering::Relaxed) {
-                let Ok((length, peer)) = socket.recv_from(&mut query) else { continue };
-                if let Some(answer) = answer(&query[..length], &theirs.lock().unwrap()) {
-                    let _ = socket.send_to(&answer, peer);
-                }
-            }
-        });
-        Self { address, records, stop, thread: Some(thread) }
-    }
-}
-
-impl Drop for TxtServer {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-/// RFC 1035 §4.1, as far as one question about TXT goes; anything else has no data.
-fn answer(query: &[u8], records: &BTreeMap<String, Vec<String>>) -> Option<Vec<u8>> {
-    let mut at = 12;
-    let mut labels = Vec::new();
-    loop {
-        let length = usize::from(*query.get(at)?);
-        at += 1;
-        if length == 0 {
-            break;
-        }
-        labels.push(String::from_utf8_lossy(query.get(at..at + length)?).to_ascii_lowercase());
-        at += length;
-    }
-    let question = query.get(12..at + 4)?;
-    let is_txt = question.ends_with(&[0, 16, 0, 1]);
-    let values = records.get(&labels.join(".")).filter(|_| is_txt).cloned().unwrap_or_default();
-    let mut answer = query.get(..2)?.to_vec();
-    answer.extend([0x84, 0, 0, 1, 0, u8::try_from(values.len()).ok()?, 0, 0, 0, 0]);
-    answer.extend(question);
-    for value in values {
-        let length = u8::try_from(value.len()).ok()?;
-        answer.extend([0xc0, 12, 0, 16, 0, 1, 0, 0, 0, 0, 0, length + 1, length]);
-        answer.extend(value.as_bytes());
-    }
-    Some(answer)
 }

@@ -1,6 +1,7 @@
 //! A stand-in for a CA with renewal information (RFC 9773) and profiles: it passes requests on to a Pebble that has
 //! neither, adds them to what comes back, and remembers what was ordered.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,8 +11,8 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
-use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use time::{Duration, OffsetDateTime};
 
 use super::PATIENCE;
 use super::pebble::{Pebble, identity};
@@ -27,7 +28,8 @@ struct Shared {
     address: SocketAddr,
     pebble: Client,
     tls: Arc<ServerConfig>,
-    window: Mutex<(OffsetDateTime, OffsetDateTime)>,
+    /// Certificates that it wants renewed at other times than usual.
+    windows: Mutex<BTreeMap<String, (OffsetDateTime, OffsetDateTime)>>,
     orders: Mutex<Vec<Value>>,
     asked_about: Mutex<Vec<String>>,
     echoes_replaces: bool,
@@ -47,12 +49,11 @@ impl Wishing {
             .with_no_client_auth()
             .with_single_cert(identity.chain.clone(), identity.key())
             .unwrap();
-        let in_a_month = OffsetDateTime::now_utc() + time::Duration::days(30);
         let shared = Arc::new(Shared {
             address,
             pebble: Client::new(pebble.address(), Some("localhost")),
             tls: Arc::new(tls),
-            window: Mutex::new((in_a_month, in_a_month + time::Duration::days(1))),
+            windows: Mutex::default(),
             orders: Mutex::default(),
             asked_about: Mutex::default(),
             echoes_replaces,
@@ -75,9 +76,10 @@ impl Wishing {
         format!("https://{}/dir", self.shared.address)
     }
 
-    /// From now on, it wants certificates renewed from `start` until `end`.
+    /// From now on, it wants the certificates that it was asked about renewed from `start` until `end`.
     pub fn wants_renewal(&self, start: OffsetDateTime, end: OffsetDateTime) {
-        *self.shared.window.lock().unwrap() = (start, end);
+        let windows = self.asked_about().into_iter().map(|certificate| (certificate, (start, end)));
+        self.shared.windows.lock().unwrap().extend(windows);
     }
 
     /// What was ordered, oldest first.
@@ -127,7 +129,7 @@ impl Shared {
         let path = head.split(' ').nth(1).unwrap_or_default();
         if let Some(certificate) = path.strip_prefix("/renewal-info/") {
             self.asked_about.lock().unwrap().push(certificate.to_owned());
-            return Ok(self.renewal_info());
+            return Ok(self.renewal_info(certificate));
         }
         let answer = self.pass_on(head, body)?;
         Ok(match path {
@@ -146,8 +148,10 @@ impl Shared {
         })
     }
 
-    fn renewal_info(&self) -> Vec<u8> {
-        let (start, end) = *self.window.lock().unwrap();
+    fn renewal_info(&self, certificate: &str) -> Vec<u8> {
+        let in_a_month = OffsetDateTime::now_utc() + Duration::days(30);
+        let moved = self.windows.lock().unwrap().get(certificate).copied();
+        let (start, end) = moved.unwrap_or((in_a_month, in_a_month + Duration::days(1)));
         let window = json!({ "start": start.format(&Rfc3339).unwrap(), "end": end.format(&Rfc3339).unwrap() });
         format!("HTTP/1.0 200 OK\r\nRetry-After: 21600\r\n\r\n{}", json!({ "suggestedWindow": window })).into_bytes()
     }

@@ -45,6 +45,29 @@ fn the_preferred_chain_is_what_phones_are_shown() {
 }
 
 #[test]
+fn a_preferred_chain_that_there_is_not_is_no_obstacle() {
+    let test = "unattended::ca::a_preferred_chain_that_there_is_not_is_no_obstacle";
+    let Some((_bind, mut public)) = usual(test, Behaviour { alternate_roots: 1, ..Behaviour::default() }) else {
+        return;
+    };
+    public.acme()["preferred_chain"] = json!("Nobody");
+    let server = public.start();
+    public.obtains();
+    let line = server.says("no chain ends at");
+    assert!((0..2).all(|root| line.contains(&public.pebble.issuing_root_name(root))), "{line}");
+    assert_eq!(public.client(&server).get("/site.cfg").unwrap().status, 200);
+}
+
+#[test]
+fn a_profile_where_none_is_offered_is_a_mistake_to_be_told() {
+    let test = "unattended::ca::a_profile_where_none_is_offered_is_a_mistake_to_be_told";
+    let Some((_bind, mut public)) = usual(test, Behaviour::default()) else { return };
+    public.acme()["profile"] = json!("classic");
+    let line = public.start().says("no new certificate (ecdsa-p256)");
+    assert!(line.contains("only: none at all") && line.contains("needs somebody"), "{line}");
+}
+
+#[test]
 fn three_nonces_in_ten_rejected_fail_nothing() {
     let test = "unattended::ca::three_nonces_in_ten_rejected_fail_nothing";
     let Some((_bind, public)) = usual(test, Behaviour { rejected_nonces: 30, ..Behaviour::default() }) else { return };
@@ -112,11 +135,13 @@ fn what_the_ca_did_not_find_is_told_whole_and_its_validation_is_counted() {
         return;
     }
     // It asks elsewhere.
-    let (bind, pebble) = (primary().start(), Pebble::start(Behaviour::default()));
+    let (bind, elsewhere) = (primary().start(), primary().start());
+    let pebble = Pebble::start(Behaviour::default(), elsewhere.address);
     let public = Public::new(pebble, bind.address, &bind.key_file("provost."));
     let server = public.start();
     let line = server.says("no new certificate (ecdsa-p256)");
     assert!(line.contains("validation failed") && line.contains("No TXT records found"), "{line}");
     assert!(public.has_spent_validations());
+    assert!(!public.site.path("state/certs/ecdsa-p256/order.json").exists(), "that order is dead");
     assert_eq!(bind.txt(CHALLENGE), Vec::<String>::new());
 }

@@ -66,7 +66,7 @@ fn a_domain_hosted_elsewhere_is_certified_through_a_delegated_name() {
         config.primary("ready.test", "", "").start()
     };
     let (our_resolver, their_resolver) = (resolver(), resolver());
-    let pebble = Pebble::start_with_dns(Behaviour::default(), their_resolver.address);
+    let pebble = Pebble::start(Behaviour::default(), their_resolver.address);
     let mut public = Public::new(pebble, ours.address, &ours.key_file("provost."));
     public.acme()["dns"]["resolvers"] = json!([our_resolver.address.to_string()]);
     let server = public.start();
@@ -125,7 +125,7 @@ fn without_dns_it_serves_on_and_renews_when_the_primary_is_back() {
     }
     let config = primary();
     let bind = config.start();
-    let pebble = Pebble::start_with_dns(Behaviour::default(), bind.address);
+    let pebble = Pebble::start(Behaviour::default(), bind.address);
     let public = Public::new(pebble, bind.address, &bind.key_file("provost."));
     let server = public.start();
     public.obtains();
@@ -148,7 +148,7 @@ fn knot_is_a_primary_too() {
                update-owner: name\n    update-owner-match: equal\n    update-owner-name: [_acme-challenge.phones]\n\
                zone:\n  - domain: example.com\n    acl: [provost]\n";
     let knot = Knot::start("example.com", "provost", acl);
-    let pebble = Pebble::start_with_dns(Behaviour::default(), knot.address);
+    let pebble = Pebble::start(Behaviour::default(), knot.address);
     let public = Public::new(pebble, knot.address, &knot.settings().tsig_key_file);
     let server = public.start();
     public.obtains();

@@ -62,6 +62,14 @@ impl Killed {
     }
 }
 
+impl Public {
+    /// The key of the order that is under way.
+    fn ordered_for(&self) -> Option<Vec<u8>> {
+        let folder = self.site.path("state/certs/ecdsa-p256");
+        folder.join("order.json").exists().then(|| std::fs::read(folder.join("order.key")).unwrap())
+    }
+}
+
 /// What became of some kills.
 #[derive(Default)]
 struct Outcome {
@@ -75,14 +83,17 @@ struct Outcome {
 /// Kills a process at each of these steps, one site after the other, and lets another finish.
 fn kill_at_each(steps: &[&str]) -> Outcome {
     let bind = primary().start();
-    let pebble = Pebble::start_with_dns(Behaviour::default(), bind.address);
+    let pebble = Pebble::start(Behaviour::default(), bind.address);
     let public = Public::new(pebble, bind.address, &bind.key_file("provost."));
     let mut outcome = Outcome::default();
     for step in steps {
         let killed = Killed::at(step, &public);
         outcome.died_at.insert(killed.step());
+        let ordered_for = public.ordered_for();
         let server = public.start();
         let status = public.obtains();
+        let key = std::fs::read(public.site.path("state/certs/ecdsa-p256/current/key.pem")).unwrap();
+        assert!(ordered_for.is_none_or(|ordered_for| ordered_for == key), "{step}: not the order's certificate");
         assert_eq!(status["certificates"][0]["failures"], 0, "{step}: {status}");
         assert_eq!(bind.txt(CHALLENGE), Vec::<String>::new(), "{step}");
         let journal = std::fs::read_to_string(public.site.path("state/dns-journal.json")).unwrap_or_default();

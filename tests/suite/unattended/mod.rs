@@ -47,7 +47,7 @@ fn usual(test: &str, behaviour: Behaviour) -> Option<(Bind, Public)> {
         return None;
     }
     let bind = primary().start();
-    let pebble = Pebble::start_with_dns(behaviour, bind.address);
+    let pebble = Pebble::start(behaviour, bind.address);
     let public = Public::new(pebble, bind.address, &bind.key_file("provost."));
     Some((bind, public))
 }
@@ -141,6 +141,13 @@ impl Public {
         self.site.path("state/certs").join(kind).join("current/chain.pem")
     }
 
+    /// The serial number of the certificate in use, in hexadecimal.
+    fn serial(&self) -> String {
+        let mut command = Command::new("openssl");
+        command.args(["x509", "-noout", "-serial", "-in"]).arg(self.chain("ecdsa-p256"));
+        tool::run(&mut command).stdout.trim().trim_start_matches("serial=").to_ascii_lowercase()
+    }
+
     /// What is remembered of attempts and budgets.
     fn memory(&self) -> Value {
         serde_json::from_slice(&std::fs::read(self.site.path("state/renewal.json")).unwrap()).unwrap()
@@ -223,6 +230,36 @@ fn a_renewal_under_load_fails_no_handshake() {
     assert!(load.len() > 10 && bad.is_empty(), "{} answers, of which {bad:?}", load.len());
     let not_due = public.certificate(&["renew"]);
     assert!(not_due.stdout.contains("rsa-2048: is not due"), "{not_due:?}");
+}
+
+#[test]
+fn the_last_three_certificates_are_kept_and_no_order() {
+    let test = "unattended::the_last_three_certificates_are_kept_and_no_order";
+    let Some((_bind, public)) = usual(test, Behaviour::default()) else { return };
+    let _server = public.start();
+    public.obtains();
+    for _ in 0..3 {
+        public.renew();
+    }
+    let folder = std::fs::read_dir(public.site.path("state/certs/ecdsa-p256")).unwrap();
+    let mut names: Vec<String> = folder.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert_eq!(names, ["2", "3", "4", "current"]);
+}
+
+#[test]
+fn a_certificate_that_is_revoked_is_replaced_at_once() {
+    let test = "unattended::a_certificate_that_is_revoked_is_replaced_at_once";
+    let Some((_bind, public)) = usual(test, Behaviour::default()) else { return };
+    let server = public.start();
+    public.obtains();
+    let serial = public.serial();
+    assert_eq!(public.pebble.verdict(&serial), "Valid");
+    let revoked = public.certificate(&["revoke", "--key", "ecdsa-p256"]);
+    assert_eq!(revoked.code, 0, "{revoked:?}");
+    assert_eq!(public.pebble.verdict(&serial), "Revoked");
+    eventually("another certificate", || (public.serial() != serial).then_some(()));
+    assert_eq!(public.client(&server).get("/site.cfg").unwrap().status, 200);
 }
 
 #[test]
