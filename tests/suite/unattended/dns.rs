@@ -92,8 +92,8 @@ fn a_secondary_that_lags_is_waited_for_before_the_ca_is_told() {
 }
 
 #[test]
-fn a_secondary_that_never_catches_up_is_named_and_costs_no_validation() {
-    let test = "unattended::dns::a_secondary_that_never_catches_up_is_named_and_costs_no_validation";
+fn a_secondary_that_never_catches_up_is_named_and_costs_neither_validation_nor_order() {
+    let test = "unattended::dns::a_secondary_that_never_catches_up_is_named_and_costs_neither_validation_nor_order";
     let Some((primary, secondary, mut public)) = with_secondary(test) else { return };
     public.acme()["dns"]["propagation_timeout_s"] = json!(1);
     let server = public.start();
@@ -102,6 +102,15 @@ fn a_secondary_that_never_catches_up_is_named_and_costs_no_validation() {
     assert!(!public.has_spent_validations());
     no_record(&primary);
     assert!(!server.stderr().join("\n").contains("telling the CA"));
+    server.kill();
+    // Somebody has mended it, and given it more time.
+    public.acme()["dns"]["propagation_timeout_s"] = json!(20);
+    let server = public.start();
+    server.says(&format!("{}: lacks 2 of 2 values yet", secondary.address));
+    secondary.notify("example.com");
+    public.obtains();
+    no_record(&primary);
+    assert_eq!(public.pebble.logged("Added order"), 1);
 }
 
 #[test]

@@ -27,42 +27,31 @@ const STEPS: [&str; 11] = [
     "a new certificate is in use",
 ];
 
-/// A process that was killed when it said what a test waited for.
-struct Killed {
-    /// All that it said.
-    said: Vec<String>,
-}
-
-impl Killed {
-    /// Runs the server of `public` until it says `step`.
-    fn at(step: &str, public: &Public) -> Self {
-        let mut command = public.site.command();
+impl Public {
+    /// Runs the server until it says `step`, and kills it; gives the step that it was at when it died.
+    fn kill_at(&self, step: &str) -> &'static str {
+        let mut command = self.site.command();
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let (tell, told) = mpsc::channel();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
         let reader = std::thread::spawn(move || lines.for_each(|line| drop(tell.send(line))));
-        let mut said = Vec::new();
-        while !said.last().is_some_and(|line: &String| line.contains(step)) {
-            let Ok(line) = told.recv_timeout(PATIENCE) else { break };
+        let mut said: Vec<String> = Vec::new();
+        while let Ok(line) = told.recv_timeout(PATIENCE) {
             said.push(line);
+            if said.iter().any(|line| line.contains(step)) {
+                break;
+            }
         }
         child.kill().unwrap();
         child.wait().unwrap();
         reader.join().unwrap();
-        assert!(said.last().is_some_and(|line| line.contains(step)), "never said {step:?}: {said:?}");
         // It may have gone on before it died.
         said.extend(told);
-        Self { said }
-    }
-
-    /// The step that it was at when it died.
-    fn step(&self) -> &'static str {
+        assert!(said.iter().any(|line| line.contains(step)), "never said {step:?}: {said:?}");
         let at = |line: &String| STEPS.into_iter().find(|step| line.contains(step));
-        self.said.iter().rev().find_map(at).unwrap()
+        said.iter().rev().find_map(at).unwrap()
     }
-}
 
-impl Public {
     /// The key of the order that is under way.
     fn ordered_for(&self) -> Option<Vec<u8>> {
         let folder = self.site.path("state/certs/ecdsa-p256");
@@ -87,8 +76,7 @@ fn kill_at_each(steps: &[&str]) -> Outcome {
     let public = Public::new(pebble, bind.address, &bind.key_file("provost."));
     let mut outcome = Outcome::default();
     for step in steps {
-        let killed = Killed::at(step, &public);
-        outcome.died_at.insert(killed.step());
+        outcome.died_at.insert(public.kill_at(step));
         let ordered_for = public.ordered_for();
         let server = public.start();
         let status = public.obtains();
