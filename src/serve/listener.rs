@@ -140,43 +140,43 @@ impl Shortage {
 }
 
 /// One connection from accept to close.
-async fn live(stream: TcpStream, address: SocketAddr, server: Arc<Server>, mut stop: watch::Receiver<Stop>) -> End {
-    let mut seat = match server.admission.enter(address.ip()) {
-        Ok(seat) => seat,
-        Err(full) => return refuse(&server, address, Refused { constituency: None, reason: full.to_string() }),
-    };
+async fn live(stream: TcpStream, address: SocketAddr, server: Arc<Server>, stop: watch::Receiver<Stop>) -> End {
+    // Boxed and gone before the conversation begins, so that an idle connection carries none of the handshake about.
+    let welcomed = Box::pin(welcome(stream, address, Arc::clone(&server), stop)).await;
+    match welcomed {
+        Ok(conversation) => conversation.await,
+        Err(refused) => {
+            refuse(&server, address, refused);
+            End::Closed
+        }
+    }
+}
+
+/// Gives a connection its place, shakes hands, and begins the conversation.
+async fn welcome(
+    stream: TcpStream,
+    address: SocketAddr,
+    server: Arc<Server>,
+    mut stop: watch::Receiver<Stop>,
+) -> Result<impl Future<Output = End>, Refused> {
+    let refused = |constituency, reason| Refused { constituency, reason };
+    let mut seat = server.admission.enter(address.ip()).map_err(|full| refused(None, full.to_string()))?;
     let _ = stream.set_nodelay(true);
     let (stream, farewell) = Lingering::new(stream);
     let (stream, pace) = Paced::new(stream, &server.limits);
-    // Boxed and ended here, so that an idle connection does not carry the handshake's state about.
-    let handshake = Box::pin(async {
-        tokio::time::timeout(
-            server.limits.handshake(),
-            handshake::shake_hands(stream, &server.site, &server.certificates),
-        )
-        .await
-        .unwrap_or_else(|_| {
-            let reason = format!("the handshake took more than {} s", server.limits.handshake_s);
-            Err(Refused { constituency: None, reason })
-        })
-    });
-    let finished = tokio::select! {
-        finished = handshake => finished,
+    let handshake = handshake::shake_hands(stream, &server.site, &server.certificates);
+    let (stream, peer) = tokio::select! {
+        finished = tokio::time::timeout(server.limits.handshake(), handshake) => finished.unwrap_or_else(|_| {
+            Err(refused(None, format!("the handshake took more than {} s", server.limits.handshake_s)))
+        })?,
         // It has asked for nothing yet, and would only be sent away.
-        () = told(&mut stop, Stop::Drain) => Err(Refused { constituency: None, reason: "provost is being stopped".to_owned() }),
+        () = told(&mut stop, Stop::Drain) => return Err(refused(None, "provost is being stopped".to_owned())),
     };
-    let (stream, peer) = match finished {
-        Ok(finished) => finished,
-        Err(refused) => return refuse(&server, address, refused),
-    };
-    let connection = Connection { server: Arc::clone(&server), peer, address, pace, farewell };
+    let connection = Connection { server, peer, address, pace, farewell };
     let kind = if connection.is_of_known_phone() { Kind::Proven } else { Kind::Anonymous };
-    if let Err(full) = seat.become_kind(kind) {
-        let constituency = Some(connection.peer.constituency.clone());
-        return refuse(&server, address, Refused { constituency, reason: full.to_string() });
-    }
+    seat.become_kind(kind).map_err(|full| refused(Some(connection.peer.constituency.clone()), full.to_string()))?;
     connection.pace.enter(Phase::Idle);
-    converse(stream, connection, seat, stop).await
+    Ok(converse(stream, connection, seat, stop))
 }
 
 /// HTTP/1.1 on a connection, until either end closes it.
@@ -191,10 +191,7 @@ fn converse(
     let began = clock::now();
     let connection = Arc::new(connection);
     let answering = Arc::clone(&connection);
-    let service = service_fn(move |request| {
-        let connection = Arc::clone(&answering);
-        async move { Ok::<_, std::convert::Infallible>(connection.answer(request).await) }
-    });
+    let service = service_fn(move |request| answering.answer(request));
     let mut http = http1::Builder::new();
     // Deadlines are kept by `Paced`, beneath TLS. Half-closed, a peer that does not wait for the answer has still uploaded.
     http.header_read_timeout(None).max_headers(MAX_HEADERS).max_buf_size(MAX_HEADER_BYTES).half_close(true);
@@ -248,7 +245,7 @@ fn note_refused_request(connection: &Connection, error: &hyper::Error, began: st
     connection.server.access.record(record);
 }
 
-fn refuse(server: &Server, address: SocketAddr, refused: Refused) -> End {
+fn refuse(server: &Server, address: SocketAddr, refused: Refused) {
     server.access.record(AccessRecord {
         time: clock::now(),
         address,
@@ -262,7 +259,6 @@ fn refuse(server: &Server, address: SocketAddr, refused: Refused) -> End {
         reason: Some(refused.reason),
         tls: None,
     });
-    End::Closed
 }
 
 #[cfg(test)]
