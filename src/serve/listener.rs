@@ -171,8 +171,10 @@ async fn live(stream: TcpStream, address: SocketAddr, server: Arc<Server>, mut s
     };
     let connection = Connection { server: Arc::clone(&server), peer, address, pace, farewell };
     let kind = if connection.is_of_known_phone() { Kind::Proven } else { Kind::Anonymous };
-    if let Err(full) = seat.become_kind(kind) {
-        let constituency = Some(connection.peer.constituency.clone());
+    let constituency = connection.peer.constituency.clone();
+    let phone = connection.mac().map(|mac| (constituency.clone(), mac));
+    if let Err(full) = seat.become_kind(kind, phone) {
+        let constituency = Some(constituency);
         return refuse(&server, address, Refused { constituency, reason: full.to_string() });
     }
     connection.pace.enter(Phase::Idle);
