@@ -70,6 +70,27 @@ fn the_tables_name_exactly_the_keys_that_there_are() {
 }
 
 #[test]
+fn the_table_of_limits_names_them_all_with_their_defaults() {
+    let folder = tempfile::tempdir().unwrap();
+    let schema: serde_json::Value =
+        serde_json::from_str(&provost(folder.path(), &["schema", "provost"]).stdout).unwrap();
+    let limits = schema["$defs"]["Limits"]["properties"].as_object().unwrap();
+    let mut keys: Vec<(&str, String)> =
+        limits.iter().map(|(key, it)| (key.as_str(), it["default"].to_string())).collect();
+    let table = README.split("| key of `limits`").nth(1).unwrap().split("\n\n").next().unwrap();
+    let row = |row: &'static str| {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let code = |cell: &'static str| cell.strip_prefix('`').and_then(|cell| cell.strip_suffix('`'));
+        (code(cells[1]).unwrap(), code(cells[3]).unwrap_or("null").to_owned())
+    };
+    let mut named: Vec<(&str, String)> = table.lines().skip(2).map(row).collect();
+    keys.sort_unstable();
+    named.sort_unstable();
+    assert!(keys.len() >= 12, "{keys:?}");
+    assert_eq!(named, keys);
+}
+
+#[test]
 fn the_two_commands_are_what_they_say() {
     let shell = blocks("sh");
     assert_eq!((shell[0].as_str(), shell[1].as_str()), ("cargo run --release -- demo\n", "tests/run\n"));
