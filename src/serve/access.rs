@@ -44,13 +44,15 @@ pub enum LogFormat {
     Json,
 }
 
-/// TLS version and cipher suite of a connection.
+/// TLS version and cipher suite of a connection, and whether its device certificate counts beyond its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TlsFacts {
     /// The version.
     pub version: ProtocolVersion,
     /// The suite.
     pub suite: CipherSuite,
+    /// Whether the device certificate has expired, which the policy tolerates.
+    pub is_tolerated: bool,
 }
 
 /// What happened to one request, or to one handshake that was refused.
@@ -76,7 +78,7 @@ pub struct AccessRecord {
     pub user_agent: Option<Box<[u8]>>,
     /// Why it was refused or broke off.
     pub reason: Option<String>,
-    /// Version and suite.
+    /// Version, suite, and a mark on an expired device certificate that is tolerated.
     pub tls: Option<TlsFacts>,
 }
 
@@ -322,6 +324,7 @@ impl fmt::Display for TlsFacts {
             ProtocolVersion::TLSv1_3 => "TLSv1.3/",
             _ => "TLS?/",
         })?;
-        f.write_str(self.suite.as_str().unwrap_or("?"))
+        f.write_str(self.suite.as_str().unwrap_or("?"))?;
+        f.write_str(if self.is_tolerated { "/expired-certificate" } else { "" })
     }
 }

@@ -97,9 +97,10 @@ pub async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
         }
     };
     let connection = tls.get_ref().1;
+    let device = generation.verifier.as_ref().map(|_| device(connection, generation, verdict));
     let peer = Peer {
-        device: generation.verifier.as_ref().map(|_| device(connection, generation, verdict)),
-        tls: facts_of(connection),
+        tls: facts_of(connection, device.as_ref()),
+        device,
         constituency: name,
         generation: Arc::clone(generation),
         has_sni: server_name.is_some(),
@@ -176,8 +177,13 @@ fn device(connection: &ServerConnection, generation: &TlsGeneration, verdict: Op
     }
 }
 
-fn facts_of(connection: &ServerConnection) -> Option<TlsFacts> {
-    Some(TlsFacts { version: connection.protocol_version()?, suite: connection.negotiated_cipher_suite()?.suite() })
+fn facts_of(connection: &ServerConnection, device: Option<&Verdict>) -> Option<TlsFacts> {
+    let now = clock::unix_seconds(clock::now());
+    Some(TlsFacts {
+        version: connection.protocol_version()?,
+        suite: connection.negotiated_cipher_suite()?.suite(),
+        is_tolerated: device.and_then(|device| device.as_ref().ok()).is_some_and(|device| device.is_tolerated(now)),
+    })
 }
 
 /// The reason of a failed handshake: our verdict on the device, else what the client cannot do, else rustls' words.

@@ -36,7 +36,6 @@ mod paths;
 mod phones;
 mod readme;
 mod reload;
-mod renewal;
 mod requests;
 mod rests;
 mod scale;
