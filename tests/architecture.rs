@@ -71,6 +71,9 @@ const IMPURE_FILES: &[(&str, &str)] = &[
     ("src/dns/mod.rs", "dates its updates"),
     ("src/dns/propagation.rs", "asks all authorities at once, again and again"),
     ("src/dns/resolve.rs", "finds the system's resolvers and hosts"),
+    ("src/ledger/keeper.rs", "writes on a thread of its own"),
+    ("src/ledger/reader.rs", "reads the database"),
+    ("src/ledger/store.rs", "writes the database"),
     ("src/phone/client.rs", "speaks to servers"),
     ("src/phone/connect.rs", "speaks to servers"),
     ("src/phone/mod.rs", "measures boots"),
@@ -155,7 +158,7 @@ const TREE: [&str; 6] = ["src", "tests", "constituencies", ".ci", "README.md", "
 
 /// A rule that saw nothing proves nothing. Raise these as the house grows.
 mod at_least {
-    pub(crate) const SOURCES: usize = 60;
+    pub(crate) const SOURCES: usize = 70;
     pub(crate) const FUNCTIONS: usize = 400;
     pub(crate) const IMPORTS: usize = 100;
     pub(crate) const TREE_FILES: usize = 120;

@@ -143,7 +143,7 @@ impl Shortage {
 async fn live(stream: TcpStream, address: SocketAddr, server: Arc<Server>, mut stop: watch::Receiver<Stop>) -> End {
     let mut seat = match server.admission.enter(address.ip()) {
         Ok(seat) => seat,
-        Err(full) => return refuse(&server, address, Refused { constituency: None, reason: full.to_string() }),
+        Err(full) => return refuse(&server, address, Refused::because(None, full.to_string())),
     };
     let _ = stream.set_nodelay(true);
     let (stream, farewell) = Lingering::new(stream);
@@ -157,13 +157,13 @@ async fn live(stream: TcpStream, address: SocketAddr, server: Arc<Server>, mut s
         .await
         .unwrap_or_else(|_| {
             let reason = format!("the handshake took more than {} s", server.limits.handshake_s);
-            Err(Refused { constituency: None, reason })
+            Err(Refused::because(None, reason))
         })
     });
     let finished = tokio::select! {
         finished = handshake => finished,
         // It has asked for nothing yet, and would only be sent away.
-        () = told(&mut stop, Stop::Drain) => Err(Refused { constituency: None, reason: "provost is being stopped".to_owned() }),
+        () = told(&mut stop, Stop::Drain) => Err(Refused::because(None, "provost is being stopped".to_owned())),
     };
     let (stream, peer) = match finished {
         Ok(finished) => finished,
@@ -173,7 +173,7 @@ async fn live(stream: TcpStream, address: SocketAddr, server: Arc<Server>, mut s
     let kind = if connection.is_of_known_phone() { Kind::Proven } else { Kind::Anonymous };
     if let Err(full) = seat.become_kind(kind) {
         let constituency = Some(connection.peer.constituency.clone());
-        return refuse(&server, address, Refused { constituency, reason: full.to_string() });
+        return refuse(&server, address, Refused::because(constituency, full.to_string()));
     }
     connection.pace.enter(Phase::Idle);
     converse(stream, connection, seat, stop).await
@@ -261,6 +261,8 @@ fn refuse(server: &Server, address: SocketAddr, refused: Refused) -> End {
         user_agent: None,
         reason: Some(refused.reason),
         tls: None,
+        certificate_not_after: None,
+        claim: refused.claim.map(Box::new),
     });
     End::Closed
 }

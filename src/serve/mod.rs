@@ -34,7 +34,7 @@ pub mod request;
 pub mod site;
 pub mod upload;
 
-pub use limits::Limits;
+pub use limits::{Limits, household};
 
 /// What all connections serve from. Everything that changes while they last is published whole.
 #[derive(Debug)]

@@ -27,6 +27,7 @@ mod files;
 mod framing;
 mod handshake;
 mod identity;
+mod ledger;
 mod limits;
 mod links;
 mod local;

@@ -15,7 +15,13 @@ fn record() -> AccessRecord {
         user_agent: Some((*b"Polycom \"x\\\x1b\xff").into()),
         reason: None,
         tls: Some(TlsFacts { version: ProtocolVersion::TLSv1_3, suite: CipherSuite::TLS13_AES_128_GCM_SHA256 }),
+        certificate_not_after: None,
+        claim: None,
     }
+}
+
+fn beside() -> Arc<Beside> {
+    Arc::new(Beside { lost: AtomicU64::new(0), observer: Box::new(()) })
 }
 
 fn line(format: LogFormat, record: &AccessRecord) -> String {
@@ -104,10 +110,10 @@ fn a_request_does_not_wait_for_diagnostics_when_its_line_is_lost() {
         }
     }
     let (queue, _records) = sync_channel(0);
-    let log = AccessLog { queue, lost: Arc::default() };
+    let log = AccessLog { queue, beside: beside() };
     let diagnostics = tracing_subscriber::fmt().with_writer(|| Stuck).finish();
     tracing::subscriber::with_default(diagnostics, || log.record(record()));
-    assert_eq!(log.lost.load(Ordering::Relaxed), 1);
+    assert_eq!(log.beside.lost.load(Ordering::Relaxed), 1);
 }
 
 #[test]
@@ -115,7 +121,7 @@ fn a_reason_that_a_stranger_made_long_is_cut() {
     let mut long = record();
     long.reason = Some(format!("the issuer \"{}", "ä".repeat(50_000)));
     let (queue, records) = sync_channel(1);
-    AccessLog { queue, lost: Arc::default() }.record(long);
+    AccessLog { queue, beside: beside() }.record(long);
     let reason = records.recv().unwrap().reason.unwrap();
     assert!(reason.starts_with("the issuer \"ä"), "{reason}");
     assert!(reason.len() < 1100 && reason.ends_with("..."), "{reason}");
@@ -135,7 +141,7 @@ fn everything_is_written_before_the_writer_ends() {
         }
     }
     let output = Shared::default();
-    let (log, writer) = AccessLog::start(LogFormat::Text, output.clone()).unwrap();
+    let (log, writer) = AccessLog::start(LogFormat::Text, output.clone(), ()).unwrap();
     for _ in 0..100 {
         log.record(record());
     }
