@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ValueRef};
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row};
+use rusqlite::{Connection, OpenFlags, Row};
 
 use super::schema;
 use crate::constituency::{ConstituencyName, MacAddress};
@@ -25,6 +25,14 @@ pub enum ReadError {
         path: PathBuf,
         /// What SQLite said.
         source: rusqlite::Error,
+    },
+    /// The system does not let us look.
+    #[error("the ledger {path} cannot be read: {source}; run this as the user that serves, or as root", path = .path.display())]
+    File {
+        /// The database's file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
     },
     /// Of another version than this provost's.
     #[error("the ledger {path} is of version {found}, this provost reads version {}; use the provost that serves", schema::version(), path = .path.display())]
@@ -148,8 +156,10 @@ impl Reader {
     /// If it cannot be read, or is of another version.
     pub fn open(state: &Path) -> Result<Option<Self>, ReadError> {
         let path = super::database(&state.join(super::FOLDER));
-        if !path.exists() {
-            return Ok(None);
+        match path.try_exists() {
+            Ok(true) => {}
+            Ok(false) => return Ok(None),
+            Err(source) => return Err(ReadError::File { path, source }),
         }
         let failed = |source| ReadError::Database { path: path.clone(), source };
         let connection = connect(&path).map_err(failed)?;
@@ -185,16 +195,6 @@ impl Reader {
         let sql = "SELECT phone.constituency, request.* FROM request JOIN phone ON phone.id = request.phone
                    WHERE phone.mac = ? ORDER BY time, number";
         self.query(sql, [mac.to_string()], request)
-    }
-
-    /// Whether a phone was seen at all.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
-    pub fn knows(&self, mac: MacAddress) -> Result<bool, ReadError> {
-        let sql = "SELECT 1 FROM phone WHERE mac = ?1 UNION SELECT 1 FROM claim WHERE mac = ?1";
-        let found = self.connection.query_one(sql, [mac.to_string()], |_| Ok(())).optional();
-        found.map(|found| found.is_some()).map_err(|source| self.failed(source))
     }
 
     fn query<T>(

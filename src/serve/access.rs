@@ -321,13 +321,15 @@ fn write_timestamp(time: SystemTime, line: &mut String) -> fmt::Result {
 }
 
 /// Words of ours, perhaps around a stranger's: quotes stay as they are in JSON, what drives a terminal does not.
-fn without_controls(text: &str) -> String {
+#[must_use]
+pub fn without_controls(text: &str) -> String {
     let is_plain = |character: char| character.is_ascii_graphic() || character == ' ';
     text.chars().flat_map(|c| if is_plain(c) { vec![c] } else { c.escape_unicode().collect() }).collect()
 }
 
 /// Bytes of a stranger as text that cannot break a line, close a quote or drive a terminal.
-fn escaped(bytes: &[u8]) -> impl fmt::Display {
+#[must_use]
+pub fn escaped(bytes: &[u8]) -> impl fmt::Display {
     struct Escaped<'a>(&'a [u8]);
     impl fmt::Display for Escaped<'_> {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -33,6 +33,7 @@ mod links;
 mod local;
 mod negotiation;
 mod paths;
+mod phone_commands;
 mod phones;
 mod readme;
 mod reload;
