@@ -11,12 +11,14 @@ use clap::{Parser, Subcommand};
 
 mod certificate;
 pub mod check;
+mod constituency;
 mod demo;
 mod diagnostics;
 mod local;
 pub mod phone;
 mod phone_log;
 mod phones;
+mod policy;
 pub mod print;
 pub mod printer;
 mod schema;
@@ -60,6 +62,13 @@ enum Command {
     Phones(phones::Args),
     /// Show what one phone asked, and what it got.
     PhoneLog(phone_log::Args),
+    /// Put a phone on a constituency's list: it is let in within a second.
+    Allow(policy::AllowArgs),
+    /// Keep a phone out of one constituency, or of all: within a second.
+    Deny(policy::DenyArgs),
+    /// Which constituencies there are, and a new one.
+    #[command(subcommand)]
+    Constituency(constituency::Command),
     /// What phones have uploaded.
     #[command(subcommand)]
     Uploads(uploads::Command),
@@ -91,6 +100,9 @@ pub fn main() -> ExitCode {
         Command::Certificate(command) => certificate::run(&command),
         Command::Phones(args) => phones::run(&args),
         Command::PhoneLog(args) => phone_log::run(&args),
+        Command::Allow(args) => policy::allow(&args),
+        Command::Deny(args) => policy::deny(&args),
+        Command::Constituency(command) => constituency::run(&command),
         Command::Uploads(command) => uploads::run(&command),
         Command::Phone(args) => local::run_phone(&args),
         Command::Trust(command) => trust::run(&command),

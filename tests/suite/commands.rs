@@ -22,6 +22,9 @@ fn every_command_explains_itself() {
         "certificate",
         "phones",
         "phone-log",
+        "allow",
+        "deny",
+        "constituency",
         "uploads",
         "phone",
         "trust",
@@ -43,7 +46,13 @@ fn every_command_explains_itself() {
     let lines = commands.iter().map(|command| vec![*command]);
     let certificate = ["status", "renew", "rehearse", "revoke"].map(|command| vec!["certificate", command]);
     let uploads = ["list", "cat", "remove"].map(|command| vec!["uploads", command]);
-    for line in lines.chain(certificate).chain(uploads).chain([vec!["trust", "list"], vec!["trust", "verify"]]) {
+    let constituency = ["list", "add"].map(|command| vec!["constituency", command]);
+    for line in lines
+        .chain(certificate)
+        .chain(uploads)
+        .chain(constituency)
+        .chain([vec!["trust", "list"], vec!["trust", "verify"]])
+    {
         let help = alone(&[&line[..], &["--help"]].concat());
         assert_eq!(help.code, 0, "{line:?}");
         assert!(help.stdout.contains(&format!("Usage: provost {}", line.join(" "))), "{}", help.stdout);

@@ -35,6 +35,7 @@ mod negotiation;
 mod paths;
 mod phone_commands;
 mod phones;
+mod policy_commands;
 mod readme;
 mod reload;
 mod renewal;
