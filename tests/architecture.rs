@@ -57,6 +57,7 @@ const IMPURE_FILES: &[(&str, &str)] = &[
     ("src/certificate/files.rs", "reads the files it follows"),
     ("src/cli/certificate.rs", "speaks to the running server"),
     ("src/cli/check/folder.rs", "looks at folders"),
+    ("src/cli/check/live.rs", "is interrupted in order"),
     ("src/cli/check/mod.rs", "asks what time it is"),
     ("src/cli/constituency.rs", "makes folders"),
     ("src/cli/demo.rs", "has a folder to throw away"),
@@ -95,6 +96,7 @@ const IMPURE_FILES: &[(&str, &str)] = &[
     ("src/serve/beneath.rs", "opens files"),
     ("src/serve/body.rs", "reads files"),
     ("src/serve/content.rs", "follows links"),
+    ("src/serve/conversation.rs", "puts peers to rest"),
     ("src/serve/exchange.rs", "measures requests"),
     ("src/serve/handshake.rs", "judges as of now"),
     ("src/serve/linger.rs", "keeps a deadline"),
@@ -162,10 +164,10 @@ const TREE: [&str; 6] = ["src", "tests", "constituencies", ".ci", "README.md", "
 
 /// A rule that saw nothing proves nothing. Raise these as the house grows.
 mod at_least {
-    pub(crate) const SOURCES: usize = 70;
+    pub(crate) const SOURCES: usize = 130;
     pub(crate) const FUNCTIONS: usize = 400;
     pub(crate) const IMPORTS: usize = 100;
-    pub(crate) const TREE_FILES: usize = 120;
+    pub(crate) const TREE_FILES: usize = 230;
 }
 
 fn root() -> PathBuf {

@@ -10,8 +10,8 @@ use crate::serve::household;
 pub(super) struct Sightings(pub(super) Ledger);
 
 impl Observer for Sightings {
-    fn saw(&self, record: AccessRecord) {
-        if let Some(sighting) = sighting(record) {
+    fn saw(&self, record: Box<AccessRecord>) {
+        if let Some(sighting) = sighting(*record) {
             self.0.note(sighting);
         }
     }

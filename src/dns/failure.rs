@@ -37,6 +37,14 @@ pub enum DnsError {
     AuthoritiesSilent { zone: String, silent: Vec<String> },
     #[error("after {waited_s} s the TXT records of {name} are not everywhere: {}; is NOTIFY allowed to reach these servers, or their refresh interval longer than \"dns\".\"propagation_timeout_s\"?", .lagging.join("; "))]
     NotVisible { name: String, waited_s: u64, lagging: Vec<String> },
+    #[error("after {waited_s} s the TXT records of {name}, removed at the primary, are not gone everywhere: {}; is NOTIFY allowed to reach these servers?", .lagging.join("; "))]
+    NotGone { name: String, waited_s: u64, lagging: Vec<String> },
+    #[error("stopped before every authority had the probe record of {name}")]
+    Stopped { name: String },
+    #[error(
+        "the TXT record {value:?} of {name}, a probe, could not be removed and is left over: {reason}; remove it by hand"
+    )]
+    ProbeLeft { name: String, value: String, reason: String },
 }
 
 /// An update that the primary did not make.
@@ -78,7 +86,10 @@ impl DnsError {
             | Self::NoAddress { .. }
             | Self::PrimaryUnreachable { .. }
             | Self::AuthoritiesSilent { .. }
-            | Self::NotVisible { .. } => false,
+            | Self::NotVisible { .. }
+            | Self::NotGone { .. }
+            | Self::Stopped { .. }
+            | Self::ProbeLeft { .. } => false,
         }
     }
 

@@ -3,11 +3,14 @@
 //! 1. [`Dns::locate`] follows the CNAME records of the challenge's name, through resolvers, and finds the zone.
 //! 2. [`Dns::add`] tells the zone's primary to add all values, in one UPDATE (RFC 2136) signed with our key (RFC 8945);
 //!    [`Dns::remove`] takes exactly these away. Values of others at the same name are never touched.
-//! 3. [`Dns::wait_until_visible`] asks every address of every authority until all have the values.
+//! 3. [`Dns::wait_until_visible`] asks every address of every authority until all have the values,
+//!    [`Dns::wait_until_gone`] until none has them any more.
 //!
 //! Nothing is believed that the primary has not signed. [`DnsError`] says what failed, where, why, and what to change;
-//! [`Grant`] is the line that lets our key do this and nothing else; [`probe`] tries the whole way out.
+//! [`Grant`] is the line that lets our key do this and nothing else; [`probe`] tries the whole way out. What all the
+//! world sees of a domain is asked by [`wildcard_addresses`] and [`CaaRecords`].
 
+mod caa;
 mod exchange;
 mod failure;
 mod grant;
@@ -20,21 +23,24 @@ mod resolve;
 mod settings;
 mod tsig_key;
 mod update;
+mod wildcard;
 
 use std::time::{Duration, SystemTime};
 
 use hickory_net::proto::rr::Name;
 
+pub use self::caa::{CaaRecords, CaaRefusal, Issuer};
 pub use self::failure::{DnsError, RefusedUpdate};
 pub use self::grant::Grant;
 pub use self::locate::Place;
-pub use self::probe::probe;
+pub use self::probe::{Probe, probe};
 pub use self::propagation::Patience;
 pub use self::settings::DnsSettings;
 pub use self::tsig_key::{TsigKey, TsigKeyError, TsigKeyProblem};
 pub use self::update::Refusal;
+pub use self::wildcard::wildcard_addresses;
 
-use self::propagation::Sought;
+use self::propagation::{Goal, Sought};
 use self::resolve::Resolver;
 use self::update::Change;
 use crate::clock;
@@ -106,15 +112,36 @@ impl Dns {
     }
 
     /// Waits until every address of every authority has `values` at `place`; says on the way who has them and who not.
+    /// Gives those that did not answer, which were waited for only for a while once the others had agreed.
     pub async fn wait_until_visible(
         &self,
         place: &Place,
         values: &[String],
         say: &(dyn Fn(String) + Send + Sync),
+    ) -> Result<Vec<String>, DnsError> {
+        self.wait(place, values, Goal::Published, say).await
+    }
+
+    /// The same, until none of `values` is there any more.
+    pub async fn wait_until_gone(
+        &self,
+        place: &Place,
+        values: &[String],
+        say: &(dyn Fn(String) + Send + Sync),
     ) -> Result<(), DnsError> {
+        self.wait(place, values, Goal::Removed, say).await.map(drop)
+    }
+
+    async fn wait(
+        &self,
+        place: &Place,
+        values: &[String],
+        goal: Goal,
+        say: &(dyn Fn(String) + Send + Sync),
+    ) -> Result<Vec<String>, DnsError> {
         let (name, zone) = names(place)?;
         let authorities = propagation::authorities(&self.resolver()?, &zone, &self.settings.authorities).await?;
-        let sought = Sought { name, zone, values: values.to_vec() };
+        let sought = Sought { name, zone, values: values.to_vec(), goal };
         propagation::wait(authorities, sought, self.patience, say).await
     }
 

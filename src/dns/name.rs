@@ -1,4 +1,4 @@
-//! Domain names between text and hickory's form: absolute, lower case, A-labels only.
+//! Domain names between text and hickory's form: absolute, lower case, A-labels only; and some that nobody has made.
 
 use hickory_net::proto::rr::Name;
 
@@ -22,6 +22,18 @@ pub(super) fn text(name: &Name) -> String {
         text.pop();
     }
     text
+}
+
+/// A name below `parent` that nobody has made.
+pub(super) fn random_below(parent: &Name) -> Option<Name> {
+    parent.prepend_label(format!("provost-{}", random_word()?).as_str()).ok()
+}
+
+/// A word that is never met again; `None` where there is no randomness.
+pub(super) fn random_word() -> Option<String> {
+    let mut bytes = [0; 10];
+    aws_lc_rs::rand::fill(&mut bytes).ok()?;
+    Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 #[cfg(test)]
@@ -51,6 +63,14 @@ mod tests {
         for wrong in ["", ".", "bücher.example", "a..b", long.as_str(), "a b", "a/b"] {
             assert!(parse(wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn random_names_are_below_their_parent_and_never_twice_the_same() {
+        let parent = parse("phones.example.com").unwrap();
+        let name = random_below(&parent).unwrap();
+        assert_eq!(name.base_name(), parent);
+        assert_ne!(name, random_below(&parent).unwrap());
     }
 
     proptest::proptest! {

@@ -1,16 +1,58 @@
 //! Trying it out: a probe record goes all the way that a challenge's would, and is removed whatever happens.
 
-use super::failure::DnsError;
-use super::{Dns, Place};
+use std::time::Duration;
 
-/// Adds a TXT record under `challenge_name`, waits until every authority has it, and removes it.
-pub async fn probe(dns: &Dns, challenge_name: &str, say: &(dyn Fn(String) + Send + Sync)) -> Result<Place, DnsError> {
+use super::failure::DnsError;
+use super::propagation::Patience;
+use super::{Dns, Place, name};
+
+/// What became of a probe.
+#[derive(Debug)]
+pub struct Probe {
+    /// Where the record went.
+    pub place: Place,
+    /// Whether every authority had it; those that did not answer and were not waited for any longer.
+    pub seen: Result<Vec<String>, DnsError>,
+    /// Whether it is gone, and from every authority that had it.
+    pub gone: Result<(), DnsError>,
+}
+
+/// Adds a TXT record under `challenge_name`, waits until every authority has it, removes it, and waits until it is gone;
+/// says on the way who has it and who not. Stopped by `stop`, it removes the record and waits for nothing more.
+///
+/// # Errors
+/// If there is no place for it, so that nothing was tried.
+pub async fn probe(
+    dns: &Dns,
+    challenge_name: &str,
+    say: &(dyn Fn(String) + Send + Sync),
+    stop: impl Future<Output = ()>,
+) -> Result<Probe, DnsError> {
+    // Nobody comes after it who would need settled servers.
+    let dns = dns.clone().with_patience(Patience { to_settle: Duration::ZERO, ..dns.patience() });
     let place = dns.locate(challenge_name).await?;
-    let values = [format!("provost probe {}", random_word()?)];
-    let seen = publish(dns, &place, &values, say).await;
-    // Also when adding failed: it may have been done, and only the answer lost.
+    let word = name::random_word().ok_or_else(|| DnsError::Values("there is no randomness".to_owned()))?;
+    let values = [format!("provost probe {word}")];
+    let seen = tokio::select! {
+        seen = publish(&dns, &place, &values, say) => seen,
+        () = stop => Err(DnsError::Stopped { name: place.name.clone() }),
+    };
+    // Outside what may fail or be stopped. Also when adding failed: it may have been done, and only the answer lost.
     let removed = dns.remove(&place, &values).await;
-    seen.and(removed).map(|()| place)
+    let gone = match removed {
+        Ok(()) if seen.is_ok() => {
+            say(format!("{}: the probe record was removed", place.name));
+            dns.wait_until_gone(&place, &values, say).await
+        }
+        // It was not added, and was not removed for the same reason.
+        Err(_) if matches!(seen, Err(DnsError::Refused(_) | DnsError::PrimaryUnreachable { .. })) => Ok(()),
+        Err(error) => {
+            let (name, [value]) = (place.name.clone(), values);
+            Err(DnsError::ProbeLeft { name, value, reason: error.to_string() })
+        }
+        Ok(()) => Ok(()),
+    };
+    Ok(Probe { place, seen, gone })
 }
 
 async fn publish(
@@ -18,14 +60,8 @@ async fn publish(
     place: &Place,
     values: &[String],
     say: &(dyn Fn(String) + Send + Sync),
-) -> Result<(), DnsError> {
+) -> Result<Vec<String>, DnsError> {
     dns.add(place, values).await?;
     say(format!("{}: a probe record was added in zone {}", place.name, place.zone));
     dns.wait_until_visible(place, values, say).await
-}
-
-fn random_word() -> Result<String, DnsError> {
-    let mut bytes = [0; 8];
-    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| DnsError::Values("there is no randomness".to_owned()))?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }

@@ -1,6 +1,6 @@
-//! Waiting until every address of every authority has the values.
+//! Waiting until every address of every authority has the values, or has them no more.
 //!
-//! A server that answers without them blocks. One that does not answer is named, and once the others have agreed it is
+//! A server that answers otherwise blocks. One that does not answer is named, and once the others have agreed it is
 //! waited for a while longer, no more: the CA may not reach it either.
 
 use std::net::SocketAddr;
@@ -24,7 +24,7 @@ use super::settings::PORT;
 pub struct Patience {
     /// Between two looks at one server.
     pub between_looks: Duration,
-    /// For those that answer without the values.
+    /// For those that answer otherwise.
     pub for_lagging: Duration,
     /// For those that do not answer, once the others have agreed.
     pub for_silent: Duration,
@@ -32,11 +32,21 @@ pub struct Patience {
     pub to_settle: Duration,
 }
 
+/// What is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Goal {
+    /// All values are there.
+    Published,
+    /// None of them is there any more.
+    Removed,
+}
+
 /// What is looked for.
 pub(super) struct Sought {
     pub(super) name: Name,
     pub(super) zone: Name,
     pub(super) values: Vec<String>,
+    pub(super) goal: Goal,
 }
 
 /// One address of one authority, or an authority without any.
@@ -49,10 +59,10 @@ pub(super) struct Authority {
 /// What an authority said last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Look {
-    /// It has all values.
-    Has,
+    /// It is as it shall be.
+    Agrees,
     /// It answered otherwise.
-    Lacks(String),
+    Differs(String),
     /// It did not answer.
     Silent(String),
 }
@@ -60,11 +70,11 @@ enum Look {
 /// Where the waiting stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Standing {
-    /// All have the values.
+    /// All agree.
     Agreed,
-    /// All that answer have them.
+    /// All that answer agree.
     AgreedButSilent,
-    /// Some answer without them, or nobody answers.
+    /// Some answer otherwise, or nobody answers.
     Open,
 }
 
@@ -126,7 +136,7 @@ impl Authority {
 
     async fn look(&self, sought: &Sought) -> Look {
         match self.ask(&sought.name, RecordType::TXT).await {
-            Ok(answer) => judge(&answer, &sought.name, &sought.values),
+            Ok(answer) => judge(&answer, sought),
             Err(reason) => Look::Silent(reason),
         }
     }
@@ -140,32 +150,37 @@ impl Authority {
     }
 }
 
-/// Whether an answer has all `values` of `name`, and what it has instead.
-fn judge(answer: &Message, name: &Name, values: &[String]) -> Look {
-    let own = || answer.answers.iter().filter(|record| record.name == *name);
+/// Whether an answer is as it shall be, and what it has instead.
+fn judge(answer: &Message, sought: &Sought) -> Look {
+    let own = || answer.answers.iter().filter(|record| record.name == sought.name);
     let texts: Vec<Vec<u8>> = own()
         .filter_map(|record| if let RData::TXT(text) = &record.data { Some(text.txt_data.concat()) } else { None })
         .collect();
-    let lacking = values.iter().filter(|value| !texts.iter().any(|text| text == value.as_bytes())).count();
+    let all = sought.values.len();
+    let found = sought.values.iter().filter(|value| texts.iter().any(|text| text == value.as_bytes())).count();
     let cname = own().find_map(|record| if let RData::CNAME(target) = &record.data { Some(&target.0) } else { None });
-    match (answer.response_code, cname) {
-        (ResponseCode::NoError, None) if lacking == 0 => Look::Has,
-        (ResponseCode::NoError, Some(target)) => {
-            Look::Lacks(format!("has a CNAME record to {} instead", name::text(target)))
+    match (sought.goal, answer.response_code, cname) {
+        (Goal::Removed, ResponseCode::NoError | ResponseCode::NXDomain, _) if found == 0 => Look::Agrees,
+        (Goal::Removed, ResponseCode::NoError, _) => Look::Differs(format!("has {found} of {all} values")),
+        (Goal::Published, ResponseCode::NoError, None) if found == all => Look::Agrees,
+        (Goal::Published, ResponseCode::NoError, None) => {
+            Look::Differs(format!("lacks {} of {all} values", all - found))
         }
-        (ResponseCode::NoError, None) => Look::Lacks(format!("lacks {lacking} of {} values", values.len())),
-        (ResponseCode::NXDomain, _) => Look::Lacks("has no such name".to_owned()),
-        (code, _) => Look::Lacks(format!("answers {code}")),
+        (Goal::Published, ResponseCode::NoError, Some(target)) => {
+            Look::Differs(format!("has a CNAME record to {} instead", name::text(target)))
+        }
+        (_, ResponseCode::NXDomain, _) => Look::Differs("has no such name".to_owned()),
+        (_, code, _) => Look::Differs(format!("answers {code}")),
     }
 }
 
-/// Waits until all `authorities` have what is `sought`, as far as `patience` goes.
+/// Waits until all `authorities` are as `sought`, as far as `patience` goes; gives those that did not answer.
 pub(super) async fn wait(
     authorities: Vec<Authority>,
     sought: Sought,
     patience: Patience,
     say: &(dyn Fn(String) + Send + Sync),
-) -> Result<(), DnsError> {
+) -> Result<Vec<String>, DnsError> {
     let sought = Arc::new(sought);
     let (tell, mut told) = mpsc::channel(authorities.len().max(1));
     // Dropped with this function, and everything that it runs with it.
@@ -187,7 +202,7 @@ pub(super) async fn wait(
         };
         let Ok(Some((index, look))) = timeout_at(deadline, told.recv()).await else { break };
         if looks[index] != look {
-            say(line(&authorities[index].label, &look));
+            say(line(&authorities[index].label, sought.goal, &look));
             looks[index] = look;
         }
     }
@@ -195,14 +210,17 @@ pub(super) async fn wait(
     if standing(&looks) == Standing::Open {
         return Err(failure(&authorities, &looks, &sought, patience).await);
     }
-    for (authority, _) in authorities.iter().zip(&looks).filter(|(_, look)| **look != Look::Has) {
+    let left_out = authorities.iter().zip(&looks).filter(|(_, look)| **look != Look::Agrees);
+    let mut silent = Vec::new();
+    for (authority, look) in left_out {
         say(format!("{}: went on without it", authority.label));
+        silent.push(line(&authority.label, sought.goal, look));
     }
     sleep(patience.to_settle).await;
-    Ok(())
+    Ok(silent)
 }
 
-/// Looks at one authority again and again, until it has the values or nobody listens any more.
+/// Looks at one authority again and again, until it agrees or nobody listens any more.
 async fn keep_looking(
     index: usize,
     authority: Authority,
@@ -212,8 +230,8 @@ async fn keep_looking(
 ) {
     loop {
         let look = authority.look(&sought).await;
-        let has = look == Look::Has;
-        if tell.send((index, look)).await.is_err() || has {
+        let agrees = look == Look::Agrees;
+        if tell.send((index, look)).await.is_err() || agrees {
             return;
         }
         sleep(pause).await;
@@ -222,27 +240,30 @@ async fn keep_looking(
 
 fn standing(looks: &[Look]) -> Standing {
     let count = |is_it: fn(&Look) -> bool| looks.iter().filter(|look| is_it(look)).count();
-    let (has, lacks) = (count(|look| *look == Look::Has), count(|look| matches!(look, Look::Lacks(_))));
-    match (has, lacks) {
-        (has, 0) if has == looks.len() => Standing::Agreed,
+    let (agree, differ) = (count(|look| *look == Look::Agrees), count(|look| matches!(look, Look::Differs(_))));
+    match (agree, differ) {
+        (agree, 0) if agree == looks.len() => Standing::Agreed,
         (1.., 0) => Standing::AgreedButSilent,
         _ => Standing::Open,
     }
 }
 
-fn line(label: &str, look: &Look) -> String {
-    match look {
-        Look::Has => format!("{label}: has the records"),
-        Look::Lacks(what) => format!("{label}: {what} yet"),
-        Look::Silent(reason) => format!("{label}: does not answer: {reason}"),
+fn line(label: &str, goal: Goal, look: &Look) -> String {
+    match (look, goal) {
+        (Look::Agrees, Goal::Published) => format!("{label}: has the records"),
+        (Look::Agrees, Goal::Removed) => format!("{label}: has the records no more"),
+        (Look::Differs(what), Goal::Published) => format!("{label}: {what} yet"),
+        (Look::Differs(what), Goal::Removed) => format!("{label}: {what} still"),
+        (Look::Silent(reason), _) => format!("{label}: does not answer: {reason}"),
     }
 }
 
 /// Says who is behind, with the serials as the explanation.
 async fn failure(authorities: &[Authority], looks: &[Look], sought: &Sought, patience: Patience) -> DnsError {
     let zone = name::text(&sought.zone);
+    let each = || authorities.iter().zip(looks).enumerate();
     if looks.iter().all(|look| matches!(look, Look::Silent(_))) {
-        let silent = authorities.iter().zip(looks).map(|(authority, look)| line(&authority.label, look)).collect();
+        let silent = each().map(|(_, (authority, look))| line(&authority.label, sought.goal, look)).collect();
         return DnsError::AuthoritiesSilent { zone, silent };
     }
     let mut serials = JoinSet::new();
@@ -252,21 +273,26 @@ async fn failure(authorities: &[Authority], looks: &[Look], sought: &Sought, pat
     }
     let serials = serials.join_all().await;
     let serial = |index: usize| serials.iter().find(|(at, _)| *at == index).and_then(|(_, serial)| *serial);
-    let lagging = authorities.iter().zip(looks).enumerate().filter_map(|(index, (authority, look))| {
+    let lagging = each().filter_map(|(index, (authority, look))| {
         let what = match look {
-            Look::Has => return None,
-            Look::Lacks(what) => what.clone(),
+            Look::Agrees => return None,
+            Look::Differs(what) => what.clone(),
             Look::Silent(reason) => format!("does not answer ({reason})"),
         };
         let serial = serial(index).map_or_else(String::new, |serial| format!(", serial {serial}"));
         Some(format!("{} {what}{serial}", authority.label))
     });
     let mut lagging: Vec<String> = lagging.collect();
-    lagging.extend(authorities.iter().zip(looks).enumerate().find_map(|(index, (authority, look))| {
-        let serial = serial(index).filter(|_| *look == Look::Has)?;
-        Some(format!("({} has them, serial {serial})", authority.label))
+    lagging.extend(each().find_map(|(index, (authority, look))| {
+        let serial = serial(index).filter(|_| *look == Look::Agrees)?;
+        let line = line(&authority.label, sought.goal, look).replacen(": ", " ", 1);
+        Some(format!("({line}, serial {serial})"))
     }));
-    DnsError::NotVisible { name: name::text(&sought.name), waited_s: patience.for_lagging.as_secs(), lagging }
+    let (name, waited_s) = (name::text(&sought.name), patience.for_lagging.as_secs());
+    match sought.goal {
+        Goal::Published => DnsError::NotVisible { name, waited_s, lagging },
+        Goal::Removed => DnsError::NotGone { name, waited_s, lagging },
+    }
 }
 
 #[cfg(test)]
@@ -281,15 +307,15 @@ mod tests {
     }
 
     fn lacks() -> Look {
-        Look::Lacks("x".to_owned())
+        Look::Differs("x".to_owned())
     }
 
     #[test]
     fn who_answers_without_the_values_blocks_and_who_is_silent_does_not() {
-        assert_eq!(standing(&[Look::Has, Look::Has]), Standing::Agreed);
-        assert_eq!(standing(&[Look::Has, silent()]), Standing::AgreedButSilent);
-        assert_eq!(standing(&[Look::Has, lacks()]), Standing::Open);
-        assert_eq!(standing(&[Look::Has, silent(), lacks()]), Standing::Open);
+        assert_eq!(standing(&[Look::Agrees, Look::Agrees]), Standing::Agreed);
+        assert_eq!(standing(&[Look::Agrees, silent()]), Standing::AgreedButSilent);
+        assert_eq!(standing(&[Look::Agrees, lacks()]), Standing::Open);
+        assert_eq!(standing(&[Look::Agrees, silent(), lacks()]), Standing::Open);
         assert_eq!(standing(&[silent(), silent()]), Standing::Open, "at least one must answer");
     }
 
@@ -297,22 +323,34 @@ mod tests {
     fn values_are_compared_whole_and_among_others() {
         let name = name::parse("_acme-challenge.example.com").unwrap();
         let mut answer = question(&name, RecordType::TXT, false).into_response();
-        let look = |answer: &Message, values: &[&str]| {
-            judge(answer, &name, &values.iter().map(|value| (*value).to_owned()).collect::<Vec<_>>())
+        let sought = |goal: Goal, values: &[&str]| {
+            let values = values.iter().map(|value| (*value).to_owned()).collect();
+            Sought { name: name.clone(), zone: name.base_name(), values, goal }
         };
+        let look = |answer: &Message, values: &[&str]| judge(answer, &sought(Goal::Published, values));
+        let gone = |answer: &Message, values: &[&str]| judge(answer, &sought(Goal::Removed, values));
         let text = |strings: &[&str]| {
             let strings = strings.iter().map(|it| (*it).to_owned()).collect();
             Record::from_rdata(name.clone(), 60, RData::TXT(TXT::new(strings)))
         };
         answer.answers = vec![text(&["one"]), text(&["tw", "o"]), text(&["somebody else's"])];
-        assert_eq!(look(&answer, &["one", "two"]), Look::Has);
-        assert_eq!(look(&answer, &["one", "three"]), Look::Lacks("lacks 1 of 2 values".to_owned()));
-        assert_eq!(look(&answer, &["somebody"]), Look::Lacks("lacks 1 of 1 values".to_owned()));
+        assert_eq!(look(&answer, &["one", "two"]), Look::Agrees);
+        assert_eq!(look(&answer, &["one", "three"]), Look::Differs("lacks 1 of 2 values".to_owned()));
+        assert_eq!(look(&answer, &["somebody"]), Look::Differs("lacks 1 of 1 values".to_owned()));
+        assert_eq!(gone(&answer, &["one", "three"]), Look::Differs("has 1 of 2 values".to_owned()));
+        assert_eq!(gone(&answer, &["three"]), Look::Agrees);
         answer.metadata.response_code = ResponseCode::Refused;
-        assert!(matches!(look(&answer, &["one"]), Look::Lacks(_)));
+        assert!(matches!(look(&answer, &["one"]), Look::Differs(_)));
+        assert!(matches!(gone(&answer, &["three"]), Look::Differs(_)));
+        answer.metadata.response_code = ResponseCode::NXDomain;
+        answer.answers.clear();
+        assert_eq!(
+            (look(&answer, &["one"]), gone(&answer, &["one"])),
+            (Look::Differs("has no such name".to_owned()), Look::Agrees)
+        );
         answer.metadata.response_code = ResponseCode::NoError;
         let elsewhere = RData::CNAME(rdata::CNAME(name::parse("elsewhere.example").unwrap()));
         answer.answers = vec![Record::from_rdata(name.clone(), 60, elsewhere)];
-        assert!(matches!(look(&answer, &["one"]), Look::Lacks(what) if what.contains("elsewhere.example")));
+        assert!(matches!(look(&answer, &["one"]), Look::Differs(what) if what.contains("elsewhere.example")));
     }
 }

@@ -34,7 +34,7 @@ pub struct DnsSettings {
     /// The zone that is updated; absent: found by its SOA record.
     #[serde(default, deserialize_with = "some_name")]
     pub zone: Option<String>,
-    /// Resolvers that find CNAME, SOA, NS and addresses, by address; absent: the system's.
+    /// Resolvers that find CNAME, SOA, NS, CAA and addresses, by address; absent: the system's.
     #[serde(default, deserialize_with = "addresses")]
     pub resolvers: Vec<String>,
     /// Who must have a record before it counts as published; absent: the zone's name servers.

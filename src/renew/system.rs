@@ -46,9 +46,8 @@ impl Parts {
         state: &Path,
         dns: Arc<dyn ChallengeDns>,
     ) -> Result<Self, Failure> {
-        let accounts = state.join("accounts");
         let cas = settings.directories().into_iter();
-        let cas = cas.map(|directory| AcmeCa::new(directory, &accounts).map(|ca| Arc::new(ca) as Arc<dyn Ca>));
+        let cas = cas.map(|directory| AcmeCa::new(directory, state).map(|ca| Arc::new(ca) as Arc<dyn Ca>));
         let print = digest::digest(&digest::SHA256, format!("{domain} {settings:?}").as_bytes());
         Ok(Self {
             domain: domain.to_owned(),

@@ -18,9 +18,9 @@ impl ChallengeDns for Dns {
     }
 
     fn wait_until_visible<'a>(&'a self, place: &'a Place, values: &'a [String], say: Say<'a>) -> Answer<'a, ()> {
-        Box::pin(
-            async move { Self::wait_until_visible(self, place, values, say).await.map_err(|error| failure(&error)) },
-        )
+        Box::pin(async move {
+            Self::wait_until_visible(self, place, values, say).await.map(drop).map_err(|error| failure(&error))
+        })
     }
 }
 

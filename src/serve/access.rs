@@ -91,18 +91,19 @@ pub struct AccessRecord {
 /// Whoever wants to know of each record too. It must not wait.
 pub trait Observer: Send + Sync {
     /// A record that the log has done with.
-    fn saw(&self, record: AccessRecord);
+    fn saw(&self, record: Box<AccessRecord>);
 }
 
 /// Nobody.
 impl Observer for () {
-    fn saw(&self, _: AccessRecord) {}
+    fn saw(&self, _: Box<AccessRecord>) {}
 }
 
 /// Where records go.
 #[derive(Debug, Clone)]
 pub struct AccessLog {
-    queue: SyncSender<AccessRecord>,
+    /// Boxed: they pass through many hands.
+    queue: SyncSender<Box<AccessRecord>>,
     beside: Arc<Beside>,
 }
 
@@ -147,7 +148,7 @@ impl AccessLog {
     }
 
     /// Hands a record over. Never waits.
-    pub fn record(&self, mut record: AccessRecord) {
+    pub fn record(&self, mut record: Box<AccessRecord>) {
         if let Some(reason) = &mut record.reason {
             cut(reason);
         }
@@ -187,7 +188,7 @@ impl Writer {
 }
 
 fn write_all(
-    records: &Receiver<AccessRecord>,
+    records: &Receiver<Box<AccessRecord>>,
     format: LogFormat,
     mut output: impl Write,
     beside: &Beside,

@@ -9,7 +9,7 @@ use crate::clock;
 /// A request under way. Dropped, it writes its line: answered, broken off, or given up by a defect of ours.
 #[derive(Debug)]
 pub struct Exchange {
-    record: Option<AccessRecord>,
+    record: Option<Box<AccessRecord>>,
     started: Instant,
     promised: Option<u64>,
     log: AccessLog,
@@ -19,7 +19,7 @@ pub struct Exchange {
 impl Exchange {
     /// Begins with what is known of the request.
     #[must_use]
-    pub fn begin(record: AccessRecord, log: &AccessLog, pace: &Pace) -> Self {
+    pub fn begin(record: Box<AccessRecord>, log: &AccessLog, pace: &Pace) -> Self {
         pace.enter(Phase::Answering);
         let (log, pace) = (log.clone(), pace.clone());
         Self { record: Some(record), started: clock::monotonic(), promised: None, log, pace }

@@ -3,10 +3,11 @@
 //! 1. [`listener`]: accept, with a place for each connection ([`admission`]), a deadline for each wait ([`pace`]), a polite
 //!    end ([`linger`]).
 //! 2. [`handshake`]: ClientHello ([`hello`]) → constituency ([`site`]) → TLS → verified device.
-//! 3. [`request`]: each request is decided ([`decision`]) from its host ([`host`]), its path ([`path`]) and the policy
+//! 3. [`conversation`]: HTTP/1.1, or rest, until either end closes or the server stops ([`stop`]).
+//! 4. [`request`]: each request is decided ([`decision`]) from its host ([`host`]), its path ([`path`]) and the policy
 //!    as it is now; the grant opens the file ([`content`], [`body`]) or stores the upload ([`upload`]).
-//! 4. [`answer`]: what the peer gets to see, by its conditions ([`conditional`]).
-//! 5. [`access`]: one line for each request ([`exchange`]) and each refused handshake.
+//! 5. [`answer`]: what the peer gets to see, by its conditions ([`conditional`]).
+//! 6. [`access`]: one line for each request ([`exchange`]) and each refused handshake.
 
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ mod beneath;
 pub mod body;
 pub mod conditional;
 pub mod content;
+pub mod conversation;
 pub mod decision;
 pub mod exchange;
 pub mod handshake;
@@ -32,6 +34,7 @@ pub mod pace;
 pub mod path;
 pub mod request;
 pub mod site;
+pub mod stop;
 pub mod upload;
 
 pub use limits::{Limits, household};

@@ -1,10 +1,14 @@
 //! One request: decided, answered, logged.
 
+use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use hyper::body::{Body, Incoming};
 use hyper::header::{HeaderMap, HeaderValue, USER_AGENT};
+use hyper::service::Service;
 use hyper::{Method, Request, Response};
 
 use super::Server;
@@ -39,6 +43,45 @@ pub struct Connection {
     pub farewell: Farewell,
 }
 
+/// What answers a connection's requests.
+#[derive(Debug)]
+pub struct Answers(pub Arc<Connection>);
+
+impl Service<Request<Incoming>> for Answers {
+    type Response = Response<Logged>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn call(&self, request: Request<Incoming>) -> Answering {
+        self.0.answer(request)
+    }
+}
+
+/// An answer: there at once, unless a body has to come first. Every connection keeps room for this, so it is small.
+pub enum Answering {
+    /// It is there, and taken once.
+    Now(Option<Response<Logged>>),
+    /// It waits for the request's body.
+    Later(Pin<Box<dyn Future<Output = Response<Logged>> + Send>>),
+}
+
+impl Answering {
+    fn now(response: Response<Logged>) -> Self {
+        Self::Now(Some(response))
+    }
+}
+
+impl Future for Answering {
+    type Output = Result<Response<Logged>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            Self::Now(response) => response.take().map_or(Poll::Pending, |response| Poll::Ready(Ok(response))),
+            Self::Later(response) => response.as_mut().poll(cx).map(Ok),
+        }
+    }
+}
+
 /// What becomes of a request that is granted.
 enum Decided {
     /// The answer is there.
@@ -68,8 +111,8 @@ impl Connection {
 
     /// A record of something on this connection that began at `time`.
     #[must_use]
-    pub fn record(&self, time: SystemTime) -> AccessRecord {
-        AccessRecord {
+    pub fn record(&self, time: SystemTime) -> Box<AccessRecord> {
+        Box::new(AccessRecord {
             time,
             address: self.address,
             constituency: Some(self.peer.constituency.clone()),
@@ -83,18 +126,41 @@ impl Connection {
             tls: self.peer.tls,
             certificate_not_after: self.device().map(VerifiedDevice::not_after),
             claim: None,
-        }
+        })
     }
 
     /// Answers one request. Its line of the log is written when it is over, however it ends.
-    pub async fn answer(&self, request: Request<Incoming>) -> Response<Logged> {
+    fn answer(self: &Arc<Self>, request: Request<Incoming>) -> Answering {
         let time = clock::now();
         let mut record = self.record(time);
         let user_agent = request.headers().get(USER_AGENT).map(HeaderValue::as_bytes);
         record.ask(request.method(), request.uri(), user_agent);
         let is_head = request.method() == Method::HEAD;
-        let mut exchange = Exchange::begin(record, &self.server.access, &self.pace);
-        let mut response = self.fulfil(request, time).await.unwrap_or_else(|denial| {
+        let exchange = Exchange::begin(record, &self.server.access, &self.pace);
+        let (head, body) = request.into_parts();
+        let upload = match self.decide(&head, time) {
+            Ok(Decided::Answer(response)) => return Answering::now(self.finish(Ok(response), is_head, exchange)),
+            Err(denial) if body.is_end_stream() => {
+                return Answering::now(self.finish(Err(denial), is_head, exchange));
+            }
+            Ok(Decided::Upload(grant, constituency)) => Ok((grant, constituency)),
+            Err(denial) => Err(denial),
+        };
+        let connection = Arc::clone(self);
+        Answering::Later(Box::pin(async move {
+            let stored = connection.take_in(upload, &head.headers, body).await;
+            connection.finish(stored.map(answer::of_upload), is_head, exchange)
+        }))
+    }
+
+    /// The answer that is sent: noted, and marked if it is the connection's last.
+    fn finish(
+        &self,
+        answer: Result<Response<Content>, Denial>,
+        is_head: bool,
+        mut exchange: Exchange,
+    ) -> Response<Logged> {
+        let mut response = answer.unwrap_or_else(|denial| {
             exchange.note(&denial);
             if let Denial::Failed(reason) = &denial {
                 tracing::error!(constituency = %self.peer.constituency, "{reason}");
@@ -105,18 +171,6 @@ impl Connection {
             answer::close(&mut response);
         }
         answer::logged(response, is_head, exchange)
-    }
-
-    async fn fulfil(&self, request: Request<Incoming>, time: SystemTime) -> Result<Response<Content>, Denial> {
-        let (head, body) = request.into_parts();
-        let upload = match self.decide(&head, time) {
-            Ok(Decided::Answer(response)) => return Ok(response),
-            Err(denial) if body.is_end_stream() => return Err(denial),
-            Ok(Decided::Upload(grant, constituency)) => Ok((grant, constituency)),
-            Err(denial) => Err(denial),
-        };
-        // Boxed, because every connection keeps room for all that this function may become.
-        Box::pin(self.take_in(upload, &head.headers, body)).await.map(answer::of_upload)
     }
 
     /// Decides from the site as it is now, and opens the file that the decision grants.

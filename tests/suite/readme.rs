@@ -5,24 +5,38 @@ use std::process::Command;
 
 use provost::config::Config;
 use provost::constituency::Policy;
+use serde_json::json;
 
-use crate::harness::tool::{provost, run};
-use crate::harness::{VVX500, not_run};
+use crate::harness::bind::{self, Bind, BindConfig, Named};
+use crate::harness::pebble::{Behaviour, Pebble};
+use crate::harness::site::{Running, Site};
+use crate::harness::tool::{Ended, provost, run};
+use crate::harness::{VVX500, eventually, namespace, not_run};
 
 const README: &str = include_str!("../../README.md");
 
+/// All fenced blocks in `text`: language and content.
+fn fences(text: &str) -> Vec<(&str, &str)> {
+    let parts: Vec<&str> = text.split("```").collect();
+    parts.iter().skip(1).step_by(2).map(|fence| fence.split_once('\n').unwrap()).collect()
+}
+
 /// The fenced blocks of the README in this language.
 fn blocks(language: &str) -> Vec<String> {
-    let fence = format!("```{language}\n");
-    README.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
+    fences(README).into_iter().filter(|fence| fence.0 == language).map(|fence| fence.1.to_owned()).collect()
+}
+
+/// What the README says from `start` on and before `end`.
+fn passage(start: &str, end: &str) -> &'static str {
+    README.split_once(start).unwrap().1.split_once(end).unwrap().0
 }
 
 #[test]
 fn every_block_is_of_a_kind_that_a_test_knows() {
-    let fences = README.lines().filter(|line| line.starts_with("```")).count();
+    assert_eq!(README.matches("```").count() % 2, 0);
     let known = blocks("sh").len() + blocks("json").len() + blocks("text").len();
-    assert_eq!(fences, known * 2);
-    assert_eq!((blocks("sh").len(), blocks("json").len()), (4, 4));
+    assert_eq!(fences(README).len(), known);
+    assert_eq!((blocks("sh").len(), blocks("json").len(), blocks("text").len()), (7, 4, 2));
 }
 
 #[test]
@@ -56,24 +70,6 @@ fn the_tables_name_exactly_the_keys_that_there_are() {
 }
 
 #[test]
-fn the_primary_is_told_what_to_grant_to_the_key_that_the_readme_makes() {
-    let folder = tempfile::tempdir().unwrap();
-    let keygen = blocks("text").into_iter().find(|block| block.starts_with("tsig-keygen")).unwrap();
-    let ended = run(Command::new("sh").args(["-c", &keygen]).current_dir(folder.path()));
-    assert_eq!(ended.code, 0, "{}", ended.stderr);
-    let site = blocks("json").into_iter().find(|block| block.contains("\"acme\"")).unwrap();
-    std::fs::write(folder.path().join("provost.json"), site).unwrap();
-    for (dialect, grant) in [
-        ("bind-policy", "grant provost. name _acme-challenge.phones.example.com. TXT;"),
-        ("knot-acl", "update-owner-name: [_acme-challenge.phones.example.com.]"),
-    ] {
-        let printed = provost(folder.path(), &["print", dialect]);
-        assert_eq!(printed.code, 0, "{}", printed.stderr);
-        assert!(printed.stdout.contains(grant), "{}", printed.stdout);
-    }
-}
-
-#[test]
 fn the_two_commands_are_what_they_say() {
     let shell = blocks("sh");
     assert_eq!((shell[0].as_str(), shell[1].as_str()), ("cargo run --release -- demo\n", "tests/run\n"));
@@ -87,12 +83,8 @@ fn the_two_commands_are_what_they_say() {
 fn a_first_phone_boots_as_the_readme_says() {
     // A network of its own: local mode's port is fixed, and other tests and people use it too.
     let isolated = |script: &str, folder: &Path| {
-        let binary = Path::new(env!("CARGO_BIN_EXE_provost")).parent().unwrap();
-        let path = format!("{}:{}", binary.display(), std::env::var("PATH").unwrap_or_default());
         let script = format!("set -e; ip link set lo up; {script}");
-        let mut command = Command::new("unshare");
-        command.args(["-rn", "sh", "-c", &script]).current_dir(folder).env("PATH", path);
-        run(&mut command)
+        run(command("unshare").args(["-rn", "sh", "-c", &script]).current_dir(folder))
     };
     let folder = tempfile::tempdir().unwrap();
     if isolated("true", folder.path()).code != 0 {
@@ -116,4 +108,147 @@ fn a_first_phone_boots_as_the_readme_says() {
     assert!(read("unknown.txt").contains("not provisioned"), "{}", read("unknown.txt"));
     assert!(read("diagnostics.log").lines().next().unwrap().contains("LOCAL MODE"));
     assert!(read("access.log").contains("00005e0053aa is not known to home"));
+}
+
+/// A bare machine, as Debian and its registrar leave it: only inside.
+struct Machine {
+    bind: Named,
+    /// The root of DNS and `com`, which delegates `example.com` to this machine.
+    _above: Bind,
+}
+
+impl Machine {
+    /// Everything that would be written is in memory. BIND's configuration is Debian's, but for what cannot be so here:
+    /// the signatures of the real root, and listening where the root listens.
+    fn bare(folder: &Path) -> Self {
+        let above = BindConfig::new()
+            .primary_from(
+                ".",
+                "$TTL 300\n@ SOA . . 1 1 1 1 1\n@ NS a.root-servers.net.\na.root-servers.net. A 198.41.0.4\n",
+                "",
+            )
+            .primary("com", "example NS ns1.example\nns1.example A 192.0.2.10", "");
+        let above = above.start_at("198.41.0.4:53".parse().unwrap());
+        ["/run", "/srv", "/var/lib", "/var/cache"].into_iter().for_each(namespace::empty);
+        for made in ["/run/named", "/var/lib/bind", "/var/cache/bind"] {
+            std::fs::create_dir(made).unwrap();
+        }
+        let etc = folder.join("bind");
+        std::fs::create_dir(&etc).unwrap();
+        let mut copied = 0;
+        for file in std::fs::read_dir("/etc/bind").unwrap().flatten() {
+            // A user may not read the machine's own key.
+            copied += u32::from(
+                file.file_name() != "rndc.key" && std::fs::copy(file.path(), etc.join(file.file_name())).is_ok(),
+            );
+        }
+        assert!(copied >= 5, "only {copied} files in /etc/bind");
+        let options = std::fs::read_to_string(etc.join("named.conf.options")).unwrap();
+        let here = "dnssec-validation no;\n\tlisten-on { 127.0.0.1; 192.0.2.10; };";
+        std::fs::write(etc.join("named.conf.options"), with(&options, "dnssec-validation auto;", here)).unwrap();
+        namespace::lay(&etc, Path::new("/etc/bind"));
+        assert_eq!(run(command("rndc-confgen").arg("-a")).code, 0);
+        namespace::resolve_through("192.0.2.10", folder);
+        Self { bind: Named::start(Path::new("/etc/bind/named.conf")), _above: above }
+    }
+
+    /// Runs what the README says, in `/srv/provost` or where it goes itself.
+    fn sh(&self, script: &str) -> Ended {
+        let folder = Some(Path::new("/srv/provost")).filter(|folder| folder.exists()).unwrap_or(Path::new("/"));
+        let ended = run(command("sh").args(["-e", "-c", script]).current_dir(folder));
+        assert_eq!(ended.code, 0, "{script}\n{ended:?}\n{}", self.bind.log.all().join("\n"));
+        ended
+    }
+}
+
+/// A command that finds `provost` and what daemons bring.
+fn command(program: &str) -> Command {
+    let binary = Path::new(env!("CARGO_BIN_EXE_provost")).parent().unwrap();
+    let path = format!("{}:{}:/usr/sbin:/sbin", binary.display(), std::env::var("PATH").unwrap_or_default());
+    let mut command = Command::new(program);
+    command.env("PATH", path);
+    command
+}
+
+/// `text` with `new` in the place of `old`, which stands in it once.
+fn with(text: &str, old: &str, new: &str) -> String {
+    assert_eq!(text.matches(old).count(), 1, "{old} in\n{text}");
+    text.replace(old, new)
+}
+
+#[test]
+fn a_bare_machine_goes_public_as_the_readme_says() {
+    let test = "readme::a_bare_machine_goes_public_as_the_readme_says";
+    if !bind::is_here(test) {
+        return;
+    }
+    if !Pebble::is_here() || !Path::new("/etc/bind/named.conf.options").exists() {
+        return not_run(test, "pebble or the configuration of Debian's bind9 is not installed");
+    }
+    if !namespace::is_inside(test, &["192.0.2.10", "198.41.0.4"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let machine = Machine::bare(folder.path());
+    let pebble = Pebble::start_with_dns(Behaviour::default(), "192.0.2.10:53".parse().unwrap());
+    let steps = fences(passage("## Going public", "**A registrar without RFC 2136**"));
+    let [("sh", zone), ("json", site), ("sh", grant), ("sh", last)] = steps[..] else { panic!("{steps:?}") };
+
+    // The package is here, and its server runs.
+    machine.sh(&with(zone, "apt-get install --yes bind9\n", ""));
+    let (directory, root) = (pebble.directory(), pebble.root_file().display().to_string());
+    let ca = format!("\"acme\": {{ \"directory\": \"{directory}\", \"directory_root\": \"{root}\",");
+    std::fs::write("/srv/provost/provost.json", with(site, "\"acme\": {", &ca)).unwrap();
+    for line in machine.sh("provost print bind-policy").stdout.lines().filter(|line| !line.starts_with("//")) {
+        assert!(grant.contains(line), "{line:?} is printed and not in\n{grant}");
+    }
+    let knot = machine.sh("provost print knot-acl").stdout;
+    assert!(knot.contains("update-owner-name: [_acme-challenge.phones.example.com.]"), "{knot}");
+    machine.sh(grant);
+    let primary = "192.0.2.10:53".parse().unwrap();
+    eventually("the zone", || bind::dig(primary, &["example.com", "SOA"]).contains("ANSWER: 1").then_some(()));
+
+    let rehearse = format!("provost certificate rehearse --directory {directory} --directory-root {root}\n");
+    let last = with(last, "provost certificate rehearse\n", &rehearse);
+    let tried = machine.sh(last.strip_suffix("provost serve\n").expect("the last block ends by serving")).stdout;
+    assert!(tried.contains("\nns1.example.com (192.0.2.10:53): has the records no more\n"), "{tried}");
+    assert!(tried.contains("\n1 constituency can be served; 0 errors, 0 warnings\n"), "{tried}");
+    assert!(tried.contains("\nall went well: 2 certificates, issued by "), "{tried}");
+    let mut serve = command("provost");
+    serve.arg("serve").current_dir("/srv/provost");
+    let server = Running::start(serve, 2);
+    let issued = folder.path().join("issued.pem");
+    std::fs::write(&issued, pebble.issuing_root(0)).unwrap();
+    let name = "home.phones.example.com";
+    eventually("the wildcard", || {
+        let arguments = ["s_client", "-connect", &format!("{name}:443"), "-verify_hostname", name, "-CAfile"];
+        let seen = run(command("openssl").args(arguments).arg(&issued)).stdout;
+        seen.contains("Verify return code: 0 (ok)").then_some(())
+    });
+    server.says("a new certificate is in use");
+}
+
+#[test]
+fn a_registrar_without_updates_delegates_the_challenge_as_the_readme_says() {
+    let test = "a_registrar_without_updates_delegates_the_challenge_as_the_readme_says";
+    if !bind::is_here(test) {
+        return;
+    }
+    let paragraph = passage("**A registrar without RFC 2136**", "**Another ACME client**");
+    let [("text", records)] = fences(paragraph)[..] else { panic!("{paragraph}") };
+    let grant = paragraph.split('`').find(|code| code.starts_with("grant ")).unwrap();
+    let registrar = BindConfig::new().primary("example.com", records, "").start();
+    let ours = BindConfig::new().key("provost.", "hmac-sha256").primary("acme.example.com", "", grant).start();
+    let resolver = BindConfig::new().forward("acme.example.com", &ours).forward("example.com", &registrar);
+    let resolver = resolver.primary("com", "example NS ns1.example\nns1.example A 127.0.0.1", "").start();
+    let mut site = Site::with_ote();
+    site.config["certificate"] = json!({ "acme": { "directory": "https://127.0.0.1:1/dir", "terms_of_service_agreed": true, "dns": {
+        "primary": ours.address.to_string(), "tsig_key_file": ours.key_file("provost."),
+        "resolvers": [resolver.address.to_string()], "authorities": [ours.address.to_string()],
+    } } });
+    site.write_config();
+    let checked = provost(&site.path("."), &["check", "--live"]).stdout;
+    assert!(checked.contains("*.phones.example.com: leads to 192.0.2.10\n"), "{checked}");
+    assert!(checked.contains("\nphones.acme.example.com: the probe record was removed\n"), "{checked}");
+    assert!(!checked.contains("error: dns: "), "{checked}");
 }

@@ -1,28 +1,41 @@
 //! `provost check`: everything that is wrong with configuration, constituencies and trust, in one go.
 //!
 //! Errors are what stops something from being served; warnings are what its author did not mean; notes are what is good
-//! to know. Nothing is changed, no lock is taken, nothing outside this machine is asked.
+//! to know. Nothing is changed, no lock is taken, and nothing outside this machine is asked, unless it shall be
+//! [live].
 
 mod folder;
+mod live;
 
 use std::fmt::Display;
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
 
-use super::{ConfigArg, say, trust};
-use crate::certificate::{FilesSource, LiveCertificates};
+use super::{ConfigArg, runtime, say, trust};
+use crate::certificate::{CertificateFiles, FilesSource, LiveCertificates};
 use crate::clock;
 use crate::config::{CertificateSource, Config};
 use crate::constituency::{ClientAuth, Phones, Severity};
+use crate::dns::Dns;
+use crate::renew::AcmeSettings;
+use crate::renew::acme::AcmeCa;
 use crate::serve::site::Site;
 use crate::settings::SettingsError;
+
+/// What findings about certificates and DNS are about.
+const CERTIFICATE: &str = "certificate";
+const DNS: &str = "dns";
 
 /// What `provost check` takes.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
     config: ConfigArg,
+    /// Ask DNS and the CA too: is a record that is published here seen everywhere (one is, and is removed again), do phones
+    /// find the way, may the CA issue?
+    #[arg(long)]
+    live: bool,
 }
 
 /// How bad something is.
@@ -63,6 +76,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         findings.push(Finding::new(Level::Error, name, format!("not served: {reason}")));
     }
     check_constituencies(&config, &site, &mut findings);
+    if args.live {
+        runtime()?.block_on(live::check(&config, &mut findings));
+    }
     findings.sort();
     findings.dedup();
     for finding in &findings {
@@ -102,12 +118,31 @@ fn check_configuration(config: &Config, site: &Site, findings: &mut Vec<Finding>
 }
 
 fn check_certificates(config: &Config, findings: &mut Vec<Finding>) {
-    let CertificateSource::Files(pairs) = &config.certificate else { return };
-    let mut source = FilesSource::new(pairs.clone());
+    match &config.certificate {
+        CertificateSource::Files(pairs) => check_files(config, pairs, findings),
+        CertificateSource::Acme(settings) => check_acme(config, settings, findings),
+        CertificateSource::LocalCa(_) => {}
+    }
+}
+
+/// The files that obtaining certificates needs.
+fn check_acme(config: &Config, settings: &AcmeSettings, findings: &mut Vec<Finding>) {
+    match Dns::open(&settings.dns) {
+        Ok((_, warnings)) => {
+            findings.extend(warnings.iter().map(|warning| Finding::new(Level::Warning, DNS, warning)));
+        }
+        Err(error) => findings.push(Finding::new(Level::Error, DNS, error)),
+    }
+    let failures = settings.directories().into_iter().filter_map(|it| AcmeCa::new(it, &config.state).err());
+    findings.extend(failures.map(|failure| Finding::new(Level::Error, CERTIFICATE, failure)));
+}
+
+fn check_files(config: &Config, pairs: &[CertificateFiles], findings: &mut Vec<Finding>) {
+    let mut source = FilesSource::new(pairs.to_vec());
     let refreshed = source.refresh(&LiveCertificates::default());
-    findings.extend(refreshed.errors.iter().map(|error| Finding::new(Level::Error, "certificate", error)));
+    findings.extend(refreshed.errors.iter().map(|error| Finding::new(Level::Error, CERTIFICATE, error)));
     let misfits = source.misfits(&config.domain, clock::now());
-    findings.extend(misfits.iter().map(|misfit| Finding::new(Level::Error, "certificate", misfit)));
+    findings.extend(misfits.iter().map(|misfit| Finding::new(Level::Error, CERTIFICATE, misfit)));
 }
 
 fn check_trust(config: &Config, findings: &mut Vec<Finding>) {

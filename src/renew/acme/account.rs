@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::http::Http;
+use super::offer::Offer;
 use super::{NONCE_TRIES, refusal};
 use crate::ca::KeyKind;
 use crate::renew::failure::Failure;
@@ -125,13 +126,7 @@ pub(super) async fn register(
     key: &PrivatePkcs8KeyDer<'_>,
     registration: &Registration<'_>,
 ) -> Result<String, Failure> {
-    let links: Value = serde_json::from_slice(&http.get(directory).await?)
-        .map_err(|error| Failure::retry(format!("{directory} is no ACME directory: {error}")))?;
-    let link = |name: &str| {
-        let url = links[name].as_str().map(str::to_owned);
-        url.ok_or_else(|| Failure::human(format!("{directory} is no ACME directory: it has no {name}")))
-    };
-    let (new_nonce, new_account) = (link("newNonce")?, link("newAccount")?);
+    let Offer { new_nonce, new_account, .. } = Offer::fetch(http, directory).await?;
     let signer = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, key.secret_pkcs8_der())
         .map_err(|error| Failure::human(format!("the account's key is damaged: {error}")))?;
     let jwk = public_key(&signer);

@@ -11,6 +11,7 @@ use rustls::pki_types::CertificateDer;
 
 use self::account::{AccountStore, HmacKey, Registration};
 use self::http::{Http, HttpPort};
+use self::offer::Offer;
 use self::order::AcmeOrder;
 use super::failure::{Failure, Sign};
 use super::ports::{Answer, Ca, Order};
@@ -19,6 +20,7 @@ use super::settings::FallbackDirectory;
 
 mod account;
 mod http;
+pub mod offer;
 mod order;
 mod refusal;
 mod seen;
@@ -53,15 +55,42 @@ pub struct AcmeCa {
 }
 
 impl AcmeCa {
-    /// The CA whose directory `settings` name; our account there is kept in the folder `accounts`.
+    /// The CA whose directory `settings` name; our account there is kept in the state directory `state`.
     ///
     /// # Errors
     /// If a file that the settings name cannot be read.
-    pub fn new(settings: FallbackDirectory, accounts: &Path) -> Result<Self, Failure> {
+    pub fn new(settings: FallbackDirectory, state: &Path) -> Result<Self, Failure> {
         let http = Arc::new(Http::new(settings.directory_root.as_deref())?);
         let hmac_key = settings.external_account.as_ref().map(|external| HmacKey::read(&external.hmac_key_file));
-        let accounts = AccountStore::new(accounts, settings.directory.url());
+        let accounts = AccountStore::new(&state.join("accounts"), settings.directory.url());
         Ok(Self { hmac_key: hmac_key.transpose()?, settings, http, accounts, account: Mutex::new(None) })
+    }
+
+    /// Asks for the directory and for a nonce, as every order does first, and whether it offers what the settings want.
+    /// Changes nothing here or there.
+    ///
+    /// # Errors
+    /// What stands in the way.
+    pub async fn survey(&self) -> Result<Offer, Failure> {
+        let offer = Offer::fetch(&self.http, self.url()).await?;
+        self.http.get(&offer.new_nonce).await?;
+        self.http.nonce()?;
+        self.profile(&offer.profiles())?;
+        if offer.requires_external_account() && self.hmac_key.is_none() && self.accounts.registered()?.is_none() {
+            return Err(Failure::human(format!(
+                "{} takes only customers of the CA: put the key that it gave you into \"external_account\"",
+                self.url()
+            )));
+        }
+        Ok(offer)
+    }
+
+    /// The URL of our account there, if there is one.
+    ///
+    /// # Errors
+    /// If this user may not read it.
+    pub fn account_url(&self) -> Result<Option<String>, Failure> {
+        Ok(self.accounts.registered()?.map(|registered| registered.id))
     }
 
     fn url(&self) -> &str {
@@ -114,8 +143,7 @@ impl AcmeCa {
     }
 
     /// The profile to ask for; one that was set by hand must be offered.
-    fn profile(&self, account: &Account) -> Result<Option<String>, Failure> {
-        let offered: Vec<&str> = account.profiles().map(|profile| profile.name).collect();
+    fn profile(&self, offered: &[&str]) -> Result<Option<String>, Failure> {
         match &self.settings.profile {
             Some(wanted) if offered.contains(&wanted.as_str()) => Ok(Some(wanted.clone())),
             Some(wanted) => Err(Failure::human(format!(
@@ -134,7 +162,8 @@ impl AcmeCa {
     ) -> Result<Box<dyn Order>, Failure> {
         let account = self.account()?;
         let identifiers: Vec<Identifier> = names.iter().cloned().map(Identifier::Dns).collect();
-        let profile = self.profile(&account)?;
+        let offered: Vec<&str> = account.profiles().map(|profile| profile.name).collect();
+        let profile = self.profile(&offered)?;
         let mut order = NewOrder::new(&identifiers);
         if let Some(profile) = &profile {
             order = order.profile(profile);

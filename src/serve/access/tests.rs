@@ -2,8 +2,8 @@
 
 use super::*;
 
-fn record() -> AccessRecord {
-    AccessRecord {
+fn record() -> Box<AccessRecord> {
+    Box::new(AccessRecord {
         time: SystemTime::UNIX_EPOCH + Duration::from_millis(1_767_225_600_123),
         address: "192.0.2.1:50000".parse().unwrap(),
         constituency: Some("ote".parse().unwrap()),
@@ -17,7 +17,7 @@ fn record() -> AccessRecord {
         tls: Some(TlsFacts { version: ProtocolVersion::TLSv1_3, suite: CipherSuite::TLS13_AES_128_GCM_SHA256 }),
         certificate_not_after: None,
         claim: None,
-    }
+    })
 }
 
 fn beside() -> Arc<Beside> {
@@ -48,7 +48,7 @@ fn a_text_line_is_for_people() {
         user_agent: None,
         tls: None,
         reason: Some("offered only TLS 1.0".to_owned()),
-        ..request
+        ..*request
     };
     assert_eq!(
         line(LogFormat::Text, &refused),
@@ -114,6 +114,25 @@ fn a_request_does_not_wait_for_diagnostics_when_its_line_is_lost() {
     let diagnostics = tracing_subscriber::fmt().with_writer(|| Stuck).finish();
     tracing::subscriber::with_default(diagnostics, || log.record(record()));
     assert_eq!(log.beside.lost.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn every_record_is_observed_also_one_whose_line_is_lost() {
+    struct Counting(std::sync::mpsc::SyncSender<Option<u16>>);
+    impl Observer for Counting {
+        fn saw(&self, record: Box<AccessRecord>) {
+            self.0.send(record.status).unwrap();
+        }
+    }
+    let (seen, observed) = sync_channel(8);
+    let (log, writer) = AccessLog::start(LogFormat::Text, std::io::sink(), Counting(seen.clone())).unwrap();
+    log.record(record());
+    drop(log);
+    writer.finish(Duration::from_mins(1));
+    let (queue, _records) = sync_channel(0);
+    let beside = Arc::new(Beside { lost: AtomicU64::new(1), observer: Box::new(Counting(seen)) });
+    AccessLog { queue, beside }.record(Box::new(AccessRecord { status: Some(404), ..*record() }));
+    assert_eq!(observed.iter().collect::<Vec<_>>(), [Some(200), Some(404)]);
 }
 
 #[test]

@@ -10,7 +10,7 @@ mod tests;
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -51,6 +51,8 @@ pub struct Pace(Arc<Shared>);
 struct Shared {
     /// The phase, in the lowest [`PHASE_BITS`], and above it how many were entered before.
     stage: AtomicU32,
+    /// Whether something of ours is still on its way to the peer.
+    has_unsent: AtomicBool,
     broken_off: OnceLock<&'static str>,
 }
 
@@ -75,7 +77,11 @@ impl Stage {
 
 impl Pace {
     fn new() -> Self {
-        Self(Arc::new(Shared { stage: AtomicU32::new(Phase::Handshake as u32), broken_off: OnceLock::new() }))
+        Self(Arc::new(Shared {
+            stage: AtomicU32::new(Phase::Handshake as u32),
+            has_unsent: AtomicBool::new(false),
+            broken_off: OnceLock::new(),
+        }))
     }
 
     /// Says that the connection has entered `phase`.
@@ -100,6 +106,21 @@ impl Pace {
     #[must_use]
     pub fn is_in_header(&self) -> bool {
         self.phase() == Phase::Header
+    }
+
+    /// Waits until nobody has said anything for `moment`, or for up to twice as long, and nothing is on its way.
+    pub async fn silence(&self, moment: Duration) {
+        loop {
+            let before = self.stage();
+            tokio::time::sleep(moment).await;
+            if before.phase() == Phase::Idle && self.stage() == before && !self.0.has_unsent.load(Ordering::Relaxed) {
+                return;
+            }
+        }
+    }
+
+    fn note_unsent(&self, has_unsent: bool) {
+        self.0.has_unsent.store(has_unsent, Ordering::Relaxed);
     }
 
     fn phase(&self) -> Phase {

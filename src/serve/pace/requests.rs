@@ -4,7 +4,8 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use bytes::Bytes;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{Pace, Phase};
 
@@ -14,12 +15,28 @@ use super::{Pace, Phase};
 pub struct Requests<S> {
     inner: S,
     pace: Pace,
+    unread: Bytes,
 }
 
 impl<S> Requests<S> {
     /// Reads requests from `inner`.
     pub fn new(inner: S, pace: Pace) -> Self {
-        Self { inner, pace }
+        Self { inner, pace, unread: Bytes::new() }
+    }
+
+    /// Takes back what was read and not used; it comes again before anything else.
+    pub fn unread(&mut self, bytes: Bytes) {
+        self.unread = bytes;
+    }
+}
+
+impl<S: AsyncBufRead + Unpin> Requests<S> {
+    /// Waits until there is something to read, and leaves it there; `false` if there will be nothing more.
+    ///
+    /// # Errors
+    /// If the stream broke, or a deadline passed.
+    pub async fn spoken(&mut self) -> io::Result<bool> {
+        Ok(!self.unread.is_empty() || !self.inner.fill_buf().await?.is_empty())
     }
 }
 
@@ -27,7 +44,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Requests<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut this.inner).poll_read(cx, buffer))?;
+        if this.unread.is_empty() {
+            ready!(Pin::new(&mut this.inner).poll_read(cx, buffer))?;
+        } else {
+            buffer.put_slice(&this.unread.split_to(this.unread.len().min(buffer.remaining())));
+        }
         if buffer.filled().len() > before && this.pace.phase() == Phase::Idle {
             this.pace.enter(Phase::Header);
         }
@@ -37,6 +58,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Requests<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Requests<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.pace.note_unsent(true);
         Pin::new(&mut self.get_mut().inner).poll_write(cx, bytes)
     }
 
@@ -45,6 +67,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Requests<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.pace.note_unsent(true);
         Pin::new(&mut self.get_mut().inner).poll_write_vectored(cx, slices)
     }
 
@@ -53,10 +76,15 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Requests<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+        let this = self.get_mut();
+        ready!(Pin::new(&mut this.inner).poll_flush(cx))?;
+        this.pace.note_unsent(false);
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // It has still to end, and is never at rest.
+        self.pace.note_unsent(true);
         Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
     }
 }

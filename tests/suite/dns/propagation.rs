@@ -68,7 +68,7 @@ async fn a_secondary_that_never_catches_up_is_named_with_its_serial() {
     let text = error.to_string();
     let (behind, ahead) = (secondary.address, primary.address);
     assert!(text.contains(&format!("{behind} lacks 1 of 1 values, serial 1")), "{text}");
-    assert!(text.contains(&format!("({ahead} has them, serial 2)")), "{text}");
+    assert!(text.contains(&format!("({ahead} has the records, serial 2)")), "{text}");
     assert!(text.contains("after 1 s"), "{text}");
     assert!(!(text + &said.into_inner().unwrap()).contains(&secret[0]));
 }
@@ -86,7 +86,8 @@ async fn a_dead_secondary_is_named_and_waited_for_a_while() {
     dns.add(&place(), &one).await.unwrap();
     let said = Mutex::new(Vec::new());
     let began = Instant::now();
-    dns.wait_until_visible(&place(), &one, &|line| said.lock().unwrap().push(line)).await.unwrap();
+    let silent = dns.wait_until_visible(&place(), &one, &|line| said.lock().unwrap().push(line)).await.unwrap();
+    assert_eq!(silent, [format!("{dead}: does not answer: it refuses the connection")]);
     assert!(began.elapsed() >= Duration::from_millis(700));
     let said = said.into_inner().unwrap().join("\n");
     assert!(said.contains(&format!("{dead}: does not answer: it refuses the connection")), "{said}");

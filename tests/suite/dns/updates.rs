@@ -1,5 +1,11 @@
 //! Adding and removing values.
 
+use std::future::pending;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use provost::dns::{DnsError, Patience, probe};
+
 use super::{CHALLENGE, NEIGHBOUR, POLICY, example, nobody, open, place, quick, values};
 use crate::harness::bind::{self, BindConfig, dig};
 use crate::harness::eventually;
@@ -113,12 +119,14 @@ async fn a_probe_goes_all_the_way_and_leaves_nothing() {
     }
     let primary = example();
     let dns = open(&primary.settings("provost.")).with_patience(quick());
-    let said = std::sync::Mutex::new(Vec::new());
-    let found = provost::dns::probe(&dns, CHALLENGE, &|line| said.lock().unwrap().push(line)).await.unwrap();
-    assert_eq!(found, place());
+    let said = Mutex::new(Vec::new());
+    let say = |line| said.lock().unwrap().push(line);
+    let probed = probe(&dns, CHALLENGE, &say, pending()).await.unwrap();
+    assert_eq!((probed.place, probed.seen, probed.gone), (place(), Ok(Vec::new()), Ok(())));
     let said = said.into_inner().unwrap().join("\n");
     assert!(said.contains("a probe record was added in zone example.com"), "{said}");
-    assert!(said.contains(&format!("{}: has the records", primary.address)), "{said}");
+    assert!(said.contains(&format!("{}: has the records\n", primary.address)), "{said}");
+    assert!(said.ends_with(&format!("{}: has the records no more", primary.address)), "{said}");
     assert_eq!(primary.txt(CHALLENGE), [NEIGHBOUR]);
     assert!(primary.log().contains("deleting an RR at _acme-challenge.phones.example.com TXT"), "{}", primary.log());
 }
@@ -132,10 +140,79 @@ async fn a_probe_that_is_not_seen_everywhere_is_removed_too() {
     let behind = BindConfig::new().secondary("example.com", &primary).start();
     let mut settings = primary.settings("provost.");
     settings.authorities = vec![behind.address.to_string()];
-    let dns = open(&settings)
-        .with_patience(provost::dns::Patience { for_lagging: std::time::Duration::from_millis(200), ..quick() });
-    let error = provost::dns::probe(&dns, CHALLENGE, &nobody).await.unwrap_err();
-    assert!(matches!(error, provost::dns::DnsError::NotVisible { .. }), "{error}");
+    let dns = open(&settings).with_patience(Patience { for_lagging: Duration::from_millis(200), ..quick() });
+    let probed = probe(&dns, CHALLENGE, &nobody, pending()).await.unwrap();
+    assert!(matches!(probed.seen, Err(DnsError::NotVisible { .. })), "{probed:?}");
+    assert_eq!(probed.gone, Ok(()));
     eventually("the probe to be gone", || (primary.txt(CHALLENGE) == [NEIGHBOUR]).then_some(()));
     assert!(primary.log().contains("deleting an RR"), "{}", primary.log());
+}
+
+#[tokio::test]
+async fn a_probe_that_stays_on_a_secondary_is_told_with_its_serial() {
+    if !bind::is_here("dns::updates::a_probe_that_stays_on_a_secondary_is_told_with_its_serial") {
+        return;
+    }
+    let primary = example();
+    let behind = BindConfig::new().secondary("example.com", &primary).start();
+    let mut settings = primary.settings("provost.");
+    settings.authorities = vec![behind.address.to_string()];
+    let dns = open(&settings).with_patience(Patience { for_lagging: Duration::from_secs(1), ..quick() });
+    // It hears of the first change and of no other.
+    let say = |line: String| {
+        if line.ends_with("lacks 1 of 1 values yet") {
+            behind.notify("example.com");
+        }
+    };
+    let probed = probe(&dns, CHALLENGE, &say, pending()).await.unwrap();
+    assert_eq!(probed.seen, Ok(Vec::new()));
+    let text = probed.gone.unwrap_err().to_string();
+    assert!(
+        text.contains(&format!("are not gone everywhere: {} has 1 of 1 values, serial 2", behind.address)),
+        "{text}"
+    );
+    assert_eq!(primary.txt(CHALLENGE), [NEIGHBOUR]);
+}
+
+#[tokio::test]
+async fn a_probe_that_is_stopped_is_removed_and_waits_for_nobody() {
+    if !bind::is_here("dns::updates::a_probe_that_is_stopped_is_removed_and_waits_for_nobody") {
+        return;
+    }
+    let primary = example();
+    let behind = BindConfig::new().secondary("example.com", &primary).start();
+    let mut settings = primary.settings("provost.");
+    settings.authorities = vec![behind.address.to_string()];
+    let dns = open(&settings).with_patience(quick());
+    let stop = tokio::sync::Notify::new();
+    let say = |line: String| {
+        if line.ends_with("lacks 1 of 1 values yet") {
+            stop.notify_one();
+        }
+    };
+    let probed = probe(&dns, CHALLENGE, &say, stop.notified()).await.unwrap();
+    assert_eq!(probed.seen, Err(DnsError::Stopped { name: CHALLENGE.to_owned() }));
+    assert_eq!(probed.gone, Ok(()));
+    assert_eq!(primary.txt(CHALLENGE), [NEIGHBOUR]);
+}
+
+#[tokio::test]
+async fn a_probe_that_cannot_be_removed_is_told_as_left_over() {
+    if !bind::is_here("dns::updates::a_probe_that_cannot_be_removed_is_told_as_left_over") {
+        return;
+    }
+    let primary = example();
+    let dns = open(&primary.settings("provost."))
+        .with_patience(Patience { for_lagging: Duration::from_millis(200), ..quick() });
+    let primary = Mutex::new(Some(primary));
+    let say = |line: String| {
+        if line.contains("a probe record was added") {
+            primary.lock().unwrap().take().unwrap().kill();
+        }
+    };
+    let probed = probe(&dns, CHALLENGE, &say, pending()).await.unwrap();
+    assert!(matches!(probed.seen, Err(DnsError::AuthoritiesSilent { .. })), "{probed:?}");
+    let text = probed.gone.unwrap_err().to_string();
+    assert!(text.starts_with("the TXT record \"provost probe ") && text.contains(CHALLENGE), "{text}");
+    assert!(text.contains("does not answer an update") && text.ends_with("; remove it by hand"), "{text}");
 }

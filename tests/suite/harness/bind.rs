@@ -2,7 +2,9 @@
 //! own configuration is read, and nothing outlives the test.
 
 use std::fmt::Write as _;
+use std::fs::Permissions;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -19,6 +21,7 @@ pub struct BindConfig {
     files: Vec<(String, String)>,
     first_zone: Option<String>,
     recursion: bool,
+    more_addresses: String,
 }
 
 /// A server that answers. Dropped, it is killed and waited for.
@@ -104,6 +107,12 @@ impl BindConfig {
         self.zone(zone, &format!("type forward; forward only; forwarders {{ {address} port {port}; }};"))
     }
 
+    /// Listens on `address` too, at the same port.
+    pub fn also_at(mut self, address: &str) -> Self {
+        write!(self.more_addresses, " {address};").unwrap();
+        self
+    }
+
     fn zone(mut self, zone: &str, clauses: &str) -> Self {
         writeln!(self.zones, "zone \"{zone}\" {{ {clauses} }};").unwrap();
         self.first_zone.get_or_insert_with(|| zone.to_owned());
@@ -114,17 +123,19 @@ impl BindConfig {
         let keys: String = self.keys.iter().map(|(_, text)| text.as_str()).collect();
         std::fs::write(folder.join("keys.conf"), keys).unwrap();
         for (name, text) in &self.keys {
-            std::fs::write(folder.join(format!("{}.key", name.trim_end_matches('.'))), text).unwrap();
+            let file = folder.join(format!("{}.key", name.trim_end_matches('.')));
+            std::fs::write(&file, text).unwrap();
+            std::fs::set_permissions(file, Permissions::from_mode(0o600)).unwrap();
         }
         for (zone, text) in &self.files {
             std::fs::write(folder.join(format!("{zone}.zone")), text).unwrap();
         }
         let (ip, port, recursion) = (address.ip(), address.port(), if self.recursion { "yes" } else { "no" });
-        let folder_name = folder.display();
+        let (folder_name, more) = (folder.display(), &self.more_addresses);
         let text = format!(
             "include \"{folder_name}/keys.conf\";\n\
              options {{\n  directory \"{folder_name}\";\n  pid-file none;\n  lock-file none;\n  \
-             session-keyfile \"{folder_name}/session.key\";\n  listen-on port {port} {{ {ip}; }};\n  \
+             session-keyfile \"{folder_name}/session.key\";\n  listen-on port {port} {{ {ip};{more} }};\n  \
              listen-on-v6 {{ none; }};\n  recursion {recursion};\n  allow-query {{ any; }};\n  \
              allow-transfer {{ any; }};\n  dnssec-validation no;\n  notify no;\n  empty-zones-enable no;\n}};\n\
              controls {{ }};\n{}",
@@ -150,6 +161,40 @@ impl BindConfig {
             child.wait().unwrap();
         }
         panic!("named found no port");
+    }
+
+    /// The same at `address`, which nobody else can have.
+    pub fn start_at(&self, address: SocketAddr) -> Bind {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut child, log) = run_named(folder.path(), &self.write(folder.path(), address));
+        let is_there = answers(address, self.first_zone.as_deref().unwrap_or("."), &mut child, &log);
+        assert!(is_there, "{address}: {}", log.all().join("\n"));
+        Bind { folder, child, address, log }
+    }
+}
+
+/// A server that runs on a configuration of somebody else's. Dropped, it is killed and waited for.
+pub struct Named {
+    child: Child,
+    pub log: Lines,
+    _folder: tempfile::TempDir,
+}
+
+impl Named {
+    /// Starts it; the log tells when it is `running`.
+    pub fn start(config: &Path) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (child, log) = run_named(folder.path(), config);
+        eventually("named to run", || log.all().iter().any(|line| line.ends_with(" running")).then_some(()));
+        Self { child, log, _folder: folder }
+    }
+}
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -231,6 +276,16 @@ impl Bind {
     pub fn notify(&self, zone: &str) {
         let answer = dig(self.address, &["+opcode=notify", zone, "SOA"]);
         assert!(answer.contains("status: NOERROR"), "{answer}");
+    }
+
+    /// Changes a zone as its operator does, with `key`: one line of `nsupdate`.
+    pub fn nsupdate(&self, key: &str, line: &str) {
+        let file = self.folder.path().join("update");
+        let (ip, port) = (self.address.ip(), self.address.port());
+        std::fs::write(&file, format!("server {ip} {port}\n{line}\nsend\n")).unwrap();
+        let mut command = Command::new(program("nsupdate").unwrap());
+        let ended = tool::run(command.arg("-k").arg(self.key_file(key)).arg(file));
+        assert_eq!(ended.code, 0, "{}", ended.stderr);
     }
 
     /// What it has logged.

@@ -1,6 +1,8 @@
 //! Knot on a port of its own: a second dialect of updates.
 
+use std::fs::Permissions;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -32,6 +34,7 @@ impl Knot {
         let folder = tempfile::tempdir().unwrap();
         let made = tool::run(Command::new(program("tsig-keygen").unwrap()).arg(format!("{key}.")));
         std::fs::write(folder.path().join("knot.key"), &made.stdout).unwrap();
+        std::fs::set_permissions(folder.path().join("knot.key"), Permissions::from_mode(0o600)).unwrap();
         let secret = made.stdout.split('"').nth(3).unwrap().to_owned();
         let text = format!(
             "$TTL 300\n@ SOA ns1.{zone}. hostmaster.{zone}. 1 3600 600 86400 60\n@ NS ns1.{zone}.\nns1 A 127.0.0.1\n"

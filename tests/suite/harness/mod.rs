@@ -1,6 +1,8 @@
 //! What every test stands on: a site in a temporary folder, the real binary serving it, and clients to ask it.
 //!
 //! - [`bind`], [`knot`]: name servers of a test's own.
+//! - [`directory`]: a CA's directory that says what a test wants.
+//! - [`namespace`]: a network and a file system of a test's own.
 //! - [`pebble`]: a CA for tests, as a process, with a DNS of its own.
 //! - [`pki`]: a factory CA like Polycom's, devices below it, server certificates.
 //! - [`site`]: folders and `provost.json`; the server as a process that is killed and waited for.
@@ -8,7 +10,9 @@
 //! - [`tool`]: other programs: the binary itself, curl, openssl.
 
 pub mod bind;
+pub mod directory;
 pub mod knot;
+pub mod namespace;
 pub mod pebble;
 pub mod pki;
 pub mod site;

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::eventually;
 use super::pki::{SERVER_CA, named};
@@ -144,9 +144,17 @@ impl Pebble {
         self.folder.path().join("root.pem")
     }
 
+    /// What its directory says.
+    pub fn links(&self) -> Value {
+        serde_json::from_str(&self.get(&self.directory())).unwrap()
+    }
+
     /// The PEM of one of the roots that it issues under.
     pub fn issuing_root(&self, index: u32) -> String {
-        let url = format!("https://127.0.0.1:{}/roots/{index}", self.management_port);
+        self.get(&format!("https://127.0.0.1:{}/roots/{index}", self.management_port))
+    }
+
+    fn get(&self, url: &str) -> String {
         let got = tool::run(Command::new("curl").args(["-sSf", "--cacert"]).arg(self.root_file()).arg(url));
         assert_eq!(got.code, 0, "{}", got.stderr);
         got.stdout

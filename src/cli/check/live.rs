@@ -1,0 +1,142 @@
+//! What `check --live` asks outside this machine: whether phones find the way here, whether the CAs are there and may
+//! issue, and whether a record that is published here is seen everywhere. It says what it finds out as it goes; what is
+//! wrong is among the findings.
+//!
+//! The one thing changed is the probe record, which is removed again, also when interrupted.
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::super::say;
+use super::{CERTIFICATE, DNS, Finding, Level};
+use crate::config::{CertificateSource, Config};
+use crate::dns::{CaaRecords, Dns, DnsError, Issuer, probe, wildcard_addresses};
+use crate::renew::AcmeSettings;
+use crate::renew::acme::AcmeCa;
+use crate::renew::acme::offer::Offer;
+
+/// Asks all that `config` makes worth asking.
+pub(super) async fn check(config: &Config, findings: &mut Vec<Finding>) {
+    if config.is_local() {
+        findings.push(Finding::new(Level::Note, DNS, "local mode needs neither DNS nor a CA, so none was asked"));
+        return;
+    }
+    let CertificateSource::Acme(settings) = &config.certificate else {
+        check_wildcard(&config.domain, &[], findings).await;
+        let message = "certificates come from no CA that could be asked, so of DNS only the addresses were looked up";
+        findings.push(Finding::new(Level::Note, CERTIFICATE, message));
+        return;
+    };
+    check_wildcard(&config.domain, &settings.dns.resolvers, findings).await;
+    check_cas(config, settings, findings).await;
+    check_primary(&config.domain, settings, findings).await;
+}
+
+/// Whether a name that nobody has made leads anywhere. Whether it leads here, only the outside could say.
+async fn check_wildcard(domain: &str, resolvers: &[String], findings: &mut Vec<Finding>) {
+    match wildcard_addresses(resolvers, domain).await {
+        Ok(addresses) if addresses.is_empty() => {
+            let message = format!(
+                "*.{domain} has no address, so that no phone finds its constituency; publish, with the address that this \
+                 server has in public: *.{domain}. A ADDRESS (AAAA for IPv6)"
+            );
+            findings.push(Finding::new(Level::Error, DNS, message));
+        }
+        Ok(addresses) => {
+            let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+            say(&format_args!("*.{domain}: leads to {}", addresses.join(", ")));
+        }
+        Err(error) => findings.push(Finding::new(Level::Error, DNS, error)),
+    }
+}
+
+/// Whether each CA is there, offers what the settings want, and may issue.
+async fn check_cas(config: &Config, settings: &AcmeSettings, findings: &mut Vec<Finding>) {
+    let caa = CaaRecords::find(&settings.dns.resolvers, &config.domain).await;
+    match &caa {
+        Ok(caa) => findings.extend(caa.unknown_above().map(|error| Finding::new(Level::Warning, DNS, error))),
+        Err(error) => {
+            let message = format!("{error}; nor does a CA issue before it knows that");
+            findings.push(Finding::new(Level::Error, DNS, message));
+        }
+    }
+    for directory in settings.directories() {
+        // What is wrong with its files has been found before.
+        let Ok(ca) = AcmeCa::new(directory.clone(), &config.state) else { continue };
+        let url = directory.directory.url();
+        let surveyed = ca.survey().await.and_then(|offer| Ok((offer, ca.account_url()?)));
+        match surveyed {
+            Ok((offer, account)) => {
+                say(&format_args!("{url}: answers{}", described(&offer, account.as_deref())));
+                if let Ok(caa) = &caa {
+                    findings.extend(judge(caa, url, &offer, account.as_deref()));
+                }
+            }
+            Err(failure) => findings.push(Finding::new(Level::Error, CERTIFICATE, failure)),
+        }
+    }
+}
+
+fn described(offer: &Offer, account: Option<&str>) -> String {
+    let parts = [
+        account.map(|account| format!("our account: {account}")),
+        offer.terms_of_service().map(|url| format!("terms of service: {url}")),
+        (!offer.profiles().is_empty()).then(|| format!("profiles: {}", offer.profiles().join(", "))),
+    ];
+    parts.into_iter().flatten().map(|part| format!("; {part}")).collect()
+}
+
+/// Whether the CAA records let the CA issue to us; if all goes well, what could be bound tighter.
+fn judge(caa: &CaaRecords, url: &str, offer: &Offer, account: Option<&str>) -> Option<Finding> {
+    let issuer = Issuer { identities: offer.caa_identities(), account };
+    if issuer.identities.is_empty() {
+        let message = format!("{url} does not say how CAA records call it, so they were not judged for it");
+        return Some(Finding::new(Level::Note, DNS, message));
+    }
+    let records = caa.recommended(&issuer);
+    match caa.judge(&issuer) {
+        Err(refusal) => Some(Finding::new(Level::Error, DNS, format!("{refusal}; to permit it, publish: {records}"))),
+        Ok(open) if open.is_empty() => {
+            say(&format_args!("{url}: the CAA records let {} issue", issuer.identities.join(", ")));
+            None
+        }
+        Ok(open) => {
+            let later = if account.is_some() { "" } else { " (with accounturi too, once there is an account)" };
+            let open = open.join(" and ");
+            let message =
+                format!("CAA records let any CA issue for {open}; to permit {url} alone, publish{later}: {records}");
+            Some(Finding::new(Level::Note, DNS, message))
+        }
+    }
+}
+
+/// Whether the primary lets us publish a record, and every authority shows it.
+async fn check_primary(domain: &str, settings: &AcmeSettings, findings: &mut Vec<Finding>) {
+    // What is wrong with its files has been found before.
+    let Ok((dns, _)) = Dns::open(&settings.dns) else { return };
+    let error = |error: DnsError| Finding::new(Level::Error, DNS, error);
+    let challenge = format!("_acme-challenge.{domain}");
+    match probe(&dns, &challenge, &|line| say(&line), interrupted()).await {
+        Err(nowhere) => findings.push(error(nowhere)),
+        Ok(probe) => {
+            match probe.seen {
+                Ok(silent) => findings.extend(silent.iter().map(|who| Finding::new(Level::Warning, DNS, who))),
+                Err(unseen) => findings.push(error(unseen)),
+            }
+            findings.extend(probe.gone.err().map(error));
+        }
+    }
+}
+
+/// Ends when this process is told to end; from then on it does so by itself, in order.
+async fn interrupted() {
+    let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()), signal(SignalKind::hangup()));
+    if let (Ok(mut interrupt), Ok(mut terminate), Ok(mut hang_up)) = signals {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hang_up.recv() => {}
+        }
+    } else {
+        std::future::pending::<()>().await;
+    }
+}

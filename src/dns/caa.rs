@@ -1,0 +1,276 @@
+//! Which CAs may issue for a domain: its CAA records (RFC 8659), and the accounts and methods that they bind (RFC 8657).
+
+use hickory_net::proto::rr::rdata::CAA;
+use hickory_net::proto::rr::{Name, RData, RecordType};
+
+use super::failure::DnsError;
+use super::name;
+use super::resolve::Resolver;
+
+/// How we prove a domain (RFC 8657 §4).
+const OUR_METHOD: &str = "dns-01";
+
+/// Properties that do not speak of certificates for servers, but are known to CAs, so that they may be critical.
+const OF_NO_CONCERN: [&str; 2] = ["iodef", "issuemail"];
+
+/// The CAA records that count for a domain and for its wildcard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaaRecords {
+    domain: String,
+    /// Whose records they are: the domain, or the nearest name above it that has some.
+    owner: String,
+    records: Vec<CAA>,
+    unknown_above: Option<DnsError>,
+}
+
+/// Who is to issue, and to whom.
+#[derive(Debug, Clone, Copy)]
+pub struct Issuer<'a> {
+    /// The names that mean this CA in CAA records (RFC 8555 §9.7.6).
+    pub identities: &'a [String],
+    /// The URL of the account that orders, if there is one.
+    pub account: Option<&'a str>,
+}
+
+/// Why a CA may not issue.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "each variant's message says what it is")]
+pub enum CaaRefusal {
+    #[error("the CAA record of {owner}, {record}, is critical, and no CA knows \"{tag}\": nobody may issue; remove it")]
+    Critical { owner: String, record: String, tag: String },
+    #[error("the CAA records of {owner} do not let {ca} issue {name}: {}", .reasons.join("; "))]
+    Forbidden { owner: String, ca: String, name: String, reasons: Vec<String> },
+}
+
+/// What an `issue` or `issuewild` property says.
+struct IssueValue<'a> {
+    issuer: &'a str,
+    parameters: Vec<(&'a str, &'a str)>,
+}
+
+impl CaaRecords {
+    /// Finds the records that count for `domain` through `resolvers`, or, if that is empty, through the system's.
+    ///
+    /// # Errors
+    /// If no resolver knows whether the domain itself has any; a CA does not issue then either.
+    pub async fn find(resolvers: &[String], domain: &str) -> Result<Self, DnsError> {
+        let resolver = Resolver::new(resolvers)?;
+        let domain = name::parse(domain).map_err(DnsError::Setting)?;
+        let mut found = Self {
+            domain: name::text(&domain),
+            owner: name::text(&domain),
+            records: records(&resolver, &domain).await?,
+            unknown_above: None,
+        };
+        let mut owner = domain.base_name();
+        // "The search for a CAA RRset climbs the DNS name tree from the specified label up to, but not including, the DNS
+        // root '.' until a CAA RRset is found." (RFC 8659 §3)
+        while found.records.is_empty() && !owner.is_root() {
+            found.owner = name::text(&owner);
+            match records(&resolver, &owner).await {
+                Ok(records) => found.records = records,
+                Err(error) => {
+                    found.unknown_above = Some(error);
+                    break;
+                }
+            }
+            owner = owner.base_name();
+        }
+        Ok(found)
+    }
+
+    /// Why it could not be found out whether a name above the domain has records that count; there are none below it.
+    #[must_use]
+    pub fn unknown_above(&self) -> Option<&DnsError> {
+        self.unknown_above.as_ref()
+    }
+
+    /// Whether `issuer` may issue for the wildcard and for the domain itself; gives those of the two names that any CA
+    /// may issue.
+    ///
+    /// # Errors
+    /// If it may not.
+    pub fn judge(&self, issuer: &Issuer<'_>) -> Result<Vec<String>, CaaRefusal> {
+        if let Some(unknown) = self.records.iter().find(|record| record.issuer_critical && !is_known(&record.tag)) {
+            let (owner, tag) = (self.owner.clone(), unknown.tag.clone());
+            return Err(CaaRefusal::Critical { owner, record: shown(unknown), tag });
+        }
+        let (issue, issue_wild) = (self.tagged("issue"), self.tagged("issuewild"));
+        // "issuewild properties MUST be ignored when processing a request for an FQDN that is not a Wildcard Domain
+        // Name", and they win over issue properties for one that is (RFC 8659 §4.3).
+        let for_wildcard = if issue_wild.is_empty() { &issue } else { &issue_wild };
+        let mut unrestricted = Vec::new();
+        for (name, properties) in [(format!("*.{}", self.domain), for_wildcard), (self.domain.clone(), &issue)] {
+            if properties.is_empty() {
+                unrestricted.push(name);
+            } else {
+                self.permits(&name, properties, issuer)?;
+            }
+        }
+        Ok(unrestricted)
+    }
+
+    /// The records that let `issuer` alone issue, to the account that orders alone, by our method alone.
+    #[must_use]
+    pub fn recommended(&self, issuer: &Issuer<'_>) -> String {
+        let account = issuer.account.map_or_else(String::new, |account| format!("; accounturi={account}"));
+        let value = format!("{}{account}; validationmethods={OUR_METHOD}", main_identity(issuer));
+        let record = |tag: &str| format!("{}. CAA 0 {tag} \"{value}\"", self.domain);
+        format!("{} and {}", record("issue"), record("issuewild"))
+    }
+
+    fn tagged(&self, tag: &str) -> Vec<&CAA> {
+        self.records.iter().filter(|record| record.tag.eq_ignore_ascii_case(tag)).collect()
+    }
+
+    /// Properties are additive: one that permits is enough (RFC 8659 §4.2).
+    fn permits(&self, name: &str, properties: &[&CAA], issuer: &Issuer<'_>) -> Result<(), CaaRefusal> {
+        let mut reasons = Vec::new();
+        for property in properties {
+            match objection(property, issuer) {
+                None => return Ok(()),
+                Some(objection) => reasons.push(format!("{} {objection}", shown(property))),
+            }
+        }
+        let (owner, ca, name) = (self.owner.clone(), main_identity(issuer).to_owned(), name.to_owned());
+        Err(CaaRefusal::Forbidden { owner, ca, name, reasons })
+    }
+}
+
+/// The CAA records of `owner`, also those that it has by a CNAME record.
+async fn records(resolver: &Resolver, owner: &Name) -> Result<Vec<CAA>, DnsError> {
+    let answer = resolver.ask(owner, RecordType::CAA).await?;
+    let records =
+        answer.answers.into_iter().filter_map(|it| if let RData::CAA(caa) = it.data { Some(caa) } else { None });
+    Ok(records.collect())
+}
+
+fn is_known(tag: &str) -> bool {
+    ["issue", "issuewild"].iter().chain(&OF_NO_CONCERN).any(|known| tag.eq_ignore_ascii_case(known))
+}
+
+/// Why `property` does not permit what we want of `issuer`.
+fn objection(property: &CAA, issuer: &Issuer<'_>) -> Option<String> {
+    // "An issue Property Tag where the issue-value does not match the ABNF grammar MUST be treated the same as one
+    // specifying an empty issuer-domain-name." (RFC 8659 §4.2)
+    let Some(value) = parse(&property.value) else { return Some("cannot be read and permits nobody".to_owned()) };
+    if !issuer.identities.iter().any(|identity| identity.eq_ignore_ascii_case(value.issuer)) {
+        return Some(if value.issuer.is_empty() { "permits nobody" } else { "permits another CA" }.to_owned());
+    }
+    let all = |tag: &str| {
+        let found = value.parameters.iter().filter(|(name, _)| name.eq_ignore_ascii_case(tag));
+        found.map(|(_, value)| *value).collect::<Vec<_>>()
+    };
+    if all("accounturi").iter().any(|uri| Some(*uri) != issuer.account) {
+        let ours = issuer.account.map_or_else(
+            || "we have none there yet (or its state directory is not this one)".to_owned(),
+            |account| format!("ours is {account}"),
+        );
+        return Some(format!("permits another account: {ours}"));
+    }
+    let methods = all("validationmethods");
+    let has_ours = |methods: &&str| methods.split(',').any(|method| method.trim() == OUR_METHOD);
+    (!methods.iter().all(has_ours)).then(|| format!("does not permit the method {OUR_METHOD}"))
+}
+
+/// `*WSP [issuer-domain-name *WSP] [";" *WSP [parameters *WSP]]` (RFC 8659 §4.2)
+fn parse(value: &[u8]) -> Option<IssueValue<'_>> {
+    let text = std::str::from_utf8(value).ok()?;
+    let (issuer, parameters) = text.split_once(';').unwrap_or((text, ""));
+    let parameters = if parameters.trim().is_empty() {
+        Vec::new()
+    } else {
+        let each = parameters.split(';').map(|parameter| parameter.split_once('='));
+        each.map(|pair| pair.map(|(tag, value)| (tag.trim(), value.trim()))).collect::<Option<_>>()?
+    };
+    Some(IssueValue { issuer: issuer.trim(), parameters })
+}
+
+/// The record as it stands in a zone file, from its flags on.
+fn shown(record: &CAA) -> String {
+    format!("`{} {} \"{}\"`", record.flags(), record.tag, String::from_utf8_lossy(&record.value).escape_debug())
+}
+
+fn main_identity<'a>(issuer: &Issuer<'a>) -> &'a str {
+    issuer.identities.first().map_or("this CA", String::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OURS: &str = "https://ca.example/acct/1";
+
+    /// What the records, each `flags tag value`, mean for a CA called `ca.example`.
+    fn judge(records: &[&str]) -> Result<Vec<String>, String> {
+        let record = |text: &&str| {
+            let mut parts = text.splitn(3, ' ');
+            let flags: u8 = parts.next().unwrap().parse().unwrap();
+            let (tag, value) = (parts.next().unwrap(), parts.next().unwrap());
+            let mut caa = CAA::new_issue(flags == 128, None, Vec::new());
+            (caa.tag, caa.value) = (tag.to_owned(), value.as_bytes().to_vec());
+            caa
+        };
+        let records = records.iter().map(record).collect();
+        let (domain, owner) = ("phones.example.com".to_owned(), "example.com".to_owned());
+        let found = CaaRecords { domain, owner, records, unknown_above: None };
+        let identities = ["ca.example".to_owned(), "other-name.example".to_owned()];
+        let issuer = Issuer { identities: &identities, account: Some(OURS) };
+        found.judge(&issuer).map_err(|refusal| refusal.to_string())
+    }
+
+    #[test]
+    fn who_is_named_may_issue() {
+        let bound = format!("0 issue ca.example; accounturi={OURS}; validationmethods=http-01,dns-01");
+        for permitting in [
+            &["0 issue ca.example"][..],
+            &["0 issue digicert.com", "128 ISSUE \t CA.Example "],
+            &["0 issue other-name.example;", "0 issuewild ca.example ; x=1"],
+            &[&bound, "0 iodef mailto:security@example.com", "128 issuemail ;"],
+        ] {
+            assert_eq!(judge(permitting), Ok(Vec::new()), "{permitting:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_no_property_speaks_of_is_open_to_every_ca() {
+        let both = vec!["*.phones.example.com".to_owned(), "phones.example.com".to_owned()];
+        assert_eq!(judge(&[]), Ok(both.clone()));
+        assert_eq!(judge(&["0 iodef mailto:security@example.com", "0 unknown x"]), Ok(both.clone()));
+        assert_eq!(judge(&["0 issuewild ca.example"]), Ok(both[1..].to_vec()));
+    }
+
+    #[test]
+    fn who_is_not_named_is_told_which_record_is_in_the_way() {
+        for (records, name, reason) in [
+            (&["0 issue ;"][..], "*.phones", "`0 issue \";\"` permits nobody"),
+            (&["0 issue %%%"], "*.phones", "permits another CA"),
+            (&["0 issue ca.example; nonsense"], "*.phones", "cannot be read and permits nobody"),
+            (&["0 issue ca.example", "0 issuewild digicert.com"], "*.phones", "`0 issuewild \"digicert.com\"`"),
+            (&["0 issue digicert.com", "0 issuewild ca.example"], "phones", "`0 issue \"digicert.com\"`"),
+            (
+                &["0 issue ca.example; accounturi=https://ca.example/acct/2"],
+                "*.phones",
+                "permits another account: ours is https://ca.example/acct/1",
+            ),
+            (&["0 issue ca.example; validationmethods=http-01"], "*.phones", "does not permit the method dns-01"),
+        ] {
+            let refusal = judge(records).unwrap_err();
+            let start = format!("the CAA records of example.com do not let ca.example issue {name}.example.com: ");
+            assert!(refusal.starts_with(&start) && refusal.contains(reason), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn a_critical_property_that_nobody_knows_forbids_everything() {
+        let refusal = judge(&["0 issue ca.example", "128 tbs x"]).unwrap_err();
+        assert!(refusal.contains("`128 tbs \"x\"`, is critical, and no CA knows \"tbs\""), "{refusal}");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_value_panics(value in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..60)) {
+            let _ = parse(&value);
+        }
+    }
+}

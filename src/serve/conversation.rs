@@ -1,0 +1,128 @@
+//! A conversation: HTTP/1.1 on a connection whose handshake is done, until either end closes it.
+//!
+//! A peer that has been silent for a moment is at rest: what HTTP keeps for it, most of what a connection takes of
+//! memory, is given back, and made anew when it speaks. Phones are silent for most of their lives.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio_rustls::server::TlsStream;
+
+use super::admission::Place;
+use super::linger::Lingering;
+use super::pace::{Paced, Requests};
+use super::request::{Answers, Connection};
+use super::stop::{End, Stop, told};
+use crate::clock;
+
+/// The most header fields of a request.
+const MAX_HEADERS: usize = 64;
+/// The longest header of a request, in bytes.
+const MAX_HEADER_BYTES: usize = 16 << 10;
+/// How long a peer is silent before it is at rest.
+const REST_AFTER: Duration = Duration::from_millis(250);
+
+/// Boxed, because it would otherwise be copied, and have room kept for it, wherever it goes.
+type Stream = Box<Requests<TlsStream<Paced<Lingering<TcpStream>>>>>;
+
+type Http = Pin<Box<http1::Connection<TokioIo<Stream>, Answers>>>;
+
+/// HTTP/1.1 on a connection, until either end closes it.
+///
+/// Not an `async fn`, which would keep room for the stream where it came in beside where it is used.
+pub fn converse(
+    stream: TlsStream<Paced<Lingering<TcpStream>>>,
+    connection: Connection,
+    seat: Place,
+    stop: watch::Receiver<Stop>,
+) -> impl Future<Output = End> {
+    let stream = Box::new(Requests::new(stream, connection.pace.clone()));
+    speak_and_rest(stream, Arc::new(connection), seat, stop)
+}
+
+async fn speak_and_rest(
+    mut stream: Stream,
+    connection: Arc<Connection>,
+    _seat: Place,
+    mut stop: watch::Receiver<Stop>,
+) -> End {
+    let began = clock::now();
+    loop {
+        let mut http = http(stream, &connection);
+        tokio::select! {
+            result = http.as_mut() => return close(&connection, result, began),
+            () = connection.pace.silence(REST_AFTER) => {}
+            () = told(&mut stop, Stop::Drain) => return Box::pin(drain(http, &connection, &mut stop, began)).await,
+        }
+        let parts = Pin::into_inner(http).into_parts();
+        stream = parts.io.into_inner();
+        stream.unread(parts.read_buf);
+        tracing::trace!(address = %connection.address, "at rest");
+        tokio::select! {
+            spoken = stream.spoken() => match spoken {
+                Ok(true) => {}
+                Ok(false) => break,
+                // Idle for too long, or gone without a word.
+                Err(_) => return End::Closed,
+            },
+            () = told(&mut stop, Stop::Drain) => break,
+        }
+    }
+    // A peer that does not take even this much is not waited for.
+    let _ = tokio::time::timeout(connection.server.limits.drain(), stream.shutdown()).await;
+    End::Closed
+}
+
+/// Speaks HTTP on `stream`.
+fn http(stream: Stream, connection: &Arc<Connection>) -> Http {
+    let mut http = http1::Builder::new();
+    // Deadlines are kept by `Paced`, beneath TLS. Half-closed, a peer that does not wait for the answer has still uploaded.
+    http.header_read_timeout(None).max_headers(MAX_HEADERS).max_buf_size(MAX_HEADER_BYTES).half_close(true);
+    Box::pin(http.serve_connection(TokioIo::new(stream), Answers(Arc::clone(connection))))
+}
+
+/// Lets what is under way end, for as long as a drain may take.
+async fn drain(mut http: Http, connection: &Connection, stop: &mut watch::Receiver<Stop>, began: SystemTime) -> End {
+    http.as_mut().graceful_shutdown();
+    tokio::select! {
+        result = http.as_mut() => close(connection, result, began),
+        why = end_of_drain(stop, connection.server.limits.drain()) => {
+            connection.pace.break_off(why);
+            End::CutOff
+        }
+    }
+}
+
+/// Waits as long as what is under way may take, and says why it may not take longer.
+async fn end_of_drain(stop: &mut watch::Receiver<Stop>, drain: Duration) -> &'static str {
+    tokio::select! {
+        () = tokio::time::sleep(drain) => "cut off at the end of the drain (limits.drain_s)",
+        () = told(stop, Stop::Now) => "cut off by a second signal to stop",
+    }
+}
+
+/// What hyper refuses by itself never becomes a request of ours; the log tells it all the same.
+fn close(connection: &Connection, result: hyper::Result<()>, began: SystemTime) -> End {
+    let Err(error) = result else { return End::Closed };
+    let mut record = connection.record(began);
+    match connection.pace.broken_off() {
+        Some(why) if connection.pace.is_in_header() => record.reason = Some(why.to_owned()),
+        _ if error.is_parse() => {
+            record.status = Some(match &error {
+                error if error.is_parse_too_large() => 431,
+                error if error.to_string().contains("URI too long") => 414,
+                _ => 400,
+            });
+            record.reason = Some(format!("malformed request: {error}"));
+        }
+        _ => return End::Closed,
+    }
+    connection.server.access.record(record);
+    End::Closed
+}

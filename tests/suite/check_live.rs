@@ -1,0 +1,440 @@
+//! `provost check --live`: DNS and the CA, asked for real.
+
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::harness::bind::{self, Bind, BindConfig, free_address};
+use crate::harness::directory::Directory;
+use crate::harness::knot::{self, Knot};
+use crate::harness::pebble::{Behaviour, Pebble};
+use crate::harness::site::{Lines, Site};
+use crate::harness::tool::{self, Ended, provost};
+use crate::harness::{eventually, namespace, not_run};
+
+const CHALLENGE: &str = "_acme-challenge.phones.example.com";
+const POLICY: &str = "grant provost. name _acme-challenge.phones.example.com. TXT;";
+const RECORDS: &str = "*.phones A 192.0.2.10\n*.phones AAAA 2001:db8::10";
+const ANY_CA: &str = "CAA records let any CA issue for *.phones.example.com and phones.example.com";
+
+/// A primary of `example.com` with the usual records and these.
+fn primary(records: &str, policy: &str) -> Bind {
+    BindConfig::new()
+        .key("provost.", "hmac-sha256")
+        .primary("example.com", &format!("{RECORDS}\n{records}"), policy)
+        .primary("com", "", "")
+        .start()
+}
+
+/// A site that updates `bind` and asks it for everything, with `directory` for its CA.
+fn site(bind: &Bind, directory: &Directory) -> Site {
+    let mut site = Site::with_ote();
+    let server = bind.address.to_string();
+    site.config["certificate"] = json!({ "acme": {
+        "directory": directory.url,
+        "directory_root": directory.root_file(),
+        "terms_of_service_agreed": true,
+        "dns": { "primary": server, "tsig_key_file": bind.key_file("provost."),
+                 "resolvers": [server], "authorities": [server], "settle_s": 0 },
+    } });
+    site
+}
+
+/// The settings of the certificate.
+fn acme(site: &mut Site) -> &mut Value {
+    &mut site.config["certificate"]["acme"]
+}
+
+fn ca() -> Directory {
+    let terms = "https://ca.example/terms";
+    Directory::start(
+        &json!({ "caaIdentities": ["ca.example"], "termsOfService": terms, "profiles": { "classic": "" } }),
+    )
+}
+
+fn check(site: &Site) -> Ended {
+    site.write_config();
+    provost(&site.path("."), &["check", "--live"])
+}
+
+/// Checks, and expects these lines, each by how it begins and by what it contains, and no other error or warning.
+#[track_caller]
+fn finds(site: &Site, expected: &[(&str, &str)]) -> Ended {
+    let ended = check(site);
+    for (start, part) in expected {
+        let is_it = |line: &str| line.starts_with(start) && line.contains(part);
+        assert!(ended.stdout.lines().any(is_it), "{start:?} {part:?} is not among\n{}{}", ended.stdout, ended.stderr);
+    }
+    let count = |level: &str| ended.stdout.lines().filter(|line| line.starts_with(level)).count();
+    let wanted = |level: &str| expected.iter().filter(|(start, _)| start.starts_with(level)).count();
+    assert_eq!(count("error: "), wanted("error: "), "{}", ended.stdout);
+    assert_eq!(count("warning: "), wanted("warning: "), "{}", ended.stdout);
+    assert_eq!((ended.code, ended.stderr.as_str()), (i32::from(wanted("error: ") > 0), ""), "{}", ended.stdout);
+    ended
+}
+
+#[test]
+fn what_is_good_is_said_with_the_caa_records_to_publish() {
+    let test = "check_live::what_is_good_is_said_with_the_caa_records_to_publish";
+    if !bind::is_here(test) {
+        return;
+    }
+    let (bind, ca) = (primary("", POLICY), ca());
+    let site = site(&bind, &ca);
+    let (server, url) = (bind.address, &ca.url);
+    let ended = finds(&site, &[]);
+    let expected = format!(
+        "*.phones.example.com: leads to 192.0.2.10, 2001:db8::10\n\
+         {url}: answers; terms of service: https://ca.example/terms; profiles: classic\n\
+         {CHALLENGE}: a probe record was added in zone example.com\n\
+         {server}: has the records\n\
+         {CHALLENGE}: the probe record was removed\n\
+         {server}: has the records no more\n\
+         note: dns: {ANY_CA}; to permit {url} alone, publish (with accounturi too, once there is an account): \
+         phones.example.com. CAA 0 issue \"ca.example; validationmethods=dns-01\" and \
+         phones.example.com. CAA 0 issuewild \"ca.example; validationmethods=dns-01\"\n\
+         1 constituency can be served; 0 errors, 0 warnings\n"
+    );
+    assert_eq!(ended.stdout, expected);
+    assert_eq!(bind.txt(CHALLENGE), Vec::<String>::new());
+    assert!(!site.path("state").exists(), "nothing is made, nothing is locked");
+}
+
+#[test]
+fn without_live_neither_dns_nor_the_ca_is_asked() {
+    if !bind::is_here("check_live::without_live_neither_dns_nor_the_ca_is_asked") {
+        return;
+    }
+    let (bind, mut ca) = (primary("", POLICY), ca());
+    let mut site = site(&bind, &ca);
+    ca.stop();
+    acme(&mut site)["dns"]["primary"] = json!(free_address().to_string());
+    site.write_config();
+    let ended = provost(&site.path("."), &["check"]);
+    assert_eq!((ended.code, ended.stdout.as_str()), (0, "1 constituency can be served; 0 errors, 0 warnings\n"));
+    // But for the files that they need.
+    acme(&mut site)["dns"]["tsig_key_file"] = json!("absent.key");
+    acme(&mut site)["directory_root"] = json!("absent.pem");
+    site.write_config();
+    let ended = provost(&site.path("."), &["check"]);
+    assert!(ended.stdout.contains("error: dns: ") && ended.stdout.contains("absent.key"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("error: certificate: absent.pem: "), "{}", ended.stdout);
+    finds(&site, &[("error: dns: ", "absent.key"), ("error: certificate: ", "absent.pem")]);
+}
+
+#[test]
+fn beside_a_running_server_the_account_is_known_and_may_be_bound() {
+    let test = "check_live::beside_a_running_server_the_account_is_known_and_may_be_bound";
+    if !bind::is_here(test) {
+        return;
+    }
+    if !Pebble::is_here() {
+        return not_run(test, "pebble is not installed");
+    }
+    let bind = primary(
+        "",
+        "grant provost. name _acme-challenge.phones.example.com. TXT; grant provost. name phones.example.com. CAA;",
+    );
+    let pebble = Pebble::start_with_dns(Behaviour::default(), bind.address);
+    let ca = Directory::leading_to(&json!({ "caaIdentities": ["ca.example"] }), &pebble.links());
+    let mut site = site(&bind, &ca);
+    acme(&mut site)["keys"] = json!(["ecdsa-p256"]);
+    let server = site.start();
+    server.says("a new certificate is in use");
+    let before = files_of(&site);
+    let ended = finds(&site, &[(&format!("{}: answers; our account: https://", ca.url), "")]);
+    let account = ended.stdout.split_once("our account: ").unwrap().1.lines().next().unwrap().to_owned();
+    let value = format!("ca.example; accounturi={account}; validationmethods=dns-01");
+    let records =
+        format!("phones.example.com. CAA 0 issue \"{value}\" and phones.example.com. CAA 0 issuewild \"{value}\"");
+    assert!(ended.stdout.contains(&format!("alone, publish: {records}\n")), "{}", ended.stdout);
+    for record in records.split(" and ") {
+        bind.nsupdate("provost.", &format!("add {}", record.replacen(" CAA", " 60 CAA", 1)));
+    }
+    let good = format!("{}: the CAA records let ca.example issue", ca.url);
+    let ended = finds(&site, &[(&good, "")]);
+    assert!(!ended.stdout.contains("note: "), "{}", ended.stdout);
+    assert_eq!(files_of(&site), before, "nothing is left in the state directory");
+    assert_eq!(bind.txt(CHALLENGE), Vec::<String>::new());
+}
+
+/// What lies in the state directory, but for what the server is about to write.
+fn files_of(site: &Site) -> String {
+    tool::run(Command::new("find").arg(site.path("state")).args(["!", "-name", ".new-*", "-printf", "%p %u %m\n"]))
+        .stdout
+}
+
+#[test]
+fn caa_records_that_forbid_are_errors_with_what_to_publish() {
+    if !bind::is_here("check_live::caa_records_that_forbid_are_errors_with_what_to_publish") {
+        return;
+    }
+    let cases = [
+        (
+            "nobody",
+            "0 issue \";\"",
+            "the CAA records of nobody.example.com do not let ca.example issue *.nobody.example.com: `0 issue \";\"` permits nobody",
+        ),
+        ("other", "0 issue \"digicert.com\"", "`0 issue \"digicert.com\"` permits another CA"),
+        (
+            "wild",
+            "0 issuewild \"digicert.com\"\nwild CAA 0 issue \"ca.example\"",
+            "issue *.wild.example.com: `0 issuewild",
+        ),
+        ("bare", "0 issuewild \"ca.example\"\nbare CAA 0 issue \"digicert.com\"", "issue bare.example.com: `0 issue"),
+        (
+            "account",
+            "0 issue \"ca.example; accounturi=https://ca.example/9\"",
+            "permits another account: we have none there yet",
+        ),
+        ("method", "0 issue \"ca.example; validationmethods=http-01\"", "does not permit the method dns-01"),
+        (
+            "critical",
+            "128 tbs \"x\"\ncritical CAA 0 issue \"ca.example\"",
+            "`128 tbs \"x\"`, is critical, and no CA knows \"tbs\": nobody may issue; remove it",
+        ),
+        ("deep.below.parent", "0 iodef \"mailto:a@example.com\"", ""),
+    ];
+    let records: Vec<String> =
+        cases.iter().map(|(name, caa, _)| format!("{name} CAA {caa}\n*.{name} A 192.0.2.10")).collect();
+    let (bind, ca) = (primary(&records.join("\n"), "grant provost. zonesub TXT;"), ca());
+    let mut site = site(&bind, &ca);
+    let mut seen = 0;
+    for (name, _, reason) in cases.iter().filter(|(_, _, reason)| !reason.is_empty()) {
+        site.config["domain"] = json!(format!("{name}.example.com"));
+        let ended = finds(&site, &[("error: dns: ", reason)]);
+        let cure = format!(
+            "; to permit it, publish: {name}.example.com. CAA 0 issue \"ca.example; validationmethods=dns-01\""
+        );
+        assert!(ended.stdout.contains(&cure), "{}", ended.stdout);
+        seen += 1;
+    }
+    assert_eq!(seen, 7);
+    // They are found above the domain too, and those that restrict nothing are none.
+    site.config["domain"] = json!("name.other.example.com");
+    finds(&site, &[("error: dns: the CAA records of other.example.com do not let ca.example issue *.name.other", "")]);
+    site.config["domain"] = json!("deep.below.parent.example.com");
+    finds(&site, &[("note: dns: CAA records let any CA issue for *.deep.below.parent", "")]);
+}
+
+#[test]
+fn caa_records_that_cannot_be_looked_for_above_the_domain_are_a_warning() {
+    if !bind::is_here("check_live::caa_records_that_cannot_be_looked_for_above_the_domain_are_a_warning") {
+        return;
+    }
+    // An authority, not a resolver: it refuses what is above its zone.
+    let bind = BindConfig::new().key("provost.", "hmac-sha256").primary("example.com", RECORDS, POLICY).start();
+    let ca = ca();
+    let refuses = "no resolver says which CAA records com has: ";
+    finds(&site(&bind, &ca), &[("warning: dns: ", refuses), (&format!("note: dns: {ANY_CA}"), "")]);
+}
+
+#[test]
+fn whatever_keeps_the_ca_from_us_is_told_for_each_directory() {
+    if !bind::is_here("check_live::whatever_keeps_the_ca_from_us_is_told_for_each_directory") {
+        return;
+    }
+    let bind = primary("", POLICY);
+    let dead = format!("https://{}/dir", free_address());
+    let ca = ca();
+    let customers = Directory::start(&json!({ "externalAccountRequired": true }));
+    let no_nonces = format!("https://{}/nonce", free_address());
+    let nonceless = Directory::leading_to(&json!({}), &json!({ "newNonce": no_nonces }));
+    let mut site = site(&bind, &ca);
+    acme(&mut site)["profile"] = json!("shortlived");
+    acme(&mut site)["fallback_directories"] = json!([
+        { "directory": dead },
+        { "directory": customers.url, "directory_root": customers.root_file() },
+        { "directory": nonceless.url, "directory_root": nonceless.root_file() },
+        { "directory": ca.url.replace("/dir", "/without-root") },
+    ]);
+    finds(
+        &site,
+        &[
+            (&format!("error: certificate: {} offers no profile \"shortlived\", only: classic", ca.url), ""),
+            (&format!("error: certificate: {dead}: "), "Connection refused"),
+            (&format!("error: certificate: {no_nonces}: "), "Connection refused"),
+            (&format!("error: certificate: {} takes only customers of the CA", customers.url), "\"external_account\""),
+            (&format!("error: certificate: {}/without-root: ", ca.url.trim_end_matches("/dir")), "UnknownIssuer"),
+        ],
+    );
+}
+
+#[test]
+fn all_that_is_wrong_outside_is_told_in_one_go() {
+    if !bind::is_here("check_live::all_that_is_wrong_outside_is_told_in_one_go") {
+        return;
+    }
+    let bind = BindConfig::new().key("provost.", "hmac-sha256").primary("example.com", "", "grant other. zonesub TXT;");
+    let (bind, mut ca) = (bind.primary("com", "", "").start(), ca());
+    let mut site = site(&bind, &ca);
+    ca.stop();
+    let url = &ca.url;
+    let none = "error: dns: *.phones.example.com has no address, so that no phone finds its constituency; publish, with the \
+                address that this server has in public: *.phones.example.com. A ADDRESS (AAAA for IPv6)";
+    let refused = "error: dns: the DNS primary ";
+    let missing = format!(
+        "REFUSED, its policy does not let the key provost. do this; add: BIND, in update-policy of zone example.com.: `{POLICY}`"
+    );
+    finds(&site, &[(none, ""), (&format!("error: certificate: {url}: "), "refused"), (refused, &missing)]);
+
+    let dead = free_address().to_string();
+    acme(&mut site)["dns"]["primary"] = json!(dead);
+    let unreachable = format!("{dead} does not answer an update of example.com");
+    finds(&site, &[(none, ""), (&format!("error: certificate: {url}: "), ""), (refused, &unreachable)]);
+
+    acme(&mut site)["dns"]["resolvers"] = json!([dead]);
+    let unknown = "no resolver says which CAA records phones.example.com has";
+    finds(
+        &site,
+        &[
+            ("error: dns: no resolver says which", "AAAA records provost-"),
+            ("error: dns: no resolver says which", "CNAME records _acme-challenge.phones.example.com has"),
+            ("error: dns: ", unknown),
+            (&format!("error: certificate: {url}: "), ""),
+        ],
+    );
+}
+
+#[test]
+fn a_wrong_secret_of_the_primary_is_told() {
+    if !bind::is_here("check_live::a_wrong_secret_of_the_primary_is_told") {
+        return;
+    }
+    let (bind, ca) = (primary("", POLICY), ca());
+    let other = BindConfig::new().key("provost.", "hmac-sha256").primary("example.net", "", "").start();
+    let mut site = site(&bind, &ca);
+    acme(&mut site)["dns"]["tsig_key_file"] = json!(other.key_file("provost."));
+    finds(&site, &[("error: dns: the DNS primary ", "BADSIG, the secret of the key provost. is another one there")]);
+}
+
+#[test]
+fn an_authority_that_never_shows_the_probe_is_named_and_the_probe_removed() {
+    if !bind::is_here("check_live::an_authority_that_never_shows_the_probe_is_named_and_the_probe_removed") {
+        return;
+    }
+    let (bind, ca) = (primary("", POLICY), ca());
+    let behind = BindConfig::new().secondary("example.com", &bind).start();
+    let mut site = site(&bind, &ca);
+    acme(&mut site)["dns"]["authorities"] = json!([bind.address.to_string(), behind.address.to_string()]);
+    acme(&mut site)["dns"]["propagation_timeout_s"] = json!(1);
+    let lagging = format!("are not everywhere: {} lacks 1 of 1 values, serial 1", behind.address);
+    let ended = finds(&site, &[(&format!("error: dns: after 1 s the TXT records of {CHALLENGE}"), &lagging)]);
+    assert!(ended.stdout.contains(&format!("\n{}: has the records\n", bind.address)), "{}", ended.stdout);
+    assert_eq!(bind.txt(CHALLENGE), Vec::<String>::new());
+}
+
+#[test]
+fn interrupted_it_removes_the_probe_and_says_so() {
+    if !bind::is_here("check_live::interrupted_it_removes_the_probe_and_says_so") {
+        return;
+    }
+    let (bind, ca) = (primary("", POLICY), ca());
+    let behind = BindConfig::new().secondary("example.com", &bind).start();
+    let mut site = site(&bind, &ca);
+    acme(&mut site)["dns"]["authorities"] = json!([bind.address.to_string(), behind.address.to_string()]);
+    site.write_config();
+    for signal in ["INT", "TERM", "HUP"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_provost"));
+        let mut child =
+            command.args(["check", "--live"]).current_dir(site.path(".")).stdout(Stdio::piped()).spawn().unwrap();
+        let lines = Lines::default();
+        lines.follow(child.stdout.take().unwrap());
+        let waits = format!("{}: lacks 1 of 1 values yet", behind.address);
+        eventually("it to wait", || lines.all().contains(&waits).then_some(()));
+        assert_eq!(bind.txt(CHALLENGE).len(), 1);
+        tool::run(Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]));
+        assert_eq!(eventually("it to end", || child.try_wait().unwrap()).code(), Some(1));
+        eventually("all that it said", || lines.is_complete().then_some(()));
+        let error = format!("error: dns: stopped before every authority had the probe record of {CHALLENGE}");
+        assert!(lines.all().contains(&error), "{:?}", lines.all());
+        assert_eq!(bind.txt(CHALLENGE), Vec::<String>::new(), "{signal}");
+    }
+}
+
+#[test]
+fn knot_is_asked_as_well() {
+    let test = "check_live::knot_is_asked_as_well";
+    if !knot::is_here(test) || !bind::is_here(test) {
+        return;
+    }
+    let (bind, ca) = (primary("", POLICY), ca());
+    let mut site = site(&bind, &ca);
+    let acl = |name: &str| {
+        format!(
+            "acl:\n  - id: provost\n    key: provost.\n    action: update\n    update-type: [TXT]\n    update-owner: name\n    \
+                 update-owner-match: equal\n    update-owner-name: [{name}.]\n\nzone:\n  - domain: example.com.\n    acl: [provost]\n"
+        )
+    };
+    for (granted, expected) in [
+        (CHALLENGE, &[][..]),
+        (
+            "elsewhere.example.com",
+            &[("error: dns: ", "BADKEY, it has no key provost. with hmac-sha256, or (Knot) its acl")],
+        ),
+    ] {
+        let knot = Knot::start("example.com", "provost", &acl(granted));
+        let settings = knot.settings();
+        let dns = &mut acme(&mut site)["dns"];
+        dns["primary"] = json!(settings.primary);
+        dns["authorities"] = json!(settings.authorities);
+        dns["tsig_key_file"] = json!(settings.tsig_key_file);
+        let ended = finds(&site, expected);
+        assert_eq!(ended.stdout.contains(&format!("{}: has the records no more", knot.address)), granted == CHALLENGE);
+        assert_eq!(bind::txt(knot.address, CHALLENGE), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn every_address_of_every_name_server_is_asked() {
+    let test = "check_live::every_address_of_every_name_server_is_asked";
+    if !bind::is_here(test) || !namespace::is_inside(test, &["192.0.2.53"]) {
+        return;
+    }
+    let records = format!("{RECORDS}\nns1 A 192.0.2.53\n@ NS ns2\nns2 A 127.0.0.1");
+    let bind = BindConfig::new().key("provost.", "hmac-sha256").primary("example.com", &records, POLICY);
+    let bind = bind.primary("com", "", "").also_at("192.0.2.53").start_at("127.0.0.1:53".parse().unwrap());
+    let ca = ca();
+    let mut site = site(&bind, &ca);
+    namespace::resolve_through("127.0.0.1", &site.path("."));
+    acme(&mut site)["dns"] = json!({ "primary": "ns1.example.com", "tsig_key_file": bind.key_file("provost.") });
+    let ended = finds(&site, &[]);
+    for server in
+        ["ns1.example.com (127.0.0.1:53)", "ns1.example.com (192.0.2.53:53)", "ns2.example.com (127.0.0.1:53)"]
+    {
+        for line in [format!("{server}: has the records\n"), format!("{server}: has the records no more\n")] {
+            assert_eq!(ended.stdout.matches(&line).count(), 1, "{line}{}", ended.stdout);
+        }
+    }
+}
+
+#[test]
+fn where_no_certificate_is_obtained_only_the_addresses_are_looked_up() {
+    let test = "check_live::where_no_certificate_is_obtained_only_the_addresses_are_looked_up";
+    if !bind::is_here(test) || !namespace::is_inside(test, &[]) {
+        return;
+    }
+    let bind = BindConfig::new().primary("example.com", RECORDS, "").start_at("127.0.0.1:53".parse().unwrap());
+    let mut site = Site::with_ote();
+    namespace::resolve_through("127.0.0.1", &site.path("."));
+    let note = ("note: certificate: certificates come from no CA that could be asked", "");
+    let files = site.config["certificate"].clone();
+    for certificate in [files, json!({ "local_ca": {} })] {
+        site.config["certificate"] = certificate;
+        finds(&site, &[note, ("*.phones.example.com: leads to 192.0.2.10, 2001:db8::10", "")]);
+    }
+    drop(bind);
+    finds(&site, &[note, ("error: dns: no resolver says which", "it refuses the connection")]);
+}
+
+#[test]
+fn local_mode_has_nothing_live_to_check() {
+    let site = Site::with_ote();
+    let folder = site.path("local");
+    std::fs::create_dir_all(folder.join("constituencies/home")).unwrap();
+    std::fs::write(folder.join("constituencies/home/constituency.json"), r#"{"client_auth": "none"}"#).unwrap();
+    let ended = provost(&folder, &["check", "--live"]);
+    let expected = "note: dns: local mode needs neither DNS nor a CA, so none was asked\n\
+                    1 constituency can be served; 0 errors, 0 warnings\n";
+    assert_eq!((ended.code, ended.stdout.as_str()), (0, expected));
+}

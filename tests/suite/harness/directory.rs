@@ -1,0 +1,98 @@
+//! A CA's directory that says what a test wants. Behind it there is nothing but nonces, or another CA.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rcgen::CertificateParams;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use serde_json::{Value, json};
+
+use super::pki::{SERVER_CA, named};
+
+/// A directory that is served. Dropped, it ends.
+pub struct Directory {
+    pub url: String,
+    folder: tempfile::TempDir,
+    is_over: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Directory {
+    /// Serves a directory with this `meta`, and nonces.
+    pub fn start(meta: &Value) -> Self {
+        Self::leading_to(meta, &json!({}))
+    }
+
+    /// The same with these `links` instead of its own: to another CA, for example.
+    pub fn leading_to(meta: &Value, links: &Value) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let here = format!("https://{}", listener.local_addr().unwrap());
+        let mut directory = json!({ "newNonce": format!("{here}/nonce"), "newAccount": format!("{here}/account") });
+        let object = directory.as_object_mut().unwrap();
+        object.extend(links.as_object().unwrap().clone());
+        object.insert("meta".to_owned(), meta.clone());
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("root.pem"), SERVER_CA.pem()).unwrap();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let stop = Arc::clone(&is_over);
+        let thread = std::thread::spawn(move || {
+            let config = tls();
+            for stream in listener.incoming() {
+                if stop.load(Ordering::SeqCst) {
+                    return;
+                }
+                // A client that does not like us has gone already.
+                let _ = answer(&config, stream.unwrap(), &directory.to_string());
+            }
+        });
+        Self { url: format!("{here}/dir"), folder, is_over, thread: Some(thread) }
+    }
+
+    /// The root of its HTTPS certificate.
+    pub fn root_file(&self) -> PathBuf {
+        self.folder.path().join("root.pem")
+    }
+
+    /// Ends it; its files stay.
+    pub fn stop(&mut self) {
+        let Some(thread) = self.thread.take() else { return };
+        self.is_over.store(true, Ordering::SeqCst);
+        // Wakes it.
+        let _ = TcpStream::connect(self.url.trim_start_matches("https://").trim_end_matches("/dir"));
+        let _ = thread.join();
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn tls() -> Arc<ServerConfig> {
+    let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    params.distinguished_name = named("127.0.0.1");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let identity = SERVER_CA.issue(&params);
+    let key = identity.key();
+    Arc::new(config.with_no_client_auth().with_single_cert(identity.chain, key).unwrap())
+}
+
+/// Answers one request, whatever it is, with `text`.
+fn answer(config: &Arc<ServerConfig>, stream: TcpStream, text: &str) -> std::io::Result<()> {
+    let connection = ServerConnection::new(Arc::clone(config)).map_err(std::io::Error::other)?;
+    let mut stream = BufReader::new(StreamOwned::new(connection, stream));
+    let mut line = String::new();
+    while stream.read_line(&mut line)? > 2 {
+        line.clear();
+    }
+    let stream = stream.get_mut();
+    let length = text.len();
+    write!(stream, "HTTP/1.1 200 OK\r\nreplay-nonce: once\r\ncontent-length: {length}\r\n\r\n{text}")?;
+    stream.conn.send_close_notify();
+    stream.flush()
+}

@@ -1,0 +1,63 @@
+//! A network and a file system of a test's own, where port 53 is free and `/etc` is the test's: the test runs itself again
+//! inside them.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use super::{not_run, tool};
+
+const INSIDE: &str = "PROVOST_TEST_INSIDE";
+
+/// Whether this is the run inside, with these `addresses` beside loopback's. Outside, `test`, by its full name, is run
+/// inside first and must have passed; or it is said why it cannot run.
+pub fn is_inside(test: &str, addresses: &[&str]) -> bool {
+    if std::env::var_os(INSIDE).is_some_and(|inside| inside == test) {
+        return true;
+    }
+    let mut script = "set -e; ip link set lo up; ".to_owned();
+    script.extend(addresses.iter().map(|address| format!("ip addr add {address} dev lo; ")));
+    let inside = |program: &Path| {
+        let mut command = Command::new("unshare");
+        command.args(["-rnm", "sh", "-c", &format!("{script} exec \"$0\" \"$@\"")]).arg(program);
+        command
+    };
+    if inside(Path::new("true")).output().map_or(true, |output| !output.status.success()) {
+        not_run(test, "no network and file system of its own can be made here (unshare -rnm)");
+        return false;
+    }
+    let again = std::env::current_exe().unwrap();
+    let ended = tool::run(inside(&again).args(["--exact", test, "--nocapture"]).env(INSIDE, test));
+    let has_passed = ended.code == 0 && ended.stdout.contains("1 passed");
+    assert!(has_passed, "inside:\n{}\n{}", ended.stdout, ended.stderr);
+    false
+}
+
+/// Lays `source` over `path`, which exists; only inside.
+pub fn lay(source: &Path, path: &Path) {
+    mount(&[Path::new("--bind"), source, path]);
+}
+
+/// Makes the folder `path`, which exists, an empty one; only inside.
+pub fn empty(path: &str) {
+    mount(&["-t", "tmpfs", "none", path].map(Path::new));
+}
+
+fn mount(arguments: &[&Path]) {
+    let ended = tool::run(Command::new("mount").args(arguments));
+    assert_eq!(ended.code, 0, "{arguments:?}: {}", ended.stderr);
+}
+
+/// Lets the system's resolver be the one at `address`; only inside. `folder` keeps the file that says so.
+pub fn resolve_through(address: &str, folder: &Path) {
+    let file = folder.join("resolv.conf");
+    fs::write(&file, format!("nameserver {address}\n")).unwrap();
+    let system = Path::new("/etc/resolv.conf");
+    // A link may lead to where a folder was made empty.
+    let real = fs::read_link(system).map_or(system.to_owned(), |target| Path::new("/etc").join(target));
+    if !real.exists() {
+        fs::create_dir_all(real.parent().unwrap()).unwrap();
+        fs::write(&real, "").unwrap();
+    }
+    lay(&file, system);
+}

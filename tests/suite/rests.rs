@@ -1,0 +1,101 @@
+//! Peers that are silent for a moment are at rest: less is kept for them, and nothing is different.
+
+use std::time::Instant;
+
+use serde_json::json;
+
+use crate::harness::pki::FACTORY;
+use crate::harness::site::{DOMAIN, Running, Site};
+use crate::harness::tls::Connection;
+use crate::harness::{VVX500, eventually};
+
+fn start(site: &Site) -> Running {
+    let mut command = site.command();
+    command.env("PROVOST_LOG", "info,provost=trace");
+    Running::start(command, 1)
+}
+
+fn connect(server: &Running) -> Connection {
+    server.client("ote", &FACTORY.device(VVX500)).connect().unwrap()
+}
+
+/// Waits until the server has said `times` times that a peer is at rest.
+fn wait_for_rests(server: &Running, times: usize) {
+    let rests = || server.stderr().iter().filter(|line| line.contains("at rest")).count();
+    eventually("a rest", || (rests() >= times).then_some(()));
+}
+
+fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: ote.{DOMAIN}\r\n\r\n")
+}
+
+#[test]
+fn a_peer_at_rest_is_answered_as_soon_as_it_speaks_again() {
+    let site = Site::with_ote();
+    let server = start(&site);
+    let mut connection = connect(&server);
+    for rests in 1..=3 {
+        wait_for_rests(&server, rests);
+        assert_eq!(connection.get("/site.cfg").unwrap().status, 200, "after rest {rests}");
+        let upload = connection.request("PUT", "/00005e00530c-app.log", "", &[b'x'; 100_000]).unwrap();
+        assert_eq!(upload.status, if rests == 1 { 201 } else { 204 });
+    }
+}
+
+#[test]
+fn the_beginning_of_a_request_that_came_with_the_one_before_survives_a_rest() {
+    let site = Site::with_ote();
+    let server = start(&site);
+    let mut connection = connect(&server);
+    let second = get("/site.cfg");
+    let (begun, rest) = second.split_at(20);
+    connection.send(format!("{}{begun}", get("/site.cfg")).as_bytes()).unwrap();
+    assert_eq!(connection.response("GET").unwrap().status, 200);
+    wait_for_rests(&server, 1);
+    connection.send(rest.as_bytes()).unwrap();
+    assert_eq!(connection.response("GET").unwrap().status, 200);
+}
+
+#[test]
+fn the_beginning_of_a_request_that_came_with_the_one_before_has_a_headers_deadline() {
+    let mut site = Site::with_ote();
+    site.config["limits"] = json!({ "header_s": 1, "idle_s": 600, "free_space_bytes": 0 });
+    let server = start(&site);
+    let mut connection = connect(&server);
+    let start = Instant::now();
+    connection.send(format!("{}GET /si", get("/site.cfg")).as_bytes()).unwrap();
+    assert_eq!(connection.response("GET").unwrap().status, 200);
+    assert!(connection.is_closed());
+    assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
+    server.reason("the request's header took too long");
+}
+
+#[test]
+fn a_stop_says_goodbye_to_a_peer_at_rest() {
+    let site = Site::with_ote();
+    let server = start(&site);
+    let mut connection = connect(&server);
+    assert_eq!(connection.get("/site.cfg").unwrap().status, 200);
+    wait_for_rests(&server, 1);
+    server.signal(rustix::process::Signal::TERM);
+    // By close_notify: a stream that ends without it is an error.
+    assert_eq!(connection.read_some().unwrap(), 0);
+    let (status, lines) = server.ended();
+    assert_eq!((status.code(), lines.len()), (Some(0), 1));
+}
+
+#[test]
+fn a_peer_that_leaves_while_at_rest_gives_its_place_back() {
+    let mut site = Site::with_ote();
+    site.config["limits"] = json!({ "connections_per_address": 1, "free_space_bytes": 0 });
+    let server = start(&site);
+    for rests in 1..=2 {
+        let mut connection = eventually("a place", || {
+            let mut connection = server.client("ote", &FACTORY.device(VVX500)).connect().ok()?;
+            (connection.get("/site.cfg").ok()?.status == 200).then_some(connection)
+        });
+        wait_for_rests(&server, rests);
+        assert_eq!(connection.get("/site.cfg").unwrap().status, 200);
+        connection.hang_up();
+    }
+}
