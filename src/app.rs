@@ -22,6 +22,7 @@ use crate::config::{CertificateSource, Config};
 use crate::constituency::Registry;
 use crate::constituency::scan::Scanner;
 use crate::constituency::watch::{Waker, follow};
+use crate::ledger::{self, Keeper, Ledger};
 use crate::renew::Renewer;
 use crate::serve::Server;
 use crate::serve::access::{AccessLog, LogFormat, Writer};
@@ -38,11 +39,13 @@ pub mod control;
 mod news;
 mod publisher;
 mod renewal;
+mod sightings;
 mod signals;
 mod sockets;
 
 use publisher::Publisher;
 use renewal::{Plan, Renewal};
+use sightings::Sightings;
 
 pub(crate) use renewal::parts as renewal_parts;
 
@@ -53,6 +56,8 @@ pub const LOCAL_SERVER_CA: &str = "server-ca";
 
 /// How long a log that nobody reads may put off the end.
 const PATIENCE_WITH_LOG: Duration = Duration::from_secs(5);
+/// How long a disk that hangs may put off the end.
+const PATIENCE_WITH_LEDGER: Duration = Duration::from_secs(5);
 /// How often certificates are looked at.
 const CERTIFICATE_PERIOD: Duration = Duration::from_secs(1);
 
@@ -106,6 +111,7 @@ pub struct App {
     source: Source,
     waker: Waker,
     writer: Writer,
+    keeper: Keeper,
     _lock: StateLock,
 }
 
@@ -146,7 +152,8 @@ impl App {
         // Whoever reads that we listen may send a signal at once.
         let signals = signals::Signals::listen()?;
         let listeners = sockets::listen_all(&config.listen)?;
-        let (access, writer) = AccessLog::start(log, output)?;
+        let (ledger, keeper) = Ledger::start(&state.folder(ledger::FOLDER)?)?;
+        let (access, writer) = AccessLog::start(log, output, Sightings(ledger))?;
         let server = Arc::new(Server {
             site: ArcSwap::from_pointee(Site::new(config.domain.clone(), config.no_sni.clone())),
             certificates,
@@ -161,7 +168,7 @@ impl App {
         publisher.publish_registry(&Registry::default(), first.snapshot());
         let publishing = Arc::clone(&publisher);
         let waker = follow(scanner, first, move |before, after| publishing.publish_registry(before, after))?;
-        Ok(Self { config, server, publisher, listeners, signals, source, waker, writer, _lock: lock })
+        Ok(Self { config, server, publisher, listeners, signals, source, waker, writer, keeper, _lock: lock })
     }
 
     /// Where it listens.
@@ -233,6 +240,7 @@ impl App {
         self.waker.stop();
         drop((self.publisher, self.server));
         self.writer.finish(PATIENCE_WITH_LOG);
+        self.keeper.finish(PATIENCE_WITH_LEDGER);
         tracing::info!("stopped");
         Ok(())
     }
