@@ -29,7 +29,7 @@ use crate::serve::admission::Admission;
 use crate::serve::listener;
 use crate::serve::site::{Site, TlsMaterial};
 use crate::serve::stop::Stop;
-use crate::serve::upload::store::UploadStore;
+use crate::serve::upload::store::{self, UploadStore};
 use crate::settings::SettingsError;
 use crate::state::{StateDir, StateError, StateLock};
 use crate::trust::{self, Bundle, BundleError};
@@ -140,7 +140,10 @@ impl App {
             provider: TlsMaterial::provider(),
         };
         material.bundles.iter().for_each(|(name, bundle)| news::tell_bundle(name, bundle, false));
-        let uploads = state.folder("uploads")?;
+        let uploads = state.folder(store::FOLDER)?;
+        for folder in store::misplaced(&uploads) {
+            tracing::error!("{folder}");
+        }
         let uploads = UploadStore::open_at(uploads.clone(), config.limits.free_space_bytes)
             .map_err(|source| AppError::Uploads { path: uploads, source })?;
         // Whoever reads that we listen may send a signal at once.
