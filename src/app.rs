@@ -53,6 +53,9 @@ pub const LOCAL_SERVER_CA: &str = "server-ca";
 
 /// How long a log that nobody reads may put off the end.
 const PATIENCE_WITH_LOG: Duration = Duration::from_secs(5);
+/// The target of the few events that are told whatever `PROVOST_LOG` leaves out.
+pub const ANNOUNCEMENT: &str = "provost::announcement";
+
 /// How often certificates are looked at.
 const CERTIFICATE_PERIOD: Duration = Duration::from_secs(1);
 

@@ -61,6 +61,7 @@ const IMPURE_FILES: &[(&str, &str)] = &[
     ("src/cli/check/mod.rs", "asks what time it is"),
     ("src/cli/demo.rs", "has a folder to throw away"),
     ("src/cli/local.rs", "reads the local CAs"),
+    ("src/cli/diagnostics.rs", "writes on a thread of its own"),
     ("src/cli/mod.rs", "makes the runtime"),
     ("src/cli/trust.rs", "reads the chain to judge"),
     ("src/config.rs", "reads provost.json"),

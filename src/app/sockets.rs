@@ -7,7 +7,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
-use super::AppError;
+use super::{ANNOUNCEMENT, AppError};
 
 /// How many connections may wait to be accepted; the kernel's own limit applies too.
 const BACKLOG: i32 = 4096;
@@ -19,7 +19,7 @@ pub(super) fn listen_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, A
     for address in addresses {
         match listen(*address) {
             Ok(listener) => {
-                tracing::info!("listening on {}", listener.local_addr().unwrap_or(*address));
+                tracing::info!(target: ANNOUNCEMENT, "listening on {}", listener.local_addr().unwrap_or(*address));
                 listeners.push(listener);
             }
             Err(source) if is_without_ipv6(*address, &source) => {
