@@ -20,7 +20,8 @@
 //! - *TLS part*: the part of a policy that a handshake depends on; a change of it ends what was before.
 //!
 //! # The modules, in reading order
-//! Nouns know things: [`constituency`], [`trust`], [`certificate`], [`ca`], [`dns`], [`state`], [`settings`], [`clock`].
+//! Nouns know things: [`constituency`], [`trust`], [`certificate`], [`ca`], [`dns`], [`state`], [`settings`],
+//! [`files`], [`clock`].
 //! Verbs do things: [`serve`], [`renew`], [`phone`]. [`config`] gathers their settings, [`app`] wires them, [`cli`] is the commands.
 //! Imports point from the later to the earlier; a test holds them to it.
 
@@ -32,6 +33,7 @@ pub mod clock;
 pub mod config;
 pub mod constituency;
 pub mod dns;
+pub mod files;
 pub mod phone;
 pub mod renew;
 pub mod serve;
