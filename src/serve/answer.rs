@@ -157,9 +157,13 @@ fn set(response: &mut Response<Content>, name: HeaderName, value: &str) {
     }
 }
 
-/// Puts the exchange into its `response`, to end when that is sent.
-pub fn logged(response: Response<Content>, is_head: bool, mut exchange: Exchange) -> Response<Logged> {
+/// Puts the exchange into its `response`, to end when that is sent. An answer to HEAD says how long that to GET is
+/// (RFC 9110 §8.6), refusals too.
+pub fn logged(mut response: Response<Content>, is_head: bool, mut exchange: Exchange) -> Response<Logged> {
     let status = response.status().as_u16();
+    if let Some(length) = response.body().size_hint().exact().filter(|length| is_head && *length > 0) {
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
     response.map(|content| {
         exchange.answered(status, content.size_hint().exact().filter(|_| !is_head));
         Logged { content: if is_head { Content::empty() } else { content }, exchange }
