@@ -22,6 +22,7 @@ use crate::config::{CertificateSource, Config};
 use crate::constituency::Registry;
 use crate::constituency::scan::Scanner;
 use crate::constituency::watch::{Waker, follow};
+use crate::ledger::{self, Keeper, Ledger};
 use crate::renew::Renewer;
 use crate::serve::Server;
 use crate::serve::access::{AccessLog, LogFormat, Writer};
@@ -29,7 +30,7 @@ use crate::serve::admission::Admission;
 use crate::serve::listener;
 use crate::serve::site::{Site, TlsMaterial};
 use crate::serve::stop::Stop;
-use crate::serve::upload::store::UploadStore;
+use crate::serve::upload::store::{self, UploadStore};
 use crate::settings::SettingsError;
 use crate::state::{StateDir, StateError, StateLock};
 use crate::trust::{self, Bundle, BundleError};
@@ -38,11 +39,15 @@ pub mod control;
 mod news;
 mod publisher;
 mod renewal;
+mod sightings;
 mod signals;
 mod sockets;
+mod upkeep;
 
 use publisher::Publisher;
 use renewal::{Plan, Renewal};
+use sightings::Sightings;
+use upkeep::{Upkeep, Work};
 
 pub(crate) use renewal::parts as renewal_parts;
 
@@ -51,10 +56,13 @@ pub const LOCAL_DEVICE_CA: &str = "local";
 /// The folder of the local server CA in the state directory.
 pub const LOCAL_SERVER_CA: &str = "server-ca";
 
+/// The target of the few events that are told whatever `PROVOST_LOG` leaves out.
+pub const ANNOUNCEMENT: &str = "provost::announcement";
+
 /// How long a log that nobody reads may put off the end.
 const PATIENCE_WITH_LOG: Duration = Duration::from_secs(5);
-/// How often certificates are looked at.
-const CERTIFICATE_PERIOD: Duration = Duration::from_secs(1);
+/// How long a disk that hangs may put off the end.
+const PATIENCE_WITH_LEDGER: Duration = Duration::from_secs(5);
 
 /// Why the application cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +114,7 @@ pub struct App {
     source: Source,
     waker: Waker,
     writer: Writer,
+    keeper: Keeper,
     _lock: StateLock,
 }
 
@@ -140,13 +149,17 @@ impl App {
             provider: TlsMaterial::provider(),
         };
         material.bundles.iter().for_each(|(name, bundle)| news::tell_bundle(name, bundle, false));
-        let uploads = state.folder("uploads")?;
+        let uploads = state.folder(store::FOLDER)?;
+        for folder in store::misplaced(&uploads) {
+            tracing::error!("{folder}");
+        }
         let uploads = UploadStore::open_at(uploads.clone(), config.limits.free_space_bytes)
             .map_err(|source| AppError::Uploads { path: uploads, source })?;
         // Whoever reads that we listen may send a signal at once.
         let signals = signals::Signals::listen()?;
         let listeners = sockets::listen_all(&config.listen)?;
-        let (access, writer) = AccessLog::start(log, output)?;
+        let (ledger, keeper) = Ledger::start(&state.folder(ledger::FOLDER)?)?;
+        let (access, writer) = AccessLog::start(log, output, Sightings(ledger))?;
         let server = Arc::new(Server {
             site: ArcSwap::from_pointee(Site::new(config.domain.clone(), config.no_sni.clone())),
             certificates,
@@ -155,13 +168,13 @@ impl App {
             admission: Arc::new(Admission::new(config.limits.clone(), room)),
             limits: config.limits.clone(),
         });
-        let publisher = Arc::new(Publisher::new(Arc::clone(&server), config.clone(), material));
+        let publisher = Arc::new(Publisher::new(&server, config.clone(), material));
         let mut scanner = Scanner::new(config.constituencies.clone(), config.bundle_names());
         let first = scanner.scan(clock::now());
         publisher.publish_registry(&Registry::default(), first.snapshot());
         let publishing = Arc::clone(&publisher);
         let waker = follow(scanner, first, move |before, after| publishing.publish_registry(before, after))?;
-        Ok(Self { config, server, publisher, listeners, signals, source, waker, writer, _lock: lock })
+        Ok(Self { config, server, publisher, listeners, signals, source, waker, writer, keeper, _lock: lock })
     }
 
     /// Where it listens.
@@ -188,7 +201,7 @@ impl App {
     /// Serves until `until` is done or a signal says stop; then drains, and writes what is still to be written.
     ///
     /// # Errors
-    /// If renewal cannot have a thread.
+    /// If renewal or what is read while the server runs cannot have a thread.
     pub async fn run(mut self, until: impl Future<Output = ()>) -> Result<(), AppError> {
         let (stop, stopped) = watch::channel(Stop::default());
         let mut listeners = JoinSet::new();
@@ -197,21 +210,23 @@ impl App {
         }
         let mut source = self.source;
         let renewal = source.start_renewal()?;
+        let upkeep = Upkeep::start(Work {
+            source,
+            certificates: Arc::clone(&self.server.certificates),
+            publisher: self.publisher,
+            config: self.config.clone(),
+            waker: self.waker.clone(),
+        })?;
         let mut until = std::pin::pin!(until);
-        let mut look = tokio::time::interval(CERTIFICATE_PERIOD);
         loop {
             tokio::select! {
                 () = &mut until => break,
-                _ = look.tick() => source = source.refresh_apart(&self.server.certificates, &self.config.domain).await,
                 signal = self.signals.next() => match signal {
                     signals::Signal::Stop(name) => {
                         tracing::info!("{name}: no new connections; what is under way may end within {} s", self.config.limits.drain_s);
                         break;
                     }
-                    signals::Signal::Reload => {
-                        self.publisher.reload(&self.config);
-                        self.waker.wake();
-                    }
+                    signals::Signal::Reload => upkeep.reload(),
                 },
             }
         }
@@ -231,8 +246,9 @@ impl App {
             renewal.ended().await;
         }
         self.waker.stop();
-        drop((self.publisher, self.server));
+        drop((upkeep, self.server));
         self.writer.finish(PATIENCE_WITH_LOG);
+        self.keeper.finish(PATIENCE_WITH_LEDGER);
         tracing::info!("stopped");
         Ok(())
     }
@@ -281,20 +297,6 @@ impl Source {
             }
             // Its own thread publishes.
             Self::Acme(_) => {}
-        }
-    }
-
-    /// The same on a thread that may block: files lie on disks, and RSA keys take their time.
-    async fn refresh_apart(mut self, certificates: &Arc<LiveCertificates>, domain: &str) -> Self {
-        let (certificates, domain) = (Arc::clone(certificates), domain.to_owned());
-        let refreshed = tokio::task::spawn_blocking(move || {
-            self.refresh(&certificates, &domain);
-            self
-        });
-        match refreshed.await {
-            Ok(source) => source,
-            // The work is short and does not panic; if it did, there is nothing left to look at.
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     }
 }

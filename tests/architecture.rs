@@ -25,7 +25,7 @@ struct Layer {
     below: &'static [&'static Layer],
 }
 
-const FOUNDATION: Layer = Layer { modules: &["clock", "settings", "state"], neighbours: true, below: &[] };
+const FOUNDATION: Layer = Layer { modules: &["clock", "files", "settings", "state"], neighbours: true, below: &[] };
 /// Nouns know things and do nothing by themselves.
 const NOUNS: Layer = Layer {
     modules: &["ca", "certificate", "constituency", "dns", "ledger", "metrics", "trust"],
@@ -53,17 +53,23 @@ const IMPURE_FILES: &[(&str, &str)] = &[
     ("src/app/sockets.rs", "opens the listeners"),
     ("src/app/control.rs", "answers on its socket"),
     ("src/app/renewal.rs", "gives renewal a thread"),
+    ("src/app/upkeep.rs", "looks at files on a thread of its own"),
     ("src/ca.rs", "keeps its key in a file"),
     ("src/certificate/files.rs", "reads the files it follows"),
     ("src/cli/certificate.rs", "speaks to the running server"),
     ("src/cli/check/folder.rs", "looks at folders"),
     ("src/cli/check/live.rs", "is interrupted in order"),
     ("src/cli/check/mod.rs", "asks what time it is"),
+    ("src/cli/constituency.rs", "makes folders"),
     ("src/cli/demo.rs", "has a folder to throw away"),
+    ("src/cli/diagnostics.rs", "writes on a thread of its own"),
     ("src/cli/local.rs", "reads the local CAs"),
     ("src/cli/mod.rs", "makes the runtime"),
+    ("src/cli/phones.rs", "asks what time it is"),
     ("src/cli/trust.rs", "reads the chain to judge"),
+    ("src/cli/uploads.rs", "reads uploads, and removes them"),
     ("src/config.rs", "reads provost.json"),
+    ("src/constituency/edit_file.rs", "changes policies"),
     ("src/constituency/policy_file.rs", "reads policies"),
     ("src/constituency/scan.rs", "reads folders"),
     ("src/constituency/watch.rs", "watches folders"),
@@ -72,6 +78,10 @@ const IMPURE_FILES: &[(&str, &str)] = &[
     ("src/dns/mod.rs", "dates its updates"),
     ("src/dns/propagation.rs", "asks all authorities at once, again and again"),
     ("src/dns/resolve.rs", "finds the system's resolvers and hosts"),
+    ("src/ledger/keeper.rs", "writes on a thread of its own"),
+    ("src/ledger/reader.rs", "reads the database"),
+    ("src/ledger/store.rs", "writes the database"),
+    ("src/files.rs", "reads files"),
     ("src/phone/client.rs", "speaks to servers"),
     ("src/phone/connect.rs", "speaks to servers"),
     ("src/phone/mod.rs", "measures boots"),
@@ -103,7 +113,6 @@ const IMPURE_FILES: &[(&str, &str)] = &[
     ("src/serve/upload/sink.rs", "stores files"),
     ("src/serve/upload/store.rs", "opens uploads"),
     ("src/state.rs", "stores files"),
-    ("src/trust/bundle.rs", "reads bundles"),
 ];
 
 /// What makes a file impure, wherever in a path it stands.

@@ -15,7 +15,22 @@ fn alone(args: &[&str]) -> Ended {
 
 #[test]
 fn every_command_explains_itself() {
-    let commands = ["serve", "demo", "check", "certificate", "phone", "trust", "print", "schema"];
+    let commands = [
+        "serve",
+        "demo",
+        "check",
+        "certificate",
+        "phones",
+        "phone-log",
+        "allow",
+        "deny",
+        "constituency",
+        "uploads",
+        "phone",
+        "trust",
+        "print",
+        "schema",
+    ];
     let help = alone(&["--help"]);
     assert_eq!((help.code, help.stderr.as_str()), (0, ""));
     let listed: Vec<&str> = help
@@ -30,7 +45,14 @@ fn every_command_explains_itself() {
     assert_eq!(listed, [&commands[..], &["help"]].concat(), "{}", help.stdout);
     let lines = commands.iter().map(|command| vec![*command]);
     let certificate = ["status", "renew", "rehearse", "revoke"].map(|command| vec!["certificate", command]);
-    for line in lines.chain(certificate).chain([vec!["trust", "list"], vec!["trust", "verify"]]) {
+    let uploads = ["list", "cat", "remove"].map(|command| vec!["uploads", command]);
+    let constituency = ["list", "add"].map(|command| vec!["constituency", command]);
+    for line in lines
+        .chain(certificate)
+        .chain(uploads)
+        .chain(constituency)
+        .chain([vec!["trust", "list"], vec!["trust", "verify"]])
+    {
         let help = alone(&[&line[..], &["--help"]].concat());
         assert_eq!(help.code, 0, "{line:?}");
         assert!(help.stdout.contains(&format!("Usage: provost {}", line.join(" "))), "{}", help.stdout);

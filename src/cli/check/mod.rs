@@ -21,6 +21,7 @@ use crate::dns::Dns;
 use crate::renew::AcmeSettings;
 use crate::renew::acme::AcmeCa;
 use crate::serve::site::Site;
+use crate::serve::upload::store;
 use crate::settings::SettingsError;
 
 /// What findings about certificates and DNS are about.
@@ -120,6 +121,8 @@ fn check_configuration(config: &Config, site: &Site, findings: &mut Vec<Finding>
     if let Err(error) = crate::state::can_use(&config.state) {
         findings.push(Finding::new(Level::Warning, &file, error));
     }
+    let misplaced = store::misplaced(&config.state.join(store::FOLDER));
+    findings.extend(misplaced.iter().map(|folder| Finding::new(Level::Error, "uploads", folder)));
 }
 
 fn check_certificates(config: &Config, findings: &mut Vec<Finding>) {
