@@ -47,6 +47,8 @@ use crate::clock;
 
 /// A connection that broke, or never stood, is tried once more.
 const ROUNDS: usize = 2;
+/// How long those are waited for that do not answer, unless the authorities get less time altogether.
+const LONGEST_FOR_SILENT: Duration = Duration::from_secs(30);
 
 /// The DNS side of a site: its primary, its key, its authorities.
 #[derive(Debug, Clone)]
@@ -64,7 +66,7 @@ impl Dns {
         let patience = Patience {
             between_looks: Duration::from_secs(2),
             for_lagging: Duration::from_secs(settings.propagation_timeout_s),
-            for_silent: Duration::from_secs(30),
+            for_silent: Duration::from_secs(settings.propagation_timeout_s).min(LONGEST_FOR_SILENT),
             to_settle: Duration::from_secs(settings.settle_s),
         };
         Ok((Self { settings: settings.clone(), key, patience, clock: clock::now }, warnings))

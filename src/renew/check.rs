@@ -1,5 +1,6 @@
 //! Before a certificate is used: chain and key are read, fit each other, and fit us. Pure.
 
+use rcgen::{KeyPair, PublicKeyData};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -40,6 +41,12 @@ impl Checked {
 
     pub(super) fn validity(&self) -> Validity {
         Validity { not_before: self.certificate.not_before, not_after: self.certificate.not_after }
+    }
+
+    /// Whether it was issued for `key`.
+    pub(super) fn is_of(&self, key: &KeyPair) -> bool {
+        let leaf = X509Certificate::from_der(self.leaf());
+        leaf.is_ok_and(|(_, leaf)| leaf.public_key().raw == key.subject_public_key_info())
     }
 
     /// Whether it is for all of `names`, written the same way.

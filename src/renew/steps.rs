@@ -39,24 +39,28 @@ impl Renewer {
 
     /// Takes up the order that is under way at `ca`, or places a new one.
     pub(super) async fn take_up_order(&mut self, kind: KeyKind, ca: &Arc<dyn Ca>) -> Result<UnderWay, Failure> {
-        if let Some((record, key)) = self.store.pending(kind)
-            && record.directory == ca.directory()
-            && record.names == self.names
-        {
-            match ca.order_at(&record.url).await {
-                Ok(mut order) => {
-                    if order.status() != OrderStatus::Invalid {
-                        self.board.say(kind, "taking up the order that was under way");
-                        return Ok(UnderWay { kind, record, key, order });
+        if let Some((record, key)) = self.store.pending(kind) {
+            if record.directory == ca.directory() && record.names == self.names && !self.is_done(kind, &key) {
+                match ca.order_at(&record.url).await {
+                    Ok(mut order) => {
+                        if order.status() != OrderStatus::Invalid {
+                            self.board.say(kind, "taking up the order that was under way");
+                            return Ok(UnderWay { kind, record, key, order });
+                        }
                     }
+                    Err(failure) if matches!(failure.sign, Sign::Refused | Sign::AccountUnknown) => {}
+                    Err(failure) => return Err(failure.during("the order that is under way")),
                 }
-                Err(failure) if matches!(failure.sign, Sign::Refused | Sign::AccountUnknown) => {}
-                Err(failure) => return Err(failure.during("the order that is under way")),
+                self.board.say(kind, "the order that was under way is gone");
             }
-            self.board.say(kind, "the order that was under way is gone");
             self.forget_order(kind)?;
         }
         self.place_order(kind, ca).await
+    }
+
+    /// Whether the certificate for `key` is in use: the process ended before it could forget the order.
+    fn is_done(&self, kind: KeyKind, key: &KeyPair) -> bool {
+        self.held.get(&kind).is_some_and(|stored| stored.checked.is_of(key))
     }
 
     async fn place_order(&mut self, kind: KeyKind, ca: &Arc<dyn Ca>) -> Result<UnderWay, Failure> {

@@ -48,13 +48,15 @@ pub enum LogFormat {
     Json,
 }
 
-/// TLS version and cipher suite of a connection.
+/// TLS version and cipher suite of a connection, and whether its device certificate counts beyond its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TlsFacts {
     /// The version.
     pub version: ProtocolVersion,
     /// The suite.
     pub suite: CipherSuite,
+    /// Whether the device certificate has expired, which the policy tolerates.
+    pub is_tolerated: bool,
 }
 
 /// What happened to one request, or to one handshake that was refused.
@@ -80,7 +82,7 @@ pub struct AccessRecord {
     pub user_agent: Option<Box<[u8]>>,
     /// Why it was refused or broke off.
     pub reason: Option<String>,
-    /// Version and suite.
+    /// Version, suite, and a mark on an expired device certificate that is tolerated.
     pub tls: Option<TlsFacts>,
     /// When the certificate that proved the phone expires, in Unix seconds.
     pub certificate_not_after: Option<i64>,
@@ -371,6 +373,6 @@ impl TlsFacts {
 impl fmt::Display for TlsFacts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (version, suite) = self.names();
-        write!(f, "{version}/{suite}")
+        write!(f, "{version}/{suite}{}", if self.is_tolerated { "/expired-certificate" } else { "" })
     }
 }

@@ -1,4 +1,5 @@
-//! Bodies of answers. A file is sent in pieces, so that memory does not grow with its size.
+//! Bodies of answers. A file is sent in pieces, so that memory does not grow with its size; and in small ones to a peer
+//! that is slow, or has not shown yet that it is not, because a piece is held for as long as it takes to send it.
 //!
 //! Pieces come out of the page cache without leaving the runtime's thread; only what is not there yet is read on a
 //! thread that may block.
@@ -9,14 +10,24 @@ use std::io::IoSliceMut;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use rustix::io::{Errno, ReadWriteFlags};
 use tokio::task::JoinHandle;
 
-/// How much of a file is read at once: measured as the cheapest per byte.
-pub const PIECE: usize = 256 << 10;
+use crate::clock;
+
+/// The largest piece, in bytes: measured as the cheapest per byte.
+const PIECE: usize = 256 << 10;
+/// The smallest: what fits into a TLS record.
+const LEAST_PIECE: usize = 16 << 10;
+/// Which part of what a peer has taken without delay the next piece may be. The buffers of TCP swallow some MiB before
+/// it shows that nobody reads.
+const PART: usize = 64;
+/// A peer that takes longer for a piece is slow.
+const SLOW: Duration = Duration::from_millis(20);
 
 /// A part of a file as a body.
 #[derive(Debug)]
@@ -26,6 +37,10 @@ pub struct FileBody {
     remaining: u64,
     /// The piece that was sent last, to be used again once nobody holds it any more.
     last: Bytes,
+    /// When it was sent.
+    sent: Option<Instant>,
+    /// How many bytes the peer has taken without delay; half of it is forgotten each time that it is slow.
+    taken: usize,
     reading: Option<JoinHandle<io::Result<BytesMut>>>,
 }
 
@@ -33,18 +48,38 @@ impl FileBody {
     /// `length` bytes of `file` from `offset` on.
     #[must_use]
     pub fn new(file: File, offset: u64, length: u64) -> Self {
-        Self { file: Arc::new(file), offset, remaining: length, last: Bytes::new(), reading: None }
+        Self {
+            file: Arc::new(file),
+            offset,
+            remaining: length,
+            last: Bytes::new(),
+            sent: None,
+            taken: 0,
+            reading: None,
+        }
     }
 
+    /// How large a piece this peer may have now.
     fn piece_len(&self) -> usize {
-        usize::try_from(self.remaining).map_or(PIECE, |remaining| remaining.min(PIECE))
+        1 << (self.taken / PART).clamp(LEAST_PIECE, PIECE).ilog2()
     }
 
-    /// A buffer for the next piece: the last one's memory if it is free, else new.
+    /// Notes how long the peer took for the last piece.
+    fn note_pace(&mut self) {
+        let Some(sent) = self.sent.take() else { return };
+        if clock::monotonic().duration_since(sent) > SLOW {
+            self.taken /= 2;
+        } else {
+            self.taken = self.taken.saturating_add(self.last.len()).min(PIECE * PART);
+        }
+    }
+
+    /// A buffer for the next piece: the last one's memory if it is free and of the right size, else new.
     fn buffer(&mut self) -> BytesMut {
-        let length = self.piece_len();
+        let piece = self.piece_len();
+        let length = usize::try_from(self.remaining).map_or(piece, |remaining| remaining.min(piece));
         match std::mem::take(&mut self.last).try_into_mut() {
-            Ok(mut last) if last.len() >= length => {
+            Ok(mut last) if (length..=piece).contains(&last.len()) => {
                 last.truncate(length);
                 last
             }
@@ -62,6 +97,7 @@ impl FileBody {
         self.remaining -= read as u64;
         let piece = piece.freeze();
         self.last = piece.clone();
+        self.sent = Some(clock::monotonic());
         Ok(piece)
     }
 }
@@ -84,6 +120,7 @@ impl Body for FileBody {
         if this.remaining == 0 {
             return Poll::Ready(None);
         }
+        this.note_pace();
         let mut piece = this.buffer();
         match read_cached(&this.file, &mut piece, this.offset) {
             Ok(Some(read)) => Poll::Ready(Some(this.finish(piece, read).map(Frame::data))),
@@ -146,9 +183,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_file_that_shrinks_is_an_error_and_never_padding() {
-        let (file, _) = file(2 * PIECE);
-        let mut body = FileBody::new(file.try_clone().unwrap(), 0, 2 * PIECE as u64);
-        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap().len(), PIECE);
+        let (file, _) = file(2 * LEAST_PIECE);
+        let mut body = FileBody::new(file.try_clone().unwrap(), 0, 2 * LEAST_PIECE as u64);
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap().len(), LEAST_PIECE);
         file.set_len(100).unwrap();
         let error = body.frame().await.unwrap().unwrap_err();
         assert!(error.to_string().contains("shrank"));
@@ -156,8 +193,8 @@ mod tests {
 
     #[tokio::test]
     async fn pieces_share_memory_once_they_are_sent() {
-        let (file, _) = file(4 * PIECE);
-        let mut body = FileBody::new(file, 0, 4 * PIECE as u64);
+        let (file, _) = file(4 * LEAST_PIECE);
+        let mut body = FileBody::new(file, 0, 4 * LEAST_PIECE as u64);
         let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
         let address = first.as_ptr();
         drop(first);
@@ -165,5 +202,22 @@ mod tests {
         assert_eq!(second.as_ptr(), address);
         let third = body.frame().await.unwrap().unwrap().into_data().unwrap();
         assert_ne!(third.as_ptr(), address, "the second is still held");
+    }
+
+    #[tokio::test]
+    async fn pieces_grow_with_what_the_peer_takes_and_shrink_when_it_is_slow() {
+        let size = 4 * PART * PIECE;
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(size as u64).unwrap();
+        let mut body = FileBody::new(file, 0, size as u64);
+        let mut next = async || body.frame().await.unwrap().unwrap().into_data().unwrap().len();
+        assert_eq!(next().await, LEAST_PIECE);
+        let mut largest = 0;
+        while largest < PIECE {
+            largest = largest.max(next().await);
+        }
+        body.sent = body.sent.map(|sent| sent - 2 * SLOW);
+        let mut next = async || body.frame().await.unwrap().unwrap().into_data().unwrap().len();
+        assert!(next().await < PIECE);
     }
 }

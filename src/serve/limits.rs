@@ -26,6 +26,8 @@ pub struct Limits {
     pub unfinished_handshakes: usize,
     /// Connections of one IPv4 address or IPv6 /64; 0 is off.
     pub connections_per_address: usize,
+    /// Connections of one phone in one constituency; 0 is off.
+    pub connections_per_phone: usize,
     /// Networks to which `connections_per_address` does not apply.
     #[schemars(with = "Vec<String>")]
     pub unlimited_networks: Vec<IpNet>,
@@ -52,6 +54,7 @@ impl Default for Limits {
             anonymous_connections: 4_096,
             unfinished_handshakes: 4_096,
             connections_per_address: 1_024,
+            connections_per_phone: 64,
             unlimited_networks: Vec::new(),
             handshake_s: 10,
             header_s: 10,

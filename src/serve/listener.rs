@@ -142,7 +142,9 @@ async fn welcome(
     };
     let connection = Connection { server, peer, address, pace, farewell };
     let kind = if connection.is_of_known_phone() { Kind::Proven } else { Kind::Anonymous };
-    seat.become_kind(kind).map_err(|full| refused(Some(connection.peer.constituency.clone()), full.to_string()))?;
+    let constituency = &connection.peer.constituency;
+    let phone = connection.mac().map(|mac| (constituency.clone(), mac));
+    seat.become_kind(kind, phone).map_err(|full| refused(Some(constituency.clone()), full.to_string()))?;
     connection.pace.enter(Phase::Idle);
     Ok(converse(stream, connection, seat, stop))
 }

@@ -103,7 +103,7 @@ fn provost(site: &Site, key: Key, address: SocketAddr) -> Vec<String> {
         "trust": { "factory": ["factory.pem"] },
         "log": "text",
         // One address is the whole load here, and its idle connections have to stay.
-        "limits": { "connections_per_address": 0, "idle_s": 600, "drain_s": 1, "free_space_bytes": 0 },
+        "limits": { "connections_per_address": 0, "connections_per_phone": 0, "idle_s": 600, "drain_s": 1, "free_space_bytes": 0 },
     });
     let file = site.path("provost.json");
     std::fs::write(&file, config.to_string()).unwrap();

@@ -2,11 +2,12 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::SystemTime;
 
 use rcgen::DnType;
 use serde_json::Value;
 
-use crate::harness::pki::{FACTORY, Identity, OTHER_FACTORY, device_params};
+use crate::harness::pki::{DAY, FACTORY, Identity, OTHER_FACTORY, device_params, valid};
 use crate::harness::site::{Running, Site};
 use crate::harness::tls::Client;
 use crate::harness::{PATIENCE, STRANGER, VVX500, eventually};
@@ -183,4 +184,25 @@ fn the_text_form_is_for_people() {
     assert_eq!(words[9..], ["\"Polycom\"", "TLSv1.3/TLS13_AES_128_GCM_SHA256"], "{lines:?}");
     let reason = " reason=\"the path holds 00005e0053c7, which is not this phone's MAC address\"";
     assert!(lines[1].contains("\"GET /00005e0053c7.cfg\" 403 ") && lines[1].ends_with(reason), "{lines:?}");
+}
+
+#[test]
+fn a_certificate_whose_expiry_is_tolerated_is_marked_in_both_forms() {
+    let site = Site::with_ote();
+    let policy = serde_json::json!({
+        "trust": ["factory"], "phones": "any", "expired_device_certificates": "accept",
+    });
+    site.constituency("ote", &policy);
+    let mut params = device_params(VVX500);
+    valid(&mut params, SystemTime::now() - 800 * DAY, SystemTime::now() - DAY);
+    let expired = FACTORY.issuing.issue(&params);
+    for format in ["json", "text"] {
+        let server = start_with_log(&site, format);
+        for device in [&expired, &FACTORY.device(VVX500)] {
+            assert_eq!(server.client("ote", device).get("/site.cfg").unwrap().status, 200);
+        }
+        let lines = eventually("both lines", || Some(server.stdout()).filter(|lines| lines.len() == 2));
+        let marked = lines.iter().filter(|line| line.contains("TLS13_AES_128_GCM_SHA256/expired-certificate"));
+        assert_eq!(marked.count(), 1, "{lines:?}");
+    }
 }

@@ -10,7 +10,7 @@ use crate::harness::knot::{self, Knot};
 use crate::harness::pebble::{Behaviour, Pebble};
 use crate::harness::site::{Lines, Site};
 use crate::harness::tool::{self, Ended, provost};
-use crate::harness::{eventually, namespace, not_run};
+use crate::harness::{eventually, namespace};
 
 const CHALLENGE: &str = "_acme-challenge.phones.example.com";
 const POLICY: &str = "grant provost. name _acme-challenge.phones.example.com. TXT;";
@@ -125,17 +125,14 @@ fn without_live_neither_dns_nor_the_ca_is_asked() {
 #[test]
 fn beside_a_running_server_the_account_is_known_and_may_be_bound() {
     let test = "check_live::beside_a_running_server_the_account_is_known_and_may_be_bound";
-    if !bind::is_here(test) {
+    if !bind::is_here(test) || !Pebble::is_here(test) {
         return;
-    }
-    if !Pebble::is_here() {
-        return not_run(test, "pebble is not installed");
     }
     let bind = primary(
         "",
         "grant provost. name _acme-challenge.phones.example.com. TXT; grant provost. name phones.example.com. CAA;",
     );
-    let pebble = Pebble::start_with_dns(Behaviour::default(), bind.address);
+    let pebble = Pebble::start(Behaviour::default(), bind.address);
     let ca = Directory::leading_to(&json!({ "caaIdentities": ["ca.example"] }), &pebble.links());
     let mut site = site(&bind, &ca);
     acme(&mut site)["keys"] = json!(["ecdsa-p256"]);

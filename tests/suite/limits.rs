@@ -110,6 +110,32 @@ fn a_phone_that_is_not_known_takes_no_known_phones_place() {
 }
 
 #[test]
+fn a_phone_has_so_many_connections_in_each_constituency_and_another_phone_its_own() {
+    let site = site_with(json!({ "connections_per_phone": 4 }));
+    for name in ["ote", "other"] {
+        site.constituency(name, &json!({ "trust": ["factory"], "phones": { VVX500: "", VVX550: "" } }));
+    }
+    let server = site.start();
+    let mut connections = answered(&server, 4);
+    assert!(!is_served(&server));
+    let line = server.reason("00005e00530c has 4 connections already (limits.connections_per_phone)");
+    assert_eq!(line["constituency"], "ote");
+    assert_eq!(server.client("ote", &FACTORY.device(VVX550)).get("/site.cfg").unwrap().status, 200);
+    assert_eq!(server.client("other", &FACTORY.device(VVX500)).get("/site.cfg").unwrap().status, 404);
+    for connection in &mut connections {
+        assert_eq!(connection.get("/site.cfg").unwrap().status, 200);
+    }
+    drop(connections.pop());
+    eventually("the place", || is_served(&server).then_some(()));
+}
+
+#[test]
+fn no_limit_per_phone_where_it_is_off() {
+    let site = site_with(json!({ "connections_per_phone": 0 }));
+    assert_eq!(answered(&site.start(), 100).len(), 100);
+}
+
+#[test]
 fn every_place_is_given_back_however_a_connection_ends() {
     const ROUNDS: usize = 500;
     let site = site_with(json!({ "connections_per_address": 4, "connections": 4, "unfinished_handshakes": 4 }));
@@ -152,7 +178,8 @@ fn a_process_with_few_descriptors_refuses_what_it_has_no_room_for_and_serves_the
     let mut phone = answered(&server, 1).pop().unwrap();
     let strangers: Vec<TcpStream> = (0..200).filter_map(|_| TcpStream::connect(server.address()).ok()).collect();
     assert_eq!(strangers.len(), 200);
-    server.reason("all 32 connections are taken that the limit of open files leaves room for");
+    let full = "all 8 places for unfinished handshakes are taken that the limit of open files leaves room for";
+    server.reason(full);
     // The phone's files can still be opened, and folders still be read.
     assert_eq!(phone.get("/firmware.ld").unwrap().status, 200);
     site.constituency("ote", &json!({ "trust": ["factory"], "phones": { VVX500: "", VVX550: "" } }));
@@ -165,7 +192,7 @@ fn a_process_with_few_descriptors_refuses_what_it_has_no_room_for_and_serves_the
 fn a_process_without_descriptors_waits_for_one_and_keeps_what_it_serves() {
     let site = site_with(json!({ "idle_s": 600, "handshake_s": 600 }));
     // Each folder holds a descriptor: they leave fewer for connections than there would be room for.
-    for number in 0..30 {
+    for number in 0..40 {
         site.constituency(&format!("c{number}"), &json!({ "trust": ["factory"] }));
     }
     let server = Running::start(site.command_under(&["prlimit", "--nofile=64:64"]), 1);

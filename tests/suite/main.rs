@@ -39,7 +39,6 @@ mod phones;
 mod policy_commands;
 mod readme;
 mod reload;
-mod renewal;
 mod requests;
 mod rests;
 mod scale;

@@ -70,6 +70,27 @@ fn the_tables_name_exactly_the_keys_that_there_are() {
 }
 
 #[test]
+fn the_table_of_limits_names_them_all_with_their_defaults() {
+    let folder = tempfile::tempdir().unwrap();
+    let schema: serde_json::Value =
+        serde_json::from_str(&provost(folder.path(), &["schema", "provost"]).stdout).unwrap();
+    let limits = schema["$defs"]["Limits"]["properties"].as_object().unwrap();
+    let mut keys: Vec<(&str, String)> =
+        limits.iter().map(|(key, it)| (key.as_str(), it["default"].to_string())).collect();
+    let table = README.split("| key of `limits`").nth(1).unwrap().split("\n\n").next().unwrap();
+    let row = |row: &'static str| {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let code = |cell: &'static str| cell.strip_prefix('`').and_then(|cell| cell.strip_suffix('`'));
+        (code(cells[1]).unwrap(), code(cells[3]).unwrap_or("null").to_owned())
+    };
+    let mut named: Vec<(&str, String)> = table.lines().skip(2).map(row).collect();
+    keys.sort_unstable();
+    named.sort_unstable();
+    assert!(keys.len() >= 12, "{keys:?}");
+    assert_eq!(named, keys);
+}
+
+#[test]
 fn the_two_commands_are_what_they_say() {
     let shell = blocks("sh");
     assert_eq!((shell[0].as_str(), shell[1].as_str()), ("cargo run --release -- demo\n", "tests/run\n"));
@@ -179,18 +200,18 @@ fn with(text: &str, old: &str, new: &str) -> String {
 #[test]
 fn a_bare_machine_goes_public_as_the_readme_says() {
     let test = "readme::a_bare_machine_goes_public_as_the_readme_says";
-    if !bind::is_here(test) {
+    if !bind::is_here(test) || !Pebble::is_here(test) {
         return;
     }
-    if !Pebble::is_here() || !Path::new("/etc/bind/named.conf.options").exists() {
-        return not_run(test, "pebble or the configuration of Debian's bind9 is not installed");
+    if !Path::new("/etc/bind/named.conf.options").exists() {
+        return not_run(test, "the configuration of Debian's bind9 is not installed");
     }
     if !namespace::is_inside(test, &["192.0.2.10", "198.41.0.4"]) {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
     let machine = Machine::bare(folder.path());
-    let pebble = Pebble::start_with_dns(Behaviour::default(), "192.0.2.10:53".parse().unwrap());
+    let pebble = Pebble::start(Behaviour::default(), "192.0.2.10:53".parse().unwrap());
     let steps = fences(passage("## Going public", "**A registrar without RFC 2136**"));
     let [("sh", zone), ("json", site), ("sh", grant), ("sh", last)] = steps[..] else { panic!("{steps:?}") };
 

@@ -10,7 +10,7 @@ use crate::harness::pki::FACTORY;
 use crate::harness::site::{DOMAIN, Running, Site};
 use crate::harness::tls::Connection;
 use crate::harness::tool::{Ended, run};
-use crate::harness::{VVX500, not_run};
+use crate::harness::{VVX500, eventually, not_run};
 
 const MIB: usize = 1 << 20;
 
@@ -191,4 +191,28 @@ fn curl_resumes_a_download_that_broke_off() {
     assert!(std::fs::read(curl.path("image")).unwrap() == content);
     let line = server.access("the rest", |line| line["status"] == 206);
     assert_eq!(line["bytes"], content.len() - MIB - 7);
+}
+
+#[test]
+fn transfers_that_stand_still_cost_little_memory() {
+    const TRANSFERS: usize = 60;
+    let mut site = Site::with_ote();
+    site.config["limits"]["stall_s"] = 2.into();
+    site.file("ote/firmware.ld", vec![0; 64 * MIB]);
+    let server = site.start();
+    assert_eq!(phone(&server).get("/site.cfg").unwrap().status, 200);
+    let before = peak_memory(&server);
+    let mut lazy: Vec<Connection> = (0..TRANSFERS).map(|_| phone(&server)).collect();
+    lazy.iter_mut().for_each(|lazy| {
+        begin(lazy, "/firmware.ld", 1);
+    });
+    // They are closed because nothing moved any more: all that they could hold, they held.
+    eventually("the end of all", || {
+        let lines = server.access_lines();
+        let stalled = |line: &&Value| line["reason"].to_string().contains("no progress for too long");
+        (lines.iter().filter(stalled).count() == TRANSFERS).then_some(())
+    });
+    let each = peak_memory(&server).saturating_sub(before) / TRANSFERS;
+    eprintln!("{} KiB for each download that stands still", each >> 10);
+    assert!(each < 200 << 10, "{each} bytes for each download");
 }

@@ -144,6 +144,24 @@ fn uploads_side_by_side_do_not_overshoot_a_budget() {
 }
 
 #[test]
+fn a_phone_has_so_many_uploads_under_way_and_another_phone_its_own() {
+    let site = Site::with_ote();
+    site.constituency("ote", &json!({ "trust": ["factory"], "phones": { VVX500: "", VVX550: "" } }));
+    let server = site.start();
+    let phone = phone(&server);
+    let mut under_way: Vec<_> = (0..8).map(|kind| offered(&phone, &name(kind), 30)).collect();
+    assert_eq!(under_way.iter().filter(|(status, _)| *status == 100).count(), 8);
+    assert_eq!(offered(&phone, &name(8), 30).0, 503);
+    server.reason("8 uploads of this phone are under way already");
+    let other = server.client("ote", &FACTORY.device(VVX550));
+    assert_eq!(status(&other, "/00005e0053c7-app.log", 30), 201);
+    let (_, mut first) = under_way.remove(0);
+    first.send(&[b'x'; 30]).unwrap();
+    assert_eq!(first.response("PUT").unwrap().status, 201);
+    assert_eq!(status(&phone, &name(8), 30), 201);
+}
+
+#[test]
 fn a_reserve_of_the_disk_stays_free() {
     let mut site = Site::with_ote();
     site.config["limits"]["free_space_bytes"] = json!(u64::MAX / 4);

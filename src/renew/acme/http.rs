@@ -98,7 +98,7 @@ impl Http {
         Ok((parts, body))
     }
 
-    fn remember(&self, seen: Seen) {
+    pub(super) fn remember(&self, seen: Seen) {
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = seen;
     }
 

@@ -162,7 +162,8 @@ impl AcmeCa {
     ) -> Result<Box<dyn Order>, Failure> {
         let account = self.account()?;
         let identifiers: Vec<Identifier> = names.iter().cloned().map(Identifier::Dns).collect();
-        let offered: Vec<&str> = account.profiles().map(|profile| profile.name).collect();
+        let mut offered: Vec<&str> = account.profiles().map(|profile| profile.name).collect();
+        offered.sort_unstable();
         let profile = self.profile(&offered)?;
         let mut order = NewOrder::new(&identifiers);
         if let Some(profile) = &profile {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use instant_acme::{Account, AuthorizationStatus, ChallengeStatus, ChallengeType, Error, Identifier, RetryPolicy};
 
 use super::http::Http;
+use super::seen::Seen;
 use super::{NONCE_TRIES, insist, refusal};
 use crate::renew::failure::{Failure, Sign};
 use crate::renew::ports::{Answer, Challenge, Order, OrderStatus};
@@ -86,19 +87,20 @@ impl AcmeOrder {
                 continue;
             }
             let Some(mut challenge) = handle.challenge(ChallengeType::Dns01) else { continue };
-            if challenge.status == ChallengeStatus::Pending {
-                insist!(challenge.set_ready()).map_err(|error| refusal::explain(&error, &http.seen()))?;
+            if challenge.status != ChallengeStatus::Pending {
+                continue;
+            }
+            match insist!(challenge.set_ready()) {
+                Err(error) if is_verdict(&error, &http.seen()) => break,
+                told => told.map_err(|error| refusal::explain(&error, &http.seen()))?,
             }
         });
         match insist!(self.order.poll_ready(&PATIENCE)) {
             Ok(instant_acme::OrderStatus::Ready) => Ok(()),
             Ok(_) => Err(self.reasons(None).await),
-            Err(error @ Error::Api(_)) => {
+            Err(error) if is_verdict(&error, &self.http.seen()) => {
                 let failure = self.explain(&error);
-                if self.order.state().status == instant_acme::OrderStatus::Invalid {
-                    return Err(self.reasons(Some(failure)).await);
-                }
-                Err(failure)
+                Err(self.reasons(Some(failure)).await)
             }
             Err(error) => Err(self.explain(&error)),
         }
@@ -141,6 +143,12 @@ impl AcmeOrder {
     }
 }
 
+/// Whether an error came inside a good answer: then it is what became of the order or the challenge, and not of this
+/// request. A CA may show it before the order's status says so, even in its answer to "look now".
+fn is_verdict(error: &Error, seen: &Seen) -> bool {
+    matches!(error, Error::Api(_)) && seen.is_good()
+}
+
 impl Order for AcmeOrder {
     fn url(&self) -> &str {
         self.order.url()
@@ -170,5 +178,74 @@ impl Order for AcmeOrder {
 
     fn chains(&mut self, all: bool) -> Answer<'_, Vec<String>> {
         Box::pin(self.fetch(all))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+
+    use bytes::Bytes;
+    use http::{Request, Response};
+    use instant_acme::{BodyWrapper, BytesResponse, HttpClient};
+    use rustls::pki_types::PrivatePkcs8KeyDer;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::ca::KeyKind;
+
+    const ERROR: &str =
+        r#"{ "type": "urn:ietf:params:acme:error:unauthorized", "detail": "no record", "status": 403 }"#;
+
+    /// A CA whose order has an error already, but is not yet invalid.
+    struct Slow(Arc<Http>);
+
+    impl Slow {
+        fn answer(path: &str) -> Value {
+            let error = || serde_json::from_str::<Value>(ERROR).unwrap();
+            let challenge = |status| {
+                json!({ "type": "dns-01", "url": "https://ca/challenge", "token": "t",
+                                             "status": status, "error": error() })
+            };
+            match path {
+                "/dir" => {
+                    json!({ "newNonce": "https://ca/nonce", "newAccount": "https://ca/", "newOrder": "https://ca/" })
+                }
+                "/order" => json!({ "status": "pending", "authorizations": ["https://ca/authorization"],
+                                    "finalize": "https://ca/finalize", "error": error() }),
+                "/authorization" => json!({ "status": "pending", "challenges": [challenge("pending")],
+                                            "identifier": { "type": "dns", "value": "a.example" } }),
+                "/challenge" => challenge("invalid"),
+                _ => json!({}),
+            }
+        }
+    }
+
+    impl HttpClient for Slow {
+        fn request(
+            &self,
+            request: Request<BodyWrapper<Bytes>>,
+        ) -> Pin<Box<dyn Future<Output = Result<BytesResponse, Error>> + Send>> {
+            let body = Bytes::from(Self::answer(request.uri().path()).to_string());
+            let (parts, ()) = Response::builder().header("replay-nonce", "n").body(()).unwrap().into_parts();
+            self.0.remember(Seen { status: 200, ..Seen::default() });
+            Box::pin(async { Ok(BytesResponse { parts, body: Box::new(body) }) })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_order_that_has_an_error_has_failed_whatever_its_status() {
+        let key = KeyKind::EcdsaP256.generate().unwrap().serialize_der();
+        let http = Arc::new(Http::new(None).unwrap());
+        let account = Account::builder_with_http(Box::new(Slow(Arc::clone(&http))));
+        let account =
+            account.from_parts("https://ca/me".into(), PrivatePkcs8KeyDer::from(key), "https://ca/dir".into());
+        let account = account.await.unwrap();
+        let order = account.order("https://ca/order".to_owned()).await.unwrap();
+        let mut order = AcmeOrder::new(order, account, http);
+        let failure = order.validate().await.unwrap_err();
+        assert_eq!(failure.sign, Sign::Refused);
+        assert!(failure.message.starts_with("the CA's validation failed: no record"), "{failure}");
+        assert!(failure.message.contains("a.example: no record"), "{failure}");
     }
 }

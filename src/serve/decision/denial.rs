@@ -63,6 +63,8 @@ pub enum Denial {
     Gap { first: u64, size: u64 },
     #[error("another upload of this file is under way")]
     Busy,
+    #[error("{allowed} uploads of this phone are under way already")]
+    TooManyUploads { allowed: usize },
     #[error("a file stands where a folder must be, or a folder where a file must be")]
     Clash,
     #[error("the file would be larger than {allowed} bytes (max_file_bytes)")]
@@ -104,6 +106,7 @@ impl Denial {
             | Self::Link(_) => StatusCode::NOT_FOUND,
             Self::Gap { .. } | Self::Busy | Self::Clash => StatusCode::CONFLICT,
             Self::FileTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooManyUploads { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::OverBudget { .. } | Self::DiskFull { .. } => StatusCode::INSUFFICIENT_STORAGE,
             Self::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }

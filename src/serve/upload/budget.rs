@@ -1,53 +1,36 @@
 //! Whether there is room for an upload: budgets of a phone and of a constituency, and the disk's reserve.
 //!
-//! What a phone has is counted on the disk each time, so that whoever removes a file has made room. What is under way
-//! is counted on top, as a [`Reservation`], until it is on the disk itself.
+//! What a phone has is counted on the disk, and what is under way on top, as a [`Reservation`], until it is on the disk
+//! itself. A count is kept as long as it leaves room; before a phone is refused it is counted again, so that whoever
+//! removes a file has made room.
 
 use std::collections::HashMap;
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use crate::clock;
+use super::book::{Book, Usage};
 use crate::constituency::{ConstituencyName, MacAddress, UploadLimits};
 use crate::serve::decision::Denial;
 
-/// How long a constituency's total is believed while it leaves room.
-const ROOM_HOLDS: Duration = Duration::from_mins(1);
-/// How long it is believed when it leaves none: an operator may just have made some.
+/// How long a constituency's count is believed when it leaves no room: all its folders are walked for it.
 const NO_ROOM_HOLDS: Duration = Duration::from_secs(1);
+/// Of about how many folders that nobody stores into the count is kept.
+const REMEMBERED: usize = 1024;
 /// The least reserve of free space, in bytes.
 const LEAST_RESERVE: u64 = 256 << 20;
 /// The reserve as a part of the file system: one in fifty, 2 %.
 const RESERVE_PART: u64 = 50;
-
-/// Bytes and files.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Bytes of content.
-    pub bytes: u64,
-    /// How many files.
-    pub files: u64,
-}
 
 /// What uploads take, and may take.
 #[derive(Debug)]
 pub struct Budgets {
     root: PathBuf,
     reserve: Option<u64>,
-    books: Mutex<Books>,
-}
-
-/// What is under way, and what was counted: under one lock, so that nothing slips through between the two.
-#[derive(Debug, Default)]
-struct Books {
-    /// By how much the uploads under way will let each phone's files grow.
-    growth: HashMap<(ConstituencyName, MacAddress), Usage>,
-    /// Bytes that all of them together have yet to write; a replacement writes all of itself, however little it grows.
-    unwritten: u64,
-    /// The bytes of each constituency when they were last counted, and what was stored since.
-    totals: HashMap<ConstituencyName, (Instant, u64)>,
+    /// By folder: of phones, and of constituencies that have a budget.
+    books: Mutex<HashMap<PathBuf, Arc<Book>>>,
+    /// Bytes that all uploads under way have yet to write; a replacement writes all of itself, however little it grows.
+    unwritten: Mutex<u64>,
 }
 
 /// Which phone of which constituency uploads, under which limits.
@@ -65,7 +48,9 @@ pub struct Account {
 #[derive(Debug)]
 pub struct Reservation {
     budgets: Arc<Budgets>,
-    account: Account,
+    limits: UploadLimits,
+    phone: Arc<Book>,
+    constituency: Option<(Arc<Book>, u64)>,
     growth: Usage,
     unwritten: u64,
 }
@@ -74,51 +59,40 @@ impl Budgets {
     /// Budgets of the uploads below `root`; `reserve` bytes stay free, or the larger of 256 MiB and 2 %.
     #[must_use]
     pub fn new(root: PathBuf, reserve: Option<u64>) -> Self {
-        Self { root, reserve, books: Mutex::default() }
+        let books = Mutex::new(HashMap::with_capacity(REMEMBERED));
+        Self { root, reserve, books, unwritten: Mutex::default() }
     }
 
     /// Sets room aside for an upload that writes `to_write` bytes, by which the phone's files grow by `growth`.
     ///
     /// # Errors
     /// The budget that does not allow it.
-    pub fn reserve(self: &Arc<Self>, account: Account, growth: Usage, to_write: u64) -> Result<Reservation, Denial> {
-        let mut reservation =
-            Reservation { budgets: Arc::clone(self), account, growth: Usage::default(), unwritten: 0 };
+    pub fn reserve(self: &Arc<Self>, account: &Account, growth: Usage, to_write: u64) -> Result<Reservation, Denial> {
+        let folder = self.root.join(account.constituency.as_str());
+        let mut reservation = Reservation {
+            budgets: Arc::clone(self),
+            limits: account.limits,
+            phone: self.book(folder.join(account.mac.to_string())),
+            constituency: account.limits.max_constituency_bytes.map(|allowed| (self.book(folder), allowed)),
+            growth: Usage::default(),
+            unwritten: 0,
+        };
         reservation.extend(growth, to_write)?;
         Ok(reservation)
     }
 
-    fn books(&self) -> MutexGuard<'_, Books> {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn check_phone(&self, books: &Books, account: &Account, more: Usage) -> Result<(), Denial> {
-        let stored = usage_of(&self.root.join(account.constituency.as_str()).join(account.mac.to_string()));
-        let coming = books.growth.get(&account.key()).copied().unwrap_or_default();
-        let UploadLimits { max_phone_bytes, max_phone_files, .. } = account.limits;
-        if more.files > 0 && sum(stored.files, coming.files, more.files) > max_phone_files {
-            return Err(Denial::OverBudget { budget: "max_phone_files", allowed: max_phone_files });
+    /// The book of `folder`. Those that nobody uses are forgotten when there are many.
+    fn book(&self, folder: PathBuf) -> Arc<Book> {
+        let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
+        if books.len() == books.capacity() {
+            books.retain(|_, book| Arc::strong_count(book) > 1);
         }
-        if sum(stored.bytes, coming.bytes, more.bytes) > max_phone_bytes {
-            return Err(Denial::OverBudget { budget: "max_phone_bytes", allowed: max_phone_bytes });
-        }
-        Ok(())
-    }
-
-    fn check_constituency(&self, books: &mut Books, account: &Account, more: u64) -> Result<(), Denial> {
-        let Some(allowed) = account.limits.max_constituency_bytes else { return Ok(()) };
-        let name = &account.constituency;
-        let coming = books.growth.iter().filter(|((owner, _), _)| owner == name).map(|(_, usage)| usage.bytes).sum();
-        let mut has_room = |holds| sum(self.total(books, name, holds), coming, more) <= allowed;
-        if has_room(ROOM_HOLDS) || has_room(NO_ROOM_HOLDS) {
-            Ok(())
-        } else {
-            Err(Denial::OverBudget { budget: "max_constituency_bytes", allowed })
-        }
+        Arc::clone(books.entry(folder).or_insert_with_key(|folder| Arc::new(Book::new(folder.clone()))))
     }
 
     /// Certificates and the ledger need space too, and more than logs do.
-    fn check_disk(&self, books: &Books, more: u64) -> Result<(), Denial> {
+    fn take_space(&self, more: u64) -> Result<(), Denial> {
+        let mut unwritten = self.unwritten.lock().unwrap_or_else(PoisonError::into_inner);
         let stat = rustix::fs::statvfs(&self.root).map_err(|errno| {
             Denial::Failed(format!("the free space of {} is unknown: {errno}", self.root.display()))
         })?;
@@ -127,30 +101,17 @@ impl Budgets {
         let reserve = self.reserve.unwrap_or_else(|| LEAST_RESERVE.max(size / RESERVE_PART));
         // Some file systems count no inodes; where they are counted, they run out too.
         let lacks_inodes = self.reserve.is_none() && stat.f_files > 0 && stat.f_favail < stat.f_files / RESERVE_PART;
-        if lacks_inodes || free < sum(reserve, books.unwritten, more) {
-            Err(Denial::DiskFull { reserve })
-        } else {
-            Ok(())
+        let to_write = unwritten.saturating_add(more);
+        if lacks_inodes || free < reserve.saturating_add(to_write) {
+            return Err(Denial::DiskFull { reserve });
         }
+        *unwritten = to_write;
+        Ok(())
     }
 
-    /// The bytes stored for a constituency, counted again if the last count is older than it `holds`.
-    fn total(&self, books: &mut Books, constituency: &ConstituencyName, holds: Duration) -> u64 {
-        let now = clock::monotonic();
-        match books.totals.get(constituency) {
-            Some((counted, total)) if now.duration_since(*counted) < holds => *total,
-            _ => {
-                let total = usage_of(&self.root.join(constituency.as_str())).bytes;
-                books.totals.insert(constituency.clone(), (now, total));
-                total
-            }
-        }
-    }
-}
-
-impl Account {
-    fn key(&self) -> (ConstituencyName, MacAddress) {
-        (self.constituency.clone(), self.mac)
+    fn give_space_back(&self, bytes: u64) {
+        let mut unwritten = self.unwritten.lock().unwrap_or_else(PoisonError::into_inner);
+        *unwritten = unwritten.saturating_sub(bytes);
     }
 }
 
@@ -158,18 +119,39 @@ impl Reservation {
     /// Sets more aside, for an upload that did not say how long it is.
     ///
     /// # Errors
-    /// The budget that does not allow it; what was set aside before stays so.
+    /// The budget that does not allow it.
     pub fn extend(&mut self, growth: Usage, to_write: u64) -> Result<(), Denial> {
-        let budgets = Arc::clone(&self.budgets);
-        let mut books = budgets.books();
-        budgets.check_disk(&books, to_write)?;
-        budgets.check_phone(&books, &self.account, growth)?;
-        budgets.check_constituency(&mut books, &self.account, growth.bytes)?;
-        books.growth.entry(self.account.key()).or_default().add(growth);
-        books.unwritten = books.unwritten.saturating_add(to_write);
-        self.growth.add(growth);
+        self.budgets.take_space(to_write)?;
         self.unwritten = self.unwritten.saturating_add(to_write);
+        self.grow_phone(growth)?;
+        self.grow_constituency(growth).inspect_err(|_| self.phone.give_back(growth))?;
+        self.growth = self.growth.plus(growth);
         Ok(())
+    }
+
+    fn grow_phone(&self, growth: Usage) -> Result<(), Denial> {
+        let UploadLimits { max_phone_bytes, max_phone_files, .. } = self.limits;
+        self.phone.set_aside(growth, Duration::ZERO, |all| {
+            if growth.files > 0 && all.files > max_phone_files {
+                Err(Denial::OverBudget { budget: "max_phone_files", allowed: max_phone_files })
+            } else if all.bytes > max_phone_bytes {
+                Err(Denial::OverBudget { budget: "max_phone_bytes", allowed: max_phone_bytes })
+            } else {
+                Ok(())
+            }
+        })
+    }
+
+    fn grow_constituency(&self, growth: Usage) -> Result<(), Denial> {
+        let Some((book, allowed)) = &self.constituency else { return Ok(()) };
+        let over = Denial::OverBudget { budget: "max_constituency_bytes", allowed: *allowed };
+        book.set_aside(growth, NO_ROOM_HOLDS, |all| if all.bytes > *allowed { Err(over.clone()) } else { Ok(()) })
+    }
+
+    /// The books in which the growth stands.
+    fn books(&self) -> impl Iterator<Item = &Book> {
+        let constituency = self.constituency.iter().map(|(book, _)| book);
+        std::iter::once(&self.phone).chain(constituency).map(AsRef::as_ref)
     }
 
     /// How much growth is set aside.
@@ -182,72 +164,28 @@ impl Reservation {
     pub fn wrote(&mut self, bytes: u64) {
         let bytes = bytes.min(self.unwritten);
         self.unwritten -= bytes;
-        let mut books = self.budgets.books();
-        books.unwritten = books.unwritten.saturating_sub(bytes);
+        self.budgets.give_space_back(bytes);
     }
 
     /// So much of the growth lies among the phone's files now, where it is counted from now on.
     pub fn stored(&mut self, growth: Usage) {
-        let budgets = Arc::clone(&self.budgets);
-        let mut books = budgets.books();
-        self.give_back(&mut books, growth);
-        if let Some((_, total)) = books.totals.get_mut(&self.account.constituency) {
-            *total = total.saturating_add(growth.bytes);
-        }
-    }
-
-    fn give_back(&mut self, books: &mut Books, growth: Usage) {
-        self.growth.subtract(growth);
-        let key = self.account.key();
-        if let Some(usage) = books.growth.get_mut(&key) {
-            usage.subtract(growth);
-            if *usage == Usage::default() {
-                books.growth.remove(&key);
-            }
-        }
+        self.growth = self.growth.minus(growth);
+        self.books().for_each(|book| book.stored(growth));
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.wrote(self.unwritten);
-        let budgets = Arc::clone(&self.budgets);
-        self.give_back(&mut budgets.books(), self.growth);
+        self.budgets.give_space_back(self.unwritten);
+        self.books().for_each(|book| book.give_back(self.growth));
     }
-}
-
-impl Usage {
-    fn add(&mut self, more: Self) {
-        self.bytes = self.bytes.saturating_add(more.bytes);
-        self.files = self.files.saturating_add(more.files);
-    }
-
-    fn subtract(&mut self, less: Self) {
-        self.bytes = self.bytes.saturating_sub(less.bytes);
-        self.files = self.files.saturating_sub(less.files);
-    }
-}
-
-fn sum(one: u64, two: u64, three: u64) -> u64 {
-    one.saturating_add(two).saturating_add(three)
-}
-
-/// What lies below `folder`. What cannot be read counts nothing: the next write will say why.
-fn usage_of(folder: &Path) -> Usage {
-    let mut usage = Usage::default();
-    let Ok(entries) = fs::read_dir(folder) else { return usage };
-    for entry in entries.flatten() {
-        match entry.metadata() {
-            Ok(metadata) if metadata.is_dir() => usage.add(usage_of(&entry.path())),
-            Ok(metadata) => usage.add(Usage { bytes: metadata.len(), files: 1 }),
-            Err(_) => {}
-        }
-    }
-    usage
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
 
     fn account(limits: UploadLimits) -> Account {
@@ -273,7 +211,7 @@ mod tests {
         fs::File::create(phone.join("a")).unwrap().set_len(60).unwrap();
         let budgets = budgets(folder.path(), 0);
         let account = account(UploadLimits { max_phone_bytes: 100, max_phone_files: 2, ..UploadLimits::default() });
-        let reserve = |bytes, files| budgets.reserve(account.clone(), Usage { bytes, files }, bytes);
+        let reserve = |bytes, files| budgets.reserve(&account, Usage { bytes, files }, bytes);
         let first = reserve(30, 1).unwrap();
         assert_eq!(over(reserve(1, 1)), "max_phone_files");
         assert_eq!(over(reserve(11, 0)), "max_phone_bytes");
@@ -290,7 +228,7 @@ mod tests {
         fs::create_dir_all(&phone).unwrap();
         let budgets = budgets(folder.path(), 0);
         let limits = UploadLimits { max_constituency_bytes: Some(10), ..UploadLimits::default() };
-        let reserve = |bytes| budgets.reserve(account(limits), Usage { bytes, files: 1 }, bytes);
+        let reserve = |bytes| budgets.reserve(&account(limits), Usage { bytes, files: 1 }, bytes);
         drop(reserve(10).unwrap());
         let mut append = reserve(10).unwrap();
         append.wrote(6);
@@ -300,14 +238,46 @@ mod tests {
         drop(append);
         drop(reserve(4).unwrap());
         assert_eq!(over(reserve(5)), "max_constituency_bytes");
-        let books = budgets.books();
-        assert_eq!((books.growth.len(), books.unwritten), (0, 0));
+        assert_eq!(*budgets.unwritten.lock().unwrap(), 0);
     }
 
     #[test]
     fn the_disk_has_a_reserve() {
         let folder = tempfile::tempdir().unwrap();
-        let denied = budgets(folder.path(), u64::MAX).reserve(account(UploadLimits::default()), Usage::default(), 0);
+        let denied = budgets(folder.path(), u64::MAX).reserve(&account(UploadLimits::default()), Usage::default(), 0);
         assert!(matches!(denied, Err(Denial::DiskFull { .. })));
+    }
+
+    #[test]
+    fn no_phone_waits_for_anothers_files_to_be_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let budgets = budgets(folder.path(), 0);
+        let reserve = |mac: &str| {
+            let account = Account { mac: mac.parse().unwrap(), ..account(UploadLimits::default()) };
+            budgets.reserve(&account, Usage { bytes: 1, files: 1 }, 1)
+        };
+        let first = budgets.book(folder.path().join("ote/00005e00530c"));
+        let counting = |_| {
+            reserve("00005e0053c7").unwrap();
+            Ok(())
+        };
+        first.set_aside(Usage::default(), Duration::ZERO, counting).unwrap();
+    }
+
+    #[test]
+    fn phones_that_store_nothing_are_forgotten_and_others_are_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let budgets = budgets(folder.path(), 0);
+        let limits = UploadLimits { max_phone_bytes: 1, ..UploadLimits::default() };
+        let reserve = |number: usize| {
+            let mac = format!("{number:012x}").parse().unwrap();
+            budgets.reserve(&Account { mac, ..account(limits) }, Usage { bytes: 1, files: 1 }, 1)
+        };
+        let _under_way = reserve(1).unwrap();
+        for number in 2..10_000 {
+            drop(reserve(number).unwrap());
+        }
+        assert!(budgets.books.lock().unwrap().len() < 2 * REMEMBERED);
+        assert_eq!(over(reserve(1)), "max_phone_bytes");
     }
 }

@@ -2,10 +2,11 @@
 //!
 //! What it may be called, and which part of the file a body is, the [decision](super::decision) has said before. Then:
 //!
-//! 1. [`store`]: one writer per file, and what the disk allows: [`budget`].
+//! 1. [`store`]: one writer per file, few files of one phone at a time, and what the disk allows: [`budget`], [`book`].
 //! 2. [`receive`]: the body, from the connection into the store.
 //! 3. [`sink`]: the file, old or new and never half.
 
+pub mod book;
 pub mod budget;
 pub mod receive;
 pub mod sink;

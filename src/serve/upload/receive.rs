@@ -15,8 +15,9 @@ use crate::serve::decision::{Denial, WriteGrant};
 use crate::serve::linger::Farewell;
 use crate::serve::pace::{Pace, Phase};
 
-/// How much of a body is gathered before it is written, in bytes.
-const GATHERED: usize = 256 << 10;
+/// How much of a body is gathered before it is written, in bytes: with the frame that comes last no more than 64 KiB,
+/// because it is held for as long as the peer takes to send it.
+const GATHERED: usize = 48 << 10;
 /// How much of a refused body is read, so that its sender comes to read the answer.
 const DISCARDED: u64 = 1 << 20;
 
@@ -98,7 +99,7 @@ impl<'a> UploadBody<'a> {
         true
     }
 
-    /// Up to [`GATHERED`] bytes, and whether the body goes on.
+    /// About [`GATHERED`] bytes, and whether the body goes on.
     async fn gather(&mut self) -> (Bytes, End) {
         self.is_held_back = false;
         self.pace.enter(Phase::Body);

@@ -3,16 +3,17 @@
 //! An upload under way is a [`Receiving`]. Its parts give back, each when it is dropped, what it holds: the [sink](Sink)
 //! its temporary file, the [reservation](Reservation) its room, the [claim](Claim) its name.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::ResolveFlags;
 
-use super::budget::{Account, Budgets, Reservation, Usage};
+use super::book::Usage;
+use super::budget::{Account, Budgets, Reservation};
 use super::sink::{Append, Beside, Sink, failed};
 use crate::constituency::{ConstituencyName, MacAddress};
 use crate::serve::beneath::{self, Opened};
@@ -23,6 +24,8 @@ use crate::state;
 
 /// Where bodies wait until they are complete; no constituency can have this name.
 const INCOMING: &str = ".incoming";
+/// How many uploads of one phone may be under way; each holds memory, a file, and a thread while the disk works.
+const AT_ONCE: usize = 8;
 
 /// All uploads.
 #[derive(Debug)]
@@ -30,7 +33,8 @@ pub struct UploadStore {
     root: PathBuf,
     handle: OwnedFd,
     budgets: Arc<Budgets>,
-    claimed: Mutex<HashSet<PathBuf>>,
+    /// The files that are being written, by the folder of their phone.
+    claimed: Mutex<HashMap<PathBuf, Vec<PathBuf>>>,
 }
 
 /// What was stored.
@@ -57,10 +61,11 @@ pub struct Receiving {
     max_file_bytes: u64,
 }
 
-/// Holds a file for one writer, until it is dropped.
+/// Holds a file of the phone whose folder that is for one writer, until it is dropped.
 #[derive(Debug)]
 struct Claim {
     store: Arc<UploadStore>,
+    folder: PathBuf,
     target: PathBuf,
 }
 
@@ -75,6 +80,10 @@ impl UploadStore {
         let handle = File::open(&root)?.into();
         let budgets = Arc::new(Budgets::new(root.clone(), reserve));
         Ok(Self { root, handle, budgets, claimed: Mutex::default() })
+    }
+
+    fn claimed(&self) -> MutexGuard<'_, HashMap<PathBuf, Vec<PathBuf>>> {
+        self.claimed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens an upload for reading.
@@ -109,7 +118,7 @@ impl UploadStore {
         let max_file_bytes = account.limits.max_file_bytes;
 
         let folder = self.root.join(constituency.as_str()).join(account.mac.to_string());
-        let claim = Claim::take(self, folder.join(grant.name().as_str()))?;
+        let claim = Claim::take(self, folder, grant.name())?;
         let old_size = size_of(&claim.target)?;
         let size = old_size.unwrap_or(0);
         if first > size {
@@ -119,7 +128,7 @@ impl UploadStore {
         let growth = Usage { bytes: end.saturating_sub(size), files: u64::from(old_size.is_none()) };
         let is_append = range.is_some() && first == size;
         let to_write = if is_append { end - first } else { end };
-        let mut reservation = self.budgets.reserve(account, growth, to_write)?;
+        let mut reservation = self.budgets.reserve(&account, growth, to_write)?;
         let sink = if is_append {
             let append = Append::open(&self.root, &claim.target, old_size)?;
             reservation.stored(Usage { bytes: 0, files: growth.files });
@@ -135,15 +144,30 @@ impl UploadStore {
 }
 
 impl Claim {
-    fn take(store: &Arc<UploadStore>, target: PathBuf) -> Result<Self, Denial> {
-        let is_free = store.claimed.lock().unwrap_or_else(PoisonError::into_inner).insert(target.clone());
-        if is_free { Ok(Self { store: Arc::clone(store), target }) } else { Err(Denial::Busy) }
+    fn take(store: &Arc<UploadStore>, folder: PathBuf, name: &UploadName) -> Result<Self, Denial> {
+        let target = folder.join(name.as_str());
+        let mut claimed = store.claimed();
+        let targets = claimed.entry(folder.clone()).or_default();
+        if targets.contains(&target) {
+            return Err(Denial::Busy);
+        }
+        if targets.len() >= AT_ONCE {
+            return Err(Denial::TooManyUploads { allowed: AT_ONCE });
+        }
+        targets.push(target.clone());
+        Ok(Self { store: Arc::clone(store), folder, target })
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.store.claimed.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.target);
+        let mut claimed = self.store.claimed();
+        if let Some(targets) = claimed.get_mut(&self.folder) {
+            targets.retain(|target| *target != self.target);
+            if targets.is_empty() {
+                claimed.remove(&self.folder);
+            }
+        }
     }
 }
 

@@ -148,28 +148,23 @@ impl BindConfig {
 
     /// Starts it and waits until it answers for its first zone.
     pub fn start(&self) -> Bind {
-        let folder = tempfile::tempdir().unwrap();
         // Between finding a free port and listening on it, somebody else may take it.
-        for _ in 0..5 {
-            let address = free_address();
-            let config = self.write(folder.path(), address);
-            let (mut child, log) = run_named(folder.path(), &config);
-            if answers(address, self.first_zone.as_deref().unwrap_or("."), &mut child, &log) {
-                return Bind { folder, child, address, log };
-            }
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
-        panic!("named found no port");
+        let mut attempts = (0..5).map(|_| self.try_at(free_address()));
+        attempts.find_map(|started| started).expect("named found no port")
     }
 
-    /// The same at `address`, which nobody else can have.
+    /// The same at an address: where one was that has ended.
     pub fn start_at(&self, address: SocketAddr) -> Bind {
+        self.try_at(address).unwrap_or_else(|| panic!("{address} is in use"))
+    }
+
+    fn try_at(&self, address: SocketAddr) -> Option<Bind> {
         let folder = tempfile::tempdir().unwrap();
-        let (mut child, log) = run_named(folder.path(), &self.write(folder.path(), address));
-        let is_there = answers(address, self.first_zone.as_deref().unwrap_or("."), &mut child, &log);
-        assert!(is_there, "{address}: {}", log.all().join("\n"));
-        Bind { folder, child, address, log }
+        let config = self.write(folder.path(), address);
+        let (child, log) = run_named(folder.path(), &config);
+        // Dropped, it is ended.
+        let mut bind = Bind { folder, child, address, log };
+        answers(address, self.first_zone.as_deref().unwrap_or("."), &mut bind.child, &bind.log).then_some(bind)
     }
 }
 

@@ -8,6 +8,7 @@
 //! - [`site`]: folders and `provost.json`; the server as a process that is killed and waited for.
 //! - [`tls`]: a client that speaks TLS and raw HTTP/1.1, to say exactly what a test wants to say.
 //! - [`tool`]: other programs: the binary itself, curl, openssl.
+//! - [`wishing`]: a stand-in for a CA that says when it wants to be asked, and offers profiles.
 
 pub mod bind;
 pub mod directory;
@@ -18,6 +19,7 @@ pub mod pki;
 pub mod site;
 pub mod tls;
 pub mod tool;
+pub mod wishing;
 
 use std::time::{Duration, Instant};
 

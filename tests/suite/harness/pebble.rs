@@ -1,20 +1,24 @@
-//! Pebble, a CA for tests, as a process; and a DNS server with nothing but TXT records, for it to ask.
+//! Pebble, a CA for tests, as a process.
+//!
+//! The installed one may be old: Debian 12's knows neither renewal information (RFC 9773) nor profiles. `tests/run`
+//! fetches one that does into the target directory, for the tests that are about these.
 
 use std::collections::BTreeMap;
-use std::net::{TcpListener, UdpSocket};
-use std::path::PathBuf;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose};
 use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::eventually;
-use super::pki::{SERVER_CA, named};
+use super::bind::{free_address, program};
+use super::pki::{Identity, SERVER_CA, named};
 use super::site::Lines;
 use super::tool;
+use super::{eventually, not_run};
 
 /// How Pebble is to behave.
 #[derive(Clone)]
@@ -29,6 +33,8 @@ pub struct Behaviour {
     pub external_accounts: BTreeMap<String, String>,
     /// For how long certificates are valid.
     pub validity_s: u64,
+    /// Profiles with their validity in seconds; only the [fetched](Pebble::fetched) one has them, and it needs some.
+    pub profiles: BTreeMap<String, u64>,
 }
 
 impl Default for Behaviour {
@@ -39,57 +45,106 @@ impl Default for Behaviour {
             alternate_roots: 0,
             external_accounts: BTreeMap::new(),
             validity_s: 90 * 86_400,
+            profiles: BTreeMap::new(),
         }
     }
 }
 
-/// Pebble, with its own DNS. Dropped, it is killed and waited for.
+/// Pebble. Dropped, it is killed and waited for.
 pub struct Pebble {
     folder: tempfile::TempDir,
+    program: PathBuf,
     behaviour: Behaviour,
     child: Option<Child>,
     port: u16,
     management_port: u16,
-    pub dns: TxtServer,
-    /// The DNS that it asks.
-    asks: String,
+    /// The name server that it asks.
+    asks: SocketAddr,
+    log: Lines,
 }
 
 impl Pebble {
-    /// Whether Pebble is installed here.
-    pub fn is_here() -> bool {
-        Command::new("pebble").arg("-h").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
+    /// Whether Pebble is installed here; without it the test says NOT RUN.
+    pub fn is_here(test: &str) -> bool {
+        let is_here = program("pebble").is_some();
+        if !is_here {
+            not_run(test, "pebble is not installed");
+        }
+        is_here
     }
 
-    /// Starts it with a DNS of its own.
-    pub fn start(behaviour: Behaviour) -> Self {
-        let dns = TxtServer::start();
-        let asks = dns.address.clone();
-        Self::start_asking(behaviour, dns, asks)
+    /// The one that `tests/run` has fetched; without it the test says NOT RUN.
+    pub fn fetched(test: &str) -> Option<PathBuf> {
+        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("pebble").join("usr/bin/pebble");
+        if !file.is_file() {
+            not_run(test, "the installed Pebble knows no ARI and no profiles, and tests/run has fetched no newer one");
+            return None;
+        }
+        Some(file)
     }
 
     /// Starts it to ask the name server at `address`.
-    pub fn start_with_dns(behaviour: Behaviour, address: std::net::SocketAddr) -> Self {
-        Self::start_asking(behaviour, TxtServer::start(), address.to_string())
+    pub fn start(behaviour: Behaviour, address: SocketAddr) -> Self {
+        Self::start_program(program("pebble").unwrap(), behaviour, address)
     }
 
-    fn start_asking(behaviour: Behaviour, dns: TxtServer, asks: String) -> Self {
+    /// Starts this `program` to ask the name server at `address`.
+    pub fn start_program(program: PathBuf, behaviour: Behaviour, address: SocketAddr) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
-        params.distinguished_name = named("localhost");
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        SERVER_CA.issue(&params).write(folder.path(), "localhost");
+        identity().write(folder.path(), "localhost");
         std::fs::write(folder.path().join("root.pem"), SERVER_CA.pem()).unwrap();
-        let (port, management_port) = (free_port(), free_port());
-        let mut pebble = Self { folder, behaviour, child: None, port, management_port, dns, asks };
-        pebble.start_again();
-        pebble
+        let log = Lines::default();
+        let (port, management_port) = (0, 0);
+        let mut pebble = Self { folder, program, behaviour, child: None, port, management_port, asks: address, log };
+        // Between finding a free port and listening on it, somebody else may take it.
+        for _ in 0..5 {
+            (pebble.port, pebble.management_port) = (free_address().port(), free_address().port());
+            if pebble.launch() {
+                return pebble;
+            }
+        }
+        panic!("Pebble found no ports:\n{}", pebble.log());
     }
 
     /// Starts it, with all that it knew forgotten.
     pub fn start_again(&mut self) {
         self.stop();
+        assert!(self.launch(), "Pebble did not start again:\n{}", self.log());
+    }
+
+    /// Whether it now listens where it shall.
+    fn launch(&mut self) -> bool {
+        let mut child = Command::new(&self.program)
+            .arg("-config")
+            .arg(self.write_config())
+            .args(["-strict", "-dnsserver", &self.asks.to_string()])
+            .env("PEBBLE_VA_NOSLEEP", "1")
+            .env("PEBBLE_WFE_NONCEREJECT", self.behaviour.rejected_nonces.to_string())
+            // Pebble reuses one in a hundred more than it is told.
+            .env("PEBBLE_AUTHZREUSE", self.behaviour.reused_authorizations.to_string())
+            .env("PEBBLE_ALTERNATE_ROOTS", self.behaviour.alternate_roots.to_string())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        self.log.follow(child.stdout.take().unwrap());
+        self.log.follow(child.stderr.take().unwrap());
+        let accepts = |port| TcpStream::connect(("127.0.0.1", port)).is_ok();
+        let is_up = eventually("Pebble to listen", || {
+            let is_up = accepts(self.port) && accepts(self.management_port);
+            let has_ended = child.try_wait().unwrap().is_some();
+            (is_up || has_ended).then_some(!has_ended)
+        });
+        self.child = Some(child);
+        is_up
+    }
+
+    fn write_config(&self) -> PathBuf {
         let path = |name: &str| self.folder.path().join(name);
+        let profile = |validity: &u64| json!({ "description": "of a test", "validityPeriod": validity });
+        let profiles: BTreeMap<&String, Value> =
+            self.behaviour.profiles.iter().map(|(name, validity)| (name, profile(validity))).collect();
         let config = json!({ "pebble": {
             "listenAddress": format!("127.0.0.1:{}", self.port),
             "managementListenAddress": format!("127.0.0.1:{}", self.management_port),
@@ -100,32 +155,10 @@ impl Pebble {
             "externalAccountBindingRequired": !self.behaviour.external_accounts.is_empty(),
             "externalAccountMACKeys": self.behaviour.external_accounts,
             "certificateValidityPeriod": self.behaviour.validity_s,
+            "profiles": profiles,
         } });
         std::fs::write(path("pebble.json"), config.to_string()).unwrap();
-        let mut child = Command::new("pebble")
-            .arg("-config")
-            .arg(path("pebble.json"))
-            .args(["-strict", "-dnsserver", &self.asks])
-            .env("PEBBLE_VA_NOSLEEP", "1")
-            .env("PEBBLE_WFE_NONCEREJECT", self.behaviour.rejected_nonces.to_string())
-            .env("PEBBLE_AUTHZREUSE", self.behaviour.reused_authorizations.to_string())
-            .env("PEBBLE_ALTERNATE_ROOTS", self.behaviour.alternate_roots.to_string())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = Lines::default();
-        lines.follow(child.stdout.take().unwrap());
-        lines.follow(child.stderr.take().unwrap());
-        eventually("Pebble to listen", || {
-            if let Ok(Some(status)) = child.try_wait() {
-                panic!("Pebble ended with {status}:\n{}", lines.all().join("\n"));
-            }
-            lines.all().iter().any(|line| line.contains("ACME directory available")).then_some(())
-        });
-        eventually("Pebble to accept", || std::net::TcpStream::connect(("127.0.0.1", self.port)).ok());
-        self.child = Some(child);
+        path("pebble.json")
     }
 
     pub fn stop(&mut self) {
@@ -135,8 +168,12 @@ impl Pebble {
         }
     }
 
+    pub fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
     pub fn directory(&self) -> String {
-        format!("https://127.0.0.1:{}/dir", self.port)
+        format!("https://{}/dir", self.address())
     }
 
     /// The root of its own HTTPS certificate.
@@ -146,18 +183,58 @@ impl Pebble {
 
     /// What its directory says.
     pub fn links(&self) -> Value {
-        serde_json::from_str(&self.get(&self.directory())).unwrap()
+        serde_json::from_str(&self.fetch(&self.directory(), &[])).unwrap()
     }
 
     /// The PEM of one of the roots that it issues under.
     pub fn issuing_root(&self, index: u32) -> String {
-        self.get(&format!("https://127.0.0.1:{}/roots/{index}", self.management_port))
+        self.manage(&format!("roots/{index}"), &[])
     }
 
-    fn get(&self, url: &str) -> String {
-        let got = tool::run(Command::new("curl").args(["-sSf", "--cacert"]).arg(self.root_file()).arg(url));
+    /// The common name of one of the roots that it issues under.
+    pub fn issuing_root_name(&self, index: u32) -> String {
+        let pem = self.issuing_root(index);
+        let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).unwrap();
+        let (_, root) = X509Certificate::from_der(&pem.contents).unwrap();
+        root.subject().iter_common_name().next().unwrap().as_str().unwrap().to_owned()
+    }
+
+    /// Has it say, from now on, that it wants `certificate` (PEM) renewed from `start` until `end` (RFC 9773 §4.2).
+    pub fn wants_renewal(&self, certificate: &str, start: OffsetDateTime, end: OffsetDateTime) {
+        let window = json!({ "start": start.format(&Rfc3339).unwrap(), "end": end.format(&Rfc3339).unwrap() });
+        let answer = json!({ "suggestedWindow": window }).to_string();
+        let request = json!({ "certificate": certificate, "ariResponse": answer }).to_string();
+        self.manage("set-renewal-info/", &["--data-binary", &request]);
+    }
+
+    /// Asks its management interface.
+    fn manage(&self, path: &str, arguments: &[&str]) -> String {
+        self.fetch(&format!("https://127.0.0.1:{}/{path}", self.management_port), arguments)
+    }
+
+    fn fetch(&self, url: &str, arguments: &[&str]) -> String {
+        let mut command = Command::new("curl");
+        command.args(["-sSf", "--max-time", "20", "--cacert"]).arg(self.root_file()).args(arguments).arg(url);
+        let got = tool::run(&mut command);
         assert_eq!(got.code, 0, "{}", got.stderr);
         got.stdout
+    }
+
+    /// What it says of the certificate with this serial number, in hexadecimal: `Valid` or `Revoked`.
+    pub fn verdict(&self, serial: &str) -> String {
+        let status: Value =
+            serde_json::from_str(&self.manage(&format!("cert-status-by-serial/{serial}"), &[])).unwrap();
+        status["Status"].as_str().unwrap().to_owned()
+    }
+
+    /// What it has logged, in all its lives.
+    pub fn log(&self) -> String {
+        self.log.all().join("\n")
+    }
+
+    /// How many of its log lines contain `text`.
+    pub fn logged(&self, text: &str) -> usize {
+        self.log.all().iter().filter(|line| line.contains(text)).count()
     }
 }
 
@@ -167,72 +244,10 @@ impl Drop for Pebble {
     }
 }
 
-/// A port that nobody listens on now.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-/// A name server that has TXT records and nothing else. Dropped, it ends.
-pub struct TxtServer {
-    pub address: String,
-    pub records: Arc<Mutex<BTreeMap<String, Vec<String>>>>,
-    stop: Arc<AtomicBool>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl TxtServer {
-    fn start() -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-        let address = socket.local_addr().unwrap().to_string();
-        let records: Arc<Mutex<BTreeMap<String, Vec<String>>>> = Arc::default();
-        let stop = Arc::new(AtomicBool::new(false));
-        let (theirs, stopped) = (Arc::clone(&records), Arc::clone(&stop));
-        let thread = std::thread::spawn(move || {
-            let mut query = [0; 4096];
-            while !stopped.load(Ordering::Relaxed) {
-                let Ok((length, peer)) = socket.recv_from(&mut query) else { continue };
-                if let Some(answer) = answer(&query[..length], &theirs.lock().unwrap()) {
-                    let _ = socket.send_to(&answer, peer);
-                }
-            }
-        });
-        Self { address, records, stop, thread: Some(thread) }
-    }
-}
-
-impl Drop for TxtServer {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-/// RFC 1035 §4.1, as far as one question about TXT goes; anything else has no data.
-fn answer(query: &[u8], records: &BTreeMap<String, Vec<String>>) -> Option<Vec<u8>> {
-    let mut at = 12;
-    let mut labels = Vec::new();
-    loop {
-        let length = usize::from(*query.get(at)?);
-        at += 1;
-        if length == 0 {
-            break;
-        }
-        labels.push(String::from_utf8_lossy(query.get(at..at + length)?).to_ascii_lowercase());
-        at += length;
-    }
-    let question = query.get(12..at + 4)?;
-    let is_txt = question.ends_with(&[0, 16, 0, 1]);
-    let values = records.get(&labels.join(".")).filter(|_| is_txt).cloned().unwrap_or_default();
-    let mut answer = query.get(..2)?.to_vec();
-    answer.extend([0x84, 0, 0, 1, 0, u8::try_from(values.len()).ok()?, 0, 0, 0, 0]);
-    answer.extend(question);
-    for value in values {
-        let length = u8::try_from(value.len()).ok()?;
-        answer.extend([0xc0, 12, 0, 16, 0, 1, 0, 0, 0, 0, 0, length + 1, length]);
-        answer.extend(value.as_bytes());
-    }
-    Some(answer)
+/// How a CA on this machine shows itself.
+pub fn identity() -> Identity {
+    let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+    params.distinguished_name = named("localhost");
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    SERVER_CA.issue(&params)
 }

@@ -1,0 +1,64 @@
+# Sourced by tests/run: fetches a Pebble that knows ARI and profiles, which Debian 12's does not.
+#
+# It comes from a later Debian and is only unpacked, into the target directory, where the tests look for it. Where it
+# cannot be had, the tests that need it say NOT RUN; so that is no failure.
+# shellcheck shell=bash
+
+pebble_version=2.10.0+ds1-2
+declare -A pebble_sha256=(
+    [amd64]=b9a3a3920143f1a6fc568dfa88247be22cafa96c845fe62938c08982a15df315
+    [arm64]=0364a75c5a47a963b88125ce1ec69869d1af0aacd1062926476b8d2929289364
+)
+debian_keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+
+# The mirror that this machine has its packages from.
+debian_mirror() {
+    local mirror
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' 'Label: Debian' 2>/dev/null | head -n 1)
+    printf '%s\n' "${mirror:-http://deb.debian.org/debian/}"
+}
+
+# The version that we know, by the checksum that we know.
+download_pinned() {
+    local architecture=$1 file=pebble_${pebble_version}_$1.deb
+    [[ -n ${pebble_sha256[$architecture]:-} ]] || return
+    curl -fsSL --max-time 120 -o "$file" "$(debian_mirror)pool/main/p/pebble/$file" &&
+        sha256sum --quiet -c - <<<"${pebble_sha256[$architecture]}  $file"
+}
+
+# Whichever version the archive has now, by the checksum in its signed index; with lists of our own, so that the
+# machine's apt never hears of it.
+download_current() {
+    local options=(
+        -q -o Dir::Etc::sourcelist="$PWD/sources.list" -o Dir::Etc::sourceparts=- -o Dir::State="$PWD"
+        -o Dir::State::status=/dev/null -o Dir::Cache="$PWD" -o APT::Sandbox::User=
+    )
+    mkdir -p lists/partial archives/partial
+    printf 'deb [signed-by=%s] %s sid main\n' "$debian_keyring" "$(debian_mirror)" >sources.list
+    rm -f pebble_*.deb
+    apt-get "${options[@]}" update && apt-get "${options[@]}" download pebble
+}
+
+# In an empty folder: downloads, unpacks, and looks whether it runs here.
+unpack_pebble() {
+    local architecture
+    architecture=$(dpkg --print-architecture) || return
+    download_pinned "$architecture" || download_current || return
+    dpkg-deb -x pebble_*.deb unpacked && unpacked/usr/bin/pebble -version
+}
+
+fetch_pebble() {
+    local target folder
+    target=$(cargo metadata --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
+    if [[ -x $target/pebble/usr/bin/pebble ]]; then
+        echo "it is here: $target/pebble"
+        return
+    fi
+    mkdir -p "$target" && folder=$(mktemp -d "$target/pebble.XXXXXX") || return
+    if (cd "$folder" && unpack_pebble); then
+        rm -rf "$target/pebble" && mv "$folder/unpacked" "$target/pebble"
+    else
+        echo "no newer Pebble can be had here; the tests that need it do not run"
+    fi
+    rm -rf "$folder"
+}

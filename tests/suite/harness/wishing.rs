@@ -1,0 +1,183 @@
+//! A stand-in for a CA with renewal information (RFC 9773) and profiles: it passes requests on to a Pebble that has
+//! neither, adds them to what comes back, and remembers what was ordered.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use serde_json::{Value, json};
+use time::format_description::well_known::Rfc3339;
+use time::{Duration, OffsetDateTime};
+
+use super::PATIENCE;
+use super::pebble::{Pebble, identity};
+use super::tls::Client;
+
+/// The stand-in. Dropped, it ends.
+pub struct Wishing {
+    shared: Arc<Shared>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+struct Shared {
+    address: SocketAddr,
+    pebble: Client,
+    tls: Arc<ServerConfig>,
+    /// Certificates that it wants renewed at other times than usual.
+    windows: Mutex<BTreeMap<String, (OffsetDateTime, OffsetDateTime)>>,
+    orders: Mutex<Vec<Value>>,
+    asked_about: Mutex<Vec<String>>,
+    echoes_replaces: bool,
+    is_over: AtomicBool,
+}
+
+impl Wishing {
+    /// Stands in front of `pebble`, and wants certificates renewed in a month; it may fail to say that an order
+    /// replaces a certificate.
+    pub fn start(pebble: &Pebble, echoes_replaces: bool) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let identity = identity();
+        let tls = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(identity.chain.clone(), identity.key())
+            .unwrap();
+        let shared = Arc::new(Shared {
+            address,
+            pebble: Client::new(pebble.address(), Some("localhost")),
+            tls: Arc::new(tls),
+            windows: Mutex::default(),
+            orders: Mutex::default(),
+            asked_about: Mutex::default(),
+            echoes_replaces,
+            is_over: AtomicBool::new(false),
+        });
+        let theirs = Arc::clone(&shared);
+        let thread = std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                if theirs.is_over.load(Ordering::SeqCst) {
+                    break;
+                }
+                // A client that goes away in the middle is its own business.
+                let _ = theirs.serve(client);
+            }
+        });
+        Self { shared, thread: Some(thread) }
+    }
+
+    pub fn directory(&self) -> String {
+        format!("https://{}/dir", self.shared.address)
+    }
+
+    /// From now on, it wants the certificates that it was asked about renewed from `start` until `end`.
+    pub fn wants_renewal(&self, start: OffsetDateTime, end: OffsetDateTime) {
+        let windows = self.asked_about().into_iter().map(|certificate| (certificate, (start, end)));
+        self.shared.windows.lock().unwrap().extend(windows);
+    }
+
+    /// What was ordered, oldest first.
+    pub fn orders(&self) -> Vec<Value> {
+        self.shared.orders.lock().unwrap().clone()
+    }
+
+    /// The certificates whose window was asked for, by the CA's name for them.
+    pub fn asked_about(&self) -> Vec<String> {
+        self.shared.asked_about.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Wishing {
+    fn drop(&mut self) {
+        self.shared.is_over.store(true, Ordering::SeqCst);
+        // Wakes it.
+        let _ = TcpStream::connect(self.shared.address);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn serve(&self, tcp: TcpStream) -> std::io::Result<()> {
+        tcp.set_read_timeout(Some(PATIENCE))?;
+        let connection = ServerConnection::new(Arc::clone(&self.tls)).map_err(std::io::Error::other)?;
+        let mut stream = StreamOwned::new(connection, tcp);
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte)?;
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8(head).map_err(std::io::Error::other)?;
+        let length =
+            head.to_ascii_lowercase().lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+        let mut body = vec![0; length.unwrap_or(0)];
+        stream.read_exact(&mut body)?;
+        stream.write_all(&self.answer(&head, &body)?)?;
+        stream.conn.send_close_notify();
+        stream.flush()
+    }
+
+    fn answer(&self, head: &str, body: &[u8]) -> std::io::Result<Vec<u8>> {
+        let path = head.split(' ').nth(1).unwrap_or_default();
+        if let Some(certificate) = path.strip_prefix("/renewal-info/") {
+            self.asked_about.lock().unwrap().push(certificate.to_owned());
+            return Ok(self.renewal_info(certificate));
+        }
+        let answer = self.pass_on(head, body)?;
+        Ok(match path {
+            "/dir" => changed(&answer, |directory| {
+                directory["renewalInfo"] = json!(format!("https://{}/renewal-info", self.address));
+                directory["meta"]["profiles"] = json!({ "classic": "as ever", "shortlived": "for six days" });
+            }),
+            "/order-plz" if answer.starts_with(b"HTTP/1.0 201") => changed(&answer, |order| {
+                let ordered = payload(body);
+                if self.echoes_replaces {
+                    order["replaces"] = ordered["replaces"].clone();
+                }
+                self.orders.lock().unwrap().push(ordered);
+            }),
+            _ => answer,
+        })
+    }
+
+    fn renewal_info(&self, certificate: &str) -> Vec<u8> {
+        let in_a_month = OffsetDateTime::now_utc() + Duration::days(30);
+        let moved = self.windows.lock().unwrap().get(certificate).copied();
+        let (start, end) = moved.unwrap_or((in_a_month, in_a_month + Duration::days(1)));
+        let window = json!({ "start": start.format(&Rfc3339).unwrap(), "end": end.format(&Rfc3339).unwrap() });
+        format!("HTTP/1.0 200 OK\r\nRetry-After: 21600\r\n\r\n{}", json!({ "suggestedWindow": window })).into_bytes()
+    }
+
+    /// In HTTP/1.0, whose answers are whole and end with the connection. The Host stays, since Pebble makes its URLs of it.
+    fn pass_on(&self, head: &str, body: &[u8]) -> std::io::Result<Vec<u8>> {
+        let mut connection = self.pebble.connect()?;
+        connection.send(head.replacen("HTTP/1.1\r\n", "HTTP/1.0\r\n", 1).as_bytes())?;
+        connection.send(body)?;
+        connection.read_to_close()
+    }
+}
+
+/// An answer with other JSON in it.
+fn changed(answer: &[u8], change: impl FnOnce(&mut Value)) -> Vec<u8> {
+    let text = std::str::from_utf8(answer).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let mut body = serde_json::from_str(body).unwrap();
+    change(&mut body);
+    let head: Vec<&str> = head.split("\r\n").filter(|line| !line.starts_with("Content-Length: ")).collect();
+    format!("{}\r\n\r\n{body}", head.join("\r\n")).into_bytes()
+}
+
+/// What a signed request says (RFC 7515 §7.2.2).
+fn payload(request: &[u8]) -> Value {
+    let request: Value = serde_json::from_slice(request).unwrap();
+    let payload = URL_SAFE_NO_PAD.decode(request["payload"].as_str().unwrap()).unwrap();
+    serde_json::from_slice(&payload).unwrap()
+}

@@ -1,0 +1,140 @@
+//! kill -9 at each step of the way to a certificate, and what the next process makes of what is left.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::sync::mpsc;
+
+use serde_json::json;
+
+use super::{CHALLENGE, Public, primary, usual};
+use crate::harness::PATIENCE;
+use crate::harness::bind;
+use crate::harness::pebble::{Behaviour, Pebble};
+
+/// What the log says at the beginning of each step, in order.
+const STEPS: [&str; 11] = [
+    "asking https://",
+    "registering an account",
+    "ordering a certificate",
+    "looking where",
+    "publishing 2 records",
+    "waiting until all authorities have them",
+    "has the records",
+    "telling the CA",
+    "sending the certificate request",
+    "fetching the certificate",
+    "a new certificate is in use",
+];
+
+impl Public {
+    /// Runs the server until it says `step`, and kills it; gives the step that it was at when it died.
+    fn kill_at(&self, step: &str) -> &'static str {
+        let mut command = self.site.command();
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let (tell, told) = mpsc::channel();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        let reader = std::thread::spawn(move || lines.for_each(|line| drop(tell.send(line))));
+        let mut said: Vec<String> = Vec::new();
+        while let Ok(line) = told.recv_timeout(PATIENCE) {
+            said.push(line);
+            if said.iter().any(|line| line.contains(step)) {
+                break;
+            }
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        reader.join().unwrap();
+        // It may have gone on before it died.
+        said.extend(told);
+        assert!(said.iter().any(|line| line.contains(step)), "never said {step:?}: {said:?}");
+        let at = |line: &String| STEPS.into_iter().find(|step| line.contains(step));
+        said.iter().rev().find_map(at).unwrap()
+    }
+
+    /// The key of the order that is under way.
+    fn ordered_for(&self) -> Option<Vec<u8>> {
+        let folder = self.site.path("state/certs/ecdsa-p256");
+        folder.join("order.json").exists().then(|| std::fs::read(folder.join("order.key")).unwrap())
+    }
+}
+
+/// What became of some kills.
+#[derive(Default)]
+struct Outcome {
+    /// The steps that processes died at.
+    died_at: BTreeSet<&'static str>,
+    orders: usize,
+    validations: usize,
+    certificates: usize,
+}
+
+/// Kills a process at each of these steps, one site after the other, and lets another finish.
+fn kill_at_each(steps: &[&str]) -> Outcome {
+    let bind = primary().start();
+    let pebble = Pebble::start(Behaviour::default(), bind.address);
+    let public = Public::new(pebble, bind.address, &bind.key_file("provost."));
+    let mut outcome = Outcome::default();
+    for step in steps {
+        outcome.died_at.insert(public.kill_at(step));
+        let ordered_for = public.ordered_for();
+        let server = public.start();
+        let status = public.obtains();
+        let key = std::fs::read(public.site.path("state/certs/ecdsa-p256/current/key.pem")).unwrap();
+        assert!(ordered_for.is_none_or(|ordered_for| ordered_for == key), "{step}: not the order's certificate");
+        assert_eq!(status["certificates"][0]["failures"], 0, "{step}: {status}");
+        assert_eq!(bind.txt(CHALLENGE), Vec::<String>::new(), "{step}");
+        let journal = std::fs::read_to_string(public.site.path("state/dns-journal.json")).unwrap_or_default();
+        assert!(matches!(journal.as_str(), "" | "[]"), "{step}: {journal}");
+        server.kill();
+        std::fs::remove_dir_all(public.site.path("state")).unwrap();
+    }
+    outcome.orders = public.pebble.logged("Added order");
+    outcome.validations = public.pebble.logged("set VALID by completed challenge");
+    outcome.certificates = public.pebble.logged("Issued certificate serial");
+    outcome
+}
+
+#[test]
+fn killed_at_any_step_the_next_process_finishes_the_order_and_leaves_no_record() {
+    let test = "unattended::kills::killed_at_any_step_the_next_process_finishes_the_order_and_leaves_no_record";
+    if !bind::is_here(test) || !Pebble::is_here(test) {
+        return;
+    }
+    let outcomes: Vec<Outcome> = std::thread::scope(|scope| {
+        let lots: Vec<_> = STEPS.chunks(4).map(|steps| scope.spawn(|| kill_at_each(steps))).collect();
+        lots.into_iter().map(|lot| lot.join().unwrap()).collect()
+    });
+    let died_at: BTreeSet<_> = outcomes.iter().flat_map(|outcome| &outcome.died_at).collect();
+    let sum = |count: fn(&Outcome) -> usize| outcomes.iter().map(count).sum::<usize>();
+    let orders = sum(|outcome| outcome.orders);
+    eprintln!("killed at {} of {} steps; {orders} orders", died_at.len(), STEPS.len());
+    // A process may die a step later than it was meant to.
+    assert!(died_at.len() > STEPS.len() / 2, "killed only at {died_at:?}");
+    // Only an order whose URL was not yet on the disk is placed again; nothing is validated or issued twice.
+    assert!((STEPS.len()..=STEPS.len() + 2).contains(&orders), "{orders} orders");
+    assert_eq!(sum(|outcome| outcome.validations), 2 * STEPS.len());
+    assert_eq!(sum(|outcome| outcome.certificates), STEPS.len());
+}
+
+#[test]
+fn an_order_that_a_kill_left_behind_its_stored_certificate_is_not_taken_up() {
+    let test = "unattended::kills::an_order_that_a_kill_left_behind_its_stored_certificate_is_not_taken_up";
+    let Some((bind, mut public)) = usual(test, Behaviour::default()) else { return };
+    public.acme()["dns"]["settle_s"] = json!(1);
+    let server = public.start();
+    server.says("has the records");
+    let files = ["order.json", "order.key"].map(|name| public.site.path("state/certs/ecdsa-p256").join(name));
+    let order = files.each_ref().map(|file| std::fs::read(file).unwrap());
+    public.obtains();
+    server.kill();
+    // As if it had been killed between storing the certificate and forgetting its order.
+    for (file, content) in files.iter().zip(order) {
+        std::fs::write(file, content).unwrap();
+    }
+    let _server = public.start();
+    let before = std::fs::read(public.chain("ecdsa-p256")).unwrap();
+    public.renew();
+    assert_ne!(std::fs::read(public.chain("ecdsa-p256")).unwrap(), before);
+    assert_eq!(bind.txt(CHALLENGE), Vec::<String>::new());
+}
