@@ -22,6 +22,7 @@ use crate::config::{CertificateSource, Config};
 use crate::constituency::Registry;
 use crate::constituency::scan::Scanner;
 use crate::constituency::watch::{Waker, follow};
+use crate::ledger::{self, Keeper, Ledger};
 use crate::renew::Renewer;
 use crate::serve::Server;
 use crate::serve::access::{AccessLog, LogFormat, Writer};
@@ -38,12 +39,14 @@ pub mod control;
 mod news;
 mod publisher;
 mod renewal;
+mod sightings;
 mod signals;
 mod sockets;
 mod upkeep;
 
 use publisher::Publisher;
 use renewal::{Plan, Renewal};
+use sightings::Sightings;
 use upkeep::{Upkeep, Work};
 
 pub(crate) use renewal::parts as renewal_parts;
@@ -58,6 +61,8 @@ pub const ANNOUNCEMENT: &str = "provost::announcement";
 
 /// How long a log that nobody reads may put off the end.
 const PATIENCE_WITH_LOG: Duration = Duration::from_secs(5);
+/// How long a disk that hangs may put off the end.
+const PATIENCE_WITH_LEDGER: Duration = Duration::from_secs(5);
 
 /// Why the application cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -109,6 +114,7 @@ pub struct App {
     source: Source,
     waker: Waker,
     writer: Writer,
+    keeper: Keeper,
     _lock: StateLock,
 }
 
@@ -152,7 +158,8 @@ impl App {
         // Whoever reads that we listen may send a signal at once.
         let signals = signals::Signals::listen()?;
         let listeners = sockets::listen_all(&config.listen)?;
-        let (access, writer) = AccessLog::start(log, output)?;
+        let (ledger, keeper) = Ledger::start(&state.folder(ledger::FOLDER)?)?;
+        let (access, writer) = AccessLog::start(log, output, Sightings(ledger))?;
         let server = Arc::new(Server {
             site: ArcSwap::from_pointee(Site::new(config.domain.clone(), config.no_sni.clone())),
             certificates,
@@ -167,7 +174,7 @@ impl App {
         publisher.publish_registry(&Registry::default(), first.snapshot());
         let publishing = Arc::clone(&publisher);
         let waker = follow(scanner, first, move |before, after| publishing.publish_registry(before, after))?;
-        Ok(Self { config, server, publisher, listeners, signals, source, waker, writer, _lock: lock })
+        Ok(Self { config, server, publisher, listeners, signals, source, waker, writer, keeper, _lock: lock })
     }
 
     /// Where it listens.
@@ -241,6 +248,7 @@ impl App {
         self.waker.stop();
         drop((upkeep, self.server));
         self.writer.finish(PATIENCE_WITH_LOG);
+        self.keeper.finish(PATIENCE_WITH_LEDGER);
         tracing::info!("stopped");
         Ok(())
     }

@@ -5,7 +5,8 @@
 //! the [constituency] that its SNI names in the [site](serve::site), and runs TLS by that constituency's own
 //! configuration, in which [`trust`] judges the device certificate. Each request on the connection is then decided by
 //! one pure function, [`serve::decision::decide`], from the policy as it is at that moment; what it grants opens a file
-//! ([`serve::content`]) or stores an upload ([`serve::upload`]). [`serve::access`] writes a line.
+//! ([`serve::content`]) or stores an upload ([`serve::upload`]). [`serve::access`] writes a line, and the [ledger] remembers
+//! what the phone did.
 //!
 //! # The way of a change
 //! Somebody makes a folder or edits a policy. [`constituency::watch`] notices, [`constituency::scan`] reads what changed
@@ -20,7 +21,7 @@
 //! - *TLS part*: the part of a policy that a handshake depends on; a change of it ends what was before.
 //!
 //! # The modules, in reading order
-//! Nouns know things: [`constituency`], [`trust`], [`certificate`], [`ca`], [`dns`], [`state`], [`settings`],
+//! Nouns know things: [`constituency`], [`trust`], [`certificate`], [`ca`], [`dns`], [`ledger`], [`state`], [`settings`],
 //! [`files`], [`clock`].
 //! Verbs do things: [`serve`], [`renew`], [`phone`]. [`config`] gathers their settings, [`app`] wires them, [`cli`] is the commands.
 //! Imports point from the later to the earlier; a test holds them to it.
@@ -34,6 +35,7 @@ pub mod config;
 pub mod constituency;
 pub mod dns;
 pub mod files;
+pub mod ledger;
 pub mod phone;
 pub mod renew;
 pub mod serve;

@@ -11,15 +11,20 @@ use clap::{Parser, Subcommand};
 
 mod certificate;
 pub mod check;
+mod constituency;
 mod demo;
 mod diagnostics;
 mod local;
 pub mod phone;
+mod phone_log;
+mod phones;
+mod policy;
 pub mod print;
 pub mod printer;
 mod schema;
 mod serve;
 mod trust;
+mod uploads;
 
 /// The exit code of a command that makes no sense, or of a configuration that does not.
 const USAGE: u8 = 2;
@@ -48,11 +53,25 @@ enum Command {
     Serve(serve::Args),
     /// Show it all on this machine: serve in local mode and boot three virtual phones.
     Demo(demo::Args),
-    /// Say everything that is wrong with configuration, constituencies and trust.
+    /// Say everything that is wrong with the configuration and the constituencies.
     Check(check::Args),
     /// The certificates that provost obtains by itself.
     #[command(subcommand)]
     Certificate(certificate::Command),
+    /// List every phone that is known or was seen: when, from where, and why it was refused.
+    Phones(phones::Args),
+    /// Show what one phone asked, and what it got.
+    PhoneLog(phone_log::Args),
+    /// Put a phone on a constituency's list: it is let in within a second.
+    Allow(policy::AllowArgs),
+    /// Keep a phone out of one constituency, or of all: within a second.
+    Deny(policy::DenyArgs),
+    /// Which constituencies there are, and a new one.
+    #[command(subcommand)]
+    Constituency(constituency::Command),
+    /// What phones have uploaded.
+    #[command(subcommand)]
+    Uploads(uploads::Command),
     Phone(phone::Args),
     /// Whose device certificates count.
     #[command(subcommand)]
@@ -79,6 +98,12 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Certificate(command) => certificate::run(&command),
+        Command::Phones(args) => phones::run(&args),
+        Command::PhoneLog(args) => phone_log::run(&args),
+        Command::Allow(args) => policy::allow(&args),
+        Command::Deny(args) => policy::deny(&args),
+        Command::Constituency(command) => constituency::run(&command),
+        Command::Uploads(command) => uploads::run(&command),
         Command::Phone(args) => local::run_phone(&args),
         Command::Trust(command) => trust::run(&command),
         Command::Print(args) => print::run(&args),
@@ -99,6 +124,17 @@ fn say(line: &dyn Display) {
 fn complain(error: &dyn Display) {
     let style = AnsiColor::Red.on_default().bold();
     let _ = writeln!(anstream::stderr(), "{style}error:{style:#} {error}");
+}
+
+/// The exit code of what was done, or not: then the reason is printed.
+fn code(done: anyhow::Result<()>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&format_args!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// The runtime of a command that waits for the network.

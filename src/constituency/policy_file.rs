@@ -142,13 +142,13 @@ impl PolicySource {
     }
 }
 
-enum Reading {
+pub(super) enum Reading {
     Absent,
     Unchanged,
     Text(String, Stamp),
 }
 
-enum Unreadable {
+pub(super) enum Unreadable {
     NotRegular,
     TooLarge,
     NotText,
@@ -172,7 +172,8 @@ impl From<Errno> for Unreadable {
     }
 }
 
-fn read(folder: &OwnedFd, seen: Option<&Stamp>, now: SystemTime) -> Result<Reading, Unreadable> {
+/// Reads the policy in `folder`, unless it is the one that was `seen`.
+pub(super) fn read(folder: &OwnedFd, seen: Option<&Stamp>, now: SystemTime) -> Result<Reading, Unreadable> {
     // NONBLOCK: opening a FIFO must not wait for its writer.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
     let handle = match rustix::fs::openat(folder, POLICY_FILE, flags, Mode::empty()) {

@@ -2,7 +2,10 @@
 //!
 //! A record is handed over whole and formatted by the thread that writes it; the request's path neither formats nor
 //! waits. A record has its own copy of what the peer said, lest it hold on to the connection's buffer. If nobody takes
-//! the lines, records are dropped and counted.
+//! the lines, lines are dropped and counted.
+//!
+//! An [`Observer`] gets every record when the log has done with it, so that whatever else is made of records costs the
+//! request's path nothing.
 
 #[cfg(test)]
 mod tests;
@@ -22,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use crate::constituency::{ConstituencyName, MacAddress};
+use crate::trust::Claim;
 
 /// How many records may wait for the writer.
 const QUEUE: usize = 16_384;
@@ -80,14 +84,36 @@ pub struct AccessRecord {
     pub reason: Option<String>,
     /// Version, suite, and a mark on an expired device certificate that is tolerated.
     pub tls: Option<TlsFacts>,
+    /// When the certificate that proved the phone expires, in Unix seconds.
+    pub certificate_not_after: Option<i64>,
+    /// Who a certificate that was refused says it is: never to be taken for `mac`.
+    pub claim: Option<Box<Claim>>,
+}
+
+/// Whoever wants to know of each record too. It must not wait.
+pub trait Observer: Send + Sync {
+    /// A record that the log has done with.
+    fn saw(&self, record: Box<AccessRecord>);
+}
+
+/// Nobody.
+impl Observer for () {
+    fn saw(&self, _: Box<AccessRecord>) {}
 }
 
 /// Where records go.
 #[derive(Debug, Clone)]
 pub struct AccessLog {
-    /// Boxed: they pass through three hands.
+    /// Boxed: they pass through many hands.
     queue: SyncSender<Box<AccessRecord>>,
-    lost: Arc<AtomicU64>,
+    beside: Arc<Beside>,
+}
+
+/// What there is beside the lines.
+struct Beside {
+    /// How many lines were lost since that was last said.
+    lost: AtomicU64,
+    observer: Box<dyn Observer>,
 }
 
 /// The thread that writes; waited for to be sure that everything is written. Nothing is ever sent: it hangs up.
@@ -104,19 +130,23 @@ impl AccessRecord {
 }
 
 impl AccessLog {
-    /// Starts the thread that writes lines of `format` to `output`.
+    /// Starts the thread that writes lines of `format` to `output` and hands the records on to `observer`.
     ///
     /// # Errors
     /// If the system has no thread to spare.
-    pub fn start(format: LogFormat, output: impl Write + Send + 'static) -> std::io::Result<(Self, Writer)> {
+    pub fn start(
+        format: LogFormat,
+        output: impl Write + Send + 'static,
+        observer: impl Observer + 'static,
+    ) -> std::io::Result<(Self, Writer)> {
         let (queue, records) = sync_channel(QUEUE);
-        let lost = Arc::new(AtomicU64::new(0));
-        let lost_too = Arc::clone(&lost);
+        let beside = Arc::new(Beside { lost: AtomicU64::new(0), observer: Box::new(observer) });
+        let beside_too = Arc::clone(&beside);
         let (alive, writer) = channel();
         std::thread::Builder::new()
             .name("access-log".to_owned())
-            .spawn(move || write_all(&records, format, output, &lost_too, alive))?;
-        Ok((Self { queue, lost }, Writer(writer)))
+            .spawn(move || write_all(&records, format, output, &beside_too, alive))?;
+        Ok((Self { queue, beside }, Writer(writer)))
     }
 
     /// Hands a record over. Never waits.
@@ -124,10 +154,11 @@ impl AccessLog {
         if let Some(reason) = &mut record.reason {
             cut(reason);
         }
-        if let Err(TrySendError::Full(_)) = self.queue.try_send(record)
-            && self.lost.fetch_add(1, Ordering::Relaxed) == 0
-        {
-            say_that_lines_are_lost();
+        if let Err(TrySendError::Full(record)) = self.queue.try_send(record) {
+            if self.beside.lost.fetch_add(1, Ordering::Relaxed) == 0 {
+                say_that_lines_are_lost();
+            }
+            self.beside.observer.saw(record);
         }
     }
 }
@@ -162,7 +193,7 @@ fn write_all(
     records: &Receiver<Box<AccessRecord>>,
     format: LogFormat,
     mut output: impl Write,
-    lost: &AtomicU64,
+    beside: &Beside,
     _alive: Sender<()>,
 ) {
     let mut lines = String::with_capacity(WRITE);
@@ -172,6 +203,7 @@ fn write_all(
         let mut next = Some(first);
         while let Some(record) = next {
             format.line(&record, &mut lines);
+            beside.observer.saw(record);
             next = records.try_recv().ok();
             if next.is_some() && lines.len() < WRITE {
                 continue;
@@ -186,7 +218,7 @@ fn write_all(
             }
             lines.clear();
         }
-        match lost.swap(0, Ordering::Relaxed) {
+        match beside.lost.swap(0, Ordering::Relaxed) {
             0 => {}
             count => tracing::warn!("{count} access-log lines were lost"),
         }
@@ -292,13 +324,15 @@ fn write_timestamp(time: SystemTime, line: &mut String) -> fmt::Result {
 }
 
 /// Words of ours, perhaps around a stranger's: quotes stay as they are in JSON, what drives a terminal does not.
-fn without_controls(text: &str) -> String {
+#[must_use]
+pub fn without_controls(text: &str) -> String {
     let is_plain = |character: char| character.is_ascii_graphic() || character == ' ';
     text.chars().flat_map(|c| if is_plain(c) { vec![c] } else { c.escape_unicode().collect() }).collect()
 }
 
 /// Bytes of a stranger as text that cannot break a line, close a quote or drive a terminal.
-fn escaped(bytes: &[u8]) -> impl fmt::Display {
+#[must_use]
+pub fn escaped(bytes: &[u8]) -> impl fmt::Display {
     struct Escaped<'a>(&'a [u8]);
     impl fmt::Display for Escaped<'_> {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -317,14 +351,28 @@ fn escaped(bytes: &[u8]) -> impl fmt::Display {
     Escaped(bytes)
 }
 
+impl fmt::Debug for Beside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Beside").field("lost", &self.lost).finish_non_exhaustive()
+    }
+}
+
+impl TlsFacts {
+    /// The names of version and suite.
+    #[must_use]
+    pub fn names(self) -> (&'static str, &'static str) {
+        let version = match self.version {
+            ProtocolVersion::TLSv1_2 => "TLSv1.2",
+            ProtocolVersion::TLSv1_3 => "TLSv1.3",
+            _ => "TLS?",
+        };
+        (version, self.suite.as_str().unwrap_or("?"))
+    }
+}
+
 impl fmt::Display for TlsFacts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.version {
-            ProtocolVersion::TLSv1_2 => "TLSv1.2/",
-            ProtocolVersion::TLSv1_3 => "TLSv1.3/",
-            _ => "TLS?/",
-        })?;
-        f.write_str(self.suite.as_str().unwrap_or("?"))?;
-        f.write_str(if self.is_tolerated { "/expired-certificate" } else { "" })
+        let (version, suite) = self.names();
+        write!(f, "{version}/{suite}{}", if self.is_tolerated { "/expired-certificate" } else { "" })
     }
 }

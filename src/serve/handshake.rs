@@ -24,7 +24,7 @@ use super::site::{Site, TlsGeneration};
 use crate::certificate::LiveCertificates;
 use crate::clock;
 use crate::constituency::ConstituencyName;
-use crate::trust::{ChainRefusal, Verdict, VerifiedDevice, with_verdict};
+use crate::trust::{ChainRefusal, Claim, Verdict, VerifiedDevice, with_verdict};
 
 /// TLS alert descriptions that we send ourselves (RFC 8446 §6).
 const INTERNAL_ERROR: u8 = 80;
@@ -52,6 +52,15 @@ pub struct Refused {
     pub constituency: Option<ConstituencyName>,
     /// For the operator.
     pub reason: String,
+    /// Who the refused certificate says it is.
+    pub claim: Option<Claim>,
+}
+
+impl Refused {
+    /// Refused before anybody had said who they are.
+    pub(super) fn because(constituency: Option<ConstituencyName>, reason: String) -> Self {
+        Self { constituency, reason, claim: None }
+    }
 }
 
 /// A ClientHello that rustls accepts, and what it says.
@@ -77,14 +86,13 @@ pub async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
         Ok(found) => found,
         Err(not_served) => {
             send_alert(&mut stream, UNRECOGNIZED_NAME).await;
-            return Err(Refused { constituency: None, reason: not_served.to_string() });
+            return Err(Refused::because(None, not_served.to_string()));
         }
     };
     let name = constituency.name.clone();
     if certificates.is_empty() {
         send_alert(&mut stream, INTERNAL_ERROR).await;
-        let reason = "there is no server certificate yet".to_owned();
-        return Err(Refused { constituency: Some(name), reason });
+        return Err(Refused::because(Some(name), "there is no server certificate yet".to_owned()));
     }
     let can_resume = hello.facts.as_ref().is_some_and(can_resume);
     let accept = StartHandshake::from_parts(hello.accepted, stream).into_stream(generation.config(can_resume));
@@ -92,8 +100,9 @@ pub async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
     let tls = match result {
         Ok(tls) => tls,
         Err(error) => {
-            let reason = explain(&error, verdict, hello.facts.as_ref());
-            return Err(Refused { constituency: Some(name), reason });
+            let reason = explain(&error, verdict.as_ref(), hello.facts.as_ref());
+            let claim = verdict.and_then(|verdict| verdict.claim);
+            return Err(Refused { constituency: Some(name), reason, claim });
         }
     };
     let connection = tls.get_ref().1;
@@ -112,7 +121,7 @@ async fn read_hello<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Result
     let mut acceptor = Acceptor::default();
     let mut raw = Vec::new();
     let mut buffer = [0; 2048];
-    let refused = |reason: String| Refused { constituency: None, reason };
+    let refused = |reason: String| Refused::because(None, reason);
     loop {
         let read =
             stream.read(&mut buffer).await.map_err(|error| refused(format!("reading the ClientHello: {error}")))?;
@@ -165,9 +174,13 @@ async fn send_alert<S: AsyncWrite + Unpin>(stream: &mut S, description: u8) {
 }
 
 /// The verdict of this handshake, or for a resumed session a new one on the chain that it remembers.
-fn device(connection: &ServerConnection, generation: &TlsGeneration, verdict: Option<Verdict>) -> Verdict {
+fn device(
+    connection: &ServerConnection,
+    generation: &TlsGeneration,
+    verdict: Option<Verdict>,
+) -> Result<VerifiedDevice, ChainRefusal> {
     match (verdict, connection.handshake_kind(), &generation.verifier) {
-        (Some(verdict), Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest), _) => verdict,
+        (Some(verdict), Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest), _) => verdict.device,
         (_, _, Some(verifier)) => {
             let since = Duration::from_secs(u64::try_from(clock::unix_seconds(clock::now())).unwrap_or(0));
             let chain = connection.peer_certificates().unwrap_or_default();
@@ -177,7 +190,7 @@ fn device(connection: &ServerConnection, generation: &TlsGeneration, verdict: Op
     }
 }
 
-fn facts_of(connection: &ServerConnection, device: Option<&Verdict>) -> Option<TlsFacts> {
+fn facts_of(connection: &ServerConnection, device: Option<&Result<VerifiedDevice, ChainRefusal>>) -> Option<TlsFacts> {
     let now = clock::unix_seconds(clock::now());
     Some(TlsFacts {
         version: connection.protocol_version()?,
@@ -187,8 +200,8 @@ fn facts_of(connection: &ServerConnection, device: Option<&Verdict>) -> Option<T
 }
 
 /// The reason of a failed handshake: our verdict on the device, else what the client cannot do, else rustls' words.
-fn explain(error: &io::Error, verdict: Option<Verdict>, facts: Option<&ClientHelloFacts>) -> String {
-    if let Some(Err(refusal)) = verdict {
+fn explain(error: &io::Error, verdict: Option<&Verdict>, facts: Option<&ClientHelloFacts>) -> String {
+    if let Some(Verdict { device: Err(refusal), .. }) = verdict {
         return refusal.to_string();
     }
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());

@@ -109,10 +109,16 @@ impl Limits {
         if self.connections_per_address == 0 || self.unlimited_networks.iter().any(|net| net.contains(&address)) {
             return None;
         }
-        Some(match address {
-            IpAddr::V4(_) => address.into(),
-            IpAddr::V6(address) => IpNet::V6(Ipv6Net::new(address, 64).unwrap_or_else(|_| address.into()).trunc()),
-        })
+        Some(household(address))
+    }
+}
+
+/// The network that counts as one peer: an IPv4 address, or an IPv6 /64.
+#[must_use]
+pub fn household(address: IpAddr) -> IpNet {
+    match address.to_canonical() {
+        IpAddr::V4(address) => IpNet::V4(address.into()),
+        IpAddr::V6(address) => IpNet::V6(Ipv6Net::new(address, 64).unwrap_or_else(|_| address.into()).trunc()),
     }
 }
 

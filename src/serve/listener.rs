@@ -127,7 +127,7 @@ async fn welcome(
     server: Arc<Server>,
     mut stop: watch::Receiver<Stop>,
 ) -> Result<impl Future<Output = End>, Refused> {
-    let refused = |constituency, reason| Refused { constituency, reason };
+    let refused = Refused::because;
     let mut seat = server.admission.enter(address.ip()).map_err(|full| refused(None, full.to_string()))?;
     let _ = stream.set_nodelay(true);
     let (stream, farewell) = Lingering::new(stream);
@@ -162,6 +162,8 @@ fn refuse(server: &Server, address: SocketAddr, refused: Refused) {
         user_agent: None,
         reason: Some(refused.reason),
         tls: None,
+        certificate_not_after: None,
+        claim: refused.claim.map(Box::new),
     }));
 }
 

@@ -37,7 +37,7 @@ pub mod site;
 pub mod stop;
 pub mod upload;
 
-pub use limits::Limits;
+pub use limits::{Limits, household};
 
 /// What all connections serve from. Everything that changes while they last is published whole.
 #[derive(Debug)]

@@ -26,6 +26,7 @@ use super::upload::receive::{self, UploadBody};
 use super::upload::store::Stored;
 use crate::clock;
 use crate::constituency::{Constituency, MacAddress, Standing};
+use crate::trust::VerifiedDevice;
 
 /// A connection whose handshake is done: whose requests these are.
 #[derive(Debug)]
@@ -93,7 +94,11 @@ impl Connection {
     /// The phone at the other end, if it proved which one it is.
     #[must_use]
     pub fn mac(&self) -> Option<MacAddress> {
-        self.peer.device.as_ref()?.as_ref().ok()?.mac().ok()
+        self.device()?.mac().ok()
+    }
+
+    fn device(&self) -> Option<&VerifiedDevice> {
+        self.peer.device.as_ref()?.as_ref().ok()
     }
 
     /// Whether that phone is known to its constituency now. One that is not may be anybody's.
@@ -119,6 +124,8 @@ impl Connection {
             user_agent: None,
             reason: None,
             tls: self.peer.tls,
+            certificate_not_after: self.device().map(VerifiedDevice::not_after),
+            claim: None,
         })
     }
 

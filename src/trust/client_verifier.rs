@@ -8,11 +8,18 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
+use super::claim::Claim;
 use super::refusal::ChainRefusal;
 use super::verifier::{DeviceVerifier, VerifiedDevice};
 
 /// What the verifier found in one handshake.
-pub type Verdict = Result<VerifiedDevice, ChainRefusal>;
+#[derive(Debug)]
+pub struct Verdict {
+    /// The device that was proven, or why none was.
+    pub device: Result<VerifiedDevice, ChainRefusal>,
+    /// Who a certificate that does not count says it is.
+    pub claim: Option<Claim>,
+}
 
 tokio::task_local! {
     /// rustls hands an error on only as an alert; the whole verdict waits here for the handshake's own task.
@@ -59,10 +66,11 @@ impl ClientCertVerifier for RequireDevice {
     ) -> Result<ClientCertVerified, Error> {
         let chain: Vec<CertificateDer<'_>> =
             std::iter::once(end_entity).chain(intermediates).map(|der| CertificateDer::from(der.as_ref())).collect();
-        let verdict = self.verifier.judge(&chain, now);
-        let answer = verdict.as_ref().map(|_| ClientCertVerified::assertion()).map_err(Error::from);
+        let device = self.verifier.judge(&chain, now);
+        let answer = device.as_ref().map(|_| ClientCertVerified::assertion()).map_err(Error::from);
+        let claim = if device.is_err() { Claim::of(end_entity) } else { None };
         // Outside of a handshake of ours nobody waits for the verdict.
-        let _ = VERDICT.try_with(|slot| slot.replace(Some(verdict)));
+        let _ = VERDICT.try_with(|slot| slot.replace(Some(Verdict { device, claim })));
         answer
     }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::constituency::POLYCOM;
 
 pub mod bundle;
+mod claim;
 mod client_verifier;
 pub mod identity;
 mod polycom;
@@ -18,6 +19,7 @@ mod refusal;
 mod verifier;
 
 pub use bundle::{Bundle, BundleError};
+pub use claim::Claim;
 pub use client_verifier::{RequireDevice, Verdict, with_verdict};
 pub use identity::NoIdentity;
 pub use refusal::ChainRefusal;

@@ -52,6 +52,12 @@ impl VerifiedDevice {
         self.identity.as_ref().copied()
     }
 
+    /// When the certificate expires, in Unix seconds.
+    #[must_use]
+    pub fn not_after(&self) -> i64 {
+        self.not_after
+    }
+
     /// Whether the certificate and the CAs above it still count at `now` (Unix seconds).
     ///
     /// # Errors

@@ -15,7 +15,22 @@ fn alone(args: &[&str]) -> Ended {
 
 #[test]
 fn every_command_explains_itself() {
-    let commands = ["serve", "demo", "check", "certificate", "phone", "trust", "print", "schema"];
+    let commands = [
+        "serve",
+        "demo",
+        "check",
+        "certificate",
+        "phones",
+        "phone-log",
+        "allow",
+        "deny",
+        "constituency",
+        "uploads",
+        "phone",
+        "trust",
+        "print",
+        "schema",
+    ];
     let help = alone(&["--help"]);
     assert_eq!((help.code, help.stderr.as_str()), (0, ""));
     let listed: Vec<&str> = help
@@ -30,7 +45,14 @@ fn every_command_explains_itself() {
     assert_eq!(listed, [&commands[..], &["help"]].concat(), "{}", help.stdout);
     let lines = commands.iter().map(|command| vec![*command]);
     let certificate = ["status", "renew", "rehearse", "revoke"].map(|command| vec!["certificate", command]);
-    for line in lines.chain(certificate).chain([vec!["trust", "list"], vec!["trust", "verify"]]) {
+    let uploads = ["list", "cat", "remove"].map(|command| vec!["uploads", command]);
+    let constituency = ["list", "add"].map(|command| vec!["constituency", command]);
+    for line in lines
+        .chain(certificate)
+        .chain(uploads)
+        .chain(constituency)
+        .chain([vec!["trust", "list"], vec!["trust", "verify"]])
+    {
         let help = alone(&[&line[..], &["--help"]].concat());
         assert_eq!(help.code, 0, "{line:?}");
         assert!(help.stdout.contains(&format!("Usage: provost {}", line.join(" "))), "{}", help.stdout);
@@ -253,4 +275,25 @@ fn the_schemas_take_what_is_documented_and_refuse_what_provost_refuses() {
     ] {
         assert!(check(&constituency, &constituency, &with(&policy, key, value.clone())).is_err(), "{key}: {value}");
     }
+}
+
+#[test]
+fn no_grant_is_printed_for_a_name_that_the_zone_does_not_hold() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = "key \"provost.\" { algorithm hmac-sha256; secret \"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"; };";
+    std::fs::write(folder.path().join("provost.key"), key).unwrap();
+    let print = |zone: &str| {
+        let config = json!({ "domain": "phones.example.com", "certificate": { "acme": {
+            "terms_of_service_agreed": true,
+            "dns": { "primary": "127.0.0.1", "tsig_key_file": "provost.key", "zone": zone },
+        } } });
+        std::fs::write(folder.path().join("provost.json"), config.to_string()).unwrap();
+        provost(folder.path(), &["print", "bind-policy"])
+    };
+    assert!(print("example.com").stdout.contains("zone \"example.com\" {"));
+    let elsewhere = print("acme.example.com");
+    assert_eq!((elsewhere.code, elsewhere.stdout.as_str()), (2, ""));
+    let reason =
+        "_acme-challenge.phones.example.com is not in the zone acme.example.com: a CNAME record leads there, or";
+    assert!(elsewhere.stderr.contains(reason) && elsewhere.stderr.contains("check --live"), "{}", elsewhere.stderr);
 }

@@ -172,7 +172,7 @@ fn a_reserve_of_the_disk_stays_free() {
 }
 
 /// The site's server with its state on a file system of `kib` KiB that only it sees; where that is seen from here.
-fn on_a_small_disk(site: &Site, kib: usize) -> Result<(Running, PathBuf), String> {
+pub fn on_a_small_disk(site: &Site, kib: usize) -> Result<(Running, PathBuf), String> {
     let state = site.path("state");
     std::fs::create_dir_all(&state).unwrap();
     let namespaces = if rustix::process::geteuid().is_root() { "-m" } else { "-rm" };

@@ -19,7 +19,13 @@ fn record() -> Box<AccessRecord> {
             suite: CipherSuite::TLS13_AES_128_GCM_SHA256,
             is_tolerated: false,
         }),
+        certificate_not_after: None,
+        claim: None,
     })
+}
+
+fn beside() -> Arc<Beside> {
+    Arc::new(Beside { lost: AtomicU64::new(0), observer: Box::new(()) })
 }
 
 fn line(format: LogFormat, record: &AccessRecord) -> String {
@@ -108,10 +114,29 @@ fn a_request_does_not_wait_for_diagnostics_when_its_line_is_lost() {
         }
     }
     let (queue, _records) = sync_channel(0);
-    let log = AccessLog { queue, lost: Arc::default() };
+    let log = AccessLog { queue, beside: beside() };
     let diagnostics = tracing_subscriber::fmt().with_writer(|| Stuck).finish();
     tracing::subscriber::with_default(diagnostics, || log.record(record()));
-    assert_eq!(log.lost.load(Ordering::Relaxed), 1);
+    assert_eq!(log.beside.lost.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn every_record_is_observed_also_one_whose_line_is_lost() {
+    struct Counting(std::sync::mpsc::SyncSender<Option<u16>>);
+    impl Observer for Counting {
+        fn saw(&self, record: Box<AccessRecord>) {
+            self.0.send(record.status).unwrap();
+        }
+    }
+    let (seen, observed) = sync_channel(8);
+    let (log, writer) = AccessLog::start(LogFormat::Text, std::io::sink(), Counting(seen.clone())).unwrap();
+    log.record(record());
+    drop(log);
+    writer.finish(Duration::from_mins(1));
+    let (queue, _records) = sync_channel(0);
+    let beside = Arc::new(Beside { lost: AtomicU64::new(1), observer: Box::new(Counting(seen)) });
+    AccessLog { queue, beside }.record(Box::new(AccessRecord { status: Some(404), ..*record() }));
+    assert_eq!(observed.iter().collect::<Vec<_>>(), [Some(200), Some(404)]);
 }
 
 #[test]
@@ -119,7 +144,7 @@ fn a_reason_that_a_stranger_made_long_is_cut() {
     let mut long = record();
     long.reason = Some(format!("the issuer \"{}", "ä".repeat(50_000)));
     let (queue, records) = sync_channel(1);
-    AccessLog { queue, lost: Arc::default() }.record(long);
+    AccessLog { queue, beside: beside() }.record(long);
     let reason = records.recv().unwrap().reason.unwrap();
     assert!(reason.starts_with("the issuer \"ä"), "{reason}");
     assert!(reason.len() < 1100 && reason.ends_with("..."), "{reason}");
@@ -139,7 +164,7 @@ fn everything_is_written_before_the_writer_ends() {
         }
     }
     let output = Shared::default();
-    let (log, writer) = AccessLog::start(LogFormat::Text, output.clone()).unwrap();
+    let (log, writer) = AccessLog::start(LogFormat::Text, output.clone(), ()).unwrap();
     for _ in 0..100 {
         log.record(record());
     }

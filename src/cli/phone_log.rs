@@ -1,0 +1,80 @@
+//! `provost phone-log`: what one phone asked, and what it got.
+
+use std::process::ExitCode;
+
+use anyhow::bail;
+use serde_json::{Value, json};
+
+use super::phones::{say_claim, time};
+use super::{ConfigArg, code, say};
+use crate::config::Config;
+use crate::constituency::MacAddress;
+use crate::ledger::{Claim, Reader, Request};
+use crate::serve::access::{escaped, without_controls};
+
+/// What `provost phone-log` takes.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The phone.
+    #[arg(value_name = "MAC")]
+    mac: MacAddress,
+    #[command(flatten)]
+    config: ConfigArg,
+    /// As JSON, one object per line.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let config = Config::find(args.config.config.as_deref())?;
+    Ok(code(show(args, &config)))
+}
+
+fn show(args: &Args, config: &Config) -> anyhow::Result<()> {
+    let (requests, claims) = match Reader::open(&config.state)? {
+        Some(ledger) => (ledger.requests(args.mac)?, ledger.claims()?),
+        None => Default::default(),
+    };
+    let claims: Vec<Claim> = claims.into_iter().filter(|claim| claim.mac == args.mac).collect();
+    if requests.is_empty() && claims.is_empty() {
+        bail!("{} was never seen, or too long ago", args.mac);
+    }
+    for request in &requests {
+        if args.json { say(&request_json(request)) } else { say(&request_line(request)) }
+    }
+    for claim in &claims {
+        say_claim(claim, args.json);
+    }
+    Ok(())
+}
+
+fn request_line(request: &Request) -> String {
+    let asked = match &request.asked {
+        Some((method, target)) => {
+            format!("\"{} {}\"", escaped(method.as_bytes()), escaped(target.as_bytes()))
+        }
+        None => "-".to_owned(),
+    };
+    let status = request.status.map_or_else(|| "-".to_owned(), |status| status.to_string());
+    let reason = request.reason.as_deref().map(without_controls).map(|reason| format!("  {reason}"));
+    format!(
+        "{} {} {} {asked} {status} {} {:.3}ms{}",
+        time(request.time),
+        request.constituency,
+        request.address,
+        request.bytes,
+        request.duration.as_secs_f64() * 1e3,
+        reason.unwrap_or_default(),
+    )
+}
+
+fn request_json(request: &Request) -> Value {
+    let (method, path) =
+        request.asked.as_ref().map(|(method, path)| (method, escaped(path.as_bytes()).to_string())).unzip();
+    json!({
+        "time": time(request.time), "constituency": request.constituency, "address": request.address,
+        "method": method, "path": path, "status": request.status, "bytes": request.bytes,
+        "duration_ms": request.duration.as_secs_f64() * 1e3,
+        "reason": request.reason.as_deref().map(without_controls),
+    })
+}

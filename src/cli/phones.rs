@@ -1,0 +1,246 @@
+//! `provost phones`: every phone that is known or was seen, and whether it is all right.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anstyle::{AnsiColor, Style};
+use serde_json::{Value, json};
+
+use super::{ConfigArg, code, say};
+use crate::clock::{self, rfc3339};
+use crate::config::Config;
+use crate::constituency::scan::Scanner;
+use crate::constituency::{Constituency, ConstituencyName, MacAddress, Phones, Registry, Standing};
+use crate::ledger::{Claim, Event, Phone, Reader};
+use crate::serve::access::without_controls;
+
+/// From when on a certificate's end is worth a line, in seconds.
+const SOON: i64 = 90 * 86_400;
+
+/// What `provost phones` takes.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// Only those of this constituency.
+    #[arg(long, value_name = "NAME")]
+    constituency: Option<ConstituencyName>,
+    /// Only those that were refused when they last asked, and those that only claim to be a phone.
+    #[arg(long)]
+    refused: bool,
+    /// Only known phones that have not been seen for so long, or never: 2d, 12h, 30m.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    silent_for: Option<Duration>,
+    /// As JSON, one object per line.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A phone as its constituency's policy and the ledger know it.
+struct Known {
+    /// `None`: the constituency is not served.
+    standing: Option<Standing>,
+    note: String,
+    seen: Option<Phone>,
+}
+
+type All = BTreeMap<(ConstituencyName, MacAddress), Known>;
+
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let config = Config::find(args.config.config.as_deref())?;
+    Ok(code(list(args, &config)))
+}
+
+fn list(args: &Args, config: &Config) -> anyhow::Result<()> {
+    let now = clock::now();
+    let registry = Scanner::new(config.constituencies.clone(), config.bundle_names()).scan(now);
+    let ledger = Reader::open(&config.state)?;
+    let (seen, claims) = match &ledger {
+        Some(ledger) => (ledger.phones()?, ledger.claims()?),
+        None => Default::default(),
+    };
+    let now = clock::unix_seconds(now);
+    let all = together(&registry, seen);
+    let phones: Vec<_> =
+        all.iter().filter(|((name, _), known)| args.wants(name) && args.wants_phone(known, now)).collect();
+    let claims: Vec<_> = claims.iter().filter(|claim| args.refused && args.wants(&claim.constituency)).collect();
+    if args.json {
+        for ((name, mac), known) in &phones {
+            say(&known.json(name, *mac));
+        }
+    } else {
+        print(&phones, now);
+    }
+    for claim in claims {
+        say_claim(claim, args.json);
+    }
+    Ok(())
+}
+
+impl Args {
+    fn wants(&self, constituency: &ConstituencyName) -> bool {
+        self.constituency.as_ref().is_none_or(|wanted| wanted == constituency)
+    }
+
+    fn wants_phone(&self, known: &Known, now: i64) -> bool {
+        let is_silent = |silence: Duration| {
+            let last = known.seen.as_ref().map_or(0, |phone| phone.last_seen / 1000);
+            known.standing == Some(Standing::Known) && now.saturating_sub(last).unsigned_abs() >= silence.as_secs()
+        };
+        (!self.refused || known.is_refused()) && self.silent_for.is_none_or(is_silent)
+    }
+}
+
+/// The phones that policies name, and those that were seen.
+fn together(registry: &Registry, seen: Vec<Phone>) -> All {
+    let mut all = All::new();
+    for constituency in registry.served() {
+        for mac in constituency.known_phones().into_iter().chain(constituency.policy.denied.iter().copied()) {
+            all.insert((constituency.name.clone(), mac), Known::of(Some(constituency), mac));
+        }
+    }
+    for phone in seen {
+        let constituency = registry.served().find(|constituency| constituency.name == phone.constituency);
+        let (key, mac) = ((phone.constituency.clone(), phone.mac), phone.mac);
+        all.entry(key).or_insert_with(|| Known::of(constituency.map(AsRef::as_ref), mac)).seen = Some(phone);
+    }
+    all
+}
+
+impl Known {
+    fn of(constituency: Option<&Constituency>, mac: MacAddress) -> Self {
+        let note = match constituency.map(|constituency| &constituency.policy.phones) {
+            Some(Phones::Listed(listed)) => listed.get(&mac).cloned().unwrap_or_default(),
+            _ => String::new(),
+        };
+        Self { standing: constituency.map(|constituency| constituency.standing(mac)), note, seen: None }
+    }
+
+    fn is_refused(&self) -> bool {
+        self.seen.as_ref().is_some_and(Phone::is_refused)
+    }
+
+    fn standing(&self) -> &'static str {
+        match self.standing {
+            Some(Standing::Known) => "known",
+            Some(Standing::Unknown) => "unknown",
+            Some(Standing::Denied) => "denied",
+            None => "not served",
+        }
+    }
+
+    fn json(&self, constituency: &ConstituencyName, mac: MacAddress) -> Value {
+        let mut object = json!({
+            "constituency": constituency, "mac": mac, "standing": self.standing(), "note": self.note, "proven": true,
+            "refused": self.is_refused(),
+        });
+        let Some(phone) = &self.seen else { return object };
+        let event = |what: &str, event: &Option<Event>| {
+            event.as_ref().map(|event| json!({ what: without_controls(&event.what), "time": time(event.at) }))
+        };
+        let seen = json!({
+            "first_seen": time(phone.first_seen), "last_seen": time(phone.last_seen),
+            "last_let_in": phone.last_let_in.map(time), "address": phone.address, "model": phone.model,
+            "firmware": phone.firmware, "tls": phone.tls.as_ref().map(|(version, suite)| format!("{version}/{suite}")),
+            "certificate_not_after": rfc3339(phone.certificate_not_after),
+            "last_configuration": event("path", &phone.configuration), "last_upload": event("path", &phone.upload),
+            "last_refusal": event("reason", &phone.refusal), "requests": phone.requests, "refusals": phone.refusals,
+            "uploads": phone.uploads, "bytes": phone.bytes,
+        });
+        if let (Value::Object(object), Value::Object(seen)) = (&mut object, seen) {
+            object.extend(seen);
+        }
+        object
+    }
+
+    /// What is worth a line of its own.
+    fn remarks(&self, now: i64) -> Vec<String> {
+        let Some(phone) = &self.seen else { return Vec::new() };
+        let refusal = phone.refusal.as_ref().filter(|_| phone.is_refused());
+        let refused =
+            refusal.map(|refusal| format!("refused at {}: {}", time(refusal.at), without_controls(&refusal.what)));
+        let end = phone.certificate_not_after;
+        let word = if end < now { "expired" } else { "expires" };
+        let expiry = (end - now < SOON).then(|| format!("its certificate {word} at {}", rfc3339(end)));
+        refused.into_iter().chain(expiry).collect()
+    }
+}
+
+const HEADINGS: [&str; 7] = ["CONSTITUENCY", "PHONE", "STANDING", "LAST SEEN", "ADDRESS", "MODEL AND FIRMWARE", "NOTE"];
+
+fn print(phones: &[(&(ConstituencyName, MacAddress), &Known)], now: i64) {
+    let rows: Vec<[String; 7]> = phones
+        .iter()
+        .map(|((name, mac), known)| {
+            let seen = known.seen.as_ref();
+            let program = seen.and_then(|phone| {
+                Some(format!("{} {}", phone.model.as_deref()?, phone.firmware.as_deref().unwrap_or_default()))
+            });
+            [
+                name.to_string(),
+                mac.to_string(),
+                known.standing().to_owned(),
+                seen.map_or_else(|| "never".to_owned(), |phone| time(phone.last_seen)),
+                seen.map_or_else(String::new, |phone| phone.address.clone()),
+                program.unwrap_or_default(),
+                known.note.clone(),
+            ]
+        })
+        .collect();
+    let headings = HEADINGS.map(str::to_owned);
+    let width = |column: usize| {
+        let texts = rows.iter().chain([&headings]).filter_map(|row| row.get(column));
+        texts.map(|text| text.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..headings.len()).map(width).collect();
+    let line = |row: &[String; 7], style: Style| {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        say(&format_args!("{style}{}{style:#}", cells.join("  ").trim_end()));
+    };
+    line(&headings, Style::new().dimmed());
+    for (row, (_, known)) in rows.iter().zip(phones) {
+        line(row, Style::new());
+        let style = AnsiColor::Red.on_default();
+        for remark in known.remarks(now) {
+            say(&format_args!("{style}    {remark}{style:#}"));
+        }
+    }
+}
+
+/// Prints a claim, as JSON or for people.
+pub(super) fn say_claim(claim: &Claim, is_json: bool) {
+    if is_json { say(&claim_json(claim)) } else { say(&claim_line(claim)) }
+}
+
+fn claim_line(claim: &Claim) -> String {
+    let reason = claim.refusal.as_deref().map(without_controls).unwrap_or_default();
+    format!(
+        "unproven: somebody at {} says to be {} of {} ({} times, last at {}): {reason}\n    certificate SHA-256 {}",
+        claim.address,
+        claim.mac,
+        claim.constituency,
+        claim.count,
+        time(claim.last_seen),
+        fingerprint(claim),
+    )
+}
+
+fn claim_json(claim: &Claim) -> Value {
+    json!({
+        "constituency": claim.constituency, "mac": claim.mac, "proven": false, "refused": true,
+        "certificate_sha256": fingerprint(claim), "first_seen": time(claim.first_seen),
+        "last_seen": time(claim.last_seen), "address": claim.address, "refusals": claim.count,
+        "last_refusal": { "reason": claim.refusal.as_deref().map(without_controls), "time": time(claim.last_seen) },
+    })
+}
+
+/// The SHA-256 of a claim's certificate, in hex.
+fn fingerprint(claim: &Claim) -> String {
+    claim.fingerprint.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The ledger's time, to the second.
+pub(super) fn time(milliseconds: i64) -> String {
+    rfc3339(milliseconds.div_euclid(1000))
+}

@@ -1,0 +1,80 @@
+//! `provost allow` and `provost deny`: a phone on the list, or off it, by one line of a policy.
+
+use std::process::ExitCode;
+
+use super::{ConfigArg, code, complain, say};
+use crate::config::Config;
+use crate::constituency::edit::Change;
+use crate::constituency::edit_file::{Changed, change};
+use crate::constituency::{ConstituencyName, MacAddress};
+
+/// What `provost allow` takes.
+#[derive(Debug, clap::Args)]
+pub(super) struct AllowArgs {
+    /// The phone.
+    #[arg(value_name = "MAC")]
+    mac: MacAddress,
+    #[command(flatten)]
+    config: ConfigArg,
+    /// The constituency that lets it in.
+    #[arg(long, value_name = "NAME")]
+    constituency: ConstituencyName,
+    /// What stands beside it: where it is, whose it is [default: the note that it has].
+    #[arg(long, value_name = "TEXT")]
+    note: Option<String>,
+}
+
+/// What `provost deny` takes.
+#[derive(Debug, clap::Args)]
+pub(super) struct DenyArgs {
+    /// The phone.
+    #[arg(value_name = "MAC")]
+    mac: MacAddress,
+    #[command(flatten)]
+    config: ConfigArg,
+    /// The constituency that keeps it out [default: all].
+    #[arg(long, value_name = "NAME")]
+    constituency: Option<ConstituencyName>,
+}
+
+pub(super) fn allow(args: &AllowArgs) -> anyhow::Result<ExitCode> {
+    let config = Config::find(args.config.config.as_deref())?;
+    let AllowArgs { mac, constituency, .. } = args;
+    let wanted = Change::Allow { mac: *mac, note: args.note.as_deref() };
+    let done = change_policy(&config, constituency, wanted).map(|changed| match changed {
+        Changed::Now => say(&format_args!("{mac} is let in by {constituency} from now on")),
+        Changed::Already | Changed::AsksNobody => say(&format_args!("{mac} is let in by {constituency} already")),
+    });
+    Ok(code(done))
+}
+
+pub(super) fn deny(args: &DenyArgs) -> anyhow::Result<ExitCode> {
+    let config = Config::find(args.config.config.as_deref())?;
+    let names = match &args.constituency {
+        Some(name) => vec![name.clone()],
+        None => super::constituency::folders(&config.constituencies)?,
+    };
+    let mac = args.mac;
+    let mut exit = ExitCode::SUCCESS;
+    // Each for itself: one that cannot be changed must not leave the others open.
+    for name in names {
+        match change_policy(&config, &name, Change::Deny { mac }) {
+            Ok(Changed::Now) => say(&format_args!("{mac} is kept out of {name} from now on")),
+            Ok(Changed::Already) => say(&format_args!("{mac} is kept out of {name} already")),
+            Ok(Changed::AsksNobody) => {
+                say(&format_args!("{name} asks nobody who they are (\"client_auth\": \"none\"): nobody is kept out"));
+            }
+            Err(error) => {
+                complain(&format_args!("{mac} MAY STILL GET IN at {name}: {error:#}"));
+                exit = ExitCode::FAILURE;
+            }
+        }
+    }
+    Ok(exit)
+}
+
+fn change_policy(config: &Config, name: &ConstituencyName, wanted: Change<'_>) -> anyhow::Result<Changed> {
+    let bundles = config.bundle_names();
+    let bundles: Vec<&str> = bundles.iter().map(String::as_str).collect();
+    Ok(change(&config.constituencies, name, wanted, &bundles)?)
+}

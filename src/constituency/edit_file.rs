@@ -1,0 +1,122 @@
+//! Changing a policy's file: whole or not at all, with its owner and mode, and nobody else's change is lost.
+
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::edit::{self, Change};
+use super::policy::POLICY_FILE;
+use super::policy_file::{self, Reading};
+use super::{ClientAuth, ConstituencyName, Policy};
+use crate::settings::SettingsError;
+use crate::state;
+
+/// What came of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Changed {
+    /// The policy says so now.
+    Now,
+    /// It said so already.
+    Already,
+    /// This constituency asks nobody who they are, so that no list can keep anybody out.
+    AsksNobody,
+}
+
+/// Why a policy was not changed. It is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum EditError {
+    /// No such folder.
+    #[error("there is no constituency {name}: {path} is no folder", path = .path.display())]
+    Absent {
+        /// The name.
+        name: ConstituencyName,
+        /// Where it would be.
+        path: PathBuf,
+    },
+    /// The policy is broken, or would be.
+    #[error("{0}; nothing was changed")]
+    Policy(#[from] SettingsError),
+    /// The system.
+    #[error("{path} cannot be changed: {source}; run this as its owner, or as root", path = .path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Changes the policy of the constituency `name` in the folder `constituencies`. `bundles` are the trust bundles that
+/// there are.
+///
+/// # Errors
+/// If it cannot be changed, or was no good policy before or would be none afterwards.
+pub fn change(
+    constituencies: &Path,
+    name: &ConstituencyName,
+    change: Change<'_>,
+    bundles: &[&str],
+) -> Result<Changed, EditError> {
+    let path = constituencies.join(name.as_str());
+    let file = path.join(POLICY_FILE);
+    let failed = |source| EditError::Io { path: file.clone(), source };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let folder = match rustix::fs::open(&path, flags, Mode::empty()) {
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Err(EditError::Absent { name: name.clone(), path }),
+        folder => folder.map_err(|errno| failed(errno.into()))?,
+    };
+    // Another command that changes this policy comes before or after, not between.
+    rustix::fs::flock(&folder, FlockOperation::LockExclusive).map_err(|errno| failed(errno.into()))?;
+    loop {
+        let before = read(&folder, &file)?;
+        let text = before.as_deref().unwrap_or(edit::EMPTY);
+        let policy = Policy::parse(&file, text, bundles)?;
+        if policy.tls.client_auth == ClientAuth::None && matches!(change, Change::Deny { .. }) {
+            return Ok(Changed::AsksNobody);
+        }
+        let after = change.apply(text).map_err(|reason| SettingsError::of_file(&file, reason))?;
+        if after == text {
+            return Ok(Changed::Already);
+        }
+        Policy::parse(&file, &after, bundles)?;
+        let new = prepare(&file, &after).map_err(failed)?;
+        // Whoever saved it meanwhile in an editor shall find that again.
+        if read(&folder, &file)? == before {
+            new.persist(&file).map_err(|error| failed(error.error))?;
+            state::sync_folder(&path).map_err(failed)?;
+            return Ok(Changed::Now);
+        }
+    }
+}
+
+fn read(folder: &OwnedFd, file: &Path) -> Result<Option<String>, EditError> {
+    // The time only says whether a file is settled, which matters to those who read it again.
+    match policy_file::read(folder, None, SystemTime::UNIX_EPOCH) {
+        Ok(Reading::Text(text, _)) => Ok(Some(text)),
+        Ok(Reading::Absent | Reading::Unchanged) => Ok(None),
+        Err(error) => Err(SettingsError::of_file(file, error).into()),
+    }
+}
+
+/// A file that may take the place of `file`: with its owner and mode, or those of its folder where it is new.
+fn prepare(file: &Path, text: &str) -> io::Result<tempfile::NamedTempFile> {
+    let folder = file.parent().unwrap_or(Path::new("."));
+    let (like, mode) = match std::fs::symlink_metadata(file) {
+        Ok(old) => (old.clone(), old.mode()),
+        Err(_) => std::fs::metadata(folder).map(|folder| (folder.clone(), folder.mode() & 0o666))?,
+    };
+    let mut new = tempfile::Builder::new().prefix(".constituency-").tempfile_in(folder)?;
+    new.write_all(text.as_bytes())?;
+    let ours = new.as_file().metadata()?;
+    if (ours.uid(), ours.gid()) != (like.uid(), like.gid()) {
+        fchown(new.as_file(), Some(like.uid()), Some(like.gid()))?;
+    }
+    new.as_file().set_permissions(std::fs::Permissions::from_mode(mode & 0o7777))?;
+    new.as_file().sync_all()?;
+    Ok(new)
+}

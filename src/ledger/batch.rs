@@ -1,0 +1,137 @@
+//! Sightings folded per phone, so that a phone that asks a thousand times a second costs one row. Pure.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::sighting::{Proof, Sighting};
+use super::user_agent::UserAgent;
+use crate::constituency::{ConstituencyName, MacAddress};
+
+/// A phone of a constituency.
+pub(super) type Key<'a> = (&'a ConstituencyName, MacAddress);
+
+/// What is new, of phones and of those that claim to be phones.
+#[derive(Debug, Default)]
+pub(super) struct Batch<'a> {
+    pub(super) phones: HashMap<Key<'a>, News<'a>>,
+    pub(super) claims: HashMap<(Key<'a>, [u8; 32]), Claims<'a>>,
+}
+
+/// What is new of one phone.
+#[derive(Debug)]
+pub(super) struct News<'a> {
+    pub(super) first: &'a Sighting,
+    pub(super) last: &'a Sighting,
+    /// When its certificate expires, in Unix seconds.
+    pub(super) not_after: i64,
+    pub(super) let_in: Option<&'a Sighting>,
+    pub(super) configuration: Option<&'a Sighting>,
+    pub(super) upload: Option<&'a Sighting>,
+    pub(super) refusal: Option<&'a Sighting>,
+    pub(super) model: Option<&'a str>,
+    pub(super) firmware: Option<&'a str>,
+    pub(super) count: u64,
+    pub(super) refusals: u64,
+    pub(super) uploads: u64,
+    pub(super) bytes: u64,
+    /// The newest, oldest first.
+    pub(super) history: VecDeque<&'a Sighting>,
+    user_agent: Option<&'a [u8]>,
+}
+
+/// What is new of one certificate that claims to be a phone's.
+#[derive(Debug)]
+pub(super) struct Claims<'a> {
+    pub(super) first: &'a Sighting,
+    pub(super) last: &'a Sighting,
+    pub(super) count: u64,
+}
+
+impl<'a> Batch<'a> {
+    /// Folds `sightings`, and keeps the newest `history` of each phone one by one.
+    pub(super) fn of(sightings: &'a [Sighting], history: usize) -> Self {
+        let mut batch = Self::default();
+        for sighting in sightings {
+            let key = (&sighting.constituency, sighting.mac);
+            match sighting.proof {
+                Proof::Certificate { not_after } => {
+                    let news = batch.phones.entry(key).or_insert_with(|| News::new(sighting, not_after));
+                    news.add(sighting, not_after, history);
+                }
+                Proof::Claimed { fingerprint } => {
+                    let new = || Claims { first: sighting, last: sighting, count: 0 };
+                    let claims = batch.claims.entry((key, fingerprint)).or_insert_with(new);
+                    claims.count += 1;
+                    claims.first = earlier(claims.first, sighting);
+                    claims.last = later(claims.last, sighting);
+                }
+            }
+        }
+        batch
+    }
+}
+
+impl<'a> News<'a> {
+    fn new(first: &'a Sighting, not_after: i64) -> Self {
+        Self {
+            first,
+            last: first,
+            not_after,
+            let_in: None,
+            configuration: None,
+            upload: None,
+            refusal: None,
+            model: None,
+            firmware: None,
+            count: 0,
+            refusals: 0,
+            uploads: 0,
+            bytes: 0,
+            history: VecDeque::new(),
+            user_agent: None,
+        }
+    }
+
+    fn add(&mut self, sighting: &'a Sighting, not_after: i64, history: usize) {
+        self.first = earlier(self.first, sighting);
+        self.last = later(self.last, sighting);
+        self.not_after = not_after;
+        let newest = |slot: &mut Option<&'a Sighting>, is_one: bool| {
+            if is_one {
+                *slot = Some(slot.map_or(sighting, |before| later(before, sighting)));
+            }
+            u64::from(is_one)
+        };
+        newest(&mut self.let_in, sighting.is_let_in());
+        newest(&mut self.configuration, sighting.configuration().is_some());
+        self.uploads += newest(&mut self.upload, sighting.upload().is_some());
+        self.refusals += newest(&mut self.refusal, sighting.refusal().is_some());
+        self.count += 1;
+        self.bytes = self.bytes.saturating_add(sighting.bytes);
+        self.read(sighting.user_agent.as_deref());
+        if self.history.len() >= history {
+            self.history.pop_front();
+        }
+        self.history.push_back(sighting);
+    }
+
+    /// A phone mostly says the same as before.
+    fn read(&mut self, user_agent: Option<&'a [u8]>) {
+        if user_agent.is_none() || self.user_agent == user_agent {
+            return;
+        }
+        self.user_agent = user_agent;
+        if let Some(agent) = user_agent.and_then(UserAgent::parse) {
+            self.model = Some(agent.model);
+            self.firmware = agent.firmware.or(self.firmware);
+        }
+    }
+}
+
+/// Requests are noted when they end, so that a long one comes late.
+fn later<'a>(one: &'a Sighting, other: &'a Sighting) -> &'a Sighting {
+    if other.time >= one.time { other } else { one }
+}
+
+fn earlier<'a>(one: &'a Sighting, other: &'a Sighting) -> &'a Sighting {
+    if other.time < one.time { other } else { one }
+}

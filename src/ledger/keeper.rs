@@ -1,0 +1,114 @@
+//! The thread that writes the ledger. Whatever happens to the disk, serving goes on.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
+use super::queue::Queue;
+use super::sighting::Sighting;
+use super::store::{Store, StoreError};
+use crate::clock;
+
+/// How long sightings gather before they are written: each transaction has its price.
+const GATHERING: Duration = Duration::from_millis(100);
+/// How long to wait before a disk that failed is tried again.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// The thread that writes; waited for to be sure that everything is written. Nothing is ever sent: it hangs up.
+#[derive(Debug)]
+pub struct Keeper(Receiver<()>);
+
+impl Keeper {
+    pub(super) fn start(queue: Arc<Queue>, path: PathBuf) -> io::Result<Self> {
+        let (alive, keeper) = channel();
+        let work = Work { queue, path, store: None, is_failing: false, told_dropped: 0, _alive: alive };
+        std::thread::Builder::new().name("ledger".to_owned()).spawn(move || work.run())?;
+        Ok(Self(keeper))
+    }
+
+    /// Waits until everything is written; the [`Ledger`](super::Ledger) must have been dropped. A disk that hangs
+    /// cannot put this off for longer than `patience`.
+    pub fn finish(self, patience: Duration) {
+        if self.0.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
+            tracing::error!("the last of the ledger is lost: its disk does not answer");
+        }
+    }
+}
+
+/// What the thread works on.
+struct Work {
+    queue: Arc<Queue>,
+    path: PathBuf,
+    store: Option<Store>,
+    is_failing: bool,
+    told_dropped: u64,
+    /// Dropped last, when the database is closed.
+    _alive: Sender<()>,
+}
+
+impl Work {
+    fn run(mut self) {
+        // At once, so that commands find a ledger as soon as there is a server, and errors are said at the start.
+        let opened = self.write(&[]);
+        self.tell(opened.as_ref().err());
+        while let Some(sightings) = self.queue.take(GATHERING) {
+            let written = self.write(&sightings);
+            self.tell(written.as_ref().err());
+            if written.is_err() {
+                self.queue.give_back(sightings);
+                if self.queue.pause(RETRY) && self.write_last().is_err() {
+                    tracing::error!("the last of the ledger is lost");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// One last attempt at the end.
+    fn write_last(&mut self) -> Result<(), StoreError> {
+        self.queue.take(Duration::ZERO).map_or(Ok(()), |sightings| self.write(&sightings))
+    }
+
+    fn write(&mut self, sightings: &[Sighting]) -> Result<(), StoreError> {
+        match self.try_write(sightings) {
+            Err(error) if error.is_corrupt() => {
+                self.store = None;
+                let aside = Store::move_aside(&self.path)?;
+                let (path, aside) = (self.path.display(), aside.display());
+                tracing::error!("{error}; moved aside to {aside}, and {path} begins anew");
+                self.try_write(sightings)
+            }
+            other => other,
+        }
+    }
+
+    fn try_write(&mut self, sightings: &[Sighting]) -> Result<(), StoreError> {
+        // Whoever removed the file wants a new one.
+        let mut store = match self.store.take().filter(Store::is_in_place) {
+            Some(store) => store,
+            None => Store::open(&self.path)?,
+        };
+        let written = store.write(sightings, clock::now());
+        self.store = Some(store);
+        written
+    }
+
+    /// What fails is said once, and so is its end.
+    fn tell(&mut self, error: Option<&StoreError>) {
+        match error {
+            Some(error) if !std::mem::replace(&mut self.is_failing, true) => tracing::error!(
+                "{error}; phones are served all the same, and it is tried again every {} s",
+                RETRY.as_secs()
+            ),
+            None if std::mem::take(&mut self.is_failing) => tracing::info!("the ledger is written again"),
+            _ => {}
+        }
+        let dropped = self.queue.dropped();
+        if error.is_none() && dropped > self.told_dropped {
+            tracing::warn!("{} sightings of phones are missing in the ledger", dropped - self.told_dropped);
+            self.told_dropped = dropped;
+        }
+    }
+}

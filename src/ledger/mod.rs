@@ -1,0 +1,76 @@
+//! What happened: every phone that was seen, what it last did, and why it was refused. SQLite, in the state directory.
+//!
+//! 1. Whoever sees something makes a [`Sighting`] of it and [notes](Ledger::note) it: it waits in a bounded queue, and
+//!    nobody waits for it. If there is too much, the oldest goes, and is counted.
+//! 2. One thread ([`keeper`]) folds what has gathered into one [`batch`], per phone, and
+//! 3. [writes](store) it in one transaction. What cannot be written, because the disk is full, is tried again.
+//! 4. [`Reader`] reads it, also while the server runs, and needs no lock.
+//!
+//! Phones that were let in once are kept. Those that never were are bounded, in all and per network. A mere
+//! [claim](Proof::Claimed) to be a phone never touches what is known of that phone, nor takes its place: claims have a
+//! queue and a table of their own.
+
+mod batch;
+mod keeper;
+mod queue;
+mod reader;
+mod schema;
+mod sighting;
+mod store;
+#[cfg(test)]
+mod tests;
+mod user_agent;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use keeper::Keeper;
+pub use reader::{Claim, Event, Phone, ReadError, Reader, Request};
+pub use sighting::{Proof, Sighting};
+pub use user_agent::UserAgent;
+
+use queue::Queue;
+
+/// The ledger's folder in the state directory.
+pub const FOLDER: &str = "ledger";
+
+/// Where sightings are noted. Dropped, the keeper writes what is left and ends.
+#[derive(Debug)]
+pub struct Ledger {
+    queue: Arc<Queue>,
+}
+
+/// The database's file in the ledger's `folder`.
+fn database(folder: &Path) -> PathBuf {
+    folder.join("ledger.sqlite")
+}
+
+impl Ledger {
+    /// Starts the thread that keeps the ledger in `folder`, which exists.
+    ///
+    /// # Errors
+    /// If the system has no thread to spare. What is wrong with the disk is said, and tried again.
+    pub fn start(folder: &Path) -> io::Result<(Self, Keeper)> {
+        let queue = Arc::new(Queue::default());
+        let keeper = Keeper::start(Arc::clone(&queue), database(folder))?;
+        Ok((Self { queue }, keeper))
+    }
+
+    /// Notes a sighting. Never waits.
+    pub fn note(&self, sighting: Sighting) {
+        self.queue.push(sighting);
+    }
+
+    /// How many sightings were dropped because there were too many, since the start.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.queue.dropped()
+    }
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}

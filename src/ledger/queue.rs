@@ -1,0 +1,112 @@
+//! What waits to be written: bounded, and whoever adds to it never waits. If there is too much, the oldest goes.
+//!
+//! Claims have a bound of their own: whoever floods the server with them pushes out nothing that was proven.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::sighting::{Proof, Sighting};
+
+/// How many sightings of proven phones may wait.
+pub(super) const PROVEN: usize = 16_384;
+/// How many claims may wait.
+pub(super) const CLAIMED: usize = 1_024;
+
+/// The queue.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+    dropped: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    proven: VecDeque<Sighting>,
+    claimed: VecDeque<Sighting>,
+    is_closed: bool,
+}
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.proven.is_empty() && self.claimed.is_empty()
+    }
+
+    /// Where a sighting waits, and with how many.
+    fn line(&mut self, proof: Proof) -> (&mut VecDeque<Sighting>, usize) {
+        match proof {
+            Proof::Certificate { .. } => (&mut self.proven, PROVEN),
+            Proof::Claimed { .. } => (&mut self.claimed, CLAIMED),
+        }
+    }
+}
+
+impl Queue {
+    /// Adds a sighting; the oldest of its kind goes if there is no room.
+    pub(super) fn push(&self, sighting: Sighting) {
+        let mut waiting = self.lock();
+        let was_empty = waiting.is_empty();
+        let (line, room) = waiting.line(sighting.proof);
+        if line.len() >= room {
+            line.pop_front();
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        line.push_back(sighting);
+        if was_empty {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Puts back what could not be written, the newest of it as far as there is room.
+    pub(super) fn give_back(&self, sightings: Vec<Sighting>) {
+        let mut waiting = self.lock();
+        for sighting in sightings.into_iter().rev() {
+            let (line, room) = waiting.line(sighting.proof);
+            if line.len() < room {
+                line.push_front(sighting);
+            } else {
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Waits until there is something and lets more of it gather, but for no longer than `gathering`; then takes it all.
+    /// `None`: there is nothing, and nothing will come.
+    pub(super) fn take(&self, gathering: Duration) -> Option<Vec<Sighting>> {
+        let is_idle = |waiting: &mut Waiting| waiting.is_empty() && !waiting.is_closed;
+        let waiting = self.changed.wait_while(self.lock(), is_idle).unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.rest(waiting, gathering);
+        if waiting.is_empty() {
+            return None;
+        }
+        let claimed = std::mem::take(&mut waiting.claimed);
+        Some(std::mem::take(&mut waiting.proven).into_iter().chain(claimed).collect())
+    }
+
+    /// Lets `pause` pass, unless the end comes first. Whether it has come.
+    pub(super) fn pause(&self, pause: Duration) -> bool {
+        self.rest(self.lock(), pause).is_closed
+    }
+
+    fn rest<'a>(&self, waiting: MutexGuard<'a, Waiting>, pause: Duration) -> MutexGuard<'a, Waiting> {
+        let is_open = |waiting: &mut Waiting| !waiting.is_closed;
+        self.changed.wait_timeout_while(waiting, pause, is_open).unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Nothing more will come.
+    pub(super) fn close(&self) {
+        self.lock().is_closed = true;
+        self.changed.notify_all();
+    }
+
+    /// How many sightings went unwritten.
+    pub(super) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

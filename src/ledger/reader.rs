@@ -1,0 +1,290 @@
+//! Reading the ledger, also while a server writes it: no lock is taken, and nothing is left behind.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
+use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ValueRef};
+use rusqlite::{Connection, OpenFlags, Row};
+
+use super::schema;
+use crate::constituency::{ConstituencyName, MacAddress};
+
+/// How long to wait for a writer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// What stands for itself in the path of a URI.
+const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'-').remove(b'_');
+
+/// Why the ledger cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The database says so.
+    #[error("the ledger {path} cannot be read: {source}", path = .path.display())]
+    Database {
+        /// The database's file.
+        path: PathBuf,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+    /// The system does not let us look.
+    #[error("the ledger {path} cannot be read: {source}; run this as the user that serves, or as root", path = .path.display())]
+    File {
+        /// The database's file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Of another version than this provost's.
+    #[error("the ledger {path} is of version {found}, this provost reads version {}; use the provost that serves", schema::version(), path = .path.display())]
+    Version {
+        /// The database's file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+    },
+}
+
+/// The ledger, open for reading.
+#[derive(Debug)]
+pub struct Reader {
+    connection: Connection,
+    path: PathBuf,
+}
+
+/// Something that happened, and when, in Unix milliseconds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// What.
+    pub what: String,
+    /// When.
+    pub at: i64,
+}
+
+/// What is known of a phone that proved who it is. Times are Unix milliseconds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Phone {
+    /// The constituency that it asked.
+    pub constituency: ConstituencyName,
+    /// Its address.
+    pub mac: MacAddress,
+    /// When it was first seen.
+    pub first_seen: i64,
+    /// When it was last seen.
+    pub last_seen: i64,
+    /// When it was last let in, if it ever was.
+    pub last_let_in: Option<i64>,
+    /// From where it came last.
+    pub address: String,
+    /// Its model, as it calls itself.
+    pub model: Option<String>,
+    /// Its firmware, as it calls itself.
+    pub firmware: Option<String>,
+    /// TLS version and cipher suite.
+    pub tls: Option<(String, String)>,
+    /// When its certificate expires, in Unix seconds.
+    pub certificate_not_after: i64,
+    /// The configuration that it last fetched.
+    pub configuration: Option<Event>,
+    /// The upload that it last stored.
+    pub upload: Option<Event>,
+    /// Why it was last refused.
+    pub refusal: Option<Event>,
+    /// How many requests it made.
+    pub requests: u64,
+    /// How many of them were refused.
+    pub refusals: u64,
+    /// How many uploads were stored.
+    pub uploads: u64,
+    /// How many bytes of body it was sent.
+    pub bytes: u64,
+}
+
+/// One request of a phone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// The constituency that it asked.
+    pub constituency: ConstituencyName,
+    /// When, in Unix milliseconds.
+    pub time: i64,
+    /// From where.
+    pub address: String,
+    /// Method and target, if it was read.
+    pub asked: Option<(String, String)>,
+    /// The answer's status.
+    pub status: Option<u16>,
+    /// Bytes of body that were sent.
+    pub bytes: u64,
+    /// How long it took.
+    pub duration: Duration,
+    /// Why it was refused or broke off.
+    pub reason: Option<String>,
+}
+
+/// A certificate that says it is a phone's and proves nothing. Times are Unix milliseconds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// The constituency that was asked.
+    pub constituency: ConstituencyName,
+    /// The claimed address.
+    pub mac: MacAddress,
+    /// The SHA-256 of the certificate.
+    pub fingerprint: [u8; 32],
+    /// When it was first seen.
+    pub first_seen: i64,
+    /// When it was last seen.
+    pub last_seen: i64,
+    /// From where it came last.
+    pub address: String,
+    /// How often it came.
+    pub count: u64,
+    /// Why it was refused.
+    pub refusal: Option<String>,
+}
+
+impl Phone {
+    /// Whether it was refused after it had last been let in.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.refusal.as_ref().is_some_and(|refusal| self.last_let_in.is_none_or(|let_in| refusal.at > let_in))
+    }
+}
+
+impl Reader {
+    /// Opens the ledger in the state directory `state`; `None` if there is none yet.
+    ///
+    /// # Errors
+    /// If it cannot be read, or is of another version.
+    pub fn open(state: &Path) -> Result<Option<Self>, ReadError> {
+        let path = super::database(&state.join(super::FOLDER));
+        match path.try_exists() {
+            Ok(true) => {}
+            Ok(false) => return Ok(None),
+            Err(source) => return Err(ReadError::File { path, source }),
+        }
+        let failed = |source| ReadError::Database { path: path.clone(), source };
+        let connection = connect(&path).map_err(failed)?;
+        match connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)? {
+            // A server is making it right now.
+            0 => Ok(None),
+            found if found != schema::version() => Err(ReadError::Version { path, found }),
+            _ => Ok(Some(Self { connection, path })),
+        }
+    }
+
+    /// Every phone that proved who it is, in order.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn phones(&self) -> Result<Vec<Phone>, ReadError> {
+        self.query("SELECT * FROM phone ORDER BY constituency, mac", [], phone)
+    }
+
+    /// Every certificate that claims to be a phone's, in order.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn claims(&self) -> Result<Vec<Claim>, ReadError> {
+        self.query("SELECT * FROM claim ORDER BY constituency, mac, last_seen", [], claim)
+    }
+
+    /// The requests of a phone that are kept, in all constituencies, oldest first.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn requests(&self, mac: MacAddress) -> Result<Vec<Request>, ReadError> {
+        let sql = "SELECT phone.constituency, request.* FROM request JOIN phone ON phone.id = request.phone
+                   WHERE phone.mac = ? ORDER BY time, number";
+        self.query(sql, [mac.to_string()], request)
+    }
+
+    fn query<T>(
+        &self,
+        sql: &str,
+        values: impl rusqlite::Params,
+        read: fn(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>, ReadError> {
+        let rows = self.connection.prepare(sql).and_then(|mut query| query.query_map(values, read)?.collect());
+        rows.map_err(|source| self.failed(source))
+    }
+
+    fn failed(&self, source: rusqlite::Error) -> ReadError {
+        ReadError::Database { path: self.path.clone(), source }
+    }
+}
+
+/// A database without a log beside it is not being written: it is read as it lies, and no file is made for it.
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let is_at_rest = !PathBuf::from(format!("{}-wal", path.display())).exists();
+    let encoded = percent_encode(path.as_os_str().as_encoded_bytes(), IN_PATH);
+    let uri = format!("file:{encoded}?mode=ro{}", if is_at_rest { "&immutable=1" } else { "" });
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(uri, flags)?;
+    connection.busy_timeout(PATIENCE)?;
+    Ok(connection)
+}
+
+fn phone(row: &Row<'_>) -> rusqlite::Result<Phone> {
+    let event = |what: &str, at: &str| -> rusqlite::Result<Option<Event>> {
+        let event: (Option<String>, Option<i64>) = (row.get(what)?, row.get(at)?);
+        Ok(event.0.zip(event.1).map(|(what, at)| Event { what, at }))
+    };
+    let tls: (Option<String>, Option<String>) = (row.get("tls_version")?, row.get("tls_suite")?);
+    Ok(Phone {
+        constituency: row.get("constituency")?,
+        mac: row.get("mac")?,
+        first_seen: row.get("first_seen")?,
+        last_seen: row.get("last_seen")?,
+        last_let_in: row.get("last_let_in")?,
+        address: row.get("address")?,
+        model: row.get("model")?,
+        firmware: row.get("firmware")?,
+        tls: tls.0.zip(tls.1),
+        certificate_not_after: row.get("certificate_not_after")?,
+        configuration: event("configuration", "configuration_at")?,
+        upload: event("upload", "upload_at")?,
+        refusal: event("refusal", "refusal_at")?,
+        requests: row.get("requests")?,
+        refusals: row.get("refusals")?,
+        uploads: row.get("uploads")?,
+        bytes: row.get("bytes")?,
+    })
+}
+
+fn claim(row: &Row<'_>) -> rusqlite::Result<Claim> {
+    Ok(Claim {
+        constituency: row.get("constituency")?,
+        mac: row.get("mac")?,
+        fingerprint: row.get("fingerprint")?,
+        first_seen: row.get("first_seen")?,
+        last_seen: row.get("last_seen")?,
+        address: row.get("address")?,
+        count: row.get("count")?,
+        refusal: row.get("refusal")?,
+    })
+}
+
+fn request(row: &Row<'_>) -> rusqlite::Result<Request> {
+    let asked: (Option<String>, Option<String>) = (row.get("method")?, row.get("target")?);
+    Ok(Request {
+        constituency: row.get("constituency")?,
+        time: row.get("time")?,
+        address: row.get("address")?,
+        asked: asked.0.zip(asked.1),
+        status: row.get("status")?,
+        bytes: row.get("bytes")?,
+        duration: Duration::from_micros(row.get("duration_us")?),
+        reason: row.get("reason")?,
+    })
+}
+
+impl FromSql for MacAddress {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        value.as_str()?.parse().map_err(FromSqlError::other)
+    }
+}
+
+impl FromSql for ConstituencyName {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        value.as_str()?.parse().map_err(FromSqlError::other)
+    }
+}

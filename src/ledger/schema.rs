@@ -1,0 +1,70 @@
+//! The database's tables, by version. Pure. A version that was released never changes; the next one migrates it.
+//!
+//! Times are Unix milliseconds, but for a certificate's end, which is in seconds.
+
+/// What makes version n of version n - 1, beginning with nothing.
+pub(super) const MIGRATIONS: &[&str] = &["CREATE TABLE phone (
+         id INTEGER PRIMARY KEY,
+         constituency TEXT NOT NULL,
+         mac TEXT NOT NULL,
+         first_seen INTEGER NOT NULL,
+         last_seen INTEGER NOT NULL,
+         last_let_in INTEGER,
+         address TEXT NOT NULL,
+         network TEXT NOT NULL,
+         model TEXT,
+         firmware TEXT,
+         tls_version TEXT,
+         tls_suite TEXT,
+         certificate_not_after INTEGER NOT NULL,
+         configuration TEXT,
+         configuration_at INTEGER,
+         upload TEXT,
+         upload_at INTEGER,
+         refusal TEXT,
+         refusal_at INTEGER,
+         requests INTEGER NOT NULL,
+         refusals INTEGER NOT NULL,
+         uploads INTEGER NOT NULL,
+         bytes INTEGER NOT NULL,
+         UNIQUE (constituency, mac)
+     ) STRICT;
+     CREATE INDEX phone_by_mac ON phone (mac);
+     CREATE INDEX phone_never_let_in ON phone (last_seen) WHERE last_let_in IS NULL;
+     CREATE INDEX phone_never_let_in_by_network ON phone (network, last_seen) WHERE last_let_in IS NULL;
+
+     CREATE TABLE request (
+         phone INTEGER NOT NULL REFERENCES phone (id) ON DELETE CASCADE,
+         number INTEGER NOT NULL,
+         time INTEGER NOT NULL,
+         address TEXT NOT NULL,
+         method TEXT,
+         target TEXT,
+         status INTEGER,
+         bytes INTEGER NOT NULL,
+         duration_us INTEGER NOT NULL,
+         reason TEXT,
+         PRIMARY KEY (phone, number)
+     ) STRICT, WITHOUT ROWID;
+     CREATE INDEX request_by_time ON request (time);
+
+     CREATE TABLE claim (
+         constituency TEXT NOT NULL,
+         mac TEXT NOT NULL,
+         fingerprint BLOB NOT NULL,
+         first_seen INTEGER NOT NULL,
+         last_seen INTEGER NOT NULL,
+         address TEXT NOT NULL,
+         network TEXT NOT NULL,
+         count INTEGER NOT NULL,
+         refusal TEXT,
+         PRIMARY KEY (constituency, mac, fingerprint)
+     ) STRICT;
+     CREATE INDEX claim_by_mac ON claim (mac);
+     CREATE INDEX claim_by_time ON claim (last_seen);
+     CREATE INDEX claim_by_network ON claim (network, last_seen);"];
+
+/// The version that is written.
+pub(super) fn version() -> i64 {
+    i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
+}

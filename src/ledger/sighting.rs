@@ -1,0 +1,100 @@
+//! One thing that a phone did, or somebody who claims to be it.
+
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
+
+use http::{Method, StatusCode};
+use ipnet::IpNet;
+
+use crate::constituency::{ConstituencyName, MacAddress};
+
+/// A request, or a refused handshake.
+#[derive(Debug, Clone)]
+pub struct Sighting {
+    /// When it began.
+    pub time: SystemTime,
+    /// From where.
+    pub address: IpAddr,
+    /// The network that counts as one peer.
+    pub network: IpNet,
+    /// The constituency that was asked.
+    pub constituency: ConstituencyName,
+    /// The phone.
+    pub mac: MacAddress,
+    /// How it is known to be that phone.
+    pub proof: Proof,
+    /// Method and target, if a request was read.
+    pub request: Option<(Method, Box<str>)>,
+    /// The answer's status.
+    pub status: Option<StatusCode>,
+    /// Bytes of body that were sent.
+    pub bytes: u64,
+    /// How long it took.
+    pub duration: Duration,
+    /// What the peer calls itself.
+    pub user_agent: Option<Box<[u8]>>,
+    /// Why it was refused or broke off.
+    pub reason: Option<String>,
+    /// TLS version and cipher suite.
+    pub tls: Option<(&'static str, &'static str)>,
+}
+
+/// How somebody is known to be a phone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// By a device certificate that counts, and its key.
+    Certificate {
+        /// When it expires, in Unix seconds.
+        not_after: i64,
+    },
+    /// Not at all: by a certificate that anybody can make.
+    Claimed {
+        /// Its SHA-256.
+        fingerprint: [u8; 32],
+    },
+}
+
+impl Sighting {
+    /// Whether the phone got past the question who it is and whether it is on the list.
+    pub(super) fn is_let_in(&self) -> bool {
+        self.status.is_some_and(|status| {
+            !matches!(
+                status,
+                StatusCode::BAD_REQUEST
+                    | StatusCode::FORBIDDEN
+                    | StatusCode::METHOD_NOT_ALLOWED
+                    | StatusCode::MISDIRECTED_REQUEST
+                    | StatusCode::URI_TOO_LONG
+                    | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+            )
+        })
+    }
+
+    /// Why it was refused, if it was. A file that is not there is no refusal: phones ask for many that are optional; nor
+    /// is a conflict, by which a phone learns where its upload goes on.
+    pub(super) fn refusal(&self) -> Option<&str> {
+        let is_refused = self.status.is_none_or(|status| {
+            (status.is_client_error() || status.is_server_error())
+                && !matches!(status, StatusCode::NOT_FOUND | StatusCode::CONFLICT)
+        });
+        // Without an answer: a refused handshake has no request, anything else was broken off by the phone.
+        let is_refused = is_refused && (self.status.is_some() || self.request.is_none());
+        self.reason.as_deref().filter(|_| is_refused)
+    }
+
+    /// The path of a configuration that was fetched, or found to be the one the phone has.
+    pub(super) fn configuration(&self) -> Option<&str> {
+        let is_had = matches!(self.status, Some(StatusCode::OK | StatusCode::NOT_MODIFIED));
+        self.path_of(&Method::GET).filter(|path| is_had && path.to_ascii_lowercase().ends_with(".cfg"))
+    }
+
+    /// The path of an upload that was stored.
+    pub(super) fn upload(&self) -> Option<&str> {
+        self.path_of(&Method::PUT).filter(|_| self.status.is_some_and(|status| status.is_success()))
+    }
+
+    fn path_of(&self, method: &Method) -> Option<&str> {
+        let (own, target) = self.request.as_ref()?;
+        (own == method).then(|| target.split('?').next().unwrap_or_default())
+    }
+}

@@ -1,0 +1,312 @@
+//! Writing the database: one batch, one transaction, and the bounds of what is kept.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use rusqlite::{Connection, ErrorCode, Transaction, named_params, params};
+
+use super::batch::{Batch, Claims, Key, News};
+use super::schema::{self, MIGRATIONS};
+use super::sighting::Sighting;
+use crate::state;
+
+/// How many requests of a phone are kept one by one.
+pub(super) const HISTORY: u8 = 200;
+/// The same, of a phone that was never let in.
+const HISTORY_OF_REFUSED: u8 = 20;
+/// How long they are kept.
+const RETENTION: Duration = Duration::from_hours(30 * 24);
+/// How often those that are too old are looked for.
+const SWEEP: Duration = Duration::from_mins(10);
+/// How many phones are kept that were never let in: in all, and of one network.
+const REFUSED: u32 = 5_000;
+const REFUSED_OF_NETWORK: u32 = 64;
+/// How many certificates are kept that only claim to be a phone's: in all, and of one network.
+const CLAIMS: u32 = 2_000;
+const CLAIMS_OF_NETWORK: u32 = 16;
+/// The longest text that is kept, in bytes.
+const TEXT: usize = 512;
+/// How long to wait for somebody else who works on the database.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why the ledger cannot be written.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StoreError {
+    /// The database says so.
+    #[error("the ledger {path} cannot be written: {source}", path = .path.display())]
+    Database {
+        /// The database's file.
+        path: PathBuf,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+    /// The file cannot be made or moved.
+    #[error("the ledger {path} cannot be written: {source}", path = .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Written by a provost that is newer than this one.
+    #[error("the ledger {path} was written by a newer provost (version {found}); use that one, or move the file away", path = .path.display())]
+    Newer {
+        /// The database's file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+    },
+}
+
+impl StoreError {
+    /// Whether the file holds no database, or not a whole one.
+    pub(super) fn is_corrupt(&self) -> bool {
+        let Self::Database { source, .. } = self else { return false };
+        matches!(source.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+    }
+}
+
+/// The database, open for writing.
+#[derive(Debug)]
+pub(super) struct Store {
+    connection: Connection,
+    path: PathBuf,
+    inode: u64,
+    swept: Option<SystemTime>,
+}
+
+impl Store {
+    /// Opens the database at `path`, made for the owner alone if it is not there, and brings it to our version.
+    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        let on_file = |source| StoreError::File { path: path.to_owned(), source };
+        let on_database = |source| StoreError::Database { path: path.to_owned(), source };
+        if let Some(folder) = path.parent() {
+            state::private_folder(folder).map_err(on_file)?;
+        }
+        // SQLite gives the files beside it the same mode.
+        let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(path).map_err(on_file)?;
+        let inode = file.metadata().map_err(on_file)?.ino();
+        let mut connection = Connection::open(path).map_err(on_database)?;
+        let found = prepare(&mut connection).map_err(on_database)?;
+        if found > schema::version() {
+            return Err(StoreError::Newer { path: path.to_owned(), found });
+        }
+        Ok(Self { connection, path: path.to_owned(), inode, swept: None })
+    }
+
+    /// Whether the file is still the one that was opened.
+    pub(super) fn is_in_place(&self) -> bool {
+        std::fs::metadata(&self.path).is_ok_and(|metadata| metadata.ino() == self.inode)
+    }
+
+    /// Moves a database that cannot be read out of the way. The last one so moved is kept.
+    pub(super) fn move_aside(path: &Path) -> Result<PathBuf, StoreError> {
+        let aside = path.with_extension("corrupt");
+        let moved = std::fs::rename(path, &aside);
+        moved.map_err(|source| StoreError::File { path: path.to_owned(), source })?;
+        for suffix in ["-wal", "-shm"] {
+            let beside = |path: &Path| PathBuf::from(format!("{}{suffix}", path.display()));
+            // There may be none; one left behind would be taken for the new database's.
+            let _ = std::fs::rename(beside(path), beside(&aside)).or_else(|_| std::fs::remove_file(beside(path)));
+        }
+        Ok(aside)
+    }
+
+    /// Writes `sightings` in one transaction, and removes what is too much or too old at `now`.
+    pub(super) fn write(&mut self, sightings: &[Sighting], now: SystemTime) -> Result<(), StoreError> {
+        let is_sweep_due = self.swept.is_none_or(|swept| now.duration_since(swept).is_ok_and(|age| age > SWEEP));
+        let written = self.connection.transaction().and_then(|transaction| {
+            let batch = Batch::of(sightings, HISTORY.into());
+            let mut has_refused = false;
+            for (key, news) in &batch.phones {
+                has_refused |= write_phone(&transaction, *key, news)?;
+            }
+            for ((key, fingerprint), claims) in &batch.claims {
+                write_claims(&transaction, *key, fingerprint, claims)?;
+            }
+            if has_refused {
+                bound(&transaction, NEVER_LET_IN, None, REFUSED)?;
+            }
+            if !batch.claims.is_empty() {
+                bound(&transaction, CLAIM, None, CLAIMS)?;
+            }
+            if is_sweep_due {
+                let oldest = milliseconds(now - RETENTION);
+                transaction.execute("DELETE FROM request WHERE time < ?", [oldest])?;
+            }
+            transaction.commit()
+        });
+        written.map_err(|source| StoreError::Database { path: self.path.clone(), source })?;
+        if is_sweep_due {
+            self.swept = Some(now);
+        }
+        Ok(())
+    }
+}
+
+/// Sets how the database is written, and migrates it. Gives the version that it has now.
+fn prepare(connection: &mut Connection) -> rusqlite::Result<i64> {
+    connection.busy_timeout(PATIENCE)?;
+    // A crash of ours loses nothing; a power cut may lose the last moments, and never the database.
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    connection.pragma_update(None, "journal_size_limit", 8 << 20)?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    let transaction = connection.transaction()?;
+    let found: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    for migration in MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or(0)) {
+        transaction.execute_batch(migration)?;
+    }
+    let version = found.max(schema::version());
+    transaction.pragma_update(None, "user_version", version)?;
+    transaction.commit()?;
+    Ok(version)
+}
+
+/// Writes what is new of a phone, and says whether it was never let in.
+fn write_phone(transaction: &Transaction<'_>, key: Key<'_>, news: &News<'_>) -> rusqlite::Result<bool> {
+    let (configuration, configuration_at) = event(news.configuration, Sighting::configuration);
+    let (upload, upload_at) = event(news.upload, Sighting::upload);
+    let (refusal, refusal_at) = event(news.refusal, Sighting::refusal);
+    let (tls_version, tls_suite) = news.last.tls.unzip();
+    let mut statement = transaction.prepare_cached(
+        "INSERT INTO phone (constituency, mac, first_seen, last_seen, last_let_in, address, network, model, firmware,
+             tls_version, tls_suite, certificate_not_after, configuration, configuration_at, upload, upload_at,
+             refusal, refusal_at, requests, refusals, uploads, bytes)
+         VALUES (:constituency, :mac, :first_seen, :last_seen, :last_let_in, :address, :network, :model, :firmware,
+             :tls_version, :tls_suite, :certificate_not_after, :configuration, :configuration_at, :upload, :upload_at,
+             :refusal, :refusal_at, :requests, :refusals, :uploads, :bytes)
+         ON CONFLICT (constituency, mac) DO UPDATE SET
+             first_seen = min(first_seen, excluded.first_seen),
+             last_seen = max(last_seen, excluded.last_seen),
+             last_let_in = coalesce(max(last_let_in, excluded.last_let_in), last_let_in, excluded.last_let_in),
+             address = excluded.address, network = excluded.network,
+             model = coalesce(excluded.model, model), firmware = coalesce(excluded.firmware, firmware),
+             tls_version = coalesce(excluded.tls_version, tls_version),
+             tls_suite = coalesce(excluded.tls_suite, tls_suite),
+             certificate_not_after = excluded.certificate_not_after,
+             configuration = coalesce(excluded.configuration, configuration),
+             configuration_at = coalesce(excluded.configuration_at, configuration_at),
+             upload = coalesce(excluded.upload, upload), upload_at = coalesce(excluded.upload_at, upload_at),
+             refusal = coalesce(excluded.refusal, refusal), refusal_at = coalesce(excluded.refusal_at, refusal_at),
+             requests = requests + excluded.requests, refusals = refusals + excluded.refusals,
+             uploads = uploads + excluded.uploads, bytes = bytes + excluded.bytes
+         RETURNING id, requests, last_let_in IS NULL",
+    )?;
+    let network = news.last.network.to_string();
+    let values = named_params! {
+        ":constituency": key.0.as_str(), ":mac": key.1.to_string(),
+        ":first_seen": milliseconds(news.first.time), ":last_seen": milliseconds(news.last.time),
+        ":last_let_in": news.let_in.map(|sighting| milliseconds(sighting.time)),
+        ":address": news.last.address.to_string(), ":network": network,
+        ":model": news.model, ":firmware": news.firmware, ":tls_version": tls_version, ":tls_suite": tls_suite,
+        ":certificate_not_after": news.not_after,
+        ":configuration": configuration, ":configuration_at": configuration_at,
+        ":upload": upload, ":upload_at": upload_at, ":refusal": refusal, ":refusal_at": refusal_at,
+        ":requests": news.count, ":refusals": news.refusals, ":uploads": news.uploads, ":bytes": news.bytes,
+    };
+    let (id, total, is_refused) = statement.query_one(values, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    write_history(transaction, id, total, news)?;
+    let kept = if is_refused { HISTORY_OF_REFUSED } else { HISTORY };
+    let mut prune = transaction.prepare_cached("DELETE FROM request WHERE phone = ? AND number <= ?")?;
+    prune.execute([id, total - i64::from(kept)])?;
+    if is_refused {
+        bound(transaction, NEVER_LET_IN, Some(&network), REFUSED_OF_NETWORK)?;
+    }
+    Ok(is_refused)
+}
+
+/// What happened, and when.
+fn event(
+    sighting: Option<&Sighting>,
+    what: for<'a> fn(&'a Sighting) -> Option<&'a str>,
+) -> (Option<&str>, Option<i64>) {
+    sighting.and_then(|sighting| Some((cut(what(sighting)?), milliseconds(sighting.time)))).unzip()
+}
+
+/// The phone's newest requests, numbered so that the last one has the number `total`.
+fn write_history(transaction: &Transaction<'_>, phone: i64, total: i64, news: &News<'_>) -> rusqlite::Result<()> {
+    let mut statement = transaction.prepare_cached(
+        "INSERT OR REPLACE INTO request (phone, number, time, address, method, target, status, bytes, duration_us, reason)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )?;
+    for (sighting, number) in news.history.iter().rev().zip((0..=total).rev()) {
+        let (method, target) = sighting.request.as_ref().map(|(method, target)| (method.as_str(), cut(target))).unzip();
+        statement.execute(params![
+            phone,
+            number,
+            milliseconds(sighting.time),
+            sighting.address.to_string(),
+            method,
+            target,
+            sighting.status.map(|status| status.as_u16()),
+            sighting.bytes,
+            i64::try_from(sighting.duration.as_micros()).unwrap_or(i64::MAX),
+            sighting.reason.as_deref().map(cut),
+        ])?;
+    }
+    Ok(())
+}
+
+fn write_claims(
+    transaction: &Transaction<'_>,
+    key: Key<'_>,
+    fingerprint: &[u8; 32],
+    claims: &Claims<'_>,
+) -> rusqlite::Result<()> {
+    let network = claims.last.network.to_string();
+    let mut statement = transaction.prepare_cached(
+        "INSERT INTO claim (constituency, mac, fingerprint, first_seen, last_seen, address, network, count, refusal)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+         ON CONFLICT (constituency, mac, fingerprint) DO UPDATE SET
+             first_seen = min(first_seen, excluded.first_seen), last_seen = max(last_seen, excluded.last_seen),
+             address = excluded.address, network = excluded.network, count = count + excluded.count,
+             refusal = excluded.refusal",
+    )?;
+    statement.execute(params![
+        key.0.as_str(),
+        key.1.to_string(),
+        fingerprint,
+        milliseconds(claims.first.time),
+        milliseconds(claims.last.time),
+        claims.last.address.to_string(),
+        network,
+        claims.count,
+        claims.last.refusal().map(cut),
+    ])?;
+    bound(transaction, CLAIM, Some(&network), CLAIMS_OF_NETWORK)
+}
+
+/// A table, and which of its rows a stranger can add to.
+type Bounded = (&'static str, &'static str);
+const NEVER_LET_IN: Bounded = ("phone", "last_let_in IS NULL");
+const CLAIM: Bounded = ("claim", "TRUE");
+
+/// Keeps only so many of these rows, of one network or in all: those that were seen last.
+fn bound(
+    transaction: &Transaction<'_>,
+    (table, among): Bounded,
+    network: Option<&str>,
+    kept: u32,
+) -> rusqlite::Result<()> {
+    let of = if network.is_some() { "network = ?2" } else { "?2 IS NULL" };
+    let mut statement = transaction.prepare_cached(&format!(
+        "DELETE FROM {table} WHERE rowid IN
+         (SELECT rowid FROM {table} WHERE {among} AND {of} ORDER BY last_seen DESC LIMIT -1 OFFSET ?1)"
+    ))?;
+    statement.execute(params![kept, network]).map(drop)
+}
+
+/// Unix milliseconds; a clock before 1970 counts as zero.
+fn milliseconds(time: SystemTime) -> i64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// As much of a stranger's text as is kept.
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(TEXT)]
+}

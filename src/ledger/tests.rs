@@ -1,0 +1,281 @@
+//! The ledger by itself: what is folded, kept, bounded, and what a broken file costs.
+
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
+
+use http::{Method, StatusCode};
+use ipnet::IpNet;
+use proptest::prelude::*;
+
+use super::queue::{CLAIMED, PROVEN, Queue};
+use super::store::{HISTORY, Store};
+use super::*;
+use crate::constituency::MacAddress;
+
+/// A ledger in a folder of its own.
+struct Bench {
+    folder: tempfile::TempDir,
+    store: Store,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&database(&folder.path().join(FOLDER))).unwrap();
+        Self { folder, store }
+    }
+
+    fn write(&mut self, sightings: &[Sighting]) {
+        self.store.write(sightings, at(0)).unwrap();
+    }
+
+    fn reader(&self) -> Reader {
+        Reader::open(self.folder.path()).unwrap().unwrap()
+    }
+
+    fn phones(&self) -> Vec<Phone> {
+        self.reader().phones().unwrap()
+    }
+}
+
+/// So many seconds after a certain moment.
+fn at(seconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_225_600 + seconds)
+}
+
+fn mac(number: u64) -> MacAddress {
+    "00005e005300".parse::<MacAddress>().unwrap().plus(number)
+}
+
+/// A phone that fetches its configuration at `at(seconds)`.
+fn sighting(phone: u64, seconds: u64) -> Sighting {
+    Sighting {
+        time: at(seconds),
+        address: [192, 0, 2, 1].into(),
+        network: IpAddr::from([192, 0, 2, 1]).into(),
+        constituency: "ote".parse().unwrap(),
+        mac: mac(phone),
+        proof: Proof::Certificate { not_after: 2_000_000_000 },
+        request: Some((Method::GET, format!("/{}.cfg?a=b", mac(phone)).into())),
+        status: Some(StatusCode::OK),
+        bytes: 100,
+        duration: Duration::from_micros(1500),
+        user_agent: Some((*b"FileTransport PolycomVVX-VVX_500-UA/5.9.7.4477 Type/Application").into()),
+        reason: None,
+        tls: Some(("TLSv1.3", "TLS13_AES_128_GCM_SHA256")),
+    }
+}
+
+fn refused(phone: u64, seconds: u64) -> Sighting {
+    let reason = Some(format!("{} is not known to ote", mac(phone)));
+    Sighting { status: Some(StatusCode::FORBIDDEN), reason, ..sighting(phone, seconds) }
+}
+
+fn claimed(phone: u64, fingerprint: u64, seconds: u64) -> Sighting {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&fingerprint.to_be_bytes());
+    Sighting {
+        proof: Proof::Claimed { fingerprint: bytes },
+        request: None,
+        status: None,
+        reason: Some("the device certificate is signed by itself".to_owned()),
+        ..sighting(phone, seconds)
+    }
+}
+
+fn from(network: u32, sighting: Sighting) -> Sighting {
+    let address = IpAddr::from(network.to_be_bytes());
+    Sighting { address, network: IpNet::from(address), ..sighting }
+}
+
+#[test]
+fn what_a_phone_did_is_told_of_it() {
+    let mut bench = Bench::new();
+    let log = format!("/logs/{}-app.log", mac(1));
+    let put = |seconds, status, reason: Option<&str>| Sighting {
+        request: Some((Method::PUT, log.as_str().into())),
+        status: Some(status),
+        reason: reason.map(str::to_owned),
+        bytes: 0,
+        ..sighting(1, seconds)
+    };
+    let updater = b"FileTransport PolycomVVX-VVX_500-UA/5.9.7.47435 Type/Updater";
+    let absent = Some("no such file".to_owned());
+    bench.write(&[
+        Sighting { user_agent: Some((*updater).into()), ..sighting(1, 10) },
+        Sighting { status: Some(StatusCode::NOT_FOUND), reason: absent, user_agent: None, ..sighting(1, 11) },
+    ]);
+    assert_eq!((bench.phones()[0].firmware.as_deref(), &bench.phones()[0].refusal), (None, &None));
+    bench.write(&[
+        put(13, StatusCode::CREATED, None),
+        put(14, StatusCode::INSUFFICIENT_STORAGE, Some("max_phone_bytes is used up (1)")),
+        sighting(1, 12),
+    ]);
+    let phones = bench.phones();
+    let [phone] = phones.as_slice() else { panic!("{phones:?}") };
+    let ms = |seconds: i64| 1_767_225_600_000 + seconds * 1000;
+    let event = |what: &str, seconds| Some(Event { what: what.to_owned(), at: ms(seconds) });
+    assert_eq!((phone.first_seen, phone.last_seen, phone.last_let_in), (ms(10), ms(14), Some(ms(14))));
+    assert_eq!((phone.model.as_deref(), phone.firmware.as_deref()), (Some("VVX_500"), Some("5.9.7.4477")));
+    assert_eq!(phone.configuration, event(&format!("/{}.cfg", mac(1)), 12));
+    assert_eq!(phone.upload, event(&log, 13));
+    assert_eq!(phone.refusal, event("max_phone_bytes is used up (1)", 14));
+    assert!(!phone.is_refused(), "a phone whose upload is refused is let in");
+    assert_eq!((phone.requests, phone.refusals, phone.uploads, phone.bytes), (5, 1, 1, 300));
+    assert_eq!((phone.address.as_str(), phone.certificate_not_after), ("192.0.2.1", 2_000_000_000));
+    let times: Vec<i64> = bench.reader().requests(mac(1)).unwrap().iter().map(|request| request.time).collect();
+    assert_eq!(times, [10, 11, 12, 13, 14].map(ms));
+}
+
+#[test]
+fn a_phone_is_refused_until_it_is_let_in_again() {
+    let mut bench = Bench::new();
+    bench.write(&[refused(1, 1)]);
+    assert!(bench.phones()[0].is_refused());
+    bench.write(&[sighting(1, 2)]);
+    assert!(!bench.phones()[0].is_refused());
+    bench.write(&[refused(1, 3)]);
+    assert!(bench.phones()[0].is_refused());
+}
+
+#[test]
+fn refused_phones_are_bounded_per_network_and_in_all() {
+    let mut bench = Bench::new();
+    let known: Vec<Sighting> = (0..300).map(|phone| from(1, sighting(phone, 0))).collect();
+    bench.write(&known);
+    let flood: Vec<Sighting> = (1000..2000).map(|phone| from(1, refused(phone, phone))).collect();
+    flood.chunks(170).for_each(|some| bench.write(some));
+    let phones = bench.phones();
+    assert_eq!(phones.len(), 300 + 64);
+    assert_eq!(phones.iter().filter(|phone| phone.is_refused()).map(|phone| phone.mac).min(), Some(mac(1936)));
+
+    // From many networks, in one batch: the last ones of them, and all that were let in.
+    let flood: Vec<Sighting> =
+        (10_000..15_400).map(|phone| from(u32::try_from(phone / 60).unwrap(), refused(phone, phone))).collect();
+    bench.write(&flood);
+    let phones = bench.phones();
+    assert_eq!(phones.len(), 300 + 5000);
+    assert!(phones.iter().filter(|phone| phone.is_refused()).all(|phone| phone.mac >= mac(10_400)));
+    assert_eq!(bench.reader().requests(mac(1999)).unwrap(), [], "their requests went with them");
+}
+
+#[test]
+fn claims_are_bounded_and_touch_nothing_that_was_proven() {
+    let mut bench = Bench::new();
+    bench.write(&[sighting(1, 1), refused(2, 1)]);
+    let proven = bench.phones();
+    let flood: Vec<Sighting> = (0..3000)
+        .flat_map(|number| {
+            let network = u32::try_from(number / 20).unwrap();
+            [1, 2, 3].map(|phone| from(network, claimed(phone, number, 100 + number)))
+        })
+        .collect();
+    flood.chunks(1000).for_each(|some| bench.write(some));
+    assert_eq!(bench.phones(), proven);
+    let claims = bench.reader().claims().unwrap();
+    assert_eq!(claims.len(), 2000);
+    let mut networks: Vec<&str> = claims.iter().map(|claim| claim.address.as_str()).collect();
+    networks.sort_unstable();
+    assert!(networks.chunk_by(|a, b| a == b).all(|one| one.len() <= 16), "{networks:?}");
+    bench.write(&vec![claimed(7, 7, 9000); 5]);
+    let again = bench.reader().claims().unwrap().into_iter().find(|claim| claim.mac == mac(7)).unwrap();
+    assert_eq!(
+        (again.count, again.fingerprint[7], again.refusal.as_deref()),
+        (5, 7, claimed(7, 7, 0).reason.as_deref())
+    );
+}
+
+#[test]
+fn the_newest_requests_are_kept_for_a_month() {
+    let mut bench = Bench::new();
+    let many: Vec<Sighting> = (0..1000).map(|second| sighting(1, second)).collect();
+    many.chunks(300).for_each(|some| bench.write(some));
+    bench.write(&(0..1000).map(|second| refused(2, second)).collect::<Vec<_>>());
+    let first_and_count = |bench: &Bench, phone| {
+        let requests = bench.reader().requests(mac(phone)).unwrap();
+        (requests.first().map(|request| request.time / 1000 - 1_767_225_600), requests.len())
+    };
+    assert_eq!(first_and_count(&bench, 1), (Some(800), usize::from(HISTORY)));
+    assert_eq!(first_and_count(&bench, 2), (Some(980), 20));
+    assert_eq!(bench.phones()[0].requests, 1000);
+    let month = 30 * 86_400;
+    bench.store.write(&[], at(month + 900)).unwrap();
+    assert_eq!(first_and_count(&bench, 1), (Some(900), 100));
+}
+
+#[test]
+fn texts_of_strangers_are_cut() {
+    let mut bench = Bench::new();
+    let long = "ä".repeat(5000);
+    let request = Some((Method::GET, format!("/{long}.cfg").into()));
+    bench.write(&[Sighting { request, reason: Some(long), status: Some(StatusCode::FORBIDDEN), ..sighting(1, 1) }]);
+    let request = bench.reader().requests(mac(1)).unwrap().remove(0);
+    assert!(request.asked.unwrap().1.len() <= 512);
+    assert!(request.reason.unwrap().len() <= 512);
+    assert!(bench.phones().remove(0).refusal.unwrap().what.len() <= 512);
+}
+
+#[test]
+fn too_much_drops_the_oldest_of_its_kind_and_is_counted() {
+    let queue = Queue::default();
+    let numbers = |sightings: &[Sighting]| sightings.iter().map(|it| it.bytes).collect::<Vec<_>>();
+    let numbered =
+        |count: usize, sighting: Sighting| (0..count as u64).map(move |bytes| Sighting { bytes, ..sighting.clone() });
+    numbered(PROVEN + 3, sighting(1, 0)).for_each(|it| queue.push(it));
+    numbered(10 * CLAIMED, claimed(1, 1, 0)).for_each(|it| queue.push(it));
+    assert_eq!(queue.dropped(), (3 + 9 * CLAIMED) as u64);
+    let taken = queue.take(Duration::ZERO).unwrap();
+    assert_eq!(taken.len(), PROVEN + CLAIMED);
+    assert_eq!(numbers(&taken[..2]), [3, 4], "of what was proven, the claims cost nothing");
+
+    // What could not be written comes before what came since, and is what goes if there is no room for both.
+    numbered(PROVEN - 1, sighting(2, 0)).for_each(|it| queue.push(it));
+    let before = queue.dropped();
+    queue.give_back(taken);
+    assert_eq!(queue.dropped() - before, PROVEN as u64 - 1);
+    let taken = queue.take(Duration::ZERO).unwrap();
+    assert_eq!(numbers(&taken[..2]), [PROVEN as u64 + 2, 0]);
+    queue.close();
+    assert!(queue.take(Duration::from_hours(1)).is_none());
+}
+
+#[test]
+fn a_damaged_file_is_moved_aside_and_a_newer_one_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = database(folder.path());
+    #[expect(clippy::disallowed_methods, reason = "damage is not written whole or not at all")]
+    std::fs::write(&path, "no database, but long enough to be taken for one ".repeat(100)).unwrap();
+    let error = Store::open(&path).unwrap_err();
+    assert!(error.is_corrupt(), "{error}");
+    let aside = Store::move_aside(&path).unwrap();
+    assert!(aside.exists() && !path.exists());
+    drop(Store::open(&path).unwrap());
+    let newer = rusqlite::Connection::open(&path).unwrap();
+    newer.pragma_update(None, "user_version", 99).unwrap();
+    drop(newer);
+    let error = Store::open(&path).unwrap_err();
+    assert!(!error.is_corrupt() && error.to_string().contains("newer provost (version 99)"), "{error}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn figures_do_not_depend_on_how_sightings_fall_into_batches(
+        kinds in prop::collection::vec((0_u64..4, 0_u8..4), 1..120),
+        batch in 1_usize..40,
+    ) {
+        let sightings: Vec<Sighting> = kinds.iter().zip(0..).map(|((phone, kind), second)| match kind {
+            0 => refused(*phone, second),
+            1 => claimed(*phone, *phone, second),
+            _ => sighting(*phone, second),
+        }).collect();
+        let (mut one, mut many) = (Bench::new(), Bench::new());
+        one.write(&sightings);
+        sightings.chunks(batch).for_each(|some| many.write(some));
+        prop_assert_eq!(one.phones(), many.phones());
+        prop_assert_eq!(one.reader().claims().unwrap(), many.reader().claims().unwrap());
+        let proven = sightings.iter().filter(|it| matches!(it.proof, Proof::Certificate { .. })).count() as u64;
+        prop_assert_eq!(one.phones().iter().map(|phone| phone.requests).sum::<u64>(), proven);
+    }
+}

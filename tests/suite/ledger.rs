@@ -1,0 +1,202 @@
+//! The ledger of a real server: what it knows of phones, and that no disk and no flood harms serving.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use provost::ledger::{Claim, Phone, Reader};
+use serde_json::json;
+
+use crate::harness::pki::{FACTORY, Identity, OTHER_FACTORY, device_params};
+use crate::harness::site::{Running, Site};
+use crate::harness::{STRANGER, VVX500, VVX550, eventually, not_run};
+use crate::uploads::{LOG, phone};
+use crate::uploads_budget::on_a_small_disk;
+
+const AGENT: &str = "User-Agent: FileTransport PolycomVVX-VVX_500-UA/5.9.7.4477 Type/Application\r\n";
+
+/// What the ledger in `state` knows of phones.
+fn phones(state: &Path) -> Vec<Phone> {
+    Reader::open(state).unwrap().map_or_else(Vec::new, |ledger| ledger.phones().unwrap())
+}
+
+fn claims(state: &Path) -> Vec<Claim> {
+    Reader::open(state).unwrap().map_or_else(Vec::new, |ledger| ledger.claims().unwrap())
+}
+
+/// What it knows of one phone, once that is as it shall be.
+#[track_caller]
+fn seen(state: &Path, mac: &str, is_so: impl Fn(&Phone) -> bool) -> Phone {
+    let find = || phones(state).into_iter().find(|phone| phone.mac.to_string() == mac && is_so(phone));
+    eventually(&format!("the ledger to know of {mac}, not only {:?}", phones(state)), find)
+}
+
+/// Has the usual phone ask `count` times.
+fn ask(server: &Running, count: u64) {
+    let mut connection = phone(server).connect().unwrap();
+    for _ in 0..count {
+        assert_eq!(connection.request("GET", "/site.cfg", AGENT, b"").unwrap().status, 200);
+    }
+}
+
+#[test]
+fn a_phone_is_remembered_with_what_it_did() {
+    let site = Site::with_ote();
+    let server = site.start();
+    let state = site.path("state");
+    ask(&server, 2);
+    assert_eq!(phone(&server).get("/absent.cfg").unwrap().status, 404);
+    assert_eq!(phone(&server).put(LOG, "", b"log").unwrap().status, 201);
+    assert_eq!(phone(&server).get(&format!("/{VVX550}.cfg")).unwrap().status, 403);
+    let known = seen(&state, VVX500, |phone| phone.requests == 5);
+    assert_eq!((known.constituency.as_str(), known.address.as_str()), ("ote", "127.0.0.1"));
+    assert_eq!((known.model.as_deref(), known.firmware.as_deref()), (Some("VVX_500"), Some("5.9.7.4477")));
+    assert_eq!(known.tls, Some(("TLSv1.3".to_owned(), "TLS13_AES_128_GCM_SHA256".to_owned())));
+    assert_eq!(known.configuration.as_ref().unwrap().what, "/site.cfg");
+    assert_eq!(known.upload.as_ref().unwrap().what, LOG);
+    let sent: u64 = server.access_lines().iter().map(|line| line["bytes"].as_u64().unwrap()).sum();
+    assert_eq!((known.refusals, known.uploads, known.bytes), (1, 1, sent));
+    assert!(known.refusal.as_ref().unwrap().what.contains(&format!("the path holds {VVX550}")), "{known:?}");
+    let expiry = time::OffsetDateTime::from_unix_timestamp(known.certificate_not_after).unwrap();
+    assert!((time::OffsetDateTime::now_utc() + time::Duration::days(3650) - expiry).abs() < time::Duration::HOUR);
+    let requests = Reader::open(&state).unwrap().unwrap().requests(VVX500.parse().unwrap()).unwrap();
+    assert_eq!(requests.iter().map(|request| request.status.unwrap()).collect::<Vec<_>>(), [200, 200, 404, 201, 403]);
+    for file in std::fs::read_dir(state.join("ledger")).unwrap() {
+        let file = file.unwrap();
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{file:?}");
+    }
+}
+
+#[test]
+fn refused_phones_are_remembered_apart_from_who_only_claims_to_be_one() {
+    let site = Site::with_ote();
+    let server = site.start();
+    let state = site.path("state");
+    ask(&server, 1);
+    assert_eq!(server.client("ote", &FACTORY.device(STRANGER)).get("/site.cfg").unwrap().status, 403);
+    let self_signed = Identity::self_signed(&device_params(VVX500));
+    for claimant in [&self_signed, &OTHER_FACTORY.device(VVX500), &self_signed] {
+        server.client("ote", claimant).get("/site.cfg").unwrap_err();
+    }
+    let refused = seen(&state, STRANGER, Phone::is_refused);
+    assert_eq!(refused.last_let_in, None);
+    assert_eq!(refused.refusal.unwrap().what, format!("{STRANGER} is not known to ote"));
+    let claims =
+        eventually("the claims", || Some(claims(&state)).filter(|all| all.iter().map(|it| it.count).sum::<u64>() == 3));
+    assert_eq!(
+        claims.iter().map(|claim| (claim.mac.to_string(), claim.count)).collect::<Vec<_>>(),
+        [(VVX500.to_owned(), 1), (VVX500.to_owned(), 2)]
+    );
+    assert!(claims[0].refusal.as_ref().unwrap().contains("not trusted here"), "{claims:?}");
+    assert!(claims[1].refusal.as_ref().unwrap().contains("signed by itself"), "{claims:?}");
+    let untouched = seen(&state, VVX500, |_| true);
+    assert_eq!((untouched.requests, untouched.refusal), (1, None));
+    assert_eq!(phones(&state).len(), 2);
+}
+
+#[test]
+fn what_was_written_survives_a_crash_and_what_was_not_a_stop() {
+    let site = Site::with_ote();
+    let state = site.path("state");
+    let mut known = 0;
+    for _ in 0..8 {
+        let server = site.start();
+        ask(&server, 20);
+        known = seen(&state, VVX500, |phone| phone.requests > known).requests;
+        // Somewhere in the writing of these.
+        ask(&server, 50);
+        server.kill();
+        let after = seen(&state, VVX500, |phone| phone.requests >= known).requests;
+        assert!(after <= known + 70, "{after}");
+        known = after;
+    }
+    let server = site.start();
+    ask(&server, 100);
+    server.signal(rustix::process::Signal::TERM);
+    assert!(server.wait().success());
+    assert_eq!(phones(&state)[0].requests, known + 100, "a stop writes everything");
+    let files = std::fs::read_dir(state.join("ledger")).unwrap().count();
+    assert_eq!(files, 1, "a database at rest is one file, also after somebody read it");
+}
+
+#[test]
+fn a_damaged_ledger_is_moved_aside_and_serving_goes_on() {
+    let site = Site::with_ote();
+    let file = site.path("state/ledger/ledger.sqlite");
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, vec![b'x'; 100_000]).unwrap();
+    let server = site.start();
+    server.says("moved aside to");
+    ask(&server, 3);
+    seen(&site.path("state"), VVX500, |phone| phone.requests == 3);
+    assert_eq!(std::fs::read(file.with_extension("corrupt")).unwrap(), vec![b'x'; 100_000]);
+
+    // Damaged while it is written, and removed altogether.
+    std::fs::File::options().write(true).open(&file).unwrap().set_len(0).unwrap();
+    ask(&server, 1);
+    std::fs::remove_dir_all(file.parent().unwrap()).unwrap();
+    eventually("a new ledger", || {
+        ask(&server, 1);
+        (!phones(&site.path("state")).is_empty()).then_some(())
+    });
+}
+
+#[test]
+fn a_full_disk_costs_the_ledger_nothing_but_time() {
+    let site = Site::with_ote();
+    let (server, state) = match on_a_small_disk(&site, 2048) {
+        Ok(started) => started,
+        Err(reason) => return not_run("a_full_disk_costs_the_ledger_nothing_but_time", &reason),
+    };
+    // SQLite does not go through /proc into the mount, so a copy of the files is read.
+    let requests = |mac: &str| {
+        let copy = tempfile::tempdir().unwrap();
+        std::fs::create_dir(copy.path().join("ledger")).unwrap();
+        for file in ["ledger.sqlite", "ledger.sqlite-wal"].map(|name| Path::new("ledger").join(name)) {
+            std::fs::copy(state.join(&file), copy.path().join(&file)).ok()?;
+        }
+        // Copied in the middle of a change, it may not be whole.
+        let phones = Reader::open(copy.path()).ok()??.phones().ok()?;
+        phones.into_iter().find(|phone| phone.mac.to_string() == mac).map(|phone| phone.requests)
+    };
+    let filler = state.join("filler");
+    let mut rest = 1 << 20;
+    while rest > 0 {
+        let old = std::fs::read(&filler).unwrap_or_default();
+        match std::fs::write(&filler, [old, vec![b'x'; rest]].concat()) {
+            Ok(()) => {}
+            Err(_) => rest /= 2,
+        }
+    }
+    // Until its own files are full too.
+    let mut asked = 0;
+    eventually("the ledger to fail", || {
+        ask(&server, 50);
+        asked += 50;
+        server.stderr().iter().any(|line| line.contains("cannot be written")).then_some(())
+    });
+    ask(&server, 50);
+    assert_eq!(server.client("ote", &FACTORY.device(STRANGER)).get("/site.cfg").unwrap().status, 403);
+    std::fs::remove_file(&filler).unwrap();
+    server.says("the ledger is written again");
+    eventually("everything to be written", || (requests(VVX500) == Some(asked + 50)).then_some(()));
+    assert_eq!(requests(STRANGER), Some(1));
+    let said = server.stderr().iter().filter(|line| line.contains("cannot be written")).count();
+    assert_eq!(said, 1, "{:?}", server.stderr());
+}
+
+#[test]
+fn a_ledger_that_cannot_be_made_is_said_and_harms_nothing() {
+    let site = Site::with_ote();
+    std::fs::create_dir_all(site.path("state/ledger/ledger.sqlite")).unwrap();
+    let server = site.start();
+    server.says("state/ledger/ledger.sqlite cannot be written: Is a directory");
+    ask(&server, 10);
+    std::fs::remove_dir(site.path("state/ledger/ledger.sqlite")).unwrap();
+    seen(&site.path("state"), VVX500, |phone| phone.requests == 10);
+    let unusual = json!({ "trust": ["factory"], "phones": "any" });
+    site.constituency("ote", &unusual);
+    eventually("the stranger to be let in", || {
+        (server.client("ote", &FACTORY.device(STRANGER)).get("/site.cfg").unwrap().status == 200).then_some(())
+    });
+    seen(&site.path("state"), STRANGER, |phone| !phone.is_refused());
+}

@@ -1,0 +1,229 @@
+//! The commands that say how phones are: `phones`, `phone-log`, `uploads`.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::harness::pki::{FACTORY, Identity, OTHER_FACTORY, device_params};
+use crate::harness::site::{Running, Site};
+use crate::harness::tool::{Ended, provost, run};
+use crate::harness::{STRANGER, VVX500, VVX550, eventually, not_run};
+use crate::uploads::{LOG, files_below, phone};
+
+/// Whom Debian calls nobody, and the group nogroup.
+const NOBODY: u32 = 65534;
+
+/// Runs a command that must be good, in the site's folder.
+#[track_caller]
+fn good(site: &Site, args: &[&str]) -> String {
+    let ended = provost(&site.path("."), args);
+    assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{args:?}: {}", ended.stdout);
+    ended.stdout
+}
+
+fn bad(site: &Site, args: &[&str]) -> Ended {
+    let ended = provost(&site.path("."), args);
+    assert_eq!((ended.code, ended.stdout.as_str()), (1, ""), "{args:?}: {}", ended.stderr);
+    ended
+}
+
+/// The lines of a command that prints JSON.
+fn objects(site: &Site, args: &[&str]) -> Vec<Value> {
+    let printed = good(site, &[args, &["--json"]].concat());
+    printed.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The phones that `provost phones` lists, with further arguments.
+fn macs(site: &Site, args: &[&str]) -> Vec<String> {
+    let phones = objects(site, &[&["phones"], args].concat());
+    phones.iter().map(|phone| phone["mac"].as_str().unwrap().to_owned()).collect()
+}
+
+/// A site with a phone that asked, a known one that never did, a stranger, and somebody who only claims to be a phone.
+fn site_with_visitors() -> (Site, Running) {
+    let site = Site::with_ote();
+    let phones = json!({ VVX500: "the kitchen", VVX550: "the cellar" });
+    site.constituency("ote", &json!({ "trust": ["factory"], "phones": phones }));
+    site.constituency("lab", &json!({ "trust": ["factory"], "phones": "any" }));
+    site.file("lab/site.cfg", "<lab/>");
+    let server = site.start();
+    let agent = "User-Agent: FileTransport PolycomVVX-VVX_500-UA/5.9.7.4477 Type/Application\r\n";
+    assert_eq!(phone(&server).request("GET", "/site.cfg", agent, b"").unwrap().status, 200);
+    assert_eq!(phone(&server).request("GET", "/absent.cfg?\u{9b}2J", agent, b"").unwrap().status, 404);
+    assert_eq!(server.client("lab", &FACTORY.device(VVX500)).get("/site.cfg").unwrap().status, 200);
+    assert_eq!(server.client("ote", &FACTORY.device(STRANGER)).get("/site.cfg").unwrap().status, 403);
+    let claimant = Identity::self_signed(&device_params(VVX550));
+    server.client("ote", &claimant).get("/site.cfg").unwrap_err();
+    eventually("the ledger to know them all", || {
+        let all = objects(&site, &["phones", "--refused"]);
+        (all.len() == 2 && macs(&site, &["--constituency", "lab"]).len() == 1).then_some(())
+    });
+    (site, server)
+}
+
+#[test]
+fn phones_are_listed_with_what_an_operator_asks_about_them() {
+    let (site, server) = site_with_visitors();
+    assert_eq!(macs(&site, &[]), [VVX500, VVX500, STRANGER, VVX550]);
+    assert_eq!(macs(&site, &["--constituency", "ote"]), [VVX500, STRANGER, VVX550]);
+    assert_eq!(macs(&site, &["--refused"]), [STRANGER, VVX550]);
+    assert_eq!(macs(&site, &["--silent-for", "2d"]), [VVX550]);
+    assert_eq!(macs(&site, &["--silent-for", "0s"]), [VVX500, VVX500, VVX550], "strangers are not missed");
+    assert_eq!(macs(&site, &["--constituency", "nobody"]), Vec::<String>::new());
+
+    let known = objects(&site, &["phones", "--constituency", "ote"]).remove(0);
+    for (key, value) in [
+        ("standing", json!("known")),
+        ("note", json!("the kitchen")),
+        ("proven", json!(true)),
+        ("refused", json!(false)),
+        ("address", json!("127.0.0.1")),
+        ("model", json!("VVX_500")),
+        ("firmware", json!("5.9.7.4477")),
+        ("tls", json!("TLSv1.3/TLS13_AES_128_GCM_SHA256")),
+        ("requests", json!(2)),
+        ("last_refusal", Value::Null),
+    ] {
+        assert_eq!(known[key], value, "{key}: {known}");
+    }
+    assert_eq!(known["last_configuration"]["path"], "/site.cfg");
+    let refused = objects(&site, &["phones", "--refused"]);
+    assert_eq!(refused[0]["last_refusal"]["reason"], format!("{STRANGER} is not known to ote"));
+    assert_eq!((&refused[1]["proven"], &refused[1]["mac"]), (&json!(false), &json!(VVX550)));
+    assert_eq!(refused[1]["certificate_sha256"].as_str().unwrap().len(), 64);
+
+    let table = good(&site, &["phones", "--refused"]);
+    let lines: Vec<&str> = table.lines().collect();
+    assert!(lines[0].starts_with("CONSTITUENCY  PHONE"), "{table}");
+    assert!(lines[1].starts_with(&format!("ote           {STRANGER}  unknown   20")), "{table}");
+    assert!(lines[2].contains(&format!(": {STRANGER} is not known to ote")), "{table}");
+    assert!(lines[3].starts_with("unproven: somebody at 127.0.0.1 says to be 00005e0053c7 of ote (1 times"), "{table}");
+    assert!(good(&site, &["phones"]).contains("00005e0053c7  known     never"), "{}", good(&site, &["phones"]));
+
+    // A policy that changes is shown as it is, without asking the phone.
+    site.constituency("ote", &json!({ "trust": ["factory"], "phones": { STRANGER: "no more" }, "denied": [VVX500] }));
+    let standing: Vec<Value> =
+        objects(&site, &["phones", "--constituency", "ote"]).iter().map(|phone| phone["standing"].clone()).collect();
+    assert_eq!(standing, ["denied", "known"]);
+    drop(server);
+    assert_eq!(macs(&site, &["--constituency", "ote"]), [VVX500, STRANGER], "no server is needed");
+}
+
+#[test]
+fn the_log_of_a_phone_is_what_it_asked_and_got() {
+    let (site, _server) = site_with_visitors();
+    let log = objects(&site, &["phone-log", "00:00:5E:00:53:0C"]);
+    let asked: Vec<(&str, &str, u64)> = log
+        .iter()
+        .map(|it| (it["constituency"].as_str().unwrap(), it["path"].as_str().unwrap(), it["status"].as_u64().unwrap()))
+        .collect();
+    assert_eq!(asked, [("ote", "/site.cfg", 200), ("ote", r"/absent.cfg?\xC2\x9B2J", 404), ("lab", "/site.cfg", 200)]);
+    let text = good(&site, &["phone-log", STRANGER]);
+    assert!(text.contains(" ote 127.0.0.1 \"GET /site.cfg\" 403 "), "{text}");
+    assert!(text.trim_end().ends_with("00005e0053aa is not known to ote"), "{text}");
+    let claim = good(&site, &["phone-log", VVX550]);
+    assert!(claim.starts_with("unproven: somebody at 127.0.0.1") && claim.contains("signed by itself"), "{claim}");
+    let never = bad(&site, &["phone-log", "00005e005300"]);
+    assert!(never.stderr.contains("00005e005300 was never seen"), "{}", never.stderr);
+}
+
+#[test]
+fn without_a_ledger_the_policy_s_phones_are_listed() {
+    let site = Site::with_ote();
+    site.write_config();
+    assert_eq!(macs(&site, &[]), [VVX500]);
+    assert_eq!(macs(&site, &["--silent-for", "1h"]), [VVX500]);
+    assert!(!site.path("state").exists(), "reading makes nothing");
+    std::fs::create_dir_all(site.path("state/ledger")).unwrap();
+    std::fs::write(site.path("state/ledger/ledger.sqlite"), "no database".repeat(1000)).unwrap();
+    let ended = bad(&site, &["phones"]);
+    assert!(ended.stderr.contains("ledger.sqlite cannot be read: file is not a database"), "{}", ended.stderr);
+}
+
+#[test]
+fn root_leaves_nothing_of_its_own_in_another_user_s_state() {
+    if !rustix::process::geteuid().is_root() {
+        return not_run("root_leaves_nothing_of_its_own_in_another_user_s_state", "only root can be root");
+    }
+    let site = Site::with_ote();
+    site.write_config();
+    std::fs::set_permissions(site.path(""), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let give_away = |folder: &Path| run(Command::new("chown").args(["-R", "65534:65534"]).arg(folder));
+    std::fs::create_dir(site.path("state")).unwrap();
+    assert_eq!(give_away(&site.path("state")).code, 0);
+    let serve = |wrapper: &[&str]| Running::start(site.command_under(wrapper), 1);
+    for key in ["rsa.key", "ec.key"] {
+        assert_eq!(give_away(&site.path(key)).code, 0);
+    }
+    let wrapper = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    let all_of_nobody = || {
+        let files = files_below(&site.path("state"));
+        let owner = |file: &String| std::fs::symlink_metadata(site.path("state").join(file)).unwrap().uid();
+        let strange: Vec<&String> = files.iter().filter(|file| owner(file) != NOBODY).collect();
+        assert!(strange.is_empty(), "{strange:?}");
+        files.into_iter().filter(|file| file.starts_with("ledger/")).count()
+    };
+    let server = serve(&wrapper);
+    phone(&server).get("/site.cfg").unwrap();
+    assert_eq!(phone(&server).put(LOG, "", b"log").unwrap().status, 201);
+    eventually("the ledger", || good(&site, &["phones"]).contains("known     20").then_some(()));
+    good(&site, &["uploads", "list", VVX500]);
+    all_of_nobody();
+    // After a crash the database's log lies beside it, and its index may be gone.
+    server.kill();
+    std::fs::remove_file(site.path("state/ledger/ledger.sqlite-shm")).unwrap();
+    good(&site, &["phones"]);
+    all_of_nobody();
+    let server = serve(&wrapper);
+    phone(&server).get("/site.cfg").unwrap();
+    server.signal(rustix::process::Signal::TERM);
+    assert!(server.wait().success());
+    good(&site, &["phones"]);
+    assert_eq!(all_of_nobody(), 1);
+    good(&site, &["uploads", "remove", VVX500, &LOG[1..]]);
+    all_of_nobody();
+}
+
+#[test]
+fn uploads_are_listed_shown_and_taken_back() {
+    let site = Site::with_ote();
+    site.constituency("lab", &json!({ "trust": ["factory"], "phones": { VVX500: "" } }));
+    let own = format!("/{VVX500}-phone.cfg");
+    site.file(&format!("ote{own}"), "<the folder's/>");
+    let server = site.start();
+    assert_eq!(phone(&server).get(&own).unwrap().text(), "<the folder's/>");
+    assert_eq!(phone(&server).put(&own, "", b"<the phone's/>").unwrap().status, 201);
+    assert_eq!(phone(&server).put("/logs/00005E00530C-app.log", "", b"\x1b[2J\xff").unwrap().status, 201);
+    assert_eq!(phone(&server).get(&own).unwrap().text(), "<the phone's/>");
+    let listed = good(&site, &["uploads", "list", VVX500]);
+    let names: Vec<&str> = listed.lines().map(|line| line.rsplit("  ").next().unwrap()).collect();
+    assert_eq!(names, [&own[1..], "logs/00005e00530c-app.log"], "{listed}");
+    assert!(listed.starts_with("ote         14  20"), "{listed}");
+    assert_eq!(good(&site, &["uploads", "list", VVX550]), "");
+    let shown = Command::new(env!("CARGO_BIN_EXE_provost"))
+        .args(["uploads", "cat", VVX500, "logs/00005E00530C-app.log"])
+        .current_dir(site.path("."))
+        .output()
+        .unwrap();
+    assert_eq!(shown.stdout, b"\x1b[2J\xff");
+
+    good(&site, &["uploads", "remove", VVX500, &own]);
+    assert_eq!(phone(&server).get(&own).unwrap().text(), "<the folder's/>");
+    let gone = bad(&site, &["uploads", "cat", VVX500, &own]);
+    assert!(gone.stderr.contains("`provost uploads list 00005e00530c` shows what it has"), "{}", gone.stderr);
+    for outside in ["../../../provost.json", "..", "/etc/passwd", "logs", ""] {
+        bad(&site, &["uploads", "remove", VVX500, outside]);
+    }
+
+    let elsewhere = server.client("lab", &FACTORY.device(VVX500));
+    assert_eq!(elsewhere.put("/logs/00005e00530c-app.log", "", b"lab").unwrap().status, 201);
+    let log = "logs/00005e00530c-app.log";
+    let which = bad(&site, &["uploads", "cat", VVX500, log]);
+    assert!(which.stderr.contains("to lab and ote; say which one with --constituency"), "{}", which.stderr);
+    assert_eq!(good(&site, &["uploads", "cat", VVX500, log, "--constituency", "lab"]), "lab");
+    // Whose uploads these are is proven, so that nobody else's are among them.
+    server.client("lab", &OTHER_FACTORY.device(VVX500)).put(LOG, "", b"x").unwrap_err();
+    assert_eq!(good(&site, &["uploads", "list", VVX500]).lines().count(), 2);
+}

@@ -1,0 +1,253 @@
+//! The commands that change who is served: `allow`, `deny`, `constituency`.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::harness::pki::FACTORY;
+use crate::harness::site::{Site, holds};
+use crate::harness::tool::{Ended, provost, run};
+use crate::harness::{STRANGER, VVX500, VVX550, not_run, within_a_second};
+use crate::uploads::files_below;
+
+/// Runs a command in the site's folder.
+fn command(site: &Site, args: &[&str]) -> Ended {
+    provost(&site.path("."), args)
+}
+
+#[track_caller]
+fn good(site: &Site, args: &[&str]) -> String {
+    let ended = command(site, args);
+    assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{args:?}: {}", ended.stdout);
+    ended.stdout
+}
+
+fn policy(site: &Site, name: &str) -> Value {
+    let text = std::fs::read_to_string(site.served(name).join("constituency.json")).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+#[test]
+fn allow_and_deny_are_in_force_within_a_second_and_end_nobody_s_session() {
+    let site = Site::with_ote();
+    let server = site.start();
+    let (known, stranger) =
+        (server.client("ote", &FACTORY.device(VVX500)), server.client("ote", &FACTORY.device(STRANGER)));
+    let mut bystander = known.connect().unwrap();
+    assert_eq!(bystander.get("/site.cfg").unwrap().status, 200);
+    assert_eq!(stranger.get("/site.cfg").unwrap().status, 403);
+    let status = |status: u16| {
+        within_a_second("the change", || (stranger.get("/site.cfg").unwrap().status == status).then_some(()))
+    };
+
+    let said = good(&site, &["allow", "00:00:5E:00:53:AA", "--constituency", "ote", "--note", "the \"attic\""]);
+    status(200);
+    assert_eq!(said, "00005e0053aa is let in by ote from now on\n");
+    assert_eq!(policy(&site, "ote")["phones"], json!({ VVX500: "vvx500", STRANGER: "the \"attic\"" }));
+    let again = good(&site, &["allow", STRANGER, "--constituency", "ote"]);
+    assert_eq!(again, "00005e0053aa is let in by ote already\n");
+
+    let mut open = stranger.connect().unwrap();
+    assert_eq!(open.get("/site.cfg").unwrap().status, 200);
+    assert_eq!(
+        good(&site, &["deny", STRANGER, "--constituency", "ote"]),
+        "00005e0053aa is kept out of ote from now on\n"
+    );
+    status(403);
+    assert_eq!(open.get("/site.cfg").unwrap().status, 403, "on an open connection too");
+    assert_eq!(policy(&site, "ote")["phones"][STRANGER], "the \"attic\"", "the note stays");
+    good(&site, &["allow", STRANGER, "--constituency", "ote"]);
+    status(200);
+    assert_eq!(policy(&site, "ote")["denied"], json!([]));
+
+    assert_eq!(bystander.get("/site.cfg").unwrap().status, 200, "its connection stayed open");
+    assert!(known.resumes(), "and its session counts");
+}
+
+#[test]
+fn a_phone_is_denied_everywhere_even_where_one_policy_is_broken() {
+    let site = Site::with_ote();
+    site.constituency("lab", &json!({ "trust": ["factory"], "phones": "any" }));
+    site.constituency("public", &json!({ "client_auth": "none" }));
+    std::fs::create_dir(site.served("bare")).unwrap();
+    site.file("broken/constituency.json", "{ \"phnes\": {} }");
+    site.write_config();
+    let ended = command(&site, &["deny", VVX500]);
+    assert_eq!(ended.code, 1);
+    let said: Vec<&str> = ended.stdout.lines().collect();
+    assert_eq!(said[..2], ["bare", "lab"].map(|name| format!("{VVX500} is kept out of {name} from now on")));
+    assert_eq!(said[2], format!("{VVX500} is kept out of ote from now on"));
+    assert!(said[3].starts_with("public asks nobody who they are"), "{said:?}");
+    let error = "00005e00530c MAY STILL GET IN at broken: constituencies/broken/constituency.json:1: \"phnes\": is no known key";
+    assert!(ended.stderr.contains(error) && ended.stderr.contains("nothing was changed"), "{}", ended.stderr);
+    for name in ["bare", "lab", "ote"] {
+        assert_eq!(policy(&site, name)["denied"], json!([VVX500]), "{name}");
+    }
+    assert!(holds(&site.served("broken/constituency.json"), "{ \"phnes\": {} }"));
+    assert_eq!(policy(&site, "public"), json!({ "client_auth": "none" }));
+}
+
+#[test]
+fn a_policy_keeps_its_form_its_mode_and_all_of_it_if_it_cannot_be_changed() {
+    let site = Site::with_ote();
+    site.write_config();
+    let file = site.served("ote/constituency.json");
+    let before = "{\n\t\"trust\" : [ \"factory\" ],\n\n\t\"phones\": {\n\t\t\"00:00:5E:00:53:0C\": \"vvx500\"\n\t},\n\t\"uploads\": {\"max_phone_files\":3}\n}";
+    std::fs::write(&file, before).unwrap();
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o640)).unwrap();
+    good(&site, &["allow", VVX550, "--constituency", "ote", "--note", "b"]);
+    let after = before.replace("\"vvx500\"\n", "\"vvx500\",\n\t\t\"00005e0053c7\": \"b\"\n");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), after);
+    assert_eq!(std::fs::metadata(&file).unwrap().mode() & 0o7777, 0o640);
+    good(&site, &["allow", VVX500, "--constituency", "ote", "--note", "renamed"]);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), after.replace("vvx500", "renamed"));
+
+    site.constituency("public", &json!({ "client_auth": "none" }));
+    symlink("../ote/constituency.json", site.served("public/link")).unwrap();
+    std::fs::create_dir(site.served("linked")).unwrap();
+    symlink("../ote/constituency.json", site.served("linked/constituency.json")).unwrap();
+    for (mac, name, error) in [
+        (VVX500, "absent", "there is no constituency absent"),
+        (VVX500, "public", "\"phones\": has no effect"),
+        (VVX500, "linked", "is no regular file"),
+        ("000000000000", "ote", "never a phone"),
+    ] {
+        let ended = command(&site, &["allow", mac, "--constituency", name]);
+        assert_eq!((ended.code, ended.stdout.as_str()), (1, ""), "{name}");
+        assert!(ended.stderr.contains(error), "{name}: {}", ended.stderr);
+    }
+    assert_eq!(command(&site, &["allow", "vvx", "--constituency", "ote"]).code, 2);
+    assert_eq!(files_below(&site.served("")).len(), 5, "nothing is left beside: {:?}", files_below(&site.served("")));
+}
+
+#[test]
+fn commands_at_the_same_time_lose_nothing_of_one_another() {
+    let site = Site::with_ote();
+    site.write_config();
+    let mac = |number: usize| format!("00005e0053{number:02x}");
+    let children: Vec<_> = (0x10..0x28)
+        .map(|number| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_provost"));
+            command.args(["allow", &mac(number), "--constituency", "ote", "--note", "x"]).current_dir(site.path("."));
+            command.stdout(std::process::Stdio::null()).spawn().unwrap()
+        })
+        .collect();
+    assert!(children.into_iter().all(|mut child| child.wait().unwrap().success()));
+    assert_eq!(policy(&site, "ote")["phones"].as_object().unwrap().len(), 25);
+}
+
+#[test]
+fn what_root_makes_and_changes_belongs_to_whom_the_rest_belongs() {
+    let test = "what_root_makes_and_changes_belongs_to_whom_the_rest_belongs";
+    if !rustix::process::geteuid().is_root() {
+        return not_run(test, "only root can be root");
+    }
+    let site = Site::with_ote();
+    site.write_config();
+    std::fs::create_dir(site.served("bare")).unwrap();
+    std::fs::set_permissions(site.served("bare"), PermissionsExt::from_mode(0o750)).unwrap();
+    std::fs::set_permissions(site.path(""), PermissionsExt::from_mode(0o755)).unwrap();
+    assert_eq!(run(Command::new("chown").args(["-R", "65534:65533"]).arg(site.path("constituencies"))).code, 0);
+    good(&site, &["allow", VVX550, "--constituency", "ote"]);
+    good(&site, &["allow", VVX550, "--constituency", "bare"]);
+    good(&site, &["constituency", "add", "new", "--from", "ote"]);
+    let files = files_below(&site.served(""));
+    assert_eq!(files.len(), 5, "{files:?}");
+    for path in files.iter().map(String::as_str).chain(["new"]) {
+        let metadata = std::fs::symlink_metadata(site.served(path)).unwrap();
+        assert_eq!((metadata.uid(), metadata.gid()), (65534, 65533), "{path}");
+    }
+    assert_eq!(std::fs::metadata(site.served("bare/constituency.json")).unwrap().mode() & 0o777, 0o640);
+
+    // Somebody else may not, and is told so.
+    let mut other = Command::new("setpriv");
+    other.args(["--reuid=1", "--regid=1", "--clear-groups", env!("CARGO_BIN_EXE_provost")]);
+    let ended = run(other.args(["allow", VVX500, "--constituency", "ote", "--note", "x"]).current_dir(site.path(".")));
+    assert_eq!(ended.code, 1);
+    assert!(
+        ended.stderr.contains("Permission denied") && ended.stderr.contains("run this as its owner"),
+        "{}",
+        ended.stderr
+    );
+}
+
+#[test]
+fn a_new_constituency_has_what_is_common_to_all_phones_of_another() {
+    let site = Site::with_ote();
+    site.constituency(
+        "ote",
+        &json!({ "description": "trials", "trust": ["factory"], "phones": { VVX500: "a" }, "denied": [STRANGER],
+                 "aliases": ["trial"], "shared": ["firmware"], "uploads": { "max_phone_files": 7 } }),
+    );
+    for name in [
+        "000000000000.cfg",
+        "firmware/sip.ld",
+        "langs/fr.xml",
+        "00005e00530c.cfg",
+        "users/00005e00530c-user.cfg",
+        ".git/config",
+        "old.cfg~",
+    ] {
+        site.file(&format!("ote/{name}"), name);
+    }
+    symlink("site.cfg", site.served("ote/alias.cfg")).unwrap();
+    let server = site.start();
+    let said = good(&site, &["constituency", "add", "new", "--from", "ote"]);
+    assert_eq!(
+        said,
+        "https://new.phones.example.com/ has 3 files; provost allow MAC --constituency new lets a phone in\n"
+    );
+    good(&site, &["allow", VVX550, "--constituency", "new", "--note", "b"]);
+    assert_eq!(
+        policy(&site, "new"),
+        json!({ "trust": ["factory"], "phones": { VVX550: "b" }, "uploads": { "max_phone_files": 7 } })
+    );
+    let phone = server.client("new", &FACTORY.device(VVX550));
+    within_a_second("the constituency", || {
+        phone.get("/site.cfg").is_ok_and(|answer| answer.status == 200).then_some(())
+    });
+    for (path, status) in [
+        ("/000000000000.cfg", 200),
+        ("/alias.cfg", 200),
+        ("/langs/fr.xml", 200),
+        ("/firmware/sip.ld", 200),
+        ("/old.cfg", 404),
+    ] {
+        assert_eq!(phone.get(path).unwrap().status, status, "{path}");
+    }
+    assert_eq!(std::fs::read_link(site.served("new/firmware")).unwrap(), Path::new("../ote/firmware"));
+    let files = files_below(&site.served("new"));
+    let expected =
+        ["000000000000.cfg", "alias.cfg", "constituency.json", "firmware/sip.ld", "langs/fr.xml", "site.cfg"];
+    assert_eq!(files, expected);
+}
+
+#[test]
+fn constituencies_are_listed_and_a_name_is_taken_once() {
+    let site = Site::with_ote();
+    let policy = json!({ "description": "trials", "phones": "any", "trust": ["factory"], "aliases": ["trial"] });
+    site.constituency("ote", &policy);
+    site.write_config();
+    good(&site, &["constituency", "add", "new"]);
+    good(&site, &["allow", VVX500, "--constituency", "new"]);
+    for (args, error) in [
+        (&["new"][..], "new cannot be made"),
+        (&["trial"], "trial is an alias of ote; remove it there first"),
+        (&["x", "--from", "absent"], "there is no constituency absent"),
+    ] {
+        let ended = command(&site, &[&["constituency", "add"], args].concat());
+        assert_eq!(ended.code, 1, "{args:?}");
+        assert!(ended.stderr.contains(error), "{args:?}: {}", ended.stderr);
+    }
+    assert_eq!(command(&site, &["constituency", "add", "Not_A_Label"]).code, 2);
+    good(&site, &["constituency", "add", "plain"]);
+    let listed = good(&site, &["constituency", "list"]);
+    assert_eq!(listed, "new         1 phone\note       any phone  trials\nplain      0 phones\n");
+    site.file("broken/constituency.json", "{");
+    let ended = command(&site, &["constituency", "list"]);
+    assert!(ended.code == 1 && ended.stderr.contains("broken: ") && ended.stdout == listed, "{ended:?}");
+    let left: Vec<_> = std::fs::read_dir(site.served("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 4, "{left:?}");
+}
