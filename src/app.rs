@@ -30,7 +30,7 @@ use crate::serve::admission::Admission;
 use crate::serve::listener;
 use crate::serve::site::{Site, TlsMaterial};
 use crate::serve::stop::Stop;
-use crate::serve::upload::store::UploadStore;
+use crate::serve::upload::store::{self, UploadStore};
 use crate::settings::SettingsError;
 use crate::state::{StateDir, StateError, StateLock};
 use crate::trust::{self, Bundle, BundleError};
@@ -42,10 +42,12 @@ mod renewal;
 mod sightings;
 mod signals;
 mod sockets;
+mod upkeep;
 
 use publisher::Publisher;
 use renewal::{Plan, Renewal};
 use sightings::Sightings;
+use upkeep::{Upkeep, Work};
 
 pub(crate) use renewal::parts as renewal_parts;
 
@@ -54,12 +56,13 @@ pub const LOCAL_DEVICE_CA: &str = "local";
 /// The folder of the local server CA in the state directory.
 pub const LOCAL_SERVER_CA: &str = "server-ca";
 
+/// The target of the few events that are told whatever `PROVOST_LOG` leaves out.
+pub const ANNOUNCEMENT: &str = "provost::announcement";
+
 /// How long a log that nobody reads may put off the end.
 const PATIENCE_WITH_LOG: Duration = Duration::from_secs(5);
 /// How long a disk that hangs may put off the end.
 const PATIENCE_WITH_LEDGER: Duration = Duration::from_secs(5);
-/// How often certificates are looked at.
-const CERTIFICATE_PERIOD: Duration = Duration::from_secs(1);
 
 /// Why the application cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -146,7 +149,10 @@ impl App {
             provider: TlsMaterial::provider(),
         };
         material.bundles.iter().for_each(|(name, bundle)| news::tell_bundle(name, bundle, false));
-        let uploads = state.folder("uploads")?;
+        let uploads = state.folder(store::FOLDER)?;
+        for folder in store::misplaced(&uploads) {
+            tracing::error!("{folder}");
+        }
         let uploads = UploadStore::open_at(uploads.clone(), config.limits.free_space_bytes)
             .map_err(|source| AppError::Uploads { path: uploads, source })?;
         // Whoever reads that we listen may send a signal at once.
@@ -162,7 +168,7 @@ impl App {
             admission: Arc::new(Admission::new(config.limits.clone(), room)),
             limits: config.limits.clone(),
         });
-        let publisher = Arc::new(Publisher::new(Arc::clone(&server), config.clone(), material));
+        let publisher = Arc::new(Publisher::new(&server, config.clone(), material));
         let mut scanner = Scanner::new(config.constituencies.clone(), config.bundle_names());
         let first = scanner.scan(clock::now());
         publisher.publish_registry(&Registry::default(), first.snapshot());
@@ -195,7 +201,7 @@ impl App {
     /// Serves until `until` is done or a signal says stop; then drains, and writes what is still to be written.
     ///
     /// # Errors
-    /// If renewal cannot have a thread.
+    /// If renewal or what is read while the server runs cannot have a thread.
     pub async fn run(mut self, until: impl Future<Output = ()>) -> Result<(), AppError> {
         let (stop, stopped) = watch::channel(Stop::default());
         let mut listeners = JoinSet::new();
@@ -204,21 +210,23 @@ impl App {
         }
         let mut source = self.source;
         let renewal = source.start_renewal()?;
+        let upkeep = Upkeep::start(Work {
+            source,
+            certificates: Arc::clone(&self.server.certificates),
+            publisher: self.publisher,
+            config: self.config.clone(),
+            waker: self.waker.clone(),
+        })?;
         let mut until = std::pin::pin!(until);
-        let mut look = tokio::time::interval(CERTIFICATE_PERIOD);
         loop {
             tokio::select! {
                 () = &mut until => break,
-                _ = look.tick() => source = source.refresh_apart(&self.server.certificates, &self.config.domain).await,
                 signal = self.signals.next() => match signal {
                     signals::Signal::Stop(name) => {
                         tracing::info!("{name}: no new connections; what is under way may end within {} s", self.config.limits.drain_s);
                         break;
                     }
-                    signals::Signal::Reload => {
-                        self.publisher.reload(&self.config);
-                        self.waker.wake();
-                    }
+                    signals::Signal::Reload => upkeep.reload(),
                 },
             }
         }
@@ -238,7 +246,7 @@ impl App {
             renewal.ended().await;
         }
         self.waker.stop();
-        drop((self.publisher, self.server));
+        drop((upkeep, self.server));
         self.writer.finish(PATIENCE_WITH_LOG);
         self.keeper.finish(PATIENCE_WITH_LEDGER);
         tracing::info!("stopped");
@@ -289,20 +297,6 @@ impl Source {
             }
             // Its own thread publishes.
             Self::Acme(_) => {}
-        }
-    }
-
-    /// The same on a thread that may block: files lie on disks, and RSA keys take their time.
-    async fn refresh_apart(mut self, certificates: &Arc<LiveCertificates>, domain: &str) -> Self {
-        let (certificates, domain) = (Arc::clone(certificates), domain.to_owned());
-        let refreshed = tokio::task::spawn_blocking(move || {
-            self.refresh(&certificates, &domain);
-            self
-        });
-        match refreshed.await {
-            Ok(source) => source,
-            // The work is short and does not panic; if it did, there is nothing left to look at.
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     }
 }

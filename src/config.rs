@@ -50,7 +50,7 @@ pub struct Config {
 }
 
 /// Where the server's certificate comes from.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CertificateSource {
     /// Files that somebody else writes, followed when they change.
@@ -62,7 +62,7 @@ pub enum CertificateSource {
 }
 
 /// There is nothing to set.
-#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LocalCaSettings {}
 

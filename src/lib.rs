@@ -22,7 +22,7 @@
 //!
 //! # The modules, in reading order
 //! Nouns know things: [`constituency`], [`trust`], [`certificate`], [`ca`], [`dns`], [`ledger`], [`state`], [`settings`],
-//! [`clock`].
+//! [`files`], [`clock`].
 //! Verbs do things: [`serve`], [`renew`], [`phone`]. [`config`] gathers their settings, [`app`] wires them, [`cli`] is the commands.
 //! Imports point from the later to the earlier; a test holds them to it.
 
@@ -34,6 +34,7 @@ pub mod clock;
 pub mod config;
 pub mod constituency;
 pub mod dns;
+pub mod files;
 pub mod ledger;
 pub mod phone;
 pub mod renew;

@@ -71,7 +71,7 @@ pub(super) fn tell_restart_needed(running: &Config, read: &Config) {
         ("listen", running.listen != read.listen),
         ("constituencies", running.constituencies != read.constituencies),
         ("state", running.state != read.state),
-        ("certificate", format!("{:?}", running.certificate) != format!("{:?}", read.certificate)),
+        ("certificate", running.certificate != read.certificate),
         ("trust (names)", running.bundle_names() != read.bundle_names()),
         ("log", running.log != read.log),
         ("limits", running.limits != read.limits),

@@ -1,6 +1,6 @@
 //! Makes sites out of folders, trust bundles and configuration, and publishes them one after the other.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::news;
 use crate::config::Config;
@@ -12,7 +12,8 @@ use crate::trust;
 /// Publishes sites.
 #[derive(Debug)]
 pub(super) struct Publisher {
-    server: Arc<Server>,
+    /// Not held, lest a thread that waits for a disk keep it from ending.
+    server: Weak<Server>,
     /// Locked while a site is made: folders and SIGHUP may change it at once.
     in_use: Mutex<InUse>,
 }
@@ -27,16 +28,17 @@ struct InUse {
 
 impl Publisher {
     /// A publisher for `server`, which has published nothing yet.
-    pub(super) fn new(server: Arc<Server>, config: Config, material: TlsMaterial) -> Self {
-        Self { server, in_use: Mutex::new(InUse { config, material }) }
+    pub(super) fn new(server: &Arc<Server>, config: Config, material: TlsMaterial) -> Self {
+        Self { server: Arc::downgrade(server), in_use: Mutex::new(InUse { config, material }) }
     }
 
     /// Publishes what the folders have become.
     pub(super) fn publish_registry(&self, before: &Registry, after: Registry) {
         let in_use = self.in_use();
+        let Some(server) = self.server.upgrade() else { return };
         news::tell_folders(before, &after);
-        let no_sni = self.server.site.load().no_sni().cloned();
-        self.publish(after, no_sni, &in_use.material);
+        let no_sni = server.site.load().no_sni().cloned();
+        publish(&server, after, no_sni, &in_use.material);
     }
 
     /// SIGHUP: reads trust bundles and what of `provost.json` can change while running; `started` is what it was at
@@ -58,19 +60,20 @@ impl Publisher {
                 in_use.material.bundles.insert(name, bundle);
             }
         }
-        let folders = self.server.site.load().registry().snapshot();
-        self.publish(folders, in_use.config.no_sni.clone(), &in_use.material);
+        let Some(server) = self.server.upgrade() else { return };
+        let folders = server.site.load().registry().snapshot();
+        publish(&server, folders, in_use.config.no_sni.clone(), &in_use.material);
         tracing::info!("SIGHUP: configuration, trust bundles and folders are read again");
-    }
-
-    fn publish(&self, folders: Registry, no_sni: Option<ConstituencyName>, material: &TlsMaterial) {
-        let current = self.server.site.load_full();
-        let next = current.with(folders, no_sni, material);
-        news::tell_unusable(&current, &next);
-        self.server.site.store(Arc::new(next));
     }
 
     fn in_use(&self) -> MutexGuard<'_, InUse> {
         self.in_use.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn publish(server: &Server, folders: Registry, no_sni: Option<ConstituencyName>, material: &TlsMaterial) {
+    let current = server.site.load_full();
+    let next = current.with(folders, no_sni, material);
+    news::tell_unusable(&current, &next);
+    server.site.store(Arc::new(next));
 }

@@ -1,13 +1,13 @@
 //! Listening sockets, and how many files may be open.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
-use super::AppError;
+use super::{ANNOUNCEMENT, AppError};
 
 /// How many connections may wait to be accepted; the kernel's own limit applies too.
 const BACKLOG: i32 = 4096;
@@ -19,7 +19,7 @@ pub(super) fn listen_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, A
     for address in addresses {
         match listen(*address) {
             Ok(listener) => {
-                tracing::info!("listening on {}", listener.local_addr().unwrap_or(*address));
+                tracing::info!(target: ANNOUNCEMENT, "listening on {}", listener.local_addr().unwrap_or(*address));
                 listeners.push(listener);
             }
             Err(source) if is_without_ipv6(*address, &source) => {
@@ -48,10 +48,16 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
+/// Whether that is why `address` cannot be had. A host that has IPv6 has its loopback address; another one that it does
+/// not have is a mistake.
 fn is_without_ipv6(address: SocketAddr, error: &io::Error) -> bool {
     use rustix::io::Errno;
-    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
-    address.is_ipv6() && matches!(errno, Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL))
+    address.is_ipv6()
+        && match error.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::AFNOSUPPORT) => true,
+            Some(Errno::ADDRNOTAVAIL) => listen((Ipv6Addr::LOCALHOST, 0).into()).is_err(),
+            _ => false,
+        }
 }
 
 /// What to do about an address that cannot be had.

@@ -10,9 +10,10 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{LiveCertificates, PairError, ServerCertificate};
+use crate::files::read_regular;
 
 /// One chain with its key, PEM, as `provost.json` names them.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CertificateFiles {
     /// The server's certificate and those between it and the root, in this order.
@@ -150,7 +151,7 @@ impl Followed {
 }
 
 fn load(files: &CertificateFiles) -> Result<ServerCertificate, FilesError> {
-    let read = |path: &Path| std::fs::read(path).map_err(|source| FilesError::Read { path: path.to_owned(), source });
+    let read = |path: &Path| read_regular(path).map_err(|source| FilesError::Read { path: path.to_owned(), source });
     let chain = CertificateDer::pem_slice_iter(&read(&files.chain)?)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| FilesError::Pem { path: files.chain.clone(), reason: format!("is damaged PEM ({error})") })?;

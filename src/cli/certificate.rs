@@ -36,7 +36,7 @@ pub(super) enum Command {
         #[arg(long)]
         now: bool,
     },
-    /// Go the whole way to a certificate against another directory, and keep nothing of it.
+    /// Go the whole way to a certificate against another directory, and keep nothing of it but the account there.
     Rehearse {
         #[command(flatten)]
         config: ConfigArg,

@@ -16,7 +16,7 @@ use super::local::LocalCas;
 use super::phone::DeviceCertificates;
 use super::printer::{Format, Printer};
 use super::{diagnostics, runtime, say};
-use crate::app::{App, AppError};
+use crate::app::{ANNOUNCEMENT, App, AppError};
 use crate::config::{CONFIG_FILE, Config, LOCAL_PORT};
 use crate::constituency::{ClientAuth, ConstituencyName, MacAddress, Phones};
 use crate::phone::{Phone, Summary, Target, boot};
@@ -47,8 +47,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if Path::new(CONFIG_FILE).exists() {
         bail!("{CONFIG_FILE} lies here: this looks like a real site; run the demo in another folder");
     }
-    diagnostics::start(LogFormat::Text);
-    tracing::info!("LOCAL MODE: a demonstration on loopback; its state is thrown away at the end");
+    let _diagnostics = diagnostics::start(LogFormat::Text)?;
+    tracing::info!(target: ANNOUNCEMENT, "LOCAL MODE: a demonstration on loopback; its state is thrown away at the end");
     let scratch = tempfile::Builder::new().prefix("provost-demo-").tempdir()?;
     let mut config = Config { state: scratch.path().join("state"), ..Config::local() };
     if !config.constituencies.is_dir() {

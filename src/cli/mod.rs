@@ -53,7 +53,7 @@ enum Command {
     Serve(serve::Args),
     /// Show it all on this machine: serve in local mode and boot three virtual phones.
     Demo(demo::Args),
-    /// Say everything that is wrong with configuration, constituencies and trust.
+    /// Say everything that is wrong with the configuration and the constituencies.
     Check(check::Args),
     /// The certificates that provost obtains by itself.
     #[command(subcommand)]

@@ -36,9 +36,19 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let (dns, _) = Dns::open(&settings.dns)?;
     let challenge = format!("_acme-challenge.{}", config.domain);
+    if let Some(zone) = settings.dns.zone.as_deref().filter(|zone| !is_in(&challenge, zone)) {
+        bail!(
+            "{challenge} is not in the zone {zone}: a CNAME record leads there, or \"zone\" is wrong; provost check --live follows \
+             it, and prints the grant that is missing"
+        );
+    }
     let place = settings.dns.zone.as_deref().map(|zone| (challenge.as_str(), zone));
     say(&grant(args.what, &dns.key().name(), &config.domain, place).trim_end());
     Ok(ExitCode::SUCCESS)
+}
+
+fn is_in(name: &str, zone: &str) -> bool {
+    format!(".{name}").ends_with(&format!(".{}", zone.trim_end_matches('.').to_ascii_lowercase()))
 }
 
 /// The narrowest grant for the wildcard and the name of `domain`, which share one challenge name. Where a CNAME record
@@ -63,6 +73,13 @@ mod tests {
         let text = grant(Dialect::BindPolicy, "provost.", "phones.example.com", None);
         assert!(text.contains("grant provost. name _acme-challenge.phones.example.com. TXT;"), "{text}");
         assert!(text.contains("zone \"phones.example.com\""), "{text}");
+    }
+
+    #[test]
+    fn a_zone_holds_what_ends_with_its_name() {
+        let challenge = "_acme-challenge.phones.example.com";
+        assert!([challenge, "phones.example.com.", "Example.COM"].into_iter().all(|zone| is_in(challenge, zone)));
+        assert!(!["acme.example.com", "ones.example.com"].into_iter().any(|zone| is_in(challenge, zone)));
     }
 
     #[test]

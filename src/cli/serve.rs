@@ -1,11 +1,15 @@
 //! `provost serve`: the server.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use super::{ConfigArg, complain, diagnostics, runtime};
-use crate::app::{App, AppError};
+use crate::app::{ANNOUNCEMENT, App, AppError};
 use crate::config::Config;
 use crate::serve::access::LogFormat;
+
+/// How long work on disks that is under way may put off the end.
+const PATIENCE_WITH_DISKS: Duration = Duration::from_secs(5);
 
 /// What `provost serve` takes.
 #[derive(Debug, clap::Args)]
@@ -28,14 +32,20 @@ fn log_format(text: &str) -> Result<LogFormat, String> {
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let config = Config::find(args.config.config.as_deref())?;
     let log = args.log.unwrap_or(config.log);
-    diagnostics::start(log);
+    let diagnostics = diagnostics::start(log)?;
     if config.is_local() {
         tracing::info!(
+            target: ANNOUNCEMENT,
             "LOCAL MODE: no provost.json here; serving {} on loopback, with certificates of our own",
             config.domain
         );
     }
-    match runtime()?.block_on(serve(config, log)) {
+    let runtime = runtime()?;
+    let served = runtime.block_on(serve(config, log));
+    // A disk that does not answer puts the end off no longer.
+    runtime.shutdown_timeout(PATIENCE_WITH_DISKS);
+    drop(diagnostics);
+    match served {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(AppError::Settings(error)) => Err(error.into()),
         Err(error) => {

@@ -75,11 +75,13 @@ fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
 
 fn list_bundle(name: &str, bundle: &Bundle) {
     say(&name);
+    let now = clock::unix_seconds(clock::now());
     for anchor in &bundle.anchors {
         let sha256 = digest(&SHA256, &anchor.certificate);
         let fingerprint: String = sha256.as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
         let (from, to) = (rfc3339(anchor.not_before), rfc3339(anchor.not_after));
-        say(&format_args!("  {}\n    valid {from} to {to}\n    SHA-256 {fingerprint}", anchor.subject));
+        let mark = if now > anchor.not_after { " (EXPIRED: nothing that it signed counts)" } else { "" };
+        say(&format_args!("  {}{mark}\n    valid {from} to {to}\n    SHA-256 {fingerprint}", anchor.subject));
     }
     if !bundle.known.is_empty() {
         say(&format_args!("  and {} CAs that are known but trusted only through these", bundle.known.len()));

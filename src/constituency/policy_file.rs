@@ -20,6 +20,10 @@ const MAX_POLICY_BYTES: u64 = 16 << 20;
 /// How long a file must have lain still before its times prove that it did not change.
 const SETTLED_AFTER: Duration = Duration::from_secs(2);
 
+/// How long a file must have been away before that means that it is gone: an editor may rename it before it writes
+/// another.
+const GONE_AFTER: Duration = Duration::from_millis(200);
+
 /// Where a policy comes from and what came of it.
 #[derive(Debug, Default)]
 pub(super) struct PolicySource {
@@ -29,6 +33,10 @@ pub(super) struct PolicySource {
     is_written: bool,
     error: Option<SettingsError>,
     is_unread: bool,
+    /// Whether the file was there when that was last certain.
+    is_there: bool,
+    /// Since when it has been away.
+    away_since: Option<SystemTime>,
 }
 
 /// Identity, size and times of a file, to tell whether it changed.
@@ -75,12 +83,29 @@ impl PolicySource {
         self.is_unread
     }
 
+    /// Whether the file is away, perhaps for a moment only, so that the policy stays in force until the next look.
+    pub(super) fn is_away(&self) -> bool {
+        self.away_since.is_some()
+    }
+
+    /// Notes whether the file is away at `now`; what was there is believed to be gone only after a while.
+    fn note_presence(&mut self, is_away: bool, now: SystemTime) {
+        let since = *self.away_since.get_or_insert(now);
+        let is_gone = !self.is_there || !now.duration_since(since).is_ok_and(|away| away < GONE_AFTER);
+        if !is_away || is_gone {
+            self.away_since = None;
+            self.is_there = !is_away;
+        }
+    }
+
     /// Reads the policy in `folder` again if its file changed. `file` is its name for error messages.
     pub(super) fn refresh(&mut self, folder: &OwnedFd, file: &Path, bundles: &[&str], now: SystemTime) {
         let reading = read(folder, self.seen.as_ref(), now);
         self.is_unread = matches!(reading, Err(Unreadable::Io(_)));
+        self.note_presence(matches!(reading, Ok(Reading::Absent)), now);
         match reading {
             Ok(Reading::Unchanged) => {}
+            Ok(Reading::Absent) if self.is_away() => {}
             Ok(Reading::Absent) => {
                 self.seen = None;
                 self.take(Ok(Policy::default()), false);
@@ -172,4 +197,36 @@ pub(super) fn read(folder: &OwnedFd, seen: Option<&Stamp>, now: SystemTime) -> R
     }
     let text = String::from_utf8(bytes).map_err(|_| Unreadable::NotText)?;
     Ok(Reading::Text(text, stamp))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_that_is_away_for_a_moment_stays_in_force() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(POLICY_FILE);
+        let handle: OwnedFd = std::fs::File::open(folder.path()).unwrap().into();
+        let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let mut source = PolicySource::default();
+        let mut look = |milliseconds| {
+            source.refresh(&handle, &path, &[], start + Duration::from_millis(milliseconds));
+            (source.policy().unwrap().aliases.len(), source.is_away())
+        };
+        assert_eq!(look(0), (0, false), "where there never was one, nobody waits for it");
+        crate::state::write_private(&path, br#"{ "aliases": ["second"] }"#).unwrap();
+        assert_eq!(look(0), (1, false));
+        let away = folder.path().join("away");
+        for _ in 0..2 {
+            std::fs::rename(&path, &away).unwrap();
+            assert_eq!(look(1000), (1, true));
+            assert_eq!(look(1010), (1, true), "two looks at once are one");
+            std::fs::rename(&away, &path).unwrap();
+            assert_eq!(look(1500), (1, false));
+        }
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(look(2000), (1, true));
+        assert_eq!(look(2300), (0, false));
+    }
 }

@@ -31,6 +31,7 @@ pub struct Scanner {
     remembered: HashMap<ConstituencyName, Remembered>,
     next_generation: u64,
     is_partial: bool,
+    is_doubtful: bool,
 }
 
 /// Device and inode.
@@ -57,6 +58,7 @@ impl Scanner {
             remembered: HashMap::new(),
             next_generation: 0,
             is_partial: false,
+            is_doubtful: false,
         }
     }
 
@@ -72,10 +74,16 @@ impl Scanner {
         self.is_partial
     }
 
+    /// Whether the last scan missed a file that may be away for a moment only, so that another is due at once.
+    #[must_use]
+    pub fn is_doubtful(&self) -> bool {
+        self.is_doubtful
+    }
+
     /// Reads the folders as they are at `now` and gives the snapshot. Never fails: what cannot be read is a [`Fault`].
     pub fn scan(&mut self, now: SystemTime) -> Registry {
         let mut registry = Registry::default();
-        self.is_partial = false;
+        (self.is_partial, self.is_doubtful) = (false, false);
         match self.list(&mut registry.faults) {
             Ok((root, folders)) => {
                 self.remembered.retain(|name, _| folders.contains(name));
@@ -182,6 +190,7 @@ impl Scanner {
             faults.push(not_served(name.as_str(), format!("{error} ({consequence})")));
         }
         self.is_partial |= remembered.source.is_unread();
+        self.is_doubtful |= remembered.source.is_away();
         let folder = Folder { handle, root: Arc::clone(root) };
         if let Err(errno) = remembered.update(folder, name, Stamp::of(&stat, now), &mut self.next_generation) {
             self.is_partial = true;

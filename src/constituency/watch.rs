@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::ErrorKind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
@@ -33,8 +34,8 @@ pub struct Waker(Sender<Wake>);
 
 enum Wake {
     Changed,
-    /// The kernel dropped this watch: what it watched is gone.
-    Unwatched(WatchDescriptor),
+    /// The kernel dropped this watch: what it watched is gone. Without one, all of them.
+    Unwatched(Option<WatchDescriptor>),
     Stop,
 }
 
@@ -65,12 +66,14 @@ pub fn follow(
 ) -> std::io::Result<Waker> {
     let (sender, events) = channel();
     let waker = Waker(sender.clone());
-    let notices = Notices::start(sender);
-    let mut follower = Follower { scanner, current: first, events, notices, root: None, looked: clock::monotonic() };
+    let notices = Notices { sender, watches: None, held: HashMap::new(), is_complete: true };
+    let looked = clock::monotonic();
+    let mut follower = Follower { scanner, current: first, events, notices, root: None, looked, is_failing: false };
     std::thread::Builder::new().name("constituencies".to_owned()).spawn(move || {
         loop {
             // Also before the first wait: something may have changed before anything was watched.
-            follower.look(&mut publish);
+            let look = catch_unwind(AssertUnwindSafe(|| follower.look(&mut publish)));
+            follower.note_failure(look.is_err());
             if !follower.wait() {
                 return;
             }
@@ -87,6 +90,8 @@ struct Follower {
     notices: Notices,
     root: Option<Identity>,
     looked: Instant,
+    /// Whether the last look ended in a panic.
+    is_failing: bool,
 }
 
 impl Follower {
@@ -101,8 +106,21 @@ impl Follower {
                 // A new folder may have been filled before it was watched.
                 found = self.scanner.scan(clock::now());
             }
-            let before = std::mem::replace(&mut self.current, found.snapshot());
-            publish(&before, found);
+            // Kept only when it is published, so that what a panic kept from that is found again.
+            let snapshot = found.snapshot();
+            publish(&self.current, found);
+            self.current = snapshot;
+        }
+    }
+
+    /// Says when looks begin to fail by a defect of ours, and when that is over. What is served stays meanwhile.
+    fn note_failure(&mut self, is_failing: bool) {
+        match (std::mem::replace(&mut self.is_failing, is_failing), is_failing) {
+            (false, true) => tracing::error!(
+                "looking at the folders failed by a defect of provost (a panic): what is served stays as it was, and it is tried again every second"
+            ),
+            (true, false) => tracing::info!("the folders are followed again"),
+            _ => {}
         }
     }
 
@@ -112,7 +130,7 @@ impl Follower {
             match self.events.recv_timeout(GLANCE) {
                 Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
                 Ok(Wake::Changed) => return self.wait_for_quiet(),
-                Ok(Wake::Unwatched(watch)) => self.notices.forget(&watch),
+                Ok(Wake::Unwatched(watch)) => self.notices.forget(watch.as_ref()),
                 Err(RecvTimeoutError::Timeout) => {
                     let is_time = clock::monotonic().duration_since(self.looked) >= self.period();
                     if is_time || identify(self.scanner.path()) != self.root {
@@ -124,7 +142,13 @@ impl Follower {
     }
 
     fn period(&self) -> Duration {
-        if self.notices.is_complete && !self.scanner.is_partial() { PERIOD } else { SHORT_PERIOD }
+        if self.scanner.is_doubtful() {
+            GLANCE
+        } else if self.is_failing || self.scanner.is_partial() || !self.notices.is_complete {
+            SHORT_PERIOD
+        } else {
+            PERIOD
+        }
     }
 
     fn wait_for_quiet(&mut self) -> bool {
@@ -133,7 +157,7 @@ impl Follower {
             let left = until.saturating_duration_since(clock::monotonic());
             match self.events.recv_timeout(QUIET.min(left)) {
                 Ok(Wake::Changed) => {}
-                Ok(Wake::Unwatched(watch)) => self.notices.forget(&watch),
+                Ok(Wake::Unwatched(watch)) => self.notices.forget(watch.as_ref()),
                 Ok(Wake::Stop) => return false,
                 Err(_) => return true,
             }
@@ -143,32 +167,51 @@ impl Follower {
 
 /// The inotify watches: on `constituencies` and on each folder in it.
 struct Notices {
+    sender: Sender<Wake>,
+    /// `None` as long as inotify is not available.
     watches: Option<Watches>,
     held: HashMap<Identity, WatchDescriptor>,
     is_complete: bool,
 }
 
 impl Notices {
-    fn start(sender: Sender<Wake>) -> Self {
-        let watches = Inotify::init().and_then(|inotify| {
+    /// Starts inotify, unless that is done; says so when it begins to be missing.
+    fn start(&mut self) {
+        if self.watches.is_some() {
+            return;
+        }
+        let sender = self.sender.clone();
+        let started = Inotify::init().and_then(|inotify| {
             let watches = inotify.watches();
             std::thread::Builder::new().name("inotify".to_owned()).spawn(move || forward(inotify, &sender))?;
             Ok(watches)
         });
-        if let Err(error) = &watches {
-            tracing::warn!(
-                "inotify is not available ({error}): looking at the folders every second instead; raise the sysctl fs.inotify.max_user_instances"
-            );
+        match started {
+            Ok(watches) => self.watches = Some(watches),
+            Err(error) => {
+                if std::mem::replace(&mut self.is_complete, false) {
+                    tracing::warn!(
+                        "inotify is not available ({error}): looking at the folders every second instead; raise the sysctl fs.inotify.max_user_instances"
+                    );
+                }
+            }
         }
-        Self { is_complete: watches.is_ok(), watches: watches.ok(), held: HashMap::new() }
     }
 
-    fn forget(&mut self, gone: &WatchDescriptor) {
-        self.held.retain(|_, watch| watch != gone);
+    fn forget(&mut self, gone: Option<&WatchDescriptor>) {
+        match gone {
+            Some(gone) => self.held.retain(|_, watch| watch != gone),
+            None => {
+                self.held.clear();
+                self.watches = None;
+                self.is_complete = false;
+            }
+        }
     }
 
     /// Watches what is there now, and nothing else any more. Whether anything is watched that was not before.
     fn watch_all(&mut self, root: &Path, registry: &Registry) -> bool {
+        self.start();
         let Some(watches) = &mut self.watches else { return false };
         let served = registry.served().map(|constituency| root.join(constituency.name.as_str()));
         let faulty = registry.faults().iter().map(|fault| root.join(&fault.subject));
@@ -251,7 +294,7 @@ fn forward(mut inotify: Inotify, sender: &Sender<Wake>) {
         let mut has_changed = false;
         for event in events {
             if event.mask.contains(EventMask::IGNORED) {
-                if sender.send(Wake::Unwatched(event.wd)).is_err() {
+                if sender.send(Wake::Unwatched(Some(event.wd))).is_err() {
                     return;
                 }
             } else {
@@ -261,5 +304,28 @@ fn forward(mut inotify: Inotify, sender: &Sender<Wake>) {
         if has_changed && sender.send(Wake::Changed).is_err() {
             return;
         }
+    }
+    let _ = sender.send(Wake::Unwatched(None));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_does_not_end_the_following_and_what_it_kept_from_being_published_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut scanner = Scanner::new(folder.path().to_owned(), Vec::new());
+        let first = scanner.scan(clock::now());
+        let (sender, published) = channel();
+        let mut is_first = true;
+        let waker = follow(scanner, first, move |_, after| {
+            assert!(!std::mem::replace(&mut is_first, false), "a defect, as a test wants it");
+            sender.send(after.served().count()).unwrap();
+        })
+        .unwrap();
+        std::fs::create_dir(folder.path().join("ote")).unwrap();
+        assert_eq!(published.recv_timeout(Duration::from_secs(20)), Ok(1));
+        waker.stop();
     }
 }

@@ -39,7 +39,7 @@ pub enum DnsError {
     NotVisible { name: String, waited_s: u64, lagging: Vec<String> },
     #[error("after {waited_s} s the TXT records of {name}, removed at the primary, are not gone everywhere: {}; is NOTIFY allowed to reach these servers?", .lagging.join("; "))]
     NotGone { name: String, waited_s: u64, lagging: Vec<String> },
-    #[error("stopped before every authority had the probe record of {name}")]
+    #[error("stopped before the probe record of {name} had come and gone on every authority")]
     Stopped { name: String },
     #[error(
         "the TXT record {value:?} of {name}, a probe, could not be removed and is left over: {reason}; remove it by hand"

@@ -33,19 +33,23 @@ pub async fn probe(
     let place = dns.locate(challenge_name).await?;
     let word = name::random_word().ok_or_else(|| DnsError::Values("there is no randomness".to_owned()))?;
     let values = [format!("provost probe {word}")];
+    let mut stop = std::pin::pin!(stop);
+    let stopped = || DnsError::Stopped { name: place.name.clone() };
     let seen = tokio::select! {
         seen = publish(&dns, &place, &values, say) => seen,
-        () = stop => Err(DnsError::Stopped { name: place.name.clone() }),
+        () = &mut stop => Err(stopped()),
     };
     // Outside what may fail or be stopped. Also when adding failed: it may have been done, and only the answer lost.
     let removed = dns.remove(&place, &values).await;
     let gone = match removed {
         Ok(()) if seen.is_ok() => {
             say(format!("{}: the probe record was removed", place.name));
-            dns.wait_until_gone(&place, &values, say).await
+            tokio::select! {
+                gone = dns.wait_until_gone(&place, &values, say) => gone,
+                () = &mut stop => Err(stopped()),
+            }
         }
-        // It was not added, and was not removed for the same reason.
-        Err(_) if matches!(seen, Err(DnsError::Refused(_) | DnsError::PrimaryUnreachable { .. })) => Ok(()),
+        Err(_) if seen.as_ref().is_err_and(was_not_added) => Ok(()),
         Err(error) => {
             let (name, [value]) = (place.name.clone(), values);
             Err(DnsError::ProbeLeft { name, value, reason: error.to_string() })
@@ -64,4 +68,9 @@ async fn publish(
     dns.add(place, values).await?;
     say(format!("{}: a probe record was added in zone {}", place.name, place.zone));
     dns.wait_until_visible(place, values, say).await
+}
+
+/// Whether an error says that there is no record, so that removing it could only fail for the same reason.
+fn was_not_added(error: &DnsError) -> bool {
+    matches!(error, DnsError::Refused(_) | DnsError::PrimaryUnreachable { .. } | DnsError::NoAddress { .. })
 }

@@ -137,7 +137,7 @@ impl Admission {
         match self.take_room().and_then(|()| self.take(Kind::Unfinished).inspect_err(|_| self.leave_room())) {
             Ok(()) => Ok(Place { admission: Arc::clone(self), kind: Kind::Unfinished, address: unit, phone: None }),
             Err(full) => {
-                unit.iter().for_each(|unit| self.by_address.leave(unit));
+                self.by_address.give_back(unit.as_ref());
                 Err(full)
             }
         }
@@ -190,7 +190,9 @@ impl<K: Eq + Hash> Tally<K> {
         is_free
     }
 
-    fn leave(&self, key: &K) {
+    /// Counts one less of `key`, if it was counted.
+    fn give_back(&self, key: Option<&K>) {
+        let Some(key) = key else { return };
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = counts.get_mut(key) {
             *count -= 1;
@@ -231,8 +233,8 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.admission.leave(self.kind);
         self.admission.leave_room();
-        self.address.iter().for_each(|address| self.admission.by_address.leave(address));
-        self.phone.iter().for_each(|phone| self.admission.by_phone.leave(phone));
+        self.admission.by_address.give_back(self.address.as_ref());
+        self.admission.by_phone.give_back(self.phone.as_ref());
     }
 }
 
@@ -264,7 +266,9 @@ mod tests {
         let enter = || admission.enter([192, 0, 2, 1].into());
         let mut places: Vec<Place> = (0..3).map(|_| enter().unwrap()).collect();
         assert!(enter().unwrap_err().to_string().starts_with("all 3 places for unfinished handshakes are taken that"));
-        places.iter_mut().for_each(|place| place.become_kind(Kind::Anonymous, None).unwrap());
+        for place in &mut places {
+            place.become_kind(Kind::Anonymous, None).unwrap();
+        }
         let mut stranger = enter().unwrap();
         assert_eq!(
             stranger.become_kind(Kind::Anonymous, None).unwrap_err(),

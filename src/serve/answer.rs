@@ -7,7 +7,6 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::Full;
 use hyper::header::{
     ACCEPT_RANGES, ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName, HeaderValue,
     LAST_MODIFIED,
@@ -27,10 +26,10 @@ const SMALL: u64 = 64 << 10;
 /// The content of an answer.
 #[derive(Debug)]
 pub enum Content {
-    /// At hand.
-    Bytes(Full<Bytes>),
-    /// A part of a file.
-    File(FileBody),
+    /// At hand, until they are taken.
+    Bytes(Bytes),
+    /// A part of a file; boxed, because every answer has room for it.
+    File(Box<FileBody>),
 }
 
 /// Content that takes its exchange along: the line of the access log is written when it has been sent, or when it is
@@ -43,7 +42,7 @@ pub struct Logged {
 
 impl Content {
     fn empty() -> Self {
-        Self::Bytes(Full::default())
+        Self::Bytes(Bytes::new())
     }
 }
 
@@ -121,7 +120,7 @@ pub fn close(response: &mut Response<Content>) {
 /// A status and its name, and not a word more.
 fn plain(status: StatusCode) -> Response<Content> {
     let text = format!("{}\n", status.canonical_reason().unwrap_or("refused"));
-    let mut response = Response::new(Content::Bytes(Full::from(text)));
+    let mut response = Response::new(Content::Bytes(text.into()));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
@@ -134,10 +133,10 @@ fn read(file: std::fs::File, first: u64, length: u64) -> Result<Content, Denial>
         let cached = body::read_cached(&file, &mut bytes, first)
             .map_err(|error| Denial::Failed(format!("the file cannot be read: {error}")))?;
         if cached == Some(bytes.len()) {
-            return Ok(Content::Bytes(Full::from(bytes)));
+            return Ok(Content::Bytes(bytes.into()));
         }
     }
-    Ok(Content::File(FileBody::new(file, first, length)))
+    Ok(Content::File(Box::new(FileBody::new(file, first, length))))
 }
 
 /// The MIME type by the name's ending. Polycom's configuration files are XML by another name.
@@ -157,9 +156,13 @@ fn set(response: &mut Response<Content>, name: HeaderName, value: &str) {
     }
 }
 
-/// Puts the exchange into its `response`, to end when that is sent.
-pub fn logged(response: Response<Content>, is_head: bool, mut exchange: Exchange) -> Response<Logged> {
+/// Puts the exchange into its `response`, to end when that is sent. An answer to HEAD says how long that to GET is
+/// (RFC 9110 §8.6), refusals too.
+pub fn logged(mut response: Response<Content>, is_head: bool, mut exchange: Exchange) -> Response<Logged> {
     let status = response.status().as_u16();
+    if let Some(length) = response.body().size_hint().exact().filter(|length| is_head && *length > 0) {
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
     response.map(|content| {
         exchange.answered(status, content.size_hint().exact().filter(|_| !is_head));
         Logged { content: if is_head { Content::empty() } else { content }, exchange }
@@ -172,21 +175,22 @@ impl Body for Content {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<std::io::Result<Frame<Bytes>>>> {
         match self.get_mut() {
-            Self::Bytes(bytes) => Pin::new(bytes).poll_frame(cx).map_err(|never| match never {}),
+            Self::Bytes(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Bytes(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Self::File(file) => Pin::new(file).poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Bytes(bytes) => bytes.is_end_stream(),
+            Self::Bytes(bytes) => bytes.is_empty(),
             Self::File(file) => file.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Bytes(bytes) => bytes.size_hint(),
+            Self::Bytes(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::File(file) => file.size_hint(),
         }
     }

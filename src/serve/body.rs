@@ -216,7 +216,7 @@ mod tests {
         while largest < PIECE {
             largest = largest.max(next().await);
         }
-        body.sent = body.sent.map(|sent| sent - 2 * SLOW);
+        body.sent = body.sent.and_then(|sent| sent.checked_sub(2 * SLOW));
         let mut next = async || body.frame().await.unwrap().unwrap().into_data().unwrap().len();
         assert!(next().await < PIECE);
     }

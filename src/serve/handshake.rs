@@ -186,7 +186,7 @@ fn device(connection: &ServerConnection, generation: &TlsGeneration, verdict: Op
     }
 }
 
-fn facts_of(connection: &ServerConnection, device: Option<&Verdict>) -> Option<TlsFacts> {
+fn facts_of(connection: &ServerConnection, device: Option<&Result<VerifiedDevice, ChainRefusal>>) -> Option<TlsFacts> {
     let now = clock::unix_seconds(clock::now());
     Some(TlsFacts {
         version: connection.protocol_version()?,

@@ -5,7 +5,7 @@
 //! under one policy skip the client authentication of another.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::NoServerSessionStorage;
@@ -74,8 +74,13 @@ impl TlsMaterial {
     /// than it gives, and X25519 first.
     #[must_use]
     pub fn provider() -> Arc<CryptoProvider> {
+        static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(TlsMaterial::algorithms()));
+        Arc::clone(&PROVIDER)
+    }
+
+    fn algorithms() -> CryptoProvider {
         use aws_lc_rs::{cipher_suite as suite, kx_group as group};
-        Arc::new(CryptoProvider {
+        CryptoProvider {
             cipher_suites: vec![
                 suite::TLS13_AES_128_GCM_SHA256,
                 suite::TLS13_AES_256_GCM_SHA384,
@@ -89,7 +94,7 @@ impl TlsMaterial {
             ],
             kx_groups: vec![group::X25519, group::SECP256R1, group::X25519MLKEM768, group::SECP384R1],
             ..aws_lc_rs::default_provider()
-        })
+        }
     }
 }
 
@@ -261,11 +266,11 @@ impl TlsGeneration {
         })
     }
 
-    /// The configuration for a client that offers the extended master secret, or does not (RFC 7627 §5.3: without it
-    /// a TLS 1.2 session must not be resumed, lest it be spliced into another).
+    /// The configuration for a client whose session may be resumed later, or may not (RFC 7627 §5.3: without the
+    /// extended master secret one of TLS 1.2 must not be, lest it be spliced into another).
     #[must_use]
-    pub fn config(&self, extended_master_secret: bool) -> Arc<ServerConfig> {
-        Arc::clone(if extended_master_secret { &self.config } else { &self.config_without_resumption })
+    pub fn config(&self, can_resume: bool) -> Arc<ServerConfig> {
+        Arc::clone(if can_resume { &self.config } else { &self.config_without_resumption })
     }
 }
 

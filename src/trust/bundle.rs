@@ -67,7 +67,8 @@ impl Bundle {
     pub fn load(name: &str, files: &[PathBuf]) -> Result<Self, BundleError> {
         let mut certificates = Vec::new();
         for path in files {
-            let bytes = std::fs::read(path).map_err(|source| BundleError::File { path: path.clone(), source })?;
+            let bytes =
+                crate::files::read_regular(path).map_err(|source| BundleError::File { path: path.clone(), source })?;
             certificates.extend(decode(path, bytes)?);
         }
         Self::of(name, &certificates)

@@ -5,8 +5,8 @@
 //! 3. webpki builds and verifies a path to an anchor; the anchor's own dates and path length are checked on it.
 //! 4. The subject names a phone, or says why it does not.
 //!
-//! Time is an argument. Expiry of the leaf alone may be tolerated, by policy: the path is then verified as of the
-//! leaf's last valid second, and every CA's dates as of now.
+//! Time is an argument. The path is verified as of the leaf's last valid second, and every CA's dates as of now: so the
+//! leaf's own expiry comes last, may be tolerated by policy, and hides no other reason.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -135,15 +135,17 @@ impl DeviceVerifier {
         let path_not_after = self
             .verify_path(leaf_der, &intermediates, now, not_after)
             .map_err(|error| ChainRefusal::explain(error, &leaf, now))?;
-        Ok(VerifiedDevice {
+        let device = VerifiedDevice {
             identity: identity::mac_address(leaf.subject()),
             not_after,
             path_not_after,
             tolerates_expiry: self.expired == ExpiredDeviceCertificates::Accept,
-        })
+        };
+        device.still_valid(unix_seconds(now))?;
+        Ok(device)
     }
 
-    /// Verifies a path to an anchor, and gives the first notAfter of the CAs on it.
+    /// Verifies a path to an anchor, whether or not the leaf has expired, and gives the first notAfter of the CAs on it.
     fn verify_path(
         &self,
         leaf: &CertificateDer<'_>,
@@ -152,13 +154,8 @@ impl DeviceVerifier {
         leaf_not_after: i64,
     ) -> Result<i64, PathError> {
         let end_entity = EndEntityCert::try_from(leaf)?;
-        let as_of = match self.expired {
-            ExpiredDeviceCertificates::Accept => {
-                let last_second = u64::try_from(leaf_not_after).unwrap_or(0);
-                UnixTime::since_unix_epoch(Duration::from_secs(last_second.min(now.as_secs())))
-            }
-            ExpiredDeviceCertificates::Refuse => now,
-        };
+        let last_second = u64::try_from(leaf_not_after).unwrap_or(0);
+        let as_of = UnixTime::since_unix_epoch(Duration::from_secs(last_second.min(now.as_secs())));
         let accepted = RefCell::new(0);
         let refused = RefCell::new(None);
         let check = |path: &VerifiedPath<'_>| match self.check_authorities(path, now) {
@@ -189,14 +186,14 @@ impl DeviceVerifier {
 
     /// What webpki does not check of a path: the anchor's dates and path length, and every CA's dates as of now.
     fn check_authorities(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<i64, ChainRefusal> {
-        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let now = unix_seconds(now);
         let mut first_end = i64::MAX;
         let mut count: u32 = 0;
         for ca in path.intermediate_certificates() {
             let der = ca.der();
             let ca = parse(&der)?;
             let (not_before, not_after) = (ca.validity().not_before.timestamp(), ca.validity().not_after.timestamp());
-            check_ca_dates(&ca.subject().to_string(), not_before, not_after, now)?;
+            check_ca_dates(ca.subject(), not_before, not_after, now)?;
             if matches!(ca.key_usage(), Ok(Some(usage)) if !usage.value.key_cert_sign()) {
                 return Err(ChainRefusal::CaMayNotSign { ca: ca.subject().to_string() });
             }
@@ -214,6 +211,10 @@ impl DeviceVerifier {
         }
         Err(refusal)
     }
+}
+
+fn unix_seconds(time: UnixTime) -> i64 {
+    i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
 }
 
 fn parse(der: &[u8]) -> Result<X509Certificate<'_>, ChainRefusal> {
@@ -251,11 +252,11 @@ fn check_anchor(fact: &Anchor, cas_below: u32, now: i64) -> Result<(), ChainRefu
     Ok(())
 }
 
-fn check_ca_dates(ca: &str, not_before: i64, not_after: i64, now: i64) -> Result<(), ChainRefusal> {
+fn check_ca_dates(ca: &impl ToString, not_before: i64, not_after: i64, now: i64) -> Result<(), ChainRefusal> {
     if now > not_after {
-        Err(ChainRefusal::CaExpired { ca: ca.to_owned(), not_after })
+        Err(ChainRefusal::CaExpired { ca: ca.to_string(), not_after })
     } else if now < not_before {
-        Err(ChainRefusal::CaNotYetValid { ca: ca.to_owned(), not_before })
+        Err(ChainRefusal::CaNotYetValid { ca: ca.to_string(), not_before })
     } else {
         Ok(())
     }

@@ -121,7 +121,7 @@ fn nginx(site: &Site, key: Key, address: SocketAddr) -> Vec<String> {
 }
 
 /// nginx as somebody would write it who knows it well: the same suites and group first, sessions both ways, buffered
-/// log; and the same list of phones, asked on every request. Its open_file_cache stays off: changed files have to be
+/// log; and the same list of phones, asked on every request. Its `open_file_cache` stays off: changed files have to be
 /// served at once.
 fn nginx_conf(site: &Site, key: Key, address: SocketAddr) -> String {
     let key = key.name();

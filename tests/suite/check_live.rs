@@ -258,6 +258,19 @@ fn whatever_keeps_the_ca_from_us_is_told_for_each_directory() {
 }
 
 #[test]
+fn what_a_ca_says_drives_no_terminal() {
+    if !bind::is_here("check_live::what_a_ca_says_drives_no_terminal") {
+        return;
+    }
+    let bind = primary("", POLICY);
+    let ca =
+        Directory::start(&json!({ "caaIdentities": ["ca.example\u{1b}[2J"], "termsOfService": "\u{1b}]0;title\u{7}" }));
+    let ended = finds(&site(&bind, &ca), &[]);
+    assert!(ended.stdout.contains("terms of service: \u{fffd}]0;title\u{fffd}\n"), "{}", ended.stdout);
+    assert!(!ended.stdout.contains(|it: char| it.is_control() && it != '\n'), "{}", ended.stdout);
+}
+
+#[test]
 fn all_that_is_wrong_outside_is_told_in_one_go() {
     if !bind::is_here("check_live::all_that_is_wrong_outside_is_told_in_one_go") {
         return;
@@ -279,6 +292,11 @@ fn all_that_is_wrong_outside_is_told_in_one_go() {
     acme(&mut site)["dns"]["primary"] = json!(dead);
     let unreachable = format!("{dead} does not answer an update of example.com");
     finds(&site, &[(none, ""), (&format!("error: certificate: {url}: "), ""), (refused, &unreachable)]);
+
+    acme(&mut site)["dns"]["primary"] = json!("absent.example.com");
+    let nowhere =
+        "the address of absent.example.com (\"dns\".\"primary\") was not found: it has neither A nor AAAA records";
+    finds(&site, &[(none, ""), (&format!("error: certificate: {url}: "), ""), ("error: dns: ", nowhere)]);
 
     acme(&mut site)["dns"]["resolvers"] = json!([dead]);
     let unknown = "no resolver says which CAA records phones.example.com has";
@@ -343,7 +361,8 @@ fn interrupted_it_removes_the_probe_and_says_so() {
         tool::run(Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]));
         assert_eq!(eventually("it to end", || child.try_wait().unwrap()).code(), Some(1));
         eventually("all that it said", || lines.is_complete().then_some(()));
-        let error = format!("error: dns: stopped before every authority had the probe record of {CHALLENGE}");
+        let error =
+            format!("error: dns: stopped before the probe record of {CHALLENGE} had come and gone on every authority");
         assert!(lines.all().contains(&error), "{:?}", lines.all());
         assert_eq!(bind.txt(CHALLENGE), Vec::<String>::new(), "{signal}");
     }

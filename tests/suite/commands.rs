@@ -276,3 +276,24 @@ fn the_schemas_take_what_is_documented_and_refuse_what_provost_refuses() {
         assert!(check(&constituency, &constituency, &with(&policy, key, value.clone())).is_err(), "{key}: {value}");
     }
 }
+
+#[test]
+fn no_grant_is_printed_for_a_name_that_the_zone_does_not_hold() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = "key \"provost.\" { algorithm hmac-sha256; secret \"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"; };";
+    std::fs::write(folder.path().join("provost.key"), key).unwrap();
+    let print = |zone: &str| {
+        let config = json!({ "domain": "phones.example.com", "certificate": { "acme": {
+            "terms_of_service_agreed": true,
+            "dns": { "primary": "127.0.0.1", "tsig_key_file": "provost.key", "zone": zone },
+        } } });
+        std::fs::write(folder.path().join("provost.json"), config.to_string()).unwrap();
+        provost(folder.path(), &["print", "bind-policy"])
+    };
+    assert!(print("example.com").stdout.contains("zone \"example.com\" {"));
+    let elsewhere = print("acme.example.com");
+    assert_eq!((elsewhere.code, elsewhere.stdout.as_str()), (2, ""));
+    let reason =
+        "_acme-challenge.phones.example.com is not in the zone acme.example.com: a CNAME record leads there, or";
+    assert!(elsewhere.stderr.contains(reason) && elsewhere.stderr.contains("check --live"), "{}", elsewhere.stderr);
+}

@@ -172,6 +172,13 @@ fn what_a_leaf_may_not_be() {
             CertificateExpired,
         ),
         bad(
+            "expired, and a stranger's",
+            OTHER_FACTORY.issuing.issue(&expired_leaf()),
+            "is not trusted here",
+            UnknownCA,
+        ),
+        bad("expired, and signed by itself", Identity::self_signed(&expired_leaf()), "is signed by itself", UnknownCA),
+        bad(
             "not valid yet",
             FACTORY.issuing.issue(&future_leaf()),
             "the device certificate is not valid before 20",

@@ -94,6 +94,25 @@ fn what_the_client_has_already_is_not_sent_again() {
 }
 
 #[test]
+fn a_refusal_of_head_has_the_header_of_that_of_get() {
+    let site = Site::with_ote();
+    site.file("ote/text.cfg", TEXT);
+    let server = site.start();
+    let cases = [
+        ("/absent", "", 404),
+        ("/%00", "", 400),
+        ("/00005e0053c7.cfg", "", 403),
+        ("/text.cfg", "If-Match: \"x\"\r\n", 412),
+    ];
+    for (path, headers, status) in cases {
+        let ask = |method| phone(&server).request(method, path, headers, b"").unwrap().without_date();
+        let (get, head) = (ask("GET"), ask("HEAD"));
+        assert_eq!((get.status, head.status), (status, status), "{path}");
+        assert_eq!((head.headers, head.body), (get.headers, Vec::new()), "{path}");
+    }
+}
+
+#[test]
 fn one_range_is_sent_and_several_are_the_whole_file() {
     let site = Site::with_ote();
     site.file("ote/text.cfg", TEXT);

@@ -127,7 +127,7 @@ fn a_demo_goes_on_for_other_phones_until_it_is_told_to_end() {
 }
 
 /// A server in local mode, in a network of its own; `None`, and said, where this user cannot have one.
-fn serve_locally(test: &str, site: &Site) -> Option<Running> {
+fn serve_locally(test: &str, site: &Site, environment: &str) -> Option<Running> {
     let alone = |script: &str| {
         let mut command = Command::new("unshare");
         command.args(["--map-root-user", "--net", "sh", "-c", &format!("ip link set lo up && exec {script}")]);
@@ -138,13 +138,13 @@ fn serve_locally(test: &str, site: &Site) -> Option<Running> {
         not_run(test, "no network namespace can be made (unshare --net)");
         return None;
     }
-    Some(Running::start(alone(&format!("'{}' serve", env!("CARGO_BIN_EXE_provost"))), 1))
+    Some(Running::start(alone(&format!("env {environment} '{}' serve", env!("CARGO_BIN_EXE_provost"))), 1))
 }
 
 #[test]
 fn local_mode_says_so_listens_on_loopback_and_keeps_its_keys_to_itself() {
     let site = folder_with(&json!({ VVX500: "" }));
-    let Some(server) = serve_locally("local_mode_says_so", &site) else { return };
+    let Some(server) = serve_locally("local_mode_says_so", &site, "") else { return };
     assert!(server.stderr()[0].contains("LOCAL MODE"), "{:?}", server.stderr());
     assert_eq!(server.addresses, ["127.0.0.1:8443".parse().unwrap()]);
     let mut keys = 0;
@@ -164,7 +164,7 @@ fn local_mode_says_so_listens_on_loopback_and_keeps_its_keys_to_itself() {
 #[test]
 fn with_a_provost_json_the_local_device_ca_counts_for_nothing() {
     let mut site = folder_with(&json!({ VVX500: "" }));
-    let Some(server) = serve_locally("with_a_provost_json_the_local_device_ca", &site) else { return };
+    let Some(server) = serve_locally("with_a_provost_json_the_local_device_ca", &site, "") else { return };
     server.kill();
     assert!(site.path("state/local/ca.pem").exists());
     for certificate in [site.config["certificate"].clone(), json!({ "local_ca": {} })] {
@@ -193,5 +193,21 @@ fn ca_of(site: &Site) -> String {
         std::fs::read_to_string(site.path("state/server-ca/ca.pem")).unwrap()
     } else {
         crate::harness::pki::SERVER_CA.pem()
+    }
+}
+
+#[test]
+fn where_it_listens_and_that_it_is_local_mode_is_said_whatever_else_is_not() {
+    let site = folder_with(&json!({ VVX500: "" }));
+    let test = "where_it_listens_and_that_it_is_local_mode_is_said_whatever_else_is_not";
+    if let Some(server) = serve_locally(test, &site, "PROVOST_LOG=off") {
+        assert!(server.stderr()[0].contains("LOCAL MODE"), "{:?}", server.stderr());
+    }
+    for filter in ["warn", "off"] {
+        let site = Site::with_ote();
+        let mut command = site.command();
+        command.env("PROVOST_LOG", filter);
+        let server = Running::start(command, 1);
+        assert_eq!(server.stderr().len(), 1, "{filter}: {:?}", server.stderr());
     }
 }

@@ -22,6 +22,7 @@ mod commands;
 mod decade;
 mod deploys;
 mod device_chains;
+mod diagnostics;
 mod dns;
 mod drain;
 mod files;

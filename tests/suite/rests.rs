@@ -37,7 +37,7 @@ fn a_peer_at_rest_is_answered_as_soon_as_it_speaks_again() {
     for rests in 1..=3 {
         wait_for_rests(&server, rests);
         assert_eq!(connection.get("/site.cfg").unwrap().status, 200, "after rest {rests}");
-        let upload = connection.request("PUT", "/00005e00530c-app.log", "", &[b'x'; 100_000]).unwrap();
+        let upload = connection.request("PUT", "/00005e00530c-app.log", "", &vec![b'x'; 100_000]).unwrap();
         assert_eq!(upload.status, if rests == 1 { 201 } else { 204 });
     }
 }

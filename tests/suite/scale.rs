@@ -123,6 +123,33 @@ fn without_inotify_the_folders_are_looked_at_every_second_and_the_log_names_the_
 }
 
 #[test]
+fn inotify_that_was_missing_at_the_start_is_used_once_it_is_there() {
+    let test = "inotify_that_was_missing_at_the_start_is_used_once_it_is_there";
+    let site = Site::with_ote();
+    let Some(server) = with_inotify_limit(&site, "max_inotify_instances", 0) else {
+        return not_run(test, "no user namespace in which inotify could be taken away");
+    };
+    server.says("raise the sysctl fs.inotify.max_user_instances");
+    let pid = server.pid().to_string();
+    let raise = "echo 100 > /proc/sys/user/max_inotify_instances";
+    let raised = crate::harness::tool::run(std::process::Command::new("nsenter").args([
+        "--user",
+        "--preserve-credentials",
+        "--target",
+        &pid,
+        "sh",
+        "-c",
+        raise,
+    ]));
+    if raised.code != 0 {
+        return not_run(test, &raised.stderr);
+    }
+    server.says("all folders are watched again");
+    site.constituency("ote", &policy(&[VVX500, VVX550]));
+    within_a_second("the phone", || gives(&server, "ote", VVX550, 200));
+}
+
+#[test]
 fn with_too_few_watches_the_folders_are_looked_at_every_second_until_there_are_enough() {
     let site = Site::with_ote();
     for number in 0..4 {

@@ -3,7 +3,7 @@
 use crate::harness::pki::{FACTORY, OTHER_FACTORY};
 use crate::harness::site::Site;
 use crate::harness::tls::{Client, alert};
-use crate::harness::{STRANGER, VVX500};
+use crate::harness::{STRANGER, VVX500, not_run, tool};
 
 #[test]
 fn a_known_phone_gets_its_files_and_a_line_in_the_log() {
@@ -46,4 +46,18 @@ fn an_unknown_server_name_gets_the_alert_for_it() {
     }
     server.reason("unknown server name \"nobody.phones.example.com\"");
     server.reason("no SNI");
+}
+
+#[test]
+fn an_ipv6_address_that_this_host_does_not_have_is_an_error_where_it_has_others() {
+    let test = "an_ipv6_address_that_this_host_does_not_have_is_an_error_where_it_has_others";
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
+        return not_run(test, "this host has no IPv6");
+    }
+    let mut site = Site::with_ote();
+    site.config["listen"] = serde_json::json!(["127.0.0.1:0", "[2001:db8::1]:0"]);
+    let ended = tool::run(&mut site.command_under(&["timeout", "20"]));
+    assert_eq!(ended.code, 1, "{ended:?}");
+    assert!(ended.stderr.contains("cannot listen on [2001:db8::1]:0"), "{ended:?}");
+    assert!(ended.stderr.contains("this host has no such address"), "{ended:?}");
 }

@@ -170,3 +170,19 @@ fn folders_are_read_again_too() {
     let client = server.client("ote", &FACTORY.device(VVX500));
     eventually("the phone to be unknown", || (client.get("/site.cfg").ok()?.status == 403).then_some(()));
 }
+
+#[test]
+fn a_pipe_in_the_place_of_a_file_holds_up_neither_a_reload_nor_the_end() {
+    let site = Site::with_ote();
+    let server = site.start();
+    for name in ["factory.pem", "rsa.pem", "ec.key"] {
+        fs::remove_file(site.path(name)).unwrap();
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, site.path(name), rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        reload(&server);
+        server.says(&format!("{name}: is no regular file"));
+    }
+    assert_eq!(server.client("ote", &FACTORY.device(VVX500)).get("/site.cfg").unwrap().status, 200);
+    server.signal(Signal::TERM);
+    assert!(server.wait().success());
+}

@@ -203,9 +203,9 @@ fn transfers_that_stand_still_cost_little_memory() {
     assert_eq!(phone(&server).get("/site.cfg").unwrap().status, 200);
     let before = peak_memory(&server);
     let mut lazy: Vec<Connection> = (0..TRANSFERS).map(|_| phone(&server)).collect();
-    lazy.iter_mut().for_each(|lazy| {
+    for lazy in &mut lazy {
         begin(lazy, "/firmware.ld", 1);
-    });
+    }
     // They are closed because nothing moved any more: all that they could hold, they held.
     eventually("the end of all", || {
         let lines = server.access_lines();

@@ -2,12 +2,13 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::SystemTime;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use time::format_description::well_known::Rfc3339;
 
-use crate::harness::pki::{FACTORY, OTHER_FACTORY, device_params, pem};
+use crate::harness::pki::{DAY, FACTORY, OTHER_FACTORY, ca_params, device_params, pem, valid};
 use crate::harness::site::{Running, Site};
 use crate::harness::tls::alert;
 use crate::harness::tool::{Ended, provost, run};
@@ -248,4 +249,17 @@ fn wrong_usage_and_a_wrong_configuration_are_told_from_a_refusal() {
         assert_eq!((ended.code, ended.stdout.as_str()), (2, ""), "{arguments:?}: {}", ended.stderr);
         assert!(ended.stderr.contains(said), "{arguments:?}: {}", ended.stderr);
     }
+}
+
+#[test]
+fn a_ca_that_has_expired_is_marked_in_the_list() {
+    let mut params = ca_params("Old Factory CA");
+    valid(&mut params, SystemTime::now() - 800 * DAY, SystemTime::now() - DAY);
+    let old = FACTORY.root.renewed(&params);
+    let site = site_trusting(&[("old.pem", old.pem().into_bytes())]);
+    site.write_config();
+    let listed = provost(&site.path(""), &["trust", "list"]);
+    assert_eq!(listed.code, 0, "{listed:?}");
+    let marked: Vec<&str> = listed.stdout.lines().filter(|line| line.contains("EXPIRED")).collect();
+    assert!(marked.len() == 1 && marked[0].contains("Old Factory CA"), "{}", listed.stdout);
 }

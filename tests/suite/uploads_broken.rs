@@ -7,7 +7,8 @@ use serde_json::json;
 
 use crate::harness::site::{Running, Site, holds};
 use crate::harness::tls::Connection;
-use crate::harness::{STRANGER, VVX500, eventually};
+use crate::harness::tool::provost;
+use crate::harness::{STRANGER, VVX500, eventually, not_run};
 use crate::uploads::{LOG, begun, content, files_below, phone, waiting};
 
 /// The access-log lines of PUT requests, once there are `count` of them and the server has ended.
@@ -211,4 +212,26 @@ fn a_crash_leaves_the_old_file_or_the_new_or_a_prefix_of_an_append() {
     }
     assert!((4..24).contains(&acknowledged), "{acknowledged} of 24 rounds were acknowledged");
     assert!(grown > 0, "no append left anything");
+}
+
+#[test]
+fn uploads_that_lie_on_another_file_system_are_told_by_check_at_the_start_and_in_the_log() {
+    use std::os::unix::fs::{MetadataExt, symlink};
+    let test = "uploads_that_lie_on_another_file_system_are_told_by_check_at_the_start_and_in_the_log";
+    let site = Site::with_ote();
+    let Ok(elsewhere) = tempfile::tempdir_in("/dev/shm") else { return not_run(test, "there is no /dev/shm") };
+    let device = |path: &std::path::Path| std::fs::metadata(path).unwrap().dev();
+    if device(elsewhere.path()) == device(&site.path(".")) {
+        return not_run(test, "/dev/shm is no other file system");
+    }
+    std::fs::create_dir_all(site.path("state/uploads")).unwrap();
+    symlink(elsewhere.path(), site.path("state/uploads/ote")).unwrap();
+    let told = "state/uploads/ote does not lie where the other uploads do";
+    site.write_config();
+    let check = provost(&site.path("."), &["check"]);
+    assert!(check.code == 1 && check.stdout.contains(told), "{check:?}");
+    let server = site.start();
+    server.says(told);
+    assert_eq!(phone(&server).put(LOG, "", b"x").unwrap().status, 500);
+    server.reason("lies on another file system than");
 }

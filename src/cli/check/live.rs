@@ -6,8 +6,7 @@
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::super::say;
-use super::{CERTIFICATE, DNS, Finding, Level};
+use super::{CERTIFICATE, DNS, Finding, Level, say, shown};
 use crate::config::{CertificateSource, Config};
 use crate::dns::{CaaRecords, Dns, DnsError, Issuer, probe, wildcard_addresses};
 use crate::renew::AcmeSettings;
@@ -43,7 +42,7 @@ async fn check_wildcard(domain: &str, resolvers: &[String], findings: &mut Vec<F
         }
         Ok(addresses) => {
             let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-            say(&format_args!("*.{domain}: leads to {}", addresses.join(", ")));
+            tell(&format!("*.{domain}: leads to {}", addresses.join(", ")));
         }
         Err(error) => findings.push(Finding::new(Level::Error, DNS, error)),
     }
@@ -66,7 +65,7 @@ async fn check_cas(config: &Config, settings: &AcmeSettings, findings: &mut Vec<
         let surveyed = ca.survey().await.and_then(|offer| Ok((offer, ca.account_url()?)));
         match surveyed {
             Ok((offer, account)) => {
-                say(&format_args!("{url}: answers{}", described(&offer, account.as_deref())));
+                tell(&format!("{url}: answers{}", described(&offer, account.as_deref())));
                 if let Ok(caa) = &caa {
                     findings.extend(judge(caa, url, &offer, account.as_deref()));
                 }
@@ -96,7 +95,7 @@ fn judge(caa: &CaaRecords, url: &str, offer: &Offer, account: Option<&str>) -> O
     match caa.judge(&issuer) {
         Err(refusal) => Some(Finding::new(Level::Error, DNS, format!("{refusal}; to permit it, publish: {records}"))),
         Ok(open) if open.is_empty() => {
-            say(&format_args!("{url}: the CAA records let {} issue", issuer.identities.join(", ")));
+            tell(&format!("{url}: the CAA records let {} issue", issuer.identities.join(", ")));
             None
         }
         Ok(open) => {
@@ -115,7 +114,7 @@ async fn check_primary(domain: &str, settings: &AcmeSettings, findings: &mut Vec
     let Ok((dns, _)) = Dns::open(&settings.dns) else { return };
     let error = |error: DnsError| Finding::new(Level::Error, DNS, error);
     let challenge = format!("_acme-challenge.{domain}");
-    match probe(&dns, &challenge, &|line| say(&line), interrupted()).await {
+    match probe(&dns, &challenge, &|line| tell(&line), interrupted()).await {
         Err(nowhere) => findings.push(error(nowhere)),
         Ok(probe) => {
             match probe.seen {
@@ -125,6 +124,10 @@ async fn check_primary(domain: &str, settings: &AcmeSettings, findings: &mut Vec
             findings.extend(probe.gone.err().map(error));
         }
     }
+}
+
+fn tell(line: &str) {
+    say(&shown(line));
 }
 
 /// Ends when this process is told to end; from then on it does so by itself, in order.

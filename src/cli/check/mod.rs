@@ -1,4 +1,4 @@
-//! `provost check`: everything that is wrong with configuration, constituencies and trust, in one go.
+//! `provost check`: everything that is wrong with configuration, certificates, constituencies and trust, in one go.
 //!
 //! Errors are what stops something from being served; warnings are what its author did not mean; notes are what is good
 //! to know. Nothing is changed, no lock is taken, and nothing outside this machine is asked, unless it shall be
@@ -21,6 +21,7 @@ use crate::dns::Dns;
 use crate::renew::AcmeSettings;
 use crate::renew::acme::AcmeCa;
 use crate::serve::site::Site;
+use crate::serve::upload::store;
 use crate::settings::SettingsError;
 
 /// What findings about certificates and DNS are about.
@@ -98,7 +99,12 @@ fn print(finding: &Finding) {
         Level::Warning => (AnsiColor::Yellow.on_default().bold(), "warning"),
         Level::Note => (Style::new().dimmed(), "note"),
     };
-    say(&format_args!("{style}{word}:{style:#} {}: {}", finding.subject, finding.message));
+    say(&format_args!("{style}{word}:{style:#} {}: {}", shown(&finding.subject), shown(&finding.message)));
+}
+
+/// Names of files, and what CAs and name servers say, must not drive a terminal.
+fn shown(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
 }
 
 fn check_configuration(config: &Config, site: &Site, findings: &mut Vec<Finding>) {
@@ -115,6 +121,8 @@ fn check_configuration(config: &Config, site: &Site, findings: &mut Vec<Finding>
     if let Err(error) = crate::state::can_use(&config.state) {
         findings.push(Finding::new(Level::Warning, &file, error));
     }
+    let misplaced = store::misplaced(&config.state.join(store::FOLDER));
+    findings.extend(misplaced.iter().map(|folder| Finding::new(Level::Error, "uploads", folder)));
 }
 
 fn check_certificates(config: &Config, findings: &mut Vec<Finding>) {

@@ -15,9 +15,9 @@ mod wire;
 use std::collections::BTreeSet;
 use std::fmt;
 
-use rustls::crypto::SupportedKxGroup;
-use rustls::crypto::aws_lc_rs::{DEFAULT_CIPHER_SUITES, DEFAULT_KX_GROUPS};
 use rustls::{CipherSuite, NamedGroup, ProtocolVersion, SignatureScheme};
+
+use super::site::TlsMaterial;
 
 pub use wire::{NoClientHello, RAW_LIMIT};
 
@@ -127,11 +127,9 @@ impl ClientHelloFacts {
     }
 
     fn group_hindrance(&self, version: ProtocolVersion) -> Option<String> {
-        let served = |group: &NamedGroup| {
-            DEFAULT_KX_GROUPS
-                .iter()
-                .any(|ours: &&dyn SupportedKxGroup| ours.name() == *group && ours.usable_for_version(version))
-        };
+        let ours = &TlsMaterial::provider().kx_groups;
+        let served =
+            |group: &NamedGroup| ours.iter().any(|ours| ours.name() == *group && ours.usable_for_version(version));
         match self.groups.as_deref() {
             None | Some([]) => Some("offered no group for its key exchange".to_owned()),
             Some(groups) if groups.iter().any(served) => None,
@@ -167,8 +165,9 @@ impl ClientHelloFacts {
 
     /// The offered suites that our provider has for `version`: the provider is asked, so that this cannot diverge.
     fn served_suites(&self, version: ProtocolVersion) -> impl Iterator<Item = CipherSuite> {
+        let provider = TlsMaterial::provider();
         let ours = move |suite: &CipherSuite| {
-            DEFAULT_CIPHER_SUITES.iter().any(|ours| ours.suite() == *suite && ours.version().version == version)
+            provider.cipher_suites.iter().any(|ours| ours.suite() == *suite && ours.version().version == version)
         };
         self.cipher_suites.iter().copied().filter(ours)
     }

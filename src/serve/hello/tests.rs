@@ -68,7 +68,7 @@ impl ResolvesServerCert for BothKeys {
 }
 
 fn rustls_server() -> Arc<ServerConfig> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let provider = TlsMaterial::provider();
     let certified = |algorithm| {
         let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
         let certificate = rcgen::CertificateParams::default().self_signed(&key).unwrap();
@@ -106,6 +106,22 @@ fn the_facts_of_a_modern_hello() {
     assert!(facts.hindrance().is_none());
     assert_eq!(ClientHelloFacts::read(captured!("no-sni")).unwrap().server_name, None);
     assert!(!ClientHelloFacts::read(captured!("ecdhe-cbc")).unwrap().offers_aead());
+}
+
+#[test]
+fn every_suite_and_group_of_our_provider_is_served() {
+    let facts = ClientHelloFacts::read(captured!("default")).unwrap();
+    let provider = TlsMaterial::provider();
+    assert!(provider.cipher_suites.len() >= 9 && provider.kx_groups.len() >= 4);
+    for group in &provider.kx_groups {
+        let only = ClientHelloFacts { groups: Some(vec![group.name()]), ..facts.clone() };
+        assert_eq!(only.hindrance(), None, "{:?}", group.name());
+    }
+    for suite in &provider.cipher_suites {
+        let versions = vec![suite.version().version];
+        let only = ClientHelloFacts { cipher_suites: vec![suite.suite()], versions, ..facts.clone() };
+        assert_eq!(only.hindrance(), None, "{:?}", suite.suite());
+    }
 }
 
 #[test]

@@ -89,7 +89,14 @@ impl Beside {
         let folder = target.parent().unwrap_or(root);
         self.0.as_file().sync_all()?;
         make_folders(root, folder)?;
-        self.0.persist(target).map_err(|error| error.error)?;
+        match self.0.persist(target) {
+            // An upload beside this one came to nothing, and its folders with it.
+            Err(failed) if failed.error.kind() == ErrorKind::NotFound => {
+                make_folders(root, folder)?;
+                failed.file.persist(target)?;
+            }
+            persisted => drop(persisted?),
+        }
         state::sync_folder(folder)
     }
 }
@@ -116,7 +123,14 @@ impl Sink {
             Self::Append(append) => append.file.sync_all().inspect_err(|_| append.take_back()),
             Self::Beside(beside) => beside.replace(root, target),
         };
-        finished.map_err(|error| failed("the upload", &error))
+        finished.map_err(|error| match error.kind() {
+            ErrorKind::CrossesDevices => Denial::Failed(format!(
+                "{} lies on another file system than {root}; make {root} as a whole the link or the mount",
+                target.display(),
+                root = root.display()
+            )),
+            _ => failed("the upload", &error),
+        })
     }
 
     /// Leaves the file as it was.

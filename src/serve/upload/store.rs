@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -22,6 +23,8 @@ use crate::serve::decision::upload_name::UploadName;
 use crate::serve::decision::{Denial, WriteGrant};
 use crate::state;
 
+/// The folder of all uploads in the state directory.
+pub const FOLDER: &str = "uploads";
 /// Where bodies wait until they are complete; no constituency can have this name.
 const INCOMING: &str = ".incoming";
 /// How many uploads of one phone may be under way; each holds memory, a file, and a thread while the disk works.
@@ -141,6 +144,26 @@ impl UploadStore {
         let is_range = range.is_some();
         Ok(Receiving { sink, reservation, claim, old_size, first, received: 0, expected, is_range, max_file_bytes })
     }
+}
+
+/// The folders of constituencies in `root` into which no upload can be moved from where it is received, each with what
+/// to do about it.
+#[must_use]
+pub fn misplaced(root: &Path) -> Vec<String> {
+    let Ok(device) = fs::metadata(root).map(|root| root.dev()) else { return Vec::new() };
+    let entries = fs::read_dir(root).into_iter().flatten().flatten();
+    let is_elsewhere = |path: &PathBuf| {
+        fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink() || metadata.dev() != device)
+    };
+    let tell = |path: PathBuf| {
+        format!(
+            "{} does not lie where the other uploads do (it is a link or a mount), and none can be moved into it; \
+             make {} as a whole the link or the mount",
+            path.display(),
+            root.display()
+        )
+    };
+    entries.map(|entry| entry.path()).filter(is_elsewhere).map(tell).collect()
 }
 
 impl Claim {

@@ -197,6 +197,30 @@ async fn a_probe_that_is_stopped_is_removed_and_waits_for_nobody() {
 }
 
 #[tokio::test]
+async fn a_probe_that_is_stopped_once_it_is_removed_waits_for_nobody() {
+    if !bind::is_here("dns::updates::a_probe_that_is_stopped_once_it_is_removed_waits_for_nobody") {
+        return;
+    }
+    let primary = example();
+    let behind = BindConfig::new().secondary("example.com", &primary).start();
+    let mut settings = primary.settings("provost.");
+    settings.authorities = vec![behind.address.to_string()];
+    let dns = open(&settings).with_patience(quick());
+    let stop = tokio::sync::Notify::new();
+    let say = |line: String| {
+        if line.ends_with("lacks 1 of 1 values yet") {
+            behind.notify("example.com");
+        } else if line.ends_with("has 1 of 1 values still") {
+            stop.notify_one();
+        }
+    };
+    let probed = probe(&dns, CHALLENGE, &say, stop.notified()).await.unwrap();
+    assert_eq!(probed.seen, Ok(Vec::new()));
+    assert_eq!(probed.gone, Err(DnsError::Stopped { name: CHALLENGE.to_owned() }));
+    assert_eq!(primary.txt(CHALLENGE), [NEIGHBOUR]);
+}
+
+#[tokio::test]
 async fn a_probe_that_cannot_be_removed_is_told_as_left_over() {
     if !bind::is_here("dns::updates::a_probe_that_cannot_be_removed_is_told_as_left_over") {
         return;

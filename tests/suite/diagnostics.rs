@@ -1,0 +1,85 @@
+//! What provost says of itself on standard error: nothing of it holds anybody up, and nothing of it is lost at an end.
+
+use std::io::{BufRead, BufReader, PipeReader};
+use std::net::SocketAddr;
+use std::process::{Child, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::harness::pki::FACTORY;
+use crate::harness::site::{DOMAIN, Site};
+use crate::harness::tls::Client;
+use crate::harness::{VVX500, eventually, tool};
+use crate::uploads::LOG;
+
+/// A server of whose standard error nothing is read but what tells where it listens.
+fn start_unread(site: &Site) -> (Child, SocketAddr, BufReader<PipeReader>) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut command = site.command();
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(writer).spawn().unwrap();
+    drop(command);
+    let mut reader = BufReader::new(reader);
+    let mut line = String::new();
+    while !line.contains("listening on ") {
+        line.clear();
+        assert!(reader.read_line(&mut line).unwrap() > 0, "the server ended");
+    }
+    let address = line.split_once("listening on ").unwrap().1.split(['"', ' ', '\n']).next().unwrap().parse().unwrap();
+    (child, address, reader)
+}
+
+#[test]
+fn diagnostics_that_nobody_reads_hold_up_no_request_and_not_the_end() {
+    let site = Site::with_ote();
+    let (mut server, address, unread) = start_unread(&site);
+    let client = Client::new(address, Some(&format!("ote.{DOMAIN}"))).with_identity(&FACTORY.device(VVX500));
+    // Each upload now fails in a way that is said: far more lines than a pipe holds.
+    std::fs::remove_dir_all(site.path("state/uploads")).unwrap();
+    let mut phone = client.connect().unwrap();
+    for _ in 0..2000 {
+        assert_eq!(phone.request("PUT", LOG, "", b"x").unwrap().status, 500);
+    }
+    assert_eq!(phone.get("/site.cfg").unwrap().status, 200);
+    kill_process(Pid::from_child(&server), Signal::TERM).unwrap();
+    let status = eventually("the end", || server.try_wait().unwrap());
+    assert_eq!(status.code(), Some(0));
+    drop(unread);
+}
+
+#[test]
+fn diagnostics_that_are_read_again_tell_how_many_lines_were_lost() {
+    let site = Site::with_ote();
+    let (mut server, address, mut unread) = start_unread(&site);
+    let client = Client::new(address, Some(&format!("ote.{DOMAIN}"))).with_identity(&FACTORY.device(VVX500));
+    std::fs::remove_dir_all(site.path("state/uploads")).unwrap();
+    let mut phone = client.connect().unwrap();
+    for _ in 0..3000 {
+        assert_eq!(phone.request("PUT", LOG, "", b"x").unwrap().status, 500);
+    }
+    kill_process(Pid::from_child(&server), Signal::TERM).unwrap();
+    let mut said = String::new();
+    while !said.contains("lines of diagnostics were lost") {
+        said.clear();
+        assert!(unread.read_line(&mut said).unwrap() > 0, "the server ended without a word about it");
+    }
+    std::io::copy(&mut unread, &mut std::io::sink()).unwrap();
+    assert_eq!(eventually("the end", || server.try_wait().unwrap()).code(), Some(0));
+}
+
+#[test]
+fn the_last_words_are_said_however_a_server_ends() {
+    let mut site = Site::with_ote();
+    let server = site.start();
+    let address = server.address();
+    server.signal(Signal::TERM);
+    server.says("stopped");
+    assert!(server.wait().success());
+
+    let _other = std::net::TcpListener::bind(address).unwrap();
+    site.config["listen"] = serde_json::json!(["127.0.0.1:0", address.to_string()]);
+    let ended = tool::run(&mut site.command());
+    assert_eq!(ended.code, 1);
+    let (said, complaint) =
+        (ended.stderr.find("listening on 127.0.0.1:"), ended.stderr.find("something listens there"));
+    assert!(said.is_some() && said < complaint, "{}", ended.stderr);
+}
