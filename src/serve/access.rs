@@ -4,19 +4,18 @@
 //! waits. A record has its own copy of what the peer said, lest it hold on to the connection's buffer. If nobody takes
 //! the lines, lines are dropped and counted.
 //!
-//! An [`Observer`] gets every record when the log has done with it, so that whatever else is made of records costs the
-//! request's path nothing.
+//! An [`Observer`] gets every record once it is a line, so that whatever else is made of it costs the request's path
+//! nothing. A thread of its own writes the lines: whoever does not read them keeps nothing from the observer.
 
 mod line;
 #[cfg(test)]
 mod tests;
+mod writing;
 
-use std::fmt;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TrySendError, channel, sync_channel};
+use std::sync::mpsc::{SyncSender, TrySendError, channel, sync_channel};
 use std::time::{Duration, SystemTime};
 
 use hyper::{Method, Uri};
@@ -26,16 +25,13 @@ use serde::Deserialize;
 
 use crate::constituency::{ConstituencyName, MacAddress};
 use crate::trust::Claim;
+use writing::Tally;
 
 pub use line::{escaped, without_controls};
+pub use writing::Writer;
 
-/// How many records may wait for the writer.
+/// How many records may wait to become lines.
 const QUEUE: usize = 16_384;
-/// How long the writer lets records gather: waking it for each one would cost more than serving a small file.
-const GATHERING: Duration = Duration::from_millis(10);
-/// How many bytes of lines are written at once.
-const WRITE: usize = 64 << 10;
-
 /// The longest reason that is kept, in bytes.
 const REASON: usize = 1024;
 
@@ -93,8 +89,8 @@ pub struct AccessRecord {
 }
 
 /// Whoever wants to know of each record too. It must not wait.
-pub trait Observer: Send + Sync {
-    /// A record that the log has done with.
+pub trait Observer: Send {
+    /// A record that has become a line.
     fn saw(&self, record: Box<AccessRecord>);
 }
 
@@ -108,19 +104,8 @@ impl Observer for () {
 pub struct AccessLog {
     /// Boxed: they pass through many hands.
     queue: SyncSender<Box<AccessRecord>>,
-    beside: Arc<Beside>,
+    tally: Arc<Tally>,
 }
-
-/// What there is beside the lines.
-struct Beside {
-    /// How many lines were lost since that was last said.
-    lost: AtomicU64,
-    observer: Box<dyn Observer>,
-}
-
-/// The thread that writes; waited for to be sure that everything is written. Nothing is ever sent: it hangs up.
-#[derive(Debug)]
-pub struct Writer(Receiver<()>);
 
 impl AccessRecord {
     /// Notes what is asked: the target as it was sent, query included, because a log is for what came in.
@@ -132,23 +117,24 @@ impl AccessRecord {
 }
 
 impl AccessLog {
-    /// Starts the thread that writes lines of `format` to `output` and hands the records on to `observer`.
+    /// Starts the threads that make lines of `format`, hand the records on to `observer`, and write to `output`.
     ///
     /// # Errors
-    /// If the system has no thread to spare.
+    /// If the system has no threads to spare.
     pub fn start(
         format: LogFormat,
         output: impl Write + Send + 'static,
         observer: impl Observer + 'static,
     ) -> std::io::Result<(Self, Writer)> {
         let (queue, records) = sync_channel(QUEUE);
-        let beside = Arc::new(Beside { lost: AtomicU64::new(0), observer: Box::new(observer) });
-        let beside_too = Arc::clone(&beside);
+        let (pages, written) = channel();
         let (alive, writer) = channel();
-        std::thread::Builder::new()
-            .name("access-log".to_owned())
-            .spawn(move || write_all(&records, format, output, &beside_too, alive))?;
-        Ok((Self { queue, beside }, Writer(writer)))
+        let tally = Arc::new(Tally::default());
+        let (collecting, writing) = (Arc::clone(&tally), Arc::clone(&tally));
+        let spawn = |name: &str| std::thread::Builder::new().name(name.to_owned());
+        spawn("access-log").spawn(move || writing::collect(&records, format, &observer, &collecting, &pages))?;
+        spawn("access-log-write").spawn(move || writing::write_all(&written, output, &writing, alive))?;
+        Ok((Self { queue, tally }, Writer(writer)))
     }
 
     /// Hands a record over. Never waits.
@@ -156,20 +142,10 @@ impl AccessLog {
         if let Some(reason) = &mut record.reason {
             cut(reason);
         }
-        if let Err(TrySendError::Full(record)) = self.queue.try_send(record) {
-            if self.beside.lost.fetch_add(1, Ordering::Relaxed) == 0 {
-                say_that_lines_are_lost();
-            }
-            self.beside.observer.saw(record);
+        if let Err(TrySendError::Full(_)) = self.queue.try_send(record) {
+            self.tally.lose(1);
         }
     }
-}
-
-/// On a thread of its own: whoever does not read the log may not read diagnostics either, and requests wait for neither.
-fn say_that_lines_are_lost() {
-    let say = || tracing::warn!("access-log lines are being lost: standard output is not read fast enough");
-    // Without a thread to spare, the count at the end must do.
-    let _ = std::thread::Builder::new().name("access-log-loss".to_owned()).spawn(say);
 }
 
 /// Cuts a reason that is too long: names out of a stranger's certificate are in it, and many wait in the queue.
@@ -178,57 +154,5 @@ fn cut(reason: &mut String) {
         reason.truncate(reason.floor_char_boundary(REASON));
         reason.push_str("...");
         reason.shrink_to_fit();
-    }
-}
-
-impl Writer {
-    /// Waits until everything is written; every [`AccessLog`] must have been dropped. Whoever does not read the log
-    /// cannot put this off for longer than `patience`.
-    pub fn finish(self, patience: Duration) {
-        if self.0.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
-            tracing::error!("the last access-log lines are lost: nobody reads standard output");
-        }
-    }
-}
-
-fn write_all(
-    records: &Receiver<Box<AccessRecord>>,
-    format: LogFormat,
-    mut output: impl Write,
-    beside: &Beside,
-    _alive: Sender<()>,
-) {
-    let mut lines = String::with_capacity(WRITE);
-    let mut is_broken = false;
-    while let Ok(first) = records.recv() {
-        std::thread::sleep(GATHERING);
-        let mut next = Some(first);
-        while let Some(record) = next {
-            format.line(&record, &mut lines);
-            beside.observer.saw(record);
-            next = records.try_recv().ok();
-            if next.is_some() && lines.len() < WRITE {
-                continue;
-            }
-            match output.write_all(lines.as_bytes()).and_then(|()| output.flush()) {
-                Ok(()) => is_broken = false,
-                // Once, not for each line.
-                Err(error) if !std::mem::replace(&mut is_broken, true) => {
-                    tracing::error!("the access log cannot be written: {error}");
-                }
-                Err(_) => {}
-            }
-            lines.clear();
-        }
-        match beside.lost.swap(0, Ordering::Relaxed) {
-            0 => {}
-            count => tracing::warn!("{count} access-log lines were lost"),
-        }
-    }
-}
-
-impl fmt::Debug for Beside {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Beside").field("lost", &self.lost).finish_non_exhaustive()
     }
 }

@@ -155,6 +155,26 @@ fn what_was_written_survives_a_crash_and_what_was_not_a_stop() {
 }
 
 #[test]
+fn an_access_log_that_nobody_reads_keeps_nothing_from_the_ledger() {
+    let site = Site::with_ote();
+    let mut command = site.command();
+    let (reader, writer) = std::io::pipe().unwrap();
+    command.stdout(writer);
+    let server = Running::start_with_log(command, 1);
+    // More lines than a pipe holds.
+    ask(&server, 1000);
+    seen(&site.path("state"), VVX500, |phone| phone.requests == 1000);
+    assert_eq!(server.client("ote", &FACTORY.device(STRANGER)).get("/site.cfg").unwrap().status, 403);
+    server.signal(rustix::process::Signal::TERM);
+    server.says("nobody reads standard output");
+    server.says("stopped");
+    assert!(!server.stderr().iter().any(|line| line.contains("ledger")), "{:?}", server.stderr());
+    assert!(server.wait().success());
+    seen(&site.path("state"), STRANGER, Phone::is_refused);
+    drop(reader);
+}
+
+#[test]
 fn a_damaged_ledger_is_moved_aside_and_serving_goes_on() {
     let site = Site::with_ote();
     let file = site.path("state/ledger/ledger.sqlite");

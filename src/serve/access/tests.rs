@@ -1,5 +1,9 @@
 //! Lines of the access log, good and hostile.
 
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, Sender};
+
+use super::writing::{Page, WAITING, WRITE};
 use super::*;
 
 fn record() -> Box<AccessRecord> {
@@ -22,10 +26,6 @@ fn record() -> Box<AccessRecord> {
         certificate_not_after: None,
         claim: None,
     })
-}
-
-fn beside() -> Arc<Beside> {
-    Arc::new(Beside { lost: AtomicU64::new(0), observer: Box::new(()) })
 }
 
 fn line(format: LogFormat, record: &AccessRecord) -> String {
@@ -114,29 +114,52 @@ fn a_request_does_not_wait_for_diagnostics_when_its_line_is_lost() {
         }
     }
     let (queue, _records) = sync_channel(0);
-    let log = AccessLog { queue, beside: beside() };
+    let log = AccessLog { queue, tally: Arc::default() };
     let diagnostics = tracing_subscriber::fmt().with_writer(|| Stuck).finish();
     tracing::subscriber::with_default(diagnostics, || log.record(record()));
-    assert_eq!(log.beside.lost.load(Ordering::Relaxed), 1);
+    assert_eq!(log.tally.lost.load(Ordering::Relaxed), 1);
 }
 
 #[test]
-fn every_record_is_observed_also_one_whose_line_is_lost() {
-    struct Counting(std::sync::mpsc::SyncSender<Option<u16>>);
-    impl Observer for Counting {
+fn whoever_does_not_read_the_log_keeps_nothing_from_the_observer() {
+    struct Noting(Sender<Option<u16>>);
+    impl Observer for Noting {
         fn saw(&self, record: Box<AccessRecord>) {
             self.0.send(record.status).unwrap();
         }
     }
-    let (seen, observed) = sync_channel(8);
-    let (log, writer) = AccessLog::start(LogFormat::Text, std::io::sink(), Counting(seen.clone())).unwrap();
-    log.record(record());
+    struct Unread(Receiver<()>);
+    impl Write for Unread {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            // Until somebody hangs up.
+            let _ = self.0.recv();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let ((seen, observed), (reader, unread)) = (channel(), channel());
+    let (log, writer) = AccessLog::start(LogFormat::Text, Unread(unread), Noting(seen)).unwrap();
+    for status in 200..300 {
+        log.record(Box::new(AccessRecord { status: Some(status), ..*record() }));
+    }
     drop(log);
+    assert_eq!(observed.iter().flatten().collect::<Vec<_>>(), (200..300).collect::<Vec<_>>());
+    drop(reader);
     writer.finish(Duration::from_mins(1));
-    let (queue, _records) = sync_channel(0);
-    let beside = Arc::new(Beside { lost: AtomicU64::new(1), observer: Box::new(Counting(seen)) });
-    AccessLog { queue, beside }.record(Box::new(AccessRecord { status: Some(404), ..*record() }));
-    assert_eq!(observed.iter().collect::<Vec<_>>(), [Some(200), Some(404)]);
+}
+
+#[test]
+fn lines_that_nobody_takes_are_bounded_and_counted() {
+    let (pages, waiting) = channel();
+    let tally = Tally::default();
+    for _ in 0..1000 {
+        tally.turn(Page { lines: "x".repeat(WRITE), count: 7 }, &pages);
+    }
+    let taken = waiting.try_iter().count();
+    assert_eq!(taken, WAITING / WRITE);
+    assert_eq!(tally.lost.load(Ordering::Relaxed), 7 * (1000 - taken as u64));
 }
 
 #[test]
@@ -144,7 +167,7 @@ fn a_reason_that_a_stranger_made_long_is_cut() {
     let mut long = record();
     long.reason = Some(format!("the issuer \"{}", "ä".repeat(50_000)));
     let (queue, records) = sync_channel(1);
-    AccessLog { queue, beside: beside() }.record(long);
+    AccessLog { queue, tally: Arc::default() }.record(long);
     let reason = records.recv().unwrap().reason.unwrap();
     assert!(reason.starts_with("the issuer \"ä"), "{reason}");
     assert!(reason.len() < 1100 && reason.ends_with("..."), "{reason}");
