@@ -103,6 +103,7 @@ const IMPURE_FILES: &[(&str, &str)] = &[
     ("src/serve/conversation.rs", "puts peers to rest"),
     ("src/serve/exchange.rs", "measures requests"),
     ("src/serve/handshake.rs", "judges as of now"),
+    ("src/serve/kept.rs", "looks at files"),
     ("src/serve/linger.rs", "keeps a deadline"),
     ("src/serve/links.rs", "reads links, to explain them"),
     ("src/serve/listener.rs", "accepts connections"),

@@ -2,7 +2,9 @@
 //!
 //! All answers with one status of refusal are alike to the byte, whatever the reason.
 
+use std::fs::File;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -56,7 +58,8 @@ pub fn of_file(
     method: &Method,
     headers: &hyper::HeaderMap,
 ) -> Result<Response<Content>, Denial> {
-    let facts = Representation { etag: &file.etag, modified: file.modified, size: file.size };
+    let etag = file.etag.to_str().unwrap_or_default();
+    let facts = Representation { etag, modified: file.modified, size: file.size };
     let (status, first, length) = match conditional::select(method, headers, &facts) {
         Selection::Whole => (StatusCode::OK, 0, file.size),
         Selection::Part { first, length } => (StatusCode::PARTIAL_CONTENT, first, length),
@@ -69,19 +72,18 @@ pub fn of_file(
         }
     };
     let has_content = method != Method::HEAD && status != StatusCode::NOT_MODIFIED;
-    let (etag, modified, size) = (file.etag, file.modified, file.size);
     let content = if has_content { read(file.file, first, length)? } else { Content::empty() };
     let mut response = Response::new(content);
     *response.status_mut() = status;
-    set(&mut response, ETAG, &etag);
-    set(&mut response, LAST_MODIFIED, &httpdate::fmt_http_date(modified));
+    response.headers_mut().insert(ETAG, file.etag);
+    response.headers_mut().insert(LAST_MODIFIED, file.last_modified);
     if status != StatusCode::NOT_MODIFIED {
         response.headers_mut().insert(CONTENT_TYPE, content_type(path));
         response.headers_mut().insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     if status == StatusCode::PARTIAL_CONTENT {
-        set(&mut response, CONTENT_RANGE, &format!("bytes {first}-{}/{size}", first + length - 1));
+        set(&mut response, CONTENT_RANGE, &format!("bytes {first}-{}/{}", first + length - 1, file.size));
     }
     Ok(response)
 }
@@ -127,7 +129,7 @@ fn plain(status: StatusCode) -> Response<Content> {
 }
 
 /// `length` bytes of a file: small ones at once if they need no waiting for the disk, others piece by piece.
-fn read(file: std::fs::File, first: u64, length: u64) -> Result<Content, Denial> {
+fn read(file: Arc<File>, first: u64, length: u64) -> Result<Content, Denial> {
     if length > 0 && length <= SMALL {
         let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
         let cached = body::read_cached(&file, &mut bytes, first)

@@ -3,9 +3,11 @@
 use std::fmt::Write;
 use std::fs::File;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
+use hyper::header::HeaderValue;
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use super::decision::Denial;
@@ -13,16 +15,30 @@ use super::path::ServedPath;
 use crate::constituency::Constituency;
 
 /// A regular file, open for reading, with what an answer says of it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Opened {
     /// The file.
-    pub file: File,
+    pub file: Arc<File>,
     /// Its size in bytes.
     pub size: u64,
     /// Its last modification.
     pub modified: SystemTime,
     /// Its strong entity tag, with quotes.
-    pub etag: String,
+    pub etag: HeaderValue,
+    /// Its last modification as an HTTP date.
+    pub last_modified: HeaderValue,
+    /// Which file it is, in which state.
+    pub(super) identity: Identity,
+}
+
+/// Tells a file from every other, and from what it was before it was changed, as long as it is held open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Identity {
+    device: u64,
+    inode: u64,
+    size: i64,
+    modified: (i64, u64),
+    changed: (i64, u64),
 }
 
 /// Whether the folder has a file of this path, in any case of its MAC address; links count whatever they lead to.
@@ -63,20 +79,36 @@ pub(super) fn opened(handle: OwnedFd) -> Result<Opened, Denial> {
         FileType::Directory => return Err(Denial::Folder),
         _ => return Err(Denial::NotRegular),
     }
-    // The inode and its change time too: a file that was replaced within one tick of the clock is another file.
     let mut etag = String::with_capacity(ETAG);
-    // Writing to a String does not fail.
+    // The inode and its change time too: a file that was replaced within one tick of the clock is another file. Writing
+    // to a String does not fail.
     let _ = write!(
         etag,
         "\"{:x}-{:x}-{:x}.{:x}-{:x}.{:x}\"",
         stat.st_ino, stat.st_size, stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec
     );
+    let modified = time_of(stat.st_mtime);
+    let text = |text: String| HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""));
     Ok(Opened {
-        file: File::from(handle),
+        file: Arc::new(File::from(handle)),
         size: u64::try_from(stat.st_size).unwrap_or(0),
-        modified: time_of(stat.st_mtime),
-        etag,
+        modified,
+        etag: text(etag),
+        last_modified: text(httpdate::fmt_http_date(modified)),
+        identity: Identity::of(&stat),
     })
+}
+
+impl Identity {
+    pub(super) fn of(stat: &Stat) -> Self {
+        Self {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            size: stat.st_size,
+            modified: (stat.st_mtime, stat.st_mtime_nsec),
+            changed: (stat.st_ctime, stat.st_ctime_nsec),
+        }
+    }
 }
 
 /// A file's time of this Unix second. HTTP dates end with the year 9999; some file systems do not.

@@ -47,16 +47,8 @@ pub struct FileBody {
 impl FileBody {
     /// `length` bytes of `file` from `offset` on.
     #[must_use]
-    pub fn new(file: File, offset: u64, length: u64) -> Self {
-        Self {
-            file: Arc::new(file),
-            offset,
-            remaining: length,
-            last: Bytes::new(),
-            sent: None,
-            taken: 0,
-            reading: None,
-        }
+    pub fn new(file: impl Into<Arc<File>>, offset: u64, length: u64) -> Self {
+        Self { file: file.into(), offset, remaining: length, last: Bytes::new(), sent: None, taken: 0, reading: None }
     }
 
     /// How large a piece this peer may have now.

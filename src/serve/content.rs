@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use super::beneath::{self, Opened};
 use super::decision::upload_name::UploadName;
 use super::decision::{Denial, ReadGrant, check_shared};
+use super::kept;
 use super::links;
 use super::path;
 use super::upload::store::UploadStore;
@@ -65,9 +66,13 @@ fn open_spelling(
     constituency: &Constituency,
     registry: &Registry,
 ) -> Result<Opened, Denial> {
+    let folder = constituency.folder.handle();
+    if let Some(kept) = kept::find(folder, spelling) {
+        return Ok(kept);
+    }
     let strict = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
-    match beneath::open(constituency.folder.handle(), spelling, beneath::READ, strict) {
-        Ok(handle) => beneath::opened(handle),
+    match beneath::open(folder, spelling, beneath::READ, strict) {
+        Ok(handle) => beneath::opened(handle).inspect(kept::keep),
         Err(Errno::LOOP) => open_through_links(spelling, grant, constituency, registry),
         Err(errno) => Err(beneath::denial(errno)),
     }

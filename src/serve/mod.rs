@@ -26,6 +26,7 @@ pub mod exchange;
 pub mod handshake;
 pub mod hello;
 pub mod host;
+mod kept;
 mod limits;
 pub mod linger;
 pub mod links;

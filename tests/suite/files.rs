@@ -226,3 +226,41 @@ fn the_type_follows_from_the_name() {
         assert_eq!(phone.get(&format!("/{name}")).unwrap().header("content-type"), Some(expected), "{name}");
     }
 }
+
+#[test]
+fn whatever_becomes_of_a_file_that_was_just_sent_is_what_is_sent_next() {
+    let site = Site::with_ote();
+    site.file("other/secret.cfg", "a secret");
+    let file = site.file("ote/a.cfg", "first");
+    let server = site.start();
+    // Several, so that every thread of the server has sent it.
+    let mut phones: Vec<Connection> = (0..8).map(|_| phone(&server)).collect();
+    let mut all_get = |what: &str, status: u16, content: &str| {
+        for _ in 0..3 {
+            for connection in &mut phones {
+                let got = connection.get("/a.cfg").unwrap();
+                assert_eq!(got.status, status, "{what}");
+                assert!(status != 200 || got.text() == content, "{what}: {}", got.text());
+            }
+        }
+    };
+    all_get("at first", 200, "first");
+    std::fs::write(&file, "again").unwrap();
+    all_get("written in place, as long as before", 200, "again");
+    let new = site.file("ote/new.cfg", "third");
+    std::fs::rename(&new, &file).unwrap();
+    all_get("replaced by a rename", 200, "third");
+    std::fs::remove_file(&file).unwrap();
+    all_get("removed", 404, "");
+    std::fs::create_dir(&file).unwrap();
+    all_get("a folder", 404, "");
+    std::fs::remove_dir(&file).unwrap();
+    std::fs::write(&file, "fourth").unwrap();
+    all_get("there again", 200, "fourth");
+    std::fs::rename(&file, site.served("ote/b.cfg")).unwrap();
+    std::os::unix::fs::symlink("b.cfg", &file).unwrap();
+    all_get("a link to the same file", 200, "fourth");
+    std::fs::remove_file(&file).unwrap();
+    std::os::unix::fs::symlink("../other/secret.cfg", &file).unwrap();
+    all_get("a link that leaves", 404, "");
+}

@@ -1,0 +1,48 @@
+//! Small files stay open for a while after they were sent: one that is asked for again costs one look at its name.
+//!
+//! An open file keeps its inode, so whatever name leads to that inode on that device leads to this file; and as long as
+//! its size and times are the same, so is its entity tag. No clock is trusted, and nothing is sent from memory: the
+//! content is read anew. Each thread keeps its own, so that none waits for another.
+
+use std::cell::RefCell;
+use std::os::fd::BorrowedFd;
+
+use rustix::fs::{AtFlags, statat};
+
+use super::beneath::{Identity, Opened};
+
+/// How many files each thread keeps.
+const KEPT: usize = 16;
+/// The largest of them, in bytes: a file that was removed takes its room on the disk for as long as it is kept.
+const SMALL: u64 = 64 << 10;
+
+thread_local! {
+    /// The one that was used last is the last.
+    static FILES: RefCell<Vec<Opened>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The file `name` directly in `folder`, if it is kept. A name on whose way there could be a link is not looked for.
+pub(super) fn find(folder: BorrowedFd<'_>, name: &str) -> Option<Opened> {
+    if name.contains('/') || FILES.with_borrow(Vec::is_empty) {
+        return None;
+    }
+    let now = Identity::of(&statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).ok()?);
+    FILES.with_borrow_mut(|files| {
+        let found = files.iter().rposition(|file| file.identity == now)?;
+        files[found..].rotate_left(1);
+        files.last().cloned()
+    })
+}
+
+/// Keeps `file`, and closes the one that was not used for longest if there are too many.
+pub(super) fn keep(file: &Opened) {
+    if file.size > SMALL {
+        return;
+    }
+    FILES.with_borrow_mut(|files| {
+        if files.len() >= KEPT {
+            files.remove(0);
+        }
+        files.push(file.clone());
+    });
+}
