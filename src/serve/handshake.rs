@@ -24,7 +24,7 @@ use super::site::{Site, TlsGeneration};
 use crate::certificate::LiveCertificates;
 use crate::clock;
 use crate::constituency::ConstituencyName;
-use crate::trust::{ChainRefusal, Claim, Verdict, VerifiedDevice, with_verdict};
+use crate::trust::{ChainRefusal, Claim, Verdict, VerifiedDevice, with_finding};
 
 /// TLS alert descriptions that we send ourselves (RFC 8446 §6).
 const INTERNAL_ERROR: u8 = 80;
@@ -96,12 +96,12 @@ pub async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
     }
     let can_resume = hello.facts.as_ref().is_some_and(can_resume);
     let accept = StartHandshake::from_parts(hello.accepted, stream).into_stream(generation.config(can_resume));
-    let (result, verdict) = with_verdict(accept).await;
+    let (result, finding) = with_finding(accept).await;
+    let (verdict, claim) = finding.map_or((None, None), |finding| (Some(finding.verdict), finding.claim));
     let tls = match result {
         Ok(tls) => tls,
         Err(error) => {
-            let reason = explain(&error, verdict.as_ref(), hello.facts.as_ref());
-            let claim = verdict.and_then(|verdict| verdict.claim);
+            let reason = explain(&error, verdict, hello.facts.as_ref());
             return Err(Refused { constituency: Some(name), reason, claim });
         }
     };
@@ -174,13 +174,9 @@ async fn send_alert<S: AsyncWrite + Unpin>(stream: &mut S, description: u8) {
 }
 
 /// The verdict of this handshake, or for a resumed session a new one on the chain that it remembers.
-fn device(
-    connection: &ServerConnection,
-    generation: &TlsGeneration,
-    verdict: Option<Verdict>,
-) -> Result<VerifiedDevice, ChainRefusal> {
+fn device(connection: &ServerConnection, generation: &TlsGeneration, verdict: Option<Verdict>) -> Verdict {
     match (verdict, connection.handshake_kind(), &generation.verifier) {
-        (Some(verdict), Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest), _) => verdict.device,
+        (Some(verdict), Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest), _) => verdict,
         (_, _, Some(verifier)) => {
             let since = Duration::from_secs(u64::try_from(clock::unix_seconds(clock::now())).unwrap_or(0));
             let chain = connection.peer_certificates().unwrap_or_default();
@@ -200,8 +196,8 @@ fn facts_of(connection: &ServerConnection, device: Option<&Result<VerifiedDevice
 }
 
 /// The reason of a failed handshake: our verdict on the device, else what the client cannot do, else rustls' words.
-fn explain(error: &io::Error, verdict: Option<&Verdict>, facts: Option<&ClientHelloFacts>) -> String {
-    if let Some(Verdict { device: Err(refusal), .. }) = verdict {
+fn explain(error: &io::Error, verdict: Option<Verdict>, facts: Option<&ClientHelloFacts>) -> String {
+    if let Some(Err(refusal)) = verdict {
         return refusal.to_string();
     }
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());

@@ -12,26 +12,29 @@ use super::claim::Claim;
 use super::refusal::ChainRefusal;
 use super::verifier::{DeviceVerifier, VerifiedDevice};
 
+/// The device that was proven, or why none was.
+pub type Verdict = Result<VerifiedDevice, ChainRefusal>;
+
 /// What the verifier found in one handshake.
 #[derive(Debug)]
-pub struct Verdict {
-    /// The device that was proven, or why none was.
-    pub device: Result<VerifiedDevice, ChainRefusal>,
+pub struct Finding {
+    /// Its verdict.
+    pub verdict: Verdict,
     /// Who a certificate that does not count says it is.
     pub claim: Option<Claim>,
 }
 
 tokio::task_local! {
-    /// rustls hands an error on only as an alert; the whole verdict waits here for the handshake's own task.
-    static VERDICT: RefCell<Option<Verdict>>;
+    /// rustls hands an error on only as an alert; the whole finding waits here for the handshake's own task.
+    static FINDING: RefCell<Option<Finding>>;
 }
 
-/// Runs a `handshake` and gives, beside its output, the verdict that a [`RequireDevice`] reached in it, if one did.
-pub async fn with_verdict<F: Future>(handshake: F) -> (F::Output, Option<Verdict>) {
-    VERDICT
+/// Runs a `handshake` and gives, beside its output, what a [`RequireDevice`] found in it, if one was asked.
+pub async fn with_finding<F: Future>(handshake: F) -> (F::Output, Option<Finding>) {
+    FINDING
         .scope(RefCell::new(None), async {
             let output = handshake.await;
-            (output, VERDICT.with(RefCell::take))
+            (output, FINDING.with(RefCell::take))
         })
         .await
 }
@@ -66,11 +69,11 @@ impl ClientCertVerifier for RequireDevice {
     ) -> Result<ClientCertVerified, Error> {
         let chain: Vec<CertificateDer<'_>> =
             std::iter::once(end_entity).chain(intermediates).map(|der| CertificateDer::from(der.as_ref())).collect();
-        let device = self.verifier.judge(&chain, now);
-        let answer = device.as_ref().map(|_| ClientCertVerified::assertion()).map_err(Error::from);
-        let claim = if device.is_err() { Claim::of(end_entity) } else { None };
-        // Outside of a handshake of ours nobody waits for the verdict.
-        let _ = VERDICT.try_with(|slot| slot.replace(Some(Verdict { device, claim })));
+        let verdict = self.verifier.judge(&chain, now);
+        let answer = verdict.as_ref().map(|_| ClientCertVerified::assertion()).map_err(Error::from);
+        let claim = if verdict.is_err() { Claim::of(end_entity) } else { None };
+        // Outside of a handshake of ours nobody waits for it.
+        let _ = FINDING.try_with(|slot| slot.replace(Some(Finding { verdict, claim })));
         answer
     }
 

@@ -20,7 +20,7 @@ mod verifier;
 
 pub use bundle::{Bundle, BundleError};
 pub use claim::Claim;
-pub use client_verifier::{RequireDevice, Verdict, with_verdict};
+pub use client_verifier::{Finding, RequireDevice, Verdict, with_finding};
 pub use identity::NoIdentity;
 pub use refusal::ChainRefusal;
 pub use verifier::{DeviceVerifier, VerifiedDevice};

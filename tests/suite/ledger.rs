@@ -80,8 +80,9 @@ fn refused_phones_are_remembered_apart_from_who_only_claims_to_be_one() {
     let refused = seen(&state, STRANGER, Phone::is_refused);
     assert_eq!(refused.last_let_in, None);
     assert_eq!(refused.refusal.unwrap().what, format!("{STRANGER} is not known to ote"));
-    let claims =
+    let mut claims =
         eventually("the claims", || Some(claims(&state)).filter(|all| all.iter().map(|it| it.count).sum::<u64>() == 3));
+    claims.sort_by_key(|claim| claim.count);
     assert_eq!(
         claims.iter().map(|claim| (claim.mac.to_string(), claim.count)).collect::<Vec<_>>(),
         [(VVX500.to_owned(), 1), (VVX500.to_owned(), 2)]
@@ -91,6 +92,41 @@ fn refused_phones_are_remembered_apart_from_who_only_claims_to_be_one() {
     let untouched = seen(&state, VVX500, |_| true);
     assert_eq!((untouched.requests, untouched.refusal), (1, None));
     assert_eq!(phones(&state).len(), 2);
+}
+
+#[test]
+fn a_flood_from_one_place_is_bounded_and_pushes_nobody_else_out() {
+    let site = Site::with_ote();
+    let server = site.start();
+    let state = site.path("state");
+    ask(&server, 1);
+    let mac = |number: u32| format!("00005e01{number:04x}");
+    // A box of phones: each has a factory certificate, and none is on the list.
+    for number in 0..80 {
+        assert_eq!(server.client("ote", &FACTORY.device(&mac(number))).get("/site.cfg").unwrap().status, 403);
+    }
+    seen(&state, &mac(79), Phone::is_refused);
+    // And certificates that anybody makes, for phones that are known, refused, and of nobody.
+    let claimants = [VVX500, &mac(79), &mac(80)].map(device_params);
+    for number in 0..45 {
+        let claimant = Identity::self_signed(&claimants[number % 3]);
+        server.client("ote", &claimant).get("/site.cfg").unwrap_err();
+    }
+    server.signal(rustix::process::Signal::TERM);
+    assert!(server.wait().success());
+    let phones = phones(&state);
+    let (known, refused): (Vec<_>, Vec<_>) = phones.iter().partition(|phone| phone.last_let_in.is_some());
+    assert_eq!(
+        known.iter().map(|phone| (phone.mac.to_string(), phone.requests)).collect::<Vec<_>>(),
+        [(VVX500.to_owned(), 1)]
+    );
+    let refused: Vec<String> = refused.iter().map(|phone| phone.mac.to_string()).collect();
+    assert_eq!(refused, (16..80).map(mac).collect::<Vec<_>>(), "the last ones of them");
+    let claims = claims(&state);
+    assert_eq!(claims.len(), 16);
+    assert!(
+        claims.iter().all(|claim| claim.count == 1 && claim.refusal.as_ref().unwrap().contains("signed by itself"))
+    );
 }
 
 #[test]

@@ -36,7 +36,7 @@ fn every_block_is_of_a_kind_that_a_test_knows() {
     assert_eq!(README.matches("```").count() % 2, 0);
     let known = blocks("sh").len() + blocks("json").len() + blocks("text").len();
     assert_eq!(fences(README).len(), known);
-    assert_eq!((blocks("sh").len(), blocks("json").len(), blocks("text").len()), (7, 4, 2));
+    assert_eq!((blocks("sh").len(), blocks("json").len(), blocks("text").len()), (8, 4, 2));
 }
 
 #[test]
@@ -113,12 +113,16 @@ fn a_first_phone_boots_as_the_readme_says() {
     }
     let shell = blocks("sh");
     let setup = shell[2].strip_suffix("provost serve\n").expect("the block ends by serving");
-    let phone = shell[3].trim();
+    let (phone, let_in) = (shell[3].trim(), &shell[4]);
+    let stranger = phone.replace(VVX500, "00005e0053aa");
     let script = format!(
         "{setup}\nprovost serve >access.log 2>diagnostics.log & server=$!
          until grep -q 'listening on' diagnostics.log; do kill -0 $server; done
-         {phone} >known.txt; {} >unknown.txt || echo \"unknown: $?\"; kill $server; wait $server",
-        phone.replace(VVX500, "00005e0053aa")
+         {phone} >known.txt; {stranger} >unknown.txt || echo \"unknown: $?\"
+         until provost phones --refused | grep -q 00005e0053aa; do kill -0 $server; done
+         {let_in}
+         until {stranger} >let-in.txt; do kill -0 $server; done
+         kill $server; wait $server"
     );
     let ended = isolated(&script, folder.path());
     let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap_or_default();
@@ -127,6 +131,9 @@ fn a_first_phone_boots_as_the_readme_says() {
     assert!(ended.stdout.contains("unknown: 1"), "{}", ended.stdout);
     assert!(read("known.txt").lines().last().unwrap().starts_with("provisioned"), "{}", read("known.txt"));
     assert!(read("unknown.txt").contains("not provisioned"), "{}", read("unknown.txt"));
+    assert!(ended.stdout.contains(": 00005e0053aa is not known to home"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("00005e0053aa is let in by home from now on"), "{}", ended.stdout);
+    assert!(read("let-in.txt").lines().last().unwrap().starts_with("provisioned"), "{}", read("let-in.txt"));
     assert!(read("diagnostics.log").lines().next().unwrap().contains("LOCAL MODE"));
     assert!(read("access.log").contains("00005e0053aa is not known to home"));
 }

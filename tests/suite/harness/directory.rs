@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rcgen::CertificateParams;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 
-use super::pki::{SERVER_CA, named};
+use super::pebble::identity;
+use super::pki::SERVER_CA;
 
 /// A directory that is served. Dropped, it ends.
 pub struct Directory {
@@ -73,11 +73,9 @@ impl Drop for Directory {
 }
 
 fn tls() -> Arc<ServerConfig> {
-    let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
-    params.distinguished_name = named("127.0.0.1");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let identity = SERVER_CA.issue(&params);
+    let identity = identity();
     let key = identity.key();
     Arc::new(config.with_no_client_auth().with_single_cert(identity.chain, key).unwrap())
 }

@@ -31,33 +31,34 @@ pub fn is_here(test: &str) -> bool {
 impl Knot {
     /// A primary of `zone` with the key `key.`, and `more` of configuration: its acl.
     pub fn start(zone: &str, key: &str, more: &str) -> Self {
+        // Between finding a free port and listening on it, somebody else may take it.
+        (0..5).find_map(|_| Self::try_at(free_address(), zone, key, more)).expect("knotd found no port")
+    }
+
+    fn try_at(address: SocketAddr, zone: &str, key: &str, more: &str) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let made = tool::run(Command::new(program("tsig-keygen").unwrap()).arg(format!("{key}.")));
         std::fs::write(folder.path().join("knot.key"), &made.stdout).unwrap();
         std::fs::set_permissions(folder.path().join("knot.key"), Permissions::from_mode(0o600)).unwrap();
-        let secret = made.stdout.split('"').nth(3).unwrap().to_owned();
+        let secret = made.stdout.split('"').nth(3).unwrap();
         let text = format!(
             "$TTL 300\n@ SOA ns1.{zone}. hostmaster.{zone}. 1 3600 600 86400 60\n@ NS ns1.{zone}.\nns1 A 127.0.0.1\n"
         );
         std::fs::write(folder.path().join(format!("{zone}.zone")), text).unwrap();
-        for _ in 0..5 {
-            let address = free_address();
-            let path = folder.path().display();
-            let config = format!(
-                "server:\n  rundir: {path}\n  listen: {}@{}\n  tcp-workers: 1\n  udp-workers: 1\n  background-workers: 1\n\
-                 control:\n  listen: {path}/knot.sock\nlog:\n  - target: stderr\n    any: info\n\
-                 database:\n  storage: {path}\nkey:\n  - id: {key}\n    algorithm: hmac-sha256\n    secret: {secret}\n\
-                 template:\n  - id: default\n    storage: {path}\n    file: \"%s.zone\"\n{more}",
-                address.ip(),
-                address.port(),
-            );
-            std::fs::write(folder.path().join("knot.conf"), config).unwrap();
-            let (mut child, log) = run(&folder.path().join("knot.conf"));
-            if answers(address, zone, &mut child, &log) {
-                return Self { folder, child, address };
-            }
-        }
-        panic!("knotd found no port");
+        let path = folder.path().display();
+        let config = format!(
+            "server:\n  rundir: {path}\n  listen: {}@{}\n  tcp-workers: 1\n  udp-workers: 1\n  background-workers: 1\n\
+             control:\n  listen: {path}/knot.sock\nlog:\n  - target: stderr\n    any: info\n\
+             database:\n  storage: {path}\nkey:\n  - id: {key}\n    algorithm: hmac-sha256\n    secret: {secret}\n\
+             template:\n  - id: default\n    storage: {path}\n    file: \"%s.zone\"\n{more}",
+            address.ip(),
+            address.port(),
+        );
+        std::fs::write(folder.path().join("knot.conf"), config).unwrap();
+        let (child, log) = run(&folder.path().join("knot.conf"));
+        // Dropped, it is ended.
+        let mut knot = Self { folder, child, address };
+        answers(address, zone, &mut knot.child, &log).then_some(knot)
     }
 
     /// Settings that update this server, ask it for everything, and hold it for the only authority.

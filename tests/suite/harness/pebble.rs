@@ -130,14 +130,14 @@ impl Pebble {
             .unwrap();
         self.log.follow(child.stdout.take().unwrap());
         self.log.follow(child.stderr.take().unwrap());
-        let accepts = |port| TcpStream::connect(("127.0.0.1", port)).is_ok();
-        let is_up = eventually("Pebble to listen", || {
+        // From now on, dropping ends it.
+        let child = self.child.insert(child);
+        let accepts = |port| TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok();
+        eventually("Pebble to listen", || {
             let is_up = accepts(self.port) && accepts(self.management_port);
             let has_ended = child.try_wait().unwrap().is_some();
             (is_up || has_ended).then_some(!has_ended)
-        });
-        self.child = Some(child);
-        is_up
+        })
     }
 
     fn write_config(&self) -> PathBuf {
