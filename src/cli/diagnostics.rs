@@ -18,7 +18,7 @@ use crate::serve::access::LogFormat;
 /// How many lines may wait for the writer.
 const QUEUE: usize = 16_384;
 /// How long a reader that has stopped may put off the end.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Diagnostics under way. Dropped, it waits until everything is written; what is said after that is written at once.
 #[derive(Debug)]

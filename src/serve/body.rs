@@ -19,15 +19,16 @@ use tokio::task::JoinHandle;
 
 use crate::clock;
 
-/// The largest piece, in bytes: measured as the cheapest per byte.
+/// A piece for a peer that is fast, in bytes: measured as the cheapest per byte.
 const PIECE: usize = 256 << 10;
-/// The smallest: what fits into a TLS record.
-const LEAST_PIECE: usize = 16 << 10;
-/// Which part of what a peer has taken without delay the next piece may be. The buffers of TCP swallow some MiB before
-/// it shows that nobody reads.
-const PART: usize = 64;
-/// A peer that takes longer for a piece is slow.
-const SLOW: Duration = Duration::from_millis(20);
+/// A piece for a peer that is slow, or may be; smaller ones cost a fast peer more than they save with a slow one.
+const SMALL_PIECE: usize = 32 << 10;
+/// How much a peer must have taken without delay to be fast. The buffers of TCP swallow less before it shows that nobody
+/// reads.
+const FAST_AFTER: usize = 4 << 20;
+/// A peer that takes longer for a piece is slow. Much more than a busy machine makes anybody wait, because small pieces
+/// would make it busier.
+const SLOW: Duration = Duration::from_millis(100);
 
 /// A part of a file as a body.
 #[derive(Debug)]
@@ -39,7 +40,7 @@ pub struct FileBody {
     last: Bytes,
     /// When it was sent.
     sent: Option<Instant>,
-    /// How many bytes the peer has taken without delay; half of it is forgotten each time that it is slow.
+    /// How many bytes the peer has taken since it was last slow.
     taken: usize,
     reading: Option<JoinHandle<io::Result<BytesMut>>>,
 }
@@ -53,16 +54,16 @@ impl FileBody {
 
     /// How large a piece this peer may have now.
     fn piece_len(&self) -> usize {
-        1 << (self.taken / PART).clamp(LEAST_PIECE, PIECE).ilog2()
+        if self.taken < FAST_AFTER { SMALL_PIECE } else { PIECE }
     }
 
     /// Notes how long the peer took for the last piece.
     fn note_pace(&mut self) {
         let Some(sent) = self.sent.take() else { return };
         if clock::monotonic().duration_since(sent) > SLOW {
-            self.taken /= 2;
+            self.taken = 0;
         } else {
-            self.taken = self.taken.saturating_add(self.last.len()).min(PIECE * PART);
+            self.taken = self.taken.saturating_add(self.last.len());
         }
     }
 
@@ -175,9 +176,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_file_that_shrinks_is_an_error_and_never_padding() {
-        let (file, _) = file(2 * LEAST_PIECE);
-        let mut body = FileBody::new(file.try_clone().unwrap(), 0, 2 * LEAST_PIECE as u64);
-        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap().len(), LEAST_PIECE);
+        let (file, _) = file(2 * SMALL_PIECE);
+        let mut body = FileBody::new(file.try_clone().unwrap(), 0, 2 * SMALL_PIECE as u64);
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap().len(), SMALL_PIECE);
         file.set_len(100).unwrap();
         let error = body.frame().await.unwrap().unwrap_err();
         assert!(error.to_string().contains("shrank"));
@@ -185,8 +186,8 @@ mod tests {
 
     #[tokio::test]
     async fn pieces_share_memory_once_they_are_sent() {
-        let (file, _) = file(4 * LEAST_PIECE);
-        let mut body = FileBody::new(file, 0, 4 * LEAST_PIECE as u64);
+        let (file, _) = file(4 * SMALL_PIECE);
+        let mut body = FileBody::new(file, 0, 4 * SMALL_PIECE as u64);
         let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
         let address = first.as_ptr();
         drop(first);
@@ -197,19 +198,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pieces_grow_with_what_the_peer_takes_and_shrink_when_it_is_slow() {
-        let size = 4 * PART * PIECE;
+    async fn pieces_are_large_once_the_peer_has_kept_up_and_small_again_when_it_is_slow() {
+        let size = 16 * FAST_AFTER;
         let file = tempfile::tempfile().unwrap();
         file.set_len(size as u64).unwrap();
         let mut body = FileBody::new(file, 0, size as u64);
         let mut next = async || body.frame().await.unwrap().unwrap().into_data().unwrap().len();
-        assert_eq!(next().await, LEAST_PIECE);
+        assert_eq!(next().await, SMALL_PIECE);
         let mut largest = 0;
         while largest < PIECE {
             largest = largest.max(next().await);
         }
         body.sent = body.sent.and_then(|sent| sent.checked_sub(2 * SLOW));
         let mut next = async || body.frame().await.unwrap().unwrap().into_data().unwrap().len();
-        assert!(next().await < PIECE);
+        assert_eq!(next().await, SMALL_PIECE);
     }
 }
