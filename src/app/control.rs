@@ -59,14 +59,20 @@ pub fn path(state: &Path) -> PathBuf {
 }
 
 /// Listens in the state directory, which we hold the lock of; without a socket, all else works.
-pub(super) fn listen(state: &Path) -> Option<UnixListener> {
+pub(super) fn listen(state: &Path) -> Option<std::os::unix::net::UnixListener> {
     unlink(state);
     let path = path(state);
-    let listening = UnixListener::bind(&path).and_then(|listener| {
+    let listening = std::os::unix::net::UnixListener::bind(&path).and_then(|listener| {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        listener.set_nonblocking(true)?;
         Ok(listener)
     });
     listening.inspect_err(|error| tracing::warn!("no control socket {}: {error}", path.display())).ok()
+}
+
+/// The same listener, for the runtime that this is called in.
+pub(super) fn within_runtime(listener: std::os::unix::net::UnixListener) -> Option<UnixListener> {
+    UnixListener::from_std(listener).inspect_err(|error| tracing::warn!("no control socket: {error}")).ok()
 }
 
 /// Removes the socket; one that a crash left behind too.

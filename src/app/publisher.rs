@@ -44,16 +44,23 @@ impl Publisher {
     /// SIGHUP: reads trust bundles and what of `provost.json` can change while running; `started` is what it was at
     /// the start.
     pub(super) fn reload(&self, started: &Config) {
-        let mut in_use = self.in_use();
-        match in_use.config.file.as_deref().map(Config::read) {
-            None => {}
+        // Read before anything is locked: a disk that does not answer must not keep the folders from being published.
+        let in_use = self.in_use().config.clone();
+        let config = match in_use.file.as_deref().map(Config::read) {
+            None => in_use,
             Some(Ok(config)) => {
                 news::tell_restart_needed(started, &config);
-                in_use.config = config;
+                config
             }
-            Some(Err(error)) => tracing::error!("{error}; the configuration that is in use stays"),
-        }
-        for (name, bundle) in trust::load_all(&in_use.config.trust) {
+            Some(Err(error)) => {
+                tracing::error!("{error}; the configuration that is in use stays");
+                in_use
+            }
+        };
+        let bundles = trust::load_all(&config.trust);
+        let mut in_use = self.in_use();
+        in_use.config = config;
+        for (name, bundle) in bundles {
             let is_kept = bundle.is_err() && matches!(in_use.material.bundles.get(&name), Some(Ok(_)));
             news::tell_bundle(&name, &bundle, is_kept);
             if !is_kept {

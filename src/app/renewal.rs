@@ -1,5 +1,6 @@
 //! The renewal of certificates, on a thread of its own: it writes to the disk and makes keys while others serve.
 
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -17,12 +18,13 @@ use crate::renew::{AcmeSettings, Parts, Renewer};
 const AFTER_PANIC: Duration = Duration::from_mins(1);
 
 /// What renewal needs, also to begin again.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Plan {
     settings: AcmeSettings,
     domain: String,
     state: PathBuf,
     live: Arc<LiveCertificates>,
+    control: Option<UnixListener>,
 }
 
 /// A renewal that is running.
@@ -42,9 +44,11 @@ pub(crate) fn parts(settings: &AcmeSettings, domain: &str, state: &Path) -> Resu
 }
 
 impl Plan {
+    /// Listens on the control socket at once: whoever reads that the server listens may command it.
     pub(super) fn new(settings: &AcmeSettings, domain: &str, state: &Path, live: &Arc<LiveCertificates>) -> Self {
         let (settings, domain, state) = (settings.clone(), domain.to_owned(), state.to_owned());
-        Self { settings, domain, state, live: Arc::clone(live) }
+        let control = control::listen(&state);
+        Self { settings, domain, state, live: Arc::clone(live), control }
     }
 
     /// Publishes what is stored.
@@ -64,8 +68,8 @@ impl Plan {
         Ok(Renewal { stop, thread })
     }
 
-    async fn keep_running(self, mut renewer: Renewer, stopped: watch::Receiver<bool>) {
-        let listener = Arc::new(control::listen(&self.state));
+    async fn keep_running(mut self, mut renewer: Renewer, stopped: watch::Receiver<bool>) {
+        let listener = Arc::new(self.control.take().and_then(control::within_runtime));
         loop {
             let mut life = JoinSet::new();
             life.spawn(live(renewer, Arc::clone(&listener), stopped.clone()));

@@ -16,7 +16,7 @@ use crate::app::ANNOUNCEMENT;
 use crate::serve::access::LogFormat;
 
 /// How many lines may wait for the writer.
-const QUEUE: usize = 1024;
+const QUEUE: usize = 16_384;
 /// How long a reader that has stopped may put off the end.
 const PATIENCE: Duration = Duration::from_secs(1);
 

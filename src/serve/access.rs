@@ -1,17 +1,17 @@
 //! The access log: one line per request and per refused handshake, on standard output.
 //!
-//! A record is handed over whole and formatted by the thread that writes it; the request's path neither formats nor
-//! waits. A record has its own copy of what the peer said, lest it hold on to the connection's buffer. If nobody takes
-//! the lines, lines are dropped and counted.
+//! A record is handed over whole and becomes a line on another thread; the request's path neither formats nor waits. A
+//! record has its own copy of what the peer said, lest it hold on to the connection's buffer. If nobody takes the lines,
+//! lines are dropped and counted.
 //!
 //! An [`Observer`] gets every record once it is a line, so that whatever else is made of it costs the request's path
 //! nothing. A thread of its own writes the lines: whoever does not read them keeps nothing from the observer.
 
+mod line;
 #[cfg(test)]
 mod tests;
 mod writing;
 
-use std::fmt::{self, Write as _};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,13 +21,13 @@ use std::time::{Duration, SystemTime};
 use hyper::{Method, Uri};
 use rustls::{CipherSuite, ProtocolVersion};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-use time::OffsetDateTime;
+use serde::Deserialize;
 
 use crate::constituency::{ConstituencyName, MacAddress};
 use crate::trust::Claim;
 use writing::Tally;
 
+pub use line::{escaped, without_controls};
 pub use writing::Writer;
 
 /// How many records may wait to become lines.
@@ -154,151 +154,5 @@ fn cut(reason: &mut String) {
         reason.truncate(reason.floor_char_boundary(REASON));
         reason.push_str("...");
         reason.shrink_to_fit();
-    }
-}
-
-impl LogFormat {
-    /// Appends the record's line to `lines`.
-    pub fn line(self, record: &AccessRecord, lines: &mut String) {
-        let written = match self {
-            Self::Text => write_text(record, lines),
-            Self::Json => write_json(record, lines),
-        };
-        // Writing to a String does not fail.
-        debug_assert!(written.is_ok());
-        lines.push('\n');
-    }
-}
-
-fn write_text(record: &AccessRecord, line: &mut String) -> fmt::Result {
-    write_timestamp(record.time, line)?;
-    write!(line, " {} ", record.address)?;
-    or_dash(line, record.constituency.as_ref())?;
-    or_dash(line, record.mac)?;
-    match &record.request {
-        Some((method, target)) => {
-            write!(line, "\"{} {}\" ", escaped(method.as_str().as_bytes()), escaped(target.as_bytes()))?;
-        }
-        None => line.push_str("- "),
-    }
-    or_dash(line, record.status)?;
-    let micros = record.duration.as_micros();
-    write!(line, "{} {}.{:03}ms ", record.bytes, micros / 1000, micros % 1000)?;
-    match &record.user_agent {
-        Some(agent) => write!(line, "\"{}\" ", escaped(agent))?,
-        None => line.push_str("- "),
-    }
-    match record.tls {
-        Some(tls) => write!(line, "{tls}")?,
-        None => line.push('-'),
-    }
-    match &record.reason {
-        Some(reason) => write!(line, " reason=\"{}\"", escaped(reason.as_bytes())),
-        None => Ok(()),
-    }
-}
-
-fn write_json(record: &AccessRecord, line: &mut String) -> fmt::Result {
-    #[derive(Serialize)]
-    struct Line<'a> {
-        time: String,
-        address: SocketAddr,
-        constituency: Option<&'a str>,
-        mac: Option<MacAddress>,
-        method: Option<&'a str>,
-        path: Option<String>,
-        status: Option<u16>,
-        bytes: u64,
-        duration_ms: f64,
-        user_agent: Option<String>,
-        reason: Option<String>,
-        tls: Option<String>,
-    }
-    let mut time = String::new();
-    write_timestamp(record.time, &mut time)?;
-    let line_of_record = Line {
-        time,
-        address: record.address,
-        constituency: record.constituency.as_ref().map(ConstituencyName::as_str),
-        mac: record.mac,
-        method: record.request.as_ref().map(|(method, _)| method.as_str()),
-        path: record.request.as_ref().map(|(_, target)| escaped(target.as_bytes()).to_string()),
-        status: record.status,
-        bytes: record.bytes,
-        duration_ms: milliseconds(record.duration),
-        user_agent: record.user_agent.as_ref().map(|agent| escaped(agent).to_string()),
-        reason: record.reason.as_ref().map(|reason| without_controls(reason)),
-        tls: record.tls.map(|tls| tls.to_string()),
-    };
-    let json = serde_json::to_string(&line_of_record).map_err(|_| fmt::Error)?;
-    line.push_str(&json);
-    Ok(())
-}
-
-fn or_dash(line: &mut String, value: Option<impl fmt::Display>) -> fmt::Result {
-    match value {
-        Some(value) => write!(line, "{value} "),
-        None => line.write_str("- "),
-    }
-}
-
-fn milliseconds(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1e6).round() / 1e3
-}
-
-/// RFC 3339, in UTC, with milliseconds.
-fn write_timestamp(time: SystemTime, line: &mut String) -> fmt::Result {
-    let time = OffsetDateTime::from(time);
-    let (year, month, day) = time.to_calendar_date();
-    let (hour, minute, second, millisecond) = time.to_hms_milli();
-    let month = u8::from(month);
-    write!(line, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millisecond:03}Z")
-}
-
-/// Words of ours, perhaps around a stranger's: quotes stay as they are in JSON, what drives a terminal does not.
-#[must_use]
-pub fn without_controls(text: &str) -> String {
-    let is_plain = |character: char| character.is_ascii_graphic() || character == ' ';
-    text.chars().flat_map(|c| if is_plain(c) { vec![c] } else { c.escape_unicode().collect() }).collect()
-}
-
-/// Bytes of a stranger as text that cannot break a line, close a quote or drive a terminal.
-#[must_use]
-pub fn escaped(bytes: &[u8]) -> impl fmt::Display {
-    struct Escaped<'a>(&'a [u8]);
-    impl fmt::Display for Escaped<'_> {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
-            let mut rest = self.0;
-            loop {
-                let plain = rest.iter().position(|byte| !is_plain(byte)).unwrap_or(rest.len());
-                let (run, others) = rest.split_at(plain);
-                f.write_str(std::str::from_utf8(run).unwrap_or_default())?;
-                let Some((byte, after)) = others.split_first() else { return Ok(()) };
-                write!(f, "\\x{byte:02X}")?;
-                rest = after;
-            }
-        }
-    }
-    Escaped(bytes)
-}
-
-impl TlsFacts {
-    /// The names of version and suite.
-    #[must_use]
-    pub fn names(self) -> (&'static str, &'static str) {
-        let version = match self.version {
-            ProtocolVersion::TLSv1_2 => "TLSv1.2",
-            ProtocolVersion::TLSv1_3 => "TLSv1.3",
-            _ => "TLS?",
-        };
-        (version, self.suite.as_str().unwrap_or("?"))
-    }
-}
-
-impl fmt::Display for TlsFacts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (version, suite) = self.names();
-        write!(f, "{version}/{suite}{}", if self.is_tolerated { "/expired-certificate" } else { "" })
     }
 }

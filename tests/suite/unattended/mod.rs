@@ -79,7 +79,7 @@ impl Public {
     fn start(&self) -> Running {
         let server = self.site.start();
         let socket = self.site.path("state/control.sock");
-        eventually("the control socket", || UnixStream::connect(&socket).ok());
+        UnixStream::connect(&socket).expect("commands are taken as soon as the server says that it listens");
         server
     }
 

@@ -1,0 +1,195 @@
+//! The lines of the access log, for people and for programs. Pure.
+
+use std::fmt::{self, Write};
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
+
+use rustls::ProtocolVersion;
+use serde::Serialize;
+use time::OffsetDateTime;
+
+use super::{AccessRecord, LogFormat, TlsFacts};
+use crate::constituency::{ConstituencyName, MacAddress};
+
+impl LogFormat {
+    /// Appends the record's line to `lines`.
+    pub fn line(self, record: &AccessRecord, lines: &mut String) {
+        let written = match self {
+            Self::Text => write_text(record, lines),
+            Self::Json => write_json(record, lines),
+        };
+        // Writing to a String does not fail.
+        debug_assert!(written.is_ok());
+        lines.push('\n');
+    }
+}
+
+fn write_text(record: &AccessRecord, line: &mut String) -> fmt::Result {
+    push_timestamp(record.time, line);
+    write!(line, " {} ", record.address)?;
+    or_dash(line, record.constituency.as_ref())?;
+    or_dash(line, record.mac)?;
+    match &record.request {
+        Some((method, target)) => {
+            line.push('"');
+            push_escaped(method.as_str().as_bytes(), line)?;
+            line.push(' ');
+            push_escaped(target.as_bytes(), line)?;
+            line.push_str("\" ");
+        }
+        None => line.push_str("- "),
+    }
+    or_dash(line, record.status)?;
+    let micros = record.duration.as_micros();
+    write!(line, "{} {}.", record.bytes, micros / 1000)?;
+    push_digits(u32::try_from(micros % 1000).unwrap_or(0), 100, line);
+    line.push_str("ms ");
+    match &record.user_agent {
+        Some(agent) => {
+            line.push('"');
+            push_escaped(agent, line)?;
+            line.push_str("\" ");
+        }
+        None => line.push_str("- "),
+    }
+    match record.tls {
+        Some(tls) => write!(line, "{tls}")?,
+        None => line.push('-'),
+    }
+    match &record.reason {
+        Some(reason) => write!(line, " reason=\"{}\"", escaped(reason.as_bytes())),
+        None => Ok(()),
+    }
+}
+
+fn write_json(record: &AccessRecord, line: &mut String) -> fmt::Result {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        time: String,
+        address: SocketAddr,
+        constituency: Option<&'a str>,
+        mac: Option<MacAddress>,
+        method: Option<&'a str>,
+        path: Option<String>,
+        status: Option<u16>,
+        bytes: u64,
+        duration_ms: f64,
+        user_agent: Option<String>,
+        reason: Option<String>,
+        tls: Option<String>,
+    }
+    let mut time = String::new();
+    push_timestamp(record.time, &mut time);
+    let line_of_record = Line {
+        time,
+        address: record.address,
+        constituency: record.constituency.as_ref().map(ConstituencyName::as_str),
+        mac: record.mac,
+        method: record.request.as_ref().map(|(method, _)| method.as_str()),
+        path: record.request.as_ref().map(|(_, target)| escaped(target.as_bytes()).to_string()),
+        status: record.status,
+        bytes: record.bytes,
+        duration_ms: milliseconds(record.duration),
+        user_agent: record.user_agent.as_ref().map(|agent| escaped(agent).to_string()),
+        reason: record.reason.as_ref().map(|reason| without_controls(reason)),
+        tls: record.tls.map(|tls| tls.to_string()),
+    };
+    let json = serde_json::to_string(&line_of_record).map_err(|_| fmt::Error)?;
+    line.push_str(&json);
+    Ok(())
+}
+
+fn or_dash(line: &mut String, value: Option<impl fmt::Display>) -> fmt::Result {
+    match value {
+        Some(value) => write!(line, "{value} "),
+        None => line.write_str("- "),
+    }
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// RFC 3339, in UTC, with milliseconds.
+fn push_timestamp(time: SystemTime, line: &mut String) {
+    let time = OffsetDateTime::from(time);
+    let (year, month, day) = time.to_calendar_date();
+    let (hour, minute, second, millisecond) = time.to_hms_milli();
+    push_digits(u32::try_from(year).unwrap_or(0), 1000, line);
+    for (sign, number) in [('-', month.into()), ('-', day), ('T', hour), (':', minute), (':', second)] {
+        line.push(sign);
+        push_digits(number.into(), 10, line);
+    }
+    line.push('.');
+    push_digits(millisecond.into(), 100, line);
+    line.push('Z');
+}
+
+/// Appends the digits of `number` from the one that counts `first` on: formatting has its price, on each line.
+fn push_digits(number: u32, first: u32, line: &mut String) {
+    let digits = std::iter::successors(Some(first), |place| Some(place / 10).filter(|place| *place > 0));
+    line.extend(digits.filter_map(|place| char::from_digit(number / place % 10, 10)));
+}
+
+/// Appends what [`escaped`] gives, at once where there is nothing to escape.
+fn push_escaped(bytes: &[u8], line: &mut String) -> fmt::Result {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if bytes.iter().copied().all(is_plain) => {
+            line.push_str(text);
+            Ok(())
+        }
+        _ => write!(line, "{}", escaped(bytes)),
+    }
+}
+
+/// Words of ours, perhaps around a stranger's: quotes stay as they are in JSON, what drives a terminal does not.
+#[must_use]
+pub fn without_controls(text: &str) -> String {
+    let is_plain = |character: char| character.is_ascii_graphic() || character == ' ';
+    text.chars().flat_map(|c| if is_plain(c) { vec![c] } else { c.escape_unicode().collect() }).collect()
+}
+
+/// Whether a byte can neither break a line, nor close a quote, nor drive a terminal.
+fn is_plain(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')
+}
+
+/// Bytes of a stranger as text that cannot break a line, close a quote or drive a terminal.
+#[must_use]
+pub fn escaped(bytes: &[u8]) -> impl fmt::Display {
+    struct Escaped<'a>(&'a [u8]);
+    impl fmt::Display for Escaped<'_> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            let mut rest = self.0;
+            loop {
+                let plain = rest.iter().position(|byte| !is_plain(*byte)).unwrap_or(rest.len());
+                let (run, others) = rest.split_at(plain);
+                f.write_str(std::str::from_utf8(run).unwrap_or_default())?;
+                let Some((byte, after)) = others.split_first() else { return Ok(()) };
+                write!(f, "\\x{byte:02X}")?;
+                rest = after;
+            }
+        }
+    }
+    Escaped(bytes)
+}
+
+impl TlsFacts {
+    /// The names of version and suite.
+    #[must_use]
+    pub fn names(self) -> (&'static str, &'static str) {
+        let version = match self.version {
+            ProtocolVersion::TLSv1_2 => "TLSv1.2",
+            ProtocolVersion::TLSv1_3 => "TLSv1.3",
+            _ => "TLS?",
+        };
+        (version, self.suite.as_str().unwrap_or("?"))
+    }
+}
+
+impl fmt::Display for TlsFacts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (version, suite) = self.names();
+        write!(f, "{version}/{suite}{}", if self.is_tolerated { "/expired-certificate" } else { "" })
+    }
+}
