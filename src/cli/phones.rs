@@ -118,7 +118,7 @@ impl Known {
     }
 
     fn is_refused(&self) -> bool {
-        self.seen.as_ref().is_some_and(Phone::is_refused)
+        self.seen.as_ref().is_some_and(|phone| phone.is_refused)
     }
 
     fn standing(&self) -> &'static str {
@@ -157,7 +157,7 @@ impl Known {
     /// What is worth a line of its own.
     fn remarks(&self, now: i64) -> Vec<String> {
         let Some(phone) = &self.seen else { return Vec::new() };
-        let refusal = phone.refusal.as_ref().filter(|_| phone.is_refused());
+        let refusal = phone.refusal.as_ref().filter(|_| phone.is_refused);
         let refused =
             refusal.map(|refusal| format!("refused at {}: {}", time(refusal.at), without_controls(&refusal.what)));
         let end = phone.certificate_not_after;

@@ -24,6 +24,8 @@ pub(super) struct News<'a> {
     /// When its certificate expires, in Unix seconds.
     pub(super) not_after: i64,
     pub(super) let_in: Option<&'a Sighting>,
+    /// Whether it was refused when it last asked.
+    pub(super) is_refused: Option<bool>,
     pub(super) configuration: Option<&'a Sighting>,
     pub(super) upload: Option<&'a Sighting>,
     pub(super) refusal: Option<&'a Sighting>,
@@ -47,7 +49,7 @@ pub(super) struct Claims<'a> {
 }
 
 impl<'a> Batch<'a> {
-    /// Folds `sightings`, and keeps the newest `history` of each phone one by one.
+    /// Folds `sightings`, which are in the order of their ends, and keeps the newest `history` of each phone one by one.
     pub(super) fn of(sightings: &'a [Sighting], history: usize) -> Self {
         let mut batch = Self::default();
         for sighting in sightings {
@@ -61,8 +63,7 @@ impl<'a> Batch<'a> {
                     let new = || Claims { first: sighting, last: sighting, count: 0 };
                     let claims = batch.claims.entry((key, fingerprint)).or_insert_with(new);
                     claims.count += 1;
-                    claims.first = earlier(claims.first, sighting);
-                    claims.last = later(claims.last, sighting);
+                    claims.last = sighting;
                 }
             }
         }
@@ -77,6 +78,7 @@ impl<'a> News<'a> {
             last: first,
             not_after,
             let_in: None,
+            is_refused: None,
             configuration: None,
             upload: None,
             refusal: None,
@@ -92,16 +94,18 @@ impl<'a> News<'a> {
     }
 
     fn add(&mut self, sighting: &'a Sighting, not_after: i64, history: usize) {
-        self.first = earlier(self.first, sighting);
-        self.last = later(self.last, sighting);
+        self.last = sighting;
         self.not_after = not_after;
         let newest = |slot: &mut Option<&'a Sighting>, is_one: bool| {
-            if is_one {
-                *slot = Some(slot.map_or(sighting, |before| later(before, sighting)));
-            }
+            *slot = if is_one { Some(sighting) } else { *slot };
             u64::from(is_one)
         };
         newest(&mut self.let_in, sighting.is_let_in());
+        self.is_refused = match (sighting.is_let_in(), sighting.refusal()) {
+            (true, _) => Some(false),
+            (false, Some(_)) => Some(true),
+            (false, None) => self.is_refused,
+        };
         newest(&mut self.configuration, sighting.configuration().is_some());
         self.uploads += newest(&mut self.upload, sighting.upload().is_some());
         self.refusals += newest(&mut self.refusal, sighting.refusal().is_some());
@@ -125,13 +129,4 @@ impl<'a> News<'a> {
             self.firmware = agent.firmware.or(self.firmware);
         }
     }
-}
-
-/// Requests are noted when they end, so that a long one comes late.
-fn later<'a>(one: &'a Sighting, other: &'a Sighting) -> &'a Sighting {
-    if other.time >= one.time { other } else { one }
-}
-
-fn earlier<'a>(one: &'a Sighting, other: &'a Sighting) -> &'a Sighting {
-    if other.time < one.time { other } else { one }
 }

@@ -73,6 +73,8 @@ pub struct Phone {
     pub last_seen: i64,
     /// When it was last let in, if it ever was.
     pub last_let_in: Option<i64>,
+    /// Whether it was refused when it last asked.
+    pub is_refused: bool,
     /// From where it came last.
     pub address: String,
     /// Its model, as it calls itself.
@@ -139,14 +141,6 @@ pub struct Claim {
     pub count: u64,
     /// Why it was refused.
     pub refusal: Option<String>,
-}
-
-impl Phone {
-    /// Whether it was refused after it had last been let in.
-    #[must_use]
-    pub fn is_refused(&self) -> bool {
-        self.refusal.as_ref().is_some_and(|refusal| self.last_let_in.is_none_or(|let_in| refusal.at > let_in))
-    }
 }
 
 impl Reader {
@@ -235,6 +229,7 @@ fn phone(row: &Row<'_>) -> rusqlite::Result<Phone> {
         first_seen: row.get("first_seen")?,
         last_seen: row.get("last_seen")?,
         last_let_in: row.get("last_let_in")?,
+        is_refused: row.get("is_refused")?,
         address: row.get("address")?,
         model: row.get("model")?,
         firmware: row.get("firmware")?,

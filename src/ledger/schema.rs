@@ -1,6 +1,7 @@
 //! The database's tables, by version. Pure. A version that was released never changes; the next one migrates it.
 //!
-//! Times are Unix milliseconds, but for a certificate's end, which is in seconds.
+//! Times are Unix milliseconds, but for a certificate's end, which is in seconds. What was last is what was noted last,
+//! whatever the clock said before: one that was wrong once does no lasting harm.
 
 /// What makes version n of version n - 1, beginning with nothing.
 pub(super) const MIGRATIONS: &[&str] = &["CREATE TABLE phone (
@@ -10,6 +11,7 @@ pub(super) const MIGRATIONS: &[&str] = &["CREATE TABLE phone (
          first_seen INTEGER NOT NULL,
          last_seen INTEGER NOT NULL,
          last_let_in INTEGER,
+         is_refused INTEGER NOT NULL,
          address TEXT NOT NULL,
          network TEXT NOT NULL,
          model TEXT,

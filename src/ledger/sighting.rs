@@ -55,6 +55,11 @@ pub enum Proof {
 }
 
 impl Sighting {
+    /// When it was over.
+    pub(super) fn end(&self) -> SystemTime {
+        self.time + self.duration
+    }
+
     /// Whether the phone got past the question who it is and whether it is on the list.
     pub(super) fn is_let_in(&self) -> bool {
         self.status.is_some_and(|status| {

@@ -16,7 +16,7 @@ use crate::state;
 /// How many requests of a phone are kept one by one.
 pub(super) const HISTORY: u8 = 200;
 /// The same, of a phone that was never let in.
-const HISTORY_OF_REFUSED: u8 = 20;
+const HISTORY_OF_STRANGER: u8 = 20;
 /// How long they are kept.
 const RETENTION: Duration = Duration::from_hours(30 * 24);
 /// How often those that are too old are looked for.
@@ -120,14 +120,14 @@ impl Store {
         let is_sweep_due = self.swept.is_none_or(|swept| now.duration_since(swept).is_ok_and(|age| age > SWEEP));
         let written = self.connection.transaction().and_then(|transaction| {
             let batch = Batch::of(sightings, HISTORY.into());
-            let mut has_refused = false;
+            let mut has_strangers = false;
             for (key, news) in &batch.phones {
-                has_refused |= write_phone(&transaction, *key, news)?;
+                has_strangers |= write_phone(&transaction, *key, news)?;
             }
             for ((key, fingerprint), claims) in &batch.claims {
                 write_claims(&transaction, *key, fingerprint, claims)?;
             }
-            if has_refused {
+            if has_strangers {
                 bound(&transaction, NEVER_LET_IN, None, REFUSED)?;
             }
             if !batch.claims.is_empty() {
@@ -173,16 +173,16 @@ fn write_phone(transaction: &Transaction<'_>, key: Key<'_>, news: &News<'_>) -> 
     let (refusal, refusal_at) = event(news.refusal, Sighting::refusal);
     let (tls_version, tls_suite) = news.last.tls.unzip();
     let mut statement = transaction.prepare_cached(
-        "INSERT INTO phone (constituency, mac, first_seen, last_seen, last_let_in, address, network, model, firmware,
-             tls_version, tls_suite, certificate_not_after, configuration, configuration_at, upload, upload_at,
+        "INSERT INTO phone (constituency, mac, first_seen, last_seen, last_let_in, is_refused, address, network, model,
+             firmware, tls_version, tls_suite, certificate_not_after, configuration, configuration_at, upload, upload_at,
              refusal, refusal_at, requests, refusals, uploads, bytes)
-         VALUES (:constituency, :mac, :first_seen, :last_seen, :last_let_in, :address, :network, :model, :firmware,
-             :tls_version, :tls_suite, :certificate_not_after, :configuration, :configuration_at, :upload, :upload_at,
+         VALUES (:constituency, :mac, :first_seen, :last_seen, :last_let_in, coalesce(:is_refused, FALSE), :address, :network,
+             :model, :firmware, :tls_version, :tls_suite, :certificate_not_after, :configuration, :configuration_at, :upload, :upload_at,
              :refusal, :refusal_at, :requests, :refusals, :uploads, :bytes)
          ON CONFLICT (constituency, mac) DO UPDATE SET
              first_seen = min(first_seen, excluded.first_seen),
-             last_seen = max(last_seen, excluded.last_seen),
-             last_let_in = coalesce(max(last_let_in, excluded.last_let_in), last_let_in, excluded.last_let_in),
+             last_seen = excluded.last_seen, last_let_in = coalesce(excluded.last_let_in, last_let_in),
+             is_refused = coalesce(:is_refused, is_refused),
              address = excluded.address, network = excluded.network,
              model = coalesce(excluded.model, model), firmware = coalesce(excluded.firmware, firmware),
              tls_version = coalesce(excluded.tls_version, tls_version),
@@ -199,24 +199,24 @@ fn write_phone(transaction: &Transaction<'_>, key: Key<'_>, news: &News<'_>) -> 
     let network = news.last.network.to_string();
     let values = named_params! {
         ":constituency": key.0.as_str(), ":mac": key.1.to_string(),
-        ":first_seen": milliseconds(news.first.time), ":last_seen": milliseconds(news.last.time),
-        ":last_let_in": news.let_in.map(|sighting| milliseconds(sighting.time)),
-        ":address": news.last.address.to_string(), ":network": network,
+        ":first_seen": milliseconds(news.first.time), ":last_seen": milliseconds(news.last.end()),
+        ":last_let_in": news.let_in.map(|sighting| milliseconds(sighting.end())),
+        ":is_refused": news.is_refused, ":address": news.last.address.to_string(), ":network": network,
         ":model": news.model, ":firmware": news.firmware, ":tls_version": tls_version, ":tls_suite": tls_suite,
         ":certificate_not_after": news.not_after,
         ":configuration": configuration, ":configuration_at": configuration_at,
         ":upload": upload, ":upload_at": upload_at, ":refusal": refusal, ":refusal_at": refusal_at,
         ":requests": news.count, ":refusals": news.refusals, ":uploads": news.uploads, ":bytes": news.bytes,
     };
-    let (id, total, is_refused) = statement.query_one(values, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    let (id, total, is_stranger) = statement.query_one(values, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
     write_history(transaction, id, total, news)?;
-    let kept = if is_refused { HISTORY_OF_REFUSED } else { HISTORY };
+    let kept = if is_stranger { HISTORY_OF_STRANGER } else { HISTORY };
     let mut prune = transaction.prepare_cached("DELETE FROM request WHERE phone = ? AND number <= ?")?;
     prune.execute([id, total - i64::from(kept)])?;
-    if is_refused {
+    if is_stranger {
         bound(transaction, NEVER_LET_IN, Some(&network), REFUSED_OF_NETWORK)?;
     }
-    Ok(is_refused)
+    Ok(is_stranger)
 }
 
 /// What happened, and when.
@@ -224,7 +224,7 @@ fn event(
     sighting: Option<&Sighting>,
     what: for<'a> fn(&'a Sighting) -> Option<&'a str>,
 ) -> (Option<&str>, Option<i64>) {
-    sighting.and_then(|sighting| Some((cut(what(sighting)?), milliseconds(sighting.time)))).unzip()
+    sighting.and_then(|sighting| Some((cut(what(sighting)?), milliseconds(sighting.end())))).unzip()
 }
 
 /// The phone's newest requests, numbered so that the last one has the number `total`.
@@ -262,7 +262,7 @@ fn write_claims(
         "INSERT INTO claim (constituency, mac, fingerprint, first_seen, last_seen, address, network, count, refusal)
          VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
          ON CONFLICT (constituency, mac, fingerprint) DO UPDATE SET
-             first_seen = min(first_seen, excluded.first_seen), last_seen = max(last_seen, excluded.last_seen),
+             first_seen = min(first_seen, excluded.first_seen), last_seen = excluded.last_seen,
              address = excluded.address, network = excluded.network, count = count + excluded.count,
              refusal = excluded.refusal",
     )?;
@@ -271,7 +271,7 @@ fn write_claims(
         key.1.to_string(),
         fingerprint,
         milliseconds(claims.first.time),
-        milliseconds(claims.last.time),
+        milliseconds(claims.last.end()),
         claims.last.address.to_string(),
         network,
         claims.count,

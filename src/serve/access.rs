@@ -1,8 +1,8 @@
 //! The access log: one line per request and per refused handshake, on standard output.
 //!
-//! A record is handed over whole and formatted by the thread that writes it; the request's path neither formats nor
-//! waits. A record has its own copy of what the peer said, lest it hold on to the connection's buffer. If nobody takes
-//! the lines, lines are dropped and counted.
+//! A record is handed over whole and becomes a line on another thread; the request's path neither formats nor waits. A
+//! record has its own copy of what the peer said, lest it hold on to the connection's buffer. If nobody takes the lines,
+//! lines are dropped and counted.
 //!
 //! An [`Observer`] gets every record once it is a line, so that whatever else is made of it costs the request's path
 //! nothing. A thread of its own writes the lines: whoever does not read them keeps nothing from the observer.
