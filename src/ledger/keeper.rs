@@ -12,7 +12,7 @@ use super::store::{Store, StoreError};
 use crate::clock;
 
 /// How long sightings gather before they are written: each transaction has its price.
-const GATHERING: Duration = Duration::from_millis(100);
+const GATHERING: Duration = Duration::from_millis(500);
 /// How long to wait before a disk that failed is tried again.
 const RETRY: Duration = Duration::from_secs(2);
 

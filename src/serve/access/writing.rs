@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{AccessRecord, LogFormat, Observer};
 
 /// How long the writer lets records gather: waking it for each one would cost more than serving a small file.
-const GATHERING: Duration = Duration::from_millis(10);
+const GATHERING: Duration = Duration::from_millis(50);
 /// About how many bytes of lines are written at once.
 pub(super) const WRITE: usize = 64 << 10;
 /// About how many bytes of lines may wait to be written.
