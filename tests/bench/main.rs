@@ -53,7 +53,7 @@ struct Effort {
     idle_connections: usize,
 }
 
-const FULL: Effort = Effort { rounds: 5, round: Duration::from_secs(1), idle_connections: IDLE_CONNECTIONS };
+const FULL: Effort = Effort { rounds: 9, round: Duration::from_secs(1), idle_connections: IDLE_CONNECTIONS };
 const QUICK: Effort = Effort { rounds: 2, round: Duration::from_millis(100), idle_connections: 100 };
 
 fn main() -> ExitCode {

@@ -1,4 +1,7 @@
 //! The table: medians over rounds, how far the rounds lie apart, and how many times nginx's cost is ours.
+//!
+//! That ratio is the median of the rounds' own ratios: the servers take turns, so that what disturbs the machine for a
+//! while meets both alike.
 
 use std::fmt;
 use std::time::Duration;
@@ -16,9 +19,8 @@ pub struct Sample {
 /// What all rounds of one server come to.
 #[derive(Debug)]
 pub struct Measured {
-    cost: f64,
-    /// Half of what lies between the cheapest and the dearest round, in parts of the median.
-    spread: Option<f64>,
+    /// Of each round, in their order.
+    costs: Vec<f64>,
     per_second: Option<f64>,
 }
 
@@ -37,15 +39,19 @@ struct Row {
 impl Measured {
     /// Processor time in units of which a second has `scale`.
     pub fn cpu(samples: &[Sample], scale: f64) -> Self {
-        let costs = sorted(samples.iter().map(|sample| sample.used.as_secs_f64() * scale / sample.amount));
-        let rates = sorted(samples.iter().map(|sample| sample.amount / sample.elapsed.as_secs_f64()));
-        let cost = median(&costs);
-        let spread = (costs[costs.len() - 1] - costs[0]) / 2.0 / cost;
-        Self { cost, spread: Some(spread), per_second: Some(median(&rates)) }
+        let costs = samples.iter().map(|sample| sample.used.as_secs_f64() * scale / sample.amount).collect();
+        let rates = samples.iter().map(|sample| sample.amount / sample.elapsed.as_secs_f64());
+        Self { costs, per_second: Some(median(rates)) }
     }
 
     pub fn memory(kib: f64) -> Self {
-        Self { cost: kib, spread: None, per_second: None }
+        Self { costs: vec![kib], per_second: None }
+    }
+
+    /// Half of what lies between the cheapest and the dearest round, in parts of the median.
+    fn spread(&self) -> f64 {
+        let costs = sorted(self.costs.iter().copied());
+        (costs[costs.len() - 1] - costs[0]) / 2.0 / median(costs.into_iter())
     }
 }
 
@@ -61,7 +67,7 @@ impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{:<35}{:>22}{:>22}{:>8}  target", "server's cost of one", "nginx", "provost", "ratio")?;
         for row in &self.0 {
-            let ratio = row.nginx.cost / row.provost.cost;
+            let ratio = median(row.nginx.costs.iter().zip(&row.provost.costs).map(|(nginx, provost)| nginx / provost));
             write!(f, "{:<35}{}{}{ratio:>7.2}×", row.name, row.nginx.shown(row.unit), row.provost.shown(row.unit))?;
             match row.target {
                 Some(target) if ratio >= target => writeln!(f, "  {target}× reached")?,
@@ -83,8 +89,8 @@ impl fmt::Display for Table {
 
 impl Measured {
     fn shown(&self, unit: &str) -> String {
-        let spread = self.spread.map_or(String::new(), |spread| format!(" ±{:.0} %", spread * 100.0));
-        format!("{:>15}{spread:>7}", format!("{:.1} {unit}", self.cost))
+        let spread = if self.costs.len() > 1 { format!(" ±{:.0} %", self.spread() * 100.0) } else { String::new() };
+        format!("{:>15}{spread:>7}", format!("{:.1} {unit}", median(self.costs.iter().copied())))
     }
 }
 
@@ -94,7 +100,8 @@ fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
     values
 }
 
-fn median(sorted: &[f64]) -> f64 {
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let sorted = sorted(values);
     let middle = sorted.len() / 2;
     if sorted.len() % 2 == 1 { sorted[middle] } else { f64::midpoint(sorted[middle - 1], sorted[middle]) }
 }
