@@ -62,6 +62,10 @@ fn list(args: &Args, config: &Config) -> anyhow::Result<()> {
     };
     let now = clock::unix_seconds(now);
     let all = together(&registry, seen);
+    if let Some(wanted) = &args.constituency {
+        let is_known = registry.find(wanted.as_str()).is_some() || all.keys().any(|(name, _)| name == wanted);
+        anyhow::ensure!(is_known, "there is no constituency {wanted}; see provost constituency list");
+    }
     let phones: Vec<_> =
         all.iter().filter(|((name, _), known)| args.wants(name) && args.wants_phone(known, now)).collect();
     let claims: Vec<_> = claims.iter().filter(|claim| args.refused && args.wants(&claim.constituency)).collect();

@@ -108,8 +108,14 @@ fn one_run_names_every_problem() {
 #[test]
 fn a_good_site_has_nothing_to_say() {
     let site = Site::with_ote();
+    let master = site.file("ote/000000000000.cfg", r#"<APPLICATION CONFIG_FILES="site.cfg"/>"#);
     let ended = check(&site);
     assert_eq!((ended.code, ended.stdout.as_str()), (0, "1 constituency can be served; 0 errors, 0 warnings\n"));
+    std::fs::remove_file(master).unwrap();
+    let ended = check(&site);
+    let note =
+        "note: ote: there is no 000000000000.cfg, and phones without a file of their own find nothing to begin with\n";
+    assert!(ended.code == 0 && ended.stdout.starts_with(note), "{}", ended.stdout);
 }
 
 #[test]

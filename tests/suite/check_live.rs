@@ -29,6 +29,7 @@ fn primary(records: &str, policy: &str) -> Bind {
 /// A site that updates `bind` and asks it for everything, with `directory` for its CA.
 fn site(bind: &Bind, directory: &Directory) -> Site {
     let mut site = Site::with_ote();
+    site.file("ote/000000000000.cfg", r#"<APPLICATION CONFIG_FILES="site.cfg"/>"#);
     let server = bind.address.to_string();
     site.config["certificate"] = json!({ "acme": {
         "directory": directory.url,

@@ -71,7 +71,8 @@ fn phones_are_listed_with_what_an_operator_asks_about_them() {
     assert_eq!(macs(&site, &["--refused"]), [STRANGER, VVX550]);
     assert_eq!(macs(&site, &["--silent-for", "2d"]), [VVX550]);
     assert_eq!(macs(&site, &["--silent-for", "0s"]), [VVX500, VVX500, VVX550], "strangers are not missed");
-    assert_eq!(macs(&site, &["--constituency", "nobody"]), Vec::<String>::new());
+    let unknown = bad(&site, &["phones", "--constituency", "nobody"]);
+    assert_eq!(unknown.stderr, "error: there is no constituency nobody; see provost constituency list\n");
 
     let known = objects(&site, &["phones", "--constituency", "ote"]).remove(0);
     for (key, value) in [

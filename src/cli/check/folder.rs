@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::{Finding, Level};
-use crate::constituency::{Constituency, MacAddress, Registry};
+use crate::constituency::{ClientAuth, Constituency, MacAddress, Registry};
 use crate::phone::Phone;
 use crate::phone::master::MasterConfiguration;
 use crate::serve::decision::check_shared;
@@ -19,7 +20,7 @@ pub(super) fn check(root: &Path, constituency: &Constituency, registry: &Registr
     let Ok(root) = root.canonicalize() else { return };
     let look = Look { folder: root.join(constituency.name.as_str()), root: &root, constituency, registry };
     look.at(&look.folder, findings);
-    look.at_firmware(findings);
+    look.at_masters(findings);
 }
 
 struct Look<'a> {
@@ -80,18 +81,34 @@ impl Look<'_> {
         check_shared(&shared, other).map_err(|denial| denial.to_string())
     }
 
-    /// Firmware is Polycom's and does not ship: that it is missing is a note, not an error.
-    fn at_firmware(&self, findings: &mut Vec<Finding>) {
-        let mut missing = BTreeSet::new();
+    /// Master configurations, and the firmware that they name. It is Polycom's and does not ship: that it is missing is a
+    /// note, not an error.
+    fn at_masters(&self, findings: &mut Vec<Finding>) {
+        let (mut missing, mut without_master) = (BTreeSet::new(), 0);
         let phones = self.constituency.known_phones();
         for mac in phones.iter().copied().chain(phones.is_empty().then_some(MacAddress::NOBODY)) {
             let own = self.folder.join(format!("{mac}.cfg"));
             let file = if own.is_file() { own } else { self.folder.join("000000000000.cfg") };
-            let Ok(text) = fs::read(&file) else { continue };
+            let text = match fs::read(&file) {
+                Ok(text) => text,
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    without_master += 1;
+                    continue;
+                }
+                Err(error) => {
+                    findings.push(self.finding(&file, Level::Warning, error));
+                    continue;
+                }
+            };
             match MasterConfiguration::parse(&text, &Phone::new(mac)) {
                 Ok(master) => missing.extend(master.firmware.filter(|path| !self.has_firmware(path))),
                 Err(error) => findings.push(self.finding(&file, Level::Warning, error)),
             }
+        }
+        if without_master > 0 && self.constituency.policy.tls.client_auth == ClientAuth::Required {
+            let message =
+                "there is no 000000000000.cfg, and phones without a file of their own find nothing to begin with";
+            findings.push(Finding::new(Level::Note, &self.constituency.name, message));
         }
         for path in missing {
             let message = format!("the firmware {path} is not here; phones keep the one they have");
