@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use rustix::fs::{CWD, RenameFlags};
 
-use super::{ConfigArg, code, complain, say};
+use super::{ConfigArg, code, complain, say, shown};
 use crate::clock;
 use crate::config::Config;
 use crate::constituency::scan::Scanner;
@@ -58,10 +58,10 @@ fn list(registry: &Registry) -> ExitCode {
             (Phones::Listed(_), count) => format!("{count} phones"),
         };
         let name = constituency.name.as_str();
-        say(&format_args!("{}", format!("{name:<width$}  {phones:>12}  {}", policy.description).trim_end()));
+        say(&format_args!("{}", format!("{name:<width$}  {phones:>12}  {}", shown(&policy.description)).trim_end()));
     }
     for fault in registry.faults() {
-        complain(&format_args!("{}: {}", fault.subject, fault.message));
+        complain(&shown(&format!("{}: {}", fault.subject, fault.message)));
     }
     let has_errors = registry.faults().iter().any(|fault| fault.severity == Severity::Error);
     if has_errors { ExitCode::FAILURE } else { ExitCode::SUCCESS }

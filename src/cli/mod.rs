@@ -120,6 +120,11 @@ fn say(line: &dyn Display) {
     let _ = writeln!(anstream::stdout(), "{line}");
 }
 
+/// Text of others: names of files, notes, and what CAs and name servers say must not drive a terminal.
+fn shown(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
+}
+
 /// Prints an error to standard error.
 fn complain(error: &dyn Display) {
     let style = AnsiColor::Red.on_default().bold();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anstyle::{AnsiColor, Style};
 use serde_json::{Value, json};
 
-use super::{ConfigArg, code, say};
+use super::{ConfigArg, code, say, shown};
 use crate::clock::{self, rfc3339};
 use crate::config::Config;
 use crate::constituency::scan::Scanner;
@@ -90,7 +90,8 @@ impl Args {
     fn wants_phone(&self, known: &Known, now: i64) -> bool {
         let is_silent = |silence: Duration| {
             let last = known.seen.as_ref().map_or(0, |phone| phone.last_seen / 1000);
-            known.standing == Some(Standing::Known) && now.saturating_sub(last).unsigned_abs() >= silence.as_secs()
+            known.standing == Some(Standing::Known)
+                && u64::try_from(now.saturating_sub(last)).unwrap_or(0) >= silence.as_secs()
         };
         (!self.refused || known.is_refused()) && self.silent_for.is_none_or(is_silent)
     }
@@ -188,7 +189,7 @@ fn print(phones: &[(&(ConstituencyName, MacAddress), &Known)], now: i64) {
                 seen.map_or_else(|| "never".to_owned(), |phone| time(phone.last_seen)),
                 seen.map_or_else(String::new, |phone| phone.address.clone()),
                 program.unwrap_or_default(),
-                known.note.clone(),
+                shown(&known.note),
             ]
         })
         .collect();

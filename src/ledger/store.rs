@@ -117,7 +117,7 @@ impl Store {
 
     /// Writes `sightings` in one transaction, and removes what is too much or too old at `now`.
     pub(super) fn write(&mut self, sightings: &[Sighting], now: SystemTime) -> Result<(), StoreError> {
-        let is_sweep_due = self.swept.is_none_or(|swept| now.duration_since(swept).is_ok_and(|age| age > SWEEP));
+        let is_sweep_due = self.swept.is_none_or(|swept| !now.duration_since(swept).is_ok_and(|age| age <= SWEEP));
         let written = self.connection.transaction().and_then(|transaction| {
             let batch = Batch::of(sightings, HISTORY.into());
             let mut has_strangers = false;

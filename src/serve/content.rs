@@ -72,7 +72,7 @@ fn open_spelling(
     }
     let strict = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
     match beneath::open(folder, spelling, beneath::READ, strict) {
-        Ok(handle) => beneath::opened(handle).inspect(kept::keep),
+        Ok(handle) => beneath::opened(handle).inspect(|file| kept::keep(file, spelling)),
         Err(Errno::LOOP) => open_through_links(spelling, grant, constituency, registry),
         Err(errno) => Err(beneath::denial(errno)),
     }

@@ -62,7 +62,8 @@ async fn speak_and_rest(
         }
         let parts = Pin::into_inner(http).into_parts();
         stream = parts.io.into_inner();
-        stream.unread(parts.read_buf);
+        stream.unread(&parts.read_buf);
+        drop(parts.read_buf);
         tracing::trace!(address = %connection.address, "at rest");
         tokio::select! {
             spoken = stream.spoken() => match spoken {
@@ -74,9 +75,11 @@ async fn speak_and_rest(
             () = told(&mut stop, Stop::Drain) => break,
         }
     }
-    // A peer that does not take even this much is not waited for.
-    let _ = tokio::time::timeout(connection.server.limits.drain(), stream.shutdown()).await;
-    End::Closed
+    tokio::select! {
+        // A peer that does not take even this much is not waited for.
+        _ = tokio::time::timeout(connection.server.limits.drain(), stream.shutdown()) => End::Closed,
+        () = told(&mut stop, Stop::Now) => End::CutOff,
+    }
 }
 
 /// Speaks HTTP on `stream`.

@@ -21,9 +21,13 @@ thread_local! {
     static FILES: RefCell<Vec<Opened>> = const { RefCell::new(Vec::new()) };
 }
 
+fn is_direct(name: &str) -> bool {
+    !name.contains('/')
+}
+
 /// The file `name` directly in `folder`, if it is kept. A name on whose way there could be a link is not looked for.
 pub(super) fn find(folder: BorrowedFd<'_>, name: &str) -> Option<Opened> {
-    if name.contains('/') || FILES.with_borrow(Vec::is_empty) {
+    if !is_direct(name) || FILES.with_borrow(Vec::is_empty) {
         return None;
     }
     let now = Identity::of(&statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).ok()?);
@@ -34,9 +38,9 @@ pub(super) fn find(folder: BorrowedFd<'_>, name: &str) -> Option<Opened> {
     })
 }
 
-/// Keeps `file`, and closes the one that was not used for longest if there are too many.
-pub(super) fn keep(file: &Opened) {
-    if file.size > SMALL {
+/// Keeps `file`, which was found by `name`, and closes the one that was not used for longest if there are too many.
+pub(super) fn keep(file: &Opened, name: &str) {
+    if file.size > SMALL || !is_direct(name) {
         return;
     }
     FILES.with_borrow_mut(|files| {

@@ -110,6 +110,8 @@ fn phones_are_listed_with_what_an_operator_asks_about_them() {
     assert_eq!(standing, ["denied", "known"]);
     drop(server);
     assert_eq!(macs(&site, &["--constituency", "ote"]), [VVX500, STRANGER], "no server is needed");
+    good(&site, &["allow", "00005e0053aa", "--constituency", "ote", "--note", "an \x1b[2J escape"]);
+    assert!(good(&site, &["phones"]).contains("an \u{fffd}[2J escape"), "a note drives no terminal");
 }
 
 #[test]

@@ -57,6 +57,20 @@ fn the_beginning_of_a_request_that_came_with_the_one_before_survives_a_rest() {
 }
 
 #[test]
+fn an_empty_line_after_a_request_is_no_beginning_of_another() {
+    let mut site = Site::with_ote();
+    site.config["limits"] = json!({ "header_s": 1, "idle_s": 3, "free_space_bytes": 0 });
+    let server = start(&site);
+    let mut connection = connect(&server);
+    connection.send(format!("{}\r\n", get("/site.cfg")).as_bytes()).unwrap();
+    assert_eq!(connection.response("GET").unwrap().status, 200);
+    let start = Instant::now();
+    assert!(connection.is_closed());
+    // The time of the idle, not of a header.
+    assert!(start.elapsed().as_millis() > 2000, "{:?}", start.elapsed());
+}
+
+#[test]
 fn the_beginning_of_a_request_that_came_with_the_one_before_has_a_headers_deadline() {
     let mut site = Site::with_ote();
     site.config["limits"] = json!({ "header_s": 1, "idle_s": 600, "free_space_bytes": 0 });

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
 
-use super::{ConfigArg, runtime, say, trust};
+use super::{ConfigArg, runtime, say, shown, trust};
 use crate::certificate::{CertificateFiles, FilesSource, LiveCertificates};
 use crate::clock;
 use crate::config::{CertificateSource, Config};
@@ -100,11 +100,6 @@ fn print(finding: &Finding) {
         Level::Note => (Style::new().dimmed(), "note"),
     };
     say(&format_args!("{style}{word}:{style:#} {}: {}", shown(&finding.subject), shown(&finding.message)));
-}
-
-/// Names of files, and what CAs and name servers say, must not drive a terminal.
-fn shown(text: &str) -> String {
-    text.replace(char::is_control, "\u{fffd}")
 }
 
 fn check_configuration(config: &Config, site: &Site, findings: &mut Vec<Finding>) {

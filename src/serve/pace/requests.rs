@@ -24,9 +24,12 @@ impl<S> Requests<S> {
         Self { inner, pace, unread: Bytes::new() }
     }
 
-    /// Takes back what was read and not used; it comes again before anything else.
-    pub fn unread(&mut self, bytes: Bytes) {
-        self.unread = bytes;
+    /// Takes back what was read and not used; it comes again before anything else. Empty lines before a request mean
+    /// nothing (RFC 9112 §2.2) and do not come again.
+    pub fn unread(&mut self, bytes: &[u8]) {
+        let begins = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(bytes.len());
+        // A copy: what was read lies in a buffer that is many times as large.
+        self.unread = Bytes::copy_from_slice(&bytes[begins..]);
     }
 }
 
