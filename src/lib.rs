@@ -23,7 +23,7 @@
 //! # The modules, in reading order
 //! Nouns know things: [`constituency`], [`trust`], [`certificate`], [`ca`], [`dns`], [`ledger`], [`state`], [`settings`],
 //! [`files`], [`clock`].
-//! Verbs do things: [`serve`], [`renew`], [`phone`]. [`config`] gathers their settings, [`app`] wires them, [`cli`] is the commands.
+//! Verbs do things: [`serve`], [`renew`], [`phone`], [`status`]. [`config`] gathers their settings, [`app`] wires them, [`cli`] is the commands.
 //! Imports point from the later to the earlier; a test holds them to it.
 
 pub mod app;
@@ -41,4 +41,5 @@ pub mod renew;
 pub mod serve;
 pub mod settings;
 pub mod state;
+pub mod status;
 pub mod trust;

@@ -76,8 +76,9 @@ enum Command {
     /// Whose device certificates count.
     #[command(subcommand)]
     Trust(trust::Command),
-    /// Print what the DNS primary must grant, and nothing more.
-    Print(print::Args),
+    /// Print what other programs are to be told of this server.
+    #[command(subcommand)]
+    Print(print::Command),
     /// Print the JSON Schema of a configuration file.
     Schema(schema::Args),
 }
@@ -106,7 +107,7 @@ pub fn main() -> ExitCode {
         Command::Uploads(command) => uploads::run(&command),
         Command::Phone(args) => local::run_phone(&args),
         Command::Trust(command) => trust::run(&command),
-        Command::Print(args) => print::run(&args),
+        Command::Print(command) => print::run(&command),
         Command::Schema(args) => schema::run(&args),
     };
     result.unwrap_or_else(|error| {

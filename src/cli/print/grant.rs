@@ -1,25 +1,12 @@
-//! `provost print`: what an operator gives the DNS primary so that our key may place challenges, and nothing else.
-
-use std::process::ExitCode;
+//! What the DNS primary must grant so that our key may place challenges, and nothing else.
 
 use anyhow::bail;
 
-use super::{ConfigArg, say};
 use crate::config::{CertificateSource, Config};
 use crate::dns::{Dns, Grant};
 
-/// What `provost print` takes.
-#[derive(Debug, clap::Args)]
-pub(super) struct Args {
-    /// What to print.
-    #[arg(value_enum)]
-    what: Dialect,
-    #[command(flatten)]
-    config: ConfigArg,
-}
-
 /// A dialect in which a grant is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
     /// The update-policy of a zone in BIND's named.conf.
     BindPolicy,
@@ -27,8 +14,8 @@ pub enum Dialect {
     KnotAcl,
 }
 
-pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let config = Config::find(args.config.config.as_deref())?;
+/// The grant that `config` needs.
+pub(super) fn of(config: &Config, dialect: Dialect) -> anyhow::Result<String> {
     let CertificateSource::Acme(settings) = &config.certificate else {
         bail!(
             "this configuration obtains no certificate (\"certificate\": {{\"acme\": …}}), so the DNS primary need grant nothing"
@@ -43,8 +30,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         );
     }
     let place = settings.dns.zone.as_deref().map(|zone| (challenge.as_str(), zone));
-    say(&grant(args.what, &dns.key().name(), &config.domain, place).trim_end());
-    Ok(ExitCode::SUCCESS)
+    Ok(grant(dialect, &dns.key().name(), &config.domain, place))
 }
 
 fn is_in(name: &str, zone: &str) -> bool {

@@ -1,0 +1,233 @@
+//! What is shown: the page renders these values, and the API gives them as JSON. Pure.
+//!
+//! Times are Unix seconds. Texts that come from phones, policies or certificates are as they came: whoever renders them
+//! escapes them.
+
+use serde::Serialize;
+
+use crate::constituency::{ConstituencyName, MacAddress};
+
+/// How the server is, at one moment.
+#[derive(Debug, Clone, Serialize)]
+pub struct Overview {
+    /// When this was so.
+    pub now: i64,
+    /// Our version.
+    pub version: &'static str,
+    /// The site's base name.
+    pub domain: String,
+    /// Since when the server has been running.
+    pub started: i64,
+    /// Why it is not ready to serve; `None` if it is.
+    pub not_ready: Option<String>,
+    /// The server's certificates, in use or wanted.
+    pub certificates: Vec<Certificate>,
+    /// Every folder, served or not.
+    pub constituencies: Vec<Constituency>,
+    /// How many phones there are, by their state.
+    pub counts: Counts,
+    /// Proven phones that are on no list and were refused for it: the newest first, the first hundred.
+    pub waiting: Vec<Phone>,
+    /// Refused certificates that prove nothing: the newest first, the first hundred.
+    pub unproven: Vec<Unproven>,
+    /// What went on during the last day, oldest first, in steps of equal length; the last one is not over yet.
+    pub activity: Activity,
+    /// What has been wrong lately, in the operator's words: a ledger that is not written, log lines that were lost.
+    pub troubles: Vec<String>,
+}
+
+/// A server certificate and its renewal.
+#[derive(Debug, Clone, Serialize)]
+pub struct Certificate {
+    /// "RSA" or "ECDSA".
+    pub key: String,
+    /// The names that it is for.
+    pub names: Vec<String>,
+    /// Who issued it.
+    pub issuer: Option<String>,
+    /// Its first second; `None` if there is none yet.
+    pub not_before: Option<i64>,
+    /// Its last second.
+    pub not_after: Option<i64>,
+    /// Where it comes from: `acme`, `files` or `local_ca`.
+    pub source: &'static str,
+    /// When the next attempt to renew it is made.
+    pub next_attempt: Option<i64>,
+    /// What is being done right now.
+    pub step: Option<String>,
+    /// Why the last attempt failed, if it did.
+    pub last_error: Option<String>,
+    /// Whether somebody must change something.
+    pub needs_human: bool,
+}
+
+/// A constituency's folder.
+#[derive(Debug, Clone, Serialize)]
+pub struct Constituency {
+    /// The folder's name, which may be no DNS label.
+    pub name: String,
+    /// The policy's description.
+    pub description: String,
+    /// Where phones find it; `None` if it is not served.
+    pub url: Option<String>,
+    /// What is wrong with it; with a URL, the last good policy is in force.
+    pub problem: Option<String>,
+    /// Known phones, or `None` where every phone is let in.
+    pub known: Option<usize>,
+    /// Phones seen during the last day.
+    pub seen_lately: usize,
+    /// Phones that were refused when they last asked.
+    pub refused: usize,
+    /// Why a phone cannot be allowed from the page: no token is configured, or the folder is not ours to write.
+    pub not_allowable: Option<String>,
+}
+
+/// How many phones there are.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Counts {
+    /// Known to a constituency.
+    pub known: usize,
+    /// Known, and seen during the last day.
+    pub well: usize,
+    /// Known, and not seen for two days, or never.
+    pub silent: usize,
+    /// Refused when they last asked.
+    pub refused: usize,
+}
+
+/// Whether a phone is all right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PhoneState {
+    /// Known, let in, and seen lately.
+    Well,
+    /// Known, and not seen for two days.
+    Silent,
+    /// Known, and never seen.
+    Never,
+    /// Proven, and not on the list: it waits for approval.
+    Waiting,
+    /// Known, and refused when it last asked.
+    Refused,
+    /// Kept out by the policy.
+    Denied,
+    /// Its constituency is not served any more.
+    Gone,
+}
+
+/// A phone as its constituency's policy and the ledger know it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Phone {
+    /// The constituency.
+    pub constituency: ConstituencyName,
+    /// The phone.
+    pub mac: MacAddress,
+    /// How it is.
+    pub state: PhoneState,
+    /// The operator's note.
+    pub note: String,
+    /// When it was first seen.
+    pub first_seen: Option<i64>,
+    /// When it was last seen.
+    pub last_seen: Option<i64>,
+    /// From where it came last.
+    pub address: Option<String>,
+    /// Its model, as it calls itself.
+    pub model: Option<String>,
+    /// Its firmware, as it calls itself.
+    pub firmware: Option<String>,
+    /// TLS version and cipher suite.
+    pub tls: Option<String>,
+    /// When its device certificate expires.
+    pub certificate_not_after: Option<i64>,
+    /// The configuration that it last fetched, and when.
+    pub configuration: Option<(String, i64)>,
+    /// The upload that it last stored, and when.
+    pub upload: Option<(String, i64)>,
+    /// Why it was last refused, and when; also if it was let in since.
+    pub refusal: Option<(String, i64)>,
+    /// How many requests it made.
+    pub requests: u64,
+    /// How many of them were refused.
+    pub refusals: u64,
+}
+
+/// A refused certificate that anybody can have made.
+#[derive(Debug, Clone, Serialize)]
+pub struct Unproven {
+    /// The constituency that was asked.
+    pub constituency: ConstituencyName,
+    /// The phone that it claims to be.
+    pub mac: MacAddress,
+    /// The SHA-256 of the certificate, in hex.
+    pub certificate_sha256: String,
+    /// From where it came last.
+    pub address: String,
+    /// When it was first seen.
+    pub first_seen: i64,
+    /// When it was last seen.
+    pub last_seen: i64,
+    /// How often it came.
+    pub count: u64,
+    /// Why it was refused.
+    pub reason: String,
+}
+
+/// Counts over time.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Activity {
+    /// The length of a step, in seconds.
+    pub step_s: i64,
+    /// When the first step began.
+    pub since: i64,
+    /// Requests that were answered with what was asked, or that it is not there.
+    pub served: Vec<u64>,
+    /// Requests and handshakes that were refused.
+    pub refused: Vec<u64>,
+    /// Handshakes, finished or refused.
+    pub handshakes: Vec<u64>,
+}
+
+/// Which phones are asked for: the query of the page and of `/api/phones`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PhoneQuery {
+    /// What MAC address, note, address, model, firmware or constituency must contain, whatever the case.
+    pub search: String,
+    /// Only of this constituency.
+    pub constituency: Option<String>,
+    /// Only in this state, as the API spells it.
+    pub state: Option<String>,
+    /// By what they are sorted.
+    pub sort: PhoneSort,
+    /// Whether the order is turned round.
+    pub is_reversed: bool,
+    /// How many are left out at the begin.
+    pub offset: usize,
+    /// How many are given at most.
+    pub limit: usize,
+}
+
+/// By what phones are sorted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PhoneSort {
+    /// What needs somebody first: refused, waiting, silent, then the others.
+    #[default]
+    State,
+    /// When it was last seen, the newest first.
+    LastSeen,
+    /// Constituency, then MAC address.
+    Name,
+    /// Model, then firmware.
+    Model,
+}
+
+/// The phones that were asked for.
+#[derive(Debug, Clone, Serialize)]
+pub struct PhonePage {
+    /// How many there are in all.
+    pub total: usize,
+    /// How many match, on all pages.
+    pub matching: usize,
+    /// Those of this page.
+    pub phones: Vec<Phone>,
+}
