@@ -212,6 +212,15 @@ impl Config {
         }
     }
 
+    /// Where phones find the constituency `label`: with the port, unless it is that of https.
+    #[must_use]
+    pub fn url(&self, label: &str) -> String {
+        const HTTPS: u16 = 443;
+        let port = self.listen.iter().map(SocketAddr::port).find(|port| *port != 0).unwrap_or(HTTPS);
+        let port = if port == HTTPS { String::new() } else { format!(":{port}") };
+        format!("https://{label}.{}{port}/", self.domain)
+    }
+
     /// Whether this is local mode, where the local device CA is trusted.
     #[must_use]
     pub fn is_local(&self) -> bool {
@@ -288,6 +297,13 @@ mod tests {
         assert_eq!(config.trust["acme-corp"][1], Path::new("/etc/provost/trust/acme-issuing.der"));
         let CertificateSource::Files(pairs) = config.certificate else { panic!("files") };
         assert_eq!(pairs[1].key, Path::new("/etc/provost/ec.key"));
+    }
+
+    #[test]
+    fn a_url_has_the_port_that_is_not_the_usual_one() {
+        assert_eq!(Config::local().url("ote"), "https://ote.phones.localhost:8443/");
+        let public = parse(r#"{ "domain": "phones.example.com", "certificate": { "local_ca": {} } }"#).unwrap();
+        assert_eq!(public.url("ote"), "https://ote.phones.example.com/");
     }
 
     #[test]
