@@ -36,6 +36,7 @@ use crate::state::{StateDir, StateError, StateLock};
 use crate::trust::{self, Bundle, BundleError};
 
 pub mod control;
+mod looks;
 mod news;
 mod publisher;
 mod renewal;
@@ -142,6 +143,7 @@ impl App {
         let mut source = Source::open(&config, &state, &certificates)?;
         source.refresh(&certificates, &config.domain);
 
+        let read = publisher::look(&config);
         let material = TlsMaterial {
             certificates: Arc::clone(&certificates),
             bundles: trust::load_all(&config.trust),
@@ -168,7 +170,7 @@ impl App {
             admission: Arc::new(Admission::new(config.limits.clone(), room)),
             limits: config.limits.clone(),
         });
-        let publisher = Arc::new(Publisher::new(&server, config.clone(), material));
+        let publisher = Arc::new(Publisher::new(&server, config.clone(), material, read));
         let mut scanner = Scanner::new(config.constituencies.clone(), config.bundle_names());
         let first = scanner.scan(clock::now());
         publisher.publish_registry(&Registry::default(), first.snapshot());
