@@ -39,6 +39,7 @@ mod phone_commands;
 mod phones;
 mod pins;
 mod policy_commands;
+mod print_dhcp;
 mod readme;
 mod reload;
 mod requests;
