@@ -6,6 +6,10 @@
 //! 4. No list of revocations names it or a CA below the anchor, and every list that might is fresh.
 //! 5. The subject names a phone, or says why it does not.
 //!
+//! A certificate that fails at 3 counts all the same if it is pinned: named by its SHA-256, for the phone that its subject
+//! names. That is an explicit decision about one certificate, so neither its signature nor its dates are asked for;
+//! the bounds of 1 and 2 and the subject are, and whether it was itself revoked.
+//!
 //! Time is an argument. The path is verified as of the leaf's last valid second, and every CA's dates as of now: so the
 //! leaf's own expiry comes last, may be tolerated by policy, and hides no other reason.
 
@@ -22,7 +26,7 @@ use super::bundle::{Anchor, Bundle};
 use super::identity::{self, NoIdentity};
 use super::refusal::{ChainRefusal, PathError};
 use super::revocation::{self, RevocationList};
-use crate::constituency::{ExpiredDeviceCertificates, MacAddress};
+use crate::constituency::{ExpiredDeviceCertificates, Fingerprint, MacAddress, Pins};
 
 /// The most certificates a phone may send. Path building is a puzzle that a stranger sets us.
 const MAX_CHAIN: usize = 8;
@@ -47,6 +51,7 @@ pub struct VerifiedDevice {
     not_after: i64,
     above: Above,
     tolerates_expiry: bool,
+    pin: Option<Fingerprint>,
 }
 
 /// What stands above a device certificate on its verified path.
@@ -79,6 +84,12 @@ impl VerifiedDevice {
     /// The phone that the certificate names, or why it names none.
     pub fn mac(&self) -> Result<MacAddress, &NoIdentity> {
         self.identity.as_ref().copied()
+    }
+
+    /// Its certificate, if that counts by a pin alone; it does so only while the pin stands.
+    #[must_use]
+    pub fn pin(&self) -> Option<Fingerprint> {
+        self.pin
     }
 
     /// When the certificate expires, in Unix seconds.
@@ -142,11 +153,17 @@ impl DeviceVerifier {
         &self.algorithms
     }
 
-    /// Judges the `chain` that a device presented, its own certificate first, as of `now`.
+    /// Judges the `chain` that a device presented, its own certificate first, for a constituency with these `pins`, as
+    /// of `now`.
     ///
     /// # Errors
     /// The exact reason why it does not count.
-    pub fn judge(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<VerifiedDevice, ChainRefusal> {
+    pub fn judge(
+        &self,
+        chain: &[CertificateDer<'_>],
+        pins: &Pins,
+        now: UnixTime,
+    ) -> Result<VerifiedDevice, ChainRefusal> {
         let (leaf_der, sent) = chain.split_first().ok_or(ChainRefusal::NoCertificate)?;
         if chain.len() > MAX_CHAIN {
             return Err(ChainRefusal::TooManyCertificates { sent: chain.len(), allowed: MAX_CHAIN });
@@ -154,7 +171,20 @@ impl DeviceVerifier {
         let leaf = parse(leaf_der)?;
         check_key_size(&leaf)?;
         check_key_usage(&leaf)?;
+        self.judge_by_chain(leaf_der, &leaf, sent, now).or_else(|refusal| {
+            // Whoever revoked it decided about this one certificate, too.
+            let is_revoked = revocation::check(&self.revocations, &leaf).is_err();
+            by_pin(leaf_der, &leaf, pins).filter(|_| !is_revoked).ok_or(refusal)
+        })
+    }
 
+    fn judge_by_chain(
+        &self,
+        leaf_der: &CertificateDer<'_>,
+        leaf: &X509Certificate<'_>,
+        sent: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<VerifiedDevice, ChainRefusal> {
         let is_ours = |der: &CertificateDer<'_>| {
             self.known.iter().chain(self.facts.iter().map(|fact| &fact.certificate)).any(|ours| ours == der)
         };
@@ -168,13 +198,14 @@ impl DeviceVerifier {
         let not_after = leaf.validity().not_after.timestamp();
         let mut above = self
             .verify_path(leaf_der, &intermediates, now, not_after)
-            .map_err(|error| ChainRefusal::explain(error, &leaf, now))?;
-        above.believe(revocation::check(&self.revocations, &leaf)?);
+            .map_err(|error| ChainRefusal::explain(error, leaf, now))?;
+        above.believe(revocation::check(&self.revocations, leaf)?);
         let device = VerifiedDevice {
             identity: identity::mac_address(leaf.subject()),
             not_after,
             above,
             tolerates_expiry: self.expired == ExpiredDeviceCertificates::Accept,
+            pin: None,
         };
         device.still_valid(unix_seconds(now))?;
         Ok(device)
@@ -235,7 +266,8 @@ impl DeviceVerifier {
             if matches!(ca.key_usage(), Ok(Some(usage)) if !usage.value.key_cert_sign()) {
                 return Err(ChainRefusal::CaMayNotSign { ca: ca.subject().to_string() });
             }
-            above.believe(revocation::check(&self.revocations, &ca)?);
+            let list = revocation::check(&self.revocations, &ca).map_err(ChainRefusal::of_a_ca)?;
+            above.believe(list);
             above.not_after = above.not_after.min(not_after);
             count += 1;
         }
@@ -250,6 +282,21 @@ impl DeviceVerifier {
         }
         Err(refusal)
     }
+}
+
+/// The device of a certificate that is pinned for the phone that it names. Whoever presents it still proves its key.
+fn by_pin(leaf_der: &CertificateDer<'_>, leaf: &X509Certificate<'_>, pins: &Pins) -> Option<VerifiedDevice> {
+    let mac = identity::mac_address(leaf.subject()).ok()?;
+    let pin = *pins.get(&mac)?;
+    // What webpki cannot read (version 1, say), it could not verify the handshake's signature with either.
+    EndEntityCert::try_from(leaf_der).ok().filter(|_| Fingerprint::of(leaf_der) == pin)?;
+    Some(VerifiedDevice {
+        identity: Ok(mac),
+        not_after: leaf.validity().not_after.timestamp(),
+        above: Above { not_after: i64::MAX, list: None },
+        tolerates_expiry: true,
+        pin: Some(pin),
+    })
 }
 
 fn unix_seconds(time: UnixTime) -> i64 {

@@ -36,7 +36,7 @@ fn numbered(mac: &str, serial: u64) -> Identity {
 
 fn issuing(serials: &[u64]) -> CertificateRevocationList {
     let serials: Vec<SerialNumber> = serials.iter().map(|serial| (*serial).into()).collect();
-    FACTORY.issuing.revokes(&serials, SystemTime::now() + 30 * DAY)
+    FACTORY.issuing.revokes(&serials, SystemTime::now() + 20 * DAY)
 }
 
 fn pem_of(list: &CertificateRevocationList) -> Vec<u8> {
@@ -129,7 +129,7 @@ fn a_revoked_ca_takes_what_it_signed_with_it() {
     let server = revoked.start();
     assert_eq!(status(&server, &phone), None);
     assert_eq!(status(&server, &phone.clone().with(&FACTORY.issuing)), None, "nor when the phone sends it");
-    server.reason("the certificate of \"CN=Test Factory Issuing CA 1\"");
+    server.reason("the CA \"CN=Test Factory Issuing CA 1\" (serial number ");
     // The root's own list, which names others, leaves it as it was.
     let other = FACTORY.root.revokes(&[1.into()], SystemTime::now() + DAY);
     let unrevoked = site(&[("crl.pem", pem_of(&other))]);
@@ -191,6 +191,26 @@ fn a_list_that_is_not_the_cas_own_whole_list_closes_the_constituency() {
         let line = server.reason("the trust bundle \"acme\" cannot be used: ");
         assert!(line["reason"].as_str().unwrap().contains(reason), "{name}: {line}");
     }
+}
+
+#[test]
+fn a_pin_does_not_admit_what_was_itself_revoked() {
+    let (lost, of_revoked_ca) = (numbered(VVX500, 30), numbered(VVX550, 31));
+    let root = FACTORY
+        .root
+        .revokes(&[SerialNumber::from_slice(&serial_of(FACTORY.issuing.certificate.der()))], SystemTime::now() + DAY);
+    let site = site(&[("crl.pem", pem_of(&issuing(&[30]))), ("root.pem", pem_of(&root))]);
+    let pinned = |identity: &Identity| json!({ "note": "", "certificate_sha256": fingerprint(identity) });
+    let phones = json!({ VVX500: pinned(&lost), VVX550: pinned(&of_revoked_ca) });
+    site.constituency("acme", &json!({ "trust": ["acme"], "phones": phones }));
+    let server = site.start();
+    assert_eq!((status(&server, &lost), status(&server, &of_revoked_ca)), (None, Some(200)));
+}
+
+/// The SHA-256 of a certificate, in hex.
+fn fingerprint(identity: &Identity) -> String {
+    let sha256 = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &identity.chain[0]);
+    sha256.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[test]
