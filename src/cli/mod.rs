@@ -111,7 +111,7 @@ pub fn main() -> ExitCode {
         Command::Schema(args) => schema::run(&args),
     };
     result.unwrap_or_else(|error| {
-        complain(&format_args!("{error:#}"));
+        complain(&whole(&error));
         ExitCode::from(USAGE)
     })
 }
@@ -132,12 +132,21 @@ fn complain(error: &dyn Display) {
     let _ = writeln!(anstream::stderr(), "{style}error:{style:#} {error}");
 }
 
+/// An error with its causes; one that the sentence above it has told already is not told twice.
+fn whole(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told.as_str() {
+        "" => cause,
+        before if before.contains(&cause) => told,
+        before => format!("{before}: {cause}"),
+    })
+}
+
 /// The exit code of what was done, or not: then the reason is printed.
 fn code(done: anyhow::Result<()>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&format_args!("{error:#}"));
+            complain(&whole(&error));
             ExitCode::FAILURE
         }
     }

@@ -100,6 +100,39 @@ fn the_two_commands_are_what_they_say() {
     assert!(root.join("tests/run").exists());
 }
 
+/// The commands in the text itself, `provost …`, between two headings.
+fn commands(start: &str, end: &str) -> Vec<Vec<&'static str>> {
+    let spans = passage(start, end).split('`').skip(1).step_by(2);
+    spans.filter_map(|span| Some(span.strip_prefix("provost ")?.split_whitespace().collect())).collect()
+}
+
+#[test]
+fn what_gets_phones_there_is_printed_as_the_readme_says() {
+    let mut site = Site::new();
+    site.config["listen"] = json!(["127.0.0.1:443"]);
+    site.config["certificate"] = json!({ "local_ca": {} });
+    site.write_config();
+    site.constituency("home", &json!({ "phones": { VVX500: "the kitchen" } }));
+    let (start, end) = ("## Getting phones there", "## Who is there");
+    let commands = commands(start, end);
+    assert_eq!(commands.len(), 1, "{commands:?}");
+    let printed = |command: &[&str]| {
+        let ended = provost(&site.path("."), command);
+        assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{command:?}");
+        ended.stdout
+    };
+    let dhcp = &commands[0];
+    for option in ["--vlan 10", "--timezone Europe/Berlin", "--offset +01:00", "--ntp 192.0.2.1"] {
+        assert!(passage(start, end).contains(&format!("`{option}`")), "{option}");
+        let with_it = [&dhcp[..], &option.split(' ').collect::<Vec<_>>()].concat();
+        assert_ne!(printed(dhcp), printed(&with_it), "{option}");
+    }
+    for format in ["isc", "kea", "dnsmasq", "mikrotik"] {
+        let command: Vec<&str> = dhcp.iter().map(|word| if *word == "isc" { format } else { word }).collect();
+        assert!(printed(&command).contains("https://home.phones.example.com/"), "{format}");
+    }
+}
+
 #[test]
 fn a_first_phone_boots_as_the_readme_says() {
     // A network of its own: local mode's port is fixed, and other tests and people use it too.
