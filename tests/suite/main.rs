@@ -39,6 +39,7 @@ mod phone_commands;
 mod phones;
 mod policy_commands;
 mod print_dhcp;
+mod print_phone_config;
 mod readme;
 mod reload;
 mod requests;
