@@ -37,6 +37,7 @@ mod negotiation;
 mod paths;
 mod phone_commands;
 mod phones;
+mod pins;
 mod policy_commands;
 mod print_dhcp;
 mod print_phone_config;
