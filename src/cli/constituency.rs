@@ -109,10 +109,8 @@ fn add(
     // It has another name now, under which nothing is to be removed.
     let _ = staging.keep();
     let files = if count == 1 { "1 file".to_owned() } else { format!("{count} files") };
-    say(&format_args!(
-        "https://{name}.{}/ has {files}; provost allow MAC --constituency {name} lets a phone in",
-        config.domain
-    ));
+    let url = config.url(name.as_str());
+    say(&format_args!("{url} has {files}; provost allow MAC --constituency {name} lets a phone in"));
     Ok(())
 }
 

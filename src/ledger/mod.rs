@@ -29,7 +29,7 @@ use std::sync::Arc;
 
 pub use health::Health;
 pub use keeper::Keeper;
-pub use reader::{Claim, Event, Phone, ReadError, Reader, Request};
+pub use reader::{Claim, ClaimAddress, Event, Phone, ReadError, Reader, Request};
 pub use sighting::{Proof, Sighting};
 pub use user_agent::UserAgent;
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Phone;
-use crate::constituency::{Constituency, ConstituencyName, MacAddress, Phones, Registry, Standing};
+use crate::constituency::{Constituency, ConstituencyName, Fingerprint, MacAddress, Phones, Registry, Standing};
 
 /// Every phone, by constituency and address.
 pub type Roster = BTreeMap<(ConstituencyName, MacAddress), Known>;
@@ -15,6 +15,8 @@ pub struct Known {
     pub standing: Option<Standing>,
     /// The operator's note.
     pub note: String,
+    /// The certificate that counts for it by itself.
+    pub pin: Option<Fingerprint>,
     /// What was seen of it.
     pub seen: Option<Phone>,
 }
@@ -42,7 +44,8 @@ impl Known {
             Some(Phones::Listed(listed)) => listed.get(&mac).cloned().unwrap_or_default(),
             _ => String::new(),
         };
-        Self { standing: constituency.map(|constituency| constituency.standing(mac)), note, seen: None }
+        let pin = constituency.and_then(|constituency| constituency.policy.pins.get(&mac).copied());
+        Self { standing: constituency.map(|constituency| constituency.standing(mac)), note, pin, seen: None }
     }
 
     /// Whether it was refused when it last asked.

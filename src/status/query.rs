@@ -47,19 +47,6 @@ impl PhoneState {
     }
 }
 
-impl PhoneSort {
-    /// As the API spells it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::State => "state",
-            Self::LastSeen => "last_seen",
-            Self::Name => "name",
-            Self::Model => "model",
-        }
-    }
-}
-
 impl PhoneQuery {
     /// Reads the `query` of a URL, which may be empty. Keys that are not ours are left alone.
     ///
@@ -85,26 +72,6 @@ impl PhoneQuery {
             }
         }
         Ok(parsed)
-    }
-
-    /// The query of a URL that means this; empty if everything is as it is by itself.
-    #[must_use]
-    pub fn to_query(&self) -> String {
-        let usual = Self { limit: LIMIT, ..Self::default() };
-        let mut query = form_urlencoded::Serializer::new(String::new());
-        let mut add = |key: &str, value: &str, is_said: bool| {
-            if is_said {
-                query.append_pair(key, value);
-            }
-        };
-        add("search", &self.search, !self.search.is_empty());
-        add("constituency", self.constituency.as_deref().unwrap_or_default(), self.constituency.is_some());
-        add("state", self.state.as_deref().unwrap_or_default(), self.state.is_some());
-        add("sort", self.sort.name(), self.sort != usual.sort);
-        add("reverse", "1", self.is_reversed);
-        add("offset", &self.offset.to_string(), self.offset != 0);
-        add("limit", &self.limit.to_string(), self.limit != usual.limit);
-        query.finish()
     }
 
     /// Those of `phones` that are meant.
@@ -260,11 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_reads_back_and_what_cannot_be_meant_is_said() {
-        for text in ["", "search=a+b%26&constituency=ote&state=never&sort=model&reverse=1&offset=7&limit=9"] {
-            let query = PhoneQuery::parse(text).unwrap();
-            assert_eq!(query.to_query(), text);
-        }
+    fn what_cannot_be_meant_is_said() {
         assert_eq!(PhoneQuery::parse("limit=99999").unwrap().limit, MAX_LIMIT);
         assert_eq!(PhoneQuery::parse("limit=0").unwrap().limit, 1);
         for bad in ["state=x", "sort=x", "offset=-1", "limit=a"] {
