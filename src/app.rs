@@ -33,9 +33,11 @@ use crate::serve::stop::Stop;
 use crate::serve::upload::store::{self, UploadStore};
 use crate::settings::SettingsError;
 use crate::state::{StateDir, StateError, StateLock};
+use crate::status::{Endpoint, Knowledge};
 use crate::trust::{self, Bundle, BundleError};
 
 pub mod control;
+mod knowledge;
 mod looks;
 mod news;
 mod publisher;
@@ -43,11 +45,14 @@ mod renewal;
 mod sightings;
 mod signals;
 mod sockets;
+pub mod status;
 mod upkeep;
 
+use knowledge::Sources;
 use publisher::Publisher;
 use renewal::{Plan, Renewal};
 use sightings::Sightings;
+use status::Boards;
 use upkeep::{Upkeep, Work};
 
 pub(crate) use renewal::parts as renewal_parts;
@@ -99,6 +104,14 @@ pub enum AppError {
         /// What the system said.
         source: io::Error,
     },
+    /// The operators' listener.
+    #[error("cannot listen on {endpoint} (\"status\"): {source}{}", sockets::hint(.source))]
+    Status {
+        /// Where.
+        endpoint: Endpoint,
+        /// What the system said.
+        source: io::Error,
+    },
     /// Threads, signals.
     #[error("the system refuses what every server needs: {0}")]
     System(#[from] io::Error),
@@ -116,6 +129,7 @@ pub struct App {
     waker: Waker,
     writer: Writer,
     keeper: Keeper,
+    status: Option<(status::Opened, Arc<dyn Knowledge>)>,
     _lock: StateLock,
 }
 
@@ -134,13 +148,18 @@ impl App {
     ///
     /// # Errors
     /// Whatever makes serving impossible. What is wrong with a folder or a trust bundle is only said.
-    pub fn start(config: Config, log: LogFormat, output: impl io::Write + Send + 'static) -> Result<Self, AppError> {
+    pub fn start(
+        mut config: Config,
+        log: LogFormat,
+        output: impl io::Write + Send + 'static,
+    ) -> Result<Self, AppError> {
         let room = sockets::room_for_connections();
         config.check_apart()?;
         let state = StateDir::open(&config.state)?;
         let lock = state.lock()?;
         let certificates = Arc::new(LiveCertificates::default());
-        let mut source = Source::open(&config, &state, &certificates)?;
+        let boards = Boards::default();
+        let mut source = Source::open(&config, &state, &certificates, &boards)?;
         source.refresh(&certificates, &config.domain);
 
         let read = publisher::look(&config);
@@ -159,8 +178,10 @@ impl App {
             .map_err(|source| AppError::Uploads { path: uploads, source })?;
         // Whoever reads that we listen may send a signal at once.
         let signals = signals::Signals::listen()?;
+        let operators = status::open(&mut config, &state)?;
         let listeners = sockets::listen_all(&config.listen)?;
         let (ledger, keeper) = Ledger::start(&state.folder(ledger::FOLDER)?)?;
+        let health = ledger.health();
         let (access, writer) = AccessLog::start(log, output, Sightings(ledger))?;
         let server = Arc::new(Server {
             site: ArcSwap::from_pointee(Site::new(config.domain.clone(), config.no_sni.clone())),
@@ -176,7 +197,11 @@ impl App {
         publisher.publish_registry(&Registry::default(), first.snapshot());
         let publishing = Arc::clone(&publisher);
         let waker = follow(scanner, first, move |before, after| publishing.publish_registry(before, after))?;
-        Ok(Self { config, server, publisher, listeners, signals, source, waker, writer, keeper, _lock: lock })
+        let status = operators.map(|opened| {
+            let sources = Sources::new(&server, boards, health, &config, state.path(), &listeners);
+            (opened, Arc::new(sources) as Arc<dyn Knowledge>)
+        });
+        Ok(Self { config, server, publisher, listeners, signals, source, waker, writer, keeper, status, _lock: lock })
     }
 
     /// Where it listens.
@@ -218,7 +243,9 @@ impl App {
             publisher: self.publisher,
             config: self.config.clone(),
             waker: self.waker.clone(),
+            token: self.status.as_ref().map(|(opened, _)| opened.token()),
         })?;
+        let status = self.status.map(|(opened, knowledge)| opened.start(knowledge)).transpose()?;
         let mut until = std::pin::pin!(until);
         loop {
             tokio::select! {
@@ -247,6 +274,9 @@ impl App {
         if let Some(renewal) = renewal {
             renewal.ended().await;
         }
+        if let Some(status) = status {
+            status.end().await;
+        }
         self.waker.stop();
         drop((upkeep, self.server));
         self.writer.finish(PATIENCE_WITH_LOG);
@@ -257,7 +287,12 @@ impl App {
 }
 
 impl Source {
-    fn open(config: &Config, state: &StateDir, live: &Arc<LiveCertificates>) -> Result<Self, AppError> {
+    fn open(
+        config: &Config,
+        state: &StateDir,
+        live: &Arc<LiveCertificates>,
+        boards: &Boards,
+    ) -> Result<Self, AppError> {
         Ok(match &config.certificate {
             CertificateSource::Files(pairs) => Self::Files(FilesSource::new(pairs.clone())),
             CertificateSource::LocalCa(_) => Self::LocalCa(Box::new(LocalCa::open(
@@ -266,7 +301,7 @@ impl Source {
                 clock::now(),
             )?)),
             CertificateSource::Acme(settings) => {
-                let plan = Plan::new(settings, &config.domain, state.path(), live);
+                let plan = Plan::new(settings, &config.domain, state.path(), live, boards);
                 let renewer = plan.open()?;
                 Self::Acme(Some(Box::new((plan, renewer))))
             }
