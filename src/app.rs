@@ -36,17 +36,23 @@ use crate::state::{StateDir, StateError, StateLock};
 use crate::trust::{self, Bundle, BundleError};
 
 pub mod control;
+mod heart;
 mod news;
+pub mod passed;
 mod publisher;
 mod renewal;
 mod sightings;
 mod signals;
 mod sockets;
+mod supervisor;
 mod upkeep;
 
+use heart::{Heart, Organ};
+use passed::{Passed, PassedError};
 use publisher::Publisher;
 use renewal::{Plan, Renewal};
 use sightings::Sightings;
+use supervisor::{Supervisor, Word};
 use upkeep::{Upkeep, Work};
 
 pub(crate) use renewal::parts as renewal_parts;
@@ -98,6 +104,12 @@ pub enum AppError {
         /// What the system said.
         source: io::Error,
     },
+    /// What systemd passed does not fit.
+    #[error("{0}")]
+    Passed(#[from] PassedError),
+    /// An address is served no more.
+    #[error("a listener ended by a defect of provost")]
+    ListenerEnded,
     /// Threads, signals.
     #[error("the system refuses what every server needs: {0}")]
     System(#[from] io::Error),
@@ -129,11 +141,17 @@ enum Source {
 
 impl App {
     /// Opens everything that is needed and listens, within a runtime; connections are accepted once [`App::run`] runs.
-    /// The access log goes to `output` in the form `log`, which the command line may have chosen.
+    /// The access log goes to `output` in the form `log`, which the command line may have chosen; `passed` are the sockets
+    /// that systemd keeps for us.
     ///
     /// # Errors
     /// Whatever makes serving impossible. What is wrong with a folder or a trust bundle is only said.
-    pub fn start(config: Config, log: LogFormat, output: impl io::Write + Send + 'static) -> Result<Self, AppError> {
+    pub fn start(
+        config: Config,
+        log: LogFormat,
+        output: impl io::Write + Send + 'static,
+        mut passed: Passed,
+    ) -> Result<Self, AppError> {
         let room = sockets::room_for_connections();
         config.check_apart()?;
         let state = StateDir::open(&config.state)?;
@@ -157,7 +175,8 @@ impl App {
             .map_err(|source| AppError::Uploads { path: uploads, source })?;
         // Whoever reads that we listen may send a signal at once.
         let signals = signals::Signals::listen()?;
-        let listeners = sockets::listen_all(&config.listen)?;
+        let listeners = sockets::listen_all(&config.listen, &mut passed)?;
+        passed.check_all_taken()?;
         let (ledger, keeper) = Ledger::start(&state.folder(ledger::FOLDER)?)?;
         let (access, writer) = AccessLog::start(log, output, Sightings(ledger))?;
         let server = Arc::new(Server {
@@ -217,19 +236,18 @@ impl App {
             config: self.config.clone(),
             waker: self.waker.clone(),
         })?;
-        let mut until = std::pin::pin!(until);
-        loop {
-            tokio::select! {
-                () = &mut until => break,
-                signal = self.signals.next() => match signal {
-                    signals::Signal::Stop(name) => {
-                        tracing::info!("{name}: no new connections; what is under way may end within {} s", self.config.limits.drain_s);
-                        break;
-                    }
-                    signals::Signal::Reload => upkeep.reload(),
-                },
-            }
+        let supervisor = Supervisor::from_environment()?;
+        let mut heart = JoinSet::new();
+        if supervisor.is_there() {
+            heart.spawn(heart_of(&self.server, &self.waker, &upkeep, &supervisor, stopped).beat());
         }
+        supervisor.say(vec![Word::Ready]);
+        let result = tokio::select! {
+            () = until => Ok(()),
+            () = obey(&mut self.signals, &upkeep, &supervisor, self.config.limits.drain_s) => Ok(()),
+            Some(_) = listeners.join_next() => Err(AppError::ListenerEnded),
+        };
+        supervisor.say(vec![Word::Stopping, Word::Status("what is under way may end".to_owned())]);
         // Nobody left to tell is as good as told.
         let _ = stop.send(Stop::Drain);
         renewal.iter().for_each(Renewal::stop);
@@ -245,12 +263,55 @@ impl App {
         if let Some(renewal) = renewal {
             renewal.ended().await;
         }
+        heart.shutdown().await;
         self.waker.stop();
         drop((upkeep, self.server));
         self.writer.finish(PATIENCE_WITH_LOG);
         self.keeper.finish(PATIENCE_WITH_LEDGER);
         tracing::info!("stopped");
-        Ok(())
+        result
+    }
+}
+
+/// Reads everything again when a signal asks for it, until one says stop.
+async fn obey(signals: &mut signals::Signals, upkeep: &Upkeep, supervisor: &Supervisor, drain_s: u64) {
+    let mut reloads = JoinSet::new();
+    loop {
+        tokio::select! {
+            signal = signals.next() => match signal {
+                signals::Signal::Stop(name) => {
+                    tracing::info!("{name}: no new connections; what is under way may end within {drain_s} s");
+                    return;
+                }
+                signals::Signal::Reload => {
+                    supervisor.say(vec![Word::Reloading]);
+                    reloads.spawn(upkeep.reload());
+                }
+            },
+            Some(_) = reloads.join_next() => if reloads.is_empty() {
+                supervisor.say(vec![Word::Ready]);
+            },
+        }
+    }
+}
+
+/// What tells the `supervisor` that `server` lives, with the threads that it cannot do without.
+fn heart_of(
+    server: &Arc<Server>,
+    waker: &Waker,
+    upkeep: &Upkeep,
+    supervisor: &Supervisor,
+    stop: watch::Receiver<Stop>,
+) -> Heart {
+    let (waker, upkeep, server) = (waker.clone(), upkeep.clone(), Arc::clone(server));
+    Heart {
+        supervisor: supervisor.clone(),
+        organs: vec![
+            Organ::new("follows the constituencies", move || waker.ask()),
+            Organ::new("follows certificates", move || upkeep.ask()),
+        ],
+        stop,
+        status: Box::new(move || heart::status(&server)),
     }
 }
 

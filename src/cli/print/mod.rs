@@ -5,7 +5,10 @@ use std::process::ExitCode;
 use super::{ConfigArg, say};
 use crate::config::Config;
 
+mod completions;
 mod grant;
+mod manual;
+mod systemd;
 
 pub use grant::{Dialect, grant};
 
@@ -16,12 +19,24 @@ pub(super) enum Command {
     BindPolicy(ConfigArg),
     /// What Knot must grant, and nothing more: an acl in knot.conf.
     KnotAcl(ConfigArg),
+    /// The service by which systemd runs the server: into /etc/systemd/system/provost.service.
+    SystemdUnit(systemd::Args),
+    /// The sockets that systemd keeps, so that a restart refuses no connection: into /etc/systemd/system/provost.socket.
+    SystemdSocket(systemd::Args),
+    /// What a shell needs to complete this command line.
+    Completions(completions::Args),
+    /// The manual's page of a command, for `man -l -`.
+    Man(manual::Args),
 }
 
 pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
     let printed = match command {
         Command::BindPolicy(config) => grant::of(&find(config)?, Dialect::BindPolicy)?,
         Command::KnotAcl(config) => grant::of(&find(config)?, Dialect::KnotAcl)?,
+        Command::SystemdUnit(args) => args.fit()?.service(),
+        Command::SystemdSocket(args) => args.fit()?.socket(),
+        Command::Completions(args) => completions::of(args),
+        Command::Man(args) => manual::page(args)?,
     };
     say(&printed.trim_end());
     Ok(ExitCode::SUCCESS)
