@@ -51,7 +51,8 @@ pub struct Config {
 
 /// Where the server's certificate comes from.
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", try_from = "CertificateKeys")]
+#[schemars(!try_from)]
 pub enum CertificateSource {
     /// Files that somebody else writes, followed when they change.
     Files(Vec<CertificateFiles>),
@@ -65,6 +66,28 @@ pub enum CertificateSource {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LocalCaSettings {}
+
+/// The same as it is typed, so that whoever gives several is told so.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CertificateKeys {
+    files: Option<Vec<CertificateFiles>>,
+    local_ca: Option<LocalCaSettings>,
+    acme: Option<Box<AcmeSettings>>,
+}
+
+impl TryFrom<CertificateKeys> for CertificateSource {
+    type Error = &'static str;
+
+    fn try_from(keys: CertificateKeys) -> Result<Self, Self::Error> {
+        match (keys.files, keys.local_ca, keys.acme) {
+            (Some(files), None, None) => Ok(Self::Files(files)),
+            (None, Some(local), None) => Ok(Self::LocalCa(local)),
+            (None, None, Some(acme)) => Ok(Self::Acme(acme)),
+            _ => Err("takes exactly one of \"acme\", \"files\" and \"local_ca\""),
+        }
+    }
+}
 
 /// `provost.json` as it is typed. Relative paths are relative to the file.
 ///
@@ -328,7 +351,14 @@ mod tests {
                 .ends_with(":1: \"log\": \"xml\" is not known here; known ones: text, json")
         );
         let misspelt = r#"{"domain": "a.example", "certificate": {"fles": []}}"#;
-        assert!(error(misspelt).ends_with(":1: \"certificate\": \"fles\" is not known here; did you mean \"files\"?"));
+        assert!(error(misspelt).ends_with(":1: \"fles\": is no known key; did you mean \"files\"?"));
+        for ways in [r#""local_ca": {}, "files": []"#, ""] {
+            let bad = error(&format!("{{\"domain\": \"a.example\", \"certificate\": {{{ways}}}}}"));
+            assert!(
+                bad.ends_with(":1: \"certificate\": takes exactly one of \"acme\", \"files\" and \"local_ca\""),
+                "{bad}"
+            );
+        }
         assert!(error("{\n\"domain\": \"a.example\",").ends_with("provost.json:2: EOF while parsing a value"));
         assert!(error(&format!("{{{site}, \"trust\": {{\"polycom\": []}}}}")).contains("built in"));
         assert!(error(&format!("{{{site}, \"no-sni\": \"a\"}}")).contains("did you mean \"no_sni\"?"));

@@ -18,6 +18,7 @@ mod local;
 pub mod phone;
 mod phone_log;
 mod phones;
+mod pins;
 mod policy;
 pub mod print;
 pub mod printer;
@@ -111,7 +112,7 @@ pub fn main() -> ExitCode {
         Command::Schema(args) => schema::run(&args),
     };
     result.unwrap_or_else(|error| {
-        complain(&format_args!("{error:#}"));
+        complain(&whole(&error));
         ExitCode::from(USAGE)
     })
 }
@@ -137,12 +138,27 @@ fn complain(error: &dyn Display) {
     let _ = writeln!(anstream::stderr(), "{style}error:{style:#} {error}");
 }
 
+/// Prints a warning to standard error.
+fn warn(warning: &dyn Display) {
+    let style = AnsiColor::Yellow.on_default().bold();
+    let _ = writeln!(anstream::stderr(), "{style}warning:{style:#} {warning}");
+}
+
+/// An error with its causes; one that the sentence above it has told already is not told twice.
+fn whole(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told.as_str() {
+        "" => cause,
+        before if before.contains(&cause) => told,
+        before => format!("{before}: {cause}"),
+    })
+}
+
 /// The exit code of what was done, or not: then the reason is printed.
 fn code(done: anyhow::Result<()>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&format_args!("{error:#}"));
+            complain(&whole(&error));
             ExitCode::FAILURE
         }
     }

@@ -304,4 +304,8 @@ fn no_grant_is_printed_for_a_name_that_the_zone_does_not_hold() {
     let reason =
         "_acme-challenge.phones.example.com is not in the zone acme.example.com: a CNAME record leads there, or";
     assert!(elsewhere.stderr.contains(reason) && elsewhere.stderr.contains("check --live"), "{}", elsewhere.stderr);
+
+    std::fs::remove_file(folder.path().join("provost.key")).unwrap();
+    let missing = print("example.com").stderr;
+    assert_eq!(missing.matches("No such file").count(), 1, "{missing}");
 }

@@ -1,11 +1,18 @@
 //! `provost print`: what other programs are to be told of this server, ready to be pasted; a file for each thing.
 
 use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
 
 use super::{ConfigArg, say};
+use crate::clock;
 use crate::config::Config;
+use crate::constituency::scan::Scanner;
+use crate::constituency::{Constituency, ConstituencyName};
 
 mod completions;
+mod dhcp;
 mod grant;
 mod manual;
 mod systemd;
@@ -27,6 +34,8 @@ pub(super) enum Command {
     Completions(completions::Args),
     /// The manual's page of a command, for `man -l -`.
     Man(manual::Args),
+    /// What a DHCP server must tell phones, so that they find a constituency.
+    Dhcp(dhcp::Args),
 }
 
 pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
@@ -37,6 +46,7 @@ pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
         Command::SystemdSocket(args) => args.fit()?.socket(),
         Command::Completions(args) => completions::of(args),
         Command::Man(args) => manual::page(args)?,
+        Command::Dhcp(args) => dhcp::print(args, &find(&args.config)?)?,
     };
     say(&printed.trim_end());
     Ok(ExitCode::SUCCESS)
@@ -44,4 +54,11 @@ pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
 
 fn find(config: &ConfigArg) -> anyhow::Result<Config> {
     Ok(Config::find(config.config.as_deref())?)
+}
+
+/// The constituency that is served under `name`, which may be an alias of it.
+fn constituency(config: &Config, name: &ConstituencyName) -> anyhow::Result<Arc<Constituency>> {
+    let registry = Scanner::new(config.constituencies.clone(), config.bundle_names()).scan(clock::now());
+    let found = registry.find(name.as_str()).cloned();
+    found.with_context(|| format!("there is no constituency {name} that can be served; see provost check"))
 }
