@@ -3,4 +3,5 @@
 //!
 //! Everything that is shown is gathered into one [`picture`], by whoever knows it; here it is only served.
 
+pub mod page;
 pub mod picture;
