@@ -33,10 +33,12 @@ use crate::serve::stop::Stop;
 use crate::serve::upload::store::{self, UploadStore};
 use crate::settings::SettingsError;
 use crate::state::{StateDir, StateError, StateLock};
+use crate::status::{Endpoint, Knowledge};
 use crate::trust::{self, Bundle, BundleError};
 
 pub mod control;
 mod heart;
+mod knowledge;
 mod news;
 pub mod passed;
 mod publisher;
@@ -44,14 +46,17 @@ mod renewal;
 mod sightings;
 mod signals;
 mod sockets;
+pub mod status;
 mod supervisor;
 mod upkeep;
 
-use heart::{Heart, Organ};
+use heart::Heart;
+use knowledge::Sources;
 use passed::{Passed, PassedError};
 use publisher::Publisher;
 use renewal::{Plan, Renewal};
 use sightings::Sightings;
+use status::Boards;
 use supervisor::{Supervisor, Word};
 use upkeep::{Upkeep, Work};
 
@@ -110,6 +115,14 @@ pub enum AppError {
     /// An address is served no more.
     #[error("a listener ended by a defect of provost")]
     ListenerEnded,
+    /// The operators' listener.
+    #[error("cannot listen on {endpoint} (\"status\"): {source}{}", sockets::hint(.source))]
+    Status {
+        /// Where.
+        endpoint: Endpoint,
+        /// What the system said.
+        source: io::Error,
+    },
     /// Threads, signals.
     #[error("the system refuses what every server needs: {0}")]
     System(#[from] io::Error),
@@ -127,6 +140,7 @@ pub struct App {
     waker: Waker,
     writer: Writer,
     keeper: Keeper,
+    status: Option<(status::Opened, Arc<dyn Knowledge>)>,
     _lock: StateLock,
 }
 
@@ -147,7 +161,7 @@ impl App {
     /// # Errors
     /// Whatever makes serving impossible. What is wrong with a folder or a trust bundle is only said.
     pub fn start(
-        config: Config,
+        mut config: Config,
         log: LogFormat,
         output: impl io::Write + Send + 'static,
         mut passed: Passed,
@@ -157,7 +171,8 @@ impl App {
         let state = StateDir::open(&config.state)?;
         let lock = state.lock()?;
         let certificates = Arc::new(LiveCertificates::default());
-        let mut source = Source::open(&config, &state, &certificates)?;
+        let boards = Boards::default();
+        let mut source = Source::open(&config, &state, &certificates, &boards)?;
         source.refresh(&certificates, &config.domain);
 
         let material = TlsMaterial {
@@ -175,9 +190,11 @@ impl App {
             .map_err(|source| AppError::Uploads { path: uploads, source })?;
         // Whoever reads that we listen may send a signal at once.
         let signals = signals::Signals::listen()?;
+        let operators = status::open(&mut config, &state, &mut passed)?;
         let listeners = sockets::listen_all(&config.listen, &mut passed)?;
         passed.check_all_taken()?;
         let (ledger, keeper) = Ledger::start(&state.folder(ledger::FOLDER)?)?;
+        let health = ledger.health();
         let (access, writer) = AccessLog::start(log, output, Sightings(ledger))?;
         let server = Arc::new(Server {
             site: ArcSwap::from_pointee(Site::new(config.domain.clone(), config.no_sni.clone())),
@@ -193,7 +210,11 @@ impl App {
         publisher.publish_registry(&Registry::default(), first.snapshot());
         let publishing = Arc::clone(&publisher);
         let waker = follow(scanner, first, move |before, after| publishing.publish_registry(before, after))?;
-        Ok(Self { config, server, publisher, listeners, signals, source, waker, writer, keeper, _lock: lock })
+        let status = operators.map(|opened| {
+            let sources = Sources::new(&server, boards, health, &config, state.path(), &listeners);
+            (opened, Arc::new(sources) as Arc<dyn Knowledge>)
+        });
+        Ok(Self { config, server, publisher, listeners, signals, source, waker, writer, keeper, status, _lock: lock })
     }
 
     /// Where it listens.
@@ -235,16 +256,18 @@ impl App {
             publisher: self.publisher,
             config: self.config.clone(),
             waker: self.waker.clone(),
+            token: self.status.as_ref().map(|(opened, _)| opened.token()),
         })?;
+        let status = self.status.map(|(opened, knowledge)| opened.start(knowledge)).transpose()?;
         let supervisor = Supervisor::from_environment()?;
         let mut heart = JoinSet::new();
         if supervisor.is_there() {
-            heart.spawn(heart_of(&self.server, &self.waker, &upkeep, &supervisor, stopped).beat());
+            heart.spawn(Heart::new(&self.server, &self.waker, &upkeep, &supervisor, stopped).beat());
         }
         supervisor.say(vec![Word::Ready]);
         let result = tokio::select! {
             () = until => Ok(()),
-            () = obey(&mut self.signals, &upkeep, &supervisor, self.config.limits.drain_s) => Ok(()),
+            () = self.signals.obey(&upkeep, &supervisor, self.config.limits.drain_s) => Ok(()),
             Some(_) = listeners.join_next() => Err(AppError::ListenerEnded),
         };
         supervisor.say(vec![Word::Stopping, Word::Status("what is under way may end".to_owned())]);
@@ -264,6 +287,9 @@ impl App {
             renewal.ended().await;
         }
         heart.shutdown().await;
+        if let Some(status) = status {
+            status.end().await;
+        }
         self.waker.stop();
         drop((upkeep, self.server));
         self.writer.finish(PATIENCE_WITH_LOG);
@@ -273,50 +299,13 @@ impl App {
     }
 }
 
-/// Reads everything again when a signal asks for it, until one says stop.
-async fn obey(signals: &mut signals::Signals, upkeep: &Upkeep, supervisor: &Supervisor, drain_s: u64) {
-    let mut reloads = JoinSet::new();
-    loop {
-        tokio::select! {
-            signal = signals.next() => match signal {
-                signals::Signal::Stop(name) => {
-                    tracing::info!("{name}: no new connections; what is under way may end within {drain_s} s");
-                    return;
-                }
-                signals::Signal::Reload => {
-                    supervisor.say(vec![Word::Reloading]);
-                    reloads.spawn(upkeep.reload());
-                }
-            },
-            Some(_) = reloads.join_next() => if reloads.is_empty() {
-                supervisor.say(vec![Word::Ready]);
-            },
-        }
-    }
-}
-
-/// What tells the `supervisor` that `server` lives, with the threads that it cannot do without.
-fn heart_of(
-    server: &Arc<Server>,
-    waker: &Waker,
-    upkeep: &Upkeep,
-    supervisor: &Supervisor,
-    stop: watch::Receiver<Stop>,
-) -> Heart {
-    let (waker, upkeep, server) = (waker.clone(), upkeep.clone(), Arc::clone(server));
-    Heart {
-        supervisor: supervisor.clone(),
-        organs: vec![
-            Organ::new("follows the constituencies", move || waker.ask()),
-            Organ::new("follows certificates", move || upkeep.ask()),
-        ],
-        stop,
-        status: Box::new(move || heart::status(&server)),
-    }
-}
-
 impl Source {
-    fn open(config: &Config, state: &StateDir, live: &Arc<LiveCertificates>) -> Result<Self, AppError> {
+    fn open(
+        config: &Config,
+        state: &StateDir,
+        live: &Arc<LiveCertificates>,
+        boards: &Boards,
+    ) -> Result<Self, AppError> {
         Ok(match &config.certificate {
             CertificateSource::Files(pairs) => Self::Files(FilesSource::new(pairs.clone())),
             CertificateSource::LocalCa(_) => Self::LocalCa(Box::new(LocalCa::open(
@@ -325,7 +314,7 @@ impl Source {
                 clock::now(),
             )?)),
             CertificateSource::Acme(settings) => {
-                let plan = Plan::new(settings, &config.domain, state.path(), live);
+                let plan = Plan::new(settings, &config.domain, state.path(), live, boards);
                 let renewer = plan.open()?;
                 Self::Acme(Some(Box::new((plan, renewer))))
             }

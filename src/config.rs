@@ -14,6 +14,7 @@ use crate::serve::Limits;
 use crate::serve::access::LogFormat;
 use crate::serve::host;
 use crate::settings::{self, SettingsError};
+use crate::status::StatusSettings;
 
 /// The configuration's file, looked for in the working directory.
 pub const CONFIG_FILE: &str = "provost.json";
@@ -47,6 +48,8 @@ pub struct Config {
     pub log: LogFormat,
     /// Limits.
     pub limits: Limits,
+    /// The operators' listener; `None`: there is none.
+    pub status: Option<StatusSettings>,
 }
 
 /// Where the server's certificate comes from.
@@ -125,6 +128,8 @@ pub struct ConfigFile {
     /// Limits.
     #[serde(default)]
     limits: Limits,
+    /// The operators' listener; absent: there is none.
+    status: Option<StatusSettings>,
 }
 
 fn default_listen() -> Vec<String> {
@@ -187,6 +192,7 @@ impl Config {
             return Err(wrong("certificate", "names no files".to_owned()));
         }
         typed.limits.check().map_err(|reason| wrong("limits", reason))?;
+        typed.status.as_ref().map_or(Ok(()), StatusSettings::check).map_err(|reason| wrong("status", reason))?;
         if typed.trust.contains_key(POLYCOM) {
             return Err(wrong("trust", format!("\"{POLYCOM}\" is built in; give your bundle another name")));
         }
@@ -215,6 +221,7 @@ impl Config {
             no_sni: typed.no_sni,
             log: typed.log,
             limits: typed.limits,
+            status: typed.status.map(|status| status.relative_to(base)),
         })
     }
 
@@ -232,6 +239,7 @@ impl Config {
             no_sni: None,
             log: LogFormat::Text,
             limits: Limits::default(),
+            status: Some(StatusSettings::default()),
         }
     }
 
@@ -318,7 +326,8 @@ mod tests {
                  "state": "/var/lib/provost",
                  "certificate": { "files": [ { "chain": "rsa.pem", "key": "rsa.key" }, { "chain": "ec.pem", "key": "ec.key" } ] },
                  "trust": { "acme-corp": ["trust/acme-root.pem", "trust/acme-issuing.der"] },
-                 "no_sni": "ucs-5-9", "log": "text", "limits": { } }"#,
+                 "no_sni": "ucs-5-9", "log": "text", "limits": { },
+                 "status": { "listen": "unix:status.sock", "token_file": "token", "hosts": ["provost.example.com"] } }"#,
         )
         .unwrap();
         assert_eq!(config.domain, "phones.example.com");

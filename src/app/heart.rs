@@ -13,7 +13,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::supervisor::{Supervisor, Word};
+use super::upkeep::Upkeep;
 use crate::clock;
+use crate::constituency::watch::Waker;
 use crate::serve::Server;
 use crate::serve::stop::Stop;
 
@@ -28,7 +30,7 @@ const LONG: Duration = Duration::from_mins(1);
 const DAY_S: i64 = 86_400;
 
 /// A thread that must be there.
-pub(super) struct Organ {
+struct Organ {
     /// What it does.
     name: &'static str,
     /// Asks it to answer when it comes round; `None` if it has ended.
@@ -47,16 +49,16 @@ enum Health {
 
 /// What beats.
 pub(super) struct Heart {
-    pub(super) supervisor: Supervisor,
-    pub(super) organs: Vec<Organ>,
+    supervisor: Supervisor,
+    organs: Vec<Organ>,
     /// Whether it is being stopped.
-    pub(super) stop: watch::Receiver<Stop>,
+    stop: watch::Receiver<Stop>,
     /// How the server is, in a line.
-    pub(super) status: Box<dyn Fn() -> String + Send>,
+    status: Box<dyn Fn() -> String + Send>,
 }
 
 impl Organ {
-    pub(super) fn new(name: &'static str, ask: impl Fn() -> Option<Receiver<()>> + Send + 'static) -> Self {
+    fn new(name: &'static str, ask: impl Fn() -> Option<Receiver<()>> + Send + 'static) -> Self {
         Self { name, ask: Box::new(ask), asked: None, is_late: false }
     }
 
@@ -92,6 +94,22 @@ impl Organ {
 }
 
 impl Heart {
+    /// The heart of `server`, which cannot do without the threads behind `waker` and `upkeep`.
+    pub(super) fn new(
+        server: &Arc<Server>,
+        waker: &Waker,
+        upkeep: &Upkeep,
+        supervisor: &Supervisor,
+        stop: watch::Receiver<Stop>,
+    ) -> Self {
+        let (waker, upkeep, server) = (waker.clone(), upkeep.clone(), Arc::clone(server));
+        let organs = vec![
+            Organ::new("follows the constituencies", move || waker.ask()),
+            Organ::new("follows certificates", move || upkeep.ask()),
+        ];
+        Self { supervisor: supervisor.clone(), organs, stop, status: Box::new(move || status(&server)) }
+    }
+
     /// Beats until it is dropped, or an organ is dead.
     pub(super) async fn beat(mut self) {
         let period = self.supervisor.watchdog.map_or(LONGEST_PERIOD, |watchdog| watchdog / BEATS).min(LONGEST_PERIOD);
@@ -129,7 +147,7 @@ impl Heart {
 }
 
 /// How `server` is, in a line.
-pub(super) fn status(server: &Arc<Server>) -> String {
+fn status(server: &Arc<Server>) -> String {
     let constituencies = match server.site.load().registry().served().count() {
         1 => "1 constituency".to_owned(),
         many => format!("{many} constituencies"),

@@ -44,13 +44,12 @@ pub use failure::{Cure, Failure, Sign};
 pub use run::Command;
 pub use schedule::Window;
 pub use settings::{AcmeSettings, Directory, ExternalAccount, FallbackDirectory};
-pub use status::{CertificateStatus, HeldStatus, Status};
+pub use status::{Board, CertificateStatus, HeldStatus, Status};
 pub use system::SystemWorld;
 
 use journal::Journal;
 use memory::Memory;
 use ports::{Ca, ChallengeDns, World};
-use status::Board;
 use store::{Store, Stored};
 
 /// What a [`Renewer`] works with.
@@ -137,6 +136,12 @@ impl Renewer {
     /// If the state directory cannot be read.
     pub fn peek(parts: Parts, state: &Path) -> io::Result<Status> {
         Ok(Self::open(parts, state, Arc::default())?.status())
+    }
+
+    /// Where its status can be read, by anybody at any time.
+    #[must_use]
+    pub fn board(&self) -> Arc<Board> {
+        Arc::clone(&self.board)
     }
 
     /// One attempt for the certificate of `kind`, from the timer to the clean-up, and what is remembered of it.

@@ -50,6 +50,7 @@ mod serving;
 mod sessions;
 mod sighup;
 mod slow_clients;
+mod status;
 mod systemd;
 mod transfers;
 mod trust;

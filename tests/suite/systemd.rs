@@ -208,8 +208,11 @@ fn sockets_are_told_apart_by_their_addresses() {
     drop(free);
     let mut site = Site::with_ote();
     site.config["listen"] = json!([addresses[1].to_string(), "127.0.0.1:0", addresses[0].to_string()]);
+    let operators = site.path("status.sock");
+    site.config["status"] = json!({ "listen": format!("unix:{}", operators.display()) });
     let config = site.write_config();
     let mut command = Command::new("systemd-socket-activate");
+    command.arg("--fdname=status:listen:provost.socket").arg("-l").arg(&operators);
     for address in addresses {
         command.args(["-l", &address.to_string()]);
     }
@@ -225,6 +228,12 @@ fn sockets_are_told_apart_by_their_addresses() {
         assert_eq!(line.contains("systemd keeps"), is_kept, "{line}");
         assert_eq!(client(address).get("/site.cfg").unwrap().status, 200);
     }
+    let mut curl = Command::new("curl");
+    let healthy = run(curl.args(["-sf", "http://localhost/healthz", "--unix-socket"]).arg(&operators));
+    assert_eq!(healthy.code, 0, "{healthy:?}");
+    server.signal(Signal::TERM);
+    assert!(server.wait().success());
+    assert!(operators.exists(), "what is systemd's stays");
 }
 
 #[test]
