@@ -41,6 +41,7 @@ mod phones;
 mod pins;
 mod policy_commands;
 mod print_dhcp;
+mod print_phone_config;
 mod readme;
 mod reload;
 mod requests;

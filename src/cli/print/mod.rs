@@ -15,7 +15,9 @@ mod completions;
 mod dhcp;
 mod grant;
 mod manual;
+mod phone_config;
 mod systemd;
+mod timekeeping;
 
 pub use grant::{Dialect, grant};
 
@@ -36,6 +38,8 @@ pub(super) enum Command {
     Man(manual::Args),
     /// What a DHCP server must tell phones, so that they find a constituency.
     Dhcp(dhcp::Args),
+    /// The parameter file that makes a phone keep this server for good, wherever it is posted to.
+    PhoneConfig(phone_config::Args),
 }
 
 pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
@@ -47,6 +51,7 @@ pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Completions(args) => completions::of(args),
         Command::Man(args) => manual::page(args)?,
         Command::Dhcp(args) => dhcp::print(args, &find(&args.config)?)?,
+        Command::PhoneConfig(args) => phone_config::print(args, &find(&args.config)?)?,
     };
     say(&printed.trim_end());
     Ok(ExitCode::SUCCESS)
