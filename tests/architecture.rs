@@ -49,8 +49,11 @@ const HOUSE: [&Layer; 8] = [&FOUNDATION, &NOUNS, &VERBS, &CONFIG, &APP, &CLI, &M
 const IMPURE_FILES: &[(&str, &str)] = &[
     ("src/clock.rs", "reads the clock, for everybody"),
     ("src/app.rs", "holds the listeners"),
+    ("src/app/heart.rs", "beats on the runtime"),
+    ("src/app/passed.rs", "takes sockets that were passed"),
     ("src/app/signals.rs", "listens to signals"),
     ("src/app/sockets.rs", "opens the listeners"),
+    ("src/app/supervisor.rs", "tells systemd on a thread of its own"),
     ("src/app/control.rs", "answers on its socket"),
     ("src/app/renewal.rs", "gives renewal a thread"),
     ("src/app/knowledge.rs", "looks at clock and folders for the picture"),
