@@ -22,6 +22,8 @@ use crate::config::{CertificateSource, Config};
 use crate::constituency::Registry;
 use crate::constituency::scan::Scanner;
 use crate::constituency::watch::{Waker, follow};
+use crate::digest::Gate;
+use crate::digest::passwords::Passwords;
 use crate::ledger::{self, Keeper, Ledger};
 use crate::renew::Renewer;
 use crate::serve::Server;
@@ -198,7 +200,11 @@ impl App {
         let (ledger, keeper) = Ledger::start(&state.folder(ledger::FOLDER)?)?;
         let health = ledger.health();
         let (access, writer) = AccessLog::start(log, output, Sightings(ledger))?;
+        let passwords = Arc::new(Passwords::of_state(state.path()));
+        news::tell_passwords(&passwords.refresh());
+        let no_random = |_| AppError::System(io::Error::other("it gives no random numbers"));
         let server = Arc::new(Server {
+            gate: Gate::new(Arc::clone(&passwords)).map_err(no_random)?,
             site: ArcSwap::from_pointee(Site::new(config.domain.clone(), config.no_sni.clone())),
             certificates,
             uploads: Arc::new(uploads),

@@ -212,6 +212,8 @@ impl Sources {
         let access = Access::WRITE_OK | Access::EXEC_OK;
         if served.policy.tls.client_auth == ClientAuth::None {
             Some("it asks nobody who they are".to_owned())
+        } else if served.policy.tls.client_auth == ClientAuth::Digest {
+            Some("its phones need passwords (provost allow MAC --digest)".to_owned())
         } else if !has_token {
             Some("no token is configured (\"token_file\" in \"status\")".to_owned())
         } else if accessat(served.folder.handle(), ".", access, AtFlags::EACCESS).is_err() {
@@ -300,7 +302,7 @@ fn phone((constituency, mac): (ConstituencyName, MacAddress), known: Known, now:
         phone.model = seen.model;
         phone.firmware = seen.firmware;
         phone.tls = seen.tls.map(|(version, suite)| format!("{version}/{suite}"));
-        phone.certificate_not_after = Some(seen.certificate_not_after);
+        phone.certificate_not_after = seen.certificate_not_after;
         phone.configuration = seen.configuration.map(event);
         phone.upload = seen.upload.map(event);
         phone.refusal = seen.refusal.map(event);

@@ -20,6 +20,7 @@ impl Observer for Sightings {
 /// What a record says of a phone; `None` if it is about nobody, or asked nobody.
 fn sighting(record: AccessRecord) -> Option<Sighting> {
     let (mac, proof) = match (record.mac, record.certificate_not_after, record.claim) {
+        (Some(mac), None, None) if record.is_by_password => (mac, Proof::Password),
         (Some(mac), Some(not_after), _) => (mac, Proof::Certificate { not_after }),
         (_, _, Some(claim)) => (claim.mac, Proof::Claimed { fingerprint: claim.fingerprint.bytes() }),
         _ => return None,

@@ -16,6 +16,7 @@ mod constituency;
 mod demo;
 mod diagnostics;
 mod local;
+mod passwords;
 pub mod phone;
 mod phone_log;
 mod phones;

@@ -14,7 +14,6 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::server::TlsStream;
 
-use super::admission::Place;
 use super::linger::Lingering;
 use super::pace::{Paced, Requests};
 use super::request::{Answers, Connection};
@@ -39,19 +38,13 @@ type Http = Pin<Box<http1::Connection<TokioIo<Stream>, Answers>>>;
 pub fn converse(
     stream: TlsStream<Paced<Lingering<TcpStream>>>,
     connection: Connection,
-    seat: Place,
     stop: watch::Receiver<Stop>,
 ) -> impl Future<Output = End> {
     let stream = Box::new(Requests::new(stream, connection.pace.clone()));
-    speak_and_rest(stream, Arc::new(connection), seat, stop)
+    speak_and_rest(stream, Arc::new(connection), stop)
 }
 
-async fn speak_and_rest(
-    mut stream: Stream,
-    connection: Arc<Connection>,
-    _seat: Place,
-    mut stop: watch::Receiver<Stop>,
-) -> End {
+async fn speak_and_rest(mut stream: Stream, connection: Arc<Connection>, mut stop: watch::Receiver<Stop>) -> End {
     let began = clock::now();
     loop {
         let mut http = http(stream, &connection);

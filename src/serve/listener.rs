@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -128,7 +128,7 @@ async fn welcome(
     mut stop: watch::Receiver<Stop>,
 ) -> Result<impl Future<Output = End>, Refused> {
     let refused = Refused::because;
-    let mut seat = server.admission.enter(address.ip()).map_err(|full| refused(None, full.to_string()))?;
+    let seat = server.admission.enter(address.ip()).map_err(|full| refused(None, full.to_string()))?;
     let _ = stream.set_nodelay(true);
     let (stream, farewell) = Lingering::new(stream);
     let (stream, pace) = Paced::new(stream, &server.limits);
@@ -140,13 +140,14 @@ async fn welcome(
         // It has asked for nothing yet, and would only be sent away.
         () = told(&mut stop, Stop::Drain) => return Err(refused(None, "provost is being stopped".to_owned())),
     };
-    let connection = Connection { server, peer, address, pace, farewell };
+    let connection = Connection { server, peer, address, pace, farewell, seat: Mutex::new(seat) };
     let kind = if connection.is_of_known_phone() { Kind::Proven } else { Kind::Anonymous };
     let constituency = &connection.peer.constituency;
     let phone = connection.mac().map(|mac| (constituency.clone(), mac));
-    seat.become_kind(kind, phone).map_err(|full| refused(Some(constituency.clone()), full.to_string()))?;
+    let seated = connection.seat.lock().unwrap_or_else(PoisonError::into_inner).become_kind(kind, phone);
+    seated.map_err(|full| refused(Some(constituency.clone()), full.to_string()))?;
     connection.pace.enter(Phase::Idle);
-    Ok(converse(stream, connection, seat, stop))
+    Ok(converse(stream, connection, stop))
 }
 
 fn refuse(server: &Server, address: SocketAddr, refused: Refused) {
@@ -163,6 +164,7 @@ fn refuse(server: &Server, address: SocketAddr, refused: Refused) {
         reason: Some(refused.reason),
         tls: None,
         certificate_not_after: None,
+        is_by_password: false,
         claim: refused.claim.map(Box::new),
     }));
 }

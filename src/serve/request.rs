@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
@@ -13,6 +13,7 @@ use hyper::{Method, Request, Response};
 
 use super::Server;
 use super::access::AccessRecord;
+use super::admission::Place;
 use super::answer::{self, Content, Logged};
 use super::content;
 use super::decision::{Asked, Circumstances, Denial, Grant, HostDenial, WriteGrant, decide};
@@ -41,6 +42,8 @@ pub struct Connection {
     pub pace: Pace,
     /// Whether its next answer is the last.
     pub farewell: Farewell,
+    /// Its place among all connections.
+    pub seat: Mutex<Place>,
 }
 
 /// What answers a connection's requests.
@@ -128,6 +131,7 @@ impl Connection {
             reason: None,
             tls: self.peer.tls,
             certificate_not_after: self.device().map(VerifiedDevice::not_after),
+            is_by_password: false,
             claim: self.peer.claim.clone().map(Box::new),
         })
     }
@@ -139,9 +143,14 @@ impl Connection {
         let user_agent = request.headers().get(USER_AGENT).map(HeaderValue::as_bytes);
         record.ask(request.method(), request.uri(), user_agent);
         let is_head = request.method() == Method::HEAD;
-        let exchange = Exchange::begin(record, &self.server.access, &self.pace);
         let (head, body) = request.into_parts();
-        let upload = match self.decide(&head, time) {
+        let password = self.check_password(&head);
+        if let Some(Ok(mac)) = password {
+            record.mac = Some(mac);
+            record.is_by_password = true;
+        }
+        let exchange = Exchange::begin(record, &self.server.access, &self.pace);
+        let upload = match self.decide(&head, password.as_ref(), time) {
             Ok(Decided::Answer(response)) => return Answering::now(self.finish(Ok(response), is_head, exchange)),
             Err(denial) if body.is_end_stream() => {
                 return Answering::now(self.finish(Err(denial), is_head, exchange));
@@ -181,10 +190,16 @@ impl Connection {
     }
 
     /// Decides from the site as it is now, and opens the file that the decision grants.
-    fn decide(&self, head: &hyper::http::request::Parts, time: SystemTime) -> Result<Decided, Denial> {
+    fn decide(
+        &self,
+        head: &hyper::http::request::Parts,
+        password: Option<&Result<MacAddress, Denial>>,
+        time: SystemTime,
+    ) -> Result<Decided, Denial> {
         let site = self.server.site.load();
         let asked = Asked { host: self.check_host(head, &site), method: &head.method, path: head.uri.path() };
-        let grant = decide(asked, &self.circumstances(&site, time))?;
+        let password = password.map(|proven| proven.as_ref().copied());
+        let grant = decide(asked, &Circumstances { password, ..self.circumstances(&site, time) })?;
         let (constituency, _) = site.get(&self.peer.constituency).ok_or(Denial::Gone)?;
         match grant {
             Grant::Read(grant) => {
@@ -224,6 +239,7 @@ impl Connection {
             constituency: current.map(|(constituency, _)| constituency.as_ref()),
             tls_is_current: current.is_some_and(|(_, generation)| Arc::ptr_eq(generation, &self.peer.generation)),
             device: self.peer.device.as_ref().map(Result::as_ref),
+            password: None,
             now: clock::unix_seconds(time),
         }
     }

@@ -50,6 +50,8 @@ pub struct TlsGeneration {
     config_without_resumption: Arc<ServerConfig>,
     /// Judges the peer's chain; `None` where nobody is asked for one.
     pub verifier: Option<Arc<DeviceVerifier>>,
+    /// What a password is for; `None` where nobody is asked for one.
+    pub realm: Option<String>,
 }
 
 /// Why a name leads to nothing.
@@ -143,9 +145,9 @@ impl Site {
         };
         match self.tls.get(&constituency.name).filter(is_current) {
             Some(current) => Ok(Arc::clone(current)),
-            None => {
-                TlsGeneration::new(constituency, bundles, material).map(Arc::new).map_err(|error| error.to_string())
-            }
+            None => TlsGeneration::new(constituency, &self.domain, bundles, material)
+                .map(Arc::new)
+                .map_err(|error| error.to_string()),
         }
     }
 
@@ -213,7 +215,7 @@ impl Site {
 
 fn bundles_of(constituency: &Constituency, material: &TlsMaterial) -> Result<Vec<Arc<Bundle>>, String> {
     let policy = &constituency.policy.tls;
-    if policy.client_auth == ClientAuth::None {
+    if policy.client_auth != ClientAuth::Required {
         return Ok(Vec::new());
     }
     let mut bundles = material.always_trusted.clone();
@@ -230,6 +232,7 @@ fn bundles_of(constituency: &Constituency, material: &TlsMaterial) -> Result<Vec
 impl TlsGeneration {
     fn new(
         constituency: &Constituency,
+        domain: &str,
         bundles: Vec<Arc<Bundle>>,
         material: &TlsMaterial,
     ) -> Result<Self, rustls::Error> {
@@ -265,6 +268,7 @@ impl TlsGeneration {
             config: Arc::new(config),
             config_without_resumption: Arc::new(without_resumption),
             verifier,
+            realm: (policy.client_auth == ClientAuth::Digest).then(|| format!("{}.{domain}", constituency.name)),
         })
     }
 

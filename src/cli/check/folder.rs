@@ -105,7 +105,7 @@ impl Look<'_> {
                 Err(error) => findings.push(self.finding(&file, Level::Warning, error)),
             }
         }
-        if without_master > 0 && self.constituency.policy.tls.client_auth == ClientAuth::Required {
+        if without_master > 0 && self.constituency.policy.tls.client_auth != ClientAuth::None {
             let message =
                 "there is no 000000000000.cfg, and phones without a file of their own find nothing to begin with";
             findings.push(Finding::new(Level::Note, &self.constituency.name, message));

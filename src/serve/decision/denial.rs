@@ -27,6 +27,12 @@ pub enum Denial {
     NoIdentity(#[from] NoIdentity),
     #[error("no device certificate on this connection")]
     NoDevice,
+    #[error("{reason}")]
+    Unauthenticated { reason: String, challenges: Box<[String; 2]> },
+    #[error("{reason}; too many failures under this name, a right password is let in all the same")]
+    TooManyAttempts { reason: String },
+    #[error("{0}")]
+    NoPlace(String),
     #[error("{mac} is not known to {constituency}")]
     Unknown { mac: MacAddress, constituency: ConstituencyName },
     #[error("{mac} is denied by {constituency}")]
@@ -109,7 +115,9 @@ impl Denial {
             | Self::Link(_) => StatusCode::NOT_FOUND,
             Self::Gap { .. } | Self::Busy | Self::Clash => StatusCode::CONFLICT,
             Self::FileTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::TooManyUploads { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unauthenticated { .. } => StatusCode::UNAUTHORIZED,
+            Self::TooManyAttempts { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooManyUploads { .. } | Self::NoPlace(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::OverBudget { .. } | Self::DiskFull { .. } => StatusCode::INSUFFICIENT_STORAGE,
             Self::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -120,7 +128,7 @@ impl Denial {
     /// Every 403 ends it, so that those which must are not told apart from those which need not.
     #[must_use]
     pub fn closes(&self) -> bool {
-        matches!(self.status(), StatusCode::FORBIDDEN | StatusCode::MISDIRECTED_REQUEST)
-            || matches!(self, Self::Host(_) | Self::BrokenOff(_))
+        matches!(self.status(), StatusCode::FORBIDDEN | StatusCode::MISDIRECTED_REQUEST | StatusCode::TOO_MANY_REQUESTS)
+            || matches!(self, Self::Host(_) | Self::BrokenOff(_) | Self::NoPlace(_))
     }
 }

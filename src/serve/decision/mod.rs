@@ -3,7 +3,7 @@
 //! 1. Host: which constituency the request is for.
 //! 2. Method.
 //! 3. Path.
-//! 4. Phone: certificate, list, expiry.
+//! 4. Phone: certificate or password, list, expiry.
 //! 5. Own files only.
 //! 6. What is never served.
 //!
@@ -55,6 +55,8 @@ pub struct Circumstances<'a> {
     pub tls_is_current: bool,
     /// What the connection's handshake proved, or why nothing of it counts any more.
     pub device: Option<Result<&'a VerifiedDevice, &'a ChainRefusal>>,
+    /// The phone that this request's password proved, or what it is told instead; `None` where none is asked for.
+    pub password: Option<Result<MacAddress, &'a Denial>>,
     /// Now, in Unix seconds.
     pub now: i64,
 }
@@ -109,12 +111,12 @@ pub fn decide(asked: Asked<'_>, now: &Circumstances<'_>) -> Result<Grant, Denial
 
 fn check_method(method: &Method, constituency: &Constituency) -> Result<bool, Denial> {
     let allow = match constituency.policy.tls.client_auth {
-        ClientAuth::Required => "GET, HEAD, PUT",
+        ClientAuth::Required | ClientAuth::Digest => "GET, HEAD, PUT",
         ClientAuth::None => "GET, HEAD",
     };
     match *method {
         Method::GET | Method::HEAD => Ok(false),
-        Method::PUT if constituency.policy.tls.client_auth == ClientAuth::Required => Ok(true),
+        Method::PUT if constituency.policy.tls.client_auth != ClientAuth::None => Ok(true),
         _ => Err(Denial::Method { method: method.clone(), allow }),
     }
 }
@@ -124,8 +126,10 @@ fn check_phone(constituency: &Constituency, now: &Circumstances<'_>) -> Result<O
     if !now.tls_is_current {
         return Err(Denial::TlsPartChanged);
     }
-    if constituency.policy.tls.client_auth == ClientAuth::None {
-        return Ok(None);
+    match constituency.policy.tls.client_auth {
+        ClientAuth::None => return Ok(None),
+        ClientAuth::Digest => return check_password(constituency, now).map(Some),
+        ClientAuth::Required => {}
     }
     let device = now.device.ok_or(Denial::NoDevice)?.map_err(|refusal| Denial::Chain(refusal.clone()))?;
     device.still_valid(now.now).map_err(Denial::Chain)?;
@@ -137,6 +141,17 @@ fn check_phone(constituency: &Constituency, now: &Circumstances<'_>) -> Result<O
         (Standing::Known, _) => Ok(Some(mac)),
         (Standing::Unknown, _) => Err(Denial::Unknown { mac, constituency: constituency.name.clone() }),
         (Standing::Denied, _) => Err(Denial::Denied { mac, constituency: constituency.name.clone() }),
+    }
+}
+
+/// The phone whose password this request brought: on the list, as with a certificate.
+fn check_password(constituency: &Constituency, now: &Circumstances<'_>) -> Result<MacAddress, Denial> {
+    let mac = now.password.ok_or(Denial::NoDevice)?.map_err(Clone::clone)?;
+    let name = || constituency.name.clone();
+    match constituency.standing(mac) {
+        Standing::Known => Ok(mac),
+        Standing::Unknown => Err(Denial::Unknown { mac, constituency: name() }),
+        Standing::Denied => Err(Denial::Denied { mac, constituency: name() }),
     }
 }
 

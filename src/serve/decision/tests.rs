@@ -62,6 +62,7 @@ impl Stage {
             constituency: Some(&self.constituency),
             tls_is_current: true,
             device: Some(Ok(&self.device)),
+            password: None,
             now: self.now,
         }
     }
