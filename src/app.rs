@@ -110,6 +110,7 @@ pub struct App {
     server: Arc<Server>,
     publisher: Arc<Publisher>,
     listeners: Vec<TcpListener>,
+    plain_listeners: Vec<TcpListener>,
     signals: signals::Signals,
     source: Source,
     waker: Waker,
@@ -158,6 +159,7 @@ impl App {
         // Whoever reads that we listen may send a signal at once.
         let signals = signals::Signals::listen()?;
         let listeners = sockets::listen_all(&config.listen)?;
+        let plain_listeners = sockets::listen_plain(config.plain_http.as_ref())?;
         let (ledger, keeper) = Ledger::start(&state.folder(ledger::FOLDER)?)?;
         let (access, writer) = AccessLog::start(log, output, Sightings(ledger))?;
         let server = Arc::new(Server {
@@ -174,7 +176,19 @@ impl App {
         publisher.publish_registry(&Registry::default(), first.snapshot());
         let publishing = Arc::clone(&publisher);
         let waker = follow(scanner, first, move |before, after| publishing.publish_registry(before, after))?;
-        Ok(Self { config, server, publisher, listeners, signals, source, waker, writer, keeper, _lock: lock })
+        Ok(Self {
+            config,
+            server,
+            publisher,
+            listeners,
+            plain_listeners,
+            signals,
+            source,
+            waker,
+            writer,
+            keeper,
+            _lock: lock,
+        })
     }
 
     /// Where it listens.
@@ -207,6 +221,12 @@ impl App {
         let mut listeners = JoinSet::new();
         for listener in self.listeners {
             listeners.spawn(listener::serve(listener, Arc::clone(&self.server), stopped.clone()));
+        }
+        if let Some(plain) = self.config.plain_http.clone().map(Arc::new) {
+            for listener in self.plain_listeners {
+                let (plain, server) = (Arc::clone(&plain), Arc::clone(&self.server));
+                listeners.spawn(listener::serve_plain(listener, plain, server, stopped.clone()));
+            }
         }
         let mut source = self.source;
         let renewal = source.start_renewal()?;

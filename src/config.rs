@@ -10,9 +10,9 @@ use serde::Deserialize;
 use crate::certificate::CertificateFiles;
 use crate::constituency::{ConstituencyName, POLYCOM};
 use crate::renew::AcmeSettings;
-use crate::serve::Limits;
 use crate::serve::access::LogFormat;
 use crate::serve::host;
+use crate::serve::{Limits, PlainHttp};
 use crate::settings::{self, SettingsError};
 
 /// The configuration's file, looked for in the working directory.
@@ -33,6 +33,8 @@ pub struct Config {
     pub domain: String,
     /// Where to listen.
     pub listen: Vec<SocketAddr>,
+    /// Plain HTTP on a trusted LAN.
+    pub plain_http: Option<PlainHttp>,
     /// The folder of the constituencies.
     pub constituencies: PathBuf,
     /// The state directory.
@@ -106,6 +108,8 @@ pub struct ConfigFile {
     /// Addresses to listen on; IPv6 ones take IPv6 only.
     #[serde(default = "default_listen")]
     listen: Vec<String>,
+    /// Plain HTTP on a trusted LAN, for firmware that is too old for any other way; absent: none.
+    plain_http: Option<PlainHttp>,
     /// The folder of the constituencies.
     #[serde(default = "default_constituencies")]
     constituencies: PathBuf,
@@ -182,7 +186,11 @@ impl Config {
             })
             .collect::<Result<Vec<SocketAddr>, _>>()
             .map_err(|reason| wrong("listen", reason))?;
-        check_listen(&listen).map_err(|reason| wrong("listen", reason))?;
+        check_listen(listen.iter()).map_err(|reason| wrong("listen", reason))?;
+        if let Some(plain) = &typed.plain_http {
+            plain.check().map_err(|reason| wrong("plain_http", reason))?;
+            check_listen(listen.iter().chain(&plain.listen)).map_err(|reason| wrong("plain_http", reason))?;
+        }
         if matches!(&typed.certificate, CertificateSource::Files(pairs) if pairs.is_empty()) {
             return Err(wrong("certificate", "names no files".to_owned()));
         }
@@ -195,6 +203,7 @@ impl Config {
             file: Some(file.to_owned()),
             domain: domain.into_owned(),
             listen,
+            plain_http: typed.plain_http,
             constituencies: from_base(typed.constituencies),
             state: from_base(typed.state),
             certificate: match typed.certificate {
@@ -225,6 +234,7 @@ impl Config {
             file: None,
             domain: LOCAL_DOMAIN.to_owned(),
             listen: vec![SocketAddr::from(([127, 0, 0, 1], LOCAL_PORT))],
+            plain_http: None,
             constituencies: default_constituencies(),
             state: "state".into(),
             certificate: CertificateSource::LocalCa(LocalCaSettings {}),
@@ -275,12 +285,13 @@ impl Config {
     }
 }
 
-fn check_listen(listen: &[SocketAddr]) -> Result<(), String> {
-    if listen.is_empty() {
+fn check_listen<'a>(listen: impl Iterator<Item = &'a SocketAddr>) -> Result<(), String> {
+    let mut listen = listen.peekable();
+    if listen.peek().is_none() {
         return Err("names no address to listen on".to_owned());
     }
     let mut seen = BTreeSet::new();
-    match listen.iter().find(|address| address.port() != 0 && !seen.insert(**address)) {
+    match listen.find(|address| address.port() != 0 && !seen.insert(**address)) {
         Some(twice) => Err(format!("names {twice} twice")),
         None => Ok(()),
     }
@@ -312,7 +323,7 @@ mod tests {
                  "state": "/var/lib/provost",
                  "certificate": { "files": [ { "chain": "rsa.pem", "key": "rsa.key" }, { "chain": "ec.pem", "key": "ec.key" } ] },
                  "trust": { "acme-corp": ["trust/acme-root.pem", "trust/acme-issuing.der"] },
-                 "no_sni": "ucs-5-9", "log": "text", "limits": { } }"#,
+                 "plain_http": { "listen": "192.168.1.5:80", "networks": ["192.168.0.0/16"] }, "no_sni": "ucs-5-9", "log": "text", "limits": { } }"#,
         )
         .unwrap();
         assert_eq!(config.domain, "phones.example.com");
@@ -340,6 +351,15 @@ mod tests {
         let site = format!("\"domain\": \"a.example\", {certificate}");
         assert!(error(&format!("{{{site}, \"listen\": [\":443\"]}}")).contains("is no address with a port"));
         assert!(error(&format!("{{{site}, \"listen\": []}}")).contains("names no address"));
+        let plain = |plain: &str| error(&format!("{{{site},\n\"plain_http\": {plain}}}"));
+        let all = plain(r#"{"listen": "10.0.0.1:80", "networks": ["0.0.0.0/0"]}"#);
+        assert!(all.contains("provost.json:2: \"plain_http\": 0.0.0.0/0 is the whole internet"), "{all}");
+        assert!(plain(r#"{"listen": "10.0.0.1:80"}"#).contains("missing field `networks`"));
+        let nowhere = plain(r#"{"listen": ["10.0.0.1"], "networks": ["10.0.0.0/8"]}"#);
+        assert!(nowhere.contains("\"10.0.0.1\" is no address with a port"), "{nowhere}");
+        let twice = plain(r#"{"listen": "0.0.0.0:443", "networks": ["10.0.0.0/8"]}"#);
+        assert!(twice.ends_with(":2: \"plain_http\": names 0.0.0.0:443 twice"), "{twice}");
+        assert!(plain(r#"{"listn": "10.0.0.1:80"}"#).contains("did you mean \"listen\"?"));
         assert!(
             error(&format!("{{{site}, \"log\": \"xml\"}}"))
                 .ends_with(":1: \"log\": \"xml\" is not known here; known ones: text, json")

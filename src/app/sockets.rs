@@ -8,6 +8,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
 use super::{ANNOUNCEMENT, AppError};
+use crate::serve::PlainHttp;
 
 /// How many connections may wait to be accepted; the kernel's own limit applies too.
 const BACKLOG: i32 = 4096;
@@ -33,6 +34,17 @@ pub(super) fn listen_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, A
         Some((address, source)) if listeners.is_empty() => Err(AppError::Listen { address, source }),
         _ => Ok(listeners),
     }
+}
+
+/// Listens where plain HTTP is spoken, if it is.
+pub(super) fn listen_plain(plain: Option<&PlainHttp>) -> Result<Vec<TcpListener>, AppError> {
+    let Some(plain) = plain else { return Ok(Vec::new()) };
+    let listeners = listen_all(&plain.listen)?;
+    let networks: Vec<String> = plain.networks.iter().map(ToString::to_string).collect();
+    for address in listeners.iter().filter_map(|listener| listener.local_addr().ok()) {
+        tracing::info!("plain HTTP on {address}, for {} alone", networks.join(", "));
+    }
+    Ok(listeners)
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
