@@ -11,9 +11,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::pki_types::CertificateDer;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 
 use crate::ca::{CaError, CertificateAuthority, KeyKind};
 use crate::certificate::{FilesSource, LiveCertificates, LocalCa};
@@ -27,26 +25,31 @@ use crate::renew::Renewer;
 use crate::serve::Server;
 use crate::serve::access::{AccessLog, LogFormat, Writer};
 use crate::serve::admission::Admission;
-use crate::serve::listener;
 use crate::serve::site::{Site, TlsMaterial};
 use crate::serve::stop::Stop;
 use crate::serve::upload::store::{self, UploadStore};
 use crate::settings::SettingsError;
 use crate::state::{StateDir, StateError, StateLock};
+use crate::status::{Endpoint, Knowledge};
 use crate::trust::{self, Bundle, BundleError};
 
 pub mod control;
+mod knowledge;
 mod news;
 mod publisher;
 mod renewal;
 mod sightings;
 mod signals;
 mod sockets;
+pub mod status;
 mod upkeep;
 
+use knowledge::Sources;
 use publisher::Publisher;
 use renewal::{Plan, Renewal};
 use sightings::Sightings;
+use sockets::Listeners;
+use status::Boards;
 use upkeep::{Upkeep, Work};
 
 pub(crate) use renewal::parts as renewal_parts;
@@ -98,6 +101,14 @@ pub enum AppError {
         /// What the system said.
         source: io::Error,
     },
+    /// The operators' listener.
+    #[error("cannot listen on {endpoint} (\"status\"): {source}{}", sockets::hint(.source))]
+    Status {
+        /// Where.
+        endpoint: Endpoint,
+        /// What the system said.
+        source: io::Error,
+    },
     /// Threads, signals.
     #[error("the system refuses what every server needs: {0}")]
     System(#[from] io::Error),
@@ -109,13 +120,13 @@ pub struct App {
     config: Config,
     server: Arc<Server>,
     publisher: Arc<Publisher>,
-    listeners: Vec<TcpListener>,
-    plain_listeners: Vec<TcpListener>,
+    listeners: Listeners,
     signals: signals::Signals,
     source: Source,
     waker: Waker,
     writer: Writer,
     keeper: Keeper,
+    status: Option<(status::Opened, Arc<dyn Knowledge>)>,
     _lock: StateLock,
 }
 
@@ -134,13 +145,18 @@ impl App {
     ///
     /// # Errors
     /// Whatever makes serving impossible. What is wrong with a folder or a trust bundle is only said.
-    pub fn start(config: Config, log: LogFormat, output: impl io::Write + Send + 'static) -> Result<Self, AppError> {
+    pub fn start(
+        mut config: Config,
+        log: LogFormat,
+        output: impl io::Write + Send + 'static,
+    ) -> Result<Self, AppError> {
         let room = sockets::room_for_connections();
         config.check_apart()?;
         let state = StateDir::open(&config.state)?;
         let lock = state.lock()?;
         let certificates = Arc::new(LiveCertificates::default());
-        let mut source = Source::open(&config, &state, &certificates)?;
+        let boards = Boards::default();
+        let mut source = Source::open(&config, &state, &certificates, &boards)?;
         source.refresh(&certificates, &config.domain);
 
         let material = TlsMaterial {
@@ -158,9 +174,10 @@ impl App {
             .map_err(|source| AppError::Uploads { path: uploads, source })?;
         // Whoever reads that we listen may send a signal at once.
         let signals = signals::Signals::listen()?;
-        let listeners = sockets::listen_all(&config.listen)?;
-        let plain_listeners = sockets::listen_plain(config.plain_http.as_ref())?;
+        let operators = status::open(&mut config, &state)?;
+        let listeners = Listeners::open(&config)?;
         let (ledger, keeper) = Ledger::start(&state.folder(ledger::FOLDER)?)?;
+        let health = ledger.health();
         let (access, writer) = AccessLog::start(log, output, Sightings(ledger))?;
         let server = Arc::new(Server {
             site: ArcSwap::from_pointee(Site::new(config.domain.clone(), config.no_sni.clone())),
@@ -176,25 +193,17 @@ impl App {
         publisher.publish_registry(&Registry::default(), first.snapshot());
         let publishing = Arc::clone(&publisher);
         let waker = follow(scanner, first, move |before, after| publishing.publish_registry(before, after))?;
-        Ok(Self {
-            config,
-            server,
-            publisher,
-            listeners,
-            plain_listeners,
-            signals,
-            source,
-            waker,
-            writer,
-            keeper,
-            _lock: lock,
-        })
+        let status = operators.map(|opened| {
+            let sources = Sources::new(&server, boards, health, &config, state.path(), &listeners.tls);
+            (opened, Arc::new(sources) as Arc<dyn Knowledge>)
+        });
+        Ok(Self { config, server, publisher, listeners, signals, source, waker, writer, keeper, status, _lock: lock })
     }
 
     /// Where it listens.
     #[must_use]
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+        self.listeners.tls.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
     /// The site as it is now.
@@ -218,16 +227,7 @@ impl App {
     /// If renewal or what is read while the server runs cannot have a thread.
     pub async fn run(mut self, until: impl Future<Output = ()>) -> Result<(), AppError> {
         let (stop, stopped) = watch::channel(Stop::default());
-        let mut listeners = JoinSet::new();
-        for listener in self.listeners {
-            listeners.spawn(listener::serve(listener, Arc::clone(&self.server), stopped.clone()));
-        }
-        if let Some(plain) = self.config.plain_http.clone().map(Arc::new) {
-            for listener in self.plain_listeners {
-                let (plain, server) = (Arc::clone(&plain), Arc::clone(&self.server));
-                listeners.spawn(listener::serve_plain(listener, plain, server, stopped.clone()));
-            }
-        }
+        let mut listeners = self.listeners.serve(&self.config, &self.server, &stopped);
         let mut source = self.source;
         let renewal = source.start_renewal()?;
         let upkeep = Upkeep::start(Work {
@@ -236,7 +236,9 @@ impl App {
             publisher: self.publisher,
             config: self.config.clone(),
             waker: self.waker.clone(),
+            token: self.status.as_ref().map(|(opened, _)| opened.token()),
         })?;
+        let status = self.status.map(|(opened, knowledge)| opened.start(knowledge)).transpose()?;
         let mut until = std::pin::pin!(until);
         loop {
             tokio::select! {
@@ -265,6 +267,9 @@ impl App {
         if let Some(renewal) = renewal {
             renewal.ended().await;
         }
+        if let Some(status) = status {
+            status.end().await;
+        }
         self.waker.stop();
         drop((upkeep, self.server));
         self.writer.finish(PATIENCE_WITH_LOG);
@@ -275,7 +280,12 @@ impl App {
 }
 
 impl Source {
-    fn open(config: &Config, state: &StateDir, live: &Arc<LiveCertificates>) -> Result<Self, AppError> {
+    fn open(
+        config: &Config,
+        state: &StateDir,
+        live: &Arc<LiveCertificates>,
+        boards: &Boards,
+    ) -> Result<Self, AppError> {
         Ok(match &config.certificate {
             CertificateSource::Files(pairs) => Self::Files(FilesSource::new(pairs.clone())),
             CertificateSource::LocalCa(_) => Self::LocalCa(Box::new(LocalCa::open(
@@ -284,7 +294,7 @@ impl Source {
                 clock::now(),
             )?)),
             CertificateSource::Acme(settings) => {
-                let plan = Plan::new(settings, &config.domain, state.path(), live);
+                let plan = Plan::new(settings, &config.domain, state.path(), live, boards);
                 let renewer = plan.open()?;
                 Self::Acme(Some(Box::new((plan, renewer))))
             }

@@ -53,6 +53,8 @@ const IMPURE_FILES: &[(&str, &str)] = &[
     ("src/app/sockets.rs", "opens the listeners"),
     ("src/app/control.rs", "answers on its socket"),
     ("src/app/renewal.rs", "gives renewal a thread"),
+    ("src/app/knowledge.rs", "looks at clock and folders for the picture"),
+    ("src/app/status.rs", "gives operators a thread"),
     ("src/app/upkeep.rs", "looks at files on a thread of its own"),
     ("src/ca.rs", "keeps its key in a file"),
     ("src/certificate/files.rs", "reads the files it follows"),
@@ -117,6 +119,11 @@ const IMPURE_FILES: &[(&str, &str)] = &[
     ("src/serve/upload/sink.rs", "stores files"),
     ("src/serve/upload/store.rs", "opens uploads"),
     ("src/state.rs", "stores files"),
+    ("src/status/events.rs", "looks again every second"),
+    ("src/status/listener.rs", "accepts operators' connections"),
+    ("src/status/pictures.rs", "has pictures taken, once a second"),
+    ("src/status/routes.rs", "waits for bodies and disks"),
+    ("src/status/token.rs", "reads the token"),
 ];
 
 /// What makes a file impure, wherever in a path it stands.

@@ -2,19 +2,24 @@
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use super::{ANNOUNCEMENT, AppError};
-use crate::serve::PlainHttp;
+use crate::config::Config;
+use crate::serve::stop::Stop;
+use crate::serve::{PlainHttp, Server, listener};
 
 /// How many connections may wait to be accepted; the kernel's own limit applies too.
 const BACKLOG: i32 = 4096;
 
 /// Listens on every address. An IPv6 address on a host without IPv6 is a warning as long as another one stands.
-pub(super) fn listen_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, AppError> {
+fn listen_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, AppError> {
     let mut listeners = Vec::new();
     let mut without_ipv6 = None;
     for address in addresses {
@@ -36,8 +41,38 @@ pub(super) fn listen_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, A
     }
 }
 
+/// Where phones are listened to.
+#[derive(Debug)]
+pub(super) struct Listeners {
+    /// Over TLS.
+    pub(super) tls: Vec<TcpListener>,
+    /// Over plain HTTP.
+    plain: Vec<TcpListener>,
+}
+
+impl Listeners {
+    /// Listens where `config` says.
+    pub(super) fn open(config: &Config) -> Result<Self, AppError> {
+        Ok(Self { tls: listen_all(&config.listen)?, plain: listen_plain(config.plain_http.as_ref())? })
+    }
+
+    /// Serves what they accept until `stop` is told, and what is under way then.
+    pub(super) fn serve(self, config: &Config, server: &Arc<Server>, stop: &watch::Receiver<Stop>) -> JoinSet<()> {
+        let mut serving = JoinSet::new();
+        for listener in self.tls {
+            serving.spawn(listener::serve(listener, Arc::clone(server), stop.clone()));
+        }
+        if let Some(plain) = config.plain_http.clone().map(Arc::new) {
+            for listener in self.plain {
+                serving.spawn(listener::serve_plain(listener, Arc::clone(&plain), Arc::clone(server), stop.clone()));
+            }
+        }
+        serving
+    }
+}
+
 /// Listens where plain HTTP is spoken, if it is.
-pub(super) fn listen_plain(plain: Option<&PlainHttp>) -> Result<Vec<TcpListener>, AppError> {
+fn listen_plain(plain: Option<&PlainHttp>) -> Result<Vec<TcpListener>, AppError> {
     let Some(plain) = plain else { return Ok(Vec::new()) };
     let listeners = listen_all(&plain.listen)?;
     let networks: Vec<String> = plain.networks.iter().map(ToString::to_string).collect();

@@ -12,6 +12,7 @@ use super::publisher::Publisher;
 use crate::certificate::LiveCertificates;
 use crate::config::Config;
 use crate::constituency::watch::Waker;
+use crate::status::token::Token;
 
 /// How often certificates are looked at.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -28,6 +29,8 @@ pub(super) struct Work {
     /// As it was at the start.
     pub(super) config: Config,
     pub(super) waker: Waker,
+    /// Of operators.
+    pub(super) token: Option<Arc<Token>>,
 }
 
 impl Upkeep {
@@ -62,6 +65,19 @@ impl Work {
         if is_reload {
             self.publisher.reload(&self.config);
             self.waker.wake();
+            self.read_token();
+        }
+    }
+
+    fn read_token(&self) {
+        match self.token.as_ref().map(|token| token.reload()) {
+            Some(Ok(true)) => {
+                tracing::info!("the status page has another token; who signed in with the old one is out");
+            }
+            Some(Err(error)) => {
+                tracing::error!("\"token_file\" in \"status\": {error}; the last good token stays in force");
+            }
+            Some(Ok(false)) | None => {}
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Nobody proves anything there, and everybody on the way can read along and put in what he likes. So it is open to the
 //! networks that the operator names, in constituencies whose policy says so, for what holds no MAC address, to read.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
@@ -56,16 +57,20 @@ const PRIVATE: [&str; 8] = [
 ];
 
 impl PlainHttp {
-    /// Whether it can be meant.
+    /// Whether it can be meant. `others` are the addresses where TLS is spoken.
     ///
     /// # Errors
-    /// If it is for nobody, or for the whole internet.
-    pub fn check(&self) -> Result<(), String> {
+    /// If it is for nobody, or for the whole internet, or where something else is.
+    pub fn check(&self, others: &[SocketAddr]) -> Result<(), String> {
         if self.listen.is_empty() {
             return Err("names no address to listen on".to_owned());
         }
         if self.networks.is_empty() {
             return Err("names no networks, so nobody could use it; name those of your LAN".to_owned());
+        }
+        let mut seen: BTreeSet<&SocketAddr> = others.iter().collect();
+        if let Some(twice) = self.listen.iter().find(|address| address.port() != 0 && !seen.insert(address)) {
+            return Err(format!("{twice} is listened on already"));
         }
         match self.networks.iter().find(|network| network.prefix_len() == 0) {
             Some(all) => Err(format!(
@@ -140,7 +145,7 @@ mod tests {
     #[test]
     fn only_the_networks_that_are_named_are_admitted() {
         let lan = plain(&["192.168.0.0/16", "fd00::/8"]);
-        assert_eq!((lan.listen.len(), lan.check()), (2, Ok(())));
+        assert_eq!((lan.listen.len(), lan.check(&[])), (2, Ok(())));
         for (address, is_in) in [
             ("192.168.255.1", true),
             ("::ffff:192.168.0.1", true),
@@ -157,11 +162,16 @@ mod tests {
     #[test]
     fn the_whole_internet_is_nobody_s_lan() {
         for all in ["0.0.0.0/0", "::/0", "10.0.0.0/0"] {
-            assert!(plain(&["10.0.0.0/8", all]).check().unwrap_err().contains("is the whole internet"), "{all}");
+            assert!(plain(&["10.0.0.0/8", all]).check(&[]).unwrap_err().contains("is the whole internet"), "{all}");
         }
-        assert!(plain(&[]).check().unwrap_err().contains("names no networks"));
-        let nowhere = PlainHttp { listen: Vec::new(), ..plain(&["10.0.0.0/8"]) };
-        assert!(nowhere.check().unwrap_err().contains("no address"));
+        assert!(plain(&[]).check(&[]).unwrap_err().contains("names no networks"));
+        let lan = || plain(&["10.0.0.0/8"]);
+        let there: Vec<SocketAddr> = vec!["[::1]:80".parse().unwrap()];
+        assert_eq!(lan().check(&there).unwrap_err(), "[::1]:80 is listened on already");
+        let twice = PlainHttp { listen: [there.clone(), there].concat(), ..lan() };
+        assert!(twice.check(&[]).is_err());
+        let nowhere = PlainHttp { listen: Vec::new(), ..lan() };
+        assert!(nowhere.check(&[]).unwrap_err().contains("no address"));
         let private = plain(&[
             "10.1.0.0/16",
             "172.16.0.0/12",
@@ -172,9 +182,9 @@ mod tests {
             "fe80::/64",
             "::1/128",
         ]);
-        assert_eq!((private.check(), private.public_networks().count()), (Ok(()), 0));
+        assert_eq!((private.check(&[]), private.public_networks().count()), (Ok(()), 0));
         let public =
             plain(&["0.0.0.0/1", "172.0.0.0/8", "192.0.2.0/24", "2001:db8::/32", "10.0.0.0/7", "100.64.0.0/10"]);
-        assert_eq!((public.check(), public.public_networks().count()), (Ok(()), 6));
+        assert_eq!((public.check(&[]), public.public_networks().count()), (Ok(()), 6));
     }
 }

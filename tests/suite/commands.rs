@@ -223,7 +223,7 @@ fn the_schemas_take_what_is_documented_and_refuse_what_provost_refuses() {
         serde_json::from_str(&printed.stdout).unwrap()
     };
     let (provost, constituency) = (schema("provost"), schema("constituency"));
-    assert_eq!(provost["properties"].as_object().unwrap().len(), 9);
+    assert_eq!(provost["properties"].as_object().unwrap().len(), 10);
     assert_eq!(constituency["properties"].as_object().unwrap().len(), 9);
     let documented = json!({
         "domain": "phones.example.com", "listen": ["0.0.0.0:443", "[::]:443"], "constituencies": "constituencies",
@@ -233,6 +233,7 @@ fn the_schemas_take_what_is_documented_and_refuse_what_provost_refuses() {
         ] },
         "trust": { "acme-corp": ["trust/acme-root.pem", "trust/acme-issuing.der"] },
         "no_sni": "ucs-5-9", "log": "text", "limits": {},
+        "status": { "listen": "127.0.0.1:8444", "token_file": "token", "hosts": ["provost.example.com"] },
     });
     let policy = json!({
         "description": "UC Software 5.9, production", "client_auth": "required", "trust": ["polycom"],

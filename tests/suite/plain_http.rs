@@ -336,8 +336,24 @@ fn check_says_whom_it_is_open_to_and_whether_it_has_an_effect() {
     site.constituency("ote", &policy(true));
     site.config.as_object_mut().unwrap().remove("plain_http");
     assert!(checked(&site).stdout.contains("warning: ote: \"plain_http\": true has no effect"));
-    site.config["plain_http"] = json!({ "listen": "127.0.0.1:0", "networks": ["::/0"] });
-    let all = checked(&site);
-    assert_eq!((all.code, all.stdout.as_str()), (2, ""));
-    assert!(all.stderr.contains("::/0 is the whole internet"), "{}", all.stderr);
+    let lan = json!(["10.0.0.0/8"]);
+    site.config["listen"] = json!(["127.0.0.1:4433"]);
+    let mistakes = [
+        (json!({ "listen": "127.0.0.1:0", "networks": ["::/0"] }), "\"plain_http\": ::/0 is the whole internet"),
+        (json!({ "listen": "127.0.0.1:0", "networks": [] }), "\"plain_http\": names no networks"),
+        (json!({ "listen": "127.0.0.1:0" }), "missing field `networks`"),
+        (json!({ "listen": ["127.0.0.1:80", "10.0.0.1"], "networks": lan }), "\"10.0.0.1\" is no address with a port"),
+        (json!({ "listen": 80, "networks": lan }), "an address with a port, or a list of them"),
+        (
+            json!({ "listen": ["127.0.0.1:80", "127.0.0.1:4433"], "networks": lan }),
+            "127.0.0.1:4433 is listened on already",
+        ),
+        (json!({ "listn": "127.0.0.1:80", "networks": lan }), "did you mean \"listen\"?"),
+    ];
+    for (mistake, said) in mistakes {
+        site.config["plain_http"] = mistake;
+        let ended = checked(&site);
+        assert_eq!((ended.code, ended.stdout.as_str()), (2, ""));
+        assert!(ended.stderr.contains(said) && ended.stderr.contains("provost.json:"), "{said}: {}", ended.stderr);
+    }
 }

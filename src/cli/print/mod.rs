@@ -13,6 +13,8 @@ use crate::constituency::{Constituency, ConstituencyName};
 
 mod dhcp;
 mod grant;
+mod phone_config;
+mod timekeeping;
 
 pub use grant::{Dialect, grant};
 
@@ -25,6 +27,8 @@ pub(super) enum Command {
     KnotAcl(ConfigArg),
     /// What a DHCP server must tell phones, so that they find a constituency.
     Dhcp(dhcp::Args),
+    /// The parameter file that makes a phone keep this server for good, wherever it is posted to.
+    PhoneConfig(phone_config::Args),
 }
 
 pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
@@ -32,6 +36,7 @@ pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
         Command::BindPolicy(config) => grant::of(&find(config)?, Dialect::BindPolicy)?,
         Command::KnotAcl(config) => grant::of(&find(config)?, Dialect::KnotAcl)?,
         Command::Dhcp(args) => dhcp::print(args, &find(&args.config)?)?,
+        Command::PhoneConfig(args) => phone_config::print(args, &find(&args.config)?)?,
     };
     say(&printed.trim_end());
     Ok(ExitCode::SUCCESS)

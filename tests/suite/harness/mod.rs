@@ -3,6 +3,7 @@
 //! - [`bind`], [`knot`]: name servers of a test's own.
 //! - [`directory`]: a CA's directory that says what a test wants.
 //! - [`namespace`]: a network and a file system of a test's own.
+//! - [`operators`]: an operator with curl.
 //! - [`pebble`]: a CA for tests, as a process, with a DNS of its own.
 //! - [`pki`]: a factory CA like Polycom's, devices below it, server certificates.
 //! - [`site`]: folders and `provost.json`; the server as a process that is killed and waited for.
@@ -14,6 +15,7 @@ pub mod bind;
 pub mod directory;
 pub mod knot;
 pub mod namespace;
+pub mod operators;
 pub mod pebble;
 pub mod pki;
 pub mod site;
