@@ -12,6 +12,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::ca::{CaError, CertificateAuthority, KeyKind};
 use crate::certificate::{FilesSource, LiveCertificates, LocalCa};
