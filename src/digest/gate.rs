@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use aws_lc_rs::error::Unspecified;
@@ -23,7 +23,7 @@ type Phone = (ConstituencyName, MacAddress);
 /// Judges requests, and makes the challenges that they answer.
 #[derive(Debug)]
 pub struct Gate {
-    passwords: Arc<Passwords>,
+    passwords: Passwords,
     key: Key,
     started: Instant,
     made: AtomicU64,
@@ -106,7 +106,7 @@ impl Gate {
     ///
     /// # Errors
     /// If the system gives no random numbers.
-    pub fn new(passwords: Arc<Passwords>) -> Result<Self, Unspecified> {
+    pub fn new(passwords: Passwords) -> Result<Self, Unspecified> {
         Ok(Self {
             passwords,
             key: Key::generate()?,
@@ -230,7 +230,7 @@ mod tests {
 
     /// A gate of which one phone has a password.
     struct Stage {
-        _state: tempfile::TempDir,
+        state: tempfile::TempDir,
         gate: Gate,
         name: ConstituencyName,
     }
@@ -243,7 +243,7 @@ mod tests {
             passwords::set(state.path(), &name, REALM, USER.parse().unwrap(), ha1).unwrap();
             let all = Passwords::of_state(state.path());
             assert!(all.refresh().is_empty());
-            Self { _state: state, gate: Gate::new(Arc::new(all)).unwrap(), name }
+            Self { gate: Gate::new(all).unwrap(), state, name }
         }
 
         fn nonce(&self, issued: u64, number: u64) -> String {
@@ -317,7 +317,7 @@ mod tests {
     fn passwords_for_another_name_are_of_no_use() {
         let stage = Stage::new();
         let ha1 = Ha1::of(USER, "ote.old.example", "open sesame");
-        passwords::set(stage._state.path(), &stage.name, "ote.old.example", USER.parse().unwrap(), ha1).unwrap();
+        passwords::set(stage.state.path(), &stage.name, "ote.old.example", USER.parse().unwrap(), ha1).unwrap();
         assert!(stage.gate.passwords().refresh().is_empty());
         let refused = stage.ask(USER, "open sesame", &stage.nonce(0, 0), 1, 0).unwrap_err();
         assert!(matches!(refused.why, Why::OldRealm { .. }), "{refused:?}");
