@@ -128,23 +128,24 @@ async fn welcome(
     mut stop: watch::Receiver<Stop>,
 ) -> Result<impl Future<Output = End>, Refused> {
     let refused = Refused::because;
-    let mut seat = server.admission.enter(address.ip()).map_err(|full| refused(None, full.to_string()))?;
+    let mut seat = server.admission.enter(address.ip()).map_err(|full| refused(None, "no_place", full.to_string()))?;
     let _ = stream.set_nodelay(true);
     let (stream, farewell) = Lingering::new(stream);
     let (stream, pace) = Paced::new(stream, &server.limits);
     let handshake = handshake::shake_hands(stream, &server.site, &server.certificates);
     let (stream, peer) = tokio::select! {
         finished = tokio::time::timeout(server.limits.handshake(), handshake) => finished.unwrap_or_else(|_| {
-            Err(refused(None, format!("the handshake took more than {} s", server.limits.handshake_s)))
+            Err(refused(None, "slow", format!("the handshake took more than {} s", server.limits.handshake_s)))
         })?,
         // It has asked for nothing yet, and would only be sent away.
-        () = told(&mut stop, Stop::Drain) => return Err(refused(None, "provost is being stopped".to_owned())),
+        () = told(&mut stop, Stop::Drain) => return Err(refused(None, "stopping", "provost is being stopped".to_owned())),
     };
+    server.handshakes.count(peer.is_resumed);
     let connection = Connection { server, peer, address, pace, farewell };
     let kind = if connection.is_of_known_phone() { Kind::Proven } else { Kind::Anonymous };
     let constituency = &connection.peer.constituency;
     let phone = connection.mac().map(|mac| (constituency.clone(), mac));
-    seat.become_kind(kind, phone).map_err(|full| refused(Some(constituency.clone()), full.to_string()))?;
+    seat.become_kind(kind, phone).map_err(|full| refused(Some(constituency.clone()), "no_place", full.to_string()))?;
     connection.pace.enter(Phase::Idle);
     Ok(converse(stream, connection, seat, stop))
 }
@@ -161,6 +162,7 @@ fn refuse(server: &Server, address: SocketAddr, refused: Refused) {
         duration: Duration::ZERO,
         user_agent: None,
         reason: Some(refused.reason),
+        kind: Some(refused.kind),
         tls: None,
         certificate_not_after: None,
         claim: refused.claim.map(Box::new),

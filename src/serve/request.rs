@@ -126,6 +126,7 @@ impl Connection {
             duration: std::time::Duration::ZERO,
             user_agent: None,
             reason: None,
+            kind: None,
             tls: self.peer.tls,
             certificate_not_after: self.device().map(VerifiedDevice::not_after),
             claim: self.peer.claim.clone().map(Box::new),
@@ -164,7 +165,7 @@ impl Connection {
         mut exchange: Exchange,
     ) -> Response<Logged> {
         let mut response = answer.unwrap_or_else(|denial| {
-            exchange.note(&denial);
+            exchange.refuse(denial.kind(), &denial);
             match &denial {
                 Denial::Failed(reason) => tracing::error!(constituency = %self.peer.constituency, "{reason}"),
                 Denial::Unpinned { mac, certificate, .. } => {

@@ -66,6 +66,24 @@ impl From<webpki::Error> for PathError {
 }
 
 impl ChainRefusal {
+    /// One of a few words, to count by.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::NoCertificate => "no_certificate",
+            Self::Malformed(_) => "malformed_certificate",
+            Self::KeySize { .. } => "key_size",
+            Self::KeyUsage | Self::Purpose => "key_usage",
+            Self::Expired { .. } => "expired",
+            Self::NotYetValid { .. } => "not_yet_valid",
+            Self::UnknownIssuer { .. } => "unknown_issuer",
+            Self::SelfSigned { .. } => "self_signed",
+            Self::BadSignature { .. } => "bad_signature",
+            Self::SignatureAlgorithm { .. } => "signature_algorithm",
+            _ => "bad_chain",
+        }
+    }
+
     /// Says in our words, and with the facts of the `leaf`, what webpki or our own checks found.
     pub(super) fn explain(error: PathError, leaf: &X509Certificate<'_>, now: UnixTime) -> Self {
         let error = match error {

@@ -50,6 +50,7 @@ mod sessions;
 mod sighup;
 mod slow_clients;
 mod status;
+mod status_metrics;
 mod transfers;
 mod trust;
 mod unattended;
