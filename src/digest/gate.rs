@@ -94,6 +94,14 @@ pub enum Why {
     Replay(MacAddress),
 }
 
+impl Unproven {
+    /// Whether every phone meets this, now and then.
+    #[must_use]
+    pub fn is_routine(&self) -> bool {
+        self.is_stale || self.why == Why::Nothing
+    }
+}
+
 impl From<Why> for Unproven {
     fn from(why: Why) -> Self {
         let is_stale = matches!(why, Why::OldNonce(_) | Why::ForeignNonce(_) | Why::Replay(_));

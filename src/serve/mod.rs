@@ -58,6 +58,8 @@ pub struct Server {
     pub gate: crate::digest::Gate,
     /// The access log.
     pub access: access::AccessLog,
+    /// Handshakes that were finished.
+    pub handshakes: Arc<crate::metrics::Handshakes>,
     /// Places for connections.
     pub admission: Arc<admission::Admission>,
     /// Limits.

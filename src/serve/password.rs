@@ -39,7 +39,7 @@ impl Connection {
         let agent = head.headers.get(USER_AGENT).map(HeaderValue::as_bytes);
         let md5_first = agent.is_some_and(|agent| agent.starts_with(PHONE));
         let challenges = self.server.gate.challenge(constituency, realm, unproven.is_stale, md5_first);
-        Denial::Unauthenticated { reason, challenges: Box::new(challenges) }
+        Denial::Unauthenticated { reason, is_routine: unproven.is_routine(), challenges: Box::new(challenges) }
     }
 
     /// A connection that has proved to be a known phone's no longer takes a stranger's place.

@@ -9,6 +9,9 @@ use crate::serve::host::BadHost;
 use crate::serve::path::BadPath;
 use crate::trust::{ChainRefusal, NoIdentity};
 
+/// The kind of a denial that every phone with a password meets: it has yet to answer a challenge.
+pub const CHALLENGE: &str = "challenge";
+
 /// Why not. Its `Display` is for the operator; the peer sees [`Denial::status`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "each variant's message says what it is")]
@@ -30,7 +33,7 @@ pub enum Denial {
     #[error("no device certificate on this connection")]
     NoDevice,
     #[error("{reason}")]
-    Unauthenticated { reason: String, challenges: Box<[String; 2]> },
+    Unauthenticated { reason: String, is_routine: bool, challenges: Box<[String; 2]> },
     #[error("{reason}; too many failures under this name, a right password is let in all the same")]
     TooManyAttempts { reason: String },
     #[error("{0}")]
@@ -90,6 +93,43 @@ pub enum Denial {
 }
 
 impl Denial {
+    /// One of a few words, to count by.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Host(_) | Self::Path(_) | Self::ContentRange(_) => "malformed",
+            Self::Misdirected { .. } | Self::NotPlain { .. } => "misdirected",
+            Self::Gone => "gone",
+            Self::Method { .. } => "method",
+            Self::NoIdentity(_) => "no_identity",
+            Self::NoDevice => ChainRefusal::NoCertificate.kind(),
+            Self::Unauthenticated { is_routine: true, .. } => CHALLENGE,
+            Self::Unauthenticated { .. } => "wrong_password",
+            Self::TooManyAttempts { .. } => "too_many_attempts",
+            Self::NoPlace(_) => "no_place",
+            Self::Unknown { .. } => "unknown_phone",
+            Self::Denied { .. } => "denied_phone",
+            Self::Unpinned { .. } => "unpinned",
+            Self::Chain(refusal) => refusal.kind(),
+            Self::TlsPartChanged => "tls_changed",
+            Self::OthersFile { .. } => "others_file",
+            Self::UploadName(_) | Self::WouldHide => "upload_name",
+            Self::UploadsOff { .. } => "uploads_off",
+            Self::UnprovenMac
+            | Self::Hidden
+            | Self::KeptBack
+            | Self::Folder
+            | Self::NotRegular
+            | Self::NotFound
+            | Self::Link(_) => "not_found",
+            Self::Gap { .. } | Self::Busy | Self::Clash => "upload_conflict",
+            Self::FileTooLarge { .. } | Self::TooManyUploads { .. } | Self::OverBudget { .. } => "upload_budget",
+            Self::DiskFull { .. } => "disk_full",
+            Self::BrokenOff(_) => "broken_off",
+            Self::Failed(_) => "failed",
+        }
+    }
+
     /// What the peer is told.
     #[must_use]
     pub fn status(&self) -> StatusCode {

@@ -18,7 +18,7 @@ pub mod upload_name;
 
 use hyper::Method;
 
-pub use denial::Denial;
+pub use denial::{CHALLENGE, Denial};
 
 use super::host::BadHost;
 use super::path::{self, ServedPath};
