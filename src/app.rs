@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::ca::{CaError, CertificateAuthority, KeyKind};
-use crate::certificate::{FilesSource, LiveCertificates, LocalCa};
+use crate::certificate::{ExactNames, FilesSource, LiveCertificates, LocalCa};
 use crate::clock;
 use crate::config::{CertificateSource, Config};
 use crate::constituency::Registry;
@@ -49,7 +49,7 @@ use renewal::{Plan, Renewal};
 use sightings::Sightings;
 use upkeep::{Upkeep, Work};
 
-pub(crate) use renewal::parts as renewal_parts;
+pub(crate) use renewal::{exact_names, parts as renewal_parts};
 
 /// The folder of the local device CA in the state directory.
 pub const LOCAL_DEVICE_CA: &str = "local";
@@ -112,6 +112,7 @@ pub struct App {
     listeners: Vec<TcpListener>,
     signals: signals::Signals,
     source: Source,
+    exact: watch::Receiver<Arc<ExactNames>>,
     waker: Waker,
     writer: Writer,
     keeper: Keeper,
@@ -139,8 +140,11 @@ impl App {
         let state = StateDir::open(&config.state)?;
         let lock = state.lock()?;
         let certificates = Arc::new(LiveCertificates::default());
-        let mut source = Source::open(&config, &state, &certificates)?;
-        source.refresh(&certificates, &config.domain);
+        let mut scanner = Scanner::new(config.constituencies.clone(), config.bundle_names());
+        let first = scanner.scan(clock::now());
+        let (wanted, exact) = watch::channel(Arc::new(ExactNames::of(&first, &config.domain)));
+        let mut source = Source::open(&config, &state, &certificates, &exact)?;
+        source.refresh(&certificates, &config.domain, &exact.borrow());
 
         let material = TlsMaterial {
             certificates: Arc::clone(&certificates),
@@ -168,13 +172,11 @@ impl App {
             admission: Arc::new(Admission::new(config.limits.clone(), room)),
             limits: config.limits.clone(),
         });
-        let publisher = Arc::new(Publisher::new(&server, config.clone(), material));
-        let mut scanner = Scanner::new(config.constituencies.clone(), config.bundle_names());
-        let first = scanner.scan(clock::now());
+        let publisher = Arc::new(Publisher::new(&server, config.clone(), material, wanted));
         publisher.publish_registry(&Registry::default(), first.snapshot());
         let publishing = Arc::clone(&publisher);
         let waker = follow(scanner, first, move |before, after| publishing.publish_registry(before, after))?;
-        Ok(Self { config, server, publisher, listeners, signals, source, waker, writer, keeper, _lock: lock })
+        Ok(Self { config, server, publisher, listeners, signals, source, exact, waker, writer, keeper, _lock: lock })
     }
 
     /// Where it listens.
@@ -212,6 +214,7 @@ impl App {
         let renewal = source.start_renewal()?;
         let upkeep = Upkeep::start(Work {
             source,
+            exact: self.exact,
             certificates: Arc::clone(&self.server.certificates),
             publisher: self.publisher,
             config: self.config.clone(),
@@ -255,7 +258,12 @@ impl App {
 }
 
 impl Source {
-    fn open(config: &Config, state: &StateDir, live: &Arc<LiveCertificates>) -> Result<Self, AppError> {
+    fn open(
+        config: &Config,
+        state: &StateDir,
+        live: &Arc<LiveCertificates>,
+        exact: &watch::Receiver<Arc<ExactNames>>,
+    ) -> Result<Self, AppError> {
         Ok(match &config.certificate {
             CertificateSource::Files(pairs) => Self::Files(FilesSource::new(pairs.clone())),
             CertificateSource::LocalCa(_) => Self::LocalCa(Box::new(LocalCa::open(
@@ -264,7 +272,7 @@ impl Source {
                 clock::now(),
             )?)),
             CertificateSource::Acme(settings) => {
-                let plan = Plan::new(settings, &config.domain, state.path(), live);
+                let plan = Plan::new(settings, &config.domain, state.path(), live, exact);
                 let renewer = plan.open()?;
                 Self::Acme(Some(Box::new((plan, renewer))))
             }
@@ -278,10 +286,10 @@ impl Source {
     }
 
     /// Publishes certificates that are new, and says what is wrong with those that cannot be used.
-    fn refresh(&mut self, certificates: &LiveCertificates, domain: &str) {
+    fn refresh(&mut self, certificates: &LiveCertificates, domain: &str, exact: &ExactNames) {
         match self {
             Self::Files(files) => {
-                let refreshed = files.refresh(certificates);
+                let refreshed = files.refresh(certificates, exact);
                 for error in &refreshed.errors {
                     tracing::error!("{error}; the last good pair stays in use, if there was one");
                 }
@@ -289,9 +297,10 @@ impl Source {
                     tracing::info!("the certificate files were read");
                     files.misfits(domain, clock::now()).iter().for_each(|misfit| tracing::error!("{misfit}"));
                 }
+                refreshed.lacking.iter().for_each(|lacking| tracing::error!("{lacking}"));
             }
             Self::LocalCa(local) => {
-                if let Err(error) = local.refresh(certificates, clock::now()) {
+                if let Err(error) = local.refresh(certificates, exact, clock::now()) {
                     tracing::error!("no certificate from the local CA: {error}");
                 }
             }

@@ -2,7 +2,10 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use tokio::sync::watch;
+
 use super::news;
+use crate::certificate::ExactNames;
 use crate::config::Config;
 use crate::constituency::{ConstituencyName, Registry};
 use crate::serve::Server;
@@ -24,12 +27,19 @@ struct InUse {
     /// As it was last read without an error.
     config: Config,
     material: TlsMaterial,
+    /// Who wants a certificate of its own; those hear of it who see to certificates.
+    wanted: watch::Sender<Arc<ExactNames>>,
 }
 
 impl Publisher {
     /// A publisher for `server`, which has published nothing yet.
-    pub(super) fn new(server: &Arc<Server>, config: Config, material: TlsMaterial) -> Self {
-        Self { server: Arc::downgrade(server), in_use: Mutex::new(InUse { config, material }) }
+    pub(super) fn new(
+        server: &Arc<Server>,
+        config: Config,
+        material: TlsMaterial,
+        wanted: watch::Sender<Arc<ExactNames>>,
+    ) -> Self {
+        Self { server: Arc::downgrade(server), in_use: Mutex::new(InUse { config, material, wanted }) }
     }
 
     /// Publishes what the folders have become.
@@ -38,7 +48,7 @@ impl Publisher {
         let Some(server) = self.server.upgrade() else { return };
         news::tell_folders(before, &after);
         let no_sni = server.site.load().no_sni().cloned();
-        publish(&server, after, no_sni, &in_use.material);
+        publish(&server, after, no_sni, &in_use);
     }
 
     /// SIGHUP: reads trust bundles and what of `provost.json` can change while running; `started` is what it was at
@@ -69,7 +79,7 @@ impl Publisher {
         }
         let Some(server) = self.server.upgrade() else { return };
         let folders = server.site.load().registry().snapshot();
-        publish(&server, folders, in_use.config.no_sni.clone(), &in_use.material);
+        publish(&server, folders, in_use.config.no_sni.clone(), &in_use);
         tracing::info!("SIGHUP: configuration, trust bundles and folders are read again");
     }
 
@@ -78,9 +88,17 @@ impl Publisher {
     }
 }
 
-fn publish(server: &Server, folders: Registry, no_sni: Option<ConstituencyName>, material: &TlsMaterial) {
+fn publish(server: &Server, folders: Registry, no_sni: Option<ConstituencyName>, in_use: &InUse) {
     let current = server.site.load_full();
-    let next = current.with(folders, no_sni, material);
+    let next = current.with(folders, no_sni, &in_use.material);
     news::tell_unusable(&current, &next);
+    let wanted = ExactNames::of(next.registry(), next.domain());
     server.site.store(Arc::new(next));
+    in_use.wanted.send_if_modified(|before| {
+        let is_new = **before != wanted;
+        if is_new {
+            *before = Arc::new(wanted);
+        }
+        is_new
+    });
 }

@@ -10,7 +10,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::{AppError, control};
-use crate::certificate::LiveCertificates;
+use crate::certificate::{ExactNames, LiveCertificates};
+use crate::clock;
+use crate::config::Config;
+use crate::constituency::scan::Scanner;
 use crate::dns::Dns;
 use crate::renew::{AcmeSettings, Parts, Renewer};
 
@@ -24,6 +27,7 @@ pub(super) struct Plan {
     domain: String,
     state: PathBuf,
     live: Arc<LiveCertificates>,
+    exact: watch::Receiver<Arc<ExactNames>>,
     control: Option<UnixListener>,
 }
 
@@ -34,26 +38,43 @@ pub(super) struct Renewal {
     thread: JoinHandle<()>,
 }
 
+/// The exact names that constituencies want, as their folders are now.
+pub(crate) fn exact_names(config: &Config) -> ExactNames {
+    let registry = Scanner::new(config.constituencies.clone(), config.bundle_names()).scan(clock::now());
+    ExactNames::of(&registry, &config.domain)
+}
+
 /// What `settings` mean, from files that they name; warnings about these are only said.
-pub(crate) fn parts(settings: &AcmeSettings, domain: &str, state: &Path) -> Result<Parts, AppError> {
+pub(crate) fn parts(
+    settings: &AcmeSettings,
+    domain: &str,
+    state: &Path,
+    exact: watch::Receiver<Arc<ExactNames>>,
+) -> Result<Parts, AppError> {
     let (dns, warnings) = Dns::open(&settings.dns).map_err(|error| AppError::Acme(error.to_string()))?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    Parts::real(settings, domain, state, Arc::new(dns)).map_err(|error| AppError::Acme(error.to_string()))
+    Parts::real(settings, domain, state, exact, Arc::new(dns)).map_err(|error| AppError::Acme(error.to_string()))
 }
 
 impl Plan {
     /// Listens on the control socket at once: whoever reads that the server listens may command it.
-    pub(super) fn new(settings: &AcmeSettings, domain: &str, state: &Path, live: &Arc<LiveCertificates>) -> Self {
+    pub(super) fn new(
+        settings: &AcmeSettings,
+        domain: &str,
+        state: &Path,
+        live: &Arc<LiveCertificates>,
+        exact: &watch::Receiver<Arc<ExactNames>>,
+    ) -> Self {
         let (settings, domain, state) = (settings.clone(), domain.to_owned(), state.to_owned());
         let control = control::listen(&state);
-        Self { settings, domain, state, live: Arc::clone(live), control }
+        Self { settings, domain, state, live: Arc::clone(live), exact: exact.clone(), control }
     }
 
     /// Publishes what is stored.
     pub(super) fn open(&self) -> Result<Renewer, AppError> {
-        let parts = parts(&self.settings, &self.domain, &self.state)?;
+        let parts = parts(&self.settings, &self.domain, &self.state, self.exact.clone())?;
         Renewer::open(parts, &self.state, Arc::clone(&self.live))
             .map_err(|error| AppError::Acme(format!("{}: {error}", self.state.display())))
     }

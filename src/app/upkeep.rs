@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use super::Source;
 use super::publisher::Publisher;
-use crate::certificate::LiveCertificates;
+use crate::certificate::{ExactNames, LiveCertificates};
 use crate::config::Config;
 use crate::constituency::watch::Waker;
 
@@ -23,6 +25,8 @@ pub(super) struct Upkeep(Sender<()>);
 /// What the thread works on.
 pub(super) struct Work {
     pub(super) source: Source,
+    /// The exact names that constituencies want.
+    pub(super) exact: watch::Receiver<Arc<ExactNames>>,
     pub(super) certificates: Arc<LiveCertificates>,
     pub(super) publisher: Arc<Publisher>,
     /// As it was at the start.
@@ -58,7 +62,9 @@ impl Upkeep {
 
 impl Work {
     fn do_once(&mut self, is_reload: bool) {
-        self.source.refresh(&self.certificates, &self.config.domain);
+        // Whoever has others to tell must not wait while a key is made.
+        let exact = Arc::clone(&self.exact.borrow());
+        self.source.refresh(&self.certificates, &self.config.domain, &exact);
         if is_reload {
             self.publisher.reload(&self.config);
             self.waker.wake();

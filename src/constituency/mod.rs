@@ -3,6 +3,7 @@
 //! [`scan::Scanner`] reads the folders, [`watch::follow`] does so whenever they change, and what comes out is a
 //! [`Registry`]: whoever holds one sees one truth, however long it takes.
 
+mod certificate_names;
 pub mod edit;
 pub mod edit_file;
 mod mac;
@@ -13,6 +14,7 @@ mod registry;
 pub mod scan;
 pub mod watch;
 
+pub use certificate_names::CertificateNames;
 pub use mac::{InvalidMacAddress, MacAddress};
 pub use name::{ConstituencyName, InvalidName};
 pub use policy::{

@@ -5,15 +5,17 @@ use std::sync::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::lineage::Lineage;
 use super::schedule::Window;
 use crate::ca::KeyKind;
+use crate::constituency::ConstituencyName;
 
 /// Everything about the certificates and their renewal. Times are Unix time.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// When this was so.
     pub now: i64,
-    /// One for each kind of key.
+    /// One for each kind of key, and one for each constituency that wants its exact names.
     pub certificates: Vec<CertificateStatus>,
     /// DNS records of ours that could not be removed yet.
     pub leftover_records: usize,
@@ -26,6 +28,10 @@ pub struct Status {
 pub struct CertificateStatus {
     /// The kind of its key.
     pub key: KeyKind,
+    /// The constituency whose exact names it is for; `None` for the wildcard.
+    pub constituency: Option<ConstituencyName>,
+    /// The names that are wanted.
+    pub names: Vec<String>,
     /// The certificate in use, if there is one.
     pub held: Option<HeldStatus>,
     /// What is being done right now.
@@ -44,6 +50,14 @@ pub struct CertificateStatus {
     pub needs_human: bool,
     /// When a renewal last succeeded.
     pub last_success: Option<i64>,
+}
+
+impl CertificateStatus {
+    /// Which certificate this is.
+    #[must_use]
+    pub fn lineage(&self) -> Lineage {
+        self.constituency.clone().map_or(Lineage::Wildcard(self.key), Lineage::Exact)
+    }
 }
 
 /// A certificate in use.
@@ -89,13 +103,13 @@ impl Board {
         lock(&self.listeners).clear();
     }
 
-    /// Says what is being done for the certificate of `kind`.
-    pub(super) fn say(&self, kind: KeyKind, step: &str) {
-        tracing::info!("certificate ({kind}): {step}");
-        if let Some(status) = lock(&self.status).certificates.iter_mut().find(|status| status.key == kind) {
+    /// Says what is being done for the certificate of `lineage`.
+    pub(super) fn say(&self, lineage: &Lineage, step: &str) {
+        tracing::info!("certificate ({lineage}): {step}");
+        if let Some(status) = lock(&self.status).certificates.iter_mut().find(|status| status.lineage() == *lineage) {
             status.step = Some(step.to_owned());
         }
-        lock(&self.listeners).retain(|listener| listener.send(format!("{kind}: {step}")).is_ok());
+        lock(&self.listeners).retain(|listener| listener.send(format!("{lineage}: {step}")).is_ok());
     }
 }
 
