@@ -16,14 +16,13 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::ca::{CaError, CertificateAuthority, KeyKind};
-use crate::certificate::{ExactNames, FilesSource, LiveCertificates, LocalCa};
+use crate::certificate::{ExactNames, LiveCertificates};
 use crate::clock;
-use crate::config::{CertificateSource, Config};
+use crate::config::Config;
 use crate::constituency::Registry;
 use crate::constituency::scan::Scanner;
 use crate::constituency::watch::{Waker, follow};
 use crate::ledger::{self, Keeper, Ledger};
-use crate::renew::Renewer;
 use crate::serve::Server;
 use crate::serve::access::{AccessLog, LogFormat, Writer};
 use crate::serve::admission::Admission;
@@ -33,20 +32,34 @@ use crate::serve::stop::Stop;
 use crate::serve::upload::store::{self, UploadStore};
 use crate::settings::SettingsError;
 use crate::state::{StateDir, StateError, StateLock};
+use crate::status::{Endpoint, Knowledge};
 use crate::trust::{self, Bundle, BundleError};
 
 pub mod control;
+mod heart;
+mod knowledge;
+mod looks;
 mod news;
+pub mod passed;
 mod publisher;
 mod renewal;
 mod sightings;
 mod signals;
 mod sockets;
+mod source;
+pub mod status;
+mod supervisor;
 mod upkeep;
 
+use heart::Heart;
+use knowledge::Sources;
+use passed::{Passed, PassedError};
 use publisher::Publisher;
-use renewal::{Plan, Renewal};
+use renewal::Renewal;
 use sightings::Sightings;
+use source::Source;
+use status::Boards;
+use supervisor::{Supervisor, Word};
 use upkeep::{Upkeep, Work};
 
 pub(crate) use renewal::{exact_names, parts as renewal_parts};
@@ -98,6 +111,20 @@ pub enum AppError {
         /// What the system said.
         source: io::Error,
     },
+    /// What systemd passed does not fit.
+    #[error("{0}")]
+    Passed(#[from] PassedError),
+    /// An address is served no more.
+    #[error("a listener ended by a defect of provost")]
+    ListenerEnded,
+    /// The operators' listener.
+    #[error("cannot listen on {endpoint} (\"status\"): {source}{}", sockets::hint(.source))]
+    Status {
+        /// Where.
+        endpoint: Endpoint,
+        /// What the system said.
+        source: io::Error,
+    },
     /// Threads, signals.
     #[error("the system refuses what every server needs: {0}")]
     System(#[from] io::Error),
@@ -112,29 +139,26 @@ pub struct App {
     listeners: Vec<TcpListener>,
     signals: signals::Signals,
     source: Source,
-    exact: watch::Receiver<Arc<ExactNames>>,
     waker: Waker,
     writer: Writer,
     keeper: Keeper,
+    status: Option<(status::Opened, Arc<dyn Knowledge>)>,
     _lock: StateLock,
-}
-
-/// Where certificates come from, and what that source remembers.
-#[derive(Debug)]
-enum Source {
-    Files(FilesSource),
-    LocalCa(Box<LocalCa>),
-    /// Started by [`App::run`].
-    Acme(Option<Box<(Plan, Renewer)>>),
 }
 
 impl App {
     /// Opens everything that is needed and listens, within a runtime; connections are accepted once [`App::run`] runs.
-    /// The access log goes to `output` in the form `log`, which the command line may have chosen.
+    /// The access log goes to `output` in the form `log`, which the command line may have chosen; `passed` are the sockets
+    /// that systemd keeps for us.
     ///
     /// # Errors
     /// Whatever makes serving impossible. What is wrong with a folder or a trust bundle is only said.
-    pub fn start(config: Config, log: LogFormat, output: impl io::Write + Send + 'static) -> Result<Self, AppError> {
+    pub fn start(
+        mut config: Config,
+        log: LogFormat,
+        output: impl io::Write + Send + 'static,
+        mut passed: Passed,
+    ) -> Result<Self, AppError> {
         let room = sockets::room_for_connections();
         config.check_apart()?;
         let state = StateDir::open(&config.state)?;
@@ -143,9 +167,11 @@ impl App {
         let mut scanner = Scanner::new(config.constituencies.clone(), config.bundle_names());
         let first = scanner.scan(clock::now());
         let (wanted, exact) = watch::channel(Arc::new(ExactNames::of(&first, &config.domain)));
-        let mut source = Source::open(&config, &state, &certificates, &exact)?;
-        source.refresh(&certificates, &config.domain, &exact.borrow());
+        let boards = Boards::default();
+        let mut source = Source::open(&config, &state, &certificates, exact, &boards)?;
+        source.refresh(&certificates);
 
+        let read = publisher::look(&config);
         let material = TlsMaterial {
             certificates: Arc::clone(&certificates),
             bundles: trust::load_all(&config.trust),
@@ -161,8 +187,11 @@ impl App {
             .map_err(|source| AppError::Uploads { path: uploads, source })?;
         // Whoever reads that we listen may send a signal at once.
         let signals = signals::Signals::listen()?;
-        let listeners = sockets::listen_all(&config.listen)?;
+        let operators = status::open(&mut config, &state, &mut passed)?;
+        let listeners = sockets::listen_all(&config.listen, &mut passed)?;
+        passed.check_all_taken()?;
         let (ledger, keeper) = Ledger::start(&state.folder(ledger::FOLDER)?)?;
+        let health = ledger.health();
         let (access, writer) = AccessLog::start(log, output, Sightings(ledger))?;
         let server = Arc::new(Server {
             site: ArcSwap::from_pointee(Site::new(config.domain.clone(), config.no_sni.clone())),
@@ -172,11 +201,15 @@ impl App {
             admission: Arc::new(Admission::new(config.limits.clone(), room)),
             limits: config.limits.clone(),
         });
-        let publisher = Arc::new(Publisher::new(&server, config.clone(), material, wanted));
+        let publisher = Arc::new(Publisher::new(&server, config.clone(), material, wanted, read));
         publisher.publish_registry(&Registry::default(), first.snapshot());
         let publishing = Arc::clone(&publisher);
         let waker = follow(scanner, first, move |before, after| publishing.publish_registry(before, after))?;
-        Ok(Self { config, server, publisher, listeners, signals, source, exact, waker, writer, keeper, _lock: lock })
+        let status = operators.map(|opened| {
+            let sources = Sources::new(&server, boards, health, &config, state.path(), &listeners);
+            (opened, Arc::new(sources) as Arc<dyn Knowledge>)
+        });
+        Ok(Self { config, server, publisher, listeners, signals, source, waker, writer, keeper, status, _lock: lock })
     }
 
     /// Where it listens.
@@ -194,10 +227,7 @@ impl App {
     /// The CA that clients must trust, where it is one of our own.
     #[must_use]
     pub fn server_ca(&self) -> Option<CertificateDer<'static>> {
-        match &self.source {
-            Source::LocalCa(local) => Some(local.certificate().clone()),
-            Source::Files(_) | Source::Acme(_) => None,
-        }
+        self.source.server_ca()
     }
 
     /// Serves until `until` is done or a signal says stop; then drains, and writes what is still to be written.
@@ -214,25 +244,25 @@ impl App {
         let renewal = source.start_renewal()?;
         let upkeep = Upkeep::start(Work {
             source,
-            exact: self.exact,
             certificates: Arc::clone(&self.server.certificates),
             publisher: self.publisher,
             config: self.config.clone(),
             waker: self.waker.clone(),
+            token: self.status.as_ref().map(|(opened, _)| opened.token()),
         })?;
-        let mut until = std::pin::pin!(until);
-        loop {
-            tokio::select! {
-                () = &mut until => break,
-                signal = self.signals.next() => match signal {
-                    signals::Signal::Stop(name) => {
-                        tracing::info!("{name}: no new connections; what is under way may end within {} s", self.config.limits.drain_s);
-                        break;
-                    }
-                    signals::Signal::Reload => upkeep.reload(),
-                },
-            }
+        let status = self.status.map(|(opened, knowledge)| opened.start(knowledge)).transpose()?;
+        let supervisor = Supervisor::from_environment()?;
+        let mut heart = JoinSet::new();
+        if supervisor.is_there() {
+            heart.spawn(Heart::new(&self.server, &self.waker, &upkeep, &supervisor, stopped).beat());
         }
+        supervisor.say(vec![Word::Ready]);
+        let result = tokio::select! {
+            () = until => Ok(()),
+            () = self.signals.obey(&upkeep, &supervisor, self.config.limits.drain_s) => Ok(()),
+            Some(_) = listeners.join_next() => Err(AppError::ListenerEnded),
+        };
+        supervisor.say(vec![Word::Stopping, Word::Status("what is under way may end".to_owned())]);
         // Nobody left to tell is as good as told.
         let _ = stop.send(Stop::Drain);
         renewal.iter().for_each(Renewal::stop);
@@ -248,65 +278,16 @@ impl App {
         if let Some(renewal) = renewal {
             renewal.ended().await;
         }
+        heart.shutdown().await;
+        if let Some(status) = status {
+            status.end().await;
+        }
         self.waker.stop();
         drop((upkeep, self.server));
         self.writer.finish(PATIENCE_WITH_LOG);
         self.keeper.finish(PATIENCE_WITH_LEDGER);
         tracing::info!("stopped");
-        Ok(())
-    }
-}
-
-impl Source {
-    fn open(
-        config: &Config,
-        state: &StateDir,
-        live: &Arc<LiveCertificates>,
-        exact: &watch::Receiver<Arc<ExactNames>>,
-    ) -> Result<Self, AppError> {
-        Ok(match &config.certificate {
-            CertificateSource::Files(pairs) => Self::Files(FilesSource::new(pairs.clone())),
-            CertificateSource::LocalCa(_) => Self::LocalCa(Box::new(LocalCa::open(
-                &state.path().join(LOCAL_SERVER_CA),
-                &config.domain,
-                clock::now(),
-            )?)),
-            CertificateSource::Acme(settings) => {
-                let plan = Plan::new(settings, &config.domain, state.path(), live, exact);
-                let renewer = plan.open()?;
-                Self::Acme(Some(Box::new((plan, renewer))))
-            }
-        })
-    }
-
-    /// Begins to renew, if that is how certificates come.
-    fn start_renewal(&mut self) -> Result<Option<Renewal>, AppError> {
-        let Self::Acme(renewal) = self else { return Ok(None) };
-        renewal.take().map(|plan| plan.0.start(plan.1)).transpose()
-    }
-
-    /// Publishes certificates that are new, and says what is wrong with those that cannot be used.
-    fn refresh(&mut self, certificates: &LiveCertificates, domain: &str, exact: &ExactNames) {
-        match self {
-            Self::Files(files) => {
-                let refreshed = files.refresh(certificates, exact);
-                for error in &refreshed.errors {
-                    tracing::error!("{error}; the last good pair stays in use, if there was one");
-                }
-                if refreshed.is_new {
-                    tracing::info!("the certificate files were read");
-                    files.misfits(domain, clock::now()).iter().for_each(|misfit| tracing::error!("{misfit}"));
-                }
-                refreshed.lacking.iter().for_each(|lacking| tracing::error!("{lacking}"));
-            }
-            Self::LocalCa(local) => {
-                if let Err(error) = local.refresh(certificates, exact, clock::now()) {
-                    tracing::error!("no certificate from the local CA: {error}");
-                }
-            }
-            // Its own thread publishes.
-            Self::Acme(_) => {}
-        }
+        result
     }
 }
 

@@ -14,6 +14,7 @@ use crate::serve::Limits;
 use crate::serve::access::LogFormat;
 use crate::serve::host;
 use crate::settings::{self, SettingsError};
+use crate::status::StatusSettings;
 
 /// The configuration's file, looked for in the working directory.
 pub const CONFIG_FILE: &str = "provost.json";
@@ -47,11 +48,14 @@ pub struct Config {
     pub log: LogFormat,
     /// Limits.
     pub limits: Limits,
+    /// The operators' listener; `None`: there is none.
+    pub status: Option<StatusSettings>,
 }
 
 /// Where the server's certificate comes from.
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", try_from = "CertificateKeys")]
+#[schemars(!try_from)]
 pub enum CertificateSource {
     /// Files that somebody else writes, followed when they change.
     Files(Vec<CertificateFiles>),
@@ -65,6 +69,28 @@ pub enum CertificateSource {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LocalCaSettings {}
+
+/// The same as it is typed, so that whoever gives several is told so.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CertificateKeys {
+    files: Option<Vec<CertificateFiles>>,
+    local_ca: Option<LocalCaSettings>,
+    acme: Option<Box<AcmeSettings>>,
+}
+
+impl TryFrom<CertificateKeys> for CertificateSource {
+    type Error = &'static str;
+
+    fn try_from(keys: CertificateKeys) -> Result<Self, Self::Error> {
+        match (keys.files, keys.local_ca, keys.acme) {
+            (Some(files), None, None) => Ok(Self::Files(files)),
+            (None, Some(local), None) => Ok(Self::LocalCa(local)),
+            (None, None, Some(acme)) => Ok(Self::Acme(acme)),
+            _ => Err("takes exactly one of \"acme\", \"files\" and \"local_ca\""),
+        }
+    }
+}
 
 /// `provost.json` as it is typed. Relative paths are relative to the file.
 ///
@@ -102,6 +128,8 @@ pub struct ConfigFile {
     /// Limits.
     #[serde(default)]
     limits: Limits,
+    /// The operators' listener; absent: there is none.
+    status: Option<StatusSettings>,
 }
 
 fn default_listen() -> Vec<String> {
@@ -164,6 +192,7 @@ impl Config {
             return Err(wrong("certificate", "names no files".to_owned()));
         }
         typed.limits.check().map_err(|reason| wrong("limits", reason))?;
+        typed.status.as_ref().map_or(Ok(()), StatusSettings::check).map_err(|reason| wrong("status", reason))?;
         if typed.trust.contains_key(POLYCOM) {
             return Err(wrong("trust", format!("\"{POLYCOM}\" is built in; give your bundle another name")));
         }
@@ -192,6 +221,7 @@ impl Config {
             no_sni: typed.no_sni,
             log: typed.log,
             limits: typed.limits,
+            status: typed.status.map(|status| status.relative_to(base)),
         })
     }
 
@@ -209,6 +239,7 @@ impl Config {
             no_sni: None,
             log: LogFormat::Text,
             limits: Limits::default(),
+            status: Some(StatusSettings::default()),
         }
     }
 
@@ -219,6 +250,12 @@ impl Config {
         let port = self.listen.iter().map(SocketAddr::port).find(|port| *port != 0).unwrap_or(HTTPS);
         let port = if port == HTTPS { String::new() } else { format!(":{port}") };
         format!("https://{label}.{}{port}/", self.domain)
+    }
+
+    /// Where a server listens unless it is told otherwise.
+    #[must_use]
+    pub fn usual_listen() -> Vec<SocketAddr> {
+        default_listen().iter().filter_map(|address| address.parse().ok()).collect()
     }
 
     /// Whether this is local mode, where the local device CA is trusted.
@@ -289,7 +326,8 @@ mod tests {
                  "state": "/var/lib/provost",
                  "certificate": { "files": [ { "chain": "rsa.pem", "key": "rsa.key" }, { "chain": "ec.pem", "key": "ec.key" } ] },
                  "trust": { "acme-corp": ["trust/acme-root.pem", "trust/acme-issuing.der"] },
-                 "no_sni": "ucs-5-9", "log": "text", "limits": { } }"#,
+                 "no_sni": "ucs-5-9", "log": "text", "limits": { },
+                 "status": { "listen": "unix:status.sock", "token_file": "token", "hosts": ["provost.example.com"] } }"#,
         )
         .unwrap();
         assert_eq!(config.domain, "phones.example.com");
@@ -322,7 +360,14 @@ mod tests {
                 .ends_with(":1: \"log\": \"xml\" is not known here; known ones: text, json")
         );
         let misspelt = r#"{"domain": "a.example", "certificate": {"fles": []}}"#;
-        assert!(error(misspelt).ends_with(":1: \"certificate\": \"fles\" is not known here; did you mean \"files\"?"));
+        assert!(error(misspelt).ends_with(":1: \"fles\": is no known key; did you mean \"files\"?"));
+        for ways in [r#""local_ca": {}, "files": []"#, ""] {
+            let bad = error(&format!("{{\"domain\": \"a.example\", \"certificate\": {{{ways}}}}}"));
+            assert!(
+                bad.ends_with(":1: \"certificate\": takes exactly one of \"acme\", \"files\" and \"local_ca\""),
+                "{bad}"
+            );
+        }
         assert!(error("{\n\"domain\": \"a.example\",").ends_with("provost.json:2: EOF while parsing a value"));
         assert!(error(&format!("{{{site}, \"trust\": {{\"polycom\": []}}}}")).contains("built in"));
         assert!(error(&format!("{{{site}, \"no-sni\": \"a\"}}")).contains("did you mean \"no_sni\"?"));

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::status::Boards;
 use super::{AppError, control};
 use crate::certificate::{ExactNames, LiveCertificates};
 use crate::clock;
@@ -28,6 +29,7 @@ pub(super) struct Plan {
     state: PathBuf,
     live: Arc<LiveCertificates>,
     exact: watch::Receiver<Arc<ExactNames>>,
+    boards: Boards,
     control: Option<UnixListener>,
 }
 
@@ -66,17 +68,21 @@ impl Plan {
         state: &Path,
         live: &Arc<LiveCertificates>,
         exact: &watch::Receiver<Arc<ExactNames>>,
+        boards: &Boards,
     ) -> Self {
         let (settings, domain, state) = (settings.clone(), domain.to_owned(), state.to_owned());
         let control = control::listen(&state);
-        Self { settings, domain, state, live: Arc::clone(live), exact: exact.clone(), control }
+        let (live, exact, boards) = (Arc::clone(live), exact.clone(), Arc::clone(boards));
+        Self { settings, domain, state, live, exact, boards, control }
     }
 
     /// Publishes what is stored.
     pub(super) fn open(&self) -> Result<Renewer, AppError> {
         let parts = parts(&self.settings, &self.domain, &self.state, self.exact.clone())?;
-        Renewer::open(parts, &self.state, Arc::clone(&self.live))
-            .map_err(|error| AppError::Acme(format!("{}: {error}", self.state.display())))
+        let renewer = Renewer::open(parts, &self.state, Arc::clone(&self.live))
+            .map_err(|error| AppError::Acme(format!("{}: {error}", self.state.display())))?;
+        self.boards.store(Some(renewer.board()));
+        Ok(renewer)
     }
 
     /// Renews until it is [ended](Renewal::end), and answers on the control socket.

@@ -67,6 +67,20 @@ impl ServerCertificate {
         })
     }
 
+    /// Who issued it: the CN of the issuer, else all that is said of it.
+    #[must_use]
+    pub fn issuer(&self) -> Option<String> {
+        let (_, parsed) = X509Certificate::from_der(self.key.cert.first()?).ok()?;
+        let common_name = parsed.issuer().iter_common_name().next().and_then(|name| name.as_str().ok());
+        Some(common_name.map_or_else(|| parsed.issuer().to_string(), str::to_owned))
+    }
+
+    /// Whether the two are one.
+    #[must_use]
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.key, &other.key)
+    }
+
     /// The kind of its key.
     #[must_use]
     pub fn algorithm(&self) -> SignatureAlgorithm {

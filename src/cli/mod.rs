@@ -7,8 +7,9 @@ use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
 use clap::builder::Styles;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
+mod ca;
 mod certificate;
 pub mod check;
 mod constituency;
@@ -18,6 +19,7 @@ mod local;
 pub mod phone;
 mod phone_log;
 mod phones;
+mod pins;
 mod policy;
 pub mod print;
 pub mod printer;
@@ -76,6 +78,9 @@ enum Command {
     /// Whose device certificates count.
     #[command(subcommand)]
     Trust(trust::Command),
+    /// A CA of one's own for phones without a usable factory certificate.
+    #[command(subcommand)]
+    Ca(ca::Command),
     /// Print what other programs are to be told of this server.
     #[command(subcommand)]
     Print(print::Command),
@@ -107,13 +112,19 @@ pub fn main() -> ExitCode {
         Command::Uploads(command) => uploads::run(&command),
         Command::Phone(args) => local::run_phone(&args),
         Command::Trust(command) => trust::run(&command),
+        Command::Ca(command) => ca::run(&command),
         Command::Print(command) => print::run(&command),
         Command::Schema(args) => schema::run(&args),
     };
     result.unwrap_or_else(|error| {
-        complain(&format_args!("{error:#}"));
+        complain(&whole(&error));
         ExitCode::from(USAGE)
     })
+}
+
+/// The command line, to be described to shells and readers.
+fn command_line() -> clap::Command {
+    Cli::command()
 }
 
 /// Prints a line to standard output; a reader that has gone is no error.
@@ -132,12 +143,27 @@ fn complain(error: &dyn Display) {
     let _ = writeln!(anstream::stderr(), "{style}error:{style:#} {error}");
 }
 
+/// Prints a warning to standard error.
+fn warn(warning: &dyn Display) {
+    let style = AnsiColor::Yellow.on_default().bold();
+    let _ = writeln!(anstream::stderr(), "{style}warning:{style:#} {warning}");
+}
+
+/// An error with its causes; one that the sentence above it has told already is not told twice.
+fn whole(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told.as_str() {
+        "" => cause,
+        before if before.contains(&cause) => told,
+        before => format!("{before}: {cause}"),
+    })
+}
+
 /// The exit code of what was done, or not: then the reason is printed.
 fn code(done: anyhow::Result<()>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&format_args!("{error:#}"));
+            complain(&whole(&error));
             ExitCode::FAILURE
         }
     }

@@ -129,8 +129,8 @@ fn certificate(
         (Some(chain), Some(key), _) => read_certificate(chain, key).map(Some),
         (.., Some(local)) => local.certificate(mac).map(Some),
         _ => bail!(
-            "a phone needs a certificate: give --certificate and --key (or --no-certificate); \
-             the local device CA makes them only in local mode"
+            "a phone needs a certificate: give --certificate and --key, or --no-certificate; beside a server in local mode, \
+             run this in its working directory, or name its state directory by --state"
         ),
     }
 }

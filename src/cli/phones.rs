@@ -1,6 +1,5 @@
 //! `provost phones`: every phone that is known or was seen, and whether it is all right.
 
-use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,8 +10,9 @@ use super::{ConfigArg, code, say, shown};
 use crate::clock::{self, rfc3339};
 use crate::config::Config;
 use crate::constituency::scan::Scanner;
-use crate::constituency::{Constituency, ConstituencyName, MacAddress, Phones, Registry, Standing};
-use crate::ledger::{Claim, Event, Phone, Reader};
+use crate::constituency::{ConstituencyName, Fingerprint, MacAddress, Standing};
+use crate::ledger::roster::{Known, together};
+use crate::ledger::{Claim, ClaimAddress, Event, Reader};
 use crate::serve::access::without_controls;
 
 /// From when on a certificate's end is worth a line, in seconds.
@@ -36,16 +36,6 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
 }
-
-/// A phone as its constituency's policy and the ledger know it.
-struct Known {
-    /// `None`: the constituency is not served.
-    standing: Option<Standing>,
-    note: String,
-    seen: Option<Phone>,
-}
-
-type All = BTreeMap<(ConstituencyName, MacAddress), Known>;
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let config = Config::find(args.config.config.as_deref())?;
@@ -97,35 +87,7 @@ impl Args {
     }
 }
 
-/// The phones that policies name, and those that were seen.
-fn together(registry: &Registry, seen: Vec<Phone>) -> All {
-    let mut all = All::new();
-    for constituency in registry.served() {
-        for mac in constituency.known_phones().into_iter().chain(constituency.policy.denied.iter().copied()) {
-            all.insert((constituency.name.clone(), mac), Known::of(Some(constituency), mac));
-        }
-    }
-    for phone in seen {
-        let constituency = registry.served().find(|constituency| constituency.name == phone.constituency);
-        let (key, mac) = ((phone.constituency.clone(), phone.mac), phone.mac);
-        all.entry(key).or_insert_with(|| Known::of(constituency.map(AsRef::as_ref), mac)).seen = Some(phone);
-    }
-    all
-}
-
 impl Known {
-    fn of(constituency: Option<&Constituency>, mac: MacAddress) -> Self {
-        let note = match constituency.map(|constituency| &constituency.policy.phones) {
-            Some(Phones::Listed(listed)) => listed.get(&mac).cloned().unwrap_or_default(),
-            _ => String::new(),
-        };
-        Self { standing: constituency.map(|constituency| constituency.standing(mac)), note, seen: None }
-    }
-
-    fn is_refused(&self) -> bool {
-        self.seen.as_ref().is_some_and(|phone| phone.is_refused)
-    }
-
     fn standing(&self) -> &'static str {
         match self.standing {
             Some(Standing::Known) => "known",
@@ -138,7 +100,7 @@ impl Known {
     fn json(&self, constituency: &ConstituencyName, mac: MacAddress) -> Value {
         let mut object = json!({
             "constituency": constituency, "mac": mac, "standing": self.standing(), "note": self.note, "proven": true,
-            "refused": self.is_refused(),
+            "refused": self.is_refused(), "pinned_certificate_sha256": self.pin.map(|pin| pin.to_string()),
         });
         let Some(phone) = &self.seen else { return object };
         let event = |what: &str, event: &Option<Event>| {
@@ -220,29 +182,31 @@ pub(super) fn say_claim(claim: &Claim, is_json: bool) {
 
 fn claim_line(claim: &Claim) -> String {
     let reason = claim.refusal.as_deref().map(without_controls).unwrap_or_default();
+    let places = claim
+        .addresses
+        .iter()
+        .map(|place| format!("\n    from {}, {} to {}", place.address, time(place.first_seen), time(place.last_seen)));
     format!(
-        "unproven: somebody at {} says to be {} of {} ({} times, last at {}): {reason}\n    certificate SHA-256 {}",
+        "unproven: somebody at {} says to be {} of {} ({} times, last at {}): {reason}\n    certificate SHA-256 {}{}",
         claim.address,
         claim.mac,
         claim.constituency,
         claim.count,
         time(claim.last_seen),
-        fingerprint(claim),
+        Fingerprint::from(claim.fingerprint),
+        places.collect::<String>(),
     )
 }
 
 fn claim_json(claim: &Claim) -> Value {
+    let place = |place: &ClaimAddress| json!({ "address": place.address, "first_seen": time(place.first_seen), "last_seen": time(place.last_seen) });
     json!({
         "constituency": claim.constituency, "mac": claim.mac, "proven": false, "refused": true,
-        "certificate_sha256": fingerprint(claim), "first_seen": time(claim.first_seen),
-        "last_seen": time(claim.last_seen), "address": claim.address, "refusals": claim.count,
+        "certificate_sha256": Fingerprint::from(claim.fingerprint).to_string(), "first_seen": time(claim.first_seen),
+        "last_seen": time(claim.last_seen), "address": claim.address,
+        "addresses": claim.addresses.iter().map(place).collect::<Vec<_>>(), "refusals": claim.count,
         "last_refusal": { "reason": claim.refusal.as_deref().map(without_controls), "time": time(claim.last_seen) },
     })
-}
-
-/// The SHA-256 of a claim's certificate, in hex.
-fn fingerprint(claim: &Claim) -> String {
-    claim.fingerprint.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The ledger's time, to the second.

@@ -6,8 +6,10 @@
 mod certificate_names;
 pub mod edit;
 pub mod edit_file;
+mod fingerprint;
 mod mac;
 mod name;
+mod phones;
 mod policy;
 mod policy_file;
 mod registry;
@@ -15,9 +17,11 @@ pub mod scan;
 pub mod watch;
 
 pub use certificate_names::CertificateNames;
+pub use fingerprint::{Fingerprint, InvalidFingerprint};
 pub use mac::{InvalidMacAddress, MacAddress};
 pub use name::{ConstituencyName, InvalidName};
+pub use phones::{Phones, Pins};
 pub use policy::{
-    ClientAuth, ExpiredDeviceCertificates, POLICY_FILE, POLYCOM, Phones, Policy, PolicyFile, TlsPolicy, UploadLimits,
+    ClientAuth, ExpiredDeviceCertificates, POLICY_FILE, POLYCOM, Policy, PolicyFile, TlsPolicy, UploadLimits,
 };
 pub use registry::{Constituency, Fault, Folder, Registry, Severity, Standing};

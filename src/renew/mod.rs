@@ -20,6 +20,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 
 use crate::ca::KeyKind;
@@ -51,14 +52,20 @@ pub use lineage::Lineage;
 pub use run::Command;
 pub use schedule::Window;
 pub use settings::{AcmeSettings, Directory, ExternalAccount, FallbackDirectory};
-pub use status::{CertificateStatus, HeldStatus, Status};
+pub use status::{Board, CertificateStatus, HeldStatus, Status};
 pub use system::SystemWorld;
 
 use journal::Journal;
 use memory::Memory;
 use ports::{Ca, ChallengeDns, World};
-use status::Board;
 use store::{Store, Stored};
+
+/// The chain of the wildcard certificate of `kind` that is stored in the state directory, leaf first; `None` before the
+/// first.
+#[must_use]
+pub fn stored_chain(state: &Path, kind: KeyKind) -> Option<Vec<CertificateDer<'static>>> {
+    Store::new(state.join("certs")).load(&Lineage::Wildcard(kind)).0.map(|stored| stored.checked.chain)
+}
 
 /// What a [`Renewer`] works with.
 pub struct Parts {
@@ -167,6 +174,12 @@ impl Renewer {
     /// If the state directory cannot be read.
     pub fn peek(parts: Parts, state: &Path) -> io::Result<Status> {
         Ok(Self::open(parts, state, Arc::default())?.status())
+    }
+
+    /// Where its status can be read, by anybody at any time.
+    #[must_use]
+    pub fn board(&self) -> Arc<Board> {
+        Arc::clone(&self.board)
     }
 
     /// One attempt for the certificate of `lineage`, from the timer to the clean-up, and what is remembered of it.

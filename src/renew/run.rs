@@ -133,6 +133,7 @@ impl Renewer {
             }
             Command::Revoke { lineage, done } => drop(done.send(self.revoke(&lineage).await)),
         }
+        self.board.publish(self.status());
     }
 
     /// Nobody is kept waiting for what may not be tried now: the CA's Retry-After may last for days.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::de::Error;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::ca::KeyKind;
 use crate::dns::DnsSettings;
@@ -27,7 +27,7 @@ pub struct AcmeSettings {
     pub directory: Directory,
     /// Whom the CA may write to, such as `mailto:hostmaster@example.com`.
     #[serde(default)]
-    pub contact: Vec<String>,
+    pub contact: Vec<Contact>,
     /// That you agree to the CA's terms of service; nothing is obtained without it.
     #[serde(deserialize_with = "agreed")]
     pub terms_of_service_agreed: bool,
@@ -60,7 +60,7 @@ pub struct FallbackDirectory {
     /// As above.
     pub external_account: Option<ExternalAccount>,
     /// As above; absent: the same as for the first directory.
-    pub contact: Option<Vec<String>>,
+    pub contact: Option<Vec<Contact>>,
     /// As above.
     pub profile: Option<String>,
 }
@@ -73,6 +73,23 @@ pub struct ExternalAccount {
     pub key_id: String,
     /// A file with the key, base64url as the CA shows it.
     pub hmac_key_file: PathBuf,
+}
+
+/// A URL under which the CA may reach somebody (RFC 8555 §7.3).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "String")]
+#[schemars(with = "String")]
+pub struct Contact(String);
+
+impl TryFrom<String> for Contact {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.split_once(':') {
+            Some((scheme, whom)) if !scheme.is_empty() && !whom.is_empty() => Ok(Self(text)),
+            _ => Err(format!("{text:?} is no URL; write \"mailto:{text}\"")),
+        }
+    }
 }
 
 /// Where a CA's ACME service begins.
@@ -201,6 +218,8 @@ mod tests {
         assert!(error(&format!("{agreed}\"keys\": [], ")).contains("each once"));
         assert!(error(&format!("{agreed}\"keys\": [\"rsa-2048\", \"rsa-2048\"], ")).contains("each once"));
         assert!(error(&format!("{agreed}\"directory\": \"http://ca/\", ")).contains("nor an https:// URL"));
+        let bare = error(&format!("{agreed}\"contact\": [\"hostmaster@example.com\"], "));
+        assert!(bare.contains("write \"mailto:hostmaster@example.com\""), "{bare}");
         assert!(error(&format!("{agreed}\"contacts\": [], ")).contains("did you mean \"contact\"?"));
     }
 }

@@ -3,7 +3,12 @@
 //! 1. Bounds before any signature: at most eight certificates, RSA keys of 2048 to 4096 bits.
 //! 2. The leaf's keyUsage allows signing.
 //! 3. webpki builds and verifies a path to an anchor; the anchor's own dates and path length are checked on it.
-//! 4. The subject names a phone, or says why it does not.
+//! 4. No list of revocations names it or a CA below the anchor, and every list that might is fresh.
+//! 5. The subject names a phone, or says why it does not.
+//!
+//! A certificate that fails at 3 counts all the same if it is pinned: named by its SHA-256, for the phone that its subject
+//! names. That is an explicit decision about one certificate, so neither its signature nor its dates are asked for;
+//! the bounds of 1 and 2 and the subject are, and whether it was itself revoked.
 //!
 //! Time is an argument. The path is verified as of the leaf's last valid second, and every CA's dates as of now: so the
 //! leaf's own expiry comes last, may be tolerated by policy, and hides no other reason.
@@ -20,7 +25,8 @@ use x509_parser::public_key::PublicKey;
 use super::bundle::{Anchor, Bundle};
 use super::identity::{self, NoIdentity};
 use super::refusal::{ChainRefusal, PathError};
-use crate::constituency::{ExpiredDeviceCertificates, MacAddress};
+use super::revocation::{self, RevocationList};
+use crate::constituency::{ExpiredDeviceCertificates, Fingerprint, MacAddress, Pins};
 
 /// The most certificates a phone may send. Path building is a puzzle that a stranger sets us.
 const MAX_CHAIN: usize = 8;
@@ -33,6 +39,7 @@ pub struct DeviceVerifier {
     anchors: Vec<TrustAnchor<'static>>,
     facts: Vec<Anchor>,
     known: Vec<CertificateDer<'static>>,
+    revocations: Vec<RevocationList>,
     expired: ExpiredDeviceCertificates,
     algorithms: WebPkiSupportedAlgorithms,
 }
@@ -42,14 +49,47 @@ pub struct DeviceVerifier {
 pub struct VerifiedDevice {
     identity: Result<MacAddress, NoIdentity>,
     not_after: i64,
-    path_not_after: i64,
+    above: Above,
     tolerates_expiry: bool,
+    pin: Option<Fingerprint>,
+}
+
+/// What stands above a device certificate on its verified path.
+#[derive(Debug, Clone)]
+struct Above {
+    /// The first notAfter of the CAs.
+    not_after: i64,
+    /// The list of revocations that must be renewed first.
+    list: Option<Box<Freshness>>,
+}
+
+/// How long a list of revocations is believed.
+#[derive(Debug, Clone)]
+struct Freshness {
+    ca: String,
+    next_update: i64,
+}
+
+impl Above {
+    /// Takes into account that `list`, if there is one, says nothing of what happens after its time.
+    fn believe(&mut self, list: Option<&RevocationList>) {
+        let Some(list) = list else { return };
+        if self.list.as_ref().is_none_or(|first| list.next_update < first.next_update) {
+            self.list = Some(Box::new(Freshness { ca: list.ca.clone(), next_update: list.next_update }));
+        }
+    }
 }
 
 impl VerifiedDevice {
     /// The phone that the certificate names, or why it names none.
     pub fn mac(&self) -> Result<MacAddress, &NoIdentity> {
         self.identity.as_ref().copied()
+    }
+
+    /// Its certificate, if that counts by a pin alone; it does so only while the pin stands.
+    #[must_use]
+    pub fn pin(&self) -> Option<Fingerprint> {
+        self.pin
     }
 
     /// When the certificate expires, in Unix seconds.
@@ -63,11 +103,14 @@ impl VerifiedDevice {
     /// # Errors
     /// What has expired since the chain was verified.
     pub fn still_valid(&self, now: i64) -> Result<(), ChainRefusal> {
-        if now > self.path_not_after {
+        let is_outdated = |list: &&Freshness| now > list.next_update;
+        if now > self.above.not_after {
             Err(ChainRefusal::CaExpired {
                 ca: "a CA above the device certificate".to_owned(),
-                not_after: self.path_not_after,
+                not_after: self.above.not_after,
             })
+        } else if let Some(list) = self.above.list.as_deref().filter(is_outdated) {
+            Err(ChainRefusal::RevocationsOutdated { ca: list.ca.clone(), next_update: list.next_update })
         } else if now > self.not_after && !self.tolerates_expiry {
             Err(ChainRefusal::Expired { not_after: self.not_after, now })
         } else {
@@ -90,12 +133,14 @@ impl DeviceVerifier {
         expired: ExpiredDeviceCertificates,
         algorithms: WebPkiSupportedAlgorithms,
     ) -> Self {
-        let (mut facts, mut known) = (Vec::new(), Vec::new());
+        let (mut facts, mut known, mut revocations) = (Vec::new(), Vec::new(), Vec::new());
         for bundle in bundles {
             facts.extend(bundle.anchors.iter().cloned());
             known.extend(bundle.known.iter().cloned());
+            revocations.extend(bundle.revocations.iter().cloned());
         }
-        Self { anchors: facts.iter().map(|fact| fact.anchor.clone()).collect(), facts, known, expired, algorithms }
+        let anchors = facts.iter().map(|fact| fact.anchor.clone()).collect();
+        Self { anchors, facts, known, revocations, expired, algorithms }
     }
 
     /// The CAs that are trusted.
@@ -108,11 +153,17 @@ impl DeviceVerifier {
         &self.algorithms
     }
 
-    /// Judges the `chain` that a device presented, its own certificate first, as of `now`.
+    /// Judges the `chain` that a device presented, its own certificate first, for a constituency with these `pins`, as
+    /// of `now`.
     ///
     /// # Errors
     /// The exact reason why it does not count.
-    pub fn judge(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<VerifiedDevice, ChainRefusal> {
+    pub fn judge(
+        &self,
+        chain: &[CertificateDer<'_>],
+        pins: &Pins,
+        now: UnixTime,
+    ) -> Result<VerifiedDevice, ChainRefusal> {
         let (leaf_der, sent) = chain.split_first().ok_or(ChainRefusal::NoCertificate)?;
         if chain.len() > MAX_CHAIN {
             return Err(ChainRefusal::TooManyCertificates { sent: chain.len(), allowed: MAX_CHAIN });
@@ -120,7 +171,20 @@ impl DeviceVerifier {
         let leaf = parse(leaf_der)?;
         check_key_size(&leaf)?;
         check_key_usage(&leaf)?;
+        self.judge_by_chain(leaf_der, &leaf, sent, now).or_else(|refusal| {
+            // Whoever revoked it decided about this one certificate, too.
+            let is_revoked = revocation::check(&self.revocations, &leaf).is_err();
+            by_pin(leaf_der, &leaf, pins).filter(|_| !is_revoked).ok_or(refusal)
+        })
+    }
 
+    fn judge_by_chain(
+        &self,
+        leaf_der: &CertificateDer<'_>,
+        leaf: &X509Certificate<'_>,
+        sent: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<VerifiedDevice, ChainRefusal> {
         let is_ours = |der: &CertificateDer<'_>| {
             self.known.iter().chain(self.facts.iter().map(|fact| &fact.certificate)).any(|ours| ours == der)
         };
@@ -132,35 +196,37 @@ impl DeviceVerifier {
             strangers.into_iter().chain(&self.known).map(|der| CertificateDer::from(der.as_ref())).collect();
 
         let not_after = leaf.validity().not_after.timestamp();
-        let path_not_after = self
+        let mut above = self
             .verify_path(leaf_der, &intermediates, now, not_after)
-            .map_err(|error| ChainRefusal::explain(error, &leaf, now))?;
+            .map_err(|error| ChainRefusal::explain(error, leaf, now))?;
+        above.believe(revocation::check(&self.revocations, leaf)?);
         let device = VerifiedDevice {
             identity: identity::mac_address(leaf.subject()),
             not_after,
-            path_not_after,
+            above,
             tolerates_expiry: self.expired == ExpiredDeviceCertificates::Accept,
+            pin: None,
         };
         device.still_valid(unix_seconds(now))?;
         Ok(device)
     }
 
-    /// Verifies a path to an anchor, whether or not the leaf has expired, and gives the first notAfter of the CAs on it.
+    /// Verifies a path to an anchor, whether or not the leaf has expired, and gives what holds for the CAs on it.
     fn verify_path(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
         leaf_not_after: i64,
-    ) -> Result<i64, PathError> {
+    ) -> Result<Above, PathError> {
         let end_entity = EndEntityCert::try_from(leaf)?;
         let last_second = u64::try_from(leaf_not_after).unwrap_or(0);
         let as_of = UnixTime::since_unix_epoch(Duration::from_secs(last_second.min(now.as_secs())));
-        let accepted = RefCell::new(0);
+        let accepted = RefCell::new(None);
         let refused = RefCell::new(None);
         let check = |path: &VerifiedPath<'_>| match self.check_authorities(path, now) {
-            Ok(not_after) => {
-                *accepted.borrow_mut() = not_after;
+            Ok(above) => {
+                *accepted.borrow_mut() = Some(above);
                 Ok(())
             }
             Err(refusal) => {
@@ -177,17 +243,20 @@ impl DeviceVerifier {
             None,
             Some(&check),
         );
-        match (verified, refused.take()) {
-            (Ok(_), _) => Ok(accepted.into_inner()),
+        match (verified.map(|_| accepted.take()), refused.take()) {
+            (Ok(Some(above)), _) => Ok(above),
+            // A path that was not looked at counts for nothing.
+            (Ok(None), _) => Err(PathError::Webpki(webpki::Error::UnknownIssuer)),
             (Err(_), Some(refusal)) => Err(PathError::Refused(refusal)),
             (Err(error), None) => Err(PathError::Webpki(error)),
         }
     }
 
-    /// What webpki does not check of a path: the anchor's dates and path length, and every CA's dates as of now.
-    fn check_authorities(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<i64, ChainRefusal> {
+    /// What webpki does not check of a path: the anchor's dates and path length, every CA's dates as of now, and what
+    /// was revoked.
+    fn check_authorities(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<Above, ChainRefusal> {
         let now = unix_seconds(now);
-        let mut first_end = i64::MAX;
+        let mut above = Above { not_after: i64::MAX, list: None };
         let mut count: u32 = 0;
         for ca in path.intermediate_certificates() {
             let der = ca.der();
@@ -197,7 +266,9 @@ impl DeviceVerifier {
             if matches!(ca.key_usage(), Ok(Some(usage)) if !usage.value.key_cert_sign()) {
                 return Err(ChainRefusal::CaMayNotSign { ca: ca.subject().to_string() });
             }
-            first_end = first_end.min(not_after);
+            let list = revocation::check(&self.revocations, &ca).map_err(ChainRefusal::of_a_ca)?;
+            above.believe(list);
+            above.not_after = above.not_after.min(not_after);
             count += 1;
         }
         // The same name and key may stand there twice, in an old certificate and a renewed one: either may count.
@@ -205,12 +276,27 @@ impl DeviceVerifier {
         let mut refusal = ChainRefusal::UnknownIssuer { issuer: String::new() };
         for fact in self.facts.iter().filter(|fact| fact.anchor == *used) {
             match check_anchor(fact, count, now) {
-                Ok(()) => return Ok(first_end.min(fact.not_after)),
+                Ok(()) => return Ok(Above { not_after: above.not_after.min(fact.not_after), ..above }),
                 Err(found) => refusal = found,
             }
         }
         Err(refusal)
     }
+}
+
+/// The device of a certificate that is pinned for the phone that it names. Whoever presents it still proves its key.
+fn by_pin(leaf_der: &CertificateDer<'_>, leaf: &X509Certificate<'_>, pins: &Pins) -> Option<VerifiedDevice> {
+    let mac = identity::mac_address(leaf.subject()).ok()?;
+    let pin = *pins.get(&mac)?;
+    // What webpki cannot read (version 1, say), it could not verify the handshake's signature with either.
+    EndEntityCert::try_from(leaf_der).ok().filter(|_| Fingerprint::of(leaf_der) == pin)?;
+    Some(VerifiedDevice {
+        identity: Ok(mac),
+        not_after: leaf.validity().not_after.timestamp(),
+        above: Above { not_after: i64::MAX, list: None },
+        tolerates_expiry: true,
+        pin: Some(pin),
+    })
 }
 
 fn unix_seconds(time: UnixTime) -> i64 {

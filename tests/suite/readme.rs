@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::harness::bind::{self, Bind, BindConfig, Named};
 use crate::harness::pebble::{Behaviour, Pebble};
+use crate::harness::pki::{Identity, device_params};
 use crate::harness::site::{Running, Site};
 use crate::harness::tool::{Ended, provost, run};
 use crate::harness::{VVX500, eventually, namespace, not_run};
@@ -36,7 +37,7 @@ fn every_block_is_of_a_kind_that_a_test_knows() {
     assert_eq!(README.matches("```").count() % 2, 0);
     let known = blocks("sh").len() + blocks("json").len() + blocks("text").len();
     assert_eq!(fences(README).len(), known);
-    assert_eq!((blocks("sh").len(), blocks("json").len(), blocks("text").len()), (8, 4, 2));
+    assert_eq!((blocks("sh").len(), blocks("json").len(), blocks("text").len()), (10, 4, 2));
 }
 
 #[test]
@@ -98,6 +99,43 @@ fn the_two_commands_are_what_they_say() {
     let script = std::fs::read_to_string(root.join(".ci/run")).unwrap();
     assert!(script.contains("tests/run"), "CI runs the README's command");
     assert!(root.join("tests/run").exists());
+}
+
+/// The commands in the text itself, `provost …`, between two headings.
+fn commands(start: &str, end: &str) -> Vec<Vec<&'static str>> {
+    let spans = passage(start, end).split('`').skip(1).step_by(2);
+    spans.filter_map(|span| Some(span.strip_prefix("provost ")?.split_whitespace().collect())).collect()
+}
+
+#[test]
+fn what_gets_phones_there_is_printed_as_the_readme_says() {
+    let mut site = Site::new();
+    site.config["certificate"] = json!({ "local_ca": {} });
+    site.constituency("home", &json!({ "phones": { VVX500: "the kitchen" } }));
+    let (start, end) = ("## Getting phones there", "## Who is there");
+    let commands = commands(start, end);
+    assert_eq!(commands.len(), 2, "{commands:?}");
+    // It makes the CA that phones shall trust.
+    drop(site.start());
+    let printed = |command: &[&str]| {
+        let ended = provost(&site.path("."), command);
+        assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{command:?}");
+        ended.stdout
+    };
+    let dhcp = &commands[0];
+    for option in ["--vlan 10", "--timezone Europe/Berlin", "--offset +01:00", "--ntp 192.0.2.1"] {
+        assert!(passage(start, end).contains(&format!("`{option}`")), "{option}");
+        let with_it = [&dhcp[..], &option.split(' ').collect::<Vec<_>>()].concat();
+        assert_ne!(printed(dhcp), printed(&with_it), "{option}");
+    }
+    for format in ["isc", "kea", "dnsmasq", "mikrotik"] {
+        let command: Vec<&str> = dhcp.iter().map(|word| if *word == "isc" { format } else { word }).collect();
+        let told = if format == "mikrotik" { "provost-home-160" } else { "\"https://home.phones.example.com/\"" };
+        assert!(printed(&command).contains(told), "{format}");
+    }
+    let kept = printed(&commands[1]);
+    assert!(kept.contains("device.prov.serverName=\"home.phones.example.com\""), "{kept}");
+    assert_ne!(kept, printed(&[&commands[1][..], &["--ntp", "ntp.example.com"]].concat()));
 }
 
 #[test]
@@ -254,6 +292,53 @@ fn a_bare_machine_goes_public_as_the_readme_says() {
         seen.contains("Verify return code: 0 (ok)").then_some(())
     });
     server.says("a new certificate is in use");
+}
+
+#[test]
+fn a_phone_with_a_certificate_of_its_own_is_let_in_as_the_readme_says() {
+    let shell = blocks("sh");
+    let pin = shell.iter().find(|block| block.contains("--certificate-sha256")).unwrap();
+    let (said, mac) = (pin.trim().rsplit(' ').next().unwrap(), pin.split(' ').nth(2).unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(folder.path().join("constituencies/home")).unwrap();
+    let identity = Identity::self_signed(&device_params(mac));
+    let (chain, _) = identity.write(folder.path(), "phone");
+    let openssl = run(Command::new("openssl").args(["x509", "-noout", "-fingerprint", "-sha256", "-in"]).arg(&chain));
+    let real = openssl.stdout.trim().split_once('=').unwrap().1;
+    for (fingerprint, word) in [(said, "refused: "), (real, "let in: ")] {
+        let ended = run(command("sh").args(["-ec", &pin.replace(said, fingerprint)]).current_dir(folder.path()));
+        assert_eq!(
+            ended.stdout,
+            format!("{mac} is let in by home with this certificate from now on\n"),
+            "{}",
+            ended.stderr
+        );
+        let verified = provost(folder.path(), &["trust", "verify", "--constituency", "home", chain.to_str().unwrap()]);
+        assert!(verified.stdout.starts_with(word), "{}", verified.stdout);
+    }
+    let text = std::fs::read_to_string(folder.path().join("constituencies/home/constituency.json")).unwrap();
+    let policy: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(policy["phones"][mac]["note"], "the lobby");
+}
+
+#[test]
+fn a_ca_of_ones_own_is_made_and_used_as_the_readme_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let passage = passage("A **CA of one's own**", "The phone gets certificate and key");
+    let [("sh", script)] = fences(passage)[..] else { panic!("{passage}") };
+    let ended = run(command("sh").args(["-e", "-c", script]).current_dir(folder.path()));
+    assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{ended:?}");
+    let trust: Vec<&str> = ended.stdout.lines().filter(|line| line.contains("\"trust\": ")).collect();
+    let [of_site, of_constituency] = trust[..] else { panic!("{ended:?}") };
+    // What it prints is what the two files take.
+    let certificate = r#""domain": "phones.example.com", "certificate": { "local_ca": {} }"#;
+    let site = format!("{{ {certificate}, {} }}", of_site.split_once("provost.json: ").unwrap().1);
+    let site = Config::parse(Path::new("provost.json"), &site).unwrap();
+    assert!(site.bundle_names().contains(&"own".to_owned()));
+    let policy = format!("{{ {} }}", of_constituency.split_once("constituency.json: ").unwrap().1);
+    Policy::parse(Path::new("constituency.json"), &policy, &["own"]).unwrap();
+    assert!(ended.stdout.contains(" is revoked\n"), "{}", ended.stdout);
+    assert!(folder.path().join("state/ca/ca.pem").exists() && folder.path().join("kitchen.pem").exists());
 }
 
 #[test]

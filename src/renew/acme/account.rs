@@ -25,6 +25,7 @@ use super::offer::Offer;
 use super::{NONCE_TRIES, refusal};
 use crate::ca::KeyKind;
 use crate::renew::failure::Failure;
+use crate::renew::settings::Contact;
 use crate::state;
 
 /// The folder of an account: `account.key`, and `account.json` once it is registered.
@@ -46,7 +47,7 @@ struct Confirmation {
 
 /// What a registration says beside the key.
 pub(super) struct Registration<'a> {
-    pub(super) contact: &'a [String],
+    pub(super) contact: &'a [Contact],
     pub(super) external: Option<(&'a str, &'a HmacKey)>,
 }
 

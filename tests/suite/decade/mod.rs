@@ -117,16 +117,7 @@ async fn decade(seed: u64) -> String {
     let (wanting, _) = watch::channel(wanted(false));
     let mut figures = Figures::default();
     while world.now() < START + DECADE {
-        let parts = Parts {
-            domain: "phones.example.com".to_owned(),
-            keys: KINDS.to_vec(),
-            exact: wanting.subscribe(),
-            preferred_chain: None,
-            cas: vec![Arc::new(CaPort(Arc::clone(&ca)))],
-            dns: dns.clone(),
-            world: world.clone(),
-            fingerprint: String::new(),
-        };
+        let parts = parts(&ca, &dns, &world, wanting.subscribe());
         let renewer = Renewer::open(parts, folder.path(), Arc::clone(&live)).unwrap();
         let (_keep, commands) = mpsc::channel(1);
         let span = Duration::from_secs(u64::try_from(dice.between(HOUR, 60 * DAY)).unwrap());
@@ -166,6 +157,24 @@ async fn decade(seed: u64) -> String {
         figures.exact_missing,
         ca.issued_for("guest.phones.example.com"),
     )
+}
+
+fn parts(
+    ca: &Arc<ScriptedCa>,
+    dns: &Arc<ScriptedDns>,
+    world: &Arc<VirtualWorld>,
+    exact: watch::Receiver<Arc<ExactNames>>,
+) -> Parts {
+    Parts {
+        domain: "phones.example.com".to_owned(),
+        keys: KINDS.to_vec(),
+        exact,
+        preferred_chain: None,
+        cas: vec![Arc::new(CaPort(Arc::clone(ca)))],
+        dns: dns.clone(),
+        world: world.clone(),
+        fingerprint: String::new(),
+    }
 }
 
 /// Looks, for as long as `span`, whether there is a valid certificate of each kind: whenever one ends, and every hour.
