@@ -52,7 +52,7 @@ pub use lineage::Lineage;
 pub use run::Command;
 pub use schedule::Window;
 pub use settings::{AcmeSettings, Directory, ExternalAccount, FallbackDirectory};
-pub use status::{Board, CertificateStatus, HeldStatus, Status};
+pub use status::{AttemptCounts, Board, CertificateStatus, HeldStatus, Status};
 pub use system::SystemWorld;
 
 use journal::Journal;
@@ -184,6 +184,7 @@ impl Renewer {
 
     /// One attempt for the certificate of `lineage`, from the timer to the clean-up, and what is remembered of it.
     async fn attempt(&mut self, lineage: &Lineage) {
+        self.board.count_attempt(lineage);
         let ca = self.ca_for(lineage);
         let result = match self.begin(lineage) {
             Ok(()) => self.renew(lineage, &ca).await,
