@@ -37,14 +37,14 @@ fn a_pinned_certificate_counts_at_any_time_and_only_for_its_phone() {
     let pin = Fingerprint::of(&leaf);
     let pins = Pins::from([(mac(), pin)]);
     for seconds in [0, 1_000_000_000, 1_800_000_000, u64::MAX] {
-        let device = verifier.judge(&[leaf.clone()], &pins, at(seconds)).unwrap();
+        let device = verifier.judge(std::slice::from_ref(&leaf), &pins, at(seconds)).unwrap();
         assert_eq!((device.mac(), device.pin()), (Ok(mac()), Some(pin)));
         for now in [i64::MIN, 0, i64::MAX] {
             assert_eq!(device.still_valid(now), Ok(()));
         }
     }
     for pins in [Pins::new(), Pins::from([(mac().plus(1), pin)]), Pins::from([(mac(), Fingerprint::of(b""))])] {
-        let refusal = verifier.judge(&[leaf.clone()], &pins, at(1_800_000_000)).unwrap_err();
+        let refusal = verifier.judge(std::slice::from_ref(&leaf), &pins, at(1_800_000_000)).unwrap_err();
         assert!(matches!(refusal, ChainRefusal::SelfSigned { .. }), "{refusal}");
     }
     // It is the first certificate that is meant, whatever comes behind it.
