@@ -37,21 +37,28 @@ use crate::status::{Endpoint, Knowledge};
 use crate::trust::{self, Bundle, BundleError};
 
 pub mod control;
+mod heart;
 mod knowledge;
+mod looks;
 mod news;
+pub mod passed;
 mod publisher;
 mod renewal;
 mod sightings;
 mod signals;
 mod sockets;
 pub mod status;
+mod supervisor;
 mod upkeep;
 
+use heart::Heart;
 use knowledge::Sources;
+use passed::{Passed, PassedError};
 use publisher::Publisher;
 use renewal::{Plan, Renewal};
 use sightings::Sightings;
 use status::Boards;
+use supervisor::{Supervisor, Word};
 use upkeep::{Upkeep, Work};
 
 pub(crate) use renewal::parts as renewal_parts;
@@ -103,6 +110,12 @@ pub enum AppError {
         /// What the system said.
         source: io::Error,
     },
+    /// What systemd passed does not fit.
+    #[error("{0}")]
+    Passed(#[from] PassedError),
+    /// An address is served no more.
+    #[error("a listener ended by a defect of provost")]
+    ListenerEnded,
     /// The operators' listener.
     #[error("cannot listen on {endpoint} (\"status\"): {source}{}", sockets::hint(.source))]
     Status {
@@ -143,7 +156,8 @@ enum Source {
 
 impl App {
     /// Opens everything that is needed and listens, within a runtime; connections are accepted once [`App::run`] runs.
-    /// The access log goes to `output` in the form `log`, which the command line may have chosen.
+    /// The access log goes to `output` in the form `log`, which the command line may have chosen; `passed` are the sockets
+    /// that systemd keeps for us.
     ///
     /// # Errors
     /// Whatever makes serving impossible. What is wrong with a folder or a trust bundle is only said.
@@ -151,6 +165,7 @@ impl App {
         mut config: Config,
         log: LogFormat,
         output: impl io::Write + Send + 'static,
+        mut passed: Passed,
     ) -> Result<Self, AppError> {
         let room = sockets::room_for_connections();
         config.check_apart()?;
@@ -161,6 +176,7 @@ impl App {
         let mut source = Source::open(&config, &state, &certificates, &boards)?;
         source.refresh(&certificates, &config.domain);
 
+        let read = publisher::look(&config);
         let material = TlsMaterial {
             certificates: Arc::clone(&certificates),
             bundles: trust::load_all(&config.trust),
@@ -176,8 +192,9 @@ impl App {
             .map_err(|source| AppError::Uploads { path: uploads, source })?;
         // Whoever reads that we listen may send a signal at once.
         let signals = signals::Signals::listen()?;
-        let operators = status::open(&mut config, &state)?;
-        let listeners = sockets::listen_all(&config.listen)?;
+        let operators = status::open(&mut config, &state, &mut passed)?;
+        let listeners = sockets::listen_all(&config.listen, &mut passed)?;
+        passed.check_all_taken()?;
         let (ledger, keeper) = Ledger::start(&state.folder(ledger::FOLDER)?)?;
         let health = ledger.health();
         let (access, writer) = AccessLog::start(log, output, Sightings(ledger))?;
@@ -189,7 +206,7 @@ impl App {
             admission: Arc::new(Admission::new(config.limits.clone(), room)),
             limits: config.limits.clone(),
         });
-        let publisher = Arc::new(Publisher::new(&server, config.clone(), material));
+        let publisher = Arc::new(Publisher::new(&server, config.clone(), material, read));
         let mut scanner = Scanner::new(config.constituencies.clone(), config.bundle_names());
         let first = scanner.scan(clock::now());
         publisher.publish_registry(&Registry::default(), first.snapshot());
@@ -244,19 +261,18 @@ impl App {
             token: self.status.as_ref().map(|(opened, _)| opened.token()),
         })?;
         let status = self.status.map(|(opened, knowledge)| opened.start(knowledge)).transpose()?;
-        let mut until = std::pin::pin!(until);
-        loop {
-            tokio::select! {
-                () = &mut until => break,
-                signal = self.signals.next() => match signal {
-                    signals::Signal::Stop(name) => {
-                        tracing::info!("{name}: no new connections; what is under way may end within {} s", self.config.limits.drain_s);
-                        break;
-                    }
-                    signals::Signal::Reload => upkeep.reload(),
-                },
-            }
+        let supervisor = Supervisor::from_environment()?;
+        let mut heart = JoinSet::new();
+        if supervisor.is_there() {
+            heart.spawn(Heart::new(&self.server, &self.waker, &upkeep, &supervisor, stopped).beat());
         }
+        supervisor.say(vec![Word::Ready]);
+        let result = tokio::select! {
+            () = until => Ok(()),
+            () = self.signals.obey(&upkeep, &supervisor, self.config.limits.drain_s) => Ok(()),
+            Some(_) = listeners.join_next() => Err(AppError::ListenerEnded),
+        };
+        supervisor.say(vec![Word::Stopping, Word::Status("what is under way may end".to_owned())]);
         // Nobody left to tell is as good as told.
         let _ = stop.send(Stop::Drain);
         renewal.iter().for_each(Renewal::stop);
@@ -272,6 +288,7 @@ impl App {
         if let Some(renewal) = renewal {
             renewal.ended().await;
         }
+        heart.shutdown().await;
         if let Some(status) = status {
             status.end().await;
         }
@@ -280,7 +297,7 @@ impl App {
         self.writer.finish(PATIENCE_WITH_LOG);
         self.keeper.finish(PATIENCE_WITH_LEDGER);
         tracing::info!("stopped");
-        Ok(())
+        result
     }
 }
 

@@ -252,6 +252,12 @@ impl Config {
         format!("https://{label}.{}{port}/", self.domain)
     }
 
+    /// Where a server listens unless it is told otherwise.
+    #[must_use]
+    pub fn usual_listen() -> Vec<SocketAddr> {
+        default_listen().iter().filter_map(|address| address.parse().ok()).collect()
+    }
+
     /// Whether this is local mode, where the local device CA is trusted.
     #[must_use]
     pub fn is_local(&self) -> bool {

@@ -13,6 +13,14 @@ fn alone(args: &[&str]) -> Ended {
     provost(tempfile::tempdir().unwrap().path(), args)
 }
 
+/// The commands that the help of `command` lists.
+pub fn subcommands(command: &[&str]) -> Vec<String> {
+    let help = alone(&[command, &["--help"]].concat()).stdout;
+    let listed = help.split("Commands:\n").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap_or_default();
+    let names = listed.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+    names.filter(|name| !name.is_empty() && *name != "help").map(str::to_owned).collect()
+}
+
 #[test]
 fn every_command_explains_itself() {
     let commands = [
