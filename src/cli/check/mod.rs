@@ -9,6 +9,7 @@ mod folder;
 mod live;
 mod masters;
 mod overlay;
+mod plain_http;
 mod secrets;
 mod shelf;
 
@@ -83,6 +84,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         findings.push(Finding::new(Level::Error, name, format!("not served: {reason}")));
     }
     check_constituencies(&config, &site, &mut findings);
+    plain_http::check(&config, &site, &mut findings);
     if args.live {
         runtime()?.block_on(live::check(&config, &mut findings));
     }
