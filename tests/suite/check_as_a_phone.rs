@@ -155,6 +155,15 @@ fn secrets_that_others_can_read_are_named_and_never_shown() {
     let users = format!("warning: ote: nobody gets {VVX500}-user.cfg: names that hold a MAC address are never served");
     assert!(all.iter().any(|line| line.starts_with(&users)) && all.len() == 4, "{all:#?}");
 
+    let mut open = self::site();
+    open.config["plain_http"] = json!({ "listen": "127.0.0.1:0", "networks": ["127.0.0.0/8"] });
+    open.constituency("ote", &json!({ "trust": ["factory"], "phones": { VVX500: "" }, "plain_http": true }));
+    open.file("ote/site.cfg", "<site a.password='hunter2'/>");
+    finds(
+        &open,
+        &[("error: ote/site.cfg:1: a.password holds a secret that anybody in the networks of \"plain_http\"", named)],
+    );
+
     let many: String = (0..25).map(|number| format!("reg.{number}.auth.password=\"hunter2\"\n")).collect();
     site.constituency("ote", &json!({ "trust": ["factory"], "phones": { VVX500: "" } }));
     site.file("ote/site.cfg", format!("<site {many}/>"));

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::folder::{report, some_of};
+use super::few::{report, some_of};
 use super::masters::Read;
 use super::secrets::{Secret, secret};
 use super::shelf::{Content, Found, LARGEST, Shelf, read};
@@ -115,6 +115,7 @@ fn readable_by_others(shelf: &Shelf<'_>, file: &str, secrets: &[(String, Secret,
     let policy = &shelf.constituency.policy;
     let (level, who) = match (policy.tls.client_auth, &policy.phones) {
         (ClientAuth::None, _) => (Level::Error, "anybody"),
+        _ if shelf.over_plain_http => (Level::Error, "anybody in the networks of \"plain_http\""),
         (_, Phones::Any) => (Level::Warning, "every phone with a valid certificate"),
         (_, Phones::Listed(_)) => (Level::Warning, "every phone of the constituency"),
     };

@@ -18,14 +18,11 @@ use crate::serve::decision::check_shared;
 use crate::serve::links;
 use crate::serve::path::{self, ServedPath};
 
-/// How many names stand in one line, and how many lines of one kind are printed.
-const NAMES: usize = 5;
-pub(super) const LINES: usize = 50;
-
 /// Reads the folder of `constituency`.
 pub(super) fn check(config: &Config, constituency: &Constituency, registry: &Registry, findings: &mut Vec<Finding>) {
     let Ok(root) = config.constituencies.canonicalize() else { return };
-    let shelf = Shelf { root: &root, constituency, registry };
+    let over_plain_http = config.plain_http.is_some() && constituency.policy.plain_http;
+    let shelf = Shelf { root: &root, constituency, registry, over_plain_http };
     let files = Walk { shelf: &shelf, findings }.through();
     let named = masters::check(&shelf, &config.url(constituency.name.as_str()), &files, findings);
     contents::check(&shelf, &files, &named, findings);
@@ -126,41 +123,4 @@ impl Walk<'_> {
 
 fn lower_case_macs(name: &str) -> Option<String> {
     ServedPath::parse(&format!("/{name}")).ok().map(|path| path.lower_case_macs())
-}
-
-impl Shelf<'_> {
-    /// The folder, by its path.
-    pub(super) fn folder(&self) -> PathBuf {
-        self.root.join(self.constituency.name.as_str())
-    }
-
-    /// A finding about `path` in the folder.
-    pub(super) fn finding(&self, level: Level, path: &str, message: impl Display) -> Finding {
-        let name = &self.constituency.name;
-        if path.is_empty() {
-            Finding::new(level, name, message)
-        } else {
-            Finding::new(level, format_args!("{name}/{path}"), message)
-        }
-    }
-}
-
-/// The first few of `names`, and how many more there are.
-pub(super) fn some_of<T: Display>(names: &[T]) -> String {
-    let mut shown: Vec<String> = names.iter().take(NAMES).map(ToString::to_string).collect();
-    if names.len() > NAMES {
-        shown.push(format!("{} more", names.len() - NAMES));
-    }
-    shown.join(", ")
-}
-
-/// Adds `all` to the findings, or the first of them and a word on how many more there are.
-pub(super) fn report(shelf: &Shelf<'_>, mut all: Vec<Finding>, what: &str, findings: &mut Vec<Finding>) {
-    all.sort();
-    let more = all.len().saturating_sub(LINES);
-    let level = all.get(LINES).map(|finding| finding.level);
-    findings.extend(all.into_iter().take(LINES));
-    if let Some(level) = level {
-        findings.push(shelf.finding(level, "", format!("{more} more {what}")));
-    }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::sync::Arc;
 
-use super::folder::{report, some_of};
+use super::few::{report, some_of};
 use super::secrets::has_password_in_url;
 use super::shelf::{Content, Found, LARGEST, Shelf, read};
 use super::{Finding, Level};

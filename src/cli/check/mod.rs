@@ -5,6 +5,7 @@
 //! unless it shall be [live].
 
 mod contents;
+mod few;
 mod folder;
 mod live;
 mod masters;

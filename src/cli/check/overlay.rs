@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::folder::report;
+use super::few::report;
 use super::shelf::{Found, Shelf};
 use super::{Finding, Level};
 use crate::constituency::MacAddress;

@@ -1,6 +1,7 @@
 //! A constituency's folder as phones see it: a file is found here if and only if a phone would get it, and is read within
 //! bounds. Whoever runs `check` opens it; nobody is answered with it, so no grant is needed.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use super::{Finding, Level};
 use crate::constituency::{Constituency, MacAddress, Registry};
 use crate::serve::decision::check_shared;
 use crate::serve::links;
@@ -23,6 +25,8 @@ pub(super) struct Shelf<'a> {
     pub(super) root: &'a Path,
     pub(super) constituency: &'a Constituency,
     pub(super) registry: &'a Registry,
+    /// Whether what is common to all is served without TLS too.
+    pub(super) over_plain_http: bool,
 }
 
 /// What a phone would find.
@@ -44,6 +48,21 @@ pub(super) enum Content {
 }
 
 impl Shelf<'_> {
+    /// The folder, by its path.
+    pub(super) fn folder(&self) -> PathBuf {
+        self.root.join(self.constituency.name.as_str())
+    }
+
+    /// A finding about `path` in the folder.
+    pub(super) fn finding(&self, level: Level, path: &str, message: impl Display) -> Finding {
+        let name = &self.constituency.name;
+        if path.is_empty() {
+            Finding::new(level, name, message)
+        } else {
+            Finding::new(level, format_args!("{name}/{path}"), message)
+        }
+    }
+
     /// What the phone `reader` would find under `path`; where nobody is asked who they are, there is none.
     pub(super) fn find(&self, path: &ServedPath, reader: Option<MacAddress>) -> Found {
         if path::macs_in(path.as_str()).any(|mac| Some(mac) != reader) {
