@@ -1,12 +1,18 @@
 //! `provost check`: everything that is wrong with configuration, certificates, constituencies and trust, in one go.
 //!
-//! Errors are what stops something from being served; warnings are what its author did not mean; notes are what is good
-//! to know. Nothing is changed, no lock is taken, and nothing outside this machine is asked, unless it shall be
-//! [live].
+//! Errors are what stops something from being served, or phones from using it; warnings are what its author did not
+//! mean; notes are what is good to know. Nothing is changed, no lock is taken, and nothing outside this machine is asked,
+//! unless it shall be [live].
 
+mod contents;
+mod few;
 mod folder;
 mod live;
+mod masters;
+mod overlay;
 mod plain_http;
+mod secrets;
+mod shelf;
 
 use std::fmt::Display;
 use std::process::ExitCode;
@@ -209,7 +215,7 @@ fn check_constituencies(config: &Config, site: &Site, findings: &mut Vec<Finding
             let faults = passwords::faults(config, constituency);
             findings.extend(faults.iter().map(|fault| Finding::new(Level::Warning, &constituency.name, fault)));
         }
-        folder::check(&config.constituencies, constituency, site.registry(), findings);
+        folder::check(config, constituency, site.registry(), findings);
     }
 }
 
