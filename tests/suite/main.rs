@@ -29,6 +29,7 @@ mod files;
 mod framing;
 mod handshake;
 mod identity;
+mod install;
 mod ledger;
 mod limits;
 mod links;
