@@ -9,6 +9,7 @@ use anstyle::{AnsiColor, Style};
 use clap::builder::Styles;
 use clap::{CommandFactory, Parser, Subcommand};
 
+mod ca;
 mod certificate;
 pub mod check;
 mod constituency;
@@ -78,6 +79,9 @@ enum Command {
     /// Whose device certificates count.
     #[command(subcommand)]
     Trust(trust::Command),
+    /// A CA of one's own for phones without a usable factory certificate.
+    #[command(subcommand)]
+    Ca(ca::Command),
     /// Print what other programs are to be told of this server.
     #[command(subcommand)]
     Print(print::Command),
@@ -113,6 +117,7 @@ pub fn main() -> ExitCode {
         Command::Uploads(command) => uploads::run(&command),
         Command::Phone(args) => local::run_phone(&args),
         Command::Trust(command) => trust::run(&command),
+        Command::Ca(command) => ca::run(&command),
         Command::Print(command) => print::run(&command),
         Command::Schema(args) => schema::run(&args),
         Command::Install(args) => install::install(&args),
