@@ -53,7 +53,8 @@ impl Fit {
 
     /// What `config` says, read from `file`.
     pub(in crate::cli) fn of_config(program: PathBuf, file: PathBuf, config: Config) -> Self {
-        let Config { listen, constituencies, state, .. } = config;
+        let Config { mut listen, plain_http, constituencies, state, .. } = config;
+        listen.extend(plain_http.into_iter().flat_map(|plain| plain.listen));
         Self { program, config: file, listen, constituencies, state }
     }
 
