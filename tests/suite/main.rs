@@ -37,6 +37,7 @@ mod local;
 mod manual;
 mod negotiation;
 mod own_ca;
+mod package;
 mod paths;
 mod phone_commands;
 mod phones;
