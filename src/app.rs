@@ -181,12 +181,7 @@ impl App {
             provider: TlsMaterial::provider(),
         };
         material.bundles.iter().for_each(|(name, bundle)| news::tell_bundle(name, bundle, false));
-        let uploads = state.folder(store::FOLDER)?;
-        for folder in store::misplaced(&uploads) {
-            tracing::error!("{folder}");
-        }
-        let uploads = UploadStore::open_at(uploads.clone(), config.limits.free_space_bytes)
-            .map_err(|source| AppError::Uploads { path: uploads, source })?;
+        let uploads = uploads(&config, &state)?;
         // Whoever reads that we listen may send a signal at once.
         let signals = signals::Signals::listen()?;
         let operators = status::open(&mut config, &state, &mut passed)?;
@@ -291,6 +286,16 @@ impl App {
         tracing::info!("stopped");
         result
     }
+}
+
+/// Opens the store of uploads.
+fn uploads(config: &Config, state: &StateDir) -> Result<UploadStore, AppError> {
+    let uploads = state.folder(store::FOLDER)?;
+    for folder in store::misplaced(&uploads) {
+        tracing::error!("{folder}");
+    }
+    UploadStore::open_at(uploads.clone(), config.limits.free_space_bytes)
+        .map_err(|source| AppError::Uploads { path: uploads, source })
 }
 
 /// Judges the passwords that are in the state directory.
