@@ -7,7 +7,7 @@ use maud::{Markup, html};
 
 use super::frame::Reader;
 use super::moment::when;
-use super::text::{Foreign, command, count, foreign};
+use super::text::{Foreign, command, count, foreign, model as model_name};
 use crate::constituency::{ConstituencyName, MacAddress};
 use crate::status::picture::{Overview, Phone, Unproven};
 
@@ -30,7 +30,7 @@ fn waiting(phone: &Phone, overview: &Overview, reader: Reader) -> Markup {
         li id={ "waiting-" (constituency) "-" (mac) } class="card" {
             h3 { a class="mac" href={ "/phones/" (constituency) "/" (mac) } { (mac) } " asks for " strong { (constituency) } }
             p class="quiet" {
-                @if let Some(model) = &phone.model { (foreign(model)) " " @if let Some(firmware) = &phone.firmware { (foreign(firmware)) } ", " }
+                @if let Some(model) = &phone.model { (model_name(model)) " " @if let Some(firmware) = &phone.firmware { (foreign(firmware)) } ", " }
                 @if let Some(address) = &phone.address { "from " (foreign(address)) ", " }
                 @if let Some(last) = phone.last_seen { "last " (when(overview.now, last)) ", " }
                 (count(phone.refusals, "refusal", "refusals"))

@@ -39,7 +39,7 @@ fn row(constituency: &Constituency) -> Markup {
                 a href=(of_constituency(&constituency.name)) { (foreign(&constituency.name)) }
                 @if !constituency.description.is_empty() { span class="detail" { (foreign(&constituency.description)) } }
             }
-            td data-label="State" {
+            td data-label="State" class="standing" {
                 (health(constituency))
                 @if let Some(problem) = &constituency.problem { span class="detail problem" { (foreign(problem)) } }
                 @else if let Some(url) = &constituency.url { span class="detail address" { (foreign(url)) } }

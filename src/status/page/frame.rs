@@ -88,7 +88,7 @@ fn header(overview: &Overview, reader: Reader) -> Markup {
                 a href="/#constituencies" { "Constituencies" }
                 a href="/#phones" { "Phones" }
             }
-            p class="live" id="live" { "as of " (when(overview.now, overview.now)) }
+            p class="live" id="live" { "Updated " (when(overview.now, overview.now)) }
             (signing(reader))
         }
     }

@@ -5,7 +5,7 @@ use maud::{Markup, html};
 use super::moment::when;
 use super::query::{link, sort_name};
 use super::state::{self, of_phone};
-use super::text::{Foreign, command, figure, foreign};
+use super::text::{Foreign, command, count, figure, foreign, model as model_name};
 use crate::status::picture::{Overview, Phone, PhonePage, PhoneQuery, PhoneSort, PhoneState};
 
 pub(super) fn section(overview: &Overview, page: &PhonePage, query: &PhoneQuery) -> Markup {
@@ -83,7 +83,7 @@ fn found(page: &PhonePage, query: &PhoneQuery) -> Markup {
     html! {
         @if page.matching == 0 { "No phone matches." }
         @else if page.phones.is_empty() { "There is nothing on this page." }
-        @else if page.phones.len() == page.matching { (figure(page.matching)) }
+        @else if page.phones.len() == page.matching { (count(page.matching, "phone", "phones")) }
         @else { (figure(first)) "–" (figure(last)) " of " (figure(page.matching)) }
         @if is_narrowed && page.matching > 0 { " of " (figure(page.total)) }
         @if is_narrowed || page.phones.is_empty() { " " a href="/#phones" { "Show all" } }
@@ -124,7 +124,7 @@ fn row(phone: &Phone, now: i64) -> Markup {
                 a class="mac" href={ "/phones/" (phone.constituency) "/" (phone.mac) } { (phone.mac) }
                 @if !phone.note.is_empty() { span class="note" { (foreign(&phone.note)) } }
             }
-            td data-label="State" {
+            td data-label="State" class="standing" {
                 (of_phone(phone.state))
                 @if let Some((reason, _)) = phone.refusal.as_ref().filter(|_| is_refused) {
                     span class="detail problem" { (foreign(reason)) }
@@ -132,11 +132,11 @@ fn row(phone: &Phone, now: i64) -> Markup {
             }
             td data-label="Constituency" { (phone.constituency) }
             td data-label="Model" {
-                @if let Some(model) = &phone.model { (foreign(&model.replace('_', " "))) }
-                @if let Some(firmware) = &phone.firmware { span class="detail" { (foreign(firmware)) } }
+                @if let Some(model) = &phone.model { (model_name(model)) }
+                @if let Some(firmware) = &phone.firmware { " " span class="detail" { (foreign(firmware)) } }
             }
             td data-label="Address" class="address" { @if let Some(address) = &phone.address { (foreign(address)) } }
-            td data-label="Last seen" class="number" {
+            td data-label="Last seen" class="number last" {
                 @if let Some(last) = phone.last_seen { (when(now, last)) } @else { "never" }
             }
         }

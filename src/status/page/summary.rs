@@ -85,8 +85,8 @@ fn of_phones(overview: &Overview) -> Vec<Need> {
     }
     if counts.refused > 0 {
         let says = html! {
-            a href=(of_state("refused")) { (count(counts.refused, "phone", "phones")) " on the lists" }
-            (if counts.refused == 1 { " was" } else { " were" }) " refused when last asking"
+            a href=(of_state("refused")) { (count(counts.refused, "known phone", "known phones")) }
+            (if counts.refused == 1 { " was refused when it last asked" } else { " were refused when they last asked" })
         };
         needs.push(Need { class: "fair", says });
     }

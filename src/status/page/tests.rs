@@ -215,14 +215,14 @@ fn only_a_proven_phone_can_be_let_in_by_a_button_and_only_with_the_token() {
     assert_eq!(page(true).matches("action=\"/allow\"").count(), 1, "one phone waits, one certificate is unproven");
     let without = page(false);
     assert!(!without.contains("action=\"/allow\""));
-    assert!(without.contains("<code>provost allow 00005e0053aa --constituency ote --note &quot;…&quot;</code>"));
+    assert!(without.contains("data-copy=\"provost allow 00005e0053aa --constituency ote --note &quot;…&quot;\""));
     let mut unwritable = overview.clone();
     for constituency in &mut unwritable.constituencies {
         constituency.not_allowable = Some("the folder is not ours to write".to_owned());
     }
     let page = home(&unwritable, &nobody, &PhoneQuery::default(), true);
     assert!(!page.contains("action=\"/allow\"") && page.contains("the folder is not ours to write"));
-    assert!(page.contains("<code>provost allow 00005e0053aa --constituency ote"));
+    assert!(page.contains("data-copy=\"provost allow 00005e0053aa --constituency ote"));
 }
 
 #[test]
@@ -242,8 +242,8 @@ fn what_is_empty_says_what_to_do_next() {
     let page = home(&overview, &nobody, &PhoneQuery::default(), false);
     for next in [
         "Ready, and waiting for its first phone",
-        "provost constituency add NAME",
-        "provost allow MAC --constituency NAME",
+        "data-copy=\"provost constituency add NAME\"",
+        "data-copy=\"provost allow MAC --constituency NAME",
         "Nobody waits.",
         "Nobody has asked for anything",
     ] {
