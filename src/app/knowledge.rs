@@ -6,6 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use rustls::SignatureAlgorithm;
 use tokio::net::TcpListener;
@@ -29,6 +30,8 @@ use crate::status::{Knowledge, Picture, Wanted};
 const DAY: i64 = 86_400;
 /// How long a phone may be silent.
 const SILENT_AFTER: i64 = 2 * DAY;
+/// How soon a change of a policy is in force.
+const IN_FORCE: Duration = Duration::from_secs(1);
 /// How many phones that wait, and how many certificates that prove nothing, are shown at once.
 const SHOWN: usize = 100;
 
@@ -111,7 +114,11 @@ impl Knowledge for Sources {
         let name = &wanted.constituency;
         match change(&self.config.constituencies, name, asked, &bundles).map_err(|error| error.to_string())? {
             Changed::AsksNobody => Err(format!("{name} asks nobody who they are, so that nobody can be kept out")),
-            changed => Ok(changed == Changed::Now),
+            Changed::Already => Ok(false),
+            Changed::Now => {
+                self.await_force(wanted);
+                Ok(true)
+            }
         }
     }
 }
@@ -135,6 +142,20 @@ impl Sources {
             state: state.to_owned(),
             addresses: listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect(),
             started: clock::unix_seconds(clock::now()),
+        }
+    }
+
+    /// Waits until what was changed is in force, so that whoever changed it sees it in what is shown next; not for long.
+    fn await_force(&self, wanted: &Wanted) {
+        let standing = if wanted.is_allowed { Standing::Known } else { Standing::Denied };
+        let is_in_force = || {
+            let site = self.server.upgrade().map(|server| server.site.load_full());
+            let constituency = site.as_ref().and_then(|site| site.registry().find(wanted.constituency.as_str()));
+            constituency.is_none_or(|constituency| constituency.standing(wanted.mac) == standing)
+        };
+        let until = clock::monotonic() + IN_FORCE;
+        while !is_in_force() && clock::monotonic() < until {
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 
@@ -333,7 +354,8 @@ fn counts(phones: &[Phone], now: i64) -> Counts {
         known: count(&|it| matches!(it.state, State::Well | State::Silent | State::Never | State::Refused)),
         well: count(&|it| it.state == State::Well && is_seen_lately(it, now)),
         silent: count(&|it| matches!(it.state, State::Silent | State::Never)),
-        refused: count(&|it| matches!(it.state, State::Refused | State::Waiting)),
+        waiting: count(&|it| it.state == State::Waiting),
+        refused: count(&|it| it.state == State::Refused),
     }
 }
 

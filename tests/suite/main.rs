@@ -19,6 +19,7 @@ mod certificates;
 mod check;
 mod check_live;
 mod commands;
+mod dashboard;
 mod decade;
 mod deploys;
 mod device_chains;

@@ -6,8 +6,9 @@
 use maud::{Markup, html};
 
 use super::frame::Reader;
+use super::link::to_state;
 use super::moment::when;
-use super::text::{Foreign, command, count, foreign, model as model_name};
+use super::text::{Foreign, command, count, figure, foreign, model as model_name};
 use crate::constituency::{ConstituencyName, MacAddress};
 use crate::status::picture::{Overview, Phone, Unproven};
 
@@ -19,6 +20,12 @@ pub(super) fn section(overview: &Overview, reader: Reader) -> Markup {
                 p class="empty" { "Nobody waits. A phone that proves who it is and is on no list appears here when it first asks." }
             } @else {
                 ul class="waiting" { @for phone in &overview.waiting { (waiting(phone, overview, reader)) } }
+                @if overview.counts.waiting > overview.waiting.len() {
+                    p class="found" {
+                        "These are the last " (figure(overview.waiting.len())) " of " (figure(overview.counts.waiting)) ". "
+                        a href=(to_state("waiting")) { "Show all in the list" }
+                    }
+                }
             }
         }
     }

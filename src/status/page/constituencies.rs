@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::query::of_constituency;
+use super::link::to_constituency;
 use super::state::mark;
 use super::text::{command, figure, foreign};
 use crate::status::picture::{Constituency, Overview};
@@ -36,7 +36,7 @@ fn row(constituency: &Constituency) -> Markup {
     html! {
         tr {
             th scope="row" {
-                a href=(of_constituency(&constituency.name)) { (foreign(&constituency.name)) }
+                a href=(to_constituency(&constituency.name)) { (foreign(&constituency.name)) }
                 @if !constituency.description.is_empty() { span class="detail" { (foreign(&constituency.description)) } }
             }
             td data-label="State" class="standing" {

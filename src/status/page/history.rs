@@ -4,8 +4,8 @@ use maud::{Markup, html};
 
 use super::approval::{action, unproven_table};
 use super::frame::Reader;
+use super::link::to_constituency;
 use super::moment::{day, stamp, when};
-use super::query::of_constituency;
 use super::state::{meaning, of_phone};
 use super::text::{command, count, duration, figure, foreign, model, size};
 use crate::status::picture::{Overview, Phone, PhoneHistory, PhoneRequest, PhoneState, Unproven};
@@ -14,7 +14,7 @@ pub(super) fn sections(overview: &Overview, history: &PhoneHistory, reader: Read
     let phone = &history.phone;
     html! {
         section id="phone" aria-labelledby="phone-title" {
-            p class="up" { a href="/#phones" { "Phones" } " / " a href=(of_constituency(phone.constituency.as_str())) { (phone.constituency) } }
+            p class="up" { a href="/#phones" { "Phones" } " / " a href=(to_constituency(phone.constituency.as_str())) { (phone.constituency) } }
             h1 id="phone-title" {
                 span class="mac" { (phone.mac) }
                 @if !phone.note.is_empty() { " " span class="note" { (foreign(&phone.note)) } }

@@ -2,8 +2,8 @@
 
 use maud::{Markup, html};
 
+use super::link::{sort_name, to_list};
 use super::moment::when;
-use super::query::{link, sort_name};
 use super::state::{self, of_phone};
 use super::text::{Foreign, command, count, figure, foreign, model as model_name};
 use crate::status::picture::{Overview, Phone, PhonePage, PhoneQuery, PhoneSort, PhoneState};
@@ -63,7 +63,7 @@ fn search(overview: &Overview, query: &PhoneQuery) -> Markup {
                 select id="state" name="state" {
                     option value="" { "all" }
                     @for state in state::ALL {
-                        option value=(state::spelled(state)) selected[query.state.as_deref() == Some(state::spelled(state))] {
+                        option value=(state.name()) selected[query.state.as_deref() == Some(state.name())] {
                             (state::word(state))
                         }
                     }
@@ -112,7 +112,7 @@ fn heading(query: &PhoneQuery, title: &str, sort: PhoneSort, class: &str) -> Mar
     let to = PhoneQuery { sort, is_reversed, offset: 0, ..query.clone() };
     let order = is_sorted.then_some(if query.is_reversed { "descending" } else { "ascending" });
     html! {
-        th scope="col" class=(class) aria-sort=[order] { a class="sort" href=(link(&to)) { (title) } }
+        th scope="col" class=(class) aria-sort=[order] { a class="sort" href=(to_list(&to)) { (title) } }
     }
 }
 
@@ -147,7 +147,7 @@ fn pages(page: &PhonePage, query: &PhoneQuery) -> Markup {
     let step = query.limit.max(1);
     let before = (query.offset > 0).then(|| query.offset.saturating_sub(step));
     let after = Some(query.offset + page.phones.len()).filter(|next| *next < page.matching);
-    let to = |offset: usize| link(&PhoneQuery { offset, ..query.clone() });
+    let to = |offset: usize| to_list(&PhoneQuery { offset, ..query.clone() });
     html! {
         @if before.is_some() || after.is_some() {
             nav class="pages" aria-label="Pages" {

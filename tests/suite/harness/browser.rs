@@ -29,7 +29,7 @@ const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 /// How long a command may take: a page that is drawn by a loaded machine.
 const COMMAND: Duration = Duration::from_secs(60);
 /// What no browser of a test needs.
-const SWITCHES: [&str; 12] = [
+const SWITCHES: [&str; 13] = [
     "--headless=new",
     "--no-sandbox",
     "--disable-gpu",
@@ -41,6 +41,7 @@ const SWITCHES: [&str; 12] = [
     "--disable-dev-shm-usage",
     "--hide-scrollbars",
     "--lang=en-GB",
+    "--force-prefers-reduced-motion",
     "--force-color-profile=srgb",
 ];
 
@@ -85,7 +86,7 @@ impl Browser {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let profile = tempfile::tempdir().unwrap();
         let mut command = Command::new("chromedriver");
-        command.arg("--port=0").env("PROVOST_TEST_BROWSER", profile.path()).process_group(0);
+        command.arg("--port=0").env("PROVOST_TEST_BROWSER", profile.path()).env("TZ", "UTC").process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut driver = command.spawn().unwrap();
         let said = Lines::default();
@@ -111,6 +112,10 @@ impl Browser {
         } } });
         let begun = self.ask(Method::POST, "/session", &wanted).unwrap();
         self.session = format!("/session/{}", begun["sessionId"].as_str().unwrap());
+        // What it shows first is its own.
+        self.open("about:blank");
+        self.complaints();
+        self.requests();
     }
 
     /// Opens `url` and waits until it is loaded.
@@ -204,14 +209,16 @@ impl Browser {
         log.as_array().unwrap().iter().map(|line| line["message"].as_str().unwrap().to_owned()).collect()
     }
 
-    /// Every URL that pages asked for since this was last asked.
+    /// Every URL that pages asked others for since this was last asked.
     pub fn requests(&self) -> BTreeSet<String> {
         let log = self.post("/se/log", &json!({ "type": "performance" }));
         let url = |line: &Value| {
             let event: Value = serde_json::from_str(line["message"].as_str()?).ok()?;
             let event = &event["message"];
             let is_request = event["method"] == "Network.requestWillBeSent";
-            is_request.then(|| event["params"]["request"]["url"].as_str().map(str::to_owned))?
+            let url = event["params"]["request"]["url"].as_str()?;
+            let is_own = ["chrome", "data:", "about:", "blob:"].iter().any(|scheme| url.starts_with(scheme));
+            (is_request && !is_own).then(|| url.to_owned())
         };
         log.as_array().unwrap().iter().filter_map(url).collect()
     }
