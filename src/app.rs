@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::pki_types::CertificateDer;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -27,7 +26,6 @@ use crate::renew::Renewer;
 use crate::serve::Server;
 use crate::serve::access::{AccessLog, LogFormat, Writer};
 use crate::serve::admission::Admission;
-use crate::serve::listener;
 use crate::serve::site::{Site, TlsMaterial};
 use crate::serve::stop::Stop;
 use crate::serve::upload::store::{self, UploadStore};
@@ -37,21 +35,29 @@ use crate::status::{Endpoint, Knowledge};
 use crate::trust::{self, Bundle, BundleError};
 
 pub mod control;
+mod heart;
 mod knowledge;
+mod looks;
 mod news;
+pub mod passed;
 mod publisher;
 mod renewal;
 mod sightings;
 mod signals;
 mod sockets;
 pub mod status;
+mod supervisor;
 mod upkeep;
 
+use heart::Heart;
 use knowledge::Sources;
+use passed::{Passed, PassedError};
 use publisher::Publisher;
 use renewal::{Plan, Renewal};
 use sightings::Sightings;
+use sockets::Listeners;
 use status::Boards;
+use supervisor::{Supervisor, Word};
 use upkeep::{Upkeep, Work};
 
 pub(crate) use renewal::parts as renewal_parts;
@@ -103,6 +109,12 @@ pub enum AppError {
         /// What the system said.
         source: io::Error,
     },
+    /// What systemd passed does not fit.
+    #[error("{0}")]
+    Passed(#[from] PassedError),
+    /// An address is served no more.
+    #[error("a listener ended by a defect of provost")]
+    ListenerEnded,
     /// The operators' listener.
     #[error("cannot listen on {endpoint} (\"status\"): {source}{}", sockets::hint(.source))]
     Status {
@@ -122,7 +134,7 @@ pub struct App {
     config: Config,
     server: Arc<Server>,
     publisher: Arc<Publisher>,
-    listeners: Vec<TcpListener>,
+    listeners: Listeners,
     signals: signals::Signals,
     source: Source,
     waker: Waker,
@@ -143,7 +155,8 @@ enum Source {
 
 impl App {
     /// Opens everything that is needed and listens, within a runtime; connections are accepted once [`App::run`] runs.
-    /// The access log goes to `output` in the form `log`, which the command line may have chosen.
+    /// The access log goes to `output` in the form `log`, which the command line may have chosen; `passed` are the sockets
+    /// that systemd keeps for us.
     ///
     /// # Errors
     /// Whatever makes serving impossible. What is wrong with a folder or a trust bundle is only said.
@@ -151,6 +164,7 @@ impl App {
         mut config: Config,
         log: LogFormat,
         output: impl io::Write + Send + 'static,
+        mut passed: Passed,
     ) -> Result<Self, AppError> {
         let room = sockets::room_for_connections();
         config.check_apart()?;
@@ -161,6 +175,7 @@ impl App {
         let mut source = Source::open(&config, &state, &certificates, &boards)?;
         source.refresh(&certificates, &config.domain);
 
+        let read = publisher::look(&config);
         let material = TlsMaterial {
             certificates: Arc::clone(&certificates),
             bundles: trust::load_all(&config.trust),
@@ -176,8 +191,9 @@ impl App {
             .map_err(|source| AppError::Uploads { path: uploads, source })?;
         // Whoever reads that we listen may send a signal at once.
         let signals = signals::Signals::listen()?;
-        let operators = status::open(&mut config, &state)?;
-        let listeners = sockets::listen_all(&config.listen)?;
+        let operators = status::open(&mut config, &state, &mut passed)?;
+        let listeners = Listeners::open(&config, &mut passed)?;
+        passed.check_all_taken()?;
         let (ledger, keeper) = Ledger::start(&state.folder(ledger::FOLDER)?)?;
         let health = ledger.health();
         let (access, writer) = AccessLog::start(log, output, Sightings(ledger))?;
@@ -189,14 +205,14 @@ impl App {
             admission: Arc::new(Admission::new(config.limits.clone(), room)),
             limits: config.limits.clone(),
         });
-        let publisher = Arc::new(Publisher::new(&server, config.clone(), material));
+        let publisher = Arc::new(Publisher::new(&server, config.clone(), material, read));
         let mut scanner = Scanner::new(config.constituencies.clone(), config.bundle_names());
         let first = scanner.scan(clock::now());
         publisher.publish_registry(&Registry::default(), first.snapshot());
         let publishing = Arc::clone(&publisher);
         let waker = follow(scanner, first, move |before, after| publishing.publish_registry(before, after))?;
         let status = operators.map(|opened| {
-            let sources = Sources::new(&server, boards, health, &config, state.path(), &listeners);
+            let sources = Sources::new(&server, boards, health, &config, state.path(), &listeners.tls);
             (opened, Arc::new(sources) as Arc<dyn Knowledge>)
         });
         Ok(Self { config, server, publisher, listeners, signals, source, waker, writer, keeper, status, _lock: lock })
@@ -205,7 +221,7 @@ impl App {
     /// Where it listens.
     #[must_use]
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+        self.listeners.tls.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
     /// The site as it is now.
@@ -229,10 +245,7 @@ impl App {
     /// If renewal or what is read while the server runs cannot have a thread.
     pub async fn run(mut self, until: impl Future<Output = ()>) -> Result<(), AppError> {
         let (stop, stopped) = watch::channel(Stop::default());
-        let mut listeners = JoinSet::new();
-        for listener in self.listeners {
-            listeners.spawn(listener::serve(listener, Arc::clone(&self.server), stopped.clone()));
-        }
+        let mut listeners = self.listeners.serve(&self.config, &self.server, &stopped);
         let mut source = self.source;
         let renewal = source.start_renewal()?;
         let upkeep = Upkeep::start(Work {
@@ -244,19 +257,18 @@ impl App {
             token: self.status.as_ref().map(|(opened, _)| opened.token()),
         })?;
         let status = self.status.map(|(opened, knowledge)| opened.start(knowledge)).transpose()?;
-        let mut until = std::pin::pin!(until);
-        loop {
-            tokio::select! {
-                () = &mut until => break,
-                signal = self.signals.next() => match signal {
-                    signals::Signal::Stop(name) => {
-                        tracing::info!("{name}: no new connections; what is under way may end within {} s", self.config.limits.drain_s);
-                        break;
-                    }
-                    signals::Signal::Reload => upkeep.reload(),
-                },
-            }
+        let supervisor = Supervisor::from_environment()?;
+        let mut heart = JoinSet::new();
+        if supervisor.is_there() {
+            heart.spawn(Heart::new(&self.server, &self.waker, &upkeep, &supervisor, stopped).beat());
         }
+        supervisor.say(vec![Word::Ready]);
+        let result = tokio::select! {
+            () = until => Ok(()),
+            () = self.signals.obey(&upkeep, &supervisor, self.config.limits.drain_s) => Ok(()),
+            Some(_) = listeners.join_next() => Err(AppError::ListenerEnded),
+        };
+        supervisor.say(vec![Word::Stopping, Word::Status("what is under way may end".to_owned())]);
         // Nobody left to tell is as good as told.
         let _ = stop.send(Stop::Drain);
         renewal.iter().for_each(Renewal::stop);
@@ -272,6 +284,7 @@ impl App {
         if let Some(renewal) = renewal {
             renewal.ended().await;
         }
+        heart.shutdown().await;
         if let Some(status) = status {
             status.end().await;
         }
@@ -280,7 +293,7 @@ impl App {
         self.writer.finish(PATIENCE_WITH_LOG);
         self.keeper.finish(PATIENCE_WITH_LEDGER);
         tracing::info!("stopped");
-        Ok(())
+        result
     }
 }
 

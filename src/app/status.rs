@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use arc_swap::ArcSwapOption;
 use tokio::sync::oneshot;
 
+use super::passed::{Passed, STATUS};
 use super::{ANNOUNCEMENT, AppError};
 use crate::config::Config;
 use crate::renew::Board;
@@ -43,7 +44,7 @@ pub(super) struct Running {
 }
 
 /// Listens as `config` says, if it does; the configuration is then changed to say what is so.
-pub(super) fn open(config: &mut Config, state: &StateDir) -> Result<Option<Opened>, AppError> {
+pub(super) fn open(config: &mut Config, state: &StateDir, passed: &mut Passed) -> Result<Option<Opened>, AppError> {
     if config.is_local() {
         give_local_token(config, state)?;
     }
@@ -52,7 +53,11 @@ pub(super) fn open(config: &mut Config, state: &StateDir) -> Result<Option<Opene
         let file = settings.token_file.as_deref().unwrap_or(state.path());
         SettingsError::of_file(file, error)
     })?;
-    let bound = if config.is_local() { bind_somewhere(&settings.listen) } else { Listener::bind(&settings.listen) };
+    let bound = match kept(&settings.listen, passed)? {
+        Some(kept) => Ok(kept),
+        None if config.is_local() => bind_somewhere(&settings.listen),
+        None => Listener::bind(&settings.listen),
+    };
     let listener = match bound {
         Ok(listener) => listener,
         Err(error) if config.is_local() => {
@@ -67,6 +72,14 @@ pub(super) fn open(config: &mut Config, state: &StateDir) -> Result<Option<Opene
     };
     tracing::info!(target: ANNOUNCEMENT, "status page at {}{token_hint}", listener.endpoint);
     Ok(Some(Opened { listener, settings, token: Arc::new(token) }))
+}
+
+/// The listener at `endpoint` whose socket systemd keeps, if it does.
+fn kept(endpoint: &Endpoint, passed: &mut Passed) -> Result<Option<Listener>, AppError> {
+    Ok(match endpoint {
+        Endpoint::Tcp(address) => passed.tcp(STATUS, *address)?.map(Listener::of_tcp).transpose()?,
+        Endpoint::Unix(path) => passed.unix(STATUS, path).map(|socket| Listener::of_unix(socket, path.clone())),
+    })
 }
 
 /// Local mode has a token of its own, made on first use, so that everything can be tried.

@@ -1,11 +1,14 @@
-//! What is read while the server runs: certificates every second, and everything at SIGHUP.
+//! What is read while the server runs: certificates and trust bundles every second if they changed, and everything at
+//! SIGHUP.
 //!
 //! It is done on a thread of its own, because files may lie on disks that do not answer: signals are heard all the same.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
+
+use tokio::sync::oneshot;
 
 use super::Source;
 use super::publisher::Publisher;
@@ -17,9 +20,18 @@ use crate::status::token::Token;
 /// How often certificates are looked at.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// The thread that reads; dropped, it ends when it has read what it is reading.
+/// The thread that reads; when this and its clones are dropped, it ends when it has read what it is reading.
+#[derive(Debug, Clone)]
+pub(super) struct Upkeep(Sender<Ask>);
+
+/// What the thread is asked for.
 #[derive(Debug)]
-pub(super) struct Upkeep(Sender<()>);
+enum Ask {
+    /// To read everything again, and to say when that is done.
+    Reload(oneshot::Sender<()>),
+    /// To answer when it comes round.
+    Answer(Sender<()>),
+}
 
 /// What the thread works on.
 pub(super) struct Work {
@@ -39,12 +51,18 @@ impl Upkeep {
         let (asks, asked) = channel();
         std::thread::Builder::new().name("upkeep".to_owned()).spawn(move || {
             loop {
-                let is_reload = match asked.recv_timeout(PERIOD) {
-                    Ok(()) => true,
-                    Err(RecvTimeoutError::Timeout) => false,
+                let reload = match asked.recv_timeout(PERIOD) {
+                    Ok(Ask::Reload(done)) => Some(done),
+                    Ok(Ask::Answer(answer)) => {
+                        // Whoever asked may have gone.
+                        let _ = answer.send(());
+                        None
+                    }
+                    Err(RecvTimeoutError::Timeout) => None,
                     Err(RecvTimeoutError::Disconnected) => return,
                 };
-                if catch_unwind(AssertUnwindSafe(|| work.do_once(is_reload))).is_err() {
+                // Whoever waits for the reload hears of its end also when this panics.
+                if catch_unwind(AssertUnwindSafe(|| work.do_once(reload.is_some()))).is_err() {
                     tracing::error!("reading certificates or configuration failed by a defect of provost (a panic)");
                 }
             }
@@ -52,10 +70,18 @@ impl Upkeep {
         Ok(Self(asks))
     }
 
-    /// Asks for everything to be read again.
-    pub(super) fn reload(&self) {
+    /// Asks for everything to be read again. What this gives ends when that is done.
+    pub(super) fn reload(&self) -> oneshot::Receiver<()> {
+        let (doing, done) = oneshot::channel();
         // The thread lives as long as this.
-        let _ = self.0.send(());
+        let _ = self.0.send(Ask::Reload(doing));
+        done
+    }
+
+    /// Asks the thread to answer when it comes round; `None` if it has ended.
+    pub(super) fn ask(&self) -> Option<Receiver<()>> {
+        let (answer, answered) = channel();
+        self.0.send(Ask::Answer(answer)).ok().map(|()| answered)
     }
 }
 
@@ -66,6 +92,8 @@ impl Work {
             self.publisher.reload(&self.config);
             self.waker.wake();
             self.read_token();
+        } else {
+            self.publisher.follow_bundles();
         }
     }
 

@@ -7,8 +7,9 @@ use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
 use clap::builder::Styles;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
+mod ca;
 mod certificate;
 pub mod check;
 mod constituency;
@@ -77,6 +78,9 @@ enum Command {
     /// Whose device certificates count.
     #[command(subcommand)]
     Trust(trust::Command),
+    /// A CA of one's own for phones without a usable factory certificate.
+    #[command(subcommand)]
+    Ca(ca::Command),
     /// Print what other programs are to be told of this server.
     #[command(subcommand)]
     Print(print::Command),
@@ -108,6 +112,7 @@ pub fn main() -> ExitCode {
         Command::Uploads(command) => uploads::run(&command),
         Command::Phone(args) => local::run_phone(&args),
         Command::Trust(command) => trust::run(&command),
+        Command::Ca(command) => ca::run(&command),
         Command::Print(command) => print::run(&command),
         Command::Schema(args) => schema::run(&args),
     };
@@ -115,6 +120,11 @@ pub fn main() -> ExitCode {
         complain(&whole(&error));
         ExitCode::from(USAGE)
     })
+}
+
+/// The command line, to be described to shells and readers.
+fn command_line() -> clap::Command {
+    Cli::command()
 }
 
 /// Prints a line to standard output; a reader that has gone is no error.

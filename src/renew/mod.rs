@@ -19,6 +19,8 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use rustls::pki_types::CertificateDer;
+
 use crate::ca::KeyKind;
 use crate::certificate::LiveCertificates;
 
@@ -51,6 +53,12 @@ use journal::Journal;
 use memory::Memory;
 use ports::{Ca, ChallengeDns, World};
 use store::{Store, Stored};
+
+/// The chain of the certificate of `kind` that is stored in the state directory, leaf first; `None` before the first.
+#[must_use]
+pub fn stored_chain(state: &Path, kind: KeyKind) -> Option<Vec<CertificateDer<'static>>> {
+    Store::new(state.join("certs")).load(kind).0.map(|stored| stored.checked.chain)
+}
 
 /// What a [`Renewer`] works with.
 pub struct Parts {

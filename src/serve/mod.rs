@@ -3,6 +3,7 @@
 //! 1. [`listener`]: accept, with a place for each connection ([`admission`]), a deadline for each wait ([`pace`]), a polite
 //!    end ([`linger`]).
 //! 2. [`handshake`]: ClientHello ([`hello`]) → constituency ([`site`]) → TLS → verified device.
+//!    Over plain HTTP there is none of it: each request's Host leads to a constituency, and nobody proves anything.
 //! 3. [`conversation`]: HTTP/1.1, or rest, until either end closes or the server stops ([`stop`]).
 //! 4. [`request`]: each request is decided ([`decision`]) from its host ([`host`]), its path ([`path`]) and the policy
 //!    as it is now; the grant opens the file ([`content`], [`body`]) or stores the upload ([`upload`]).
@@ -33,12 +34,14 @@ pub mod links;
 pub mod listener;
 pub mod pace;
 pub mod path;
+mod plain;
 pub mod request;
 pub mod site;
 pub mod stop;
 pub mod upload;
 
 pub use limits::{Limits, household};
+pub use plain::PlainHttp;
 
 /// What all connections serve from. Everything that changes while they last is published whole.
 #[derive(Debug)]

@@ -52,6 +52,9 @@ pub struct TlsGeneration {
     pub verifier: Option<Arc<DeviceVerifier>>,
 }
 
+/// A constituency as it is now, with its TLS configuration.
+pub type Current<'a> = (&'a Arc<Constituency>, &'a Arc<TlsGeneration>);
+
 /// Why a name leads to nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotServed {
@@ -174,7 +177,7 @@ impl Site {
 
     /// The constituency `name` as it is now, if it is served.
     #[must_use]
-    pub fn get(&self, name: &ConstituencyName) -> Option<(&Arc<Constituency>, &Arc<TlsGeneration>)> {
+    pub fn get(&self, name: &ConstituencyName) -> Option<Current<'_>> {
         let constituency = self.registry.find(name.as_str()).filter(|found| found.name == *name)?;
         Some((constituency, self.tls.get(name)?))
     }

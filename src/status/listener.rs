@@ -88,6 +88,21 @@ impl Listener {
         }
     }
 
+    /// Listens by `socket`, which somebody else opened and keeps.
+    ///
+    /// # Errors
+    /// If it has no address.
+    pub fn of_tcp(socket: std::net::TcpListener) -> io::Result<Self> {
+        let endpoint = Endpoint::Tcp(socket.local_addr()?);
+        Ok(Self { socket: Socket::Tcp(socket), endpoint, _file: None })
+    }
+
+    /// Listens by `socket` at `path`, which somebody else opened and keeps.
+    #[must_use]
+    pub fn of_unix(socket: std::os::unix::net::UnixListener, path: PathBuf) -> Self {
+        Self { socket: Socket::Unix(socket), endpoint: Endpoint::Unix(path), _file: None }
+    }
+
     /// Serves `status` until it is dropped, within a runtime.
     ///
     /// # Errors

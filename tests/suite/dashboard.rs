@@ -282,14 +282,20 @@ fn everything_can_be_read_and_done_without_scripts() {
     assert_eq!(browser.texts(".copy").concat(), "", "what needs a script is not there");
     browser.type_into("#search", "cellar");
     browser.click(".search button");
-    assert_eq!(browser.texts(".phones tbody .mac"), [VVX550]);
+    let listed = |count: usize| {
+        let listed = || Some(browser.texts(".phones tbody .mac")).filter(|macs| macs.len() == count);
+        eventually(&format!("{count} phones"), listed)
+    };
+    assert_eq!(listed(1), [VVX550]);
     browser.click("#found a");
+    let all = listed(3);
     browser.click("[aria-sort] a");
-    assert!(browser.url().contains("reverse=1"), "{}", browser.url());
-    assert_eq!(browser.texts(".phones tbody .mac").len(), 3);
+    eventually("the list to be turned round", || browser.url().contains("reverse=1").then_some(()));
+    assert_eq!(listed(3), all.into_iter().rev().collect::<Vec<_>>());
     browser.type_into("#waiting input[name=note]", "the attic");
     browser.click("#waiting .allow button");
-    assert!(browser.text("#outcome").starts_with(&format!("{STRANGER} is on the list of ote.")));
+    let said = eventually("the page to say so", || browser.texts("#outcome p").into_iter().next());
+    assert!(said.starts_with(&format!("{STRANGER} is on the list of ote.")), "{said}");
     assert!(browser.text("#waiting").contains("Nobody waits."));
     let stranger = server.client("ote", &FACTORY.device(STRANGER));
     within_a_second("the phone to be let in", || (stranger.get("/site.cfg").unwrap().status == 200).then_some(()));

@@ -37,7 +37,7 @@ fn every_block_is_of_a_kind_that_a_test_knows() {
     assert_eq!(README.matches("```").count() % 2, 0);
     let known = blocks("sh").len() + blocks("json").len() + blocks("text").len();
     assert_eq!(fences(README).len(), known);
-    assert_eq!((blocks("sh").len(), blocks("json").len(), blocks("text").len()), (9, 4, 2));
+    assert_eq!((blocks("sh").len(), blocks("json").len(), blocks("text").len()), (10, 4, 2));
 }
 
 #[test]
@@ -48,6 +48,10 @@ fn every_configuration_is_good() {
     for site in sites {
         Config::parse(Path::new("provost.json"), &site).unwrap();
     }
+    let row = README.lines().find(|line| line.starts_with("| `plain_http` | [plain HTTP]")).unwrap();
+    let plain = row.split('`').find(|code| code.starts_with('{')).unwrap();
+    let site = format!(r#"{{ "domain": "a.example", "certificate": {{ "local_ca": {{}} }}, "plain_http": {plain} }}"#);
+    assert_eq!(Config::parse(Path::new("provost.json"), &site).unwrap().plain_http.unwrap().networks.len(), 1);
     for policy in policies {
         Policy::parse(Path::new("constituency.json"), &policy, &["polycom"]).unwrap();
     }
@@ -110,13 +114,13 @@ fn commands(start: &str, end: &str) -> Vec<Vec<&'static str>> {
 #[test]
 fn what_gets_phones_there_is_printed_as_the_readme_says() {
     let mut site = Site::new();
-    site.config["listen"] = json!(["127.0.0.1:443"]);
     site.config["certificate"] = json!({ "local_ca": {} });
-    site.write_config();
     site.constituency("home", &json!({ "phones": { VVX500: "the kitchen" } }));
     let (start, end) = ("## Getting phones there", "## Who is there");
     let commands = commands(start, end);
-    assert_eq!(commands.len(), 1, "{commands:?}");
+    assert_eq!(commands.len(), 2, "{commands:?}");
+    // It makes the CA that phones shall trust.
+    drop(site.start());
     let printed = |command: &[&str]| {
         let ended = provost(&site.path("."), command);
         assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{command:?}");
@@ -130,8 +134,12 @@ fn what_gets_phones_there_is_printed_as_the_readme_says() {
     }
     for format in ["isc", "kea", "dnsmasq", "mikrotik"] {
         let command: Vec<&str> = dhcp.iter().map(|word| if *word == "isc" { format } else { word }).collect();
-        assert!(printed(&command).contains("https://home.phones.example.com/"), "{format}");
+        let told = if format == "mikrotik" { "provost-home-160" } else { "\"https://home.phones.example.com/\"" };
+        assert!(printed(&command).contains(told), "{format}");
     }
+    let kept = printed(&commands[1]);
+    assert!(kept.contains("device.prov.serverName=\"home.phones.example.com\""), "{kept}");
+    assert_ne!(kept, printed(&[&commands[1][..], &["--ntp", "ntp.example.com"]].concat()));
 }
 
 #[test]
@@ -315,6 +323,26 @@ fn a_phone_with_a_certificate_of_its_own_is_let_in_as_the_readme_says() {
     let text = std::fs::read_to_string(folder.path().join("constituencies/home/constituency.json")).unwrap();
     let policy: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(policy["phones"][mac]["note"], "the lobby");
+}
+
+#[test]
+fn a_ca_of_ones_own_is_made_and_used_as_the_readme_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let passage = passage("A **CA of one's own**", "The phone gets certificate and key");
+    let [("sh", script)] = fences(passage)[..] else { panic!("{passage}") };
+    let ended = run(command("sh").args(["-e", "-c", script]).current_dir(folder.path()));
+    assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{ended:?}");
+    let trust: Vec<&str> = ended.stdout.lines().filter(|line| line.contains("\"trust\": ")).collect();
+    let [of_site, of_constituency] = trust[..] else { panic!("{ended:?}") };
+    // What it prints is what the two files take.
+    let certificate = r#""domain": "phones.example.com", "certificate": { "local_ca": {} }"#;
+    let site = format!("{{ {certificate}, {} }}", of_site.split_once("provost.json: ").unwrap().1);
+    let site = Config::parse(Path::new("provost.json"), &site).unwrap();
+    assert!(site.bundle_names().contains(&"own".to_owned()));
+    let policy = format!("{{ {} }}", of_constituency.split_once("constituency.json: ").unwrap().1);
+    Policy::parse(Path::new("constituency.json"), &policy, &["own"]).unwrap();
+    assert!(ended.stdout.contains(" is revoked\n"), "{}", ended.stdout);
+    assert!(folder.path().join("state/ca/ca.pem").exists() && folder.path().join("kitchen.pem").exists());
 }
 
 #[test]
