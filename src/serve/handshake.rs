@@ -37,6 +37,8 @@ pub struct Peer {
     pub generation: Arc<TlsGeneration>,
     /// Whether the client named the constituency by SNI.
     pub has_sni: bool,
+    /// Whether it came back to a session that it had.
+    pub is_resumed: bool,
     /// What its certificate proved; `None` where nobody is asked for one.
     pub device: Option<Result<VerifiedDevice, ChainRefusal>>,
     /// Who a certificate that does not count any more says it is.
@@ -50,6 +52,8 @@ pub struct Peer {
 pub struct Refused {
     /// The constituency, if it came so far.
     pub constituency: Option<ConstituencyName>,
+    /// Of which kind the reason is: one of a few words.
+    pub kind: &'static str,
     /// For the operator.
     pub reason: String,
     /// Who the refused certificate says it is.
@@ -58,8 +62,8 @@ pub struct Refused {
 
 impl Refused {
     /// Refused before anybody had said who they are.
-    pub(super) fn because(constituency: Option<ConstituencyName>, reason: String) -> Self {
-        Self { constituency, reason, claim: None }
+    pub(super) fn because(constituency: Option<ConstituencyName>, kind: &'static str, reason: String) -> Self {
+        Self { constituency, kind, reason, claim: None }
     }
 }
 
@@ -86,13 +90,17 @@ pub async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
         Ok(found) => found,
         Err(not_served) => {
             send_alert(&mut stream, UNRECOGNIZED_NAME).await;
-            return Err(Refused::because(None, not_served.to_string()));
+            return Err(Refused::because(None, not_served.kind(), not_served.to_string()));
         }
     };
     let name = constituency.name.clone();
     if certificates.is_empty() {
         send_alert(&mut stream, INTERNAL_ERROR).await;
-        return Err(Refused::because(Some(name), "there is no server certificate yet".to_owned()));
+        return Err(Refused::because(
+            Some(name),
+            "no_server_certificate",
+            "there is no server certificate yet".to_owned(),
+        ));
     }
     let can_resume = hello.facts.as_ref().is_some_and(can_resume);
     let accept = StartHandshake::from_parts(hello.accepted, stream).into_stream(generation.config(can_resume));
@@ -101,8 +109,9 @@ pub async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
         Ok(tls) => tls,
         Err(error) => {
             let (refusal, claim) = finding.map_or((None, None), |finding| (finding.verdict.err(), finding.claim));
+            let kind = kind(&error, refusal.as_ref());
             let reason = explain(&error, refusal, hello.facts.as_ref());
-            return Err(Refused { constituency: Some(name), reason, claim });
+            return Err(Refused { constituency: Some(name), kind, reason, claim });
         }
     };
     let connection = tls.get_ref().1;
@@ -115,6 +124,7 @@ pub async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
         constituency: name,
         generation: Arc::clone(generation),
         has_sni: server_name.is_some(),
+        is_resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
     };
     Ok((tls, peer))
 }
@@ -123,21 +133,21 @@ async fn read_hello<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Result
     let mut acceptor = Acceptor::default();
     let mut raw = Vec::new();
     let mut buffer = [0; 2048];
-    let refused = |reason: String| Refused::because(None, reason);
+    let refused = |kind, reason: String| Refused::because(None, kind, reason);
+    let unread = |error: io::Error| refused("broken_off", format!("reading the ClientHello: {error}"));
     loop {
-        let read =
-            stream.read(&mut buffer).await.map_err(|error| refused(format!("reading the ClientHello: {error}")))?;
+        let read = stream.read(&mut buffer).await.map_err(unread)?;
         let bytes = buffer.get(..read).unwrap_or_default();
         if bytes.is_empty() {
-            return Err(refused(format!("closed by the client: {}", offered(&raw))));
+            return Err(refused("broken_off", format!("closed by the client: {}", offered(&raw))));
         }
         if raw.len() + bytes.len() > RAW_LIMIT {
-            return Err(refused(format!("a ClientHello of more than {RAW_LIMIT} bytes")));
+            return Err(refused("malformed", format!("a ClientHello of more than {RAW_LIMIT} bytes")));
         }
         raw.extend_from_slice(bytes);
-        let mut unread = bytes;
-        while !unread.is_empty() {
-            acceptor.read_tls(&mut unread).map_err(|error| refused(format!("reading the ClientHello: {error}")))?;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            acceptor.read_tls(&mut rest).map_err(unread)?;
         }
         match acceptor.accept() {
             Ok(None) => {}
@@ -148,7 +158,9 @@ async fn read_hello<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Result
                 let _ = alert.write_all(&mut bytes);
                 let _ = stream.write_all(&bytes).await;
                 let _ = stream.shutdown().await;
-                return Err(refused(format!("{} ({error})", offered(&raw))));
+                let is_hello = ClientHelloFacts::read(&raw).is_ok();
+                let kind = if is_hello { "unsupported_tls" } else { "malformed" };
+                return Err(refused(kind, format!("{} ({error})", offered(&raw))));
             }
         }
     }
@@ -217,6 +229,19 @@ fn explain(error: &io::Error, refusal: Option<ChainRefusal>, facts: Option<&Clie
         (Some(error), _) => error.to_string(),
         (None, _) if error.kind() == io::ErrorKind::UnexpectedEof => "closed by the client in the handshake".to_owned(),
         (None, _) => error.to_string(),
+    }
+}
+
+/// Of which kind that reason is.
+fn kind(error: &io::Error, refusal: Option<&ChainRefusal>) -> &'static str {
+    use rustls::Error as E;
+    match (refusal, error.get_ref().and_then(|inner| inner.downcast_ref())) {
+        (Some(refusal), _) => refusal.kind(),
+        (None, Some(E::NoCertificatesPresented)) => ChainRefusal::NoCertificate.kind(),
+        (None, Some(E::AlertReceived(_))) => "client_alert",
+        (None, Some(E::PeerIncompatible(_) | E::PeerMisbehaved(_))) => "unsupported_tls",
+        (None, Some(_)) => "malformed",
+        (None, None) => "broken_off",
     }
 }
 
