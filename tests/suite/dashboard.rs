@@ -129,7 +129,7 @@ fn the_page_shows_what_the_ledger_knows() {
 fn crowd(count: u32) -> (Site, Running) {
     let site = watched();
     let mac = |n: u32| format!("00005e{n:06x}");
-    let note = |n: u32| if n % 10 == 0 { format!("room {n}") } else { String::new() };
+    let note = |n: u32| if n.is_multiple_of(10) { format!("room {n}") } else { String::new() };
     let phones: Map<String, Value> = (0..count).map(|n| (mac(n), Value::String(note(n)))).collect();
     site.constituency("ote", &json!({ "trust": ["factory"], "phones": phones }));
     let server = site.start();

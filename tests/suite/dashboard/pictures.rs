@@ -102,8 +102,28 @@ fn visited(site: &Site) -> Running {
     let claimed = (now() - 7_300) * 1000;
     let sql = "UPDATE claim SET last_seen = ?1, address = '192.0.2.66', count = 41";
     assert_eq!(ledger.execute(sql, [claimed]).unwrap(), 1);
+    fill_day(&ledger);
     drop(ledger);
     site.start()
+}
+
+/// A day of offices and homes: quiet at night, a peak when phones are restarted, now and then a refusal.
+fn fill_day(ledger: &Connection) {
+    const STEP_S: i64 = 600;
+    let last = now() / STEP_S;
+    for step in last - 143..=last {
+        let hour = step.rem_euclid(144) / 6;
+        let wobble = step.wrapping_mul(2_654_435_761).rem_euclid(31);
+        let served = match hour {
+            7..=8 => 52 + wobble,
+            9..=17 => 96 + 2 * wobble,
+            18..=21 => 38 + wobble,
+            _ => 12 + wobble / 4,
+        };
+        let refused = if step % 5 == 0 { wobble / 4 } else { 0 };
+        let sql = "INSERT OR REPLACE INTO activity (step, served, refused, handshakes) VALUES (?, ?, ?, ?)";
+        ledger.execute(sql, [step, served, refused, served / 4 + refused]).unwrap();
+    }
 }
 
 /// Texts whose contrast to what is behind them is below what WCAG 2.2 wants (AA).

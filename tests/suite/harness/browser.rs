@@ -1,4 +1,4 @@
-//! A real browser, Chromium, driven by WebDriver, to see pages as people do.
+//! A real browser, Chromium, driven by `WebDriver`, to see pages as people do.
 //!
 //! One at a time: a browser takes a machine. Its profile is new and goes with it, and it is asked to speak to nobody by
 //! itself.
@@ -24,7 +24,7 @@ use super::bind::program;
 use super::site::Lines;
 use super::{eventually, not_run};
 
-/// Where WebDriver keeps the name of an element.
+/// Where `WebDriver` keeps the name of an element.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 /// How long a command may take: a page that is drawn by a loaded machine.
 const COMMAND: Duration = Duration::from_secs(60);
