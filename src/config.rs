@@ -15,6 +15,7 @@ use crate::serve::host;
 use crate::serve::{Limits, PlainHttp};
 use crate::settings::{self, SettingsError};
 use crate::status::StatusSettings;
+use crate::trust::{BundleFiles, BundleSchema};
 
 #[cfg(test)]
 mod tests;
@@ -46,7 +47,7 @@ pub struct Config {
     /// Where the server's certificate comes from.
     pub certificate: CertificateSource,
     /// Trust bundles by name, each with its files; `polycom` is built in and not among them.
-    pub trust: BTreeMap<String, Vec<PathBuf>>,
+    pub trust: BTreeMap<String, BundleFiles>,
     /// The constituency of clients without SNI.
     pub no_sni: Option<ConstituencyName>,
     /// The form of the access log and of diagnostics.
@@ -126,7 +127,8 @@ pub struct ConfigFile {
     certificate: CertificateSource,
     /// Trust bundles that policies may name: PEM or DER files of CA certificates.
     #[serde(default)]
-    trust: BTreeMap<String, Vec<PathBuf>>,
+    #[schemars(with = "BTreeMap<String, BundleSchema>")]
+    trust: BTreeMap<String, BundleFiles>,
     /// The constituency of clients that send no SNI; absent: they are refused.
     no_sni: Option<ConstituencyName>,
     /// The form of the access log and of diagnostics.
@@ -227,7 +229,10 @@ impl Config {
             trust: typed
                 .trust
                 .into_iter()
-                .map(|(name, files)| (name, files.into_iter().map(from_base).collect()))
+                .map(|(name, named)| {
+                    let files = named.files.into_iter().map(from_base).collect();
+                    (name, BundleFiles { files, ..named })
+                })
                 .collect(),
             no_sni: typed.no_sni,
             log: typed.log,

@@ -1,6 +1,5 @@
 //! Makes sites out of folders, trust bundles and configuration, and publishes them one after the other.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::watch;
@@ -13,7 +12,7 @@ use crate::constituency::{ConstituencyName, Registry};
 use crate::files::Stamp;
 use crate::serve::Server;
 use crate::serve::site::TlsMaterial;
-use crate::trust::{self, Bundles};
+use crate::trust::{self, BundleFiles, Bundles};
 
 /// Publishes sites.
 #[derive(Debug)]
@@ -126,8 +125,8 @@ impl Publisher {
 
 /// What the files of the trust bundles look like now.
 pub(super) fn look(config: &Config) -> Look {
-    let stamps = |files: &Vec<PathBuf>| files.iter().map(|file| Stamp::of(file)).collect();
-    config.trust.iter().map(|(name, files)| (name.clone(), stamps(files))).collect()
+    let stamps = |named: &BundleFiles| named.files.iter().map(|file| Stamp::of(file)).collect();
+    config.trust.iter().map(|(name, named)| (name.clone(), stamps(named))).collect()
 }
 
 fn publish(server: &Server, folders: Registry, no_sni: Option<ConstituencyName>, in_use: &InUse) {

@@ -74,6 +74,7 @@ fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
 
 fn list_bundle(name: &str, bundle: &Bundle) {
     say(&name);
+    say(&format_args!("  family {}", bundle.family.explained()));
     let now = clock::unix_seconds(clock::now());
     for anchor in &bundle.anchors {
         let sha256 = digest(&SHA256, &anchor.certificate);

@@ -20,7 +20,7 @@ fn every_documented_key_is_known_and_paths_are_relative_to_the_file() {
     .unwrap();
     assert_eq!(config.domain, "phones.example.com");
     assert_eq!(config.state, Path::new("/var/lib/provost"));
-    assert_eq!(config.trust["acme-corp"][1], Path::new("/etc/provost/trust/acme-issuing.der"));
+    assert_eq!(config.trust["acme-corp"].files[1], Path::new("/etc/provost/trust/acme-issuing.der"));
     let CertificateSource::Files(pairs) = config.certificate else { panic!("files") };
     assert_eq!(pairs[1].key, Path::new("/etc/provost/ec.key"));
 }

@@ -242,6 +242,16 @@ fn bundles_of(constituency: &Constituency, material: &TlsMaterial) -> Result<Vec
             None => return Err(format!("\"{name}\" is no trust bundle of provost.json")),
         }
     }
+    for (one, other) in
+        bundles.iter().enumerate().flat_map(|(at, one)| bundles.iter().take(at).map(move |it| (one, it)))
+    {
+        if let Some(ca) = one.disputed(other) {
+            let (one, other) = (&one.name, &other.name);
+            return Err(format!(
+                "the trust bundles \"{one}\" and \"{other}\" give {ca} to different families of devices"
+            ));
+        }
+    }
     Ok(bundles)
 }
 

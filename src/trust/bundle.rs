@@ -10,6 +10,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor};
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
+use super::family::Family;
 use super::revocation::RevocationList;
 
 /// Why a bundle cannot be used; the constituencies that name it are not served.
@@ -41,6 +42,8 @@ pub enum BundleError {
 pub struct Bundle {
     /// The name that policies use.
     pub name: String,
+    /// Whose devices these CAs certify.
+    pub family: Family,
     /// The CAs that are trusted by themselves.
     pub anchors: Vec<Anchor>,
     /// CAs that are known, so that phones need not send them, but are trusted only through an anchor.
@@ -64,6 +67,8 @@ pub struct Anchor {
     pub not_after: i64,
     /// How many CAs may stand between it and a device certificate.
     pub path_length: Option<u32>,
+    /// Whose devices it certifies.
+    pub family: Family,
 }
 
 impl Bundle {
@@ -78,12 +83,34 @@ impl Bundle {
         Self::of(name, &found.certificates, &found.lists)
     }
 
+    /// The same for devices of `family`.
+    #[must_use]
+    pub fn of_family(mut self, family: Family) -> Self {
+        self.family = family;
+        self.anchors.iter_mut().for_each(|anchor| anchor.family = family);
+        self
+    }
+
+    /// A CA that both trust for devices of different families, so that nobody can tell in whose form to read a name.
+    #[must_use]
+    pub fn disputed<'a>(&'a self, other: &Self) -> Option<&'a str> {
+        let is_same = |one: &&Anchor, two: &Anchor| {
+            one.anchor.subject == two.anchor.subject
+                && one.anchor.subject_public_key_info == two.anchor.subject_public_key_info
+        };
+        let both = self.anchors.iter().find(|one| other.anchors.iter().any(|two| is_same(one, two)))?;
+        (self.family != other.family).then_some(both.subject.as_str())
+    }
+
     /// Whether both trust exactly the same certificates.
     #[must_use]
     pub fn is_same_as(&self, other: &Self) -> bool {
         let anchors =
             |bundle: &Self| bundle.anchors.iter().map(|anchor| anchor.certificate.clone()).collect::<Vec<_>>();
-        self.known == other.known && self.revocations == other.revocations && anchors(self) == anchors(other)
+        self.family == other.family
+            && self.known == other.known
+            && self.revocations == other.revocations
+            && anchors(self) == anchors(other)
     }
 
     /// The bundle `name` of `certificates` and of `lists` of what they revoked, each with the name of where it came from.
@@ -109,7 +136,13 @@ impl Bundle {
                 None => revocations.push(list),
             }
         }
-        let mut bundle = Self { name: name.to_owned(), anchors: Vec::new(), known: Vec::new(), revocations };
+        let mut bundle = Self {
+            name: name.to_owned(),
+            family: Family::default(),
+            anchors: Vec::new(),
+            known: Vec::new(),
+            revocations,
+        };
         for (source, der, ca) in &parsed {
             let unusable = |reason| BundleError::Unusable { source_name: (*source).to_owned(), reason };
             match through_the_bundle(ca, &parsed, &bundle.revocations, 0).map_err(unusable)? {
@@ -184,6 +217,7 @@ fn anchor(der: &CertificateDer<'static>, ca: &X509Certificate<'_>, limits: &Limi
         not_before: limits.not_before,
         not_after: limits.not_after,
         path_length: limits.path_length,
+        family: Family::default(),
     })
 }
 

@@ -3,6 +3,7 @@
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::family::Family;
 use super::identity;
 use crate::constituency::{Fingerprint, MacAddress};
 
@@ -20,7 +21,7 @@ impl Claim {
     #[must_use]
     pub fn of(leaf: &CertificateDer<'_>) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(leaf).ok()?;
-        let mac = identity::mac_address(certificate.subject()).ok()?;
+        let mac = identity::mac_address(certificate.subject(), Family::Polycom).ok()?;
         Some(Self { mac, fingerprint: Fingerprint::of(leaf) })
     }
 }

@@ -4,66 +4,98 @@
 //! distinguished name, because in such a string one name can be made to look like another.
 
 use x509_parser::asn1_rs::Tag;
-use x509_parser::oid_registry::OID_X509_COMMON_NAME;
 use x509_parser::x509::{AttributeTypeAndValue, X509Name};
 
+use super::family::Family;
 use crate::constituency::MacAddress;
 
 /// Why a certificate that chains to a trusted CA still names no phone.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoIdentity {
-    /// The subject has no commonName.
-    #[error("the device certificate's subject has no CN")]
-    NoCommonName,
-    /// More than one commonName: which one counts would be a guess.
-    #[error("the device certificate's subject has {0} CNs, exactly one is allowed")]
-    SeveralCommonNames(usize),
-    /// The commonName shares its RDN with another attribute.
-    #[error("the device certificate's CN stands in a multi-valued RDN")]
-    MultiValuedRdn,
+    /// The subject has no such attribute.
+    #[error("the device certificate's subject has no {0}")]
+    Missing(&'static str),
+    /// More than one: which one counts would be a guess.
+    #[error("the device certificate's subject has {count} {attribute}s, exactly one is allowed")]
+    Several {
+        /// The attribute.
+        attribute: &'static str,
+        /// How often it stands there.
+        count: usize,
+    },
+    /// It shares its RDN with another attribute.
+    #[error("the device certificate's {0} stands in a multi-valued RDN")]
+    MultiValuedRdn(&'static str),
     /// Neither `UTF8String` nor `PrintableString`.
     #[error(
-        "the device certificate's CN is a string of ASN.1 type {0}, only UTF8String and PrintableString are allowed"
+        "the device certificate's {attribute} is a string of ASN.1 type {tag}, only UTF8String and PrintableString are allowed"
     )]
-    StringType(String),
-    /// A text, but not twelve hex digits.
-    #[error("the device certificate's CN {0:?} is not a MAC address of 12 hex digits")]
-    NotMacAddress(String),
+    StringType {
+        /// The attribute.
+        attribute: &'static str,
+        /// The type.
+        tag: String,
+    },
+    /// A text, but none that names one phone: such a certificate may be shared by many.
+    #[error("the device certificate's {attribute} {text:?} is not {expected}{}", hint(*.family))]
+    NotMacAddress {
+        /// The attribute.
+        attribute: &'static str,
+        /// What stands in it.
+        text: String,
+        /// What should.
+        expected: &'static str,
+        /// In whose form.
+        family: Family,
+    },
     /// Twelve zeroes.
-    #[error("the device certificate's CN is 000000000000, which is nobody's MAC address")]
-    Nobody,
+    #[error("the device certificate's {0} is 000000000000, which is nobody's MAC address")]
+    Nobody(&'static str),
 }
 
-/// Reads the MAC address from a certificate's `subject`: exactly one CN, in an RDN of its own, of 12 hex digits.
+/// What operators of other families' phones meet: certificates that a whole series shares.
+fn hint(family: Family) -> &'static str {
+    if family == Family::Polycom { "" } else { ": it names no single phone, and may be shared by many" }
+}
+
+/// Reads the MAC address from a certificate's `subject` in the form of `family`: exactly one such attribute, in an RDN of
+/// its own, that holds the address and nothing besides what the form says.
 ///
 /// # Errors
 /// Anything else, with the reason.
-pub fn mac_address(subject: &X509Name<'_>) -> Result<MacAddress, NoIdentity> {
-    let is_name = |attribute: &&AttributeTypeAndValue<'_>| *attribute.attr_type() == OID_X509_COMMON_NAME;
+pub fn mac_address(subject: &X509Name<'_>, family: Family) -> Result<MacAddress, NoIdentity> {
+    let form = family.form();
+    let attribute = form.name;
+    let is_it = |found: &&AttributeTypeAndValue<'_>| *found.attr_type() == form.attribute;
     let mut found = None;
     let mut count = 0;
     for rdn in subject.iter_rdn() {
-        for attribute in rdn.iter().filter(is_name) {
+        for value in rdn.iter().filter(is_it) {
             count += 1;
-            found = Some((attribute, rdn.iter().count()));
+            found = Some((value, rdn.iter().count()));
         }
     }
-    let (attribute, siblings) = match (found, count) {
+    let (only, siblings) = match (found, count) {
         (Some(only), 1) => only,
-        (None, _) => return Err(NoIdentity::NoCommonName),
-        (Some(_), several) => return Err(NoIdentity::SeveralCommonNames(several)),
+        (None, _) => return Err(NoIdentity::Missing(attribute)),
+        (Some(_), count) => return Err(NoIdentity::Several { attribute, count }),
     };
     if siblings != 1 {
-        return Err(NoIdentity::MultiValuedRdn);
+        return Err(NoIdentity::MultiValuedRdn(attribute));
     }
-    let value = attribute.attr_value();
+    let value = only.attr_value();
     if !matches!(value.tag(), Tag::Utf8String | Tag::PrintableString) {
-        return Err(NoIdentity::StringType(value.tag().to_string()));
+        return Err(NoIdentity::StringType { attribute, tag: value.tag().to_string() });
     }
-    match MacAddress::from_hex(value.data) {
-        Some(MacAddress::NOBODY) => Err(NoIdentity::Nobody),
+    match (form.read)(value.data) {
+        Some(MacAddress::NOBODY) => Err(NoIdentity::Nobody(attribute)),
         Some(mac) => Ok(mac),
-        None => Err(NoIdentity::NotMacAddress(String::from_utf8_lossy(value.data).chars().take(64).collect())),
+        None => Err(NoIdentity::NotMacAddress {
+            attribute,
+            text: String::from_utf8_lossy(value.data).chars().take(64).collect(),
+            expected: form.words,
+            family,
+        }),
     }
 }
 
@@ -90,7 +122,7 @@ mod tests {
         let rdns: Vec<&[u8]> = rdns.iter().map(Vec::as_slice).collect();
         let der = tlv(0x30, &rdns);
         let (_, name) = X509Name::from_der(&der).unwrap();
-        mac_address(&name).map(|mac| mac.to_string())
+        mac_address(&name, Family::Polycom).map(|mac| mac.to_string())
     }
 
     fn cn(tag: u8, value: &[u8]) -> Vec<u8> {
@@ -107,18 +139,21 @@ mod tests {
     #[test]
     fn every_trick_with_the_name_is_no_identity() {
         let good = || cn(0x13, b"0004F28B54F4");
-        assert_eq!(identify(&[]), Err(NoIdentity::NoCommonName));
-        assert_eq!(identify(&[good(), cn(0x13, b"0004F28B54F5")]), Err(NoIdentity::SeveralCommonNames(2)));
+        assert_eq!(identify(&[]), Err(NoIdentity::Missing("CN")));
+        assert_eq!(
+            identify(&[good(), cn(0x13, b"0004F28B54F5")]),
+            Err(NoIdentity::Several { attribute: "CN", count: 2 })
+        );
         let shared = tlv(0x31, &[&attribute(COMMON_NAME, 0x13, b"0004F28B54F4"), &attribute(ORGANIZATION, 0x13, b"x")]);
-        assert_eq!(identify(&[shared]), Err(NoIdentity::MultiValuedRdn));
+        assert_eq!(identify(&[shared]), Err(NoIdentity::MultiValuedRdn("CN")));
         let two_in_one = tlv(
             0x31,
             &[&attribute(COMMON_NAME, 0x13, b"0004F28B54F4"), &attribute(COMMON_NAME, 0x13, b"0004F28B54F5")],
         );
-        assert_eq!(identify(&[two_in_one]), Err(NoIdentity::SeveralCommonNames(2)));
-        assert!(matches!(identify(&[cn(0x1e, b"\x000\x004")]), Err(NoIdentity::StringType(_))));
-        assert!(matches!(identify(&[cn(0x14, b"0004F28B54F4")]), Err(NoIdentity::StringType(_))));
-        assert!(matches!(identify(&[cn(0x16, b"0004F28B54F4")]), Err(NoIdentity::StringType(_))));
+        assert_eq!(identify(&[two_in_one]), Err(NoIdentity::Several { attribute: "CN", count: 2 }));
+        assert!(matches!(identify(&[cn(0x1e, b"\x000\x004")]), Err(NoIdentity::StringType { .. })));
+        assert!(matches!(identify(&[cn(0x14, b"0004F28B54F4")]), Err(NoIdentity::StringType { .. })));
+        assert!(matches!(identify(&[cn(0x16, b"0004F28B54F4")]), Err(NoIdentity::StringType { .. })));
         for text in [
             "0004F28B54F4\0",
             "0004F28B54F4 ",
@@ -130,16 +165,21 @@ mod tests {
             "CN=0004F28B54F4",
             "0004F28B54F4\n",
         ] {
-            assert!(matches!(identify(&[cn(0x0c, text.as_bytes())]), Err(NoIdentity::NotMacAddress(_))), "{text:?}");
+            assert!(
+                matches!(identify(&[cn(0x0c, text.as_bytes())]), Err(NoIdentity::NotMacAddress { .. })),
+                "{text:?}"
+            );
         }
-        assert_eq!(identify(&[cn(0x13, b"000000000000")]), Err(NoIdentity::Nobody));
+        assert_eq!(identify(&[cn(0x13, b"000000000000")]), Err(NoIdentity::Nobody("CN")));
     }
 
     proptest::proptest! {
         #[test]
         fn no_subject_panics(der: Vec<u8>) {
             if let Ok((_, name)) = X509Name::from_der(&der) {
-                let _ = mac_address(&name);
+                for family in Family::ALL {
+                    let _ = mac_address(&name, family);
+                }
             }
         }
 

@@ -8,11 +8,17 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+
 use crate::constituency::POLYCOM;
 
 pub mod bundle;
 mod claim;
 mod client_verifier;
+mod family;
 pub mod identity;
 mod polycom;
 mod refusal;
@@ -24,6 +30,7 @@ mod verifier;
 pub use bundle::{Bundle, BundleError};
 pub use claim::Claim;
 pub use client_verifier::{Finding, RequireDevice, Verdict, with_finding};
+pub use family::Family;
 pub use identity::NoIdentity;
 pub use refusal::ChainRefusal;
 pub use revocation::RevocationList;
@@ -32,13 +39,66 @@ pub use verifier::{DeviceVerifier, VerifiedDevice};
 /// The bundles of a configuration, by name. A bundle that does not load is there with its error.
 pub type Bundles = BTreeMap<String, Result<Arc<Bundle>, Arc<BundleError>>>;
 
+/// A bundle as `provost.json` names it: a list of files, or files and the family of devices that they are for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BundleFiles {
+    /// Where its certificates are.
+    pub files: Vec<PathBuf>,
+    /// Whose devices they certify.
+    pub family: Family,
+}
+
+/// The longer form of [`BundleFiles`], as it is typed.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BundleFile {
+    /// PEM or DER files of CA certificates, and of what they revoked.
+    files: Vec<PathBuf>,
+    /// Whose devices they certify: where a certificate carries its MAC address.
+    #[serde(default)]
+    family: Family,
+}
+
+/// [`BundleFiles`] in JSON Schema.
+#[derive(Debug, JsonSchema)]
+#[serde(untagged)]
+pub enum BundleSchema {
+    /// PEM or DER files of CA certificates, and of what they revoked.
+    Files(Vec<PathBuf>),
+    /// The same with a family.
+    OfFamily(BundleFile),
+}
+
+impl<'de> Deserialize<'de> for BundleFiles {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = BundleFiles;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a list of files, or a map of \"files\" and \"family\"")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, files: A) -> Result<BundleFiles, A::Error> {
+                let files = Vec::deserialize(SeqAccessDeserializer::new(files))?;
+                Ok(BundleFiles { files, family: Family::default() })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<BundleFiles, A::Error> {
+                let BundleFile { files, family } = BundleFile::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(BundleFiles { files, family })
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
 /// Loads every bundle of `files`, and Polycom's, which is built in.
 #[must_use]
-pub fn load_all(files: &BTreeMap<String, Vec<PathBuf>>) -> Bundles {
-    let mut bundles: Bundles = files
-        .iter()
-        .map(|(name, files)| (name.clone(), Bundle::load(name, files).map(Arc::new).map_err(Arc::new)))
-        .collect();
+pub fn load_all(files: &BTreeMap<String, BundleFiles>) -> Bundles {
+    let load = |name: &str, named: &BundleFiles| Ok(Bundle::load(name, &named.files)?.of_family(named.family));
+    let mut bundles: Bundles =
+        files.iter().map(|(name, named)| (name.clone(), load(name, named).map(Arc::new).map_err(Arc::new))).collect();
     bundles.insert(POLYCOM.to_owned(), polycom::bundle().map(Arc::new).map_err(Arc::new));
     bundles
 }

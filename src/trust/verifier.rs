@@ -23,6 +23,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
 use super::bundle::{Anchor, Bundle};
+use super::family::Family;
 use super::identity::{self, NoIdentity};
 use super::refusal::{ChainRefusal, PathError};
 use super::revocation::{self, RevocationList};
@@ -61,6 +62,8 @@ struct Above {
     not_after: i64,
     /// The list of revocations that must be renewed first.
     list: Option<Box<Freshness>>,
+    /// In whose form the certificate names its phone: that of the anchor.
+    family: Family,
 }
 
 /// How long a list of revocations is believed.
@@ -201,7 +204,7 @@ impl DeviceVerifier {
             .map_err(|error| ChainRefusal::explain(error, leaf, now))?;
         above.believe(revocation::check(&self.revocations, leaf)?);
         let device = VerifiedDevice {
-            identity: identity::mac_address(leaf.subject()),
+            identity: identity::mac_address(leaf.subject(), above.family),
             not_after,
             above,
             tolerates_expiry: self.expired == ExpiredDeviceCertificates::Accept,
@@ -256,7 +259,7 @@ impl DeviceVerifier {
     /// was revoked.
     fn check_authorities(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<Above, ChainRefusal> {
         let now = unix_seconds(now);
-        let mut above = Above { not_after: i64::MAX, list: None };
+        let mut above = Above { not_after: i64::MAX, list: None, family: Family::Polycom };
         let mut count: u32 = 0;
         for ca in path.intermediate_certificates() {
             let der = ca.der();
@@ -276,7 +279,9 @@ impl DeviceVerifier {
         let mut refusal = ChainRefusal::UnknownIssuer { issuer: String::new() };
         for fact in self.facts.iter().filter(|fact| fact.anchor == *used) {
             match check_anchor(fact, count, now) {
-                Ok(()) => return Ok(Above { not_after: above.not_after.min(fact.not_after), ..above }),
+                Ok(()) => {
+                    return Ok(Above { not_after: above.not_after.min(fact.not_after), family: fact.family, ..above });
+                }
                 Err(found) => refusal = found,
             }
         }
@@ -286,14 +291,14 @@ impl DeviceVerifier {
 
 /// The device of a certificate that is pinned for the phone that it names. Whoever presents it still proves its key.
 fn by_pin(leaf_der: &CertificateDer<'_>, leaf: &X509Certificate<'_>, pins: &Pins) -> Option<VerifiedDevice> {
-    let mac = identity::mac_address(leaf.subject()).ok()?;
+    let mac = identity::mac_address(leaf.subject(), Family::Polycom).ok()?;
     let pin = *pins.get(&mac)?;
     // What webpki cannot read (version 1, say), it could not verify the handshake's signature with either.
     EndEntityCert::try_from(leaf_der).ok().filter(|_| Fingerprint::of(leaf_der) == pin)?;
     Some(VerifiedDevice {
         identity: Ok(mac),
         not_after: leaf.validity().not_after.timestamp(),
-        above: Above { not_after: i64::MAX, list: None },
+        above: Above { not_after: i64::MAX, list: None, family: Family::Polycom },
         tolerates_expiry: true,
         pin: Some(pin),
     })

@@ -29,6 +29,7 @@ mod digest;
 mod digest_curl;
 mod dns;
 mod drain;
+mod families;
 mod files;
 mod framing;
 mod handshake;

@@ -1,0 +1,160 @@
+//! Families of devices: each vendor's certificates name their phone in the vendor's own form, under its own CA.
+
+use std::sync::LazyLock;
+
+use rcgen::{CertificateParams, DnType};
+use serde_json::json;
+
+use crate::harness::VVX500;
+use crate::harness::pki::{Ca, Identity, device_params};
+use crate::harness::site::{Running, Site};
+use crate::harness::tool::provost;
+
+/// Each family with a CA, and a device of the phone VVX500 as the vendor makes it: the subject's CN and serialNumber.
+const FAMILIES: [(&str, &str, Option<&str>); 6] = [
+    ("polycom", "00005E00530C", None),
+    ("yealink", "00:00:5e:00:53:0c", None),
+    ("snom", "00005E00530C", None),
+    ("grandstream", "00-00-5E-00-53-0C", None),
+    ("cisco-mpp", "CP-8841-3PCC", Some("00005E00530C")),
+    ("cisco", "CP-8845-SEP00005E00530C", None),
+];
+
+static CAS: LazyLock<Vec<Ca>> =
+    LazyLock::new(|| FAMILIES.iter().map(|(family, ..)| Ca::root(&format!("{family} test CA"))).collect());
+
+/// A certificate that the CA of `family` issued for this name and number.
+fn device(family: &str, common_name: &str, number: Option<&str>) -> Identity {
+    let at = FAMILIES.iter().position(|(name, ..)| *name == family).unwrap();
+    let mut params: CertificateParams = device_params(VVX500);
+    params.distinguished_name = crate::harness::pki::named(common_name);
+    if let Some(number) = number {
+        params.distinguished_name.push(DnType::CustomDnType(vec![2, 5, 4, 5]), number);
+    }
+    CAS[at].issue(&params)
+}
+
+/// A site with a bundle for each family, and the constituency `all`, which trusts them all.
+fn site() -> Site {
+    let mut site = Site::with_ote();
+    for ((family, ..), ca) in FAMILIES.iter().zip(CAS.iter()) {
+        std::fs::write(site.path(&format!("{family}.pem")), ca.pem()).unwrap();
+        let files = json!([format!("{family}.pem")]);
+        // Polycom's is the form of a list alone.
+        let bundle = if *family == "polycom" { files } else { json!({ "files": files, "family": family }) };
+        site.config["trust"][format!("the-{family}")] = bundle;
+    }
+    let trust: Vec<String> = FAMILIES.iter().map(|(family, ..)| format!("the-{family}")).collect();
+    site.constituency("all", &json!({ "trust": trust, "phones": { VVX500: "" } }));
+    site.file("all/site.cfg", "<all/>");
+    site.file(&format!("all/{VVX500}-user.cfg"), "<mine/>");
+    site
+}
+
+fn status(server: &Running, identity: &Identity) -> u16 {
+    server.client("all", identity).get(&format!("/{VVX500}-user.cfg")).unwrap().status
+}
+
+#[test]
+fn each_family_is_known_by_its_own_form() {
+    let site = site();
+    let server = site.start();
+    for (family, common_name, number) in FAMILIES {
+        let identity = device(family, common_name, number);
+        assert_eq!(status(&server, &identity), 200, "{family}");
+        identity.write(&site.path(""), "phone");
+        let verified = provost(&site.path(""), &["trust", "verify", "--constituency", "all", "phone.pem"]);
+        assert_eq!((verified.code, verified.stdout.as_str()), (0, "let in: 00005e00530c\n"), "{family}: {verified:?}");
+    }
+    let listed = provost(&site.path(""), &["trust", "list"]).stdout;
+    assert!(
+        listed.contains("the-cisco\n  family cisco: the subject's CN is CP-<model>-SEP<12 hex digits>\n"),
+        "{listed}"
+    );
+    assert!(
+        listed.contains("polycom\n  family polycom: the subject's CN is a MAC address of 12 hex digits\n"),
+        "{listed}"
+    );
+}
+
+#[test]
+fn a_name_in_the_form_of_another_family_is_no_identity() {
+    let site = site();
+    let server = site.start();
+    let mut crossings = 0;
+    for (family, _, _) in FAMILIES {
+        for (other, common_name, number) in FAMILIES {
+            // Twelve plain digits in the CN are the form of four.
+            let are_alike = |family: &str| matches!(family, "polycom" | "yealink" | "snom" | "grandstream");
+            let is_plain = common_name.len() == 12 && number.is_none();
+            let takes_pairs = |family: &str| matches!(family, "yealink" | "grandstream");
+            let is_pairs = common_name.len() == 17;
+            if family == other || (is_plain && are_alike(family)) || (is_pairs && takes_pairs(family)) {
+                continue;
+            }
+            crossings += 1;
+            assert_eq!(status(&server, &device(family, common_name, number)), 403, "{other}'s form under {family}");
+        }
+    }
+    assert_eq!(crossings, 22);
+    server.reason("CN \"CP-8845-SEP00005E00530C\" is not a MAC address of 12 hex digits");
+    server.reason("the device certificate's subject has no serialNumber");
+    server.reason("CN \"00005E00530C\" is not CP-<model>-SEP<12 hex digits>");
+}
+
+#[test]
+fn a_certificate_that_many_phones_share_is_nobodys() {
+    let site = site();
+    let server = site.start();
+    let shared = [
+        ("yealink", "Yealink Equipment", None),
+        ("grandstream", "Grandstream HTTPS Client", None),
+        ("snom", "snom", None),
+        ("cisco", "CP-8845", None),
+        ("cisco-mpp", "CP-8841-3PCC", Some("PID:CP-8841 SN:FCH00000001")),
+        ("yealink", "000000000000", None),
+        ("cisco", "CP-8845-SEP000000000000", None),
+    ];
+    for (family, common_name, number) in shared {
+        assert_eq!(status(&server, &device(family, common_name, number)), 403, "{family}: {common_name}");
+    }
+    server.reason("\"Yealink Equipment\" is not a MAC address of 12 hex digits, or of six pairs with : or - between: it names no single phone");
+    server.reason("serialNumber \"PID:CP-8841 SN:FCH00000001\" is not");
+    server.reason("CN is 000000000000, which is nobody's MAC address");
+    // Two names are none.
+    let at = FAMILIES.iter().position(|(name, ..)| *name == "cisco-mpp").unwrap();
+    let twice = CAS[at].issue_by_openssl(
+        "/CN=x/serialNumber=00005E00530C/serialNumber=00005E0053C7",
+        &["-newkey", "rsa:2048", "-addext", "extendedKeyUsage=clientAuth"],
+    );
+    assert_eq!(status(&server, &twice), 403);
+    server.reason("the device certificate's subject has 2 serialNumbers, exactly one is allowed");
+}
+
+#[test]
+fn a_ca_is_of_one_family() {
+    let mut site = site();
+    site.config["trust"]["again"] = json!({ "files": ["cisco.pem"], "family": "snom" });
+    site.constituency("both", &json!({ "trust": ["the-cisco", "again"], "phones": { VVX500: "" } }));
+    let server = site.start();
+    server.says("both is not served: the trust bundles \\\"again\\\" and \\\"the-cisco\\\" give CN=cisco test CA to different families");
+    // Each for itself is as good as ever.
+    assert_eq!(status(&server, &device("cisco", "CP-8845-SEP00005E00530C", None)), 200);
+}
+
+#[test]
+fn an_unknown_family_is_an_error_that_names_the_known_ones() {
+    let mut site = site();
+    for (bundle, said) in [
+        (json!({ "files": ["cisco.pem"], "family": "yaelink" }), "did you mean \"yealink\"?"),
+        (json!({ "files": ["cisco.pem"], "familiy": "cisco" }), "did you mean \"family\"?"),
+        (json!({ "family": "cisco" }), "missing field `files`"),
+        (json!("cisco.pem"), "a list of files, or a map of \"files\" and \"family\""),
+    ] {
+        site.config["trust"]["bad"] = bundle;
+        site.write_config();
+        let ended = provost(&site.path(""), &["trust", "list"]);
+        assert_eq!((ended.code, ended.stdout.as_str()), (2, ""));
+        assert!(ended.stderr.contains(said), "{said}: {}", ended.stderr);
+    }
+}
