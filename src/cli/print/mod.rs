@@ -11,13 +11,13 @@ use crate::config::Config;
 use crate::constituency::scan::Scanner;
 use crate::constituency::{Constituency, ConstituencyName};
 
-mod completions;
+pub(super) mod completions;
 mod dhcp;
 mod grafana;
 mod grant;
-mod manual;
+pub(super) mod manual;
 mod phone_config;
-mod systemd;
+pub(super) mod systemd;
 mod timekeeping;
 
 pub use grant::{Dialect, grant};
