@@ -25,6 +25,8 @@ mod decade;
 mod deploys;
 mod device_chains;
 mod diagnostics;
+mod digest;
+mod digest_curl;
 mod dns;
 mod drain;
 mod files;
