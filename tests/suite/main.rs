@@ -62,6 +62,7 @@ mod sessions;
 mod sighup;
 mod slow_clients;
 mod status;
+mod status_access;
 mod status_metrics;
 mod systemd;
 mod transfers;
