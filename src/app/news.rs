@@ -18,7 +18,7 @@ pub(super) fn tell_folders(before: &Registry, after: &Registry) {
                 tracing::info!(constituency = %name, "{name}: the TLS part of the policy changed; open connections must come back");
             }
             Some(old) if old.policy != constituency.policy => {
-                tracing::info!(constituency = %name, "{name}: the policy changed")
+                tracing::info!(constituency = %name, "{name}: the policy changed");
             }
             Some(old) if old.known_phones() != constituency.known_phones() => {
                 tracing::info!(constituency = %name, "{name}: the phones with a file of their own changed");

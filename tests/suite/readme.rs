@@ -201,7 +201,9 @@ impl Machine {
             .primary("com", "example NS ns1.example\nns1.example A 192.0.2.10", "");
         let above = above.start_at("198.41.0.4:53".parse().unwrap());
         ["/run", "/srv", "/var/lib", "/var/cache"].into_iter().for_each(namespace::empty);
-        ["/etc", "/usr/local"].into_iter().for_each(|path| namespace::cover(path, folder));
+        for covered in ["/etc", "/usr/local"] {
+            namespace::cover(covered, folder);
+        }
         for made in ["/run/named", "/var/lib/bind", "/var/cache/bind"] {
             std::fs::create_dir(made).unwrap();
         }
