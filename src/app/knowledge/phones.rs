@@ -76,7 +76,8 @@ pub(super) fn counts(phones: &[Phone], now: i64) -> Counts {
         known: count(&|it| matches!(it.state, State::Well | State::Silent | State::Never | State::Refused)),
         well: count(&|it| it.state == State::Well && is_seen_lately(it, now)),
         silent: count(&|it| matches!(it.state, State::Silent | State::Never)),
-        refused: count(&|it| matches!(it.state, State::Refused | State::Waiting)),
+        waiting: count(&|it| it.state == State::Waiting),
+        refused: count(&|it| it.state == State::Refused),
     }
 }
 
