@@ -269,6 +269,8 @@ impl Sources {
         let access = Access::WRITE_OK | Access::EXEC_OK;
         if served.policy.tls.client_auth == ClientAuth::None {
             Some("it asks nobody who they are".to_owned())
+        } else if served.policy.tls.client_auth == ClientAuth::Digest {
+            Some("its phones need passwords (provost allow MAC --digest)".to_owned())
         } else if !has_token {
             Some("no token is configured (\"token_file\" in \"status\")".to_owned())
         } else if accessat(served.folder.handle(), ".", access, AtFlags::EACCESS).is_err() {

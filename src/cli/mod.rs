@@ -18,6 +18,7 @@ mod diagnostics;
 mod install;
 mod journal;
 mod local;
+mod passwords;
 pub mod phone;
 mod phone_log;
 mod phones;

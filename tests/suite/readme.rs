@@ -5,6 +5,7 @@ use std::process::Command;
 
 use provost::config::Config;
 use provost::constituency::Policy;
+use provost::status::StatusSettings;
 use serde_json::json;
 
 use crate::harness::bind::{self, Bind, BindConfig, Named};
@@ -38,7 +39,7 @@ fn every_block_is_of_a_kind_that_a_test_knows() {
     assert_eq!(README.matches("```").count() % 2, 0);
     let known = blocks("sh").len() + blocks("json").len() + blocks("text").len();
     assert_eq!(fences(README).len(), known);
-    assert_eq!((blocks("sh").len(), blocks("json").len(), blocks("text").len()), (10, 4, 2));
+    assert_eq!((blocks("sh").len(), blocks("json").len(), blocks("text").len()), (11, 4, 2));
 }
 
 #[test]
@@ -381,4 +382,46 @@ fn a_registrar_without_updates_delegates_the_challenge_as_the_readme_says() {
     assert!(checked.contains("*.phones.example.com: leads to 192.0.2.10\n"), "{checked}");
     assert!(checked.contains("\nphones.acme.example.com: the probe record was removed\n"), "{checked}");
     assert!(!checked.contains("error: dns: "), "{checked}");
+}
+
+#[test]
+fn local_mode_is_watched_as_the_readme_says() {
+    let test = "readme::local_mode_is_watched_as_the_readme_says";
+    let watching = passage("## Watching it", "## Operating");
+    let schema: serde_json::Value =
+        serde_json::from_str(&provost(Path::new("/"), &["schema", "provost"]).stdout).unwrap();
+    let table = watching.split("| key of `status`").nth(1).unwrap().split("\n\n").next().unwrap();
+    let named: Vec<&str> = table.lines().skip(2).map(|row| row.split('`').nth(1).unwrap()).collect();
+    let keys: Vec<&String> = schema["$defs"]["StatusSettings"]["properties"].as_object().unwrap().keys().collect();
+    assert_eq!(named.len(), 3);
+    assert!(named.iter().all(|key| keys.iter().any(|there| there == key)) && keys.len() == 3, "{named:?} {keys:?}");
+    let status = watching.split('`').nth(1).unwrap();
+    let site = format!(r#"{{ "domain": "a.example", "certificate": {{ "local_ca": {{}} }}, {status} }}"#);
+    let parsed = Config::parse(Path::new("provost.json"), &site.replace(": {\"listen", ": {\"hosts\": [], \"listen"));
+    assert_eq!(parsed.unwrap().status, Some(StatusSettings::default()), "{status} is the default");
+    for words in commands("## Watching it", "## Operating") {
+        assert_eq!(provost(Path::new("/"), &words).code, 0, "{words:?}");
+    }
+
+    let folder = tempfile::tempdir().unwrap();
+    if !namespace::is_inside(test, &[]) {
+        return;
+    }
+    let [("sh", script)] = fences(watching)[..] else { panic!("{watching}") };
+    let script = format!(
+        "set -e; mkdir -p constituencies/home; echo '{{}}' > constituencies/home/constituency.json
+         provost serve >access.log 2>diagnostics.log & server=$!
+         until grep -q 'listening on' diagnostics.log; do kill -0 $server; done
+         curl -sf http://127.0.0.1:8444/healthz; curl -sf http://127.0.0.1:8444/readyz; echo
+         {}
+         kill $server; wait $server",
+        with(script, "/etc/provost/token", "state/status-token")
+    );
+    let ended = run(command("sh").args(["-c", &script]).current_dir(folder.path()));
+    let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap_or_default();
+    assert_eq!(ended.code, 0, "{ended:?}\n{}", read("diagnostics.log"));
+    assert!(ended.stdout.starts_with("ok\nready\n"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("\"matching\":0") && ended.stdout.contains("{\"changed\":true}"), "{}", ended.stdout);
+    assert!(read("constituencies/home/constituency.json").contains("\"00005e0053aa\": \"the hall\""));
+    assert!(read("diagnostics.log").contains("status page at http://127.0.0.1:8444/ (token: "));
 }

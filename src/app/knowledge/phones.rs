@@ -41,7 +41,7 @@ pub(super) fn phone((constituency, mac): (ConstituencyName, MacAddress), known: 
         phone.model = seen.model;
         phone.firmware = seen.firmware;
         phone.tls = seen.tls.map(|(version, suite)| format!("{version}/{suite}"));
-        phone.certificate_not_after = Some(seen.certificate_not_after);
+        phone.certificate_not_after = seen.certificate_not_after;
         phone.configuration = seen.configuration.map(event);
         phone.upload = seen.upload.map(event);
         phone.refusal = seen.refusal.map(event);
