@@ -35,6 +35,7 @@ mod framing;
 mod handshake;
 mod identity;
 mod install;
+mod journal;
 mod ledger;
 mod limits;
 mod links;
