@@ -20,6 +20,7 @@ mod check;
 mod check_as_a_phone;
 mod check_live;
 mod commands;
+mod day;
 mod decade;
 mod deploys;
 mod device_chains;
