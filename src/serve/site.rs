@@ -52,6 +52,8 @@ pub struct TlsGeneration {
     pub certificates: Arc<ConstituencyCertificates>,
     /// Judges the peer's chain; `None` where nobody is asked for one.
     pub verifier: Option<Arc<DeviceVerifier>>,
+    /// What a password is for; `None` where nobody is asked for one.
+    pub realm: Option<String>,
 }
 
 /// A constituency as it is now, with its TLS configuration.
@@ -159,9 +161,9 @@ impl Site {
         };
         match self.tls.get(&constituency.name).filter(is_current) {
             Some(current) => Ok(Arc::clone(current)),
-            None => {
-                TlsGeneration::new(constituency, bundles, material).map(Arc::new).map_err(|error| error.to_string())
-            }
+            None => TlsGeneration::new(constituency, &self.domain, bundles, material)
+                .map(Arc::new)
+                .map_err(|error| error.to_string()),
         }
     }
 
@@ -229,7 +231,7 @@ impl Site {
 
 fn bundles_of(constituency: &Constituency, material: &TlsMaterial) -> Result<Vec<Arc<Bundle>>, String> {
     let policy = &constituency.policy.tls;
-    if policy.client_auth == ClientAuth::None {
+    if policy.client_auth != ClientAuth::Required {
         return Ok(Vec::new());
     }
     let mut bundles = material.always_trusted.clone();
@@ -246,6 +248,7 @@ fn bundles_of(constituency: &Constituency, material: &TlsMaterial) -> Result<Vec
 impl TlsGeneration {
     fn new(
         constituency: &Constituency,
+        domain: &str,
         bundles: Vec<Arc<Bundle>>,
         material: &TlsMaterial,
     ) -> Result<Self, rustls::Error> {
@@ -284,6 +287,7 @@ impl TlsGeneration {
             config_without_resumption: Arc::new(without_resumption),
             certificates,
             verifier,
+            realm: (policy.client_auth == ClientAuth::Digest).then(|| format!("{}.{domain}", constituency.name)),
         })
     }
 
