@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::certificate::CertificateFiles;
-use crate::constituency::{ConstituencyName, POLYCOM};
+use crate::constituency::{ConstituencyName, POLYCOM, TlsLevel};
 use crate::renew::AcmeSettings;
 use crate::serve::Limits;
 use crate::serve::access::LogFormat;
@@ -43,6 +43,8 @@ pub struct Config {
     pub trust: BTreeMap<String, Vec<PathBuf>>,
     /// The constituency of clients without SNI.
     pub no_sni: Option<ConstituencyName>,
+    /// How old the phones' TLS may be, where a policy does not say.
+    pub tls: TlsLevel,
     /// The form of the access log and of diagnostics.
     pub log: LogFormat,
     /// Limits.
@@ -119,6 +121,9 @@ pub struct ConfigFile {
     trust: BTreeMap<String, Vec<PathBuf>>,
     /// The constituency of clients that send no SNI; absent: they are refused.
     no_sni: Option<ConstituencyName>,
+    /// How old the phones' TLS may be, where `constituency.json` does not say.
+    #[serde(default)]
+    tls: TlsLevel,
     /// The form of the access log and of diagnostics.
     #[serde(default)]
     log: LogFormat,
@@ -213,6 +218,7 @@ impl Config {
                 .map(|(name, files)| (name, files.into_iter().map(from_base).collect()))
                 .collect(),
             no_sni: typed.no_sni,
+            tls: typed.tls,
             log: typed.log,
             limits: typed.limits,
         })
@@ -230,6 +236,7 @@ impl Config {
             certificate: CertificateSource::LocalCa(LocalCaSettings {}),
             trust: BTreeMap::new(),
             no_sni: None,
+            tls: TlsLevel::Modern,
             log: LogFormat::Text,
             limits: Limits::default(),
         }
@@ -312,7 +319,7 @@ mod tests {
                  "state": "/var/lib/provost",
                  "certificate": { "files": [ { "chain": "rsa.pem", "key": "rsa.key" }, { "chain": "ec.pem", "key": "ec.key" } ] },
                  "trust": { "acme-corp": ["trust/acme-root.pem", "trust/acme-issuing.der"] },
-                 "no_sni": "ucs-5-9", "log": "text", "limits": { } }"#,
+                 "no_sni": "ucs-5-9", "tls": "modern", "log": "text", "limits": { } }"#,
         )
         .unwrap();
         assert_eq!(config.domain, "phones.example.com");

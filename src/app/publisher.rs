@@ -59,6 +59,7 @@ impl Publisher {
         };
         let bundles = trust::load_all(&config.trust);
         let mut in_use = self.in_use();
+        in_use.material.level = config.tls;
         in_use.config = config;
         for (name, bundle) in bundles {
             let is_kept = bundle.is_err() && matches!(in_use.material.bundles.get(&name), Some(Ok(_)));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{CipherSuite, SignatureAlgorithm};
+use rustls::{CipherSuite, SignatureAlgorithm, SignatureScheme};
 
 use super::ServerCertificate;
 
@@ -29,6 +29,12 @@ impl LiveCertificates {
         self.current.load().is_empty()
     }
 
+    /// The RSA certificate, for phones that know no other kind.
+    #[must_use]
+    pub fn rsa(&self) -> Option<ServerCertificate> {
+        self.current.load().iter().find(|certificate| certificate.rsa_key().is_some()).cloned()
+    }
+
     /// The certificates in use.
     #[must_use]
     pub fn current(&self) -> Arc<Vec<ServerCertificate>> {
@@ -39,12 +45,22 @@ impl LiveCertificates {
 impl ResolvesServerCert for LiveCertificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let current = self.current.load();
-        let fits = |certificate: &&ServerCertificate| {
-            certificate.key.key.choose_scheme(hello.signature_schemes()).is_some()
-                && has_suite_for(certificate.algorithm(), hello.cipher_suites())
-        };
-        current.iter().find(fits).or(current.last()).map(|certificate| Arc::clone(&certificate.key))
+        let chosen = shown_to(&current, hello.signature_schemes(), hello.cipher_suites());
+        chosen.map(|certificate| Arc::clone(&certificate.key))
     }
+}
+
+/// Which of `certificates`, as they are published, a client is shown that offers these `schemes` and `suites`.
+#[must_use]
+pub fn shown_to<'a>(
+    certificates: &'a [ServerCertificate],
+    schemes: &[SignatureScheme],
+    suites: &[CipherSuite],
+) -> Option<&'a ServerCertificate> {
+    let fits = |certificate: &&ServerCertificate| {
+        certificate.key.key.choose_scheme(schemes).is_some() && has_suite_for(certificate.algorithm(), suites)
+    };
+    certificates.iter().find(fits).or(certificates.last())
 }
 
 /// Whether one of `suites` can authenticate with such a key: any of TLS 1.3, or the matching ones of TLS 1.2.

@@ -8,6 +8,6 @@ mod local;
 mod pair;
 
 pub use files::{CertificateFiles, FilesError, FilesSource, Refreshed};
-pub use live::LiveCertificates;
+pub use live::{LiveCertificates, shown_to};
 pub use local::LocalCa;
 pub use pair::{PairError, ServerCertificate};

@@ -11,6 +11,7 @@ mod policy;
 mod policy_file;
 mod registry;
 pub mod scan;
+mod tls_level;
 pub mod watch;
 
 pub use mac::{InvalidMacAddress, MacAddress};
@@ -19,3 +20,4 @@ pub use policy::{
     ClientAuth, ExpiredDeviceCertificates, POLICY_FILE, POLYCOM, Phones, Policy, PolicyFile, TlsPolicy, UploadLimits,
 };
 pub use registry::{Constituency, Fault, Folder, Registry, Severity, Standing};
+pub use tls_level::TlsLevel;

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::{ConstituencyName, MacAddress};
+use super::{ConstituencyName, MacAddress, TlsLevel};
 use crate::settings::{self, SettingsError};
 
 /// The trust bundle that is built in: Polycom's factory PKI.
@@ -47,6 +47,8 @@ pub struct TlsPolicy {
     pub trust: Vec<String>,
     /// Whether a device certificate past its notAfter may still count.
     pub expired_device_certificates: ExpiredDeviceCertificates,
+    /// How old the TLS may be; `None` is what `provost.json` says.
+    pub level: Option<TlsLevel>,
 }
 
 /// Whether phones must present a certificate.
@@ -108,6 +110,7 @@ impl Default for Policy {
                 client_auth: ClientAuth::Required,
                 trust: vec![POLYCOM.to_owned()],
                 expired_device_certificates: ExpiredDeviceCertificates::Refuse,
+                level: None,
             },
             phones: Phones::Listed(BTreeMap::new()),
             denied: BTreeSet::new(),
@@ -140,6 +143,8 @@ pub struct PolicyFile {
     trust: Option<Vec<String>>,
     /// Whether device certificates past their notAfter are tolerated.
     expired_device_certificates: Option<ExpiredDeviceCertificates>,
+    /// How old the phones' TLS may be; absent: as in `provost.json`.
+    tls: Option<TlsLevel>,
     /// The known phones: a map of MAC address to a note, or "any".
     #[schemars(with = "Option<PhonesSchema>")]
     phones: Option<PhonesInput>,
@@ -215,6 +220,7 @@ impl PolicyFile {
                 client_auth,
                 trust,
                 expired_device_certificates: self.expired_device_certificates.unwrap_or_default(),
+                level: self.tls,
             },
             phones,
             denied: self.denied.map(|UniqueAddresses(denied)| denied).unwrap_or_default(),
@@ -341,7 +347,7 @@ mod tests {
     #[test]
     fn every_key_of_the_documentation_is_known() {
         let policy = parse(
-            r#"{ "description": "d", "client_auth": "required", "trust": ["polycom"], "expired_device_certificates": "accept",
+            r#"{ "description": "d", "client_auth": "required", "trust": ["polycom"], "expired_device_certificates": "accept", "tls": "modern",
                  "phones": { "00005e00530c": "a", "00:00:5E:00:53:C7": "b" }, "denied": ["00005e0053ff"],
                  "aliases": ["old-name"], "shared": ["firmware"],
                  "uploads": { "max_file_bytes": 1, "max_phone_bytes": 2, "max_phone_files": 3, "max_constituency_bytes": 4 } }"#,

@@ -24,6 +24,16 @@ pub struct Finding {
     pub claim: Option<Claim>,
 }
 
+impl Finding {
+    /// What `verifier` finds of `chain` as of `now`.
+    #[must_use]
+    pub fn of(verifier: &DeviceVerifier, chain: &[CertificateDer<'_>], now: UnixTime) -> Self {
+        let verdict = verifier.judge(chain, now);
+        let claim = if verdict.is_err() { chain.first().and_then(Claim::of) } else { None };
+        Self { verdict, claim }
+    }
+}
+
 tokio::task_local! {
     /// rustls hands an error on only as an alert; the whole finding waits here for the handshake's own task.
     static FINDING: RefCell<Option<Finding>>;
@@ -69,11 +79,10 @@ impl ClientCertVerifier for RequireDevice {
     ) -> Result<ClientCertVerified, Error> {
         let chain: Vec<CertificateDer<'_>> =
             std::iter::once(end_entity).chain(intermediates).map(|der| CertificateDer::from(der.as_ref())).collect();
-        let verdict = self.verifier.judge(&chain, now);
-        let answer = verdict.as_ref().map(|_| ClientCertVerified::assertion()).map_err(Error::from);
-        let claim = if verdict.is_err() { Claim::of(end_entity) } else { None };
+        let finding = Finding::of(&self.verifier, &chain, now);
+        let answer = finding.verdict.as_ref().map(|_| ClientCertVerified::assertion()).map_err(Error::from);
         // Outside of a handshake of ours nobody waits for it.
-        let _ = FINDING.try_with(|slot| slot.replace(Some(Finding { verdict, claim })));
+        let _ = FINDING.try_with(|slot| slot.replace(Some(finding)));
         answer
     }
 

@@ -100,7 +100,7 @@ fn rustls_refuses_those_that_we_say_it_refuses() {
 fn the_facts_of_a_modern_hello() {
     let facts = ClientHelloFacts::read(captured!("default")).unwrap();
     assert_eq!(facts.versions[..2], [ProtocolVersion::TLSv1_3, ProtocolVersion::TLSv1_2]);
-    assert_eq!(facts.server_name.as_deref(), Some("ote.phones.example.com"));
+    assert_eq!(facts.server_name, Some(ServerNameSent::Host("ote.phones.example.com".to_owned())));
     assert!(facts.extended_master_secret && facts.null_compression && facts.offers_aead());
     assert!(facts.key_exchanges().contains(&KeyExchange::Tls13));
     assert!(facts.hindrance().is_none());
