@@ -21,7 +21,7 @@ impl Observer for Sightings {
 fn sighting(record: AccessRecord) -> Option<Sighting> {
     let (mac, proof) = match (record.mac, record.certificate_not_after, record.claim) {
         (Some(mac), Some(not_after), _) => (mac, Proof::Certificate { not_after }),
-        (_, _, Some(claim)) => (claim.mac, Proof::Claimed { fingerprint: claim.fingerprint }),
+        (_, _, Some(claim)) => (claim.mac, Proof::Claimed { fingerprint: claim.fingerprint.bytes() }),
         _ => return None,
     };
     Some(Sighting {

@@ -18,6 +18,7 @@ mod local;
 pub mod phone;
 mod phone_log;
 mod phones;
+mod pins;
 mod policy;
 pub mod print;
 pub mod printer;
@@ -130,6 +131,12 @@ fn shown(text: &str) -> String {
 fn complain(error: &dyn Display) {
     let style = AnsiColor::Red.on_default().bold();
     let _ = writeln!(anstream::stderr(), "{style}error:{style:#} {error}");
+}
+
+/// Prints a warning to standard error.
+fn warn(warning: &dyn Display) {
+    let style = AnsiColor::Yellow.on_default().bold();
+    let _ = writeln!(anstream::stderr(), "{style}warning:{style:#} {warning}");
 }
 
 /// An error with its causes; one that the sentence above it has told already is not told twice.

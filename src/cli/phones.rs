@@ -11,8 +11,8 @@ use super::{ConfigArg, code, say, shown};
 use crate::clock::{self, rfc3339};
 use crate::config::Config;
 use crate::constituency::scan::Scanner;
-use crate::constituency::{Constituency, ConstituencyName, MacAddress, Phones, Registry, Standing};
-use crate::ledger::{Claim, Event, Phone, Reader};
+use crate::constituency::{Constituency, ConstituencyName, Fingerprint, MacAddress, Phones, Registry, Standing};
+use crate::ledger::{Claim, ClaimAddress, Event, Phone, Reader};
 use crate::serve::access::without_controls;
 
 /// From when on a certificate's end is worth a line, in seconds.
@@ -42,6 +42,8 @@ struct Known {
     /// `None`: the constituency is not served.
     standing: Option<Standing>,
     note: String,
+    /// The certificate that counts for it by itself.
+    pin: Option<Fingerprint>,
     seen: Option<Phone>,
 }
 
@@ -119,7 +121,8 @@ impl Known {
             Some(Phones::Listed(listed)) => listed.get(&mac).cloned().unwrap_or_default(),
             _ => String::new(),
         };
-        Self { standing: constituency.map(|constituency| constituency.standing(mac)), note, seen: None }
+        let pin = constituency.and_then(|constituency| constituency.policy.pins.get(&mac).copied());
+        Self { standing: constituency.map(|constituency| constituency.standing(mac)), note, pin, seen: None }
     }
 
     fn is_refused(&self) -> bool {
@@ -138,7 +141,7 @@ impl Known {
     fn json(&self, constituency: &ConstituencyName, mac: MacAddress) -> Value {
         let mut object = json!({
             "constituency": constituency, "mac": mac, "standing": self.standing(), "note": self.note, "proven": true,
-            "refused": self.is_refused(),
+            "refused": self.is_refused(), "pinned_certificate_sha256": self.pin.map(|pin| pin.to_string()),
         });
         let Some(phone) = &self.seen else { return object };
         let event = |what: &str, event: &Option<Event>| {
@@ -220,29 +223,31 @@ pub(super) fn say_claim(claim: &Claim, is_json: bool) {
 
 fn claim_line(claim: &Claim) -> String {
     let reason = claim.refusal.as_deref().map(without_controls).unwrap_or_default();
+    let places = claim
+        .addresses
+        .iter()
+        .map(|place| format!("\n    from {}, {} to {}", place.address, time(place.first_seen), time(place.last_seen)));
     format!(
-        "unproven: somebody at {} says to be {} of {} ({} times, last at {}): {reason}\n    certificate SHA-256 {}",
+        "unproven: somebody at {} says to be {} of {} ({} times, last at {}): {reason}\n    certificate SHA-256 {}{}",
         claim.address,
         claim.mac,
         claim.constituency,
         claim.count,
         time(claim.last_seen),
-        fingerprint(claim),
+        Fingerprint::from(claim.fingerprint),
+        places.collect::<String>(),
     )
 }
 
 fn claim_json(claim: &Claim) -> Value {
+    let place = |place: &ClaimAddress| json!({ "address": place.address, "first_seen": time(place.first_seen), "last_seen": time(place.last_seen) });
     json!({
         "constituency": claim.constituency, "mac": claim.mac, "proven": false, "refused": true,
-        "certificate_sha256": fingerprint(claim), "first_seen": time(claim.first_seen),
-        "last_seen": time(claim.last_seen), "address": claim.address, "refusals": claim.count,
+        "certificate_sha256": Fingerprint::from(claim.fingerprint).to_string(), "first_seen": time(claim.first_seen),
+        "last_seen": time(claim.last_seen), "address": claim.address,
+        "addresses": claim.addresses.iter().map(place).collect::<Vec<_>>(), "refusals": claim.count,
         "last_refusal": { "reason": claim.refusal.as_deref().map(without_controls), "time": time(claim.last_seen) },
     })
-}
-
-/// The SHA-256 of a claim's certificate, in hex.
-fn fingerprint(claim: &Claim) -> String {
-    claim.fingerprint.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The ledger's time, to the second.

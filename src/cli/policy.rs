@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
-use super::{ConfigArg, code, complain, say};
+use super::{ConfigArg, code, complain, pins, say, warn};
 use crate::config::Config;
 use crate::constituency::edit::Change;
 use crate::constituency::edit_file::{Changed, change};
-use crate::constituency::{ConstituencyName, MacAddress};
+use crate::constituency::{ConstituencyName, Fingerprint, MacAddress};
 
 /// What `provost allow` takes.
 #[derive(Debug, clap::Args)]
@@ -22,6 +22,9 @@ pub(super) struct AllowArgs {
     /// What stands beside it: where it is, whose it is [default: the note that it has].
     #[arg(long, value_name = "TEXT")]
     note: Option<String>,
+    /// Admit exactly this certificate for it, whoever signed it: all 64 digits, as the phone itself shows them.
+    #[arg(long, value_name = "SHA-256")]
+    certificate_sha256: Option<Fingerprint>,
 }
 
 /// What `provost deny` takes.
@@ -40,10 +43,27 @@ pub(super) struct DenyArgs {
 pub(super) fn allow(args: &AllowArgs) -> anyhow::Result<ExitCode> {
     let config = Config::find(args.config.config.as_deref())?;
     let AllowArgs { mac, constituency, .. } = args;
-    let wanted = Change::Allow { mac: *mac, note: args.note.as_deref() };
-    let done = change_policy(&config, constituency, wanted).map(|changed| match changed {
-        Changed::Now => say(&format_args!("{mac} is let in by {constituency} from now on")),
-        Changed::Already | Changed::AsksNobody => say(&format_args!("{mac} is let in by {constituency} already")),
+    let note = args.note.as_deref();
+    let wanted = match args.certificate_sha256 {
+        Some(certificate) => Change::Pin { mac: *mac, note, certificate },
+        None => Change::Allow { mac: *mac, note },
+    };
+    let done = change_policy(&config, constituency, wanted).map(|changed| {
+        let by = if args.certificate_sha256.is_some() { " with this certificate" } else { "" };
+        match changed {
+            Changed::Now => say(&format_args!("{mac} is let in by {constituency}{by} from now on")),
+            Changed::Already | Changed::AsksNobody => {
+                say(&format_args!("{mac} is let in by {constituency}{by} already"));
+            }
+        }
+        let warned = match args.certificate_sha256 {
+            Some(_) if changed != Changed::Now => Ok(()),
+            Some(certificate) => pins::warn_of_pin(&config, *mac, certificate),
+            None => pins::warn_of_unproven(&config, constituency, *mac),
+        };
+        if let Err(error) = warned {
+            warn(&format_args!("what was seen of {mac} cannot be looked up: {error}"));
+        }
     });
     Ok(code(done))
 }

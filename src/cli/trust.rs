@@ -3,12 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
 use aws_lc_rs::digest::{SHA256, digest};
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, UnixTime};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -19,7 +18,7 @@ use crate::config::Config;
 use crate::constituency::scan::Scanner;
 use crate::constituency::{Constituency, ConstituencyName, Registry, Standing};
 use crate::serve::site::{Site, TlsMaterial};
-use crate::trust::{self, Bundle};
+use crate::trust::{self, Bundle, VerifiedDevice};
 
 /// The commands about trust.
 #[derive(Debug, clap::Subcommand)]
@@ -103,13 +102,12 @@ fn verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
         let reason = unusable.or_else(|| fault.map(|fault| fault.message.clone()));
         return refused(reason.unwrap_or_else(|| format!("there is no constituency {name}")));
     };
-    let Some(verifier) = &generation.verifier else {
+    let now = args.at.map_or_else(|| clock::unix_seconds(clock::now()), OffsetDateTime::unix_timestamp);
+    let Some(finding) = generation.examine(constituency, &chain, now) else {
         say(&"let in: this constituency asks for no certificate (\"client_auth\": \"none\")");
         return Ok(ExitCode::SUCCESS);
     };
-    let now = args.at.map_or_else(|| clock::unix_seconds(clock::now()), OffsetDateTime::unix_timestamp);
-    let since = Duration::from_secs(u64::try_from(now).unwrap_or(0));
-    match verifier.judge(&chain, UnixTime::since_unix_epoch(since)) {
+    match finding.verdict {
         Err(refusal) => refused(refusal.to_string()),
         Ok(device) => match device.mac() {
             Err(reason) => refused(reason.to_string()),
@@ -117,12 +115,21 @@ fn verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
                 if let Some(reason) = standing(constituency, mac) {
                     refused(reason)
                 } else {
-                    let note = if device.is_tolerated(now) { " (expired, tolerated by policy)" } else { "" };
-                    say(&format_args!("let in: {mac}{note}"));
+                    say(&format_args!("let in: {mac}{}", note(&device, now)));
                     Ok(ExitCode::SUCCESS)
                 }
             }
         },
+    }
+}
+
+fn note(device: &VerifiedDevice, now: i64) -> &'static str {
+    if device.pin().is_some() {
+        " (this certificate is pinned for it)"
+    } else if device.is_tolerated(now) {
+        " (expired, tolerated by policy)"
+    } else {
+        ""
     }
 }
 

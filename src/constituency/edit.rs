@@ -3,10 +3,14 @@
 use jsonc_parser::ParseOptions;
 use jsonc_parser::cst::{CstArray, CstInputValue, CstNode, CstObject, CstObjectProp, CstRootNode};
 
-use super::MacAddress;
+use super::{Fingerprint, MacAddress};
 
 /// What a policy without a file says.
 pub(super) const EMPTY: &str = "{\n}\n";
+
+/// The keys of a phone that has more than a note.
+const NOTE: &str = "note";
+const PIN: &str = "certificate_sha256";
 
 /// A change of a policy.
 #[derive(Debug, Clone, Copy)]
@@ -18,7 +22,16 @@ pub enum Change<'a> {
         /// What stands beside it; `None` leaves the note that it has.
         note: Option<&'a str>,
     },
-    /// Keeps a phone out, whatever else is said.
+    /// Puts a phone on the list with a certificate that counts for it by itself, and takes it off those that are denied.
+    Pin {
+        /// The phone.
+        mac: MacAddress,
+        /// What stands beside it; `None` leaves the note that it has.
+        note: Option<&'a str>,
+        /// The certificate.
+        certificate: Fingerprint,
+    },
+    /// Keeps a phone out, whatever else is said, and forgets the certificate that counted for it by itself.
     Deny {
         /// The phone.
         mac: MacAddress,
@@ -35,6 +48,7 @@ impl Change<'_> {
         let policy = root.object_value().ok_or("is no JSON object")?;
         match self {
             Self::Allow { mac, note } => allow(&policy, *mac, *note)?,
+            Self::Pin { mac, note, certificate } => pin(&policy, *mac, *note, *certificate)?,
             Self::Deny { mac } => deny(&policy, *mac)?,
         }
         Ok(root.to_string())
@@ -58,27 +72,85 @@ pub fn for_others(text: &str) -> Result<String, String> {
 }
 
 fn allow(policy: &CstObject, mac: MacAddress, note: Option<&str>) -> Result<(), String> {
-    if let Some(denied) = array(policy, "denied")? {
-        denied.elements().into_iter().filter(|element| is_address(element, mac)).for_each(CstNode::remove);
-    }
-    let value = |note: &str| CstInputValue::String(note.to_owned());
+    remove_denial(policy, mac)?;
     let phones = match policy.get("phones") {
         Some(phones) if is_any(&phones) => return Ok(()),
         Some(phones) => phones.object_value().ok_or("\"phones\" is neither a map nor \"any\"")?,
         None => policy.object_value_or_set("phones"),
     };
-    let is_it = |phone: &CstObjectProp| phone.decoded_name().is_some_and(|name| name.parse() == Ok(mac));
-    match (phones.properties().into_iter().find(is_it), note) {
-        (Some(phone), Some(note)) => phone.set_value(value(note)),
+    match (entry(&phones, mac), note) {
+        (Some(phone), Some(note)) => match phone.object_value() {
+            Some(entry) => set(&entry, NOTE, note),
+            None => phone.set_value(text(note)),
+        },
         (Some(_), None) => {}
         (None, note) => {
-            phones.append(&mac.to_string(), value(note.unwrap_or_default()));
+            phones.append(&mac.to_string(), text(note.unwrap_or_default()));
         }
     }
     Ok(())
 }
 
+fn pin(policy: &CstObject, mac: MacAddress, note: Option<&str>, certificate: Fingerprint) -> Result<(), String> {
+    if policy.get("phones").is_some_and(|phones| is_any(&phones)) {
+        return Err(
+            "\"phones\" is \"any\", which leaves no room for one phone's certificate; name the phones".to_owned()
+        );
+    }
+    allow(policy, mac, note)?;
+    let phone = policy.object_value("phones").and_then(|phones| entry(&phones, mac)).ok_or("\"phones\" is no map")?;
+    match phone.object_value() {
+        Some(entry) => {
+            let is_it = |pinned: CstObjectProp| text_of(&pinned.value()?)?.parse().ok();
+            if entry.get(PIN).and_then(is_it) != Some(certificate) {
+                set(&entry, PIN, &certificate.to_string());
+            }
+        }
+        None => {
+            let note = phone.value().and_then(|value| text_of(&value)).unwrap_or_default();
+            let entry = [(NOTE.to_owned(), text(&note)), (PIN.to_owned(), text(&certificate.to_string()))];
+            phone.set_value(CstInputValue::Object(entry.into()));
+        }
+    }
+    Ok(())
+}
+
+fn remove_denial(policy: &CstObject, mac: MacAddress) -> Result<(), String> {
+    if let Some(denied) = array(policy, "denied")? {
+        denied.elements().into_iter().filter(|element| is_address(element, mac)).for_each(CstNode::remove);
+    }
+    Ok(())
+}
+
+/// Takes away the certificate that is pinned for a phone, and leaves its note.
+fn unpin(policy: &CstObject, mac: MacAddress) {
+    let Some(phone) = policy.object_value("phones").and_then(|phones| entry(&phones, mac)) else { return };
+    let Some(entry) = phone.object_value().filter(|entry| entry.get(PIN).is_some()) else { return };
+    let note = entry.get(NOTE).and_then(|note| text_of(&note.value()?)).unwrap_or_default();
+    phone.set_value(text(&note));
+}
+
+/// What stands at a phone, in whatever spelling.
+fn entry(phones: &CstObject, mac: MacAddress) -> Option<CstObjectProp> {
+    let is_it = |phone: &CstObjectProp| phone.decoded_name().is_some_and(|name| name.parse() == Ok(mac));
+    phones.properties().into_iter().find(is_it)
+}
+
+fn set(object: &CstObject, key: &str, value: &str) {
+    match object.get(key) {
+        Some(property) => property.set_value(text(value)),
+        None => {
+            object.append(key, text(value));
+        }
+    }
+}
+
+fn text(text: &str) -> CstInputValue {
+    CstInputValue::String(text.to_owned())
+}
+
 fn deny(policy: &CstObject, mac: MacAddress) -> Result<(), String> {
+    unpin(policy, mac);
     let denied = match array(policy, "denied")? {
         Some(denied) => denied,
         None => policy.array_value_or_set("denied"),
@@ -155,6 +227,36 @@ mod tests {
         assert_eq!(deny(denied), denied);
         let any = r#"{"phones": "any", "denied": ["00005E00530C"]}"#;
         assert_eq!(allow(any, Some("a")), r#"{"phones": "any", "denied": []}"#);
+    }
+
+    #[test]
+    fn a_pin_comes_beside_the_note_and_goes_alone() {
+        let certificate = Fingerprint::of(b"");
+        let pin = |text: &str, note| Change::Pin { mac: mac(), note, certificate }.apply(text);
+        let value = |text: &str| text.parse::<serde_json::Value>().unwrap();
+        let hex = certificate.to_string();
+        let plain = "{\n  \"phones\": {\n    \"00:00:5E:00:53:0C\": \"a\",\n    \"00005e0053c7\": \"b\"\n  },\n  \"denied\": []\n}\n";
+        let pinned = pin(plain, None).unwrap();
+        let mut expected = value(plain);
+        expected["phones"]["00:00:5E:00:53:0C"] = serde_json::json!({ "note": "a", "certificate_sha256": hex });
+        assert_eq!(value(&pinned), expected);
+        assert!(pinned.contains("    \"00005e0053c7\": \"b\"\n  },\n  \"denied\": []\n}\n"), "{pinned}");
+        // Said already, in another spelling too.
+        assert_eq!(pin(&pinned, Some("a")).unwrap(), pinned);
+        let upper = pinned.replace(&hex, &hex.to_uppercase());
+        assert_eq!(pin(&upper, None).unwrap(), upper);
+        // Another certificate, another note; an allowance leaves the certificate.
+        assert_eq!(pin(&pinned.replace(&hex, &"0".repeat(64)), None).unwrap(), pinned);
+        assert_eq!(allow(&pinned, None), pinned);
+        assert_eq!(value(&allow(&pinned, Some("c")))["phones"]["00:00:5E:00:53:0C"]["note"], "c");
+        assert_eq!(value(&allow(&pinned, Some("c")))["phones"]["00:00:5E:00:53:0C"]["certificate_sha256"], hex);
+        // A denial forgets it, and so does not bring it back when it is taken back.
+        let denied = plain.replace("[]", "[\"00005e00530c\"]");
+        assert_eq!(deny(&pinned), denied);
+        assert_eq!(allow(&deny(&pinned), None), plain);
+        assert_eq!(value(&pin(&denied, None).unwrap()), expected);
+        assert_eq!(value(&pin(EMPTY, Some("x")).unwrap())["phones"]["00005e00530c"]["note"], "x");
+        assert!(pin(r#"{"phones": "any"}"#, None).unwrap_err().contains("name the phones"));
     }
 
     #[test]

@@ -5,8 +5,10 @@
 
 pub mod edit;
 pub mod edit_file;
+mod fingerprint;
 mod mac;
 mod name;
+mod phones;
 mod policy;
 mod policy_file;
 mod registry;
@@ -14,10 +16,12 @@ pub mod scan;
 mod tls_level;
 pub mod watch;
 
+pub use fingerprint::{Fingerprint, InvalidFingerprint};
 pub use mac::{InvalidMacAddress, MacAddress};
 pub use name::{ConstituencyName, InvalidName};
+pub use phones::{Phones, Pins};
 pub use policy::{
-    ClientAuth, ExpiredDeviceCertificates, POLICY_FILE, POLYCOM, Phones, Policy, PolicyFile, TlsPolicy, UploadLimits,
+    ClientAuth, ExpiredDeviceCertificates, POLICY_FILE, POLYCOM, Policy, PolicyFile, TlsPolicy, UploadLimits,
 };
 pub use registry::{Constituency, Fault, Folder, Registry, Severity, Standing};
 pub use tls_level::TlsLevel;

@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use schemars::JsonSchema;
-use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
-use super::{ConstituencyName, MacAddress, TlsLevel};
+use super::phones::{PhonesInput, PhonesSchema, UniqueAddresses};
+use super::{ConstituencyName, MacAddress, Phones, Pins, TlsLevel};
 use crate::settings::{self, SettingsError};
 
 /// The trust bundle that is built in: Polycom's factory PKI.
@@ -28,6 +28,8 @@ pub struct Policy {
     pub tls: TlsPolicy,
     /// Which phones are known by name. Those with a `<mac>.cfg` in the folder come on top.
     pub phones: Phones,
+    /// Certificates that count by themselves, each for one phone.
+    pub pins: Pins,
     /// Phones that stay out whatever else is said.
     pub denied: BTreeSet<MacAddress>,
     /// Further labels under which this constituency answers.
@@ -73,15 +75,6 @@ pub enum ExpiredDeviceCertificates {
     Accept,
 }
 
-/// The phones that a policy knows by name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Phones {
-    /// Every phone with a valid device certificate.
-    Any,
-    /// These, each with the operator's note.
-    Listed(BTreeMap<MacAddress, String>),
-}
-
 /// Budgets of uploads, in bytes and files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -113,6 +106,7 @@ impl Default for Policy {
                 level: None,
             },
             phones: Phones::Listed(BTreeMap::new()),
+            pins: Pins::new(),
             denied: BTreeSet::new(),
             aliases: BTreeSet::new(),
             shared: BTreeSet::new(),
@@ -145,7 +139,7 @@ pub struct PolicyFile {
     expired_device_certificates: Option<ExpiredDeviceCertificates>,
     /// How old the phones' TLS may be; absent: as in `provost.json`.
     tls: Option<TlsLevel>,
-    /// The known phones: a map of MAC address to a note, or "any".
+    /// The known phones: a map of MAC address to a note, or to a note and the certificate that counts for it; or "any".
     #[schemars(with = "Option<PhonesSchema>")]
     phones: Option<PhonesInput>,
     /// MAC addresses that stay out whatever else is said.
@@ -207,7 +201,8 @@ impl PolicyFile {
     fn into_policy(self) -> Policy {
         let default = Policy::default();
         let client_auth = self.client_auth.unwrap_or_default();
-        let phones = self.phones.map_or(default.phones, |PhonesInput(phones)| phones);
+        let PhonesInput { phones, pins } =
+            self.phones.unwrap_or(PhonesInput { phones: default.phones, pins: default.pins });
         // Whoever admits every phone in the world says explicitly what it may store here.
         let default_uploads = (phones != Phones::Any).then(UploadLimits::default);
         let trust = match client_auth {
@@ -223,6 +218,7 @@ impl PolicyFile {
                 level: self.tls,
             },
             phones,
+            pins,
             denied: self.denied.map(|UniqueAddresses(denied)| denied).unwrap_or_default(),
             aliases: self.aliases,
             shared: self.shared,
@@ -243,91 +239,6 @@ fn check_trust(trust: &[String], bundles: &[&str]) -> Result<(), String> {
         None => format!("known bundles: {}", bundles.join(", ")),
     };
     Err(format!("\"{unknown}\" is no trust bundle of provost.json; {hint}"))
-}
-
-#[derive(Debug)]
-struct PhonesInput(Phones);
-
-#[derive(JsonSchema)]
-#[serde(untagged)]
-#[expect(dead_code, reason = "only its schema is used")]
-enum PhonesSchema {
-    Any(AnySchema),
-    Listed(BTreeMap<String, String>),
-}
-
-#[derive(JsonSchema)]
-#[serde(rename_all = "lowercase")]
-#[expect(dead_code, reason = "only its schema is used")]
-enum AnySchema {
-    Any,
-}
-
-impl<'de> Deserialize<'de> for PhonesInput {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Reader;
-        impl<'de> Visitor<'de> for Reader {
-            type Value = PhonesInput;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a map of MAC addresses to notes, or \"any\"")
-            }
-
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
-                if text == "any" {
-                    Ok(PhonesInput(Phones::Any))
-                } else {
-                    Err(E::invalid_value(serde::de::Unexpected::Str(text), &self))
-                }
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut phones = BTreeMap::new();
-                while let Some(mac) = map.next_key::<MacAddress>()? {
-                    check_address(mac, phones.contains_key(&mac)).map_err(A::Error::custom)?;
-                    phones.insert(mac, map.next_value()?);
-                }
-                Ok(PhonesInput(Phones::Listed(phones)))
-            }
-        }
-        deserializer.deserialize_any(Reader)
-    }
-}
-
-#[derive(Debug)]
-struct UniqueAddresses(BTreeSet<MacAddress>);
-
-impl<'de> Deserialize<'de> for UniqueAddresses {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Reader;
-        impl<'de> Visitor<'de> for Reader {
-            type Value = UniqueAddresses;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a list of MAC addresses")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-                let mut addresses = BTreeSet::new();
-                while let Some(mac) = seq.next_element::<MacAddress>()? {
-                    check_address(mac, addresses.contains(&mac)).map_err(A::Error::custom)?;
-                    addresses.insert(mac);
-                }
-                Ok(UniqueAddresses(addresses))
-            }
-        }
-        deserializer.deserialize_seq(Reader)
-    }
-}
-
-fn check_address(mac: MacAddress, is_known: bool) -> Result<(), String> {
-    if is_known {
-        Err(format!("{mac} stands here twice (spellings of one address are one phone)"))
-    } else if mac == MacAddress::NOBODY {
-        Err("000000000000 is the name of the fallback files, never a phone".to_owned())
-    } else {
-        Ok(())
-    }
 }
 
 #[cfg(test)]
@@ -372,6 +283,38 @@ mod tests {
         assert!(parse(r#"{"denied": ["00005e0053ff", "00005E0053FF"]}"#).unwrap_err().contains("twice"));
         assert!(parse(r#"{"phones": "all"}"#).unwrap_err().contains("or \"any\""));
         assert!(parse(r#"{"phones": {}, "phones": {}}"#).unwrap_err().contains("duplicate field"));
+    }
+
+    #[test]
+    fn a_phone_may_have_a_certificate_of_its_own() {
+        let (hex, colons) = ("ab".repeat(32), ["AB"; 32].join(":"));
+        let one = |spelled: &str| {
+            parse(&format!(
+                r#"{{"phones": {{"00005e00530c": {{"note": "a", "certificate_sha256": "{spelled}"}}, "00005e0053c7": "b"}}}}"#
+            ))
+        };
+        let policy = one(&hex).unwrap();
+        assert_eq!(policy.pins.len(), 1);
+        assert_eq!(policy.pins[&"00005e00530c".parse().unwrap()].to_string(), hex);
+        assert!(matches!(&policy.phones, Phones::Listed(notes) if notes.values().eq(["a", "b"])));
+        assert_eq!(one(&colons).unwrap(), policy);
+        let unpinned = parse(r#"{"phones": {"00005e00530c": {"note": "a"}, "00005e0053c7": {}}}"#).unwrap();
+        assert!(unpinned.pins.is_empty() && unpinned.tls == policy.tls);
+
+        let wrong = |entry: &str| parse(&format!("{{\"phones\": {{\n\"00005e00530c\": {entry}}}}}")).unwrap_err();
+        for spelled in ["", "ab", &hex[1..], &colons[1..], &colons.replace(':', "-"), &format!("{}xy", &hex[2..])] {
+            let error = wrong(&format!("{{\"certificate_sha256\": \"{spelled}\"}}"));
+            assert!(error.starts_with("constituency.json:2: \"phones.00005e00530c.certificate_sha256\": "), "{error}");
+            assert!(error.contains("is no SHA-256 of a certificate"), "{error}");
+        }
+        let misspelt = wrong("{\"certificate_sha\": \"\"}");
+        assert!(misspelt.contains("did you mean \"certificate_sha256\"?"), "{misspelt}");
+        assert!(wrong("[]").contains("a note, or a map of \"note\" and \"certificate_sha256\""), "{}", wrong("[]"));
+        let twice = format!(
+            "{{\"certificate_sha256\": \"{hex}\"}}, \"00005e0053c7\": {{\"certificate_sha256\": \"{colons}\"}}"
+        );
+        let twice = wrong(&twice);
+        assert!(twice.contains("00005e00530c and 00005e0053c7 have the same certificate_sha256"), "{twice}");
     }
 
     #[test]

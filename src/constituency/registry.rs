@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use super::{ConstituencyName, MacAddress, Phones, Policy};
+use super::{ConstituencyName, Fingerprint, MacAddress, Phones, Policy};
 
 /// All constituencies that are served, at one moment.
 #[derive(Debug, Default)]
@@ -115,6 +115,12 @@ impl Constituency {
             Phones::Listed(listed) => listed.contains_key(&mac) || self.with_own_file.contains(&mac),
         };
         if is_known { Standing::Known } else { Standing::Unknown }
+    }
+
+    /// Whether `certificate` counts here by itself for `mac`.
+    #[must_use]
+    pub fn is_pinned(&self, mac: MacAddress, certificate: Fingerprint) -> bool {
+        self.policy.pins.get(&mac) == Some(&certificate)
     }
 
     /// The phones known by name or by their own file, in order; none when every phone is admitted.

@@ -1,6 +1,7 @@
 //! Sightings folded per phone, so that a phone that asks a thousand times a second costs one row. Pure.
 
 use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
 
 use super::sighting::{Proof, Sighting};
 use super::user_agent::UserAgent;
@@ -46,6 +47,8 @@ pub(super) struct Claims<'a> {
     pub(super) first: &'a Sighting,
     pub(super) last: &'a Sighting,
     pub(super) count: u64,
+    /// From each address the first and the last.
+    pub(super) addresses: HashMap<IpAddr, (&'a Sighting, &'a Sighting)>,
 }
 
 impl<'a> Batch<'a> {
@@ -60,10 +63,11 @@ impl<'a> Batch<'a> {
                     news.add(sighting, not_after, history);
                 }
                 Proof::Claimed { fingerprint } => {
-                    let new = || Claims { first: sighting, last: sighting, count: 0 };
+                    let new = || Claims { first: sighting, last: sighting, count: 0, addresses: HashMap::new() };
                     let claims = batch.claims.entry((key, fingerprint)).or_insert_with(new);
                     claims.count += 1;
                     claims.last = sighting;
+                    claims.addresses.entry(sighting.address).or_insert((sighting, sighting)).1 = sighting;
                 }
             }
         }

@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use keeper::Keeper;
-pub use reader::{Claim, Event, Phone, ReadError, Reader, Request};
+pub use reader::{Claim, ClaimAddress, Event, Phone, ReadError, Reader, Request};
 pub use sighting::{Proof, Sighting};
 pub use user_agent::UserAgent;
 

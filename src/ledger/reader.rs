@@ -1,5 +1,6 @@
 //! Reading the ledger, also while a server writes it: no lock is taken, and nothing is left behind.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -137,10 +138,23 @@ pub struct Claim {
     pub last_seen: i64,
     /// From where it came last.
     pub address: String,
+    /// From where it came: the addresses that were seen last, in that order.
+    pub addresses: Vec<ClaimAddress>,
     /// How often it came.
     pub count: u64,
     /// Why it was refused.
     pub refusal: Option<String>,
+}
+
+/// An address from which such a certificate came. Times are Unix milliseconds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimAddress {
+    /// The address.
+    pub address: String,
+    /// When it first came from there.
+    pub first_seen: i64,
+    /// When it last came from there.
+    pub last_seen: i64,
 }
 
 impl Reader {
@@ -178,7 +192,17 @@ impl Reader {
     /// # Errors
     /// If the database cannot be read.
     pub fn claims(&self) -> Result<Vec<Claim>, ReadError> {
-        self.query("SELECT * FROM claim ORDER BY constituency, mac, last_seen", [], claim)
+        let mut claims = self.query("SELECT * FROM claim ORDER BY constituency, mac, last_seen", [], claim)?;
+        let sql = "SELECT * FROM claim_address ORDER BY last_seen DESC, address";
+        let mut addresses: HashMap<_, Vec<ClaimAddress>> = HashMap::new();
+        for (key, address) in self.query(sql, [], claim_address)? {
+            addresses.entry(key).or_default().push(address);
+        }
+        for claim in &mut claims {
+            let key = (claim.constituency.clone(), claim.mac, claim.fingerprint);
+            claim.addresses = addresses.remove(&key).unwrap_or_default();
+        }
+        Ok(claims)
     }
 
     /// The requests of a phone that are kept, in all constituencies, oldest first.
@@ -253,9 +277,19 @@ fn claim(row: &Row<'_>) -> rusqlite::Result<Claim> {
         first_seen: row.get("first_seen")?,
         last_seen: row.get("last_seen")?,
         address: row.get("address")?,
+        addresses: Vec::new(),
         count: row.get("count")?,
         refusal: row.get("refusal")?,
     })
+}
+
+/// Which claim an address belongs to.
+type ClaimKey = (ConstituencyName, MacAddress, [u8; 32]);
+
+fn claim_address(row: &Row<'_>) -> rusqlite::Result<(ClaimKey, ClaimAddress)> {
+    let key = (row.get("constituency")?, row.get("mac")?, row.get("fingerprint")?);
+    let (address, first_seen, last_seen) = (row.get("address")?, row.get("first_seen")?, row.get("last_seen")?);
+    Ok((key, ClaimAddress { address, first_seen, last_seen }))
 }
 
 fn request(row: &Row<'_>) -> rusqlite::Result<Request> {

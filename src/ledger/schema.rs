@@ -4,7 +4,8 @@
 //! whatever the clock said before: one that was wrong once does no lasting harm.
 
 /// What makes version n of version n - 1, beginning with nothing.
-pub(super) const MIGRATIONS: &[&str] = &["CREATE TABLE phone (
+pub(super) const MIGRATIONS: &[&str] = &[
+    "CREATE TABLE phone (
          id INTEGER PRIMARY KEY,
          constituency TEXT NOT NULL,
          mac TEXT NOT NULL,
@@ -64,7 +65,20 @@ pub(super) const MIGRATIONS: &[&str] = &["CREATE TABLE phone (
      ) STRICT;
      CREATE INDEX claim_by_mac ON claim (mac);
      CREATE INDEX claim_by_time ON claim (last_seen);
-     CREATE INDEX claim_by_network ON claim (network, last_seen);"];
+     CREATE INDEX claim_by_network ON claim (network, last_seen);",
+    // From where each claim came.
+    "CREATE TABLE claim_address (
+         constituency TEXT NOT NULL,
+         mac TEXT NOT NULL,
+         fingerprint BLOB NOT NULL,
+         address TEXT NOT NULL,
+         first_seen INTEGER NOT NULL,
+         last_seen INTEGER NOT NULL,
+         PRIMARY KEY (constituency, mac, fingerprint, address),
+         FOREIGN KEY (constituency, mac, fingerprint) REFERENCES claim (constituency, mac, fingerprint) ON DELETE CASCADE
+     ) STRICT, WITHOUT ROWID;
+     INSERT INTO claim_address SELECT constituency, mac, fingerprint, address, last_seen, last_seen FROM claim;",
+];
 
 /// The version that is written.
 pub(super) fn version() -> i64 {

@@ -27,6 +27,8 @@ const REFUSED_OF_NETWORK: u32 = 64;
 /// How many certificates are kept that only claim to be a phone's: in all, and of one network.
 const CLAIMS: u32 = 2_000;
 const CLAIMS_OF_NETWORK: u32 = 16;
+/// How many addresses are kept from which such a certificate came.
+const ADDRESSES_OF_CLAIM: u32 = 8;
 /// The longest text that is kept, in bytes.
 const TEXT: usize = 512;
 /// How long to wait for somebody else who works on the database.
@@ -277,7 +279,33 @@ fn write_claims(
         claims.count,
         claims.last.refusal().map(cut),
     ])?;
+    write_addresses(transaction, key, fingerprint, claims)?;
     bound(transaction, CLAIM, Some(&network), CLAIMS_OF_NETWORK)
+}
+
+fn write_addresses(
+    transaction: &Transaction<'_>,
+    key: Key<'_>,
+    fingerprint: &[u8; 32],
+    claims: &Claims<'_>,
+) -> rusqlite::Result<()> {
+    let (constituency, mac) = (key.0.as_str(), key.1.to_string());
+    let mut statement = transaction.prepare_cached(
+        "INSERT INTO claim_address (constituency, mac, fingerprint, address, first_seen, last_seen)
+         VALUES (?, ?, ?, ?, ?, ?)
+         ON CONFLICT (constituency, mac, fingerprint, address) DO UPDATE SET
+             first_seen = min(first_seen, excluded.first_seen), last_seen = excluded.last_seen",
+    )?;
+    for (address, (first, last)) in &claims.addresses {
+        let (first, last) = (milliseconds(first.time), milliseconds(last.end()));
+        statement.execute(params![constituency, mac, fingerprint, address.to_string(), first, last])?;
+    }
+    let mut prune = transaction.prepare_cached(
+        "DELETE FROM claim_address WHERE (constituency, mac, fingerprint) = (?1, ?2, ?3) AND address NOT IN
+         (SELECT address FROM claim_address WHERE (constituency, mac, fingerprint) = (?1, ?2, ?3)
+          ORDER BY last_seen DESC, address LIMIT ?4)",
+    )?;
+    prune.execute(params![constituency, mac, fingerprint, ADDRESSES_OF_CLAIM]).map(drop)
 }
 
 /// A table, and which of its rows a stranger can add to.

@@ -198,6 +198,48 @@ fn claims_are_bounded_and_touch_nothing_that_was_proven() {
 }
 
 #[test]
+fn a_claim_keeps_the_addresses_that_it_came_from_last() {
+    let mut bench = Bench::new();
+    let of = |bench: &Bench| {
+        let claim = bench.reader().claims().unwrap().remove(0);
+        claim
+            .addresses
+            .into_iter()
+            .map(|it| (it.address, it.first_seen / 1000, it.last_seen / 1000))
+            .collect::<Vec<_>>()
+    };
+    let seconds = |second: i64| 1_767_225_600 + second;
+    bench.write(&[from(1, claimed(1, 1, 0)), from(2, claimed(1, 1, 1)), from(1, claimed(1, 1, 2))]);
+    bench.write(&[from(2, claimed(1, 1, 3))]);
+    let both = [("0.0.0.2".to_owned(), seconds(1), seconds(3)), ("0.0.0.1".to_owned(), seconds(0), seconds(2))];
+    assert_eq!(of(&bench), both);
+    // Somebody who repeats it from everywhere makes no room for himself.
+    bench.write(&(3..500).map(|number| from(number, claimed(1, 1, number.into()))).collect::<Vec<_>>());
+    let kept = of(&bench);
+    assert_eq!((kept.len(), kept[0].0.as_str(), kept[7].2), (8, "0.0.1.243", seconds(492)));
+    // They go with it.
+    bench.write(&(0..20).map(|number| from(499, claimed(2, number, 1000 + number))).collect::<Vec<_>>());
+    assert_eq!(bench.reader().claims().unwrap().iter().map(|claim| claim.addresses.len()).sum::<usize>(), 16);
+}
+
+#[test]
+fn a_ledger_of_the_first_version_is_brought_to_this_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = database(&folder.path().join(FOLDER));
+    std::fs::create_dir(path.parent().unwrap()).unwrap();
+    let old = rusqlite::Connection::open(&path).unwrap();
+    old.execute_batch(super::schema::MIGRATIONS[0]).unwrap();
+    old.pragma_update(None, "user_version", 1).unwrap();
+    let insert = "INSERT INTO claim VALUES ('ote', '00005e005301', zeroblob(32), 1000, 2000, '192.0.2.7', '192.0.2.7/32', 3, 'r')";
+    old.execute_batch(insert).unwrap();
+    drop(old);
+    drop(Store::open(&path).unwrap());
+    let claim = Reader::open(folder.path()).unwrap().unwrap().claims().unwrap().remove(0);
+    let address = ClaimAddress { address: "192.0.2.7".to_owned(), first_seen: 2000, last_seen: 2000 };
+    assert_eq!((claim.count, claim.addresses), (3, vec![address]));
+}
+
+#[test]
 fn the_newest_requests_are_kept_for_a_month() {
     let mut bench = Bench::new();
     let many: Vec<Sighting> = (0..1000).map(|second| sighting(1, second)).collect();

@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::access::{AccessLog, AccessRecord};
 use super::pace::{Pace, Phase};
 use crate::clock;
+use crate::trust::Claim;
 
 /// A request under way. Dropped, it writes its line: answered, broken off, or given up by a defect of ours.
 #[derive(Debug)]
@@ -29,6 +30,15 @@ impl Exchange {
     pub fn note(&mut self, reason: &dyn std::fmt::Display) {
         if let Some(record) = &mut self.record {
             record.reason.get_or_insert_with(|| reason.to_string());
+        }
+    }
+
+    /// Who asks is not proven any more, and only claims to be that phone.
+    pub fn disown(&mut self, claim: Claim) {
+        if let Some(record) = &mut self.record {
+            record.mac = None;
+            record.certificate_not_after = None;
+            record.claim = Some(Box::new(claim));
         }
     }
 

@@ -8,10 +8,8 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use rustls::pki_types::UnixTime;
 use rustls::server::{Accepted, Acceptor};
 use rustls::{HandshakeKind, ProtocolVersion, ServerConnection};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -23,8 +21,8 @@ use super::hello::{ClientHelloFacts, RAW_LIMIT};
 use super::site::{Site, TlsGeneration};
 use crate::certificate::LiveCertificates;
 use crate::clock;
-use crate::constituency::ConstituencyName;
-use crate::trust::{ChainRefusal, Claim, Verdict, VerifiedDevice, with_finding};
+use crate::constituency::{Constituency, ConstituencyName};
+use crate::trust::{ChainRefusal, Claim, Finding, VerifiedDevice, with_finding};
 
 /// TLS alert descriptions that we send ourselves (RFC 8446 §6).
 const INTERNAL_ERROR: u8 = 80;
@@ -41,6 +39,8 @@ pub struct Peer {
     pub has_sni: bool,
     /// What its certificate proved; `None` where nobody is asked for one.
     pub device: Option<Result<VerifiedDevice, ChainRefusal>>,
+    /// Who a certificate that does not count any more says it is.
+    pub claim: Option<Claim>,
     /// Version and suite.
     pub tls: Option<TlsFacts>,
 }
@@ -96,20 +96,22 @@ pub async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
     }
     let can_resume = hello.facts.as_ref().is_some_and(can_resume);
     let accept = StartHandshake::from_parts(hello.accepted, stream).into_stream(generation.config(can_resume));
-    let (result, finding) = with_finding(accept).await;
-    let (verdict, claim) = finding.map_or((None, None), |finding| (Some(finding.verdict), finding.claim));
+    let (result, finding) = with_finding(Arc::clone(&constituency.policy), accept).await;
     let tls = match result {
         Ok(tls) => tls,
         Err(error) => {
-            let reason = explain(&error, verdict, hello.facts.as_ref());
+            let (refusal, claim) = finding.map_or((None, None), |finding| (finding.verdict.err(), finding.claim));
+            let reason = explain(&error, refusal, hello.facts.as_ref());
             return Err(Refused { constituency: Some(name), reason, claim });
         }
     };
     let connection = tls.get_ref().1;
-    let device = generation.verifier.as_ref().map(|_| device(connection, generation, verdict));
+    let (device, claim) = device(connection, generation, constituency, finding)
+        .map_or((None, None), |finding| (Some(finding.verdict), finding.claim));
     let peer = Peer {
         tls: facts_of(connection, device.as_ref()),
         device,
+        claim,
         constituency: name,
         generation: Arc::clone(generation),
         has_sni: server_name.is_some(),
@@ -173,16 +175,19 @@ async fn send_alert<S: AsyncWrite + Unpin>(stream: &mut S, description: u8) {
     let _ = stream.shutdown().await;
 }
 
-/// The verdict of this handshake, or for a resumed session a new one on the chain that it remembers.
-fn device(connection: &ServerConnection, generation: &TlsGeneration, verdict: Option<Verdict>) -> Verdict {
-    match (verdict, connection.handshake_kind(), &generation.verifier) {
-        (Some(verdict), Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest), _) => verdict,
-        (_, _, Some(verifier)) => {
-            let since = Duration::from_secs(u64::try_from(clock::unix_seconds(clock::now())).unwrap_or(0));
+/// What this handshake found, or for a resumed session what is found now of the chain that it remembers.
+fn device(
+    connection: &ServerConnection,
+    generation: &TlsGeneration,
+    constituency: &Constituency,
+    finding: Option<Finding>,
+) -> Option<Finding> {
+    match (finding, connection.handshake_kind()) {
+        (Some(finding), Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest)) => Some(finding),
+        _ => {
             let chain = connection.peer_certificates().unwrap_or_default();
-            verifier.judge(chain, UnixTime::since_unix_epoch(since))
+            generation.examine(constituency, chain, clock::unix_seconds(clock::now()))
         }
-        _ => Err(ChainRefusal::NoCertificate),
     }
 }
 
@@ -196,8 +201,8 @@ fn facts_of(connection: &ServerConnection, device: Option<&Result<VerifiedDevice
 }
 
 /// The reason of a failed handshake: our verdict on the device, else what the client cannot do, else rustls' words.
-fn explain(error: &io::Error, verdict: Option<Verdict>, facts: Option<&ClientHelloFacts>) -> String {
-    if let Some(Err(refusal)) = verdict {
+fn explain(error: &io::Error, refusal: Option<ChainRefusal>, facts: Option<&ClientHelloFacts>) -> String {
+    if let Some(refusal) = refusal {
         return refusal.to_string();
     }
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());

@@ -26,7 +26,7 @@ use super::upload::receive::{self, UploadBody};
 use super::upload::store::Stored;
 use crate::clock;
 use crate::constituency::{Constituency, MacAddress, Standing};
-use crate::trust::VerifiedDevice;
+use crate::trust::{Claim, VerifiedDevice};
 
 /// A connection whose handshake is done: whose requests these are.
 #[derive(Debug)]
@@ -105,8 +105,11 @@ impl Connection {
     #[must_use]
     pub fn is_of_known_phone(&self) -> bool {
         let site = self.server.site.load();
-        let constituency = site.get(&self.peer.constituency).map(|(constituency, _)| constituency);
-        self.mac().zip(constituency).is_some_and(|(mac, constituency)| constituency.standing(mac) == Standing::Known)
+        let (Some((constituency, _)), Some(device)) = (site.get(&self.peer.constituency), self.device()) else {
+            return false;
+        };
+        let is_pinned = |mac| device.pin().is_none_or(|certificate| constituency.is_pinned(mac, certificate));
+        device.mac().is_ok_and(|mac| constituency.standing(mac) == Standing::Known && is_pinned(mac))
     }
 
     /// A record of something on this connection that began at `time`.
@@ -125,7 +128,7 @@ impl Connection {
             reason: None,
             tls: self.peer.tls,
             certificate_not_after: self.device().map(VerifiedDevice::not_after),
-            claim: None,
+            claim: self.peer.claim.clone().map(Box::new),
         })
     }
 
@@ -162,8 +165,12 @@ impl Connection {
     ) -> Response<Logged> {
         let mut response = answer.unwrap_or_else(|denial| {
             exchange.note(&denial);
-            if let Denial::Failed(reason) = &denial {
-                tracing::error!(constituency = %self.peer.constituency, "{reason}");
+            match &denial {
+                Denial::Failed(reason) => tracing::error!(constituency = %self.peer.constituency, "{reason}"),
+                Denial::Unpinned { mac, certificate, .. } => {
+                    exchange.disown(Claim { mac: *mac, fingerprint: *certificate });
+                }
+                _ => {}
             }
             answer::of_denial(&denial)
         });

@@ -6,8 +6,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::NoServerSessionStorage;
 use rustls::{ServerConfig, version};
 
@@ -15,7 +17,7 @@ use super::host;
 use super::old_tls::OldLane;
 use crate::certificate::LiveCertificates;
 use crate::constituency::{ClientAuth, Constituency, ConstituencyName, Registry, TlsLevel};
-use crate::trust::{Bundle, Bundles, DeviceVerifier, RequireDevice};
+use crate::trust::{Bundle, Bundles, DeviceVerifier, Finding, RequireDevice};
 
 /// What every TLS configuration is made of.
 #[derive(Debug, Clone)]
@@ -279,6 +281,14 @@ impl TlsGeneration {
             old_lane: OldLane::new(level, verifier.as_deref()),
             verifier,
         })
+    }
+
+    /// What is found of the `chain` of a peer of `constituency`, as it is now, at `now` in Unix seconds; `None` where
+    /// nobody is asked for one. Whoever presents it must have proven its key besides.
+    #[must_use]
+    pub fn examine(&self, constituency: &Constituency, chain: &[CertificateDer<'_>], now: i64) -> Option<Finding> {
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(now).unwrap_or(0)));
+        Some(self.verifier.as_ref()?.examine(chain, &constituency.policy.pins, now))
     }
 
     /// The configuration for a client whose session may be resumed later, or may not (RFC 7627 §5.3: without the

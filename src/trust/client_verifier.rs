@@ -11,6 +11,7 @@ use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 use super::claim::Claim;
 use super::refusal::ChainRefusal;
 use super::verifier::{DeviceVerifier, VerifiedDevice};
+use crate::constituency::{Pins, Policy};
 
 /// The device that was proven, or why none was.
 pub type Verdict = Result<VerifiedDevice, ChainRefusal>;
@@ -24,29 +25,36 @@ pub struct Finding {
     pub claim: Option<Claim>,
 }
 
-impl Finding {
-    /// What `verifier` finds of `chain` as of `now`.
-    #[must_use]
-    pub fn of(verifier: &DeviceVerifier, chain: &[CertificateDer<'_>], now: UnixTime) -> Self {
-        let verdict = verifier.judge(chain, now);
-        let claim = if verdict.is_err() { chain.first().and_then(Claim::of) } else { None };
-        Self { verdict, claim }
-    }
+/// One handshake, as its verifier sees it.
+struct Handshake {
+    /// The policy that is in force.
+    policy: Arc<Policy>,
+    /// rustls hands an error on only as an alert; the whole finding waits here for the handshake's own task.
+    finding: RefCell<Option<Finding>>,
 }
 
 tokio::task_local! {
-    /// rustls hands an error on only as an alert; the whole finding waits here for the handshake's own task.
-    static FINDING: RefCell<Option<Finding>>;
+    static HANDSHAKE: Handshake;
 }
 
-/// Runs a `handshake` and gives, beside its output, what a [`RequireDevice`] found in it, if one was asked.
-pub async fn with_finding<F: Future>(handshake: F) -> (F::Output, Option<Finding>) {
-    FINDING
-        .scope(RefCell::new(None), async {
+/// Runs a `handshake` under `policy` and gives, beside its output, what a [`RequireDevice`] found in it, if one was asked.
+pub async fn with_finding<F: Future>(policy: Arc<Policy>, handshake: F) -> (F::Output, Option<Finding>) {
+    HANDSHAKE
+        .scope(Handshake { policy, finding: RefCell::new(None) }, async {
             let output = handshake.await;
-            (output, FINDING.with(RefCell::take))
+            (output, HANDSHAKE.with(|handshake| handshake.finding.take()))
         })
         .await
+}
+
+impl DeviceVerifier {
+    /// Judges `chain` as [`judge`](Self::judge) does, and says of one that does not count who it claims to be.
+    #[must_use]
+    pub fn examine(&self, chain: &[CertificateDer<'_>], pins: &Pins, now: UnixTime) -> Finding {
+        let verdict = self.judge(chain, pins, now);
+        let claim = if verdict.is_err() { chain.first().and_then(Claim::of) } else { None };
+        Finding { verdict, claim }
+    }
 }
 
 /// Requires a device certificate that its [`DeviceVerifier`] accepts.
@@ -79,10 +87,11 @@ impl ClientCertVerifier for RequireDevice {
     ) -> Result<ClientCertVerified, Error> {
         let chain: Vec<CertificateDer<'_>> =
             std::iter::once(end_entity).chain(intermediates).map(|der| CertificateDer::from(der.as_ref())).collect();
-        let finding = Finding::of(&self.verifier, &chain, now);
+        // Outside of a handshake of ours nothing is pinned, and nobody waits for what is found.
+        let within = |handshake: &Handshake| self.verifier.examine(&chain, &handshake.policy.pins, now);
+        let finding = HANDSHAKE.try_with(within).unwrap_or_else(|_| self.verifier.examine(&chain, &Pins::new(), now));
         let answer = finding.verdict.as_ref().map(|_| ClientCertVerified::assertion()).map_err(Error::from);
-        // Outside of a handshake of ours nobody waits for it.
-        let _ = FINDING.try_with(|slot| slot.replace(Some(finding)));
+        let _ = HANDSHAKE.try_with(|handshake| handshake.finding.replace(Some(finding)));
         answer
     }
 

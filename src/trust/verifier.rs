@@ -5,6 +5,10 @@
 //! 3. webpki builds and verifies a path to an anchor; the anchor's own dates and path length are checked on it.
 //! 4. The subject names a phone, or says why it does not.
 //!
+//! A certificate that fails at 3 counts all the same if it is pinned: named by its SHA-256, for the phone that its subject
+//! names. That is an explicit decision about one certificate, so neither its signature nor its dates are asked for;
+//! the bounds of 1 and 2 and the subject are.
+//!
 //! Time is an argument. The path is verified as of the leaf's last valid second, and every CA's dates as of now: so the
 //! leaf's own expiry comes last, may be tolerated by policy, and hides no other reason.
 
@@ -20,7 +24,7 @@ use x509_parser::public_key::PublicKey;
 use super::bundle::{Anchor, Bundle};
 use super::identity::{self, NoIdentity};
 use super::refusal::{ChainRefusal, PathError};
-use crate::constituency::{ExpiredDeviceCertificates, MacAddress};
+use crate::constituency::{ExpiredDeviceCertificates, Fingerprint, MacAddress, Pins};
 
 /// The most certificates a phone may send. Path building is a puzzle that a stranger sets us.
 const MAX_CHAIN: usize = 8;
@@ -44,12 +48,19 @@ pub struct VerifiedDevice {
     not_after: i64,
     path_not_after: i64,
     tolerates_expiry: bool,
+    pin: Option<Fingerprint>,
 }
 
 impl VerifiedDevice {
     /// The phone that the certificate names, or why it names none.
     pub fn mac(&self) -> Result<MacAddress, &NoIdentity> {
         self.identity.as_ref().copied()
+    }
+
+    /// Its certificate, if that counts by a pin alone; it does so only while the pin stands.
+    #[must_use]
+    pub fn pin(&self) -> Option<Fingerprint> {
+        self.pin
     }
 
     /// When the certificate expires, in Unix seconds.
@@ -108,11 +119,17 @@ impl DeviceVerifier {
         &self.algorithms
     }
 
-    /// Judges the `chain` that a device presented, its own certificate first, as of `now`.
+    /// Judges the `chain` that a device presented, its own certificate first, for a constituency with these `pins`, as
+    /// of `now`.
     ///
     /// # Errors
     /// The exact reason why it does not count.
-    pub fn judge(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<VerifiedDevice, ChainRefusal> {
+    pub fn judge(
+        &self,
+        chain: &[CertificateDer<'_>],
+        pins: &Pins,
+        now: UnixTime,
+    ) -> Result<VerifiedDevice, ChainRefusal> {
         let (leaf_der, sent) = chain.split_first().ok_or(ChainRefusal::NoCertificate)?;
         if chain.len() > MAX_CHAIN {
             return Err(ChainRefusal::TooManyCertificates { sent: chain.len(), allowed: MAX_CHAIN });
@@ -120,7 +137,16 @@ impl DeviceVerifier {
         let leaf = parse(leaf_der)?;
         check_key_size(&leaf)?;
         check_key_usage(&leaf)?;
+        self.judge_by_chain(leaf_der, &leaf, sent, now).or_else(|refusal| by_pin(leaf_der, &leaf, pins).ok_or(refusal))
+    }
 
+    fn judge_by_chain(
+        &self,
+        leaf_der: &CertificateDer<'_>,
+        leaf: &X509Certificate<'_>,
+        sent: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<VerifiedDevice, ChainRefusal> {
         let is_ours = |der: &CertificateDer<'_>| {
             self.known.iter().chain(self.facts.iter().map(|fact| &fact.certificate)).any(|ours| ours == der)
         };
@@ -134,12 +160,13 @@ impl DeviceVerifier {
         let not_after = leaf.validity().not_after.timestamp();
         let path_not_after = self
             .verify_path(leaf_der, &intermediates, now, not_after)
-            .map_err(|error| ChainRefusal::explain(error, &leaf, now))?;
+            .map_err(|error| ChainRefusal::explain(error, leaf, now))?;
         let device = VerifiedDevice {
             identity: identity::mac_address(leaf.subject()),
             not_after,
             path_not_after,
             tolerates_expiry: self.expired == ExpiredDeviceCertificates::Accept,
+            pin: None,
         };
         device.still_valid(unix_seconds(now))?;
         Ok(device)
@@ -211,6 +238,21 @@ impl DeviceVerifier {
         }
         Err(refusal)
     }
+}
+
+/// The device of a certificate that is pinned for the phone that it names. Whoever presents it still proves its key.
+fn by_pin(leaf_der: &CertificateDer<'_>, leaf: &X509Certificate<'_>, pins: &Pins) -> Option<VerifiedDevice> {
+    let mac = identity::mac_address(leaf.subject()).ok()?;
+    let pin = *pins.get(&mac)?;
+    // What webpki cannot read (version 1, say), it could not verify the handshake's signature with either.
+    EndEntityCert::try_from(leaf_der).ok().filter(|_| Fingerprint::of(leaf_der) == pin)?;
+    Some(VerifiedDevice {
+        identity: Ok(mac),
+        not_after: leaf.validity().not_after.timestamp(),
+        path_not_after: i64::MAX,
+        tolerates_expiry: true,
+        pin: Some(pin),
+    })
 }
 
 fn unix_seconds(time: UnixTime) -> i64 {

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::harness::bind::{self, Bind, BindConfig, Named};
 use crate::harness::pebble::{Behaviour, Pebble};
+use crate::harness::pki::{Identity, device_params};
 use crate::harness::site::{Running, Site};
 use crate::harness::tool::{Ended, provost, run};
 use crate::harness::{VVX500, eventually, namespace, not_run};
@@ -36,7 +37,7 @@ fn every_block_is_of_a_kind_that_a_test_knows() {
     assert_eq!(README.matches("```").count() % 2, 0);
     let known = blocks("sh").len() + blocks("json").len() + blocks("text").len();
     assert_eq!(fences(README).len(), known);
-    assert_eq!((blocks("sh").len(), blocks("json").len(), blocks("text").len()), (8, 4, 2));
+    assert_eq!((blocks("sh").len(), blocks("json").len(), blocks("text").len()), (9, 4, 2));
 }
 
 #[test]
@@ -98,6 +99,39 @@ fn the_two_commands_are_what_they_say() {
     let script = std::fs::read_to_string(root.join(".ci/run")).unwrap();
     assert!(script.contains("tests/run"), "CI runs the README's command");
     assert!(root.join("tests/run").exists());
+}
+
+/// The commands in the text itself, `provost …`, between two headings.
+fn commands(start: &str, end: &str) -> Vec<Vec<&'static str>> {
+    let spans = passage(start, end).split('`').skip(1).step_by(2);
+    spans.filter_map(|span| Some(span.strip_prefix("provost ")?.split_whitespace().collect())).collect()
+}
+
+#[test]
+fn what_gets_phones_there_is_printed_as_the_readme_says() {
+    let mut site = Site::new();
+    site.config["listen"] = json!(["127.0.0.1:443"]);
+    site.config["certificate"] = json!({ "local_ca": {} });
+    site.write_config();
+    site.constituency("home", &json!({ "phones": { VVX500: "the kitchen" } }));
+    let (start, end) = ("## Getting phones there", "## Who is there");
+    let commands = commands(start, end);
+    assert_eq!(commands.len(), 1, "{commands:?}");
+    let printed = |command: &[&str]| {
+        let ended = provost(&site.path("."), command);
+        assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{command:?}");
+        ended.stdout
+    };
+    let dhcp = &commands[0];
+    for option in ["--vlan 10", "--timezone Europe/Berlin", "--offset +01:00", "--ntp 192.0.2.1"] {
+        assert!(passage(start, end).contains(&format!("`{option}`")), "{option}");
+        let with_it = [&dhcp[..], &option.split(' ').collect::<Vec<_>>()].concat();
+        assert_ne!(printed(dhcp), printed(&with_it), "{option}");
+    }
+    for format in ["isc", "kea", "dnsmasq", "mikrotik"] {
+        let command: Vec<&str> = dhcp.iter().map(|word| if *word == "isc" { format } else { word }).collect();
+        assert!(printed(&command).contains("https://home.phones.example.com/"), "{format}");
+    }
 }
 
 #[test]
@@ -254,6 +288,33 @@ fn a_bare_machine_goes_public_as_the_readme_says() {
         seen.contains("Verify return code: 0 (ok)").then_some(())
     });
     server.says("a new certificate is in use");
+}
+
+#[test]
+fn a_phone_with_a_certificate_of_its_own_is_let_in_as_the_readme_says() {
+    let shell = blocks("sh");
+    let pin = shell.iter().find(|block| block.contains("--certificate-sha256")).unwrap();
+    let (said, mac) = (pin.trim().rsplit(' ').next().unwrap(), pin.split(' ').nth(2).unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(folder.path().join("constituencies/home")).unwrap();
+    let identity = Identity::self_signed(&device_params(mac));
+    let (chain, _) = identity.write(folder.path(), "phone");
+    let openssl = run(Command::new("openssl").args(["x509", "-noout", "-fingerprint", "-sha256", "-in"]).arg(&chain));
+    let real = openssl.stdout.trim().split_once('=').unwrap().1;
+    for (fingerprint, word) in [(said, "refused: "), (real, "let in: ")] {
+        let ended = run(command("sh").args(["-ec", &pin.replace(said, fingerprint)]).current_dir(folder.path()));
+        assert_eq!(
+            ended.stdout,
+            format!("{mac} is let in by home with this certificate from now on\n"),
+            "{}",
+            ended.stderr
+        );
+        let verified = provost(folder.path(), &["trust", "verify", "--constituency", "home", chain.to_str().unwrap()]);
+        assert!(verified.stdout.starts_with(word), "{}", verified.stdout);
+    }
+    let text = std::fs::read_to_string(folder.path().join("constituencies/home/constituency.json")).unwrap();
+    let policy: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(policy["phones"][mac]["note"], "the lobby");
 }
 
 #[test]

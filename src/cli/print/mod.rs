@@ -1,10 +1,17 @@
 //! `provost print`: what other programs are to be told of this server, ready to be pasted; a file for each thing.
 
 use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
 
 use super::{ConfigArg, say};
+use crate::clock;
 use crate::config::Config;
+use crate::constituency::scan::Scanner;
+use crate::constituency::{Constituency, ConstituencyName};
 
+mod dhcp;
 mod grant;
 
 pub use grant::{Dialect, grant};
@@ -16,12 +23,15 @@ pub(super) enum Command {
     BindPolicy(ConfigArg),
     /// What Knot must grant, and nothing more: an acl in knot.conf.
     KnotAcl(ConfigArg),
+    /// What a DHCP server must tell phones, so that they find a constituency.
+    Dhcp(dhcp::Args),
 }
 
 pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
     let printed = match command {
         Command::BindPolicy(config) => grant::of(&find(config)?, Dialect::BindPolicy)?,
         Command::KnotAcl(config) => grant::of(&find(config)?, Dialect::KnotAcl)?,
+        Command::Dhcp(args) => dhcp::print(args, &find(&args.config)?)?,
     };
     say(&printed.trim_end());
     Ok(ExitCode::SUCCESS)
@@ -29,4 +39,11 @@ pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
 
 fn find(config: &ConfigArg) -> anyhow::Result<Config> {
     Ok(Config::find(config.config.as_deref())?)
+}
+
+/// The constituency that is served under `name`, which may be an alias of it.
+fn constituency(config: &Config, name: &ConstituencyName) -> anyhow::Result<Arc<Constituency>> {
+    let registry = Scanner::new(config.constituencies.clone(), config.bundle_names()).scan(clock::now());
+    let found = registry.find(name.as_str()).cloned();
+    found.with_context(|| format!("there is no constituency {name} that can be served; see provost check"))
 }

@@ -4,7 +4,7 @@ use hyper::{Method, StatusCode};
 
 use super::content_range::BadContentRange;
 use super::upload_name::BadUploadName;
-use crate::constituency::{ConstituencyName, MacAddress};
+use crate::constituency::{ConstituencyName, Fingerprint, MacAddress};
 use crate::serve::host::BadHost;
 use crate::serve::path::BadPath;
 use crate::trust::{ChainRefusal, NoIdentity};
@@ -31,6 +31,8 @@ pub enum Denial {
     Unknown { mac: MacAddress, constituency: ConstituencyName },
     #[error("{mac} is denied by {constituency}")]
     Denied { mac: MacAddress, constituency: ConstituencyName },
+    #[error("{constituency} does not pin the certificate of {mac} any more (SHA-256 {certificate})")]
+    Unpinned { mac: MacAddress, constituency: ConstituencyName, certificate: Fingerprint },
     #[error("{0}")]
     Chain(ChainRefusal),
     #[error("the policy's TLS part changed since this connection was made")]
@@ -91,6 +93,7 @@ impl Denial {
             | Self::NoDevice
             | Self::Unknown { .. }
             | Self::Denied { .. }
+            | Self::Unpinned { .. }
             | Self::Chain(_)
             | Self::TlsPartChanged
             | Self::OthersFile { .. }

@@ -130,10 +130,13 @@ fn check_phone(constituency: &Constituency, now: &Circumstances<'_>) -> Result<O
     let device = now.device.ok_or(Denial::NoDevice)?.map_err(|refusal| Denial::Chain(refusal.clone()))?;
     device.still_valid(now.now).map_err(Denial::Chain)?;
     let mac = device.mac().map_err(|reason| Denial::NoIdentity(reason.clone()))?;
-    match constituency.standing(mac) {
-        Standing::Known => Ok(Some(mac)),
-        Standing::Unknown => Err(Denial::Unknown { mac, constituency: constituency.name.clone() }),
-        Standing::Denied => Err(Denial::Denied { mac, constituency: constituency.name.clone() }),
+    match (constituency.standing(mac), device.pin()) {
+        (Standing::Known, Some(certificate)) if !constituency.is_pinned(mac, certificate) => {
+            Err(Denial::Unpinned { mac, constituency: constituency.name.clone(), certificate })
+        }
+        (Standing::Known, _) => Ok(Some(mac)),
+        (Standing::Unknown, _) => Err(Denial::Unknown { mac, constituency: constituency.name.clone() }),
+        (Standing::Denied, _) => Err(Denial::Denied { mac, constituency: constituency.name.clone() }),
     }
 }
 

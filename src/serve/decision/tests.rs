@@ -45,7 +45,8 @@ impl Stage {
         let issued = ca.issue_device(OWN.parse().unwrap(), time, Duration::from_hours(1)).unwrap();
         let now = clock::unix_seconds(time);
         let at = UnixTime::since_unix_epoch(Duration::from_secs(now.cast_unsigned()));
-        Self { constituency, device: verifier.judge(&[issued.certificate], at).unwrap(), now }
+        let device = verifier.judge(&[issued.certificate], &constituency.policy.pins, at).unwrap();
+        Self { constituency, device, now }
     }
 
     fn known() -> Self {

@@ -182,6 +182,17 @@ impl Identity {
         self
     }
 
+    /// A chain and its key.
+    pub fn of(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Self {
+        Self { chain, key: Arc::new(key) }
+    }
+
+    /// A certificate of these parameters, signed by itself, with the key of this one.
+    pub fn signed_again(&self, params: &CertificateParams) -> Self {
+        let certificate = params.self_signed(&KeyPair::try_from(&*self.key).unwrap()).unwrap();
+        Self { chain: vec![certificate.der().clone()], key: Arc::clone(&self.key) }
+    }
+
     /// The same identity with one bit of its certificate's signature turned.
     pub fn forged(mut self) -> Self {
         let mut der = self.chain[0].to_vec();

@@ -1,0 +1,67 @@
+//! What `allow` says of certificates that prove nothing: what was seen of them, before somebody takes one for a phone's.
+
+use std::collections::BTreeSet;
+
+use super::warn;
+use crate::clock;
+use crate::config::Config;
+use crate::constituency::scan::Scanner;
+use crate::constituency::{ConstituencyName, Fingerprint, MacAddress};
+use crate::ledger::{Claim, ReadError, Reader};
+
+/// Says what speaks against taking `certificate` for that of `mac`.
+pub(super) fn warn_of_pin(config: &Config, mac: MacAddress, certificate: Fingerprint) -> Result<(), ReadError> {
+    let claims = Reader::open(&config.state)?.map_or(Ok(Vec::new()), |ledger| claims_of(&ledger, mac))?;
+    let is_it = |claim: &&Claim| claim.fingerprint == certificate.bytes();
+    if !claims.iter().any(|claim| is_it(&claim)) {
+        warn(&format_args!(
+            "this certificate has never been seen of {mac}. Compare the fingerprint with the one that the phone shows on its \
+             own screen or web page"
+        ));
+    }
+    let others: BTreeSet<_> = claims.iter().filter(|claim| !is_it(claim)).map(|claim| claim.fingerprint).collect();
+    if !others.is_empty() {
+        warn(&format_args!(
+            "{} other certificates came for {mac}: somebody may be posing as it. Compare the fingerprint with the one that \
+             the phone shows on its own screen or web page; see provost phone-log {mac}",
+            others.len()
+        ));
+    }
+    Ok(())
+}
+
+/// Says so if `mac` will stay out, because all that was seen of it proves nothing.
+pub(super) fn warn_of_unproven(
+    config: &Config,
+    constituency: &ConstituencyName,
+    mac: MacAddress,
+) -> Result<(), ReadError> {
+    let Some(ledger) = Reader::open(&config.state)? else { return Ok(()) };
+    let claims = claims_of(&ledger, mac)?;
+    if claims.is_empty() || ledger.phones()?.iter().any(|phone| phone.mac == mac) {
+        return Ok(());
+    }
+    let registry = Scanner::new(config.constituencies.clone(), config.bundle_names()).scan(clock::now());
+    let is_pinned = |claim: &Claim| {
+        let served = registry.served().find(|served| served.name == *constituency);
+        served.is_some_and(|served| served.is_pinned(mac, claim.fingerprint.into()))
+    };
+    if !claims.iter().any(is_pinned) {
+        let seen: BTreeSet<String> =
+            claims.iter().map(|claim| Fingerprint::from(claim.fingerprint).to_string()).collect();
+        warn(&format_args!(
+            "{mac} STAYS OUT: it came with a certificate that proves nothing (SHA-256 {}). If that is the phone's own, as its \
+             screen or web page shows, let in exactly that one: provost allow {mac} --constituency {constituency} \
+             --certificate-sha256 FINGERPRINT",
+            seen.into_iter().collect::<Vec<_>>().join(", ")
+        ));
+    }
+    Ok(())
+}
+
+/// The certificates that claimed to be that phone's, wherever.
+fn claims_of(ledger: &Reader, mac: MacAddress) -> Result<Vec<Claim>, ReadError> {
+    let mut claims = ledger.claims()?;
+    claims.retain(|claim| claim.mac == mac);
+    Ok(claims)
+}

