@@ -12,12 +12,12 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio_rustls::server::TlsStream;
 
 use super::admission::Place;
 use super::linger::Lingering;
 use super::pace::{Paced, Requests};
 use super::request::{Answers, Connection};
+use super::secured::Secured;
 use super::stop::{End, Stop, told};
 use crate::clock;
 
@@ -29,7 +29,7 @@ const MAX_HEADER_BYTES: usize = 16 << 10;
 const REST_AFTER: Duration = Duration::from_millis(250);
 
 /// Boxed, because it would otherwise be copied, and have room kept for it, wherever it goes.
-type Stream = Box<Requests<TlsStream<Paced<Lingering<TcpStream>>>>>;
+type Stream = Box<Requests<Secured<Paced<Lingering<TcpStream>>>>>;
 
 type Http = Pin<Box<http1::Connection<TokioIo<Stream>, Answers>>>;
 
@@ -37,7 +37,7 @@ type Http = Pin<Box<http1::Connection<TokioIo<Stream>, Answers>>>;
 ///
 /// Not an `async fn`, which would keep room for the stream where it came in beside where it is used.
 pub fn converse(
-    stream: TlsStream<Paced<Lingering<TcpStream>>>,
+    stream: Secured<Paced<Lingering<TcpStream>>>,
     connection: Connection,
     seat: Place,
     stop: watch::Receiver<Stop>,

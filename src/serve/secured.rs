@@ -11,7 +11,10 @@ use super::old_tls::OldStream;
 
 /// TLS over `S`.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "the large one is nearly everybody's, and lies in a box with its connection")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is nearly everybody's, and lies in a box with its connection"
+)]
 pub enum Secured<S> {
     /// By rustls.
     Modern(TlsStream<S>),

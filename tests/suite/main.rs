@@ -34,6 +34,7 @@ mod limits;
 mod links;
 mod local;
 mod negotiation;
+mod old_tls;
 mod paths;
 mod phone_commands;
 mod phones;

@@ -45,14 +45,25 @@ impl ClientHelloFacts {
             })
     }
 
+    /// Whether this client speaks TLS, and no version that is younger than TLS 1.1.
+    #[must_use]
+    pub fn is_before_tls12(&self) -> bool {
+        matches!(self.highest_version(), Some(ProtocolVersion::TLSv1_0 | ProtocolVersion::TLSv1_1))
+    }
+
+    /// The highest version of TLS that it offers, whether or not anybody knows it.
+    fn highest_version(&self) -> Option<ProtocolVersion> {
+        let versions = self.versions.iter().copied().map(u16::from);
+        versions.filter(|version| version >> 8 == 3).max().map(ProtocolVersion::from)
+    }
+
     /// The least level at which this client is served by the old lane, which has an RSA certificate; `None` if it is at
     /// none.
     #[must_use]
     pub fn needs(&self) -> Option<TlsLevel> {
-        let highest = self.versions.iter().copied().map(u16::from).filter(|version| version >> 8 == 3).max();
-        let level = match ProtocolVersion::from(highest?) {
+        let level = match self.highest_version()? {
             ProtocolVersion::TLSv1_2 => TlsLevel::Compatible,
-            ProtocolVersion::TLSv1_0 | ProtocolVersion::TLSv1_1 => TlsLevel::Legacy,
+            _ if self.is_before_tls12() => TlsLevel::Legacy,
             _ => return None,
         };
         let is_taken = |(suite, name): &(CipherSuite, &str)| {

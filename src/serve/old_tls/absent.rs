@@ -37,7 +37,7 @@ impl OldLane {
         _: S,
         _: Vec<u8>,
         _: &ServerCertificate,
-        _: impl Fn(&[CertificateDer<'_>]) -> Finding + Send + Sync + 'static,
+        _: impl Fn(&[CertificateDer<'static>]) -> Finding + Send + Sync + 'static,
     ) -> Outcome<S> {
         match self.0 {}
     }

@@ -51,13 +51,11 @@ impl Recipe {
         }
         context.set_client_ca_list(hints);
         context.set_verify_depth(DEPTH);
-        context.set_alpn_select_callback(|_, offered| {
-            select_next_proto(HTTP_1_1, offered).ok_or(AlpnError::ALERT_FATAL)
-        });
+        context
+            .set_alpn_select_callback(|_, offered| select_next_proto(HTTP_1_1, offered).ok_or(AlpnError::ALERT_FATAL));
         // A write that has to wait comes again from another buffer; a connection at rest keeps none.
-        context.set_mode(
-            SslMode::ACCEPT_MOVING_WRITE_BUFFER | SslMode::ENABLE_PARTIAL_WRITE | SslMode::RELEASE_BUFFERS,
-        );
+        context
+            .set_mode(SslMode::ACCEPT_MOVING_WRITE_BUFFER | SslMode::ENABLE_PARTIAL_WRITE | SslMode::RELEASE_BUFFERS);
         context.set_read_ahead(true);
         Ok(context.build())
     }

@@ -76,7 +76,7 @@ impl OldLane {
         stream: S,
         read: Vec<u8>,
         certificate: &ServerCertificate,
-        judge: impl Fn(&[CertificateDer<'_>]) -> Finding + Send + Sync + 'static,
+        judge: impl Fn(&[CertificateDer<'static>]) -> Finding + Send + Sync + 'static,
     ) -> Outcome<S> {
         let trial = Trial::default();
         let started = self.context(certificate).and_then(|context| {
@@ -198,7 +198,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for OldStream<S> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let inner = Pin::new(&mut self.get_mut().inner);
-        if inner.get_ref().get_ref().is_shutting_down() {
+        if SslStream::get_ref(&inner).is_shutting_down() {
             // The close_notify is out. Asked once more, OpenSSL would wait for the peer's, and fail at what it still says.
             inner.get_pin_mut().poll_shutdown(cx)
         } else {

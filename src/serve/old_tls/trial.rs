@@ -37,7 +37,7 @@ impl Trial {
     pub(super) fn hold(
         &self,
         ssl: &mut SslRef,
-        judge: impl Fn(&[CertificateDer<'_>]) -> Finding + Send + Sync + 'static,
+        judge: impl Fn(&[CertificateDer<'static>]) -> Finding + Send + Sync + 'static,
     ) {
         let trial = self.clone();
         ssl.set_verify_callback(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT, move |is_fine, context| {
@@ -55,7 +55,7 @@ impl Trial {
         &self,
         is_fine: bool,
         context: &mut X509StoreContextRef,
-        judge: &impl Fn(&[CertificateDer<'_>]) -> Finding,
+        judge: &impl Fn(&[CertificateDer<'static>]) -> Finding,
     ) -> bool {
         let mut state = self.state();
         if let Some(finding) = &state.finding {
