@@ -33,20 +33,31 @@ use crate::serve::stop::Stop;
 use crate::serve::upload::store::{self, UploadStore};
 use crate::settings::SettingsError;
 use crate::state::{StateDir, StateError, StateLock};
+use crate::status::{Endpoint, Knowledge};
 use crate::trust::{self, Bundle, BundleError};
 
 pub mod control;
+mod heart;
+mod knowledge;
 mod news;
+pub mod passed;
 mod publisher;
 mod renewal;
 mod sightings;
 mod signals;
 mod sockets;
+pub mod status;
+mod supervisor;
 mod upkeep;
 
+use heart::Heart;
+use knowledge::Sources;
+use passed::{Passed, PassedError};
 use publisher::Publisher;
 use renewal::{Plan, Renewal};
 use sightings::Sightings;
+use status::Boards;
+use supervisor::{Supervisor, Word};
 use upkeep::{Upkeep, Work};
 
 pub(crate) use renewal::parts as renewal_parts;
@@ -98,6 +109,20 @@ pub enum AppError {
         /// What the system said.
         source: io::Error,
     },
+    /// What systemd passed does not fit.
+    #[error("{0}")]
+    Passed(#[from] PassedError),
+    /// An address is served no more.
+    #[error("a listener ended by a defect of provost")]
+    ListenerEnded,
+    /// The operators' listener.
+    #[error("cannot listen on {endpoint} (\"status\"): {source}{}", sockets::hint(.source))]
+    Status {
+        /// Where.
+        endpoint: Endpoint,
+        /// What the system said.
+        source: io::Error,
+    },
     /// Threads, signals.
     #[error("the system refuses what every server needs: {0}")]
     System(#[from] io::Error),
@@ -115,6 +140,7 @@ pub struct App {
     waker: Waker,
     writer: Writer,
     keeper: Keeper,
+    status: Option<(status::Opened, Arc<dyn Knowledge>)>,
     _lock: StateLock,
 }
 
@@ -129,17 +155,24 @@ enum Source {
 
 impl App {
     /// Opens everything that is needed and listens, within a runtime; connections are accepted once [`App::run`] runs.
-    /// The access log goes to `output` in the form `log`, which the command line may have chosen.
+    /// The access log goes to `output` in the form `log`, which the command line may have chosen; `passed` are the sockets
+    /// that systemd keeps for us.
     ///
     /// # Errors
     /// Whatever makes serving impossible. What is wrong with a folder or a trust bundle is only said.
-    pub fn start(config: Config, log: LogFormat, output: impl io::Write + Send + 'static) -> Result<Self, AppError> {
+    pub fn start(
+        mut config: Config,
+        log: LogFormat,
+        output: impl io::Write + Send + 'static,
+        mut passed: Passed,
+    ) -> Result<Self, AppError> {
         let room = sockets::room_for_connections();
         config.check_apart()?;
         let state = StateDir::open(&config.state)?;
         let lock = state.lock()?;
         let certificates = Arc::new(LiveCertificates::default());
-        let mut source = Source::open(&config, &state, &certificates)?;
+        let boards = Boards::default();
+        let mut source = Source::open(&config, &state, &certificates, &boards)?;
         source.refresh(&certificates, &config.domain);
 
         let material = TlsMaterial {
@@ -158,8 +191,11 @@ impl App {
             .map_err(|source| AppError::Uploads { path: uploads, source })?;
         // Whoever reads that we listen may send a signal at once.
         let signals = signals::Signals::listen()?;
-        let listeners = sockets::listen_all(&config.listen)?;
+        let operators = status::open(&mut config, &state, &mut passed)?;
+        let listeners = sockets::listen_all(&config.listen, &mut passed)?;
+        passed.check_all_taken()?;
         let (ledger, keeper) = Ledger::start(&state.folder(ledger::FOLDER)?)?;
+        let health = ledger.health();
         let (access, writer) = AccessLog::start(log, output, Sightings(ledger))?;
         let server = Arc::new(Server {
             site: ArcSwap::from_pointee(Site::new(config.domain.clone(), config.no_sni.clone())),
@@ -175,7 +211,11 @@ impl App {
         publisher.publish_registry(&Registry::default(), first.snapshot());
         let publishing = Arc::clone(&publisher);
         let waker = follow(scanner, first, move |before, after| publishing.publish_registry(before, after))?;
-        Ok(Self { config, server, publisher, listeners, signals, source, waker, writer, keeper, _lock: lock })
+        let status = operators.map(|opened| {
+            let sources = Sources::new(&server, boards, health, &config, state.path(), &listeners);
+            (opened, Arc::new(sources) as Arc<dyn Knowledge>)
+        });
+        Ok(Self { config, server, publisher, listeners, signals, source, waker, writer, keeper, status, _lock: lock })
     }
 
     /// Where it listens.
@@ -217,20 +257,21 @@ impl App {
             publisher: self.publisher,
             config: self.config.clone(),
             waker: self.waker.clone(),
+            token: self.status.as_ref().map(|(opened, _)| opened.token()),
         })?;
-        let mut until = std::pin::pin!(until);
-        loop {
-            tokio::select! {
-                () = &mut until => break,
-                signal = self.signals.next() => match signal {
-                    signals::Signal::Stop(name) => {
-                        tracing::info!("{name}: no new connections; what is under way may end within {} s", self.config.limits.drain_s);
-                        break;
-                    }
-                    signals::Signal::Reload => upkeep.reload(),
-                },
-            }
+        let status = self.status.map(|(opened, knowledge)| opened.start(knowledge)).transpose()?;
+        let supervisor = Supervisor::from_environment()?;
+        let mut heart = JoinSet::new();
+        if supervisor.is_there() {
+            heart.spawn(Heart::new(&self.server, &self.waker, &upkeep, &supervisor, stopped).beat());
         }
+        supervisor.say(vec![Word::Ready]);
+        let result = tokio::select! {
+            () = until => Ok(()),
+            () = self.signals.obey(&upkeep, &supervisor, self.config.limits.drain_s) => Ok(()),
+            Some(_) = listeners.join_next() => Err(AppError::ListenerEnded),
+        };
+        supervisor.say(vec![Word::Stopping, Word::Status("what is under way may end".to_owned())]);
         // Nobody left to tell is as good as told.
         let _ = stop.send(Stop::Drain);
         renewal.iter().for_each(Renewal::stop);
@@ -246,17 +287,26 @@ impl App {
         if let Some(renewal) = renewal {
             renewal.ended().await;
         }
+        heart.shutdown().await;
+        if let Some(status) = status {
+            status.end().await;
+        }
         self.waker.stop();
         drop((upkeep, self.server));
         self.writer.finish(PATIENCE_WITH_LOG);
         self.keeper.finish(PATIENCE_WITH_LEDGER);
         tracing::info!("stopped");
-        Ok(())
+        result
     }
 }
 
 impl Source {
-    fn open(config: &Config, state: &StateDir, live: &Arc<LiveCertificates>) -> Result<Self, AppError> {
+    fn open(
+        config: &Config,
+        state: &StateDir,
+        live: &Arc<LiveCertificates>,
+        boards: &Boards,
+    ) -> Result<Self, AppError> {
         Ok(match &config.certificate {
             CertificateSource::Files(pairs) => Self::Files(FilesSource::new(pairs.clone())),
             CertificateSource::LocalCa(_) => Self::LocalCa(Box::new(LocalCa::open(
@@ -265,7 +315,7 @@ impl Source {
                 clock::now(),
             )?)),
             CertificateSource::Acme(settings) => {
-                let plan = Plan::new(settings, &config.domain, state.path(), live);
+                let plan = Plan::new(settings, &config.domain, state.path(), live, boards);
                 let renewer = plan.open()?;
                 Self::Acme(Some(Box::new((plan, renewer))))
             }

@@ -49,10 +49,15 @@ const HOUSE: [&Layer; 8] = [&FOUNDATION, &NOUNS, &VERBS, &CONFIG, &APP, &CLI, &M
 const IMPURE_FILES: &[(&str, &str)] = &[
     ("src/clock.rs", "reads the clock, for everybody"),
     ("src/app.rs", "holds the listeners"),
+    ("src/app/heart.rs", "beats on the runtime"),
+    ("src/app/passed.rs", "takes sockets that were passed"),
     ("src/app/signals.rs", "listens to signals"),
     ("src/app/sockets.rs", "opens the listeners"),
+    ("src/app/supervisor.rs", "tells systemd on a thread of its own"),
     ("src/app/control.rs", "answers on its socket"),
     ("src/app/renewal.rs", "gives renewal a thread"),
+    ("src/app/knowledge.rs", "looks at clock and folders for the picture"),
+    ("src/app/status.rs", "gives operators a thread"),
     ("src/app/upkeep.rs", "looks at files on a thread of its own"),
     ("src/ca.rs", "keeps its key in a file"),
     ("src/certificate/files.rs", "reads the files it follows"),
@@ -118,6 +123,11 @@ const IMPURE_FILES: &[(&str, &str)] = &[
     ("src/serve/upload/sink.rs", "stores files"),
     ("src/serve/upload/store.rs", "opens uploads"),
     ("src/state.rs", "stores files"),
+    ("src/status/events.rs", "looks again every second"),
+    ("src/status/listener.rs", "accepts operators' connections"),
+    ("src/status/pictures.rs", "has pictures taken, once a second"),
+    ("src/status/routes.rs", "waits for bodies and disks"),
+    ("src/status/token.rs", "reads the token"),
 ];
 
 /// What makes a file impure, wherever in a path it stands.
@@ -297,7 +307,8 @@ fn only_the_listed_files_touch_the_world() {
 fn confined_crates_stay_where_they_are() {
     let house = house();
     for (confined, place) in CONFINED {
-        let knows = |source: &&Source| source.mentions.iter().any(|it| it.path.first().is_some_and(|it| it == confined));
+        let knows =
+            |source: &&Source| source.mentions.iter().any(|it| it.path.first().is_some_and(|it| it == confined));
         let (inside, outside): (Vec<&Source>, Vec<&Source>) =
             house.sources.iter().filter(knows).partition(|source| source.path.starts_with(place));
         saw(inside.len(), 1, &format!("files that know {confined}"));

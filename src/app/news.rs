@@ -75,6 +75,7 @@ pub(super) fn tell_restart_needed(running: &Config, read: &Config) {
         ("trust (names)", running.bundle_names() != read.bundle_names()),
         ("log", running.log != read.log),
         ("limits", running.limits != read.limits),
+        ("status", running.status != read.status),
     ];
     for (key, _) in changed.iter().filter(|(_, is_changed)| *is_changed) {
         tracing::warn!("provost.json: \"{key}\" changed; restart provost to put it in force");

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::status::Boards;
 use super::{AppError, control};
 use crate::certificate::LiveCertificates;
 use crate::dns::Dns;
@@ -24,6 +25,7 @@ pub(super) struct Plan {
     domain: String,
     state: PathBuf,
     live: Arc<LiveCertificates>,
+    boards: Boards,
     control: Option<UnixListener>,
 }
 
@@ -45,17 +47,25 @@ pub(crate) fn parts(settings: &AcmeSettings, domain: &str, state: &Path) -> Resu
 
 impl Plan {
     /// Listens on the control socket at once: whoever reads that the server listens may command it.
-    pub(super) fn new(settings: &AcmeSettings, domain: &str, state: &Path, live: &Arc<LiveCertificates>) -> Self {
+    pub(super) fn new(
+        settings: &AcmeSettings,
+        domain: &str,
+        state: &Path,
+        live: &Arc<LiveCertificates>,
+        boards: &Boards,
+    ) -> Self {
         let (settings, domain, state) = (settings.clone(), domain.to_owned(), state.to_owned());
         let control = control::listen(&state);
-        Self { settings, domain, state, live: Arc::clone(live), control }
+        Self { settings, domain, state, live: Arc::clone(live), boards: Arc::clone(boards), control }
     }
 
     /// Publishes what is stored.
     pub(super) fn open(&self) -> Result<Renewer, AppError> {
         let parts = parts(&self.settings, &self.domain, &self.state)?;
-        Renewer::open(parts, &self.state, Arc::clone(&self.live))
-            .map_err(|error| AppError::Acme(format!("{}: {error}", self.state.display())))
+        let renewer = Renewer::open(parts, &self.state, Arc::clone(&self.live))
+            .map_err(|error| AppError::Acme(format!("{}: {error}", self.state.display())))?;
+        self.boards.store(Some(renewer.board()));
+        Ok(renewer)
     }
 
     /// Renews until it is [ended](Renewal::end), and answers on the control socket.

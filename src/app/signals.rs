@@ -3,10 +3,14 @@
 use std::io;
 
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
+use tokio::task::JoinSet;
+
+use super::supervisor::{Supervisor, Word};
+use super::upkeep::Upkeep;
 
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Signal {
+enum Signal {
     /// End in order; the signal's name.
     Stop(&'static str),
     /// Read everything again.
@@ -30,11 +34,33 @@ impl Signals {
         })
     }
 
-    pub(super) async fn next(&mut self) -> Signal {
+    async fn next(&mut self) -> Signal {
         tokio::select! {
             _ = self.terminate.recv() => Signal::Stop("SIGTERM"),
             _ = self.interrupt.recv() => Signal::Stop("SIGINT"),
             _ = self.hang_up.recv() => Signal::Reload,
+        }
+    }
+
+    /// Reads everything again when a signal asks for it, until one says stop.
+    pub(super) async fn obey(&mut self, upkeep: &Upkeep, supervisor: &Supervisor, drain_s: u64) {
+        let mut reloads = JoinSet::new();
+        loop {
+            tokio::select! {
+                signal = self.next() => match signal {
+                    Signal::Stop(name) => {
+                        tracing::info!("{name}: no new connections; what is under way may end within {drain_s} s");
+                        return;
+                    }
+                    Signal::Reload => {
+                        supervisor.say(vec![Word::Reloading]);
+                        reloads.spawn(upkeep.reload());
+                    }
+                },
+                Some(_) = reloads.join_next() => if reloads.is_empty() {
+                    supervisor.say(vec![Word::Ready]);
+                },
+            }
         }
     }
 

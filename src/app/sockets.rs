@@ -7,16 +7,23 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
+use super::passed::{LISTEN, Passed};
 use super::{ANNOUNCEMENT, AppError};
 
 /// How many connections may wait to be accepted; the kernel's own limit applies too.
 const BACKLOG: i32 = 4096;
 
-/// Listens on every address. An IPv6 address on a host without IPv6 is a warning as long as another one stands.
-pub(super) fn listen_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, AppError> {
+/// Listens on every address: by the socket that was passed for it, or by one of its own. An IPv6 address on a host without
+/// IPv6 is a warning as long as another one stands.
+pub(super) fn listen_all(addresses: &[SocketAddr], passed: &mut Passed) -> Result<Vec<TcpListener>, AppError> {
     let mut listeners = Vec::new();
     let mut without_ipv6 = None;
     for address in addresses {
+        if let Some(kept) = passed.tcp(LISTEN, *address)? {
+            tracing::info!(target: ANNOUNCEMENT, "listening on {address} (a socket that systemd keeps)");
+            listeners.push(TcpListener::from_std(kept)?);
+            continue;
+        }
         match listen(*address) {
             Ok(listener) => {
                 tracing::info!(target: ANNOUNCEMENT, "listening on {}", listener.local_addr().unwrap_or(*address));

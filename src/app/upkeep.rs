@@ -4,21 +4,33 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
+
+use tokio::sync::oneshot;
 
 use super::Source;
 use super::publisher::Publisher;
 use crate::certificate::LiveCertificates;
 use crate::config::Config;
 use crate::constituency::watch::Waker;
+use crate::status::token::Token;
 
 /// How often certificates are looked at.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// The thread that reads; dropped, it ends when it has read what it is reading.
+/// The thread that reads; when this and its clones are dropped, it ends when it has read what it is reading.
+#[derive(Debug, Clone)]
+pub(super) struct Upkeep(Sender<Ask>);
+
+/// What the thread is asked for.
 #[derive(Debug)]
-pub(super) struct Upkeep(Sender<()>);
+enum Ask {
+    /// To read everything again, and to say when that is done.
+    Reload(oneshot::Sender<()>),
+    /// To answer when it comes round.
+    Answer(Sender<()>),
+}
 
 /// What the thread works on.
 pub(super) struct Work {
@@ -28,6 +40,8 @@ pub(super) struct Work {
     /// As it was at the start.
     pub(super) config: Config,
     pub(super) waker: Waker,
+    /// Of operators.
+    pub(super) token: Option<Arc<Token>>,
 }
 
 impl Upkeep {
@@ -36,12 +50,18 @@ impl Upkeep {
         let (asks, asked) = channel();
         std::thread::Builder::new().name("upkeep".to_owned()).spawn(move || {
             loop {
-                let is_reload = match asked.recv_timeout(PERIOD) {
-                    Ok(()) => true,
-                    Err(RecvTimeoutError::Timeout) => false,
+                let reload = match asked.recv_timeout(PERIOD) {
+                    Ok(Ask::Reload(done)) => Some(done),
+                    Ok(Ask::Answer(answer)) => {
+                        // Whoever asked may have gone.
+                        let _ = answer.send(());
+                        None
+                    }
+                    Err(RecvTimeoutError::Timeout) => None,
                     Err(RecvTimeoutError::Disconnected) => return,
                 };
-                if catch_unwind(AssertUnwindSafe(|| work.do_once(is_reload))).is_err() {
+                // Whoever waits for the reload hears of its end also when this panics.
+                if catch_unwind(AssertUnwindSafe(|| work.do_once(reload.is_some()))).is_err() {
                     tracing::error!("reading certificates or configuration failed by a defect of provost (a panic)");
                 }
             }
@@ -49,10 +69,18 @@ impl Upkeep {
         Ok(Self(asks))
     }
 
-    /// Asks for everything to be read again.
-    pub(super) fn reload(&self) {
+    /// Asks for everything to be read again. What this gives ends when that is done.
+    pub(super) fn reload(&self) -> oneshot::Receiver<()> {
+        let (doing, done) = oneshot::channel();
         // The thread lives as long as this.
-        let _ = self.0.send(());
+        let _ = self.0.send(Ask::Reload(doing));
+        done
+    }
+
+    /// Asks the thread to answer when it comes round; `None` if it has ended.
+    pub(super) fn ask(&self) -> Option<Receiver<()>> {
+        let (answer, answered) = channel();
+        self.0.send(Ask::Answer(answer)).ok().map(|()| answered)
     }
 }
 
@@ -62,6 +90,19 @@ impl Work {
         if is_reload {
             self.publisher.reload(&self.config);
             self.waker.wake();
+            self.read_token();
+        }
+    }
+
+    fn read_token(&self) {
+        match self.token.as_ref().map(|token| token.reload()) {
+            Some(Ok(true)) => {
+                tracing::info!("the status page has another token; who signed in with the old one is out");
+            }
+            Some(Err(error)) => {
+                tracing::error!("\"token_file\" in \"status\": {error}; the last good token stays in force");
+            }
+            Some(Ok(false)) | None => {}
         }
     }
 }

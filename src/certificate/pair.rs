@@ -94,6 +94,14 @@ impl ServerCertificate {
         self.secret.as_ref().map(|secret| secret.0.secret_der())
     }
 
+    /// Who issued it: the CN of the issuer, else all that is said of it.
+    #[must_use]
+    pub fn issuer(&self) -> Option<String> {
+        let (_, parsed) = X509Certificate::from_der(self.key.cert.first()?).ok()?;
+        let common_name = parsed.issuer().iter_common_name().next().and_then(|name| name.as_str().ok());
+        Some(common_name.map_or_else(|| parsed.issuer().to_string(), str::to_owned))
+    }
+
     /// The kind of its key.
     #[must_use]
     pub fn algorithm(&self) -> SignatureAlgorithm {

@@ -16,6 +16,7 @@ use super::local::LocalCas;
 use super::phone::DeviceCertificates;
 use super::printer::{Format, Printer};
 use super::{diagnostics, runtime, say};
+use crate::app::passed::Passed;
 use crate::app::{ANNOUNCEMENT, App, AppError};
 use crate::config::{CONFIG_FILE, Config, LOCAL_PORT};
 use crate::constituency::{ClientAuth, ConstituencyName, MacAddress, Phones};
@@ -92,7 +93,7 @@ async fn show(args: &Args, config: Config) -> anyhow::Result<ExitCode> {
 fn start_on_a_free_port(config: &Config, log: &Gated) -> anyhow::Result<App> {
     for port in LOCAL_PORT..LOCAL_PORT + PORTS {
         let listen = vec![SocketAddr::from(([127, 0, 0, 1], port))];
-        match App::start(Config { listen, ..config.clone() }, config.log, log.clone()) {
+        match App::start(Config { listen, ..config.clone() }, config.log, log.clone(), Passed::default()) {
             Err(AppError::Listen { address, source }) if source.kind() == io::ErrorKind::AddrInUse => {
                 tracing::warn!("{address} is taken; trying the next port");
             }

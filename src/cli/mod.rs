@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
 use clap::builder::Styles;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 mod certificate;
 pub mod check;
@@ -115,6 +115,11 @@ pub fn main() -> ExitCode {
         complain(&whole(&error));
         ExitCode::from(USAGE)
     })
+}
+
+/// The command line, to be described to shells and readers.
+fn command_line() -> clap::Command {
+    Cli::command()
 }
 
 /// Prints a line to standard output; a reader that has gone is no error.

@@ -1,6 +1,5 @@
 //! `provost phones`: every phone that is known or was seen, and whether it is all right.
 
-use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,10 +10,9 @@ use super::{ConfigArg, code, say, shown};
 use crate::clock::{self, rfc3339};
 use crate::config::Config;
 use crate::constituency::scan::Scanner;
-use crate::constituency::{
-    Constituency, ConstituencyName, Fingerprint, MacAddress, Phones, Registry, Standing, TlsLevel,
-};
-use crate::ledger::{Claim, ClaimAddress, Event, Phone, Reader};
+use crate::constituency::{ConstituencyName, Fingerprint, MacAddress, Standing, TlsLevel};
+use crate::ledger::roster::{Known, together};
+use crate::ledger::{Claim, ClaimAddress, Event, Reader};
 use crate::serve::access::without_controls;
 
 /// From when on a certificate's end is worth a line, in seconds.
@@ -41,18 +39,6 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
 }
-
-/// A phone as its constituency's policy and the ledger know it.
-struct Known {
-    /// `None`: the constituency is not served.
-    standing: Option<Standing>,
-    note: String,
-    /// The certificate that counts for it by itself.
-    pin: Option<Fingerprint>,
-    seen: Option<Phone>,
-}
-
-type All = BTreeMap<(ConstituencyName, MacAddress), Known>;
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let config = Config::find(args.config.config.as_deref())?;
@@ -106,39 +92,10 @@ impl Args {
     }
 }
 
-/// The phones that policies name, and those that were seen.
-fn together(registry: &Registry, seen: Vec<Phone>) -> All {
-    let mut all = All::new();
-    for constituency in registry.served() {
-        for mac in constituency.known_phones().into_iter().chain(constituency.policy.denied.iter().copied()) {
-            all.insert((constituency.name.clone(), mac), Known::of(Some(constituency), mac));
-        }
-    }
-    for phone in seen {
-        let constituency = registry.served().find(|constituency| constituency.name == phone.constituency);
-        let (key, mac) = ((phone.constituency.clone(), phone.mac), phone.mac);
-        all.entry(key).or_insert_with(|| Known::of(constituency.map(AsRef::as_ref), mac)).seen = Some(phone);
-    }
-    all
-}
-
 impl Known {
-    fn of(constituency: Option<&Constituency>, mac: MacAddress) -> Self {
-        let note = match constituency.map(|constituency| &constituency.policy.phones) {
-            Some(Phones::Listed(listed)) => listed.get(&mac).cloned().unwrap_or_default(),
-            _ => String::new(),
-        };
-        let pin = constituency.and_then(|constituency| constituency.policy.pins.get(&mac).copied());
-        Self { standing: constituency.map(|constituency| constituency.standing(mac)), note, pin, seen: None }
-    }
-
     /// How old its TLS is, if that is older than it need be.
     fn old_tls(&self) -> Option<TlsLevel> {
         self.seen.as_ref()?.tls_level().filter(|level| *level > TlsLevel::Modern)
-    }
-
-    fn is_refused(&self) -> bool {
-        self.seen.as_ref().is_some_and(|phone| phone.is_refused)
     }
 
     fn standing(&self) -> &'static str {

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::{ConfigArg, complain, diagnostics, runtime};
+use crate::app::passed::Passed;
 use crate::app::{ANNOUNCEMENT, App, AppError};
 use crate::config::Config;
 use crate::serve::access::LogFormat;
@@ -30,6 +31,8 @@ fn log_format(text: &str) -> Result<LogFormat, String> {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    // Before there are threads.
+    let passed = Passed::from_environment()?;
     let config = Config::find(args.config.config.as_deref())?;
     let log = args.log.unwrap_or(config.log);
     let diagnostics = diagnostics::start(log)?;
@@ -41,7 +44,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         );
     }
     let runtime = runtime()?;
-    let served = runtime.block_on(serve(config, log));
+    let served = runtime.block_on(serve(config, log, passed));
     // A disk that does not answer puts the end off no longer.
     runtime.shutdown_timeout(PATIENCE_WITH_DISKS);
     drop(diagnostics);
@@ -55,6 +58,6 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-async fn serve(config: Config, log: LogFormat) -> Result<(), AppError> {
-    App::start(config, log, std::io::stdout())?.run(std::future::pending()).await
+async fn serve(config: Config, log: LogFormat, passed: Passed) -> Result<(), AppError> {
+    App::start(config, log, std::io::stdout(), passed)?.run(std::future::pending()).await
 }

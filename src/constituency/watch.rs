@@ -36,6 +36,8 @@ enum Wake {
     Changed,
     /// The kernel dropped this watch: what it watched is gone. Without one, all of them.
     Unwatched(Option<WatchDescriptor>),
+    /// Somebody wants to know whether the thread comes round.
+    Asked(Sender<()>),
     Stop,
 }
 
@@ -47,6 +49,13 @@ impl Waker {
     pub fn wake(&self) {
         // The thread may be gone, at shutdown.
         let _ = self.0.send(Wake::Changed);
+    }
+
+    /// Asks the thread to answer when it comes round; `None` if it has ended.
+    #[must_use]
+    pub fn ask(&self) -> Option<Receiver<()>> {
+        let (answer, answered) = channel();
+        self.0.send(Wake::Asked(answer)).ok().map(|()| answered)
     }
 
     /// Ends the watching.
@@ -130,6 +139,7 @@ impl Follower {
             match self.events.recv_timeout(GLANCE) {
                 Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
                 Ok(Wake::Changed) => return self.wait_for_quiet(),
+                Ok(Wake::Asked(asker)) => answer(&asker),
                 Ok(Wake::Unwatched(watch)) => self.notices.forget(watch.as_ref()),
                 Err(RecvTimeoutError::Timeout) => {
                     let is_time = clock::monotonic().duration_since(self.looked) >= self.period();
@@ -157,6 +167,7 @@ impl Follower {
             let left = until.saturating_duration_since(clock::monotonic());
             match self.events.recv_timeout(QUIET.min(left)) {
                 Ok(Wake::Changed) => {}
+                Ok(Wake::Asked(asker)) => answer(&asker),
                 Ok(Wake::Unwatched(watch)) => self.notices.forget(watch.as_ref()),
                 Ok(Wake::Stop) => return false,
                 Err(_) => return true,
@@ -281,6 +292,11 @@ fn mask() -> WatchMask {
         | WatchMask::DELETE_SELF
         | WatchMask::MOVE_SELF
         | WatchMask::ONLYDIR
+}
+
+fn answer(asker: &Sender<()>) {
+    // Whoever asked may have gone.
+    let _ = asker.send(());
 }
 
 fn identify(path: &Path) -> Option<Identity> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
+use super::health::Health;
 use super::queue::Queue;
 use super::sighting::Sighting;
 use super::store::{Store, StoreError};
@@ -21,9 +22,9 @@ const RETRY: Duration = Duration::from_secs(2);
 pub struct Keeper(Receiver<()>);
 
 impl Keeper {
-    pub(super) fn start(queue: Arc<Queue>, path: PathBuf) -> io::Result<Self> {
+    pub(super) fn start(queue: Arc<Queue>, health: Arc<Health>, path: PathBuf) -> io::Result<Self> {
         let (alive, keeper) = channel();
-        let work = Work { queue, path, store: None, is_failing: false, told_dropped: 0, _alive: alive };
+        let work = Work { queue, health, path, store: None, is_failing: false, told_dropped: 0, _alive: alive };
         std::thread::Builder::new().name("ledger".to_owned()).spawn(move || work.run())?;
         Ok(Self(keeper))
     }
@@ -40,6 +41,7 @@ impl Keeper {
 /// What the thread works on.
 struct Work {
     queue: Arc<Queue>,
+    health: Arc<Health>,
     path: PathBuf,
     store: Option<Store>,
     is_failing: bool,
@@ -97,6 +99,7 @@ impl Work {
 
     /// What fails is said once, and so is its end.
     fn tell(&mut self, error: Option<&StoreError>) {
+        self.health.wrote(error);
         match error {
             Some(error) if !std::mem::replace(&mut self.is_failing, true) => tracing::error!(
                 "{error}; phones are served all the same, and it is tried again every {} s",

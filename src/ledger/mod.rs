@@ -11,9 +11,11 @@
 //! queue and a table of their own.
 
 mod batch;
+mod health;
 mod keeper;
 mod queue;
 mod reader;
+pub mod roster;
 mod schema;
 mod sighting;
 mod store;
@@ -25,6 +27,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use health::Health;
 pub use keeper::Keeper;
 pub use reader::{Claim, ClaimAddress, Event, Phone, ReadError, Reader, Request};
 pub use sighting::{Proof, Sighting};
@@ -39,6 +42,7 @@ pub const FOLDER: &str = "ledger";
 #[derive(Debug)]
 pub struct Ledger {
     queue: Arc<Queue>,
+    health: Arc<Health>,
 }
 
 /// The database's file in the ledger's `folder`.
@@ -53,8 +57,9 @@ impl Ledger {
     /// If the system has no thread to spare. What is wrong with the disk is said, and tried again.
     pub fn start(folder: &Path) -> io::Result<(Self, Keeper)> {
         let queue = Arc::new(Queue::default());
-        let keeper = Keeper::start(Arc::clone(&queue), database(folder))?;
-        Ok((Self { queue }, keeper))
+        let health = Arc::new(Health::new(Arc::clone(&queue)));
+        let keeper = Keeper::start(Arc::clone(&queue), Arc::clone(&health), database(folder))?;
+        Ok((Self { queue, health }, keeper))
     }
 
     /// Notes a sighting. Never waits.
@@ -62,10 +67,10 @@ impl Ledger {
         self.queue.push(sighting);
     }
 
-    /// How many sightings were dropped because there were too many, since the start.
+    /// How it is doing.
     #[must_use]
-    pub fn dropped(&self) -> u64 {
-        self.queue.dropped()
+    pub fn health(&self) -> Arc<Health> {
+        Arc::clone(&self.health)
     }
 }
 

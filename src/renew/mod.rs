@@ -19,6 +19,8 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use rustls::pki_types::CertificateDer;
+
 use crate::ca::KeyKind;
 use crate::certificate::LiveCertificates;
 
@@ -44,14 +46,19 @@ pub use failure::{Cure, Failure, Sign};
 pub use run::Command;
 pub use schedule::Window;
 pub use settings::{AcmeSettings, Directory, ExternalAccount, FallbackDirectory};
-pub use status::{CertificateStatus, HeldStatus, Status};
+pub use status::{Board, CertificateStatus, HeldStatus, Status};
 pub use system::SystemWorld;
 
 use journal::Journal;
 use memory::Memory;
 use ports::{Ca, ChallengeDns, World};
-use status::Board;
 use store::{Store, Stored};
+
+/// The chain of the certificate of `kind` that is stored in the state directory, leaf first; `None` before the first.
+#[must_use]
+pub fn stored_chain(state: &Path, kind: KeyKind) -> Option<Vec<CertificateDer<'static>>> {
+    Store::new(state.join("certs")).load(kind).0.map(|stored| stored.checked.chain)
+}
 
 /// What a [`Renewer`] works with.
 pub struct Parts {
@@ -137,6 +144,12 @@ impl Renewer {
     /// If the state directory cannot be read.
     pub fn peek(parts: Parts, state: &Path) -> io::Result<Status> {
         Ok(Self::open(parts, state, Arc::default())?.status())
+    }
+
+    /// Where its status can be read, by anybody at any time.
+    #[must_use]
+    pub fn board(&self) -> Arc<Board> {
+        Arc::clone(&self.board)
     }
 
     /// One attempt for the certificate of `kind`, from the timer to the clean-up, and what is remembered of it.

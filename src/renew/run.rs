@@ -120,6 +120,7 @@ impl Renewer {
             }
             Command::Revoke { kind, done } => drop(done.send(self.revoke(kind).await)),
         }
+        self.board.publish(self.status());
     }
 
     /// Nobody is kept waiting for what may not be tried now: the CA's Retry-After may last for days.

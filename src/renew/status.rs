@@ -1,6 +1,7 @@
 //! What `provost certificate status` shows, and where a renewal's progress is told. Serialisable.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::UnboundedSender;
@@ -65,18 +66,28 @@ pub struct HeldStatus {
 
 /// Where progress is told and the status can be read while work is under way.
 #[derive(Debug, Default)]
-pub(super) struct Board {
+pub struct Board {
     status: Mutex<Status>,
+    generation: AtomicU64,
     listeners: Mutex<Vec<UnboundedSender<String>>>,
 }
 
 impl Board {
     pub(super) fn publish(&self, status: Status) {
         *lock(&self.status) = status;
+        self.generation.fetch_add(1, Ordering::Release);
     }
 
-    pub(super) fn status(&self) -> Status {
+    /// How things are, or were when this was last said.
+    #[must_use]
+    pub fn status(&self) -> Status {
         lock(&self.status).clone()
+    }
+
+    /// Another number whenever something else is said.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// From now on, `listener` hears of every step.
@@ -95,6 +106,7 @@ impl Board {
         if let Some(status) = lock(&self.status).certificates.iter_mut().find(|status| status.key == kind) {
             status.step = Some(step.to_owned());
         }
+        self.generation.fetch_add(1, Ordering::Release);
         lock(&self.listeners).retain(|listener| listener.send(format!("{kind}: {step}")).is_ok());
     }
 }

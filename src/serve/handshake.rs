@@ -18,7 +18,7 @@ use tokio_rustls::StartHandshake;
 use tokio_rustls::server::TlsStream;
 
 use super::access::TlsFacts;
-use super::hello::{ClientHelloFacts, RAW_LIMIT};
+use super::hello::{ClientHelloFacts, RAW_LIMIT, UnusableName};
 use super::secured::Secured;
 use super::site::{NotServed, Site, TlsGeneration};
 use crate::certificate::LiveCertificates;
@@ -85,11 +85,11 @@ impl Hello {
     ///
     /// # Errors
     /// If there is no telling.
-    fn server_name(&self) -> Result<Option<String>, ()> {
+    fn server_name(&self) -> Result<Option<String>, UnusableName> {
         match (&self.accepted, &self.facts) {
             (Ok(accepted), _) => Ok(accepted.client_hello().server_name().map(str::to_owned)),
             (Err(_), Some(facts)) => Ok(facts.host()?.map(str::to_owned)),
-            (Err(_), None) => Err(()),
+            (Err(_), None) => Err(UnusableName),
         }
     }
 }
@@ -230,7 +230,7 @@ async fn turn_away<S: AsyncWrite + Unpin>(mut stream: S, hello: Hello, wanted: O
 async fn unknown<S: AsyncWrite + Unpin>(mut stream: S, hello: Hello, not_served: &NotServed) -> Refused {
     send_alert(&mut stream, UNRECOGNIZED_NAME).await;
     // Without a name, what it offered tells the operator more than that there was none.
-    let offered = hello.accepted.is_err().then(|| format!("{}; ", offered(&hello.raw))).unwrap_or_default();
+    let offered = if hello.accepted.is_err() { offered(&hello.raw) + "; " } else { String::new() };
     Refused::because(None, format!("{offered}{not_served}"))
 }
 

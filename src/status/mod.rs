@@ -1,6 +1,108 @@
 //! The operators' own listener: how the server, its certificates and its phones are doing, apart from the phones'
-//! listener.
+//! listener. It runs on a thread and a runtime of its own, so that nothing that happens here touches the phones.
 //!
-//! Everything that is shown is gathered into one [`picture`], by whoever knows it; here it is only served.
+//! 1. [`listener`]: accept, so many and no more, each with its deadlines.
+//! 2. [`gate`]: Host, site, [token]: who may ask.
+//! 3. [`routes`]: what is asked.
+//! 4. [`pictures`]: everything that is shown is gathered into one [`picture`], by whoever has the [`Knowledge`], about
+//!    once a second for all who look.
+//! 5. [`page`] shows it to people, the rest of [`routes`] to programs.
+//!
+//! # How page and routes meet
+//! The page is rendered whole by [`page::render`], for `GET /` with the query of [`picture::PhoneQuery`], and by
+//! [`page::render_phone`] for `GET /phones/CONSTITUENCY/MAC`; [`page::STYLE`] is `/style.css`, [`page::SCRIPT`] is
+//! `/script.js`. Nothing inline: the policy of contents forbids it.
+//!
+//! - Live: `GET /events` sends `data: NUMBER` (server-sent events) at once, and again when there is another picture, at most
+//!   once a second. The script then fetches its own URL and takes from it what is new.
+//! - Sign in: a form posts `token` to `/sign-in` ([`page::render_sign_in`]), which sets a cookie and leads to `/`;
+//!   `/sign-out` takes it back.
+//! - *Allow* and *Deny*: a form posts `mac`, `constituency` and `note` to `/allow` or `/deny`, and comes back to `/`;
+//!   a script posts the same as JSON to `/api/allow` or `/api/deny`, and gets JSON: `{"changed": true}` or
+//!   `{"error": "…"}`.
 
+use std::sync::Arc;
+
+use crate::constituency::{ConstituencyName, MacAddress};
+
+mod answer;
+mod events;
+mod gate;
+pub mod listener;
+pub mod page;
 pub mod picture;
+mod pictures;
+mod query;
+mod routes;
+mod settings;
+pub mod token;
+
+pub use settings::{Endpoint, StatusSettings};
+
+use gate::Gate;
+use pictures::Pictures;
+use token::Token;
+
+/// Everything at one moment.
+#[derive(Debug)]
+pub struct Picture {
+    /// The whole.
+    pub overview: picture::Overview,
+    /// Every phone, in the order of constituency and address.
+    pub phones: Vec<picture::Phone>,
+}
+
+/// A change of a policy, as an operator wants it.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// Whether the phone is to be let in, or kept out.
+    pub is_allowed: bool,
+    /// The phone.
+    pub mac: MacAddress,
+    /// Where.
+    pub constituency: ConstituencyName,
+    /// What is to stand beside it; `None` leaves the note that it has.
+    pub note: Option<String>,
+}
+
+/// Whoever knows what is shown, and does what is wanted.
+pub trait Knowledge: Send + Sync + std::fmt::Debug {
+    /// Another number whenever another picture would show something else. Does not wait.
+    fn mark(&self) -> u64;
+    /// Gathers a picture. May wait for a disk.
+    fn picture(&self) -> Picture;
+    /// What a phone asked a constituency, the newest first. May wait for a disk.
+    ///
+    /// # Errors
+    /// Why that cannot be read.
+    fn requests(&self, constituency: &ConstituencyName, mac: MacAddress) -> Result<Vec<picture::PhoneRequest>, String>;
+    /// Why phones cannot be served as they should; `None` if they can. Does not wait.
+    fn not_ready(&self) -> Option<String>;
+    /// Changes a policy; whether that made a difference. May wait for a disk.
+    ///
+    /// # Errors
+    /// Why it is as it was.
+    fn change(&self, wanted: &Wanted) -> Result<bool, String>;
+}
+
+/// What the listener serves from.
+#[derive(Debug)]
+pub struct Status {
+    knowledge: Arc<dyn Knowledge>,
+    token: Arc<Token>,
+    gate: Gate,
+    pictures: Pictures,
+}
+
+impl Status {
+    /// Serves what `knowledge` knows on `endpoint`, to those who may.
+    #[must_use]
+    pub fn new(
+        settings: &StatusSettings,
+        endpoint: &Endpoint,
+        token: Arc<Token>,
+        knowledge: Arc<dyn Knowledge>,
+    ) -> Self {
+        Self { knowledge, token, gate: Gate::new(settings, endpoint), pictures: Pictures::default() }
+    }
+}

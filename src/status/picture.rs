@@ -152,6 +152,36 @@ pub struct Phone {
     pub refusals: u64,
 }
 
+/// A phone, and what it asked lately.
+#[derive(Debug, Clone, Serialize)]
+pub struct PhoneHistory {
+    /// The phone.
+    pub phone: Phone,
+    /// Its requests that are kept, in this constituency, the newest first.
+    pub requests: Vec<PhoneRequest>,
+}
+
+/// One request of a phone, or a handshake that was refused.
+#[derive(Debug, Clone, Serialize)]
+pub struct PhoneRequest {
+    /// When it began, in milliseconds.
+    pub time_ms: i64,
+    /// From where it came.
+    pub address: String,
+    /// The method, if a request was read.
+    pub method: Option<String>,
+    /// What was asked for.
+    pub target: Option<String>,
+    /// The answer's status.
+    pub status: Option<u16>,
+    /// Bytes of body that were sent.
+    pub bytes: u64,
+    /// How long it took, in milliseconds.
+    pub duration_ms: f64,
+    /// Why it was refused or broke off.
+    pub reason: Option<String>,
+}
+
 /// A refused certificate that anybody can have made.
 #[derive(Debug, Clone, Serialize)]
 pub struct Unproven {

@@ -13,6 +13,14 @@ fn alone(args: &[&str]) -> Ended {
     provost(tempfile::tempdir().unwrap().path(), args)
 }
 
+/// The commands that the help of `command` lists.
+pub fn subcommands(command: &[&str]) -> Vec<String> {
+    let help = alone(&[command, &["--help"]].concat()).stdout;
+    let listed = help.split("Commands:\n").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap_or_default();
+    let names = listed.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+    names.filter(|name| !name.is_empty() && *name != "help").map(str::to_owned).collect()
+}
+
 #[test]
 fn every_command_explains_itself() {
     let commands = [
@@ -223,7 +231,7 @@ fn the_schemas_take_what_is_documented_and_refuse_what_provost_refuses() {
         serde_json::from_str(&printed.stdout).unwrap()
     };
     let (provost, constituency) = (schema("provost"), schema("constituency"));
-    assert_eq!(provost["properties"].as_object().unwrap().len(), 9);
+    assert_eq!(provost["properties"].as_object().unwrap().len(), 10);
     assert_eq!(constituency["properties"].as_object().unwrap().len(), 9);
     let documented = json!({
         "domain": "phones.example.com", "listen": ["0.0.0.0:443", "[::]:443"], "constituencies": "constituencies",
@@ -233,6 +241,7 @@ fn the_schemas_take_what_is_documented_and_refuse_what_provost_refuses() {
         ] },
         "trust": { "acme-corp": ["trust/acme-root.pem", "trust/acme-issuing.der"] },
         "no_sni": "ucs-5-9", "log": "text", "limits": {},
+        "status": { "listen": "127.0.0.1:8444", "token_file": "token", "hosts": ["provost.example.com"] },
     });
     let policy = json!({
         "description": "UC Software 5.9, production", "client_auth": "required", "trust": ["polycom"],

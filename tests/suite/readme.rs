@@ -110,13 +110,13 @@ fn commands(start: &str, end: &str) -> Vec<Vec<&'static str>> {
 #[test]
 fn what_gets_phones_there_is_printed_as_the_readme_says() {
     let mut site = Site::new();
-    site.config["listen"] = json!(["127.0.0.1:443"]);
     site.config["certificate"] = json!({ "local_ca": {} });
-    site.write_config();
     site.constituency("home", &json!({ "phones": { VVX500: "the kitchen" } }));
     let (start, end) = ("## Getting phones there", "## Who is there");
     let commands = commands(start, end);
-    assert_eq!(commands.len(), 1, "{commands:?}");
+    assert_eq!(commands.len(), 2, "{commands:?}");
+    // It makes the CA that phones shall trust.
+    drop(site.start());
     let printed = |command: &[&str]| {
         let ended = provost(&site.path("."), command);
         assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{command:?}");
@@ -130,8 +130,12 @@ fn what_gets_phones_there_is_printed_as_the_readme_says() {
     }
     for format in ["isc", "kea", "dnsmasq", "mikrotik"] {
         let command: Vec<&str> = dhcp.iter().map(|word| if *word == "isc" { format } else { word }).collect();
-        assert!(printed(&command).contains("https://home.phones.example.com/"), "{format}");
+        let told = if format == "mikrotik" { "provost-home-160" } else { "\"https://home.phones.example.com/\"" };
+        assert!(printed(&command).contains(told), "{format}");
     }
+    let kept = printed(&commands[1]);
+    assert!(kept.contains("device.prov.serverName=\"home.phones.example.com\""), "{kept}");
+    assert_ne!(kept, printed(&[&commands[1][..], &["--ntp", "ntp.example.com"]].concat()));
 }
 
 #[test]

@@ -11,8 +11,13 @@ use crate::config::Config;
 use crate::constituency::scan::Scanner;
 use crate::constituency::{Constituency, ConstituencyName};
 
+mod completions;
 mod dhcp;
 mod grant;
+mod manual;
+mod phone_config;
+mod systemd;
+mod timekeeping;
 
 pub use grant::{Dialect, grant};
 
@@ -23,15 +28,30 @@ pub(super) enum Command {
     BindPolicy(ConfigArg),
     /// What Knot must grant, and nothing more: an acl in knot.conf.
     KnotAcl(ConfigArg),
+    /// The service by which systemd runs the server: into /etc/systemd/system/provost.service.
+    SystemdUnit(systemd::Args),
+    /// The sockets that systemd keeps, so that a restart refuses no connection: into /etc/systemd/system/provost.socket.
+    SystemdSocket(systemd::Args),
+    /// What a shell needs to complete this command line.
+    Completions(completions::Args),
+    /// The manual's page of a command, for `man -l -`.
+    Man(manual::Args),
     /// What a DHCP server must tell phones, so that they find a constituency.
     Dhcp(dhcp::Args),
+    /// The parameter file that makes a phone keep this server for good, wherever it is posted to.
+    PhoneConfig(phone_config::Args),
 }
 
 pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
     let printed = match command {
         Command::BindPolicy(config) => grant::of(&find(config)?, Dialect::BindPolicy)?,
         Command::KnotAcl(config) => grant::of(&find(config)?, Dialect::KnotAcl)?,
+        Command::SystemdUnit(args) => args.fit()?.service(),
+        Command::SystemdSocket(args) => args.fit()?.socket(),
+        Command::Completions(args) => completions::of(args),
+        Command::Man(args) => manual::page(args)?,
         Command::Dhcp(args) => dhcp::print(args, &find(&args.config)?)?,
+        Command::PhoneConfig(args) => phone_config::print(args, &find(&args.config)?)?,
     };
     say(&printed.trim_end());
     Ok(ExitCode::SUCCESS)

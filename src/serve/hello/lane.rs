@@ -8,6 +8,11 @@ use crate::constituency::TlsLevel;
 use crate::serve::old_tls::{GROUPS, SCHEMES, SUITES};
 use crate::serve::site::TlsMaterial;
 
+/// What a client sent as the name of a host is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("what was sent as server name is no name")]
+pub struct UnusableName;
+
 impl ClientHelloFacts {
     /// Whether this client is for rustls, which shows one of `certificates`: it can serve the client, or whatever else
     /// is wrong with the offer is for it to say. Whoever offers TLS 1.3 is of our time, and is nobody else's.
@@ -95,11 +100,11 @@ impl ClientHelloFacts {
     ///
     /// # Errors
     /// If what it sent is no name: rustls' own alert says so.
-    pub fn host(&self) -> Result<Option<&str>, ()> {
+    pub fn host(&self) -> Result<Option<&str>, UnusableName> {
         match &self.server_name {
             None | Some(ServerNameSent::Address) => Ok(None),
             Some(ServerNameSent::Host(name)) => Ok(Some(name)),
-            Some(ServerNameSent::Unusable(_)) => Err(()),
+            Some(ServerNameSent::Unusable(_)) => Err(UnusableName),
         }
     }
 }

@@ -22,6 +22,7 @@ use rustls::{CipherSuite, NamedGroup, ProtocolVersion, SignatureScheme};
 
 use super::site::TlsMaterial;
 
+pub use lane::UnusableName;
 pub use wire::{NoClientHello, RAW_LIMIT};
 
 /// How a cipher suite agrees on keys, and with what the server signs that.

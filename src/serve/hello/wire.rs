@@ -167,7 +167,7 @@ fn extension(facts: &mut ClientHelloFacts, kind: u16, mut data: Cursor<'_>) -> O
     Some(())
 }
 
-/// RFC 6066 §3: "The ServerNameList MUST NOT contain more than one name of the same name_type." A name of another type
+/// RFC 6066 §3: "The `ServerNameList` MUST NOT contain more than one name of the same `name_type`." A name of another type
 /// has a length that nobody knows, so nothing after it can be read.
 fn server_name(mut names: Cursor<'_>) -> Option<ServerNameSent> {
     let mut found = None;

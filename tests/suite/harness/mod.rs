@@ -3,9 +3,11 @@
 //! - [`bind`], [`knot`]: name servers of a test's own.
 //! - [`directory`]: a CA's directory that says what a test wants.
 //! - [`namespace`]: a network and a file system of a test's own.
+//! - [`operators`]: an operator with curl.
 //! - [`pebble`]: a CA for tests, as a process, with a DNS of its own.
 //! - [`pki`]: a factory CA like Polycom's, devices below it, server certificates.
 //! - [`site`]: folders and `provost.json`; the server as a process that is killed and waited for.
+//! - [`systemd`]: what a unit starts, as systemd would start it, and what it tells.
 //! - [`tls`]: a client that speaks TLS and raw HTTP/1.1, to say exactly what a test wants to say.
 //! - [`tool`]: other programs: the binary itself, curl, openssl.
 //! - [`wishing`]: a stand-in for a CA that says when it wants to be asked, and offers profiles.
@@ -14,9 +16,11 @@ pub mod bind;
 pub mod directory;
 pub mod knot;
 pub mod namespace;
+pub mod operators;
 pub mod pebble;
 pub mod pki;
 pub mod site;
+pub mod systemd;
 pub mod tls;
 pub mod tool;
 pub mod wishing;
@@ -76,4 +80,13 @@ pub fn not_run(test: &str, reason: &str) {
             std::fs::File::options().append(true).create(true).open(file).expect("the list of tests not run");
         file.write_all(line.as_bytes()).expect("the list of tests not run");
     }
+}
+
+/// Whether `program` is installed; where it is not, says that `test` cannot run.
+pub fn is_here(test: &str, program: &str) -> bool {
+    let is_here = std::process::Command::new(program).arg("--version").output().is_ok();
+    if !is_here {
+        not_run(test, &format!("{program} is not installed"));
+    }
+    is_here
 }

@@ -137,7 +137,13 @@ impl Running {
 
     /// The same, where `command` says already what becomes of its standard output.
     pub fn start_with_log(mut command: Command, listeners: usize) -> Self {
-        let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        command.stdin(Stdio::null());
+        Self::start_with_input(command, listeners)
+    }
+
+    /// The same, where `command` says already what its standard input is.
+    pub fn start_with_input(mut command: Command, listeners: usize) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let (stdout, stderr) = (Lines::default(), Lines::default());
         match child.stdout.take() {
             Some(piped) => stdout.follow(piped),

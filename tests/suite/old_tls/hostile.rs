@@ -135,7 +135,7 @@ fn what_follows_an_old_hello_may_be_anything() {
         record(21, &[2, 42]),
         record(23, b"GET /site.cfg HTTP/1.1\r\n\r\n"),
         record(22, &[1, 0, 0, 0]),
-        [&[22, 3, 1, 0xff, 0xff][..], &[0; 70_000]].concat(),
+        [&[22, 3, 1, 0xff, 0xff][..], &vec![0; 70_000]].concat(),
         many_certificates,
     ];
     let old = ["tls10-only", "tls11-only", "rsa-kx", "dhe-kx", "ecdhe-cbc"];

@@ -17,9 +17,11 @@ use crate::harness::{PATIENCE, eventually, within_a_second};
 /// What an old phone asks, for short.
 const OLD: &str = "-tls1 -cipher AES128-SHA:@SECLEVEL=0";
 
-/// The captured hellos, each with what comes back at the setting legacy: version and suite of the ServerHello, or the
+type Agreed = Result<(u16, u16), u8>;
+
+/// The captured hellos, each with what comes back at the setting legacy: version and suite of the `ServerHello`, or the
 /// alert.
-const HELLOS: [(&str, Result<(u16, u16), u8>); 14] = [
+const HELLOS: [(&str, Agreed); 14] = [
     ("default", Ok((0x0303, 0x1301))),
     ("no-sni", Ok((0x0303, 0x1301))),
     ("tls13-only", Ok((0x0303, 0x1301))),
@@ -53,7 +55,7 @@ pub(super) fn first_record(server: &Running, hello: &[u8]) -> Vec<u8> {
     record
 }
 
-/// Version, random and suite of a ServerHello, or the alert that came instead.
+/// Version, random and suite of a `ServerHello`, or the alert that came instead.
 fn answer(record: &[u8]) -> Result<(u16, [u8; 32], u16), u8> {
     match record {
         [21, _, _, 0, 2, 2, alert] => Err(*alert),

@@ -66,7 +66,7 @@ fn each_client_is_served_at_its_setting_and_those_above_and_at_no_other() {
     let server = site.start();
     let clients = clients();
     assert_eq!(clients.len(), 20 + 6 + 6 + 3);
-    let (mut served, mut refused) = (0, 0);
+    let (mut good, mut bad) = (0, 0);
     for client in &clients {
         for setting in SETTINGS {
             let case = format!("{} at {setting}", client.arguments);
@@ -74,7 +74,7 @@ fn each_client_is_served_at_its_setting_and_those_above_and_at_no_other() {
             let found = attempt(&site, &server, setting, Some(&PHONE), &client.arguments);
             let line = server_line(&server, before);
             if rank(setting) < rank(client.setting) {
-                refused += 1;
+                bad += 1;
                 assert!(!found.is_served(), "{case}: {}", found.text);
                 let alert = if client.version == "TLSv1.2" { "handshake failure" } else { "protocol version" };
                 assert_eq!(found.alert(), Some(alert), "{case}: {}", found.text);
@@ -82,20 +82,20 @@ fn each_client_is_served_at_its_setting_and_those_above_and_at_no_other() {
                 assert!(line["reason"].as_str().unwrap().ends_with(&help), "{case}: {line}");
                 assert_eq!(line["constituency"], setting, "{case}");
             } else {
-                served += 1;
+                good += 1;
                 assert!(found.text.contains(&format!("<{setting}/>")), "{case}: {}", found.text);
                 assert_eq!(found.agreed().map(|(_, suite)| suite), Some(client.suite), "{case}");
-                let lane = if client.setting == "modern" { Value::Null } else { "old".into() };
+                let by = if client.setting == "modern" { Value::Null } else { "old".into() };
                 assert_eq!(
                     (&line["lane"], &line["mac"], &line["status"]),
-                    (&lane, &VVX500.into(), &200.into()),
+                    (&by, &VVX500.into(), &200.into()),
                     "{case}"
                 );
                 assert!(line["tls"].as_str().unwrap().starts_with(client.version), "{case}: {line}");
             }
         }
     }
-    assert_eq!((served, refused), (7 * 3 + 16 * 2 + 12, 16 + 12 * 2));
+    assert_eq!((good, bad), (7 * 3 + 16 * 2 + 12, 16 + 12 * 2));
 }
 
 #[test]

@@ -10,11 +10,10 @@
 use anyhow::ensure;
 
 use super::ConfigArg;
+use super::timekeeping::{NtpServer, Offset, Zone};
 use crate::config::Config;
 use crate::constituency::{Constituency, ConstituencyName, MacAddress, Phones, Standing};
-use clock::{NtpServer, Offset, Zone};
 
-mod clock;
 mod dnsmasq;
 mod isc;
 mod kea;

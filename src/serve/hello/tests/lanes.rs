@@ -131,7 +131,8 @@ fn some<T: Clone + std::fmt::Debug + 'static>(of: &[T]) -> impl Strategy<Value =
 fn offer() -> impl Strategy<Value = Offer> {
     use NamedGroup as G;
     use SignatureScheme as S;
-    let mut suites: Vec<CipherSuite> = TlsMaterial::provider().cipher_suites.iter().map(|it| it.suite()).collect();
+    let mut suites: Vec<CipherSuite> =
+        TlsMaterial::provider().cipher_suites.iter().map(rustls::SupportedCipherSuite::suite).collect();
     suites.extend(SUITES.map(|(suite, _)| suite));
     suites.push(CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA);
     let groups = [G::X25519, G::secp256r1, G::secp384r1, G::secp521r1, G::FFDHE2048, G::X25519MLKEM768];
@@ -207,8 +208,8 @@ proptest::proptest! {
         acceptor.read_tls(&mut raw.as_slice()).unwrap();
         let theirs = acceptor.accept().map(|it| it.unwrap().client_hello().server_name().map(str::to_owned));
         let facts = ClientHelloFacts::read(&raw);
-        let ours = facts.as_ref().map_or(Err(()), |facts| facts.host().map(|host| host.map(str::to_owned)));
-        proptest::prop_assert_eq!(ours, theirs.map_err(|_| ()));
+        let ours = facts.as_ref().map_or(Err(UnusableName), |facts| facts.host().map(|host| host.map(str::to_owned)));
+        proptest::prop_assert_eq!(ours, theirs.map_err(|_| UnusableName));
     }
 
     #[test]

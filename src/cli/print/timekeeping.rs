@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 /// A server to ask for the time.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum NtpServer {
+pub(in crate::cli::print) enum NtpServer {
     /// By address.
     Address(Ipv4Addr),
     /// By name.
@@ -15,18 +15,18 @@ pub(super) enum NtpServer {
 
 /// A time zone of the IANA database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Zone {
+pub(in crate::cli::print) struct Zone {
     /// Its name (RFC 4833 §3, option 101).
-    pub(super) name: &'static str,
+    pub(in crate::cli::print) name: &'static str,
     /// Its rules as POSIX writes them (RFC 4833 §3, option 100).
-    pub(super) posix: &'static str,
+    pub(in crate::cli::print) posix: &'static str,
 }
 
 /// A fixed offset from UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Offset {
+pub(in crate::cli::print) struct Offset {
     /// In seconds, east is positive (RFC 2132 §3.4).
-    pub(super) seconds: i32,
+    pub(in crate::cli::print) seconds: i32,
 }
 
 impl FromStr for NtpServer {

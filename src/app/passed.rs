@@ -1,0 +1,205 @@
+//! Sockets that systemd keeps and passes (`LISTEN_FDS`, `sd_listen_fds(3)`): while no provost runs, connections wait in them.
+//!
+//! Each must be one that `provost.json` asks for. It is found by its address; a name that is a key of `provost.json`
+//! (`FileDescriptorName=`) says besides for whom it is.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use listenfd::ListenFd;
+use rustix::net::sockopt;
+
+/// The key of `provost.json` with the addresses for phones.
+pub const LISTEN: &str = "listen";
+/// The key of `provost.json` with the address for operators.
+pub const STATUS: &str = "status";
+/// The keys of `provost.json` that ask for sockets. A socket that has one of these names is for that key alone.
+const KEYS: [&str; 3] = [LISTEN, STATUS, "plain_http"];
+
+/// Sockets that were passed and not asked for yet.
+#[derive(Debug, Default)]
+pub struct Passed {
+    sockets: Vec<Socket>,
+}
+
+#[derive(Debug)]
+struct Socket {
+    name: String,
+    listener: Listener,
+}
+
+#[derive(Debug)]
+enum Listener {
+    Tcp(TcpListener, SocketAddr),
+    Unix(UnixListener, PathBuf),
+}
+
+/// Why a socket that was passed cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PassedError {
+    /// Nobody asked for it.
+    #[error(
+        "systemd passes {0}, for which nothing in provost.json asks; let the two agree: `provost print systemd-socket \
+         --config FILE` prints the socket unit that fits provost.json"
+    )]
+    Unasked(String),
+    /// It is of another kind.
+    #[error("systemd passes file descriptor {fd} ({name}), which is no stream socket that listens: {source}")]
+    Unusable {
+        /// Its number.
+        fd: usize,
+        /// Its name.
+        name: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It would show addresses of IPv4 as if they were of IPv6.
+    #[error("systemd passes {0}, which takes IPv4 too: set BindIPv6Only=ipv6-only in its socket unit")]
+    BothFamilies(String),
+}
+
+impl Passed {
+    /// Takes what this process was passed. To be called before there are threads: the variables are taken out of the
+    /// environment, and the sockets are marked not to be inherited any further.
+    ///
+    /// # Errors
+    /// If something was passed that is no stream socket that listens.
+    pub fn from_environment() -> Result<Self, PassedError> {
+        let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+        let mut descriptors = ListenFd::from_env();
+        let mut names = names.split(':');
+        let mut sockets = Vec::new();
+        for index in 0..descriptors.len() {
+            let name = names.next().unwrap_or_default().to_owned();
+            // Standard input, output and error come first.
+            let unusable = |source| PassedError::Unusable { fd: index + 3, name: name.clone(), source };
+            let listener = Listener::take(&mut descriptors, index).map_err(unusable)?;
+            sockets.push(Socket { name, listener });
+        }
+        Ok(Self { sockets })
+    }
+
+    /// The socket for `address`, which the `key` of `provost.json` names, if it was passed.
+    ///
+    /// # Errors
+    /// If it is one that takes IPv4 and IPv6.
+    pub fn tcp(&mut self, key: &str, address: SocketAddr) -> Result<Option<TcpListener>, PassedError> {
+        let is_it = |socket: &Socket| matches!(&socket.listener, Listener::Tcp(_, at) if *at == address);
+        let Some(socket) = self.take(key, is_it) else { return Ok(None) };
+        let said = socket.to_string();
+        let Listener::Tcp(listener, _) = socket.listener else { return Ok(None) };
+        let is_any = address.is_ipv6() && address.ip().is_unspecified();
+        if is_any && !sockopt::ipv6_v6only(&listener).unwrap_or(true) {
+            return Err(PassedError::BothFamilies(said));
+        }
+        Ok(Some(listener))
+    }
+
+    /// The socket at `path`, which the `key` of `provost.json` names, if it was passed.
+    pub fn unix(&mut self, key: &str, path: &Path) -> Option<UnixListener> {
+        let is_it = |socket: &Socket| matches!(&socket.listener, Listener::Unix(_, at) if at == path);
+        match self.take(key, is_it)?.listener {
+            Listener::Unix(listener, _) => Some(listener),
+            Listener::Tcp(..) => None,
+        }
+    }
+
+    /// Everything that listens has asked.
+    ///
+    /// # Errors
+    /// If there is a socket left: whoever connects to it would wait for ever.
+    pub fn check_all_taken(&self) -> Result<(), PassedError> {
+        self.sockets.first().map_or(Ok(()), |socket| Err(PassedError::Unasked(socket.to_string())))
+    }
+
+    fn take(&mut self, key: &str, is_it: impl Fn(&Socket) -> bool) -> Option<Socket> {
+        let may = |socket: &Socket| socket.name == key || !KEYS.contains(&socket.name.as_str());
+        let index = self.sockets.iter().position(|socket| is_it(socket) && may(socket))?;
+        Some(self.sockets.swap_remove(index))
+    }
+}
+
+impl Listener {
+    fn take(descriptors: &mut ListenFd, index: usize) -> io::Result<Self> {
+        let listener = match descriptors.take_tcp_listener(index) {
+            Ok(Some(listener)) => {
+                let address = listener.local_addr()?;
+                Self::Tcp(listener, address)
+            }
+            _ => {
+                let listener = descriptors.take_unix_listener(index)?.ok_or(io::ErrorKind::NotFound)?;
+                let path = listener.local_addr()?.as_pathname().map(Path::to_owned).unwrap_or_default();
+                Self::Unix(listener, path)
+            }
+        };
+        let (descriptor, set) = match &listener {
+            Self::Tcp(listener, _) => (listener.as_fd(), listener.set_nonblocking(true)),
+            Self::Unix(listener, _) => (listener.as_fd(), listener.set_nonblocking(true)),
+        };
+        set?;
+        if sockopt::socket_acceptconn(descriptor)? { Ok(listener) } else { Err(io::Error::other("it does not listen")) }
+    }
+}
+
+impl fmt::Display for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.listener {
+            Listener::Tcp(_, address) => write!(f, "the socket {address}")?,
+            Listener::Unix(_, path) => write!(f, "the socket {}", path.display())?,
+        }
+        if self.name.is_empty() { Ok(()) } else { write!(f, " ({})", self.name.replace(char::is_control, "\u{fffd}")) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn passed(name: &str, address: &str) -> (Passed, SocketAddr) {
+        let listener = TcpListener::bind(address).unwrap();
+        let address = listener.local_addr().unwrap();
+        let socket = Socket { name: name.to_owned(), listener: Listener::Tcp(listener, address) };
+        (Passed { sockets: vec![socket] }, address)
+    }
+
+    #[test]
+    fn a_socket_is_found_by_its_address_and_what_is_left_is_an_error_that_names_it() {
+        let (mut passed, address) = passed("provost.socket", "127.0.0.1:0");
+        assert!(passed.tcp(LISTEN, "127.0.0.1:1".parse().unwrap()).unwrap().is_none());
+        assert!(passed.unix("status", Path::new("/run/provost.sock")).is_none());
+        let error = passed.check_all_taken().unwrap_err().to_string();
+        assert!(
+            error.starts_with(&format!("systemd passes the socket {address} (provost.socket), for which")),
+            "{error}"
+        );
+        assert!(passed.tcp(LISTEN, address).unwrap().is_some());
+        passed.check_all_taken().unwrap();
+        assert!(passed.tcp(LISTEN, address).unwrap().is_none(), "once");
+    }
+
+    #[test]
+    fn a_socket_with_the_name_of_a_key_is_for_that_key_alone() {
+        let (mut passed, address) = passed("status", "127.0.0.1:0");
+        assert!(passed.tcp(LISTEN, address).unwrap().is_none());
+        assert!(passed.tcp("status", address).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_socket_of_both_families_is_refused_with_what_to_set() {
+        let listener = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None);
+        let Ok(listener) = listener else { return };
+        listener.set_only_v6(false).unwrap();
+        listener.bind(&SocketAddr::from(([0; 8], 0)).into()).unwrap();
+        listener.listen(1).unwrap();
+        let listener: TcpListener = listener.into();
+        let address = listener.local_addr().unwrap();
+        let mut passed =
+            Passed { sockets: vec![Socket { name: String::new(), listener: Listener::Tcp(listener, address) }] };
+        let error = passed.tcp(LISTEN, address).unwrap_err().to_string();
+        assert!(error.ends_with("set BindIPv6Only=ipv6-only in its socket unit"), "{error}");
+    }
+}

@@ -1,0 +1,37 @@
+//! What a shell must know to complete our command line.
+
+use clap_complete::{Shell as Dialect, generate};
+
+/// For which shell.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Args {
+    #[arg(value_enum)]
+    shell: Shell,
+}
+
+/// A shell.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(in crate::cli) enum Shell {
+    /// bash: into a file in `/etc/bash_completion.d`
+    Bash,
+    /// zsh: as _provost into a folder of its fpath
+    Zsh,
+    /// fish: as provost.fish into `~/.config/fish/completions`
+    Fish,
+}
+
+pub(super) fn of(args: &Args) -> String {
+    script(args.shell)
+}
+
+/// The script for `shell`.
+pub(in crate::cli) fn script(shell: Shell) -> String {
+    let dialect = match shell {
+        Shell::Bash => Dialect::Bash,
+        Shell::Zsh => Dialect::Zsh,
+        Shell::Fish => Dialect::Fish,
+    };
+    let mut text = Vec::new();
+    generate(dialect, &mut crate::cli::command_line(), "provost", &mut text);
+    String::from_utf8_lossy(&text).into_owned()
+}

@@ -1,0 +1,274 @@
+//! The parameter file that makes a phone keep a constituency's server for good, so that it can be posted to another house.
+//!
+//! A phone takes parameters from the attributes of any element of a parameter file; what an element is called means
+//! nothing to it, and what it does not know it passes over. Parameters of the device itself (`device.…`) it takes only
+//! where `device.set` and its own `….set` say so: [`Group::device`] writes both. Each group of parameters is a function
+//! in [`groups`]; a further one is a line there.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use anstyle::AnsiColor;
+
+use super::ConfigArg;
+use super::timekeeping::NtpServer;
+use crate::config::Config;
+use crate::constituency::{Constituency, ConstituencyName};
+
+mod root;
+
+/// What `provost print phone-config` takes.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Args {
+    #[command(flatten)]
+    pub(super) config: ConfigArg,
+    /// The constituency that the phone shall keep.
+    #[arg(long, value_name = "NAME")]
+    constituency: ConstituencyName,
+    /// The NTP server that the phone shall ask; one that a DHCP server names comes first.
+    #[arg(long, value_name = "HOST", default_value = "pool.ntp.org")]
+    ntp: NtpServer,
+    /// Look for changes once a day, at a random time between these (UC Software 4.0 and later).
+    #[arg(long, value_name = "HH:MM-HH:MM", default_value = "01:00-05:00")]
+    polling: Window,
+    /// The root that the server's certificate leads to, PEM [default: found by the certificate in use].
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// Let the phone take any certificate of a CA that it trusts, whatever its name: for firmware that refuses wildcards.
+    ///
+    /// This gives the phone to whoever is on its way to the server. With `"certificate_names": "exact"` in
+    /// constituency.json it is not needed: the constituency then has a certificate for its own name.
+    #[arg(long)]
+    no_name_check: bool,
+}
+
+/// A part of the day, whole minutes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Window {
+    from: String,
+    until: String,
+}
+
+/// Parameters that belong together.
+#[derive(Debug)]
+struct Group {
+    /// The element that holds them.
+    element: &'static str,
+    /// What they are for.
+    comment: String,
+    /// Names and values, in order.
+    parameters: Vec<(String, String)>,
+}
+
+/// Everything that is printed depends on this.
+struct Wanted<'a> {
+    args: &'a Args,
+    constituency: &'a Constituency,
+    /// `https://…/`
+    url: String,
+    /// PEM.
+    root: String,
+}
+
+/// The attack that a name check prevents.
+const WITHOUT_NAME_CHECK: &str = "the phone will not compare the name in the server's certificate: anybody on the way (a router, a Wi-Fi, \
+     whoever answers its DNS) with any certificate of a CA that the phone trusts, for whatever name, can pass for this \
+     server, and give the phone a configuration and firmware of their own. \"certificate_names\": \"exact\" in \
+     constituency.json does without this";
+
+/// What `args` ask for.
+pub(super) fn print(args: &Args, config: &Config) -> anyhow::Result<String> {
+    let constituency = super::constituency(config, &args.constituency)?;
+    let root = root::find(config, args.ca.as_deref())?;
+    let url = config.url(args.constituency.as_str());
+    if args.no_name_check {
+        let style = AnsiColor::Yellow.on_default().bold();
+        // Who reads standard error may have gone.
+        let _ = std::io::Write::write_fmt(
+            &mut anstream::stderr(),
+            format_args!("{style}warning:{style:#} {WITHOUT_NAME_CHECK}\n"),
+        );
+    }
+    Ok(parameter_file(&Wanted { args, constituency: &constituency, url, root }))
+}
+
+/// All groups, in the order in which they are printed.
+fn groups(wanted: &Wanted<'_>) -> Vec<Group> {
+    let always = [server(wanted), trust(wanted), clock(wanted), polling(wanted)];
+    always.into_iter().chain(logs(wanted)).chain(name_check(wanted)).collect()
+}
+
+/// Where the phone finds its files from now on, whatever a DHCP server says.
+fn server(wanted: &Wanted<'_>) -> Group {
+    // A name where that says it all, else a URL: the documentation has both.
+    let name = wanted.url.strip_prefix("https://").and_then(|rest| rest.strip_suffix('/')).unwrap_or(&wanted.url);
+    let name = if name.contains(':') { &wanted.url } else { name };
+    Group::new("server", "The provisioning server, whatever a DHCP server says.")
+        .plain("device.set", "1")
+        .device("device.prov.serverType", "HTTPS")
+        .device("device.prov.serverName", name)
+        .device("device.dhcp.bootSrvUseOpt", "Static")
+}
+
+/// Old firmware does not know the newer roots.
+fn trust(wanted: &Wanted<'_>) -> Group {
+    Group::new("trust", "The root that the server's certificate leads to, for firmware that does not know it.")
+        .device("device.sec.TLS.customCaCert1", wanted.root.trim_end())
+}
+
+/// Without a clock no certificate is valid.
+fn clock(wanted: &Wanted<'_>) -> Group {
+    let server = wanted.args.ntp.to_string();
+    Group::new("clock", "Where the time comes from, unless a DHCP server says: without it no certificate is valid.")
+        .device("device.sntp.serverName", &server)
+        .plain("tcpIpApp.sntp.address", &server)
+}
+
+/// Phones that all ask at one time are a flood.
+fn polling(wanted: &Wanted<'_>) -> Group {
+    let Window { from, until } = &wanted.args.polling;
+    Group::new("polling", "Changes are looked for once a day, by each phone at a time of its own.")
+        .plain("prov.polling.enabled", "1")
+        .plain("prov.polling.mode", "random")
+        .plain("prov.polling.period", "86400")
+        .plain("prov.polling.time", from)
+        .plain("prov.polling.timeRandomEnd", until)
+}
+
+/// Where uploads are taken: the log grows up to a size that the policy allows, then begins anew.
+fn logs(wanted: &Wanted<'_>) -> Option<Group> {
+    const USUAL_KIB: u64 = 512;
+    let limits = wanted.constituency.policy.uploads?;
+    let kib = USUAL_KIB.min(limits.max_file_bytes >> 10).max(1);
+    let group = Group::new("logs", "What is new of the log is appended to what the server has.")
+        .plain("log.render.file.upload.append", "1")
+        .plain("log.render.file.upload.append.sizeLimit", &kib.to_string())
+        .plain("log.render.file.upload.append.limitMode", "delete");
+    Some(group)
+}
+
+fn name_check(wanted: &Wanted<'_>) -> Option<Group> {
+    let group = || {
+        Group::new("name_check", &format!("WARNING: {WITHOUT_NAME_CHECK}."))
+            .device("device.sec.TLS.prov.strictCertCommonNameValidation", "0")
+    };
+    wanted.args.no_name_check.then(group)
+}
+
+impl Group {
+    fn new(element: &'static str, comment: &str) -> Self {
+        Self { element, comment: comment.to_owned(), parameters: Vec::new() }
+    }
+
+    fn plain(mut self, name: &str, value: &str) -> Self {
+        self.parameters.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// A parameter of the device itself: it counts only if its `.set` says so.
+    fn device(self, name: &str, value: &str) -> Self {
+        self.plain(&format!("{name}.set"), "1").plain(name, value)
+    }
+}
+
+impl FromStr for Window {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = || "write it as 01:00-05:00, the earlier time first".to_owned();
+        let is_time = |text: &str| {
+            let number = |digits: &str, below: u8| {
+                digits.len() == 2
+                    && digits.bytes().all(|byte| byte.is_ascii_digit())
+                    && digits.parse::<u8>().is_ok_and(|number| number < below)
+            };
+            text.split_once(':').is_some_and(|(hours, minutes)| number(hours, 24) && number(minutes, 60))
+        };
+        let (from, until) = text.split_once('-').ok_or_else(wrong)?;
+        // Two digits each: as texts they stand in the order of their times.
+        if !is_time(from) || !is_time(until) || from >= until {
+            return Err(wrong());
+        }
+        Ok(Self { from: from.to_owned(), until: until.to_owned() })
+    }
+}
+
+/// The whole file.
+fn parameter_file(wanted: &Wanted<'_>) -> String {
+    let mut text = "<?xml version=\"1.0\" encoding=\"UTF-8\" standalone=\"yes\"?>\n".to_owned();
+    let heading = format!(
+        "Makes a phone keep {} for good. Put this file into the folder of the constituency and name it in CONFIG_FILES, or \
+         import it on the phone's web page. For UC Software 4.0 and later.",
+        wanted.url
+    );
+    // Writing to a String does not fail.
+    let _ = writeln!(text, "<!-- {} -->\n<provost>", comment(&heading, "     "));
+    for group in groups(wanted) {
+        let _ = write!(text, "\n  <!-- {} -->\n  <{}", comment(&group.comment, "       "), group.element);
+        for (name, value) in &group.parameters {
+            let _ = write!(text, "\n    {name}=\"{}\"", attribute(value));
+        }
+        text.push_str("/>\n");
+    }
+    text.push_str("\n</provost>\n");
+    text
+}
+
+/// The text of a comment, in lines that begin with `indent`.
+///
+/// XML 1.0 §2.5: "For compatibility, the string `--` (double-hyphen) MUST NOT occur within comments". Names may have it.
+fn comment(text: &str, indent: &str) -> String {
+    const WIDTH: usize = 110;
+    // Twice: the first time parts pairs, and leaves one between two of them.
+    let text = text.replace("--", "- -").replace("--", "- -");
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) if line.len() + word.len() < WIDTH => line.extend([" ", word]),
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines.join(&format!("\n{indent}"))
+}
+
+/// An attribute's value. Line ends are written as references: those that stand for themselves become spaces when read
+/// (XML 1.0 §3.3.3).
+fn attribute(value: &str) -> String {
+    let escaped = |c: char| match c {
+        '&' => "&amp;".to_owned(),
+        '<' => "&lt;".to_owned(),
+        '>' => "&gt;".to_owned(),
+        '"' => "&quot;".to_owned(),
+        '\n' | '\r' | '\t' => format!("&#{};", u32::from(c)),
+        c => c.to_string(),
+    };
+    value.chars().map(escaped).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_lies_within_a_day() {
+        let window: Window = "01:00-05:30".parse().unwrap();
+        assert_eq!((window.from.as_str(), window.until.as_str()), ("01:00", "05:30"));
+        for wrong in
+            ["", "1:00-5:00", "05:00-01:00", "01:00-01:00", "01:00-24:00", "01:60-02:00", "01:00", "a-b", "+1:00-02:00"]
+        {
+            assert!(wrong.parse::<Window>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_value_comes_back_as_it_was() {
+        let value = "a\"b<c>&'d\n-----BEGIN\r\tä";
+        let xml = format!("<x a=\"{}\"/>", attribute(value));
+        let document = roxmltree::Document::parse(&xml).unwrap();
+        assert_eq!(document.root_element().attribute("a"), Some(value));
+        let xml = format!("<x><!-- {} --></x>", comment("xn--a---b----", ""));
+        assert!(roxmltree::Document::parse(&xml).is_ok(), "{xml}");
+    }
+}

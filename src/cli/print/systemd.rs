@@ -1,0 +1,110 @@
+//! The units by which systemd runs provost: as they stand beside this file, fitted to one `provost.json`.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use crate::config::Config;
+
+/// Where the units look for the configuration.
+pub(in crate::cli) const CONFIG: &str = "/etc/provost/provost.json";
+/// The constituencies of the example configuration.
+pub(in crate::cli) const CONSTITUENCIES: &str = "/srv/provost/constituencies";
+/// The state directory unless `provost.json` names another.
+pub(in crate::cli) const STATE: &str = "/var/lib/provost";
+
+const SERVICE: &str = include_str!("systemd/provost.service");
+const SOCKET: &str = include_str!("systemd/provost.socket");
+
+/// What the units are to fit.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Args {
+    /// The configuration that the server reads; where it is there already, the unit fits it.
+    #[arg(long, value_name = "FILE", default_value = CONFIG)]
+    config: PathBuf,
+}
+
+/// What of a configuration the units must know.
+#[derive(Debug)]
+pub(in crate::cli) struct Fit {
+    /// The binary.
+    pub(in crate::cli) program: PathBuf,
+    config: PathBuf,
+    listen: Vec<SocketAddr>,
+    constituencies: PathBuf,
+    state: PathBuf,
+}
+
+impl Args {
+    pub(super) fn fit(&self) -> anyhow::Result<Fit> {
+        Fit::of(std::env::current_exe()?, &self.config)
+    }
+}
+
+impl Fit {
+    /// What the configuration `file` says, or, where there is none yet, what the example says.
+    pub(in crate::cli) fn of(program: PathBuf, file: &Path) -> anyhow::Result<Self> {
+        let file = std::path::absolute(file)?;
+        if file.exists() {
+            let Config { listen, constituencies, state, .. } = Config::read(&file)?;
+            return Ok(Self { program, config: file, listen, constituencies, state });
+        }
+        Ok(Self::usual(program, file))
+    }
+
+    /// What the example says.
+    pub(in crate::cli) fn usual(program: PathBuf, config: PathBuf) -> Self {
+        let listen = Config::usual_listen();
+        Self { program, config, listen, constituencies: CONSTITUENCIES.into(), state: STATE.into() }
+    }
+
+    /// The service.
+    pub(in crate::cli) fn service(&self) -> String {
+        SERVICE
+            .replace("{program}", &word(&self.program))
+            .replace("{config}", &word(&self.config))
+            .replace("{constituencies}", &word(&self.constituencies))
+            .replace("{state}", &self.state())
+    }
+
+    /// The sockets.
+    pub(in crate::cli) fn socket(&self) -> String {
+        let streams: Vec<String> = self.listen.iter().map(|address| format!("ListenStream={address}")).collect();
+        SOCKET.replace("{streams}", &streams.join("\n"))
+    }
+
+    fn state(&self) -> String {
+        match self.state.strip_prefix("/var/lib") {
+            Ok(folder) => format!("StateDirectory={}\nStateDirectoryMode=0700", word(folder)),
+            // systemd makes folders in /var/lib only.
+            Err(_) => format!("# It must be there and belong to provost.\nReadWritePaths={}", word(&self.state)),
+        }
+    }
+}
+
+/// A path as one word of a unit (systemd.syntax(7), systemd.service(5)).
+fn word(path: &Path) -> String {
+    let text = path.to_string_lossy().replace('%', "%%").replace('$', "$$");
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+:@%$".contains(c);
+    if text.chars().all(is_plain) { text } else { format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_one_word() {
+        assert_eq!(word(Path::new("/usr/bin/provost")), "/usr/bin/provost");
+        assert_eq!(word(Path::new("/opt/a b/100%$")), "\"/opt/a b/100%%$$\"");
+    }
+
+    #[test]
+    fn a_state_elsewhere_is_written_to_and_one_in_var_lib_is_made() {
+        let usual = Fit::usual("/usr/bin/provost".into(), CONFIG.into());
+        assert!(usual.service().contains("\nStateDirectory=provost\nStateDirectoryMode=0700\n"));
+        let elsewhere = Fit { state: "/data/provost".into(), ..usual };
+        let unit = elsewhere.service();
+        assert!(unit.contains("\nReadWritePaths=/data/provost\n") && !unit.contains("StateDirectory"), "{unit}");
+        assert!(!unit.contains('{') && !elsewhere.socket().contains('{'), "everything is filled in");
+    }
+}

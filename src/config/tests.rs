@@ -1,0 +1,84 @@
+//! `provost.json`, good and wrong.
+
+use super::*;
+
+fn parse(text: &str) -> Result<Config, String> {
+    Config::parse(Path::new("/etc/provost/provost.json"), text).map_err(|error| error.to_string())
+}
+
+#[test]
+fn every_documented_key_is_known_and_paths_are_relative_to_the_file() {
+    let config = parse(
+        r#"{ "domain": "Phones.Example.com.", "listen": ["0.0.0.0:443", "[::]:443"], "constituencies": "constituencies",
+             "state": "/var/lib/provost",
+             "certificate": { "files": [ { "chain": "rsa.pem", "key": "rsa.key" }, { "chain": "ec.pem", "key": "ec.key" } ] },
+             "trust": { "acme-corp": ["trust/acme-root.pem", "trust/acme-issuing.der"] },
+             "no_sni": "ucs-5-9", "tls": "modern", "log": "text", "limits": { },
+             "status": { "listen": "unix:status.sock", "token_file": "token", "hosts": ["provost.example.com"] } }"#,
+    )
+    .unwrap();
+    assert_eq!(config.domain, "phones.example.com");
+    assert_eq!(config.state, Path::new("/var/lib/provost"));
+    assert_eq!(config.trust["acme-corp"][1], Path::new("/etc/provost/trust/acme-issuing.der"));
+    let CertificateSource::Files(pairs) = config.certificate else { panic!("files") };
+    assert_eq!(pairs[1].key, Path::new("/etc/provost/ec.key"));
+}
+
+#[test]
+fn a_url_has_the_port_that_is_not_the_usual_one() {
+    assert_eq!(Config::local().url("ote"), "https://ote.phones.localhost:8443/");
+    let public = parse(r#"{ "domain": "phones.example.com", "certificate": { "local_ca": {} } }"#).unwrap();
+    assert_eq!(public.url("ote"), "https://ote.phones.example.com/");
+}
+
+#[test]
+fn what_is_wrong_is_said_with_its_line() {
+    let error = |text: &str| parse(text).unwrap_err();
+    assert!(error("{}").contains("missing field `domain`"));
+    assert!(error(r#"{"domain": "phones.example.com"}"#).contains("missing field `certificate`"));
+    let certificate = r#""certificate": {"local_ca": {}}"#;
+    let bad = error(&format!("{{{certificate},\n\"domain\": \"localhost\"}}"));
+    assert!(bad.starts_with("/etc/provost/provost.json:2: \"domain\": \"localhost\" is no domain name"), "{bad}");
+    let site = format!("\"domain\": \"a.example\", {certificate}");
+    assert!(error(&format!("{{{site}, \"listen\": [\":443\"]}}")).contains("is no address with a port"));
+    assert!(error(&format!("{{{site}, \"listen\": []}}")).contains("names no address"));
+    assert!(
+        error(&format!("{{{site}, \"log\": \"xml\"}}"))
+            .ends_with(":1: \"log\": \"xml\" is not known here; known ones: text, json")
+    );
+    let misspelt = r#"{"domain": "a.example", "certificate": {"fles": []}}"#;
+    assert!(error(misspelt).ends_with(":1: \"fles\": is no known key; did you mean \"files\"?"));
+    for ways in [r#""local_ca": {}, "files": []"#, ""] {
+        let bad = error(&format!("{{\"domain\": \"a.example\", \"certificate\": {{{ways}}}}}"));
+        assert!(
+            bad.ends_with(":1: \"certificate\": takes exactly one of \"acme\", \"files\" and \"local_ca\""),
+            "{bad}"
+        );
+    }
+    assert!(error("{\n\"domain\": \"a.example\",").ends_with("provost.json:2: EOF while parsing a value"));
+    assert!(error(&format!("{{{site}, \"trust\": {{\"polycom\": []}}}}")).contains("built in"));
+    assert!(error(&format!("{{{site}, \"no-sni\": \"a\"}}")).contains("did you mean \"no_sni\"?"));
+    assert!(error(&format!("{{{site}, \"limits\": {{\"drain\": 1}}}}")).contains("did you mean \"drain_s\"?"));
+    for (limit, value) in
+        [("idle_s", "0"), ("header_s", "0"), ("stall_s", "86401"), ("handshake_s", "18446744073709551615")]
+    {
+        let bad = error(&format!("{{{site}, \"limits\": {{\"{limit}\": {value}}}}}"));
+        assert!(bad.contains(&format!("\"limits\": {limit} is {value}; ")), "{bad}");
+    }
+    assert!(parse(&format!("{{{site}, \"limits\": {{\"drain_s\": 0, \"idle_s\": 86400}}}}")).is_ok());
+}
+
+#[test]
+fn state_and_constituencies_lie_apart_links_resolved() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    std::fs::create_dir(path("constituencies")).unwrap();
+    std::os::unix::fs::symlink("constituencies", path("link")).unwrap();
+    let check = |state: PathBuf| {
+        Config { constituencies: path("constituencies"), state, ..Config::local() }.check_apart().is_ok()
+    };
+    assert!(check(path("state")));
+    assert!(!check(path("constituencies/state")));
+    assert!(!check(path("link/state")));
+    assert!(!check(folder.path().to_owned()));
+}

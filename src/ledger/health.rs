@@ -1,0 +1,45 @@
+//! How the ledger is doing, for whoever looks after it.
+
+use std::fmt::Display;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::queue::Queue;
+
+/// How the ledger is doing.
+#[derive(Debug)]
+pub struct Health {
+    queue: Arc<Queue>,
+    generation: AtomicU64,
+    failure: Mutex<Option<String>>,
+}
+
+impl Health {
+    pub(super) fn new(queue: Arc<Queue>) -> Self {
+        Self { queue, generation: AtomicU64::default(), failure: Mutex::default() }
+    }
+
+    /// An attempt to write came to this.
+    pub(super) fn wrote(&self, failure: Option<&impl Display>) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure.map(ToString::to_string);
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Another number whenever something was written, or could not be.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Why nothing is written at the moment; `None` if all is well.
+    #[must_use]
+    pub fn failure(&self) -> Option<String> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How many sightings were dropped because there were too many, since the start.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.queue.dropped()
+    }
+}

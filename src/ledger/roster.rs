@@ -1,0 +1,56 @@
+//! The phones that policies name together with those that were seen. Pure.
+
+use std::collections::BTreeMap;
+
+use super::Phone;
+use crate::constituency::{Constituency, ConstituencyName, Fingerprint, MacAddress, Phones, Registry, Standing};
+
+/// Every phone, by constituency and address.
+pub type Roster = BTreeMap<(ConstituencyName, MacAddress), Known>;
+
+/// A phone as its constituency's policy and the ledger know it.
+#[derive(Debug)]
+pub struct Known {
+    /// What its constituency thinks of it; `None`: the constituency is not served.
+    pub standing: Option<Standing>,
+    /// The operator's note.
+    pub note: String,
+    /// The certificate that counts for it by itself.
+    pub pin: Option<Fingerprint>,
+    /// What was seen of it.
+    pub seen: Option<Phone>,
+}
+
+/// The phones that the policies of `registry` name, and those that were `seen`.
+#[must_use]
+pub fn together(registry: &Registry, seen: Vec<Phone>) -> Roster {
+    let mut all = Roster::new();
+    for constituency in registry.served() {
+        for mac in constituency.known_phones().into_iter().chain(constituency.policy.denied.iter().copied()) {
+            all.insert((constituency.name.clone(), mac), Known::of(Some(constituency), mac));
+        }
+    }
+    for phone in seen {
+        let served = registry.find(phone.constituency.as_str()).filter(|found| found.name == phone.constituency);
+        let (key, mac) = ((phone.constituency.clone(), phone.mac), phone.mac);
+        all.entry(key).or_insert_with(|| Known::of(served.map(AsRef::as_ref), mac)).seen = Some(phone);
+    }
+    all
+}
+
+impl Known {
+    fn of(constituency: Option<&Constituency>, mac: MacAddress) -> Self {
+        let note = match constituency.map(|constituency| &constituency.policy.phones) {
+            Some(Phones::Listed(listed)) => listed.get(&mac).cloned().unwrap_or_default(),
+            _ => String::new(),
+        };
+        let pin = constituency.and_then(|constituency| constituency.policy.pins.get(&mac).copied());
+        Self { standing: constituency.map(|constituency| constituency.standing(mac)), note, pin, seen: None }
+    }
+
+    /// Whether it was refused when it last asked.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.seen.as_ref().is_some_and(|phone| phone.is_refused)
+    }
+}

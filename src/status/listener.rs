@@ -1,0 +1,197 @@
+//! Accepting operators' connections: so many and no more, each with its deadlines.
+
+use std::convert::Infallible;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_io_timeout::TimeoutStream;
+
+use super::{Endpoint, Status, routes};
+
+/// How many connections there may be.
+const CONNECTIONS: usize = 128;
+/// How many of them may wait for what is new.
+const STREAMS: usize = 64;
+/// How long a request's header may take, and the pause between two requests.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long somebody may take nothing of an answer.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
+/// The longest header, in bytes, and the most fields in it.
+const MAX_HEADER_BYTES: usize = 16 << 10;
+const MAX_HEADERS: usize = 64;
+/// How long to wait when no connection can be accepted.
+const BACKOFF: Duration = Duration::from_millis(100);
+
+/// The open listener.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Socket,
+    /// Where it listens: the port is there, too, if the system chose it.
+    pub endpoint: Endpoint,
+    /// Removed with it.
+    _file: Option<SocketFile>,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener),
+}
+
+/// The file of a Unix socket: ours while it is the one that we made.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    inode: u64,
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if std::fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
+            // It is in nobody's way for long.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl Listener {
+    /// Listens on `endpoint`.
+    ///
+    /// # Errors
+    /// If that cannot be.
+    pub fn bind(endpoint: &Endpoint) -> io::Result<Self> {
+        match endpoint {
+            Endpoint::Tcp(address) => {
+                let socket = std::net::TcpListener::bind(address)?;
+                socket.set_nonblocking(true)?;
+                let endpoint = Endpoint::Tcp(socket.local_addr()?);
+                Ok(Self { socket: Socket::Tcp(socket), endpoint, _file: None })
+            }
+            Endpoint::Unix(path) => {
+                remove_stale(path)?;
+                let socket = std::os::unix::net::UnixListener::bind(path)?;
+                let file = SocketFile { path: path.clone(), inode: std::fs::symlink_metadata(path)?.ino() };
+                std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+                socket.set_nonblocking(true)?;
+                Ok(Self { socket: Socket::Unix(socket), endpoint: endpoint.clone(), _file: Some(file) })
+            }
+        }
+    }
+
+    /// Listens by `socket`, which somebody else opened and keeps.
+    ///
+    /// # Errors
+    /// If it has no address.
+    pub fn of_tcp(socket: std::net::TcpListener) -> io::Result<Self> {
+        let endpoint = Endpoint::Tcp(socket.local_addr()?);
+        Ok(Self { socket: Socket::Tcp(socket), endpoint, _file: None })
+    }
+
+    /// Listens by `socket` at `path`, which somebody else opened and keeps.
+    #[must_use]
+    pub fn of_unix(socket: std::os::unix::net::UnixListener, path: PathBuf) -> Self {
+        Self { socket: Socket::Unix(socket), endpoint: Endpoint::Unix(path), _file: None }
+    }
+
+    /// Serves `status` until it is dropped, within a runtime.
+    ///
+    /// # Errors
+    /// If the runtime cannot take the listener over.
+    pub async fn serve(self, status: Arc<Status>) -> io::Result<Infallible> {
+        let Self { socket, endpoint, _file } = self;
+        let streams = Arc::new(Semaphore::new(STREAMS));
+        let places = Places { free: Arc::new(Semaphore::new(CONNECTIONS)), endpoint };
+        match socket {
+            Socket::Tcp(listener) => {
+                let listener = TcpListener::from_std(listener)?;
+                places.accept_all(async || listener.accept().await.map(|(stream, _)| stream), &status, &streams).await
+            }
+            Socket::Unix(listener) => {
+                let listener = UnixListener::from_std(listener)?;
+                places.accept_all(async || listener.accept().await.map(|(stream, _)| stream), &status, &streams).await
+            }
+        }
+    }
+}
+
+/// Places for connections.
+struct Places {
+    free: Arc<Semaphore>,
+    endpoint: Endpoint,
+}
+
+impl Places {
+    async fn accept_all<S>(
+        self,
+        mut accept: impl AsyncFnMut() -> io::Result<S>,
+        status: &Arc<Status>,
+        streams: &Arc<Semaphore>,
+    ) -> io::Result<Infallible>
+    where
+        S: AsyncRead + AsyncWrite + Send + 'static,
+    {
+        let mut connections = JoinSet::new();
+        let mut is_full = false;
+        loop {
+            match accept().await {
+                Ok(stream) => match Arc::clone(&self.free).try_acquire_owned() {
+                    Ok(place) => {
+                        is_full = false;
+                        let (status, streams) = (Arc::clone(status), Arc::clone(streams));
+                        connections.spawn(async move {
+                            converse(stream, status, streams).await;
+                            drop(place);
+                        });
+                    }
+                    Err(_) if !std::mem::replace(&mut is_full, true) => {
+                        tracing::warn!("{}: all {CONNECTIONS} connections are taken; others are closed", self.endpoint);
+                    }
+                    Err(_) => {}
+                },
+                Err(_) => tokio::time::sleep(BACKOFF).await,
+            }
+            while let Some(ended) = connections.try_join_next() {
+                if ended.is_err_and(|error| error.is_panic()) {
+                    tracing::error!("{}: a connection ended by a defect of provost (a panic)", self.endpoint);
+                }
+            }
+        }
+    }
+}
+
+/// One connection; one that breaks off ends, that is all.
+async fn converse<S: AsyncRead + AsyncWrite + Send + 'static>(stream: S, status: Arc<Status>, streams: Arc<Semaphore>) {
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(WRITE_TIMEOUT));
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    http.max_headers(MAX_HEADERS).max_buf_size(MAX_HEADER_BYTES);
+    let service = service_fn(|request| {
+        let (status, streams) = (Arc::clone(&status), Arc::clone(&streams));
+        async move { Ok::<_, Infallible>(routes::answer(&status, request, &streams).await) }
+    });
+    let _ = http.serve_connection(TokioIo::new(Box::pin(stream)), service).await;
+}
+
+/// Removes the socket that a crash left behind. Whatever else is there stays.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let Ok(found) = std::fs::symlink_metadata(path) else { return Ok(()) };
+    if !found.file_type().is_socket() {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "something that is no socket is there"));
+    }
+    match std::os::unix::net::UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        Err(error) => Err(error),
+        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "somebody listens there")),
+    }
+}

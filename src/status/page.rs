@@ -1,0 +1,90 @@
+//! The operators' page: whether all is well, what needs somebody, and every phone. Pure: a picture in, HTML out.
+//!
+//! The server renders everything; the script only brings a newer rendering of the same page into the open one, so that
+//! nothing needs it. There is no inline script or style, so that the policy of contents forbids them:
+//! what has a size (a bar, a plot) has it as an SVG attribute.
+//!
+//! Words of others (notes, paths, reasons, what phones call themselves) come in through `text` alone: they drive
+//! neither the page nor the direction of its writing.
+
+mod activity;
+mod approval;
+mod certificates;
+mod constituencies;
+mod frame;
+mod history;
+mod moment;
+mod phone_list;
+mod query;
+mod state;
+mod summary;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use maud::html;
+
+use super::picture::{Overview, PhoneHistory, PhonePage, PhoneQuery};
+use frame::Reader;
+
+/// `/style.css`.
+pub const STYLE: &str = include_str!("page/style.css");
+/// `/script.js`.
+pub const SCRIPT: &str = include_str!("page/script.js");
+
+/// What is shown at `/`, and to whom.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    /// The whole.
+    pub overview: &'a Overview,
+    /// The phones that were asked for.
+    pub phones: &'a PhonePage,
+    /// How they were asked for.
+    pub query: &'a PhoneQuery,
+    /// Whether the visitor may change something.
+    pub is_signed_in: bool,
+    /// Whether there is a token to sign in with.
+    pub has_token: bool,
+}
+
+/// Everything on one page, at `/`.
+#[must_use]
+pub fn render(view: &View<'_>) -> String {
+    let overview = view.overview;
+    let reader = Reader::new(view.is_signed_in, view.has_token);
+    let main = html! {
+        (summary::section(overview))
+        (approval::section(overview, reader))
+        div class="side-by-side" {
+            (activity::section(&overview.activity, overview.now))
+            (certificates::section(overview))
+        }
+        (constituencies::section(overview))
+        (phone_list::section(overview, view.phones, view.query))
+        (approval::unproven_section(&overview.unproven, overview.now))
+    };
+    frame::page(&overview.domain, overview, reader, &main)
+}
+
+/// What is known of one phone, at `/phones/CONSTITUENCY/MAC`.
+#[must_use]
+pub fn render_phone(overview: &Overview, history: &PhoneHistory, is_signed_in: bool) -> String {
+    let title = format!("{} of {}", history.phone.mac, history.phone.constituency);
+    let reader = Reader::new(is_signed_in, true);
+    frame::page(&title, overview, reader, &history::sections(overview, history, reader))
+}
+
+/// The page that asks for the token, and says why it was not good enough.
+#[must_use]
+pub fn render_sign_in(failure: Option<&'static str>) -> String {
+    let main = html! {
+        p { "With the token of this server (" code { "token_file" } " of " code { "status" } " in provost.json)." }
+        @if let Some(failure) = failure { p class="outcome bad" role="alert" { (failure) } }
+        form class="sign-in" method="post" action="/sign-in" {
+            label for="token" { "Token" }
+            input id="token" name="token" type="password" autocomplete="current-password" required autofocus;
+            button { "Sign in" }
+        }
+    };
+    frame::bare_page("Sign in", &main)
+}

@@ -1,0 +1,150 @@
+//! The page of one phone: what is known of it, and what it asked. Pure.
+
+use maud::{Markup, html};
+
+use super::approval::{action, unproven_table};
+use super::frame::Reader;
+use super::moment::{day, stamp, when};
+use super::query::of_constituency;
+use super::state::{meaning, of_phone};
+use super::text::{command, count, duration, figure, foreign, size};
+use crate::status::picture::{Overview, Phone, PhoneHistory, PhoneRequest, PhoneState, Unproven};
+
+pub(super) fn sections(overview: &Overview, history: &PhoneHistory, reader: Reader) -> Markup {
+    let phone = &history.phone;
+    html! {
+        section id="phone" aria-labelledby="phone-title" {
+            p class="up" { a href="/#phones" { "Phones" } " / " a href=(of_constituency(phone.constituency.as_str())) { (phone.constituency) } }
+            h1 id="phone-title" {
+                span class="mac" { (phone.mac) }
+                @if !phone.note.is_empty() { " " span class="note" { (foreign(&phone.note)) } }
+            }
+            p class="meaning" { (of_phone(phone.state)) " " (meaning(phone.state)) }
+            @if let Some((reason, at)) = phone.refusal.as_ref().filter(|_| is_out(phone)) {
+                p class="problem" { "Refused " (when(overview.now, *at)) ": " (foreign(reason)) }
+            }
+            (what_to_do(overview, phone, reader))
+            (facts(phone, overview.now))
+        }
+        (requests(&history.requests, overview.now))
+        (claims(overview, phone))
+    }
+}
+
+fn claims(overview: &Overview, phone: &Phone) -> Markup {
+    let is_of = |claim: &&Unproven| claim.mac == phone.mac && claim.constituency == phone.constituency;
+    let claims: Vec<&Unproven> = overview.unproven.iter().filter(is_of).collect();
+    html! {
+        @if !claims.is_empty() {
+            section id="claims" aria-labelledby="claims-title" {
+                h2 id="claims-title" { "Others that claim to be it" }
+                p class="intro" { "Anybody can make a certificate with this MAC address. These proved nothing, and were refused." }
+                (unproven_table(&claims, overview.now))
+            }
+        }
+    }
+}
+
+fn is_out(phone: &Phone) -> bool {
+    matches!(phone.state, PhoneState::Waiting | PhoneState::Refused | PhoneState::Denied)
+}
+
+fn what_to_do(overview: &Overview, phone: &Phone, reader: Reader) -> Markup {
+    let (constituency, mac) = (&phone.constituency, phone.mac);
+    html! {
+        @match phone.state {
+            PhoneState::Waiting => (action(constituency, mac, overview, reader)),
+            PhoneState::Denied => {
+                p class="instead" { "To let it in again" }
+                (command(&format!("provost allow {mac} --constituency {constituency}")))
+            }
+            PhoneState::Gone => {}
+            _ => {
+                details class="more" {
+                    summary { "Keep it out" }
+                    p class="instead" { "If it is lost or sold, this counts within a second, on open connections too" }
+                    (command(&format!("provost deny {mac} --constituency {constituency}")))
+                }
+            }
+        }
+    }
+}
+
+fn facts(phone: &Phone, now: i64) -> Markup {
+    html! {
+        dl class="facts" {
+            (fact("Last seen", &phone.last_seen.map_or_else(|| html! { "never" }, |at| when(now, at))))
+            (fact("First seen", &phone.first_seen.map_or_else(|| html! { "never" }, |at| when(now, at))))
+            (fact("Address", &optional(phone.address.as_deref())))
+            (fact("Model", &optional(phone.model.as_deref())))
+            (fact("Firmware", &optional(phone.firmware.as_deref())))
+            (fact("TLS", &optional(phone.tls.as_deref())))
+            (fact("Its certificate ends", &phone.certificate_not_after.map_or_else(|| html! { "unknown" }, day)))
+            (fact("Requests", &html! { (figure(phone.requests)) ", " (count(phone.refusals, "refusal", "refusals")) }))
+            (fact("Last configuration", &event(phone.configuration.as_ref(), now)))
+            (fact("Last upload", &event(phone.upload.as_ref(), now)))
+        }
+    }
+}
+
+fn fact(name: &str, value: &Markup) -> Markup {
+    html! { div { dt { (name) } dd { (value) } } }
+}
+
+fn optional(text: Option<&str>) -> Markup {
+    html! { @if let Some(text) = text { (foreign(text)) } @else { "unknown" } }
+}
+
+fn event(event: Option<&(String, i64)>, now: i64) -> Markup {
+    html! {
+        @if let Some((what, at)) = event { code { (foreign(what)) } " " span class="quiet" { (when(now, *at)) } }
+        @else { "none" }
+    }
+}
+
+fn requests(requests: &[PhoneRequest], now: i64) -> Markup {
+    html! {
+        section id="requests" aria-labelledby="requests-title" {
+            h2 id="requests-title" { "What it asked" }
+            @if requests.is_empty() {
+                p class="empty" { "Nothing is kept. A phone's last 200 requests are, for 30 days." }
+            } @else {
+                table class="cards requests" {
+                    thead {
+                        tr {
+                            th scope="col" { "Request" }
+                            th scope="col" { "Answer" }
+                            th scope="col" class="number" { "Size" }
+                            th scope="col" class="number" { "Took" }
+                            th scope="col" { "From" }
+                            th scope="col" class="number" { "When" }
+                        }
+                    }
+                    tbody { @for request in requests { (request_row(request, now)) } }
+                }
+            }
+        }
+    }
+}
+
+fn request_row(request: &PhoneRequest, now: i64) -> Markup {
+    let is_refused = request.reason.is_some();
+    let time = request.time_ms.div_euclid(1000);
+    html! {
+        tr class=[is_refused.then_some("refused")] {
+            th scope="row" {
+                @if let (Some(method), Some(target)) = (&request.method, &request.target) {
+                    code { (foreign(method)) " " (foreign(target)) }
+                } @else { "Handshake" }
+            }
+            td data-label="Answer" {
+                span class="status" { @if let Some(status) = request.status { (status) } @else { "refused" } }
+                @if let Some(reason) = &request.reason { span class="detail problem" { (foreign(reason)) } }
+            }
+            td data-label="Size" class="number" { (size(request.bytes)) }
+            td data-label="Took" class="number" { (duration(request.duration_ms)) }
+            td data-label="From" class="address" { (foreign(&request.address)) }
+            td data-label="When" class="number" { (when(now, time)) span class="detail" { (stamp(time)) } }
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! How a phone's state is said and marked. Pure.
+
+use maud::{Markup, html};
+
+use crate::status::picture::PhoneState;
+
+/// Every state, as it is listed: what needs somebody first.
+pub(super) const ALL: [PhoneState; 7] = [
+    PhoneState::Waiting,
+    PhoneState::Refused,
+    PhoneState::Silent,
+    PhoneState::Never,
+    PhoneState::Well,
+    PhoneState::Denied,
+    PhoneState::Gone,
+];
+
+/// A mark of a colour, and the word; the colour alone says nothing.
+pub(super) fn mark(class: &'static str, word: &str) -> Markup {
+    html! { span class={ "mark " (class) } { (word) } }
+}
+
+/// The mark of a phone's state.
+pub(super) fn of_phone(state: PhoneState) -> Markup {
+    mark(class(state), word(state))
+}
+
+/// How the API and the query spell it.
+pub(super) fn spelled(state: PhoneState) -> &'static str {
+    match state {
+        PhoneState::Well => "well",
+        PhoneState::Silent => "silent",
+        PhoneState::Never => "never",
+        PhoneState::Waiting => "waiting",
+        PhoneState::Refused => "refused",
+        PhoneState::Denied => "denied",
+        PhoneState::Gone => "gone",
+    }
+}
+
+/// How people say it.
+pub(super) fn word(state: PhoneState) -> &'static str {
+    match state {
+        PhoneState::Well => "well",
+        PhoneState::Silent => "silent",
+        PhoneState::Never => "never seen",
+        PhoneState::Waiting => "waiting",
+        PhoneState::Refused => "refused",
+        PhoneState::Denied => "kept out",
+        PhoneState::Gone => "not served",
+    }
+}
+
+fn class(state: PhoneState) -> &'static str {
+    match state {
+        PhoneState::Well => "good",
+        PhoneState::Waiting => "asks",
+        PhoneState::Silent => "fair",
+        PhoneState::Refused => "bad",
+        PhoneState::Never | PhoneState::Denied | PhoneState::Gone => "idle",
+    }
+}
+
+/// What a state means, in a sentence.
+pub(super) fn meaning(state: PhoneState) -> &'static str {
+    match state {
+        PhoneState::Well => "It is on the list and was let in when it last asked.",
+        PhoneState::Silent => {
+            "It is on the list, and has not asked for two days: is it plugged in, is its network there?"
+        }
+        PhoneState::Never => "It is on the list, and has never asked: does it know the URL, has it the right time?",
+        PhoneState::Waiting => "It has proven who it is, and is on no list: it waits for approval.",
+        PhoneState::Refused => "It is on the list, and was refused when it last asked.",
+        PhoneState::Denied => "The policy keeps it out.",
+        PhoneState::Gone => "Its constituency is not served any more.",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_are_spelled_as_the_api_spells_them() {
+        for state in ALL {
+            assert_eq!(serde_json::to_value(state).unwrap(), spelled(state));
+        }
+    }
+}

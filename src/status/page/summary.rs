@@ -1,0 +1,115 @@
+//! The first lines of the page: is all well, and if not, what needs somebody? Pure.
+
+use maud::{Markup, html};
+
+use super::query::of_state;
+use super::text::{Foreign, count, figure, foreign};
+use crate::status::picture::{Certificate, Constituency, Overview};
+
+/// Something that needs somebody.
+struct Need {
+    class: &'static str,
+    says: Markup,
+}
+
+/// The verdict, the reasons for it, and how many phones there are.
+pub(super) fn section(overview: &Overview) -> Markup {
+    let needs = needs(overview);
+    html! {
+        section id="summary" aria-labelledby="verdict" {
+            h1 id="verdict" class=(needs.first().map_or("good", |worst| worst.class)) { (verdict(overview, needs.len())) }
+            @if !needs.is_empty() {
+                ul class="needs" { @for need in &needs { li class=(need.class) { (need.says) } } }
+            }
+            (figures(overview))
+        }
+    }
+}
+
+fn verdict(overview: &Overview, needs: usize) -> String {
+    match needs {
+        _ if overview.not_ready.is_some() => "Not serving yet".to_owned(),
+        0 if overview.counts.known == 0 => "Ready, and waiting for its first phone".to_owned(),
+        0 => "All is well".to_owned(),
+        1 => "One thing needs you".to_owned(),
+        needs => format!("{needs} things need you"),
+    }
+}
+
+/// What needs somebody, the worst first.
+fn needs(overview: &Overview) -> Vec<Need> {
+    let bad = |says| Need { class: "bad", says };
+    let mut needs: Vec<Need> = overview.not_ready.iter().map(|reason| bad(foreign(reason))).collect();
+    needs.extend(overview.troubles.iter().map(|trouble| bad(foreign(trouble))));
+    needs.extend(overview.certificates.iter().filter_map(of_certificate));
+    needs.extend(overview.constituencies.iter().filter_map(of_constituency));
+    needs.extend(of_phones(overview));
+    needs.sort_by_key(|need| match need.class {
+        "bad" => 0,
+        "asks" => 1,
+        _ => 2,
+    });
+    needs
+}
+
+fn of_certificate(certificate: &Certificate) -> Option<Need> {
+    let error = certificate.last_error.as_deref()?;
+    let class = if certificate.needs_human { "bad" } else { "fair" };
+    let says = html! {
+        a href="#certificates" { "The " (Foreign(&certificate.key)) " certificate" } " could not be renewed: " (foreign(error))
+    };
+    Some(Need { class, says })
+}
+
+fn of_constituency(constituency: &Constituency) -> Option<Need> {
+    let problem = constituency.problem.as_deref()?;
+    let (class, state) = match constituency.url {
+        Some(_) => ("fair", " keeps its last good policy: "),
+        None => ("bad", " is not served: "),
+    };
+    Some(Need {
+        class,
+        says: html! { a href="#constituencies" { (foreign(&constituency.name)) } (state) (foreign(problem)) },
+    })
+}
+
+fn of_phones(overview: &Overview) -> Vec<Need> {
+    let (waiting, counts) = (overview.waiting.len(), overview.counts);
+    let mut needs = Vec::new();
+    if waiting > 0 {
+        let says = html! {
+            a href="#waiting" { (count(waiting, "phone", "phones")) }
+            (if waiting == 1 { " waits" } else { " wait" }) " for approval"
+        };
+        needs.push(Need { class: "asks", says });
+    }
+    if counts.refused > 0 {
+        let says = html! {
+            a href=(of_state("refused")) { (count(counts.refused, "phone", "phones")) " on the lists" }
+            (if counts.refused == 1 { " was" } else { " were" }) " refused when last asking"
+        };
+        needs.push(Need { class: "fair", says });
+    }
+    needs
+}
+
+fn figures(overview: &Overview) -> Markup {
+    let counts = overview.counts;
+    html! {
+        dl class="figures" {
+            (figure_of("known phones", counts.known, "/#phones", "plain"))
+            (figure_of("seen today", counts.well, &of_state("well"), "good"))
+            (figure_of("silent", counts.silent, &of_state("silent"), if counts.silent > 0 { "fair" } else { "plain" }))
+            (figure_of("refused", counts.refused, &of_state("refused"), if counts.refused > 0 { "bad" } else { "plain" }))
+        }
+    }
+}
+
+fn figure_of(name: &str, number: usize, link: &str, class: &str) -> Markup {
+    html! {
+        div class=(class) {
+            dt { (name) }
+            dd { a href=(link) { (figure(number)) } }
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! Whole pages.
+
+use super::*;
+use crate::status::picture::{
+    Activity, Certificate, Constituency, Counts, Phone, PhoneRequest, PhoneSort, PhoneState, Unproven,
+};
+
+const NOW: i64 = 1_795_552_267;
+const DAY: i64 = 86_400;
+
+/// What others may have written: every text of it must stay a text.
+const HOSTILE: &str = "</td><script>alert(1)</script>\" onmouseover=\"x' &amp;\u{202e}\u{2066}\u{1b}[2J\u{0}\u{9b}";
+const HARMLESS: &str = "the kitchen";
+
+fn phone(mac: &str, state: PhoneState, text: &str) -> Phone {
+    Phone {
+        constituency: "ote".parse().unwrap(),
+        mac: mac.parse().unwrap(),
+        state,
+        note: text.to_owned(),
+        first_seen: Some(NOW - 40 * DAY),
+        last_seen: Some(NOW - 180),
+        address: Some(text.to_owned()),
+        model: Some(text.to_owned()),
+        firmware: Some(text.to_owned()),
+        tls: Some(text.to_owned()),
+        certificate_not_after: Some(NOW + 900 * DAY),
+        configuration: Some((text.to_owned(), NOW - 181)),
+        upload: Some((text.to_owned(), NOW - 179)),
+        refusal: Some((text.to_owned(), NOW - 3 * DAY)),
+        requests: 1234,
+        refusals: 5,
+    }
+}
+
+fn unproven(text: &str) -> Unproven {
+    Unproven {
+        constituency: "ote".parse().unwrap(),
+        mac: "00005e0053aa".parse().unwrap(),
+        certificate_sha256: text.to_owned(),
+        address: text.to_owned(),
+        first_seen: NOW - DAY,
+        last_seen: NOW - 60,
+        count: 3,
+        reason: text.to_owned(),
+    }
+}
+
+fn constituency(name: &str, text: &str, is_served: bool) -> Constituency {
+    Constituency {
+        name: name.to_owned(),
+        description: text.to_owned(),
+        url: is_served.then(|| text.to_owned()),
+        problem: (!is_served).then(|| text.to_owned()),
+        known: is_served.then_some(3),
+        seen_lately: 2,
+        refused: 1,
+        not_allowable: (!is_served).then(|| text.to_owned()),
+    }
+}
+
+/// An overview in which every text of others is `text`.
+fn overview(text: &str) -> Overview {
+    Overview {
+        now: NOW,
+        version: "0.1.0",
+        domain: text.to_owned(),
+        started: NOW - 12 * DAY,
+        not_ready: Some(text.to_owned()),
+        certificates: vec![Certificate {
+            key: text.to_owned(),
+            names: vec![text.to_owned()],
+            issuer: Some(text.to_owned()),
+            not_before: Some(NOW - 45 * DAY),
+            not_after: Some(NOW + 45 * DAY),
+            source: "acme",
+            next_attempt: Some(NOW + 15 * DAY),
+            step: Some(text.to_owned()),
+            last_error: Some(text.to_owned()),
+            needs_human: true,
+        }],
+        constituencies: vec![constituency("ote", text, true), constituency(text, text, false)],
+        counts: Counts { known: 3, well: 1, silent: 1, refused: 1 },
+        waiting: vec![phone("00005e0053aa", PhoneState::Waiting, text)],
+        unproven: vec![unproven(text)],
+        activity: Activity {
+            step_s: 600,
+            since: NOW - DAY,
+            served: vec![5; 144],
+            refused: vec![1; 144],
+            handshakes: vec![2; 144],
+        },
+        troubles: vec![text.to_owned()],
+    }
+}
+
+fn query(text: &str) -> PhoneQuery {
+    PhoneQuery {
+        search: text.to_owned(),
+        constituency: Some(text.to_owned()),
+        limit: 2,
+        offset: 2,
+        ..PhoneQuery::default()
+    }
+}
+
+fn phones(text: &str) -> PhonePage {
+    let states = state::ALL.into_iter().zip(0..);
+    let phones = states.map(|(state, n)| phone(&format!("00005e0053{n:02x}"), state, text)).collect();
+    PhonePage { total: 50_000, matching: 12_345, phones }
+}
+
+fn home(overview: &Overview, phones: &PhonePage, query: &PhoneQuery, is_signed_in: bool) -> String {
+    render(&View { overview, phones, query, is_signed_in, has_token: true })
+}
+
+fn history(text: &str, state: PhoneState) -> PhoneHistory {
+    let request = |status: Option<u16>, reason: Option<&str>| PhoneRequest {
+        time_ms: NOW * 1000 - 1500,
+        address: text.to_owned(),
+        method: Some(text.to_owned()),
+        target: Some(text.to_owned()),
+        status,
+        bytes: 1840,
+        duration_ms: 3.21,
+        reason: reason.map(str::to_owned),
+    };
+    let requests = vec![request(Some(200), None), request(Some(403), Some(text)), request(None, Some(text))];
+    PhoneHistory { phone: phone("00005e0053aa", state, text), requests }
+}
+
+/// Every page there is, in every form, with `text` for whatever others may have written.
+fn all_pages(text: &str) -> Vec<String> {
+    let overview = overview(text);
+    let mut pages: Vec<String> =
+        [false, true].map(|is_signed_in| home(&overview, &phones(text), &query(text), is_signed_in)).to_vec();
+    for state in state::ALL {
+        pages.extend([false, true].map(|is_in| render_phone(&overview, &history(text, state), is_in)));
+    }
+    pages
+}
+
+/// The names of a page's elements and attributes, in order: what a browser makes of it, without words and values.
+fn skeleton(page: &str) -> Vec<&str> {
+    tags(page).flat_map(names).collect()
+}
+
+/// What stands between `<` and `>`.
+fn tags(page: &str) -> impl Iterator<Item = &str> {
+    page.split('<').skip(1).map(|rest| rest.split_once('>').unwrap().0)
+}
+
+/// Outside of values, which stand in quotes, every word of a tag is a name.
+fn names(tag: &str) -> impl Iterator<Item = &str> {
+    tag.split('"').step_by(2).flat_map(str::split_whitespace)
+}
+
+#[test]
+fn what_others_wrote_becomes_no_markup_wherever_it_stands() {
+    let (hostile, harmless) = (all_pages(HOSTILE), all_pages(HARMLESS));
+    assert_eq!(hostile.len(), 16);
+    for (hostile, harmless) in hostile.iter().zip(&harmless) {
+        assert!(hostile.contains("&lt;script&gt;") && !hostile.contains("<script>"));
+        assert_eq!(skeleton(hostile), skeleton(harmless), "the same elements and attributes");
+        let is_driving =
+            |letter: char| letter.is_control() || matches!(letter, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        assert_eq!(hostile.chars().find(|letter| is_driving(*letter)), None);
+    }
+    let shown = hostile.iter().map(|page| page.matches("&lt;script&gt;").count()).sum::<usize>();
+    assert!(shown > 300, "only {shown} hostile texts were shown: does this test look at everything?");
+}
+
+#[test]
+fn nothing_is_inline_and_nothing_comes_from_elsewhere() {
+    let pages =
+        [all_pages(HARMLESS), vec![render_sign_in(None), render_sign_in(Some("This is not the token."))]].concat();
+    for page in pages {
+        for tag in tags(&page) {
+            assert!(!names(tag).any(|name| name == "style=" || name.starts_with("on")), "{tag}");
+            for link in ["href=\"", "src=\"", "action=\""] {
+                let target = tag.split_once(link).map(|(_, rest)| rest.split('"').next().unwrap());
+                assert!(target.is_none_or(|it| it.starts_with('/') || it.starts_with('#') || it == "data:,"), "{tag}");
+            }
+        }
+        assert_eq!(page.matches("<script ").count(), 1);
+        assert!(!STYLE.contains("url(") && !STYLE.contains("@import"));
+    }
+}
+
+#[test]
+fn identifiers_are_there_once_and_labels_name_them() {
+    for page in all_pages(HARMLESS) {
+        let values = |attribute: &str| -> Vec<String> {
+            let begin = format!(" {attribute}=\"");
+            page.split(begin.as_str()).skip(1).map(|rest| rest.split('"').next().unwrap().to_owned()).collect()
+        };
+        let mut ids = values("id");
+        ids.sort();
+        let count = ids.len();
+        ids.dedup();
+        assert_eq!(ids.len(), count, "{ids:?}");
+        let named = [values("for"), values("aria-labelledby")].concat();
+        assert!(named.len() > 2);
+        for name in named {
+            assert!(ids.contains(&name), "{name} names nothing");
+        }
+    }
+}
+
+#[test]
+fn only_a_proven_phone_can_be_let_in_by_a_button_and_only_with_the_token() {
+    let overview = overview(HARMLESS);
+    let nobody = PhonePage { total: 0, matching: 0, phones: Vec::new() };
+    let page = |is_signed_in| home(&overview, &nobody, &PhoneQuery::default(), is_signed_in);
+    assert_eq!(page(true).matches("action=\"/allow\"").count(), 1, "one phone waits, one certificate is unproven");
+    let without = page(false);
+    assert!(!without.contains("action=\"/allow\""));
+    assert!(without.contains("<code>provost allow 00005e0053aa --constituency ote --note &quot;…&quot;</code>"));
+    let mut unwritable = overview.clone();
+    for constituency in &mut unwritable.constituencies {
+        constituency.not_allowable = Some("the folder is not ours to write".to_owned());
+    }
+    let page = home(&unwritable, &nobody, &PhoneQuery::default(), true);
+    assert!(!page.contains("action=\"/allow\"") && page.contains("the folder is not ours to write"));
+    assert!(page.contains("<code>provost allow 00005e0053aa --constituency ote"));
+}
+
+#[test]
+fn what_is_empty_says_what_to_do_next() {
+    let overview = Overview {
+        certificates: Vec::new(),
+        constituencies: Vec::new(),
+        counts: Counts::default(),
+        waiting: Vec::new(),
+        unproven: Vec::new(),
+        activity: Activity::default(),
+        troubles: Vec::new(),
+        not_ready: None,
+        ..overview(HARMLESS)
+    };
+    let nobody = PhonePage { total: 0, matching: 0, phones: Vec::new() };
+    let page = home(&overview, &nobody, &PhoneQuery::default(), false);
+    for next in [
+        "Ready, and waiting for its first phone",
+        "provost constituency add NAME",
+        "provost allow MAC --constituency NAME",
+        "Nobody waits.",
+        "Nobody has asked for anything",
+    ] {
+        assert!(page.contains(next), "{next}");
+    }
+    let nothing_found = PhonePage { total: 3, matching: 0, phones: Vec::new() };
+    let page = home(&overview, &nothing_found, &PhoneQuery { search: "x".to_owned(), ..PhoneQuery::default() }, false);
+    assert!(page.contains("No phone matches. <a href=\"/#phones\">Show all</a>"));
+}
+
+#[test]
+fn the_verdict_counts_what_needs_somebody_the_worst_first() {
+    let mut overview = overview(HARMLESS);
+    overview.not_ready = None;
+    let none = phones(HARMLESS);
+    let page = home(&overview, &none, &PhoneQuery::default(), false);
+    // A trouble, a certificate, a folder, a phone that waits, a phone that was refused.
+    assert!(page.contains("5 things need you"));
+    let order: Vec<&str> =
+        page.split("<li class=\"").skip(1).filter_map(|rest| rest.split('"').next()).take(5).collect();
+    assert_eq!(order, ["bad", "bad", "bad", "asks", "fair"]);
+    overview.troubles.clear();
+    overview.certificates.clear();
+    overview.constituencies.truncate(1);
+    overview.waiting.clear();
+    assert!(home(&overview, &none, &PhoneQuery::default(), false).contains("One thing needs you"));
+    overview.counts.refused = 0;
+    assert!(home(&overview, &none, &PhoneQuery::default(), false).contains("All is well"));
+}
+
+#[test]
+fn a_long_list_is_turned_a_page_at_a_time_and_sorted_by_its_headings() {
+    let query = PhoneQuery { limit: 7, offset: 7, sort: PhoneSort::LastSeen, ..PhoneQuery::default() };
+    let page = home(&overview(HARMLESS), &phones(HARMLESS), &query, false);
+    for part in [
+        "8–14 of 12\u{202f}345",
+        "Page 2 of 1\u{202f}764",
+        "rel=\"prev\" href=\"/?sort=last%5Fseen#phones\"",
+        "rel=\"next\" href=\"/?sort=last%5Fseen&amp;offset=14#phones\"",
+        "aria-sort=\"ascending\"><a class=\"sort\" href=\"/?sort=last%5Fseen&amp;reverse=1#phones\">Last seen",
+        "href=\"/?sort=name#phones\">Phone",
+    ] {
+        assert!(page.contains(part), "{part}");
+    }
+}

@@ -1,0 +1,318 @@
+//! What is asked of operators' own listener, and what is answered.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::header::CONTENT_TYPE;
+use hyper::http::request::Parts;
+use hyper::{Method, Request, StatusCode};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::sync::Semaphore;
+
+use super::answer::{self, Answer};
+use super::events::Events;
+use super::gate::{Barred, Exposure, Visitor};
+use super::page::{self, View};
+use super::picture::{PhoneHistory, PhoneQuery};
+use super::{Status, Wanted};
+use crate::clock;
+use crate::constituency::{ConstituencyName, MacAddress};
+
+/// The longest body that is read, in bytes.
+const MAX_BODY: usize = 8 << 10;
+/// How long it may take to come.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest note, in bytes.
+const MAX_NOTE: usize = 512;
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Route {
+    Health,
+    Ready,
+    Style,
+    Script,
+    Events,
+    Page,
+    PhonePage(ConstituencyName, MacAddress),
+    SignIn,
+    SignOut,
+    /// A form that lets a phone in, or keeps it out.
+    Form(bool),
+    Overview,
+    Phones,
+    Phone(ConstituencyName, MacAddress),
+    /// The same as [`Route::Form`], for programs.
+    Change(bool),
+}
+
+impl Route {
+    fn of(path: &str) -> Option<Self> {
+        let phone = |rest: &str| -> Option<(ConstituencyName, MacAddress)> {
+            let (constituency, mac) = rest.split_once('/')?;
+            Some((constituency.parse().ok()?, mac.parse().ok()?))
+        };
+        Some(match path {
+            "/healthz" => Self::Health,
+            "/readyz" => Self::Ready,
+            "/style.css" => Self::Style,
+            "/script.js" => Self::Script,
+            "/events" => Self::Events,
+            "/" => Self::Page,
+            "/sign-in" => Self::SignIn,
+            "/sign-out" => Self::SignOut,
+            "/allow" => Self::Form(true),
+            "/deny" => Self::Form(false),
+            "/api/overview" => Self::Overview,
+            "/api/phones" => Self::Phones,
+            "/api/allow" => Self::Change(true),
+            "/api/deny" => Self::Change(false),
+            _ => match (path.strip_prefix("/phones/"), path.strip_prefix("/api/phones/")) {
+                (Some(rest), _) => phone(rest).map(|(constituency, mac)| Self::PhonePage(constituency, mac))?,
+                (_, Some(rest)) => phone(rest).map(|(constituency, mac)| Self::Phone(constituency, mac))?,
+                _ => return None,
+            },
+        })
+    }
+
+    /// What it may be asked with.
+    fn methods(&self) -> &'static str {
+        match self {
+            Self::SignIn | Self::SignOut | Self::Form(_) | Self::Change(_) => "POST",
+            _ => "GET, HEAD",
+        }
+    }
+
+    fn allows(&self, method: &Method) -> bool {
+        self.methods().split(", ").any(|allowed| allowed == method.as_str())
+    }
+
+    fn exposure(&self) -> Exposure {
+        match self {
+            Self::Health | Self::Style | Self::Script | Self::SignIn | Self::SignOut => Exposure::Public,
+            _ => Exposure::Operators,
+        }
+    }
+
+    /// Whether people look at the answer.
+    fn is_page(&self) -> bool {
+        matches!(self, Self::Page | Self::PhonePage(..) | Self::Form(_))
+    }
+}
+
+/// Answers one request; `streams` are places at [`Route::Events`].
+pub(super) async fn answer(status: &Arc<Status>, request: Request<Incoming>, streams: &Arc<Semaphore>) -> Answer {
+    let (head, body) = request.into_parts();
+    let route = Route::of(head.uri.path());
+    let exposure = route.as_ref().map_or(Exposure::Operators, Route::exposure);
+    let now = clock::unix_seconds(clock::now());
+    let visitor = match status.gate.check(&head, exposure, &status.token, now) {
+        Ok(visitor) => visitor,
+        Err(barred) => return turn_away(route.as_ref(), &barred),
+    };
+    let Some(route) = route else { return answer::problem(StatusCode::NOT_FOUND, "there is nothing of this name") };
+    if !route.allows(&head.method) {
+        return answer::method_not_allowed(route.methods());
+    }
+    if head.method == Method::POST {
+        return match read(body).await {
+            Ok(body) => change(status, &route, &head, &body, now).await,
+            Err(answer) => answer,
+        };
+    }
+    match route {
+        Route::Health => answer::text(StatusCode::OK, "ok"),
+        Route::Ready => match status.knowledge.not_ready() {
+            None => answer::text(StatusCode::OK, "ready"),
+            Some(reason) => answer::text(StatusCode::SERVICE_UNAVAILABLE, &reason),
+        },
+        Route::Style => answer::of(StatusCode::OK, "text/css; charset=utf-8", page::STYLE),
+        Route::Script => answer::of(StatusCode::OK, "text/javascript; charset=utf-8", page::SCRIPT),
+        Route::Events => match Arc::clone(streams).try_acquire_owned() {
+            Ok(place) => {
+                let body = Events::new(Arc::clone(status), place).boxed_unsync();
+                answer::with_body(StatusCode::OK, "text/event-stream", body)
+            }
+            Err(_) => answer::problem(StatusCode::SERVICE_UNAVAILABLE, "too many look already"),
+        },
+        Route::Overview => {
+            answer::json(StatusCode::OK, &status.pictures.current(&status.knowledge).await.picture.overview)
+        }
+        Route::Phones => phones(status, &head).await,
+        Route::Phone(constituency, mac) => match history(status, &constituency, mac).await {
+            Ok(history) => answer::json(StatusCode::OK, &history),
+            Err((code, reason)) => answer::problem(code, &reason),
+        },
+        Route::Page => show(status, &head, visitor).await,
+        Route::PhonePage(constituency, mac) => match history(status, &constituency, mac).await {
+            Ok(history) => {
+                let picture = status.pictures.current(&status.knowledge).await.picture;
+                answer::page(StatusCode::OK, page::render_phone(&picture.overview, &history, visitor.is_signed_in))
+            }
+            Err((code, reason)) => answer::text(code, &reason),
+        },
+        Route::SignIn | Route::SignOut | Route::Form(_) | Route::Change(_) => {
+            answer::method_not_allowed(route.methods())
+        }
+    }
+}
+
+/// Somebody who may not: people get a form to sign in, programs a reason.
+fn turn_away(route: Option<&Route>, barred: &Barred) -> Answer {
+    let answer = match route {
+        Some(route) if route.is_page() && barred.status == StatusCode::UNAUTHORIZED => {
+            answer::page(barred.status, page::render_sign_in(None))
+        }
+        Some(Route::Ready | Route::Health | Route::Form(_)) => answer::text(barred.status, &barred.reason),
+        _ => answer::problem(barred.status, &barred.reason),
+    };
+    answer::barred(barred, answer)
+}
+
+async fn read(body: Incoming) -> Result<Bytes, Answer> {
+    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+            Err(answer::problem(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long"))
+        }
+        Ok(Err(_)) => Err(answer::problem(StatusCode::BAD_REQUEST, "the body broke off")),
+        Err(_) => Err(answer::problem(StatusCode::REQUEST_TIMEOUT, "the body took too long")),
+    }
+}
+
+/// What is posted.
+async fn change(status: &Arc<Status>, route: &Route, head: &Parts, body: &Bytes, now: i64) -> Answer {
+    let media_type = head.headers.get(CONTENT_TYPE).and_then(|it| it.to_str().ok()).unwrap_or_default();
+    let media_type = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    match route {
+        Route::SignOut => answer::with_session(answer::see("/"), None),
+        Route::SignIn => sign_in(status, &field(body, "token").unwrap_or_default(), now),
+        Route::Form(is_allowed) => {
+            let typed = |key: &str| field(body, key).unwrap_or_default();
+            let note = Some(typed("note")).filter(|note| !note.is_empty());
+            let posted = Posted { mac: typed("mac"), constituency: typed("constituency"), note };
+            match posted.carry_out(status, *is_allowed).await {
+                Ok(_) => answer::see("/"),
+                Err((code, reason)) => answer::text(code, &reason),
+            }
+        }
+        Route::Change(is_allowed) if media_type == "application/json" => {
+            let changed = match serde_json::from_slice::<Posted>(body) {
+                Ok(posted) => posted.carry_out(status, *is_allowed).await,
+                Err(error) => Err((StatusCode::BAD_REQUEST, error.to_string())),
+            };
+            match changed {
+                Ok(is_changed) => answer::json(StatusCode::OK, &json!({ "changed": is_changed })),
+                Err((code, reason)) => answer::problem(code, &reason),
+            }
+        }
+        Route::Change(_) => answer::problem(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "the body must be JSON (Content-Type: application/json)",
+        ),
+        other => answer::method_not_allowed(other.methods()),
+    }
+}
+
+fn sign_in(status: &Status, shown: &str, now: i64) -> Answer {
+    match status.token.session(now).filter(|_| status.token.is(shown.trim().as_bytes())) {
+        Some(session) => answer::with_session(answer::see("/"), Some(&session)),
+        None if !status.token.is_configured() => {
+            answer::text(StatusCode::FORBIDDEN, "there is nothing to sign in with: \"status\" names no \"token_file\"")
+        }
+        None => answer::page(StatusCode::UNAUTHORIZED, page::render_sign_in(Some("This is not the token."))),
+    }
+}
+
+/// A field of a form.
+fn field(body: &[u8], key: &str) -> Option<String> {
+    form_urlencoded::parse(body).find(|(name, _)| name == key).map(|(_, value)| value.into_owned())
+}
+
+/// Which phone is to be let in or kept out.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Posted {
+    mac: String,
+    constituency: String,
+    note: Option<String>,
+}
+
+impl Posted {
+    async fn carry_out(self, status: &Status, is_allowed: bool) -> Result<bool, (StatusCode, String)> {
+        let bad = |reason: String| (StatusCode::BAD_REQUEST, reason);
+        let wanted = Wanted {
+            is_allowed,
+            mac: self
+                .mac
+                .trim()
+                .parse()
+                .map_err(|error: crate::constituency::InvalidMacAddress| bad(error.to_string()))?,
+            constituency: self
+                .constituency
+                .parse()
+                .map_err(|error: crate::constituency::InvalidName| bad(error.to_string()))?,
+            note: self.note,
+        };
+        if wanted.mac == MacAddress::NOBODY {
+            return Err(bad("000000000000 is nobody's address".to_owned()));
+        }
+        if wanted.note.as_ref().is_some_and(|note| note.len() > MAX_NOTE || note.chars().any(char::is_control)) {
+            return Err(bad(format!("a note is one line of at most {MAX_NOTE} bytes")));
+        }
+        let knowledge = Arc::clone(&status.knowledge);
+        let changed = tokio::task::spawn_blocking(move || knowledge.change(&wanted)).await;
+        match changed {
+            Ok(changed) => changed.map_err(|reason| (StatusCode::CONFLICT, reason)),
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+}
+
+async fn phones(status: &Status, head: &Parts) -> Answer {
+    match PhoneQuery::parse(head.uri.query().unwrap_or_default()) {
+        Ok(query) => {
+            let picture = status.pictures.current(&status.knowledge).await.picture;
+            answer::json(StatusCode::OK, &query.select(&picture.phones))
+        }
+        Err(reason) => answer::problem(StatusCode::BAD_REQUEST, &reason),
+    }
+}
+
+async fn show(status: &Status, head: &Parts, visitor: Visitor) -> Answer {
+    let query = match PhoneQuery::parse(head.uri.query().unwrap_or_default()) {
+        Ok(query) => query,
+        Err(reason) => return answer::text(StatusCode::BAD_REQUEST, &reason),
+    };
+    let picture = status.pictures.current(&status.knowledge).await.picture;
+    let view = View {
+        overview: &picture.overview,
+        phones: &query.select(&picture.phones),
+        query: &query,
+        is_signed_in: visitor.is_signed_in,
+        has_token: status.token.is_configured(),
+    };
+    answer::page(StatusCode::OK, page::render(&view))
+}
+
+async fn history(
+    status: &Status,
+    constituency: &ConstituencyName,
+    mac: MacAddress,
+) -> Result<PhoneHistory, (StatusCode, String)> {
+    let picture = status.pictures.current(&status.knowledge).await.picture;
+    let key = (constituency, mac);
+    let found = picture.phones.binary_search_by(|phone| (&phone.constituency, phone.mac).cmp(&key)).ok();
+    let phone = found.and_then(|index| picture.phones.get(index)).cloned();
+    let phone = phone.ok_or_else(|| (StatusCode::NOT_FOUND, format!("{constituency} knows no {mac}")))?;
+    let (knowledge, constituency) = (Arc::clone(&status.knowledge), constituency.clone());
+    match tokio::task::spawn_blocking(move || knowledge.requests(&constituency, mac)).await {
+        Ok(Ok(requests)) => Ok(PhoneHistory { phone, requests }),
+        Ok(Err(reason)) => Err((StatusCode::SERVICE_UNAVAILABLE, reason)),
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}

@@ -1,0 +1,164 @@
+//! `"status"` in `provost.json`: where operators are listened to, and how they prove that they are operators. Pure.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer};
+
+/// The operators' listener.
+///
+/// ```
+/// let text = r#"{ "listen": "127.0.0.1:8444", "token_file": "token", "hosts": ["provost.example.com"] }"#;
+/// let settings: provost::status::StatusSettings = serde_json::from_str(text)?;
+/// assert!(settings.check().is_ok());
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StatusSettings {
+    /// An address with a port, or `unix:` and the path of a socket.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub listen: Endpoint,
+    /// A file with the token that operators show. Needed for whatever changes anything; on any other address than a
+    /// loopback one, for everything but `/healthz`.
+    pub token_file: Option<PathBuf>,
+    /// Further names under which the listener may be asked, as by a reverse proxy.
+    #[serde(default)]
+    pub hosts: Vec<String>,
+}
+
+/// Where to listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Endpoint {
+    /// TCP.
+    Tcp(SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+impl Endpoint {
+    /// The port of operators, if nothing else is said.
+    pub const PORT: u16 = 8444;
+
+    /// Whether only this machine reaches it.
+    #[must_use]
+    pub fn is_private(&self) -> bool {
+        match self {
+            Self::Tcp(address) => address.ip().to_canonical().is_loopback(),
+            Self::Unix(_) => true,
+        }
+    }
+}
+
+impl Default for Endpoint {
+    fn default() -> Self {
+        Self::Tcp(SocketAddr::from(([127, 0, 0, 1], Self::PORT)))
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("unix:") {
+            Some("") => Err("\"unix:\" names no path; write for example \"unix:/run/provost/status.sock\"".to_owned()),
+            Some(path) => Ok(Self::Unix(path.into())),
+            None => text.parse().map(Self::Tcp).map_err(|_| {
+                format!(
+                    "{text:?} is neither an address with a port, such as \"127.0.0.1:8444\", nor \"unix:\" with a path"
+                )
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "http://{address}/"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Endpoint {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl StatusSettings {
+    /// Whether nobody can look in who should not.
+    ///
+    /// # Errors
+    /// What is missing, or makes no sense.
+    pub fn check(&self) -> Result<(), String> {
+        if !self.listen.is_private() && self.token_file.is_none() {
+            let listen = &self.listen;
+            return Err(format!(
+                "{listen} is open to others than this machine, so \"token_file\" must name a file with a token"
+            ));
+        }
+        let is_host = |host: &str| {
+            let is_plain =
+                |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']');
+            !host.is_empty() && host.bytes().all(is_plain)
+        };
+        match self.hosts.iter().find(|host| !is_host(host)) {
+            Some(bad) => Err(format!("hosts: {bad:?} is no name of a host, such as \"provost.example.com\"")),
+            None => Ok(()),
+        }
+    }
+
+    /// The same with paths that are relative to `base`.
+    #[must_use]
+    pub fn relative_to(mut self, base: &Path) -> Self {
+        if let Endpoint::Unix(path) = &mut self.listen {
+            *path = base.join(&*path);
+        }
+        self.token_file = self.token_file.map(|file| base.join(file));
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(text: &str) -> Result<StatusSettings, String> {
+        let settings: StatusSettings = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        settings.check().map(|()| settings)
+    }
+
+    #[test]
+    fn what_is_open_to_others_needs_a_token() {
+        for private in ["{}", r#"{"listen": "127.9.9.9:1"}"#, r#"{"listen": "[::1]:1"}"#, r#"{"listen": "unix:s"}"#] {
+            assert!(settings(private).is_ok(), "{private}");
+        }
+        for open in ["0.0.0.0:1", "[::]:1", "192.0.2.1:1", "[::ffff:192.0.2.1]:1"] {
+            let error = settings(&format!(r#"{{"listen": "{open}"}}"#)).unwrap_err();
+            assert!(error.contains("\"token_file\" must name a file"), "{error}");
+            assert!(settings(&format!(r#"{{"listen": "{open}", "token_file": "t"}}"#)).is_ok());
+        }
+    }
+
+    #[test]
+    fn paths_are_relative_to_the_file() {
+        let settings = settings(r#"{"listen": "unix:run/s", "token_file": "/etc/token"}"#).unwrap();
+        let settings = settings.relative_to(Path::new("/etc/provost"));
+        assert_eq!(settings.listen, Endpoint::Unix("/etc/provost/run/s".into()));
+        assert_eq!(settings.token_file.as_deref(), Some(Path::new("/etc/token")));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_said() {
+        assert!(settings(r#"{"listen": "8444"}"#).unwrap_err().contains("neither an address with a port"));
+        assert!(settings(r#"{"listen": "unix:"}"#).unwrap_err().contains("names no path"));
+        assert!(settings(r#"{"hosts": ["http://a/"]}"#).unwrap_err().contains("is no name of a host"));
+    }
+}

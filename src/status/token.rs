@@ -1,0 +1,219 @@
+//! Who is an operator: whoever shows the token of a file, or the cookie of somebody who did.
+//!
+//! The token is compared by its hash, in constant time, and never leaves memory again: a browser gets a cookie that is
+//! signed with a key of this process and of this token, so that it ends with either.
+
+use std::fmt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use arc_swap::ArcSwap;
+use aws_lc_rs::{constant_time, digest, hmac};
+use std::sync::Arc;
+
+use crate::files::read_regular;
+
+/// The shortest token that cannot be guessed.
+const MIN_LENGTH: usize = 16;
+/// How long a browser stays signed in, in seconds.
+pub const SESSION_S: i64 = 12 * 3600;
+
+/// Why a token's file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// The system.
+    #[error("the token cannot be read: {0}")]
+    Read(#[from] std::io::Error),
+    /// Its mode.
+    #[error("every user of this machine may read the token (mode {mode:04o}); chmod o-rwx it")]
+    Open {
+        /// The mode.
+        mode: u32,
+    },
+    /// What is in it.
+    #[error(
+        "the token is not one line of at least {MIN_LENGTH} visible ASCII characters; make one with: openssl rand -hex 32"
+    )]
+    Weak,
+}
+
+/// The token in force; none if no file is named.
+pub struct Token {
+    file: Option<PathBuf>,
+    secret: ArcSwap<Option<Secret>>,
+    /// New with each process.
+    process: hmac::Key,
+}
+
+/// What is kept of a token: enough to know it again, and to sign with.
+struct Secret {
+    hash: [u8; digest::SHA256_OUTPUT_LEN],
+    sessions: hmac::Key,
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Token").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+impl Token {
+    /// The token in `file`.
+    ///
+    /// # Errors
+    /// If it cannot be used.
+    pub fn open(file: Option<&Path>) -> Result<Self, TokenError> {
+        let mut key = [0; digest::SHA256_OUTPUT_LEN];
+        aws_lc_rs::rand::fill(&mut key).map_err(|_| std::io::Error::other("the system gives no random numbers"))?;
+        let token = Self {
+            file: file.map(Path::to_owned),
+            secret: ArcSwap::from_pointee(None),
+            process: hmac::Key::new(hmac::HMAC_SHA256, &key),
+        };
+        token.reload().map(|_| token)
+    }
+
+    /// Reads the file again; whether the token is another one now. What was signed with the old one counts no more.
+    ///
+    /// # Errors
+    /// If it cannot be used; then the last good one stays.
+    pub fn reload(&self) -> Result<bool, TokenError> {
+        let Some(file) = &self.file else { return Ok(false) };
+        let secret = self.secret_of(&read(file)?);
+        let is_new = self.secret.load().as_ref().as_ref().is_none_or(|old| old.hash != secret.hash);
+        self.secret.store(Arc::new(Some(secret)));
+        Ok(is_new)
+    }
+
+    /// Whether there is one at all.
+    #[must_use]
+    pub fn is_configured(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Whether `shown` is the token.
+    #[must_use]
+    pub fn is(&self, shown: &[u8]) -> bool {
+        let hash = digest::digest(&digest::SHA256, shown);
+        let secret = self.secret.load();
+        let secret = secret.as_ref().as_ref();
+        secret.is_some_and(|secret| constant_time::verify_slices_are_equal(&secret.hash, hash.as_ref()).is_ok())
+    }
+
+    /// A cookie's value for somebody who has shown the token at `now`, in Unix seconds.
+    #[must_use]
+    pub fn session(&self, now: i64) -> Option<String> {
+        let until = (now + SESSION_S).to_string();
+        let secret = self.secret.load();
+        let tag = hmac::sign(&secret.as_ref().as_ref()?.sessions, until.as_bytes());
+        Some(format!("{until}-{}", hex(tag.as_ref())))
+    }
+
+    /// Whether `cookie` is such a value, and `now` still within its time.
+    #[must_use]
+    pub fn is_session(&self, cookie: &str, now: i64) -> bool {
+        let secret = self.secret.load();
+        let (Some(secret), Some((until, tag))) = (secret.as_ref(), cookie.split_once('-')) else { return false };
+        let is_ours = bytes(tag).is_some_and(|tag| hmac::verify(&secret.sessions, until.as_bytes(), &tag).is_ok());
+        is_ours && until.parse().is_ok_and(|until: i64| now < until)
+    }
+
+    fn secret_of(&self, token: &[u8]) -> Secret {
+        let mut hash = [0; digest::SHA256_OUTPUT_LEN];
+        hash.copy_from_slice(digest::digest(&digest::SHA256, token).as_ref());
+        let sessions = hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&self.process, token).as_ref());
+        Secret { hash, sessions }
+    }
+}
+
+/// The token in `file`, without the white space around it.
+fn read(file: &Path) -> Result<Vec<u8>, TokenError> {
+    let mode = std::fs::metadata(file)?.mode() & 0o7777;
+    if mode & 0o007 != 0 {
+        return Err(TokenError::Open { mode });
+    }
+    let bytes = read_regular(file)?;
+    let token = bytes.trim_ascii();
+    let is_good = token.len() >= MIN_LENGTH && token.iter().all(u8::is_ascii_graphic);
+    if is_good { Ok(token.to_owned()) } else { Err(TokenError::Weak) }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn bytes(hex: &str) -> Option<Vec<u8>> {
+    let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    hex.len().is_multiple_of(2).then(|| hex.as_bytes().chunks(2).map(pair).collect())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::unix::fs::PermissionsExt;
+
+    const NOW: i64 = 1_800_000_000;
+
+    fn file(text: &str, mode: u32) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        write(&file, text);
+        std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+        file
+    }
+
+    /// As an editor writes it: in place.
+    fn write(file: &tempfile::NamedTempFile, text: &str) {
+        let mut opened = std::fs::File::options().write(true).truncate(true).open(file.path()).unwrap();
+        opened.write_all(text.as_bytes()).unwrap();
+    }
+
+    #[test]
+    fn the_token_and_nothing_else_is_the_token() {
+        let file = file("  0123456789abcdef\n", 0o640);
+        let token = Token::open(Some(file.path())).unwrap();
+        assert!(token.is(b"0123456789abcdef"));
+        for wrong in ["", "0123456789abcdee", "0123456789abcdef ", "0123456789abcde", "0123456789abcdef0"] {
+            assert!(!token.is(wrong.as_bytes()), "{wrong:?}");
+        }
+        assert!(!format!("{token:?}").contains("0123456789"));
+        assert!(!Token::open(None).unwrap().is(b""));
+    }
+
+    #[test]
+    fn a_file_that_gives_the_token_away_or_is_none_is_refused() {
+        let error = |text: &str, mode: u32| Token::open(Some(file(text, mode).path())).unwrap_err().to_string();
+        for mode in [0o604, 0o602, 0o601, 0o644] {
+            assert!(error("0123456789abcdef", mode).contains("every user of this machine"), "{mode:o}");
+        }
+        for weak in
+            ["", "0123456789abcde", "0123456789abcdef\n0123456789abcdef", "0123456789 abcdef", "0123456789abcdéf"]
+        {
+            assert!(error(weak, 0o600).contains("at least 16"), "{weak:?}");
+        }
+        assert!(Token::open(Some(Path::new("/nowhere/at/all"))).is_err());
+    }
+
+    #[test]
+    fn a_session_ends_with_its_time_its_token_and_its_process() {
+        let file = file("0123456789abcdef", 0o600);
+        let token = Token::open(Some(file.path())).unwrap();
+        let cookie = token.session(NOW).unwrap();
+        assert!(!cookie.contains("0123456789abcdef"));
+        assert!(token.is_session(&cookie, NOW) && token.is_session(&cookie, NOW + SESSION_S - 1));
+        assert!(!token.is_session(&cookie, NOW + SESSION_S));
+        let later = format!("9{cookie}");
+        for forged in [&later, "", "-", "1900000000-", "1900000000-00", "1900000000-é", &cookie[..cookie.len() - 2]] {
+            assert!(!token.is_session(forged, NOW), "{forged}");
+        }
+        assert!(!Token::open(Some(file.path())).unwrap().is_session(&cookie, NOW));
+        assert!(!token.reload().unwrap());
+        assert!(token.is_session(&cookie, NOW));
+        write(&file, "another 0123456789");
+        assert!(token.reload().is_err());
+        assert!(token.is_session(&cookie, NOW), "a broken file leaves the last good token in force");
+        write(&file, "another-0123456789");
+        assert!(token.reload().unwrap());
+        assert!(!token.is_session(&cookie, NOW) && !token.is(b"0123456789abcdef") && token.is(b"another-0123456789"));
+    }
+}

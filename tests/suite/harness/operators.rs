@@ -1,0 +1,98 @@
+//! An operator with curl, who asks the operators' own listener.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::site::Running;
+use super::tool::run;
+
+/// Where the listener is, and how it is reached.
+#[derive(Clone)]
+pub struct Operators {
+    pub base: String,
+    arguments: Vec<String>,
+}
+
+/// An answer.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: BTreeMap<String, String>,
+    pub body: String,
+}
+
+impl Operators {
+    /// Those of `server`, which says where its status page is.
+    pub fn of(server: &Running) -> Self {
+        let line = server.says("status page at ");
+        let url = line.split("status page at ").nth(1).unwrap().split([' ', '"']).next().unwrap();
+        match url.strip_prefix("unix:") {
+            Some(path) => Self {
+                base: "http://localhost".to_owned(),
+                arguments: vec!["--unix-socket".to_owned(), path.to_owned()],
+            },
+            None => Self { base: url.trim_end_matches('/').to_owned(), arguments: Vec::new() },
+        }
+    }
+
+    /// The same, with further arguments of curl.
+    #[must_use]
+    pub fn with(&self, arguments: &[&str]) -> Self {
+        let mut with = self.clone();
+        with.arguments.extend(arguments.iter().map(|it| (*it).to_owned()));
+        with
+    }
+
+    /// The same, who shows this token.
+    #[must_use]
+    pub fn with_token(&self, token: &str) -> Self {
+        self.with(&["-H", &format!("Authorization: Bearer {token}")])
+    }
+
+    /// The command that asks for `path`, and prints the answer with its head.
+    pub fn curl(&self, path: &str) -> Command {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--show-error", "--include", "--max-time", "20", "--path-as-is"]);
+        curl.args(&self.arguments).arg(format!("{}{path}", self.base));
+        curl
+    }
+
+    /// Asks for `path`.
+    #[track_caller]
+    pub fn get(&self, path: &str) -> Answer {
+        let ended = run(&mut self.curl(path));
+        assert_eq!(ended.code, 0, "{path}: {ended:?}");
+        Answer::parse(&ended.stdout)
+    }
+
+    /// Posts `json` to `path`.
+    #[track_caller]
+    pub fn post(&self, path: &str, json: &Value) -> Answer {
+        self.with(&["-H", "Content-Type: application/json", "--data", &json.to_string()]).get(path)
+    }
+
+    /// Asks for `path`, which must be there, and JSON.
+    #[track_caller]
+    pub fn json(&self, path: &str) -> Value {
+        let answer = self.get(path);
+        assert_eq!(answer.status, 200, "{path}: {answer:?}");
+        answer.json()
+    }
+}
+
+impl Answer {
+    fn parse(text: &str) -> Self {
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        let mut lines = head.lines();
+        let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+        let headers = lines.filter_map(|line| line.split_once(": "));
+        let headers = headers.map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned())).collect();
+        Self { status, headers, body: body.to_owned() }
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}

@@ -1,0 +1,197 @@
+//! `provost print phone-config`: a parameter file that is XML, and says what it was asked to say.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use serde_json::json;
+
+use crate::harness::VVX500;
+use crate::harness::pki::{SERVER_CA, pem};
+use crate::harness::site::Site;
+use crate::harness::tool::{Ended, provost, run};
+
+/// A site whose certificate is from a CA that the machine does not know.
+fn site() -> Site {
+    let mut site = Site::with_ote();
+    site.config["listen"] = json!(["127.0.0.1:443"]);
+    site.write_config();
+    std::fs::write(site.path("root.pem"), SERVER_CA.pem()).unwrap();
+    site
+}
+
+fn print(site: &Site, more: &[&str]) -> Ended {
+    provost(&site.path("."), &[&["print", "phone-config", "--constituency", "ote"], more].concat())
+}
+
+/// All parameters of a file that a phone reads, whichever element they stand at.
+fn parameters(text: &str) -> BTreeMap<String, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("printed.cfg");
+    std::fs::write(&file, text).unwrap();
+    let xmllint = run(Command::new("xmllint").args(["--noout", "--nonet"]).arg(&file));
+    assert_eq!((xmllint.code, xmllint.stderr.as_str()), (0, ""), "{text}");
+    let document = roxmltree::Document::parse(text).unwrap();
+    let attributes = document.descendants().flat_map(|element| element.attributes());
+    let all: Vec<_> = attributes.map(|it| (it.name().to_owned(), it.value().to_owned())).collect();
+    let map: BTreeMap<_, _> = all.iter().cloned().collect();
+    assert_eq!(map.len(), all.len(), "none twice: {text}");
+    map
+}
+
+#[track_caller]
+fn printed(site: &Site, more: &[&str]) -> BTreeMap<String, String> {
+    let ended = print(site, &[&["--ca", "root.pem"], more].concat());
+    assert_eq!((ended.code, ended.stderr.as_str()), (0, ""));
+    parameters(&ended.stdout)
+}
+
+#[test]
+fn a_phone_keeps_the_server_trusts_its_root_knows_the_time_and_asks_when_others_do_not() {
+    let site = site();
+    let parameters = printed(&site, &["--ntp", "ntp.example.com", "--polling", "02:00-04:30"]);
+    let expected = [
+        ("device.set", "1"),
+        ("device.prov.serverType", "HTTPS"),
+        ("device.prov.serverName", "ote.phones.example.com"),
+        ("device.dhcp.bootSrvUseOpt", "Static"),
+        ("device.sntp.serverName", "ntp.example.com"),
+        ("tcpIpApp.sntp.address", "ntp.example.com"),
+        ("prov.polling.enabled", "1"),
+        ("prov.polling.mode", "random"),
+        ("prov.polling.period", "86400"),
+        ("prov.polling.time", "02:00"),
+        ("prov.polling.timeRandomEnd", "04:30"),
+        ("log.render.file.upload.append", "1"),
+        ("log.render.file.upload.append.sizeLimit", "512"),
+        ("log.render.file.upload.append.limitMode", "delete"),
+    ];
+    for (name, value) in expected {
+        assert_eq!(parameters.get(name).map(String::as_str), Some(value), "{name}");
+    }
+    let root = CertificateDer::from_pem_slice(parameters["device.sec.TLS.customCaCert1"].as_bytes()).unwrap();
+    assert_eq!(root, *SERVER_CA.certificate.der());
+    let of_the_device = parameters.keys().filter(|name| name.starts_with("device.") && *name != "device.set");
+    let values: Vec<&String> = of_the_device.filter(|name| name.strip_suffix(".set").is_none()).collect();
+    assert_eq!(values.len(), 5, "{values:?}");
+    for value in &values {
+        assert_eq!(parameters.get(&format!("{value}.set")).map(String::as_str), Some("1"), "{value}");
+    }
+    assert_eq!(parameters.len(), expected.len() + 1 + values.len(), "nothing else: {parameters:?}");
+}
+
+#[test]
+fn the_name_is_checked_unless_somebody_insists_and_is_told_of_the_attack() {
+    let site = site();
+    let name = "device.sec.TLS.prov.strictCertCommonNameValidation";
+    assert!(!printed(&site, &[]).contains_key(name));
+    let ended = print(&site, &["--ca", "root.pem", "--no-name-check"]);
+    assert_eq!(ended.code, 0);
+    let parameters = parameters(&ended.stdout);
+    assert_eq!((parameters[name].as_str(), parameters[&format!("{name}.set")].as_str()), ("0", "1"));
+    for text in [&ended.stderr, &ended.stdout] {
+        let text = text.to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(text.contains("warning:") && text.contains("can pass for this server"), "{text}");
+        assert!(text.contains("\"certificate_names\": \"exact\""), "{text}");
+    }
+}
+
+#[test]
+fn the_root_is_found_by_the_certificate_in_use() {
+    let mut site = site();
+    let unknown = print(&site, &[]);
+    assert_eq!((unknown.code, unknown.stdout.as_str()), (2, ""));
+    assert!(
+        unknown.stderr.contains("the root \"CN=Test Server CA\"") && unknown.stderr.contains("--ca"),
+        "{unknown:?}"
+    );
+    let root = |site: &Site| {
+        let ended = print(site, &[]);
+        assert_eq!((ended.code, ended.stderr.as_str()), (0, ""));
+        CertificateDer::from_pem_slice(parameters(&ended.stdout)["device.sec.TLS.customCaCert1"].as_bytes()).unwrap()
+    };
+
+    // A chain that has its root in it.
+    let chain = std::fs::read_to_string(site.path("rsa.pem")).unwrap();
+    std::fs::write(site.path("rsa.pem"), format!("{chain}{}", SERVER_CA.pem())).unwrap();
+    assert_eq!(root(&site), *SERVER_CA.certificate.der());
+
+    // One whose root the machine knows.
+    std::fs::write(site.path("rsa.pem"), &chain).unwrap();
+    let known = run(Command::new(env!("CARGO_BIN_EXE_provost"))
+        .args(["print", "phone-config", "--constituency", "ote"])
+        .env("SSL_CERT_FILE", site.path("root.pem"))
+        .current_dir(site.path(".")));
+    assert_eq!((known.code, known.stderr.as_str()), (0, ""));
+    assert!(known.stdout.contains(pem("CERTIFICATE", SERVER_CA.certificate.der()).lines().nth(1).unwrap()));
+
+    // Our own CA, once there is one.
+    site.config["certificate"] = json!({ "local_ca": {} });
+    site.config["listen"] = json!(["127.0.0.1:0"]);
+    site.write_config();
+    let early = print(&site, &[]);
+    assert!(early.code == 2 && early.stderr.contains("started for the first time"), "{early:?}");
+    drop(site.start());
+    assert_eq!(root(&site), CertificateDer::from_pem_file(site.path("state/server-ca/ca.pem")).unwrap());
+
+    // Let's Encrypt's, before the first certificate.
+    let dns = json!({ "primary": "127.0.0.1", "tsig_key_file": "absent.key", "zone": "example.com" });
+    site.config["certificate"] = json!({ "acme": { "terms_of_service_agreed": true, "dns": dns } });
+    site.config["state"] = json!("another");
+    site.write_config();
+    let (_, parsed) = x509_parser::parse_x509_certificate(&root(&site))
+        .map(|(rest, it)| (rest.len(), it.subject().to_string()))
+        .unwrap();
+    assert!(parsed.contains("ISRG Root X1"), "{parsed}");
+    site.config["certificate"]["acme"]["directory"] = json!("https://ca.example.net/directory");
+    site.write_config();
+    let other = print(&site, &[]);
+    assert!(other.code == 2 && other.stderr.contains("--ca"), "{other:?}");
+}
+
+#[test]
+fn only_one_certificate_is_taken_for_the_root() {
+    let site = site();
+    let refused = |content: &str| {
+        std::fs::write(site.path("root.pem"), content).unwrap();
+        let ended = print(&site, &["--ca", "root.pem"]);
+        assert_eq!((ended.code, ended.stdout.as_str()), (2, ""), "{content}");
+        assert!(ended.stderr.contains("root.pem"), "{}", ended.stderr);
+    };
+    refused("");
+    refused("text");
+    refused(&(SERVER_CA.pem() + &SERVER_CA.pem()));
+    refused(&pem("CERTIFICATE", b"no certificate"));
+    std::fs::remove_file(site.path("root.pem")).unwrap();
+    let absent = print(&site, &["--ca", "root.pem"]);
+    assert!(absent.code == 2 && absent.stderr.contains("root.pem"), "{absent:?}");
+}
+
+#[test]
+fn the_log_stays_below_what_the_policy_takes() {
+    let site = site();
+    let name = "log.render.file.upload.append.sizeLimit";
+    let policy = |uploads| json!({ "trust": ["factory"], "phones": { VVX500: "" }, "uploads": uploads });
+    site.constituency("ote", &policy(json!({ "max_file_bytes": 100_000 })));
+    assert_eq!(printed(&site, &[])[name], "97");
+    site.constituency("ote", &json!({ "trust": ["factory"], "phones": "any" }));
+    let names: Vec<String> = printed(&site, &[]).into_keys().collect();
+    assert!(!names.iter().any(|name| name.starts_with("log.")), "nothing is taken: {names:?}");
+}
+
+#[test]
+fn names_and_ports_stand_where_they_belong() {
+    let mut site = site();
+    site.constituency("xn--bcher-kva--x", &json!({ "trust": ["factory"], "phones": {} }));
+    site.config["listen"] = json!(["127.0.0.1:8443"]);
+    site.write_config();
+    let args = ["print", "phone-config", "--constituency", "xn--bcher-kva--x", "--ca", "root.pem"];
+    let ended = provost(&site.path("."), &args);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    let name = &parameters(&ended.stdout)["device.prov.serverName"];
+    assert_eq!(name, "https://xn--bcher-kva--x.phones.example.com:8443/");
+    for wrong in [["--polling", "5:00-1:00"], ["--ntp", "a b"], ["--constituency", "Ote"]] {
+        assert_eq!(print(&site, &wrong).code, 2, "{wrong:?}");
+    }
+}
