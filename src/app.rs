@@ -39,6 +39,7 @@ use crate::trust::{self, Bundle, BundleError};
 pub mod control;
 mod heart;
 mod knowledge;
+mod looks;
 mod news;
 pub mod passed;
 mod publisher;
@@ -175,6 +176,7 @@ impl App {
         let mut source = Source::open(&config, &state, &certificates, &boards)?;
         source.refresh(&certificates, &config.domain);
 
+        let read = publisher::look(&config);
         let material = TlsMaterial {
             certificates: Arc::clone(&certificates),
             bundles: trust::load_all(&config.trust),
@@ -205,7 +207,7 @@ impl App {
             admission: Arc::new(Admission::new(config.limits.clone(), room)),
             limits: config.limits.clone(),
         });
-        let publisher = Arc::new(Publisher::new(&server, config.clone(), material));
+        let publisher = Arc::new(Publisher::new(&server, config.clone(), material, read));
         let mut scanner = Scanner::new(config.constituencies.clone(), config.bundle_names());
         let first = scanner.scan(clock::now());
         publisher.publish_registry(&Registry::default(), first.snapshot());

@@ -1,6 +1,7 @@
 //! A certificate authority of our own: made on first use, kept in two private files.
 //!
-//! Local mode uses two: one signs the server's certificate on a LAN, one signs virtual phones' certificates.
+//! Local mode uses two: one signs the server's certificate on a LAN, one signs virtual phones' certificates. A
+//! [`device`] CA is an operator's own, for phones whose factory certificate is of no use.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,8 +16,13 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::clock::rfc3339;
 use crate::constituency::MacAddress;
 use crate::state;
+
+pub mod device;
+pub mod export;
+pub mod record;
 
 /// How long a CA of our own lives.
 const CA_LIFETIME: Duration = Duration::from_hours(24 * 3650);
@@ -45,6 +51,37 @@ pub enum CaError {
     /// The certificate could not be made.
     #[error("a certificate could not be made: {0}")]
     Issue(#[from] rcgen::Error),
+    /// A CA would be made where there is one.
+    #[error("{path} is there already: whatever was issued by it would be lost; name another folder (--dir)", path = .path.display())]
+    There {
+        /// What is there.
+        path: PathBuf,
+    },
+    /// There is no CA.
+    #[error("there is no CA in {folder}; make one with provost ca init, or name its folder (--dir)", folder = .folder.display())]
+    Absent {
+        /// Where it was looked for.
+        folder: PathBuf,
+    },
+    /// The record of what was issued is damaged.
+    #[error("{path}:{line}: the record of the CA is damaged: {reason}; restore it from a backup", path = .path.display())]
+    BadRecord {
+        /// The record.
+        path: PathBuf,
+        /// Which line.
+        line: usize,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A certificate would count longer than its CA.
+    #[error("the CA itself counts until {}: a certificate may not outlive it; ask for fewer --days", rfc3339(*.not_after))]
+    Outlived {
+        /// The CA's last second.
+        not_after: i64,
+    },
+    /// Nothing of the kind is on record.
+    #[error("no certificate of {0} was ever issued by this CA; see provost ca list")]
+    NeverIssued(String),
     /// The certificate was made but cannot be presented.
     #[error("a certificate of our own cannot be used: {0}")]
     Unusable(String),
@@ -126,6 +163,12 @@ impl CertificateAuthority {
                 state::write_private(path, pem.as_bytes()).map_err(|source| file_error(path, source))?;
             }
         }
+        Self::open(folder)
+    }
+
+    /// Opens the CA in `folder`.
+    fn open(folder: &Path) -> Result<Self, CaError> {
+        let (certificate_file, key_file) = (folder.join("ca.pem"), folder.join("ca.key"));
         let read = |path: &PathBuf| std::fs::read_to_string(path).map_err(|source| file_error(path, source));
         let damaged = |path: &Path, reason: String| CaError::Damaged { path: path.to_owned(), reason };
         let key = KeyPair::from_pem(&read(&key_file)?).map_err(|error| damaged(&key_file, error.to_string()))?;

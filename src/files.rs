@@ -18,3 +18,35 @@ pub fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
     file.read_to_end(&mut bytes)?;
     Ok(bytes)
 }
+
+/// What a file is and when it changed last, to the nanosecond: one that is written in place twice in a second, and keeps
+/// its size as certificates do, must not pass for unchanged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    identity: [i128; 2],
+    content: [i128; 5],
+}
+
+impl Stamp {
+    /// That of the file at `path`; `None` if it is not there.
+    #[must_use]
+    pub fn of(path: &Path) -> Option<Self> {
+        let stat = rustix::fs::stat(path).ok()?;
+        Some(Self {
+            identity: [stat.st_dev.into(), stat.st_ino.into()],
+            content: [
+                stat.st_size.into(),
+                stat.st_mtime.into(),
+                stat.st_mtime_nsec.into(),
+                stat.st_ctime.into(),
+                stat.st_ctime_nsec.into(),
+            ],
+        })
+    }
+
+    /// Whether both are of one file, whatever is in it.
+    #[must_use]
+    pub fn is_same_file(&self, other: &Self) -> bool {
+        self.identity == other.identity
+    }
+}

@@ -4,7 +4,7 @@
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
@@ -85,22 +85,48 @@ pub fn can_use(path: &Path) -> Result<(), String> {
     })
 }
 
-/// Makes `path` and what is missing above it, for the owner alone.
+/// Makes `path` and what is missing above it, for the owner alone. What root makes belongs to whose folder it is in.
 pub fn private_folder(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
+    let is_new = !path.exists();
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    if is_new {
+        give_to_owner_of(&folder_of(path), &File::open(path)?);
+    }
+    Ok(())
 }
 
 /// Stores `bytes` as `path`, readable by the owner alone, whole or not at all, and on the disk when this returns.
 pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new()
-        .prefix(".new-")
-        .permissions(std::fs::Permissions::from_mode(0o600))
-        .tempfile_in(folder)?;
+    write_whole(path, bytes, 0o600)
+}
+
+/// Stores `bytes` as `path` in the same way, for everybody to read who may enter the folder.
+pub fn write_public(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_whole(path, bytes, 0o644)
+}
+
+fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let folder = folder_of(path);
+    let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(&folder)?;
     file.write_all(bytes)?;
+    give_to_owner_of(&folder, file.as_file());
+    file.as_file().set_permissions(std::fs::Permissions::from_mode(mode))?;
     file.as_file().sync_all()?;
     file.persist(path).map_err(|error| error.error)?;
-    sync_folder(folder)
+    sync_folder(&folder)
+}
+
+/// The folder that `path` is in.
+fn folder_of(path: &Path) -> PathBuf {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
+}
+
+/// What root makes in the folder of another user, who runs the server, that user must be able to read.
+fn give_to_owner_of(folder: &Path, new: &File) {
+    if let (true, Ok(owner)) = (rustix::process::geteuid().is_root(), std::fs::metadata(folder)) {
+        // Where this cannot be, as within containers, the user may be the same all the same; else the server says so.
+        let _ = std::os::unix::fs::fchown(new, Some(owner.uid()), Some(owner.gid()));
+    }
 }
 
 /// Makes what was created, renamed or removed in `folder` survive a power cut.

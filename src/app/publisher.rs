@@ -1,13 +1,16 @@
 //! Makes sites out of folders, trust bundles and configuration, and publishes them one after the other.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use super::looks::{Look, Looks};
 use super::news;
 use crate::config::Config;
 use crate::constituency::{ConstituencyName, Registry};
+use crate::files::Stamp;
 use crate::serve::Server;
 use crate::serve::site::TlsMaterial;
-use crate::trust;
+use crate::trust::{self, Bundles};
 
 /// Publishes sites.
 #[derive(Debug)]
@@ -16,6 +19,8 @@ pub(super) struct Publisher {
     server: Weak<Server>,
     /// Locked while a site is made: folders and SIGHUP may change it at once.
     in_use: Mutex<InUse>,
+    /// The bundles' files, as one thread looks at them.
+    looks: Mutex<Looks>,
 }
 
 /// What the next site is made of, besides the folders.
@@ -28,8 +33,9 @@ struct InUse {
 
 impl Publisher {
     /// A publisher for `server`, which has published nothing yet.
-    pub(super) fn new(server: &Arc<Server>, config: Config, material: TlsMaterial) -> Self {
-        Self { server: Arc::downgrade(server), in_use: Mutex::new(InUse { config, material }) }
+    pub(super) fn new(server: &Arc<Server>, config: Config, material: TlsMaterial, read: Look) -> Self {
+        let looks = Mutex::new(Looks::of(read));
+        Self { server: Arc::downgrade(server), in_use: Mutex::new(InUse { config, material }), looks }
     }
 
     /// Publishes what the folders have become.
@@ -57,10 +63,31 @@ impl Publisher {
                 in_use
             }
         };
+        *self.looks() = Looks::of(look(&config));
         let bundles = trust::load_all(&config.trust);
         let mut in_use = self.in_use();
         in_use.material.level = config.tls;
         in_use.config = config;
+        drop(in_use);
+        self.put_in_force(bundles);
+        tracing::info!("SIGHUP: configuration, trust bundles and folders are read again");
+    }
+
+    /// Reads trust bundles again whose files have changed: what a CA revoked is to be refused at once.
+    pub(super) fn follow_bundles(&self) {
+        let config = self.in_use().config.clone();
+        let due = self.looks().due(look(&config));
+        if due.is_empty() {
+            return;
+        }
+        tracing::info!("trust bundles are read again: {}", due.join(", "));
+        let changed = config.trust.into_iter().filter(|(name, _)| due.contains(name)).collect();
+        self.put_in_force(trust::load_all(&changed));
+    }
+
+    /// Publishes the site that `bundles` make; one that cannot be used does not replace a good one.
+    fn put_in_force(&self, bundles: Bundles) {
+        let mut in_use = self.in_use();
         for (name, bundle) in bundles {
             let is_kept = bundle.is_err() && matches!(in_use.material.bundles.get(&name), Some(Ok(_)));
             news::tell_bundle(&name, &bundle, is_kept);
@@ -71,12 +98,21 @@ impl Publisher {
         let Some(server) = self.server.upgrade() else { return };
         let folders = server.site.load().registry().snapshot();
         publish(&server, folders, in_use.config.no_sni.clone(), &in_use.material);
-        tracing::info!("SIGHUP: configuration, trust bundles and folders are read again");
+    }
+
+    fn looks(&self) -> MutexGuard<'_, Looks> {
+        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn in_use(&self) -> MutexGuard<'_, InUse> {
         self.in_use.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What the files of the trust bundles look like now.
+pub(super) fn look(config: &Config) -> Look {
+    let stamps = |files: &Vec<PathBuf>| files.iter().map(|file| Stamp::of(file)).collect();
+    config.trust.iter().map(|(name, files)| (name.clone(), stamps(files))).collect()
 }
 
 fn publish(server: &Server, folders: Registry, no_sni: Option<ConstituencyName>, material: &TlsMaterial) {

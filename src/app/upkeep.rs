@@ -1,4 +1,5 @@
-//! What is read while the server runs: certificates every second, and everything at SIGHUP.
+//! What is read while the server runs: certificates and trust bundles every second if they changed, and everything at
+//! SIGHUP.
 //!
 //! It is done on a thread of its own, because files may lie on disks that do not answer: signals are heard all the same.
 
@@ -91,6 +92,8 @@ impl Work {
             self.publisher.reload(&self.config);
             self.waker.wake();
             self.read_token();
+        } else {
+            self.publisher.follow_bundles();
         }
     }
 

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{LiveCertificates, PairError, ServerCertificate};
-use crate::files::read_regular;
+use crate::files::{Stamp, read_regular};
 
 /// One chain with its key, PEM, as `provost.json` names them.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -69,13 +69,9 @@ pub struct FilesSource {
 #[derive(Debug)]
 struct Followed {
     files: CertificateFiles,
-    seen: Option<[Option<FileStamp>; 2]>,
+    seen: Option<[Option<Stamp>; 2]>,
     good: Option<ServerCertificate>,
 }
-
-/// Identity, size and times of a file, to the nanosecond: one that is written in place twice in a second, and keeps its
-/// size as certificates do, must not pass for unchanged.
-type FileStamp = [i128; 7];
 
 impl FilesSource {
     /// Follows `pairs`.
@@ -133,20 +129,8 @@ impl FilesSource {
 
 impl Followed {
     /// What the two files look like now; a missing one is `None`.
-    fn stamps(&self) -> [Option<FileStamp>; 2] {
-        let stamp = |path: &Path| -> Option<FileStamp> {
-            let stat = rustix::fs::stat(path).ok()?;
-            Some([
-                stat.st_dev.into(),
-                stat.st_ino.into(),
-                stat.st_size.into(),
-                stat.st_mtime.into(),
-                stat.st_mtime_nsec.into(),
-                stat.st_ctime.into(),
-                stat.st_ctime_nsec.into(),
-            ])
-        };
-        [stamp(&self.files.chain), stamp(&self.files.key)]
+    fn stamps(&self) -> [Option<Stamp>; 2] {
+        [Stamp::of(&self.files.chain), Stamp::of(&self.files.key)]
     }
 }
 

@@ -9,6 +9,7 @@ use anstyle::{AnsiColor, Style};
 use clap::builder::Styles;
 use clap::{CommandFactory, Parser, Subcommand};
 
+mod ca;
 mod certificate;
 pub mod check;
 mod constituency;
@@ -77,6 +78,9 @@ enum Command {
     /// Whose device certificates count.
     #[command(subcommand)]
     Trust(trust::Command),
+    /// A CA of one's own for phones without a usable factory certificate.
+    #[command(subcommand)]
+    Ca(ca::Command),
     /// Print what other programs are to be told of this server.
     #[command(subcommand)]
     Print(print::Command),
@@ -108,6 +112,7 @@ pub fn main() -> ExitCode {
         Command::Uploads(command) => uploads::run(&command),
         Command::Phone(args) => local::run_phone(&args),
         Command::Trust(command) => trust::run(&command),
+        Command::Ca(command) => ca::run(&command),
         Command::Print(command) => print::run(&command),
         Command::Schema(args) => schema::run(&args),
     };

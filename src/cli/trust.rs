@@ -82,6 +82,11 @@ fn list_bundle(name: &str, bundle: &Bundle) {
         let mark = if now > anchor.not_after { " (EXPIRED: nothing that it signed counts)" } else { "" };
         say(&format_args!("  {}{mark}\n    valid {from} to {to}\n    SHA-256 {fingerprint}", anchor.subject));
     }
+    for list in &bundle.revocations {
+        let mark = if now > list.next_update { " (OUTDATED: nothing that this CA signed counts)" } else { "" };
+        let (count, end) = (list.len(), rfc3339(list.next_update));
+        say(&format_args!("  revoked by {}: {count}, next list due by {end}{mark}", list.ca));
+    }
     if !bundle.known.is_empty() {
         say(&format_args!("  and {} CAs that are known but trusted only through these", bundle.known.len()));
     }

@@ -7,8 +7,10 @@
 use std::path::{Path, PathBuf};
 
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, TrustAnchor};
-use x509_parser::prelude::{FromDer, X509Certificate};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor};
+use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
+
+use super::revocation::RevocationList;
 
 /// Why a bundle cannot be used; the constituencies that name it are not served.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +45,8 @@ pub struct Bundle {
     pub anchors: Vec<Anchor>,
     /// CAs that are known, so that phones need not send them, but are trusted only through an anchor.
     pub known: Vec<CertificateDer<'static>>,
+    /// What these CAs have revoked.
+    pub revocations: Vec<RevocationList>,
 }
 
 /// A CA that is trusted by itself, with what must still hold when a device is judged.
@@ -63,15 +67,15 @@ pub struct Anchor {
 }
 
 impl Bundle {
-    /// Reads the bundle `name` from `files`, each PEM (one certificate or several) or DER.
+    /// Reads the bundle `name` from `files`, each PEM (certificates and CRLs) or DER (one of them).
     pub fn load(name: &str, files: &[PathBuf]) -> Result<Self, BundleError> {
-        let mut certificates = Vec::new();
+        let mut found = Found::default();
         for path in files {
             let bytes =
                 crate::files::read_regular(path).map_err(|source| BundleError::File { path: path.clone(), source })?;
-            certificates.extend(decode(path, bytes)?);
+            found.decode(path, bytes)?;
         }
-        Self::of(name, &certificates)
+        Self::of(name, &found.certificates, &found.lists)
     }
 
     /// Whether both trust exactly the same certificates.
@@ -79,11 +83,15 @@ impl Bundle {
     pub fn is_same_as(&self, other: &Self) -> bool {
         let anchors =
             |bundle: &Self| bundle.anchors.iter().map(|anchor| anchor.certificate.clone()).collect::<Vec<_>>();
-        self.known == other.known && anchors(self) == anchors(other)
+        self.known == other.known && self.revocations == other.revocations && anchors(self) == anchors(other)
     }
 
-    /// The bundle `name` of `certificates`, each with the name of where it came from.
-    pub fn of(name: &str, certificates: &[(String, CertificateDer<'static>)]) -> Result<Self, BundleError> {
+    /// The bundle `name` of `certificates` and of `lists` of what they revoked, each with the name of where it came from.
+    pub fn of(
+        name: &str,
+        certificates: &[(String, CertificateDer<'static>)],
+        lists: &[(String, CertificateRevocationListDer<'static>)],
+    ) -> Result<Self, BundleError> {
         if certificates.is_empty() {
             return Err(BundleError::Empty(name.to_owned()));
         }
@@ -91,10 +99,20 @@ impl Bundle {
             .iter()
             .map(|(source, der)| Ok((source.as_str(), der, parse_ca(source, der)?)))
             .collect::<Result<Vec<_>, BundleError>>()?;
-        let mut bundle = Self { name: name.to_owned(), anchors: Vec::new(), known: Vec::new() };
+        let cas: Vec<&X509Certificate<'_>> = parsed.iter().map(|(_, _, ca)| ca).collect();
+        let mut revocations: Vec<RevocationList> = Vec::new();
+        for (source, der) in lists {
+            let unusable = |reason| BundleError::Unusable { source_name: source.clone(), reason };
+            let list = RevocationList::read(der, &cas).map_err(unusable)?;
+            match revocations.iter_mut().find(|other| other.is_of_same_ca(&list)) {
+                Some(other) => other.merge(list),
+                None => revocations.push(list),
+            }
+        }
+        let mut bundle = Self { name: name.to_owned(), anchors: Vec::new(), known: Vec::new(), revocations };
         for (source, der, ca) in &parsed {
             let unusable = |reason| BundleError::Unusable { source_name: (*source).to_owned(), reason };
-            match through_the_bundle(ca, &parsed, 0).map_err(unusable)? {
+            match through_the_bundle(ca, &parsed, &bundle.revocations, 0).map_err(unusable)? {
                 Some(limits) => bundle.anchors.push(anchor(der, ca, &limits).map_err(unusable)?),
                 None => bundle.known.push((*der).clone()),
             }
@@ -112,9 +130,14 @@ struct Limits {
 
 type Parsed<'a> = (&'a str, &'a CertificateDer<'static>, X509Certificate<'a>);
 
-/// Follows `ca` up through the bundle as far as it goes. `None`: constraints above it must be checked per device,
-/// so it cannot be an anchor.
-fn through_the_bundle(ca: &X509Certificate<'_>, all: &[Parsed<'_>], depth: usize) -> Result<Option<Limits>, String> {
+/// Follows `ca` up through the bundle as far as it goes. `None`: constraints above it, or a list of what its issuer
+/// revoked, must be checked per device, so it cannot be an anchor.
+fn through_the_bundle(
+    ca: &X509Certificate<'_>,
+    all: &[Parsed<'_>],
+    lists: &[RevocationList],
+    depth: usize,
+) -> Result<Option<Limits>, String> {
     let path_length = ca.basic_constraints().ok().flatten().and_then(|found| found.value.path_len_constraint);
     let own = Limits {
         not_before: ca.validity().not_before.timestamp(),
@@ -135,10 +158,11 @@ fn through_the_bundle(ca: &X509Certificate<'_>, all: &[Parsed<'_>], depth: usize
     let Some(issuer) = above.find(|issuer| ca.verify_signature(Some(issuer.public_key())).is_ok()) else {
         return Err(format!("its signature does not fit its issuer \"{}\" in the same bundle", ca.issuer()));
     };
-    if depth > 8 || matches!(issuer.name_constraints(), Ok(Some(_)) | Err(_)) {
+    let may_be_revoked = lists.iter().any(|list| list.is_of_issuer_of(ca));
+    if depth > 8 || may_be_revoked || matches!(issuer.name_constraints(), Ok(Some(_)) | Err(_)) {
         return Ok(None);
     }
-    let Some(limits) = through_the_bundle(issuer, all, depth + 1)? else { return Ok(None) };
+    let Some(limits) = through_the_bundle(issuer, all, lists, depth + 1)? else { return Ok(None) };
     let from_above = match limits.path_length {
         Some(0) => return Err(format!("its issuer \"{}\" may not have CAs below it (pathlen 0)", ca.issuer())),
         Some(length) => Some(length - 1),
@@ -185,20 +209,37 @@ fn parse_ca<'a>(source: &str, der: &'a [u8]) -> Result<X509Certificate<'a>, Bund
     Ok(ca)
 }
 
-fn decode(path: &Path, bytes: Vec<u8>) -> Result<Vec<(String, CertificateDer<'static>)>, BundleError> {
-    let source_name = path.display().to_string();
-    if bytes.is_empty() {
-        return Err(BundleError::Unusable { source_name, reason: "is empty".to_owned() });
+/// What the files of a bundle hold, each with the name of where it came from.
+#[derive(Default)]
+struct Found {
+    certificates: Vec<(String, CertificateDer<'static>)>,
+    lists: Vec<(String, CertificateRevocationListDer<'static>)>,
+}
+
+impl Found {
+    fn decode(&mut self, path: &Path, bytes: Vec<u8>) -> Result<(), BundleError> {
+        let source_name = path.display().to_string();
+        let unusable = |reason: String| BundleError::Unusable { source_name: source_name.clone(), reason };
+        if bytes.is_empty() {
+            return Err(unusable("is empty".to_owned()));
+        }
+        if !bytes.windows(11).any(|window| window == b"-----BEGIN ") {
+            if CertificateRevocationList::from_der(&bytes).is_ok() {
+                self.lists.push((source_name, bytes.into()));
+            } else {
+                self.certificates.push((source_name, bytes.into()));
+            }
+            return Ok(());
+        }
+        let damaged = |error| unusable(format!("is damaged PEM ({error})"));
+        let certificates = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>().map_err(damaged)?;
+        let lists =
+            CertificateRevocationListDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>().map_err(damaged)?;
+        if certificates.is_empty() && lists.is_empty() {
+            return Err(unusable("holds no CERTIFICATE block and no X509 CRL block".to_owned()));
+        }
+        self.certificates.extend(certificates.into_iter().map(|der| (source_name.clone(), der)));
+        self.lists.extend(lists.into_iter().map(|der| (source_name.clone(), der)));
+        Ok(())
     }
-    if !bytes.windows(11).any(|window| window == b"-----BEGIN ") {
-        return Ok(vec![(source_name, CertificateDer::from(bytes))]);
-    }
-    let certificates = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>().map_err(|error| {
-        BundleError::Unusable { source_name: source_name.clone(), reason: format!("is damaged PEM ({error})") }
-    })?;
-    if certificates.is_empty() {
-        let reason = "holds no CERTIFICATE block".to_owned();
-        return Err(BundleError::Unusable { source_name, reason });
-    }
-    Ok(certificates.into_iter().map(|der| (source_name.clone(), der)).collect())
 }

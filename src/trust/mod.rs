@@ -16,6 +16,7 @@ mod client_verifier;
 pub mod identity;
 mod polycom;
 mod refusal;
+mod revocation;
 mod verifier;
 
 pub use bundle::{Bundle, BundleError};
@@ -23,6 +24,7 @@ pub use claim::Claim;
 pub use client_verifier::{Finding, RequireDevice, Verdict, with_finding};
 pub use identity::NoIdentity;
 pub use refusal::ChainRefusal;
+pub use revocation::RevocationList;
 pub use verifier::{DeviceVerifier, VerifiedDevice};
 
 /// The bundles of a configuration, by name. A bundle that does not load is there with its error.

@@ -24,7 +24,7 @@ pub(super) fn bundle() -> Result<Bundle, BundleError> {
             Ok(((*name).to_owned(), CertificateDer::from_pem_slice(pem.as_bytes()).map_err(unusable)?))
         })
         .collect::<Result<Vec<_>, BundleError>>()?;
-    Bundle::of(POLYCOM, &certificates)
+    Bundle::of(POLYCOM, &certificates, &[])
 }
 
 #[cfg(test)]

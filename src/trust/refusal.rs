@@ -49,6 +49,12 @@ pub enum ChainRefusal {
     SignatureAlgorithm { leaf_algorithm: String },
     #[error("the device certificate may not be used by a client (extendedKeyUsage without clientAuth)")]
     Purpose,
+    #[error("the device certificate (serial number {serial}) was revoked by {ca:?}")]
+    Revoked { subject: String, serial: String, ca: String },
+    #[error("the CA {subject:?} (serial number {serial}) was revoked by {ca:?}")]
+    CaRevoked { subject: String, serial: String, ca: String },
+    #[error("the list of what {ca:?} revoked (CRL) was to be renewed by {}", rfc3339(*next_update))]
+    RevocationsOutdated { ca: String, next_update: i64 },
     #[error("the device certificate's chain is not acceptable: {0}")]
     Other(String),
 }
@@ -66,6 +72,14 @@ impl From<webpki::Error> for PathError {
 }
 
 impl ChainRefusal {
+    /// The same, said of a CA above the device certificate.
+    pub(super) fn of_a_ca(self) -> Self {
+        match self {
+            Self::Revoked { subject, serial, ca } => Self::CaRevoked { subject, serial, ca },
+            other => other,
+        }
+    }
+
     /// Says in our words, and with the facts of the `leaf`, what webpki or our own checks found.
     pub(super) fn explain(error: PathError, leaf: &X509Certificate<'_>, now: UnixTime) -> Self {
         let error = match error {
@@ -118,6 +132,8 @@ impl From<&ChainRefusal> for rustls::Error {
             ChainRefusal::UnknownIssuer { .. } | ChainRefusal::IssuerNotCa { .. } | ChainRefusal::SelfSigned { .. } => {
                 CertificateError::UnknownIssuer
             }
+            ChainRefusal::Revoked { .. } | ChainRefusal::CaRevoked { .. } => CertificateError::Revoked,
+            ChainRefusal::RevocationsOutdated { .. } => CertificateError::UnknownRevocationStatus,
             ChainRefusal::BadSignature { .. } => CertificateError::BadSignature,
             // RFC 8446 §4.4.2.4: a signature with SHA-1 is answered with bad_certificate, as damage is.
             ChainRefusal::Malformed(_) | ChainRefusal::SignatureAlgorithm { .. } => CertificateError::BadEncoding,

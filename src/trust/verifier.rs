@@ -3,11 +3,12 @@
 //! 1. Bounds before any signature: at most eight certificates, RSA keys of 2048 to 4096 bits.
 //! 2. The leaf's keyUsage allows signing.
 //! 3. webpki builds and verifies a path to an anchor; the anchor's own dates and path length are checked on it.
-//! 4. The subject names a phone, or says why it does not.
+//! 4. No list of revocations names it or a CA below the anchor, and every list that might is fresh.
+//! 5. The subject names a phone, or says why it does not.
 //!
 //! A certificate that fails at 3 counts all the same if it is pinned: named by its SHA-256, for the phone that its subject
 //! names. That is an explicit decision about one certificate, so neither its signature nor its dates are asked for;
-//! the bounds of 1 and 2 and the subject are.
+//! the bounds of 1 and 2 and the subject are, and whether it was itself revoked.
 //!
 //! Time is an argument. The path is verified as of the leaf's last valid second, and every CA's dates as of now: so the
 //! leaf's own expiry comes last, may be tolerated by policy, and hides no other reason.
@@ -24,6 +25,7 @@ use x509_parser::public_key::PublicKey;
 use super::bundle::{Anchor, Bundle};
 use super::identity::{self, NoIdentity};
 use super::refusal::{ChainRefusal, PathError};
+use super::revocation::{self, RevocationList};
 use crate::constituency::{ExpiredDeviceCertificates, Fingerprint, MacAddress, Pins};
 
 /// The most certificates a phone may send. Path building is a puzzle that a stranger sets us.
@@ -37,6 +39,7 @@ pub struct DeviceVerifier {
     anchors: Vec<TrustAnchor<'static>>,
     facts: Vec<Anchor>,
     known: Vec<CertificateDer<'static>>,
+    revocations: Vec<RevocationList>,
     expired: ExpiredDeviceCertificates,
     algorithms: WebPkiSupportedAlgorithms,
 }
@@ -46,9 +49,35 @@ pub struct DeviceVerifier {
 pub struct VerifiedDevice {
     identity: Result<MacAddress, NoIdentity>,
     not_after: i64,
-    path_not_after: i64,
+    above: Above,
     tolerates_expiry: bool,
     pin: Option<Fingerprint>,
+}
+
+/// What stands above a device certificate on its verified path.
+#[derive(Debug, Clone)]
+struct Above {
+    /// The first notAfter of the CAs.
+    not_after: i64,
+    /// The list of revocations that must be renewed first.
+    list: Option<Box<Freshness>>,
+}
+
+/// How long a list of revocations is believed.
+#[derive(Debug, Clone)]
+struct Freshness {
+    ca: String,
+    next_update: i64,
+}
+
+impl Above {
+    /// Takes into account that `list`, if there is one, says nothing of what happens after its time.
+    fn believe(&mut self, list: Option<&RevocationList>) {
+        let Some(list) = list else { return };
+        if self.list.as_ref().is_none_or(|first| list.next_update < first.next_update) {
+            self.list = Some(Box::new(Freshness { ca: list.ca.clone(), next_update: list.next_update }));
+        }
+    }
 }
 
 impl VerifiedDevice {
@@ -74,11 +103,14 @@ impl VerifiedDevice {
     /// # Errors
     /// What has expired since the chain was verified.
     pub fn still_valid(&self, now: i64) -> Result<(), ChainRefusal> {
-        if now > self.path_not_after {
+        let is_outdated = |list: &&Freshness| now > list.next_update;
+        if now > self.above.not_after {
             Err(ChainRefusal::CaExpired {
                 ca: "a CA above the device certificate".to_owned(),
-                not_after: self.path_not_after,
+                not_after: self.above.not_after,
             })
+        } else if let Some(list) = self.above.list.as_deref().filter(is_outdated) {
+            Err(ChainRefusal::RevocationsOutdated { ca: list.ca.clone(), next_update: list.next_update })
         } else if now > self.not_after && !self.tolerates_expiry {
             Err(ChainRefusal::Expired { not_after: self.not_after, now })
         } else {
@@ -101,12 +133,14 @@ impl DeviceVerifier {
         expired: ExpiredDeviceCertificates,
         algorithms: WebPkiSupportedAlgorithms,
     ) -> Self {
-        let (mut facts, mut known) = (Vec::new(), Vec::new());
+        let (mut facts, mut known, mut revocations) = (Vec::new(), Vec::new(), Vec::new());
         for bundle in bundles {
             facts.extend(bundle.anchors.iter().cloned());
             known.extend(bundle.known.iter().cloned());
+            revocations.extend(bundle.revocations.iter().cloned());
         }
-        Self { anchors: facts.iter().map(|fact| fact.anchor.clone()).collect(), facts, known, expired, algorithms }
+        let anchors = facts.iter().map(|fact| fact.anchor.clone()).collect();
+        Self { anchors, facts, known, revocations, expired, algorithms }
     }
 
     /// The CAs that are trusted.
@@ -137,7 +171,11 @@ impl DeviceVerifier {
         let leaf = parse(leaf_der)?;
         check_key_size(&leaf)?;
         check_key_usage(&leaf)?;
-        self.judge_by_chain(leaf_der, &leaf, sent, now).or_else(|refusal| by_pin(leaf_der, &leaf, pins).ok_or(refusal))
+        self.judge_by_chain(leaf_der, &leaf, sent, now).or_else(|refusal| {
+            // Whoever revoked it decided about this one certificate, too.
+            let is_revoked = revocation::check(&self.revocations, &leaf).is_err();
+            by_pin(leaf_der, &leaf, pins).filter(|_| !is_revoked).ok_or(refusal)
+        })
     }
 
     fn judge_by_chain(
@@ -158,13 +196,14 @@ impl DeviceVerifier {
             strangers.into_iter().chain(&self.known).map(|der| CertificateDer::from(der.as_ref())).collect();
 
         let not_after = leaf.validity().not_after.timestamp();
-        let path_not_after = self
+        let mut above = self
             .verify_path(leaf_der, &intermediates, now, not_after)
             .map_err(|error| ChainRefusal::explain(error, leaf, now))?;
+        above.believe(revocation::check(&self.revocations, leaf)?);
         let device = VerifiedDevice {
             identity: identity::mac_address(leaf.subject()),
             not_after,
-            path_not_after,
+            above,
             tolerates_expiry: self.expired == ExpiredDeviceCertificates::Accept,
             pin: None,
         };
@@ -172,22 +211,22 @@ impl DeviceVerifier {
         Ok(device)
     }
 
-    /// Verifies a path to an anchor, whether or not the leaf has expired, and gives the first notAfter of the CAs on it.
+    /// Verifies a path to an anchor, whether or not the leaf has expired, and gives what holds for the CAs on it.
     fn verify_path(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
         leaf_not_after: i64,
-    ) -> Result<i64, PathError> {
+    ) -> Result<Above, PathError> {
         let end_entity = EndEntityCert::try_from(leaf)?;
         let last_second = u64::try_from(leaf_not_after).unwrap_or(0);
         let as_of = UnixTime::since_unix_epoch(Duration::from_secs(last_second.min(now.as_secs())));
-        let accepted = RefCell::new(0);
+        let accepted = RefCell::new(None);
         let refused = RefCell::new(None);
         let check = |path: &VerifiedPath<'_>| match self.check_authorities(path, now) {
-            Ok(not_after) => {
-                *accepted.borrow_mut() = not_after;
+            Ok(above) => {
+                *accepted.borrow_mut() = Some(above);
                 Ok(())
             }
             Err(refusal) => {
@@ -204,17 +243,20 @@ impl DeviceVerifier {
             None,
             Some(&check),
         );
-        match (verified, refused.take()) {
-            (Ok(_), _) => Ok(accepted.into_inner()),
+        match (verified.map(|_| accepted.take()), refused.take()) {
+            (Ok(Some(above)), _) => Ok(above),
+            // A path that was not looked at counts for nothing.
+            (Ok(None), _) => Err(PathError::Webpki(webpki::Error::UnknownIssuer)),
             (Err(_), Some(refusal)) => Err(PathError::Refused(refusal)),
             (Err(error), None) => Err(PathError::Webpki(error)),
         }
     }
 
-    /// What webpki does not check of a path: the anchor's dates and path length, and every CA's dates as of now.
-    fn check_authorities(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<i64, ChainRefusal> {
+    /// What webpki does not check of a path: the anchor's dates and path length, every CA's dates as of now, and what
+    /// was revoked.
+    fn check_authorities(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<Above, ChainRefusal> {
         let now = unix_seconds(now);
-        let mut first_end = i64::MAX;
+        let mut above = Above { not_after: i64::MAX, list: None };
         let mut count: u32 = 0;
         for ca in path.intermediate_certificates() {
             let der = ca.der();
@@ -224,7 +266,9 @@ impl DeviceVerifier {
             if matches!(ca.key_usage(), Ok(Some(usage)) if !usage.value.key_cert_sign()) {
                 return Err(ChainRefusal::CaMayNotSign { ca: ca.subject().to_string() });
             }
-            first_end = first_end.min(not_after);
+            let list = revocation::check(&self.revocations, &ca).map_err(ChainRefusal::of_a_ca)?;
+            above.believe(list);
+            above.not_after = above.not_after.min(not_after);
             count += 1;
         }
         // The same name and key may stand there twice, in an old certificate and a renewed one: either may count.
@@ -232,7 +276,7 @@ impl DeviceVerifier {
         let mut refusal = ChainRefusal::UnknownIssuer { issuer: String::new() };
         for fact in self.facts.iter().filter(|fact| fact.anchor == *used) {
             match check_anchor(fact, count, now) {
-                Ok(()) => return Ok(first_end.min(fact.not_after)),
+                Ok(()) => return Ok(Above { not_after: above.not_after.min(fact.not_after), ..above }),
                 Err(found) => refusal = found,
             }
         }
@@ -249,7 +293,7 @@ fn by_pin(leaf_der: &CertificateDer<'_>, leaf: &X509Certificate<'_>, pins: &Pins
     Some(VerifiedDevice {
         identity: Ok(mac),
         not_after: leaf.validity().not_after.timestamp(),
-        path_not_after: i64::MAX,
+        above: Above { not_after: i64::MAX, list: None },
         tolerates_expiry: true,
         pin: Some(pin),
     })

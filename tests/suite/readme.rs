@@ -37,7 +37,7 @@ fn every_block_is_of_a_kind_that_a_test_knows() {
     assert_eq!(README.matches("```").count() % 2, 0);
     let known = blocks("sh").len() + blocks("json").len() + blocks("text").len();
     assert_eq!(fences(README).len(), known);
-    assert_eq!((blocks("sh").len(), blocks("json").len(), blocks("text").len()), (9, 4, 2));
+    assert_eq!((blocks("sh").len(), blocks("json").len(), blocks("text").len()), (10, 4, 2));
 }
 
 #[test]
@@ -319,6 +319,26 @@ fn a_phone_with_a_certificate_of_its_own_is_let_in_as_the_readme_says() {
     let text = std::fs::read_to_string(folder.path().join("constituencies/home/constituency.json")).unwrap();
     let policy: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(policy["phones"][mac]["note"], "the lobby");
+}
+
+#[test]
+fn a_ca_of_ones_own_is_made_and_used_as_the_readme_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let passage = passage("A **CA of one's own**", "The phone gets certificate and key");
+    let [("sh", script)] = fences(passage)[..] else { panic!("{passage}") };
+    let ended = run(command("sh").args(["-e", "-c", script]).current_dir(folder.path()));
+    assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{ended:?}");
+    let trust: Vec<&str> = ended.stdout.lines().filter(|line| line.contains("\"trust\": ")).collect();
+    let [of_site, of_constituency] = trust[..] else { panic!("{ended:?}") };
+    // What it prints is what the two files take.
+    let certificate = r#""domain": "phones.example.com", "certificate": { "local_ca": {} }"#;
+    let site = format!("{{ {certificate}, {} }}", of_site.split_once("provost.json: ").unwrap().1);
+    let site = Config::parse(Path::new("provost.json"), &site).unwrap();
+    assert!(site.bundle_names().contains(&"own".to_owned()));
+    let policy = format!("{{ {} }}", of_constituency.split_once("constituency.json: ").unwrap().1);
+    Policy::parse(Path::new("constituency.json"), &policy, &["own"]).unwrap();
+    assert!(ended.stdout.contains(" is revoked\n"), "{}", ended.stdout);
+    assert!(folder.path().join("state/ca/ca.pem").exists() && folder.path().join("kitchen.pem").exists());
 }
 
 #[test]

@@ -23,6 +23,7 @@ use crate::renew::acme::AcmeCa;
 use crate::serve::site::Site;
 use crate::serve::upload::store;
 use crate::settings::SettingsError;
+use crate::trust::RevocationList;
 
 /// What findings about certificates and DNS are about.
 const CERTIFICATE: &str = "certificate";
@@ -161,9 +162,22 @@ fn check_trust(config: &Config, findings: &mut Vec<Finding>) {
                         Finding::new(Level::Warning, &subject, format!("{} has expired", anchor.subject))
                     }),
                 );
+                findings.extend(bundle.revocations.iter().filter_map(|list| check_list(list, &subject, now)));
             }
         }
     }
+}
+
+/// A list of revocations that is out of date shuts everybody out that its CA certified.
+fn check_list(list: &RevocationList, subject: &str, now: i64) -> Option<Finding> {
+    let (ca, due) = (&list.ca, clock::rfc3339(list.next_update));
+    if now > list.next_update {
+        let message = format!("the CRL of {ca} is out of date since {due}: nothing that it signed counts; renew it");
+        return Some(Finding::new(Level::Error, subject, message));
+    }
+    let is_soon = list.next_update - now < 30 * 86_400;
+    let message = format!("the CRL of {ca} must be renewed by {due}, else nothing that it signed counts");
+    is_soon.then(|| Finding::new(Level::Warning, subject, message))
 }
 
 fn check_constituencies(config: &Config, site: &Site, findings: &mut Vec<Finding>) {

@@ -39,7 +39,7 @@ impl Stage {
 
         let path = folder.path().join("ca");
         let ca = CertificateAuthority::open_or_make(&path, "test", KeyKind::EcdsaP256, time).unwrap();
-        let bundle = Bundle::of("test", &[("test".to_owned(), ca.certificate().clone())]).unwrap();
+        let bundle = Bundle::of("test", &[("test".to_owned(), ca.certificate().clone())], &[]).unwrap();
         let algorithms = TlsMaterial::provider().signature_verification_algorithms;
         let verifier = DeviceVerifier::new([&bundle], ExpiredDeviceCertificates::Refuse, algorithms);
         let issued = ca.issue_device(OWN.parse().unwrap(), time, Duration::from_hours(1)).unwrap();

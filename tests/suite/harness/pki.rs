@@ -6,8 +6,9 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, SignatureAlgorithm,
+    BasicConstraints, Certificate, CertificateParams, CertificateRevocationList, CertificateRevocationListParams,
+    DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, RevokedCertParams, SerialNumber, SignatureAlgorithm,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -113,6 +114,29 @@ impl Ca {
         self.certificate.pem()
     }
 
+    /// A list of revoked certificates (CRL) that this CA signs, of these serial numbers and until this time.
+    pub fn revokes(&self, serials: &[SerialNumber], until: SystemTime) -> CertificateRevocationList {
+        let revoked = |serial: &SerialNumber| RevokedCertParams {
+            serial_number: serial.clone(),
+            revocation_time: (SystemTime::now() - DAY).into(),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        self.lists(&CertificateRevocationListParams {
+            this_update: (SystemTime::now() - 2 * DAY).into(),
+            next_update: until.into(),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        })
+    }
+
+    /// A list that says just what a test wants.
+    pub fn lists(&self, params: &CertificateRevocationListParams) -> CertificateRevocationList {
+        params.signed_by(&self.issuer).unwrap()
+    }
+
     /// One that claims to be the CA of the certificate `pem`, but has a key of its own of the kind `algorithm`.
     pub fn impostor(pem: &str, algorithm: &'static SignatureAlgorithm) -> Self {
         let key = KeyPair::generate_for(algorithm).unwrap();
@@ -166,6 +190,12 @@ impl Factory {
 }
 
 impl Identity {
+    /// What stands in PEM files; both may be one.
+    pub fn read(chain: &Path, key: &Path) -> Self {
+        let chain = CertificateDer::pem_file_iter(chain).unwrap().collect::<Result<_, _>>().unwrap();
+        Self { chain, key: Arc::new(PrivateKeyDer::from_pem_file(key).unwrap()) }
+    }
+
     pub fn key(&self) -> PrivateKeyDer<'static> {
         self.key.clone_key()
     }

@@ -1,0 +1,337 @@
+//! A CA of one's own for phones whose factory certificate is of no use.
+//!
+//! It is a folder that may lie anywhere, also where no network is: `ca.key`; `ca.pem`, which holds its certificate and
+//! behind it the list of what it revoked (CRL), so that whoever trusts the one obeys the other; and the [record] of all
+//! it issued and revoked. The record is written first and the list is made of it: a command that is broken off between
+//! the two is made good by the next.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use rcgen::{
+    CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, KeyIdMethod, KeyUsagePurpose,
+    RevokedCertParams, SerialNumber,
+};
+use rustix::fs::FlockOperation;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+use time::OffsetDateTime;
+use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
+
+use super::export;
+use super::record::{Event, Record, Serial, Standing};
+use super::{BACKDATED, CaError, CertificateAuthority, Issued, KeyKind, ca_params, file_error, named};
+use crate::clock::unix_seconds;
+use crate::constituency::MacAddress;
+use crate::state;
+
+/// The CA's certificate and its list of revocations.
+const CERTIFICATE: &str = "ca.pem";
+const KEY: &str = "ca.key";
+const RECORD: &str = "record.jsonl";
+
+/// The CA, held by this process alone as long as this lives.
+#[derive(Debug)]
+pub struct DeviceCa {
+    folder: PathBuf,
+    ca: CertificateAuthority,
+    record: Record,
+    not_after: i64,
+    _lock: File,
+}
+
+/// What a phone's certificate is to say.
+#[derive(Debug)]
+pub struct Wanted<'a> {
+    /// The phone.
+    pub mac: MacAddress,
+    /// The subject's O, if it is to have one.
+    pub organization: Option<&'a str>,
+    /// How long it counts; `None`: as long as the CA itself.
+    pub lifetime: Option<Duration>,
+}
+
+/// What to revoke.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Which {
+    /// Every certificate of a phone.
+    Phone(MacAddress),
+    /// One certificate.
+    Serial(Serial),
+}
+
+impl DeviceCa {
+    /// Makes a CA called `name` in `folder`.
+    ///
+    /// # Errors
+    /// Also if there is one already: whatever it issued would be lost.
+    pub fn init(folder: &Path, name: &str, lifetime: Duration, now: SystemTime) -> Result<(), CaError> {
+        state::private_folder(folder).map_err(|source| file_error(folder, source))?;
+        let lock = lock(folder)?;
+        if let Some(there) = [CERTIFICATE, KEY].map(|file| folder.join(file)).into_iter().find(|file| file.exists()) {
+            return Err(CaError::There { path: there });
+        }
+        let key = KeyKind::Rsa2048.generate()?;
+        let mut params = ca_params(name, now);
+        params.not_after = (now + lifetime).into();
+        params.serial_number = Some(SerialNumber::from_slice(Serial::random()?.bytes()));
+        let certificate = params.self_signed(&key)?;
+        let files = [(KEY, key.serialize_pem()), (RECORD, String::new()), (CERTIFICATE, certificate.pem())];
+        for (file, content) in files {
+            let path = folder.join(file);
+            state::write_private(&path, content.as_bytes()).map_err(|source| file_error(&path, source))?;
+        }
+        drop(lock);
+        Self::open(folder, now).map(drop)
+    }
+
+    /// Opens the CA in `folder`, and brings its list of revocations up to its record.
+    ///
+    /// # Errors
+    /// If there is none, or it is damaged.
+    pub fn open(folder: &Path, now: SystemTime) -> Result<Self, CaError> {
+        let absent = || CaError::Absent { folder: folder.to_owned() };
+        if !folder.join(CERTIFICATE).exists() && !folder.join(KEY).exists() {
+            return Err(absent());
+        }
+        let lock = lock(folder)?;
+        let ca = CertificateAuthority::open(folder)?;
+        let record = Record::read(&folder.join(RECORD))?;
+        let not_after = X509Certificate::from_der(ca.certificate())
+            .map_err(|error| CaError::Damaged { path: folder.join(CERTIFICATE), reason: error.to_string() })?;
+        let not_after = not_after.1.validity().not_after.timestamp();
+        let this = Self { folder: folder.to_owned(), ca, record, not_after, _lock: lock };
+        this.publish_revocations(now)?;
+        Ok(this)
+    }
+
+    /// Where its certificate and its list of revocations lie: what a trust bundle names.
+    #[must_use]
+    pub fn bundle(&self) -> PathBuf {
+        self.folder.join(CERTIFICATE)
+    }
+
+    /// Its own certificate.
+    #[must_use]
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        self.ca.certificate()
+    }
+
+    /// Until when it counts itself, in Unix seconds.
+    #[must_use]
+    pub fn not_after(&self) -> i64 {
+        self.not_after
+    }
+
+    /// What it issued and revoked.
+    #[must_use]
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// Issues a certificate with a new RSA-2048 key, as the oldest phones need it. It is on record before anybody has it.
+    ///
+    /// # Errors
+    /// If it would outlive the CA, or cannot be put on record.
+    pub fn issue(&mut self, wanted: &Wanted<'_>, now: SystemTime) -> Result<(Issued, Serial), CaError> {
+        let end = match wanted.lifetime {
+            None => self.not_after,
+            Some(lifetime) => unix_seconds(now + lifetime),
+        };
+        if end > self.not_after || self.not_after <= unix_seconds(now) {
+            return Err(CaError::Outlived { not_after: self.not_after });
+        }
+        let serial = Serial::random()?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = named(&wanted.mac.to_upper_hex());
+        if let Some(organization) = wanted.organization {
+            params.distinguished_name.push(DnType::OrganizationName, organization);
+        }
+        params.serial_number = Some(SerialNumber::from_slice(serial.bytes()));
+        // keyEncipherment too: what tools look for in the certificate of an RSA key.
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let lifetime = Duration::from_secs(u64::try_from(end - unix_seconds(now)).unwrap_or(0));
+        let issued = self.ca.issue(params, &KeyKind::Rsa2048.generate()?, now, lifetime)?;
+        let sha256 = digest(&SHA256, &issued.certificate);
+        self.record.add(&[Event::Issued {
+            at: unix_seconds(now),
+            serial: serial.clone(),
+            mac: wanted.mac,
+            not_after: end,
+            sha256: sha256.as_ref().iter().map(|byte| format!("{byte:02x}")).collect(),
+        }])?;
+        Ok((issued, serial))
+    }
+
+    /// Revokes what is not revoked yet of `which`; gives the serial numbers.
+    ///
+    /// # Errors
+    /// If nothing of the kind was ever issued, or the revocation cannot be put on record and on the list.
+    pub fn revoke(&mut self, which: &Which, now: SystemTime) -> Result<Vec<Serial>, CaError> {
+        let is_meant = |standing: &&Standing| match which {
+            Which::Phone(mac) => standing.mac == *mac,
+            Which::Serial(serial) => standing.serial == *serial,
+        };
+        let meant: Vec<&Standing> = self.record.standings().iter().filter(is_meant).collect();
+        if meant.is_empty() {
+            return Err(CaError::NeverIssued(which.to_string()));
+        }
+        let serials: Vec<Serial> = meant
+            .iter()
+            .filter(|standing| standing.revoked.is_none())
+            .map(|standing| standing.serial.clone())
+            .collect();
+        let at = unix_seconds(now);
+        let events: Vec<Event> = serials.iter().map(|serial| Event::Revoked { at, serial: serial.clone() }).collect();
+        self.record.add(&events)?;
+        self.publish_revocations(now)?;
+        Ok(serials)
+    }
+
+    /// Writes `ca.pem` anew where its list of revocations is not the record's.
+    fn publish_revocations(&self, now: SystemTime) -> Result<(), CaError> {
+        let path = self.bundle();
+        let text = std::fs::read(&path).map_err(|source| file_error(&path, source))?;
+        let listed = CertificateRevocationListDer::from_pem_slice(&text).ok();
+        let revoked: Vec<&Standing> =
+            self.record.standings().iter().filter(|standing| standing.revoked.is_some()).collect();
+        if listed.is_some_and(|list| lists(&list, &revoked)) {
+            return Ok(());
+        }
+        let list = CertificateRevocationListParams {
+            this_update: (now - BACKDATED).into(),
+            // It is as fresh as the file that it is in; nobody fetches another.
+            next_update: instant(self.not_after.max(unix_seconds(now) + 1)),
+            crl_number: SerialNumber::from(self.record.len() as u64 + 1),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.iter().map(|standing| revocation(standing)).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let content = export::pem("CERTIFICATE", self.certificate()) + &list.signed_by(&self.ca.issuer)?.pem()?;
+        state::write_public(&path, content.as_bytes()).map_err(|source| file_error(&path, source))
+    }
+}
+
+impl std::fmt::Display for Which {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Phone(mac) => write!(f, "{mac}"),
+            Self::Serial(serial) => write!(f, "the serial number {serial}"),
+        }
+    }
+}
+
+/// Keeps other commands on the same CA out until it is dropped.
+fn lock(folder: &Path) -> Result<File, CaError> {
+    let file = File::open(folder).map_err(|source| file_error(folder, source))?;
+    rustix::fs::flock(&file, FlockOperation::LockExclusive).map_err(|errno| file_error(folder, errno.into()))?;
+    Ok(file)
+}
+
+/// Whether `list` names exactly what is `revoked`.
+fn lists(list: &[u8], revoked: &[&Standing]) -> bool {
+    let Ok((_, list)) = CertificateRevocationList::from_der(list) else { return false };
+    let mut listed: Vec<Serial> =
+        list.iter_revoked_certificates().map(|entry| Serial::from_bytes(entry.raw_serial())).collect();
+    let mut wanted: Vec<Serial> = revoked.iter().map(|standing| standing.serial.clone()).collect();
+    listed.sort_unstable();
+    wanted.sort_unstable();
+    listed == wanted
+}
+
+fn revocation(standing: &Standing) -> RevokedCertParams {
+    RevokedCertParams {
+        serial_number: SerialNumber::from_slice(standing.serial.bytes()),
+        revocation_time: instant(standing.revoked.unwrap_or_default()),
+        reason_code: None,
+        invalidity_date: None,
+    }
+}
+
+fn instant(seconds: i64) -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    const MAC: &str = "00005e00530c";
+    const YEAR: Duration = Duration::from_hours(24 * 365);
+
+    fn made(folder: &Path) -> DeviceCa {
+        DeviceCa::init(folder, "Test CA", 10 * YEAR, crate::clock::now()).unwrap();
+        DeviceCa::open(folder, crate::clock::now()).unwrap()
+    }
+
+    fn issue(ca: &mut DeviceCa) -> Serial {
+        let wanted = Wanted { mac: MAC.parse().unwrap(), organization: None, lifetime: Some(YEAR) };
+        ca.issue(&wanted, crate::clock::now()).unwrap().1
+    }
+
+    fn listed(ca: &DeviceCa) -> Vec<Serial> {
+        let list = CertificateRevocationListDer::from_pem_file(ca.bundle()).unwrap();
+        let (_, list) = CertificateRevocationList::from_der(&list).unwrap();
+        list.iter_revoked_certificates().map(|entry| Serial::from_bytes(entry.raw_serial())).collect()
+    }
+
+    #[test]
+    fn what_is_revoked_stays_on_the_list_and_a_broken_off_revocation_is_made_good() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ca");
+        let mut ca = made(&path);
+        let (one, two) = (issue(&mut ca), issue(&mut ca));
+        assert_eq!(listed(&ca), []);
+        let before = std::fs::read(ca.bundle()).unwrap();
+        let now = crate::clock::now();
+        assert_eq!(ca.revoke(&Which::Serial(one.clone()), now).unwrap(), std::slice::from_ref(&one));
+        assert_eq!(listed(&ca), std::slice::from_ref(&one));
+        // As if the power had failed between the record and the list.
+        state::write_private(&ca.bundle(), &before).unwrap();
+        drop(ca);
+        let mut ca = DeviceCa::open(&path, now).unwrap();
+        assert_eq!(listed(&ca), std::slice::from_ref(&one));
+        // Of the phone only the other is left to revoke; then nothing, and that is no error.
+        assert_eq!(ca.revoke(&Which::Phone(MAC.parse().unwrap()), now).unwrap(), std::slice::from_ref(&two));
+        assert_eq!(ca.revoke(&Which::Phone(MAC.parse().unwrap()), now).unwrap(), []);
+        assert_eq!(listed(&ca), [one, two]);
+        assert!(matches!(ca.revoke(&Which::Serial(Serial::random().unwrap()), now), Err(CaError::NeverIssued(_))));
+    }
+
+    #[test]
+    fn no_certificate_outlives_its_ca_and_no_ca_is_made_over_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ca");
+        let mut ca = made(&path);
+        let mac = MAC.parse().unwrap();
+        let wanted = Wanted { mac, organization: None, lifetime: Some(11 * YEAR) };
+        let now = crate::clock::now();
+        assert!(matches!(ca.issue(&wanted, now), Err(CaError::Outlived { .. })));
+        let longest = Wanted { lifetime: None, ..wanted };
+        ca.issue(&longest, now).unwrap();
+        assert_eq!(ca.record().standings()[0].not_after, ca.not_after());
+        assert!(matches!(ca.issue(&longest, now + 11 * YEAR), Err(CaError::Outlived { .. })));
+        assert_eq!(ca.record().standings().len(), 1);
+        drop(ca);
+        let key = std::fs::read(path.join(KEY)).unwrap();
+        assert!(matches!(DeviceCa::init(&path, "Other", YEAR, now), Err(CaError::There { .. })));
+        assert_eq!(std::fs::read(path.join(KEY)).unwrap(), key);
+        std::fs::remove_file(path.join(CERTIFICATE)).unwrap();
+        assert!(matches!(DeviceCa::init(&path, "Other", YEAR, now), Err(CaError::There { .. })), "a key alone is a CA");
+        assert!(matches!(DeviceCa::open(folder.path(), now), Err(CaError::Absent { .. })));
+    }
+
+    #[test]
+    fn only_the_certificate_may_be_read_by_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut ca = made(&folder.path().join("ca"));
+        issue(&mut ca);
+        let mode = |name: &str| std::fs::metadata(ca.folder.join(name)).unwrap().permissions().mode() & 0o777;
+        assert_eq!([KEY, RECORD, CERTIFICATE, ""].map(mode), [0o600, 0o600, 0o644, 0o700]);
+        assert_eq!(std::fs::read_dir(&ca.folder).unwrap().count(), 3);
+    }
+}

@@ -1,0 +1,236 @@
+//! What a CA of one's own issued and revoked: a line of JSON for each event, in order, never changed.
+//!
+//! The file is written anew with each event, whole or not at all, so that no line is ever half there.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use aws_lc_rs::rand;
+use serde::{Deserialize, Serialize};
+
+use super::{CaError, file_error};
+use crate::constituency::MacAddress;
+use crate::state;
+
+/// The serial number of a certificate, without leading zeroes.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Serial(Vec<u8>);
+
+/// A text that is no serial number.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("is neither a MAC address nor a serial number in hex")]
+pub struct InvalidSerial;
+
+impl Serial {
+    /// Sixteen random bytes, as a positive number of constant length.
+    pub(super) fn random() -> Result<Self, CaError> {
+        let mut bytes = [0; 16];
+        rand::fill(&mut bytes).map_err(|_| CaError::Unusable("the system gives no random numbers".to_owned()))?;
+        bytes[0] = bytes[0] & 0x3f | 0x40;
+        Ok(Self(bytes.to_vec()))
+    }
+
+    /// The number that `bytes` are, most significant first.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        let zeroes = bytes.iter().take_while(|byte| **byte == 0).count();
+        Self(bytes.get(zeroes..).unwrap_or_default().to_vec())
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Serial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Serial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Serial({self})")
+    }
+}
+
+impl FromStr for Serial {
+    type Err = InvalidSerial;
+
+    /// Reads hex digits of either case, also in pairs joined by colons, as openssl prints them.
+    fn from_str(text: &str) -> Result<Self, InvalidSerial> {
+        let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b':').collect();
+        let pairs = digits.chunks_exact(2);
+        if digits.is_empty() || !pairs.remainder().is_empty() {
+            return Err(InvalidSerial);
+        }
+        let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+        let is_hex = digits.iter().all(u8::is_ascii_hexdigit);
+        let bytes: Option<Vec<u8>> = pairs.map(byte).collect();
+        bytes.filter(|_| is_hex).map(|bytes| Self::from_bytes(&bytes)).ok_or(InvalidSerial)
+    }
+}
+
+impl Serialize for Serial {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Serial {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Something that the CA did. Times are Unix seconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "event", deny_unknown_fields)]
+pub enum Event {
+    /// It issued a certificate.
+    Issued {
+        /// When.
+        at: i64,
+        /// Its number.
+        serial: Serial,
+        /// The phone that it names.
+        mac: MacAddress,
+        /// Its last second.
+        not_after: i64,
+        /// The SHA-256 of the certificate, in hex.
+        sha256: String,
+    },
+    /// It revoked one.
+    Revoked {
+        /// When.
+        at: i64,
+        /// Its number.
+        serial: Serial,
+    },
+}
+
+/// A certificate as it stands now. Times are Unix seconds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// Its number.
+    pub serial: Serial,
+    /// The phone that it names.
+    pub mac: MacAddress,
+    /// When it was issued.
+    pub issued: i64,
+    /// Its last second.
+    pub not_after: i64,
+    /// The SHA-256 of the certificate, in hex.
+    pub sha256: String,
+    /// When it was revoked, if it was.
+    pub revoked: Option<i64>,
+}
+
+impl Standing {
+    /// Whether it still counts at `now`.
+    #[must_use]
+    pub fn counts(&self, now: i64) -> bool {
+        self.revoked.is_none() && now <= self.not_after
+    }
+}
+
+/// The record, as it lies on the disk.
+#[derive(Debug)]
+pub struct Record {
+    path: PathBuf,
+    text: String,
+    events: usize,
+    standings: Vec<Standing>,
+}
+
+impl Record {
+    /// Reads the record at `path`.
+    pub(super) fn read(path: &Path) -> Result<Self, CaError> {
+        let text = std::fs::read_to_string(path).map_err(|source| file_error(path, source))?;
+        let mut record = Self { path: path.to_owned(), text: String::new(), events: 0, standings: Vec::new() };
+        for (line, number) in text.lines().zip(1..) {
+            let damaged = |reason: String| CaError::BadRecord { path: path.to_owned(), line: number, reason };
+            let event = serde_json::from_str(line).map_err(|error| damaged(error.to_string()))?;
+            record.apply(event).map_err(damaged)?;
+        }
+        record.text = text;
+        Ok(record)
+    }
+
+    /// Every certificate that was issued, in order.
+    #[must_use]
+    pub fn standings(&self) -> &[Standing] {
+        &self.standings
+    }
+
+    /// How many events there are.
+    pub(super) fn len(&self) -> usize {
+        self.events
+    }
+
+    /// Adds `events`, all of them or none.
+    pub(super) fn add(&mut self, events: &[Event]) -> Result<(), CaError> {
+        let mut text = self.text.clone();
+        for event in events {
+            let line = serde_json::to_string(event).map_err(|error| CaError::Unusable(error.to_string()))?;
+            text.push_str(&line);
+            text.push('\n');
+        }
+        if text != self.text {
+            state::write_private(&self.path, text.as_bytes()).map_err(|source| file_error(&self.path, source))?;
+        }
+        self.text = text;
+        for event in events {
+            self.apply(event.clone()).map_err(CaError::Unusable)?;
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, event: Event) -> Result<(), String> {
+        self.events += 1;
+        match event {
+            Event::Issued { at, serial, mac, not_after, sha256 } => {
+                self.standings.push(Standing { serial, mac, issued: at, not_after, sha256, revoked: None });
+            }
+            Event::Revoked { at, serial } => {
+                let revoked = self.standings.iter_mut().find(|standing| standing.serial == serial);
+                let revoked = revoked.ok_or_else(|| format!("{serial} is revoked, but was never issued"))?;
+                revoked.revoked.get_or_insert(at);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_serial_number_is_read_as_it_is_printed_here_and_by_openssl() {
+        let serial: Serial = "4a00FF".parse().unwrap();
+        assert_eq!(serial, "00:4A:00:ff".parse().unwrap());
+        assert_eq!(serial.to_string(), "4a00ff");
+        for text in ["", ":", "4", "4a0", "4x", "+4", "-4a", "4a 00"] {
+            assert!(text.parse::<Serial>().is_err(), "{text:?}");
+        }
+        let random: Vec<Serial> = (0..100).map(|_| Serial::random().unwrap()).collect();
+        assert!(random.iter().all(|serial| serial.0.len() == 16 && serial.0[0] < 0x80));
+        assert_eq!(random.iter().collect::<std::collections::BTreeSet<_>>().len(), 100);
+    }
+
+    #[test]
+    fn a_damaged_record_is_said_with_its_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("record.jsonl");
+        let issued = r#"{"event":"issued","at":1,"serial":"4a","mac":"00005e00530c","not_after":2,"sha256":"x"}"#;
+        for bad in ["{", "", r#"{"event":"revoked","at":1,"serial":"4b"}"#, r#"{"event":"lost"}"#] {
+            state::write_private(&path, format!("{issued}\n{bad}\n").as_bytes()).unwrap();
+            let error = Record::read(&path).unwrap_err().to_string();
+            assert!(error.contains("record.jsonl:2: "), "{bad}: {error}");
+        }
+        state::write_private(&path, format!("{issued}\n").as_bytes()).unwrap();
+        assert!(Record::read(&path).unwrap().standings()[0].counts(2));
+    }
+}

@@ -1,0 +1,128 @@
+//! Lists of revoked certificates (CRLs, RFC 5280 §5), checked once when the bundle that they are in is loaded.
+//!
+//! A list lies beside its CA, as a file that an operator put there; nothing is fetched. A CA with a list is believed
+//! only as long as the list is fresh (nextUpdate): a list that nobody renews any more hides what was revoked since.
+
+use std::collections::HashSet;
+
+use rustls::pki_types::CertificateRevocationListDer;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::{CertificateRevocationList, FromDer};
+
+use super::refusal::ChainRefusal;
+
+/// What one CA has revoked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RevocationList {
+    /// The CA, for people.
+    pub ca: String,
+    /// From when on, in Unix seconds, there should be another.
+    pub next_update: i64,
+    issuer: Vec<u8>,
+    serials: HashSet<Vec<u8>>,
+}
+
+impl RevocationList {
+    /// Reads the list `der`, which one of `cas` must have signed.
+    pub(super) fn read(der: &CertificateRevocationListDer<'_>, cas: &[&X509Certificate<'_>]) -> Result<Self, String> {
+        let list = match CertificateRevocationList::from_der(der) {
+            Ok(([], list)) => list,
+            Ok(_) => return Err("has bytes after the CRL".to_owned()),
+            Err(error) => return Err(format!("is no CRL ({error})")),
+        };
+        // Lists for a part of the certificates, or of another CA's, or of changes alone, mark that as critical.
+        let entries = list.iter_revoked_certificates().flat_map(|entry| entry.extensions());
+        if let Some(extension) = list.extensions().iter().chain(entries).find(|extension| extension.critical) {
+            let oid = &extension.oid;
+            return Err(format!(
+                "has a CRL with the critical extension {oid}; only a CA's own, whole CRLs are understood"
+            ));
+        }
+        let ca = list.issuer().to_string();
+        let mut named = cas.iter().filter(|other| other.subject().as_raw() == list.issuer().as_raw()).peekable();
+        if named.peek().is_none() {
+            return Err(format!("has a CRL of \"{ca}\", which is no CA of the same bundle"));
+        }
+        if !named.any(|ca| may_sign(ca) && list.verify_signature(ca.public_key()).is_ok()) {
+            return Err(format!("has a CRL that \"{ca}\" did not sign"));
+        }
+        Ok(Self {
+            ca,
+            next_update: list.next_update().map_or(i64::MAX, |time| time.timestamp()),
+            issuer: list.issuer().as_raw().to_vec(),
+            serials: list.iter_revoked_certificates().map(|entry| number(entry.raw_serial()).to_vec()).collect(),
+        })
+    }
+
+    /// Whether it is the CA's that issued `certificate`.
+    pub(super) fn is_of_issuer_of(&self, certificate: &X509Certificate<'_>) -> bool {
+        self.issuer == certificate.issuer().as_raw()
+    }
+
+    /// Whether both are of one CA.
+    pub(super) fn is_of_same_ca(&self, other: &Self) -> bool {
+        self.issuer == other.issuer
+    }
+
+    /// Takes in `other` of the same CA: what either names is revoked, and the newer one says how fresh they are.
+    pub(super) fn merge(&mut self, other: Self) {
+        self.next_update = self.next_update.max(other.next_update);
+        self.serials.extend(other.serials);
+    }
+
+    /// How many certificates it names.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.serials.len()
+    }
+
+    /// Whether it names none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.serials.is_empty()
+    }
+
+    fn names(&self, certificate: &X509Certificate<'_>) -> bool {
+        self.serials.contains(number(certificate.raw_serial()))
+    }
+}
+
+/// Until when nobody need say again that a certificate is not revoked, and by which of `lists`.
+///
+/// # Errors
+/// If one names `certificate`.
+pub(super) fn check<'a>(
+    lists: &'a [RevocationList],
+    certificate: &X509Certificate<'_>,
+) -> Result<Option<&'a RevocationList>, ChainRefusal> {
+    let mut freshest: Option<&RevocationList> = None;
+    for list in lists.iter().filter(|list| list.is_of_issuer_of(certificate)) {
+        if list.names(certificate) {
+            let serial = number(certificate.raw_serial()).iter().map(|byte| format!("{byte:02x}")).collect();
+            return Err(ChainRefusal::Revoked {
+                subject: certificate.subject().to_string(),
+                serial,
+                ca: list.ca.clone(),
+            });
+        }
+        if freshest.is_none_or(|other| other.next_update < list.next_update) {
+            freshest = Some(list);
+        }
+    }
+    Ok(freshest)
+}
+
+/// RFC 5280 §6.3.3 (f): a CA signs lists if its keyUsage, where it has one, says so.
+fn may_sign(ca: &X509Certificate<'_>) -> bool {
+    match ca.key_usage() {
+        Ok(Some(usage)) => usage.value.crl_sign(),
+        Ok(None) => true,
+        Err(_) => false,
+    }
+}
+
+/// A serial number without the zeroes that DER may put before it.
+fn number(serial: &[u8]) -> &[u8] {
+    let zeroes = serial.iter().take_while(|byte| **byte == 0).count();
+    serial.get(zeroes..).unwrap_or_default()
+}

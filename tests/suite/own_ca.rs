@@ -1,0 +1,272 @@
+//! `provost ca`: a CA of one's own, from its making to the revocation of what it issued, judged by real openssl and curl.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::harness::pki::{FACTORY, Identity, SERVER_CA};
+use crate::harness::site::{DOMAIN, Running, Site};
+use crate::harness::tls::alert;
+use crate::harness::tool::{Ended, provost, run};
+use crate::harness::{STRANGER, VVX500, VVX550, within_a_second};
+
+/// A site whose constituency `own` trusts a CA of its own beside the factory, and knows two phones.
+fn site() -> Site {
+    let mut site = Site::with_ote();
+    site.config["trust"]["own"] = json!(["state/ca/ca.pem"]);
+    site.write_config();
+    ca(&site, &["init", "--name", "Test CA"]);
+    site.constituency("own", &json!({ "trust": ["own"], "phones": { VVX500: "", VVX550: "" } }));
+    site.file("own/site.cfg", "<own/>");
+    std::fs::write(site.path("server-ca.pem"), SERVER_CA.pem()).unwrap();
+    site
+}
+
+fn ca(site: &Site, arguments: &[&str]) -> Ended {
+    let ended = provost(&site.path(""), &[&["ca"], arguments].concat());
+    assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{arguments:?}: {ended:?}");
+    ended
+}
+
+fn issue(site: &Site, mac: &str, file: &str) -> Identity {
+    ca(site, &["issue", mac, "--out", file]);
+    Identity::read(&site.path(file), &site.path(file))
+}
+
+fn openssl(folder: &Path, arguments: &str) -> Ended {
+    run(Command::new("openssl").args(arguments.split(' ')).current_dir(folder))
+}
+
+/// The certificates on record, as `list --json` shows them.
+fn listed(site: &Site) -> Vec<Value> {
+    ca(site, &["list", "--json"]).stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// What curl gets with these arguments, which say where its certificate is.
+fn curl(site: &Site, server: &Running, arguments: &[&str]) -> Ended {
+    let name = format!("own.{DOMAIN}");
+    let connect = format!("{name}:443:{}", server.address());
+    let mut command = Command::new("curl");
+    command.args(["-sS", "--cacert", "server-ca.pem", "--connect-to", &connect]).args(arguments);
+    run(command.arg(format!("https://{name}/site.cfg")).current_dir(site.path("")))
+}
+
+fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn what_it_issues_is_what_phones_present_and_openssl_approves_of() {
+    let site = site();
+    issue(&site, VVX500, "phone.pem");
+    let folder = site.path("");
+    let verified = openssl(
+        &folder,
+        "verify -CAfile state/ca/ca.pem -CRLfile state/ca/ca.pem -crl_check -purpose sslclient -x509_strict phone.pem",
+    );
+    assert_eq!((verified.code, verified.stdout.as_str()), (0, "phone.pem: OK\n"), "{verified:?}");
+    let text = openssl(&folder, "x509 -in phone.pem -noout -text -nameopt RFC2253").stdout;
+    for part in [
+        "Subject: CN=00005E00530C\n",
+        "Issuer: CN=Test CA\n",
+        "Public-Key: (2048 bit)",
+        "Digital Signature, Key Encipherment",
+        "TLS Web Client Authentication",
+        "Signature Algorithm: sha256WithRSAEncryption",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let of_key = openssl(&folder, "pkey -in phone.pem -pubout").stdout;
+    assert_eq!(of_key, openssl(&folder, "x509 -in phone.pem -noout -pubkey").stdout);
+    let own = openssl(&folder, "x509 -in state/ca/ca.pem -noout -text").stdout;
+    assert!(own.contains("CA:TRUE, pathlen:0") && own.contains("Certificate Sign, CRL Sign"), "{own}");
+
+    let serial = openssl(&folder, "x509 -in phone.pem -noout -serial").stdout;
+    let sha256 = openssl(&folder, "x509 -in phone.pem -noout -fingerprint -sha256").stdout;
+    let record = listed(&site).remove(0);
+    assert_eq!(serial.trim(), format!("serial={}", record["serial"].as_str().unwrap().to_uppercase()));
+    let sha256 = sha256.trim().split_once('=').unwrap().1.replace(':', "").to_lowercase();
+    assert_eq!((record["sha256"].as_str(), &record["mac"]), (Some(sha256.as_str()), &json!(VVX500)));
+    for private in ["phone.pem", "state/ca/ca.key", "state/ca/record.jsonl"] {
+        assert_eq!(mode(&site.path(private)), 0o600, "{private}");
+    }
+    assert_eq!((mode(&site.path("state/ca")), mode(&site.path("state/ca/ca.pem"))), (0o700, 0o644));
+}
+
+#[test]
+fn curl_gets_in_with_each_form_and_with_nobody_elses() {
+    let site = site();
+    std::fs::write(site.path("password"), "open sesame\nsecond line\n").unwrap();
+    ca(&site, &["issue", VVX500, "--out", "phone.pem", "--organization", "Acme & Sons"]);
+    ca(&site, &["issue", VVX500, "--out", "phone.der", "--format", "der", "--days", "30"]);
+    ca(&site, &["issue", VVX500, "--out", "phone.p12", "--format", "pkcs12", "--password-file", "password"]);
+    let server = site.start();
+    let forms: [&[&str]; 3] = [
+        &["--cert", "phone.pem"],
+        &["--cert", "phone.der", "--cert-type", "DER", "--key", "phone.key", "--key-type", "DER"],
+        &["--cert", "phone.p12:open sesame", "--cert-type", "P12"],
+    ];
+    for form in forms {
+        let ended = curl(&site, &server, form);
+        assert_eq!((ended.code, ended.stdout.as_str()), (0, "<own/>"), "{form:?}: {ended:?}");
+    }
+    for file in ["phone.pem", "phone.der", "phone.key", "phone.p12"] {
+        assert_eq!(mode(&site.path(file)), 0o600, "{file}");
+    }
+    let subject = openssl(&site.path(""), "x509 -in phone.pem -noout -subject -nameopt RFC2253").stdout;
+    assert_eq!(subject, "subject=O=Acme & Sons,CN=00005E00530C\n");
+    // The factory's certificate is as good as none here, and one of our own as good as none elsewhere.
+    let own = Identity::read(&site.path("phone.pem"), &site.path("phone.pem"));
+    for (constituency, identity) in [("own", FACTORY.device(VVX500)), ("ote", own)] {
+        let error = server.client(constituency, &identity).get("/site.cfg").unwrap_err();
+        assert_eq!(alert(&error), Some(rustls::AlertDescription::UnknownCA), "{constituency}");
+    }
+    let stranger = server.client("own", &issue(&site, STRANGER, "stranger.pem")).get("/site.cfg").unwrap();
+    assert_eq!(stranger.status, 403);
+    server.reason("00005e0053aa is not known to own");
+}
+
+#[test]
+fn pkcs12_is_encrypted_as_openssl_does_by_default_today() {
+    let site = site();
+    let said = ca(&site, &["issue", VVX500, "--out", "phone.p12", "--format", "pkcs12"]).stdout;
+    let password = said.lines().find_map(|line| line.strip_prefix("password: ")).expect(&said);
+    assert_eq!(password.len(), 32);
+    let folder = site.path("");
+    let info = openssl(&folder, &format!("pkcs12 -in phone.p12 -passin pass:{password} -noout -info"));
+    assert_eq!(info.code, 0, "{info:?}");
+    for part in [
+        "MAC: sha256",
+        "Shrouded Keybag: PBES2, PBKDF2, AES-256-CBC",
+        "PKCS7 Encrypted data: PBES2, PBKDF2, AES-256-CBC",
+    ] {
+        assert!(info.stderr.contains(part), "{part}: {info:?}");
+    }
+    let weak = ["RC2", "3-KeyTripleDES", "sha1,"];
+    assert!(weak.iter().all(|weak| !info.stderr.contains(weak)), "{info:?}");
+    let content = openssl(&folder, &format!("pkcs12 -in phone.p12 -passin pass:{password} -noenc")).stdout;
+    assert_eq!(content.matches("BEGIN CERTIFICATE").count(), 2, "the phone's and the CA's");
+    assert!(content.contains("BEGIN PRIVATE KEY") && content.contains("friendlyName: 00005E00530C"), "{content}");
+    assert_ne!(openssl(&folder, "pkcs12 -in phone.p12 -passin pass:wrong -noout").code, 0);
+    assert!(!std::fs::read(site.path("phone.p12")).unwrap().windows(7).any(|window| window == b"Test CA"));
+}
+
+#[test]
+fn a_revoked_certificate_is_refused_everywhere_within_a_second() {
+    let site = site();
+    let (lost, other) = (issue(&site, VVX500, "lost.pem"), issue(&site, VVX550, "other.pem"));
+    let server = site.start();
+    let client = server.client("own", &lost);
+    let mut open = client.connect().unwrap();
+    assert_eq!(open.get("/site.cfg").unwrap().status, 200);
+    ca(&site, &["revoke", VVX500]);
+    within_a_second("the revocation", || client.get("/site.cfg").is_err().then_some(()));
+
+    let error = server.client("own", &lost).get("/site.cfg").unwrap_err();
+    assert_eq!(alert(&error), Some(rustls::AlertDescription::CertificateRevoked));
+    // The ticket that this client holds is of a session before.
+    let resuming = client.connect().and_then(|mut connection| {
+        assert!(!connection.is_resumed());
+        connection.get("/site.cfg")
+    });
+    assert_eq!(alert(&resuming.unwrap_err()), Some(rustls::AlertDescription::CertificateRevoked));
+    let refused = open.get("/site.cfg").unwrap();
+    assert_eq!((refused.status, open.is_closed()), (403, true));
+    let line = server.reason("was revoked by \"CN=Test CA\"");
+    let serial = listed(&site)[0]["serial"].as_str().unwrap().to_owned();
+    assert!(line["reason"].as_str().unwrap().contains(&format!("(serial number {serial})")), "{line}");
+    // Everybody else has lost nothing but the connection.
+    assert_eq!(server.client("own", &other).get("/site.cfg").unwrap().status, 200);
+    // A new certificate for the same phone counts.
+    let again = issue(&site, VVX500, "again.pem");
+    assert_eq!(server.client("own", &again).get("/site.cfg").unwrap().status, 200);
+}
+
+#[test]
+fn a_revocation_counts_after_a_restart_and_where_the_ca_is_not() {
+    let site = site();
+    let (one, two) = (issue(&site, VVX500, "one.pem"), issue(&site, VVX500, "two.pem"));
+    let serial = listed(&site)[0]["serial"].as_str().unwrap().to_uppercase();
+    ca(&site, &["revoke", &serial]);
+    let server = site.start();
+    assert!(server.client("own", &one).get("/site.cfg").is_err());
+    assert_eq!(server.client("own", &two).get("/site.cfg").unwrap().status, 200);
+    // The CA lies elsewhere; what the server has is a copy.
+    std::fs::rename(site.path("state/ca"), site.path("stick")).unwrap();
+    std::fs::create_dir(site.path("state/ca")).unwrap();
+    std::fs::copy(site.path("stick/ca.pem"), site.path("state/ca/ca.pem")).unwrap();
+    ca(&site, &["revoke", VVX500, "--dir", "stick"]);
+    assert_eq!(server.client("own", &two).get("/site.cfg").unwrap().status, 200);
+    std::fs::copy(site.path("stick/ca.pem"), site.path("state/ca/ca.pem")).unwrap();
+    server.signal(rustix::process::Signal::HUP);
+    within_a_second("the revocation", || server.client("own", &two).get("/site.cfg").is_err().then_some(()));
+}
+
+#[test]
+fn the_record_shows_what_counts_and_a_second_certificate_is_said() {
+    let site = site();
+    let first = ca(&site, &["issue", VVX500, "--out", "one.pem"]).stdout;
+    assert!(first.starts_with("00005e00530c: certificate ") && !first.contains("note: "), "{first}");
+    let second = ca(&site, &["issue", "00:00:5E:00:53:0C", "--out", "two.pem", "--days", "1"]).stdout;
+    let one = listed(&site)[0]["serial"].as_str().unwrap().to_owned();
+    assert!(second.contains(&format!("note: 00005e00530c has another one that counts, {one}, until ")), "{second}");
+    let revoked = ca(&site, &["revoke", &one]).stdout;
+    assert!(revoked.starts_with(&format!("{one} is revoked\n")), "{revoked}");
+    assert!(ca(&site, &["revoke", &one]).stdout.contains("everything is revoked already"));
+    let third = ca(&site, &["issue", VVX500, "--out", "three.pem"]).stdout;
+    assert_eq!(third.matches("note: ").count(), 1, "only the second counts: {third}");
+    let list: Vec<(bool, bool)> =
+        listed(&site).iter().map(|entry| (entry["counts"].as_bool().unwrap(), entry["revoked"].is_string())).collect();
+    assert_eq!(list, [(false, true), (true, false), (true, false)]);
+    let text = ca(&site, &["list"]).stdout;
+    assert_eq!((text.matches("  revoked at 20").count(), text.matches("  valid until 20").count()), (1, 2), "{text}");
+}
+
+#[test]
+fn nothing_is_lost_by_a_wrong_command() {
+    let site = site();
+    issue(&site, VVX500, "phone.pem");
+    let key = std::fs::read(site.path("state/ca/ca.key")).unwrap();
+    let phone = std::fs::read(site.path("phone.pem")).unwrap();
+    let cases: [(&[&str], i32, &str); 10] = [
+        (&["init"], 1, "is there already"),
+        (&["issue", VVX500, "--out", "phone.pem"], 1, "phone.pem is there already"),
+        (&["issue", VVX500, "--out", "x.key", "--format", "der"], 1, "must not end in .key"),
+        (&["issue", VVX500, "--out", "x.pem", "--days", "36500"], 1, "a certificate may not outlive it"),
+        (&["issue", VVX500, "--out", "x.pem", "--password-file", "phone.pem"], 1, "is for pkcs12"),
+        (&["issue", VVX500, "--out", "x.pem", "--dir", "nowhere"], 1, "there is no CA in nowhere"),
+        (&["issue", "phone", "--out", "x.pem"], 2, "is no MAC address"),
+        (&["revoke", VVX550], 1, "no certificate of 00005e0053c7 was ever issued by this CA"),
+        (&["revoke", "4a4a4a4a"], 1, "no certificate of the serial number 4a4a4a4a was ever issued"),
+        (&["revoke", "kitchen"], 2, "neither a MAC address nor a serial number"),
+    ];
+    for (arguments, code, said) in cases {
+        let ended = provost(&site.path(""), &[&["ca"], arguments].concat());
+        assert_eq!((ended.code, ended.stdout.as_str()), (code, ""), "{arguments:?}: {ended:?}");
+        assert!(ended.stderr.contains(said), "{arguments:?}: {}", ended.stderr);
+    }
+    assert_eq!(std::fs::read(site.path("state/ca/ca.key")).unwrap(), key);
+    assert_eq!(std::fs::read(site.path("phone.pem")).unwrap(), phone);
+    assert_eq!(listed(&site).len(), 1);
+    assert!(!site.path("nowhere").exists() && !site.path("x.pem").exists());
+}
+
+#[test]
+fn commands_at_the_same_time_lose_nothing() {
+    let site = site();
+    let names: Vec<String> = (0..6).map(|number| format!("{number}.pem")).collect();
+    let children: Vec<_> = names
+        .iter()
+        .map(|name| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_provost"));
+            command.args(["ca", "issue", VVX500, "--out", name]).current_dir(site.path(""));
+            command.stdout(std::process::Stdio::null()).spawn().unwrap()
+        })
+        .collect();
+    assert!(children.into_iter().all(|mut child| child.wait().unwrap().success()));
+    let serials: std::collections::BTreeSet<String> =
+        listed(&site).iter().map(|entry| entry["serial"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(serials.len(), 6);
+}
