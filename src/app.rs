@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::pki_types::CertificateDer;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -27,7 +26,6 @@ use crate::renew::Renewer;
 use crate::serve::Server;
 use crate::serve::access::{AccessLog, LogFormat, Writer};
 use crate::serve::admission::Admission;
-use crate::serve::listener;
 use crate::serve::site::{Site, TlsMaterial};
 use crate::serve::stop::Stop;
 use crate::serve::upload::store::{self, UploadStore};
@@ -57,6 +55,7 @@ use passed::{Passed, PassedError};
 use publisher::Publisher;
 use renewal::{Plan, Renewal};
 use sightings::Sightings;
+use sockets::Listeners;
 use status::Boards;
 use supervisor::{Supervisor, Word};
 use upkeep::{Upkeep, Work};
@@ -135,7 +134,7 @@ pub struct App {
     config: Config,
     server: Arc<Server>,
     publisher: Arc<Publisher>,
-    listeners: Vec<TcpListener>,
+    listeners: Listeners,
     signals: signals::Signals,
     source: Source,
     waker: Waker,
@@ -194,7 +193,7 @@ impl App {
         // Whoever reads that we listen may send a signal at once.
         let signals = signals::Signals::listen()?;
         let operators = status::open(&mut config, &state, &mut passed)?;
-        let listeners = sockets::listen_all(&config.listen, &mut passed)?;
+        let listeners = Listeners::open(&config, &mut passed)?;
         passed.check_all_taken()?;
         let (ledger, keeper) = Ledger::start(&state.folder(ledger::FOLDER)?)?;
         let health = ledger.health();
@@ -214,7 +213,7 @@ impl App {
         let publishing = Arc::clone(&publisher);
         let waker = follow(scanner, first, move |before, after| publishing.publish_registry(before, after))?;
         let status = operators.map(|opened| {
-            let sources = Sources::new(&server, boards, health, &config, state.path(), &listeners);
+            let sources = Sources::new(&server, boards, health, &config, state.path(), &listeners.tls);
             (opened, Arc::new(sources) as Arc<dyn Knowledge>)
         });
         Ok(Self { config, server, publisher, listeners, signals, source, waker, writer, keeper, status, _lock: lock })
@@ -223,7 +222,7 @@ impl App {
     /// Where it listens.
     #[must_use]
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+        self.listeners.tls.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
     /// The site as it is now.
@@ -247,10 +246,7 @@ impl App {
     /// If renewal or what is read while the server runs cannot have a thread.
     pub async fn run(mut self, until: impl Future<Output = ()>) -> Result<(), AppError> {
         let (stop, stopped) = watch::channel(Stop::default());
-        let mut listeners = JoinSet::new();
-        for listener in self.listeners {
-            listeners.spawn(listener::serve(listener, Arc::clone(&self.server), stopped.clone()));
-        }
+        let mut listeners = self.listeners.serve(&self.config, &self.server, &stopped);
         let mut source = self.source;
         let renewal = source.start_renewal()?;
         let upkeep = Upkeep::start(Work {

@@ -10,11 +10,14 @@ use serde::Deserialize;
 use crate::certificate::CertificateFiles;
 use crate::constituency::{ConstituencyName, POLYCOM, TlsLevel};
 use crate::renew::AcmeSettings;
-use crate::serve::Limits;
 use crate::serve::access::LogFormat;
 use crate::serve::host;
+use crate::serve::{Limits, PlainHttp};
 use crate::settings::{self, SettingsError};
 use crate::status::StatusSettings;
+
+#[cfg(test)]
+mod tests;
 
 /// The configuration's file, looked for in the working directory.
 pub const CONFIG_FILE: &str = "provost.json";
@@ -34,6 +37,8 @@ pub struct Config {
     pub domain: String,
     /// Where to listen.
     pub listen: Vec<SocketAddr>,
+    /// Plain HTTP on a trusted LAN.
+    pub plain_http: Option<PlainHttp>,
     /// The folder of the constituencies.
     pub constituencies: PathBuf,
     /// The state directory.
@@ -111,6 +116,8 @@ pub struct ConfigFile {
     /// Addresses to listen on; IPv6 ones take IPv6 only.
     #[serde(default = "default_listen")]
     listen: Vec<String>,
+    /// Plain HTTP on a trusted LAN, for firmware that is too old for any other way; absent: none.
+    plain_http: Option<PlainHttp>,
     /// The folder of the constituencies.
     #[serde(default = "default_constituencies")]
     constituencies: PathBuf,
@@ -193,6 +200,9 @@ impl Config {
             .collect::<Result<Vec<SocketAddr>, _>>()
             .map_err(|reason| wrong("listen", reason))?;
         check_listen(&listen).map_err(|reason| wrong("listen", reason))?;
+        if let Some(plain) = &typed.plain_http {
+            plain.check(&listen).map_err(|reason| wrong("plain_http", reason))?;
+        }
         if matches!(&typed.certificate, CertificateSource::Files(pairs) if pairs.is_empty()) {
             return Err(wrong("certificate", "names no files".to_owned()));
         }
@@ -206,6 +216,7 @@ impl Config {
             file: Some(file.to_owned()),
             domain: domain.into_owned(),
             listen,
+            plain_http: typed.plain_http,
             constituencies: from_base(typed.constituencies),
             state: from_base(typed.state),
             certificate: match typed.certificate {
@@ -238,6 +249,7 @@ impl Config {
             file: None,
             domain: LOCAL_DOMAIN.to_owned(),
             listen: vec![SocketAddr::from(([127, 0, 0, 1], LOCAL_PORT))],
+            plain_http: None,
             constituencies: default_constituencies(),
             state: "state".into(),
             certificate: CertificateSource::LocalCa(LocalCaSettings {}),
@@ -317,6 +329,3 @@ fn resolved(path: &Path) -> PathBuf {
     }
     absolute
 }
-
-#[cfg(test)]
-mod tests;

@@ -69,6 +69,7 @@ pub(super) fn tell_restart_needed(running: &Config, read: &Config) {
     let changed = [
         ("domain", running.domain != read.domain),
         ("listen", running.listen != read.listen),
+        ("plain_http", running.plain_http != read.plain_http),
         ("constituencies", running.constituencies != read.constituencies),
         ("state", running.state != read.state),
         ("certificate", running.certificate != read.certificate),

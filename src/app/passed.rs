@@ -17,8 +17,10 @@ use rustix::net::sockopt;
 pub const LISTEN: &str = "listen";
 /// The key of `provost.json` with the address for operators.
 pub const STATUS: &str = "status";
+/// The key of `provost.json` with the addresses for plain HTTP.
+pub const PLAIN_HTTP: &str = "plain_http";
 /// The keys of `provost.json` that ask for sockets. A socket that has one of these names is for that key alone.
-const KEYS: [&str; 3] = [LISTEN, STATUS, "plain_http"];
+const KEYS: [&str; 3] = [LISTEN, STATUS, PLAIN_HTTP];
 
 /// Sockets that were passed and not asked for yet.
 #[derive(Debug, Default)]

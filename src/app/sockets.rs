@@ -2,24 +2,30 @@
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
-use super::passed::{LISTEN, Passed};
+use super::passed::{LISTEN, PLAIN_HTTP, Passed};
 use super::{ANNOUNCEMENT, AppError};
+use crate::config::Config;
+use crate::serve::stop::Stop;
+use crate::serve::{PlainHttp, Server, listener};
 
 /// How many connections may wait to be accepted; the kernel's own limit applies too.
 const BACKLOG: i32 = 4096;
 
-/// Listens on every address: by the socket that was passed for it, or by one of its own. An IPv6 address on a host without
-/// IPv6 is a warning as long as another one stands.
-pub(super) fn listen_all(addresses: &[SocketAddr], passed: &mut Passed) -> Result<Vec<TcpListener>, AppError> {
+/// Listens on every address of a `key` of `provost.json`: by the socket that was passed for it, or by one of its own. An
+/// IPv6 address on a host without IPv6 is a warning as long as another one stands.
+fn listen_all(key: &str, addresses: &[SocketAddr], passed: &mut Passed) -> Result<Vec<TcpListener>, AppError> {
     let mut listeners = Vec::new();
     let mut without_ipv6 = None;
     for address in addresses {
-        if let Some(kept) = passed.tcp(LISTEN, *address)? {
+        if let Some(kept) = passed.tcp(key, *address)? {
             tracing::info!(target: ANNOUNCEMENT, "listening on {address} (a socket that systemd keeps)");
             listeners.push(TcpListener::from_std(kept)?);
             continue;
@@ -40,6 +46,48 @@ pub(super) fn listen_all(addresses: &[SocketAddr], passed: &mut Passed) -> Resul
         Some((address, source)) if listeners.is_empty() => Err(AppError::Listen { address, source }),
         _ => Ok(listeners),
     }
+}
+
+/// Where phones are listened to.
+#[derive(Debug)]
+pub(super) struct Listeners {
+    /// Over TLS.
+    pub(super) tls: Vec<TcpListener>,
+    /// Over plain HTTP.
+    plain: Vec<TcpListener>,
+}
+
+impl Listeners {
+    /// Listens where `config` says.
+    pub(super) fn open(config: &Config, passed: &mut Passed) -> Result<Self, AppError> {
+        let tls = listen_all(LISTEN, &config.listen, passed)?;
+        Ok(Self { tls, plain: listen_plain(config.plain_http.as_ref(), passed)? })
+    }
+
+    /// Serves what they accept until `stop` is told, and what is under way then.
+    pub(super) fn serve(self, config: &Config, server: &Arc<Server>, stop: &watch::Receiver<Stop>) -> JoinSet<()> {
+        let mut serving = JoinSet::new();
+        for listener in self.tls {
+            serving.spawn(listener::serve(listener, Arc::clone(server), stop.clone()));
+        }
+        if let Some(plain) = config.plain_http.clone().map(Arc::new) {
+            for listener in self.plain {
+                serving.spawn(listener::serve_plain(listener, Arc::clone(&plain), Arc::clone(server), stop.clone()));
+            }
+        }
+        serving
+    }
+}
+
+/// Listens where plain HTTP is spoken, if it is.
+fn listen_plain(plain: Option<&PlainHttp>, passed: &mut Passed) -> Result<Vec<TcpListener>, AppError> {
+    let Some(plain) = plain else { return Ok(Vec::new()) };
+    let listeners = listen_all(PLAIN_HTTP, &plain.listen, passed)?;
+    let networks: Vec<String> = plain.networks.iter().map(ToString::to_string).collect();
+    for address in listeners.iter().filter_map(|listener| listener.local_addr().ok()) {
+        tracing::info!("plain HTTP on {address}, for {} alone", networks.join(", "));
+    }
+    Ok(listeners)
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {

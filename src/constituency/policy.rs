@@ -36,6 +36,8 @@ pub struct Policy {
     pub aliases: BTreeSet<ConstituencyName>,
     /// Top-level folders that other constituencies may link into.
     pub shared: BTreeSet<String>,
+    /// Whether what holds no MAC address is served over plain HTTP too.
+    pub plain_http: bool,
     /// What phones may upload; `None` refuses every upload.
     pub uploads: Option<UploadLimits>,
 }
@@ -110,6 +112,7 @@ impl Default for Policy {
             denied: BTreeSet::new(),
             aliases: BTreeSet::new(),
             shared: BTreeSet::new(),
+            plain_http: false,
             uploads: Some(UploadLimits::default()),
         }
     }
@@ -151,6 +154,9 @@ pub struct PolicyFile {
     /// Top-level folders that other constituencies may link into.
     #[serde(default)]
     shared: BTreeSet<String>,
+    /// Whether what holds no MAC address is served over plain HTTP too, to the networks of `plain_http` in provost.json.
+    #[serde(default)]
+    plain_http: bool,
     /// Budgets of uploads.
     uploads: Option<UploadLimits>,
 }
@@ -222,6 +228,7 @@ impl PolicyFile {
             denied: self.denied.map(|UniqueAddresses(denied)| denied).unwrap_or_default(),
             aliases: self.aliases,
             shared: self.shared,
+            plain_http: self.plain_http,
             uploads: self.uploads.or(default_uploads).filter(|_| client_auth == ClientAuth::Required),
         }
     }
@@ -260,7 +267,7 @@ mod tests {
         let policy = parse(
             r#"{ "description": "d", "client_auth": "required", "trust": ["polycom"], "expired_device_certificates": "accept", "tls": "modern",
                  "phones": { "00005e00530c": "a", "00:00:5E:00:53:C7": "b" }, "denied": ["00005e0053ff"],
-                 "aliases": ["old-name"], "shared": ["firmware"],
+                 "aliases": ["old-name"], "shared": ["firmware"], "plain_http": true,
                  "uploads": { "max_file_bytes": 1, "max_phone_bytes": 2, "max_phone_files": 3, "max_constituency_bytes": 4 } }"#,
         )
         .unwrap();

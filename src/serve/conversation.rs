@@ -1,4 +1,4 @@
-//! A conversation: HTTP/1.1 on a connection whose handshake is done, until either end closes it.
+//! A conversation: HTTP/1.1 on a connection, over TLS whose handshake is done or over nothing at all, until either end closes it.
 //!
 //! A peer that has been silent for a moment is at rest: what HTTP keeps for it, most of what a connection takes of
 //! memory, is given back, and made anew when it speaks. Phones are silent for most of their lives.
@@ -9,15 +9,12 @@ use std::time::{Duration, SystemTime};
 
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncBufRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 
 use super::admission::Place;
-use super::linger::Lingering;
-use super::pace::{Paced, Requests};
+use super::pace::Requests;
 use super::request::{Answers, Connection};
-use super::secured::Secured;
 use super::stop::{End, Stop, told};
 use crate::clock;
 
@@ -28,16 +25,21 @@ const MAX_HEADER_BYTES: usize = 16 << 10;
 /// How long a peer is silent before it is at rest.
 const REST_AFTER: Duration = Duration::from_millis(250);
 
+/// What HTTP can be spoken on.
+pub trait Channel: AsyncBufRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<C: AsyncBufRead + AsyncWrite + Unpin + Send + 'static> Channel for C {}
+
 /// Boxed, because it would otherwise be copied, and have room kept for it, wherever it goes.
-type Stream = Box<Requests<Secured<Paced<Lingering<TcpStream>>>>>;
+type Stream<C> = Box<Requests<C>>;
 
-type Http = Pin<Box<http1::Connection<TokioIo<Stream>, Answers>>>;
+type Http<C> = Pin<Box<http1::Connection<TokioIo<Stream<C>>, Answers>>>;
 
-/// HTTP/1.1 on a connection, until either end closes it.
+/// HTTP/1.1 on the connection whose `stream` this is, until either end closes it.
 ///
 /// Not an `async fn`, which would keep room for the stream where it came in beside where it is used.
-pub fn converse(
-    stream: Secured<Paced<Lingering<TcpStream>>>,
+pub fn converse<C: Channel>(
+    stream: C,
     connection: Connection,
     seat: Place,
     stop: watch::Receiver<Stop>,
@@ -46,8 +48,8 @@ pub fn converse(
     speak_and_rest(stream, Arc::new(connection), seat, stop)
 }
 
-async fn speak_and_rest(
-    mut stream: Stream,
+async fn speak_and_rest<C: Channel>(
+    mut stream: Stream<C>,
     connection: Arc<Connection>,
     _seat: Place,
     mut stop: watch::Receiver<Stop>,
@@ -83,7 +85,7 @@ async fn speak_and_rest(
 }
 
 /// Speaks HTTP on `stream`.
-fn http(stream: Stream, connection: &Arc<Connection>) -> Http {
+fn http<C: Channel>(stream: Stream<C>, connection: &Arc<Connection>) -> Http<C> {
     let mut http = http1::Builder::new();
     // Deadlines are kept by `Paced`, beneath TLS. Half-closed, a peer that does not wait for the answer has still uploaded.
     http.header_read_timeout(None).max_headers(MAX_HEADERS).max_buf_size(MAX_HEADER_BYTES).half_close(true);
@@ -91,7 +93,12 @@ fn http(stream: Stream, connection: &Arc<Connection>) -> Http {
 }
 
 /// Lets what is under way end, for as long as a drain may take.
-async fn drain(mut http: Http, connection: &Connection, stop: &mut watch::Receiver<Stop>, began: SystemTime) -> End {
+async fn drain<C: Channel>(
+    mut http: Http<C>,
+    connection: &Connection,
+    stop: &mut watch::Receiver<Stop>,
+    began: SystemTime,
+) -> End {
     http.as_mut().graceful_shutdown();
     tokio::select! {
         result = http.as_mut() => close(connection, result, began),

@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::access::{AccessLog, AccessRecord};
 use super::pace::{Pace, Phase};
 use crate::clock;
+use crate::constituency::ConstituencyName;
 use crate::trust::Claim;
 
 /// A request under way. Dropped, it writes its line: answered, broken off, or given up by a defect of ours.
@@ -30,6 +31,13 @@ impl Exchange {
     pub fn note(&mut self, reason: &dyn std::fmt::Display) {
         if let Some(record) = &mut self.record {
             record.reason.get_or_insert_with(|| reason.to_string());
+        }
+    }
+
+    /// It is for `constituency`, which its connection did not say.
+    pub fn is_for(&mut self, constituency: &ConstituencyName) {
+        if let Some(record) = &mut self.record {
+            record.constituency = Some(constituency.clone());
         }
     }
 

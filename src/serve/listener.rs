@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
+use tokio::io::BufReader;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::Server;
 use super::access::AccessRecord;
 use super::admission::Kind;
 use super::conversation::converse;
@@ -19,8 +19,11 @@ use super::linger::Lingering;
 use super::pace::{Paced, Phase};
 use super::request::Connection;
 use super::stop::{End, Stop, told};
+use super::{PlainHttp, Server};
 use crate::clock;
 
+/// How much is read at first of a request over plain HTTP by a peer that was at rest.
+const FIRST_BYTES: usize = 256;
 /// How long to wait for somebody to close a file when there is none left to open.
 const BACKOFF: Duration = Duration::from_millis(100);
 /// How long there must have been enough of them before that is over.
@@ -30,6 +33,20 @@ const OVER_AFTER: Duration = Duration::from_secs(1);
 pub async fn serve(listener: TcpListener, server: Arc<Server>, stop: watch::Receiver<Stop>) {
     let stopped = stop.clone();
     accept_all(listener, stop, |stream, address| live(stream, address, Arc::clone(&server), stopped.clone())).await;
+}
+
+/// The same, over `plain` HTTP.
+pub async fn serve_plain(
+    listener: TcpListener,
+    plain: Arc<PlainHttp>,
+    server: Arc<Server>,
+    stop: watch::Receiver<Stop>,
+) {
+    let stopped = stop.clone();
+    accept_all(listener, stop, |stream, address| {
+        live_plain(stream, address, Arc::clone(&plain), Arc::clone(&server), stopped.clone())
+    })
+    .await;
 }
 
 /// Accepts until `stop` is told, gives each connection a task of its own to `live` in, and waits for all of them.
@@ -140,13 +157,52 @@ async fn welcome(
         // It has asked for nothing yet, and would only be sent away.
         () = told(&mut stop, Stop::Drain) => return Err(refused(None, "provost is being stopped".to_owned())),
     };
-    let connection = Connection { server, peer, address, pace, farewell };
+    let constituency = peer.constituency.clone();
+    let connection = Connection { server, peer: Some(peer), address, pace, farewell };
     let kind = if connection.is_of_known_phone() { Kind::Proven } else { Kind::Anonymous };
-    let constituency = &connection.peer.constituency;
     let phone = connection.mac().map(|mac| (constituency.clone(), mac));
-    seat.become_kind(kind, phone).map_err(|full| refused(Some(constituency.clone()), full.to_string()))?;
+    seat.become_kind(kind, phone).map_err(|full| refused(Some(constituency), full.to_string()))?;
     connection.pace.enter(Phase::Idle);
     Ok(converse(stream, connection, seat, stop))
+}
+
+/// One connection over plain HTTP.
+async fn live_plain(
+    stream: TcpStream,
+    address: SocketAddr,
+    plain: Arc<PlainHttp>,
+    server: Arc<Server>,
+    stop: watch::Receiver<Stop>,
+) -> End {
+    match welcome_plain(stream, address, &plain, Arc::clone(&server), stop) {
+        Ok(conversation) => conversation.await,
+        Err(reason) => {
+            refuse(&server, address, Refused::because(None, reason));
+            End::Closed
+        }
+    }
+}
+
+/// Gives a connection over plain HTTP a stranger's place, and begins the conversation. From elsewhere than the networks
+/// that are named nothing is even read.
+fn welcome_plain(
+    stream: TcpStream,
+    address: SocketAddr,
+    plain: &PlainHttp,
+    server: Arc<Server>,
+    stop: watch::Receiver<Stop>,
+) -> Result<impl Future<Output = End> + use<>, String> {
+    if !plain.admits(address.ip()) {
+        return Err("outside of the networks for plain HTTP (plain_http.networks)".to_owned());
+    }
+    let mut seat = server.admission.enter(address.ip()).map_err(|full| full.to_string())?;
+    seat.become_kind(Kind::Anonymous, None).map_err(|full| full.to_string())?;
+    let _ = stream.set_nodelay(true);
+    let (stream, farewell) = Lingering::new(stream);
+    let (stream, pace) = Paced::new(stream, &server.limits);
+    pace.enter(Phase::Idle);
+    let connection = Connection { server, peer: None, address, pace, farewell };
+    Ok(converse(BufReader::with_capacity(FIRST_BYTES, stream), connection, seat, stop))
 }
 
 fn refuse(server: &Server, address: SocketAddr, refused: Refused) {

@@ -4,6 +4,7 @@
 //!    end ([`linger`]).
 //! 2. [`handshake`]: ClientHello ([`hello`]) → constituency ([`site`]) → TLS, by OpenSSL for phones that rustls cannot
 //!    serve ([`old_tls`], [`secured`]) → verified device.
+//!    Over plain HTTP there is none of it: each request's Host leads to a constituency, and nobody proves anything.
 //! 3. [`conversation`]: HTTP/1.1, or rest, until either end closes or the server stops ([`stop`]).
 //! 4. [`request`]: each request is decided ([`decision`]) from its host ([`host`]), its path ([`path`]) and the policy
 //!    as it is now; the grant opens the file ([`content`], [`body`]) or stores the upload ([`upload`]).
@@ -35,6 +36,7 @@ pub mod listener;
 pub mod old_tls;
 pub mod pace;
 pub mod path;
+mod plain;
 pub mod request;
 pub mod secured;
 pub mod site;
@@ -42,6 +44,7 @@ pub mod stop;
 pub mod upload;
 
 pub use limits::{Limits, household};
+pub use plain::PlainHttp;
 
 /// What all connections serve from. Everything that changes while they last is published whole.
 #[derive(Debug)]

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use hyper::body::{Body, Incoming};
 use hyper::header::{HeaderMap, HeaderValue, USER_AGENT};
+use hyper::http::request::Parts;
 use hyper::service::Service;
 use hyper::{Method, Request, Response};
 
@@ -21,20 +22,21 @@ use super::handshake::Peer;
 use super::host::{self, NamedHost};
 use super::linger::Farewell;
 use super::pace::Pace;
-use super::site::Site;
+use super::plain;
+use super::site::{Current, Site};
 use super::upload::receive::{self, UploadBody};
 use super::upload::store::Stored;
 use crate::clock;
 use crate::constituency::{Constituency, MacAddress, Standing};
 use crate::trust::{Claim, VerifiedDevice};
 
-/// A connection whose handshake is done: whose requests these are.
+/// A connection that speaks HTTP: whose requests these are.
 #[derive(Debug)]
 pub struct Connection {
     /// What it serves from.
     pub server: Arc<Server>,
-    /// Who is at the other end.
-    pub peer: Peer,
+    /// Who is at the other end; `None` over plain HTTP, where nobody says.
+    pub peer: Option<Peer>,
     /// Where that is.
     pub address: std::net::SocketAddr,
     /// What it is waiting for.
@@ -98,16 +100,15 @@ impl Connection {
     }
 
     fn device(&self) -> Option<&VerifiedDevice> {
-        self.peer.device.as_ref()?.as_ref().ok()
+        self.peer.as_ref()?.device.as_ref()?.as_ref().ok()
     }
 
     /// Whether that phone is known to its constituency now. One that is not may be anybody's.
     #[must_use]
     pub fn is_of_known_phone(&self) -> bool {
         let site = self.server.site.load();
-        let (Some((constituency, _)), Some(device)) = (site.get(&self.peer.constituency), self.device()) else {
-            return false;
-        };
+        let constituency = self.peer.as_ref().and_then(|peer| Some(site.get(&peer.constituency)?.0));
+        let Some((constituency, device)) = constituency.zip(self.device()) else { return false };
         let is_pinned = |mac| device.pin().is_none_or(|certificate| constituency.is_pinned(mac, certificate));
         device.mac().is_ok_and(|mac| constituency.standing(mac) == Standing::Known && is_pinned(mac))
     }
@@ -115,10 +116,11 @@ impl Connection {
     /// A record of something on this connection that began at `time`.
     #[must_use]
     pub fn record(&self, time: SystemTime) -> Box<AccessRecord> {
+        let peer = self.peer.as_ref();
         Box::new(AccessRecord {
             time,
             address: self.address,
-            constituency: Some(self.peer.constituency.clone()),
+            constituency: peer.map(|peer| peer.constituency.clone()),
             mac: self.mac(),
             request: None,
             status: None,
@@ -126,9 +128,9 @@ impl Connection {
             duration: std::time::Duration::ZERO,
             user_agent: None,
             reason: None,
-            tls: self.peer.tls,
+            tls: peer.and_then(|peer| peer.tls),
             certificate_not_after: self.device().map(VerifiedDevice::not_after),
-            claim: self.peer.claim.clone().map(Box::new),
+            claim: peer.and_then(|peer| peer.claim.clone()).map(Box::new),
         })
     }
 
@@ -139,9 +141,9 @@ impl Connection {
         let user_agent = request.headers().get(USER_AGENT).map(HeaderValue::as_bytes);
         record.ask(request.method(), request.uri(), user_agent);
         let is_head = request.method() == Method::HEAD;
-        let exchange = Exchange::begin(record, &self.server.access, &self.pace);
+        let mut exchange = Exchange::begin(record, &self.server.access, &self.pace);
         let (head, body) = request.into_parts();
-        let upload = match self.decide(&head, time) {
+        let upload = match self.decide(&head, time, &mut exchange) {
             Ok(Decided::Answer(response)) => return Answering::now(self.finish(Ok(response), is_head, exchange)),
             Err(denial) if body.is_end_stream() => {
                 return Answering::now(self.finish(Err(denial), is_head, exchange));
@@ -166,7 +168,10 @@ impl Connection {
         let mut response = answer.unwrap_or_else(|denial| {
             exchange.note(&denial);
             match &denial {
-                Denial::Failed(reason) => tracing::error!(constituency = %self.peer.constituency, "{reason}"),
+                Denial::Failed(reason) => {
+                    let constituency = self.peer.as_ref().map(|peer| peer.constituency.as_str());
+                    tracing::error!(constituency, "{reason}");
+                }
                 Denial::Unpinned { mac, certificate, .. } => {
                     exchange.disown(Claim { mac: *mac, fingerprint: *certificate });
                 }
@@ -181,11 +186,21 @@ impl Connection {
     }
 
     /// Decides from the site as it is now, and opens the file that the decision grants.
-    fn decide(&self, head: &hyper::http::request::Parts, time: SystemTime) -> Result<Decided, Denial> {
+    fn decide(&self, head: &Parts, time: SystemTime, exchange: &mut Exchange) -> Result<Decided, Denial> {
         let site = self.server.site.load();
-        let asked = Asked { host: self.check_host(head, &site), method: &head.method, path: head.uri.path() };
-        let grant = decide(asked, &self.circumstances(&site, time))?;
-        let (constituency, _) = site.get(&self.peer.constituency).ok_or(Denial::Gone)?;
+        let (host, current) = match &self.peer {
+            Some(peer) => (check_host(head, peer, &site), site.get(&peer.constituency)),
+            None => match plain_host(head, &site) {
+                Ok(found) => {
+                    exchange.is_for(&found.0.name);
+                    (Ok(()), Some(found))
+                }
+                Err(denial) => (Err(denial), None),
+            },
+        };
+        let asked = Asked { host, method: &head.method, path: head.uri.path() };
+        let grant = decide(asked, &self.circumstances(current, time))?;
+        let (constituency, _) = current.ok_or(Denial::Gone)?;
         match grant {
             Grant::Read(grant) => {
                 let file = content::open(&grant, constituency, site.registry(), &self.server.uploads)?;
@@ -218,32 +233,37 @@ impl Connection {
         stored
     }
 
-    fn circumstances<'a>(&'a self, site: &'a Site, time: SystemTime) -> Circumstances<'a> {
-        let current = site.get(&self.peer.constituency);
+    fn circumstances<'a>(&'a self, current: Option<Current<'a>>, time: SystemTime) -> Circumstances<'a> {
+        let peer = self.peer.as_ref();
+        let generation = current.map(|(_, generation)| generation);
         Circumstances {
             constituency: current.map(|(constituency, _)| constituency.as_ref()),
-            tls_is_current: current.is_some_and(|(_, generation)| Arc::ptr_eq(generation, &self.peer.generation)),
-            device: self.peer.device.as_ref().map(Result::as_ref),
+            is_plain: peer.is_none(),
+            tls_is_current: peer.zip(generation).is_some_and(|(peer, current)| Arc::ptr_eq(current, &peer.generation)),
+            device: peer.and_then(|peer| peer.device.as_ref()).map(Result::as_ref),
             now: clock::unix_seconds(time),
         }
     }
+}
 
-    /// Host must lead to this connection's constituency; without SNI it may also be an address.
-    fn check_host(&self, head: &hyper::http::request::Parts, site: &Site) -> Result<(), HostDenial> {
-        let elsewhere = |host: String| Err(HostDenial::Elsewhere(host));
-        match host::of_request(&head.uri, &head.headers).map_err(HostDenial::Bad)? {
-            NamedHost::Address(address) if self.peer.has_sni => elsewhere(address.to_string()),
-            // The constituency of clients without SNI is another one now.
-            NamedHost::Address(address) if site.no_sni() != Some(&self.peer.constituency) => {
-                elsewhere(address.to_string())
-            }
-            NamedHost::Address(_) => Ok(()),
-            NamedHost::Name(name) => match site.by_host(&name) {
-                Some(constituency) if constituency.name == self.peer.constituency => Ok(()),
-                // Gone: the decision says so.
-                None if site.get(&self.peer.constituency).is_none() => Ok(()),
-                _ => elsewhere(name.into_owned()),
-            },
-        }
+/// Host must lead to this connection's constituency; without SNI it may also be an address.
+fn check_host(head: &Parts, peer: &Peer, site: &Site) -> Result<(), HostDenial> {
+    let elsewhere = |host: String| Err(HostDenial::Elsewhere(host));
+    match host::of_request(&head.uri, &head.headers).map_err(HostDenial::Bad)? {
+        NamedHost::Address(address) if peer.has_sni => elsewhere(address.to_string()),
+        // The constituency of clients without SNI is another one now.
+        NamedHost::Address(address) if site.no_sni() != Some(&peer.constituency) => elsewhere(address.to_string()),
+        NamedHost::Address(_) => Ok(()),
+        NamedHost::Name(name) => match site.by_host(&name) {
+            Some(constituency) if constituency.name == peer.constituency => Ok(()),
+            // Gone: the decision says so.
+            None if site.get(&peer.constituency).is_none() => Ok(()),
+            _ => elsewhere(name.into_owned()),
+        },
     }
+}
+
+/// Over plain HTTP it is Host alone that leads to a constituency.
+fn plain_host<'a>(head: &Parts, site: &'a Site) -> Result<Current<'a>, HostDenial> {
+    plain::constituency_of(&host::of_request(&head.uri, &head.headers).map_err(HostDenial::Bad)?, site)
 }

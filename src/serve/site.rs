@@ -59,6 +59,9 @@ pub struct TlsGeneration {
     pub old_lane: Option<OldLane>,
 }
 
+/// A constituency as it is now, with its TLS configuration.
+pub type Current<'a> = (&'a Arc<Constituency>, &'a Arc<TlsGeneration>);
+
 /// Why a name leads to nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotServed {
@@ -182,7 +185,7 @@ impl Site {
 
     /// The constituency `name` as it is now, if it is served.
     #[must_use]
-    pub fn get(&self, name: &ConstituencyName) -> Option<(&Arc<Constituency>, &Arc<TlsGeneration>)> {
+    pub fn get(&self, name: &ConstituencyName) -> Option<Current<'_>> {
         let constituency = self.registry.find(name.as_str()).filter(|found| found.name == *name)?;
         Some((constituency, self.tls.get(name)?))
     }

@@ -222,6 +222,30 @@ fn is_of(kind: &Value, value: &Value) -> bool {
     }
 }
 
+/// Both files with every key that there is.
+fn documented() -> (Value, Value) {
+    let documented = json!({
+        "domain": "phones.example.com", "listen": ["0.0.0.0:443", "[::]:443"], "constituencies": "constituencies",
+        "state": "/var/lib/provost",
+        "certificate": { "files": [
+            { "chain": "rsa.pem", "key": "rsa.key" }, { "chain": "ec.pem", "key": "ec.key" }
+        ] },
+        "trust": { "acme-corp": ["trust/acme-root.pem", "trust/acme-issuing.der"] },
+        "no_sni": "ucs-5-9", "log": "text", "limits": {},
+        "plain_http": { "listen": "192.168.1.5:80", "networks": ["192.168.0.0/16"] },
+        "status": { "listen": "127.0.0.1:8444", "token_file": "token", "hosts": ["provost.example.com"] },
+    });
+    let policy = json!({
+        "description": "UC Software 5.9, production", "client_auth": "required", "trust": ["polycom"],
+        "expired_device_certificates": "refuse",
+        "phones": { "00005e00530c": "vvx500 #1", "00:00:5E:00:53:C7": "vvx550 #2",
+                    "00005e0053ab": { "note": "lobby", "certificate_sha256": "7D:3A" } },
+        "denied": ["00005e0053ff"], "aliases": ["old-name"], "shared": ["firmware"], "plain_http": true,
+        "uploads": { "max_file_bytes": 4_194_304, "max_phone_bytes": 67_108_864, "max_phone_files": 256 },
+    });
+    (documented, policy)
+}
+
 #[test]
 fn the_schemas_take_what_is_documented_and_refuse_what_provost_refuses() {
     let schema = |file: &str| -> Value {
@@ -231,25 +255,9 @@ fn the_schemas_take_what_is_documented_and_refuse_what_provost_refuses() {
         serde_json::from_str(&printed.stdout).unwrap()
     };
     let (provost, constituency) = (schema("provost"), schema("constituency"));
-    assert_eq!(provost["properties"].as_object().unwrap().len(), 10);
-    assert_eq!(constituency["properties"].as_object().unwrap().len(), 9);
-    let documented = json!({
-        "domain": "phones.example.com", "listen": ["0.0.0.0:443", "[::]:443"], "constituencies": "constituencies",
-        "state": "/var/lib/provost",
-        "certificate": { "files": [
-            { "chain": "rsa.pem", "key": "rsa.key" }, { "chain": "ec.pem", "key": "ec.key" }
-        ] },
-        "trust": { "acme-corp": ["trust/acme-root.pem", "trust/acme-issuing.der"] },
-        "no_sni": "ucs-5-9", "log": "text", "limits": {},
-        "status": { "listen": "127.0.0.1:8444", "token_file": "token", "hosts": ["provost.example.com"] },
-    });
-    let policy = json!({
-        "description": "UC Software 5.9, production", "client_auth": "required", "trust": ["polycom"],
-        "expired_device_certificates": "refuse",
-        "phones": { "00005e00530c": "vvx500 #1", "00:00:5E:00:53:C7": "vvx550 #2" },
-        "denied": ["00005e0053ff"], "aliases": ["old-name"], "shared": ["firmware"],
-        "uploads": { "max_file_bytes": 4_194_304, "max_phone_bytes": 67_108_864, "max_phone_files": 256 },
-    });
+    assert_eq!(provost["properties"].as_object().unwrap().len(), 11);
+    assert_eq!(constituency["properties"].as_object().unwrap().len(), 10);
+    let (documented, policy) = documented();
     check(&provost, &provost, &documented).unwrap();
     check(&constituency, &constituency, &policy).unwrap();
     check(&constituency, &constituency, &json!({})).unwrap();
@@ -269,6 +277,8 @@ fn the_schemas_take_what_is_documented_and_refuse_what_provost_refuses() {
         ("certificate", json!({ "local_ca": { "a": 1 } })),
         ("log", json!("xml")),
         ("limits", json!({ "drain": 1 })),
+        ("plain_http", json!({ "listen": "192.168.1.5:80" })),
+        ("plain_http", json!({ "listen": 80, "networks": [] })),
         ("no_sni", json!("Two.Labels")),
     ] {
         assert!(check(&provost, &provost, &with(&documented, key, value.clone())).is_err(), "{key}: {value}");
@@ -278,6 +288,8 @@ fn the_schemas_take_what_is_documented_and_refuse_what_provost_refuses() {
         ("client_auth", json!("maybe")),
         ("phones", json!("all")),
         ("phones", json!(["00005e00530c"])),
+        ("phones", json!({ "00005e00530c": { "certificate": "7d3a" } })),
+        ("plain_http", json!("yes")),
         ("uploads", json!({ "max_files": 1 })),
         ("uploads", json!({ "max_file_bytes": -1 })),
         ("aliases", json!(["Old Name"])),

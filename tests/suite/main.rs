@@ -41,6 +41,7 @@ mod paths;
 mod phone_commands;
 mod phones;
 mod pins;
+mod plain_http;
 mod policy_commands;
 mod print_dhcp;
 mod print_phone_config;

@@ -48,6 +48,10 @@ fn every_configuration_is_good() {
     for site in sites {
         Config::parse(Path::new("provost.json"), &site).unwrap();
     }
+    let row = README.lines().find(|line| line.starts_with("| `plain_http` | [plain HTTP]")).unwrap();
+    let plain = row.split('`').find(|code| code.starts_with('{')).unwrap();
+    let site = format!(r#"{{ "domain": "a.example", "certificate": {{ "local_ca": {{}} }}, "plain_http": {plain} }}"#);
+    assert_eq!(Config::parse(Path::new("provost.json"), &site).unwrap().plain_http.unwrap().networks.len(), 1);
     for policy in policies {
         Policy::parse(Path::new("constituency.json"), &policy, &["polycom"]).unwrap();
     }

@@ -6,6 +6,7 @@
 
 mod folder;
 mod live;
+mod plain_http;
 
 use std::fmt::Display;
 use std::process::ExitCode;
@@ -78,6 +79,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         findings.push(Finding::new(Level::Error, name, format!("not served: {reason}")));
     }
     check_constituencies(&config, &site, &mut findings);
+    plain_http::check(&config, &site, &mut findings);
     if args.live {
         runtime()?.block_on(live::check(&config, &mut findings));
     }

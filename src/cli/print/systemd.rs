@@ -45,7 +45,8 @@ impl Fit {
     pub(in crate::cli) fn of(program: PathBuf, file: &Path) -> anyhow::Result<Self> {
         let file = std::path::absolute(file)?;
         if file.exists() {
-            let Config { listen, constituencies, state, .. } = Config::read(&file)?;
+            let Config { mut listen, plain_http, constituencies, state, .. } = Config::read(&file)?;
+            listen.extend(plain_http.into_iter().flat_map(|plain| plain.listen));
             return Ok(Self { program, config: file, listen, constituencies, state });
         }
         Ok(Self::usual(program, file))

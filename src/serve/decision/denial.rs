@@ -17,6 +17,8 @@ pub enum Denial {
     Host(BadHost),
     #[error("Host {host:?} is not the constituency of this connection")]
     Misdirected { host: String },
+    #[error("Host {host:?} leads to no constituency with \"plain_http\": true")]
+    NotPlain { host: String },
     #[error("the constituency is gone")]
     Gone,
     #[error("the method {method} is not allowed")]
@@ -87,7 +89,7 @@ impl Denial {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Host(_) | Self::Path(_) | Self::ContentRange(_) | Self::BrokenOff(_) => StatusCode::BAD_REQUEST,
-            Self::Misdirected { .. } | Self::Gone => StatusCode::MISDIRECTED_REQUEST,
+            Self::Misdirected { .. } | Self::NotPlain { .. } | Self::Gone => StatusCode::MISDIRECTED_REQUEST,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoIdentity(_)
             | Self::NoDevice

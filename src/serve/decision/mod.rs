@@ -51,6 +51,8 @@ pub enum HostDenial {
 pub struct Circumstances<'a> {
     /// The connection's constituency as it is now; `None` if it is gone.
     pub constituency: Option<&'a Constituency>,
+    /// Whether the connection has no TLS, so that nobody can prove anything on it.
+    pub is_plain: bool,
     /// Whether the connection was made under the TLS part that is in force now.
     pub tls_is_current: bool,
     /// What the connection's handshake proved, or why nothing of it counts any more.
@@ -92,12 +94,14 @@ pub fn decide(asked: Asked<'_>, now: &Circumstances<'_>) -> Result<Grant, Denial
     match asked.host {
         Ok(()) => {}
         Err(HostDenial::Bad(bad)) => return Err(Denial::Host(bad)),
+        Err(HostDenial::Elsewhere(host)) if now.is_plain => return Err(Denial::NotPlain { host }),
         Err(HostDenial::Elsewhere(host)) => return Err(Denial::Misdirected { host }),
     }
     let constituency = now.constituency.ok_or(Denial::Gone)?;
-    let is_write = check_method(asked.method, constituency)?;
+    let asks_who = !now.is_plain && constituency.policy.tls.client_auth == ClientAuth::Required;
+    let is_write = check_method(asked.method, asks_who)?;
     let path = ServedPath::parse(asked.path)?;
-    let phone = check_phone(constituency, now)?;
+    let phone = if now.is_plain { None } else { check_phone(constituency, now)? };
     check_own_files(path.as_str(), phone)?;
     match phone {
         Some(mac) if is_write => grant_write(path, mac, constituency).map(Grant::Write),
@@ -107,14 +111,12 @@ pub fn decide(asked: Asked<'_>, now: &Circumstances<'_>) -> Result<Grant, Denial
     }
 }
 
-fn check_method(method: &Method, constituency: &Constituency) -> Result<bool, Denial> {
-    let allow = match constituency.policy.tls.client_auth {
-        ClientAuth::Required => "GET, HEAD, PUT",
-        ClientAuth::None => "GET, HEAD",
-    };
+/// Whether it writes, which only those may who are asked who they are.
+fn check_method(method: &Method, asks_who: bool) -> Result<bool, Denial> {
+    let allow = if asks_who { "GET, HEAD, PUT" } else { "GET, HEAD" };
     match *method {
         Method::GET | Method::HEAD => Ok(false),
-        Method::PUT if constituency.policy.tls.client_auth == ClientAuth::Required => Ok(true),
+        Method::PUT if asks_who => Ok(true),
         _ => Err(Denial::Method { method: method.clone(), allow }),
     }
 }

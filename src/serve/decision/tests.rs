@@ -60,6 +60,7 @@ impl Stage {
     fn circumstances(&self) -> Circumstances<'_> {
         Circumstances {
             constituency: Some(&self.constituency),
+            is_plain: false,
             tls_is_current: true,
             device: Some(Ok(&self.device)),
             now: self.now,
@@ -128,6 +129,27 @@ fn without_client_authentication_a_phones_file_is_absent_and_nothing_is_stored()
     assert_eq!(open.status(&Method::GET, "/000000000000.cfg"), 200);
     assert_eq!(open.status(&Method::GET, &format!("/{OWN}.cfg")), 404);
     assert_eq!(open.status(&Method::PUT, &format!("/{OWN}-app.log")), 405);
+}
+
+#[test]
+fn over_plain_http_there_is_what_holds_no_address_and_only_to_read() {
+    for policy in [&format!(r#"{{ "phones": {{ "{OWN}": "" }} }}"#), r#"{ "client_auth": "none" }"#] {
+        let stage = Stage::new(policy);
+        let plain = Circumstances { is_plain: true, device: None, ..stage.circumstances() };
+        let status = |method: &Method, path: &str| {
+            let asked = Asked { host: Ok(()), method, path };
+            decide(asked, &plain).map_or_else(|denial| denial.status().as_u16(), |_| 200)
+        };
+        for path in ["/firmware/sip.ld", "/000000000000.cfg", "/site.cfg"] {
+            assert_eq!((status(&Method::GET, path), status(&Method::HEAD, path)), (200, 200), "{path}");
+            assert_eq!(status(&Method::PUT, path), 405, "{path}");
+        }
+        let own = format!("/{OWN}.cfg");
+        for path in [&own, "/00-00-5e-00-53-0c/site.cfg", "/logs/00005E00530C-app.log", "/.hidden", "/firmware/"] {
+            assert_eq!((status(&Method::GET, path), status(&Method::HEAD, path)), (404, 404), "{path}");
+        }
+        assert_eq!((status(&Method::PUT, &own), status(&Method::GET, "/..")), (405, 400));
+    }
 }
 
 fn segment() -> impl Strategy<Value = String> {

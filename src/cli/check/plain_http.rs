@@ -1,0 +1,26 @@
+//! What `check` finds of plain HTTP: whom it is open to, and whether it has an effect.
+
+use super::{Finding, Level};
+use crate::config::Config;
+use crate::serve::site::Site;
+
+/// Looks at `config` and at the policies of `site`.
+pub(super) fn check(config: &Config, site: &Site, findings: &mut Vec<Finding>) {
+    let file = config.file.as_ref().map_or_else(|| "local mode".to_owned(), |file| file.display().to_string());
+    let open: Vec<_> = site.registry().served().filter(|served| served.policy.plain_http).collect();
+    let Some(plain) = &config.plain_http else {
+        let message = "\"plain_http\": true has no effect; provost.json names no address and no networks for it";
+        findings.extend(open.into_iter().map(|served| Finding::new(Level::Warning, &served.name, message)));
+        return;
+    };
+    for network in plain.public_networks() {
+        let message = format!(
+            "\"plain_http\": {network} is no private network: on the way to it anybody reads along and puts in what he likes"
+        );
+        findings.push(Finding::new(Level::Warning, &file, message));
+    }
+    if open.is_empty() {
+        let message = "\"plain_http\": no constituency has \"plain_http\": true, so nothing is served by it";
+        findings.push(Finding::new(Level::Warning, &file, message));
+    }
+}

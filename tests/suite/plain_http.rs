@@ -1,0 +1,359 @@
+//! Plain HTTP on a trusted LAN: what it serves, to whom, and that it costs nobody else anything.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::symlink;
+use std::process::Command;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::harness::pki::FACTORY;
+use crate::harness::site::{DOMAIN, Running, Site};
+use crate::harness::tool::{Ended, provost, run};
+use crate::harness::{PATIENCE, VVX500, VVX550, eventually, within_a_second};
+
+/// A site that speaks plain HTTP to 127.0.0.0/24, for `ote`, and not for `other`, which has the same files.
+fn site() -> Site {
+    let mut site = Site::new();
+    site.config["plain_http"] = json!({ "listen": "127.0.0.1:0", "networks": ["127.0.0.0/24"] });
+    for (name, is_open) in [("ote", true), ("other", false)] {
+        site.constituency(name, &policy(is_open));
+        site.file(&format!("{name}/site.cfg"), "<site/>");
+    }
+    site
+}
+
+fn policy(is_open: bool) -> Value {
+    json!({ "trust": ["factory"], "phones": { VVX500: "" }, "plain_http": is_open })
+}
+
+fn start(site: &Site) -> Running {
+    Running::start(site.command(), 2)
+}
+
+/// Where the server speaks plain HTTP.
+fn plain(server: &Running) -> SocketAddr {
+    server.addresses[1]
+}
+
+/// curl, which asks `name` for `path`.
+fn curl(server: &Running, name: &str, path: &str, arguments: &[&str]) -> Ended {
+    let (host, port) = (format!("{name}.{DOMAIN}"), plain(server).port());
+    let mut command = Command::new("curl");
+    command.args(["-sS", "--path-as-is", "--resolve", &format!("{host}:{port}:127.0.0.1")]);
+    run(command.arg(format!("http://{host}:{port}{path}")).args(arguments))
+}
+
+fn status(server: &Running, path: &str, arguments: &[&str]) -> u16 {
+    let ended = curl(server, "ote", path, &[&["-o", "/dev/null", "-w", "%{http_code}"], arguments].concat());
+    ended.stdout.parse().unwrap_or_else(|_| panic!("{path}: {ended:?}"))
+}
+
+/// A connection of its own on which a test says what it likes.
+struct Raw(TcpStream);
+
+impl Raw {
+    fn connect(server: &Running) -> Self {
+        let stream = TcpStream::connect_timeout(&plain(server), PATIENCE).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self(stream)
+    }
+
+    /// Asks for `path` with these whole header lines; gives the status, and the rest of the head.
+    fn ask(&mut self, path: &str, headers: &str) -> (u16, String) {
+        self.0.write_all(format!("GET {path} HTTP/1.1\r\n{headers}\r\n").as_bytes()).unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            self.0.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8(head).unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let length = head
+            .lines()
+            .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ").map(|it| it.parse().unwrap()));
+        self.0.read_exact(&mut vec![0; length.unwrap_or(0)]).unwrap();
+        (status, head)
+    }
+
+    fn status(&mut self, host: &str) -> u16 {
+        self.ask("/site.cfg", &format!("Host: {host}\r\n")).0
+    }
+
+    /// Whether the server closes it before patience ends.
+    fn is_closed(&mut self) -> bool {
+        let ended = self.0.read_to_end(&mut Vec::new());
+        ended.map_or_else(|error| error.kind() == std::io::ErrorKind::ConnectionReset, |_| true)
+    }
+}
+
+fn host(name: &str) -> String {
+    format!("{name}.{DOMAIN}")
+}
+
+#[test]
+fn what_holds_no_mac_address_is_read_and_nothing_else() {
+    let site = site();
+    let firmware: Vec<u8> = (0..3_000_000_u32).map(|number| number.to_le_bytes()[1]).collect();
+    site.file("ote/firmware/sip.ld", &firmware);
+    site.file(&format!("ote/{VVX500}.cfg"), "secret");
+    site.file("ote/logs/00-00-5E-00-53-0C/a.cfg", "secret");
+    site.file("ote/.hidden", "secret");
+    symlink(format!("{VVX500}.cfg"), site.served("ote/kitchen.cfg")).unwrap();
+    let server = start(&site);
+    assert_eq!(curl(&server, "ote", "/site.cfg", &[]).stdout, "<site/>");
+    let fetched = site.path("fetched");
+    assert_eq!(curl(&server, "ote", "/firmware/sip.ld", &["-o", fetched.to_str().unwrap()]).code, 0);
+    assert_eq!(std::fs::read(&fetched).unwrap(), firmware);
+    assert_eq!(curl(&server, "ote", "/site.cfg", &["-r", "1-4"]).stdout, "site");
+    let head = curl(&server, "ote", "/site.cfg", &["-I"]).stdout;
+    assert!(head.starts_with("HTTP/1.1 200") && head.to_lowercase().contains("content-length: 7\r\n"), "{head}");
+
+    let upper = format!("/{}.cfg", VVX500.to_uppercase());
+    let (own, others) = (format!("/{VVX500}.cfg"), format!("/{VVX550}.cfg"));
+    let absent = [
+        &own,
+        &upper,
+        &others,
+        "/logs/00-00-5E-00-53-0C/a.cfg",
+        "/.hidden",
+        "/constituency.json",
+        "/kitchen.cfg",
+        "/firmware/",
+        "/absent",
+    ];
+    for path in absent {
+        assert_eq!((status(&server, path, &[]), status(&server, path, &["-I"])), (404, 404), "{path}");
+    }
+    assert_eq!(status(&server, "/..%2fother/site.cfg", &[]), 400);
+    let upload = site.file("upload", "log");
+    let log = format!("/{VVX500}-app.log");
+    for arguments in [["-T", upload.to_str().unwrap()], ["-X", "DELETE"], ["-d", "x"]] {
+        for path in ["/site.cfg", "/..", log.as_str()] {
+            assert_eq!(status(&server, path, &arguments), 405, "{path} {arguments:?}");
+        }
+    }
+    let allow = curl(&server, "ote", "/site.cfg", &["-X", "DELETE", "-i"]).stdout.to_lowercase();
+    assert!(allow.contains("allow: get, head\r\n"), "{allow}");
+
+    let line = server.access("a phone's file", |line| line["path"] == own && line["method"] == "GET");
+    assert_eq!(
+        (&line["constituency"], &line["tls"], &line["mac"], &line["status"]),
+        (&json!("ote"), &Value::Null, &Value::Null, &json!(404))
+    );
+    assert!(!site.path("state/uploads/ote").exists());
+    // The same phone over TLS has its own file, and is the only one that the ledger knows of.
+    assert_eq!(server.client("ote", &FACTORY.device(VVX500)).get(&own).unwrap().text(), "secret");
+    let seen = eventually("the phone in the ledger", || {
+        let listed = provost(&site.path("."), &["phones", "--json"]).stdout;
+        let seen: Vec<Value> = listed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        Some(seen.into_iter().filter(|line: &Value| line["requests"].is_u64()).collect::<Vec<_>>())
+            .filter(|seen| !seen.is_empty())
+    });
+    assert_eq!((seen.len(), &seen[0]["requests"]), (1, &json!(1)));
+}
+
+#[test]
+fn without_client_authentication_it_is_the_same() {
+    let site = site();
+    site.constituency("ote", &json!({ "client_auth": "none", "plain_http": true }));
+    site.file(&format!("ote/{VVX500}.cfg"), "secret");
+    let server = start(&site);
+    assert_eq!((status(&server, "/site.cfg", &[]), status(&server, &format!("/{VVX500}.cfg"), &[])), (200, 404));
+    assert_eq!(status(&server, "/site.cfg", &["-X", "PUT"]), 405);
+}
+
+#[test]
+fn host_says_each_time_which_constituency_is_asked() {
+    let mut site = site();
+    site.constituency("third", &json!({ "client_auth": "none", "plain_http": true, "aliases": ["drei"] }));
+    site.file("third/site.cfg", "<third-site/>");
+    site.constituency("broken", &json!({ "trust": ["factory"], "plain_http": true }));
+    site.config["trust"]["acme"] = json!(["absent.pem"]);
+    site.constituency("broken", &json!({ "trust": ["acme"], "plain_http": true }));
+    site.file("broken/site.cfg", "<broken/>");
+    let server = start(&site);
+    let mut one = Raw::connect(&server);
+    for (name, length) in [("ote", 7), ("third", 13), ("drei", 13), ("OTE", 7)] {
+        let (status, head) = one.ask("/site.cfg", &format!("Host: {}:80\r\n", host(name)));
+        assert!(
+            status == 200 && head.to_lowercase().contains(&format!("content-length: {length}\r\n")),
+            "{name}: {head}"
+        );
+    }
+    // Not there, not open, not usable, too deep: not told apart.
+    let strip = |head: String| {
+        head.lines().filter(|line| !line.to_lowercase().starts_with("date")).collect::<Vec<_>>().join("\n")
+    };
+    let mut answers = Vec::new();
+    for name in [&host("nobody"), &host("other"), &host("broken"), DOMAIN, &host("a.ote"), "127.0.0.1", "[::1]"] {
+        let mut raw = Raw::connect(&server);
+        let (status, head) = raw.ask("/site.cfg", &format!("Host: {name}\r\n"));
+        assert_eq!((status, raw.is_closed()), (421, true), "{name}");
+        answers.push(strip(head));
+    }
+    assert_eq!(answers.len(), 7);
+    assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
+    let line = server.reason("leads to no constituency with \"plain_http\": true");
+    assert_eq!((&line["constituency"], &line["status"]), (&Value::Null, &json!(421)));
+    let ote = host("ote");
+    for headers in [String::new(), format!("Host: {ote}\r\nHost: {ote}\r\n"), "Host: a b\r\n".to_owned()] {
+        let mut raw = Raw::connect(&server);
+        assert_eq!((raw.ask("/site.cfg", &headers).0, raw.is_closed()), (400, true), "{headers:?}");
+    }
+}
+
+#[test]
+fn an_address_as_host_is_for_the_constituency_of_those_without_sni_if_that_is_open() {
+    for (no_sni, expected) in [("ote", 200), ("other", 421), ("nobody", 421)] {
+        let mut site = site();
+        site.config["no_sni"] = no_sni.into();
+        let server = start(&site);
+        eventually("the constituencies", || (Raw::connect(&server).status(&host("ote")) == 200).then_some(()));
+        assert_eq!(Raw::connect(&server).status("127.0.0.1"), expected, "{no_sni}");
+        assert_eq!(Raw::connect(&server).status("192.0.2.1:80"), expected, "{no_sni}");
+        assert_eq!(Raw::connect(&server).status(&host("other")), 421, "{no_sni}");
+    }
+}
+
+#[test]
+fn from_elsewhere_nothing_is_even_read() {
+    let mut site = site();
+    site.config["plain_http"]["listen"] = json!(["127.0.0.1:0", "[::1]:0"]);
+    let server = Running::start(site.command(), 3);
+    let inside = curl(&server, "ote", "/site.cfg", &["--interface", "127.0.0.77"]);
+    assert_eq!(inside.stdout, "<site/>");
+    let outside = curl(&server, "ote", "/site.cfg", &["--interface", "127.0.1.1"]);
+    assert!(outside.code != 0 && outside.stdout.is_empty(), "{outside:?}");
+    let line = server.reason("outside of the networks for plain HTTP");
+    assert!(line["address"].as_str().unwrap().starts_with("127.0.1.1:"), "{line}");
+    assert_eq!((&line["method"], &line["status"]), (&Value::Null, &Value::Null));
+    // Closed before a word was said.
+    let mut silent = TcpStream::connect_timeout(&server.addresses[2], PATIENCE).unwrap();
+    silent.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(silent.read(&mut [0; 16]).unwrap_or(0), 0);
+    server
+        .access("the IPv6 peer", |line| line["address"].as_str().is_some_and(|address| address.starts_with("[::1]:")));
+    // Nobody is kept from TLS by that.
+    assert_eq!(server.client("ote", &FACTORY.device(VVX500)).get("/site.cfg").unwrap().status, 200);
+}
+
+#[test]
+fn a_change_of_the_policy_counts_at_the_next_request_of_open_connections() {
+    let site = site();
+    let server = start(&site);
+    let (mut ote, mut phone) =
+        (Raw::connect(&server), server.client("ote", &FACTORY.device(VVX500)).connect().unwrap());
+    assert_eq!((ote.status(&host("ote")), phone.get("/site.cfg").unwrap().status), (200, 200));
+    site.constituency("other", &policy(true));
+    within_a_second("the opening", || (Raw::connect(&server).status(&host("other")) == 200).then_some(()));
+    assert_eq!((ote.status(&host("other")), ote.status(&host("ote"))), (200, 200));
+    site.constituency("ote", &policy(false));
+    within_a_second("the closing", || (Raw::connect(&server).status(&host("ote")) == 421).then_some(()));
+    assert_eq!((ote.status(&host("ote")), ote.is_closed()), (421, true));
+    assert_eq!(phone.get("/site.cfg").unwrap().status, 200, "over TLS nothing has happened");
+    std::fs::remove_dir_all(site.served("other")).unwrap();
+    within_a_second("its end", || (Raw::connect(&server).status(&host("other")) == 421).then_some(()));
+}
+
+#[test]
+fn strangers_of_the_lan_take_no_places_of_proven_phones_and_are_not_waited_for() {
+    let mut site = site();
+    site.config["limits"] = json!({ "anonymous_connections": 2, "connections_per_phone": 1, "header_s": 1, "idle_s": 2, "free_space_bytes": 0 });
+    let server = start(&site);
+    let phone = server.client("ote", &FACTORY.device(VVX500));
+    let (mut first, mut second) = (Raw::connect(&server), Raw::connect(&server));
+    assert_eq!((first.status(&host("ote")), second.status(&host("ote"))), (200, 200));
+    assert!(Raw::connect(&server).is_closed());
+    server.reason("all 2 places for anonymous connections are taken");
+    let mut connection = phone.connect().unwrap();
+    assert_eq!(connection.get("/site.cfg").unwrap().status, 200);
+    assert!(phone.get("/site.cfg").is_err(), "its one place is taken, and is a phone's");
+    // A header that does not end, and a silence: each has its time.
+    first.0.write_all(b"GET /site.cfg HTTP/1.1\r\nHost: ").unwrap();
+    assert!(first.is_closed() && second.is_closed());
+    server.access("the slow one", |line| {
+        line["tls"].is_null()
+            && line["reason"].as_str().is_some_and(|reason| reason == "the request's header took too long")
+    });
+    eventually("free places", || (Raw::connect(&server).status(&host("ote")) == 200).then_some(()));
+}
+
+#[test]
+fn a_peer_that_was_at_rest_speaks_again_and_a_stop_ends_it() {
+    let site = site();
+    let mut command = site.command();
+    command.env("PROVOST_LOG", "info,provost=trace");
+    let server = Running::start(command, 2);
+    let rests = || server.stderr().iter().filter(|line| line.contains("at rest")).count();
+    let mut peer = Raw::connect(&server);
+    let long = format!("Host: {}\r\nX-Padding: {}\r\n", host("ote"), "x".repeat(3000));
+    for times in 1..=3 {
+        assert_eq!(peer.ask("/site.cfg", &long).0, 200);
+        eventually("a rest", || (rests() >= times).then_some(()));
+    }
+    server.signal(Signal::TERM);
+    assert!(peer.is_closed());
+    assert!(server.wait().success());
+}
+
+#[test]
+fn one_side_does_not_speak_as_the_other() {
+    let site = site();
+    let server = start(&site);
+    let hello = server.client("ote", &FACTORY.device(VVX500)).hello();
+    let mut raw = Raw::connect(&server);
+    raw.0.write_all(&hello).unwrap();
+    let mut answer = Vec::new();
+    let _ = raw.0.read_to_end(&mut answer);
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 400"), "{}", String::from_utf8_lossy(&answer));
+    server.access("a ClientHello as a request", |line| line["status"] == 400 && line["tls"].is_null());
+    let mut tls = TcpStream::connect_timeout(&server.address(), PATIENCE).unwrap();
+    tls.set_read_timeout(Some(PATIENCE)).unwrap();
+    tls.write_all(format!("GET /site.cfg HTTP/1.1\r\nHost: {}\r\n\r\n", host("ote")).as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    let _ = tls.read_to_end(&mut answer);
+    assert!(!answer.windows(4).any(|window| window == b"HTTP" || window == b"site"), "{answer:?}");
+}
+
+#[test]
+fn check_says_whom_it_is_open_to_and_whether_it_has_an_effect() {
+    let mut site = site();
+    let checked = |site: &Site| {
+        site.write_config();
+        provost(&site.path("."), &["check"])
+    };
+    let quiet = checked(&site);
+    assert!(quiet.code == 0 && !quiet.stdout.contains("plain_http"), "{}", quiet.stdout);
+    site.config["plain_http"]["networks"] = json!(["10.0.0.0/8", "198.51.100.0/24"]);
+    let public = checked(&site);
+    assert!(public.code == 0 && public.stdout.contains("198.51.100.0/24 is no private network"), "{}", public.stdout);
+    assert!(!public.stdout.contains("10.0.0.0/8"), "{}", public.stdout);
+    site.constituency("ote", &policy(false));
+    assert!(checked(&site).stdout.contains("no constituency has \"plain_http\": true"));
+    site.constituency("ote", &policy(true));
+    site.config.as_object_mut().unwrap().remove("plain_http");
+    assert!(checked(&site).stdout.contains("warning: ote: \"plain_http\": true has no effect"));
+    let lan = json!(["10.0.0.0/8"]);
+    site.config["listen"] = json!(["127.0.0.1:4433"]);
+    let mistakes = [
+        (json!({ "listen": "127.0.0.1:0", "networks": ["::/0"] }), "\"plain_http\": ::/0 is the whole internet"),
+        (json!({ "listen": "127.0.0.1:0", "networks": [] }), "\"plain_http\": names no networks"),
+        (json!({ "listen": "127.0.0.1:0" }), "missing field `networks`"),
+        (json!({ "listen": ["127.0.0.1:80", "10.0.0.1"], "networks": lan }), "\"10.0.0.1\" is no address with a port"),
+        (json!({ "listen": 80, "networks": lan }), "an address with a port, or a list of them"),
+        (
+            json!({ "listen": ["127.0.0.1:80", "127.0.0.1:4433"], "networks": lan }),
+            "127.0.0.1:4433 is listened on already",
+        ),
+        (json!({ "listn": "127.0.0.1:80", "networks": lan }), "did you mean \"listen\"?"),
+    ];
+    for (mistake, said) in mistakes {
+        site.config["plain_http"] = mistake;
+        let ended = checked(&site);
+        assert_eq!((ended.code, ended.stdout.as_str()), (2, ""));
+        assert!(ended.stderr.contains(said) && ended.stderr.contains("provost.json:"), "{said}: {}", ended.stderr);
+    }
+}
