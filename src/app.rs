@@ -22,6 +22,7 @@ use crate::constituency::Registry;
 use crate::constituency::scan::Scanner;
 use crate::constituency::watch::{Waker, follow};
 use crate::ledger::{self, Keeper, Ledger};
+use crate::metrics::Metrics;
 use crate::renew::Renewer;
 use crate::serve::Server;
 use crate::serve::access::{AccessLog, LogFormat, Writer};
@@ -197,12 +198,14 @@ impl App {
         passed.check_all_taken()?;
         let (ledger, keeper) = Ledger::start(&state.folder(ledger::FOLDER)?)?;
         let health = ledger.health();
-        let (access, writer) = AccessLog::start(log, output, Sightings(ledger))?;
+        let metrics = Arc::new(Metrics::default());
+        let (access, writer) = AccessLog::start(log, output, Sightings::new(ledger, Arc::clone(&metrics)))?;
         let server = Arc::new(Server {
             site: ArcSwap::from_pointee(Site::new(config.domain.clone(), config.no_sni.clone())),
             certificates,
             uploads: Arc::new(uploads),
             access,
+            handshakes: Arc::clone(&metrics.handshakes),
             admission: Arc::new(Admission::new(config.limits.clone(), room)),
             limits: config.limits.clone(),
         });
@@ -213,7 +216,7 @@ impl App {
         let publishing = Arc::clone(&publisher);
         let waker = follow(scanner, first, move |before, after| publishing.publish_registry(before, after))?;
         let status = operators.map(|opened| {
-            let sources = Sources::new(&server, boards, health, &config, state.path(), &listeners.tls);
+            let sources = Sources::new(&server, (boards, health, metrics), &config, state.path(), &listeners.tls);
             (opened, Arc::new(sources) as Arc<dyn Knowledge>)
         });
         Ok(Self { config, server, publisher, listeners, signals, source, waker, writer, keeper, status, _lock: lock })

@@ -21,7 +21,7 @@
 //! - *TLS part*: the part of a policy that a handshake depends on; a change of it ends what was before.
 //!
 //! # The modules, in reading order
-//! Nouns know things: [`constituency`], [`trust`], [`certificate`], [`ca`], [`dns`], [`ledger`], [`state`], [`settings`],
+//! Nouns know things: [`constituency`], [`trust`], [`certificate`], [`ca`], [`dns`], [`ledger`], [`metrics`], [`state`], [`settings`],
 //! [`files`], [`clock`].
 //! Verbs do things: [`serve`], [`renew`], [`phone`], [`status`]. [`config`] gathers their settings, [`app`] wires them, [`cli`] is the commands.
 //! Imports point from the later to the earlier; a test holds them to it.
@@ -36,6 +36,7 @@ pub mod constituency;
 pub mod dns;
 pub mod files;
 pub mod ledger;
+pub mod metrics;
 pub mod phone;
 pub mod renew;
 pub mod serve;

@@ -7,30 +7,28 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
-use rustls::SignatureAlgorithm;
 use tokio::net::TcpListener;
 
+mod certificates;
+mod facts;
+mod phones;
+
 use super::status::Boards;
-use crate::ca::KeyKind;
-use crate::certificate::{LiveCertificates, ServerCertificate};
+use crate::certificate::LiveCertificates;
 use crate::clock;
 use crate::config::{CertificateSource, Config};
 use crate::constituency::edit::Change;
 use crate::constituency::edit_file::{Changed, change};
-use crate::constituency::{ClientAuth, Constituency, ConstituencyName, MacAddress, Phones, Severity, Standing};
-use crate::ledger::roster::{Known, together};
-use crate::ledger::{Claim, Event, Health, Reader, Request};
-use crate::renew::CertificateStatus;
+use crate::constituency::{ClientAuth, Constituency, ConstituencyName, MacAddress, Phones, Severity};
+use crate::ledger::roster::together;
+use crate::ledger::{Health, Reader, STEP_S};
+use crate::metrics::{Exposition, Metrics};
 use crate::serve::Server;
 use crate::serve::site::Site;
-use crate::status::picture::{self, Counts, Overview, Phone, PhoneRequest, PhoneState, Unproven};
+use crate::status::picture::{self, Overview, Phone, PhoneRequest, PhoneState};
 use crate::status::{Knowledge, Picture, Wanted};
-
-const DAY: i64 = 86_400;
-/// How long a phone may be silent.
-const SILENT_AFTER: i64 = 2 * DAY;
-/// How many phones that wait, and how many certificates that prove nothing, are shown at once.
-const SHOWN: usize = 100;
+use certificates::{presented, renewed, why_not_ready};
+use phones::is_seen_lately;
 
 /// What the picture is gathered from.
 #[derive(Debug)]
@@ -40,6 +38,7 @@ pub(super) struct Sources {
     certificates: Arc<LiveCertificates>,
     boards: Boards,
     health: Arc<Health>,
+    metrics: Arc<Metrics>,
     config: Config,
     state: PathBuf,
     addresses: Vec<SocketAddr>,
@@ -50,6 +49,7 @@ impl Knowledge for Sources {
     fn mark(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         self.health.generation().hash(&mut hasher);
+        self.metrics.observed().hash(&mut hasher);
         if let Some(server) = self.server.upgrade() {
             Arc::as_ptr(&server.site.load_full()).hash(&mut hasher);
         }
@@ -72,7 +72,10 @@ impl Knowledge for Sources {
         let server = self.server.upgrade();
         let site = server.as_ref().map(|server| server.site.load_full());
         let roster = site.as_ref().map(|site| together(site.registry(), seen)).unwrap_or_default();
-        let phones: Vec<Phone> = roster.into_iter().map(|(key, known)| phone(key, known, now)).collect();
+        let faults = site.iter().flat_map(|site| site.registry().faults());
+        let broken = faults.filter(|fault| fault.severity == Severity::Error);
+        troubles.extend(broken.map(|fault| format!("{}: {}", fault.subject, fault.message)));
+        let phones: Vec<Phone> = roster.into_iter().map(|(key, known)| phones::phone(key, known, now)).collect();
         let overview = Overview {
             now,
             version: env!("CARGO_PKG_VERSION"),
@@ -81,10 +84,10 @@ impl Knowledge for Sources {
             not_ready: self.not_ready(),
             certificates: self.certificates(),
             constituencies: site.as_ref().map(|site| self.constituencies(site, &phones, now)).unwrap_or_default(),
-            counts: counts(&phones, now),
-            waiting: waiting(&phones),
-            unproven: unproven(claims),
-            activity: picture::Activity::default(),
+            counts: phones::counts(&phones, now),
+            waiting: phones::waiting(&phones),
+            unproven: phones::unproven(claims),
+            activity: self.activity(now),
             troubles,
         };
         Picture { overview, phones }
@@ -93,11 +96,21 @@ impl Knowledge for Sources {
     fn requests(&self, constituency: &ConstituencyName, mac: MacAddress) -> Result<Vec<PhoneRequest>, String> {
         let Some(ledger) = Reader::open(&self.state).map_err(|error| error.to_string())? else { return Ok(Vec::new()) };
         let requests = ledger.requests(mac).map_err(|error| error.to_string())?;
-        Ok(requests.into_iter().rev().filter(|it| it.constituency == *constituency).map(request).collect())
+        Ok(requests.into_iter().rev().filter(|it| it.constituency == *constituency).map(phones::request).collect())
     }
 
     fn not_ready(&self) -> Option<String> {
-        None
+        let now = clock::unix_seconds(clock::now());
+        let server = self.server.upgrade().map(|server| server.site.load_full());
+        match server {
+            Some(site) => why_not_ready(&self.certificates(), &site, now),
+            None => Some("provost is being stopped".to_owned()),
+        }
+    }
+
+    fn metrics(&self, picture: &Picture, exposition: Exposition) -> String {
+        // Writing to a String does not fail.
+        self.metrics.text(&self.facts(picture), exposition).unwrap_or_default()
     }
 
     fn change(&self, wanted: &Wanted) -> Result<bool, String> {
@@ -120,8 +133,7 @@ impl Sources {
     /// What `server` is, from now on.
     pub(super) fn new(
         server: &Arc<Server>,
-        boards: Boards,
-        health: Arc<Health>,
+        (boards, health, metrics): (Boards, Arc<Health>, Arc<Metrics>),
         config: &Config,
         state: &Path,
         listeners: &[TcpListener],
@@ -131,6 +143,7 @@ impl Sources {
             certificates: Arc::clone(&server.certificates),
             boards,
             health,
+            metrics,
             config: config.clone(),
             state: state.to_owned(),
             addresses: listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect(),
@@ -140,17 +153,35 @@ impl Sources {
 
     /// What has been wrong lately.
     fn troubles(&self) -> Vec<String> {
-        let mut troubles = Vec::new();
-        if let Some(failure) = self.health.failure() {
-            troubles.push(failure);
-        }
+        let mut troubles = Vec::from_iter(self.health.failure());
         match self.health.dropped() {
             0 => {}
-            dropped => {
-                troubles.push(format!("{dropped} sightings of phones are missing in the ledger: there were too many"));
-            }
+            dropped => troubles.push(format!(
+                "{dropped} sightings of phones are missing in the ledger since the start: there were too many at once"
+            )),
+        }
+        match self.server.upgrade().map_or(0, |server| server.access.lost()) {
+            0 => {}
+            lost => troubles.push(format!(
+                "{lost} lines of the access log were lost since the start: standard output is not read fast enough"
+            )),
+        }
+        for certificate in self.certificates().into_iter().filter(|certificate| certificate.needs_human) {
+            let error = certificate.last_error.unwrap_or_default();
+            troubles.push(format!("the {} certificate needs somebody to change something: {error}", certificate.key));
         }
         troubles
+    }
+
+    fn activity(&self, now: i64) -> picture::Activity {
+        let (since, steps) = self.health.activity(now);
+        picture::Activity {
+            step_s: STEP_S,
+            since,
+            served: steps.iter().map(|step| step.served).collect(),
+            refused: steps.iter().map(|step| step.refused).collect(),
+            handshakes: steps.iter().map(|step| step.handshakes).collect(),
+        }
     }
 
     fn certificates(&self) -> Vec<picture::Certificate> {
@@ -233,147 +264,4 @@ fn not_served(name: &str) -> picture::Constituency {
         refused: 0,
         not_allowable: Some("it is not served".to_owned()),
     }
-}
-
-fn renewed(status: CertificateStatus) -> picture::Certificate {
-    let held = status.held.as_ref();
-    picture::Certificate {
-        key: match status.key {
-            KeyKind::Rsa2048 => "RSA",
-            KeyKind::EcdsaP256 => "ECDSA",
-        }
-        .to_owned(),
-        names: held.map(|held| held.names.clone()).unwrap_or_default(),
-        issuer: held.and_then(|held| held.issuers.first().cloned()),
-        not_before: held.map(|held| held.not_before),
-        not_after: held.map(|held| held.not_after),
-        source: "acme",
-        next_attempt: Some(status.next_attempt),
-        step: status.step,
-        last_error: status.last_error,
-        needs_human: status.needs_human,
-    }
-}
-
-fn presented(certificate: &ServerCertificate, source: &'static str) -> picture::Certificate {
-    let is_rsa = certificate.algorithm() == SignatureAlgorithm::RSA;
-    picture::Certificate {
-        key: if is_rsa { "RSA" } else { "ECDSA" }.to_owned(),
-        names: certificate.names.clone(),
-        issuer: certificate.issuer(),
-        not_before: Some(certificate.not_before),
-        not_after: Some(certificate.not_after),
-        source,
-        next_attempt: None,
-        step: None,
-        last_error: None,
-        needs_human: false,
-    }
-}
-
-fn phone((constituency, mac): (ConstituencyName, MacAddress), known: Known, now: i64) -> Phone {
-    let state = state(&known, now);
-    let Known { note, seen, .. } = known;
-    let mut phone = Phone {
-        constituency,
-        mac,
-        state,
-        note,
-        first_seen: None,
-        last_seen: None,
-        address: None,
-        model: None,
-        firmware: None,
-        tls: None,
-        certificate_not_after: None,
-        configuration: None,
-        upload: None,
-        refusal: None,
-        requests: 0,
-        refusals: 0,
-    };
-    if let Some(seen) = seen {
-        let event = |event: Event| (event.what, seconds(event.at));
-        phone.first_seen = Some(seconds(seen.first_seen));
-        phone.last_seen = Some(seconds(seen.last_seen));
-        phone.address = Some(seen.address);
-        phone.model = seen.model;
-        phone.firmware = seen.firmware;
-        phone.tls = seen.tls.map(|(version, suite)| format!("{version}/{suite}"));
-        phone.certificate_not_after = Some(seen.certificate_not_after);
-        phone.configuration = seen.configuration.map(event);
-        phone.upload = seen.upload.map(event);
-        phone.refusal = seen.refusal.map(event);
-        phone.requests = seen.requests;
-        phone.refusals = seen.refusals;
-    }
-    phone
-}
-
-fn state(known: &Known, now: i64) -> PhoneState {
-    match (known.standing, &known.seen) {
-        (None, _) => PhoneState::Gone,
-        (Some(Standing::Denied), _) => PhoneState::Denied,
-        (Some(Standing::Unknown), _) => PhoneState::Waiting,
-        (Some(Standing::Known), None) => PhoneState::Never,
-        (Some(Standing::Known), Some(_)) if known.is_refused() => PhoneState::Refused,
-        (Some(Standing::Known), Some(seen)) if now - seconds(seen.last_seen) >= SILENT_AFTER => PhoneState::Silent,
-        (Some(Standing::Known), Some(_)) => PhoneState::Well,
-    }
-}
-
-fn is_seen_lately(phone: &Phone, now: i64) -> bool {
-    phone.last_seen.is_some_and(|seen| now - seen < DAY)
-}
-
-fn counts(phones: &[Phone], now: i64) -> Counts {
-    use PhoneState as State;
-    let count = |is_one: &dyn Fn(&Phone) -> bool| phones.iter().filter(|phone| is_one(phone)).count();
-    Counts {
-        known: count(&|it| matches!(it.state, State::Well | State::Silent | State::Never | State::Refused)),
-        well: count(&|it| it.state == State::Well && is_seen_lately(it, now)),
-        silent: count(&|it| matches!(it.state, State::Silent | State::Never)),
-        refused: count(&|it| matches!(it.state, State::Refused | State::Waiting)),
-    }
-}
-
-fn waiting(phones: &[Phone]) -> Vec<Phone> {
-    let mut waiting: Vec<&Phone> =
-        phones.iter().filter(|it| it.state == PhoneState::Waiting && it.refusal.is_some()).collect();
-    waiting.sort_by_key(|phone| std::cmp::Reverse(phone.last_seen));
-    waiting.into_iter().take(SHOWN).cloned().collect()
-}
-
-fn unproven(mut claims: Vec<Claim>) -> Vec<Unproven> {
-    claims.sort_by_key(|claim| std::cmp::Reverse(claim.last_seen));
-    let unproven = claims.into_iter().take(SHOWN).map(|claim| Unproven {
-        constituency: claim.constituency,
-        mac: claim.mac,
-        certificate_sha256: claim.fingerprint.iter().map(|byte| format!("{byte:02x}")).collect(),
-        address: claim.address,
-        first_seen: seconds(claim.first_seen),
-        last_seen: seconds(claim.last_seen),
-        count: claim.count,
-        reason: claim.refusal.unwrap_or_default(),
-    });
-    unproven.collect()
-}
-
-fn request(request: Request) -> PhoneRequest {
-    let (method, target) = request.asked.unzip();
-    PhoneRequest {
-        time_ms: request.time,
-        address: request.address,
-        method,
-        target,
-        status: request.status,
-        bytes: request.bytes,
-        duration_ms: request.duration.as_secs_f64() * 1000.0,
-        reason: request.reason,
-    }
-}
-
-/// The ledger's milliseconds.
-fn seconds(milliseconds: i64) -> i64 {
-    milliseconds.div_euclid(1000)
 }

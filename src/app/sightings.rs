@@ -1,24 +1,69 @@
-//! What the access log tells, as the ledger knows it: serving knows no database, and the ledger no connections.
+//! What the access log tells, as it is counted and as the ledger knows it: serving knows no database, and the ledger no
+//! connections.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use hyper::StatusCode;
 
-use crate::ledger::{Ledger, Proof, Sighting};
+use crate::clock;
+use crate::ledger::{Counts, Ledger, Proof, Sighting, is_refusal};
+use crate::metrics::{Metrics, Observed};
 use crate::serve::access::{AccessRecord, Observer, TlsFacts};
 use crate::serve::household;
 
-/// Notes in the ledger what the access log tells of phones.
-pub(super) struct Sightings(pub(super) Ledger);
+/// Counts what the access log tells, and notes in the ledger what it tells of phones.
+pub(super) struct Sightings {
+    ledger: Ledger,
+    metrics: Arc<Metrics>,
+    /// How many of the finished handshakes are in the ledger.
+    handshakes: AtomicU64,
+}
+
+impl Sightings {
+    /// Nothing was seen yet.
+    pub(super) fn new(ledger: Ledger, metrics: Arc<Metrics>) -> Self {
+        Self { ledger, metrics, handshakes: AtomicU64::default() }
+    }
+
+    fn count(&self, record: &AccessRecord) {
+        let status = status(record);
+        let is_refused = is_refusal(status, record.request.is_some());
+        self.metrics.observe(Observed {
+            constituency: record.constituency.as_ref(),
+            method: record.request.as_ref().map(|(method, _)| method),
+            status: record.status,
+            refusal: record.kind.filter(|_| is_refused),
+            bytes: record.bytes,
+        });
+        let finished = self.metrics.handshakes.finished();
+        let new = finished.saturating_sub(self.handshakes.swap(finished, Ordering::Relaxed));
+        let is_handshake = status.is_none() && record.request.is_none();
+        let counts = Counts {
+            served: u64::from(status.is_some() && !is_refused),
+            refused: u64::from(is_refused),
+            handshakes: new + u64::from(is_handshake),
+        };
+        self.ledger.count(clock::unix_seconds(record.time), counts);
+    }
+}
 
 impl Observer for Sightings {
     fn saw(&self, record: Box<AccessRecord>) {
+        self.count(&record);
         if let Some(sighting) = sighting(*record) {
-            self.0.note(sighting);
+            self.ledger.note(sighting);
         }
     }
 }
 
+fn status(record: &AccessRecord) -> Option<StatusCode> {
+    record.status.and_then(|status| StatusCode::from_u16(status).ok())
+}
+
 /// What a record says of a phone; `None` if it is about nobody, or asked nobody.
 fn sighting(record: AccessRecord) -> Option<Sighting> {
+    let status = status(&record);
     let (mac, proof) = match (record.mac, record.certificate_not_after, record.claim) {
         (Some(mac), Some(not_after), _) => (mac, Proof::Certificate { not_after }),
         (_, _, Some(claim)) => (claim.mac, Proof::Claimed { fingerprint: claim.fingerprint.bytes() }),
@@ -32,7 +77,7 @@ fn sighting(record: AccessRecord) -> Option<Sighting> {
         mac,
         proof,
         request: record.request,
-        status: record.status.and_then(|status| StatusCode::from_u16(status).ok()),
+        status,
         bytes: record.bytes,
         duration: record.duration,
         user_agent: record.user_agent,

@@ -162,7 +162,7 @@ fn print(phones: &[(&(ConstituencyName, MacAddress), &Known)], now: i64) {
             [
                 name.to_string(),
                 mac.to_string(),
-                known.standing().to_owned(),
+                if known.pin.is_some() { format!("{}, pinned", known.standing()) } else { known.standing().to_owned() },
                 seen.map_or_else(|| "never".to_owned(), |phone| time(phone.last_seen)),
                 seen.map_or_else(String::new, |phone| phone.address.clone()),
                 program.unwrap_or_default(),

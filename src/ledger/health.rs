@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::activity::Counts;
 use super::queue::Queue;
 
 /// How the ledger is doing.
@@ -35,6 +36,14 @@ impl Health {
     #[must_use]
     pub fn failure(&self) -> Option<String> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How much went on during the last day at `now`, in Unix seconds: when that began, and steps of [`STEP_S`] seconds.
+    ///
+    /// [`STEP_S`]: super::STEP_S
+    #[must_use]
+    pub fn activity(&self, now: i64) -> (i64, Vec<Counts>) {
+        self.queue.with_activity(|activity| activity.day(now))
     }
 
     /// How many sightings were dropped because there were too many, since the start.

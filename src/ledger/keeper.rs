@@ -7,8 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use super::health::Health;
-use super::queue::Queue;
-use super::sighting::Sighting;
+use super::queue::{Queue, Taken};
 use super::store::{Store, StoreError};
 use crate::clock;
 
@@ -24,7 +23,16 @@ pub struct Keeper(Receiver<()>);
 impl Keeper {
     pub(super) fn start(queue: Arc<Queue>, health: Arc<Health>, path: PathBuf) -> io::Result<Self> {
         let (alive, keeper) = channel();
-        let work = Work { queue, health, path, store: None, is_failing: false, told_dropped: 0, _alive: alive };
+        let work = Work {
+            queue,
+            health,
+            path,
+            store: None,
+            remembers: false,
+            is_failing: false,
+            told_dropped: 0,
+            _alive: alive,
+        };
         std::thread::Builder::new().name("ledger".to_owned()).spawn(move || work.run())?;
         Ok(Self(keeper))
     }
@@ -44,6 +52,8 @@ struct Work {
     health: Arc<Health>,
     path: PathBuf,
     store: Option<Store>,
+    /// Whether it is known what was counted before us.
+    remembers: bool,
     is_failing: bool,
     told_dropped: u64,
     /// Dropped last, when the database is closed.
@@ -53,13 +63,13 @@ struct Work {
 impl Work {
     fn run(mut self) {
         // At once, so that commands find a ledger as soon as there is a server, and errors are said at the start.
-        let opened = self.write(&[]);
+        let opened = self.write(&Taken::default());
         self.tell(opened.as_ref().err());
-        while let Some(sightings) = self.queue.take(GATHERING) {
-            let written = self.write(&sightings);
+        while let Some(taken) = self.queue.take(GATHERING) {
+            let written = self.write(&taken);
             self.tell(written.as_ref().err());
             if written.is_err() {
-                self.queue.give_back(sightings);
+                self.queue.give_back(taken);
                 if self.queue.pause(RETRY) && self.write_last().is_err() {
                     tracing::error!("the last of the ledger is lost");
                     return;
@@ -70,31 +80,44 @@ impl Work {
 
     /// One last attempt at the end.
     fn write_last(&mut self) -> Result<(), StoreError> {
-        self.queue.take(Duration::ZERO).map_or(Ok(()), |sightings| self.write(&sightings))
+        self.queue.take(Duration::ZERO).map_or(Ok(()), |taken| self.write(&taken))
     }
 
-    fn write(&mut self, sightings: &[Sighting]) -> Result<(), StoreError> {
-        match self.try_write(sightings) {
+    fn write(&mut self, taken: &Taken) -> Result<(), StoreError> {
+        match self.try_write(taken) {
             Err(error) if error.is_corrupt() => {
                 self.store = None;
                 let aside = Store::move_aside(&self.path)?;
                 let (path, aside) = (self.path.display(), aside.display());
                 tracing::error!("{error}; moved aside to {aside}, and {path} begins anew");
-                self.try_write(sightings)
+                self.try_write(taken)
             }
             other => other,
         }
     }
 
-    fn try_write(&mut self, sightings: &[Sighting]) -> Result<(), StoreError> {
+    fn try_write(&mut self, taken: &Taken) -> Result<(), StoreError> {
         // Whoever removed the file wants a new one.
         let mut store = match self.store.take().filter(Store::is_in_place) {
             Some(store) => store,
-            None => Store::open(&self.path)?,
+            None => self.open()?,
         };
-        let written = store.write(sightings, clock::now());
+        let written = store.write(taken, clock::now());
         self.store = Some(store);
         written
+    }
+
+    fn open(&mut self) -> Result<Store, StoreError> {
+        let store = Store::open(&self.path)?;
+        if self.remembers {
+            // Another file than before, which knows nothing of what was counted.
+            self.queue.with_activity(|activity| activity.forget_written(None));
+        } else {
+            let written = store.steps()?;
+            self.queue.with_activity(|activity| activity.remember(&written));
+            self.remembers = true;
+        }
+        Ok(store)
     }
 
     /// What fails is said once, and so is its end.

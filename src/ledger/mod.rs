@@ -10,6 +10,7 @@
 //! [claim](Proof::Claimed) to be a phone never touches what is known of that phone, nor takes its place: claims have a
 //! queue and a table of their own.
 
+mod activity;
 mod batch;
 mod health;
 mod keeper;
@@ -27,10 +28,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use activity::{Counts, STEP_S};
 pub use health::Health;
 pub use keeper::Keeper;
 pub use reader::{Claim, ClaimAddress, Event, Phone, ReadError, Reader, Request};
-pub use sighting::{Proof, Sighting};
+pub use sighting::{Proof, Sighting, is_refusal};
 pub use user_agent::UserAgent;
 
 use queue::Queue;
@@ -65,6 +67,11 @@ impl Ledger {
     /// Notes a sighting. Never waits.
     pub fn note(&self, sighting: Sighting) {
         self.queue.push(sighting);
+    }
+
+    /// Counts what happened at `time`, in Unix seconds. Never waits.
+    pub fn count(&self, time: i64, counts: Counts) {
+        self.queue.count(time, counts);
     }
 
     /// How it is doing.

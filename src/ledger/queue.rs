@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::activity::{Activity, Counts};
 use super::sighting::{Proof, Sighting};
 
 /// How many sightings of proven phones may wait.
@@ -26,12 +27,21 @@ pub(super) struct Queue {
 struct Waiting {
     proven: VecDeque<Sighting>,
     claimed: VecDeque<Sighting>,
+    activity: Activity,
     is_closed: bool,
+}
+
+/// What was taken to be written.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    pub(super) sightings: Vec<Sighting>,
+    /// Steps of the activity, each whole.
+    pub(super) steps: Vec<(i64, Counts)>,
 }
 
 impl Waiting {
     fn is_empty(&self) -> bool {
-        self.proven.is_empty() && self.claimed.is_empty()
+        self.proven.is_empty() && self.claimed.is_empty() && !self.activity.has_news()
     }
 
     /// Where a sighting waits, and with how many.
@@ -59,10 +69,26 @@ impl Queue {
         }
     }
 
-    /// Puts back what could not be written, the newest of it as far as there is room.
-    pub(super) fn give_back(&self, sightings: Vec<Sighting>) {
+    /// Counts what happened at `time`, in Unix seconds.
+    pub(super) fn count(&self, time: i64, counts: Counts) {
         let mut waiting = self.lock();
-        for sighting in sightings.into_iter().rev() {
+        let was_empty = waiting.is_empty();
+        waiting.activity.add(time, counts);
+        if was_empty {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Works on what was counted.
+    pub(super) fn with_activity<T>(&self, work: impl FnOnce(&mut Activity) -> T) -> T {
+        work(&mut self.lock().activity)
+    }
+
+    /// Puts back what could not be written, the newest of it as far as there is room.
+    pub(super) fn give_back(&self, taken: Taken) {
+        let mut waiting = self.lock();
+        waiting.activity.forget_written(Some(&taken.steps));
+        for sighting in taken.sightings.into_iter().rev() {
             let (line, room) = waiting.line(sighting.proof);
             if line.len() < room {
                 line.push_front(sighting);
@@ -74,15 +100,16 @@ impl Queue {
 
     /// Waits until there is something and lets more of it gather, but for no longer than `gathering`; then takes it all.
     /// `None`: there is nothing, and nothing will come.
-    pub(super) fn take(&self, gathering: Duration) -> Option<Vec<Sighting>> {
+    pub(super) fn take(&self, gathering: Duration) -> Option<Taken> {
         let is_idle = |waiting: &mut Waiting| waiting.is_empty() && !waiting.is_closed;
         let waiting = self.changed.wait_while(self.lock(), is_idle).unwrap_or_else(PoisonError::into_inner);
         let mut waiting = self.rest(waiting, gathering);
         if waiting.is_empty() {
             return None;
         }
-        let claimed = std::mem::take(&mut waiting.claimed);
-        Some(std::mem::take(&mut waiting.proven).into_iter().chain(claimed).collect())
+        let (proven, claimed) = (std::mem::take(&mut waiting.proven), std::mem::take(&mut waiting.claimed));
+        let sightings = proven.into_iter().chain(claimed).collect();
+        Some(Taken { sightings, steps: waiting.activity.take_news() })
     }
 
     /// Lets `pause` pass, unless the end comes first. Whether it has come.

@@ -78,6 +78,13 @@ pub(super) const MIGRATIONS: &[&str] = &[
          FOREIGN KEY (constituency, mac, fingerprint) REFERENCES claim (constituency, mac, fingerprint) ON DELETE CASCADE
      ) STRICT, WITHOUT ROWID;
      INSERT INTO claim_address SELECT constituency, mac, fingerprint, address, last_seen, last_seen FROM claim;",
+    // How much went on, in steps of ten minutes of Unix time.
+    "CREATE TABLE activity (
+         step INTEGER PRIMARY KEY,
+         served INTEGER NOT NULL,
+         refused INTEGER NOT NULL,
+         handshakes INTEGER NOT NULL
+     ) STRICT;",
 ];
 
 /// The version that is written.

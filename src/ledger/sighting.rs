@@ -54,6 +54,16 @@ pub enum Proof {
     },
 }
 
+/// Whether `status` is that of a refusal, or none is: without an answer, a refused handshake has no request, and anything
+/// else was broken off by the phone.
+#[must_use]
+pub fn is_refusal(status: Option<StatusCode>, has_request: bool) -> bool {
+    status.map_or(!has_request, |status| {
+        (status.is_client_error() || status.is_server_error())
+            && !matches!(status, StatusCode::NOT_FOUND | StatusCode::CONFLICT)
+    })
+}
+
 impl Sighting {
     /// When it was over.
     pub(super) fn end(&self) -> SystemTime {
@@ -78,13 +88,7 @@ impl Sighting {
     /// Why it was refused, if it was. A file that is not there is no refusal: phones ask for many that are optional; nor
     /// is a conflict, by which a phone learns where its upload goes on.
     pub(super) fn refusal(&self) -> Option<&str> {
-        let is_refused = self.status.is_none_or(|status| {
-            (status.is_client_error() || status.is_server_error())
-                && !matches!(status, StatusCode::NOT_FOUND | StatusCode::CONFLICT)
-        });
-        // Without an answer: a refused handshake has no request, anything else was broken off by the phone.
-        let is_refused = is_refused && (self.status.is_some() || self.request.is_none());
-        self.reason.as_deref().filter(|_| is_refused)
+        self.reason.as_deref().filter(|_| is_refusal(self.status, self.request.is_some()))
     }
 
     /// The path of a configuration that was fetched, or found to be the one the phone has.

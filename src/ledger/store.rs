@@ -8,7 +8,9 @@ use std::time::{Duration, SystemTime};
 
 use rusqlite::{Connection, ErrorCode, Transaction, named_params, params};
 
+use super::activity::{Counts, STEP_S};
 use super::batch::{Batch, Claims, Key, News};
+use super::queue::Taken;
 use super::schema::{self, MIGRATIONS};
 use super::sighting::Sighting;
 use crate::state;
@@ -19,6 +21,8 @@ pub(super) const HISTORY: u8 = 200;
 const HISTORY_OF_STRANGER: u8 = 20;
 /// How long they are kept.
 const RETENTION: Duration = Duration::from_hours(30 * 24);
+/// How long it is kept how much went on.
+const ACTIVITY_RETENTION: Duration = Duration::from_hours(2 * 24);
 /// How often those that are too old are looked for.
 const SWEEP: Duration = Duration::from_mins(10);
 /// How many phones are kept that were never let in: in all, and of one network.
@@ -117,17 +121,30 @@ impl Store {
         Ok(aside)
     }
 
-    /// Writes `sightings` in one transaction, and removes what is too much or too old at `now`.
-    pub(super) fn write(&mut self, sightings: &[Sighting], now: SystemTime) -> Result<(), StoreError> {
+    /// The steps of the activity that are written.
+    pub(super) fn steps(&self) -> Result<Vec<(i64, Counts)>, StoreError> {
+        let sql = "SELECT step, served, refused, handshakes FROM activity";
+        let row = |row: &rusqlite::Row<'_>| {
+            Ok((row.get(0)?, Counts { served: row.get(1)?, refused: row.get(2)?, handshakes: row.get(3)? }))
+        };
+        let steps = self.connection.prepare(sql).and_then(|mut query| query.query_map([], row)?.collect());
+        steps.map_err(|source| StoreError::Database { path: self.path.clone(), source })
+    }
+
+    /// Writes what was `taken` in one transaction, and removes what is too much or too old at `now`.
+    pub(super) fn write(&mut self, taken: &Taken, now: SystemTime) -> Result<(), StoreError> {
         let is_sweep_due = self.swept.is_none_or(|swept| !now.duration_since(swept).is_ok_and(|age| age <= SWEEP));
         let written = self.connection.transaction().and_then(|transaction| {
-            let batch = Batch::of(sightings, HISTORY.into());
+            let batch = Batch::of(&taken.sightings, HISTORY.into());
             let mut has_strangers = false;
             for (key, news) in &batch.phones {
                 has_strangers |= write_phone(&transaction, *key, news)?;
             }
             for ((key, fingerprint), claims) in &batch.claims {
                 write_claims(&transaction, *key, fingerprint, claims)?;
+            }
+            for (step, counts) in &taken.steps {
+                write_step(&transaction, *step, *counts)?;
             }
             if has_strangers {
                 bound(&transaction, NEVER_LET_IN, None, REFUSED)?;
@@ -138,6 +155,8 @@ impl Store {
             if is_sweep_due {
                 let oldest = milliseconds(now - RETENTION);
                 transaction.execute("DELETE FROM request WHERE time < ?", [oldest])?;
+                let oldest_step = milliseconds(now - ACTIVITY_RETENTION) / 1000 / STEP_S;
+                transaction.execute("DELETE FROM activity WHERE step < ?", [oldest_step])?;
             }
             transaction.commit()
         });
@@ -219,6 +238,12 @@ fn write_phone(transaction: &Transaction<'_>, key: Key<'_>, news: &News<'_>) -> 
         bound(transaction, NEVER_LET_IN, Some(&network), REFUSED_OF_NETWORK)?;
     }
     Ok(is_stranger)
+}
+
+/// Writes how much went on in a step, which replaces what was written of it.
+fn write_step(transaction: &Transaction<'_>, step: i64, counts: Counts) -> rusqlite::Result<()> {
+    let mut statement = transaction.prepare_cached("INSERT OR REPLACE INTO activity VALUES (?, ?, ?, ?)")?;
+    statement.execute(params![step, counts.served, counts.refused, counts.handshakes]).map(drop)
 }
 
 /// What happened, and when.

@@ -7,9 +7,10 @@ use http::{Method, StatusCode};
 use ipnet::IpNet;
 use proptest::prelude::*;
 
-use super::queue::{CLAIMED, PROVEN, Queue};
+use super::queue::{CLAIMED, PROVEN, Queue, Taken};
 use super::store::{HISTORY, Store};
 use super::*;
+use crate::clock;
 use crate::constituency::MacAddress;
 
 /// A ledger in a folder of its own.
@@ -26,7 +27,8 @@ impl Bench {
     }
 
     fn write(&mut self, sightings: &[Sighting]) {
-        self.store.write(sightings, at(0)).unwrap();
+        let taken = Taken { sightings: sightings.to_vec(), steps: Vec::new() };
+        self.store.write(&taken, at(0)).unwrap();
     }
 
     fn reader(&self) -> Reader {
@@ -253,7 +255,7 @@ fn the_newest_requests_are_kept_for_a_month() {
     assert_eq!(first_and_count(&bench, 2), (Some(980), 20));
     assert_eq!(bench.phones()[0].requests, 1000);
     let month = 30 * 86_400;
-    bench.store.write(&[], at(month + 900)).unwrap();
+    bench.store.write(&Taken::default(), at(month + 900)).unwrap();
     assert_eq!(first_and_count(&bench, 1), (Some(900), 100));
 }
 
@@ -279,8 +281,8 @@ fn too_much_drops_the_oldest_of_its_kind_and_is_counted() {
     numbered(10 * CLAIMED, claimed(1, 1, 0)).for_each(|it| queue.push(it));
     assert_eq!(queue.dropped(), (3 + 9 * CLAIMED) as u64);
     let taken = queue.take(Duration::ZERO).unwrap();
-    assert_eq!(taken.len(), PROVEN + CLAIMED);
-    assert_eq!(numbers(&taken[..2]), [3, 4], "of what was proven, the claims cost nothing");
+    assert_eq!(taken.sightings.len(), PROVEN + CLAIMED);
+    assert_eq!(numbers(&taken.sightings[..2]), [3, 4], "of what was proven, the claims cost nothing");
 
     // What could not be written comes before what came since, and is what goes if there is no room for both.
     numbered(PROVEN - 1, sighting(2, 0)).for_each(|it| queue.push(it));
@@ -288,9 +290,36 @@ fn too_much_drops_the_oldest_of_its_kind_and_is_counted() {
     queue.give_back(taken);
     assert_eq!(queue.dropped() - before, PROVEN as u64 - 1);
     let taken = queue.take(Duration::ZERO).unwrap();
-    assert_eq!(numbers(&taken[..2]), [PROVEN as u64 + 2, 0]);
+    assert_eq!(numbers(&taken.sightings[..2]), [PROVEN as u64 + 2, 0]);
     queue.close();
     assert!(queue.take(Duration::from_hours(1)).is_none());
+}
+
+#[test]
+fn how_much_went_on_outlives_its_server_and_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let now = clock::unix_seconds(clock::now());
+    let counts = |served: u64| Counts { served, refused: 2, handshakes: 3 };
+    let served = |ledger: &Ledger| ledger.health().activity(now).1.last().unwrap().served;
+    let run = |count: u64| {
+        let (ledger, keeper) = Ledger::start(folder.path()).unwrap();
+        ledger.count(now, counts(count));
+        drop(ledger);
+        keeper.finish(Duration::from_mins(1));
+    };
+    run(1);
+    run(10);
+    let (ledger, keeper) = Ledger::start(folder.path()).unwrap();
+    let deadline = std::iter::repeat_with(|| std::thread::sleep(Duration::from_millis(5))).take(4000);
+    assert!(deadline.into_iter().any(|()| served(&ledger) == 11));
+    assert_eq!(*ledger.health().activity(now).1.last().unwrap(), Counts { served: 11, refused: 4, handshakes: 6 });
+    // The file goes, and is made anew: what was counted is written again.
+    std::fs::remove_file(database(folder.path())).unwrap();
+    ledger.count(now, counts(100));
+    drop(ledger);
+    keeper.finish(Duration::from_mins(1));
+    let store = Store::open(&database(folder.path())).unwrap();
+    assert_eq!(store.steps().unwrap(), [(now / STEP_S, Counts { served: 111, refused: 6, handshakes: 9 })]);
 }
 
 #[test]

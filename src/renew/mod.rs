@@ -46,7 +46,7 @@ pub use failure::{Cure, Failure, Sign};
 pub use run::Command;
 pub use schedule::Window;
 pub use settings::{AcmeSettings, Directory, ExternalAccount, FallbackDirectory};
-pub use status::{Board, CertificateStatus, HeldStatus, Status};
+pub use status::{AttemptCounts, Board, CertificateStatus, HeldStatus, Status};
 pub use system::SystemWorld;
 
 use journal::Journal;
@@ -154,6 +154,7 @@ impl Renewer {
 
     /// One attempt for the certificate of `kind`, from the timer to the clean-up, and what is remembered of it.
     async fn attempt(&mut self, kind: KeyKind) {
+        self.board.count_attempt(kind);
         let ca = self.ca_for(kind);
         let result = match self.begin(kind) {
             Ok(()) => self.renew(kind, &ca).await,

@@ -1,5 +1,6 @@
 //! What `provost certificate status` shows, and where a renewal's progress is told. Serialisable.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -64,10 +65,20 @@ pub struct HeldStatus {
     pub directory: String,
 }
 
+/// How many attempts there were since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AttemptCounts {
+    /// All of them.
+    pub begun: u64,
+    /// Those that failed.
+    pub failed: u64,
+}
+
 /// Where progress is told and the status can be read while work is under way.
 #[derive(Debug, Default)]
 pub struct Board {
     status: Mutex<Status>,
+    attempts: Mutex<BTreeMap<KeyKind, AttemptCounts>>,
     generation: AtomicU64,
     listeners: Mutex<Vec<UnboundedSender<String>>>,
 }
@@ -82,6 +93,22 @@ impl Board {
     #[must_use]
     pub fn status(&self) -> Status {
         lock(&self.status).clone()
+    }
+
+    /// How many attempts there were since the start, by the kind of key.
+    #[must_use]
+    pub fn attempts(&self, kind: KeyKind) -> AttemptCounts {
+        lock(&self.attempts).get(&kind).copied().unwrap_or_default()
+    }
+
+    /// An attempt is begun.
+    pub(super) fn count_attempt(&self, kind: KeyKind) {
+        lock(&self.attempts).entry(kind).or_default().begun += 1;
+    }
+
+    /// An attempt has failed.
+    pub(super) fn count_failure(&self, kind: KeyKind) {
+        lock(&self.attempts).entry(kind).or_default().failed += 1;
     }
 
     /// Another number whenever something else is said.

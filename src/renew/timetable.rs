@@ -145,6 +145,7 @@ impl Renewer {
                 attempts.waits.insert(directory.to_owned(), Deadline::after(now, seconds));
             }
             Err(failure) => {
+                self.board.count_failure(kind);
                 attempts.failures = attempts.failures.saturating_add(1);
                 attempts.last_failure = Some(now);
                 attempts.last_error = Some(failure.message.clone());

@@ -15,6 +15,7 @@ mod writing;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{SyncSender, TrySendError, channel, sync_channel};
 use std::time::{Duration, SystemTime};
 
@@ -80,6 +81,8 @@ pub struct AccessRecord {
     pub user_agent: Option<Box<[u8]>>,
     /// Why it was refused or broke off.
     pub reason: Option<String>,
+    /// Of which kind the reason is, if it was refused: one of a few words.
+    pub kind: Option<&'static str>,
     /// Version, suite, and a mark on an expired device certificate that is tolerated.
     pub tls: Option<TlsFacts>,
     /// When the certificate that proved the phone expires, in Unix seconds.
@@ -135,6 +138,12 @@ impl AccessLog {
         spawn("access-log").spawn(move || writing::collect(&records, format, &observer, &collecting, &pages))?;
         spawn("access-log-write").spawn(move || writing::write_all(&written, output, &writing, alive))?;
         Ok((Self { queue, tally }, Writer(writer)))
+    }
+
+    /// How many lines were lost because nobody took them, since the start.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.tally.lost_in_all.load(Ordering::Relaxed)
     }
 
     /// Hands a record over. Never waits.

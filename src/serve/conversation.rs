@@ -122,7 +122,10 @@ fn close(connection: &Connection, result: hyper::Result<()>, began: SystemTime) 
     let Err(error) = result else { return End::Closed };
     let mut record = connection.record(began);
     match connection.pace.broken_off() {
-        Some(why) if connection.pace.is_in_header() => record.reason = Some(why.to_owned()),
+        Some(why) if connection.pace.is_in_header() => {
+            record.reason = Some(why.to_owned());
+            record.kind = Some("slow");
+        }
         _ if error.is_parse() => {
             record.status = Some(match &error {
                 error if error.is_parse_too_large() => 431,
@@ -130,6 +133,7 @@ fn close(connection: &Connection, result: hyper::Result<()>, began: SystemTime) 
                 _ => 400,
             });
             record.reason = Some(format!("malformed request: {error}"));
+            record.kind = Some("malformed");
         }
         _ => return End::Closed,
     }

@@ -27,7 +27,15 @@ impl Exchange {
         Self { record: Some(record), started: clock::monotonic(), promised: None, log, pace }
     }
 
-    /// It is refused, or went wrong; the first reason is the one that counts.
+    /// It is refused, for a reason of this kind; the first reason is the one that counts.
+    pub fn refuse(&mut self, kind: &'static str, reason: &dyn std::fmt::Display) {
+        if let Some(record) = &mut self.record {
+            record.kind.get_or_insert(kind);
+        }
+        self.note(reason);
+    }
+
+    /// It went wrong; the first reason is the one that counts.
     pub fn note(&mut self, reason: &dyn std::fmt::Display) {
         if let Some(record) = &mut self.record {
             record.reason.get_or_insert_with(|| reason.to_string());

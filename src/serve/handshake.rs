@@ -33,6 +33,12 @@ const PROTOCOL_VERSION: u8 = 70;
 const INTERNAL_ERROR: u8 = 80;
 const UNRECOGNIZED_NAME: u8 = 112;
 
+/// Kinds of refusals.
+const UNSUPPORTED_TLS: &str = "unsupported_tls";
+const MALFORMED: &str = "malformed";
+const CLIENT_ALERT: &str = "client_alert";
+const BROKEN_OFF: &str = "broken_off";
+
 /// Why a handshake ended that the client ended without a word.
 const CLOSED: &str = "closed by the client in the handshake";
 
@@ -45,6 +51,8 @@ pub struct Peer {
     pub generation: Arc<TlsGeneration>,
     /// Whether the client named the constituency by SNI.
     pub has_sni: bool,
+    /// Whether it came back to a session that it had.
+    pub is_resumed: bool,
     /// What its certificate proved; `None` where nobody is asked for one.
     pub device: Option<Result<VerifiedDevice, ChainRefusal>>,
     /// Who a certificate that does not count any more says it is.
@@ -58,6 +66,8 @@ pub struct Peer {
 pub struct Refused {
     /// The constituency, if it came so far.
     pub constituency: Option<ConstituencyName>,
+    /// Of which kind the reason is: one of a few words.
+    pub kind: &'static str,
     /// For the operator.
     pub reason: String,
     /// Who the refused certificate says it is.
@@ -66,8 +76,8 @@ pub struct Refused {
 
 impl Refused {
     /// Refused before anybody had said who they are.
-    pub(super) fn because(constituency: Option<ConstituencyName>, reason: String) -> Self {
-        Self { constituency, reason, claim: None }
+    pub(super) fn because(constituency: Option<ConstituencyName>, kind: &'static str, reason: String) -> Self {
+        Self { constituency, kind, reason, claim: None }
     }
 }
 
@@ -103,8 +113,8 @@ struct Wanted<'a> {
 }
 
 impl Wanted<'_> {
-    fn refused(&self, reason: String) -> Refused {
-        Refused::because(Some(self.constituency.name.clone()), reason)
+    fn refused(&self, kind: &'static str, reason: String) -> Refused {
+        Refused::because(Some(self.constituency.name.clone()), kind, reason)
     }
 }
 
@@ -128,7 +138,7 @@ pub async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
     let wanted = Wanted { constituency, generation, certificates, has_sni: server_name.is_some() };
     if certificates.is_empty() {
         send_alert(&mut stream, INTERNAL_ERROR).await;
-        return Err(wanted.refused("there is no server certificate yet".to_owned()));
+        return Err(wanted.refused("no_server_certificate", "there is no server certificate yet".to_owned()));
     }
     if let Some((lane, certificate)) = old::lane(&hello, &wanted) {
         // Boxed, lest everybody else carry its room about.
@@ -156,8 +166,9 @@ async fn modern<S: AsyncRead + AsyncWrite + Unpin>(
         Ok(tls) => tls,
         Err(error) => {
             let (refusal, claim) = finding.map_or((None, None), |finding| (finding.verdict.err(), finding.claim));
+            let kind = kind(&error, refusal.as_ref());
             let reason = explain(&error, refusal, facts.as_ref(), wanted);
-            return Err(Refused { claim, ..wanted.refused(reason) });
+            return Err(Refused { claim, ..wanted.refused(kind, reason) });
         }
     };
     let connection = tls.get_ref().1;
@@ -170,6 +181,7 @@ async fn modern<S: AsyncRead + AsyncWrite + Unpin>(
         constituency: constituency.name.clone(),
         generation: Arc::clone(generation),
         has_sni: wanted.has_sni,
+        is_resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
     };
     Ok((tls, peer))
 }
@@ -178,21 +190,21 @@ async fn read_hello<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Result
     let mut acceptor = Acceptor::default();
     let mut raw = Vec::new();
     let mut buffer = [0; 2048];
-    let refused = |reason: String| Refused::because(None, reason);
+    let refused = |kind, reason: String| Refused::because(None, kind, reason);
+    let unread = |error: io::Error| refused(BROKEN_OFF, format!("reading the ClientHello: {error}"));
     loop {
-        let read =
-            stream.read(&mut buffer).await.map_err(|error| refused(format!("reading the ClientHello: {error}")))?;
+        let read = stream.read(&mut buffer).await.map_err(unread)?;
         let bytes = buffer.get(..read).unwrap_or_default();
         if bytes.is_empty() {
-            return Err(refused(format!("closed by the client: {}", offered(&raw))));
+            return Err(refused(BROKEN_OFF, format!("closed by the client: {}", offered(&raw))));
         }
         if raw.len() + bytes.len() > RAW_LIMIT {
-            return Err(refused(format!("a ClientHello of more than {RAW_LIMIT} bytes")));
+            return Err(refused(MALFORMED, format!("a ClientHello of more than {RAW_LIMIT} bytes")));
         }
         raw.extend_from_slice(bytes);
-        let mut unread = bytes;
-        while !unread.is_empty() {
-            acceptor.read_tls(&mut unread).map_err(|error| refused(format!("reading the ClientHello: {error}")))?;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            acceptor.read_tls(&mut rest).map_err(unread)?;
         }
         match acceptor.accept() {
             Ok(None) => {}
@@ -223,7 +235,8 @@ async fn turn_away<S: AsyncWrite + Unpin>(mut stream: S, hello: Hello, wanted: O
     }
     let help = facts.as_ref().zip(wanted).map(|(facts, wanted)| old::help(facts, wanted)).unwrap_or_default();
     let reason = format!("{}{error}{help}", offered(&raw));
-    Refused::because(wanted.map(|wanted| wanted.constituency.name.clone()), reason)
+    let kind = if facts.is_some() { UNSUPPORTED_TLS } else { MALFORMED };
+    Refused::because(wanted.map(|wanted| wanted.constituency.name.clone()), kind, reason)
 }
 
 /// Sends somebody away whose name leads nowhere.
@@ -231,7 +244,7 @@ async fn unknown<S: AsyncWrite + Unpin>(mut stream: S, hello: Hello, not_served:
     send_alert(&mut stream, UNRECOGNIZED_NAME).await;
     // Without a name, what it offered tells the operator more than that there was none.
     let offered = if hello.accepted.is_err() { offered(&hello.raw) + "; " } else { String::new() };
-    Refused::because(None, format!("{offered}{not_served}"))
+    Refused::because(None, not_served.kind(), format!("{offered}{not_served}"))
 }
 
 /// What the client offered, for the log.
@@ -300,6 +313,19 @@ fn explain(
         (Some(error), _) => error.to_string(),
         (None, _) if error.kind() == io::ErrorKind::UnexpectedEof => CLOSED.to_owned(),
         (None, _) => error.to_string(),
+    }
+}
+
+/// Of which kind that reason is.
+fn kind(error: &io::Error, refusal: Option<&ChainRefusal>) -> &'static str {
+    use rustls::Error as E;
+    match (refusal, error.get_ref().and_then(|inner| inner.downcast_ref())) {
+        (Some(refusal), _) => refusal.kind(),
+        (None, Some(E::NoCertificatesPresented)) => ChainRefusal::NoCertificate.kind(),
+        (None, Some(E::AlertReceived(_))) => CLIENT_ALERT,
+        (None, Some(E::PeerIncompatible(_) | E::PeerMisbehaved(_))) => UNSUPPORTED_TLS,
+        (None, Some(_)) => MALFORMED,
+        (None, None) => BROKEN_OFF,
     }
 }
 

@@ -145,23 +145,24 @@ async fn welcome(
     mut stop: watch::Receiver<Stop>,
 ) -> Result<impl Future<Output = End>, Refused> {
     let refused = Refused::because;
-    let mut seat = server.admission.enter(address.ip()).map_err(|full| refused(None, full.to_string()))?;
+    let mut seat = server.admission.enter(address.ip()).map_err(|full| refused(None, "no_place", full.to_string()))?;
     let _ = stream.set_nodelay(true);
     let (stream, farewell) = Lingering::new(stream);
     let (stream, pace) = Paced::new(stream, &server.limits);
     let handshake = handshake::shake_hands(stream, &server.site, &server.certificates);
     let (stream, peer) = tokio::select! {
         finished = tokio::time::timeout(server.limits.handshake(), handshake) => finished.unwrap_or_else(|_| {
-            Err(refused(None, format!("the handshake took more than {} s", server.limits.handshake_s)))
+            Err(refused(None, "slow", format!("the handshake took more than {} s", server.limits.handshake_s)))
         })?,
         // It has asked for nothing yet, and would only be sent away.
-        () = told(&mut stop, Stop::Drain) => return Err(refused(None, "provost is being stopped".to_owned())),
+        () = told(&mut stop, Stop::Drain) => return Err(refused(None, "stopping", "provost is being stopped".to_owned())),
     };
+    server.handshakes.count(peer.is_resumed);
     let constituency = peer.constituency.clone();
     let connection = Connection { server, peer: Some(peer), address, pace, farewell };
     let kind = if connection.is_of_known_phone() { Kind::Proven } else { Kind::Anonymous };
     let phone = connection.mac().map(|mac| (constituency.clone(), mac));
-    seat.become_kind(kind, phone).map_err(|full| refused(Some(constituency), full.to_string()))?;
+    seat.become_kind(kind, phone).map_err(|full| refused(Some(constituency), "no_place", full.to_string()))?;
     connection.pace.enter(Phase::Idle);
     Ok(converse(stream, connection, seat, stop))
 }
@@ -176,8 +177,8 @@ async fn live_plain(
 ) -> End {
     match welcome_plain(stream, address, &plain, Arc::clone(&server), stop) {
         Ok(conversation) => conversation.await,
-        Err(reason) => {
-            refuse(&server, address, Refused::because(None, reason));
+        Err(refused) => {
+            refuse(&server, address, refused);
             End::Closed
         }
     }
@@ -191,12 +192,13 @@ fn welcome_plain(
     plain: &PlainHttp,
     server: Arc<Server>,
     stop: watch::Receiver<Stop>,
-) -> Result<impl Future<Output = End> + use<>, String> {
+) -> Result<impl Future<Output = End> + use<>, Refused> {
+    let refused = |kind, reason: &dyn std::fmt::Display| Refused::because(None, kind, reason.to_string());
     if !plain.admits(address.ip()) {
-        return Err("outside of the networks for plain HTTP (plain_http.networks)".to_owned());
+        return Err(refused("elsewhere", &"outside of the networks for plain HTTP (plain_http.networks)"));
     }
-    let mut seat = server.admission.enter(address.ip()).map_err(|full| full.to_string())?;
-    seat.become_kind(Kind::Anonymous, None).map_err(|full| full.to_string())?;
+    let mut seat = server.admission.enter(address.ip()).map_err(|full| refused("no_place", &full))?;
+    seat.become_kind(Kind::Anonymous, None).map_err(|full| refused("no_place", &full))?;
     let _ = stream.set_nodelay(true);
     let (stream, farewell) = Lingering::new(stream);
     let (stream, pace) = Paced::new(stream, &server.limits);
@@ -217,6 +219,7 @@ fn refuse(server: &Server, address: SocketAddr, refused: Refused) {
         duration: Duration::ZERO,
         user_agent: None,
         reason: Some(refused.reason),
+        kind: Some(refused.kind),
         tls: None,
         certificate_not_after: None,
         claim: refused.claim.map(Box::new),

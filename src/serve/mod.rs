@@ -57,6 +57,8 @@ pub struct Server {
     pub uploads: Arc<upload::store::UploadStore>,
     /// The access log.
     pub access: access::AccessLog,
+    /// Handshakes that were finished.
+    pub handshakes: Arc<crate::metrics::Handshakes>,
     /// Places for connections.
     pub admission: Arc<admission::Admission>,
     /// Limits.

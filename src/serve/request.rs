@@ -128,6 +128,7 @@ impl Connection {
             duration: std::time::Duration::ZERO,
             user_agent: None,
             reason: None,
+            kind: None,
             tls: peer.and_then(|peer| peer.tls),
             certificate_not_after: self.device().map(VerifiedDevice::not_after),
             claim: peer.and_then(|peer| peer.claim.clone()).map(Box::new),
@@ -166,7 +167,7 @@ impl Connection {
         mut exchange: Exchange,
     ) -> Response<Logged> {
         let mut response = answer.unwrap_or_else(|denial| {
-            exchange.note(&denial);
+            exchange.refuse(denial.kind(), &denial);
             match &denial {
                 Denial::Failed(reason) => {
                     let constituency = self.peer.as_ref().map(|peer| peer.constituency.as_str());

@@ -81,6 +81,17 @@ pub enum NotServed {
     },
 }
 
+impl NotServed {
+    /// One of a few words, to count by.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::NoName | Self::Unknown(_) => "unknown_name",
+            Self::Unusable { .. } => "not_served",
+        }
+    }
+}
+
 impl TlsMaterial {
     /// The provider that is used everywhere: aws-lc-rs, AES-128 first, because the key schedule of AES-256 costs more
     /// than it gives, and X25519 first.

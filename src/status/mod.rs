@@ -24,6 +24,7 @@
 use std::sync::Arc;
 
 use crate::constituency::{ConstituencyName, MacAddress};
+use crate::metrics::Exposition;
 
 mod answer;
 mod events;
@@ -83,6 +84,8 @@ pub trait Knowledge: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// Why it is as it was.
     fn change(&self, wanted: &Wanted) -> Result<bool, String>;
+    /// The metrics, with what of them stands in `picture`. Does not wait.
+    fn metrics(&self, picture: &Picture, exposition: Exposition) -> String;
 }
 
 /// What the listener serves from.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use hyper::header::CONTENT_TYPE;
+use hyper::header::{ACCEPT, CONTENT_TYPE};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
 use serde::Deserialize;
@@ -21,6 +21,7 @@ use super::picture::{PhoneHistory, PhoneQuery};
 use super::{Status, Wanted};
 use crate::clock;
 use crate::constituency::{ConstituencyName, MacAddress};
+use crate::metrics::Exposition;
 
 /// The longest body that is read, in bytes.
 const MAX_BODY: usize = 8 << 10;
@@ -34,6 +35,7 @@ const MAX_NOTE: usize = 512;
 enum Route {
     Health,
     Ready,
+    Metrics,
     Style,
     Script,
     Events,
@@ -59,6 +61,7 @@ impl Route {
         Some(match path {
             "/healthz" => Self::Health,
             "/readyz" => Self::Ready,
+            "/metrics" => Self::Metrics,
             "/style.css" => Self::Style,
             "/script.js" => Self::Script,
             "/events" => Self::Events,
@@ -130,6 +133,7 @@ pub(super) async fn answer(status: &Arc<Status>, request: Request<Incoming>, str
             None => answer::text(StatusCode::OK, "ready"),
             Some(reason) => answer::text(StatusCode::SERVICE_UNAVAILABLE, &reason),
         },
+        Route::Metrics => metrics(status, &head).await,
         Route::Style => answer::of(StatusCode::OK, "text/css; charset=utf-8", page::STYLE),
         Route::Script => answer::of(StatusCode::OK, "text/javascript; charset=utf-8", page::SCRIPT),
         Route::Events => match Arc::clone(streams).try_acquire_owned() {
@@ -167,7 +171,9 @@ fn turn_away(route: Option<&Route>, barred: &Barred) -> Answer {
         Some(route) if route.is_page() && barred.status == StatusCode::UNAUTHORIZED => {
             answer::page(barred.status, page::render_sign_in(None))
         }
-        Some(Route::Ready | Route::Health | Route::Form(_)) => answer::text(barred.status, &barred.reason),
+        Some(Route::Ready | Route::Health | Route::Metrics | Route::Form(_)) => {
+            answer::text(barred.status, &barred.reason)
+        }
         _ => answer::problem(barred.status, &barred.reason),
     };
     answer::barred(barred, answer)
@@ -271,6 +277,17 @@ impl Posted {
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     }
+}
+
+async fn metrics(status: &Status, head: &Parts) -> Answer {
+    let picture = status.pictures.current(&status.knowledge).await.picture;
+    let accept = head.headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let (exposition, media_type) = if accept.contains("application/openmetrics-text") {
+        (Exposition::OpenMetrics, "application/openmetrics-text; version=1.0.0; charset=utf-8")
+    } else {
+        (Exposition::Plain, "text/plain; version=0.0.4; charset=utf-8")
+    };
+    answer::of(StatusCode::OK, media_type, status.knowledge.metrics(&picture, exposition))
 }
 
 async fn phones(status: &Status, head: &Parts) -> Answer {

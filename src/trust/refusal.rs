@@ -72,6 +72,26 @@ impl From<webpki::Error> for PathError {
 }
 
 impl ChainRefusal {
+    /// One of a few words, to count by.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::NoCertificate => "no_certificate",
+            Self::Malformed(_) => "malformed_certificate",
+            Self::KeySize { .. } => "key_size",
+            Self::KeyUsage | Self::Purpose => "key_usage",
+            Self::Expired { .. } => "expired",
+            Self::NotYetValid { .. } => "not_yet_valid",
+            Self::UnknownIssuer { .. } => "unknown_issuer",
+            Self::SelfSigned { .. } => "self_signed",
+            Self::BadSignature { .. } => "bad_signature",
+            Self::SignatureAlgorithm { .. } => "signature_algorithm",
+            Self::Revoked { .. } | Self::CaRevoked { .. } => "revoked",
+            Self::RevocationsOutdated { .. } => "revocations_outdated",
+            _ => "bad_chain",
+        }
+    }
+
     /// The same, said of a CA above the device certificate.
     pub(super) fn of_a_ca(self) -> Self {
         match self {

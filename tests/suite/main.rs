@@ -56,6 +56,7 @@ mod sessions;
 mod sighup;
 mod slow_clients;
 mod status;
+mod status_metrics;
 mod systemd;
 mod transfers;
 mod trust;

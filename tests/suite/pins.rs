@@ -300,6 +300,28 @@ fn openssl_resumes_the_session_of_a_pinned_phone_and_loses_it_with_the_pin() {
 }
 
 #[test]
+fn a_pinned_phone_has_a_phone_s_place_and_nobody_else_has_one_by_its_certificate() {
+    let mut site = site();
+    site.config["limits"]["anonymous_connections"] = json!(0);
+    let identity = own(STRANGER);
+    pin(&site, &[(STRANGER, &fingerprint(&site, &identity))]);
+    let server = site.start();
+    for (_, version) in VERSIONS {
+        let client = server.client("ote", &identity).only(version, Some(&identity));
+        assert_eq!(client.get("/site.cfg").unwrap().status, 200);
+        assert!(client.resumes());
+        // A session that was made while the pin stood is a stranger's without it.
+        pin(&site, &[]);
+        within_a_second("the end of the pin", || {
+            client.connect().and_then(|mut connection| connection.get("/site.cfg")).is_err().then_some(())
+        });
+        server.reason("all 0 places for anonymous connections are taken");
+        pin(&site, &[(STRANGER, &fingerprint(&site, &identity))]);
+        within_a_second("the pin", || server.client("ote", &identity).get("/site.cfg").ok());
+    }
+}
+
+#[test]
 fn beside_a_pin_the_factory_s_certificate_still_counts() {
     let site = site();
     let server = site.start();
@@ -379,6 +401,8 @@ fn a_certificate_is_let_in_by_its_whole_fingerprint_and_with_a_warning_of_others
     assert!(let_in.stderr.starts_with("warning: 1 other certificates came for 00005e0053aa: "), "{}", let_in.stderr);
     within_a_second("the pin", || server.client("ote", &phone).get("/site.cfg").ok());
     assert!(server.client("ote", &impostor).get("/site.cfg").is_err());
+    let table = command(&site, &["phones"]).stdout;
+    assert!(table.lines().any(|line| line.contains(STRANGER) && line.contains("  known, pinned  ")), "{table}");
     let again = command(&site, &["allow", STRANGER, "--constituency", "ote"]);
     assert_eq!((again.code, again.stderr.as_str()), (0, ""));
     let listed = command(&site, &["phones", "--json"]).stdout;

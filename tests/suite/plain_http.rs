@@ -156,6 +156,28 @@ fn what_holds_no_mac_address_is_read_and_nothing_else() {
 }
 
 #[test]
+fn a_phone_is_brought_current_by_what_is_common_to_all() {
+    let mut site = site();
+    site.config["domain"] = json!("phones.localhost");
+    site.file(&format!("ote/{VVX500}.cfg"), "not to be read here");
+    let master = r#"<APPLICATION APP_FILE_PATH="sip.ld" CONFIG_FILES="[PHONE_MAC_ADDRESS]-user.cfg, site.cfg" LOG_FILE_DIRECTORY="logs"/>"#;
+    site.file("ote/000000000000.cfg", master);
+    site.file("ote/3111-44500-001.sip.ld", "firmware");
+    let server = start(&site);
+    let url = format!("http://ote.phones.localhost:{}/", plain(&server).port());
+    let booted = provost(&site.path("."), &["phone", "--url", &url, "--mac", VVX500, "--no-certificate"]);
+    assert_eq!(booted.code, 0, "{} {}", booted.stdout, booted.stderr);
+    let asked = |path: &str, status: u16| {
+        server.access(path, |line| line["path"] == path && line["status"] == status && line["tls"].is_null());
+    };
+    asked(&format!("/{VVX500}.cfg"), 404);
+    asked("/000000000000.cfg", 200);
+    asked("/3111-44500-001.sip.ld", 200);
+    asked("/site.cfg", 200);
+    assert_eq!(server.access_lines().iter().filter(|line| !line["mac"].is_null()).count(), 0);
+}
+
+#[test]
 fn without_client_authentication_it_is_the_same() {
     let site = site();
     site.constituency("ote", &json!({ "client_auth": "none", "plain_http": true }));

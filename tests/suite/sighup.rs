@@ -145,11 +145,13 @@ fn a_change_that_needs_a_restart_is_said_and_has_no_effect() {
     site.config["state"] = "another".into();
     site.config["constituencies"] = "others".into();
     site.config["listen"] = json!(["127.0.0.1:0", "127.0.0.2:0"]);
+    site.config["plain_http"] = json!({ "listen": "127.0.0.1:0", "networks": ["10.0.0.0/8"] });
     site.config["trust"]["new"] = json!(["factory.pem"]);
     site.config["certificate"]["files"].as_array_mut().unwrap().pop();
     site.write_config();
     reload(&server);
-    let keys = ["domain", "limits", "log", "state", "constituencies", "listen", "trust (names)", "certificate"];
+    let keys =
+        ["domain", "limits", "log", "state", "constituencies", "listen", "plain_http", "trust (names)", "certificate"];
     for key in keys {
         server.says(&format!("provost.json: \\\"{key}\\\" changed; restart provost to put it in force"));
     }

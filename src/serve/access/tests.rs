@@ -18,6 +18,7 @@ fn record() -> Box<AccessRecord> {
         duration: Duration::from_micros(1500),
         user_agent: Some((*b"Polycom \"x\\\x1b\xff").into()),
         reason: None,
+        kind: None,
         tls: Some(TlsFacts {
             version: ProtocolVersion::TLSv1_3,
             suite: CipherSuite::TLS13_AES_128_GCM_SHA256,

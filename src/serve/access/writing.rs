@@ -23,6 +23,8 @@ pub struct Writer(pub(super) Receiver<()>);
 pub(super) struct Tally {
     /// Lines that were lost since that was last said.
     pub(super) lost: AtomicU64,
+    /// Lines that were lost since the start.
+    pub(super) lost_in_all: AtomicU64,
     /// Bytes of lines that wait to be written.
     waiting: AtomicUsize,
 }
@@ -46,6 +48,7 @@ impl Writer {
 
 impl Tally {
     pub(super) fn lose(&self, count: u64) {
+        self.lost_in_all.fetch_add(count, Ordering::Relaxed);
         if self.lost.fetch_add(count, Ordering::Relaxed) == 0 {
             say_that_lines_are_lost();
         }

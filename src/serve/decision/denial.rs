@@ -84,6 +84,39 @@ pub enum Denial {
 }
 
 impl Denial {
+    /// One of a few words, to count by.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Host(_) | Self::Path(_) | Self::ContentRange(_) => "malformed",
+            Self::Misdirected { .. } | Self::NotPlain { .. } => "misdirected",
+            Self::Gone => "gone",
+            Self::Method { .. } => "method",
+            Self::NoIdentity(_) => "no_identity",
+            Self::NoDevice => ChainRefusal::NoCertificate.kind(),
+            Self::Unknown { .. } => "unknown_phone",
+            Self::Denied { .. } => "denied_phone",
+            Self::Unpinned { .. } => "unpinned",
+            Self::Chain(refusal) => refusal.kind(),
+            Self::TlsPartChanged => "tls_changed",
+            Self::OthersFile { .. } => "others_file",
+            Self::UploadName(_) | Self::WouldHide => "upload_name",
+            Self::UploadsOff { .. } => "uploads_off",
+            Self::UnprovenMac
+            | Self::Hidden
+            | Self::KeptBack
+            | Self::Folder
+            | Self::NotRegular
+            | Self::NotFound
+            | Self::Link(_) => "not_found",
+            Self::Gap { .. } | Self::Busy | Self::Clash => "upload_conflict",
+            Self::FileTooLarge { .. } | Self::TooManyUploads { .. } | Self::OverBudget { .. } => "upload_budget",
+            Self::DiskFull { .. } => "disk_full",
+            Self::BrokenOff(_) => "broken_off",
+            Self::Failed(_) => "failed",
+        }
+    }
+
     /// What the peer is told.
     #[must_use]
     pub fn status(&self) -> StatusCode {

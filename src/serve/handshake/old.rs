@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{CLOSED, Hello, Peer, Refused, Wanted, broken_off};
+use super::{BROKEN_OFF, CLIENT_ALERT, CLOSED, Hello, Peer, Refused, UNSUPPORTED_TLS, Wanted, broken_off};
 use crate::certificate::ServerCertificate;
 use crate::clock;
 use crate::constituency::TlsLevel;
@@ -46,17 +46,17 @@ pub(super) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
         Ok(stream) => stream,
         Err(failure) => {
             let offered = facts.map_or_else(|no_hello| no_hello.to_string(), |facts| facts.offered());
-            let reason = explain(failure, verdict.and_then(Result::err), &offered);
-            return Err(Refused { claim, ..wanted.refused(reason) });
+            let (kind, reason) = explain(failure, verdict.and_then(Result::err), &offered);
+            return Err(Refused { claim, ..wanted.refused(kind, reason) });
         }
     };
     // Whoever is to be judged and was not has not proven anything, whatever OpenSSL let pass.
     let device = wanted.generation.verifier.as_ref().map(|_| verdict.unwrap_or(Err(ChainRefusal::NoCertificate)));
     let Some((version, suite)) = stream.agreed() else {
-        return Err(wanted.refused("agreed on what is not for the old lane".to_owned()));
+        return Err(wanted.refused(UNSUPPORTED_TLS, "agreed on what is not for the old lane".to_owned()));
     };
     if let Some(Err(refusal)) = &device {
-        return Err(Refused { claim, ..wanted.refused(refusal.to_string()) });
+        return Err(Refused { claim, ..wanted.refused(refusal.kind(), refusal.to_string()) });
     }
     let now = clock::unix_seconds(clock::now());
     let is_tolerated = device.as_ref().and_then(|device| device.as_ref().ok()).is_some_and(|it| it.is_tolerated(now));
@@ -67,18 +67,20 @@ pub(super) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
         device,
         claim,
         tls: Some(TlsFacts { version, suite, is_tolerated }),
+        is_resumed: false,
     };
     Ok((Secured::Old(stream), peer))
 }
 
-fn explain(failure: Failure, refusal: Option<ChainRefusal>, offered: &str) -> String {
+/// Of which kind a failure is, and the reason.
+fn explain(failure: Failure, refusal: Option<ChainRefusal>, offered: &str) -> (&'static str, String) {
     match (refusal, failure) {
-        (Some(refusal), _) => refusal.to_string(),
-        (None, Failure::NoCertificate) => ChainRefusal::NoCertificate.to_string(),
-        (None, Failure::Alert(alert)) => broken_off(alert),
-        (None, Failure::Closed) => CLOSED.to_owned(),
-        (None, Failure::Unable(reason)) => format!("the old lane cannot be had: {reason}"),
-        (None, Failure::Other(reason)) => format!("{offered} (in the old lane: {reason})"),
+        (Some(refusal), _) => (refusal.kind(), refusal.to_string()),
+        (None, Failure::NoCertificate) => (ChainRefusal::NoCertificate.kind(), ChainRefusal::NoCertificate.to_string()),
+        (None, Failure::Alert(alert)) => (CLIENT_ALERT, broken_off(alert)),
+        (None, Failure::Closed) => (BROKEN_OFF, CLOSED.to_owned()),
+        (None, Failure::Unable(reason)) => ("no_server_certificate", format!("the old lane cannot be had: {reason}")),
+        (None, Failure::Other(reason)) => (UNSUPPORTED_TLS, format!("{offered} (in the old lane: {reason})")),
     }
 }
 

@@ -1,0 +1,74 @@
+//! What the gauges of the metrics say at the moment.
+
+use std::collections::BTreeMap;
+
+use super::Sources;
+use super::phones::is_seen_lately;
+use crate::metrics::{Facts, Renewal};
+use crate::serve::admission::Kind;
+use crate::status::Picture;
+
+impl Sources {
+    /// What is so, by `picture` and by what needs no disk.
+    pub(super) fn facts(&self, picture: &Picture) -> Facts {
+        let overview = &picture.overview;
+        let server = self.server.upgrade();
+        let count = |kind| server.as_ref().map_or(0, |server| server.admission.count(kind));
+        let mut phones: BTreeMap<(String, &'static str), usize> = BTreeMap::new();
+        let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+        for constituency in overview.constituencies.iter().filter(|constituency| constituency.url.is_some()) {
+            seen.insert(constituency.name.clone(), 0);
+        }
+        for phone in &picture.phones {
+            if let Some(seen) = seen.get_mut(phone.constituency.as_str()) {
+                *seen += usize::from(is_seen_lately(phone, overview.now));
+                *phones.entry((phone.constituency.to_string(), phone.state.name())).or_default() += 1;
+            }
+        }
+        let is_served = |it: &crate::status::picture::Constituency| it.url.is_some() && it.problem.is_none();
+        Facts {
+            version: overview.version,
+            started: overview.started,
+            is_ready: overview.not_ready.is_none(),
+            connections: vec![
+                ("handshake", count(Kind::Unfinished)),
+                ("anonymous", count(Kind::Anonymous)),
+                ("known", count(Kind::Proven)),
+            ],
+            constituencies: overview.constituencies.iter().map(|it| (it.name.clone(), is_served(it))).collect(),
+            phones,
+            seen,
+            certificates: Self::expiries(picture),
+            renewals: self.renewals(),
+            ledger_is_written: self.health.failure().is_none(),
+            ledger_dropped: self.health.dropped(),
+            lines_lost: server.as_ref().map_or(0, |server| server.access.lost()),
+        }
+    }
+
+    fn expiries(picture: &Picture) -> Vec<(String, String, i64)> {
+        let certificates = picture.overview.certificates.iter();
+        certificates
+            .filter_map(|it| {
+                let name = it.names.first().cloned().unwrap_or_default();
+                Some((it.key.to_ascii_lowercase(), name, it.not_after?))
+            })
+            .collect()
+    }
+
+    fn renewals(&self) -> Vec<Renewal> {
+        let board = self.boards.load();
+        let Some(board) = board.as_ref() else { return Vec::new() };
+        let renewal = |status: crate::renew::CertificateStatus| {
+            let attempts = board.attempts(status.key);
+            Renewal {
+                key: super::certificates::key(status.key).to_ascii_lowercase(),
+                attempts: attempts.begun,
+                failures: attempts.failed,
+                failures_in_a_row: status.failures,
+                needs_human: status.needs_human,
+            }
+        };
+        board.status().certificates.into_iter().map(renewal).collect()
+    }
+}

@@ -1,0 +1,125 @@
+//! The phones as they are shown. Pure.
+
+use crate::constituency::{ConstituencyName, MacAddress, Standing};
+use crate::ledger::roster::Known;
+use crate::ledger::{Claim, Event, Request};
+use crate::status::picture::{Counts, Phone, PhoneRequest, PhoneState, Unproven};
+
+const DAY: i64 = 86_400;
+/// How long a phone may be silent.
+const SILENT_AFTER: i64 = 2 * DAY;
+/// How many phones that wait, and how many certificates that prove nothing, are shown at once.
+const SHOWN: usize = 100;
+
+/// A phone as it is shown.
+pub(super) fn phone((constituency, mac): (ConstituencyName, MacAddress), known: Known, now: i64) -> Phone {
+    let state = state(&known, now);
+    let Known { note, seen, .. } = known;
+    let mut phone = Phone {
+        constituency,
+        mac,
+        state,
+        note,
+        first_seen: None,
+        last_seen: None,
+        address: None,
+        model: None,
+        firmware: None,
+        tls: None,
+        certificate_not_after: None,
+        configuration: None,
+        upload: None,
+        refusal: None,
+        requests: 0,
+        refusals: 0,
+    };
+    if let Some(seen) = seen {
+        let event = |event: Event| (event.what, seconds(event.at));
+        phone.first_seen = Some(seconds(seen.first_seen));
+        phone.last_seen = Some(seconds(seen.last_seen));
+        phone.address = Some(seen.address);
+        phone.model = seen.model;
+        phone.firmware = seen.firmware;
+        phone.tls = seen.tls.map(|(version, suite)| format!("{version}/{suite}"));
+        phone.certificate_not_after = Some(seen.certificate_not_after);
+        phone.configuration = seen.configuration.map(event);
+        phone.upload = seen.upload.map(event);
+        phone.refusal = seen.refusal.map(event);
+        phone.requests = seen.requests;
+        phone.refusals = seen.refusals;
+    }
+    phone
+}
+
+fn state(known: &Known, now: i64) -> PhoneState {
+    match (known.standing, &known.seen) {
+        (None, _) => PhoneState::Gone,
+        (Some(Standing::Denied), _) => PhoneState::Denied,
+        (Some(Standing::Unknown), _) => PhoneState::Waiting,
+        (Some(Standing::Known), None) => PhoneState::Never,
+        (Some(Standing::Known), Some(_)) if known.is_refused() => PhoneState::Refused,
+        (Some(Standing::Known), Some(seen)) if now - seconds(seen.last_seen) >= SILENT_AFTER => PhoneState::Silent,
+        (Some(Standing::Known), Some(_)) => PhoneState::Well,
+    }
+}
+
+/// Whether it was seen during the last day.
+pub(super) fn is_seen_lately(phone: &Phone, now: i64) -> bool {
+    phone.last_seen.is_some_and(|seen| now - seen < DAY)
+}
+
+/// How many phones there are, by their state.
+pub(super) fn counts(phones: &[Phone], now: i64) -> Counts {
+    use PhoneState as State;
+    let count = |is_one: &dyn Fn(&Phone) -> bool| phones.iter().filter(|phone| is_one(phone)).count();
+    Counts {
+        known: count(&|it| matches!(it.state, State::Well | State::Silent | State::Never | State::Refused)),
+        well: count(&|it| it.state == State::Well && is_seen_lately(it, now)),
+        silent: count(&|it| matches!(it.state, State::Silent | State::Never)),
+        refused: count(&|it| matches!(it.state, State::Refused | State::Waiting)),
+    }
+}
+
+/// The phones that wait for approval, the newest first.
+pub(super) fn waiting(phones: &[Phone]) -> Vec<Phone> {
+    let mut waiting: Vec<&Phone> =
+        phones.iter().filter(|it| it.state == PhoneState::Waiting && it.refusal.is_some()).collect();
+    waiting.sort_by_key(|phone| std::cmp::Reverse(phone.last_seen));
+    waiting.into_iter().take(SHOWN).cloned().collect()
+}
+
+/// The certificates that prove nothing, the newest first.
+pub(super) fn unproven(mut claims: Vec<Claim>) -> Vec<Unproven> {
+    claims.sort_by_key(|claim| std::cmp::Reverse(claim.last_seen));
+    let unproven = claims.into_iter().take(SHOWN).map(|claim| Unproven {
+        constituency: claim.constituency,
+        mac: claim.mac,
+        certificate_sha256: claim.fingerprint.iter().map(|byte| format!("{byte:02x}")).collect(),
+        address: claim.address,
+        first_seen: seconds(claim.first_seen),
+        last_seen: seconds(claim.last_seen),
+        count: claim.count,
+        reason: claim.refusal.unwrap_or_default(),
+    });
+    unproven.collect()
+}
+
+/// A request as it is shown.
+pub(super) fn request(request: Request) -> PhoneRequest {
+    let (method, target) = request.asked.unzip();
+    PhoneRequest {
+        time_ms: request.time,
+        address: request.address,
+        method,
+        target,
+        status: request.status,
+        bytes: request.bytes,
+        duration_ms: request.duration.as_secs_f64() * 1000.0,
+        reason: request.reason,
+    }
+}
+
+/// The ledger's milliseconds.
+fn seconds(milliseconds: i64) -> i64 {
+    milliseconds.div_euclid(1000)
+}

@@ -1,0 +1,373 @@
+//! What is counted, as Prometheus wants it: `provost_…`, with labels that are bounded.
+//!
+//! The path of a request counts nothing itself: its record is counted where it has become a line of the access log. The path
+//! of a handshake pays one atomic addition. Everything else is looked up when somebody asks.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::fmt;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use http::Method;
+use prometheus_client::encoding::{prometheus_text, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use crate::constituency::ConstituencyName;
+
+/// The handshakes that were finished.
+#[derive(Debug, Default)]
+pub struct Handshakes {
+    full: AtomicU64,
+    resumed: AtomicU64,
+}
+
+/// One request that is over, or one handshake that was refused.
+#[derive(Debug, Clone, Copy)]
+pub struct Observed<'a> {
+    /// The constituency, if it came so far.
+    pub constituency: Option<&'a ConstituencyName>,
+    /// The method, if it is a request's.
+    pub method: Option<&'a Method>,
+    /// The answer's status.
+    pub status: Option<u16>,
+    /// Of which kind the reason is for which it was refused, if it was: one of a few words.
+    pub refusal: Option<&'static str>,
+    /// Bytes of body that were sent.
+    pub bytes: u64,
+}
+
+/// What was counted since the start.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    /// Finished handshakes; refused ones are among the observed.
+    pub handshakes: Arc<Handshakes>,
+    tallies: Mutex<BTreeMap<Option<ConstituencyName>, Tally>>,
+}
+
+/// What was counted of one constituency.
+#[derive(Debug, Default, Clone)]
+struct Tally {
+    /// By method and status; 0 is none.
+    requests: BTreeMap<(&'static str, u16), u64>,
+    refusals: BTreeMap<&'static str, u64>,
+    refused_handshakes: u64,
+    bytes: u64,
+}
+
+/// How things are at the moment, for the gauges.
+#[derive(Debug, Default)]
+pub struct Facts {
+    /// Our version.
+    pub version: &'static str,
+    /// Since when we run, in Unix seconds.
+    pub started: i64,
+    /// Whether phones can be served.
+    pub is_ready: bool,
+    /// Connections by kind.
+    pub connections: Vec<(&'static str, usize)>,
+    /// Every folder, and whether it is served without a fault.
+    pub constituencies: Vec<(String, bool)>,
+    /// Phones by constituency and state.
+    pub phones: BTreeMap<(String, &'static str), usize>,
+    /// Phones seen during the last day, by constituency.
+    pub seen: BTreeMap<String, usize>,
+    /// The certificates in use: key, first name, and when it expires, in Unix seconds.
+    pub certificates: Vec<(String, String, i64)>,
+    /// How renewal goes, by key.
+    pub renewals: Vec<Renewal>,
+    /// Whether the ledger can be written.
+    pub ledger_is_written: bool,
+    /// Sightings that the ledger had no room for.
+    pub ledger_dropped: u64,
+    /// Lines of the access log that nobody took.
+    pub lines_lost: u64,
+}
+
+/// How the renewal of one certificate goes.
+#[derive(Debug, Clone)]
+pub struct Renewal {
+    /// Its key.
+    pub key: String,
+    /// Attempts since the start.
+    pub attempts: u64,
+    /// How many of them failed.
+    pub failures: u64,
+    /// How many failed in a row.
+    pub failures_in_a_row: u32,
+    /// Whether somebody must change something.
+    pub needs_human: bool,
+}
+
+/// A form that Prometheus reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exposition {
+    /// `OpenMetrics` 1.0.
+    OpenMetrics,
+    /// Prometheus' own, 0.0.4.
+    Plain,
+}
+
+impl Handshakes {
+    /// One more. Costs an atomic addition.
+    pub fn count(&self, is_resumed: bool) {
+        let counter = if is_resumed { &self.resumed } else { &self.full };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn finished(&self) -> u64 {
+        self.full.load(Ordering::Relaxed) + self.resumed.load(Ordering::Relaxed)
+    }
+}
+
+impl Metrics {
+    /// Counts something that is over.
+    pub fn observe(&self, observed: Observed<'_>) {
+        let mut tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
+        let tally = match tallies.entry(observed.constituency.cloned()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(Tally::default()),
+        };
+        match observed.method {
+            Some(method) => {
+                *tally.requests.entry((name(method), observed.status.unwrap_or(0))).or_default() += 1;
+                tally.bytes += observed.bytes;
+            }
+            // What was no request that can be read, and was answered all the same.
+            None if observed.status.is_some() => {
+                *tally.requests.entry(("other", observed.status.unwrap_or(0))).or_default() += 1;
+            }
+            None => tally.refused_handshakes += 1,
+        }
+        if let Some(refusal) = observed.refusal {
+            *tally.refusals.entry(refusal).or_default() += 1;
+        }
+    }
+
+    /// How much was counted, whatever it was.
+    #[must_use]
+    pub fn observed(&self) -> u64 {
+        let tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
+        tallies.values().map(|tally| tally.requests.values().sum::<u64>() + tally.refused_handshakes).sum()
+    }
+
+    /// Everything as text. Constituencies that are no more are forgotten.
+    ///
+    /// # Errors
+    /// If it cannot be written, which would be a mistake of ours.
+    pub fn text(&self, facts: &Facts, exposition: Exposition) -> Result<String, fmt::Error> {
+        let mut registry = Registry::with_prefix("provost");
+        self.register_counts(facts, &mut registry);
+        facts.register_process(&mut registry);
+        facts.register_phones(&mut registry);
+        facts.register_certificates(&mut registry);
+        let mut written = String::new();
+        match exposition {
+            Exposition::OpenMetrics => text::encode(&mut written, &registry)?,
+            Exposition::Plain => prometheus_text::encode(&mut written, &registry)?,
+        }
+        Ok(written)
+    }
+
+    fn register_counts(&self, facts: &Facts, registry: &mut Registry) {
+        let is_there = |name: &ConstituencyName| facts.constituencies.iter().any(|(there, _)| there == name.as_str());
+        let mut tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
+        // What was refused before it came to a constituency stays.
+        tallies.retain(|name, _| name.as_ref().is_none_or(is_there));
+        let (requests, refusals, bytes, handshakes) = <(Counts, Counts, Counts, Counts)>::default();
+        let mut refused = 0;
+        for (name, tally) in tallies.iter() {
+            let name = name.as_ref().map_or("", ConstituencyName::as_str);
+            for ((method, status), count) in &tally.requests {
+                let status = if *status == 0 { "none".to_owned() } else { status.to_string() };
+                add(&requests, &[("constituency", name), ("method", method), ("code", &status)], *count);
+            }
+            for (reason, count) in &tally.refusals {
+                add(&refusals, &[("constituency", name), ("reason", reason)], *count);
+            }
+            if !name.is_empty() {
+                add(&bytes, &[("constituency", name)], tally.bytes);
+            }
+            refused += tally.refused_handshakes;
+        }
+        add(&handshakes, &[("outcome", "full")], self.handshakes.full.load(Ordering::Relaxed));
+        add(&handshakes, &[("outcome", "resumed")], self.handshakes.resumed.load(Ordering::Relaxed));
+        add(&handshakes, &[("outcome", "refused")], refused);
+        registry.register("requests", "Requests by constituency, method and status", requests);
+        registry.register("refusals", "Refused requests and handshakes by the kind of their reason", refusals);
+        registry.register("sent_bytes", "Bytes of bodies that were sent", bytes);
+        registry.register("handshakes", "TLS handshakes by what came of them", handshakes);
+    }
+}
+
+type Labels = Vec<(&'static str, String)>;
+type Counts = Family<Labels, Counter>;
+type Gauges = Family<Labels, Gauge<i64, AtomicI64>>;
+
+fn labels(pairs: &[(&'static str, &str)]) -> Labels {
+    pairs.iter().map(|(key, value)| (*key, (*value).to_owned())).collect()
+}
+
+fn add(counts: &Counts, pairs: &[(&'static str, &str)], count: u64) {
+    counts.get_or_create(&labels(pairs)).inc_by(count);
+}
+
+fn set(gauges: &Gauges, pairs: &[(&'static str, &str)], value: impl TryInto<i64>) {
+    gauges.get_or_create(&labels(pairs)).set(value.try_into().unwrap_or(i64::MAX));
+}
+
+/// One number without labels.
+fn gauge(value: impl TryInto<i64>) -> Gauge<i64, AtomicI64> {
+    let gauge = Gauge::default();
+    gauge.set(value.try_into().unwrap_or(i64::MAX));
+    gauge
+}
+
+fn counter(value: u64) -> Counter {
+    let counter = Counter::default();
+    counter.inc_by(value);
+    counter
+}
+
+impl Facts {
+    fn register_process(&self, registry: &mut Registry) {
+        let connections = Gauges::default();
+        for (kind, count) in &self.connections {
+            set(&connections, &[("kind", kind)], *count);
+        }
+        registry.register("build", "The version that runs", Info::new(vec![("version", self.version)]));
+        registry.register("start_time_seconds", "Since when it runs, in Unix time", gauge(self.started));
+        registry.register("ready", "Whether phones can be served (1) or not (0)", gauge(i64::from(self.is_ready)));
+        registry.register("connections", "Phones' connections by kind", connections);
+        let is_written = gauge(i64::from(self.ledger_is_written));
+        registry.register("ledger_writable", "Whether the ledger can be written (1) or not (0)", is_written);
+        let dropped = "Sightings that are missing in the ledger because there were too many";
+        registry.register("ledger_dropped_sightings", dropped, counter(self.ledger_dropped));
+        let lost = "Lines of the access log that were lost because nobody took them";
+        registry.register("access_log_lost_lines", lost, counter(self.lines_lost));
+    }
+
+    fn register_phones(&self, registry: &mut Registry) {
+        let (phones, seen, constituencies) = <(Gauges, Gauges, Gauges)>::default();
+        for ((constituency, state), count) in &self.phones {
+            set(&phones, &[("constituency", constituency), ("state", state)], *count);
+        }
+        for (constituency, count) in &self.seen {
+            set(&seen, &[("constituency", constituency)], *count);
+        }
+        for (state, is_served) in [("served", true), ("broken", false)] {
+            let count = self.constituencies.iter().filter(|(_, served)| *served == is_served).count();
+            set(&constituencies, &[("state", state)], count);
+        }
+        registry.register("phones", "Phones by constituency and state", phones);
+        registry.register("phones_seen", "Phones seen during the last day", seen);
+        registry.register("constituencies", "Folders of constituencies by whether they are served", constituencies);
+    }
+
+    fn register_certificates(&self, registry: &mut Registry) {
+        let (expiry, in_a_row, human) = <(Gauges, Gauges, Gauges)>::default();
+        let (attempts, failures) = <(Counts, Counts)>::default();
+        for (key, name, not_after) in &self.certificates {
+            set(&expiry, &[("key", key), ("name", name)], *not_after);
+        }
+        for renewal in &self.renewals {
+            let key = [("key", renewal.key.as_str())];
+            add(&attempts, &key, renewal.attempts);
+            add(&failures, &key, renewal.failures);
+            set(&in_a_row, &key, renewal.failures_in_a_row);
+            set(&human, &key, i64::from(renewal.needs_human));
+        }
+        let expires = "When the certificate in use expires, in Unix time";
+        registry.register("certificate_expiry_timestamp_seconds", expires, expiry);
+        registry.register("renewal_attempts", "Attempts to obtain or renew a certificate", attempts);
+        registry.register("renewal_failures", "Attempts to obtain or renew a certificate that failed", failures);
+        registry.register("renewal_consecutive_failures", "How many attempts failed in a row", in_a_row);
+        registry.register("renewal_needs_human", "Whether somebody must change something (1) or not (0)", human);
+    }
+}
+
+/// A method as a label: there are only so many.
+fn name(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::PUT => "PUT",
+        _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(text: &str, metric: &str) -> String {
+        text.lines()
+            .find(|line| line.starts_with(metric))
+            .unwrap_or_else(|| panic!("no {metric} in\n{text}"))
+            .to_owned()
+    }
+
+    #[test]
+    fn what_was_counted_is_told_until_its_constituency_is_gone() {
+        let metrics = Metrics::default();
+        let name: ConstituencyName = "ote".parse().unwrap();
+        let get = Observed {
+            constituency: Some(&name),
+            method: Some(&Method::GET),
+            status: Some(200),
+            refusal: None,
+            bytes: 7,
+        };
+        metrics.observe(get);
+        metrics.observe(get);
+        metrics.observe(Observed { status: Some(403), refusal: Some("unknown_phone"), bytes: 0, ..get });
+        metrics.observe(Observed { method: Some(&Method::from_bytes(b"FROB").unwrap()), status: None, ..get });
+        metrics.observe(Observed {
+            constituency: None,
+            method: None,
+            status: None,
+            refusal: Some("unknown_name"),
+            bytes: 0,
+        });
+        metrics.handshakes.count(false);
+        metrics.handshakes.count(true);
+        metrics.handshakes.count(true);
+        let mut facts = Facts { constituencies: vec![("ote".to_owned(), true)], ..Facts::default() };
+        for exposition in [Exposition::OpenMetrics, Exposition::Plain] {
+            let text = metrics.text(&facts, exposition).unwrap();
+            for expected in [
+                r#"provost_requests_total{constituency="ote",method="GET",code="200"} 2"#,
+                r#"provost_requests_total{constituency="ote",method="GET",code="403"} 1"#,
+                r#"provost_requests_total{constituency="ote",method="other",code="none"} 1"#,
+                r#"provost_refusals_total{constituency="ote",reason="unknown_phone"} 1"#,
+                r#"provost_refusals_total{constituency="",reason="unknown_name"} 1"#,
+                r#"provost_sent_bytes_total{constituency="ote"} 21"#,
+                r#"provost_handshakes_total{outcome="resumed"} 2"#,
+                r#"provost_handshakes_total{outcome="refused"} 1"#,
+            ] {
+                assert!(text.lines().any(|line| line == expected), "{expected}\n{text}");
+            }
+        }
+        assert_eq!(metrics.observed(), 5);
+        facts.constituencies.clear();
+        let text = metrics.text(&facts, Exposition::Plain).unwrap();
+        assert!(!text.contains("constituency=\"ote\""), "{text}");
+        assert!(line(&text, "provost_refusals_total").contains("unknown_name"));
+    }
+
+    #[test]
+    fn the_two_forms_say_so() {
+        let text =
+            |exposition| Metrics::default().text(&Facts { version: "1.2", ..Facts::default() }, exposition).unwrap();
+        let (open, plain) = (text(Exposition::OpenMetrics), text(Exposition::Plain));
+        assert!(open.ends_with("# EOF\n") && open.contains("# TYPE provost_handshakes counter"), "{open}");
+        assert!(plain.contains("# TYPE provost_handshakes_total counter") && !plain.contains("EOF"), "{plain}");
+        assert_eq!(line(&plain, "provost_build_info"), "provost_build_info{version=\"1.2\"} 1");
+    }
+}

@@ -1,0 +1,108 @@
+//! The metrics: exactly what was done, in a form that Prometheus takes.
+
+use std::process::{Command, Stdio};
+
+use serde_json::json;
+
+use crate::harness::operators::Operators;
+use crate::harness::pki::{FACTORY, OTHER_FACTORY};
+use crate::harness::site::{Running, Site};
+use crate::harness::{STRANGER, VVX500, eventually, not_run};
+
+/// A site with operators that has been asked for this and that.
+fn site() -> Site {
+    let mut site = Site::with_ote();
+    site.config["status"] = json!({ "listen": "127.0.0.1:0" });
+    site
+}
+
+fn ask_for_this_and_that(server: &Running) {
+    let phone = server.client("ote", &FACTORY.device(VVX500));
+    for path in ["/site.cfg", "/site.cfg", "/site.cfg", "/nothing.cfg"] {
+        phone.get(path).unwrap();
+    }
+    server.client("ote", &FACTORY.device(STRANGER)).get("/site.cfg").unwrap();
+    server.client("ote", &OTHER_FACTORY.device(VVX500)).get("/site.cfg").unwrap_err();
+    server.client("nobody", &FACTORY.device(VVX500)).get("/site.cfg").unwrap_err();
+}
+
+/// The metrics, once they tell of that.
+fn metrics(operators: &Operators) -> String {
+    eventually("the figures", || {
+        let text = operators.get("/metrics").body;
+        (text.contains(r#"reason="unknown_name"} 1"#) && text.contains(r#"state="waiting"} 1"#)).then_some(text)
+    })
+}
+
+#[test]
+fn the_figures_are_what_was_done() {
+    let site = site();
+    let server = site.start();
+    let operators = Operators::of(&server);
+    ask_for_this_and_that(&server);
+    let text = metrics(&operators);
+    let length = "<site/>".len();
+    for expected in [
+        r#"provost_requests_total{constituency="ote",method="GET",code="200"} 3"#,
+        r#"provost_requests_total{constituency="ote",method="GET",code="404"} 1"#,
+        r#"provost_requests_total{constituency="ote",method="GET",code="403"} 1"#,
+        r#"provost_refusals_total{constituency="ote",reason="unknown_phone"} 1"#,
+        r#"provost_refusals_total{constituency="ote",reason="unknown_issuer"} 1"#,
+        r#"provost_refusals_total{constituency="",reason="unknown_name"} 1"#,
+        r#"provost_handshakes_total{outcome="refused"} 2"#,
+        r#"provost_phones{constituency="ote",state="well"} 1"#,
+        r#"provost_phones{constituency="ote",state="waiting"} 1"#,
+        r#"provost_phones_seen{constituency="ote"} 2"#,
+        r#"provost_constituencies{state="served"} 1"#,
+        r#"provost_constituencies{state="broken"} 0"#,
+        "provost_ready 1",
+        "provost_ledger_writable 1",
+        "provost_ledger_dropped_sightings_total 0",
+        "provost_access_log_lost_lines_total 0",
+        &format!("provost_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION")),
+    ] {
+        assert!(text.lines().any(|line| line == expected), "{expected} is not in\n{text}");
+    }
+    let value = |start: &str| -> u64 {
+        let mut lines = text.lines().filter(|line| line.starts_with(start));
+        lines.next().unwrap_or_else(|| panic!("{start} in\n{text}")).rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    let finished = r#"provost_handshakes_total{outcome=""#;
+    let finished = value(&format!("{finished}full\"}}")) + value(&format!("{finished}resumed\"}}"));
+    assert!((5..=6).contains(&finished), "{finished} handshakes for 5 requests of phones that were let in:\n{text}");
+    assert!(value(r#"provost_sent_bytes_total{constituency="ote"}"#) >= 3 * length as u64);
+    assert!(value(r#"provost_certificate_expiry_timestamp_seconds{key="rsa""#) > value("provost_start_time_seconds"));
+}
+
+#[test]
+fn prometheus_takes_them_and_open_metrics_is_to_be_had() {
+    let site = site();
+    let server = site.start();
+    let operators = Operators::of(&server);
+    ask_for_this_and_that(&server);
+    let plain = metrics(&operators);
+    let accept = "Accept: application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5";
+    let open = operators.with(&["-H", accept]).get("/metrics");
+    assert!(open.headers["content-type"].starts_with("application/openmetrics-text; version=1.0.0"), "{open:?}");
+    assert!(open.body.ends_with("# EOF\n"), "{}", open.body);
+    check("metrics", &plain);
+}
+
+/// Has `promtool check` look at `text`.
+fn check(what: &str, text: &str) {
+    use std::io::Write;
+    let promtool = Command::new("promtool")
+        .args(["check", what])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let Ok(mut promtool) = promtool else {
+        return not_run("promtool", "Debian's package prometheus is not installed");
+    };
+    promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}\n{text}");
+    assert!(!said.contains("error"), "{said}\n{text}");
+}
