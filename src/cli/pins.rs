@@ -22,7 +22,7 @@ pub(super) fn warn_of_pin(config: &Config, mac: MacAddress, certificate: Fingerp
     let others: BTreeSet<_> = claims.iter().filter(|claim| !is_it(claim)).map(|claim| claim.fingerprint).collect();
     if !others.is_empty() {
         warn(&format_args!(
-            "{} other certificates came for {mac}: somebody may be posing as it. Compare the fingerprint with the one that \
+            "certificates that came for {mac} besides this one: {}. Somebody may be posing as it: compare the fingerprint with the one that \
              the phone shows on its own screen or web page; see provost phone-log {mac}",
             others.len()
         ));

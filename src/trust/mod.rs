@@ -17,6 +17,8 @@ pub mod identity;
 mod polycom;
 mod refusal;
 mod revocation;
+#[cfg(test)]
+mod tests;
 mod verifier;
 
 pub use bundle::{Bundle, BundleError};

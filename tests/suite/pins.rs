@@ -398,7 +398,11 @@ fn a_certificate_is_let_in_by_its_whole_fingerprint_and_with_a_warning_of_others
         &["allow", STRANGER, "--constituency", "ote", "--certificate-sha256", &fingerprint(&site, &phone)],
     );
     assert_eq!(let_in.stdout, format!("{STRANGER} is let in by ote with this certificate from now on\n"));
-    assert!(let_in.stderr.starts_with("warning: 1 other certificates came for 00005e0053aa: "), "{}", let_in.stderr);
+    assert!(
+        let_in.stderr.starts_with("warning: certificates that came for 00005e0053aa besides this one: 1. "),
+        "{}",
+        let_in.stderr
+    );
     within_a_second("the pin", || server.client("ote", &phone).get("/site.cfg").ok());
     assert!(server.client("ote", &impostor).get("/site.cfg").is_err());
     let table = command(&site, &["phones"]).stdout;
