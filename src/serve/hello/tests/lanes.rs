@@ -240,7 +240,7 @@ const SERVED: [(&str, bool, Option<TlsLevel>); 14] = [
     ("ecdhe-cbc-rsa-gcm", false, Some(TlsLevel::Compatible)),
     ("ecdhe-ccm", false, None),
     ("sha1-signatures", false, None),
-    ("p521-only", false, Some(TlsLevel::Compatible)),
+    ("p521-only", false, None),
 ];
 
 #[test]
