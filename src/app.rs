@@ -15,15 +15,14 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::ca::{CaError, CertificateAuthority, KeyKind};
-use crate::certificate::{FilesSource, LiveCertificates, LocalCa};
+use crate::certificate::{ExactNames, LiveCertificates};
 use crate::clock;
-use crate::config::{CertificateSource, Config};
+use crate::config::Config;
 use crate::constituency::Registry;
 use crate::constituency::scan::Scanner;
 use crate::constituency::watch::{Waker, follow};
 use crate::ledger::{self, Keeper, Ledger};
 use crate::metrics::Metrics;
-use crate::renew::Renewer;
 use crate::serve::Server;
 use crate::serve::access::{AccessLog, LogFormat, Writer};
 use crate::serve::admission::Admission;
@@ -46,6 +45,7 @@ mod renewal;
 mod sightings;
 mod signals;
 mod sockets;
+mod source;
 pub mod status;
 mod supervisor;
 mod upkeep;
@@ -54,14 +54,15 @@ use heart::Heart;
 use knowledge::Sources;
 use passed::{Passed, PassedError};
 use publisher::Publisher;
-use renewal::{Plan, Renewal};
+use renewal::Renewal;
 use sightings::Sightings;
 use sockets::Listeners;
+use source::Source;
 use status::Boards;
 use supervisor::{Supervisor, Word};
 use upkeep::{Upkeep, Work};
 
-pub(crate) use renewal::parts as renewal_parts;
+pub(crate) use renewal::{exact_names, parts as renewal_parts};
 
 /// The folder of the local device CA in the state directory.
 pub const LOCAL_DEVICE_CA: &str = "local";
@@ -145,15 +146,6 @@ pub struct App {
     _lock: StateLock,
 }
 
-/// Where certificates come from, and what that source remembers.
-#[derive(Debug)]
-enum Source {
-    Files(FilesSource),
-    LocalCa(Box<LocalCa>),
-    /// Started by [`App::run`].
-    Acme(Option<Box<(Plan, Renewer)>>),
-}
-
 impl App {
     /// Opens everything that is needed and listens, within a runtime; connections are accepted once [`App::run`] runs.
     /// The access log goes to `output` in the form `log`, which the command line may have chosen; `passed` are the sockets
@@ -172,9 +164,12 @@ impl App {
         let state = StateDir::open(&config.state)?;
         let lock = state.lock()?;
         let certificates = Arc::new(LiveCertificates::default());
+        let mut scanner = Scanner::new(config.constituencies.clone(), config.bundle_names());
+        let first = scanner.scan(clock::now());
+        let (wanted, exact) = watch::channel(Arc::new(ExactNames::of(&first, &config.domain)));
         let boards = Boards::default();
-        let mut source = Source::open(&config, &state, &certificates, &boards)?;
-        source.refresh(&certificates, &config.domain);
+        let mut source = Source::open(&config, &state, &certificates, exact, &boards)?;
+        source.refresh(&certificates);
 
         let read = publisher::look(&config);
         let material = TlsMaterial {
@@ -209,9 +204,7 @@ impl App {
             admission: Arc::new(Admission::new(config.limits.clone(), room)),
             limits: config.limits.clone(),
         });
-        let publisher = Arc::new(Publisher::new(&server, config.clone(), material, read));
-        let mut scanner = Scanner::new(config.constituencies.clone(), config.bundle_names());
-        let first = scanner.scan(clock::now());
+        let publisher = Arc::new(Publisher::new(&server, config.clone(), material, wanted, read));
         publisher.publish_registry(&Registry::default(), first.snapshot());
         let publishing = Arc::clone(&publisher);
         let waker = follow(scanner, first, move |before, after| publishing.publish_registry(before, after))?;
@@ -237,10 +230,7 @@ impl App {
     /// The CA that clients must trust, where it is one of our own.
     #[must_use]
     pub fn server_ca(&self) -> Option<CertificateDer<'static>> {
-        match &self.source {
-            Source::LocalCa(local) => Some(local.certificate().clone()),
-            Source::Files(_) | Source::Acme(_) => None,
-        }
+        self.source.server_ca()
     }
 
     /// Serves until `until` is done or a signal says stop; then drains, and writes what is still to be written.
@@ -298,58 +288,6 @@ impl App {
         self.keeper.finish(PATIENCE_WITH_LEDGER);
         tracing::info!("stopped");
         result
-    }
-}
-
-impl Source {
-    fn open(
-        config: &Config,
-        state: &StateDir,
-        live: &Arc<LiveCertificates>,
-        boards: &Boards,
-    ) -> Result<Self, AppError> {
-        Ok(match &config.certificate {
-            CertificateSource::Files(pairs) => Self::Files(FilesSource::new(pairs.clone())),
-            CertificateSource::LocalCa(_) => Self::LocalCa(Box::new(LocalCa::open(
-                &state.path().join(LOCAL_SERVER_CA),
-                &config.domain,
-                clock::now(),
-            )?)),
-            CertificateSource::Acme(settings) => {
-                let plan = Plan::new(settings, &config.domain, state.path(), live, boards);
-                let renewer = plan.open()?;
-                Self::Acme(Some(Box::new((plan, renewer))))
-            }
-        })
-    }
-
-    /// Begins to renew, if that is how certificates come.
-    fn start_renewal(&mut self) -> Result<Option<Renewal>, AppError> {
-        let Self::Acme(renewal) = self else { return Ok(None) };
-        renewal.take().map(|plan| plan.0.start(plan.1)).transpose()
-    }
-
-    /// Publishes certificates that are new, and says what is wrong with those that cannot be used.
-    fn refresh(&mut self, certificates: &LiveCertificates, domain: &str) {
-        match self {
-            Self::Files(files) => {
-                let refreshed = files.refresh(certificates);
-                for error in &refreshed.errors {
-                    tracing::error!("{error}; the last good pair stays in use, if there was one");
-                }
-                if refreshed.is_new {
-                    tracing::info!("the certificate files were read");
-                    files.misfits(domain, clock::now()).iter().for_each(|misfit| tracing::error!("{misfit}"));
-                }
-            }
-            Self::LocalCa(local) => {
-                if let Err(error) = local.refresh(certificates, clock::now()) {
-                    tracing::error!("no certificate from the local CA: {error}");
-                }
-            }
-            // Its own thread publishes.
-            Self::Acme(_) => {}
-        }
     }
 }
 

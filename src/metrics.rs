@@ -78,7 +78,7 @@ pub struct Facts {
     pub seen: BTreeMap<String, usize>,
     /// The certificates in use: key, first name, and when it expires, in Unix seconds.
     pub certificates: Vec<(String, String, i64)>,
-    /// How renewal goes, by key.
+    /// How renewal goes, by key, and by constituency where it is for exact names.
     pub renewals: Vec<Renewal>,
     /// Whether the ledger can be written.
     pub ledger_is_written: bool,
@@ -93,6 +93,8 @@ pub struct Facts {
 pub struct Renewal {
     /// Its key.
     pub key: String,
+    /// The constituency whose exact names it is for; `None` for the wildcard.
+    pub constituency: Option<String>,
     /// Attempts since the start.
     pub attempts: u64,
     /// How many of them failed.
@@ -277,7 +279,8 @@ impl Facts {
             set(&expiry, &[("key", key), ("name", name)], *not_after);
         }
         for renewal in &self.renewals {
-            let key = [("key", renewal.key.as_str())];
+            let constituency = renewal.constituency.as_deref().map(|constituency| ("constituency", constituency));
+            let key: Vec<(&str, &str)> = std::iter::once(("key", renewal.key.as_str())).chain(constituency).collect();
             add(&attempts, &key, renewal.attempts);
             add(&failures, &key, renewal.failures);
             set(&in_a_row, &key, renewal.failures_in_a_row);

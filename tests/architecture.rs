@@ -58,6 +58,7 @@ const IMPURE_FILES: &[(&str, &str)] = &[
     ("src/app/renewal.rs", "gives renewal a thread"),
     ("src/app/knowledge.rs", "looks at clock and folders for the picture"),
     ("src/app/status.rs", "gives operators a thread"),
+    ("src/app/source.rs", "asks what time it is"),
     ("src/app/upkeep.rs", "looks at files on a thread of its own"),
     ("src/ca.rs", "keeps its key in a file"),
     ("src/ca/device.rs", "keeps its list in a file"),

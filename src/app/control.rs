@@ -14,14 +14,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::ca::KeyKind;
-use crate::renew::{Command, Status};
+use crate::constituency::ConstituencyName;
+use crate::renew::{Command, Lineage, Status};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_REQUEST: u64 = 4096;
 
 /// What may be asked.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
     /// How are the certificates?
@@ -30,11 +30,13 @@ pub enum Request {
     Renew {
         /// Everything, due or not.
         all: bool,
+        /// Only the certificate for the exact names of this constituency.
+        only: Option<ConstituencyName>,
     },
     /// Revoke a certificate.
     Revoke {
-        /// The kind of its key.
-        key: KeyKind,
+        /// Which one.
+        certificate: Lineage,
     },
 }
 
@@ -109,17 +111,17 @@ async fn converse(stream: UnixStream, commands: mpsc::Sender<Command>) -> io::Re
             say(&mut writer, &Reply::Status(Box::new(status.await.map_err(gone)?))).await?;
             Reply::Done
         }
-        Request::Renew { all } => {
+        Request::Renew { all, only } => {
             let (progress, mut said) = mpsc::unbounded_channel();
-            commands.send(Command::Renew { all, progress }).await.map_err(io::Error::other)?;
+            commands.send(Command::Renew { all, only, progress }).await.map_err(io::Error::other)?;
             while let Some(step) = said.recv().await {
                 say(&mut writer, &Reply::Says(step)).await?;
             }
             Reply::Done
         }
-        Request::Revoke { key: kind } => {
+        Request::Revoke { certificate: lineage } => {
             let (done, hears) = oneshot::channel();
-            commands.send(Command::Revoke { kind, done }).await.map_err(io::Error::other)?;
+            commands.send(Command::Revoke { lineage, done }).await.map_err(io::Error::other)?;
             hears.await.map_err(gone)?.map_or_else(|failure| Reply::Failed(failure.message), |()| Reply::Done)
         }
     };

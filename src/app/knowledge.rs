@@ -54,6 +54,7 @@ impl Knowledge for Sources {
             Arc::as_ptr(&server.site.load_full()).hash(&mut hasher);
         }
         Arc::as_ptr(&self.certificates.current()).hash(&mut hasher);
+        Arc::as_ptr(&self.certificates.exact()).hash(&mut hasher);
         self.boards.load().as_ref().map(|board| board.generation()).hash(&mut hasher);
         hasher.finish()
     }
@@ -194,7 +195,10 @@ impl Sources {
     }
 
     fn in_use(&self, source: &'static str) -> Vec<picture::Certificate> {
-        self.certificates.current().iter().map(|certificate| presented(certificate, source)).collect()
+        let (current, exact) = (self.certificates.current(), self.certificates.exact());
+        // One pair of files may serve both.
+        let own = exact.values().flatten().filter(|own| !current.iter().any(|common| common.is_same_as(own)));
+        current.iter().chain(own).map(|certificate| presented(certificate, source)).collect()
     }
 
     fn constituencies(&self, site: &Site, phones: &[Phone], now: i64) -> Vec<picture::Constituency> {

@@ -3,8 +3,11 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use tokio::sync::watch;
+
 use super::looks::{Look, Looks};
 use super::news;
+use crate::certificate::ExactNames;
 use crate::config::Config;
 use crate::constituency::{ConstituencyName, Registry};
 use crate::files::Stamp;
@@ -29,13 +32,21 @@ struct InUse {
     /// As it was last read without an error.
     config: Config,
     material: TlsMaterial,
+    /// Who wants a certificate of its own; those hear of it who see to certificates.
+    wanted: watch::Sender<Arc<ExactNames>>,
 }
 
 impl Publisher {
     /// A publisher for `server`, which has published nothing yet.
-    pub(super) fn new(server: &Arc<Server>, config: Config, material: TlsMaterial, read: Look) -> Self {
+    pub(super) fn new(
+        server: &Arc<Server>,
+        config: Config,
+        material: TlsMaterial,
+        wanted: watch::Sender<Arc<ExactNames>>,
+        read: Look,
+    ) -> Self {
         let looks = Mutex::new(Looks::of(read));
-        Self { server: Arc::downgrade(server), in_use: Mutex::new(InUse { config, material }), looks }
+        Self { server: Arc::downgrade(server), in_use: Mutex::new(InUse { config, material, wanted }), looks }
     }
 
     /// Publishes what the folders have become.
@@ -44,7 +55,7 @@ impl Publisher {
         let Some(server) = self.server.upgrade() else { return };
         news::tell_folders(before, &after);
         let no_sni = server.site.load().no_sni().cloned();
-        publish(&server, after, no_sni, &in_use.material);
+        publish(&server, after, no_sni, &in_use);
     }
 
     /// SIGHUP: reads trust bundles and what of `provost.json` can change while running; `started` is what it was at
@@ -97,7 +108,7 @@ impl Publisher {
         }
         let Some(server) = self.server.upgrade() else { return };
         let folders = server.site.load().registry().snapshot();
-        publish(&server, folders, in_use.config.no_sni.clone(), &in_use.material);
+        publish(&server, folders, in_use.config.no_sni.clone(), &in_use);
     }
 
     fn looks(&self) -> MutexGuard<'_, Looks> {
@@ -115,9 +126,17 @@ pub(super) fn look(config: &Config) -> Look {
     config.trust.iter().map(|(name, files)| (name.clone(), stamps(files))).collect()
 }
 
-fn publish(server: &Server, folders: Registry, no_sni: Option<ConstituencyName>, material: &TlsMaterial) {
+fn publish(server: &Server, folders: Registry, no_sni: Option<ConstituencyName>, in_use: &InUse) {
     let current = server.site.load_full();
-    let next = current.with(folders, no_sni, material);
+    let next = current.with(folders, no_sni, &in_use.material);
     news::tell_unusable(&current, &next);
+    let wanted = ExactNames::of(next.registry(), next.domain());
     server.site.store(Arc::new(next));
+    in_use.wanted.send_if_modified(|before| {
+        let is_new = **before != wanted;
+        if is_new {
+            *before = Arc::new(wanted);
+        }
+        is_new
+    });
 }

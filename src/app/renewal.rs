@@ -11,7 +11,10 @@ use tokio::task::JoinSet;
 
 use super::status::Boards;
 use super::{AppError, control};
-use crate::certificate::LiveCertificates;
+use crate::certificate::{ExactNames, LiveCertificates};
+use crate::clock;
+use crate::config::Config;
+use crate::constituency::scan::Scanner;
 use crate::dns::Dns;
 use crate::renew::{AcmeSettings, Parts, Renewer};
 
@@ -25,6 +28,7 @@ pub(super) struct Plan {
     domain: String,
     state: PathBuf,
     live: Arc<LiveCertificates>,
+    exact: watch::Receiver<Arc<ExactNames>>,
     boards: Boards,
     control: Option<UnixListener>,
 }
@@ -36,13 +40,24 @@ pub(super) struct Renewal {
     thread: JoinHandle<()>,
 }
 
+/// The exact names that constituencies want, as their folders are now.
+pub(crate) fn exact_names(config: &Config) -> ExactNames {
+    let registry = Scanner::new(config.constituencies.clone(), config.bundle_names()).scan(clock::now());
+    ExactNames::of(&registry, &config.domain)
+}
+
 /// What `settings` mean, from files that they name; warnings about these are only said.
-pub(crate) fn parts(settings: &AcmeSettings, domain: &str, state: &Path) -> Result<Parts, AppError> {
+pub(crate) fn parts(
+    settings: &AcmeSettings,
+    domain: &str,
+    state: &Path,
+    exact: watch::Receiver<Arc<ExactNames>>,
+) -> Result<Parts, AppError> {
     let (dns, warnings) = Dns::open(&settings.dns).map_err(|error| AppError::Acme(error.to_string()))?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    Parts::real(settings, domain, state, Arc::new(dns)).map_err(|error| AppError::Acme(error.to_string()))
+    Parts::real(settings, domain, state, exact, Arc::new(dns)).map_err(|error| AppError::Acme(error.to_string()))
 }
 
 impl Plan {
@@ -52,16 +67,18 @@ impl Plan {
         domain: &str,
         state: &Path,
         live: &Arc<LiveCertificates>,
+        exact: &watch::Receiver<Arc<ExactNames>>,
         boards: &Boards,
     ) -> Self {
         let (settings, domain, state) = (settings.clone(), domain.to_owned(), state.to_owned());
         let control = control::listen(&state);
-        Self { settings, domain, state, live: Arc::clone(live), boards: Arc::clone(boards), control }
+        let (live, exact, boards) = (Arc::clone(live), exact.clone(), Arc::clone(boards));
+        Self { settings, domain, state, live, exact, boards, control }
     }
 
     /// Publishes what is stored.
     pub(super) fn open(&self) -> Result<Renewer, AppError> {
-        let parts = parts(&self.settings, &self.domain, &self.state)?;
+        let parts = parts(&self.settings, &self.domain, &self.state, self.exact.clone())?;
         let renewer = Renewer::open(parts, &self.state, Arc::clone(&self.live))
             .map_err(|error| AppError::Acme(format!("{}: {error}", self.state.display())))?;
         self.boards.store(Some(renewer.board()));

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::Source;
 use super::publisher::Publisher;
+use super::source::Source;
 use crate::certificate::LiveCertificates;
 use crate::config::Config;
 use crate::constituency::watch::Waker;
@@ -87,7 +87,7 @@ impl Upkeep {
 
 impl Work {
     fn do_once(&mut self, is_reload: bool) {
-        self.source.refresh(&self.certificates, &self.config.domain);
+        self.source.refresh(&self.certificates);
         if is_reload {
             self.publisher.reload(&self.config);
             self.waker.wake();

@@ -1,5 +1,6 @@
 //! Certificates from files that somebody else writes, followed as they change.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -9,7 +10,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{LiveCertificates, PairError, ServerCertificate};
+use super::{ExactNames, LiveCertificates, PairError, ServerCertificate};
 use crate::files::{Stamp, read_regular};
 
 /// One chain with its key, PEM, as `provost.json` names them.
@@ -58,12 +59,16 @@ pub struct Refreshed {
     pub is_new: bool,
     /// Pairs that cannot be used as they are; the last good one stays.
     pub errors: Vec<FilesError>,
+    /// Exact names that are wanted and that no pair is for, since this look: what is wrong, and what to do.
+    pub lacking: Vec<String>,
 }
 
 /// Follows pairs of files. A pair that does not fit, as between two renames, keeps the last good one.
 #[derive(Debug)]
 pub struct FilesSource {
     pairs: Vec<Followed>,
+    exact: ExactNames,
+    lacking: BTreeSet<String>,
 }
 
 #[derive(Debug)]
@@ -77,11 +82,12 @@ impl FilesSource {
     /// Follows `pairs`.
     #[must_use]
     pub fn new(pairs: Vec<CertificateFiles>) -> Self {
-        Self { pairs: pairs.into_iter().map(|files| Followed { files, seen: None, good: None }).collect() }
+        let pairs = pairs.into_iter().map(|files| Followed { files, seen: None, good: None }).collect();
+        Self { pairs, exact: ExactNames::default(), lacking: BTreeSet::new() }
     }
 
-    /// Reads what has changed and publishes the set if any pair is new.
-    pub fn refresh(&mut self, live: &LiveCertificates) -> Refreshed {
+    /// Reads what has changed, and publishes the certificates if any pair is new or other exact names are wanted.
+    pub fn refresh(&mut self, live: &LiveCertificates, exact: &ExactNames) -> Refreshed {
         let mut errors = Vec::new();
         let mut is_new = false;
         for pair in &mut self.pairs {
@@ -98,10 +104,52 @@ impl FilesSource {
             }
             pair.seen = Some(stamps);
         }
-        if is_new {
-            live.publish(self.pairs.iter().filter_map(|pair| pair.good.clone()).collect());
+        if is_new || self.exact != *exact {
+            self.exact.clone_from(exact);
+            self.publish(live);
         }
-        Refreshed { is_new, errors }
+        let lacking = self.lacking();
+        let before = std::mem::replace(&mut self.lacking, lacking);
+        Refreshed { is_new, errors, lacking: self.lacking.difference(&before).cloned().collect() }
+    }
+
+    /// A pair that is for exact names alone is shown to those who ask for them, unless there is no other pair.
+    fn publish(&self, live: &LiveCertificates) {
+        let exact = self.exact.iter().map(|(constituency, names)| {
+            let own = self.good().filter(|pair| is_for_any(pair, names));
+            (constituency.clone(), own.cloned().collect::<Vec<_>>())
+        });
+        let exact: BTreeMap<_, _> = exact.filter(|(_, pairs)| !pairs.is_empty()).collect();
+        let (own, common): (Vec<_>, Vec<_>) = self.good().cloned().partition(|pair| self.is_exact_only(pair));
+        live.publish(if common.is_empty() { own } else { common });
+        live.publish_exact(exact);
+    }
+
+    fn good(&self) -> impl Iterator<Item = &ServerCertificate> {
+        self.pairs.iter().filter_map(|pair| pair.good.as_ref())
+    }
+
+    fn is_exact_only(&self, pair: &ServerCertificate) -> bool {
+        let is_wanted = self.exact.iter().any(|(_, names)| is_for_any(pair, names));
+        is_wanted && !pair.names.iter().any(|name| name.starts_with("*."))
+    }
+
+    fn lacking(&self) -> BTreeSet<String> {
+        let lack = |(constituency, names): (_, &[String])| {
+            let missing: Vec<&str> = names
+                .iter()
+                .filter(|name| !self.good().any(|pair| pair.names.contains(name)))
+                .map(String::as_str)
+                .collect();
+            (!missing.is_empty()).then(|| {
+                let missing = missing.join(", ");
+                format!(
+                    "{constituency}: \"certificate_names\" is \"exact\", but none of the certificate files is for exactly \
+                     {missing}, so phones are shown the wildcard there; add a pair to \"files\" that names {missing}"
+                )
+            })
+        };
+        self.exact.iter().filter_map(lack).collect()
     }
 
     /// Why phones will refuse the pairs in use: names that are not covered, dates that have passed.
@@ -113,7 +161,7 @@ impl FilesSource {
         for pair in &self.pairs {
             let Some(certificate) = &pair.good else { continue };
             let file = pair.files.chain.display();
-            if !certificate.covers(&example) {
+            if !certificate.covers(&example) && !self.is_exact_only(certificate) {
                 let names = certificate.names.join(", ");
                 misfits.push(format!("{file} does not cover *.{domain} (it is for {names}); phones will refuse it"));
             }
@@ -132,6 +180,10 @@ impl Followed {
     fn stamps(&self) -> [Option<Stamp>; 2] {
         [Stamp::of(&self.files.chain), Stamp::of(&self.files.key)]
     }
+}
+
+fn is_for_any(certificate: &ServerCertificate, names: &[String]) -> bool {
+    names.iter().any(|name| certificate.names.contains(name))
 }
 
 fn load(files: &CertificateFiles) -> Result<ServerCertificate, FilesError> {

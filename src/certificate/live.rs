@@ -1,5 +1,6 @@
 //! The certificates in use now, and which of them a client is shown.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -8,59 +9,113 @@ use rustls::sign::CertifiedKey;
 use rustls::{CipherSuite, SignatureAlgorithm, SignatureScheme};
 
 use super::ServerCertificate;
+use crate::constituency::ConstituencyName;
 
-/// The certificates in use. Replaced whole; a handshake sees the old set or the new one.
+/// The certificates in use. Each set is replaced whole; a handshake sees the old one or the new one.
 #[derive(Debug, Default)]
 pub struct LiveCertificates {
     /// ECDSA first: cheaper, and shown only to clients that ask for it.
     current: ArcSwap<Vec<ServerCertificate>>,
+    /// Those for exact names, in the same order.
+    exact: ArcSwap<BTreeMap<ConstituencyName, Vec<ServerCertificate>>>,
+}
+
+/// The certificates that one constituency shows.
+#[derive(Debug)]
+pub struct ConstituencyCertificates {
+    live: Arc<LiveCertificates>,
+    /// Whose exact names come first; `None` where the wildcard is what is wanted.
+    exact: Option<ConstituencyName>,
 }
 
 impl LiveCertificates {
-    /// Shows `certificates` from now on.
+    /// Shows `certificates` from now on, to all who ask for no exact name.
     pub fn publish(&self, mut certificates: Vec<ServerCertificate>) {
-        certificates.sort_by_key(|certificate| certificate.algorithm() == SignatureAlgorithm::RSA);
+        in_order(&mut certificates);
         self.current.store(Arc::new(certificates));
+    }
+
+    /// Shows these for exact names from now on, each only to those who ask for its constituency.
+    pub fn publish_exact(&self, mut certificates: BTreeMap<ConstituencyName, Vec<ServerCertificate>>) {
+        for certificates in certificates.values_mut() {
+            in_order(certificates);
+        }
+        self.exact.store(Arc::new(certificates));
     }
 
     /// Whether there is nothing to show yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.current.load().is_empty()
+        self.current.load().is_empty() && self.exact.load().is_empty()
     }
 
-    /// The RSA certificate, for phones that know no other kind.
-    #[must_use]
-    pub fn rsa(&self) -> Option<ServerCertificate> {
-        self.current.load().iter().find(|certificate| certificate.rsa_key().is_some()).cloned()
-    }
-
-    /// The certificates in use.
+    /// The certificates in use that are for no constituency's exact names.
     #[must_use]
     pub fn current(&self) -> Arc<Vec<ServerCertificate>> {
         self.current.load_full()
     }
-}
 
-impl ResolvesServerCert for LiveCertificates {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let current = self.current.load();
-        let chosen = shown_to(&current, hello.signature_schemes(), hello.cipher_suites());
-        chosen.map(|certificate| Arc::clone(&certificate.key))
+    /// The certificates in use for exact names, by constituency.
+    #[must_use]
+    pub fn exact(&self) -> Arc<BTreeMap<ConstituencyName, Vec<ServerCertificate>>> {
+        self.exact.load_full()
     }
 }
 
-/// Which of `certificates`, as they are published, a client is shown that offers these `schemes` and `suites`.
-#[must_use]
-pub fn shown_to<'a>(
-    certificates: &'a [ServerCertificate],
-    schemes: &[SignatureScheme],
-    suites: &[CipherSuite],
-) -> Option<&'a ServerCertificate> {
-    let fits = |certificate: &&ServerCertificate| {
-        certificate.key.key.choose_scheme(schemes).is_some() && has_suite_for(certificate.algorithm(), suites)
-    };
-    certificates.iter().find(fits).or(certificates.last())
+impl ConstituencyCertificates {
+    /// Those of a constituency; with `exact`, its name, the certificate for its exact names before all others.
+    #[must_use]
+    pub fn new(live: Arc<LiveCertificates>, exact: Option<ConstituencyName>) -> Self {
+        Self { live, exact }
+    }
+
+    /// The RSA certificate that is shown to a client that asks for `server_name`, also one that knows no other kind.
+    #[must_use]
+    pub fn rsa(&self, server_name: Option<&str>) -> Option<ServerCertificate> {
+        let is_rsa = |certificate: &&ServerCertificate| certificate.algorithm() == SignatureAlgorithm::RSA;
+        let exact = self.live.exact.load();
+        let own = self.exact.as_ref().and_then(|name| exact.get(name)).into_iter().flatten();
+        let mut own = own.filter(|certificate| server_name.is_none_or(|name| certificate.covers(name)));
+        own.find(is_rsa).or(self.live.current.load().iter().find(is_rsa)).cloned()
+    }
+
+    /// What a client is shown that asks for `server_name` and offers these `schemes` and `suites`.
+    #[must_use]
+    pub fn shown_to(
+        &self,
+        server_name: Option<&str>,
+        schemes: &[SignatureScheme],
+        suites: &[CipherSuite],
+    ) -> Option<Arc<CertifiedKey>> {
+        let fits = |certificate: &&ServerCertificate| {
+            certificate.key.key.choose_scheme(schemes).is_some() && has_suite_for(certificate.algorithm(), suites)
+        };
+        let shown = |certificate: &ServerCertificate| Arc::clone(&certificate.key);
+        if let Some(constituency) = &self.exact {
+            let exact = self.live.exact.load();
+            // An alias may be newer than the certificate: the wildcard covers it meanwhile.
+            let own = exact
+                .get(constituency)
+                .into_iter()
+                .flatten()
+                .find(|certificate| server_name.is_none_or(|name| certificate.covers(name)) && fits(certificate));
+            if let Some(own) = own {
+                return Some(shown(own));
+            }
+        }
+        let current = self.live.current.load();
+        current.iter().find(fits).or(current.last()).map(shown)
+    }
+}
+
+impl ResolvesServerCert for ConstituencyCertificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.shown_to(hello.server_name(), hello.signature_schemes(), hello.cipher_suites())
+    }
+}
+
+fn in_order(certificates: &mut [ServerCertificate]) {
+    certificates.sort_by_key(|certificate| certificate.algorithm() == SignatureAlgorithm::RSA);
 }
 
 /// Whether one of `suites` can authenticate with such a key: any of TLS 1.3, or the matching ones of TLS 1.2.

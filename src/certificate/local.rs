@@ -1,32 +1,44 @@
 //! Certificates from a CA of our own: for a LAN, and for local mode.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::CertificateDer;
 
-use super::{LiveCertificates, ServerCertificate};
+use super::{ExactNames, LiveCertificates, ServerCertificate};
 use crate::ca::{CaError, CertificateAuthority, KeyKind};
 use crate::clock;
+use crate::constituency::ConstituencyName;
 
 /// How long a certificate of the local CA lives.
 const LIFETIME: Duration = Duration::from_hours(24 * 90);
 /// A new one is made when less than this is left.
 const RENEW_BEFORE: Duration = Duration::from_hours(24 * 30);
 
-/// Presents a certificate of a local CA. The CA is kept, its certificates live in memory.
+/// Presents certificates of a local CA: a wildcard, and those for exact names. The CA is kept, its certificates live in
+/// memory.
 #[derive(Debug)]
 pub struct LocalCa {
     ca: CertificateAuthority,
     names: Vec<String>,
     not_after: Option<i64>,
+    exact: BTreeMap<ConstituencyName, Exact>,
+}
+
+/// A certificate for exact names, and what it was made for: a name that is not in it would be looked for in vain.
+#[derive(Debug)]
+struct Exact {
+    names: Vec<String>,
+    certificate: ServerCertificate,
 }
 
 impl LocalCa {
     /// Opens the CA in `folder`, or makes it, to issue for `domain` and everything one label below it.
     pub fn open(folder: &Path, domain: &str, now: SystemTime) -> Result<Self, CaError> {
         let ca = CertificateAuthority::open_or_make(folder, "provost local CA", KeyKind::Rsa2048, now)?;
-        Ok(Self { ca, names: vec![format!("*.{domain}"), domain.to_owned()], not_after: None })
+        let names = vec![format!("*.{domain}"), domain.to_owned()];
+        Ok(Self { ca, names, not_after: None, exact: BTreeMap::new() })
     }
 
     /// The CA certificate that clients must trust.
@@ -35,17 +47,45 @@ impl LocalCa {
         self.ca.certificate()
     }
 
-    /// Publishes a certificate in `live` if there is none yet, or the one in use is near its end.
-    pub fn refresh(&mut self, live: &LiveCertificates, now: SystemTime) -> Result<(), CaError> {
+    /// Publishes certificates in `live` where there are none yet, or those in use are near their end, or `exact` has changed.
+    pub fn refresh(&mut self, live: &LiveCertificates, exact: &ExactNames, now: SystemTime) -> Result<(), CaError> {
         let soon = clock::unix_seconds(now + RENEW_BEFORE);
-        if self.not_after.is_some_and(|not_after| not_after > soon) {
-            return Ok(());
+        if self.not_after.is_none_or(|not_after| not_after <= soon) {
+            let certificate = self.issue(&self.names, now)?;
+            self.not_after = Some(certificate.not_after);
+            live.publish(vec![certificate]);
         }
-        let issued = self.ca.issue_server(&self.names, now, LIFETIME)?;
-        let certificate = ServerCertificate::new(vec![issued.certificate], &issued.key)
-            .map_err(|error| CaError::Unusable(error.to_string()))?;
-        self.not_after = Some(certificate.not_after);
-        live.publish(vec![certificate]);
+        self.refresh_exact(live, exact, now, soon)
+    }
+
+    fn refresh_exact(
+        &mut self,
+        live: &LiveCertificates,
+        wanted: &ExactNames,
+        now: SystemTime,
+        soon: i64,
+    ) -> Result<(), CaError> {
+        let before = self.exact.len();
+        self.exact.retain(|constituency, _| wanted.get(constituency).is_some());
+        let mut is_new = self.exact.len() != before;
+        for (constituency, names) in wanted.iter() {
+            let is_good = |exact: &Exact| exact.names == names && exact.certificate.not_after > soon;
+            if !self.exact.get(constituency).is_some_and(is_good) {
+                let exact = Exact { names: names.to_vec(), certificate: self.issue(names, now)? };
+                self.exact.insert(constituency.clone(), exact);
+                is_new = true;
+            }
+        }
+        if is_new {
+            let shown = |(name, exact): (&ConstituencyName, &Exact)| (name.clone(), vec![exact.certificate.clone()]);
+            live.publish_exact(self.exact.iter().map(shown).collect());
+        }
         Ok(())
+    }
+
+    fn issue(&self, names: &[String], now: SystemTime) -> Result<ServerCertificate, CaError> {
+        let issued = self.ca.issue_server(names, now, LIFETIME)?;
+        ServerCertificate::new(vec![issued.certificate], &issued.key)
+            .map_err(|error| CaError::Unusable(error.to_string()))
     }
 }

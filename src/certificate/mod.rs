@@ -1,13 +1,16 @@
 //! What we present: the server's certificates, published whole and swapped while connections are in flight.
 //!
-//! [`LiveCertificates`] is where those who obtain certificates and those who serve meet.
+//! [`LiveCertificates`] is where those who obtain certificates and those who serve meet. Most constituencies show one
+//! wildcard certificate; those of [`ExactNames`] show one of their own as soon as there is one.
 
+mod exact;
 mod files;
 mod live;
 mod local;
 mod pair;
 
+pub use exact::ExactNames;
 pub use files::{CertificateFiles, FilesError, FilesSource, Refreshed};
-pub use live::{LiveCertificates, shown_to};
+pub use live::{ConstituencyCertificates, LiveCertificates};
 pub use local::LocalCa;
 pub use pair::{PairError, ServerCertificate};

@@ -102,6 +102,12 @@ impl ServerCertificate {
         Some(common_name.map_or_else(|| parsed.issuer().to_string(), str::to_owned))
     }
 
+    /// Whether the two are one.
+    #[must_use]
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.key, &other.key)
+    }
+
     /// The kind of its key.
     #[must_use]
     pub fn algorithm(&self) -> SignatureAlgorithm {

@@ -5,17 +5,20 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::sync::watch;
 
 use super::{ConfigArg, complain, runtime, say};
 use crate::app::control::{self, Reply, Request};
-use crate::app::renewal_parts;
+use crate::app::{exact_names, renewal_parts};
 use crate::ca::KeyKind;
 use crate::config::{CertificateSource, Config};
-use crate::renew::{AcmeSettings, CertificateStatus, Directory, Renewer, Status};
+use crate::constituency::ConstituencyName;
+use crate::renew::{AcmeSettings, CertificateStatus, Directory, Lineage, Parts, Renewer, Status};
 
 /// The certificates that provost obtains by itself.
 #[derive(Debug, clap::Subcommand)]
@@ -35,6 +38,9 @@ pub(super) enum Command {
         /// Everything, due or not.
         #[arg(long)]
         now: bool,
+        /// Only the certificate for the exact names of this constituency.
+        #[arg(long, value_name = "NAME")]
+        constituency: Option<ConstituencyName>,
     },
     /// Go the whole way to a certificate against another directory, and keep nothing of it but the account there.
     Rehearse {
@@ -48,12 +54,16 @@ pub(super) enum Command {
         directory_root: Option<PathBuf>,
     },
     /// Have the running server revoke a certificate, and obtain another.
+    #[command(group = clap::ArgGroup::new("certificate").required(true))]
     Revoke {
         #[command(flatten)]
         config: ConfigArg,
-        /// The kind of its key: rsa-2048 or ecdsa-p256.
-        #[arg(long, value_parser = key_kind)]
-        key: KeyKind,
+        /// The wildcard with this kind of key: rsa-2048 or ecdsa-p256.
+        #[arg(long, group = "certificate", value_parser = key_kind)]
+        key: Option<KeyKind>,
+        /// The one for the exact names of this constituency.
+        #[arg(long, group = "certificate", value_name = "NAME")]
+        constituency: Option<ConstituencyName>,
     },
 }
 
@@ -69,8 +79,14 @@ fn key_kind(text: &str) -> Result<KeyKind, String> {
 pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Status { config, json } => show_status(&Site::find(config)?, *json),
-        Command::Renew { config, now } => ask(&Site::find(config)?, Request::Renew { all: *now }),
-        Command::Revoke { config, key } => ask(&Site::find(config)?, Request::Revoke { key: *key }),
+        Command::Renew { config, now, constituency } => {
+            ask(&Site::find(config)?, &Request::Renew { all: *now, only: constituency.clone() })
+        }
+        Command::Revoke { config, key, constituency } => {
+            let exact = constituency.clone().map(Lineage::Exact);
+            let certificate = exact.or(key.map(Lineage::Wildcard)).context("name the certificate")?;
+            ask(&Site::find(config)?, &Request::Revoke { certificate })
+        }
         Command::Rehearse { config, directory, directory_root } => {
             rehearse(Site::find(config)?, directory, directory_root.as_deref())
         }
@@ -79,26 +95,35 @@ pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
 
 /// A site that obtains its certificates.
 struct Site {
-    domain: String,
-    state: PathBuf,
+    config: Config,
     settings: AcmeSettings,
 }
 
 impl Site {
     fn find(config: &ConfigArg) -> anyhow::Result<Self> {
         let config = Config::find(config.config.as_deref())?;
-        let CertificateSource::Acme(settings) = config.certificate else {
+        let CertificateSource::Acme(settings) = &config.certificate else {
             bail!("\"certificate\" is not {{\"acme\": …}} here, so there is nothing to obtain");
         };
-        Ok(Self { domain: config.domain, state: config.state, settings: *settings })
+        Ok(Self { settings: (**settings).clone(), config })
+    }
+
+    fn state(&self) -> &Path {
+        &self.config.state
+    }
+
+    /// What obtaining certificates needs, with all that is kept in `state`.
+    fn parts(&self, state: &Path) -> anyhow::Result<Parts> {
+        let (_, exact) = watch::channel(Arc::new(exact_names(&self.config)));
+        Ok(renewal_parts(&self.settings, &self.config.domain, state, exact)?)
     }
 
     /// A conversation with the running server; `None` if none is running.
     fn converse(
         &self,
-        request: Request,
+        request: &Request,
     ) -> anyhow::Result<Option<impl Iterator<Item = anyhow::Result<Reply>> + use<>>> {
-        let path = control::path(&self.state);
+        let path = control::path(self.state());
         let mut stream = match UnixStream::connect(&path) {
             Ok(stream) => stream,
             Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
@@ -106,14 +131,14 @@ impl Site {
             }
             Err(_) => return Ok(None),
         };
-        writeln!(stream, "{}", serde_json::to_string(&request)?)?;
+        writeln!(stream, "{}", serde_json::to_string(request)?)?;
         let lines = BufReader::new(stream).lines();
         Ok(Some(lines.map(|line| Ok(serde_json::from_str(&line?)?))))
     }
 }
 
 /// Has the running server do something, and prints its steps.
-fn ask(site: &Site, request: Request) -> anyhow::Result<ExitCode> {
+fn ask(site: &Site, request: &Request) -> anyhow::Result<ExitCode> {
     let Some(replies) = site.converse(request)? else {
         complain(&"no server is running on this state directory; start provost serve, which renews by itself");
         return Ok(ExitCode::FAILURE);
@@ -138,14 +163,14 @@ fn ask(site: &Site, request: Request) -> anyhow::Result<ExitCode> {
 }
 
 fn show_status(site: &Site, is_json: bool) -> anyhow::Result<ExitCode> {
-    let answered = site.converse(Request::Status)?.and_then(|mut replies| match replies.next() {
+    let answered = site.converse(&Request::Status)?.and_then(|mut replies| match replies.next() {
         Some(Ok(Reply::Status(status))) => Some(*status),
         _ => None,
     });
     let is_running = answered.is_some();
     let status = match answered {
         Some(status) => status,
-        None => Renewer::peek(renewal_parts(&site.settings, &site.domain, &site.state)?, &site.state)?,
+        None => Renewer::peek(site.parts(site.state())?, site.state())?,
     };
     if is_json {
         say(&serde_json::to_string_pretty(&status)?);
@@ -161,8 +186,12 @@ fn print(status: &Status, is_running: bool) {
         say(&"no server is running; this is what is stored");
     }
     for certificate in &status.certificates {
-        say(&format_args!("{}", certificate.key));
+        say(&certificate.lineage());
         match &certificate.held {
+            None if certificate.constituency.is_some() => {
+                let names = certificate.names.join(", ");
+                say(&format_args!("  certificate:  none yet for {names}; phones are shown the wildcard"));
+            }
             None => say(&"  certificate:  none yet"),
             Some(held) => {
                 say(&format_args!("  names:        {}", held.names.join(", ")));
@@ -209,9 +238,9 @@ fn rehearse(mut site: Site, directory: &Directory, root: Option<&Path>) -> anyho
     site.settings.directory_root = root.map(Path::to_owned).or(site.settings.directory_root);
     site.settings.fallback_directories.clear();
     let throw_away = tempfile::tempdir()?;
-    let folder = if is_ours(&site.state) { site.state.join("rehearsal") } else { throw_away.path().to_owned() };
+    let folder = if is_ours(site.state()) { site.state().join("rehearsal") } else { throw_away.path().to_owned() };
     crate::state::private_folder(&folder)?;
-    let parts = renewal_parts(&site.settings, &site.domain, &folder)?;
+    let parts = site.parts(&folder)?;
     let result = runtime()?.block_on(async {
         let (progress, mut said) = tokio::sync::mpsc::unbounded_channel();
         let printing = async {

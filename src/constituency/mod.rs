@@ -3,6 +3,7 @@
 //! [`scan::Scanner`] reads the folders, [`watch::follow`] does so whenever they change, and what comes out is a
 //! [`Registry`]: whoever holds one sees one truth, however long it takes.
 
+mod certificate_names;
 pub mod edit;
 pub mod edit_file;
 mod fingerprint;
@@ -16,6 +17,7 @@ pub mod scan;
 mod tls_level;
 pub mod watch;
 
+pub use certificate_names::CertificateNames;
 pub use fingerprint::{Fingerprint, InvalidFingerprint};
 pub use mac::{InvalidMacAddress, MacAddress};
 pub use name::{ConstituencyName, InvalidName};

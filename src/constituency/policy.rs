@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::phones::{PhonesInput, PhonesSchema, UniqueAddresses};
-use super::{ConstituencyName, MacAddress, Phones, Pins, TlsLevel};
+use super::{CertificateNames, ConstituencyName, MacAddress, Phones, Pins, TlsLevel};
 use crate::settings::{self, SettingsError};
 
 /// The trust bundle that is built in: Polycom's factory PKI.
@@ -53,6 +53,8 @@ pub struct TlsPolicy {
     pub expired_device_certificates: ExpiredDeviceCertificates,
     /// How old the TLS may be; `None` is what `provost.json` says.
     pub level: Option<TlsLevel>,
+    /// For which names the certificate is that phones are shown.
+    pub certificate_names: CertificateNames,
 }
 
 /// Whether phones must present a certificate.
@@ -106,6 +108,7 @@ impl Default for Policy {
                 trust: vec![POLYCOM.to_owned()],
                 expired_device_certificates: ExpiredDeviceCertificates::Refuse,
                 level: None,
+                certificate_names: CertificateNames::Wildcard,
             },
             phones: Phones::Listed(BTreeMap::new()),
             pins: Pins::new(),
@@ -142,6 +145,8 @@ pub struct PolicyFile {
     expired_device_certificates: Option<ExpiredDeviceCertificates>,
     /// How old the phones' TLS may be; absent: as in `provost.json`.
     tls: Option<TlsLevel>,
+    /// Whether phones are shown the wildcard certificate, or one for exact names, which become public.
+    certificate_names: Option<CertificateNames>,
     /// The known phones: a map of MAC address to a note, or to a note and the certificate that counts for it; or "any".
     #[schemars(with = "Option<PhonesSchema>")]
     phones: Option<PhonesInput>,
@@ -222,6 +227,7 @@ impl PolicyFile {
                 trust,
                 expired_device_certificates: self.expired_device_certificates.unwrap_or_default(),
                 level: self.tls,
+                certificate_names: self.certificate_names.unwrap_or_default(),
             },
             phones,
             pins,
@@ -267,11 +273,12 @@ mod tests {
         let policy = parse(
             r#"{ "description": "d", "client_auth": "required", "trust": ["polycom"], "expired_device_certificates": "accept", "tls": "modern",
                  "phones": { "00005e00530c": "a", "00:00:5E:00:53:C7": "b" }, "denied": ["00005e0053ff"],
-                 "aliases": ["old-name"], "shared": ["firmware"], "plain_http": true,
+                 "aliases": ["old-name"], "shared": ["firmware"], "certificate_names": "exact", "plain_http": true,
                  "uploads": { "max_file_bytes": 1, "max_phone_bytes": 2, "max_phone_files": 3, "max_constituency_bytes": 4 } }"#,
         )
         .unwrap();
-        assert_eq!(policy.tls.expired_device_certificates, ExpiredDeviceCertificates::Accept);
+        let tls = (policy.tls.expired_device_certificates, policy.tls.certificate_names);
+        assert_eq!(tls, (ExpiredDeviceCertificates::Accept, CertificateNames::Exact));
         assert_eq!(policy.uploads.unwrap().max_constituency_bytes, Some(4));
         let Phones::Listed(phones) = policy.phones else { panic!("listed") };
         assert_eq!(phones.into_values().collect::<Vec<_>>(), ["a", "b"]);

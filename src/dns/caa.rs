@@ -91,16 +91,32 @@ impl CaaRecords {
     /// # Errors
     /// If it may not.
     pub fn judge(&self, issuer: &Issuer<'_>) -> Result<Vec<String>, CaaRefusal> {
-        if let Some(unknown) = self.records.iter().find(|record| record.issuer_critical && !is_known(&record.tag)) {
-            let (owner, tag) = (self.owner.clone(), unknown.tag.clone());
-            return Err(CaaRefusal::Critical { owner, record: shown(unknown), tag });
-        }
         let (issue, issue_wild) = (self.tagged("issue"), self.tagged("issuewild"));
         // "issuewild properties MUST be ignored when processing a request for an FQDN that is not a Wildcard Domain
         // Name", and they win over issue properties for one that is (RFC 8659 §4.3).
         let for_wildcard = if issue_wild.is_empty() { &issue } else { &issue_wild };
+        self.judge_each(issuer, [(format!("*.{}", self.domain), for_wildcard), (self.domain.clone(), &issue)])
+    }
+
+    /// Whether `issuer` may issue for the domain alone, without a wildcard; gives it if any CA may.
+    ///
+    /// # Errors
+    /// If it may not.
+    pub fn judge_exact(&self, issuer: &Issuer<'_>) -> Result<Vec<String>, CaaRefusal> {
+        self.judge_each(issuer, [(self.domain.clone(), &self.tagged("issue"))])
+    }
+
+    fn judge_each<'a>(
+        &self,
+        issuer: &Issuer<'_>,
+        names: impl IntoIterator<Item = (String, &'a Vec<&'a CAA>)>,
+    ) -> Result<Vec<String>, CaaRefusal> {
+        if let Some(unknown) = self.records.iter().find(|record| record.issuer_critical && !is_known(&record.tag)) {
+            let (owner, tag) = (self.owner.clone(), unknown.tag.clone());
+            return Err(CaaRefusal::Critical { owner, record: shown(unknown), tag });
+        }
         let mut unrestricted = Vec::new();
-        for (name, properties) in [(format!("*.{}", self.domain), for_wildcard), (self.domain.clone(), &issue)] {
+        for (name, properties) in names {
             if properties.is_empty() {
                 unrestricted.push(name);
             } else {
@@ -113,10 +129,19 @@ impl CaaRecords {
     /// The records that let `issuer` alone issue, to the account that orders alone, by our method alone.
     #[must_use]
     pub fn recommended(&self, issuer: &Issuer<'_>) -> String {
+        format!("{} and {}", self.record("issue", issuer), self.record("issuewild", issuer))
+    }
+
+    /// The same for the domain alone.
+    #[must_use]
+    pub fn recommended_exact(&self, issuer: &Issuer<'_>) -> String {
+        self.record("issue", issuer)
+    }
+
+    fn record(&self, tag: &str, issuer: &Issuer<'_>) -> String {
         let account = issuer.account.map_or_else(String::new, |account| format!("; accounturi={account}"));
         let value = format!("{}{account}; validationmethods={OUR_METHOD}", main_identity(issuer));
-        let record = |tag: &str| format!("{}. CAA 0 {tag} \"{value}\"", self.domain);
-        format!("{} and {}", record("issue"), record("issuewild"))
+        format!("{}. CAA 0 {tag} \"{value}\"", self.domain)
     }
 
     fn tagged(&self, tag: &str) -> Vec<&CAA> {
@@ -201,8 +226,8 @@ mod tests {
 
     const OURS: &str = "https://ca.example/acct/1";
 
-    /// What the records, each `flags tag value`, mean for a CA called `ca.example`.
-    fn judge(records: &[&str]) -> Result<Vec<String>, String> {
+    /// The records, each `flags tag value`, as if they had been found.
+    fn found(records: &[&str]) -> CaaRecords {
         let record = |text: &&str| {
             let mut parts = text.splitn(3, ' ');
             let flags: u8 = parts.next().unwrap().parse().unwrap();
@@ -211,12 +236,15 @@ mod tests {
             (caa.tag, caa.value) = (tag.to_owned(), value.as_bytes().to_vec());
             caa
         };
-        let records = records.iter().map(record).collect();
         let (domain, owner) = ("phones.example.com".to_owned(), "example.com".to_owned());
-        let found = CaaRecords { domain, owner, records, unknown_above: None };
+        CaaRecords { domain, owner, records: records.iter().map(record).collect(), unknown_above: None }
+    }
+
+    /// What the records mean for a CA called `ca.example`.
+    fn judge(records: &[&str]) -> Result<Vec<String>, String> {
         let identities = ["ca.example".to_owned(), "other-name.example".to_owned()];
         let issuer = Issuer { identities: &identities, account: Some(OURS) };
-        found.judge(&issuer).map_err(|refusal| refusal.to_string())
+        found(records).judge(&issuer).map_err(|refusal| refusal.to_string())
     }
 
     #[test]
@@ -259,6 +287,16 @@ mod tests {
             let start = format!("the CAA records of example.com do not let ca.example issue {name}.example.com: ");
             assert!(refusal.starts_with(&start) && refusal.contains(reason), "{refusal}");
         }
+    }
+
+    #[test]
+    fn an_exact_name_is_no_matter_of_issuewild() {
+        let issuer = Issuer { identities: &["ca.example".to_owned()], account: Some(OURS) };
+        let judged = |records: &[&str]| found(records).judge_exact(&issuer).map_err(|refusal| refusal.to_string());
+        assert_eq!(judged(&["0 issue ca.example", "0 issuewild ;"]), Ok(Vec::new()));
+        assert_eq!(judged(&["0 issuewild ;"]), Ok(vec!["phones.example.com".to_owned()]));
+        assert!(judged(&["0 issue ;", "0 issuewild ca.example"]).unwrap_err().contains("issue phones.example.com: "));
+        assert!(!found(&[]).recommended_exact(&issuer).contains("issuewild"));
     }
 
     #[test]

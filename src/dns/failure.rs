@@ -1,5 +1,7 @@
 //! What went wrong with DNS: what failed, where, why, and what to change.
 
+use std::net::IpAddr;
+
 use hickory_net::proto::op::ResponseCode;
 
 use super::grant::Grant;
@@ -27,6 +29,12 @@ pub enum DnsError {
     NoAddress { host: String, key: &'static str, reason: String },
     #[error("the DNS primary {primary} does not answer an update of {zone}: {}; is it running, and may this machine reach it by TCP?", .reasons.join("; "))]
     PrimaryUnreachable { primary: String, zone: String, reasons: Vec<String> },
+    #[error(
+        "{name} has no address of its own, only that of a wildcard record, which any record below it hides (RFC 4592 §2.2.2): \
+         while _acme-challenge.{name} was there, or a CNAME record in its place, phones would not find {name}; publish first: \
+         {}", records(.name, .addresses)
+    )]
+    OnlyByWildcard { name: String, addresses: Vec<IpAddr> },
     #[error("these values cannot be put into a TXT record: {0}")]
     Values(String),
     #[error("{0}")]
@@ -80,6 +88,7 @@ impl DnsError {
             | Self::CnameChain { .. }
             | Self::NoZone { .. }
             | Self::OutsideZone { .. }
+            | Self::OnlyByWildcard { .. }
             | Self::Values(_)
             | Self::NoAuthorities { .. } => true,
             Self::Resolve { .. }
@@ -104,6 +113,12 @@ impl DnsError {
             _ => None,
         }
     }
+}
+
+/// Address records as they stand in a zone file.
+fn records(name: &str, addresses: &[IpAddr]) -> String {
+    let record = |address: &IpAddr| format!("{name}. {} {address}", if address.is_ipv4() { "A" } else { "AAAA" });
+    addresses.iter().map(record).collect::<Vec<_>>().join(" and ")
 }
 
 impl std::fmt::Display for RefusedUpdate {

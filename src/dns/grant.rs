@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-/// The narrowest grant for one challenge: TXT records at exactly this name, for exactly this key.
+/// The narrowest grant for challenges: TXT records at exactly these names, for exactly this key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
     key: String,
-    name: String,
+    names: Vec<String>,
     zone: String,
 }
 
@@ -14,35 +14,42 @@ impl Grant {
     /// For the key `key`, to change TXT records at `name`, which is in `zone`.
     #[must_use]
     pub fn new(key: &str, name: &str, zone: &str) -> Self {
-        let absolute = |name: &str| format!("{}.", name.trim_end_matches('.').to_ascii_lowercase());
-        Self { key: absolute(key), name: absolute(name), zone: absolute(zone) }
+        Self { key: absolute(key), names: vec![absolute(name)], zone: absolute(zone) }
     }
 
-    /// The line in `update-policy { … }` of BIND's zone.
+    /// The same, with this name of the same zone besides.
     #[must_use]
-    pub fn bind_line(&self) -> String {
-        format!("grant {} name {} TXT;", self.key, self.name)
+    pub fn and(mut self, name: &str) -> Self {
+        self.names.push(absolute(name));
+        self
+    }
+
+    /// The lines in `update-policy { … }` of BIND's zone, one for each name: no rule of BIND's is as narrow for several.
+    pub fn bind_lines(&self) -> impl Iterator<Item = String> {
+        self.names.iter().map(|name| format!("grant {} name {name} TXT;", self.key))
     }
 
     /// What BIND's `named.conf` needs.
     #[must_use]
     pub fn bind_policy(&self) -> String {
-        let (zone, line) = (self.zone.trim_end_matches('.'), self.bind_line());
+        let zone = self.zone.trim_end_matches('.');
+        let lines: String = self.bind_lines().map(|line| format!("        {line}\n")).collect();
         format!(
             "// named.conf: include the key file, and add the update-policy to the zone.\n\
-             zone \"{zone}\" {{\n    type primary;\n    update-policy {{\n        {line}\n    }};\n}};\n"
+             zone \"{zone}\" {{\n    type primary;\n    update-policy {{\n{lines}    }};\n}};\n"
         )
     }
 
     /// What Knot's `knot.conf` needs.
     #[must_use]
     pub fn knot_acl(&self) -> String {
-        let Self { key, name, zone } = self;
+        let Self { key, names, zone } = self;
+        let names = names.join(", ");
         let id = key.trim_end_matches('.');
         format!(
             "# knot.conf: the key's own section comes from the key file (keymgr -t prints one).\n\
              acl:\n  - id: {id}\n    key: {key}\n    action: update\n    update-type: [TXT]\n    \
-             update-owner: name\n    update-owner-match: equal\n    update-owner-name: [{name}]\n\n\
+             update-owner: name\n    update-owner-match: equal\n    update-owner-name: [{names}]\n\n\
              zone:\n  - domain: {zone}\n    acl: [{id}]\n"
         )
     }
@@ -51,9 +58,15 @@ impl Grant {
 /// As errors name it, for both dialects.
 impl fmt::Display for Grant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "BIND, in update-policy of zone {}: `{}`", self.zone, self.bind_line())?;
-        write!(f, "; Knot: an acl with `key: {}`, `action: update`, `update-owner-name: [{}]`", self.key, self.name)
+        let lines: Vec<String> = self.bind_lines().collect();
+        write!(f, "BIND, in update-policy of zone {}: `{}`", self.zone, lines.join(" "))?;
+        let names = self.names.join(", ");
+        write!(f, "; Knot: an acl with `key: {}`, `action: update`, `update-owner-name: [{names}]`", self.key)
     }
+}
+
+fn absolute(name: &str) -> String {
+    format!("{}.", name.trim_end_matches('.').to_ascii_lowercase())
 }
 
 #[cfg(test)]
@@ -63,9 +76,19 @@ mod tests {
     #[test]
     fn a_grant_names_one_key_one_name_and_one_type() {
         let grant = Grant::new("provost", "_acme-challenge.Phones.example.com", "example.com");
-        assert_eq!(grant.bind_line(), "grant provost. name _acme-challenge.phones.example.com. TXT;");
+        let line = "grant provost. name _acme-challenge.phones.example.com. TXT;";
+        assert_eq!(grant.bind_lines().collect::<Vec<_>>(), [line]);
         assert!(grant.bind_policy().contains("zone \"example.com\" {"));
         assert!(grant.knot_acl().contains("update-owner-name: [_acme-challenge.phones.example.com.]"));
-        assert!(grant.to_string().contains(&grant.bind_line()));
+        assert!(grant.to_string().contains(line));
+    }
+
+    #[test]
+    fn several_names_have_a_line_each_and_no_rule_that_is_wider() {
+        let grant = Grant::new("provost", "_acme-challenge.a.example", "example").and("_acme-challenge.x.a.example");
+        let lines: Vec<String> = grant.bind_lines().collect();
+        assert_eq!(lines[1], "grant provost. name _acme-challenge.x.a.example. TXT;");
+        assert!(lines.iter().all(|line| grant.bind_policy().contains(line)));
+        assert!(grant.knot_acl().contains("[_acme-challenge.a.example., _acme-challenge.x.a.example.]"));
     }
 }

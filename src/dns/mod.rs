@@ -38,7 +38,7 @@ pub use self::propagation::Patience;
 pub use self::settings::DnsSettings;
 pub use self::tsig_key::{TsigKey, TsigKeyError, TsigKeyProblem};
 pub use self::update::Refusal;
-pub use self::wildcard::wildcard_addresses;
+pub use self::wildcard::{addresses, wildcard_addresses};
 
 use self::propagation::{Goal, Sought};
 use self::resolve::Resolver;
@@ -70,6 +70,14 @@ impl Dns {
             to_settle: Duration::from_secs(settings.settle_s),
         };
         Ok((Self { settings: settings.clone(), key, patience, clock: clock::now }, warnings))
+    }
+
+    /// Whether a challenge for `name` hides no address: see [`DnsError::OnlyByWildcard`].
+    ///
+    /// # Errors
+    /// If it would, or nobody knows.
+    pub async fn stands_alone(&self, name: &str) -> Result<(), DnsError> {
+        wildcard::stands_alone(&self.settings.resolvers, name).await
     }
 
     /// The same with another patience.

@@ -26,9 +26,22 @@ pub(super) enum Limit {
     Certificates,
     /// Certificates that the CA asked for; exempt from its limits, and yet no reason to go mad.
     WantedCertificates,
+    /// New orders for exact names; these are counted apart, so that the wildcard's never wait for them.
+    ExactOrders,
+    /// New certificates for exact names, of all constituencies together (50 for a registered domain in 7 days). A third of
+    /// what there is stays for the wildcard, and for whoever else has names in that domain.
+    ExactCertificates,
 }
 
 impl Limit {
+    /// Whether a CA counts this for each name, or set of names, apart.
+    pub(super) fn is_by_name(self) -> bool {
+        match self {
+            Self::Validations | Self::DailyValidations | Self::Certificates | Self::WantedCertificates => true,
+            Self::Accounts | Self::Orders | Self::ExactOrders | Self::ExactCertificates => false,
+        }
+    }
+
     /// How many there may be at once, and how many seconds it takes until there may be one more.
     fn rate(self) -> (i64, i64) {
         match self {
@@ -38,6 +51,8 @@ impl Limit {
             Self::DailyValidations => (16, 90 * MINUTE),
             Self::Certificates => (5, 7 * DAY / 5 + 20 * MINUTE),
             Self::WantedCertificates => (10, 12 * HOUR),
+            Self::ExactOrders => (30, 15 * MINUTE),
+            Self::ExactCertificates => (20, 5 * HOUR),
         }
     }
 }
@@ -73,6 +88,11 @@ impl Budget {
         }
     }
 
+    /// Whether all is there again that there may be.
+    pub(super) fn is_full(&self, now: i64) -> bool {
+        self.0.keys().all(|limit| self.full(*limit, now) <= now)
+    }
+
     /// When the bucket will be full. A clock that was set back cannot make it emptier than empty.
     fn full(&self, limit: Limit, now: i64) -> i64 {
         let (capacity, period) = limit.rate();
@@ -105,6 +125,23 @@ mod tests {
         let mut budget = Budget::default();
         (0..4).for_each(|_| budget.spend(Limit::Validations, 1, 5_000_000_000).unwrap());
         assert!(budget.wait(Limit::Validations, 1, 1_700_000_000) <= HOUR);
+    }
+
+    #[test]
+    fn exact_names_leave_a_third_of_what_a_registered_domain_may_have() {
+        let (mut budget, mut spent) = (Budget::default(), 0);
+        let (week, mut now) = (7 * DAY, 1_700_000_000);
+        let end = now + week;
+        while now < end {
+            match budget.spend(Limit::ExactCertificates, 1, now) {
+                Ok(()) => spent += 1,
+                Err(wait) => now += wait,
+            }
+        }
+        // What comes back of 50 in a week is 50 more; the bucket itself is never emptied by more than 20.
+        assert_eq!(spent, 20 + week / (5 * HOUR));
+        assert!(week / (5 * HOUR) <= 50 * 2 / 3 + 1);
+        assert!(!budget.is_full(end) && budget.is_full(end + week));
     }
 
     proptest! {

@@ -27,6 +27,8 @@ pub enum Sign {
     AccountUnknown,
     /// Our own budget forbids it for now; nothing was asked.
     Budget,
+    /// A limit of the CA's is reached, which may be that of these names alone.
+    Limited,
 }
 
 /// Why an attempt failed.

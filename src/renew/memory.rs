@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::budget::Budget;
+use super::budget::{Budget, Limit};
+use super::lineage::Lineage;
 use super::schedule::{ChosenWindow, Deadline};
-use crate::ca::KeyKind;
+use crate::constituency::ConstituencyName;
 use crate::state;
 
 /// Everything, as it is on the disk.
@@ -25,7 +26,7 @@ pub(super) struct Memory {
 pub(super) struct Kept {
     /// By what was attempted: another configuration gets a first attempt at once.
     pub(super) fingerprint: String,
-    pub(super) certificates: BTreeMap<KeyKind, Attempts>,
+    pub(super) certificates: BTreeMap<Lineage, Attempts>,
     pub(super) directories: BTreeMap<String, Account>,
 }
 
@@ -52,8 +53,10 @@ pub(super) struct Attempts {
     pub(super) window: Option<ChosenWindow>,
     /// When to ask for the window again.
     pub(super) recheck: Option<Deadline>,
-    /// Our own budgets, by directory.
+    /// Our own budgets, and limits of a CA's that hold for this certificate alone, by directory.
     pub(super) waits: BTreeMap<String, Deadline>,
+    /// The exact names of the last attempt: others get a first attempt at once.
+    pub(super) names: Vec<String>,
 }
 
 /// What a CA demands, and what may still be asked of it.
@@ -62,6 +65,26 @@ pub(super) struct Attempts {
 pub(super) struct Account {
     pub(super) retry_after: Option<Deadline>,
     pub(super) budget: Budget,
+    /// Of what a CA limits by name, each constituency with exact names has its own.
+    pub(super) exact: BTreeMap<ConstituencyName, Budget>,
+}
+
+impl Account {
+    /// The budget that `limit` is paid from for `lineage`.
+    pub(super) fn budget(&self, lineage: &Lineage, limit: Limit) -> Option<&Budget> {
+        match lineage.constituency().filter(|_| limit.is_by_name()) {
+            Some(constituency) => self.exact.get(constituency),
+            None => Some(&self.budget),
+        }
+    }
+
+    /// The same, to be changed.
+    pub(super) fn budget_mut(&mut self, lineage: &Lineage, limit: Limit) -> &mut Budget {
+        match lineage.constituency().filter(|_| limit.is_by_name()) {
+            Some(constituency) => self.exact.entry(constituency.clone()).or_default(),
+            None => &mut self.budget,
+        }
+    }
 }
 
 impl Memory {
@@ -76,12 +99,12 @@ impl Memory {
         write_json(&self.path, &self.kept)
     }
 
-    pub(super) fn of(&self, kind: KeyKind) -> &Attempts {
-        self.kept.certificates.get(&kind).unwrap_or(&self.nothing.0)
+    pub(super) fn of(&self, lineage: &Lineage) -> &Attempts {
+        self.kept.certificates.get(lineage).unwrap_or(&self.nothing.0)
     }
 
-    pub(super) fn of_mut(&mut self, kind: KeyKind) -> &mut Attempts {
-        self.kept.certificates.entry(kind).or_default()
+    pub(super) fn of_mut(&mut self, lineage: &Lineage) -> &mut Attempts {
+        self.kept.certificates.entry(lineage.clone()).or_default()
     }
 
     pub(super) fn at(&self, directory: &str) -> &Account {

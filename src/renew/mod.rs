@@ -1,6 +1,7 @@
 //! Obtaining and renewing the certificates, unattended: ACME (RFC 8555) with DNS-01 challenges.
 //!
-//! 1. A timer ([`schedule`]) says which certificate is due: each kind of key is an order of its own, at its own time.
+//! 1. A timer ([`schedule`]) says which certificate is due: each kind of key is an order of its own, at its own time, and
+//!    so is each constituency that wants a certificate for its [exact] names. The wildcard goes first.
 //! 2. The account is opened, or registered; its key is on disk first.
 //! 3. An order that is under way is taken up by its URL, or a new one is placed, with `replaces` if the CA asked for the
 //!    renewal (RFC 9773).
@@ -20,15 +21,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
+use tokio::sync::watch;
 
 use crate::ca::KeyKind;
-use crate::certificate::LiveCertificates;
+use crate::certificate::{ExactNames, LiveCertificates};
 
 pub mod acme;
 mod budget;
 mod check;
+mod exact;
 mod failure;
 mod journal;
+mod lineage;
 mod memory;
 pub mod ports;
 mod rehearsal;
@@ -42,7 +46,9 @@ mod system;
 mod through_dns;
 mod timetable;
 
+pub use exact::lacking;
 pub use failure::{Cure, Failure, Sign};
+pub use lineage::Lineage;
 pub use run::Command;
 pub use schedule::Window;
 pub use settings::{AcmeSettings, Directory, ExternalAccount, FallbackDirectory};
@@ -54,10 +60,11 @@ use memory::Memory;
 use ports::{Ca, ChallengeDns, World};
 use store::{Store, Stored};
 
-/// The chain of the certificate of `kind` that is stored in the state directory, leaf first; `None` before the first.
+/// The chain of the wildcard certificate of `kind` that is stored in the state directory, leaf first; `None` before the
+/// first.
 #[must_use]
 pub fn stored_chain(state: &Path, kind: KeyKind) -> Option<Vec<CertificateDer<'static>>> {
-    Store::new(state.join("certs")).load(kind).0.map(|stored| stored.checked.chain)
+    Store::new(state.join("certs")).load(&Lineage::Wildcard(kind)).0.map(|stored| stored.checked.chain)
 }
 
 /// What a [`Renewer`] works with.
@@ -66,6 +73,8 @@ pub struct Parts {
     pub domain: String,
     /// The kinds of keys.
     pub keys: Vec<KeyKind>,
+    /// The exact names that constituencies want besides, as that changes.
+    pub exact: watch::Receiver<Arc<ExactNames>>,
     /// The issuer that a chain should end at.
     pub preferred_chain: Option<String>,
     /// The CAs, in the order in which they are asked; at least one.
@@ -85,14 +94,18 @@ pub struct Renewer {
     store: Store,
     journal: Journal,
     memory: Memory,
-    held: BTreeMap<KeyKind, Stored>,
+    held: BTreeMap<Lineage, Stored>,
+    /// The exact names that are wanted, as they were last taken over.
+    wanted: Arc<ExactNames>,
     live: Arc<LiveCertificates>,
     board: Arc<Board>,
     /// What somebody asked for, due or not.
-    forced: BTreeSet<KeyKind>,
+    forced: BTreeSet<Lineage>,
     /// How often in a row DNS records could not be removed, and when to try again.
     clean_up_failures: u32,
     clean_up_at: i64,
+    /// When to look next for what nobody wants any more.
+    tidy_at: i64,
 }
 
 impl std::fmt::Debug for Parts {
@@ -115,27 +128,44 @@ impl Renewer {
     pub fn open(parts: Parts, state: &Path, live: Arc<LiveCertificates>) -> io::Result<Self> {
         let store = Store::new(state.join("certs"));
         let (journal, damaged_journal) = Journal::open(state.join("dns-journal.json"))?;
-        let (mut memory, damaged_memory) = Memory::open(state.join("renewal.json"))?;
+        let (memory, damaged_memory) = Memory::open(state.join("renewal.json"))?;
         damaged_journal.iter().chain(&damaged_memory).for_each(|damage| tracing::error!("{damage}"));
-        let mut held = BTreeMap::new();
-        for kind in &parts.keys {
-            let (stored, problems) = store.load(*kind);
-            for problem in problems {
-                tracing::error!("a stored certificate cannot be used: {problem}");
-            }
-            held.extend(stored.map(|stored| (*kind, stored)));
+        let mut renewer = Self {
+            names: vec![format!("*.{}", parts.domain), parts.domain.clone()],
+            parts,
+            store,
+            journal,
+            memory,
+            held: BTreeMap::new(),
+            wanted: Arc::default(),
+            live,
+            board: Arc::default(),
+            forced: BTreeSet::new(),
+            clean_up_failures: 0,
+            clean_up_at: 0,
+            tidy_at: 0,
+        };
+        let now = renewer.parts.world.now();
+        (renewer.clean_up_at, renewer.tidy_at) = (now, now);
+        for kind in renewer.parts.keys.clone() {
+            renewer.load(Lineage::Wildcard(kind));
         }
-        let now = parts.world.now();
-        timetable::begin_anew(&mut memory.kept, &parts.fingerprint, &held, now, parts.world.dice());
-        let names = vec![format!("*.{}", parts.domain), parts.domain.clone()];
-        let board = Arc::new(Board::default());
-        let (forced, clean_up_failures, clean_up_at) = (BTreeSet::new(), 0, now);
-        let renewer =
-            Self { parts, names, store, journal, memory, held, live, board, forced, clean_up_failures, clean_up_at };
+        renewer.take_over();
+        let (print, dice) = (&renewer.parts.fingerprint, renewer.parts.world.dice());
+        timetable::begin_anew(&mut renewer.memory.kept, print, &renewer.held, now, dice);
         renewer.warn_of_clock(now);
         renewer.publish();
         renewer.board.publish(renewer.status());
         Ok(renewer)
+    }
+
+    /// Takes what is stored of `lineage` in use.
+    fn load(&mut self, lineage: Lineage) {
+        let (stored, problems) = self.store.load(&lineage);
+        for problem in problems {
+            tracing::error!("a stored certificate cannot be used: {problem}");
+        }
+        self.held.extend(stored.map(|stored| (lineage, stored)));
     }
 
     /// How things are, by what is on the disk.
@@ -152,26 +182,26 @@ impl Renewer {
         Arc::clone(&self.board)
     }
 
-    /// One attempt for the certificate of `kind`, from the timer to the clean-up, and what is remembered of it.
-    async fn attempt(&mut self, kind: KeyKind) {
-        self.board.count_attempt(kind);
-        let ca = self.ca_for(kind);
-        let result = match self.begin(kind) {
-            Ok(()) => self.renew(kind, &ca).await,
+    /// One attempt for the certificate of `lineage`, from the timer to the clean-up, and what is remembered of it.
+    async fn attempt(&mut self, lineage: &Lineage) {
+        self.board.count_attempt(lineage);
+        let ca = self.ca_for(lineage);
+        let result = match self.begin(lineage) {
+            Ok(()) => self.renew(lineage, &ca).await,
             Err(error) => Err(error),
         };
         // Outside what may fail, so that nothing can skip it.
         self.clean_up().await;
-        self.conclude(kind, ca.directory(), result);
+        self.conclude(lineage, ca.directory(), result);
     }
 
     /// The way to a new certificate.
-    async fn renew(&mut self, kind: KeyKind, ca: &Arc<dyn Ca>) -> Result<(), Failure> {
-        self.open_account(kind, &**ca).await?;
-        let mut order = self.take_up_order(kind, ca).await?;
+    async fn renew(&mut self, lineage: &Lineage, ca: &Arc<dyn Ca>) -> Result<(), Failure> {
+        self.open_account(lineage, &**ca).await?;
+        let mut order = self.take_up_order(lineage, ca).await?;
         let obtained = self.obtain(&mut order).await;
         if obtained.is_ok() || matches!(&obtained, Err(failure) if failure.sign == Sign::Refused) {
-            self.forget_order(kind)?;
+            self.forget_order(lineage)?;
         }
         obtained
     }
@@ -181,13 +211,8 @@ impl Renewer {
         self.authorize(order).await?;
         let chains = self.finalize(order).await?;
         let stored = self.check_and_store(order, &chains)?;
-        self.held.insert(order.kind, stored);
+        self.held.insert(order.lineage.clone(), stored);
         self.publish();
         Ok(())
-    }
-
-    /// Shows what we hold to those who connect from now on.
-    fn publish(&self) {
-        self.live.publish(self.held.values().map(|stored| stored.checked.certificate.clone()).collect());
     }
 }

@@ -32,6 +32,8 @@ pub trait World: Send + Sync {
 pub trait ChallengeDns: Send + Sync {
     /// Finds where the records of `challenge_name` belong.
     fn locate<'a>(&'a self, challenge_name: &'a str) -> Answer<'a, Place>;
+    /// Fails if `name` has addresses only by a wildcard record, which any record below it, such as a challenge's, would hide.
+    fn stands_alone<'a>(&'a self, name: &'a str) -> Answer<'a, ()>;
     /// Adds TXT records with `values`, beside whatever is there.
     fn add<'a>(&'a self, place: &'a Place, values: &'a [String]) -> Answer<'a, ()>;
     /// Removes TXT records with exactly these values; that they are not there is no failure.

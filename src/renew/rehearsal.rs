@@ -16,20 +16,19 @@ impl Renewer {
     /// # Errors
     /// The first thing that stands in the way.
     pub async fn rehearse(parts: Parts, folder: &Path, progress: UnboundedSender<String>) -> Result<Status, Failure> {
-        let kinds = parts.keys.clone();
         let mut renewer =
             Self::open(parts, folder, Arc::default()).map_err(|error| Failure::disk("the rehearsal", &error))?;
         renewer.board.listen(progress);
         // What an earlier one left in DNS.
         renewer.clean_up().await;
         let mut result = Ok(());
-        for kind in kinds {
-            let ca = renewer.ca_for(kind);
-            result = renewer.renew(kind, &ca).await;
+        for lineage in renewer.lineages() {
+            let ca = renewer.ca_for(&lineage);
+            result = renewer.renew(&lineage, &ca).await;
             renewer.clean_up().await;
             if result.is_err() {
                 // The next rehearsal begins with an order of its own.
-                renewer.forget_order(kind)?;
+                renewer.forget_order(&lineage)?;
                 break;
             }
         }

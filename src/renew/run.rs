@@ -7,11 +7,11 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
-use super::Renewer;
 use super::failure::Failure;
 use super::status::Status;
 use super::timetable::Task;
-use crate::ca::KeyKind;
+use super::{Lineage, Renewer};
+use crate::constituency::ConstituencyName;
 
 /// The time of day may jump, and a machine may sleep; so we look at the clock from time to time.
 const LONGEST_SLEEP: i64 = 15 * 60;
@@ -27,13 +27,15 @@ pub enum Command {
     Renew {
         /// Everything, due or not.
         all: bool,
+        /// Only the certificate for the exact names of this constituency.
+        only: Option<ConstituencyName>,
         /// Hears of each step, until all is done.
         progress: mpsc::UnboundedSender<String>,
     },
     /// Revoke the certificate in use, and obtain another.
     Revoke {
-        /// The kind of its key.
-        kind: KeyKind,
+        /// Which one.
+        lineage: Lineage,
         /// Hears what came of it.
         done: oneshot::Sender<Result<(), Failure>>,
     },
@@ -44,6 +46,7 @@ impl Renewer {
     /// wants a thread of its own.
     pub async fn run(mut self, mut commands: mpsc::Receiver<Command>, stop: impl Future<Output = ()>) {
         let mut stop = pin!(stop);
+        let mut exact = self.parts.exact.clone();
         // A pause that was begun at this start must not begin again at the next.
         self.remember();
         loop {
@@ -52,7 +55,14 @@ impl Renewer {
                 biased;
                 () = &mut stop => break,
                 Some(command) = commands.recv() => self.answer(command).await,
+                Ok(()) = exact.changed() => {
+                    self.take_over();
+                    self.publish();
+                    self.board.publish(self.status());
+                }
                 is_time = wait_until(&self, at) => {
+                    // One for exact names may have expired meanwhile.
+                    self.publish_exact();
                     if is_time && !self.perform(task, &mut commands, stop.as_mut()).await {
                         break;
                     }
@@ -97,9 +107,10 @@ impl Renewer {
     async fn work(&mut self, task: Task) {
         match task {
             Task::CleanUp => self.clean_up().await,
-            Task::Look(kind) => self.look(kind).await,
-            Task::Renew(kind) => self.attempt(kind).await,
+            Task::Look(lineage) => self.look(&lineage).await,
+            Task::Renew(lineage) => self.attempt(&lineage).await,
         }
+        self.tidy();
         self.release_the_patient();
         self.board.publish(self.status());
     }
@@ -108,17 +119,19 @@ impl Renewer {
         let now = self.parts.world.now();
         match command {
             Command::Status(reply) => drop(reply.send(self.status())),
-            Command::Renew { all, progress } => {
-                let is_due = |kind: &KeyKind| all || self.due_time(*kind, self.memory.of(*kind)) <= now;
-                let due: Vec<KeyKind> = self.parts.keys.iter().copied().filter(is_due).collect();
-                for kind in self.parts.keys.iter().filter(|kind| !due.contains(kind)) {
-                    let _ = progress.send(format!("{kind}: is not due"));
+            Command::Renew { all, only, progress } => {
+                let is_meant = |it: &Lineage| only.is_none() || it.constituency() == only.as_ref();
+                let meant: Vec<Lineage> = self.lineages().into_iter().filter(is_meant).collect();
+                let is_due = |it: &Lineage| all || self.due_time(it, self.memory.of(it)) <= now;
+                let (due, others): (Vec<Lineage>, Vec<Lineage>) = meant.into_iter().partition(is_due);
+                for lineage in others {
+                    let _ = progress.send(format!("{lineage}: is not due"));
                 }
-                self.forced.extend(&due);
+                self.forced.extend(due);
                 self.board.listen(progress);
                 self.release_the_patient();
             }
-            Command::Revoke { kind, done } => drop(done.send(self.revoke(kind).await)),
+            Command::Revoke { lineage, done } => drop(done.send(self.revoke(&lineage).await)),
         }
         self.board.publish(self.status());
     }
@@ -126,11 +139,11 @@ impl Renewer {
     /// Nobody is kept waiting for what may not be tried now: the CA's Retry-After may last for days.
     fn release_the_patient(&mut self) {
         let now = self.parts.world.now();
-        for kind in self.forced.clone() {
-            let wait = self.attempt_time(kind, now) - now;
+        for lineage in self.forced.clone() {
+            let wait = self.attempt_time(&lineage, now) - now;
             if wait > 0 {
-                self.board.say(kind, &format!("may be tried only in {wait} s"));
-                self.forced.remove(&kind);
+                self.board.say(&lineage, &format!("may be tried only in {wait} s"));
+                self.forced.remove(&lineage);
             }
         }
         if self.forced.is_empty() {
@@ -138,22 +151,21 @@ impl Renewer {
         }
     }
 
-    async fn revoke(&mut self, kind: KeyKind) -> Result<(), Failure> {
-        let stored = self.held.get(&kind).ok_or_else(|| Failure::human(format!("there is no {kind} certificate")))?;
+    async fn revoke(&mut self, lineage: &Lineage) -> Result<(), Failure> {
+        let missing = || Failure::human(format!("there is no {lineage} certificate"));
+        let stored = self.held.get(lineage).ok_or_else(missing)?;
         let ca = self.parts.cas.iter().find(|ca| ca.directory() == stored.meta.directory).map(Arc::clone);
         let ca = ca.ok_or_else(|| Failure::human(format!("{} is not configured any more", stored.meta.directory)))?;
         ca.open().await?;
         ca.revoke(stored.checked.leaf()).await?;
-        self.memory.of_mut(kind).revoked = true;
+        self.memory.of_mut(lineage).revoked = true;
         self.remember();
         Ok(())
     }
 
     /// An attempt that was ended in order is no crash.
     fn remember_stop(&mut self) {
-        for kind in self.parts.keys.clone() {
-            self.memory.of_mut(kind).under_way = false;
-        }
+        self.memory.kept.certificates.values_mut().for_each(|attempts| attempts.under_way = false);
         self.remember();
     }
 }

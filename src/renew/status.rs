@@ -7,15 +7,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::lineage::Lineage;
 use super::schedule::Window;
 use crate::ca::KeyKind;
+use crate::constituency::ConstituencyName;
 
 /// Everything about the certificates and their renewal. Times are Unix time.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// When this was so.
     pub now: i64,
-    /// One for each kind of key.
+    /// One for each kind of key, and one for each constituency that wants its exact names.
     pub certificates: Vec<CertificateStatus>,
     /// DNS records of ours that could not be removed yet.
     pub leftover_records: usize,
@@ -28,6 +30,10 @@ pub struct Status {
 pub struct CertificateStatus {
     /// The kind of its key.
     pub key: KeyKind,
+    /// The constituency whose exact names it is for; `None` for the wildcard.
+    pub constituency: Option<ConstituencyName>,
+    /// The names that are wanted.
+    pub names: Vec<String>,
     /// The certificate in use, if there is one.
     pub held: Option<HeldStatus>,
     /// What is being done right now.
@@ -46,6 +52,14 @@ pub struct CertificateStatus {
     pub needs_human: bool,
     /// When a renewal last succeeded.
     pub last_success: Option<i64>,
+}
+
+impl CertificateStatus {
+    /// Which certificate this is.
+    #[must_use]
+    pub fn lineage(&self) -> Lineage {
+        self.constituency.clone().map_or(Lineage::Wildcard(self.key), Lineage::Exact)
+    }
 }
 
 /// A certificate in use.
@@ -78,7 +92,7 @@ pub struct AttemptCounts {
 #[derive(Debug, Default)]
 pub struct Board {
     status: Mutex<Status>,
-    attempts: Mutex<BTreeMap<KeyKind, AttemptCounts>>,
+    attempts: Mutex<BTreeMap<Lineage, AttemptCounts>>,
     generation: AtomicU64,
     listeners: Mutex<Vec<UnboundedSender<String>>>,
 }
@@ -95,20 +109,20 @@ impl Board {
         lock(&self.status).clone()
     }
 
-    /// How many attempts there were since the start, by the kind of key.
+    /// How many attempts there were since the start.
     #[must_use]
-    pub fn attempts(&self, kind: KeyKind) -> AttemptCounts {
-        lock(&self.attempts).get(&kind).copied().unwrap_or_default()
+    pub fn attempts(&self, lineage: &Lineage) -> AttemptCounts {
+        lock(&self.attempts).get(lineage).copied().unwrap_or_default()
     }
 
     /// An attempt is begun.
-    pub(super) fn count_attempt(&self, kind: KeyKind) {
-        lock(&self.attempts).entry(kind).or_default().begun += 1;
+    pub(super) fn count_attempt(&self, lineage: &Lineage) {
+        lock(&self.attempts).entry(lineage.clone()).or_default().begun += 1;
     }
 
     /// An attempt has failed.
-    pub(super) fn count_failure(&self, kind: KeyKind) {
-        lock(&self.attempts).entry(kind).or_default().failed += 1;
+    pub(super) fn count_failure(&self, lineage: &Lineage) {
+        lock(&self.attempts).entry(lineage.clone()).or_default().failed += 1;
     }
 
     /// Another number whenever something else is said.
@@ -127,14 +141,14 @@ impl Board {
         lock(&self.listeners).clear();
     }
 
-    /// Says what is being done for the certificate of `kind`.
-    pub(super) fn say(&self, kind: KeyKind, step: &str) {
-        tracing::info!("certificate ({kind}): {step}");
-        if let Some(status) = lock(&self.status).certificates.iter_mut().find(|status| status.key == kind) {
+    /// Says what is being done for the certificate of `lineage`.
+    pub(super) fn say(&self, lineage: &Lineage, step: &str) {
+        tracing::info!("certificate ({lineage}): {step}");
+        if let Some(status) = lock(&self.status).certificates.iter_mut().find(|status| status.lineage() == *lineage) {
             status.step = Some(step.to_owned());
         }
         self.generation.fetch_add(1, Ordering::Release);
-        lock(&self.listeners).retain(|listener| listener.send(format!("{kind}: {step}")).is_ok());
+        lock(&self.listeners).retain(|listener| listener.send(format!("{lineage}: {step}")).is_ok());
     }
 }
 

@@ -1,4 +1,4 @@
-//! Certificates on disk: `certs/KIND/N/{chain.pem,key.pem,meta.json}`, and a link `current` to the newest good N.
+//! Certificates on disk: `certs/LINEAGE/N/{chain.pem,key.pem,meta.json}`, and a link `current` to the newest good N.
 //!
 //! A generation is written in a folder of its own, put on the disk, and only then given its number by a rename; the
 //! link is replaced by a rename too. So a chain and its key are never of two generations, and a crash at any point leaves
@@ -15,13 +15,15 @@ use rcgen::KeyPair;
 use serde::{Deserialize, Serialize};
 
 use super::check::{Checked, check};
+use super::lineage::Lineage;
 use super::memory::{read_json, write_json};
-use crate::ca::KeyKind;
+use crate::constituency::ConstituencyName;
 use crate::state;
 
 const KEPT: usize = 3;
 const CURRENT: &str = "current";
 const NEW: &str = ".new";
+const EXACT: &str = "exact";
 
 /// The certificates' folder.
 #[derive(Debug, Clone)]
@@ -64,13 +66,13 @@ impl Store {
         Self { root }
     }
 
-    fn folder(&self, kind: KeyKind) -> PathBuf {
-        self.root.join(kind.name())
+    fn folder(&self, lineage: &Lineage) -> PathBuf {
+        self.root.join(lineage.to_string())
     }
 
     /// The current certificate, or the newest that can be used; and what is wrong with newer ones.
-    pub(super) fn load(&self, kind: KeyKind) -> (Option<Stored>, Vec<String>) {
-        let folder = self.folder(kind);
+    pub(super) fn load(&self, lineage: &Lineage) -> (Option<Stored>, Vec<String>) {
+        let folder = self.folder(lineage);
         let current = fs::read_link(folder.join(CURRENT)).ok().and_then(|target| number(&target));
         let mut numbers = generations(&folder);
         // What is newer than `current` was never put in use.
@@ -86,8 +88,8 @@ impl Store {
     }
 
     /// Stores a new generation and makes it the current one.
-    pub(super) fn save(&self, kind: KeyKind, chain: &str, key: &str, meta: &Meta) -> io::Result<()> {
-        let folder = self.folder(kind);
+    pub(super) fn save(&self, lineage: &Lineage, chain: &str, key: &str, meta: &Meta) -> io::Result<()> {
+        let folder = self.folder(lineage);
         let new = folder.join(NEW);
         remove_all(&new)?;
         state::private_folder(&new)?;
@@ -102,34 +104,38 @@ impl Store {
         symlink(number.to_string(), &link)?;
         fs::rename(&link, folder.join(CURRENT))?;
         state::sync_folder(&folder)?;
-        state::sync_folder(&self.root)?;
+        folder
+            .ancestors()
+            .skip(1)
+            .take_while(|above| above.starts_with(&self.root))
+            .try_for_each(state::sync_folder)?;
         let mut old: Vec<u64> = generations(&folder);
         old.sort_unstable_by(|a, b| b.cmp(a));
         old.iter().skip(KEPT).try_for_each(|number| remove_all(&folder.join(number.to_string())))
     }
 
     /// The order that is under way, with its key.
-    pub(super) fn pending(&self, kind: KeyKind) -> Option<(PendingOrder, KeyPair)> {
-        let folder = self.folder(kind);
+    pub(super) fn pending(&self, lineage: &Lineage) -> Option<(PendingOrder, KeyPair)> {
+        let folder = self.folder(lineage);
         let (order, _) = read_json::<Option<PendingOrder>>(&folder.join("order.json")).ok()?;
         let key = KeyPair::from_pem(&fs::read_to_string(folder.join("order.key")).ok()?).ok()?;
         Some((order?, key))
     }
 
     /// Keeps the key of an order that is about to be placed.
-    pub(super) fn keep_key(&self, kind: KeyKind, key: &KeyPair) -> io::Result<()> {
-        state::private_folder(&self.folder(kind))?;
-        state::write_private(&self.folder(kind).join("order.key"), key.serialize_pem().as_bytes())
+    pub(super) fn keep_key(&self, lineage: &Lineage, key: &KeyPair) -> io::Result<()> {
+        state::private_folder(&self.folder(lineage))?;
+        state::write_private(&self.folder(lineage).join("order.key"), key.serialize_pem().as_bytes())
     }
 
     /// Keeps what is known of the order that is under way.
-    pub(super) fn keep_order(&self, kind: KeyKind, order: &PendingOrder) -> io::Result<()> {
-        write_json(&self.folder(kind).join("order.json"), order)
+    pub(super) fn keep_order(&self, lineage: &Lineage, order: &PendingOrder) -> io::Result<()> {
+        write_json(&self.folder(lineage).join("order.json"), order)
     }
 
     /// Forgets the order that was under way.
-    pub(super) fn forget_order(&self, kind: KeyKind) -> io::Result<()> {
-        let folder = self.folder(kind);
+    pub(super) fn forget_order(&self, lineage: &Lineage) -> io::Result<()> {
+        let folder = self.folder(lineage);
         remove_all(&folder.join("order.json"))?;
         remove_all(&folder.join("order.key"))?;
         if folder.exists() { state::sync_folder(&folder) } else { Ok(()) }
@@ -137,6 +143,17 @@ impl Store {
 }
 
 impl Store {
+    /// The constituencies for whose exact names there is something.
+    pub(super) fn exact(&self) -> Vec<ConstituencyName> {
+        let Ok(entries) = fs::read_dir(self.root.join(EXACT)) else { return Vec::new() };
+        entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+    }
+
+    /// Removes everything of a lineage.
+    pub(super) fn forget(&self, lineage: &Lineage) -> io::Result<()> {
+        remove_all(&self.folder(lineage))
+    }
+
     /// Removes a store, with all that is in it.
     pub(super) fn remove(root: &Path) -> io::Result<()> {
         remove_all(root)
@@ -179,6 +196,9 @@ mod tests {
     use rcgen::CertificateParams;
 
     use super::*;
+    use crate::ca::KeyKind;
+
+    const LINEAGE: Lineage = Lineage::Wildcard(KeyKind::EcdsaP256);
 
     fn pair(serial: u64) -> (String, String) {
         let key = KeyKind::EcdsaP256.generate().unwrap();
@@ -190,11 +210,11 @@ mod tests {
     fn save(store: &Store, number: u64) {
         let (chain, key) = pair(number);
         let meta = Meta { directory: "d".to_owned(), stored: i64::try_from(number).unwrap() };
-        store.save(KeyKind::EcdsaP256, &chain, &key, &meta).unwrap();
+        store.save(&LINEAGE, &chain, &key, &meta).unwrap();
     }
 
     fn loaded(store: &Store) -> Option<i64> {
-        store.load(KeyKind::EcdsaP256).0.map(|stored| stored.meta.stored)
+        store.load(&LINEAGE).0.map(|stored| stored.meta.stored)
     }
 
     #[test]
@@ -232,7 +252,7 @@ mod tests {
         assert_eq!(loaded(&store), Some(2));
         // The current one is damaged, or gone.
         state::write_private(&kind.join("2/key.pem"), b"").unwrap();
-        let (stored, problems) = store.load(KeyKind::EcdsaP256);
+        let (stored, problems) = store.load(&LINEAGE);
         assert_eq!((stored.unwrap().meta.stored, problems.len()), (1, 2));
         fs::remove_file(kind.join("current")).unwrap();
         assert_eq!(loaded(&store), Some(1));
@@ -244,9 +264,9 @@ mod tests {
     fn an_order_under_way_is_found_again_with_its_key() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::new(folder.path().join("certs"));
-        let kind = KeyKind::EcdsaP256;
+        let kind = &LINEAGE;
         store.forget_order(kind).unwrap();
-        let key = kind.generate().unwrap();
+        let key = kind.key().generate().unwrap();
         store.keep_key(kind, &key).unwrap();
         assert!(store.pending(kind).is_none());
         let order = PendingOrder {
@@ -262,5 +282,22 @@ mod tests {
         assert_eq!((found, found_key.serialize_pem()), (order, key.serialize_pem()));
         store.forget_order(kind).unwrap();
         assert!(store.pending(kind).is_none());
+    }
+
+    #[test]
+    fn a_constituency_s_certificates_have_a_folder_of_their_own_whatever_it_is_called() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(folder.path().join("certs"));
+        assert!(store.exact().is_empty());
+        save(&store, 1);
+        let name: ConstituencyName = "ecdsa-p256".parse().unwrap();
+        let exact = Lineage::Exact(name.clone());
+        let (chain, key) = pair(2);
+        store.save(&exact, &chain, &key, &Meta { directory: "d".to_owned(), stored: 2 }).unwrap();
+        assert_eq!((loaded(&store), store.load(&exact).0.unwrap().meta.stored), (Some(1), 2));
+        assert_eq!(store.exact(), [name]);
+        store.forget(&exact).unwrap();
+        store.forget(&exact).unwrap();
+        assert_eq!((loaded(&store), store.load(&exact).0.is_some(), store.exact().len()), (Some(1), false, 0));
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::{digest, rand};
 use rcgen::KeyPair;
+use tokio::sync::watch;
 
 use super::Parts;
 use super::acme::AcmeCa;
@@ -12,6 +13,7 @@ use super::failure::Failure;
 use super::ports::{Ca, ChallengeDns, World};
 use super::settings::AcmeSettings;
 use crate::ca::KeyKind;
+use crate::certificate::ExactNames;
 use crate::clock;
 
 /// The real world.
@@ -44,6 +46,7 @@ impl Parts {
         settings: &AcmeSettings,
         domain: &str,
         state: &Path,
+        exact: watch::Receiver<Arc<ExactNames>>,
         dns: Arc<dyn ChallengeDns>,
     ) -> Result<Self, Failure> {
         let cas = settings.directories().into_iter();
@@ -52,6 +55,7 @@ impl Parts {
         Ok(Self {
             domain: domain.to_owned(),
             keys: settings.keys.clone(),
+            exact,
             preferred_chain: settings.preferred_chain.clone(),
             cas: cas.collect::<Result<_, _>>()?,
             dns,

@@ -9,6 +9,10 @@ impl ChallengeDns for Dns {
         Box::pin(async move { Self::locate(self, challenge_name).await.map_err(|error| failure(&error)) })
     }
 
+    fn stands_alone<'a>(&'a self, name: &'a str) -> Answer<'a, ()> {
+        Box::pin(async move { Self::stands_alone(self, name).await.map_err(|error| failure(&error)) })
+    }
+
     fn add<'a>(&'a self, place: &'a Place, values: &'a [String]) -> Answer<'a, ()> {
         Box::pin(async move { Self::add(self, place, values).await.map_err(|error| failure(&error)) })
     }

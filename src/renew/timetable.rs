@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::Renewer;
+use super::budget::Limit;
 use super::failure::{Cure, Failure, Sign};
 use super::memory::{Attempts, Kept};
 use super::ports::Ca;
@@ -13,30 +13,30 @@ use super::schedule::{
 };
 use super::status::{CertificateStatus, HeldStatus, Status};
 use super::store::Stored;
-use crate::ca::KeyKind;
+use super::{Lineage, Renewer};
 
 /// How far clocks may differ without a word.
 const TOLERATED_SKEW: i64 = MINUTE;
 
 /// Something to do; of what is due at the same time, the first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Task {
     /// Remove records that could not be removed.
     CleanUp,
     /// Ask the CA when it wants a certificate renewed.
-    Look(KeyKind),
+    Look(Lineage),
     /// Renew it.
-    Renew(KeyKind),
+    Renew(Lineage),
 }
 
 /// At start: an attempt that was cut off is taken up at once, but if that happens again and again, with pauses.
-pub(super) fn begin_anew(kept: &mut Kept, print: &str, held: &BTreeMap<KeyKind, Stored>, now: i64, dice: f64) {
+pub(super) fn begin_anew(kept: &mut Kept, print: &str, held: &BTreeMap<Lineage, Stored>, now: i64, dice: f64) {
     let is_new = kept.fingerprint != print;
     print.clone_into(&mut kept.fingerprint);
-    for (kind, attempts) in &mut kept.certificates {
+    for (lineage, attempts) in &mut kept.certificates {
         if std::mem::take(&mut attempts.under_way) {
             attempts.cut_off += 1;
-            let validity = held.get(kind).map(|stored| stored.checked.validity());
+            let validity = held.get(lineage).map(|stored| stored.checked.validity());
             let pause = backoff(attempts.cut_off - 1, validity.as_ref(), now, dice);
             attempts.pause = Some(Deadline::after(now, pause));
         } else if is_new {
@@ -46,47 +46,78 @@ pub(super) fn begin_anew(kept: &mut Kept, print: &str, held: &BTreeMap<KeyKind, 
     }
 }
 
+impl Task {
+    fn is_exact(&self) -> bool {
+        matches!(self, Self::Look(Lineage::Exact(_)) | Self::Renew(Lineage::Exact(_)))
+    }
+}
+
 impl Renewer {
-    pub(super) fn validity(&self, kind: KeyKind) -> Option<Validity> {
-        self.held.get(&kind).map(|stored| stored.checked.validity())
+    pub(super) fn validity(&self, lineage: &Lineage) -> Option<Validity> {
+        self.held.get(lineage).map(|stored| stored.checked.validity())
     }
 
     /// What is to be done next, and when.
     pub(super) fn next(&self, now: i64) -> (i64, Task) {
         let clean_up = (!self.journal.entries().is_empty()).then_some((self.clean_up_at, Task::CleanUp));
-        let kinds = &self.parts.keys;
-        let looks = kinds.iter().filter_map(|kind| Some((self.look_time(*kind, now)?, Task::Look(*kind))));
-        let renewals = kinds.iter().map(|kind| (self.attempt_time(*kind, now), Task::Renew(*kind)));
+        let lineages = self.lineages();
+        let looks = lineages.iter().filter_map(|it| Some((self.look_time(it, now)?, Task::Look(it.clone()))));
+        let renewals = lineages.iter().map(|it| (self.attempt_time(it, now), Task::Renew(it.clone())));
         let tasks = clean_up.into_iter().chain(looks).chain(renewals);
-        tasks.map(|(at, task)| (at.max(now), task)).min().unwrap_or((now + DAY, Task::CleanUp))
+        // Exact names come after all else, and among them whoever has waited longest: one that fails and fails again does
+        // not hold up the others.
+        let place = |(at, task): &(i64, Task)| (task.is_exact(), if task.is_exact() { *at } else { 0 });
+        let tasks = tasks.map(|task| ((task.0.max(now), place(&task)), task.1));
+        tasks.min().map_or((now + DAY, Task::CleanUp), |((at, _), task)| (at, task))
     }
 
-    /// When the next attempt for `kind` may be made and is to be made.
-    pub(super) fn attempt_time(&self, kind: KeyKind, now: i64) -> i64 {
-        let (_, ready) = self.choose_ca(kind, now);
-        if self.forced.contains(&kind) {
+    /// When the next attempt for `lineage` may be made and is to be made.
+    pub(super) fn attempt_time(&self, lineage: &Lineage, now: i64) -> i64 {
+        let (index, ready) = self.choose_ca(lineage, now);
+        let ready = ready.max(self.affordable(lineage, self.parts.cas[index].directory(), now));
+        if self.forced.contains(lineage) {
             return ready;
         }
-        let attempts = self.memory.of(kind);
-        let pause = attempts.pause.map_or(0, |pause| pause.end(now));
-        self.due_time(kind, attempts).max(pause).max(ready)
+        let attempts = self.memory.of(lineage);
+        // What failed for other names says nothing of these.
+        let pause = attempts.pause.filter(|_| self.is_about(attempts, lineage)).map_or(0, |pause| pause.end(now));
+        self.due_time(lineage, attempts).max(pause).max(ready)
     }
 
-    /// When `kind` is to be renewed if nothing stands in the way.
-    pub(super) fn due_time(&self, kind: KeyKind, attempts: &Attempts) -> i64 {
-        match self.held.get(&kind) {
+    /// When there is one left of what all exact names share: nobody need ask the CA before. An order that is under way may
+    /// have to wait for that too; it can.
+    fn affordable(&self, lineage: &Lineage, directory: &str, now: i64) -> i64 {
+        if lineage.constituency().is_none() || self.wants_renewal(lineage, directory) {
+            return now;
+        }
+        let budget = &self.memory.at(directory).budget;
+        now + [Limit::ExactOrders, Limit::ExactCertificates]
+            .map(|limit| budget.wait(limit, 1, now))
+            .into_iter()
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// Whether `attempts` were made for the names that are wanted now.
+    fn is_about(&self, attempts: &Attempts, lineage: &Lineage) -> bool {
+        lineage.constituency().is_none() || attempts.names == self.names(lineage)
+    }
+
+    /// When `lineage` is to be renewed if nothing stands in the way.
+    pub(super) fn due_time(&self, lineage: &Lineage, attempts: &Attempts) -> i64 {
+        match self.held.get(lineage) {
             _ if attempts.revoked => 0,
-            // The domain changed.
-            Some(stored) if !stored.checked.is_for(&self.names) => 0,
-            _ => renewal_time(self.validity(kind).as_ref(), attempts.window.as_ref(), attempts.early),
+            // The domain changed, or the aliases.
+            Some(stored) if !stored.checked.is_for(self.names(lineage)) => 0,
+            _ => renewal_time(self.validity(lineage).as_ref(), attempts.window.as_ref(), attempts.early),
         }
     }
 
     /// When the CA is asked for a window, if there is a certificate of its that lives.
-    fn look_time(&self, kind: KeyKind, now: i64) -> Option<i64> {
-        let stored = self.held.get(&kind).filter(|stored| now < stored.checked.validity().not_after)?;
+    fn look_time(&self, lineage: &Lineage, now: i64) -> Option<i64> {
+        let stored = self.held.get(lineage).filter(|stored| now < stored.checked.validity().not_after)?;
         self.parts.cas.iter().find(|ca| ca.directory() == stored.meta.directory)?;
-        let recheck = self.memory.of(kind).recheck.map_or(0, |recheck| recheck.end(now));
+        let recheck = self.memory.of(lineage).recheck.map_or(0, |recheck| recheck.end(now));
         Some(recheck.max(self.blocked_until(&stored.meta.directory, now)))
     }
 
@@ -94,21 +125,21 @@ impl Renewer {
         self.memory.at(directory).retry_after.map_or(0, |deadline| deadline.end(now))
     }
 
-    pub(super) fn ca_for(&self, kind: KeyKind) -> Arc<dyn Ca> {
-        let (index, _) = self.choose_ca(kind, self.parts.world.now());
+    pub(super) fn ca_for(&self, lineage: &Lineage) -> Arc<dyn Ca> {
+        let (index, _) = self.choose_ca(lineage, self.parts.world.now());
         Arc::clone(&self.parts.cas[index])
     }
 
     /// Whom to ask: the first CA, or late in a certificate's life whoever may be asked soonest, in turn. And when.
-    fn choose_ca(&self, kind: KeyKind, now: i64) -> (usize, i64) {
-        let attempts = self.memory.of(kind);
+    fn choose_ca(&self, lineage: &Lineage, now: i64) -> (usize, i64) {
+        let attempts = self.memory.of(lineage);
         let count = self.parts.cas.len();
         let ready = |index: usize| {
             let directory = self.parts.cas[index].directory();
             let wait = attempts.waits.get(directory).map_or(0, |deadline| deadline.end(now));
             wait.max(self.blocked_until(directory, now))
         };
-        if !is_time_for_fallback(self.validity(kind).as_ref(), now, attempts.failures) {
+        if !is_time_for_fallback(self.validity(lineage).as_ref(), now, attempts.failures) {
             return (0, ready(0));
         }
         let turn = attempts.failures as usize;
@@ -117,43 +148,56 @@ impl Renewer {
     }
 
     /// Whether the CA itself wants this certificate replaced now: such an order is exempt from its limits.
-    pub(super) fn wants_renewal(&self, kind: KeyKind, directory: &str) -> bool {
-        let is_theirs = self.held.get(&kind).is_some_and(|stored| stored.meta.directory == directory);
+    pub(super) fn wants_renewal(&self, lineage: &Lineage, directory: &str) -> bool {
+        let is_theirs = self.held.get(lineage).is_some_and(|stored| stored.meta.directory == directory);
         let now = self.parts.world.now();
-        is_theirs && self.memory.of(kind).window.is_some_and(|window| window.window.contains(now))
+        is_theirs && self.memory.of(lineage).window.is_some_and(|window| window.window.contains(now))
     }
 
     /// Notes that an attempt begins: one that crashes must not be made again and again without a pause.
-    pub(super) fn begin(&mut self, kind: KeyKind) -> Result<(), Failure> {
-        self.memory.of_mut(kind).under_way = true;
+    pub(super) fn begin(&mut self, lineage: &Lineage) -> Result<(), Failure> {
+        let names = if lineage.constituency().is_some() { self.names(lineage).to_vec() } else { Vec::new() };
+        let attempts = self.memory.of_mut(lineage);
+        if attempts.names != names {
+            attempts.failures = 0;
+            attempts.names = names;
+        }
+        attempts.under_way = true;
         self.memory.keep().map_err(|error| Failure::disk("what was attempted", &error))
     }
 
     /// Remembers what an attempt came to.
-    pub(super) fn conclude(&mut self, kind: KeyKind, directory: &str, result: Result<(), Failure>) {
+    pub(super) fn conclude(&mut self, lineage: &Lineage, directory: &str, result: Result<(), Failure>) {
         let now = self.parts.world.now();
         let dice = self.parts.world.dice();
-        let validity = self.validity(kind);
-        self.forced.remove(&kind);
-        let attempts = self.memory.of_mut(kind);
+        let at_stake = self.at_stake(lineage);
+        self.forced.remove(lineage);
+        let attempts = self.memory.of_mut(lineage);
         attempts.under_way = false;
         attempts.cut_off = 0;
         match result {
             Ok(()) => *attempts = Attempts { last_success: Some(now), early: dice, ..Attempts::default() },
             Err(Failure { sign: Sign::Budget, cure: Cure::Wait(seconds), message }) => {
-                self.board.say(kind, &format!("{message}; waiting {seconds} s"));
+                self.board.say(lineage, &format!("{message}; waiting {seconds} s"));
                 attempts.waits.insert(directory.to_owned(), Deadline::after(now, seconds));
             }
             Err(failure) => {
-                self.board.count_failure(kind);
+                self.board.count_failure(lineage);
                 attempts.failures = attempts.failures.saturating_add(1);
                 attempts.last_failure = Some(now);
                 attempts.last_error = Some(failure.message.clone());
                 attempts.needs_human = failure.cure == Cure::Human;
-                let pause = backoff(attempts.failures, validity.as_ref(), now, dice);
+                let pause = backoff(attempts.failures, at_stake.as_ref(), now, dice);
                 attempts.pause = Some(Deadline::after(now, pause));
-                self.obey(directory, failure.cure, now);
-                self.tell_failure(kind, &failure, now);
+                match failure {
+                    Failure { sign: Sign::Limited, cure: Cure::Wait(seconds), .. }
+                        if lineage.constituency().is_some() =>
+                    {
+                        attempts.waits.insert(directory.to_owned(), Deadline::after(now, seconds));
+                    }
+                    _ => self.obey(directory, failure.cure, now),
+                }
+                self.tell_failure(lineage, &failure, now);
             }
         }
         self.remember();
@@ -166,13 +210,17 @@ impl Renewer {
         }
     }
 
-    fn tell_failure(&self, kind: KeyKind, failure: &Failure, now: i64) {
-        let wait = (self.attempt_time(kind, now) - now).max(0);
+    fn tell_failure(&self, lineage: &Lineage, failure: &Failure, now: i64) {
+        let wait = (self.attempt_time(lineage, now) - now).max(0);
         let hint = if failure.cure == Cure::Human { "; this needs somebody to change something" } else { "" };
-        self.board.say(kind, &format!("failed: {failure}{hint}; next attempt in {wait} s"));
-        let days = self.validity(kind).map(|validity| validity.left(now) / DAY);
-        let left = days.map_or("there is none yet".to_owned(), |days| format!("the one in use has {days} days left"));
-        tracing::error!("no new certificate ({kind}): {failure}{hint}; {left}; next attempt in {wait} s");
+        self.board.say(lineage, &format!("failed: {failure}{hint}; next attempt in {wait} s"));
+        let days = self.validity(lineage).map(|validity| validity.left(now) / DAY);
+        let left = match days {
+            Some(days) => format!("the one in use has {days} days left"),
+            None if lineage.constituency().is_some() => "phones are shown the wildcard meanwhile".to_owned(),
+            None => "there is none yet".to_owned(),
+        };
+        tracing::error!("no new certificate ({lineage}): {failure}{hint}; {left}; next attempt in {wait} s");
     }
 
     /// What cannot be kept now will be kept the next time; budgets are never spent unkept.
@@ -189,9 +237,9 @@ impl Renewer {
         self.clean_up_at = self.parts.world.now() + pause.max(MINUTE);
     }
 
-    /// Asks the CA when it wants the certificate of `kind` renewed.
-    pub(super) async fn look(&mut self, kind: KeyKind) {
-        let Some(stored) = self.held.get(&kind) else { return };
+    /// Asks the CA when it wants the certificate of `lineage` renewed.
+    pub(super) async fn look(&mut self, lineage: &Lineage) {
+        let Some(stored) = self.held.get(lineage) else { return };
         let (directory, leaf) = (stored.meta.directory.clone(), stored.checked.leaf().clone());
         let Some(ca) = self.parts.cas.iter().find(|ca| ca.directory() == directory).map(Arc::clone) else { return };
         let answer = match ca.open().await {
@@ -201,23 +249,23 @@ impl Renewer {
         };
         warn_of_skew(&*ca);
         let (now, dice) = (self.parts.world.now(), self.parts.world.dice());
-        let attempts = self.memory.of_mut(kind);
+        let attempts = self.memory.of_mut(lineage);
         let again = match answer {
             Ok(Some((window, again))) => {
                 let chosen = window.choose(attempts.window.as_ref(), dice);
                 if attempts.window.replace(chosen) != Some(chosen) {
-                    tracing::info!("certificate ({kind}): the CA wants it renewed; in {} s", chosen.chosen - now);
+                    tracing::info!("certificate ({lineage}): the CA wants it renewed; in {} s", chosen.chosen - now);
                 }
                 recheck_after(again)
             }
             Ok(None) => DAY,
             Err(failure) => {
-                tracing::warn!("certificate ({kind}): the CA does not say when to renew: {failure}");
+                tracing::warn!("certificate ({lineage}): the CA does not say when to renew: {failure}");
                 self.obey(&directory, failure.cure, now);
                 HOUR
             }
         };
-        self.memory.of_mut(kind).recheck = Some(Deadline::after(now, again));
+        self.memory.of_mut(lineage).recheck = Some(Deadline::after(now, again));
         self.remember();
     }
 
@@ -233,9 +281,9 @@ impl Renewer {
     pub(super) fn status(&self) -> Status {
         let now = self.parts.world.now();
         let skew = self.parts.cas.iter().filter_map(|ca| ca.clock_skew()).max_by_key(|skew| skew.abs());
-        let certificates = self.parts.keys.iter().map(|kind| self.certificate_status(*kind, now));
+        let certificates = self.lineages().into_iter().map(|lineage| self.certificate_status(&lineage, now));
         let mut certificates: Vec<CertificateStatus> = certificates.collect();
-        certificates.sort_by_key(|status| Reverse(status.held.is_none()));
+        certificates.sort_by_key(|status| (status.constituency.is_some(), Reverse(status.held.is_none())));
         Status {
             now,
             certificates,
@@ -244,9 +292,9 @@ impl Renewer {
         }
     }
 
-    fn certificate_status(&self, kind: KeyKind, now: i64) -> CertificateStatus {
-        let attempts = self.memory.of(kind);
-        let held = self.held.get(&kind).map(|stored| HeldStatus {
+    fn certificate_status(&self, lineage: &Lineage, now: i64) -> CertificateStatus {
+        let attempts = self.memory.of(lineage);
+        let held = self.held.get(lineage).map(|stored| HeldStatus {
             names: stored.checked.certificate.names.clone(),
             issuers: stored.checked.issuers.clone(),
             not_before: stored.checked.validity().not_before,
@@ -255,11 +303,13 @@ impl Renewer {
             directory: stored.meta.directory.clone(),
         });
         CertificateStatus {
-            key: kind,
+            key: lineage.key(),
+            constituency: lineage.constituency().cloned(),
+            names: self.names(lineage).to_vec(),
             held,
             step: None,
-            next_attempt: self.attempt_time(kind, now),
-            directory: self.parts.cas[self.choose_ca(kind, now).0].directory().to_owned(),
+            next_attempt: self.attempt_time(lineage, now),
+            directory: self.parts.cas[self.choose_ca(lineage, now).0].directory().to_owned(),
             window: attempts.window.map(|window| window.window),
             failures: attempts.failures,
             last_error: attempts.last_error.clone(),

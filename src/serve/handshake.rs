@@ -21,7 +21,7 @@ use super::access::TlsFacts;
 use super::hello::{ClientHelloFacts, RAW_LIMIT, UnusableName};
 use super::secured::Secured;
 use super::site::{NotServed, Site, TlsGeneration};
-use crate::certificate::LiveCertificates;
+use crate::certificate::{LiveCertificates, ServerCertificate};
 use crate::clock;
 use crate::constituency::{Constituency, ConstituencyName};
 use crate::trust::{ChainRefusal, Claim, Finding, VerifiedDevice, with_finding};
@@ -108,11 +108,15 @@ impl Hello {
 struct Wanted<'a> {
     constituency: &'a Arc<Constituency>,
     generation: &'a Arc<TlsGeneration>,
-    certificates: &'a LiveCertificates,
-    has_sni: bool,
+    server_name: Option<String>,
 }
 
 impl Wanted<'_> {
+    /// What it is shown if it knows no other kind of certificate.
+    fn rsa(&self) -> Option<ServerCertificate> {
+        self.generation.certificates.rsa(self.server_name.as_deref())
+    }
+
     fn refused(&self, kind: &'static str, reason: String) -> Refused {
         Refused::because(Some(self.constituency.name.clone()), kind, reason)
     }
@@ -135,7 +139,7 @@ pub async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
         Ok(found) => found,
         Err(not_served) => return Err(unknown(stream, hello, &not_served).await),
     };
-    let wanted = Wanted { constituency, generation, certificates, has_sni: server_name.is_some() };
+    let wanted = Wanted { constituency, generation, server_name };
     if certificates.is_empty() {
         send_alert(&mut stream, INTERNAL_ERROR).await;
         return Err(wanted.refused("no_server_certificate", "there is no server certificate yet".to_owned()));
@@ -180,7 +184,7 @@ async fn modern<S: AsyncRead + AsyncWrite + Unpin>(
         claim,
         constituency: constituency.name.clone(),
         generation: Arc::clone(generation),
-        has_sni: wanted.has_sni,
+        has_sni: wanted.server_name.is_some(),
         is_resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
     };
     Ok((tls, peer))

@@ -15,8 +15,8 @@ use rustls::{ServerConfig, version};
 
 use super::host;
 use super::old_tls::OldLane;
-use crate::certificate::LiveCertificates;
-use crate::constituency::{ClientAuth, Constituency, ConstituencyName, Registry, TlsLevel};
+use crate::certificate::{ConstituencyCertificates, LiveCertificates};
+use crate::constituency::{CertificateNames, ClientAuth, Constituency, ConstituencyName, Registry, TlsLevel};
 use crate::trust::{Bundle, Bundles, DeviceVerifier, Finding, RequireDevice};
 
 /// What every TLS configuration is made of.
@@ -53,6 +53,8 @@ pub struct TlsGeneration {
     bundles: Vec<Arc<Bundle>>,
     config: Arc<ServerConfig>,
     config_without_resumption: Arc<ServerConfig>,
+    /// What the constituency shows.
+    pub certificates: Arc<ConstituencyCertificates>,
     /// Judges the peer's chain; `None` where nobody is asked for one.
     pub verifier: Option<Arc<DeviceVerifier>>,
     /// Serves phones that rustls cannot serve; `None` where they are not wanted.
@@ -274,7 +276,9 @@ impl TlsGeneration {
             Some(verifier) => builder.with_client_cert_verifier(Arc::new(RequireDevice::new(Arc::clone(verifier)))),
             None => builder.with_no_client_auth(),
         };
-        let mut config = builder.with_cert_resolver(material.certificates.clone());
+        let exact = (policy.certificate_names == CertificateNames::Exact).then(|| constituency.name.clone());
+        let certificates = Arc::new(ConstituencyCertificates::new(Arc::clone(&material.certificates), exact));
+        let mut config = builder.with_cert_resolver(certificates.clone());
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config.ignore_client_order = true;
         config.ticketer = aws_lc_rs::Ticketer::new()?;
@@ -293,6 +297,7 @@ impl TlsGeneration {
             config: Arc::new(config),
             config_without_resumption: Arc::new(without_resumption),
             old_lane: OldLane::new(level, verifier.as_deref()),
+            certificates,
             verifier,
         })
     }

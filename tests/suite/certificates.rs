@@ -235,3 +235,79 @@ fn with_a_configuration_the_device_ca_of_local_mode_is_never_trusted() {
         assert_eq!(ended.code, 1, "{}", ended.stdout);
     }
 }
+
+/// The same client's view: the names in the certificate that it is shown.
+fn names_shown(client: &Client) -> Vec<String> {
+    let connection = client.connect().unwrap();
+    let leaf = connection.tls().peer_certificates().unwrap()[0].clone().into_owned();
+    let (_, parsed) = x509_parser::parse_x509_certificate(&leaf).unwrap();
+    let names = parsed.subject_alternative_name().unwrap().unwrap().value.general_names.iter();
+    names.map(|name| name.to_string().trim_start_matches("DNSName(").trim_end_matches(')').to_owned()).collect()
+}
+
+fn exact_policy(aliases: &[&str]) -> serde_json::Value {
+    json!({ "client_auth": "none", "certificate_names": "exact", "aliases": aliases })
+}
+
+#[test]
+fn exact_names_are_shown_from_the_files_that_name_them_and_nobody_else_is_shown_these() {
+    let mut site = Site::new();
+    site.constituency("old", &exact_policy(&["older"]));
+    site.constituency("home", &json!({ "client_auth": "none" }));
+    let server = site.start();
+    let line = server.says("none of the certificate files is for exactly");
+    for part in ["old: ", "old.phones.example.com, older.phones.example.com", "shown the wildcard", "add a pair"] {
+        assert!(line.contains(part), "{line}");
+    }
+    let client = |server: &Running, label: &str| Client::new(server.address(), Some(&format!("{label}.{DOMAIN}")));
+    let wildcard = [format!("*.{DOMAIN}"), DOMAIN.to_owned()];
+    assert_eq!(names_shown(&client(&server, "old")), wildcard);
+    let config = site.write_config();
+    let check = |site: &Site| provost(&site.path(""), &["check", "--config", config.to_str().unwrap()]);
+    let checked = check(&site);
+    assert!(
+        checked.code == 1 && checked.stdout.contains("none of the certificate files is for exactly"),
+        "{checked:?}"
+    );
+    server.kill();
+
+    let mut params = rcgen::CertificateParams::new(vec![format!("old.{DOMAIN}"), format!("older.{DOMAIN}")]).unwrap();
+    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+    crate::harness::pki::SERVER_CA.issue_rsa(&params).write(&site.path(""), "old");
+    let files = site.config["certificate"]["files"].as_array_mut().unwrap();
+    files.insert(0, json!({ "chain": "old.pem", "key": "old.key" }));
+    let server = site.start();
+    let exact = [format!("old.{DOMAIN}"), format!("older.{DOMAIN}")];
+    assert_eq!(names_shown(&client(&server, "old")), exact);
+    assert_eq!(names_shown(&client(&server, "older")), exact);
+    assert_eq!(names_shown(&client(&server, "home")), wildcard);
+    site.write_config();
+    let checked = check(&site);
+    assert_eq!(checked.code, 0, "{checked:?}");
+    // It turns back, and returns, while the server runs.
+    site.constituency("old", &json!({ "client_auth": "none" }));
+    eventually("the wildcard", || (names_shown(&client(&server, "old")) == wildcard).then_some(()));
+    site.constituency("old", &exact_policy(&[]));
+    eventually("the exact name", || (names_shown(&client(&server, "old")) == exact).then_some(()));
+}
+
+#[test]
+fn the_local_ca_issues_for_exact_names_as_soon_as_they_are_wanted() {
+    let mut site = Site::new();
+    site.config["certificate"] = json!({ "local_ca": {} });
+    site.constituency("old", &exact_policy(&[]));
+    site.constituency("home", &json!({ "client_auth": "none" }));
+    let server = site.start();
+    let ca = CertificateDer::from_pem_file(site.path("state/server-ca/ca.pem")).unwrap();
+    let client = |label: &str| {
+        let client = Client::new(server.address(), Some(&format!("{label}.{DOMAIN}")));
+        trusting(client, &ca, &FACTORY.device(VVX500))
+    };
+    assert_eq!(names_shown(&client("old")), [format!("old.{DOMAIN}")]);
+    assert_eq!(names_shown(&client("home")), [format!("*.{DOMAIN}"), DOMAIN.to_owned()]);
+    site.constituency("old", &exact_policy(&["older"]));
+    let both = [format!("old.{DOMAIN}"), format!("older.{DOMAIN}")];
+    eventually("both names", || (names_shown(&client("old")) == both).then_some(()));
+    site.constituency("home", &exact_policy(&[]));
+    eventually("another exact name", || (names_shown(&client("home")) == [format!("home.{DOMAIN}")]).then_some(()));
+}

@@ -25,7 +25,7 @@ pub(super) fn renewed(status: CertificateStatus) -> Certificate {
     let held = status.held.as_ref();
     Certificate {
         key: key(status.key).to_owned(),
-        names: held.map(|held| held.names.clone()).unwrap_or_default(),
+        names: held.map_or(status.names, |held| held.names.clone()),
         issuer: held.and_then(|held| held.issuers.first().cloned()),
         not_before: held.map(|held| held.not_before),
         not_after: held.map(|held| held.not_after),
@@ -56,13 +56,19 @@ pub(super) fn presented(certificate: &ServerCertificate, source: &'static str) -
 
 /// Why phones cannot be served as they should at `now`, in Unix seconds; `None` if they can.
 pub(super) fn why_not_ready(certificates: &[Certificate], site: &Site, now: i64) -> Option<String> {
-    let held = |certificate: &&Certificate| certificate.not_after.is_some();
-    if !certificates.iter().any(|certificate| held(&certificate)) {
-        let error = certificates.iter().find_map(|certificate| certificate.last_error.as_ref());
+    // One for exact names alone is no reason: where it is missing or old, phones are shown the wildcard.
+    let is_common = |certificate: &&Certificate| certificate.names.iter().any(|name| name.starts_with("*."));
+    let mut common: Vec<&Certificate> = certificates.iter().filter(is_common).collect();
+    if common.is_empty() {
+        common = certificates.iter().collect();
+    }
+    let held = |certificate: &&&Certificate| certificate.not_after.is_some();
+    if !common.iter().any(|certificate| held(&certificate)) {
+        let error = common.iter().find_map(|certificate| certificate.last_error.as_ref());
         let why = error.map(|error| format!(": {error}")).unwrap_or_default();
         return Some(format!("there is no server certificate yet{why}"));
     }
-    let ending = certificates.iter().filter(held).find_map(|certificate| ending(certificate, now));
+    let ending = common.iter().filter(held).find_map(|certificate| ending(certificate, now));
     ending.or_else(|| {
         let reason = site.unusable().next().map(|(name, reason)| format!("{name} is not served: {reason}"));
         let is_any_served = site.registry().served().any(|served| site.get(&served.name).is_some());
@@ -116,6 +122,15 @@ mod tests {
         assert!(why(certificate(None), 91).starts_with("the RSA certificate expired at 1970-04-01T"));
         let none_yet = Certificate { not_after: None, ..certificate(Some("no route")) };
         assert_eq!(why(none_yet, 1), "there is no server certificate yet: no route");
+        let named =
+            |name: &str, not_after| Certificate { names: vec![name.to_owned()], not_after, ..certificate(None) };
+        let both = |wildcard, exact| {
+            let certificates = [named("*.example", wildcard), named("a.example", exact)];
+            why_not_ready(&certificates, &Site::default(), DAY)
+        };
+        assert_eq!(both(Some(90 * DAY), Some(1)), None, "phones are shown the wildcard");
+        assert_eq!(both(Some(90 * DAY), None), None);
+        assert!(both(None, Some(90 * DAY)).is_some() && both(Some(1), Some(90 * DAY)).is_some());
         assert_eq!(why_not_ready(&[], &Site::default(), 0).unwrap(), "there is no server certificate yet");
     }
 }

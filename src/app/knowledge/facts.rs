@@ -60,9 +60,10 @@ impl Sources {
         let board = self.boards.load();
         let Some(board) = board.as_ref() else { return Vec::new() };
         let renewal = |status: crate::renew::CertificateStatus| {
-            let attempts = board.attempts(status.key);
+            let attempts = board.attempts(&status.lineage());
             Renewal {
                 key: super::certificates::key(status.key).to_ascii_lowercase(),
+                constituency: status.constituency.map(|constituency| constituency.to_string()),
                 attempts: attempts.begun,
                 failures: attempts.failed,
                 failures_in_a_row: status.failures,

@@ -7,8 +7,9 @@
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{CERTIFICATE, DNS, Finding, Level, say, shown};
+use crate::app::exact_names;
 use crate::config::{CertificateSource, Config};
-use crate::dns::{CaaRecords, Dns, DnsError, Issuer, probe, wildcard_addresses};
+use crate::dns::{CaaRecords, Dns, DnsError, Issuer, addresses, probe, wildcard_addresses};
 use crate::renew::AcmeSettings;
 use crate::renew::acme::AcmeCa;
 use crate::renew::acme::offer::Offer;
@@ -28,6 +29,54 @@ pub(super) async fn check(config: &Config, findings: &mut Vec<Finding>) {
     check_wildcard(&config.domain, &settings.dns.resolvers, findings).await;
     check_cas(config, settings, findings).await;
     check_primary(&config.domain, settings, findings).await;
+    for (_, names) in exact_names(config).iter() {
+        for name in names {
+            check_exact(name, config, settings, findings).await;
+        }
+    }
+}
+
+/// Whether an exact name is found by itself, may be issued for, and can be proven.
+async fn check_exact(name: &str, config: &Config, settings: &AcmeSettings, findings: &mut Vec<Finding>) {
+    let resolvers = &settings.dns.resolvers;
+    match addresses(resolvers, name).await {
+        Ok(none) if none.is_empty() => {
+            let message = format!(
+                "{name} has no address, so that no phone finds it: a record below it, such as that of its challenge, hides the \
+                 wildcard's; publish, with the address that this server has in public: {name}. A ADDRESS (AAAA for IPv6)"
+            );
+            findings.push(Finding::new(Level::Error, DNS, message));
+        }
+        Ok(_) => {}
+        Err(error) => findings.push(Finding::new(Level::Error, DNS, error)),
+    }
+    check_exact_caa(name, config, settings, findings).await;
+    // What is wrong with its files has been found before.
+    let Ok((dns, _)) = Dns::open(&settings.dns) else { return };
+    match dns.stands_alone(name).await {
+        // A probe would hide its address, too.
+        Err(error) => findings.push(Finding::new(Level::Error, DNS, error)),
+        Ok(()) => check_primary(name, settings, findings).await,
+    }
+}
+
+async fn check_exact_caa(name: &str, config: &Config, settings: &AcmeSettings, findings: &mut Vec<Finding>) {
+    let caa = match CaaRecords::find(&settings.dns.resolvers, name).await {
+        Ok(caa) => caa,
+        Err(error) => return findings.push(Finding::new(Level::Error, DNS, error)),
+    };
+    for directory in settings.directories() {
+        // What else is wrong with them has been found before.
+        let Ok(ca) = AcmeCa::new(directory, &config.state) else { continue };
+        let Ok((offer, account)) = ca.survey().await.and_then(|offer| Ok((offer, ca.account_url()?))) else { continue };
+        let issuer = Issuer { identities: offer.caa_identities(), account: account.as_deref() };
+        if let Err(refusal) = caa.judge_exact(&issuer).map(drop)
+            && !issuer.identities.is_empty()
+        {
+            let message = format!("{refusal}; to permit it, publish: {}", caa.recommended_exact(&issuer));
+            findings.push(Finding::new(Level::Error, DNS, message));
+        }
+    }
 }
 
 /// Whether a name that nobody has made leads anywhere. Whether it leads here, only the outside could say.

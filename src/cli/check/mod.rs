@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use anstyle::{AnsiColor, Style};
 
 use super::{ConfigArg, runtime, say, shown, trust};
+use crate::app::exact_names;
 use crate::certificate::{CertificateFiles, FilesSource, LiveCertificates};
 use crate::clock;
 use crate::config::{CertificateSource, Config};
@@ -133,6 +134,15 @@ fn check_certificates(config: &Config, findings: &mut Vec<Finding>) {
 
 /// The files that obtaining certificates needs.
 fn check_acme(config: &Config, settings: &AcmeSettings, findings: &mut Vec<Finding>) {
+    let now = clock::unix_seconds(clock::now());
+    for (constituency, names) in crate::renew::lacking(&config.state, &exact_names(config), now) {
+        let message = format!(
+            "\"certificate_names\" is \"exact\", but there is no certificate for {} yet, so phones are shown the wildcard; \
+             provost serve orders it, and provost certificate status says what stands in the way",
+            names.join(", ")
+        );
+        findings.push(Finding::new(Level::Warning, constituency, message));
+    }
     match Dns::open(&settings.dns) {
         Ok((_, warnings)) => {
             findings.extend(warnings.iter().map(|warning| Finding::new(Level::Warning, DNS, warning)));
@@ -145,8 +155,9 @@ fn check_acme(config: &Config, settings: &AcmeSettings, findings: &mut Vec<Findi
 
 fn check_files(config: &Config, pairs: &[CertificateFiles], findings: &mut Vec<Finding>) {
     let mut source = FilesSource::new(pairs.to_vec());
-    let refreshed = source.refresh(&LiveCertificates::default());
+    let refreshed = source.refresh(&LiveCertificates::default(), &exact_names(config));
     findings.extend(refreshed.errors.iter().map(|error| Finding::new(Level::Error, CERTIFICATE, error)));
+    findings.extend(refreshed.lacking.iter().map(|lacking| Finding::new(Level::Error, CERTIFICATE, lacking)));
     let misfits = source.misfits(&config.domain, clock::now());
     findings.extend(misfits.iter().map(|misfit| Finding::new(Level::Error, CERTIFICATE, misfit)));
 }

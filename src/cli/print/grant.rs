@@ -2,6 +2,7 @@
 
 use anyhow::bail;
 
+use crate::app::exact_names;
 use crate::config::{CertificateSource, Config};
 use crate::dns::{Dns, Grant};
 
@@ -23,27 +24,32 @@ pub(super) fn of(config: &Config, dialect: Dialect) -> anyhow::Result<String> {
     };
     let (dns, _) = Dns::open(&settings.dns)?;
     let challenge = format!("_acme-challenge.{}", config.domain);
-    if let Some(zone) = settings.dns.zone.as_deref().filter(|zone| !is_in(&challenge, zone)) {
+    let wanted = exact_names(config);
+    let exact: Vec<String> =
+        wanted.iter().flat_map(|(_, names)| names).map(|name| format!("_acme-challenge.{name}")).collect();
+    let zone = settings.dns.zone.as_deref();
+    let outside = |zone: &&str| std::iter::once(&challenge).chain(&exact).find(|name| !is_in(name, zone));
+    if let Some((zone, challenge)) = zone.and_then(|zone| Some((zone, outside(&zone)?))) {
         bail!(
             "{challenge} is not in the zone {zone}: a CNAME record leads there, or \"zone\" is wrong; provost check --live follows \
              it, and prints the grant that is missing"
         );
     }
-    let place = settings.dns.zone.as_deref().map(|zone| (challenge.as_str(), zone));
-    Ok(grant(dialect, &dns.key().name(), &config.domain, place))
+    let place = zone.map(|zone| (challenge.as_str(), zone));
+    Ok(grant(dialect, &dns.key().name(), &config.domain, place, &exact))
 }
 
 fn is_in(name: &str, zone: &str) -> bool {
     format!(".{name}").ends_with(&format!(".{}", zone.trim_end_matches('.').to_ascii_lowercase()))
 }
 
-/// The narrowest grant for the wildcard and the name of `domain`, which share one challenge name. Where a CNAME record
-/// leads elsewhere, `place` is the name and the zone that it leads to.
+/// The narrowest grant for the wildcard and the name of `domain`, which share one challenge name, and for the challenges
+/// of `exact` names. Where a CNAME record leads elsewhere, `place` is the name and the zone that it leads to.
 #[must_use]
-pub fn grant(dialect: Dialect, key: &str, domain: &str, place: Option<(&str, &str)>) -> String {
+pub fn grant(dialect: Dialect, key: &str, domain: &str, place: Option<(&str, &str)>, exact: &[String]) -> String {
     let challenge = format!("_acme-challenge.{}", domain.trim_end_matches('.'));
     let (name, zone) = place.unwrap_or((&challenge, domain));
-    let grant = Grant::new(key, name, zone);
+    let grant = exact.iter().fold(Grant::new(key, name, zone), |grant, name| grant.and(name));
     match dialect {
         Dialect::BindPolicy => grant.bind_policy(),
         Dialect::KnotAcl => grant.knot_acl(),
@@ -56,9 +62,17 @@ mod tests {
 
     #[test]
     fn the_grant_is_for_the_challenge_s_name_alone() {
-        let text = grant(Dialect::BindPolicy, "provost.", "phones.example.com", None);
+        let text = grant(Dialect::BindPolicy, "provost.", "phones.example.com", None, &[]);
         assert!(text.contains("grant provost. name _acme-challenge.phones.example.com. TXT;"), "{text}");
         assert!(text.contains("zone \"phones.example.com\""), "{text}");
+    }
+
+    #[test]
+    fn exact_names_are_granted_each_by_itself() {
+        let exact = ["_acme-challenge.ote.phones.example.com".to_owned()];
+        let text = grant(Dialect::BindPolicy, "provost.", "phones.example.com", None, &exact);
+        assert!(text.contains("grant provost. name _acme-challenge.ote.phones.example.com. TXT;"), "{text}");
+        assert_eq!(text.matches("grant ").count(), 2, "{text}");
     }
 
     #[test]
@@ -71,7 +85,7 @@ mod tests {
     #[test]
     fn the_grant_is_for_where_the_challenge_is_delegated_to() {
         let place = Some(("phones.acme.example.net", "acme.example.net"));
-        let text = grant(Dialect::KnotAcl, "provost", "phones.example.com", place);
+        let text = grant(Dialect::KnotAcl, "provost", "phones.example.com", place, &[]);
         assert!(text.contains("update-owner-name: [phones.acme.example.net.]"), "{text}");
         assert!(text.contains("domain: acme.example.net."), "{text}");
     }

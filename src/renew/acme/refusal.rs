@@ -48,6 +48,8 @@ pub(super) fn explain_problem(problem: &Problem, seen: &Seen) -> Failure {
     match kind(problem) {
         "accountDoesNotExist" => Failure::retry(text).with_sign(Sign::AccountUnknown),
         "badNonce" => Failure::retry(text),
+        // With 503 it is the service that is busy, not we who want too much.
+        "rateLimited" if status == 429 => of_status(text, 429, seen).with_sign(Sign::Limited),
         "rateLimited" => of_status(text, 429, seen),
         human if FOR_HUMANS.contains(&human) => Failure::human(text).with_sign(Sign::Refused),
         _ => of_status(text, status, seen),
@@ -91,8 +93,9 @@ mod tests {
             assert!(failure.message.contains("the reason") && failure.message.contains("the part"), "{failure}");
             (failure.cure, failure.sign)
         };
-        assert_eq!(explained("rateLimited", 429, Some(90)), (Cure::Wait(90), Sign::Unclear));
-        assert_eq!(explained("rateLimited", 429, None), (Cure::Wait(3600), Sign::Unclear));
+        assert_eq!(explained("rateLimited", 429, Some(90)), (Cure::Wait(90), Sign::Limited));
+        assert_eq!(explained("rateLimited", 429, None), (Cure::Wait(3600), Sign::Limited));
+        assert_eq!(explained("rateLimited", 503, Some(7)), (Cure::Wait(7), Sign::Unclear));
         assert_eq!(explained("serverInternal", 503, Some(5)), (Cure::Wait(5), Sign::Unclear));
         assert_eq!(explained("serverInternal", 500, None), (Cure::Retry, Sign::Unclear));
         assert_eq!(explained("unauthorized", 403, None), (Cure::Retry, Sign::Refused));

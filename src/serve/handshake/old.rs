@@ -20,10 +20,10 @@ use crate::trust::{ChainRefusal, Finding};
 pub(super) fn lane<'a>(hello: &Hello, wanted: &Wanted<'a>) -> Option<(&'a OldLane, ServerCertificate)> {
     let lane = wanted.generation.old_lane.as_ref()?;
     let facts = hello.facts.as_ref()?;
-    if facts.is_for_rustls(&wanted.certificates.current()) || facts.needs()? > wanted.generation.level {
+    if facts.is_for_rustls(&wanted.generation.certificates) || facts.needs()? > wanted.generation.level {
         return None;
     }
-    Some((lane, wanted.certificates.rsa()?))
+    Some((lane, wanted.rsa()?))
 }
 
 /// The handshake in the old lane, from the begin: the client's first bytes are `read` a second time.
@@ -63,7 +63,7 @@ pub(super) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
     let peer = Peer {
         constituency: wanted.constituency.name.clone(),
         generation: Arc::clone(wanted.generation),
-        has_sni: wanted.has_sni,
+        has_sni: wanted.server_name.is_some(),
         device,
         claim,
         tls: Some(TlsFacts { version, suite, is_tolerated }),
@@ -86,17 +86,17 @@ fn explain(failure: Failure, refusal: Option<ChainRefusal>, offered: &str) -> (&
 
 /// Whether a client speaks no version that its constituency takes.
 pub(super) fn is_too_old(facts: &ClientHelloFacts, wanted: &Wanted<'_>) -> bool {
-    let takes_old = wanted.generation.level == TlsLevel::Legacy && wanted.certificates.rsa().is_some();
+    let takes_old = wanted.generation.level == TlsLevel::Legacy && wanted.rsa().is_some();
     facts.is_before_tls12() && !takes_old
 }
 
 /// What would let a client in that is refused, to be put behind the reason: the least setting that admits it, or the
 /// certificate that is missing. Nothing if nothing would.
 pub(super) fn help(facts: &ClientHelloFacts, wanted: &Wanted<'_>) -> String {
-    let Some(needed) = facts.needs().filter(|_| !facts.is_for_rustls(&wanted.certificates.current())) else {
+    let Some(needed) = facts.needs().filter(|_| !facts.is_for_rustls(&wanted.generation.certificates)) else {
         return String::new();
     };
-    let has_rsa = wanted.certificates.rsa().is_some();
+    let has_rsa = wanted.rsa().is_some();
     let of = if TlsLevel::HAS_OLD { "" } else { ", in a provost built with OpenSSL," };
     let name = &wanted.constituency.name;
     match needed > wanted.generation.level {

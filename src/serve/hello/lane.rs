@@ -3,7 +3,7 @@
 use rustls::{CipherSuite, NamedGroup, ProtocolVersion, SignatureScheme, SupportedCipherSuite};
 
 use super::{ClientHelloFacts, KeyExchange, ServerNameSent};
-use crate::certificate::{ServerCertificate, shown_to};
+use crate::certificate::ConstituencyCertificates;
 use crate::constituency::TlsLevel;
 use crate::serve::old_tls::{GROUPS, SCHEMES, SUITES};
 use crate::serve::site::TlsMaterial;
@@ -17,12 +17,12 @@ impl ClientHelloFacts {
     /// Whether this client is for rustls, which shows one of `certificates`: it can serve the client, or whatever else
     /// is wrong with the offer is for it to say. Whoever offers TLS 1.3 is of our time, and is nobody else's.
     #[must_use]
-    pub fn is_for_rustls(&self, certificates: &[ServerCertificate]) -> bool {
+    pub fn is_for_rustls(&self, certificates: &ConstituencyCertificates) -> bool {
         self.versions.contains(&ProtocolVersion::TLSv1_3) || self.is_served_in_tls12(certificates)
     }
 
     /// Whether rustls comes to an agreement in TLS 1.2: its own steps, with its own lists.
-    fn is_served_in_tls12(&self, certificates: &[ServerCertificate]) -> bool {
+    fn is_served_in_tls12(&self, certificates: &ConstituencyCertificates) -> bool {
         let provider = TlsMaterial::provider();
         let (Some(schemes), Some(groups)) = (&self.signature_schemes, &self.groups) else { return false };
         let is_served = |group: &NamedGroup| {
@@ -31,10 +31,11 @@ impl ClientHelloFacts {
             };
             provider.kx_groups.iter().any(ours)
         };
-        let Some(certificate) = shown_to(certificates, schemes, &self.cipher_suites) else { return false };
+        let name = self.host().unwrap_or_default();
+        let Some(certificate) = certificates.shown_to(name, schemes, &self.cipher_suites) else { return false };
         let agreed = provider.cipher_suites.iter().find_map(|suite| match suite {
             SupportedCipherSuite::Tls12(tls12)
-                if suite.usable_for_signature_algorithm(certificate.algorithm())
+                if suite.usable_for_signature_algorithm(certificate.key.algorithm())
                     && self.cipher_suites.contains(&suite.suite()) =>
             {
                 Some(tls12)
@@ -45,9 +46,7 @@ impl ClientHelloFacts {
             && self.null_compression
             && self.uncompressed_points
             && groups.iter().any(is_served)
-            && agreed.is_some_and(|suite| {
-                certificate.certified().key.choose_scheme(&suite.resolve_sig_schemes(schemes)).is_some()
-            })
+            && agreed.is_some_and(|suite| certificate.key.choose_scheme(&suite.resolve_sig_schemes(schemes)).is_some())
     }
 
     /// Whether this client speaks TLS, and no version that is younger than TLS 1.1.

@@ -47,11 +47,16 @@ impl Bucket {
 struct Limits {
     accounts: Bucket,
     orders: Bucket,
-    certificates: Bucket,
-    failed_validations: Bucket,
+    /// By the set of names.
+    certificates: BTreeMap<Vec<String>, Bucket>,
+    /// All names below the registered domain.
+    registered_domain: Bucket,
+    /// By name.
+    failed_validations: BTreeMap<String, Bucket>,
 }
 
 struct Placed {
+    names: Vec<String>,
     status: OrderStatus,
     is_exempt: bool,
     challenges: Vec<Challenge>,
@@ -72,6 +77,7 @@ pub struct ScriptedCa {
     replaced: Mutex<BTreeSet<Vec<u8>>>,
     moved: Mutex<BTreeMap<Vec<u8>, Window>>,
     published: Arc<Mutex<BTreeSet<String>>>,
+    issued: Mutex<BTreeMap<String, u32>>,
     kill: Arc<Notify>,
     pub certificates: AtomicU32,
     pub orders: AtomicU32,
@@ -98,14 +104,16 @@ impl ScriptedCa {
             limits: Mutex::new(Limits {
                 accounts: Bucket::new(10.0, 1080.0),
                 orders: Bucket::new(300.0, 36.0),
-                certificates: Bucket::new(5.0, 120_960.0),
-                failed_validations: Bucket::new(5.0, 720.0),
+                certificates: BTreeMap::new(),
+                registered_domain: Bucket::new(50.0, 12_096.0),
+                failed_validations: BTreeMap::new(),
             }),
             blocked_until: Mutex::new(0),
             placed: Mutex::default(),
             replaced: Mutex::default(),
             moved: Mutex::default(),
             published: Arc::default(),
+            issued: Mutex::default(),
             kill: Arc::default(),
             certificates: AtomicU32::new(0),
             orders: AtomicU32::new(0),
@@ -114,6 +122,11 @@ impl ScriptedCa {
             failed_validations: AtomicU32::new(0),
             limited: AtomicU32::new(0),
         }
+    }
+
+    /// How many certificates there were for this name.
+    pub fn issued_for(&self, name: &str) -> u32 {
+        self.issued.lock().unwrap().get(name).copied().unwrap_or(0)
     }
 
     /// Waits until the script wants the process killed.
@@ -216,7 +229,14 @@ impl ScriptedCa {
             value: format!("value-{number}-{index}"),
         });
         let status = if is_known { OrderStatus::Ready } else { OrderStatus::Pending };
-        let placed = Placed { status, is_exempt, challenges: challenges.collect(), chain: None, born: now };
+        let placed = Placed {
+            names: names.to_vec(),
+            status,
+            is_exempt,
+            challenges: challenges.collect(),
+            chain: None,
+            born: now,
+        };
         let url = format!("order-{number}");
         self.placed.lock().unwrap().insert(url.clone(), placed);
         // The answer may get lost although the order exists.
@@ -359,7 +379,10 @@ impl Order for ScriptedOrder {
                 // The CA may see DNS from where we do not.
                 if !published.contains(&challenge.value) || self.ca.dice.chance(0.03) {
                     self.ca.failed_validations.fetch_add(1, Ordering::Relaxed);
-                    self.ca.take("failed validations", |limits| &mut limits.failed_validations);
+                    self.ca.take("failed validations", |limits| {
+                        let of_name = limits.failed_validations.entry(challenge.domain.clone());
+                        of_name.or_insert_with(|| Bucket::new(5.0, 720.0))
+                    });
                     self.with(|order| order.status = OrderStatus::Invalid);
                     return Err(Failure::retry("no TXT record found").with_sign(Sign::Refused));
                 }
@@ -376,7 +399,14 @@ impl Order for ScriptedOrder {
                 return Err(Failure::retry("not ready").with_sign(Sign::Refused));
             }
             if !self.with(|order| order.is_exempt) {
-                self.ca.take("certificates for the same names", |limits| &mut limits.certificates);
+                let names = self.with(|order| order.names.clone());
+                self.ca.take("certificates for the same names", |limits| {
+                    limits.certificates.entry(names.clone()).or_insert_with(|| Bucket::new(5.0, 120_960.0))
+                });
+                self.ca.take("certificates for a registered domain", |limits| &mut limits.registered_domain);
+            }
+            for name in self.with(|order| order.names.clone()) {
+                *self.ca.issued.lock().unwrap().entry(name).or_default() += 1;
             }
             let chain = self.ca.issue(csr);
             self.with(|order| {
@@ -426,6 +456,10 @@ impl ChallengeDns for ScriptedDns {
             let (name, zone) = (challenge_name.to_owned(), "example.com".to_owned());
             Ok(Place { name, zone, via: Vec::new() })
         })
+    }
+
+    fn stands_alone<'a>(&'a self, _: &'a str) -> Answer<'a, ()> {
+        Box::pin(self.exchange())
     }
 
     fn add<'a>(&'a self, _: &'a Place, values: &'a [String]) -> Answer<'a, ()> {

@@ -6,6 +6,7 @@
 //! certificate wherever there could be one.
 
 mod ca;
+mod exact;
 mod rules;
 mod weather;
 
@@ -16,11 +17,12 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
 use provost::ca::KeyKind;
-use provost::certificate::LiveCertificates;
+use provost::certificate::{ExactNames, LiveCertificates};
+use provost::constituency::ConstituencyName;
 use provost::renew::ports::World;
 use provost::renew::{Parts, Renewer};
 use rcgen::KeyPair;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use ca::{CaPort, ScriptedCa, ScriptedDns};
 use weather::{DAY, Dice, HOUR, Weather};
@@ -58,13 +60,32 @@ impl World for VirtualWorld {
     }
 }
 
+/// The constituencies that have exact names all the time, with their labels.
+const STEADY: [&[&str]; 2] = [&["ucs-3"], &["old", "older"]];
+/// The one that comes and goes.
+const GUEST: &[&str] = &["guest"];
+
+/// The exact names that are wanted, with those of the guest or without.
+fn wanted(with_guest: bool) -> Arc<ExactNames> {
+    let names = |labels: &&[&str]| {
+        let names = labels.iter().map(|label| format!("{label}.phones.example.com")).collect();
+        (labels[0].parse().unwrap(), names)
+    };
+    Arc::new(STEADY.iter().chain(with_guest.then_some(&GUEST)).map(names).collect())
+}
+
 /// What a decade came to.
 #[derive(Debug, Default)]
 struct Figures {
     restarts: u32,
     kills: u32,
     gaps_excused: i64,
+    /// For how long the wildcard was shown where there should have been a certificate for exact names.
+    exact_missing: i64,
 }
+
+/// As soon as all has worked for so long, there must be one for exact names: they are tried again less often.
+const CALM_FOR_EXACT: i64 = 3 * DAY;
 
 #[test]
 fn a_decade_passes_without_a_second_that_could_have_been_covered_and_was_not() {
@@ -93,30 +114,23 @@ async fn decade(seed: u64) -> String {
     let ca = Arc::new(ScriptedCa::new(Arc::clone(&weather), Arc::clone(&dice), now.clone()));
     let dns = Arc::new(ScriptedDns::new(Arc::clone(&weather), Arc::clone(&dice), now, Arc::clone(&ca)));
     let live = Arc::new(LiveCertificates::default());
+    let (wanting, _) = watch::channel(wanted(false));
     let mut figures = Figures::default();
     while world.now() < START + DECADE {
-        let parts = Parts {
-            domain: "phones.example.com".to_owned(),
-            keys: KINDS.to_vec(),
-            preferred_chain: None,
-            cas: vec![Arc::new(CaPort(Arc::clone(&ca)))],
-            dns: dns.clone(),
-            world: world.clone(),
-            fingerprint: String::new(),
-        };
+        let parts = parts(&ca, &dns, &world, wanting.subscribe());
         let renewer = Renewer::open(parts, folder.path(), Arc::clone(&live)).unwrap();
         let (_keep, commands) = mpsc::channel(1);
         let span = Duration::from_secs(u64::try_from(dice.between(HOUR, 60 * DAY)).unwrap());
         let is_orderly = dice.chance(0.5);
         if is_orderly {
-            renewer.run(commands, watch(span, &world, &weather, &live, &mut figures)).await;
+            renewer.run(commands, look(span, &world, &weather, &live, &wanting, &mut figures)).await;
         } else {
             // The process is killed in the middle of whatever it does, also between two words with CA or DNS.
             let run = renewer.run(commands, std::future::pending());
             let killed = ca.killed();
             tokio::select! {
                 () = run => unreachable!("it runs until it is stopped"),
-                () = watch(span, &world, &weather, &live, &mut figures) => {}
+                () = look(span, &world, &weather, &live, &wanting, &mut figures) => {}
                 () = killed => figures.kills += 1,
             }
         }
@@ -128,7 +142,8 @@ async fn decade(seed: u64) -> String {
     let made = |count: &std::sync::atomic::AtomicU32| count.load(Ordering::Relaxed);
     format!(
         "{} certificates, {} orders ({} wanted), {} validations of which {} failed, {} answers 429, {} outages, \
-         {} restarts of which {} kills between two steps, {} s without a certificate, all excused",
+         {} restarts of which {} kills between two steps, {} s without a certificate, and {} s without one for exact \
+         names, all excused; {} certificates for a constituency that came and went",
         made(&ca.certificates),
         made(&ca.orders),
         made(&ca.wanted),
@@ -139,15 +154,36 @@ async fn decade(seed: u64) -> String {
         figures.restarts,
         figures.kills,
         figures.gaps_excused,
+        figures.exact_missing,
+        ca.issued_for("guest.phones.example.com"),
     )
 }
 
+fn parts(
+    ca: &Arc<ScriptedCa>,
+    dns: &Arc<ScriptedDns>,
+    world: &Arc<VirtualWorld>,
+    exact: watch::Receiver<Arc<ExactNames>>,
+) -> Parts {
+    Parts {
+        domain: "phones.example.com".to_owned(),
+        keys: KINDS.to_vec(),
+        exact,
+        preferred_chain: None,
+        cas: vec![Arc::new(CaPort(Arc::clone(ca)))],
+        dns: dns.clone(),
+        world: world.clone(),
+        fingerprint: String::new(),
+    }
+}
+
 /// Looks, for as long as `span`, whether there is a valid certificate of each kind: whenever one ends, and every hour.
-async fn watch(
+async fn look(
     span: Duration,
     world: &VirtualWorld,
     weather: &Weather,
     live: &LiveCertificates,
+    wanting: &watch::Sender<Arc<ExactNames>>,
     figures: &mut Figures,
 ) {
     let end = tokio::time::Instant::now() + span;
@@ -169,6 +205,18 @@ async fn watch(
             );
             figures.gaps_excused += pause;
         }
+        for labels in STEADY {
+            let name: ConstituencyName = labels[0].parse().unwrap();
+            let is_shown = live.exact().get(&name).is_some_and(|shown| shown[0].not_after >= now);
+            let calm = CALM_FOR_EXACT.min(now - START);
+            let is_excused = calm < CALM_FOR_EXACT || !weather.was_calm(now - calm, now);
+            assert!(is_shown || is_excused, "no certificate for {name}, though all has worked for {calm} s");
+            figures.exact_missing += if is_shown { 0 } else { pause };
+        }
+        if world.dice.chance(0.01) {
+            let is_here = wanting.borrow().iter().any(|(name, _)| name.as_str() == GUEST[0]);
+            wanting.send_replace(wanted(!is_here));
+        }
         tokio::time::sleep(Duration::from_secs(pause.unsigned_abs())).await;
     }
 }
@@ -182,6 +230,9 @@ fn assert_clean_end(ca: &ScriptedCa, dns: &ScriptedDns, live: &LiveCertificates,
     let orphans: BTreeSet<String> = dns.records().into_iter().filter(|value| !journal.contains(value)).collect();
     assert!(orphans.is_empty(), "records that nobody knows of: {orphans:?}");
     assert!(ca.certificates.load(Ordering::Relaxed) > 200, "too few certificates to prove anything");
+    let (steady, guest) = (ca.issued_for("ucs-3.phones.example.com"), ca.issued_for("guest.phones.example.com"));
+    assert!(steady > 50 && guest > 10, "too few for exact names to prove anything: {steady}, {guest}");
+    assert!(guest <= steady, "who comes and goes needs no more than who stays: {guest}, {steady}");
 }
 
 /// A folder in memory where there is one: a decade writes a lot.

@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use provost::ca::KeyKind;
-use provost::certificate::LiveCertificates;
+use provost::certificate::{ExactNames, LiveCertificates};
 use provost::dns::Place;
 use provost::renew::ports::{Answer, Ca, Challenge, ChallengeDns, Order, OrderStatus, Say, World};
 use provost::renew::{Command, Failure, Parts, Renewer, Status, Window};
 use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair, SanType};
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::weather::{DAY, Dice, HOUR};
 use super::{START, VirtualWorld, scratch, system_time};
@@ -20,12 +20,16 @@ use super::{START, VirtualWorld, scratch, system_time};
 const KIND: KeyKind = KeyKind::EcdsaP256;
 
 /// A CA that does what a test says; it believes in any name.
-struct Stub {
+pub(super) struct Stub {
     directory: String,
     world: Arc<VirtualWorld>,
     issuer: Issuer<'static, KeyPair>,
     /// What every request is answered with.
     refusal: Mutex<Option<Failure>>,
+    /// What every order for this name is answered with.
+    pub(super) refused_name: Mutex<Option<(String, Failure)>>,
+    /// The names of all orders.
+    pub(super) ordered: Mutex<Vec<Vec<String>>>,
     skew: AtomicI64,
     /// The CA dies of a certificate request, and so do we.
     hangs: AtomicBool,
@@ -44,6 +48,8 @@ impl Stub {
             world: Arc::clone(world),
             issuer: Issuer::new(params, KeyPair::generate().unwrap()),
             refusal: Mutex::default(),
+            refused_name: Mutex::default(),
+            ordered: Mutex::default(),
             skew: AtomicI64::new(0),
             hangs: AtomicBool::default(),
             names_are_wrong: AtomicBool::default(),
@@ -100,9 +106,14 @@ impl Ca for Port {
         Box::pin(async { self.0.request().await.map(|()| None) })
     }
 
-    fn order<'a>(&'a self, _: &'a [String], _: Option<&'a CertificateDer<'static>>) -> Answer<'a, Box<dyn Order>> {
+    fn order<'a>(&'a self, names: &'a [String], _: Option<&'a CertificateDer<'static>>) -> Answer<'a, Box<dyn Order>> {
         Box::pin(async {
             self.0.request().await?;
+            let refused = self.0.refused_name.lock().unwrap().clone();
+            if let Some((_, failure)) = refused.filter(|(name, _)| names.contains(name)) {
+                return Err(failure);
+            }
+            self.0.ordered.lock().unwrap().push(names.to_vec());
             let number = self.0.orders.fetch_add(1, Ordering::SeqCst);
             Ok(Box::new(StubOrder { url: number.to_string(), ca: Arc::clone(&self.0), chain: None }) as Box<dyn Order>)
         })
@@ -169,6 +180,10 @@ impl ChallengeDns for NoDns {
         Box::pin(async { Err(Failure::retry("no DNS here")) })
     }
 
+    fn stands_alone<'a>(&'a self, _: &'a str) -> Answer<'a, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
     fn add<'a>(&'a self, _: &'a Place, _: &'a [String]) -> Answer<'a, ()> {
         Box::pin(async { Ok(()) })
     }
@@ -183,26 +198,29 @@ impl ChallengeDns for NoDns {
 }
 
 /// A site on the virtual clock, with the CAs that it may ask.
-struct Simulated {
-    folder: tempfile::TempDir,
-    world: Arc<VirtualWorld>,
-    live: Arc<LiveCertificates>,
-    cas: Vec<Arc<Stub>>,
+pub(super) struct Simulated {
+    pub(super) folder: tempfile::TempDir,
+    pub(super) world: Arc<VirtualWorld>,
+    pub(super) live: Arc<LiveCertificates>,
+    pub(super) cas: Vec<Arc<Stub>>,
+    pub(super) wanted: watch::Sender<Arc<ExactNames>>,
     domain: &'static str,
 }
 
 impl Simulated {
-    fn new(directories: &[&str]) -> Self {
+    pub(super) fn new(directories: &[&str]) -> Self {
         let dice = Arc::new(Dice::new(7));
         let world = Arc::new(VirtualWorld { start: START, began: tokio::time::Instant::now(), dice });
         let cas = directories.iter().map(|directory| Stub::new(directory, &world)).collect();
-        Self { folder: scratch(), world, live: Arc::default(), cas, domain: "phones.example.com" }
+        let (wanted, _) = watch::channel(Arc::default());
+        Self { folder: scratch(), world, live: Arc::default(), cas, wanted, domain: "phones.example.com" }
     }
 
     fn open(&self) -> Renewer {
         let parts = Parts {
             domain: self.domain.to_owned(),
             keys: vec![KIND],
+            exact: self.wanted.subscribe(),
             preferred_chain: None,
             cas: self.cas.iter().map(|ca| Arc::new(Port(Arc::clone(ca))) as Arc<dyn Ca>).collect(),
             dns: Arc::new(NoDns),
@@ -213,7 +231,7 @@ impl Simulated {
     }
 
     /// Lives for a while and is then killed; what the status was at the end.
-    async fn live_for(&self, seconds: i64) -> Status {
+    pub(super) async fn live_for(&self, seconds: i64) -> Status {
         let (commands, received) = mpsc::channel(1);
         let end = Duration::from_secs(seconds.unsigned_abs());
         let asking = async {
@@ -228,7 +246,7 @@ impl Simulated {
         }
     }
 
-    fn not_after(&self) -> i64 {
+    pub(super) fn not_after(&self) -> i64 {
         self.live.current()[0].not_after
     }
 
@@ -237,7 +255,7 @@ impl Simulated {
     }
 }
 
-fn on_virtual_time(test: impl Future<Output = ()>) {
+pub(super) fn on_virtual_time(test: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(test);
 }
 

@@ -14,7 +14,7 @@ async fn the_printed_policy_lets_bind_take_the_challenge_and_nothing_else() {
     if !bind::is_here("dns::grants::the_printed_policy_lets_bind_take_the_challenge_and_nothing_else") {
         return;
     }
-    let printed = grant(Dialect::BindPolicy, "provost", "phones.example.com", Some((CHALLENGE, "example.com")));
+    let printed = grant(Dialect::BindPolicy, "provost", "phones.example.com", Some((CHALLENGE, "example.com")), &[]);
     let policy = printed.split_once("update-policy {").unwrap().1.split_once('}').unwrap().0;
     let primary = BindConfig::new().key("provost.", "hmac-sha256").primary("example.com", "", policy).start();
     let dns = open(&primary.settings("provost"));
@@ -36,7 +36,7 @@ async fn the_printed_acl_lets_knot_take_the_challenge_and_nothing_else() {
     if !knot::is_here("dns::grants::the_printed_acl_lets_knot_take_the_challenge_and_nothing_else") {
         return;
     }
-    let printed = grant(Dialect::KnotAcl, "provost", "phones.example.com", Some((CHALLENGE, "example.com")));
+    let printed = grant(Dialect::KnotAcl, "provost", "phones.example.com", Some((CHALLENGE, "example.com")), &[]);
     let knot = Knot::start("example.com", "provost", &printed);
     let dns = open(&knot.settings());
     dns.add(&place(), &values(&["one"])).await.unwrap();

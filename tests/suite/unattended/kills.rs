@@ -29,7 +29,7 @@ const STEPS: [&str; 11] = [
 
 impl Public {
     /// Runs the server until it says `step`, and kills it; gives the step that it was at when it died.
-    fn kill_at(&self, step: &str) -> &'static str {
+    pub(super) fn kill_at(&self, step: &str) -> &'static str {
         let mut command = self.site.command();
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let (tell, told) = mpsc::channel();

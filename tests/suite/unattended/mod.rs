@@ -1,10 +1,11 @@
 //! All of it together: `provost serve` with nothing but `"acme"`, a real CA (Pebble) and a real primary (BIND, Knot).
 //!
 //! What stands in the way by the CA's doing is in [`ca`], by DNS's in [`dns`]; [`kills`] ends the process at each step,
-//! and [`wishes`] has a CA that says when it wants to be asked, and for what.
+//! [`exact`] is about constituencies with certificates of their own, and [`wishes`] has a CA that says when it wants to be asked, and for what.
 
 mod ca;
 mod dns;
+mod exact;
 mod kills;
 mod wishes;
 

@@ -9,7 +9,7 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::server::Acceptor;
 
 use super::*;
-use crate::certificate::{LiveCertificates, ServerCertificate};
+use crate::certificate::{ConstituencyCertificates, LiveCertificates, ServerCertificate};
 use crate::constituency::TlsLevel;
 use crate::serve::old_tls::SUITES;
 
@@ -19,7 +19,7 @@ const V13: ProtocolVersion = ProtocolVersion::TLSv1_3;
 
 /// A server of ours with certificates of these kinds, and the certificates.
 struct Ours {
-    certificates: Arc<Vec<ServerCertificate>>,
+    certificates: Arc<ConstituencyCertificates>,
     config: Arc<ServerConfig>,
 }
 
@@ -27,11 +27,12 @@ impl Ours {
     fn with(kinds: &[&'static rcgen::SignatureAlgorithm]) -> Self {
         let live = Arc::new(LiveCertificates::default());
         live.publish(kinds.iter().map(|kind| certificate(kind)).collect());
+        let certificates = Arc::new(ConstituencyCertificates::new(live, None));
         let versions = ServerConfig::builder_with_provider(TlsMaterial::provider())
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12]);
-        let mut config = versions.unwrap().with_no_client_auth().with_cert_resolver(live.clone());
+        let mut config = versions.unwrap().with_no_client_auth().with_cert_resolver(certificates.clone());
         config.ignore_client_order = true;
-        Self { certificates: live.current(), config: Arc::new(config) }
+        Self { certificates, config: Arc::new(config) }
     }
 
     /// Whether rustls comes to an agreement with whoever says this.

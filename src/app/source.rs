@@ -1,0 +1,98 @@
+//! Where certificates come from, and what that source remembers.
+
+use std::sync::Arc;
+
+use rustls::pki_types::CertificateDer;
+use tokio::sync::watch;
+
+use super::renewal::{Plan, Renewal};
+use super::status::Boards;
+use super::{AppError, LOCAL_SERVER_CA};
+use crate::certificate::{ExactNames, FilesSource, LiveCertificates, LocalCa};
+use crate::clock;
+use crate::config::{CertificateSource, Config};
+use crate::renew::Renewer;
+use crate::state::StateDir;
+
+/// Where certificates come from.
+#[derive(Debug)]
+pub(super) struct Source {
+    origin: Origin,
+    domain: String,
+    /// The exact names that constituencies want.
+    exact: watch::Receiver<Arc<ExactNames>>,
+}
+
+#[derive(Debug)]
+enum Origin {
+    Files(FilesSource),
+    LocalCa(Box<LocalCa>),
+    /// Until renewal is started.
+    Acme(Option<Box<(Plan, Renewer)>>),
+}
+
+impl Source {
+    /// Opens the source that `config` names; what is stored there is shown at once.
+    pub(super) fn open(
+        config: &Config,
+        state: &StateDir,
+        live: &Arc<LiveCertificates>,
+        exact: watch::Receiver<Arc<ExactNames>>,
+        boards: &Boards,
+    ) -> Result<Self, AppError> {
+        let origin = match &config.certificate {
+            CertificateSource::Files(pairs) => Origin::Files(FilesSource::new(pairs.clone())),
+            CertificateSource::LocalCa(_) => Origin::LocalCa(Box::new(LocalCa::open(
+                &state.path().join(LOCAL_SERVER_CA),
+                &config.domain,
+                clock::now(),
+            )?)),
+            CertificateSource::Acme(settings) => {
+                let plan = Plan::new(settings, &config.domain, state.path(), live, &exact, boards);
+                let renewer = plan.open()?;
+                Origin::Acme(Some(Box::new((plan, renewer))))
+            }
+        };
+        Ok(Self { origin, domain: config.domain.clone(), exact })
+    }
+
+    /// The CA that clients must trust, where it is one of our own.
+    pub(super) fn server_ca(&self) -> Option<CertificateDer<'static>> {
+        match &self.origin {
+            Origin::LocalCa(local) => Some(local.certificate().clone()),
+            Origin::Files(_) | Origin::Acme(_) => None,
+        }
+    }
+
+    /// Begins to renew, if that is how certificates come.
+    pub(super) fn start_renewal(&mut self) -> Result<Option<Renewal>, AppError> {
+        let Origin::Acme(renewal) = &mut self.origin else { return Ok(None) };
+        renewal.take().map(|plan| plan.0.start(plan.1)).transpose()
+    }
+
+    /// Publishes certificates that are new, and says what is wrong with those that cannot be used.
+    pub(super) fn refresh(&mut self, certificates: &LiveCertificates) {
+        // Whoever has others to tell must not wait while a key is made.
+        let exact = Arc::clone(&self.exact.borrow());
+        match &mut self.origin {
+            Origin::Files(files) => {
+                let refreshed = files.refresh(certificates, &exact);
+                for error in &refreshed.errors {
+                    tracing::error!("{error}; the last good pair stays in use, if there was one");
+                }
+                if refreshed.is_new {
+                    tracing::info!("the certificate files were read");
+                    files.misfits(&self.domain, clock::now()).iter().for_each(|misfit| tracing::error!("{misfit}"));
+                }
+                refreshed.lacking.iter().for_each(|lacking| tracing::error!("{lacking}"));
+            }
+            Origin::LocalCa(local) => {
+                if let Err(error) = local.refresh(certificates, &exact, clock::now()) {
+                    tracing::error!("no certificate from the local CA: {error}");
+                }
+            }
+            // Its own thread publishes.
+            Origin::Acme(_) => {}
+        }
+    }
+}

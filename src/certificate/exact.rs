@@ -1,0 +1,45 @@
+//! The constituencies that want a certificate for their exact names, and these names. Pure.
+
+use std::collections::BTreeMap;
+
+use crate::constituency::{CertificateNames, Constituency, ConstituencyName, Registry};
+
+/// The exact names that are wanted, by constituency: its own comes first, then those of its aliases.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExactNames(BTreeMap<ConstituencyName, Vec<String>>);
+
+impl ExactNames {
+    /// What the constituencies of `registry` want, one label below `domain`.
+    #[must_use]
+    pub fn of(registry: &Registry, domain: &str) -> Self {
+        let wants = |constituency: &&std::sync::Arc<Constituency>| {
+            constituency.policy.tls.certificate_names == CertificateNames::Exact
+        };
+        let names = |constituency: &Constituency| {
+            // Only aliases that have an effect: nobody asks for the others.
+            let aliases = constituency.policy.aliases.iter().filter(|alias| {
+                **alias != constituency.name
+                    && registry.find(alias.as_str()).is_some_and(|found| found.name == constituency.name)
+            });
+            std::iter::once(&constituency.name).chain(aliases).map(|label| format!("{label}.{domain}")).collect()
+        };
+        Self(registry.served().filter(wants).map(|wanting| (wanting.name.clone(), names(wanting))).collect())
+    }
+
+    /// Each constituency with its names.
+    pub fn iter(&self) -> impl Iterator<Item = (&ConstituencyName, &[String])> {
+        self.0.iter().map(|(constituency, names)| (constituency, names.as_slice()))
+    }
+
+    /// The names that `constituency` wants, if it wants any.
+    #[must_use]
+    pub fn get(&self, constituency: &ConstituencyName) -> Option<&[String]> {
+        self.0.get(constituency).map(Vec::as_slice)
+    }
+}
+
+impl FromIterator<(ConstituencyName, Vec<String>)> for ExactNames {
+    fn from_iter<I: IntoIterator<Item = (ConstituencyName, Vec<String>)>>(names: I) -> Self {
+        Self(names.into_iter().collect())
+    }
+}

@@ -1,0 +1,164 @@
+//! The certificates for exact names, beside the wildcard: who wants one, who is shown it, and what is left of those who do
+//! not want it any more.
+//!
+//! They must never stand in the wildcard's way, which all others are shown, and they themselves until there is theirs. So
+//! it goes first whenever both are due; what they spend is counted apart ([`budget`](super::budget)), each name for itself
+//! as far as the CA does so; and what the CA forbids one of them it forbids only that one.
+//!
+//! Whoever stops wanting exact names is shown them no more, and they are not renewed. The certificate is kept until it
+//! expires, and so is the order that is under way: whoever comes back needs no new one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::schedule::{DAY, Validity};
+use super::store::Store;
+use super::{Lineage, Renewer};
+use crate::certificate::ExactNames;
+use crate::constituency::ConstituencyName;
+
+/// For how long failures and budgets of a constituency that is gone are remembered: longer than the slowest budget takes
+/// to fill again, and than a CA keeps an order.
+const REMEMBERED: i64 = 8 * DAY;
+
+/// Those of `wanted` for which no certificate is stored in the state directory that is for all names and lasts longer than
+/// `now`, with their names.
+#[must_use]
+pub fn lacking(state: &Path, wanted: &ExactNames, now: i64) -> Vec<(ConstituencyName, Vec<String>)> {
+    let store = Store::new(state.join("certs"));
+    let is_there = |constituency: &ConstituencyName, names: &[String]| {
+        let stored = store.load(&Lineage::Exact(constituency.clone())).0;
+        stored.is_some_and(|stored| stored.checked.is_for(names) && stored.checked.validity().not_after > now)
+    };
+    let lacking = wanted.iter().filter(|(constituency, names)| !is_there(constituency, names));
+    lacking.map(|(constituency, names)| (constituency.clone(), names.to_vec())).collect()
+}
+
+impl Renewer {
+    /// All certificates that are to be kept fresh.
+    pub(super) fn lineages(&self) -> Vec<Lineage> {
+        let wildcards = self.parts.keys.iter().copied().map(Lineage::Wildcard);
+        wildcards.chain(self.wanted.iter().map(|(constituency, _)| Lineage::Exact(constituency.clone()))).collect()
+    }
+
+    /// The names that the certificate of `lineage` is to be for.
+    pub(super) fn names(&self, lineage: &Lineage) -> &[String] {
+        match lineage {
+            Lineage::Wildcard(_) => &self.names,
+            Lineage::Exact(constituency) => self.wanted.get(constituency).unwrap_or_default(),
+        }
+    }
+
+    /// Takes over what constituencies want now.
+    pub(super) fn take_over(&mut self) {
+        let wanted = Arc::clone(&self.parts.exact.borrow_and_update());
+        let before = std::mem::replace(&mut self.wanted, Arc::clone(&wanted));
+        for (constituency, _) in before.iter().filter(|(constituency, _)| wanted.get(constituency).is_none()) {
+            let lineage = Lineage::Exact(constituency.clone());
+            self.held.remove(&lineage);
+            self.forced.remove(&lineage);
+            tracing::info!(
+                "certificate ({lineage}): not wanted any more, so not renewed; what is stored is kept until it expires"
+            );
+        }
+        for (constituency, names) in
+            wanted.iter().filter(|(constituency, names)| before.get(constituency) != Some(*names))
+        {
+            let lineage = Lineage::Exact(constituency.clone());
+            if !self.held.contains_key(&lineage) {
+                self.load(lineage.clone());
+            }
+            let names = names.join(", ");
+            match self.held.get(&lineage) {
+                Some(stored) if stored.checked.is_for(self.names(&lineage)) => {
+                    tracing::info!("certificate ({lineage}): the one for {names} is in use");
+                }
+                _ => tracing::info!(
+                    "certificate ({lineage}): wanted for {names}; until it is there, phones are shown the wildcard"
+                ),
+            }
+        }
+    }
+
+    /// Shows what we hold to those who connect from now on.
+    pub(super) fn publish(&self) {
+        let certificate = |lineage: &Lineage| self.held.get(lineage).map(|stored| stored.checked.certificate.clone());
+        let wildcards = self.parts.keys.iter().filter_map(|kind| certificate(&Lineage::Wildcard(*kind)));
+        self.live.publish(wildcards.collect());
+        self.publish_exact();
+    }
+
+    /// Where one for exact names has expired, and the wildcard has not, the wildcard is better.
+    pub(super) fn publish_exact(&self) {
+        let now = self.parts.world.now();
+        let is_alive = |lineage: &Lineage| self.validity(lineage).is_some_and(|validity| validity.not_after > now);
+        let is_covered = self.parts.keys.iter().any(|kind| is_alive(&Lineage::Wildcard(*kind)));
+        let shown: BTreeMap<ConstituencyName, _> = self
+            .held
+            .iter()
+            .filter(|(lineage, _)| !is_covered || is_alive(lineage))
+            .filter_map(|(lineage, stored)| {
+                Some((lineage.constituency()?.clone(), vec![stored.checked.certificate.clone()]))
+            })
+            .collect();
+        self.live.publish_exact(shown);
+    }
+
+    /// What is at stake while the certificate of `lineage` is missing or old: what phones are shown.
+    pub(super) fn at_stake(&self, lineage: &Lineage) -> Option<Validity> {
+        let wildcards = || self.parts.keys.iter().filter_map(|kind| self.validity(&Lineage::Wildcard(*kind)));
+        self.validity(lineage).or_else(|| {
+            lineage.constituency()?;
+            wildcards().max_by_key(|validity| validity.not_after)
+        })
+    }
+
+    /// Once a day, forgets what has been left of constituencies that do not want exact names any more.
+    pub(super) fn tidy(&mut self) {
+        let now = self.parts.world.now();
+        if now < self.tidy_at {
+            return;
+        }
+        self.tidy_at = now + DAY;
+        let kept = &self.memory.kept;
+        let remembered = kept.certificates.keys().filter_map(Lineage::constituency);
+        let budgeted = kept.directories.values().flat_map(|account| account.exact.keys());
+        let mut unwanted: BTreeSet<ConstituencyName> =
+            remembered.chain(budgeted).cloned().chain(self.store.exact()).collect();
+        unwanted.retain(|constituency| self.wanted.get(constituency).is_none());
+        for lineage in unwanted.into_iter().map(Lineage::Exact) {
+            if !self.is_worth_keeping(&lineage, now) {
+                self.forget(&lineage);
+            }
+        }
+    }
+
+    fn is_worth_keeping(&self, lineage: &Lineage, now: i64) -> bool {
+        let attempts = self.memory.of(lineage);
+        let last = attempts.last_failure.max(attempts.last_success);
+        let is_recent = last.is_some_and(|last| (last..last + REMEMBERED).contains(&now));
+        let is_alive = || {
+            let stored = self.store.load(lineage).0;
+            stored.is_some_and(|stored| stored.checked.validity().not_after > now)
+        };
+        let is_paid = |constituency| {
+            let budgets = self.memory.kept.directories.values().filter_map(|account| account.exact.get(constituency));
+            budgets.into_iter().all(|budget| budget.is_full(now))
+        };
+        is_recent || is_alive() || !lineage.constituency().is_some_and(is_paid)
+    }
+
+    fn forget(&mut self, lineage: &Lineage) {
+        if let Err(error) = self.store.forget(lineage) {
+            tracing::warn!("certificate ({lineage}): what nobody wants any more cannot be removed: {error}");
+            return;
+        }
+        self.memory.kept.certificates.remove(lineage);
+        if let Some(constituency) = lineage.constituency() {
+            self.memory.kept.directories.values_mut().for_each(|account| drop(account.exact.remove(constituency)));
+        }
+        tracing::info!("certificate ({lineage}): nobody wants it any more, and it has expired; it was removed");
+        self.remember();
+    }
+}

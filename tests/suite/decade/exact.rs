@@ -1,0 +1,174 @@
+//! The rules of certificates for exact names, on the virtual clock: they never stand in the wildcard's way, nor in that of
+//! one another.
+
+use std::sync::Arc;
+
+use provost::certificate::ExactNames;
+use provost::constituency::ConstituencyName;
+use provost::renew::ports::World;
+use provost::renew::{Cure, Failure, Sign};
+
+use super::rules::{Simulated, on_virtual_time};
+use super::weather::{DAY, HOUR};
+
+const CA: &str = "https://first.example";
+
+/// What constituencies of these names want.
+fn wanted(names: &[&str]) -> Arc<ExactNames> {
+    let wants = |name: &&str| (name.parse().unwrap(), vec![format!("{name}.phones.example.com")]);
+    Arc::new(names.iter().map(wants).collect())
+}
+
+impl Simulated {
+    fn want(&self, names: &[&str]) {
+        self.wanted.send_replace(wanted(names));
+    }
+
+    fn shows(&self, name: &str) -> bool {
+        let exact = self.live.exact();
+        let shown = exact.get(&name.parse::<ConstituencyName>().unwrap());
+        shown.is_some_and(|shown| shown.iter().any(|it| it.names == [format!("{name}.phones.example.com")]))
+    }
+
+    /// How many orders there were for this name, and when the first came among all.
+    fn orders(&self, name: &str) -> (usize, Option<usize>) {
+        let ordered = self.cas[0].ordered.lock().unwrap();
+        let is_for = |names: &&Vec<String>| names.contains(&format!("{name}.phones.example.com"));
+        (ordered.iter().filter(is_for).count(), ordered.iter().position(|names| is_for(&names)))
+    }
+
+    fn wildcards_ordered(&self) -> usize {
+        self.cas[0].ordered.lock().unwrap().iter().filter(|names| names[0].starts_with("*.")).count()
+    }
+}
+
+#[test]
+fn the_wildcard_goes_first_and_many_exact_names_are_spread_over_days() {
+    on_virtual_time(async {
+        let site = Simulated::new(&[CA]);
+        let names: Vec<String> = (10..50).map(|number| format!("c{number}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        site.want(&names);
+        let status = site.live_for(2 * HOUR).await;
+        assert!(site.cas[0].ordered.lock().unwrap()[0][0].starts_with("*."), "the wildcard first");
+        assert_eq!(status.certificates.len(), 1 + names.len());
+        let shown = || names.iter().filter(|name| site.shows(name)).count();
+        assert_eq!(shown(), 20, "what may be had at once");
+        // Whoever is held up by our own budget has not failed.
+        assert!(status.certificates.iter().all(|certificate| certificate.failures == 0), "{status:?}");
+        site.live_for(7 * DAY - 2 * HOUR).await;
+        // Let's Encrypt: 50 for a registered domain in a week.
+        assert_eq!(shown(), names.len());
+        assert!(site.cas[0].ordered.lock().unwrap().len() <= 50);
+    });
+}
+
+#[test]
+fn a_queue_of_exact_names_does_not_keep_the_wildcard_from_being_renewed_when_it_is_due() {
+    on_virtual_time(async {
+        let site = Simulated::new(&[CA]);
+        site.live_for(HOUR).await;
+        let due_by = site.not_after() - 30 * DAY - site.world.now();
+        site.live_for(due_by - 5 * DAY - HOUR).await;
+        let before = site.wildcards_ordered();
+        let names: Vec<String> = (100..400).map(|number| format!("c{number}")).collect();
+        site.want(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        site.live_for(6 * DAY).await;
+        assert_eq!(site.wildcards_ordered(), before + 1);
+        let shown = names.iter().filter(|name| site.shows(name)).count();
+        assert!((40..300).contains(&shown), "{shown} of those in the queue were served meanwhile");
+    });
+}
+
+#[test]
+fn one_name_that_fails_delays_neither_the_others_nor_the_wildcard() {
+    on_virtual_time(async {
+        let site = Simulated::new(&[CA]);
+        let refusal = Failure::human("no such name").with_sign(Sign::Refused);
+        *site.cas[0].refused_name.lock().unwrap() = Some(("a.phones.example.com".to_owned(), refusal));
+        site.want(&["a", "b", "c"]);
+        let status = site.live_for(HOUR).await;
+        assert!(site.shows("b") && site.shows("c") && !site.shows("a"));
+        let of = |name: &str| {
+            let is_it = |it: &&provost::renew::CertificateStatus| it.lineage().to_string() == name;
+            status.certificates.iter().find(is_it).unwrap().clone()
+        };
+        let failed = of("exact/a");
+        assert!(failed.failures > 1 && failed.needs_human && failed.held.is_none(), "{failed:?}");
+        assert_eq!(failed.names, ["a.phones.example.com"]);
+        assert!(failed.next_attempt - status.now <= 2 * HOUR);
+        assert_eq!((of("exact/b").failures, of("ecdsa-p256").failures), (0, 0));
+        // Somebody has mended it: it is never given up.
+        *site.cas[0].refused_name.lock().unwrap() = None;
+        site.live_for(2 * DAY).await;
+        assert!(site.shows("a"));
+    });
+}
+
+#[test]
+fn a_limit_that_one_exact_name_meets_forbids_nothing_to_the_wildcard_and_to_others() {
+    on_virtual_time(async {
+        let site = Simulated::new(&[CA]);
+        let limited = Failure::retry("too many certificates for example.com").with_sign(Sign::Limited);
+        let limited = Failure { cure: Cure::Wait(3 * DAY), ..limited };
+        *site.cas[0].refused_name.lock().unwrap() = Some(("a.phones.example.com".to_owned(), limited));
+        site.want(&["a"]);
+        let status = site.live_for(HOUR).await;
+        assert_eq!(site.live.current().len(), 1);
+        assert!(status.certificates[1].next_attempt - status.now > 2 * DAY, "{status:?}");
+        site.want(&["a", "b"]);
+        site.live_for(HOUR).await;
+        assert!(site.shows("b"));
+        *site.cas[0].refused_name.lock().unwrap() = None;
+        site.live_for(2 * DAY).await;
+        assert!(!site.shows("a"), "its Retry-After holds");
+        site.live_for(2 * DAY).await;
+        assert!(site.shows("a"));
+    });
+}
+
+#[test]
+fn who_comes_and_goes_needs_one_order_is_not_renewed_while_away_and_forgotten_once_expired() {
+    on_virtual_time(async {
+        let site = Simulated::new(&[CA]);
+        let folder = site.folder.path().join("certs/exact/a");
+        for _ in 0..50 {
+            site.want(&["a"]);
+            site.live_for(HOUR).await;
+            assert!(site.shows("a"));
+            site.want(&[]);
+            let status = site.live_for(HOUR).await;
+            assert!(!site.shows("a") && folder.join("current/chain.pem").exists());
+            assert_eq!(status.certificates.len(), 1);
+        }
+        assert_eq!(site.orders("a").0, 1);
+        site.live_for(80 * DAY).await;
+        assert_eq!((site.orders("a").0, folder.exists()), (1, true), "kept while it is good");
+        site.live_for(12 * DAY).await;
+        assert_eq!((site.orders("a").0, folder.exists()), (1, false));
+        let memory = std::fs::read_to_string(site.folder.path().join("renewal.json")).unwrap();
+        assert!(!memory.contains("exact/a") && !memory.contains("a.phones"), "{memory}");
+    });
+}
+
+#[test]
+fn exact_names_are_renewed_in_time_and_another_alias_is_due_at_once() {
+    on_virtual_time(async {
+        let site = Simulated::new(&[CA]);
+        site.want(&["a"]);
+        site.live_for(HOUR).await;
+        let not_after = || site.live.exact().values().next().unwrap()[0].not_after;
+        let first = not_after();
+        site.live_for(first - 20 * DAY - site.world.now()).await;
+        assert!(site.shows("a") && not_after() > first && site.orders("a").0 == 2);
+        let both = vec!["a.phones.example.com".to_owned(), "old.phones.example.com".to_owned()];
+        let wanted: ExactNames = [("a".parse().unwrap(), both.clone())].into_iter().collect();
+        site.wanted.send_replace(Arc::new(wanted));
+        site.live_for(HOUR).await;
+        assert_eq!(site.live.exact().values().next().unwrap()[0].names, both);
+        // One less is no reason for another order.
+        site.want(&["a"]);
+        site.live_for(HOUR).await;
+        assert_eq!(site.orders("a").0, 3);
+    });
+}
