@@ -6,6 +6,10 @@
 //! phone's to fill in.
 
 use super::model::Phone;
+use crate::constituency::MacAddress;
+
+/// The most attributes that an element may have: some more than there are parameters.
+const MOST_ATTRIBUTES: usize = 10_000;
 
 /// A master configuration as one phone reads it: per-model attributes chosen, placeholders filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +46,9 @@ pub enum MasterError {
     /// Not XML.
     #[error("it is not well-formed XML: {0}")]
     NotXml(String),
+    /// An element that only reading would take ages: each attribute is compared with all others of its element.
+    #[error("one of its elements has more than {MOST_ATTRIBUTES} attributes, as no phone's configuration has")]
+    Crowded,
     /// XML of another kind, a parameter file perhaps.
     #[error("its root element is {0:?} where a master configuration has APPLICATION")]
     NotMaster(String),
@@ -50,11 +57,8 @@ pub enum MasterError {
 impl MasterConfiguration {
     /// Reads `bytes` as `phone` does.
     pub fn parse(bytes: &[u8], phone: &Phone) -> Result<Self, MasterError> {
-        let document = parse_xml(bytes)?;
+        let document = parse_master(bytes)?;
         let root = document.root_element();
-        if root.tag_name().name() != "APPLICATION" {
-            return Err(MasterError::NotMaster(root.tag_name().name().chars().take(64).collect()));
-        }
         let reader = Reader { root, phone, model: phone.configuration_model() };
         Ok(Self {
             firmware: Some(reader.attribute("APP_FILE_PATH"))
@@ -75,6 +79,80 @@ impl MasterConfiguration {
 /// Whether `bytes` are a parameter file that a phone can read: any well-formed XML is.
 pub fn check_parameter_file(bytes: &[u8]) -> Result<(), MasterError> {
     parse_xml(bytes).map(drop)
+}
+
+/// Shows `visit` every parameter of a parameter file: name, value, and, for whom it interests, its line.
+pub fn each_parameter(bytes: &[u8], mut visit: impl FnMut(&str, &str, &dyn Fn() -> u32)) -> Result<(), MasterError> {
+    let document = parse_xml(bytes)?;
+    for element in document.descendants() {
+        for attribute in element.attributes() {
+            let line = || document.text_pos_at(attribute.range().start).row;
+            visit(attribute.name(), attribute.value(), &line);
+        }
+    }
+    Ok(())
+}
+
+/// What one attribute of a master configuration names, for whichever phone: placeholders stand as they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// The attribute, without the model: `CONFIG_FILES`.
+    pub attribute: String,
+    /// The model that it speaks to; `None`: all that have none of their own.
+    pub model: Option<String>,
+    /// Where it stands.
+    pub line: u32,
+    /// What it names: one path, or several in `CONFIG_FILES`.
+    pub paths: Vec<String>,
+}
+
+/// Every attribute of a master configuration that names files or folders.
+pub fn everything_named(bytes: &[u8]) -> Result<Vec<Named>, MasterError> {
+    let document = parse_master(bytes)?;
+    let root = document.root_element();
+    let mut all = Vec::new();
+    for element in root.descendants() {
+        for attribute in element.attributes() {
+            let Some((name, model)) = ATTRIBUTES.iter().find_map(|name| {
+                let rest = attribute.name().strip_prefix(name)?;
+                let model = rest.strip_prefix('_').filter(|model| !model.is_empty()).map(str::to_owned);
+                (model.is_some() || rest.is_empty() && element == root).then_some((*name, model))
+            }) else {
+                continue;
+            };
+            let paths = match name {
+                "CONFIG_FILES" => split_list(attribute.value()),
+                _ => Some(attribute.value().trim().to_owned()).filter(|path| !path.is_empty()).into_iter().collect(),
+            };
+            let line = document.text_pos_at(attribute.range().start).row;
+            all.push(Named { attribute: name.to_owned(), model, line, paths });
+        }
+    }
+    Ok(all)
+}
+
+/// The attributes that name something, those of uploads last.
+const ATTRIBUTES: [&str; 7] = [
+    "APP_FILE_PATH",
+    "CONFIG_FILES",
+    "LOG_FILE_DIRECTORY",
+    "OVERRIDES_DIRECTORY",
+    "CONTACTS_DIRECTORY",
+    "CALL_LISTS_DIRECTORY",
+    "COREFILE_DIRECTORY",
+];
+
+/// `path` with the phone's own address where a master configuration leaves room for it.
+#[must_use]
+pub fn with_mac(path: &str, mac: MacAddress) -> String {
+    let mac = mac.to_string();
+    path.replace("[PHONE_MAC_ADDRESS]", &mac).replace("[MACADDRESS]", &mac)
+}
+
+/// `path` with a model where a master configuration leaves room for it.
+#[must_use]
+pub fn with_model(path: &str, model: &str) -> String {
+    path.replace("[PHONE_MODEL]", model)
 }
 
 /// `file` in `directory`, as a phone joins them.
@@ -103,17 +181,27 @@ impl Reader<'_, '_> {
     }
 
     fn fill_in(&self, text: &str) -> String {
-        let mac = self.phone.mac.to_string();
-        text.replace("[PHONE_MAC_ADDRESS]", &mac)
-            .replace("[MACADDRESS]", &mac)
-            .replace("[PHONE_MODEL]", &self.model)
-            .replace("[PHONE_PART_NUMBER]", &self.phone.part_number)
+        with_model(&with_mac(text, self.phone.mac), &self.model).replace("[PHONE_PART_NUMBER]", &self.phone.part_number)
     }
 }
 
 fn parse_xml(bytes: &[u8]) -> Result<roxmltree::Document<'_>, MasterError> {
     let text = std::str::from_utf8(bytes).map_err(|error| MasterError::NotText(error.valid_up_to()))?;
+    // No `<` stands within a tag.
+    let attributes = |tag: &str| tag.bytes().filter(|byte| *byte == b'=').count();
+    if text.split('<').any(|tag| attributes(tag) > MOST_ATTRIBUTES) {
+        return Err(MasterError::Crowded);
+    }
     roxmltree::Document::parse(text).map_err(|error| MasterError::NotXml(error.to_string()))
+}
+
+fn parse_master(bytes: &[u8]) -> Result<roxmltree::Document<'_>, MasterError> {
+    let document = parse_xml(bytes)?;
+    let name = document.root_element().tag_name().name();
+    if name != "APPLICATION" {
+        return Err(MasterError::NotMaster(name.chars().take(64).collect()));
+    }
+    Ok(document)
 }
 
 fn split_list(list: &str) -> Vec<String> {
@@ -162,6 +250,37 @@ mod tests {
     }
 
     #[test]
+    fn everything_that_is_named_is_listed_with_its_model_and_line() {
+        let all = everything_named(MASTER.as_bytes()).unwrap();
+        let named: Vec<(&str, Option<&str>, u32)> =
+            all.iter().map(|it| (it.attribute.as_str(), it.model.as_deref(), it.line)).collect();
+        assert_eq!(
+            named,
+            [
+                ("APP_FILE_PATH", None, 2),
+                ("CONFIG_FILES", None, 2),
+                ("LOG_FILE_DIRECTORY", None, 3),
+                ("OVERRIDES_DIRECTORY", None, 3),
+                ("CONTACTS_DIRECTORY", None, 3),
+                ("APP_FILE_PATH", Some("VVX500"), 4),
+                ("CONFIG_FILES", Some("VVX501"), 4),
+                ("CONFIG_FILES", Some("SPIP550"), 5),
+            ]
+        );
+        assert_eq!(all[1].paths, ["[PHONE_MAC_ADDRESS]-user.cfg", "site.cfg"]);
+        assert!(everything_named(b"<polycomConfig/>").is_err());
+    }
+
+    #[test]
+    fn each_parameter_is_seen_once_wherever_it_stands() {
+        let mut seen = Vec::new();
+        let text = b"<a x.y=\"1\">\n  <b z=\"&amp;2\"/>\n</a>";
+        each_parameter(text, |name, value, line| seen.push(format!("{}:{name}={value}", line()))).unwrap();
+        assert_eq!(seen, ["1:x.y=1", "2:z=&2"]);
+        assert!(each_parameter(b"<a", |_, _, _| ()).is_err());
+    }
+
+    #[test]
     fn a_part_number_is_put_before_the_name_even_if_one_is_there() {
         assert_eq!(firmware_image("3111-44500-001.sip.ld", "3111-44500-001"), "3111-44500-001.3111-44500-001.sip.ld");
         assert_eq!(firmware_image("https://h/a/sip.ld", "p"), "https://h/a/p.sip.ld");
@@ -188,6 +307,13 @@ mod tests {
         assert!(MasterConfiguration::parse(deep.as_bytes(), &phone("VVX_500")).is_err());
         let deep = "<APPLICATION>".repeat(200_000) + &"</APPLICATION>".repeat(200_000);
         let _ = MasterConfiguration::parse(deep.as_bytes(), &phone("VVX_500"));
+    }
+
+    #[test]
+    fn an_element_with_too_many_attributes_is_not_read() {
+        let of = |count: u32| format!("<a {}/>", (0..count).map(|number| format!("p{number}='' ")).collect::<String>());
+        assert_eq!(check_parameter_file(of(9_000).as_bytes()), Ok(()));
+        assert_eq!(check_parameter_file(of(10_001).as_bytes()), Err(MasterError::Crowded));
     }
 
     proptest::proptest! {

@@ -17,6 +17,7 @@ mod harness;
 mod access_log;
 mod certificates;
 mod check;
+mod check_as_a_phone;
 mod check_live;
 mod commands;
 mod decade;

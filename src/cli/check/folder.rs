@@ -1,76 +1,110 @@
-//! What `check` finds in a constituency's folder: links that are not followed, names that differ in case alone, and
-//! firmware that is named but not there.
+//! A constituency as its phones would read it: what lies in its folder, what its master configurations name, what is in
+//! those files, and what phones have uploaded over it.
+//!
+//! The folder may be anybody's work: nothing is followed that phones would not be served, files are read up to a bound and
+//! firmware not at all, and what is said of one thing many times over is said once, with a count.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt::Display;
 use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::{Finding, Level};
-use crate::constituency::{ClientAuth, Constituency, MacAddress, Registry};
-use crate::phone::Phone;
-use crate::phone::master::MasterConfiguration;
+use super::shelf::Shelf;
+use super::{Finding, Level, contents, masters, overlay};
+use crate::config::Config;
+use crate::constituency::{Constituency, Registry};
 use crate::serve::decision::check_shared;
 use crate::serve::links;
 use crate::serve::path::{self, ServedPath};
 
-/// Looks at the folder of `constituency` in `root`.
-pub(super) fn check(root: &Path, constituency: &Constituency, registry: &Registry, findings: &mut Vec<Finding>) {
-    let Ok(root) = root.canonicalize() else { return };
-    let look = Look { folder: root.join(constituency.name.as_str()), root: &root, constituency, registry };
-    look.at(&look.folder, findings);
-    look.at_masters(findings);
+/// Reads the folder of `constituency`.
+pub(super) fn check(config: &Config, constituency: &Constituency, registry: &Registry, findings: &mut Vec<Finding>) {
+    let Ok(root) = config.constituencies.canonicalize() else { return };
+    let over_plain_http = config.plain_http.is_some() && constituency.policy.plain_http;
+    let shelf = Shelf { root: &root, constituency, registry, over_plain_http };
+    let files = Walk { shelf: &shelf, findings }.through();
+    let named = masters::check(&shelf, &config.url(constituency.name.as_str()), &files, findings);
+    contents::check(&shelf, &files, &named, findings);
+    overlay::check(&shelf, &config.state, findings);
 }
 
-struct Look<'a> {
-    root: &'a Path,
-    folder: PathBuf,
-    constituency: &'a Constituency,
-    registry: &'a Registry,
+/// A look at every name in the folder.
+struct Walk<'a> {
+    shelf: &'a Shelf<'a>,
+    findings: &'a mut Vec<Finding>,
 }
 
-impl Look<'_> {
-    fn at(&self, folder: &Path, findings: &mut Vec<Finding>) {
-        let Ok(entries) = fs::read_dir(folder) else { return };
-        let mut spellings: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for entry in entries.flatten() {
-            let path = entry.path();
-            let Ok(kind) = entry.file_type() else { continue };
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if path::macs_in(&name).next().is_some()
-                && let Ok(served) = ServedPath::parse(&format!("/{name}"))
-            {
-                spellings.entry(served.lower_case_macs()).or_default().push(name);
-            }
-            if kind.is_symlink() {
-                if let Err(problem) = self.follow(&path) {
-                    findings.push(self.finding(&path, Level::Warning, problem));
-                }
-            } else if kind.is_dir() {
-                self.at(&path, findings);
+impl Walk<'_> {
+    /// Every regular file that could be served, by its path in the folder.
+    fn through(mut self) -> Vec<String> {
+        let mut files = Vec::new();
+        let mut folders = vec![PathBuf::new()];
+        while let Some(folder) = folders.pop() {
+            match fs::read_dir(self.shelf.folder().join(&folder)) {
+                Ok(entries) => self.at(&folder, entries, &mut folders, &mut files),
+                Err(error) => self.warn(&folder, format!("the folder cannot be read: {error}")),
             }
         }
-        for names in spellings.values_mut().filter(|names| names.len() > 1) {
+        files.sort_unstable();
+        files
+    }
+
+    fn at(&mut self, folder: &Path, entries: fs::ReadDir, folders: &mut Vec<PathBuf>, files: &mut Vec<String>) {
+        let mut spellings: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for entry in entries.flatten() {
+            let Ok(kind) = entry.file_type() else { continue };
+            let Some(name) = self.served_name(folder, entry.file_name()) else { continue };
+            let path = folder.join(&name);
+            spellings.entry(name.to_lowercase()).or_default().push(name);
+            if kind.is_symlink() {
+                if let Err(problem) = self.follow(&entry.path()) {
+                    self.warn(&path, problem);
+                }
+            } else if kind.is_dir() {
+                folders.push(path);
+            } else if kind.is_file() {
+                files.push(path.to_string_lossy().into_owned());
+            } else {
+                self.warn(&path, "is no regular file and is never served");
+            }
+        }
+        for mut names in spellings.into_values().filter(|names| names.len() > 1) {
             names.sort();
-            let message = format!(
-                "{} differ only in the case of the MAC address; a phone gets the one it spells, else the lower-case one",
-                names.join(" and ")
-            );
-            findings.push(self.finding(folder, Level::Warning, message));
+            let holds_mac = names.iter().any(|name| path::macs_in(name).next().is_some());
+            let message = match names.iter().filter_map(|name| lower_case_macs(name)).min() {
+                // The server looks for a MAC address in either case, and for nothing else.
+                Some(first) if holds_mac && names.iter().all(|name| lower_case_macs(name).as_ref() == Some(&first)) => {
+                    "the case of the MAC address; a phone gets the one it spells, else the lower-case one"
+                }
+                _ => "case; a phone gets the one that it spells like that",
+            };
+            self.warn(folder, format!("{} differ only in {message}", names.join(" and ")));
+        }
+    }
+
+    /// The name of an entry, unless nobody is ever served it.
+    fn served_name(&mut self, folder: &Path, name: OsString) -> Option<String> {
+        match name.into_string() {
+            Ok(name) if path::is_hidden(&name) => None,
+            Ok(name) => Some(name),
+            Err(name) => {
+                self.warn(&folder.join(name), "the name is not UTF-8, so no phone can ask for it");
+                None
+            }
         }
     }
 
     /// Whether phones can be served through the link at `path`.
     fn follow(&self, path: &Path) -> Result<(), String> {
-        let real = links::check_text(self.root, path)?;
-        let below_root = real.strip_prefix(self.root).unwrap_or(&real);
+        let real = links::check_text(self.shelf.root, path)?;
+        let below_root = real.strip_prefix(self.shelf.root).unwrap_or(&real);
         let mut parts = below_root.components();
         let owner = parts.next().map(|owner| owner.as_os_str().to_string_lossy().into_owned()).unwrap_or_default();
-        if owner == self.constituency.name.as_str() {
+        if owner == self.shelf.constituency.name.as_str() {
             return Ok(());
         }
-        let Some(other) = self.registry.served().find(|other| other.name.as_str() == owner) else {
+        let Some(other) = self.shelf.registry.served().find(|other| other.name.as_str() == owner) else {
             return Err(format!("the link leads into {owner}, which is no constituency that is served"));
         };
         let mut shared = parts.as_path().to_string_lossy().into_owned();
@@ -81,58 +115,12 @@ impl Look<'_> {
         check_shared(&shared, other).map_err(|denial| denial.to_string())
     }
 
-    /// Master configurations, and the firmware that they name. It is Polycom's and does not ship: that it is missing is a
-    /// note, not an error.
-    fn at_masters(&self, findings: &mut Vec<Finding>) {
-        let (mut missing, mut without_master) = (BTreeSet::new(), 0);
-        let phones = self.constituency.known_phones();
-        for mac in phones.iter().copied().chain(phones.is_empty().then_some(MacAddress::NOBODY)) {
-            let own = self.folder.join(format!("{mac}.cfg"));
-            let file = if own.is_file() { own } else { self.folder.join("000000000000.cfg") };
-            let text = match fs::read(&file) {
-                Ok(text) => text,
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    without_master += 1;
-                    continue;
-                }
-                Err(error) => {
-                    findings.push(self.finding(&file, Level::Warning, error));
-                    continue;
-                }
-            };
-            match MasterConfiguration::parse(&text, &Phone::new(mac)) {
-                Ok(master) => missing.extend(master.firmware.filter(|path| !self.has_firmware(path))),
-                Err(error) => findings.push(self.finding(&file, Level::Warning, error)),
-            }
-        }
-        if without_master > 0 && self.constituency.policy.tls.client_auth == ClientAuth::Required {
-            let message =
-                "there is no 000000000000.cfg, and phones without a file of their own find nothing to begin with";
-            findings.push(Finding::new(Level::Note, &self.constituency.name, message));
-        }
-        for path in missing {
-            let message = format!("the firmware {path} is not here; phones keep the one they have");
-            findings.push(Finding::new(Level::Note, &self.constituency.name, message));
-        }
+    fn warn(&mut self, path: &Path, message: impl Display) {
+        let path = path.to_string_lossy();
+        self.findings.push(self.shelf.finding(Level::Warning, &path, message));
     }
+}
 
-    /// Whether the image itself or a split one (`<part number>.sip.ld`) stands where the master configuration says.
-    fn has_firmware(&self, path: &str) -> bool {
-        if path.contains("://") {
-            return true;
-        }
-        let path = self.folder.join(path.trim_start_matches('/'));
-        let name = path.file_name().map(|name| format!(".{}", name.to_string_lossy())).unwrap_or_default();
-        let is_split = |entry: fs::DirEntry| entry.file_name().to_string_lossy().ends_with(&name);
-        path.is_file()
-            || path
-                .parent()
-                .and_then(|folder| fs::read_dir(folder).ok())
-                .is_some_and(|entries| entries.flatten().any(is_split))
-    }
-
-    fn finding(&self, path: &Path, level: Level, message: impl Display) -> Finding {
-        let shown = path.strip_prefix(self.root).unwrap_or(path);
-        Finding::new(level, shown.display(), message)
-    }
+fn lower_case_macs(name: &str) -> Option<String> {
+    ServedPath::parse(&format!("/{name}")).ok().map(|path| path.lower_case_macs())
 }

@@ -1,12 +1,18 @@
 //! `provost check`: everything that is wrong with configuration, certificates, constituencies and trust, in one go.
 //!
-//! Errors are what stops something from being served; warnings are what its author did not mean; notes are what is good
-//! to know. Nothing is changed, no lock is taken, and nothing outside this machine is asked, unless it shall be
-//! [live].
+//! Errors are what stops something from being served, or phones from using it; warnings are what its author did not
+//! mean; notes are what is good to know. Nothing is changed, no lock is taken, and nothing outside this machine is asked,
+//! unless it shall be [live].
 
+mod contents;
+mod few;
 mod folder;
 mod live;
+mod masters;
+mod overlay;
 mod plain_http;
+mod secrets;
+mod shelf;
 
 use std::fmt::Display;
 use std::process::ExitCode;
@@ -204,7 +210,7 @@ fn check_constituencies(config: &Config, site: &Site, findings: &mut Vec<Finding
             let message = "knows no phone, so nobody gets in; name phones in constituency.json, or make a <mac>.cfg";
             findings.push(Finding::new(Level::Warning, &constituency.name, message));
         }
-        folder::check(&config.constituencies, constituency, site.registry(), findings);
+        folder::check(config, constituency, site.registry(), findings);
     }
 }
 

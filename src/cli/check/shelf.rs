@@ -1,0 +1,163 @@
+//! A constituency's folder as phones see it: a file is found here if and only if a phone would get it, and is read within
+//! bounds. Whoever runs `check` opens it; nobody is answered with it, so no grant is needed.
+
+use std::fmt::Display;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use super::{Finding, Level};
+use crate::constituency::{Constituency, MacAddress, Registry};
+use crate::serve::decision::check_shared;
+use crate::serve::links;
+use crate::serve::path::{self, ServedPath};
+
+/// The largest file that is read. Phones' configurations are far smaller, and firmware is not asked for.
+pub(super) const LARGEST: u64 = 4 << 20;
+
+/// The folder of a constituency.
+pub(super) struct Shelf<'a> {
+    /// The folder of all constituencies, without links.
+    pub(super) root: &'a Path,
+    pub(super) constituency: &'a Constituency,
+    pub(super) registry: &'a Registry,
+    /// Whether what is common to all is served without TLS too.
+    pub(super) over_plain_http: bool,
+}
+
+/// What a phone would find.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// A regular file.
+    Regular(File),
+    /// Nothing of this name.
+    Absent,
+    /// Something that is not served, and why.
+    NotServed(String),
+}
+
+/// What is in a file, as far as it is read.
+pub(super) enum Content {
+    Bytes(Vec<u8>),
+    TooLarge,
+    Unreadable(std::io::Error),
+}
+
+impl Shelf<'_> {
+    /// The folder, by its path.
+    pub(super) fn folder(&self) -> PathBuf {
+        self.root.join(self.constituency.name.as_str())
+    }
+
+    /// A finding about `path` in the folder.
+    pub(super) fn finding(&self, level: Level, path: &str, message: impl Display) -> Finding {
+        let name = &self.constituency.name;
+        if path.is_empty() {
+            Finding::new(level, name, message)
+        } else {
+            Finding::new(level, format_args!("{name}/{path}"), message)
+        }
+    }
+
+    /// What the phone `reader` would find under `path`; where nobody is asked who they are, there is none.
+    pub(super) fn find(&self, path: &ServedPath, reader: Option<MacAddress>) -> Found {
+        if path::macs_in(path.as_str()).any(|mac| Some(mac) != reader) {
+            return Found::NotServed("a name that holds a MAC address is served to that phone alone".to_owned());
+        }
+        if path::is_hidden(path.as_str()) {
+            return Found::NotServed("such a name is never served".to_owned());
+        }
+        let spellings = [path.as_str().to_owned()].into_iter().chain(path.other_cases());
+        let mut found = spellings.map(|spelling| self.open(&spelling, reader));
+        found.find(|found| !matches!(found, Found::Absent)).unwrap_or(Found::Absent)
+    }
+
+    fn open(&self, spelling: &str, reader: Option<MacAddress>) -> Found {
+        let strict = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
+        match open(self.constituency.folder.handle(), spelling, strict) {
+            Ok(handle) => regular(handle),
+            Err(Errno::LOOP) => self.open_through_links(spelling, reader),
+            Err(errno) => failed(errno),
+        }
+    }
+
+    fn open_through_links(&self, spelling: &str, reader: Option<MacAddress>) -> Found {
+        let below_root = format!("{}/{spelling}", self.constituency.name);
+        let root = self.constituency.folder.root();
+        match open(root, &below_root, ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS) {
+            Err(Errno::XDEV) => {
+                let reason = links::explain(self.root, &below_root);
+                Found::NotServed(reason.unwrap_or_else(|| "a link on the way leads outside".to_owned()))
+            }
+            Err(Errno::LOOP) => Found::NotServed("links lead in a circle".to_owned()),
+            Err(errno) => failed(errno),
+            Ok(handle) => match self.judge(&handle, reader) {
+                Ok(()) => regular(handle),
+                Err(reason) => Found::NotServed(reason),
+            },
+        }
+    }
+
+    /// Whether what was opened through links may be served, by where it really is.
+    fn judge(&self, handle: &OwnedFd, reader: Option<MacAddress>) -> Result<(), String> {
+        let real = path_of(handle.as_fd()).map_err(|error| format!("where its link leads is unknown: {error}"))?;
+        let real = real.strip_prefix(self.root).ok().and_then(Path::to_str).and_then(|real| real.split_once('/'));
+        let (owner, real) = real.ok_or("a link on the way leads outside")?;
+        if owner == self.constituency.name.as_str() {
+            let is_own = path::macs_in(real).all(|mac| Some(mac) == reader) && !path::is_hidden(real);
+            return if is_own {
+                Ok(())
+            } else {
+                Err(format!("its link leads to {real}, which this phone may not read"))
+            };
+        }
+        let owner = self.registry.served().find(|other| other.name.as_str() == owner);
+        let owner = owner.ok_or("its link leads into no constituency that is served")?;
+        check_shared(real, owner).map_err(|denial| denial.to_string())
+    }
+}
+
+/// Reads `file`, unless that is too much.
+pub(super) fn read(file: File) -> Content {
+    let mut bytes = Vec::new();
+    match file.take(LARGEST + 1).read_to_end(&mut bytes) {
+        Err(error) => Content::Unreadable(error),
+        Ok(_) if bytes.len() as u64 > LARGEST => Content::TooLarge,
+        Ok(_) => Content::Bytes(bytes),
+    }
+}
+
+fn open(folder: BorrowedFd<'_>, path: &str, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
+    // NONBLOCK: opening a FIFO must not wait for its writer.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+    // openat2(2): AGAIN where a rename got in the way.
+    let once = || rustix::fs::openat2(folder, path, flags, Mode::empty(), resolve);
+    (1..100).map(|_| once()).find(|opened| !matches!(opened, Err(Errno::AGAIN))).unwrap_or_else(once)
+}
+
+fn regular(handle: OwnedFd) -> Found {
+    match rustix::fs::fstat(&handle) {
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {
+            Found::Regular(File::from(handle))
+        }
+        Ok(_) => Found::NotServed("it is no regular file".to_owned()),
+        Err(errno) => failed(errno),
+    }
+}
+
+fn failed(errno: Errno) -> Found {
+    match errno {
+        Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG => Found::Absent,
+        Errno::NXIO | Errno::NODEV => Found::NotServed("it is no regular file".to_owned()),
+        errno => Found::NotServed(format!("it cannot be opened: {errno}")),
+    }
+}
+
+/// What the kernel calls an open handle.
+fn path_of(handle: BorrowedFd<'_>) -> std::io::Result<PathBuf> {
+    std::fs::read_link(format!("/proc/self/fd/{}", handle.as_raw_fd()))
+}

@@ -1,0 +1,378 @@
+//! `provost check` reads a constituency as its phones would, and says what they would miss or should not see.
+
+use std::os::unix::fs::symlink;
+use std::process::Command;
+use std::time::Instant;
+
+use serde_json::json;
+
+use crate::harness::pki::FACTORY;
+use crate::harness::site::Site;
+use crate::harness::tool::{Ended, provost, run};
+use crate::harness::{STRANGER, VVX500, VVX550, crowding};
+use crate::uploads::phone;
+
+const MASTER: &str = r#"<?xml version="1.0"?>
+<APPLICATION APP_FILE_PATH="" CONFIG_FILES="[PHONE_MAC_ADDRESS]-user.cfg, site.cfg"
+    LOG_FILE_DIRECTORY="logs"/>"#;
+
+/// The usual site, with a master configuration and all that it names.
+fn site() -> Site {
+    let site = Site::with_ote();
+    site.file("ote/000000000000.cfg", MASTER);
+    site.file(&format!("ote/{VVX500}-user.cfg"), r#"<user reg.1.auth.password="s3cret"/>"#);
+    site
+}
+
+fn check(site: &Site) -> Ended {
+    site.write_config();
+    provost(&site.path("."), &["check"])
+}
+
+/// What is found in a constituency, but for the last line.
+fn findings(site: &Site) -> Vec<String> {
+    let ended = check(site);
+    assert_eq!(ended.stderr, "");
+    let lines: Vec<String> = ended.stdout.lines().map(str::to_owned).collect();
+    let errors = lines.iter().any(|line| line.starts_with("error: "));
+    assert_eq!(ended.code, i32::from(errors), "{}", ended.stdout);
+    lines.split_last().unwrap().1.to_vec()
+}
+
+/// Checks that exactly these are the findings, each by how it starts and ends.
+#[track_caller]
+fn finds(site: &Site, expected: &[(&str, &str)]) {
+    let found = findings(site);
+    for (start, end) in expected {
+        let is_it = |line: &&String| line.starts_with(start) && line.ends_with(end);
+        assert_eq!(found.iter().filter(is_it).count(), 1, "{start:?} … {end:?} is not once among {found:#?}");
+    }
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+}
+
+#[test]
+fn a_constituency_that_lacks_nothing_has_nothing_said_of_it() {
+    finds(&site(), &[]);
+}
+
+#[test]
+fn what_a_master_configuration_names_must_be_there_for_every_model_and_phone() {
+    let site = site();
+    let phones = json!({ VVX500: "", VVX550: "", STRANGER: "" });
+    site.constituency("ote", &json!({ "trust": ["factory"], "phones": phones, "denied": [STRANGER] }));
+    site.file(
+        "ote/000000000000.cfg",
+        r#"<APPLICATION CONFIG_FILES="[PHONE_MAC_ADDRESS]-user.cfg, [PHONE_MODEL].cfg, Site.cfg, https://elsewhere.example/x.cfg">
+  <APPLICATION_VVX500 CONFIG_FILES_VVX500="a/VVX500.cfg, site.cfg"/>
+  <APPLICATION_VVX600 CONFIG_FILES_VVX600="[PHONE_PART_NUMBER].cfg, absent.cfg"/>
+  <APPLICATION_VVX601 APP_FILE_PATH_VVX601="a/sip.ld"/>
+</APPLICATION>"#,
+    );
+    site.file("ote/a/VVX500.cfg", "<x/>");
+    site.file("ote/a/3111-44500-001.sip.ld", "firmware");
+    let own = r#"<APPLICATION CONFIG_FILES="own.cfg,https://ote.phones.example.com/site.cfg,https://ote.phones.example.com/no.cfg"/>"#;
+    site.file(&format!("ote/{VVX550}.cfg"), own);
+    let master = "warning: ote/000000000000.cfg:";
+    finds(
+        &site,
+        &[
+            (&format!("{master}1: CONFIG_FILES names Site.cfg, which is not there, but site.cfg is: case counts"), ""),
+            (&format!("{master}1: CONFIG_FILES names VVX601.cfg, which is not there"), ""),
+            (&format!("{master}3: CONFIG_FILES_VVX600 names absent.cfg, which is not there"), ""),
+            (&format!("warning: ote/{VVX550}.cfg:1: CONFIG_FILES names own.cfg, which is not there"), ""),
+            (
+                &format!(
+                    "warning: ote/{VVX550}.cfg:1: CONFIG_FILES names https://ote.phones.example.com/no.cfg, which is not there"
+                ),
+                "",
+            ),
+        ],
+    );
+    std::fs::remove_file(site.served(&format!("ote/{VVX550}.cfg"))).unwrap();
+    let missing = format!("{master}1: CONFIG_FILES names [PHONE_MAC_ADDRESS]-user.cfg, which is not there");
+    let who = |end: &str| findings(&site).iter().any(|line| line.starts_with(&missing) && line.ends_with(end));
+    assert!(who(&format!("(for {VVX550})")), "{:#?}", findings(&site));
+    std::fs::remove_file(site.served(&format!("ote/{VVX500}-user.cfg"))).unwrap();
+    assert!(who("(for all 2 phones)"), "{:#?}", findings(&site));
+}
+
+#[test]
+fn a_file_that_is_no_xml_is_an_error_where_phones_are_told_to_read_it() {
+    let site = site();
+    site.file("ote/site.cfg", "<site>\n  <a b='1'\n</site>");
+    site.file("ote/unused.cfg", "<a b=c/>");
+    site.file("ote/notes.txt", "<<<");
+    site.file("ote/SoundPointIPLocalization/x.xml", "");
+    site.file("ote/latin.cfg", b"<a b='\xe4'/>");
+    finds(
+        &site,
+        &[
+            ("error: ote/site.cfg: it is not well-formed XML: ", " at 3:1; a phone passes over the whole file"),
+            ("warning: ote/unused.cfg: it is not well-formed XML: ", "; a phone passes over the whole file"),
+            ("warning: ote/SoundPointIPLocalization/x.xml: it is not well-formed XML: ", ""),
+            ("warning: ote/latin.cfg: it is not UTF-8 text (byte 6)", ""),
+        ],
+    );
+    let site = self::site();
+    site.file("ote/000000000000.cfg", "<polycomConfig/>");
+    let what = "its root element is \"polycomConfig\" where a master configuration has APPLICATION";
+    finds(&site, &[(&format!("error: ote/000000000000.cfg: {what}"), "phones that begin with it are not provisioned")]);
+}
+
+#[test]
+fn secrets_that_others_can_read_are_named_and_never_shown() {
+    let site = site();
+    site.file(
+        "ote/site.cfg",
+        "<site>\n <a reg.1.auth.password=\"hunter2-one\" device.auth.localAdminPassword.set=\"1\"/>\n\
+         <b dir.corp.address=\"https://u:hunter2-two@h/\" reg.2.auth.password=\"\"/></site>",
+    );
+    let named = "a file with a phone's MAC address in its name is for that phone alone";
+    let who = "every phone of the constituency can read";
+    finds(
+        &site,
+        &[
+            (&format!("warning: ote/site.cfg:2: reg.1.auth.password holds a secret that {who}"), named),
+            (&format!("warning: ote/site.cfg:3: dir.corp.address holds a URL with a password that {who}"), named),
+        ],
+    );
+    assert!(!check(&site).stdout.contains("hunter2"), "a secret is shown");
+
+    site.constituency("ote", &json!({ "trust": ["factory"], "phones": "any" }));
+    let all = findings(&site);
+    assert!(all.iter().all(|line| line.contains("every phone with a valid certificate can read")) && all.len() == 2);
+
+    site.constituency("ote", &json!({ "client_auth": "none" }));
+    let all = findings(&site);
+    assert_eq!(
+        all.iter().filter(|line| line.starts_with("error: ") && line.contains("that anybody can read")).count(),
+        2
+    );
+    assert!(
+        all.iter().any(|line| line.contains("which is never served where nobody is asked who they are")),
+        "{all:#?}"
+    );
+    let users = format!("warning: ote: nobody gets {VVX500}-user.cfg: names that hold a MAC address are never served");
+    assert!(all.iter().any(|line| line.starts_with(&users)) && all.len() == 4, "{all:#?}");
+
+    let mut open = self::site();
+    open.config["plain_http"] = json!({ "listen": "127.0.0.1:0", "networks": ["127.0.0.0/8"] });
+    open.constituency("ote", &json!({ "trust": ["factory"], "phones": { VVX500: "" }, "plain_http": true }));
+    open.file("ote/site.cfg", "<site a.password='hunter2'/>");
+    finds(
+        &open,
+        &[("error: ote/site.cfg:1: a.password holds a secret that anybody in the networks of \"plain_http\"", named)],
+    );
+
+    let many: String = (0..25).map(|number| format!("reg.{number}.auth.password=\"hunter2\"\n")).collect();
+    site.constituency("ote", &json!({ "trust": ["factory"], "phones": { VVX500: "" } }));
+    site.file("ote/site.cfg", format!("<site {many}/>"));
+    let all = findings(&site);
+    assert_eq!(all.len(), 11, "{all:#?}");
+    assert!(all[0].starts_with("warning: ote/site.cfg: 15 more secrets that every phone"), "{all:#?}");
+}
+
+#[test]
+fn files_that_no_phone_gets_are_said_by_phone() {
+    let site = site();
+    site.file(&format!("ote/{STRANGER}-user.cfg"), "<x/>");
+    site.file(&format!("ote/calls/{}-calls.xml", STRANGER.to_uppercase()), "<x/>");
+    site.file(&format!("ote/{VVX550}-user.cfg"), "<x/>");
+    site.file(&format!("ote/{VVX500}-{VVX550}.cfg"), "<x/>");
+    site.constituency("ote", &json!({ "trust": ["factory"], "phones": { VVX500: "" }, "denied": [VVX550] }));
+    let unknown = format!("{STRANGER} is not known here; provost allow {STRANGER} --constituency ote lets it in");
+    let files = format!("{STRANGER}-user.cfg, calls/{}-calls.xml", STRANGER.to_uppercase());
+    finds(
+        &site,
+        &[
+            (&format!("warning: ote: nobody gets {files}: {unknown}"), ""),
+            (&format!("note: ote: nobody gets {VVX550}-user.cfg: {VVX550} is denied"), ""),
+            (&format!("warning: ote: nobody gets {VVX500}-{VVX550}.cfg: their names hold several MAC addresses"), ""),
+        ],
+    );
+}
+
+#[test]
+fn an_upload_that_hides_a_file_is_said_with_what_gives_the_file_back() {
+    let site = site();
+    let file = format!("overrides/{VVX500}-phone.cfg");
+    site.file(&format!("ote/{file}"), "<ours/>");
+    let server = site.start();
+    assert_eq!(phone(&server).put(&format!("/{file}"), "", b"<theirs/>").unwrap().status, 201);
+    assert_eq!(phone(&server).put(&format!("/logs/{VVX500}-app.log"), "", b"log").unwrap().status, 201);
+    let back = format!("uploads remove {VVX500} {file} --constituency ote");
+    let expected = format!("warning: ote/{file}: {VVX500} gets what it has uploaded instead; provost {back}");
+    finds(&site, &[(&expected, "gives it this file")]);
+    let removed = provost(&site.path("."), &back.split(' ').collect::<Vec<_>>());
+    assert_eq!(removed.code, 0, "{}", removed.stderr);
+    finds(&site, &[]);
+    assert_eq!(phone(&server).get(&format!("/{file}")).unwrap().body, b"<ours/>");
+}
+
+#[test]
+fn names_that_differ_in_case_and_folders_that_take_no_upload_are_said() {
+    let site = site();
+    site.file("ote/Site.cfg", "<x/>");
+    site.file("ote/ring tones/a.wav", "x");
+    site.file("ote/000000000000.cfg", MASTER.replace("\"logs\"", "\"my logs\""));
+    finds(
+        &site,
+        &[
+            ("warning: ote: Site.cfg and site.cfg differ only in case", ""),
+            ("warning: ote/000000000000.cfg:3: LOG_FILE_DIRECTORY names my logs, where uploads are refused: ", ""),
+        ],
+    );
+}
+
+/// The usual site with all kinds of names and links, good ones and bad ones; and how a phone may ask for them.
+fn site_of_links() -> (Site, [&'static str; 26]) {
+    let site = site();
+    let ucs = json!({ "trust": ["factory"], "phones": { VVX500: "" }, "shared": ["firmware", "common"] });
+    site.constituency("ucs", &ucs);
+    site.file("ucs/common/shared.cfg", "<x/>");
+    site.file(&format!("ucs/common/{VVX500}-x.cfg"), "<x/>");
+    site.file("ucs/private.cfg", "<x/>");
+    site.file("ote/folder/real.cfg", "<x/>");
+    site.file(&format!("ote/{VVX550}-user.cfg"), "<x/>");
+    site.file("ote/.hidden.cfg", "<x/>");
+    site.file("ote/backup.cfg~", "<x/>");
+    let ote = |name: &str| site.served(&format!("ote/{name}"));
+    symlink("folder/real.cfg", ote("inside.cfg")).unwrap();
+    symlink("../ucs/common/shared.cfg", ote("shared.cfg")).unwrap();
+    symlink("../ucs/common", ote("common")).unwrap();
+    symlink("../ucs/private.cfg", ote("private.cfg")).unwrap();
+    symlink("/etc/hostname", ote("outside.cfg")).unwrap();
+    symlink("../../provost.json", ote("above.cfg")).unwrap();
+    symlink(ote("site.cfg"), ote("absolute.cfg")).unwrap();
+    symlink("circle.cfg", ote("circle.cfg")).unwrap();
+    symlink(format!("{VVX550}-user.cfg"), ote("others.cfg")).unwrap();
+    symlink("constituency.json", ote("policy.cfg")).unwrap();
+    assert_eq!(run(Command::new("mkfifo").arg(ote("pipe.cfg"))).code, 0);
+    let names = [
+        "site.cfg",
+        "/site.cfg",
+        "./site.cfg",
+        "folder//real.cfg",
+        "folder/real.cfg",
+        "inside.cfg",
+        "shared.cfg",
+        "common/shared.cfg",
+        "private.cfg",
+        "outside.cfg",
+        "above.cfg",
+        "absolute.cfg",
+        "circle.cfg",
+        "others.cfg",
+        "policy.cfg",
+        "pipe.cfg",
+        ".hidden.cfg",
+        "backup.cfg~",
+        "folder",
+        "folder/../site.cfg",
+        "SITE.cfg",
+        "constituency.json",
+        "absent.cfg",
+        "[PHONE_MAC_ADDRESS]-user.cfg",
+        "common/[PHONE_MAC_ADDRESS]-x.cfg",
+        "00005e0053c7-user.cfg",
+    ];
+    (site, names)
+}
+
+/// Whether `check` finds what a master configuration names, and whether a phone gets it, are the same question.
+#[test]
+fn check_misses_exactly_what_the_server_refuses() {
+    let (site, names) = site_of_links();
+    site.file("ote/000000000000.cfg", format!(r#"<APPLICATION CONFIG_FILES="{}"/>"#, names.join(",")));
+    let server = site.start();
+    let found = findings(&site);
+    let mut missing = 0;
+    for name in names {
+        let path = name.replace("[PHONE_MAC_ADDRESS]", VVX500);
+        let path = format!("/{path}");
+        let is_served = phone(&server).get(&path).unwrap().status == 200;
+        let is_missed = found.iter().any(|line| line.contains(&format!("CONFIG_FILES names {name}, ")));
+        assert_eq!(is_served, !is_missed, "{name}: {found:#?}");
+        missing += usize::from(is_missed);
+    }
+    assert_eq!(missing, 17, "{found:#?}");
+    assert!(!found.iter().any(|line| line.contains("root:")), "nothing outside was read");
+}
+
+#[test]
+fn hostile_files_are_passed_over_in_time() {
+    let site = site();
+    let deep = "<a>".repeat(400_000) + &"</a>".repeat(400_000);
+    site.file("ote/deep.cfg", deep);
+    let passwords = |count: u32| (0..count).map(|number| format!("p{number}.password='x'\n")).collect::<String>();
+    site.file("ote/wide.cfg", format!("<a {}/>", passwords(150_000)));
+    site.file("ote/secrets.cfg", format!("<a {}/>", passwords(9_000)));
+    let bomb = "<!DOCTYPE a [<!ENTITY a 'aaaaaaaaaa'><!ENTITY b '&a;&a;&a;&a;&a;&a;'>]><a>&b;</a>";
+    site.file("ote/bomb.xml", bomb);
+    site.file("ote/external.xml", "<!DOCTYPE a [<!ENTITY a SYSTEM '/etc/hostname'>]><a>&a;</a>");
+    let huge = std::fs::File::create(site.served("ote/huge.cfg")).unwrap();
+    huge.set_len(1 << 40).unwrap();
+    std::fs::File::create(site.served("ote/firmware.sip.ld")).unwrap().set_len(1 << 40).unwrap();
+    assert_eq!(run(Command::new("mkfifo").arg(site.served("ote/pipe.cfg"))).code, 0);
+    symlink("/dev/zero", site.served("ote/zero.cfg")).unwrap();
+    symlink(".", site.served("ote/loop")).unwrap();
+    let nested = (0..300).fold(site.served("ote"), |folder, _| folder.join("d"));
+    std::fs::create_dir_all(nested).unwrap();
+    site.file("ote/escape\u{1b}[31m.cfg", "<\u{1b}[2J");
+    let begin = Instant::now();
+    let found = findings(&site);
+    let took = begin.elapsed();
+    let seconds = 20.0 * crowding();
+    assert!(took.as_secs_f64() < seconds, "{took:?}");
+    for part in [
+        "ote/huge.cfg: is larger than 4 MiB and was not looked into",
+        "ote/pipe.cfg: is no regular file and is never served",
+        "ote/zero.cfg: the link leads to /dev/zero, outside",
+        "ote/bomb.xml: it is not well-formed XML",
+        "ote/external.xml: it is not well-formed XML",
+        "ote/wide.cfg: one of its elements has more than 10000 attributes",
+        "ote/secrets.cfg: 8990 more secrets",
+    ] {
+        assert!(found.iter().any(|line| line.contains(part)), "{part} is not among {found:#?}");
+    }
+    assert!(!found.iter().any(|line| line.contains("firmware.sip.ld")), "{found:#?}");
+    assert!(!found.iter().any(|line| line.contains('\x1b')), "{found:#?}");
+}
+
+#[test]
+fn a_thousand_phones_are_read_in_time_and_said_in_few_lines() {
+    let site = site();
+    let mac = |number: u32| format!("00005e01{number:04x}");
+    let phones: serde_json::Map<_, _> = (0..1000).map(|number| (mac(number), "".into())).collect();
+    site.constituency("ote", &json!({ "trust": ["factory"], "phones": phones }));
+    for number in 0..1000 {
+        // Each third has its own, and as many files are of phones that nobody knows.
+        if number % 3 == 0 {
+            site.file(&format!("ote/{}-user.cfg", mac(number)), "<x/>");
+            site.file(&format!("ote/{}-user.cfg", mac(number + 0x1000)), "<x/>");
+        }
+    }
+    let begin = Instant::now();
+    let found = findings(&site);
+    let took = begin.elapsed();
+    assert!(took.as_secs_f64() < 10.0 * crowding(), "{took:?}");
+    assert!(
+        found.iter().any(|line| line.contains("which is not there (for 00005e010001,") && line.ends_with("661 more)")),
+        "{found:#?}"
+    );
+    assert!(found.iter().any(|line| line.ends_with("285 more phones with files that they do not get")), "{found:#?}");
+    assert_eq!(found.len(), 52, "{found:#?}");
+}
+
+#[test]
+fn reading_changes_nothing_also_beside_a_server() {
+    let site = site();
+    let server = site.start();
+    assert_eq!(server.client("ote", &FACTORY.device(VVX500)).get("/site.cfg").unwrap().status, 200);
+    let find = ["constituencies", "state/uploads", "-printf", "%p %T@ %C@ %m %s\n"];
+    let files = || run(Command::new("find").args(find).current_dir(site.path("."))).stdout;
+    let before = files();
+    assert!(before.lines().count() >= 6, "{before}");
+    finds(&site, &[]);
+    assert_eq!(before, files());
+}
