@@ -74,6 +74,8 @@ const IMPURE_FILES: &[(&str, &str)] = &[
     ("src/cli/constituency.rs", "makes folders"),
     ("src/cli/demo.rs", "has a folder to throw away"),
     ("src/cli/diagnostics.rs", "writes on a thread of its own"),
+    ("src/cli/install/mod.rs", "makes a user, and talks to systemd"),
+    ("src/cli/install/place.rs", "writes what is installed"),
     ("src/cli/local.rs", "reads the local CAs"),
     ("src/cli/mod.rs", "makes the runtime"),
     ("src/cli/phones.rs", "asks what time it is"),

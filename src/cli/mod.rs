@@ -15,6 +15,7 @@ pub mod check;
 mod constituency;
 mod demo;
 mod diagnostics;
+mod install;
 mod local;
 pub mod phone;
 mod phone_log;
@@ -86,6 +87,10 @@ enum Command {
     Print(print::Command),
     /// Print the JSON Schema of a configuration file.
     Schema(schema::Args),
+    /// Make it a service of systemd: user, folders, units, an example configuration.
+    Install(install::InstallArgs),
+    /// Remove what `install` put there, and no data.
+    Uninstall(install::UninstallArgs),
 }
 
 /// Which configuration a command is about.
@@ -115,6 +120,8 @@ pub fn main() -> ExitCode {
         Command::Ca(command) => ca::run(&command),
         Command::Print(command) => print::run(&command),
         Command::Schema(args) => schema::run(&args),
+        Command::Install(args) => install::install(&args),
+        Command::Uninstall(args) => install::uninstall(&args),
     };
     result.unwrap_or_else(|error| {
         complain(&whole(&error));

@@ -38,6 +38,8 @@ fn every_command_explains_itself() {
         "trust",
         "print",
         "schema",
+        "install",
+        "uninstall",
     ];
     let help = alone(&["--help"]);
     assert_eq!((help.code, help.stderr.as_str()), (0, ""));

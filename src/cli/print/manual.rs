@@ -21,10 +21,27 @@ pub(super) fn page(args: &Args) -> anyhow::Result<String> {
     render(command)
 }
 
+/// Every page: its file name and its text.
+pub(in crate::cli) fn pages() -> anyhow::Result<Vec<(String, String)>> {
+    let whole = whole();
+    let mut pages = Vec::new();
+    let mut waiting = vec![&whole];
+    while let Some(command) = waiting.pop() {
+        pages.push((format!("{}.1", title(command)), render(command)?));
+        waiting.extend(command.get_subcommands().filter(|command| !command.is_hide_set()));
+    }
+    pages.sort();
+    Ok(pages)
+}
+
 fn whole() -> Command {
     let mut command = crate::cli::command_line().disable_help_subcommand(true);
     command.build();
     command
+}
+
+fn title(command: &Command) -> &str {
+    command.get_display_name().unwrap_or_else(|| command.get_name())
 }
 
 fn render(command: &Command) -> anyhow::Result<String> {

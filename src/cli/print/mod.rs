@@ -11,12 +11,12 @@ use crate::config::Config;
 use crate::constituency::scan::Scanner;
 use crate::constituency::{Constituency, ConstituencyName};
 
-mod completions;
+pub(super) mod completions;
 mod dhcp;
 mod grant;
-mod manual;
+pub(super) mod manual;
 mod phone_config;
-mod systemd;
+pub(super) mod systemd;
 mod timekeeping;
 
 pub use grant::{Dialect, grant};

@@ -42,14 +42,20 @@ impl Args {
 
 impl Fit {
     /// What the configuration `file` says, or, where there is none yet, what the example says.
-    pub(in crate::cli) fn of(program: PathBuf, file: &Path) -> anyhow::Result<Self> {
+    fn of(program: PathBuf, file: &Path) -> anyhow::Result<Self> {
         let file = std::path::absolute(file)?;
         if file.exists() {
-            let Config { mut listen, plain_http, constituencies, state, .. } = Config::read(&file)?;
-            listen.extend(plain_http.into_iter().flat_map(|plain| plain.listen));
-            return Ok(Self { program, config: file, listen, constituencies, state });
+            let config = Config::read(&file)?;
+            return Ok(Self::of_config(program, file, config));
         }
         Ok(Self::usual(program, file))
+    }
+
+    /// What `config` says, read from `file`.
+    pub(in crate::cli) fn of_config(program: PathBuf, file: PathBuf, config: Config) -> Self {
+        let Config { mut listen, plain_http, constituencies, state, .. } = config;
+        listen.extend(plain_http.into_iter().flat_map(|plain| plain.listen));
+        Self { program, config: file, listen, constituencies, state }
     }
 
     /// What the example says.

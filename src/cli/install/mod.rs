@@ -1,0 +1,232 @@
+//! `provost install` and `provost uninstall`: all that a service needs, on a machine with systemd. Both may be run again
+//! at any time: they say what they did and what they left, and what an operator has changed stays.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, bail};
+
+use super::print::systemd::{CONFIG, CONSTITUENCIES, Fit, STATE};
+use super::{complain, say};
+use crate::config::Config;
+
+mod layout;
+mod place;
+
+use layout::{Item, Layout, USER};
+use place::{Outcome, Place};
+
+/// What `provost install` takes.
+#[derive(Debug, clap::Args)]
+pub(super) struct InstallArgs {
+    #[command(flatten)]
+    target: Target,
+    /// The file of a TSIG key, as `tsig-keygen` writes it, to be copied to where the service may read it.
+    #[arg(long, value_name = "FILE")]
+    tsig_key: Option<PathBuf>,
+    /// Only what a package ships, laid out for /usr: neither a user nor folders that belong to one.
+    #[arg(long, requires = "root", conflicts_with = "tsig_key")]
+    package: bool,
+}
+
+/// What `provost uninstall` takes.
+#[derive(Debug, clap::Args)]
+pub(super) struct UninstallArgs {
+    #[command(flatten)]
+    target: Target,
+}
+
+#[derive(Debug, clap::Args)]
+struct Target {
+    /// Say what would be done, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Another root than /, for packages and images: nothing is started there.
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    root: PathBuf,
+}
+
+impl Target {
+    fn place(&self, layout: Layout) -> anyhow::Result<Place> {
+        if self.is_here() && !self.dry_run && !rustix::process::geteuid().is_root() {
+            bail!("only root can do this; --dry-run shows what would be done");
+        }
+        let root = std::path::absolute(&self.root)?;
+        Ok(Place { root, is_dry: self.dry_run, has_marks: layout == Layout::Local, service: None })
+    }
+
+    fn is_here(&self) -> bool {
+        self.root == Path::new("/")
+    }
+
+    /// Runs `systemctl` where systemd runs; what it cannot do is only said.
+    fn systemctl(&self, arguments: &[&str]) {
+        if self.dry_run || !self.is_here() || !Path::new("/run/systemd/system").is_dir() {
+            return;
+        }
+        match Command::new("systemctl").args(arguments).status() {
+            Ok(status) if status.success() => {}
+            ended => complain(&format_args!("systemctl {}: {ended:?}", arguments.join(" "))),
+        }
+    }
+
+    fn tell(&self, outcome: Outcome, what: &str, why: &str) {
+        let would = if self.dry_run && matches!(outcome, Outcome::Made | Outcome::Renewed | Outcome::Removed) {
+            "would be "
+        } else {
+            ""
+        };
+        say(&format_args!("{what}: {would}{outcome}{why}"));
+    }
+}
+
+pub(super) fn install(args: &InstallArgs) -> anyhow::Result<ExitCode> {
+    let layout = if args.package { Layout::Package } else { Layout::Local };
+    let target = &args.target;
+    let mut place = target.place(layout)?;
+    if args.package {
+        let fit = Fit::usual(layout.program().into(), CONFIG.into());
+        let outcome = place.put_program(&std::env::current_exe()?, layout.program())?;
+        target.tell(outcome, layout.program(), "");
+        put_all(target, &place, layout.unit_files(&fit).into_iter().chain(layout.references()?))?;
+        put_all(target, &place, layout::of_package_alone())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    place.service = user(target, &place)?;
+    put_all(target, &place, layout::folders().into_iter().chain([layout::example()]))?;
+    if let Some(file) = &args.tsig_key {
+        let text = std::fs::read(file).with_context(|| format!("{} cannot be read", file.display()))?;
+        put_all(target, &place, [layout::tsig_key(text)])?;
+    }
+    if is_packaged(&place) {
+        say(&"program, units, manual and completions: those of the package");
+    } else {
+        let outcome = place.put_program(&std::env::current_exe()?, layout.program())?;
+        target.tell(outcome, layout.program(), "");
+        put_all(target, &place, layout.unit_files(&fit(&place, layout)))?;
+        put_all(target, &place, layout.references()?)?;
+        target.systemctl(&["daemon-reload"]);
+    }
+    what_next(&place);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether a package brought the program and the units.
+fn is_packaged(place: &Place) -> bool {
+    place.at(layout::PACKAGED_SERVICE).exists()
+}
+
+fn put_all(target: &Target, place: &Place, items: impl IntoIterator<Item = Item>) -> anyhow::Result<()> {
+    for item in items {
+        let outcome = place.put(&item)?;
+        let why = match (outcome, &item.what) {
+            (Outcome::Left, layout::What::Unit(_)) => {
+                ", because it was changed; `provost print systemd-unit` and `systemd-socket` print the present ones"
+            }
+            (Outcome::Left, _) => ", because it is yours",
+            _ => "",
+        };
+        target.tell(outcome, &item.path, why);
+    }
+    Ok(())
+}
+
+/// The units fit the configuration that is there; one that is broken is for `provost check` to explain.
+fn fit(place: &Place, layout: Layout) -> Fit {
+    let program = PathBuf::from(layout.program());
+    let parsed =
+        std::fs::read_to_string(place.at(CONFIG)).ok().and_then(|text| Config::parse(Path::new(CONFIG), &text).ok());
+    match parsed {
+        Some(config) => Fit::of_config(program, CONFIG.into(), config),
+        None => Fit::usual(program, CONFIG.into()),
+    }
+}
+
+/// The user and the group of the service, made if they are not there.
+fn user(target: &Target, place: &Place) -> anyhow::Result<Option<(u32, u32)>> {
+    if let Some(found) = find_user(place) {
+        target.tell(Outcome::Same, "user provost", "");
+        return Ok(Some(found));
+    }
+    target.tell(Outcome::Made, "user provost", "");
+    if target.dry_run {
+        return Ok(None);
+    }
+    std::fs::create_dir_all(place.at("/etc"))?;
+    let made = Command::new("systemd-sysusers")
+        .arg(format!("--root={}", place.root.display()))
+        .args(["--inline", layout::SYSUSERS.trim()])
+        .output()
+        .context("the user provost cannot be made: systemd-sysusers cannot be run")?;
+    let found = find_user(place);
+    if found.is_none() {
+        bail!("the user provost was not made by systemd-sysusers: {}", String::from_utf8_lossy(&made.stderr).trim());
+    }
+    Ok(found)
+}
+
+fn find_user(place: &Place) -> Option<(u32, u32)> {
+    let users = std::fs::read_to_string(place.at("/etc/passwd")).ok()?;
+    let user = users.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|fields| fields[0] == USER)?;
+    Some((user.get(2)?.parse().ok()?, user.get(3)?.parse().ok()?))
+}
+
+fn what_next(place: &Place) {
+    let key = layout::TSIG_KEY;
+    let mut steps =
+        vec![format!("fill in {CONFIG}: domain, contact, the name server and its zone, the CA's terms of service")];
+    if !place.at(key).exists() {
+        steps.push(format!(
+            "make a key for DNS updates (`tsig-keygen -a hmac-sha256 provost.`), tell it to the name server, and \
+             `provost install --tsig-key FILE` puts it into {key}"
+        ));
+    }
+    steps.push(format!("`provost constituency add NAME --config {CONFIG}` makes a constituency in {CONSTITUENCIES}"));
+    steps.push(format!("`runuser -u {USER} -- provost check --live --config {CONFIG}` says what is still missing"));
+    steps
+        .push("`systemctl enable --now provost.socket provost.service` starts it, now and with the machine".to_owned());
+    steps.push("after an update, `systemctl restart provost.service` refuses no connection".to_owned());
+    say(&"\nWhat comes next:");
+    for (step, number) in steps.iter().zip(1..) {
+        say(&format_args!("{number}. {step}"));
+    }
+}
+
+pub(super) fn uninstall(args: &UninstallArgs) -> anyhow::Result<ExitCode> {
+    let target = &args.target;
+    let layout = Layout::Local;
+    let place = target.place(layout)?;
+    if is_packaged(&place) {
+        bail!("this provost came as a package; `apt remove provost` removes it, and leaves your data alone too");
+    }
+    let units = layout.unit_files(&Fit::usual(layout.program().into(), CONFIG.into()));
+    if units.iter().any(|unit| place.at(&unit.path).exists()) {
+        target.systemctl(&["disable", "--now", "provost.socket", "provost.service"]);
+    }
+    for item in units.iter().chain(&layout.references()?) {
+        match place.take_away(item)? {
+            Outcome::Absent => {}
+            Outcome::Left => target.tell(Outcome::Left, &item.path, ", because it was changed"),
+            outcome => target.tell(outcome, &item.path, ""),
+        }
+    }
+    match place.remove(layout.program())? {
+        Outcome::Absent => {}
+        outcome => target.tell(outcome, layout.program(), ""),
+    }
+    target.systemctl(&["daemon-reload"]);
+    let etc = Path::new(CONFIG).parent().unwrap_or(Path::new(CONFIG)).display().to_string();
+    for (data, what) in [
+        (etc.as_str(), "configuration and keys"),
+        (CONSTITUENCIES, "what phones are served"),
+        (STATE, "certificates, uploads, what is known of phones"),
+    ] {
+        if place.at(data).exists() {
+            target.tell(Outcome::Left, data, &format!(" alone: {what}"));
+        }
+    }
+    if find_user(&place).is_some() {
+        target.tell(Outcome::Left, "user provost", " alone: it owns the data; `userdel provost` removes it");
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,144 @@
+//! The Debian package: really built, installed by dpkg into a root of the test's own, and removed; and the plain binary.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
+
+use crate::harness::systemd::value;
+use crate::harness::tool::{Ended, provost, run};
+use crate::harness::{is_here, not_run};
+
+const MANIFEST: &str = env!("CARGO_MANIFEST_DIR");
+
+/// cargo-deb, where `tests/run` has put it or on the path.
+fn cargo_deb() -> Option<PathBuf> {
+    let target = Path::new(env!("CARGO_BIN_EXE_provost")).ancestors().nth(2).unwrap();
+    let programs = [target.join("tools/bin/cargo-deb"), "cargo-deb".into()];
+    programs.into_iter().find(|program| Command::new(program).arg("--version").output().is_ok())
+}
+
+/// The package of the binary under test, built once, as Cargo.toml and the README say, or `None` if `test` cannot run.
+fn package(test: &str) -> Option<PathBuf> {
+    static BUILT: LazyLock<Option<PathBuf>> = LazyLock::new(|| Some(build(&cargo_deb()?)));
+    if !["dpkg", "dpkg-shlibdeps", "lintian"].into_iter().all(|program| is_here(test, program)) {
+        return None;
+    }
+    let built = BUILT.clone();
+    if built.is_none() {
+        not_run(test, "cargo-deb is not here (tests/run fetches it)");
+    }
+    built
+}
+
+fn build(cargo_deb: &Path) -> PathBuf {
+    let laid = Path::new(MANIFEST).join("target/package");
+    // What an older provost laid there must not be packed.
+    let _ = fs::remove_dir_all(&laid);
+    let ended = provost(Path::new(MANIFEST), &["install", "--package", "--root", "target/package"]);
+    assert_eq!((ended.code, ended.stderr.as_str()), (0, ""));
+    let package = laid.join("provost.deb");
+    let mut command = Command::new(cargo_deb);
+    command.args(["deb", "--no-build", "--fast", "--output"]).arg(&package).current_dir(MANIFEST);
+    let built = run(&mut command);
+    assert_eq!(built.code, 0, "{built:?}");
+    package
+}
+
+#[test]
+fn the_package_is_built_installed_and_removed_by_dpkg() {
+    let test = "the_package_is_built_installed_and_removed_by_dpkg";
+    let Some(package) = package(test) else { return };
+    let ask = |arguments: &[&str]| run(Command::new("dpkg-deb").args(arguments).arg(&package)).stdout;
+    let depends = run(Command::new("dpkg-deb").arg("-f").arg(&package).arg("Depends")).stdout;
+    let dependencies: Vec<&str> = depends.trim().split(", ").map(|one| one.split(' ').next().unwrap()).collect();
+    assert!(dependencies.iter().all(|one| ["libc6", "libgcc-s1", "systemd"].contains(one)), "{depends}");
+    let listed = ask(&["-c"]);
+    let files: Vec<(&str, &str)> =
+        listed.lines().map(|line| (&line[..10], line.split_whitespace().nth(5).unwrap())).collect();
+    for expected in [
+        ("-rwxr-xr-x", "./usr/bin/provost"),
+        ("-rw-r--r--", "./usr/lib/systemd/system/provost.service"),
+        ("-rw-r--r--", "./usr/lib/systemd/system/provost.socket"),
+        ("-rw-r--r--", "./usr/lib/sysusers.d/provost.conf"),
+        ("-rw-r--r--", "./usr/share/man/man1/provost.1.gz"),
+        ("-rw-r--r--", "./usr/share/man/man1/provost-certificate-renew.1.gz"),
+        ("-rw-r--r--", "./usr/share/bash-completion/completions/provost"),
+        ("-rw-r--r--", "./usr/share/zsh/vendor-completions/_provost"),
+        ("-rw-r--r--", "./usr/share/fish/vendor_completions.d/provost.fish"),
+        ("-rw-r--r--", "./usr/share/doc/provost/copyright"),
+        ("-rw-r--r--", "./etc/provost/provost.json"),
+    ] {
+        assert!(files.contains(&expected), "{expected:?} in\n{listed}");
+    }
+    assert!(!files.iter().any(|(_, path)| path.starts_with("./srv") || path.starts_with("./var")), "{listed}");
+    if run(Command::new("id").arg("-u")).stdout.trim() == "0" {
+        let folder = tempfile::tempdir().unwrap();
+        install_and_remove(&package, folder.path());
+    } else {
+        not_run(test, "only root can install a package");
+    }
+}
+
+/// By dpkg itself, which runs the package's scripts, in a root without anything else.
+fn install_and_remove(package: &Path, root: &Path) {
+    fs::create_dir_all(root.join("var/lib/dpkg/info")).unwrap();
+    fs::create_dir_all(root.join("var/lib/dpkg/updates")).unwrap();
+    fs::write(root.join("var/lib/dpkg/status"), "").unwrap();
+    let dpkg = |arguments: &[&str]| -> Ended {
+        let mut command = Command::new("dpkg");
+        command.arg(format!("--root={}", root.display())).args(["--force-depends", "--force-script-chrootless"]);
+        let ended = run(command.args(arguments));
+        assert_eq!(ended.code, 0, "{ended:?}");
+        ended
+    };
+    let read = |path: &str| fs::read_to_string(root.join(path)).unwrap();
+    let installed = dpkg(&["-i", package.to_str().unwrap()]);
+    assert!(installed.stdout.contains("user provost: made"), "{installed:?}");
+    assert!(installed.stdout.contains("program, units, manual and completions: those of the package"), "{installed:?}");
+    assert!(read("etc/passwd").contains("provost:"), "{installed:?}");
+    let start = "/usr/bin/provost serve --config /etc/provost/provost.json";
+    assert_eq!(value(&read("usr/lib/systemd/system/provost.service"), "ExecStart"), start);
+    assert!(!root.join("usr/local").exists() && !root.join("etc/systemd").exists());
+    assert!(read("var/lib/dpkg/info/provost.conffiles").contains("/etc/provost/provost.json"));
+
+    // An update keeps the operator's configuration.
+    fs::write(root.join("etc/provost/provost.json"), "mine").unwrap();
+    fs::write(root.join("srv/provost/constituencies/site.cfg"), "a phone's").unwrap();
+    dpkg(&["-i", package.to_str().unwrap()]);
+    assert_eq!(read("etc/provost/provost.json"), "mine");
+    let refused = provost(Path::new("/"), &["uninstall", "--root", root.to_str().unwrap()]);
+    assert!(refused.code == 2 && refused.stderr.contains("apt remove provost"), "{refused:?}");
+
+    dpkg(&["-r", "provost"]);
+    assert!(!root.join("usr/bin/provost").exists());
+    assert_eq!(read("etc/provost/provost.json"), "mine");
+    let purged = dpkg(&["-P", "provost"]);
+    assert!(purged.stdout.contains("left alone: /var/lib/provost, /srv/provost"), "{purged:?}");
+    assert_eq!(read("srv/provost/constituencies/site.cfg"), "a phone's");
+    assert!(root.join("var/lib/provost").exists());
+}
+
+#[test]
+fn debian_s_own_judge_finds_no_error_in_the_package() {
+    let test = "debian_s_own_judge_finds_no_error_in_the_package";
+    let Some(package) = package(test) else { return };
+    let judged = run(Command::new("lintian").args(["--allow-root", "--fail-on", "none"]).arg(package));
+    assert_eq!(judged.code, 0, "{judged:?}");
+    // There is no history of Debian's to tell, and a backtrace needs the names of functions.
+    let known = ["no-changelog", "unstripped-binary-or-object"];
+    let errors = judged.stdout.lines().filter(|line| line.starts_with("E: "));
+    let errors: Vec<&str> = errors.filter(|line| !known.iter().any(|known| line.contains(known))).collect();
+    assert!(errors.is_empty(), "{errors:?}");
+}
+
+#[test]
+fn the_binary_needs_nothing_but_glibc() {
+    let needed = run(Command::new("readelf").args(["-d", env!("CARGO_BIN_EXE_provost")])).stdout;
+    let libraries: Vec<&str> =
+        needed.lines().filter_map(|line| line.split_once("Shared library: [")?.1.strip_suffix(']')).collect();
+    assert!(libraries.contains(&"libc.so.6"), "{needed}");
+    let glibc = ["libc.so.6", "libm.so.6", "libgcc_s.so.1"];
+    let is_glibc = |library: &&str| glibc.contains(library) || library.starts_with("ld-linux");
+    assert!(libraries.iter().all(is_glibc), "{libraries:?}");
+}
