@@ -180,12 +180,7 @@ impl App {
             level: config.tls,
         };
         material.bundles.iter().for_each(|(name, bundle)| news::tell_bundle(name, bundle, false));
-        let uploads = state.folder(store::FOLDER)?;
-        for folder in store::misplaced(&uploads) {
-            tracing::error!("{folder}");
-        }
-        let uploads = UploadStore::open_at(uploads.clone(), config.limits.free_space_bytes)
-            .map_err(|source| AppError::Uploads { path: uploads, source })?;
+        let uploads = open_uploads(&state, config.limits.free_space_bytes)?;
         // Whoever reads that we listen may send a signal at once.
         let signals = signals::Signals::listen()?;
         let operators = status::open(&mut config, &state, &mut passed)?;
@@ -289,6 +284,14 @@ impl App {
         tracing::info!("stopped");
         result
     }
+}
+
+fn open_uploads(state: &StateDir, free_space: Option<u64>) -> Result<UploadStore, AppError> {
+    let path = state.folder(store::FOLDER)?;
+    for folder in store::misplaced(&path) {
+        tracing::error!("{folder}");
+    }
+    UploadStore::open_at(path.clone(), free_space).map_err(|source| AppError::Uploads { path, source })
 }
 
 /// In local mode, and never else, the CA of virtual phones is trusted everywhere. It is made on first use.
