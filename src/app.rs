@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +21,8 @@ use crate::config::Config;
 use crate::constituency::Registry;
 use crate::constituency::scan::Scanner;
 use crate::constituency::watch::{Waker, follow};
+use crate::digest::Gate;
+use crate::digest::passwords::Passwords;
 use crate::ledger::{self, Keeper, Ledger};
 use crate::metrics::Metrics;
 use crate::serve::Server;
@@ -180,7 +182,7 @@ impl App {
             level: config.tls,
         };
         material.bundles.iter().for_each(|(name, bundle)| news::tell_bundle(name, bundle, false));
-        let uploads = open_uploads(&state, config.limits.free_space_bytes)?;
+        let uploads = uploads(&config, &state)?;
         // Whoever reads that we listen may send a signal at once.
         let signals = signals::Signals::listen()?;
         let operators = status::open(&mut config, &state, &mut passed)?;
@@ -191,6 +193,7 @@ impl App {
         let metrics = Arc::new(Metrics::default());
         let (access, writer) = AccessLog::start(log, output, Sightings::new(ledger, Arc::clone(&metrics)))?;
         let server = Arc::new(Server {
+            gate: gate(state.path())?,
             site: ArcSwap::from_pointee(Site::new(config.domain.clone(), config.no_sni.clone())),
             certificates,
             uploads: Arc::new(uploads),
@@ -286,12 +289,21 @@ impl App {
     }
 }
 
-fn open_uploads(state: &StateDir, free_space: Option<u64>) -> Result<UploadStore, AppError> {
-    let path = state.folder(store::FOLDER)?;
-    for folder in store::misplaced(&path) {
+/// Opens the store of uploads.
+fn uploads(config: &Config, state: &StateDir) -> Result<UploadStore, AppError> {
+    let uploads = state.folder(store::FOLDER)?;
+    for folder in store::misplaced(&uploads) {
         tracing::error!("{folder}");
     }
-    UploadStore::open_at(path.clone(), free_space).map_err(|source| AppError::Uploads { path, source })
+    UploadStore::open_at(uploads.clone(), config.limits.free_space_bytes)
+        .map_err(|source| AppError::Uploads { path: uploads, source })
+}
+
+/// Judges the passwords that are in the state directory.
+fn gate(state: &Path) -> Result<Gate, AppError> {
+    let passwords = Passwords::of_state(state);
+    news::tell_passwords(&passwords.refresh());
+    Gate::new(passwords).map_err(|_| AppError::System(io::Error::other("it gives no random numbers")))
 }
 
 /// In local mode, and never else, the CA of virtual phones is trusted everywhere. It is made on first use.

@@ -28,7 +28,7 @@ struct Layer {
 const FOUNDATION: Layer = Layer { modules: &["clock", "files", "settings", "state"], neighbours: true, below: &[] };
 /// Nouns know things and do nothing by themselves.
 const NOUNS: Layer = Layer {
-    modules: &["ca", "certificate", "constituency", "dns", "ledger", "metrics", "trust"],
+    modules: &["ca", "certificate", "constituency", "digest", "dns", "ledger", "metrics", "trust"],
     neighbours: true,
     below: &[&FOUNDATION],
 };
@@ -78,6 +78,7 @@ const IMPURE_FILES: &[(&str, &str)] = &[
     ("src/cli/install/place.rs", "writes what is installed"),
     ("src/cli/local.rs", "reads the local CAs"),
     ("src/cli/mod.rs", "makes the runtime"),
+    ("src/cli/passwords.rs", "asks what time it is"),
     ("src/cli/phones.rs", "asks what time it is"),
     ("src/cli/pins.rs", "asks what time it is"),
     ("src/cli/print/mod.rs", "asks what time it is"),
@@ -88,6 +89,8 @@ const IMPURE_FILES: &[(&str, &str)] = &[
     ("src/constituency/policy_file.rs", "reads policies"),
     ("src/constituency/scan.rs", "reads folders"),
     ("src/constituency/watch.rs", "watches folders"),
+    ("src/digest/gate.rs", "dates its nonces"),
+    ("src/digest/passwords.rs", "stores passwords"),
     ("src/dns/exchange.rs", "speaks to name servers"),
     ("src/dns/key_file.rs", "reads the TSIG key"),
     ("src/dns/mod.rs", "dates its updates"),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::constituency::{Fault, Registry, Severity};
+use crate::digest::passwords::PasswordsError;
 use crate::serve::site::Site;
 use crate::trust::{Bundle, BundleError};
 
@@ -61,6 +62,13 @@ pub(super) fn tell_bundle(name: &str, bundle: &Result<Arc<Bundle>, Arc<BundleErr
     if let Err(error) = bundle {
         let consequence = if is_kept { "; the last good one stays in force" } else { "" };
         tracing::error!("the trust bundle \"{name}\" cannot be used: {error}{consequence}");
+    }
+}
+
+/// Passwords that cannot be read.
+pub(super) fn tell_passwords(errors: &[PasswordsError]) {
+    for error in errors {
+        tracing::error!("passwords cannot be read: {error}; those that were last good stay in force");
     }
 }
 

@@ -115,6 +115,13 @@ impl Publisher {
         self.looks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Reads passwords again that have changed.
+    pub(super) fn follow_passwords(&self) {
+        if let Some(server) = self.server.upgrade() {
+            news::tell_passwords(&server.gate.passwords().refresh());
+        }
+    }
+
     fn in_use(&self) -> MutexGuard<'_, InUse> {
         self.in_use.lock().unwrap_or_else(PoisonError::into_inner)
     }

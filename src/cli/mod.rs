@@ -17,6 +17,7 @@ mod demo;
 mod diagnostics;
 mod install;
 mod local;
+mod passwords;
 pub mod phone;
 mod phone_log;
 mod phones;

@@ -121,7 +121,7 @@ impl Known {
             "last_let_in": phone.last_let_in.map(time), "address": phone.address, "model": phone.model,
             "firmware": phone.firmware, "tls": phone.tls.as_ref().map(|(version, suite)| format!("{version}/{suite}")),
             "tls_level": phone.tls_level().map(TlsLevel::as_str),
-            "certificate_not_after": rfc3339(phone.certificate_not_after),
+            "certificate_not_after": phone.certificate_not_after.map(rfc3339),
             "last_configuration": event("path", &phone.configuration), "last_upload": event("path", &phone.upload),
             "last_refusal": event("reason", &phone.refusal), "requests": phone.requests, "refusals": phone.refusals,
             "uploads": phone.uploads, "bytes": phone.bytes,
@@ -138,9 +138,11 @@ impl Known {
         let refusal = phone.refusal.as_ref().filter(|_| phone.is_refused);
         let refused =
             refusal.map(|refusal| format!("refused at {}: {}", time(refusal.at), without_controls(&refusal.what)));
-        let end = phone.certificate_not_after;
-        let word = if end < now { "expired" } else { "expires" };
-        let expiry = (end - now < SOON).then(|| format!("its certificate {word} at {}", rfc3339(end)));
+        let end = phone.certificate_not_after.filter(|end| end - now < SOON);
+        let expiry = end.map(|end| {
+            let word = if end < now { "expired" } else { "expires" };
+            format!("its certificate {word} at {}", rfc3339(end))
+        });
         let tls = self
             .old_tls()
             .zip(phone.tls.as_ref())

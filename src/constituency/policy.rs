@@ -64,6 +64,8 @@ pub enum ClientAuth {
     /// Only phones with a device certificate that the constituency trusts.
     #[default]
     Required,
+    /// Only phones that have a password (RFC 7616), for those that have no certificate of use.
+    Digest,
     /// Anybody: for firmware and public files.
     None,
 }
@@ -174,7 +176,7 @@ impl Policy {
     pub fn parse(file: &Path, text: &str, bundles: &[&str]) -> Result<Self, SettingsError> {
         let typed: PolicyFile = settings::read(file, text)?;
         let wrong = |key: &str, reason: String| SettingsError::of_key(file, text, key, reason);
-        typed.check_without_client_auth().map_err(|(key, reason)| wrong(key, reason))?;
+        typed.check_without_certificates().map_err(|(key, reason)| wrong(key, reason))?;
         typed.check_shared().map_err(|reason| wrong("shared", reason))?;
         if let Some(trust) = &typed.trust {
             check_trust(trust, bundles).map_err(|reason| wrong("trust", reason))?;
@@ -184,21 +186,28 @@ impl Policy {
 }
 
 impl PolicyFile {
-    /// What needs a client's identity has no effect where none is asked for, and a reader would think it had.
-    fn check_without_client_auth(&self) -> Result<(), (&'static str, String)> {
-        if self.client_auth != Some(ClientAuth::None) {
-            return Ok(());
+    /// What needs a client's identity, or its certificate, has no effect where none is asked for, and a reader would
+    /// think it had.
+    fn check_without_certificates(&self) -> Result<(), (&'static str, String)> {
+        let client_auth = match self.client_auth {
+            None | Some(ClientAuth::Required) => return Ok(()),
+            Some(ClientAuth::Digest) => "digest",
+            Some(ClientAuth::None) => "none",
+        };
+        let is_none = client_auth == "none";
+        if let (false, Some(phones)) = (is_none, &self.phones) {
+            phones.check_with_passwords().map_err(|reason| ("phones", reason))?;
         }
         let said = [
-            ("phones", self.phones.is_some()),
-            ("denied", self.denied.is_some()),
+            ("phones", is_none && self.phones.is_some()),
+            ("denied", is_none && self.denied.is_some()),
             ("trust", self.trust.is_some()),
-            ("uploads", self.uploads.is_some()),
+            ("uploads", is_none && self.uploads.is_some()),
             ("expired_device_certificates", self.expired_device_certificates.is_some()),
         ];
         match said.iter().find(|(_, is_said)| *is_said) {
             Some((key, _)) => {
-                Err((key, "has no effect with \"client_auth\": \"none\"; remove one of the two".to_owned()))
+                Err((key, format!("has no effect with \"client_auth\": \"{client_auth}\"; remove one of the two")))
             }
             None => Ok(()),
         }
@@ -218,7 +227,7 @@ impl PolicyFile {
         let default_uploads = (phones != Phones::Any).then(UploadLimits::default);
         let trust = match client_auth {
             ClientAuth::Required => self.trust.unwrap_or(default.tls.trust),
-            ClientAuth::None => Vec::new(),
+            ClientAuth::Digest | ClientAuth::None => Vec::new(),
         };
         Policy {
             description: self.description,
@@ -235,7 +244,7 @@ impl PolicyFile {
             aliases: self.aliases,
             shared: self.shared,
             plain_http: self.plain_http,
-            uploads: self.uploads.or(default_uploads).filter(|_| client_auth == ClientAuth::Required),
+            uploads: self.uploads.or(default_uploads).filter(|_| client_auth != ClientAuth::None),
         }
     }
 }

@@ -84,8 +84,8 @@ pub struct Phone {
     pub firmware: Option<String>,
     /// TLS version and cipher suite.
     pub tls: Option<(String, String)>,
-    /// When its certificate expires, in Unix seconds.
-    pub certificate_not_after: i64,
+    /// When its certificate expires, in Unix seconds; `None` if a password proved it.
+    pub certificate_not_after: Option<i64>,
     /// The configuration that it last fetched.
     pub configuration: Option<Event>,
     /// The upload that it last stored.
@@ -266,7 +266,7 @@ fn phone(row: &Row<'_>) -> rusqlite::Result<Phone> {
         model: row.get("model")?,
         firmware: row.get("firmware")?,
         tls: tls.0.zip(tls.1),
-        certificate_not_after: row.get("certificate_not_after")?,
+        certificate_not_after: Some(row.get("certificate_not_after")?).filter(|end| *end != schema::NO_CERTIFICATE),
         configuration: event("configuration", "configuration_at")?,
         upload: event("upload", "upload_at")?,
         refusal: event("refusal", "refusal_at")?,

@@ -8,6 +8,7 @@
 //! 3. [`conversation`]: HTTP/1.1, or rest, until either end closes or the server stops ([`stop`]).
 //! 4. [`request`]: each request is decided ([`decision`]) from its host ([`host`]), its path ([`path`]) and the policy
 //!    as it is now; the grant opens the file ([`content`], [`body`]) or stores the upload ([`upload`]).
+//!    Where passwords take a certificate's place, [`password`] asks for one with each request.
 //! 5. [`answer`]: what the peer gets to see, by its conditions ([`conditional`]).
 //! 6. [`access`]: one line for each request ([`exchange`]) and each refused handshake.
 
@@ -35,6 +36,7 @@ pub mod links;
 pub mod listener;
 pub mod old_tls;
 pub mod pace;
+mod password;
 pub mod path;
 mod plain;
 pub mod request;
@@ -55,6 +57,8 @@ pub struct Server {
     pub certificates: Arc<crate::certificate::LiveCertificates>,
     /// Uploads.
     pub uploads: Arc<upload::store::UploadStore>,
+    /// Judges passwords, where they take a certificate's place.
+    pub gate: crate::digest::Gate,
     /// The access log.
     pub access: access::AccessLog,
     /// Handshakes that were finished.

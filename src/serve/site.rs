@@ -59,6 +59,8 @@ pub struct TlsGeneration {
     pub verifier: Option<Arc<DeviceVerifier>>,
     /// Serves phones that rustls cannot serve; `None` where they are not wanted.
     pub old_lane: Option<OldLane>,
+    /// What a password is for; `None` where nobody is asked for one.
+    pub realm: Option<String>,
 }
 
 /// A constituency as it is now, with its TLS configuration.
@@ -167,9 +169,9 @@ impl Site {
         };
         match self.tls.get(&constituency.name).filter(is_current) {
             Some(current) => Ok(Arc::clone(current)),
-            None => {
-                TlsGeneration::new(constituency, bundles, material).map(Arc::new).map_err(|error| error.to_string())
-            }
+            None => TlsGeneration::new(constituency, &self.domain, bundles, material)
+                .map(Arc::new)
+                .map_err(|error| error.to_string()),
         }
     }
 
@@ -241,7 +243,7 @@ fn level_of(constituency: &Constituency, material: &TlsMaterial) -> TlsLevel {
 
 fn bundles_of(constituency: &Constituency, material: &TlsMaterial) -> Result<Vec<Arc<Bundle>>, String> {
     let policy = &constituency.policy.tls;
-    if policy.client_auth == ClientAuth::None {
+    if policy.client_auth != ClientAuth::Required {
         return Ok(Vec::new());
     }
     let mut bundles = material.always_trusted.clone();
@@ -258,6 +260,7 @@ fn bundles_of(constituency: &Constituency, material: &TlsMaterial) -> Result<Vec
 impl TlsGeneration {
     fn new(
         constituency: &Constituency,
+        domain: &str,
         bundles: Vec<Arc<Bundle>>,
         material: &TlsMaterial,
     ) -> Result<Self, rustls::Error> {
@@ -299,6 +302,7 @@ impl TlsGeneration {
             old_lane: OldLane::new(level, verifier.as_deref()),
             certificates,
             verifier,
+            realm: (policy.client_auth == ClientAuth::Digest).then(|| format!("{}.{domain}", constituency.name)),
         })
     }
 

@@ -36,6 +36,7 @@ fn every_command_explains_itself() {
         "uploads",
         "phone",
         "trust",
+        "ca",
         "print",
         "schema",
         "install",

@@ -75,12 +75,12 @@ fn every_answer_says_that_it_is_for_this_page_alone() {
     let site = watched();
     let server = site.start();
     let operators = Operators::of(&server);
-    let paths = ["/", "/healthz", "/readyz", "/api/overview", "/style.css", "/nothing"];
+    let paths = ["/", "/healthz", "/readyz", "/api/overview", "/sign-in", "/nothing"];
     for path in paths {
         let headers = operators.get(path).headers;
         assert_eq!(headers["x-content-type-options"], "nosniff", "{path}");
         assert_eq!(headers["cache-control"], "no-store", "{path}");
-        assert_eq!(headers["referrer-policy"], "no-referrer", "{path}");
+        assert_eq!(headers["referrer-policy"], "same-origin", "{path}");
         let policy = &headers["content-security-policy"];
         assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{path}: {policy}");
         assert!(!policy.contains("unsafe"), "{path}: {policy}");

@@ -19,6 +19,7 @@ use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
 
+use super::passwords;
 use super::{ConfigArg, runtime, say, shown, trust};
 use crate::app::exact_names;
 use crate::certificate::{CertificateFiles, FilesSource, LiveCertificates};
@@ -205,10 +206,14 @@ fn check_constituencies(config: &Config, site: &Site, findings: &mut Vec<Finding
         findings.push(Finding::new(Level::Warning, config.constituencies.display(), message));
     }
     for constituency in site.registry().served() {
-        let asks = constituency.policy.tls.client_auth == ClientAuth::Required;
+        let asks = constituency.policy.tls.client_auth != ClientAuth::None;
         if asks && constituency.policy.phones != Phones::Any && constituency.known_phones().is_empty() {
             let message = "knows no phone, so nobody gets in; name phones in constituency.json, or make a <mac>.cfg";
             findings.push(Finding::new(Level::Warning, &constituency.name, message));
+        }
+        if constituency.policy.tls.client_auth == ClientAuth::Digest {
+            let faults = passwords::faults(config, constituency);
+            findings.extend(faults.iter().map(|fault| Finding::new(Level::Warning, &constituency.name, fault)));
         }
         folder::check(config, constituency, site.registry(), findings);
     }

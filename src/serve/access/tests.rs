@@ -25,6 +25,7 @@ fn record() -> Box<AccessRecord> {
             is_tolerated: false,
         }),
         certificate_not_after: None,
+        is_by_password: false,
         claim: None,
     })
 }
