@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::status::picture::{
-    Activity, Certificate, Constituency, Counts, Phone, PhoneRequest, PhoneSort, PhoneState, Unproven,
+    Activity, Certificate, Constituency, Counts, Phone, PhoneRequest, PhoneSort, PhoneState, Place, Unproven,
 };
 
 const NOW: i64 = 1_795_552_267;
@@ -39,6 +39,9 @@ fn unproven(text: &str) -> Unproven {
         mac: "00005e0053aa".parse().unwrap(),
         certificate_sha256: text.to_owned(),
         address: text.to_owned(),
+        addresses: [text, "192.0.2.9"]
+            .map(|from| Place { address: from.to_owned(), first_seen: NOW - DAY, last_seen: NOW - 60 })
+            .into(),
         first_seen: NOW - DAY,
         last_seen: NOW - 60,
         count: 3,
