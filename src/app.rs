@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +21,8 @@ use crate::config::Config;
 use crate::constituency::Registry;
 use crate::constituency::scan::Scanner;
 use crate::constituency::watch::{Waker, follow};
+use crate::digest::Gate;
+use crate::digest::passwords::Passwords;
 use crate::ledger::{self, Keeper, Ledger};
 use crate::metrics::Metrics;
 use crate::serve::Server;
@@ -177,14 +179,10 @@ impl App {
             bundles: trust::load_all(&config.trust),
             always_trusted: local_device_trust(&config, &state)?,
             provider: TlsMaterial::provider(),
+            level: config.tls,
         };
         material.bundles.iter().for_each(|(name, bundle)| news::tell_bundle(name, bundle, false));
-        let uploads = state.folder(store::FOLDER)?;
-        for folder in store::misplaced(&uploads) {
-            tracing::error!("{folder}");
-        }
-        let uploads = UploadStore::open_at(uploads.clone(), config.limits.free_space_bytes)
-            .map_err(|source| AppError::Uploads { path: uploads, source })?;
+        let uploads = uploads(&config, &state)?;
         // Whoever reads that we listen may send a signal at once.
         let signals = signals::Signals::listen()?;
         let operators = status::open(&mut config, &state, &mut passed)?;
@@ -195,6 +193,7 @@ impl App {
         let metrics = Arc::new(Metrics::default());
         let (access, writer) = AccessLog::start(log, output, Sightings::new(ledger, Arc::clone(&metrics)))?;
         let server = Arc::new(Server {
+            gate: gate(state.path())?,
             site: ArcSwap::from_pointee(Site::new(config.domain.clone(), config.no_sni.clone())),
             certificates,
             uploads: Arc::new(uploads),
@@ -288,6 +287,23 @@ impl App {
         tracing::info!("stopped");
         result
     }
+}
+
+/// Opens the store of uploads.
+fn uploads(config: &Config, state: &StateDir) -> Result<UploadStore, AppError> {
+    let uploads = state.folder(store::FOLDER)?;
+    for folder in store::misplaced(&uploads) {
+        tracing::error!("{folder}");
+    }
+    UploadStore::open_at(uploads.clone(), config.limits.free_space_bytes)
+        .map_err(|source| AppError::Uploads { path: uploads, source })
+}
+
+/// Judges the passwords that are in the state directory.
+fn gate(state: &Path) -> Result<Gate, AppError> {
+    let passwords = Passwords::of_state(state);
+    news::tell_passwords(&passwords.refresh());
+    Gate::new(passwords).map_err(|_| AppError::System(io::Error::other("it gives no random numbers")))
 }
 
 /// In local mode, and never else, the CA of virtual phones is trusted everywhere. It is made on first use.

@@ -21,8 +21,8 @@
 //! - *TLS part*: the part of a policy that a handshake depends on; a change of it ends what was before.
 //!
 //! # The modules, in reading order
-//! Nouns know things: [`constituency`], [`trust`], [`certificate`], [`ca`], [`dns`], [`ledger`], [`metrics`], [`state`], [`settings`],
-//! [`files`], [`clock`].
+//! Nouns know things: [`constituency`], [`trust`], [`certificate`], [`ca`], [`digest`], [`dns`], [`ledger`], [`metrics`],
+//! [`state`], [`settings`], [`files`], [`clock`].
 //! Verbs do things: [`serve`], [`renew`], [`phone`], [`status`]. [`config`] gathers their settings, [`app`] wires them, [`cli`] is the commands.
 //! Imports point from the later to the earlier; a test holds them to it.
 
@@ -33,6 +33,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod constituency;
+pub mod digest;
 pub mod dns;
 pub mod files;
 pub mod ledger;

@@ -28,7 +28,7 @@ struct Layer {
 const FOUNDATION: Layer = Layer { modules: &["clock", "files", "settings", "state"], neighbours: true, below: &[] };
 /// Nouns know things and do nothing by themselves.
 const NOUNS: Layer = Layer {
-    modules: &["ca", "certificate", "constituency", "dns", "ledger", "metrics", "trust"],
+    modules: &["ca", "certificate", "constituency", "digest", "dns", "ledger", "metrics", "trust"],
     neighbours: true,
     below: &[&FOUNDATION],
 };
@@ -76,8 +76,10 @@ const IMPURE_FILES: &[(&str, &str)] = &[
     ("src/cli/diagnostics.rs", "writes on a thread of its own"),
     ("src/cli/install/mod.rs", "makes a user, and talks to systemd"),
     ("src/cli/install/place.rs", "writes what is installed"),
+    ("src/cli/journal.rs", "sends to the journal"),
     ("src/cli/local.rs", "reads the local CAs"),
     ("src/cli/mod.rs", "makes the runtime"),
+    ("src/cli/passwords.rs", "asks what time it is"),
     ("src/cli/phones.rs", "asks what time it is"),
     ("src/cli/pins.rs", "asks what time it is"),
     ("src/cli/print/mod.rs", "asks what time it is"),
@@ -88,6 +90,8 @@ const IMPURE_FILES: &[(&str, &str)] = &[
     ("src/constituency/policy_file.rs", "reads policies"),
     ("src/constituency/scan.rs", "reads folders"),
     ("src/constituency/watch.rs", "watches folders"),
+    ("src/digest/gate.rs", "dates its nonces"),
+    ("src/digest/passwords.rs", "stores passwords"),
     ("src/dns/exchange.rs", "speaks to name servers"),
     ("src/dns/key_file.rs", "reads the TSIG key"),
     ("src/dns/mod.rs", "dates its updates"),
@@ -118,6 +122,7 @@ const IMPURE_FILES: &[(&str, &str)] = &[
     ("src/serve/conversation.rs", "puts peers to rest"),
     ("src/serve/exchange.rs", "measures requests"),
     ("src/serve/handshake.rs", "judges as of now"),
+    ("src/serve/handshake/old.rs", "judges as of now"),
     ("src/serve/kept.rs", "looks at files"),
     ("src/serve/linger.rs", "keeps a deadline"),
     ("src/serve/links.rs", "reads links, to explain them"),
@@ -176,6 +181,9 @@ const IMPURE_PATHS: &[&str] = &[
     "clock::monotonic",
     "tokio::time",
 ];
+
+/// Crates that only one place in the house knows, so that it can be built without them.
+const CONFINED: &[(&str, &str)] = &[("openssl", "src/serve/old_tls/"), ("tokio_openssl", "src/serve/old_tls/")];
 
 const FILE_LINES: usize = 400;
 const FUNCTION_LINES: usize = 60;
@@ -305,6 +313,19 @@ fn only_the_listed_files_touch_the_world() {
     let gone = IMPURE_FILES.iter().filter(|(path, _)| !exists(path));
     violations.extend(gone.map(|(path, _)| format!("{path}: is not there: take it off IMPURE_FILES")));
     none(&violations);
+}
+
+#[test]
+fn confined_crates_stay_where_they_are() {
+    let house = house();
+    for (confined, place) in CONFINED {
+        let knows =
+            |source: &&Source| source.mentions.iter().any(|it| it.path.first().is_some_and(|it| it == confined));
+        let (inside, outside): (Vec<&Source>, Vec<&Source>) =
+            house.sources.iter().filter(knows).partition(|source| source.path.starts_with(place));
+        saw(inside.len(), 1, &format!("files that know {confined}"));
+        none(&outside.iter().map(|it| format!("{}: only {place} knows {confined}", it.path)).collect::<Vec<String>>());
+    }
 }
 
 #[test]

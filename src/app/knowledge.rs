@@ -6,6 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 
@@ -19,7 +20,7 @@ use crate::clock;
 use crate::config::{CertificateSource, Config};
 use crate::constituency::edit::Change;
 use crate::constituency::edit_file::{Changed, change};
-use crate::constituency::{ClientAuth, Constituency, ConstituencyName, MacAddress, Phones, Severity};
+use crate::constituency::{ClientAuth, Constituency, ConstituencyName, MacAddress, Phones, Severity, Standing};
 use crate::ledger::roster::together;
 use crate::ledger::{Health, Reader, STEP_S};
 use crate::metrics::{Exposition, Metrics};
@@ -29,6 +30,9 @@ use crate::status::picture::{self, Overview, Phone, PhoneRequest, PhoneState};
 use crate::status::{Knowledge, Picture, Wanted};
 use certificates::{presented, renewed, why_not_ready};
 use phones::is_seen_lately;
+
+/// How soon a change of a policy is in force.
+const IN_FORCE: Duration = Duration::from_secs(1);
 
 /// What the picture is gathered from.
 #[derive(Debug)]
@@ -125,7 +129,11 @@ impl Knowledge for Sources {
         let name = &wanted.constituency;
         match change(&self.config.constituencies, name, asked, &bundles).map_err(|error| error.to_string())? {
             Changed::AsksNobody => Err(format!("{name} asks nobody who they are, so that nobody can be kept out")),
-            changed => Ok(changed == Changed::Now),
+            Changed::Already => Ok(false),
+            Changed::Now => {
+                self.await_force(wanted);
+                Ok(true)
+            }
         }
     }
 }
@@ -149,6 +157,20 @@ impl Sources {
             state: state.to_owned(),
             addresses: listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect(),
             started: clock::unix_seconds(clock::now()),
+        }
+    }
+
+    /// Waits until what was changed is in force, so that whoever changed it sees it in what is shown next; not for long.
+    fn await_force(&self, wanted: &Wanted) {
+        let standing = if wanted.is_allowed { Standing::Known } else { Standing::Denied };
+        let is_in_force = || {
+            let site = self.server.upgrade().map(|server| server.site.load_full());
+            let constituency = site.as_ref().and_then(|site| site.registry().find(wanted.constituency.as_str()));
+            constituency.is_none_or(|constituency| constituency.standing(wanted.mac) == standing)
+        };
+        let until = clock::monotonic() + IN_FORCE;
+        while !is_in_force() && clock::monotonic() < until {
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 
@@ -247,6 +269,8 @@ impl Sources {
         let access = Access::WRITE_OK | Access::EXEC_OK;
         if served.policy.tls.client_auth == ClientAuth::None {
             Some("it asks nobody who they are".to_owned())
+        } else if served.policy.tls.client_auth == ClientAuth::Digest {
+            Some("its phones need passwords (provost allow MAC --digest)".to_owned())
         } else if !has_token {
             Some("no token is configured (\"token_file\" in \"status\")".to_owned())
         } else if accessat(served.folder.handle(), ".", access, AtFlags::EACCESS).is_err() {

@@ -10,6 +10,7 @@ use crate::clock;
 use crate::ledger::{Counts, Ledger, Proof, Sighting, is_refusal};
 use crate::metrics::{Metrics, Observed};
 use crate::serve::access::{AccessRecord, Observer, TlsFacts};
+use crate::serve::decision::CHALLENGE;
 use crate::serve::household;
 
 /// Counts what the access log tells, and notes in the ledger what it tells of phones.
@@ -28,7 +29,9 @@ impl Sightings {
 
     fn count(&self, record: &AccessRecord) {
         let status = status(record);
-        let is_refused = is_refusal(status, record.request.is_some());
+        // Neither served nor refused: who is asked for a password will answer.
+        let is_challenge = record.kind == Some(CHALLENGE);
+        let is_refused = !is_challenge && is_refusal(status, record.request.is_some());
         self.metrics.observe(Observed {
             constituency: record.constituency.as_ref(),
             method: record.request.as_ref().map(|(method, _)| method),
@@ -40,7 +43,7 @@ impl Sightings {
         let new = finished.saturating_sub(self.handshakes.swap(finished, Ordering::Relaxed));
         let is_handshake = status.is_none() && record.request.is_none();
         let counts = Counts {
-            served: u64::from(status.is_some() && !is_refused),
+            served: u64::from(status.is_some() && !is_refused && !is_challenge),
             refused: u64::from(is_refused),
             handshakes: new + u64::from(is_handshake),
         };
@@ -65,6 +68,7 @@ fn status(record: &AccessRecord) -> Option<StatusCode> {
 fn sighting(record: AccessRecord) -> Option<Sighting> {
     let status = status(&record);
     let (mac, proof) = match (record.mac, record.certificate_not_after, record.claim) {
+        (Some(mac), None, None) if record.is_by_password => (mac, Proof::Password),
         (Some(mac), Some(not_after), _) => (mac, Proof::Certificate { not_after }),
         (_, _, Some(claim)) => (claim.mac, Proof::Claimed { fingerprint: claim.fingerprint.bytes() }),
         _ => return None,

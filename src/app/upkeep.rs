@@ -88,6 +88,7 @@ impl Upkeep {
 impl Work {
     fn do_once(&mut self, is_reload: bool) {
         self.source.refresh(&self.certificates);
+        self.publisher.follow_passwords();
         if is_reload {
             self.publisher.reload(&self.config);
             self.waker.wake();

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::{ConfigArg, code, complain, pins, say, warn};
+use super::{ConfigArg, code, complain, passwords, pins, say, warn};
 use crate::config::Config;
 use crate::constituency::edit::Change;
 use crate::constituency::edit_file::{Changed, change};
@@ -25,6 +25,9 @@ pub(super) struct AllowArgs {
     /// Admit exactly this certificate for it, whoever signed it: all 64 digits, as the phone itself shows them.
     #[arg(long, value_name = "SHA-256")]
     certificate_sha256: Option<Fingerprint>,
+    /// Make a new password for it, and print it once, where `client_auth` is `digest`.
+    #[arg(long, conflicts_with = "certificate_sha256")]
+    digest: bool,
 }
 
 /// What `provost deny` takes.
@@ -43,18 +46,26 @@ pub(super) struct DenyArgs {
 pub(super) fn allow(args: &AllowArgs) -> anyhow::Result<ExitCode> {
     let config = Config::find(args.config.config.as_deref())?;
     let AllowArgs { mac, constituency, .. } = args;
+    if args.digest
+        && let Err(error) = passwords::check_asks(&config, constituency)
+    {
+        return Ok(code(Err(error)));
+    }
     let note = args.note.as_deref();
     let wanted = match args.certificate_sha256 {
         Some(certificate) => Change::Pin { mac: *mac, note, certificate },
         None => Change::Allow { mac: *mac, note },
     };
-    let done = change_policy(&config, constituency, wanted).map(|changed| {
+    let done = change_policy(&config, constituency, wanted).and_then(|changed| {
         let by = if args.certificate_sha256.is_some() { " with this certificate" } else { "" };
         match changed {
             Changed::Now => say(&format_args!("{mac} is let in by {constituency}{by} from now on")),
             Changed::Already | Changed::AsksNobody => {
                 say(&format_args!("{mac} is let in by {constituency}{by} already"));
             }
+        }
+        if args.digest {
+            return passwords::give(&config, constituency, *mac);
         }
         let warned = match args.certificate_sha256 {
             Some(_) if changed != Changed::Now => Ok(()),
@@ -64,6 +75,7 @@ pub(super) fn allow(args: &AllowArgs) -> anyhow::Result<ExitCode> {
         if let Err(error) = warned {
             warn(&format_args!("what was seen of {mac} cannot be looked up: {error}"));
         }
+        Ok(())
     });
     Ok(code(done))
 }
@@ -78,7 +90,7 @@ pub(super) fn deny(args: &DenyArgs) -> anyhow::Result<ExitCode> {
     let mut exit = ExitCode::SUCCESS;
     // Each for itself: one that cannot be changed must not leave the others open.
     for name in names {
-        match change_policy(&config, &name, Change::Deny { mac }) {
+        match passwords::take(&config, &name, mac).and(change_policy(&config, &name, Change::Deny { mac })) {
             Ok(Changed::Now) => say(&format_args!("{mac} is kept out of {name} from now on")),
             Ok(Changed::Already) => say(&format_args!("{mac} is kept out of {name} already")),
             Ok(Changed::AsksNobody) => {

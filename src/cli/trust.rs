@@ -16,7 +16,7 @@ use crate::certificate::LiveCertificates;
 use crate::clock::{self, rfc3339};
 use crate::config::Config;
 use crate::constituency::scan::Scanner;
-use crate::constituency::{Constituency, ConstituencyName, Registry, Standing};
+use crate::constituency::{ClientAuth, Constituency, ConstituencyName, Registry, Standing};
 use crate::serve::site::{Site, TlsMaterial};
 use crate::trust::{self, Bundle, VerifiedDevice};
 
@@ -109,6 +109,9 @@ fn verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     };
     let now = args.at.map_or_else(|| clock::unix_seconds(clock::now()), OffsetDateTime::unix_timestamp);
     let Some(finding) = generation.examine(constituency, &chain, now) else {
+        if constituency.policy.tls.client_auth == ClientAuth::Digest {
+            return refused("this constituency asks for a password, not for a certificate".to_owned());
+        }
         say(&"let in: this constituency asks for no certificate (\"client_auth\": \"none\")");
         return Ok(ExitCode::SUCCESS);
     };
@@ -161,6 +164,7 @@ pub(super) fn site_of(config: &Config) -> anyhow::Result<Site> {
         bundles: trust::load_all(&config.trust),
         always_trusted: crate::app::local_device_bundle(config)?.into_iter().map(Arc::new).collect(),
         provider: TlsMaterial::provider(),
+        level: config.tls,
     };
     let registry: Registry = Scanner::new(config.constituencies.clone(), config.bundle_names()).scan(clock::now());
     Ok(Site::new(config.domain.clone(), None).with(registry, config.no_sni.clone(), &material))

@@ -32,6 +32,23 @@ pub(super) struct PhonesInput {
     pub(super) pins: Pins,
 }
 
+impl PhonesInput {
+    /// A password is one phone's, and takes a certificate's place.
+    pub(super) fn check_with_passwords(&self) -> Result<(), String> {
+        if self.phones == Phones::Any {
+            return Err(
+                "cannot be \"any\" with \"client_auth\": \"digest\": each phone has a password of its own".to_owned()
+            );
+        }
+        let pinned = self.pins.keys().next();
+        pinned.map_or(Ok(()), |mac| {
+            Err(format!(
+                "certificate_sha256 of {mac} has no effect with \"client_auth\": \"digest\"; remove one of the two"
+            ))
+        })
+    }
+}
+
 /// A list of MAC addresses without doubles.
 #[derive(Debug)]
 pub(super) struct UniqueAddresses(pub(super) BTreeSet<MacAddress>);

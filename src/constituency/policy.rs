@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::phones::{PhonesInput, PhonesSchema, UniqueAddresses};
-use super::{CertificateNames, ConstituencyName, MacAddress, Phones, Pins};
+use super::{CertificateNames, ConstituencyName, MacAddress, Phones, Pins, TlsLevel};
 use crate::settings::{self, SettingsError};
 
 /// The trust bundle that is built in: Polycom's factory PKI.
@@ -51,6 +51,8 @@ pub struct TlsPolicy {
     pub trust: Vec<String>,
     /// Whether a device certificate past its notAfter may still count.
     pub expired_device_certificates: ExpiredDeviceCertificates,
+    /// How old the TLS may be; `None` is what `provost.json` says.
+    pub level: Option<TlsLevel>,
     /// For which names the certificate is that phones are shown.
     pub certificate_names: CertificateNames,
 }
@@ -62,6 +64,8 @@ pub enum ClientAuth {
     /// Only phones with a device certificate that the constituency trusts.
     #[default]
     Required,
+    /// Only phones that have a password (RFC 7616), for those that have no certificate of use.
+    Digest,
     /// Anybody: for firmware and public files.
     None,
 }
@@ -105,6 +109,7 @@ impl Default for Policy {
                 client_auth: ClientAuth::Required,
                 trust: vec![POLYCOM.to_owned()],
                 expired_device_certificates: ExpiredDeviceCertificates::Refuse,
+                level: None,
                 certificate_names: CertificateNames::Wildcard,
             },
             phones: Phones::Listed(BTreeMap::new()),
@@ -140,6 +145,8 @@ pub struct PolicyFile {
     trust: Option<Vec<String>>,
     /// Whether device certificates past their notAfter are tolerated.
     expired_device_certificates: Option<ExpiredDeviceCertificates>,
+    /// How old the phones' TLS may be; absent: as in `provost.json`.
+    tls: Option<TlsLevel>,
     /// Whether phones are shown the wildcard certificate, or one for exact names, which become public.
     certificate_names: Option<CertificateNames>,
     /// The known phones: a map of MAC address to a note, or to a note and the certificate that counts for it; or "any".
@@ -169,7 +176,7 @@ impl Policy {
     pub fn parse(file: &Path, text: &str, bundles: &[&str]) -> Result<Self, SettingsError> {
         let typed: PolicyFile = settings::read(file, text)?;
         let wrong = |key: &str, reason: String| SettingsError::of_key(file, text, key, reason);
-        typed.check_without_client_auth().map_err(|(key, reason)| wrong(key, reason))?;
+        typed.check_without_certificates().map_err(|(key, reason)| wrong(key, reason))?;
         typed.check_shared().map_err(|reason| wrong("shared", reason))?;
         if let Some(trust) = &typed.trust {
             check_trust(trust, bundles).map_err(|reason| wrong("trust", reason))?;
@@ -179,21 +186,28 @@ impl Policy {
 }
 
 impl PolicyFile {
-    /// What needs a client's identity has no effect where none is asked for, and a reader would think it had.
-    fn check_without_client_auth(&self) -> Result<(), (&'static str, String)> {
-        if self.client_auth != Some(ClientAuth::None) {
-            return Ok(());
+    /// What needs a client's identity, or its certificate, has no effect where none is asked for, and a reader would
+    /// think it had.
+    fn check_without_certificates(&self) -> Result<(), (&'static str, String)> {
+        let client_auth = match self.client_auth {
+            None | Some(ClientAuth::Required) => return Ok(()),
+            Some(ClientAuth::Digest) => "digest",
+            Some(ClientAuth::None) => "none",
+        };
+        let is_none = client_auth == "none";
+        if let (false, Some(phones)) = (is_none, &self.phones) {
+            phones.check_with_passwords().map_err(|reason| ("phones", reason))?;
         }
         let said = [
-            ("phones", self.phones.is_some()),
-            ("denied", self.denied.is_some()),
+            ("phones", is_none && self.phones.is_some()),
+            ("denied", is_none && self.denied.is_some()),
             ("trust", self.trust.is_some()),
-            ("uploads", self.uploads.is_some()),
+            ("uploads", is_none && self.uploads.is_some()),
             ("expired_device_certificates", self.expired_device_certificates.is_some()),
         ];
         match said.iter().find(|(_, is_said)| *is_said) {
             Some((key, _)) => {
-                Err((key, "has no effect with \"client_auth\": \"none\"; remove one of the two".to_owned()))
+                Err((key, format!("has no effect with \"client_auth\": \"{client_auth}\"; remove one of the two")))
             }
             None => Ok(()),
         }
@@ -213,7 +227,7 @@ impl PolicyFile {
         let default_uploads = (phones != Phones::Any).then(UploadLimits::default);
         let trust = match client_auth {
             ClientAuth::Required => self.trust.unwrap_or(default.tls.trust),
-            ClientAuth::None => Vec::new(),
+            ClientAuth::Digest | ClientAuth::None => Vec::new(),
         };
         Policy {
             description: self.description,
@@ -221,6 +235,7 @@ impl PolicyFile {
                 client_auth,
                 trust,
                 expired_device_certificates: self.expired_device_certificates.unwrap_or_default(),
+                level: self.tls,
                 certificate_names: self.certificate_names.unwrap_or_default(),
             },
             phones,
@@ -229,7 +244,7 @@ impl PolicyFile {
             aliases: self.aliases,
             shared: self.shared,
             plain_http: self.plain_http,
-            uploads: self.uploads.or(default_uploads).filter(|_| client_auth == ClientAuth::Required),
+            uploads: self.uploads.or(default_uploads).filter(|_| client_auth != ClientAuth::None),
         }
     }
 }
@@ -265,7 +280,7 @@ mod tests {
     #[test]
     fn every_key_of_the_documentation_is_known() {
         let policy = parse(
-            r#"{ "description": "d", "client_auth": "required", "trust": ["polycom"], "expired_device_certificates": "accept",
+            r#"{ "description": "d", "client_auth": "required", "trust": ["polycom"], "expired_device_certificates": "accept", "tls": "modern",
                  "phones": { "00005e00530c": "a", "00:00:5E:00:53:C7": "b" }, "denied": ["00005e0053ff"],
                  "aliases": ["old-name"], "shared": ["firmware"], "certificate_names": "exact", "plain_http": true,
                  "uploads": { "max_file_bytes": 1, "max_phone_bytes": 2, "max_phone_files": 3, "max_constituency_bytes": 4 } }"#,

@@ -23,7 +23,7 @@ pub(super) struct News<'a> {
     pub(super) first: &'a Sighting,
     pub(super) last: &'a Sighting,
     /// When its certificate expires, in Unix seconds.
-    pub(super) not_after: i64,
+    pub(super) not_after: Option<i64>,
     pub(super) let_in: Option<&'a Sighting>,
     /// Whether it was refused when it last asked.
     pub(super) is_refused: Option<bool>,
@@ -58,9 +58,9 @@ impl<'a> Batch<'a> {
         for sighting in sightings {
             let key = (&sighting.constituency, sighting.mac);
             match sighting.proof {
-                Proof::Certificate { not_after } => {
-                    let news = batch.phones.entry(key).or_insert_with(|| News::new(sighting, not_after));
-                    news.add(sighting, not_after, history);
+                Proof::Certificate { .. } | Proof::Password => {
+                    let news = batch.phones.entry(key).or_insert_with(|| News::new(sighting));
+                    news.add(sighting, history);
                 }
                 Proof::Claimed { fingerprint } => {
                     let new = || Claims { first: sighting, last: sighting, count: 0, addresses: HashMap::new() };
@@ -76,11 +76,11 @@ impl<'a> Batch<'a> {
 }
 
 impl<'a> News<'a> {
-    fn new(first: &'a Sighting, not_after: i64) -> Self {
+    fn new(first: &'a Sighting) -> Self {
         Self {
             first,
             last: first,
-            not_after,
+            not_after: None,
             let_in: None,
             is_refused: None,
             configuration: None,
@@ -97,9 +97,12 @@ impl<'a> News<'a> {
         }
     }
 
-    fn add(&mut self, sighting: &'a Sighting, not_after: i64, history: usize) {
+    fn add(&mut self, sighting: &'a Sighting, history: usize) {
         self.last = sighting;
-        self.not_after = not_after;
+        self.not_after = match sighting.proof {
+            Proof::Certificate { not_after } => Some(not_after),
+            Proof::Password | Proof::Claimed { .. } => None,
+        };
         let newest = |slot: &mut Option<&'a Sighting>, is_one: bool| {
             *slot = if is_one { Some(sighting) } else { *slot };
             u64::from(is_one)

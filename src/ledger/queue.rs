@@ -47,7 +47,7 @@ impl Waiting {
     /// Where a sighting waits, and with how many.
     fn line(&mut self, proof: Proof) -> (&mut VecDeque<Sighting>, usize) {
         match proof {
-            Proof::Certificate { .. } => (&mut self.proven, PROVEN),
+            Proof::Certificate { .. } | Proof::Password => (&mut self.proven, PROVEN),
             Proof::Claimed { .. } => (&mut self.claimed, CLAIMED),
         }
     }

@@ -9,7 +9,7 @@ use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ValueRef};
 use rusqlite::{Connection, OpenFlags, Row};
 
 use super::schema;
-use crate::constituency::{ConstituencyName, MacAddress};
+use crate::constituency::{ConstituencyName, MacAddress, TlsLevel};
 
 /// How long to wait for a writer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -84,8 +84,8 @@ pub struct Phone {
     pub firmware: Option<String>,
     /// TLS version and cipher suite.
     pub tls: Option<(String, String)>,
-    /// When its certificate expires, in Unix seconds.
-    pub certificate_not_after: i64,
+    /// When its certificate expires, in Unix seconds; `None` if a password proved it.
+    pub certificate_not_after: Option<i64>,
     /// The configuration that it last fetched.
     pub configuration: Option<Event>,
     /// The upload that it last stored.
@@ -100,6 +100,14 @@ pub struct Phone {
     pub uploads: u64,
     /// How many bytes of body it was sent.
     pub bytes: u64,
+}
+
+impl Phone {
+    /// How old the TLS is that it spoke when it was last seen, if it spoke any.
+    #[must_use]
+    pub fn tls_level(&self) -> Option<TlsLevel> {
+        self.tls.as_ref().map(|(version, suite)| TlsLevel::of(version, suite))
+    }
 }
 
 /// One request of a phone.
@@ -258,7 +266,7 @@ fn phone(row: &Row<'_>) -> rusqlite::Result<Phone> {
         model: row.get("model")?,
         firmware: row.get("firmware")?,
         tls: tls.0.zip(tls.1),
-        certificate_not_after: row.get("certificate_not_after")?,
+        certificate_not_after: Some(row.get("certificate_not_after")?).filter(|end| *end != schema::NO_CERTIFICATE),
         configuration: event("configuration", "configuration_at")?,
         upload: event("upload", "upload_at")?,
         refusal: event("refusal", "refusal_at")?,

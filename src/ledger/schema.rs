@@ -87,6 +87,9 @@ pub(super) const MIGRATIONS: &[&str] = &[
      ) STRICT;",
 ];
 
+/// What stands for the end of a certificate where the phone has none, and proved itself by a password.
+pub(super) const NO_CERTIFICATE: i64 = i64::MIN;
+
 /// The version that is written.
 pub(super) fn version() -> i64 {
     i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)

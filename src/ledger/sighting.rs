@@ -47,6 +47,8 @@ pub enum Proof {
         /// When it expires, in Unix seconds.
         not_after: i64,
     },
+    /// By a password that is right.
+    Password,
     /// Not at all: by a certificate that anybody can make.
     Claimed {
         /// Its SHA-256.

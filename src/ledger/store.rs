@@ -224,7 +224,7 @@ fn write_phone(transaction: &Transaction<'_>, key: Key<'_>, news: &News<'_>) -> 
         ":last_let_in": news.let_in.map(|sighting| milliseconds(sighting.end())),
         ":is_refused": news.is_refused, ":address": news.last.address.to_string(), ":network": network,
         ":model": news.model, ":firmware": news.firmware, ":tls_version": tls_version, ":tls_suite": tls_suite,
-        ":certificate_not_after": news.not_after,
+        ":certificate_not_after": news.not_after.unwrap_or(schema::NO_CERTIFICATE),
         ":configuration": configuration, ":configuration_at": configuration_at,
         ":upload": upload, ":upload_at": upload_at, ":refusal": refusal, ":refusal_at": refusal_at,
         ":requests": news.count, ":refusals": news.refusals, ":uploads": news.uploads, ":bytes": news.bytes,

@@ -124,7 +124,7 @@ fn what_a_phone_did_is_told_of_it() {
     assert_eq!(phone.refusal, event("max_phone_bytes is used up (1)", 14));
     assert!(!phone.is_refused, "a phone whose upload is refused is let in");
     assert_eq!((phone.requests, phone.refusals, phone.uploads, phone.bytes), (5, 1, 1, 300));
-    assert_eq!((phone.address.as_str(), phone.certificate_not_after), ("192.0.2.1", 2_000_000_000));
+    assert_eq!((phone.address.as_str(), phone.certificate_not_after), ("192.0.2.1", Some(2_000_000_000)));
     let times: Vec<i64> = bench.reader().requests(mac(1)).unwrap().iter().map(|request| request.time).collect();
     assert_eq!(times, [10, 11, 12, 13, 14].map(ms));
 }

@@ -87,6 +87,8 @@ pub struct AccessRecord {
     pub tls: Option<TlsFacts>,
     /// When the certificate that proved the phone expires, in Unix seconds.
     pub certificate_not_after: Option<i64>,
+    /// Whether a password proved the phone.
+    pub is_by_password: bool,
     /// Who a certificate that was refused says it is: never to be taken for `mac`.
     pub claim: Option<Box<Claim>>,
 }

@@ -210,6 +210,12 @@ fn take_below(taken: &AtomicUsize, allowed: usize) -> bool {
 }
 
 impl Place {
+    /// What the connection is so far.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
     /// Moves on from the handshake to a place of `kind`, for the `phone` that proved to be at the other end; the place
     /// among the unfinished is free again.
     ///

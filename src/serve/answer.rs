@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::header::{
     ACCEPT_RANGES, ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName, HeaderValue,
-    LAST_MODIFIED,
+    LAST_MODIFIED, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use hyper::{Method, Response, StatusCode};
 
@@ -105,6 +105,13 @@ pub fn of_denial(denial: &Denial) -> Response<Content> {
     let mut response = plain(denial.status());
     match denial {
         Denial::Method { allow, .. } => set(&mut response, ALLOW, allow),
+        Denial::Unauthenticated { challenges, .. } => {
+            let values = challenges.iter().filter_map(|challenge| HeaderValue::from_str(challenge).ok());
+            values.for_each(|value| {
+                response.headers_mut().append(WWW_AUTHENTICATE, value);
+            });
+        }
+        Denial::TooManyAttempts { .. } => set(&mut response, RETRY_AFTER, "60"),
         Denial::Gap { size, .. } => set(&mut response, CONTENT_RANGE, &format!("bytes */{size}")),
         _ => {}
     }

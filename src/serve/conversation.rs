@@ -12,7 +12,6 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncBufRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 
-use super::admission::Place;
 use super::pace::Requests;
 use super::request::{Answers, Connection};
 use super::stop::{End, Stop, told};
@@ -41,17 +40,15 @@ type Http<C> = Pin<Box<http1::Connection<TokioIo<Stream<C>>, Answers>>>;
 pub fn converse<C: Channel>(
     stream: C,
     connection: Connection,
-    seat: Place,
     stop: watch::Receiver<Stop>,
 ) -> impl Future<Output = End> {
     let stream = Box::new(Requests::new(stream, connection.pace.clone()));
-    speak_and_rest(stream, Arc::new(connection), seat, stop)
+    speak_and_rest(stream, Arc::new(connection), stop)
 }
 
 async fn speak_and_rest<C: Channel>(
     mut stream: Stream<C>,
     connection: Arc<Connection>,
-    _seat: Place,
     mut stop: watch::Receiver<Stop>,
 ) -> End {
     let began = clock::now();

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -145,7 +145,7 @@ async fn welcome(
     mut stop: watch::Receiver<Stop>,
 ) -> Result<impl Future<Output = End>, Refused> {
     let refused = Refused::because;
-    let mut seat = server.admission.enter(address.ip()).map_err(|full| refused(None, "no_place", full.to_string()))?;
+    let seat = server.admission.enter(address.ip()).map_err(|full| refused(None, "no_place", full.to_string()))?;
     let _ = stream.set_nodelay(true);
     let (stream, farewell) = Lingering::new(stream);
     let (stream, pace) = Paced::new(stream, &server.limits);
@@ -159,12 +159,13 @@ async fn welcome(
     };
     server.handshakes.count(peer.is_resumed);
     let constituency = peer.constituency.clone();
-    let connection = Connection { server, peer: Some(peer), address, pace, farewell };
+    let connection = Connection { server, peer: Some(peer), address, pace, farewell, seat: Mutex::new(seat) };
     let kind = if connection.is_of_known_phone() { Kind::Proven } else { Kind::Anonymous };
     let phone = connection.mac().map(|mac| (constituency.clone(), mac));
-    seat.become_kind(kind, phone).map_err(|full| refused(Some(constituency), "no_place", full.to_string()))?;
+    let seated = connection.seat.lock().unwrap_or_else(PoisonError::into_inner).become_kind(kind, phone);
+    seated.map_err(|full| refused(Some(constituency), "no_place", full.to_string()))?;
     connection.pace.enter(Phase::Idle);
-    Ok(converse(stream, connection, seat, stop))
+    Ok(converse(stream, connection, stop))
 }
 
 /// One connection over plain HTTP.
@@ -203,8 +204,8 @@ fn welcome_plain(
     let (stream, farewell) = Lingering::new(stream);
     let (stream, pace) = Paced::new(stream, &server.limits);
     pace.enter(Phase::Idle);
-    let connection = Connection { server, peer: None, address, pace, farewell };
-    Ok(converse(BufReader::with_capacity(FIRST_BYTES, stream), connection, seat, stop))
+    let connection = Connection { server, peer: None, address, pace, farewell, seat: Mutex::new(seat) };
+    Ok(converse(BufReader::with_capacity(FIRST_BYTES, stream), connection, stop))
 }
 
 fn refuse(server: &Server, address: SocketAddr, refused: Refused) {
@@ -222,6 +223,7 @@ fn refuse(server: &Server, address: SocketAddr, refused: Refused) {
         kind: Some(refused.kind),
         tls: None,
         certificate_not_after: None,
+        is_by_password: false,
         claim: refused.claim.map(Box::new),
     }));
 }

@@ -2,11 +2,13 @@
 //!
 //! 1. [`listener`]: accept, with a place for each connection ([`admission`]), a deadline for each wait ([`pace`]), a polite
 //!    end ([`linger`]).
-//! 2. [`handshake`]: ClientHello ([`hello`]) → constituency ([`site`]) → TLS → verified device.
+//! 2. [`handshake`]: ClientHello ([`hello`]) → constituency ([`site`]) → TLS, by OpenSSL for phones that rustls cannot
+//!    serve ([`old_tls`], [`secured`]) → verified device.
 //!    Over plain HTTP there is none of it: each request's Host leads to a constituency, and nobody proves anything.
 //! 3. [`conversation`]: HTTP/1.1, or rest, until either end closes or the server stops ([`stop`]).
 //! 4. [`request`]: each request is decided ([`decision`]) from its host ([`host`]), its path ([`path`]) and the policy
 //!    as it is now; the grant opens the file ([`content`], [`body`]) or stores the upload ([`upload`]).
+//!    Where passwords take a certificate's place, [`password`] asks for one with each request.
 //! 5. [`answer`]: what the peer gets to see, by its conditions ([`conditional`]).
 //! 6. [`access`]: one line for each request ([`exchange`]) and each refused handshake.
 
@@ -32,10 +34,13 @@ mod limits;
 pub mod linger;
 pub mod links;
 pub mod listener;
+pub mod old_tls;
 pub mod pace;
+mod password;
 pub mod path;
 mod plain;
 pub mod request;
+pub mod secured;
 pub mod site;
 pub mod stop;
 pub mod upload;
@@ -52,6 +57,8 @@ pub struct Server {
     pub certificates: Arc<crate::certificate::LiveCertificates>,
     /// Uploads.
     pub uploads: Arc<upload::store::UploadStore>,
+    /// Judges passwords, where they take a certificate's place.
+    pub gate: crate::digest::Gate,
     /// The access log.
     pub access: access::AccessLog,
     /// Handshakes that were finished.

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
@@ -14,6 +14,7 @@ use hyper::{Method, Request, Response};
 
 use super::Server;
 use super::access::AccessRecord;
+use super::admission::Place;
 use super::answer::{self, Content, Logged};
 use super::content;
 use super::decision::{Asked, Circumstances, Denial, Grant, HostDenial, WriteGrant, decide};
@@ -43,6 +44,8 @@ pub struct Connection {
     pub pace: Pace,
     /// Whether its next answer is the last.
     pub farewell: Farewell,
+    /// Its place among all connections.
+    pub seat: Mutex<Place>,
 }
 
 /// What answers a connection's requests.
@@ -131,6 +134,7 @@ impl Connection {
             kind: None,
             tls: peer.and_then(|peer| peer.tls),
             certificate_not_after: self.device().map(VerifiedDevice::not_after),
+            is_by_password: false,
             claim: peer.and_then(|peer| peer.claim.clone()).map(Box::new),
         })
     }
@@ -142,9 +146,14 @@ impl Connection {
         let user_agent = request.headers().get(USER_AGENT).map(HeaderValue::as_bytes);
         record.ask(request.method(), request.uri(), user_agent);
         let is_head = request.method() == Method::HEAD;
-        let mut exchange = Exchange::begin(record, &self.server.access, &self.pace);
         let (head, body) = request.into_parts();
-        let upload = match self.decide(&head, time, &mut exchange) {
+        let password = self.check_password(&head);
+        if let Some(Ok(mac)) = password {
+            record.mac = Some(mac);
+            record.is_by_password = true;
+        }
+        let mut exchange = Exchange::begin(record, &self.server.access, &self.pace);
+        let upload = match self.decide(&head, password.as_ref(), time, &mut exchange) {
             Ok(Decided::Answer(response)) => return Answering::now(self.finish(Ok(response), is_head, exchange)),
             Err(denial) if body.is_end_stream() => {
                 return Answering::now(self.finish(Err(denial), is_head, exchange));
@@ -171,7 +180,8 @@ impl Connection {
             match &denial {
                 Denial::Failed(reason) => {
                     let constituency = self.peer.as_ref().map(|peer| peer.constituency.as_str());
-                    tracing::error!(constituency, "{reason}");
+                    let mac = self.mac().map(tracing::field::display);
+                    tracing::error!(constituency, mac, "{reason}");
                 }
                 Denial::Unpinned { mac, certificate, .. } => {
                     exchange.disown(Claim { mac: *mac, fingerprint: *certificate });
@@ -187,7 +197,13 @@ impl Connection {
     }
 
     /// Decides from the site as it is now, and opens the file that the decision grants.
-    fn decide(&self, head: &Parts, time: SystemTime, exchange: &mut Exchange) -> Result<Decided, Denial> {
+    fn decide(
+        &self,
+        head: &Parts,
+        password: Option<&Result<MacAddress, Denial>>,
+        time: SystemTime,
+        exchange: &mut Exchange,
+    ) -> Result<Decided, Denial> {
         let site = self.server.site.load();
         let (host, current) = match &self.peer {
             Some(peer) => (check_host(head, peer, &site), site.get(&peer.constituency)),
@@ -200,7 +216,8 @@ impl Connection {
             },
         };
         let asked = Asked { host, method: &head.method, path: head.uri.path() };
-        let grant = decide(asked, &self.circumstances(current, time))?;
+        let password = password.map(|proven| proven.as_ref().copied());
+        let grant = decide(asked, &Circumstances { password, ..self.circumstances(current, time) })?;
         let (constituency, _) = current.ok_or(Denial::Gone)?;
         match grant {
             Grant::Read(grant) => {
@@ -242,6 +259,7 @@ impl Connection {
             is_plain: peer.is_none(),
             tls_is_current: peer.zip(generation).is_some_and(|(peer, current)| Arc::ptr_eq(current, &peer.generation)),
             device: peer.and_then(|peer| peer.device.as_ref()).map(Result::as_ref),
+            password: None,
             now: clock::unix_seconds(time),
         }
     }

@@ -39,7 +39,8 @@ pub(super) fn with_body(status: StatusCode, media_type: &'static str, body: Body
         (CONTENT_SECURITY_POLICY, POLICY),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (X_FRAME_OPTIONS, "DENY"),
-        (REFERRER_POLICY, "no-referrer"),
+        // Not `no-referrer`: with that, browsers call the origin of our own forms null.
+        (REFERRER_POLICY, "same-origin"),
         (CACHE_CONTROL, "no-store"),
         (VARY, "Accept, Authorization, Cookie"),
         (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
@@ -52,6 +53,14 @@ pub(super) fn with_body(status: StatusCode, media_type: &'static str, body: Body
 
 pub(super) fn page(status: StatusCode, html: String) -> Answer {
     of(status, "text/html; charset=utf-8", html)
+}
+
+/// A file that never changes under its name.
+pub(super) fn for_good(media_type: &'static str, content: &'static str) -> Answer {
+    let mut answer = of(StatusCode::OK, media_type, content);
+    let kept = HeaderValue::from_static("public, max-age=31536000, immutable");
+    answer.headers_mut().insert(CACHE_CONTROL, kept);
+    answer
 }
 
 pub(super) fn text(status: StatusCode, line: &str) -> Answer {

@@ -10,8 +10,7 @@
 //!
 //! # How page and routes meet
 //! The page is rendered whole by [`page::render`], for `GET /` with the query of [`picture::PhoneQuery`], and by
-//! [`page::render_phone`] for `GET /phones/CONSTITUENCY/MAC`; [`page::STYLE`] is `/style.css`, [`page::SCRIPT`] is
-//! `/script.js`. Nothing inline: the policy of contents forbids it.
+//! [`page::render_phone`] for `GET /phones/CONSTITUENCY/MAC`; what they need besides is an [`page::asset`]. Nothing inline: the policy of contents forbids it.
 //!
 //! - Live: `GET /events` sends `data: NUMBER` (server-sent events) at once, and again when there is another picture, at most
 //!   once a second. The script then fetches its own URL and takes from it what is new.

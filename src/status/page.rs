@@ -9,13 +9,15 @@
 
 mod activity;
 mod approval;
+mod assets;
 mod certificates;
 mod constituencies;
 mod frame;
 mod history;
+mod link;
 mod moment;
+mod outcome;
 mod phone_list;
-mod query;
 mod state;
 mod summary;
 #[cfg(test)]
@@ -25,12 +27,9 @@ mod text;
 use maud::html;
 
 use super::picture::{Overview, PhoneHistory, PhonePage, PhoneQuery};
+pub use assets::{Asset, asset};
 use frame::Reader;
-
-/// `/style.css`.
-pub const STYLE: &str = include_str!("page/style.css");
-/// `/script.js`.
-pub const SCRIPT: &str = include_str!("page/script.js");
+pub use outcome::Outcome;
 
 /// What is shown at `/`, and to whom.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +44,8 @@ pub struct View<'a> {
     pub is_signed_in: bool,
     /// Whether there is a token to sign in with.
     pub has_token: bool,
+    /// What came of what was just done.
+    pub outcome: Option<&'a Outcome>,
 }
 
 /// Everything on one page, at `/`.
@@ -63,15 +64,15 @@ pub fn render(view: &View<'_>) -> String {
         (phone_list::section(overview, view.phones, view.query))
         (approval::unproven_section(&overview.unproven, overview.now))
     };
-    frame::page(&overview.domain, overview, reader, &main)
+    frame::page(&overview.domain, overview, reader, view.outcome, &main)
 }
 
 /// What is known of one phone, at `/phones/CONSTITUENCY/MAC`.
 #[must_use]
-pub fn render_phone(overview: &Overview, history: &PhoneHistory, is_signed_in: bool) -> String {
+pub fn render_phone(overview: &Overview, history: &PhoneHistory, is_signed_in: bool, has_token: bool) -> String {
     let title = format!("{} of {}", history.phone.mac, history.phone.constituency);
-    let reader = Reader::new(is_signed_in, true);
-    frame::page(&title, overview, reader, &history::sections(overview, history, reader))
+    let reader = Reader::new(is_signed_in, has_token);
+    frame::page(&title, overview, reader, None, &history::sections(overview, history, reader))
 }
 
 /// The page that asks for the token, and says why it was not good enough.
@@ -81,10 +82,22 @@ pub fn render_sign_in(failure: Option<&'static str>) -> String {
         p { "With the token of this server (" code { "token_file" } " of " code { "status" } " in provost.json)." }
         @if let Some(failure) = failure { p class="outcome bad" role="alert" { (failure) } }
         form class="sign-in" method="post" action="/sign-in" {
+            // For those who let their browser keep it.
+            input type="text" name="username" value="provost" autocomplete="username" hidden;
             label for="token" { "Token" }
             input id="token" name="token" type="password" autocomplete="current-password" required autofocus;
             button { "Sign in" }
         }
     };
     frame::bare_page("Sign in", &main)
+}
+
+/// A page that says why something was not done or is not there, and nothing of what is served.
+#[must_use]
+pub fn render_failure(title: &str, reason: &str) -> String {
+    let main = html! {
+        p class="outcome bad" { (text::foreign(reason)) }
+        p { a href="/" { "To the overview" } }
+    };
+    frame::bare_page(title, &main)
 }

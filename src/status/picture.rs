@@ -91,7 +91,9 @@ pub struct Counts {
     pub well: usize,
     /// Known, and not seen for two days, or never.
     pub silent: usize,
-    /// Refused when they last asked.
+    /// Proven, on no list, and waiting for approval.
+    pub waiting: usize,
+    /// Known, and refused when they last asked.
     pub refused: usize,
 }
 

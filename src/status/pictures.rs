@@ -33,16 +33,24 @@ struct Taken {
     mark: u64,
     at: Instant,
     took: Duration,
+    is_outdated: bool,
 }
 
 impl Taken {
     fn is_good(&self, mark: u64, now: Instant) -> bool {
         let age = now.duration_since(self.at);
-        age < FRESH.max(self.took * REST) || (self.mark == mark && age < STALE)
+        !self.is_outdated && (age < FRESH.max(self.took * REST) || (self.mark == mark && age < STALE))
     }
 }
 
 impl Pictures {
+    /// Lets nobody see the last picture any more: something that it shows was changed from here.
+    pub(super) async fn outdate(&self) {
+        if let Some(taken) = self.0.lock().await.as_mut() {
+            taken.is_outdated = true;
+        }
+    }
+
     /// How things are, to the second.
     pub(super) async fn current(&self, knowledge: &Arc<dyn Knowledge>) -> Numbered {
         // Whoever comes while one is taken waits for that one.
@@ -60,7 +68,8 @@ impl Pictures {
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
         let (numbered, at) = (Numbered { number, picture }, clock::monotonic());
-        *last = Some(Taken { numbered: numbered.clone(), mark, at, took: at.duration_since(began) });
+        *last =
+            Some(Taken { numbered: numbered.clone(), mark, at, took: at.duration_since(began), is_outdated: false });
         numbered
     }
 }

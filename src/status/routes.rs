@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use super::answer::{self, Answer};
 use super::events::Events;
 use super::gate::{Barred, Exposure, Visitor};
-use super::page::{self, View};
+use super::page::{self, Asset, Outcome, View};
 use super::picture::{PhoneHistory, PhoneQuery};
 use super::{Status, Wanted};
 use crate::clock;
@@ -36,8 +36,7 @@ enum Route {
     Health,
     Ready,
     Metrics,
-    Style,
-    Script,
+    Asset(&'static Asset),
     Events,
     Page,
     PhonePage(ConstituencyName, MacAddress),
@@ -62,8 +61,6 @@ impl Route {
             "/healthz" => Self::Health,
             "/readyz" => Self::Ready,
             "/metrics" => Self::Metrics,
-            "/style.css" => Self::Style,
-            "/script.js" => Self::Script,
             "/events" => Self::Events,
             "/" => Self::Page,
             "/sign-in" => Self::SignIn,
@@ -77,7 +74,7 @@ impl Route {
             _ => match (path.strip_prefix("/phones/"), path.strip_prefix("/api/phones/")) {
                 (Some(rest), _) => phone(rest).map(|(constituency, mac)| Self::PhonePage(constituency, mac))?,
                 (_, Some(rest)) => phone(rest).map(|(constituency, mac)| Self::Phone(constituency, mac))?,
-                _ => return None,
+                _ => Self::Asset(page::asset(path)?),
             },
         })
     }
@@ -85,7 +82,8 @@ impl Route {
     /// What it may be asked with.
     fn methods(&self) -> &'static str {
         match self {
-            Self::SignIn | Self::SignOut | Self::Form(_) | Self::Change(_) => "POST",
+            Self::SignIn => "GET, HEAD, POST",
+            Self::SignOut | Self::Form(_) | Self::Change(_) => "POST",
             _ => "GET, HEAD",
         }
     }
@@ -96,14 +94,14 @@ impl Route {
 
     fn exposure(&self) -> Exposure {
         match self {
-            Self::Health | Self::Style | Self::Script | Self::SignIn | Self::SignOut => Exposure::Public,
+            Self::Health | Self::Asset(_) | Self::SignIn | Self::SignOut => Exposure::Public,
             _ => Exposure::Operators,
         }
     }
 
     /// Whether people look at the answer.
     fn is_page(&self) -> bool {
-        matches!(self, Self::Page | Self::PhonePage(..) | Self::Form(_))
+        matches!(self, Self::Page | Self::PhonePage(..) | Self::SignIn | Self::Form(_))
     }
 }
 
@@ -134,8 +132,7 @@ pub(super) async fn answer(status: &Arc<Status>, request: Request<Incoming>, str
             Some(reason) => answer::text(StatusCode::SERVICE_UNAVAILABLE, &reason),
         },
         Route::Metrics => metrics(status, &head).await,
-        Route::Style => answer::of(StatusCode::OK, "text/css; charset=utf-8", page::STYLE),
-        Route::Script => answer::of(StatusCode::OK, "text/javascript; charset=utf-8", page::SCRIPT),
+        Route::Asset(asset) => answer::for_good(asset.content_type, asset.content),
         Route::Events => match Arc::clone(streams).try_acquire_owned() {
             Ok(place) => {
                 let body = Events::new(Arc::clone(status), place).boxed_unsync();
@@ -155,13 +152,14 @@ pub(super) async fn answer(status: &Arc<Status>, request: Request<Incoming>, str
         Route::PhonePage(constituency, mac) => match history(status, &constituency, mac).await {
             Ok(history) => {
                 let picture = status.pictures.current(&status.knowledge).await.picture;
-                answer::page(StatusCode::OK, page::render_phone(&picture.overview, &history, visitor.is_signed_in))
+                let has_token = status.token.is_configured();
+                let html = page::render_phone(&picture.overview, &history, visitor.is_signed_in, has_token);
+                answer::page(StatusCode::OK, html)
             }
-            Err((code, reason)) => answer::text(code, &reason),
+            Err((code, reason)) => answer::page(code, page::render_failure("No such phone", &reason)),
         },
-        Route::SignIn | Route::SignOut | Route::Form(_) | Route::Change(_) => {
-            answer::method_not_allowed(route.methods())
-        }
+        Route::SignIn => answer::page(StatusCode::OK, page::render_sign_in(None)),
+        Route::SignOut | Route::Form(_) | Route::Change(_) => answer::method_not_allowed(route.methods()),
     }
 }
 
@@ -171,9 +169,8 @@ fn turn_away(route: Option<&Route>, barred: &Barred) -> Answer {
         Some(route) if route.is_page() && barred.status == StatusCode::UNAUTHORIZED => {
             answer::page(barred.status, page::render_sign_in(None))
         }
-        Some(Route::Ready | Route::Health | Route::Metrics | Route::Form(_)) => {
-            answer::text(barred.status, &barred.reason)
-        }
+        Some(route) if route.is_page() => answer::page(barred.status, page::render_failure("Not done", &barred.reason)),
+        Some(Route::Ready | Route::Health | Route::Metrics) => answer::text(barred.status, &barred.reason),
         _ => answer::problem(barred.status, &barred.reason),
     };
     answer::barred(barred, answer)
@@ -202,8 +199,10 @@ async fn change(status: &Arc<Status>, route: &Route, head: &Parts, body: &Bytes,
             let note = Some(typed("note")).filter(|note| !note.is_empty());
             let posted = Posted { mac: typed("mac"), constituency: typed("constituency"), note };
             match posted.carry_out(status, *is_allowed).await {
-                Ok(_) => answer::see("/"),
-                Err((code, reason)) => answer::text(code, &reason),
+                Ok((wanted, _)) => {
+                    answer::see(&Outcome::new(wanted.is_allowed, wanted.constituency, wanted.mac).path())
+                }
+                Err((code, reason)) => answer::page(code, page::render_failure("Not done", &reason)),
             }
         }
         Route::Change(is_allowed) if media_type == "application/json" => {
@@ -212,7 +211,7 @@ async fn change(status: &Arc<Status>, route: &Route, head: &Parts, body: &Bytes,
                 Err(error) => Err((StatusCode::BAD_REQUEST, error.to_string())),
             };
             match changed {
-                Ok(is_changed) => answer::json(StatusCode::OK, &json!({ "changed": is_changed })),
+                Ok((_, is_changed)) => answer::json(StatusCode::OK, &json!({ "changed": is_changed })),
                 Err((code, reason)) => answer::problem(code, &reason),
             }
         }
@@ -249,7 +248,8 @@ struct Posted {
 }
 
 impl Posted {
-    async fn carry_out(self, status: &Status, is_allowed: bool) -> Result<bool, (StatusCode, String)> {
+    /// Does what is wanted; whether that made a difference. Pictures that are taken from then on show it.
+    async fn carry_out(self, status: &Status, is_allowed: bool) -> Result<(Wanted, bool), (StatusCode, String)> {
         let bad = |reason: String| (StatusCode::BAD_REQUEST, reason);
         let wanted = Wanted {
             is_allowed,
@@ -271,9 +271,11 @@ impl Posted {
             return Err(bad(format!("a note is one line of at most {MAX_NOTE} bytes")));
         }
         let knowledge = Arc::clone(&status.knowledge);
-        let changed = tokio::task::spawn_blocking(move || knowledge.change(&wanted)).await;
+        let changed = tokio::task::spawn_blocking(move || (knowledge.change(&wanted), wanted)).await;
+        status.pictures.outdate().await;
         match changed {
-            Ok(changed) => changed.map_err(|reason| (StatusCode::CONFLICT, reason)),
+            Ok((Ok(is_changed), wanted)) => Ok((wanted, is_changed)),
+            Ok((Err(reason), _)) => Err((StatusCode::CONFLICT, reason)),
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     }
@@ -303,8 +305,10 @@ async fn phones(status: &Status, head: &Parts) -> Answer {
 async fn show(status: &Status, head: &Parts, visitor: Visitor) -> Answer {
     let query = match PhoneQuery::parse(head.uri.query().unwrap_or_default()) {
         Ok(query) => query,
-        Err(reason) => return answer::text(StatusCode::BAD_REQUEST, &reason),
+        Err(reason) => return answer::page(StatusCode::BAD_REQUEST, page::render_failure("No such list", &reason)),
     };
+    // Nobody else did anything of which something could have come.
+    let outcome = head.uri.query().filter(|_| visitor.is_signed_in).and_then(Outcome::parse);
     let picture = status.pictures.current(&status.knowledge).await.picture;
     let view = View {
         overview: &picture.overview,
@@ -312,6 +316,7 @@ async fn show(status: &Status, head: &Parts, visitor: Visitor) -> Answer {
         query: &query,
         is_signed_in: visitor.is_signed_in,
         has_token: status.token.is_configured(),
+        outcome: outcome.as_ref(),
     };
     answer::page(StatusCode::OK, page::render(&view))
 }

@@ -56,7 +56,7 @@ fn a_phone_is_remembered_with_what_it_did() {
     let sent: u64 = server.access_lines().iter().map(|line| line["bytes"].as_u64().unwrap()).sum();
     assert_eq!((known.refusals, known.uploads, known.bytes), (1, 1, sent));
     assert!(known.refusal.as_ref().unwrap().what.contains(&format!("the path holds {VVX550}")), "{known:?}");
-    let expiry = time::OffsetDateTime::from_unix_timestamp(known.certificate_not_after).unwrap();
+    let expiry = time::OffsetDateTime::from_unix_timestamp(known.certificate_not_after.unwrap()).unwrap();
     assert!((time::OffsetDateTime::now_utc() + time::Duration::days(3650) - expiry).abs() < time::Duration::HOUR);
     let requests = Reader::open(&state).unwrap().unwrap().requests(VVX500.parse().unwrap()).unwrap();
     assert_eq!(requests.iter().map(|request| request.status.unwrap()).collect::<Vec<_>>(), [200, 200, 404, 201, 403]);

@@ -41,7 +41,7 @@ pub(super) fn phone((constituency, mac): (ConstituencyName, MacAddress), known: 
         phone.model = seen.model;
         phone.firmware = seen.firmware;
         phone.tls = seen.tls.map(|(version, suite)| format!("{version}/{suite}"));
-        phone.certificate_not_after = Some(seen.certificate_not_after);
+        phone.certificate_not_after = seen.certificate_not_after;
         phone.configuration = seen.configuration.map(event);
         phone.upload = seen.upload.map(event);
         phone.refusal = seen.refusal.map(event);
@@ -76,7 +76,8 @@ pub(super) fn counts(phones: &[Phone], now: i64) -> Counts {
         known: count(&|it| matches!(it.state, State::Well | State::Silent | State::Never | State::Refused)),
         well: count(&|it| it.state == State::Well && is_seen_lately(it, now)),
         silent: count(&|it| matches!(it.state, State::Silent | State::Never)),
-        refused: count(&|it| matches!(it.state, State::Refused | State::Waiting)),
+        waiting: count(&|it| it.state == State::Waiting),
+        refused: count(&|it| it.state == State::Refused),
     }
 }
 

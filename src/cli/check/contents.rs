@@ -38,7 +38,7 @@ fn reader(shelf: &Shelf<'_>, file: &str) -> Result<Option<MacAddress>, MacAddres
     let mut macs = path::macs_in(file);
     let Some(first) = macs.next() else { return Ok(None) };
     let constituency = shelf.constituency;
-    let is_served = constituency.policy.tls.client_auth == ClientAuth::Required
+    let is_served = constituency.policy.tls.client_auth != ClientAuth::None
         && constituency.standing(first) == Standing::Known
         && macs.all(|other| other == first);
     if is_served { Ok(Some(first)) } else { Err(first) }

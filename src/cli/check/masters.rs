@@ -50,7 +50,7 @@ pub(super) fn check(shelf: &Shelf<'_>, url: &str, files: &[String], findings: &m
             without_master += 1;
         }
     }
-    if without_master > 0 && shelf.constituency.policy.tls.client_auth == ClientAuth::Required {
+    if without_master > 0 && shelf.constituency.policy.tls.client_auth != ClientAuth::None {
         let message =
             format!("there is no {COMMON}, and phones without a file of their own find nothing to begin with");
         findings.push(shelf.finding(Level::Note, "", message));

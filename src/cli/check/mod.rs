@@ -15,10 +15,12 @@ mod secrets;
 mod shelf;
 
 use std::fmt::Display;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
 
+use super::passwords;
 use super::{ConfigArg, runtime, say, shown, trust};
 use crate::app::exact_names;
 use crate::certificate::{CertificateFiles, FilesSource, LiveCertificates};
@@ -31,6 +33,7 @@ use crate::renew::acme::AcmeCa;
 use crate::serve::site::Site;
 use crate::serve::upload::store;
 use crate::settings::SettingsError;
+use crate::status::token::Token;
 use crate::trust::RevocationList;
 
 /// What findings about certificates and DNS are about.
@@ -123,6 +126,12 @@ fn check_configuration(config: &Config, site: &Site, findings: &mut Vec<Finding>
         let message = format!("\"no_sni\": {name} is not served, so clients without SNI are refused");
         findings.push(Finding::new(Level::Error, &file, message));
     }
+    if let Some(status) = &config.status
+        && let Err(error) = Token::open(status.token_file.as_deref())
+    {
+        let file = status.token_file.as_deref().unwrap_or(Path::new("")).display();
+        findings.push(Finding::new(Level::Error, file, error));
+    }
     if let Err(error) = crate::state::can_use(&config.state) {
         findings.push(Finding::new(Level::Warning, &file, error));
     }
@@ -205,10 +214,14 @@ fn check_constituencies(config: &Config, site: &Site, findings: &mut Vec<Finding
         findings.push(Finding::new(Level::Warning, config.constituencies.display(), message));
     }
     for constituency in site.registry().served() {
-        let asks = constituency.policy.tls.client_auth == ClientAuth::Required;
+        let asks = constituency.policy.tls.client_auth != ClientAuth::None;
         if asks && constituency.policy.phones != Phones::Any && constituency.known_phones().is_empty() {
             let message = "knows no phone, so nobody gets in; name phones in constituency.json, or make a <mac>.cfg";
             findings.push(Finding::new(Level::Warning, &constituency.name, message));
+        }
+        if constituency.policy.tls.client_auth == ClientAuth::Digest {
+            let faults = passwords::faults(config, constituency);
+            findings.extend(faults.iter().map(|fault| Finding::new(Level::Warning, &constituency.name, fault)));
         }
         folder::check(config, constituency, site.registry(), findings);
     }

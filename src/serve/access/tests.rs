@@ -25,6 +25,7 @@ fn record() -> Box<AccessRecord> {
             is_tolerated: false,
         }),
         certificate_not_after: None,
+        is_by_password: false,
         claim: None,
     })
 }
@@ -84,6 +85,20 @@ fn a_json_line_has_every_key_also_when_it_has_no_value() {
     );
     assert_eq!(value["duration_ms"], 1.5);
     assert_eq!(value["reason"], serde_json::Value::Null);
+}
+
+#[test]
+fn a_line_of_the_old_lane_says_so() {
+    let tls = TlsFacts {
+        version: ProtocolVersion::TLSv1_0,
+        suite: CipherSuite::TLS_RSA_WITH_AES_128_CBC_SHA,
+        is_tolerated: true,
+    };
+    let old = AccessRecord { tls: Some(tls), ..*record() };
+    let value: serde_json::Value = serde_json::from_str(&line(LogFormat::Json, &old)).unwrap();
+    assert_eq!(value["tls"], "TLSv1.0/TLS_RSA_WITH_AES_128_CBC_SHA/expired-certificate");
+    assert_eq!(value["lane"], "old");
+    assert!(line(LogFormat::Text, &old).contains(" TLSv1.0/TLS_RSA_WITH_AES_128_CBC_SHA/expired-certificate"));
 }
 
 #[test]

@@ -9,6 +9,9 @@ use crate::serve::host::BadHost;
 use crate::serve::path::BadPath;
 use crate::trust::{ChainRefusal, NoIdentity};
 
+/// The kind of a denial that every phone with a password meets: it has yet to answer a challenge.
+pub const CHALLENGE: &str = "challenge";
+
 /// Why not. Its `Display` is for the operator; the peer sees [`Denial::status`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "each variant's message says what it is")]
@@ -29,6 +32,12 @@ pub enum Denial {
     NoIdentity(#[from] NoIdentity),
     #[error("no device certificate on this connection")]
     NoDevice,
+    #[error("{reason}")]
+    Unauthenticated { reason: String, is_routine: bool, challenges: Box<[String; 2]> },
+    #[error("{reason}; too many failures under this name, a right password is let in all the same")]
+    TooManyAttempts { reason: String },
+    #[error("{0}")]
+    NoPlace(String),
     #[error("{mac} is not known to {constituency}")]
     Unknown { mac: MacAddress, constituency: ConstituencyName },
     #[error("{mac} is denied by {constituency}")]
@@ -94,6 +103,10 @@ impl Denial {
             Self::Method { .. } => "method",
             Self::NoIdentity(_) => "no_identity",
             Self::NoDevice => ChainRefusal::NoCertificate.kind(),
+            Self::Unauthenticated { is_routine: true, .. } => CHALLENGE,
+            Self::Unauthenticated { .. } => "wrong_password",
+            Self::TooManyAttempts { .. } => "too_many_attempts",
+            Self::NoPlace(_) => "no_place",
             Self::Unknown { .. } => "unknown_phone",
             Self::Denied { .. } => "denied_phone",
             Self::Unpinned { .. } => "unpinned",
@@ -144,7 +157,9 @@ impl Denial {
             | Self::Link(_) => StatusCode::NOT_FOUND,
             Self::Gap { .. } | Self::Busy | Self::Clash => StatusCode::CONFLICT,
             Self::FileTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::TooManyUploads { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unauthenticated { .. } => StatusCode::UNAUTHORIZED,
+            Self::TooManyAttempts { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooManyUploads { .. } | Self::NoPlace(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::OverBudget { .. } | Self::DiskFull { .. } => StatusCode::INSUFFICIENT_STORAGE,
             Self::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -155,7 +170,7 @@ impl Denial {
     /// Every 403 ends it, so that those which must are not told apart from those which need not.
     #[must_use]
     pub fn closes(&self) -> bool {
-        matches!(self.status(), StatusCode::FORBIDDEN | StatusCode::MISDIRECTED_REQUEST)
-            || matches!(self, Self::Host(_) | Self::BrokenOff(_))
+        matches!(self.status(), StatusCode::FORBIDDEN | StatusCode::MISDIRECTED_REQUEST | StatusCode::TOO_MANY_REQUESTS)
+            || matches!(self, Self::Host(_) | Self::BrokenOff(_) | Self::NoPlace(_))
     }
 }

@@ -3,7 +3,7 @@
 //! 1. Host: which constituency the request is for.
 //! 2. Method.
 //! 3. Path.
-//! 4. Phone: certificate, list, expiry.
+//! 4. Phone: certificate or password, list, expiry.
 //! 5. Own files only.
 //! 6. What is never served.
 //!
@@ -18,7 +18,7 @@ pub mod upload_name;
 
 use hyper::Method;
 
-pub use denial::Denial;
+pub use denial::{CHALLENGE, Denial};
 
 use super::host::BadHost;
 use super::path::{self, ServedPath};
@@ -57,6 +57,8 @@ pub struct Circumstances<'a> {
     pub tls_is_current: bool,
     /// What the connection's handshake proved, or why nothing of it counts any more.
     pub device: Option<Result<&'a VerifiedDevice, &'a ChainRefusal>>,
+    /// The phone that this request's password proved, or what it is told instead; `None` where none is asked for.
+    pub password: Option<Result<MacAddress, &'a Denial>>,
     /// Now, in Unix seconds.
     pub now: i64,
 }
@@ -98,7 +100,7 @@ pub fn decide(asked: Asked<'_>, now: &Circumstances<'_>) -> Result<Grant, Denial
         Err(HostDenial::Elsewhere(host)) => return Err(Denial::Misdirected { host }),
     }
     let constituency = now.constituency.ok_or(Denial::Gone)?;
-    let asks_who = !now.is_plain && constituency.policy.tls.client_auth == ClientAuth::Required;
+    let asks_who = !now.is_plain && constituency.policy.tls.client_auth != ClientAuth::None;
     let is_write = check_method(asked.method, asks_who)?;
     let path = ServedPath::parse(asked.path)?;
     let phone = if now.is_plain { None } else { check_phone(constituency, now)? };
@@ -126,8 +128,10 @@ fn check_phone(constituency: &Constituency, now: &Circumstances<'_>) -> Result<O
     if !now.tls_is_current {
         return Err(Denial::TlsPartChanged);
     }
-    if constituency.policy.tls.client_auth == ClientAuth::None {
-        return Ok(None);
+    match constituency.policy.tls.client_auth {
+        ClientAuth::None => return Ok(None),
+        ClientAuth::Digest => return check_password(constituency, now).map(Some),
+        ClientAuth::Required => {}
     }
     let device = now.device.ok_or(Denial::NoDevice)?.map_err(|refusal| Denial::Chain(refusal.clone()))?;
     device.still_valid(now.now).map_err(Denial::Chain)?;
@@ -139,6 +143,17 @@ fn check_phone(constituency: &Constituency, now: &Circumstances<'_>) -> Result<O
         (Standing::Known, _) => Ok(Some(mac)),
         (Standing::Unknown, _) => Err(Denial::Unknown { mac, constituency: constituency.name.clone() }),
         (Standing::Denied, _) => Err(Denial::Denied { mac, constituency: constituency.name.clone() }),
+    }
+}
+
+/// The phone whose password this request brought: on the list, as with a certificate.
+fn check_password(constituency: &Constituency, now: &Circumstances<'_>) -> Result<MacAddress, Denial> {
+    let mac = now.password.ok_or(Denial::NoDevice)?.map_err(Clone::clone)?;
+    let name = || constituency.name.clone();
+    match constituency.standing(mac) {
+        Standing::Known => Ok(mac),
+        Standing::Unknown => Err(Denial::Unknown { mac, constituency: name() }),
+        Standing::Denied => Err(Denial::Denied { mac, constituency: name() }),
     }
 }
 

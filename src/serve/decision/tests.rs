@@ -63,6 +63,7 @@ impl Stage {
             is_plain: false,
             tls_is_current: true,
             device: Some(Ok(&self.device)),
+            password: None,
             now: self.now,
         }
     }

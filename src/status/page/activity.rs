@@ -87,6 +87,7 @@ fn legend(all: Step) -> Markup {
             li class="served" { strong { (figure(all.served)) } " served" }
             li class="refused" { strong { (figure(all.refused)) } " refused" }
             li class="handshakes" { strong { (figure(all.handshakes)) } " handshakes" }
+            li class="zone" { span data-zone { "UTC" } }
         }
     }
 }
@@ -165,7 +166,6 @@ fn ticks(steps: &[Step], length_s: i64, now: i64) -> Markup {
                 @if (30..970).contains(&permille) { text x=(x) y="19" data-clock=(at) { (clock_time(at)) } }
             }
         }
-        text class="zone" x="100%" y="19" data-zone { "UTC" }
     }
 }
 
@@ -233,11 +233,9 @@ fn hours(steps: &[Step], length_s: i64) -> Vec<Step> {
 fn round_up(most: u64) -> u64 {
     let mut power = 1_u64;
     loop {
-        for factor in [2, 4, 6, 10] {
-            let top = power.saturating_mul(factor);
-            if top >= most {
-                return top;
-            }
+        let tops = [2, 3, 4, 5, 6, 8, 10].map(|factor| power.saturating_mul(factor));
+        if let Some(top) = tops.into_iter().find(|top| *top >= most && (top % 2 == 0 || *top == u64::MAX)) {
+            return top;
         }
         power = power.saturating_mul(10);
     }
@@ -259,7 +257,7 @@ mod tests {
 
     #[test]
     fn an_axis_ends_at_a_figure_with_a_whole_half() {
-        assert_eq!([0, 1, 3, 5, 7, 99, 100, 101, 1234].map(round_up), [2, 2, 4, 6, 10, 100, 100, 200, 2000]);
+        assert_eq!([0, 1, 3, 5, 7, 99, 100, 101, 252].map(round_up), [2, 2, 4, 6, 8, 100, 100, 200, 300]);
         assert_eq!(round_up(u64::MAX), u64::MAX);
     }
 

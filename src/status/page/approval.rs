@@ -6,8 +6,9 @@
 use maud::{Markup, html};
 
 use super::frame::Reader;
+use super::link::to_state;
 use super::moment::when;
-use super::text::{Foreign, command, count, foreign};
+use super::text::{Foreign, command, count, figure, foreign, model as model_name};
 use crate::constituency::{ConstituencyName, MacAddress};
 use crate::status::picture::{Overview, Phone, Unproven};
 
@@ -19,6 +20,12 @@ pub(super) fn section(overview: &Overview, reader: Reader) -> Markup {
                 p class="empty" { "Nobody waits. A phone that proves who it is and is on no list appears here when it first asks." }
             } @else {
                 ul class="waiting" { @for phone in &overview.waiting { (waiting(phone, overview, reader)) } }
+                @if overview.counts.waiting > overview.waiting.len() {
+                    p class="found" {
+                        "These are the last " (figure(overview.waiting.len())) " of " (figure(overview.counts.waiting)) ". "
+                        a href=(to_state("waiting")) { "Show all in the list" }
+                    }
+                }
             }
         }
     }
@@ -30,7 +37,7 @@ fn waiting(phone: &Phone, overview: &Overview, reader: Reader) -> Markup {
         li id={ "waiting-" (constituency) "-" (mac) } class="card" {
             h3 { a class="mac" href={ "/phones/" (constituency) "/" (mac) } { (mac) } " asks for " strong { (constituency) } }
             p class="quiet" {
-                @if let Some(model) = &phone.model { (foreign(model)) " " @if let Some(firmware) = &phone.firmware { (foreign(firmware)) } ", " }
+                @if let Some(model) = &phone.model { (model_name(model)) " " @if let Some(firmware) = &phone.firmware { (foreign(firmware)) } ", " }
                 @if let Some(address) = &phone.address { "from " (foreign(address)) ", " }
                 @if let Some(last) = phone.last_seen { "last " (when(overview.now, last)) ", " }
                 (count(phone.refusals, "refusal", "refusals"))

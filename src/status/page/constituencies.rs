@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::query::of_constituency;
+use super::link::to_constituency;
 use super::state::mark;
 use super::text::{command, figure, foreign};
 use crate::status::picture::{Constituency, Overview};
@@ -36,10 +36,10 @@ fn row(constituency: &Constituency) -> Markup {
     html! {
         tr {
             th scope="row" {
-                a href=(of_constituency(&constituency.name)) { (foreign(&constituency.name)) }
+                a href=(to_constituency(&constituency.name)) { (foreign(&constituency.name)) }
                 @if !constituency.description.is_empty() { span class="detail" { (foreign(&constituency.description)) } }
             }
-            td data-label="State" {
+            td data-label="State" class="standing" {
                 (health(constituency))
                 @if let Some(problem) = &constituency.problem { span class="detail problem" { (foreign(problem)) } }
                 @else if let Some(url) = &constituency.url { span class="detail address" { (foreign(url)) } }

@@ -2,7 +2,9 @@
 
 use maud::{DOCTYPE, Markup, html};
 
+use super::assets::{ICON, SCRIPT, STYLE};
 use super::moment::{span, when};
+use super::outcome::{Outcome, said};
 use super::text::{Foreign, foreign};
 use crate::status::picture::Overview;
 
@@ -28,12 +30,19 @@ impl Reader {
 }
 
 /// A page of the overview: its `title` and main part.
-pub(super) fn page(title: &str, overview: &Overview, reader: Reader, main: &Markup) -> String {
+pub(super) fn page(
+    title: &str,
+    overview: &Overview,
+    reader: Reader,
+    outcome: Option<&Outcome>,
+    main: &Markup,
+) -> String {
     let body = html! {
         body data-events="/events" {
             a class="skip" href="#main" { "To the content" }
             (header(overview, reader))
             main id="main" {
+                div id="outcome" role="status" { @if let Some(outcome) = outcome { (said(outcome)) } }
                 (main)
             }
             (footer(overview))
@@ -63,9 +72,9 @@ fn document(title: &str, body: &Markup) -> String {
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
                 meta name="robots" content="noindex";
-                link rel="icon" href="data:,";
-                link rel="stylesheet" href="/style.css";
-                script src="/script.js" defer {}
+                link rel="icon" type="image/svg+xml" href=(ICON.path);
+                link rel="stylesheet" href=(STYLE.path);
+                script src=(SCRIPT.path) defer {}
             }
             (body)
         }
@@ -88,7 +97,7 @@ fn header(overview: &Overview, reader: Reader) -> Markup {
                 a href="/#constituencies" { "Constituencies" }
                 a href="/#phones" { "Phones" }
             }
-            p class="live" id="live" { "as of " (when(overview.now, overview.now)) }
+            p class="live" id="live" { "Updated " (when(overview.now, overview.now)) }
             (signing(reader))
         }
     }

@@ -4,17 +4,17 @@ use maud::{Markup, html};
 
 use super::approval::{action, unproven_table};
 use super::frame::Reader;
+use super::link::to_constituency;
 use super::moment::{day, stamp, when};
-use super::query::of_constituency;
 use super::state::{meaning, of_phone};
-use super::text::{command, count, duration, figure, foreign, size};
+use super::text::{command, count, duration, figure, foreign, model, size};
 use crate::status::picture::{Overview, Phone, PhoneHistory, PhoneRequest, PhoneState, Unproven};
 
 pub(super) fn sections(overview: &Overview, history: &PhoneHistory, reader: Reader) -> Markup {
     let phone = &history.phone;
     html! {
         section id="phone" aria-labelledby="phone-title" {
-            p class="up" { a href="/#phones" { "Phones" } " / " a href=(of_constituency(phone.constituency.as_str())) { (phone.constituency) } }
+            p class="up" { a href="/#phones" { "Phones" } " / " a href=(to_constituency(phone.constituency.as_str())) { (phone.constituency) } }
             h1 id="phone-title" {
                 span class="mac" { (phone.mac) }
                 @if !phone.note.is_empty() { " " span class="note" { (foreign(&phone.note)) } }
@@ -76,9 +76,9 @@ fn facts(phone: &Phone, now: i64) -> Markup {
             (fact("Last seen", &phone.last_seen.map_or_else(|| html! { "never" }, |at| when(now, at))))
             (fact("First seen", &phone.first_seen.map_or_else(|| html! { "never" }, |at| when(now, at))))
             (fact("Address", &optional(phone.address.as_deref())))
-            (fact("Model", &optional(phone.model.as_deref())))
+            (fact("Model", &phone.model.as_deref().map_or_else(|| html! { "unknown" }, model)))
             (fact("Firmware", &optional(phone.firmware.as_deref())))
-            (fact("TLS", &optional(phone.tls.as_deref())))
+            (fact("TLS", &tls(phone.tls.as_deref())))
             (fact("Its certificate ends", &phone.certificate_not_after.map_or_else(|| html! { "unknown" }, day)))
             (fact("Requests", &html! { (figure(phone.requests)) ", " (count(phone.refusals, "refusal", "refusals")) }))
             (fact("Last configuration", &event(phone.configuration.as_ref(), now)))
@@ -93,6 +93,16 @@ fn fact(name: &str, value: &Markup) -> Markup {
 
 fn optional(text: Option<&str>) -> Markup {
     html! { @if let Some(text) = text { (foreign(text)) } @else { "unknown" } }
+}
+
+/// Version and suite, which the ledger has as `TLSv1.3/TLS13_AES_128_GCM_SHA256`.
+fn tls(text: Option<&str>) -> Markup {
+    html! {
+        @match text.and_then(|text| text.split_once('/')) {
+            Some((version, suite)) => { (foreign(version)) span class="detail" { (foreign(suite)) } }
+            None => (optional(text)),
+        }
+    }
 }
 
 fn event(event: Option<&(String, i64)>, now: i64) -> Markup {

@@ -2,10 +2,10 @@
 
 use maud::{Markup, html};
 
+use super::link::{sort_name, to_list};
 use super::moment::when;
-use super::query::{link, sort_name};
 use super::state::{self, of_phone};
-use super::text::{Foreign, command, figure, foreign};
+use super::text::{Foreign, command, count, figure, foreign, model as model_name};
 use crate::status::picture::{Overview, Phone, PhonePage, PhoneQuery, PhoneSort, PhoneState};
 
 pub(super) fn section(overview: &Overview, page: &PhonePage, query: &PhoneQuery) -> Markup {
@@ -63,7 +63,7 @@ fn search(overview: &Overview, query: &PhoneQuery) -> Markup {
                 select id="state" name="state" {
                     option value="" { "all" }
                     @for state in state::ALL {
-                        option value=(state::spelled(state)) selected[query.state.as_deref() == Some(state::spelled(state))] {
+                        option value=(state.name()) selected[query.state.as_deref() == Some(state.name())] {
                             (state::word(state))
                         }
                     }
@@ -83,7 +83,7 @@ fn found(page: &PhonePage, query: &PhoneQuery) -> Markup {
     html! {
         @if page.matching == 0 { "No phone matches." }
         @else if page.phones.is_empty() { "There is nothing on this page." }
-        @else if page.phones.len() == page.matching { (figure(page.matching)) }
+        @else if page.phones.len() == page.matching { (count(page.matching, "phone", "phones")) }
         @else { (figure(first)) "–" (figure(last)) " of " (figure(page.matching)) }
         @if is_narrowed && page.matching > 0 { " of " (figure(page.total)) }
         @if is_narrowed || page.phones.is_empty() { " " a href="/#phones" { "Show all" } }
@@ -112,7 +112,7 @@ fn heading(query: &PhoneQuery, title: &str, sort: PhoneSort, class: &str) -> Mar
     let to = PhoneQuery { sort, is_reversed, offset: 0, ..query.clone() };
     let order = is_sorted.then_some(if query.is_reversed { "descending" } else { "ascending" });
     html! {
-        th scope="col" class=(class) aria-sort=[order] { a class="sort" href=(link(&to)) { (title) } }
+        th scope="col" class=(class) aria-sort=[order] { a class="sort" href=(to_list(&to)) { (title) } }
     }
 }
 
@@ -124,7 +124,7 @@ fn row(phone: &Phone, now: i64) -> Markup {
                 a class="mac" href={ "/phones/" (phone.constituency) "/" (phone.mac) } { (phone.mac) }
                 @if !phone.note.is_empty() { span class="note" { (foreign(&phone.note)) } }
             }
-            td data-label="State" {
+            td data-label="State" class="standing" {
                 (of_phone(phone.state))
                 @if let Some((reason, _)) = phone.refusal.as_ref().filter(|_| is_refused) {
                     span class="detail problem" { (foreign(reason)) }
@@ -132,11 +132,11 @@ fn row(phone: &Phone, now: i64) -> Markup {
             }
             td data-label="Constituency" { (phone.constituency) }
             td data-label="Model" {
-                @if let Some(model) = &phone.model { (foreign(&model.replace('_', " "))) }
-                @if let Some(firmware) = &phone.firmware { span class="detail" { (foreign(firmware)) } }
+                @if let Some(model) = &phone.model { (model_name(model)) }
+                @if let Some(firmware) = &phone.firmware { " " span class="detail" { (foreign(firmware)) } }
             }
             td data-label="Address" class="address" { @if let Some(address) = &phone.address { (foreign(address)) } }
-            td data-label="Last seen" class="number" {
+            td data-label="Last seen" class="number last" {
                 @if let Some(last) = phone.last_seen { (when(now, last)) } @else { "never" }
             }
         }
@@ -147,7 +147,7 @@ fn pages(page: &PhonePage, query: &PhoneQuery) -> Markup {
     let step = query.limit.max(1);
     let before = (query.offset > 0).then(|| query.offset.saturating_sub(step));
     let after = Some(query.offset + page.phones.len()).filter(|next| *next < page.matching);
-    let to = |offset: usize| link(&PhoneQuery { offset, ..query.clone() });
+    let to = |offset: usize| to_list(&PhoneQuery { offset, ..query.clone() });
     html! {
         @if before.is_some() || after.is_some() {
             nav class="pages" aria-label="Pages" {

@@ -84,6 +84,8 @@
     };
 
     const lay = (old, next) => {
+        // What was not done is said until something else is done.
+        if (old.id === "outcome" && "kept" in old.dataset) return;
         if (old.nodeType === Node.TEXT_NODE) {
             if (old.data !== next.data) old.data = next.data;
             return;
@@ -119,10 +121,11 @@
         }
     };
 
-    const show = (html) => {
-        const next = new DOMParser().parseFromString(html, "text/html");
+    const parse = (html) => new DOMParser().parseFromString(html, "text/html");
+
+    const show = (next) => {
         if (!next.body.dataset.events) {
-            // Not a page of the overview: signed out, or something went wrong, which the reader should see whole.
+            // Not a page of the overview: signed out, or what was shown is gone. The reader should see it whole.
             location.reload();
             return;
         }
@@ -138,12 +141,11 @@
     let asked = 0;
 
     /** Shows the page at `url`, unless another one is wanted meanwhile. */
-    const go = async (url, request = {}) => {
+    const go = async (url) => {
         const number = ++asked;
-        const answer = await fetch(url, { credentials: "same-origin", headers: { accept: "text/html" }, ...request });
-        const html = await answer.text();
-        if (number === asked) show(html);
-        return answer;
+        const answer = await fetch(url, { credentials: "same-origin", headers: { accept: "text/html" } });
+        const next = parse(await answer.text());
+        if (number === asked) show(next);
     };
 
     let resting = false;
@@ -233,11 +235,27 @@
     // Letting a phone in
 
     const change = async (form) => {
+        const outcome = document.getElementById("outcome");
         const button = form.querySelector("button");
+        const body = new URLSearchParams([...new FormData(form)]);
         button.disabled = true;
+        delete outcome.dataset.kept;
+        asked += 1;
         try {
-            await go(form.action, { method: "POST", body: new URLSearchParams([...new FormData(form)]) });
+            const answer = await fetch(form.action, { method: "POST", credentials: "same-origin", body });
+            const next = parse(await answer.text());
+            if (answer.ok) {
+                // Where the form would have led: it says what came of it.
+                history.replaceState(null, "", answer.url);
+                asked += 1;
+                show(next);
+            } else {
+                outcome.replaceChildren(...next.querySelectorAll(".outcome"));
+                outcome.dataset.kept = "";
+            }
+            outcome.scrollIntoView({ block: "nearest" });
         } catch {
+            // The server did not answer; the browser says so better.
             form.submit();
         }
         button.disabled = false;

@@ -25,19 +25,6 @@ pub(super) fn of_phone(state: PhoneState) -> Markup {
     mark(class(state), word(state))
 }
 
-/// How the API and the query spell it.
-pub(super) fn spelled(state: PhoneState) -> &'static str {
-    match state {
-        PhoneState::Well => "well",
-        PhoneState::Silent => "silent",
-        PhoneState::Never => "never",
-        PhoneState::Waiting => "waiting",
-        PhoneState::Refused => "refused",
-        PhoneState::Denied => "denied",
-        PhoneState::Gone => "gone",
-    }
-}
-
 /// How people say it.
 pub(super) fn word(state: PhoneState) -> &'static str {
     match state {
@@ -73,17 +60,5 @@ pub(super) fn meaning(state: PhoneState) -> &'static str {
         PhoneState::Refused => "It is on the list, and was refused when it last asked.",
         PhoneState::Denied => "The policy keeps it out.",
         PhoneState::Gone => "Its constituency is not served any more.",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn states_are_spelled_as_the_api_spells_them() {
-        for state in ALL {
-            assert_eq!(serde_json::to_value(state).unwrap(), spelled(state));
-        }
     }
 }

@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::query::of_state;
+use super::link::to_state;
 use super::text::{Foreign, count, figure, foreign};
 use crate::status::picture::{Certificate, Constituency, Overview};
 
@@ -53,12 +53,12 @@ fn needs(overview: &Overview) -> Vec<Need> {
 }
 
 fn of_certificate(certificate: &Certificate) -> Option<Need> {
-    let error = certificate.last_error.as_deref()?;
-    let class = if certificate.needs_human { "bad" } else { "fair" };
+    // Where somebody must change something, that stands among the troubles.
+    let error = certificate.last_error.as_deref().filter(|_| !certificate.needs_human)?;
     let says = html! {
         a href="#certificates" { "The " (Foreign(&certificate.key)) " certificate" } " could not be renewed: " (foreign(error))
     };
-    Some(Need { class, says })
+    Some(Need { class: "fair", says })
 }
 
 fn of_constituency(constituency: &Constituency) -> Option<Need> {
@@ -74,19 +74,19 @@ fn of_constituency(constituency: &Constituency) -> Option<Need> {
 }
 
 fn of_phones(overview: &Overview) -> Vec<Need> {
-    let (waiting, counts) = (overview.waiting.len(), overview.counts);
+    let counts = overview.counts;
     let mut needs = Vec::new();
-    if waiting > 0 {
+    if counts.waiting > 0 {
         let says = html! {
-            a href="#waiting" { (count(waiting, "phone", "phones")) }
-            (if waiting == 1 { " waits" } else { " wait" }) " for approval"
+            a href="#waiting" { (count(counts.waiting, "phone", "phones")) }
+            (if counts.waiting == 1 { " waits" } else { " wait" }) " for approval"
         };
         needs.push(Need { class: "asks", says });
     }
     if counts.refused > 0 {
         let says = html! {
-            a href=(of_state("refused")) { (count(counts.refused, "phone", "phones")) " on the lists" }
-            (if counts.refused == 1 { " was" } else { " were" }) " refused when last asking"
+            a href=(to_state("refused")) { (count(counts.refused, "known phone", "known phones")) }
+            (if counts.refused == 1 { " was refused when it last asked" } else { " were refused when they last asked" })
         };
         needs.push(Need { class: "fair", says });
     }
@@ -98,9 +98,9 @@ fn figures(overview: &Overview) -> Markup {
     html! {
         dl class="figures" {
             (figure_of("known phones", counts.known, "/#phones", "plain"))
-            (figure_of("seen today", counts.well, &of_state("well"), "good"))
-            (figure_of("silent", counts.silent, &of_state("silent"), if counts.silent > 0 { "fair" } else { "plain" }))
-            (figure_of("refused", counts.refused, &of_state("refused"), if counts.refused > 0 { "bad" } else { "plain" }))
+            (figure_of("seen today", counts.well, &to_state("well"), "good"))
+            (figure_of("silent", counts.silent, &to_state("silent"), if counts.silent > 0 { "fair" } else { "plain" }))
+            (figure_of("refused", counts.refused, &to_state("refused"), if counts.refused > 0 { "bad" } else { "plain" }))
         }
     }
 }

@@ -88,11 +88,16 @@ pub(super) fn duration(milliseconds: f64) -> String {
     }
 }
 
+/// A phone's model as people write it: `VVX 500`.
+pub(super) fn model(name: &str) -> Markup {
+    foreign(&name.replace('_', " "))
+}
+
 /// A command to run, with a button that copies it where there is a script.
 pub(super) fn command(line: &str) -> Markup {
     html! {
         span class="command" {
-            code { (Foreign(line)) }
+            code { @for word in line.split_inclusive(' ') { span { (Foreign(word)) } } }
             button type="button" class="copy" data-copy=(Foreign(line)) { "Copy" }
         }
     }

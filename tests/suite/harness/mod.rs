@@ -1,6 +1,7 @@
 //! What every test stands on: a site in a temporary folder, the real binary serving it, and clients to ask it.
 //!
 //! - [`bind`], [`knot`]: name servers of a test's own.
+//! - [`browser`]: a real browser, to see pages as people do.
 //! - [`directory`]: a CA's directory that says what a test wants.
 //! - [`namespace`]: a network and a file system of a test's own.
 //! - [`operators`]: an operator with curl.
@@ -13,6 +14,7 @@
 //! - [`wishing`]: a stand-in for a CA that says when it wants to be asked, and offers profiles.
 
 pub mod bind;
+pub mod browser;
 pub mod directory;
 pub mod knot;
 pub mod namespace;

@@ -1,0 +1,160 @@
+//! The hashes of RFC 7616 §3.4, and what is stored of a password. Pure.
+
+use std::fmt;
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use aws_lc_rs::digest::{SHA256, digest};
+use md5::{Digest, Md5};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A hash that a phone may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Algorithm {
+    /// What every phone knows.
+    Md5,
+    /// What newer clients prefer.
+    Sha256,
+}
+
+impl Algorithm {
+    /// The algorithm of this name; without one it is MD5 (RFC 7616 §3.4).
+    pub(super) fn named(name: Option<&str>) -> Option<Self> {
+        match name {
+            None => Some(Self::Md5),
+            Some(name) => [Self::Md5, Self::Sha256].into_iter().find(|one| one.name().eq_ignore_ascii_case(name)),
+        }
+    }
+
+    /// What it is called in headers.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Md5 => "MD5",
+            Self::Sha256 => "SHA-256",
+        }
+    }
+
+    /// H(parts joined by colons), in lower-case hex.
+    fn hash(self, parts: &[&str]) -> String {
+        let text = parts.join(":");
+        match self {
+            Self::Md5 => hex(&Md5::digest(text.as_bytes())),
+            Self::Sha256 => hex(digest(&SHA256, text.as_bytes()).as_ref()),
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What a response is made of, but for the secret.
+#[derive(Debug)]
+pub(super) struct Question<'a> {
+    pub(super) method: &'a str,
+    pub(super) uri: &'a str,
+    pub(super) nonce: &'a str,
+    pub(super) count: &'a str,
+    pub(super) client_nonce: &'a str,
+}
+
+/// H(user:realm:password) by each algorithm, in hex: as good as the password itself within the realm.
+#[derive(Clone, PartialEq, Eq, Serialize)]
+pub struct Ha1 {
+    #[serde(serialize_with = "text")]
+    md5: String,
+    #[serde(serialize_with = "text")]
+    sha256: String,
+}
+
+fn text<S: Serializer>(hash: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(hash)
+}
+
+impl Ha1 {
+    /// That of a password.
+    #[must_use]
+    pub fn of(user: &str, realm: &str, password: &str) -> Self {
+        let hash = |algorithm: Algorithm| algorithm.hash(&[user, realm, password]);
+        Self { md5: hash(Algorithm::Md5), sha256: hash(Algorithm::Sha256) }
+    }
+
+    /// RFC 7616 §3.4.1, with qop "auth": whether `response` is right, in a time that does not depend on it.
+    pub(super) fn approves(&self, algorithm: Algorithm, asked: &Question<'_>, response: &str) -> bool {
+        let expected = self.response(algorithm, asked);
+        verify_slices_are_equal(expected.as_bytes(), response.as_bytes()).is_ok()
+    }
+
+    pub(super) fn response(&self, algorithm: Algorithm, asked: &Question<'_>) -> String {
+        let own = match algorithm {
+            Algorithm::Md5 => &self.md5,
+            Algorithm::Sha256 => &self.sha256,
+        };
+        let request = algorithm.hash(&[asked.method, asked.uri]);
+        algorithm.hash(&[own, asked.nonce, asked.count, asked.client_nonce, "auth", &request])
+    }
+}
+
+/// Not what it is.
+impl fmt::Debug for Ha1 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Ha1")
+    }
+}
+
+impl<'de> Deserialize<'de> for Ha1 {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Typed {
+            md5: String,
+            sha256: String,
+        }
+        let Typed { md5, sha256 } = Typed::deserialize(deserializer)?;
+        let is_hash = |text: &str, length: usize| {
+            text.len() == length && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        };
+        // Not what stands there: it may be a part of the secret.
+        if !is_hash(&md5, 32) || !is_hash(&sha256, 64) {
+            return Err(D::Error::custom("\"md5\" has 32 and \"sha256\" 64 lower-case hex digits"));
+        }
+        Ok(Self { md5, sha256 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 7616 §3.9.1.
+    #[test]
+    fn the_example_of_the_rfc_comes_out_right() {
+        let ha1 = Ha1::of("Mufasa", "http-auth@example.org", "Circle of Life");
+        let asked = Question {
+            method: "GET",
+            uri: "/dir/index.html",
+            nonce: "7ypf/xlj9XXwfDPEoM4URrv/xwf94BcCAzFZH4GiTo0v",
+            count: "00000001",
+            client_nonce: "f2/wE4q74E6zIJEtWaHKaf5wv/H5QzzpXusqGemxURZJ",
+        };
+        assert!(ha1.approves(Algorithm::Md5, &asked, "8ca523f5e9506fed4657c9700eebdbec"));
+        let sha256 = "753927fa0e85d155564e2e272a28d1802ca10daf4496794697cf8db5856cb6c1";
+        assert!(ha1.approves(Algorithm::Sha256, &asked, sha256));
+        assert!(!ha1.approves(Algorithm::Md5, &asked, sha256));
+        assert!(!ha1.approves(Algorithm::Sha256, &Question { method: "PUT", ..asked }, sha256));
+        assert_eq!(format!("{ha1:?}"), "Ha1");
+    }
+
+    #[test]
+    fn only_hashes_are_taken_for_hashes_and_no_error_shows_one() {
+        let ha1 = Ha1::of("a", "b", "c");
+        let text = serde_json::to_string(&ha1).unwrap();
+        assert_eq!(serde_json::from_str::<Ha1>(&text).unwrap(), ha1);
+        for bad in [text.to_uppercase().replace("MD5", "md5").replace("SHA256", "sha256"), text.replace(&ha1.md5, "ab")]
+        {
+            let error = serde_json::from_str::<Ha1>(&bad).unwrap_err().to_string();
+            assert!(error.contains("hex digits") && !error.contains(&ha1.sha256[..8]), "{error}");
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! The phones' passwords, as what is stored of them: a file for each constituency in the state directory, `0600`.
+//!
+//! Not in `constituency.json`: policies are handed about and may be read by many, and an HA1 is as good as its password.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use aws_lc_rs::error::Unspecified;
+use aws_lc_rs::rand;
+use rustix::fs::FlockOperation;
+use serde::{Deserialize, Serialize};
+
+use super::algorithm::Ha1;
+use crate::constituency::{ConstituencyName, MacAddress};
+use crate::files::{Stamp, read_regular};
+use crate::state;
+
+/// The passwords' folder in the state directory.
+pub const FOLDER: &str = "digest";
+const ENDING: &str = "json";
+/// Digits that cannot be taken for one another (Crockford's Base32).
+const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+
+/// Why passwords cannot be read or stored.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {reason}", path = .path.display())]
+pub struct PasswordsError {
+    path: PathBuf,
+    reason: String,
+}
+
+/// The passwords of one constituency.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OfConstituency {
+    /// The name that they were made for.
+    pub realm: String,
+    /// What is stored of each phone's.
+    pub phones: BTreeMap<MacAddress, Ha1>,
+}
+
+/// All passwords, as they are now.
+#[derive(Debug)]
+pub struct Passwords {
+    folder: PathBuf,
+    all: ArcSwap<BTreeMap<ConstituencyName, Arc<OfConstituency>>>,
+    seen: Mutex<BTreeMap<ConstituencyName, Stamp>>,
+}
+
+impl Passwords {
+    /// The passwords in the state directory `state`, as yet unread.
+    #[must_use]
+    pub fn of_state(state: &Path) -> Self {
+        Self { folder: state.join(FOLDER), all: ArcSwap::default(), seen: Mutex::default() }
+    }
+
+    /// Those of `constituency`.
+    #[must_use]
+    pub fn of(&self, constituency: &ConstituencyName) -> Option<Arc<OfConstituency>> {
+        self.all.load().get(constituency).cloned()
+    }
+
+    /// Reads the files that have changed. What cannot be read stays as it was, and is said once.
+    pub fn refresh(&self) -> Vec<PasswordsError> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let (now, mut errors) = match files(&self.folder) {
+            Ok(now) => (now, Vec::new()),
+            // What is known stays until the folder can be looked at again.
+            Err(_) => return Vec::new(),
+        };
+        if now == *seen {
+            return errors;
+        }
+        let mut all = BTreeMap::clone(&self.all.load());
+        all.retain(|name, _| now.contains_key(name));
+        for (name, stamp) in &now {
+            if seen.get(name) == Some(stamp) {
+                continue;
+            }
+            match read(&self.folder, name) {
+                Ok(read) => {
+                    all.insert(name.clone(), Arc::new(read));
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        *seen = now;
+        self.all.store(Arc::new(all));
+        errors
+    }
+}
+
+/// A new password: 128 bits that can be typed.
+///
+/// # Errors
+/// If the system gives no random numbers.
+pub fn generate() -> Result<String, Unspecified> {
+    let mut bytes = [0; 16];
+    rand::fill(&mut bytes)?;
+    let number = u128::from_be_bytes(bytes);
+    let digit = |place: u32| ALPHABET.get(usize::try_from(number >> (5 * place) & 31).unwrap_or(0)).copied();
+    Ok((0..26).rev().filter_map(digit).map(char::from).collect())
+}
+
+/// Stores what is to be kept of a phone's password, and says whether it had another before.
+///
+/// # Errors
+/// If that cannot be done; nothing is changed then.
+pub fn set(
+    state: &Path,
+    constituency: &ConstituencyName,
+    realm: &str,
+    mac: MacAddress,
+    ha1: Ha1,
+) -> Result<bool, PasswordsError> {
+    let folder = state.join(FOLDER);
+    state::private_folder(&folder).map_err(failed(&folder))?;
+    change(&folder, constituency, |all| {
+        if all.realm != realm {
+            // Those that were made for another name are of no use any more.
+            *all = OfConstituency { realm: realm.to_owned(), phones: BTreeMap::new() };
+        }
+        all.phones.insert(mac, ha1).is_some()
+    })
+}
+
+/// Forgets a phone's password, and says whether it had one.
+///
+/// # Errors
+/// If that cannot be done; the password still counts then.
+pub fn remove(state: &Path, constituency: &ConstituencyName, mac: MacAddress) -> Result<bool, PasswordsError> {
+    let folder = state.join(FOLDER);
+    if !path(&folder, constituency).exists() {
+        return Ok(false);
+    }
+    change(&folder, constituency, |all| all.phones.remove(&mac).is_some())
+}
+
+/// What is stored for `constituency`, and whether others may read it.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn stored(state: &Path, constituency: &ConstituencyName) -> Result<(OfConstituency, bool), PasswordsError> {
+    let folder = state.join(FOLDER);
+    let path = path(&folder, constituency);
+    if !path.exists() {
+        return Ok((OfConstituency::default(), false));
+    }
+    let mode = std::fs::metadata(&path).map_err(failed(&path))?.mode();
+    Ok((read(&folder, constituency)?, mode & 0o077 != 0))
+}
+
+fn change(
+    folder: &Path,
+    constituency: &ConstituencyName,
+    change: impl FnOnce(&mut OfConstituency) -> bool,
+) -> Result<bool, PasswordsError> {
+    // Another command that changes them comes before or after, not between.
+    let lock = File::open(folder).map_err(failed(folder))?;
+    rustix::fs::flock(&lock, FlockOperation::LockExclusive).map_err(|errno| failed(folder)(errno.into()))?;
+    let path = path(folder, constituency);
+    let mut all = if path.exists() { read(folder, constituency)? } else { OfConstituency::default() };
+    let was_there = change(&mut all);
+    let text = serde_json::to_vec_pretty(&all).map_err(|error| failed(&path)(error.into()))?;
+    state::write_private(&path, &text).map_err(failed(&path))?;
+    Ok(was_there)
+}
+
+fn read(folder: &Path, constituency: &ConstituencyName) -> Result<OfConstituency, PasswordsError> {
+    let path = path(folder, constituency);
+    let text = read_regular(&path).map_err(failed(&path))?;
+    serde_json::from_slice(&text).map_err(|error| failed(&path)(error.into()))
+}
+
+fn path(folder: &Path, constituency: &ConstituencyName) -> PathBuf {
+    folder.join(constituency.as_str()).with_extension(ENDING)
+}
+
+fn failed(path: &Path) -> impl Fn(io::Error) -> PasswordsError {
+    let path = path.to_owned();
+    move |error| PasswordsError { path: path.clone(), reason: error.to_string() }
+}
+
+/// The constituencies that have passwords, and what their files look like.
+fn files(folder: &Path) -> io::Result<BTreeMap<ConstituencyName, Stamp>> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        entries => entries?,
+    };
+    let name = |path: &Path| -> Option<ConstituencyName> {
+        path.extension().filter(|ending| *ending == ENDING)?;
+        path.file_stem()?.to_str()?.parse().ok()
+    };
+    let stamped = entries.flatten().filter_map(|entry| Some((name(&entry.path())?, Stamp::of(&entry.path())?)));
+    Ok(stamped.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn name(text: &str) -> ConstituencyName {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_password_is_128_bits_without_letters_that_are_mistaken() {
+        let all: Vec<String> = (0..200).map(|_| generate().unwrap()).collect();
+        assert!(all.iter().all(|one| one.len() == 26 && one.bytes().all(|byte| ALPHABET.contains(&byte))));
+        assert_eq!(all.iter().collect::<std::collections::BTreeSet<_>>().len(), 200);
+        // 26 digits hold 130 bits: the first has three.
+        assert!(all.iter().all(|one| matches!(one.as_bytes()[0], b'0'..=b'7')));
+        assert!(all.iter().any(|one| one.as_bytes()[0] != b'0'));
+    }
+
+    #[test]
+    fn passwords_are_stored_changed_and_forgotten_where_only_their_owner_reads() {
+        let state = tempfile::tempdir().unwrap();
+        let (ote, mac): (_, MacAddress) = (name("ote"), "00005e00530c".parse().unwrap());
+        let passwords = Passwords::of_state(state.path());
+        assert!(passwords.refresh().is_empty() && passwords.of(&ote).is_none());
+        let ha1 = |password: &str| Ha1::of("00005e00530c", "ote.example", password);
+        assert!(!set(state.path(), &ote, "ote.example", mac, ha1("one")).unwrap());
+        assert!(set(state.path(), &ote, "ote.example", mac, ha1("two")).unwrap());
+        let file = state.path().join("digest/ote.json");
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(passwords.refresh().is_empty());
+        assert_eq!(passwords.of(&ote).unwrap().phones[&mac], ha1("two"));
+        assert!(passwords.of(&name("other")).is_none());
+
+        // Damage keeps what was good, and is said once.
+        let good = std::fs::read(&file).unwrap();
+        state::write_private(&file, b"{").unwrap();
+        assert_eq!((passwords.refresh().len(), passwords.refresh().len()), (1, 0));
+        assert!(passwords.of(&ote).is_some());
+        state::write_private(&file, &good).unwrap();
+        assert!(remove(state.path(), &ote, mac).unwrap() && !remove(state.path(), &ote, mac).unwrap());
+        assert!(passwords.refresh().is_empty());
+        assert!(passwords.of(&ote).unwrap().phones.is_empty());
+        std::fs::remove_file(&file).unwrap();
+        assert!(passwords.refresh().is_empty() && passwords.of(&ote).is_none());
+    }
+}

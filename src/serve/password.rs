@@ -1,0 +1,59 @@
+//! Phones that prove who they are by a password, request by request: what is asked of them, and what they answered.
+
+use std::sync::PoisonError;
+
+use hyper::header::{HeaderValue, USER_AGENT};
+use hyper::http::request::Parts;
+
+use super::admission::Kind;
+use super::decision::Denial;
+use super::request::Connection;
+use crate::constituency::{ConstituencyName, MacAddress, Standing};
+use crate::digest::{Attempt, Unproven};
+
+/// How the phones' program that fetches files calls itself.
+const PHONE: &[u8] = b"FileTransport";
+
+impl Connection {
+    /// The phone that the request of this head comes from, or why that is not proven; `None` where no password is asked for.
+    pub(super) fn check_password(&self, head: &Parts) -> Option<Result<MacAddress, Denial>> {
+        // Over plain HTTP nobody is asked, lest somebody answer.
+        let peer = self.peer.as_ref()?;
+        let realm = peer.generation.realm.as_deref()?;
+        let constituency = &peer.constituency;
+        let attempt = Attempt { constituency, realm, method: &head.method, target: &head.uri, headers: &head.headers };
+        let proven = self.server.gate.admit(&attempt);
+        Some(
+            proven
+                .map_err(|unproven| self.ask_again(constituency, realm, head, &unproven))
+                .and_then(|mac| self.seat(constituency, mac)),
+        )
+    }
+
+    fn ask_again(&self, constituency: &ConstituencyName, realm: &str, head: &Parts, unproven: &Unproven) -> Denial {
+        let reason = unproven.why.to_string();
+        if unproven.is_too_much {
+            return Denial::TooManyAttempts { reason };
+        }
+        // Old libcurl gives up at a first challenge that it does not know, and phones are only documented to know MD5.
+        let agent = head.headers.get(USER_AGENT).map(HeaderValue::as_bytes);
+        let md5_first = agent.is_some_and(|agent| agent.starts_with(PHONE));
+        let challenges = self.server.gate.challenge(constituency, realm, unproven.is_stale, md5_first);
+        Denial::Unauthenticated { reason, is_routine: unproven.is_routine(), challenges: Box::new(challenges) }
+    }
+
+    /// A connection that has proved to be a known phone's no longer takes a stranger's place.
+    fn seat(&self, name: &ConstituencyName, mac: MacAddress) -> Result<MacAddress, Denial> {
+        let mut seat = self.seat.lock().unwrap_or_else(PoisonError::into_inner);
+        if seat.kind() == Kind::Proven {
+            return Ok(mac);
+        }
+        let site = self.server.site.load();
+        let constituency = site.get(name).map(|(constituency, _)| constituency);
+        if constituency.is_some_and(|constituency| constituency.standing(mac) == Standing::Known) {
+            let phone = (name.clone(), mac);
+            seat.become_kind(Kind::Proven, Some(phone)).map_err(|full| Denial::NoPlace(full.to_string()))?;
+        }
+        Ok(mac)
+    }
+}

@@ -1,0 +1,50 @@
+//! Style, script and icon: built in, named after their content, so that a browser may keep them for good. Pure.
+
+use std::sync::LazyLock;
+
+use aws_lc_rs::digest::{SHA256, digest};
+
+/// A file that the page needs.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Asset {
+    /// Where it is found; another content has another name.
+    pub path: String,
+    /// Its `Content-Type`.
+    pub content_type: &'static str,
+    /// Its content.
+    pub content: &'static str,
+}
+
+pub(super) static STYLE: LazyLock<Asset> =
+    LazyLock::new(|| Asset::new("style", "css", "text/css; charset=utf-8", include_str!("style.css")));
+pub(super) static SCRIPT: LazyLock<Asset> =
+    LazyLock::new(|| Asset::new("script", "js", "text/javascript; charset=utf-8", include_str!("script.js")));
+pub(super) static ICON: LazyLock<Asset> =
+    LazyLock::new(|| Asset::new("icon", "svg", "image/svg+xml", include_str!("icon.svg")));
+
+/// The file at `path`, a request's path. It may be kept for good (`Cache-Control: immutable`).
+#[must_use]
+pub fn asset(path: &str) -> Option<&'static Asset> {
+    [&STYLE, &SCRIPT, &ICON].into_iter().map(|asset| &**asset).find(|asset| asset.path == path)
+}
+
+impl Asset {
+    fn new(name: &str, ending: &str, content_type: &'static str, content: &'static str) -> Self {
+        let hash = digest(&SHA256, content.as_bytes());
+        let hash: String = hash.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        Self { path: format!("/assets/{name}-{hash}.{ending}"), content_type, content }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_found_by_the_names_that_the_page_gives_them() {
+        for wanted in [&STYLE, &SCRIPT, &ICON] {
+            assert!(std::ptr::eq(asset(&wanted.path).unwrap(), &raw const **wanted));
+        }
+        assert!(asset("/assets/style.css").is_none() && asset("/assets/").is_none());
+    }
+}

@@ -1,0 +1,303 @@
+//! The operators' page as people see it: a real browser looks at what the real binary shows of real phones.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::{Map, Value, json};
+
+use crate::harness::browser::Browser;
+use crate::harness::operators::Operators;
+use crate::harness::pki::{FACTORY, Identity, device_params};
+use crate::harness::site::{Running, Site};
+use crate::harness::{STRANGER, VVX500, VVX550, eventually, within_a_second};
+
+mod pictures;
+
+const TOKEN: &str = "a-token-for-tests-0123456789";
+const AGENT: &str = "User-Agent: FileTransport PolycomVVX-VVX_500-UA/5.9.7.4477 Type/Application\r\n";
+
+/// A site that two phones know, whose operators may sign in.
+fn watched() -> Site {
+    let mut site = Site::with_ote();
+    let phones = json!({ VVX500: "the <b>kitchen</b>", VVX550: "the cellar" });
+    site.constituency("ote", &json!({ "trust": ["factory"], "phones": phones, "description": "a trial" }));
+    std::fs::write(site.path("token"), TOKEN).unwrap();
+    std::fs::set_permissions(site.path("token"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    site.config["status"] = json!({ "listen": "127.0.0.1:0", "token_file": "token" });
+    site
+}
+
+/// A known phone, a stranger, and somebody who only claims to be a phone.
+fn visitors(server: &Running) {
+    let known = server.client("ote", &FACTORY.device(VVX500));
+    assert_eq!(known.request("GET", "/site.cfg", AGENT, b"").unwrap().status, 200);
+    assert_eq!(server.client("ote", &FACTORY.device(STRANGER)).get("/site.cfg").unwrap().status, 403);
+    server.client("ote", &Identity::self_signed(&device_params(VVX550))).get("/site.cfg").unwrap_err();
+    let operators = Operators::of(server);
+    eventually("the overview to know them all", || {
+        let overview = operators.json("/api/overview");
+        let lengths = ["waiting", "unproven"].map(|list| overview[list].as_array().unwrap().len());
+        (lengths == [1, 1] && overview["counts"]["well"] == 1).then_some(())
+    });
+}
+
+fn sign_in(browser: &Browser, base: &str) {
+    browser.open(&format!("{base}/"));
+    browser.click(".sign");
+    browser.type_into("#token", TOKEN);
+    browser.click(".sign-in button");
+    eventually("to be signed in", || {
+        assert_eq!(browser.texts(".outcome.bad"), Vec::<String>::new());
+        browser.texts("form.sign").contains(&"Sign out".to_owned()).then_some(())
+    });
+}
+
+/// The page's list of phones: what stands in each row, by MAC address.
+fn rows(browser: &Browser) -> BTreeMap<String, String> {
+    let script = "return Object.fromEntries([...document.querySelectorAll('.phones tbody tr')].map(
+        (row) => [row.querySelector('.mac').textContent, row.innerText]))";
+    let rows: Map<String, Value> = browser.run(script).as_object().unwrap().clone();
+    rows.into_iter().map(|(mac, row)| (mac, row.as_str().unwrap().to_owned())).collect()
+}
+
+/// The state of a phone of `ote`, in the list.
+fn state(browser: &Browser, mac: &str) -> String {
+    browser.texts(&format!("#phone-ote-{mac} .mark")).concat()
+}
+
+/// The MAC addresses of the list, in its order.
+fn order(browser: &Browser) -> Vec<String> {
+    let script = "return [...document.querySelectorAll('.phones tbody .mac')].map((mac) => mac.textContent)";
+    browser.run(script).as_array().unwrap().iter().map(|mac| mac.as_str().unwrap().to_owned()).collect()
+}
+
+/// Marks the open page, so as to see whether it is still the same one.
+fn mark(browser: &Browser) {
+    browser.run("window.isMarked = true");
+}
+
+#[track_caller]
+fn assert_still_marked(browser: &Browser) {
+    assert_eq!(browser.run("return window.isMarked === true"), true, "the page was loaded again");
+}
+
+/// No browser complained, and nobody but the listener was asked for anything.
+#[track_caller]
+fn assert_kept_to_itself(browser: &Browser, base: &str) {
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+    let requests = browser.requests();
+    assert!(requests.iter().any(|url| url.contains("/assets/style-")), "{requests:?}");
+    let strange: Vec<&String> = requests.iter().filter(|url| !url.starts_with(&format!("{base}/"))).collect();
+    assert!(strange.is_empty(), "{strange:?}");
+}
+
+#[test]
+fn the_page_shows_what_the_ledger_knows() {
+    let Some(browser) = Browser::start("the_page_shows_what_the_ledger_knows") else { return };
+    let site = watched();
+    let server = site.start();
+    visitors(&server);
+    let operators = Operators::of(&server);
+    browser.open(&format!("{}/", operators.base));
+    assert_eq!(browser.text("h1"), "One thing needs you", "{:?}", browser.texts(".needs li"));
+
+    let rows = rows(&browser);
+    assert_eq!(rows.len(), operators.json("/api/phones")["phones"].as_array().unwrap().len());
+    for (mac, words) in [
+        (VVX500, ["the <b>kitchen</b>", "well", "ote", "VVX 500", "5.9.7.4477", "127.0.0.1"].as_slice()),
+        (STRANGER, &["waiting", "00005e0053aa is not known to ote", "127.0.0.1"]),
+        (VVX550, &["the cellar", "never seen"]),
+    ] {
+        let missing: Vec<_> = words.iter().filter(|word| !rows[mac].contains(**word)).collect();
+        assert!(missing.is_empty(), "{mac}: {missing:?} not in {:?}", rows[mac]);
+    }
+    let unproven = browser.text("#unproven tbody tr");
+    let overview = operators.json("/api/overview");
+    assert!(unproven.contains(overview["unproven"][0]["certificate_sha256"].as_str().unwrap()), "{unproven}");
+    assert_eq!(browser.run("return document.querySelectorAll('#unproven form, #unproven .command').length"), 0);
+    assert!(browser.text("#constituencies tbody tr").contains("a trial"));
+    assert_eq!(browser.texts("#certificates h3"), ["ECDSA\nvalid", "RSA\nvalid"]);
+
+    browser.click(&format!("#phone-ote-{VVX500} .mac"));
+    eventually("the phone's own page", || browser.url().ends_with(&format!("/phones/ote/{VVX500}")).then_some(()));
+    assert!(browser.text("#requests tbody tr").contains("GET /site.cfg"));
+    assert!(browser.text(".facts").contains("TLS13_AES_128_GCM_SHA256"), "{}", browser.text(".facts"));
+    assert_kept_to_itself(&browser, &operators.base);
+}
+
+/// A constituency of this many phones, of which every tenth has a note of its own, with its server.
+fn crowd(count: u32) -> (Site, Running) {
+    let site = watched();
+    let mac = |n: u32| format!("00005e{n:06x}");
+    let note = |n: u32| if n.is_multiple_of(10) { format!("room {n}") } else { String::new() };
+    let phones: Map<String, Value> = (0..count).map(|n| (mac(n), Value::String(note(n)))).collect();
+    site.constituency("ote", &json!({ "trust": ["factory"], "phones": phones }));
+    let server = site.start();
+    (site, server)
+}
+
+#[test]
+fn fifty_thousand_phones_are_searched_filtered_sorted_and_turned_a_page_at_a_time() {
+    let test = "fifty_thousand_phones_are_searched_filtered_sorted_and_turned_a_page_at_a_time";
+    let Some(browser) = Browser::start(test) else { return };
+    let (_site, server) = crowd(50_000);
+    let base = Operators::of(&server).base;
+    browser.open(&format!("{base}/?sort=name"));
+    mark(&browser);
+    let found = |what: &str, wanted: &str| {
+        let found = || browser.run("return document.getElementById('found').textContent.replaceAll('\\u00a0', ' ')");
+        eventually(&format!("{what}, {wanted:?}"), || found().as_str()?.contains(wanted).then_some(()));
+    };
+    found("the first page", "1–100 of 50\u{202f}000");
+    assert_eq!(order(&browser).len(), 100);
+    assert!(browser.run("return document.documentElement.outerHTML.length").as_u64().unwrap() < 400_000);
+
+    browser.click("[rel=next]");
+    found("the second page", "101–200 of 50\u{202f}000");
+    assert_eq!(order(&browser)[0], "00005e000064");
+    browser.click("[rel=prev]");
+    found("the first page again", "1–100 of");
+    // By the heading that sorts already, the other way round.
+    browser.click("[aria-sort=ascending] a");
+    eventually("the last phone first", || (order(&browser)[0] == "00005e00c34f").then_some(()));
+    browser.type_into("#search", "room 4990");
+    found("the rooms", "2 phones of 50\u{202f}000");
+    assert_eq!(order(&browser).last().unwrap(), "00005e00137e", "reversed still");
+    assert!(browser.url().contains("search=room+4990"), "{}", browser.url());
+    browser.type_into("#state", "well");
+    found("nobody", "No phone matches.");
+    browser.click("#found a");
+    found("all again", "1–100 of 50\u{202f}000");
+    assert_eq!(browser.run("return document.getElementById('search').value"), "");
+    browser.run("history.back()");
+    found("nobody again", "No phone matches.");
+    assert_still_marked(&browser);
+    assert_kept_to_itself(&browser, &base);
+}
+
+#[test]
+fn a_waiting_phone_is_let_in_on_the_page_within_a_second() {
+    let Some(browser) = Browser::start("a_waiting_phone_is_let_in_on_the_page_within_a_second") else { return };
+    let site = watched();
+    let server = site.start();
+    visitors(&server);
+    let base = Operators::of(&server).base;
+    sign_in(&browser, &base);
+    mark(&browser);
+    browser.type_into("#waiting input[name=note]", "Ms O'Neill <attic>");
+    browser.click("#waiting .allow button");
+    let stranger = server.client("ote", &FACTORY.device(STRANGER));
+    within_a_second("the phone to be let in", || (stranger.get("/site.cfg").unwrap().status == 200).then_some(()));
+    let said = within_a_second("the page to say so", || browser.texts("#outcome p").into_iter().next()).0;
+    assert_eq!(said, format!("{STRANGER} is on the list of ote. It gets its files when it next asks."));
+    assert!(browser.text("#waiting").contains("Nobody waits."));
+    eventually("the phone to be well", || (state(&browser, STRANGER) == "well").then_some(()));
+    assert!(rows(&browser)[STRANGER].contains("Ms O'Neill <attic>"), "{}", rows(&browser)[STRANGER]);
+    assert_still_marked(&browser);
+    let policy = std::fs::read_to_string(site.served("ote/constituency.json")).unwrap();
+    assert!(policy.contains("Ms O'Neill <attic>"), "{policy}");
+
+    browser.click(".sign button");
+    eventually("to be signed out", || (browser.texts("a.sign") == ["Sign in"]).then_some(()));
+    assert_kept_to_itself(&browser, &base);
+}
+
+#[test]
+fn what_cannot_be_done_from_the_page_is_said_with_the_command_that_does_it() {
+    let test = "what_cannot_be_done_from_the_page_is_said_with_the_command_that_does_it";
+    let Some(browser) = Browser::start(test) else { return };
+    let site = watched();
+    let server = site.start();
+    visitors(&server);
+    let base = Operators::of(&server).base;
+    let command = format!("provost allow {STRANGER} --constituency ote --note \"…\"");
+    browser.open(&format!("{base}/"));
+    assert_eq!(browser.text("#waiting .command code"), command, "whoever has not signed in");
+    assert!(browser.text("#waiting .instead").starts_with("Sign in to let it in from here"));
+
+    // Somebody breaks the policy while the page is open.
+    sign_in(&browser, &base);
+    mark(&browser);
+    std::fs::write(site.served("ote/constituency.json"), "{").unwrap();
+    browser.click("#waiting .allow button");
+    let said = eventually("the reason", || browser.texts("#outcome .bad").into_iter().next());
+    assert!(said.contains("constituency.json"), "{said}");
+    assert_still_marked(&browser);
+    let complaints = browser.complaints();
+    assert!(complaints.iter().all(|line| line.contains("409 (Conflict)")), "{complaints:?}");
+
+    let mut without = watched();
+    without.config["status"] = json!({ "listen": "127.0.0.1:0" });
+    let server = without.start();
+    visitors(&server);
+    browser.open(&format!("{}/", Operators::of(&server).base));
+    assert_eq!(browser.text("#waiting .command code"), command);
+    assert_eq!(browser.texts(".sign"), Vec::<String>::new(), "there is nothing to sign in with");
+}
+
+#[test]
+fn an_open_page_follows_what_happens_and_leaves_what_is_being_typed() {
+    let Some(browser) = Browser::start("an_open_page_follows_what_happens_and_leaves_what_is_being_typed") else {
+        return;
+    };
+    let site = watched();
+    let server = site.start();
+    visitors(&server);
+    let base = Operators::of(&server).base;
+    sign_in(&browser, &base);
+    mark(&browser);
+    browser.type_into("#waiting input[name=note]", "half a no");
+    assert_eq!(state(&browser, VVX550), "never seen");
+    assert_eq!(server.client("ote", &FACTORY.device(VVX550)).get("/site.cfg").unwrap().status, 200);
+    eventually("the phone that has booted to be well", || (state(&browser, VVX550) == "well").then_some(()));
+    let stranger = "00005e0053ab";
+    assert_eq!(server.client("ote", &FACTORY.device(stranger)).get("/site.cfg").unwrap().status, 403);
+    eventually("another phone to wait", || browser.texts("#waiting .mac").contains(&stranger.to_owned()).then_some(()));
+    browser.type_into("#waiting [id$=\"53aa\"] input[name=note]", "te");
+    let typed = browser.run("return [document.activeElement.name, document.activeElement.value]");
+    assert_eq!(typed, json!(["note", "half a note"]));
+    assert_still_marked(&browser);
+
+    site.constituency("new", &json!({ "trust": ["factory"] }));
+    eventually("the new constituency", || {
+        browser.texts("#constituencies tbody th").iter().any(|name| name.starts_with("new")).then_some(())
+    });
+    eventually("to be live", || browser.run("return document.documentElement.dataset.live").eq("on").then_some(()));
+    drop(server);
+    eventually("to know that nobody serves any more", || {
+        browser.run("return document.documentElement.dataset.live").eq("lost").then_some(())
+    });
+    assert_still_marked(&browser);
+}
+
+#[test]
+fn everything_can_be_read_and_done_without_scripts() {
+    let Some(browser) = Browser::start("everything_can_be_read_and_done_without_scripts") else { return };
+    let site = watched();
+    let server = site.start();
+    visitors(&server);
+    let base = Operators::of(&server).base;
+    browser.forbid_scripts();
+    sign_in(&browser, &base);
+    assert_eq!(browser.texts(".copy").concat(), "", "what needs a script is not there");
+    browser.type_into("#search", "cellar");
+    browser.click(".search button");
+    let listed = |count: usize| {
+        let listed = || Some(browser.texts(".phones tbody .mac")).filter(|macs| macs.len() == count);
+        eventually(&format!("{count} phones"), listed)
+    };
+    assert_eq!(listed(1), [VVX550]);
+    browser.click("#found a");
+    let all = listed(3);
+    browser.click("[aria-sort] a");
+    eventually("the list to be turned round", || browser.url().contains("reverse=1").then_some(()));
+    assert_eq!(listed(3), all.into_iter().rev().collect::<Vec<_>>());
+    browser.type_into("#waiting input[name=note]", "the attic");
+    browser.click("#waiting .allow button");
+    let said = eventually("the page to say so", || browser.texts("#outcome p").into_iter().next());
+    assert!(said.starts_with(&format!("{STRANGER} is on the list of ote.")), "{said}");
+    assert!(browser.text("#waiting").contains("Nobody waits."));
+    let stranger = server.client("ote", &FACTORY.device(STRANGER));
+    within_a_second("the phone to be let in", || (stranger.get("/site.cfg").unwrap().status == 200).then_some(()));
+    assert_kept_to_itself(&browser, &base);
+}

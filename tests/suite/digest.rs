@@ -1,0 +1,506 @@
+//! Phones that prove who they are by a password (RFC 7616): what each request must bring, said by hand to the byte.
+
+use std::path::Path;
+
+use md5::{Digest, Md5};
+use serde_json::{Value, json};
+
+use crate::harness::site::{DOMAIN, Running, Site, holds};
+use crate::harness::tls::{Client, Connection, Response};
+use crate::harness::tool::{Ended, provost};
+use crate::harness::{STRANGER, VVX500, VVX550, within_a_second};
+
+/// A site with the constituency `pw`, which asks for passwords and knows two phones, one of which has one.
+pub fn site() -> (Site, String) {
+    let site = Site::with_ote();
+    site.write_config();
+    for name in ["pw", "other"] {
+        site.constituency(name, &json!({ "client_auth": "digest", "phones": { VVX550: "no password" } }));
+        site.file(&format!("{name}/site.cfg"), "<pw/>");
+    }
+    site.file(&format!("pw/{VVX500}-user.cfg"), "<mine/>");
+    site.file(&format!("pw/{VVX550}-user.cfg"), "<theirs/>");
+    let password = allow(&site.path(""), VVX500, "pw");
+    (site, password)
+}
+
+/// Gives a phone a password, and says which.
+pub fn allow(folder: &Path, mac: &str, constituency: &str) -> String {
+    let ended = provost(folder, &["allow", mac, "--constituency", constituency, "--digest"]);
+    assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{ended:?}");
+    let (user, password) = (value(&ended.stdout, "device.prov.user="), value(&ended.stdout, "device.prov.password="));
+    assert_eq!((user.as_str(), password.len()), (mac, 26), "{ended:?}");
+    password
+}
+
+/// What stands in quotes behind `name`.
+fn value(text: &str, name: &str) -> String {
+    let (_, rest) = text.split_once(&format!("{name}\"")).unwrap_or_else(|| panic!("{name} in {text}"));
+    rest.split('"').next().unwrap().to_owned()
+}
+
+fn client(server: &Running, constituency: &str) -> Client {
+    Client::new(server.address(), Some(&format!("{constituency}.{DOMAIN}")))
+}
+
+/// A header as a test wants it.
+struct Answer<'a> {
+    user: &'a str,
+    password: &'a str,
+    constituency: &'a str,
+    nonce: &'a str,
+    method: &'a str,
+    uri: &'a str,
+    count: u32,
+}
+
+impl Answer<'_> {
+    fn header(&self) -> String {
+        let Self { user, password, nonce, uri, method, count, .. } = self;
+        let realm = format!("{}.{DOMAIN}", self.constituency);
+        let hash =
+            |text: String| Md5::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let (own, request) = (hash(format!("{user}:{realm}:{password}")), hash(format!("{method}:{uri}")));
+        let response = hash(format!("{own}:{nonce}:{count:08x}:cnonce:auth:{request}"));
+        format!(
+            "Authorization: Digest username=\"{user}\", realm=\"{realm}\", nonce=\"{nonce}\", uri=\"{uri}\", \
+             response=\"{response}\", algorithm=MD5, cnonce=\"cnonce\", nc={count:08x}, qop=auth\r\n"
+        )
+    }
+}
+
+/// A phone on one connection, that answers challenges.
+struct Phone<'a> {
+    connection: Connection,
+    constituency: &'a str,
+    password: &'a str,
+    nonce: String,
+    count: u32,
+}
+
+impl<'a> Phone<'a> {
+    fn new(server: &Running, constituency: &'a str, password: &'a str) -> Self {
+        let mut connection = client(server, constituency).connect().unwrap();
+        let nonce = nonce(&connection.get("/site.cfg").unwrap());
+        Self { connection, constituency, password, nonce, count: 0 }
+    }
+
+    fn answer<'b>(&'b mut self, method: &'b str, uri: &'b str) -> Answer<'b> {
+        self.count += 1;
+        let Self { constituency, password, nonce, count, .. } = self;
+        Answer { user: VVX500, password, constituency, nonce, method, uri, count: *count }
+    }
+
+    fn get(&mut self, path: &str) -> Response {
+        let header = self.answer("GET", path).header();
+        self.connection.request("GET", path, &header, b"").unwrap()
+    }
+
+    fn put(&mut self, path: &str, headers: &str, body: &[u8]) -> Response {
+        let header = self.answer("PUT", path).header() + headers;
+        self.connection.request("PUT", path, &header, body).unwrap()
+    }
+}
+
+/// The nonce of a challenge.
+fn nonce(response: &Response) -> String {
+    assert_eq!(response.status, 401);
+    value(response.header("www-authenticate").unwrap(), "nonce=")
+}
+
+fn is_stale(response: &Response) -> bool {
+    nonce(response);
+    response.header("www-authenticate").unwrap().contains(", stale=true")
+}
+
+/// The same refusal, whatever the nonce in it.
+fn without_nonce(response: &Response) -> Response {
+    let mut alike = response.clone().without_date();
+    let challenge = alike.headers.get_mut("www-authenticate").unwrap();
+    *challenge = challenge.replace(&nonce(response), "");
+    alike
+}
+
+#[test]
+fn a_phone_with_its_password_gets_what_is_its_own_and_stores_it() {
+    let (site, password) = site();
+    let server = site.start();
+    let mut phone = Phone::new(&server, "pw", &password);
+    assert_eq!(phone.get("/site.cfg").text(), "<pw/>");
+    assert_eq!(phone.get(&format!("/{VVX500}-user.cfg")).text(), "<mine/>");
+    assert_eq!(phone.get("/absent.cfg").status, 404);
+    let log = format!("/{VVX500}-app.log");
+    assert_eq!(phone.put(&log, "", b"one").status, 201);
+    assert_eq!(phone.put(&log, "Content-Range: bytes 3-5/6\r\n", b"two").status, 204);
+    assert!(holds(&site.uploads("pw", VVX500).join(format!("{VVX500}-app.log")), "onetwo"));
+    assert_eq!(phone.get(&log).text(), "onetwo");
+    let line = server.access("the upload", |line| line["method"] == "PUT" && line["status"] == 201);
+    assert_eq!((&line["mac"], &line["reason"]), (&json!(VVX500), &Value::Null));
+    let first = server.reason("no Authorization yet");
+    assert_eq!((&first["mac"], &first["status"]), (&Value::Null, &json!(401)));
+    // Another phone's file, and another's upload.
+    assert_eq!(phone.put(&format!("/{VVX550}-app.log"), "", b"x").status, 403);
+    let mut phone = Phone::new(&server, "pw", &password);
+    assert_eq!(phone.get(&format!("/{VVX550}-user.cfg")).status, 403);
+    let known = || {
+        let listed = provost(&site.path(""), &["phones", "--json"]).stdout;
+        let phones: Vec<Value> = listed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        phones.into_iter().find(|phone| phone["mac"] == VVX500 && phone["uploads"] == 2)
+    };
+    let seen = crate::harness::eventually("the phone in the ledger", known);
+    assert_eq!((&seen["constituency"], &seen["certificate_not_after"]), (&json!("pw"), &Value::Null));
+}
+
+#[test]
+fn a_challenge_says_nothing_but_how_to_answer() {
+    let (site, password) = site();
+    let server = site.start();
+    let get = |path: &str, headers: &str| client(&server, "pw").request("GET", path, headers, b"").unwrap();
+    let first = get("/site.cfg", "");
+    assert_eq!((first.status, first.text().as_str()), (401, "Unauthorized\n"));
+    assert!(!is_stale(&first) && first.header("connection").is_none());
+    let wrong = |user: &str, password: &str| {
+        let nonce = nonce(&get("/site.cfg", ""));
+        let answer =
+            Answer { user, password, constituency: "pw", nonce: &nonce, method: "GET", uri: "/site.cfg", count: 1 };
+        get("/site.cfg", &answer.header())
+    };
+    // Who has a wrong password, none, is not on the list, or is no phone at all.
+    let refusals = [
+        get("/absent.cfg", ""),
+        get(&format!("/{VVX500}-user.cfg"), ""),
+        get("/.hidden", ""),
+        wrong(VVX500, "guess"),
+        wrong(VVX550, "guess"),
+        wrong(STRANGER, ""),
+        wrong("admin", &password),
+        wrong(&VVX500.to_uppercase(), &password),
+        get("/site.cfg", "Authorization: Basic MDAwMDVlMDA1MzBjOng=\r\n"),
+        get("/site.cfg", "Authorization: Bearer x\r\n"),
+    ];
+    assert_eq!(refusals.len(), 10);
+    for refusal in &refusals {
+        assert_eq!(without_nonce(refusal), without_nonce(&first));
+    }
+    server.reason("wrong password for 00005e00530c");
+    server.reason("\"00005e0053aa\" has no password here (provost allow MAC --digest gives it one)");
+    server.reason("Basic would show the password");
+    // What comes before the question who it is comes before.
+    assert_eq!(get("/%2e%2e/x", "").status, 400);
+    assert_eq!(client(&server, "pw").request("DELETE", "/site.cfg", "", b"").unwrap().status, 405);
+    assert_eq!(
+        client(&server, "pw").host("ote.phones.example.com").request("GET", "/site.cfg", "", b"").unwrap().status,
+        421
+    );
+}
+
+#[test]
+fn an_answer_counts_once_for_one_request_of_one_constituency() {
+    let (site, password) = site();
+    let elsewhere = allow(&site.path(""), VVX500, "other");
+    let server = site.start();
+    let mut phone = Phone::new(&server, "pw", &password);
+    let header = phone.answer("GET", "/site.cfg").header();
+    let replay = |constituency: &str, method: &str, path: &str, header: &str| {
+        client(&server, constituency).request(method, path, header, b"").unwrap()
+    };
+    assert_eq!(replay("pw", "GET", "/site.cfg", &header).status, 200);
+    assert!(is_stale(&replay("pw", "GET", "/site.cfg", &header)));
+    server.reason("nonce was used with this count before (a replay?)");
+    // Another target, method, or constituency: the header was not made for it.
+    for (constituency, method, path) in [
+        ("pw", "GET", "/site.cfg?x"),
+        ("pw", "GET", "/absent.cfg"),
+        ("pw", "HEAD", "/site.cfg"),
+        ("other", "GET", "/site.cfg"),
+    ] {
+        let header = phone.answer("GET", "/site.cfg").header();
+        let refused = replay(constituency, method, path, &header);
+        assert!(!is_stale(&refused), "{constituency} {method} {path}");
+        assert_eq!(replay("pw", "GET", "/site.cfg", &header).status, 200, "it was not used up by that");
+    }
+    server.reason("uri \"/site.cfg\" is not the request's target");
+    server.reason("the password is for \"pw.phones.example.com\"");
+    // The other constituency's own password, with this one's nonce.
+    let nonce = phone.nonce.clone();
+    let crossed = Answer {
+        user: VVX500,
+        password: &elsewhere,
+        constituency: "other",
+        nonce: &nonce,
+        method: "GET",
+        uri: "/site.cfg",
+        count: 99,
+    };
+    assert!(is_stale(&replay("other", "GET", "/site.cfg", &crossed.header())));
+    server.reason("nonce is none of this constituency's");
+    // A nonce that nobody gave out.
+    let made_up = Answer {
+        nonce: "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+        constituency: "pw",
+        password: &password,
+        ..crossed
+    };
+    assert!(is_stale(&replay("pw", "GET", "/site.cfg", &made_up.header())));
+}
+
+#[test]
+fn counts_may_overtake_one_another_but_never_come_twice() {
+    let (site, password) = site();
+    let server = site.start();
+    let phone = Phone::new(&server, "pw", &password);
+    let mut get = |count: u32| {
+        let nonce = &phone.nonce;
+        let answer = Answer {
+            user: VVX500,
+            password: &password,
+            constituency: "pw",
+            nonce,
+            method: "GET",
+            uri: "/site.cfg",
+            count,
+        };
+        client(&server, "pw").request("GET", "/site.cfg", &answer.header(), b"").unwrap().status
+    };
+    let statuses: Vec<u16> = [1, 3, 2, 3, 2, 1, 0, 70, 4, 7, 7].map(&mut get).into();
+    assert_eq!(statuses, [200, 200, 200, 401, 401, 401, 401, 200, 401, 200, 401]);
+}
+
+#[test]
+fn a_restart_only_makes_phones_ask_again() {
+    let (site, password) = site();
+    let server = site.start();
+    let mut phone = Phone::new(&server, "pw", &password);
+    assert_eq!(phone.get("/site.cfg").status, 200);
+    let nonce = phone.nonce.clone();
+    server.kill();
+    let server = site.start();
+    let mut phone = Phone::new(&server, "pw", &password);
+    let fresh = std::mem::replace(&mut phone.nonce, nonce);
+    assert!(is_stale(&phone.get("/site.cfg")));
+    phone.nonce = fresh;
+    assert_eq!(phone.get("/site.cfg").status, 200);
+}
+
+#[test]
+fn what_could_be_read_in_two_ways_is_refused() {
+    let (site, password) = site();
+    let server = site.start();
+    let mut phone = Phone::new(&server, "pw", &password);
+    let good = phone.answer("GET", "/site.cfg").header();
+    let user = format!("username=\"{VVX500}\"");
+    let with = |new: &str| {
+        assert!(good.contains(&user));
+        good.replace(&user, new)
+    };
+    let cases = [
+        with(&format!("{user}, username=\"{VVX550}\"")),
+        with(&format!("username=\"{VVX550}\", {user}")),
+        with(&format!("username=\"{VVX550}\\\", {user}")),
+        with(&format!("username=\"{VVX500}\\\"")),
+        with(&format!("username={VVX500} x")),
+        with(&format!("username*=UTF-8''{VVX500}")),
+        with(&format!("{user}, userhash=true")),
+        with(&format!("{user}; x=y")),
+        with(&format!("\u{e4}, {user}")),
+        format!("{good}{good}"),
+        format!("{good}Authorization: Basic eDp5\r\n"),
+        good.replace("qop=auth", "qop=auth-int"),
+        good.replace(", qop=auth", ""),
+        good.replace("algorithm=MD5", "algorithm=MD5-sess"),
+        good.replace("algorithm=MD5", "algorithm=SHA-512-256"),
+        good.replace("Digest ", "Digest\t"),
+        format!("{}{}\"\r\n", good.trim_end(), format_args!(", pad=\"{}", "x".repeat(5000))),
+    ];
+    assert_eq!(cases.len(), 17);
+    for case in &cases {
+        let refused = client(&server, "pw").request("GET", "/site.cfg", case, b"").unwrap();
+        assert!(!is_stale(&refused), "{case}");
+    }
+    let huge = format!("{}, pad=\"{}\"\r\n", good.trim_end(), "x".repeat(20_000));
+    assert_eq!(client(&server, "pw").request("GET", "/site.cfg", &huge, b"").unwrap().status, 431);
+    // None of them used it up; nor does it matter in which order and case things stand.
+    let shuffled = good.replace(&format!("{user}, "), "").replace("qop=auth", &format!("QOP=\"auth\" ,{user},,"));
+    assert_eq!(client(&server, "pw").request("GET", "/site.cfg", &shuffled, b"").unwrap().status, 200);
+}
+
+#[test]
+fn who_hammers_a_name_gets_no_more_challenges_and_holds_nobody_up() {
+    let (site, password) = site();
+    let server = site.start();
+    let mut phone = Phone::new(&server, "pw", &password);
+    let guess = |user: &str| {
+        let mut connection = client(&server, "pw").connect().unwrap();
+        let nonce = nonce(&connection.get("/site.cfg").unwrap());
+        let answer = Answer {
+            user,
+            password: "guess",
+            constituency: "pw",
+            nonce: &nonce,
+            method: "GET",
+            uri: "/site.cfg",
+            count: 1,
+        };
+        let response = connection.request("GET", "/site.cfg", &answer.header(), b"").unwrap();
+        (response.status == 429).then(|| (response.without_date(), connection.is_closed()))
+    };
+    // A minute may end in between, so that it takes more than eleven.
+    let known = (0..40).find_map(|_| guess(VVX500)).expect("an end of challenges");
+    let unknown = (0..40).find_map(|_| guess(STRANGER)).expect("an end of challenges");
+    assert_eq!(known, unknown);
+    assert_eq!((known.0.header("retry-after"), known.0.header("www-authenticate"), known.1), (Some("60"), None, true));
+    server.reason("wrong password for 00005e00530c; too many failures under this name");
+    assert_eq!(phone.get("/site.cfg").status, 200);
+    assert_eq!(Phone::new(&server, "pw", &password).get("/site.cfg").status, 200);
+}
+
+#[test]
+fn a_password_counts_within_a_second_until_it_is_taken_back() {
+    let (site, old) = site();
+    let server = site.start();
+    let mut phone = Phone::new(&server, "pw", &old);
+    assert_eq!(phone.get("/site.cfg").status, 200);
+    let new = allow(&site.path(""), VVX500, "pw");
+    within_a_second("the new password", || (phone.get("/site.cfg").status == 401).then_some(()));
+    let mut phone = Phone::new(&server, "pw", &new);
+    assert_eq!(phone.get("/site.cfg").status, 200);
+    let denied = provost(&site.path(""), &["deny", VVX500, "--constituency", "pw"]);
+    assert!(
+        denied.stdout.contains("has no password for pw any more\n00005e00530c is kept out of pw from now on\n"),
+        "{denied:?}"
+    );
+    // By the password or by the list, whichever is read first.
+    let is_out = || matches!(Phone::new(&server, "pw", &new).get("/site.cfg").status, 401 | 403 | 429);
+    within_a_second("the denial", || is_out().then_some(()));
+    assert!(!std::fs::read_to_string(site.path("state/digest/pw.json")).unwrap().contains(VVX500));
+    // A password alone admits nobody: the list does.
+    let again = allow(&site.path(""), VVX500, "pw");
+    let mut phone = within_a_second("the password", || {
+        let mut phone = Phone::new(&server, "pw", &again);
+        (phone.get("/site.cfg").status == 200).then_some(phone)
+    })
+    .0;
+    site.constituency("pw", &json!({ "client_auth": "digest", "denied": [VVX500] }));
+    within_a_second("the policy", || (phone.get("/site.cfg").status == 403).then_some(()));
+    server.reason("00005e00530c is denied by pw");
+}
+
+#[test]
+fn a_policy_says_what_passwords_are_for() {
+    let (site, _) = site();
+    let refused = |policy: Value| {
+        site.constituency("bad", &policy);
+        provost(&site.path(""), &["check"]).stdout
+    };
+    for (policy, said) in [
+        (
+            json!({ "client_auth": "digest", "trust": ["factory"] }),
+            "\"trust\": has no effect with \"client_auth\": \"digest\"",
+        ),
+        (
+            json!({ "client_auth": "digest", "expired_device_certificates": "accept" }),
+            "\"expired_device_certificates\": has no effect with \"client_auth\": \"digest\"",
+        ),
+        (
+            json!({ "client_auth": "digest", "phones": "any" }),
+            "\"phones\": cannot be \"any\" with \"client_auth\": \"digest\"",
+        ),
+        (
+            json!({ "client_auth": "digest", "phones": { VVX500: { "certificate_sha256": "ab".repeat(32) } } }),
+            "certificate_sha256 of 00005e00530c has no effect",
+        ),
+        (json!({ "client_auth": "basic" }), "\"basic\" is not known here; known ones: required, digest, none"),
+    ] {
+        let checked = refused(policy);
+        assert!(checked.contains(said), "{said}: {checked}");
+    }
+    let checked = refused(json!({ "client_auth": "digest" }));
+    assert!(
+        checked.contains(
+            "warning: pw: 00005e0053c7 has no password: provost allow 00005e0053c7 --constituency pw --digest"
+        ),
+        "{checked}"
+    );
+    let allow = |arguments: &[&str]| -> Ended {
+        provost(&site.path(""), &[&["allow", VVX500, "--digest"], arguments].concat())
+    };
+    let wrong = allow(&["--constituency", "ote"]);
+    assert_eq!((wrong.code, wrong.stdout.as_str()), (1, ""));
+    assert!(wrong.stderr.contains("ote asks for no passwords"), "{}", wrong.stderr);
+    assert!(allow(&["--constituency", "nobody"]).stderr.contains("there is no constituency nobody"));
+}
+
+#[test]
+fn passwords_take_no_certificate_and_certificates_no_password() {
+    let (site, password) = site();
+    let server = site.start();
+    let identity = crate::harness::pki::FACTORY.device(VVX500);
+    assert_eq!(server.client("pw", &identity).get("/site.cfg").unwrap().status, 401);
+    let answer = Answer {
+        user: VVX500,
+        password: &password,
+        constituency: "ote",
+        nonce: "x",
+        method: "GET",
+        uri: "/site.cfg",
+        count: 1,
+    };
+    let error = client(&server, "ote").request("GET", "/site.cfg", &answer.header(), b"");
+    assert!(error.is_err(), "{error:?}");
+    assert_eq!(server.client("ote", &identity).request("GET", "/site.cfg", &answer.header(), b"").unwrap().status, 200);
+}
+
+#[test]
+fn a_phone_that_has_proved_itself_leaves_the_strangers_places() {
+    let (mut site, password) = site();
+    site.config["limits"]["anonymous_connections"] = json!(2);
+    let server = site.start();
+    let mut phones: Vec<Phone<'_>> = Vec::new();
+    for _ in 0..5 {
+        let mut phone = Phone::new(&server, "pw", &password);
+        assert_eq!(phone.get("/site.cfg").status, 200);
+        phones.push(phone);
+    }
+    let _strangers: Vec<Connection> = (0..2)
+        .map(|_| {
+            let mut connection = client(&server, "pw").connect().unwrap();
+            assert_eq!(connection.get("/site.cfg").unwrap().status, 401);
+            connection
+        })
+        .collect();
+    assert!(client(&server, "pw").get("/site.cfg").is_err());
+    server.reason("all 2 places for anonymous connections are taken");
+    assert!(phones.iter_mut().all(|phone| phone.get("/site.cfg").status == 200));
+}
+
+#[test]
+fn a_phone_has_only_so_many_connections() {
+    let (mut site, password) = site();
+    site.config["limits"]["connections_per_phone"] = json!(2);
+    let server = site.start();
+    let mut phones: Vec<Phone<'_>> = (0..3).map(|_| Phone::new(&server, "pw", &password)).collect();
+    let statuses: Vec<u16> = phones.iter_mut().map(|phone| phone.get("/site.cfg").status).collect();
+    assert_eq!(statuses, [200, 200, 503]);
+    assert!(phones[2].connection.is_closed());
+    server.reason("00005e00530c has 2 connections already (limits.connections_per_phone)");
+    phones.truncate(1);
+    crate::harness::eventually("a place", || {
+        (Phone::new(&server, "pw", &password).get("/site.cfg").status == 200).then_some(())
+    });
+}
+
+#[test]
+fn a_refused_upload_is_not_taken_in() {
+    let (site, password) = site();
+    let server = site.start();
+    let log = format!("/{VVX500}-app.log");
+    let mut connection = client(&server, "pw").connect().unwrap();
+    connection.send_head("PUT", &log, "Content-Length: 1000000\r\nExpect: 100-continue\r\n").unwrap();
+    let (status, headers) = connection.head().unwrap();
+    assert_eq!((status, headers["connection"].as_str()), (401, "close"), "no 100 Continue comes before");
+    let small = client(&server, "pw").put(&log, "", b"log").unwrap();
+    assert_eq!(small.status, 401);
+    assert!(!site.uploads("pw", VVX500).exists());
+    let mut phone = Phone::new(&server, "pw", &password);
+    assert_eq!(phone.put(&log, "Expect: 100-continue\r\n", b"log").status, 201);
+}

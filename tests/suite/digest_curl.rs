@@ -1,0 +1,85 @@
+//! Passwords with real curl, whose library the phones use.
+
+use std::process::Command;
+
+use crate::digest::site;
+use crate::harness::VVX500;
+use crate::harness::pki::SERVER_CA;
+use crate::harness::site::{DOMAIN, Running, Site, holds};
+use crate::harness::tool::{Ended, run};
+
+/// What a phone's program calls itself.
+const PHONE: &str = "FileTransport PolycomVVX-VVX_500-UA/5.9.7.4477 Type/Application";
+
+fn curl(site: &Site, server: &Running, password: &str, path: &str, arguments: &[&str]) -> Ended {
+    std::fs::write(site.path("server-ca.pem"), SERVER_CA.pem()).unwrap();
+    let name = format!("pw.{DOMAIN}");
+    let connect = format!("{name}:443:{}", server.address());
+    let user = format!("{VVX500}:{password}");
+    let scheme = if arguments.contains(&"--basic") { "--basic" } else { "--digest" };
+    let mut command = Command::new("curl");
+    command.args(["-sSv", scheme, "-u", &user, "--cacert", "server-ca.pem", "--connect-to", &connect]);
+    command.args(["-w", "%{stderr}status %{http_code}\n"]).args(arguments).arg(format!("https://{name}{path}"));
+    run(command.current_dir(site.path("")))
+}
+
+/// The algorithms that were offered, in this order, and those that curl used.
+fn algorithms(ended: &Ended) -> (Vec<String>, Vec<String>) {
+    let of = |start: &str| {
+        let lines = ended.stderr.lines().filter(|line| line.to_lowercase().starts_with(start));
+        lines
+            .map(|line| line.split("algorithm=").nth(1).unwrap().split(',').next().unwrap().trim().to_owned())
+            .collect()
+    };
+    (of("< www-authenticate: "), of("> authorization: "))
+}
+
+#[test]
+fn curl_answers_with_the_algorithm_that_is_offered_first() {
+    let (site, password) = site();
+    let server = site.start();
+    for (arguments, first, second) in [(&[][..], "SHA-256", "MD5"), (&["-A", PHONE][..], "MD5", "SHA-256")] {
+        let ended = curl(&site, &server, &password, "/site.cfg?version=1", arguments);
+        assert_eq!((ended.code, ended.stdout.as_str()), (0, "<pw/>"), "{ended:?}");
+        let (offered, used) = algorithms(&ended);
+        assert_eq!(offered, [first, second]);
+        assert_eq!(used, [first], "{ended:?}");
+    }
+    let wrong = curl(&site, &server, "guess", "/site.cfg", &[]);
+    assert!(wrong.stderr.contains("status 401") && wrong.stdout == "Unauthorized\n", "{wrong:?}");
+    let basic = curl(&site, &server, &password, "/site.cfg", &["--basic"]);
+    assert!(basic.stderr.contains("status 401"), "{basic:?}");
+}
+
+#[test]
+fn curl_uploads_and_goes_on_uploading() {
+    let (site, password) = site();
+    let server = site.start();
+    let stored = site.uploads("pw", VVX500).join(format!("{VVX500}-app.log"));
+    let path = format!("/{VVX500}-app.log");
+    let large = vec![b'x'; 2 << 20];
+    std::fs::write(site.path("log"), &large).unwrap();
+    for arguments in [&[][..], &["-A", PHONE][..], &["--expect100-timeout", "20", "-H", "Expect: 100-continue"][..]] {
+        let ended = curl(&site, &server, &password, &path, &[&["-T", "log"], arguments].concat());
+        assert!(ended.code == 0 && ended.stderr.contains("status 20"), "{ended:?}");
+        assert!(holds(&stored, &large));
+    }
+    std::fs::write(site.path("log"), [&large[..], b"more"].concat()).unwrap();
+    let offset = large.len().to_string();
+    let ended = curl(&site, &server, &password, &path, &["-T", "log", "-C", &offset]);
+    assert!(ended.code == 0 && ended.stderr.contains("status 204"), "{ended:?}");
+    assert!(ended.stderr.contains(&format!("Content-Range: bytes {offset}-{}/{}", large.len() + 3, large.len() + 4)));
+    assert_eq!(std::fs::metadata(&stored).unwrap().len(), large.len() as u64 + 4);
+}
+
+#[test]
+fn curl_fetches_one_file_after_the_other_on_one_connection() {
+    let (site, password) = site();
+    let server = site.start();
+    let name = format!("https://pw.{DOMAIN}/site.cfg");
+    let ended = curl(&site, &server, &password, "/site.cfg", &[&name, &name]);
+    assert_eq!((ended.code, ended.stdout.as_str()), (0, "<pw/><pw/><pw/>"), "{ended:?}");
+    // It asks anew for each; the refusals do not end the connection.
+    assert_eq!(ended.stderr.matches("< HTTP/1.1 401").count(), 3, "{ended:?}");
+    assert_eq!(ended.stderr.matches("SSL connection using").count(), 1, "{ended:?}");
+}

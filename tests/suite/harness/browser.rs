@@ -1,0 +1,306 @@
+//! A real browser, Chromium, driven by `WebDriver`, to see pages as people do.
+//!
+//! One at a time: a browser takes a machine. Its profile is new and goes with it, and it is asked to speak to nobody by
+//! itself.
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{Method, Request};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+
+use super::bind::program;
+use super::site::Lines;
+use super::{eventually, not_run};
+
+/// Where `WebDriver` keeps the name of an element.
+const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
+/// How long a command may take: a page that is drawn by a loaded machine.
+const COMMAND: Duration = Duration::from_secs(60);
+/// What no browser of a test needs.
+const SWITCHES: [&str; 13] = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+    "--lang=en-GB",
+    "--force-prefers-reduced-motion",
+    "--force-color-profile=srgb",
+];
+
+static TURN: Mutex<()> = Mutex::new(());
+
+/// A browser with one page. Dropped, it is ended, with all that it started.
+pub struct Browser {
+    driver: Child,
+    port: u16,
+    session: String,
+    profile: tempfile::TempDir,
+    runtime: Runtime,
+    _turn: MutexGuard<'static, ()>,
+}
+
+/// How a page is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Look {
+    pub width: u32,
+    pub height: u32,
+    pub is_dark: bool,
+    /// A telephone's: fingers, and two dots for one.
+    pub is_telephone: bool,
+}
+
+impl Look {
+    pub const DESK: Self = Self { width: 1280, height: 900, is_dark: false, is_telephone: false };
+    pub const TELEPHONE: Self = Self { width: 390, height: 844, is_dark: false, is_telephone: true };
+
+    pub fn dark(self) -> Self {
+        Self { is_dark: true, ..self }
+    }
+}
+
+impl Browser {
+    /// Starts one, or says that the test cannot run here.
+    pub fn start(test: &str) -> Option<Self> {
+        if program("chromium").is_none() || program("chromedriver").is_none() {
+            not_run(test, "no chromium and chromedriver (Debian: chromium, chromium-driver)");
+            return None;
+        }
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let profile = tempfile::tempdir().unwrap();
+        let mut command = Command::new("chromedriver");
+        command.arg("--port=0").env("PROVOST_TEST_BROWSER", profile.path()).env("TZ", "UTC").process_group(0);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut driver = command.spawn().unwrap();
+        let said = Lines::default();
+        said.follow(driver.stdout.take().unwrap());
+        let port = eventually("chromedriver to listen", || {
+            let said = said.all();
+            let port = |line: &String| line.split_once("successfully on port ")?.1.trim_end_matches('.').parse().ok();
+            said.iter().find_map(port)
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let mut browser = Self { driver, port, session: String::new(), profile, runtime, _turn: turn };
+        browser.begin();
+        Some(browser)
+    }
+
+    fn begin(&mut self) {
+        let profile = format!("--user-data-dir={}", self.profile.path().display());
+        let switches: Vec<&str> = SWITCHES.into_iter().chain([profile.as_str()]).collect();
+        let wanted = json!({ "capabilities": { "alwaysMatch": {
+            "browserName": "chrome",
+            "goog:chromeOptions": { "args": switches },
+            "goog:loggingPrefs": { "browser": "ALL", "performance": "ALL" },
+        } } });
+        let begun = self.ask(Method::POST, "/session", &wanted).unwrap();
+        self.session = format!("/session/{}", begun["sessionId"].as_str().unwrap());
+        // What it shows first is its own.
+        self.open("about:blank");
+        self.complaints();
+        self.requests();
+    }
+
+    /// Opens `url` and waits until it is loaded.
+    pub fn open(&self, url: &str) {
+        self.post("/url", &json!({ "url": url }));
+    }
+
+    /// Where it is.
+    pub fn url(&self) -> String {
+        self.command(Method::GET, "/url", &Value::Null).unwrap().as_str().unwrap().to_owned()
+    }
+
+    /// What `script`, the body of a function, returns.
+    pub fn run(&self, script: &str) -> Value {
+        self.post("/execute/sync", &json!({ "script": script, "args": [] }))
+    }
+
+    /// The text that is seen of each element that `selector` takes.
+    pub fn texts(&self, selector: &str) -> Vec<String> {
+        let elements = self.elements(selector);
+        // One that is replaced meanwhile is left out.
+        let text = |element: &String| self.command(Method::GET, &format!("/element/{element}/text"), &Value::Null).ok();
+        elements.iter().filter_map(text).map(|text| text.as_str().unwrap().to_owned()).collect()
+    }
+
+    /// The text of the one element that `selector` takes.
+    #[track_caller]
+    pub fn text(&self, selector: &str) -> String {
+        let texts = self.texts(selector);
+        assert_eq!(texts.len(), 1, "{selector}: {texts:?}");
+        texts.into_iter().next().unwrap()
+    }
+
+    /// Clicks the first element that `selector` takes, as a mouse does: it must be seen and not be covered.
+    #[track_caller]
+    pub fn click(&self, selector: &str) {
+        let element = self.element(selector);
+        self.post(&format!("/element/{element}/click"), &json!({}));
+    }
+
+    /// Types `text` into the first field that `selector` takes, after what is there.
+    #[track_caller]
+    pub fn type_into(&self, selector: &str, text: &str) {
+        let element = self.element(selector);
+        self.post(&format!("/element/{element}/value"), &json!({ "text": text }));
+    }
+
+    #[track_caller]
+    fn element(&self, selector: &str) -> String {
+        let elements = self.elements(selector);
+        elements.into_iter().next().unwrap_or_else(|| panic!("nothing on {} is {selector}", self.url()))
+    }
+
+    fn elements(&self, selector: &str) -> Vec<String> {
+        let found = self.post("/elements", &json!({ "using": "css selector", "value": selector }));
+        found.as_array().unwrap().iter().map(|it| it[ELEMENT].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// Looks at the page in another way.
+    pub fn look(&self, look: Look) {
+        let scale = if look.is_telephone { 2 } else { 1 };
+        let metrics = json!({
+            "width": look.width, "height": look.height, "deviceScaleFactor": scale, "mobile": look.is_telephone,
+        });
+        self.tools("Emulation.setDeviceMetricsOverride", &metrics);
+        let scheme = if look.is_dark { "dark" } else { "light" };
+        self.tools(
+            "Emulation.setEmulatedMedia",
+            &json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] }),
+        );
+    }
+
+    /// Runs no script of any page from now on.
+    pub fn forbid_scripts(&self) {
+        self.tools("Emulation.setScriptExecutionDisabled", &json!({ "value": true }));
+    }
+
+    /// A PNG of the page's first `height` points, or of all of it.
+    pub fn picture(&self, height: Option<u32>) -> Vec<u8> {
+        let size = self.tools("Page.getLayoutMetrics", &json!({}))["cssContentSize"].clone();
+        let height = height.map_or_else(|| size["height"].clone(), Value::from);
+        let clip = json!({ "x": 0, "y": 0, "width": size["width"], "height": height, "scale": 1 });
+        let taken = json!({ "format": "png", "captureBeyondViewport": true, "clip": clip });
+        let picture = self.tools("Page.captureScreenshot", &taken);
+        BASE64_STANDARD.decode(picture["data"].as_str().unwrap()).unwrap()
+    }
+
+    /// What the browser complained of since this was last asked: errors of scripts, files that were refused or missing.
+    pub fn complaints(&self) -> Vec<String> {
+        let log = self.post("/se/log", &json!({ "type": "browser" }));
+        log.as_array().unwrap().iter().map(|line| line["message"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// Every URL that pages asked others for since this was last asked.
+    pub fn requests(&self) -> BTreeSet<String> {
+        let log = self.post("/se/log", &json!({ "type": "performance" }));
+        let url = |line: &Value| {
+            let event: Value = serde_json::from_str(line["message"].as_str()?).ok()?;
+            let event = &event["message"];
+            let is_request = event["method"] == "Network.requestWillBeSent";
+            let url = event["params"]["request"]["url"].as_str()?;
+            let is_own = ["chrome", "data:", "about:", "blob:"].iter().any(|scheme| url.starts_with(scheme));
+            (is_request && !is_own).then(|| url.to_owned())
+        };
+        log.as_array().unwrap().iter().filter_map(url).collect()
+    }
+
+    /// A command of the developers' tools.
+    pub fn tools(&self, command: &str, parameters: &Value) -> Value {
+        self.post("/goog/cdp/execute", &json!({ "cmd": command, "params": parameters }))
+    }
+
+    fn post(&self, path: &str, body: &Value) -> Value {
+        self.command(Method::POST, path, body).unwrap_or_else(|error| panic!("{path} {body}: {error}"))
+    }
+
+    fn command(&self, method: Method, path: &str, body: &Value) -> Result<Value, String> {
+        self.ask(method, &format!("{}{path}", self.session), body)
+    }
+
+    fn ask(&self, method: Method, path: &str, body: &Value) -> Result<Value, String> {
+        let content = if body.is_null() { String::new() } else { body.to_string() };
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", format!("127.0.0.1:{}", self.port))
+            .header("content-type", "application/json; charset=utf-8")
+            .body(Full::new(Bytes::from(content)))
+            .unwrap();
+        let answer = async { tokio::time::timeout(COMMAND, exchange(self.port, request)).await };
+        let answer = self.runtime.block_on(answer).map_err(|_| format!("no answer within {COMMAND:?}"))?;
+        let mut answer: Value = serde_json::from_slice(&answer.map_err(|error| error.to_string())?).unwrap();
+        match answer["value"]["error"].as_str() {
+            Some(error) => Err(format!("{error}: {}", answer["value"]["message"].as_str().unwrap_or_default())),
+            None => Ok(answer["value"].take()),
+        }
+    }
+}
+
+async fn exchange(port: u16, request: Request<Full<Bytes>>) -> Result<Bytes, Box<dyn std::error::Error>> {
+    let stream = tokio::net::TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let asked = async {
+        let answer = sender.send_request(request).await?;
+        Ok::<Bytes, Box<dyn std::error::Error>>(answer.into_body().collect().await?.to_bytes())
+    };
+    tokio::select! {
+        answer = asked => answer,
+        // It goes on as long as the exchange does.
+        Err(error) = connection => Err(error.into()),
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // It ends the browser; what does not obey is ended all the same.
+        let _ = self.command(Method::DELETE, "", &Value::Null);
+        let _ = self.driver.kill();
+        let _ = self.driver.wait();
+        let profile = self.profile.path().to_owned();
+        let gone = || {
+            let left = processes_of(&profile);
+            for pid in &left {
+                let _ = rustix::process::kill_process(*pid, rustix::process::Signal::KILL);
+            }
+            left.is_empty().then_some(())
+        };
+        if std::thread::panicking() {
+            gone();
+        } else {
+            eventually("the browser's processes to be gone", gone);
+        }
+    }
+}
+
+/// The processes that belong to the browser with this profile, by their arguments or their environment.
+fn processes_of(profile: &Path) -> Vec<rustix::process::Pid> {
+    let profile = profile.as_os_str().as_encoded_bytes();
+    let mentions = |pid: i32, file: &str| {
+        let content = std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        content.windows(profile.len()).any(|window| window == profile)
+    };
+    let own = i32::try_from(std::process::id()).unwrap();
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let its = pids.filter(|pid| *pid != own && (mentions(*pid, "cmdline") || mentions(*pid, "environ")));
+    its.filter_map(rustix::process::Pid::from_raw).collect()
+}
