@@ -21,6 +21,7 @@ mod check_as_a_phone;
 mod check_live;
 mod commands;
 mod dashboard;
+mod day;
 mod decade;
 mod deploys;
 mod device_chains;
