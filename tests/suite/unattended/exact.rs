@@ -87,6 +87,15 @@ impl Public {
         })
     }
 
+    /// Waits until there are so many certificates, and all of them are in use.
+    #[track_caller]
+    fn obtains_all(&self, count: usize) {
+        eventually("all certificates", || {
+            let all = self.status()["certificates"].as_array()?.clone();
+            (all.len() == count && all.iter().all(|it| it["held"].is_object() && it["step"].is_null())).then_some(())
+        });
+    }
+
     fn exact_status(&self) -> Value {
         let all = self.status()["certificates"].as_array().unwrap().clone();
         all.into_iter().find(|certificate| certificate["constituency"] == "ote").unwrap()
@@ -320,4 +329,44 @@ fn a_challenge_that_is_delegated_is_followed_for_each_exact_name() {
     public.obtains();
     public.shows_exactly(&server, &NAMES[..1]);
     assert_eq!(bind.txt("ote.acme.example.com"), Vec::<String>::new());
+}
+
+#[test]
+fn a_rehearsal_tries_exact_names_too() {
+    let test = "unattended::exact::a_rehearsal_tries_exact_names_too";
+    let Some((bind, public)) = prepared(test) else { return };
+    public.want_exact(&["older"]);
+    std::fs::create_dir(public.site.path("state")).unwrap();
+    let (root, directory) = (public.pebble.root_file(), public.pebble.directory());
+    let args = ["rehearse", "--directory", &directory, "--directory-root", root.to_str().unwrap()];
+    let rehearsed = public.certificate(&args);
+    assert!(rehearsed.code == 0 && rehearsed.stdout.contains("all went well: 2 certificates"), "{rehearsed:?}");
+    assert!(
+        rehearsed.stdout.contains("exact/ote: ordering a certificate for ote.phones.example.com, older."),
+        "{rehearsed:?}"
+    );
+    assert!(!public.exact_folder().exists() && !public.site.path("state/rehearsal/certs").exists());
+    assert_eq!(bind.txt(EXACT_CHALLENGE), Vec::<String>::new());
+}
+
+#[test]
+fn who_wants_an_exact_name_while_another_is_ordered_gets_it_too_and_the_figures_tell_them_apart() {
+    let test = "unattended::exact::who_wants_an_exact_name_while_another_is_ordered_gets_it_too_and_the_figures_tell_them_apart";
+    let Some((_bind, mut public)) = prepared(test) else { return };
+    public.site.config["status"] = json!({ "listen": format!("unix:{}", public.site.path("status.sock").display()) });
+    public.acme()["dns"]["settle_s"] = json!(1);
+    public.want_exact(&[]);
+    let server = public.start();
+    server.says("certificate (exact/ote): waiting until all authorities have them");
+    // A folder that is an alias's namesake is a constituency of its own.
+    public.site.constituency("older", &json!({ "client_auth": "none", "certificate_names": "exact" }));
+    public.obtains_all(3);
+    assert_eq!(public.shown(&server, "older").names, NAMES[1..]);
+    assert_eq!(public.shown(&server, "ote").names, NAMES[..1]);
+    let mut metrics = std::process::Command::new("curl");
+    metrics.args(["-sSf", "--unix-socket"]).arg(public.site.path("status.sock")).arg("http://localhost/metrics");
+    let metrics = tool::run(&mut metrics).stdout;
+    for label in [r#"{key="ecdsa"}"#, r#"{key="rsa",constituency="ote"}"#, r#"{key="rsa",constituency="older"}"#] {
+        assert!(metrics.contains(&format!("provost_renewal_attempts_total{label} 1")), "{label}: {metrics}");
+    }
 }
