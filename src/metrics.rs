@@ -76,8 +76,8 @@ pub struct Facts {
     pub phones: BTreeMap<(String, &'static str), usize>,
     /// Phones seen during the last day, by constituency.
     pub seen: BTreeMap<String, usize>,
-    /// The certificates in use: key, first name, and when it expires, in Unix seconds.
-    pub certificates: Vec<(String, String, i64)>,
+    /// The certificates in use.
+    pub certificates: Vec<Validity>,
     /// How renewal goes, by key, and by constituency where it is for exact names.
     pub renewals: Vec<Renewal>,
     /// Whether the ledger can be written.
@@ -86,6 +86,19 @@ pub struct Facts {
     pub ledger_dropped: u64,
     /// Lines of the access log that nobody took.
     pub lines_lost: u64,
+}
+
+/// When a certificate is valid, in Unix seconds.
+#[derive(Debug, Clone)]
+pub struct Validity {
+    /// Its key.
+    pub key: String,
+    /// Its first name.
+    pub name: String,
+    /// Its first second.
+    pub not_before: i64,
+    /// Its last second.
+    pub not_after: i64,
 }
 
 /// How the renewal of one certificate goes.
@@ -273,10 +286,12 @@ impl Facts {
     }
 
     fn register_certificates(&self, registry: &mut Registry) {
-        let (expiry, in_a_row, human) = <(Gauges, Gauges, Gauges)>::default();
+        let (start, expiry, in_a_row, human) = <(Gauges, Gauges, Gauges, Gauges)>::default();
         let (attempts, failures) = <(Counts, Counts)>::default();
-        for (key, name, not_after) in &self.certificates {
-            set(&expiry, &[("key", key), ("name", name)], *not_after);
+        for certificate in &self.certificates {
+            let labels = [("key", certificate.key.as_str()), ("name", certificate.name.as_str())];
+            set(&start, &labels, certificate.not_before);
+            set(&expiry, &labels, certificate.not_after);
         }
         for renewal in &self.renewals {
             let constituency = renewal.constituency.as_deref().map(|constituency| ("constituency", constituency));
@@ -286,6 +301,8 @@ impl Facts {
             set(&in_a_row, &key, renewal.failures_in_a_row);
             set(&human, &key, i64::from(renewal.needs_human));
         }
+        let starts = "When the certificate in use began to be valid, in Unix time";
+        registry.register("certificate_start_timestamp_seconds", starts, start);
         let expires = "When the certificate in use expires, in Unix time";
         registry.register("certificate_expiry_timestamp_seconds", expires, expiry);
         registry.register("renewal_attempts", "Attempts to obtain or renew a certificate", attempts);

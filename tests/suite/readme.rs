@@ -5,12 +5,14 @@ use std::process::Command;
 
 use provost::config::Config;
 use provost::constituency::Policy;
+use provost::status::StatusSettings;
 use serde_json::json;
 
 use crate::harness::bind::{self, Bind, BindConfig, Named};
 use crate::harness::pebble::{Behaviour, Pebble};
 use crate::harness::pki::{Identity, device_params};
 use crate::harness::site::{Running, Site};
+use crate::harness::systemd::value;
 use crate::harness::tool::{Ended, provost, run};
 use crate::harness::{VVX500, eventually, namespace, not_run};
 
@@ -37,7 +39,7 @@ fn every_block_is_of_a_kind_that_a_test_knows() {
     assert_eq!(README.matches("```").count() % 2, 0);
     let known = blocks("sh").len() + blocks("json").len() + blocks("text").len();
     assert_eq!(fences(README).len(), known);
-    assert_eq!((blocks("sh").len(), blocks("json").len(), blocks("text").len()), (10, 4, 2));
+    assert_eq!((blocks("sh").len(), blocks("json").len(), blocks("text").len()), (11, 4, 2));
 }
 
 #[test]
@@ -200,6 +202,9 @@ impl Machine {
             .primary("com", "example NS ns1.example\nns1.example A 192.0.2.10", "");
         let above = above.start_at("198.41.0.4:53".parse().unwrap());
         ["/run", "/srv", "/var/lib", "/var/cache"].into_iter().for_each(namespace::empty);
+        for covered in ["/etc", "/usr/local"] {
+            namespace::cover(covered, folder);
+        }
         for made in ["/run/named", "/var/lib/bind", "/var/cache/bind"] {
             std::fs::create_dir(made).unwrap();
         }
@@ -222,9 +227,9 @@ impl Machine {
         Self { bind: Named::start(Path::new("/etc/bind/named.conf")), _above: above }
     }
 
-    /// Runs what the README says, in `/srv/provost` or where it goes itself.
+    /// Runs what the README says, in `/etc/provost` or where it goes itself.
     fn sh(&self, script: &str) -> Ended {
-        let folder = Some(Path::new("/srv/provost")).filter(|folder| folder.exists()).unwrap_or(Path::new("/"));
+        let folder = Some(Path::new("/etc/provost")).filter(|folder| folder.exists()).unwrap_or(Path::new("/"));
         let ended = run(command("sh").args(["-e", "-c", script]).current_dir(folder));
         assert_eq!(ended.code, 0, "{script}\n{ended:?}\n{}", self.bind.log.all().join("\n"));
         ended
@@ -258,6 +263,9 @@ fn a_bare_machine_goes_public_as_the_readme_says() {
     if !namespace::is_inside(test, &["192.0.2.10", "198.41.0.4"]) {
         return;
     }
+    if !namespace::has_users() {
+        return not_run(test, "only root can make a user");
+    }
     let folder = tempfile::tempdir().unwrap();
     let machine = Machine::bare(folder.path());
     let pebble = Pebble::start(Behaviour::default(), "192.0.2.10:53".parse().unwrap());
@@ -266,9 +274,10 @@ fn a_bare_machine_goes_public_as_the_readme_says() {
 
     // The package is here, and its server runs.
     machine.sh(&with(zone, "apt-get install --yes bind9\n", ""));
-    let (directory, root) = (pebble.directory(), pebble.root_file().display().to_string());
+    let (directory, root) = (pebble.directory(), "/etc/provost/pebble.pem");
+    std::fs::copy(pebble.root_file(), root).unwrap();
     let ca = format!("\"acme\": {{ \"directory\": \"{directory}\", \"directory_root\": \"{root}\",");
-    std::fs::write("/srv/provost/provost.json", with(site, "\"acme\": {", &ca)).unwrap();
+    std::fs::write("/etc/provost/provost.json", with(site, "\"acme\": {", &ca)).unwrap();
     for line in machine.sh("provost print bind-policy").stdout.lines().filter(|line| !line.starts_with("//")) {
         assert!(grant.contains(line), "{line:?} is printed and not in\n{grant}");
     }
@@ -278,14 +287,19 @@ fn a_bare_machine_goes_public_as_the_readme_says() {
     let primary = "192.0.2.10:53".parse().unwrap();
     eventually("the zone", || bind::dig(primary, &["example.com", "SOA"]).contains("ANSWER: 1").then_some(()));
 
+    let start = "systemctl enable --now provost.socket provost.service\n";
     let rehearse = format!("provost certificate rehearse --directory {directory} --directory-root {root}\n");
     let last = with(last, "provost certificate rehearse\n", &rehearse);
-    let tried = machine.sh(last.strip_suffix("provost serve\n").expect("the last block ends by serving")).stdout;
+    let tried = machine.sh(last.strip_suffix(start).expect("the last block ends by starting the service")).stdout;
     assert!(tried.contains("\nns1.example.com (192.0.2.10:53): has the records no more\n"), "{tried}");
     assert!(tried.contains("\n1 constituency can be served; 0 errors, 0 warnings\n"), "{tried}");
     assert!(tried.contains("\nall went well: 2 certificates, issued by "), "{tried}");
-    let mut serve = command("provost");
-    serve.arg("serve").current_dir("/srv/provost");
+    // systemd does not run here: what its unit says is started as it says.
+    let unit = std::fs::read_to_string("/etc/systemd/system/provost.service").unwrap();
+    let mut serve = command("setpriv");
+    serve.args(["--reuid", value(&unit, "User"), "--regid", value(&unit, "Group"), "--clear-groups", "--no-new-privs"]);
+    serve.args(["inh-caps", "ambient-caps", "bounding-set"].map(|set| format!("--{set}=-all,+net_bind_service")));
+    serve.args(value(&unit, "ExecStart").split(' ')).current_dir("/");
     let server = Running::start(serve, 2);
     let issued = folder.path().join("issued.pem");
     std::fs::write(&issued, pebble.issuing_root(0)).unwrap();
@@ -368,4 +382,46 @@ fn a_registrar_without_updates_delegates_the_challenge_as_the_readme_says() {
     assert!(checked.contains("*.phones.example.com: leads to 192.0.2.10\n"), "{checked}");
     assert!(checked.contains("\nphones.acme.example.com: the probe record was removed\n"), "{checked}");
     assert!(!checked.contains("error: dns: "), "{checked}");
+}
+
+#[test]
+fn local_mode_is_watched_as_the_readme_says() {
+    let test = "readme::local_mode_is_watched_as_the_readme_says";
+    let watching = passage("## Watching it", "## Operating");
+    let schema: serde_json::Value =
+        serde_json::from_str(&provost(Path::new("/"), &["schema", "provost"]).stdout).unwrap();
+    let table = watching.split("| key of `status`").nth(1).unwrap().split("\n\n").next().unwrap();
+    let named: Vec<&str> = table.lines().skip(2).map(|row| row.split('`').nth(1).unwrap()).collect();
+    let keys: Vec<&String> = schema["$defs"]["StatusSettings"]["properties"].as_object().unwrap().keys().collect();
+    assert_eq!(named.len(), 3);
+    assert!(named.iter().all(|key| keys.iter().any(|there| there == key)) && keys.len() == 3, "{named:?} {keys:?}");
+    let status = watching.split('`').nth(1).unwrap();
+    let site = format!(r#"{{ "domain": "a.example", "certificate": {{ "local_ca": {{}} }}, {status} }}"#);
+    let parsed = Config::parse(Path::new("provost.json"), &site.replace(": {\"listen", ": {\"hosts\": [], \"listen"));
+    assert_eq!(parsed.unwrap().status, Some(StatusSettings::default()), "{status} is the default");
+    for words in commands("## Watching it", "## Operating") {
+        assert_eq!(provost(Path::new("/"), &words).code, 0, "{words:?}");
+    }
+
+    let folder = tempfile::tempdir().unwrap();
+    if !namespace::is_inside(test, &[]) {
+        return;
+    }
+    let [("sh", script)] = fences(watching)[..] else { panic!("{watching}") };
+    let script = format!(
+        "set -e; mkdir -p constituencies/home; echo '{{}}' > constituencies/home/constituency.json
+         provost serve >access.log 2>diagnostics.log & server=$!
+         until grep -q 'listening on' diagnostics.log; do kill -0 $server; done
+         curl -sf http://127.0.0.1:8444/healthz; curl -sf http://127.0.0.1:8444/readyz; echo
+         {}
+         kill $server; wait $server",
+        with(script, "/etc/provost/token", "state/status-token")
+    );
+    let ended = run(command("sh").args(["-c", &script]).current_dir(folder.path()));
+    let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap_or_default();
+    assert_eq!(ended.code, 0, "{ended:?}\n{}", read("diagnostics.log"));
+    assert!(ended.stdout.starts_with("ok\nready\n"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("\"matching\":0") && ended.stdout.contains("{\"changed\":true}"), "{}", ended.stdout);
+    assert!(read("constituencies/home/constituency.json").contains("\"00005e0053aa\": \"the hall\""));
+    assert!(read("diagnostics.log").contains("status page at http://127.0.0.1:8444/ (token: "));
 }

@@ -2,10 +2,10 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::operators::Operators;
-use crate::harness::pki::FACTORY;
+use crate::harness::pki::{FACTORY, SERVER_CA, server_certificate, valid};
 use crate::harness::site::Site;
 use crate::harness::{STRANGER, VVX500, eventually, within_a_second};
 
@@ -85,4 +85,178 @@ fn every_answer_says_that_it_is_for_this_page_alone() {
         assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{path}: {policy}");
         assert!(!policy.contains("unsafe"), "{path}: {policy}");
     }
+}
+
+#[test]
+fn phones_are_searched_sorted_and_given_by_pages() {
+    let mut site = Site::new();
+    site.config["status"] = json!({ "listen": "127.0.0.1:0" });
+    let note = |number: u32| if number == 7 { "the Küche" } else { "" };
+    let phones: serde_json::Map<String, Value> =
+        (0..30).map(|number| (format!("00005e0053{number:02x}"), json!(note(number)))).collect();
+    site.constituency("ote", &json!({ "trust": ["factory"], "phones": phones }));
+    site.constituency("home", &json!({ "trust": ["factory"], "phones": { VVX500: "" }, "denied": ["00005e005301"] }));
+    site.file("ote/site.cfg", "<site/>");
+    let server = site.start();
+    let operators = Operators::of(&server);
+    assert_eq!(server.client("ote", &FACTORY.device("00005e005305")).get("/site.cfg").unwrap().status, 200);
+    assert_eq!(server.client("ote", &FACTORY.device(STRANGER)).get("/site.cfg").unwrap().status, 403);
+    let given = |query: &str| {
+        let page = operators.json(&format!("/api/phones?{query}"));
+        let macs = page["phones"].as_array().unwrap().iter().map(|phone| phone["mac"].as_str().unwrap().to_owned());
+        (page["matching"].as_u64().unwrap(), macs.collect::<Vec<String>>())
+    };
+    eventually("the stranger", || (given("state=waiting").1 == [STRANGER]).then_some(()));
+    assert_eq!(operators.json("/api/phones")["total"], 33);
+    assert_eq!(given("").1[0], STRANGER, "what needs somebody comes first");
+    assert_eq!(given("state=well").1, ["00005e005305"]);
+    assert_eq!(given("state=denied&constituency=home").1, ["00005e005301"]);
+    assert_eq!(given("search=k%C3%BCche").1, ["00005e005307"]);
+    assert_eq!(given("search=00:00:5E:00:53:0C&constituency=home").1, [VVX500]);
+    assert_eq!(
+        given("sort=name&constituency=ote&offset=2&limit=2"),
+        (31, vec!["00005e005302".to_owned(), "00005e005303".to_owned()])
+    );
+    // They came within the same second, perhaps.
+    let mut seen = given("sort=last_seen&limit=2").1;
+    seen.sort_unstable();
+    assert_eq!(seen, ["00005e005305", STRANGER]);
+    assert_eq!(given("search=nothing").0, 0);
+}
+
+#[test]
+fn what_one_phone_asked_is_told_the_newest_first() {
+    let site = watched();
+    let server = site.start();
+    let operators = Operators::of(&server);
+    let phone = server.client("ote", &FACTORY.device(VVX500));
+    phone.get("/site.cfg").unwrap();
+    phone.get("/nothing&lt;b.cfg").unwrap();
+    let history = eventually("both requests", || {
+        let answer = operators.get(&format!("/api/phones/ote/{VVX500}"));
+        assert_eq!(answer.status, 200);
+        let is_whole =
+            |history: &Value| history["requests"].as_array().unwrap().len() == 2 && history["phone"]["state"] == "well";
+        Some(answer.json()).filter(is_whole)
+    });
+    assert_eq!(history["phone"]["note"], "vvx500");
+    assert_eq!((&history["requests"][0]["status"], &history["requests"][1]["status"]), (&json!(404), &json!(200)));
+    assert_eq!(history["requests"][1]["target"], "/site.cfg");
+    let page = operators.get(&format!("/phones/ote/{VVX500}"));
+    assert!(page.status == 200 && page.headers["content-type"].starts_with("text/html"), "{page:?}");
+    assert!(page.body.contains("/nothing&amp;lt;b.cfg"), "{}", page.body);
+}
+
+#[test]
+fn what_went_on_is_told_and_outlives_a_restart() {
+    let site = watched();
+    let server = site.start();
+    let operators = Operators::of(&server);
+    let phone = server.client("ote", &FACTORY.device(VVX500));
+    for path in ["/site.cfg", "/site.cfg", "/nothing.cfg"] {
+        phone.get(path).unwrap();
+    }
+    server.client("ote", &FACTORY.device(STRANGER)).get("/site.cfg").unwrap();
+    server.client("nobody", &FACTORY.device(VVX500)).get("/site.cfg").unwrap_err();
+    let sums = |operators: &Operators| {
+        let activity = operators.json("/api/overview")["activity"].clone();
+        let sum = |key: &str| {
+            let steps = activity[key].as_array().unwrap();
+            assert_eq!(steps.len(), 144);
+            steps.iter().map(|step| step.as_u64().unwrap()).sum::<u64>()
+        };
+        (sum("served"), sum("refused"), sum("handshakes"))
+    };
+    eventually("what was done", || (sums(&operators) == (3, 2, 5)).then_some(()));
+    server.signal(rustix::process::Signal::TERM);
+    assert!(server.wait().success());
+    let server = site.start();
+    let operators = Operators::of(&server);
+    eventually("what was done before", || (sums(&operators) == (3, 2, 5)).then_some(()));
+}
+
+#[test]
+fn a_page_is_told_when_there_is_something_new() {
+    use std::io::{BufRead, BufReader};
+    let site = watched();
+    let server = site.start();
+    let operators = Operators::of(&server);
+    let mut curl = operators.with(&["--no-buffer"]).curl("/events");
+    let mut curl = curl.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(curl.stdout.take().unwrap()).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line == "content-type: text/event-stream"));
+    let mut numbers = lines.filter_map(|line| line.strip_prefix("data: ")?.parse::<u64>().ok());
+    let first = numbers.next().unwrap();
+    server.client("ote", &FACTORY.device(VVX500)).get("/site.cfg").unwrap();
+    let second = numbers.next().unwrap();
+    assert!(second > first);
+    curl.kill().unwrap();
+    curl.wait().unwrap();
+}
+
+#[test]
+fn it_is_ready_unless_it_cannot_serve_phones() {
+    let mut site = watched();
+    let server = site.start();
+    let operators = Operators::of(&server);
+    assert_eq!((operators.get("/healthz").status, operators.get("/readyz").status), (200, 200));
+    // A bundle that is broken leaves nobody to serve.
+    site.config["trust"]["factory"] = json!(["broken.pem"]);
+    std::fs::write(site.path("broken.pem"), "no certificate").unwrap();
+    drop(server);
+    let server = site.start();
+    let not_ready = Operators::of(&server).get("/readyz");
+    assert!(not_ready.status == 503 && not_ready.body.contains("ote is not served"), "{not_ready:?}");
+    assert_eq!(Operators::of(&server).get("/healthz").status, 200);
+    // Another constituency that can be served is something.
+    site.constituency("open", &json!({ "client_auth": "none" }));
+    eventually("readiness", || (Operators::of(&server).get("/readyz").status == 200).then_some(()));
+}
+
+#[test]
+fn without_a_certificate_or_with_an_expired_one_it_is_not_ready() {
+    let mut site = watched();
+    site.config["certificate"] = json!({ "files": [{ "chain": "later.pem", "key": "later.key" }] });
+    let server = site.start();
+    let operators = Operators::of(&server);
+    let not_ready = operators.get("/readyz");
+    assert!(not_ready.status == 503 && not_ready.body.contains("there is no server certificate yet"), "{not_ready:?}");
+    assert_eq!(operators.json("/api/overview")["not_ready"], "there is no server certificate yet");
+    let day = std::time::Duration::from_secs(86_400);
+    let mut params = rcgen::CertificateParams::new(vec!["*.phones.example.com".to_owned()]).unwrap();
+    let now = std::time::SystemTime::now();
+    valid(&mut params, now - 90 * day, now - day);
+    SERVER_CA.issue(&params).write(&site.path("."), "later");
+    let expired = eventually("an expired certificate", || {
+        Some(operators.get("/readyz")).filter(|it| it.body.contains("certificate expired at"))
+    });
+    assert_eq!(expired.status, 503);
+    server_certificate("phones.example.com", false).write(&site.path("."), "later");
+    eventually("readiness", || (operators.get("/readyz").status == 200).then_some(()));
+}
+
+#[test]
+fn troubles_are_told_in_the_operators_words() {
+    let site = watched();
+    std::fs::create_dir_all(site.served("broken")).unwrap();
+    std::fs::write(site.served("broken/constituency.json"), "{").unwrap();
+    let server = site.start();
+    let operators = Operators::of(&server);
+    let overview = operators.json("/api/overview");
+    let troubles = overview["troubles"].to_string();
+    assert!(troubles.contains("broken: ") && troubles.contains("constituency.json"), "{troubles}");
+    let broken = overview["constituencies"].as_array().unwrap().iter().find(|it| it["name"] == "broken").unwrap();
+    assert_eq!(broken["url"], Value::Null);
+    assert!(broken["problem"].as_str().unwrap().contains("EOF"));
+    assert_eq!(overview["constituencies"].as_array().unwrap().len(), 2);
+    // The ledger's folder becomes a file: nothing can be written.
+    std::fs::rename(site.path("state/ledger"), site.path("state/ledger.away")).unwrap();
+    std::fs::write(site.path("state/ledger"), "").unwrap();
+    server.client("ote", &FACTORY.device(VVX500)).get("/site.cfg").unwrap();
+    eventually("the ledger's trouble", || {
+        operators.json("/api/overview")["troubles"].to_string().contains("the ledger").then_some(())
+    });
+    eventually("the ledger's metric", || {
+        operators.get("/metrics").body.contains("provost_ledger_writable 0").then_some(())
+    });
 }

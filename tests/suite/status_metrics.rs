@@ -1,12 +1,15 @@
 //! The metrics: exactly what was done, in a form that Prometheus takes.
 
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::operators::Operators;
 use crate::harness::pki::{FACTORY, OTHER_FACTORY};
 use crate::harness::site::{Running, Site};
+use crate::harness::tool::provost;
 use crate::harness::{STRANGER, VVX500, eventually, not_run};
 
 /// A site with operators that has been asked for this and that.
@@ -88,15 +91,77 @@ fn prometheus_takes_them_and_open_metrics_is_to_be_had() {
     check("metrics", &plain);
 }
 
+/// The names of our metrics in `text`.
+fn names(text: &str) -> BTreeSet<String> {
+    let is_name = |it: char| it.is_ascii_alphanumeric() || it == '_';
+    let words = text.split(|it| !is_name(it)).filter(|word| word.starts_with("provost_"));
+    words.map(str::to_owned).collect()
+}
+
+/// What a server tells that has served, and what one that cannot renew.
+fn everything() -> String {
+    let plain = site();
+    let server = plain.start();
+    ask_for_this_and_that(&server);
+    let mut text = metrics(&Operators::of(&server));
+    let mut renews = site();
+    std::fs::write(
+        renews.path("tsig.key"),
+        "key \"provost.\" { algorithm hmac-sha256; secret \"c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0MTI=\"; };",
+    )
+    .unwrap();
+    std::fs::set_permissions(renews.path("tsig.key"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    renews.config["certificate"] = json!({ "acme": {
+        "directory": "https://127.0.0.1:1/directory", "terms_of_service_agreed": true,
+        "dns": { "primary": "127.0.0.1:1", "tsig_key_file": "tsig.key" }
+    } });
+    let server = renews.start();
+    let operators = Operators::of(&server);
+    text += &eventually("a renewal that failed", || {
+        let text = operators.get("/metrics").body;
+        text.contains("provost_renewal_failures_total{key=\"rsa\"} 1").then_some(text)
+    });
+    assert!(text.contains("provost_ready 0"), "{text}");
+    let not_ready = operators.get("/readyz");
+    assert!(not_ready.status == 503 && not_ready.body.contains("no server certificate yet: "), "{not_ready:?}");
+    text
+}
+
+#[test]
+fn alerts_and_dashboard_name_metrics_that_there_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let printed = |what: &str| {
+        let ended = provost(folder.path(), &["print", what]);
+        assert_eq!(ended.code, 0, "{ended:?}");
+        ended.stdout
+    };
+    let there = names(&everything());
+    assert!(there.len() >= 20, "{there:?}");
+    let alerts = printed("prometheus-alerts");
+    check("rules", &alerts);
+    let rules = alerts.matches("- alert: ").count();
+    assert!(rules >= 12, "{rules}");
+    assert_eq!(alerts.matches("summary: ").count(), rules, "each says what to do");
+    let dashboard: Value = serde_json::from_str(&printed("grafana-dashboard")).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    assert!(panels.len() >= 12 && panels.iter().all(|panel| panel["targets"][0]["expr"].is_string()));
+    let (in_alerts, in_dashboard) = (names(&alerts), names(&dashboard.to_string()));
+    assert!(in_alerts.len() >= 10 && in_dashboard.len() >= 10, "{in_alerts:?} {in_dashboard:?}");
+    let missing: Vec<_> = in_alerts.union(&in_dashboard).filter(|name| !there.contains(*name)).collect();
+    assert!(missing.is_empty(), "{missing:?} are not among {there:?}");
+}
+
 /// Has `promtool check` look at `text`.
 fn check(what: &str, text: &str) {
     use std::io::Write;
-    let promtool = Command::new("promtool")
-        .args(["check", what])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    let mut promtool = Command::new("promtool");
+    promtool.args(["check", what]);
+    if what == "rules" {
+        promtool.arg(file.path());
+    }
+    let promtool = promtool.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let Ok(mut promtool) = promtool else {
         return not_run("promtool", "Debian's package prometheus is not installed");
     };

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use super::Sources;
 use super::phones::is_seen_lately;
-use crate::metrics::{Facts, Renewal};
+use crate::metrics::{Facts, Renewal, Validity};
 use crate::serve::admission::Kind;
 use crate::status::Picture;
+use crate::status::picture::{Certificate, Constituency};
 
 impl Sources {
     /// What is so, by `picture` and by what needs no disk.
@@ -25,7 +26,7 @@ impl Sources {
                 *phones.entry((phone.constituency.to_string(), phone.state.name())).or_default() += 1;
             }
         }
-        let is_served = |it: &crate::status::picture::Constituency| it.url.is_some() && it.problem.is_none();
+        let is_served = |it: &Constituency| it.url.is_some() && it.problem.is_none();
         Facts {
             version: overview.version,
             started: overview.started,
@@ -38,7 +39,7 @@ impl Sources {
             constituencies: overview.constituencies.iter().map(|it| (it.name.clone(), is_served(it))).collect(),
             phones,
             seen,
-            certificates: Self::expiries(picture),
+            certificates: Self::validities(picture),
             renewals: self.renewals(),
             ledger_is_written: self.health.failure().is_none(),
             ledger_dropped: self.health.dropped(),
@@ -46,14 +47,13 @@ impl Sources {
         }
     }
 
-    fn expiries(picture: &Picture) -> Vec<(String, String, i64)> {
-        let certificates = picture.overview.certificates.iter();
-        certificates
-            .filter_map(|it| {
-                let name = it.names.first().cloned().unwrap_or_default();
-                Some((it.key.to_ascii_lowercase(), name, it.not_after?))
-            })
-            .collect()
+    fn validities(picture: &Picture) -> Vec<Validity> {
+        let validity = |it: &Certificate| {
+            let name = it.names.first().cloned().unwrap_or_default();
+            let (not_before, not_after) = it.not_before.zip(it.not_after)?;
+            Some(Validity { key: it.key.to_ascii_lowercase(), name, not_before, not_after })
+        };
+        picture.overview.certificates.iter().filter_map(validity).collect()
     }
 
     fn renewals(&self) -> Vec<Renewal> {

@@ -15,6 +15,7 @@ mod secrets;
 mod shelf;
 
 use std::fmt::Display;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
@@ -32,6 +33,7 @@ use crate::renew::acme::AcmeCa;
 use crate::serve::site::Site;
 use crate::serve::upload::store;
 use crate::settings::SettingsError;
+use crate::status::token::Token;
 use crate::trust::RevocationList;
 
 /// What findings about certificates and DNS are about.
@@ -123,6 +125,12 @@ fn check_configuration(config: &Config, site: &Site, findings: &mut Vec<Finding>
     {
         let message = format!("\"no_sni\": {name} is not served, so clients without SNI are refused");
         findings.push(Finding::new(Level::Error, &file, message));
+    }
+    if let Some(status) = &config.status
+        && let Err(error) = Token::open(status.token_file.as_deref())
+    {
+        let file = status.token_file.as_deref().unwrap_or(Path::new("")).display();
+        findings.push(Finding::new(Level::Error, file, error));
     }
     if let Err(error) = crate::state::can_use(&config.state) {
         findings.push(Finding::new(Level::Warning, &file, error));

@@ -13,6 +13,7 @@ use crate::constituency::{Constituency, ConstituencyName};
 
 pub(super) mod completions;
 mod dhcp;
+mod grafana;
 mod grant;
 pub(super) mod manual;
 mod phone_config;
@@ -20,6 +21,9 @@ pub(super) mod systemd;
 mod timekeeping;
 
 pub use grant::{Dialect, grant};
+
+/// Their names and labels are tested against the metrics.
+const ALERTS: &str = include_str!("alerts.yml");
 
 /// What can be printed.
 #[derive(Debug, clap::Subcommand)]
@@ -32,6 +36,10 @@ pub(super) enum Command {
     SystemdUnit(systemd::Args),
     /// The sockets that systemd keeps, so that a restart refuses no connection: into /etc/systemd/system/provost.socket.
     SystemdSocket(systemd::Args),
+    /// When somebody must look: alerts for Prometheus, each with what to do.
+    PrometheusAlerts,
+    /// What goes on, over time: a dashboard for Grafana.
+    GrafanaDashboard,
     /// What a shell needs to complete this command line.
     Completions(completions::Args),
     /// The manual's page of a command, for `man -l -`.
@@ -48,6 +56,8 @@ pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
         Command::KnotAcl(config) => grant::of(&find(config)?, Dialect::KnotAcl)?,
         Command::SystemdUnit(args) => args.fit()?.service(),
         Command::SystemdSocket(args) => args.fit()?.socket(),
+        Command::PrometheusAlerts => ALERTS.to_owned(),
+        Command::GrafanaDashboard => grafana::dashboard()?,
         Command::Completions(args) => completions::of(args),
         Command::Man(args) => manual::page(args)?,
         Command::Dhcp(args) => dhcp::print(args, &find(&args.config)?)?,

@@ -1,0 +1,318 @@
+//! Who may ask the operators' listener what: tokens, hosts, other sites, sockets, and clients that misbehave.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::harness::operators::Operators;
+use crate::harness::pki::FACTORY;
+use crate::harness::site::{Running, Site};
+use crate::harness::tool::{provost, run};
+use crate::harness::{STRANGER, VVX500, eventually, within_a_second};
+
+const TOKEN: &str = "a-token-for-tests-0123456789";
+
+/// A site whose operators' listener is at `listen`, with a token in a file.
+fn site(listen: &str) -> Site {
+    let mut site = Site::with_ote();
+    write_token(&site, TOKEN, 0o600);
+    site.config["status"] = json!({ "listen": listen, "token_file": "token", "hosts": ["provost.example.com"] });
+    site
+}
+
+fn write_token(site: &Site, token: &str, mode: u32) {
+    let file = site.path("token");
+    std::fs::write(&file, format!("{token}\n")).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// The operators of a server that listens on every address, asked at this one.
+fn operators_at_loopback(server: &Running) -> Operators {
+    let mut operators = Operators::of(server);
+    operators.base = operators.base.replace("0.0.0.0", "127.0.0.1");
+    operators
+}
+
+fn wanted() -> serde_json::Value {
+    json!({ "mac": STRANGER, "constituency": "ote", "note": "a note" })
+}
+
+#[test]
+fn where_others_can_connect_everything_but_health_needs_the_token() {
+    let site = site("0.0.0.0:0");
+    let server = site.start();
+    let operators = operators_at_loopback(&server);
+    let paths =
+        ["/", "/metrics", "/readyz", "/api/overview", "/api/phones", "/events", "/phones/ote/00005e00530c", "/nothing"];
+    for path in paths {
+        let answer = operators.get(path);
+        assert_eq!(answer.status, 401, "{path}: {answer:?}");
+        assert!(!answer.body.contains("ote") || path.contains("ote"), "{path}: {answer:?}");
+        assert_eq!(operators.with_token("not-the-token-0123456789").get(path).status, 401, "{path}");
+    }
+    assert_eq!(operators.get("/healthz").status, 200);
+    assert!(operators.get("/").body.contains("action=\"/sign-in\""));
+    let ours = operators.with_token(TOKEN);
+    for path in ["/", "/metrics", "/readyz", "/api/overview", "/api/phones"] {
+        assert_eq!(ours.get(path).status, 200, "{path}");
+    }
+}
+
+#[test]
+fn what_is_open_to_others_without_a_good_token_is_no_configuration() {
+    let mut site = site("0.0.0.0:0");
+    let refused = |site: &Site, expected: &str| {
+        let ended = run(&mut site.command());
+        assert_eq!(ended.code, 2, "{ended:?}");
+        assert!(ended.stderr.contains(expected), "{expected}: {ended:?}");
+        let checked = provost(&site.path("."), &["check"]);
+        assert_ne!(checked.code, 0, "{checked:?}");
+        assert!((checked.stdout + &checked.stderr).contains(expected), "{expected}");
+    };
+    write_token(&site, TOKEN, 0o644);
+    refused(&site, "every user of this machine may read the token (mode 0644)");
+    write_token(&site, "short", 0o600);
+    refused(&site, "at least 16 visible ASCII characters");
+    std::fs::remove_file(site.path("token")).unwrap();
+    refused(&site, "the token cannot be read");
+    site.config["status"] = json!({ "listen": "0.0.0.0:0" });
+    refused(&site, "\"status\": http://0.0.0.0:0/ is open to others than this machine, so \"token_file\" must name");
+    site.config["status"] = json!({ "listen": "127.0.0.1:0", "host": [] });
+    refused(&site, "did you mean \"hosts\"?");
+}
+
+#[test]
+fn whatever_changes_anything_needs_the_token_everywhere() {
+    let site = site("127.0.0.1:0");
+    let server = site.start();
+    let operators = Operators::of(&server);
+    assert_eq!(operators.get("/api/phones").status, 200);
+    for path in ["/api/allow", "/api/deny"] {
+        assert_eq!(operators.post(path, &wanted()).status, 401);
+        assert_eq!(operators.with_token("wrong-token-0123456789").post(path, &wanted()).status, 401);
+    }
+    let policy = std::fs::read_to_string(site.served("ote/constituency.json")).unwrap();
+    assert!(!policy.contains(STRANGER), "{policy}");
+    // Without a token nobody changes anything.
+    let mut without = Site::with_ote();
+    without.config["status"] = json!({ "listen": "127.0.0.1:0" });
+    let server = without.start();
+    let answer = Operators::of(&server).with_token("").post("/api/allow", &wanted());
+    assert_eq!(answer.status, 403);
+    assert!(answer.json()["error"].as_str().unwrap().contains("names no \"token_file\""), "{answer:?}");
+}
+
+#[test]
+fn a_token_is_another_one_after_sighup_and_a_bad_file_leaves_the_last() {
+    let site = site("127.0.0.1:0");
+    let server = site.start();
+    let operators = Operators::of(&server);
+    let is_good = |token: &str| operators.with_token(token).post("/api/allow", &json!({})).status == 400;
+    assert!(is_good(TOKEN));
+    write_token(&site, "x", 0o600);
+    server.signal(Signal::HUP);
+    server.says("the last good token stays in force");
+    assert!(is_good(TOKEN));
+    write_token(&site, "another-token-0123456789", 0o640);
+    server.signal(Signal::HUP);
+    within_a_second("the new token", || is_good("another-token-0123456789").then_some(()));
+    assert!(!is_good(TOKEN));
+}
+
+#[test]
+fn a_page_of_a_stranger_gets_nothing() {
+    let site = site("127.0.0.1:0");
+    let server = site.start();
+    let operators = Operators::of(&server);
+    // DNS rebinding: the browser asks us by the stranger's name.
+    for host in ["evil.example.com", "evil.example.com:8444", "localhost.evil.example.com"] {
+        let answer = operators.with(&["-H", &format!("Host: {host}")]).get("/api/phones");
+        assert_eq!(answer.status, 421, "{host}: {answer:?}");
+        assert!(!answer.body.contains(VVX500));
+    }
+    for host in ["localhost", "provost.example.com", "[::1]"] {
+        assert_eq!(operators.with(&["-H", &format!("Host: {host}")]).get("/api/phones").status, 200, "{host}");
+    }
+    // A form or a script of another site, should it have the token or a session.
+    for other in
+        ["Origin: http://evil.example.com", "Origin: null", "Sec-Fetch-Site: cross-site", "Sec-Fetch-Site: same-site"]
+    {
+        let answer = operators.with_token(TOKEN).with(&["-H", other]).post("/api/allow", &wanted());
+        assert_eq!(answer.status, 403, "{other}: {answer:?}");
+    }
+    assert!(!std::fs::read_to_string(site.served("ote/constituency.json")).unwrap().contains(STRANGER));
+    assert_eq!(operators.with_token(TOKEN).post("/api/allow", &wanted()).status, 200);
+}
+
+#[test]
+fn a_browser_signs_in_allows_and_signs_out() {
+    let site = site("0.0.0.0:0");
+    let server = site.start();
+    let operators = operators_at_loopback(&server);
+    let origin = format!("Origin: {}", operators.base);
+    let here = operators.with(&["-H", &origin]);
+    let wrong = here.with(&["--data", "token=wrong-token-0123456789"]).get("/sign-in");
+    assert_eq!(wrong.status, 401);
+    assert!(!wrong.headers.contains_key("set-cookie"), "{wrong:?}");
+    let answer = here.with(&["--data", &format!("token={TOKEN}")]).get("/sign-in");
+    assert_eq!((answer.status, answer.headers["location"].as_str()), (303, "/"));
+    let cookie = &answer.headers["set-cookie"];
+    assert!(cookie.contains("; HttpOnly") && cookie.contains("; SameSite=Strict"), "{cookie}");
+    assert!(!cookie.contains(TOKEN), "{cookie}");
+    let session = format!("Cookie: {}", cookie.split(';').next().unwrap());
+    let browser = operators.with(&["-H", &session]);
+    assert_eq!(browser.get("/api/phones").status, 200);
+    assert_eq!(browser.get("/").status, 200);
+
+    let form = format!("mac={STRANGER}&constituency=ote&note=the+hall");
+    assert_eq!(browser.with(&["--data", &form]).get("/allow").status, 403, "without a word of where its page is from");
+    let elsewhere = ["-H", "Origin: http://evil.example.com", "--data", &form];
+    assert_eq!(browser.with(&elsewhere).get("/allow").status, 403);
+    let allowed = browser.with(&["-H", &origin, "--data", &form]).get("/allow");
+    assert_eq!(allowed.status, 303, "{allowed:?}");
+    assert!(std::fs::read_to_string(site.served("ote/constituency.json")).unwrap().contains("the hall"));
+
+    let out = browser.with(&["-H", &origin, "--data", ""]).get("/sign-out");
+    assert!(out.headers["set-cookie"].contains("Max-Age=0"), "{out:?}");
+    // The session ends with the token.
+    write_token(&site, "another-token-0123456789", 0o600);
+    server.signal(Signal::HUP);
+    within_a_second("the session to end", || (browser.get("/api/phones").status == 401).then_some(()));
+    // And with the process.
+    write_token(&site, TOKEN, 0o600);
+    server.kill();
+    let server = site.start();
+    let again = operators_at_loopback(&server).with(&["-H", &session]);
+    assert_eq!(again.get("/api/phones").status, 401);
+}
+
+#[test]
+fn a_unix_socket_is_for_its_group_and_a_crash_leaves_nothing_in_the_way() {
+    let site = site("unix:status.sock");
+    let socket = site.path("status.sock");
+    let server = site.start();
+    let found = std::fs::symlink_metadata(&socket).unwrap();
+    assert!(found.file_type().is_socket());
+    assert_eq!(found.permissions().mode() & 0o777, 0o660);
+    let operators = Operators::of(&server);
+    assert_eq!(operators.get("/api/overview").status, 200);
+    assert_eq!(operators.with(&["-H", "Host: evil.example.com"]).get("/api/overview").status, 421);
+    assert_eq!(operators.post("/api/allow", &wanted()).status, 401);
+    server.kill();
+    assert!(socket.exists(), "a crash leaves it");
+    let server = site.start();
+    assert_eq!(Operators::of(&server).get("/healthz").status, 200);
+    server.signal(Signal::TERM);
+    assert!(server.wait().success());
+    assert!(!socket.exists(), "an end in order does not");
+
+    let somebody = UnixListener::bind(&socket).unwrap();
+    let ended = run(&mut site.command());
+    assert_eq!(ended.code, 1, "{ended:?}");
+    assert!(ended.stderr.contains("somebody listens there"), "{ended:?}");
+    drop(somebody);
+    std::fs::remove_file(&socket).unwrap();
+    std::fs::write(&socket, "precious").unwrap();
+    let ended = run(&mut site.command());
+    assert!(ended.code == 1 && ended.stderr.contains("something that is no socket is there"), "{ended:?}");
+    assert_eq!(std::fs::read(&socket).unwrap(), b"precious");
+}
+
+#[test]
+fn what_cannot_be_meant_is_answered_as_such() {
+    let site = site("127.0.0.1:0");
+    let server = site.start();
+    let operators = Operators::of(&server);
+    let ours = operators.with_token(TOKEN);
+    for (path, status) in [
+        ("/nothing", 404),
+        ("/api/phones/ote", 404),
+        ("/api/phones/ote/00005e0053ff", 404),
+        ("/api/phones/nobody/00005e00530c", 404),
+        ("/phones/ote/xyz", 404),
+        ("/../../etc/passwd", 404),
+        ("/api/phones?state=odd", 400),
+        ("/api/phones?offset=x", 400),
+    ] {
+        assert_eq!(operators.get(path).status, status, "{path}");
+    }
+    for (method, path, allow) in [
+        ("DELETE", "/api/phones", "GET, HEAD"),
+        ("POST", "/metrics", "GET, HEAD"),
+        ("PUT", "/", "GET, HEAD"),
+        ("GET", "/api/allow", "POST"),
+        ("GET", "/sign-in", "POST"),
+    ] {
+        let answer = ours.with(&["-X", method]).get(path);
+        assert_eq!((answer.status, answer.headers["allow"].as_str()), (405, allow), "{method} {path}");
+    }
+    let posted = |json: serde_json::Value| ours.post("/api/allow", &json).status;
+    assert_eq!(posted(json!({ "mac": "x", "constituency": "ote" })), 400);
+    assert_eq!(posted(json!({ "mac": "000000000000", "constituency": "ote" })), 400);
+    assert_eq!(posted(json!({ "mac": STRANGER, "constituency": "../ote" })), 400);
+    assert_eq!(posted(json!({ "mac": STRANGER, "constituency": "nobody" })), 409);
+    assert_eq!(posted(json!({ "mac": STRANGER, "constituency": "ote", "frob": 1 })), 400);
+    assert_eq!(posted(json!({ "mac": STRANGER, "constituency": "ote", "note": "a\nb" })), 400);
+    assert_eq!(posted(json!({ "mac": STRANGER, "constituency": "ote", "note": "x".repeat(513) })), 400);
+    assert_eq!(posted(json!({ "mac": STRANGER, "constituency": "ote", "note": "x".repeat(9000) })), 413);
+    assert_eq!(ours.with(&["--data", "mac=1"]).get("/api/allow").status, 415);
+    assert!(!std::fs::read_to_string(site.served("ote/constituency.json")).unwrap().contains(STRANGER));
+    let head = operators.with(&["--head"]).get("/api/overview");
+    assert_eq!((head.status, head.body.as_str()), (200, ""));
+}
+
+fn connect(operators: &Operators) -> TcpStream {
+    let stream = TcpStream::connect(operators.base.strip_prefix("http://").unwrap()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream
+}
+
+/// What comes until the other end closes.
+fn rest(mut stream: TcpStream) -> String {
+    let mut bytes = Vec::new();
+    // A reset is an end too.
+    let _ = stream.read_to_end(&mut bytes);
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[test]
+fn slow_and_greedy_clients_are_cut_and_cost_phones_nothing() {
+    let site = site("127.0.0.1:0");
+    let server = site.start();
+    let operators = Operators::of(&server);
+    let mut slow_header = connect(&operators);
+    slow_header.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n").unwrap();
+    let mut slow_body = connect(&operators);
+    write!(
+        slow_body,
+        "POST /api/allow HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n\
+         Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{"
+    )
+    .unwrap();
+    let mut garbage = connect(&operators);
+    garbage.write_all(b"\x16\x03\x01\x02\x00\x01").unwrap();
+    let mut large = connect(&operators);
+    // It may be refused before all of it is taken.
+    let _ = write!(large, "GET / HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(100_000));
+    assert!(rest(large).starts_with("HTTP/1.1 431"));
+    // More than there are places for.
+    let idle: Vec<TcpStream> = (0..200).map(|_| connect(&operators)).collect();
+    server.says("connections are taken; others are closed");
+    let phone = server.client("ote", &FACTORY.device(VVX500));
+    for _ in 0..20 {
+        assert_eq!(phone.get("/site.cfg").unwrap().status, 200);
+    }
+    assert_eq!(rest(slow_header), "");
+    assert!(rest(slow_body).starts_with("HTTP/1.1 408"));
+    rest(garbage);
+    drop(idle);
+    eventually("a place for an operator", || {
+        let ended = run(&mut operators.curl("/healthz"));
+        ended.stdout.starts_with("HTTP/1.1 200").then_some(())
+    });
+}
