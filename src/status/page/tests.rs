@@ -265,6 +265,8 @@ fn the_verdict_counts_what_needs_somebody_the_worst_first() {
     let mut overview = overview(HARMLESS);
     overview.not_ready = None;
     overview.certificates[0].needs_human = false;
+    // What is said of the folder is not said again.
+    overview.troubles.push("log lines were lost".to_owned());
     let none = phones(HARMLESS);
     let page = home(&overview, &none, &PhoneQuery::default(), false);
     // A trouble, a certificate, a folder, a phone that waits, a phone that was refused.
