@@ -231,14 +231,7 @@ impl Config {
                 local @ CertificateSource::LocalCa(_) => local,
                 CertificateSource::Acme(settings) => CertificateSource::Acme(Box::new(settings.relative_to(base))),
             },
-            trust: typed
-                .trust
-                .into_iter()
-                .map(|(name, named)| {
-                    let files = named.files.into_iter().map(from_base).collect();
-                    (name, BundleFiles { files, ..named })
-                })
-                .collect(),
+            trust: typed.trust.into_iter().map(|(name, named)| (name, named.relative_to(base))).collect(),
             no_sni: typed.no_sni,
             tls: typed.tls,
             log: typed.log,

@@ -5,7 +5,7 @@
 //! constituency's list says what that address may do.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use schemars::JsonSchema;
@@ -46,6 +46,14 @@ pub struct BundleFiles {
     pub files: Vec<PathBuf>,
     /// Whose devices they certify.
     pub family: Family,
+}
+
+impl BundleFiles {
+    /// The same with files that are relative to `base`.
+    #[must_use]
+    pub fn relative_to(self, base: &Path) -> Self {
+        Self { files: self.files.into_iter().map(|file| base.join(file)).collect(), ..self }
+    }
 }
 
 /// The longer form of [`BundleFiles`], as it is typed.
