@@ -76,6 +76,7 @@ const IMPURE_FILES: &[(&str, &str)] = &[
     ("src/cli/diagnostics.rs", "writes on a thread of its own"),
     ("src/cli/install/mod.rs", "makes a user, and talks to systemd"),
     ("src/cli/install/place.rs", "writes what is installed"),
+    ("src/cli/journal.rs", "sends to the journal"),
     ("src/cli/local.rs", "reads the local CAs"),
     ("src/cli/mod.rs", "makes the runtime"),
     ("src/cli/passwords.rs", "asks what time it is"),

@@ -13,14 +13,16 @@ pub(super) fn tell_folders(before: &Registry, after: &Registry) {
     for constituency in after.served() {
         let name = &constituency.name;
         match before.find(name.as_str()).filter(|old| old.name == *name) {
-            None => tracing::info!("{name} is served"),
+            None => tracing::info!(constituency = %name, "{name} is served"),
             Some(old) if Arc::ptr_eq(old, constituency) => {}
             Some(old) if old.tls_generation != constituency.tls_generation => {
-                tracing::info!("{name}: the TLS part of the policy changed; open connections must come back");
+                tracing::info!(constituency = %name, "{name}: the TLS part of the policy changed; open connections must come back");
             }
-            Some(old) if old.policy != constituency.policy => tracing::info!("{name}: the policy changed"),
+            Some(old) if old.policy != constituency.policy => {
+                tracing::info!(constituency = %name, "{name}: the policy changed");
+            }
             Some(old) if old.known_phones() != constituency.known_phones() => {
-                tracing::info!("{name}: the phones with a file of their own changed");
+                tracing::info!(constituency = %name, "{name}: the phones with a file of their own changed");
             }
             Some(_) => {}
         }
@@ -28,18 +30,18 @@ pub(super) fn tell_folders(before: &Registry, after: &Registry) {
     for constituency in before.served() {
         let name = &constituency.name;
         if after.find(name.as_str()).is_none_or(|new| new.name != *name) {
-            tracing::info!("{name} is gone");
+            tracing::info!(constituency = %name, "{name} is gone");
         }
     }
     let told = |faults: &[Fault], fault: &Fault| faults.contains(fault);
     for fault in after.faults().iter().filter(|fault| !told(before.faults(), fault)) {
         match fault.severity {
-            Severity::Error => tracing::error!("{}: {}", fault.subject, fault.message),
-            Severity::Warning => tracing::warn!("{}: {}", fault.subject, fault.message),
+            Severity::Error => tracing::error!(constituency = fault.subject, "{}: {}", fault.subject, fault.message),
+            Severity::Warning => tracing::warn!(constituency = fault.subject, "{}: {}", fault.subject, fault.message),
         }
     }
     for fault in before.faults().iter().filter(|fault| !told(after.faults(), fault)) {
-        tracing::info!("{}: no longer so: {}", fault.subject, fault.message);
+        tracing::info!(constituency = fault.subject, "{}: no longer so: {}", fault.subject, fault.message);
     }
 }
 
@@ -47,12 +49,12 @@ pub(super) fn tell_folders(before: &Registry, after: &Registry) {
 pub(super) fn tell_unusable(before: &Site, after: &Site) {
     for (name, reason) in after.unusable() {
         if !before.unusable().any(|old| old == (name, reason)) {
-            tracing::error!("{name} is not served: {reason}");
+            tracing::error!(constituency = %name, "{name} is not served: {reason}");
         }
     }
     for (name, _) in before.unusable() {
         if after.get(name).is_some() {
-            tracing::info!("{name} is served");
+            tracing::info!(constituency = %name, "{name} is served");
         }
     }
 }

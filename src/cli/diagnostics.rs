@@ -1,9 +1,11 @@
 //! Diagnostics: what provost says of itself, on standard error. `PROVOST_LOG` sets what is said, for example `debug`.
+//! Where standard error leads into systemd's journal, they are its [entries](super::journal).
 //!
 //! A thread writes the lines, so that a reader that has stopped holds nobody up. What finds no place in the queue is lost,
 //! and counted.
 
 use std::io::{self, IsTerminal, Write};
+use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,6 +14,8 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::time::UtcTime;
 
+use super::journal::{self, Entries};
+use super::plain_fields::PlainFields;
 use crate::app::ANNOUNCEMENT;
 use crate::serve::access::LogFormat;
 
@@ -38,6 +42,8 @@ struct Shared {
     /// `None` at the end, when there is nobody left whom a slow reader could hold up.
     queue: Mutex<Option<SyncSender<Vec<u8>>>>,
     lost: AtomicU64,
+    /// Where lines are entries that go there.
+    journal: Option<UnixDatagram>,
 }
 
 /// Sends diagnostics to standard error from now on, until what this gives is dropped.
@@ -46,7 +52,9 @@ struct Shared {
 /// If the system has no thread to spare.
 pub(super) fn start(format: LogFormat) -> io::Result<Diagnostics> {
     let (queue, waiting) = sync_channel(QUEUE);
-    let lines = Lines(Arc::new(Shared { queue: Mutex::new(Some(queue)), lost: AtomicU64::new(0) }));
+    let journal = journal::connect();
+    let is_journal = journal.is_some();
+    let lines = Lines(Arc::new(Shared { queue: Mutex::new(Some(queue)), lost: AtomicU64::new(0), journal }));
     let (alive, writer) = channel();
     let shared = Arc::clone(&lines.0);
     std::thread::Builder::new().name("diagnostics".to_owned()).spawn(move || write_all(&waiting, &shared, &alive))?;
@@ -59,7 +67,8 @@ pub(super) fn start(format: LogFormat) -> io::Result<Diagnostics> {
         .with_target(false);
     // Somebody has started them before only in tests.
     let _ = match format {
-        LogFormat::Text => subscriber.with_ansi(io::stderr().is_terminal()).try_init(),
+        _ if is_journal => subscriber.event_format(Entries).try_init(),
+        LogFormat::Text => subscriber.with_ansi(io::stderr().is_terminal()).fmt_fields(PlainFields).try_init(),
         LogFormat::Json => subscriber.json().flatten_event(true).try_init(),
     };
     Ok(Diagnostics { lines, writer })
@@ -85,13 +94,18 @@ fn write_all(waiting: &Receiver<Vec<u8>>, shared: &Shared, _alive: &Sender<()>) 
             waiting.recv().ok()
         });
         let Some(line) = next else { return };
-        write(&line);
+        shared.write(&line);
     }
 }
 
-fn write(line: &[u8]) {
-    // Whoever has closed standard error does not want to know.
-    let _ = io::stderr().write_all(line);
+impl Shared {
+    fn write(&self, line: &[u8]) {
+        match &self.journal {
+            Some(journal) => journal::send(journal, line),
+            // Whoever has closed standard error does not want to know.
+            None => drop(io::stderr().write_all(line)),
+        }
+    }
 }
 
 impl Write for Lines {
@@ -102,7 +116,7 @@ impl Write for Lines {
                 self.0.lost.fetch_add(1, Ordering::Relaxed);
             }
             Some(_) => {}
-            None => write(line),
+            None => self.0.write(line),
         }
         Ok(line.len())
     }

@@ -180,7 +180,8 @@ impl Connection {
             match &denial {
                 Denial::Failed(reason) => {
                     let constituency = self.peer.as_ref().map(|peer| peer.constituency.as_str());
-                    tracing::error!(constituency, "{reason}");
+                    let mac = self.mac().map(tracing::field::display);
+                    tracing::error!(constituency, mac, "{reason}");
                 }
                 Denial::Unpinned { mac, certificate, .. } => {
                     exchange.disown(Claim { mac: *mac, fingerprint: *certificate });

@@ -34,6 +34,7 @@ mod framing;
 mod handshake;
 mod identity;
 mod install;
+mod journal;
 mod ledger;
 mod limits;
 mod links;

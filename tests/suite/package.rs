@@ -37,6 +37,8 @@ fn build(cargo_deb: &Path) -> PathBuf {
     let _ = fs::remove_dir_all(&laid);
     let ended = provost(Path::new(MANIFEST), &["install", "--package", "--root", "target/package"]);
     assert_eq!((ended.code, ended.stderr.as_str()), (0, ""));
+    let readme = include_str!("../../README.md");
+    assert!(readme.contains("install --package --root target/package && cargo deb --no-build`"));
     let package = laid.join("provost.deb");
     let mut command = Command::new(cargo_deb);
     command.args(["deb", "--no-build", "--fast", "--output"]).arg(&package).current_dir(MANIFEST);

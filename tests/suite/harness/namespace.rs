@@ -17,9 +17,13 @@ pub fn is_inside(test: &str, addresses: &[&str]) -> bool {
     }
     let mut script = "set -e; ip link set lo up; ".to_owned();
     script.extend(addresses.iter().map(|address| format!("ip addr add {address} dev lo; ")));
+    // Root keeps the machine's users; others have none but themselves.
+    let is_root = rustix::process::geteuid().is_root()
+        && Command::new("unshare").args(["-nm", "true"]).output().is_ok_and(|output| output.status.success());
+    let flags = if is_root { "-nm" } else { "-rnm" };
     let inside = |program: &Path| {
         let mut command = Command::new("unshare");
-        command.args(["-rnm", "sh", "-c", &format!("{script} exec \"$0\" \"$@\"")]).arg(program);
+        command.args([flags, "sh", "-c", &format!("{script} exec \"$0\" \"$@\"")]).arg(program);
         command
     };
     if inside(Path::new("true")).output().map_or(true, |output| !output.status.success()) {
@@ -41,6 +45,24 @@ pub fn lay(source: &Path, path: &Path) {
 /// Makes the folder `path`, which exists, an empty one; only inside.
 pub fn empty(path: &str) {
     mount(&["-t", "tmpfs", "none", path].map(Path::new));
+}
+
+/// Whether there are other users than one; only inside.
+pub fn has_users() -> bool {
+    let users = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    users.split_whitespace().nth(2).is_some_and(|count| count != "1")
+}
+
+/// Lets everything that is written to `path` stay inside, beside what is there; only inside. `folder` is a test's own.
+pub fn cover(path: &str, folder: &Path) {
+    let above = folder.join(path.replace('/', "_"));
+    fs::create_dir(&above).unwrap();
+    mount(&["-t", "tmpfs", "none", above.to_str().unwrap()].map(Path::new));
+    let (upper, work) = (above.join("upper"), above.join("work"));
+    fs::create_dir(&upper).unwrap();
+    fs::create_dir(&work).unwrap();
+    let options = format!("lowerdir={path},upperdir={},workdir={}", upper.display(), work.display());
+    mount(&["-t", "overlay", "overlay", "-o", &options, path].map(Path::new));
 }
 
 fn mount(arguments: &[&Path]) {

@@ -1,0 +1,50 @@
+//! The fields of an event in a line for people: the message, and what it does not say already.
+
+use std::fmt;
+
+use tracing::field::{Field, Visit};
+use tracing_subscriber::field::RecordFields;
+use tracing_subscriber::fmt::FormatFields;
+use tracing_subscriber::fmt::format::Writer;
+
+/// Writes them.
+#[derive(Debug)]
+pub(super) struct PlainFields;
+
+#[derive(Default)]
+struct Found {
+    message: String,
+    others: Vec<(&'static str, String)>,
+}
+
+impl<'writer> FormatFields<'writer> for PlainFields {
+    fn format_fields<R: RecordFields>(&self, mut writer: Writer<'writer>, fields: R) -> fmt::Result {
+        let mut found = Found::default();
+        fields.record(&mut found);
+        writer.write_str(&found.message)?;
+        let unsaid = found.others.iter().filter(|(_, value)| !found.message.contains(value));
+        for (name, value) in unsaid {
+            write!(writer, " {name}={value}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Visit for Found {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.add(field, value.to_owned());
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.add(field, format!("{value:?}"));
+    }
+}
+
+impl Found {
+    fn add(&mut self, field: &Field, value: String) {
+        match field.name() {
+            "message" => self.message = value,
+            name => self.others.push((name, value)),
+        }
+    }
+}
