@@ -179,6 +179,7 @@ impl App {
             bundles: trust::load_all(&config.trust),
             always_trusted: local_device_trust(&config, &state)?,
             provider: TlsMaterial::provider(),
+            level: config.tls,
         };
         material.bundles.iter().for_each(|(name, bundle)| news::tell_bundle(name, bundle, false));
         let uploads = uploads(&config, &state)?;

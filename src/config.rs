@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::certificate::CertificateFiles;
-use crate::constituency::{ConstituencyName, POLYCOM};
+use crate::constituency::{ConstituencyName, POLYCOM, TlsLevel};
 use crate::renew::AcmeSettings;
 use crate::serve::access::LogFormat;
 use crate::serve::host;
@@ -49,6 +49,8 @@ pub struct Config {
     pub trust: BTreeMap<String, Vec<PathBuf>>,
     /// The constituency of clients without SNI.
     pub no_sni: Option<ConstituencyName>,
+    /// How old the phones' TLS may be, where a policy does not say.
+    pub tls: TlsLevel,
     /// The form of the access log and of diagnostics.
     pub log: LogFormat,
     /// Limits.
@@ -129,6 +131,9 @@ pub struct ConfigFile {
     trust: BTreeMap<String, Vec<PathBuf>>,
     /// The constituency of clients that send no SNI; absent: they are refused.
     no_sni: Option<ConstituencyName>,
+    /// How old the phones' TLS may be, where `constituency.json` does not say.
+    #[serde(default)]
+    tls: TlsLevel,
     /// The form of the access log and of diagnostics.
     #[serde(default)]
     log: LogFormat,
@@ -230,6 +235,7 @@ impl Config {
                 .map(|(name, files)| (name, files.into_iter().map(from_base).collect()))
                 .collect(),
             no_sni: typed.no_sni,
+            tls: typed.tls,
             log: typed.log,
             limits: typed.limits,
             status: typed.status.map(|status| status.relative_to(base)),
@@ -249,6 +255,7 @@ impl Config {
             certificate: CertificateSource::LocalCa(LocalCaSettings {}),
             trust: BTreeMap::new(),
             no_sni: None,
+            tls: TlsLevel::Modern,
             log: LogFormat::Text,
             limits: Limits::default(),
             status: Some(StatusSettings::default()),

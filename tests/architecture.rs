@@ -122,6 +122,7 @@ const IMPURE_FILES: &[(&str, &str)] = &[
     ("src/serve/conversation.rs", "puts peers to rest"),
     ("src/serve/exchange.rs", "measures requests"),
     ("src/serve/handshake.rs", "judges as of now"),
+    ("src/serve/handshake/old.rs", "judges as of now"),
     ("src/serve/kept.rs", "looks at files"),
     ("src/serve/linger.rs", "keeps a deadline"),
     ("src/serve/links.rs", "reads links, to explain them"),
@@ -180,6 +181,9 @@ const IMPURE_PATHS: &[&str] = &[
     "clock::monotonic",
     "tokio::time",
 ];
+
+/// Crates that only one place in the house knows, so that it can be built without them.
+const CONFINED: &[(&str, &str)] = &[("openssl", "src/serve/old_tls/"), ("tokio_openssl", "src/serve/old_tls/")];
 
 const FILE_LINES: usize = 400;
 const FUNCTION_LINES: usize = 60;
@@ -309,6 +313,19 @@ fn only_the_listed_files_touch_the_world() {
     let gone = IMPURE_FILES.iter().filter(|(path, _)| !exists(path));
     violations.extend(gone.map(|(path, _)| format!("{path}: is not there: take it off IMPURE_FILES")));
     none(&violations);
+}
+
+#[test]
+fn confined_crates_stay_where_they_are() {
+    let house = house();
+    for (confined, place) in CONFINED {
+        let knows =
+            |source: &&Source| source.mentions.iter().any(|it| it.path.first().is_some_and(|it| it == confined));
+        let (inside, outside): (Vec<&Source>, Vec<&Source>) =
+            house.sources.iter().filter(knows).partition(|source| source.path.starts_with(place));
+        saw(inside.len(), 1, &format!("files that know {confined}"));
+        none(&outside.iter().map(|it| format!("{}: only {place} knows {confined}", it.path)).collect::<Vec<String>>());
+    }
 }
 
 #[test]

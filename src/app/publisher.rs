@@ -76,7 +76,10 @@ impl Publisher {
         };
         *self.looks() = Looks::of(look(&config));
         let bundles = trust::load_all(&config.trust);
-        self.in_use().config = config;
+        let mut in_use = self.in_use();
+        in_use.material.level = config.tls;
+        in_use.config = config;
+        drop(in_use);
         self.put_in_force(bundles);
         tracing::info!("SIGHUP: configuration, trust bundles and folders are read again");
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{CipherSuite, SignatureAlgorithm};
+use rustls::{CipherSuite, SignatureAlgorithm, SignatureScheme};
 
 use super::ServerCertificate;
 use crate::constituency::ConstituencyName;
@@ -60,13 +60,6 @@ impl LiveCertificates {
     pub fn exact(&self) -> Arc<BTreeMap<ConstituencyName, Vec<ServerCertificate>>> {
         self.exact.load_full()
     }
-
-    /// What a client is shown that asks for no exact name.
-    fn choose(&self, hello: &ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let current = self.current.load();
-        let chosen = current.iter().find(|certificate| fits(certificate, hello)).or(current.last());
-        chosen.map(|certificate| Arc::clone(&certificate.key))
-    }
 }
 
 impl ConstituencyCertificates {
@@ -85,32 +78,44 @@ impl ConstituencyCertificates {
         let mut own = own.filter(|certificate| server_name.is_none_or(|name| certificate.covers(name)));
         own.find(is_rsa).or(self.live.current.load().iter().find(is_rsa)).cloned()
     }
+
+    /// What a client is shown that asks for `server_name` and offers these `schemes` and `suites`.
+    #[must_use]
+    pub fn shown_to(
+        &self,
+        server_name: Option<&str>,
+        schemes: &[SignatureScheme],
+        suites: &[CipherSuite],
+    ) -> Option<Arc<CertifiedKey>> {
+        let fits = |certificate: &&ServerCertificate| {
+            certificate.key.key.choose_scheme(schemes).is_some() && has_suite_for(certificate.algorithm(), suites)
+        };
+        let shown = |certificate: &ServerCertificate| Arc::clone(&certificate.key);
+        if let Some(constituency) = &self.exact {
+            let exact = self.live.exact.load();
+            // An alias may be newer than the certificate: the wildcard covers it meanwhile.
+            let own = exact
+                .get(constituency)
+                .into_iter()
+                .flatten()
+                .find(|certificate| server_name.is_none_or(|name| certificate.covers(name)) && fits(certificate));
+            if let Some(own) = own {
+                return Some(shown(own));
+            }
+        }
+        let current = self.live.current.load();
+        current.iter().find(fits).or(current.last()).map(shown)
+    }
 }
 
 impl ResolvesServerCert for ConstituencyCertificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        if let Some(constituency) = &self.exact {
-            let exact = self.live.exact.load();
-            // An alias may be newer than the certificate: the wildcard covers it meanwhile.
-            let own = exact.get(constituency).into_iter().flatten().find(|certificate| {
-                hello.server_name().is_none_or(|name| certificate.covers(name)) && fits(certificate, &hello)
-            });
-            if let Some(own) = own {
-                return Some(Arc::clone(&own.key));
-            }
-        }
-        self.live.choose(&hello)
+        self.shown_to(hello.server_name(), hello.signature_schemes(), hello.cipher_suites())
     }
 }
 
 fn in_order(certificates: &mut [ServerCertificate]) {
     certificates.sort_by_key(|certificate| certificate.algorithm() == SignatureAlgorithm::RSA);
-}
-
-/// Whether the client can do with a key of this kind.
-fn fits(certificate: &ServerCertificate, hello: &ClientHello<'_>) -> bool {
-    certificate.key.key.choose_scheme(hello.signature_schemes()).is_some()
-        && has_suite_for(certificate.algorithm(), hello.cipher_suites())
 }
 
 /// Whether one of `suites` can authenticate with such a key: any of TLS 1.3, or the matching ones of TLS 1.2.

@@ -1,5 +1,6 @@
 //! A certificate chain with its private key, checked before anybody sees it.
 
+use std::fmt;
 use std::sync::Arc;
 
 use rustls::SignatureAlgorithm;
@@ -7,6 +8,7 @@ use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use zeroize::Zeroizing;
 
 /// Why a chain and a key cannot be presented.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,12 +34,23 @@ pub enum PairError {
 #[derive(Debug, Clone)]
 pub struct ServerCertificate {
     pub(super) key: Arc<CertifiedKey>,
+    /// The key itself, where something else than rustls may use it.
+    secret: Option<Arc<Secret>>,
     /// The dNSNames that it covers, lower case.
     pub names: Vec<String>,
     /// Its first second, Unix time.
     pub not_before: i64,
     /// Its last second, Unix time.
     pub not_after: i64,
+}
+
+/// A private key that is wiped when nobody needs it any more, and never shown.
+struct Secret(Zeroizing<PrivateKeyDer<'static>>);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
 }
 
 impl ServerCertificate {
@@ -51,10 +64,12 @@ impl ServerCertificate {
         let names = dns_names(&parsed);
         let (not_before, not_after) =
             (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
-        let key = any_supported_type(key).map_err(|error| PairError::Key(error.to_string()))?;
-        let certified = CertifiedKey::new(chain, key);
+        let signing = any_supported_type(key).map_err(|error| PairError::Key(error.to_string()))?;
+        let is_rsa = signing.algorithm() == SignatureAlgorithm::RSA;
+        let certified = CertifiedKey::new(chain, signing);
         certified.keys_match().map_err(|_| PairError::Mismatch)?;
-        Ok(Self { key: Arc::new(certified), names, not_before, not_after })
+        let secret = is_rsa.then(|| Arc::new(Secret(Zeroizing::new(key.clone_key()))));
+        Ok(Self { key: Arc::new(certified), secret, names, not_before, not_after })
     }
 
     /// Whether this certificate is for the host `name` (RFC 6125 §6.4.3: a wildcard stands for one label).
@@ -65,6 +80,18 @@ impl ServerCertificate {
             Some(base) => parent == Some(base),
             None => covered == name,
         })
+    }
+
+    /// What rustls takes of it.
+    #[must_use]
+    pub fn certified(&self) -> &Arc<CertifiedKey> {
+        &self.key
+    }
+
+    /// Its private key as DER, if it is one of RSA: for phones that rustls cannot serve.
+    #[must_use]
+    pub fn rsa_key(&self) -> Option<&[u8]> {
+        self.secret.as_ref().map(|secret| secret.0.secret_der())
     }
 
     /// Who issued it: the CN of the issuer, else all that is said of it.

@@ -10,7 +10,7 @@ use super::{ConfigArg, code, say, shown};
 use crate::clock::{self, rfc3339};
 use crate::config::Config;
 use crate::constituency::scan::Scanner;
-use crate::constituency::{ConstituencyName, Fingerprint, MacAddress, Standing};
+use crate::constituency::{ConstituencyName, Fingerprint, MacAddress, Standing, TlsLevel};
 use crate::ledger::roster::{Known, together};
 use crate::ledger::{Claim, ClaimAddress, Event, Reader};
 use crate::serve::access::without_controls;
@@ -32,6 +32,9 @@ pub(super) struct Args {
     /// Only known phones that have not been seen for so long, or never: 2d, 12h, 30m.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     silent_for: Option<Duration>,
+    /// Only those that still need "tls": "compatible" or "legacy": when last seen they spoke TLS of that age.
+    #[arg(long)]
+    tls_legacy: bool,
     /// As JSON, one object per line.
     #[arg(long)]
     json: bool,
@@ -83,11 +86,18 @@ impl Args {
             known.standing == Some(Standing::Known)
                 && u64::try_from(now.saturating_sub(last)).unwrap_or(0) >= silence.as_secs()
         };
-        (!self.refused || known.is_refused()) && self.silent_for.is_none_or(is_silent)
+        (!self.refused || known.is_refused())
+            && (!self.tls_legacy || known.old_tls().is_some())
+            && self.silent_for.is_none_or(is_silent)
     }
 }
 
 impl Known {
+    /// How old its TLS is, if that is older than it need be.
+    fn old_tls(&self) -> Option<TlsLevel> {
+        self.seen.as_ref()?.tls_level().filter(|level| *level > TlsLevel::Modern)
+    }
+
     fn standing(&self) -> &'static str {
         match self.standing {
             Some(Standing::Known) => "known",
@@ -110,6 +120,7 @@ impl Known {
             "first_seen": time(phone.first_seen), "last_seen": time(phone.last_seen),
             "last_let_in": phone.last_let_in.map(time), "address": phone.address, "model": phone.model,
             "firmware": phone.firmware, "tls": phone.tls.as_ref().map(|(version, suite)| format!("{version}/{suite}")),
+            "tls_level": phone.tls_level().map(TlsLevel::as_str),
             "certificate_not_after": phone.certificate_not_after.map(rfc3339),
             "last_configuration": event("path", &phone.configuration), "last_upload": event("path", &phone.upload),
             "last_refusal": event("reason", &phone.refusal), "requests": phone.requests, "refusals": phone.refusals,
@@ -132,7 +143,11 @@ impl Known {
             let word = if end < now { "expired" } else { "expires" };
             format!("its certificate {word} at {}", rfc3339(end))
         });
-        refused.into_iter().chain(expiry).collect()
+        let tls = self
+            .old_tls()
+            .zip(phone.tls.as_ref())
+            .map(|(level, (version, suite))| format!("it needs \"tls\": \"{}\" ({version}, {suite})", level.as_str()));
+        refused.into_iter().chain(expiry).chain(tls).collect()
     }
 }
 

@@ -164,6 +164,7 @@ pub(super) fn site_of(config: &Config) -> anyhow::Result<Site> {
         bundles: trust::load_all(&config.trust),
         always_trusted: crate::app::local_device_bundle(config)?.into_iter().map(Arc::new).collect(),
         provider: TlsMaterial::provider(),
+        level: config.tls,
     };
     let registry: Registry = Scanner::new(config.constituencies.clone(), config.bundle_names()).scan(clock::now());
     Ok(Site::new(config.domain.clone(), None).with(registry, config.no_sni.clone(), &material))

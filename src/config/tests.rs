@@ -14,7 +14,7 @@ fn every_documented_key_is_known_and_paths_are_relative_to_the_file() {
              "certificate": { "files": [ { "chain": "rsa.pem", "key": "rsa.key" }, { "chain": "ec.pem", "key": "ec.key" } ] },
              "trust": { "acme-corp": ["trust/acme-root.pem", "trust/acme-issuing.der"] },
              "plain_http": { "listen": "192.168.1.5:80", "networks": ["192.168.0.0/16"] },
-             "no_sni": "ucs-5-9", "log": "text", "limits": { },
+             "no_sni": "ucs-5-9", "tls": "modern", "log": "text", "limits": { },
              "status": { "listen": "unix:status.sock", "token_file": "token", "hosts": ["provost.example.com"] } }"#,
     )
     .unwrap();

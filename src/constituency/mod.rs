@@ -14,6 +14,7 @@ mod policy;
 mod policy_file;
 mod registry;
 pub mod scan;
+mod tls_level;
 pub mod watch;
 
 pub use certificate_names::CertificateNames;
@@ -25,3 +26,4 @@ pub use policy::{
     ClientAuth, ExpiredDeviceCertificates, POLICY_FILE, POLYCOM, Policy, PolicyFile, TlsPolicy, UploadLimits,
 };
 pub use registry::{Constituency, Fault, Folder, Registry, Severity, Standing};
+pub use tls_level::TlsLevel;

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::phones::{PhonesInput, PhonesSchema, UniqueAddresses};
-use super::{CertificateNames, ConstituencyName, MacAddress, Phones, Pins};
+use super::{CertificateNames, ConstituencyName, MacAddress, Phones, Pins, TlsLevel};
 use crate::settings::{self, SettingsError};
 
 /// The trust bundle that is built in: Polycom's factory PKI.
@@ -51,6 +51,8 @@ pub struct TlsPolicy {
     pub trust: Vec<String>,
     /// Whether a device certificate past its notAfter may still count.
     pub expired_device_certificates: ExpiredDeviceCertificates,
+    /// How old the TLS may be; `None` is what `provost.json` says.
+    pub level: Option<TlsLevel>,
     /// For which names the certificate is that phones are shown.
     pub certificate_names: CertificateNames,
 }
@@ -107,6 +109,7 @@ impl Default for Policy {
                 client_auth: ClientAuth::Required,
                 trust: vec![POLYCOM.to_owned()],
                 expired_device_certificates: ExpiredDeviceCertificates::Refuse,
+                level: None,
                 certificate_names: CertificateNames::Wildcard,
             },
             phones: Phones::Listed(BTreeMap::new()),
@@ -142,6 +145,8 @@ pub struct PolicyFile {
     trust: Option<Vec<String>>,
     /// Whether device certificates past their notAfter are tolerated.
     expired_device_certificates: Option<ExpiredDeviceCertificates>,
+    /// How old the phones' TLS may be; absent: as in `provost.json`.
+    tls: Option<TlsLevel>,
     /// Whether phones are shown the wildcard certificate, or one for exact names, which become public.
     certificate_names: Option<CertificateNames>,
     /// The known phones: a map of MAC address to a note, or to a note and the certificate that counts for it; or "any".
@@ -230,6 +235,7 @@ impl PolicyFile {
                 client_auth,
                 trust,
                 expired_device_certificates: self.expired_device_certificates.unwrap_or_default(),
+                level: self.tls,
                 certificate_names: self.certificate_names.unwrap_or_default(),
             },
             phones,
@@ -274,7 +280,7 @@ mod tests {
     #[test]
     fn every_key_of_the_documentation_is_known() {
         let policy = parse(
-            r#"{ "description": "d", "client_auth": "required", "trust": ["polycom"], "expired_device_certificates": "accept",
+            r#"{ "description": "d", "client_auth": "required", "trust": ["polycom"], "expired_device_certificates": "accept", "tls": "modern",
                  "phones": { "00005e00530c": "a", "00:00:5E:00:53:C7": "b" }, "denied": ["00005e0053ff"],
                  "aliases": ["old-name"], "shared": ["firmware"], "certificate_names": "exact", "plain_http": true,
                  "uploads": { "max_file_bytes": 1, "max_phone_bytes": 2, "max_phone_files": 3, "max_constituency_bytes": 4 } }"#,

@@ -9,7 +9,7 @@ use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ValueRef};
 use rusqlite::{Connection, OpenFlags, Row};
 
 use super::schema;
-use crate::constituency::{ConstituencyName, MacAddress};
+use crate::constituency::{ConstituencyName, MacAddress, TlsLevel};
 
 /// How long to wait for a writer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -100,6 +100,14 @@ pub struct Phone {
     pub uploads: u64,
     /// How many bytes of body it was sent.
     pub bytes: u64,
+}
+
+impl Phone {
+    /// How old the TLS is that it spoke when it was last seen, if it spoke any.
+    #[must_use]
+    pub fn tls_level(&self) -> Option<TlsLevel> {
+        self.tls.as_ref().map(|(version, suite)| TlsLevel::of(version, suite))
+    }
 }
 
 /// One request of a phone.

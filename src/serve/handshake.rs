@@ -4,7 +4,8 @@
 //!    logged with what it offered.
 //! 2. SNI leads to a constituency, or the alert `unrecognized_name` goes back.
 //! 3. TLS by that constituency's own configuration; the device certificate is judged in it.
-//! 4. A resumed session proves nothing new: its chain is judged again, as of now.
+//! 4. A phone that rustls cannot serve goes to the [old lane](super::old_tls), where its constituency wants that.
+//! 5. A resumed session proves nothing new: its chain is judged again, as of now.
 
 use std::io;
 use std::sync::Arc;
@@ -17,16 +18,29 @@ use tokio_rustls::StartHandshake;
 use tokio_rustls::server::TlsStream;
 
 use super::access::TlsFacts;
-use super::hello::{ClientHelloFacts, RAW_LIMIT};
-use super::site::{Site, TlsGeneration};
-use crate::certificate::LiveCertificates;
+use super::hello::{ClientHelloFacts, RAW_LIMIT, UnusableName};
+use super::secured::Secured;
+use super::site::{NotServed, Site, TlsGeneration};
+use crate::certificate::{LiveCertificates, ServerCertificate};
 use crate::clock;
 use crate::constituency::{Constituency, ConstituencyName};
 use crate::trust::{ChainRefusal, Claim, Finding, VerifiedDevice, with_finding};
 
+mod old;
+
 /// TLS alert descriptions that we send ourselves (RFC 8446 §6).
+const PROTOCOL_VERSION: u8 = 70;
 const INTERNAL_ERROR: u8 = 80;
 const UNRECOGNIZED_NAME: u8 = 112;
+
+/// Kinds of refusals.
+const UNSUPPORTED_TLS: &str = "unsupported_tls";
+const MALFORMED: &str = "malformed";
+const CLIENT_ALERT: &str = "client_alert";
+const BROKEN_OFF: &str = "broken_off";
+
+/// Why a handshake ended that the client ended without a word.
+const CLOSED: &str = "closed by the client in the handshake";
 
 /// What a finished handshake leaves behind.
 #[derive(Debug)]
@@ -67,10 +81,45 @@ impl Refused {
     }
 }
 
-/// A ClientHello that rustls accepts, and what it says.
+/// A ClientHello, and what it says.
 struct Hello {
-    accepted: Accepted,
+    /// As it came, with whatever came behind it.
+    raw: Vec<u8>,
     facts: Option<ClientHelloFacts>,
+    /// What rustls says to it before it has a configuration: an error, and the alert that goes with it.
+    accepted: Result<Accepted, (rustls::Error, Vec<u8>)>,
+}
+
+impl Hello {
+    /// The name of the host that the client wants.
+    ///
+    /// # Errors
+    /// If there is no telling.
+    fn server_name(&self) -> Result<Option<String>, UnusableName> {
+        match (&self.accepted, &self.facts) {
+            (Ok(accepted), _) => Ok(accepted.client_hello().server_name().map(str::to_owned)),
+            (Err(_), Some(facts)) => Ok(facts.host()?.map(str::to_owned)),
+            (Err(_), None) => Err(UnusableName),
+        }
+    }
+}
+
+/// What somebody wants whose constituency is found.
+struct Wanted<'a> {
+    constituency: &'a Arc<Constituency>,
+    generation: &'a Arc<TlsGeneration>,
+    server_name: Option<String>,
+}
+
+impl Wanted<'_> {
+    /// What it is shown if it knows no other kind of certificate.
+    fn rsa(&self) -> Option<ServerCertificate> {
+        self.generation.certificates.rsa(self.server_name.as_deref())
+    }
+
+    fn refused(&self, kind: &'static str, reason: String) -> Refused {
+        Refused::because(Some(self.constituency.name.clone()), kind, reason)
+    }
 }
 
 /// Runs the handshake on `stream`.
@@ -81,37 +130,49 @@ pub async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     site: &ArcSwap<Site>,
     certificates: &LiveCertificates,
-) -> Result<(TlsStream<S>, Peer), Refused> {
+) -> Result<(Secured<S>, Peer), Refused> {
     let hello = read_hello(&mut stream).await?;
-    let server_name = hello.accepted.client_hello().server_name().map(str::to_owned);
+    let Ok(server_name) = hello.server_name() else { return Err(turn_away(stream, hello, None).await) };
     // As it is now, not as it was when a slow peer connected.
     let site = site.load_full();
     let (constituency, generation) = match site.by_server_name(server_name.as_deref()) {
         Ok(found) => found,
-        Err(not_served) => {
-            send_alert(&mut stream, UNRECOGNIZED_NAME).await;
-            return Err(Refused::because(None, not_served.kind(), not_served.to_string()));
-        }
+        Err(not_served) => return Err(unknown(stream, hello, &not_served).await),
     };
-    let name = constituency.name.clone();
+    let wanted = Wanted { constituency, generation, server_name };
     if certificates.is_empty() {
         send_alert(&mut stream, INTERNAL_ERROR).await;
-        return Err(Refused::because(
-            Some(name),
-            "no_server_certificate",
-            "there is no server certificate yet".to_owned(),
-        ));
+        return Err(wanted.refused("no_server_certificate", "there is no server certificate yet".to_owned()));
     }
-    let can_resume = hello.facts.as_ref().is_some_and(can_resume);
-    let accept = StartHandshake::from_parts(hello.accepted, stream).into_stream(generation.config(can_resume));
+    if let Some((lane, certificate)) = old::lane(&hello, &wanted) {
+        // Boxed, lest everybody else carry its room about.
+        return Box::pin(old::shake_hands(stream, hello.raw, lane, &certificate, &wanted)).await;
+    }
+    let Hello { accepted: Ok(accepted), facts, .. } = hello else {
+        return Err(turn_away(stream, hello, Some(&wanted)).await);
+    };
+    let (tls, peer) = modern(stream, accepted, facts, &wanted).await?;
+    Ok((Secured::Modern(tls), peer))
+}
+
+/// The handshake by rustls.
+async fn modern<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    accepted: Accepted,
+    facts: Option<ClientHelloFacts>,
+    wanted: &Wanted<'_>,
+) -> Result<(TlsStream<S>, Peer), Refused> {
+    let (constituency, generation) = (wanted.constituency, wanted.generation);
+    let can_resume = facts.as_ref().is_some_and(can_resume);
+    let accept = StartHandshake::from_parts(accepted, stream).into_stream(generation.config(can_resume));
     let (result, finding) = with_finding(Arc::clone(&constituency.policy), accept).await;
     let tls = match result {
         Ok(tls) => tls,
         Err(error) => {
             let (refusal, claim) = finding.map_or((None, None), |finding| (finding.verdict.err(), finding.claim));
             let kind = kind(&error, refusal.as_ref());
-            let reason = explain(&error, refusal, hello.facts.as_ref());
-            return Err(Refused { constituency: Some(name), kind, reason, claim });
+            let reason = explain(&error, refusal, facts.as_ref(), wanted);
+            return Err(Refused { claim, ..wanted.refused(kind, reason) });
         }
     };
     let connection = tls.get_ref().1;
@@ -121,9 +182,9 @@ pub async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
         tls: facts_of(connection, device.as_ref()),
         device,
         claim,
-        constituency: name,
+        constituency: constituency.name.clone(),
         generation: Arc::clone(generation),
-        has_sni: server_name.is_some(),
+        has_sni: wanted.server_name.is_some(),
         is_resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
     };
     Ok((tls, peer))
@@ -134,15 +195,15 @@ async fn read_hello<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Result
     let mut raw = Vec::new();
     let mut buffer = [0; 2048];
     let refused = |kind, reason: String| Refused::because(None, kind, reason);
-    let unread = |error: io::Error| refused("broken_off", format!("reading the ClientHello: {error}"));
+    let unread = |error: io::Error| refused(BROKEN_OFF, format!("reading the ClientHello: {error}"));
     loop {
         let read = stream.read(&mut buffer).await.map_err(unread)?;
         let bytes = buffer.get(..read).unwrap_or_default();
         if bytes.is_empty() {
-            return Err(refused("broken_off", format!("closed by the client: {}", offered(&raw))));
+            return Err(refused(BROKEN_OFF, format!("closed by the client: {}", offered(&raw))));
         }
         if raw.len() + bytes.len() > RAW_LIMIT {
-            return Err(refused("malformed", format!("a ClientHello of more than {RAW_LIMIT} bytes")));
+            return Err(refused(MALFORMED, format!("a ClientHello of more than {RAW_LIMIT} bytes")));
         }
         raw.extend_from_slice(bytes);
         let mut rest = bytes;
@@ -151,19 +212,43 @@ async fn read_hello<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Result
         }
         match acceptor.accept() {
             Ok(None) => {}
-            Ok(Some(accepted)) => return Ok(Hello { accepted, facts: ClientHelloFacts::read(&raw).ok() }),
+            Ok(Some(accepted)) => {
+                return Ok(Hello { facts: ClientHelloFacts::read(&raw).ok(), raw, accepted: Ok(accepted) });
+            }
             Err((error, mut alert)) => {
                 let mut bytes = Vec::new();
-                // Writing to a Vec does not fail; a client that is gone needs no alert.
+                // Writing to a Vec does not fail.
                 let _ = alert.write_all(&mut bytes);
-                let _ = stream.write_all(&bytes).await;
-                let _ = stream.shutdown().await;
-                let is_hello = ClientHelloFacts::read(&raw).is_ok();
-                let kind = if is_hello { "unsupported_tls" } else { "malformed" };
-                return Err(refused(kind, format!("{} ({error})", offered(&raw))));
+                return Ok(Hello { facts: ClientHelloFacts::read(&raw).ok(), raw, accepted: Err((error, bytes)) });
             }
         }
     }
+}
+
+/// Sends the alert of somebody whom rustls does not even listen to, and says why, and what would help.
+async fn turn_away<S: AsyncWrite + Unpin>(mut stream: S, hello: Hello, wanted: Option<&Wanted<'_>>) -> Refused {
+    let Hello { raw, facts, accepted } = hello;
+    let (error, alert) = accepted.err().map_or_else(Default::default, |(error, alert)| (format!(" ({error})"), alert));
+    if facts.as_ref().zip(wanted).is_some_and(|(facts, wanted)| old::is_too_old(facts, wanted)) {
+        // rustls looks at the version last.
+        send_alert(&mut stream, PROTOCOL_VERSION).await;
+    } else {
+        // A client that is gone needs no alert.
+        let _ = stream.write_all(&alert).await;
+        let _ = stream.shutdown().await;
+    }
+    let help = facts.as_ref().zip(wanted).map(|(facts, wanted)| old::help(facts, wanted)).unwrap_or_default();
+    let reason = format!("{}{error}{help}", offered(&raw));
+    let kind = if facts.is_some() { UNSUPPORTED_TLS } else { MALFORMED };
+    Refused::because(wanted.map(|wanted| wanted.constituency.name.clone()), kind, reason)
+}
+
+/// Sends somebody away whose name leads nowhere.
+async fn unknown<S: AsyncWrite + Unpin>(mut stream: S, hello: Hello, not_served: &NotServed) -> Refused {
+    send_alert(&mut stream, UNRECOGNIZED_NAME).await;
+    // Without a name, what it offered tells the operator more than that there was none.
+    let offered = if hello.accepted.is_err() { offered(&hello.raw) + "; " } else { String::new() };
+    Refused::because(None, not_served.kind(), format!("{offered}{not_served}"))
 }
 
 /// What the client offered, for the log.
@@ -213,21 +298,24 @@ fn facts_of(connection: &ServerConnection, device: Option<&Result<VerifiedDevice
 }
 
 /// The reason of a failed handshake: our verdict on the device, else what the client cannot do, else rustls' words.
-fn explain(error: &io::Error, refusal: Option<ChainRefusal>, facts: Option<&ClientHelloFacts>) -> String {
+fn explain(
+    error: &io::Error,
+    refusal: Option<ChainRefusal>,
+    facts: Option<&ClientHelloFacts>,
+    wanted: &Wanted<'_>,
+) -> String {
     if let Some(refusal) = refusal {
         return refusal.to_string();
     }
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     match (inner, facts) {
         (Some(rustls::Error::NoCertificatesPresented), _) => ChainRefusal::NoCertificate.to_string(),
-        (Some(rustls::Error::AlertReceived(alert)), _) => {
-            format!("the client broke off with the alert {alert:?}{}", hint(*alert))
-        }
+        (Some(rustls::Error::AlertReceived(alert)), _) => broken_off(*alert),
         (Some(error @ (rustls::Error::PeerIncompatible(_) | rustls::Error::PeerMisbehaved(_))), Some(facts)) => {
-            format!("{} ({error})", facts.offered())
+            format!("{} ({error}){}", facts.offered(), old::help(facts, wanted))
         }
         (Some(error), _) => error.to_string(),
-        (None, _) if error.kind() == io::ErrorKind::UnexpectedEof => "closed by the client in the handshake".to_owned(),
+        (None, _) if error.kind() == io::ErrorKind::UnexpectedEof => CLOSED.to_owned(),
         (None, _) => error.to_string(),
     }
 }
@@ -238,22 +326,23 @@ fn kind(error: &io::Error, refusal: Option<&ChainRefusal>) -> &'static str {
     match (refusal, error.get_ref().and_then(|inner| inner.downcast_ref())) {
         (Some(refusal), _) => refusal.kind(),
         (None, Some(E::NoCertificatesPresented)) => ChainRefusal::NoCertificate.kind(),
-        (None, Some(E::AlertReceived(_))) => "client_alert",
-        (None, Some(E::PeerIncompatible(_) | E::PeerMisbehaved(_))) => "unsupported_tls",
-        (None, Some(_)) => "malformed",
-        (None, None) => "broken_off",
+        (None, Some(E::AlertReceived(_))) => CLIENT_ALERT,
+        (None, Some(E::PeerIncompatible(_) | E::PeerMisbehaved(_))) => UNSUPPORTED_TLS,
+        (None, Some(_)) => MALFORMED,
+        (None, None) => BROKEN_OFF,
     }
 }
 
-/// What the alerts usually mean that clients send about our certificate.
-fn hint(alert: rustls::AlertDescription) -> &'static str {
+/// What an alert says that a client sent, and what it usually means when it is about our certificate.
+fn broken_off(alert: rustls::AlertDescription) -> String {
     use rustls::AlertDescription as A;
-    match alert {
+    let hint = match alert {
         A::UnknownCA => ": it does not know the CA of the server's certificate",
         A::BadCertificate | A::CertificateUnknown => {
             ": it does not accept the server's certificate (name, CA or date; is its clock set?)"
         }
         A::CertificateExpired => ": it takes the server's certificate for expired (is its clock set?)",
         _ => "",
-    }
+    };
+    format!("the client broke off with the alert {alert:?}{hint}")
 }

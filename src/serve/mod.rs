@@ -2,7 +2,8 @@
 //!
 //! 1. [`listener`]: accept, with a place for each connection ([`admission`]), a deadline for each wait ([`pace`]), a polite
 //!    end ([`linger`]).
-//! 2. [`handshake`]: ClientHello ([`hello`]) → constituency ([`site`]) → TLS → verified device.
+//! 2. [`handshake`]: ClientHello ([`hello`]) → constituency ([`site`]) → TLS, by OpenSSL for phones that rustls cannot
+//!    serve ([`old_tls`], [`secured`]) → verified device.
 //!    Over plain HTTP there is none of it: each request's Host leads to a constituency, and nobody proves anything.
 //! 3. [`conversation`]: HTTP/1.1, or rest, until either end closes or the server stops ([`stop`]).
 //! 4. [`request`]: each request is decided ([`decision`]) from its host ([`host`]), its path ([`path`]) and the policy
@@ -33,11 +34,13 @@ mod limits;
 pub mod linger;
 pub mod links;
 pub mod listener;
+pub mod old_tls;
 pub mod pace;
 mod password;
 pub mod path;
 mod plain;
 pub mod request;
+pub mod secured;
 pub mod site;
 pub mod stop;
 pub mod upload;

@@ -14,8 +14,9 @@ use rustls::server::NoServerSessionStorage;
 use rustls::{ServerConfig, version};
 
 use super::host;
+use super::old_tls::OldLane;
 use crate::certificate::{ConstituencyCertificates, LiveCertificates};
-use crate::constituency::{CertificateNames, ClientAuth, Constituency, ConstituencyName, Registry};
+use crate::constituency::{CertificateNames, ClientAuth, Constituency, ConstituencyName, Registry, TlsLevel};
 use crate::trust::{Bundle, Bundles, DeviceVerifier, Finding, RequireDevice};
 
 /// What every TLS configuration is made of.
@@ -29,6 +30,8 @@ pub struct TlsMaterial {
     pub always_trusted: Vec<Arc<Bundle>>,
     /// Algorithms, in our order.
     pub provider: Arc<CryptoProvider>,
+    /// How old the phones' TLS may be, where a policy does not say.
+    pub level: TlsLevel,
 }
 
 /// Everything that is served, at one moment.
@@ -45,6 +48,8 @@ pub struct Site {
 #[derive(Debug)]
 pub struct TlsGeneration {
     policy_generation: u64,
+    /// How old the phones' TLS may be.
+    pub level: TlsLevel,
     bundles: Vec<Arc<Bundle>>,
     config: Arc<ServerConfig>,
     config_without_resumption: Arc<ServerConfig>,
@@ -52,6 +57,8 @@ pub struct TlsGeneration {
     pub certificates: Arc<ConstituencyCertificates>,
     /// Judges the peer's chain; `None` where nobody is asked for one.
     pub verifier: Option<Arc<DeviceVerifier>>,
+    /// Serves phones that rustls cannot serve; `None` where they are not wanted.
+    pub old_lane: Option<OldLane>,
     /// What a password is for; `None` where nobody is asked for one.
     pub realm: Option<String>,
 }
@@ -152,6 +159,7 @@ impl Site {
         let bundles = bundles_of(constituency, material)?;
         let is_current = |generation: &&Arc<TlsGeneration>| {
             generation.policy_generation == constituency.tls_generation
+                && generation.level == level_of(constituency, material)
                 && generation.bundles.len() == bundles.len()
                 && generation
                     .bundles
@@ -229,6 +237,10 @@ impl Site {
     }
 }
 
+fn level_of(constituency: &Constituency, material: &TlsMaterial) -> TlsLevel {
+    constituency.policy.tls.level.unwrap_or(material.level)
+}
+
 fn bundles_of(constituency: &Constituency, material: &TlsMaterial) -> Result<Vec<Arc<Bundle>>, String> {
     let policy = &constituency.policy.tls;
     if policy.client_auth != ClientAuth::Required {
@@ -280,11 +292,14 @@ impl TlsGeneration {
         without_resumption.session_storage = Arc::new(NoServerSessionStorage {});
         without_resumption.ticketer = Arc::new(NoTickets);
         without_resumption.send_tls13_tickets = 0;
+        let level = level_of(constituency, material);
         Ok(Self {
             policy_generation: constituency.tls_generation,
+            level,
             bundles,
             config: Arc::new(config),
             config_without_resumption: Arc::new(without_resumption),
+            old_lane: OldLane::new(level, verifier.as_deref()),
             certificates,
             verifier,
             realm: (policy.client_auth == ClientAuth::Digest).then(|| format!("{}.{domain}", constituency.name)),

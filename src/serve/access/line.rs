@@ -9,7 +9,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::{AccessRecord, LogFormat, TlsFacts};
-use crate::constituency::{ConstituencyName, MacAddress};
+use crate::constituency::{ConstituencyName, MacAddress, TlsLevel};
 
 impl LogFormat {
     /// Appends the record's line to `lines`.
@@ -77,6 +77,8 @@ fn write_json(record: &AccessRecord, line: &mut String) -> fmt::Result {
         user_agent: Option<String>,
         reason: Option<String>,
         tls: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        lane: Option<&'static str>,
     }
     let mut time = String::new();
     push_timestamp(record.time, &mut time);
@@ -93,6 +95,7 @@ fn write_json(record: &AccessRecord, line: &mut String) -> fmt::Result {
         user_agent: record.user_agent.as_ref().map(|agent| escaped(agent).to_string()),
         reason: record.reason.as_ref().map(|reason| without_controls(reason)),
         tls: record.tls.map(|tls| tls.to_string()),
+        lane: record.tls.and_then(TlsFacts::lane),
     };
     let json = serde_json::to_string(&line_of_record).map_err(|_| fmt::Error)?;
     line.push_str(&json);
@@ -179,11 +182,20 @@ impl TlsFacts {
     #[must_use]
     pub fn names(self) -> (&'static str, &'static str) {
         let version = match self.version {
+            ProtocolVersion::TLSv1_0 => "TLSv1.0",
+            ProtocolVersion::TLSv1_1 => "TLSv1.1",
             ProtocolVersion::TLSv1_2 => "TLSv1.2",
             ProtocolVersion::TLSv1_3 => "TLSv1.3",
             _ => "TLS?",
         };
         (version, self.suite.as_str().unwrap_or("?"))
+    }
+
+    /// `old` for a phone that rustls cannot serve.
+    #[must_use]
+    pub fn lane(self) -> Option<&'static str> {
+        let (version, suite) = self.names();
+        (TlsLevel::of(version, suite) > TlsLevel::Modern).then_some("old")
     }
 }
 

@@ -88,6 +88,20 @@ fn a_json_line_has_every_key_also_when_it_has_no_value() {
 }
 
 #[test]
+fn a_line_of_the_old_lane_says_so() {
+    let tls = TlsFacts {
+        version: ProtocolVersion::TLSv1_0,
+        suite: CipherSuite::TLS_RSA_WITH_AES_128_CBC_SHA,
+        is_tolerated: true,
+    };
+    let old = AccessRecord { tls: Some(tls), ..*record() };
+    let value: serde_json::Value = serde_json::from_str(&line(LogFormat::Json, &old)).unwrap();
+    assert_eq!(value["tls"], "TLSv1.0/TLS_RSA_WITH_AES_128_CBC_SHA/expired-certificate");
+    assert_eq!(value["lane"], "old");
+    assert!(line(LogFormat::Text, &old).contains(" TLSv1.0/TLS_RSA_WITH_AES_128_CBC_SHA/expired-certificate"));
+}
+
+#[test]
 fn hostile_bytes_stay_on_their_line() {
     let mut hostile = record();
     hostile.reason = Some("x\n\"forged\u{1b}[2J ä".to_owned());

@@ -1,24 +1,28 @@
 //! What a client offered, read from the raw bytes of its ClientHello.
 //!
 //! rustls refuses a client that it cannot serve before it shows what that client asked for, so an operator would learn
-//! of an old phone only that "the handshake failed". This reads the same bytes a second time, for the log alone:
+//! of an old phone only that "the handshake failed". This reads the same bytes a second time:
 //!
 //! 1. [`wire`] joins the handshake message from its records and cuts it into fields; it knows nothing of our wishes.
 //! 2. [`ClientHelloFacts`] holds what those fields say.
 //! 3. [`ClientHelloFacts::hindrance`] names the first thing that rustls cannot serve, in the order in which a phone's
 //!    owner can do something about it: version, key exchange, cipher, group, signature.
+//! 4. [`lane`] says whether rustls can serve the client, and what it would take if not.
 //!
-//! Pure, and made for hostile bytes: nothing panics, and nothing is decided here but the words of a log line.
+//! Pure, and made for hostile bytes: nothing panics.
 
+mod lane;
 mod wire;
 
 use std::collections::BTreeSet;
 use std::fmt;
 
+use rustls::pki_types::ServerName;
 use rustls::{CipherSuite, NamedGroup, ProtocolVersion, SignatureScheme};
 
 use super::site::TlsMaterial;
 
+pub use lane::UnusableName;
 pub use wire::{NoClientHello, RAW_LIMIT};
 
 /// How a cipher suite agrees on keys, and with what the server signs that.
@@ -43,8 +47,8 @@ pub enum KeyExchange {
 pub struct ClientHelloFacts {
     /// `supported_versions`, or `legacy_version` alone where the client sends no such extension; GREASE left out.
     pub versions: Vec<ProtocolVersion>,
-    /// The `host_name` of SNI as sent, hostile bytes escaped: to be shown, not to be decided upon.
-    pub server_name: Option<String>,
+    /// The `host_name` of SNI; `None` where the extension is missing.
+    pub server_name: Option<ServerNameSent>,
     /// The cipher suites, signalling values and GREASE left out.
     pub cipher_suites: Vec<CipherSuite>,
     /// `supported_groups`; `None` where the extension is missing.
@@ -55,6 +59,30 @@ pub struct ClientHelloFacts {
     pub extended_master_secret: bool,
     /// Whether the client can do without compression, as every client must.
     pub null_compression: bool,
+    /// Whether the client takes points of elliptic curves as everybody sends them.
+    pub uncompressed_points: bool,
+}
+
+/// What a client sent as `host_name`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerNameSent {
+    /// A host's name, in lower case.
+    Host(String),
+    /// An IP address, which RFC 6066 §3 does not permit: it counts as no name.
+    Address,
+    /// Neither; escaped, to be shown.
+    Unusable(String),
+}
+
+impl ServerNameSent {
+    /// As rustls takes it.
+    fn of(name: &[u8]) -> Self {
+        match ServerName::try_from(name) {
+            Ok(ServerName::DnsName(name)) => Self::Host(name.as_ref().to_ascii_lowercase()),
+            Ok(ServerName::IpAddress(_)) => Self::Address,
+            _ => Self::Unusable(name.escape_ascii().to_string()),
+        }
+    }
 }
 
 impl ClientHelloFacts {

@@ -1,12 +1,8 @@
 //! Hellos as `openssl s_client` 3.0 sends them, and hellos that nobody should send.
 
-use std::sync::Arc;
-
-use rustls::ServerConfig;
-use rustls::server::{Acceptor, ClientHello, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
-
 use super::*;
+
+mod lanes;
 
 macro_rules! captured {
     ($name:literal) => {
@@ -57,50 +53,11 @@ fn each_captured_hello_is_told_in_a_sentence() {
     }
 }
 
-/// A server with an RSA and an ECDSA certificate, which takes the one that the client can check.
-#[derive(Debug)]
-struct BothKeys(Vec<Arc<CertifiedKey>>);
-
-impl ResolvesServerCert for BothKeys {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.0.iter().find(|key| key.key.choose_scheme(hello.signature_schemes()).is_some()).cloned()
-    }
-}
-
-fn rustls_server() -> Arc<ServerConfig> {
-    let provider = TlsMaterial::provider();
-    let certified = |algorithm| {
-        let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
-        let certificate = rcgen::CertificateParams::default().self_signed(&key).unwrap();
-        let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-        Arc::new(CertifiedKey::from_der(vec![certificate.der().clone()], key, &provider).unwrap())
-    };
-    let keys = vec![certified(&rcgen::PKCS_ECDSA_P256_SHA256), certified(&rcgen::PKCS_RSA_SHA256)];
-    let versions = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
-    Arc::new(versions.unwrap().with_no_client_auth().with_cert_resolver(Arc::new(BothKeys(keys))))
-}
-
-/// The promise of the whole module: it finds a hindrance exactly where rustls does.
-#[test]
-fn rustls_refuses_those_that_we_say_it_refuses() {
-    let server = rustls_server();
-    for (mut raw, sentence) in CAPTURED {
-        let hindrance = ClientHelloFacts::read(raw).unwrap().hindrance();
-        let mut acceptor = Acceptor::default();
-        acceptor.read_tls(&mut raw).unwrap();
-        let accepted = match acceptor.accept() {
-            Ok(hello) => hello.unwrap().into_connection(Arc::clone(&server)).is_ok(),
-            Err(_) => false,
-        };
-        assert_eq!(hindrance.is_none(), accepted, "{sentence}");
-    }
-}
-
 #[test]
 fn the_facts_of_a_modern_hello() {
     let facts = ClientHelloFacts::read(captured!("default")).unwrap();
     assert_eq!(facts.versions[..2], [ProtocolVersion::TLSv1_3, ProtocolVersion::TLSv1_2]);
-    assert_eq!(facts.server_name.as_deref(), Some("ote.phones.example.com"));
+    assert_eq!(facts.server_name, Some(ServerNameSent::Host("ote.phones.example.com".to_owned())));
     assert!(facts.extended_master_secret && facts.null_compression && facts.offers_aead());
     assert!(facts.key_exchanges().contains(&KeyExchange::Tls13));
     assert!(facts.hindrance().is_none());

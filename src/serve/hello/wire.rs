@@ -2,7 +2,7 @@
 
 use rustls::{CipherSuite, NamedGroup, ProtocolVersion, SignatureScheme};
 
-use super::{ClientHelloFacts, version_name};
+use super::{ClientHelloFacts, ServerNameSent, version_name};
 
 /// How many bytes of a connection's beginning are looked at.
 ///
@@ -121,19 +121,22 @@ fn not_tls(raw: &[u8]) -> NoClientHello {
 /// The fields of a ClientHello's body; `None` if their lengths do not fit.
 pub(super) fn facts(body: &[u8]) -> Option<ClientHelloFacts> {
     let mut body = Cursor(body);
-    let legacy_version = ProtocolVersion::from(body.u16()?);
+    let legacy_version = body.u16()?;
     let _random = body.take(32)?;
     let _session_id = body.vector8()?;
     let cipher_suites = body.vector16()?.u16s()?;
     let compression = body.vector8()?;
     let mut facts = ClientHelloFacts {
-        versions: vec![legacy_version],
+        // RFC 8446 §4.2.1: without `supported_versions`, "servers MUST negotiate TLS 1.2 or prior, even if
+        // ClientHello.legacy_version is 0x0304 or later".
+        versions: vec![ProtocolVersion::from(legacy_version.min(u16::from(ProtocolVersion::TLSv1_2)))],
         server_name: None,
         cipher_suites: without_grease(cipher_suites).filter(|it| !is_signal(*it)).map(CipherSuite::from).collect(),
         groups: None,
         signature_schemes: None,
         extended_master_secret: false,
         null_compression: compression.0.contains(&0),
+        uncompressed_points: true,
     };
     // RFC 5246 §7.4.1.2: a hello may end here, without any extensions.
     if !body.0.is_empty() {
@@ -149,8 +152,10 @@ pub(super) fn facts(body: &[u8]) -> Option<ClientHelloFacts> {
 /// Adds what one extension says; those that do not matter here are passed over unread.
 fn extension(facts: &mut ClientHelloFacts, kind: u16, mut data: Cursor<'_>) -> Option<()> {
     match kind {
-        0 => facts.server_name = server_name(data.vector16()?),
+        0 => facts.server_name = Some(server_name(data.vector16()?)?),
         10 => facts.groups = Some(without_grease(data.vector16()?.u16s()?).map(NamedGroup::from).collect()),
+        // RFC 8422 §5.1.2: whoever sends this extension "MUST include the value 0 (uncompressed)".
+        11 => facts.uncompressed_points = data.vector8()?.0.contains(&0),
         13 => {
             let schemes = data.vector16()?.u16s()?;
             facts.signature_schemes = Some(without_grease(schemes).map(SignatureScheme::from).collect());
@@ -162,15 +167,17 @@ fn extension(facts: &mut ClientHelloFacts, kind: u16, mut data: Cursor<'_>) -> O
     Some(())
 }
 
-/// RFC 6066 §3: the first name of type `host_name`.
-fn server_name(mut names: Cursor<'_>) -> Option<String> {
-    while !names.0.is_empty() {
-        let (kind, name) = (names.u8()?, names.vector16()?);
-        if kind == 0 {
-            return Some(name.0.escape_ascii().to_string());
+/// RFC 6066 §3: "The `ServerNameList` MUST NOT contain more than one name of the same `name_type`." A name of another type
+/// has a length that nobody knows, so nothing after it can be read.
+fn server_name(mut names: Cursor<'_>) -> Option<ServerNameSent> {
+    let mut found = None;
+    while !names.0.is_empty() && names.u8()? == 0 {
+        let name = names.vector16()?.0;
+        if found.replace(ServerNameSent::of(name)).is_some() {
+            return None;
         }
     }
-    None
+    Some(found.unwrap_or_else(|| ServerNameSent::of(b"")))
 }
 
 /// RFC 8701: values that clients send only to see whether servers pass over what they do not know.

@@ -1,0 +1,130 @@
+//! How old the TLS of a constituency's phones may be.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// How old TLS may be. Each level admits what those before it admit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, JsonSchema)]
+#[serde(try_from = "Written")]
+#[schemars(with = "Written")]
+pub enum TlsLevel {
+    /// What rustls serves: TLS 1.3, and TLS 1.2 with forward secrecy and authenticated encryption.
+    #[default]
+    Modern,
+    /// TLS 1.2 with DHE or RSA key exchange and with CBC too.
+    Compatible,
+    /// TLS 1.0 and 1.1 too.
+    Legacy,
+}
+
+/// A [`TlsLevel`] as it is written, whether or not this provost can serve it.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum Written {
+    Modern,
+    Compatible,
+    Legacy,
+}
+
+impl TlsLevel {
+    /// Whether this provost has what the levels above modern take.
+    pub const HAS_OLD: bool = cfg!(feature = "old-tls");
+
+    /// The level as it is written.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Modern => "modern",
+            Self::Compatible => "compatible",
+            Self::Legacy => "legacy",
+        }
+    }
+
+    /// The least level at which a connection of this `version` and `suite` comes about, both named as in the access log.
+    /// Above modern it is one of the old lane.
+    #[must_use]
+    pub fn of(version: &str, suite: &str) -> Self {
+        let is_modern = suite.starts_with("TLS13_")
+            || suite.starts_with("TLS_ECDHE_") && (suite.contains("_GCM_") || suite.contains("_CHACHA20_"));
+        match version {
+            "TLSv1.0" | "TLSv1.1" => Self::Legacy,
+            _ if is_modern => Self::Modern,
+            _ => Self::Compatible,
+        }
+    }
+}
+
+impl TryFrom<Written> for TlsLevel {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Self, String> {
+        let level = match written {
+            Written::Modern => return Ok(Self::Modern),
+            Written::Compatible => Self::Compatible,
+            Written::Legacy => Self::Legacy,
+        };
+        if Self::HAS_OLD {
+            Ok(level)
+        } else {
+            let level = level.as_str();
+            Err(format!("\"{level}\" takes OpenSSL, without which this provost was built (cargo feature old-tls)"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::constituency::Policy;
+
+    fn level(text: &str) -> Result<Option<TlsLevel>, String> {
+        let text = format!("{{\n\"tls\": {text}}}");
+        let policy = Policy::parse(Path::new("constituency.json"), &text, &["polycom"]);
+        policy.map(|policy| policy.tls.level).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_level_is_one_of_three_words() {
+        assert_eq!(level("\"modern\""), Ok(Some(TlsLevel::Modern)));
+        let wrong = level("\"legasy\"").unwrap_err();
+        assert_eq!(wrong, "constituency.json:2: \"tls\": \"legasy\" is not known here; did you mean \"legacy\"?");
+        assert!(TlsLevel::Modern < TlsLevel::Compatible && TlsLevel::Compatible < TlsLevel::Legacy);
+    }
+
+    #[cfg(feature = "old-tls")]
+    #[test]
+    fn with_openssl_every_level_can_be_had() {
+        for wanted in [TlsLevel::Compatible, TlsLevel::Legacy] {
+            assert_eq!(level(&format!("\"{}\"", wanted.as_str())), Ok(Some(wanted)));
+        }
+    }
+
+    #[cfg(not(feature = "old-tls"))]
+    #[test]
+    fn without_openssl_the_old_levels_are_refused_and_the_message_says_what_is_missing() {
+        for wanted in ["compatible", "legacy"] {
+            let refused = level(&format!("\"{wanted}\"")).unwrap_err();
+            let expected = format!(
+                "constituency.json:2: \"tls\": \"{wanted}\" takes OpenSSL, without which this provost was built (cargo feature old-tls)"
+            );
+            assert_eq!(refused, expected);
+        }
+    }
+
+    #[test]
+    fn the_level_of_a_connection_is_told_from_version_and_suite() {
+        for (version, suite, level) in [
+            ("TLSv1.3", "TLS13_AES_128_GCM_SHA256", TlsLevel::Modern),
+            ("TLSv1.2", "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256", TlsLevel::Modern),
+            ("TLSv1.2", "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA", TlsLevel::Compatible),
+            ("TLSv1.2", "TLS_DHE_RSA_WITH_AES_128_GCM_SHA256", TlsLevel::Compatible),
+            ("TLSv1.2", "TLS_RSA_WITH_AES_256_CBC_SHA", TlsLevel::Compatible),
+            ("TLSv1.1", "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA", TlsLevel::Legacy),
+            ("TLSv1.0", "TLS_RSA_WITH_AES_128_CBC_SHA", TlsLevel::Legacy),
+        ] {
+            assert_eq!(TlsLevel::of(version, suite), level, "{version} {suite}");
+        }
+    }
+}

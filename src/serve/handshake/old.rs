@@ -1,0 +1,108 @@
+//! Phones that rustls cannot serve: who of them may come in by the old lane, and what keeps the others out.
+
+use std::sync::Arc;
+
+use rustls::pki_types::CertificateDer;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{BROKEN_OFF, CLIENT_ALERT, CLOSED, Hello, Peer, Refused, UNSUPPORTED_TLS, Wanted, broken_off};
+use crate::certificate::ServerCertificate;
+use crate::clock;
+use crate::constituency::TlsLevel;
+use crate::serve::access::TlsFacts;
+use crate::serve::hello::ClientHelloFacts;
+use crate::serve::old_tls::{Failure, OldLane};
+use crate::serve::secured::Secured;
+use crate::trust::{ChainRefusal, Finding};
+
+/// The old lane and the certificate that it shows, if that is where this client is to be served: rustls cannot serve it,
+/// and its constituency wants phones like it.
+pub(super) fn lane<'a>(hello: &Hello, wanted: &Wanted<'a>) -> Option<(&'a OldLane, ServerCertificate)> {
+    let lane = wanted.generation.old_lane.as_ref()?;
+    let facts = hello.facts.as_ref()?;
+    if facts.is_for_rustls(&wanted.generation.certificates) || facts.needs()? > wanted.generation.level {
+        return None;
+    }
+    Some((lane, wanted.rsa()?))
+}
+
+/// The handshake in the old lane, from the begin: the client's first bytes are `read` a second time.
+pub(super) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    read: Vec<u8>,
+    lane: &OldLane,
+    certificate: &ServerCertificate,
+    wanted: &Wanted<'_>,
+) -> Result<(Secured<S>, Peer), Refused> {
+    let facts = ClientHelloFacts::read(&read);
+    let (constituency, generation) = (Arc::clone(wanted.constituency), Arc::clone(wanted.generation));
+    let judge = move |chain: &[CertificateDer<'static>]| {
+        let nobody = || Finding { verdict: Err(ChainRefusal::NoCertificate), claim: None };
+        generation.examine(&constituency, chain, clock::unix_seconds(clock::now())).unwrap_or_else(nobody)
+    };
+    let (result, finding) = lane.accept(stream, read, certificate, judge).await;
+    let (verdict, claim) = finding.map_or((None, None), |finding| (Some(finding.verdict), finding.claim));
+    let stream = match result {
+        Ok(stream) => stream,
+        Err(failure) => {
+            let offered = facts.map_or_else(|no_hello| no_hello.to_string(), |facts| facts.offered());
+            let (kind, reason) = explain(failure, verdict.and_then(Result::err), &offered);
+            return Err(Refused { claim, ..wanted.refused(kind, reason) });
+        }
+    };
+    // Whoever is to be judged and was not has not proven anything, whatever OpenSSL let pass.
+    let device = wanted.generation.verifier.as_ref().map(|_| verdict.unwrap_or(Err(ChainRefusal::NoCertificate)));
+    let Some((version, suite)) = stream.agreed() else {
+        return Err(wanted.refused(UNSUPPORTED_TLS, "agreed on what is not for the old lane".to_owned()));
+    };
+    if let Some(Err(refusal)) = &device {
+        return Err(Refused { claim, ..wanted.refused(refusal.kind(), refusal.to_string()) });
+    }
+    let now = clock::unix_seconds(clock::now());
+    let is_tolerated = device.as_ref().and_then(|device| device.as_ref().ok()).is_some_and(|it| it.is_tolerated(now));
+    let peer = Peer {
+        constituency: wanted.constituency.name.clone(),
+        generation: Arc::clone(wanted.generation),
+        has_sni: wanted.server_name.is_some(),
+        device,
+        claim,
+        tls: Some(TlsFacts { version, suite, is_tolerated }),
+        is_resumed: false,
+    };
+    Ok((Secured::Old(stream), peer))
+}
+
+/// Of which kind a failure is, and the reason.
+fn explain(failure: Failure, refusal: Option<ChainRefusal>, offered: &str) -> (&'static str, String) {
+    match (refusal, failure) {
+        (Some(refusal), _) => (refusal.kind(), refusal.to_string()),
+        (None, Failure::NoCertificate) => (ChainRefusal::NoCertificate.kind(), ChainRefusal::NoCertificate.to_string()),
+        (None, Failure::Alert(alert)) => (CLIENT_ALERT, broken_off(alert)),
+        (None, Failure::Closed) => (BROKEN_OFF, CLOSED.to_owned()),
+        (None, Failure::Unable(reason)) => ("no_server_certificate", format!("the old lane cannot be had: {reason}")),
+        (None, Failure::Other(reason)) => (UNSUPPORTED_TLS, format!("{offered} (in the old lane: {reason})")),
+    }
+}
+
+/// Whether a client speaks no version that its constituency takes.
+pub(super) fn is_too_old(facts: &ClientHelloFacts, wanted: &Wanted<'_>) -> bool {
+    let takes_old = wanted.generation.level == TlsLevel::Legacy && wanted.rsa().is_some();
+    facts.is_before_tls12() && !takes_old
+}
+
+/// What would let a client in that is refused, to be put behind the reason: the least setting that admits it, or the
+/// certificate that is missing. Nothing if nothing would.
+pub(super) fn help(facts: &ClientHelloFacts, wanted: &Wanted<'_>) -> String {
+    let Some(needed) = facts.needs().filter(|_| !facts.is_for_rustls(&wanted.generation.certificates)) else {
+        return String::new();
+    };
+    let has_rsa = wanted.rsa().is_some();
+    let of = if TlsLevel::HAS_OLD { "" } else { ", in a provost built with OpenSSL," };
+    let name = &wanted.constituency.name;
+    match needed > wanted.generation.level {
+        true if has_rsa => format!("; \"tls\": \"{}\" of {name}{of} would admit it", needed.as_str()),
+        true => format!("; \"tls\": \"{}\" of {name} and an RSA server certificate would admit it", needed.as_str()),
+        false if has_rsa => String::new(),
+        false => "; the old lane takes an RSA server certificate, and there is none".to_owned(),
+    }
+}

@@ -1,0 +1,109 @@
+//! Who serves a client: rustls whenever it can, and for those whom it cannot, what it would take.
+
+use rustls::{CipherSuite, NamedGroup, ProtocolVersion, SignatureScheme, SupportedCipherSuite};
+
+use super::{ClientHelloFacts, KeyExchange, ServerNameSent};
+use crate::certificate::ConstituencyCertificates;
+use crate::constituency::TlsLevel;
+use crate::serve::old_tls::{GROUPS, SCHEMES, SUITES};
+use crate::serve::site::TlsMaterial;
+
+/// What a client sent as the name of a host is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("what was sent as server name is no name")]
+pub struct UnusableName;
+
+impl ClientHelloFacts {
+    /// Whether this client is for rustls, which shows one of `certificates`: it can serve the client, or whatever else
+    /// is wrong with the offer is for it to say. Whoever offers TLS 1.3 is of our time, and is nobody else's.
+    #[must_use]
+    pub fn is_for_rustls(&self, certificates: &ConstituencyCertificates) -> bool {
+        self.versions.contains(&ProtocolVersion::TLSv1_3) || self.is_served_in_tls12(certificates)
+    }
+
+    /// Whether rustls comes to an agreement in TLS 1.2: its own steps, with its own lists.
+    fn is_served_in_tls12(&self, certificates: &ConstituencyCertificates) -> bool {
+        let provider = TlsMaterial::provider();
+        let (Some(schemes), Some(groups)) = (&self.signature_schemes, &self.groups) else { return false };
+        let is_served = |group: &NamedGroup| {
+            let ours = |ours: &&dyn rustls::crypto::SupportedKxGroup| {
+                ours.name() == *group && ours.usable_for_version(ProtocolVersion::TLSv1_2)
+            };
+            provider.kx_groups.iter().any(ours)
+        };
+        let name = self.host().unwrap_or_default();
+        let Some(certificate) = certificates.shown_to(name, schemes, &self.cipher_suites) else { return false };
+        let agreed = provider.cipher_suites.iter().find_map(|suite| match suite {
+            SupportedCipherSuite::Tls12(tls12)
+                if suite.usable_for_signature_algorithm(certificate.key.algorithm())
+                    && self.cipher_suites.contains(&suite.suite()) =>
+            {
+                Some(tls12)
+            }
+            _ => None,
+        });
+        self.versions.contains(&ProtocolVersion::TLSv1_2)
+            && self.null_compression
+            && self.uncompressed_points
+            && groups.iter().any(is_served)
+            && agreed.is_some_and(|suite| certificate.key.choose_scheme(&suite.resolve_sig_schemes(schemes)).is_some())
+    }
+
+    /// Whether this client speaks TLS, and no version that is younger than TLS 1.1.
+    #[must_use]
+    pub fn is_before_tls12(&self) -> bool {
+        matches!(self.highest_version(), Some(ProtocolVersion::TLSv1_0 | ProtocolVersion::TLSv1_1))
+    }
+
+    /// The highest version of TLS that it offers, whether or not anybody knows it.
+    fn highest_version(&self) -> Option<ProtocolVersion> {
+        let versions = self.versions.iter().copied().map(u16::from);
+        versions.filter(|version| version >> 8 == 3).max().map(ProtocolVersion::from)
+    }
+
+    /// The least level at which this client is served by the old lane, which has an RSA certificate; `None` if it is at
+    /// none.
+    #[must_use]
+    pub fn needs(&self) -> Option<TlsLevel> {
+        let level = match self.highest_version()? {
+            ProtocolVersion::TLSv1_2 => TlsLevel::Compatible,
+            _ if self.is_before_tls12() => TlsLevel::Legacy,
+            _ => return None,
+        };
+        let is_taken = |(suite, name): &(CipherSuite, &str)| {
+            self.cipher_suites.contains(suite)
+                && (level == TlsLevel::Compatible || name.ends_with("-SHA"))
+                && self.can_exchange_keys(KeyExchange::of(*suite), level)
+        };
+        (self.null_compression && SUITES.iter().any(is_taken)).then_some(level)
+    }
+
+    fn can_exchange_keys(&self, exchange: KeyExchange, level: TlsLevel) -> bool {
+        let takes_group = || {
+            self.groups.as_ref().is_none_or(|groups| groups.iter().any(|group| GROUPS.contains(group)))
+                && self.uncompressed_points
+        };
+        // Before TLS 1.2 there is nothing to choose; in it, whoever names none means SHA-1 (RFC 5246 §7.4.1.4.1).
+        let is_ours = |scheme: &SignatureScheme| SCHEMES.contains(scheme);
+        let takes_signature =
+            || level == TlsLevel::Legacy || self.signature_schemes.as_ref().is_some_and(|all| all.iter().any(is_ours));
+        match exchange {
+            KeyExchange::Rsa => true,
+            KeyExchange::Dhe => takes_signature(),
+            KeyExchange::EcdheRsa => takes_group() && takes_signature(),
+            KeyExchange::Tls13 | KeyExchange::EcdheEcdsa | KeyExchange::Other => false,
+        }
+    }
+
+    /// The name of the host that the client wants, as rustls would take it.
+    ///
+    /// # Errors
+    /// If what it sent is no name: rustls' own alert says so.
+    pub fn host(&self) -> Result<Option<&str>, UnusableName> {
+        match &self.server_name {
+            None | Some(ServerNameSent::Address) => Ok(None),
+            Some(ServerNameSent::Host(name)) => Ok(Some(name)),
+            Some(ServerNameSent::Unusable(_)) => Err(UnusableName),
+        }
+    }
+}

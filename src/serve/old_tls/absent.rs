@@ -1,0 +1,82 @@
+//! There is no old lane in a provost without OpenSSL; these types have no values.
+
+use std::convert::Infallible;
+use std::io;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use rustls::pki_types::CertificateDer;
+use rustls::{CipherSuite, ProtocolVersion};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
+
+use super::Outcome;
+use crate::certificate::ServerCertificate;
+use crate::constituency::TlsLevel;
+use crate::trust::{DeviceVerifier, Finding};
+
+/// Nothing.
+#[derive(Debug)]
+pub struct OldLane(Infallible);
+
+/// Nothing.
+#[derive(Debug)]
+pub struct OldStream<S>(Infallible, PhantomData<S>);
+
+impl OldLane {
+    /// None.
+    #[must_use]
+    pub fn new(_: TlsLevel, _: Option<&DeviceVerifier>) -> Option<Self> {
+        None
+    }
+
+    /// Never.
+    #[expect(clippy::unused_async, reason = "the other one waits")]
+    pub async fn accept<S>(
+        &self,
+        _: S,
+        _: Vec<u8>,
+        _: &ServerCertificate,
+        _: impl Fn(&[CertificateDer<'static>]) -> Finding + Send + Sync + 'static,
+    ) -> Outcome<S> {
+        match self.0 {}
+    }
+}
+
+impl<S> OldStream<S> {
+    /// Nothing.
+    #[must_use]
+    pub fn agreed(&self) -> Option<(ProtocolVersion, CipherSuite)> {
+        match self.0 {}
+    }
+}
+
+impl<S: Unpin> AsyncRead for OldStream<S> {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut().0 {}
+    }
+}
+
+impl<S: Unpin> AsyncBufRead for OldStream<S> {
+    fn poll_fill_buf(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        match self.get_mut().0 {}
+    }
+
+    fn consume(self: Pin<&mut Self>, _: usize) {
+        match self.get_mut().0 {}
+    }
+}
+
+impl<S: Unpin> AsyncWrite for OldStream<S> {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut().0 {}
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut().0 {}
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut().0 {}
+    }
+}

@@ -1,0 +1,341 @@
+//! Who goes where, and that nothing crosses: between lanes, between constituencies, between before and after a change.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+
+use rustix::process::Signal;
+use rustls::AlertDescription;
+use rustls::version::{TLS12, TLS13};
+
+use super::*;
+use crate::harness::pki::server_certificate;
+use crate::harness::tls::{Client, alert};
+use crate::harness::tool::run;
+use crate::harness::{PATIENCE, eventually, within_a_second};
+
+/// What an old phone asks, for short.
+const OLD: &str = "-tls1 -cipher AES128-SHA:@SECLEVEL=0";
+
+type Agreed = Result<(u16, u16), u8>;
+
+/// The captured hellos, each with what comes back at the setting legacy: version and suite of the `ServerHello`, or the
+/// alert.
+const HELLOS: [(&str, Agreed); 14] = [
+    ("default", Ok((0x0303, 0x1301))),
+    ("no-sni", Ok((0x0303, 0x1301))),
+    ("tls13-only", Ok((0x0303, 0x1301))),
+    ("tls12-only", Ok((0x0303, 0xc02b))),
+    ("tls11-only", Ok((0x0302, 0xc013))),
+    ("tls10-only", Ok((0x0301, 0xc013))),
+    ("rsa-kx", Ok((0x0303, 0x009c))),
+    ("dhe-kx", Ok((0x0303, 0x009e))),
+    ("dhe-and-rsa-kx", Ok((0x0303, 0x009e))),
+    ("ecdhe-cbc", Ok((0x0303, 0xc013))),
+    ("ecdhe-cbc-rsa-gcm", Ok((0x0303, 0xc013))),
+    ("ecdhe-ccm", Err(40)),
+    ("sha1-signatures", Err(40)),
+    ("p521-only", Err(40)),
+];
+
+fn captured(name: &str) -> Vec<u8> {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/suite/hellos/{name}.bin"));
+    std::fs::read(path).unwrap()
+}
+
+/// Sends `hello` and gives the first record that comes back.
+pub(super) fn first_record(server: &Running, hello: &[u8]) -> Vec<u8> {
+    let mut tcp = TcpStream::connect(server.address()).unwrap();
+    tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+    tcp.write_all(hello).unwrap();
+    let mut record = vec![0; 5];
+    tcp.read_exact(&mut record).unwrap();
+    record.resize(5 + usize::from(u16::from_be_bytes([record[3], record[4]])), 0);
+    tcp.read_exact(&mut record[5..]).unwrap();
+    record
+}
+
+/// Version, random and suite of a `ServerHello`, or the alert that came instead.
+fn answer(record: &[u8]) -> Result<(u16, [u8; 32], u16), u8> {
+    match record {
+        [21, _, _, 0, 2, 2, alert] => Err(*alert),
+        [22, _, _, _, _, 2, _, _, _, high, low, rest @ ..] => {
+            let (random, rest) = rest.split_first_chunk().unwrap();
+            let suite = &rest[1 + usize::from(rest[0])..][..2];
+            Ok((u16::from_be_bytes([*high, *low]), *random, u16::from_be_bytes([suite[0], suite[1]])))
+        }
+        other => panic!("neither a ServerHello nor an alert: {other:02x?}"),
+    }
+}
+
+/// The hellos were made for a constituency `ote`.
+fn ote(setting: &str) -> Site {
+    let mut site = Site::with_ote();
+    site.constituency("ote", &policy(setting));
+    site.config["no_sni"] = "ote".into();
+    site
+}
+
+#[test]
+fn each_captured_hello_gets_the_answer_of_its_lane() {
+    let site = ote("legacy");
+    let server = site.start();
+    for (name, expected) in HELLOS {
+        let found = answer(&first_record(&server, &captured(name)));
+        assert_eq!(found.map(|(version, _, suite)| (version, suite)), expected, "{name}");
+    }
+}
+
+/// RFC 8446 §4.1.3: whoever knows newer versions and speaks an older one says so in the last bytes of the random.
+#[test]
+fn what_is_not_tls_1_3_is_marked_so_that_nobody_can_pretend_it_away() {
+    let site = ote("legacy");
+    let server = site.start();
+    for (name, mark) in [
+        ("rsa-kx", b"DOWNGRD\x01"),
+        ("dhe-kx", b"DOWNGRD\x01"),
+        ("tls12-only", b"DOWNGRD\x01"),
+        ("tls11-only", b"DOWNGRD\x00"),
+        ("tls10-only", b"DOWNGRD\x00"),
+    ] {
+        let (_, random, _) = answer(&first_record(&server, &captured(name))).unwrap();
+        assert_eq!(&random[24..], mark, "{name}");
+    }
+}
+
+#[test]
+fn modern_clients_are_served_by_rustls_whatever_the_setting() {
+    let site = shelf();
+    let server = site.start();
+    let (chain, key) = PHONE.write(&site.path(""), "phone");
+    let mut seen = 0;
+    for setting in SETTINGS {
+        for version in [&TLS12, &TLS13] {
+            let client =
+                Client::new(server.address(), Some(&format!("{setting}.{DOMAIN}"))).only(version, Some(&PHONE));
+            assert_eq!(client.get("/site.cfg").unwrap().status, 200, "{setting}");
+            seen += 1;
+        }
+        // Whoever offers everything, however old, beside what is modern.
+        for arguments in
+            ["", "-tls1_2", "-no_tls1_3 -cipher ALL:@SECLEVEL=0", "-cipher ALL:COMPLEMENTOFALL:@SECLEVEL=0"]
+        {
+            let found = attempt(&site, &server, setting, Some(&PHONE), arguments);
+            assert!(found.is_served(), "{setting} {arguments}: {}", found.text);
+            seen += 1;
+        }
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--show-error", "--cacert"]).arg(site.path("server-ca.pem"));
+        curl.arg("--cert").arg(&chain).arg("--key").arg(&key).args(["--tls-max", "1.2"]);
+        curl.args([
+            "--connect-to",
+            &format!("::{}", server.address()),
+            &format!("https://{setting}.{DOMAIN}/site.cfg"),
+        ]);
+        assert_eq!(run(&mut curl).stdout, format!("<{setting}/>"));
+        seen += 1;
+    }
+    eventually("all lines", || (server.access_lines().len() == seen).then_some(()));
+    for line in server.access_lines() {
+        assert!(line["lane"].is_null() && line["status"] == 200, "{line}");
+    }
+}
+
+#[test]
+fn the_name_chooses_the_constituency_in_the_old_lane_too_and_the_host_must_agree() {
+    let mut site = shelf();
+    site.config["no_sni"] = "compatible".into();
+    let server = site.start();
+    // Whose neighbour is served may still not come in here.
+    for name in ["modern", "compatible"] {
+        assert_eq!(attempt(&site, &server, name, Some(&PHONE), OLD).alert(), Some("protocol version"), "{name}");
+    }
+    assert!(attempt(&site, &server, "legacy", Some(&PHONE), OLD).is_served());
+    for host in ["compatible", "open", "nobody"] {
+        let host = format!("{host}.{DOMAIN}");
+        let found = attempt_as(&site, &server, "legacy", &host, Some(&PHONE), OLD);
+        assert_eq!(found.status(), Some(421), "{host}: {}", found.text);
+    }
+    let nobody = attempt(&site, &server, "nobody", Some(&PHONE), OLD);
+    assert!(nobody.text.contains("unrecognized name"), "{}", nobody.text);
+    server.reason("offered only TLS 1.0; unknown server name \"nobody.phones.example.com\"");
+    // Without a name: the constituency for such clients, under its whole policy.
+    let nameless = "-noservername -tls1_2 -cipher AES128-SHA:@SECLEVEL=0";
+    let found = attempt(&site, &server, "compatible", Some(&PHONE), nameless);
+    assert!(found.text.contains("<compatible/>"), "{}", found.text);
+    let found = attempt(&site, &server, "compatible", Some(&PHONE), &format!("-noservername {OLD}"));
+    assert_eq!(found.alert(), Some("protocol version"), "{}", found.text);
+    let found = attempt_as(&site, &server, "legacy", &format!("legacy.{DOMAIN}"), Some(&PHONE), nameless);
+    assert_eq!(found.status(), Some(421), "{}", found.text);
+}
+
+#[test]
+fn a_name_in_capitals_or_with_a_dot_or_an_address_is_what_it_is_in_the_other_lane() {
+    let mut site = shelf();
+    site.config["no_sni"] = "legacy".into();
+    let server = site.start();
+    for name in ["LEGACY.Phones.example.com", "legacy.phones.example.com.", "127.0.0.1"] {
+        let arguments = format!("-noservername {OLD} -servername {name}");
+        let found = attempt(&site, &server, "legacy", Some(&PHONE), &arguments.replacen("-noservername ", "", 1));
+        assert!(found.is_served(), "{name}: {}", found.text);
+    }
+}
+
+#[test]
+fn no_session_of_the_old_lane_is_ever_resumed() {
+    let site = shelf();
+    let server = site.start();
+    let session = site.path("session.pem");
+    for (version, suite) in [("tls1", "AES128-SHA"), ("tls1_1", "DHE-RSA-AES128-SHA"), ("tls1_2", "AES128-GCM-SHA256")]
+    {
+        let arguments = format!("{} -sess_out {}", only(version, suite), session.display());
+        let found = attempt(&site, &server, "legacy", Some(&PHONE), &arguments);
+        assert!(found.is_served(), "{version}: {}", found.text);
+        // Neither an identifier nor a ticket: there is nothing that the client could remember.
+        let id = found.text.lines().find_map(|line| line.trim().strip_prefix("Session-ID:")).unwrap();
+        assert!(id.trim().is_empty() && !found.text.contains("session ticket"), "{version}: {}", found.text);
+        assert!(!session.exists(), "{version}");
+    }
+    // Nor does a session of the other lane open this one, or that of nobody that of somebody.
+    let modern = format!("-tls1_2 -cipher ECDHE-RSA-AES128-GCM-SHA256 -sess_out {}", session.display());
+    assert!(attempt(&site, &server, "open", None, &modern).is_served());
+    assert!(session.exists());
+    let old = format!("-tls1_2 -cipher AES128-SHA:@SECLEVEL=0 -sess_in {}", session.display());
+    let found = attempt(&site, &server, "legacy", None, &old);
+    assert_eq!(found.status(), None, "{}", found.text);
+    server.reason("no client certificate was presented");
+}
+
+#[test]
+fn nothing_is_renegotiated_or_compressed() {
+    let site = shelf();
+    let server = site.start();
+    for (version, suite) in [("tls1", "AES128-SHA"), ("tls1_2", "AES128-GCM-SHA256")] {
+        let (chain, key) = PHONE.write(&site.path(""), "phone");
+        let name = format!("legacy.{DOMAIN}");
+        let mut child = Command::new("timeout");
+        child.args(["20", "openssl", "s_client", "-connect", &server.address().to_string(), "-servername", &name]);
+        child.arg("-cert").arg(chain).arg("-key").arg(key).args(only(version, suite).split(' '));
+        child.env("OPENSSL_CONF", "/dev/null").stdin(std::process::Stdio::piped());
+        child.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        let mut child = child.spawn().unwrap();
+        // A line that begins with R is a wish to renegotiate, of openssl's own.
+        child.stdin.as_mut().unwrap().write_all(b"R\n").unwrap();
+        let ended = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stdout) + String::from_utf8_lossy(&ended.stderr);
+        assert!(said.contains("RENEGOTIATING") && said.contains("no renegotiation"), "{version}: {said}");
+        assert!(said.contains("Compression: NONE") && said.contains("Secure Renegotiation IS supported"), "{said}");
+    }
+}
+
+/// RFC 7507: a client that speaks an older version only because a newer one failed is told that it need not.
+#[test]
+fn a_fallback_is_refused() {
+    let site = shelf();
+    let server = site.start();
+    for (setting, version, suite) in
+        [("legacy", "tls1", "AES128-SHA"), ("legacy", "tls1_1", "AES128-SHA"), ("compatible", "tls1_2", "AES128-SHA")]
+    {
+        let arguments = format!("{} -fallback_scsv", only(version, suite));
+        let found = attempt(&site, &server, setting, Some(&PHONE), &arguments);
+        assert!(found.text.contains("inappropriate fallback"), "{version}: {}", found.text);
+        assert!(!found.is_served());
+    }
+}
+
+#[test]
+fn alpn_chooses_http_1_1_and_nothing_else() {
+    let site = shelf();
+    let server = site.start();
+    let found = attempt(&site, &server, "legacy", Some(&PHONE), &format!("{OLD} -alpn h2,http/1.1"));
+    assert!(found.is_served() && found.text.contains("ALPN protocol: http/1.1"), "{}", found.text);
+    let found = attempt(&site, &server, "legacy", Some(&PHONE), &format!("{OLD} -alpn h2"));
+    assert!(found.text.contains("no application protocol"), "{}", found.text);
+}
+
+#[test]
+fn a_new_certificate_is_shown_within_a_second_and_open_connections_stay() {
+    let site = shelf();
+    let server = site.start();
+    let shown = || {
+        let found = attempt(&site, &server, "legacy", Some(&PHONE), OLD);
+        let (_, rest) = found.text.split_once("-----BEGIN CERTIFICATE-----").unwrap();
+        rest.split("-----END").next().unwrap().to_owned()
+    };
+    let before = shown();
+    assert_eq!(shown(), before);
+    server_certificate(DOMAIN, true).write(&site.path(""), "new");
+    for end in ["pem", "key"] {
+        std::fs::rename(site.path(&format!("new.{end}")), site.path(&format!("rsa.{end}"))).unwrap();
+    }
+    within_a_second("the new certificate", || (shown() != before).then_some(()));
+}
+
+#[test]
+fn a_change_of_the_setting_ends_the_connections_made_before_it() {
+    let mut site = shelf();
+    let server = site.start();
+    let mut open =
+        Client::new(server.address(), Some(&format!("legacy.{DOMAIN}"))).with_identity(&PHONE).connect().unwrap();
+    assert_eq!(open.get("/site.cfg").unwrap().status, 200);
+    site.constituency("legacy", &policy("modern"));
+    server.says("legacy: the TLS part of the policy changed");
+    eventually("the change to count", || (open.get("/site.cfg").unwrap().status == 403).then_some(()));
+    assert!(open.is_closed());
+    assert_eq!(attempt(&site, &server, "legacy", Some(&PHONE), OLD).alert(), Some("protocol version"));
+
+    // The default of provost.json is read again at SIGHUP, for whoever says nothing of his own.
+    let mut silent = policy("modern");
+    silent.as_object_mut().unwrap().remove("tls");
+    site.constituency("silent", &silent);
+    site.file("silent/site.cfg", "<silent/>");
+    server.says("silent is served");
+    assert_eq!(attempt(&site, &server, "silent", Some(&PHONE), OLD).alert(), Some("protocol version"));
+    let mut open =
+        Client::new(server.address(), Some(&format!("silent.{DOMAIN}"))).with_identity(&PHONE).connect().unwrap();
+    let mut other =
+        Client::new(server.address(), Some(&format!("modern.{DOMAIN}"))).with_identity(&PHONE).connect().unwrap();
+    site.config["tls"] = "legacy".into();
+    site.write_config();
+    server.signal(Signal::HUP);
+    server.says("SIGHUP: ");
+    assert!(attempt(&site, &server, "silent", Some(&PHONE), OLD).is_served());
+    assert_eq!(attempt(&site, &server, "modern", Some(&PHONE), OLD).alert(), Some("protocol version"));
+    assert_eq!(open.get("/site.cfg").unwrap().status, 403);
+    assert_eq!(other.get("/site.cfg").unwrap().status, 200);
+}
+
+#[test]
+fn without_an_rsa_certificate_there_is_no_old_lane_and_the_log_says_so() {
+    let mut site = shelf();
+    site.config["certificate"]["files"].as_array_mut().unwrap().remove(0);
+    let server = site.start();
+    assert_eq!(attempt(&site, &server, "legacy", Some(&PHONE), OLD).alert(), Some("protocol version"));
+    server.reason("; the old lane takes an RSA server certificate, and there is none");
+    assert_eq!(attempt(&site, &server, "modern", Some(&PHONE), OLD).alert(), Some("protocol version"));
+    server.reason("; \"tls\": \"legacy\" of modern and an RSA server certificate would admit it");
+    assert!(attempt(&site, &server, "legacy", Some(&PHONE), "-tls1_2").is_served());
+}
+
+#[test]
+fn a_handshake_of_the_old_lane_has_its_time_and_no_more() {
+    let mut site = ote("legacy");
+    site.config["limits"]["handshake_s"] = 1.into();
+    let server = site.start();
+    let mut tcp = TcpStream::connect(server.address()).unwrap();
+    tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+    tcp.write_all(&captured("tls10-only")).unwrap();
+    let mut all = Vec::new();
+    tcp.read_to_end(&mut all).unwrap();
+    assert_eq!(answer(&all).map(|(version, ..)| version), Ok(0x0301));
+    server.reason("the handshake took more than 1 s");
+}
+
+#[test]
+fn an_unserved_alert_of_rustls_is_as_it_was() {
+    let site = shelf();
+    let server = site.start();
+    let error =
+        Client::new(server.address(), Some(&format!("legacy.{DOMAIN}"))).connect().unwrap().get("/").unwrap_err();
+    assert_eq!(alert(&error), Some(AlertDescription::CertificateRequired));
+}

@@ -1,0 +1,1 @@
+//! testssl.sh

@@ -1,0 +1,187 @@
+//! What comes after the handshake is the same in the old lane: requests, uploads, large files, rest, and what is known of
+//! a phone afterwards.
+
+use std::io::Write;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use super::*;
+use crate::harness::eventually;
+use crate::harness::site::{Lines, holds};
+use crate::harness::tool::{Ended, provost, run};
+
+/// curl as a phone of before ECDHE, at the constituency `legacy`.
+fn curl(site: &Site, server: &Running, arguments: &[&str], paths: &[&str]) -> Ended {
+    let (chain, key) = PHONE.write(&site.path(""), "phone");
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--show-error", "--tlsv1.0", "--tls-max", "1.0", "--ciphers", "AES128-SHA:@SECLEVEL=0"]);
+    curl.arg("--cacert").arg(site.path("server-ca.pem")).arg("--cert").arg(&chain).arg("--key").arg(&key);
+    curl.args(["--connect-to", &format!("::{}", server.address())]).args(arguments);
+    curl.args(paths.iter().map(|path| format!("https://legacy.{DOMAIN}/{path}")));
+    // Debian's own limits do not count.
+    curl.env("OPENSSL_CONF", "/dev/null");
+    run(&mut curl)
+}
+
+#[test]
+fn a_phone_boots_by_the_old_lane_as_by_the_other() {
+    let site = shelf();
+    let server = site.start();
+    site.file(&format!("legacy/{VVX500}.cfg"), "<own/>");
+    assert_eq!(curl(&site, &server, &[], &["site.cfg", &format!("{VVX500}.cfg")]).stdout, "<legacy/><own/>");
+    assert_eq!(
+        curl(&site, &server, &["--output", "/dev/null", "--write-out", "%{http_code}"], &["00005e0053c7.cfg"]).stdout,
+        "403"
+    );
+    assert_eq!(
+        curl(&site, &server, &["--output", "/dev/null", "--write-out", "%{http_code}"], &["absent.cfg"]).stdout,
+        "404"
+    );
+
+    // Uploads, the second one appended to.
+    let log = site.path("boot.log");
+    std::fs::write(&log, "0123456789".repeat(2000)).unwrap();
+    let name = format!("{VVX500}-app.log");
+    let sent = curl(&site, &server, &["-T", log.to_str().unwrap(), "--write-out", "%{http_code}"], &[&name]);
+    assert_eq!(sent.stdout, "201", "{}", sent.stderr);
+    let stored = site.uploads("legacy", VVX500).join(&name);
+    assert!(holds(&stored, "0123456789".repeat(2000)));
+    std::fs::write(&log, "0123456789".repeat(3000)).unwrap();
+    let sent =
+        curl(&site, &server, &["-T", log.to_str().unwrap(), "-C", "20000", "--write-out", "%{http_code}"], &[&name]);
+    assert_eq!(sent.stdout, "204", "{}", sent.stderr);
+    assert!(holds(&stored, "0123456789".repeat(3000)));
+
+    // Firmware, whole and in part.
+    let firmware: Vec<u8> = (0..9_000_000_u32).map(|it| it.to_le_bytes()[usize::from(it % 3 == 0)]).collect();
+    site.file("legacy/firmware.ld", &firmware);
+    let to = site.path("got.ld");
+    curl(&site, &server, &["--output", to.to_str().unwrap()], &["firmware.ld"]);
+    assert!(holds(&to, &firmware));
+    curl(&site, &server, &["--output", to.to_str().unwrap(), "--range", "4000000-8000000"], &["firmware.ld"]);
+    assert!(holds(&to, &firmware[4_000_000..=8_000_000]));
+
+    // An upload that is too large is refused, and the phone gets to read it.
+    std::fs::write(&log, vec![b'x'; 6 << 20]).unwrap();
+    let sent =
+        curl(&site, &server, &["-H", "Expect:", "-T", log.to_str().unwrap(), "--write-out", "%{http_code}"], &[&name]);
+    assert_eq!((sent.stdout.as_str(), sent.code), ("Payload Too Large\n413", 0), "{}", sent.stderr);
+    let lines = eventually("all lines", || Some(server.access_lines()).filter(|lines| lines.len() >= 9));
+    assert!(lines.iter().all(|line| line["lane"] == "old" && line["mac"] == VVX500), "{lines:?}");
+}
+
+/// After a moment of silence HTTP is put away, and made anew when the phone speaks.
+#[test]
+fn a_connection_at_rest_is_taken_up_again() {
+    let site = shelf();
+    let mut command = site.command();
+    command.env("PROVOST_LOG", "info,provost=trace");
+    let server = Running::start(command, 1);
+    let mut phone = Talking::start(&site, &server);
+    for rests in 1..=3 {
+        let is_at_rest = || server.stderr().iter().filter(|line| line.contains("at rest")).count() >= rests;
+        eventually("a rest", || is_at_rest().then_some(()));
+        phone.say(&format!("GET /site.cfg HTTP/1.1\r\nHost: legacy.{DOMAIN}\r\n\r\n"));
+        eventually("an answer", || (phone.heard().matches("HTTP/1.1 200 OK").count() == rests).then_some(()));
+    }
+}
+
+#[test]
+fn a_stop_closes_a_connection_at_rest_and_one_that_is_not() {
+    let site = shelf();
+    let mut command = site.command();
+    command.env("PROVOST_LOG", "info,provost=trace");
+    let server = Running::start(command, 1);
+    let _resting = Talking::start(&site, &server);
+    server.says("at rest");
+    let mut awake = Talking::start(&site, &server);
+    awake.say(&format!("GET /site.cfg HTTP/1.1\r\nHost: legacy.{DOMAIN}\r\n\r\n"));
+    eventually("an answer", || awake.heard().contains("HTTP/1.1 200 OK").then_some(()));
+    server.signal(rustix::process::Signal::TERM);
+    assert!(server.wait().success());
+    eventually("the end", || awake.heard().contains("closed").then_some(()));
+}
+
+/// openssl with a connection of the old lane that stays open. Dropped, it is killed and waited for.
+struct Talking {
+    child: Child,
+    heard: Lines,
+}
+
+impl Talking {
+    fn start(site: &Site, server: &Running) -> Self {
+        let (chain, key) = PHONE.write(&site.path(""), "talking");
+        let name = format!("legacy.{DOMAIN}");
+        let mut command = Command::new("openssl");
+        command.args(["s_client", "-connect", &server.address().to_string(), "-servername", &name, "-nocommands"]);
+        command.arg("-cert").arg(chain).arg("-key").arg(key).args(only("tls1", "AES128-SHA").split(' '));
+        command.env("OPENSSL_CONF", "/dev/null");
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let heard = Lines::default();
+        heard.follow(child.stdout.take().unwrap());
+        Self { child, heard }
+    }
+
+    fn say(&mut self, request: &str) {
+        self.child.stdin.as_mut().unwrap().write_all(request.as_bytes()).unwrap();
+    }
+
+    fn heard(&self) -> String {
+        self.heard.all().join("\n")
+    }
+}
+
+impl Drop for Talking {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn who_still_needs_the_old_lane_can_be_listed() {
+    let site = shelf();
+    let server = site.start();
+    assert!(attempt(&site, &server, "legacy", Some(&PHONE), "-tls1 -cipher AES128-SHA:@SECLEVEL=0").is_served());
+    assert!(
+        attempt(&site, &server, "compatible", Some(&PHONE), "-tls1_2 -cipher DHE-RSA-AES128-SHA:@SECLEVEL=0")
+            .is_served()
+    );
+    assert!(attempt(&site, &server, "modern", Some(&PHONE), "-tls1_2").is_served());
+    let config = site.path("provost.json");
+    let list = |arguments: &[&str]| {
+        let all = [&["phones", "--config", config.to_str().unwrap()], arguments].concat();
+        provost(&site.path(""), &all).stdout
+    };
+    let listed = eventually("three phones", || {
+        let all = list(&["--json"]);
+        let seen: Vec<Value> = all.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        (seen.iter().filter(|phone| phone["tls"].is_string()).count() == 3).then_some(seen)
+    });
+    let level = |name: &str| listed.iter().find(|phone| phone["constituency"] == name).unwrap()["tls_level"].clone();
+    assert_eq!([level("modern"), level("compatible"), level("legacy")], ["modern", "compatible", "legacy"]);
+    let old = list(&["--tls-legacy"]);
+    assert_eq!(old.matches(VVX500).count(), 2, "{old}");
+    assert!(old.contains("it needs \"tls\": \"legacy\" (TLSv1.0, TLS_RSA_WITH_AES_128_CBC_SHA)"), "{old}");
+    assert!(old.contains("it needs \"tls\": \"compatible\" (TLSv1.2, TLS_DHE_RSA_WITH_AES_128_CBC_SHA)"), "{old}");
+
+    // A phone that was made modern is off that list, and the next one to be so can be told.
+    assert!(attempt(&site, &server, "legacy", Some(&PHONE), "-tls1_3").is_served());
+    eventually("the phone to be modern", || (list(&["--tls-legacy"]).matches(VVX500).count() == 1).then_some(()));
+    drop(server);
+    assert_eq!(list(&["--tls-legacy", "--constituency", "legacy"]).matches(VVX500).count(), 0);
+}
+
+/// One request on a connection of the old lane costs no more than any other: it does not wait for anything.
+#[test]
+fn answers_come_without_delay() {
+    let site = shelf();
+    let server = site.start();
+    let paths = ["site.cfg"; 50];
+    let began = std::time::Instant::now();
+    let answered = curl(&site, &server, &[], &paths);
+    assert_eq!(answered.stdout, "<legacy/>".repeat(50));
+    let allowed = Duration::from_secs(2).mul_f64(crate::harness::crowding());
+    assert!(began.elapsed() < allowed, "50 requests took {:?}", began.elapsed());
+}
