@@ -195,6 +195,8 @@ pub struct Unproven {
     pub certificate_sha256: String,
     /// From where it came last.
     pub address: String,
+    /// From where it came: the addresses that were seen last, in that order.
+    pub addresses: Vec<Place>,
     /// When it was first seen.
     pub first_seen: i64,
     /// When it was last seen.
@@ -203,6 +205,17 @@ pub struct Unproven {
     pub count: u64,
     /// Why it was refused.
     pub reason: String,
+}
+
+/// An address, and when somebody came from there.
+#[derive(Debug, Clone, Serialize)]
+pub struct Place {
+    /// The address.
+    pub address: String,
+    /// When first.
+    pub first_seen: i64,
+    /// When last.
+    pub last_seen: i64,
 }
 
 /// Counts over time.

@@ -234,13 +234,13 @@ fn documented() -> (Value, Value) {
             { "chain": "rsa.pem", "key": "rsa.key" }, { "chain": "ec.pem", "key": "ec.key" }
         ] },
         "trust": { "acme-corp": ["trust/acme-root.pem", "trust/acme-issuing.der"] },
-        "no_sni": "ucs-5-9", "log": "text", "limits": {},
+        "no_sni": "ucs-5-9", "tls": "modern", "log": "text", "limits": {},
         "plain_http": { "listen": "192.168.1.5:80", "networks": ["192.168.0.0/16"] },
         "status": { "listen": "127.0.0.1:8444", "token_file": "token", "hosts": ["provost.example.com"] },
     });
     let policy = json!({
         "description": "UC Software 5.9, production", "client_auth": "required", "trust": ["polycom"],
-        "expired_device_certificates": "refuse", "certificate_names": "exact",
+        "expired_device_certificates": "refuse", "certificate_names": "exact", "tls": "modern",
         "phones": { "00005e00530c": "vvx500 #1", "00:00:5E:00:53:C7": "vvx550 #2",
                     "00005e0053ab": { "note": "lobby", "certificate_sha256": "7D:3A" } },
         "denied": ["00005e0053ff"], "aliases": ["old-name"], "shared": ["firmware"], "plain_http": true,
@@ -258,8 +258,8 @@ fn the_schemas_take_what_is_documented_and_refuse_what_provost_refuses() {
         serde_json::from_str(&printed.stdout).unwrap()
     };
     let (provost, constituency) = (schema("provost"), schema("constituency"));
-    assert_eq!(provost["properties"].as_object().unwrap().len(), 11);
-    assert_eq!(constituency["properties"].as_object().unwrap().len(), 11);
+    assert_eq!(provost["properties"].as_object().unwrap().len(), 12);
+    assert_eq!(constituency["properties"].as_object().unwrap().len(), 12);
     let (documented, policy) = documented();
     check(&provost, &provost, &documented).unwrap();
     check(&constituency, &constituency, &policy).unwrap();

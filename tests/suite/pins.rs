@@ -11,6 +11,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{SupportedProtocolVersion, version};
 use serde_json::{Value, json};
 
+use crate::harness::operators::Operators;
 use crate::harness::pki::{DAY, FACTORY, Identity, ca_params, device_params, named, valid};
 use crate::harness::site::{DOMAIN, Running, Site};
 use crate::harness::tls::{Client, alert};
@@ -353,7 +354,8 @@ fn plain(site: &Site, identity: &Identity) -> String {
 
 #[test]
 fn who_came_with_which_certificate_from_where_is_told() {
-    let site = site();
+    let mut site = site();
+    site.config["status"] = json!({ "listen": "127.0.0.1:0" });
     let server = site.start();
     let (phone, impostor, seen) = phone_and_impostor(&site, &server);
     let mut prints: Vec<&str> = seen.iter().map(|claim| claim["certificate_sha256"].as_str().unwrap()).collect();
@@ -365,6 +367,16 @@ fn who_came_with_which_certificate_from_where_is_told() {
         let places = claim["addresses"].as_array().unwrap();
         assert_eq!((places.len(), &places[0]["address"]), (1, &json!("127.0.0.1")), "{claim}");
         assert!(places[0]["first_seen"].as_str() <= places[0]["last_seen"].as_str(), "{claim}");
+    }
+    let operators = Operators::of(&server);
+    let unproven = eventually("both on the operators' page", || {
+        let unproven = operators.json("/api/overview")["unproven"].as_array()?.clone();
+        (unproven.len() == 2).then_some(unproven)
+    });
+    for claim in &unproven {
+        assert!(expected.iter().any(|print| claim["certificate_sha256"] == **print), "{claim}");
+        assert_eq!(claim["addresses"][0]["address"], "127.0.0.1", "{claim}");
+        assert_eq!(claim["addresses"][0]["last_seen"], claim["last_seen"], "{claim}");
     }
     let log = command(&site, &["phone-log", STRANGER]).stdout;
     assert_eq!((log.matches("unproven: ").count(), log.matches("\n    from 127.0.0.1, 20").count()), (2, 2), "{log}");

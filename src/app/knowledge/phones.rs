@@ -2,8 +2,8 @@
 
 use crate::constituency::{ConstituencyName, MacAddress, Standing};
 use crate::ledger::roster::Known;
-use crate::ledger::{Claim, Event, Request};
-use crate::status::picture::{Counts, Phone, PhoneRequest, PhoneState, Unproven};
+use crate::ledger::{Claim, ClaimAddress, Event, Request};
+use crate::status::picture::{Counts, Phone, PhoneRequest, PhoneState, Place, Unproven};
 
 const DAY: i64 = 86_400;
 /// How long a phone may be silent.
@@ -97,12 +97,18 @@ pub(super) fn unproven(mut claims: Vec<Claim>) -> Vec<Unproven> {
         mac: claim.mac,
         certificate_sha256: claim.fingerprint.iter().map(|byte| format!("{byte:02x}")).collect(),
         address: claim.address,
+        addresses: claim.addresses.into_iter().map(place).collect(),
         first_seen: seconds(claim.first_seen),
         last_seen: seconds(claim.last_seen),
         count: claim.count,
         reason: claim.refusal.unwrap_or_default(),
     });
     unproven.collect()
+}
+
+fn place(from: ClaimAddress) -> Place {
+    let (first_seen, last_seen) = (seconds(from.first_seen), seconds(from.last_seen));
+    Place { address: from.address, first_seen, last_seen }
 }
 
 /// A request as it is shown.

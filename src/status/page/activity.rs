@@ -87,7 +87,7 @@ fn legend(all: Step) -> Markup {
             li class="served" { strong { (figure(all.served)) } " served" }
             li class="refused" { strong { (figure(all.refused)) } " refused" }
             li class="handshakes" { strong { (figure(all.handshakes)) } " handshakes" }
-            li class="zone" { span data-zone { "UTC" } }
+            li class="zone" { "times in " span data-zone { "UTC" } }
         }
     }
 }

@@ -122,7 +122,12 @@ pub(super) fn unproven_table(unproven: &[&Unproven], now: i64) -> Markup {
                             span class="detail fingerprint" { "SHA-256 " (Foreign(&claim.certificate_sha256)) }
                         }
                         td data-label="Because" { (foreign(&claim.reason)) }
-                        td data-label="From" class="address" { (foreign(&claim.address)) }
+                        td data-label="From" class="address" {
+                            (foreign(&claim.address))
+                            @for place in claim.addresses.iter().filter(|place| place.address != claim.address) {
+                                span class="detail" { (foreign(&place.address)) " " (when(now, place.last_seen)) }
+                            }
+                        }
                         td data-label="Times" class="number" { (claim.count) }
                         td data-label="Last" class="number" { (when(now, claim.last_seen)) }
                     }

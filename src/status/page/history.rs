@@ -147,14 +147,14 @@ fn request_row(request: &PhoneRequest, now: i64) -> Markup {
                     code { (foreign(method)) " " (foreign(target)) }
                 } @else { "Handshake" }
             }
-            td data-label="Answer" {
+            td data-label="Answer" class="standing" {
                 span class="status" { @if let Some(status) = request.status { (status) } @else { "refused" } }
                 @if let Some(reason) = &request.reason { span class="detail problem" { (foreign(reason)) } }
             }
             td data-label="Size" class="number" { (size(request.bytes)) }
             td data-label="Took" class="number" { (duration(request.duration_ms)) }
             td data-label="From" class="address" { (foreign(&request.address)) }
-            td data-label="When" class="number" { (when(now, time)) span class="detail" { (stamp(time)) } }
+            td data-label="When" class="number" { (when(now, time)) " " span class="detail" { (stamp(time)) } }
         }
     }
 }

@@ -249,6 +249,8 @@
                 history.replaceState(null, "", answer.url);
                 asked += 1;
                 show(next);
+            } else if (answer.status === 401) {
+                location.assign("/sign-in");
             } else {
                 outcome.replaceChildren(...next.querySelectorAll(".outcome"));
                 outcome.dataset.kept = "";

@@ -40,7 +40,13 @@ fn verdict(overview: &Overview, needs: usize) -> String {
 fn needs(overview: &Overview) -> Vec<Need> {
     let bad = |says| Need { class: "bad", says };
     let mut needs: Vec<Need> = overview.not_ready.iter().map(|reason| bad(foreign(reason))).collect();
-    needs.extend(overview.troubles.iter().map(|trouble| bad(foreign(trouble))));
+    // What is wrong with a folder is said below, with a link to it.
+    let is_of_folder = |trouble: &String| {
+        let mut problems = overview.constituencies.iter().filter_map(|constituency| constituency.problem.as_ref());
+        problems.any(|problem| trouble.contains(problem.as_str()))
+    };
+    needs
+        .extend(overview.troubles.iter().filter(|trouble| !is_of_folder(trouble)).map(|trouble| bad(foreign(trouble))));
     needs.extend(overview.certificates.iter().filter_map(of_certificate));
     needs.extend(overview.constituencies.iter().filter_map(of_constituency));
     needs.extend(of_phones(overview));
@@ -65,7 +71,7 @@ fn of_constituency(constituency: &Constituency) -> Option<Need> {
     let problem = constituency.problem.as_deref()?;
     let (class, state) = match constituency.url {
         Some(_) => ("fair", " keeps its last good policy: "),
-        None => ("bad", " is not served: "),
+        None => ("bad", ": "),
     };
     Some(Need {
         class,

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::status::picture::{
-    Activity, Certificate, Constituency, Counts, Phone, PhoneRequest, PhoneSort, PhoneState, Unproven,
+    Activity, Certificate, Constituency, Counts, Phone, PhoneRequest, PhoneSort, PhoneState, Place, Unproven,
 };
 
 const NOW: i64 = 1_795_552_267;
@@ -39,6 +39,9 @@ fn unproven(text: &str) -> Unproven {
         mac: "00005e0053aa".parse().unwrap(),
         certificate_sha256: text.to_owned(),
         address: text.to_owned(),
+        addresses: [text, "192.0.2.9"]
+            .map(|from| Place { address: from.to_owned(), first_seen: NOW - DAY, last_seen: NOW - 60 })
+            .into(),
         first_seen: NOW - DAY,
         last_seen: NOW - 60,
         count: 3,
@@ -262,6 +265,8 @@ fn the_verdict_counts_what_needs_somebody_the_worst_first() {
     let mut overview = overview(HARMLESS);
     overview.not_ready = None;
     overview.certificates[0].needs_human = false;
+    // What is said of the folder is not said again.
+    overview.troubles.push("log lines were lost".to_owned());
     let none = phones(HARMLESS);
     let page = home(&overview, &none, &PhoneQuery::default(), false);
     // A trouble, a certificate, a folder, a phone that waits, a phone that was refused.

@@ -82,7 +82,8 @@ pub(super) fn size(bytes: u64) -> String {
 /// How long a request took.
 pub(super) fn duration(milliseconds: f64) -> String {
     match milliseconds {
-        ..10.0 => format!("{milliseconds:.1}\u{a0}ms"),
+        ..0.1 => "under\u{a0}0.1\u{a0}ms".to_owned(),
+        0.1..10.0 => format!("{milliseconds:.1}\u{a0}ms"),
         10.0..1000.0 => format!("{milliseconds:.0}\u{a0}ms"),
         _ => format!("{:.1}\u{a0}s", milliseconds / 1000.0),
     }
@@ -126,7 +127,7 @@ mod tests {
         let wanted = ["0 B", "999 B", "1.0 kB", "1.8 kB", "9.9 kB", "10 kB", "999 kB", "1.5 MB", "104 MB", "5.0 TB"];
         assert_eq!(sizes.map(|size| size.replace('\u{a0}', " ")), wanted);
         assert_eq!([1, 2].map(|n: u64| count(n, "phone", "phones").replace('\u{a0}', " ")), ["1 phone", "2 phones"]);
-        let durations = [0.42, 12.3, 1990.0].map(|ms| duration(ms).replace('\u{a0}', " "));
-        assert_eq!(durations, ["0.4 ms", "12 ms", "2.0 s"]);
+        let durations = [0.02, 0.42, 12.3, 1990.0].map(|ms| duration(ms).replace('\u{a0}', " "));
+        assert_eq!(durations, ["under 0.1 ms", "0.4 ms", "12 ms", "2.0 s"]);
     }
 }

@@ -9,9 +9,9 @@ use rustls::AlertDescription;
 use rustls::version::{TLS12, TLS13};
 
 use super::*;
-use crate::harness::pki::server_certificate;
+use crate::harness::pki::{named, server_certificate};
 use crate::harness::tls::{Client, alert};
-use crate::harness::tool::run;
+use crate::harness::tool::{provost, run};
 use crate::harness::{PATIENCE, eventually, within_a_second};
 
 /// What an old phone asks, for short.
@@ -338,4 +338,61 @@ fn an_unserved_alert_of_rustls_is_as_it_was() {
     let error =
         Client::new(server.address(), Some(&format!("legacy.{DOMAIN}"))).connect().unwrap().get("/").unwrap_err();
     assert_eq!(alert(&error), Some(AlertDescription::CertificateRequired));
+}
+
+#[test]
+fn a_constituency_with_exact_names_shows_its_own_certificate_in_the_old_lane_too() {
+    let mut site = shelf();
+    let mut exact = policy("legacy");
+    exact["certificate_names"] = "exact".into();
+    site.constituency("legacy", &exact);
+    let mut params = rcgen::CertificateParams::new(vec![format!("legacy.{DOMAIN}")]).unwrap();
+    params.distinguished_name = named("legacy");
+    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+    SERVER_CA.issue_rsa(&params).write(&site.path(""), "own");
+    let files = site.config["certificate"]["files"].as_array_mut().unwrap();
+    files.push(json!({ "chain": "own.pem", "key": "own.key" }));
+    let server = site.start();
+    for (setting, shown) in [("legacy", "legacy.phones.example.com"), ("compatible", "*.phones.example.com")] {
+        for arguments in ["-tls1_2 -cipher AES128-SHA:@SECLEVEL=0", "-tls1_2 -cipher ECDHE-RSA-AES128-GCM-SHA256"] {
+            let found = attempt(&site, &server, setting, Some(&PHONE), arguments);
+            assert!(found.is_served(), "{setting} {arguments}: {}", found.text);
+            assert!(
+                found.text.contains(&format!("Verified peername: {shown}\n")),
+                "{setting} {arguments}: {}",
+                found.text
+            );
+        }
+    }
+}
+
+/// What is printed for phones that can be modern makes a client modern that knows those suites.
+#[test]
+fn a_phone_with_the_printed_cipher_settings_is_served_by_rustls() {
+    let site = shelf();
+    let server = site.start();
+    let config = site.write_config();
+    let print = |arguments: &[&str]| {
+        let common = ["print", "phone-config", "--config", config.to_str().unwrap(), "--constituency", "legacy"];
+        provost(&site.path(""), &[&common[..], &["--ca", "server-ca.pem"], arguments].concat()).stdout
+    };
+    assert!(!print(&[]).contains("cipherSuite"));
+    let printed = print(&["--modern-tls"]);
+    let document = roxmltree::Document::parse(&printed).unwrap();
+    let tls = document.descendants().find(|node| node.has_tag_name("tls")).unwrap_or_else(|| panic!("{printed}"));
+    let of = |name: &str| (tls.attribute(format!("{name}.set").as_str()), tls.attribute(name));
+    assert_eq!(of("device.sec.TLS.protocol.prov"), (Some("1"), Some("TLSv1_2")));
+    assert_eq!(of("device.sec.TLS.profile.cipherSuiteDefault1"), (Some("1"), Some("0")));
+    assert_eq!(of("device.sec.TLS.profileSelection.provisioning"), (Some("1"), Some("PlatformProfile1")));
+    let (set, suites) = of("device.sec.TLS.profile.cipherSuite1");
+    let suites = suites.filter(|_| set == Some("1")).unwrap();
+    for setting in SETTINGS {
+        let found = attempt(&site, &server, setting, Some(&PHONE), &only("tls1_2", suites));
+        assert_eq!(found.agreed(), Some(("TLSv1.2", "ECDHE-RSA-AES128-GCM-SHA256")), "{setting}: {}", found.text);
+    }
+    eventually("three lines", || (server.access_lines().len() == 3).then_some(()));
+    assert!(server.access_lines().iter().all(|line| line["lane"].is_null()));
+    // One that knows only the last of them is not left without any.
+    let found = attempt(&site, &server, "legacy", Some(&PHONE), &only("tls1", suites));
+    assert!(found.is_served(), "{}", found.text);
 }

@@ -41,6 +41,9 @@ pub(in crate::cli) struct Args {
     /// constituency.json it is not needed: the constituency then has a certificate for its own name.
     #[arg(long)]
     no_name_check: bool,
+    /// Let the phone offer what "tls": "modern" takes, where its firmware can (UC Software 5.x and later).
+    #[arg(long)]
+    modern_tls: bool,
 }
 
 /// A part of the day, whole minutes.
@@ -96,7 +99,7 @@ pub(super) fn print(args: &Args, config: &Config) -> anyhow::Result<String> {
 /// All groups, in the order in which they are printed.
 fn groups(wanted: &Wanted<'_>) -> Vec<Group> {
     let always = [server(wanted), trust(wanted), clock(wanted), polling(wanted)];
-    always.into_iter().chain(logs(wanted)).chain(name_check(wanted)).collect()
+    always.into_iter().chain(logs(wanted)).chain(name_check(wanted)).chain(modern_tls(wanted)).collect()
 }
 
 /// Where the phone finds its files from now on, whatever a DHCP server says.
@@ -154,6 +157,24 @@ fn name_check(wanted: &Wanted<'_>) -> Option<Group> {
             .device("device.sec.TLS.prov.strictCertCommonNameValidation", "0")
     };
     wanted.args.no_name_check.then(group)
+}
+
+/// What the phone offers: modern suites first, and behind them older ones, because a phone that knows no others must not
+/// be left without any. OpenSSL in the phone passes over names that it does not know.
+fn modern_tls(wanted: &Wanted<'_>) -> Option<Group> {
+    const SUITES: &str = "ECDHE-RSA-AES128-GCM-SHA256:ECDHE-RSA-AES256-GCM-SHA384:DHE-RSA-AES128-GCM-SHA256:\
+         ECDHE-RSA-AES128-SHA:DHE-RSA-AES128-SHA:AES128-SHA";
+    let group = || {
+        Group::new(
+            "tls",
+            "TLS 1.2 with forward secrecy, where the firmware has it; for the platform's first TLS profile.",
+        )
+        .device("device.sec.TLS.protocol.prov", "TLSv1_2")
+        .device("device.sec.TLS.profile.cipherSuiteDefault1", "0")
+        .device("device.sec.TLS.profile.cipherSuite1", SUITES)
+        .device("device.sec.TLS.profileSelection.provisioning", "PlatformProfile1")
+    };
+    wanted.args.modern_tls.then(group)
 }
 
 impl Group {
