@@ -13,7 +13,7 @@ const FRESH: Duration = Duration::from_secs(1);
 /// How old it may be although nothing has changed: phones fall silent by doing nothing.
 const STALE: Duration = Duration::from_secs(10);
 /// By how much longer it is kept than it took: those who look never use up more than a part of the machine.
-const REST: u32 = 9;
+const REST: u32 = 4;
 
 /// A picture and its number.
 #[derive(Debug, Clone)]

@@ -246,7 +246,7 @@ fn what_cannot_be_meant_is_answered_as_such() {
         ("POST", "/metrics", "GET, HEAD"),
         ("PUT", "/", "GET, HEAD"),
         ("GET", "/api/allow", "POST"),
-        ("GET", "/sign-in", "POST"),
+        ("GET", "/sign-out", "POST"),
     ] {
         let answer = ours.with(&["-X", method]).get(path);
         assert_eq!((answer.status, answer.headers["allow"].as_str()), (405, allow), "{method} {path}");
