@@ -15,6 +15,7 @@
 mod harness;
 
 mod access_log;
+mod booted;
 mod certificates;
 mod check;
 mod check_as_a_phone;
