@@ -77,7 +77,8 @@ pub fn follow(
     let waker = Waker(sender.clone());
     let notices = Notices { sender, watches: None, held: HashMap::new(), is_complete: true };
     let looked = clock::monotonic();
-    let mut follower = Follower { scanner, current: first, events, notices, root: None, looked, is_failing: false };
+    let mut follower =
+        Follower { scanner, current: first, events, notices, root: None, is_unsure: false, looked, is_failing: false };
     std::thread::Builder::new().name("constituencies".to_owned()).spawn(move || {
         loop {
             // Also before the first wait: something may have changed before anything was watched.
@@ -98,6 +99,8 @@ struct Follower {
     events: Receiver<Wake>,
     notices: Notices,
     root: Option<Identity>,
+    /// Whether the last look may have met a folder that was being exchanged.
+    is_unsure: bool,
     looked: Instant,
     /// Whether the last look ended in a panic.
     is_failing: bool,
@@ -106,7 +109,7 @@ struct Follower {
 impl Follower {
     fn look(&mut self, publish: &mut impl FnMut(&Registry, Registry)) {
         self.looked = clock::monotonic();
-        self.root = identify(self.scanner.path());
+        let root = identify(self.scanner.path());
         // Watch first, look second: what happens in between wakes again.
         self.notices.watch_all(self.scanner.path(), &self.current);
         let mut found = self.scanner.scan(clock::now());
@@ -120,6 +123,9 @@ impl Follower {
             publish(&self.current, found);
             self.current = snapshot;
         }
+        // Away for a part of the look, it may have been found empty, and come back as the same folder, unwatched.
+        self.root = identify(self.scanner.path());
+        self.is_unsure = self.root != root || self.notices.misses(self.root.as_ref());
     }
 
     /// Says when looks begin to fail by a defect of ours, and when that is over. What is served stays meanwhile.
@@ -143,7 +149,7 @@ impl Follower {
                 Ok(Wake::Unwatched(watch)) => self.notices.forget(watch.as_ref()),
                 Err(RecvTimeoutError::Timeout) => {
                     let is_time = clock::monotonic().duration_since(self.looked) >= self.period();
-                    if is_time || identify(self.scanner.path()) != self.root {
+                    if is_time || self.is_unsure || identify(self.scanner.path()) != self.root {
                         return true;
                     }
                 }
@@ -207,6 +213,11 @@ impl Notices {
                 }
             }
         }
+    }
+
+    /// Whether the folder is there but is not watched, though it could be.
+    fn misses(&self, folder: Option<&Identity>) -> bool {
+        self.is_complete && self.watches.is_some() && folder.is_some_and(|folder| !self.held.contains_key(folder))
     }
 
     fn forget(&mut self, gone: Option<&WatchDescriptor>) {
