@@ -34,12 +34,13 @@ fn numbered(mac: &str, serial: u64) -> Identity {
     FACTORY.issuing.issue(&params)
 }
 
-fn issuing(serials: &[u64]) -> CertificateRevocationList {
+/// What the factory says that it revoked.
+pub fn issuing(serials: &[u64]) -> CertificateRevocationList {
     let serials: Vec<SerialNumber> = serials.iter().map(|serial| (*serial).into()).collect();
     FACTORY.issuing.revokes(&serials, SystemTime::now() + 20 * DAY)
 }
 
-fn pem_of(list: &CertificateRevocationList) -> Vec<u8> {
+pub fn pem_of(list: &CertificateRevocationList) -> Vec<u8> {
     pem("X509 CRL", list.der()).into_bytes()
 }
 

@@ -1,21 +1,17 @@
-//! Who goes where, and that nothing crosses: between lanes, between constituencies, between before and after a change.
+//! Who goes where, and that nothing crosses: between lanes, between constituencies.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 
-use rustix::process::Signal;
 use rustls::AlertDescription;
 use rustls::version::{TLS12, TLS13};
 
 use super::*;
-use crate::harness::pki::{named, server_certificate};
+use crate::harness::pki::named;
 use crate::harness::tls::{Client, alert};
 use crate::harness::tool::{provost, run};
-use crate::harness::{PATIENCE, eventually, within_a_second};
-
-/// What an old phone asks, for short.
-const OLD: &str = "-tls1 -cipher AES128-SHA:@SECLEVEL=0";
+use crate::harness::{PATIENCE, eventually};
 
 type Agreed = Result<(u16, u16), u8>;
 
@@ -251,58 +247,6 @@ fn alpn_chooses_http_1_1_and_nothing_else() {
     assert!(found.is_served() && found.text.contains("ALPN protocol: http/1.1"), "{}", found.text);
     let found = attempt(&site, &server, "legacy", Some(&PHONE), &format!("{OLD} -alpn h2"));
     assert!(found.text.contains("no application protocol"), "{}", found.text);
-}
-
-#[test]
-fn a_new_certificate_is_shown_within_a_second_and_open_connections_stay() {
-    let site = shelf();
-    let server = site.start();
-    let shown = || {
-        let found = attempt(&site, &server, "legacy", Some(&PHONE), OLD);
-        let (_, rest) = found.text.split_once("-----BEGIN CERTIFICATE-----").unwrap();
-        rest.split("-----END").next().unwrap().to_owned()
-    };
-    let before = shown();
-    assert_eq!(shown(), before);
-    server_certificate(DOMAIN, true).write(&site.path(""), "new");
-    for end in ["pem", "key"] {
-        std::fs::rename(site.path(&format!("new.{end}")), site.path(&format!("rsa.{end}"))).unwrap();
-    }
-    within_a_second("the new certificate", || (shown() != before).then_some(()));
-}
-
-#[test]
-fn a_change_of_the_setting_ends_the_connections_made_before_it() {
-    let mut site = shelf();
-    let server = site.start();
-    let mut open =
-        Client::new(server.address(), Some(&format!("legacy.{DOMAIN}"))).with_identity(&PHONE).connect().unwrap();
-    assert_eq!(open.get("/site.cfg").unwrap().status, 200);
-    site.constituency("legacy", &policy("modern"));
-    server.says("legacy: the TLS part of the policy changed");
-    eventually("the change to count", || (open.get("/site.cfg").unwrap().status == 403).then_some(()));
-    assert!(open.is_closed());
-    assert_eq!(attempt(&site, &server, "legacy", Some(&PHONE), OLD).alert(), Some("protocol version"));
-
-    // The default of provost.json is read again at SIGHUP, for whoever says nothing of his own.
-    let mut silent = policy("modern");
-    silent.as_object_mut().unwrap().remove("tls");
-    site.constituency("silent", &silent);
-    site.file("silent/site.cfg", "<silent/>");
-    server.says("silent is served");
-    assert_eq!(attempt(&site, &server, "silent", Some(&PHONE), OLD).alert(), Some("protocol version"));
-    let mut open =
-        Client::new(server.address(), Some(&format!("silent.{DOMAIN}"))).with_identity(&PHONE).connect().unwrap();
-    let mut other =
-        Client::new(server.address(), Some(&format!("modern.{DOMAIN}"))).with_identity(&PHONE).connect().unwrap();
-    site.config["tls"] = "legacy".into();
-    site.write_config();
-    server.signal(Signal::HUP);
-    server.says("SIGHUP: ");
-    assert!(attempt(&site, &server, "silent", Some(&PHONE), OLD).is_served());
-    assert_eq!(attempt(&site, &server, "modern", Some(&PHONE), OLD).alert(), Some("protocol version"));
-    assert_eq!(open.get("/site.cfg").unwrap().status, 403);
-    assert_eq!(other.get("/site.cfg").unwrap().status, 200);
 }
 
 #[test]

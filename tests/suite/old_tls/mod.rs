@@ -1,23 +1,30 @@
 //! The old lane: which clients are served at which setting, by whom, and that nothing else is different there.
 
+mod changes;
 mod devices;
 mod hostile;
 mod lanes;
 mod matrix;
+mod passwords;
 mod probes;
 mod traffic;
 
+use std::io::Write;
+use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 
 use serde_json::{Value, json};
 
-use crate::harness::VVX500;
 use crate::harness::pki::{FACTORY, Identity, SERVER_CA, device_params};
-use crate::harness::site::{DOMAIN, Running, Site};
+use crate::harness::site::{DOMAIN, Lines, Running, Site};
 use crate::harness::tool::s_client;
+use crate::harness::{VVX500, eventually};
 
 /// The settings, each a constituency of its own name.
 const SETTINGS: [&str; 3] = ["modern", "compatible", "legacy"];
+
+/// What an old phone asks, for short.
+const OLD: &str = "-tls1 -cipher AES128-SHA:@SECLEVEL=0";
 
 /// The phone VVX500 with an RSA key, as the factory makes them.
 static PHONE: LazyLock<Identity> = LazyLock::new(|| FACTORY.issuing.issue_rsa(&device_params(VVX500)));
@@ -104,4 +111,55 @@ fn attempt_as(
 /// The arguments of an openssl that speaks `version` with the suites `ciphers` alone, whatever their age.
 fn only(version: &str, ciphers: &str) -> String {
     format!("-{version} -cipher {ciphers}:@SECLEVEL=0")
+}
+
+/// openssl with a connection that stays open. Dropped, it is killed and waited for.
+struct Talking {
+    child: Child,
+    name: String,
+    heard: Lines,
+}
+
+impl Talking {
+    /// Connects to the constituency `name`, by the old lane if `arguments` leave nothing else.
+    fn start(site: &Site, server: &Running, name: &str, identity: &Identity, arguments: &str) -> Self {
+        let (chain, key) = identity.write(&site.path(""), "talking");
+        let name = format!("{name}.{DOMAIN}");
+        let mut command = Command::new("openssl");
+        command.args(["s_client", "-connect", &server.address().to_string(), "-servername", &name, "-nocommands"]);
+        command.arg("-cert").arg(chain).arg("-key").arg(key).args(arguments.split(' '));
+        command.env("OPENSSL_CONF", "/dev/null");
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let heard = Lines::default();
+        heard.follow(child.stdout.take().unwrap());
+        // It has read its files when it says so.
+        eventually("the handshake", || heard.all().iter().any(|line| line.starts_with("New, ")).then_some(()));
+        Self { child, name, heard }
+    }
+
+    /// The status of the answer to one more request for `site.cfg`.
+    fn ask(&mut self) -> u16 {
+        let before = self.statuses().len();
+        let request = format!("GET /site.cfg HTTP/1.1\r\nHost: {}\r\n\r\n", self.name);
+        self.child.stdin.as_mut().unwrap().write_all(request.as_bytes()).unwrap();
+        eventually("an answer", || self.statuses().get(before).copied())
+    }
+
+    /// The status of each answer so far. A body need not end its line.
+    fn statuses(&self) -> Vec<u16> {
+        self.heard.all().iter().filter_map(|line| line.split_once("HTTP/1.1 ")?.1.get(..3)?.parse().ok()).collect()
+    }
+
+    /// Waits until the server has closed.
+    fn ends(&self) {
+        eventually("the end", || self.heard.all().iter().any(|line| line.ends_with("closed")).then_some(()));
+    }
+}
+
+impl Drop for Talking {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }

@@ -1,14 +1,13 @@
 //! What comes after the handshake is the same in the old lane: requests, uploads, large files, rest, and what is known of
 //! a phone afterwards.
 
-use std::io::Write;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use super::*;
 use crate::harness::eventually;
 use crate::harness::operators::Operators;
-use crate::harness::site::{Lines, holds};
+use crate::harness::site::holds;
 use crate::harness::tool::{Ended, provost, run};
 
 /// curl as a phone of before ECDHE, at the constituency `legacy`.
@@ -78,12 +77,11 @@ fn a_connection_at_rest_is_taken_up_again() {
     let mut command = site.command();
     command.env("PROVOST_LOG", "info,provost=trace");
     let server = Running::start(command, 1);
-    let mut phone = Talking::start(&site, &server);
+    let mut phone = Talking::start(&site, &server, "legacy", &PHONE, OLD);
     for rests in 1..=3 {
         let is_at_rest = || server.stderr().iter().filter(|line| line.contains("at rest")).count() >= rests;
         eventually("a rest", || is_at_rest().then_some(()));
-        phone.say(&format!("GET /site.cfg HTTP/1.1\r\nHost: legacy.{DOMAIN}\r\n\r\n"));
-        eventually("an answer", || (phone.heard().matches("HTTP/1.1 200 OK").count() == rests).then_some(()));
+        assert_eq!(phone.ask(), 200);
     }
 }
 
@@ -93,51 +91,13 @@ fn a_stop_closes_a_connection_at_rest_and_one_that_is_not() {
     let mut command = site.command();
     command.env("PROVOST_LOG", "info,provost=trace");
     let server = Running::start(command, 1);
-    let _resting = Talking::start(&site, &server);
+    let _resting = Talking::start(&site, &server, "legacy", &PHONE, OLD);
     server.says("at rest");
-    let mut awake = Talking::start(&site, &server);
-    awake.say(&format!("GET /site.cfg HTTP/1.1\r\nHost: legacy.{DOMAIN}\r\n\r\n"));
-    eventually("an answer", || awake.heard().contains("HTTP/1.1 200 OK").then_some(()));
+    let mut awake = Talking::start(&site, &server, "legacy", &PHONE, OLD);
+    assert_eq!(awake.ask(), 200);
     server.signal(rustix::process::Signal::TERM);
     assert!(server.wait().success());
-    eventually("the end", || awake.heard().contains("closed").then_some(()));
-}
-
-/// openssl with a connection of the old lane that stays open. Dropped, it is killed and waited for.
-struct Talking {
-    child: Child,
-    heard: Lines,
-}
-
-impl Talking {
-    fn start(site: &Site, server: &Running) -> Self {
-        let (chain, key) = PHONE.write(&site.path(""), "talking");
-        let name = format!("legacy.{DOMAIN}");
-        let mut command = Command::new("openssl");
-        command.args(["s_client", "-connect", &server.address().to_string(), "-servername", &name, "-nocommands"]);
-        command.arg("-cert").arg(chain).arg("-key").arg(key).args(only("tls1", "AES128-SHA").split(' '));
-        command.env("OPENSSL_CONF", "/dev/null");
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let heard = Lines::default();
-        heard.follow(child.stdout.take().unwrap());
-        Self { child, heard }
-    }
-
-    fn say(&mut self, request: &str) {
-        self.child.stdin.as_mut().unwrap().write_all(request.as_bytes()).unwrap();
-    }
-
-    fn heard(&self) -> String {
-        self.heard.all().join("\n")
-    }
-}
-
-impl Drop for Talking {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+    awake.ends();
 }
 
 #[test]

@@ -1,0 +1,166 @@
+//! What changes while connections of the old lane are open: the server's certificate, the setting, who was revoked.
+
+use rustix::process::Signal;
+
+use super::*;
+use crate::harness::pki::server_certificate;
+use crate::harness::{VVX550, within_a_second};
+use crate::revocation::{issuing, pem_of};
+
+/// By each setting that has an old lane, what an old phone asks there.
+const OLDS: [(&str, &str); 4] = [
+    ("legacy", OLD),
+    ("legacy", "-tls1_1 -cipher DHE-RSA-AES128-SHA:@SECLEVEL=0"),
+    ("legacy", "-tls1_2 -cipher AES128-SHA:@SECLEVEL=0"),
+    ("compatible", "-tls1_2 -cipher AES128-GCM-SHA256:@SECLEVEL=0"),
+];
+
+/// `requests` were answered, every one of them by the old lane.
+#[track_caller]
+fn all_are_old(server: &Running, requests: usize) {
+    let answered = || server.access_lines().into_iter().filter(|line| !line["status"].is_null()).collect::<Vec<_>>();
+    let lines = eventually("all lines", || Some(answered()).filter(|lines| lines.len() >= requests));
+    assert_eq!(lines.len(), requests, "{lines:?}");
+    assert!(lines.iter().all(|line| line["lane"] == "old"), "{lines:?}");
+}
+
+#[test]
+fn a_new_certificate_is_shown_within_a_second_and_open_connections_stay() {
+    let site = shelf();
+    let server = site.start();
+    let shown = || {
+        let found = attempt(&site, &server, "legacy", Some(&PHONE), OLD);
+        assert!(found.is_served(), "{}", found.text);
+        let (_, rest) = found.text.split_once("-----BEGIN CERTIFICATE-----").unwrap();
+        rest.split("-----END").next().unwrap().to_owned()
+    };
+    let mut open = OLDS.map(|(name, arguments)| Talking::start(&site, &server, name, &PHONE, arguments));
+    assert_eq!(open.each_mut().map(Talking::ask), [200; 4]);
+    let before = shown();
+    assert_eq!(shown(), before);
+    server_certificate(DOMAIN, true).write(&site.path(""), "new");
+    for end in ["pem", "key"] {
+        std::fs::rename(site.path(&format!("new.{end}")), site.path(&format!("rsa.{end}"))).unwrap();
+    }
+    let mut seen = 2;
+    within_a_second("the new certificate", || {
+        seen += 1;
+        (shown() != before).then_some(())
+    });
+    assert_eq!(open.each_mut().map(Talking::ask), [200; 4]);
+    all_are_old(&server, 8 + seen);
+}
+
+#[test]
+fn a_change_of_the_setting_ends_the_connections_made_before_it() {
+    let site = shelf();
+    let server = site.start();
+    let mut open = OLDS.map(|(name, arguments)| Talking::start(&site, &server, name, &PHONE, arguments));
+    assert_eq!(open.each_mut().map(Talking::ask), [200; 4]);
+    site.constituency("legacy", &policy("modern"));
+    let mut seen = 0;
+    eventually("the change to count", || {
+        let found = attempt(&site, &server, "legacy", Some(&PHONE), OLD);
+        seen += usize::from(found.is_served());
+        (found.alert() == Some("protocol version")).then_some(())
+    });
+    // Those of a constituency that stays as it is stay too.
+    assert_eq!(open.each_mut().map(Talking::ask), [403, 403, 403, 200]);
+    open[..3].iter().for_each(Talking::ends);
+    server.says("legacy: the TLS part of the policy changed");
+    all_are_old(&server, 8 + seen);
+}
+
+/// The default of `provost.json` is read again at SIGHUP, for whoever says nothing of his own.
+#[test]
+fn a_change_of_the_default_opens_and_closes_the_old_lane_of_those_that_follow_it() {
+    let mut site = shelf();
+    let mut silent = policy("modern");
+    silent.as_object_mut().unwrap().remove("tls");
+    site.constituency("silent", &silent);
+    site.file("silent/site.cfg", "<silent/>");
+    let server = site.start();
+    assert_eq!(attempt(&site, &server, "silent", Some(&PHONE), OLD).alert(), Some("protocol version"));
+    let open_modern = |name: &str| server.client(name, &PHONE).connect().unwrap();
+    let (mut follows, mut stays) = (open_modern("silent"), open_modern("modern"));
+    site.config["tls"] = "legacy".into();
+    site.write_config();
+    server.signal(Signal::HUP);
+    server.says("SIGHUP: ");
+    assert_eq!((follows.get("/site.cfg").unwrap().status, follows.is_closed()), (403, true));
+    assert_eq!(attempt(&site, &server, "modern", Some(&PHONE), OLD).alert(), Some("protocol version"));
+
+    let mut old = Talking::start(&site, &server, "silent", &PHONE, OLD);
+    let mut other = Talking::start(&site, &server, "legacy", &PHONE, OLD);
+    assert_eq!((old.ask(), other.ask()), (200, 200));
+    site.config["tls"] = "modern".into();
+    site.write_config();
+    server.signal(Signal::HUP);
+    eventually("the second SIGHUP", || {
+        (server.stderr().iter().filter(|line| line.contains("SIGHUP: ")).count() == 2).then_some(())
+    });
+    assert_eq!((old.ask(), other.ask()), (403, 200));
+    old.ends();
+    assert_eq!(attempt(&site, &server, "silent", Some(&PHONE), OLD).alert(), Some("protocol version"));
+    assert_eq!(stays.get("/site.cfg").unwrap().status, 200);
+}
+
+/// A phone of the factory with an RSA key, whose certificate has this number.
+fn numbered(mac: &str, serial: u64) -> Identity {
+    let mut params = device_params(mac);
+    params.serial_number = Some(serial.into());
+    FACTORY.issuing.issue_rsa(&params)
+}
+
+/// Whether `identity` is refused because its CA revoked it.
+#[track_caller]
+fn is_revoked(site: &Site, server: &Running, identity: &Identity, (name, arguments): (&str, &str)) -> bool {
+    let is_it = |line: &Value| {
+        let why = ") was revoked by \"CN=Test Factory Issuing CA 1\"";
+        line["reason"].as_str().is_some_and(|reason| reason.contains(why))
+    };
+    let told = || server.access_lines().into_iter().filter(is_it).collect::<Vec<_>>();
+    let before = told().len();
+    let found = attempt(site, server, name, Some(identity), arguments);
+    if found.is_served() {
+        return false;
+    }
+    assert_eq!(found.alert(), Some("handshake failure"), "{name} {arguments}: {}", found.text);
+    let line = eventually("a line", || told().get(before).cloned());
+    assert!(line["mac"].is_null() && line["status"].is_null() && line["constituency"] == name, "{line}");
+    true
+}
+
+#[test]
+fn what_was_revoked_is_refused_in_the_handshake_and_on_open_connections() {
+    let mut site = shelf();
+    std::fs::write(site.path("crl.pem"), pem_of(&issuing(&[5]))).unwrap();
+    site.config["trust"]["listed"] = json!(["crl.pem", "factory.pem"]);
+    for setting in ["legacy", "compatible"] {
+        let mut listed = policy(setting);
+        listed["trust"] = json!(["listed"]);
+        listed["phones"][VVX550] = "vvx550".into();
+        site.constituency(setting, &listed);
+    }
+    // Trusts the factory without the list.
+    site.constituency("unlisted", &policy("legacy"));
+    site.file("unlisted/site.cfg", "<unlisted/>");
+    let (revoked, lost, good) = (numbered(VVX500, 5), numbered(VVX500, 6), numbered(VVX550, 7));
+    let server = site.start();
+    let are = |identity: &Identity| OLDS.map(|old| is_revoked(&site, &server, identity, old));
+    assert_eq!((are(&revoked), are(&lost), are(&good)), ([true; 4], [false; 4], [false; 4]));
+
+    let mut open = OLDS.map(|(name, arguments)| Talking::start(&site, &server, name, &lost, arguments));
+    let mut unlisted = Talking::start(&site, &server, "unlisted", &lost, OLD);
+    assert_eq!((open.each_mut().map(Talking::ask), unlisted.ask()), ([200; 4], 200));
+    std::fs::write(site.path("new.pem"), pem_of(&issuing(&[5, 6]))).unwrap();
+    std::fs::rename(site.path("new.pem"), site.path("crl.pem")).unwrap();
+    eventually("the new list", || is_revoked(&site, &server, &lost, ("legacy", OLD)).then_some(()));
+    // Whoever is not revoked comes back.
+    assert_eq!((open.each_mut().map(Talking::ask), unlisted.ask()), ([403; 4], 200));
+    open.iter().for_each(Talking::ends);
+    assert_eq!((are(&revoked), are(&lost), are(&good)), ([true; 4], [true; 4], [false; 4]));
+    let refused: Vec<Value> = server.access_lines().into_iter().filter(|line| line["status"] == 403).collect();
+    assert_eq!(refused.len(), 4);
+    assert!(refused.iter().all(|line| line["lane"] == "old"), "{refused:?}");
+}
