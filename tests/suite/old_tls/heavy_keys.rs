@@ -84,10 +84,10 @@ fn a_chain_of_huge_keys_costs_a_stranger_more_than_the_server() {
         [(0, (2048, 24), "MaximumPathDepthExceeded"), (1, (16_384, 64), "16384 bits, 2048 to 4096")]
     {
         let leaf = certificate(&VVX500.to_uppercase(), "CA 0", (2048, 24), key.0, false);
-        let sent = [&hello[..], &message(&[vec![leaf], cas("CA 0", key)].concat())].concat();
+        let bytes = [&hello[..], &message(&[vec![leaf], cas("CA 0", key)].concat())].concat();
         let (before, lines) = (server.processor_time(), server.access_lines().len());
         for _ in 0..ROUNDS {
-            assert_eq!(answer(&server, &sent).first(), Some(&22), "the hello itself is good");
+            assert_eq!(answer(&server, &bytes).first(), Some(&22), "the hello itself is good");
         }
         let told = eventually("a line for each", || {
             let told = server.access_lines().split_off(lines);
