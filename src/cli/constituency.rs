@@ -40,7 +40,7 @@ pub(super) enum Command {
 
 pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
     let (Command::List { config } | Command::Add { config, .. }) = command;
-    let config = Config::find(config.config.as_deref())?;
+    let config = config.find()?;
     let registry = Scanner::new(config.constituencies.clone(), config.bundle_names()).scan(clock::now());
     Ok(match command {
         Command::List { .. } => list(&registry),
