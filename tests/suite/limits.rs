@@ -162,14 +162,6 @@ fn every_place_is_given_back_however_a_connection_ends() {
     });
 }
 
-/// Seconds of processor time that the process has used.
-fn processor_time(pid: u32) -> f64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
-    let ticks: f64 = fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap();
-    ticks / 100.0
-}
-
 #[test]
 fn a_process_with_few_descriptors_refuses_what_it_has_no_room_for_and_serves_the_others() {
     let site = site_with(json!({ "idle_s": 600, "handshake_s": 600 }));
@@ -197,7 +189,7 @@ fn a_process_without_descriptors_waits_for_one_and_keeps_what_it_serves() {
     }
     let server = Running::start(site.command_under(&["prlimit", "--nofile=64:64"]), 1);
     eventually("the server", || is_served(&server).then_some(()));
-    let used = processor_time(server.pid());
+    let used = server.processor_time();
     let strangers: Vec<TcpStream> = (0..200).filter_map(|_| TcpStream::connect(server.address()).ok()).collect();
     assert_eq!(strangers.len(), 200);
     server.says("no connection can be accepted");
@@ -207,7 +199,7 @@ fn a_process_without_descriptors_waits_for_one_and_keeps_what_it_serves() {
     // Here time itself is tested: whoever spins shows in three seconds.
     let start = Instant::now();
     std::thread::sleep(Duration::from_secs(3));
-    let spent = processor_time(server.pid()) - used;
+    let spent = server.processor_time() - used;
     assert!(spent < 1.0, "{spent} s of processor time in {:?}", start.elapsed());
     let said = server.stderr().iter().filter(|line| line.contains("no connection can be accepted")).count();
     assert_eq!(said, 1, "once, not ten times a second");

@@ -1,21 +1,25 @@
 //! Our judgement of a device certificate in the place of OpenSSL's.
 //!
-//! OpenSSL strings a chain together from what the phone sent, trusts nothing, complains of everything that it does not
-//! like, and asks us about each complaint. We remember the complaints and let it go on; when it has come to the device's
-//! own certificate we judge the whole chain as in the other lane, and nothing that it says counts any more. The
-//! complaints serve for the alert alone.
+//! OpenSSL strings a chain together from what the phone sent, trusts nothing, and so complains of the chain's end before
+//! it verifies a signature. At that first complaint we judge the whole chain as in the other lane, and nothing that
+//! OpenSSL says counts any more. If we refuse, it stops there, unless the right alert takes a complaint that comes later.
+//! If it goes on, no key of the chain may be dearer to verify with than those that webpki takes.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use openssl::nid::Nid;
+use openssl::pkey::{Id, PKey, Public};
 use openssl::ssl::{SslRef, SslVerifyMode};
 use openssl::x509::{X509StoreContextRef, X509VerifyResult};
 use rustls::AlertDescription;
 use rustls::pki_types::CertificateDer;
 
-use crate::trust::{ChainRefusal, Finding};
+use crate::trust::{ChainRefusal, Finding, Verdict};
 
-/// How many complaints are remembered.
-const COMPLAINTS: usize = 32;
+/// OpenSSL's complaint of a weak key, the only one that comes before it has strung the chain together (`x509_vfy.h`).
+const EE_KEY_TOO_SMALL: i32 = 66;
+/// The largest RSA modulus and exponent that webpki verifies with, in bits.
+const RSA_BITS: (u32, i32) = (8192, 33);
 
 /// Reasons of OpenSSL, by the alert that it sends for them (`x509_vfy.h`, RFC 5246 §7.2.2).
 const UNKNOWN_CA: &[i32] = &[2, 18, 19, 20, 21];
@@ -24,13 +28,7 @@ const DECRYPT_ERROR: &[i32] = &[7];
 
 /// The trial of one handshake's certificate.
 #[derive(Clone, Default)]
-pub(super) struct Trial(Arc<Mutex<State>>);
-
-#[derive(Default)]
-struct State {
-    complaints: Vec<X509VerifyResult>,
-    finding: Option<Finding>,
-}
+pub(super) struct Trial(Arc<Mutex<Option<Finding>>>);
 
 impl Trial {
     /// Has every certificate of `ssl`'s peer judged by `judge`, and demands one.
@@ -47,7 +45,7 @@ impl Trial {
 
     /// What was found, if a certificate was presented.
     pub(super) fn finding(&self) -> Option<Finding> {
-        self.state().finding.take()
+        self.found().take()
     }
 
     /// Whether OpenSSL is to go on.
@@ -57,27 +55,37 @@ impl Trial {
         context: &mut X509StoreContextRef,
         judge: &impl Fn(&[CertificateDer<'static>]) -> Finding,
     ) -> bool {
-        let mut state = self.state();
-        if let Some(finding) = &state.finding {
-            return finding.verdict.is_ok();
-        }
-        if !is_fine && state.complaints.len() < COMPLAINTS {
-            state.complaints.push(context.error());
-        }
-        if !is_fine || context.error_depth() > 0 {
+        let mut found = self.found();
+        if found.is_none() && context.error().as_raw() == EE_KEY_TOO_SMALL {
+            // It would say so again in the place of the next complaint.
+            context.set_error(X509VerifyResult::OK);
             return true;
         }
-        let finding = judge(&chain(context));
-        context.set_error(match &finding.verdict {
-            Ok(_) => X509VerifyResult::OK,
-            Err(refusal) => reason(refusal, &state.complaints),
+        let finding = found.get_or_insert_with(|| {
+            let mut finding = judge(&chain(context));
+            if goes_on(&finding.verdict)
+                && let Some(refusal) = heavy_key(context)
+            {
+                finding.verdict = Err(refusal);
+            }
+            finding
         });
-        let is_good = finding.verdict.is_ok();
-        state.finding = Some(finding);
-        is_good
+        let Err(refusal) = &finding.verdict else {
+            context.set_error(X509VerifyResult::OK);
+            return true;
+        };
+        if !is_fine && complaints(refusal).contains(&context.error().as_raw()) {
+            return false;
+        }
+        let is_last = is_fine && context.error_depth() == 0;
+        if goes_on(&finding.verdict) && !is_last {
+            return true;
+        }
+        context.set_error(X509VerifyResult::APPLICATION_VERIFICATION);
+        false
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn found(&self) -> MutexGuard<'_, Option<Finding>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -88,18 +96,47 @@ fn chain(context: &X509StoreContextRef) -> Vec<CertificateDer<'static>> {
     certificates.map(|certificate| certificate.to_der().map(Into::into)).collect::<Result<_, _>>().unwrap_or_default()
 }
 
-/// The complaint for which OpenSSL sends the alert that rustls would send; else what it sends for an application's no.
-fn reason(refusal: &ChainRefusal, complaints: &[X509VerifyResult]) -> X509VerifyResult {
+/// Why OpenSSL is not to verify signatures in the chain: by a key that costs too much, or is of a kind that counts for
+/// nothing. A chain may hold any keys beside those of the path that was judged, and all of them if it is pinned.
+fn heavy_key(context: &X509StoreContextRef) -> Option<ChainRefusal> {
+    let cas = context.chain().into_iter().flatten().enumerate().skip(1);
+    cas.map(|(place, ca)| (place, ca.public_key())).find(|(_, key)| !key.as_ref().is_ok_and(is_light)).map(
+        |(place, key)| {
+            let bits = key.map_or(0, |key| key.bits());
+            ChainRefusal::Other(format!("CA {place} has a key of {bits} bits with which no signature is verified"))
+        },
+    )
+}
+
+fn is_light(key: &PKey<Public>) -> bool {
+    match key.id() {
+        Id::RSA => key.bits() <= RSA_BITS.0 && key.rsa().is_ok_and(|rsa| rsa.e().num_bits() <= RSA_BITS.1),
+        Id::EC => key.ec_key().is_ok_and(|key| {
+            matches!(key.group().curve_name(), Some(Nid::X9_62_PRIME256V1 | Nid::SECP384R1 | Nid::SECP521R1))
+        }),
+        id => id == Id::ED25519,
+    }
+}
+
+/// Whether OpenSSL is to look at the signatures and dates too: it has to finish, or its complaint comes only then.
+fn goes_on(verdict: &Verdict) -> bool {
+    match verdict {
+        Ok(_) => true,
+        Err(refusal) => [CERTIFICATE_EXPIRED, DECRYPT_ERROR].contains(&complaints(refusal)),
+    }
+}
+
+/// The complaints for which OpenSSL sends the alert that rustls would send; none where it is to send what it sends for an
+/// application's no.
+fn complaints(refusal: &ChainRefusal) -> &'static [i32] {
     let alert = match rustls::Error::from(refusal) {
         rustls::Error::InvalidCertificate(error) => AlertDescription::from(error),
         _ => AlertDescription::HandshakeFailure,
     };
-    let reasons = match alert {
+    match alert {
         AlertDescription::UnknownCA => UNKNOWN_CA,
         AlertDescription::CertificateExpired => CERTIFICATE_EXPIRED,
         AlertDescription::DecryptError => DECRYPT_ERROR,
         _ => &[],
-    };
-    let fitting = complaints.iter().find(|complaint| reasons.contains(&complaint.as_raw()));
-    fitting.copied().unwrap_or(X509VerifyResult::APPLICATION_VERIFICATION)
+    }
 }

@@ -174,6 +174,14 @@ impl Running {
         self.child.id()
     }
 
+    /// Seconds of processor time that the process has used.
+    pub fn processor_time(&self) -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+        let ticks: f64 = fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap();
+        ticks / 100.0
+    }
+
     /// A client of the constituency `name` that presents `identity`.
     pub fn client(&self, name: &str, identity: &Identity) -> Client {
         Client::new(self.address(), Some(&format!("{name}.{DOMAIN}"))).with_identity(identity)

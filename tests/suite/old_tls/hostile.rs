@@ -32,7 +32,7 @@ fn hellos() -> Vec<Vec<u8>> {
     HELLOS.iter().map(|name| std::fs::read(folder.join(format!("{name}.bin"))).unwrap()).collect()
 }
 
-fn ote() -> Site {
+pub(super) fn ote() -> Site {
     let mut site = Site::with_ote();
     site.constituency("ote", &policy("legacy"));
     site.config["no_sni"] = "ote".into();
@@ -41,7 +41,7 @@ fn ote() -> Site {
 }
 
 /// Sends `bytes` and nothing more, and reads what comes until the server closes.
-fn answer(server: &Running, bytes: &[u8]) -> Vec<u8> {
+pub(super) fn answer(server: &Running, bytes: &[u8]) -> Vec<u8> {
     let mut tcp = TcpStream::connect(server.address()).unwrap();
     tcp.set_read_timeout(Some(crate::harness::PATIENCE)).unwrap();
     // The server may have refused before everything was sent.

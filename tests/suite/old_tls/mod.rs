@@ -2,6 +2,7 @@
 
 mod changes;
 mod devices;
+mod heavy_keys;
 mod hostile;
 mod lanes;
 mod matrix;
