@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, lchown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use rustix::fs::{CWD, RenameFlags};
 
 use super::{ConfigArg, code, complain, say, shown};
@@ -98,7 +98,15 @@ fn add(
                 .with_context(|| format!("there is no constituency {from} that can be served"))?,
         ),
     };
-    let parent = fs::metadata(root).with_context(|| root.display().to_string())?;
+    let parent = fs::metadata(root).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            anyhow!("there is no folder of constituencies; make it: mkdir -p {}", root.display())
+        }
+        _ => anyhow!("{}: {error}", root.display()),
+    })?;
+    if fs::symlink_metadata(root.join(name.as_str())).is_ok() {
+        bail!("there is a constituency {name} already, in {}", root.display());
+    }
     // Made beside its place, under a name that is not served, so that no phone sees half of it.
     let staging =
         tempfile::Builder::new().prefix(".new-").tempdir_in(root).with_context(|| root.display().to_string())?;
