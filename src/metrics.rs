@@ -3,6 +3,9 @@
 //! The path of a request counts nothing itself: its record is counted where it has become a line of the access log. The path
 //! of a handshake pays one atomic addition. Everything else is looked up when somebody asks.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fmt;
@@ -76,6 +79,8 @@ pub struct Facts {
     pub phones: BTreeMap<(String, &'static str), usize>,
     /// Phones seen during the last day, by constituency.
     pub seen: BTreeMap<String, usize>,
+    /// Known phones by how they spoke TLS when they were last seen.
+    pub tls: BTreeMap<Tls, usize>,
     /// The certificates in use.
     pub certificates: Vec<Validity>,
     /// How renewal goes, by key, and by constituency where it is for exact names.
@@ -86,6 +91,19 @@ pub struct Facts {
     pub ledger_dropped: u64,
     /// Lines of the access log that nobody took.
     pub lines_lost: u64,
+}
+
+/// How phones of a constituency speak TLS.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tls {
+    /// The constituency.
+    pub constituency: String,
+    /// The least setting of `tls` that lets them in; above `modern` it is the old lane.
+    pub level: &'static str,
+    /// The version.
+    pub version: String,
+    /// The cipher suite.
+    pub suite: String,
 }
 
 /// When a certificate is valid, in Unix seconds.
@@ -269,12 +287,17 @@ impl Facts {
     }
 
     fn register_phones(&self, registry: &mut Registry) {
-        let (phones, seen, constituencies) = <(Gauges, Gauges, Gauges)>::default();
+        let (phones, seen, tls, constituencies) = <(Gauges, Gauges, Gauges, Gauges)>::default();
         for ((constituency, state), count) in &self.phones {
             set(&phones, &[("constituency", constituency), ("state", state)], *count);
         }
         for (constituency, count) in &self.seen {
             set(&seen, &[("constituency", constituency)], *count);
+        }
+        for (spoken, count) in &self.tls {
+            let Tls { constituency, level, version, suite } = spoken;
+            let place = ("constituency", constituency.as_str());
+            set(&tls, &[place, ("level", level), ("version", version), ("suite", suite)], *count);
         }
         for (state, is_served) in [("served", true), ("broken", false)] {
             let count = self.constituencies.iter().filter(|(_, served)| *served == is_served).count();
@@ -282,6 +305,7 @@ impl Facts {
         }
         registry.register("phones", "Phones by constituency and state", phones);
         registry.register("phones_seen", "Phones seen during the last day", seen);
+        registry.register("phones_tls", "Phones by the TLS that they spoke when they were last seen", tls);
         registry.register("constituencies", "Folders of constituencies by whether they are served", constituencies);
     }
 
@@ -319,75 +343,5 @@ fn name(method: &Method) -> &'static str {
         Method::HEAD => "HEAD",
         Method::PUT => "PUT",
         _ => "other",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn line(text: &str, metric: &str) -> String {
-        text.lines()
-            .find(|line| line.starts_with(metric))
-            .unwrap_or_else(|| panic!("no {metric} in\n{text}"))
-            .to_owned()
-    }
-
-    #[test]
-    fn what_was_counted_is_told_until_its_constituency_is_gone() {
-        let metrics = Metrics::default();
-        let name: ConstituencyName = "ote".parse().unwrap();
-        let get = Observed {
-            constituency: Some(&name),
-            method: Some(&Method::GET),
-            status: Some(200),
-            refusal: None,
-            bytes: 7,
-        };
-        metrics.observe(get);
-        metrics.observe(get);
-        metrics.observe(Observed { status: Some(403), refusal: Some("unknown_phone"), bytes: 0, ..get });
-        metrics.observe(Observed { method: Some(&Method::from_bytes(b"FROB").unwrap()), status: None, ..get });
-        metrics.observe(Observed {
-            constituency: None,
-            method: None,
-            status: None,
-            refusal: Some("unknown_name"),
-            bytes: 0,
-        });
-        metrics.handshakes.count(false);
-        metrics.handshakes.count(true);
-        metrics.handshakes.count(true);
-        let mut facts = Facts { constituencies: vec![("ote".to_owned(), true)], ..Facts::default() };
-        for exposition in [Exposition::OpenMetrics, Exposition::Plain] {
-            let text = metrics.text(&facts, exposition).unwrap();
-            for expected in [
-                r#"provost_requests_total{constituency="ote",method="GET",code="200"} 2"#,
-                r#"provost_requests_total{constituency="ote",method="GET",code="403"} 1"#,
-                r#"provost_requests_total{constituency="ote",method="other",code="none"} 1"#,
-                r#"provost_refusals_total{constituency="ote",reason="unknown_phone"} 1"#,
-                r#"provost_refusals_total{constituency="",reason="unknown_name"} 1"#,
-                r#"provost_sent_bytes_total{constituency="ote"} 21"#,
-                r#"provost_handshakes_total{outcome="resumed"} 2"#,
-                r#"provost_handshakes_total{outcome="refused"} 1"#,
-            ] {
-                assert!(text.lines().any(|line| line == expected), "{expected}\n{text}");
-            }
-        }
-        assert_eq!(metrics.observed(), 5);
-        facts.constituencies.clear();
-        let text = metrics.text(&facts, Exposition::Plain).unwrap();
-        assert!(!text.contains("constituency=\"ote\""), "{text}");
-        assert!(line(&text, "provost_refusals_total").contains("unknown_name"));
-    }
-
-    #[test]
-    fn the_two_forms_say_so() {
-        let text =
-            |exposition| Metrics::default().text(&Facts { version: "1.2", ..Facts::default() }, exposition).unwrap();
-        let (open, plain) = (text(Exposition::OpenMetrics), text(Exposition::Plain));
-        assert!(open.ends_with("# EOF\n") && open.contains("# TYPE provost_handshakes counter"), "{open}");
-        assert!(plain.contains("# TYPE provost_handshakes_total counter") && !plain.contains("EOF"), "{plain}");
-        assert_eq!(line(&plain, "provost_build_info"), "provost_build_info{version=\"1.2\"} 1");
     }
 }

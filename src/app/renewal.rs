@@ -85,7 +85,7 @@ impl Plan {
         Ok(renewer)
     }
 
-    /// Renews until it is [ended](Renewal::end), and answers on the control socket.
+    /// Renews until it is [ended](Renewal::ended), and answers on the control socket.
     pub(super) fn start(self, renewer: Renewer) -> Result<Renewal, AppError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = watch::channel(false);

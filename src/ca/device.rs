@@ -1,7 +1,7 @@
 //! A CA of one's own for phones whose factory certificate is of no use.
 //!
 //! It is a folder that may lie anywhere, also where no network is: `ca.key`; `ca.pem`, which holds its certificate and
-//! behind it the list of what it revoked (CRL), so that whoever trusts the one obeys the other; and the [record] of all
+//! behind it the list of what it revoked (CRL), so that whoever trusts the one obeys the other; and the [record](super::record) of all
 //! it issued and revoked. The record is written first and the list is made of it: a command that is broken off between
 //! the two is made good by the next.
 

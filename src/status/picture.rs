@@ -140,6 +140,8 @@ pub struct Phone {
     pub firmware: Option<String>,
     /// TLS version and cipher suite.
     pub tls: Option<String>,
+    /// The least setting of `tls` that lets it in so; above `modern` it came by the old lane.
+    pub tls_level: Option<&'static str>,
     /// When its device certificate expires.
     pub certificate_not_after: Option<i64>,
     /// The configuration that it last fetched, and when.

@@ -159,6 +159,7 @@ mod tests {
             model: None,
             firmware: None,
             tls: None,
+            tls_level: None,
             certificate_not_after: None,
             configuration: None,
             upload: None,

@@ -39,7 +39,7 @@ fn every_block_is_of_a_kind_that_a_test_knows() {
     assert_eq!(README.matches("```").count() % 2, 0);
     let known = blocks("sh").len() + blocks("json").len() + blocks("text").len();
     assert_eq!(fences(README).len(), known);
-    assert_eq!((blocks("sh").len(), blocks("json").len(), blocks("text").len()), (11, 4, 2));
+    assert_eq!((blocks("sh").len(), blocks("json").len(), blocks("text").len()), (12, 4, 2));
 }
 
 #[test]
@@ -296,11 +296,15 @@ fn a_bare_machine_goes_public_as_the_readme_says() {
     assert!(tried.contains("\nall went well: 2 certificates, issued by "), "{tried}");
     // systemd does not run here: what its unit says is started as it says.
     let unit = std::fs::read_to_string("/etc/systemd/system/provost.service").unwrap();
-    let mut serve = command("setpriv");
-    serve.args(["--reuid", value(&unit, "User"), "--regid", value(&unit, "Group"), "--clear-groups", "--no-new-privs"]);
-    serve.args(["inh-caps", "ambient-caps", "bounding-set"].map(|set| format!("--{set}=-all,+net_bind_service")));
-    serve.args(value(&unit, "ExecStart").split(' ')).current_dir("/");
-    let server = Running::start(serve, 2);
+    let serve = || {
+        let mut serve = command("setpriv");
+        serve.args(["--reuid", value(&unit, "User"), "--regid", value(&unit, "Group")]);
+        serve.args(["--clear-groups", "--no-new-privs"]);
+        serve.args(["inh-caps", "ambient-caps", "bounding-set"].map(|set| format!("--{set}=-all,+net_bind_service")));
+        serve.args(value(&unit, "ExecStart").split(' ')).current_dir("/");
+        serve
+    };
+    let server = Running::start(serve(), 2);
     let issued = folder.path().join("issued.pem");
     std::fs::write(&issued, pebble.issuing_root(0)).unwrap();
     let name = "home.phones.example.com";
@@ -310,6 +314,28 @@ fn a_bare_machine_goes_public_as_the_readme_says() {
         seen.contains("Verify return code: 0 (ok)").then_some(())
     });
     server.says("a new certificate is in use");
+    drop(server);
+    operators_may_allow(&machine, serve());
+}
+
+/// What the README says about *Allow* is done, and then phones can be allowed from the page's listener.
+fn operators_may_allow(machine: &Machine, serve: Command) {
+    let [("sh", allow), ("sh", asked)] = fences(passage("## Watching it", "## Operating"))[..] else {
+        panic!("blocks")
+    };
+    // systemd does not run here.
+    machine.sh(&with(allow, "systemctl daemon-reload\nsystemctl restart provost\n", ""));
+    let drop_in = std::fs::read_to_string("/etc/systemd/system/provost.service.d/allow.conf").unwrap();
+    assert_eq!(drop_in, "[Service]\nReadWritePaths=/srv/provost/constituencies\n");
+    let configured = std::fs::read_to_string("/etc/provost/provost.json").unwrap();
+    let listen = r#""status": { "listen": "127.0.0.1:8444""#;
+    let with_token = format!(r#"{listen}, "token_file": "/etc/provost/token""#);
+    std::fs::write("/etc/provost/provost.json", with(&configured, listen, &with_token)).unwrap();
+    let server = Running::start(serve, 2);
+    server.says("status page at http://127.0.0.1:8444/");
+    assert!(machine.sh(asked).stdout.contains("{\"changed\":true}"));
+    let policy = std::fs::read_to_string("/srv/provost/constituencies/home/constituency.json").unwrap();
+    assert!(policy.contains("\"00005e0053aa\": \"the hall\""), "{policy}");
 }
 
 #[test]
@@ -407,7 +433,7 @@ fn local_mode_is_watched_as_the_readme_says() {
     if !namespace::is_inside(test, &[]) {
         return;
     }
-    let [("sh", script)] = fences(watching)[..] else { panic!("{watching}") };
+    let [_, ("sh", script)] = fences(watching)[..] else { panic!("{watching}") };
     let script = format!(
         "set -e; mkdir -p constituencies/home; echo '{{}}' > constituencies/home/constituency.json
          provost serve >access.log 2>diagnostics.log & server=$!

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use super::Sources;
 use super::phones::is_seen_lately;
-use crate::metrics::{Facts, Renewal, Validity};
+use crate::metrics::{Facts, Renewal, Tls, Validity};
 use crate::serve::admission::Kind;
 use crate::status::Picture;
-use crate::status::picture::{Certificate, Constituency};
+use crate::status::picture::{Certificate, Constituency, Phone};
 
 impl Sources {
     /// What is so, by `picture` and by what needs no disk.
@@ -17,6 +17,7 @@ impl Sources {
         let count = |kind| server.as_ref().map_or(0, |server| server.admission.count(kind));
         let mut phones: BTreeMap<(String, &'static str), usize> = BTreeMap::new();
         let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+        let mut tls: BTreeMap<Tls, usize> = BTreeMap::new();
         for constituency in overview.constituencies.iter().filter(|constituency| constituency.url.is_some()) {
             seen.insert(constituency.name.clone(), 0);
         }
@@ -24,6 +25,9 @@ impl Sources {
             if let Some(seen) = seen.get_mut(phone.constituency.as_str()) {
                 *seen += usize::from(is_seen_lately(phone, overview.now));
                 *phones.entry((phone.constituency.to_string(), phone.state.name())).or_default() += 1;
+                if let Some(spoken) = spoken(phone) {
+                    *tls.entry(spoken).or_default() += 1;
+                }
             }
         }
         let is_served = |it: &Constituency| it.url.is_some() && it.problem.is_none();
@@ -39,6 +43,7 @@ impl Sources {
             constituencies: overview.constituencies.iter().map(|it| (it.name.clone(), is_served(it))).collect(),
             phones,
             seen,
+            tls,
             certificates: Self::validities(picture),
             renewals: self.renewals(),
             ledger_is_written: self.health.failure().is_none(),
@@ -72,4 +77,15 @@ impl Sources {
         };
         board.status().certificates.into_iter().map(renewal).collect()
     }
+}
+
+/// How a phone speaks TLS: versions and suites are those that we agree to, so there are only so many.
+fn spoken(phone: &Phone) -> Option<Tls> {
+    let (version, suite) = phone.tls.as_ref()?.split_once('/')?;
+    Some(Tls {
+        constituency: phone.constituency.to_string(),
+        level: phone.tls_level?,
+        version: version.to_owned(),
+        suite: suite.to_owned(),
+    })
 }

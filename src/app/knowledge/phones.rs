@@ -1,6 +1,6 @@
 //! The phones as they are shown. Pure.
 
-use crate::constituency::{ConstituencyName, MacAddress, Standing};
+use crate::constituency::{ConstituencyName, MacAddress, Standing, TlsLevel};
 use crate::ledger::roster::Known;
 use crate::ledger::{Claim, ClaimAddress, Event, Request};
 use crate::status::picture::{Counts, Phone, PhoneRequest, PhoneState, Place, Unproven};
@@ -26,6 +26,7 @@ pub(super) fn phone((constituency, mac): (ConstituencyName, MacAddress), known: 
         model: None,
         firmware: None,
         tls: None,
+        tls_level: None,
         certificate_not_after: None,
         configuration: None,
         upload: None,
@@ -35,6 +36,7 @@ pub(super) fn phone((constituency, mac): (ConstituencyName, MacAddress), known: 
     };
     if let Some(seen) = seen {
         let event = |event: Event| (event.what, seconds(event.at));
+        phone.tls_level = seen.tls_level().map(TlsLevel::as_str);
         phone.first_seen = Some(seconds(seen.first_seen));
         phone.last_seen = Some(seconds(seen.last_seen));
         phone.address = Some(seen.address);

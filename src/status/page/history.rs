@@ -6,7 +6,7 @@ use super::approval::{action, unproven_table};
 use super::frame::Reader;
 use super::link::to_constituency;
 use super::moment::{day, stamp, when};
-use super::state::{meaning, of_phone};
+use super::state::{meaning, of_phone, old_tls};
 use super::text::{command, count, duration, figure, foreign, model, size};
 use crate::status::picture::{Overview, Phone, PhoneHistory, PhoneRequest, PhoneState, Unproven};
 
@@ -78,7 +78,7 @@ fn facts(phone: &Phone, now: i64) -> Markup {
             (fact("Address", &optional(phone.address.as_deref())))
             (fact("Model", &phone.model.as_deref().map_or_else(|| html! { "unknown" }, model)))
             (fact("Firmware", &optional(phone.firmware.as_deref())))
-            (fact("TLS", &tls(phone.tls.as_deref())))
+            (fact("TLS", &tls(phone)))
             (fact("Its certificate ends", &phone.certificate_not_after.map_or_else(|| html! { "unknown" }, day)))
             (fact("Requests", &html! { (figure(phone.requests)) ", " (count(phone.refusals, "refusal", "refusals")) }))
             (fact("Last configuration", &event(phone.configuration.as_ref(), now)))
@@ -95,11 +95,12 @@ fn optional(text: Option<&str>) -> Markup {
     html! { @if let Some(text) = text { (foreign(text)) } @else { "unknown" } }
 }
 
-/// Version and suite, which the ledger has as `TLSv1.3/TLS13_AES_128_GCM_SHA256`.
-fn tls(text: Option<&str>) -> Markup {
+/// Version and suite, which the ledger has as `TLSv1.3/TLS13_AES_128_GCM_SHA256`, and the lane if it is the old one.
+fn tls(phone: &Phone) -> Markup {
+    let text = phone.tls.as_deref();
     html! {
         @match text.and_then(|text| text.split_once('/')) {
-            Some((version, suite)) => { (foreign(version)) span class="detail" { (foreign(suite)) } }
+            Some((version, suite)) => { (foreign(version)) (old_tls(phone)) span class="detail" { (foreign(suite)) } }
             None => (optional(text)),
         }
     }

@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use super::link::{sort_name, to_list};
 use super::moment::when;
-use super::state::{self, of_phone};
+use super::state::{self, of_phone, old_tls};
 use super::text::{Foreign, command, count, figure, foreign, model as model_name};
 use crate::status::picture::{Overview, Phone, PhonePage, PhoneQuery, PhoneSort, PhoneState};
 
@@ -134,6 +134,7 @@ fn row(phone: &Phone, now: i64) -> Markup {
             td data-label="Model" {
                 @if let Some(model) = &phone.model { (model_name(model)) }
                 @if let Some(firmware) = &phone.firmware { " " span class="detail" { (foreign(firmware)) } }
+                (old_tls(phone))
             }
             td data-label="Address" class="address" { @if let Some(address) = &phone.address { (foreign(address)) } }
             td data-label="Last seen" class="number last" {

@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use crate::status::picture::PhoneState;
+use crate::status::picture::{Phone, PhoneState};
 
 /// Every state, as it is listed: what needs somebody first.
 pub(super) const ALL: [PhoneState; 7] = [
@@ -23,6 +23,15 @@ pub(super) fn mark(class: &'static str, word: &str) -> Markup {
 /// The mark of a phone's state.
 pub(super) fn of_phone(state: PhoneState) -> Markup {
     mark(class(state), word(state))
+}
+
+/// A mark on a phone that came by the old lane, with the setting that it needs.
+pub(super) fn old_tls(phone: &Phone) -> Markup {
+    html! {
+        @if let Some(level) = phone.tls_level.filter(|level| *level != "modern") {
+            " " span class="detail" { (mark("fair", "old TLS")) " (" (level) ")" }
+        }
+    }
 }
 
 /// How people say it.

@@ -24,6 +24,7 @@ fn phone(mac: &str, state: PhoneState, text: &str) -> Phone {
         model: Some(text.to_owned()),
         firmware: Some(text.to_owned()),
         tls: Some(text.to_owned()),
+        tls_level: Some("legacy"),
         certificate_not_after: Some(NOW + 900 * DAY),
         configuration: Some((text.to_owned(), NOW - 181)),
         upload: Some((text.to_owned(), NOW - 179)),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::harness::eventually;
+use crate::harness::operators::Operators;
 use crate::harness::site::holds;
 use crate::harness::tool::{Ended, provost, run};
 
@@ -100,8 +101,9 @@ fn a_stop_closes_a_connection_at_rest_and_one_that_is_not() {
 }
 
 #[test]
-fn who_still_needs_the_old_lane_can_be_listed() {
-    let site = shelf();
+fn who_still_needs_the_old_lane_can_be_listed_and_is_marked_for_operators() {
+    let mut site = shelf();
+    site.config["status"] = json!({ "listen": "127.0.0.1:0" });
     let server = site.start();
     assert!(attempt(&site, &server, "legacy", Some(&PHONE), "-tls1 -cipher AES128-SHA:@SECLEVEL=0").is_served());
     assert!(
@@ -125,6 +127,13 @@ fn who_still_needs_the_old_lane_can_be_listed() {
     assert_eq!(old.matches(VVX500).count(), 2, "{old}");
     assert!(old.contains("it needs \"tls\": \"legacy\" (TLSv1.0, TLS_RSA_WITH_AES_128_CBC_SHA)"), "{old}");
     assert!(old.contains("it needs \"tls\": \"compatible\" (TLSv1.2, TLS_DHE_RSA_WITH_AES_128_CBC_SHA)"), "{old}");
+
+    let operators = Operators::of(&server);
+    let metric = r#"provost_phones_tls{constituency="legacy",level="legacy",version="TLSv1.0",suite="TLS_RSA_WITH_AES_128_CBC_SHA"} 1"#;
+    eventually("the metric", || operators.get("/metrics").body.lines().any(|line| line == metric).then_some(()));
+    let page = |constituency: &str| operators.get(&format!("/phones/{constituency}/{VVX500}")).body;
+    assert!(page("legacy").contains("old TLS</span> (legacy)"), "{}", page("legacy"));
+    assert!(!page("modern").contains("old TLS"), "{}", page("modern"));
 
     // A phone that was made modern is off that list, and the next one to be so can be told.
     assert!(attempt(&site, &server, "legacy", Some(&PHONE), "-tls1_3").is_served());

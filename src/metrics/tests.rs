@@ -1,0 +1,68 @@
+//! What Prometheus gets to read.
+
+use super::*;
+
+fn line(text: &str, metric: &str) -> String {
+    text.lines().find(|line| line.starts_with(metric)).unwrap_or_else(|| panic!("no {metric} in\n{text}")).to_owned()
+}
+
+#[test]
+fn what_was_counted_is_told_until_its_constituency_is_gone() {
+    let metrics = Metrics::default();
+    let name: ConstituencyName = "ote".parse().unwrap();
+    let get =
+        Observed { constituency: Some(&name), method: Some(&Method::GET), status: Some(200), refusal: None, bytes: 7 };
+    metrics.observe(get);
+    metrics.observe(get);
+    metrics.observe(Observed { status: Some(403), refusal: Some("unknown_phone"), bytes: 0, ..get });
+    metrics.observe(Observed { method: Some(&Method::from_bytes(b"FROB").unwrap()), status: None, ..get });
+    metrics.observe(Observed {
+        constituency: None,
+        method: None,
+        status: None,
+        refusal: Some("unknown_name"),
+        bytes: 0,
+    });
+    metrics.handshakes.count(false);
+    metrics.handshakes.count(true);
+    metrics.handshakes.count(true);
+    let spoken = Tls {
+        constituency: "ote".to_owned(),
+        level: "legacy",
+        version: "TLSv1.0".to_owned(),
+        suite: "TLS_RSA_WITH_AES_128_CBC_SHA".to_owned(),
+    };
+    let mut facts =
+        Facts { constituencies: vec![("ote".to_owned(), true)], tls: [(spoken, 3)].into(), ..Facts::default() };
+    for exposition in [Exposition::OpenMetrics, Exposition::Plain] {
+        let text = metrics.text(&facts, exposition).unwrap();
+        for expected in [
+            r#"provost_requests_total{constituency="ote",method="GET",code="200"} 2"#,
+            r#"provost_requests_total{constituency="ote",method="GET",code="403"} 1"#,
+            r#"provost_requests_total{constituency="ote",method="other",code="none"} 1"#,
+            r#"provost_refusals_total{constituency="ote",reason="unknown_phone"} 1"#,
+            r#"provost_refusals_total{constituency="",reason="unknown_name"} 1"#,
+            r#"provost_sent_bytes_total{constituency="ote"} 21"#,
+            r#"provost_handshakes_total{outcome="resumed"} 2"#,
+            r#"provost_handshakes_total{outcome="refused"} 1"#,
+            r#"provost_phones_tls{constituency="ote",level="legacy",version="TLSv1.0",suite="TLS_RSA_WITH_AES_128_CBC_SHA"} 3"#,
+        ] {
+            assert!(text.lines().any(|line| line == expected), "{expected}\n{text}");
+        }
+    }
+    assert_eq!(metrics.observed(), 5);
+    facts.constituencies.clear();
+    facts.tls.clear();
+    let text = metrics.text(&facts, Exposition::Plain).unwrap();
+    assert!(!text.contains("constituency=\"ote\""), "{text}");
+    assert!(line(&text, "provost_refusals_total").contains("unknown_name"));
+}
+
+#[test]
+fn the_two_forms_say_so() {
+    let text = |exposition| Metrics::default().text(&Facts { version: "1.2", ..Facts::default() }, exposition).unwrap();
+    let (open, plain) = (text(Exposition::OpenMetrics), text(Exposition::Plain));
+    assert!(open.ends_with("# EOF\n") && open.contains("# TYPE provost_handshakes counter"), "{open}");
+    assert!(plain.contains("# TYPE provost_handshakes_total counter") && !plain.contains("EOF"), "{plain}");
+    assert_eq!(line(&plain, "provost_build_info"), "provost_build_info{version=\"1.2\"} 1");
+}
