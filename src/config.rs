@@ -185,6 +185,7 @@ impl Config {
     /// The first thing that is wrong, with line and key.
     pub fn parse(file: &Path, text: &str) -> Result<Self, SettingsError> {
         let typed: ConfigFile = settings::read(file, text)?;
+        settings::check_without_controls(file, text)?;
         let wrong = |key: &str, reason: String| SettingsError::of_key(file, text, key, reason);
         let base = file.parent().unwrap_or(Path::new(""));
         let domain = host::normalise(&typed.domain).filter(|domain| domain.contains('.')).ok_or_else(|| {

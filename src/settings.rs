@@ -5,7 +5,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 /// One thing that is wrong with a settings file: file, line, key, reason, and the nearest valid key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -76,6 +77,70 @@ pub fn read<T: DeserializeOwned>(file: &Path, text: &str) -> Result<T, SettingsE
     })?;
     deserializer.end().map_err(|error| describe(file, None, &error))?;
     Ok(value)
+}
+
+/// Refuses control characters, such as an escaped newline, in every string of the JSON `text` of `file`: names and paths
+/// go on into units, scripts and lines of logs, where they would be something else.
+///
+/// # Errors
+/// The first string that has one, with its line and its key.
+pub fn check_without_controls(file: &Path, text: &str) -> Result<(), SettingsError> {
+    read::<WithoutControls>(file, text).map(|_| ())
+}
+
+/// Any JSON whose strings, keys too, have no control characters.
+struct WithoutControls;
+
+impl<'de> Deserialize<'de> for WithoutControls {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Anything;
+        impl<'de> Visitor<'de> for Anything {
+            type Value = WithoutControls;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("JSON")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<WithoutControls, E> {
+                if text.chars().any(char::is_control) {
+                    Err(E::custom(format_args!("{text:?} has a control character, which no name or path may have")))
+                } else {
+                    Ok(WithoutControls)
+                }
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut all: A) -> Result<WithoutControls, A::Error> {
+                while all.next_element::<WithoutControls>()?.is_some() {}
+                Ok(WithoutControls)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut all: A) -> Result<WithoutControls, A::Error> {
+                while all.next_entry::<WithoutControls, WithoutControls>()?.is_some() {}
+                Ok(WithoutControls)
+            }
+
+            fn visit_unit<E>(self) -> Result<WithoutControls, E> {
+                Ok(WithoutControls)
+            }
+
+            fn visit_bool<E>(self, _: bool) -> Result<WithoutControls, E> {
+                Ok(WithoutControls)
+            }
+
+            fn visit_u64<E>(self, _: u64) -> Result<WithoutControls, E> {
+                Ok(WithoutControls)
+            }
+
+            fn visit_i64<E>(self, _: i64) -> Result<WithoutControls, E> {
+                Ok(WithoutControls)
+            }
+
+            fn visit_f64<E>(self, _: f64) -> Result<WithoutControls, E> {
+                Ok(WithoutControls)
+            }
+        }
+        deserializer.deserialize_any(Anything)
+    }
 }
 
 fn describe(file: &Path, path: Option<String>, error: &serde_json::Error) -> SettingsError {

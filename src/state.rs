@@ -1,13 +1,22 @@
 //! The state directory: what provost itself keeps. 0700, never served, held by one process at a time.
 //!
 //! Whatever is stored here is stored whole or not at all: temporary file, fsync, rename, fsync of the folder.
+//!
+//! It belongs to the user who runs the server, and root's commands work in it too. That user could set links, and root
+//! would make or give away what they point to. So root goes from folder to folder by handles here, and follows links
+//! only where root alone could set them.
 
-use std::fs::{DirBuilder, File};
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, Stat};
+use rustix::io::Errno;
 
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -58,9 +67,9 @@ impl StateDir {
     pub fn lock(&self) -> Result<StateLock, StateError> {
         let path = self.path.join("lock");
         let unusable = |source| StateError::Unusable { path: path.clone(), source };
-        let mut options = File::options();
-        let options = options.create(true).truncate(false).write(true).mode(0o600);
-        let file = options.open(&path).map_err(unusable)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let open = || Ok(rustix::fs::openat(walk(&self.path, false)?, "lock", flags, Mode::RUSR | Mode::WUSR)?);
+        let file = open().map(File::from).map_err(unusable)?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(StateLock { _file: file }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(StateError::Locked { path: self.path.clone() }),
@@ -87,12 +96,7 @@ pub fn can_use(path: &Path) -> Result<(), String> {
 
 /// Makes `path` and what is missing above it, for the owner alone. What root makes belongs to whose folder it is in.
 pub fn private_folder(path: &Path) -> io::Result<()> {
-    let is_new = !path.exists();
-    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    if is_new {
-        give_to_owner_of(&folder_of(path), &File::open(path)?);
-    }
-    Ok(())
+    walk(path, true).map(drop)
 }
 
 /// Stores `bytes` as `path`, readable by the owner alone, whole or not at all, and on the disk when this returns.
@@ -106,27 +110,135 @@ pub fn write_public(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let folder = folder_of(path);
-    let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(&folder)?;
-    file.write_all(bytes)?;
-    give_to_owner_of(&folder, file.as_file());
-    file.as_file().set_permissions(std::fs::Permissions::from_mode(mode))?;
-    file.as_file().sync_all()?;
-    file.persist(path).map_err(|error| error.error)?;
-    sync_folder(&folder)
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let folder = rustix::fs::openat(walk(folder, false)?, ".", FOLDER, Mode::empty())?;
+    let mut draft = Draft::new(folder.as_fd(), ".new-")?;
+    draft.file.write_all(bytes)?;
+    give_to_owner_of(folder.as_fd(), &draft.file)?;
+    draft.file.set_permissions(Permissions::from_mode(mode))?;
+    draft.put(path.file_name().ok_or(io::ErrorKind::InvalidFilename)?)
 }
 
-/// The folder that `path` is in.
-fn folder_of(path: &Path) -> PathBuf {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
+/// A new file in a folder, ours alone, which has its name once it is whole; removed if it never is.
+#[derive(Debug)]
+pub struct Draft<'a> {
+    folder: BorrowedFd<'a>,
+    name: String,
+    /// To be written to.
+    pub file: File,
+}
+
+impl<'a> Draft<'a> {
+    /// Makes one in `folder`, whose name starts with `prefix` until then.
+    pub fn new(folder: BorrowedFd<'a>, prefix: &str) -> io::Result<Self> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        loop {
+            let name = format!("{prefix}{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+            match rustix::fs::openat(folder, &name, flags, Mode::RUSR | Mode::WUSR) {
+                // One that a crash left.
+                Err(Errno::EXIST) => {}
+                file => return Ok(Self { folder, name, file: file?.into() }),
+            }
+        }
+    }
+
+    /// Gives it the name `name`, in place of what has it, and returns when that is on the disk.
+    pub fn put(mut self, name: &OsStr) -> io::Result<()> {
+        self.file.sync_all()?;
+        rustix::fs::renameat(self.folder, &self.name, self.folder, name)?;
+        self.name.clear();
+        Ok(rustix::fs::fsync(self.folder)?)
+    }
+}
+
+impl Drop for Draft<'_> {
+    fn drop(&mut self) {
+        if !self.name.is_empty() {
+            let _ = rustix::fs::unlinkat(self.folder, &self.name, AtFlags::empty());
+        }
+    }
+}
+
+/// How a folder is opened that is read or synced, and is no link.
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// Opens the folder `path` step by step, and makes what is missing if `makes`.
+fn walk(path: &Path, makes: bool) -> io::Result<OwnedFd> {
+    const STEP: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+    let (mut at, mut follows, mut links) = (rustix::fs::open(".", STEP, Mode::empty())?, true, 0);
+    let mut steps = steps_of(path);
+    while let Some(step) = steps.pop() {
+        if step == "/" {
+            at = rustix::fs::open("/", STEP, Mode::empty())?;
+            continue;
+        }
+        follows &= is_trusted(&rustix::fs::fstat(&at)?);
+        let next = match rustix::fs::openat(&at, &step, STEP, Mode::empty()) {
+            Err(Errno::NOENT) if makes => {
+                make_folder(at.as_fd(), &step)?;
+                rustix::fs::openat(&at, &step, STEP, Mode::empty())?
+            }
+            next => next?,
+        };
+        let stat = rustix::fs::fstat(&next)?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => at = next,
+            FileType::Symlink if follows && is_trusted(&stat) => {
+                links += 1;
+                if links > 40 {
+                    return Err(Errno::LOOP.into());
+                }
+                let target = rustix::fs::readlinkat(&next, "", Vec::new())?;
+                steps.extend(steps_of(Path::new(&OsString::from_vec(target.into_bytes()))));
+            }
+            FileType::Symlink => {
+                let step = step.display();
+                return Err(io::Error::other(format!(
+                    "{step} in {path} is a link that another user may have set, and root follows none of these; \
+                     put a folder in its place, or run this as that user",
+                    path = path.display()
+                )));
+            }
+            _ => return Err(Errno::NOTDIR.into()),
+        }
+    }
+    Ok(at)
+}
+
+/// The steps of `path`, the last one first.
+fn steps_of(path: &Path) -> Vec<OsString> {
+    path.components().rev().map(|step| step.as_os_str().to_owned()).collect()
+}
+
+/// Whether root may follow links in this folder, or this link: whoever is not root can do no more than they may anyway.
+fn is_trusted(stat: &Stat) -> bool {
+    !rustix::process::geteuid().is_root() || stat.st_uid == 0
+}
+
+fn make_folder(above: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+    match rustix::fs::mkdirat(above, name, Mode::RWXU) {
+        // Somebody else has just made it.
+        Err(Errno::EXIST) => return Ok(()),
+        made => made?,
+    }
+    let made = File::from(rustix::fs::openat(above, name, FOLDER, Mode::empty())?);
+    // Another may have been put in its place. An empty one may be given away: who can do that could make it just so.
+    let mut entries = Dir::read_from(&made)?;
+    if entries.all(|entry| entry.is_ok_and(|entry| matches!(entry.file_name().to_bytes(), b"." | b".."))) {
+        give_to_owner_of(above, &made)?;
+    }
+    Ok(())
 }
 
 /// What root makes in the folder of another user, who runs the server, that user must be able to read.
-fn give_to_owner_of(folder: &Path, new: &File) {
-    if let (true, Ok(owner)) = (rustix::process::geteuid().is_root(), std::fs::metadata(folder)) {
+fn give_to_owner_of(folder: BorrowedFd<'_>, new: &File) -> io::Result<()> {
+    if rustix::process::geteuid().is_root() {
+        let owner = rustix::fs::fstat(folder)?;
         // Where this cannot be, as within containers, the user may be the same all the same; else the server says so.
-        let _ = std::os::unix::fs::fchown(new, Some(owner.uid()), Some(owner.gid()));
+        let _ = std::os::unix::fs::fchown(new, Some(owner.st_uid), Some(owner.st_gid));
     }
+    Ok(())
 }
 
 /// Makes what was created, renamed or removed in `folder` survive a power cut.
@@ -136,6 +248,8 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{MetadataExt, chown, symlink};
+
     use super::*;
 
     #[test]
@@ -158,5 +272,82 @@ mod tests {
         assert!(matches!(state.lock(), Err(StateError::Locked { .. })));
         drop(held);
         state.lock().unwrap();
+    }
+
+    /// What only root can try, in a state directory of another user, with a folder of root's beside it.
+    fn as_root(test: &str, run: impl FnOnce(&Path, &Path)) {
+        if !rustix::process::geteuid().is_root() {
+            println!("NOT RUN {test}: only root can be root");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let [state, roots] = ["state", "roots"].map(|name| folder.path().join(name));
+        for path in [&state, &roots] {
+            std::fs::create_dir(path).unwrap();
+        }
+        chown(&state, Some(65534), Some(65533)).unwrap();
+        run(&state, &roots);
+    }
+
+    fn owner(path: &Path) -> (u32, u32) {
+        let metadata = std::fs::symlink_metadata(path).unwrap();
+        (metadata.uid(), metadata.gid())
+    }
+
+    #[test]
+    fn root_follows_no_link_that_the_owner_of_the_state_directory_could_have_set() {
+        as_root("root_follows_no_link_that_the_owner_of_the_state_directory_could_have_set", |state, roots| {
+            for (name, user) in [("digest", 65534), ("ca", 0)] {
+                let link = state.join(name);
+                symlink(roots, &link).unwrap();
+                std::os::unix::fs::lchown(&link, Some(user), Some(user)).unwrap();
+                let tries = [
+                    private_folder(&link),
+                    private_folder(&link.join("below")),
+                    write_private(&link.join("ca.key"), b"key"),
+                    write_public(&link.join("list.crl"), b"list"),
+                ];
+                for tried in tries {
+                    let error = tried.unwrap_err().to_string();
+                    assert!(error.contains(name) && error.contains("root follows none"), "{error}");
+                }
+            }
+            symlink(roots.join("made"), state.join("lock")).unwrap();
+            assert!(StateDir::open(state).unwrap().lock().is_err());
+            // A link that is a file's is replaced, not followed.
+            symlink(roots.join("made"), state.join("token")).unwrap();
+            write_private(&state.join("token"), b"token").unwrap();
+            assert!(std::fs::symlink_metadata(state.join("token")).unwrap().is_file());
+            assert_eq!(std::fs::read_dir(roots).unwrap().count(), 0);
+            assert_eq!(owner(roots), (0, 0));
+        });
+    }
+
+    #[test]
+    fn root_gives_the_owner_what_it_makes_and_nothing_else() {
+        as_root("root_gives_the_owner_what_it_makes_and_nothing_else", |state, roots| {
+            std::fs::create_dir(state.join("kept")).unwrap();
+            private_folder(&state.join("kept")).unwrap();
+            assert_eq!(owner(&state.join("kept")), (0, 0));
+            private_folder(&state.join("a/b")).unwrap();
+            write_private(&state.join("a/b/key"), b"key").unwrap();
+            for path in ["a", "a/b", "a/b/key"] {
+                assert_eq!(owner(&state.join(path)), (65534, 65533), "{path}");
+            }
+            // Links that root alone could set are root's business.
+            symlink("../state", roots.join("link")).unwrap();
+            write_private(&roots.join("link/file"), b"").unwrap();
+            assert_eq!(owner(&state.join("file")), (65534, 65533));
+        });
+    }
+
+    #[test]
+    fn what_is_not_put_in_place_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("folder");
+        private_folder(&path.join("in it")).unwrap();
+        assert!(write_private(&path, b"file").is_err());
+        let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["folder"]);
     }
 }

@@ -44,6 +44,8 @@ pub(super) struct Sources {
     health: Arc<Health>,
     metrics: Arc<Metrics>,
     config: Config,
+    /// Where the configuration was read from, for whoever is in another folder.
+    file: Option<String>,
     state: PathBuf,
     addresses: Vec<SocketAddr>,
     started: i64,
@@ -85,6 +87,7 @@ impl Knowledge for Sources {
             now,
             version: env!("CARGO_PKG_VERSION"),
             domain: self.config.domain.clone(),
+            config: self.file.clone(),
             started: self.started,
             not_ready: self.not_ready(),
             certificates: self.certificates(),
@@ -154,6 +157,7 @@ impl Sources {
             health,
             metrics,
             config: config.clone(),
+            file: config.file.as_deref().map(absolute),
             state: state.to_owned(),
             addresses: listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect(),
             started: clock::unix_seconds(clock::now()),
@@ -279,6 +283,10 @@ impl Sources {
             None
         }
     }
+}
+
+fn absolute(file: &Path) -> String {
+    std::path::absolute(file).unwrap_or_else(|_| file.to_owned()).display().to_string()
 }
 
 fn not_served(name: &str) -> picture::Constituency {

@@ -13,7 +13,6 @@ use crate::ca::device::{DeviceCa, Wanted, Which};
 use crate::ca::record::Standing;
 use crate::ca::{Issued, export};
 use crate::clock::{self, rfc3339, unix_seconds};
-use crate::config::Config;
 use crate::constituency::MacAddress;
 use crate::state;
 
@@ -134,7 +133,7 @@ impl Place {
     fn folder(&self) -> anyhow::Result<PathBuf> {
         match &self.dir {
             Some(folder) => Ok(folder.clone()),
-            None => Ok(Config::find(self.config.config.as_deref())?.state.join(FOLDER)),
+            None => Ok(self.config.find()?.state.join(FOLDER)),
         }
     }
 }
@@ -150,7 +149,8 @@ fn init(folder: &Path, name: &str, lifetime: Duration) -> anyhow::Result<()> {
     let bundle = json!(std::path::absolute(ca.bundle())?);
     say(&format_args!("made the CA {name:?}, which counts until {}", rfc3339(ca.not_after())));
     say(&format_args!("to trust it, add to provost.json:        \"trust\": {{ \"own\": [{bundle}] }}"));
-    say(&"and to a constituency's constituency.json: \"trust\": [\"own\"]");
+    say(&"and to a constituency's constituency.json: \"trust\": [\"polycom\", \"own\"]");
+    say(&"(without \"polycom\", phones with a factory certificate are kept out)");
     Ok(())
 }
 

@@ -101,7 +101,7 @@ struct Site {
 
 impl Site {
     fn find(config: &ConfigArg) -> anyhow::Result<Self> {
-        let config = Config::find(config.config.as_deref())?;
+        let config = config.find()?;
         let CertificateSource::Acme(settings) = &config.certificate else {
             bail!("\"certificate\" is not {{\"acme\": …}} here, so there is nothing to obtain");
         };

@@ -1,13 +1,17 @@
 //! `provost constituency`: which ones there are, and a new one.
 
-use std::fs::{self, Metadata};
-use std::io;
-use std::os::unix::fs::{MetadataExt, lchown, symlink};
-use std::path::{Path, PathBuf};
+use std::ffi::OsStr;
+use std::fs::{self, File, Metadata, Permissions};
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, anyhow, bail};
-use rustix::fs::{CWD, RenameFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+use rustix::process::{Gid, Uid};
 
 use super::{ConfigArg, code, complain, say, shown};
 use crate::clock;
@@ -15,7 +19,6 @@ use crate::config::Config;
 use crate::constituency::scan::Scanner;
 use crate::constituency::{Constituency, ConstituencyName, POLICY_FILE, Phones, Registry, Severity, edit};
 use crate::serve::path::{is_hidden, macs_in};
-use crate::state;
 
 /// Constituencies.
 #[derive(Debug, clap::Subcommand)]
@@ -40,7 +43,7 @@ pub(super) enum Command {
 
 pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
     let (Command::List { config } | Command::Add { config, .. }) = command;
-    let config = Config::find(config.config.as_deref())?;
+    let config = config.find()?;
     let registry = Scanner::new(config.constituencies.clone(), config.bundle_names()).scan(clock::now());
     Ok(match command {
         Command::List { .. } => list(&registry),
@@ -98,21 +101,27 @@ fn add(
                 .with_context(|| format!("there is no constituency {from} that can be served"))?,
         ),
     };
-    let parent = fs::metadata(root).map_err(|error| match error.kind() {
+    // Folder by folder by handles: whoever owns them could put links in place of what is copied or made.
+    let folder = File::open(root).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => {
             anyhow!("there is no folder of constituencies; make it: mkdir -p {}", root.display())
         }
         _ => anyhow!("{}: {error}", root.display()),
     })?;
+    let parent = folder.metadata()?;
     if fs::symlink_metadata(root.join(name.as_str())).is_ok() {
         bail!("there is a constituency {name} already, in {}", root.display());
     }
     // Made beside its place, under a name that is not served, so that no phone sees half of it.
     let staging =
         tempfile::Builder::new().prefix(".new-").tempdir_in(root).with_context(|| root.display().to_string())?;
-    let filled = other.map_or(Ok(0), |other| Copy { root, other, owner: &parent }.fill(staging.path()));
+    let made = staging.path().file_name().map_or(Err(Errno::NOENT), |name| open_folder(&folder, name))?;
+    if made.metadata()?.uid() != rustix::process::geteuid().as_raw() {
+        bail!("somebody else has taken the place of {}", staging.path().display());
+    }
+    let filled = other.map_or(Ok(0), |other| Copy { other, owner: &parent }.fill(&folder, &made));
     let count = filled.with_context(|| format!("{} could not be copied", from.map_or("it", |from| from.as_str())))?;
-    finish(staging.path(), &root.join(name.as_str()), &parent)
+    finish(&folder, staging.path(), &made, name, &parent)
         .with_context(|| format!("{name} cannot be made in {}", root.display()))?;
     // It has another name now, under which nothing is to be removed.
     let _ = staging.keep();
@@ -123,73 +132,116 @@ fn add(
 }
 
 /// Gives the folder that was made the mode and owner of those around it, and its name, unless something has that name.
-fn finish(staging: &Path, place: &Path, parent: &Metadata) -> io::Result<()> {
-    fs::set_permissions(staging, parent.permissions())?;
-    give(staging, parent)?;
-    rustix::fs::renameat_with(CWD, staging, CWD, place, RenameFlags::NOREPLACE)?;
-    state::sync_folder(place.parent().unwrap_or(Path::new(".")))
+fn finish(folder: &File, staging: &Path, made: &File, name: &ConstituencyName, parent: &Metadata) -> io::Result<()> {
+    give(made, parent.mode() & 0o7777, parent)?;
+    let staging = staging.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
+    rustix::fs::renameat_with(folder, staging, folder, name.as_str(), RenameFlags::NOREPLACE)?;
+    folder.sync_all()
 }
 
 /// Copies what is common to all phones of another constituency.
 struct Copy<'a> {
-    root: &'a Path,
     other: &'a Constituency,
     owner: &'a Metadata,
 }
 
 impl Copy<'_> {
-    /// Fills the folder `to`, and gives the number of files.
-    fn fill(&self, to: &Path) -> io::Result<usize> {
-        let from = self.root.join(self.other.name.as_str());
+    /// Fills the folder `to` from that of the other in `root`, and gives the number of files.
+    fn fill(&self, root: &File, to: &File) -> io::Result<usize> {
+        let from = open_folder(root, self.other.name.as_str().as_ref())?;
         let count = self.copy(&from, to, true)?;
-        let Ok(policy) = fs::read_to_string(from.join(POLICY_FILE)) else { return Ok(count) };
-        let policy = edit::for_others(&policy).map_err(io::Error::other)?;
-        let file = to.join(POLICY_FILE);
-        fs::copy(from.join(POLICY_FILE), &file)?;
-        fs::File::options()
-            .write(true)
-            .truncate(true)
-            .open(&file)
-            .and_then(|mut file| io::Write::write_all(&mut file, policy.as_bytes()))?;
-        give(&file, self.owner)?;
+        let policy = OsStr::new(POLICY_FILE);
+        let Some(mut file) = open_regular(&from, policy)? else { return Ok(count) };
+        let mut text = String::new();
+        file.read_to_string(&mut text)?;
+        let text = edit::for_others(&text).map_err(io::Error::other)?;
+        self.store(&mut text.as_bytes(), file.metadata()?.mode(), to, policy)?;
         Ok(count)
     }
 
-    fn copy(&self, from: &Path, to: &Path, is_top: bool) -> io::Result<usize> {
+    fn copy(&self, from: &File, to: &File, is_top: bool) -> io::Result<usize> {
         let mut count = 0;
-        for entry in fs::read_dir(from)? {
+        for entry in Dir::read_from(from)? {
             let entry = entry?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if is_hidden(&name) || macs_in(&name).next().is_some() {
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            let text = name.to_string_lossy();
+            if is_hidden(&text) || macs_in(&text).next().is_some() {
                 continue;
             }
-            let (source, target) = (entry.path(), to.join(entry.file_name()));
-            let kind = entry.file_type()?;
-            if kind.is_symlink() {
-                symlink(fs::read_link(&source)?, &target)?;
-            } else if kind.is_dir() && is_top && self.other.policy.shared.contains(&name) {
-                symlink(PathBuf::from("..").join(self.other.name.as_str()).join(&name), &target)?;
-            } else if kind.is_dir() {
-                fs::create_dir(&target)?;
-                count += self.copy(&source, &target, false)?;
-                fs::set_permissions(&target, entry.metadata()?.permissions())?;
-            } else if kind.is_file() {
-                fs::copy(&source, &target)?;
-                count += 1;
-            } else {
-                continue;
+            let stat = rustix::fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Symlink => {
+                    let target = rustix::fs::readlinkat(from, name, Vec::new())?;
+                    self.link(Path::new(OsStr::from_bytes(target.as_bytes())), to, name)?;
+                }
+                FileType::Directory if is_top && self.other.policy.shared.contains(text.as_ref()) => {
+                    self.link(&Path::new("..").join(self.other.name.as_str()).join(name), to, name)?;
+                }
+                FileType::Directory => {
+                    let source = open_folder(from, name)?;
+                    rustix::fs::mkdirat(to, name, Mode::RWXU)?;
+                    let target = open_folder(to, name)?;
+                    count += self.copy(&source, &target, false)?;
+                    give(&target, source.metadata()?.mode() & 0o777, self.owner)?;
+                }
+                FileType::RegularFile => {
+                    let Some(mut source) = open_regular(from, name)? else { continue };
+                    let mode = source.metadata()?.mode();
+                    self.store(&mut source, mode, to, name)?;
+                    count += 1;
+                }
+                _ => {}
             }
-            give(&target, self.owner)?;
         }
         Ok(count)
     }
+
+    /// Makes a file, which nobody can run: a program that changes who runs it would do so for its new owner.
+    fn store(&self, source: &mut impl Read, mode: u32, to: &File, name: &OsStr) -> io::Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut target = File::from(rustix::fs::openat(to, name, flags, Mode::RUSR | Mode::WUSR)?);
+        io::copy(source, &mut target)?;
+        give(&target, mode & 0o666, self.owner)
+    }
+
+    fn link(&self, target: &Path, to: &File, name: &OsStr) -> io::Result<()> {
+        rustix::fs::symlinkat(target, to, name)?;
+        let made = rustix::fs::statat(to, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if !is_to_be_given((made.st_uid, made.st_gid), self.owner) {
+            return Ok(());
+        }
+        let (user, group) = (Uid::from_raw(self.owner.uid()), Gid::from_raw(self.owner.gid()));
+        Ok(rustix::fs::chownat(to, name, Some(user), Some(group), AtFlags::SYMLINK_NOFOLLOW)?)
+    }
 }
 
-/// Makes `path` the owner's, where it is not already: root makes it for others.
-fn give(path: &Path, owner: &Metadata) -> io::Result<()> {
-    let made = fs::symlink_metadata(path)?;
-    if made.uid() == owner.uid() && made.gid() == owner.gid() || !rustix::process::geteuid().is_root() {
-        return Ok(());
+/// Opens the folder `name` in `folder`, if it is no link.
+fn open_folder(folder: &File, name: &OsStr) -> rustix::io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(folder, name, flags, Mode::empty()).map(File::from)
+}
+
+/// Opens the file `name` in `folder`; `None` if there is none, or something else.
+fn open_regular(folder: &File, name: &OsStr) -> io::Result<Option<File>> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    match rustix::fs::openat(folder, name, flags, Mode::empty()) {
+        Err(Errno::NOENT | Errno::LOOP) => Ok(None),
+        opened => {
+            let file = File::from(opened?);
+            Ok(file.metadata()?.is_file().then_some(file))
+        }
     }
-    lchown(path, Some(owner.uid()), Some(owner.gid()))
+}
+
+/// Gives what was made its mode, and makes it the owner's where it is not already: root makes it for others.
+fn give(new: &File, mode: u32, owner: &Metadata) -> io::Result<()> {
+    let metadata = new.metadata()?;
+    if is_to_be_given((metadata.uid(), metadata.gid()), owner) {
+        fchown(new, Some(owner.uid()), Some(owner.gid()))?;
+    }
+    new.set_permissions(Permissions::from_mode(mode))
+}
+
+fn is_to_be_given(made: (u32, u32), owner: &Metadata) -> bool {
+    made != (owner.uid(), owner.gid()) && rustix::process::geteuid().is_root()
 }

@@ -2,12 +2,14 @@
 
 use std::fmt::Display;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
 use clap::builder::Styles;
 use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::config::{CONFIG_FILE, Config};
 
 mod ca;
 mod certificate;
@@ -104,6 +106,20 @@ struct ConfigArg {
     config: Option<PathBuf>,
 }
 
+impl ConfigArg {
+    /// The configuration; whoever gets local mode where a service has its configuration is told so.
+    fn find(&self) -> anyhow::Result<Config> {
+        let config = Config::find(self.config.as_deref())?;
+        let service = print::systemd::CONFIG;
+        if config.is_local() && !config.constituencies.exists() && Path::new(service).exists() {
+            note(&format_args!(
+                "local mode, because there is no {CONFIG_FILE} here; the service's is {service}: add --config {service}"
+            ));
+        }
+        Ok(config)
+    }
+}
+
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -157,6 +173,12 @@ fn complain(error: &dyn Display) {
 fn warn(warning: &dyn Display) {
     let style = AnsiColor::Yellow.on_default().bold();
     let _ = writeln!(anstream::stderr(), "{style}warning:{style:#} {warning}");
+}
+
+/// Prints to standard error what an operator may not have meant.
+fn note(remark: &dyn Display) {
+    let style = AnsiColor::Cyan.on_default().bold();
+    let _ = writeln!(anstream::stderr(), "{style}note:{style:#} {remark}");
 }
 
 /// An error with its causes; one that the sentence above it has told already is not told twice.

@@ -41,7 +41,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let config = Config::find(args.config.config.as_deref())?;
+    let config = args.config.find()?;
     Ok(code(list(args, &config)))
 }
 

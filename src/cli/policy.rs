@@ -44,7 +44,7 @@ pub(super) struct DenyArgs {
 }
 
 pub(super) fn allow(args: &AllowArgs) -> anyhow::Result<ExitCode> {
-    let config = Config::find(args.config.config.as_deref())?;
+    let config = args.config.find()?;
     let AllowArgs { mac, constituency, .. } = args;
     if args.digest
         && let Err(error) = passwords::check_asks(&config, constituency)
@@ -81,7 +81,7 @@ pub(super) fn allow(args: &AllowArgs) -> anyhow::Result<ExitCode> {
 }
 
 pub(super) fn deny(args: &DenyArgs) -> anyhow::Result<ExitCode> {
-    let config = Config::find(args.config.config.as_deref())?;
+    let config = args.config.find()?;
     let names = match &args.constituency {
         Some(name) => vec![name.clone()],
         None => super::constituency::folders(&config.constituencies)?,

@@ -58,7 +58,7 @@ pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
 }
 
 fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
-    let config = Config::find(args.config.config.as_deref())?;
+    let config = args.config.find()?;
     let mut code = ExitCode::SUCCESS;
     for (name, bundle) in trust::load_all(&config.trust) {
         match bundle {
@@ -94,7 +94,7 @@ fn list_bundle(name: &str, bundle: &Bundle) {
 }
 
 fn verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
-    let config = Config::find(args.config.config.as_deref())?;
+    let config = args.config.find()?;
     let chain = read_chain(&args.chain)?;
     let site = site_of(&config)?;
     let refused = |reason: String| {

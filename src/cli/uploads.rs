@@ -9,7 +9,6 @@ use anyhow::{Context, bail};
 
 use super::{ConfigArg, code, say};
 use crate::clock::{rfc3339, unix_seconds};
-use crate::config::Config;
 use crate::constituency::{ConstituencyName, MacAddress};
 use crate::serve::decision::upload_name::UploadName;
 use crate::serve::path::ServedPath;
@@ -49,7 +48,7 @@ pub(super) struct Upload {
 
 pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
     let (Command::List(phone) | Command::Cat(Upload { phone, .. }) | Command::Remove(Upload { phone, .. })) = command;
-    let root = Config::find(phone.config.config.as_deref())?.state.join("uploads");
+    let root = phone.config.find()?.state.join("uploads");
     Ok(code(match command {
         Command::List(phone) => list(phone, &root),
         Command::Cat(upload) => upload.cat(&root),

@@ -96,3 +96,40 @@ fn state_and_constituencies_lie_apart_links_resolved() {
     assert!(!check(path("link/state")));
     assert!(!check(folder.path().to_owned()));
 }
+
+#[test]
+fn no_path_and_no_name_has_a_control_character() {
+    let certificate = r#""certificate": {"local_ca": {}}"#;
+    let acme = |keys: &str| format!(r#""certificate": {{"acme": {{"terms_of_service_agreed": true, {keys}}}}}"#);
+    let dns = r#""dns": {"primary": "ns1.example.com", "tsig_key_file": "k"}"#;
+    let with = |more: &str| format!("{certificate},\n{more}");
+    let bad = r"a\nExecStartPre=/bin/x";
+    let cases = [
+        (with(&format!(r#""state": "{bad}""#)), "state"),
+        (with(&format!(r#""constituencies": "{bad}""#)), "constituencies"),
+        (with(&format!(r#""trust": {{"acme": ["good.pem", "{bad}"]}}"#)), "trust.acme[1]"),
+        (with(&format!(r#""trust": {{"acme": {{"files": ["{bad}"]}}}}"#)), "trust.acme.files[0]"),
+        (with(&format!(r#""status": {{"listen": "unix:{bad}"}}"#)), "status.listen"),
+        (with(&format!(r#""status": {{"token_file": "{bad}"}}"#)), "status.token_file"),
+        (
+            format!("\n\"certificate\": {{\"files\": [{{\"chain\": \"{bad}\", \"key\": \"k\"}}]}}"),
+            "certificate.files[0].chain",
+        ),
+        (
+            format!("\n\"certificate\": {{\"files\": [{{\"chain\": \"c\", \"key\": \"{bad}\"}}]}}"),
+            "certificate.files[0].key",
+        ),
+        (format!("\n{}", acme(&format!(r#"{dns}, "directory_root": "{bad}""#))), "certificate.acme.directory_root"),
+        (format!("\n{}", acme(&dns.replace("\"k\"", &format!("\"{bad}\"")))), "certificate.acme.dns.tsig_key_file"),
+        (with(r#""state": "a\u007f""#), "state"),
+        (with(r#""state": "a\u0085b""#), "state"),
+    ];
+    for (keys, key) in cases {
+        let error = parse(&format!("{{\"domain\": \"a.example\", {keys}}}")).unwrap_err();
+        let place = format!("/etc/provost/provost.json:2: \"{key}\": ");
+        assert!(error.starts_with(&place) && error.contains("has a control character"), "{key}: {error}");
+        assert!(!error.contains(char::is_control), "{error:?}");
+    }
+    let good = with(r#""state": "a b/ä", "limits": {}, "no_sni": null"#);
+    assert!(parse(&format!("{{\"domain\": \"a.example\", {good}}}")).is_ok());
+}

@@ -1,12 +1,12 @@
 //! Changing a policy's file: whole or not at all, with its owner and mode, and nobody else's change is lost.
 
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::edit::{self, Change};
@@ -14,7 +14,7 @@ use super::policy::POLICY_FILE;
 use super::policy_file::{self, Reading};
 use super::{ClientAuth, ConstituencyName, Policy};
 use crate::settings::SettingsError;
-use crate::state;
+use crate::state::Draft;
 
 /// What came of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,11 +84,10 @@ pub fn change(
             return Ok(Changed::Already);
         }
         Policy::parse(&file, &after, bundles)?;
-        let new = prepare(&file, &after).map_err(failed)?;
+        let new = prepare(&folder, &after).map_err(failed)?;
         // Whoever saved it meanwhile in an editor shall find that again.
         if read(&folder, &file)? == before {
-            new.persist(&file).map_err(|error| failed(error.error))?;
-            state::sync_folder(&path).map_err(failed)?;
+            new.put(POLICY_FILE.as_ref()).map_err(failed)?;
             return Ok(Changed::Now);
         }
     }
@@ -103,20 +102,18 @@ fn read(folder: &OwnedFd, file: &Path) -> Result<Option<String>, EditError> {
     }
 }
 
-/// A file that may take the place of `file`: with its owner and mode, or those of its folder where it is new.
-fn prepare(file: &Path, text: &str) -> io::Result<tempfile::NamedTempFile> {
-    let folder = file.parent().unwrap_or(Path::new("."));
-    let (like, mode) = match std::fs::symlink_metadata(file) {
-        Ok(old) => (old.clone(), old.mode()),
-        Err(_) => std::fs::metadata(folder).map(|folder| (folder.clone(), folder.mode() & 0o666))?,
+/// A file that may take the place of the policy in `folder`: with its owner and mode, or the folder's where it is new.
+fn prepare<'a>(folder: &'a OwnedFd, text: &str) -> io::Result<Draft<'a>> {
+    let (like, mask) = match rustix::fs::statat(folder, POLICY_FILE, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(old) if FileType::from_raw_mode(old.st_mode) == FileType::RegularFile => (old, 0o777),
+        _ => (rustix::fs::fstat(folder)?, 0o666),
     };
-    let mut new = tempfile::Builder::new().prefix(".constituency-").tempfile_in(folder)?;
-    new.write_all(text.as_bytes())?;
-    let ours = new.as_file().metadata()?;
-    if (ours.uid(), ours.gid()) != (like.uid(), like.gid()) {
-        fchown(new.as_file(), Some(like.uid()), Some(like.gid()))?;
+    let mut new = Draft::new(folder.as_fd(), ".constituency-")?;
+    new.file.write_all(text.as_bytes())?;
+    let ours = new.file.metadata()?;
+    if (ours.uid(), ours.gid()) != (like.st_uid, like.st_gid) {
+        fchown(&new.file, Some(like.st_uid), Some(like.st_gid))?;
     }
-    new.as_file().set_permissions(std::fs::Permissions::from_mode(mode & 0o7777))?;
-    new.as_file().sync_all()?;
+    new.file.set_permissions(std::fs::Permissions::from_mode(like.st_mode & mask))?;
     Ok(new)
 }

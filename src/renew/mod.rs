@@ -106,6 +106,8 @@ pub struct Renewer {
     clean_up_at: i64,
     /// When to look next for what nobody wants any more.
     tidy_at: i64,
+    /// Whether what is obtained is thrown away.
+    is_rehearsal: bool,
 }
 
 impl std::fmt::Debug for Parts {
@@ -144,6 +146,7 @@ impl Renewer {
             clean_up_failures: 0,
             clean_up_at: 0,
             tidy_at: 0,
+            is_rehearsal: false,
         };
         let now = renewer.parts.world.now();
         (renewer.clean_up_at, renewer.tidy_at) = (now, now);

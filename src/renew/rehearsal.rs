@@ -18,6 +18,7 @@ impl Renewer {
     pub async fn rehearse(parts: Parts, folder: &Path, progress: UnboundedSender<String>) -> Result<Status, Failure> {
         let mut renewer =
             Self::open(parts, folder, Arc::default()).map_err(|error| Failure::disk("the rehearsal", &error))?;
+        renewer.is_rehearsal = true;
         renewer.board.listen(progress);
         // What an earlier one left in DNS.
         renewer.clean_up().await;

@@ -231,7 +231,13 @@ impl Renewer {
         check_new(&checked, &under_way.record.names, self.parts.world.now()).map_err(unusable)?;
         let meta = Meta { directory: under_way.record.directory.clone(), stored: self.parts.world.now() };
         self.store.save(lineage, chain, &key, &meta).map_err(|error| Failure::disk("the certificate", &error))?;
-        self.board.say(lineage, &format!("a new certificate is in use, issued by {}", checked.issuers[0]));
+        let issuer = &checked.issuers[0];
+        let step = if self.is_rehearsal {
+            format!("a certificate was issued by {issuer}, and is thrown away")
+        } else {
+            format!("a new certificate is in use, issued by {issuer}")
+        };
+        self.board.say(lineage, &step);
         Ok(Stored { checked, meta })
     }
 

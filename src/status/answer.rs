@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, REFERRER_POLICY,
-    SET_COOKIE, VARY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION,
+    REFERRER_POLICY, SET_COOKIE, VARY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use hyper::{Response, StatusCode};
 use serde::Serialize;
@@ -79,9 +79,10 @@ pub(super) fn problem(status: StatusCode, reason: &str) -> Answer {
     json(status, &serde_json::json!({ "error": reason }))
 }
 
-/// `answer` to somebody who may not.
+/// `answer` to somebody who may not, and who does not keep a place by what else there is to come.
 pub(super) fn barred(barred: &Barred, mut answer: Answer) -> Answer {
     *answer.status_mut() = barred.status;
+    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     if barred.status == StatusCode::UNAUTHORIZED {
         answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"provost\""));
     }

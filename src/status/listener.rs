@@ -1,7 +1,9 @@
 //! Accepting operators' connections: so many and no more, each with its deadlines.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_io_timeout::TimeoutStream;
 
@@ -20,6 +22,8 @@ use super::{Endpoint, Status, routes};
 
 /// How many connections there may be.
 const CONNECTIONS: usize = 128;
+/// How many of them one address may have, or one IPv6 /64.
+const CONNECTIONS_OF_ONE: usize = 32;
 /// How many of them may wait for what is new.
 const STREAMS: usize = 64;
 /// How long a request's header may take, and the pause between two requests.
@@ -110,15 +114,18 @@ impl Listener {
     pub async fn serve(self, status: Arc<Status>) -> io::Result<Infallible> {
         let Self { socket, endpoint, _file } = self;
         let streams = Arc::new(Semaphore::new(STREAMS));
-        let places = Places { free: Arc::new(Semaphore::new(CONNECTIONS)), endpoint };
+        let places =
+            Places { free: Arc::new(Semaphore::new(CONNECTIONS)), peers: HashMap::new(), is_full: false, endpoint };
         match socket {
             Socket::Tcp(listener) => {
                 let listener = TcpListener::from_std(listener)?;
-                places.accept_all(async || listener.accept().await.map(|(stream, _)| stream), &status, &streams).await
+                let accept = async || listener.accept().await.map(|(stream, peer)| (stream, Some(unit(peer.ip()))));
+                places.accept_all(accept, &status, &streams).await
             }
             Socket::Unix(listener) => {
                 let listener = UnixListener::from_std(listener)?;
-                places.accept_all(async || listener.accept().await.map(|(stream, _)| stream), &status, &streams).await
+                let accept = async || listener.accept().await.map(|(stream, _)| (stream, None));
+                places.accept_all(accept, &status, &streams).await
             }
         }
     }
@@ -127,13 +134,58 @@ impl Listener {
 /// Places for connections.
 struct Places {
     free: Arc<Semaphore>,
+    /// Whoever has a place, or had one lately.
+    peers: HashMap<IpAddr, Peer>,
+    /// Whether it has been said that there is none left.
+    is_full: bool,
     endpoint: Endpoint,
 }
 
+/// The places of one peer.
+struct Peer {
+    free: Arc<Semaphore>,
+    /// Whether it has been said that it has them all.
+    is_told: bool,
+}
+
 impl Places {
+    /// A place for one more connection of `peer`; `None` if there is none.
+    fn take(&mut self, peer: Option<IpAddr>) -> Option<(OwnedSemaphorePermit, Option<OwnedSemaphorePermit>)> {
+        let Self { free, peers, is_full, endpoint } = self;
+        peers.retain(|_, peer| peer.free.available_permits() < CONNECTIONS_OF_ONE);
+        let of_one = match peer {
+            None => None,
+            Some(address) => {
+                let all = || Peer { free: Arc::new(Semaphore::new(CONNECTIONS_OF_ONE)), is_told: false };
+                let peer = peers.entry(address).or_insert_with(all);
+                let Ok(place) = Arc::clone(&peer.free).try_acquire_owned() else {
+                    if !std::mem::replace(&mut peer.is_told, true) {
+                        tracing::warn!(
+                            "{endpoint}: {address} has {CONNECTIONS_OF_ONE} connections; more of it are closed"
+                        );
+                    }
+                    return None;
+                };
+                Some(place)
+            }
+        };
+        match Arc::clone(free).try_acquire_owned() {
+            Ok(place) => {
+                *is_full = false;
+                Some((place, of_one))
+            }
+            Err(_) => {
+                if !std::mem::replace(is_full, true) {
+                    tracing::warn!("{endpoint}: all {CONNECTIONS} connections are taken; others are closed");
+                }
+                None
+            }
+        }
+    }
+
     async fn accept_all<S>(
-        self,
-        mut accept: impl AsyncFnMut() -> io::Result<S>,
+        mut self,
+        mut accept: impl AsyncFnMut() -> io::Result<(S, Option<IpAddr>)>,
         status: &Arc<Status>,
         streams: &Arc<Semaphore>,
     ) -> io::Result<Infallible>
@@ -141,23 +193,17 @@ impl Places {
         S: AsyncRead + AsyncWrite + Send + 'static,
     {
         let mut connections = JoinSet::new();
-        let mut is_full = false;
         loop {
             match accept().await {
-                Ok(stream) => match Arc::clone(&self.free).try_acquire_owned() {
-                    Ok(place) => {
-                        is_full = false;
+                Ok((stream, peer)) => {
+                    if let Some(place) = self.take(peer) {
                         let (status, streams) = (Arc::clone(status), Arc::clone(streams));
                         connections.spawn(async move {
                             converse(stream, status, streams).await;
                             drop(place);
                         });
                     }
-                    Err(_) if !std::mem::replace(&mut is_full, true) => {
-                        tracing::warn!("{}: all {CONNECTIONS} connections are taken; others are closed", self.endpoint);
-                    }
-                    Err(_) => {}
-                },
+                }
                 Err(_) => tokio::time::sleep(BACKOFF).await,
             }
             while let Some(ended) = connections.try_join_next() {
@@ -181,6 +227,17 @@ async fn converse<S: AsyncRead + AsyncWrite + Send + 'static>(stream: S, status:
         async move { Ok::<_, Infallible>(routes::answer(&status, request, &streams).await) }
     });
     let _ = http.serve_connection(TokioIo::new(Box::pin(stream)), service).await;
+}
+
+/// What counts as one peer: an IPv4 address, or an IPv6 /64.
+fn unit(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) if !address.is_loopback() => {
+            let network = u128::from(address) & !u128::from(u64::MAX);
+            IpAddr::V6(Ipv6Addr::from(network))
+        }
+        other => other,
+    }
 }
 
 /// Removes the socket that a crash left behind. Whatever else is there stays.

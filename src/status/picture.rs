@@ -16,6 +16,8 @@ pub struct Overview {
     pub version: &'static str,
     /// The site's base name.
     pub domain: String,
+    /// The configuration's file, absolute; `None` is local mode.
+    pub config: Option<String>,
     /// Since when the server has been running.
     pub started: i64,
     /// Why it is not ready to serve; `None` if it is.

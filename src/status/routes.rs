@@ -25,8 +25,9 @@ use crate::metrics::Exposition;
 
 /// The longest body that is read, in bytes.
 const MAX_BODY: usize = 8 << 10;
-/// How long it may take to come.
+/// How long it may take to come, from an operator and from anybody.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+const STRANGERS_BODY_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest note, in bytes.
 const MAX_NOTE: usize = 512;
 
@@ -120,7 +121,11 @@ pub(super) async fn answer(status: &Arc<Status>, request: Request<Incoming>, str
         return answer::method_not_allowed(route.methods());
     }
     if head.method == Method::POST {
-        return match read(body).await {
+        if route == Route::SignIn && !status.token.is_configured() {
+            return nothing_to_sign_in_with();
+        }
+        let patience = if exposure == Exposure::Public { STRANGERS_BODY_TIMEOUT } else { BODY_TIMEOUT };
+        return match read(body, patience).await {
             Ok(body) => change(status, &route, &head, &body, now).await,
             Err(answer) => answer,
         };
@@ -176,8 +181,8 @@ fn turn_away(route: Option<&Route>, barred: &Barred) -> Answer {
     answer::barred(barred, answer)
 }
 
-async fn read(body: Incoming) -> Result<Bytes, Answer> {
-    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
+async fn read(body: Incoming, patience: Duration) -> Result<Bytes, Answer> {
+    match tokio::time::timeout(patience, Limited::new(body, MAX_BODY).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
             Err(answer::problem(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long"))
@@ -226,11 +231,12 @@ async fn change(status: &Arc<Status>, route: &Route, head: &Parts, body: &Bytes,
 fn sign_in(status: &Status, shown: &str, now: i64) -> Answer {
     match status.token.session(now).filter(|_| status.token.is(shown.trim().as_bytes())) {
         Some(session) => answer::with_session(answer::see("/"), Some(&session)),
-        None if !status.token.is_configured() => {
-            answer::text(StatusCode::FORBIDDEN, "there is nothing to sign in with: \"status\" names no \"token_file\"")
-        }
         None => answer::page(StatusCode::UNAUTHORIZED, page::render_sign_in(Some("This is not the token."))),
     }
+}
+
+fn nothing_to_sign_in_with() -> Answer {
+    answer::text(StatusCode::FORBIDDEN, "there is nothing to sign in with: \"status\" names no \"token_file\"")
 }
 
 /// A field of a form.

@@ -23,10 +23,10 @@ pub struct StatusSettings {
     #[serde(default)]
     #[schemars(with = "String")]
     pub listen: Endpoint,
-    /// A file with the token that operators show. Needed for whatever changes anything; on any other address than a
-    /// loopback one, for everything but `/healthz`.
+    /// A file with the token that operators show. Needed for whatever changes anything; through a proxy, and on any other
+    /// address than a loopback one, for everything but `/healthz`.
     pub token_file: Option<PathBuf>,
-    /// Further names under which the listener may be asked, as by a reverse proxy.
+    /// Further names under which the listener may be asked, as by a reverse proxy; they need `token_file`.
     #[serde(default)]
     pub hosts: Vec<String>,
 }
@@ -104,6 +104,13 @@ impl StatusSettings {
                 "{listen} is open to others than this machine, so \"token_file\" must name a file with a token"
             ));
         }
+        if !self.hosts.is_empty() && self.token_file.is_none() {
+            return Err(
+                "\"hosts\" are for a proxy, through which others than this machine may come, so \"token_file\" must \
+                        name a file with a token"
+                    .to_owned(),
+            );
+        }
         let is_host = |host: &str| {
             let is_plain =
                 |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']');
@@ -145,6 +152,15 @@ mod tests {
             assert!(error.contains("\"token_file\" must name a file"), "{error}");
             assert!(settings(&format!(r#"{{"listen": "{open}", "token_file": "t"}}"#)).is_ok());
         }
+        for listen in ["127.0.0.1:1", "unix:s"] {
+            let error = settings(&format!(r#"{{"listen": "{listen}", "hosts": ["a.example"]}}"#)).unwrap_err();
+            assert!(
+                error.contains("\"hosts\" are for a proxy") && error.contains("\"token_file\" must name"),
+                "{error}"
+            );
+            let hosts = r#""hosts": ["a.example"], "token_file": "t""#;
+            assert!(settings(&format!(r#"{{"listen": "{listen}", {hosts}}}"#)).is_ok());
+        }
     }
 
     #[test]
@@ -159,6 +175,8 @@ mod tests {
     fn what_makes_no_sense_is_said() {
         assert!(settings(r#"{"listen": "8444"}"#).unwrap_err().contains("neither an address with a port"));
         assert!(settings(r#"{"listen": "unix:"}"#).unwrap_err().contains("names no path"));
-        assert!(settings(r#"{"hosts": ["http://a/"]}"#).unwrap_err().contains("is no name of a host"));
+        assert!(
+            settings(r#"{"hosts": ["http://a/"], "token_file": "t"}"#).unwrap_err().contains("is no name of a host")
+        );
     }
 }

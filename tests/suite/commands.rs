@@ -305,26 +305,37 @@ fn the_schemas_take_what_is_documented_and_refuse_what_provost_refuses() {
 }
 
 #[test]
-fn no_grant_is_printed_for_a_name_that_the_zone_does_not_hold() {
+fn no_grant_is_printed_for_a_name_that_the_zone_does_not_hold_and_a_guess_says_that_it_is_one() {
     let folder = tempfile::tempdir().unwrap();
     let key = "key \"provost.\" { algorithm hmac-sha256; secret \"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"; };";
     std::fs::write(folder.path().join("provost.key"), key).unwrap();
-    let print = |zone: &str| {
+    let print = |zone: Value| {
         let config = json!({ "domain": "phones.example.com", "certificate": { "acme": {
             "terms_of_service_agreed": true,
             "dns": { "primary": "127.0.0.1", "tsig_key_file": "provost.key", "zone": zone },
         } } });
         std::fs::write(folder.path().join("provost.json"), config.to_string()).unwrap();
-        provost(folder.path(), &["print", "bind-policy"])
+        ["bind-policy", "knot-acl"].map(|dialect| provost(folder.path(), &["print", dialect]))
     };
-    assert!(print("example.com").stdout.contains("zone \"example.com\" {"));
-    let elsewhere = print("acme.example.com");
+    let [bind, knot] = print(json!("example.com"));
+    assert!(bind.stdout.contains("zone \"example.com\" {"), "{bind:?}");
+    assert!(!bind.stdout.contains("guess") && !knot.stdout.contains("guess"), "{bind:?}{knot:?}");
+    for (guess, mark) in print(Value::Null).iter().zip(["//", "#"]) {
+        let lines: Vec<&str> = guess.stdout.lines().take(3).collect();
+        assert!(lines.len() == 3 && lines.iter().all(|line| line.starts_with(&format!("{mark} "))), "{guess:?}");
+        assert!(lines[0].starts_with(&format!("{mark} The zone is a guess, because provost.json gives no \"zone\".")));
+        assert!(lines[0].ends_with("_acme-challenge.phones.example.com"), "{guess:?}");
+        assert!(lines[1].contains("is a CNAME record") && lines[1].contains("provost check --live"), "{guess:?}");
+        assert!(guess.stdout.contains("phones.example.com"), "{guess:?}");
+    }
+    let [elsewhere, _] = print(json!("acme.example.com"));
     assert_eq!((elsewhere.code, elsewhere.stdout.as_str()), (2, ""));
     let reason =
         "_acme-challenge.phones.example.com is not in the zone acme.example.com: a CNAME record leads there, or";
     assert!(elsewhere.stderr.contains(reason) && elsewhere.stderr.contains("check --live"), "{}", elsewhere.stderr);
 
     std::fs::remove_file(folder.path().join("provost.key")).unwrap();
-    let missing = print("example.com").stderr;
+    let [missing, _] = print(json!("example.com"));
+    let missing = missing.stderr;
     assert_eq!(missing.matches("No such file").count(), 1, "{missing}");
 }

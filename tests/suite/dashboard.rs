@@ -210,9 +210,12 @@ fn what_cannot_be_done_from_the_page_is_said_with_the_command_that_does_it() {
     let server = site.start();
     visitors(&server);
     let base = Operators::of(&server).base;
-    let command = format!("provost allow {STRANGER} --constituency ote --note \"…\"");
+    let command = |site: &Site| {
+        let config = site.path("provost.json");
+        format!("provost allow {STRANGER} --constituency ote --note \"…\" --config {}", config.display())
+    };
     browser.open(&format!("{base}/"));
-    assert_eq!(browser.text("#waiting .command code"), command, "whoever has not signed in");
+    assert_eq!(browser.text("#waiting .command code"), command(&site), "whoever has not signed in");
     assert!(browser.text("#waiting .instead").starts_with("Sign in to let it in from here"));
 
     // Somebody breaks the policy while the page is open.
@@ -231,7 +234,7 @@ fn what_cannot_be_done_from_the_page_is_said_with_the_command_that_does_it() {
     let server = without.start();
     visitors(&server);
     browser.open(&format!("{}/", Operators::of(&server).base));
-    assert_eq!(browser.text("#waiting .command code"), command);
+    assert_eq!(browser.text("#waiting .command code"), command(&without));
     assert_eq!(browser.texts(".sign"), Vec::<String>::new(), "there is nothing to sign in with");
 }
 

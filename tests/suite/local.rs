@@ -9,6 +9,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use crate::harness::namespace;
 use crate::harness::site::{Running, Site};
 use crate::harness::tool::{Ended, provost, run};
 use crate::harness::{VVX500, VVX550, eventually, not_run};
@@ -209,5 +210,68 @@ fn where_it_listens_and_that_it_is_local_mode_is_said_whatever_else_is_not() {
         command.env("PROVOST_LOG", filter);
         let server = Running::start(command, 1);
         assert_eq!(server.stderr().len(), 1, "{filter}: {:?}", server.stderr());
+    }
+}
+
+/// What every command takes that is about a configuration; none of it is there.
+const ABOUT_A_CONFIGURATION: [&[&str]; 24] = [
+    &["check"],
+    &["certificate", "status"],
+    &["certificate", "renew"],
+    &["certificate", "rehearse"],
+    &["certificate", "revoke", "--key", "rsa-2048"],
+    &["phones"],
+    &["phone-log", "00005e00530c"],
+    &["allow", "00005e00530c", "--constituency", "ote"],
+    &["deny", "00005e00530c"],
+    &["constituency", "list"],
+    &["constituency", "add", "ote"],
+    &["uploads", "list", "00005e00530c"],
+    &["uploads", "cat", "00005e00530c", "app.log"],
+    &["uploads", "remove", "00005e00530c", "app.log"],
+    &["trust", "list"],
+    &["trust", "verify", "--constituency", "ote", "chain.pem"],
+    &["ca", "init"],
+    &["ca", "issue", "00005e00530c", "--out", "phone.pem"],
+    &["ca", "list"],
+    &["ca", "revoke", "00005e00530c"],
+    &["print", "bind-policy"],
+    &["print", "knot-acl"],
+    &["print", "dhcp", "--format", "kea", "--constituency", "ote"],
+    &["print", "phone-config", "--constituency", "ote"],
+];
+
+#[test]
+fn whoever_is_not_in_the_service_s_folder_is_told_which_configuration_is_meant() {
+    let test = "local::whoever_is_not_in_the_service_s_folder_is_told_which_configuration_is_meant";
+    if !namespace::is_inside(test, &[]) {
+        return;
+    }
+    let above = tempfile::tempdir().unwrap();
+    namespace::cover("/etc", above.path());
+    let told = |args: &[&str]| {
+        let note = "note: local mode, because there is no provost.json here; the service's is \
+                    /etc/provost/provost.json: add --config /etc/provost/provost.json\n";
+        let ended = provost(tempfile::tempdir().unwrap().path(), args);
+        assert!(!ended.stdout.contains("note:"), "{args:?}: {ended:?}");
+        assert_eq!(ended.stderr.contains("note:"), ended.stderr.starts_with(note), "{args:?}: {ended:?}");
+        ended.stderr.starts_with(note)
+    };
+    let service = Path::new("/etc/provost/provost.json");
+    let _ = std::fs::remove_file(service);
+    assert!(!told(&["phones"]), "there is no service");
+    std::fs::create_dir_all(service.parent().unwrap()).unwrap();
+    let config = json!({ "domain": "phones.example.com", "certificate": { "local_ca": {} } }).to_string();
+    std::fs::write(service, &config).unwrap();
+    for args in ABOUT_A_CONFIGURATION {
+        assert!(told(args), "{args:?}");
+    }
+    assert!(!told(&["phones", "--config", "/etc/provost/provost.json"]), "it is named");
+    for (there, content) in [("provost.json", Some(config.as_str())), ("constituencies", None)] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(there);
+        content.map_or_else(|| std::fs::create_dir(&path), |content| std::fs::write(&path, content)).unwrap();
+        let ended = provost(folder.path(), &["trust", "list"]);
+        assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{there}: {ended:?}");
     }
 }

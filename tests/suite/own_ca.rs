@@ -17,11 +17,16 @@ fn site() -> Site {
     let mut site = Site::with_ote();
     site.config["trust"]["own"] = json!(["state/ca/ca.pem"]);
     site.write_config();
-    ca(&site, &["init", "--name", "Test CA"]);
+    init(&site);
     site.constituency("own", &json!({ "trust": ["own"], "phones": { VVX500: "", VVX550: "" } }));
     site.file("own/site.cfg", "<own/>");
     std::fs::write(site.path("server-ca.pem"), SERVER_CA.pem()).unwrap();
     site
+}
+
+/// Makes the CA, and gives what it says.
+fn init(site: &Site) -> String {
+    ca(site, &["init", "--name", "Test CA"]).stdout
 }
 
 fn ca(site: &Site, arguments: &[&str]) -> Ended {
@@ -269,4 +274,26 @@ fn commands_at_the_same_time_lose_nothing() {
     let serials: std::collections::BTreeSet<String> =
         listed(&site).iter().map(|entry| entry["serial"].as_str().unwrap().to_owned()).collect();
     assert_eq!(serials.len(), 6);
+}
+
+#[test]
+fn a_constituency_with_the_trust_that_init_prints_takes_phones_of_the_factory_too() {
+    let mut site = Site::with_ote();
+    let said = init(&site);
+    let printed = |file: &str| -> Value {
+        let line = said.lines().find_map(|line| line.split_once(file)).expect(&said).1;
+        serde_json::from_str(&format!("{{ {line} }}")).unwrap()
+    };
+    site.config["trust"]["own"] = printed("provost.json: ")["trust"]["own"].clone();
+    site.write_config();
+    assert_eq!(printed("constituency.json: ")["trust"], json!(["polycom", "own"]));
+    // Nobody here has Polycom's key: the factory of the tests stands for it.
+    site.constituency("own", &json!({ "trust": ["factory", "own"], "phones": { VVX500: "", VVX550: "" } }));
+    site.file("own/site.cfg", "<own/>");
+    let own = issue(&site, VVX500, "phone.pem");
+    let server = site.start();
+    for (identity, whose) in [(FACTORY.device(VVX550), "the factory's"), (own, "our own")] {
+        assert_eq!(server.client("own", &identity).get("/site.cfg").unwrap().status, 200, "{whose}");
+    }
+    assert!(said.contains("without \"polycom\", phones with a factory certificate are kept out"), "{said}");
 }

@@ -161,6 +161,20 @@ fn what_root_makes_and_changes_belongs_to_whom_the_rest_belongs() {
     }
     assert_eq!(std::fs::metadata(site.served("bare/constituency.json")).unwrap().mode() & 0o777, 0o640);
 
+    // A program that runs as its owner must not become one that runs as root.
+    for (name, mode) in [("ote/site.cfg", 0o4755), ("ote/langs", 0o2750), ("ote/langs/fr.xml", 0o6755)] {
+        if name == "ote/langs" {
+            site.file("ote/langs/fr.xml", "x");
+        }
+        std::fs::set_permissions(site.served(name), PermissionsExt::from_mode(mode)).unwrap();
+    }
+    std::os::unix::fs::chown(site.served(""), Some(0), Some(0)).unwrap();
+    good(&site, &["constituency", "add", "copy", "--from", "ote"]);
+    for (name, mode) in [("copy/site.cfg", 0o644), ("copy/langs", 0o750), ("copy/langs/fr.xml", 0o644)] {
+        let metadata = std::fs::symlink_metadata(site.served(name)).unwrap();
+        assert_eq!((metadata.uid(), metadata.mode() & 0o7777), (0, mode), "{name}");
+    }
+
     // Somebody else may not, and is told so.
     let mut other = Command::new("setpriv");
     other.args(["--reuid=1", "--regid=1", "--clear-groups", env!("CARGO_BIN_EXE_provost")]);

@@ -380,7 +380,9 @@ fn a_ca_of_ones_own_is_made_and_used_as_the_readme_says() {
     let site = Config::parse(Path::new("provost.json"), &site).unwrap();
     assert!(site.bundle_names().contains(&"own".to_owned()));
     let policy = format!("{{ {} }}", of_constituency.split_once("constituency.json: ").unwrap().1);
-    Policy::parse(Path::new("constituency.json"), &policy, &["own"]).unwrap();
+    let bundles = site.bundle_names();
+    let bundles: Vec<&str> = bundles.iter().map(String::as_str).collect();
+    Policy::parse(Path::new("constituency.json"), &policy, &bundles).unwrap();
     assert!(ended.stdout.contains(" is revoked\n"), "{}", ended.stdout);
     assert!(folder.path().join("state/ca/ca.pem").exists() && folder.path().join("kitchen.pem").exists());
 }

@@ -1,7 +1,7 @@
 //! Who may ask the operators' listener what: tokens, hosts, other sites, sockets, and clients that misbehave.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
@@ -85,6 +85,10 @@ fn what_is_open_to_others_without_a_good_token_is_no_configuration() {
     );
     site.config["status"] = json!({ "listen": "0.0.0.0:0" });
     refused(&site, "\"status\": http://0.0.0.0:0/ is open to others than this machine, so \"token_file\" must name");
+    for listen in ["127.0.0.1:0", "unix:status.sock"] {
+        site.config["status"] = json!({ "listen": listen, "hosts": ["provost.example.com"] });
+        refused(&site, "\"status\": \"hosts\" are for a proxy, through which others than this machine may come, so");
+    }
     site.config["status"] = json!({ "listen": "127.0.0.1:0", "host": [] });
     refused(&site, "did you mean \"hosts\"?");
 }
@@ -128,6 +132,42 @@ fn a_token_is_another_one_after_sighup_and_a_bad_file_leaves_the_last() {
 }
 
 #[test]
+fn a_proxy_on_this_machine_opens_nothing_to_those_behind_it() {
+    for listen in ["127.0.0.1:0", "unix:status.sock"] {
+        let site = site(listen);
+        let server = site.start();
+        let operators = Operators::of(&server);
+        let ways: [&[&str]; 6] = [
+            &["-H", "Host: provost.example.com"],
+            &["-H", "Forwarded: for=192.0.2.1"],
+            &["-H", "X-Forwarded-For: 192.0.2.1"],
+            &["-H", "X-Real-IP: 192.0.2.1"],
+            &["-H", "Via: 1.1 proxy"],
+            &["--http1.0"],
+        ];
+        for way in ways {
+            let through = operators.with(way);
+            for path in ["/", "/metrics", "/readyz", "/api/overview", "/api/phones", "/events"] {
+                let answer = through.get(path);
+                assert_eq!(answer.status, 401, "{listen} {way:?} {path}: {answer:?}");
+                assert!(!answer.body.contains(VVX500), "{answer:?}");
+            }
+            let told = through.get("/api/phones").json();
+            assert!(told["error"].as_str().unwrap().contains("through a proxy"), "{told}");
+            assert_eq!(through.get("/healthz").status, 200, "{listen} {way:?}");
+            assert_eq!(through.with_token(TOKEN).get("/api/phones").status, 200, "{listen} {way:?}");
+        }
+        assert_eq!(operators.get("/api/phones").status, 200);
+    }
+    // Where there is no token, it is said what is missing.
+    let mut without = Site::with_ote();
+    without.config["status"] = json!({ "listen": "127.0.0.1:0" });
+    let server = without.start();
+    let answer = Operators::of(&server).with(&["-H", "X-Forwarded-For: 192.0.2.1"]).get("/api/phones");
+    assert!(answer.status == 403 && answer.body.contains("must name a \\\"token_file\\\""), "{answer:?}");
+}
+
+#[test]
 fn a_page_of_a_stranger_gets_nothing() {
     let site = site("127.0.0.1:0");
     let server = site.start();
@@ -138,9 +178,22 @@ fn a_page_of_a_stranger_gets_nothing() {
         assert_eq!(answer.status, 421, "{host}: {answer:?}");
         assert!(!answer.body.contains(VVX500));
     }
-    for host in ["localhost", "provost.example.com", "[::1]"] {
-        assert_eq!(operators.with(&["-H", &format!("Host: {host}")]).get("/api/phones").status, 200, "{host}");
+    let with_token = operators.with_token(TOKEN);
+    for (host, alone) in [("localhost", 200), ("provost.example.com", 401), ("[::1]", 200)] {
+        let host = format!("Host: {host}");
+        assert_eq!(operators.with(&["-H", &host]).get("/api/phones").status, alone, "{host}");
+        assert_eq!(with_token.with(&["-H", &host]).get("/api/phones").status, 200, "{host}");
     }
+    // A page of another site may lead here, but not ask: it would take all the places of those who look.
+    for path in ["/events", "/api/phones", "/"] {
+        for mode in ["no-cors", "cors"] {
+            let mode = format!("Sec-Fetch-Mode: {mode}");
+            let asking = operators.with(&["-H", "Sec-Fetch-Site: cross-site", "-H", &mode]);
+            assert_eq!(asking.get(path).status, 403, "{path} {mode}");
+        }
+    }
+    let link = ["-H", "Sec-Fetch-Site: cross-site", "-H", "Sec-Fetch-Mode: navigate", "-H", "Sec-Fetch-Dest: document"];
+    assert_eq!(operators.with(&link).get("/").status, 200);
     // A form or a script of another site, should it have the token or a session.
     for other in
         ["Origin: http://evil.example.com", "Origin: null", "Sec-Fetch-Site: cross-site", "Sec-Fetch-Site: same-site"]
@@ -277,6 +330,18 @@ fn connect(operators: &Operators) -> TcpStream {
     stream
 }
 
+/// The same from another address of this machine.
+fn connect_from(operators: &Operators, from: [u8; 4]) -> TcpStream {
+    use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&socket, &SocketAddr::from((from, 0))).unwrap();
+    let to: SocketAddr = operators.base.strip_prefix("http://").unwrap().parse().unwrap();
+    connect(&socket, &to).unwrap();
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream
+}
+
 /// What comes until the other end closes.
 fn rest(mut stream: TcpStream) -> String {
     let mut bytes = Vec::new();
@@ -305,8 +370,10 @@ fn slow_and_greedy_clients_are_cut_and_cost_phones_nothing() {
     // It may be refused before all of it is taken.
     let _ = write!(large, "GET / HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(100_000));
     assert!(rest(large).starts_with("HTTP/1.1 431"));
-    // More than there are places for.
-    let idle: Vec<TcpStream> = (0..200).map(|_| connect(&operators)).collect();
+    // More than there are places for: one address has only some of them.
+    let mut idle: Vec<TcpStream> = (0..60).map(|_| connect(&operators)).collect();
+    server.says("127.0.0.1 has 32 connections; more of it are closed");
+    idle.extend((0..200).map(|number| connect_from(&operators, [127, 0, 1, number % 5])));
     server.says("connections are taken; others are closed");
     let phone = server.client("ote", &FACTORY.device(VVX500));
     for _ in 0..20 {
@@ -320,4 +387,52 @@ fn slow_and_greedy_clients_are_cut_and_cost_phones_nothing() {
         let ended = run(&mut operators.curl("/healthz"));
         ended.stdout.starts_with("HTTP/1.1 200").then_some(())
     });
+}
+
+#[test]
+fn one_address_leaves_places_to_others() {
+    let site = site("127.0.0.1:0");
+    let server = site.start();
+    let operators = Operators::of(&server);
+    let idle: Vec<TcpStream> = (0..200).map(|_| connect(&operators)).collect();
+    server.says("127.0.0.1 has 32 connections; more of it are closed");
+    let other = operators.with(&["--interface", "127.0.0.2"]);
+    assert_eq!((other.get("/healthz").status, other.get("/api/overview").status), (200, 200));
+    drop(idle);
+}
+
+#[test]
+fn who_is_turned_away_keeps_no_place_by_a_body() {
+    let site = site("127.0.0.1:0");
+    let server = site.start();
+    let operators = Operators::of(&server);
+    let post = |path: &str, host: &str, more: &str| {
+        let mut stream = connect(&operators);
+        write!(stream, "POST {path} HTTP/1.1\r\nHost: {host}\r\n{more}Content-Length: 100\r\n\r\n").unwrap();
+        stream
+    };
+    let mut slow = post("/allow", "localhost", &format!("Authorization: Bearer {TOKEN}\r\n"));
+    for (path, host, more, status) in [
+        ("/api/allow", "localhost", "", 401),
+        ("/allow", "localhost", "Authorization: Bearer wrong-token-0123456789\r\n", 401),
+        ("/sign-in", "evil.example.com", "", 421),
+        ("/sign-in", "localhost", "Origin: http://evil.example.com\r\n", 403),
+        // Whoever would sign in has a little while.
+        ("/sign-in", "localhost", "", 408),
+        ("/sign-out", "localhost", "", 408),
+    ] {
+        let answer = rest(post(path, host, more));
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path} {host} {more}: {answer}");
+    }
+    // An operator has longer than all of them together.
+    slow.set_nonblocking(true).unwrap();
+    assert_eq!(slow.read(&mut [0; 1]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    // Where there is no token, there is nothing to wait for.
+    let mut without = Site::with_ote();
+    without.config["status"] = json!({ "listen": "127.0.0.1:0" });
+    let server = without.start();
+    let mut stream = connect(&Operators::of(&server));
+    write!(stream, "POST /sign-in HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n").unwrap();
+    let answer = rest(stream);
+    assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("nothing to sign in with"), "{answer}");
 }

@@ -55,6 +55,25 @@ fn the_units_are_good_and_expose_less_than_2() {
 }
 
 #[test]
+fn no_path_becomes_a_line_of_a_unit() {
+    let mut site = Site::with_ote();
+    let line = "/srv/a\nExecStartPre=/bin/x";
+    for key in ["state", "constituencies"] {
+        let good = site.config[key].clone();
+        site.config[key] = json!(line);
+        site.write_config();
+        let printed = provost(&site.path("."), &["print", "systemd-unit", "--config", "provost.json"]);
+        assert_ne!(printed.code, 0, "{printed:?}");
+        let told = format!("\"{key}\": {line:?} has a control character");
+        assert!(printed.stdout.is_empty() && printed.stderr.contains(&told), "{printed:?}");
+        site.config[key] = good;
+    }
+    let printed = provost(&site.path("."), &["print", "systemd-unit", "--config", line]);
+    assert!(printed.code != 0 && printed.stdout.is_empty(), "{printed:?}");
+    assert!(printed.stderr.contains("has no place in a unit"), "{printed:?}");
+}
+
+#[test]
 fn the_units_fit_the_configuration() {
     let mut site = Site::with_ote();
     site.config["listen"] = json!(["192.0.2.1:443", "[2001:db8::1]:8443"]);

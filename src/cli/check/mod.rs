@@ -75,7 +75,7 @@ impl Finding {
 
 /// Checks, and prints the findings. Warnings alone are good.
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let config = Config::find(args.config.config.as_deref())?;
+    let config = args.config.find()?;
     let site = trust::site_of(&config)?;
     let mut findings = Vec::new();
     check_configuration(&config, &site, &mut findings);

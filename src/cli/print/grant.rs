@@ -36,7 +36,22 @@ pub(super) fn of(config: &Config, dialect: Dialect) -> anyhow::Result<String> {
         );
     }
     let place = zone.map(|zone| (challenge.as_str(), zone));
-    Ok(grant(dialect, &dns.key().name(), &config.domain, place, &exact))
+    let guess = if zone.is_none() { dialect.remark_of_a_guess(&challenge) } else { String::new() };
+    Ok(guess + &grant(dialect, &dns.key().name(), &config.domain, place, &exact))
+}
+
+impl Dialect {
+    /// Where nobody says the zone, it may be another: the domain's own, a parent's, or where a CNAME record leads.
+    fn remark_of_a_guess(self, challenge: &str) -> String {
+        let mark = match self {
+            Self::BindPolicy => "//",
+            Self::KnotAcl => "#",
+        };
+        format!(
+            "{mark} The zone is a guess, because provost.json gives no \"zone\". If {challenge}\n\
+             {mark} is a CNAME record, this grant is wrong: provost check --live prints the right one.\n"
+        )
+    }
 }
 
 fn is_in(name: &str, zone: &str) -> bool {

@@ -52,23 +52,19 @@ pub(super) enum Command {
 
 pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
     let printed = match command {
-        Command::BindPolicy(config) => grant::of(&find(config)?, Dialect::BindPolicy)?,
-        Command::KnotAcl(config) => grant::of(&find(config)?, Dialect::KnotAcl)?,
+        Command::BindPolicy(config) => grant::of(&config.find()?, Dialect::BindPolicy)?,
+        Command::KnotAcl(config) => grant::of(&config.find()?, Dialect::KnotAcl)?,
         Command::SystemdUnit(args) => args.fit()?.service(),
         Command::SystemdSocket(args) => args.fit()?.socket(),
         Command::PrometheusAlerts => ALERTS.to_owned(),
         Command::GrafanaDashboard => grafana::dashboard()?,
         Command::Completions(args) => completions::of(args),
         Command::Man(args) => manual::page(args)?,
-        Command::Dhcp(args) => dhcp::print(args, &find(&args.config)?)?,
-        Command::PhoneConfig(args) => phone_config::print(args, &find(&args.config)?)?,
+        Command::Dhcp(args) => dhcp::print(args, &args.config.find()?)?,
+        Command::PhoneConfig(args) => phone_config::print(args, &args.config.find()?)?,
     };
     say(&printed.trim_end());
     Ok(ExitCode::SUCCESS)
-}
-
-fn find(config: &ConfigArg) -> anyhow::Result<Config> {
-    Ok(Config::find(config.config.as_deref())?)
 }
 
 /// The constituency that is served under `name`, which may be an alias of it.

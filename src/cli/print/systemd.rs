@@ -44,6 +44,15 @@ impl Fit {
     /// What the configuration `file` says, or, where there is none yet, what the example says.
     fn of(program: PathBuf, file: &Path) -> anyhow::Result<Self> {
         let file = std::path::absolute(file)?;
+        // It would be another line of the unit.
+        for path in [&program, &file] {
+            let path = path.to_string_lossy();
+            let has_controls = path.chars().any(char::is_control);
+            anyhow::ensure!(
+                !has_controls,
+                "{path:?}: a path with a control character has no place in a unit; rename it"
+            );
+        }
         if file.exists() {
             let config = Config::read(&file)?;
             return Ok(Self::of_config(program, file, config));

@@ -57,12 +57,12 @@ pub(super) fn action(constituency: &ConstituencyName, mac: MacAddress, overview:
     html! {
         @if let Some(obstacle) = obstacle {
             p class="instead" { "To let it in, run this (from here it cannot be done: " (foreign(obstacle)) ")" }
-            (allow_command(constituency, mac))
+            (allow_command(constituency, mac, overview))
         } @else if reader == Reader::SignedIn {
             (form(constituency, mac))
         } @else {
             p class="instead" { a href="/sign-in" { "Sign in" } " to let it in from here, or run" }
-            (allow_command(constituency, mac))
+            (allow_command(constituency, mac, overview))
         }
     }
 }
@@ -80,8 +80,8 @@ fn form(constituency: &ConstituencyName, mac: MacAddress) -> Markup {
     }
 }
 
-fn allow_command(constituency: &ConstituencyName, mac: MacAddress) -> Markup {
-    command(&format!("provost allow {mac} --constituency {constituency} --note \"…\""))
+fn allow_command(constituency: &ConstituencyName, mac: MacAddress, overview: &Overview) -> Markup {
+    command(overview, &format!("allow {mac} --constituency {constituency} --note \"…\""))
 }
 
 /// What anybody can have made, clearly apart.

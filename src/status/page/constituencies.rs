@@ -13,7 +13,7 @@ pub(super) fn section(overview: &Overview) -> Markup {
             h2 id="constituencies-title" { "Constituencies" }
             @if overview.constituencies.is_empty() {
                 p class="empty" { "There is none yet. A constituency is a folder; this makes one:" }
-                (command("provost constituency add NAME"))
+                (command(overview, "constituency add NAME"))
             } @else {
                 table class="cards" {
                     thead {

@@ -56,14 +56,14 @@ fn what_to_do(overview: &Overview, phone: &Phone, reader: Reader) -> Markup {
             PhoneState::Waiting => (action(constituency, mac, overview, reader)),
             PhoneState::Denied => {
                 p class="instead" { "To let it in again" }
-                (command(&format!("provost allow {mac} --constituency {constituency}")))
+                (command(overview, &format!("allow {mac} --constituency {constituency}")))
             }
             PhoneState::Gone => {}
             _ => {
                 details class="more" {
                     summary { "Keep it out" }
                     p class="instead" { "If it is lost or sold, this counts within a second, on open connections too" }
-                    (command(&format!("provost deny {mac} --constituency {constituency}")))
+                    (command(overview, &format!("deny {mac} --constituency {constituency}")))
                 }
             }
         }

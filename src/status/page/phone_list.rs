@@ -13,7 +13,7 @@ pub(super) fn section(overview: &Overview, page: &PhonePage, query: &PhoneQuery)
         section id="phones" aria-labelledby="phones-title" {
             h2 id="phones-title" { "Phones" }
             @if page.total == 0 {
-                (nobody())
+                (nobody(overview))
             } @else {
                 (search(overview, query))
                 p class="found" id="found" role="status" { (found(page, query)) }
@@ -29,13 +29,13 @@ pub(super) fn section(overview: &Overview, page: &PhonePage, query: &PhoneQuery)
     }
 }
 
-fn nobody() -> Markup {
+fn nobody(overview: &Overview) -> Markup {
     html! {
         p class="empty" {
             "No phone is known yet. One is when the policy of its constituency names it, or a file "
             code { "MAC.cfg" } " lies in the folder:"
         }
-        (command("provost allow MAC --constituency NAME --note \"…\""))
+        (command(overview, "allow MAC --constituency NAME --note \"…\""))
     }
 }
 

@@ -69,6 +69,7 @@ fn overview(text: &str) -> Overview {
         now: NOW,
         version: "0.1.0",
         domain: text.to_owned(),
+        config: None,
         started: NOW - 12 * DAY,
         not_ready: Some(text.to_owned()),
         certificates: vec![Certificate {
@@ -230,6 +231,43 @@ fn only_a_proven_phone_can_be_let_in_by_a_button_and_only_with_the_token() {
     let page = home(&unwritable, &nobody, &PhoneQuery::default(), true);
     assert!(!page.contains("action=\"/allow\"") && page.contains("the folder is not ours to write"));
     assert!(page.contains("data-copy=\"provost allow 00005e0053aa --constituency ote"));
+}
+
+#[test]
+fn commands_name_the_configuration_of_the_server_whatever_its_path() {
+    let mut overview = overview(HARMLESS);
+    let nobody = PhonePage { total: 0, matching: 0, phones: Vec::new() };
+    let commands = |overview: &Overview| {
+        let mut pages = home(overview, &nobody, &PhoneQuery::default(), false);
+        for state in [PhoneState::Well, PhoneState::Denied] {
+            let phone = phone("00005e00530c", state, HARMLESS);
+            pages += &render_phone(overview, &PhoneHistory { phone, requests: Vec::new() }, true, true);
+        }
+        pages +=
+            &home(&Overview { constituencies: Vec::new(), ..overview.clone() }, &nobody, &PhoneQuery::default(), true);
+        let copied = pages.split("data-copy=\"").skip(1).filter_map(|rest| rest.split('"').next());
+        copied.map(str::to_owned).collect::<Vec<_>>()
+    };
+    for (file, argument) in [
+        ("/etc/provost/provost.json", " --config /etc/provost/provost.json"),
+        ("/srv/my phones/$HOME.json", " --config '/srv/my phones/$HOME.json'"),
+        ("/srv/\"it's\".json", " --config &quot;/srv/\\&quot;it's\\&quot;.json&quot;"),
+    ] {
+        overview.config = Some(file.to_owned());
+        let commands = commands(&overview);
+        for what in
+            ["allow 00005e0053aa", "allow 00005e00530c", "deny 00005e00530c", "allow MAC", "constituency add NAME"]
+        {
+            assert!(
+                commands.iter().any(|command| command.starts_with(&format!("provost {what}"))),
+                "{what}: {commands:?}"
+            );
+        }
+        assert!(commands.iter().all(|command| command.ends_with(argument)), "{argument}: {commands:?}");
+    }
+    overview.config = None;
+    let commands = commands(&overview);
+    assert!(commands.len() >= 5 && commands.iter().all(|command| !command.contains("--config")), "{commands:?}");
 }
 
 #[test]

@@ -4,6 +4,8 @@ use std::fmt::{self, Write};
 
 use maud::{Escaper, Markup, Render, html};
 
+use crate::status::picture::Overview;
+
 /// A text of others: escaped, and without what drives a page or turns its writing round. Stands in attributes too.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Foreign<'a>(pub(super) &'a str);
@@ -94,8 +96,18 @@ pub(super) fn model(name: &str) -> Markup {
     foreign(&name.replace('_', " "))
 }
 
+/// A command of ours about the server that shows the page, whatever the folder that it is run in.
+pub(super) fn command(overview: &Overview, what: &str) -> Markup {
+    // A path cannot have what cannot be quoted.
+    let config = overview.config.as_deref().and_then(|file| shlex::try_quote(file).ok());
+    copyable(&match config {
+        Some(file) => format!("provost {what} --config {file}"),
+        None => format!("provost {what}"),
+    })
+}
+
 /// A command to run, with a button that copies it where there is a script.
-pub(super) fn command(line: &str) -> Markup {
+fn copyable(line: &str) -> Markup {
     html! {
         span class="command" {
             code { @for word in line.split_inclusive(' ') { span { (Foreign(word)) } } }

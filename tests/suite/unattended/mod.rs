@@ -278,6 +278,10 @@ fn a_rehearsal_goes_the_whole_way_and_keeps_only_its_account() {
     let rehearsed = public.certificate(&args);
     assert_eq!(rehearsed.code, 0, "{rehearsed:?}");
     assert!(rehearsed.stdout.contains("all went well: 1 certificate, issued by "), "{rehearsed:?}");
+    let said: Vec<&str> =
+        rehearsed.stdout.lines().filter(|line| line.contains("a certificate was issued by ")).collect();
+    assert!(matches!(said[..], [line] if line.ends_with(", and is thrown away")), "{rehearsed:?}");
+    assert!(!rehearsed.stdout.contains("in use"), "{rehearsed:?}");
     assert!(!state.join("certs").exists() && !state.join("rehearsal/certs").exists());
     assert!(state.join("rehearsal/accounts").exists());
     assert_eq!(bind.txt(CHALLENGE), Vec::<String>::new());
