@@ -1,7 +1,7 @@
 //! `provost.json`: the sum of what each module lets an operator set; or local mode, where there is none.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
@@ -11,6 +11,7 @@ use crate::certificate::CertificateFiles;
 use crate::constituency::{ConstituencyName, POLYCOM, TlsLevel};
 use crate::renew::AcmeSettings;
 use crate::serve::access::LogFormat;
+use crate::serve::addresses::{OneOrSeveral, one_or_several};
 use crate::serve::host;
 use crate::serve::{Limits, PlainHttp};
 use crate::settings::{self, SettingsError};
@@ -114,9 +115,10 @@ impl TryFrom<CertificateKeys> for CertificateSource {
 pub struct ConfigFile {
     /// The site's base name: constituencies are one label below it.
     domain: String,
-    /// Addresses to listen on; IPv6 ones take IPv6 only.
-    #[serde(default = "default_listen")]
-    listen: Vec<String>,
+    /// One address or several to listen on, each with its port; IPv6 ones take IPv6 only.
+    #[serde(default = "Config::usual_listen", deserialize_with = "one_or_several")]
+    #[schemars(with = "OneOrSeveral")]
+    listen: Vec<SocketAddr>,
     /// Plain HTTP on a trusted LAN, for firmware that is too old for any other way; absent: none.
     plain_http: Option<PlainHttp>,
     /// The folder of the constituencies.
@@ -144,10 +146,6 @@ pub struct ConfigFile {
     limits: Limits,
     /// The operators' listener; absent: there is none.
     status: Option<StatusSettings>,
-}
-
-fn default_listen() -> Vec<String> {
-    vec!["0.0.0.0:443".to_owned(), "[::]:443".to_owned()]
 }
 
 fn default_constituencies() -> PathBuf {
@@ -193,15 +191,7 @@ impl Config {
         let domain = host::normalise(&typed.domain).filter(|domain| domain.contains('.')).ok_or_else(|| {
             wrong("domain", format!("{:?} is no domain name such as phones.example.com", typed.domain))
         })?;
-        let listen = typed
-            .listen
-            .iter()
-            .map(|text| {
-                text.parse()
-                    .map_err(|_| format!("{text:?} is no address with a port, such as \"0.0.0.0:443\" or \"[::]:443\""))
-            })
-            .collect::<Result<Vec<SocketAddr>, _>>()
-            .map_err(|reason| wrong("listen", reason))?;
+        let listen = typed.listen;
         check_listen(&listen).map_err(|reason| wrong("listen", reason))?;
         if let Some(plain) = &typed.plain_http {
             plain.check(&listen).map_err(|reason| wrong("plain_http", reason))?;
@@ -273,7 +263,7 @@ impl Config {
     /// Where a server listens unless it is told otherwise.
     #[must_use]
     pub fn usual_listen() -> Vec<SocketAddr> {
-        default_listen().iter().filter_map(|address| address.parse().ok()).collect()
+        vec![(Ipv4Addr::UNSPECIFIED, 443).into(), (Ipv6Addr::UNSPECIFIED, 443).into()]
     }
 
     /// Whether this is local mode, where the local device CA is trusted.

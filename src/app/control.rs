@@ -121,8 +121,16 @@ async fn converse(stream: UnixStream, commands: mpsc::Sender<Command>) -> io::Re
         }
         Request::Revoke { certificate: lineage } => {
             let (done, hears) = oneshot::channel();
+            let of = lineage.to_string();
             commands.send(Command::Revoke { lineage, done }).await.map_err(io::Error::other)?;
-            hears.await.map_err(gone)?.map_or_else(|failure| Reply::Failed(failure.message), |()| Reply::Done)
+            match hears.await.map_err(gone)? {
+                Ok(()) => {
+                    let step = format!("{of}: revoked; another one is being obtained (provost certificate status)");
+                    say(&mut writer, &Reply::Says(step)).await?;
+                    Reply::Done
+                }
+                Err(failure) => Reply::Failed(failure.message),
+            }
         }
     };
     say(&mut writer, &last).await

@@ -29,7 +29,7 @@ use crate::serve::site::Site;
 use crate::status::picture::{self, Overview, Phone, PhoneRequest, PhoneState};
 use crate::status::{Knowledge, Picture, Wanted};
 use certificates::{presented, renewed, why_not_ready};
-use phones::is_seen_lately;
+use phones::is_well_today;
 
 /// How soon a change of a policy is in force.
 const IN_FORCE: Duration = Duration::from_secs(1);
@@ -241,7 +241,7 @@ impl Sources {
         }
         for phone in phones {
             let Some(own) = all.get_mut(phone.constituency.as_str()) else { continue };
-            own.seen_lately += usize::from(is_seen_lately(phone, now));
+            own.seen_lately += usize::from(is_well_today(phone, now));
             own.refused += usize::from(matches!(phone.state, PhoneState::Refused | PhoneState::Waiting));
         }
         all.into_values().collect()

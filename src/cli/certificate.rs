@@ -214,8 +214,10 @@ fn print(status: &Status, is_running: bool) {
             say(&format_args!("  last error:   {error}{hint}; {} in a row", certificate.failures));
         }
     }
-    if status.leftover_records > 0 {
-        say(&format_args!("{} DNS records of ours are still to be removed", status.leftover_records));
+    match status.leftover_records {
+        0 => {}
+        1 => say(&"1 DNS record of ours is still to be removed"),
+        count => say(&format_args!("{count} DNS records of ours are still to be removed")),
     }
     if let Some(skew) = status.clock_skew_s {
         say(&format_args!("this machine's clock and the CA's are {} s apart", skew.abs()));
@@ -255,7 +257,8 @@ fn rehearse(mut site: Site, directory: &Directory, root: Option<&Path>) -> anyho
             let names =
                 |it: &CertificateStatus| it.held.as_ref().map_or(String::new(), |held| held.issuers.join(" ← "));
             let issuers: Vec<String> = status.certificates.iter().map(names).collect();
-            say(&format_args!("all went well: {} certificates, issued by {}", issuers.len(), issuers.join("; ")));
+            let noun = if issuers.len() == 1 { "certificate" } else { "certificates" };
+            say(&format_args!("all went well: {} {noun}, issued by {}", issuers.len(), issuers.join("; ")));
             Ok(ExitCode::SUCCESS)
         }
         Err(failure) => {

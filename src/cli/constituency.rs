@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
@@ -102,8 +102,16 @@ fn add(
         ),
     };
     // Folder by folder by handles: whoever owns them could put links in place of what is copied or made.
-    let folder = File::open(root).with_context(|| root.display().to_string())?;
+    let folder = File::open(root).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            anyhow!("there is no folder of constituencies; make it: mkdir -p {}", root.display())
+        }
+        _ => anyhow!("{}: {error}", root.display()),
+    })?;
     let parent = folder.metadata()?;
+    if fs::symlink_metadata(root.join(name.as_str())).is_ok() {
+        bail!("there is a constituency {name} already, in {}", root.display());
+    }
     // Made beside its place, under a name that is not served, so that no phone sees half of it.
     let staging =
         tempfile::Builder::new().prefix(".new-").tempdir_in(root).with_context(|| root.display().to_string())?;

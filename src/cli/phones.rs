@@ -204,11 +204,11 @@ fn claim_line(claim: &Claim) -> String {
         .iter()
         .map(|place| format!("\n    from {}, {} to {}", place.address, time(place.first_seen), time(place.last_seen)));
     format!(
-        "unproven: somebody at {} says to be {} of {} ({} times, last at {}): {reason}\n    certificate SHA-256 {}{}",
+        "unproven: somebody at {} says to be {} of {} ({}, last at {}): {reason}\n    certificate SHA-256 {}{}",
         claim.address,
         claim.mac,
         claim.constituency,
-        claim.count,
+        if claim.count == 1 { "once".to_owned() } else { format!("{} times", claim.count) },
         time(claim.last_seen),
         Fingerprint::from(claim.fingerprint),
         places.collect::<String>(),

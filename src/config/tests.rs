@@ -26,6 +26,17 @@ fn every_documented_key_is_known_and_paths_are_relative_to_the_file() {
 }
 
 #[test]
+fn one_address_to_listen_on_needs_no_list() {
+    let listen = |listen: &str| {
+        parse(&format!(r#"{{ "domain": "a.example", "certificate": {{ "local_ca": {{}} }}{listen} }}"#)).unwrap().listen
+    };
+    let one = listen(r#", "listen": "0.0.0.0:443""#);
+    assert_eq!(one, ["0.0.0.0:443".parse().unwrap()]);
+    assert_eq!(listen(r#", "listen": ["0.0.0.0:443"]"#), one);
+    assert_eq!(listen(""), Config::usual_listen());
+}
+
+#[test]
 fn a_url_has_the_port_that_is_not_the_usual_one() {
     assert_eq!(Config::local().url("ote"), "https://ote.phones.localhost:8443/");
     let public = parse(r#"{ "domain": "phones.example.com", "certificate": { "local_ca": {} } }"#).unwrap();
@@ -42,6 +53,8 @@ fn what_is_wrong_is_said_with_its_line() {
     assert!(bad.starts_with("/etc/provost/provost.json:2: \"domain\": \"localhost\" is no domain name"), "{bad}");
     let site = format!("\"domain\": \"a.example\", {certificate}");
     assert!(error(&format!("{{{site}, \"listen\": [\":443\"]}}")).contains("is no address with a port"));
+    let one = error(&format!("{{{site}, \"listen\": \"443\"}}"));
+    assert!(one.contains(":1: \"listen\": ") && one.contains("\"443\" is no address with a port"), "{one}");
     assert!(error(&format!("{{{site}, \"listen\": []}}")).contains("names no address"));
     assert!(
         error(&format!("{{{site}, \"log\": \"xml\"}}"))

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use super::address::{Location, Origin, UnusableUrl};
 use super::alert;
-use super::connect::{self, ConnectError, TlsFacts, TlsFailure};
+use super::connect::{self, ConnectError, SpeaksTls, TlsFacts, TlsFailure};
 use super::upload::{Upload, UploadHandle};
 
 /// How long a server may think about its answer.
@@ -94,6 +94,9 @@ pub enum ExchangeError {
     /// More configuration than a phone takes.
     #[error("the file is larger than the {} MiB that a configuration may have", MAX_KEPT_BODY >> 20)]
     TooLarge,
+    /// It was asked in the clear, where TLS is spoken.
+    #[error("TLS is spoken there, and not plain HTTP; use https://")]
+    InTheClear,
     /// An answer that is not HTTP/1.1, or a broken connection.
     #[error("HTTP failed: {}", with_cause(.0))]
     Http(hyper::Error),
@@ -250,9 +253,15 @@ fn explain(error: hyper::Error) -> ExchangeError {
     match alert::find_tls_error(&error) {
         Some(tls) => ExchangeError::Tls(TlsFailure::from(tls)),
         None if error.is_canceled() || error.is_closed() || error.is_incomplete_message() => ExchangeError::Closed,
+        None if met_tls(&error) => ExchangeError::InTheClear,
         None if was_reset(&error) => ExchangeError::Closed,
         None => ExchangeError::Http(error),
     }
+}
+
+fn met_tls(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    source.and_then(std::io::Error::get_ref).and_then(|inner| inner.downcast_ref::<SpeaksTls>()).is_some()
 }
 
 /// Whether the other side had already gone when this one wrote or read.

@@ -22,6 +22,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A phone tries no more addresses of one name than this.
 const MAX_ADDRESSES: usize = 8;
 
+/// How the answer of a TLS server begins that was asked in the clear: an alert (RFC 8446 §5.1).
+const TLS_ALERT: [u8; 2] = [21, 3];
+
+/// A server was asked in the clear, and answered in TLS.
+#[derive(Debug, thiserror::Error)]
+#[error("TLS is spoken there; use https://")]
+pub(super) struct SpeaksTls;
+
 /// What the factory put into a phone: its certificate, leaf first, and the key that fits it.
 pub struct DeviceCertificate {
     /// The device's certificate, and whatever intermediates it sends along.
@@ -84,6 +92,9 @@ pub enum TlsFailure {
     /// This phone refused.
     #[error("the server's certificate is not trusted: {}", alert::distrust(.0))]
     NotTrusted(rustls::CertificateError),
+    /// What answered is no TLS record.
+    #[error("the server does not speak TLS there; if it is a port for plain HTTP, use http://")]
+    NotTls,
     /// Anything else that the TLS library objects to.
     #[error("TLS failed: {0}")]
     Protocol(rustls::Error),
@@ -97,6 +108,7 @@ impl From<&rustls::Error> for TlsFailure {
         match error {
             rustls::Error::AlertReceived(alert) => Self::Alert(*alert),
             rustls::Error::InvalidCertificate(why) => Self::NotTrusted(why.clone()),
+            rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType) => Self::NotTls,
             other => Self::Protocol(other.clone()),
         }
     }
@@ -129,7 +141,8 @@ pub(super) fn tls_config(
 
 /// An open connection, in the clear or not.
 pub(super) enum Transport {
-    Plain(TcpStream),
+    /// And whether anything was read from it yet.
+    Plain(TcpStream, bool),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
@@ -141,7 +154,7 @@ pub(super) async fn connect(
 ) -> Result<Transport, ConnectError> {
     let (address, tcp) = connect_any(addresses(origin, resolve).await?, origin).await?;
     if !origin.secure {
-        return Ok(Transport::Plain(tcp));
+        return Ok(Transport::Plain(tcp, false));
     }
     let host = origin.bare_host();
     let name = ServerName::try_from(host.to_owned()).map_err(|_| ConnectError::NotAHost(host.to_owned()))?;
@@ -210,7 +223,13 @@ impl Transport {
 impl AsyncRead for Transport {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Self::Plain(tcp, was_read) => {
+                let before = buf.filled().len();
+                ready!(Pin::new(tcp).poll_read(cx, buf))?;
+                let is_first = !std::mem::replace(was_read, true);
+                let is_alert = is_first && buf.filled()[before..].starts_with(&TLS_ALERT);
+                Poll::Ready(if is_alert { Err(io::Error::other(SpeaksTls)) } else { Ok(()) })
+            }
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
@@ -220,7 +239,7 @@ impl AsyncWrite for Transport {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = ready!(match this {
-            Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
+            Self::Plain(tcp, _) => Pin::new(tcp).poll_write(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         });
         Poll::Ready(written.map_err(|error| this.alert_behind(cx, error)))
@@ -229,7 +248,7 @@ impl AsyncWrite for Transport {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let flushed = ready!(match this {
-            Self::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
+            Self::Plain(tcp, _) => Pin::new(tcp).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
         });
         Poll::Ready(flushed.map_err(|error| this.alert_behind(cx, error)))
@@ -237,7 +256,7 @@ impl AsyncWrite for Transport {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Self::Plain(tcp, _) => Pin::new(tcp).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }

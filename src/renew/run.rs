@@ -152,7 +152,14 @@ impl Renewer {
     }
 
     async fn revoke(&mut self, lineage: &Lineage) -> Result<(), Failure> {
-        let missing = || Failure::human(format!("there is no {lineage} certificate"));
+        let missing = || {
+            Failure::human(match lineage.constituency() {
+                None => format!("there is no {lineage} certificate"),
+                Some(name) => format!(
+                    "{name} has no certificate of its own; phones there are shown the wildcard's, which --key names"
+                ),
+            })
+        };
         let stored = self.held.get(lineage).ok_or_else(missing)?;
         let ca = self.parts.cas.iter().find(|ca| ca.directory() == stored.meta.directory).map(Arc::clone);
         let ca = ca.ok_or_else(|| Failure::human(format!("{} is not configured any more", stored.meta.directory)))?;

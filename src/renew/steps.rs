@@ -152,7 +152,8 @@ impl Renewer {
         }
         for (place, values) in &by_place {
             self.journal.note(place, values).map_err(|error| Failure::disk("the journal of DNS records", &error))?;
-            self.board.say(lineage, &format!("publishing {} records at {}", values.len(), place.name));
+            let records = if values.len() == 1 { "1 record".to_owned() } else { format!("{} records", values.len()) };
+            self.board.say(lineage, &format!("publishing {records} at {}", place.name));
             dns.add(place, values).await?;
         }
         for (place, values) in &by_place {

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 pub mod access;
+pub(crate) mod addresses;
 pub mod admission;
 pub mod answer;
 mod beneath;

@@ -4,14 +4,13 @@
 //! networks that the operator names, in constituencies whose policy says so, for what holds no MAC address, to read.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use schemars::JsonSchema;
-use serde::de::{SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
+use super::addresses::{OneOrSeveral, one_or_several};
 use super::decision::HostDenial;
 use super::host::NamedHost;
 use super::site::{Current, Site};
@@ -34,14 +33,6 @@ pub struct PlainHttp {
     /// The networks whose peers are listened to.
     #[schemars(with = "Vec<String>")]
     pub networks: Vec<IpNet>,
-}
-
-#[derive(JsonSchema)]
-#[serde(untagged)]
-#[expect(dead_code, reason = "only its schema is used")]
-enum OneOrSeveral {
-    One(String),
-    Several(Vec<String>),
 }
 
 /// Networks that nobody reaches from the internet: RFC 1918, RFC 4193, link-local and loopback.
@@ -103,34 +94,6 @@ pub(super) fn constituency_of<'a>(host: &NamedHost<'_>, site: &'a Site) -> Resul
     };
     let current = name.and_then(|name| site.get(name));
     current.filter(|(found, _)| found.policy.plain_http).ok_or(HostDenial::Elsewhere(said))
-}
-
-fn one_or_several<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SocketAddr>, D::Error> {
-    struct Reader;
-    impl<'de> Visitor<'de> for Reader {
-        type Value = Vec<SocketAddr>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an address with a port, or a list of them")
-        }
-
-        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
-            Ok(vec![address(text)?])
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-            let mut addresses = Vec::new();
-            while let Some(text) = seq.next_element::<String>()? {
-                addresses.push(address(&text)?);
-            }
-            Ok(addresses)
-        }
-    }
-    deserializer.deserialize_any(Reader)
-}
-
-fn address<E: serde::de::Error>(text: &str) -> Result<SocketAddr, E> {
-    text.parse().map_err(|_| E::custom(format_args!("{text:?} is no address with a port, such as \"192.168.1.5:80\"")))
 }
 
 #[cfg(test)]

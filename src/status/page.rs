@@ -79,7 +79,10 @@ pub fn render_phone(overview: &Overview, history: &PhoneHistory, is_signed_in: b
 #[must_use]
 pub fn render_sign_in(failure: Option<&'static str>) -> String {
     let main = html! {
-        p { "With the token of this server (" code { "token_file" } " of " code { "status" } " in provost.json)." }
+        p {
+            "With the token of this server: in the file that " code { "token_file" } " of " code { "status" }
+            " names in provost.json, or without a provost.json (local mode) in " code { "state/status-token" } "."
+        }
         @if let Some(failure) = failure { p class="outcome bad" role="alert" { (failure) } }
         form class="sign-in" method="post" action="/sign-in" {
             // For those who let their browser keep it.

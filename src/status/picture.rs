@@ -76,7 +76,7 @@ pub struct Constituency {
     pub problem: Option<String>,
     /// Known phones, or `None` where every phone is let in.
     pub known: Option<usize>,
-    /// Phones seen during the last day.
+    /// Known phones that are let in and were seen during the last day.
     pub seen_lately: usize,
     /// Phones that were refused when they last asked.
     pub refused: usize,

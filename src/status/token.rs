@@ -22,8 +22,12 @@ pub const SESSION_S: i64 = 12 * 3600;
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// The system.
-    #[error("the token cannot be read: {0}")]
-    Read(#[from] std::io::Error),
+    #[error("the token cannot be read: {source}{}", way_out(.source))]
+    Read {
+        /// What it said.
+        #[from]
+        source: std::io::Error,
+    },
     /// Its mode.
     #[error("every user of this machine may read the token (mode {mode:04o}); chmod o-rwx it")]
     Open {
@@ -35,6 +39,17 @@ pub enum TokenError {
         "the token is not one line of at least {MIN_LENGTH} visible ASCII characters; make one with: openssl rand -hex 32"
     )]
     Weak,
+}
+
+/// What to do about a token that cannot be read.
+fn way_out(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => {
+            "; chgrp it to the group of the user that runs provost, and chmod 0640 it (the folders above it must let that user through)"
+        }
+        std::io::ErrorKind::NotFound => "; make one with: openssl rand -hex 32",
+        _ => "",
+    }
 }
 
 /// The token in force; none if no file is named.
@@ -166,6 +181,12 @@ mod tests {
     fn write(file: &tempfile::NamedTempFile, text: &str) {
         let mut opened = std::fs::File::options().write(true).truncate(true).open(file.path()).unwrap();
         opened.write_all(text.as_bytes()).unwrap();
+    }
+
+    #[test]
+    fn whoever_may_not_read_it_is_told_how_he_may() {
+        let error = TokenError::from(std::io::Error::from(std::io::ErrorKind::PermissionDenied)).to_string();
+        assert!(error.contains("chgrp it to the group of the user that runs provost, and chmod 0640 it"), "{error}");
     }
 
     #[test]

@@ -124,9 +124,19 @@ fn warnings_alone_are_good_and_one_error_is_not() {
     symlink("absent", site.served("ote/dangling")).unwrap();
     let ended = check(&site);
     assert_eq!(ended.code, 0, "{}", ended.stdout);
-    assert!(ended.stdout.ends_with("1 constituency can be served; 0 errors, 1 warnings\n"), "{}", ended.stdout);
+    assert!(ended.stdout.ends_with("1 constituency can be served; 0 errors, 1 warning\n"), "{}", ended.stdout);
     std::fs::create_dir(site.served("Bad_Label")).unwrap();
     assert_eq!(check(&site).code, 1);
+}
+
+#[test]
+fn a_site_without_a_constituency_is_told_apart_from_one_whose_folder_is_broken() {
+    let site = Site::new();
+    assert!(check(&site).stdout.contains(": there is no constituency; make a folder\n"));
+    site.file("home/constituency.json", "{");
+    let ended = check(&site);
+    assert!(ended.stdout.contains(": there is no constituency that can be served\n"), "{}", ended.stdout);
+    assert!(ended.stdout.ends_with("\n0 constituencies can be served; 1 error, 1 warning\n"), "{}", ended.stdout);
 }
 
 #[test]

@@ -115,7 +115,10 @@ fn an_error_of_the_configuration_names_file_line_key_and_the_nearest_key() {
             format!("{{ {good}, \"listen\": [\"localhost:1\"] }}"),
             "provost.json:1: \"listen\": \"localhost:1\" is no address",
         ),
-        (format!("{{ {good}, \"listen\": 443 }}"), "\"listen\": invalid type: integer `443`, expected a sequence"),
+        (
+            format!("{{ {good}, \"listen\": 443 }}"),
+            "\"listen\": invalid type: integer `443`, expected an address with a port, or a list of them",
+        ),
         (format!("{{ {good}, \"no_sni\": \"Two.Labels\" }}"), "provost.json:1: \"no_sni\": "),
         (format!("{{ {good}, {good} }}"), "duplicate field `domain`"),
         (format!("{{ {good},\n\n }}"), "provost.json:3: trailing comma"),

@@ -87,6 +87,19 @@ fn saying<'a>(text: &'a str, outcome: &str) -> Vec<&'a str> {
 }
 
 #[test]
+fn a_root_that_is_not_there_is_not_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("typo");
+    for command in ["install", "uninstall"] {
+        let ended = provost(folder.path(), &[command, "--root", root.to_str().unwrap()]);
+        assert!(ended.code == 2 && ended.stderr.contains(&format!("no folder {}; ", root.display())), "{ended:?}");
+    }
+    assert!(!root.exists());
+    let ended = provost(folder.path(), &["install", "--package", "--root", root.to_str().unwrap()]);
+    assert_eq!((ended.code, root.join("usr").is_dir()), (0, true), "{ended:?}");
+}
+
+#[test]
 fn everything_is_made_once_with_its_owner_and_mode() {
     let Some(root) = Root::of("everything_is_made_once_with_its_owner_and_mode") else { return };
     let dry = root.install(&["--dry-run"]);

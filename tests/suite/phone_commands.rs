@@ -100,7 +100,10 @@ fn phones_are_listed_with_what_an_operator_asks_about_them() {
     assert!(lines[0].starts_with("CONSTITUENCY  PHONE"), "{table}");
     assert!(lines[1].starts_with(&format!("ote           {STRANGER}  unknown   20")), "{table}");
     assert!(lines[2].contains(&format!(": {STRANGER} is not known to ote")), "{table}");
-    assert!(lines[3].starts_with("unproven: somebody at 127.0.0.1 says to be 00005e0053c7 of ote (1 times"), "{table}");
+    assert!(
+        lines[3].starts_with("unproven: somebody at 127.0.0.1 says to be 00005e0053c7 of ote (once, last at "),
+        "{table}"
+    );
     assert!(good(&site, &["phones"]).contains("00005e0053c7  known     never"), "{}", good(&site, &["phones"]));
 
     // A policy that changes is shown as it is, without asking the phone.

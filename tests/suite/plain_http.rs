@@ -341,6 +341,23 @@ fn one_side_does_not_speak_as_the_other() {
 }
 
 #[test]
+fn a_virtual_phone_with_the_wrong_scheme_says_which_is_the_right_one() {
+    let site = site();
+    let server = start(&site);
+    let boot = |scheme: &str, address: SocketAddr| {
+        let (url, resolve) = (format!("{scheme}://{}:{}/", host("ote"), address.port()), address.to_string());
+        let args = ["phone", "--url", &url, "--mac", VVX500, "--no-certificate", "--resolve", &resolve];
+        let ended = provost(&site.path("."), &args);
+        assert_eq!(ended.code, 1, "{ended:?}");
+        ended.stdout + &ended.stderr
+    };
+    let said = boot("http", server.address());
+    assert!(said.contains("TLS is spoken there, and not plain HTTP; use https://"), "{said}");
+    let said = boot("https", plain(&server));
+    assert!(said.contains("the server does not speak TLS there"), "{said}");
+}
+
+#[test]
 fn check_says_whom_it_is_open_to_and_whether_it_has_an_effect() {
     let mut site = site();
     let checked = |site: &Site| {

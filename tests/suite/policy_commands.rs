@@ -247,7 +247,7 @@ fn constituencies_are_listed_and_a_name_is_taken_once() {
     good(&site, &["constituency", "add", "new"]);
     good(&site, &["allow", VVX500, "--constituency", "new"]);
     for (args, error) in [
-        (&["new"][..], "new cannot be made"),
+        (&["new"][..], "there is a constituency new already, in "),
         (&["trial"], "trial is an alias of ote; remove it there first"),
         (&["x", "--from", "absent"], "there is no constituency absent"),
     ] {
@@ -264,4 +264,7 @@ fn constituencies_are_listed_and_a_name_is_taken_once() {
     assert!(ended.code == 1 && ended.stderr.contains("broken: ") && ended.stdout == listed, "{ended:?}");
     let left: Vec<_> = std::fs::read_dir(site.served("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left.len(), 4, "{left:?}");
+    std::fs::remove_dir_all(site.served("")).unwrap();
+    let ended = command(&site, &["constituency", "add", "new"]);
+    assert!(ended.code == 1 && ended.stderr.contains("make it: mkdir -p "), "{ended:?}");
 }

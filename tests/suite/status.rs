@@ -30,6 +30,12 @@ fn the_overview_says_who_waits_and_who_is_well() {
         (overview["counts"]["well"] == 1 && overview["waiting"].as_array()?.len() == 1).then_some(overview)
     });
     assert_eq!(overview["waiting"][0]["mac"], STRANGER);
+    let row = &overview["constituencies"][0];
+    assert_eq!(
+        (&row["seen_lately"], &row["refused"]),
+        (&json!(1), &json!(1)),
+        "the one who waits is not counted twice"
+    );
     assert_eq!(
         overview["constituencies"][0]["url"],
         format!("https://ote.phones.example.com:{}/", server.address().port())

@@ -79,7 +79,10 @@ fn what_is_open_to_others_without_a_good_token_is_no_configuration() {
     write_token(&site, "short", 0o600);
     refused(&site, "at least 16 visible ASCII characters");
     std::fs::remove_file(site.path("token")).unwrap();
-    refused(&site, "the token cannot be read");
+    refused(
+        &site,
+        "the token cannot be read: No such file or directory (os error 2); make one with: openssl rand -hex 32",
+    );
     site.config["status"] = json!({ "listen": "0.0.0.0:0" });
     refused(&site, "\"status\": http://0.0.0.0:0/ is open to others than this machine, so \"token_file\" must name");
     for listen in ["127.0.0.1:0", "unix:status.sock"] {
@@ -209,6 +212,8 @@ fn a_browser_signs_in_allows_and_signs_out() {
     let operators = operators_at_loopback(&server);
     let origin = format!("Origin: {}", operators.base);
     let here = operators.with(&["-H", &origin]);
+    let form = here.get("/sign-in").body;
+    assert!(form.contains("<code>token_file</code>") && form.contains("<code>state/status-token</code>"), "{form}");
     let wrong = here.with(&["--data", "token=wrong-token-0123456789"]).get("/sign-in");
     assert_eq!(wrong.status, 401);
     assert!(!wrong.headers.contains_key("set-cookie"), "{wrong:?}");

@@ -70,13 +70,18 @@ pub(super) fn is_seen_lately(phone: &Phone, now: i64) -> bool {
     phone.last_seen.is_some_and(|seen| now - seen < DAY)
 }
 
+/// Whether it is known, let in, and was seen during the last day.
+pub(super) fn is_well_today(phone: &Phone, now: i64) -> bool {
+    phone.state == PhoneState::Well && is_seen_lately(phone, now)
+}
+
 /// How many phones there are, by their state.
 pub(super) fn counts(phones: &[Phone], now: i64) -> Counts {
     use PhoneState as State;
     let count = |is_one: &dyn Fn(&Phone) -> bool| phones.iter().filter(|phone| is_one(phone)).count();
     Counts {
         known: count(&|it| matches!(it.state, State::Well | State::Silent | State::Never | State::Refused)),
-        well: count(&|it| it.state == State::Well && is_seen_lately(it, now)),
+        well: count(&|it| is_well_today(it, now)),
         silent: count(&|it| matches!(it.state, State::Silent | State::Never)),
         waiting: count(&|it| it.state == State::Waiting),
         refused: count(&|it| it.state == State::Refused),

@@ -102,7 +102,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let warnings = findings.iter().filter(|finding| finding.level == Level::Warning).count();
     let served = site.registry().served().filter(|served| site.get(&served.name).is_some()).count();
     let noun = if served == 1 { "constituency" } else { "constituencies" };
-    say(&format_args!("{served} {noun} can be served; {errors} errors, {warnings} warnings"));
+    let plural = |count: usize| if count == 1 { "" } else { "s" };
+    let (of_errors, of_warnings) = (plural(errors), plural(warnings));
+    say(&format_args!("{served} {noun} can be served; {errors} error{of_errors}, {warnings} warning{of_warnings}"));
     Ok(if errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -210,7 +212,14 @@ fn check_list(list: &RevocationList, subject: &str, now: i64) -> Option<Finding>
 
 fn check_constituencies(config: &Config, site: &Site, findings: &mut Vec<Finding>) {
     if site.registry().served().next().is_none() {
-        let message = "there is no constituency; make a folder";
+        let is_folder = |subject: &str| config.constituencies.join(subject).is_dir();
+        let mut faults = site.registry().faults().iter();
+        let is_broken = faults.any(|fault| fault.severity == Severity::Error && is_folder(&fault.subject));
+        let message = if is_broken {
+            "there is no constituency that can be served"
+        } else {
+            "there is no constituency; make a folder"
+        };
         findings.push(Finding::new(Level::Warning, config.constituencies.display(), message));
     }
     for constituency in site.registry().served() {

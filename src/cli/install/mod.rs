@@ -52,6 +52,10 @@ impl Target {
             bail!("only root can do this; --dry-run shows what would be done");
         }
         let root = std::path::absolute(&self.root)?;
+        // What a package ships is put together in a folder that a build has yet to make.
+        if layout == Layout::Local && !root.is_dir() {
+            bail!("--root: there is no folder {}; make it first, if it is the one that is meant", root.display());
+        }
         Ok(Place { root, is_dry: self.dry_run, has_marks: layout == Layout::Local, service: None })
     }
 

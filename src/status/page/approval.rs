@@ -90,7 +90,8 @@ pub(super) fn unproven_section(unproven: &[Unproven], now: i64) -> Markup {
         section id="unproven" aria-labelledby="unproven-title" {
             h2 id="unproven-title" { "Unproven" }
             p class="intro" {
-                "Certificates that no factory CA signed: anybody can make one with any MAC address. "
+                "Certificates that do not count here, mostly because no CA that is trusted here signed them: anybody can "
+                "make such a one with any MAC address. "
                 "Nothing here says anything about the phone that is named."
             }
             @if unproven.is_empty() {

@@ -298,7 +298,7 @@ fn killed_while_it_orders_an_exact_name_the_next_process_finishes_that_order_and
     public.obtains();
     server.kill();
     public.want_exact(&[]);
-    let steps = ["ordering a certificate", "publishing 1 records", "telling the CA", "sending the certificate request"];
+    let steps = ["ordering a certificate", "publishing 1 record", "telling the CA", "sending the certificate request"];
     for step in steps {
         public.kill_at(&format!("certificate (exact/ote): {step}"));
         let folder = public.exact_folder();
@@ -325,7 +325,7 @@ fn a_challenge_that_is_delegated_is_followed_for_each_exact_name() {
     let Some((bind, public)) = site(test, records, "grant provost. name ote.acme.example.com. TXT;") else { return };
     public.want_exact(&[]);
     let server = public.start();
-    server.says("certificate (exact/ote): publishing 1 records at ote.acme.example.com");
+    server.says("certificate (exact/ote): publishing 1 record at ote.acme.example.com");
     public.obtains();
     public.shows_exactly(&server, &NAMES[..1]);
     assert_eq!(bind.txt("ote.acme.example.com"), Vec::<String>::new());

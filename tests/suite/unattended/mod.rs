@@ -258,6 +258,9 @@ fn a_certificate_that_is_revoked_is_replaced_at_once() {
     assert_eq!(public.pebble.verdict(&serial), "Valid");
     let revoked = public.certificate(&["revoke", "--key", "ecdsa-p256"]);
     assert_eq!(revoked.code, 0, "{revoked:?}");
+    assert!(revoked.stdout.starts_with("ecdsa-p256: revoked; another one is being obtained"), "{revoked:?}");
+    let other = public.certificate(&["revoke", "--constituency", "ote"]);
+    assert!(other.code == 1 && other.stderr.contains("ote has no certificate of its own; phones"), "{other:?}");
     assert_eq!(public.pebble.verdict(&serial), "Revoked");
     eventually("another certificate", || (public.serial() != serial).then_some(()));
     assert_eq!(public.client(&server).get("/site.cfg").unwrap().status, 200);
@@ -274,7 +277,7 @@ fn a_rehearsal_goes_the_whole_way_and_keeps_only_its_account() {
     let args = ["rehearse", "--directory", &directory, "--directory-root", root.to_str().unwrap()];
     let rehearsed = public.certificate(&args);
     assert_eq!(rehearsed.code, 0, "{rehearsed:?}");
-    assert!(rehearsed.stdout.contains("all went well: 1 certificates"), "{rehearsed:?}");
+    assert!(rehearsed.stdout.contains("all went well: 1 certificate, issued by "), "{rehearsed:?}");
     let said: Vec<&str> =
         rehearsed.stdout.lines().filter(|line| line.contains("a certificate was issued by ")).collect();
     assert!(matches!(said[..], [line] if line.ends_with(", and is thrown away")), "{rehearsed:?}");
