@@ -18,7 +18,7 @@ use crate::constituency::watch::Waker;
 use crate::status::token::Token;
 
 /// How often certificates are looked at.
-const PERIOD: Duration = Duration::from_secs(1);
+const PERIOD: Duration = Duration::from_millis(500);
 
 /// The thread that reads; when this and its clones are dropped, it ends when it has read what it is reading.
 #[derive(Debug, Clone)]
