@@ -242,10 +242,10 @@ impl Renewer {
         let Some(stored) = self.held.get(lineage) else { return };
         let (directory, leaf) = (stored.meta.directory.clone(), stored.checked.leaf().clone());
         let Some(ca) = self.parts.cas.iter().find(|ca| ca.directory() == directory).map(Arc::clone) else { return };
-        let (answer, is_of_all) = match ca.open().await {
-            Ok(true) => (ca.renewal_window(&leaf).await, lineage.constituency().is_none()),
-            Ok(false) => (Ok(None), true),
-            Err(failure) => (Err(failure), true),
+        let answer = match ca.open().await {
+            Ok(true) => ca.renewal_window(&leaf).await,
+            Ok(false) => Ok(None),
+            Err(failure) => Err(failure),
         };
         warn_of_skew(&*ca);
         let (now, dice) = (self.parts.world.now(), self.parts.world.dice());
@@ -261,14 +261,8 @@ impl Renewer {
             Ok(None) => DAY,
             Err(failure) => {
                 tracing::warn!("certificate ({lineage}): the CA does not say when to renew: {failure}");
-                match failure.cure {
-                    // What the CA says of one exact name holds up neither the others nor the wildcard.
-                    Cure::Wait(seconds) if !is_of_all => seconds.max(HOUR),
-                    cure => {
-                        self.obey(&directory, cure, now);
-                        HOUR
-                    }
-                }
+                self.obey(&directory, failure.cure, now);
+                HOUR
             }
         };
         self.memory.of_mut(lineage).recheck = Some(Deadline::after(now, again));

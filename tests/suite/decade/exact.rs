@@ -2,7 +2,6 @@
 //! one another.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use provost::certificate::ExactNames;
 use provost::constituency::ConstituencyName;
@@ -103,28 +102,6 @@ fn one_name_that_fails_delays_neither_the_others_nor_the_wildcard() {
         *site.cas[0].refused_name.lock().unwrap() = None;
         site.live_for(2 * DAY).await;
         assert!(site.shows("a"));
-    });
-}
-
-#[test]
-fn a_retry_after_for_one_exact_names_window_holds_for_that_window_alone() {
-    on_virtual_time(async {
-        let site = Simulated::new(&[CA]);
-        site.want(&["a"]);
-        site.live_for(HOUR).await;
-        assert!(site.shows("a"));
-        let busy = Failure::retry("ask later").after(Some(20 * DAY));
-        *site.cas[0].refused_window.lock().unwrap() = Some(("a.phones.example.com".to_owned(), busy));
-        site.live_for(2 * DAY).await;
-        assert_eq!(site.cas[0].windows_refused.load(Ordering::SeqCst), 1);
-        site.want(&["a", "b"]);
-        let status = site.live_for(HOUR).await;
-        assert!(site.shows("b"), "{status:?}");
-        // It holds, though, over restarts.
-        site.live_for(10 * DAY).await;
-        assert_eq!(site.cas[0].windows_refused.load(Ordering::SeqCst), 1);
-        site.live_for(10 * DAY).await;
-        assert_eq!(site.cas[0].windows_refused.load(Ordering::SeqCst), 2);
     });
 }
 

@@ -28,9 +28,6 @@ pub(super) struct Stub {
     refusal: Mutex<Option<Failure>>,
     /// What every order for this name is answered with.
     pub(super) refused_name: Mutex<Option<(String, Failure)>>,
-    /// What whoever asks for the window of a certificate for this name is answered, and how often that was.
-    pub(super) refused_window: Mutex<Option<(String, Failure)>>,
-    pub(super) windows_refused: AtomicU32,
     /// The names of all orders.
     pub(super) ordered: Mutex<Vec<Vec<String>>>,
     skew: AtomicI64,
@@ -52,8 +49,6 @@ impl Stub {
             issuer: Issuer::new(params, KeyPair::generate().unwrap()),
             refusal: Mutex::default(),
             refused_name: Mutex::default(),
-            refused_window: Mutex::default(),
-            windows_refused: AtomicU32::default(),
             ordered: Mutex::default(),
             skew: AtomicI64::new(0),
             hangs: AtomicBool::default(),
@@ -107,19 +102,8 @@ impl Ca for Port {
         Some(self.0.skew.load(Ordering::SeqCst))
     }
 
-    fn renewal_window<'a>(&'a self, leaf: &'a CertificateDer<'static>) -> Answer<'a, Option<(Window, i64)>> {
-        Box::pin(async {
-            self.0.request().await?;
-            let is_for = |name: &str| leaf.windows(name.len()).any(|part| part == name.as_bytes());
-            let refused = self.0.refused_window.lock().unwrap().clone();
-            match refused.filter(|(name, _)| is_for(name)) {
-                Some((_, failure)) => {
-                    self.0.windows_refused.fetch_add(1, Ordering::SeqCst);
-                    Err(failure)
-                }
-                None => Ok(None),
-            }
-        })
+    fn renewal_window<'a>(&'a self, _: &'a CertificateDer<'static>) -> Answer<'a, Option<(Window, i64)>> {
+        Box::pin(async { self.0.request().await.map(|()| None) })
     }
 
     fn order<'a>(&'a self, names: &'a [String], _: Option<&'a CertificateDer<'static>>) -> Answer<'a, Box<dyn Order>> {
