@@ -42,7 +42,7 @@ pub fn converse<C: Channel>(
     connection: Connection,
     stop: watch::Receiver<Stop>,
 ) -> impl Future<Output = End> {
-    let stream = Box::new(Requests::new(stream, connection.pace.clone()));
+    let stream = Box::new(Requests::new(stream, connection.pace.clone(), connection.farewell.clone()));
     speak_and_rest(stream, Arc::new(connection), stop)
 }
 

@@ -62,6 +62,23 @@ fn what_is_no_request_is_answered_and_logged() {
 }
 
 #[test]
+fn whoever_is_refused_before_his_request_has_ended_may_say_the_rest_of_it() {
+    let site = Site::with_ote();
+    let server = site.start();
+    let long = format!("GET /site.cfg HTTP/1.1\r\n{HEAD}X: {}", "a".repeat(20_000));
+    for (begun, status) in [("HELO there\r\n\r\n", 400), (long.as_str(), 431)] {
+        let mut phone = connect(&server);
+        phone.send(begun.as_bytes()).unwrap();
+        assert_eq!(phone.response("GET").unwrap().status, status);
+        assert_eq!(phone.read_to_close().unwrap(), b"");
+        // Were it closed on him, this would be answered by a reset, which can overtake the answer.
+        for number in 0..200 {
+            phone.send(&[b'a'; 1000]).unwrap_or_else(|error| panic!("{status}, piece {number}: {error}"));
+        }
+    }
+}
+
+#[test]
 fn a_client_that_leaves_between_two_requests_is_no_line_in_the_log() {
     let site = Site::with_ote();
     let server = site.start();

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{Pace, Phase};
+use crate::serve::linger::Farewell;
 
 /// A stream on which the first byte of a request ends the idleness. Only here is a byte one of a request: below TLS it
 /// may be anything, and may have come while the handshake was still under way.
@@ -15,13 +16,14 @@ use super::{Pace, Phase};
 pub struct Requests<S> {
     inner: S,
     pace: Pace,
+    farewell: Farewell,
     unread: Bytes,
 }
 
 impl<S> Requests<S> {
-    /// Reads requests from `inner`.
-    pub fn new(inner: S, pace: Pace) -> Self {
-        Self { inner, pace, unread: Bytes::new() }
+    /// Reads requests from `inner`; whoever is refused in the middle of one hears it by way of `farewell`.
+    pub fn new(inner: S, pace: Pace, farewell: Farewell) -> Self {
+        Self { inner, pace, farewell, unread: Bytes::new() }
     }
 
     /// Takes back what was read and not used; it comes again before anything else. Empty lines before a request mean
@@ -88,6 +90,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Requests<S> {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // It has still to end, and is never at rest.
         self.pace.note_unsent(true);
+        if self.pace.is_in_header() {
+            // What began is no request, and was refused as such by HTTP itself: the peer may be far from its end.
+            self.farewell.say();
+        }
         Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
     }
 }

@@ -1,6 +1,7 @@
 //! Deadlines by a clock that stands still until everybody waits.
 
 use super::*;
+use crate::serve::linger::Farewell;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 fn pair() -> (Paced<DuplexStream>, Pace, DuplexStream) {
@@ -12,7 +13,7 @@ fn pair() -> (Paced<DuplexStream>, Pace, DuplexStream) {
 /// A request under way on a stream in clear.
 fn requests(paced: Paced<DuplexStream>, pace: &Pace) -> Requests<Paced<DuplexStream>> {
     pace.enter(Phase::Idle);
-    Requests::new(paced, pace.clone())
+    Requests::new(paced, pace.clone(), Farewell::default())
 }
 
 /// Reads until the stream fails, and gives the seconds that took and why.
