@@ -104,6 +104,8 @@ fn a_flood_from_one_place_is_bounded_and_pushes_nobody_else_out() {
     // A box of phones: each has a factory certificate, and none is on the list.
     for number in 0..80 {
         assert_eq!(server.client("ote", &FACTORY.device(&mac(number))).get("/site.cfg").unwrap().status, 403);
+        // What counts as the order is that in which they were recorded, not that in which they were answered.
+        server.access("the refusal", |line| line["mac"] == mac(number));
     }
     seen(&state, &mac(79), |phone| phone.is_refused);
     // And certificates that anybody makes, for phones that are known, refused, and of nobody.
