@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -22,7 +22,7 @@ use tokio::runtime::Runtime;
 
 use super::bind::program;
 use super::site::Lines;
-use super::{eventually, not_run};
+use super::{PATIENCE, eventually, not_run};
 
 /// Where `WebDriver` keeps the name of an element.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
@@ -144,34 +144,50 @@ impl Browser {
     /// The text of the one element that `selector` takes.
     #[track_caller]
     pub fn text(&self, selector: &str) -> String {
-        let texts = self.texts(selector);
-        assert_eq!(texts.len(), 1, "{selector}: {texts:?}");
-        texts.into_iter().next().unwrap()
+        self.insist(|| match <[String; 1]>::try_from(self.texts(selector)) {
+            Ok([text]) => Ok(text),
+            Err(texts) => Err(format!("{selector}: {texts:?}")),
+        })
     }
 
     /// Clicks the first element that `selector` takes, as a mouse does: it must be seen and not be covered.
     #[track_caller]
     pub fn click(&self, selector: &str) {
-        let element = self.element(selector);
-        self.post(&format!("/element/{element}/click"), &json!({}));
+        self.act_on(selector, "click", &json!({}));
     }
 
     /// Types `text` into the first field that `selector` takes, after what is there.
     #[track_caller]
     pub fn type_into(&self, selector: &str, text: &str) {
-        let element = self.element(selector);
-        self.post(&format!("/element/{element}/value"), &json!({ "text": text }));
+        self.act_on(selector, "value", &json!({ "text": text }));
     }
 
     #[track_caller]
-    fn element(&self, selector: &str) -> String {
-        let elements = self.elements(selector);
-        elements.into_iter().next().unwrap_or_else(|| panic!("nothing on {} is {selector}", self.url()))
+    fn act_on(&self, selector: &str, act: &str, how: &Value) {
+        self.insist(|| {
+            let element = self.elements(selector).into_iter().next();
+            let element = element.ok_or_else(|| format!("nothing on {} is {selector}", self.url()))?;
+            self.command(Method::POST, &format!("/element/{element}/{act}"), how)
+        });
     }
 
+    #[track_caller]
     fn elements(&self, selector: &str) -> Vec<String> {
-        let found = self.post("/elements", &json!({ "using": "css selector", "value": selector }));
+        let wanted = json!({ "using": "css selector", "value": selector });
+        let found = self.insist(|| self.command(Method::POST, "/elements", &wanted));
         found.as_array().unwrap().iter().map(|it| it[ELEMENT].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// Attempts it until it succeeds: a page may be on its way, or be drawn anew between a look and an act.
+    #[track_caller]
+    fn insist<T>(&self, mut attempt: impl FnMut() -> Result<T, String>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match attempt() {
+                Ok(done) => return done,
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+        }
     }
 
     /// Looks at the page in another way.
