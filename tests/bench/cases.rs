@@ -1,5 +1,6 @@
 //! What is measured, and how many times cheaper than nginx it has to be.
 
+use openssl::ssl::SslVersion;
 use rustls::SupportedProtocolVersion;
 use rustls::version::{TLS12, TLS13};
 
@@ -21,12 +22,30 @@ pub enum Operation {
     Firmware,
 }
 
+/// What the phones speak.
+#[derive(Debug, Clone, Copy)]
+pub enum Tls {
+    /// With ECDHE and the first suite of both servers.
+    Modern(&'static SupportedProtocolVersion),
+    /// One suite without ECDHE, by its OpenSSL name.
+    Old(SslVersion, &'static str),
+}
+
+/// What the servers let phones speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Setting {
+    Modern,
+    /// Old TLS too, down to 1.0.
+    Legacy,
+}
+
 /// One line of the table.
 #[derive(Debug)]
 pub struct Case {
     pub name: &'static str,
     pub key: Key,
-    pub version: &'static SupportedProtocolVersion,
+    pub setting: Setting,
+    pub tls: Tls,
     pub operation: Operation,
     /// How many connections are busy at once.
     pub lanes: usize,
@@ -48,7 +67,8 @@ impl Case {
 const HANDSHAKE: Case = Case {
     name: "",
     key: Key::P256,
-    version: &TLS13,
+    setting: Setting::Modern,
+    tls: Tls::Modern(&TLS13),
     operation: Operation::FullHandshake,
     lanes: 8,
     target: None,
@@ -56,16 +76,18 @@ const HANDSHAKE: Case = Case {
     scale: 1e6,
 };
 
+const LEGACY: Case = Case { key: Key::Rsa2048, setting: Setting::Legacy, ..HANDSHAKE };
+
 pub const CASES: &[Case] = &[
     Case { name: "full handshake, RSA-2048, TLS 1.3", key: Key::Rsa2048, target: Some(2.7), ..HANDSHAKE },
-    Case { name: "full handshake, RSA-2048, TLS 1.2", key: Key::Rsa2048, version: &TLS12, ..HANDSHAKE },
+    Case { name: "full handshake, RSA-2048, TLS 1.2", key: Key::Rsa2048, tls: Tls::Modern(&TLS12), ..HANDSHAKE },
     Case { name: "full handshake, P-256, TLS 1.3", target: Some(4.0), ..HANDSHAKE },
-    Case { name: "full handshake, P-256, TLS 1.2", version: &TLS12, ..HANDSHAKE },
+    Case { name: "full handshake, P-256, TLS 1.2", tls: Tls::Modern(&TLS12), ..HANDSHAKE },
     Case { name: "resumed handshake, TLS 1.3", operation: Operation::ResumedHandshake, target: Some(2.0), ..HANDSHAKE },
     Case {
         name: "resumed handshake, TLS 1.2",
         operation: Operation::ResumedHandshake,
-        version: &TLS12,
+        tls: Tls::Modern(&TLS12),
         target: Some(2.0),
         ..HANDSHAKE
     },
@@ -85,4 +107,12 @@ pub const CASES: &[Case] = &[
         scale: 1e3,
         ..HANDSHAKE
     },
+    Case { name: "where old TLS is let in: TLS 1.3", ..LEGACY },
+    Case {
+        name: "old: TLS 1.2, DHE-RSA-AES128-GCM",
+        tls: Tls::Old(SslVersion::TLS1_2, "DHE-RSA-AES128-GCM-SHA256"),
+        ..LEGACY
+    },
+    Case { name: "old: TLS 1.2, RSA-AES128-GCM", tls: Tls::Old(SslVersion::TLS1_2, "AES128-GCM-SHA256"), ..LEGACY },
+    Case { name: "old: TLS 1.0, RSA-AES128-SHA", tls: Tls::Old(SslVersion::TLS1, "AES128-SHA"), ..LEGACY },
 ];

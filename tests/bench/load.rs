@@ -1,25 +1,42 @@
 //! The load: operations on connections of one phone. Each is verified; whatever does not work ends the benchmark.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use openssl::pkey::PKey;
+use openssl::ssl::{SslConnector, SslMethod, SslVersion};
+use openssl::x509::X509;
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use rustls::version::TLS13;
 use rustls::{CipherSuite, ClientConfig, HandshakeKind, SupportedProtocolVersion};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use tokio_openssl::SslStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
-use super::cases::{Case, Operation};
+use super::cases::{Case, Operation, Tls};
 use super::machine;
+use super::pki::SERVER_CA;
 use super::servers::{Program, Server};
 use super::site::{FIRMWARE, FIRMWARE_BYTES, HOST, SMALL_FILE, Site};
 
-type Connection = TlsStream<TcpStream>;
+/// What the load speaks HTTP on.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+type Connection = Box<dyn Stream>;
+
+/// What both servers choose first.
+const FIRST_SUITES: [CipherSuite; 3] = [
+    CipherSuite::TLS13_AES_128_GCM_SHA256,
+    CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+];
 
 /// One connection after the other, or one that stays, with nothing else at the same time.
 pub struct Lane {
@@ -43,7 +60,15 @@ enum Expected {
 struct Connector {
     program: Program,
     address: SocketAddr,
-    tls: TlsConnector,
+    speaker: Speaker,
+}
+
+/// Who speaks TLS.
+#[derive(Clone)]
+enum Speaker {
+    Rustls(TlsConnector),
+    /// With the one suite that it offers.
+    OpenSsl(SslConnector, &'static str),
 }
 
 impl Lane {
@@ -58,7 +83,7 @@ impl Lane {
             _ => (SMALL_FILE, Expected::Bytes(site.small_file.clone())),
         };
         Self {
-            connector: Connector::new(server, site, case.version, resumption),
+            connector: Connector::new(server, site, case.tls, resumption),
             operation: case.operation,
             request: get(path),
             expected,
@@ -121,43 +146,68 @@ impl Lane {
 }
 
 impl Connector {
-    fn new(server: &Server, site: &Site, version: &'static SupportedProtocolVersion, resumption: Resumption) -> Self {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[version])
-            .unwrap()
-            .with_root_certificates(Arc::clone(&site.server_roots))
-            .with_client_auth_cert(site.phone.chain.clone(), site.phone.key())
-            .unwrap();
-        config.resumption = resumption;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Self { program: server.program, address: server.address, tls: TlsConnector::from(Arc::new(config)) }
+    fn new(server: &Server, site: &Site, tls: Tls, resumption: Resumption) -> Self {
+        let speaker = match tls {
+            Tls::Modern(version) => Speaker::Rustls(rustls(site, version, resumption)),
+            Tls::Old(version, suite) => Speaker::OpenSsl(openssl(site, version, suite), suite),
+        };
+        Self { program: server.program, address: server.address, speaker }
     }
 
     /// Connects; the handshake must be of this `kind`, and use the same suites with every server.
     async fn connect(&self, kind: HandshakeKind) -> Connection {
         let stream = TcpStream::connect(self.address).await.expect("a connection");
         stream.set_nodelay(true).expect("TCP_NODELAY");
-        let name = ServerName::try_from(HOST).unwrap();
-        let connection = self.tls.connect(name, stream).await;
-        let connection = connection.unwrap_or_else(|error| panic!("{:?}: handshake: {error}", self.program));
-        let tls = connection.get_ref().1;
-        assert_eq!(tls.handshake_kind(), Some(kind), "{:?}", self.program);
-        let suite = tls.negotiated_cipher_suite().map(|suite| suite.suite());
-        assert!(
-            matches!(
-                suite,
-                Some(
-                    CipherSuite::TLS13_AES_128_GCM_SHA256
-                        | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
-                        | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
-                )
-            ),
-            "{:?} chose {suite:?}",
-            self.program
-        );
-        connection
+        let program = self.program;
+        match &self.speaker {
+            Speaker::Rustls(connector) => {
+                let connection = connector.connect(ServerName::try_from(HOST).unwrap(), stream).await;
+                let connection = connection.unwrap_or_else(|error| panic!("{program:?}: handshake: {error}"));
+                let tls = connection.get_ref().1;
+                assert_eq!(tls.handshake_kind(), Some(kind), "{program:?}");
+                let suite = tls.negotiated_cipher_suite().map(|suite| suite.suite());
+                assert!(suite.is_some_and(|suite| FIRST_SUITES.contains(&suite)), "{program:?} chose {suite:?}");
+                Box::new(connection)
+            }
+            Speaker::OpenSsl(connector, suite) => {
+                let ssl = connector.configure().unwrap().into_ssl(HOST).unwrap();
+                let mut connection = SslStream::new(ssl, stream).unwrap();
+                let connected = Pin::new(&mut connection).connect().await;
+                connected.unwrap_or_else(|error| panic!("{program:?}: handshake: {error}"));
+                assert_eq!(kind, HandshakeKind::Full, "the servers resume no such session");
+                assert_eq!(connection.ssl().current_cipher().unwrap().name(), *suite, "{program:?}");
+                Box::new(connection)
+            }
+        }
     }
+}
+
+fn rustls(site: &Site, version: &'static SupportedProtocolVersion, resumption: Resumption) -> TlsConnector {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .with_root_certificates(Arc::clone(&site.server_roots))
+        .with_client_auth_cert(site.phone.chain.clone(), site.phone.key())
+        .unwrap();
+    config.resumption = resumption;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    TlsConnector::from(Arc::new(config))
+}
+
+fn openssl(site: &Site, version: SslVersion, suite: &str) -> SslConnector {
+    let mut connector = SslConnector::builder(SslMethod::tls_client()).unwrap();
+    connector.set_min_proto_version(Some(version)).unwrap();
+    connector.set_max_proto_version(Some(version)).unwrap();
+    connector.set_cipher_list(&format!("{suite}:@SECLEVEL=0")).unwrap();
+    connector.cert_store_mut().add_cert(X509::from_der(SERVER_CA.certificate.der()).unwrap()).unwrap();
+    let mut chain = site.phone.chain.iter().map(|certificate| X509::from_der(certificate).unwrap());
+    connector.set_certificate(&chain.next().unwrap()).unwrap();
+    for issuer in chain {
+        connector.add_extra_chain_cert(issuer).unwrap();
+    }
+    connector.set_private_key(&PKey::private_key_from_der(site.phone.key().secret_der()).unwrap()).unwrap();
+    connector.build()
 }
 
 /// All lanes at once until the time is over; gives them back with how many operations they have done.
@@ -192,7 +242,7 @@ pub async fn run(lanes: Vec<Lane>, time: Duration) -> (Vec<Lane>, u64) {
 /// What each of `count` idle connections takes of the server's memory, in KiB, after one small file each.
 pub async fn idle_memory(server: &Server, site: &Site, count: usize) -> f64 {
     eprintln!("idle connections of {:?}", server.program);
-    let connector = Connector::new(server, site, &TLS13, Resumption::disabled());
+    let connector = Connector::new(server, site, Tls::Modern(&TLS13), Resumption::disabled());
     let expected = Expected::Bytes(site.small_file.clone());
     let buffer = vec![0; 16 << 10];
     let (operation, request) = (Operation::SmallFile, get(SMALL_FILE));

@@ -39,7 +39,7 @@ mod tool;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use cases::{CASES, Case, IDLE_CONNECTIONS};
+use cases::{CASES, Case, IDLE_CONNECTIONS, Setting};
 use load::Lane;
 use servers::{Program, Server};
 use site::{Key, Site};
@@ -82,19 +82,21 @@ fn main() -> ExitCode {
 async fn measure_all(effort: Effort, only: &str) -> Table {
     let site = Site::write();
     let mut table = Table::default();
-    for key in [Key::Rsa2048, Key::P256] {
-        let cases: Vec<&Case> = CASES.iter().filter(|case| case.key == key && case.name.contains(only)).collect();
+    let setups = [(Key::Rsa2048, Setting::Modern), (Key::P256, Setting::Modern), (Key::Rsa2048, Setting::Legacy)];
+    for (key, setting) in setups {
+        let belongs = |case: &&Case| (case.key, case.setting) == (key, setting) && case.name.contains(only);
+        let cases: Vec<&Case> = CASES.iter().filter(belongs).collect();
         if cases.is_empty() {
             continue;
         }
-        let servers = Program::BOTH.map(|program| Server::start(program, &site, key));
+        let servers = Program::BOTH.map(|program| Server::start(program, &site, key, setting));
         for case in cases {
             table.add(case.name, case.unit, case.target, measure(case, &servers, &site, effort).await);
         }
     }
     if "idle connection".contains(only) {
         // New processes: what earlier load has left in their heaps would blur it.
-        let servers = Program::BOTH.map(|program| Server::start(program, &site, Key::P256));
+        let servers = Program::BOTH.map(|program| Server::start(program, &site, Key::P256, Setting::Modern));
         let mut kib = Vec::new();
         for server in &servers {
             kib.push(Measured::memory(load::idle_memory(server, &site, effort.idle_connections).await));

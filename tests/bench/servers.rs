@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use super::cases::Setting;
 use super::machine;
 use super::site::{DOMAIN, HOST, Key, Site, phones};
 
@@ -34,12 +35,12 @@ impl Program {
 
 impl Server {
     /// Starts a server of `site` that shows its certificate of this kind of key, and waits until it listens.
-    pub fn start(program: Program, site: &Site, key: Key) -> Self {
+    pub fn start(program: Program, site: &Site, key: Key, setting: Setting) -> Self {
         // Taken and given back, so that it is free, most likely.
         let address = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap();
         let (name, command) = match program {
-            Program::Nginx => ("nginx", nginx(site, key, address)),
-            Program::Provost => ("provost", provost(site, key, address)),
+            Program::Nginx => ("nginx", nginx(site, key, setting, address)),
+            Program::Provost => ("provost", provost(site, key, setting, address)),
         };
         let errors = site.path(&format!("{name}.errors"));
         let child = pinned(&command)
@@ -92,7 +93,7 @@ fn pinned(command: &[String]) -> Command {
     pinned
 }
 
-fn provost(site: &Site, key: Key, address: SocketAddr) -> Vec<String> {
+fn provost(site: &Site, key: Key, setting: Setting, address: SocketAddr) -> Vec<String> {
     let key = key.name();
     let config = json!({
         "domain": DOMAIN,
@@ -102,6 +103,7 @@ fn provost(site: &Site, key: Key, address: SocketAddr) -> Vec<String> {
         "certificate": { "files": [{ "chain": format!("{key}.pem"), "key": format!("{key}.key") }] },
         "trust": { "factory": ["factory.pem"] },
         "log": "text",
+        "tls": match setting { Setting::Modern => "modern", Setting::Legacy => "legacy" },
         // One address is the whole load here, and its idle connections have to stay.
         "limits": { "connections_per_address": 0, "connections_per_phone": 0, "idle_s": 600, "drain_s": 1, "free_space_bytes": 0 },
     });
@@ -110,9 +112,9 @@ fn provost(site: &Site, key: Key, address: SocketAddr) -> Vec<String> {
     [env!("CARGO_BIN_EXE_provost"), "serve", "--config", file.to_str().unwrap()].map(str::to_owned).to_vec()
 }
 
-fn nginx(site: &Site, key: Key, address: SocketAddr) -> Vec<String> {
+fn nginx(site: &Site, key: Key, setting: Setting, address: SocketAddr) -> Vec<String> {
     let file = site.path("nginx.conf");
-    std::fs::write(&file, nginx_conf(site, key, address)).unwrap();
+    std::fs::write(&file, nginx_conf(site, key, setting, address)).unwrap();
     let folder = site.folder().to_str().unwrap().to_owned();
     ["nginx".to_owned(), "-p".to_owned(), folder, "-e".to_owned(), "stderr".to_owned(), "-c".to_owned()]
         .into_iter()
@@ -123,8 +125,14 @@ fn nginx(site: &Site, key: Key, address: SocketAddr) -> Vec<String> {
 /// nginx as somebody would write it who knows it well: the same suites and group first, sessions both ways, buffered
 /// log; and the same list of phones, asked on every request. Its `open_file_cache` stays off: changed files have to be
 /// served at once.
-fn nginx_conf(site: &Site, key: Key, address: SocketAddr) -> String {
+fn nginx_conf(site: &Site, key: Key, setting: Setting, address: SocketAddr) -> String {
     let key = key.name();
+    let (old_versions, old_suites) = match setting {
+        Setting::Modern => ("", ""),
+        Setting::Legacy => {
+            ("TLSv1 TLSv1.1", ":DHE-RSA-AES128-GCM-SHA256:AES128-GCM-SHA256:AES128-SHA:@SECLEVEL=0; ssl_dhparam dh.pem")
+        }
+    };
     let folder = site.folder().display();
     let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
     let mut allowed = String::new();
@@ -152,9 +160,9 @@ http {{
   keepalive_timeout 600s;
   keepalive_requests 100000000;
   server_tokens off;
-  ssl_protocols TLSv1.2 TLSv1.3;
+  ssl_protocols {old_versions} TLSv1.2 TLSv1.3;
   ssl_prefer_server_ciphers on;
-  ssl_ciphers ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384;
+  ssl_ciphers ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384{old_suites};
   ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256;
   ssl_ecdh_curve X25519:prime256v1:secp384r1;
   ssl_session_cache shared:phones:50m;

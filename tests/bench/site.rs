@@ -1,6 +1,7 @@
 //! What both servers serve: one constituency's folder, a factory's CA, server certificates, a list of phones.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
 use rcgen::{KeyPair, PKCS_RSA_SHA256};
@@ -56,6 +57,9 @@ impl Site {
         for key in [Key::Rsa2048, Key::P256] {
             server_certificate(DOMAIN, key == Key::Rsa2048).write(folder.path(), key.name());
         }
+        let group = ["genpkey", "-genparam", "-algorithm", "DH", "-pkeyopt", "group:ffdhe2048", "-out"];
+        let made = Command::new("openssl").args(group).arg(folder.path().join("dh.pem")).status();
+        assert!(made.expect("openssl").success(), "nginx has no DHE without a group");
         let mut server_roots = RootCertStore::empty();
         server_roots.add(SERVER_CA.certificate.der().clone()).unwrap();
 
