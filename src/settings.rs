@@ -155,8 +155,21 @@ fn describe(file: &Path, path: Option<String>, error: &serde_json::Error) -> Set
         // A value ("xml") or a key ("fles") that chooses one of several forms: the key above it says where it stands.
         told(path, format!("\"{unknown}\" is not known here"), Some(hint("ones", unknown, &known)))
     } else {
-        told(path, reason.to_owned(), None)
+        told(path, in_terms_of_json(reason), None)
     }
+}
+
+/// Says in JSON's words what serde says in Rust's: nobody who writes a configuration knows how our types are called.
+fn in_terms_of_json(reason: &str) -> String {
+    let Some((found, expected)) = reason.split_once(", expected ") else { return reason.to_owned() };
+    let found = found.replace("type: map", "type: an object").replace("type: sequence", "type: an array");
+    let expected = match expected {
+        "a map" => "an object",
+        "a sequence" => "an array",
+        expected if expected.starts_with("struct ") => "an object",
+        expected => expected,
+    };
+    format!("{found}, expected {expected}")
 }
 
 fn hint(what: &str, unknown: &str, known: &[&str]) -> String {
@@ -223,6 +236,14 @@ mod tests {
         let sample: Sample =
             read(Path::new("c.json"), r#"{"client_auth": 1, "uploads": {"max_file_bytes": 7}}"#).unwrap();
         assert_eq!((sample.client_auth, sample.uploads.unwrap().max_file_bytes), (Some(1), 7));
+    }
+
+    #[test]
+    fn a_value_of_another_type_is_told_in_the_words_of_json() {
+        let told = |text: &str| error(text).rsplit_once(": ").unwrap().1.to_owned();
+        assert_eq!(told(r#"{"uploads": true}"#), "boolean `true`, expected an object");
+        assert_eq!(told(r#"{"client_auth": {}}"#), "an object, expected u8");
+        assert_eq!(told(r#"{"client_auth": []}"#), "an array, expected u8");
     }
 
     #[test]

@@ -207,6 +207,9 @@ mod tests {
         let other =
             read(&format!("DIGEST  ,{} , QOP = \"auth\",algorithm=sha-256, opaque=\"\"", &GOOD[7..GOOD.len() - 10]));
         assert_eq!(other.unwrap().algorithm, Some(Algorithm::Sha256));
+        // libcurl up to 7.60 puts quotes where RFC 7616 §3.4 has none.
+        let of_old_curl = read(&format!("{GOOD}, opaque=\"o\", algorithm=\"MD5\""));
+        assert_eq!(of_old_curl.unwrap().algorithm, Some(Algorithm::Md5));
         let escaped = read(&GOOD.replace("\"r\"", r#""a \"b\", nc=\\""#)).unwrap();
         assert_eq!(escaped.realm, r#"a "b", nc=\"#);
     }
