@@ -29,7 +29,7 @@
 //! - *Grant*, *Denial*: what the decision about a request comes to.
 //! - *Pin*: a certificate that counts for one phone by itself, whoever signed it.
 //! - *Family*: the form in which a vendor's device certificates carry the MAC address.
-//! - *Claim*: what a certificate that does not count says of itself. It is shown, and proves nothing.
+//! - *Claim*: what a certificate that does not count, or a wrong password, says whose it is. It is shown, and proves nothing.
 //! - *Old lane*: TLS that rustls does not speak, spoken by OpenSSL for the constituencies that ask for it.
 //! - *Lineage*: a certificate over all its renewals: the wildcard's of one kind of key, or a constituency's exact names.
 //! - *TLS part*: the part of a policy that a handshake depends on; a change of it ends what was before.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use hyper::StatusCode;
 
 use crate::clock;
+use crate::constituency::Fingerprint;
 use crate::ledger::{Counts, Ledger, Proof, Sighting, is_refusal};
 use crate::metrics::{Metrics, Observed};
 use crate::serve::access::{AccessRecord, Observer, TlsFacts};
@@ -70,7 +71,7 @@ fn sighting(record: AccessRecord) -> Option<Sighting> {
     let (mac, proof) = match (record.mac, record.certificate_not_after, record.claim) {
         (Some(mac), None, None) if record.is_by_password => (mac, Proof::Password),
         (Some(mac), Some(not_after), _) => (mac, Proof::Certificate { not_after }),
-        (_, _, Some(claim)) => (claim.mac, Proof::Claimed { fingerprint: claim.fingerprint.bytes() }),
+        (_, _, Some(claim)) => (claim.mac, Proof::Claimed { fingerprint: claim.fingerprint.map(Fingerprint::bytes) }),
         _ => return None,
     };
     Some(Sighting {

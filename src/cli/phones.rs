@@ -203,14 +203,15 @@ fn claim_line(claim: &Claim) -> String {
         .addresses
         .iter()
         .map(|place| format!("\n    from {}, {} to {}", place.address, time(place.first_seen), time(place.last_seen)));
+    let certificate = |bytes| format!("certificate SHA-256 {}", Fingerprint::from(bytes));
+    let by = claim.fingerprint.map_or_else(|| "by a password".to_owned(), certificate);
     format!(
-        "unproven: somebody at {} says to be {} of {} ({}, last at {}): {reason}\n    certificate SHA-256 {}{}",
+        "unproven: somebody at {} says to be {} of {} ({}, last at {}): {reason}\n    {by}{}",
         claim.address,
         claim.mac,
         claim.constituency,
         if claim.count == 1 { "once".to_owned() } else { format!("{} times", claim.count) },
         time(claim.last_seen),
-        Fingerprint::from(claim.fingerprint),
         places.collect::<String>(),
     )
 }
@@ -219,7 +220,7 @@ fn claim_json(claim: &Claim) -> Value {
     let place = |place: &ClaimAddress| json!({ "address": place.address, "first_seen": time(place.first_seen), "last_seen": time(place.last_seen) });
     json!({
         "constituency": claim.constituency, "mac": claim.mac, "proven": false, "refused": true,
-        "certificate_sha256": Fingerprint::from(claim.fingerprint).to_string(), "first_seen": time(claim.first_seen),
+        "certificate_sha256": claim.fingerprint.map(|bytes| Fingerprint::from(bytes).to_string()), "first_seen": time(claim.first_seen),
         "last_seen": time(claim.last_seen), "address": claim.address,
         "addresses": claim.addresses.iter().map(place).collect::<Vec<_>>(), "refusals": claim.count,
         "last_refusal": { "reason": claim.refusal.as_deref().map(without_controls), "time": time(claim.last_seen) },

@@ -7,24 +7,23 @@ use crate::clock;
 use crate::config::Config;
 use crate::constituency::scan::Scanner;
 use crate::constituency::{ConstituencyName, Fingerprint, MacAddress};
-use crate::ledger::{Claim, ReadError, Reader};
+use crate::ledger::{ReadError, Reader};
 
 /// Says what speaks against taking `certificate` for that of `mac`.
 pub(super) fn warn_of_pin(config: &Config, mac: MacAddress, certificate: Fingerprint) -> Result<(), ReadError> {
-    let claims = Reader::open(&config.state)?.map_or(Ok(Vec::new()), |ledger| claims_of(&ledger, mac))?;
-    let is_it = |claim: &&Claim| claim.fingerprint == certificate.bytes();
-    if !claims.iter().any(|claim| is_it(&claim)) {
+    let claims = Reader::open(&config.state)?.map_or(Ok(BTreeSet::new()), |ledger| claims_of(&ledger, mac))?;
+    if !claims.contains(&certificate) {
         warn(&format_args!(
             "this certificate has never been seen of {mac}. Compare the fingerprint with the one that the phone shows on its \
              own screen or web page"
         ));
     }
-    let others: BTreeSet<_> = claims.iter().filter(|claim| !is_it(claim)).map(|claim| claim.fingerprint).collect();
-    if !others.is_empty() {
+    let others = claims.iter().filter(|claim| **claim != certificate).count();
+    if others > 0 {
         warn(&format_args!(
             "certificates that came for {mac} besides this one: {}. Somebody may be posing as it: compare the fingerprint with the one that \
              the phone shows on its own screen or web page; see provost phone-log {mac}",
-            others.len()
+            others
         ));
     }
     Ok(())
@@ -42,26 +41,24 @@ pub(super) fn warn_of_unproven(
         return Ok(());
     }
     let registry = Scanner::new(config.constituencies.clone(), config.bundle_names()).scan(clock::now());
-    let is_pinned = |claim: &Claim| {
+    let is_pinned = |claim: &Fingerprint| {
         let served = registry.served().find(|served| served.name == *constituency);
-        served.is_some_and(|served| served.is_pinned(mac, claim.fingerprint.into()))
+        served.is_some_and(|served| served.is_pinned(mac, *claim))
     };
     if !claims.iter().any(is_pinned) {
-        let seen: BTreeSet<String> =
-            claims.iter().map(|claim| Fingerprint::from(claim.fingerprint).to_string()).collect();
+        let seen: Vec<String> = claims.iter().map(Fingerprint::to_string).collect();
         warn(&format_args!(
             "{mac} STAYS OUT: it came with a certificate that proves nothing (SHA-256 {}). If that is the phone's own, as its \
              screen or web page shows, let in exactly that one: provost allow {mac} --constituency {constituency} \
              --certificate-sha256 FINGERPRINT",
-            seen.into_iter().collect::<Vec<_>>().join(", ")
+            seen.join(", ")
         ));
     }
     Ok(())
 }
 
 /// The certificates that claimed to be that phone's, wherever.
-fn claims_of(ledger: &Reader, mac: MacAddress) -> Result<Vec<Claim>, ReadError> {
-    let mut claims = ledger.claims()?;
-    claims.retain(|claim| claim.mac == mac);
-    Ok(claims)
+fn claims_of(ledger: &Reader, mac: MacAddress) -> Result<BTreeSet<Fingerprint>, ReadError> {
+    let claims = ledger.claims()?.into_iter().filter(|claim| claim.mac == mac);
+    Ok(claims.filter_map(|claim| claim.fingerprint).map(Fingerprint::from).collect())
 }

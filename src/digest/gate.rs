@@ -94,6 +94,18 @@ pub enum Why {
     Replay(MacAddress),
 }
 
+impl Why {
+    /// Whose password it was said to be, where that is what was wrong.
+    #[must_use]
+    pub fn claimed(&self) -> Option<MacAddress> {
+        match self {
+            Self::WrongPassword(mac) | Self::OldRealm { mac, .. } => Some(*mac),
+            Self::UnknownUser(name) => name.parse().ok(),
+            _ => None,
+        }
+    }
+}
+
 impl Unproven {
     /// Whether every phone meets this, now and then.
     #[must_use]

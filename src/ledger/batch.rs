@@ -14,7 +14,7 @@ pub(super) type Key<'a> = (&'a ConstituencyName, MacAddress);
 #[derive(Debug, Default)]
 pub(super) struct Batch<'a> {
     pub(super) phones: HashMap<Key<'a>, News<'a>>,
-    pub(super) claims: HashMap<(Key<'a>, [u8; 32]), Claims<'a>>,
+    pub(super) claims: HashMap<(Key<'a>, Option<[u8; 32]>), Claims<'a>>,
 }
 
 /// What is new of one phone.
@@ -41,7 +41,7 @@ pub(super) struct News<'a> {
     user_agent: Option<&'a [u8]>,
 }
 
-/// What is new of one certificate that claims to be a phone's.
+/// What is new of one certificate, or of wrong passwords, claimed to be a phone's.
 #[derive(Debug)]
 pub(super) struct Claims<'a> {
     pub(super) first: &'a Sighting,

@@ -131,15 +131,15 @@ pub struct Request {
     pub reason: Option<String>,
 }
 
-/// A certificate that says it is a phone's and proves nothing. Times are Unix milliseconds.
+/// A certificate that says it is a phone's and proves nothing, or passwords that were wrong. Times are Unix milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
     /// The constituency that was asked.
     pub constituency: ConstituencyName,
     /// The claimed address.
     pub mac: MacAddress,
-    /// The SHA-256 of the certificate.
-    pub fingerprint: [u8; 32],
+    /// The SHA-256 of the certificate; `None`: there were passwords instead.
+    pub fingerprint: Option<[u8; 32]>,
     /// When it was first seen.
     pub first_seen: i64,
     /// When it was last seen.
@@ -154,7 +154,7 @@ pub struct Claim {
     pub refusal: Option<String>,
 }
 
-/// An address from which such a certificate came. Times are Unix milliseconds.
+/// An address from which such a claim came. Times are Unix milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClaimAddress {
     /// The address.
@@ -195,7 +195,7 @@ impl Reader {
         self.query("SELECT * FROM phone ORDER BY constituency, mac", [], phone)
     }
 
-    /// Every certificate that claims to be a phone's, in order.
+    /// Everything that claims to be a phone's, in order.
     ///
     /// # Errors
     /// If the database cannot be read.
@@ -281,7 +281,7 @@ fn claim(row: &Row<'_>) -> rusqlite::Result<Claim> {
     Ok(Claim {
         constituency: row.get("constituency")?,
         mac: row.get("mac")?,
-        fingerprint: row.get("fingerprint")?,
+        fingerprint: fingerprint(row)?,
         first_seen: row.get("first_seen")?,
         last_seen: row.get("last_seen")?,
         address: row.get("address")?,
@@ -291,11 +291,17 @@ fn claim(row: &Row<'_>) -> rusqlite::Result<Claim> {
     })
 }
 
+/// Of nothing where a claim was made by a password.
+fn fingerprint(row: &Row<'_>) -> rusqlite::Result<Option<[u8; 32]>> {
+    let bytes: Vec<u8> = row.get("fingerprint")?;
+    Ok(bytes.try_into().ok())
+}
+
 /// Which claim an address belongs to.
-type ClaimKey = (ConstituencyName, MacAddress, [u8; 32]);
+type ClaimKey = (ConstituencyName, MacAddress, Option<[u8; 32]>);
 
 fn claim_address(row: &Row<'_>) -> rusqlite::Result<(ClaimKey, ClaimAddress)> {
-    let key = (row.get("constituency")?, row.get("mac")?, row.get("fingerprint")?);
+    let key = (row.get("constituency")?, row.get("mac")?, fingerprint(row)?);
     let (address, first_seen, last_seen) = (row.get("address")?, row.get("first_seen")?, row.get("last_seen")?);
     Ok((key, ClaimAddress { address, first_seen, last_seen }))
 }

@@ -87,6 +87,9 @@ pub(super) const MIGRATIONS: &[&str] = &[
      ) STRICT;",
 ];
 
+/// What stands for the fingerprint of a certificate where there is none, and somebody said a wrong password.
+pub(super) const NO_FINGERPRINT: &[u8] = &[];
+
 /// What stands for the end of a certificate where the phone has none, and proved itself by a password.
 pub(super) const NO_CERTIFICATE: i64 = i64::MIN;
 

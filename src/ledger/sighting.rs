@@ -49,10 +49,10 @@ pub enum Proof {
     },
     /// By a password that is right.
     Password,
-    /// Not at all: by a certificate that anybody can make.
+    /// Not at all: by a certificate that anybody can make, or a password that is wrong.
     Claimed {
-        /// Its SHA-256.
-        fingerprint: [u8; 32],
+        /// The certificate's SHA-256, if it was one.
+        fingerprint: Option<[u8; 32]>,
     },
 }
 

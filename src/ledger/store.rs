@@ -141,6 +141,7 @@ impl Store {
                 has_strangers |= write_phone(&transaction, *key, news)?;
             }
             for ((key, fingerprint), claims) in &batch.claims {
+                let fingerprint = fingerprint.as_ref().map_or(schema::NO_FINGERPRINT, <[u8; 32]>::as_slice);
                 write_claims(&transaction, *key, fingerprint, claims)?;
             }
             for (step, counts) in &taken.steps {
@@ -281,7 +282,7 @@ fn write_history(transaction: &Transaction<'_>, phone: i64, total: i64, news: &N
 fn write_claims(
     transaction: &Transaction<'_>,
     key: Key<'_>,
-    fingerprint: &[u8; 32],
+    fingerprint: &[u8],
     claims: &Claims<'_>,
 ) -> rusqlite::Result<()> {
     let network = claims.last.network.to_string();
@@ -311,7 +312,7 @@ fn write_claims(
 fn write_addresses(
     transaction: &Transaction<'_>,
     key: Key<'_>,
-    fingerprint: &[u8; 32],
+    fingerprint: &[u8],
     claims: &Claims<'_>,
 ) -> rusqlite::Result<()> {
     let (constituency, mac) = (key.0.as_str(), key.1.to_string());

@@ -77,7 +77,7 @@ fn claimed(phone: u64, fingerprint: u64, seconds: u64) -> Sighting {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&fingerprint.to_be_bytes());
     Sighting {
-        proof: Proof::Claimed { fingerprint: bytes },
+        proof: Proof::Claimed { fingerprint: Some(bytes) },
         request: None,
         status: None,
         reason: Some("the device certificate is signed by itself".to_owned()),
@@ -194,7 +194,7 @@ fn claims_are_bounded_and_touch_nothing_that_was_proven() {
     bench.write(&vec![claimed(7, 7, 9000); 5]);
     let again = bench.reader().claims().unwrap().into_iter().find(|claim| claim.mac == mac(7)).unwrap();
     assert_eq!(
-        (again.count, again.fingerprint[7], again.refusal.as_deref()),
+        (again.count, again.fingerprint.unwrap()[7], again.refusal.as_deref()),
         (5, 7, claimed(7, 7, 0).reason.as_deref())
     );
 }

@@ -32,15 +32,16 @@ impl Connection {
 
     fn ask_again(&self, constituency: &ConstituencyName, realm: &str, head: &Parts, unproven: &Unproven) -> Denial {
         let reason = unproven.why.to_string();
+        let claimed = unproven.why.claimed();
         if unproven.is_too_much {
-            return Denial::TooManyAttempts { reason };
+            return Denial::TooManyAttempts { reason, claimed };
         }
         // libcurl, which the phones use, answers the first challenge or none: before 7.57 it knows MD5 alone (seen with
         // 7.39, 7.51 and 7.54), and later ones choose nothing better than the first either.
         let agent = head.headers.get(USER_AGENT).map(HeaderValue::as_bytes);
         let md5_first = agent.is_some_and(|agent| agent.starts_with(PHONE));
         let challenges = self.server.gate.challenge(constituency, realm, unproven.is_stale, md5_first);
-        Denial::Unauthenticated { reason, is_routine: unproven.is_routine(), challenges: Box::new(challenges) }
+        Denial::Unauthenticated { reason, claimed, is_routine: unproven.is_routine(), challenges: Box::new(challenges) }
     }
 
     /// A connection that has proved to be a known phone's no longer takes a stranger's place.

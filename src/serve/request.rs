@@ -184,7 +184,11 @@ impl Connection {
                     tracing::error!(constituency, mac, "{reason}");
                 }
                 Denial::Unpinned { mac, certificate, .. } => {
-                    exchange.disown(Claim { mac: *mac, fingerprint: *certificate });
+                    exchange.disown(Claim { mac: *mac, fingerprint: Some(*certificate) });
+                }
+                Denial::Unauthenticated { claimed: Some(mac), .. }
+                | Denial::TooManyAttempts { claimed: Some(mac), .. } => {
+                    exchange.disown(Claim { mac: *mac, fingerprint: None });
                 }
                 _ => {}
             }

@@ -188,15 +188,15 @@ pub struct PhoneRequest {
     pub reason: Option<String>,
 }
 
-/// A refused certificate that anybody can have made.
+/// Somebody who claims to be a phone, by a certificate that anybody can have made or a password that is wrong.
 #[derive(Debug, Clone, Serialize)]
 pub struct Unproven {
     /// The constituency that was asked.
     pub constituency: ConstituencyName,
     /// The phone that it claims to be.
     pub mac: MacAddress,
-    /// The SHA-256 of the certificate, in hex.
-    pub certificate_sha256: String,
+    /// The SHA-256 of the certificate, in hex; `None`: there was a password.
+    pub certificate_sha256: Option<String>,
     /// From where it came last.
     pub address: String,
     /// From where it came: the addresses that were seen last, in that order.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::harness::site::{DOMAIN, Running, Site, holds};
 use crate::harness::tls::{Client, Connection, Response};
 use crate::harness::tool::{Ended, provost};
-use crate::harness::{STRANGER, VVX500, VVX550, within_a_second};
+use crate::harness::{STRANGER, VVX500, VVX550, eventually, within_a_second};
 
 /// A site with the constituency `pw`, which asks for passwords and knows two phones, one of which has one.
 pub fn site() -> (Site, String) {
@@ -119,6 +119,41 @@ fn without_nonce(response: &Response) -> Response {
     let challenge = alike.headers.get_mut("www-authenticate").unwrap();
     *challenge = challenge.replace(&nonce(response), "");
     alike
+}
+
+#[test]
+fn a_wrong_password_is_remembered_as_what_proves_nothing() {
+    let (site, password) = site();
+    let server = site.start();
+    Phone::new(&server, "pw", &password).get("/site.cfg");
+    Phone::new(&server, "pw", "another").get("/site.cfg");
+    let mut nobody = Phone::new(&server, "pw", "another");
+    let header = Answer { user: STRANGER, ..nobody.answer("GET", "/site.cfg") }.header();
+    nobody.connection.request("GET", "/site.cfg", &header, b"").unwrap();
+    let refused = eventually("both to be written", || {
+        let ended = provost(&site.path(""), &["phones", "--refused", "--json"]);
+        let lines: Vec<Value> = ended.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        (lines.len() == 2).then_some(lines)
+    });
+    for (line, mac, reason) in [
+        (&refused[0], VVX500, format!("wrong password for {VVX500}")),
+        (&refused[1], STRANGER, format!("\"{STRANGER}\" has no password here")),
+    ] {
+        assert_eq!(
+            (&line["mac"], &line["proven"], &line["refusals"]),
+            (&json!(mac), &json!(false), &json!(1)),
+            "{line}"
+        );
+        assert_eq!(line["certificate_sha256"], Value::Null);
+        assert!(line["last_refusal"]["reason"].as_str().unwrap().starts_with(&reason), "{line}");
+    }
+    let table = provost(&site.path(""), &["phone-log", VVX500]).stdout;
+    assert!(table.contains("by a password") && table.contains("wrong password for"), "{table}");
+    // Whoever says a wrong one changes nothing of what is known of the phone.
+    let known = provost(&site.path(""), &["phones", "--constituency", "pw", "--json"]).stdout;
+    let known = known.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let known = known.into_iter().find(|line| line["mac"] == VVX500 && line["proven"] != json!(false)).unwrap();
+    assert_eq!((&known["refused"], &known["refusals"]), (&json!(false), &json!(0)), "{known}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The phones as they are shown. Pure.
 
-use crate::constituency::{ConstituencyName, MacAddress, Standing, TlsLevel};
+use crate::constituency::{ConstituencyName, Fingerprint, MacAddress, Standing, TlsLevel};
 use crate::ledger::roster::Known;
 use crate::ledger::{Claim, ClaimAddress, Event, Request};
 use crate::status::picture::{Counts, Phone, PhoneRequest, PhoneState, Place, Unproven};
@@ -96,13 +96,13 @@ pub(super) fn waiting(phones: &[Phone]) -> Vec<Phone> {
     waiting.into_iter().take(SHOWN).cloned().collect()
 }
 
-/// The certificates that prove nothing, the newest first.
+/// What proves nothing, the newest first.
 pub(super) fn unproven(mut claims: Vec<Claim>) -> Vec<Unproven> {
     claims.sort_by_key(|claim| std::cmp::Reverse(claim.last_seen));
     let unproven = claims.into_iter().take(SHOWN).map(|claim| Unproven {
         constituency: claim.constituency,
         mac: claim.mac,
-        certificate_sha256: claim.fingerprint.iter().map(|byte| format!("{byte:02x}")).collect(),
+        certificate_sha256: claim.fingerprint.map(|bytes| Fingerprint::from(bytes).to_string()),
         address: claim.address,
         addresses: claim.addresses.into_iter().map(place).collect(),
         first_seen: seconds(claim.first_seen),

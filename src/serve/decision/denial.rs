@@ -33,9 +33,9 @@ pub enum Denial {
     #[error("no device certificate on this connection")]
     NoDevice,
     #[error("{reason}")]
-    Unauthenticated { reason: String, is_routine: bool, challenges: Box<[String; 2]> },
+    Unauthenticated { reason: String, claimed: Option<MacAddress>, is_routine: bool, challenges: Box<[String; 2]> },
     #[error("{reason}; too many failures under this name, a right password is let in all the same")]
-    TooManyAttempts { reason: String },
+    TooManyAttempts { reason: String, claimed: Option<MacAddress> },
     #[error("{0}")]
     NoPlace(String),
     #[error("{mac} is not known to {constituency}")]

@@ -90,8 +90,8 @@ pub(super) fn unproven_section(unproven: &[Unproven], now: i64) -> Markup {
         section id="unproven" aria-labelledby="unproven-title" {
             h2 id="unproven-title" { "Unproven" }
             p class="intro" {
-                "Certificates that do not count here, mostly because no CA that is trusted here signed them: anybody can "
-                "make such a one with any MAC address. "
+                "Certificates that do not count here, mostly because no CA that is trusted here signed them, and wrong "
+                "passwords: anybody can make or say such a thing with any MAC address. "
                 "Nothing here says anything about the phone that is named."
             }
             @if unproven.is_empty() {
@@ -120,7 +120,10 @@ pub(super) fn unproven_table(unproven: &[&Unproven], now: i64) -> Markup {
                     tr {
                         th scope="row" {
                             span class="mac" { (claim.mac) } " of " (claim.constituency)
-                            span class="detail fingerprint" { "SHA-256 " (Foreign(&claim.certificate_sha256)) }
+                            @match &claim.certificate_sha256 {
+                                Some(certificate) => { span class="detail fingerprint" { "SHA-256 " (Foreign(certificate)) } }
+                                None => { span class="detail" { "by a password" } }
+                            }
                         }
                         td data-label="Because" { (foreign(&claim.reason)) }
                         td data-label="From" class="address" {

@@ -38,7 +38,7 @@ fn unproven(text: &str) -> Unproven {
     Unproven {
         constituency: "ote".parse().unwrap(),
         mac: "00005e0053aa".parse().unwrap(),
-        certificate_sha256: text.to_owned(),
+        certificate_sha256: Some(text.to_owned()),
         address: text.to_owned(),
         addresses: [text, "192.0.2.9"]
             .map(|from| Place { address: from.to_owned(), first_seen: NOW - DAY, last_seen: NOW - 60 })
