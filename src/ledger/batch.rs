@@ -30,6 +30,9 @@ pub(super) struct News<'a> {
     pub(super) configuration: Option<&'a Sighting>,
     pub(super) upload: Option<&'a Sighting>,
     pub(super) refusal: Option<&'a Sighting>,
+    /// The TLS that its application last spoke, and its updater.
+    pub(super) tls: Option<(&'static str, &'static str)>,
+    pub(super) updater_tls: Option<(&'static str, &'static str)>,
     pub(super) model: Option<&'a str>,
     pub(super) firmware: Option<&'a str>,
     pub(super) count: u64,
@@ -86,6 +89,8 @@ impl<'a> News<'a> {
             configuration: None,
             upload: None,
             refusal: None,
+            tls: None,
+            updater_tls: None,
             model: None,
             firmware: None,
             count: 0,
@@ -118,6 +123,9 @@ impl<'a> News<'a> {
         self.refusals += newest(&mut self.refusal, sighting.refusal().is_some());
         self.count += 1;
         self.bytes = self.bytes.saturating_add(sighting.bytes);
+        let is_of_updater = sighting.user_agent.as_deref().is_some_and(UserAgent::is_of_updater);
+        let tls = if is_of_updater { &mut self.updater_tls } else { &mut self.tls };
+        *tls = sighting.tls.or(*tls);
         self.read(sighting.user_agent.as_deref());
         if self.history.len() >= history {
             self.history.pop_front();

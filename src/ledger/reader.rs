@@ -82,7 +82,7 @@ pub struct Phone {
     pub model: Option<String>,
     /// Its firmware, as it calls itself.
     pub firmware: Option<String>,
-    /// TLS version and cipher suite.
+    /// TLS version and cipher suite: of those that its application and its updater last spoke, the older.
     pub tls: Option<(String, String)>,
     /// When its certificate expires, in Unix seconds; `None` if a password proved it.
     pub certificate_not_after: Option<i64>,
@@ -103,7 +103,7 @@ pub struct Phone {
 }
 
 impl Phone {
-    /// How old the TLS is that it spoke when it was last seen, if it spoke any.
+    /// How old that TLS is, if it spoke any.
     #[must_use]
     pub fn tls_level(&self) -> Option<TlsLevel> {
         self.tls.as_ref().map(|(version, suite)| TlsLevel::of(version, suite))
@@ -254,7 +254,11 @@ fn phone(row: &Row<'_>) -> rusqlite::Result<Phone> {
         let event: (Option<String>, Option<i64>) = (row.get(what)?, row.get(at)?);
         Ok(event.0.zip(event.1).map(|(what, at)| Event { what, at }))
     };
-    let tls: (Option<String>, Option<String>) = (row.get("tls_version")?, row.get("tls_suite")?);
+    let tls = |version: &str, suite: &str| -> rusqlite::Result<Option<(String, String)>> {
+        let spoken: (Option<String>, Option<String>) = (row.get(version)?, row.get(suite)?);
+        Ok(spoken.0.zip(spoken.1))
+    };
+    let (tls, updater_tls) = (tls("tls_version", "tls_suite")?, tls("updater_tls_version", "updater_tls_suite")?);
     Ok(Phone {
         constituency: row.get("constituency")?,
         mac: row.get("mac")?,
@@ -265,7 +269,8 @@ fn phone(row: &Row<'_>) -> rusqlite::Result<Phone> {
         address: row.get("address")?,
         model: row.get("model")?,
         firmware: row.get("firmware")?,
-        tls: tls.0.zip(tls.1),
+        // Of two that are as old, the application's, which comes last.
+        tls: updater_tls.into_iter().chain(tls).max_by_key(|(version, suite)| TlsLevel::of(version, suite)),
         certificate_not_after: Some(row.get("certificate_not_after")?).filter(|end| *end != schema::NO_CERTIFICATE),
         configuration: event("configuration", "configuration_at")?,
         upload: event("upload", "upload_at")?,

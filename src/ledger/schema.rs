@@ -85,6 +85,9 @@ pub(super) const MIGRATIONS: &[&str] = &[
          refused INTEGER NOT NULL,
          handshakes INTEGER NOT NULL
      ) STRICT;",
+    // The phone's updater may speak another TLS than its application, whose is the other.
+    "ALTER TABLE phone ADD COLUMN updater_tls_version TEXT;
+     ALTER TABLE phone ADD COLUMN updater_tls_suite TEXT;",
 ];
 
 /// What stands for the fingerprint of a certificate where there is none, and somebody said a wrong password.

@@ -193,13 +193,14 @@ fn write_phone(transaction: &Transaction<'_>, key: Key<'_>, news: &News<'_>) -> 
     let (configuration, configuration_at) = event(news.configuration, Sighting::configuration);
     let (upload, upload_at) = event(news.upload, Sighting::upload);
     let (refusal, refusal_at) = event(news.refusal, Sighting::refusal);
-    let (tls_version, tls_suite) = news.last.tls.unzip();
+    let ((tls_version, tls_suite), (updater_tls_version, updater_tls_suite)) =
+        (news.tls.unzip(), news.updater_tls.unzip());
     let mut statement = transaction.prepare_cached(
         "INSERT INTO phone (constituency, mac, first_seen, last_seen, last_let_in, is_refused, address, network, model,
-             firmware, tls_version, tls_suite, certificate_not_after, configuration, configuration_at, upload, upload_at,
+             firmware, tls_version, tls_suite, updater_tls_version, updater_tls_suite, certificate_not_after, configuration, configuration_at, upload, upload_at,
              refusal, refusal_at, requests, refusals, uploads, bytes)
          VALUES (:constituency, :mac, :first_seen, :last_seen, :last_let_in, coalesce(:is_refused, FALSE), :address, :network,
-             :model, :firmware, :tls_version, :tls_suite, :certificate_not_after, :configuration, :configuration_at, :upload, :upload_at,
+             :model, :firmware, :tls_version, :tls_suite, :updater_tls_version, :updater_tls_suite, :certificate_not_after, :configuration, :configuration_at, :upload, :upload_at,
              :refusal, :refusal_at, :requests, :refusals, :uploads, :bytes)
          ON CONFLICT (constituency, mac) DO UPDATE SET
              first_seen = min(first_seen, excluded.first_seen),
@@ -209,6 +210,8 @@ fn write_phone(transaction: &Transaction<'_>, key: Key<'_>, news: &News<'_>) -> 
              model = coalesce(excluded.model, model), firmware = coalesce(excluded.firmware, firmware),
              tls_version = coalesce(excluded.tls_version, tls_version),
              tls_suite = coalesce(excluded.tls_suite, tls_suite),
+             updater_tls_version = coalesce(excluded.updater_tls_version, updater_tls_version),
+             updater_tls_suite = coalesce(excluded.updater_tls_suite, updater_tls_suite),
              certificate_not_after = excluded.certificate_not_after,
              configuration = coalesce(excluded.configuration, configuration),
              configuration_at = coalesce(excluded.configuration_at, configuration_at),
@@ -225,6 +228,7 @@ fn write_phone(transaction: &Transaction<'_>, key: Key<'_>, news: &News<'_>) -> 
         ":last_let_in": news.let_in.map(|sighting| milliseconds(sighting.end())),
         ":is_refused": news.is_refused, ":address": news.last.address.to_string(), ":network": network,
         ":model": news.model, ":firmware": news.firmware, ":tls_version": tls_version, ":tls_suite": tls_suite,
+        ":updater_tls_version": updater_tls_version, ":updater_tls_suite": updater_tls_suite,
         ":certificate_not_after": news.not_after.unwrap_or(schema::NO_CERTIFICATE),
         ":configuration": configuration, ":configuration_at": configuration_at,
         ":upload": upload, ":upload_at": upload_at, ":refusal": refusal, ":refusal_at": refusal_at,

@@ -11,7 +11,7 @@ use super::queue::{CLAIMED, PROVEN, Queue, Taken};
 use super::store::{HISTORY, Store};
 use super::*;
 use crate::clock;
-use crate::constituency::MacAddress;
+use crate::constituency::{MacAddress, TlsLevel};
 
 /// A ledger in a folder of its own.
 struct Bench {
@@ -222,6 +222,28 @@ fn a_claim_keeps_the_addresses_that_it_came_from_last() {
     // They go with it.
     bench.write(&(0..20).map(|number| from(499, claimed(2, number, 1000 + number))).collect::<Vec<_>>());
     assert_eq!(bench.reader().claims().unwrap().iter().map(|claim| claim.addresses.len()).sum::<usize>(), 16);
+}
+
+#[test]
+fn a_phone_speaks_the_older_of_its_two_programs_tls() {
+    let mut bench = Bench::new();
+    let by = |program: &str, tls, seconds| Sighting {
+        user_agent: Some(format!("FileTransport PolycomVVX-VVX_500-UA/5.9.7.4477 Type/{program}").into_bytes().into()),
+        tls: Some(tls),
+        ..sighting(1, seconds)
+    };
+    let old = ("TLSv1.0", "TLS_RSA_WITH_AES_128_CBC_SHA");
+    let modern = ("TLSv1.3", "TLS13_AES_128_GCM_SHA256");
+    let level = |bench: &Bench| bench.phones()[0].tls_level().unwrap();
+    // It boots: first the one, then the other, noted together or one by one.
+    bench.write(&[by("Updater", old, 0), by("Application", modern, 1)]);
+    assert_eq!(level(&bench), TlsLevel::Legacy);
+    bench.write(&[by("Application", modern, 2)]);
+    assert_eq!((level(&bench), bench.phones()[0].tls.as_ref().unwrap().0.as_str()), (TlsLevel::Legacy, "TLSv1.0"));
+    bench.write(&[by("Updater", modern, 3)]);
+    assert_eq!(level(&bench), TlsLevel::Modern);
+    bench.write(&[by("Application", old, 4), by("Updater", modern, 5)]);
+    assert_eq!(level(&bench), TlsLevel::Legacy);
 }
 
 #[test]

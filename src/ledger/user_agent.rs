@@ -20,9 +20,19 @@ impl<'a> UserAgent<'a> {
         let mut words = text.split(' ');
         let (name, version) = words.find_map(|word| word.split_once("-UA/"))?;
         let (_, model) = name.split_once('-')?;
-        let is_updater = words.any(|word| word == "Type/Updater");
+        let is_updater = words.any(is_updater);
         Some(Self { model: plain(model)?, firmware: plain(version).filter(|_| !is_updater) })
     }
+
+    /// Whether it is the updater that speaks: a program of its own, with TLS of its own, that boots the phone.
+    #[must_use]
+    pub fn is_of_updater(header: &[u8]) -> bool {
+        std::str::from_utf8(header).is_ok_and(|text| text.split(' ').any(is_updater))
+    }
+}
+
+fn is_updater(word: &str) -> bool {
+    word == "Type/Updater"
 }
 
 /// A word that is short and of letters, digits, `_`, `.` and `-` alone.

@@ -56,10 +56,15 @@ fn write_text(record: &AccessRecord, line: &mut String) -> fmt::Result {
         Some(tls) => write!(line, "{tls}")?,
         None => line.push('-'),
     }
-    match &record.reason {
-        Some(reason) => write!(line, " reason=\"{}\"", escaped(reason.as_bytes())),
-        None => Ok(()),
+    if let Some(lane) = record.tls.and_then(TlsFacts::lane) {
+        write!(line, " lane={lane}")?;
     }
+    if let Some(reason) = &record.reason {
+        // Settings are quoted in reasons, and stay readable; the exact words are those of JSON.
+        let reason = reason.replace('"', "'");
+        write!(line, " reason=\"{}\"", escaped(reason.as_bytes()))?;
+    }
+    Ok(())
 }
 
 fn write_json(record: &AccessRecord, line: &mut String) -> fmt::Result {

@@ -98,7 +98,17 @@ fn a_line_of_the_old_lane_says_so() {
     let value: serde_json::Value = serde_json::from_str(&line(LogFormat::Json, &old)).unwrap();
     assert_eq!(value["tls"], "TLSv1.0/TLS_RSA_WITH_AES_128_CBC_SHA/expired-certificate");
     assert_eq!(value["lane"], "old");
-    assert!(line(LogFormat::Text, &old).contains(" TLSv1.0/TLS_RSA_WITH_AES_128_CBC_SHA/expired-certificate"));
+    assert!(
+        line(LogFormat::Text, &old).ends_with(" TLSv1.0/TLS_RSA_WITH_AES_128_CBC_SHA/expired-certificate lane=old\n")
+    );
+}
+
+#[test]
+fn a_setting_stays_readable_in_a_reason() {
+    let mut refused = record();
+    refused.reason = Some(r#"offered TLS 1.0; "tls": "legacy" would admit it"#.to_owned());
+    let text = line(LogFormat::Text, &refused);
+    assert!(text.ends_with(" reason=\"offered TLS 1.0; 'tls': 'legacy' would admit it\"\n"), "{text}");
 }
 
 #[test]
@@ -107,7 +117,7 @@ fn hostile_bytes_stay_on_their_line() {
     hostile.reason = Some("x\n\"forged\u{1b}[2J ä".to_owned());
     let text = line(LogFormat::Text, &hostile);
     assert_eq!(text.matches('\n').count(), 1);
-    assert!(text.contains(r"x\x0A\x22forged\x1B[2J \xC3\xA4"), "{text}");
+    assert!(text.contains(r#" reason="x\x0A'forged\x1B[2J \xC3\xA4""#), "{text}");
     assert!(text.is_ascii());
     let json = line(LogFormat::Json, &hostile);
     assert_eq!(json.matches('\n').count(), 1);
