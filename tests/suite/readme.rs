@@ -384,7 +384,7 @@ fn a_ca_of_ones_own_is_made_and_used_as_the_readme_says() {
     let bundles: Vec<&str> = bundles.iter().map(String::as_str).collect();
     Policy::parse(Path::new("constituency.json"), &policy, &bundles).unwrap();
     assert!(ended.stdout.contains(" is revoked\n"), "{}", ended.stdout);
-    assert!(folder.path().join("state/ca/ca.pem").exists() && folder.path().join("kitchen.pem").exists());
+    assert!(folder.path().join("state/ca/ca.pem").exists() && folder.path().join("kitchen.cfg").exists());
 }
 
 #[test]
