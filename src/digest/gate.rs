@@ -53,7 +53,7 @@ pub struct Unproven {
     pub why: Why,
     /// Whether all was right but for the nonce, so that the client may try again by itself.
     pub is_stale: bool,
-    /// Whether this name has had its share of challenges for a while.
+    /// Whether so many failed under this name that there is no challenge this time.
     pub is_too_much: bool,
 }
 

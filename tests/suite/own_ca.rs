@@ -129,6 +129,10 @@ fn curl_gets_in_with_each_form_and_with_nobody_elses() {
         let error = server.client(constituency, &identity).get("/site.cfg").unwrap_err();
         assert_eq!(alert(&error), Some(rustls::AlertDescription::UnknownCA), "{constituency}");
     }
+    for chain in ["phone.pem", "phone.der"] {
+        let verified = provost(&site.path(""), &["trust", "verify", "--constituency", "own", chain]);
+        assert_eq!((verified.code, verified.stdout.as_str()), (0, "let in: 00005e00530c\n"), "{chain}: {verified:?}");
+    }
     let stranger = server.client("own", &issue(&site, STRANGER, "stranger.pem")).get("/site.cfg").unwrap();
     assert_eq!(stranger.status, 403);
     server.reason("00005e0053aa is not known to own");
@@ -175,6 +179,28 @@ fn a_phone_takes_its_certificate_as_a_parameter_file() {
     let read = |name: &str| std::fs::read_to_string(site.path(name)).unwrap();
     assert!(read("forced.cfg").starts_with("-----BEGIN CERTIFICATE-----"));
     assert!(read("forced.pem").starts_with("<?xml"));
+}
+
+#[test]
+fn init_says_where_the_ca_lies_and_whose_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = provost(folder.path(), &["ca", "init"]);
+    assert_eq!((here.code, here.stderr.as_str()), (0, ""), "{here:?}");
+    for said in [
+        "made the CA \"provost device CA\" in state/ca, which counts until 20",
+        "there is no provost.json here: this is local mode, which trusts no such CA. ",
+        "if it says \"state\": \"state\"; for the service, make the CA with --config /etc/provost/provost.json\n",
+        "systemctl reload provost, or SIGHUP\n",
+    ] {
+        assert!(here.stdout.contains(said), "{said}: {}", here.stdout);
+    }
+    let site = Site::with_ote();
+    let file = site.write_config();
+    let elsewhere = provost(folder.path(), &["ca", "init", "--config", file.to_str().unwrap()]);
+    let (state, file) = (site.path("state/ca"), file.display());
+    assert!(elsewhere.stdout.contains(&format!(" in {}, which counts until 20", state.display())), "{elsewhere:?}");
+    assert!(elsewhere.stdout.contains(&format!("to trust it, add to {file}: ")), "{elsewhere:?}");
+    assert!(!elsewhere.stdout.contains("local mode"), "{elsewhere:?}");
 }
 
 #[test]
