@@ -18,7 +18,6 @@ use crate::ca::{CaError, CertificateAuthority, KeyKind};
 use crate::certificate::{ExactNames, LiveCertificates};
 use crate::clock;
 use crate::config::Config;
-use crate::constituency::Registry;
 use crate::constituency::scan::Scanner;
 use crate::constituency::watch::{Waker, follow};
 use crate::digest::Gate;
@@ -203,9 +202,9 @@ impl App {
             limits: config.limits.clone(),
         });
         let publisher = Arc::new(Publisher::new(&server, config.clone(), material, wanted, read));
-        publisher.publish_registry(&Registry::default(), first.snapshot());
+        publisher.publish_registry(first.snapshot());
         let publishing = Arc::clone(&publisher);
-        let waker = follow(scanner, first, move |before, after| publishing.publish_registry(before, after))?;
+        let waker = follow(scanner, first, move |folders| publishing.publish_registry(folders))?;
         let status = operators.map(|opened| {
             let sources = Sources::new(&server, (boards, health, metrics), &config, state.path(), &listeners.tls);
             (opened, Arc::new(sources) as Arc<dyn Knowledge>)

@@ -49,12 +49,11 @@ impl Publisher {
     }
 
     /// Publishes what the folders have become.
-    pub(super) fn publish_registry(&self, before: &Registry, after: Registry) {
+    pub(super) fn publish_registry(&self, folders: Registry) {
         let in_use = self.in_use();
         let Some(server) = self.server.upgrade() else { return };
-        news::tell_folders(before, &after);
         let no_sni = server.site.load().no_sni().cloned();
-        publish(&server, after, no_sni, &in_use);
+        publish(&server, folders, no_sni, &in_use);
     }
 
     /// SIGHUP: reads trust bundles and what of `provost.json` can change while running; `started` is what it was at
@@ -134,10 +133,9 @@ pub(super) fn look(config: &Config) -> Look {
 
 fn publish(server: &Server, folders: Registry, no_sni: Option<ConstituencyName>, in_use: &InUse) {
     let current = server.site.load_full();
-    let next = current.with(folders, no_sni, &in_use.material);
-    news::tell_unusable(&current, &next);
+    let next = Arc::new(current.with(folders, no_sni, &in_use.material));
     let wanted = ExactNames::of(next.registry(), next.domain());
-    server.site.store(Arc::new(next));
+    server.site.store(Arc::clone(&next));
     in_use.wanted.send_if_modified(|before| {
         let is_new = **before != wanted;
         if is_new {
@@ -145,4 +143,7 @@ fn publish(server: &Server, folders: Registry, no_sni: Option<ConstituencyName>,
         }
         is_new
     });
+    // Whoever reads it may act on it at once, so it is told when it is so.
+    news::tell_folders(current.registry(), next.registry());
+    news::tell_unusable(&current, &next);
 }
