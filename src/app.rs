@@ -201,7 +201,7 @@ impl App {
             admission: Arc::new(Admission::new(config.limits.clone(), room)),
             limits: config.limits.clone(),
         });
-        let publisher = Arc::new(Publisher::new(&server, config.clone(), material, wanted, read));
+        let publisher = Arc::new(Publisher::new(&server, config.clone(), material, wanted, &read));
         publisher.publish_registry(first.snapshot());
         let publishing = Arc::clone(&publisher);
         let waker = follow(scanner, first, move |folders| publishing.publish_registry(folders))?;
