@@ -153,7 +153,12 @@ async fn boot_all(cast: &[(ConstituencyName, Phone)], address: SocketAddr, cas: 
     for (constituency, phone) in cast {
         let url = url(constituency, address);
         say(&format_args!("\n{} {} boots from {url}", phone.model, phone.mac));
-        let target = Target { url: url.parse()?, server_roots: Arc::clone(&server_roots), resolve: Some(address) };
+        let target = Target {
+            url: url.parse()?,
+            server_roots: Arc::clone(&server_roots),
+            resolve: Some(address),
+            password: None,
+        };
         let certificate = cas.certificate(phone.mac)?;
         let mut watch = printer.for_one_phone(phone);
         summary.add(&boot(phone, &target, Some(&certificate), &mut watch).await);

@@ -49,7 +49,14 @@ const STYLES: Styles = Styles::styled()
 /// Without provost.json in the working directory (or --config), provost runs in local mode: https://*.phones.localhost:8443
 /// on loopback, from ./constituencies, with certificates of its own.
 #[derive(Debug, Parser)]
-#[command(name = "provost", version, styles = STYLES, propagate_version = true, max_term_width = 100)]
+#[command(
+    name = "provost",
+    version,
+    styles = STYLES,
+    propagate_version = true,
+    max_term_width = 100,
+    after_long_help = print::manual::closing()
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

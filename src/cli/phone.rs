@@ -12,7 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::printer::{Format, Printer};
 use crate::constituency::MacAddress;
-use crate::phone::{DeviceCertificate, Phone, ServerUrl, Summary, Target, boot, boot_rack};
+use crate::phone::{DeviceCertificate, Password, Phone, ServerUrl, Summary, Target, boot, boot_rack};
 
 /// Boot a virtual phone against a provisioning server and say what it asked for and got.
 ///
@@ -43,6 +43,9 @@ pub struct Args {
     /// Send no device certificate, to visit a constituency that asks for none.
     #[arg(long, conflicts_with_all = ["certificate", "key"])]
     pub no_certificate: bool,
+    /// The password that `provost allow --digest` made, in a file of one line; then no certificate is needed.
+    #[arg(long, value_name = "FILE", conflicts_with = "count")]
+    pub password_file: Option<PathBuf>,
     /// Trust only servers of these CAs (PEM); without it, the system's and the local one.
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
@@ -78,7 +81,8 @@ pub trait DeviceCertificates {
 /// Boots the phone or phones that `args` describe; an error is one of usage.
 pub async fn run(args: &Args, local: Option<&dyn DeviceCertificates>) -> anyhow::Result<ExitCode> {
     let server_roots = Arc::new(server_roots(args.ca.as_deref(), local)?);
-    let target = Target { url: args.url.clone(), server_roots, resolve: args.resolve };
+    let password = args.password_file.as_deref().map(read_password).transpose()?;
+    let target = Target { url: args.url.clone(), server_roots, resolve: args.resolve, password };
     let format = if args.json { Format::Json } else { Format::Table };
     let good = match args.count {
         None => {
@@ -127,11 +131,20 @@ fn certificate(
     match (&args.certificate, &args.key, local) {
         _ if args.no_certificate => Ok(None),
         (Some(chain), Some(key), _) => read_certificate(chain, key).map(Some),
+        _ if args.password_file.is_some() => Ok(None),
         (.., Some(local)) => local.certificate(mac).map(Some),
         _ => bail!(
             "a phone needs a certificate: give --certificate and --key, or --no-certificate; beside a server in local mode, \
              run this in its working directory, or name its state directory by --state"
         ),
+    }
+}
+
+fn read_password(file: &Path) -> anyhow::Result<Password> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
+    match text.lines().collect::<Vec<_>>()[..] {
+        [password] if !password.is_empty() => Ok(Password::new(password.to_owned())),
+        _ => bail!("{} holds no password: one line, and nothing else", file.display()),
     }
 }
 

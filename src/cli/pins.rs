@@ -21,9 +21,8 @@ pub(super) fn warn_of_pin(config: &Config, mac: MacAddress, certificate: Fingerp
     let others = claims.iter().filter(|claim| **claim != certificate).count();
     if others > 0 {
         warn(&format_args!(
-            "certificates that came for {mac} besides this one: {}. Somebody may be posing as it: compare the fingerprint with the one that \
-             the phone shows on its own screen or web page; see provost phone-log {mac}",
-            others
+            "certificates that came for {mac} besides this one: {others}. Somebody may be posing as it: compare the fingerprint with the one that \
+             the phone shows on its own screen or web page; see provost phone-log {mac}"
         ));
     }
     Ok(())

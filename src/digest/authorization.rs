@@ -69,12 +69,7 @@ impl Authorization {
         if !scheme.eq_ignore_ascii_case("Digest") {
             return Err(BadAuthorization::Scheme);
         }
-        let mut said = Said::default();
-        let mut rest = Rest(rest);
-        while let Some((name, value)) = rest.parameter()? {
-            said.put(name, value)?;
-        }
-        said.check()
+        Said::read(rest)?.check()
     }
 
     /// RFC 7616 §3.4.6: whether it was made for the request of this `target`.
@@ -84,11 +79,20 @@ impl Authorization {
     }
 }
 
-/// What was said so far, each thing once.
+/// What is said, each thing once.
 #[derive(Default)]
-struct Said(Vec<(String, String)>);
+pub(super) struct Said(Vec<(String, String)>);
 
 impl Said {
+    /// Reads what follows the scheme.
+    pub(super) fn read(text: &str) -> Result<Self, BadAuthorization> {
+        let (mut said, mut rest) = (Self::default(), Rest(text));
+        while let Some((name, value)) = rest.parameter()? {
+            said.put(name, value)?;
+        }
+        Ok(said)
+    }
+
     fn put(&mut self, name: &str, value: String) -> Result<(), BadAuthorization> {
         let name = name.to_ascii_lowercase();
         if self.0.iter().any(|(other, _)| *other == name) {
@@ -98,7 +102,7 @@ impl Said {
         Ok(())
     }
 
-    fn take(&mut self, name: &str) -> Option<String> {
+    pub(super) fn take(&mut self, name: &str) -> Option<String> {
         let at = self.0.iter().position(|(other, _)| other == name)?;
         Some(self.0.swap_remove(at).1)
     }

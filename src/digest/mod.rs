@@ -11,14 +11,18 @@
 //! Whoever fails at 2 is not told whether the phone or the password is unknown, and after too many failures under one
 //! name ([`attempts`]) gets no more challenges for a while; a right response is never held back, so nobody can lock a
 //! phone out by using its name. Whoever is right and fails later only has to ask again (`stale`).
+//!
+//! The virtual phone is at the other end, with [`challenge`].
 
 mod algorithm;
 mod attempts;
 mod authorization;
+mod challenge;
 mod gate;
 mod nonce;
 pub mod passwords;
 mod replay;
 
 pub use algorithm::{Algorithm, Ha1};
+pub use challenge::{Asked, Challenge};
 pub use gate::{Attempt, Gate, Unproven, Why};

@@ -19,7 +19,9 @@ use tokio::time::timeout;
 use super::address::{Location, Origin, UnusableUrl};
 use super::alert;
 use super::connect::{self, ConnectError, SpeaksTls, TlsFacts, TlsFailure};
+use super::password::Prover;
 use super::upload::{Upload, UploadHandle};
+use crate::constituency::MacAddress;
 
 /// How long a server may think about its answer.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -106,6 +108,7 @@ pub enum ExchangeError {
 pub(super) struct Client<'a> {
     target: &'a super::Target,
     tls: Arc<rustls::ClientConfig>,
+    prover: Option<Prover>,
     connection: Option<Connection>,
     facts: Option<TlsFacts>,
 }
@@ -125,8 +128,10 @@ enum Driver {
 }
 
 impl<'a> Client<'a> {
-    pub(super) fn new(target: &'a super::Target, tls: rustls::ClientConfig) -> Self {
-        Self { target, tls: Arc::new(tls), connection: None, facts: None }
+    /// That of the phone `mac`.
+    pub(super) fn new(target: &'a super::Target, tls: rustls::ClientConfig, mac: MacAddress) -> Self {
+        let prover = target.password.clone().map(|password| Prover::new(mac.to_string(), password));
+        Self { target, tls: Arc::new(tls), prover, connection: None, facts: None }
     }
 
     /// What the last TLS handshake agreed on.
@@ -134,22 +139,38 @@ impl<'a> Client<'a> {
         self.facts.as_ref()
     }
 
-    /// Makes `request`, on the open connection where there is one to that server.
-    ///
-    /// A kept connection may have been closed by the server in the meantime, which only using it shows: then the
-    /// request is made once more on a new one.
+    /// Makes `request`, and once more where the server first asks for a password.
     pub(super) async fn exchange(&mut self, request: &Request<'_>, sink: Sink<'_>) -> Result<Answer, ExchangeError> {
-        let kept = self.connection.take().filter(|kept| kept.serves(&request.location.origin));
-        let answered = match kept {
-            Some(kept) => match kept.send(request).await {
-                Err(ExchangeError::Closed) => self.open(&request.location.origin).await?.send(request).await?,
-                other => other?,
-            },
-            None => self.open(&request.location.origin).await?.send(request).await?,
-        };
+        let mut answered = self.ask(request).await?;
+        if answered.head.status == StatusCode::UNAUTHORIZED
+            && self.prover.as_mut().is_some_and(|prover| prover.is_asked(&answered.head.headers))
+        {
+            self.connection = answered.read(Sink::Keep).await?.0;
+            answered = self.ask(request).await?;
+        }
         let (connection, answer) = answered.read(sink).await?;
         self.connection = connection;
         Ok(answer)
+    }
+
+    /// Asks on the open connection where there is one to that server.
+    ///
+    /// A kept connection may have been closed by the server in the meantime, which only using it shows: then the
+    /// request is made once more on a new one.
+    async fn ask(&mut self, request: &Request<'_>) -> Result<Answered, ExchangeError> {
+        let kept = self.connection.take().filter(|kept| kept.serves(&request.location.origin));
+        if let Some(kept) = kept {
+            match kept.send(request, self.authorization(request)).await {
+                Err(ExchangeError::Closed) => {}
+                other => return other,
+            }
+        }
+        let authorization = self.authorization(request);
+        self.open(&request.location.origin).await?.send(request, authorization).await
+    }
+
+    fn authorization(&mut self, request: &Request<'_>) -> Option<String> {
+        self.prover.as_mut()?.answer(request.method.as_str(), &request.location.path)
     }
 
     async fn open(&mut self, origin: &Origin) -> Result<Connection, ExchangeError> {
@@ -178,8 +199,8 @@ impl Connection {
         self.origin == *origin && !self.sender.is_closed()
     }
 
-    async fn send(mut self, request: &Request<'_>) -> Result<Answered, ExchangeError> {
-        let (http_request, upload) = build(request)?;
+    async fn send(mut self, request: &Request<'_>, authorization: Option<String>) -> Result<Answered, ExchangeError> {
+        let (http_request, upload) = build(request, authorization)?;
         let answer = self.driver.alongside(self.sender.send_request(http_request));
         match timeout(RESPONSE_TIMEOUT, answer).await {
             Err(_) => Err(ExchangeError::NoAnswer),
@@ -285,13 +306,19 @@ fn with_cause(error: &hyper::Error) -> String {
     }
 }
 
-fn build(request: &Request<'_>) -> Result<(http::Request<Upload>, Option<UploadHandle>), http::Error> {
+fn build(
+    request: &Request<'_>,
+    authorization: Option<String>,
+) -> Result<(http::Request<Upload>, Option<UploadHandle>), http::Error> {
     let mut head = http::Request::builder()
         .method(&request.method)
         .uri(request.location.path.as_str())
         .header(header::HOST, request.location.origin.authority())
         .header(header::USER_AGENT, request.user_agent)
         .header(header::ACCEPT, "*/*");
+    if let Some(authorization) = authorization {
+        head = head.header(header::AUTHORIZATION, authorization);
+    }
     if let Some(range) = &request.content_range {
         head = head.header(header::CONTENT_RANGE, range);
     }

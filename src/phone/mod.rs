@@ -20,6 +20,7 @@ mod connect;
 mod log;
 pub mod master;
 mod model;
+mod password;
 mod rack;
 mod report;
 mod steps;
@@ -36,6 +37,7 @@ pub use address::{ServerUrl, UnusableUrl};
 pub use client::ExchangeError;
 pub use connect::{ConnectError, DeviceCertificate, TlsFacts, TlsFailure};
 pub use model::{BootOrder, Phone, Program};
+pub use password::Password;
 pub use rack::{Summary, boot_rack};
 pub use report::{Exchange, Outcome, Reason, Remark, Report, Step, Watch};
 
@@ -51,6 +53,8 @@ pub struct Target {
     pub server_roots: Arc<RootCertStore>,
     /// Go there, whatever the name in the URL says.
     pub resolve: Option<SocketAddr>,
+    /// The password that the phone answers with when it is asked for one, under its MAC address.
+    pub password: Option<Password>,
 }
 
 /// Boots `phone` against `target`; without a certificate it can only visit those that ask for none.

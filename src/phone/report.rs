@@ -100,6 +100,14 @@ pub enum Reason {
         /// Why no answer came.
         source: ExchangeError,
     },
+    /// 401.
+    #[error(
+        "{path}: 401: the server wants another password than this phone has, if it has one; the server's log says why"
+    )]
+    Unauthorized {
+        /// What was asked for.
+        path: String,
+    },
     /// 403.
     #[error("{path}: refused (403): the server does not let this phone have it; the server's log says why")]
     Refused {

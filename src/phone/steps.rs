@@ -52,7 +52,7 @@ impl<'a> Boot<'a> {
         tls: rustls::ClientConfig,
         watch: &'a mut dyn Watch,
     ) -> Self {
-        let client = Client::new(target, tls);
+        let client = Client::new(target, tls, phone.mac);
         let app_log = vec![log::opening(clock::now(), phone, Program::Application)];
         Self { phone, url: &target.url, client, watch, exchanges: Vec::new(), app_log }
     }
@@ -219,6 +219,7 @@ impl<'a> Boot<'a> {
         let path = self.exchanges.last().map(|exchange| exchange.path.clone()).unwrap_or_default();
         match answer.status {
             StatusCode::OK => Ok(path),
+            StatusCode::UNAUTHORIZED => Err(Reason::Unauthorized { path }),
             StatusCode::FORBIDDEN => Err(Reason::Refused { path }),
             StatusCode::MISDIRECTED_REQUEST => Err(Reason::Misdirected { path }),
             status if status.is_server_error() => Err(Reason::ServerFailed { path, status }),

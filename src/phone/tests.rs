@@ -153,7 +153,7 @@ async fn boot_in_the_clear(server: &Arc<Server>, phone: &Phone) -> Report {
     let mut tasks = JoinSet::new();
     let address = listen(server, None, &mut tasks).await;
     let url = format!("http://ote.phones.localhost:{}/", address.port()).parse().unwrap();
-    let target = Target { url, server_roots: Arc::new(RootCertStore::empty()), resolve: None };
+    let target = Target { url, server_roots: Arc::new(RootCertStore::empty()), resolve: None, password: None };
     boot(phone, &target, None, &mut ()).await
 }
 
@@ -254,7 +254,7 @@ async fn what_keeps_a_phone_from_its_configuration_is_said() {
 async fn a_server_that_is_not_there_is_said() {
     let free = TcpListener::bind(("127.0.0.1", 0)).await.unwrap().local_addr().unwrap();
     let url = format!("http://localhost:{}/", free.port()).parse().unwrap();
-    let target = Target { url, server_roots: Arc::new(RootCertStore::empty()), resolve: None };
+    let target = Target { url, server_roots: Arc::new(RootCertStore::empty()), resolve: None, password: None };
     let report = boot(&phone(), &target, None, &mut ()).await;
     assert!(report.outcome.to_string().contains("cannot be reached"), "{}", report.outcome);
     assert_eq!(report.exchanges.len(), 1);
@@ -266,7 +266,7 @@ async fn a_rack_of_phones_boots_at_once() {
     let mut tasks = JoinSet::new();
     let address = listen(&server, None, &mut tasks).await;
     let url = "http://anything.example/".parse().unwrap();
-    let target = Target { url, server_roots: Arc::new(RootCertStore::empty()), resolve: Some(address) };
+    let target = Target { url, server_roots: Arc::new(RootCertStore::empty()), resolve: Some(address), password: None };
     let phones = (0..20).map(|steps| (phone().neighbour(steps), None)).collect();
     let summary = boot_rack(phones, &target, 8, |_| ()).await;
     assert!(summary.all_provisioned());
@@ -349,7 +349,7 @@ async fn over_tls_the_certificate_opens_and_its_lack_is_told_by_alert() {
         let mut tasks = JoinSet::new();
         let address = listen(&server, Some(server_tls(&ours, version)), &mut tasks).await;
         let url: ServerUrl = format!("https://ote.phones.localhost:{}/", address.port()).parse().unwrap();
-        let target = Target { url, server_roots: Arc::new(ours.roots.clone()), resolve: None };
+        let target = Target { url, server_roots: Arc::new(ours.roots.clone()), resolve: None, password: None };
 
         let report = boot(&phone(), &target, Some(&ours.device), &mut ()).await;
         assert!(report.is_provisioned(), "{}", report.outcome);

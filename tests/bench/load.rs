@@ -149,7 +149,7 @@ impl Connector {
     fn new(server: &Server, site: &Site, tls: Tls, resumption: Resumption) -> Self {
         let speaker = match tls {
             Tls::Modern(version) => Speaker::Rustls(rustls(site, version, resumption)),
-            Tls::Old(version, suite) => Speaker::OpenSsl(openssl(site, version, suite), suite),
+            Tls::Old(version, cipher) => Speaker::OpenSsl(openssl(site, version, cipher), cipher),
         };
         Self { program: server.program, address: server.address, speaker }
     }
@@ -195,11 +195,11 @@ fn rustls(site: &Site, version: &'static SupportedProtocolVersion, resumption: R
     TlsConnector::from(Arc::new(config))
 }
 
-fn openssl(site: &Site, version: SslVersion, suite: &str) -> SslConnector {
+fn openssl(site: &Site, version: SslVersion, cipher: &str) -> SslConnector {
     let mut connector = SslConnector::builder(SslMethod::tls_client()).unwrap();
     connector.set_min_proto_version(Some(version)).unwrap();
     connector.set_max_proto_version(Some(version)).unwrap();
-    connector.set_cipher_list(&format!("{suite}:@SECLEVEL=0")).unwrap();
+    connector.set_cipher_list(&format!("{cipher}:@SECLEVEL=0")).unwrap();
     connector.cert_store_mut().add_cert(X509::from_der(SERVER_CA.certificate.der()).unwrap()).unwrap();
     let mut chain = site.phone.chain.iter().map(|certificate| X509::from_der(certificate).unwrap());
     connector.set_certificate(&chain.next().unwrap()).unwrap();

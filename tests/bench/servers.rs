@@ -122,6 +122,15 @@ fn nginx(site: &Site, key: Key, setting: Setting, address: SocketAddr) -> Vec<St
         .collect()
 }
 
+/// The phones of the site, as lines of a `map`.
+fn nginx_list() -> String {
+    let mut list = String::new();
+    for mac in phones() {
+        let _ = writeln!(list, "    \"O=Polycom Inc.,CN={}\" 1;", mac.to_ascii_uppercase());
+    }
+    list
+}
+
 /// nginx as somebody would write it who knows it well: the same suites and group first, sessions both ways, buffered
 /// log; and the same list of phones, asked on every request. Its `open_file_cache` stays off: changed files have to be
 /// served at once.
@@ -135,10 +144,7 @@ fn nginx_conf(site: &Site, key: Key, setting: Setting, address: SocketAddr) -> S
     };
     let folder = site.folder().display();
     let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
-    let mut allowed = String::new();
-    for mac in phones() {
-        let _ = writeln!(allowed, "    \"O=Polycom Inc.,CN={}\" 1;", mac.to_ascii_uppercase());
-    }
+    let allowed = nginx_list();
     format!(
         r#"
 {user}

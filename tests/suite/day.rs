@@ -260,7 +260,12 @@ impl Day {
         let mut roots = RootCertStore::empty();
         roots.add(SERVER_CA.certificate.der().clone()).unwrap();
         let url = format!("https://{constituency}.{DOMAIN}:{}/", server.address().port());
-        Target { url: url.parse().unwrap(), server_roots: Arc::new(roots), resolve: Some(server.address()) }
+        Target {
+            url: url.parse().unwrap(),
+            server_roots: Arc::new(roots),
+            resolve: Some(server.address()),
+            password: None,
+        }
     }
 
     /// Lets the day pass; gives how often somebody booted.

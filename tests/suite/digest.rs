@@ -5,6 +5,7 @@ use std::path::Path;
 use md5::{Digest, Md5};
 use serde_json::{Value, json};
 
+use crate::harness::pki::SERVER_CA;
 use crate::harness::site::{DOMAIN, Running, Site, holds};
 use crate::harness::tls::{Client, Connection, Response};
 use crate::harness::tool::{Ended, provost};
@@ -119,6 +120,34 @@ fn without_nonce(response: &Response) -> Response {
     let challenge = alike.headers.get_mut("www-authenticate").unwrap();
     *challenge = challenge.replace(&nonce(response), "");
     alike
+}
+
+#[test]
+fn the_virtual_phone_boots_with_a_password_and_says_when_it_is_wrong() {
+    let (site, password) = site();
+    site.file("pw/000000000000.cfg", "<APPLICATION CONFIG_FILES=\"site.cfg\"/>");
+    std::fs::write(site.path("ca.pem"), SERVER_CA.pem()).unwrap();
+    std::fs::write(site.path("right"), format!("{password}\n")).unwrap();
+    std::fs::write(site.path("wrong"), "another\n").unwrap();
+    std::fs::write(site.path("none"), "\n").unwrap();
+    let server = site.start();
+    let boot = |file: &str| {
+        let (url, resolve) = (format!("https://pw.{DOMAIN}/"), server.address().to_string());
+        let args = ["phone", "--url", &url, "--mac", VVX500, "--ca", "ca.pem", "--resolve", &resolve];
+        provost(&site.path(""), &[&args[..], &["--password-file", file]].concat())
+    };
+    let good = boot("right");
+    assert_eq!(good.code, 0, "{good:?}");
+    assert!(site.uploads("pw", VVX500).join(format!("{VVX500}-boot.log")).exists(), "its uploads arrive too");
+    // It is asked once, and answers at once from then on.
+    let statuses = |status: u64| server.access_lines().iter().filter(|line| line["status"] == status).count();
+    eventually("the boot's lines", || (statuses(200) >= 2 && statuses(201) == 2).then_some(()));
+    assert_eq!(statuses(401), 1);
+    let bad = boot("wrong");
+    assert_eq!(bad.code, 1, "{bad:?}");
+    assert!(bad.stdout.contains("401: the server wants another password than this phone has"), "{bad:?}");
+    let usage = boot("none");
+    assert!(usage.code == 2 && usage.stderr.contains("none holds no password"), "{usage:?}");
 }
 
 #[test]

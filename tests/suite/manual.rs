@@ -68,6 +68,9 @@ fn every_command_has_a_page_that_man_shows_without_a_warning() {
         let title = [&["provost"], &words[..]].concat().join("-");
         assert!(shown.stdout.contains(&format!("{title}(1)")), "{}", shown.stdout);
         assert!(shown.stdout.contains("SYNOPSIS"), "{}", shown.stdout);
+        for heading in ["\nFILES\n", "\nENVIRONMENT\n", "\nEXIT STATUS\n", " PROVOST_LOG\n"] {
+            assert_eq!(shown.stdout.contains(heading), words.is_empty(), "{words:?}: {heading}\n{}", shown.stdout);
+        }
     }
     assert_eq!(provost(Path::new("/"), &["print", "man", "frobnicate"]).code, 2);
 }

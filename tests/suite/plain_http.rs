@@ -283,7 +283,7 @@ fn a_change_of_the_policy_counts_at_the_next_request_of_open_connections() {
 #[test]
 fn strangers_of_the_lan_take_no_places_of_proven_phones_and_are_not_waited_for() {
     let mut site = site();
-    site.config["limits"] = json!({ "anonymous_connections": 2, "connections_per_phone": 1, "header_s": 1, "idle_s": 2, "free_space_bytes": 0 });
+    site.config["limits"] = json!({ "anonymous_connections": 2, "connections_per_phone": 1, "header_s": 1, "idle_s": 8, "free_space_bytes": 0 });
     let server = start(&site);
     let phone = server.client("ote", &FACTORY.device(VVX500));
     let (mut first, mut second) = (Raw::connect(&server), Raw::connect(&server));

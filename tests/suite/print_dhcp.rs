@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::harness::site::Site;
-use crate::harness::tool::{Ended, provost, run};
+use crate::harness::tool::{Ended, copy_program, provost, run};
 use crate::harness::{VVX500, VVX550};
 
 /// Notes that want out of where they stand, in one dialect or another.
@@ -67,7 +67,7 @@ fn judged(command: &str, arguments: &[&str], text: &str) -> Ended {
     std::fs::write(&file, text).unwrap();
     let program = folder.path().join("program");
     let found = run(Command::new("sh").args(["-c", "command -v \"$1\"", "sh", command]));
-    std::fs::copy(found.stdout.trim(), &program).unwrap_or_else(|error| panic!("{command}: {error}"));
+    copy_program(Path::new(found.stdout.trim()), &program);
     run(Command::new(program).args(arguments).arg(&file).current_dir(folder.path()))
 }
 

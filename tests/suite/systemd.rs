@@ -99,9 +99,8 @@ fn a_service_tells_that_it_is_ready_reloads_lives_and_ends() {
     assert_eq!((value(&service.unit, "Type"), value(&service.unit, "WatchdogSec")), ("notify", "1min"));
     let supervisor = Supervisor::new();
     let server = service.start(&supervisor, WATCHDOG_US, Some(&kept));
-    supervisor.hears("READY=1");
+    let status = supervisor.hears_all(&["READY=1", "STATUS="]);
     assert_eq!(client(server.address()).get("/site.cfg").unwrap().status, 200);
-    let status = supervisor.hears("STATUS=");
     let how = "STATUS=1 constituency; the certificate ends in ";
     assert!(status.iter().any(|line| line.starts_with(how)), "{status:?}");
     for _ in 0..3 {

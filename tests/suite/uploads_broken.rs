@@ -98,9 +98,9 @@ fn an_uploader_that_stalls_is_broken_off() {
 #[test]
 fn an_uploader_that_is_slow_but_steady_gets_through() {
     let mut site = Site::with_ote();
-    site.config["limits"]["stall_s"] = json!(1);
+    site.config["limits"]["stall_s"] = json!(2);
     let server = site.start();
-    let body = content(30, 3);
+    let body = content(40, 3);
     let mut slow = begun(&phone(&server), LOG, "", body.len(), b"");
     for byte in &body {
         // Time itself is what this is about: each pause is far below the limit, all together are above it.

@@ -226,12 +226,17 @@ fn a_replacement_that_breaks_off_leaves_the_old_file() {
     assert_eq!(phone.put(LOG, "", OLD).unwrap().status, 201);
     let body = content(600_000, 3);
     let ranges = ["", "Content-Range: bytes 0-599999/600000\r\n", "Content-Range: bytes 9-600008/600009\r\n"];
-    for range in ranges {
+    for (number, range) in ranges.iter().enumerate() {
         let sending = begun(&phone, LOG, range, body.len(), &body[..500_000]);
         eventually("the upload to begin", || (waiting(&site) == 1).then_some(()));
         assert_eq!(phone.get(LOG).unwrap().body, OLD, "{range}");
         drop(sending);
-        eventually("the upload to end", || (waiting(&site) == 0).then_some(()));
+        let is_of_break =
+            |line: &&serde_json::Value| line["reason"].as_str().is_some_and(|it| it.contains("the upload broke off"));
+        eventually("the upload to end, and to be told", || {
+            (server.access_lines().iter().filter(is_of_break).count() == number + 1).then_some(())
+        });
+        assert_eq!(waiting(&site), 0);
         assert_eq!(phone.get(LOG).unwrap().body, OLD, "{range}");
     }
 }

@@ -3,6 +3,38 @@
 use anyhow::Context;
 use clap::Command;
 use clap_mangen::Man;
+use roff::{Inline, Roff};
+
+/// What `--help` of provost itself ends with, and its page: a heading, and what stands under it.
+const CLOSING: [(&str, &[(&str, &str)]); 3] = [
+    (
+        "Files",
+        &[
+            ("provost.json", "the configuration, in the working directory; without it provost is in local mode"),
+            (
+                "/etc/provost/provost.json",
+                "the configuration of the service that provost install makes: give it by --config",
+            ),
+            ("/etc/provost/constituencies", "its constituencies: a folder each, with constituency.json as its policy"),
+            ("/var/lib/provost", "its state: certificates and keys, uploads, the ledger, the CA of one's own"),
+        ],
+    ),
+    (
+        "Environment",
+        &[(
+            "PROVOST_LOG",
+            "what diagnostics say: error, warn, info (default), debug or trace, or one for each module, such as info,provost::renew=debug",
+        )],
+    ),
+    (
+        "Exit status",
+        &[
+            ("0", "good"),
+            ("1", "not good: refused, not provisioned, errors found"),
+            ("2", "the command or the configuration makes no sense"),
+        ],
+    ),
+];
 
 /// Which page.
 #[derive(Debug, clap::Args)]
@@ -36,6 +68,8 @@ pub(in crate::cli) fn pages() -> anyhow::Result<Vec<(String, String)>> {
 
 fn whole() -> Command {
     let mut command = crate::cli::command_line().disable_help_subcommand(true);
+    // A page says in sections of its own what `--help` ends with.
+    command = command.after_long_help("");
     command.build();
     command
 }
@@ -44,8 +78,40 @@ fn title(command: &Command) -> &str {
     command.get_display_name().unwrap_or_else(|| command.get_name())
 }
 
+/// What `--help` of provost itself ends with.
+pub(in crate::cli) fn closing() -> String {
+    let row = |(name, words): &(&str, &str)| format!("  {name}\n          {words}\n");
+    let section =
+        |(heading, rows): &(&str, &[(&str, &str)])| format!("{heading}:\n{}", rows.iter().map(row).collect::<String>());
+    CLOSING.iter().map(section).collect::<Vec<_>>().join("\n")
+}
+
 fn render(command: &Command) -> anyhow::Result<String> {
     let mut text = Vec::new();
-    Man::new(command.clone()).manual("provost").render(&mut text)?;
+    let man = Man::new(command.clone()).manual("provost");
+    man.render_title(&mut text)?;
+    man.render_name_section(&mut text)?;
+    man.render_synopsis_section(&mut text)?;
+    man.render_description_section(&mut text)?;
+    man.render_options_section(&mut text)?;
+    if command.has_subcommands() {
+        man.render_subcommands_section(&mut text)?;
+    }
+    if command.get_name() == "provost" {
+        render_closing(&mut text)?;
+    }
+    man.render_version_section(&mut text)?;
     Ok(String::from_utf8(text)?)
+}
+
+fn render_closing(text: &mut Vec<u8>) -> std::io::Result<()> {
+    let mut roff = Roff::new();
+    for (heading, rows) in CLOSING {
+        roff.control("SH", [heading.to_uppercase().as_str()]);
+        for (name, words) in rows {
+            roff.control("TP", []);
+            roff.text([Inline::Bold((*name).to_owned())]).text([Inline::Roman((*words).to_owned())]);
+        }
+    }
+    roff.to_writer(text)
 }

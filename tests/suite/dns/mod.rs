@@ -40,7 +40,7 @@ fn quick() -> Patience {
     Patience {
         between_looks: Duration::from_millis(20),
         for_lagging: PATIENCE,
-        for_silent: Duration::from_millis(100),
+        for_silent: Duration::from_secs(3),
         to_settle: Duration::ZERO,
     }
 }

@@ -216,7 +216,7 @@ fn unconfined(named: &Path, folder: &Path) -> PathBuf {
         return named.to_owned();
     }
     let copy = folder.join("named");
-    std::fs::copy(named, &copy).unwrap();
+    tool::copy_program(named, &copy);
     copy
 }
 
@@ -236,17 +236,22 @@ fn answers(address: SocketAddr, zone: &str, child: &mut Child, log: &Lines) -> b
 
 /// What `dig` prints when it asks the server at `address`.
 pub fn dig(address: SocketAddr, question: &[&str]) -> String {
+    ask(address, question).stdout
+}
+
+fn ask(address: SocketAddr, question: &[&str]) -> tool::Ended {
     let server = format!("@{}", address.ip());
     let port = address.port().to_string();
     let mut command = Command::new(program("dig").unwrap());
-    command.args(["-r", "+noidnin", "+tries=1", "+time=2", &server, "-p", &port]).args(question);
-    tool::run(&mut command).stdout
+    command.args(["-r", "+noidnin", "+tries=3", "+time=5", &server, "-p", &port]).args(question);
+    tool::run(&mut command)
 }
 
 /// The values of the TXT records of `name` at the server at `address`, sorted.
 pub fn txt(address: SocketAddr, name: &str) -> Vec<String> {
-    let mut values: Vec<String> =
-        dig(address, &["+short", name, "TXT"]).lines().map(|line| line.trim_matches('"').to_owned()).collect();
+    let answer = ask(address, &["+short", name, "TXT"]);
+    assert_eq!(answer.code, 0, "{address} does not answer: {answer:?}");
+    let mut values: Vec<String> = answer.stdout.lines().map(|line| line.trim_matches('"').to_owned()).collect();
     values.sort();
     values
 }

@@ -144,7 +144,7 @@ impl Browser {
     /// The text of the one element that `selector` takes.
     #[track_caller]
     pub fn text(&self, selector: &str) -> String {
-        self.insist(|| match <[String; 1]>::try_from(self.texts(selector)) {
+        Self::insist(|| match <[String; 1]>::try_from(self.texts(selector)) {
             Ok([text]) => Ok(text),
             Err(texts) => Err(format!("{selector}: {texts:?}")),
         })
@@ -164,7 +164,7 @@ impl Browser {
 
     #[track_caller]
     fn act_on(&self, selector: &str, act: &str, how: &Value) {
-        self.insist(|| {
+        Self::insist(|| {
             let element = self.elements(selector).into_iter().next();
             let element = element.ok_or_else(|| format!("nothing on {} is {selector}", self.url()))?;
             self.command(Method::POST, &format!("/element/{element}/{act}"), how)
@@ -174,13 +174,13 @@ impl Browser {
     #[track_caller]
     fn elements(&self, selector: &str) -> Vec<String> {
         let wanted = json!({ "using": "css selector", "value": selector });
-        let found = self.insist(|| self.command(Method::POST, "/elements", &wanted));
+        let found = Self::insist(|| self.command(Method::POST, "/elements", &wanted));
         found.as_array().unwrap().iter().map(|it| it[ELEMENT].as_str().unwrap().to_owned()).collect()
     }
 
     /// Attempts it until it succeeds: a page may be on its way, or be drawn anew between a look and an act.
     #[track_caller]
-    fn insist<T>(&self, mut attempt: impl FnMut() -> Result<T, String>) -> T {
+    fn insist<T>(mut attempt: impl FnMut() -> Result<T, String>) -> T {
         let deadline = Instant::now() + PATIENCE;
         loop {
             match attempt() {

@@ -67,9 +67,11 @@ pub fn within_a_second<T>(what: &str, probe: impl FnMut() -> Option<T>) -> (T, D
 /// How many processes want each processor, at least 1: by how much a limit on our own slowness must be stretched.
 pub fn crowding() -> f64 {
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let load: f64 = load.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(1.0);
+    // Over the last minute, and at this moment: what has just begun weighs nothing yet in the one.
+    let (minute, now) = (load.split(' ').next(), load.split([' ', '/']).nth(3));
+    let most = [minute, now].into_iter().flatten().filter_map(|load| load.parse::<f64>().ok()).fold(1.0, f64::max);
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    (load / f64::from(u32::try_from(processors).unwrap())).max(1.0)
+    (most / f64::from(u32::try_from(processors).unwrap())).max(1.0)
 }
 
 /// Says that a test cannot run on this machine, and why; `tests/run` counts these.

@@ -5,12 +5,13 @@ use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use super::PATIENCE;
 use super::site::{Running, Site};
-use super::tool::{self, run};
+use super::tool::{self, copy_program, run};
 
 /// A user who exists nowhere: what belongs to others is closed to it.
 const USER: u32 = 64_123;
@@ -60,12 +61,26 @@ impl Supervisor {
     /// Waits until a line is told that begins with `start`; gives all that was told with it.
     #[track_caller]
     pub fn hears(&self, start: &str) -> Vec<String> {
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let told = self.next();
+            assert!(Instant::now() < deadline, "no {start}, but {told:?}");
             if told.iter().any(|line| line.starts_with(start)) {
                 return told;
             }
         }
+    }
+
+    /// Waits until a line is told that begins with each of `starts`, in any order; gives all that was told meanwhile.
+    #[track_caller]
+    pub fn hears_all(&self, starts: &[&str]) -> Vec<String> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut told = Vec::new();
+        while !starts.iter().all(|start| told.iter().any(|line: &String| line.starts_with(start))) {
+            assert!(Instant::now() < deadline, "not all of {starts:?}, but {told:?}");
+            told.extend(self.next());
+        }
+        told
     }
 }
 
@@ -74,9 +89,8 @@ impl Service {
     pub fn of(site: &Site) -> Self {
         let folder = site.path(".");
         site.write_config();
-        // By a program of its own: nobody else must hold it open for writing when it is started.
         let copy = site.path("provost");
-        assert_eq!(run(Command::new("cp").arg(env!("CARGO_BIN_EXE_provost")).arg(&copy)).code, 0);
+        copy_program(Path::new(env!("CARGO_BIN_EXE_provost")), &copy);
         if is_root() {
             assert_eq!(run(Command::new("chown").args(["-R", &USER.to_string()]).arg(&folder)).code, 0);
         }

@@ -29,6 +29,13 @@ pub fn run(command: &mut Command) -> Ended {
     }
 }
 
+/// Makes a copy of `program` that can be run. By a program of its own: were the copy open for writing in this process,
+/// another test's child could hold it open, and nobody could run it ("Text file busy").
+pub fn copy_program(program: &Path, copy: &Path) {
+    let ended = run(Command::new("cp").arg(program).arg(copy));
+    assert_eq!(ended.code, 0, "{}: {}", program.display(), ended.stderr);
+}
+
 /// Runs `openssl s_client` against `address` with `arguments`, sends `input`, and reads until the server closes.
 ///
 /// Debian's own limits (`openssl.cnf`) do not count, so that an old client can be played.

@@ -95,7 +95,7 @@ fn a_secondary_that_lags_is_waited_for_before_the_ca_is_told() {
 fn a_secondary_that_never_catches_up_is_named_and_costs_neither_validation_nor_order() {
     let test = "unattended::dns::a_secondary_that_never_catches_up_is_named_and_costs_neither_validation_nor_order";
     let Some((primary, secondary, mut public)) = with_secondary(test) else { return };
-    public.acme()["dns"]["propagation_timeout_s"] = json!(1);
+    public.acme()["dns"]["propagation_timeout_s"] = json!(4);
     let server = public.start();
     let line = server.says("no new certificate (ecdsa-p256)");
     assert!(line.contains(&format!("{} lacks 2 of 2 values, serial 1", secondary.address)), "{line}");
@@ -117,7 +117,7 @@ fn a_secondary_that_never_catches_up_is_named_and_costs_neither_validation_nor_o
 fn a_dead_secondary_is_named_and_done_without() {
     let test = "unattended::dns::a_dead_secondary_is_named_and_done_without";
     let Some((primary, secondary, mut public)) = with_secondary(test) else { return };
-    public.acme()["dns"]["propagation_timeout_s"] = json!(1);
+    public.acme()["dns"]["propagation_timeout_s"] = json!(4);
     let dead = secondary.kill();
     let server = public.start();
     public.obtains();

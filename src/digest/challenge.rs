@@ -1,0 +1,131 @@
+//! The other end of it: a challenge (RFC 7616 §3.3) as a phone reads it, and its answer. Pure.
+
+use http::HeaderMap;
+use http::header::WWW_AUTHENTICATE;
+
+use super::algorithm::{Algorithm, Ha1, Question};
+use super::authorization::Said;
+
+/// What a server wants to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Challenge {
+    realm: String,
+    nonce: String,
+    opaque: Option<String>,
+    algorithm: Algorithm,
+    /// Whether the last answer was right, and only too late.
+    pub is_stale: bool,
+}
+
+/// The request that an answer is for.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// Its method.
+    pub method: &'a str,
+    /// Its target, as sent.
+    pub target: &'a str,
+    /// The how manieth answer to this challenge it has, from 1 on.
+    pub count: u32,
+    /// What nobody else can foresee.
+    pub client_nonce: &'a str,
+}
+
+impl Challenge {
+    /// The first challenge of the scheme Digest, if it is one that can be answered. libcurl, which phones use, looks at no
+    /// other either.
+    #[must_use]
+    pub fn first(headers: &HeaderMap) -> Option<Self> {
+        let texts = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
+        let mut of_digest = texts.filter_map(|text| {
+            let (scheme, rest) = text.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("Digest").then_some(rest)
+        });
+        let mut said = Said::read(of_digest.next()?).ok()?;
+        let has_auth = said.take("qop")?.split(',').any(|qop| qop.trim() == "auth");
+        let (realm, nonce) = (said.take("realm")?, said.take("nonce")?);
+        // What goes back into quotes must need no escape there.
+        let is_plain = |text: &String| !text.contains(['"', '\\']);
+        let opaque = said.take("opaque");
+        if !has_auth || ![Some(&realm), Some(&nonce), opaque.as_ref()].into_iter().flatten().all(is_plain) {
+            return None;
+        }
+        let algorithm = Algorithm::named(said.take("algorithm").as_deref())?;
+        let is_stale = said.take("stale").is_some_and(|stale| stale.eq_ignore_ascii_case("true"));
+        Some(Self { realm, nonce, opaque, algorithm, is_stale })
+    }
+
+    /// The value of Authorization by which `user` proves to know `password`.
+    #[must_use]
+    pub fn answer(&self, user: &str, password: &str, asked: Asked<'_>) -> String {
+        let Self { realm, nonce, opaque, algorithm, .. } = self;
+        let Asked { method, target, client_nonce, .. } = asked;
+        let count = format!("{:08x}", asked.count);
+        let question = Question { method, uri: target, nonce, count: &count, client_nonce };
+        let response = Ha1::of(user, realm, password).response(*algorithm, &question);
+        let opaque = opaque.as_ref().map(|opaque| format!(", opaque=\"{opaque}\"")).unwrap_or_default();
+        format!(
+            "Digest username=\"{user}\", realm=\"{realm}\", nonce=\"{nonce}\", uri=\"{target}\", cnonce=\"{client_nonce}\", \
+             nc={count}, qop=auth, response=\"{response}\", algorithm={}{opaque}",
+            algorithm.name()
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn challenges(values: &[&'static str]) -> HeaderMap {
+        values.iter().map(|value| (WWW_AUTHENTICATE, http::HeaderValue::from_static(value))).collect()
+    }
+
+    /// RFC 7616 §3.9.1.
+    #[test]
+    fn the_first_of_the_rfc_s_challenges_is_answered_as_there() {
+        let sha256 = "Digest realm=\"http-auth@example.org\", qop=\"auth, auth-int\", algorithm=SHA-256, \
+                      nonce=\"7ypf/xlj9XXwfDPEoM4URrv/xwf94BcCAzFZH4GiTo0v\", opaque=\"FQhe/qaU925kfnzjCev0ciny7QMkPqMAFRtzCUYo5tdS\"";
+        let md5 = "Digest realm=\"http-auth@example.org\", qop=\"auth, auth-int\", algorithm=MD5, \
+                   nonce=\"7ypf/xlj9XXwfDPEoM4URrv/xwf94BcCAzFZH4GiTo0v\", opaque=\"FQhe/qaU925kfnzjCev0ciny7QMkPqMAFRtzCUYo5tdS\"";
+        let client_nonce = "f2/wE4q74E6zIJEtWaHKaf5wv/H5QzzpXusqGemxURZJ";
+        let asked = Asked { method: "GET", target: "/dir/index.html", count: 1, client_nonce };
+        for (order, response) in [
+            ([sha256, md5], "753927fa0e85d155564e2e272a28d1802ca10daf4496794697cf8db5856cb6c1"),
+            ([md5, sha256], "8ca523f5e9506fed4657c9700eebdbec"),
+        ] {
+            let challenge = Challenge::first(&challenges(&order)).unwrap();
+            let answer = challenge.answer("Mufasa", "Circle of Life", asked);
+            assert!(answer.contains(&format!(" response=\"{response}\"")), "{answer}");
+            assert!(
+                answer.ends_with(", opaque=\"FQhe/qaU925kfnzjCev0ciny7QMkPqMAFRtzCUYo5tdS\"") && !challenge.is_stale
+            );
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_answered_is_no_challenge() {
+        let first = |values: &[&'static str]| Challenge::first(&challenges(values));
+        assert_eq!(first(&[]), None);
+        assert_eq!(first(&["Basic realm=\"a\""]), None);
+        assert!(
+            first(&["Basic realm=\"a\"", "digest realm=\"a\", nonce=\"b\", qop=auth, stale=TRUE"]).unwrap().is_stale
+        );
+        for bad in [
+            "Digest realm=\"a\", nonce=\"b\"",
+            "Digest realm=\"a\", nonce=\"b\", qop=\"auth-int\"",
+            "Digest realm=\"a\", nonce=\"b\", qop=\"auth\", algorithm=SHA-512-256",
+            "Digest realm=\"a\\\"\", nonce=\"b\", qop=\"auth\"",
+            "Digest realm=\"a\", nonce=\"b\", nonce=\"c\", qop=\"auth\"",
+            "Digest nonce=\"b\", qop=\"auth\"",
+        ] {
+            assert_eq!(first(&[bad]), None, "{bad}");
+        }
+        // A client that looks at the first only gives up at one that it does not know.
+        assert_eq!(
+            first(&[
+                "Digest realm=\"a\", nonce=\"b\", qop=auth, algorithm=X",
+                "Digest realm=\"a\", nonce=\"b\", qop=auth"
+            ]),
+            None
+        );
+    }
+}
