@@ -102,10 +102,15 @@ struct Site {
 impl Site {
     fn find(config: &ConfigArg) -> anyhow::Result<Self> {
         let config = config.find()?;
-        let CertificateSource::Acme(settings) = &config.certificate else {
-            bail!("\"certificate\" is not {{\"acme\": …}} here, so there is nothing to obtain");
+        let whose = match &config.certificate {
+            CertificateSource::Acme(settings) => return Ok(Self { settings: (**settings).clone(), config }),
+            CertificateSource::Files(_) => "files that somebody else renews",
+            CertificateSource::LocalCa(_) => "a CA of this server's own, which renews them by itself",
         };
-        Ok(Self { settings: (**settings).clone(), config })
+        bail!(
+            "the certificates are from {whose}, so there is nothing to obtain (\"acme\" in \"certificate\" would have it \
+             obtained); the status page and provost_certificate_expiry_timestamp_seconds in the metrics say when they expire"
+        )
     }
 
     fn state(&self) -> &Path {

@@ -339,3 +339,21 @@ fn no_grant_is_printed_for_a_name_that_the_zone_does_not_hold_and_a_guess_says_t
     let missing = missing.stderr;
     assert_eq!(missing.matches("No such file").count(), 1, "{missing}");
 }
+
+#[test]
+fn who_has_certificates_from_elsewhere_is_told_where_they_are_watched() {
+    let mut site = Site::with_ote();
+    for (whose, certificate) in [
+        ("files that somebody else renews", site.config["certificate"].clone()),
+        ("a CA of this server's own, which renews them by itself", json!({ "local_ca": {} })),
+    ] {
+        site.config["certificate"] = certificate;
+        site.write_config();
+        let ended = provost(&site.path(""), &["certificate", "status"]);
+        assert_eq!((ended.code, ended.stdout.as_str()), (2, ""), "{ended:?}");
+        assert!(
+            ended.stderr.contains(&format!("the certificates are from {whose}, so there is nothing to obtain")),
+            "{ended:?}"
+        );
+    }
+}

@@ -41,6 +41,17 @@ fn visitors(server: &Running) {
     });
 }
 
+/// A browser, a site whose operators may sign in, its server that had these visitors, and where its page is; `None` if no
+/// browser is here.
+fn opened(test: &str) -> Option<(Browser, Site, Running, String)> {
+    let browser = Browser::start(test)?;
+    let site = watched();
+    let server = site.start();
+    visitors(&server);
+    let base = Operators::of(&server).base;
+    Some((browser, site, server, base))
+}
+
 fn sign_in(browser: &Browser, base: &str) {
     browser.open(&format!("{base}/"));
     browser.click(".sign");
@@ -177,11 +188,9 @@ fn fifty_thousand_phones_are_searched_filtered_sorted_and_turned_a_page_at_a_tim
 
 #[test]
 fn a_waiting_phone_is_let_in_on_the_page_within_a_second() {
-    let Some(browser) = Browser::start("a_waiting_phone_is_let_in_on_the_page_within_a_second") else { return };
-    let site = watched();
-    let server = site.start();
-    visitors(&server);
-    let base = Operators::of(&server).base;
+    let Some((browser, site, server, base)) = opened("a_waiting_phone_is_let_in_on_the_page_within_a_second") else {
+        return;
+    };
     sign_in(&browser, &base);
     mark(&browser);
     browser.type_into("#waiting input[name=note]", "Ms O'Neill <attic>");
@@ -205,11 +214,7 @@ fn a_waiting_phone_is_let_in_on_the_page_within_a_second() {
 #[test]
 fn what_cannot_be_done_from_the_page_is_said_with_the_command_that_does_it() {
     let test = "what_cannot_be_done_from_the_page_is_said_with_the_command_that_does_it";
-    let Some(browser) = Browser::start(test) else { return };
-    let site = watched();
-    let server = site.start();
-    visitors(&server);
-    let base = Operators::of(&server).base;
+    let Some((browser, site, _server, base)) = opened(test) else { return };
     let command = |site: &Site| {
         let config = site.path("provost.json");
         format!("provost allow {STRANGER} --constituency ote --note \"…\" --config {}", config.display())
@@ -240,13 +245,11 @@ fn what_cannot_be_done_from_the_page_is_said_with_the_command_that_does_it() {
 
 #[test]
 fn an_open_page_follows_what_happens_and_leaves_what_is_being_typed() {
-    let Some(browser) = Browser::start("an_open_page_follows_what_happens_and_leaves_what_is_being_typed") else {
+    let Some((browser, site, server, base)) =
+        opened("an_open_page_follows_what_happens_and_leaves_what_is_being_typed")
+    else {
         return;
     };
-    let site = watched();
-    let server = site.start();
-    visitors(&server);
-    let base = Operators::of(&server).base;
     sign_in(&browser, &base);
     mark(&browser);
     browser.type_into("#waiting input[name=note]", "half a no");
@@ -275,11 +278,7 @@ fn an_open_page_follows_what_happens_and_leaves_what_is_being_typed() {
 
 #[test]
 fn everything_can_be_read_and_done_without_scripts() {
-    let Some(browser) = Browser::start("everything_can_be_read_and_done_without_scripts") else { return };
-    let site = watched();
-    let server = site.start();
-    visitors(&server);
-    let base = Operators::of(&server).base;
+    let Some((browser, _site, server, base)) = opened("everything_can_be_read_and_done_without_scripts") else { return };
     browser.forbid_scripts();
     sign_in(&browser, &base);
     assert_eq!(browser.texts(".copy").concat(), "", "what needs a script is not there");

@@ -98,6 +98,23 @@ fn the_table_of_limits_names_them_all_with_their_defaults() {
 }
 
 #[test]
+fn every_way_to_a_part_of_it_leads_there() {
+    let anchor = |heading: &str| -> String {
+        let kept = heading.to_lowercase().replace(' ', "-");
+        kept.chars().filter(|it| it.is_ascii_alphanumeric() || matches!(it, '-' | '_')).collect()
+    };
+    let headings: Vec<String> = README
+        .lines()
+        .filter(|line| line.starts_with('#'))
+        .map(|line| anchor(line.trim_start_matches(['#', ' '])))
+        .collect();
+    let ways: Vec<&str> = README.split("](#").skip(1).map(|rest| rest.split(')').next().unwrap()).collect();
+    assert!(ways.len() >= 15, "{ways:?}");
+    let astray: Vec<_> = ways.iter().filter(|way| !headings.iter().any(|heading| heading == *way)).collect();
+    assert!(astray.is_empty(), "{astray:?} among {headings:?}");
+}
+
+#[test]
 fn the_two_commands_are_what_they_say() {
     let shell = blocks("sh");
     assert_eq!((shell[0].as_str(), shell[1].as_str()), ("cargo run --release -- demo\n", "tests/run\n"));
