@@ -278,7 +278,9 @@ fn an_open_page_follows_what_happens_and_leaves_what_is_being_typed() {
 
 #[test]
 fn everything_can_be_read_and_done_without_scripts() {
-    let Some((browser, _site, server, base)) = opened("everything_can_be_read_and_done_without_scripts") else { return };
+    let Some((browser, _site, server, base)) = opened("everything_can_be_read_and_done_without_scripts") else {
+        return;
+    };
     browser.forbid_scripts();
     sign_in(&browser, &base);
     assert_eq!(browser.texts(".copy").concat(), "", "what needs a script is not there");
