@@ -18,7 +18,6 @@ use crate::ca::{CaError, CertificateAuthority, KeyKind};
 use crate::certificate::{ExactNames, LiveCertificates};
 use crate::clock;
 use crate::config::Config;
-use crate::constituency::Registry;
 use crate::constituency::scan::Scanner;
 use crate::constituency::watch::{Waker, follow};
 use crate::digest::Gate;
@@ -202,10 +201,10 @@ impl App {
             admission: Arc::new(Admission::new(config.limits.clone(), room)),
             limits: config.limits.clone(),
         });
-        let publisher = Arc::new(Publisher::new(&server, config.clone(), material, wanted, read));
-        publisher.publish_registry(&Registry::default(), first.snapshot());
+        let publisher = Arc::new(Publisher::new(&server, config.clone(), material, wanted, &read));
+        publisher.publish_registry(first.snapshot());
         let publishing = Arc::clone(&publisher);
-        let waker = follow(scanner, first, move |before, after| publishing.publish_registry(before, after))?;
+        let waker = follow(scanner, first, move |folders| publishing.publish_registry(folders))?;
         let status = operators.map(|opened| {
             let config = (&config, &publisher);
             let sources = Sources::new(&server, (boards, health, metrics), config, state.path(), &listeners.tls);

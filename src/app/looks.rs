@@ -8,40 +8,46 @@ use crate::files::Stamp;
 pub(super) type Look = BTreeMap<String, Vec<Option<Stamp>>>;
 
 /// The looks that count: when bundles were read, and the last one.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Looks {
     read: Look,
     last: Look,
 }
 
 impl Looks {
-    /// The bundles as they were just read.
-    pub(super) fn of(read: Look) -> Self {
-        Self { last: read.clone(), read }
+    /// The first look at bundles of which none has been read.
+    pub(super) fn first(now: Look) -> Self {
+        Self { read: Look::new(), last: now }
     }
 
-    /// The names of bundles to read again, as they look `now`. A file that was put in another's place is whole; one
-    /// that is written in place may not be, and must have been still since the last look.
-    pub(super) fn due(&mut self, now: Look) -> Vec<String> {
+    /// The names of bundles to read, as they look `now`. A file that was put in another's place is whole; one that is
+    /// written in place may not be, and must have been still since the last look.
+    pub(super) fn due(&mut self, now: &Look) -> Vec<String> {
         let is_whole = |(before, after): (&Option<Stamp>, &Option<Stamp>)| match (before, after) {
             (Some(before), Some(after)) => before == after || !before.is_same_file(after),
             (None, _) | (_, None) => before == after,
         };
         let mut due = Vec::new();
-        for (name, files) in &now {
-            let Some(read) = self.read.get(name).filter(|read| *read != files) else { continue };
-            let is_replaced = read.len() == files.len() && read.iter().zip(files).all(is_whole);
+        for (name, files) in now {
+            let read = self.read.get(name);
+            if read == Some(files) {
+                continue;
+            }
+            let is_replaced =
+                read.is_some_and(|read| read.len() == files.len() && read.iter().zip(files).all(is_whole));
             if is_replaced || self.last.get(name) == Some(files) {
                 due.push(name.clone());
             }
         }
-        for name in &due {
-            if let Some(files) = now.get(name) {
-                self.read.insert(name.clone(), files.clone());
-            }
-        }
-        self.last = now;
+        self.last.clone_from(now);
         due
+    }
+
+    /// Notes that the bundle `name` was read as it looked `then`. What cannot be read stays due.
+    pub(super) fn note_read(&mut self, name: &str, then: &Look) {
+        if let Some(files) = then.get(name) {
+            self.read.insert(name.to_owned(), files.clone());
+        }
     }
 }
 
@@ -60,21 +66,42 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ca.pem");
         std::fs::write(&path, "one").unwrap();
-        let mut looks = Looks::of(look(&path));
+        let mut looks = Looks::first(look(&path));
         let nothing: [String; 0] = [];
-        assert_eq!(looks.due(look(&path)), nothing);
+        let mut due_and_read = || {
+            let now = look(&path);
+            let due = looks.due(&now);
+            for name in &due {
+                looks.note_read(name, &now);
+            }
+            due
+        };
+        assert_eq!(due_and_read(), ["own"]);
+        assert_eq!(due_and_read(), nothing);
         std::fs::write(folder.path().join("new"), "two").unwrap();
         std::fs::rename(folder.path().join("new"), &path).unwrap();
-        assert_eq!(looks.due(look(&path)), ["own"]);
-        assert_eq!(looks.due(look(&path)), nothing);
+        assert_eq!(due_and_read(), ["own"]);
+        assert_eq!(due_and_read(), nothing);
         std::fs::write(&path, "half").unwrap();
-        assert_eq!(looks.due(look(&path)), nothing);
+        assert_eq!(due_and_read(), nothing);
         std::fs::write(&path, "half and more").unwrap();
-        assert_eq!(looks.due(look(&path)), nothing);
-        assert_eq!(looks.due(look(&path)), ["own"]);
-        assert_eq!(looks.due(look(&path)), nothing);
+        assert_eq!(due_and_read(), nothing);
+        assert_eq!(due_and_read(), ["own"]);
+        assert_eq!(due_and_read(), nothing);
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(looks.due(look(&path)), nothing);
-        assert_eq!(looks.due(look(&path)), ["own"]);
+        assert_eq!(due_and_read(), nothing);
+        assert_eq!(due_and_read(), ["own"]);
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_due_until_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ca.pem");
+        std::fs::write(&path, "one").unwrap();
+        let now = look(&path);
+        let mut looks = Looks::first(now.clone());
+        assert_eq!((looks.due(&now), looks.due(&now)), (vec!["own".to_owned()], vec!["own".to_owned()]));
+        looks.note_read("own", &now);
+        assert!(looks.due(&now).is_empty());
     }
 }

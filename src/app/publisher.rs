@@ -1,5 +1,6 @@
 //! Makes sites out of folders, trust bundles and configuration, and publishes them one after the other.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::watch;
@@ -12,7 +13,7 @@ use crate::constituency::{ConstituencyName, Registry};
 use crate::files::Stamp;
 use crate::serve::Server;
 use crate::serve::site::TlsMaterial;
-use crate::trust::{self, BundleFiles, Bundles};
+use crate::trust::{self, Bundle, BundleError, BundleFiles, Bundles};
 
 /// Publishes sites.
 #[derive(Debug)]
@@ -33,6 +34,8 @@ struct InUse {
     material: TlsMaterial,
     /// Who wants a certificate of its own; those hear of it who see to certificates.
     wanted: watch::Sender<Arc<ExactNames>>,
+    /// Why bundles could not be read when that was last tried, by their names.
+    unread: BTreeMap<String, String>,
 }
 
 impl Publisher {
@@ -42,19 +45,20 @@ impl Publisher {
         config: Config,
         material: TlsMaterial,
         wanted: watch::Sender<Arc<ExactNames>>,
-        read: Look,
+        read: &Look,
     ) -> Self {
-        let looks = Mutex::new(Looks::of(read));
-        Self { server: Arc::downgrade(server), in_use: Mutex::new(InUse { config, material, wanted }), looks }
+        let unread = unread(&material.bundles).collect();
+        let looks = looks(read, &material.bundles);
+        let in_use = Mutex::new(InUse { config, material, wanted, unread });
+        Self { server: Arc::downgrade(server), in_use, looks: Mutex::new(looks) }
     }
 
     /// Publishes what the folders have become.
-    pub(super) fn publish_registry(&self, before: &Registry, after: Registry) {
+    pub(super) fn publish_registry(&self, folders: Registry) {
         let in_use = self.in_use();
         let Some(server) = self.server.upgrade() else { return };
-        news::tell_folders(before, &after);
         let no_sni = server.site.load().no_sni().cloned();
-        publish(&server, after, no_sni, &in_use);
+        publish(&server, folders, no_sni, &in_use);
     }
 
     /// SIGHUP: reads trust bundles and what of `provost.json` can change while running; `started` is what it was at
@@ -76,11 +80,14 @@ impl Publisher {
             }
             Ok(None) | Err(_) => in_use,
         };
-        *self.looks() = Looks::of(look(&config));
+        let now = look(&config);
         let bundles = trust::load_all(&config.trust);
+        *self.looks() = looks(&now, &bundles);
         let mut in_use = self.in_use();
         in_use.material.level = config.tls;
         in_use.config = config;
+        // Whoever asks for it is told again what is wrong.
+        in_use.unread.clear();
         drop(in_use);
         self.put_in_force(bundles);
         match error {
@@ -96,21 +103,37 @@ impl Publisher {
         self.in_use().config.bundle_names()
     }
 
-    /// Reads trust bundles again whose files have changed: what a CA revoked is to be refused at once.
+    /// Reads trust bundles again whose files have changed, or could not be read: what a CA revoked is to be refused at
+    /// once.
     pub(super) fn follow_bundles(&self) {
         let config = self.in_use().config.clone();
-        let due = self.looks().due(look(&config));
+        let now = look(&config);
+        let due = self.looks().due(&now);
         if due.is_empty() {
             return;
         }
-        tracing::info!("trust bundles are read again: {}", due.join(", "));
         let changed = config.trust.into_iter().filter(|(name, _)| due.contains(name)).collect();
-        self.put_in_force(trust::load_all(&changed));
+        let mut bundles = trust::load_all(&changed);
+        bundles.retain(|name, _| due.contains(name));
+        note_read(&mut self.looks(), &now, &bundles);
+        let read = bundles.iter().filter(|(_, bundle)| bundle.is_ok()).map(|(name, _)| name.as_str());
+        let read = read.collect::<Vec<_>>().join(", ");
+        self.put_in_force(bundles);
+        if !read.is_empty() {
+            tracing::info!("trust bundles are read again: {read}");
+        }
     }
 
     /// Publishes the site that `bundles` make; one that cannot be used does not replace a good one.
-    fn put_in_force(&self, bundles: Bundles) {
+    fn put_in_force(&self, mut bundles: Bundles) {
         let mut in_use = self.in_use();
+        // What was tried again and still cannot be read is no news.
+        bundles.retain(|name, bundle| why_unread(bundle).is_none_or(|why| in_use.unread.get(name) != Some(&why)));
+        in_use.unread.retain(|name, _| !bundles.contains_key(name));
+        in_use.unread.extend(unread(&bundles));
+        if bundles.is_empty() {
+            return;
+        }
         for (name, bundle) in bundles {
             let is_kept = bundle.is_err() && matches!(in_use.material.bundles.get(&name), Some(Ok(_)));
             news::tell_bundle(&name, &bundle, is_kept);
@@ -145,12 +168,34 @@ pub(super) fn look(config: &Config) -> Look {
     config.trust.iter().map(|(name, named)| (name.clone(), stamps(named))).collect()
 }
 
+/// The looks at bundles that were tried to be read as they looked `then`.
+fn looks(then: &Look, bundles: &Bundles) -> Looks {
+    let mut looks = Looks::first(then.clone());
+    note_read(&mut looks, then, bundles);
+    looks
+}
+
+/// Notes which of `bundles` were read, be they good or bad.
+fn note_read(looks: &mut Looks, then: &Look, bundles: &Bundles) {
+    let read = bundles.iter().filter(|(_, bundle)| why_unread(bundle).is_none());
+    read.for_each(|(name, _)| looks.note_read(name, then));
+}
+
+/// Those of `bundles` that could not be read, and why.
+fn unread(bundles: &Bundles) -> impl Iterator<Item = (String, String)> {
+    bundles.iter().filter_map(|(name, bundle)| Some((name.clone(), why_unread(bundle)?)))
+}
+
+fn why_unread(bundle: &Result<Arc<Bundle>, Arc<BundleError>>) -> Option<String> {
+    let error = bundle.as_ref().err().filter(|error| matches!(***error, BundleError::File { .. }))?;
+    Some(error.to_string())
+}
+
 fn publish(server: &Server, folders: Registry, no_sni: Option<ConstituencyName>, in_use: &InUse) {
     let current = server.site.load_full();
-    let next = current.with(folders, no_sni, &in_use.material);
-    news::tell_unusable(&current, &next);
+    let next = Arc::new(current.with(folders, no_sni, &in_use.material));
     let wanted = ExactNames::of(next.registry(), next.domain());
-    server.site.store(Arc::new(next));
+    server.site.store(Arc::clone(&next));
     in_use.wanted.send_if_modified(|before| {
         let is_new = **before != wanted;
         if is_new {
@@ -158,4 +203,7 @@ fn publish(server: &Server, folders: Registry, no_sni: Option<ConstituencyName>,
         }
         is_new
     });
+    // Whoever reads it may act on it at once, so it is told when it is so.
+    news::tell_folders(current.registry(), next.registry());
+    news::tell_unusable(&current, &next);
 }

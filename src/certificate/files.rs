@@ -74,7 +74,10 @@ pub struct FilesSource {
 #[derive(Debug)]
 struct Followed {
     files: CertificateFiles,
+    /// As it looked when it was last read, or tried to be.
     seen: Option<[Option<Stamp>; 2]>,
+    /// Why it could not be read as it looks; it is tried again until it can.
+    unread: Option<String>,
     good: Option<ServerCertificate>,
 }
 
@@ -82,7 +85,7 @@ impl FilesSource {
     /// Follows `pairs`.
     #[must_use]
     pub fn new(pairs: Vec<CertificateFiles>) -> Self {
-        let pairs = pairs.into_iter().map(|files| Followed { files, seen: None, good: None }).collect();
+        let pairs = pairs.into_iter().map(|files| Followed { files, seen: None, unread: None, good: None }).collect();
         Self { pairs, exact: ExactNames::default(), lacking: BTreeSet::new() }
     }
 
@@ -91,18 +94,11 @@ impl FilesSource {
         let mut errors = Vec::new();
         let mut is_new = false;
         for pair in &mut self.pairs {
-            let stamps = pair.stamps();
-            if pair.seen.as_ref() == Some(&stamps) {
-                continue;
+            match pair.follow(load) {
+                Some(Ok(())) => is_new = true,
+                Some(Err(error)) => errors.push(error),
+                None => {}
             }
-            match load(&pair.files) {
-                Ok(certificate) => {
-                    pair.good = Some(certificate);
-                    is_new = true;
-                }
-                Err(error) => errors.push(error),
-            }
-            pair.seen = Some(stamps);
         }
         if is_new || self.exact != *exact {
             self.exact.clone_from(exact);
@@ -176,6 +172,31 @@ impl FilesSource {
 }
 
 impl Followed {
+    /// Reads the pair by `load` if it has changed, or could not be read. `None`: there is nothing new.
+    fn follow(
+        &mut self,
+        load: impl FnOnce(&CertificateFiles) -> Result<ServerCertificate, FilesError>,
+    ) -> Option<Result<(), FilesError>> {
+        let stamps = Some(self.stamps());
+        let has_changed = self.seen != stamps;
+        if !has_changed && self.unread.is_none() {
+            return None;
+        }
+        self.seen = stamps;
+        let loaded = load(&self.files);
+        let unread = loaded.as_ref().err().filter(|error| matches!(error, FilesError::Read { .. }));
+        let unread = unread.map(ToString::to_string);
+        let is_told = !has_changed && unread == self.unread;
+        self.unread = unread;
+        match loaded {
+            Ok(certificate) => {
+                self.good = Some(certificate);
+                Some(Ok(()))
+            }
+            Err(error) => (!is_told).then_some(Err(error)),
+        }
+    }
+
     /// What the two files look like now; a missing one is `None`.
     fn stamps(&self) -> [Option<Stamp>; 2] {
         [Stamp::of(&self.files.chain), Stamp::of(&self.files.key)]

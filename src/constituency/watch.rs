@@ -78,7 +78,7 @@ impl Waker {
 pub fn follow(
     scanner: Scanner,
     first: Registry,
-    mut publish: impl FnMut(&Registry, Registry) + Send + 'static,
+    mut publish: impl FnMut(Registry) + Send + 'static,
 ) -> std::io::Result<Waker> {
     let (sender, events) = channel();
     let waker = Waker(sender.clone());
@@ -114,7 +114,7 @@ struct Follower {
 }
 
 impl Follower {
-    fn look(&mut self, publish: &mut impl FnMut(&Registry, Registry)) {
+    fn look(&mut self, publish: &mut impl FnMut(Registry)) {
         self.looked = clock::monotonic();
         let root = identify(self.scanner.path());
         // Watch first, look second: what happens in between wakes again.
@@ -127,7 +127,7 @@ impl Follower {
             }
             // Kept only when it is published, so that what a panic kept from that is found again.
             let snapshot = found.snapshot();
-            publish(&self.current, found);
+            publish(found);
             self.current = snapshot;
         }
         // Away for a part of the look, it may have been found empty, and come back as the same folder, unwatched.
@@ -358,7 +358,7 @@ mod tests {
         let first = scanner.scan(clock::now());
         let (sender, published) = channel();
         let mut is_first = true;
-        let waker = follow(scanner, first, move |_, after| {
+        let waker = follow(scanner, first, move |after| {
             assert!(!std::mem::replace(&mut is_first, false), "a defect, as a test wants it");
             sender.send(after.served().count()).unwrap();
         })

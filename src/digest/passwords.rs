@@ -66,7 +66,15 @@ impl OfConstituency {
 pub struct Passwords {
     folder: PathBuf,
     all: ArcSwap<BTreeMap<ConstituencyName, Arc<OfConstituency>>>,
-    seen: Mutex<BTreeMap<ConstituencyName, Stamp>>,
+    seen: Mutex<Seen>,
+}
+
+/// What the files looked like when they were last read, or tried to be.
+#[derive(Debug, Default)]
+struct Seen {
+    stamps: BTreeMap<ConstituencyName, Stamp>,
+    /// Why some cannot be read as they look; it is tried again until they can.
+    unread: BTreeMap<ConstituencyName, String>,
 }
 
 impl Passwords {
@@ -82,31 +90,47 @@ impl Passwords {
         self.all.load().get(constituency).cloned()
     }
 
-    /// Reads the files that have changed. What cannot be read stays as it was, and is said once.
+    /// Reads the files that have changed. What cannot be read stays as it was, is tried again, and is said once.
     pub fn refresh(&self) -> Vec<PasswordsError> {
+        self.refresh_by(read)
+    }
+
+    fn refresh_by(
+        &self,
+        read: impl Fn(&Path, &ConstituencyName) -> Result<OfConstituency, PasswordsError>,
+    ) -> Vec<PasswordsError> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let (now, mut errors) = match files(&self.folder) {
             Ok(now) => (now, Vec::new()),
             // What is known stays until the folder can be looked at again.
             Err(_) => return Vec::new(),
         };
-        if now == *seen {
+        if now == seen.stamps && seen.unread.is_empty() {
             return errors;
         }
         let mut all = BTreeMap::clone(&self.all.load());
         all.retain(|name, _| now.contains_key(name));
         for (name, stamp) in &now {
-            if seen.get(name) == Some(stamp) {
+            let has_changed = seen.stamps.get(name) != Some(stamp);
+            let unread = seen.unread.remove(name);
+            if !has_changed && unread.is_none() {
                 continue;
             }
             match read(&self.folder, name) {
                 Ok(read) => {
                     all.insert(name.clone(), Arc::new(read));
                 }
-                Err(error) => errors.push(error),
+                Err(error) => {
+                    let reason = error.to_string();
+                    if has_changed || unread.as_ref() != Some(&reason) {
+                        errors.push(error);
+                    }
+                    seen.unread.insert(name.clone(), reason);
+                }
             }
         }
-        *seen = now;
+        seen.unread.retain(|name, _| now.contains_key(name));
+        seen.stamps = now;
         self.all.store(Arc::new(all));
         errors
     }
@@ -279,5 +303,27 @@ mod tests {
         assert!(!set(state.path(), &ote, "ote.other", mac, ha1("one")).unwrap(), "nobody loses anything");
         std::fs::remove_file(&file).unwrap();
         assert!(passwords.refresh().is_empty() && passwords.of(&ote).is_none());
+    }
+
+    #[test]
+    fn a_file_that_could_not_be_read_is_read_as_soon_as_it_can_and_that_is_said_once() {
+        let state = tempfile::tempdir().unwrap();
+        let (ote, mac): (_, MacAddress) = (name("ote"), "00005e00530c".parse().unwrap());
+        let passwords = Passwords::of_state(state.path());
+        let ha1 = |password: &str| Ha1::of("00005e00530c", "ote.example", password);
+        set(state.path(), &ote, "ote.example", mac, ha1("one")).unwrap();
+        assert!(passwords.refresh().is_empty());
+        remove(state.path(), &ote, mac).unwrap();
+        // A disk that fails, which no test can make.
+        let failing = |reason: &'static str| {
+            move |folder: &Path, _: &ConstituencyName| Err(failed(folder)(io::Error::other(reason)))
+        };
+        assert_eq!(passwords.refresh_by(failing("one")).len(), 1);
+        assert_eq!(passwords.refresh_by(failing("one")).len(), 0);
+        assert_eq!(passwords.refresh_by(failing("other")).len(), 1);
+        assert_eq!(passwords.of(&ote).unwrap().phones.len(), 1);
+        assert!(passwords.refresh().is_empty());
+        assert!(passwords.of(&ote).unwrap().phones.is_empty());
+        assert!(passwords.refresh_by(failing("not asked for")).is_empty());
     }
 }

@@ -93,6 +93,7 @@ impl Activity {
     pub(super) fn forget_written(&mut self, which: Option<&[(i64, Counts)]>) {
         for (number, step) in &mut self.steps {
             step.is_new |= which.is_none_or(|which| which.iter().any(|(lost, _)| lost == number));
+            self.has_news |= step.is_new;
         }
     }
 
@@ -139,8 +140,10 @@ mod tests {
         assert_eq!(news, [(NOW / STEP_S, served(11))]);
         assert!(!activity.has_news() && activity.take_news().is_empty());
         activity.forget_written(Some(&news));
+        assert!(activity.has_news());
         assert_eq!(activity.take_news(), news);
         activity.forget_written(None);
+        assert!(activity.has_news());
         assert_eq!(activity.take_news().len(), 2);
     }
 

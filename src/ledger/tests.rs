@@ -318,6 +318,19 @@ fn too_much_drops_the_oldest_of_its_kind_and_is_counted() {
 }
 
 #[test]
+fn what_went_on_is_not_lost_with_a_write_that_failed_even_if_nothing_comes_after_it() {
+    let queue = Queue::default();
+    let counts = Counts { refused: 1, ..Counts::default() };
+    queue.count(STEP_S, counts);
+    let taken = queue.take(Duration::ZERO).unwrap();
+    assert!(taken.sightings.is_empty());
+    queue.give_back(taken);
+    queue.close();
+    assert_eq!(queue.take(Duration::ZERO).map(|taken| taken.steps), Some(vec![(1, counts)]));
+    assert!(queue.take(Duration::ZERO).is_none());
+}
+
+#[test]
 fn how_much_went_on_outlives_its_server_and_its_file() {
     let folder = tempfile::tempdir().unwrap();
     let now = clock::unix_seconds(clock::now());

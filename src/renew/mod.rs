@@ -214,8 +214,7 @@ impl Renewer {
         self.authorize(order).await?;
         let chains = self.finalize(order).await?;
         let stored = self.check_and_store(order, &chains)?;
-        self.held.insert(order.lineage.clone(), stored);
-        self.publish();
+        self.put_in_use(&order.lineage, stored);
         Ok(())
     }
 }

@@ -231,14 +231,20 @@ impl Renewer {
         check_new(&checked, &under_way.record.names, self.parts.world.now()).map_err(unusable)?;
         let meta = Meta { directory: under_way.record.directory.clone(), stored: self.parts.world.now() };
         self.store.save(lineage, chain, &key, &meta).map_err(|error| Failure::disk("the certificate", &error))?;
-        let issuer = &checked.issuers[0];
+        Ok(Stored { checked, meta })
+    }
+
+    /// Shows what was obtained to whoever connects.
+    pub(super) fn put_in_use(&mut self, lineage: &Lineage, stored: Stored) {
+        let issuer = &stored.checked.issuers[0];
         let step = if self.is_rehearsal {
             format!("a certificate was issued by {issuer}, and is thrown away")
         } else {
             format!("a new certificate is in use, issued by {issuer}")
         };
+        self.held.insert(lineage.clone(), stored);
+        self.publish();
         self.board.say(lineage, &step);
-        Ok(Stored { checked, meta })
     }
 
     /// Removes all records of ours from DNS. What cannot be removed now is tried again later.

@@ -175,14 +175,16 @@ impl Renewer {
         let attempts = self.memory.of_mut(lineage);
         attempts.under_way = false;
         attempts.cut_off = 0;
+        // What is told and counted is remembered by then: whoever hears of it may ask how things are.
+        let mut waits = None;
+        let mut failed = None;
         match result {
             Ok(()) => *attempts = Attempts { last_success: Some(now), early: dice, ..Attempts::default() },
             Err(Failure { sign: Sign::Budget, cure: Cure::Wait(seconds), message }) => {
-                self.board.say(lineage, &format!("{message}; waiting {seconds} s"));
+                waits = Some(format!("{message}; waiting {seconds} s"));
                 attempts.waits.insert(directory.to_owned(), Deadline::after(now, seconds));
             }
             Err(failure) => {
-                self.board.count_failure(lineage);
                 attempts.failures = attempts.failures.saturating_add(1);
                 attempts.last_failure = Some(now);
                 attempts.last_error = Some(failure.message.clone());
@@ -197,10 +199,17 @@ impl Renewer {
                     }
                     _ => self.obey(directory, failure.cure, now),
                 }
-                self.tell_failure(lineage, &failure, now);
+                failed = Some(failure);
             }
         }
         self.remember();
+        if let Some(waits) = waits {
+            self.board.say(lineage, &waits);
+        }
+        if let Some(failure) = failed {
+            self.board.count_failure(lineage);
+            self.tell_failure(lineage, &failure, now);
+        }
     }
 
     /// A Retry-After holds for all that we might ask of that CA.

@@ -5,7 +5,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -51,13 +51,12 @@ async fn speak_and_rest<C: Channel>(
     connection: Arc<Connection>,
     mut stop: watch::Receiver<Stop>,
 ) -> End {
-    let began = clock::now();
     loop {
         let mut http = http(stream, &connection);
         tokio::select! {
-            result = http.as_mut() => return close(&connection, result, began),
+            result = http.as_mut() => return close(&connection, result),
             () = connection.pace.silence(REST_AFTER) => {}
-            () = told(&mut stop, Stop::Drain) => return Box::pin(drain(http, &connection, &mut stop, began)).await,
+            () = told(&mut stop, Stop::Drain) => return Box::pin(drain(http, &connection, &mut stop)).await,
         }
         let parts = Pin::into_inner(http).into_parts();
         stream = parts.io.into_inner();
@@ -90,15 +89,10 @@ fn http<C: Channel>(stream: Stream<C>, connection: &Arc<Connection>) -> Http<C> 
 }
 
 /// Lets what is under way end, for as long as a drain may take.
-async fn drain<C: Channel>(
-    mut http: Http<C>,
-    connection: &Connection,
-    stop: &mut watch::Receiver<Stop>,
-    began: SystemTime,
-) -> End {
+async fn drain<C: Channel>(mut http: Http<C>, connection: &Connection, stop: &mut watch::Receiver<Stop>) -> End {
     http.as_mut().graceful_shutdown();
     tokio::select! {
-        result = http.as_mut() => close(connection, result, began),
+        result = http.as_mut() => close(connection, result),
         why = end_of_drain(stop, connection.server.limits.drain()) => {
             connection.pace.break_off(why);
             End::CutOff
@@ -115,9 +109,11 @@ async fn end_of_drain(stop: &mut watch::Receiver<Stop>, drain: Duration) -> &'st
 }
 
 /// What hyper refuses by itself never becomes a request of ours; the log tells it all the same.
-fn close(connection: &Connection, result: hyper::Result<()>, began: SystemTime) -> End {
+fn close(connection: &Connection, result: hyper::Result<()>) -> End {
     let Err(error) = result else { return End::Closed };
-    let mut record = connection.record(began);
+    let (now, lasted) = (clock::now(), connection.pace.header_lasted());
+    let mut record = connection.record(now.checked_sub(lasted).unwrap_or(now));
+    record.duration = lasted;
     match connection.pace.broken_off() {
         Some(why) if connection.pace.is_in_header() => {
             record.reason = Some(why.to_owned());

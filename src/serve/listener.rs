@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::io::Errno;
 use tokio::io::BufReader;
@@ -32,7 +32,7 @@ const OVER_AFTER: Duration = Duration::from_secs(1);
 /// Serves what `listener` accepts until `stop` is told, and then what is under way, for as long as a drain may take.
 pub async fn serve(listener: TcpListener, server: Arc<Server>, stop: watch::Receiver<Stop>) {
     let stopped = stop.clone();
-    accept_all(listener, stop, |stream, address| live(stream, address, Arc::clone(&server), stopped.clone())).await;
+    accept_all(listener, stop, |stream, arrival| live(stream, arrival, Arc::clone(&server), stopped.clone())).await;
 }
 
 /// The same, over `plain` HTTP.
@@ -43,17 +43,32 @@ pub async fn serve_plain(
     stop: watch::Receiver<Stop>,
 ) {
     let stopped = stop.clone();
-    accept_all(listener, stop, |stream, address| {
-        live_plain(stream, address, Arc::clone(&plain), Arc::clone(&server), stopped.clone())
+    accept_all(listener, stop, |stream, arrival| {
+        live_plain(stream, arrival, Arc::clone(&plain), Arc::clone(&server), stopped.clone())
     })
     .await;
+}
+
+/// Who came, and when.
+#[derive(Debug, Clone, Copy)]
+struct Arrival {
+    address: SocketAddr,
+    time: SystemTime,
+    /// The same, by the clock that nobody sets.
+    began: Instant,
+}
+
+impl Arrival {
+    fn of(address: SocketAddr) -> Self {
+        Self { address, time: clock::now(), began: clock::monotonic() }
+    }
 }
 
 /// Accepts until `stop` is told, gives each connection a task of its own to `live` in, and waits for all of them.
 async fn accept_all<L: Future<Output = End> + Send + 'static>(
     listener: TcpListener,
     mut stop: watch::Receiver<Stop>,
-    mut live: impl FnMut(TcpStream, SocketAddr) -> L,
+    mut live: impl FnMut(TcpStream, Arrival) -> L,
 ) {
     let mut connections = JoinSet::new();
     let mut shortage = Shortage::default();
@@ -62,7 +77,7 @@ async fn accept_all<L: Future<Output = End> + Send + 'static>(
             accepted = listener.accept() => match accepted {
                 Ok((stream, address)) => {
                     shortage.note_accepted();
-                    connections.spawn(live(stream, address));
+                    connections.spawn(live(stream, Arrival::of(address)));
                 }
                 Err(error) => shortage.wait_out(&error).await,
             },
@@ -125,13 +140,13 @@ impl Shortage {
 }
 
 /// One connection from accept to close.
-async fn live(stream: TcpStream, address: SocketAddr, server: Arc<Server>, stop: watch::Receiver<Stop>) -> End {
+async fn live(stream: TcpStream, arrival: Arrival, server: Arc<Server>, stop: watch::Receiver<Stop>) -> End {
     // Boxed and gone before the conversation begins, so that an idle connection carries none of the handshake about.
-    let welcomed = Box::pin(welcome(stream, address, Arc::clone(&server), stop)).await;
+    let welcomed = Box::pin(welcome(stream, arrival, Arc::clone(&server), stop)).await;
     match welcomed {
         Ok(conversation) => conversation.await,
         Err(refused) => {
-            refuse(&server, address, refused);
+            refuse(&server, arrival, refused);
             End::Closed
         }
     }
@@ -140,7 +155,7 @@ async fn live(stream: TcpStream, address: SocketAddr, server: Arc<Server>, stop:
 /// Gives a connection its place, shakes hands, and begins the conversation.
 async fn welcome(
     stream: TcpStream,
-    address: SocketAddr,
+    Arrival { address, began, .. }: Arrival,
     server: Arc<Server>,
     mut stop: watch::Receiver<Stop>,
 ) -> Result<impl Future<Output = End>, Refused> {
@@ -150,8 +165,9 @@ async fn welcome(
     let (stream, farewell) = Lingering::new(stream);
     let (stream, pace) = Paced::new(stream, &server.limits);
     let handshake = handshake::shake_hands(stream, &server.site, &server.certificates);
+    let deadline = began + server.limits.handshake();
     let (stream, peer) = tokio::select! {
-        finished = tokio::time::timeout(server.limits.handshake(), handshake) => finished.unwrap_or_else(|_| {
+        finished = tokio::time::timeout_at(deadline.into(), handshake) => finished.unwrap_or_else(|_| {
             Err(refused(None, "slow", format!("the handshake took more than {} s", server.limits.handshake_s)))
         })?,
         // It has asked for nothing yet, and would only be sent away.
@@ -171,15 +187,15 @@ async fn welcome(
 /// One connection over plain HTTP.
 async fn live_plain(
     stream: TcpStream,
-    address: SocketAddr,
+    arrival: Arrival,
     plain: Arc<PlainHttp>,
     server: Arc<Server>,
     stop: watch::Receiver<Stop>,
 ) -> End {
-    match welcome_plain(stream, address, &plain, Arc::clone(&server), stop) {
+    match welcome_plain(stream, arrival.address, &plain, Arc::clone(&server), stop) {
         Ok(conversation) => conversation.await,
         Err(refused) => {
-            refuse(&server, address, refused);
+            refuse(&server, arrival, refused);
             End::Closed
         }
     }
@@ -208,16 +224,16 @@ fn welcome_plain(
     Ok(converse(BufReader::with_capacity(FIRST_BYTES, stream), connection, stop))
 }
 
-fn refuse(server: &Server, address: SocketAddr, refused: Refused) {
+fn refuse(server: &Server, arrival: Arrival, refused: Refused) {
     server.access.record(Box::new(AccessRecord {
-        time: clock::now(),
-        address,
+        time: arrival.time,
+        address: arrival.address,
         constituency: refused.constituency,
         mac: None,
         request: None,
         status: None,
         bytes: 0,
-        duration: Duration::ZERO,
+        duration: clock::monotonic().duration_since(arrival.began),
         user_agent: None,
         reason: Some(refused.reason),
         kind: Some(refused.kind),
@@ -234,7 +250,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     /// Sends back what comes, and panics at an `!`.
-    async fn fragile(mut stream: TcpStream, _: SocketAddr) -> End {
+    async fn fragile(mut stream: TcpStream, _: Arrival) -> End {
         while let Ok(byte) = stream.read_u8().await {
             assert_ne!(byte, b'!', "a defect, as a test wants it");
             stream.write_u8(byte).await.unwrap();

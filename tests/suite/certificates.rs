@@ -61,6 +61,22 @@ fn a_new_certificate_is_shown_to_new_handshakes_and_old_connections_stay() {
 }
 
 #[test]
+fn a_certificate_that_could_not_be_read_when_it_came_is_shown_as_soon_as_it_can() {
+    let site = site_with_one_pair();
+    let server = site.start();
+    server.limit_descriptors(0);
+    let new = server_certificate(DOMAIN, false);
+    rename_over(&site, &new);
+    let cannot = "the last good pair stays in use";
+    let said = server.says(cannot);
+    assert!(said.contains("Too many open files"), "{said}");
+    server.limit_descriptors(1024);
+    is_shown_soon(&server, &new);
+    let times = server.stderr().iter().filter(|line| line.contains(cannot)).count();
+    assert!(times <= 2, "once for each of the two files that came, and not each time that it is tried again: {times}");
+}
+
+#[test]
 fn certificates_behind_links_are_followed_too() {
     let mut site = site_with_one_pair();
     let (one, two) = (server_certificate(DOMAIN, false), server_certificate(DOMAIN, false));

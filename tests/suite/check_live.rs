@@ -139,6 +139,12 @@ fn beside_a_running_server_the_account_is_known_and_may_be_bound() {
     acme(&mut site)["keys"] = json!(["ecdsa-p256"]);
     let server = site.start();
     server.says("a new certificate is in use");
+    // The order is forgotten and the records are removed only after that.
+    eventually("the end of the renewal", || {
+        let status = provost(&site.path("."), &["certificate", "status", "--json"]);
+        let status: Value = serde_json::from_str(&status.stdout).unwrap();
+        (status["certificates"][0]["step"].is_null() && status["leftover_records"] == 0).then_some(())
+    });
     let before = files_of(&site);
     let ended = finds(&site, &[(&format!("{}: answers; our account: https://", ca.url), "")]);
     let account = ended.stdout.split_once("our account: ").unwrap().1.lines().next().unwrap().to_owned();

@@ -85,6 +85,25 @@ fn a_new_list_takes_effect_within_a_second_whether_it_is_renamed_or_written_in_p
 }
 
 #[test]
+fn a_list_that_could_not_be_read_when_it_came_counts_as_soon_as_it_can() {
+    let site = site(&[("crl.pem", pem_of(&issuing(&[])))]);
+    let server = site.start();
+    let client = server.client("acme", &numbered(VVX500, 5));
+    assert_eq!(client.get("/site.cfg").unwrap().status, 200);
+    server.limit_descriptors(0);
+    std::fs::write(site.path("new.pem"), pem_of(&issuing(&[5]))).unwrap();
+    std::fs::rename(site.path("new.pem"), site.path("crl.pem")).unwrap();
+    let cannot = "the trust bundle \\\"acme\\\" cannot be used";
+    let said = server.says(cannot);
+    assert!(said.contains("Too many open files") && said.contains("the last good one stays in force"), "{said}");
+    server.limit_descriptors(1024);
+    within_a_second("the new list", || client.get("/site.cfg").is_err().then_some(()));
+    server.reason("(serial number 05) was revoked");
+    let times = server.stderr().iter().filter(|line| line.contains(cannot)).count();
+    assert_eq!(times, 1, "it is tried again and again, and said once");
+}
+
+#[test]
 fn a_ca_whose_list_is_out_of_date_certifies_nobody() {
     let phone = numbered(VVX500, 9);
     let ended = FACTORY.issuing.revokes(&[], SystemTime::now() - DAY);

@@ -6,6 +6,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::harness::pki::FACTORY;
 use crate::harness::site::{DOMAIN, Running, Site};
@@ -27,6 +29,18 @@ fn took_about(start: Instant, seconds: u64) {
     let (least, most) =
         (Duration::from_millis(seconds * 1000 - 50), Duration::from_secs(seconds + 2).mul_f64(crowding()));
     assert!(took >= least && took <= most, "{took:?} instead of {seconds} s");
+}
+
+/// Fails unless `line` tells of something that began after `before`, lasted for `seconds` at least, and is over.
+#[track_caller]
+fn tells_when(line: &Value, before: OffsetDateTime, seconds: i64) {
+    let after = OffsetDateTime::now_utc();
+    let time = OffsetDateTime::parse(line["time"].as_str().unwrap(), &Rfc3339).unwrap();
+    let duration = time::Duration::seconds_f64(line["duration_ms"].as_f64().unwrap() / 1000.0);
+    assert!(duration >= time::Duration::seconds(seconds), "{line}");
+    // One is read off a clock that is set now and then, and has milliseconds in the log; the other is measured.
+    let blur = time::Duration::milliseconds(5);
+    assert!(time >= before - blur && time + duration <= after + blur, "{before} {line} {after}");
 }
 
 fn stranger(server: &Running) -> TcpStream {
@@ -66,7 +80,7 @@ fn a_handshake_that_is_not_finished_in_time_is_refused_and_logged() {
     let hello = client_hello();
     let beginnings: [&[u8]; 4] = [&[], &hello[..1], &hello[..hello.len() / 2], &hello];
     for (number, beginning) in beginnings.iter().enumerate() {
-        let start = Instant::now();
+        let (start, before) = (Instant::now(), OffsetDateTime::now_utc());
         let mut stream = stranger(&server);
         stream.write_all(beginning).unwrap();
         wait_for_end(&mut stream);
@@ -75,6 +89,7 @@ fn a_handshake_that_is_not_finished_in_time_is_refused_and_logged() {
         let line = server.access("the handshake", |line| line["address"] == port.as_str());
         assert_eq!(line["reason"], "the handshake took more than 1 s", "beginning {number}");
         assert_eq!((&line["status"], &line["mac"]), (&Value::Null, &Value::Null));
+        tells_when(&line, before, 1);
     }
 }
 
@@ -107,7 +122,9 @@ fn a_header_that_is_never_finished_or_drips_ends_and_is_logged() {
     let client = server.client("ote", &FACTORY.device(VVX500));
     for drips in [false, true] {
         let mut connection = client.connect().unwrap();
-        let start = Instant::now();
+        // An earlier request is none of this one's time.
+        connection.get("/site.cfg").unwrap();
+        let (start, before) = (Instant::now(), OffsetDateTime::now_utc());
         connection.send(b"GET /site.cfg HTTP/1.1\r\nX: ").unwrap();
         let port = connection.tcp().local_addr().unwrap().to_string();
         if drips {
@@ -117,9 +134,10 @@ fn a_header_that_is_never_finished_or_drips_ends_and_is_logged() {
         }
         assert!(connection.is_closed());
         took_about(start, 1);
-        let line = server.access("the header", |line| line["address"] == port.as_str());
+        let line = server.access("the header", |line| line["address"] == port.as_str() && !line["reason"].is_null());
         assert_eq!(line["reason"], "the request's header took too long");
         assert_eq!((&line["mac"], &line["status"]), (&VVX500.into(), &Value::Null));
+        tells_when(&line, before, 1);
     }
 }
 

@@ -11,7 +11,7 @@ mod tests;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -54,6 +54,8 @@ struct Shared {
     /// Whether something of ours is still on its way to the peer.
     has_unsent: AtomicBool,
     broken_off: OnceLock<&'static str>,
+    /// The last header that did not come at once, and when it began.
+    header: Mutex<Option<(Stage, Instant)>>,
 }
 
 /// How many bits a phase takes.
@@ -81,6 +83,7 @@ impl Pace {
             stage: AtomicU32::new(Phase::Handshake as u32),
             has_unsent: AtomicBool::new(false),
             broken_off: OnceLock::new(),
+            header: Mutex::default(),
         }))
     }
 
@@ -106,6 +109,26 @@ impl Pace {
     #[must_use]
     pub fn is_in_header(&self) -> bool {
         self.phase() == Phase::Header
+    }
+
+    /// How long it is since the header began that is no request yet.
+    #[must_use]
+    pub fn header_lasted(&self) -> Duration {
+        let header = self.header().filter(|(stage, _)| *stage == self.stage());
+        header.map_or(Duration::ZERO, |(_, began)| began.elapsed())
+    }
+
+    /// Notes that there is a header now that is no request yet. One that comes at once never needs this.
+    fn note_header(&self) {
+        let stage = self.stage();
+        let mut header = self.header();
+        if header.is_none_or(|(noted, _)| noted != stage) {
+            *header = Some((stage, Instant::now()));
+        }
+    }
+
+    fn header(&self) -> MutexGuard<'_, Option<(Stage, Instant)>> {
+        self.0.header.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until nobody has said anything for `moment`, or for up to twice as long, and nothing is on its way.
@@ -194,6 +217,9 @@ impl<S> Paced<S> {
         let phase = stage.phase();
         if phase == Phase::Handshake {
             return Poll::Pending;
+        }
+        if phase == Phase::Header && is_reading && self.reading.stage != Some(stage) {
+            self.pace.note_header();
         }
         let now = Instant::now();
         let clock = if is_reading { &mut self.reading } else { &mut self.writing };

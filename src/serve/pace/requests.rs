@@ -92,6 +92,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Requests<S> {
         self.pace.note_unsent(true);
         if self.pace.is_in_header() {
             // What began is no request, and was refused as such by HTTP itself: the peer may be far from its end.
+            self.pace.note_header();
             self.farewell.say();
         }
         Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)

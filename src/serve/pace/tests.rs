@@ -170,3 +170,27 @@ async fn our_own_work_has_no_deadline() {
     let (read, ()) = tokio::join!(paced.read_u8(), late);
     assert_eq!(read.unwrap(), b'x');
 }
+
+#[tokio::test(start_paused = true)]
+async fn how_long_a_header_lasts_is_known_only_of_one_that_did_not_come_at_once() {
+    let (paced, pace, mut theirs) = pair();
+    let mut paced = requests(paced, &pace);
+    let moment = Duration::from_secs(3);
+    tokio::time::sleep(moment).await;
+    theirs.write_all(b"GE").await.unwrap();
+    paced.read_exact(&mut [0; 2]).await.unwrap();
+    assert!(tokio::time::timeout(moment, paced.read_u8()).await.is_err());
+    assert_eq!(pace.header_lasted(), moment);
+    theirs.write_all(b"T").await.unwrap();
+    paced.read_u8().await.unwrap();
+    pace.enter(Phase::Answering);
+    assert_eq!(pace.header_lasted(), Duration::ZERO);
+    pace.enter(Phase::Idle);
+    theirs.write_all(b"junk").await.unwrap();
+    paced.read_exact(&mut [0; 4]).await.unwrap();
+    assert_eq!(pace.header_lasted(), Duration::ZERO);
+    // As HTTP ends what it has refused.
+    paced.shutdown().await.unwrap();
+    tokio::time::sleep(moment).await;
+    assert_eq!(pace.header_lasted(), moment);
+}

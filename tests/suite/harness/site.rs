@@ -239,6 +239,14 @@ impl Running {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
+    /// Lets the server have no file descriptors with this number or a higher one: at 0, nothing more can be opened.
+    pub fn limit_descriptors(&self, count: u64) {
+        use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+        let pid = Pid::from_raw(i32::try_from(self.pid()).unwrap());
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        prlimit(pid, Resource::Nofile, Rlimit { current: Some(count), maximum }).unwrap();
+    }
+
     /// Waits until the server has ended by itself.
     pub fn wait(self) -> ExitStatus {
         self.ended().0
