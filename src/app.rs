@@ -206,7 +206,8 @@ impl App {
         let publishing = Arc::clone(&publisher);
         let waker = follow(scanner, first, move |folders| publishing.publish_registry(folders))?;
         let status = operators.map(|opened| {
-            let sources = Sources::new(&server, (boards, health, metrics), &config, state.path(), &listeners.tls);
+            let config = (&config, &publisher);
+            let sources = Sources::new(&server, (boards, health, metrics), config, state.path(), &listeners.tls);
             (opened, Arc::new(sources) as Arc<dyn Knowledge>)
         });
         Ok(Self { config, server, publisher, listeners, signals, source, waker, writer, keeper, status, _lock: lock })

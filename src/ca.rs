@@ -17,7 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::rfc3339;
-use crate::constituency::MacAddress;
+use crate::constituency::{MacAddress, NotAPhone};
 use crate::state;
 
 pub mod device;
@@ -79,6 +79,9 @@ pub enum CaError {
         /// The CA's last second.
         not_after: i64,
     },
+    /// No phone can have this address.
+    #[error("{0}")]
+    NotAPhone(#[from] NotAPhone),
     /// Nothing of the kind is on record.
     #[error("no certificate of {0} was ever issued by this CA; see provost ca list")]
     NeverIssued(String),

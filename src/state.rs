@@ -110,13 +110,30 @@ pub fn write_public(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let folder = rustix::fs::openat(walk(folder, false)?, ".", FOLDER, Mode::empty())?;
-    let mut draft = Draft::new(folder.as_fd(), ".new-")?;
-    draft.file.write_all(bytes)?;
-    give_to_owner_of(folder.as_fd(), &draft.file)?;
-    draft.file.set_permissions(Permissions::from_mode(mode))?;
+    let folder = folder_of(path)?;
+    let draft = draft_of(folder.as_fd(), bytes, mode)?;
     draft.put(path.file_name().ok_or(io::ErrorKind::InvalidFilename)?)
+}
+
+/// Opens the folder that `path` is to lie in.
+pub fn folder_of(path: &Path) -> io::Result<OwnedFd> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    Ok(rustix::fs::openat(walk(folder, false)?, ".", FOLDER, Mode::empty())?)
+}
+
+/// What [`write_private`] writes, whole and on the disk in `folder`, to be given its name later: little can fail then.
+pub fn draft_private<'a>(folder: BorrowedFd<'a>, bytes: &[u8]) -> io::Result<Draft<'a>> {
+    let draft = draft_of(folder, bytes, 0o600)?;
+    draft.file.sync_all()?;
+    Ok(draft)
+}
+
+fn draft_of<'a>(folder: BorrowedFd<'a>, bytes: &[u8], mode: u32) -> io::Result<Draft<'a>> {
+    let mut draft = Draft::new(folder, ".new-")?;
+    draft.file.write_all(bytes)?;
+    give_to_owner_of(folder, &draft.file)?;
+    draft.file.set_permissions(Permissions::from_mode(mode))?;
+    Ok(draft)
 }
 
 /// A new file in a folder, ours alone, which has its name once it is whole; removed if it never is.

@@ -14,6 +14,7 @@ mod certificates;
 mod facts;
 mod phones;
 
+use super::publisher::Publisher;
 use super::status::Boards;
 use crate::certificate::LiveCertificates;
 use crate::clock;
@@ -44,6 +45,7 @@ pub(super) struct Sources {
     health: Arc<Health>,
     metrics: Arc<Metrics>,
     config: Config,
+    publisher: Arc<Publisher>,
     /// Where the configuration was read from, for whoever is in another folder.
     file: Option<String>,
     state: PathBuf,
@@ -122,7 +124,7 @@ impl Knowledge for Sources {
     }
 
     fn change(&self, wanted: &Wanted) -> Result<bool, String> {
-        let bundles = self.config.bundle_names();
+        let bundles = self.publisher.bundle_names();
         let bundles: Vec<&str> = bundles.iter().map(String::as_str).collect();
         let asked = if wanted.is_allowed {
             Change::Allow { mac: wanted.mac, note: wanted.note.as_deref() }
@@ -146,7 +148,7 @@ impl Sources {
     pub(super) fn new(
         server: &Arc<Server>,
         (boards, health, metrics): (Boards, Arc<Health>, Arc<Metrics>),
-        config: &Config,
+        (config, publisher): (&Config, &Arc<Publisher>),
         state: &Path,
         listeners: &[TcpListener],
     ) -> Self {
@@ -157,6 +159,7 @@ impl Sources {
             health,
             metrics,
             config: config.clone(),
+            publisher: Arc::clone(publisher),
             file: config.file.as_deref().map(absolute),
             state: state.to_owned(),
             addresses: listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect(),

@@ -74,6 +74,15 @@ pub(super) fn tell_passwords(errors: &[PasswordsError]) {
     }
 }
 
+/// Trust bundles that `provost.json` names no more.
+pub(super) fn tell_bundles_gone(running: &Config, read: &Config) {
+    for name in running.trust.keys().filter(|name| !read.trust.contains_key(*name)) {
+        tracing::warn!(
+            "provost.json: \"trust\" names \"{name}\" no more; policies that do may use it until provost is restarted"
+        );
+    }
+}
+
 /// Settings that were changed but count only after a restart.
 pub(super) fn tell_restart_needed(running: &Config, read: &Config) {
     let changed = [
@@ -83,7 +92,6 @@ pub(super) fn tell_restart_needed(running: &Config, read: &Config) {
         ("constituencies", running.constituencies != read.constituencies),
         ("state", running.state != read.state),
         ("certificate", running.certificate != read.certificate),
-        ("trust (names)", running.bundle_names() != read.bundle_names()),
         ("log", running.log != read.log),
         ("limits", running.limits != read.limits),
         ("status", running.status != read.status),

@@ -66,16 +66,19 @@ impl Publisher {
     pub(super) fn reload(&self, started: &Config) {
         // Read before anything is locked: a disk that does not answer must not keep the folders from being published.
         let in_use = self.in_use().config.clone();
-        let config = match in_use.file.as_deref().map(Config::read) {
-            None => in_use,
-            Some(Ok(config)) => {
+        let read = in_use.file.as_deref().map(Config::read).transpose();
+        let error = read.as_ref().err().map(ToString::to_string);
+        let config = match read {
+            Ok(Some(mut config)) => {
                 news::tell_restart_needed(started, &config);
+                news::tell_bundles_gone(&in_use, &config);
+                // Policies may still use them.
+                for (name, files) in in_use.trust {
+                    config.trust.entry(name).or_insert(files);
+                }
                 config
             }
-            Some(Err(error)) => {
-                tracing::error!("{error}; the configuration that is in use stays");
-                in_use
-            }
+            Ok(None) | Err(_) => in_use,
         };
         let now = look(&config);
         let bundles = trust::load_all(&config.trust);
@@ -87,7 +90,17 @@ impl Publisher {
         in_use.unread.clear();
         drop(in_use);
         self.put_in_force(bundles);
-        tracing::info!("SIGHUP: configuration, trust bundles and folders are read again");
+        match error {
+            None => tracing::info!("SIGHUP: configuration, trust bundles and folders are read again"),
+            Some(error) => tracing::error!(
+                "SIGHUP: {error}; the configuration that is in use stays, its trust bundles and folders are read again"
+            ),
+        }
+    }
+
+    /// The names of the trust bundles that policies may use.
+    pub(super) fn bundle_names(&self) -> Vec<String> {
+        self.in_use().config.bundle_names()
     }
 
     /// Reads trust bundles again whose files have changed, or could not be read: what a CA revoked is to be refused at

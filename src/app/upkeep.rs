@@ -91,7 +91,8 @@ impl Work {
         self.publisher.follow_passwords();
         if is_reload {
             self.publisher.reload(&self.config);
-            self.waker.wake();
+            // After the bundles themselves: a policy that names a new one finds it.
+            self.waker.wake_with(self.publisher.bundle_names());
             self.read_token();
         } else {
             self.publisher.follow_bundles();

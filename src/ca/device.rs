@@ -53,6 +53,16 @@ pub struct Wanted<'a> {
     pub lifetime: Option<Duration>,
 }
 
+/// A certificate that is signed but not yet on record, so that nobody may have it yet.
+#[derive(Debug)]
+pub struct Signed {
+    /// The certificate and its key.
+    pub issued: Issued,
+    /// Its serial number.
+    pub serial: Serial,
+    event: Event,
+}
+
 /// What to revoke.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Which {
@@ -131,11 +141,13 @@ impl DeviceCa {
         &self.record
     }
 
-    /// Issues a certificate with a new RSA-2048 key, as the oldest phones need it. It is on record before anybody has it.
+    /// Signs a certificate with a new RSA-2048 key, as the oldest phones need it. It is to be put on record before anybody
+    /// has it, and when nothing stands in the way of handing it out: nobody can tell later that it was lost.
     ///
     /// # Errors
-    /// If it would outlive the CA, or cannot be put on record.
-    pub fn issue(&mut self, wanted: &Wanted<'_>, now: SystemTime) -> Result<(Issued, Serial), CaError> {
+    /// If the address can be no phone's, or the certificate would outlive the CA.
+    pub fn sign(&self, wanted: &Wanted<'_>, now: SystemTime) -> Result<Signed, CaError> {
+        wanted.mac.check_phone()?;
         let end = match wanted.lifetime {
             None => self.not_after,
             Some(lifetime) => unix_seconds(now + lifetime),
@@ -156,14 +168,22 @@ impl DeviceCa {
         let lifetime = Duration::from_secs(u64::try_from(end - unix_seconds(now)).unwrap_or(0));
         let issued = self.ca.issue(params, &KeyKind::Rsa2048.generate()?, now, lifetime)?;
         let sha256 = digest(&SHA256, &issued.certificate);
-        self.record.add(&[Event::Issued {
+        let event = Event::Issued {
             at: unix_seconds(now),
             serial: serial.clone(),
             mac: wanted.mac,
             not_after: end,
             sha256: sha256.as_ref().iter().map(|byte| format!("{byte:02x}")).collect(),
-        }])?;
-        Ok((issued, serial))
+        };
+        Ok(Signed { issued, serial, event })
+    }
+
+    /// Notes that a certificate was issued.
+    ///
+    /// # Errors
+    /// If the record cannot be written; nobody may have the certificate then.
+    pub fn put_on_record(&mut self, signed: &Signed) -> Result<(), CaError> {
+        self.record.add(std::slice::from_ref(&signed.event))
     }
 
     /// Revokes what is not revoked yet of `which`; gives the serial numbers.
@@ -270,7 +290,9 @@ mod tests {
 
     fn issue(ca: &mut DeviceCa) -> Serial {
         let wanted = Wanted { mac: MAC.parse().unwrap(), organization: None, lifetime: Some(YEAR) };
-        ca.issue(&wanted, crate::clock::now()).unwrap().1
+        let signed = ca.sign(&wanted, crate::clock::now()).unwrap();
+        ca.put_on_record(&signed).unwrap();
+        signed.serial
     }
 
     fn listed(ca: &DeviceCa) -> Vec<Serial> {
@@ -310,11 +332,15 @@ mod tests {
         let mac = MAC.parse().unwrap();
         let wanted = Wanted { mac, organization: None, lifetime: Some(11 * YEAR) };
         let now = crate::clock::now();
-        assert!(matches!(ca.issue(&wanted, now), Err(CaError::Outlived { .. })));
+        assert!(matches!(ca.sign(&wanted, now), Err(CaError::Outlived { .. })));
         let longest = Wanted { lifetime: None, ..wanted };
-        ca.issue(&longest, now).unwrap();
+        let signed = ca.sign(&longest, now).unwrap();
+        assert_eq!(ca.record().standings().len(), 0, "what is only signed was never issued");
+        ca.put_on_record(&signed).unwrap();
         assert_eq!(ca.record().standings()[0].not_after, ca.not_after());
-        assert!(matches!(ca.issue(&longest, now + 11 * YEAR), Err(CaError::Outlived { .. })));
+        assert!(matches!(ca.sign(&longest, now + 11 * YEAR), Err(CaError::Outlived { .. })));
+        let everybody = Wanted { mac: "ffffffffffff".parse().unwrap(), ..longest };
+        assert!(matches!(ca.sign(&everybody, now), Err(CaError::NotAPhone(_))));
         assert_eq!(ca.record().standings().len(), 1);
         drop(ca);
         let key = std::fs::read(path.join(KEY)).unwrap();

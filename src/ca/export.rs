@@ -20,7 +20,13 @@ pub fn pem(label: &str, der: &[u8]) -> String {
 /// The certificate and, behind it, its key (PKCS#8), in PEM.
 #[must_use]
 pub fn to_pem(issued: &Issued) -> String {
-    pem("CERTIFICATE", &issued.certificate) + &pem("PRIVATE KEY", issued.key.secret_der())
+    to_pem_blocks(issued).concat()
+}
+
+/// The certificate, and its key (PKCS#8), each as a block of PEM.
+#[must_use]
+pub fn to_pem_blocks(issued: &Issued) -> [String; 2] {
+    [pem("CERTIFICATE", &issued.certificate), pem("PRIVATE KEY", issued.key.secret_der())]
 }
 
 /// Certificate, key and CA as PKCS#12: AES-256 and HMAC-SHA-256, both by a key derived from `password`.

@@ -4,17 +4,17 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
-use aws_lc_rs::rand;
 use serde_json::json;
 
+use super::print::systemd;
 use super::{ConfigArg, code, say};
-use crate::ca::device::{DeviceCa, Wanted, Which};
-use crate::ca::record::Standing;
-use crate::ca::{Issued, export};
+use crate::ca::device::{DeviceCa, Which};
 use crate::clock::{self, rfc3339, unix_seconds};
-use crate::constituency::MacAddress;
-use crate::state;
+use crate::config::{CONFIG_FILE, Config};
+
+mod issue;
+
+use issue::Issue;
 
 /// The CA's folder in the state directory.
 const FOLDER: &str = "ca";
@@ -63,40 +63,6 @@ pub(super) struct Place {
     dir: Option<PathBuf>,
 }
 
-#[derive(Debug, clap::Args)]
-pub(super) struct Issue {
-    #[command(flatten)]
-    place: Place,
-    /// The phone.
-    #[arg(value_name = "MAC")]
-    mac: MacAddress,
-    /// Where to write certificate and key; with der, the key goes into a file beside it that ends in .key.
-    #[arg(long, value_name = "FILE")]
-    out: PathBuf,
-    /// The form.
-    #[arg(long, value_enum, default_value_t = Form::Pem)]
-    format: Form,
-    /// For how long it counts [default: as long as the CA].
-    #[arg(long, value_name = "N", value_parser = days())]
-    days: Option<u32>,
-    /// The subject's O [default: none].
-    #[arg(long, value_name = "TEXT", value_parser = name)]
-    organization: Option<String>,
-    /// With pkcs12: the file's password, the first line of FILE [default: one is made and printed].
-    #[arg(long, value_name = "FILE")]
-    password_file: Option<PathBuf>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Form {
-    /// One file of text: the certificate, then its key.
-    Pem,
-    /// Two files of bytes, the certificate and its key (PKCS#8).
-    Der,
-    /// One encrypted file.
-    Pkcs12,
-}
-
 fn days() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(1..=36_500)
 }
@@ -120,9 +86,9 @@ pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
     | Command::Issue(Issue { place, .. })
     | Command::List { place, .. }
     | Command::Revoke { place, .. }) = command;
-    let folder = place.folder()?;
+    let (folder, config) = place.find()?;
     Ok(code(match command {
-        Command::Init { name, days, .. } => init(&folder, name, lifetime(*days)),
+        Command::Init { name, days, .. } => init(&folder, config.as_ref(), name, lifetime(*days)),
         Command::Issue(issue) => issue.run(&folder),
         Command::List { json, .. } => list(&folder, *json),
         Command::Revoke { which, .. } => revoke(&folder, which),
@@ -130,11 +96,13 @@ pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
 }
 
 impl Place {
-    fn folder(&self) -> anyhow::Result<PathBuf> {
-        match &self.dir {
-            Some(folder) => Ok(folder.clone()),
-            None => Ok(self.config.find()?.state.join(FOLDER)),
+    /// The CA's folder, and the configuration that it is part of.
+    fn find(&self) -> anyhow::Result<(PathBuf, Option<Config>)> {
+        if let Some(folder) = &self.dir {
+            return Ok((folder.clone(), None));
         }
+        let config = self.config.find()?;
+        Ok((config.state.join(FOLDER), Some(config)))
     }
 }
 
@@ -142,102 +110,26 @@ fn lifetime(days: u32) -> Duration {
     Duration::from_secs(u64::from(days) * 86_400)
 }
 
-fn init(folder: &Path, name: &str, lifetime: Duration) -> anyhow::Result<()> {
+fn init(folder: &Path, config: Option<&Config>, name: &str, lifetime: Duration) -> anyhow::Result<()> {
     let now = clock::now();
     DeviceCa::init(folder, name, lifetime, now)?;
     let ca = DeviceCa::open(folder, now)?;
     let bundle = json!(std::path::absolute(ca.bundle())?);
-    say(&format_args!("made the CA {name:?}, which counts until {}", rfc3339(ca.not_after())));
-    say(&format_args!("to trust it, add to provost.json:        \"trust\": {{ \"own\": [{bundle}] }}"));
+    let (place, end) = (folder.display(), rfc3339(ca.not_after()));
+    say(&format_args!("made the CA {name:?} in {place}, which counts until {end}"));
+    if let Some(local) = config.filter(|config| config.is_local()) {
+        let (state, service) = (local.state.display(), systemd::CONFIG);
+        say(&format_args!(
+            "there is no {CONFIG_FILE} here: this is local mode, which trusts no such CA. One that is made here finds the CA if \
+             it says \"state\": \"{state}\"; for the service, make the CA with --config {service}"
+        ));
+    }
+    let file = config.and_then(|config| config.file.as_deref()).unwrap_or(Path::new(CONFIG_FILE)).display();
+    say(&format_args!("to trust it, add to {file}:        \"trust\": {{ \"own\": [{bundle}] }}"));
     say(&"and to a constituency's constituency.json: \"trust\": [\"polycom\", \"own\"]");
     say(&"(without \"polycom\", phones with a factory certificate are kept out)");
+    say(&"a server that runs reads it when it is told to: systemctl reload provost, or SIGHUP");
     Ok(())
-}
-
-impl Issue {
-    fn run(&self, folder: &Path) -> anyhow::Result<()> {
-        let files = match self.format {
-            Form::Der => vec![self.out.clone(), self.out.with_extension("key")],
-            Form::Pem | Form::Pkcs12 => vec![self.out.clone()],
-        };
-        ensure!(files.len() == 1 || files[0] != files[1], "--out must not end in .key, as the key's own file does");
-        for file in &files {
-            ensure!(!file.exists(), "{} is there already; it may hold a key that is in use", file.display());
-        }
-        if self.format != Form::Pkcs12 && self.password_file.is_some() {
-            bail!("--password-file is for pkcs12: other forms are not encrypted");
-        }
-        let (password, is_made) = self.password()?;
-        let now = clock::now();
-        let mut ca = DeviceCa::open(folder, now)?;
-        let seconds = unix_seconds(now);
-        let earlier: Vec<Standing> =
-            ca.record().standings().iter().filter(|it| it.mac == self.mac && it.counts(seconds)).cloned().collect();
-        let wanted =
-            Wanted { mac: self.mac, organization: self.organization.as_deref(), lifetime: self.days.map(lifetime) };
-        let (issued, serial) = ca.issue(&wanted, now)?;
-        let contents = self.contents(&issued, &ca, &serial, &password)?;
-        for (file, content) in files.iter().zip(contents) {
-            state::write_private(file, &content).with_context(|| {
-                format!(
-                    "the certificate {serial} was issued, but {} cannot be written; its key is lost",
-                    file.display()
-                )
-            })?;
-        }
-        let end = ca.record().standings().last().map_or(0, |standing| standing.not_after);
-        let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
-        say(&format_args!(
-            "{}: certificate {serial}, valid until {}, in {}",
-            self.mac,
-            rfc3339(end),
-            files.join(" and ")
-        ));
-        if is_made {
-            say(&format_args!("password: {password}"));
-        }
-        for standing in earlier {
-            let end = rfc3339(standing.not_after);
-            say(&format_args!(
-                "note: {} has another one that counts, {}, until {end}; provost ca revoke {} ends it",
-                self.mac, standing.serial, standing.serial
-            ));
-        }
-        Ok(())
-    }
-
-    /// The password of an encrypted form, and whether it was made here.
-    fn password(&self) -> anyhow::Result<(String, bool)> {
-        let Some(file) = &self.password_file else { return Ok((random_password()?, self.format == Form::Pkcs12)) };
-        let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
-        let password = text.lines().next().unwrap_or_default().to_owned();
-        ensure!(!password.is_empty(), "{} holds no password in its first line", file.display());
-        Ok((password, false))
-    }
-
-    fn contents(
-        &self,
-        issued: &Issued,
-        ca: &DeviceCa,
-        serial: &crate::ca::record::Serial,
-        password: &str,
-    ) -> anyhow::Result<Vec<Vec<u8>>> {
-        Ok(match self.format {
-            Form::Pem => vec![export::to_pem(issued).into_bytes()],
-            Form::Der => vec![issued.certificate.to_vec(), issued.key.secret_der().to_vec()],
-            Form::Pkcs12 => {
-                let name = self.mac.to_upper_hex();
-                vec![export::to_pkcs12(issued, ca.certificate(), &name, serial, password)?]
-            }
-        })
-    }
-}
-
-/// 128 bits in hex.
-fn random_password() -> anyhow::Result<String> {
-    let mut bytes = [0; 16];
-    rand::fill(&mut bytes).ok().context("the system gives no random numbers")?;
-    Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
 }
 
 fn list(folder: &Path, as_json: bool) -> anyhow::Result<()> {

@@ -20,6 +20,7 @@ mod diagnostics;
 mod install;
 mod journal;
 mod local;
+mod parameters;
 mod passwords;
 pub mod phone;
 mod phone_log;

@@ -7,23 +7,48 @@ use crate::clock;
 use crate::config::Config;
 use crate::constituency::scan::Scanner;
 use crate::constituency::{ClientAuth, Constituency, ConstituencyName, MacAddress};
-use crate::digest::{Ha1, passwords};
+use crate::digest::Ha1;
+use crate::digest::passwords::{self, PasswordsError};
 
-/// A password is of use only where one is asked for.
+/// A password is of use only where one is asked for, and those that are there must stay of use.
 pub(super) fn check_asks(config: &Config, constituency: &ConstituencyName) -> anyhow::Result<()> {
-    let registry = Scanner::new(config.constituencies.clone(), config.bundle_names()).scan(clock::now());
-    let found = registry.find(constituency.as_str()).filter(|found| found.name == *constituency);
-    let found = found.with_context(|| format!("there is no constituency {constituency} that could be served"))?;
+    let asks = asks(config, constituency);
+    let asks = asks.with_context(|| format!("there is no constituency {constituency} that could be served"))?;
     ensure!(
-        found.policy.tls.client_auth == ClientAuth::Digest,
+        asks,
         "{constituency} asks for no passwords: its constituency.json does not say \"client_auth\": \"digest\""
     );
-    Ok(())
+    Ok(passwords::check_realm(&config.state, constituency, &realm(config, constituency))?)
+}
+
+/// Whether `constituency` asks for passwords; `None` if it cannot be served.
+fn asks(config: &Config, constituency: &ConstituencyName) -> Option<bool> {
+    let registry = Scanner::new(config.constituencies.clone(), config.bundle_names()).scan(clock::now());
+    let found = registry.find(constituency.as_str()).filter(|found| found.name == *constituency);
+    found.map(|found| found.policy.tls.client_auth == ClientAuth::Digest)
+}
+
+/// Whether `mac` has a password; `None` where no password is asked for.
+pub(super) fn has_one(
+    config: &Config,
+    constituency: &ConstituencyName,
+    mac: MacAddress,
+) -> Result<Option<bool>, PasswordsError> {
+    if asks(config, constituency) != Some(true) {
+        return Ok(None);
+    }
+    let (stored, _) = passwords::stored(&config.state, constituency)?;
+    Ok(Some(stored.phones.contains_key(&mac)))
+}
+
+/// What passwords are made for: the constituency's whole name.
+fn realm(config: &Config, constituency: &ConstituencyName) -> String {
+    format!("{constituency}.{}", config.domain)
 }
 
 /// Makes a password for a phone, and prints it with the lines that bring it to the phone: it is not stored anywhere.
 pub(super) fn give(config: &Config, constituency: &ConstituencyName, mac: MacAddress) -> anyhow::Result<()> {
-    let realm = format!("{constituency}.{}", config.domain);
+    let realm = realm(config, constituency);
     let password = passwords::generate().ok().context("the system gives no random numbers")?;
     let ha1 = Ha1::of(&mac.to_string(), &realm, &password);
     if passwords::set(&config.state, constituency, &realm, mac, ha1)? {
@@ -50,13 +75,12 @@ pub(super) fn faults(config: &Config, constituency: &Constituency) -> Vec<String
         Err(error) => return vec![error.to_string()],
     };
     let name = &constituency.name;
-    let realm = format!("{name}.{}", config.domain);
     let mut faults = Vec::new();
     if is_open {
         faults.push(format!("others may read its passwords, {}/{name}.json; give phones new ones", passwords::FOLDER));
     }
-    if !stored.phones.is_empty() && stored.realm != realm {
-        faults.push(format!("its passwords were made for {}, not {realm}; give phones new ones", stored.realm));
+    if let Err(error) = passwords::check_realm(&config.state, name, &realm(config, name)) {
+        faults.push(error.to_string());
     }
     let without = constituency.known_phones().into_iter().filter(|mac| !stored.phones.contains_key(mac));
     faults.extend(

@@ -203,10 +203,12 @@ fn claim_line(claim: &Claim) -> String {
         .addresses
         .iter()
         .map(|place| format!("\n    from {}, {} to {}", place.address, time(place.first_seen), time(place.last_seen)));
-    let certificate = |bytes| format!("certificate SHA-256 {}", Fingerprint::from(bytes));
+    let certificate =
+        |bytes| format!("by a certificate that anybody can make or copy, SHA-256 {}", Fingerprint::from(bytes));
     let by = claim.fingerprint.map_or_else(|| "by a password".to_owned(), certificate);
+    let style = AnsiColor::Red.on_default();
     format!(
-        "unproven: somebody at {} says to be {} of {} ({}, last at {}): {reason}\n    {by}{}",
+        "unproven: somebody at {} says to be {} of {} ({}, last at {})\n    {style}refused: {reason}{style:#}\n    {by}{}",
         claim.address,
         claim.mac,
         claim.constituency,

@@ -58,14 +58,29 @@ pub(super) fn allow(args: &AllowArgs) -> anyhow::Result<ExitCode> {
     };
     let done = change_policy(&config, constituency, wanted).and_then(|changed| {
         let by = if args.certificate_sha256.is_some() { " with this certificate" } else { "" };
-        match changed {
-            Changed::Now => say(&format_args!("{mac} is let in by {constituency}{by} from now on")),
-            Changed::Already | Changed::AsksNobody => {
-                say(&format_args!("{mac} is let in by {constituency}{by} already"));
-            }
-        }
+        let when = if changed == Changed::Now { "from now on" } else { "already" };
+        let let_in = || say(&format_args!("{mac} is let in by {constituency}{by} {when}"));
         if args.digest {
+            let_in();
             return passwords::give(&config, constituency, *mac);
+        }
+        match passwords::has_one(&config, constituency, *mac) {
+            Ok(None) => let_in(),
+            Ok(Some(true)) => {
+                let_in();
+                return Ok(());
+            }
+            Ok(Some(false)) => {
+                say(&format_args!(
+                    "{mac} is on the list of {constituency} {when}, and stays out as long as it has no password: \
+                     provost allow {mac} --constituency {constituency} --digest gives it one"
+                ));
+                return Ok(());
+            }
+            Err(error) => {
+                warn(&format_args!("whether {mac} has a password is unknown: {error}"));
+                return Ok(());
+            }
         }
         let warned = match args.certificate_sha256 {
             Some(_) if changed != Changed::Now => Ok(()),

@@ -10,6 +10,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{ConfigArg, say};
 use crate::certificate::LiveCertificates;
@@ -17,6 +18,7 @@ use crate::clock::{self, rfc3339};
 use crate::config::Config;
 use crate::constituency::scan::Scanner;
 use crate::constituency::{ClientAuth, Constituency, ConstituencyName, Registry, Standing};
+use crate::files::read_regular;
 use crate::serve::site::{Site, TlsMaterial};
 use crate::trust::{self, Bundle, VerifiedDevice};
 
@@ -42,7 +44,7 @@ pub(super) struct VerifyArgs {
     /// The constituency that the phone would ask.
     #[arg(long, value_name = "NAME")]
     constituency: ConstituencyName,
-    /// What the phone presents (PEM): its own certificate first.
+    /// What the phone presents: its own certificate first (PEM), or that alone (DER).
     #[arg(value_name = "CHAIN.pem")]
     chain: PathBuf,
     /// At what time [default: now].
@@ -151,10 +153,14 @@ fn standing(constituency: &Constituency, mac: crate::constituency::MacAddress) -
 }
 
 fn read_chain(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
-    let chain = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .with_context(|| format!("{} holds no certificates in PEM", path.display()))?;
-    anyhow::ensure!(!chain.is_empty(), "{} holds no certificate", path.display());
+    let shown = path.display();
+    let bytes = read_regular(path).with_context(|| shown.to_string())?;
+    if X509Certificate::from_der(&bytes).is_ok_and(|(rest, _)| rest.is_empty()) {
+        return Ok(vec![bytes.into()]);
+    }
+    let chain = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
+    let chain = chain.with_context(|| format!("{shown} holds no certificates in PEM"))?;
+    anyhow::ensure!(!chain.is_empty(), "{shown} holds no certificate, neither in PEM nor in DER");
     Ok(chain)
 }
 

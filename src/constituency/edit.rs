@@ -42,8 +42,11 @@ impl Change<'_> {
     /// The policy `text`, which is good, with this change; `text` itself if it says so already.
     ///
     /// # Errors
-    /// If the text is no JSON object, or a key has a value of another kind than it must have.
+    /// If the text is no JSON object, a key has a value of another kind than it must have, or no phone can have the address.
     pub fn apply(&self, text: &str) -> Result<String, String> {
+        if let Self::Allow { mac, .. } | Self::Pin { mac, .. } = self {
+            mac.check_phone().map_err(|error| error.to_string())?;
+        }
         let root = CstRootNode::parse(text, &ParseOptions::default()).map_err(|error| error.to_string())?;
         let policy = root.object_value().ok_or("is no JSON object")?;
         match self {

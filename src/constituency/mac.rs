@@ -18,6 +18,17 @@ pub struct MacAddress([u8; 6]);
 #[error("{0:?} is no MAC address (write 12 hex digits, for example 00005e00530c)")]
 pub struct InvalidMacAddress(String);
 
+/// An address that no phone can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotAPhone {
+    /// All zeroes.
+    #[error("000000000000 is the name of the fallback files, never a phone")]
+    Fallback,
+    /// A group of stations, up to all of them.
+    #[error("{0} is a group's address (the first octet is odd), never a phone's own")]
+    Group(MacAddress),
+}
+
 impl MacAddress {
     /// `000000000000`: the name of Polycom's fallback files, never a phone.
     pub const NOBODY: Self = Self([0; 6]);
@@ -35,6 +46,20 @@ impl MacAddress {
             })?;
         }
         Some(Self(octets))
+    }
+
+    /// Whether a phone can have this address.
+    ///
+    /// IEEE 802-2014 §8.2: the least significant bit of the first octet tells a group's address from a station's own.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_phone(self) -> Result<(), NotAPhone> {
+        match self {
+            Self::NOBODY => Err(NotAPhone::Fallback),
+            Self([first, ..]) if first & 1 == 1 => Err(NotAPhone::Group(self)),
+            _ => Ok(()),
+        }
     }
 
     /// The address `steps` after this one, as a rack of phones is numbered; wraps at the end of the space.
@@ -125,6 +150,19 @@ mod tests {
             "00005é0530c",
         ] {
             assert!(text.parse::<MacAddress>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_phone_has_an_address_of_its_own() {
+        let check = |text: &str| text.parse::<MacAddress>().unwrap().check_phone();
+        assert_eq!(check("000000000000"), Err(NotAPhone::Fallback));
+        for group in ["ffffffffffff", "01005e000001", "333300000001"] {
+            assert_eq!(check(group), Err(NotAPhone::Group(group.parse().unwrap())), "{group}");
+        }
+        // 02: given out locally, as virtual machines have them.
+        for own in ["00005e00530c", "0004f2000000", "020000000001"] {
+            assert_eq!(check(own), Ok(()), "{own}");
         }
     }
 

@@ -19,7 +19,7 @@ pub mod watch;
 
 pub use certificate_names::CertificateNames;
 pub use fingerprint::{Fingerprint, InvalidFingerprint};
-pub use mac::{InvalidMacAddress, MacAddress};
+pub use mac::{InvalidMacAddress, MacAddress, NotAPhone};
 pub use name::{ConstituencyName, InvalidName};
 pub use phones::{Phones, Pins};
 pub use policy::{

@@ -11,7 +11,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error as _, MapAccess, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::{Fingerprint, MacAddress};
+use super::{Fingerprint, MacAddress, NotAPhone};
 
 /// The phones that a policy knows by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -196,7 +196,7 @@ fn check_address(mac: MacAddress, is_known: bool) -> Result<(), String> {
     if is_known {
         Err(format!("{mac} stands here twice (spellings of one address are one phone)"))
     } else if mac == MacAddress::NOBODY {
-        Err("000000000000 is the name of the fallback files, never a phone".to_owned())
+        Err(NotAPhone::Fallback.to_string())
     } else {
         Ok(())
     }

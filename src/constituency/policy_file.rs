@@ -98,6 +98,11 @@ impl PolicySource {
         }
     }
 
+    /// Reads the file again at the next look, though it may be the same.
+    pub(super) fn doubt(&mut self) {
+        self.seen = None;
+    }
+
     /// Reads the policy in `folder` again if its file changed. `file` is its name for error messages.
     pub(super) fn refresh(&mut self, folder: &OwnedFd, file: &Path, bundles: &[&str], now: SystemTime) {
         let reading = read(folder, self.seen.as_ref(), now);

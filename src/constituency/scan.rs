@@ -62,6 +62,15 @@ impl Scanner {
         }
     }
 
+    /// From now on policies may use the trust bundles of these names: what was wrong before may be good, or the other way
+    /// round.
+    pub fn name_bundles(&mut self, bundles: Vec<String>) {
+        if self.bundles != bundles {
+            self.bundles = bundles;
+            self.remembered.values_mut().for_each(|remembered| remembered.source.doubt());
+        }
+    }
+
     /// The folder that is scanned.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -34,6 +34,8 @@ pub struct Waker(Sender<Wake>);
 
 enum Wake {
     Changed,
+    /// There are other trust bundles than before.
+    Bundles(Vec<String>),
     /// The kernel dropped this watch: what it watched is gone. Without one, all of them.
     Unwatched(Option<WatchDescriptor>),
     /// Somebody wants to know whether the thread comes round.
@@ -49,6 +51,11 @@ impl Waker {
     pub fn wake(&self) {
         // The thread may be gone, at shutdown.
         let _ = self.0.send(Wake::Changed);
+    }
+
+    /// Asks for a look now, with the trust bundles of these names.
+    pub fn wake_with(&self, bundles: Vec<String>) {
+        let _ = self.0.send(Wake::Bundles(bundles));
     }
 
     /// Asks the thread to answer when it comes round; `None` if it has ended.
@@ -145,6 +152,10 @@ impl Follower {
             match self.events.recv_timeout(GLANCE) {
                 Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
                 Ok(Wake::Changed) => return self.wait_for_quiet(),
+                Ok(Wake::Bundles(names)) => {
+                    self.scanner.name_bundles(names);
+                    return self.wait_for_quiet();
+                }
                 Ok(Wake::Asked(asker)) => answer(&asker),
                 Ok(Wake::Unwatched(watch)) => self.notices.forget(watch.as_ref()),
                 Err(RecvTimeoutError::Timeout) => {
@@ -173,6 +184,7 @@ impl Follower {
             let left = until.saturating_duration_since(clock::monotonic());
             match self.events.recv_timeout(QUIET.min(left)) {
                 Ok(Wake::Changed) => {}
+                Ok(Wake::Bundles(names)) => self.scanner.name_bundles(names),
                 Ok(Wake::Asked(asker)) => answer(&asker),
                 Ok(Wake::Unwatched(watch)) => self.notices.forget(watch.as_ref()),
                 Ok(Wake::Stop) => return false,

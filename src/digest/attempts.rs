@@ -4,7 +4,9 @@
 //! others, lest the counting tell which exist. Two names may share a place; all that this costs is a refusal in other
 //! words, because a right response is never held back.
 
-/// How many failures a minute are answered with another challenge.
+/// How many failures a minute are answered with another challenge. This bounds no guesses: each is judged, since nobody
+/// can tell before whether it is right, and who asks without a guess is challenged. It makes each cost a handshake, for
+/// the connection is closed. What keeps guesses out is that a password has 128 bits.
 const ALLOWED: u32 = 10;
 const PLACES: usize = 4096;
 const MINUTE: u64 = 60_000;

@@ -53,7 +53,7 @@ pub struct Unproven {
     pub why: Why,
     /// Whether all was right but for the nonce, so that the client may try again by itself.
     pub is_stale: bool,
-    /// Whether this name has had its share of challenges for a while.
+    /// Whether so many failed under this name that there is no challenge this time.
     pub is_too_much: bool,
 }
 
@@ -73,7 +73,9 @@ pub enum Why {
     #[error("{0:?} has no password here (provost allow MAC --digest gives it one)")]
     UnknownUser(String),
     /// All passwords were made for another name of the constituency.
-    #[error("{mac} has a password for {realm:?}, which is not this constituency's name; give it another")]
+    #[error(
+        "{mac} has a password for {realm:?}, which is not this constituency's name (provost check says what to do)"
+    )]
     OldRealm {
         /// The phone.
         mac: MacAddress,
@@ -337,6 +339,7 @@ mod tests {
     fn passwords_for_another_name_are_of_no_use() {
         let stage = Stage::new();
         let ha1 = Ha1::of(USER, "ote.old.example", "open sesame");
+        passwords::remove(stage.state.path(), &stage.name, USER.parse().unwrap()).unwrap();
         passwords::set(stage.state.path(), &stage.name, "ote.old.example", USER.parse().unwrap(), ha1).unwrap();
         assert!(stage.gate.passwords().refresh().is_empty());
         let refused = stage.ask(USER, "open sesame", &stage.nonce(0, 0), 1, 0).unwrap_err();

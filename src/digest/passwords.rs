@@ -44,6 +44,23 @@ pub struct OfConstituency {
     pub phones: BTreeMap<MacAddress, Ha1>,
 }
 
+impl OfConstituency {
+    /// Why none can be made for `realm`: those that are there are for another, and there is room for one only.
+    fn check_realm(&self, realm: &str) -> Result<(), String> {
+        let count = self.phones.len();
+        if count == 0 || self.realm == realm {
+            return Ok(());
+        }
+        let phones = if count == 1 { "1 phone".to_owned() } else { format!("{count} phones") };
+        Err(format!(
+            "holds the passwords of {phones} for {}, which are of no use for {realm}; nothing was changed. If that name was \
+             right, change \"domain\" back, or name the configuration that belongs to this state (--config); if it is \
+             gone for good, remove this file and give each of them a new password (provost allow MAC --digest)",
+            self.realm
+        ))
+    }
+}
+
 /// All passwords, as they are now.
 #[derive(Debug)]
 pub struct Passwords {
@@ -131,10 +148,20 @@ pub fn generate() -> Result<String, Unspecified> {
     Ok((0..26).rev().filter_map(digit).map(char::from).collect())
 }
 
+/// Whether a password for `realm` could be stored.
+///
+/// # Errors
+/// If those that are stored are for another name, or cannot be read.
+pub fn check_realm(state: &Path, constituency: &ConstituencyName, realm: &str) -> Result<(), PasswordsError> {
+    let (stored, _) = stored(state, constituency)?;
+    let path = path(&state.join(FOLDER), constituency);
+    stored.check_realm(realm).map_err(|reason| PasswordsError { path, reason })
+}
+
 /// Stores what is to be kept of a phone's password, and says whether it had another before.
 ///
 /// # Errors
-/// If that cannot be done; nothing is changed then.
+/// If that cannot be done, as where all others are for another `realm`; nothing is changed then.
 pub fn set(
     state: &Path,
     constituency: &ConstituencyName,
@@ -145,11 +172,9 @@ pub fn set(
     let folder = state.join(FOLDER);
     state::private_folder(&folder).map_err(failed(&folder))?;
     change(&folder, constituency, |all| {
-        if all.realm != realm {
-            // Those that were made for another name are of no use any more.
-            *all = OfConstituency { realm: realm.to_owned(), phones: BTreeMap::new() };
-        }
-        all.phones.insert(mac, ha1).is_some()
+        all.check_realm(realm)?;
+        realm.clone_into(&mut all.realm);
+        Ok(all.phones.insert(mac, ha1).is_some())
     })
 }
 
@@ -162,7 +187,7 @@ pub fn remove(state: &Path, constituency: &ConstituencyName, mac: MacAddress) ->
     if !path(&folder, constituency).exists() {
         return Ok(false);
     }
-    change(&folder, constituency, |all| all.phones.remove(&mac).is_some())
+    change(&folder, constituency, |all| Ok(all.phones.remove(&mac).is_some()))
 }
 
 /// What is stored for `constituency`, and whether others may read it.
@@ -182,14 +207,14 @@ pub fn stored(state: &Path, constituency: &ConstituencyName) -> Result<(OfConsti
 fn change(
     folder: &Path,
     constituency: &ConstituencyName,
-    change: impl FnOnce(&mut OfConstituency) -> bool,
+    change: impl FnOnce(&mut OfConstituency) -> Result<bool, String>,
 ) -> Result<bool, PasswordsError> {
     // Another command that changes them comes before or after, not between.
     let lock = File::open(folder).map_err(failed(folder))?;
     rustix::fs::flock(&lock, FlockOperation::LockExclusive).map_err(|errno| failed(folder)(errno.into()))?;
     let path = path(folder, constituency);
     let mut all = if path.exists() { read(folder, constituency)? } else { OfConstituency::default() };
-    let was_there = change(&mut all);
+    let was_there = change(&mut all).map_err(|reason| PasswordsError { path: path.clone(), reason })?;
     let text = serde_json::to_vec_pretty(&all).map_err(|error| failed(&path)(error.into()))?;
     state::write_private(&path, &text).map_err(failed(&path))?;
     Ok(was_there)
@@ -258,6 +283,14 @@ mod tests {
         assert_eq!(passwords.of(&ote).unwrap().phones[&mac], ha1("two"));
         assert!(passwords.of(&name("other")).is_none());
 
+        // What was made for another name is never lost for one of this.
+        let kept = std::fs::read(&file).unwrap();
+        let refused = set(state.path(), &ote, "ote.other", "00005e0053aa".parse().unwrap(), ha1("three"));
+        assert!(refused.unwrap_err().to_string().contains("the passwords of 1 phone for ote.example"));
+        assert!(check_realm(state.path(), &ote, "ote.other").is_err());
+        assert!(check_realm(state.path(), &ote, "ote.example").is_ok());
+        assert_eq!(std::fs::read(&file).unwrap(), kept);
+
         // Damage keeps what was good, and is said once.
         let good = std::fs::read(&file).unwrap();
         state::write_private(&file, b"{").unwrap();
@@ -267,6 +300,7 @@ mod tests {
         assert!(remove(state.path(), &ote, mac).unwrap() && !remove(state.path(), &ote, mac).unwrap());
         assert!(passwords.refresh().is_empty());
         assert!(passwords.of(&ote).unwrap().phones.is_empty());
+        assert!(!set(state.path(), &ote, "ote.other", mac, ha1("one")).unwrap(), "nobody loses anything");
         std::fs::remove_file(&file).unwrap();
         assert!(passwords.refresh().is_empty() && passwords.of(&ote).is_none());
     }

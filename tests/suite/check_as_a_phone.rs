@@ -51,6 +51,43 @@ fn finds(site: &Site, expected: &[(&str, &str)]) {
 }
 
 #[test]
+fn a_private_key_that_is_served_is_found_whatever_the_file_is_called() {
+    let site = site();
+    let key = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC\n-----END PRIVATE KEY-----\n";
+    site.file("ote/kitchen.pem", format!("-----BEGIN CERTIFICATE-----\n{key}"));
+    site.file("ote/old/server", key.replace("BEGIN ", "BEGIN RSA "));
+    site.file("ote/text.cfg", key);
+    site.file(
+        "ote/pair.cfg",
+        format!("<x device.sec.TLS.customDeviceCert1.privateKey=\"{}\"/>", key.replace('\n', "&#10;")),
+    );
+    site.file(&format!("ote/{VVX500}-own.pem"), key);
+    // What nobody is served, and what is no key.
+    site.file("ote/.hidden.pem", key);
+    site.file(&format!("ote/{VVX550}-own.pem"), key);
+    site.file("ote/ca.pem", "-----BEGIN CERTIFICATE-----\n");
+    site.file("ote/sip.ld", [&vec![0; 2 << 20], key.as_bytes()].concat());
+    let advice = "move it out of the folder, and replace it if others may have read it";
+    let every = "holds a private key that every phone of the constituency can read";
+    finds(
+        &site,
+        &[
+            (&format!("warning: ote/kitchen.pem:2: {every}"), advice),
+            (&format!("warning: ote/old/server:1: {every}"), advice),
+            (&format!("warning: ote/text.cfg:1: {every}"), advice),
+            ("warning: ote/text.cfg: ", "a phone passes over the whole file"),
+            ("warning: ote/pair.cfg:1: device.sec.TLS.customDeviceCert1.privateKey holds a secret", ""),
+            (&format!("note: ote/{VVX500}-own.pem:1: holds a private key that its phone can read"), advice),
+            (&format!("warning: ote: nobody gets {VVX550}-own.pem"), ""),
+        ],
+    );
+    let open = Site::new();
+    open.constituency("ote", &json!({ "client_auth": "none" }));
+    open.file("ote/kitchen.pem", key);
+    finds(&open, &[("error: ote/kitchen.pem:1: holds a private key that anybody can read", advice)]);
+}
+
+#[test]
 fn a_constituency_that_lacks_nothing_has_nothing_said_of_it() {
     finds(&site(), &[]);
 }

@@ -450,6 +450,61 @@ fn a_password_counts_within_a_second_until_it_is_taken_back() {
 }
 
 #[test]
+fn passwords_for_another_name_are_never_lost_to_a_new_one() {
+    let (mut site, password) = site();
+    let files = ["state/digest/pw.json", "constituencies/pw/constituency.json"].map(|file| site.path(file));
+    let read = || files.each_ref().map(|file| std::fs::read_to_string(file).unwrap());
+    let before = read();
+    site.config["domain"] = "other.example.com".into();
+    site.write_config();
+    let give = ["allow", STRANGER, "--constituency", "pw", "--digest"];
+    let refused = provost(&site.path(""), &give);
+    assert_eq!((refused.code, refused.stdout.as_str()), (1, ""), "{refused:?}");
+    let checked = provost(&site.path(""), &["check"]).stdout;
+    for said in [
+        "state/digest/pw.json: holds the passwords of 1 phone for pw.phones.example.com",
+        "of no use for pw.other.example.com; nothing was changed",
+        "change \"domain\" back",
+        "remove this file and give each of them a new password (provost allow MAC --digest)",
+    ] {
+        assert!(refused.stderr.contains(said) && checked.contains(said), "{said}: {refused:?} {checked}");
+    }
+    assert_eq!(read(), before);
+
+    site.config["domain"] = DOMAIN.into();
+    let server = site.start();
+    assert_eq!(Phone::new(&server, "pw", &password).get("/site.cfg").status, 200);
+    drop(server);
+    site.config["domain"] = "other.example.com".into();
+    site.write_config();
+    std::fs::remove_file(&files[0]).unwrap();
+    allow(&site.path(""), STRANGER, "pw");
+    assert!(read()[0].contains("\"realm\": \"pw.other.example.com\""));
+}
+
+#[test]
+fn who_has_no_password_is_not_said_to_be_let_in() {
+    let (site, _) = site();
+    let put = |mac: &str| {
+        let ended = provost(&site.path(""), &["allow", mac, "--constituency", "pw"]);
+        assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{ended:?}");
+        ended.stdout
+    };
+    let lacks = |when: &str| {
+        format!(
+            "{STRANGER} is on the list of pw {when}, and stays out as long as it has no password: \
+             provost allow {STRANGER} --constituency pw --digest gives it one\n"
+        )
+    };
+    assert_eq!([put(STRANGER), put(STRANGER)], [lacks("from now on"), lacks("already")]);
+    allow(&site.path(""), STRANGER, "pw");
+    assert_eq!(put(STRANGER), format!("{STRANGER} is let in by pw already\n"));
+    assert_eq!(put(VVX500), format!("{VVX500} is let in by pw already\n"));
+    assert_eq!(provost(&site.path(""), &["deny", STRANGER, "--constituency", "pw"]).code, 0);
+    assert_eq!(put(STRANGER), lacks("from now on"), "deny took it back");
+}
+
+#[test]
 fn a_policy_says_what_passwords_are_for() {
     let (site, _) = site();
     let refused = |policy: Value| {

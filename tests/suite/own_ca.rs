@@ -10,7 +10,8 @@ use crate::harness::pki::{FACTORY, Identity, SERVER_CA};
 use crate::harness::site::{DOMAIN, Running, Site};
 use crate::harness::tls::alert;
 use crate::harness::tool::{Ended, provost, run};
-use crate::harness::{STRANGER, VVX500, VVX550, within_a_second};
+use crate::harness::{STRANGER, VVX500, VVX550, namespace, within_a_second};
+use crate::print_phone_config::parameters;
 
 /// A site whose constituency `own` trusts a CA of its own beside the factory, and knows two phones.
 fn site() -> Site {
@@ -105,8 +106,8 @@ fn curl_gets_in_with_each_form_and_with_nobody_elses() {
     let site = site();
     std::fs::write(site.path("password"), "open sesame\nsecond line\n").unwrap();
     ca(&site, &["issue", VVX500, "--out", "phone.pem", "--organization", "Acme & Sons"]);
-    ca(&site, &["issue", VVX500, "--out", "phone.der", "--format", "der", "--days", "30"]);
-    ca(&site, &["issue", VVX500, "--out", "phone.p12", "--format", "pkcs12", "--password-file", "password"]);
+    ca(&site, &["issue", VVX500, "--out", "phone.der", "--days", "30"]);
+    ca(&site, &["issue", VVX500, "--out", "phone.p12", "--password-file", "password"]);
     let server = site.start();
     let forms: [&[&str]; 3] = [
         &["--cert", "phone.pem"],
@@ -128,9 +129,123 @@ fn curl_gets_in_with_each_form_and_with_nobody_elses() {
         let error = server.client(constituency, &identity).get("/site.cfg").unwrap_err();
         assert_eq!(alert(&error), Some(rustls::AlertDescription::UnknownCA), "{constituency}");
     }
+    for chain in ["phone.pem", "phone.der"] {
+        let verified = provost(&site.path(""), &["trust", "verify", "--constituency", "own", chain]);
+        assert_eq!((verified.code, verified.stdout.as_str()), (0, "let in: 00005e00530c\n"), "{chain}: {verified:?}");
+    }
     let stranger = server.client("own", &issue(&site, STRANGER, "stranger.pem")).get("/site.cfg").unwrap();
     assert_eq!(stranger.status, 403);
     server.reason("00005e0053aa is not known to own");
+}
+
+#[test]
+fn a_phone_takes_its_certificate_as_a_parameter_file() {
+    let site = site();
+    let said = ca(&site, &["issue", VVX500, "--out", "kitchen.cfg"]).stdout;
+    assert!(said.starts_with("00005e00530c: certificate ") && said.ends_with(" in kitchen.cfg\n"), "{said}");
+    assert_eq!(mode(&site.path("kitchen.cfg")), 0o600);
+    let text = std::fs::read_to_string(site.path("kitchen.cfg")).unwrap();
+    let mut parameters = parameters(&text);
+    let mut take = |name: &str| parameters.remove(name).unwrap_or_else(|| panic!("{name} in {text}"));
+    let [certificate, key] =
+        ["publicCert", "privateKey"].map(|part| take(&format!("device.sec.TLS.customDeviceCert1.{part}")));
+    assert_eq!(take("device.sec.TLS.profile.deviceCert1"), "Platform1");
+    assert_eq!(take("device.sec.TLS.profileSelection.provisioning"), "PlatformProfile1");
+    // What is left says that all this counts.
+    let switches: Vec<&str> = parameters.keys().map(String::as_str).collect();
+    assert_eq!(
+        switches,
+        [
+            "device.sec.TLS.customDeviceCert1.privateKey.set",
+            "device.sec.TLS.customDeviceCert1.publicCert.set",
+            "device.sec.TLS.customDeviceCert1.set",
+            "device.sec.TLS.profile.deviceCert1.set",
+            "device.sec.TLS.profileSelection.provisioning.set",
+            "device.set",
+        ]
+    );
+    assert!(parameters.values().all(|value| value == "1"), "{parameters:?}");
+
+    // What the phone reads there is PEM, line by line, and opens the door.
+    std::fs::write(site.path("certificate.pem"), certificate).unwrap();
+    std::fs::write(site.path("key.pem"), key).unwrap();
+    let server = site.start();
+    let ended = curl(&site, &server, &["--cert", "certificate.pem", "--key", "key.pem"]);
+    assert_eq!((ended.code, ended.stdout.as_str()), (0, "<own/>"), "{ended:?}");
+
+    // --format beats the ending.
+    ca(&site, &["issue", VVX500, "--out", "forced.cfg", "--format", "pem"]);
+    ca(&site, &["issue", VVX500, "--out", "forced.pem", "--format", "phone"]);
+    let read = |name: &str| std::fs::read_to_string(site.path(name)).unwrap();
+    assert!(read("forced.cfg").starts_with("-----BEGIN CERTIFICATE-----"));
+    assert!(read("forced.pem").starts_with("<?xml"));
+}
+
+#[test]
+fn init_says_where_the_ca_lies_and_whose_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = provost(folder.path(), &["ca", "init"]);
+    assert_eq!((here.code, here.stderr.as_str()), (0, ""), "{here:?}");
+    for said in [
+        "made the CA \"provost device CA\" in state/ca, which counts until 20",
+        "there is no provost.json here: this is local mode, which trusts no such CA. ",
+        "if it says \"state\": \"state\"; for the service, make the CA with --config /etc/provost/provost.json\n",
+        "systemctl reload provost, or SIGHUP\n",
+    ] {
+        assert!(here.stdout.contains(said), "{said}: {}", here.stdout);
+    }
+    let site = Site::with_ote();
+    let file = site.write_config();
+    let elsewhere = provost(folder.path(), &["ca", "init", "--config", file.to_str().unwrap()]);
+    let (state, file) = (site.path("state/ca"), file.display());
+    assert!(elsewhere.stdout.contains(&format!(" in {}, which counts until 20", state.display())), "{elsewhere:?}");
+    assert!(elsewhere.stdout.contains(&format!("to trust it, add to {file}: ")), "{elsewhere:?}");
+    assert!(!elsewhere.stdout.contains("local mode"), "{elsewhere:?}");
+}
+
+#[test]
+fn a_folder_where_nothing_can_be_written_issues_nothing() {
+    let site = site();
+    std::fs::create_dir(site.path("folder")).unwrap();
+    std::fs::write(site.path("file"), "").unwrap();
+    std::os::unix::fs::symlink("nowhere", site.path("link")).unwrap();
+    for (out, said) in [
+        ("absent/x.pem", "error: nothing was issued: absent/x.pem cannot be written: No such file or directory"),
+        ("file/x.pem", "error: nothing was issued: file/x.pem cannot be written: Not a directory"),
+        ("/proc/x.pem", "error: nothing was issued: /proc/x.pem cannot be written: "),
+        ("folder", "error: folder is a folder; name a file in it"),
+        (".", "error: . is a folder; name a file in it"),
+        ("link", "error: link is there already"),
+        ("-", "error: a private key is not shown on standard output: name a file"),
+    ] {
+        let ended = provost(&site.path(""), &["ca", "issue", VVX500, "--out", out]);
+        assert_eq!((ended.code, ended.stdout.as_str()), (1, ""), "{out}: {ended:?}");
+        assert!(ended.stderr.starts_with(said), "{out}: {}", ended.stderr);
+    }
+    // The certificate could be written, its key could not.
+    std::fs::write(site.path("x.key"), "").unwrap();
+    let ended = provost(&site.path(""), &["ca", "issue", VVX500, "--out", "x.der"]);
+    assert!(ended.code == 1 && ended.stderr.contains("x.key is there already"), "{ended:?}");
+    assert!(listed(&site).is_empty() && !site.path("x.der").exists());
+    let left = std::fs::read_dir(site.path("")).unwrap().flatten().map(|entry| entry.file_name());
+    assert_eq!(left.filter(|name| name.to_string_lossy().starts_with(".new-")).count(), 0);
+}
+
+#[test]
+fn a_full_disk_issues_nothing() {
+    let test = "own_ca::a_full_disk_issues_nothing";
+    if !namespace::is_inside(test, &[]) {
+        return;
+    }
+    let site = site();
+    std::fs::create_dir(site.path("full")).unwrap();
+    namespace::full(&site.path("full"));
+    for out in ["full/x.pem", "full/x.der", "full/x.cfg"] {
+        let ended = provost(&site.path(""), &["ca", "issue", VVX500, "--out", out]);
+        assert_eq!((ended.code, ended.stdout.as_str()), (1, ""), "{out}: {ended:?}");
+        assert!(ended.stderr.contains("nothing was issued: full/x."), "{out}: {}", ended.stderr);
+    }
+    assert!(listed(&site).is_empty());
 }
 
 #[test]
@@ -235,7 +350,9 @@ fn nothing_is_lost_by_a_wrong_command() {
     issue(&site, VVX500, "phone.pem");
     let key = std::fs::read(site.path("state/ca/ca.key")).unwrap();
     let phone = std::fs::read(site.path("phone.pem")).unwrap();
-    let cases: [(&[&str], i32, &str); 10] = [
+    let cases: [(&[&str], i32, &str); 12] = [
+        (&["issue", "000000000000", "--out", "x.pem"], 1, "is the name of the fallback files, never a phone"),
+        (&["issue", "ffffffffffff", "--out", "x.pem"], 1, "ffffffffffff is a group's address"),
         (&["init"], 1, "is there already"),
         (&["issue", VVX500, "--out", "phone.pem"], 1, "phone.pem is there already"),
         (&["issue", VVX500, "--out", "x.key", "--format", "der"], 1, "must not end in .key"),

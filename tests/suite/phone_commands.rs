@@ -104,6 +104,8 @@ fn phones_are_listed_with_what_an_operator_asks_about_them() {
         lines[3].starts_with("unproven: somebody at 127.0.0.1 says to be 00005e0053c7 of ote (once, last at "),
         "{table}"
     );
+    assert!(lines[4].starts_with("    refused: ") && lines[4].contains("signed by itself"), "{table}");
+    assert!(lines[5].starts_with("    by a certificate that anybody can make or copy, SHA-256 "), "{table}");
     assert!(good(&site, &["phones"]).contains("00005e0053c7  known     never"), "{}", good(&site, &["phones"]));
 
     // A policy that changes is shown as it is, without asking the phone.

@@ -112,7 +112,8 @@ fn a_policy_keeps_its_form_its_mode_and_all_of_it_if_it_cannot_be_changed() {
         (VVX500, "absent", "there is no constituency absent"),
         (VVX500, "public", "\"phones\": has no effect"),
         (VVX500, "linked", "is no regular file"),
-        ("000000000000", "ote", "never a phone"),
+        ("000000000000", "ote", "000000000000 is the name of the fallback files, never a phone"),
+        ("ffffffffffff", "ote", "ffffffffffff is a group's address (the first octet is odd), never a phone's own"),
     ] {
         let ended = command(&site, &["allow", mac, "--constituency", name]);
         assert_eq!((ended.code, ended.stdout.as_str()), (1, ""), "{name}");

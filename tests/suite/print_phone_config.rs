@@ -26,7 +26,7 @@ fn print(site: &Site, more: &[&str]) -> Ended {
 }
 
 /// All parameters of a file that a phone reads, whichever element they stand at.
-fn parameters(text: &str) -> BTreeMap<String, String> {
+pub fn parameters(text: &str) -> BTreeMap<String, String> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("printed.cfg");
     std::fs::write(&file, text).unwrap();

@@ -385,7 +385,7 @@ fn a_phone_with_a_certificate_of_its_own_is_let_in_as_the_readme_says() {
 #[test]
 fn a_ca_of_ones_own_is_made_and_used_as_the_readme_says() {
     let folder = tempfile::tempdir().unwrap();
-    let passage = passage("A **CA of one's own**", "The phone gets certificate and key");
+    let passage = passage("A **CA of one's own**", "The parameter file has certificate and key");
     let [("sh", script)] = fences(passage)[..] else { panic!("{passage}") };
     let ended = run(command("sh").args(["-e", "-c", script]).current_dir(folder.path()));
     assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{ended:?}");
@@ -401,7 +401,7 @@ fn a_ca_of_ones_own_is_made_and_used_as_the_readme_says() {
     let bundles: Vec<&str> = bundles.iter().map(String::as_str).collect();
     Policy::parse(Path::new("constituency.json"), &policy, &bundles).unwrap();
     assert!(ended.stdout.contains(" is revoked\n"), "{}", ended.stdout);
-    assert!(folder.path().join("state/ca/ca.pem").exists() && folder.path().join("kitchen.pem").exists());
+    assert!(folder.path().join("state/ca/ca.pem").exists() && folder.path().join("kitchen.cfg").exists());
 }
 
 #[test]

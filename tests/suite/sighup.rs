@@ -1,15 +1,19 @@
 //! SIGHUP: trust bundles and `no_sni` are read again; what is broken keeps the last good; nobody else notices.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use rustix::process::Signal;
 use rustls::AlertDescription;
 use serde_json::json;
 
+use crate::harness::operators::Operators;
 use crate::harness::pki::{FACTORY, OTHER_FACTORY};
 use crate::harness::site::{Running, Site};
 use crate::harness::tls::{Client, alert};
-use crate::harness::{VVX500, eventually};
+use crate::harness::{VVX500, VVX550, eventually};
+
+const TOKEN: &str = "a-token-of-the-tests-0123456789";
 
 /// Sends SIGHUP and waits until it has been obeyed.
 fn reload(server: &Running) {
@@ -120,6 +124,8 @@ fn a_broken_configuration_keeps_what_is_in_use_also_what_came_since_the_start() 
     reload(&server);
     let said = server.says("the configuration that is in use stays");
     assert!(said.contains("provost.json:2: \\\"domains\\\""), "{said}");
+    let last = server.stderr().into_iter().rfind(|line| line.contains("SIGHUP")).unwrap();
+    assert!(last == said && last.contains("ERROR"), "nothing that follows sounds like success: {last}");
     assert_eq!(nameless.get("/site.cfg").unwrap().status, 200);
     assert_eq!(other.get("/site.cfg").unwrap().status, 200);
 
@@ -127,6 +133,47 @@ fn a_broken_configuration_keeps_what_is_in_use_also_what_came_since_the_start() 
     site.write_config();
     reload(&server);
     assert!(refused_as(&nameless, AlertDescription::UnrecognisedName));
+}
+
+#[test]
+fn a_new_trust_bundle_is_in_force_without_a_restart() {
+    let mut site = Site::with_ote();
+    site.config["status"] = json!({ "listen": "127.0.0.1:0", "token_file": "token" });
+    fs::write(site.path("token"), TOKEN).unwrap();
+    fs::set_permissions(site.path("token"), fs::Permissions::from_mode(0o600)).unwrap();
+    let server = site.start();
+    let (old, new) = (FACTORY.device(VVX500), OTHER_FACTORY.device(VVX550));
+    let mut open = server.client("ote", &old).connect().unwrap();
+    assert_eq!(open.get("/site.cfg").unwrap().status, 200);
+    // A policy may name it before the configuration does, or after.
+    fs::write(site.path("corp.pem"), OTHER_FACTORY.bundle()).unwrap();
+    site.constituency("early", &json!({ "trust": ["corp"], "phones": {} }));
+    server.says("early: ");
+    site.config["trust"]["corp"] = json!(["corp.pem"]);
+    site.write_config();
+    reload(&server);
+    site.constituency("late", &json!({ "trust": ["factory", "corp"], "phones": { VVX500: "", VVX550: "" } }));
+    for name in ["early", "late"] {
+        server.says(&format!("{name} is served"));
+    }
+    let wanted = json!({ "mac": VVX550, "constituency": "early", "note": "" });
+    assert_eq!(Operators::of(&server).with_token(TOKEN).post("/api/allow", &wanted).status, 200);
+    for (name, device) in [("early", &new), ("late", &new), ("late", &old)] {
+        eventually("the policy", || (server.client(name, device).get("/").ok()?.status == 404).then_some(()));
+    }
+    assert_eq!(open.get("/site.cfg").unwrap().status, 200, "nobody else noticed");
+    assert!(!server.stderr().iter().any(|line| line.contains("restart")), "{:?}", server.stderr());
+
+    // It is followed as any other.
+    fs::write(site.path("new.pem"), FACTORY.bundle()).unwrap();
+    fs::rename(site.path("new.pem"), site.path("corp.pem")).unwrap();
+    eventually("the other CA", || refused_as(&server.client("early", &new), AlertDescription::UnknownCA).then_some(()));
+    // One that the configuration names no more stays as long as policies may use it.
+    site.config["trust"].as_object_mut().unwrap().remove("corp");
+    site.write_config();
+    reload(&server);
+    server.says("names \\\"corp\\\" no more");
+    assert_eq!(server.client("early", &FACTORY.device(VVX550)).get("/").unwrap().status, 404);
 }
 
 #[test]
@@ -146,15 +193,14 @@ fn a_change_that_needs_a_restart_is_said_and_has_no_effect() {
     site.config["constituencies"] = "others".into();
     site.config["listen"] = json!(["127.0.0.1:0", "127.0.0.2:0"]);
     site.config["plain_http"] = json!({ "listen": "127.0.0.1:0", "networks": ["10.0.0.0/8"] });
-    site.config["trust"]["new"] = json!(["factory.pem"]);
+    site.config["trust"] = json!({ "new": ["factory.pem"] });
     site.config["certificate"]["files"].as_array_mut().unwrap().pop();
     site.write_config();
     reload(&server);
-    let keys =
-        ["domain", "limits", "log", "state", "constituencies", "listen", "plain_http", "trust (names)", "certificate"];
-    for key in keys {
+    for key in ["domain", "limits", "log", "state", "constituencies", "listen", "plain_http", "certificate"] {
         server.says(&format!("provost.json: \\\"{key}\\\" changed; restart provost to put it in force"));
     }
+    server.says("\\\"trust\\\" names \\\"factory\\\" no more; policies that do may use it until provost is restarted");
     assert_eq!(server.client("ote", &FACTORY.device(VVX500)).get("/site.cfg").unwrap().status, 200);
     assert!(!site.path("another").exists());
 }

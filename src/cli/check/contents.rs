@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::few::{report, some_of};
 use super::masters::Read;
-use super::secrets::{Secret, secret};
+use super::secrets::{Secret, private_key, secret};
 use super::shelf::{Content, Found, LARGEST, Shelf, read};
 use super::{Finding, Level};
 use crate::constituency::{ClientAuth, MacAddress, Phones, Standing};
@@ -24,7 +24,7 @@ pub(super) fn check(shelf: &Shelf<'_>, files: &[String], named: &Read, findings:
     for file in files {
         match reader(shelf, file) {
             Ok(reader) if is_read(file, named) => look_into(shelf, file, reader, named, &mut found),
-            Ok(_) => {}
+            Ok(reader) => look_for_key(shelf, file, reader, &mut found),
             Err(mac) => nobodys.entry(mac).or_default().push(file),
         }
     }
@@ -97,9 +97,46 @@ fn look_into(shelf: &Shelf<'_>, file: &str, reader: Option<MacAddress>, named: &
             secrets.push((name.chars().take(NAME).collect::<String>(), kind, line));
         }
     });
+    if parsed.is_err() || secrets.is_empty() {
+        found.extend(key_to_be_read(shelf, file, reader, &bytes));
+    }
     match parsed {
         Err(error) if !named.masters.contains(file) => found.push(unreadable(shelf, file, &error, named)),
         _ => found.extend(readable_by_others(shelf, file, &secrets)),
+    }
+}
+
+/// Looks into a file that phones do not take for a configuration, unless it is too large to be a key's.
+fn look_for_key(shelf: &Shelf<'_>, file: &str, reader: Option<MacAddress>, found: &mut Vec<Finding>) {
+    const LARGEST_WITH_KEY: u64 = 1 << 20;
+    let Ok(path) = ServedPath::parse(&format!("/{}", file.replace('%', "%25"))) else { return };
+    let Found::Regular(opened) = shelf.find(&path, reader) else { return };
+    if opened.metadata().is_ok_and(|metadata| metadata.len() <= LARGEST_WITH_KEY)
+        && let Content::Bytes(bytes) = read(opened)
+    {
+        found.extend(key_to_be_read(shelf, file, reader, &bytes));
+    }
+}
+
+/// What it means that a private key stands in a file that is served.
+fn key_to_be_read(shelf: &Shelf<'_>, file: &str, reader: Option<MacAddress>, bytes: &[u8]) -> Option<Finding> {
+    let line = private_key(bytes)?;
+    let (level, who) = match reader {
+        None => others(shelf),
+        Some(_) => (Level::Note, "its phone"),
+    };
+    let advice = "move it out of the folder, and replace it if others may have read it";
+    Some(shelf.finding(level, &format!("{file}:{line}"), format!("holds a private key that {who} can read; {advice}")))
+}
+
+/// Who can read a file that is not one phone's own, and how bad it is if that holds a secret.
+fn others(shelf: &Shelf<'_>) -> (Level, &'static str) {
+    let policy = &shelf.constituency.policy;
+    match (policy.tls.client_auth, &policy.phones) {
+        (ClientAuth::None, _) => (Level::Error, "anybody"),
+        _ if shelf.over_plain_http => (Level::Error, "anybody in the networks of \"plain_http\""),
+        (_, Phones::Any) => (Level::Warning, "every phone with a valid certificate"),
+        (_, Phones::Listed(_)) => (Level::Warning, "every phone of the constituency"),
     }
 }
 
@@ -112,13 +149,7 @@ fn unreadable(shelf: &Shelf<'_>, file: &str, error: &MasterError, named: &Read) 
 
 /// What it means that `secrets` stand in a file that is not one phone's own. Values are not shown.
 fn readable_by_others(shelf: &Shelf<'_>, file: &str, secrets: &[(String, Secret, u32)]) -> Vec<Finding> {
-    let policy = &shelf.constituency.policy;
-    let (level, who) = match (policy.tls.client_auth, &policy.phones) {
-        (ClientAuth::None, _) => (Level::Error, "anybody"),
-        _ if shelf.over_plain_http => (Level::Error, "anybody in the networks of \"plain_http\""),
-        (_, Phones::Any) => (Level::Warning, "every phone with a valid certificate"),
-        (_, Phones::Listed(_)) => (Level::Warning, "every phone of the constituency"),
-    };
+    let (level, who) = others(shelf);
     let advice = "a file with a phone's MAC address in its name is for that phone alone";
     let one = |(name, kind, line): &(String, Secret, u32)| {
         let what = match kind {

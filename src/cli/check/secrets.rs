@@ -49,6 +49,21 @@ fn says_nothing(value: &str) -> bool {
     matches!(value.trim().to_ascii_lowercase().as_str(), "" | "0" | "1" | "true" | "false")
 }
 
+/// The line on which a private key begins (RFC 7468 §10 and its older forms), as text.
+pub(super) fn private_key(bytes: &[u8]) -> Option<usize> {
+    const BEGIN: &[u8] = b"-----BEGIN ";
+    const KEY: &[u8] = b"PRIVATE KEY-----";
+    // RSA, EC, ENCRYPTED, OPENSSH and the like may stand before it.
+    const LONGEST: usize = 32;
+    let begins = |line: &[u8]| {
+        let starts = line.windows(BEGIN.len()).enumerate().filter(|(_, window)| *window == BEGIN);
+        let labels = starts.filter_map(|(at, _)| line.get(at + BEGIN.len()..));
+        let mut labels = labels.map(|rest| rest.get(..LONGEST).unwrap_or(rest));
+        labels.any(|label| label.windows(KEY.len()).any(|window| window == KEY))
+    };
+    bytes.split(|byte| *byte == b'\n').position(begins).map(|line| line + 1)
+}
+
 /// `https://user:password@host/`
 pub(super) fn has_password_in_url(value: &str) -> bool {
     let authorities = value.split("://").skip(1).filter_map(|rest| rest.split(['/', ' ', ',', ';']).next());
@@ -124,10 +139,22 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_private_key_is_known_by_its_first_line() {
+        for kind in ["", "RSA ", "EC ", "ENCRYPTED ", "OPENSSH "] {
+            let text = format!("a certificate\n<x key=\"-----BEGIN {kind}PRIVATE KEY-----&#10;MII\"/>");
+            assert_eq!(private_key(text.as_bytes()), Some(2), "{kind}");
+        }
+        for other in ["", "-----BEGIN CERTIFICATE-----", "-----BEGIN PUBLIC KEY-----", "-----END PRIVATE KEY-----"] {
+            assert_eq!(private_key(other.as_bytes()), None, "{other}");
+        }
+    }
+
     proptest::proptest! {
         #[test]
         fn no_text_panics(name in "\\PC{0,40}", value in "\\PC{0,60}") {
             let _ = secret(&name, &value);
+            let _ = private_key(format!("{name}-----BEGIN {value}").as_bytes());
         }
     }
 }

@@ -91,8 +91,8 @@ pub(super) fn unproven_section(unproven: &[Unproven], now: i64) -> Markup {
             h2 id="unproven-title" { "Unproven" }
             p class="intro" {
                 "Certificates that do not count here, mostly because no CA that is trusted here signed them, and wrong "
-                "passwords: anybody can make or say such a thing with any MAC address. "
-                "Nothing here says anything about the phone that is named."
+                "passwords: anybody can make or copy a certificate, or say a password, with any MAC address. "
+                "So nothing here says anything about the phone that is named, but why it was refused may."
             }
             @if unproven.is_empty() {
                 p class="empty" { "None." }
@@ -125,7 +125,7 @@ pub(super) fn unproven_table(unproven: &[&Unproven], now: i64) -> Markup {
                                 None => { span class="detail" { "by a password" } }
                             }
                         }
-                        td data-label="Because" { (foreign(&claim.reason)) }
+                        td data-label="Because" class="bad" { (foreign(&claim.reason)) }
                         td data-label="From" class="address" {
                             (foreign(&claim.address))
                             @for place in claim.addresses.iter().filter(|place| place.address != claim.address) {

@@ -38,7 +38,10 @@ fn claims(overview: &Overview, phone: &Phone) -> Markup {
         @if !claims.is_empty() {
             section id="claims" aria-labelledby="claims-title" {
                 h2 id="claims-title" { "Others that claim to be it" }
-                p class="intro" { "Anybody can make a certificate with this MAC address. These proved nothing, and were refused." }
+                p class="intro" {
+                    "Anybody can make a certificate with this MAC address, or copy the phone's own. These proved nothing, and "
+                    "were refused for the reasons that stand with them."
+                 }
                 (unproven_table(&claims, overview.now))
             }
         }

@@ -47,6 +47,12 @@ pub fn empty(path: &str) {
     mount(&["-t", "tmpfs", "none", path].map(Path::new));
 }
 
+/// Makes the folder `path`, which exists, one where nothing more finds room; only inside.
+pub fn full(path: &Path) {
+    mount(&["-t".as_ref(), "tmpfs".as_ref(), "-o".as_ref(), "size=4k".as_ref(), "none".as_ref(), path]);
+    fs::write(path.join("everything"), [0; 4096]).unwrap();
+}
+
 /// Whether there are other users than one; only inside.
 pub fn has_users() -> bool {
     let users = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();

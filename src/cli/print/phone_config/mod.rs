@@ -1,11 +1,7 @@
 //! The parameter file that makes a phone keep a constituency's server for good, so that it can be posted to another house.
 //!
-//! A phone takes parameters from the attributes of any element of a parameter file; what an element is called means
-//! nothing to it, and what it does not know it passes over. Parameters of the device itself (`device.…`) it takes only
-//! where `device.set` and its own `….set` say so: [`Group::device`] writes both. Each group of parameters is a function
-//! in [`groups`]; a further one is a line there.
+//! Each group of parameters is a function in [`groups`]; a further one is a line there.
 
-use std::fmt::Write;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -13,6 +9,7 @@ use anstyle::AnsiColor;
 
 use super::ConfigArg;
 use super::timekeeping::NtpServer;
+use crate::cli::parameters::{Group, parameter_file};
 use crate::config::Config;
 use crate::constituency::{Constituency, ConstituencyName};
 
@@ -53,17 +50,6 @@ struct Window {
     until: String,
 }
 
-/// Parameters that belong together.
-#[derive(Debug)]
-struct Group {
-    /// The element that holds them.
-    element: &'static str,
-    /// What they are for.
-    comment: String,
-    /// Names and values, in order.
-    parameters: Vec<(String, String)>,
-}
-
 /// Everything that is printed depends on this.
 struct Wanted<'a> {
     args: &'a Args,
@@ -93,7 +79,11 @@ pub(super) fn print(args: &Args, config: &Config) -> anyhow::Result<String> {
             format_args!("{style}warning:{style:#} {WITHOUT_NAME_CHECK}\n"),
         );
     }
-    Ok(parameter_file(&Wanted { args, constituency: &constituency, url, root }))
+    let heading = format!(
+        "Makes a phone keep {url} for good. Put this file into the folder of the constituency and name it in CONFIG_FILES, or \
+         import it on the phone's web page. For UC Software 4.0 and later."
+    );
+    Ok(parameter_file(&heading, &groups(&Wanted { args, constituency: &constituency, url, root })))
 }
 
 /// All groups, in the order in which they are printed.
@@ -177,22 +167,6 @@ fn modern_tls(wanted: &Wanted<'_>) -> Option<Group> {
     wanted.args.modern_tls.then(group)
 }
 
-impl Group {
-    fn new(element: &'static str, comment: &str) -> Self {
-        Self { element, comment: comment.to_owned(), parameters: Vec::new() }
-    }
-
-    fn plain(mut self, name: &str, value: &str) -> Self {
-        self.parameters.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
-    /// A parameter of the device itself: it counts only if its `.set` says so.
-    fn device(self, name: &str, value: &str) -> Self {
-        self.plain(&format!("{name}.set"), "1").plain(name, value)
-    }
-}
-
 impl FromStr for Window {
     type Err = String;
 
@@ -215,59 +189,6 @@ impl FromStr for Window {
     }
 }
 
-/// The whole file.
-fn parameter_file(wanted: &Wanted<'_>) -> String {
-    let mut text = "<?xml version=\"1.0\" encoding=\"UTF-8\" standalone=\"yes\"?>\n".to_owned();
-    let heading = format!(
-        "Makes a phone keep {} for good. Put this file into the folder of the constituency and name it in CONFIG_FILES, or \
-         import it on the phone's web page. For UC Software 4.0 and later.",
-        wanted.url
-    );
-    // Writing to a String does not fail.
-    let _ = writeln!(text, "<!-- {} -->\n<provost>", comment(&heading, "     "));
-    for group in groups(wanted) {
-        let _ = write!(text, "\n  <!-- {} -->\n  <{}", comment(&group.comment, "       "), group.element);
-        for (name, value) in &group.parameters {
-            let _ = write!(text, "\n    {name}=\"{}\"", attribute(value));
-        }
-        text.push_str("/>\n");
-    }
-    text.push_str("\n</provost>\n");
-    text
-}
-
-/// The text of a comment, in lines that begin with `indent`.
-///
-/// XML 1.0 §2.5: "For compatibility, the string `--` (double-hyphen) MUST NOT occur within comments". Names may have it.
-fn comment(text: &str, indent: &str) -> String {
-    const WIDTH: usize = 110;
-    // Twice: the first time parts pairs, and leaves one between two of them.
-    let text = text.replace("--", "- -").replace("--", "- -");
-    let mut lines = vec![String::new()];
-    for word in text.split(' ') {
-        match lines.last_mut() {
-            Some(line) if line.is_empty() => line.push_str(word),
-            Some(line) if line.len() + word.len() < WIDTH => line.extend([" ", word]),
-            _ => lines.push(word.to_owned()),
-        }
-    }
-    lines.join(&format!("\n{indent}"))
-}
-
-/// An attribute's value. Line ends are written as references: those that stand for themselves become spaces when read
-/// (XML 1.0 §3.3.3).
-fn attribute(value: &str) -> String {
-    let escaped = |c: char| match c {
-        '&' => "&amp;".to_owned(),
-        '<' => "&lt;".to_owned(),
-        '>' => "&gt;".to_owned(),
-        '"' => "&quot;".to_owned(),
-        '\n' | '\r' | '\t' => format!("&#{};", u32::from(c)),
-        c => c.to_string(),
-    };
-    value.chars().map(escaped).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -281,15 +202,5 @@ mod tests {
         {
             assert!(wrong.parse::<Window>().is_err(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn a_value_comes_back_as_it_was() {
-        let value = "a\"b<c>&'d\n-----BEGIN\r\tä";
-        let xml = format!("<x a=\"{}\"/>", attribute(value));
-        let document = roxmltree::Document::parse(&xml).unwrap();
-        assert_eq!(document.root_element().attribute("a"), Some(value));
-        let xml = format!("<x><!-- {} --></x>", comment("xn--a---b----", ""));
-        assert!(roxmltree::Document::parse(&xml).is_ok(), "{xml}");
     }
 }
