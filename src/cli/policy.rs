@@ -78,7 +78,8 @@ pub(super) fn allow(args: &AllowArgs) -> anyhow::Result<ExitCode> {
                 return Ok(());
             }
             Err(error) => {
-                warn(&format_args!("whether {mac} has a password is unknown: {error}"));
+                say(&format_args!("{mac} is on the list of {constituency} {when}"));
+                warn(&format_args!("whether it has a password, without which it stays out, is unknown: {error}"));
                 return Ok(());
             }
         }

@@ -336,3 +336,30 @@ fn is_folder(root: &OwnedFd, name: &str) -> bool {
 fn not_served(subject: &str, message: String) -> Fault {
     Fault { subject: subject.escape_debug().to_string(), message, severity: Severity::Error }
 }
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a policy, as somebody writes it")]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_policy_that_lay_still_is_read_again_when_there_are_other_bundles() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("own")).unwrap();
+        std::fs::write(folder.path().join("own").join(POLICY_FILE), r#"{ "trust": ["own"] }"#).unwrap();
+        let later = crate::clock::now() + Duration::from_mins(1);
+        let mut scanner = Scanner::new(folder.path().to_owned(), Vec::new());
+        for _ in 0..2 {
+            let registry = scanner.scan(later);
+            assert_eq!((registry.served().count(), registry.faults().len()), (0, 1));
+        }
+        scanner.name_bundles(vec!["own".to_owned()]);
+        let registry = scanner.scan(later);
+        assert_eq!((registry.served().count(), registry.faults().len()), (1, 0));
+        // What was good stays in force when it is not any more, and that is said.
+        scanner.name_bundles(Vec::new());
+        let registry = scanner.scan(later);
+        assert_eq!((registry.served().count(), registry.faults().len()), (1, 1));
+    }
+}

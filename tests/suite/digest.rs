@@ -503,6 +503,10 @@ fn who_has_no_password_is_not_said_to_be_let_in() {
     assert_eq!(put(VVX500), format!("{VVX500} is let in by pw already\n"));
     assert_eq!(provost(&site.path(""), &["deny", STRANGER, "--constituency", "pw"]).code, 0);
     assert_eq!(put(STRANGER), lacks("from now on"), "deny took it back");
+    std::fs::write(site.path("state/digest/pw.json"), "{").unwrap();
+    let unknown = provost(&site.path(""), &["allow", STRANGER, "--constituency", "pw"]);
+    assert_eq!((unknown.code, unknown.stdout), (0, format!("{STRANGER} is on the list of pw already\n")));
+    assert!(unknown.stderr.contains("whether it has a password, without which it stays out, is unknown: "));
 }
 
 #[test]
