@@ -18,7 +18,7 @@ pub(super) fn check_asks(config: &Config, constituency: &ConstituencyName) -> an
         asks,
         "{constituency} asks for no passwords: its constituency.json does not say \"client_auth\": \"digest\""
     );
-    Ok(passwords::check_realm(&config.state, constituency, &realm(config, constituency))?)
+    passwords::check_realm(&config.state, constituency, &realm(config, constituency)).context("nothing was changed")
 }
 
 /// Whether `constituency` asks for passwords; `None` if it cannot be served.

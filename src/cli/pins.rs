@@ -1,8 +1,8 @@
 //! What `allow` says of certificates that prove nothing: what was seen of them, before somebody takes one for a phone's.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
-use super::warn;
+use super::{shown, warn};
 use crate::clock;
 use crate::config::Config;
 use crate::constituency::scan::Scanner;
@@ -11,14 +11,14 @@ use crate::ledger::{ReadError, Reader};
 
 /// Says what speaks against taking `certificate` for that of `mac`.
 pub(super) fn warn_of_pin(config: &Config, mac: MacAddress, certificate: Fingerprint) -> Result<(), ReadError> {
-    let claims = Reader::open(&config.state)?.map_or(Ok(BTreeSet::new()), |ledger| claims_of(&ledger, mac))?;
-    if !claims.contains(&certificate) {
+    let claims = Reader::open(&config.state)?.map_or(Ok(BTreeMap::new()), |ledger| claims_of(&ledger, mac))?;
+    if !claims.contains_key(&certificate) {
         warn(&format_args!(
             "this certificate has never been seen of {mac}. Compare the fingerprint with the one that the phone shows on its \
              own screen or web page"
         ));
     }
-    let others = claims.iter().filter(|claim| **claim != certificate).count();
+    let others = claims.keys().filter(|claim| **claim != certificate).count();
     if others > 0 {
         warn(&format_args!(
             "certificates that came for {mac} besides this one: {others}. Somebody may be posing as it: compare the fingerprint with the one that \
@@ -44,20 +44,21 @@ pub(super) fn warn_of_unproven(
         let served = registry.served().find(|served| served.name == *constituency);
         served.is_some_and(|served| served.is_pinned(mac, *claim))
     };
-    if !claims.iter().any(is_pinned) {
-        let seen: Vec<String> = claims.iter().map(Fingerprint::to_string).collect();
+    if !claims.keys().any(is_pinned) {
+        let seen = claims.iter().map(|(claim, reason)| format!("SHA-256 {claim}, refused: {}", shown(reason)));
+        let seen: Vec<String> = seen.collect();
         warn(&format_args!(
-            "{mac} STAYS OUT: it came with a certificate that proves nothing (SHA-256 {}). If that is the phone's own, as its \
+            "{mac} STAYS OUT: it came with a certificate that proves nothing ({}). If that is the phone's own, as its \
              screen or web page shows, let in exactly that one: provost allow {mac} --constituency {constituency} \
              --certificate-sha256 FINGERPRINT",
-            seen.join(", ")
+            seen.join("; ")
         ));
     }
     Ok(())
 }
 
-/// The certificates that claimed to be that phone's, wherever.
-fn claims_of(ledger: &Reader, mac: MacAddress) -> Result<BTreeSet<Fingerprint>, ReadError> {
+/// The certificates that claimed to be that phone's, wherever, and why they were refused.
+fn claims_of(ledger: &Reader, mac: MacAddress) -> Result<BTreeMap<Fingerprint, String>, ReadError> {
     let claims = ledger.claims()?.into_iter().filter(|claim| claim.mac == mac);
-    Ok(claims.filter_map(|claim| claim.fingerprint).map(Fingerprint::from).collect())
+    Ok(claims.filter_map(|claim| Some((claim.fingerprint?.into(), claim.refusal.unwrap_or_default()))).collect())
 }

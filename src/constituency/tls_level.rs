@@ -13,7 +13,7 @@ pub enum TlsLevel {
     Modern,
     /// TLS 1.2 with DHE or RSA key exchange and with CBC too.
     Compatible,
-    /// TLS 1.0 and 1.1 too.
+    /// TLS 1.0 and 1.1 too, and signatures with SHA-1 in TLS 1.2.
     Legacy,
 }
 
@@ -29,6 +29,9 @@ enum Written {
 impl TlsLevel {
     /// Whether this provost has what the levels above modern take.
     pub const HAS_OLD: bool = cfg!(feature = "old-tls");
+
+    /// The name of TLS 1.2 with a client that knows no better signature than one with SHA-1.
+    pub const TLS12_WITH_SHA1: &str = "TLSv1.2-sha1";
 
     /// The level as it is written.
     #[must_use]
@@ -47,7 +50,7 @@ impl TlsLevel {
         let is_modern = suite.starts_with("TLS13_")
             || suite.starts_with("TLS_ECDHE_") && (suite.contains("_GCM_") || suite.contains("_CHACHA20_"));
         match version {
-            "TLSv1.0" | "TLSv1.1" => Self::Legacy,
+            "TLSv1.0" | "TLSv1.1" | Self::TLS12_WITH_SHA1 => Self::Legacy,
             _ if is_modern => Self::Modern,
             _ => Self::Compatible,
         }
@@ -121,6 +124,7 @@ mod tests {
             ("TLSv1.2", "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA", TlsLevel::Compatible),
             ("TLSv1.2", "TLS_DHE_RSA_WITH_AES_128_GCM_SHA256", TlsLevel::Compatible),
             ("TLSv1.2", "TLS_RSA_WITH_AES_256_CBC_SHA", TlsLevel::Compatible),
+            ("TLSv1.2-sha1", "TLS_RSA_WITH_AES_256_CBC_SHA", TlsLevel::Legacy),
             ("TLSv1.1", "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA", TlsLevel::Legacy),
             ("TLSv1.0", "TLS_RSA_WITH_AES_128_CBC_SHA", TlsLevel::Legacy),
         ] {

@@ -53,7 +53,7 @@ impl OfConstituency {
         }
         let phones = if count == 1 { "1 phone".to_owned() } else { format!("{count} phones") };
         Err(format!(
-            "holds the passwords of {phones} for {}, which are of no use for {realm}; nothing was changed. If that name was \
+            "holds the passwords of {phones} for {}, which are of no use for {realm}. If that name was \
              right, change \"domain\" back, or name the configuration that belongs to this state (--config); if it is \
              gone for good, remove this file and give each of them a new password (provost allow MAC --digest)",
             self.realm

@@ -56,6 +56,8 @@ pub struct TlsFacts {
     pub suite: CipherSuite,
     /// Whether the device certificate has expired, which the policy tolerates.
     pub is_tolerated: bool,
+    /// Whether the client knows no better signature of TLS 1.2 than one with SHA-1.
+    pub has_only_sha1: bool,
 }
 
 /// What happened to one request, or to one handshake that was refused.

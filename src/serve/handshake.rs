@@ -18,7 +18,7 @@ use tokio_rustls::StartHandshake;
 use tokio_rustls::server::TlsStream;
 
 use super::access::TlsFacts;
-use super::hello::{ClientHelloFacts, RAW_LIMIT, UnusableName};
+use super::hello::{ClientHelloFacts, NoClientHello, RAW_LIMIT, UnusableName};
 use super::secured::Secured;
 use super::site::{NotServed, Site, TlsGeneration};
 use crate::certificate::{LiveCertificates, ServerCertificate};
@@ -228,7 +228,7 @@ async fn read_hello<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Result
 /// Sends the alert of somebody whom rustls does not even listen to, and says why, and what would help.
 async fn turn_away<S: AsyncWrite + Unpin>(mut stream: S, hello: Hello, wanted: Option<&Wanted<'_>>) -> Refused {
     let Hello { raw, facts, accepted } = hello;
-    let (error, alert) = accepted.err().map_or_else(Default::default, |(error, alert)| (format!(" ({error})"), alert));
+    let (error, alert) = accepted.err().map_or((None, Vec::new()), |(error, alert)| (Some(error), alert));
     if facts.as_ref().zip(wanted).is_some_and(|(facts, wanted)| old::is_too_old(facts, wanted)) {
         // rustls looks at the version last.
         send_alert(&mut stream, PROTOCOL_VERSION).await;
@@ -237,8 +237,11 @@ async fn turn_away<S: AsyncWrite + Unpin>(mut stream: S, hello: Hello, wanted: O
         let _ = stream.write_all(&alert).await;
         let _ = stream.shutdown().await;
     }
-    let help = facts.as_ref().zip(wanted).map(|(facts, wanted)| old::help(facts, wanted)).unwrap_or_default();
-    let reason = format!("{}{error}{help}", offered(&raw));
+    let reason = match (&facts, wanted) {
+        (Some(facts), Some(wanted)) => told(facts, error.as_ref(), wanted),
+        (Some(facts), None) => with_words(facts.hindrance(), facts, error.as_ref()),
+        (None, _) => offered(&raw) + &words_on_damage(&raw, error.as_ref()),
+    };
     let kind = if facts.is_some() { UNSUPPORTED_TLS } else { MALFORMED };
     Refused::because(wanted.map(|wanted| wanted.constituency.name.clone()), kind, reason)
 }
@@ -294,6 +297,7 @@ fn facts_of(connection: &ServerConnection, device: Option<&Result<VerifiedDevice
         version: connection.protocol_version()?,
         suite: connection.negotiated_cipher_suite()?.suite(),
         is_tolerated: device.and_then(|device| device.as_ref().ok()).is_some_and(|device| device.is_tolerated(now)),
+        has_only_sha1: false,
     })
 }
 
@@ -312,11 +316,32 @@ fn explain(
         (Some(rustls::Error::NoCertificatesPresented), _) => ChainRefusal::NoCertificate.to_string(),
         (Some(rustls::Error::AlertReceived(alert)), _) => broken_off(*alert),
         (Some(error @ (rustls::Error::PeerIncompatible(_) | rustls::Error::PeerMisbehaved(_))), Some(facts)) => {
-            format!("{} ({error}){}", facts.offered(), old::help(facts, wanted))
+            told(facts, Some(error), wanted)
         }
         (Some(error), _) => error.to_string(),
         (None, _) if error.kind() == io::ErrorKind::UnexpectedEof => CLOSED.to_owned(),
         (None, _) => error.to_string(),
+    }
+}
+
+/// What an operator is told of a client that was refused for its offer: what keeps it out, and what would let it in.
+fn told(facts: &ClientHelloFacts, error: Option<&rustls::Error>, wanted: &Wanted<'_>) -> String {
+    let (hindrance, help) = old::hindrance_and_help(facts, wanted);
+    with_words(hindrance, facts, error) + &help
+}
+
+/// rustls' words on a hello that is one and is damaged; what is none is told by its first bytes.
+fn words_on_damage(raw: &[u8], error: Option<&rustls::Error>) -> String {
+    let is_damaged = ClientHelloFacts::read(raw) == Err(NoClientHello::Malformed);
+    error.filter(|_| is_damaged).map(|error| format!(" ({error})")).unwrap_or_default()
+}
+
+/// What hinders a client, with rustls' words only where they say more than we can.
+fn with_words(hindrance: Option<String>, facts: &ClientHelloFacts, error: Option<&rustls::Error>) -> String {
+    match (hindrance, error) {
+        (Some(hindrance), None | Some(rustls::Error::PeerIncompatible(_))) => hindrance,
+        (hindrance, None) => hindrance.unwrap_or_else(|| facts.offered()),
+        (hindrance, Some(error)) => format!("{} ({error})", hindrance.unwrap_or_else(|| facts.offered())),
     }
 }
 

@@ -463,12 +463,13 @@ fn passwords_for_another_name_are_never_lost_to_a_new_one() {
     let checked = provost(&site.path(""), &["check"]).stdout;
     for said in [
         "state/digest/pw.json: holds the passwords of 1 phone for pw.phones.example.com",
-        "of no use for pw.other.example.com; nothing was changed",
+        "of no use for pw.other.example.com. If that name was right",
         "change \"domain\" back",
         "remove this file and give each of them a new password (provost allow MAC --digest)",
     ] {
         assert!(refused.stderr.contains(said) && checked.contains(said), "{said}: {refused:?} {checked}");
     }
+    assert!(refused.stderr.starts_with("error: nothing was changed: ") && !checked.contains("nothing was changed"));
     assert_eq!(read(), before);
 
     site.config["domain"] = DOMAIN.into();

@@ -44,6 +44,7 @@ mod links;
 mod local;
 mod manual;
 mod negotiation;
+#[cfg(feature = "old-tls")]
 mod old_tls;
 mod own_ca;
 mod package;

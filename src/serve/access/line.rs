@@ -189,6 +189,7 @@ impl TlsFacts {
         let version = match self.version {
             ProtocolVersion::TLSv1_0 => "TLSv1.0",
             ProtocolVersion::TLSv1_1 => "TLSv1.1",
+            ProtocolVersion::TLSv1_2 if self.has_only_sha1 => TlsLevel::TLS12_WITH_SHA1,
             ProtocolVersion::TLSv1_2 => "TLSv1.2",
             ProtocolVersion::TLSv1_3 => "TLSv1.3",
             _ => "TLS?",

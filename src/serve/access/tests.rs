@@ -23,6 +23,7 @@ fn record() -> Box<AccessRecord> {
             version: ProtocolVersion::TLSv1_3,
             suite: CipherSuite::TLS13_AES_128_GCM_SHA256,
             is_tolerated: false,
+            has_only_sha1: false,
         }),
         certificate_not_after: None,
         is_by_password: false,
@@ -93,6 +94,7 @@ fn a_line_of_the_old_lane_says_so() {
         version: ProtocolVersion::TLSv1_0,
         suite: CipherSuite::TLS_RSA_WITH_AES_128_CBC_SHA,
         is_tolerated: true,
+        has_only_sha1: false,
     };
     let old = AccessRecord { tls: Some(tls), ..*record() };
     let value: serde_json::Value = serde_json::from_str(&line(LogFormat::Json, &old)).unwrap();
@@ -101,6 +103,9 @@ fn a_line_of_the_old_lane_says_so() {
     assert!(
         line(LogFormat::Text, &old).ends_with(" TLSv1.0/TLS_RSA_WITH_AES_128_CBC_SHA/expired-certificate lane=old\n")
     );
+    let sha1 = TlsFacts { version: ProtocolVersion::TLSv1_2, is_tolerated: false, has_only_sha1: true, ..tls };
+    let sha1 = AccessRecord { tls: Some(sha1), ..*record() };
+    assert!(line(LogFormat::Text, &sha1).contains(" TLSv1.2-sha1/TLS_RSA_WITH_AES_128_CBC_SHA lane=old"));
 }
 
 #[test]

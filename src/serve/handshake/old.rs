@@ -35,6 +35,7 @@ pub(super) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
     wanted: &Wanted<'_>,
 ) -> Result<(Secured<S>, Peer), Refused> {
     let facts = ClientHelloFacts::read(&read);
+    let has_only_sha1 = facts.as_ref().is_ok_and(ClientHelloFacts::has_only_sha1);
     let (constituency, generation) = (Arc::clone(wanted.constituency), Arc::clone(wanted.generation));
     let judge = move |chain: &[CertificateDer<'static>]| {
         let nobody = || Finding { verdict: Err(ChainRefusal::NoCertificate), claim: None };
@@ -45,7 +46,7 @@ pub(super) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
     let stream = match result {
         Ok(stream) => stream,
         Err(failure) => {
-            let offered = facts.map_or_else(|no_hello| no_hello.to_string(), |facts| facts.offered());
+            let offered = facts.map_or_else(|no_hello| no_hello.to_string(), |facts| facts.old_summary());
             let (kind, reason) = explain(failure, verdict.and_then(Result::err), &offered);
             return Err(Refused { claim, ..wanted.refused(kind, reason) });
         }
@@ -66,7 +67,7 @@ pub(super) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
         has_sni: wanted.server_name.is_some(),
         device,
         claim,
-        tls: Some(TlsFacts { version, suite, is_tolerated }),
+        tls: Some(TlsFacts { version, suite, is_tolerated, has_only_sha1 }),
         is_resumed: false,
     };
     Ok((Secured::Old(stream), peer))
@@ -90,19 +91,25 @@ pub(super) fn is_too_old(facts: &ClientHelloFacts, wanted: &Wanted<'_>) -> bool 
     facts.is_before_tls12() && !takes_old
 }
 
-/// What would let a client in that is refused, to be put behind the reason: the least setting that admits it, or the
-/// certificate that is missing. Nothing if nothing would.
-pub(super) fn help(facts: &ClientHelloFacts, wanted: &Wanted<'_>) -> String {
-    let Some(needed) = facts.needs().filter(|_| !facts.is_for_rustls(&wanted.generation.certificates)) else {
-        return String::new();
+/// What keeps a client out that is refused, and what would let it in, to be put behind it: the least setting that admits
+/// it, the certificate that is missing, or that there is nothing.
+pub(super) fn hindrance_and_help(facts: &ClientHelloFacts, wanted: &Wanted<'_>) -> (Option<String>, String) {
+    if facts.is_for_rustls(&wanted.generation.certificates) {
+        return (facts.hindrance(), String::new());
+    }
+    let Some(needed) = facts.needs() else {
+        let hindrance = facts.hindrance_everywhere();
+        let help = if hindrance.is_some() { ", which no setting admits" } else { "" };
+        return (hindrance.or_else(|| facts.hindrance()), help.to_owned());
     };
-    let has_rsa = wanted.rsa().is_some();
+    let (hindrance, has_rsa) = (facts.hindrance_at(wanted.generation.level), wanted.rsa().is_some());
     let of = if TlsLevel::HAS_OLD { "" } else { ", in a provost built with OpenSSL," };
     let name = &wanted.constituency.name;
-    match needed > wanted.generation.level {
+    let help = match needed > wanted.generation.level {
         true if has_rsa => format!("; \"tls\": \"{}\" of {name}{of} would admit it", needed.as_str()),
         true => format!("; \"tls\": \"{}\" of {name} and an RSA server certificate would admit it", needed.as_str()),
         false if has_rsa => String::new(),
         false => "; the old lane takes an RSA server certificate, and there is none".to_owned(),
-    }
+    };
+    (hindrance, help)
 }

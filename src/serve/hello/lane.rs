@@ -1,11 +1,11 @@
 //! Who serves a client: rustls whenever it can, and for those whom it cannot, what it would take.
 
-use rustls::{CipherSuite, NamedGroup, ProtocolVersion, SignatureScheme, SupportedCipherSuite};
+use rustls::{CipherSuite, NamedGroup, ProtocolVersion, SupportedCipherSuite};
 
 use super::{ClientHelloFacts, KeyExchange, ServerNameSent};
 use crate::certificate::ConstituencyCertificates;
 use crate::constituency::TlsLevel;
-use crate::serve::old_tls::{GROUPS, SCHEMES, SUITES};
+use crate::serve::old_tls::{GROUPS, LEGACY_SCHEME, SCHEMES, SUITES};
 use crate::serve::site::TlsMaterial;
 
 /// What a client sent as the name of a host is none.
@@ -56,7 +56,7 @@ impl ClientHelloFacts {
     }
 
     /// The highest version of TLS that it offers, whether or not anybody knows it.
-    fn highest_version(&self) -> Option<ProtocolVersion> {
+    pub(super) fn highest_version(&self) -> Option<ProtocolVersion> {
         let versions = self.versions.iter().copied().map(u16::from);
         versions.filter(|version| version >> 8 == 3).max().map(ProtocolVersion::from)
     }
@@ -66,33 +66,41 @@ impl ClientHelloFacts {
     #[must_use]
     pub fn needs(&self) -> Option<TlsLevel> {
         let level = match self.highest_version()? {
-            ProtocolVersion::TLSv1_2 => TlsLevel::Compatible,
+            ProtocolVersion::TLSv1_2 => self.signed_at()?,
             _ if self.is_before_tls12() => TlsLevel::Legacy,
             _ => return None,
         };
-        let is_taken = |(suite, name): &(CipherSuite, &str)| {
-            self.cipher_suites.contains(suite)
-                && (level == TlsLevel::Compatible || name.ends_with("-SHA"))
-                && self.can_exchange_keys(KeyExchange::of(*suite), level)
-        };
-        (self.null_compression && SUITES.iter().any(is_taken)).then_some(level)
+        let can_exchange_keys = |suite| !needs_group(suite) || self.takes_group();
+        (self.null_compression && self.old_suites().any(can_exchange_keys)).then_some(level)
     }
 
-    fn can_exchange_keys(&self, exchange: KeyExchange, level: TlsLevel) -> bool {
-        let takes_group = || {
-            self.groups.as_ref().is_none_or(|groups| groups.iter().any(|group| GROUPS.contains(group)))
-                && self.uncompressed_points
-        };
-        // Before TLS 1.2 there is nothing to choose; in it, whoever names none means SHA-1 (RFC 5246 §7.4.1.4.1).
-        let is_ours = |scheme: &SignatureScheme| SCHEMES.contains(scheme);
-        let takes_signature =
-            || level == TlsLevel::Legacy || self.signature_schemes.as_ref().is_some_and(|all| all.iter().any(is_ours));
-        match exchange {
-            KeyExchange::Rsa => true,
-            KeyExchange::Dhe => takes_signature(),
-            KeyExchange::EcdheRsa => takes_group() && takes_signature(),
-            KeyExchange::Tls13 | KeyExchange::EcdheEcdsa | KeyExchange::Other => false,
+    /// Whether this client speaks TLS 1.2 and knows no signature that is better than one with SHA-1.
+    #[must_use]
+    pub fn has_only_sha1(&self) -> bool {
+        self.highest_version() == Some(ProtocolVersion::TLSv1_2) && self.signed_at() == Some(TlsLevel::Legacy)
+    }
+
+    /// The least level that has a signature of TLS 1.2 which this client knows; `None` if none has.
+    pub(super) fn signed_at(&self) -> Option<TlsLevel> {
+        // RFC 5246 §7.4.1.4.1: without the extension "behave as if client had sent the value {sha1,rsa}".
+        let known = self.signature_schemes.as_deref().unwrap_or(&[LEGACY_SCHEME]);
+        if known.iter().any(|scheme| SCHEMES.contains(scheme)) {
+            return Some(TlsLevel::Compatible);
         }
+        known.contains(&LEGACY_SCHEME).then_some(TlsLevel::Legacy)
+    }
+
+    /// The offered suites that the old lane has for this client's version: before TLS 1.2, the old ones.
+    pub(super) fn old_suites(&self) -> impl Iterator<Item = CipherSuite> {
+        let is_before_tls12 = self.is_before_tls12();
+        let suites = SUITES.iter().filter(move |(_, name)| !is_before_tls12 || name.ends_with("-SHA"));
+        suites.map(|(suite, _)| *suite).filter(|suite| self.cipher_suites.contains(suite))
+    }
+
+    /// Whether it has a curve of the old lane.
+    pub(super) fn takes_group(&self) -> bool {
+        let groups = self.groups.as_deref().unwrap_or_default();
+        groups.iter().any(|group| GROUPS.contains(group)) && self.uncompressed_points
     }
 
     /// The name of the host that the client wants, as rustls would take it.
@@ -106,4 +114,9 @@ impl ClientHelloFacts {
             Some(ServerNameSent::Unusable(_)) => Err(UnusableName),
         }
     }
+}
+
+/// Whether a suite of either lane agrees on keys by elliptic curves.
+pub(super) fn needs_group(suite: CipherSuite) -> bool {
+    matches!(KeyExchange::of(suite), KeyExchange::EcdheRsa | KeyExchange::EcdheEcdsa)
 }

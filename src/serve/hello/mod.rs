@@ -8,10 +8,12 @@
 //! 3. [`ClientHelloFacts::hindrance`] names the first thing that rustls cannot serve, in the order in which a phone's
 //!    owner can do something about it: version, key exchange, cipher, group, signature.
 //! 4. [`lane`] says whether rustls can serve the client, and what it would take if not.
+//! 5. [`refusal`] names what keeps a client out at a setting, or at every one.
 //!
 //! Pure, and made for hostile bytes: nothing panics.
 
 mod lane;
+mod refusal;
 mod wire;
 
 use std::collections::BTreeSet;
@@ -160,7 +162,9 @@ impl ClientHelloFacts {
             |group: &NamedGroup| ours.iter().any(|ours| ours.name() == *group && ours.usable_for_version(version));
         match self.groups.as_deref() {
             None | Some([]) => Some("offered no group for its key exchange".to_owned()),
-            Some(groups) if groups.iter().any(served) => None,
+            Some(groups) if groups.iter().any(served) => (version == ProtocolVersion::TLSv1_2
+                && !self.uncompressed_points)
+                .then(|| "takes no uncompressed points of elliptic curves".to_owned()),
             Some(groups) => {
                 Some(format!("offered only {} as group", listed(groups.iter().map(|it| format!("{it:?}")))))
             }

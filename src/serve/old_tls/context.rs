@@ -23,6 +23,8 @@ const GROUPS: &str = "X25519:P-256:P-384";
 const SIGNATURES: &str = "rsa_pkcs1_sha256:rsa_pkcs1_sha384:rsa_pkcs1_sha512:\
      rsa_pss_rsae_sha256:rsa_pss_rsae_sha384:rsa_pss_rsae_sha512:\
      ecdsa_secp256r1_sha256:ecdsa_secp384r1_sha384:ecdsa_secp521r1_sha512";
+/// [`LEGACY_SCHEME`](super::LEGACY_SCHEME), last: whoever knows anything better signs and is signed to with that.
+const LEGACY_SIGNATURE: &str = ":rsa_pkcs1_sha1";
 /// ALPN, as it stands on the wire.
 const HTTP_1_1: &[u8] = b"\x08http/1.1";
 /// How many CAs OpenSSL may string together; it is we who judge them.
@@ -61,11 +63,11 @@ impl Recipe {
     }
 
     fn set_protocol(&self, context: &mut SslContextBuilder) -> Result<(), ErrorStack> {
-        // TLS 1.0 and 1.1 sign with MD5 and SHA-1; for anything later the usual level holds. First, because what is set
-        // afterwards is measured by it.
-        let (security, oldest) = match self.level {
-            TlsLevel::Legacy => (0, SslVersion::TLS1),
-            TlsLevel::Modern | TlsLevel::Compatible => (2, SslVersion::TLS1_2),
+        // TLS 1.0 and 1.1 sign with MD5 and SHA-1, and so do clients of TLS 1.2 that know nothing better; without them the
+        // usual level holds. First, because what is set afterwards is measured by it.
+        let (security, oldest, worst) = match self.level {
+            TlsLevel::Legacy => (0, SslVersion::TLS1, LEGACY_SIGNATURE),
+            TlsLevel::Modern | TlsLevel::Compatible => (2, SslVersion::TLS1_2, ""),
         };
         context.set_security_level(security);
         context.set_min_proto_version(Some(oldest))?;
@@ -74,7 +76,7 @@ impl Recipe {
         context.set_max_proto_version(Some(SslVersion::TLS1_3))?;
         context.set_cipher_list(&SUITES.map(|(_, name)| name).join(":"))?;
         context.set_groups_list(GROUPS)?;
-        context.set_sigalgs_list(SIGNATURES)?;
+        context.set_sigalgs_list(&format!("{SIGNATURES}{worst}"))?;
         context.set_tmp_dh(&*ffdhe2048()?)?;
         context.set_options(
             SslOptions::CIPHER_SERVER_PREFERENCE

@@ -1,9 +1,11 @@
 //! The old lane: phones that rustls cannot serve, of constituencies that want them.
 //!
-//! Old firmware offers no ECDHE, or no TLS 1.2 at all. rustls has none of that, rightly; OpenSSL has, and this is the only
-//! place in the house that knows OpenSSL. Who comes here is decided from the ClientHello alone, before OpenSSL sees a
-//! byte ([`is_for_rustls`](super::hello::ClientHelloFacts::is_for_rustls),
+//! Old firmware offers no ECDHE, or no TLS 1.2 at all, or in it no signature but with SHA-1. rustls has none of that,
+//! rightly; OpenSSL has, and this is the only place in the house that knows OpenSSL. Who comes here is decided from the
+//! ClientHello alone, before OpenSSL sees a byte ([`is_for_rustls`](super::hello::ClientHelloFacts::is_for_rustls),
 //! [`needs`](super::hello::ClientHelloFacts::needs)); [`Rewound`](rewound::Rewound) lets it read that hello once more.
+//! Whom we promise a setting OpenSSL must serve there: what it wants of a hello, and what it wants beside what the RFCs
+//! say, stands at [`SCHEMES`] and [`GROUPS`].
 //!
 //! - [`lane`]: the handshake, by a context of the constituency's own.
 //! - [`context`]: what that context permits.
@@ -56,10 +58,11 @@ pub const SUITES: [(CipherSuite, &str); 16] = {
     ]
 };
 
-/// The curves of its ECDHE.
+/// The curves of its ECDHE. OpenSSL takes none for granted: whoever names none has no ECDHE.
 pub const GROUPS: [NamedGroup; 3] = [NamedGroup::X25519, NamedGroup::secp256r1, NamedGroup::secp384r1];
 
-/// With what it signs in TLS 1.2: nothing with SHA-1.
+/// The signatures of TLS 1.2 that it makes and takes. OpenSSL wants one of them to be the client's whatever the key
+/// exchange, also where nobody signs anything.
 pub const SCHEMES: [SignatureScheme; 6] = [
     SignatureScheme::RSA_PKCS1_SHA256,
     SignatureScheme::RSA_PKCS1_SHA384,
@@ -68,6 +71,9 @@ pub const SCHEMES: [SignatureScheme; 6] = [
     SignatureScheme::RSA_PSS_SHA384,
     SignatureScheme::RSA_PSS_SHA512,
 ];
+
+/// What legacy has beside those, for whoever knows none of them: SHA-1, on which TLS 1.0 and 1.1 rest anyway.
+pub const LEGACY_SCHEME: SignatureScheme = SignatureScheme::RSA_PKCS1_SHA1;
 
 /// How a handshake in the old lane failed.
 #[derive(Debug)]
@@ -97,7 +103,7 @@ mod tests {
     #[test]
     fn a_suite_tells_the_lane() {
         use rustls::ProtocolVersion::{TLSv1_0, TLSv1_2};
-        let lane = |version, suite| TlsFacts { version, suite, is_tolerated: false }.lane();
+        let lane = |version, suite| TlsFacts { version, suite, is_tolerated: false, has_only_sha1: false }.lane();
         for suite in &TlsMaterial::provider().cipher_suites {
             assert_eq!(lane(suite.version().version, suite.suite()), None, "{:?}", suite.suite());
         }

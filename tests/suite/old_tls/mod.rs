@@ -6,8 +6,10 @@ mod heavy_keys;
 mod hostile;
 mod lanes;
 mod matrix;
+mod offers;
 mod passwords;
 mod probes;
+mod promises;
 mod traffic;
 
 use std::io::Write;

@@ -128,6 +128,13 @@ fn who_still_needs_the_old_lane_can_be_listed_and_is_marked_for_operators() {
     assert!(old.contains("it needs \"tls\": \"legacy\" (TLSv1.0, TLS_RSA_WITH_AES_128_CBC_SHA)"), "{old}");
     assert!(old.contains("it needs \"tls\": \"compatible\" (TLSv1.2, TLS_DHE_RSA_WITH_AES_128_CBC_SHA)"), "{old}");
 
+    // One that knows no signature but with SHA-1 needs more than its version and its suite tell.
+    let sha1 = "-tls1_2 -cipher AES128-SHA:@SECLEVEL=0 -sigalgs RSA+SHA1";
+    assert!(attempt(&site, &server, "legacy", Some(&PHONE), sha1).is_served());
+    let needs = "it needs \"tls\": \"legacy\" (TLSv1.2-sha1, TLS_RSA_WITH_AES_128_CBC_SHA)";
+    eventually("the phone to be listed so", || list(&["--tls-legacy"]).contains(needs).then_some(()));
+    assert!(attempt(&site, &server, "legacy", Some(&PHONE), "-tls1 -cipher AES128-SHA:@SECLEVEL=0").is_served());
+
     let operators = Operators::of(&server);
     let metric = r#"provost_phones_tls{constituency="legacy",level="legacy",version="TLSv1.0",suite="TLS_RSA_WITH_AES_128_CBC_SHA"} 1"#;
     eventually("the metric", || operators.get("/metrics").body.lines().any(|line| line == metric).then_some(()));

@@ -48,7 +48,7 @@ impl Ours {
     }
 }
 
-fn certificate(kind: &'static rcgen::SignatureAlgorithm) -> ServerCertificate {
+pub(super) fn certificate(kind: &'static rcgen::SignatureAlgorithm) -> ServerCertificate {
     let key = rcgen::KeyPair::generate_for(kind).unwrap();
     let certificate = rcgen::CertificateParams::default().self_signed(&key).unwrap();
     ServerCertificate::new(vec![certificate.der().clone()], &PrivateKeyDer::try_from(key.serialize_der()).unwrap())
@@ -62,13 +62,13 @@ static ALL: [&LazyLock<Ours>; 3] = [&BOTH, &RSA, &ECDSA];
 
 /// An offer, to be put into a hello.
 #[derive(Debug, Clone)]
-struct Offer {
+pub(super) struct Offer {
     legacy_version: u16,
     versions: Option<Vec<ProtocolVersion>>,
     suites: Vec<CipherSuite>,
     groups: Option<Vec<NamedGroup>>,
     schemes: Option<Vec<SignatureScheme>>,
-    points: Option<Vec<u8>>,
+    pub(super) points: Option<Vec<u8>>,
     compression: Vec<u8>,
     name: Option<Vec<u8>>,
 }
@@ -88,7 +88,7 @@ impl Offer {
         }
     }
 
-    fn raw(&self) -> Vec<u8> {
+    pub(super) fn raw(&self) -> Vec<u8> {
         let long = |bytes: &[u8]| [&u16::try_from(bytes.len()).unwrap().to_be_bytes(), bytes].concat();
         let short = |bytes: &[u8]| [&[u8::try_from(bytes.len()).unwrap()], bytes].concat();
         let words = |words: Vec<u16>| words.into_iter().flat_map(u16::to_be_bytes).collect::<Vec<u8>>();
@@ -117,7 +117,7 @@ impl Offer {
         [&[0x16, 3, 1], &long(&message)[..]].concat()
     }
 
-    fn facts(&self) -> ClientHelloFacts {
+    pub(super) fn facts(&self) -> ClientHelloFacts {
         ClientHelloFacts::read(&self.raw()).unwrap()
     }
 }
@@ -129,7 +129,7 @@ fn some<T: Clone + std::fmt::Debug + 'static>(of: &[T]) -> impl Strategy<Value =
 }
 
 /// Offers around the line between what rustls can serve in TLS 1.2 and what it cannot.
-fn offer() -> impl Strategy<Value = Offer> {
+pub(super) fn offer() -> impl Strategy<Value = Offer> {
     use NamedGroup as G;
     use SignatureScheme as S;
     let mut suites: Vec<CipherSuite> =
@@ -138,7 +138,9 @@ fn offer() -> impl Strategy<Value = Offer> {
     suites.push(CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA);
     let groups = [G::X25519, G::secp256r1, G::secp384r1, G::secp521r1, G::FFDHE2048, G::X25519MLKEM768];
     let schemes = [
+        S::from(0x0101),
         S::RSA_PKCS1_SHA1,
+        S::from(0x0301),
         S::RSA_PKCS1_SHA256,
         S::RSA_PKCS1_SHA512,
         S::RSA_PSS_SHA256,
@@ -150,12 +152,13 @@ fn offer() -> impl Strategy<Value = Offer> {
         S::ED25519,
     ];
     let few = subsequence(suites.clone(), 1..=3);
+    let few_schemes = subsequence(schemes.to_vec(), 1..=2);
     (
         proptest::sample::select(vec![0x0301_u16, 0x0302, 0x0303, 0x0303, 0x0303, 0x0304]),
         proptest::option::of(some(&[V10, ProtocolVersion::TLSv1_1, V12])),
         proptest::prop_oneof![few, some(&suites)],
         proptest::option::weighted(0.9, some(&groups)),
-        proptest::option::weighted(0.9, some(&schemes)),
+        proptest::option::weighted(0.9, proptest::prop_oneof![few_schemes, some(&schemes)]),
         proptest::option::of(some(&[0, 1, 2])),
         proptest::sample::select(vec![vec![0], vec![1, 0], vec![0], vec![1]]),
         proptest::option::of(proptest::sample::select(vec![b"Ote.phones.example.com".to_vec(), b"127.0.0.1".to_vec()])),
@@ -193,6 +196,18 @@ proptest::proptest! {
         proptest::prop_assert_eq!(facts.needs(), None);
     }
 
+    /// Whoever is not served at any setting is told why, and nobody else is.
+    #[test]
+    fn what_keeps_out_everywhere_is_named_for_those_who_need_what_nobody_has(offer in offer()) {
+        let facts = offer.facts();
+        let has_old = offer.suites.iter().any(|suite| SUITES.iter().any(|(old, _)| old == suite));
+        if facts.needs().is_some() {
+            proptest::prop_assert_eq!(facts.hindrance_everywhere(), None);
+        } else if has_old {
+            proptest::prop_assert!(facts.hindrance_everywhere().is_some());
+        }
+    }
+
     /// A name is read as rustls reads it, whatever bytes it has.
     #[test]
     fn a_server_name_is_what_rustls_takes_it_for(name in proptest::prop_oneof![
@@ -222,6 +237,7 @@ proptest::proptest! {
         }
         if let Ok(facts) = ClientHelloFacts::read(&raw) {
             let _ = (facts.is_for_rustls(&BOTH.certificates), facts.needs(), facts.host());
+            let _ = (facts.hindrance_everywhere(), facts.hindrance_at(TlsLevel::Modern), facts.old_summary());
         }
     }
 }
@@ -277,7 +293,56 @@ fn the_phones_of_a_shelf_need_what_their_time_had() {
         assert_eq!(needs(0x0301, &[broken]), None, "{broken:?}");
     }
     assert_eq!(needs(0x0300, &dhe_and_rsa), None);
-    let silent = |suite| Offer { schemes: None, ..Offer::of_its_time(0x0303, &[suite]) }.facts().needs();
-    assert_eq!(silent(S::TLS_RSA_WITH_AES_128_CBC_SHA), Some(TlsLevel::Compatible));
-    assert_eq!(silent(S::TLS_DHE_RSA_WITH_AES_128_CBC_SHA), None, "it would want a signature with SHA-1");
+}
+
+/// Whoever names no signature means SHA-1, and OpenSSL wants one that it knows also where nothing is signed.
+#[test]
+fn who_knows_no_signature_but_sha1_needs_legacy_whatever_the_key_exchange() {
+    use CipherSuite as S;
+    use SignatureScheme as Sig;
+    let sha1 = Some(TlsLevel::Legacy);
+    for suite in [
+        S::TLS_RSA_WITH_AES_128_CBC_SHA,
+        S::TLS_RSA_WITH_AES_128_GCM_SHA256,
+        S::TLS_DHE_RSA_WITH_AES_128_CBC_SHA,
+        S::TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA,
+    ] {
+        for (schemes, needs) in [
+            (None, sha1),
+            (Some(vec![Sig::RSA_PKCS1_SHA1]), sha1),
+            (Some(vec![Sig::ECDSA_NISTP256_SHA256, Sig::RSA_PKCS1_SHA1]), sha1),
+            (Some(vec![Sig::RSA_PKCS1_SHA1, Sig::RSA_PKCS1_SHA256]), Some(TlsLevel::Compatible)),
+            (Some(vec![Sig::RSA_PSS_SHA384]), Some(TlsLevel::Compatible)),
+            (Some(vec![Sig::ECDSA_SHA1_Legacy]), None),
+            (Some(vec![]), None),
+        ] {
+            let facts = Offer { schemes: schemes.clone(), ..Offer::of_its_time(0x0303, &[suite]) }.facts();
+            assert_eq!(facts.needs(), needs, "{suite:?} {schemes:?}");
+            assert_eq!(facts.has_only_sha1(), needs == sha1, "{suite:?} {schemes:?}");
+        }
+    }
+    // Before TLS 1.2 there is nothing to choose.
+    let old = Offer { schemes: None, ..Offer::of_its_time(0x0301, &[S::TLS_DHE_RSA_WITH_AES_128_CBC_SHA]) }.facts();
+    assert_eq!((old.needs(), old.has_only_sha1()), (Some(TlsLevel::Legacy), false));
+}
+
+#[test]
+fn who_names_no_curve_has_no_ecdhe() {
+    let groups = |groups| {
+        let offer = Offer::of_its_time(0x0301, &[CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA]);
+        Offer { groups, ..offer }.facts().needs()
+    };
+    assert_eq!(groups(Some(vec![NamedGroup::secp384r1])), Some(TlsLevel::Legacy));
+    assert_eq!((groups(None), groups(Some(vec![NamedGroup::secp521r1]))), (None, None));
+}
+
+/// The suites that a lane has are of no kind that would keep a client out.
+#[test]
+fn a_suite_of_the_old_lane_is_of_tls_1_2_or_of_any_version() {
+    let names = |version, suite| Offer::of_its_time(version, &[suite]).facts().hindrance_everywhere();
+    for (suite, name) in SUITES {
+        assert_eq!(names(0x0303, suite), None, "{name}");
+        let younger = "offered only TLS 1.2 cipher suites in TLS 1.0".to_owned();
+        assert_eq!(names(0x0301, suite), (!name.ends_with("-SHA")).then_some(younger), "{name}");
+    }
 }
