@@ -59,10 +59,9 @@ impl Knowledge for Sources {
         self.health.generation().hash(&mut hasher);
         self.metrics.observed().hash(&mut hasher);
         if let Some(server) = self.server.upgrade() {
-            Arc::as_ptr(&server.site.load_full()).hash(&mut hasher);
+            server.site.load().generation().hash(&mut hasher);
         }
-        Arc::as_ptr(&self.certificates.current()).hash(&mut hasher);
-        Arc::as_ptr(&self.certificates.exact()).hash(&mut hasher);
+        self.certificates.generation().hash(&mut hasher);
         self.boards.load().as_ref().map(|board| board.generation()).hash(&mut hasher);
         hasher.finish()
     }

@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::constituency::{Fault, Registry, Severity};
 use crate::digest::passwords::PasswordsError;
 use crate::serve::site::Site;
+use crate::settings::SettingsError;
 use crate::trust::{Bundle, BundleError};
 
 /// Constituencies that came, changed and went, and faults that began and ended.
@@ -80,6 +81,16 @@ pub(super) fn tell_bundles_gone(running: &Config, read: &Config) {
         tracing::warn!(
             "provost.json: \"trust\" names \"{name}\" no more; policies that do may use it until provost is restarted"
         );
+    }
+}
+
+/// All was read again, but for a `provost.json` that cannot be.
+pub(super) fn tell_reloaded(read: &Result<(), SettingsError>) {
+    match read {
+        Ok(()) => tracing::info!("SIGHUP: configuration, trust bundles and folders are read again"),
+        Err(error) => tracing::error!(
+            "SIGHUP: {error}; the configuration that is in use stays, its trust bundles and folders are read again"
+        ),
     }
 }
 

@@ -13,6 +13,7 @@ use crate::constituency::{ConstituencyName, Registry};
 use crate::files::Stamp;
 use crate::serve::Server;
 use crate::serve::site::TlsMaterial;
+use crate::settings::SettingsError;
 use crate::trust::{self, Bundle, BundleError, BundleFiles, Bundles};
 
 /// Publishes sites.
@@ -63,12 +64,14 @@ impl Publisher {
 
     /// SIGHUP: reads trust bundles and what of `provost.json` can change while running; `started` is what it was at
     /// the start.
-    pub(super) fn reload(&self, started: &Config) {
+    ///
+    /// # Errors
+    /// If `provost.json` cannot be read; what is in use stays.
+    pub(super) fn reload(&self, started: &Config) -> Result<(), SettingsError> {
         // Read before anything is locked: a disk that does not answer must not keep the folders from being published.
         let in_use = self.in_use().config.clone();
         let read = in_use.file.as_deref().map(Config::read).transpose();
-        let error = read.as_ref().err().map(ToString::to_string);
-        let config = match read {
+        let (config, read) = match read {
             Ok(Some(mut config)) => {
                 news::tell_restart_needed(started, &config);
                 news::tell_bundles_gone(&in_use, &config);
@@ -76,9 +79,10 @@ impl Publisher {
                 for (name, files) in in_use.trust {
                     config.trust.entry(name).or_insert(files);
                 }
-                config
+                (config, Ok(()))
             }
-            Ok(None) | Err(_) => in_use,
+            Ok(None) => (in_use, Ok(())),
+            Err(error) => (in_use, Err(error)),
         };
         let now = look(&config);
         let bundles = trust::load_all(&config.trust);
@@ -90,12 +94,7 @@ impl Publisher {
         in_use.unread.clear();
         drop(in_use);
         self.put_in_force(bundles);
-        match error {
-            None => tracing::info!("SIGHUP: configuration, trust bundles and folders are read again"),
-            Some(error) => tracing::error!(
-                "SIGHUP: {error}; the configuration that is in use stays, its trust bundles and folders are read again"
-            ),
-        }
+        read
     }
 
     /// The names of the trust bundles that policies may use.

@@ -1,5 +1,5 @@
-//! What is read while the server runs: certificates and trust bundles every second if they changed, and everything at
-//! SIGHUP.
+//! What is read while the server runs: certificates, trust bundles and passwords if they changed, looked at twice a
+//! second, and everything at SIGHUP.
 //!
 //! It is done on a thread of its own, because files may lie on disks that do not answer: signals are heard all the same.
 
@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::news;
 use super::publisher::Publisher;
 use super::source::Source;
 use crate::certificate::LiveCertificates;
@@ -17,7 +18,7 @@ use crate::config::Config;
 use crate::constituency::watch::Waker;
 use crate::status::token::Token;
 
-/// How often certificates are looked at.
+/// How often certificates, trust bundles and passwords are looked at: what changes counts within a second.
 const PERIOD: Duration = Duration::from_millis(500);
 
 /// The thread that reads; when this and its clones are dropped, it ends when it has read what it is reading.
@@ -62,7 +63,7 @@ impl Upkeep {
                     Err(RecvTimeoutError::Disconnected) => return,
                 };
                 // Whoever waits for the reload hears of its end also when this panics.
-                if catch_unwind(AssertUnwindSafe(|| work.do_once(reload.is_some()))).is_err() {
+                if catch_unwind(AssertUnwindSafe(|| work.do_once(reload))).is_err() {
                     tracing::error!("reading certificates or configuration failed by a defect of provost (a panic)");
                 }
             }
@@ -86,17 +87,18 @@ impl Upkeep {
 }
 
 impl Work {
-    fn do_once(&mut self, is_reload: bool) {
+    /// Looks at what may have changed, or reads everything again; `reload` is dropped when that is done.
+    fn do_once(&mut self, reload: Option<oneshot::Sender<()>>) {
         self.source.refresh(&self.certificates);
         self.publisher.follow_passwords();
-        if is_reload {
-            self.publisher.reload(&self.config);
-            // After the bundles themselves: a policy that names a new one finds it.
-            self.waker.wake_with(self.publisher.bundle_names());
-            self.read_token();
-        } else {
-            self.publisher.follow_bundles();
-        }
+        let Some(reload) = reload else { return self.publisher.follow_bundles() };
+        let read = self.publisher.reload(&self.config);
+        self.read_token();
+        // After the bundles themselves: a policy that names a new one finds it.
+        self.waker.look_with(self.publisher.bundle_names(), move || {
+            news::tell_reloaded(&read);
+            drop(reload);
+        });
     }
 
     fn read_token(&self) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -18,6 +19,8 @@ pub struct LiveCertificates {
     current: ArcSwap<Vec<ServerCertificate>>,
     /// Those for exact names, in the same order.
     exact: ArcSwap<BTreeMap<ConstituencyName, Vec<ServerCertificate>>>,
+    /// How often either was replaced.
+    generation: AtomicU64,
 }
 
 /// The certificates that one constituency shows.
@@ -33,6 +36,7 @@ impl LiveCertificates {
     pub fn publish(&self, mut certificates: Vec<ServerCertificate>) {
         in_order(&mut certificates);
         self.current.store(Arc::new(certificates));
+        self.generation.fetch_add(1, Ordering::Release);
     }
 
     /// Shows these for exact names from now on, each only to those who ask for its constituency.
@@ -41,6 +45,13 @@ impl LiveCertificates {
             in_order(certificates);
         }
         self.exact.store(Arc::new(certificates));
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Another number whenever others are shown.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// Whether there is nothing to show yet.

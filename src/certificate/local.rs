@@ -68,24 +68,54 @@ impl LocalCa {
         let before = self.exact.len();
         self.exact.retain(|constituency, _| wanted.get(constituency).is_some());
         let mut is_new = self.exact.len() != before;
+        let mut failure = None;
         for (constituency, names) in wanted.iter() {
             let is_good = |exact: &Exact| exact.names == names && exact.certificate.not_after > soon;
             if !self.exact.get(constituency).is_some_and(is_good) {
-                let exact = Exact { names: names.to_vec(), certificate: self.issue(names, now)? };
-                self.exact.insert(constituency.clone(), exact);
-                is_new = true;
+                match self.issue(names, now) {
+                    Ok(certificate) => {
+                        let exact = Exact { names: names.to_vec(), certificate };
+                        self.exact.insert(constituency.clone(), exact);
+                        is_new = true;
+                    }
+                    // The others are to be shown all the same.
+                    Err(error) => failure = failure.or(Some(error)),
+                }
             }
         }
         if is_new {
             let shown = |(name, exact): (&ConstituencyName, &Exact)| (name.clone(), vec![exact.certificate.clone()]);
             live.publish_exact(self.exact.iter().map(shown).collect());
         }
-        Ok(())
+        failure.map_or(Ok(()), Err)
     }
 
     fn issue(&self, names: &[String], now: SystemTime) -> Result<ServerCertificate, CaError> {
         let issued = self.ca.issue_server(names, now, LIFETIME)?;
         ServerCertificate::new(vec![issued.certificate], &issued.key)
             .map_err(|error| CaError::Unusable(error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_no_certificate_can_be_made_for_keep_no_others_from_being_shown() {
+        let folder = tempfile::tempdir().unwrap();
+        let now = clock::now();
+        let mut local = LocalCa::open(folder.path(), "phones.example.com", now).unwrap();
+        let live = LiveCertificates::default();
+        let names = |name: &str, host: &str| (name.parse::<ConstituencyName>().unwrap(), vec![host.to_owned()]);
+        let good = names("a", "a.phones.example.com");
+        let exact = [good.clone(), names("b", "no ASCII: ä")].into_iter().collect();
+        for _ in 0..2 {
+            assert!(local.refresh(&live, &exact, now).is_err());
+            assert_eq!(live.exact().keys().collect::<Vec<_>>(), [&good.0]);
+        }
+        let generation = live.generation();
+        local.refresh(&live, &[good].into_iter().collect(), now).unwrap();
+        assert_eq!(live.generation(), generation, "nothing has changed");
     }
 }

@@ -16,6 +16,9 @@ use super::registry::Registry;
 use super::scan::Scanner;
 use crate::clock;
 
+#[cfg(test)]
+mod tests;
+
 /// How often to look when inotify tells of changes.
 const PERIOD: Duration = Duration::from_secs(10);
 /// How often to look when it cannot, or when there was something that could not be seen.
@@ -34,8 +37,8 @@ pub struct Waker(Sender<Wake>);
 
 enum Wake {
     Changed,
-    /// There are other trust bundles than before.
-    Bundles(Vec<String>),
+    /// Somebody wants a look now, with the trust bundles of these names, and this done after it.
+    Wanted(Vec<String>, Then),
     /// The kernel dropped this watch: what it watched is gone. Without one, all of them.
     Unwatched(Option<WatchDescriptor>),
     /// Somebody wants to know whether the thread comes round.
@@ -43,19 +46,18 @@ enum Wake {
     Stop,
 }
 
+/// What is done after a look.
+type Then = Box<dyn FnOnce() + Send>;
+
 /// Device and inode.
 type Identity = (u64, u64);
 
 impl Waker {
-    /// Asks for a look now.
-    pub fn wake(&self) {
-        // The thread may be gone, at shutdown.
-        let _ = self.0.send(Wake::Changed);
-    }
-
-    /// Asks for a look now, with the trust bundles of these names.
-    pub fn wake_with(&self, bundles: Vec<String>) {
-        let _ = self.0.send(Wake::Bundles(bundles));
+    /// Asks for a look now, with the trust bundles of these names. `then` is done after it, on the thread that looks; at
+    /// shutdown it may only be dropped.
+    pub fn look_with(&self, bundles: Vec<String>, then: impl FnOnce() + Send + 'static) {
+        // The thread may be gone.
+        let _ = self.0.send(Wake::Wanted(bundles, Box::new(then)));
     }
 
     /// Asks the thread to answer when it comes round; `None` if it has ended.
@@ -84,13 +86,25 @@ pub fn follow(
     let waker = Waker(sender.clone());
     let notices = Notices { sender, watches: None, held: HashMap::new(), is_complete: true };
     let looked = clock::monotonic();
-    let mut follower =
-        Follower { scanner, current: first, events, notices, root: None, is_unsure: false, looked, is_failing: false };
+    let mut follower = Follower {
+        scanner,
+        current: first,
+        events,
+        notices,
+        root: None,
+        is_unsure: false,
+        looked,
+        is_failing: false,
+        then: Vec::new(),
+    };
     std::thread::Builder::new().name("constituencies".to_owned()).spawn(move || {
         loop {
             // Also before the first wait: something may have changed before anything was watched.
             let look = catch_unwind(AssertUnwindSafe(|| follower.look(&mut publish)));
             follower.note_failure(look.is_err());
+            for then in std::mem::take(&mut follower.then) {
+                then();
+            }
             if !follower.wait() {
                 return;
             }
@@ -111,6 +125,8 @@ struct Follower {
     looked: Instant,
     /// Whether the last look ended in a panic.
     is_failing: bool,
+    /// What is to be done after the next look.
+    then: Vec<Then>,
 }
 
 impl Follower {
@@ -152,10 +168,7 @@ impl Follower {
             match self.events.recv_timeout(GLANCE) {
                 Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
                 Ok(Wake::Changed) => return self.wait_for_quiet(),
-                Ok(Wake::Bundles(names)) => {
-                    self.scanner.name_bundles(names);
-                    return self.wait_for_quiet();
-                }
+                Ok(Wake::Wanted(bundles, then)) => return self.prepare(bundles, then),
                 Ok(Wake::Asked(asker)) => answer(&asker),
                 Ok(Wake::Unwatched(watch)) => self.notices.forget(watch.as_ref()),
                 Err(RecvTimeoutError::Timeout) => {
@@ -178,13 +191,20 @@ impl Follower {
         }
     }
 
+    /// Prepares a look that somebody wants, and waits for nothing.
+    fn prepare(&mut self, bundles: Vec<String>, then: Then) -> bool {
+        self.scanner.name_bundles(bundles);
+        self.then.push(then);
+        true
+    }
+
     fn wait_for_quiet(&mut self) -> bool {
         let until = clock::monotonic() + LONGEST_WAIT_FOR_QUIET;
         loop {
             let left = until.saturating_duration_since(clock::monotonic());
             match self.events.recv_timeout(QUIET.min(left)) {
                 Ok(Wake::Changed) => {}
-                Ok(Wake::Bundles(names)) => self.scanner.name_bundles(names),
+                Ok(Wake::Wanted(bundles, then)) => return self.prepare(bundles, then),
                 Ok(Wake::Asked(asker)) => answer(&asker),
                 Ok(Wake::Unwatched(watch)) => self.notices.forget(watch.as_ref()),
                 Ok(Wake::Stop) => return false,
@@ -345,26 +365,4 @@ fn forward(mut inotify: Inotify, sender: &Sender<Wake>) {
         }
     }
     let _ = sender.send(Wake::Unwatched(None));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_panic_does_not_end_the_following_and_what_it_kept_from_being_published_is() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut scanner = Scanner::new(folder.path().to_owned(), Vec::new());
-        let first = scanner.scan(clock::now());
-        let (sender, published) = channel();
-        let mut is_first = true;
-        let waker = follow(scanner, first, move |after| {
-            assert!(!std::mem::replace(&mut is_first, false), "a defect, as a test wants it");
-            sender.send(after.served().count()).unwrap();
-        })
-        .unwrap();
-        std::fs::create_dir(folder.path().join("ote")).unwrap();
-        assert_eq!(published.recv_timeout(Duration::from_secs(20)), Ok(1));
-        waker.stop();
-    }
 }

@@ -28,13 +28,20 @@ impl Renewer {
             result = renewer.renew(&lineage, &ca).await;
             renewer.clean_up().await;
             if result.is_err() {
-                // The next rehearsal begins with an order of its own.
-                renewer.forget_order(&lineage)?;
                 break;
             }
         }
         let status = renewer.status();
-        Store::remove(&folder.join("certs")).map_err(|error| Failure::disk("the rehearsal", &error))?;
-        result.map(|()| status)
+        // Orders too: the next rehearsal begins with one of its own.
+        let removed = Store::remove(&folder.join("certs")).map_err(|error| Failure::disk("the rehearsal", &error));
+        match (result, removed) {
+            (Ok(()), removed) => removed.map(|()| status),
+            (Err(failure), removed) => {
+                if let Err(left) = removed {
+                    tracing::error!("{}: {left}; remove it", folder.display());
+                }
+                Err(failure)
+            }
+        }
     }
 }

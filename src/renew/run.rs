@@ -1,6 +1,6 @@
 //! The life of a [`Renewer`]: waits for what is next, does it, and answers those who ask meanwhile.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,7 +54,9 @@ impl Renewer {
             tokio::select! {
                 biased;
                 () = &mut stop => break,
-                Some(command) = commands.recv() => self.answer(command).await,
+                Some(command) = commands.recv() => if !self.answer_unless(command, stop.as_mut()).await {
+                    break;
+                },
                 Ok(()) = exact.changed() => {
                     self.take_over();
                     self.publish();
@@ -79,7 +81,7 @@ impl Renewer {
         &mut self,
         task: Task,
         commands: &mut mpsc::Receiver<Command>,
-        mut stop: std::pin::Pin<&mut impl Future<Output = ()>>,
+        mut stop: Pin<&mut impl Future<Output = ()>>,
     ) -> bool {
         let board = Arc::clone(&self.board);
         let mut asked = Vec::new();
@@ -99,7 +101,9 @@ impl Renewer {
             }
         }
         for command in asked {
-            self.answer(command).await;
+            if !self.answer_unless(command, stop.as_mut()).await {
+                return false;
+            }
         }
         true
     }
@@ -113,6 +117,15 @@ impl Renewer {
         self.tidy();
         self.release_the_patient();
         self.board.publish(self.status());
+    }
+
+    /// Answers, unless it is time to stop: then false, and whoever asked sees us go.
+    async fn answer_unless(&mut self, command: Command, stop: Pin<&mut impl Future<Output = ()>>) -> bool {
+        tokio::select! {
+            biased;
+            () = stop => false,
+            () = self.answer(command) => true,
+        }
     }
 
     async fn answer(&mut self, command: Command) {

@@ -37,6 +37,8 @@ pub struct TlsMaterial {
 /// Everything that is served, at one moment.
 #[derive(Debug, Default)]
 pub struct Site {
+    /// How many there were before.
+    generation: u64,
     domain: String,
     no_sni: Option<ConstituencyName>,
     registry: Registry,
@@ -148,7 +150,8 @@ impl Site {
                 }
             }
         }
-        Self { domain: self.domain.clone(), no_sni, registry, tls, unusable }
+        let generation = self.generation + 1;
+        Self { generation, domain: self.domain.clone(), no_sni, registry, tls, unusable }
     }
 
     fn generation_for(
@@ -173,6 +176,12 @@ impl Site {
                 .map(Arc::new)
                 .map_err(|error| error.to_string()),
         }
+    }
+
+    /// Another number for each site that came of another.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// The site's base name.

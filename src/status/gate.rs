@@ -182,6 +182,9 @@ fn address(authority: &Authority) -> Option<std::net::IpAddr> {
 fn without_token(token: &Token, is_change: bool, is_wrong: bool) -> Barred {
     let reason = match (token.is_configured(), is_change) {
         (false, true) => "nothing can be changed here, because \"status\" in provost.json names no \"token_file\"",
+        (false, false) if is_wrong => {
+            "there is no token here, because \"status\" in provost.json names no \"token_file\"; show none"
+        }
         (false, false) => {
             "this came through a proxy; for that \"status\" in provost.json must name a \"token_file\" with a token to show"
         }

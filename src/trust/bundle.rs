@@ -102,7 +102,7 @@ impl Bundle {
         (self.family != other.family).then_some(both.subject.as_str())
     }
 
-    /// Whether both trust exactly the same certificates.
+    /// Whether both trust exactly the same certificates for devices of one family, and know of the same revocations.
     #[must_use]
     pub fn is_same_as(&self, other: &Self) -> bool {
         let anchors =

@@ -209,13 +209,18 @@ fn a_change_that_needs_a_restart_is_said_and_has_no_effect() {
 fn folders_are_read_again_too() {
     let site = Site::with_ote();
     let server = site.start();
+    let client = server.client("ote", &FACTORY.device(VVX500));
+    for (policy, status) in [(json!({ "trust": ["factory"] }), 403), (json!({ "client_auth": "none" }), 200)] {
+        site.constituency("ote", &policy);
+        reload(&server);
+        assert_eq!(client.get("/site.cfg").unwrap().status, status, "by then it is done");
+    }
     for _ in 0..20 {
         server.signal(Signal::HUP);
     }
     reload(&server);
     site.constituency("ote", &json!({ "trust": ["factory"] }));
     reload(&server);
-    let client = server.client("ote", &FACTORY.device(VVX500));
     eventually("the phone to be unknown", || (client.get("/site.cfg").ok()?.status == 403).then_some(()));
 }
 

@@ -70,12 +70,12 @@ impl AccountStore {
         };
         // Without its key, or damaged, it is as good as none: the same key gives the same account again.
         let Some(kept) = kept else { return Ok(None) };
-        Ok(self.read_key().map(|key| Registered { id: kept.id, key }))
+        Ok(self.read_key()?.map(|key| Registered { id: kept.id, key }))
     }
 
     /// The key, which is made and put on the disk if there is none.
     pub(super) fn key(&self) -> Result<PrivatePkcs8KeyDer<'static>, Failure> {
-        if let Some(key) = self.read_key() {
+        if let Some(key) = self.read_key()? {
             return Ok(key);
         }
         let key = KeyKind::EcdsaP256.generate().map_err(|error| Failure::retry(format!("no account key: {error}")))?;
@@ -87,8 +87,13 @@ impl AccountStore {
         Ok(PrivatePkcs8KeyDer::from(key.serialize_der()))
     }
 
-    fn read_key(&self) -> Option<PrivatePkcs8KeyDer<'static>> {
-        PrivatePkcs8KeyDer::from_pem_slice(&std::fs::read(self.folder.join("account.key")).ok()?).ok()
+    /// One that cannot be read now is not none: another in its place would cost us the account.
+    fn read_key(&self) -> Result<Option<PrivatePkcs8KeyDer<'static>>, Failure> {
+        match std::fs::read(self.folder.join("account.key")) {
+            Ok(pem) => Ok(PrivatePkcs8KeyDer::from_pem_slice(&pem).ok()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Failure::disk("the account's key", &error)),
+        }
     }
 
     pub(super) fn keep_registration(&self, directory: &str, id: &str) -> Result<(), Failure> {
@@ -178,4 +183,24 @@ fn public_key(key: &EcdsaKeyPair) -> Value {
 
 fn encoded(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_cannot_be_read_is_not_replaced_and_one_that_is_not_there_is_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = AccountStore::new(folder.path(), "https://ca.example/directory");
+        let key = store.key().unwrap();
+        let path = store.folder.join("account.key");
+        let aside = store.folder.join("aside");
+        std::fs::rename(&path, &aside).unwrap();
+        std::os::unix::fs::symlink(&path, &path).unwrap();
+        let failure = store.key().err().unwrap().to_string();
+        assert!(failure.contains("account's key"), "{failure}");
+        std::fs::rename(&aside, &path).unwrap();
+        assert_eq!(store.key().unwrap().secret_pkcs8_der(), key.secret_pkcs8_der());
+    }
 }

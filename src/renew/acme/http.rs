@@ -1,5 +1,6 @@
 //! HTTPS to a CA: a connection for each request, deadlines, bounded bodies; and what each answer said beside its body.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -108,9 +109,7 @@ impl Http {
         if uri.scheme_str() != Some("https") {
             return Err("the URL is not https".into());
         }
-        let tcp = timeout(CONNECT_TIMEOUT, connect(&host, uri.port_u16().unwrap_or(443)))
-            .await
-            .map_err(|_| format!("no connection to {host} within {} s", CONNECT_TIMEOUT.as_secs()))??;
+        let tcp = connect(&host, uri.port_u16().unwrap_or(443)).await?;
         let tls = self.tls.connect(ServerName::try_from(host)?, tcp).await?;
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
         *request.uri_mut() = path.parse::<Uri>()?;
@@ -147,16 +146,30 @@ impl HttpClient for HttpPort {
     }
 }
 
-/// Connects to the first address that answers.
+/// Connects to the first address of `host` that answers.
 async fn connect(host: &str, port: u16) -> Result<TcpStream, BoxError> {
+    let late = |_| format!("no address of {host} is found within {} s", CONNECT_TIMEOUT.as_secs());
+    let found = timeout(CONNECT_TIMEOUT, tokio::net::lookup_host((host, port))).await.map_err(late)?;
+    let addresses = found.map_err(|error| format!("{host}: {error}"))?;
+    let connected = first_to_answer(addresses, CONNECT_TIMEOUT).await;
+    connected.map_err(|why| why.unwrap_or_else(|| format!("{host} has no address")).into())
+}
+
+/// Tries one address after the other, each for as long as `patience`: one to which nothing leads must not keep us from
+/// the next. Fails with why the last did not answer.
+async fn first_to_answer(
+    addresses: impl IntoIterator<Item = SocketAddr>,
+    patience: Duration,
+) -> Result<TcpStream, Option<String>> {
     let mut last = None;
-    for address in tokio::net::lookup_host((host, port)).await.map_err(|error| format!("{host}: {error}"))? {
-        match TcpStream::connect(address).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = Some(format!("{address}: {error}")),
+    for address in addresses {
+        match timeout(patience, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => last = Some(format!("{address}: {error}")),
+            Err(_) => last = Some(format!("{address}: no connection within {} s", patience.as_secs())),
         }
     }
-    Err(last.unwrap_or_else(|| format!("{host} has no address")).into())
+    Err(last)
 }
 
 fn read_roots(file: &Path) -> Result<RootCertStore, BoxError> {
@@ -209,6 +222,25 @@ mod tests {
         assert_eq!(retry_after(&headers(&[date.clone(), (RETRY_AFTER, "Mon, 23 Nov 2026 07:01:30 GMT")])), Some(90));
         assert_eq!(retry_after(&headers(&[date.clone(), (RETRY_AFTER, "Mon, 23 Nov 2026 06:00:00 GMT")])), Some(0));
         assert_eq!(retry_after(&headers(&[date, (RETRY_AFTER, "soon")])), None);
+    }
+
+    #[tokio::test]
+    async fn an_address_that_swallows_packets_does_not_keep_us_from_the_next() {
+        let listen = |backlog| {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+            socket.listen(backlog).unwrap()
+        };
+        // Whoever has as many connections waiting as it lets wait hears no other.
+        let full = listen(0);
+        let _waiting = TcpStream::connect(full.local_addr().unwrap()).await.unwrap();
+        let good = listen(16);
+        let patience = Duration::from_millis(200);
+        let addresses = [full.local_addr().unwrap(), good.local_addr().unwrap()];
+        let connected = first_to_answer(addresses, patience).await.unwrap();
+        assert_eq!(connected.peer_addr().unwrap(), good.local_addr().unwrap());
+        let refused = first_to_answer([full.local_addr().unwrap()], patience).await.unwrap_err().unwrap();
+        assert!(refused.contains("no connection within"), "{refused}");
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use super::*;
 
 mod lanes;
+#[cfg(feature = "old-tls")]
+mod old_lane;
 
 macro_rules! captured {
     ($name:literal) => {

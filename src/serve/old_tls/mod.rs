@@ -1,9 +1,11 @@
 //! The old lane: phones that rustls cannot serve, of constituencies that want them.
 //!
-//! Old firmware offers no ECDHE, or no TLS 1.2 at all. rustls has none of that, rightly; OpenSSL has, and this is the only
-//! place in the house that knows OpenSSL. Who comes here is decided from the ClientHello alone, before OpenSSL sees a
-//! byte ([`is_for_rustls`](super::hello::ClientHelloFacts::is_for_rustls),
+//! Old firmware offers no ECDHE, or no TLS 1.2 at all, or in it no signature but with SHA-1. rustls has none of that,
+//! rightly; OpenSSL has, and this is the only place in the house that knows OpenSSL. Who comes here is decided from the
+//! ClientHello alone, before OpenSSL sees a byte ([`is_for_rustls`](super::hello::ClientHelloFacts::is_for_rustls),
 //! [`needs`](super::hello::ClientHelloFacts::needs)); [`Rewound`](rewound::Rewound) lets it read that hello once more.
+//! Whom we promise a setting OpenSSL must serve there: what it wants of a hello, and what it wants beside what the RFCs
+//! say, stands at [`SCHEMES`] and [`GROUPS`].
 //!
 //! - [`lane`]: the handshake, by a context of the constituency's own.
 //! - [`context`]: what that context permits.

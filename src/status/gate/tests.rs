@@ -129,6 +129,15 @@ fn where_others_can_connect_everything_needs_the_token() {
 }
 
 #[test]
+fn who_shows_a_token_where_there_is_none_is_told_so_and_not_of_a_proxy() {
+    let (gate, none) = (gate("127.0.0.1:8444", &[]), Token::open(None).unwrap());
+    let shows = request("GET", &[("Host", "localhost"), ("Authorization", "Bearer x")]);
+    let barred = gate.check(&shows, Exposure::Operators, &none, NOW).unwrap_err();
+    assert_eq!(barred.status, StatusCode::FORBIDDEN);
+    assert!(barred.reason.contains("names no \"token_file\"") && !barred.reason.contains("proxy"), "{barred:?}");
+}
+
+#[test]
 fn who_comes_through_a_proxy_is_not_of_this_machine() {
     let (_file, token) = token();
     let none = Token::open(None).unwrap();

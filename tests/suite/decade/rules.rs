@@ -9,7 +9,7 @@ use provost::ca::KeyKind;
 use provost::certificate::{ExactNames, LiveCertificates};
 use provost::dns::Place;
 use provost::renew::ports::{Answer, Ca, Challenge, ChallengeDns, Order, OrderStatus, Say, World};
-use provost::renew::{Command, Failure, Parts, Renewer, Status, Window};
+use provost::renew::{Command, Failure, Lineage, Parts, Renewer, Status, Window};
 use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair, SanType};
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -34,6 +34,8 @@ pub(super) struct Stub {
     /// The CA dies of a certificate request, and so do we.
     hangs: AtomicBool,
     names_are_wrong: AtomicBool,
+    /// It never answers a revocation.
+    is_deaf: AtomicBool,
     requests: AtomicU32,
     orders: AtomicU32,
     finalized: AtomicU32,
@@ -53,6 +55,7 @@ impl Stub {
             skew: AtomicI64::new(0),
             hangs: AtomicBool::default(),
             names_are_wrong: AtomicBool::default(),
+            is_deaf: AtomicBool::default(),
             requests: AtomicU32::default(),
             orders: AtomicU32::default(),
             finalized: AtomicU32::default(),
@@ -128,7 +131,12 @@ impl Ca for Port {
     }
 
     fn revoke<'a>(&'a self, _: &'a CertificateDer<'static>) -> Answer<'a, ()> {
-        Box::pin(self.0.request())
+        Box::pin(async {
+            if self.0.is_deaf.load(Ordering::SeqCst) {
+                std::future::pending::<()>().await;
+            }
+            self.0.request().await
+        })
     }
 }
 
@@ -359,5 +367,27 @@ fn another_domain_is_due_at_once_and_the_old_certificate_serves_meanwhile() {
         assert!(site.live.current()[0].covers("ote.phones.example.com"));
         site.live_for(HOUR).await;
         assert!(site.live.current()[0].covers("ote.other.example.com"));
+    });
+}
+
+#[test]
+fn a_ca_that_does_not_answer_a_revocation_does_not_hold_up_the_end() {
+    on_virtual_time(async {
+        let site = Simulated::new(&["https://first.example"]);
+        site.cas[0].is_deaf.store(true, Ordering::SeqCst);
+        // Asked for while the first certificate is obtained, and asked for while there is nothing to do.
+        for moment in [Duration::from_millis(500), Duration::from_mins(30)] {
+            let (commands, received) = mpsc::channel(1);
+            let (done, answer) = oneshot::channel();
+            let asking = async {
+                tokio::time::sleep(moment).await;
+                commands.send(Command::Revoke { lineage: Lineage::Wildcard(KIND), done }).await.unwrap();
+            };
+            let running = site.open().run(received, tokio::time::sleep(Duration::from_hours(1)));
+            let lived = async { tokio::join!(running, asking) };
+            assert!(tokio::time::timeout(Duration::from_hours(2), lived).await.is_ok(), "asked after {moment:?}");
+            assert!(answer.await.is_err(), "nobody knows what became of it");
+            assert!(site.not_after() > site.world.now());
+        }
     });
 }

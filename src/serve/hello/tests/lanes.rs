@@ -48,7 +48,7 @@ impl Ours {
     }
 }
 
-fn certificate(kind: &'static rcgen::SignatureAlgorithm) -> ServerCertificate {
+pub(super) fn certificate(kind: &'static rcgen::SignatureAlgorithm) -> ServerCertificate {
     let key = rcgen::KeyPair::generate_for(kind).unwrap();
     let certificate = rcgen::CertificateParams::default().self_signed(&key).unwrap();
     ServerCertificate::new(vec![certificate.der().clone()], &PrivateKeyDer::try_from(key.serialize_der()).unwrap())
@@ -62,13 +62,13 @@ static ALL: [&LazyLock<Ours>; 3] = [&BOTH, &RSA, &ECDSA];
 
 /// An offer, to be put into a hello.
 #[derive(Debug, Clone)]
-struct Offer {
+pub(super) struct Offer {
     legacy_version: u16,
     versions: Option<Vec<ProtocolVersion>>,
     suites: Vec<CipherSuite>,
     groups: Option<Vec<NamedGroup>>,
     schemes: Option<Vec<SignatureScheme>>,
-    points: Option<Vec<u8>>,
+    pub(super) points: Option<Vec<u8>>,
     compression: Vec<u8>,
     name: Option<Vec<u8>>,
 }
@@ -88,7 +88,7 @@ impl Offer {
         }
     }
 
-    fn raw(&self) -> Vec<u8> {
+    pub(super) fn raw(&self) -> Vec<u8> {
         let long = |bytes: &[u8]| [&u16::try_from(bytes.len()).unwrap().to_be_bytes(), bytes].concat();
         let short = |bytes: &[u8]| [&[u8::try_from(bytes.len()).unwrap()], bytes].concat();
         let words = |words: Vec<u16>| words.into_iter().flat_map(u16::to_be_bytes).collect::<Vec<u8>>();
@@ -117,7 +117,7 @@ impl Offer {
         [&[0x16, 3, 1], &long(&message)[..]].concat()
     }
 
-    fn facts(&self) -> ClientHelloFacts {
+    pub(super) fn facts(&self) -> ClientHelloFacts {
         ClientHelloFacts::read(&self.raw()).unwrap()
     }
 }
@@ -129,7 +129,7 @@ fn some<T: Clone + std::fmt::Debug + 'static>(of: &[T]) -> impl Strategy<Value =
 }
 
 /// Offers around the line between what rustls can serve in TLS 1.2 and what it cannot.
-fn offer() -> impl Strategy<Value = Offer> {
+pub(super) fn offer() -> impl Strategy<Value = Offer> {
     use NamedGroup as G;
     use SignatureScheme as S;
     let mut suites: Vec<CipherSuite> =
@@ -138,7 +138,9 @@ fn offer() -> impl Strategy<Value = Offer> {
     suites.push(CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA);
     let groups = [G::X25519, G::secp256r1, G::secp384r1, G::secp521r1, G::FFDHE2048, G::X25519MLKEM768];
     let schemes = [
+        S::from(0x0101),
         S::RSA_PKCS1_SHA1,
+        S::from(0x0301),
         S::RSA_PKCS1_SHA256,
         S::RSA_PKCS1_SHA512,
         S::RSA_PSS_SHA256,
@@ -150,12 +152,13 @@ fn offer() -> impl Strategy<Value = Offer> {
         S::ED25519,
     ];
     let few = subsequence(suites.clone(), 1..=3);
+    let few_schemes = subsequence(schemes.to_vec(), 1..=2);
     (
         proptest::sample::select(vec![0x0301_u16, 0x0302, 0x0303, 0x0303, 0x0303, 0x0304]),
         proptest::option::of(some(&[V10, ProtocolVersion::TLSv1_1, V12])),
         proptest::prop_oneof![few, some(&suites)],
         proptest::option::weighted(0.9, some(&groups)),
-        proptest::option::weighted(0.9, some(&schemes)),
+        proptest::option::weighted(0.9, proptest::prop_oneof![few_schemes, some(&schemes)]),
         proptest::option::of(some(&[0, 1, 2])),
         proptest::sample::select(vec![vec![0], vec![1, 0], vec![0], vec![1]]),
         proptest::option::of(proptest::sample::select(vec![b"Ote.phones.example.com".to_vec(), b"127.0.0.1".to_vec()])),
