@@ -7,6 +7,7 @@ use std::collections::HashSet;
 
 use rustls::pki_types::CertificateRevocationListDer;
 use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
 use super::refusal::ChainRefusal;
@@ -19,6 +20,8 @@ pub struct RevocationList {
     /// From when on, in Unix seconds, there should be another.
     pub next_update: i64,
     issuer: Vec<u8>,
+    /// The key identifiers of the CAs of this name beside which it lies.
+    keys: HashSet<Vec<u8>>,
     serials: HashSet<Vec<u8>>,
 }
 
@@ -39,17 +42,18 @@ impl RevocationList {
             ));
         }
         let ca = list.issuer().to_string();
-        let mut named = cas.iter().filter(|other| other.subject().as_raw() == list.issuer().as_raw()).peekable();
-        if named.peek().is_none() {
+        let of_that_name = || cas.iter().filter(|other| other.subject().as_raw() == list.issuer().as_raw());
+        if of_that_name().next().is_none() {
             return Err(format!("has a CRL of \"{ca}\", which is no CA of the same bundle"));
         }
-        if !named.any(|ca| may_sign(ca) && list.verify_signature(ca.public_key()).is_ok()) {
+        if !of_that_name().any(|ca| may_sign(ca) && list.verify_signature(ca.public_key()).is_ok()) {
             return Err(format!("has a CRL that \"{ca}\" did not sign"));
         }
         Ok(Self {
             ca,
             next_update: list.next_update().map_or(i64::MAX, |time| time.timestamp()),
             issuer: list.issuer().as_raw().to_vec(),
+            keys: of_that_name().filter_map(|ca| Some(own_key(ca)?.to_vec())).collect(),
             serials: list.iter_revoked_certificates().map(|entry| number(entry.raw_serial()).to_vec()).collect(),
         })
     }
@@ -95,21 +99,34 @@ pub(super) fn check<'a>(
     lists: &'a [RevocationList],
     certificate: &X509Certificate<'_>,
 ) -> Result<Option<&'a RevocationList>, ChainRefusal> {
-    let mut freshest: Option<&RevocationList> = None;
-    for list in lists.iter().filter(|list| list.is_of_issuer_of(certificate)) {
-        if list.names(certificate) {
-            let serial = number(certificate.raw_serial()).iter().map(|byte| format!("{byte:02x}")).collect();
-            return Err(ChainRefusal::Revoked {
-                subject: certificate.subject().to_string(),
-                serial,
-                ca: list.ca.clone(),
-            });
-        }
-        if freshest.is_none_or(|other| other.next_update < list.next_update) {
-            freshest = Some(list);
-        }
+    // A CA goes by its name, for which there may be a list that it signed with a newer key (RFC 5280 §5).
+    let of_issuer = || lists.iter().filter(|list| list.is_of_issuer_of(certificate));
+    if let Some(list) = of_issuer().find(|list| list.names(certificate)) {
+        let serial = number(certificate.raw_serial()).iter().map(|byte| format!("{byte:02x}")).collect();
+        let subject = certificate.subject().to_string();
+        return Err(ChainRefusal::Revoked { subject, serial, ca: list.ca.clone() });
     }
-    Ok(freshest)
+    // But where CAs in two bundles have one name, the fresh list of one makes that of the other no fresher.
+    let key = of_issuer().nth(1).and_then(|_| issuers_key(certificate));
+    let is_own = |list: &&RevocationList| key.is_some_and(|key| list.keys.contains(key));
+    let has_own = of_issuer().any(|list| is_own(&list));
+    Ok(of_issuer().filter(|list| !has_own || is_own(list)).max_by_key(|list| list.next_update))
+}
+
+/// The key identifier of a CA's own key.
+fn own_key<'a>(ca: &'a X509Certificate<'_>) -> Option<&'a [u8]> {
+    ca.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::SubjectKeyIdentifier(key) => Some(key.0),
+        _ => None,
+    })
+}
+
+/// The identifier of the key that signed `certificate`, if it says so.
+fn issuers_key<'a>(certificate: &'a X509Certificate<'_>) -> Option<&'a [u8]> {
+    certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::AuthorityKeyIdentifier(authority) => Some(authority.key_identifier.as_ref()?.0),
+        _ => None,
+    })
 }
 
 /// RFC 5280 §6.3.3 (f): a CA signs lists if its keyUsage, where it has one, says so.

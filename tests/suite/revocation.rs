@@ -9,7 +9,7 @@ use rcgen::{
 use serde_json::json;
 use time::format_description::well_known::Rfc3339;
 
-use crate::harness::pki::{DAY, FACTORY, Identity, OTHER_FACTORY, device_params, pem};
+use crate::harness::pki::{Ca, DAY, FACTORY, Identity, OTHER_FACTORY, device_params, pem};
 use crate::harness::site::{Running, Site};
 use crate::harness::tool::provost;
 use crate::harness::{VVX500, VVX550, within_a_second};
@@ -138,6 +138,31 @@ fn a_ca_whose_list_is_out_of_date_certifies_nobody() {
     };
     assert_eq!(verify(&[]), "let in: 00005e00530c\n");
     assert!(verify(&["--at", &later]).starts_with("refused: the list of what "), "{}", verify(&["--at", &later]));
+}
+
+#[test]
+fn the_fresh_list_of_another_ca_of_the_same_name_makes_none_fresh() {
+    let namesake = Ca::root("Test Factory Issuing CA 1");
+    let issued_by = |ca: &Ca| {
+        let mut params = device_params(VVX500);
+        params.use_authority_key_identifier_extension = true;
+        ca.issue(&params)
+    };
+    let ended = FACTORY.issuing.revokes(&[], SystemTime::now() - DAY);
+    let mut site = site(&[("crl.pem", pem_of(&ended))]);
+    let fresh = namesake.revokes(&[7.into()], SystemTime::now() + 20 * DAY);
+    std::fs::write(site.path("namesake.pem"), [namesake.pem().into_bytes(), pem_of(&fresh)].concat()).unwrap();
+    site.config["trust"]["namesake"] = json!(["namesake.pem"]);
+    site.constituency("acme", &json!({ "trust": ["acme", "namesake"], "phones": { VVX500: "" } }));
+    let server = site.start();
+    assert_eq!(
+        (status(&server, &issued_by(&namesake)), status(&server, &issued_by(&FACTORY.issuing))),
+        (Some(200), None)
+    );
+    server.reason("the list of what \"CN=Test Factory Issuing CA 1\" revoked (CRL) was to be renewed by 20");
+    // What either names is revoked for both: two certificates of one name and number are the same to everybody.
+    assert_eq!(status(&server, &numbered(VVX500, 7)), None);
+    server.reason("(serial number 07) was revoked");
 }
 
 #[test]
