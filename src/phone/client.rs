@@ -143,7 +143,7 @@ impl<'a> Client<'a> {
     pub(super) async fn exchange(&mut self, request: &Request<'_>, sink: Sink<'_>) -> Result<Answer, ExchangeError> {
         let mut answered = self.ask(request).await?;
         if answered.head.status == StatusCode::UNAUTHORIZED
-            && self.prover.as_mut().is_some_and(|prover| prover.is_asked(&answered.head.headers))
+            && self.prover_for(&request.location.origin).is_some_and(|it| it.is_asked(&answered.head.headers))
         {
             self.connection = answered.read(Sink::Keep).await?.0;
             answered = self.ask(request).await?;
@@ -170,7 +170,13 @@ impl<'a> Client<'a> {
     }
 
     fn authorization(&mut self, request: &Request<'_>) -> Option<String> {
-        self.prover.as_mut()?.answer(request.method.as_str(), &request.location.path)
+        self.prover_for(&request.location.origin)?.answer(request.method.as_str(), &request.location.path)
+    }
+
+    /// The password is that of one server, and is proved to no other, nor in the clear.
+    fn prover_for(&mut self, origin: &Origin) -> Option<&mut Prover> {
+        let is_home = origin.secure && origin == self.target.url.origin();
+        self.prover.as_mut().filter(|_| is_home)
     }
 
     async fn open(&mut self, origin: &Origin) -> Result<Connection, ExchangeError> {

@@ -31,6 +31,8 @@ struct Server {
     lied_size: Option<u64>,
     /// Whether each answer is the last on its connection.
     closes: bool,
+    /// Asks for a password, whatever is answered.
+    asks: bool,
 }
 
 impl Server {
@@ -62,6 +64,12 @@ impl Server {
             *answer.status_mut() = status;
             answer
         };
+        if self.asks && !head.headers.contains_key(header::AUTHORIZATION) {
+            let mut asks = answer(StatusCode::UNAUTHORIZED, Vec::new());
+            let challenge = "Digest realm=\"r\", qop=\"auth\", algorithm=MD5, nonce=\"n\"";
+            asks.headers_mut().insert(header::WWW_AUTHENTICATE, challenge.parse().unwrap());
+            return asks;
+        }
         if let Some(status) = self.answers.get(&(head.method.clone(), path.clone())) {
             return answer(*status, Vec::new());
         }
@@ -147,6 +155,11 @@ fn phone() -> Phone {
 
 fn sound_point() -> Phone {
     Phone { model: "SPIP_550".to_owned(), firmware: "4.0.15.1047".to_owned(), ..phone() }
+}
+
+/// The requests that proved a password.
+fn proofs(server: &Server) -> usize {
+    server.seen.lock().unwrap().iter().filter(|(_, _, headers)| headers.contains_key(header::AUTHORIZATION)).count()
 }
 
 async fn boot_in_the_clear(server: &Arc<Server>, phone: &Phone) -> Report {
@@ -365,4 +378,38 @@ async fn over_tls_the_certificate_opens_and_its_lack_is_told_by_alert() {
         let distrust = boot(&phone(), &target, Some(&ours.device), &mut ()).await.outcome.to_string();
         assert!(distrust.contains("not trusted: its issuer"), "{distrust}");
     }
+}
+
+#[tokio::test]
+async fn a_password_is_proved_to_the_own_server_alone_and_never_in_the_clear() {
+    let pki = pki("ours");
+    let mut tasks = JoinSet::new();
+    let other = Arc::new(Server { asks: true, ..Server::default() });
+    let elsewhere = listen(&other, Some(server_tls(&pki, &rustls::version::TLS13)), &mut tasks).await;
+    let master =
+        format!("<APPLICATION CONFIG_FILES=\"site.cfg, https://ote.phones.localhost:{}/site.cfg\"/>", elsewhere.port());
+    for is_secure in [true, false] {
+        let own =
+            Server { asks: true, ..Server::with_files(&[("/000000000000.cfg", &*master), ("/site.cfg", "<a/>")]) };
+        let own = Arc::new(own);
+        let tls = is_secure.then(|| server_tls(&pki, &rustls::version::TLS13));
+        let address = listen(&own, tls, &mut tasks).await;
+        let scheme = if is_secure { "https" } else { "http" };
+        let target = Target {
+            url: format!("{scheme}://ote.phones.localhost:{}/", address.port()).parse().unwrap(),
+            server_roots: Arc::new(pki.roots.clone()),
+            resolve: None,
+            password: Some(Password::new("secret".to_owned())),
+        };
+        let report = boot(&phone(), &target, Some(&pki.device), &mut ()).await;
+        let outcome = report.outcome.to_string();
+        if is_secure {
+            assert!(proofs(&own) >= 3, "{outcome}");
+            assert!(outcome.contains(&format!("{}/site.cfg: 401", elsewhere.port())), "{outcome}");
+        } else {
+            assert_eq!(proofs(&own), 0, "{outcome}");
+            assert!(outcome.contains(" /00005e00530c.cfg: 401"), "{outcome}");
+        }
+    }
+    assert_eq!((proofs(&other), other.requests().len()), (0, 1));
 }
