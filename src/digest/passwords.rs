@@ -75,6 +75,8 @@ struct Seen {
     stamps: BTreeMap<ConstituencyName, Stamp>,
     /// Why some cannot be read as they look; it is tried again until they can.
     unread: BTreeMap<ConstituencyName, String>,
+    /// Why the folder cannot be looked at.
+    unseen: Option<String>,
 }
 
 impl Passwords {
@@ -100,11 +102,17 @@ impl Passwords {
         read: impl Fn(&Path, &ConstituencyName) -> Result<OfConstituency, PasswordsError>,
     ) -> Vec<PasswordsError> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let (now, mut errors) = match files(&self.folder) {
-            Ok(now) => (now, Vec::new()),
+        let now = match files(&self.folder) {
+            Ok(now) => now,
             // What is known stays until the folder can be looked at again.
-            Err(_) => return Vec::new(),
+            Err(error) => {
+                let error = failed(&self.folder)(error);
+                let before = seen.unseen.replace(error.to_string());
+                return if before == seen.unseen { Vec::new() } else { vec![error] };
+            }
         };
+        seen.unseen = None;
+        let mut errors = Vec::new();
         if now == seen.stamps && seen.unread.is_empty() {
             return errors;
         }
@@ -303,6 +311,26 @@ mod tests {
         assert!(!set(state.path(), &ote, "ote.other", mac, ha1("one")).unwrap(), "nobody loses anything");
         std::fs::remove_file(&file).unwrap();
         assert!(passwords.refresh().is_empty() && passwords.of(&ote).is_none());
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_looked_at_is_told_once_and_what_was_in_it_stays() {
+        let state = tempfile::tempdir().unwrap();
+        let (ote, mac): (_, MacAddress) = (name("ote"), "00005e00530c".parse().unwrap());
+        set(state.path(), &ote, "ote.example", mac, Ha1::of("00005e00530c", "ote.example", "one")).unwrap();
+        let passwords = Passwords::of_state(state.path());
+        assert!(passwords.refresh().is_empty());
+        let (folder, aside) = (state.path().join(FOLDER), state.path().join("aside"));
+        for _ in 0..2 {
+            std::fs::rename(&folder, &aside).unwrap();
+            state::write_private(&folder, b"no folder").unwrap();
+            let told = passwords.refresh();
+            assert!(matches!(&told[..], [one] if one.to_string().contains("digest")), "{told:?}");
+            assert!(passwords.refresh().is_empty() && passwords.of(&ote).is_some());
+            std::fs::remove_file(&folder).unwrap();
+            std::fs::rename(&aside, &folder).unwrap();
+            assert!(passwords.refresh().is_empty() && passwords.of(&ote).is_some());
+        }
     }
 
     #[test]
