@@ -112,11 +112,14 @@ fn a_service_tells_that_it_is_ready_reloads_lives_and_ends() {
     let reload: Vec<&str> = value(&service.unit, "ExecReload").split(' ').collect();
     let pid = server.pid().to_string();
     let reload: Vec<&str> = reload.iter().map(|word| if *word == "$MAINPID" { &*pid } else { word }).collect();
+    site.constituency("ote", &json!({ "trust": ["factory"] }));
     assert_eq!(run(Command::new(reload[0]).args(&reload[1..])).code, 0);
     let since = supervisor.hears("RELOADING=1");
     let since: u64 = since[1].strip_prefix("MONOTONIC_USEC=").unwrap().parse().unwrap();
     assert!(since > 0);
     supervisor.hears("READY=1");
+    let status = client(server.address()).get("/site.cfg").unwrap().status;
+    assert_eq!(status, 403, "what was there before the reload is in force after it");
     server.says("SIGHUP: ");
 
     server.signal(Signal::TERM);
