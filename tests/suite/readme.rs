@@ -385,8 +385,8 @@ fn a_phone_with_a_certificate_of_its_own_is_let_in_as_the_readme_says() {
 #[test]
 fn a_ca_of_ones_own_is_made_and_used_as_the_readme_says() {
     let folder = tempfile::tempdir().unwrap();
-    let passage = passage("A **CA of one's own**", "The parameter file has certificate and key");
-    let [("sh", script)] = fences(passage)[..] else { panic!("{passage}") };
+    let own_ca = passage("A **CA of one's own**", "A bundle may hold CRLs of any CA.");
+    let [("sh", script)] = fences(own_ca)[..] else { panic!("{own_ca}") };
     let ended = run(command("sh").args(["-e", "-c", script]).current_dir(folder.path()));
     assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{ended:?}");
     let trust: Vec<&str> = ended.stdout.lines().filter(|line| line.contains("\"trust\": ")).collect();
@@ -400,8 +400,20 @@ fn a_ca_of_ones_own_is_made_and_used_as_the_readme_says() {
     let bundles = site.bundle_names();
     let bundles: Vec<&str> = bundles.iter().map(String::as_str).collect();
     Policy::parse(Path::new("constituency.json"), &policy, &bundles).unwrap();
-    assert!(ended.stdout.contains(" is revoked\n"), "{}", ended.stdout);
     assert!(folder.path().join("state/ca/ca.pem").exists() && folder.path().join("kitchen.cfg").exists());
+    assert!(own_ca.contains("`provost ca list`") && own_ca.contains("`provost ca revoke`"));
+    let listed = provost(folder.path(), &["ca", "list"]);
+    let serial = listed.stdout.split_whitespace().find(|word| word.len() == 32).unwrap().to_owned();
+    let revoked = provost(folder.path(), &["ca", "revoke", &serial]);
+    assert!(revoked.code == 0 && revoked.stdout.contains(" is revoked\n"), "{revoked:?}");
+    // So a family is named.
+    let others = passage("**Other vendors' phones**", "| `family` |");
+    let codes: Vec<&str> = others.split('`').filter(|code| code.starts_with("\"trust\"")).collect();
+    let [of_site, of_constituency] = codes[..] else { panic!("{others}") };
+    let site = Config::parse(Path::new("provost.json"), &format!("{{ {certificate}, {of_site} }}")).unwrap();
+    assert!(site.bundle_names().contains(&"yealink".to_owned()));
+    Policy::parse(Path::new("constituency.json"), &format!("{{ {of_constituency} }}"), &["polycom", "yealink"])
+        .unwrap();
 }
 
 #[test]
