@@ -82,6 +82,9 @@ pub trait DeviceCertificates {
 pub async fn run(args: &Args, local: Option<&dyn DeviceCertificates>) -> anyhow::Result<ExitCode> {
     let server_roots = Arc::new(server_roots(args.ca.as_deref(), local)?);
     let password = args.password_file.as_deref().map(read_password).transpose()?;
+    if password.is_some() && !args.url.origin().secure {
+        bail!("a password is proved over https alone, and --url is {}", args.url);
+    }
     let target = Target { url: args.url.clone(), server_roots, resolve: args.resolve, password };
     let format = if args.json { Format::Json } else { Format::Table };
     let good = match args.count {
@@ -134,7 +137,7 @@ fn certificate(
         _ if args.password_file.is_some() => Ok(None),
         (.., Some(local)) => local.certificate(mac).map(Some),
         _ => bail!(
-            "a phone needs a certificate: give --certificate and --key, or --no-certificate; beside a server in local mode, \
+            "a phone needs a certificate: give --certificate and --key, or --password-file or --no-certificate; beside a server in local mode, \
              run this in its working directory, or name its state directory by --state"
         ),
     }

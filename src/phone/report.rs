@@ -100,13 +100,17 @@ pub enum Reason {
         /// Why no answer came.
         source: ExchangeError,
     },
-    /// 401.
-    #[error(
-        "{path}: 401: the server wants another password than this phone has, if it has one; the server's log says why"
-    )]
+    /// 401, and 429 after too many of them.
+    #[error("{path}: {}", if *has_password {
+        "the password is wrong; the server's log says why"
+    } else {
+        "the server asks for a password, and this phone has none for it"
+    })]
     Unauthorized {
         /// What was asked for.
         path: String,
+        /// Whether the phone has one for this server.
+        has_password: bool,
     },
     /// 403.
     #[error("{path}: refused (403): the server does not let this phone have it; the server's log says why")]

@@ -21,6 +21,7 @@ pub(super) struct Boot<'a> {
     phone: &'a Phone,
     url: &'a ServerUrl,
     client: Client<'a>,
+    has_password: bool,
     watch: &'a mut dyn Watch,
     exchanges: Vec<Exchange>,
     app_log: Vec<String>,
@@ -54,7 +55,8 @@ impl<'a> Boot<'a> {
     ) -> Self {
         let client = Client::new(target, tls, phone.mac);
         let app_log = vec![log::opening(clock::now(), phone, Program::Application)];
-        Self { phone, url: &target.url, client, watch, exchanges: Vec::new(), app_log }
+        let has_password = target.password.is_some();
+        Self { phone, url: &target.url, client, has_password, watch, exchanges: Vec::new(), app_log }
     }
 
     pub(super) fn phone(&self) -> &'a Phone {
@@ -219,7 +221,11 @@ impl<'a> Boot<'a> {
         let path = self.exchanges.last().map(|exchange| exchange.path.clone()).unwrap_or_default();
         match answer.status {
             StatusCode::OK => Ok(path),
-            StatusCode::UNAUTHORIZED => Err(Reason::Unauthorized { path }),
+            StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS => {
+                // The path of another server's file is its whole URL.
+                let has_password = self.has_password && !path.contains("://");
+                Err(Reason::Unauthorized { path, has_password })
+            }
             StatusCode::FORBIDDEN => Err(Reason::Refused { path }),
             StatusCode::MISDIRECTED_REQUEST => Err(Reason::Misdirected { path }),
             status if status.is_server_error() => Err(Reason::ServerFailed { path, status }),

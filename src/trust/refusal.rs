@@ -19,6 +19,8 @@ pub enum ChainRefusal {
     TooManyCertificates { sent: usize, allowed: usize },
     #[error("the RSA key of {subject:?} has {bits} bits, 2048 to 4096 are allowed")]
     KeySize { subject: String, bits: usize },
+    #[error("the device certificate's key is neither RSA, nor ECDSA with P-256, P-384 or P-521, nor Ed25519")]
+    KeyKind,
     #[error("the device certificate may not sign (keyUsage without digitalSignature)")]
     KeyUsage,
     #[error("the device certificate expired at {}", rfc3339(*not_after))]
@@ -79,6 +81,7 @@ impl ChainRefusal {
             Self::NoCertificate => "no_certificate",
             Self::Malformed(_) => "malformed_certificate",
             Self::KeySize { .. } => "key_size",
+            Self::KeyKind => "key_kind",
             Self::KeyUsage | Self::Purpose => "key_usage",
             Self::Expired { .. } => "expired",
             Self::NotYetValid { .. } => "not_yet_valid",
@@ -129,6 +132,9 @@ impl ChainRefusal {
                 Self::SignatureAlgorithm { leaf_algorithm: algorithm_name(leaf) }
             }
             webpki::Error::RequiredEkuNotFoundContext(_) => Self::Purpose,
+            webpki::Error::UnsupportedCertVersion => {
+                Self::Other("a certificate of it is of an older X.509 version than 3".to_owned())
+            }
             other => Self::Other(format!("{other:?}")),
         }
     }

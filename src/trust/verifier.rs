@@ -1,7 +1,7 @@
 //! Whether a device certificate counts: the chain by rustls-webpki, and on top what webpki leaves to its user.
 //!
 //! 1. Bounds before any signature: at most eight certificates, RSA keys of 2048 to 4096 bits.
-//! 2. The leaf's keyUsage allows signing.
+//! 2. The leaf's key is of a kind that rustls lets sign handshakes, in the old lane too, and its keyUsage allows that.
 //! 3. webpki builds and verifies a path to an anchor; the anchor's own dates and path length are checked on it.
 //! 4. No list of revocations names it or a CA below the anchor, and every list that might is fresh.
 //! 5. The subject names a phone, or says why it does not.
@@ -19,6 +19,10 @@ use std::time::Duration;
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
+use x509_parser::oid_registry::{
+    OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_NIST_EC_P521, OID_PKCS1_RSAENCRYPTION,
+    OID_SIG_ED25519,
+};
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
@@ -173,6 +177,7 @@ impl DeviceVerifier {
         }
         let leaf = parse(leaf_der)?;
         check_key_size(&leaf)?;
+        check_key_kind(&leaf)?;
         check_key_usage(&leaf)?;
         self.judge_by_chain(leaf_der, &leaf, sent, now).or_else(|refusal| {
             // Whoever revoked it decided about this one certificate, too.
@@ -324,6 +329,19 @@ fn check_key_size(certificate: &X509Certificate<'_>) -> Result<(), ChainRefusal>
     } else {
         Err(ChainRefusal::KeySize { subject: certificate.subject().to_string(), bits })
     }
+}
+
+/// OpenSSL lets keys of more kinds sign a handshake than rustls: weak curves, curves spelt out (RFC 5480 §2.1.1 "MUST NOT"),
+/// DSA.
+fn check_key_kind(leaf: &X509Certificate<'_>) -> Result<(), ChainRefusal> {
+    let algorithm = &leaf.public_key().algorithm;
+    let is_accepted = if algorithm.algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY {
+        let curve = algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
+        curve.is_some_and(|curve| [OID_EC_P256, OID_NIST_EC_P384, OID_NIST_EC_P521].contains(&curve))
+    } else {
+        [OID_PKCS1_RSAENCRYPTION, OID_SIG_ED25519].contains(&algorithm.algorithm)
+    };
+    if is_accepted { Ok(()) } else { Err(ChainRefusal::KeyKind) }
 }
 
 /// RFC 5280 §4.2.1.3: a key that signs handshakes has digitalSignature, if keyUsage is there at all.

@@ -145,7 +145,7 @@ fn the_virtual_phone_boots_with_a_password_and_says_when_it_is_wrong() {
     assert_eq!(statuses(401), 1);
     let bad = boot("wrong");
     assert_eq!(bad.code, 1, "{bad:?}");
-    assert!(bad.stdout.contains("401: the server wants another password than this phone has"), "{bad:?}");
+    assert!(bad.stdout.contains("the password is wrong; the server's log says why"), "{bad:?}");
     let usage = boot("none");
     assert!(usage.code == 2 && usage.stderr.contains("none holds no password"), "{usage:?}");
 }

@@ -91,10 +91,13 @@ async fn a_password_is_proved_to_the_own_server_alone_and_never_in_the_clear() {
         let outcome = report.outcome.to_string();
         if is_secure {
             assert!(proofs(&own) >= 3, "{outcome}");
-            assert!(outcome.contains(&format!("{}/site.cfg: 401", elsewhere.port())), "{outcome}");
+            assert!(
+                outcome.contains(&format!("{}/site.cfg: the server asks for a password", elsewhere.port())),
+                "{outcome}"
+            );
         } else {
             assert_eq!(proofs(&own), 0, "{outcome}");
-            assert!(outcome.contains(" /00005e00530c.cfg: 401"), "{outcome}");
+            assert!(outcome.contains(" /00005e00530c.cfg: the password is wrong"), "{outcome}");
         }
     }
     assert_eq!((proofs(&other), other.requests().len()), (0, 1));

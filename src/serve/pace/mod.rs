@@ -136,10 +136,14 @@ impl Pace {
         loop {
             let before = self.stage();
             tokio::time::sleep(moment).await;
-            if before.phase() == Phase::Idle && self.stage() == before && !self.0.has_unsent.load(Ordering::Relaxed) {
+            if before.phase() == Phase::Idle && self.stage() == before && !self.has_unsent() {
                 return;
             }
         }
+    }
+
+    fn has_unsent(&self) -> bool {
+        self.0.has_unsent.load(Ordering::Relaxed)
     }
 
     fn note_unsent(&self, has_unsent: bool) {
@@ -317,8 +321,9 @@ impl<S: AsyncWrite + Unpin> Paced<S> {
             Poll::Pending => Poll::Ready(Err(ready!(self.poll_deadline(cx, false)))),
             Poll::Ready(result) => {
                 self.writing.moved(*result.as_ref().unwrap_or(&0), Phase::Answering);
-                if self.pace.phase() == Phase::Idle {
-                    // The end of an answer is still on its way: the peer is busy reading it, not idle.
+                if self.pace.phase() == Phase::Idle && self.pace.has_unsent() {
+                    // The end of an answer is still on its way: the peer is busy reading it, not idle. What TLS says by
+                    // itself is no answer.
                     self.reading.waiting_since = None;
                 }
                 Poll::Ready(result)

@@ -60,6 +60,28 @@ async fn bytes_that_are_no_request_do_not_make_an_idle_connection_last() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_tls_answers_by_itself_does_not_make_an_idle_connection_last() {
+    let (mut paced, pace, mut theirs) = pair();
+    pace.enter(Phase::Idle);
+    let drip = async {
+        while theirs.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+        }
+    };
+    let start = Instant::now();
+    let answer = async {
+        loop {
+            match paced.read_u8().await {
+                Ok(_) => paced.write_all(b"no").await.unwrap(),
+                Err(error) => return error.to_string(),
+            }
+        }
+    };
+    let why = tokio::select! { why = answer => why, () = drip => unreachable!() };
+    assert_eq!((start.elapsed().as_secs(), why.as_str()), (60, "idle for too long"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn each_header_has_a_time_of_its_own() {
     let (paced, pace, mut theirs) = pair();
     let mut paced = requests(paced, &pace);

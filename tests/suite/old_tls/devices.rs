@@ -67,6 +67,27 @@ fn each_certificate_meets_the_same_verdict_in_either_lane() {
     }
 }
 
+/// OpenSSL would let them sign the handshake; a key on a weak curve can be broken.
+#[test]
+fn a_key_of_a_kind_that_rustls_does_not_take_counts_in_the_old_lane_no_more() {
+    let site = shelf();
+    let server = site.start();
+    let reason = "the device certificate's key is neither RSA, nor ECDSA with P-256, P-384 or P-521, nor Ed25519";
+    let kinds: [&[&str]; 3] = [
+        &["-pkeyopt", "ec_paramgen_curve:secp224r1"],
+        &["-pkeyopt", "ec_paramgen_curve:secp256k1"],
+        &["-pkeyopt", "ec_paramgen_curve:P-256", "-pkeyopt", "ec_param_enc:explicit"],
+    ];
+    for kind in kinds {
+        let arguments = [&["-newkey", "ec"], kind, &["-addext", "basicConstraints=CA:FALSE"]].concat();
+        let identity = FACTORY.issuing.issue_by_openssl(&format!("/CN={VVX500}"), &arguments);
+        let before = server.access_lines().len();
+        let found = attempt(&site, &server, "legacy", Some(&identity), &only("tls1", "AES128-SHA"));
+        assert!(!found.is_served(), "{kind:?}: {}", found.text);
+        assert_eq!(told(&server, before), (reason.into(), Value::Null, Value::Null), "{kind:?}");
+    }
+}
+
 #[test]
 fn a_chain_is_judged_whole_and_one_that_is_too_long_is_not() {
     let site = shelf();
