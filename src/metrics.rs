@@ -87,8 +87,10 @@ pub struct Facts {
     pub renewals: Vec<Renewal>,
     /// Whether the ledger can be written.
     pub ledger_is_written: bool,
-    /// Sightings that the ledger had no room for.
+    /// Sightings of phones that the ledger had no room for.
     pub ledger_dropped: u64,
+    /// Claims that the ledger had no room for.
+    pub ledger_dropped_claims: u64,
     /// Lines of the access log that nobody took.
     pub lines_lost: u64,
 }
@@ -280,8 +282,10 @@ impl Facts {
         registry.register("connections", "Phones' connections by kind", connections);
         let is_written = gauge(i64::from(self.ledger_is_written));
         registry.register("ledger_writable", "Whether the ledger can be written (1) or not (0)", is_written);
-        let dropped = "Sightings that are missing in the ledger because there were too many";
+        let dropped = "Sightings of phones that are missing in the ledger because there were too many";
         registry.register("ledger_dropped_sightings", dropped, counter(self.ledger_dropped));
+        let claims = "Unproven claims to be a phone that are missing in the ledger because there were too many";
+        registry.register("ledger_dropped_claims", claims, counter(self.ledger_dropped_claims));
         let lost = "Lines of the access log that were lost because nobody took them";
         registry.register("access_log_lost_lines", lost, counter(self.lines_lost));
     }

@@ -46,9 +46,15 @@ impl Health {
         self.queue.with_activity(|activity| activity.day(now))
     }
 
-    /// How many sightings were dropped because there were too many, since the start.
+    /// How many sightings of phones were dropped because there were too many, since the start.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.queue.dropped()
+    }
+
+    /// The same of claims, of which anybody can make too many.
+    #[must_use]
+    pub fn dropped_claims(&self) -> u64 {
+        self.queue.dropped_claims()
     }
 }

@@ -21,6 +21,7 @@ pub(super) struct Queue {
     waiting: Mutex<Waiting>,
     changed: Condvar,
     dropped: AtomicU64,
+    dropped_claims: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -61,7 +62,7 @@ impl Queue {
         let (line, room) = waiting.line(sighting.proof);
         if line.len() >= room {
             line.pop_front();
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+            self.note_dropped(sighting.proof);
         }
         line.push_back(sighting);
         if was_empty {
@@ -93,7 +94,7 @@ impl Queue {
             if line.len() < room {
                 line.push_front(sighting);
             } else {
-                self.dropped.fetch_add(1, Ordering::Relaxed);
+                self.note_dropped(sighting.proof);
             }
         }
     }
@@ -128,9 +129,22 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// How many sightings went unwritten.
+    fn note_dropped(&self, proof: Proof) {
+        let dropped = match proof {
+            Proof::Certificate { .. } | Proof::Password => &self.dropped,
+            Proof::Claimed { .. } => &self.dropped_claims,
+        };
+        dropped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many sightings of phones went unwritten.
     pub(super) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// How many claims went unwritten: strangers can have as many as they like.
+    pub(super) fn dropped_claims(&self) -> u64 {
+        self.dropped_claims.load(Ordering::Relaxed)
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {

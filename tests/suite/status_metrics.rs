@@ -69,6 +69,7 @@ fn the_figures_are_what_was_done() {
         "provost_ready 1",
         "provost_ledger_writable 1",
         "provost_ledger_dropped_sightings_total 0",
+        "provost_ledger_dropped_claims_total 0",
         "provost_access_log_lost_lines_total 0",
         &format!("provost_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION")),
     ] {

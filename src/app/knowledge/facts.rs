@@ -48,6 +48,7 @@ impl Sources {
             renewals: self.renewals(),
             ledger_is_written: self.health.failure().is_none(),
             ledger_dropped: self.health.dropped(),
+            ledger_dropped_claims: self.health.dropped_claims(),
             lines_lost: server.as_ref().map_or(0, |server| server.access.lost()),
         }
     }
