@@ -52,7 +52,8 @@ pub enum CaError {
     #[error("a certificate could not be made: {0}")]
     Issue(#[from] rcgen::Error),
     /// A CA would be made where there is one.
-    #[error("{path} is there already: whatever was issued by it would be lost; name another folder (--dir)", path = .path.display())]
+    #[error("{path} is there already: whatever was issued by it would be lost; name another folder (--dir), or, if nothing was issued by it yet, remove the \
+         folder and init again", path = .path.display())]
     There {
         /// What is there.
         path: PathBuf,
@@ -85,6 +86,12 @@ pub enum CaError {
     /// Nothing of the kind is on record.
     #[error("no certificate of {0} was ever issued by this CA; see provost ca list")]
     NeverIssued(String),
+    /// Digits that are neither.
+    #[error(
+        "{0} is neither a MAC address (12 hex digits) nor the serial number of a certificate of this CA (all its digits); see \
+         provost ca list"
+    )]
+    NeitherMacNorSerial(String),
     /// The certificate was made but cannot be presented.
     #[error("a certificate of our own cannot be used: {0}")]
     Unusable(String),

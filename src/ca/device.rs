@@ -197,7 +197,10 @@ impl DeviceCa {
         };
         let meant: Vec<&Standing> = self.record.standings().iter().filter(is_meant).collect();
         if meant.is_empty() {
-            return Err(CaError::NeverIssued(which.to_string()));
+            return Err(match which {
+                Which::Phone(mac) => CaError::NeverIssued(mac.to_string()),
+                Which::Serial(serial) => CaError::NeitherMacNorSerial(serial.to_string()),
+            });
         }
         let serials: Vec<Serial> = meant
             .iter()
@@ -321,7 +324,10 @@ mod tests {
         assert_eq!(ca.revoke(&Which::Phone(MAC.parse().unwrap()), now).unwrap(), std::slice::from_ref(&two));
         assert_eq!(ca.revoke(&Which::Phone(MAC.parse().unwrap()), now).unwrap(), []);
         assert_eq!(listed(&ca), [one, two]);
-        assert!(matches!(ca.revoke(&Which::Serial(Serial::random().unwrap()), now), Err(CaError::NeverIssued(_))));
+        assert!(matches!(
+            ca.revoke(&Which::Serial(Serial::random().unwrap()), now),
+            Err(CaError::NeitherMacNorSerial(_))
+        ));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `provost ca`: a CA of one's own, for phones whose factory certificate is of no use.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use super::{ConfigArg, code, say};
 use crate::ca::device::{DeviceCa, Which};
 use crate::clock::{self, rfc3339, unix_seconds};
 use crate::config::{CONFIG_FILE, Config};
+use crate::constituency::MacAddress;
 
 mod issue;
 
@@ -43,11 +45,11 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Revoke the certificates of a phone, or one certificate.
+    /// Revoke the certificates of a phone, or one certificate. It cannot be undone.
     Revoke {
         #[command(flatten)]
         place: Place,
-        /// The phone, or the certificate's serial number.
+        /// A MAC address: all of its certificates. A serial number: that certificate. It cannot be undone.
         #[arg(value_name = "MAC|SERIAL", value_parser = which)]
         which: Which,
     },
@@ -91,7 +93,7 @@ pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Init { name, days, .. } => init(&folder, config.as_ref(), name, lifetime(*days)),
         Command::Issue(issue) => issue.run(&folder),
         Command::List { json, .. } => list(&folder, *json),
-        Command::Revoke { which, .. } => revoke(&folder, which),
+        Command::Revoke { which, .. } => revoke(&folder, config.is_none(), which),
     }))
 }
 
@@ -125,7 +127,16 @@ fn init(folder: &Path, config: Option<&Config>, name: &str, lifetime: Duration) 
         ));
     }
     let file = config.and_then(|config| config.file.as_deref()).unwrap_or(Path::new(CONFIG_FILE)).display();
-    say(&format_args!("to trust it, add to {file}:        \"trust\": {{ \"own\": [{bundle}] }}"));
+    if config.is_some() {
+        say(&format_args!("to trust it, add to {file}:        \"trust\": {{ \"own\": [{bundle}] }}"));
+    } else {
+        let copied = ca.bundle();
+        say(&format_args!(
+            "copy {} to the server, for example as own.pem beside {CONFIG_FILE}; copy it again after each revoke",
+            copied.display()
+        ));
+        say(&format_args!("to trust it, add to {file}:        \"trust\": {{ \"own\": [\"own.pem\"] }}"));
+    }
     say(&"and to a constituency's constituency.json: \"trust\": [\"polycom\", \"own\"]");
     say(&"(without \"polycom\", phones with a factory certificate are kept out)");
     say(&"a server that runs reads it when it is told to: systemctl reload provost, or SIGHUP");
@@ -155,7 +166,7 @@ fn list(folder: &Path, as_json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn revoke(folder: &Path, which: &Which) -> anyhow::Result<()> {
+fn revoke(folder: &Path, is_elsewhere: bool, which: &Which) -> anyhow::Result<()> {
     let now = clock::now();
     let mut ca = DeviceCa::open(folder, now)?;
     let revoked = ca.revoke(which, now)?;
@@ -170,5 +181,15 @@ fn revoke(folder: &Path, which: &Which) -> anyhow::Result<()> {
     say(&format_args!(
         "the list is in {bundle}: a server that trusts this file refuses them within a second, others when they have a copy"
     ));
+    if is_elsewhere {
+        say(&format_args!("copy {bundle} to the server again, for example as own.pem beside {CONFIG_FILE}"));
+    }
+    let now = unix_seconds(now);
+    let standings = ca.record().standings();
+    let lost: BTreeSet<MacAddress> =
+        standings.iter().filter(|it| revoked.contains(&it.serial)).map(|it| it.mac).collect();
+    for mac in lost.into_iter().filter(|mac| !standings.iter().any(|it| it.mac == *mac && it.counts(now))) {
+        say(&format_args!("{mac} has no certificate now; provost ca issue {mac} --out FILE makes another"));
+    }
     Ok(())
 }

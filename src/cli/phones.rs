@@ -30,7 +30,7 @@ pub(super) struct Args {
     #[arg(long)]
     refused: bool,
     /// Only known phones that have not been seen for so long, or never: 2d, 12h, 30m.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
     silent_for: Option<Duration>,
     /// Only those that still need "tls": "compatible" or "legacy": when last seen they spoke TLS of that age.
     #[arg(long)]
@@ -38,6 +38,10 @@ pub(super) struct Args {
     /// As JSON, one object per line.
     #[arg(long)]
     json: bool,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| "is no time; say for example 2d, 12h or 30m".to_owned())
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {

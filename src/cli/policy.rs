@@ -58,7 +58,7 @@ pub(super) fn allow(args: &AllowArgs) -> anyhow::Result<ExitCode> {
     };
     let done = change_policy(&config, constituency, wanted).and_then(|changed| {
         let by = if args.certificate_sha256.is_some() { " with this certificate" } else { "" };
-        let when = if changed == Changed::Now { "from now on" } else { "already" };
+        let when = if changed == Changed::Now { "within a second" } else { "already" };
         let let_in = || say(&format_args!("{mac} is let in by {constituency}{by} {when}"));
         if args.digest {
             let_in();

@@ -175,7 +175,7 @@ fn a_phone_takes_its_certificate_as_a_parameter_file() {
 
     // --format beats the ending.
     ca(&site, &["issue", VVX500, "--out", "forced.cfg", "--format", "pem"]);
-    ca(&site, &["issue", VVX500, "--out", "forced.pem", "--format", "phone"]);
+    ca(&site, &["issue", VVX500, "--out", "forced.pem", "--format", "cfg"]);
     let read = |name: &str| std::fs::read_to_string(site.path(name)).unwrap();
     assert!(read("forced.cfg").starts_with("-----BEGIN CERTIFICATE-----"));
     assert!(read("forced.pem").starts_with("<?xml"));
@@ -201,6 +201,8 @@ fn init_says_where_the_ca_lies_and_whose_it_is() {
     assert!(elsewhere.stdout.contains(&format!(" in {}, which counts until 20", state.display())), "{elsewhere:?}");
     assert!(elsewhere.stdout.contains(&format!("to trust it, add to {file}: ")), "{elsewhere:?}");
     assert!(!elsewhere.stdout.contains("local mode"), "{elsewhere:?}");
+    let stick = provost(folder.path(), &["ca", "init", "--dir", "stick"]).stdout;
+    assert!(stick.contains("copy stick/ca.pem to the server, ") && stick.contains(r#""own": ["own.pem"]"#), "{stick}");
 }
 
 #[test]
@@ -251,7 +253,7 @@ fn a_full_disk_issues_nothing() {
 #[test]
 fn pkcs12_is_encrypted_as_openssl_does_by_default_today() {
     let site = site();
-    let said = ca(&site, &["issue", VVX500, "--out", "phone.p12", "--format", "pkcs12"]).stdout;
+    let said = ca(&site, &["issue", VVX500, "--out", "phone.p12", "--format", "p12"]).stdout;
     let password = said.lines().find_map(|line| line.strip_prefix("password: ")).expect(&said);
     assert_eq!(password.len(), 32);
     let folder = site.path("");
@@ -317,7 +319,12 @@ fn a_revocation_counts_after_a_restart_and_where_the_ca_is_not() {
     std::fs::rename(site.path("state/ca"), site.path("stick")).unwrap();
     std::fs::create_dir(site.path("state/ca")).unwrap();
     std::fs::copy(site.path("stick/ca.pem"), site.path("state/ca/ca.pem")).unwrap();
-    ca(&site, &["revoke", VVX500, "--dir", "stick"]);
+    let said = ca(&site, &["revoke", VVX500, "--dir", "stick"]).stdout;
+    assert!(said.contains("\ncopy stick/ca.pem to the server again, "), "{said}");
+    assert!(
+        said.contains("00005e00530c has no certificate now; provost ca issue 00005e00530c --out FILE makes"),
+        "{said}"
+    );
     assert_eq!(server.client("own", &two).get("/site.cfg").unwrap().status, 200);
     std::fs::copy(site.path("stick/ca.pem"), site.path("state/ca/ca.pem")).unwrap();
     server.signal(rustix::process::Signal::HUP);
@@ -334,6 +341,7 @@ fn the_record_shows_what_counts_and_a_second_certificate_is_said() {
     assert!(second.contains(&format!("note: 00005e00530c has another one that counts, {one}, until ")), "{second}");
     let revoked = ca(&site, &["revoke", &one]).stdout;
     assert!(revoked.starts_with(&format!("{one} is revoked\n")), "{revoked}");
+    assert!(!revoked.contains("has no certificate now") && !revoked.contains("to the server again"), "{revoked}");
     assert!(ca(&site, &["revoke", &one]).stdout.contains("everything is revoked already"));
     let third = ca(&site, &["issue", VVX500, "--out", "three.pem"]).stdout;
     assert_eq!(third.matches("note: ").count(), 1, "only the second counts: {third}");
@@ -353,15 +361,23 @@ fn nothing_is_lost_by_a_wrong_command() {
     let cases: [(&[&str], i32, &str); 12] = [
         (&["issue", "000000000000", "--out", "x.pem"], 1, "is the name of the fallback files, never a phone"),
         (&["issue", "ffffffffffff", "--out", "x.pem"], 1, "ffffffffffff is a group's address"),
-        (&["init"], 1, "is there already"),
-        (&["issue", VVX500, "--out", "phone.pem"], 1, "phone.pem is there already"),
+        (&["init"], 1, "if nothing was issued by it yet, remove the folder and init again"),
+        (
+            &["issue", VVX500, "--out", "phone.pem"],
+            1,
+            "phone.pem is there already; it may hold a key that is in use; name another file by --out",
+        ),
         (&["issue", VVX500, "--out", "x.key", "--format", "der"], 1, "must not end in .key"),
         (&["issue", VVX500, "--out", "x.pem", "--days", "36500"], 1, "a certificate may not outlive it"),
         (&["issue", VVX500, "--out", "x.pem", "--password-file", "phone.pem"], 1, "is for pkcs12"),
         (&["issue", VVX500, "--out", "x.pem", "--dir", "nowhere"], 1, "there is no CA in nowhere"),
         (&["issue", "phone", "--out", "x.pem"], 2, "is no MAC address"),
         (&["revoke", VVX550], 1, "no certificate of 00005e0053c7 was ever issued by this CA"),
-        (&["revoke", "4a4a4a4a"], 1, "no certificate of the serial number 4a4a4a4a was ever issued"),
+        (
+            &["revoke", "4a4a4a4a"],
+            1,
+            "4a4a4a4a is neither a MAC address (12 hex digits) nor the serial number of a certificate",
+        ),
         (&["revoke", "kitchen"], 2, "neither a MAC address nor a serial number"),
     ];
     for (arguments, code, said) in cases {

@@ -415,7 +415,7 @@ fn a_certificate_is_let_in_by_its_whole_fingerprint_and_with_a_warning_of_others
         &site,
         &["allow", STRANGER, "--constituency", "ote", "--certificate-sha256", &fingerprint(&site, &phone)],
     );
-    assert_eq!(let_in.stdout, format!("{STRANGER} is let in by ote with this certificate from now on\n"));
+    assert_eq!(let_in.stdout, format!("{STRANGER} is let in by ote with this certificate within a second\n"));
     assert!(
         let_in.stderr.starts_with("warning: certificates that came for 00005e0053aa besides this one: 1. "),
         "{}",

@@ -44,7 +44,7 @@ fn allow_and_deny_are_in_force_within_a_second_and_end_nobody_s_session() {
 
     let said = good(&site, &["allow", "00:00:5E:00:53:AA", "--constituency", "ote", "--note", "the \"attic\""]);
     status(200);
-    assert_eq!(said, "00005e0053aa is let in by ote from now on\n");
+    assert_eq!(said, "00005e0053aa is let in by ote within a second\n");
     assert_eq!(policy(&site, "ote")["phones"], json!({ VVX500: "vvx500", STRANGER: "the \"attic\"" }));
     let again = good(&site, &["allow", STRANGER, "--constituency", "ote"]);
     assert_eq!(again, "00005e0053aa is let in by ote already\n");

@@ -193,7 +193,7 @@ fn a_first_phone_boots_as_the_readme_says() {
     assert!(read("known.txt").lines().last().unwrap().starts_with("provisioned"), "{}", read("known.txt"));
     assert!(read("unknown.txt").contains("not provisioned"), "{}", read("unknown.txt"));
     assert!(ended.stdout.contains(": 00005e0053aa is not known to home"), "{}", ended.stdout);
-    assert!(ended.stdout.contains("00005e0053aa is let in by home from now on"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("00005e0053aa is let in by home within a second"), "{}", ended.stdout);
     assert!(read("let-in.txt").lines().last().unwrap().starts_with("provisioned"), "{}", read("let-in.txt"));
     assert!(read("diagnostics.log").lines().next().unwrap().contains("LOCAL MODE"));
     assert!(read("access.log").contains("00005e0053aa is not known to home"));
@@ -370,7 +370,7 @@ fn a_phone_with_a_certificate_of_its_own_is_let_in_as_the_readme_says() {
         let ended = run(command("sh").args(["-ec", &pin.replace(said, fingerprint)]).current_dir(folder.path()));
         assert_eq!(
             ended.stdout,
-            format!("{mac} is let in by home with this certificate from now on\n"),
+            format!("{mac} is let in by home with this certificate within a second\n"),
             "{}",
             ended.stderr
         );

@@ -46,12 +46,14 @@ pub(in crate::cli) struct Issue {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Form {
     /// A parameter file that a Polycom phone takes as it is.
+    #[value(alias = "cfg")]
     Phone,
     /// One file of text: the certificate, then its key.
     Pem,
     /// Two files of bytes, the certificate and its key (PKCS#8).
     Der,
     /// One encrypted file.
+    #[value(alias = "p12")]
     Pkcs12,
 }
 
@@ -127,7 +129,11 @@ impl Issue {
         for file in &files {
             ensure!(!file.is_dir(), "{} is a folder; name a file in it", file.display());
             let is_there = file.symlink_metadata().is_ok();
-            ensure!(!is_there, "{} is there already; it may hold a key that is in use", file.display());
+            ensure!(
+                !is_there,
+                "{} is there already; it may hold a key that is in use; name another file by --out",
+                file.display()
+            );
             ensure!(file.file_name().is_some(), "--out names no file");
         }
         Ok(files)
