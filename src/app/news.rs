@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::constituency::scan::LAST_GOOD;
 use crate::constituency::{Fault, Registry, Severity};
 use crate::digest::passwords::PasswordsError;
 use crate::serve::site::Site;
@@ -42,7 +43,13 @@ pub(super) fn tell_folders(before: &Registry, after: &Registry) {
         }
     }
     for fault in before.faults().iter().filter(|fault| !told(after.faults(), fault)) {
-        tracing::info!(constituency = fault.subject, "{}: no longer so: {}", fault.subject, fault.message);
+        let is_kept = |fault: &Fault| fault.message.contains(LAST_GOOD);
+        let is_still_kept = after.faults().iter().any(|other| other.subject == fault.subject && is_kept(other));
+        if is_kept(fault) && !is_still_kept && after.find(&fault.subject).is_some() {
+            tracing::info!(constituency = fault.subject, "{}: its policy is good again, and in force", fault.subject);
+        } else {
+            tracing::info!(constituency = fault.subject, "{}: no longer so: {}", fault.subject, fault.message);
+        }
     }
 }
 

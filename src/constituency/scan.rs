@@ -20,6 +20,9 @@ use super::policy_file::{PolicySource, Stamp};
 use super::registry::{Constituency, Fault, Folder, Registry, Severity};
 use super::{ConstituencyName, MacAddress};
 
+/// What is said of a broken policy while the one before counts.
+pub const LAST_GOOD: &str = "the last good policy stays in force";
+
 /// Reads the folder `constituencies` again and again, remembering what it saw.
 #[derive(Debug)]
 pub struct Scanner {
@@ -194,8 +197,7 @@ impl Scanner {
         let bundles: Vec<&str> = self.bundles.iter().map(String::as_str).collect();
         remembered.source.refresh(&handle, &file, &bundles, now);
         if let Some(error) = remembered.source.error() {
-            let consequence =
-                if remembered.source.policy().is_some() { "the last good policy stays in force" } else { "not served" };
+            let consequence = if remembered.source.policy().is_some() { LAST_GOOD } else { "not served" };
             faults.push(not_served(name.as_str(), format!("{error} ({consequence})")));
         }
         self.is_partial |= remembered.source.is_unread();

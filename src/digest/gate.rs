@@ -70,8 +70,13 @@ pub enum Why {
     #[error("the password is for {0:?}")]
     OtherRealm(String),
     /// Nobody of this name has a password.
-    #[error("{0:?} has no password here (provost allow MAC --digest gives it one)")]
-    UnknownUser(String),
+    #[error("{user:?} has no password here (provost allow MAC --constituency {constituency} --digest gives it one)")]
+    UnknownUser {
+        /// The name.
+        user: String,
+        /// Where it has none.
+        constituency: ConstituencyName,
+    },
     /// All passwords were made for another name of the constituency.
     #[error(
         "{mac} has a password for {realm:?}, which is not this constituency's name (provost check says what to do)"
@@ -102,7 +107,7 @@ impl Why {
     pub fn claimed(&self) -> Option<MacAddress> {
         match self {
             Self::WrongPassword(mac) | Self::OldRealm { mac, .. } => Some(*mac),
-            Self::UnknownUser(name) => name.parse().ok(),
+            Self::UnknownUser { user, .. } => user.parse().ok(),
             _ => None,
         }
     }
@@ -216,7 +221,7 @@ impl Gate {
         let algorithm = said.algorithm.unwrap_or(Algorithm::Md5);
         let is_right = ha1.approves(algorithm, &asked, &said.response);
         match stored {
-            None => Err(Why::UnknownUser(said.username.clone())),
+            None => Err(Why::UnknownUser { user: said.username.clone(), constituency: attempt.constituency.clone() }),
             Some((mac, _)) if is_old => {
                 Err(Why::OldRealm { mac, realm: of_all.map(|all| all.realm.clone()).unwrap_or_default() })
             }
@@ -331,7 +336,8 @@ mod tests {
         let stage = Stage::new();
         for user in ["00005E00530C", "00:00:5e:00:53:0c", "00005e00530c ", "000000000000", ""] {
             let refused = stage.ask(user, "open sesame", &stage.nonce(0, 0), 1, 0).unwrap_err();
-            assert_eq!(refused.why, Why::UnknownUser(user.to_owned()));
+            let constituency = stage.name.clone();
+            assert_eq!(refused.why, Why::UnknownUser { user: user.to_owned(), constituency });
         }
     }
 

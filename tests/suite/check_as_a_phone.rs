@@ -227,6 +227,9 @@ fn files_that_no_phone_gets_are_said_by_phone() {
             (&format!("warning: ote: nobody gets {VVX500}-{VVX550}.cfg: their names hold several MAC addresses"), ""),
         ],
     );
+    site.constituency("ote", &json!({ "client_auth": "digest", "phones": { VVX500: "" } }));
+    let with_password = format!("provost allow {STRANGER} --constituency ote --digest lets it in");
+    assert!(findings(&site).iter().any(|line| line.contains(&with_password)), "{:#?}", findings(&site));
 }
 
 #[test]

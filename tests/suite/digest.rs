@@ -247,7 +247,7 @@ fn a_challenge_says_nothing_but_how_to_answer() {
         assert_eq!(without_nonce(refusal), without_nonce(&first));
     }
     server.reason("wrong password for 00005e00530c");
-    server.reason("\"00005e0053aa\" has no password here (provost allow MAC --digest gives it one)");
+    server.reason("\"00005e0053aa\" has no password here (provost allow MAC --constituency pw --digest gives it one)");
     server.reason("Basic would show the password");
     // What comes before the question who it is comes before.
     assert_eq!(get("/%2e%2e/x", "").status, 400);

@@ -196,7 +196,7 @@ fn a_broken_new_policy_keeps_the_last_good_one_and_says_where_it_is_broken() {
     assert_eq!(server.client("ote", &FACTORY.device(VVX550)).get("/site.cfg").unwrap().status, 403);
     site.constituency("ote", &knows(&[VVX500, VVX550]));
     gives_within_a_second(&server.client("ote", &FACTORY.device(VVX550)), 200);
-    server.says("no longer so");
+    server.says("ote: its policy is good again, and in force");
     assert_eq!(open.get("/site.cfg").unwrap().status, 200);
 }
 

@@ -53,10 +53,11 @@ fn of_nobody(shelf: &Shelf<'_>, mac: MacAddress, files: &[&str]) -> Finding {
             "names that hold a MAC address are never served where nobody is asked who they are".to_owned(),
         ),
         (_, Standing::Denied) => (Level::Note, format!("{mac} is denied")),
-        (_, Standing::Unknown) => (
-            Level::Warning,
-            format!("{mac} is not known here; provost allow {mac} --constituency {name} lets it in, else remove them"),
-        ),
+        (asks, Standing::Unknown) => {
+            let digest = if asks == ClientAuth::Digest { " --digest" } else { "" };
+            let command = format!("provost allow {mac} --constituency {name}{digest}");
+            (Level::Warning, format!("{mac} is not known here; {command} lets it in, else remove them"))
+        }
         (_, Standing::Known) => (Level::Warning, "their names hold several MAC addresses".to_owned()),
     };
     shelf.finding(level, "", format!("nobody gets {}: {why}", some_of(files)))
