@@ -184,12 +184,13 @@ fn revoke(folder: &Path, is_elsewhere: bool, which: &Which) -> anyhow::Result<()
     if is_elsewhere {
         say(&format_args!("copy {bundle} to the server again, for example as own.pem beside {CONFIG_FILE}"));
     }
+    let place = if is_elsewhere { format!(" --dir {}", folder.display()) } else { String::new() };
     let now = unix_seconds(now);
     let standings = ca.record().standings();
     let lost: BTreeSet<MacAddress> =
         standings.iter().filter(|it| revoked.contains(&it.serial)).map(|it| it.mac).collect();
     for mac in lost.into_iter().filter(|mac| !standings.iter().any(|it| it.mac == *mac && it.counts(now))) {
-        say(&format_args!("{mac} has no certificate now; provost ca issue {mac} --out FILE makes another"));
+        say(&format_args!("{mac} has no certificate now; provost ca issue {mac} --out FILE{place} makes another"));
     }
     Ok(())
 }
