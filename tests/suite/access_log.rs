@@ -1,7 +1,6 @@
 //! The access log: one line for each request and each refused handshake, whatever bytes a stranger sends.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::time::SystemTime;
 
 use rcgen::DnType;
@@ -9,6 +8,7 @@ use serde_json::Value;
 
 use crate::harness::pki::{DAY, FACTORY, Identity, OTHER_FACTORY, device_params, valid};
 use crate::harness::site::{Running, Site};
+use crate::harness::socket::Socket;
 use crate::harness::tls::Client;
 use crate::harness::{PATIENCE, STRANGER, VVX500, eventually};
 
@@ -49,8 +49,7 @@ fn hello_with_server_name(server: &Running, name: &[u8]) {
     let end = at + name.len();
     assert!(name.len() <= usual.len());
     hello[at..end].copy_from_slice(name);
-    let mut tcp = TcpStream::connect(server.address()).unwrap();
-    tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut tcp = Socket::connect(server.address()).unwrap();
     tcp.write_all(&hello).unwrap();
     let mut rest = Vec::new();
     let _ = tcp.read_to_end(&mut rest);
@@ -79,7 +78,7 @@ fn attack(server: &Running) -> usize {
     for name in names {
         hello_with_server_name(server, name);
     }
-    let mut tcp = TcpStream::connect(server.address()).unwrap();
+    let mut tcp = Socket::connect(server.address()).unwrap();
     tcp.write_all(b"GET / HTTP/1.0\r\n\r\n\x1b[2J\n").unwrap();
     let _ = tcp.read_to_end(&mut Vec::new());
     requests.len() + 1 + names.len() + 1

@@ -1,10 +1,9 @@
 //! The server's own certificates: followed as their files change, absent at first, or made by a CA of our own.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -12,9 +11,10 @@ use serde_json::json;
 
 use crate::harness::pki::{FACTORY, Identity, server_certificate};
 use crate::harness::site::{DOMAIN, Running, Site};
+use crate::harness::socket::Socket;
 use crate::harness::tls::{Client, alert};
 use crate::harness::tool::provost;
-use crate::harness::{PATIENCE, VVX500, crowding, eventually};
+use crate::harness::{VVX500, Watch, eventually};
 
 /// A site with one ECDSA pair, `ec`.
 fn site_with_one_pair() -> Site {
@@ -31,9 +31,9 @@ fn shown(server: &Running) -> CertificateDer<'static> {
 
 #[track_caller]
 fn is_shown_soon(server: &Running, identity: &Identity) {
-    let since = Instant::now();
+    let watch = Watch::start();
     eventually("the new certificate", || (shown(server) == identity.chain[0]).then_some(()));
-    assert!(since.elapsed() < Duration::from_secs(5).mul_f64(crowding()), "it took {:?}", since.elapsed());
+    watch.at_most(Duration::from_secs(5), "the new certificate");
 }
 
 /// Puts the files of `identity` in the place of the pair `ec`, each in one step.
@@ -160,8 +160,7 @@ fn without_any_certificate_the_server_listens_refuses_and_heals_by_itself() {
     server.says("ec.pem");
     let phone = server.client("ote", &FACTORY.device(VVX500));
     for _ in 0..2 {
-        let mut tcp = TcpStream::connect(server.address()).unwrap();
-        tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut tcp = Socket::connect(server.address()).unwrap();
         tcp.write_all(&phone.hello()).unwrap();
         let mut answer = Vec::new();
         tcp.read_to_end(&mut answer).unwrap();

@@ -1,16 +1,17 @@
 //! Up to the end of the ClientHello: how it may be cut, which constituency its SNI leads to, and who is turned away.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr};
 
 use rustls::AlertDescription;
 use serde_json::json;
 
 use crate::harness::pki::FACTORY;
 use crate::harness::site::{DOMAIN, Running, Site};
+use crate::harness::socket::Socket;
 use crate::harness::tls::{Client, alert, in_pieces};
 use crate::harness::tool::s_client;
-use crate::harness::{PATIENCE, STRANGER, VVX500, VVX550, eventually};
+use crate::harness::{STRANGER, VVX500, VVX550, eventually};
 
 /// The whole of what a server says that knows no such name: one record, fatal, `unrecognized_name` (RFC 6066 §3).
 const UNRECOGNIZED_NAME: &[u8] = &[21, 3, 3, 0, 2, 2, 112];
@@ -25,8 +26,7 @@ fn two_constituencies() -> Site {
 
 /// Sends `bytes`, then nothing more, and reads until the server closes.
 fn answer_to(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
-    let mut tcp = TcpStream::connect(address).unwrap();
-    tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut tcp = Socket::connect(address).unwrap();
     // It may refuse before it has read all.
     let _ = tcp.write_all(bytes);
     let mut answer = Vec::new();
@@ -56,9 +56,7 @@ fn a_client_hello_in_pieces_reaches_the_right_constituency() {
 fn a_client_hello_byte_by_byte_on_the_wire_is_waited_for() {
     let site = two_constituencies();
     let server = site.start();
-    let mut tcp = TcpStream::connect(server.address()).unwrap();
-    tcp.set_nodelay(true).unwrap();
-    tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut tcp = Socket::connect(server.address()).unwrap();
     for byte in server.client("nobody", &FACTORY.device(VVX500)).hello() {
         tcp.write_all(&[byte]).unwrap();
     }
@@ -219,7 +217,7 @@ fn what_is_no_tls_is_closed_and_said_to_be_so() {
         assert!(!answer.starts_with(b"HTTP") && answer.len() <= 7, "{reason}: {answer:?}");
         server.reason(reason);
     }
-    let silent = TcpStream::connect(server.address()).unwrap();
+    let silent = Socket::connect(server.address()).unwrap();
     silent.shutdown(Shutdown::Write).unwrap();
     server.reason("closed by the client: sent nothing");
     assert_eq!(server.client("ote", &FACTORY.device(VVX500)).get("/site.cfg").unwrap().status, 200);

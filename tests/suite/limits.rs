@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::harness::pki::FACTORY;
 use crate::harness::site::{Running, Site};
+use crate::harness::socket::Socket;
 use crate::harness::tls::Connection;
 use crate::harness::{PATIENCE, VVX500, VVX550, eventually, tool};
 
@@ -168,7 +169,7 @@ fn a_process_with_few_descriptors_refuses_what_it_has_no_room_for_and_serves_the
     site.file("ote/firmware.ld", vec![0; 1 << 20]);
     let server = Running::start(site.command_under(&["prlimit", "--nofile=64:64"]), 1);
     let mut phone = answered(&server, 1).pop().unwrap();
-    let strangers: Vec<TcpStream> = (0..200).filter_map(|_| TcpStream::connect(server.address()).ok()).collect();
+    let strangers: Vec<Socket> = (0..200).filter_map(|_| Socket::connect(server.address()).ok()).collect();
     assert_eq!(strangers.len(), 200);
     let full = "all 8 places for unfinished handshakes are taken that the limit of open files leaves room for";
     server.reason(full);
@@ -190,7 +191,7 @@ fn a_process_without_descriptors_waits_for_one_and_keeps_what_it_serves() {
     let server = Running::start(site.command_under(&["prlimit", "--nofile=64:64"]), 1);
     eventually("the server", || is_served(&server).then_some(()));
     let used = server.processor_time();
-    let strangers: Vec<TcpStream> = (0..200).filter_map(|_| TcpStream::connect(server.address()).ok()).collect();
+    let strangers: Vec<Socket> = (0..200).filter_map(|_| Socket::connect(server.address()).ok()).collect();
     assert_eq!(strangers.len(), 200);
     server.says("no connection can be accepted");
     // The look at the folders fails for lack of descriptors too; nothing is forgotten over that.
@@ -302,7 +303,7 @@ fn strangers_who_say_nothing_are_let_go_of_when_they_hang_up() {
     let site = site_with(json!({ "unfinished_handshakes": 1, "handshake_s": 600 }));
     let server = site.start();
     for _ in 0..20 {
-        let mut stranger = TcpStream::connect(server.address()).unwrap();
+        let mut stranger = Socket::connect(server.address()).unwrap();
         stranger.shutdown(std::net::Shutdown::Write).unwrap();
         match stranger.read_to_end(&mut Vec::new()) {
             Ok(_) => {}

@@ -1,7 +1,7 @@
 //! Plain HTTP on a trusted LAN: what it serves, to whom, and that it costs nobody else anything.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 use std::process::Command;
 
@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 
 use crate::harness::pki::FACTORY;
 use crate::harness::site::{DOMAIN, Running, Site};
+use crate::harness::socket::Socket;
 use crate::harness::tool::{Ended, provost, run};
-use crate::harness::{PATIENCE, VVX500, VVX550, eventually, within_a_second};
+use crate::harness::{VVX500, VVX550, eventually, within_a_second};
 
 /// A site that speaks plain HTTP to 127.0.0.0/24, for `ote`, and not for `other`, which has the same files.
 fn site() -> Site {
@@ -51,12 +52,11 @@ fn status(server: &Running, path: &str, arguments: &[&str]) -> u16 {
 }
 
 /// A connection of its own on which a test says what it likes.
-struct Raw(TcpStream);
+struct Raw(Socket);
 
 impl Raw {
     fn connect(server: &Running) -> Self {
-        let stream = TcpStream::connect_timeout(&plain(server), PATIENCE).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let stream = Socket::connect(plain(server)).unwrap();
         Self(stream)
     }
 
@@ -253,8 +253,7 @@ fn from_elsewhere_nothing_is_even_read() {
     assert!(line["address"].as_str().unwrap().starts_with("127.0.1.1:"), "{line}");
     assert_eq!((&line["method"], &line["status"]), (&Value::Null, &Value::Null));
     // Closed before a word was said.
-    let mut silent = TcpStream::connect_timeout(&server.addresses[2], PATIENCE).unwrap();
-    silent.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut silent = Socket::connect(server.addresses[2]).unwrap();
     assert_eq!(silent.read(&mut [0; 16]).unwrap_or(0), 0);
     server
         .access("the IPv6 peer", |line| line["address"].as_str().is_some_and(|address| address.starts_with("[::1]:")));
@@ -332,8 +331,7 @@ fn one_side_does_not_speak_as_the_other() {
     let _ = raw.0.read_to_end(&mut answer);
     assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 400"), "{}", String::from_utf8_lossy(&answer));
     server.access("a ClientHello as a request", |line| line["status"] == 400 && line["tls"].is_null());
-    let mut tls = TcpStream::connect_timeout(&server.address(), PATIENCE).unwrap();
-    tls.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut tls = Socket::connect(server.address()).unwrap();
     tls.write_all(format!("GET /site.cfg HTTP/1.1\r\nHost: {}\r\n\r\n", host("ote")).as_bytes()).unwrap();
     let mut answer = Vec::new();
     let _ = tls.read_to_end(&mut answer);

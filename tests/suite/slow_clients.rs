@@ -1,9 +1,8 @@
 //! Whoever is slow, on purpose or not, is closed in time, and the log says why where something was refused.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -11,7 +10,8 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::harness::pki::FACTORY;
 use crate::harness::site::{DOMAIN, Running, Site};
-use crate::harness::{PATIENCE, VVX500, VVX550, crowding, eventually};
+use crate::harness::socket::Socket;
+use crate::harness::{PATIENCE, VVX500, VVX550, Watch, eventually};
 
 /// Every limit of its own length, so that the one that bites is known by its time.
 fn impatient() -> Site {
@@ -22,13 +22,12 @@ fn impatient() -> Site {
     site
 }
 
-/// Fails unless the time since `start` is about `seconds`: not less, and not much more.
+/// Fails unless the time since the start of `watch` is about `seconds`: not less, and not much more.
 #[track_caller]
-fn took_about(start: Instant, seconds: u64) {
-    let took = start.elapsed();
-    let (least, most) =
-        (Duration::from_millis(seconds * 1000 - 50), Duration::from_secs(seconds + 2).mul_f64(crowding()));
-    assert!(took >= least && took <= most, "{took:?} instead of {seconds} s");
+fn took_about(watch: &Watch, seconds: u64) {
+    let took = watch.elapsed();
+    assert!(took >= Duration::from_millis(seconds * 1000 - 50), "{took:?} instead of {seconds} s");
+    watch.at_most(Duration::from_secs(seconds + 2), &format!("what ends after {seconds} s"));
 }
 
 /// Fails unless `line` tells of something that began after `before`, lasted for `seconds` at least, and is over.
@@ -43,15 +42,12 @@ fn tells_when(line: &Value, before: OffsetDateTime, seconds: i64) {
     assert!(time >= before - blur && time + duration <= after + blur, "{before} {line} {after}");
 }
 
-fn stranger(server: &Running) -> TcpStream {
-    let stream = TcpStream::connect(server.address()).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.set_nodelay(true).unwrap();
-    stream
+fn stranger(server: &Running) -> Socket {
+    Socket::connect(server.address()).unwrap()
 }
 
 /// Waits until the server closes.
-fn wait_for_end(stream: &mut TcpStream) {
+fn wait_for_end(stream: &mut Socket) {
     let mut rest = Vec::new();
     match stream.read_to_end(&mut rest) {
         Ok(_) => {}
@@ -80,11 +76,11 @@ fn a_handshake_that_is_not_finished_in_time_is_refused_and_logged() {
     let hello = client_hello();
     let beginnings: [&[u8]; 4] = [&[], &hello[..1], &hello[..hello.len() / 2], &hello];
     for (number, beginning) in beginnings.iter().enumerate() {
-        let (start, before) = (Instant::now(), OffsetDateTime::now_utc());
+        let (watch, before) = (Watch::start(), OffsetDateTime::now_utc());
         let mut stream = stranger(&server);
         stream.write_all(beginning).unwrap();
         wait_for_end(&mut stream);
-        took_about(start, 1);
+        took_about(&watch, 1);
         let port = stream.local_addr().unwrap().to_string();
         let line = server.access("the handshake", |line| line["address"] == port.as_str());
         assert_eq!(line["reason"], "the handshake took more than 1 s", "beginning {number}");
@@ -99,18 +95,18 @@ fn a_client_hello_that_drips_gets_no_more_time_for_each_drop() {
     let server = site.start();
     let hello = client_hello();
     let mut stream = stranger(&server);
-    let start = Instant::now();
+    let watch = Watch::start();
     for byte in hello.chunks(2) {
         if stream.write_all(byte).is_err() {
             break;
         }
         thread::sleep(Duration::from_millis(50));
-        if start.elapsed() > Duration::from_secs(3) {
+        if watch.elapsed() > Duration::from_secs(3) {
             break;
         }
     }
     wait_for_end(&mut stream);
-    took_about(start, 1);
+    took_about(&watch, 1);
     let line = server.reason("the handshake took more than 1 s");
     assert_eq!(line["address"], stream.local_addr().unwrap().to_string().as_str());
 }
@@ -124,16 +120,16 @@ fn a_header_that_is_never_finished_or_drips_ends_and_is_logged() {
         let mut connection = client.connect().unwrap();
         // An earlier request is none of this one's time.
         connection.get("/site.cfg").unwrap();
-        let (start, before) = (Instant::now(), OffsetDateTime::now_utc());
+        let (watch, before) = (Watch::start(), OffsetDateTime::now_utc());
         connection.send(b"GET /site.cfg HTTP/1.1\r\nX: ").unwrap();
         let port = connection.tcp().local_addr().unwrap().to_string();
         if drips {
-            while connection.send(b"x").is_ok() && start.elapsed() < PATIENCE {
+            while connection.send(b"x").is_ok() && watch.elapsed() < PATIENCE {
                 thread::sleep(Duration::from_millis(50));
             }
         }
         assert!(connection.is_closed());
-        took_about(start, 1);
+        took_about(&watch, 1);
         let line = server.access("the header", |line| line["address"] == port.as_str() && !line["reason"].is_null());
         assert_eq!(line["reason"], "the request's header took too long");
         assert_eq!((&line["mac"], &line["status"]), (&VVX500.into(), &Value::Null));
@@ -146,20 +142,20 @@ fn an_idle_connection_is_closed_without_a_line_in_the_log() {
     let site = impatient();
     let server = site.start();
     let client = server.client("ote", &FACTORY.device(VVX500));
-    let start = Instant::now();
+    let watch = Watch::start();
     let mut fresh = client.connect().unwrap();
     assert!(fresh.is_closed());
-    took_about(start, 2);
+    took_about(&watch, 2);
     let mut used = client.connect().unwrap();
-    let mut start = Instant::now();
+    let mut watch = Watch::start();
     for _ in 0..5 {
         // Each answer begins a new wait.
         thread::sleep(Duration::from_millis(500));
-        start = Instant::now();
+        watch = Watch::start();
         assert_eq!(used.get("/site.cfg").unwrap().status, 200);
     }
     assert!(used.is_closed());
-    took_about(start, 2);
+    took_about(&watch, 2);
     // Later lines are there, and none for the idling.
     assert_eq!(client.get("/absent.cfg").unwrap().status, 404);
     server.access("the last request", |line| line["path"] == "/absent.cfg");
@@ -173,11 +169,11 @@ fn a_body_that_stalls_is_broken_off_and_leaves_nothing() {
     let path = format!("/{VVX500}-app.log");
     let mut connection = server.client("ote", &FACTORY.device(VVX500)).connect().unwrap();
     let head = format!("PUT {path} HTTP/1.1\r\nHost: ote.{DOMAIN}\r\nContent-Length: 100000\r\n\r\n");
-    let start = Instant::now();
+    let watch = Watch::start();
     connection.send(head.as_bytes()).unwrap();
     connection.send(&[b'x'; 5000]).unwrap();
     assert!(connection.is_closed());
-    took_about(start, 1);
+    took_about(&watch, 1);
     let line = server.reason("no progress for too long");
     assert_eq!((&line["path"], &line["mac"]), (&path.as_str().into(), &VVX500.into()));
     assert!(!site.uploads("ote", VVX500).join(format!("{VVX500}-app.log")).exists());
@@ -193,10 +189,10 @@ fn a_client_that_does_not_read_is_broken_off_and_the_log_says_that_it_was_not_th
     site.file("ote/firmware.ld", vec![0; whole]);
     let server = site.start();
     let mut connection = server.client("ote", &FACTORY.device(VVX500)).connect().unwrap();
-    let start = Instant::now();
+    let watch = Watch::start();
     connection.send(format!("GET /firmware.ld HTTP/1.1\r\nHost: ote.{DOMAIN}\r\n\r\n").as_bytes()).unwrap();
     let line = server.access("the download", |line| line["path"] == "/firmware.ld");
-    took_about(start, 1);
+    took_about(&watch, 1);
     let reason = line["reason"].as_str().unwrap();
     assert!(reason.starts_with("no progress for too long after "), "{reason}");
     assert!(reason.ends_with(&format!(" of {whole} bytes")), "{reason}");
@@ -243,7 +239,7 @@ fn strangers_who_hang_about_do_not_keep_a_phone_out_for_longer_than_a_handshake_
     assert_eq!(proven.get("/site.cfg").unwrap().status, 200);
     let device = FACTORY.device(VVX550);
     // Once one of them is refused, the others have all the places.
-    let strangers: Vec<TcpStream> = (0..9).map(|_| stranger(&server)).collect();
+    let strangers: Vec<Socket> = (0..9).map(|_| stranger(&server)).collect();
     server.reason("all 8 places for unfinished handshakes are taken (limits.unfinished_handshakes)");
     assert!(server.client("ote", &device).connect().is_err());
     assert_eq!(proven.get("/site.cfg").unwrap().status, 200, "whoever is in, stays in");

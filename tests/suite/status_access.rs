@@ -1,7 +1,7 @@
 //! Who may ask the operators' listener what: tokens, hosts, other sites, sockets, and clients that misbehave.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::harness::operators::Operators;
 use crate::harness::pki::FACTORY;
 use crate::harness::site::{Running, Site};
+use crate::harness::socket::Socket;
 use crate::harness::tool::{provost, run};
 use crate::harness::{STRANGER, VVX500, eventually, within_a_second};
 
@@ -324,26 +325,26 @@ fn what_cannot_be_meant_is_answered_as_such() {
     assert_eq!((head.status, head.body.as_str()), (200, ""));
 }
 
-fn connect(operators: &Operators) -> TcpStream {
-    let stream = TcpStream::connect(operators.base.strip_prefix("http://").unwrap()).unwrap();
+fn connect(operators: &Operators) -> Socket {
+    let stream = Socket::connect(operators.base.strip_prefix("http://").unwrap().parse().unwrap()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     stream
 }
 
 /// The same from another address of this machine.
-fn connect_from(operators: &Operators, from: [u8; 4]) -> TcpStream {
+fn connect_from(operators: &Operators, from: [u8; 4]) -> Socket {
     use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
     let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
     bind(&socket, &SocketAddr::from((from, 0))).unwrap();
     let to: SocketAddr = operators.base.strip_prefix("http://").unwrap().parse().unwrap();
     connect(&socket, &to).unwrap();
-    let stream = TcpStream::from(socket);
+    let stream = Socket::of(socket.into()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     stream
 }
 
 /// What comes until the other end closes.
-fn rest(mut stream: TcpStream) -> String {
+fn rest(mut stream: Socket) -> String {
     let mut bytes = Vec::new();
     // A reset is an end too.
     let _ = stream.read_to_end(&mut bytes);
@@ -371,7 +372,7 @@ fn slow_and_greedy_clients_are_cut_and_cost_phones_nothing() {
     let _ = write!(large, "GET / HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(100_000));
     assert!(rest(large).starts_with("HTTP/1.1 431"));
     // More than there are places for: one address has only some of them.
-    let mut idle: Vec<TcpStream> = (0..60).map(|_| connect(&operators)).collect();
+    let mut idle: Vec<Socket> = (0..60).map(|_| connect(&operators)).collect();
     server.says("127.0.0.1 has 32 connections; more of it are closed");
     idle.extend((0..200).map(|number| connect_from(&operators, [127, 0, 1, number % 5])));
     server.says("connections are taken; others are closed");
@@ -394,7 +395,7 @@ fn one_address_leaves_places_to_others() {
     let site = site("127.0.0.1:0");
     let server = site.start();
     let operators = Operators::of(&server);
-    let idle: Vec<TcpStream> = (0..200).map(|_| connect(&operators)).collect();
+    let idle: Vec<Socket> = (0..200).map(|_| connect(&operators)).collect();
     server.says("127.0.0.1 has 32 connections; more of it are closed");
     let other = operators.with(&["--interface", "127.0.0.2"]);
     assert_eq!((other.get("/healthz").status, other.get("/api/overview").status), (200, 200));

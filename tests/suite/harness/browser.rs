@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -22,7 +22,7 @@ use tokio::runtime::Runtime;
 
 use super::bind::program;
 use super::site::Lines;
-use super::{PATIENCE, eventually, not_run};
+use super::{PATIENCE, Watch, eventually, not_run};
 
 /// Where `WebDriver` keeps the name of an element.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
@@ -181,11 +181,11 @@ impl Browser {
     /// Attempts it until it succeeds: a page may be on its way, or be drawn anew between a look and an act.
     #[track_caller]
     fn insist<T>(mut attempt: impl FnMut() -> Result<T, String>) -> T {
-        let deadline = Instant::now() + PATIENCE;
+        let watch = Watch::start();
         loop {
             match attempt() {
                 Ok(done) => return done,
-                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+                Err(error) => assert!(!watch.is_past(PATIENCE), "{error}"),
             }
         }
     }

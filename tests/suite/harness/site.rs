@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::pki::{FACTORY, Identity, server_certificate};
 use super::tls::Client;
-use super::{PATIENCE, eventually};
+use super::{PATIENCE, Watch, eventually};
 
 pub const DOMAIN: &str = "phones.example.com";
 
@@ -191,14 +191,14 @@ impl Running {
     #[track_caller]
     pub fn access(&self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
         let find = || self.access_lines().into_iter().find(|line| is_it(line));
-        let deadline = std::time::Instant::now() + PATIENCE;
+        let watch = Watch::start();
         loop {
             if let Some(line) = find() {
                 return line;
             }
             let all = || self.access_lines().iter().map(Value::to_string).collect::<Vec<_>>().join("\n");
             assert!(
-                std::time::Instant::now() < deadline,
+                !watch.is_past(PATIENCE),
                 "no access-log line of {what} among:\n{}\n{}",
                 all(),
                 self.stderr.all().join("\n")

@@ -7,11 +7,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
 
-use super::PATIENCE;
 use super::site::{Running, Site};
+use super::socket::uninterrupted;
 use super::tool::{self, copy_program, run};
+use super::{PATIENCE, Watch};
 
 /// A user who exists nowhere: what belongs to others is closed to it.
 const USER: u32 = 64_123;
@@ -54,17 +54,17 @@ impl Supervisor {
     #[track_caller]
     pub fn next(&self) -> Vec<String> {
         let mut buffer = [0; 4096];
-        let length = self.socket.recv(&mut buffer).expect("a word to the supervisor");
+        let length = uninterrupted(|| self.socket.recv(&mut buffer)).expect("a word to the supervisor");
         std::str::from_utf8(&buffer[..length]).unwrap().lines().map(str::to_owned).collect()
     }
 
     /// Waits until a line is told that begins with `start`; gives all that was told with it.
     #[track_caller]
     pub fn hears(&self, start: &str) -> Vec<String> {
-        let deadline = Instant::now() + PATIENCE;
+        let watch = Watch::start();
         loop {
             let told = self.next();
-            assert!(Instant::now() < deadline, "no {start}, but {told:?}");
+            assert!(!watch.is_past(PATIENCE), "no {start}, but {told:?}");
             if told.iter().any(|line| line.starts_with(start)) {
                 return told;
             }
@@ -74,10 +74,10 @@ impl Supervisor {
     /// Waits until a line is told that begins with each of `starts`, in any order; gives all that was told meanwhile.
     #[track_caller]
     pub fn hears_all(&self, starts: &[&str]) -> Vec<String> {
-        let deadline = Instant::now() + PATIENCE;
+        let watch = Watch::start();
         let mut told = Vec::new();
         while !starts.iter().all(|start| told.iter().any(|line: &String| line.starts_with(start))) {
-            assert!(Instant::now() < deadline, "not all of {starts:?}, but {told:?}");
+            assert!(!watch.is_past(PATIENCE), "not all of {starts:?}, but {told:?}");
             told.extend(self.next());
         }
         told

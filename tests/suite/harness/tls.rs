@@ -9,8 +9,8 @@ use rustls::client::{ClientSessionStore, Resumption};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned, SupportedProtocolVersion};
 
-use super::PATIENCE;
 use super::pki::{Identity, SERVER_CA};
+use super::socket::Socket;
 
 /// How to connect. Clones share their session store.
 #[derive(Clone)]
@@ -23,7 +23,7 @@ pub struct Client {
 
 /// An open connection.
 pub struct Connection {
-    stream: StreamOwned<ClientConnection, TcpStream>,
+    stream: StreamOwned<ClientConnection, Socket>,
     host: String,
 }
 
@@ -98,13 +98,13 @@ impl Client {
     /// Connects and finishes the handshake as the client sees it. In TLS 1.3 the server's refusal of a certificate
     /// comes with the first answer instead.
     pub fn connect(&self) -> io::Result<Connection> {
-        self.finish(self.begin()?, TcpStream::connect_timeout(&self.address, PATIENCE)?)
+        self.finish(self.begin()?, Socket::connect(self.address)?)
     }
 
     /// The same, with the ClientHello in records of at most `size` bytes.
     pub fn connect_in_pieces(&self, size: usize) -> io::Result<Connection> {
         let mut connection = self.begin()?;
-        let mut tcp = TcpStream::connect_timeout(&self.address, PATIENCE)?;
+        let mut tcp = Socket::connect(self.address)?;
         let mut hello = Vec::new();
         connection.write_tls(&mut hello)?;
         tcp.write_all(&in_pieces(&hello, size))?;
@@ -125,10 +125,7 @@ impl Client {
         ClientConnection::new(Arc::new(self.config.clone()), name).map_err(io::Error::other)
     }
 
-    fn finish(&self, connection: ClientConnection, tcp: TcpStream) -> io::Result<Connection> {
-        tcp.set_read_timeout(Some(PATIENCE))?;
-        tcp.set_write_timeout(Some(PATIENCE))?;
-        tcp.set_nodelay(true)?;
+    fn finish(&self, connection: ClientConnection, tcp: Socket) -> io::Result<Connection> {
         let mut stream = StreamOwned::new(connection, tcp);
         while stream.conn.is_handshaking() {
             stream.conn.complete_io(&mut stream.sock)?;

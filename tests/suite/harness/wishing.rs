@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 
-use super::PATIENCE;
 use super::pebble::{Pebble, identity};
+use super::socket::Socket;
 use super::tls::Client;
 
 /// The stand-in. Dropped, it ends.
@@ -106,9 +106,8 @@ impl Drop for Wishing {
 
 impl Shared {
     fn serve(&self, tcp: TcpStream) -> std::io::Result<()> {
-        tcp.set_read_timeout(Some(PATIENCE))?;
         let connection = ServerConnection::new(Arc::clone(&self.tls)).map_err(std::io::Error::other)?;
-        let mut stream = StreamOwned::new(connection, tcp);
+        let mut stream = StreamOwned::new(connection, Socket::of(tcp)?);
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             let mut byte = [0];

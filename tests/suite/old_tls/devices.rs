@@ -1,14 +1,15 @@
 //! Device certificates are judged in the old lane as in the other: same verifier, same words, same consequences.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::time::SystemTime;
 
 use rustls::pki_types::CertificateDer;
 
 use super::*;
 use crate::harness::pki::{DAY, OTHER_FACTORY, ca_params, valid};
-use crate::harness::{PATIENCE, STRANGER, VVX550, eventually};
+use crate::harness::socket::Socket;
+use crate::harness::{STRANGER, VVX550, eventually};
 
 const OLD: [(&str, &str, &str); 3] = [
     ("legacy", "tls1", "AES128-SHA"),
@@ -139,17 +140,14 @@ fn man_in_the_middle(server: SocketAddr, certificate: CertificateDer<'static>) -
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
-        let (client, _) = listener.accept().unwrap();
-        let server = TcpStream::connect(server).unwrap();
-        for stream in [&client, &server] {
-            stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        }
-        let (mut from_server, mut to_client) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+        let mut client = Socket::of(listener.accept().unwrap().0).unwrap();
+        let mut server = Socket::connect(server).unwrap();
+        let mut from_server = Socket::of(server.try_clone().unwrap()).unwrap();
+        let mut to_client = Socket::of(client.try_clone().unwrap()).unwrap();
         let back = std::thread::spawn(move || {
             let _ = std::io::copy(&mut from_server, &mut to_client);
             let _ = to_client.shutdown(std::net::Shutdown::Both);
         });
-        let (mut client, mut server) = (client, server);
         while let Some(record) = record(&mut client) {
             let is_certificate = record[0] == 22 && record.get(5) == Some(&11);
             let sent = if is_certificate { certificate_record(&record, &certificate) } else { record };
@@ -163,7 +161,7 @@ fn man_in_the_middle(server: SocketAddr, certificate: CertificateDer<'static>) -
     address
 }
 
-fn record(stream: &mut TcpStream) -> Option<Vec<u8>> {
+fn record(stream: &mut Socket) -> Option<Vec<u8>> {
     let mut record = vec![0; 5];
     stream.read_exact(&mut record).ok()?;
     let length = usize::from(u16::from_be_bytes([record[3], record[4]]));

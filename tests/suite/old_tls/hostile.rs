@@ -1,12 +1,13 @@
 //! Hellos that nobody should send, against a live server at the setting that lets most through: it goes on serving.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 
 use proptest::test_runner::{Config, TestRunner};
 
 use super::*;
 use crate::harness::eventually;
+use crate::harness::socket::Socket;
 use crate::harness::tls::in_pieces;
 
 const HELLOS: [&str; 14] = [
@@ -42,8 +43,7 @@ pub(super) fn ote() -> Site {
 
 /// Sends `bytes` and nothing more, and reads what comes until the server closes.
 pub(super) fn answer(server: &Running, bytes: &[u8]) -> Vec<u8> {
-    let mut tcp = TcpStream::connect(server.address()).unwrap();
-    tcp.set_read_timeout(Some(crate::harness::PATIENCE)).unwrap();
+    let mut tcp = Socket::connect(server.address()).unwrap();
     // The server may have refused before everything was sent.
     let _ = tcp.write_all(bytes).and_then(|()| tcp.shutdown(Shutdown::Write));
     let mut answer = Vec::new();

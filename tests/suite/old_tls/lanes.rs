@@ -1,17 +1,17 @@
 //! Who goes where, and that nothing crosses: between lanes, between constituencies.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::process::Command;
 
 use rustls::AlertDescription;
 use rustls::version::{TLS12, TLS13};
 
 use super::*;
+use crate::harness::eventually;
 use crate::harness::pki::named;
+use crate::harness::socket::Socket;
 use crate::harness::tls::{Client, alert};
 use crate::harness::tool::{provost, run};
-use crate::harness::{PATIENCE, eventually};
 
 type Agreed = Result<(u16, u16), u8>;
 
@@ -41,8 +41,7 @@ fn captured(name: &str) -> Vec<u8> {
 
 /// Sends `hello` and gives the first record that comes back.
 pub(super) fn first_record(server: &Running, hello: &[u8]) -> Vec<u8> {
-    let mut tcp = TcpStream::connect(server.address()).unwrap();
-    tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut tcp = Socket::connect(server.address()).unwrap();
     tcp.write_all(hello).unwrap();
     let mut record = vec![0; 5];
     tcp.read_exact(&mut record).unwrap();
@@ -266,8 +265,7 @@ fn a_handshake_of_the_old_lane_has_its_time_and_no_more() {
     let mut site = ote("legacy");
     site.config["limits"]["handshake_s"] = 1.into();
     let server = site.start();
-    let mut tcp = TcpStream::connect(server.address()).unwrap();
-    tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut tcp = Socket::connect(server.address()).unwrap();
     tcp.write_all(&captured("tls10-only")).unwrap();
     let mut all = Vec::new();
     tcp.read_to_end(&mut all).unwrap();

@@ -4,14 +4,13 @@
 //! constituency `modern` says is its promise.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
 
 use openssl::pkey::PKey;
 use openssl::ssl::{Ssl, SslContext, SslMethod, SslOptions, SslVerifyMode, SslVersion};
 use openssl::x509::X509;
 
 use super::*;
-use crate::harness::PATIENCE;
+use crate::harness::socket::Socket;
 
 /// OpenSSL's `SSL_OP_NO_EXTENDED_MASTER_SECRET`, for which its crate has no name.
 const NO_EXTENDED_MASTER_SECRET: u64 = 1;
@@ -88,8 +87,7 @@ impl Phone {
         let mut ssl = Ssl::new(context).unwrap();
         ssl.set_hostname(&host).unwrap();
         ssl.param_mut().set_host(&host).unwrap();
-        let tcp = TcpStream::connect(server.address()).unwrap();
-        tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+        let tcp = Socket::connect(server.address()).unwrap();
         let Ok(mut stream) = ssl.connect(tcp) else { return false };
         assert_eq!(stream.ssl().version2(), Some(self.version));
         assert_eq!(stream.ssl().extms_support(), Some(self.has_extended_master_secret));

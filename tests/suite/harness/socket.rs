@@ -1,0 +1,58 @@
+//! A socket whose other end is waited for with patience.
+
+use std::io::{ErrorKind, Read, Result, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::ops::Deref;
+
+use super::PATIENCE;
+
+/// A connection that gives up when patience ends, and at nothing before.
+pub struct Socket(TcpStream);
+
+/// Does it until nothing interrupts it. A machine that is frozen for a moment and thawed interrupts whoever waits for a
+/// socket with a time limit, without any signal (signal(7)).
+pub fn uninterrupted<T>(mut act: impl FnMut() -> Result<T>) -> Result<T> {
+    loop {
+        match act() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+}
+
+impl Socket {
+    pub fn connect(address: SocketAddr) -> Result<Self> {
+        Self::of(TcpStream::connect_timeout(&address, PATIENCE)?)
+    }
+
+    pub fn of(stream: TcpStream) -> Result<Self> {
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_nodelay(true)?;
+        Ok(Self(stream))
+    }
+}
+
+impl Deref for Socket {
+    type Target = TcpStream;
+
+    fn deref(&self) -> &TcpStream {
+        &self.0
+    }
+}
+
+impl Read for Socket {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        uninterrupted(|| self.0.read(buffer))
+    }
+}
+
+impl Write for Socket {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize> {
+        uninterrupted(|| self.0.write(bytes))
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.0.flush()
+    }
+}
