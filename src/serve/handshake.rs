@@ -27,6 +27,9 @@ use crate::constituency::{Constituency, ConstituencyName};
 use crate::trust::{ChainRefusal, Claim, Finding, VerifiedDevice, with_finding};
 
 mod old;
+mod refused;
+
+pub use refused::{Close, Refused};
 
 /// TLS alert descriptions that we send ourselves (RFC 8446 §6).
 const PROTOCOL_VERSION: u8 = 70;
@@ -59,26 +62,6 @@ pub struct Peer {
     pub claim: Option<Claim>,
     /// Version and suite.
     pub tls: Option<TlsFacts>,
-}
-
-/// A handshake that led to nothing, and why.
-#[derive(Debug)]
-pub struct Refused {
-    /// The constituency, if it came so far.
-    pub constituency: Option<ConstituencyName>,
-    /// Of which kind the reason is: one of a few words.
-    pub kind: &'static str,
-    /// For the operator.
-    pub reason: String,
-    /// Who the refused certificate says it is.
-    pub claim: Option<Claim>,
-}
-
-impl Refused {
-    /// Refused before anybody had said who they are.
-    pub(super) fn because(constituency: Option<ConstituencyName>, kind: &'static str, reason: String) -> Self {
-        Self { constituency, kind, reason, claim: None }
-    }
 }
 
 /// A ClientHello, and what it says.
@@ -125,38 +108,41 @@ impl Wanted<'_> {
 /// Runs the handshake on `stream`.
 ///
 /// # Errors
-/// Why it was refused; whatever alert there is to send has been sent.
-pub async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
+/// Why it was refused; whatever alert there is to send has been written, and the close is left to the caller.
+pub async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     mut stream: S,
     site: &ArcSwap<Site>,
     certificates: &LiveCertificates,
 ) -> Result<(Secured<S>, Peer), Refused> {
     let hello = read_hello(&mut stream).await?;
-    let Ok(server_name) = hello.server_name() else { return Err(turn_away(stream, hello, None).await) };
+    let Ok(server_name) = hello.server_name() else {
+        return Err(turn_away(&mut stream, hello, None).await.told_on(stream));
+    };
     // As it is now, not as it was when a slow peer connected.
     let site = site.load_full();
     let (constituency, generation) = match site.by_server_name(server_name.as_deref()) {
         Ok(found) => found,
-        Err(not_served) => return Err(unknown(stream, hello, &not_served).await),
+        Err(not_served) => return Err(unknown(&mut stream, hello, &not_served).await.told_on(stream)),
     };
     let wanted = Wanted { constituency, generation, server_name };
     if certificates.is_empty() {
         send_alert(&mut stream, INTERNAL_ERROR).await;
-        return Err(wanted.refused("no_server_certificate", "there is no server certificate yet".to_owned()));
+        let refused = wanted.refused("no_server_certificate", "there is no server certificate yet".to_owned());
+        return Err(refused.told_on(stream));
     }
     if let Some((lane, certificate)) = old::lane(&hello, &wanted) {
         // Boxed, lest everybody else carry its room about.
         return Box::pin(old::shake_hands(stream, hello.raw, lane, &certificate, &wanted)).await;
     }
     let Hello { accepted: Ok(accepted), facts, .. } = hello else {
-        return Err(turn_away(stream, hello, Some(&wanted)).await);
+        return Err(turn_away(&mut stream, hello, Some(&wanted)).await.told_on(stream));
     };
     let (tls, peer) = modern(stream, accepted, facts, &wanted).await?;
     Ok((Secured::Modern(tls), peer))
 }
 
 /// The handshake by rustls.
-async fn modern<S: AsyncRead + AsyncWrite + Unpin>(
+async fn modern<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     accepted: Accepted,
     facts: Option<ClientHelloFacts>,
@@ -165,14 +151,14 @@ async fn modern<S: AsyncRead + AsyncWrite + Unpin>(
     let (constituency, generation) = (wanted.constituency, wanted.generation);
     let can_resume = facts.as_ref().is_some_and(can_resume);
     let accept = StartHandshake::from_parts(accepted, stream).into_stream(generation.config(can_resume));
-    let (result, finding) = with_finding(Arc::clone(&constituency.policy), accept).await;
+    let (result, finding) = with_finding(Arc::clone(&constituency.policy), accept.into_fallible()).await;
     let tls = match result {
         Ok(tls) => tls,
-        Err(error) => {
+        Err((error, stream)) => {
             let (refusal, claim) = finding.map_or((None, None), |finding| (finding.verdict.err(), finding.claim));
             let kind = kind(&error, refusal.as_ref());
             let reason = explain(&error, refusal, facts.as_ref(), wanted);
-            return Err(Refused { claim, ..wanted.refused(kind, reason) });
+            return Err(Refused { claim, ..wanted.refused(kind, reason) }.told_on(stream));
         }
     };
     let connection = tls.get_ref().1;
@@ -226,16 +212,15 @@ async fn read_hello<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Result
 }
 
 /// Sends the alert of somebody whom rustls does not even listen to, and says why, and what would help.
-async fn turn_away<S: AsyncWrite + Unpin>(mut stream: S, hello: Hello, wanted: Option<&Wanted<'_>>) -> Refused {
+async fn turn_away<S: AsyncWrite + Unpin>(stream: &mut S, hello: Hello, wanted: Option<&Wanted<'_>>) -> Refused {
     let Hello { raw, facts, accepted } = hello;
     let (error, alert) = accepted.err().map_or((None, Vec::new()), |(error, alert)| (Some(error), alert));
     if facts.as_ref().zip(wanted).is_some_and(|(facts, wanted)| old::is_too_old(facts, wanted)) {
         // rustls looks at the version last.
-        send_alert(&mut stream, PROTOCOL_VERSION).await;
+        send_alert(stream, PROTOCOL_VERSION).await;
     } else {
         // A client that is gone needs no alert.
         let _ = stream.write_all(&alert).await;
-        let _ = stream.shutdown().await;
     }
     let reason = match (&facts, wanted) {
         (Some(facts), Some(wanted)) => told(facts, error.as_ref(), wanted),
@@ -247,8 +232,8 @@ async fn turn_away<S: AsyncWrite + Unpin>(mut stream: S, hello: Hello, wanted: O
 }
 
 /// Sends somebody away whose name leads nowhere.
-async fn unknown<S: AsyncWrite + Unpin>(mut stream: S, hello: Hello, not_served: &NotServed) -> Refused {
-    send_alert(&mut stream, UNRECOGNIZED_NAME).await;
+async fn unknown<S: AsyncWrite + Unpin>(stream: &mut S, hello: Hello, not_served: &NotServed) -> Refused {
+    send_alert(stream, UNRECOGNIZED_NAME).await;
     // Without a name, what it offered tells the operator more than that there was none.
     let offered = if hello.accepted.is_err() { offered(&hello.raw) + "; " } else { String::new() };
     Refused::because(None, not_served.kind(), format!("{offered}{not_served}"))
@@ -272,7 +257,6 @@ async fn send_alert<S: AsyncWrite + Unpin>(stream: &mut S, description: u8) {
     const FATAL: u8 = 2;
     // A client that is gone needs no alert.
     let _ = stream.write_all(&[ALERT, 3, 3, 0, 2, FATAL, description]).await;
-    let _ = stream.shutdown().await;
 }
 
 /// What this handshake found, or for a resumed session what is found now of the chain that it remembers.

@@ -2,7 +2,7 @@
 //!
 //! RFC 9112 §9.6: "If a server performs an immediate close of a TCP connection, there is a significant risk that the
 //! client will not be able to read the last HTTP response." So we close our half, and read on, into nowhere, until the
-//! peer closes too.
+//! peer closes too. It is the same with a TLS alert: what a refused client had still to say must not meet a closed socket.
 
 use std::io;
 use std::pin::Pin;

@@ -12,12 +12,13 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::access::AccessRecord;
-use super::admission::Kind;
+use super::admission::{Full, Kind, Place};
 use super::conversation::converse;
 use super::handshake::{self, Refused};
 use super::linger::Lingering;
 use super::pace::{Paced, Phase};
 use super::request::Connection;
+use super::secured::Secured;
 use super::stop::{End, Stop, told};
 use super::{PlainHttp, Server};
 use crate::clock;
@@ -48,6 +49,9 @@ pub async fn serve_plain(
     })
     .await;
 }
+
+/// The connection of a phone underneath TLS.
+type Phone = Paced<Lingering<TcpStream>>;
 
 /// Who came, and when.
 #[derive(Debug, Clone, Copy)]
@@ -142,46 +146,79 @@ impl Shortage {
 /// One connection from accept to close.
 async fn live(stream: TcpStream, arrival: Arrival, server: Arc<Server>, stop: watch::Receiver<Stop>) -> End {
     // Boxed and gone before the conversation begins, so that an idle connection carries none of the handshake about.
-    let welcomed = Box::pin(welcome(stream, arrival, Arc::clone(&server), stop)).await;
-    match welcomed {
-        Ok(conversation) => conversation.await,
-        Err(refused) => {
+    match Box::pin(receive(stream, arrival, server, stop)).await {
+        Some(conversation) => conversation.await,
+        None => End::Closed,
+    }
+}
+
+/// Begins the conversation, or says why there is none. Who is refused is heard out, in its place and in the time that a
+/// handshake may take: if what it still says met a closed connection, it would not get to read the alert.
+async fn receive(
+    stream: TcpStream,
+    arrival: Arrival,
+    server: Arc<Server>,
+    mut stop: watch::Receiver<Stop>,
+) -> Option<impl Future<Output = End>> {
+    match welcome(stream, arrival, &server, &mut stop).await {
+        Ok((stream, connection)) => Some(converse(stream, connection, stop)),
+        Err((mut refused, _seat)) => {
+            let close = refused.close.take();
             refuse(&server, arrival, refused);
-            End::Closed
+            if let Some(close) = close {
+                let deadline = arrival.began + server.limits.handshake();
+                tokio::select! {
+                    () = told(&mut stop, Stop::Drain) => {}
+                    _ = tokio::time::timeout_at(deadline.into(), close.finish()) => {}
+                }
+            }
+            None
         }
     }
 }
 
-/// Gives a connection its place, shakes hands, and begins the conversation.
+/// Gives a connection its place, and shakes hands.
+///
+/// # Errors
+/// Why it is refused, and the place that it has nevertheless.
 async fn welcome(
     stream: TcpStream,
     Arrival { address, began, .. }: Arrival,
-    server: Arc<Server>,
-    mut stop: watch::Receiver<Stop>,
-) -> Result<impl Future<Output = End>, Refused> {
+    server: &Arc<Server>,
+    stop: &mut watch::Receiver<Stop>,
+) -> Result<(Secured<Phone>, Connection), (Refused, Option<Place>)> {
     let refused = Refused::because;
-    let seat = server.admission.enter(address.ip()).map_err(|full| refused(None, "no_place", full.to_string()))?;
+    let no_place = |constituency, full: Full| (refused(constituency, "no_place", full.to_string()), None);
+    let seat = server.admission.enter(address.ip()).map_err(|full| no_place(None, full))?;
     let _ = stream.set_nodelay(true);
     let (stream, farewell) = Lingering::new(stream);
     let (stream, pace) = Paced::new(stream, &server.limits);
     let handshake = handshake::shake_hands(stream, &server.site, &server.certificates);
     let deadline = began + server.limits.handshake();
-    let (stream, peer) = tokio::select! {
+    let finished = tokio::select! {
         finished = tokio::time::timeout_at(deadline.into(), handshake) => finished.unwrap_or_else(|_| {
             Err(refused(None, "slow", format!("the handshake took more than {} s", server.limits.handshake_s)))
-        })?,
+        }),
         // It has asked for nothing yet, and would only be sent away.
-        () = told(&mut stop, Stop::Drain) => return Err(refused(None, "stopping", "provost is being stopped".to_owned())),
+        () = told(stop, Stop::Drain) => Err(refused(None, "stopping", "provost is being stopped".to_owned())),
+    };
+    let (stream, peer) = match finished {
+        Ok(finished) => finished,
+        Err(refused) => {
+            farewell.say();
+            return Err((refused, Some(seat)));
+        }
     };
     server.handshakes.count(peer.is_resumed);
     let constituency = peer.constituency.clone();
+    let server = Arc::clone(server);
     let connection = Connection { server, peer: Some(peer), address, pace, farewell, seat: Mutex::new(seat) };
     let kind = if connection.is_of_known_phone() { Kind::Proven } else { Kind::Anonymous };
     let phone = connection.mac().map(|mac| (constituency.clone(), mac));
     let seated = connection.seat.lock().unwrap_or_else(PoisonError::into_inner).become_kind(kind, phone);
-    seated.map_err(|full| refused(Some(constituency), "no_place", full.to_string()))?;
+    seated.map_err(|full| no_place(Some(constituency), full))?;
     connection.pace.enter(Phase::Idle);
-    Ok(converse(stream, connection, stop))
+    Ok((stream, connection))
 }
 
 /// One connection over plain HTTP.

@@ -35,6 +35,7 @@ mod families;
 mod files;
 mod framing;
 mod handshake;
+mod heard_out;
 mod identity;
 mod install;
 mod journal;

@@ -27,7 +27,7 @@ pub(super) fn lane<'a>(hello: &Hello, wanted: &Wanted<'a>) -> Option<(&'a OldLan
 }
 
 /// The handshake in the old lane, from the begin: the client's first bytes are `read` a second time.
-pub(super) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
+pub(super) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     read: Vec<u8>,
     lane: &OldLane,
@@ -45,10 +45,14 @@ pub(super) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
     let (verdict, claim) = finding.map_or((None, None), |finding| (Some(finding.verdict), finding.claim));
     let stream = match result {
         Ok(stream) => stream,
-        Err(failure) => {
+        Err((failure, stream)) => {
             let offered = facts.map_or_else(|no_hello| no_hello.to_string(), |facts| facts.old_summary());
             let (kind, reason) = explain(failure, verdict.and_then(Result::err), &offered);
-            return Err(Refused { claim, ..wanted.refused(kind, reason) });
+            let refused = Refused { claim, ..wanted.refused(kind, reason) };
+            return Err(match stream {
+                Some(stream) => refused.told_on(stream),
+                None => refused,
+            });
         }
     };
     // Whoever is to be judged and was not has not proven anything, whatever OpenSSL let pass.

@@ -88,11 +88,15 @@ impl OldLane {
         });
         let mut inner = match started {
             Ok(inner) => inner,
-            Err(error) => return (Err(Failure::Unable(error.to_string())), None),
+            Err(error) => return (Err((Failure::Unable(error.to_string()), None)), None),
         };
         let accepted = Pin::new(&mut inner).accept().await;
         let stream = OldStream { inner, ahead: Vec::new(), taken: 0 };
-        (accepted.map(|()| stream).map_err(Failure::from), trial.finding())
+        let result = match accepted {
+            Ok(()) => Ok(stream),
+            Err(error) => Err((error.into(), Some(stream))),
+        };
+        (result, trial.finding())
     }
 
     /// The context for `certificate`, made when it is presented for the first time.
@@ -198,8 +202,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for OldStream<S> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let inner = Pin::new(&mut self.get_mut().inner);
-        if SslStream::get_ref(&inner).is_shutting_down() {
-            // The close_notify is out. Asked once more, OpenSSL would wait for the peer's, and fail at what it still says.
+        if SslStream::get_ref(&inner).is_shutting_down() || !inner.ssl().is_init_finished() {
+            // The close_notify is out, or there is none, since there was only an alert. Asked once more, OpenSSL would wait
+            // for the peer's, and fail at what it still says.
             inner.get_pin_mut().poll_shutdown(cx)
         } else {
             inner.poll_shutdown(cx)

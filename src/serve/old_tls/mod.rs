@@ -90,8 +90,9 @@ pub enum Failure {
     Other(String),
 }
 
-/// What the handshake came to, and what was found of the device certificate, if one was presented.
-pub type Outcome<S> = (Result<OldStream<S>, Failure>, Option<Finding>);
+/// What the handshake came to, and what was found of the device certificate, if one was presented. A stream on which it
+/// failed is good for nothing but to be closed.
+pub type Outcome<S> = (Result<OldStream<S>, (Failure, Option<OldStream<S>>)>, Option<Finding>);
 
 #[cfg(test)]
 mod tests {

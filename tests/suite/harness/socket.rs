@@ -1,6 +1,6 @@
 //! A socket whose other end is waited for with patience.
 
-use std::io::{ErrorKind, Read, Result, Write};
+use std::io::{ErrorKind, IoSlice, Read, Result, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::ops::Deref;
 
@@ -50,6 +50,11 @@ impl Read for Socket {
 impl Write for Socket {
     fn write(&mut self, bytes: &[u8]) -> Result<usize> {
         uninterrupted(|| self.0.write(bytes))
+    }
+
+    /// All at once, as the records of one flight go out.
+    fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> Result<usize> {
+        uninterrupted(|| self.0.write_vectored(parts))
     }
 
     fn flush(&mut self) -> Result<()> {

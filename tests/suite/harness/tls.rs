@@ -118,7 +118,8 @@ impl Client {
         hello
     }
 
-    fn begin(&self) -> io::Result<ClientConnection> {
+    /// The client's side of a handshake that was not begun.
+    pub fn begin(&self) -> io::Result<ClientConnection> {
         // Whatever certificate comes, the name in it is checked against the SNI or, without one, any name under it.
         let name = self.server_name.clone().unwrap_or_else(|| "any.phones.example.com".to_owned());
         let name = ServerName::try_from(name).map_err(io::Error::other)?;

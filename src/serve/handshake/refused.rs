@@ -1,0 +1,60 @@
+//! Handshakes that led to nothing.
+
+use std::fmt;
+use std::pin::Pin;
+
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+
+use crate::constituency::ConstituencyName;
+use crate::trust::Claim;
+
+/// A handshake that led to nothing, and why.
+#[derive(Debug)]
+pub struct Refused {
+    /// The constituency, if it came so far.
+    pub constituency: Option<ConstituencyName>,
+    /// Of which kind the reason is: one of a few words.
+    pub kind: &'static str,
+    /// For the operator.
+    pub reason: String,
+    /// Who the refused certificate says it is.
+    pub claim: Option<Claim>,
+    /// The close of its connection, where the client was told something; without one it is closed at once.
+    pub close: Option<Close>,
+}
+
+/// The close of a connection, however long that takes.
+pub struct Close(Pin<Box<dyn Future<Output = ()> + Send>>);
+
+impl Refused {
+    /// Refused before anybody had said who they are.
+    pub(in crate::serve) fn because(
+        constituency: Option<ConstituencyName>,
+        kind: &'static str,
+        reason: String,
+    ) -> Self {
+        Self { constituency, kind, reason, claim: None, close: None }
+    }
+
+    /// The same, whose alert has been written to `stream`.
+    pub(super) fn told_on<S: AsyncWrite + Unpin + Send + 'static>(self, mut stream: S) -> Self {
+        let close = async move {
+            // A client that is gone needs none.
+            let _ = stream.shutdown().await;
+        };
+        Self { close: Some(Close(Box::pin(close))), ..self }
+    }
+}
+
+impl Close {
+    /// Closes.
+    pub async fn finish(self) {
+        self.0.await;
+    }
+}
+
+impl fmt::Debug for Close {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Close")
+    }
+}

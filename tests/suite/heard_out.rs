@@ -1,0 +1,159 @@
+//! Who is refused gets to read why, though it still talks, and keeps its place no longer than anybody else.
+
+use std::io::{Read, Result, Write};
+use std::time::Duration;
+
+use openssl::pkey::PKey;
+use openssl::ssl::{Ssl, SslContext, SslMethod, SslVersion};
+use openssl::x509::X509;
+use rustix::process::Signal;
+use rustls::AlertDescription::UnknownCA;
+use rustls::version::{TLS12, TLS13};
+use serde_json::json;
+
+use crate::harness::pki::{Identity, OTHER_FACTORY, device_params};
+use crate::harness::site::{DOMAIN, Running, Site};
+use crate::harness::socket::Socket;
+use crate::harness::tls::{Client, alert};
+use crate::harness::{VVX500, Watch, eventually};
+
+/// What the log says of these strangers.
+const REASON: &str = "is not trusted here";
+
+/// A client's end that sends one record at a time, and does not go on after the second, which begins with its
+/// certificate, before the server has refused it.
+struct Hesitant<'a> {
+    socket: Socket,
+    server: &'a Running,
+    records: usize,
+    /// What was not written yet of the record that was begun, in bytes.
+    left: usize,
+}
+
+impl Read for Hesitant<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        self.socket.read(buffer)
+    }
+}
+
+impl Write for Hesitant<'_> {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize> {
+        if self.left == 0 {
+            self.records += 1;
+            self.left = 5 + usize::from(u16::from_be_bytes([bytes[3], bytes[4]]));
+            if self.records == 3 {
+                self.server.reason(REASON);
+            }
+        }
+        let part = &bytes[..self.left.min(bytes.len())];
+        self.left -= part.len();
+        self.socket.write_all(part)?;
+        Ok(part.len())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.socket.flush()
+    }
+}
+
+impl<'a> Hesitant<'a> {
+    fn connect(server: &'a Running) -> Self {
+        Self { socket: Socket::connect(server.address()).unwrap(), server, records: 0, left: 0 }
+    }
+}
+
+fn stranger() -> Identity {
+    OTHER_FACTORY.issuing.issue_rsa(&device_params(VVX500))
+}
+
+#[test]
+fn who_has_sent_a_request_behind_its_certificate_reads_why_it_was_refused() {
+    let site = Site::with_ote();
+    let server = site.start();
+    let client = Client::new(server.address(), Some(&format!("ote.{DOMAIN}"))).only(&TLS13, Some(&stranger()));
+    let mut connection = client.connect().unwrap();
+    server.reason(REASON);
+    // The first would be answered by a reset, if nobody was there to read it, and the second could not be sent.
+    for _ in 0..2 {
+        connection.send(b"GET /site.cfg HTTP/1.1\r\nHost: ote.phones.example.com\r\n\r\n").unwrap();
+    }
+    assert_eq!(alert(&connection.response("GET").unwrap_err()), Some(UnknownCA));
+}
+
+#[test]
+fn whose_certificate_is_refused_before_it_has_said_all_reads_why() {
+    let site = Site::with_ote();
+    let server = site.start();
+    let client = Client::new(server.address(), Some(&format!("ote.{DOMAIN}"))).only(&TLS12, Some(&stranger()));
+    let (mut tls, mut end) = (client.begin().unwrap(), Hesitant::connect(&server));
+    let error = loop {
+        if let Err(error) = tls.complete_io(&mut end) {
+            break error;
+        }
+    };
+    assert_eq!(alert(&error), Some(UnknownCA), "{error}");
+    assert!(end.records > 3, "{}", end.records);
+}
+
+#[test]
+fn so_does_a_client_of_the_old_lane() {
+    let site = Site::with_ote();
+    site.constituency("ote", &json!({ "trust": ["factory"], "tls": "legacy" }));
+    let server = site.start();
+    let identity = stranger();
+    let mut context = SslContext::builder(SslMethod::tls_client()).unwrap();
+    context.set_max_proto_version(Some(SslVersion::TLS1_2)).unwrap();
+    context.set_cipher_list("AES128-SHA").unwrap();
+    context.set_certificate(&X509::from_der(&identity.chain[0]).unwrap()).unwrap();
+    for above in &identity.chain[1..] {
+        context.add_extra_chain_cert(X509::from_der(above).unwrap()).unwrap();
+    }
+    context.set_private_key(&PKey::private_key_from_der(identity.key().secret_der()).unwrap()).unwrap();
+    let mut ssl = Ssl::new(&context.build()).unwrap();
+    ssl.set_hostname(&format!("ote.{DOMAIN}")).unwrap();
+    let Err(openssl::ssl::HandshakeError::Failure(failed)) = ssl.connect(Hesitant::connect(&server)) else {
+        panic!("a stranger is in")
+    };
+    assert!(failed.error().to_string().contains("alert unknown ca"), "{}", failed.error());
+    assert!(failed.get_ref().records > 3, "{}", failed.get_ref().records);
+}
+
+#[test]
+fn who_never_closes_has_the_time_of_a_handshake_and_no_more() {
+    let mut site = Site::with_ote();
+    site.config["limits"] = json!({ "unfinished_handshakes": 1, "handshake_s": 2, "free_space_bytes": 0 });
+    let server = site.start();
+    let phone = server.client("ote", &crate::harness::pki::FACTORY.device(VVX500));
+    eventually("the server", || phone.get("/site.cfg").ok());
+    let watch = Watch::start();
+    let refused = refused(&server);
+    // It has the only place, and its answer; it is gone without being asked.
+    assert!(phone.get("/site.cfg").is_err());
+    server.reason("all 1 places for");
+    eventually("the place", || phone.get("/site.cfg").ok());
+    assert!(watch.elapsed() > Duration::from_millis(1900), "{:?}", watch.elapsed());
+    watch.at_most(Duration::from_secs(4), "the place");
+    drop(refused);
+}
+
+#[test]
+fn a_stop_does_not_wait_for_who_is_heard_out() {
+    let site = Site::with_ote();
+    let server = site.start();
+    let refused = refused(&server);
+    let watch = Watch::start();
+    server.signal(Signal::TERM);
+    assert!(server.wait().success());
+    watch.at_most(Duration::from_secs(2), "the stop");
+    drop(refused);
+}
+
+/// Somebody who was told that there is no such name, and does not close.
+fn refused(server: &Running) -> Socket {
+    let mut socket = Socket::connect(server.address()).unwrap();
+    socket.write_all(&Client::new(server.address(), Some("nobody.phones.example.com")).hello()).unwrap();
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer).unwrap();
+    assert_eq!(answer, [21, 3, 3, 0, 2, 2, 112]);
+    socket
+}
