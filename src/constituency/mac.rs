@@ -83,7 +83,7 @@ impl MacAddress {
 impl FromStr for MacAddress {
     type Err = InvalidMacAddress;
 
-    /// Reads `00005e00530c`, `00:00:5E:00:53:0C`, `00-00-5e-00-53-0c` and `0000.5e00.530c`.
+    /// Reads `00005e00530c`, `00:00:5E:00:53:0C`, `00-00-5e-00-53-0c`, `0000.5e00.530c` and `0000-5e00-530c`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let invalid = || InvalidMacAddress(text.chars().take(64).collect());
         let grouped = |separator: char, group: usize| {
@@ -91,8 +91,8 @@ impl FromStr for MacAddress {
             (parts.len() * group == 12 && parts.iter().all(|part| part.len() == group)).then(|| parts.concat())
         };
         let plain = Some(text.to_owned()).filter(|text| text.len() == 12);
-        let digits = plain.or_else(|| grouped(':', 2)).or_else(|| grouped('-', 2)).or_else(|| grouped('.', 4));
-        digits.and_then(|digits| Self::from_hex(digits.as_bytes())).ok_or_else(invalid)
+        let digits = [(':', 2), ('-', 2), ('.', 4), ('-', 4)].into_iter().find_map(|(by, group)| grouped(by, group));
+        plain.or(digits).and_then(|digits| Self::from_hex(digits.as_bytes())).ok_or_else(invalid)
     }
 }
 
@@ -131,7 +131,14 @@ mod tests {
     #[test]
     fn every_usual_spelling_is_the_same_address() {
         let expected = MacAddress([0x00, 0x00, 0x5e, 0x00, 0x53, 0x0c]);
-        for text in ["00005e00530c", "00005E00530C", "00:00:5E:00:53:0c", "00-00-5e-00-53-0c", "0000.5e00.530c"] {
+        for text in [
+            "00005e00530c",
+            "00005E00530C",
+            "00:00:5E:00:53:0c",
+            "00-00-5e-00-53-0c",
+            "0000.5e00.530c",
+            "0000-5E00-530c",
+        ] {
             assert_eq!(text.parse(), Ok(expected), "{text}");
         }
         assert_eq!(expected.to_string(), "00005e00530c");

@@ -110,7 +110,7 @@ impl Browser {
             "goog:chromeOptions": { "args": switches },
             "goog:loggingPrefs": { "browser": "ALL", "performance": "ALL" },
         } } });
-        let begun = self.ask(Method::POST, "/session", &wanted).unwrap();
+        let begun = Self::insist(|| self.ask(Method::POST, "/session", &wanted));
         self.session = format!("/session/{}", begun["sessionId"].as_str().unwrap());
         // What it shows first is its own.
         self.open("about:blank");
@@ -134,11 +134,12 @@ impl Browser {
     }
 
     /// The text that is seen of each element that `selector` takes.
+    #[track_caller]
     pub fn texts(&self, selector: &str) -> Vec<String> {
-        let elements = self.elements(selector);
-        // One that is replaced meanwhile is left out.
-        let text = |element: &String| self.command(Method::GET, &format!("/element/{element}/text"), &Value::Null).ok();
-        elements.iter().filter_map(text).map(|text| text.as_str().unwrap().to_owned()).collect()
+        let text = |element: &String| self.command(Method::GET, &format!("/element/{element}/text"), &Value::Null);
+        // Where one is replaced meanwhile, those that were read before it may be of a page that is gone.
+        let texts = || self.elements(selector).iter().map(text).collect::<Result<Vec<Value>, String>>();
+        Self::insist(texts).iter().map(|text| text.as_str().unwrap().to_owned()).collect()
     }
 
     /// The text of the one element that `selector` takes.
