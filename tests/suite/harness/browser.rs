@@ -212,11 +212,14 @@ impl Browser {
 
     /// A PNG of the page's first `height` points, or of all of it.
     pub fn picture(&self, height: Option<u32>) -> Vec<u8> {
-        let size = self.tools("Page.getLayoutMetrics", &json!({}))["cssContentSize"].clone();
-        let height = height.map_or_else(|| size["height"].clone(), Value::from);
-        let clip = json!({ "x": 0, "y": 0, "width": size["width"], "height": height, "scale": 1 });
-        let taken = json!({ "format": "png", "captureBeyondViewport": true, "clip": clip });
-        let picture = self.tools("Page.captureScreenshot", &taken);
+        // A page that was not laid out yet has no size.
+        let picture = Self::insist(|| {
+            let size = self.try_tools("Page.getLayoutMetrics", &json!({}))?["cssContentSize"].clone();
+            let height = height.map_or_else(|| size["height"].clone(), Value::from);
+            let clip = json!({ "x": 0, "y": 0, "width": size["width"], "height": height, "scale": 1 });
+            let taken = json!({ "format": "png", "captureBeyondViewport": true, "clip": clip });
+            self.try_tools("Page.captureScreenshot", &taken)
+        });
         BASE64_STANDARD.decode(picture["data"].as_str().unwrap()).unwrap()
     }
 
@@ -242,7 +245,11 @@ impl Browser {
 
     /// A command of the developers' tools.
     pub fn tools(&self, command: &str, parameters: &Value) -> Value {
-        self.post("/goog/cdp/execute", &json!({ "cmd": command, "params": parameters }))
+        self.try_tools(command, parameters).unwrap_or_else(|error| panic!("{command} {parameters}: {error}"))
+    }
+
+    fn try_tools(&self, command: &str, parameters: &Value) -> Result<Value, String> {
+        self.command(Method::POST, "/goog/cdp/execute", &json!({ "cmd": command, "params": parameters }))
     }
 
     fn post(&self, path: &str, body: &Value) -> Value {
