@@ -32,6 +32,7 @@ mod refused;
 pub use refused::{Close, Refused};
 
 /// TLS alert descriptions that we send ourselves (RFC 8446 §6).
+const DECODE_ERROR: u8 = 50;
 const PROTOCOL_VERSION: u8 = 70;
 const INTERNAL_ERROR: u8 = 80;
 const UNRECOGNIZED_NAME: u8 = 112;
@@ -114,7 +115,10 @@ pub async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     site: &ArcSwap<Site>,
     certificates: &LiveCertificates,
 ) -> Result<(Secured<S>, Peer), Refused> {
-    let hello = read_hello(&mut stream).await?;
+    let hello = match read_hello(&mut stream).await {
+        Ok(hello) => hello,
+        Err(refused) => return Err(refused.told_on(stream)),
+    };
     let Ok(server_name) = hello.server_name() else {
         return Err(turn_away(&mut stream, hello, None).await.told_on(stream));
     };
@@ -188,14 +192,11 @@ async fn read_hello<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Result
         if bytes.is_empty() {
             return Err(refused(BROKEN_OFF, format!("closed by the client: {}", offered(&raw))));
         }
-        if raw.len() + bytes.len() > RAW_LIMIT {
-            return Err(refused(MALFORMED, format!("a ClientHello of more than {RAW_LIMIT} bytes")));
+        if raw.len() + bytes.len() > RAW_LIMIT || !takes_all(&mut acceptor, bytes) {
+            send_alert(stream, DECODE_ERROR).await;
+            return Err(refused(MALFORMED, "a ClientHello that is too large".to_owned()));
         }
         raw.extend_from_slice(bytes);
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            acceptor.read_tls(&mut rest).map_err(unread)?;
-        }
         match acceptor.accept() {
             Ok(None) => {}
             Ok(Some(accepted)) => {
@@ -211,6 +212,16 @@ async fn read_hello<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Result
     }
 }
 
+/// Whether there is room for `bytes` too: the only thing that can be wrong with what comes from memory.
+fn takes_all(acceptor: &mut Acceptor, mut bytes: &[u8]) -> bool {
+    while !bytes.is_empty() {
+        if acceptor.read_tls(&mut bytes).is_err() {
+            return false;
+        }
+    }
+    true
+}
+
 /// Sends the alert of somebody whom rustls does not even listen to, and says why, and what would help.
 async fn turn_away<S: AsyncWrite + Unpin>(stream: &mut S, hello: Hello, wanted: Option<&Wanted<'_>>) -> Refused {
     let Hello { raw, facts, accepted } = hello;
@@ -221,6 +232,9 @@ async fn turn_away<S: AsyncWrite + Unpin>(stream: &mut S, hello: Hello, wanted: 
     } else {
         // A client that is gone needs no alert.
         let _ = stream.write_all(&alert).await;
+        if alert.is_empty() {
+            send_alert(stream, DECODE_ERROR).await;
+        }
     }
     let reason = match (&facts, wanted) {
         (Some(facts), Some(wanted)) => told(facts, error.as_ref(), wanted),

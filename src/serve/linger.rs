@@ -7,7 +7,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -17,9 +17,10 @@ use tokio::time::Sleep;
 /// How long a peer may talk on that has its last answer.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// Whether a connection's last answer is given while its peer still talks; shared between handler and stream.
+/// Whether a connection's last answer is given while its peer still talks, and how many bytes it may still say; shared
+/// between handler and stream.
 #[derive(Debug, Clone, Default)]
-pub struct Farewell(Arc<AtomicBool>);
+pub struct Farewell(Arc<AtomicU64>);
 
 /// A stream that, after such a farewell, does not close before its peer does.
 #[derive(Debug)]
@@ -32,13 +33,25 @@ pub struct Lingering<S> {
 impl Farewell {
     /// Says that the next answer is the last, and that the peer may still talk.
     pub fn say(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.say_within(u64::MAX);
+    }
+
+    /// The same, to a peer of which at most `bytes` are read after it.
+    pub fn say_within(&self, bytes: u64) {
+        self.0.store(bytes, Ordering::Relaxed);
     }
 
     /// Whether that was said.
     #[must_use]
     pub fn is_said(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.load(Ordering::Relaxed) > 0
+    }
+
+    /// Hears `bytes`, and gives whether there may be more.
+    fn hear(&self, bytes: usize) -> bool {
+        let left = self.0.load(Ordering::Relaxed).saturating_sub(bytes as u64);
+        self.0.store(left, Ordering::Relaxed);
+        left > 0
     }
 }
 
@@ -67,8 +80,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
         loop {
             let mut buffer = ReadBuf::new(&mut nowhere);
             match ready!(Pin::new(&mut this.inner).poll_read(cx, &mut buffer)) {
-                Ok(()) if !buffer.filled().is_empty() => {}
-                // Whatever went wrong, it has closed.
+                Ok(()) if !buffer.filled().is_empty() && this.farewell.hear(buffer.filled().len()) => {}
+                // It has closed, whatever went wrong, or does not listen.
                 Ok(()) | Err(_) => return Poll::Ready(Ok(())),
             }
         }
@@ -108,12 +121,10 @@ mod tests {
     use tokio::time::Instant;
 
     /// For how many seconds a stream lingers whose peer talks for `seconds`.
-    async fn lingers(says_farewell: bool, seconds: u64) -> u64 {
+    async fn lingers(farewell_bytes: u64, seconds: u64) -> u64 {
         let (ours, mut theirs) = tokio::io::duplex(64);
         let (mut stream, farewell) = Lingering::new(ours);
-        if says_farewell {
-            farewell.say();
-        }
+        farewell.say_within(farewell_bytes);
         let start = Instant::now();
         let talk = async {
             for _ in 0..seconds {
@@ -132,8 +143,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_talks_on_is_heard_out_for_five_seconds() {
-        assert_eq!(lingers(true, 2).await, 2);
-        assert_eq!(lingers(true, 600).await, 5);
-        assert_eq!(lingers(false, 600).await, 0);
+        assert_eq!(lingers(u64::MAX, 2).await, 2);
+        assert_eq!(lingers(u64::MAX, 600).await, 5);
+        assert_eq!(lingers(0, 600).await, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn or_for_as_many_bytes_as_were_granted() {
+        assert_eq!(lingers(64, 600).await, 0);
+        assert_eq!(lingers(65, 600).await, 1);
+        assert_eq!(lingers(64 * 3, 600).await, 2);
     }
 }

@@ -25,6 +25,8 @@ use crate::clock;
 
 /// How much is read at first of a request over plain HTTP by a peer that was at rest.
 const FIRST_BYTES: usize = 256;
+/// How much is read of whoever was refused in the handshake, in bytes: the rest of it, and requests behind it.
+const HEARD_OUT: u64 = 256 << 10;
 /// How long to wait for somebody to close a file when there is none left to open.
 const BACKOFF: Duration = Duration::from_millis(100);
 /// How long there must have been enough of them before that is over.
@@ -152,7 +154,7 @@ async fn live(stream: TcpStream, arrival: Arrival, server: Arc<Server>, stop: wa
     }
 }
 
-/// Begins the conversation, or says why there is none. Who is refused is heard out, in its place and in the time that a
+/// Begins the conversation, or says why there is none. Who was told so by an alert is heard out, in its place and in the time that a
 /// handshake may take: if what it still says met a closed connection, it would not get to read the alert.
 async fn receive(
     stream: TcpStream,
@@ -168,8 +170,9 @@ async fn receive(
             if let Some(close) = close {
                 let deadline = arrival.began + server.limits.handshake();
                 tokio::select! {
-                    () = told(&mut stop, Stop::Drain) => {}
+                    biased;
                     _ = tokio::time::timeout_at(deadline.into(), close.finish()) => {}
+                    () = told(&mut stop, Stop::Drain) => {}
                 }
             }
             None
@@ -205,7 +208,7 @@ async fn welcome(
     let (stream, peer) = match finished {
         Ok(finished) => finished,
         Err(refused) => {
-            farewell.say();
+            farewell.say_within(HEARD_OUT);
             return Err((refused, Some(seat)));
         }
     };

@@ -217,6 +217,20 @@ fn what_is_no_tls_is_closed_and_said_to_be_so() {
         assert!(!answer.starts_with(b"HTTP") && answer.len() <= 7, "{reason}: {answer:?}");
         server.reason(reason);
     }
+    // More than is ever read, in one message: by what its header says, and in records that are good as such.
+    let announced = [&[1, 2, 0, 0][..], &[7; 12_000]].concat();
+    let record = |part: &[u8]| [&[22, 3, 1][..], &u16::try_from(part.len()).unwrap().to_be_bytes(), part].concat();
+    let long: Vec<u8> = [1, 0, 0xff, 0xff].into_iter().chain(std::iter::repeat_n(7, 66_000)).collect();
+    let cases: [(Vec<u8>, &str); 2] = [
+        (record(&announced), "ClientHello"),
+        (long.chunks(16_000).flat_map(record).collect(), "a ClientHello that is too large"),
+    ];
+    for (bytes, reason) in cases {
+        let before = server.access_lines().len();
+        assert_eq!(answer_to(server.address(), &bytes), [21, 3, 3, 0, 2, 2, 50], "{reason}");
+        let line = eventually("the line", || server.access_lines().get(before).cloned());
+        assert!(line["reason"].as_str().unwrap().contains(reason), "{line}");
+    }
     let silent = Socket::connect(server.address()).unwrap();
     silent.shutdown(Shutdown::Write).unwrap();
     server.reason("closed by the client: sent nothing");

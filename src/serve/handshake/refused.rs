@@ -36,8 +36,11 @@ impl Refused {
         Self { constituency, kind, reason, claim: None, close: None }
     }
 
-    /// The same, whose alert has been written to `stream`.
+    /// The same, whose alert has been written to `stream`; unless it was the client that ended it, who waits for nothing.
     pub(super) fn told_on<S: AsyncWrite + Unpin + Send + 'static>(self, mut stream: S) -> Self {
+        if [super::CLIENT_ALERT, super::BROKEN_OFF].contains(&self.kind) {
+            return self;
+        }
         let close = async move {
             // A client that is gone needs none.
             let _ = stream.shutdown().await;

@@ -9,22 +9,30 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// How often it is looked whether this process runs at all.
 const TICK: Duration = Duration::from_millis(10);
 
-/// How much later than that is no standstill yet.
-const LATE: Duration = Duration::from_millis(50);
+/// How much later than that is no standstill yet, but a crowd.
+const LATE: Duration = Duration::from_millis(100);
 
-/// When this process, or the whole machine, was seen to have stood still, and for how long.
-static STANDSTILLS: LazyLock<Mutex<Vec<(Instant, Duration)>>> = LazyLock::new(|| {
+/// What was seen of this process, or the whole machine.
+struct Sightings {
+    /// When it was last seen to run.
+    last: Instant,
+    /// From when to when it stood still.
+    standstills: Vec<(Instant, Instant)>,
+}
+
+static SIGHTINGS: LazyLock<Mutex<Sightings>> = LazyLock::new(|| {
     std::thread::spawn(|| {
         loop {
-            let before = Instant::now();
             std::thread::sleep(TICK);
-            let lost = before.elapsed().saturating_sub(TICK);
-            if lost > LATE {
-                STANDSTILLS.lock().unwrap().push((Instant::now(), lost));
+            let mut sightings = SIGHTINGS.lock().unwrap();
+            let (last, now) = (sightings.last, Instant::now());
+            if now - last > TICK + LATE {
+                sightings.standstills.push((last, now));
             }
+            sightings.last = now;
         }
     });
-    Mutex::default()
+    Mutex::new(Sightings { last: Instant::now(), standstills: Vec::new() })
 });
 
 /// A stopwatch that knows when this machine stood still.
@@ -32,7 +40,7 @@ pub struct Watch(Instant);
 
 impl Watch {
     pub fn start() -> Self {
-        LazyLock::force(&STANDSTILLS);
+        LazyLock::force(&SIGHTINGS);
         Self(Instant::now())
     }
 
@@ -47,15 +55,17 @@ impl Watch {
         if end - self.0 <= time {
             return false;
         }
-        // Whoever notes standstills is perhaps just waking up as well.
-        std::thread::sleep(TICK + LATE);
-        let stood = STANDSTILLS.lock().unwrap();
-        let stood: Duration = stood
-            .iter()
-            .filter(|(seen, lost)| (*seen).checked_sub(*lost).unwrap() >= self.0.checked_sub(LATE).unwrap())
-            .map(|it| it.1)
-            .sum();
-        end - self.0 > time + stood
+        loop {
+            let sightings = SIGHTINGS.lock().unwrap();
+            // Whoever notes standstills is perhaps just waking up as well.
+            if sightings.last > end {
+                let within =
+                    |(from, to): &(Instant, Instant)| (*to).min(end).saturating_duration_since((*from).max(self.0));
+                return end - self.0 > time + sightings.standstills.iter().map(within).sum::<Duration>();
+            }
+            drop(sightings);
+            std::thread::sleep(TICK);
+        }
     }
 
     /// Fails the test if `what` took longer than `time`: more is allowed only where more work is waiting than the machine
