@@ -9,7 +9,7 @@ use super::phones::{say_claim, time};
 use super::{ConfigArg, code, say};
 use crate::config::Config;
 use crate::constituency::MacAddress;
-use crate::ledger::{Claim, Reader, Request};
+use crate::ledger::{Claim, Phone, Reader, Request};
 use crate::serve::access::{escaped, without_controls};
 
 /// What `provost phone-log` takes.
@@ -31,8 +31,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 fn show(args: &Args, config: &Config) -> anyhow::Result<()> {
-    let (requests, claims) = match Reader::open(&config.state)? {
-        Some(ledger) => (ledger.requests(args.mac)?, ledger.claims()?),
+    let (requests, claims, phones) = match Reader::open(&config.state)? {
+        Some(ledger) => (ledger.requests(args.mac)?, ledger.claims()?, ledger.phones()?),
         None => Default::default(),
     };
     let claims: Vec<Claim> = claims.into_iter().filter(|claim| claim.mac == args.mac).collect();
@@ -43,7 +43,8 @@ fn show(args: &Args, config: &Config) -> anyhow::Result<()> {
         if args.json { say(&request_json(request)) } else { say(&request_line(request)) }
     }
     for claim in &claims {
-        say_claim(claim, args.json);
+        let is_it = |phone: &&Phone| (&phone.constituency, phone.mac) == (&claim.constituency, claim.mac);
+        say_claim(claim, phones.iter().find(is_it), args.json);
     }
     Ok(())
 }

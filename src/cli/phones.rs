@@ -6,13 +6,13 @@ use std::time::Duration;
 use anstyle::{AnsiColor, Style};
 use serde_json::{Value, json};
 
-use super::{ConfigArg, code, say, shown};
+use super::{ConfigArg, code, note, say, shown};
 use crate::clock::{self, rfc3339};
 use crate::config::Config;
 use crate::constituency::scan::Scanner;
 use crate::constituency::{ConstituencyName, Fingerprint, MacAddress, Standing, TlsLevel};
 use crate::ledger::roster::{Known, together};
-use crate::ledger::{Claim, ClaimAddress, Event, Reader};
+use crate::ledger::{Claim, ClaimAddress, Event, Phone, Reader};
 use crate::serve::access::without_controls;
 
 /// From when on a certificate's end is worth a line, in seconds.
@@ -65,7 +65,7 @@ fn list(args: &Args, config: &Config) -> anyhow::Result<()> {
     }
     let phones: Vec<_> =
         all.iter().filter(|((name, _), known)| args.wants(name) && args.wants_phone(known, now)).collect();
-    let claims: Vec<_> = claims.iter().filter(|claim| args.refused && args.wants(&claim.constituency)).collect();
+    let claims: Vec<_> = claims.iter().filter(|claim| args.wants(&claim.constituency)).collect();
     if args.json {
         for ((name, mac), known) in &phones {
             say(&known.json(name, *mac));
@@ -73,8 +73,13 @@ fn list(args: &Args, config: &Config) -> anyhow::Result<()> {
     } else {
         print(&phones, now);
     }
-    for claim in claims {
-        say_claim(claim, args.json);
+    if args.refused {
+        for claim in claims {
+            let phone = all.get(&(claim.constituency.clone(), claim.mac)).and_then(|known| known.seen.as_ref());
+            say_claim(claim, phone, args.json);
+        }
+    } else if !claims.is_empty() && !args.json {
+        note(&"somebody says to be a phone and has not proved it: --refused shows who");
     }
     Ok(())
 }
@@ -196,12 +201,13 @@ fn print(phones: &[(&(ConstituencyName, MacAddress), &Known)], now: i64) {
     }
 }
 
-/// Prints a claim, as JSON or for people.
-pub(super) fn say_claim(claim: &Claim, is_json: bool) {
-    if is_json { say(&claim_json(claim)) } else { say(&claim_line(claim)) }
+/// Prints a claim, as JSON or for people; `phone` is who has proved to be what it claims, if somebody has.
+pub(super) fn say_claim(claim: &Claim, phone: Option<&Phone>, is_json: bool) {
+    let let_in = phone.and_then(|phone| phone.last_let_in).filter(|at| *at > claim.last_seen);
+    if is_json { say(&claim_json(claim, let_in)) } else { say(&claim_line(claim, let_in)) }
 }
 
-fn claim_line(claim: &Claim) -> String {
+fn claim_line(claim: &Claim, let_in: Option<i64>) -> String {
     let reason = claim.refusal.as_deref().map(without_controls).unwrap_or_default();
     let places = claim
         .addresses
@@ -210,9 +216,11 @@ fn claim_line(claim: &Claim) -> String {
     let certificate =
         |bytes| format!("by a certificate that anybody can make or copy, SHA-256 {}", Fingerprint::from(bytes));
     let by = claim.fingerprint.map_or_else(|| "by a password".to_owned(), certificate);
+    let since =
+        let_in.map(|at| format!("\n    the phone itself was let in since, at {}", time(at))).unwrap_or_default();
     let style = AnsiColor::Red.on_default();
     format!(
-        "unproven: somebody at {} says to be {} of {} ({}, last at {})\n    {style}refused: {reason}{style:#}\n    {by}{}",
+        "unproven: somebody at {} says to be {} of {} ({}, last at {})\n    {style}refused: {reason}{style:#}\n    {by}{}{since}",
         claim.address,
         claim.mac,
         claim.constituency,
@@ -222,13 +230,14 @@ fn claim_line(claim: &Claim) -> String {
     )
 }
 
-fn claim_json(claim: &Claim) -> Value {
+fn claim_json(claim: &Claim, let_in: Option<i64>) -> Value {
     let place = |place: &ClaimAddress| json!({ "address": place.address, "first_seen": time(place.first_seen), "last_seen": time(place.last_seen) });
     json!({
         "constituency": claim.constituency, "mac": claim.mac, "proven": false, "refused": true,
         "certificate_sha256": claim.fingerprint.map(|bytes| Fingerprint::from(bytes).to_string()), "first_seen": time(claim.first_seen),
         "last_seen": time(claim.last_seen), "address": claim.address,
         "addresses": claim.addresses.iter().map(place).collect::<Vec<_>>(), "refusals": claim.count,
+        "let_in_since": let_in.map(time),
         "last_refusal": { "reason": claim.refusal.as_deref().map(without_controls), "time": time(claim.last_seen) },
     })
 }

@@ -107,7 +107,7 @@ pub(super) fn deny(args: &DenyArgs) -> anyhow::Result<ExitCode> {
     // Each for itself: one that cannot be changed must not leave the others open.
     for name in names {
         match passwords::take(&config, &name, mac).and(change_policy(&config, &name, Change::Deny { mac })) {
-            Ok(Changed::Now) => say(&format_args!("{mac} is kept out of {name} from now on")),
+            Ok(Changed::Now) => say(&format_args!("{mac} is kept out of {name} within a second")),
             Ok(Changed::Already) => say(&format_args!("{mac} is kept out of {name} already")),
             Ok(Changed::AsksNobody) => {
                 say(&format_args!("{name} asks nobody who they are (\"client_auth\": \"none\"): nobody is kept out"));

@@ -430,7 +430,7 @@ fn a_password_counts_within_a_second_until_it_is_taken_back() {
     assert_eq!(phone.get("/site.cfg").status, 200);
     let denied = provost(&site.path(""), &["deny", VVX500, "--constituency", "pw"]);
     assert!(
-        denied.stdout.contains("has no password for pw any more\n00005e00530c is kept out of pw from now on\n"),
+        denied.stdout.contains("has no password for pw any more\n00005e00530c is kept out of pw within a second\n"),
         "{denied:?}"
     );
     // By the password or by the list, whichever is read first.

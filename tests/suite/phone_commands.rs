@@ -108,17 +108,29 @@ fn phones_are_listed_with_what_an_operator_asks_about_them() {
     );
     assert!(lines[4].starts_with("    refused: ") && lines[4].contains("signed by itself"), "{table}");
     assert!(lines[5].starts_with("    by a certificate that anybody can make or copy, SHA-256 "), "{table}");
-    assert!(good(&site, &["phones"]).contains("00005e0053c7  known     never"), "{}", good(&site, &["phones"]));
+    let all = provost(&site.path("."), &["phones"]);
+    assert!(all.stdout.contains("00005e0053c7  known     never"), "{all:?}");
+    assert_eq!(all.stderr, "note: somebody says to be a phone and has not proved it: --refused shows who\n");
+    assert_eq!(refused[1]["let_in_since"], Value::Null);
+    assert_eq!(server.client("ote", &FACTORY.device(VVX550)).get("/site.cfg").unwrap().status, 200);
+    let table = eventually("the phone itself", || {
+        let table = good(&site, &["phones", "--refused"]);
+        table.contains("\n    the phone itself was let in since, at 20").then_some(table)
+    });
+    assert!(table.contains("unproven: somebody at 127.0.0.1 says to be 00005e0053c7"), "{table}");
+    assert!(good(&site, &["phone-log", VVX550]).contains("the phone itself was let in since, at 20"));
+    assert!(objects(&site, &["phones", "--refused"])[1]["let_in_since"].is_string());
 
     // A policy that changes is shown as it is, without asking the phone.
     site.constituency("ote", &json!({ "trust": ["factory"], "phones": { STRANGER: "no more" }, "denied": [VVX500] }));
     let standing: Vec<Value> =
         objects(&site, &["phones", "--constituency", "ote"]).iter().map(|phone| phone["standing"].clone()).collect();
-    assert_eq!(standing, ["denied", "known"]);
+    assert_eq!(standing, ["denied", "known", "unknown"]);
     drop(server);
-    assert_eq!(macs(&site, &["--constituency", "ote"]), [VVX500, STRANGER], "no server is needed");
+    assert_eq!(macs(&site, &["--constituency", "ote"]), [VVX500, STRANGER, VVX550], "no server is needed");
     good(&site, &["allow", "00005e0053aa", "--constituency", "ote", "--note", "an \x1b[2J escape"]);
-    assert!(good(&site, &["phones"]).contains("an \u{fffd}[2J escape"), "a note drives no terminal");
+    let listed = provost(&site.path("."), &["phones"]).stdout;
+    assert!(listed.contains("an \u{fffd}[2J escape"), "a note drives no terminal");
 }
 
 #[test]

@@ -53,7 +53,7 @@ fn allow_and_deny_are_in_force_within_a_second_and_end_nobody_s_session() {
     assert_eq!(open.get("/site.cfg").unwrap().status, 200);
     assert_eq!(
         good(&site, &["deny", STRANGER, "--constituency", "ote"]),
-        "00005e0053aa is kept out of ote from now on\n"
+        "00005e0053aa is kept out of ote within a second\n"
     );
     status(403);
     assert_eq!(open.get("/site.cfg").unwrap().status, 403, "on an open connection too");
@@ -77,8 +77,8 @@ fn a_phone_is_denied_everywhere_even_where_one_policy_is_broken() {
     let ended = command(&site, &["deny", VVX500]);
     assert_eq!(ended.code, 1);
     let said: Vec<&str> = ended.stdout.lines().collect();
-    assert_eq!(said[..2], ["bare", "lab"].map(|name| format!("{VVX500} is kept out of {name} from now on")));
-    assert_eq!(said[2], format!("{VVX500} is kept out of ote from now on"));
+    assert_eq!(said[..2], ["bare", "lab"].map(|name| format!("{VVX500} is kept out of {name} within a second")));
+    assert_eq!(said[2], format!("{VVX500} is kept out of ote within a second"));
     assert!(said[3].starts_with("public asks nobody who they are"), "{said:?}");
     let error = "00005e00530c MAY STILL GET IN at broken: constituencies/broken/constituency.json:1: \"phnes\": is no known key";
     assert!(ended.stderr.contains(error) && ended.stderr.contains("nothing was changed"), "{}", ended.stderr);
