@@ -119,6 +119,21 @@ fn a_good_site_has_nothing_to_say() {
 }
 
 #[test]
+fn a_bundle_that_lets_nobody_in_is_told_where_every_policy_can_be_read() {
+    let mut site = Site::with_ote();
+    site.config["trust"]["house"] = site.config["trust"]["factory"].clone();
+    let told = |site: &Site| {
+        let named = check(site).stdout.lines().filter(|line| line.contains("in its \"trust\"")).collect::<String>();
+        named.replace("no constituency has it in its \"trust\", so it lets nobody in", "-")
+    };
+    assert_eq!(told(&site), "note: trust bundle \"house\": -");
+    site.file("lab/constituency.json", "{");
+    assert_eq!(told(&site), "", "that one may have it");
+    site.constituency("lab", &json!({ "trust": ["house"], "phones": { VVX500: "" } }));
+    assert_eq!(told(&site), "");
+}
+
+#[test]
 fn warnings_alone_are_good_and_one_error_is_not() {
     let site = Site::with_ote();
     symlink("absent", site.served("ote/dangling")).unwrap();

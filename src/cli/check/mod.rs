@@ -80,7 +80,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut findings = Vec::new();
     check_configuration(&config, &site, &mut findings);
     check_certificates(&config, &mut findings);
-    check_trust(&config, &mut findings);
+    check_trust(&config, &site, &mut findings);
     for fault in site.registry().faults() {
         let level = if fault.severity == Severity::Error { Level::Error } else { Level::Warning };
         findings.push(Finding::new(level, &fault.subject, &fault.message));
@@ -179,8 +179,16 @@ fn check_files(config: &Config, pairs: &[CertificateFiles], findings: &mut Vec<F
     findings.extend(misfits.iter().map(|misfit| Finding::new(Level::Error, CERTIFICATE, misfit)));
 }
 
-fn check_trust(config: &Config, findings: &mut Vec<Finding>) {
+fn check_trust(config: &Config, site: &Site, findings: &mut Vec<Finding>) {
     let now = clock::unix_seconds(clock::now());
+    let registry = site.registry();
+    // A policy that cannot be read may name any of them.
+    let is_whole = registry.faults().iter().all(|fault| fault.severity != Severity::Error);
+    let is_named = |name: &String| registry.served().any(|served| served.policy.tls.trust.contains(name));
+    for name in config.trust.keys().filter(|name| is_whole && !is_named(name)) {
+        let message = "no constituency has it in its \"trust\", so it lets nobody in";
+        findings.push(Finding::new(Level::Note, format!("trust bundle \"{name}\""), message));
+    }
     for (name, bundle) in crate::trust::load_all(&config.trust) {
         let subject = format!("trust bundle \"{name}\"");
         match bundle {
