@@ -322,4 +322,4 @@ fn listed<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

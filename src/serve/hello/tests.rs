@@ -2,7 +2,7 @@
 
 use super::*;
 
-mod lanes;
+pub(in crate::serve) mod lanes;
 #[cfg(feature = "old-tls")]
 mod old_lane;
 

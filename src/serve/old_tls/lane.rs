@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::ArcSwap;
 use openssl::error::ErrorStack;
 use openssl::ssl::{self, ErrorCode, Ssl, SslContext};
 use rustls::pki_types::CertificateDer;
@@ -30,16 +30,20 @@ const ALERTS: i32 = 1000;
 /// How much is read ahead of whoever only asks whether there is something to read, in bytes.
 const AHEAD: usize = 1024;
 
+/// For how many certificates a context is kept ready: a constituency shows its own and the wildcard's, each before and
+/// after a renewal.
+const CERTIFICATES: usize = 4;
+
 /// The old lane of one constituency under one TLS part of its policy.
 #[derive(Debug)]
 pub struct OldLane {
     recipe: Recipe,
     requires_device: bool,
-    /// For the certificate that was presented last.
-    ready: ArcSwapOption<Ready>,
+    /// For the certificates that were presented, the newest first.
+    ready: ArcSwap<Vec<Ready>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Ready {
     certificate: Arc<CertifiedKey>,
     context: SslContext,
@@ -65,7 +69,7 @@ impl OldLane {
         (level > TlsLevel::Modern).then(|| Self {
             recipe: Recipe { level, authorities: authorities.iter().map(|ca| ca.certificate.clone()).collect(), id },
             requires_device: verifier.is_some(),
-            ready: ArcSwapOption::empty(),
+            ready: ArcSwap::default(),
         })
     }
 
@@ -102,13 +106,14 @@ impl OldLane {
     /// The context for `certificate`, made when it is presented for the first time.
     fn context(&self, certificate: &ServerCertificate) -> Result<SslContext, ErrorStack> {
         let certified = certificate.certified();
-        if let Some(ready) = &*self.ready.load()
-            && Arc::ptr_eq(&ready.certificate, certified)
-        {
+        let ready = self.ready.load();
+        if let Some(ready) = ready.iter().find(|ready| Arc::ptr_eq(&ready.certificate, certified)) {
             return Ok(ready.context.clone());
         }
         let context = self.recipe.cook(certificate)?;
-        self.ready.store(Some(Arc::new(Ready { certificate: Arc::clone(certified), context: context.clone() })));
+        let new = Ready { certificate: Arc::clone(certified), context: context.clone() };
+        let kept = ready.iter().take(CERTIFICATES - 1).cloned();
+        self.ready.store(Arc::new(std::iter::once(new).chain(kept).collect()));
         Ok(context)
     }
 }
@@ -209,5 +214,33 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for OldStream<S> {
         } else {
             inner.poll_shutdown(cx)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::hello::tests::lanes::certificate;
+
+    #[test]
+    fn certificates_that_are_shown_in_turn_are_made_ready_once() {
+        let lane = OldLane::new(TlsLevel::Legacy, None).unwrap();
+        let certificates = [(); CERTIFICATES].map(|()| certificate(&rcgen::PKCS_RSA_SHA256));
+        let ready = || lane.ready.load_full();
+        for certificate in &certificates {
+            lane.context(certificate).unwrap();
+        }
+        let before = ready();
+        assert_eq!(before.len(), CERTIFICATES);
+        for certificate in certificates.iter().rev().chain(&certificates) {
+            lane.context(certificate).unwrap();
+        }
+        assert!(Arc::ptr_eq(&before, &ready()), "nothing was made anew");
+        // One more takes the place of the oldest.
+        lane.context(&certificate(&rcgen::PKCS_RSA_SHA256)).unwrap();
+        let kept: Vec<_> = ready().iter().map(|ready| Arc::clone(&ready.certificate)).collect();
+        assert_eq!(kept.len(), CERTIFICATES);
+        assert!(!kept.iter().any(|kept| Arc::ptr_eq(kept, certificates[0].certified())));
+        assert!(kept.iter().any(|kept| Arc::ptr_eq(kept, certificates[1].certified())));
     }
 }

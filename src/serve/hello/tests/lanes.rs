@@ -48,7 +48,7 @@ impl Ours {
     }
 }
 
-pub(super) fn certificate(kind: &'static rcgen::SignatureAlgorithm) -> ServerCertificate {
+pub(in crate::serve) fn certificate(kind: &'static rcgen::SignatureAlgorithm) -> ServerCertificate {
     let key = rcgen::KeyPair::generate_for(kind).unwrap();
     let certificate = rcgen::CertificateParams::default().self_signed(&key).unwrap();
     ServerCertificate::new(vec![certificate.der().clone()], &PrivateKeyDer::try_from(key.serialize_der()).unwrap())
