@@ -7,7 +7,7 @@ use x509_parser::asn1_rs::Tag;
 use x509_parser::x509::{AttributeTypeAndValue, X509Name};
 
 use super::family::Family;
-use crate::constituency::MacAddress;
+use crate::constituency::{MacAddress, NotAPhone};
 
 /// Why a certificate that chains to a trusted CA still names no phone.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -48,9 +48,14 @@ pub enum NoIdentity {
         /// In whose form.
         family: Family,
     },
-    /// Twelve zeroes.
-    #[error("the device certificate's {0} is 000000000000, which is nobody's MAC address")]
-    Nobody(&'static str),
+    /// A MAC address, but none that a phone can have.
+    #[error("the device certificate's {attribute} names no phone: {why}")]
+    NotAPhone {
+        /// The attribute.
+        attribute: &'static str,
+        /// Why no phone can have it.
+        why: NotAPhone,
+    },
 }
 
 /// What operators of other families' phones meet: certificates that a whole series shares.
@@ -88,8 +93,7 @@ pub fn mac_address(subject: &X509Name<'_>, family: Family) -> Result<MacAddress,
         return Err(NoIdentity::StringType { attribute, tag: value.tag().to_string() });
     }
     match (form.read)(value.data) {
-        Some(MacAddress::NOBODY) => Err(NoIdentity::Nobody(attribute)),
-        Some(mac) => Ok(mac),
+        Some(mac) => mac.check_phone().map(|()| mac).map_err(|why| NoIdentity::NotAPhone { attribute, why }),
         None => Err(NoIdentity::NotMacAddress {
             attribute,
             text: String::from_utf8_lossy(value.data).chars().take(64).collect(),
@@ -170,7 +174,12 @@ mod tests {
                 "{text:?}"
             );
         }
-        assert_eq!(identify(&[cn(0x13, b"000000000000")]), Err(NoIdentity::Nobody("CN")));
+        let not_a_phone = |why| Err(NoIdentity::NotAPhone { attribute: "CN", why });
+        assert_eq!(identify(&[cn(0x13, b"000000000000")]), not_a_phone(NotAPhone::Fallback));
+        for group in ["FFFFFFFFFFFF", "01005e000001"] {
+            let why = NotAPhone::Group(group.parse().unwrap());
+            assert_eq!(identify(&[cn(0x13, group.as_bytes())]), not_a_phone(why));
+        }
     }
 
     proptest::proptest! {
@@ -184,10 +193,11 @@ mod tests {
         }
 
         #[test]
-        fn only_twelve_hex_digits_are_a_phone(text in "\\PC{0,16}") {
+        fn only_twelve_hex_digits_are_a_phone(text in proptest::prop_oneof!["\\PC{0,16}", "[0-9a-fA-F]{11,13}"]) {
             let named = identify(&[cn(0x0c, text.as_bytes())]);
-            let is_hex = text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) && text != "000000000000";
-            proptest::prop_assert_eq!(named.is_ok(), is_hex);
+            let is_hex = text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+            let is_own = is_hex && u8::from_str_radix(&text[..2], 16).unwrap() % 2 == 0 && text != "000000000000";
+            proptest::prop_assert_eq!(named.is_ok(), is_own);
         }
     }
 }

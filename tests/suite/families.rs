@@ -114,13 +114,15 @@ fn a_certificate_that_many_phones_share_is_nobodys() {
         ("cisco-mpp", "CP-8841-3PCC", Some("PID:CP-8841 SN:FCH00000001")),
         ("yealink", "000000000000", None),
         ("cisco", "CP-8845-SEP000000000000", None),
+        ("grandstream", "ff:ff:ff:ff:ff:ff", None),
     ];
     for (family, common_name, number) in shared {
         assert_eq!(status(&server, &device(family, common_name, number)), 403, "{family}: {common_name}");
     }
     server.reason("\"Yealink Equipment\" is not a MAC address of 12 hex digits, or of six pairs with : or - between: it names no single phone");
     server.reason("serialNumber \"PID:CP-8841 SN:FCH00000001\" is not");
-    server.reason("CN is 000000000000, which is nobody's MAC address");
+    server.reason("CN names no phone: 000000000000 is the name of the fallback files");
+    server.reason("CN names no phone: ffffffffffff is a group's address");
     // Two names are none.
     let at = FAMILIES.iter().position(|(name, ..)| *name == "cisco-mpp").unwrap();
     let twice = CAS[at].issue_by_openssl(

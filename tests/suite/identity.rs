@@ -103,9 +103,15 @@ fn tricks() -> Vec<(Identity, &'static str)> {
         (single(DnValue::Ia5String(Ia5String::try_from("00005E00530C").unwrap())), of_type("Ia5String")),
         (
             single("000000000000".into()),
-            "the device certificate's CN is 000000000000, which is nobody's MAC address".to_owned(),
+            "the device certificate's CN names no phone: 000000000000 is the name of the fallback files, never a phone"
+                .to_owned(),
         ),
     ];
+    for group in ["FFFFFFFFFFFF", "01005E000001", "333300000001"] {
+        let words =
+            format!("{} is a group's address (the first octet is odd), never a phone's own", group.to_lowercase());
+        tricks.push((single(group.into()), format!("the device certificate's CN names no phone: {words}")));
+    }
     for text in [
         "00005E00530CA",
         "00005E00530",
@@ -134,7 +140,7 @@ fn no_trick_with_the_name_opens_any_path_and_the_log_has_the_exact_reason() {
     let site = open_house();
     let server = site.start();
     let tricks = tricks();
-    assert_eq!(tricks.len(), 22);
+    assert_eq!(tricks.len(), 25);
     let mut bodies = std::collections::BTreeSet::new();
     for (identity, expected) in tricks {
         let phone = server.client("ote", &identity);
