@@ -84,6 +84,7 @@ fn explain(failure: Failure, refusal: Option<ChainRefusal>, offered: &str) -> (&
         (None, Failure::NoCertificate) => (ChainRefusal::NoCertificate.kind(), ChainRefusal::NoCertificate.to_string()),
         (None, Failure::Alert(alert)) => (CLIENT_ALERT, broken_off(alert)),
         (None, Failure::Closed) => (BROKEN_OFF, CLOSED.to_owned()),
+        (None, Failure::Broken(reason)) => (BROKEN_OFF, reason),
         (None, Failure::Unable(reason)) => ("no_server_certificate", format!("the old lane cannot be had: {reason}")),
         (None, Failure::Other(reason)) => (UNSUPPORTED_TLS, format!("{offered} (in the old lane: {reason})")),
     }

@@ -133,7 +133,7 @@ impl From<ssl::Error> for Failure {
                 None => Self::Other(reason.to_string()),
             },
             (ErrorCode::SYSCALL | ErrorCode::ZERO_RETURN, None) => match error.io_error() {
-                Some(error) => Self::Other(error.to_string()),
+                Some(error) => Self::Broken(error.to_string()),
                 None => Self::Closed,
             },
             (_, None) => Self::Other(error.to_string()),

@@ -86,6 +86,8 @@ pub enum Failure {
     Alert(rustls::AlertDescription),
     /// The client closed the connection.
     Closed,
+    /// The connection broke, in the system's words.
+    Broken(String),
     /// The client offered or did something that does not go, in OpenSSL's words.
     Other(String),
 }

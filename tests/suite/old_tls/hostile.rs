@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
+use std::time::Duration;
 
 use proptest::test_runner::{Config, TestRunner};
 
@@ -150,4 +151,23 @@ fn what_follows_an_old_hello_may_be_anything() {
     }
     assert_eq!(sent, 60);
     is_well(&site, &server, sent);
+}
+
+#[test]
+fn a_connection_that_breaks_in_the_handshake_is_told_alike_in_both_lanes() {
+    let (site, hellos) = (ote(), hellos());
+    let server = site.start();
+    let cases = [("tls13-only", "modern"), ("tls12-only", "modern"), ("tls10-only", "old"), ("rsa-kx", "old")];
+    for (at, (name, lane)) in cases.into_iter().enumerate() {
+        let mut tcp = Socket::connect(server.address()).unwrap();
+        tcp.write_all(&hellos[HELLOS.iter().position(|known| *known == name).unwrap()]).unwrap();
+        let mut first = [0];
+        tcp.read_exact(&mut first).unwrap();
+        assert_eq!(first, [22], "{name}: the {lane} lane takes the hello");
+        // RST, with nothing said.
+        socket2::SockRef::from(&*tcp).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(tcp);
+        let line = eventually("its line", || server.access_lines().get(at).cloned());
+        assert_eq!(line["reason"], "Connection reset by peer (os error 104)", "{name}, {lane} lane: {line}");
+    }
 }
