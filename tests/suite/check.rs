@@ -7,7 +7,7 @@ use rcgen::CertificateParams;
 use serde_json::json;
 
 use crate::harness::pki::{DAY, SERVER_CA, named, valid};
-use crate::harness::site::Site;
+use crate::harness::site::{DOMAIN, Site};
 use crate::harness::tool::{Ended, provost};
 use crate::harness::{VVX500, VVX550};
 
@@ -174,4 +174,52 @@ fn what_ships_has_neither_errors_nor_warnings() {
     let notes: Vec<&str> = ended.stdout.lines().filter(|line| line.starts_with("note: ")).collect();
     assert!(notes.iter().all(|note| note.contains("the firmware firmware/")), "{notes:?}");
     assert!(notes.len() >= 2 && notes.len() + 1 == ended.stdout.lines().count(), "{notes:?}");
+}
+
+/// What is said of the old lane, by subject.
+#[cfg(feature = "old-tls")]
+fn of_the_old_lane(site: &Site) -> Vec<String> {
+    let ended = check(site);
+    assert_eq!(ended.stderr, "", "{}", ended.stdout);
+    let told = ended.stdout.lines().filter_map(|line| {
+        let (subject, what) = line.strip_prefix("warning: ")?.split_once(": ")?;
+        what.contains("the old lane takes an RSA server certificate, and there is none").then(|| subject.to_owned())
+    });
+    told.collect()
+}
+
+#[test]
+#[cfg(feature = "old-tls")]
+fn an_old_lane_without_an_rsa_certificate_is_told_of_whoever_opens_it() {
+    let mut site = Site::with_ote();
+    let policy = |tls: &str| json!({ "trust": ["factory"], "phones": { VVX500: "" }, "tls": tls });
+    for level in ["modern", "compatible", "legacy"] {
+        site.constituency(level, &policy(level));
+    }
+    let mut exact = policy("legacy");
+    exact["certificate_names"] = "exact".into();
+    site.constituency("exact", &exact);
+    assert_eq!(of_the_old_lane(&site), [""; 0], "there is one");
+    site.config["certificate"]["files"].as_array_mut().unwrap().remove(0);
+    assert_eq!(of_the_old_lane(&site), ["compatible", "exact", "legacy"]);
+    site.config["tls"] = "compatible".into();
+    assert_eq!(of_the_old_lane(&site), ["compatible", "exact", "legacy", "ote"], "by default too");
+    // One that is for the exact names of another is of no use here.
+    let mut params = CertificateParams::new(vec![format!("exact.{DOMAIN}")]).unwrap();
+    params.distinguished_name = named("exact");
+    SERVER_CA.issue_rsa(&params).write(&site.path("."), "own");
+    site.config["certificate"]["files"].as_array_mut().unwrap().push(json!({ "chain": "own.pem", "key": "own.key" }));
+    assert_eq!(of_the_old_lane(&site), ["compatible", "legacy", "ote"]);
+    // Where there is no certificate at all, that is what is wrong.
+    site.config["certificate"] = json!({ "files": [{ "chain": "absent.pem", "key": "absent.key" }] });
+    assert_eq!(of_the_old_lane(&site), [""; 0]);
+
+    let obtained = |keys: &[&str]| {
+        json!({ "acme": { "terms_of_service_agreed": true, "keys": keys,
+                          "dns": { "primary": "127.0.0.1:53", "tsig_key_file": "absent.key" } } })
+    };
+    site.config["certificate"] = obtained(&["ecdsa-p256"]);
+    assert_eq!(of_the_old_lane(&site), ["compatible", "legacy", "ote"], "for exact names the key is always RSA");
+    site.config["certificate"] = obtained(&["rsa-2048", "ecdsa-p256"]);
+    assert_eq!(of_the_old_lane(&site), [""; 0]);
 }

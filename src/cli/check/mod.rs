@@ -9,6 +9,7 @@ mod few;
 mod folder;
 mod live;
 mod masters;
+mod old_lane;
 mod overlay;
 mod plain_http;
 mod secrets;
@@ -79,7 +80,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let site = trust::site_of(&config)?;
     let mut findings = Vec::new();
     check_configuration(&config, &site, &mut findings);
-    check_certificates(&config, &mut findings);
+    check_certificates(&config, &site, &mut findings);
     check_trust(&config, &site, &mut findings);
     for fault in site.registry().faults() {
         let level = if fault.severity == Severity::Error { Level::Error } else { Level::Warning };
@@ -141,10 +142,17 @@ fn check_configuration(config: &Config, site: &Site, findings: &mut Vec<Finding>
     findings.extend(misplaced.iter().map(|folder| Finding::new(Level::Error, "uploads", folder)));
 }
 
-fn check_certificates(config: &Config, findings: &mut Vec<Finding>) {
+fn check_certificates(config: &Config, site: &Site, findings: &mut Vec<Finding>) {
     match &config.certificate {
-        CertificateSource::Files(pairs) => check_files(config, pairs, findings),
-        CertificateSource::Acme(settings) => check_acme(config, settings, findings),
+        CertificateSource::Files(pairs) => {
+            let live = check_files(config, pairs, findings);
+            old_lane::check_files(config, site, live, findings);
+        }
+        CertificateSource::Acme(settings) => {
+            check_acme(config, settings, findings);
+            old_lane::check_acme(config, site, settings, findings);
+        }
+        // Its keys are RSA.
         CertificateSource::LocalCa(_) => {}
     }
 }
@@ -170,13 +178,16 @@ fn check_acme(config: &Config, settings: &AcmeSettings, findings: &mut Vec<Findi
     findings.extend(failures.map(|failure| Finding::new(Level::Error, CERTIFICATE, failure)));
 }
 
-fn check_files(config: &Config, pairs: &[CertificateFiles], findings: &mut Vec<Finding>) {
+/// What would be shown of the files.
+fn check_files(config: &Config, pairs: &[CertificateFiles], findings: &mut Vec<Finding>) -> LiveCertificates {
     let mut source = FilesSource::new(pairs.to_vec());
-    let refreshed = source.refresh(&LiveCertificates::default(), &exact_names(config));
+    let live = LiveCertificates::default();
+    let refreshed = source.refresh(&live, &exact_names(config));
     findings.extend(refreshed.errors.iter().map(|error| Finding::new(Level::Error, CERTIFICATE, error)));
     findings.extend(refreshed.lacking.iter().map(|lacking| Finding::new(Level::Error, CERTIFICATE, lacking)));
     let misfits = source.misfits(&config.domain, clock::now());
     findings.extend(misfits.iter().map(|misfit| Finding::new(Level::Error, CERTIFICATE, misfit)));
+    live
 }
 
 fn check_trust(config: &Config, site: &Site, findings: &mut Vec<Finding>) {
