@@ -302,7 +302,7 @@ fn uploads(config: &Config, state: &StateDir) -> Result<UploadStore, AppError> {
 /// Judges the passwords that are in the state directory.
 fn gate(state: &Path) -> Result<Gate, AppError> {
     let passwords = Passwords::of_state(state);
-    news::tell_passwords(&passwords.refresh());
+    news::tell_passwords(&passwords.refresh(), true);
     Gate::new(passwords).map_err(|_| AppError::System(io::Error::other("it gives no random numbers")))
 }
 

@@ -75,10 +75,15 @@ pub(super) fn tell_bundle(name: &str, bundle: &Result<Arc<Bundle>, Arc<BundleErr
     }
 }
 
-/// Passwords that cannot be read.
-pub(super) fn tell_passwords(errors: &[PasswordsError]) {
+/// Passwords that cannot be read, and what that means: at the start none were ever good.
+pub(super) fn tell_passwords(errors: &[PasswordsError], is_start: bool) {
+    let consequence = if is_start {
+        "nobody gets in by them until they can be"
+    } else {
+        "those that were last good, if any, stay in force"
+    };
     for error in errors {
-        tracing::error!("passwords cannot be read: {error}; those that were last good stay in force");
+        tracing::error!("passwords cannot be read: {error}; {consequence}");
     }
 }
 

@@ -152,7 +152,7 @@ impl Publisher {
     /// Reads passwords again that have changed.
     pub(super) fn follow_passwords(&self) {
         if let Some(server) = self.server.upgrade() {
-            news::tell_passwords(&server.gate.passwords().refresh());
+            news::tell_passwords(&server.gate.passwords().refresh(), false);
         }
     }
 

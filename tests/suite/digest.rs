@@ -484,6 +484,30 @@ fn passwords_for_another_name_are_never_lost_to_a_new_one() {
 }
 
 #[test]
+fn damaged_passwords_let_nobody_in_after_a_restart_and_that_is_said_before() {
+    let (site, password) = site();
+    let server = site.start();
+    let mut phone = Phone::new(&server, "pw", &password);
+    let file = site.path("state/digest/pw.json");
+    std::fs::write(&file, "{").unwrap();
+    let told = server.says("state/digest/pw.json: ");
+    assert!(told.contains("those that were last good, if any, stay in force"), "{told}");
+    assert_eq!(phone.get("/site.cfg").status, 200, "the last good ones count");
+
+    let checked = provost(&site.path(""), &["check"]);
+    let line = checked.stdout.lines().find(|line| line.contains("digest/pw.json")).unwrap_or_default();
+    assert!(line.starts_with("error: pw: ") && line.contains("after a restart nobody gets in"), "{checked:?}");
+    assert_eq!(checked.code, 1);
+
+    drop(server);
+    let server = site.start();
+    let told = server.says("state/digest/pw.json: ");
+    assert!(told.contains("nobody gets in by them until they can be"), "{told}");
+    assert!(!told.contains("last good"), "{told}");
+    assert_eq!(Phone::new(&server, "pw", &password).get("/site.cfg").status, 401);
+}
+
+#[test]
 fn who_has_no_password_is_not_said_to_be_let_in() {
     let (site, _) = site();
     let put = |mac: &str| {

@@ -27,7 +27,8 @@ use crate::app::exact_names;
 use crate::certificate::{CertificateFiles, FilesSource, LiveCertificates};
 use crate::clock;
 use crate::config::{CertificateSource, Config};
-use crate::constituency::{ClientAuth, Phones, Severity};
+use crate::constituency::{ClientAuth, Constituency, Phones, Severity};
+use crate::digest::passwords::stored;
 use crate::dns::Dns;
 use crate::renew::AcmeSettings;
 use crate::renew::acme::AcmeCa;
@@ -248,11 +249,23 @@ fn check_constituencies(config: &Config, site: &Site, findings: &mut Vec<Finding
             findings.push(Finding::new(Level::Warning, &constituency.name, message));
         }
         if constituency.policy.tls.client_auth == ClientAuth::Digest {
-            let faults = passwords::faults(config, constituency);
-            findings.extend(faults.iter().map(|fault| Finding::new(Level::Warning, &constituency.name, fault)));
+            check_passwords(config, constituency, findings);
         }
         folder::check(config, constituency, site.registry(), findings);
     }
+}
+
+/// A server that runs still has those that were good when it read them; one that starts has none.
+fn check_passwords(config: &Config, constituency: &Constituency, findings: &mut Vec<Finding>) {
+    if let Err(error) = stored(&config.state, &constituency.name) {
+        let message = format!(
+            "{error}; after a restart nobody gets in: put a good file in its place, or remove it and give each phone a new \
+             password (provost allow MAC --digest)"
+        );
+        return findings.push(Finding::new(Level::Error, &constituency.name, message));
+    }
+    let faults = passwords::faults(config, constituency);
+    findings.extend(faults.iter().map(|fault| Finding::new(Level::Warning, &constituency.name, fault)));
 }
 
 impl From<SettingsError> for Finding {
