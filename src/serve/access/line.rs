@@ -60,9 +60,7 @@ fn write_text(record: &AccessRecord, line: &mut String) -> fmt::Result {
         write!(line, " lane={lane}")?;
     }
     if let Some(reason) = &record.reason {
-        // Settings are quoted in reasons, and stay readable; the exact words are those of JSON.
-        let reason = reason.replace('"', "'");
-        write!(line, " reason=\"{}\"", escaped(reason.as_bytes()))?;
+        push_reason(reason, line)?;
     }
     Ok(())
 }
@@ -148,6 +146,21 @@ fn push_escaped(bytes: &[u8], line: &mut String) -> fmt::Result {
         }
         _ => write!(line, "{}", escaped(bytes)),
     }
+}
+
+/// Settings are quoted in reasons, and a backslash there is most often an escape already: both stay readable. The exact
+/// words are those of JSON.
+fn push_reason(reason: &str, line: &mut String) -> fmt::Result {
+    line.push_str(" reason=\"");
+    for (at, part) in reason.replace('"', "'").split('\\').enumerate() {
+        if at > 0 {
+            line.push('\\');
+        }
+        push_escaped(part.as_bytes(), line)?;
+    }
+    // At the very end it would make another quote of ours for whoever reads it as an escape.
+    line.push_str(if reason.ends_with('\\') { "x5C\"" } else { "\"" });
+    Ok(())
 }
 
 /// Words of ours, perhaps around a stranger's: quotes stay as they are in JSON, what drives a terminal does not.

@@ -134,6 +134,25 @@ fn hostile_bytes_stay_on_their_line() {
 }
 
 #[test]
+fn what_a_reason_has_escaped_is_not_escaped_again() {
+    let mut refused = record();
+    let reason = |reason: &str, format, record: &mut AccessRecord| {
+        record.reason = Some(reason.to_owned());
+        line(format, record)
+    };
+    let sent = r#"is not TLS (starts with "\xd0\x1b[2J\\")"#;
+    let text = reason(sent, LogFormat::Text, &mut refused);
+    assert!(text.ends_with(" reason=\"is not TLS (starts with '\\xd0\\x1b[2J\\\\')\"\n"), "{text}");
+    let json: serde_json::Value = serde_json::from_str(&reason(sent, LogFormat::Json, &mut refused)).unwrap();
+    assert_eq!(json["reason"], sent);
+    // One at the very end would keep a reader of quotes from seeing this one.
+    for ended in ["name\\", "name\\\\"] {
+        let text = reason(ended, LogFormat::Text, &mut refused);
+        assert!(text.ends_with("\\x5C\"\n"), "{text}");
+    }
+}
+
+#[test]
 fn a_request_does_not_wait_for_diagnostics_when_its_line_is_lost() {
     struct Stuck;
     impl Write for Stuck {
