@@ -10,6 +10,13 @@ use crate::constituency::{ClientAuth, Constituency, ConstituencyName, MacAddress
 use crate::digest::Ha1;
 use crate::digest::passwords::{self, PasswordsError};
 
+/// A new password, which nothing but this knows.
+pub(super) struct Given {
+    mac: MacAddress,
+    password: String,
+    had_one: bool,
+}
+
 /// A password is of use only where one is asked for, and those that are there must stay of use.
 pub(super) fn check_asks(config: &Config, constituency: &ConstituencyName) -> anyhow::Result<()> {
     let asks = asks(config, constituency);
@@ -46,18 +53,26 @@ fn realm(config: &Config, constituency: &ConstituencyName) -> String {
     format!("{constituency}.{}", config.domain)
 }
 
-/// Makes a password for a phone, and prints it with the lines that bring it to the phone: it is not stored anywhere.
-pub(super) fn give(config: &Config, constituency: &ConstituencyName, mac: MacAddress) -> anyhow::Result<()> {
+/// Makes a password for a phone.
+pub(super) fn give(config: &Config, constituency: &ConstituencyName, mac: MacAddress) -> anyhow::Result<Given> {
     let realm = realm(config, constituency);
     let password = passwords::generate().ok().context("the system gives no random numbers")?;
     let ha1 = Ha1::of(&mac.to_string(), &realm, &password);
-    if passwords::set(&config.state, constituency, &realm, mac, ha1)? {
-        say(&"the password that it had counts no more");
+    let had_one = passwords::set(&config.state, constituency, &realm, mac, ha1)?;
+    Ok(Given { mac, password, had_one })
+}
+
+impl Given {
+    /// Prints it with the lines that bring it to the phone: it is not stored anywhere.
+    pub(super) fn show(self) {
+        let Self { mac, password, had_one } = self;
+        if had_one {
+            say(&"the password that it had counts no more");
+        }
+        say(&"this is shown once; the phone takes it from a file such as");
+        say(&format_args!("<device device.set=\"1\" device.prov.user.set=\"1\" device.prov.user=\"{mac}\""));
+        say(&format_args!("        device.prov.password.set=\"1\" device.prov.password=\"{password}\"/>"));
     }
-    say(&"this is shown once; the phone takes it from a file such as");
-    say(&format_args!("<device device.set=\"1\" device.prov.user.set=\"1\" device.prov.user=\"{mac}\""));
-    say(&format_args!("        device.prov.password.set=\"1\" device.prov.password=\"{password}\"/>"));
-    Ok(())
 }
 
 /// Forgets the password of a phone.

@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use anyhow::Context;
+
 use super::{ConfigArg, code, complain, passwords, pins, say, warn};
 use crate::config::Config;
 use crate::constituency::edit::Change;
@@ -61,8 +63,12 @@ pub(super) fn allow(args: &AllowArgs) -> anyhow::Result<ExitCode> {
         let when = if changed == Changed::Now { "within a second" } else { "already" };
         let let_in = || say(&format_args!("{mac} is let in by {constituency}{by} {when}"));
         if args.digest {
+            let given = passwords::give(&config, constituency, *mac).with_context(|| {
+                format!("{mac} is on the list of {constituency} {when}, and no new password could be stored for it")
+            })?;
             let_in();
-            return passwords::give(&config, constituency, *mac);
+            given.show();
+            return Ok(());
         }
         match passwords::has_one(&config, constituency, *mac) {
             Ok(None) => let_in(),

@@ -69,11 +69,17 @@ pub enum Why {
     /// It is for another realm.
     #[error("the password is for {0:?}")]
     OtherRealm(String),
-    /// Nobody of this name has a password.
-    #[error("{user:?} has no password here (provost allow MAC --constituency {constituency} --digest gives it one)")]
+    /// The name is no phone's. It is not repeated: some type the password there.
+    #[error("the user name is no MAC address, written as 12 lower-case hex digits")]
+    NoPhone,
+    /// The name is a phone's, in another spelling.
+    #[error("the user name is {0} in another spelling; write it as it stands here")]
+    OtherSpelling(MacAddress),
+    /// This phone has no password.
+    #[error("{mac} has no password here (provost allow {mac} --constituency {constituency} --digest gives it one)")]
     UnknownUser {
-        /// The name.
-        user: String,
+        /// The phone.
+        mac: MacAddress,
         /// Where it has none.
         constituency: ConstituencyName,
     },
@@ -106,8 +112,10 @@ impl Why {
     #[must_use]
     pub fn claimed(&self) -> Option<MacAddress> {
         match self {
-            Self::WrongPassword(mac) | Self::OldRealm { mac, .. } => Some(*mac),
-            Self::UnknownUser { user, .. } => user.parse().ok(),
+            Self::WrongPassword(mac)
+            | Self::OldRealm { mac, .. }
+            | Self::UnknownUser { mac, .. }
+            | Self::OtherSpelling(mac) => Some(*mac),
             _ => None,
         }
     }
@@ -221,7 +229,11 @@ impl Gate {
         let algorithm = said.algorithm.unwrap_or(Algorithm::Md5);
         let is_right = ha1.approves(algorithm, &asked, &said.response);
         match stored {
-            None => Err(Why::UnknownUser { user: said.username.clone(), constituency: attempt.constituency.clone() }),
+            None => Err(match (mac, said.username.parse()) {
+                (Some(mac), _) => Why::UnknownUser { mac, constituency: attempt.constituency.clone() },
+                (None, Ok(mac)) => Why::OtherSpelling(mac),
+                (None, Err(_)) => Why::NoPhone,
+            }),
             Some((mac, _)) if is_old => {
                 Err(Why::OldRealm { mac, realm: of_all.map(|all| all.realm.clone()).unwrap_or_default() })
             }
@@ -334,10 +346,19 @@ mod tests {
     #[test]
     fn only_the_phones_own_name_is_a_user() {
         let stage = Stage::new();
-        for user in ["00005E00530C", "00:00:5e:00:53:0c", "00005e00530c ", "000000000000", ""] {
+        let phone: MacAddress = USER.parse().unwrap();
+        let nobody = Why::UnknownUser { mac: MacAddress::NOBODY, constituency: stage.name.clone() };
+        for (user, why) in [
+            ("00005E00530C", Why::OtherSpelling(phone)),
+            ("00:00:5e:00:53:0c", Why::OtherSpelling(phone)),
+            ("000000000000", nobody),
+            ("00005e00530c ", Why::NoPhone),
+            ("open sesame", Why::NoPhone),
+            ("", Why::NoPhone),
+        ] {
             let refused = stage.ask(user, "open sesame", &stage.nonce(0, 0), 1, 0).unwrap_err();
-            let constituency = stage.name.clone();
-            assert_eq!(refused.why, Why::UnknownUser { user: user.to_owned(), constituency });
+            assert!(!refused.why.to_string().contains("sesame"), "a password is said");
+            assert_eq!(refused.why, why);
         }
     }
 

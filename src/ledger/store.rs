@@ -95,6 +95,9 @@ impl Store {
         // SQLite gives the files beside it the same mode.
         let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(path).map_err(on_file)?;
         let inode = file.metadata().map_err(on_file)?.ino();
+        // Before SQLite opens it: whoever closes a file loses all the locks on it that its process has (fcntl(2)), and
+        // without SQLite's anybody else who reads the database, and is the last to close it, removes its log.
+        drop(file);
         let mut connection = Connection::open(path).map_err(on_database)?;
         let found = prepare(&mut connection).map_err(on_database)?;
         if found > schema::version() {

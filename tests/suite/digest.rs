@@ -166,7 +166,7 @@ fn a_wrong_password_is_remembered_as_what_proves_nothing() {
     });
     for (line, mac, reason) in [
         (&refused[0], VVX500, format!("wrong password for {VVX500}")),
-        (&refused[1], STRANGER, format!("\"{STRANGER}\" has no password here")),
+        (&refused[1], STRANGER, format!("{STRANGER} has no password here")),
     ] {
         assert_eq!(
             (&line["mac"], &line["proven"], &line["refusals"]),
@@ -238,17 +238,24 @@ fn a_challenge_says_nothing_but_how_to_answer() {
         wrong(VVX550, "guess"),
         wrong(STRANGER, ""),
         wrong("admin", &password),
+        wrong(&password, VVX500),
         wrong(&VVX500.to_uppercase(), &password),
         get("/site.cfg", "Authorization: Basic MDAwMDVlMDA1MzBjOng=\r\n"),
         get("/site.cfg", "Authorization: Bearer x\r\n"),
     ];
-    assert_eq!(refusals.len(), 10);
+    assert_eq!(refusals.len(), 11);
     for refusal in &refusals {
         assert_eq!(without_nonce(refusal), without_nonce(&first));
     }
     server.reason("wrong password for 00005e00530c");
-    server.reason("\"00005e0053aa\" has no password here (provost allow MAC --constituency pw --digest gives it one)");
+    server.reason(
+        "00005e0053aa has no password here (provost allow 00005e0053aa --constituency pw --digest gives it one)",
+    );
     server.reason("Basic would show the password");
+    // Whoever fills in both fields the wrong way round has not told everybody the password.
+    server.reason("the user name is no MAC address, written as 12 lower-case hex digits");
+    server.reason("the user name is 00005e00530c in another spelling");
+    assert!(![server.stdout(), server.stderr()].concat().iter().any(|line| line.contains(&password)));
     // What comes before the question who it is comes before.
     assert_eq!(get("/%2e%2e/x", "").status, 400);
     assert_eq!(client(&server, "pw").request("DELETE", "/site.cfg", "", b"").unwrap().status, 405);
@@ -505,6 +512,18 @@ fn damaged_passwords_let_nobody_in_after_a_restart_and_that_is_said_before() {
     assert!(told.contains("nobody gets in by them until they can be"), "{told}");
     assert!(!told.contains("last good"), "{told}");
     assert_eq!(Phone::new(&server, "pw", &password).get("/site.cfg").status, 401);
+}
+
+#[test]
+fn a_password_that_cannot_be_stored_is_not_shown_and_lets_nobody_in() {
+    let (site, _) = site();
+    std::fs::remove_dir_all(site.path("state/digest")).unwrap();
+    std::os::unix::fs::symlink("/proc/provost", site.path("state/digest")).unwrap();
+    let ended = provost(&site.path(""), &["allow", STRANGER, "--constituency", "pw", "--digest"]);
+    assert_eq!((ended.code, ended.stdout.as_str()), (1, ""), "{ended:?}");
+    let said =
+        format!("error: {STRANGER} is on the list of pw within a second, and no new password could be stored for it: ");
+    assert!(ended.stderr.starts_with(&said) && ended.stderr.contains("state/digest"), "{ended:?}");
 }
 
 #[test]

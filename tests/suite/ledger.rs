@@ -178,6 +178,30 @@ fn an_access_log_that_nobody_reads_keeps_nothing_from_the_ledger() {
 }
 
 #[test]
+fn whoever_else_reads_the_database_does_not_cut_it_off() {
+    let site = Site::with_ote();
+    let server = site.start();
+    ask(&server, 1);
+    seen(&site.path("state"), VVX500, |phone| phone.requests == 1);
+    // What keeps others from taking it for theirs alone is a lock on the file itself (proc_locks(5)), on the bytes that
+    // SQLite's file format has for that.
+    let locks = std::fs::read_to_string("/proc/locks").unwrap();
+    let is_its = |line: &&str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        words[1] == "POSIX" && words[4] == server.pid().to_string() && words[6..] == ["1073741826", "1073742335"]
+    };
+    assert_eq!(locks.lines().filter(is_its).count(), 1, "{locks}");
+    // As `sqlite3` does it, or a backup: the last one to close a database puts its log away, and removes it.
+    let database = rusqlite::Connection::open(site.path("state/ledger/ledger.sqlite")).unwrap();
+    let count: i64 = database.query_row("SELECT count(*) FROM phone", [], |row| row.get(0)).unwrap();
+    assert_eq!(count, 1);
+    database.close().unwrap();
+    assert!(site.path("state/ledger/ledger.sqlite-wal").exists(), "the server is not the last");
+    ask(&server, 1);
+    seen(&site.path("state"), VVX500, |phone| phone.requests == 2);
+}
+
+#[test]
 fn a_damaged_ledger_is_moved_aside_and_serving_goes_on() {
     let site = Site::with_ote();
     let file = site.path("state/ledger/ledger.sqlite");
