@@ -1,16 +1,17 @@
 //! `provost phones`: every phone that is known or was seen, and whether it is all right.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 use serde_json::{Value, json};
 
-use super::{ConfigArg, code, note, say, shown};
+use super::{ConfigArg, code, constituency, note, say, shown, warn};
 use crate::clock::{self, rfc3339};
 use crate::config::Config;
-use crate::constituency::scan::Scanner;
-use crate::constituency::{ConstituencyName, Fingerprint, MacAddress, Standing, TlsLevel};
+use crate::constituency::scan::{NOT_SERVED, Scanner};
+use crate::constituency::{ConstituencyName, Fingerprint, MacAddress, Registry, Standing, TlsLevel};
 use crate::ledger::roster::{Known, together};
 use crate::ledger::{Claim, ClaimAddress, Event, Phone, Reader};
 use crate::serve::access::without_controls;
@@ -59,19 +60,32 @@ fn list(args: &Args, config: &Config) -> anyhow::Result<()> {
     };
     let now = clock::unix_seconds(now);
     let all = together(&registry, seen);
-    if let Some(wanted) = &args.constituency {
-        let is_known = registry.find(wanted.as_str()).is_some() || all.keys().any(|(name, _)| name == wanted);
-        anyhow::ensure!(is_known, "there is no constituency {wanted}; see provost constituency list");
+    let unclear = unclear(config, &registry);
+    if let Some(wanted) = &args.constituency
+        && registry.find(wanted.as_str()).is_none()
+        && !all.keys().any(|(name, _)| name == wanted)
+    {
+        match unclear.get(wanted) {
+            Some(why) => anyhow::bail!("{}", unlisted(wanted, why)),
+            None => anyhow::bail!("there is no constituency {wanted}; see provost constituency list"),
+        }
+    }
+    for (name, why) in unclear.iter().filter(|(name, _)| args.wants(name)) {
+        warn(&unlisted(name, why));
     }
     let phones: Vec<_> =
         all.iter().filter(|((name, _), known)| args.wants(name) && args.wants_phone(known, now)).collect();
     let claims: Vec<_> = claims.iter().filter(|claim| args.wants(&claim.constituency)).collect();
     if args.json {
         for ((name, mac), known) in &phones {
-            say(&known.json(name, *mac));
+            say(&known.json(name, *mac, &unclear));
         }
     } else {
-        print(&phones, now);
+        print(&phones, &unclear, now);
+        let is_claimed = args.refused && !claims.is_empty();
+        if phones.is_empty() && !is_claimed {
+            note(&"there is no such phone");
+        }
     }
     if args.refused {
         for claim in claims {
@@ -82,6 +96,25 @@ fn list(args: &Args, config: &Config) -> anyhow::Result<()> {
         note(&"somebody says to be a phone and has not proved it: --refused shows who");
     }
     Ok(())
+}
+
+/// Constituencies of which no policy can be read, and why. A server that runs may go by the last good one.
+type Unclear = BTreeMap<ConstituencyName, String>;
+
+fn unclear(config: &Config, registry: &Registry) -> Unclear {
+    let folders = constituency::folders(&config.constituencies).unwrap_or_default();
+    let unserved = folders.into_iter().filter(|name| registry.served().all(|served| served.name != *name));
+    let why = |name: ConstituencyName| {
+        let fault = registry.faults().iter().find(|fault| fault.subject == name.as_str())?;
+        // Whether it is served only a server knows.
+        let message = fault.message.strip_suffix(&format!(" ({NOT_SERVED})")).unwrap_or(&fault.message);
+        Some((name, shown(message)))
+    };
+    unserved.filter_map(why).collect()
+}
+
+fn unlisted(name: &ConstituencyName, why: &str) -> String {
+    format!("the policy of {name} is broken, so that its list of phones is not known here: {why}")
 }
 
 impl Args {
@@ -107,19 +140,21 @@ impl Known {
         self.seen.as_ref()?.tls_level().filter(|level| *level > TlsLevel::Modern)
     }
 
-    fn standing(&self) -> &'static str {
+    fn standing(&self, constituency: &ConstituencyName, unclear: &Unclear) -> &'static str {
         match self.standing {
             Some(Standing::Known) => "known",
             Some(Standing::Unknown) => "unknown",
             Some(Standing::Denied) => "denied",
+            None if unclear.contains_key(constituency) => "unclear",
             None => "not served",
         }
     }
 
-    fn json(&self, constituency: &ConstituencyName, mac: MacAddress) -> Value {
+    fn json(&self, constituency: &ConstituencyName, mac: MacAddress, unclear: &Unclear) -> Value {
         let mut object = json!({
-            "constituency": constituency, "mac": mac, "standing": self.standing(), "note": self.note, "proven": true,
-            "refused": self.is_refused(), "pinned_certificate_sha256": self.pin.map(|pin| pin.to_string()),
+            "constituency": constituency, "mac": mac, "standing": self.standing(constituency, unclear),
+            "note": self.note, "proven": true, "refused": self.is_refused(),
+            "pinned_certificate_sha256": self.pin.map(|pin| pin.to_string()),
         });
         let Some(phone) = &self.seen else { return object };
         let event = |what: &str, event: &Option<Event>| {
@@ -162,7 +197,7 @@ impl Known {
 
 const HEADINGS: [&str; 7] = ["CONSTITUENCY", "PHONE", "STANDING", "LAST SEEN", "ADDRESS", "MODEL AND FIRMWARE", "NOTE"];
 
-fn print(phones: &[(&(ConstituencyName, MacAddress), &Known)], now: i64) {
+fn print(phones: &[(&(ConstituencyName, MacAddress), &Known)], unclear: &Unclear, now: i64) {
     let rows: Vec<[String; 7]> = phones
         .iter()
         .map(|((name, mac), known)| {
@@ -170,10 +205,11 @@ fn print(phones: &[(&(ConstituencyName, MacAddress), &Known)], now: i64) {
             let program = seen.and_then(|phone| {
                 Some(format!("{} {}", phone.model.as_deref()?, phone.firmware.as_deref().unwrap_or_default()))
             });
+            let standing = known.standing(name, unclear);
             [
                 name.to_string(),
                 mac.to_string(),
-                if known.pin.is_some() { format!("{}, pinned", known.standing()) } else { known.standing().to_owned() },
+                if known.pin.is_some() { format!("{standing}, pinned") } else { standing.to_owned() },
                 seen.map_or_else(|| "never".to_owned(), |phone| time(phone.last_seen)),
                 seen.map_or_else(String::new, |phone| phone.address.clone()),
                 program.unwrap_or_default(),

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 
-use super::{ConfigArg, code, say};
+use super::{ConfigArg, code, note, say};
 use crate::clock::{rfc3339, unix_seconds};
 use crate::constituency::{ConstituencyName, MacAddress};
 use crate::serve::decision::upload_name::UploadName;
@@ -57,13 +57,19 @@ pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
 }
 
 fn list(phone: &Phone, root: &Path) -> anyhow::Result<()> {
+    let mut is_empty = true;
     for (constituency, folder) in phone.folders(root)? {
         for file in files_below(&folder)? {
             let metadata = fs::symlink_metadata(&file)?;
             let time = rfc3339(unix_seconds(metadata.modified()?));
             let name = file.strip_prefix(&folder).unwrap_or(&file).display();
             say(&format_args!("{constituency}  {:>9}  {time}  {name}", metadata.len()));
+            is_empty = false;
         }
+    }
+    if is_empty {
+        let to = phone.constituency.as_ref().map(|name| format!(" to {name}")).unwrap_or_default();
+        note(&format_args!("{} has uploaded nothing{to}", phone.mac));
     }
     Ok(())
 }

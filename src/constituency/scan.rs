@@ -23,6 +23,9 @@ use super::{ConstituencyName, MacAddress};
 /// What is said of a broken policy while the one before counts.
 pub const LAST_GOOD: &str = "the last good policy stays in force";
 
+/// What is said of a broken policy while none counts.
+pub const NOT_SERVED: &str = "not served";
+
 /// Reads the folder `constituencies` again and again, remembering what it saw.
 #[derive(Debug)]
 pub struct Scanner {
@@ -177,7 +180,7 @@ impl Scanner {
         let (stat, handle) = match opened {
             Ok(opened) => opened,
             Err(errno) => {
-                let mut consequence = "not served";
+                let mut consequence = NOT_SERVED;
                 self.is_partial |= is_our_shortage(errno);
                 if is_our_shortage(errno) && self.remembered.contains_key(name) {
                     consequence = "what was served stays as it was";
@@ -197,7 +200,7 @@ impl Scanner {
         let bundles: Vec<&str> = self.bundles.iter().map(String::as_str).collect();
         remembered.source.refresh(&handle, &file, &bundles, now);
         if let Some(error) = remembered.source.error() {
-            let consequence = if remembered.source.policy().is_some() { LAST_GOOD } else { "not served" };
+            let consequence = if remembered.source.policy().is_some() { LAST_GOOD } else { NOT_SERVED };
             faults.push(not_served(name.as_str(), format!("{error} ({consequence})")));
         }
         self.is_partial |= remembered.source.is_unread();

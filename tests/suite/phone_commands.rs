@@ -134,6 +134,47 @@ fn phones_are_listed_with_what_an_operator_asks_about_them() {
 }
 
 #[test]
+fn phones_of_a_broken_policy_are_not_passed_over_in_silence() {
+    let (site, server) = site_with_visitors();
+    let broken = "{ \"phones\": { \"00005e00530c\": \"\" }, }";
+    for name in ["lab", "unseen"] {
+        site.file(&format!("{name}/constituency.json"), broken);
+    }
+    server.says("the last good policy stays in force");
+    assert_eq!(server.client("lab", &FACTORY.device(VVX500)).get("/site.cfg").unwrap().status, 200);
+    let unlisted = |name: &str| {
+        format!(
+            "the policy of {name} is broken, so that its list of phones is not known here: \
+             constituencies/{name}/constituency.json:1: "
+        )
+    };
+    let listed = |args: &[&str]| provost(&site.path("."), &[&["phones"], args].concat());
+    for args in [&[][..], &["--json"]] {
+        let all = listed(args);
+        let warned: Vec<&str> = all.stderr.lines().filter_map(|line| line.strip_prefix("warning: ")).collect();
+        assert_eq!((all.code, warned.len()), (0, 2), "{all:?}");
+        for (warning, name) in warned.iter().zip(["lab", "unseen"]) {
+            assert!(warning.starts_with(&unlisted(name)) && warning.contains("trailing comma"), "{warning}");
+            assert!(!warning.contains("not served"), "{warning}");
+        }
+    }
+    assert!(listed(&[]).stdout.contains(&format!("lab           {VVX500}  unclear   20")), "{}", listed(&[]).stdout);
+    let seen = listed(&["--constituency", "lab", "--json"]);
+    assert!(seen.code == 0 && seen.stdout.contains("\"standing\":\"unclear\""), "{seen:?}");
+    assert!(seen.stderr.starts_with(&format!("warning: {}", unlisted("lab"))), "{seen:?}");
+    assert_eq!(seen.stderr.lines().count(), 1, "{seen:?}");
+    let unseen = bad(&site, &["phones", "--constituency", "unseen"]);
+    assert!(unseen.stderr.starts_with(&format!("error: {}", unlisted("unseen"))), "{unseen:?}");
+    assert!(unseen.stderr.contains("trailing comma") && unseen.stderr.lines().count() == 1, "{unseen:?}");
+    let whole = listed(&["--constituency", "ote"]);
+    assert!(whole.code == 0 && !whole.stderr.contains("warning"), "{whole:?}");
+
+    let none = listed(&["--constituency", "ote", "--silent-for", "10000d", "--tls-legacy"]);
+    assert_eq!((none.code, none.stdout.lines().count()), (0, 1), "{none:?}");
+    assert!(none.stderr.starts_with("note: there is no such phone\n"), "{none:?}");
+}
+
+#[test]
 fn the_log_of_a_phone_is_what_it_asked_and_got() {
     let (site, _server) = site_with_visitors();
     let log = objects(&site, &["phone-log", "00:00:5E:00:53:0C"]);
@@ -223,7 +264,11 @@ fn uploads_are_listed_shown_and_taken_back() {
     let names: Vec<&str> = listed.lines().map(|line| line.rsplit("  ").next().unwrap()).collect();
     assert_eq!(names, [&own[1..], "logs/00005e00530c-app.log"], "{listed}");
     assert!(listed.starts_with("ote         14  20"), "{listed}");
-    assert_eq!(good(&site, &["uploads", "list", VVX550]), "");
+    for (to, said) in [(&[][..], ""), (&["--constituency", "lab"], " to lab")] {
+        let ended = provost(&site.path("."), &[&["uploads", "list", VVX550], to].concat());
+        let note = format!("note: 00005e0053c7 has uploaded nothing{said}\n");
+        assert_eq!((ended.code, ended.stdout, ended.stderr), (0, String::new(), note));
+    }
     let shown = Command::new(env!("CARGO_BIN_EXE_provost"))
         .args(["uploads", "cat", VVX500, "logs/00005E00530C-app.log"])
         .current_dir(site.path("."))
