@@ -80,6 +80,12 @@ pub enum CaError {
         /// The CA's last second.
         not_after: i64,
     },
+    /// The CA counts no more.
+    #[error("the CA has expired at {}, and with it all that it signed; make another, in another folder (provost ca init --dir)", rfc3339(*.not_after))]
+    Expired {
+        /// Its last second.
+        not_after: i64,
+    },
     /// No phone can have this address.
     #[error("{0}")]
     NotAPhone(#[from] NotAPhone),

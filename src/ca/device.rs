@@ -145,14 +145,17 @@ impl DeviceCa {
     /// has it, and when nothing stands in the way of handing it out: nobody can tell later that it was lost.
     ///
     /// # Errors
-    /// If the address can be no phone's, or the certificate would outlive the CA.
+    /// If the address can be no phone's, the CA has expired, or the certificate would outlive it.
     pub fn sign(&self, wanted: &Wanted<'_>, now: SystemTime) -> Result<Signed, CaError> {
         wanted.mac.check_phone()?;
         let end = match wanted.lifetime {
             None => self.not_after,
             Some(lifetime) => unix_seconds(now + lifetime),
         };
-        if end > self.not_after || self.not_after <= unix_seconds(now) {
+        if self.not_after <= unix_seconds(now) {
+            return Err(CaError::Expired { not_after: self.not_after });
+        }
+        if end > self.not_after {
             return Err(CaError::Outlived { not_after: self.not_after });
         }
         let serial = Serial::random()?;
@@ -344,7 +347,7 @@ mod tests {
         assert_eq!(ca.record().standings().len(), 0, "what is only signed was never issued");
         ca.put_on_record(&signed).unwrap();
         assert_eq!(ca.record().standings()[0].not_after, ca.not_after());
-        assert!(matches!(ca.sign(&longest, now + 11 * YEAR), Err(CaError::Outlived { .. })));
+        assert!(matches!(ca.sign(&longest, now + 11 * YEAR), Err(CaError::Expired { .. })));
         let everybody = Wanted { mac: "ffffffffffff".parse().unwrap(), ..longest };
         assert!(matches!(ca.sign(&everybody, now), Err(CaError::NotAPhone(_))));
         assert_eq!(ca.record().standings().len(), 1);

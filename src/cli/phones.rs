@@ -144,7 +144,7 @@ impl Known {
     /// What is worth a line of its own.
     fn remarks(&self, now: i64) -> Vec<String> {
         let Some(phone) = &self.seen else { return Vec::new() };
-        let refusal = phone.refusal.as_ref().filter(|_| phone.is_refused);
+        let refusal = phone.refusal.as_ref().filter(|_| self.is_refused());
         let refused =
             refusal.map(|refusal| format!("refused at {}: {}", time(refusal.at), without_controls(&refusal.what)));
         let end = phone.certificate_not_after.filter(|end| end - now < SOON);
@@ -156,7 +156,10 @@ impl Known {
             .old_tls()
             .zip(phone.tls.as_ref())
             .map(|(level, (version, suite))| format!("it needs \"tls\": \"{}\" ({version}, {suite})", level.as_str()));
-        refused.into_iter().chain(expiry).chain(tls).collect()
+        let allowed = self
+            .is_allowed_since()
+            .then(|| "is on the list since it was last refused, and has not asked yet".to_owned());
+        refused.into_iter().chain(allowed).chain(expiry).chain(tls).collect()
     }
 }
 

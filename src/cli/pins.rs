@@ -1,24 +1,25 @@
 //! What `allow` says of certificates that prove nothing: what was seen of them, before somebody takes one for a phone's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::phones::time;
 use super::{shown, warn};
 use crate::clock;
 use crate::config::Config;
 use crate::constituency::scan::Scanner;
 use crate::constituency::{ConstituencyName, Fingerprint, MacAddress};
-use crate::ledger::{ReadError, Reader};
+use crate::ledger::{Claim, Phone, ReadError, Reader};
 
 /// Says what speaks against taking `certificate` for that of `mac`.
 pub(super) fn warn_of_pin(config: &Config, mac: MacAddress, certificate: Fingerprint) -> Result<(), ReadError> {
-    let claims = Reader::open(&config.state)?.map_or(Ok(BTreeMap::new()), |ledger| claims_of(&ledger, mac))?;
-    if !claims.contains_key(&certificate) {
+    let claims = Reader::open(&config.state)?.map_or(Ok(BTreeSet::new()), |ledger| claims_of(&ledger, mac))?;
+    if !claims.contains(&certificate) {
         warn(&format_args!(
             "this certificate has never been seen of {mac}. Compare the fingerprint with the one that the phone shows on its \
              own screen or web page"
         ));
     }
-    let others = claims.keys().filter(|claim| **claim != certificate).count();
+    let others = claims.iter().filter(|claim| **claim != certificate).count();
     if others > 0 {
         warn(&format_args!(
             "certificates that came for {mac} besides this one: {others}. Somebody may be posing as it: compare the fingerprint with the one that \
@@ -28,37 +29,76 @@ pub(super) fn warn_of_pin(config: &Config, mac: MacAddress, certificate: Fingerp
     Ok(())
 }
 
-/// Says so if `mac` will stay out, because all that was seen of it proves nothing.
+/// Says so if `mac` will stay out, because all that was seen of it proves nothing, or all that came last.
 pub(super) fn warn_of_unproven(
     config: &Config,
     constituency: &ConstituencyName,
     mac: MacAddress,
 ) -> Result<(), ReadError> {
     let Some(ledger) = Reader::open(&config.state)? else { return Ok(()) };
-    let claims = claims_of(&ledger, mac)?;
-    if claims.is_empty() || ledger.phones()?.iter().any(|phone| phone.mac == mac) {
+    let mut phones = ledger.phones()?;
+    phones.retain(|phone| phone.mac == mac);
+    let mut claims = ledger.claims()?;
+    claims.retain(|claim| claim.mac == mac && claim.fingerprint.is_some());
+    let registry = Scanner::new(config.constituencies.clone(), config.bundle_names()).scan(clock::now());
+    let pin = |name: &ConstituencyName| {
+        let served = registry.served().find(|served| served.name == *name);
+        served.and_then(|served| served.policy.pins.get(&mac).copied())
+    };
+    let is_here = |name: &ConstituencyName| name == constituency;
+    if let Some(pin) = pin(constituency)
+        && (phones.iter().any(|phone| is_here(&phone.constituency)) || claims.iter().any(|claim| is_of(claim, pin)))
+    {
         return Ok(());
     }
-    let registry = Scanner::new(config.constituencies.clone(), config.bundle_names()).scan(clock::now());
-    let is_pinned = |claim: &Fingerprint| {
-        let served = registry.served().find(|served| served.name == *constituency);
-        served.is_some_and(|served| served.is_pinned(mac, *claim))
-    };
-    if !claims.keys().any(is_pinned) {
-        let seen = claims.iter().map(|(claim, reason)| format!("SHA-256 {claim}, refused: {}", shown(reason)));
-        let seen: Vec<String> = seen.collect();
-        warn(&format_args!(
-            "{mac} STAYS OUT: it came with a certificate that proves nothing ({}). If that is the phone's own, as its \
-             screen or web page shows, let in exactly that one: provost allow {mac} --constituency {constituency} \
-             --certificate-sha256 FINGERPRINT",
-            seen.join("; ")
-        ));
+    // What came here counts. If nothing did, what came elsewhere is all that there is, but a pin counts only where it is.
+    let mut came_here =
+        phones.iter().map(|phone| &phone.constituency).chain(claims.iter().map(|claim| &claim.constituency));
+    if came_here.any(is_here) {
+        phones.retain(|phone| is_here(&phone.constituency));
+        claims.retain(|claim| is_here(&claim.constituency));
+    } else {
+        phones.retain(|phone| pin(&phone.constituency).is_none());
+    }
+    let proven = phones.iter().map(proven_at).max();
+    claims.retain(|claim| proven.is_none_or(|at| claim.last_seen >= at));
+    if !claims.is_empty() {
+        say_unproven(constituency, mac, &claims, proven);
     }
     Ok(())
 }
 
-/// The certificates that claimed to be that phone's, wherever, and why they were refused.
-fn claims_of(ledger: &Reader, mac: MacAddress) -> Result<BTreeMap<Fingerprint, String>, ReadError> {
+/// When a phone last proved who it is, so that it would be let in by that again. What was refused proves it only where it
+/// was never let in: on a session that began with a pin, that of a pin that is gone is refused as well.
+fn proven_at(phone: &Phone) -> i64 {
+    phone.last_let_in.unwrap_or(phone.last_seen)
+}
+
+fn is_of(claim: &Claim, certificate: Fingerprint) -> bool {
+    claim.fingerprint.is_some_and(|bytes| Fingerprint::from(bytes) == certificate)
+}
+
+fn say_unproven(constituency: &ConstituencyName, mac: MacAddress, claims: &[Claim], proven: Option<i64>) {
+    let seen = claims.iter().filter_map(|claim| {
+        let reason = shown(claim.refusal.as_deref().unwrap_or_default());
+        Some((Fingerprint::from(claim.fingerprint?), reason))
+    });
+    // One that came to several constituencies is one.
+    let seen: BTreeMap<Fingerprint, String> = seen.collect();
+    let seen: Vec<String> = seen.iter().map(|(claim, reason)| format!("SHA-256 {claim}, refused: {reason}")).collect();
+    let (unless, since) = proven.map_or_else(Default::default, |at| {
+        (format!(" unless it proves who it is, as last at {}", time(at)), "since then ")
+    });
+    warn(&format_args!(
+        "{mac} STAYS OUT{unless}: {since}it came with a certificate that proves nothing ({}). If that is the phone's own, \
+         as its screen or web page shows, let in exactly that one: provost allow {mac} --constituency {constituency} \
+         --certificate-sha256 FINGERPRINT",
+        seen.join("; ")
+    ));
+}
+
+/// The certificates that claimed to be that phone's, wherever.
+fn claims_of(ledger: &Reader, mac: MacAddress) -> Result<BTreeSet<Fingerprint>, ReadError> {
     let claims = ledger.claims()?.into_iter().filter(|claim| claim.mac == mac);
-    Ok(claims.filter_map(|claim| Some((claim.fingerprint?.into(), claim.refusal.unwrap_or_default()))).collect())
+    Ok(claims.filter_map(|claim| claim.fingerprint.map(Fingerprint::from)).collect())
 }

@@ -4,10 +4,10 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
-use super::{ConfigArg, code, complain, passwords, pins, say, warn};
+use super::{ConfigArg, code, complain, passwords, pins, say, warn, whole};
 use crate::config::Config;
 use crate::constituency::edit::Change;
-use crate::constituency::edit_file::{Changed, change};
+use crate::constituency::edit_file::{Changed, EditError, change};
 use crate::constituency::{ConstituencyName, Fingerprint, MacAddress};
 
 /// What `provost allow` takes.
@@ -119,7 +119,11 @@ pub(super) fn deny(args: &DenyArgs) -> anyhow::Result<ExitCode> {
                 say(&format_args!("{name} asks nobody who they are (\"client_auth\": \"none\"): nobody is kept out"));
             }
             Err(error) => {
-                complain(&format_args!("{mac} MAY STILL GET IN at {name}: {error:#}"));
+                // Where there is nothing, nobody gets in.
+                match error.downcast_ref() {
+                    Some(EditError::Absent { .. }) => complain(&format_args!("{}; nothing was changed", whole(&error))),
+                    _ => complain(&format_args!("{mac} MAY STILL GET IN at {name}: {}", whole(&error))),
+                }
                 exit = ExitCode::FAILURE;
             }
         }

@@ -69,6 +69,18 @@ pub enum Standing {
     Denied,
 }
 
+impl Standing {
+    /// What is said of a phone that is refused for this; nothing of one that is known.
+    #[must_use]
+    pub fn refusal(self, mac: MacAddress, constituency: &ConstituencyName) -> Option<String> {
+        match self {
+            Self::Known => None,
+            Self::Unknown => Some(format!("{mac} is not known to {constituency}")),
+            Self::Denied => Some(format!("{mac} is denied by {constituency}")),
+        }
+    }
+}
+
 impl Registry {
     /// The constituency of this DNS label, by its own name first, else by an alias.
     #[must_use]

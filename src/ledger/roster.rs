@@ -48,9 +48,20 @@ impl Known {
         Self { standing: constituency.map(|constituency| constituency.standing(mac)), note, pin, seen: None }
     }
 
-    /// Whether it was refused when it last asked.
+    /// Whether it was refused when it last asked, and would be as far as is known.
     #[must_use]
     pub fn is_refused(&self) -> bool {
-        self.seen.as_ref().is_some_and(|phone| phone.is_refused)
+        self.seen.as_ref().is_some_and(|phone| phone.is_refused) && !self.is_allowed_since()
+    }
+
+    /// Whether it was refused for not being on the list, on which it is now, and has not asked since.
+    #[must_use]
+    pub fn is_allowed_since(&self) -> bool {
+        let Some(phone) = self.seen.as_ref().filter(|phone| phone.is_refused) else { return false };
+        let was_refused_for = |standing: &Standing| {
+            let words = standing.refusal(phone.mac, &phone.constituency);
+            words.is_some() && words.as_deref() == phone.refusal.as_ref().map(|refusal| refusal.what.as_str())
+        };
+        self.standing == Some(Standing::Known) && [Standing::Unknown, Standing::Denied].iter().any(was_refused_for)
     }
 }

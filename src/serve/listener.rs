@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::io::Errno;
@@ -215,7 +215,7 @@ async fn welcome(
     server.handshakes.count(peer.is_resumed);
     let constituency = peer.constituency.clone();
     let server = Arc::clone(server);
-    let connection = Connection { server, peer: Some(peer), address, pace, farewell, seat: Mutex::new(seat) };
+    let connection = Connection::new(server, Some(peer), address, pace, farewell, seat);
     let kind = if connection.is_of_known_phone() { Kind::Proven } else { Kind::Anonymous };
     let phone = connection.mac().map(|mac| (constituency.clone(), mac));
     let seated = connection.seat.lock().unwrap_or_else(PoisonError::into_inner).become_kind(kind, phone);
@@ -260,7 +260,7 @@ fn welcome_plain(
     let (stream, farewell) = Lingering::new(stream);
     let (stream, pace) = Paced::new(stream, &server.limits);
     pace.enter(Phase::Idle);
-    let connection = Connection { server, peer: None, address, pace, farewell, seat: Mutex::new(seat) };
+    let connection = Connection::new(server, None, address, pace, farewell, seat);
     Ok(converse(BufReader::with_capacity(FIRST_BYTES, stream), connection, stop))
 }
 

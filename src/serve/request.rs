@@ -1,8 +1,9 @@
 //! One request: decided, answered, logged.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
@@ -24,12 +25,12 @@ use super::host::{self, NamedHost};
 use super::linger::Farewell;
 use super::pace::Pace;
 use super::plain;
-use super::site::{Current, Site};
+use super::site::{Current, Site, TlsGeneration};
 use super::upload::receive::{self, UploadBody};
 use super::upload::store::Stored;
 use crate::clock;
 use crate::constituency::{Constituency, MacAddress, Standing};
-use crate::trust::{Claim, VerifiedDevice};
+use crate::trust::{Claim, Verdict, VerifiedDevice};
 
 /// A connection that speaks HTTP: whose requests these are.
 #[derive(Debug)]
@@ -39,13 +40,22 @@ pub struct Connection {
     /// Who is at the other end; `None` over plain HTTP, where nobody says.
     pub peer: Option<Peer>,
     /// Where that is.
-    pub address: std::net::SocketAddr,
+    pub address: SocketAddr,
     /// What it is waiting for.
     pub pace: Pace,
     /// Whether its next answer is the last.
     pub farewell: Farewell,
     /// Its place among all connections.
     pub seat: Mutex<Place>,
+    /// The last judgement of its device since the handshake.
+    again: Mutex<Option<Arc<Judgement>>>,
+}
+
+/// A device that was judged again, because its constituency's bundles hold something else now.
+#[derive(Debug)]
+struct Judgement {
+    generation: Arc<TlsGeneration>,
+    verdict: Verdict,
 }
 
 /// What answers a connection's requests.
@@ -96,6 +106,19 @@ enum Decided {
 }
 
 impl Connection {
+    /// A connection that has asked for nothing yet.
+    #[must_use]
+    pub fn new(
+        server: Arc<Server>,
+        peer: Option<Peer>,
+        address: SocketAddr,
+        pace: Pace,
+        farewell: Farewell,
+        seat: Place,
+    ) -> Self {
+        Self { server, peer, address, pace, farewell, seat: Mutex::new(seat), again: Mutex::default() }
+    }
+
     /// The phone at the other end, if it proved which one it is.
     #[must_use]
     pub fn mac(&self) -> Option<MacAddress> {
@@ -221,7 +244,8 @@ impl Connection {
         };
         let asked = Asked { host, method: &head.method, path: head.uri.path() };
         let password = password.map(|proven| proven.as_ref().copied());
-        let grant = decide(asked, &Circumstances { password, ..self.circumstances(current, time) })?;
+        let again = self.judge_again(current, time);
+        let grant = decide(asked, &Circumstances { password, ..self.circumstances(current, again.as_deref(), time) })?;
         let (constituency, _) = current.ok_or(Denial::Gone)?;
         match grant {
             Grant::Read(grant) => {
@@ -255,14 +279,37 @@ impl Connection {
         stored
     }
 
-    fn circumstances<'a>(&'a self, current: Option<Current<'a>>, time: SystemTime) -> Circumstances<'a> {
+    /// What is to be found now of a device whose handshake was under other content of the same bundles: a CA's latest
+    /// list is no reason to send away whom it does not name. Found once for each such change.
+    fn judge_again(&self, current: Option<Current<'_>>, time: SystemTime) -> Option<Arc<Judgement>> {
+        let (peer, (constituency, generation)) = self.peer.as_ref().zip(current)?;
+        if Arc::ptr_eq(generation, &peer.generation) || !generation.has_policy_of(&peer.generation) {
+            return None;
+        }
+        let chain = self.device()?.chain()?;
+        let mut again = self.again.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(judgement) = again.as_ref().filter(|judgement| Arc::ptr_eq(&judgement.generation, generation)) {
+            return Some(Arc::clone(judgement));
+        }
+        let verdict = generation.examine(constituency, chain, clock::unix_seconds(time))?.verdict;
+        Some(Arc::clone(again.insert(Arc::new(Judgement { generation: Arc::clone(generation), verdict }))))
+    }
+
+    fn circumstances<'a>(
+        &'a self,
+        current: Option<Current<'a>>,
+        again: Option<&'a Judgement>,
+        time: SystemTime,
+    ) -> Circumstances<'a> {
         let peer = self.peer.as_ref();
         let generation = current.map(|(_, generation)| generation);
+        let is_as_it_was = peer.zip(generation).is_some_and(|(peer, current)| Arc::ptr_eq(current, &peer.generation));
+        let verdict = again.map(|judgement| &judgement.verdict);
         Circumstances {
             constituency: current.map(|(constituency, _)| constituency.as_ref()),
             is_plain: peer.is_none(),
-            tls_is_current: peer.zip(generation).is_some_and(|(peer, current)| Arc::ptr_eq(current, &peer.generation)),
-            device: peer.and_then(|peer| peer.device.as_ref()).map(Result::as_ref),
+            tls_is_current: is_as_it_was || again.is_some(),
+            device: verdict.or_else(|| peer?.device.as_ref()).map(Result::as_ref),
             password: None,
             now: clock::unix_seconds(time),
         }

@@ -325,6 +325,12 @@ impl TlsGeneration {
         })
     }
 
+    /// Whether this came of `other` by nothing but a change of what its bundles hold.
+    #[must_use]
+    pub fn has_policy_of(&self, other: &Self) -> bool {
+        self.policy_generation == other.policy_generation && self.level == other.level
+    }
+
     /// What is found of the `chain` of a peer of `constituency`, as it is now, at `now` in Unix seconds; `None` where
     /// nobody is asked for one. Whoever presents it must have proven its key besides.
     #[must_use]

@@ -111,6 +111,8 @@ pub enum PhoneState {
     Never,
     /// Proven, and not on the list: it waits for approval.
     Waiting,
+    /// On the list since it last asked, when it was not.
+    Allowed,
     /// Known, and refused when it last asked.
     Refused,
     /// Kept out by the policy.

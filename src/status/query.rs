@@ -8,10 +8,11 @@ use super::picture::{Phone, PhonePage, PhoneQuery, PhoneSort, PhoneState};
 pub(super) const LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
 
-const STATES: [PhoneState; 7] = [
+const STATES: [PhoneState; 8] = [
     PhoneState::Well,
     PhoneState::Silent,
     PhoneState::Never,
+    PhoneState::Allowed,
     PhoneState::Waiting,
     PhoneState::Refused,
     PhoneState::Denied,
@@ -26,6 +27,7 @@ impl PhoneState {
             Self::Well => "well",
             Self::Silent => "silent",
             Self::Never => "never",
+            Self::Allowed => "allowed",
             Self::Waiting => "waiting",
             Self::Refused => "refused",
             Self::Denied => "denied",
@@ -40,9 +42,10 @@ impl PhoneState {
             Self::Waiting => 1,
             Self::Silent => 2,
             Self::Never => 3,
-            Self::Well => 4,
-            Self::Denied => 5,
-            Self::Gone => 6,
+            Self::Allowed => 4,
+            Self::Well => 5,
+            Self::Denied => 6,
+            Self::Gone => 7,
         }
     }
 }

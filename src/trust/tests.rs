@@ -54,6 +54,21 @@ fn a_pinned_certificate_counts_at_any_time_and_only_for_its_phone() {
 }
 
 #[test]
+fn a_chain_is_kept_only_where_a_bundle_may_change() {
+    let leaf = self_signed(MAC);
+    let pins = Pins::from([(mac(), Fingerprint::of(&leaf))]);
+    let kept = |bundle: &Bundle| {
+        let algorithms = *verifier().algorithms();
+        let verifier = DeviceVerifier::new([bundle], ExpiredDeviceCertificates::Refuse, algorithms);
+        let device = verifier.judge(std::slice::from_ref(&leaf), &pins, at(1_800_000_000)).unwrap();
+        device.chain().map(<[_]>::to_vec)
+    };
+    assert_eq!(kept(&polycom::bundle().unwrap()), None);
+    let house = Bundle::of("house", &[("ca.pem".to_owned(), self_signed("a CA"))], &[]).unwrap();
+    assert_eq!(kept(&house), Some(vec![leaf.clone()]));
+}
+
+#[test]
 fn no_certificate_that_differs_in_one_bit_counts() {
     let (leaf, verifier) = (self_signed(MAC), verifier());
     let pins = Pins::from([(mac(), Fingerprint::of(&leaf))]);

@@ -14,6 +14,7 @@
 //! leaf's own expiry comes last, may be tolerated by policy, and hides no other reason.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::crypto::WebPkiSupportedAlgorithms;
@@ -31,7 +32,7 @@ use super::family::Family;
 use super::identity::{self, NoIdentity};
 use super::refusal::{ChainRefusal, PathError};
 use super::revocation::{self, RevocationList};
-use crate::constituency::{ExpiredDeviceCertificates, Fingerprint, MacAddress, Pins};
+use crate::constituency::{ExpiredDeviceCertificates, Fingerprint, MacAddress, POLYCOM, Pins};
 
 /// The most certificates a phone may send. Path building is a puzzle that a stranger sets us.
 const MAX_CHAIN: usize = 8;
@@ -47,6 +48,8 @@ pub struct DeviceVerifier {
     revocations: Vec<RevocationList>,
     expired: ExpiredDeviceCertificates,
     algorithms: WebPkiSupportedAlgorithms,
+    /// Whether its bundles may be others tomorrow: all may but the one that is built in.
+    may_change: bool,
 }
 
 /// A device whose certificate was found to count. Only [`DeviceVerifier::judge`] makes one.
@@ -57,6 +60,8 @@ pub struct VerifiedDevice {
     above: Above,
     tolerates_expiry: bool,
     pin: Option<Fingerprint>,
+    /// The chain, to be judged again if the bundles are others; `None` where they stay as they are.
+    chain: Option<Arc<[CertificateDer<'static>]>>,
 }
 
 /// What stands above a device certificate on its verified path.
@@ -97,6 +102,12 @@ impl VerifiedDevice {
     #[must_use]
     pub fn pin(&self) -> Option<Fingerprint> {
         self.pin
+    }
+
+    /// What it presented, its own certificate first; `None` where it need not be judged again as long as it is connected.
+    #[must_use]
+    pub fn chain(&self) -> Option<&[CertificateDer<'static>]> {
+        self.chain.as_deref()
     }
 
     /// When the certificate expires, in Unix seconds.
@@ -141,13 +152,15 @@ impl DeviceVerifier {
         algorithms: WebPkiSupportedAlgorithms,
     ) -> Self {
         let (mut facts, mut known, mut revocations) = (Vec::new(), Vec::new(), Vec::new());
+        let mut may_change = false;
         for bundle in bundles {
+            may_change |= bundle.name != POLYCOM;
             facts.extend(bundle.anchors.iter().cloned());
             known.extend(bundle.known.iter().cloned());
             revocations.extend(bundle.revocations.iter().cloned());
         }
         let anchors = facts.iter().map(|fact| fact.anchor.clone()).collect();
-        Self { anchors, facts, known, revocations, expired, algorithms }
+        Self { anchors, facts, known, revocations, expired, algorithms, may_change }
     }
 
     /// The CAs that are trusted.
@@ -179,11 +192,13 @@ impl DeviceVerifier {
         check_key_size(&leaf)?;
         check_key_kind(&leaf)?;
         check_key_usage(&leaf)?;
-        self.judge_by_chain(leaf_der, &leaf, sent, now).or_else(|refusal| {
+        let device = self.judge_by_chain(leaf_der, &leaf, sent, now).or_else(|refusal| {
             // Whoever revoked it decided about this one certificate, too.
             let is_revoked = revocation::check(&self.revocations, &leaf).is_err();
             by_pin(leaf_der, &leaf, pins).filter(|_| !is_revoked).ok_or(refusal)
-        })
+        })?;
+        let kept = || chain.iter().map(|der| der.clone().into_owned()).collect();
+        Ok(VerifiedDevice { chain: self.may_change.then(kept), ..device })
     }
 
     fn judge_by_chain(
@@ -214,6 +229,7 @@ impl DeviceVerifier {
             above,
             tolerates_expiry: self.expired == ExpiredDeviceCertificates::Accept,
             pin: None,
+            chain: None,
         };
         device.still_valid(unix_seconds(now))?;
         Ok(device)
@@ -306,6 +322,7 @@ fn by_pin(leaf_der: &CertificateDer<'_>, leaf: &X509Certificate<'_>, pins: &Pins
         above: Above { not_after: i64::MAX, list: None, family: Family::Polycom },
         tolerates_expiry: true,
         pin: Some(pin),
+        chain: None,
     })
 }
 

@@ -301,6 +301,7 @@ fn everything_can_be_read_and_done_without_scripts() {
     let said = eventually("the page to say so", || browser.texts("#outcome p").into_iter().next());
     assert!(said.starts_with(&format!("{STRANGER} is on the list of ote.")), "{said}");
     assert!(browser.text("#waiting").contains("Nobody waits."));
+    assert_eq!(state(&browser, STRANGER), "allowed", "and not refused, as it was when it last asked");
     let stranger = server.client("ote", &FACTORY.device(STRANGER));
     within_a_second("the phone to be let in", || (stranger.get("/site.cfg").unwrap().status == 200).then_some(()));
     assert_kept_to_itself(&browser, &base);

@@ -71,6 +71,9 @@ fn every_command_has_a_page_that_man_shows_without_a_warning() {
         for heading in ["\nFILES\n", "\nENVIRONMENT\n", "\nEXIT STATUS\n", " PROVOST_LOG\n"] {
             assert_eq!(shown.stdout.contains(heading), words.is_empty(), "{words:?}: {heading}\n{}", shown.stdout);
         }
+        if words.is_empty() {
+            assert!(shown.stdout.contains(" /srv/provost/constituencies\n"), "{}", shown.stdout);
+        }
     }
     assert_eq!(provost(Path::new("/"), &["print", "man", "frobnicate"]).code, 2);
 }

@@ -281,8 +281,10 @@ fn a_revoked_certificate_is_refused_everywhere_within_a_second() {
     let (lost, other) = (issue(&site, VVX500, "lost.pem"), issue(&site, VVX550, "other.pem"));
     let server = site.start();
     let client = server.client("own", &lost);
-    let mut open = client.connect().unwrap();
-    assert_eq!(open.get("/site.cfg").unwrap().status, 200);
+    let (mut open, mut beside) = (client.connect().unwrap(), server.client("own", &other).connect().unwrap());
+    for connection in [&mut open, &mut beside] {
+        assert_eq!(connection.get("/site.cfg").unwrap().status, 200);
+    }
     ca(&site, &["revoke", VVX500]);
     within_a_second("the revocation", || client.get("/site.cfg").is_err().then_some(()));
 
@@ -299,7 +301,19 @@ fn a_revoked_certificate_is_refused_everywhere_within_a_second() {
     let line = server.reason("was revoked by \"CN=Test CA\"");
     let serial = listed(&site)[0]["serial"].as_str().unwrap().to_owned();
     assert!(line["reason"].as_str().unwrap().contains(&format!("(serial number {serial})")), "{line}");
-    // Everybody else has lost nothing but the connection.
+    let open = server.access("the open connection", |line| line["status"] == 403);
+    assert_eq!(open["reason"], line["reason"]);
+    // Everybody else has lost nothing, and another revocation does not change that.
+    for _ in 0..2 {
+        assert_eq!(beside.get("/site.cfg").unwrap().status, 200);
+        let spare = issue(&site, VVX550, "spare.pem");
+        let serial = listed(&site).last().unwrap()["serial"].as_str().unwrap().to_owned();
+        ca(&site, &["revoke", &serial]);
+        let spare = server.client("own", &spare);
+        within_a_second("the revocation", || spare.get("/site.cfg").is_err().then_some(()));
+        std::fs::remove_file(site.path("spare.pem")).unwrap();
+        assert_eq!(beside.get("/site.cfg").unwrap().status, 200);
+    }
     assert_eq!(server.client("own", &other).get("/site.cfg").unwrap().status, 200);
     // A new certificate for the same phone counts.
     let again = issue(&site, VVX500, "again.pem");

@@ -67,7 +67,7 @@ fn site_with_visitors() -> (Site, Running) {
 
 #[test]
 fn phones_are_listed_with_what_an_operator_asks_about_them() {
-    let (site, server) = site_with_visitors();
+    let (site, _server) = site_with_visitors();
     assert_eq!(macs(&site, &[]), [VVX500, VVX500, STRANGER, VVX550]);
     assert_eq!(macs(&site, &["--constituency", "ote"]), [VVX500, STRANGER, VVX550]);
     assert_eq!(macs(&site, &["--refused"]), [STRANGER, VVX550]);
@@ -108,10 +108,15 @@ fn phones_are_listed_with_what_an_operator_asks_about_them() {
     );
     assert!(lines[4].starts_with("    refused: ") && lines[4].contains("signed by itself"), "{table}");
     assert!(lines[5].starts_with("    by a certificate that anybody can make or copy, SHA-256 "), "{table}");
+}
+
+#[test]
+fn who_only_claims_to_be_a_phone_is_told_of_and_so_is_the_phone_itself() {
+    let (site, server) = site_with_visitors();
     let all = provost(&site.path("."), &["phones"]);
     assert!(all.stdout.contains("00005e0053c7  known     never"), "{all:?}");
     assert_eq!(all.stderr, "note: somebody says to be a phone and has not proved it: --refused shows who\n");
-    assert_eq!(refused[1]["let_in_since"], Value::Null);
+    assert_eq!(objects(&site, &["phones", "--refused"])[1]["let_in_since"], Value::Null);
     assert_eq!(server.client("ote", &FACTORY.device(VVX550)).get("/site.cfg").unwrap().status, 200);
     let table = eventually("the phone itself", || {
         let table = good(&site, &["phones", "--refused"]);
@@ -120,14 +125,22 @@ fn phones_are_listed_with_what_an_operator_asks_about_them() {
     assert!(table.contains("unproven: somebody at 127.0.0.1 says to be 00005e0053c7"), "{table}");
     assert!(good(&site, &["phone-log", VVX550]).contains("the phone itself was let in since, at 20"));
     assert!(objects(&site, &["phones", "--refused"])[1]["let_in_since"].is_string());
+}
 
-    // A policy that changes is shown as it is, without asking the phone.
+#[test]
+fn a_policy_that_changes_is_shown_as_it_is_without_asking_the_phone() {
+    let (site, server) = site_with_visitors();
     site.constituency("ote", &json!({ "trust": ["factory"], "phones": { STRANGER: "no more" }, "denied": [VVX500] }));
     let standing: Vec<Value> =
         objects(&site, &["phones", "--constituency", "ote"]).iter().map(|phone| phone["standing"].clone()).collect();
-    assert_eq!(standing, ["denied", "known", "unknown"]);
+    assert_eq!(standing, ["denied", "known"]);
+    let stranger = || objects(&site, &["phones", "--constituency", "ote"]).remove(1);
+    assert_eq!((&stranger()["refused"], &stranger()["mac"]), (&json!(false), &json!(STRANGER)));
+    let said = "is on the list since it was last refused, and has not asked yet";
+    assert!(provost(&site.path("."), &["phones"]).stdout.contains(said));
+    assert!(!macs(&site, &["--refused"]).contains(&STRANGER.to_owned()));
     drop(server);
-    assert_eq!(macs(&site, &["--constituency", "ote"]), [VVX500, STRANGER, VVX550], "no server is needed");
+    assert_eq!(macs(&site, &["--constituency", "ote"]), [VVX500, STRANGER], "no server is needed");
     good(&site, &["allow", "00005e0053aa", "--constituency", "ote", "--note", "an \x1b[2J escape"]);
     let listed = provost(&site.path("."), &["phones"]).stdout;
     assert!(listed.contains("an \u{fffd}[2J escape"), "a note drives no terminal");

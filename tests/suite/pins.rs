@@ -394,6 +394,31 @@ fn who_came_with_which_certificate_from_where_is_told() {
     assert_eq!((log.matches("unproven: ").count(), log.matches("\n    from 127.0.0.1, 20").count()), (2, 2), "{log}");
 }
 
+/// Denied and allowed again, the phone that was pinned has to be compared again.
+fn denied_and_allowed_again(site: &Site, server: &Running, phone: &Identity) {
+    let print = plain(site, phone);
+    let claim = |what: &str, is_let_in_since: bool| {
+        eventually(what, || {
+            let of_phone = claims(site).into_iter().find(|claim| claim["certificate_sha256"] == print)?;
+            (of_phone["let_in_since"].is_string() == is_let_in_since).then_some(())
+        });
+    };
+    claim("that it was let in by its pin", true);
+    let denied = command(site, &["deny", STRANGER, "--constituency", "ote"]);
+    assert_eq!(denied.code, 0, "{}", denied.stderr);
+    within_a_second("the denial", || server.client("ote", phone).get("/site.cfg").is_err().then_some(()));
+    claim("that it was refused since", false);
+    let again = command(site, &["allow", STRANGER, "--constituency", "ote"]);
+    assert_eq!((again.code, again.stdout.lines().count()), (0, 1), "{again:?}");
+    let begins = "warning: 00005e0053aa STAYS OUT unless it proves who it is, as last at 20";
+    assert!(again.stderr.starts_with(begins), "{again:?}");
+    let since = format!(": since then it came with a certificate that proves nothing (SHA-256 {print}, refused: ");
+    assert!(again.stderr.contains(&since) && again.stderr.contains("--certificate-sha256 FINGERPRINT"), "{again:?}");
+    let text = std::fs::read_to_string(site.served("ote/constituency.json")).unwrap();
+    let policy: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&policy["phones"][STRANGER], &policy["denied"]), (&json!("attic"), &json!([])), "{text}");
+}
+
 #[test]
 fn a_certificate_is_let_in_by_its_whole_fingerprint_and_with_a_warning_of_others() {
     let site = site();
@@ -435,14 +460,7 @@ fn a_certificate_is_let_in_by_its_whole_fingerprint_and_with_a_warning_of_others
         "{listed:?}"
     );
 
-    // Denied and allowed again, the phone has to be compared again.
-    let denied = command(&site, &["deny", STRANGER, "--constituency", "ote"]);
-    assert_eq!(denied.code, 0, "{}", denied.stderr);
-    within_a_second("the denial", || server.client("ote", &phone).get("/site.cfg").is_err().then_some(()));
-    assert_eq!(command(&site, &["allow", STRANGER, "--constituency", "ote"]).code, 0);
-    let text = std::fs::read_to_string(site.served("ote/constituency.json")).unwrap();
-    let policy: Value = serde_json::from_str(&text).unwrap();
-    assert_eq!((&policy["phones"][STRANGER], &policy["denied"]), (&json!("attic"), &json!([])), "{text}");
+    denied_and_allowed_again(&site, &server, &phone);
     let unseen =
         command(&site, &["allow", VVX550, "--constituency", "ote", "--certificate-sha256", &plain(&site, &phone)]);
     assert!(
@@ -450,6 +468,54 @@ fn a_certificate_is_let_in_by_its_whole_fingerprint_and_with_a_warning_of_others
         "{}",
         unseen.stderr
     );
+}
+
+#[test]
+fn who_was_let_in_since_somebody_posed_as_it_is_allowed_without_a_warning() {
+    let site = site();
+    let server = site.start();
+    let (by_factory, impostor) = (FACTORY.device(STRANGER), own(STRANGER));
+    let allow = |name: &str| {
+        let ended = command(&site, &["allow", STRANGER, "--constituency", name]);
+        assert_eq!((ended.code, ended.stdout.lines().count()), (0, 1), "{ended:?}");
+        ended.stderr
+    };
+    let known = |what: &str, of_it: &dyn Fn(&Value) -> bool| {
+        eventually(what, || {
+            let listed = command(&site, &["phones", "--refused", "--json"]).stdout;
+            let all = listed.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+            all.into_iter().find(|line| line["mac"] == STRANGER && of_it(line))
+        })
+    };
+    let is_claim = |count: u64| move |line: &Value| line["proven"] == false && line["refusals"] == count;
+    server.client("ote", &impostor).get("/site.cfg").unwrap_err();
+    known("the impostor", &is_claim(1));
+    // It has a certificate that counts, and was not on the list.
+    assert_eq!(server.client("ote", &by_factory).get("/site.cfg").unwrap().status, 403);
+    known("the phone", &|line| line["proven"] == true && line["last_let_in"].is_null());
+    assert_eq!(allow("ote"), "");
+    within_a_second("the list", || {
+        (server.client("ote", &by_factory).get("/site.cfg").unwrap().status == 200).then_some(())
+    });
+    known("that it was let in", &|line| line["let_in_since"].is_string());
+    assert_eq!(allow("ote"), "");
+    // Where it never came, what it proved elsewhere speaks for it.
+    assert_eq!(allow("other"), "");
+    server.client("other", &impostor).get("/site.cfg").unwrap_err();
+    known("the impostor there", &|line| line["constituency"] == "other" && line["proven"] == false);
+    assert!(allow("other").starts_with("warning: 00005e0053aa STAYS OUT: it came with"), "nothing else came there");
+    assert_eq!(allow("ote"), "");
+    server.client("ote", &impostor).get("/site.cfg").unwrap_err();
+    known("the impostor again", &|line| is_claim(2)(line) && line["let_in_since"].is_null());
+    assert!(allow("ote").starts_with("warning: 00005e0053aa STAYS OUT unless it proves who it is, as last at "));
+    assert_eq!(command(&site, &["deny", STRANGER]).code, 0);
+    // A pin that lets it in needs no proof besides.
+    let pinned = command(
+        &site,
+        &["allow", STRANGER, "--constituency", "ote", "--certificate-sha256", &fingerprint(&site, &impostor)],
+    );
+    assert_eq!(pinned.code, 0, "{pinned:?}");
+    assert_eq!(allow("ote"), "");
 }
 
 #[test]

@@ -82,6 +82,11 @@ fn a_phone_is_denied_everywhere_even_where_one_policy_is_broken() {
     assert!(said[3].starts_with("public asks nobody who they are"), "{said:?}");
     let error = "00005e00530c MAY STILL GET IN at broken: constituencies/broken/constituency.json:1: \"phnes\": is no known key";
     assert!(ended.stderr.contains(error) && ended.stderr.contains("nothing was changed"), "{}", ended.stderr);
+    assert_eq!(ended.stderr.matches("is no known key").count(), 1, "it is said once: {}", ended.stderr);
+    let nowhere = command(&site, &["deny", VVX500, "--constituency", "nosuch"]);
+    assert_eq!((nowhere.code, nowhere.stdout.as_str()), (1, ""));
+    let error = "error: there is no constituency nosuch: constituencies/nosuch is no folder; nothing was changed\n";
+    assert_eq!(nowhere.stderr, error);
     for name in ["bare", "lab", "ote"] {
         assert_eq!(policy(&site, name)["denied"], json!([VVX500]), "{name}");
     }

@@ -61,6 +61,7 @@ fn state(known: &Known, now: i64) -> PhoneState {
         (Some(Standing::Known), None) => PhoneState::Never,
         (Some(Standing::Known), Some(_)) if known.is_refused() => PhoneState::Refused,
         (Some(Standing::Known), Some(seen)) if now - seconds(seen.last_seen) >= SILENT_AFTER => PhoneState::Silent,
+        (Some(Standing::Known), Some(_)) if known.is_allowed_since() => PhoneState::Allowed,
         (Some(Standing::Known), Some(_)) => PhoneState::Well,
     }
 }
@@ -80,7 +81,9 @@ pub(super) fn counts(phones: &[Phone], now: i64) -> Counts {
     use PhoneState as State;
     let count = |is_one: &dyn Fn(&Phone) -> bool| phones.iter().filter(|phone| is_one(phone)).count();
     Counts {
-        known: count(&|it| matches!(it.state, State::Well | State::Silent | State::Never | State::Refused)),
+        known: count(&|it| {
+            matches!(it.state, State::Well | State::Silent | State::Never | State::Allowed | State::Refused)
+        }),
         well: count(&|it| is_well_today(it, now)),
         silent: count(&|it| matches!(it.state, State::Silent | State::Never)),
         waiting: count(&|it| it.state == State::Waiting),

@@ -143,6 +143,21 @@ mod tests {
     use crate::config::Config;
 
     #[test]
+    fn help_and_manual_name_what_is_installed() {
+        let (_, page) = manual::pages().unwrap().into_iter().find(|(name, _)| name == "provost.1").unwrap();
+        let folders = folders();
+        let service: Vec<&str> =
+            folders.iter().map(|item| item.path.as_str()).filter(|path| path.contains("/provost/constit")).collect();
+        assert_eq!(service.len(), 1);
+        let example = example();
+        let named = service.into_iter().chain([STATE, &example.path]);
+        for path in named {
+            assert!(manual::closing().contains(&format!("\n  {path}\n")), "{path}: {}", manual::closing());
+            assert!(page.contains(&format!("\n\\fB{path}\\fR\n")), "{path}: {page}");
+        }
+    }
+
+    #[test]
     fn the_example_is_good_once_the_terms_are_agreed_to() {
         let file = Path::new(super::super::super::print::systemd::CONFIG);
         let error = Config::parse(file, EXAMPLE).unwrap_err().to_string();

@@ -5,18 +5,17 @@ use clap::Command;
 use clap_mangen::Man;
 use roff::{Inline, Roff};
 
+use super::systemd::{CONFIG, CONSTITUENCIES, STATE};
+
 /// What `--help` of provost itself ends with, and its page: a heading, and what stands under it.
 const CLOSING: [(&str, &[(&str, &str)]); 3] = [
     (
         "Files",
         &[
             ("provost.json", "the configuration, in the working directory; without it provost is in local mode"),
-            (
-                "/etc/provost/provost.json",
-                "the configuration of the service that provost install makes: give it by --config",
-            ),
-            ("/etc/provost/constituencies", "its constituencies: a folder each, with constituency.json as its policy"),
-            ("/var/lib/provost", "its state: certificates and keys, uploads, the ledger, the CA of one's own"),
+            (CONFIG, "the configuration of the service that provost install makes: give it by --config"),
+            (CONSTITUENCIES, "its constituencies: a folder each, with constituency.json as its policy"),
+            (STATE, "its state: certificates and keys, uploads, the ledger, the CA of one's own"),
         ],
     ),
     (

@@ -4,7 +4,7 @@ use hyper::{Method, StatusCode};
 
 use super::content_range::BadContentRange;
 use super::upload_name::BadUploadName;
-use crate::constituency::{ConstituencyName, Fingerprint, MacAddress};
+use crate::constituency::{ConstituencyName, Fingerprint, MacAddress, Standing};
 use crate::serve::host::BadHost;
 use crate::serve::path::BadPath;
 use crate::trust::{ChainRefusal, NoIdentity};
@@ -38,9 +38,9 @@ pub enum Denial {
     TooManyAttempts { reason: String, claimed: Option<MacAddress> },
     #[error("{0}")]
     NoPlace(String),
-    #[error("{mac} is not known to {constituency}")]
+    #[error("{}", Standing::Unknown.refusal(*mac, constituency).unwrap_or_default())]
     Unknown { mac: MacAddress, constituency: ConstituencyName },
-    #[error("{mac} is denied by {constituency}")]
+    #[error("{}", Standing::Denied.refusal(*mac, constituency).unwrap_or_default())]
     Denied { mac: MacAddress, constituency: ConstituencyName },
     #[error("{constituency} does not pin the certificate of {mac} any more (SHA-256 {certificate})")]
     Unpinned { mac: MacAddress, constituency: ConstituencyName, certificate: Fingerprint },

@@ -5,11 +5,12 @@ use maud::{Markup, html};
 use crate::status::picture::{Phone, PhoneState};
 
 /// Every state, as it is listed: what needs somebody first.
-pub(super) const ALL: [PhoneState; 7] = [
+pub(super) const ALL: [PhoneState; 8] = [
     PhoneState::Waiting,
     PhoneState::Refused,
     PhoneState::Silent,
     PhoneState::Never,
+    PhoneState::Allowed,
     PhoneState::Well,
     PhoneState::Denied,
     PhoneState::Gone,
@@ -41,6 +42,7 @@ pub(super) fn word(state: PhoneState) -> &'static str {
         PhoneState::Silent => "silent",
         PhoneState::Never => "never seen",
         PhoneState::Waiting => "waiting",
+        PhoneState::Allowed => "allowed",
         PhoneState::Refused => "refused",
         PhoneState::Denied => "kept out",
         PhoneState::Gone => "not served",
@@ -53,7 +55,7 @@ fn class(state: PhoneState) -> &'static str {
         PhoneState::Waiting => "asks",
         PhoneState::Silent => "fair",
         PhoneState::Refused => "bad",
-        PhoneState::Never | PhoneState::Denied | PhoneState::Gone => "idle",
+        PhoneState::Never | PhoneState::Allowed | PhoneState::Denied | PhoneState::Gone => "idle",
     }
 }
 
@@ -66,6 +68,7 @@ pub(super) fn meaning(state: PhoneState) -> &'static str {
         }
         PhoneState::Never => "It is on the list, and has never asked: does it know the URL, has it the right time?",
         PhoneState::Waiting => "It has proven who it is, and is on no list: it waits for approval.",
+        PhoneState::Allowed => "It is on the list now, and has not asked since it was refused for not being there.",
         PhoneState::Refused => "It is on the list, and was refused when it last asked.",
         PhoneState::Denied => "The policy keeps it out.",
         PhoneState::Gone => "Its constituency is not served any more.",
