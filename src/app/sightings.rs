@@ -10,7 +10,7 @@ use crate::clock;
 use crate::constituency::Fingerprint;
 use crate::ledger::{Counts, Ledger, Proof, Sighting, is_refusal};
 use crate::metrics::{Metrics, Observed};
-use crate::serve::access::{AccessRecord, Observer, TlsFacts};
+use crate::serve::access::{AccessRecord, Observer, Tls, TlsFacts};
 use crate::serve::decision::CHALLENGE;
 use crate::serve::household;
 
@@ -87,6 +87,6 @@ fn sighting(record: AccessRecord) -> Option<Sighting> {
         duration: record.duration,
         user_agent: record.user_agent,
         reason: record.reason,
-        tls: record.tls.map(TlsFacts::names),
+        tls: record.tls.and_then(Tls::agreed).map(TlsFacts::names),
     })
 }

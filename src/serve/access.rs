@@ -60,6 +60,15 @@ pub struct TlsFacts {
     pub has_only_sha1: bool,
 }
 
+/// The TLS of a connection, as far as it came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tls {
+    /// Version, suite, and a mark on an expired device certificate that is tolerated.
+    Agreed(TlsFacts),
+    /// A handshake of the old lane that led to nothing.
+    OldLane,
+}
+
 /// What happened to one request, or to one handshake that was refused.
 #[derive(Debug, Clone)]
 pub struct AccessRecord {
@@ -85,8 +94,8 @@ pub struct AccessRecord {
     pub reason: Option<String>,
     /// Of which kind the reason is, if it was refused: one of a few words.
     pub kind: Option<&'static str>,
-    /// Version, suite, and a mark on an expired device certificate that is tolerated.
-    pub tls: Option<TlsFacts>,
+    /// What was spoken, if it came so far.
+    pub tls: Option<Tls>,
     /// When the certificate that proved the phone expires, in Unix seconds.
     pub certificate_not_after: Option<i64>,
     /// Whether a password proved the phone.

@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::StartHandshake;
 use tokio_rustls::server::TlsStream;
 
-use super::access::TlsFacts;
+use super::access::{Tls, TlsFacts};
 use super::hello::{ClientHelloFacts, NoClientHello, RAW_LIMIT, UnusableName};
 use super::secured::Secured;
 use super::site::{NotServed, Site, TlsGeneration};
@@ -62,7 +62,7 @@ pub struct Peer {
     /// Who a certificate that does not count any more says it is.
     pub claim: Option<Claim>,
     /// Version and suite.
-    pub tls: Option<TlsFacts>,
+    pub tls: Option<Tls>,
 }
 
 /// A ClientHello, and what it says.
@@ -169,7 +169,7 @@ async fn modern<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let (device, claim) = device(connection, generation, constituency, finding)
         .map_or((None, None), |finding| (Some(finding.verdict), finding.claim));
     let peer = Peer {
-        tls: facts_of(connection, device.as_ref()),
+        tls: facts_of(connection, device.as_ref()).map(Tls::Agreed),
         device,
         claim,
         constituency: constituency.name.clone(),

@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::access::AccessRecord;
+use super::access::{AccessRecord, Tls};
 use super::admission::{Full, Kind, Place};
 use super::conversation::converse;
 use super::handshake::{self, Refused};
@@ -277,7 +277,7 @@ fn refuse(server: &Server, arrival: Arrival, refused: Refused) {
         user_agent: None,
         reason: Some(refused.reason),
         kind: Some(refused.kind),
-        tls: None,
+        tls: refused.is_of_old_lane.then_some(Tls::OldLane),
         certificate_not_after: None,
         is_by_password: false,
         claim: refused.claim.map(Box::new),

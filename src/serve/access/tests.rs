@@ -19,12 +19,12 @@ fn record() -> Box<AccessRecord> {
         user_agent: Some((*b"Polycom \"x\\\x1b\xff").into()),
         reason: None,
         kind: None,
-        tls: Some(TlsFacts {
+        tls: Some(Tls::Agreed(TlsFacts {
             version: ProtocolVersion::TLSv1_3,
             suite: CipherSuite::TLS13_AES_128_GCM_SHA256,
             is_tolerated: false,
             has_only_sha1: false,
-        }),
+        })),
         certificate_not_after: None,
         is_by_password: false,
         claim: None,
@@ -96,7 +96,7 @@ fn a_line_of_the_old_lane_says_so() {
         is_tolerated: true,
         has_only_sha1: false,
     };
-    let old = AccessRecord { tls: Some(tls), ..*record() };
+    let old = AccessRecord { tls: Some(Tls::Agreed(tls)), ..*record() };
     let value: serde_json::Value = serde_json::from_str(&line(LogFormat::Json, &old)).unwrap();
     assert_eq!(value["tls"], "TLSv1.0/TLS_RSA_WITH_AES_128_CBC_SHA/expired-certificate");
     assert_eq!(value["lane"], "old");
@@ -104,8 +104,12 @@ fn a_line_of_the_old_lane_says_so() {
         line(LogFormat::Text, &old).ends_with(" TLSv1.0/TLS_RSA_WITH_AES_128_CBC_SHA/expired-certificate lane=old\n")
     );
     let sha1 = TlsFacts { version: ProtocolVersion::TLSv1_2, is_tolerated: false, has_only_sha1: true, ..tls };
-    let sha1 = AccessRecord { tls: Some(sha1), ..*record() };
+    let sha1 = AccessRecord { tls: Some(Tls::Agreed(sha1)), ..*record() };
     assert!(line(LogFormat::Text, &sha1).contains(" TLSv1.2-sha1/TLS_RSA_WITH_AES_128_CBC_SHA lane=old"));
+    let refused = AccessRecord { tls: Some(Tls::OldLane), reason: Some("why".to_owned()), ..*record() };
+    assert!(line(LogFormat::Text, &refused).ends_with(" - lane=old reason=\"why\"\n"));
+    let value: serde_json::Value = serde_json::from_str(&line(LogFormat::Json, &refused)).unwrap();
+    assert_eq!((&value["tls"], &value["lane"]), (&serde_json::Value::Null, &"old".into()));
 }
 
 #[test]

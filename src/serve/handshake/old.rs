@@ -9,7 +9,7 @@ use super::{BROKEN_OFF, CLIENT_ALERT, CLOSED, Hello, Peer, Refused, UNSUPPORTED_
 use crate::certificate::ServerCertificate;
 use crate::clock;
 use crate::constituency::TlsLevel;
-use crate::serve::access::TlsFacts;
+use crate::serve::access::{Tls, TlsFacts};
 use crate::serve::hello::ClientHelloFacts;
 use crate::serve::old_tls::{Failure, OldLane};
 use crate::serve::secured::Secured;
@@ -41,6 +41,7 @@ pub(super) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin + Send + 'stat
         let nobody = || Finding { verdict: Err(ChainRefusal::NoCertificate), claim: None };
         generation.examine(&constituency, chain, clock::unix_seconds(clock::now())).unwrap_or_else(nobody)
     };
+    let refused = |kind, reason| Refused { is_of_old_lane: true, ..wanted.refused(kind, reason) };
     let (result, finding) = lane.accept(stream, read, certificate, judge).await;
     let (verdict, claim) = finding.map_or((None, None), |finding| (Some(finding.verdict), finding.claim));
     let stream = match result {
@@ -48,7 +49,7 @@ pub(super) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin + Send + 'stat
         Err((failure, stream)) => {
             let offered = facts.map_or_else(|no_hello| no_hello.to_string(), |facts| facts.old_summary());
             let (kind, reason) = explain(failure, verdict.and_then(Result::err), &offered);
-            let refused = Refused { claim, ..wanted.refused(kind, reason) };
+            let refused = Refused { claim, ..refused(kind, reason) };
             return Err(match stream {
                 Some(stream) => refused.told_on(stream),
                 None => refused,
@@ -58,10 +59,10 @@ pub(super) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin + Send + 'stat
     // Whoever is to be judged and was not has not proven anything, whatever OpenSSL let pass.
     let device = wanted.generation.verifier.as_ref().map(|_| verdict.unwrap_or(Err(ChainRefusal::NoCertificate)));
     let Some((version, suite)) = stream.agreed() else {
-        return Err(wanted.refused(UNSUPPORTED_TLS, "agreed on what is not for the old lane".to_owned()));
+        return Err(refused(UNSUPPORTED_TLS, "agreed on what is not for the old lane".to_owned()));
     };
     if let Some(Err(refusal)) = &device {
-        return Err(Refused { claim, ..wanted.refused(refusal.kind(), refusal.to_string()) });
+        return Err(Refused { claim, ..refused(refusal.kind(), refusal.to_string()) });
     }
     let now = clock::unix_seconds(clock::now());
     let is_tolerated = device.as_ref().and_then(|device| device.as_ref().ok()).is_some_and(|it| it.is_tolerated(now));
@@ -71,7 +72,7 @@ pub(super) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin + Send + 'stat
         has_sni: wanted.server_name.is_some(),
         device,
         claim,
-        tls: Some(TlsFacts { version, suite, is_tolerated, has_only_sha1 }),
+        tls: Some(Tls::Agreed(TlsFacts { version, suite, is_tolerated, has_only_sha1 })),
         is_resumed: false,
     };
     Ok((Secured::Old(stream), peer))

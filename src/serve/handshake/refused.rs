@@ -19,6 +19,8 @@ pub struct Refused {
     pub reason: String,
     /// Who the refused certificate says it is.
     pub claim: Option<Claim>,
+    /// Whether it came so far as the old lane.
+    pub is_of_old_lane: bool,
     /// The close of its connection, where the client was told something; without one it is closed at once.
     pub close: Option<Close>,
 }
@@ -33,7 +35,7 @@ impl Refused {
         kind: &'static str,
         reason: String,
     ) -> Self {
-        Self { constituency, kind, reason, claim: None, close: None }
+        Self { constituency, kind, reason, claim: None, is_of_old_lane: false, close: None }
     }
 
     /// The same, whose alert has been written to `stream`; unless it was the client that ended it, who waits for nothing.

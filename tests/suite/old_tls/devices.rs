@@ -63,6 +63,8 @@ fn each_certificate_meets_the_same_verdict_in_either_lane() {
                 modern.2.clone(),
             );
             assert_eq!(told(&server, before), expected, "{what}, {version}: {}", found.text);
+            // Let in or not.
+            assert_eq!(server.access_lines()[before]["lane"], "old", "{what}, {version}");
             assert_eq!(found.alert(), *alert, "{what}, {version}: {}", found.text);
         }
     }

@@ -169,5 +169,6 @@ fn a_connection_that_breaks_in_the_handshake_is_told_alike_in_both_lanes() {
         drop(tcp);
         let line = eventually("its line", || server.access_lines().get(at).cloned());
         assert_eq!(line["reason"], "Connection reset by peer (os error 104)", "{name}, {lane} lane: {line}");
+        assert_eq!(line["lane"] == "old", lane == "old", "{name}: {line}");
     }
 }
