@@ -84,7 +84,10 @@ fn list(args: &Args, config: &Config) -> anyhow::Result<()> {
         print(&phones, &unclear, now);
         let is_claimed = args.refused && !claims.is_empty();
         if phones.is_empty() && !is_claimed {
-            note(&"there is no such phone");
+            let is_nowhere = config.is_local() && !config.constituencies.exists();
+            let why =
+                if is_nowhere { ": local mode, and neither provost.json nor constituencies are here" } else { "" };
+            note(&format_args!("there is no such phone{why}"));
         }
     }
     if args.refused {
