@@ -185,9 +185,9 @@ fn phones_of_a_broken_policy_are_not_passed_over_in_silence() {
     let none = listed(&["--constituency", "ote", "--silent-for", "10000d", "--tls-legacy"]);
     assert_eq!((none.code, none.stdout.lines().count()), (0, 1), "{none:?}");
     assert!(none.stderr.starts_with("note: there is no such phone\n"), "{none:?}");
-    let nowhere = provost(tempfile::tempdir().unwrap().path(), &["phones"]);
-    let note = "note: there is no such phone: local mode, and neither provost.json nor constituencies are here\n";
-    assert!(nowhere.code == 0 && nowhere.stderr.ends_with(note), "{nowhere:?}");
+    let elsewhere = provost(tempfile::tempdir().unwrap().path(), &["phones"]);
+    let said = "note: there is no such phone: local mode, and neither provost.json nor constituencies are here\n";
+    assert!(elsewhere.code == 0 && elsewhere.stderr.ends_with(said), "{elsewhere:?}");
 }
 
 #[test]
