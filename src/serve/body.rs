@@ -24,8 +24,8 @@ const PIECE: usize = 256 << 10;
 /// A piece for a peer that is slow, or may be; smaller ones cost a fast peer more than they save with a slow one.
 const SMALL_PIECE: usize = 32 << 10;
 /// How much a peer must have taken without delay to be fast. The buffers of TCP swallow less before it shows that nobody
-/// reads.
-const FAST_AFTER: usize = 4 << 20;
+/// reads: Linux's for sending up to 4 MiB (`tcp_wmem`), beside the peer's for receiving, which grows only as it reads.
+const FAST_AFTER: usize = 8 << 20;
 /// A peer that takes longer for a piece is slow. Much more than a busy machine makes anybody wait, because small pieces
 /// would make it busier.
 const SLOW: Duration = Duration::from_millis(100);
