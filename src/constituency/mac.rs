@@ -91,8 +91,9 @@ impl FromStr for MacAddress {
             (parts.len() * group == 12 && parts.iter().all(|part| part.len() == group)).then(|| parts.concat())
         };
         let plain = Some(text.to_owned()).filter(|text| text.len() == 12);
-        let digits = [(':', 2), ('-', 2), ('.', 4), ('-', 4)].into_iter().find_map(|(by, group)| grouped(by, group));
-        plain.or(digits).and_then(|digits| Self::from_hex(digits.as_bytes())).ok_or_else(invalid)
+        let in_groups =
+            || [(':', 2), ('-', 2), ('.', 4), ('-', 4)].into_iter().find_map(|(by, group)| grouped(by, group));
+        plain.or_else(in_groups).and_then(|digits| Self::from_hex(digits.as_bytes())).ok_or_else(invalid)
     }
 }
 

@@ -154,8 +154,8 @@ async fn live(stream: TcpStream, arrival: Arrival, server: Arc<Server>, stop: wa
     }
 }
 
-/// Begins the conversation, or says why there is none. Who was told so by an alert is heard out, in its place and in the time that a
-/// handshake may take: if what it still says met a closed connection, it would not get to read the alert.
+/// Begins the conversation, or says why there is none. Who was told so by an alert is heard out, in its place and in the
+/// time that a handshake may take: if what it still says met a closed connection, it would not get to read the alert.
 async fn receive(
     stream: TcpStream,
     arrival: Arrival,
