@@ -34,7 +34,6 @@ pub struct Issuer<'a> {
 
 /// Why a CA may not issue.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[expect(missing_docs, reason = "each variant's message says what it is")]
 pub enum CaaRefusal {
     #[error("the CAA record of {owner}, {record}, is critical, and no CA knows \"{tag}\": nobody may issue; remove it")]
     Critical { owner: String, record: String, tag: String },

@@ -11,7 +11,6 @@ use crate::clock::rfc3339;
 
 /// Why the records could not be placed, changed or seen.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[expect(missing_docs, reason = "each variant's message says what it is")]
 pub enum DnsError {
     #[error("{0}")]
     Setting(String),

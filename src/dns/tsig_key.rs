@@ -45,7 +45,6 @@ pub enum TsigKeyError {
 
 /// What is wrong with a key file's text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[expect(missing_docs, reason = "each variant's message says what it is")]
 pub enum TsigKeyProblem {
     #[error("line {line}: {expected} expected; the file must be as `tsig-keygen` writes it")]
     Syntax { line: usize, expected: &'static str },

@@ -9,7 +9,6 @@ use crate::clock::rfc3339;
 
 /// Why a presented chain does not count. Times are Unix seconds.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[expect(missing_docs, reason = "each variant's message says what it is")]
 pub enum ChainRefusal {
     #[error("no client certificate was presented")]
     NoCertificate,

@@ -18,7 +18,8 @@ pub(crate) struct Source {
     /// `#[cfg(test)] mod tests;`: modules in files of their own that only tests see.
     pub(crate) test_modules: Vec<Vec<String>>,
     pub(crate) mentions: Vec<Mention>,
-    pub(crate) functions: Vec<Function>,
+    /// The length of each function in lines.
+    pub(crate) functions: Vec<usize>,
 }
 
 /// A path that stands in the code: in a `use`, an expression, a type, a macro's arguments.
@@ -31,12 +32,6 @@ pub(crate) struct Mention {
     pub(crate) binds: Option<String>,
     pub(crate) line: usize,
     pub(crate) in_tests: bool,
-}
-
-pub(crate) struct Function {
-    pub(crate) name: String,
-    pub(crate) line: usize,
-    pub(crate) lines: usize,
 }
 
 impl Source {
@@ -111,7 +106,7 @@ struct Reader {
     inline_modules: Vec<Vec<String>>,
     test_modules: Vec<Vec<String>>,
     mentions: Vec<Mention>,
-    functions: Vec<Function>,
+    functions: Vec<usize>,
 }
 
 impl Reader {
@@ -172,8 +167,7 @@ impl Reader {
 
     fn function(&mut self, signature: &syn::Signature, body: &syn::Block) {
         let line = signature.fn_token.span.start().line;
-        let lines = body.brace_token.span.close().end().line - line + 1;
-        self.functions.push(Function { name: signature.ident.to_string(), line, lines });
+        self.functions.push(body.brace_token.span.close().end().line - line + 1);
     }
 }
 

@@ -14,7 +14,6 @@ pub const CHALLENGE: &str = "challenge";
 
 /// Why not. Its `Display` is for the operator; the peer sees [`Denial::status`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[expect(missing_docs, reason = "each variant's message says what it is")]
 pub enum Denial {
     #[error("{0}")]
     Host(BadHost),
