@@ -158,8 +158,8 @@ impl Gate {
         &self.passwords
     }
 
-    /// The values of WWW-Authenticate in a challenge, a header each. Clients take the first that they know (RFC 7616
-    /// §3.7); some old ones look at the first only, so that `md5_first` must be for them.
+    /// The values of WWW-Authenticate in a challenge, a header each. RFC 7616 §3.7: the client takes the first that it
+    /// knows. Many look at the first only, so `md5_first` is for all that may not know SHA-256.
     #[must_use]
     pub fn challenge(
         &self,

@@ -313,9 +313,14 @@ fn explain(
     match (inner, facts) {
         (Some(rustls::Error::NoCertificatesPresented), _) => ChainRefusal::NoCertificate.to_string(),
         (Some(rustls::Error::AlertReceived(alert)), _) => broken_off(*alert),
-        (Some(error @ (rustls::Error::PeerIncompatible(_) | rustls::Error::PeerMisbehaved(_))), Some(facts)) => {
-            told(facts, Some(error), wanted)
-        }
+        (
+            Some(
+                error @ (rustls::Error::PeerIncompatible(_)
+                | rustls::Error::PeerMisbehaved(_)
+                | rustls::Error::NoApplicationProtocol),
+            ),
+            Some(facts),
+        ) => told(facts, Some(error), wanted),
         (Some(error), _) => error.to_string(),
         (None, _) if error.kind() == io::ErrorKind::UnexpectedEof => CLOSED.to_owned(),
         (None, _) => error.to_string(),
@@ -337,7 +342,9 @@ fn words_on_damage(raw: &[u8], error: Option<&rustls::Error>) -> String {
 /// What hinders a client, with rustls' words only where they say more than we can.
 fn with_words(hindrance: Option<String>, facts: &ClientHelloFacts, error: Option<&rustls::Error>) -> String {
     match (hindrance, error) {
-        (Some(hindrance), None | Some(rustls::Error::PeerIncompatible(_))) => hindrance,
+        (Some(hindrance), None | Some(rustls::Error::PeerIncompatible(_) | rustls::Error::NoApplicationProtocol)) => {
+            hindrance
+        }
         (hindrance, None) => hindrance.unwrap_or_else(|| facts.offered()),
         (hindrance, Some(error)) => format!("{} ({error})", hindrance.unwrap_or_else(|| facts.offered())),
     }
@@ -350,7 +357,7 @@ fn kind(error: &io::Error, refusal: Option<&ChainRefusal>) -> &'static str {
         (Some(refusal), _) => refusal.kind(),
         (None, Some(E::NoCertificatesPresented)) => ChainRefusal::NoCertificate.kind(),
         (None, Some(E::AlertReceived(_))) => CLIENT_ALERT,
-        (None, Some(E::PeerIncompatible(_) | E::PeerMisbehaved(_))) => UNSUPPORTED_TLS,
+        (None, Some(E::PeerIncompatible(_) | E::PeerMisbehaved(_) | E::NoApplicationProtocol)) => UNSUPPORTED_TLS,
         (None, Some(_)) => MALFORMED,
         (None, None) => BROKEN_OFF,
     }

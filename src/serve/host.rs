@@ -5,15 +5,18 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use hyper::Uri;
 use hyper::header::{HOST, HeaderMap};
+use hyper::{Uri, Version};
 
 /// Why a request's Host cannot be taken (RFC 9112 §3.2: answer 400).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadHost {
-    /// No Host header.
+    /// No Host header in HTTP/1.1.
     #[error("no Host header")]
     Missing,
+    /// No Host header in HTTP/1.0, and nothing else that says which constituency is meant.
+    #[error("no Host header, and \"no_sni\" of provost.json names no constituency that this connection may ask")]
+    NoDefault,
     /// More than one.
     #[error("more than one Host header")]
     Several,
@@ -34,21 +37,36 @@ pub enum NamedHost<'a> {
     Address(IpAddr),
 }
 
-/// The host that a request is for: exactly one Host header, and the target's authority must not contradict it.
-pub fn of_request<'a>(target: &Uri, headers: &'a HeaderMap) -> Result<NamedHost<'a>, BadHost> {
+/// The host that a request names: exactly one Host header, which the target's authority must not contradict.
+///
+/// RFC 9112 §3.2: "A client MUST send a Host header field in all HTTP/1.1 request messages." A client of HTTP/1.0 may
+/// leave it out; then the target's authority counts, and without one the request names no host (`None`).
+pub fn of_request<'a>(
+    version: Version,
+    target: &'a Uri,
+    headers: &'a HeaderMap,
+) -> Result<Option<NamedHost<'a>>, BadHost> {
+    let of_target = || target.authority().map(|authority| parse(authority.as_str()));
     let mut values = headers.get_all(HOST).iter();
-    let value = values.next().ok_or(BadHost::Missing)?;
+    let Some(value) = values.next() else {
+        return match of_target() {
+            _ if version > Version::HTTP_10 => Err(BadHost::Missing),
+            Some(named) => named.map(Some).ok_or(BadHost::Malformed),
+            None => Ok(None),
+        };
+    };
     if values.next().is_some() {
         return Err(BadHost::Several);
     }
     let named = parse(value.to_str().map_err(|_| BadHost::Malformed)?).ok_or(BadHost::Malformed)?;
-    match target.authority() {
-        Some(authority) if parse(authority.as_str()).as_ref() != Some(&named) => Err(BadHost::Contradiction),
-        _ => Ok(named),
+    match of_target() {
+        Some(target) if target.as_ref() != Some(&named) => Err(BadHost::Contradiction),
+        _ => Ok(Some(named)),
     }
 }
 
-/// Reads `host[:port]`, where a host is a DNS name, an IPv4 address or an IPv6 address in brackets.
+/// Reads `host[:port]`, where a host is a DNS name, an IPv4 address or an IPv6 address in brackets. The port may be empty
+/// (RFC 3986 §3.2.3).
 #[must_use]
 pub fn parse(text: &str) -> Option<NamedHost<'_>> {
     if let Some(rest) = text.strip_prefix('[') {
@@ -89,7 +107,7 @@ pub fn label_under<'a>(name: &'a str, domain: &str) -> Option<&'a str> {
 }
 
 fn is_port(text: &str) -> bool {
-    !text.starts_with('+') && text.parse::<u16>().is_ok_and(|port| port > 0)
+    text.is_empty() || !text.starts_with('+') && text.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
 #[cfg(test)]
@@ -110,19 +128,21 @@ mod tests {
             "OTE.Phones.Example.Com.",
             "ote.phones.example.com:8443",
             "ote.phones.example.com.:443",
+            "ote.phones.example.com:",
         ] {
             assert_eq!(name(text).as_deref(), Some("ote.phones.example.com"), "{text}");
         }
         assert_eq!(name("127.0.0.1:8443").as_deref(), Some("127.0.0.1"));
         assert_eq!(name("[::1]:8443").as_deref(), Some("::1"));
         assert_eq!(name("[::1]").as_deref(), Some("::1"));
+        assert_eq!(name("[::1]:").as_deref(), Some("::1"));
     }
 
     #[test]
     fn what_is_no_host_is_refused() {
         for text in [
-            "", ".", "a..b", "a b", "a:0", "a:65536", "a:+1", "a:", "a:1:2", "[::1", "::1", "[x]", "a/b", "user@a",
-            "a,b", "ä.b", "a.b..", "[::1]x",
+            "", ".", ":", "a..b", "a b", "a:0", "a:65536", "a:+1", "a::", "a:1:2", "[::1", "::1", "[x]", "a/b",
+            "user@a", "a,b", "ä.b", "a.b..", "[::1]x", "[::1]::",
         ] {
             assert_eq!(name(text), None, "{text}");
         }
@@ -146,13 +166,30 @@ mod tests {
     fn the_header_stands_once_and_the_target_agrees() {
         let headers =
             |values: &[&str]| values.iter().map(|value| (HOST, value.parse().unwrap())).collect::<HeaderMap>();
-        let check = |target: &str, values: &[&str]| of_request(&target.parse().unwrap(), &headers(values)).map(drop);
+        let check = |target: &str, values: &[&str]| {
+            of_request(Version::HTTP_11, &target.parse().unwrap(), &headers(values)).map(drop)
+        };
         assert_eq!(check("/", &[]), Err(BadHost::Missing));
         assert_eq!(check("/", &["a", "a"]), Err(BadHost::Several));
         assert_eq!(check("/", &["a b"]), Err(BadHost::Malformed));
         assert_eq!(check("https://b.example/", &["a.example"]), Err(BadHost::Contradiction));
         assert_eq!(check("https://A.example./", &["a.example"]), Ok(()));
         assert_eq!(check("/x", &["a.example"]), Ok(()));
+    }
+
+    #[test]
+    fn http_1_0_may_name_no_host() {
+        let named = |target: &str, headers: &HeaderMap| {
+            of_request(Version::HTTP_10, &target.parse().unwrap(), headers)
+                .map(|host| host.map(|host| format!("{host:?}")))
+        };
+        let none = HeaderMap::new();
+        assert_eq!(named("/x", &none), Ok(None));
+        assert_eq!(named("https://A.example:/x", &none), Ok(Some("Name(\"a.example\")".to_owned())));
+        assert_eq!(named("https://me@a.example/x", &none), Err(BadHost::Malformed));
+        let elsewhere = HeaderMap::from_iter([(HOST, "b.example".parse().unwrap())]);
+        assert_eq!(named("https://a.example/x", &elsewhere), Err(BadHost::Contradiction));
+        assert_eq!(named("/x", &elsewhere), Ok(Some("Name(\"b.example\")".to_owned())));
     }
 
     proptest::proptest! {

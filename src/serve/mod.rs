@@ -49,6 +49,9 @@ pub mod upload;
 pub use limits::{Limits, household};
 pub use plain::PlainHttp;
 
+/// The protocols that are agreed on by ALPN, in our order. HTTP/0.9 has an identifier too, but is not spoken here.
+const ALPN_PROTOCOLS: [&str; 2] = ["http/1.1", "http/1.0"];
+
 /// What all connections serve from. Everything that changes while they last is published whole.
 #[derive(Debug)]
 pub struct Server {

@@ -11,9 +11,6 @@ use super::request::Connection;
 use crate::constituency::{ConstituencyName, MacAddress, Standing};
 use crate::digest::{Attempt, Unproven};
 
-/// How the phones' program that fetches files calls itself.
-const PHONE: &[u8] = b"FileTransport";
-
 impl Connection {
     /// The phone that the request of this head comes from, or why that is not proven; `None` where no password is asked for.
     pub(super) fn check_password(&self, head: &Parts) -> Option<Result<MacAddress, Denial>> {
@@ -36,10 +33,8 @@ impl Connection {
         if unproven.is_too_much {
             return Denial::TooManyAttempts { reason, claimed };
         }
-        // libcurl, which the phones use, answers the first challenge or none: before 7.57 it knows MD5 alone (seen with
-        // 7.39, 7.51 and 7.54), and later ones choose nothing better than the first either.
         let agent = head.headers.get(USER_AGENT).map(HeaderValue::as_bytes);
-        let md5_first = agent.is_some_and(|agent| agent.starts_with(PHONE));
+        let md5_first = !agent.is_some_and(knows_sha256);
         let challenges = self.server.gate.challenge(constituency, realm, unproven.is_stale, md5_first);
         Denial::Unauthenticated { reason, claimed, is_routine: unproven.is_routine(), challenges: Box::new(challenges) }
     }
@@ -58,4 +53,17 @@ impl Connection {
         }
         Ok(mac)
     }
+}
+
+/// Whether this user agent is known to answer a challenge for SHA-256: curl since 7.57.
+///
+/// Many clients answer the first challenge or none. Phones' firmware, libcurl before 7.57 (seen with 7.39, 7.51 and 7.54)
+/// and Python's urllib give up where that is SHA-256; later versions of curl do not look for a better one either.
+fn knows_sha256(agent: &[u8]) -> bool {
+    let version = || {
+        let text = std::str::from_utf8(agent.strip_prefix(b"curl/")?).ok()?;
+        let mut parts = text.split(|byte: char| !byte.is_ascii_digit());
+        Some((parts.next()?.parse::<u32>().ok()?, parts.next()?.parse::<u32>().ok()?))
+    };
+    version().is_some_and(|version| version >= (7, 57))
 }

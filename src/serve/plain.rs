@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::addresses::{OneOrSeveral, one_or_several};
 use super::decision::HostDenial;
-use super::host::NamedHost;
+use super::host::{BadHost, NamedHost};
 use super::site::{Current, Site};
 
 /// Where plain HTTP is spoken, and with whom.
@@ -86,14 +86,18 @@ impl PlainHttp {
 }
 
 /// The constituency that a request over plain HTTP is for. One that does not allow it is not told from one that is not
-/// there. Who gives an address instead of a name is for the constituency of those without SNI, as over TLS.
-pub(super) fn constituency_of<'a>(host: &NamedHost<'_>, site: &'a Site) -> Result<Current<'a>, HostDenial> {
-    let (name, said) = match host {
-        NamedHost::Name(name) => (site.by_host(name).map(|found| &found.name), name.to_string()),
-        NamedHost::Address(address) => (site.no_sni(), address.to_string()),
+/// there. A client that names an address or, in HTTP/1.0, no host asks the constituency of clients without SNI, as over TLS.
+pub(super) fn constituency_of<'a>(host: Option<&NamedHost<'_>>, site: &'a Site) -> Result<Current<'a>, HostDenial> {
+    let name = match host {
+        Some(NamedHost::Name(name)) => site.by_host(name).map(|found| &found.name),
+        Some(NamedHost::Address(_)) | None => site.no_sni(),
     };
-    let current = name.and_then(|name| site.get(name));
-    current.filter(|(found, _)| found.policy.plain_http).ok_or(HostDenial::Elsewhere(said))
+    let current = name.and_then(|name| site.get(name)).filter(|(found, _)| found.policy.plain_http);
+    current.ok_or_else(|| match host {
+        Some(NamedHost::Name(name)) => HostDenial::Elsewhere(name.to_string()),
+        Some(NamedHost::Address(address)) => HostDenial::Elsewhere(address.to_string()),
+        None => HostDenial::Bad(BadHost::NoDefault),
+    })
 }
 
 #[cfg(test)]

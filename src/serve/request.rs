@@ -21,7 +21,7 @@ use super::content;
 use super::decision::{Asked, Circumstances, Denial, Grant, HostDenial, WriteGrant, decide};
 use super::exchange::Exchange;
 use super::handshake::Peer;
-use super::host::{self, NamedHost};
+use super::host::{self, BadHost, NamedHost};
 use super::linger::Farewell;
 use super::pace::Pace;
 use super::plain;
@@ -316,15 +316,18 @@ impl Connection {
     }
 }
 
-/// Host must lead to this connection's constituency; without SNI it may also be an address.
+/// Host must lead to this connection's constituency. Without SNI it may also be an address. In HTTP/1.0 there may be
+/// none; SNI or `no_sni` has then named the constituency.
 fn check_host(head: &Parts, peer: &Peer, site: &Site) -> Result<(), HostDenial> {
     let elsewhere = |host: String| Err(HostDenial::Elsewhere(host));
-    match host::of_request(&head.uri, &head.headers).map_err(HostDenial::Bad)? {
-        NamedHost::Address(address) if peer.has_sni => elsewhere(address.to_string()),
-        // The constituency of clients without SNI is another one now.
-        NamedHost::Address(address) if site.no_sni() != Some(&peer.constituency) => elsewhere(address.to_string()),
-        NamedHost::Address(_) => Ok(()),
-        NamedHost::Name(name) => match site.by_host(&name) {
+    // It may have become another one since the handshake.
+    let is_default = || site.no_sni() == Some(&peer.constituency);
+    match named_host(head)? {
+        None if peer.has_sni || is_default() => Ok(()),
+        None => Err(HostDenial::Bad(BadHost::NoDefault)),
+        Some(NamedHost::Address(_)) if !peer.has_sni && is_default() => Ok(()),
+        Some(NamedHost::Address(address)) => elsewhere(address.to_string()),
+        Some(NamedHost::Name(name)) => match site.by_host(&name) {
             Some(constituency) if constituency.name == peer.constituency => Ok(()),
             // Gone: the decision says so.
             None if site.get(&peer.constituency).is_none() => Ok(()),
@@ -333,7 +336,11 @@ fn check_host(head: &Parts, peer: &Peer, site: &Site) -> Result<(), HostDenial> 
     }
 }
 
-/// Over plain HTTP it is Host alone that leads to a constituency.
+/// Over plain HTTP, Host alone leads to a constituency, and in HTTP/1.0 its absence to that of `no_sni`.
 fn plain_host<'a>(head: &Parts, site: &'a Site) -> Result<Current<'a>, HostDenial> {
-    plain::constituency_of(&host::of_request(&head.uri, &head.headers).map_err(HostDenial::Bad)?, site)
+    plain::constituency_of(named_host(head)?.as_ref(), site)
+}
+
+fn named_host(head: &Parts) -> Result<Option<NamedHost<'_>>, HostDenial> {
+    host::of_request(head.version, &head.uri, &head.headers).map_err(HostDenial::Bad)
 }

@@ -13,8 +13,8 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::NoServerSessionStorage;
 use rustls::{ServerConfig, version};
 
-use super::host;
 use super::old_tls::OldLane;
+use super::{ALPN_PROTOCOLS, host};
 use crate::certificate::{ConstituencyCertificates, LiveCertificates};
 use crate::constituency::{CertificateNames, ClientAuth, Constituency, ConstituencyName, Registry, TlsLevel};
 use crate::trust::{Bundle, Bundles, DeviceVerifier, Finding, RequireDevice};
@@ -301,7 +301,7 @@ impl TlsGeneration {
         let exact = (policy.certificate_names == CertificateNames::Exact).then(|| constituency.name.clone());
         let certificates = Arc::new(ConstituencyCertificates::new(Arc::clone(&material.certificates), exact));
         let mut config = builder.with_cert_resolver(certificates.clone());
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = ALPN_PROTOCOLS.map(Into::into).to_vec();
         config.ignore_client_order = true;
         config.ticketer = aws_lc_rs::Ticketer::new()?;
         // One is enough: a phone comes back with it, or makes a full handshake.

@@ -35,6 +35,40 @@ fn algorithms(ended: &Ended) -> (Vec<String>, Vec<String>) {
 }
 
 #[test]
+fn md5_is_offered_first_to_whoever_may_not_know_sha_256() {
+    let (site, password) = site();
+    let server = site.start();
+    let (sha256_first, md5_first) = (("SHA-256", "MD5"), ("MD5", "SHA-256"));
+    let agents = [
+        ("curl/7.57.0", sha256_first),
+        ("curl/8.5.0", sha256_first),
+        ("curl/7.56.1", md5_first),
+        ("curl/7.9", md5_first),
+        ("curl/", md5_first),
+        ("curl", md5_first),
+        ("curl/7.88.1 FileTransport", sha256_first),
+        ("libcurl-agent/1.0", md5_first),
+        ("Python-urllib/3.11", md5_first),
+        ("Microbrowser/1.1 PolycomSoundPointIP-SPIP_550-UA/4.0.15.1047 Type/Application", md5_first),
+        ("OBIHAI/OBi1062-5.1.11.4858", md5_first),
+        ("Yealink SIP-T46S 66.84.0.15", md5_first),
+        ("Grandstream Model HW GXP2160 SW 1.0.9.108", md5_first),
+        ("Mozilla/4.0 (compatible; snomD345-SIP 10.1.54.13 SPEAr300 SNOM 12.00.10)", md5_first),
+        ("Cisco/SPA504G-7.6.2", md5_first),
+        ("Fanvil X4 2.12.1", md5_first),
+        (PHONE, md5_first),
+        ("", md5_first),
+    ];
+    for (agent, (first, second)) in agents {
+        let ended = curl(&site, &server, &password, "/site.cfg", &["-A", agent]);
+        assert_eq!((ended.code, ended.stdout.as_str()), (0, "<pw/>"), "{agent:?}: {ended:?}");
+        let (offered, used) = algorithms(&ended);
+        assert_eq!(offered, [first, second], "{agent:?}");
+        assert_eq!(used, [first], "{agent:?}");
+    }
+}
+
+#[test]
 fn curl_answers_with_the_algorithm_that_is_offered_first() {
     let (site, password) = site();
     let server = site.start();

@@ -6,6 +6,7 @@ use crate::harness::VVX500;
 use crate::harness::pki::{FACTORY, Identity, SERVER_CA, device_params};
 use crate::harness::site::{DOMAIN, Running, Site};
 use crate::harness::tool::s_client;
+use crate::uploads::curl;
 
 /// The phone with a key of either kind; making an RSA key takes its time.
 static RSA: LazyLock<Identity> = LazyLock::new(|| FACTORY.issuing.issue_rsa(&device_params(VVX500)));
@@ -139,19 +140,40 @@ fn the_newest_version_is_spoken_and_nothing_below_tls_1_2() {
 }
 
 #[test]
-fn http_1_1_is_chosen_by_alpn_and_a_client_without_alpn_gets_it_too() {
+fn alpn_agrees_on_http_1_1_or_http_1_0() {
     let site = Site::with_ote();
     let server = site.start();
     for (arguments, said) in [
         ("-alpn http/1.1", "ALPN protocol: http/1.1"),
         ("-alpn h2,http/1.1", "ALPN protocol: http/1.1"),
+        ("-alpn http/1.0", "ALPN protocol: http/1.0"),
+        ("-alpn http/0.9,http/1.0", "ALPN protocol: http/1.0"),
+        ("-alpn http/1.0,http/1.1", "ALPN protocol: http/1.1"),
         ("", "No ALPN negotiated"),
     ] {
         let agreed = agree(&site, &server, arguments);
         assert!(agreed.is_served() && agreed.text.contains(said), "{arguments}: {}", agreed.text);
     }
-    let agreed = agree(&site, &server, "-alpn h2");
-    assert!(!agreed.is_served() && agreed.text.contains("no application protocol"), "{}", agreed.text);
+    for (arguments, reason) in [
+        ("-alpn h2", "offered only h2 as application protocol"),
+        ("-alpn http/0.9 -tls1_2", "offered only http/0.9 as application protocol"),
+        ("-alpn h2,h3", "offered only h2 and h3 as application protocol"),
+    ] {
+        let agreed = agree(&site, &server, arguments);
+        assert!(!agreed.is_served() && agreed.text.contains("no application protocol"), "{}", agreed.text);
+        server.reason(reason);
+    }
+}
+
+#[test]
+fn curl_over_http_1_0_is_served() {
+    let site = Site::with_ote();
+    let server = site.start();
+    for version in ["--http1.0", "--http1.1"] {
+        let ended = curl(&site, &server, "/site.cfg", &[version, "-v"]);
+        assert_eq!(ended.stdout, "200", "{version}: {}", ended.stderr);
+    }
+    server.access("a request of HTTP/1.0", |line| line["path"] == "/site.cfg" && line["status"] == 200);
 }
 
 /// A first guess at a group that is not ours costs a client a round trip (`HelloRetryRequest`), not the connection.

@@ -63,6 +63,11 @@ impl Raw {
     /// Asks for `path` with these whole header lines; gives the status, and the rest of the head.
     fn ask(&mut self, path: &str, headers: &str) -> (u16, String) {
         self.0.write_all(format!("GET {path} HTTP/1.1\r\n{headers}\r\n").as_bytes()).unwrap();
+        self.head()
+    }
+
+    /// Reads one answer; gives the status, and the rest of the head.
+    fn head(&mut self) -> (u16, String) {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             let mut byte = [0];
@@ -237,6 +242,25 @@ fn an_address_as_host_is_for_the_constituency_of_those_without_sni_if_that_is_op
         assert_eq!(Raw::connect(&server).status("127.0.0.1"), expected, "{no_sni}");
         assert_eq!(Raw::connect(&server).status("192.0.2.1:80"), expected, "{no_sni}");
         assert_eq!(Raw::connect(&server).status(&host("other")), 421, "{no_sni}");
+    }
+}
+
+#[test]
+fn http_1_0_without_host_is_for_no_sni_if_that_is_open() {
+    for (no_sni, expected) in [(Some("ote"), 200), (Some("other"), 400), (Some("nobody"), 400), (None, 400)] {
+        let mut site = site();
+        if let Some(no_sni) = no_sni {
+            site.config["no_sni"] = no_sni.into();
+        }
+        let server = start(&site);
+        eventually("the constituencies", || (Raw::connect(&server).status(&host("ote")) == 200).then_some(()));
+        let mut raw = Raw::connect(&server);
+        raw.0.write_all(b"GET /site.cfg HTTP/1.0\r\n\r\n").unwrap();
+        assert_eq!(raw.head().0, expected, "{no_sni:?}");
+        if expected == 400 {
+            server.reason("no Host header, and \"no_sni\"");
+        }
+        assert_eq!(Raw::connect(&server).ask("/site.cfg", "").0, 400, "HTTP/1.1 must say it");
     }
 }
 

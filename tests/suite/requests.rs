@@ -94,7 +94,7 @@ fn a_host_has_many_spellings_and_each_must_lead_here() {
         ("Host: .\r\n", 400),
         ("Host: ote.phones.example.com:0\r\n", 400),
         ("Host: ote.phones.example.com:65536\r\n", 400),
-        ("Host: ote.phones.example.com:\r\n", 400),
+        ("Host: ote.phones.example.com::\r\n", 400),
         ("Host: me@ote.phones.example.com\r\n", 400),
         ("Host: ote.phones.example.com, ote.phones.example.com\r\n", 400),
         ("Host: ote.phones.example.com\r\nHost: ote.phones.example.com\r\n", 400),
@@ -111,9 +111,13 @@ fn a_host_has_many_spellings_and_each_must_lead_here() {
     for (header, status) in bad {
         assert_eq!(ask(&server, VVX500, "GET /site.cfg", header).0, status, "{header:?}");
     }
-    for good in
-        ["ote.phones.example.com", "OTE.Phones.Example.Com", "ote.phones.example.com.", "ote.phones.example.com:8443"]
-    {
+    for good in [
+        "ote.phones.example.com",
+        "OTE.Phones.Example.Com",
+        "ote.phones.example.com.",
+        "ote.phones.example.com:8443",
+        "ote.phones.example.com:",
+    ] {
         assert_eq!(ask(&server, VVX500, "GET /site.cfg", &format!("Host: {good}\r\n")).0, 200, "{good}");
     }
     for alias in ["trial.phones.example.com", "TRIAL.phones.example.com.:1"] {
@@ -150,6 +154,57 @@ fn an_absolute_form_target_must_agree_with_host() {
     assert_eq!(ask(&server, VVX500, "GET https://prod.phones.example.com/site.cfg", both).0, 421);
     assert_eq!(ask(&server, VVX500, &format!("GET https://{HOST}/site.cfg"), "").0, 400, "Host must be there too");
     assert_eq!(ask(&server, VVX500, &format!("GET https://{HOST}"), &good).0, 404, "the folder itself");
+}
+
+/// Sends these bytes as a request on a connection of its own and gives the answer.
+fn answer(client: &Client, request: &str) -> crate::harness::tls::Response {
+    let mut connection = client.connect().unwrap();
+    connection.send(request.as_bytes()).unwrap();
+    connection.response("GET").unwrap_or_else(|error| panic!("{request:?}: {error}"))
+}
+
+#[test]
+fn http_1_0_without_host_is_for_the_constituency_of_the_sni() {
+    let site = site();
+    let server = site.start();
+    let phone = server.client("ote", &FACTORY.device(VVX500));
+    for request in ["GET /site.cfg HTTP/1.0\r\n\r\n", "GET https://ote.phones.example.com:/site.cfg HTTP/1.0\r\n\r\n"] {
+        assert_eq!(answer(&phone, request).text(), "<site/>", "{request:?}");
+    }
+    for (request, status) in [
+        // HTTP/1.0 may name a host, and then it counts.
+        ("GET /site.cfg HTTP/1.0\r\nHost: prod.phones.example.com\r\n\r\n", 421),
+        ("GET https://prod.phones.example.com/site.cfg HTTP/1.0\r\n\r\n", 421),
+        ("GET /site.cfg HTTP/1.0\r\nHost: a b\r\n\r\n", 400),
+        ("GET /site.cfg HTTP/1.0\r\nHost: ote.phones.example.com\r\nHost: ote.phones.example.com\r\n\r\n", 400),
+        ("GET /site.cfg HTTP/1.1\r\n\r\n", 400),
+        // What it may read is as in HTTP/1.1.
+        ("GET /00005e0053c7.cfg HTTP/1.0\r\n\r\n", 403),
+    ] {
+        assert_eq!(answer(&phone, request).status, status, "{request:?}");
+    }
+    let stranger = server.client("ote", &FACTORY.device(STRANGER));
+    assert_eq!(answer(&stranger, "GET /site.cfg HTTP/1.0\r\n\r\n").status, 403);
+}
+
+#[test]
+fn http_1_0_without_host_and_sni_is_for_no_sni() {
+    let mut site = site();
+    site.config["no_sni"] = "ote".into();
+    let server = site.start();
+    let phone = Client::new(server.address(), None).with_identity(&FACTORY.device(VVX500));
+    assert_eq!(answer(&phone, "GET /site.cfg HTTP/1.0\r\n\r\n").text(), "<site/>");
+    assert_eq!(answer(&phone, "GET /site.cfg HTTP/1.1\r\n\r\n").status, 400);
+    // On a connection that was made before, the constituency of such clients may be another one now.
+    let mut open = phone.connect().unwrap();
+    assert_eq!(open.get("/site.cfg").unwrap().status, 200);
+    site.config["no_sni"] = "prod".into();
+    site.write_config();
+    server.signal(rustix::process::Signal::HUP);
+    server.says("are read again");
+    open.send(b"GET /site.cfg HTTP/1.0\r\n\r\n").unwrap();
+    assert_eq!(open.response("GET").unwrap().status, 400);
+    server.reason("no Host header, and \"no_sni\"");
 }
 
 #[test]

@@ -47,7 +47,8 @@ pub(super) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin + Send + 'stat
     let stream = match result {
         Ok(stream) => stream,
         Err((failure, stream)) => {
-            let offered = facts.map_or_else(|no_hello| no_hello.to_string(), |facts| facts.old_summary());
+            let summary = |facts: ClientHelloFacts| facts.alpn_hindrance().unwrap_or_else(|| facts.old_summary());
+            let offered = facts.map_or_else(|no_hello| no_hello.to_string(), summary);
             let (kind, reason) = explain(failure, verdict.and_then(Result::err), &offered);
             let refused = Refused { claim, ..refused(kind, reason) };
             return Err(match stream {

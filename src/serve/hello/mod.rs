@@ -22,10 +22,14 @@ use std::fmt;
 use rustls::pki_types::ServerName;
 use rustls::{CipherSuite, NamedGroup, ProtocolVersion, SignatureScheme};
 
+use super::ALPN_PROTOCOLS;
 use super::site::TlsMaterial;
 
 pub use lane::UnusableName;
 pub use wire::{NoClientHello, RAW_LIMIT};
+
+/// How many of a client's list are named in the log.
+const SHOWN: usize = 8;
 
 /// How a cipher suite agrees on keys, and with what the server signs that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,6 +67,8 @@ pub struct ClientHelloFacts {
     pub null_compression: bool,
     /// Whether the client takes points of elliptic curves as everybody sends them.
     pub uncompressed_points: bool,
+    /// The protocols of ALPN (RFC 7301), escaped; `None` where the extension is missing.
+    pub alpn: Option<Vec<String>>,
 }
 
 /// What a client sent as `host_name`.
@@ -115,6 +121,18 @@ impl ClientHelloFacts {
             .or_else(|| self.group_hindrance(version))
             .or_else(|| self.signature_hindrance(version))
             .or_else(|| (!self.null_compression).then(|| "offered only compressed TLS".to_owned()))
+            .or_else(|| self.alpn_hindrance())
+    }
+
+    /// What keeps out a client that offers only other protocols than ours.
+    #[must_use]
+    pub fn alpn_hindrance(&self) -> Option<String> {
+        let offered = self.alpn.as_ref()?;
+        let is_ours = |protocol: &String| ALPN_PROTOCOLS.contains(&protocol.as_str());
+        (!offered.iter().any(is_ours)).then(|| {
+            let ours = ALPN_PROTOCOLS.join(" and ");
+            format!("offered only {} as application protocol (ALPN); this server speaks {ours}", listed(offered))
+        })
     }
 
     /// The families of the offered cipher suites, in the order of [`KeyExchange`].
@@ -308,7 +326,6 @@ fn version_name(version: ProtocolVersion) -> String {
 
 /// `a`, `a and b`, `a, b and c`; a client's long list is cut, because a log line must not grow with it.
 fn listed<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
-    const SHOWN: usize = 8;
     let mut names: Vec<String> = items.into_iter().map(|item| item.to_string()).take(SHOWN + 1).collect();
     if names.len() > SHOWN {
         names.truncate(SHOWN);

@@ -100,6 +100,31 @@ fn a_hello_without_extensions_is_read_too() {
     );
 }
 
+/// What is said of a client that names these protocols in ALPN.
+fn of_alpn(protocols: &[&[u8]]) -> Option<String> {
+    let long = |data: &[u8]| [&u16::try_from(data.len()).unwrap().to_be_bytes(), data].concat();
+    let names = protocols.iter().flat_map(|name| [&[u8::try_from(name.len()).unwrap()], *name].concat());
+    let alpn = [&[0, 16][..], &long(&long(&names.collect::<Vec<_>>()))].concat();
+    let body = [&[3, 3][..], &[7; 32], &[0, 0, 2, 0xc0, 0x2f, 1, 0], &long(&alpn)].concat();
+    let message = [&[1, 0][..], &long(&body)].concat();
+    ClientHelloFacts::read(&[&[22, 3, 1][..], &long(&message)].concat()).unwrap().alpn_hindrance()
+}
+
+#[test]
+fn a_client_without_our_application_protocols_is_told_apart() {
+    assert_eq!(of_alpn(&[b"h2", b"http/1.1"]), None);
+    assert_eq!(of_alpn(&[b"\x0a\x0a", b"http/1.0"]), None);
+    assert_eq!(
+        of_alpn(&[b"h2", b"\xfa\xfa", b"a\x1b[2J"]).unwrap(),
+        r"offered only h2 and a\x1b[2J as application protocol (ALPN); this server speaks http/1.1 and http/1.0"
+    );
+    let many = vec![b"x".as_slice(); 5_000];
+    assert!(
+        of_alpn(&many).unwrap().starts_with("offered only x, x, x, x, x, x, x, x and more as application protocol")
+    );
+    assert_eq!(of_alpn(&[&many[..], &[b"http/1.1"]].concat()), None);
+}
+
 #[test]
 fn what_is_no_client_hello_is_named() {
     for (raw, sentence) in [

@@ -2,7 +2,8 @@
 
 use rustls::{CipherSuite, NamedGroup, ProtocolVersion, SignatureScheme};
 
-use super::{ClientHelloFacts, ServerNameSent, version_name};
+use super::{ClientHelloFacts, SHOWN, ServerNameSent, version_name};
+use crate::serve::ALPN_PROTOCOLS;
 
 /// How many bytes of a connection's beginning are looked at.
 ///
@@ -137,6 +138,7 @@ pub(super) fn facts(body: &[u8]) -> Option<ClientHelloFacts> {
         extended_master_secret: false,
         null_compression: compression.0.contains(&0),
         uncompressed_points: true,
+        alpn: None,
     };
     // RFC 5246 §7.4.1.2: a hello may end here, without any extensions.
     if !body.0.is_empty() {
@@ -160,6 +162,7 @@ fn extension(facts: &mut ClientHelloFacts, kind: u16, mut data: Cursor<'_>) -> O
             let schemes = data.vector16()?.u16s()?;
             facts.signature_schemes = Some(without_grease(schemes).map(SignatureScheme::from).collect());
         }
+        16 => facts.alpn = Some(protocols(data.vector16()?)?),
         23 => facts.extended_master_secret = true,
         43 => facts.versions = without_grease(data.vector8()?.u16s()?).map(ProtocolVersion::from).collect(),
         _ => {}
@@ -178,6 +181,22 @@ fn server_name(mut names: Cursor<'_>) -> Option<ServerNameSent> {
         }
     }
     Some(found.unwrap_or_else(|| ServerNameSent::of(b"")))
+}
+
+/// RFC 7301 §3.1: names of protocols, each behind its length in one octet; GREASE left out, and of other names than ours
+/// those that are too many to be shown.
+fn protocols(mut names: Cursor<'_>) -> Option<Vec<String>> {
+    let mut found: Vec<String> = Vec::new();
+    while !names.0.is_empty() {
+        match names.vector8()?.0 {
+            &[high, low] if high == low && low & 0x0f == 0x0a => {}
+            name if found.len() <= SHOWN || ALPN_PROTOCOLS.iter().any(|ours| ours.as_bytes() == name) => {
+                found.push(name.escape_ascii().to_string());
+            }
+            _ => {}
+        }
+    }
+    Some(found)
 }
 
 /// RFC 8701: values that clients send only to see whether servers pass over what they do not know.

@@ -1,5 +1,7 @@
 //! What OpenSSL may do in the old lane.
 
+use std::sync::LazyLock;
+
 use openssl::bn::BigNum;
 use openssl::dh::Dh;
 use openssl::error::ErrorStack;
@@ -16,6 +18,7 @@ use rustls::pki_types::CertificateDer;
 use super::SUITES;
 use crate::certificate::ServerCertificate;
 use crate::constituency::TlsLevel;
+use crate::serve::ALPN_PROTOCOLS;
 
 /// The curves and signatures of [`GROUPS`](super::GROUPS) and [`SCHEMES`](super::SCHEMES), as OpenSSL calls them; device
 /// certificates may have keys of other kinds than ours.
@@ -25,8 +28,11 @@ const SIGNATURES: &str = "rsa_pkcs1_sha256:rsa_pkcs1_sha384:rsa_pkcs1_sha512:\
      ecdsa_secp256r1_sha256:ecdsa_secp384r1_sha384:ecdsa_secp521r1_sha512";
 /// [`LEGACY_SCHEME`](super::LEGACY_SCHEME), last: whoever knows anything better signs and is signed to with that.
 const LEGACY_SIGNATURE: &str = ":rsa_pkcs1_sha1";
-/// ALPN, as it stands on the wire.
-const HTTP_1_1: &[u8] = b"\x08http/1.1";
+/// [`ALPN_PROTOCOLS`] as they stand on the wire, each behind its length (RFC 7301 §3.1).
+static ALPN: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let framed = |protocol: &str| [&[u8::try_from(protocol.len()).unwrap_or(0)], protocol.as_bytes()].concat();
+    ALPN_PROTOCOLS.into_iter().flat_map(framed).collect()
+});
 /// How many CAs OpenSSL may string together; it is we who judge them.
 const DEPTH: u32 = 8;
 
@@ -53,8 +59,7 @@ impl Recipe {
         }
         context.set_client_ca_list(hints);
         context.set_verify_depth(DEPTH);
-        context
-            .set_alpn_select_callback(|_, offered| select_next_proto(HTTP_1_1, offered).ok_or(AlpnError::ALERT_FATAL));
+        context.set_alpn_select_callback(|_, offered| select_next_proto(&ALPN, offered).ok_or(AlpnError::ALERT_FATAL));
         // A write that has to wait comes again from another buffer; a connection at rest keeps none.
         context
             .set_mode(SslMode::ACCEPT_MOVING_WRITE_BUFFER | SslMode::ENABLE_PARTIAL_WRITE | SslMode::RELEASE_BUFFERS);

@@ -239,13 +239,23 @@ fn a_fallback_is_refused() {
 }
 
 #[test]
-fn alpn_chooses_http_1_1_and_nothing_else() {
+fn alpn_agrees_on_http_1_1_or_http_1_0_in_the_old_lane() {
     let site = shelf();
     let server = site.start();
-    let found = attempt(&site, &server, "legacy", Some(&PHONE), &format!("{OLD} -alpn h2,http/1.1"));
-    assert!(found.is_served() && found.text.contains("ALPN protocol: http/1.1"), "{}", found.text);
+    for (offered, agreed) in [
+        ("h2,http/1.1", "http/1.1"),
+        ("http/1.0", "http/1.0"),
+        ("http/0.9,http/1.0", "http/1.0"),
+        ("http/1.0,http/1.1", "http/1.1"),
+    ] {
+        let found = attempt(&site, &server, "legacy", Some(&PHONE), &format!("{OLD} -alpn {offered}"));
+        let is_agreed = found.text.contains(&format!("ALPN protocol: {agreed}"));
+        assert!(found.is_served() && is_agreed, "{offered}: {}", found.text);
+    }
     let found = attempt(&site, &server, "legacy", Some(&PHONE), &format!("{OLD} -alpn h2"));
     assert!(found.text.contains("no application protocol"), "{}", found.text);
+    let line = server.reason("offered only h2 as application protocol");
+    assert_eq!((&line["lane"], &line["constituency"]), (&"old".into(), &"legacy".into()), "{line}");
 }
 
 #[test]
