@@ -149,7 +149,7 @@ impl Copy<'_> {
     /// Fills the folder `to` from that of the other in `root`, and gives the number of files.
     fn fill(&self, root: &File, to: &File) -> io::Result<usize> {
         let from = open_folder(root, self.other.name.as_str().as_ref())?;
-        let count = self.copy(&from, to, true)?;
+        let count = self.copy(&from, to, Path::new(""))?;
         let policy = OsStr::new(POLICY_FILE);
         let Some(mut file) = open_regular(&from, policy)? else { return Ok(count) };
         let mut text = String::new();
@@ -159,13 +159,16 @@ impl Copy<'_> {
         Ok(count)
     }
 
-    fn copy(&self, from: &File, to: &File, is_top: bool) -> io::Result<usize> {
+    /// Copies the folder `from`, which is `place` in the constituency.
+    fn copy(&self, from: &File, to: &File, place: &Path) -> io::Result<usize> {
+        let is_top = place.as_os_str().is_empty();
         let mut count = 0;
         for entry in Dir::read_from(from)? {
             let entry = entry?;
             let name = OsStr::from_bytes(entry.file_name().to_bytes());
             let text = name.to_string_lossy();
-            if is_hidden(&text) || macs_in(&text).next().is_some() {
+            let path = place.join(name);
+            if is_hidden(&path.to_string_lossy()) || macs_in(&text).next().is_some() {
                 continue;
             }
             let stat = rustix::fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
@@ -181,7 +184,7 @@ impl Copy<'_> {
                     let source = open_folder(from, name)?;
                     rustix::fs::mkdirat(to, name, Mode::RWXU)?;
                     let target = open_folder(to, name)?;
-                    count += self.copy(&source, &target, false)?;
+                    count += self.copy(&source, &target, &path)?;
                     give(&target, source.metadata()?.mode() & 0o777, self.owner)?;
                 }
                 FileType::RegularFile => {

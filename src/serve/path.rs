@@ -6,6 +6,18 @@ use percent_encoding::percent_decode_str;
 
 use crate::constituency::{MacAddress, POLICY_FILE};
 
+/// The longest segment and the longest path that are looked up, in bytes: NAME_MAX and PATH_MAX of Linux.
+const MAX_SEGMENT: usize = 255;
+const MAX_PATH: usize = 4096;
+/// An operator's list of phones, directly in the folder.
+const PHONE_LIST: &str = "phones.csv";
+/// How the names of copies end that editors and package managers leave.
+const LEFTOVER_ENDINGS: [&str; 7] = ["~", ".swp", ".swo", ".bak", ".orig", ".rej", ".old"];
+/// What such names contain.
+const LEFTOVER_PARTS: [&str; 2] = [".dpkg-", ".rpm"];
+/// Folders of version control whose names start with no dot.
+const VERSION_CONTROL: [&str; 2] = ["cvs", "_darcs"];
+
 /// Why a request's path cannot name anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadPath {
@@ -107,11 +119,26 @@ pub fn macs_in(path: &str) -> impl Iterator<Item = MacAddress> {
     path.split('/').flat_map(macs_of_segment)
 }
 
-/// Whether every phone must be kept from `path`: the policy, dotfiles and editors' backups, at any depth.
+/// Whether `path`, from a constituency's folder on, is never served: policies, phone lists, dotfiles, leftovers of editors and
+/// package managers, folders of version control, and what is too long for a file system.
 #[must_use]
 pub fn is_hidden(path: &str) -> bool {
-    let hidden = |segment: &str| segment.starts_with('.') || segment.ends_with('~') || segment.starts_with(POLICY_FILE);
-    path.split('/').any(hidden)
+    // Some file systems ignore case. By way of upper case `ſ` becomes `s`, as it does in their comparison.
+    let folded = path.to_uppercase().to_lowercase();
+    let (folders, _) = folded.rsplit_once('/').unwrap_or_default();
+    path.len() > MAX_PATH
+        || path.split('/').any(|segment| segment.len() > MAX_SEGMENT)
+        || folded.starts_with(PHONE_LIST)
+        || folded.split('/').any(is_hidden_name)
+        || folders.split('/').any(|folder| VERSION_CONTROL.contains(&folder))
+}
+
+/// Whether a segment in lower case hides every path that it is in.
+fn is_hidden_name(name: &str) -> bool {
+    name.starts_with('.')
+        || name.strip_prefix('#').unwrap_or(name).starts_with(POLICY_FILE)
+        || LEFTOVER_ENDINGS.iter().any(|ending| name.ends_with(ending))
+        || LEFTOVER_PARTS.iter().any(|part| name.contains(part))
 }
 
 fn macs_of_segment(segment: &str) -> impl Iterator<Item = MacAddress> {
@@ -245,19 +272,76 @@ mod tests {
     }
 
     #[test]
-    fn hidden_names_are_hidden_at_any_depth() {
-        for hidden in [
+    fn hidden_names_are_hidden_in_any_case_at_any_depth() {
+        let names = [
             "constituency.json",
             "constituency.json.bak",
-            ".git/config",
-            "a/.htaccess",
+            "constituency.json5",
+            "#constituency.json#",
+            ".git",
+            ".htaccess",
+            "...",
             "site.cfg~",
-            "a~/b",
-            "a/constituency.json",
-        ] {
-            assert!(is_hidden(hidden), "{hidden}");
+            "~",
+            "site.cfg.swp",
+            "site.cfg.swo",
+            "site.cfg.bak",
+            "site.cfg.orig",
+            "site.cfg.rej",
+            "site.cfg.old",
+            "site.cfg.dpkg-dist",
+            "site.cfg.dpkg-new",
+            "site.cfg.rpmsave",
+            "site.cfg.rpmnew",
+        ];
+        for name in names {
+            for spelled in [name.to_owned(), name.to_uppercase(), name.replace('s', "S"), name.replace('s', "ſ")] {
+                for path in [spelled.clone(), format!("a/{spelled}"), format!("{spelled}/b"), format!("a/{spelled}/b")]
+                {
+                    assert!(is_hidden(&path), "{path}");
+                }
+            }
         }
-        assert!(!is_hidden("a/site.cfg"));
+        for list in ["phones.csv", "Phones.CSV", "phones.csv.2026", "PHONES.csv~", "phones.csv.d/site.cfg"] {
+            assert!(is_hidden(list), "{list}");
+        }
+        for folder in ["CVS/Entries", "a/cvs/b", "_darcs/patches", "a/_DARCS/b/c"] {
+            assert!(is_hidden(folder), "{folder}");
+        }
+    }
+
+    #[test]
+    fn names_that_only_resemble_hidden_ones_are_served() {
+        for served in [
+            "a/site.cfg",
+            "a/phones.csv",
+            "my-phones.csv",
+            "xconstituency.json",
+            "##constituency.json",
+            "constituency.jso",
+            "old/site.cfg",
+            "site.old.cfg",
+            "site.bak.cfg",
+            "siteold",
+            "rpm/site.cfg",
+            "dpkg-new",
+            "CVS",
+            "a/_darcs",
+            "CVSROOT/x",
+        ] {
+            assert!(!is_hidden(served), "{served}");
+        }
+    }
+
+    #[test]
+    fn paths_that_no_file_system_takes_are_hidden() {
+        let (longest, deepest) = ("é".repeat(127) + "x", ["a".repeat(255).as_str(); 16].join("/"));
+        assert_eq!((longest.len(), deepest.len()), (255, 4095));
+        assert!(!is_hidden(&format!("a/{longest}/b")) && !is_hidden(&deepest));
+        assert!(is_hidden(&format!("a/{longest}x/b")) && is_hidden(&"\u{212a}".repeat(86)));
+        assert!(!is_hidden(&["a"; 2048].join("/")), "4,095 bytes");
+        assert!(!is_hidden(&(["a"; 2048].join("/") + "a")), "4,096 bytes");
+        assert!(is_hidden(&(["a"; 2048].join("/") + "aa")), "4,097 bytes");
     }
 
     #[test]

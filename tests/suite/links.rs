@@ -87,6 +87,16 @@ fn a_link_within_the_constituency_is_followed() {
     assert_eq!(phone(&server).get("/dir").unwrap().status, 404, "a folder is none by a link either");
 }
 
+/// What is never served by its own name: where a link leads, and a file there.
+const HIDDEN: [(&str, &str); 6] = [
+    ("#constituency.json#", "#constituency.json#"),
+    ("Phones.csv", "Phones.csv"),
+    ("site.cfg.rpmsave", "site.cfg.rpmsave"),
+    ("site.cfg.BAK", "site.cfg.BAK"),
+    ("CVS", "CVS/Entries"),
+    ("folder/_darcs", "folder/_darcs/prefs/motd"),
+];
+
 #[test]
 fn a_link_gives_nobody_anothers_file_and_nobody_what_is_hidden() {
     let site = site();
@@ -97,12 +107,20 @@ fn a_link_gives_nobody_anothers_file_and_nobody_what_is_hidden() {
     link(&site, "ote/policy.txt", "constituency.json");
     link(&site, "ote/hidden.txt", ".hidden");
     link(&site, "ote/.dot", "site.cfg");
+    for (number, (name, file)) in HIDDEN.iter().enumerate() {
+        site.file(&format!("ote/{file}"), "secret");
+        link(&site, &format!("ote/{number}.txt"), name);
+    }
     let server = site.start();
     for path in ["/a.cfg", "/00005e00530c-b.cfg", "/dir/ring.wav", "/00005e0053c7-c.cfg"] {
         refused(&server, path, 403, "the path holds 00005e0053c7");
     }
     for path in ["/policy.txt", "/hidden.txt", "/.dot"] {
         refused(&server, path, 404, "never served");
+    }
+    for (number, (name, file)) in HIDDEN.iter().enumerate() {
+        let rest = file.strip_prefix(name).unwrap();
+        refused(&server, &format!("/{number}.txt{rest}"), 404, "never served");
     }
 }
 

@@ -151,6 +151,20 @@ fn nobody_gets_anothers_file_however_it_is_spelt_and_whether_it_is_there() {
 }
 
 #[test]
+fn names_that_resemble_hidden_ones_are_served() {
+    let site = Site::with_ote();
+    let served = ["logs/phones.csv", "my-phones.csv", "site.old.cfg", "rpm/site.cfg", "cvs", "old/site.bak.cfg"];
+    for name in served {
+        site.file(&format!("ote/{name}"), name);
+    }
+    let server = site.start();
+    let mut phone = phone(&server);
+    for name in served {
+        assert_eq!(phone.get(&format!("/{name}")).unwrap().text(), name);
+    }
+}
+
+#[test]
 fn what_is_no_phones_address_is_everybodys_file() {
     let site = Site::with_ote();
     let everybodys = [
@@ -180,6 +194,25 @@ fn never_served(site: &Site) -> (Vec<&'static str>, UnixListener) {
         "constituency.json.bak",
         "constituency.json~",
         "logs/constituency.json",
+        "Constituency.JSON",
+        "CONSTITUENCY.json.2026-11-30",
+        "#constituency.json#",
+        "#Constituency.json.1",
+        "phones.csv",
+        "Phones.CSV.gz",
+        "phones.csv.d/all.txt",
+        "site.cfg.swp",
+        "site.cfg.SWO",
+        "site.cfg.bak",
+        "site.cfg.Orig",
+        "site.cfg.rej",
+        "logs/site.cfg.old",
+        "site.cfg.dpkg-dist",
+        "site.cfg.rpmnew",
+        "SITE.CFG~",
+        "CVS/Entries",
+        "logs/cvs/Root",
+        "_darcs/inventory",
         ".hidden",
         ".git/config",
         "logs/.htpasswd",
@@ -220,13 +253,15 @@ fn bytes(client: &Client, method: &str, path: &str) -> String {
 #[test]
 fn all_404_are_alike_to_the_byte_and_nothing_blocks() {
     let site = Site::with_ote();
+    let too_long = [format!("/{}", "x".repeat(256)), format!("/{}", ["x"; 2049].join("/"))];
     let (paths, _socket) = never_served(&site);
     std::os::unix::fs::symlink("/etc/passwd", site.served("ote/link")).unwrap();
     let server = site.start();
     let device = server.client("ote", &FACTORY.device(VVX500));
     assert_eq!(device.put("/00005e00530c-private.pem", "", b"secret").unwrap().status, 201);
-    let paths: Vec<&str> = paths.into_iter().chain(["/link", "/00005e00530c-private.pem"]).collect();
-    assert!(paths.len() >= 19, "{paths:?}");
+    let others = ["/link", "/00005e00530c-private.pem", &too_long[0], &too_long[1]];
+    let paths: Vec<&str> = paths.into_iter().chain(others).collect();
+    assert!(paths.len() >= 37, "{paths:?}");
     for method in ["GET", "HEAD"] {
         let expected = bytes(&device, method, "/never-there");
         assert!(expected.starts_with("HTTP/1.1 404 Not Found\n"), "{expected}");
@@ -237,6 +272,10 @@ fn all_404_are_alike_to_the_byte_and_nothing_blocks() {
     let head = bytes(&device, "HEAD", "/absent");
     assert!(!head.contains("content-length: 0"), "a HEAD says the length of the GET, or none: {head}");
     assert_eq!(device.get("/site.cfg").unwrap().status, 200);
+    for path in &too_long {
+        let line = server.access("a path that is too long", |line| line["path"] == path.as_str());
+        assert_eq!(line["reason"], "names of this kind are never served", "no file system was asked");
+    }
 }
 
 #[test]

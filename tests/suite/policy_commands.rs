@@ -209,6 +209,11 @@ fn a_new_constituency_has_what_is_common_to_all_phones_of_another() {
         "users/00005e00530c-user.cfg",
         ".git/config",
         "old.cfg~",
+        "#constituency.json#",
+        "phones.csv",
+        "old.cfg.dpkg-old",
+        "langs/fr.xml.orig",
+        "langs/CVS/Entries",
     ] {
         site.file(&format!("ote/{name}"), name);
     }
@@ -241,6 +246,7 @@ fn a_new_constituency_has_what_is_common_to_all_phones_of_another() {
     let files = files_below(&site.served("new"));
     let expected =
         ["000000000000.cfg", "alias.cfg", "constituency.json", "firmware/sip.ld", "langs/fr.xml", "site.cfg"];
+    assert!(!site.served("new/langs/CVS/Entries").exists());
     assert_eq!(files, expected);
 }
 

@@ -86,7 +86,7 @@ impl Walk<'_> {
     /// The name of an entry, unless nobody is ever served it.
     fn served_name(&mut self, folder: &Path, name: OsString) -> Option<String> {
         match name.into_string() {
-            Ok(name) if path::is_hidden(&name) => None,
+            Ok(name) if path::is_hidden(&folder.join(&name).to_string_lossy()) => None,
             Ok(name) => Some(name),
             Err(name) => {
                 self.warn(&folder.join(name), "the name is not UTF-8, so no phone can ask for it");
