@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::ensure;
 use serde_json::json;
 
 use super::print::systemd;
@@ -58,10 +59,8 @@ pub(super) enum Command {
 /// Where the CA lies.
 #[derive(Debug, clap::Args)]
 pub(super) struct Place {
-    #[command(flatten)]
-    config: ConfigArg,
     /// The CA's folder, which may lie on a medium of its own [default: ca in the state directory].
-    #[arg(long, value_name = "DIR", conflicts_with = "config")]
+    #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }
 
@@ -83,12 +82,12 @@ fn which(text: &str) -> Result<Which, String> {
         .map_err(|error: crate::ca::record::InvalidSerial| error.to_string())
 }
 
-pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
+pub(super) fn run(command: &Command, config: &ConfigArg) -> anyhow::Result<ExitCode> {
     let (Command::Init { place, .. }
     | Command::Issue(Issue { place, .. })
     | Command::List { place, .. }
     | Command::Revoke { place, .. }) = command;
-    let (folder, config) = place.find()?;
+    let (folder, config) = place.find(config)?;
     Ok(code(match command {
         Command::Init { name, days, .. } => init(&folder, config.as_ref(), name, lifetime(*days)),
         Command::Issue(issue) => issue.run(&folder),
@@ -99,11 +98,12 @@ pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
 
 impl Place {
     /// The CA's folder, and the configuration that it is part of.
-    fn find(&self) -> anyhow::Result<(PathBuf, Option<Config>)> {
+    fn find(&self, config: &ConfigArg) -> anyhow::Result<(PathBuf, Option<Config>)> {
         if let Some(folder) = &self.dir {
+            ensure!(config.config.is_none(), "--dir and --config exclude each other: give one of them");
             return Ok((folder.clone(), None));
         }
-        let config = self.config.find()?;
+        let config = config.find()?;
         Ok((config.state.join(FOLDER), Some(config)))
     }
 }

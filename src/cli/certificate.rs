@@ -25,16 +25,12 @@ use crate::renew::{AcmeSettings, CertificateStatus, Directory, Lineage, Parts, R
 pub(super) enum Command {
     /// Show names, issuers, days left, the next attempt and the last error.
     Status {
-        #[command(flatten)]
-        config: ConfigArg,
         /// As JSON.
         #[arg(long)]
         json: bool,
     },
     /// Have the running server renew what is due, without waiting for its next attempt.
     Renew {
-        #[command(flatten)]
-        config: ConfigArg,
         /// Everything, due or not.
         #[arg(long)]
         now: bool,
@@ -44,8 +40,6 @@ pub(super) enum Command {
     },
     /// Go the whole way to a certificate against another directory, and keep nothing of it but the account there.
     Rehearse {
-        #[command(flatten)]
-        config: ConfigArg,
         /// The directory: letsencrypt-staging, or a URL.
         #[arg(long, value_name = "DIRECTORY", default_value = "letsencrypt-staging", value_parser = directory)]
         directory: Directory,
@@ -56,8 +50,6 @@ pub(super) enum Command {
     /// Have the running server revoke a certificate, and obtain another.
     #[command(group = clap::ArgGroup::new("certificate").required(true))]
     Revoke {
-        #[command(flatten)]
-        config: ConfigArg,
         /// The wildcard with this kind of key: rsa-2048 or ecdsa-p256.
         #[arg(long, group = "certificate", value_parser = key_kind)]
         key: Option<KeyKind>,
@@ -76,18 +68,18 @@ fn key_kind(text: &str) -> Result<KeyKind, String> {
     kinds.into_iter().find(|kind| kind.name() == text).ok_or_else(|| "is neither rsa-2048 nor ecdsa-p256".to_owned())
 }
 
-pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
+pub(super) fn run(command: &Command, config: &ConfigArg) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Status { config, json } => show_status(&Site::find(config)?, *json),
-        Command::Renew { config, now, constituency } => {
+        Command::Status { json } => show_status(&Site::find(config)?, *json),
+        Command::Renew { now, constituency } => {
             ask(&Site::find(config)?, &Request::Renew { all: *now, only: constituency.clone() })
         }
-        Command::Revoke { config, key, constituency } => {
+        Command::Revoke { key, constituency } => {
             let exact = constituency.clone().map(Lineage::Exact);
             let certificate = exact.or(key.map(Lineage::Wildcard)).context("name the certificate")?;
             ask(&Site::find(config)?, &Request::Revoke { certificate })
         }
-        Command::Rehearse { config, directory, directory_root } => {
+        Command::Rehearse { directory, directory_root } => {
             rehearse(Site::find(config)?, directory, directory_root.as_deref())
         }
     }

@@ -24,30 +24,24 @@ use crate::serve::path::{is_hidden, macs_in};
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     /// List constituencies with their phones, and what is wrong with folders.
-    List {
-        #[command(flatten)]
-        config: ConfigArg,
-    },
+    List,
     /// Make a new one: a folder, with what is common to all phones of another if one is named.
     Add {
         /// Its name, which is a DNS label.
         #[arg(value_name = "NAME")]
         name: ConstituencyName,
-        #[command(flatten)]
-        config: ConfigArg,
         /// Take policy and files from this one, but none that names a phone; folders that it shares are linked.
         #[arg(long, value_name = "OTHER")]
         from: Option<ConstituencyName>,
     },
 }
 
-pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
-    let (Command::List { config } | Command::Add { config, .. }) = command;
+pub(super) fn run(command: &Command, config: &ConfigArg) -> anyhow::Result<ExitCode> {
     let config = config.find()?;
     let registry = Scanner::new(config.constituencies.clone(), config.bundle_names()).scan(clock::now());
     Ok(match command {
-        Command::List { .. } => list(&registry),
-        Command::Add { name, from, .. } => code(add(&config, &registry, name, from.as_ref())),
+        Command::List => list(&registry),
+        Command::Add { name, from } => code(add(&config, &registry, name, from.as_ref())),
     })
 }
 

@@ -15,7 +15,7 @@ use rustls::RootCertStore;
 use super::local::LocalCas;
 use super::phone::DeviceCertificates;
 use super::printer::{Format, Printer};
-use super::{diagnostics, runtime, say};
+use super::{ConfigArg, diagnostics, runtime, say};
 use crate::app::passed::Passed;
 use crate::app::{ANNOUNCEMENT, App, AppError};
 use crate::config::{CONFIG_FILE, Config, LOCAL_PORT};
@@ -44,7 +44,14 @@ pub(super) struct Args {
     once: bool,
 }
 
-pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
+    if let Some(named) = config.named() {
+        bail!(
+            "{} is named as the configuration, but the demo always runs in local mode; leave out --config, or unset \
+             PROVOST_CONFIG",
+            named.display()
+        );
+    }
     if Path::new(CONFIG_FILE).exists() {
         bail!("{CONFIG_FILE} lies here: this looks like a real site; run the demo in another folder");
     }

@@ -9,11 +9,11 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use super::phone::{self, DeviceCertificates};
-use super::runtime;
+use super::{ConfigArg, runtime};
 use crate::app::{LOCAL_DEVICE_CA, LOCAL_SERVER_CA};
 use crate::ca::{CertificateAuthority, KeyKind};
 use crate::clock;
-use crate::config::CONFIG_FILE;
+use crate::config::{CONFIG_FILE, Config};
 use crate::constituency::MacAddress;
 use crate::phone::DeviceCertificate;
 
@@ -51,9 +51,14 @@ impl DeviceCertificates for LocalCas {
     }
 }
 
-/// `provost phone`: with the local CAs where local mode is meant, which is where no provost.json lies.
-pub(super) fn run_phone(args: &phone::Args) -> anyhow::Result<ExitCode> {
+/// `provost phone`: with the local CAs in local mode, which is where no configuration is named and no provost.json lies.
+pub(super) fn run_phone(args: &phone::Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
+    let named = config.named();
+    if let Some(file) = &named {
+        Config::read(file)?;
+    }
     let is_local = args.certificate.is_none()
+        && named.is_none()
         && !Path::new(CONFIG_FILE).exists()
         && args.state.join(LOCAL_SERVER_CA).join("ca.pem").exists();
     let local = if is_local { Some(LocalCas::open(&args.state)?) } else { None };

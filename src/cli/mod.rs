@@ -47,7 +47,7 @@ const STYLES: Styles = Styles::styled()
 /// Polycom phone provisioning on the public internet: mutual TLS by the phones' factory certificates, a folder per
 /// constituency, one binary.
 ///
-/// Without provost.json in the working directory (or --config), provost runs in local mode: https://*.phones.localhost:8443
+/// Without --config, PROVOST_CONFIG and provost.json in the working directory, provost runs in local mode: https://*.phones.localhost:8443
 /// on loopback, from ./constituencies, with certificates of its own.
 #[derive(Debug, Parser)]
 #[command(
@@ -59,6 +59,8 @@ const STYLES: Styles = Styles::styled()
     after_long_help = print::manual::closing()
 )]
 struct Cli {
+    #[command(flatten)]
+    config: ConfigArg,
     #[command(subcommand)]
     command: Command,
 }
@@ -106,18 +108,34 @@ enum Command {
     Uninstall(install::UninstallArgs),
 }
 
+/// The environment variable that names the configuration where `--config` does not.
+const CONFIG_VARIABLE: &str = "PROVOST_CONFIG";
+
 /// Which configuration a command is about.
 #[derive(Debug, Clone, clap::Args)]
 struct ConfigArg {
-    /// The configuration [default: provost.json in the working directory; without one, local mode].
-    #[arg(long, value_name = "FILE")]
+    /// The configuration [default: the file that PROVOST_CONFIG names, else provost.json in the working directory; without
+    /// one, local mode].
+    #[arg(long, short, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
 }
 
 impl ConfigArg {
-    /// The configuration; whoever gets local mode where a service has its configuration is told so.
+    /// The file that the command line or the environment names. An empty variable counts as unset.
+    fn named(&self) -> Option<PathBuf> {
+        let variable = || std::env::var_os(CONFIG_VARIABLE).filter(|value| !value.is_empty());
+        self.config.clone().or_else(|| variable().map(PathBuf::from))
+    }
+
+    /// Reads the configuration. A named file that is missing is an error: local mode is only for where none is named.
+    fn read(&self) -> anyhow::Result<Config> {
+        Ok(Config::find(self.named().as_deref())?)
+    }
+
+    /// Reads the configuration for a command about a server. In local mode, a note names the service's configuration if
+    /// there is one.
     fn find(&self) -> anyhow::Result<Config> {
-        let config = Config::find(self.config.as_deref())?;
+        let config = self.read()?;
         let service = print::systemd::CONFIG;
         if config.is_local() && !config.constituencies.exists() && Path::new(service).exists() {
             note(&format_args!(
@@ -131,24 +149,25 @@ impl ConfigArg {
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Serve(args) => serve::run(&args),
-        Command::Demo(args) => demo::run(&args),
-        Command::Check(args) => check::run(&args),
-        Command::Certificate(command) => certificate::run(&command),
-        Command::Phones(args) => phones::run(&args),
-        Command::PhoneLog(args) => phone_log::run(&args),
-        Command::Allow(args) => policy::allow(&args),
-        Command::Deny(args) => policy::deny(&args),
-        Command::Constituency(command) => constituency::run(&command),
-        Command::Uploads(command) => uploads::run(&command),
-        Command::Phone(args) => local::run_phone(&args),
-        Command::Trust(command) => trust::run(&command),
-        Command::Ca(command) => ca::run(&command),
-        Command::Print(command) => print::run(&command),
+    let Cli { config, command } = Cli::parse();
+    let result = match command {
+        Command::Serve(args) => serve::run(&args, &config),
+        Command::Demo(args) => demo::run(&args, &config),
+        Command::Check(args) => check::run(&args, &config),
+        Command::Certificate(command) => certificate::run(&command, &config),
+        Command::Phones(args) => phones::run(&args, &config),
+        Command::PhoneLog(args) => phone_log::run(&args, &config),
+        Command::Allow(args) => policy::allow(&args, &config),
+        Command::Deny(args) => policy::deny(&args, &config),
+        Command::Constituency(command) => constituency::run(&command, &config),
+        Command::Uploads(command) => uploads::run(&command, &config),
+        Command::Phone(args) => local::run_phone(&args, &config),
+        Command::Trust(command) => trust::run(&command, &config),
+        Command::Ca(command) => ca::run(&command, &config),
+        Command::Print(command) => print::run(&command, &config),
         Command::Schema(args) => schema::run(&args),
-        Command::Install(args) => install::install(&args),
-        Command::Uninstall(args) => install::uninstall(&args),
+        Command::Install(args) => install::install(&args, &config),
+        Command::Uninstall(args) => install::uninstall(&args, &config),
     };
     result.unwrap_or_else(|error| {
         complain(&whole(&error));

@@ -18,15 +18,13 @@ pub(super) struct Args {
     /// The phone.
     #[arg(value_name = "MAC")]
     mac: MacAddress,
-    #[command(flatten)]
-    config: ConfigArg,
     /// As JSON, one object per line.
     #[arg(long)]
     json: bool,
 }
 
-pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let config = args.config.find()?;
+pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
+    let config = config.find()?;
     Ok(code(show(args, &config)))
 }
 

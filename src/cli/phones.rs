@@ -22,8 +22,6 @@ const SOON: i64 = 90 * 86_400;
 /// What `provost phones` takes.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    #[command(flatten)]
-    config: ConfigArg,
     /// Only those of this constituency.
     #[arg(long, value_name = "NAME")]
     constituency: Option<ConstituencyName>,
@@ -45,8 +43,8 @@ fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|_| "is no time; say for example 2d, 12h or 30m".to_owned())
 }
 
-pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let config = args.config.find()?;
+pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
+    let config = config.find()?;
     Ok(code(list(args, &config)))
 }
 

@@ -16,8 +16,6 @@ pub(super) struct AllowArgs {
     /// The phone.
     #[arg(value_name = "MAC")]
     mac: MacAddress,
-    #[command(flatten)]
-    config: ConfigArg,
     /// The constituency that lets it in.
     #[arg(long, value_name = "NAME")]
     constituency: ConstituencyName,
@@ -38,15 +36,13 @@ pub(super) struct DenyArgs {
     /// The phone.
     #[arg(value_name = "MAC")]
     mac: MacAddress,
-    #[command(flatten)]
-    config: ConfigArg,
     /// The constituency that keeps it out [default: all].
     #[arg(long, value_name = "NAME")]
     constituency: Option<ConstituencyName>,
 }
 
-pub(super) fn allow(args: &AllowArgs) -> anyhow::Result<ExitCode> {
-    let config = args.config.find()?;
+pub(super) fn allow(args: &AllowArgs, config: &ConfigArg) -> anyhow::Result<ExitCode> {
+    let config = config.find()?;
     let AllowArgs { mac, constituency, .. } = args;
     if args.digest
         && let Err(error) = passwords::check_asks(&config, constituency)
@@ -102,8 +98,8 @@ pub(super) fn allow(args: &AllowArgs) -> anyhow::Result<ExitCode> {
     Ok(code(done))
 }
 
-pub(super) fn deny(args: &DenyArgs) -> anyhow::Result<ExitCode> {
-    let config = args.config.find()?;
+pub(super) fn deny(args: &DenyArgs, config: &ConfigArg) -> anyhow::Result<ExitCode> {
+    let config = config.find()?;
     let names = match &args.constituency {
         Some(name) => vec![name.clone()],
         None => super::constituency::folders(&config.constituencies)?,

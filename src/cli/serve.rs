@@ -15,8 +15,6 @@ const PATIENCE_WITH_DISKS: Duration = Duration::from_secs(5);
 /// What `provost serve` takes.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    #[command(flatten)]
-    config: ConfigArg,
     /// The form of the access log and of diagnostics, whatever provost.json says.
     #[arg(long, value_name = "FORMAT", value_parser = log_format)]
     log: Option<LogFormat>,
@@ -30,10 +28,10 @@ fn log_format(text: &str) -> Result<LogFormat, String> {
     }
 }
 
-pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
     // Before there are threads.
     let passed = Passed::from_environment()?;
-    let config = Config::find(args.config.config.as_deref())?;
+    let config = config.read()?;
     let log = args.log.unwrap_or(config.log);
     let diagnostics = diagnostics::start(log)?;
     if config.is_local() {

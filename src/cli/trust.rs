@@ -26,21 +26,13 @@ use crate::trust::{self, Bundle, VerifiedDevice};
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     /// The trust bundles and their CA certificates.
-    List(ListArgs),
+    List,
     /// Whether a constituency would let a device certificate in: prints the MAC address, or the exact reason.
     Verify(VerifyArgs),
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct ListArgs {
-    #[command(flatten)]
-    config: ConfigArg,
-}
-
-#[derive(Debug, clap::Args)]
 pub(super) struct VerifyArgs {
-    #[command(flatten)]
-    config: ConfigArg,
     /// The constituency that the phone would ask.
     #[arg(long, value_name = "NAME")]
     constituency: ConstituencyName,
@@ -52,15 +44,15 @@ pub(super) struct VerifyArgs {
     at: Option<OffsetDateTime>,
 }
 
-pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
+pub(super) fn run(command: &Command, config: &ConfigArg) -> anyhow::Result<ExitCode> {
+    let config = config.find()?;
     match command {
-        Command::List(args) => list(args),
-        Command::Verify(args) => verify(args),
+        Command::List => Ok(list(&config)),
+        Command::Verify(args) => verify(args, &config),
     }
 }
 
-fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
-    let config = args.config.find()?;
+fn list(config: &Config) -> ExitCode {
     let mut code = ExitCode::SUCCESS;
     for (name, bundle) in trust::load_all(&config.trust) {
         match bundle {
@@ -71,7 +63,7 @@ fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    Ok(code)
+    code
 }
 
 fn list_bundle(name: &str, bundle: &Bundle) {
@@ -95,10 +87,9 @@ fn list_bundle(name: &str, bundle: &Bundle) {
     }
 }
 
-fn verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
-    let config = args.config.find()?;
+fn verify(args: &VerifyArgs, config: &Config) -> anyhow::Result<ExitCode> {
     let chain = read_chain(&args.chain)?;
-    let site = site_of(&config)?;
+    let site = site_of(config)?;
     let refused = |reason: String| {
         say(&format_args!("refused: {reason}"));
         Ok(ExitCode::FAILURE)

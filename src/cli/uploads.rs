@@ -30,8 +30,6 @@ pub(super) struct Phone {
     /// The phone.
     #[arg(value_name = "MAC")]
     mac: MacAddress,
-    #[command(flatten)]
-    config: ConfigArg,
     /// Only in this constituency.
     #[arg(long, value_name = "NAME")]
     constituency: Option<ConstituencyName>,
@@ -46,9 +44,8 @@ pub(super) struct Upload {
     name: String,
 }
 
-pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
-    let (Command::List(phone) | Command::Cat(Upload { phone, .. }) | Command::Remove(Upload { phone, .. })) = command;
-    let root = phone.config.find()?.state.join("uploads");
+pub(super) fn run(command: &Command, config: &ConfigArg) -> anyhow::Result<ExitCode> {
+    let root = config.find()?.state.join("uploads");
     Ok(code(match command {
         Command::List(phone) => list(phone, &root),
         Command::Cat(upload) => upload.cat(&root),

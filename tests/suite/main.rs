@@ -78,3 +78,4 @@ mod uploads;
 mod uploads_broken;
 mod uploads_budget;
 mod uploads_ranges;
+mod which_config;

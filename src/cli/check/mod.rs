@@ -45,8 +45,6 @@ const DNS: &str = "dns";
 /// What `provost check` takes.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    #[command(flatten)]
-    config: ConfigArg,
     /// Ask DNS and the CA too: is a record that is published here seen everywhere (one is, and is removed again), do phones
     /// find the way, may the CA issue?
     #[arg(long)]
@@ -76,8 +74,8 @@ impl Finding {
 }
 
 /// Checks, and prints the findings. Warnings alone are good.
-pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let config = args.config.find()?;
+pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
+    let config = config.find()?;
     let site = trust::site_of(&config)?;
     let mut findings = Vec::new();
     check_configuration(&config, &site, &mut findings);

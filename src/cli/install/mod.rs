@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, bail};
 
 use super::print::systemd::{CONFIG, CONSTITUENCIES, Fit, STATE};
-use super::{complain, say};
+use super::{ConfigArg, complain, say};
 use crate::config::Config;
 
 mod layout;
@@ -84,7 +84,8 @@ impl Target {
     }
 }
 
-pub(super) fn install(args: &InstallArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn install(args: &InstallArgs, config: &ConfigArg) -> anyhow::Result<ExitCode> {
+    check_unnamed(config)?;
     let layout = if args.package { Layout::Package } else { Layout::Local };
     let target = &args.target;
     let mut place = target.place(layout)?;
@@ -113,6 +114,16 @@ pub(super) fn install(args: &InstallArgs) -> anyhow::Result<ExitCode> {
     }
     what_next(&place);
     Ok(ExitCode::SUCCESS)
+}
+
+/// The service reads one configuration. Refuses another one, so that its absence from the unit is no surprise.
+fn check_unnamed(config: &ConfigArg) -> anyhow::Result<()> {
+    match &config.config {
+        Some(other) if other != Path::new(CONFIG) => {
+            bail!("--config {}: the service reads {CONFIG}; leave out --config", other.display())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whether a package brought the program and the units.
@@ -196,7 +207,8 @@ fn what_next(place: &Place) {
     }
 }
 
-pub(super) fn uninstall(args: &UninstallArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn uninstall(args: &UninstallArgs, config: &ConfigArg) -> anyhow::Result<ExitCode> {
+    check_unnamed(config)?;
     let target = &args.target;
     let layout = Layout::Local;
     let place = target.place(layout)?;

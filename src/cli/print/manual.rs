@@ -13,17 +13,23 @@ const CLOSING: [(&str, &[(&str, &str)]); 3] = [
         "Files",
         &[
             ("provost.json", "the configuration, in the working directory; without it provost is in local mode"),
-            (CONFIG, "the configuration of the service that provost install makes: give it by --config"),
+            (
+                CONFIG,
+                "the configuration of the service that provost install makes: give it by --config or PROVOST_CONFIG",
+            ),
             (CONSTITUENCIES, "its constituencies: a folder each, with constituency.json as its policy"),
             (STATE, "its state: certificates and keys, uploads, the ledger, the CA of one's own"),
         ],
     ),
     (
         "Environment",
-        &[(
-            "PROVOST_LOG",
-            "what diagnostics say: error, warn, info (default), debug or trace, or one for each module, such as info,provost::renew=debug",
-        )],
+        &[
+            ("PROVOST_CONFIG", "the configuration, for a command without --config; if it is empty, it counts as unset"),
+            (
+                "PROVOST_LOG",
+                "what diagnostics say: error, warn, info (default), debug or trace, or one for each module, such as info,provost::renew=debug",
+            ),
+        ],
     ),
     (
         "Exit status",

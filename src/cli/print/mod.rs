@@ -29,13 +29,13 @@ const ALERTS: &str = include_str!("alerts.yml");
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     /// What BIND must grant, and nothing more: the update-policy of a zone in named.conf.
-    BindPolicy(ConfigArg),
+    BindPolicy,
     /// What Knot must grant, and nothing more: an acl in knot.conf.
-    KnotAcl(ConfigArg),
+    KnotAcl,
     /// The service by which systemd runs the server: into /etc/systemd/system/provost.service.
-    SystemdUnit(systemd::Args),
+    SystemdUnit,
     /// The sockets that systemd keeps, so that a restart refuses no connection: into /etc/systemd/system/provost.socket.
-    SystemdSocket(systemd::Args),
+    SystemdSocket,
     /// When somebody must look: alerts for Prometheus, each with what to do.
     PrometheusAlerts,
     /// What goes on, over time: a dashboard for Grafana.
@@ -50,18 +50,18 @@ pub(super) enum Command {
     PhoneConfig(phone_config::Args),
 }
 
-pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
+pub(super) fn run(command: &Command, config: &ConfigArg) -> anyhow::Result<ExitCode> {
     let printed = match command {
-        Command::BindPolicy(config) => grant::of(&config.find()?, Dialect::BindPolicy)?,
-        Command::KnotAcl(config) => grant::of(&config.find()?, Dialect::KnotAcl)?,
-        Command::SystemdUnit(args) => args.fit()?.service(),
-        Command::SystemdSocket(args) => args.fit()?.socket(),
+        Command::BindPolicy => grant::of(&config.find()?, Dialect::BindPolicy)?,
+        Command::KnotAcl => grant::of(&config.find()?, Dialect::KnotAcl)?,
+        Command::SystemdUnit => systemd::fit(config)?.service(),
+        Command::SystemdSocket => systemd::fit(config)?.socket(),
         Command::PrometheusAlerts => ALERTS.to_owned(),
         Command::GrafanaDashboard => grafana::dashboard()?,
         Command::Completions(args) => completions::of(args),
         Command::Man(args) => manual::page(args)?,
-        Command::Dhcp(args) => dhcp::print(args, &args.config.find()?)?,
-        Command::PhoneConfig(args) => phone_config::print(args, &args.config.find()?)?,
+        Command::Dhcp(args) => dhcp::print(args, &config.find()?)?,
+        Command::PhoneConfig(args) => phone_config::print(args, &config.find()?)?,
     };
     say(&printed.trim_end());
     Ok(ExitCode::SUCCESS)

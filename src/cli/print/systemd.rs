@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use crate::cli::ConfigArg;
 use crate::config::Config;
 
 /// Where the units look for the configuration.
@@ -15,14 +16,6 @@ pub(in crate::cli) const STATE: &str = "/var/lib/provost";
 const SERVICE: &str = include_str!("systemd/provost.service");
 const SOCKET: &str = include_str!("systemd/provost.socket");
 
-/// What the units are to fit.
-#[derive(Debug, clap::Args)]
-pub(in crate::cli) struct Args {
-    /// The configuration that the server reads; where it is there already, the unit fits it.
-    #[arg(long, value_name = "FILE", default_value = CONFIG)]
-    config: PathBuf,
-}
-
 /// What of a configuration the units must know.
 #[derive(Debug)]
 pub(in crate::cli) struct Fit {
@@ -34,10 +27,9 @@ pub(in crate::cli) struct Fit {
     state: PathBuf,
 }
 
-impl Args {
-    pub(super) fn fit(&self) -> anyhow::Result<Fit> {
-        Fit::of(std::env::current_exe()?, &self.config)
-    }
+/// The units run the server with the configuration that is named, or else with the service's. They fit it if it exists.
+pub(super) fn fit(config: &ConfigArg) -> anyhow::Result<Fit> {
+    Fit::of(std::env::current_exe()?, &config.named().unwrap_or_else(|| CONFIG.into()))
 }
 
 impl Fit {

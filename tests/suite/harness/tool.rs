@@ -15,7 +15,8 @@ pub struct Ended {
 
 /// Runs `provost` with `args` in `folder` to its end.
 pub fn provost(folder: &Path, args: &[&str]) -> Ended {
-    run(Command::new(env!("CARGO_BIN_EXE_provost")).args(args).current_dir(folder))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_provost"));
+    run(command.args(args).current_dir(folder).env_remove("PROVOST_CONFIG"))
 }
 
 /// Runs a command to its end.

@@ -9,7 +9,6 @@
 
 use anyhow::ensure;
 
-use super::ConfigArg;
 use super::timekeeping::{NtpServer, Offset, Zone};
 use crate::config::Config;
 use crate::constituency::{Constituency, ConstituencyName, MacAddress, Phones, Standing};
@@ -27,8 +26,6 @@ const LONGEST_OPTION: usize = 255;
 /// What `provost print dhcp` takes.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
-    #[command(flatten)]
-    pub(super) config: ConfigArg,
     /// The DHCP server that shall be told.
     #[arg(long, value_enum)]
     format: Format,

@@ -7,7 +7,6 @@ use std::str::FromStr;
 
 use anstyle::AnsiColor;
 
-use super::ConfigArg;
 use super::timekeeping::NtpServer;
 use crate::cli::parameters::{Group, parameter_file};
 use crate::config::Config;
@@ -18,8 +17,6 @@ mod root;
 /// What `provost print phone-config` takes.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
-    #[command(flatten)]
-    pub(super) config: ConfigArg,
     /// The constituency that the phone shall keep.
     #[arg(long, value_name = "NAME")]
     constituency: ConstituencyName,
