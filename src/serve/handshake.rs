@@ -7,18 +7,21 @@
 //! 4. A phone that rustls cannot serve goes to the [old lane](super::old_tls), where its constituency wants that.
 //! 5. A resumed session proves nothing new: its chain is judged again, as of now.
 
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use arc_swap::ArcSwap;
 use rustls::server::{Accepted, Acceptor};
 use rustls::{HandshakeKind, ProtocolVersion, ServerConnection};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_rustls::StartHandshake;
 use tokio_rustls::server::TlsStream;
 
 use super::access::{Tls, TlsFacts};
-use super::hello::{ClientHelloFacts, NoClientHello, RAW_LIMIT, UnusableName};
+use super::hello::{ClientHelloFacts, HelloReader, NoClientHello, UnusableName};
 use super::secured::Secured;
 use super::site::{NotServed, Site, TlsGeneration};
 use crate::certificate::{LiveCertificates, ServerCertificate};
@@ -65,11 +68,11 @@ pub struct Peer {
     pub tls: Option<Tls>,
 }
 
-/// A ClientHello, and what it says.
+/// What a client sent first, and what it says.
 struct Hello {
-    /// As it came, with whatever came behind it.
+    /// The ClientHello as one record, and what was received behind it.
     raw: Vec<u8>,
-    facts: Option<ClientHelloFacts>,
+    facts: Result<ClientHelloFacts, NoClientHello>,
     /// What rustls says to it before it has a configuration: an error, and the alert that goes with it.
     accepted: Result<Accepted, (rustls::Error, Vec<u8>)>,
 }
@@ -82,8 +85,8 @@ impl Hello {
     fn server_name(&self) -> Result<Option<String>, UnusableName> {
         match (&self.accepted, &self.facts) {
             (Ok(accepted), _) => Ok(accepted.client_hello().server_name().map(str::to_owned)),
-            (Err(_), Some(facts)) => Ok(facts.host()?.map(str::to_owned)),
-            (Err(_), None) => Err(UnusableName),
+            (Err(_), Ok(facts)) => Ok(facts.host()?.map(str::to_owned)),
+            (Err(_), Err(_)) => Err(UnusableName),
         }
     }
 }
@@ -136,7 +139,7 @@ pub async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     }
     if let Some((lane, certificate)) = old::lane(&hello, &wanted) {
         // Boxed, lest everybody else carry its room about.
-        return Box::pin(old::shake_hands(stream, hello.raw, lane, &certificate, &wanted)).await;
+        return Box::pin(old::shake_hands(stream, hello, lane, &certificate, &wanted)).await;
     }
     let Hello { accepted: Ok(accepted), facts, .. } = hello else {
         return Err(turn_away(&mut stream, hello, Some(&wanted)).await.told_on(stream));
@@ -149,11 +152,11 @@ pub async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 async fn modern<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     accepted: Accepted,
-    facts: Option<ClientHelloFacts>,
+    facts: Result<ClientHelloFacts, NoClientHello>,
     wanted: &Wanted<'_>,
 ) -> Result<(TlsStream<S>, Peer), Refused> {
     let (constituency, generation) = (wanted.constituency, wanted.generation);
-    let can_resume = facts.as_ref().is_some_and(can_resume);
+    let can_resume = facts.as_ref().is_ok_and(can_resume);
     let accept = StartHandshake::from_parts(accepted, stream).into_stream(generation.config(can_resume));
     let (result, finding) = with_finding(Arc::clone(&constituency.policy), accept.into_fallible()).await;
     let tls = match result {
@@ -161,7 +164,7 @@ async fn modern<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         Err((error, stream)) => {
             let (refusal, claim) = finding.map_or((None, None), |finding| (finding.verdict.err(), finding.claim));
             let kind = kind(&error, refusal.as_ref());
-            let reason = explain(&error, refusal, facts.as_ref(), wanted);
+            let reason = explain(&error, refusal, facts.as_ref().ok(), wanted);
             return Err(Refused { claim, ..wanted.refused(kind, reason) }.told_on(stream));
         }
     };
@@ -180,53 +183,62 @@ async fn modern<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     Ok((tls, peer))
 }
 
+/// Waits for a ClientHello. While it waits it keeps what was received and nothing else.
 async fn read_hello<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Result<Hello, Refused> {
-    let mut acceptor = Acceptor::default();
-    let mut raw = Vec::new();
-    let mut buffer = [0; 2048];
     let refused = |kind, reason: String| Refused::because(None, kind, reason);
-    let unread = |error: io::Error| refused(BROKEN_OFF, format!("reading the ClientHello: {error}"));
-    loop {
-        let read = stream.read(&mut buffer).await.map_err(unread)?;
-        let bytes = buffer.get(..read).unwrap_or_default();
-        if bytes.is_empty() {
-            return Err(refused(BROKEN_OFF, format!("closed by the client: {}", offered(&raw))));
+    let mut reader = HelloReader::default();
+    let end = loop {
+        match poll_fn(|cx| poll_hello(stream, &mut reader, cx)).await {
+            Ok(Some(Ok(false))) => {}
+            Ok(Some(end)) => break end.map(drop),
+            Ok(None) => return Err(refused(BROKEN_OFF, format!("closed by the client: {}", reader.interrupted()))),
+            Err(error) => return Err(refused(BROKEN_OFF, format!("reading the ClientHello: {error}"))),
         }
-        if raw.len() + bytes.len() > RAW_LIMIT || !takes_all(&mut acceptor, bytes) {
-            send_alert(stream, DECODE_ERROR).await;
-            return Err(refused(MALFORMED, "a ClientHello that is too large".to_owned()));
-        }
-        raw.extend_from_slice(bytes);
-        match acceptor.accept() {
-            Ok(None) => {}
-            Ok(Some(accepted)) => {
-                return Ok(Hello { facts: ClientHelloFacts::read(&raw).ok(), raw, accepted: Ok(accepted) });
-            }
-            Err((error, mut alert)) => {
-                let mut bytes = Vec::new();
-                // Writing to a Vec does not fail.
-                let _ = alert.write_all(&mut bytes);
-                return Ok(Hello { facts: ClientHelloFacts::read(&raw).ok(), raw, accepted: Err((error, bytes)) });
-            }
-        }
+    };
+    let facts = end.and_then(|()| reader.facts());
+    if let Err(too_long @ NoClientHello::TooLong(_)) = &facts {
+        send_alert(stream, DECODE_ERROR).await;
+        return Err(refused(MALFORMED, too_long.to_string()));
     }
+    let (mut raw, rest) = reader.into_parts();
+    raw.extend(rest);
+    let accepted = accept(&raw);
+    Ok(Hello { raw, facts, accepted })
 }
 
-/// Whether there is room for `bytes` too: the only thing that can be wrong with what comes from memory.
-fn takes_all(acceptor: &mut Acceptor, mut bytes: &[u8]) -> bool {
-    while !bytes.is_empty() {
-        if acceptor.read_tls(&mut bytes).is_err() {
-            return false;
+/// Reads once; `None` is the end of the stream. The buffer lies on the stack: a client that is waited for costs none.
+fn poll_hello<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    reader: &mut HelloReader,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<Option<Result<bool, NoClientHello>>>> {
+    let mut bytes = [0; 2048];
+    let mut buffer = ReadBuf::new(&mut bytes);
+    ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
+    Poll::Ready(Ok(Some(buffer.filled()).filter(|bytes| !bytes.is_empty()).map(|bytes| reader.push(bytes))))
+}
+
+/// What rustls says to `bytes` before it has a configuration; without an alert where it does not object.
+fn accept(mut bytes: &[u8]) -> Result<Accepted, (rustls::Error, Vec<u8>)> {
+    let mut acceptor = Acceptor::default();
+    while !bytes.is_empty() && acceptor.read_tls(&mut bytes).is_ok() {}
+    match acceptor.accept() {
+        Ok(Some(accepted)) => Ok(accepted),
+        Ok(None) => Err((rustls::Error::HandshakeNotComplete, Vec::new())),
+        Err((error, mut alert)) => {
+            let mut bytes = Vec::new();
+            // Writing to a Vec does not fail.
+            let _ = alert.write_all(&mut bytes);
+            Err((error, bytes))
         }
     }
-    true
 }
 
 /// Sends the alert of somebody whom rustls does not even listen to, and says why, and what would help.
 async fn turn_away<S: AsyncWrite + Unpin>(stream: &mut S, hello: Hello, wanted: Option<&Wanted<'_>>) -> Refused {
-    let Hello { raw, facts, accepted } = hello;
+    let Hello { facts, accepted, .. } = hello;
     let (error, alert) = accepted.err().map_or((None, Vec::new()), |(error, alert)| (Some(error), alert));
-    if facts.as_ref().zip(wanted).is_some_and(|(facts, wanted)| old::is_too_old(facts, wanted)) {
+    if facts.as_ref().ok().zip(wanted).is_some_and(|(facts, wanted)| old::is_too_old(facts, wanted)) {
         // rustls looks at the version last.
         send_alert(stream, PROTOCOL_VERSION).await;
     } else {
@@ -237,11 +249,14 @@ async fn turn_away<S: AsyncWrite + Unpin>(stream: &mut S, hello: Hello, wanted: 
         }
     }
     let reason = match (&facts, wanted) {
-        (Some(facts), Some(wanted)) => told(facts, error.as_ref(), wanted),
-        (Some(facts), None) => with_words(facts.hindrance(), facts, error.as_ref()),
-        (None, _) => offered(&raw) + &words_on_damage(&raw, error.as_ref()),
+        (Ok(facts), Some(wanted)) => told(facts, error.as_ref(), wanted),
+        (Ok(facts), None) => with_words(facts.hindrance(), facts, error.as_ref()),
+        (Err(damaged @ NoClientHello::Malformed), _) => {
+            damaged.to_string() + &error.map(|error| format!(" ({error})")).unwrap_or_default()
+        }
+        (Err(no_hello), _) => no_hello.to_string(),
     };
-    let kind = if facts.is_some() { UNSUPPORTED_TLS } else { MALFORMED };
+    let kind = if facts.is_ok() { UNSUPPORTED_TLS } else { MALFORMED };
     Refused::because(wanted.map(|wanted| wanted.constituency.name.clone()), kind, reason)
 }
 
@@ -249,13 +264,13 @@ async fn turn_away<S: AsyncWrite + Unpin>(stream: &mut S, hello: Hello, wanted: 
 async fn unknown<S: AsyncWrite + Unpin>(stream: &mut S, hello: Hello, not_served: &NotServed) -> Refused {
     send_alert(stream, UNRECOGNIZED_NAME).await;
     // Without a name, what it offered tells the operator more than that there was none.
-    let offered = if hello.accepted.is_err() { offered(&hello.raw) + "; " } else { String::new() };
+    let offered = if hello.accepted.is_err() { offered(&hello.facts) + "; " } else { String::new() };
     Refused::because(None, not_served.kind(), format!("{offered}{not_served}"))
 }
 
 /// What the client offered, for the log.
-fn offered(raw: &[u8]) -> String {
-    match ClientHelloFacts::read(raw) {
+fn offered(facts: &Result<ClientHelloFacts, NoClientHello>) -> String {
+    match facts {
         Ok(facts) => facts.offered(),
         Err(no_hello) => no_hello.to_string(),
     }
@@ -331,12 +346,6 @@ fn explain(
 fn told(facts: &ClientHelloFacts, error: Option<&rustls::Error>, wanted: &Wanted<'_>) -> String {
     let (hindrance, help) = old::hindrance_and_help(facts, wanted);
     with_words(hindrance, facts, error) + &help
-}
-
-/// rustls' words on a hello that is one and is damaged; what is none is told by its first bytes.
-fn words_on_damage(raw: &[u8], error: Option<&rustls::Error>) -> String {
-    let is_damaged = ClientHelloFacts::read(raw) == Err(NoClientHello::Malformed);
-    error.filter(|_| is_damaged).map(|error| format!(" ({error})")).unwrap_or_default()
 }
 
 /// What hinders a client, with rustls' words only where they say more than we can.

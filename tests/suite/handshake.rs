@@ -223,7 +223,7 @@ fn what_is_no_tls_is_closed_and_said_to_be_so() {
     let long: Vec<u8> = [1, 0, 0xff, 0xff].into_iter().chain(std::iter::repeat_n(7, 66_000)).collect();
     let cases: [(Vec<u8>, &str); 2] = [
         (record(&announced), "ClientHello"),
-        (long.chunks(16_000).flat_map(record).collect(), "a ClientHello that is too large"),
+        (long.chunks(16_000).flat_map(record).collect(), "a ClientHello of 65539 bytes, which is too long"),
     ];
     for (bytes, reason) in cases {
         let before = server.access_lines().len();
@@ -235,6 +235,68 @@ fn what_is_no_tls_is_closed_and_said_to_be_so() {
     silent.shutdown(Shutdown::Write).unwrap();
     server.reason("closed by the client: sent nothing");
     assert_eq!(server.client("ote", &FACTORY.device(VVX500)).get("/site.cfg").unwrap().status, 200);
+}
+
+/// `hello`, one record, with a padding extension (RFC 7685) that makes its message `length` bytes long.
+fn padded(hello: &[u8], length: usize) -> Vec<u8> {
+    let mut message = hello[5..].to_vec();
+    let padding = length - message.len() - 4;
+    message.extend([0, 21]);
+    message.extend(u16::try_from(padding).unwrap().to_be_bytes());
+    message.resize(length, 0);
+    // Header and version, random, session, suites, compression; then the length of the extensions.
+    let session = 4 + 2 + 32;
+    let suites = session + 1 + usize::from(message[session]);
+    let compression = suites + 2 + usize::from(u16::from_be_bytes([message[suites], message[suites + 1]]));
+    let extensions = compression + 1 + usize::from(message[compression]);
+    let left = u16::try_from(length - extensions - 2).unwrap().to_be_bytes();
+    message[extensions..extensions + 2].copy_from_slice(&left);
+    message[2..4].copy_from_slice(&u16::try_from(length - 4).unwrap().to_be_bytes());
+    [&[22, 3, 1][..], &u16::try_from(length).unwrap().to_be_bytes(), &message].concat()
+}
+
+#[test]
+fn hello_of_16_kib_is_answered_and_a_longer_one_refused() {
+    let site = Site::with_ote();
+    let server = site.start();
+    let hello = server.client("ote", &FACTORY.device(VVX500)).hello();
+    for (length, size, is_answered) in
+        [(16_384, 16_384, true), (16_384, 1, true), (16_384, 5, true), (16_385, 16_384, false), (16_385, 1, false)]
+    {
+        let mut socket = Socket::connect(server.address()).unwrap();
+        let before = server.access_lines().len();
+        // The server may refuse before it has read all.
+        let _ = socket.write_all(&in_pieces(&padded(&hello, length), size));
+        let mut answer = [0; 7];
+        socket.read_exact(&mut answer).unwrap();
+        if is_answered {
+            assert_eq!(answer[0], 22, "{length} in records of {size}: {answer:?}");
+        } else {
+            assert_eq!(answer, [21, 3, 3, 0, 2, 2, 50], "{length} in records of {size}");
+            let line = eventually("the line", || server.access_lines().get(before).cloned());
+            let reason = line["reason"].as_str().unwrap();
+            assert_eq!(reason, "a ClientHello of 16385 bytes, which is too long (at most 16384 are accepted)");
+        }
+        drop(socket);
+        eventually("its line", || (server.access_lines().len() > before).then_some(()));
+    }
+}
+
+#[test]
+fn hello_sent_byte_by_byte_is_served() {
+    let site = Site::with_ote();
+    let server = site.start();
+    let client = server.client("ote", &FACTORY.device(VVX500));
+    let mut tls = client.begin().unwrap();
+    let mut hello = Vec::new();
+    tls.write_tls(&mut hello).unwrap();
+    let mut socket = Socket::connect(server.address()).unwrap();
+    for byte in hello {
+        socket.write_all(&[byte]).unwrap();
+    }
+    while tls.is_handshaking() {
+        tls.complete_io(&mut socket).unwrap();
+    }
 }
 
 #[test]

@@ -19,22 +19,22 @@ use crate::trust::{ChainRefusal, Finding};
 /// and its constituency wants phones like it.
 pub(super) fn lane<'a>(hello: &Hello, wanted: &Wanted<'a>) -> Option<(&'a OldLane, ServerCertificate)> {
     let lane = wanted.generation.old_lane.as_ref()?;
-    let facts = hello.facts.as_ref()?;
+    let facts = hello.facts.as_ref().ok()?;
     if facts.is_for_rustls(&wanted.generation.certificates) || facts.needs()? > wanted.generation.level {
         return None;
     }
     Some((lane, wanted.rsa()?))
 }
 
-/// The handshake in the old lane, from the begin: the client's first bytes are `read` a second time.
+/// The handshake in the old lane, from the begin: OpenSSL reads the `hello` a second time.
 pub(super) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
-    read: Vec<u8>,
+    hello: Hello,
     lane: &OldLane,
     certificate: &ServerCertificate,
     wanted: &Wanted<'_>,
 ) -> Result<(Secured<S>, Peer), Refused> {
-    let facts = ClientHelloFacts::read(&read);
+    let Hello { raw, facts, .. } = hello;
     let has_only_sha1 = facts.as_ref().is_ok_and(ClientHelloFacts::has_only_sha1);
     let (constituency, generation) = (Arc::clone(wanted.constituency), Arc::clone(wanted.generation));
     let judge = move |chain: &[CertificateDer<'static>]| {
@@ -42,7 +42,7 @@ pub(super) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin + Send + 'stat
         generation.examine(&constituency, chain, clock::unix_seconds(clock::now())).unwrap_or_else(nobody)
     };
     let refused = |kind, reason| Refused { is_of_old_lane: true, ..wanted.refused(kind, reason) };
-    let (result, finding) = lane.accept(stream, read, certificate, judge).await;
+    let (result, finding) = lane.accept(stream, raw, certificate, judge).await;
     let (verdict, claim) = finding.map_or((None, None), |finding| (Some(finding.verdict), finding.claim));
     let stream = match result {
         Ok(stream) => stream,

@@ -3,7 +3,7 @@
 //! rustls refuses a client that it cannot serve before it shows what that client asked for, so an operator would learn
 //! of an old phone only that "the handshake failed". This reads the same bytes a second time:
 //!
-//! 1. [`wire`] joins the handshake message from its records and cuts it into fields; it knows nothing of our wishes.
+//! 1. [`reader`] joins the handshake message from its records; [`wire`] cuts it into fields and knows nothing of our wishes.
 //! 2. [`ClientHelloFacts`] holds what those fields say.
 //! 3. [`ClientHelloFacts::hindrance`] names the first thing that rustls cannot serve, in the order in which a phone's
 //!    owner can do something about it: version, key exchange, cipher, group, signature.
@@ -13,6 +13,7 @@
 //! Pure, and made for hostile bytes: nothing panics.
 
 mod lane;
+mod reader;
 mod refusal;
 mod wire;
 
@@ -26,7 +27,8 @@ use super::ALPN_PROTOCOLS;
 use super::site::TlsMaterial;
 
 pub use lane::UnusableName;
-pub use wire::{NoClientHello, RAW_LIMIT};
+pub use reader::HelloReader;
+pub use wire::{HELLO_LIMIT, NoClientHello};
 
 /// How many of a client's list are named in the log.
 const SHOWN: usize = 8;
@@ -94,12 +96,13 @@ impl ServerNameSent {
 }
 
 impl ClientHelloFacts {
-    /// Reads what a client sent first, as it came from the wire: whole records, however small.
+    /// Reads what a client sent first, in whole records, however small. What follows the ClientHello is ignored.
     ///
-    /// No more than [`RAW_LIMIT`] bytes are looked at; what follows the ClientHello is ignored.
+    /// # Errors
+    /// If it is not a ClientHello.
     pub fn read(raw: &[u8]) -> Result<Self, NoClientHello> {
-        let message = wire::client_hello(raw)?;
-        wire::facts(&message).ok_or(NoClientHello::Malformed)
+        let mut reader = HelloReader::default();
+        if reader.push(raw)? { reader.facts() } else { Err(reader.interrupted()) }
     }
 
     /// The sentence for the log: why this client cannot be served, or else what it offered.

@@ -135,7 +135,10 @@ fn what_is_no_client_hello_is_named() {
         (b"\x80\x2e\x01\x03\x01\x00\x15", "an SSL 2.0 hello that asks for TLS 1.0"),
         (b"\x15\x03\x01\x00\x02\x02\x28", "a TLS record of type 21 instead of a ClientHello"),
         (b"\x16\x03\x01\x00\x04\x02\x00\x00\x00", "a TLS handshake message of type 2 instead of a ClientHello"),
-        (b"\x16\x03\x01\x00\x04\x01\xff\xff\xff", "a ClientHello of 16777215 bytes, which is too long"),
+        (
+            b"\x16\x03\x01\x00\x04\x01\xff\xff\xff",
+            "a ClientHello of 16777219 bytes, which is too long (at most 16384 are accepted)",
+        ),
         (b"\x16\x03\x01\x00\x00", "a malformed ClientHello"),
         (b"\x16\x03\x01\x00\x04\x01\x00\x00\x00", "a malformed ClientHello"),
         (b"\x16\x03\x01\x00\x01\x01\x17\x03\x01\x00", "a malformed ClientHello"),
@@ -164,12 +167,82 @@ fn split_over_records_the_facts_are_the_same() {
     }
 }
 
+/// A message of `length` bytes that begins as a ClientHello does.
+fn message(length: usize) -> Vec<u8> {
+    let [.., high, middle, low] = (length - 4).to_be_bytes();
+    let mut message = vec![1, high, middle, low];
+    message.resize(length, 0);
+    message
+}
+
 #[test]
-fn endless_records_are_read_up_to_the_limit() {
-    let mut message = vec![1, 0, 0xff, 0xff];
-    message.resize(0xffff, 0);
-    let raw = split(&[&[0; 5], message.as_slice()].concat(), 1);
-    assert_eq!(ClientHelloFacts::read(&raw), Err(NoClientHello::Truncated(RAW_LIMIT)));
+fn hello_over_16_kib_is_refused_by_what_it_announces() {
+    let too_long = Err(NoClientHello::TooLong(HELLO_LIMIT + 1));
+    for length in [HELLO_LIMIT + 1, 0xffff] {
+        let mut reader = HelloReader::default();
+        let begin = [&[0x16, 3, 1, 0, 4], &message(length)[..4]].concat();
+        assert_eq!(reader.push(&begin), Err(NoClientHello::TooLong(length)));
+    }
+    // The record says it before the message does.
+    assert_eq!(HelloReader::default().push(&[0x16, 3, 1, 0x40, 1]), too_long);
+    // A hello of a legal size, in a record that holds more than it.
+    let mut reader = HelloReader::default();
+    assert_eq!(reader.push(&split(&[&[0; 5][..], &message(HELLO_LIMIT)[..100]].concat(), 100)), Ok(false));
+    assert_eq!(reader.push(&[0x16, 3, 1, 0x3f, 0x9d]), too_long);
+}
+
+#[test]
+fn hello_of_16_kib_is_complete_however_it_is_cut() {
+    let message = message(HELLO_LIMIT);
+    for size in [1, 5, 200, HELLO_LIMIT] {
+        let raw = split(&[&[0; 5][..], &message].concat(), size);
+        for read in [1, 7, 2048, raw.len()] {
+            let mut reader = HelloReader::default();
+            let reads: Vec<bool> = raw.chunks(read).map(|bytes| reader.push(bytes).unwrap()).collect();
+            assert_eq!(reads.iter().position(|is_complete| *is_complete), Some(reads.len() - 1), "{size}, {read}");
+            let (record, rest) = reader.into_parts();
+            assert_eq!(record[..5], [0x16, 3, 1, 0x40, 0]);
+            assert!(record[5..] == message && rest.is_empty(), "{size}, {read}");
+        }
+    }
+}
+
+#[test]
+fn hello_reader_holds_what_came_and_little_more() {
+    assert_eq!(HelloReader::default().capacity(), 0);
+    // What is announced costs nothing.
+    let mut reader = HelloReader::default();
+    reader.push(&[0x16, 3, 1, 0x40, 0, 1, 0, 0x3f, 0xfc]).unwrap();
+    assert!(reader.capacity() <= 1024, "{}", reader.capacity());
+    for size in [1, 5, HELLO_LIMIT] {
+        let raw = split(&[&[0; 5][..], &message(HELLO_LIMIT)].concat(), size);
+        let mut reader = HelloReader::default();
+        for (at, byte) in raw[..raw.len() - 1].iter().enumerate() {
+            reader.push(&[*byte]).unwrap();
+            assert!(reader.capacity() <= at + 1 + 1024, "{} after {at} bytes", reader.capacity());
+        }
+        assert!(reader.capacity() <= 5 + HELLO_LIMIT + 1024, "{size}: {}", reader.capacity());
+    }
+}
+
+#[test]
+fn bytes_behind_a_hello_are_kept_for_tls() {
+    let hello = split(captured!("default"), 100);
+    for rest in [&b"\x14\x03\x03\x00\x01\x01"[..], b"anything"] {
+        let mut reader = HelloReader::default();
+        assert_eq!(reader.push(&[&hello, rest].concat()), Ok(true));
+        assert_eq!(reader.into_parts(), (captured!("default").to_vec(), rest.to_vec()));
+    }
+}
+
+#[test]
+fn records_that_are_no_hello_are_kept_for_the_alert() {
+    let begin = split(&captured!("default")[..105], 50);
+    let alert = b"\x15\x03\x03\x00\x02\x01\x00";
+    let mut reader = HelloReader::default();
+    assert_eq!(reader.push(&begin), Ok(false));
+    assert_eq!(reader.push(alert), Err(NoClientHello::Malformed));
+    assert_eq!(reader.record(), [&[0x16, 3, 1, 0, 100], &captured!("default")[5..105], alert].concat());
 }
 
 #[test]

@@ -1,21 +1,18 @@
-//! The layout of a ClientHello: records, the handshake message, its fields and extensions.
+//! The layout of a ClientHello's fields and extensions, and what a connection begins with that sends none.
 
 use rustls::{CipherSuite, NamedGroup, ProtocolVersion, SignatureScheme};
 
 use super::{ClientHelloFacts, SHOWN, ServerNameSent, version_name};
 use crate::serve::ALPN_PROTOCOLS;
 
-/// How many bytes of a connection's beginning are looked at.
+/// The longest ClientHello that is accepted, in bytes with its header: what fits in one record (RFC 8446 §5.1).
 ///
-/// A ClientHello is a few hundred bytes, and with post-quantum shares under 2 KiB; rustls refuses a handshake message
-/// over 64 KiB. A hello in records of one byte each is six times its size on the wire.
-pub const RAW_LIMIT: usize = 64 * 1024;
-
-/// The longest handshake message that rustls takes.
-const MESSAGE_LIMIT: u32 = 0xffff;
+/// A hello has a few hundred bytes, and with post-quantum key shares under 2 KiB. A session ticket holds the client's
+/// certificates and adds up to 8 KiB.
+pub const HELLO_LIMIT: usize = 1 << 14;
 
 /// RFC 8446 §5.2: the length of a record "MUST NOT exceed 2^14 + 256 bytes".
-const RECORD_LIMIT: u16 = (1 << 14) + 256;
+pub(super) const RECORD_LIMIT: u16 = (1 << 14) + 256;
 
 /// The first bytes of a connection hold no ClientHello, for this reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -44,67 +41,16 @@ pub enum NoClientHello {
     /// The bytes end before the message does; how many there were.
     #[error("a truncated ClientHello ({0} bytes)")]
     Truncated(usize),
-    /// The message says that it is longer than anybody takes.
-    #[error("a ClientHello of {0} bytes, which is too long")]
-    TooLong(u32),
+    /// The message, or the records that carry it, announce this many bytes.
+    #[error("a ClientHello of {0} bytes, which is too long (at most {HELLO_LIMIT} are accepted)")]
+    TooLong(usize),
     /// Lengths that do not fit into one another.
     #[error("a malformed ClientHello")]
     Malformed,
 }
 
-/// The body of the ClientHello, joined from the records that carry it (RFC 8446 §5.1).
-pub(super) fn client_hello(raw: &[u8]) -> Result<Vec<u8>, NoClientHello> {
-    let raw = raw.get(..RAW_LIMIT).unwrap_or(raw);
-    if raw.is_empty() {
-        return Err(NoClientHello::Nothing);
-    }
-    let mut records = Cursor(raw);
-    let mut message = Vec::new();
-    loop {
-        if let Some(body) = complete(&message)? {
-            return Ok(body.to_vec());
-        }
-        match record(&mut records) {
-            Some(Ok(fragment)) => message.extend_from_slice(fragment),
-            Some(Err(())) if message.is_empty() => return Err(not_tls(raw)),
-            Some(Err(())) => return Err(NoClientHello::Malformed),
-            None => return Err(NoClientHello::Truncated(raw.len())),
-        }
-    }
-}
-
-/// The next handshake fragment; `None` if the bytes end first, an error if they are no handshake record.
-fn record<'a>(bytes: &mut Cursor<'a>) -> Option<Result<&'a [u8], ()>> {
-    if bytes.u8()? != 0x16 || bytes.u8()? != 0x03 {
-        return Some(Err(()));
-    }
-    let _minor = bytes.u8()?;
-    let length = bytes.u16()?;
-    // RFC 8446 §5.1: "Implementations MUST NOT send zero-length fragments of Handshake types".
-    if length == 0 || length > RECORD_LIMIT {
-        return Some(Err(()));
-    }
-    // A record that is cut short still says what kind of message it carries.
-    bytes.take(length.into()).map(Ok)
-}
-
-/// The message's body once all of it is there.
-fn complete(message: &[u8]) -> Result<Option<&[u8]>, NoClientHello> {
-    let mut message = Cursor(message);
-    match message.u8() {
-        None => return Ok(None),
-        Some(1) => {}
-        Some(other) => return Err(NoClientHello::Handshake(other)),
-    }
-    let Some(&[high, middle, low]) = message.array::<3>() else { return Ok(None) };
-    match u32::from_be_bytes([0, high, middle, low]) {
-        length if length > MESSAGE_LIMIT => Err(NoClientHello::TooLong(length)),
-        length => Ok(usize::try_from(length).ok().and_then(|length| message.take(length))),
-    }
-}
-
 /// What a beginning is that is no TLS handshake.
-fn not_tls(raw: &[u8]) -> NoClientHello {
+pub(super) fn not_tls(raw: &[u8]) -> NoClientHello {
     let method = raw.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
     match raw {
         [0x16, 0x03, ..] => NoClientHello::Malformed,

@@ -1,0 +1,172 @@
+//! Collecting a ClientHello from a stream, in little memory.
+
+use super::ClientHelloFacts;
+use super::wire::{self, HELLO_LIMIT, NoClientHello, RECORD_LIMIT};
+
+const RECORD_HEADER_BYTES: usize = 5;
+const MESSAGE_HEADER_BYTES: usize = 4;
+/// By how much the buffer grows at least, in bytes: most hellos need one allocation.
+const GROWTH: usize = 1024;
+
+/// Collects the first handshake message of a connection, however many reads and records carry it.
+///
+/// The message is kept as one record, so that a client cannot make it larger by sending it in small records. TLS
+/// allows this: record boundaries do not enter the handshake's transcript. Nothing is allocated before the first byte.
+#[derive(Debug, Default)]
+pub struct HelloReader {
+    /// The header of the first record, and the payloads of all records so far.
+    record: Vec<u8>,
+    /// The header of the next record, as far as it was received.
+    header: [u8; RECORD_HEADER_BYTES],
+    header_bytes: usize,
+    /// How many bytes of the current record's payload are still to come.
+    missing: usize,
+    /// Bytes received from the stream.
+    received: usize,
+    /// What came behind the record that ends the message.
+    rest: Vec<u8>,
+}
+
+impl HelloReader {
+    /// Takes the next `bytes` of the stream, and returns whether the ClientHello is complete.
+    ///
+    /// # Errors
+    /// If this is not a ClientHello, or one that is too long. Then [`record`](Self::record) holds all that was received,
+    /// for rustls to choose its alert.
+    pub fn push(&mut self, mut bytes: &[u8]) -> Result<bool, NoClientHello> {
+        self.received += bytes.len();
+        while !bytes.is_empty() {
+            if self.missing == 0 {
+                bytes = self.push_header(bytes)?;
+                continue;
+            }
+            let (payload, rest) = bytes.split_at(self.missing.min(bytes.len()));
+            append(&mut self.record, payload);
+            self.missing -= payload.len();
+            bytes = rest;
+            let is_complete = self.check_message()?;
+            if self.missing == 0 {
+                self.set_length();
+                if is_complete {
+                    self.rest = rest.to_vec();
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Takes what belongs to a record's header, and returns the bytes behind it.
+    fn push_header<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], NoClientHello> {
+        let (part, rest) = bytes.split_at((RECORD_HEADER_BYTES - self.header_bytes).min(bytes.len()));
+        for byte in part {
+            if let Some(place) = self.header.get_mut(self.header_bytes) {
+                *place = *byte;
+                self.header_bytes += 1;
+            }
+        }
+        let [kind, major, _, high, low] = self.header;
+        if self.header_bytes < RECORD_HEADER_BYTES {
+            return Ok(rest);
+        }
+        let length = u16::from_be_bytes([high, low]);
+        // RFC 8446 §5.1: "Implementations MUST NOT send zero-length fragments of Handshake types".
+        if (kind, major) != (0x16, 0x03) || length == 0 || length > RECORD_LIMIT {
+            return Err(self.refuse(rest));
+        }
+        let length = usize::from(length);
+        if self.record.is_empty() {
+            append(&mut self.record, &self.header);
+        }
+        self.header_bytes = 0;
+        self.missing = length;
+        let total = self.payload().len() + length;
+        if total > HELLO_LIMIT { Err(NoClientHello::TooLong(total)) } else { Ok(rest) }
+    }
+
+    /// Whether all of the message is there.
+    fn check_message(&self) -> Result<bool, NoClientHello> {
+        let (kind, length) = match self.payload() {
+            [kind, high, middle, low, ..] => (*kind, Some(u32::from_be_bytes([0, *high, *middle, *low]))),
+            [kind, ..] => (*kind, None),
+            [] => return Ok(false),
+        };
+        if kind != 1 {
+            return Err(NoClientHello::Handshake(kind));
+        }
+        let Some(length) = length.and_then(|length| usize::try_from(length).ok()) else { return Ok(false) };
+        let total = length + MESSAGE_HEADER_BYTES;
+        if total > HELLO_LIMIT { Err(NoClientHello::TooLong(total)) } else { Ok(self.payload().len() >= total) }
+    }
+
+    /// Makes the payloads of all records so far those of one.
+    fn set_length(&mut self) {
+        let [high, low] = u16::try_from(self.payload().len()).unwrap_or(u16::MAX).to_be_bytes();
+        if let [_, _, _, length_high, length_low, ..] = self.record.as_mut_slice() {
+            (*length_high, *length_low) = (high, low);
+        }
+    }
+
+    /// What it is whose record header is none of a handshake's; `rest` is what came behind it.
+    fn refuse(&mut self, rest: &[u8]) -> NoClientHello {
+        let is_first = self.record.is_empty();
+        let header = self.header;
+        append(&mut self.record, header.get(..self.header_bytes).unwrap_or(&header));
+        append(&mut self.record, rest);
+        if is_first { wire::not_tls(&self.record) } else { NoClientHello::Malformed }
+    }
+
+    /// What it is if nothing more comes.
+    pub fn interrupted(&mut self) -> NoClientHello {
+        let is_begin = match self.header.get(..self.header_bytes) {
+            Some([0x16] | [0x16, 0x03, ..] | []) | None => true,
+            Some(_) => false,
+        };
+        match self.received {
+            0 => NoClientHello::Nothing,
+            _ if !is_begin => self.refuse(&[]),
+            received => NoClientHello::Truncated(received),
+        }
+    }
+
+    /// What a complete hello offers.
+    ///
+    /// # Errors
+    /// If the lengths in it do not fit into one another.
+    pub fn facts(&self) -> Result<ClientHelloFacts, NoClientHello> {
+        let length = |bytes: &[u8]| match bytes {
+            [_, high, middle, low, ..] => usize::try_from(u32::from_be_bytes([0, *high, *middle, *low])).ok(),
+            _ => None,
+        };
+        let message = self.payload();
+        let body = length(message).and_then(|length| message.get(MESSAGE_HEADER_BYTES..MESSAGE_HEADER_BYTES + length));
+        body.and_then(wire::facts).ok_or(NoClientHello::Malformed)
+    }
+
+    /// The ClientHello as one record.
+    pub fn record(&self) -> &[u8] {
+        &self.record
+    }
+
+    /// The ClientHello as one record, and what was received behind it.
+    pub fn into_parts(self) -> (Vec<u8>, Vec<u8>) {
+        (self.record, self.rest)
+    }
+
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.record.capacity() + self.rest.capacity()
+    }
+
+    fn payload(&self) -> &[u8] {
+        self.record.get(RECORD_HEADER_BYTES..).unwrap_or_default()
+    }
+}
+
+/// Appends without doubling the buffer, of which a peer could make us keep thousands.
+fn append(buffer: &mut Vec<u8>, bytes: &[u8]) {
+    if buffer.capacity() - buffer.len() < bytes.len() {
+        buffer.reserve_exact(bytes.len().max(GROWTH));
+    }
+    buffer.extend_from_slice(bytes);
+}
