@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use super::pace::Requests;
 use super::request::{Answers, Connection};
+use super::request_line;
 use super::stop::{End, Stop, told};
 use crate::clock;
 
@@ -54,7 +55,7 @@ async fn speak_and_rest<C: Channel>(
     loop {
         let mut http = http(stream, &connection);
         tokio::select! {
-            result = http.as_mut() => return close(&connection, result),
+            result = http.as_mut() => return close(&connection, result, http),
             () = connection.pace.silence(REST_AFTER) => {}
             () = told(&mut stop, Stop::Drain) => return Box::pin(drain(http, &connection, &mut stop)).await,
         }
@@ -92,7 +93,7 @@ fn http<C: Channel>(stream: Stream<C>, connection: &Arc<Connection>) -> Http<C> 
 async fn drain<C: Channel>(mut http: Http<C>, connection: &Connection, stop: &mut watch::Receiver<Stop>) -> End {
     http.as_mut().graceful_shutdown();
     tokio::select! {
-        result = http.as_mut() => close(connection, result),
+        result = http.as_mut() => close(connection, result, http),
         why = end_of_drain(stop, connection.server.limits.drain()) => {
             connection.pace.break_off(why);
             End::CutOff
@@ -109,15 +110,27 @@ async fn end_of_drain(stop: &mut watch::Receiver<Stop>, drain: Duration) -> &'st
 }
 
 /// What hyper refuses by itself never becomes a request of ours; the log tells it all the same.
-fn close(connection: &Connection, result: hyper::Result<()>) -> End {
+fn close<C: Channel>(connection: &Connection, result: hyper::Result<()>, http: Http<C>) -> End {
     let Err(error) = result else { return End::Closed };
+    let asked = || {
+        let parts = Pin::into_inner(http).into_parts();
+        asked(&parts.io.into_inner(), &parts.read_buf, &error)
+    };
     let (now, lasted) = (clock::now(), connection.pace.header_lasted());
     let mut record = connection.record(now.checked_sub(lasted).unwrap_or(now));
     record.duration = lasted;
     match connection.pace.broken_off() {
         Some(why) if connection.pace.is_in_header() => {
-            record.reason = Some(why.to_owned());
+            record.reason = Some(match asked() {
+                Some(line) => format!("{why}; it begins {line}"),
+                None => why.to_owned(),
+            });
             record.kind = Some("slow");
+        }
+        // Answered by nothing: the client reads frames, and no text.
+        _ if error.is_parse_version_h2() => {
+            record.reason = Some("malformed request: HTTP/2 is not spoken here".to_owned());
+            record.kind = Some("malformed");
         }
         _ if error.is_parse() => {
             record.status = Some(match &error {
@@ -125,11 +138,30 @@ fn close(connection: &Connection, result: hyper::Result<()>) -> End {
                 error if error.to_string().contains("URI too long") => 414,
                 _ => 400,
             });
-            record.reason = Some(format!("malformed request: {error}"));
+            record.reason = Some(match asked() {
+                Some(line) if request_line::has_raw_space(&line) => {
+                    format!("malformed request: a raw space in the target (write %20) in {line}")
+                }
+                Some(line) => format!("malformed request: {error} in {line}"),
+                None => format!("malformed request: {error}"),
+            });
             record.kind = Some("malformed");
         }
         _ => return End::Closed,
     }
     connection.server.access.record(record);
     End::Closed
+}
+
+/// The line of the request that hyper refused, as far as that is known; `rest` is what hyper has read and not used.
+///
+/// hyper leaves a request in its buffer that it cannot parse. One that it refuses for how its header says the length of the
+/// body is gone from there.
+fn asked<C>(stream: &Requests<C>, rest: &[u8], error: &hyper::Error) -> Option<String> {
+    let error = error.to_string();
+    match stream.beginning() {
+        Some(beginning) => request_line::shown(beginning),
+        None if ["content-length", "transfer-encoding"].iter().any(|field| error.contains(field)) => None,
+        None => request_line::shown_if_whole(rest),
+    }
 }

@@ -41,6 +41,7 @@ mod password;
 pub mod path;
 mod plain;
 pub mod request;
+mod request_line;
 pub mod secured;
 pub mod site;
 pub mod stop;

@@ -33,20 +33,35 @@ fn what_is_no_request_is_answered_and_logged() {
     let site = Site::with_ote();
     let server = site.start();
     let many: String = (0..100).map(|number| format!("X-{number}: 1\r\n")).collect();
+    let secret = "Authorization: Digest response=\"5ec2e7\"\r\n";
+    let get = format!("GET /site.cfg HTTP/1.1\r\n{HEAD}{secret}");
+    let asked = r#""GET /site.cfg HTTP/1.1""#;
+    let long = format!("\"GET /{}...\"", "a".repeat(195));
     let cases = [
-        ("HELO there\r\n\r\n".to_owned(), 400),
-        ("GET /site.cfg\r\n\r\n".to_owned(), 400),
-        ("GET /site.cfg HTTP/3.0\r\n\r\n".to_owned(), 400),
-        (format!("GET /si te.cfg HTTP/1.1\r\n{HEAD}\r\n"), 400),
-        (format!("GET /site.cfg\x01 HTTP/1.1\r\n{HEAD}\r\n"), 400),
-        (format!("GET /site.cfg HTTP/1.1\r\n{HEAD}Bad Header: 1\r\n\r\n"), 400),
-        (format!("GET /site.cfg HTTP/1.1\r\n{HEAD}X: a\0b\r\n\r\n"), 400),
-        (format!("GET /site.cfg HTTP/1.1\r\n{HEAD} folded: 1\r\n\r\n"), 400),
-        (format!("GET /{} HTTP/1.1\r\n{HEAD}\r\n", "a".repeat(70_000)), 431),
-        (format!("GET /site.cfg HTTP/1.1\r\n{HEAD}X: {}\r\n\r\n", "a".repeat(70_000)), 431),
-        (format!("GET /site.cfg HTTP/1.1\r\n{HEAD}{many}\r\n"), 431),
+        ("HELO there\r\n\r\n".to_owned(), 400, r#""HELO there""#),
+        ("GET /site.cfg\r\n\r\n".to_owned(), 400, r#""GET /site.cfg""#),
+        ("GET /site.cfg HTTP/3.0\r\n\r\n".to_owned(), 400, r#""GET /site.cfg HTTP/3.0""#),
+        (
+            format!("GET /si te.cfg HTTP/1.1\r\n{HEAD}{secret}\r\n"),
+            400,
+            r#"a raw space in the target (write %20) in "GET /si te.cfg HTTP/1.1""#,
+        ),
+        (format!("\r\n\r\nGET /a b HTTP/1.1\r\n{HEAD}\r\n"), 400, r#""GET /a b HTTP/1.1""#),
+        (format!("GET /site.cfg\x01 HTTP/1.1\r\n{HEAD}\r\n"), 400, r#""GET /site.cfg\x01 HTTP/1.1""#),
+        (format!("GET https://me:pass word@a/b c HTTP/1.1\r\n{HEAD}\r\n"), 400, r#""GET https://...@a/b c HTTP/1.1""#),
+        (format!("{secret}\r\n"), 400, ""),
+        (format!("{get}Bad Header: 1\r\n\r\n"), 400, asked),
+        (format!("{get}X: a\0b\r\n\r\n"), 400, asked),
+        (format!("{get} folded: 1\r\n\r\n"), 400, asked),
+        // hyper has parsed the header when it refuses these.
+        (format!("{get}Content-Length: +1\r\n\r\nGET /body HTTP/1.1"), 400, asked),
+        (format!("{get}Transfer-Encoding: gzip\r\n\r\nGET /body HTTP/1.1"), 400, asked),
+        (format!("GET {{ HTTP/1.1\r\n{HEAD}\r\n"), 400, r#""GET { HTTP/1.1""#),
+        (format!("GET /{} HTTP/1.1\r\n{HEAD}\r\n", "a".repeat(70_000)), 431, &long),
+        (format!("{get}X: {}\r\n\r\n", "a".repeat(70_000)), 431, asked),
+        (format!("{get}{many}\r\n"), 431, asked),
     ];
-    for (count, (request, status)) in cases.iter().enumerate() {
+    for (count, (request, status, asked)) in cases.iter().enumerate() {
         let shown = &request[..request.len().min(60)];
         assert_eq!(statuses(&server, request.as_bytes()), [*status], "{shown:?}");
         let is_logged = |line: &serde_json::Value| {
@@ -58,7 +73,54 @@ fn what_is_no_request_is_answered_and_logged() {
         });
         let last = lines.last().unwrap();
         assert_eq!((&last["status"], &last["mac"]), (&(*status).into(), &VVX500.into()), "{shown:?}: {last}");
+        let reason = last["reason"].as_str().unwrap();
+        assert!(reason.contains(asked) && !reason.contains("5ec2e7") && !reason.contains("/body"), "{shown:?}: {last}");
     }
+}
+
+#[test]
+fn http_2_without_alpn_is_closed_and_logged_as_such() {
+    let site = Site::with_ote();
+    let server = site.start();
+    assert_eq!(statuses(&server, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), Vec::<u16>::new());
+    let line = server.reason("HTTP/2 is not spoken here");
+    assert!(line["status"].is_null(), "no answer was sent: {line}");
+}
+
+#[test]
+fn a_refused_request_is_logged_wherever_it_stands_on_its_connection() {
+    let site = Site::with_ote();
+    let server = site.start();
+    let good = format!("GET /site.cfg HTTP/1.1\r\n{HEAD}\r\n");
+    let both = |requests: &str| {
+        let mut connection = connect(&server);
+        connection.send(requests.as_bytes()).unwrap();
+        [(); 2].map(|()| connection.response("GET").unwrap().status)
+    };
+    // The second of two on a connection, and the second of two that come together.
+    let mut one_by_one = connect(&server);
+    one_by_one.send(good.as_bytes()).unwrap();
+    assert_eq!(one_by_one.response("GET").unwrap().status, 200);
+    one_by_one.send(format!("GET /one by one HTTP/1.1\r\n{HEAD}\r\n").as_bytes()).unwrap();
+    assert_eq!(one_by_one.response("GET").unwrap().status, 400);
+    drop(one_by_one);
+    server.reason("\"GET /one by one HTTP/1.1\"");
+    let together = format!("{good}GET /to gether HTTP/1.1\r\n{HEAD}\r\n");
+    assert_eq!(both(&together), [200, 400]);
+    server.reason("\"GET /to gether HTTP/1.1\"");
+    // A request that is refused by its header is not taken for the one before it, nor for what follows.
+    let by_header = format!("{good}GET /other.cfg HTTP/1.1\r\n{HEAD}Content-Length: x\r\n\r\nsecret of the body");
+    assert_eq!(both(&by_header), [200, 400]);
+    let line = server.reason("content-length");
+    assert!(!line["reason"].as_str().unwrap().contains('"'), "{line}");
+    // What follows on from a request that came in pieces is not taken for a request line.
+    let mut in_pieces = connect(&server);
+    in_pieces.send(format!("{good}GET /?x=se").as_bytes()).unwrap();
+    assert_eq!(in_pieces.response("GET").unwrap().status, 200);
+    in_pieces.send(format!("cret word HTTP/1.1\r\n{HEAD}Content-Length: y\r\n\r\n").as_bytes()).unwrap();
+    assert_eq!(in_pieces.response("GET").unwrap().status, 400);
+    drop(in_pieces);
+    server.reason("\"GET /?x=secret word HTTP/1.1\"");
 }
 
 #[test]

@@ -57,6 +57,20 @@ fn the_beginning_of_a_request_that_came_with_the_one_before_survives_a_rest() {
 }
 
 #[test]
+fn a_request_that_is_refused_after_a_rest_is_logged_with_what_was_asked() {
+    let site = Site::with_ote();
+    let server = start(&site);
+    let mut connection = connect(&server);
+    for (rests, piece) in [(1, "G"), (1, "ET /after a"), (1, " rest HTTP/1.1\r\nHost: x\r\n\r\n")] {
+        wait_for_rests(&server, rests);
+        connection.send(piece.as_bytes()).unwrap();
+    }
+    assert_eq!(connection.response("GET").unwrap().status, 400);
+    drop(connection);
+    server.reason("\"GET /after a rest HTTP/1.1\"");
+}
+
+#[test]
 fn an_empty_line_after_a_request_is_no_beginning_of_another() {
     let mut site = Site::with_ote();
     site.config["limits"] = json!({ "header_s": 1, "idle_s": 3, "free_space_bytes": 0 });

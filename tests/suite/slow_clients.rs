@@ -131,7 +131,8 @@ fn a_header_that_is_never_finished_or_drips_ends_and_is_logged() {
         assert!(connection.is_closed());
         took_about(&watch, 1);
         let line = server.access("the header", |line| line["address"] == port.as_str() && !line["reason"].is_null());
-        assert_eq!(line["reason"], "the request's header took too long");
+        let reason = "the request's header took too long; it begins \"GET /site.cfg HTTP/1.1\"";
+        assert_eq!(line["reason"], reason);
         assert_eq!((&line["mac"], &line["status"]), (&VVX500.into(), &Value::Null));
         tells_when(&line, before, 1);
     }

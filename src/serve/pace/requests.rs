@@ -9,6 +9,7 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{Pace, Phase};
 use crate::serve::linger::Farewell;
+use crate::serve::request_line::SHOWN;
 
 /// A stream on which the first byte of a request ends the idleness. Only here is a byte one of a request: below TLS it
 /// may be anything, and may have come while the handshake was still under way.
@@ -18,21 +19,74 @@ pub struct Requests<S> {
     pace: Pace,
     farewell: Farewell,
     unread: Bytes,
+    beginning: Beginning,
+}
+
+/// The first bytes of the request whose header is read, to be logged if it is refused.
+///
+/// HTTP may hold a part of a request that came with the one before it. It holds none if all that it was given ends in an
+/// empty line: a request line and header of which it does not yet have everything contain none.
+#[derive(Debug)]
+struct Beginning {
+    bytes: Vec<u8>,
+    is_known: bool,
+    /// The last bytes that HTTP was given.
+    last: [u8; 4],
+}
+
+impl Default for Beginning {
+    fn default() -> Self {
+        Self { bytes: Vec::new(), is_known: true, last: *b"\r\n\r\n" }
+    }
+}
+
+impl Beginning {
+    /// Another request begins with what is read next.
+    fn begin(&mut self) {
+        self.bytes.clear();
+        self.is_known = self.last == *b"\r\n\r\n";
+    }
+
+    fn read(&mut self, bytes: &[u8], is_in_header: bool) {
+        let room = SHOWN.saturating_sub(self.bytes.len());
+        if is_in_header && self.is_known && room > 0 {
+            let begins = if self.bytes.is_empty() { without_empty_lines(bytes) } else { bytes };
+            self.bytes.extend_from_slice(begins.get(..room).unwrap_or(begins));
+        }
+        match bytes.last_chunk() {
+            Some(last) => self.last = *last,
+            None => {
+                self.last.rotate_left(bytes.len());
+                let kept = self.last.len() - bytes.len();
+                self.last[kept..].copy_from_slice(bytes);
+            }
+        }
+    }
 }
 
 impl<S> Requests<S> {
     /// Reads requests from `inner`; whoever is refused in the middle of one hears it by way of `farewell`.
     pub fn new(inner: S, pace: Pace, farewell: Farewell) -> Self {
-        Self { inner, pace, farewell, unread: Bytes::new() }
+        Self { inner, pace, farewell, unread: Bytes::new(), beginning: Beginning::default() }
+    }
+
+    /// The first bytes of the request whose header is read, where they are known.
+    pub fn beginning(&self) -> Option<&[u8]> {
+        (self.beginning.is_known && self.pace.is_in_header()).then_some(&self.beginning.bytes)
     }
 
     /// Takes back what was read and not used; it comes again before anything else. Empty lines before a request mean
     /// nothing (RFC 9112 §2.2) and do not come again.
     pub fn unread(&mut self, bytes: &[u8]) {
-        let begins = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(bytes.len());
         // A copy: what was read lies in a buffer that is many times as large.
-        self.unread = Bytes::copy_from_slice(&bytes[begins..]);
+        self.unread = Bytes::copy_from_slice(without_empty_lines(bytes));
+        self.beginning = Beginning::default();
     }
+}
+
+fn without_empty_lines(bytes: &[u8]) -> &[u8] {
+    let begins = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(bytes.len());
+    bytes.get(begins..).unwrap_or_default()
 }
 
 impl<S: AsyncBufRead + Unpin> Requests<S> {
@@ -54,9 +108,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Requests<S> {
         } else {
             buffer.put_slice(&this.unread.split_to(this.unread.len().min(buffer.remaining())));
         }
-        if buffer.filled().len() > before && this.pace.phase() == Phase::Idle {
+        let read = buffer.filled().get(before..).unwrap_or_default();
+        if !read.is_empty() && this.pace.phase() == Phase::Idle {
             this.pace.enter(Phase::Header);
+            this.beginning.begin();
         }
+        this.beginning.read(read, this.pace.is_in_header());
         Poll::Ready(Ok(()))
     }
 }
