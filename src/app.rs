@@ -6,7 +6,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -194,6 +194,7 @@ impl App {
         let server = Arc::new(Server {
             gate: gate(state.path())?,
             site: ArcSwap::from_pointee(Site::new(config.domain.clone(), config.no_sni.clone())),
+            scanner: OnceLock::new(),
             certificates,
             uploads: Arc::new(uploads),
             access,
@@ -205,6 +206,7 @@ impl App {
         publisher.publish_registry(first.snapshot());
         let publishing = Arc::clone(&publisher);
         let waker = follow(scanner, first, move |folders| publishing.publish_registry(folders))?;
+        server.scanner.get_or_init(|| waker.clone());
         let status = operators.map(|opened| {
             let config = (&config, &publisher);
             let sources = Sources::new(&server, (boards, health, metrics), config, state.path(), &listeners.tls);

@@ -4,26 +4,27 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::constituency::scan::LAST_GOOD;
-use crate::constituency::{Fault, Registry, Severity};
+use crate::constituency::{ConstituencyName, Fault, Severity};
 use crate::digest::passwords::PasswordsError;
 use crate::serve::site::Site;
 use crate::settings::SettingsError;
 use crate::trust::{Bundle, BundleError};
 
 /// Constituencies that came, changed and went, and faults that began and ended.
-pub(super) fn tell_folders(before: &Registry, after: &Registry) {
+pub(super) fn tell_folders(old: &Site, new: &Site) {
+    let (before, after) = (old.registry(), new.registry());
     for constituency in after.served() {
         let name = &constituency.name;
-        match before.find(name.as_str()).filter(|old| old.name == *name) {
+        match before.find(name.as_str()).filter(|before| before.name == *name) {
             None => tracing::info!(constituency = %name, "{name} is served"),
-            Some(old) if Arc::ptr_eq(old, constituency) => {}
-            Some(old) if old.tls_generation != constituency.tls_generation => {
+            Some(before) if Arc::ptr_eq(before, constituency) => {}
+            Some(_) if ends_connections(old, new, name) => {
                 tracing::info!(constituency = %name, "{name}: the TLS part of the policy changed; open connections must come back");
             }
-            Some(old) if old.policy != constituency.policy => {
+            Some(before) if before.policy != constituency.policy => {
                 tracing::info!(constituency = %name, "{name}: the policy changed");
             }
-            Some(old) if old.known_phones() != constituency.known_phones() => {
+            Some(before) if before.known_phones() != constituency.known_phones() => {
                 tracing::info!(constituency = %name, "{name}: the phones with a file of their own changed");
             }
             Some(_) => {}
@@ -51,6 +52,12 @@ pub(super) fn tell_folders(before: &Registry, after: &Registry) {
             tracing::info!(constituency = fault.subject, "{}: no longer so: {}", fault.subject, fault.message);
         }
     }
+}
+
+/// Whether connections of `name` must come back, because another TLS part is in force.
+fn ends_connections(old: &Site, new: &Site, name: &ConstituencyName) -> bool {
+    let generations = old.get(name).zip(new.get(name));
+    generations.is_some_and(|((_, before), (_, after))| !after.has_policy_of(before))
 }
 
 /// Constituencies whose policy is good but which cannot be served: those that are new, and those that are no more.

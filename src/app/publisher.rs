@@ -203,6 +203,6 @@ fn publish(server: &Server, folders: Registry, no_sni: Option<ConstituencyName>,
         is_new
     });
     // Whoever reads it may act on it at once, so it is told when it is so.
-    news::tell_folders(current.registry(), next.registry());
+    news::tell_folders(&current, &next);
     news::tell_unusable(&current, &next);
 }

@@ -3,6 +3,7 @@
 //! [`scan::Scanner`] reads the folders, [`watch::follow`] does so whenever they change, and what comes out is a
 //! [`Registry`]: whoever holds one sees one truth, however long it takes.
 
+mod absence;
 mod certificate_names;
 pub mod edit;
 pub mod edit_file;

@@ -168,6 +168,14 @@ pub struct PolicyFile {
     uploads: Option<UploadLimits>,
 }
 
+impl TlsPolicy {
+    /// Whether sessions made under the one may be resumed under the other. What [`TlsPolicy::level`] comes to depends on
+    /// provost.json too, so that it is compared where both are known.
+    pub(super) fn admits_sessions_of(&self, other: &Self) -> bool {
+        Self { level: None, ..self.clone() } == Self { level: None, ..other.clone() }
+    }
+}
+
 impl Policy {
     /// Reads and checks the `text` of `file`. `bundles` are the trust bundles that exist.
     ///

@@ -11,6 +11,7 @@ use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::Policy;
+use super::absence::Absence;
 use super::policy::POLICY_FILE;
 use crate::settings::SettingsError;
 
@@ -19,10 +20,6 @@ const MAX_POLICY_BYTES: u64 = 16 << 20;
 
 /// How long a file must have lain still before its times prove that it did not change.
 const SETTLED_AFTER: Duration = Duration::from_secs(2);
-
-/// How long a file must have been away before that means that it is gone: an editor may rename it before it writes
-/// another.
-const GONE_AFTER: Duration = Duration::from_millis(200);
 
 /// Where a policy comes from and what came of it.
 #[derive(Debug, Default)]
@@ -35,8 +32,7 @@ pub(super) struct PolicySource {
     is_unread: bool,
     /// Whether the file was there when that was last certain.
     is_there: bool,
-    /// Since when it has been away.
-    away_since: Option<SystemTime>,
+    absence: Absence,
 }
 
 /// Identity, size and times of a file, to tell whether it changed.
@@ -83,19 +79,18 @@ impl PolicySource {
         self.is_unread
     }
 
-    /// Whether the file is away, perhaps for a moment only, so that the policy stays in force until the next look.
+    /// Whether the file is missing, perhaps for a moment only, so that the policy stays in force until the next look.
     pub(super) fn is_away(&self) -> bool {
-        self.away_since.is_some()
+        self.absence.is_pending()
     }
 
-    /// Notes whether the file is away at `now`; what was there is believed to be gone only after a while.
-    fn note_presence(&mut self, is_away: bool, now: SystemTime) {
-        let since = *self.away_since.get_or_insert(now);
-        let is_gone = !self.is_there || !now.duration_since(since).is_ok_and(|away| away < GONE_AFTER);
-        if !is_away || is_gone {
-            self.away_since = None;
-            self.is_there = !is_away;
+    /// Notes whether the file is missing at `now`. Where there was none before, no absence is waited out.
+    fn note_presence(&mut self, is_missing: bool, now: SystemTime) {
+        if is_missing && self.is_there && !self.absence.note_missing(now) {
+            return;
         }
+        self.absence.note_present();
+        self.is_there = !is_missing;
     }
 
     /// Reads the file again at the next look, though it may be the same.

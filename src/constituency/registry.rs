@@ -1,10 +1,11 @@
 //! The registry: every constituency as one immutable snapshot. A reader holds one and sees one truth.
 //!
 //! Nothing here touches the disk, except that a [`Folder`] keeps the directory handles open beneath which
-//! its files are opened.
+//! its files are opened, and can tell whether they are still those that its path leads to.
 
 use std::collections::{BTreeMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{ConstituencyName, Fingerprint, MacAddress, Phones, Policy};
@@ -24,7 +25,8 @@ pub struct Constituency {
     pub name: ConstituencyName,
     /// What `constituency.json` says.
     pub policy: Arc<Policy>,
-    /// Changes whenever the TLS part of the policy does, or the constituency is made anew; never reused.
+    /// Changes whenever the TLS part of the policy does, or the constituency was gone in the snapshot before; never reused.
+    /// The folder may be another one: a constituency is its name.
     pub tls_generation: u64,
     /// Where its files are.
     pub folder: Arc<Folder>,
@@ -36,7 +38,13 @@ pub struct Constituency {
 pub struct Folder {
     pub(super) handle: OwnedFd,
     pub(super) root: Arc<OwnedFd>,
+    pub(super) path: PathBuf,
+    /// Which folder the handle is of.
+    pub(super) identity: FileIdentity,
 }
+
+/// Device and inode.
+pub(super) type FileIdentity = (u64, u64);
 
 /// Something in `constituencies` that is not served, or not as its author thinks, and why.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -157,5 +165,12 @@ impl Folder {
     #[must_use]
     pub fn root(&self) -> BorrowedFd<'_> {
         self.root.as_fd()
+    }
+
+    /// Whether its path still leads to this folder. A deploy may have put another one in its place and removed this one,
+    /// so that a file that is missing here is no proof that the constituency has none.
+    #[must_use]
+    pub fn is_in_place(&self) -> bool {
+        rustix::fs::stat(&self.path).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == self.identity)
     }
 }

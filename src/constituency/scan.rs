@@ -4,7 +4,11 @@
 //! 2. Each real folder whose name is a label is a constituency.
 //! 3. Its policy is read if its file changed; a broken new one leaves the last good one in force.
 //! 4. Its phones with a file of their own are listed if the folder changed.
-//! 5. Aliases are given out; a folder's own name beats any alias.
+//! 5. What is missing is kept until that counts as a removal (`absence`).
+//! 6. Aliases are given out; a folder's own name beats any alias.
+//!
+//! A constituency is its name: a deploy replaces its folder, or the whole tree, and what the last scan knew of the name
+//! is carried over to the new folder.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,9 +19,10 @@ use std::time::SystemTime;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+use super::absence::Absence;
 use super::policy::POLICY_FILE;
 use super::policy_file::{PolicySource, Stamp};
-use super::registry::{Constituency, Fault, Folder, Registry, Severity};
+use super::registry::{Constituency, Fault, FileIdentity, Folder, Registry, Severity};
 use super::{ConstituencyName, MacAddress};
 
 /// What is said of a broken policy while the one before counts.
@@ -26,12 +31,16 @@ pub const LAST_GOOD: &str = "the last good policy stays in force";
 /// What is said of a broken policy while none counts.
 pub const NOT_SERVED: &str = "not served";
 
+/// How often something is read that is replaced meanwhile, before that is left to the next scan.
+const TRIES: usize = 3;
+
 /// Reads the folder `constituencies` again and again, remembering what it saw.
 #[derive(Debug)]
 pub struct Scanner {
     path: PathBuf,
     bundles: Vec<String>,
-    root: Option<(Identity, Arc<OwnedFd>)>,
+    root: Option<(FileIdentity, Arc<OwnedFd>)>,
+    absence: Absence,
     /// Every folder that there is, served or not.
     folders: BTreeSet<ConstituencyName>,
     remembered: HashMap<ConstituencyName, Remembered>,
@@ -40,16 +49,16 @@ pub struct Scanner {
     is_doubtful: bool,
 }
 
-/// Device and inode.
-type Identity = (u64, u64);
-
-/// What the last scan knew of one folder.
-#[derive(Debug)]
+/// What the last scan knew of one constituency.
+#[derive(Debug, Default)]
 struct Remembered {
-    identity: Identity,
+    /// The folder that it was.
+    identity: FileIdentity,
+    absence: Absence,
     source: PolicySource,
     listing: Option<Stamp>,
     current: Option<Arc<Constituency>>,
+    faults: Vec<Fault>,
 }
 
 impl Scanner {
@@ -60,6 +69,7 @@ impl Scanner {
             path,
             bundles,
             root: None,
+            absence: Absence::default(),
             folders: BTreeSet::new(),
             remembered: HashMap::new(),
             next_generation: 0,
@@ -97,39 +107,81 @@ impl Scanner {
 
     /// Reads the folders as they are at `now` and gives the snapshot. Never fails: what cannot be read is a [`Fault`].
     pub fn scan(&mut self, now: SystemTime) -> Registry {
-        let mut registry = Registry::default();
-        (self.is_partial, self.is_doubtful) = (false, false);
-        match self.list(&mut registry.faults) {
-            Ok((root, folders)) => {
-                self.remembered.retain(|name, _| folders.contains(name));
-                for name in &folders {
-                    self.scan_folder(&root, name, now, &mut registry.faults);
+        let mut faults = Vec::new();
+        let is_whole = (0..TRIES).any(|_| {
+            faults.clear();
+            (self.is_partial, self.is_doubtful) = (false, false);
+            match self.list(&mut faults) {
+                Ok((root, mut folders)) => {
+                    self.absence.note_present();
+                    folders.retain(|name| self.scan_folder(&root, name, now, &mut faults));
+                    self.forget_removed(&mut folders, now);
+                    self.folders = folders;
                 }
-                self.folders = folders;
+                Err(errno) => faults.extend(self.note_unlisted(errno, now)),
             }
-            Err(errno) => {
-                let consequence = if is_our_shortage(errno) {
-                    self.is_partial = true;
-                    "what was served stays as it was"
-                } else {
-                    self.folders.clear();
-                    self.remembered.clear();
-                    "nothing is served"
-                };
-                registry.faults.push(Fault {
-                    subject: self.path.display().to_string(),
-                    message: format!("the folder cannot be read: {errno} ({consequence})"),
-                    severity: Severity::Error,
-                });
-            }
+            // A tree that was replaced meanwhile may have been read while it was removed.
+            self.is_root_in_place()
+        });
+        self.is_doubtful |= !is_whole;
+        let mut registry = Registry { faults, ..Registry::default() };
+        for (name, remembered) in &self.remembered {
+            registry.faults.extend_from_slice(&remembered.faults);
+            registry.served.extend(remembered.current.clone().map(|current| (name.clone(), current)));
         }
-        let current = |(name, remembered): (&ConstituencyName, &Remembered)| {
-            Some((name.clone(), Arc::clone(remembered.current.as_ref()?)))
-        };
-        registry.served = self.remembered.iter().filter_map(current).collect();
         self.give_out_aliases(&mut registry);
         registry.faults.sort();
         registry
+    }
+
+    /// Whether the folder that was scanned is what its path leads to, if it leads anywhere.
+    fn is_root_in_place(&self) -> bool {
+        let now = rustix::fs::stat(&self.path).ok().map(|stat| identity(&stat));
+        now.is_none_or(|now| self.root.as_ref().is_some_and(|(known, _)| *known == now))
+    }
+
+    /// What is known where `constituencies` itself cannot be listed.
+    fn note_unlisted(&mut self, errno: Errno, now: SystemTime) -> Option<Fault> {
+        let is_missing = matches!(errno, Errno::NOENT | Errno::NOTDIR);
+        if is_missing && !self.remembered.is_empty() && !self.absence.note_missing(now) {
+            self.is_doubtful = true;
+            return None;
+        }
+        let consequence = if is_our_shortage(errno) {
+            self.is_partial = true;
+            "what was served stays as it was"
+        } else {
+            self.folders.clear();
+            self.remembered.clear();
+            "nothing is served"
+        };
+        Some(Fault {
+            subject: self.path.display().to_string(),
+            message: format!("the folder cannot be read: {errno} ({consequence})"),
+            severity: Severity::Error,
+        })
+    }
+
+    /// Forgets the constituencies that are not among `folders`, the ones that are there, once that counts as a removal;
+    /// until then they are added to them.
+    fn forget_removed(&mut self, folders: &mut BTreeSet<ConstituencyName>, now: SystemTime) {
+        let there: HashSet<FileIdentity> =
+            folders.iter().filter_map(|name| Some(self.remembered.get(name)?.identity)).collect();
+        let mut pending = Vec::new();
+        self.remembered.retain(|name, remembered| {
+            if folders.contains(name) {
+                remembered.absence.note_present();
+                return true;
+            }
+            // A folder that has the name of another constituency now is that one.
+            let is_removed = there.contains(&remembered.identity)
+                || remembered.current.is_none()
+                || remembered.absence.note_missing(now);
+            pending.extend((!is_removed).then(|| name.clone()));
+            !is_removed
+        });
+        self.is_doubtful |= !pending.is_empty();
+        folders.extend(pending);
     }
 
     fn list(&mut self, faults: &mut Vec<Fault>) -> Result<(Arc<OwnedFd>, BTreeSet<ConstituencyName>), Errno> {
@@ -173,44 +225,74 @@ impl Scanner {
         }
     }
 
-    fn scan_folder(&mut self, root: &Arc<OwnedFd>, name: &ConstituencyName, now: SystemTime, faults: &mut Vec<Fault>) {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let opened = rustix::fs::openat(root, name.as_str(), flags, Mode::empty())
-            .and_then(|handle| Ok((rustix::fs::fstat(&handle)?, handle)));
-        let (stat, handle) = match opened {
-            Ok(opened) => opened,
-            Err(errno) => {
-                let mut consequence = NOT_SERVED;
-                self.is_partial |= is_our_shortage(errno);
-                if is_our_shortage(errno) && self.remembered.contains_key(name) {
-                    consequence = "what was served stays as it was";
-                } else {
-                    self.remembered.remove(name);
+    /// Reads the folder `name`, and says whether it is there.
+    fn scan_folder(
+        &mut self,
+        root: &Arc<OwnedFd>,
+        name: &ConstituencyName,
+        now: SystemTime,
+        faults: &mut Vec<Fault>,
+    ) -> bool {
+        for _ in 0..TRIES {
+            let (stat, handle) = match open_folder(root, name) {
+                Ok(opened) => opened,
+                // Removed or replaced since it was listed.
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return false,
+                Err(errno) => {
+                    faults.push(self.note_unopened(name, errno));
+                    return true;
                 }
-                faults.push(not_served(name.as_str(), format!("the folder cannot be opened: {errno} ({consequence})")));
-                return;
+            };
+            let mut remembered = self.remembered.remove(name).unwrap_or_default();
+            let before = remembered.current.clone();
+            self.read_folder(&mut remembered, root, name, (&stat, handle), now);
+            let is_changed = before.as_ref().map(Arc::as_ptr) != remembered.current.as_ref().map(Arc::as_ptr);
+            self.remembered.insert(name.clone(), remembered);
+            // A folder that was replaced meanwhile may have been read while it was removed.
+            if !is_changed || is_folder_in_place(root, name, &stat) {
+                return true;
             }
-        };
-        let identity = identity(&stat);
-        let fresh = || Remembered { identity, source: PolicySource::default(), listing: None, current: None };
-        let mut remembered =
-            self.remembered.remove(name).filter(|remembered| remembered.identity == identity).unwrap_or_else(fresh);
-
-        let file = self.path.join(name.as_str()).join(POLICY_FILE);
-        let bundles: Vec<&str> = self.bundles.iter().map(String::as_str).collect();
-        remembered.source.refresh(&handle, &file, &bundles, now);
-        if let Some(error) = remembered.source.error() {
-            let consequence = if remembered.source.policy().is_some() { LAST_GOOD } else { NOT_SERVED };
-            faults.push(not_served(name.as_str(), format!("{error} ({consequence})")));
         }
+        self.is_doubtful = true;
+        true
+    }
+
+    /// What is known of the folder `name` where it cannot be opened.
+    fn note_unopened(&mut self, name: &ConstituencyName, errno: Errno) -> Fault {
+        let mut consequence = NOT_SERVED;
+        self.is_partial |= is_our_shortage(errno);
+        if is_our_shortage(errno) && self.remembered.contains_key(name) {
+            consequence = "what was served stays as it was";
+        } else {
+            self.remembered.remove(name);
+        }
+        not_served(name.as_str(), format!("the folder cannot be opened: {errno} ({consequence})"))
+    }
+
+    /// Reads what has changed in the folder `name`, of which `handle` is open, and `stat` is known.
+    fn read_folder(
+        &mut self,
+        remembered: &mut Remembered,
+        root: &Arc<OwnedFd>,
+        name: &ConstituencyName,
+        (stat, handle): (&Stat, OwnedFd),
+        now: SystemTime,
+    ) {
+        let identity = identity(stat);
+        let path = self.path.join(name.as_str());
+        let bundles: Vec<&str> = self.bundles.iter().map(String::as_str).collect();
+        remembered.source.refresh(&handle, &path.join(POLICY_FILE), &bundles, now);
         self.is_partial |= remembered.source.is_unread();
         self.is_doubtful |= remembered.source.is_away();
-        let folder = Folder { handle, root: Arc::clone(root) };
-        if let Err(errno) = remembered.update(folder, name, Stamp::of(&stat, now), &mut self.next_generation) {
-            self.is_partial = true;
-            faults.push(not_served(name.as_str(), format!("the phones' own files cannot be listed: {errno}")));
+        // The files of another folder go with its own policy: as long as that may still come, the constituency stays whole.
+        if remembered.identity != identity && remembered.source.is_away() {
+            return;
         }
-        self.remembered.insert(name.clone(), remembered);
+        remembered.identity = identity;
+        let folder = Folder { handle, root: Arc::clone(root), path, identity };
+        let updated = remembered.update(folder, name, Stamp::of(stat, now), &mut self.next_generation);
+        self.is_partial |= updated.is_err();
+        remembered.note_faults(name, updated);
     }
 
     fn give_out_aliases(&self, registry: &mut Registry) {
@@ -255,7 +337,7 @@ impl Remembered {
         next_generation: &mut u64,
     ) -> Result<(), Errno> {
         let Some(policy) = self.source.policy() else {
-            self.current = None;
+            (self.current, self.listing) = (None, None);
             return Ok(());
         };
         let known = self.current.as_ref().map(|current| Arc::clone(&current.with_own_file)).unwrap_or_default();
@@ -278,11 +360,12 @@ impl Remembered {
             && Arc::ptr_eq(&current.policy, policy)
             && Arc::ptr_eq(&current.with_own_file, &with_own_file)
             && Arc::ptr_eq(&current.folder.root, &folder.root)
+            && current.folder.identity == folder.identity
         {
             return listed;
         }
         let tls_generation = match &self.current {
-            Some(current) if current.policy.tls == policy.tls => current.tls_generation,
+            Some(current) if current.policy.tls.admits_sessions_of(&policy.tls) => current.tls_generation,
             _ => {
                 *next_generation += 1;
                 *next_generation
@@ -297,6 +380,19 @@ impl Remembered {
         }));
         listed
     }
+
+    /// Notes what is wrong with the constituency `name`, whose phones' own files were `listed`.
+    fn note_faults(&mut self, name: &ConstituencyName, listed: Result<(), Errno>) {
+        self.faults.clear();
+        if let Some(error) = self.source.error() {
+            let consequence = if self.source.policy().is_some() { LAST_GOOD } else { NOT_SERVED };
+            self.faults.push(not_served(name.as_str(), format!("{error} ({consequence})")));
+        }
+        if let Err(errno) = listed {
+            let message = format!("the phones' own files cannot be listed: {errno}");
+            self.faults.push(not_served(name.as_str(), message));
+        }
+    }
 }
 
 /// Whether an error says nothing about the folder, but only that we lack what it takes to look.
@@ -304,8 +400,19 @@ fn is_our_shortage(errno: Errno) -> bool {
     matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::INTR)
 }
 
-fn identity(stat: &Stat) -> Identity {
+fn identity(stat: &Stat) -> FileIdentity {
     (stat.st_dev, stat.st_ino)
+}
+
+fn open_folder(root: &OwnedFd, name: &ConstituencyName) -> Result<(Stat, OwnedFd), Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let handle = rustix::fs::openat(root, name.as_str(), flags, Mode::empty())?;
+    Ok((rustix::fs::fstat(&handle)?, handle))
+}
+
+fn is_folder_in_place(root: &OwnedFd, name: &ConstituencyName, stat: &Stat) -> bool {
+    let now = rustix::fs::statat(root, name.as_str(), AtFlags::SYMLINK_NOFOLLOW);
+    now.is_ok_and(|now| identity(&now) == identity(stat))
 }
 
 /// The phones that have a `<mac>.cfg`: a regular file directly in the folder.
@@ -366,5 +473,129 @@ mod tests {
         scanner.name_bundles(Vec::new());
         let registry = scanner.scan(later);
         assert_eq!((registry.served().count(), registry.faults().len()), (1, 1));
+    }
+
+    /// A scanner's view of a folder in which `ote` is served.
+    struct Scene {
+        folder: tempfile::TempDir,
+        scanner: Scanner,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::create_dir_all(folder.path().join("root/ote")).unwrap();
+            let mut scene = Self { scanner: Scanner::new(folder.path().join("root"), Vec::new()), folder };
+            assert_eq!(scene.names_at(0), ["ote"]);
+            scene
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.folder.path().join(name)
+        }
+
+        /// What is served so many milliseconds after the first scan.
+        fn registry_at(&mut self, milliseconds: u64) -> Registry {
+            self.scanner.scan(SystemTime::UNIX_EPOCH + Duration::from_millis(1_000_000 + milliseconds))
+        }
+
+        fn names_at(&mut self, milliseconds: u64) -> Vec<String> {
+            self.registry_at(milliseconds).served().map(|served| served.name.to_string()).collect()
+        }
+
+        fn rename(&self, from: &str, to: &str) {
+            std::fs::rename(self.path(from), self.path(to)).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_folder_or_the_tree_that_is_missing_for_a_moment_is_carried_over() {
+        for (here, aside) in [("root/ote", "ote"), ("root", "aside"), ("root/ote", "root/.old")] {
+            let mut scene = Scene::new();
+            let first = scene.registry_at(10);
+            scene.rename(here, aside);
+            let missing = scene.registry_at(20);
+            assert!(missing.is_same_as(&first) && scene.scanner.is_doubtful(), "{here}");
+            assert_eq!(missing.faults(), [], "{here}");
+            std::fs::create_dir_all(scene.path("root/ote")).unwrap();
+            let second = scene.registry_at(30);
+            let [before, after] = [&first, &second].map(|registry| registry.find("ote").unwrap());
+            assert_eq!(before.tls_generation, after.tls_generation, "{here}");
+            assert!(!before.folder.is_in_place() && after.folder.is_in_place() && !scene.scanner.is_doubtful());
+            // Removed, it is gone, and what comes is another.
+            std::fs::remove_dir_all(scene.path("root/ote")).unwrap();
+            assert_eq!((scene.names_at(1000), scene.names_at(1200)), (vec!["ote".to_owned()], Vec::new()), "{here}");
+            std::fs::create_dir_all(scene.path("root/ote")).unwrap();
+            let third = scene.registry_at(1210);
+            assert_ne!(third.find("ote").unwrap().tls_generation, before.tls_generation, "{here}");
+        }
+    }
+
+    #[test]
+    fn a_folder_under_another_constituencys_name_is_that_one_at_once() {
+        let mut scene = Scene::new();
+        scene.rename("root/ote", "root/production");
+        assert_eq!(scene.names_at(10), ["production"]);
+    }
+
+    #[test]
+    fn another_folder_waits_for_its_policy_before_it_takes_a_place() {
+        let mut scene = Scene::new();
+        let policy = scene.path("root/ote").join(POLICY_FILE);
+        std::fs::write(&policy, r#"{ "aliases": ["second"] }"#).unwrap();
+        let first = scene.registry_at(10);
+        std::fs::create_dir(scene.path("next")).unwrap();
+        scene.rename("root/ote", "aside");
+        scene.rename("next", "root/ote");
+        let waiting = scene.registry_at(20);
+        assert!(waiting.is_same_as(&first) && scene.scanner.is_doubtful(), "its files go with its own policy");
+        std::fs::write(&policy, r#"{ "aliases": ["third"] }"#).unwrap();
+        let second = scene.registry_at(30);
+        assert!(second.find("third").is_some_and(|ote| ote.folder.is_in_place()) && second.find("second").is_none());
+        // A policy that does not come is none.
+        std::fs::create_dir(scene.path("next")).unwrap();
+        scene.rename("root/ote", "aside-2");
+        scene.rename("next", "root/ote");
+        scene.registry_at(1000);
+        let third = scene.registry_at(1200);
+        assert!(third.find("ote").is_some_and(|ote| ote.folder.is_in_place()) && third.find("third").is_none());
+    }
+
+    #[test]
+    fn no_scan_sees_half_of_a_tree_that_is_swapped_and_removed() {
+        const SWAPS: usize = 60;
+        const PHONES: usize = 100;
+        let folder = tempfile::tempdir().unwrap();
+        let tree = |number: usize| folder.path().join(format!("tree-{number}"));
+        let make = |number: usize| {
+            std::fs::create_dir_all(tree(number).join("ote")).unwrap();
+            std::fs::write(tree(number).join("ote").join(POLICY_FILE), "{}").unwrap();
+            (0..PHONES)
+                .for_each(|mac| std::fs::write(tree(number).join(format!("ote/00005e03{mac:04x}.cfg")), "").unwrap());
+        };
+        let link = folder.path().join("constituencies");
+        make(0);
+        std::os::unix::fs::symlink(tree(0), &link).unwrap();
+        let mut scanner = Scanner::new(link.clone(), Vec::new());
+        let generation = scanner.scan(crate::clock::now()).find("ote").unwrap().tls_generation;
+        let mut scans = 0;
+        std::thread::scope(|scope| {
+            let swapping = scope.spawn(|| {
+                for number in 1..=SWAPS {
+                    make(number);
+                    let next = folder.path().join("next");
+                    std::os::unix::fs::symlink(tree(number), &next).unwrap();
+                    std::fs::rename(next, &link).unwrap();
+                    std::fs::remove_dir_all(tree(number - 1)).unwrap();
+                }
+            });
+            while !swapping.is_finished() || scans == 0 {
+                let registry = scanner.scan(crate::clock::now());
+                let ote = registry.find("ote").unwrap();
+                assert_eq!((ote.known_phones().len(), ote.tls_generation), (PHONES, generation), "scan {scans}");
+                scans += 1;
+            }
+        });
+        assert!(scans >= 10, "{scans} scans");
     }
 }

@@ -37,8 +37,8 @@ pub struct Waker(Sender<Wake>);
 
 enum Wake {
     Changed,
-    /// Somebody wants a look now, with the trust bundles of these names, and this done after it.
-    Wanted(Vec<String>, Then),
+    /// A look is wanted now, with the trust bundles of these names if there are others, and this done after it.
+    Wanted(Option<Vec<String>>, Then),
     /// The kernel dropped this watch: what it watched is gone. Without one, all of them.
     Unwatched(Option<WatchDescriptor>),
     /// Somebody wants to know whether the thread comes round.
@@ -57,7 +57,12 @@ impl Waker {
     /// shutdown it may only be dropped.
     pub fn look_with(&self, bundles: Vec<String>, then: impl FnOnce() + Send + 'static) {
         // The thread may be gone.
-        let _ = self.0.send(Wake::Wanted(bundles, Box::new(then)));
+        let _ = self.0.send(Wake::Wanted(Some(bundles), Box::new(then)));
+    }
+
+    /// Asks for a look now, in the same way. All who ask while the thread is busy get one look together.
+    pub fn look(&self, then: impl FnOnce() + Send + 'static) {
+        let _ = self.0.send(Wake::Wanted(None, Box::new(then)));
     }
 
     /// Asks the thread to answer when it comes round; `None` if it has ended.
@@ -191,11 +196,26 @@ impl Follower {
         }
     }
 
-    /// Prepares a look that somebody wants, and waits for nothing.
-    fn prepare(&mut self, bundles: Vec<String>, then: Then) -> bool {
-        self.scanner.name_bundles(bundles);
-        self.then.push(then);
+    /// Prepares a look that is wanted, and waits for nothing: whatever else has come by now is looked at together.
+    fn prepare(&mut self, bundles: Option<Vec<String>>, then: Then) -> bool {
+        self.note_wanted(bundles, then);
+        while let Ok(wake) = self.events.try_recv() {
+            match wake {
+                Wake::Changed => {}
+                Wake::Wanted(bundles, then) => self.note_wanted(bundles, then),
+                Wake::Asked(asker) => answer(&asker),
+                Wake::Unwatched(watch) => self.notices.forget(watch.as_ref()),
+                Wake::Stop => return false,
+            }
+        }
         true
+    }
+
+    fn note_wanted(&mut self, bundles: Option<Vec<String>>, then: Then) {
+        if let Some(bundles) = bundles {
+            self.scanner.name_bundles(bundles);
+        }
+        self.then.push(then);
     }
 
     fn wait_for_quiet(&mut self) -> bool {

@@ -57,7 +57,10 @@ fn open_in_folder(grant: &ReadGrant, constituency: &Constituency, registry: &Reg
             }
         }
     }
-    found
+    match found {
+        Err(Denial::NotFound) if !constituency.folder.is_in_place() => Err(Denial::Replaced),
+        found => found,
+    }
 }
 
 fn open_spelling(

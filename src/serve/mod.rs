@@ -12,9 +12,12 @@
 //! 5. [`answer`]: what the peer gets to see, by its conditions ([`conditional`]).
 //! 6. [`access`]: one line for each request ([`exchange`]) and each refused handshake.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
+use tokio::sync::oneshot;
+
+use crate::constituency::watch::Waker;
 
 pub mod access;
 pub(crate) mod addresses;
@@ -58,6 +61,8 @@ const ALPN_PROTOCOLS: [&str; 2] = ["http/1.1", "http/1.0"];
 pub struct Server {
     /// Constituencies with their TLS configurations, as they are now.
     pub site: ArcSwap<site::Site>,
+    /// Scans the folders that the site is made of; unset before that begins.
+    pub scanner: OnceLock<Waker>,
     /// The server's certificates, as they are now.
     pub certificates: Arc<crate::certificate::LiveCertificates>,
     /// Uploads.
@@ -72,4 +77,15 @@ pub struct Server {
     pub admission: Arc<admission::Admission>,
     /// Limits.
     pub limits: Limits,
+}
+
+impl Server {
+    /// Waits until the folders have been scanned again, and what was found is published.
+    async fn scan_folders(&self) {
+        let Some(scanner) = self.scanner.get() else { return };
+        let (done, scanned) = oneshot::channel::<()>();
+        scanner.look(move || drop(done));
+        // Dropped, it is done, or the server is being stopped.
+        let _ = scanned.await;
+    }
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use hyper::body::{Body, Incoming};
 use hyper::header::{HeaderMap, HeaderValue, USER_AGENT};
@@ -31,6 +31,11 @@ use super::upload::store::Stored;
 use crate::clock;
 use crate::constituency::{Constituency, MacAddress, Standing};
 use crate::trust::{Claim, Verdict, VerifiedDevice};
+
+/// How long a request waits for the scan of a folder that was replaced: a change counts within a second.
+const REPLACED_FOR: Duration = Duration::from_secs(1);
+/// How soon to scan again where the folder is missing, and that does not count as a removal yet.
+const SCAN_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 /// A connection that speaks HTTP: whose requests these are.
 #[derive(Debug)]
@@ -151,7 +156,7 @@ impl Connection {
             request: None,
             status: None,
             bytes: 0,
-            duration: std::time::Duration::ZERO,
+            duration: Duration::ZERO,
             user_agent: None,
             reason: None,
             kind: None,
@@ -176,19 +181,45 @@ impl Connection {
             record.is_by_password = true;
         }
         let mut exchange = Exchange::begin(record, &self.server.access, &self.pace);
-        let upload = match self.decide(&head, password.as_ref(), time, &mut exchange) {
+        let decided = match self.decide(&head, password.as_ref(), time, &mut exchange) {
             Ok(Decided::Answer(response)) => return Answering::now(self.finish(Ok(response), is_head, exchange)),
-            Err(denial) if body.is_end_stream() => {
+            Err(denial) if body.is_end_stream() && denial != Denial::Replaced => {
                 return Answering::now(self.finish(Err(denial), is_head, exchange));
             }
-            Ok(Decided::Upload(grant, constituency)) => Ok((grant, constituency)),
-            Err(denial) => Err(denial),
+            decided => decided,
         };
         let connection = Arc::clone(self);
         Answering::Later(Box::pin(async move {
+            let decided = match decided {
+                Err(Denial::Replaced) => connection.decide_again(&head, password.as_ref(), &mut exchange).await,
+                decided => decided,
+            };
+            let upload = match decided {
+                Ok(Decided::Answer(response)) => return connection.finish(Ok(response), is_head, exchange),
+                Ok(Decided::Upload(grant, constituency)) => Ok((grant, constituency)),
+                Err(denial) => Err(denial),
+            };
             let stored = connection.take_in(upload, &head.headers, body).await;
             connection.finish(stored.map(answer::of_upload), is_head, exchange)
         }))
+    }
+
+    /// Decides by the folder that has taken the place of the constituency's, with the policy that came with it.
+    async fn decide_again(
+        &self,
+        head: &Parts,
+        password: Option<&Result<MacAddress, Denial>>,
+        exchange: &mut Exchange,
+    ) -> Result<Decided, Denial> {
+        let until = clock::monotonic() + REPLACED_FOR;
+        loop {
+            self.server.scan_folders().await;
+            let decided = self.decide(head, password, clock::now(), exchange);
+            if !matches!(decided, Err(Denial::Replaced)) || clock::monotonic() >= until {
+                return decided;
+            }
+            tokio::time::sleep(SCAN_AGAIN_AFTER).await;
+        }
     }
 
     /// The answer that is sent: noted, and marked if it is the connection's last.
@@ -252,6 +283,8 @@ impl Connection {
                 let file = content::open(&grant, constituency, site.registry(), &self.server.uploads)?;
                 answer::of_file(file, grant.path().as_str(), &head.method, &head.headers).map(Decided::Answer)
             }
+            // Whether the folder has a file of that name, only the folder in place can tell.
+            Grant::Write(_) if !constituency.folder.is_in_place() => Err(Denial::Replaced),
             Grant::Write(grant) => Ok(Decided::Upload(grant, Arc::clone(constituency))),
         }
     }

@@ -263,6 +263,8 @@ fn a_change_of_anything_else_keeps_sessions_and_connections() {
         ("aliases", json!(["old-name"])),
         ("shared", json!(["firmware"])),
         ("uploads", json!({ "max_file_bytes": 1 })),
+        // What holds anyway where nothing is said.
+        ("tls", json!("modern")),
     ];
     for (key, value) in &changes {
         let mut policy = knows(&[VVX500]);
@@ -276,7 +278,7 @@ fn a_change_of_anything_else_keeps_sessions_and_connections() {
         site.constituency("ote", &knows(&[VVX500]));
         gives_within_a_second(&server.client("ote", &FACTORY.device(VVX550)), 403);
     }
-    assert_eq!(changes.len(), 5);
+    assert_eq!(changes.len(), 6);
 }
 
 #[test]

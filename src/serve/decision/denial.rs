@@ -23,6 +23,9 @@ pub enum Denial {
     NotPlain { host: String },
     #[error("the constituency is gone")]
     Gone,
+    /// A file that is missing in a folder that was replaced may be in the new one: decided again by that one's policy.
+    #[error("the folder of the constituency was replaced, and the new one is not in force yet")]
+    Replaced,
     #[error("the method {method} is not allowed")]
     Method { method: Method, allow: &'static str },
     #[error("{0}")]
@@ -125,7 +128,7 @@ impl Denial {
             Self::FileTooLarge { .. } | Self::TooManyUploads { .. } | Self::OverBudget { .. } => "upload_budget",
             Self::DiskFull { .. } => "disk_full",
             Self::BrokenOff(_) => "broken_off",
-            Self::Failed(_) => "failed",
+            Self::Replaced | Self::Failed(_) => "failed",
         }
     }
 
@@ -158,7 +161,7 @@ impl Denial {
             Self::FileTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unauthenticated { .. } => StatusCode::UNAUTHORIZED,
             Self::TooManyAttempts { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::TooManyUploads { .. } | Self::NoPlace(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TooManyUploads { .. } | Self::NoPlace(_) | Self::Replaced => StatusCode::SERVICE_UNAVAILABLE,
             Self::OverBudget { .. } | Self::DiskFull { .. } => StatusCode::INSUFFICIENT_STORAGE,
             Self::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
