@@ -260,6 +260,16 @@ impl Config {
         format!("https://{label}.{}{port}/", self.domain)
     }
 
+    /// Where phones find the constituency `label` over plain HTTP, if a port is open for that.
+    #[must_use]
+    pub fn plain_http_url(&self, label: &str) -> Option<String> {
+        const HTTP: u16 = 80;
+        let plain = self.plain_http.as_ref()?;
+        let port = plain.listen.iter().map(SocketAddr::port).find(|port| *port != 0).unwrap_or(HTTP);
+        let port = if port == HTTP { String::new() } else { format!(":{port}") };
+        Some(format!("http://{label}.{}{port}/", self.domain))
+    }
+
     /// Where a server listens unless it is told otherwise.
     #[must_use]
     pub fn usual_listen() -> Vec<SocketAddr> {

@@ -47,7 +47,7 @@ const STYLES: Styles = Styles::styled()
 /// Polycom phone provisioning on the public internet: mutual TLS by the phones' factory certificates, a folder per
 /// constituency, one binary.
 ///
-/// Without --config, PROVOST_CONFIG and provost.json in the working directory, provost runs in local mode: https://*.phones.localhost:8443
+/// Without `--config`, `PROVOST_CONFIG` and provost.json in the working directory, provost runs in local mode: https://*.phones.localhost:8443
 /// on loopback, from ./constituencies, with certificates of its own.
 #[derive(Debug, Parser)]
 #[command(
@@ -114,7 +114,7 @@ const CONFIG_VARIABLE: &str = "PROVOST_CONFIG";
 /// Which configuration a command is about.
 #[derive(Debug, Clone, clap::Args)]
 struct ConfigArg {
-    /// The configuration [default: the file that PROVOST_CONFIG names, else provost.json in the working directory; without
+    /// The configuration [default: the file that `PROVOST_CONFIG` names, else provost.json in the working directory; without
     /// one, local mode].
     #[arg(long, short, value_name = "FILE", global = true)]
     config: Option<PathBuf>,

@@ -1,13 +1,16 @@
-//! `provost print dhcp`: what it prints is taken by the real DHCP servers, whatever stands in a note.
+//! `provost print dhcp`: the real DHCP servers take what it prints, whatever stands in a note, and offer it to phones beside
+//! the addresses that the site reserves for them.
 
 use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
 
+use crate::harness::lan::{self, DhcpServer, Program};
+use crate::harness::namespace;
 use crate::harness::site::Site;
 use crate::harness::tool::{Ended, copy_program, provost, run};
-use crate::harness::{VVX500, VVX550};
+use crate::harness::{VVX500, VVX550, is_here, not_run};
 
 /// Notes that want out of where they stand, in one dialect or another.
 const HOSTILE: [&str; 16] = [
@@ -93,11 +96,14 @@ fn dhcpd_takes_it() {
     let text = printed(&site(), "isc");
     is_good(&dhcpd(&text), &text);
     assert_ne!(dhcpd(&text.replace("code 160 = text", "code 160 = nonsense")).code, 0, "dhcpd would say so");
-    let hosts = text.lines().filter(|line| line.trim_start().starts_with("host ")).count();
-    assert_eq!(hosts, HOSTILE.len() + 1, "one for each phone that is not denied:\n{text}");
-    assert!(!text.contains("host provost-ote-00005e005300 "), "{text}");
-    let comments = text.lines().filter(|line| line.trim_start().starts_with('#')).count();
-    assert_eq!(comments, 3 + HOSTILE.len() + 1 - 1, "a line each, but for the empty note:\n{text}");
+    let members = text.lines().filter(|line| line.starts_with("subclass \"provost-ote\" 1:00:00:5e:00:53:")).count();
+    assert_eq!(members, HOSTILE.len() + 1, "one for each phone that is not denied:\n{text}");
+    assert!(!text.contains("1:00:00:5e:00:53:00;"), "{text}");
+    let outside = text.lines().filter(|line| {
+        let known = ["#", "option ", "class ", "subclass ", "  ", "}"];
+        !known.iter().any(|start| line.starts_with(start))
+    });
+    assert_eq!(outside.collect::<Vec<_>>(), Vec::<&str>::new(), "{text}");
     let ntp = print(&site(), "isc", &["--ntp", "192.0.2.1", "ntp.example.com"]);
     assert!(ntp.stdout.contains("option ntp-servers 192.0.2.1, ntp.example.com;"), "{ntp:?}");
     is_good(&dhcpd(&ntp.stdout), &ntp.stdout);
@@ -108,12 +114,10 @@ fn dnsmasq_takes_it() {
     let text = printed(&site(), "dnsmasq");
     is_good(&dnsmasq(&text), &text);
     assert_ne!(dnsmasq(&text.replace("dhcp-option=tag", "dhcp-opt=tag")).code, 0, "dnsmasq would say so");
-    let hosts: Vec<&str> =
+    let phones: Vec<&str> =
         text.lines().filter(|line| !line.starts_with('#') && !line.starts_with("dhcp-opt")).collect();
-    assert_eq!(hosts.len(), HOSTILE.len() + 1, "{text}");
-    assert!(
-        hosts.iter().all(|line| line.starts_with("dhcp-host=00:00:5e:00:53:") && line.ends_with(",set:provost-ote"))
-    );
+    assert_eq!(phones.len(), HOSTILE.len() + 1, "{text}");
+    assert!(phones.iter().all(|line| line.starts_with("dhcp-mac=set:provost-ote,00:00:5e:00:53:")), "{text}");
     assert!(text.lines().all(|line| line.len() < 1000), "dnsmasq would take the rest for a line of its own:\n{text}");
 }
 
@@ -123,10 +127,13 @@ fn kea_takes_it() {
     is_good(&kea(&text), &text);
     assert_ne!(kea(&text.replace("ntp-servers", "ntp-server")).code, 0, "Kea would say so");
     let json: Value = serde_json::from_str(&text).unwrap();
-    let reservations = json["Dhcp4"]["reservations"].as_array().unwrap();
-    assert_eq!(reservations.len(), HOSTILE.len() + 1);
-    assert!(reservations.iter().all(|it| it["client-classes"] == json!(["provost-ote"])), "{text}");
-    assert_eq!(reservations[12]["user-context"]["comment"], HOSTILE[13]);
+    let class = &json["Dhcp4"]["client-classes"][0];
+    assert_eq!(class["name"], "provost-ote");
+    let tests: Vec<&str> = class["test"].as_str().unwrap().split(" or ").collect();
+    assert_eq!(tests.len(), HOSTILE.len() + 1, "{text}");
+    assert!(tests.iter().all(|test| test.starts_with("pkt4.mac == 0x00005e0053")), "{text}");
+    assert_eq!(class["user-context"]["phones"]["00005e00530d"], HOSTILE[13]);
+    assert!(json["Dhcp4"].get("reservations").is_none(), "{text}");
 }
 
 /// No program of MikroTik's runs here, so this is our own reading of its syntax: a menu, or `add` with `key=value`.
@@ -229,7 +236,32 @@ fn what_makes_no_sense_is_refused_with_a_word_on_it() {
         assert_eq!((ended.code, ended.stdout.as_str()), (2, ""), "{more:?}");
         assert!(ended.stderr.contains(words), "{more:?}: {}", ended.stderr);
     };
-    refused("kea", &["--ntp", "pool.ntp.org"], "pool.ntp.org is a name");
+    for format in ["kea", "dnsmasq", "mikrotik"] {
+        refused(
+            format,
+            &["--ntp", "ntp.invalid"],
+            "ntp.invalid is a name that cannot be looked up now; give addresses",
+        );
+    }
+    refused("isc", &["--address", "00005e005301"], "write it as MAC=IP");
+    refused("isc", &["--address", "00005e0053=192.0.2.30"], "00005e0053");
+    refused("isc", &["--address", "00005e005301=2001:db8::1"], "is not an IPv4 address");
+    for address in ["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255"] {
+        refused("isc", &["--address", &format!("00005e005301={address}")], "is not an address that a phone can have");
+    }
+    let twice = &["--address", "00005e005301=192.0.2.30", "--address", "00005e005302=192.0.2.30"];
+    refused("isc", twice, "192.0.2.30 is given to 00005e005301 and to 00005e005302");
+    let two = &["--address", "00005e005301=192.0.2.30", "00:00:5E:00:53:01=192.0.2.31"];
+    refused("isc", two, "00005e005301 is given 192.0.2.30 and 192.0.2.31");
+    let unknown = "00005e0053aa is not known to ote; provost allow 00005e0053aa --constituency ote";
+    refused("isc", &["--address", "00005e0053aa=192.0.2.30"], unknown);
+    refused("isc", &["--address", "00005e005300=192.0.2.30"], "00005e005300 is denied by ote");
+    for time in ["0", "-1", "60", "4294967296", "soon", "", "172800 seconds ago"] {
+        refused("isc", &[&format!("--lease={time}")], "--lease");
+    }
+    refused("isc", &["--lease", "2d", "--max-lease", "1d"], "--lease 172800 is longer than --max-lease 86400");
+    refused("isc", &["--max-lease", "1d"], "--lease");
+    refused("isc", &["--plain-http"], "provost.json opens no port for plain HTTP; add for example \"plain_http\"");
     refused("isc", &["--timezone", "Europe/Berlim"], "did you mean Europe/Berlin?");
     refused("isc", &["--offset", "1"], "write it as +01:00");
     refused("isc", &["--vlan", "4095"], "4095");
@@ -252,4 +284,332 @@ fn an_alias_and_another_port_are_in_the_url() {
     let ended = provost(&site.path("."), &args);
     assert!(ended.stdout.contains("option polycom-server \"https://trial.phones.example.com:8443/\";"), "{ended:?}");
     assert!(!Path::new(&site.path("state")).exists(), "nothing is made");
+}
+
+#[test]
+fn a_constituency_without_phones_opens_the_network_to_none() {
+    let site = site();
+    for policy in [
+        json!({ "trust": ["factory"], "phones": {} }),
+        json!({ "trust": ["factory"], "phones": { VVX500: "" }, "denied": [VVX500] }),
+    ] {
+        site.constituency("ote", &policy);
+        for format in FORMATS {
+            let ended = print(&site, format, &[]);
+            assert_eq!((ended.code, ended.stdout.as_str()), (2, ""), "{ended:?}");
+            assert!(ended.stderr.contains("ote knows no phone yet; provost allow MAC --constituency ote"), "{ended:?}");
+        }
+    }
+}
+
+#[test]
+fn plain_http_needs_a_port_and_a_policy() {
+    let mut site = site();
+    site.config["plain_http"] = json!({ "listen": "192.168.1.5:8080", "networks": ["192.168.0.0/16"] });
+    site.write_config();
+    let closed = print(&site, "isc", &["--plain-http"]);
+    assert_eq!((closed.code, closed.stdout.as_str()), (2, ""), "{closed:?}");
+    assert!(closed.stderr.contains("add \"plain_http\": true to its constituency.json"), "{closed:?}");
+    site.constituency("ote", &json!({ "trust": ["factory"], "phones": { VVX500: "" }, "plain_http": true }));
+    for format in FORMATS {
+        let open = print(&site, format, &["--plain-http"]);
+        assert_eq!(open.code, 0, "{open:?}");
+        assert!(open.stdout.contains("http://ote.phones.example.com:8080/"), "{open:?}");
+        assert!(!open.stdout.contains("https:"), "{open:?}");
+        assert!(open.stderr.contains("must lead to 192.168.1.5"), "{open:?}");
+    }
+    site.config["plain_http"]["listen"] = json!(["0.0.0.0:80"]);
+    site.write_config();
+    let usual = print(&site, "isc", &["--plain-http"]);
+    assert!(usual.stdout.contains("option polycom-server \"http://ote.phones.example.com/\";"), "{usual:?}");
+    assert_eq!(usual.stderr, "");
+}
+
+#[test]
+fn what_a_server_cannot_do_is_said() {
+    let site = two_phones();
+    let times = ["--lease", "172800", "--max-lease", "604800"];
+    for (format, limits) in [
+        ("isc", &[][..]),
+        ("kea", &[]),
+        ("dnsmasq", &["--lease is for the phones of --address", "dnsmasq has no longest lease"]),
+        ("mikrotik", &["RouterOS has no longest lease"]),
+    ] {
+        let ended = print(&site, format, &[&times[..], &["--address", &format!("{VVX500}=192.0.2.30")]].concat());
+        assert_eq!(ended.code, 0, "{ended:?}");
+        assert_eq!(ended.stderr.lines().count(), limits.len(), "{ended:?}");
+        for limit in limits {
+            assert!(ended.stderr.contains(limit) && ended.stdout.contains(limit), "{ended:?}");
+        }
+    }
+    let all = [format!("{VVX500}=192.0.2.30"), format!("{VVX550}=192.0.2.31")];
+    let ended = print(&site, "dnsmasq", &["--lease", "2d", "--address", &all[0], &all[1]]);
+    assert_eq!(ended.stderr, "", "every phone gets its time");
+    let leases = ended.stdout.lines().filter(|line| line.starts_with("dhcp-host=") && line.ends_with(",172800"));
+    assert_eq!(leases.count(), 2, "{ended:?}");
+    let ended = print(&site, "mikrotik", &["--lease", "90061", "--address", &all[0]]);
+    let lease = "add address=192.0.2.30 mac-address=00:00:5E:00:53:0C dhcp-option-set=provost-ote lease-time=1d1h1m1s";
+    assert!(ended.stdout.contains(lease), "{ended:?}");
+    let other = "add address=0.0.0.0 mac-address=00:00:5E:00:53:C7 dhcp-option-set=provost-ote lease-time=1d1h1m1s";
+    assert!(ended.stdout.contains(other), "{ended:?}");
+}
+
+#[test]
+fn a_phone_on_two_lists_is_said() {
+    let site = two_phones();
+    site.constituency("prod", &json!({ "trust": ["factory"], "phones": { VVX550: "" } }));
+    let ended = print(&site, "isc", &[]);
+    assert!(ended.code == 0 && ended.stderr.contains("00005e0053c7 is on the lists of ote and of prod"), "{ended:?}");
+    site.constituency("prod", &json!({ "trust": ["factory"], "phones": { VVX550: "" }, "denied": [VVX550] }));
+    assert_eq!(print(&site, "isc", &[]).stderr, "");
+}
+
+const FORMATS: [&str; 4] = ["isc", "kea", "dnsmasq", "mikrotik"];
+/// What a phone asks for.
+const ASKED: [u8; 9] = [1, 2, 42, 51, 66, 100, 101, 128, 160];
+/// A device that is no phone of ours.
+const PRINTER: &str = "00005e0053fe";
+const VVX601: &str = "00005e0053ee";
+
+/// `ote` knows two phones.
+fn two_phones() -> Site {
+    let site = site();
+    site.constituency("ote", &json!({ "trust": ["factory"], "phones": { VVX500: "the kitchen", VVX550: "" } }));
+    site
+}
+
+/// A LAN, inside; outside, the test is run inside.
+fn lan(test: &str, program: &str) -> bool {
+    if !namespace::is_inside(test, &[]) {
+        return false;
+    }
+    if !lan::make() {
+        not_run(test, "there are no virtual Ethernet devices here (ip link add … type veth)");
+        return false;
+    }
+    is_here(test, program)
+}
+
+/// What `print dhcp` prints for `constituency`, or the test fails.
+fn taken(site: &Site, format: &str, constituency: &str, more: &[&str]) -> String {
+    let words = [&["print", "dhcp", "--format", format, "--constituency", constituency], more].concat();
+    let ended = provost(&site.path("."), &words);
+    assert_eq!(ended.code, 0, "{ended:?}");
+    ended.stdout
+}
+
+/// Kea's configuration of the LAN, with every list of what is printed appended to the list of the same name.
+fn merged(mut config: Value, printed: &[String]) -> String {
+    for text in printed {
+        let printed: Value = serde_json::from_str(text).unwrap();
+        for (key, value) in printed["Dhcp4"].as_object().unwrap() {
+            match (&mut config["Dhcp4"][key], value) {
+                (Value::Array(there), Value::Array(more)) => there.extend(more.iter().cloned()),
+                (there, value) => *there = value.clone(),
+            }
+        }
+    }
+    config.to_string()
+}
+
+/// A phone with a reservation keeps its address; a phone without one, and another constituency's, get theirs from the pool.
+#[track_caller]
+fn adds_to_what_is_there(mut server: DhcpServer) {
+    for (mac, address, url) in [
+        (VVX500, Some("192.0.2.30"), Some("https://ote.phones.example.com/")),
+        (VVX550, None, Some("https://ote.phones.example.com/")),
+        (VVX601, Some("192.0.2.32"), Some("https://prod.phones.example.com/")),
+        (PRINTER, Some("192.0.2.33"), None),
+    ] {
+        let offer = server.offer(mac, &ASKED);
+        match address {
+            Some(address) => assert_eq!(offer.address.to_string(), address, "{mac}: {offer:?}"),
+            None => assert!(offer.address.octets()[3] >= 100, "{mac}: {offer:?}"),
+        }
+        assert_eq!((offer.text(160).as_deref(), offer.text(66).as_deref()), (url, url), "{mac}: {offer:?}");
+        let is_everything = [2, 42, 100, 101, 128].iter().all(|code| offer.options.contains_key(code));
+        assert_eq!(is_everything, url == Some("https://ote.phones.example.com/"), "{mac}: {offer:?}");
+    }
+    let offer = server.offer(VVX500, &ASKED);
+    assert_eq!(offer.text(128).unwrap(), "VLAN-A=10;");
+    assert_eq!(offer.options[&42], [192, 0, 2, 1]);
+    assert_eq!(offer.options[&2], (-19_800_i32).to_be_bytes());
+    assert_eq!(offer.text(100).unwrap(), "CET-1CEST,M3.5.0,M10.5.0/3");
+    assert_eq!(offer.text(101).unwrap(), "Europe/Berlin");
+}
+
+/// A second constituency, whose phone the other one does not know.
+fn with_prod() -> Site {
+    let site = two_phones();
+    site.constituency("prod", &json!({ "trust": ["factory"], "phones": { VVX601: "the \"lab\"; }" } }));
+    site
+}
+
+#[test]
+fn dhcpd_adds_options_to_reservations() {
+    if !lan("print_dhcp::dhcpd_adds_options_to_reservations", "dhcpd") {
+        return;
+    }
+    let site = with_prod();
+    let own = "option polycom-server code 160 = text;  option polycom-vlan code 128 = text;
+        option PCode code 100 = text;         option TCode code 101 = text;
+        host a { hardware ethernet 00:00:5e:00:53:0c; fixed-address 192.0.2.30; }
+        group { host b { hardware ethernet 00:00:5e:00:53:ee; fixed-address 192.0.2.32; } }
+        host printer { hardware ethernet 00:00:5e:00:53:fe; fixed-address 192.0.2.33; }";
+    let ote = |more: &[&str]| taken(&site, "isc", "ote", &[&EVERYTHING, more].concat());
+    let prod = |more: &[&str]| taken(&site, "isc", "prod", more);
+    let without = &["--without-definitions"][..];
+    for (own, ote, prod) in [
+        // The site's own definitions, with and without ours beside them, in either order.
+        (own.to_owned(), ote(without), prod(without)),
+        (own.to_owned(), ote(&[]), prod(&[])),
+        // None of its own, or another name.
+        (own.replace("option polycom", "# "), ote(&[]), prod(without)),
+        (own.replace("polycom-server", "provision-url"), ote(&[]), prod(without)),
+    ] {
+        let text = lan::config(Program::Dhcpd, &format!("{own}\n{ote}\n{prod}"));
+        adds_to_what_is_there(DhcpServer::start(Program::Dhcpd, &text));
+    }
+    assert!(!ote(without).contains(" code 1"), "{}", ote(without));
+    // As the print says.
+    assert!(ote(&[]).contains("What a phone's own host declaration or its group sets wins"));
+    let old = own.replace("host a {", "host a { option polycom-server \"https://old.example.com/\";");
+    let mut server =
+        DhcpServer::start(Program::Dhcpd, &lan::config(Program::Dhcpd, &format!("{old}\n{}", ote(without))));
+    assert_eq!(server.offer(VVX500, &ASKED).text(160).unwrap(), "https://old.example.com/");
+}
+
+#[test]
+fn kea_adds_options_to_reservations() {
+    if !lan("print_dhcp::kea_adds_options_to_reservations", "kea-dhcp4") {
+        return;
+    }
+    let site = with_prod();
+    let mut own = lan::kea_config();
+    own["Dhcp4"]["subnet4"][0]["reservations"] = json!([
+        { "hw-address": "00:00:5e:00:53:0c", "ip-address": "192.0.2.30" },
+        { "hw-address": "00:00:5e:00:53:ee", "ip-address": "192.0.2.32" },
+        { "hw-address": "00:00:5e:00:53:fe", "ip-address": "192.0.2.33" },
+    ]);
+    let ote = |more: &[&str]| taken(&site, "kea", "ote", &[&EVERYTHING, more].concat());
+    let prod = |more: &[&str]| taken(&site, "kea", "prod", more);
+    let without = &["--without-definitions"][..];
+    let mut defined = own.clone();
+    defined["Dhcp4"]["option-def"] = json!([
+        { "name": "provision-url", "code": 160, "type": "string", "space": "dhcp4" },
+        { "name": "polycom-vlan", "code": 128, "type": "string", "space": "dhcp4" },
+    ]);
+    for (own, printed) in [(&own, [ote(&[]), prod(without)]), (&defined, [prod(without), ote(without)])] {
+        let text = merged(own.clone(), &printed);
+        adds_to_what_is_there(DhcpServer::start(Program::Kea, &text));
+    }
+    assert!(!ote(without).contains("option-def"), "{}", ote(without));
+    // As the print says.
+    assert!(ote(&[]).contains("What a subnet, a pool or a reservation says of an option wins"));
+    own["Dhcp4"]["subnet4"][0]["option-data"] = json!([{ "name": "time-offset", "data": "3600" }]);
+    let mut server = DhcpServer::start(Program::Kea, &merged(own, &[ote(&[])]));
+    assert_eq!(server.offer(VVX500, &ASKED).options[&2], 3600_i32.to_be_bytes());
+}
+
+#[test]
+fn dnsmasq_adds_options_to_reservations() {
+    if !lan("print_dhcp::dnsmasq_adds_options_to_reservations", "dnsmasq") {
+        return;
+    }
+    let site = with_prod();
+    let own = "dhcp-host=00:00:5e:00:53:0c,192.0.2.30
+dhcp-host=00:00:5e:00:53:ee,set:lab,192.0.2.32
+dhcp-host=00:00:5e:00:53:fe,192.0.2.33,set:lab
+dhcp-option=tag:lab,3";
+    let ote = taken(&site, "dnsmasq", "ote", &EVERYTHING);
+    let prod = taken(&site, "dnsmasq", "prod", &["--without-definitions"]);
+    for text in [format!("{own}\n{ote}\n{prod}"), format!("{prod}\n{ote}\n{own}")] {
+        adds_to_what_is_there(DhcpServer::start(Program::Dnsmasq, &lan::config(Program::Dnsmasq, &text)));
+    }
+    let old = "dhcp-option=160,\"https://old.example.com/\"";
+    let text = lan::config(Program::Dnsmasq, &format!("{ote}\n{own}\n{old}"));
+    let mut server = DhcpServer::start(Program::Dnsmasq, &text);
+    assert_eq!(server.offer(VVX500, &ASKED).text(160).unwrap(), "https://ote.phones.example.com/");
+    assert_eq!(server.offer(PRINTER, &ASKED).text(160).unwrap(), "https://old.example.com/");
+}
+
+/// All that the site of a user of ISC's dhcpd has for its phones, from one print; of the lease times as much as the server
+/// has.
+#[track_caller]
+fn reserves_addresses(mut server: DhcpServer, url: &str, longest: Option<u32>) {
+    for (mac, address) in [(VVX500, "192.0.2.30"), (VVX550, "192.0.2.31")] {
+        let offer = server.offer(mac, &ASKED);
+        assert_eq!(offer.address.to_string(), address, "{offer:?}");
+        assert_eq!(offer.text(160).unwrap(), url);
+        assert_eq!(offer.text(101).unwrap(), "US/Eastern");
+        assert_eq!(offer.lease(), 172_800);
+    }
+    if let Some(longest) = longest {
+        assert_eq!(server.offer_for(VVX500, &ASKED, Some(10_000_000)).lease(), longest);
+    }
+    let other = server.offer(PRINTER, &ASKED);
+    assert!(other.address.octets()[3] >= 100 && other.lease() != 172_800, "{other:?}");
+    assert_eq!(other.text(160), None);
+}
+
+#[test]
+fn one_print_reserves_addresses_and_sets_lease_times() {
+    if !lan("print_dhcp::one_print_reserves_addresses_and_sets_lease_times", "dhcpd") {
+        return;
+    }
+    let mut site = two_phones();
+    site.config["plain_http"] = json!({ "listen": "192.168.1.5:80", "networks": ["192.168.0.0/16"] });
+    site.write_config();
+    let phones = json!({ VVX500: "the kitchen", VVX550: "" });
+    site.constituency("ote", &json!({ "trust": ["factory"], "phones": phones, "plain_http": true }));
+    let addresses = [format!("{VVX500}=192.0.2.30"), "00:00:5E:00:53:C7=192.0.2.31".to_owned()];
+    let common = ["--lease", "172800", "--max-lease", "604800", "--timezone", "US/Eastern"];
+    for (more, url) in
+        [(&[][..], "https://ote.phones.example.com/"), (&["--plain-http"], "http://ote.phones.example.com/")]
+    {
+        let words = [&common, &["--address", &addresses[0], "--address", &addresses[1]][..], more].concat();
+        let print = |format: &str| taken(&site, format, "ote", &words);
+        let dhcpd = lan::config(Program::Dhcpd, &print("isc"));
+        reserves_addresses(DhcpServer::start(Program::Dhcpd, &dhcpd), url, Some(604_800));
+        let kea = merged(lan::kea_config(), &[print("kea")]);
+        reserves_addresses(DhcpServer::start(Program::Kea, &kea), url, Some(604_800));
+        let dnsmasq = lan::config(Program::Dnsmasq, &print("dnsmasq"));
+        reserves_addresses(DhcpServer::start(Program::Dnsmasq, &dnsmasq), url, None);
+    }
+}
+
+#[test]
+fn ntp_names_are_looked_up_for_servers_that_take_addresses() {
+    let test = "print_dhcp::ntp_names_are_looked_up_for_servers_that_take_addresses";
+    if !namespace::is_inside(test, &[]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let hosts = folder.path().join("hosts");
+    let names = "192.0.2.8 ntp.example.com\n192.0.2.7 ntp.example.com\n2001:db8::7 ntp.example.com six.example.com\n\
+                127.0.1.1 here.example.com\n";
+    std::fs::write(&hosts, names).unwrap();
+    namespace::lay(&hosts, Path::new("/etc/hosts"));
+    let site = two_phones();
+    let ntp = ["--ntp", "ntp.example.com", "192.0.2.7", "192.0.2.9"];
+    for (format, value) in [
+        ("kea", "\"data\": \"192.0.2.7, 192.0.2.8, 192.0.2.9\""),
+        ("dnsmasq", "dhcp-option=tag:provost-ote,42,192.0.2.7,192.0.2.8,192.0.2.9"),
+        ("mikrotik", "code=42 value=0xc0000207c0000208c0000209"),
+    ] {
+        let ended = print(&site, format, &ntp);
+        assert_eq!(ended.code, 0, "{ended:?}");
+        assert!(ended.stdout.contains(value), "{ended:?}");
+        let said = "ntp.example.com was 192.0.2.7, 192.0.2.8 when this was printed";
+        assert!(ended.stdout.contains(said) && ended.stderr.contains(said), "{ended:?}");
+        for (name, why) in [("six.example.com", "it has no IPv4 address"), ("here.example.com", "it is 127.0.1.1 here")]
+        {
+            let refused = print(&site, format, &["--ntp", name]);
+            assert_eq!((refused.code, refused.stdout.as_str()), (2, ""), "{refused:?}");
+            assert!(refused.stderr.contains(why) && refused.stderr.contains("give addresses"), "{refused:?}");
+        }
+    }
+    let isc = print(&site, "isc", &ntp);
+    assert!(isc.stdout.contains("option ntp-servers ntp.example.com, 192.0.2.7, 192.0.2.9;"), "{isc:?}");
+    assert_eq!(isc.stderr, "");
 }

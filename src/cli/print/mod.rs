@@ -9,7 +9,7 @@ use super::{ConfigArg, say};
 use crate::clock;
 use crate::config::Config;
 use crate::constituency::scan::Scanner;
-use crate::constituency::{Constituency, ConstituencyName};
+use crate::constituency::{Constituency, ConstituencyName, Registry};
 
 pub(super) mod completions;
 mod dhcp;
@@ -44,7 +44,7 @@ pub(super) enum Command {
     Completions(completions::Args),
     /// The manual's page of a command, for `man -l -`.
     Man(manual::Args),
-    /// What a DHCP server must tell phones, so that they find a constituency.
+    /// The DHCP options by which phones find a constituency: to be added to what ISC's dhcpd, Kea, dnsmasq or RouterOS has.
     Dhcp(dhcp::Args),
     /// The parameter file that makes a phone keep this server for good, wherever it is posted to.
     PhoneConfig(phone_config::Args),
@@ -67,9 +67,12 @@ pub(super) fn run(command: &Command, config: &ConfigArg) -> anyhow::Result<ExitC
     Ok(ExitCode::SUCCESS)
 }
 
+fn registry(config: &Config) -> Registry {
+    Scanner::new(config.constituencies.clone(), config.bundle_names()).scan(clock::now())
+}
+
 /// The constituency that is served under `name`, which may be an alias of it.
-fn constituency(config: &Config, name: &ConstituencyName) -> anyhow::Result<Arc<Constituency>> {
-    let registry = Scanner::new(config.constituencies.clone(), config.bundle_names()).scan(clock::now());
+fn constituency(registry: &Registry, name: &ConstituencyName) -> anyhow::Result<Arc<Constituency>> {
     let found = registry.find(name.as_str()).cloned();
     found.with_context(|| format!("there is no constituency {name} that can be served; see provost check"))
 }

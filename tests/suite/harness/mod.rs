@@ -3,6 +3,7 @@
 //! - [`bind`], [`knot`]: name servers of a test's own.
 //! - [`browser`]: a real browser, to see pages as people do.
 //! - [`directory`]: a CA's directory that says what a test wants.
+//! - [`lan`]: a DHCP server and a client that asks it.
 //! - [`namespace`]: a network and a file system of a test's own.
 //! - [`operators`]: an operator with curl.
 //! - [`patience`]: how long a test waits, and time on a machine that is crowded or stands still.
@@ -19,6 +20,7 @@ pub mod bind;
 pub mod browser;
 pub mod directory;
 pub mod knot;
+pub mod lan;
 pub mod namespace;
 pub mod operators;
 pub mod patience;

@@ -1,38 +1,41 @@
-//! dnsmasq: options for a tag that the phones' hosts set.
+//! dnsmasq: a tag that `dhcp-mac` sets beside whatever `dhcp-host` says of a phone. A further `dhcp-host` would take the
+//! place of the site's.
 
-use super::{Told, with_colons};
+use super::{Plan, Value, with_colons};
 
-pub(super) fn print(told: &Told) -> anyhow::Result<String> {
-    let place = "Put it into a file of its own, which conf-file= or conf-dir= names.";
-    let mut lines: Vec<String> = told.heading(place).iter().map(|line| format!("# {line}")).collect();
-    for (mac, note) in &told.phones {
+pub(super) fn print(plan: &Plan) -> String {
+    let place: &[&str] = if plan.is_for_all() {
+        &["Put it into a file of its own, which conf-file= or conf-dir= names."]
+    } else {
+        &[
+            "Put it into a file of its own, which conf-file= or conf-dir= names.",
+            "The phones keep the addresses that they have.",
+            "Of options of one number for several tags of a phone the last one counts: let dnsmasq read this file last.",
+        ]
+    };
+    let mut lines: Vec<String> = plan.heading(place).iter().map(|line| format!("# {line}")).collect();
+    for phone in plan.members() {
         // A comment ends with its line, and a note is one short line.
-        if !note.is_empty() {
-            lines.push(format!("# {note}"));
+        if !phone.note.is_empty() {
+            lines.push(format!("# {}", phone.note));
         }
-        lines.push(format!("dhcp-host={},set:{}", with_colons(*mac), told.name));
+        lines.push(format!("dhcp-mac=set:{},{}", plan.name, with_colons(phone.mac)));
     }
-    let tag = if told.phones.is_empty() { String::new() } else { format!("tag:{},", told.name) };
-    let mut option = |code: u8, value: &str| lines.push(format!("dhcp-option={tag}{code},{value}"));
-    // Within quotes a comma is a comma.
-    let quoted = |value: &str| format!("\"{value}\"");
-    option(160, &quoted(&told.url));
-    option(66, &quoted(&told.url));
-    if let Some(vlan) = told.vlan() {
-        option(128, &quoted(&vlan));
+    for (phone, address) in plan.reservations() {
+        let lease = plan.lease.map(|lease| format!(",{}", lease.default)).unwrap_or_default();
+        lines.push(format!("dhcp-host={},{address}{lease}", with_colons(phone.mac)));
     }
-    if let Some(zone) = told.zone {
-        option(100, &quoted(zone.posix));
-        option(101, &quoted(zone.name));
-    }
-    if let Some(offset) = told.offset {
+    let tag = if plan.is_for_all() { String::new() } else { format!("tag:{},", plan.name) };
+    lines.extend(plan.options.iter().map(|(code, data)| format!("dhcp-option={tag}{code},{}", value(data))));
+    lines.join("\n")
+}
+
+fn value(value: &Value) -> String {
+    match value {
+        // Within quotes a comma is a comma.
+        Value::Text(text) => format!("\"{text}\""),
         // Four bytes each of their own: a number would be as long as it looks.
-        option(2, &offset.seconds.to_be_bytes().map(|byte| format!("{byte:02x}")).join(":"));
+        Value::Seconds(seconds) => seconds.to_be_bytes().map(|byte| format!("{byte:02x}")).join(":"),
+        Value::Servers(servers) => servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
     }
-    let ntp = told.ntp_addresses("dnsmasq")?;
-    if !ntp.is_empty() {
-        let servers: Vec<String> = ntp.iter().map(ToString::to_string).collect();
-        option(42, &servers.join(","));
-    }
-    Ok(lines.join("\n"))
 }

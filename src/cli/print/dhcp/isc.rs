@@ -1,61 +1,80 @@
-//! ISC's dhcpd: options in a group of hosts.
+//! ISC's dhcpd: a class of hardware addresses. Its options and lease times hold for a phone beside the host declaration that
+//! reserves the phone's address.
 
-use std::fmt::Write;
+use super::{Plan, Value, with_colons};
 
-use super::{Told, with_colons};
+/// dhcpd knows the other options by name.
+const DEFINED_HERE: [(u8, &str); 2] = [(160, "polycom-server"), (128, "polycom-vlan")];
 
-pub(super) fn print(told: &Told) -> String {
-    let mut text = String::new();
-    let place = if told.phones.is_empty() {
-        "Include it in dhcpd.conf within the subnet of the phones."
+pub(super) fn print(plan: &Plan) -> String {
+    let mut lines: Vec<String> = plan.heading(&place(plan)).iter().map(|line| format!("# {line}")).collect();
+    let used = DEFINED_HERE.iter().filter(|(code, _)| plan.options.iter().any(|(used, _)| used == code));
+    if plan.has_definitions {
+        lines.push(
+            "# If dhcpd.conf defines these options already, leave the definitions out (--without-definitions):"
+                .to_owned(),
+        );
+        lines.extend(used.map(|(code, name)| format!("option {name} code {code} = text;")));
     } else {
-        "Include it in dhcpd.conf, outside of every subnet. Addresses come from the pools that are there."
-    };
-    for line in told.heading(place) {
-        add(&mut text, &format!("# {line}"));
+        let names: Vec<String> = used.map(|(code, name)| format!("{name} (option {code}, text)")).collect();
+        lines.push(format!("# dhcpd.conf must define before this: {}.", names.join(", ")));
     }
-    add(&mut text, "option polycom-server code 160 = text;");
-    add(&mut text, "option polycom-vlan code 128 = text;");
-    if told.phones.is_empty() {
-        options(told, "", &mut text);
-        return text;
+    let statements = lease(plan).into_iter().chain(plan.options.iter().map(|(code, value)| option(*code, value)));
+    if plan.is_for_all() {
+        lines.extend(statements);
+    } else {
+        lines.push(format!("class \"{}\" {{", plan.name));
+        lines.push("  match hardware;".to_owned());
+        lines.extend(statements.map(|statement| format!("  {statement}")));
+        lines.push("}".to_owned());
     }
-    add(&mut text, "group {");
-    options(told, "  ", &mut text);
-    for (mac, note) in &told.phones {
+    for phone in plan.members() {
         // A comment ends with its line, and a note is one line.
-        if !note.is_empty() {
-            add(&mut text, &format!("  # {note}"));
+        if !phone.note.is_empty() {
+            lines.push(format!("# {}", phone.note));
         }
-        let hardware = with_colons(*mac);
-        add(&mut text, &format!("  host {}-{mac} {{ hardware ethernet {hardware}; }}", told.name));
+        // dhcp-eval(5): the hardware type precedes the address, and Ethernet is 1.
+        lines.push(format!("subclass \"{}\" 1:{};", plan.name, with_colons(phone.mac)));
     }
-    add(&mut text, "}");
-    text
+    for (phone, address) in plan.reservations() {
+        let hardware = with_colons(phone.mac);
+        lines.push(format!(
+            "host {}-{} {{ hardware ethernet {hardware}; fixed-address {address}; }}",
+            plan.name, phone.mac
+        ));
+    }
+    lines.join("\n")
 }
 
-fn options(told: &Told, indent: &str, text: &mut String) {
-    let mut option = |name: &str, value: &str| add(text, &format!("{indent}option {name} {value};"));
-    let quoted = |value: &str| format!("\"{value}\"");
-    option("polycom-server", &quoted(&told.url));
-    option("tftp-server-name", &quoted(&told.url));
-    if let Some(vlan) = told.vlan() {
-        option("polycom-vlan", &quoted(&vlan));
+fn place(plan: &Plan) -> Vec<&'static str> {
+    if plan.is_for_all() {
+        return vec!["Include it in dhcpd.conf within the subnet of the phones."];
     }
-    if let Some(zone) = told.zone {
-        option("pcode", &quoted(zone.posix));
-        option("tcode", &quoted(zone.name));
-    }
-    if let Some(offset) = told.offset {
-        option("time-offset", &offset.seconds.to_string());
-    }
-    if !told.ntp.is_empty() {
-        let servers: Vec<String> = told.ntp.iter().map(ToString::to_string).collect();
-        option("ntp-servers", &servers.join(", "));
-    }
+    vec![
+        "Include it in dhcpd.conf, outside of every subnet. The phones keep the addresses that they have.",
+        "What a phone's own host declaration or its group sets wins: take options 160 and 66 out there.",
+    ]
 }
 
-fn add(text: &mut String, line: &str) {
-    // Writing to a String does not fail.
-    let _ = writeln!(text, "{line}");
+fn lease(plan: &Plan) -> Vec<String> {
+    let Some(lease) = plan.lease else { return Vec::new() };
+    vec![format!("default-lease-time {};", lease.default), format!("max-lease-time {};", lease.longest)]
+}
+
+fn option(code: u8, value: &Value) -> String {
+    let name = match code {
+        160 => "polycom-server",
+        66 => "tftp-server-name",
+        128 => "polycom-vlan",
+        100 => "pcode",
+        101 => "tcode",
+        2 => "time-offset",
+        _ => "ntp-servers",
+    };
+    let value = match value {
+        Value::Text(text) => format!("\"{text}\""),
+        Value::Seconds(seconds) => seconds.to_string(),
+        Value::Servers(servers) => servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+    };
+    format!("option {name} {value};")
 }

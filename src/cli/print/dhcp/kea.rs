@@ -1,54 +1,95 @@
-//! Kea: options of a class that the phones' reservations give.
+//! Kea: a client class that tests the hardware address. A phone is in it whatever reservation it has; a class that a
+//! reservation of ours names would count only where no other reservation is found first.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value as Json, json};
 
-use super::{Told, with_colons};
-use crate::constituency::MacAddress;
+use super::{Plan, Value, with_colons};
 
-pub(super) fn print(told: &Told) -> anyhow::Result<String> {
-    let comment = told.heading("Merge it into the Dhcp4 of your configuration.").join(" ");
-    let definition = |name: &str, code: u8| json!({ "name": name, "code": code, "type": "string", "space": "dhcp4" });
-    let mut dhcp = json!({
-        "user-context": { "comment": comment },
-        "option-def": [definition("polycom-server", 160), definition("polycom-vlan", 128)],
-    });
-    let options = options(told)?;
-    let more = if told.phones.is_empty() {
-        json!({ "option-data": options })
+pub(super) fn print(plan: &Plan) -> anyhow::Result<String> {
+    let mut dhcp = Map::new();
+    if plan.has_definitions {
+        let definition =
+            |name: &str, code: u8| json!({ "name": name, "code": code, "type": "string", "space": "dhcp4" });
+        let used = [("polycom-server", 160), ("polycom-vlan", 128)]
+            .into_iter()
+            .filter(|(_, code)| plan.options.iter().any(|(used, _)| used == code));
+        dhcp.insert("option-def".to_owned(), used.map(|(name, code)| definition(name, code)).collect());
+    }
+    let mut scope = Map::new();
+    scope.insert("user-context".to_owned(), context(plan));
+    if !plan.is_for_all() {
+        scope.insert("name".to_owned(), json!(plan.name));
+        let tests: Vec<String> = plan.members().iter().map(|phone| format!("pkt4.mac == 0x{}", phone.mac)).collect();
+        scope.insert("test".to_owned(), json!(tests.join(" or ")));
+    }
+    if let Some(lease) = plan.lease {
+        scope.insert("valid-lifetime".to_owned(), json!(lease.default));
+        scope.insert("max-valid-lifetime".to_owned(), json!(lease.longest));
+    }
+    let options = plan.options.iter().map(|(code, value)| option(*code, value, plan.has_definitions));
+    scope.insert("option-data".to_owned(), options.collect());
+    if plan.is_for_all() {
+        dhcp.extend(scope);
     } else {
-        let reservations: Vec<Value> = told.phones.iter().map(|(mac, note)| reservation(told, *mac, note)).collect();
-        json!({
-            "client-classes": [{ "name": told.name, "option-data": options }],
-            "reservations-global": true,
-            "reservations": reservations,
-        })
-    };
-    if let (Value::Object(dhcp), Value::Object(more)) = (&mut dhcp, more) {
-        dhcp.extend(more);
+        dhcp.insert("client-classes".to_owned(), json!([scope]));
+    }
+    let reservations: Vec<Json> = plan
+        .reservations()
+        .map(|(phone, address)| json!({ "hw-address": with_colons(phone.mac), "ip-address": address }))
+        .collect();
+    if !reservations.is_empty() {
+        dhcp.insert("reservations-global".to_owned(), json!(true));
+        dhcp.insert("reservations".to_owned(), json!(reservations));
     }
     Ok(serde_json::to_string_pretty(&json!({ "Dhcp4": dhcp }))?)
 }
 
-fn reservation(told: &Told, mac: MacAddress, note: &str) -> Value {
-    let mut reservation = json!({ "hw-address": with_colons(mac), "client-classes": [told.name] });
-    if !note.is_empty() {
-        reservation["user-context"] = json!({ "comment": note });
+/// JSON has no comments; Kea keeps what stands here and does nothing with it.
+fn context(plan: &Plan) -> Json {
+    let mut place = vec!["Merge it into the Dhcp4 of your configuration, list by list."];
+    if !plan.is_for_all() {
+        place.push("The phones keep the addresses that they have.");
+        place.push("What a subnet, a pool or a reservation says of an option wins: take options 160 and 66 out there.");
     }
-    reservation
+    if plan.has_definitions {
+        place.push("Leave out the part of option-def that your configuration has already (--without-definitions).");
+    }
+    let notes: Map<String, Json> = plan
+        .members()
+        .iter()
+        .filter(|phone| !phone.note.is_empty())
+        .map(|phone| (phone.mac.to_string(), json!(phone.note)))
+        .collect();
+    let mut context = json!({ "comment": plan.heading(&place).join(" ") });
+    if !notes.is_empty() {
+        context["phones"] = notes.into();
+    }
+    context
 }
 
-fn options(told: &Told) -> anyhow::Result<Vec<Value>> {
-    // A comma would end the value.
-    let option = |name: &str, value: &str| json!({ "name": name, "data": value.replace(',', "\\,") });
-    let mut options = vec![option("polycom-server", &told.url), option("tftp-server-name", &told.url)];
-    options.extend(told.vlan().map(|vlan| option("polycom-vlan", &vlan)));
-    if let Some(zone) = told.zone {
-        options.extend([option("pcode", zone.posix), option("tcode", zone.name)]);
+/// Sent whether or not a phone asks for it, as dhcpd and dnsmasq do for a client that asks for nothing in particular.
+fn option(code: u8, value: &Value, has_definitions: bool) -> Json {
+    let name = match code {
+        160 if has_definitions => Some("polycom-server"),
+        128 if has_definitions => Some("polycom-vlan"),
+        66 => Some("tftp-server-name"),
+        100 => Some("pcode"),
+        101 => Some("tcode"),
+        2 => Some("time-offset"),
+        42 => Some("ntp-servers"),
+        _ => None,
+    };
+    match (name, value) {
+        // By number and as it is, whatever the site calls this option.
+        (None, Value::Text(text)) => {
+            json!({ "code": code, "csv-format": false, "data": format!("'{text}'"), "always-send": true })
+        }
+        // A comma would end the value.
+        (_, Value::Text(text)) => json!({ "name": name, "data": text.replace(',', "\\,"), "always-send": true }),
+        (_, Value::Seconds(seconds)) => json!({ "name": name, "data": seconds.to_string(), "always-send": true }),
+        (_, Value::Servers(servers)) => {
+            let servers: Vec<String> = servers.iter().map(ToString::to_string).collect();
+            json!({ "name": name, "data": servers.join(", "), "always-send": true })
+        }
     }
-    options.extend(told.offset.map(|offset| option("time-offset", &offset.seconds.to_string())));
-    let ntp: Vec<String> = told.ntp_addresses("Kea")?.iter().map(ToString::to_string).collect();
-    if !ntp.is_empty() {
-        options.push(json!({ "name": "ntp-servers", "data": ntp.join(", ") }));
-    }
-    Ok(options)
 }

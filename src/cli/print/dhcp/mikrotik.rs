@@ -3,50 +3,64 @@
 //! Values are written in hexadecimal, which RouterOS reads alike in every version: quoted ones it takes for numbers or
 //! addresses where they look like some.
 
-use super::{Told, with_colons};
+use super::{NtpServer, Plan, Value, with_colons};
 
-pub(super) fn print(told: &Told) -> anyhow::Result<String> {
-    let name = &told.name;
-    let for_everybody = format!("Afterwards: /ip dhcp-server network set [find] dhcp-option-set={name}");
-    let place = if told.phones.is_empty() { &for_everybody } else { "Paste it into a terminal, or /import it." };
-    let mut lines: Vec<String> = told.heading(place).iter().map(|line| format!("# {line}")).collect();
+pub(super) fn print(plan: &Plan) -> String {
+    let name = &plan.name;
+    let for_all = format!("Afterwards: /ip dhcp-server network set [find] dhcp-option-set={name}");
+    let existing = format!(
+        "A phone that has a static lease keeps it: instead of adding another one, run /ip dhcp-server lease set \
+         [find mac-address=MAC] dhcp-option-set={name}"
+    );
+    let place: &[&str] =
+        if plan.is_for_all() { &[&for_all] } else { &["Paste it into a terminal, or /import it.", &existing] };
+    let mut lines: Vec<String> = plan.heading(place).iter().map(|line| format!("# {line}")).collect();
     lines.push("/ip dhcp-server option".to_owned());
-    let options = options(told)?;
-    for (code, value, meaning) in &options {
+    for (code, value) in &plan.options {
+        let (bytes, meaning) = encoded(value);
         lines.push(format!("# {code}: {meaning}"));
-        lines.push(format!("add name={name}-{code} code={code} value=0x{}", hex(value)));
+        lines.push(format!("add name={name}-{code} code={code} value=0x{}", hex(&bytes)));
     }
-    let names: Vec<String> = options.iter().map(|(code, ..)| format!("{name}-{code}")).collect();
+    let names: Vec<String> = plan.options.iter().map(|(code, _)| format!("{name}-{code}")).collect();
     lines.push("/ip dhcp-server option sets".to_owned());
     lines.push(format!("add name={name} options={}", names.join(",")));
-    if !told.phones.is_empty() {
+    let reserved: Vec<_> = plan.reservations().map(|(phone, _)| phone).collect();
+    let leases = if plan.is_for_all() { reserved } else { plan.members().iter().collect() };
+    if !leases.is_empty() {
         lines.push("/ip dhcp-server lease".to_owned());
     }
-    for (mac, note) in &told.phones {
-        let mac = with_colons(*mac).to_ascii_uppercase();
-        let comment = quoted(note);
-        lines.push(format!("add address=0.0.0.0 mac-address={mac} dhcp-option-set={name} comment={comment}"));
+    for phone in leases {
+        // 0.0.0.0: from the server's pool.
+        let address = phone.address.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED);
+        let mac = with_colons(phone.mac).to_ascii_uppercase();
+        let set = if plan.is_for_all() { String::new() } else { format!(" dhcp-option-set={name}") };
+        let lease = plan.lease.map(|lease| format!(" lease-time={}", time(lease.default))).unwrap_or_default();
+        let comment = quoted(&phone.note);
+        lines.push(format!("add address={address} mac-address={mac}{set}{lease} comment={comment}"));
     }
-    Ok(lines.join("\n"))
+    lines.join("\n")
 }
 
-/// Each option: its code, its value, and what that says.
-fn options(told: &Told) -> anyhow::Result<Vec<(u8, Vec<u8>, String)>> {
-    let text = |code, text: &str| (code, text.as_bytes().to_vec(), text.to_owned());
-    let mut options = vec![text(160, &told.url), text(66, &told.url)];
-    options.extend(told.vlan().map(|vlan| text(128, &vlan)));
-    if let Some(zone) = told.zone {
-        options.extend([text(100, zone.posix), text(101, zone.name)]);
+/// A value's bytes, and what they say.
+fn encoded(value: &Value) -> (Vec<u8>, String) {
+    match value {
+        Value::Text(text) => (text.as_bytes().to_vec(), text.clone()),
+        Value::Seconds(seconds) => (seconds.to_be_bytes().to_vec(), format!("{seconds} s")),
+        Value::Servers(servers) => {
+            let addresses = servers.iter().filter_map(|server| match server {
+                NtpServer::Address(address) => Some(address),
+                NtpServer::Name(_) => None,
+            });
+            let meaning: Vec<String> = addresses.clone().map(ToString::to_string).collect();
+            (addresses.flat_map(std::net::Ipv4Addr::octets).collect(), meaning.join(", "))
+        }
     }
-    if let Some(offset) = told.offset {
-        options.push((2, offset.seconds.to_be_bytes().to_vec(), format!("{} s", offset.seconds)));
-    }
-    let ntp = told.ntp_addresses("RouterOS")?;
-    if !ntp.is_empty() {
-        let meaning: Vec<String> = ntp.iter().map(ToString::to_string).collect();
-        options.push((42, ntp.iter().flat_map(std::net::Ipv4Addr::octets).collect(), meaning.join(", ")));
-    }
-    Ok(options)
+}
+
+/// A time as RouterOS writes it: `1d2h3m4s`.
+fn time(seconds: u32) -> String {
+    let parts = [(seconds / 86_400, 'd'), (seconds / 3600 % 24, 'h'), (seconds / 60 % 60, 'm'), (seconds % 60, 's')];
+    parts.into_iter().filter(|(count, _)| *count > 0).map(|(count, unit)| format!("{count}{unit}")).collect()
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -1,17 +1,26 @@
-//! What a DHCP server must tell the phones of a constituency, in the words of four DHCP servers.
+//! DHCP options that lead the phones of a constituency to this server, in the syntax of four DHCP servers.
 //!
-//! A phone looks for its provisioning server in option 160, then in 66; its VLAN in 128, its clock in 42. Options 100 and
-//! 101 are the time zone as RFC 4833 has it; 2 is a fixed offset, for phones and places without one. Each phone that the
-//! constituency knows gets a host of its own, so that no other device on the network is told any of this.
+//! A phone looks for its provisioning server in option 160, then in 66; for its VLAN in 128 and its clock in 42. Options 100
+//! and 101 are the time zone (RFC 4833); 2 is a fixed offset, for phones and places without one.
 //!
-//! Notes are other people's text: [`Told`] has them as one short line without controls, and each dialect writes them so
-//! that none can end what it stands in. No address is looked up: what is printed depends on the folder alone.
+//! 1. What is printed adds to what a site has. The options belong to a class (or tag) of MAC addresses, so a phone keeps the
+//!    address that the site reserves for it, and other devices get none of them. Only `--address` prints reservations.
+//! 2. Where an option must be defined before use, the site may have defined it already: `--without-definitions`.
+//! 3. What a server cannot do is said in the print and on standard error.
+//!
+//! Notes are other people's text: [`Plan`] has them as one short line without controls, and each dialect writes them so
+//! that none can end what it stands in. Only NTP names are looked up, for servers that take addresses alone.
 
-use anyhow::ensure;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::str::FromStr;
+
+use anyhow::{Context, bail, ensure};
 
 use super::timekeeping::{NtpServer, Offset, Zone};
+use crate::cli::{note, warn};
 use crate::config::Config;
-use crate::constituency::{Constituency, ConstituencyName, MacAddress, Phones, Standing};
+use crate::constituency::{ClientAuth, Constituency, ConstituencyName, MacAddress, Phones, Registry, Standing};
 
 mod dnsmasq;
 mod isc;
@@ -22,11 +31,15 @@ mod mikrotik;
 const LONGEST_NOTE: usize = 100;
 /// The longest value of a DHCP option, in bytes (RFC 2132 §2).
 const LONGEST_OPTION: usize = 255;
+/// The shortest lease that all four servers grant: dnsmasq has no shorter one.
+const SHORTEST_LEASE: u32 = 120;
+/// The longest lease: dhcpd counts seconds in 31 bits.
+const LONGEST_LEASE: u32 = i32::MAX.unsigned_abs();
 
 /// What `provost print dhcp` takes.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
-    /// The DHCP server that shall be told.
+    /// The DHCP server.
     #[arg(long, value_enum)]
     format: Format,
     /// The constituency that phones shall find.
@@ -35,18 +48,33 @@ pub(in crate::cli) struct Args {
     /// Put the phones into this VLAN (option 128).
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4094))]
     vlan: Option<u16>,
-    /// NTP servers (option 42): without the right time no certificate is valid. IPv4 addresses; ISC's dhcpd takes names too.
+    /// NTP servers (option 42): without the right time no certificate is valid. Addresses (IPv4) or names; only ISC's dhcpd
+    /// looks names up itself, for the others they are looked up now.
     #[arg(long, value_name = "HOST", num_args = 1..)]
     ntp: Vec<NtpServer>,
     /// The time zone (options 100 and 101), for example Europe/Berlin.
     #[arg(long, value_name = "ZONE")]
     timezone: Option<Zone>,
-    /// A fixed offset from UTC (option 2), for example +01:00: for phones that do not know options 100 and 101.
+    /// The offset from UTC without daylight saving (option 2), for phones that know no time zones: +01:00, -05:30.
     #[arg(long, value_name = "OFFSET", allow_hyphen_values = true)]
     offset: Option<Offset>,
+    /// Reserve this IPv4 address for a phone; may be given several times. Only for phones without a reservation.
+    #[arg(long, value_name = "MAC=IP", num_args = 1..)]
+    address: Vec<Reservation>,
+    /// The phones' lease time: seconds, or a time such as 2d [default: what the site has].
+    #[arg(long, value_name = "TIME", value_parser = lease_time)]
+    lease: Option<u32>,
+    /// The longest lease that a phone gets if it asks for one [default: that of --lease].
+    #[arg(long, value_name = "TIME", value_parser = lease_time, requires = "lease")]
+    max_lease: Option<u32>,
+    /// Print the http URL of `plain_http`, to bring old firmware current on a trusted LAN.
+    #[arg(long)]
+    plain_http: bool,
+    /// Leave out the definitions of options 160 and 128, for a site that has them.
+    #[arg(long)]
+    without_definitions: bool,
 }
 
-/// The DHCP servers whose words are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Format {
     /// ISC's dhcpd.
@@ -59,50 +87,349 @@ enum Format {
     Mikrotik,
 }
 
-/// What phones are told.
-#[derive(Debug, Clone)]
-struct Told {
-    /// What all that is printed is named after: `provost-NAME`.
-    name: String,
-    url: String,
-    vlan: Option<u16>,
-    ntp: Vec<NtpServer>,
-    zone: Option<Zone>,
-    offset: Option<Offset>,
-    /// The phones that are known, with their notes; none: everybody on the network is told.
-    phones: Vec<(MacAddress, String)>,
+/// An address that `--address` reserves for a phone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Reservation {
+    mac: MacAddress,
+    address: Ipv4Addr,
 }
 
-/// What `args` ask for.
-pub(super) fn print(args: &Args, config: &Config) -> anyhow::Result<String> {
-    let constituency = super::constituency(config, &args.constituency)?;
-    let told = Told {
-        name: format!("provost-{}", args.constituency),
-        url: config.url(args.constituency.as_str()),
-        vlan: args.vlan,
-        ntp: args.ntp.clone(),
-        zone: args.timezone,
-        offset: args.offset,
-        phones: phones(&constituency),
-    };
-    ensure!(told.url.len() <= LONGEST_OPTION, "{} is too long for a DHCP option", told.url);
-    ensure!(told.ntp.len() * 4 <= LONGEST_OPTION, "more NTP servers than a DHCP option holds");
-    match args.format {
-        Format::Isc => Ok(isc::print(&told)),
-        Format::Kea => kea::print(&told),
-        Format::Dnsmasq => dnsmasq::print(&told),
-        Format::Mikrotik => mikrotik::print(&told),
+/// What is printed, whatever the syntax.
+#[derive(Debug, Clone)]
+struct Plan {
+    /// The name of the class, tag or set: `provost-NAME`, so that several constituencies stand side by side.
+    name: String,
+    url: String,
+    /// Code and value, in the order in which they are printed.
+    options: Vec<(u8, Value)>,
+    lease: Option<Lease>,
+    clients: Clients,
+    has_definitions: bool,
+    /// Lines that the heading ends with.
+    remarks: Vec<String>,
+}
+
+/// Who gets the options.
+#[derive(Debug, Clone)]
+enum Clients {
+    /// Every client in whose scope they stand; addresses are reserved for these phones.
+    All(Vec<Phone>),
+    /// These phones.
+    Phones(Vec<Phone>),
+}
+
+#[derive(Debug, Clone)]
+struct Phone {
+    mac: MacAddress,
+    /// One line.
+    note: String,
+    address: Option<Ipv4Addr>,
+}
+
+/// The value of an option.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Value {
+    Text(String),
+    Seconds(i32),
+    /// Only ISC's dhcpd gets names among them.
+    Servers(Vec<NtpServer>),
+}
+
+/// Seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Lease {
+    default: u32,
+    longest: u32,
+}
+
+impl FromStr for Reservation {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (mac, address) = text.split_once('=').ok_or("write it as MAC=IP, such as 00005e00530c=192.0.2.30")?;
+        let mac: MacAddress = mac.parse().map_err(|error: crate::constituency::InvalidMacAddress| error.to_string())?;
+        let address: Ipv4Addr = address.parse().map_err(|_| format!("{address:?} is not an IPv4 address"))?;
+        if !is_host(address) {
+            return Err(format!("{address} is not an address that a phone can have"));
+        }
+        Ok(Self { mac, address })
     }
 }
 
-/// The phones that are let in by name, with their notes.
-fn phones(constituency: &Constituency) -> Vec<(MacAddress, String)> {
-    let let_in = constituency.known_phones().into_iter().filter(|mac| constituency.standing(*mac) == Standing::Known);
-    let note = |mac: &MacAddress| match &constituency.policy.phones {
-        Phones::Listed(listed) => one_line(listed.get(mac).map(String::as_str).unwrap_or_default()),
-        Phones::Any => String::new(),
+/// Whether a device on a LAN can have `address`: not one of 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/4 and 240.0.0.0/4.
+fn is_host(address: Ipv4Addr) -> bool {
+    let first = address.octets()[0];
+    first != 0 && first != 127 && first < 224
+}
+
+fn lease_time(text: &str) -> Result<u32, String> {
+    let seconds = match text.parse::<u64>() {
+        Ok(seconds) => seconds,
+        Err(_) => {
+            humantime::parse_duration(text).map_err(|_| "write it in seconds, or as 12h or 2d".to_owned())?.as_secs()
+        }
     };
-    let_in.map(|mac| (mac, note(&mac))).collect()
+    let lease = u32::try_from(seconds).ok().filter(|lease| (SHORTEST_LEASE..=LONGEST_LEASE).contains(lease));
+    lease.ok_or_else(|| format!("a lease lasts {SHORTEST_LEASE} to {LONGEST_LEASE} seconds"))
+}
+
+/// The configuration that `args` ask for.
+pub(super) fn print(args: &Args, config: &Config) -> anyhow::Result<String> {
+    let registry = super::registry(config);
+    let constituency = super::constituency(&registry, &args.constituency)?;
+    let plan = Plan::new(args, config, &constituency)?;
+    warn_of_lists(&registry, &constituency, &plan.clients);
+    for remark in &plan.remarks {
+        note(remark);
+    }
+    Ok(match args.format {
+        Format::Isc => isc::print(&plan),
+        Format::Kea => kea::print(&plan)?,
+        Format::Dnsmasq => dnsmasq::print(&plan),
+        Format::Mikrotik => mikrotik::print(&plan),
+    })
+}
+
+/// A phone in two classes would get the options of one of them, and which one is the DHCP server's choice.
+fn warn_of_lists(registry: &Registry, constituency: &Constituency, clients: &Clients) {
+    let Clients::Phones(phones) = clients else { return };
+    for other in registry.served().filter(|other| other.name != constituency.name) {
+        let also: BTreeSet<MacAddress> =
+            other.known_phones().into_iter().filter(|mac| other.standing(*mac) == Standing::Known).collect();
+        let mut both = phones.iter().filter(|phone| also.contains(&phone.mac));
+        if let Some(first) = both.next() {
+            let more = match both.count() {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            warn(&format_args!(
+                "{}{more} is on the lists of {} and of {}: a DHCP server that gets both prints gives it the options of one \
+                 of them; take it off one list",
+                first.mac, constituency.name, other.name
+            ));
+        }
+    }
+}
+
+impl Plan {
+    fn new(args: &Args, config: &Config, constituency: &Constituency) -> anyhow::Result<Self> {
+        let mut remarks = Vec::new();
+        let url = url(args, config, constituency, &mut remarks)?;
+        ensure!(url.len() <= LONGEST_OPTION, "{url} is too long for a DHCP option: {} bytes", url.len());
+        let ntp = ntp_servers(args, &mut remarks)?;
+        ensure!(ntp.len() * 4 <= LONGEST_OPTION, "more NTP servers than a DHCP option holds");
+        let lease = args.lease.map(|default| Lease { default, longest: args.max_lease.unwrap_or(default) });
+        if let Some(Lease { default, longest }) = lease {
+            ensure!(default <= longest, "--lease {default} is longer than --max-lease {longest}");
+        }
+        let clients = clients(args, constituency)?;
+        let plan = Self {
+            name: format!("provost-{}", args.constituency),
+            options: options(args, &url, ntp),
+            url,
+            lease,
+            clients,
+            has_definitions: !args.without_definitions,
+            remarks,
+        };
+        Ok(plan.with_limits_of(args))
+    }
+
+    /// Adds what the server cannot do of what is asked.
+    fn with_limits_of(mut self, args: &Args) -> Self {
+        let everyone_has_an_address = match &self.clients {
+            Clients::All(_) => false,
+            Clients::Phones(phones) => phones.iter().all(|phone| phone.address.is_some()),
+        };
+        let mut say = |text: &str| self.remarks.push(text.to_owned());
+        match args.format {
+            Format::Dnsmasq => {
+                if args.lease.is_some() && !everyone_has_an_address {
+                    say(
+                        "dnsmasq sets a lease time by dhcp-range or dhcp-host alone: --lease is for the phones of --address, and \
+                         others keep the time that their dhcp-range or dhcp-host gives",
+                    );
+                }
+                if args.max_lease.is_some() {
+                    say("dnsmasq has no longest lease: --max-lease has no effect");
+                }
+            }
+            Format::Mikrotik => {
+                if args.lease.is_some() && matches!(self.clients, Clients::All(_)) {
+                    say(
+                        "RouterOS sets a lease time by lease or by server: --lease is for the phones of --address alone",
+                    );
+                }
+                if args.max_lease.is_some() {
+                    say("RouterOS has no longest lease: --max-lease has no effect");
+                }
+            }
+            Format::Isc | Format::Kea => {}
+        }
+        self
+    }
+
+    /// The lines at the top, without the syntax's marks of a comment; `place` says where they belong, and what wins over
+    /// them.
+    fn heading(&self, place: &[&str]) -> Vec<String> {
+        let clients = match &self.clients {
+            Clients::All(_) => {
+                "It names no phone, so everybody in whose scope it stands gets these options.".to_owned()
+            }
+            Clients::Phones(phones) => {
+                format!("Only the phones that are named here get these options: {}.", phones.len())
+            }
+        };
+        let first = format!("Phones find their provisioning server: {}", self.url);
+        let place = place.iter().map(|line| (*line).to_owned());
+        [first, clients].into_iter().chain(place).chain(self.remarks.iter().cloned()).collect()
+    }
+
+    /// The phones whose addresses make the class; none if every client gets the options.
+    fn members(&self) -> &[Phone] {
+        match &self.clients {
+            Clients::All(_) => &[],
+            Clients::Phones(phones) => phones,
+        }
+    }
+
+    /// The phones that get an address, with it.
+    fn reservations(&self) -> impl Iterator<Item = (&Phone, Ipv4Addr)> {
+        let (Clients::All(phones) | Clients::Phones(phones)) = &self.clients;
+        phones.iter().filter_map(|phone| Some((phone, phone.address?)))
+    }
+
+    fn is_for_all(&self) -> bool {
+        matches!(self.clients, Clients::All(_))
+    }
+}
+
+fn url(args: &Args, config: &Config, constituency: &Constituency, remarks: &mut Vec<String>) -> anyhow::Result<String> {
+    let label = args.constituency.as_str();
+    if !args.plain_http {
+        return Ok(config.url(label));
+    }
+    let url = config.plain_http_url(label).with_context(|| {
+        "--plain-http: provost.json opens no port for plain HTTP; add for example \"plain_http\": {\"listen\": \
+         \"192.168.1.5:80\", \"networks\": [\"192.168.0.0/16\"]}"
+    })?;
+    let name = &constituency.name;
+    ensure!(
+        constituency.policy.plain_http,
+        "--plain-http: {name} serves nothing over plain HTTP; add \"plain_http\": true to its constituency.json"
+    );
+    let listen = config.plain_http.iter().flat_map(|plain| &plain.listen);
+    let addresses: Vec<String> =
+        listen.map(SocketAddr::ip).filter(|ip| !ip.is_unspecified()).map(|ip| ip.to_string()).collect();
+    if !addresses.is_empty() {
+        let addresses = addresses.join(" or ");
+        remarks.push(format!("On the LAN, the name in the URL must lead to {addresses}, where plain HTTP is served."));
+    }
+    Ok(url)
+}
+
+/// The NTP servers; names only for a server that looks them up itself.
+fn ntp_servers(args: &Args, remarks: &mut Vec<String>) -> anyhow::Result<Vec<NtpServer>> {
+    let server = match args.format {
+        Format::Isc => return Ok(args.ntp.clone()),
+        Format::Kea => "Kea",
+        Format::Dnsmasq => "dnsmasq",
+        Format::Mikrotik => "RouterOS",
+    };
+    let mut all: Vec<NtpServer> = Vec::new();
+    for asked in &args.ntp {
+        let found = match asked {
+            NtpServer::Address(address) => vec![*address],
+            NtpServer::Name(name) => {
+                let found = look_up(name).with_context(|| {
+                    format!(
+                        "{server} takes only IPv4 addresses for NTP servers (option 42), and {name} is a name that cannot be \
+                         looked up now; give addresses, or leave it to provost print phone-config --ntp {name}"
+                    )
+                })?;
+                let listed: Vec<String> = found.iter().map(ToString::to_string).collect();
+                remarks.push(format!(
+                    "{server} takes only addresses for NTP servers: {name} was {} when this was printed. Print it again when \
+                     that changes.",
+                    listed.join(", ")
+                ));
+                found
+            }
+        };
+        for server in found.into_iter().map(NtpServer::Address) {
+            if !all.contains(&server) {
+                all.push(server);
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// The IPv4 addresses of `name`, by the system's resolver, in order.
+fn look_up(name: &str) -> anyhow::Result<Vec<Ipv4Addr>> {
+    const NTP: u16 = 123;
+    let found = (name, NTP).to_socket_addrs()?;
+    let addresses: BTreeSet<Ipv4Addr> = found
+        .filter_map(|address| match address.ip() {
+            std::net::IpAddr::V4(address) => Some(address),
+            std::net::IpAddr::V6(_) => None,
+        })
+        .collect();
+    ensure!(!addresses.is_empty(), "it has no IPv4 address");
+    if let Some(local) = addresses.iter().find(|address| !is_host(**address)) {
+        bail!("it is {local} here, where no phone finds it");
+    }
+    Ok(addresses.into_iter().collect())
+}
+
+fn options(args: &Args, url: &str, ntp: Vec<NtpServer>) -> Vec<(u8, Value)> {
+    let text = |text: &str| Value::Text(text.to_owned());
+    let mut options = vec![(160, text(url)), (66, text(url))];
+    options.extend(args.vlan.map(|vlan| (128, Value::Text(format!("VLAN-A={vlan};")))));
+    if let Some(zone) = args.timezone {
+        options.extend([(100, text(zone.posix)), (101, text(zone.name))]);
+    }
+    options.extend(args.offset.map(|offset| (2, Value::Seconds(offset.seconds))));
+    if !ntp.is_empty() {
+        options.push((42, Value::Servers(ntp)));
+    }
+    options
+}
+
+/// The phones that are known by name, with their notes and the addresses that are reserved for them.
+fn clients(args: &Args, constituency: &Constituency) -> anyhow::Result<Clients> {
+    let name = &constituency.name;
+    let mut addresses = BTreeMap::new();
+    for Reservation { mac, address } in &args.address {
+        if let Some(refusal) = constituency.standing(*mac).refusal(*mac, name) {
+            bail!(
+                "--address {mac}={address}: {refusal}; provost allow {mac} --constituency {name} puts it on the list"
+            );
+        }
+        if let Some((other, _)) = addresses.iter().find(|(other, taken)| *taken == address && *other != mac) {
+            bail!("--address: {address} is given to {other} and to {mac}");
+        }
+        if let Some(before) = addresses.insert(*mac, *address).filter(|before| before != address) {
+            bail!("--address: {mac} is given {before} and {address}");
+        }
+    }
+    let phone = |mac: MacAddress| {
+        let note = match &constituency.policy.phones {
+            Phones::Listed(listed) => one_line(listed.get(&mac).map(String::as_str).unwrap_or_default()),
+            Phones::Any => String::new(),
+        };
+        Phone { mac, note, address: addresses.get(&mac).copied() }
+    };
+    if constituency.policy.phones == Phones::Any || constituency.policy.tls.client_auth == ClientAuth::None {
+        return Ok(Clients::All(addresses.keys().map(|mac| phone(*mac)).collect()));
+    }
+    let known = constituency.known_phones().into_iter().filter(|mac| constituency.standing(*mac) == Standing::Known);
+    let phones: Vec<Phone> = known.map(phone).collect();
+    ensure!(
+        !phones.is_empty(),
+        "{name} knows no phone yet; provost allow MAC --constituency {name} puts one on its list"
+    );
+    Ok(Clients::Phones(phones))
 }
 
 /// A note as one short line: nothing in it ends a line, turns the direction of writing, or is invisible.
@@ -116,35 +443,6 @@ fn one_line(note: &str) -> String {
     match plain.char_indices().nth(LONGEST_NOTE) {
         Some((end, _)) => format!("{}…", &plain[..end]),
         None => plain,
-    }
-}
-
-impl Told {
-    /// What is said of it at the top, without the dialect's marks of a comment; the last line says where it belongs.
-    fn heading(&self, place: &str) -> Vec<String> {
-        let for_whom = if self.phones.is_empty() {
-            "It names no phone, so everybody in whose scope it stands is told.".to_owned()
-        } else {
-            format!("Only the phones that are named here are told: {}.", self.phones.len())
-        };
-        vec![format!("Phones find their provisioning server: {}", self.url), for_whom, place.to_owned()]
-    }
-
-    /// The VLAN as phones read it (option 128).
-    fn vlan(&self) -> Option<String> {
-        self.vlan.map(|vlan| format!("VLAN-A={vlan};"))
-    }
-
-    /// The NTP servers, where only addresses can be written.
-    fn ntp_addresses(&self, server: &str) -> anyhow::Result<Vec<std::net::Ipv4Addr>> {
-        let address = |server_of_time: &NtpServer| match server_of_time {
-            NtpServer::Address(address) => Ok(*address),
-            NtpServer::Name(name) => anyhow::bail!(
-                "{server} takes IPv4 addresses alone for option 42, and {name} is a name, whose addresses may change; give \
-                 addresses, or leave it to provost print phone-config --ntp {name}"
-            ),
-        };
-        self.ntp.iter().map(address).collect()
     }
 }
 

@@ -1,14 +1,25 @@
 use super::*;
 
-fn one_of_all(phones: Vec<(MacAddress, String)>) -> Told {
-    Told {
+/// A plan with every option for the phone with this `note`.
+fn plan(note: &str) -> Plan {
+    let text = |text: &str| Value::Text(text.to_owned());
+    Plan {
         name: "provost-ote".to_owned(),
         url: "https://ote.phones.example.com/".to_owned(),
-        vlan: Some(10),
-        ntp: vec!["192.0.2.1".parse().unwrap()],
-        zone: Some("Europe/Berlin".parse().unwrap()),
-        offset: Some("-05:30".parse().unwrap()),
-        phones,
+        options: vec![
+            (160, text("https://ote.phones.example.com/")),
+            (128, text("VLAN-A=10;")),
+            (2, Value::Seconds(-19_800)),
+            (42, Value::Servers(vec!["192.0.2.1".parse().unwrap()])),
+        ],
+        lease: None,
+        clients: Clients::Phones(vec![Phone {
+            mac: "00005e00530c".parse().unwrap(),
+            note: one_line(note),
+            address: None,
+        }]),
+        has_definitions: true,
+        remarks: Vec::new(),
     }
 }
 
@@ -56,14 +67,21 @@ fn an_ntp_server_is_an_address_or_a_name() {
 }
 
 #[test]
-fn names_are_refused_where_only_addresses_can_stand() {
-    let told = Told { ntp: vec!["pool.ntp.org".parse().unwrap()], ..one_of_all(Vec::new()) };
-    assert!(isc::print(&told).contains("option ntp-servers pool.ntp.org;"));
-    for (server, printed) in
-        [("dnsmasq", dnsmasq::print(&told)), ("Kea", kea::print(&told)), ("RouterOS", mikrotik::print(&told))]
+fn a_reservation_is_a_mac_and_an_address() {
+    let reservation = "00:00:5E:00:53:0C=192.0.2.30".parse();
+    let expected = Reservation { mac: "00005e00530c".parse().unwrap(), address: "192.0.2.30".parse().unwrap() };
+    assert_eq!(reservation, Ok(expected));
+    for wrong in ["", "=", "00005e00530c", "00005e00530c=", "=192.0.2.30", "00005e00530c=192.0.2.030", "x=192.0.2.1=1"]
     {
-        let error = printed.unwrap_err().to_string();
-        assert!(error.starts_with(server) && error.contains("pool.ntp.org is a name"), "{error}");
+        assert!(wrong.parse::<Reservation>().is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn a_lease_time_is_seconds_or_a_duration() {
+    assert_eq!((lease_time("172800"), lease_time("2d"), lease_time("1h 30m")), (Ok(172_800), Ok(172_800), Ok(5400)));
+    for wrong in ["", "-1", "0", "119", "2147483648", "99999999999999999999", "100y", "soon", "2"] {
+        assert!(lease_time(wrong).is_err(), "{wrong}");
     }
 }
 
@@ -86,6 +104,5 @@ fn routeros_gets_a_note_that_means_nothing_to_it() {
 
 /// The comment of the only lease.
 fn mikrotik_comment(note: &str) -> String {
-    let told = one_of_all(vec![("00005e00530c".parse().unwrap(), one_line(note))]);
-    mikrotik::print(&told).unwrap().lines().last().unwrap().split_once("comment=").unwrap().1.to_owned()
+    mikrotik::print(&plan(note)).lines().last().unwrap().split_once("comment=").unwrap().1.to_owned()
 }

@@ -65,7 +65,7 @@ const WITHOUT_NAME_CHECK: &str = "the phone will not compare the name in the ser
 
 /// What `args` ask for.
 pub(super) fn print(args: &Args, config: &Config) -> anyhow::Result<String> {
-    let constituency = super::constituency(config, &args.constituency)?;
+    let constituency = super::constituency(&super::registry(config), &args.constituency)?;
     let root = root::find(config, args.ca.as_deref())?;
     let url = config.url(args.constituency.as_str());
     if args.no_name_check {
