@@ -144,6 +144,7 @@ pub struct App {
     writer: Writer,
     keeper: Keeper,
     status: Option<(status::Opened, Arc<dyn Knowledge>)>,
+    stop: (watch::Sender<Stop>, watch::Receiver<Stop>),
     _lock: StateLock,
 }
 
@@ -202,6 +203,7 @@ impl App {
             admission: Arc::new(Admission::new(config.limits.clone(), room)),
             limits: config.limits.clone(),
         });
+        let (stop, stopped) = watch::channel(Stop::default());
         let publisher = Arc::new(Publisher::new(&server, config.clone(), material, wanted, &read));
         publisher.publish_registry(first.snapshot());
         let publishing = Arc::clone(&publisher);
@@ -209,10 +211,25 @@ impl App {
         server.scanner.get_or_init(|| waker.clone());
         let status = operators.map(|opened| {
             let config = (&config, &publisher);
-            let sources = Sources::new(&server, (boards, health, metrics), config, state.path(), &listeners.tls);
+            let (boards, stopped) = ((boards, health, metrics), stopped.clone());
+            let sources = Sources::new(&server, boards, config, stopped, state.path(), &listeners.tls);
             (opened, Arc::new(sources) as Arc<dyn Knowledge>)
         });
-        Ok(Self { config, server, publisher, listeners, signals, source, waker, writer, keeper, status, _lock: lock })
+        let stop = (stop, stopped);
+        Ok(Self {
+            config,
+            server,
+            publisher,
+            listeners,
+            signals,
+            source,
+            waker,
+            writer,
+            keeper,
+            status,
+            stop,
+            _lock: lock,
+        })
     }
 
     /// Where it listens.
@@ -238,7 +255,7 @@ impl App {
     /// # Errors
     /// If renewal or what is read while the server runs cannot have a thread.
     pub async fn run(mut self, until: impl Future<Output = ()>) -> Result<(), AppError> {
-        let (stop, stopped) = watch::channel(Stop::default());
+        let (stop, stopped) = self.stop;
         let mut listeners = self.listeners.serve(&self.config, &self.server, &stopped);
         let mut source = self.source;
         let renewal = source.start_renewal()?;

@@ -20,6 +20,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use crate::certificate::Level;
 use crate::constituency::ConstituencyName;
 
 /// The handshakes that were finished.
@@ -83,6 +84,8 @@ pub struct Facts {
     pub tls: BTreeMap<Tls, usize>,
     /// The certificates in use.
     pub certificates: Vec<Validity>,
+    /// How bad the condition of each certificate is, by key and first name.
+    pub levels: BTreeMap<(String, String), Level>,
     /// How renewal goes, by key, and by constituency where it is for exact names.
     pub renewals: Vec<Renewal>,
     /// Whether the ledger can be written.
@@ -314,12 +317,18 @@ impl Facts {
     }
 
     fn register_certificates(&self, registry: &mut Registry) {
-        let (start, expiry, in_a_row, human) = <(Gauges, Gauges, Gauges, Gauges)>::default();
+        let (start, expiry, level, in_a_row, human) = <(Gauges, Gauges, Gauges, Gauges, Gauges)>::default();
         let (attempts, failures) = <(Counts, Counts)>::default();
         for certificate in &self.certificates {
             let labels = [("key", certificate.key.as_str()), ("name", certificate.name.as_str())];
             set(&start, &labels, certificate.not_before);
             set(&expiry, &labels, certificate.not_after);
+        }
+        for ((key, name), own) in &self.levels {
+            for one in [Level::Ok, Level::Warning, Level::Error] {
+                let labels = [("key", key.as_str()), ("name", name.as_str()), ("level", one.as_str())];
+                set(&level, &labels, i64::from(one == *own));
+            }
         }
         for renewal in &self.renewals {
             let constituency = renewal.constituency.as_deref().map(|constituency| ("constituency", constituency));
@@ -333,6 +342,8 @@ impl Facts {
         registry.register("certificate_start_timestamp_seconds", starts, start);
         let expires = "When the certificate in use expires, in Unix time";
         registry.register("certificate_expiry_timestamp_seconds", expires, expiry);
+        let levels = "Whether the condition of the certificate is at this level (1) or not (0): ok, warning, error";
+        registry.register("certificate_condition", levels, level);
         registry.register("renewal_attempts", "Attempts to obtain or renew a certificate", attempts);
         registry.register("renewal_failures", "Attempts to obtain or renew a certificate that failed", failures);
         registry.register("renewal_consecutive_failures", "How many attempts failed in a row", in_a_row);

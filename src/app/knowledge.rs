@@ -9,14 +9,16 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 mod certificates;
 mod facts;
 mod phones;
+mod readiness;
 
 use super::publisher::Publisher;
 use super::status::Boards;
-use crate::certificate::LiveCertificates;
+use crate::certificate::{LiveCertificates, ServerCertificate};
 use crate::clock;
 use crate::config::{CertificateSource, Config};
 use crate::constituency::edit::Change;
@@ -27,10 +29,12 @@ use crate::ledger::{Health, Reader, STEP_S};
 use crate::metrics::{Exposition, Metrics};
 use crate::serve::Server;
 use crate::serve::site::Site;
+use crate::serve::stop::Stop;
 use crate::status::picture::{self, Overview, Phone, PhoneRequest, PhoneState};
-use crate::status::{Knowledge, Picture, Wanted};
-use certificates::{presented, renewed, why_not_ready};
+use crate::status::{Knowledge, Picture, Readiness, Wanted};
+use certificates::{from_files, from_local_ca, renewed};
 use phones::is_well_today;
+use readiness::why_not_ready;
 
 /// How soon a change of a policy is in force.
 const IN_FORCE: Duration = Duration::from_secs(1);
@@ -46,6 +50,7 @@ pub(super) struct Sources {
     metrics: Arc<Metrics>,
     config: Config,
     publisher: Arc<Publisher>,
+    stop: watch::Receiver<Stop>,
     /// Where the configuration was read from, for whoever is in another folder.
     file: Option<String>,
     state: PathBuf,
@@ -63,6 +68,7 @@ impl Knowledge for Sources {
         }
         self.certificates.generation().hash(&mut hasher);
         self.boards.load().as_ref().map(|board| board.generation()).hash(&mut hasher);
+        self.is_stopping().hash(&mut hasher);
         hasher.finish()
     }
 
@@ -90,8 +96,8 @@ impl Knowledge for Sources {
             domain: self.config.domain.clone(),
             config: self.file.clone(),
             started: self.started,
-            not_ready: self.not_ready(),
-            certificates: self.certificates(),
+            not_ready: self.readiness().not_ready,
+            certificates: self.certificates(now),
             constituencies: site.as_ref().map(|site| self.constituencies(site, &phones, now)).unwrap_or_default(),
             counts: phones::counts(&phones, now),
             waiting: phones::waiting(&phones),
@@ -108,12 +114,16 @@ impl Knowledge for Sources {
         Ok(requests.into_iter().rev().filter(|it| it.constituency == *constituency).map(phones::request).collect())
     }
 
-    fn not_ready(&self) -> Option<String> {
+    fn readiness(&self) -> Readiness {
         let now = clock::unix_seconds(clock::now());
-        let server = self.server.upgrade().map(|server| server.site.load_full());
-        match server {
-            Some(site) => why_not_ready(&self.certificates(), &site, now),
-            None => Some("provost is being stopped".to_owned()),
+        let site = self.server.upgrade().map(|server| server.site.load_full()).filter(|_| !self.is_stopping());
+        let Some(site) = site else {
+            return Readiness { not_ready: Some("provost is shutting down".to_owned()), warnings: Vec::new() };
+        };
+        let certificates = self.certificates(now);
+        Readiness {
+            not_ready: why_not_ready(&certificates, &site, &self.config.constituencies, now),
+            warnings: certificates::warnings(&certificates),
         }
     }
 
@@ -148,6 +158,7 @@ impl Sources {
         server: &Arc<Server>,
         (boards, health, metrics): (Boards, Arc<Health>, Arc<Metrics>),
         (config, publisher): (&Config, &Arc<Publisher>),
+        stop: watch::Receiver<Stop>,
         state: &Path,
         listeners: &[TcpListener],
     ) -> Self {
@@ -159,6 +170,7 @@ impl Sources {
             metrics,
             config: config.clone(),
             publisher: Arc::clone(publisher),
+            stop,
             file: config.file.as_deref().map(absolute),
             state: state.to_owned(),
             addresses: listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect(),
@@ -195,10 +207,6 @@ impl Sources {
                 "{lost} lines of the access log were lost since the start: standard output is not read fast enough"
             )),
         }
-        for certificate in self.certificates().into_iter().filter(|certificate| certificate.needs_human) {
-            let error = certificate.last_error.unwrap_or_default();
-            troubles.push(format!("the {} certificate needs somebody to change something: {error}", certificate.key));
-        }
         troubles
     }
 
@@ -213,20 +221,26 @@ impl Sources {
         }
     }
 
-    fn certificates(&self) -> Vec<picture::Certificate> {
+    fn is_stopping(&self) -> bool {
+        *self.stop.borrow() > Stop::NotYet
+    }
+
+    fn certificates(&self, now: i64) -> Vec<picture::Certificate> {
         match (&self.config.certificate, self.boards.load().as_ref()) {
-            (CertificateSource::Acme(_), Some(board)) => board.status().certificates.into_iter().map(renewed).collect(),
+            (CertificateSource::Acme(_), Some(board)) => {
+                board.status().certificates.into_iter().map(|status| renewed(status, now)).collect()
+            }
             (CertificateSource::Acme(_), None) => Vec::new(),
-            (CertificateSource::Files(_), _) => self.in_use("files"),
-            (CertificateSource::LocalCa(_), _) => self.in_use("local_ca"),
+            (CertificateSource::Files(_), _) => self.in_use(|certificate| from_files(certificate, now)),
+            (CertificateSource::LocalCa(_), _) => self.in_use(|certificate| from_local_ca(certificate, now)),
         }
     }
 
-    fn in_use(&self, source: &'static str) -> Vec<picture::Certificate> {
+    fn in_use(&self, shown: impl Fn(&ServerCertificate) -> picture::Certificate) -> Vec<picture::Certificate> {
         let (current, exact) = (self.certificates.current(), self.certificates.exact());
         // One pair of files may serve both.
         let own = exact.values().flatten().filter(|own| !current.iter().any(|common| common.is_same_as(own)));
-        current.iter().chain(own).map(|certificate| presented(certificate, source)).collect()
+        current.iter().chain(own).map(shown).collect()
     }
 
     fn constituencies(&self, site: &Site, phones: &[Phone], now: i64) -> Vec<picture::Constituency> {

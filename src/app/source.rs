@@ -1,5 +1,7 @@
 //! Where certificates come from, and what that source remembers.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
@@ -8,7 +10,7 @@ use tokio::sync::watch;
 use super::renewal::{Plan, Renewal};
 use super::status::Boards;
 use super::{AppError, LOCAL_SERVER_CA};
-use crate::certificate::{ExactNames, FilesSource, LiveCertificates, LocalCa};
+use crate::certificate::{Condition, ExactNames, FilesSource, Level, LiveCertificates, LocalCa};
 use crate::clock;
 use crate::config::{CertificateSource, Config};
 use crate::renew::Renewer;
@@ -21,7 +23,12 @@ pub(super) struct Source {
     domain: String,
     /// The exact names that constituencies want.
     exact: watch::Receiver<Arc<ExactNames>>,
+    logged: Logged,
 }
+
+/// The conditions of certificates from files that were logged: each is, once, and its end too.
+#[derive(Debug, Default)]
+struct Logged(BTreeMap<PathBuf, Level>);
 
 #[derive(Debug)]
 enum Origin {
@@ -53,7 +60,7 @@ impl Source {
                 Origin::Acme(Some(Box::new((plan, renewer))))
             }
         };
-        Ok(Self { origin, domain: config.domain.clone(), exact })
+        Ok(Self { origin, domain: config.domain.clone(), exact, logged: Logged::default() })
     }
 
     /// The CA that clients must trust, where it is one of our own.
@@ -82,8 +89,9 @@ impl Source {
                 }
                 if refreshed.is_new {
                     tracing::info!("the certificate files were read");
-                    files.misfits(&self.domain, clock::now()).iter().for_each(|misfit| tracing::error!("{misfit}"));
+                    files.misfits(&self.domain).iter().for_each(|misfit| tracing::error!("{misfit}"));
                 }
+                self.logged.log(files.conditions(clock::unix_seconds(clock::now())));
                 refreshed.lacking.iter().for_each(|lacking| tracing::error!("{lacking}"));
             }
             Origin::LocalCa(local) => {
@@ -93,6 +101,21 @@ impl Source {
             }
             // Its own thread publishes.
             Origin::Acme(_) => {}
+        }
+    }
+}
+
+impl Logged {
+    fn log<'a>(&mut self, conditions: impl Iterator<Item = (&'a Path, Condition)>) {
+        for (file, condition) in conditions {
+            let (level, name) = (condition.level(), file.display());
+            let before = self.0.insert(file.to_owned(), level).unwrap_or(Level::Ok);
+            match level {
+                level if level == before => {}
+                Level::Ok => tracing::info!("{name} {condition}"),
+                Level::Warning => tracing::warn!("{name} {condition}"),
+                Level::Error => tracing::error!("{name} {condition}"),
+            }
         }
     }
 }

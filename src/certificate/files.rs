@@ -3,14 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{ExactNames, LiveCertificates, PairError, ServerCertificate};
+use super::{Condition, ExactNames, LiveCertificates, PairError, ServerCertificate};
 use crate::files::{Stamp, read_regular};
 
 /// One chain with its key, PEM, as `provost.json` names them.
@@ -148,10 +147,20 @@ impl FilesSource {
         self.exact.iter().filter_map(lack).collect()
     }
 
-    /// Why phones will refuse the pairs in use: names that are not covered, dates that have passed.
+    /// The pairs in use, each with what it holds.
+    pub fn pairs_in_use(&self) -> impl Iterator<Item = (&CertificateFiles, &ServerCertificate)> {
+        self.pairs.iter().filter_map(|pair| Some((&pair.files, pair.good.as_ref()?)))
+    }
+
+    /// The condition of each pair in use, by the file of its chain.
+    pub fn conditions(&self, now: i64) -> impl Iterator<Item = (&Path, Condition)> {
+        let of = move |certificate: &ServerCertificate| Condition::of(now, Some(certificate.validity()), None);
+        self.pairs_in_use().map(move |(files, certificate)| (files.chain.as_path(), of(certificate)))
+    }
+
+    /// The pairs in use whose names phones will refuse, and why.
     #[must_use]
-    pub fn misfits(&self, domain: &str, now: SystemTime) -> Vec<String> {
-        let now = crate::clock::unix_seconds(now);
+    pub fn misfits(&self, domain: &str) -> Vec<String> {
         let example = format!("name.{domain}");
         let mut misfits = Vec::new();
         for pair in &self.pairs {
@@ -160,11 +169,6 @@ impl FilesSource {
             if !certificate.covers(&example) && !self.is_exact_only(certificate) {
                 let names = certificate.names.join(", ");
                 misfits.push(format!("{file} does not cover *.{domain} (it is for {names}); phones will refuse it"));
-            }
-            if now > certificate.not_after {
-                misfits.push(format!("{file} has expired; phones will refuse it"));
-            } else if now < certificate.not_before {
-                misfits.push(format!("{file} is not valid yet; phones will refuse it"));
             }
         }
         misfits

@@ -80,6 +80,14 @@ impl ConstituencyCertificates {
         Self { live, exact }
     }
 
+    /// Whether any of them is valid at `now`, in Unix seconds.
+    #[must_use]
+    pub fn is_any_valid(&self, now: i64) -> bool {
+        let exact = self.live.exact.load();
+        let own = self.exact.as_ref().and_then(|name| exact.get(name)).into_iter().flatten();
+        own.chain(self.live.current.load().iter()).any(|own| own.validity().contains(now))
+    }
+
     /// The RSA certificate that is shown to a client that asks for `server_name`, also one that knows no other kind.
     #[must_use]
     pub fn rsa(&self, server_name: Option<&str>) -> Option<ServerCertificate> {

@@ -47,6 +47,12 @@ impl LocalCa {
         self.ca.certificate()
     }
 
+    /// When a certificate that ends at `not_after` is replaced.
+    #[must_use]
+    pub fn renewal(not_after: i64) -> i64 {
+        not_after.saturating_sub(i64::try_from(RENEW_BEFORE.as_secs()).unwrap_or(i64::MAX))
+    }
+
     /// Publishes certificates in `live` where there are none yet, or those in use are near their end, or `exact` has changed.
     pub fn refresh(&mut self, live: &LiveCertificates, exact: &ExactNames, now: SystemTime) -> Result<(), CaError> {
         let soon = clock::unix_seconds(now + RENEW_BEFORE);

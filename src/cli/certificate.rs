@@ -1,4 +1,4 @@
-//! `provost certificate`: how the certificates are, and what can be done about them by hand.
+//! `provost certificate`: the condition of the certificates, and what can be done about them by hand.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::MetadataExt;
@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::watch;
@@ -16,14 +17,19 @@ use super::{ConfigArg, complain, runtime, say};
 use crate::app::control::{self, Reply, Request};
 use crate::app::{exact_names, renewal_parts};
 use crate::ca::KeyKind;
+use crate::certificate::{
+    CertificateFiles, Condition, ExactNames, FilesSource, Level, LiveCertificates, ServerCertificate,
+};
+use crate::clock;
 use crate::config::{CertificateSource, Config};
 use crate::constituency::ConstituencyName;
 use crate::renew::{AcmeSettings, CertificateStatus, Directory, Lineage, Parts, Renewer, Status};
 
-/// The certificates that provost obtains by itself.
+/// The server's certificates: their condition, and those that provost obtains by itself.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Show names, issuers, days left, the next attempt and the last error.
+    /// Show names, issuers, days left, condition, and where provost obtains them, the next attempt and the last error. The exit
+    /// code is 1 if one is missing or its condition is an error.
     Status {
         /// As JSON.
         #[arg(long)]
@@ -59,6 +65,8 @@ pub(super) enum Command {
     },
 }
 
+const DAY_S: i64 = 86_400;
+
 fn directory(text: &str) -> Result<Directory, String> {
     text.to_owned().try_into()
 }
@@ -70,7 +78,13 @@ fn key_kind(text: &str) -> Result<KeyKind, String> {
 
 pub(super) fn run(command: &Command, config: &ConfigArg) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Status { json } => show_status(&Site::find(config)?, *json),
+        Command::Status { json } => {
+            let config = config.find()?;
+            match &config.certificate {
+                CertificateSource::Files(pairs) => Ok(show_files(pairs, &exact_names(&config), *json)),
+                _ => show_status(&Site::of(config)?, *json),
+            }
+        }
         Command::Renew { now, constituency } => {
             ask(&Site::find(config)?, &Request::Renew { all: *now, only: constituency.clone() })
         }
@@ -93,11 +107,16 @@ struct Site {
 
 impl Site {
     fn find(config: &ConfigArg) -> anyhow::Result<Self> {
-        let config = config.find()?;
+        Self::of(config.find()?)
+    }
+
+    fn of(config: Config) -> anyhow::Result<Self> {
         let whose = match &config.certificate {
             CertificateSource::Acme(settings) => return Ok(Self { settings: (**settings).clone(), config }),
-            CertificateSource::Files(_) => "files that somebody else renews",
-            CertificateSource::LocalCa(_) => "a CA of this server's own, which renews them by itself",
+            CertificateSource::Files(_) => "files that another program renews",
+            CertificateSource::LocalCa(_) => {
+                "a CA of this server's own, and the running server makes new ones by itself"
+            }
         };
         bail!(
             "the certificates are from {whose}, so there is nothing to obtain (\"acme\" in \"certificate\" would have it \
@@ -170,12 +189,78 @@ fn show_status(site: &Site, is_json: bool) -> anyhow::Result<ExitCode> {
         None => Renewer::peek(site.parts(site.state())?, site.state())?,
     };
     if is_json {
-        say(&serde_json::to_string_pretty(&status)?);
+        say(&serde_json::to_string_pretty(&with_conditions(&status)?)?);
     } else {
         print(&status, is_running);
     }
-    let is_good = |certificate: &CertificateStatus| certificate.held.as_ref().is_some_and(|held| held.days_left >= 0);
+    let is_good = |certificate: &CertificateStatus| {
+        certificate.held.is_some() && certificate.condition(status.now).level() < Level::Error
+    };
     Ok(if status.certificates.iter().all(is_good) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The status as JSON, with the condition of each certificate.
+fn with_conditions(status: &Status) -> anyhow::Result<Value> {
+    let mut json = serde_json::to_value(status)?;
+    let certificates = json["certificates"].as_array_mut().into_iter().flatten();
+    for (object, certificate) in certificates.zip(&status.certificates) {
+        add_condition(object, &certificate.condition(status.now));
+    }
+    Ok(json)
+}
+
+fn add_condition(object: &mut Value, condition: &Condition) {
+    object["level"] = json!(condition.level());
+    object["state"] = json!(condition.word());
+    object["problem"] = json!(condition.problem());
+}
+
+/// The certificates from files, each with its condition.
+fn show_files(pairs: &[CertificateFiles], exact: &ExactNames, is_json: bool) -> ExitCode {
+    let now = clock::unix_seconds(clock::now());
+    let mut source = FilesSource::new(pairs.to_vec());
+    let errors = source.refresh(&LiveCertificates::default(), exact).errors;
+    let mut is_good = errors.is_empty();
+    let mut shown = Vec::new();
+    for (files, certificate) in source.pairs_in_use() {
+        let condition = Condition::of(now, Some(certificate.validity()), None);
+        is_good &= condition.level() < Level::Error;
+        if is_json {
+            let (validity, issuer) = (certificate.validity(), certificate.issuer());
+            let mut object = json!({
+                "chain": files.chain, "names": certificate.names, "issuer": issuer,
+                "not_before": validity.not_before, "not_after": validity.not_after,
+                "days_left": validity.left(now).div_euclid(DAY_S),
+            });
+            add_condition(&mut object, &condition);
+            shown.push(object);
+        } else {
+            print_pair(files, certificate, &condition, now);
+        }
+    }
+    if is_json {
+        say(&format_args!("{:#}", json!({ "now": now, "certificates": shown })));
+    }
+    errors.iter().for_each(|error| complain(error));
+    if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn print_pair(files: &CertificateFiles, certificate: &ServerCertificate, condition: &Condition, now: i64) {
+    let validity = certificate.validity();
+    let days = validity.left(now).div_euclid(DAY_S);
+    say(&files.chain.display());
+    say(&format_args!("  names:        {}", certificate.names.join(", ")));
+    say(&format_args!("  issued by:    {}", certificate.issuer().unwrap_or_default()));
+    say(&format_args!("  valid until:  {}, {days} days left", date(validity.not_after)));
+    print_condition(condition);
+}
+
+fn print_condition(condition: &Condition) {
+    let level = match condition.level() {
+        Level::Ok => String::new(),
+        level => format!("{}: ", level.as_str()),
+    };
+    say(&format_args!("  condition:    {level}{condition}"));
 }
 
 fn print(status: &Status, is_running: bool) {
@@ -197,6 +282,7 @@ fn print(status: &Status, is_running: bool) {
                 say(&format_args!("  obtained at:  {}", held.directory));
             }
         }
+        print_condition(&certificate.condition(status.now));
         if let Some(window) = &certificate.window {
             say(&format_args!("  CA's window:  {} to {}", date(window.start), date(window.end)));
         }
@@ -207,7 +293,7 @@ fn print(status: &Status, is_running: bool) {
             if certificate.next_attempt <= status.now { "now".to_owned() } else { date(certificate.next_attempt) };
         say(&format_args!("  next attempt: {next}, at {}", certificate.directory));
         if let Some(error) = &certificate.last_error {
-            let hint = if certificate.needs_human { " (somebody must change something)" } else { "" };
+            let hint = if certificate.needs_human { " (action required)" } else { "" };
             say(&format_args!("  last error:   {error}{hint}; {} in a row", certificate.failures));
         }
     }

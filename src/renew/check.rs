@@ -5,8 +5,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::schedule::{HOUR, Validity};
-use crate::certificate::{PairError, ServerCertificate};
+use super::schedule::HOUR;
+use crate::certificate::{PairError, ServerCertificate, Validity};
 
 /// A chain with its key that can be presented.
 #[derive(Debug, Clone)]
@@ -40,7 +40,7 @@ impl Checked {
     }
 
     pub(super) fn validity(&self) -> Validity {
-        Validity { not_before: self.certificate.not_before, not_after: self.certificate.not_after }
+        self.certificate.validity()
     }
 
     /// Whether it was issued for `key`.

@@ -9,31 +9,16 @@
 //! expires, and so is the order that is under way: whoever comes back needs no new one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::Arc;
 
-use super::schedule::{DAY, Validity};
-use super::store::Store;
+use super::schedule::DAY;
 use super::{Lineage, Renewer};
-use crate::certificate::ExactNames;
+use crate::certificate::Validity;
 use crate::constituency::ConstituencyName;
 
 /// For how long failures and budgets of a constituency that is gone are remembered: longer than the slowest budget takes
 /// to fill again, and than a CA keeps an order.
 const REMEMBERED: i64 = 8 * DAY;
-
-/// Those of `wanted` for which no certificate is stored in the state directory that is for all names and lasts longer than
-/// `now`, with their names.
-#[must_use]
-pub fn lacking(state: &Path, wanted: &ExactNames, now: i64) -> Vec<(ConstituencyName, Vec<String>)> {
-    let store = Store::new(state.join("certs"));
-    let is_there = |constituency: &ConstituencyName, names: &[String]| {
-        let stored = store.load(&Lineage::Exact(constituency.clone())).0;
-        stored.is_some_and(|stored| stored.checked.is_for(names) && stored.checked.validity().not_after > now)
-    };
-    let lacking = wanted.iter().filter(|(constituency, names)| !is_there(constituency, names));
-    lacking.map(|(constituency, names)| (constituency.clone(), names.to_vec())).collect()
-}
 
 impl Renewer {
     /// All certificates that are to be kept fresh.

@@ -36,6 +36,8 @@ pub(super) struct Kept {
 pub(super) struct Attempts {
     /// In a row.
     pub(super) failures: u32,
+    /// When the first of them was.
+    pub(super) failing_since: Option<i64>,
     pub(super) last_failure: Option<i64>,
     pub(super) last_error: Option<String>,
     pub(super) needs_human: bool,
@@ -92,6 +94,14 @@ impl Memory {
     pub(super) fn open(path: PathBuf) -> io::Result<(Self, Option<String>)> {
         let (kept, damage) = read_json(&path)?;
         Ok((Self { path, kept, nothing: Default::default() }, damage))
+    }
+
+    /// What is on the disk, as far as it can be understood; nothing is changed.
+    pub(super) fn peek(path: &Path) -> io::Result<Kept> {
+        match std::fs::read(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Kept::default()),
+            read => Ok(serde_json::from_slice(&read?).unwrap_or_default()),
+        }
     }
 
     /// Puts it on the disk.

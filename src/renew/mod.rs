@@ -42,17 +42,18 @@ mod settings;
 mod status;
 mod steps;
 mod store;
+mod stored;
 mod system;
 mod through_dns;
 mod timetable;
 
-pub use exact::lacking;
 pub use failure::{Cure, Failure, Sign};
 pub use lineage::Lineage;
 pub use run::Command;
 pub use schedule::Window;
 pub use settings::{AcmeSettings, Directory, ExternalAccount, FallbackDirectory};
 pub use status::{AttemptCounts, Board, CertificateStatus, HeldStatus, Status};
+pub use stored::{StoredCertificate, stored_certificates};
 pub use system::SystemWorld;
 
 use journal::Journal;
@@ -65,6 +66,11 @@ use store::{Store, Stored};
 #[must_use]
 pub fn stored_chain(state: &Path, kind: KeyKind) -> Option<Vec<CertificateDer<'static>>> {
     Store::new(state.join("certs")).load(&Lineage::Wildcard(kind)).0.map(|stored| stored.checked.chain)
+}
+
+/// What the wildcard certificate of `domain` is for.
+fn wildcard_names(domain: &str) -> Vec<String> {
+    vec![format!("*.{domain}"), domain.to_owned()]
 }
 
 /// What a [`Renewer`] works with.
@@ -133,7 +139,7 @@ impl Renewer {
         let (memory, damaged_memory) = Memory::open(state.join("renewal.json"))?;
         damaged_journal.iter().chain(&damaged_memory).for_each(|damage| tracing::error!("{damage}"));
         let mut renewer = Self {
-            names: vec![format!("*.{}", parts.domain), parts.domain.clone()],
+            names: wildcard_names(&parts.domain),
             parts,
             store,
             journal,

@@ -13,6 +13,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::certificate::Validity;
+
 pub(super) const MINUTE: i64 = 60;
 pub(super) const HOUR: i64 = 60 * MINUTE;
 pub(super) const DAY: i64 = 24 * HOUR;
@@ -21,13 +23,6 @@ pub(super) const DAY: i64 = 24 * HOUR;
 const SHORT_LIFETIME: i64 = 10 * DAY;
 /// The longest Retry-After that is believed; nobody has a limit that long.
 const LONGEST_WAIT: i64 = 30 * DAY;
-
-/// From when until when a certificate is good, Unix time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Validity {
-    pub(super) not_before: i64,
-    pub(super) not_after: i64,
-}
 
 /// When a CA wants a certificate renewed, Unix time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,21 +47,12 @@ pub(super) struct Deadline {
     until: i64,
 }
 
-impl Validity {
-    pub(super) fn lifetime(&self) -> i64 {
-        (self.not_after - self.not_before).max(1)
-    }
-
-    pub(super) fn left(&self, now: i64) -> i64 {
-        self.not_after - now
-    }
-
-    /// When it is to be renewed if the CA has no wish; `dice` makes that up to 5 % of the lifetime earlier.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "seconds, not to the second")]
-    fn default_time(&self, dice: f64) -> i64 {
-        let left = if self.lifetime() < SHORT_LIFETIME { self.lifetime() / 2 } else { self.lifetime() / 3 };
-        self.not_after - left - (self.lifetime() as f64 * 0.05 * dice) as i64
-    }
+/// When a certificate is to be renewed if the CA has no wish; `dice` makes that up to 5 % of the lifetime earlier.
+#[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "seconds, not to the second")]
+fn default_time(validity: &Validity, dice: f64) -> i64 {
+    let lifetime = validity.lifetime();
+    let left = if lifetime < SHORT_LIFETIME { lifetime / 2 } else { lifetime / 3 };
+    validity.not_after - left - (lifetime as f64 * 0.05 * dice) as i64
 }
 
 impl Window {
@@ -103,7 +89,7 @@ pub(super) fn renewal_time(validity: Option<&Validity>, window: Option<&ChosenWi
     match window {
         // A CA's wish is no reason to let a certificate run out.
         Some(window) => window.chosen.min(validity.not_after - validity.lifetime() / 10),
-        None => validity.default_time(dice),
+        None => default_time(validity, dice),
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::lineage::Lineage;
 use super::schedule::Window;
 use crate::ca::KeyKind;
+use crate::certificate::{Condition, Plan, Validity};
 use crate::constituency::ConstituencyName;
 
 /// Everything about the certificates and their renewal. Times are Unix time.
@@ -38,6 +39,9 @@ pub struct CertificateStatus {
     pub held: Option<HeldStatus>,
     /// What is being done right now.
     pub step: Option<String>,
+    /// When it was to be renewed, had nothing stood in the way; `None`: at once.
+    #[serde(default)]
+    pub planned: Option<i64>,
     /// When the next attempt is made.
     pub next_attempt: i64,
     /// The directory that will be asked.
@@ -59,6 +63,20 @@ impl CertificateStatus {
     #[must_use]
     pub fn lineage(&self) -> Lineage {
         self.constituency.clone().map_or(Lineage::Wildcard(self.key), Lineage::Exact)
+    }
+
+    /// Its condition at `now`, in Unix seconds.
+    #[must_use]
+    pub fn condition(&self, now: i64) -> Condition {
+        let validity =
+            self.held.as_ref().map(|held| Validity { not_before: held.not_before, not_after: held.not_after });
+        let plan = Plan {
+            renewal: self.planned.unwrap_or(now),
+            // Other settings begin anew, and an old error says nothing of them.
+            failure: self.last_error.as_deref().filter(|_| self.failures > 0),
+            action_required: self.needs_human,
+        };
+        Condition::of(now, validity, Some(plan))
     }
 }
 

@@ -8,12 +8,11 @@ use super::budget::Limit;
 use super::failure::{Cure, Failure, Sign};
 use super::memory::{Attempts, Kept};
 use super::ports::Ca;
-use super::schedule::{
-    DAY, Deadline, HOUR, MINUTE, Validity, backoff, is_time_for_fallback, recheck_after, renewal_time,
-};
+use super::schedule::{DAY, Deadline, HOUR, MINUTE, backoff, is_time_for_fallback, recheck_after, renewal_time};
 use super::status::{CertificateStatus, HeldStatus, Status};
 use super::store::Stored;
 use super::{Lineage, Renewer};
+use crate::certificate::Validity;
 
 /// How far clocks may differ without a word.
 const TOLERATED_SKEW: i64 = MINUTE;
@@ -105,12 +104,7 @@ impl Renewer {
 
     /// When `lineage` is to be renewed if nothing stands in the way.
     pub(super) fn due_time(&self, lineage: &Lineage, attempts: &Attempts) -> i64 {
-        match self.held.get(lineage) {
-            _ if attempts.revoked => 0,
-            // The domain changed, or the aliases.
-            Some(stored) if !stored.checked.is_for(self.names(lineage)) => 0,
-            _ => renewal_time(self.validity(lineage).as_ref(), attempts.window.as_ref(), attempts.early),
-        }
+        due_time(self.held.get(lineage), self.names(lineage), attempts).unwrap_or(0)
     }
 
     /// When the CA is asked for a window, if there is a certificate of its that lives.
@@ -185,6 +179,9 @@ impl Renewer {
                 attempts.waits.insert(directory.to_owned(), Deadline::after(now, seconds));
             }
             Err(failure) => {
+                if attempts.failures == 0 {
+                    attempts.failing_since = Some(now);
+                }
                 attempts.failures = attempts.failures.saturating_add(1);
                 attempts.last_failure = Some(now);
                 attempts.last_error = Some(failure.message.clone());
@@ -317,6 +314,7 @@ impl Renewer {
             names: self.names(lineage).to_vec(),
             held,
             step: None,
+            planned: planned(self.held.get(lineage), self.names(lineage), attempts),
             next_attempt: self.attempt_time(lineage, now),
             directory: self.parts.cas[self.choose_ca(lineage, now).0].directory().to_owned(),
             window: attempts.window.map(|window| window.window),
@@ -326,6 +324,18 @@ impl Renewer {
             last_success: attempts.last_success,
         }
     }
+}
+
+/// When a certificate for `names` is to be renewed if nothing stands in the way; `None`: at once.
+fn due_time(stored: Option<&Stored>, names: &[String], attempts: &Attempts) -> Option<i64> {
+    // The names differ where the domain has changed, or the aliases.
+    let stored = stored.filter(|stored| !attempts.revoked && stored.checked.is_for(names))?;
+    Some(renewal_time(Some(&stored.checked.validity()), attempts.window.as_ref(), attempts.early))
+}
+
+/// The same. What is due at once has been due at least since it first failed.
+pub(super) fn planned(stored: Option<&Stored>, names: &[String], attempts: &Attempts) -> Option<i64> {
+    due_time(stored, names, attempts).or(attempts.failing_since)
 }
 
 fn warn_of_skew(ca: &dyn Ca) {

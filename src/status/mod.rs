@@ -65,6 +65,15 @@ pub struct Wanted {
     pub note: Option<String>,
 }
 
+/// Whether phones can be served now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Readiness {
+    /// Why no phone can be served; `None` if some can.
+    pub not_ready: Option<String>,
+    /// What an operator should look at before that is so: a line each.
+    pub warnings: Vec<String>,
+}
+
 /// Whoever knows what is shown, and does what is wanted.
 pub trait Knowledge: Send + Sync + std::fmt::Debug {
     /// Another number whenever another picture would show something else. Does not wait.
@@ -76,8 +85,8 @@ pub trait Knowledge: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// Why that cannot be read.
     fn requests(&self, constituency: &ConstituencyName, mac: MacAddress) -> Result<Vec<picture::PhoneRequest>, String>;
-    /// Why phones cannot be served as they should; `None` if they can. Does not wait.
-    fn not_ready(&self) -> Option<String>;
+    /// Whether phones can be served now. Does not wait.
+    fn readiness(&self) -> Readiness;
     /// Changes a policy; whether that made a difference. May wait for a disk.
     ///
     /// # Errors

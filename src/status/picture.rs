@@ -5,6 +5,7 @@
 
 use serde::Serialize;
 
+use crate::certificate::Level;
 use crate::constituency::{ConstituencyName, MacAddress};
 
 /// How the server is, at one moment.
@@ -53,6 +54,12 @@ pub struct Certificate {
     pub not_after: Option<i64>,
     /// Where it comes from: `acme`, `files` or `local_ca`.
     pub source: &'static str,
+    /// `ok`, `warning` or `error`.
+    pub level: Level,
+    /// Its condition: `valid`, `missing`, `not_yet_valid`, `expired`, `ends_soon` or `renewal_overdue`.
+    pub state: &'static str,
+    /// What is wrong with it; `None` if nothing is.
+    pub problem: Option<String>,
     /// When the next attempt to renew it is made.
     pub next_attempt: Option<i64>,
     /// What is being done right now.

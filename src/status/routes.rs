@@ -18,7 +18,7 @@ use super::events::Events;
 use super::gate::{Barred, Exposure, Visitor};
 use super::page::{self, Asset, Outcome, View};
 use super::picture::{PhoneHistory, PhoneQuery};
-use super::{Status, Wanted};
+use super::{Readiness, Status, Wanted};
 use crate::clock;
 use crate::constituency::{ConstituencyName, MacAddress};
 use crate::metrics::Exposition;
@@ -132,10 +132,7 @@ pub(super) async fn answer(status: &Arc<Status>, request: Request<Incoming>, str
     }
     match route {
         Route::Health => answer::text(StatusCode::OK, "ok"),
-        Route::Ready => match status.knowledge.not_ready() {
-            None => answer::text(StatusCode::OK, "ready"),
-            Some(reason) => answer::text(StatusCode::SERVICE_UNAVAILABLE, &reason),
-        },
+        Route::Ready => ready(&status.knowledge.readiness()),
         Route::Metrics => metrics(status, &head).await,
         Route::Asset(asset) => answer::for_good(asset.content_type, asset.content),
         Route::Events => match Arc::clone(streams).try_acquire_owned() {
@@ -285,6 +282,16 @@ impl Posted {
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     }
+}
+
+/// Ready or not, and what is to be looked at before it is not.
+fn ready(readiness: &Readiness) -> Answer {
+    let (code, first) = match &readiness.not_ready {
+        None => (StatusCode::OK, "ready"),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason.as_str()),
+    };
+    let lines = std::iter::once(first).chain(readiness.warnings.iter().map(String::as_str));
+    answer::text(code, &lines.collect::<Vec<_>>().join("\n"))
 }
 
 async fn metrics(status: &Status, head: &Parts) -> Answer {

@@ -341,19 +341,40 @@ fn no_grant_is_printed_for_a_name_that_the_zone_does_not_hold_and_a_guess_says_t
 }
 
 #[test]
-fn who_has_certificates_from_elsewhere_is_told_where_they_are_watched() {
+fn nothing_is_obtained_where_certificates_come_from_elsewhere() {
     let mut site = Site::with_ote();
-    for (whose, certificate) in [
-        ("files that somebody else renews", site.config["certificate"].clone()),
-        ("a CA of this server's own, which renews them by itself", json!({ "local_ca": {} })),
+    for (whose, command, certificate) in [
+        ("files that another program renews", "renew", site.config["certificate"].clone()),
+        ("a CA of this server's own", "renew", json!({ "local_ca": {} })),
+        ("a CA of this server's own", "status", json!({ "local_ca": {} })),
     ] {
         site.config["certificate"] = certificate;
         site.write_config();
-        let ended = provost(&site.path(""), &["certificate", "status"]);
+        let ended = provost(&site.path(""), &["certificate", command]);
         assert_eq!((ended.code, ended.stdout.as_str()), (2, ""), "{ended:?}");
-        assert!(
-            ended.stderr.contains(&format!("the certificates are from {whose}, so there is nothing to obtain")),
-            "{ended:?}"
-        );
+        assert!(ended.stderr.contains(&format!("the certificates are from {whose}")), "{ended:?}");
+        assert!(ended.stderr.contains("there is nothing to obtain"), "{ended:?}");
     }
+}
+
+#[test]
+fn status_of_certificates_from_files_names_each_pair_and_what_cannot_be_read() {
+    let site = Site::with_ote();
+    site.write_config();
+    let status = |arguments: &[&str]| provost(&site.path(""), &[&["certificate", "status"], arguments].concat());
+    let shown = status(&[]);
+    assert_eq!((shown.code, shown.stderr.as_str()), (0, ""), "{shown:?}");
+    for part in
+        ["rsa.pem\n", "ec.pem\n", "*.phones.example.com", "Test Server CA", "89 days left", "condition:    is valid\n"]
+    {
+        assert!(shown.stdout.contains(part), "{part} in {}", shown.stdout);
+    }
+    let json: serde_json::Value = serde_json::from_str(&status(&["--json"]).stdout).unwrap();
+    let certificates = json["certificates"].as_array().unwrap();
+    assert_eq!(certificates.len(), 2);
+    assert!(certificates.iter().all(|it| it["level"] == "ok" && it["state"] == "valid" && it["problem"].is_null()));
+    std::fs::remove_file(site.path("ec.key")).unwrap();
+    let broken = status(&[]);
+    assert!(broken.code == 1 && broken.stderr.contains("ec.key: No such file"), "{broken:?}");
+    assert!(broken.stdout.contains("rsa.pem\n") && !broken.stdout.contains("ec.pem"), "{broken:?}");
 }

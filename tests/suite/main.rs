@@ -57,6 +57,7 @@ mod plain_http;
 mod policy_commands;
 mod print_dhcp;
 mod print_phone_config;
+mod readiness;
 mod readme;
 mod reload;
 mod requests;

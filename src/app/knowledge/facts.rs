@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Sources;
 use super::phones::is_seen_lately;
+use crate::certificate::Level;
 use crate::metrics::{Facts, Renewal, Tls, Validity};
 use crate::serve::admission::Kind;
 use crate::status::Picture;
@@ -45,6 +46,7 @@ impl Sources {
             seen,
             tls,
             certificates: Self::validities(picture),
+            levels: Self::levels(picture),
             renewals: self.renewals(),
             ledger_is_written: self.health.failure().is_none(),
             ledger_dropped: self.health.dropped(),
@@ -60,6 +62,17 @@ impl Sources {
             Some(Validity { key: it.key.to_ascii_lowercase(), name, not_before, not_after })
         };
         picture.overview.certificates.iter().filter_map(validity).collect()
+    }
+
+    /// The level of each certificate, by key and name: of several with the same, the worst.
+    fn levels(picture: &Picture) -> BTreeMap<(String, String), Level> {
+        let mut levels = BTreeMap::new();
+        for it in &picture.overview.certificates {
+            let name = it.names.first().cloned().unwrap_or_default();
+            let level = levels.entry((it.key.to_ascii_lowercase(), name)).or_insert(Level::Ok);
+            *level = it.level.max(*level);
+        }
+        levels
     }
 
     fn renewals(&self) -> Vec<Renewal> {

@@ -24,14 +24,14 @@ use anstyle::{AnsiColor, Style};
 use super::passwords;
 use super::{ConfigArg, runtime, say, shown, trust};
 use crate::app::exact_names;
-use crate::certificate::{CertificateFiles, FilesSource, LiveCertificates};
+use crate::certificate::{self, CertificateFiles, Condition, FilesSource, LiveCertificates};
 use crate::clock;
 use crate::config::{CertificateSource, Config};
 use crate::constituency::{ClientAuth, Constituency, Phones, Severity};
 use crate::digest::passwords::stored;
 use crate::dns::Dns;
-use crate::renew::AcmeSettings;
 use crate::renew::acme::AcmeCa;
+use crate::renew::{AcmeSettings, stored_certificates};
 use crate::serve::site::Site;
 use crate::serve::upload::store;
 use crate::settings::SettingsError;
@@ -57,6 +57,17 @@ enum Level {
     Error,
     Warning,
     Note,
+}
+
+impl Level {
+    /// How bad the `condition` of a certificate is, if it is worth a line.
+    fn of(condition: &Condition) -> Option<Self> {
+        match condition.level() {
+            certificate::Level::Ok => None,
+            certificate::Level::Warning => Some(Self::Warning),
+            certificate::Level::Error => Some(Self::Error),
+        }
+    }
 }
 
 /// One thing to say.
@@ -158,15 +169,7 @@ fn check_certificates(config: &Config, site: &Site, findings: &mut Vec<Finding>)
 
 /// The files that obtaining certificates needs.
 fn check_acme(config: &Config, settings: &AcmeSettings, findings: &mut Vec<Finding>) {
-    let now = clock::unix_seconds(clock::now());
-    for (constituency, names) in crate::renew::lacking(&config.state, &exact_names(config), now) {
-        let message = format!(
-            "\"certificate_names\" is \"exact\", but there is no certificate for {} yet, so phones are shown the wildcard; \
-             provost serve orders it, and provost certificate status says what stands in the way",
-            names.join(", ")
-        );
-        findings.push(Finding::new(Level::Warning, constituency, message));
-    }
+    check_stored(config, settings, findings);
     match Dns::open(&settings.dns) {
         Ok((_, warnings)) => {
             findings.extend(warnings.iter().map(|warning| Finding::new(Level::Warning, DNS, warning)));
@@ -177,6 +180,33 @@ fn check_acme(config: &Config, settings: &AcmeSettings, findings: &mut Vec<Findi
     findings.extend(failures.map(|failure| Finding::new(Level::Error, CERTIFICATE, failure)));
 }
 
+/// The certificates that were obtained so far.
+fn check_stored(config: &Config, settings: &AcmeSettings, findings: &mut Vec<Finding>) {
+    let now = clock::unix_seconds(clock::now());
+    let stored = stored_certificates(&config.state, &config.domain, &settings.keys, &exact_names(config), now);
+    let stored = match stored {
+        Ok(stored) => stored,
+        Err(error) => {
+            let message = format!("the certificates in {} cannot be read: {error}", config.state.display());
+            return findings.push(Finding::new(Level::Warning, CERTIFICATE, message));
+        }
+    };
+    for certificate in stored {
+        let (lineage, condition) = (&certificate.lineage, &certificate.condition);
+        if let Some(constituency) = lineage.constituency().filter(|_| !certificate.is_for_names) {
+            let message = format!(
+                "\"certificate_names\" is \"exact\", but there is no certificate for {} yet, so phones are shown the wildcard; \
+                 provost serve orders it, and provost certificate status says what stands in the way",
+                certificate.names.join(", ")
+            );
+            findings.push(Finding::new(Level::Warning, constituency, message));
+        }
+        if let Some(level) = Level::of(condition) {
+            findings.push(Finding::new(level, CERTIFICATE, format!("the {lineage} certificate {condition}")));
+        }
+    }
+}
+
 /// What would be shown of the files.
 fn check_files(config: &Config, pairs: &[CertificateFiles], findings: &mut Vec<Finding>) -> LiveCertificates {
     let mut source = FilesSource::new(pairs.to_vec());
@@ -184,8 +214,13 @@ fn check_files(config: &Config, pairs: &[CertificateFiles], findings: &mut Vec<F
     let refreshed = source.refresh(&live, &exact_names(config));
     findings.extend(refreshed.errors.iter().map(|error| Finding::new(Level::Error, CERTIFICATE, error)));
     findings.extend(refreshed.lacking.iter().map(|lacking| Finding::new(Level::Error, CERTIFICATE, lacking)));
-    let misfits = source.misfits(&config.domain, clock::now());
+    let misfits = source.misfits(&config.domain);
     findings.extend(misfits.iter().map(|misfit| Finding::new(Level::Error, CERTIFICATE, misfit)));
+    for (file, condition) in source.conditions(clock::unix_seconds(clock::now())) {
+        if let Some(level) = Level::of(&condition) {
+            findings.push(Finding::new(level, CERTIFICATE, format!("{} {condition}", file.display())));
+        }
+    }
     live
 }
 

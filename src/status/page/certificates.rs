@@ -1,10 +1,11 @@
-//! The server's certificates: how much of their life is over, and what happens next. Pure.
+//! The server's certificates: how much of their lifetime is left, and what happens next. Pure.
 
 use maud::{Markup, html};
 
-use super::moment::{DAY, day, span, when};
+use super::moment::{day, span, when};
 use super::state::mark;
 use super::text::{Foreign, foreign};
+use crate::certificate::Level;
 use crate::status::picture::{Certificate, Overview};
 
 pub(super) fn section(overview: &Overview) -> Markup {
@@ -24,39 +25,38 @@ pub(super) fn section(overview: &Overview) -> Markup {
 fn article(certificate: &Certificate, now: i64) -> Markup {
     html! {
         article class="certificate" {
-            h3 { (Foreign(&certificate.key)) " " (standing(certificate, now)) }
+            h3 { (Foreign(&certificate.key)) " " (condition(certificate)) }
             p class="names" { @for name in &certificate.names { (foreign(name)) " " } }
             @if let (Some(begin), Some(end)) = (certificate.not_before, certificate.not_after) {
                 (lifetime(begin, end, certificate.next_attempt, now))
             }
             @if let Some(issuer) = &certificate.issuer { p class="quiet" { "Issued by " (foreign(issuer)) } }
+            @if let Some(problem) = &certificate.problem { p class="problem" { "It " (foreign(problem)) } }
             (plan(certificate, now))
         }
     }
 }
 
-fn standing(certificate: &Certificate, now: i64) -> Markup {
-    let Some(end) = certificate.not_after else { return mark("bad", "none yet") };
-    let left = end.saturating_sub(now);
-    match left {
-        ..=0 => mark("bad", "expired"),
-        _ if certificate.needs_human => mark("bad", "needs you"),
-        _ if certificate.last_error.is_some() => mark("fair", "renewal failed"),
-        _ if left < 7 * DAY && certificate.source != "acme" => mark("fair", "ends soon"),
-        _ => mark("good", "valid"),
-    }
+fn condition(certificate: &Certificate) -> Markup {
+    let class = match certificate.level {
+        Level::Ok if certificate.not_after.is_none() => "idle",
+        Level::Ok => "good",
+        Level::Warning => "fair",
+        Level::Error => "bad",
+    };
+    mark(class, &certificate.state.replace('_', " "))
 }
 
-/// A bar over the certificate's life: what is over is filled, and a tick stands where it is to be renewed.
+/// A bar: what is left of the lifetime is filled, and a tick stands where it is to be renewed.
 fn lifetime(begin: i64, end: i64, renewal: Option<i64>, now: i64) -> Markup {
-    let over = permille(begin, end, now);
-    let tick = renewal.filter(|at| (now..end).contains(at)).map(|at| permille(begin, end, at));
+    let share = permille_left(begin, end, now);
+    let tick = renewal.filter(|at| (now..end).contains(at)).map(|at| permille_left(begin, end, at));
     let left = end.saturating_sub(now);
     html! {
         svg class="lifetime" viewBox="0 0 1000 8" preserveAspectRatio="none" role="img"
-            aria-label={ (over / 10) " percent of its life is over" } {
+            aria-label={ (share / 10) " percent of its lifetime is left" } {
             rect class="whole" width="1000" height="8" {}
-            rect class="over" width=(over) height="8" {}
+            rect class="left" width=(share) height="8" {}
             @if let Some(tick) = tick { rect class="tick" x=(tick) width="4" height="8" {} }
         }
         p class="ends" {
@@ -66,16 +66,17 @@ fn lifetime(begin: i64, end: i64, renewal: Option<i64>, now: i64) -> Markup {
     }
 }
 
-/// Where `at` lies between `begin` and `end`, in thousandths.
-fn permille(begin: i64, end: i64, at: i64) -> i64 {
+/// How much lies between `at` and `end`, in thousandths of what lies between `begin` and `end`.
+fn permille_left(begin: i64, end: i64, at: i64) -> i64 {
     let whole = end.saturating_sub(begin).max(1);
-    (i128::from(at.saturating_sub(begin)) * 1000 / i128::from(whole)).clamp(0, 1000).try_into().unwrap_or(0)
+    (i128::from(end.saturating_sub(at)) * 1000 / i128::from(whole)).clamp(0, 1000).try_into().unwrap_or(0)
 }
 
 fn plan(certificate: &Certificate, now: i64) -> Markup {
     html! {
         @if let Some(step) = &certificate.step { p class="step" { "Now: " (foreign(step)) } }
-        @if let Some(error) = &certificate.last_error {
+        // The problem names it.
+        @if let Some(error) = certificate.last_error.as_ref().filter(|_| certificate.level == Level::Ok) {
             p class="problem" { "The last attempt failed: " (foreign(error)) }
         }
         @match (certificate.source, certificate.next_attempt) {
@@ -93,10 +94,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_life_is_measured_in_thousandths() {
-        let at = |at| permille(100, 300, at);
-        assert_eq!([at(0), at(100), at(101), at(200), at(300), at(900)], [0, 0, 5, 500, 1000, 1000]);
-        assert_eq!(permille(5, 5, 9), 1000);
-        assert_eq!(permille(i64::MIN, i64::MAX, 0), 1000, "no overflow");
+    fn bar_of_a_fresh_certificate_is_full_and_shrinks_to_nothing() {
+        let at = |at| permille_left(100, 300, at);
+        assert_eq!([at(0), at(100), at(101), at(200), at(300), at(900)], [1000, 1000, 995, 500, 0, 0]);
+        assert_eq!(permille_left(5, 5, 9), 0);
+        assert_eq!(permille_left(i64::MIN, i64::MAX, 0), 1000, "no overflow");
+        let bar = |now| lifetime(100, 300, None, now).into_string();
+        assert!(bar(100).contains("100 percent of its lifetime is left") && bar(100).contains("width=\"1000\""));
+        assert!(bar(250).contains("25 percent of its lifetime is left") && bar(250).contains("width=\"250\""));
     }
 }

@@ -10,7 +10,7 @@ use crate::clock::rfc3339;
 
 const MINUTE: i64 = 60;
 const HOUR: i64 = 60 * MINUTE;
-pub(super) const DAY: i64 = 24 * HOUR;
+const DAY: i64 = 24 * HOUR;
 
 /// When `at` was or will be, seen from `now`.
 pub(super) fn when(now: i64, at: i64) -> Markup {

@@ -4,6 +4,7 @@ use maud::{Markup, html};
 
 use super::link::to_state;
 use super::text::{Foreign, count, figure, foreign};
+use crate::certificate::Level;
 use crate::status::picture::{Certificate, Constituency, Overview};
 
 /// Something that needs somebody.
@@ -28,7 +29,7 @@ pub(super) fn section(overview: &Overview) -> Markup {
 
 fn verdict(overview: &Overview, needs: usize) -> String {
     match needs {
-        _ if overview.not_ready.is_some() => "Not serving yet".to_owned(),
+        _ if overview.not_ready.is_some() => "Phones cannot be served".to_owned(),
         0 if overview.counts.known == 0 => "Ready, and waiting for its first phone".to_owned(),
         0 => "All is well".to_owned(),
         1 => "One thing needs you".to_owned(),
@@ -59,12 +60,11 @@ fn needs(overview: &Overview) -> Vec<Need> {
 }
 
 fn of_certificate(certificate: &Certificate) -> Option<Need> {
-    // Where somebody must change something, that stands among the troubles.
-    let error = certificate.last_error.as_deref().filter(|_| !certificate.needs_human)?;
+    let problem = certificate.problem.as_deref()?;
     let says = html! {
-        a href="#certificates" { "The " (Foreign(&certificate.key)) " certificate" } " could not be renewed: " (foreign(error))
+        a href="#certificates" { "The " (Foreign(&certificate.key)) " certificate" } " " (foreign(problem))
     };
-    Some(Need { class: "fair", says })
+    Some(Need { class: if certificate.level == Level::Error { "bad" } else { "fair" }, says })
 }
 
 fn of_constituency(constituency: &Constituency) -> Option<Need> {

@@ -1,6 +1,7 @@
 //! Whole pages.
 
 use super::*;
+use crate::certificate::Level;
 use crate::status::picture::{
     Activity, Certificate, Constituency, Counts, Phone, PhoneRequest, PhoneSort, PhoneState, Place, Unproven,
 };
@@ -79,6 +80,9 @@ fn overview(text: &str) -> Overview {
             not_before: Some(NOW - 45 * DAY),
             not_after: Some(NOW + 45 * DAY),
             source: "acme",
+            level: Level::Warning,
+            state: "renewal_overdue",
+            problem: Some(text.to_owned()),
             next_attempt: Some(NOW + 15 * DAY),
             step: Some(text.to_owned()),
             last_error: Some(text.to_owned()),
@@ -303,7 +307,6 @@ fn what_is_empty_says_what_to_do_next() {
 fn the_verdict_counts_what_needs_somebody_the_worst_first() {
     let mut overview = overview(HARMLESS);
     overview.not_ready = None;
-    overview.certificates[0].needs_human = false;
     // What is said of the folder is not said again.
     overview.troubles.push("log lines were lost".to_owned());
     let none = phones(HARMLESS);

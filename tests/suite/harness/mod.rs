@@ -9,6 +9,7 @@
 //! - [`patience`]: how long a test waits, and time on a machine that is crowded or stands still.
 //! - [`pebble`]: a CA for tests, as a process, with a DNS of its own.
 //! - [`pki`]: a factory CA like Polycom's, devices below it, server certificates.
+//! - [`prometheus`]: which alerts fire.
 //! - [`site`]: folders and `provost.json`; the server as a process that is killed and waited for.
 //! - [`socket`]: a connection whose other end is waited for with patience.
 //! - [`systemd`]: what a unit starts, as systemd would start it, and what it tells.
@@ -26,6 +27,7 @@ pub mod operators;
 pub mod patience;
 pub mod pebble;
 pub mod pki;
+pub mod prometheus;
 pub mod site;
 pub mod socket;
 pub mod systemd;

@@ -1,0 +1,322 @@
+//! The condition of a certificate that is presented: one function decides it for the page, `check`, `certificate status`,
+//! the metrics and `/readyz`. Pure.
+//!
+//! | level | when |
+//! |---|---|
+//! | warning | the planned renewal is overdue by 48 h, or waits for an operator; without a plan, under a quarter of the lifetime is left |
+//! | error | under a seventh is left, and there is no plan or it failed; expired; not valid yet; never obtained because that fails |
+//!
+//! Fractions make it right for certificates of six days too. There the plan has less than 48 h: a twelfth of the lifetime.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::clock::rfc3339;
+
+const HOUR: i64 = 3600;
+const DAY: i64 = 24 * HOUR;
+/// How long a planned renewal may be overdue before that is worth a warning.
+const GRACE: i64 = 48 * HOUR;
+
+/// From when until when a certificate is valid, in Unix seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Validity {
+    /// Its first second.
+    pub not_before: i64,
+    /// Its last second.
+    pub not_after: i64,
+}
+
+impl Validity {
+    /// How long it is, at least a second.
+    #[must_use]
+    pub fn lifetime(&self) -> i64 {
+        self.not_after.saturating_sub(self.not_before).max(1)
+    }
+
+    #[must_use]
+    pub fn contains(&self, now: i64) -> bool {
+        (self.not_before..=self.not_after).contains(&now)
+    }
+
+    /// How much of it is left at `now`; negative after its end.
+    #[must_use]
+    pub fn left(&self, now: i64) -> i64 {
+        self.not_after.saturating_sub(now)
+    }
+}
+
+/// The plan by which provost itself renews a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan<'a> {
+    /// When it is to be renewed, in Unix seconds.
+    pub renewal: i64,
+    /// Why the last attempt failed; `None` if it did not.
+    pub failure: Option<&'a str>,
+    /// Whether no attempt can succeed before an operator changes something.
+    pub action_required: bool,
+}
+
+/// How bad a condition is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Nothing is to be done.
+    Ok,
+    /// Phones are served, and an operator should look before they are not.
+    Warning,
+    /// Phones refuse the certificate, or soon will.
+    Error,
+}
+
+/// The condition of a certificate. Shown, it is what follows "the certificate …".
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    Valid,
+    /// There is none yet.
+    Missing {
+        failure: Option<String>,
+    },
+    NotYetValid {
+        not_before: i64,
+    },
+    Expired {
+        not_after: i64,
+    },
+    /// Another program should have renewed it.
+    EndsSoon {
+        not_after: i64,
+        left: i64,
+        level: Level,
+    },
+    /// provost should have renewed it.
+    RenewalOverdue {
+        not_after: i64,
+        left: i64,
+        planned: i64,
+        failure: Option<String>,
+        level: Level,
+    },
+}
+
+impl Level {
+    /// As the API, the metrics and commands spell it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
+}
+
+impl Condition {
+    /// The condition at `now` of a certificate with this validity; without one, there is no certificate yet. Without a
+    /// plan, another program renews it.
+    #[must_use]
+    pub fn of(now: i64, validity: Option<Validity>, plan: Option<Plan<'_>>) -> Self {
+        let failure = plan.and_then(|plan| plan.failure).map(str::to_owned);
+        let Some(validity) = validity else { return Self::Missing { failure } };
+        let Validity { not_before, not_after } = validity;
+        if now < not_before {
+            return Self::NotYetValid { not_before };
+        }
+        if now > not_after {
+            return Self::Expired { not_after };
+        }
+        let (lifetime, left) = (validity.lifetime(), validity.left(now));
+        let is_under = |part: i64| left.saturating_mul(part) < lifetime;
+        match plan {
+            None if is_under(7) => Self::EndsSoon { not_after, left, level: Level::Error },
+            None if is_under(4) => Self::EndsSoon { not_after, left, level: Level::Warning },
+            None => Self::Valid,
+            Some(plan) => {
+                let is_late = now.saturating_sub(plan.renewal) >= GRACE.min(lifetime / 12);
+                let level = match (is_late, failure.is_some()) {
+                    (true, _) | (_, true) if is_under(7) => Level::Error,
+                    (true, _) => Level::Warning,
+                    (false, true) if plan.action_required => Level::Warning,
+                    (false, _) => return Self::Valid,
+                };
+                Self::RenewalOverdue { not_after, left, planned: plan.renewal, failure, level }
+            }
+        }
+    }
+
+    #[must_use]
+    pub fn level(&self) -> Level {
+        match self {
+            Self::Valid | Self::Missing { failure: None } => Level::Ok,
+            Self::Missing { failure: Some(_) } | Self::NotYetValid { .. } | Self::Expired { .. } => Level::Error,
+            Self::EndsSoon { level, .. } | Self::RenewalOverdue { level, .. } => *level,
+        }
+    }
+
+    /// In one or two words, as the API spells them with underscores.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Valid => "valid",
+            Self::Missing { .. } => "missing",
+            Self::NotYetValid { .. } => "not_yet_valid",
+            Self::Expired { .. } => "expired",
+            Self::EndsSoon { .. } => "ends_soon",
+            Self::RenewalOverdue { .. } => "renewal_overdue",
+        }
+    }
+
+    /// What is wrong; `None` if nothing is.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        (self.level() > Level::Ok).then(|| self.to_string())
+    }
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Valid => f.write_str("is valid"),
+            Self::Missing { failure: None } => f.write_str("has not been obtained yet"),
+            Self::Missing { failure: Some(failure) } => write!(f, "could not be obtained: {failure}"),
+            Self::NotYetValid { not_before } => write!(
+                f,
+                "is not valid before {}: check this machine's clock (timedatectl), and which certificate this is",
+                rfc3339(*not_before)
+            ),
+            Self::Expired { not_after } => write!(f, "expired at {}: phones refuse it", rfc3339(*not_after)),
+            Self::EndsSoon { not_after, left, .. } => write!(
+                f,
+                "expires at {} ({} left) and has not been renewed: run the program that writes its files, such as \
+                 certbot renew, and read its log",
+                rfc3339(*not_after),
+                span(*left)
+            ),
+            Self::RenewalOverdue { not_after, left, planned, failure, .. } => {
+                write!(f, "expires at {} ({} left), and its renewal, ", rfc3339(*not_after), span(*left))?;
+                write!(f, "planned for {}, ", rfc3339(*planned))?;
+                match failure {
+                    Some(failure) => write!(f, "fails: {failure}"),
+                    None => f.write_str("has not been attempted: see provost certificate status and the journal"),
+                }
+            }
+        }
+    }
+}
+
+/// How long that is: in days, or below two days in hours.
+fn span(seconds: i64) -> String {
+    match seconds {
+        ..HOUR => format!("{} min", seconds / 60),
+        HOUR..172_800 => format!("{} h", seconds / HOUR),
+        _ => format!("{} days", seconds / DAY),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIFETIMES: [i64; 4] = [90 * DAY, 47 * DAY, 6 * DAY, 397 * DAY];
+
+    fn lasting(lifetime: i64) -> Option<Validity> {
+        Some(Validity { not_before: 1_000_000_000, not_after: 1_000_000_000 + lifetime })
+    }
+
+    /// The level from `files` with this many permille of the lifetime left.
+    fn from_files(lifetime: i64, permille: i64) -> Level {
+        let now = 1_000_000_000 + lifetime - lifetime * permille / 1000;
+        Condition::of(now, lasting(lifetime), None).level()
+    }
+
+    #[test]
+    fn files_warn_under_a_quarter_and_fail_under_a_seventh() {
+        for lifetime in LIFETIMES {
+            let levels = [1000, 600, 251, 249, 144, 142, 1].map(|permille| from_files(lifetime, permille));
+            use Level::{Error, Ok, Warning};
+            assert_eq!(levels, [Ok, Ok, Ok, Warning, Warning, Error, Error], "{lifetime}");
+        }
+    }
+
+    #[test]
+    fn planned_renewal_warns_48_h_late_and_fails_under_a_seventh() {
+        let level = |lifetime: i64, planned: i64, now: i64, failure: Option<&str>| {
+            let plan = Plan { renewal: 1_000_000_000 + planned, failure, action_required: false };
+            Condition::of(1_000_000_000 + now, lasting(lifetime), Some(plan)).level()
+        };
+        let failure = Some("no route to host");
+        for failure in [None, failure] {
+            assert_eq!(level(90 * DAY, 60 * DAY, 61 * DAY, failure), Level::Ok, "it has 48 h, and tries again");
+            assert_eq!(level(90 * DAY, 60 * DAY, 62 * DAY, failure), Level::Warning);
+            assert_eq!(level(90 * DAY, 60 * DAY, 77 * DAY, failure), Level::Warning);
+            assert_eq!(level(90 * DAY, 60 * DAY, 78 * DAY, failure), Level::Error);
+            assert_eq!(level(6 * DAY, 3 * DAY, 3 * DAY + 11 * HOUR, failure), Level::Ok);
+            assert_eq!(level(6 * DAY, 3 * DAY, 3 * DAY + 12 * HOUR, failure), Level::Warning);
+            assert_eq!(level(6 * DAY, 3 * DAY, 6 * DAY - 20 * HOUR, failure), Level::Error);
+        }
+        // The CA may want it late.
+        assert_eq!(level(90 * DAY, 81 * DAY, 80 * DAY, None), Level::Ok);
+        assert_eq!(level(90 * DAY, 81 * DAY, 80 * DAY, failure), Level::Error, "no attempt has succeeded so far");
+    }
+
+    #[test]
+    fn renewal_that_waits_for_an_operator_warns_at_once() {
+        let plan = Plan { renewal: 1_000_000_000, failure: Some("REFUSED"), action_required: true };
+        let condition = Condition::of(1_000_000_060, lasting(90 * DAY), Some(plan));
+        assert_eq!(condition.level(), Level::Warning);
+        assert!(condition.to_string().ends_with("its renewal, planned for 2001-09-09T01:46:40Z, fails: REFUSED"));
+    }
+
+    #[test]
+    fn a_clock_outside_the_validity_is_an_error_with_or_without_plan() {
+        let plan = Plan { renewal: 1_000_000_000 + 60 * DAY, failure: None, action_required: false };
+        for plan in [None, Some(plan)] {
+            let at = |now| Condition::of(now, lasting(90 * DAY), plan);
+            assert_eq!(at(999_999_999), Condition::NotYetValid { not_before: 1_000_000_000 });
+            assert_eq!(at(1_000_000_000).level(), Level::Ok);
+            let not_after = 1_000_000_000 + 90 * DAY;
+            assert_ne!(at(not_after), Condition::Expired { not_after }, "its last second");
+            assert_eq!(at(not_after + 1), Condition::Expired { not_after });
+            assert_eq!((at(0).level(), at(not_after + 1).level()), (Level::Error, Level::Error));
+        }
+    }
+
+    #[test]
+    fn a_missing_certificate_is_an_error_once_obtaining_it_fails() {
+        let missing = |failure| Condition::of(0, None, Some(Plan { renewal: 0, failure, action_required: false }));
+        assert_eq!((missing(None).level(), missing(Some("x")).level()), (Level::Ok, Level::Error));
+        assert_eq!(missing(Some("x")).problem().unwrap(), "could not be obtained: x");
+        assert_eq!(missing(None).problem(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_condition_improves_as_time_passes(
+            lifetime in HOUR..500 * DAY, planned in 0..1000_i64, is_planned: bool, is_failing: bool, mut steps: [u16; 2],
+        ) {
+            steps.sort_unstable();
+            let plan = is_planned.then(|| Plan {
+                renewal: 1_000_000_000 + lifetime * planned / 1000,
+                failure: is_failing.then_some("it fails"),
+                action_required: false,
+            });
+            let level = |step: u16| {
+                let now = 1_000_000_000 + lifetime * i64::from(step) / 60_000;
+                Condition::of(now, lasting(lifetime), plan).level()
+            };
+            prop_assert!(level(steps[0]) <= level(steps[1]));
+        }
+
+        #[test]
+        fn no_input_overflows(now: i64, not_before: i64, not_after: i64, renewal: i64, failure: Option<String>) {
+            let plan = Plan { renewal, failure: failure.as_deref(), action_required: true };
+            for plan in [None, Some(plan)] {
+                let condition = Condition::of(now, Some(Validity { not_before, not_after }), plan);
+                prop_assert!(!condition.to_string().is_empty());
+            }
+        }
+    }
+}

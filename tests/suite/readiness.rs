@@ -1,0 +1,313 @@
+//! Whether phones can be served, and whether the certificates last: one function decides, and the page, the API, the
+//! metrics, `/readyz`, `check` and `certificate status` say the same.
+
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+
+use crate::harness::operators::Operators;
+use crate::harness::pki::{DAY, Identity, SERVER_CA, valid};
+use crate::harness::prometheus::firing;
+use crate::harness::site::{DOMAIN, Running, Site};
+use crate::harness::tool::{Ended, provost};
+use crate::harness::{eventually, not_run};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// What is said of the certificates, wherever it is said.
+struct Said {
+    ready: (u16, String),
+    certificates: Vec<Value>,
+    page: String,
+    metrics: String,
+    check: Ended,
+    status: Ended,
+}
+
+fn said(site: &Site, server: &Running) -> Said {
+    let operators = Operators::of(server);
+    let ready = operators.get("/readyz");
+    let overview = operators.json("/api/overview");
+    Said {
+        ready: (ready.status, ready.body),
+        certificates: overview["certificates"].as_array().unwrap().clone(),
+        page: operators.get("/").body,
+        metrics: operators.get("/metrics").body,
+        check: provost(&site.path("."), &["check"]),
+        status: provost(&site.path("."), &["certificate", "status"]),
+    }
+}
+
+impl Said {
+    /// Asserts that all say that the certificate for `name` is at this level, in this state, and for this reason.
+    #[track_caller]
+    fn assert_all_say(&self, key: &str, name: &str, (level, state): (&str, &str), reason: &str) {
+        let is_it = |it: &&Value| it["key"] == key && it["names"][0] == name;
+        let own = self.certificates.iter().find(is_it).unwrap_or_else(|| panic!("{:?}", self.certificates));
+        assert_eq!((&own["level"], &own["state"]), (&json!(level), &json!(state)), "{own}");
+        let gauge = |at: &str| {
+            let key = key.to_ascii_lowercase();
+            format!(
+                "provost_certificate_condition{{key=\"{key}\",name=\"{name}\",level=\"{at}\"}} {}",
+                u8::from(at == level)
+            )
+        };
+        for at in ["ok", "warning", "error"] {
+            assert!(self.metrics.lines().any(|line| line == gauge(at)), "{} in\n{}", gauge(at), self.metrics);
+        }
+        let alerts: &[(&str, &str)] =
+            &[("error", "ProvostCertificateNearExpiry"), ("warning", "ProvostCertificateNotRenewed")];
+        match firing(&self.metrics) {
+            None => not_run("promtool", "Debian's package prometheus is not installed"),
+            Some(firing) => {
+                for (at, alert) in alerts {
+                    assert_eq!(firing.contains(*alert), *at == level, "{alert} among {firing:?}");
+                }
+            }
+        }
+        let lines = [&self.check.stdout, &self.status.stdout, &self.ready.1];
+        if level == "ok" {
+            assert_eq!((self.check.code, self.status.code, self.ready.0), (0, 0, 200), "{}", self.check.stdout);
+            assert_eq!(self.ready.1, "ready\n");
+            assert!(self.page.contains("All is well"), "{}", self.page);
+            assert!(!self.check.stdout.contains("certificate: "), "{}", self.check.stdout);
+            return;
+        }
+        assert!(!self.page.contains("All is well") && self.page.contains(reason), "{reason} in {}", self.page);
+        let is_said = |text: &str| text.lines().any(|line| line.contains(level) && line.contains(reason));
+        for (text, place) in lines.into_iter().zip(["check", "status", "readyz"]) {
+            assert!(is_said(text), "{place}: {level}, {reason} in\n{text}");
+        }
+        let code = i32::from(level == "error");
+        assert_eq!((self.check.code, self.status.code), (code, code), "{}\n{}", self.check.stdout, self.status.stdout);
+    }
+}
+
+/// A server certificate for `name` that began so long ago and lasts so long.
+fn certificate(name: &str, is_rsa: bool, age: Duration, lifetime: Duration) -> Identity {
+    let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+    let begin = SystemTime::now() - age;
+    valid(&mut params, begin, begin + lifetime);
+    if is_rsa { SERVER_CA.issue_rsa(&params) } else { SERVER_CA.issue(&params) }
+}
+
+/// A site with operators, whose phones find a master configuration.
+fn watched() -> Site {
+    let mut site = Site::with_ote();
+    site.file("ote/000000000000.cfg", r#"<APPLICATION CONFIG_FILES="site.cfg"/>"#);
+    site.config["status"] = json!({ "listen": "127.0.0.1:0" });
+    site
+}
+
+#[test]
+fn certificate_files_that_near_their_end_are_told_everywhere() {
+    let (ok, soon, error) = (("ok", "valid"), ("warning", "ends_soon"), ("error", "ends_soon"));
+    let cases = [
+        (90 * DAY, 90 * DAY - HOUR, ok, ""),
+        (90 * DAY, 23 * DAY, ok, ""),
+        (90 * DAY, 22 * DAY, soon, "has not been renewed"),
+        (90 * DAY, DAY, error, "has not been renewed"),
+        (6 * DAY, 37 * HOUR, ok, ""),
+        (6 * DAY, 35 * HOUR, soon, "has not been renewed"),
+        (6 * DAY, 20 * HOUR, error, "has not been renewed"),
+    ];
+    for (index, (lifetime, left, level, reason)) in cases.into_iter().enumerate() {
+        let is_rsa = index % 2 == 0;
+        let mut site = watched();
+        let wildcard = format!("*.{DOMAIN}");
+        certificate(&wildcard, is_rsa, lifetime - left, lifetime).write(&site.path("."), "own");
+        site.config["certificate"] = json!({ "files": [{ "chain": "own.pem", "key": "own.key" }] });
+        let server = site.start();
+        let said = said(&site, &server);
+        said.assert_all_say(if is_rsa { "RSA" } else { "ECDSA" }, &wildcard, level, reason);
+        assert_eq!(said.ready.0, 200, "a certificate that is valid makes no server unready: {}", said.ready.1);
+    }
+}
+
+#[test]
+fn one_old_pair_of_files_beside_good_ones_is_told_everywhere() {
+    let exact = format!("old.{DOMAIN}");
+    for (name, is_rsa) in [(&*exact, true), (&*exact, false), (&format!("*.{DOMAIN}"), true)] {
+        let mut site = watched();
+        site.constituency("old", &json!({ "client_auth": "none", "certificate_names": "exact" }));
+        site.file("old/000000000000.cfg", r#"<APPLICATION CONFIG_FILES=""/>"#);
+        certificate(name, is_rsa, 89 * DAY, 90 * DAY).write(&site.path("."), "own");
+        let mut pairs = vec![json!({ "chain": "own.pem", "key": "own.key" })];
+        if name != exact {
+            certificate(&exact, true, DAY, 90 * DAY).write(&site.path("."), "exact");
+            pairs.push(json!({ "chain": "exact.pem", "key": "exact.key" }));
+        }
+        site.config["certificate"]["files"].as_array_mut().unwrap().extend(pairs);
+        let server = site.start();
+        let key = if is_rsa { "RSA" } else { "ECDSA" };
+        // The site's own certificate is for the wildcard too; of two of one kind and name, the worse one counts.
+        let said = said(&site, &server);
+        let levels: Vec<&str> = said.certificates.iter().filter_map(|it| it["level"].as_str()).collect();
+        assert_eq!(levels.iter().filter(|level| **level == "error").count(), 1, "{:?}", said.certificates);
+        assert!(said.ready.0 == 200 && said.ready.1.contains(&format!("error: the {key} certificate for {name}")));
+        assert!(said.page.contains("One thing needs you"), "{}", said.page);
+        assert_eq!((said.check.code, said.status.code), (1, 1), "{}", said.check.stdout);
+    }
+}
+
+#[test]
+fn without_a_valid_certificate_it_is_not_ready() {
+    let cases = [
+        (100 * DAY, 90 * DAY, "expired", "certificate expired at"),
+        (DAY, DAY - HOUR, "expired", "certificate expired at"),
+    ];
+    for (age, lifetime, state, reason) in cases {
+        let mut site = watched();
+        let wildcard = format!("*.{DOMAIN}");
+        certificate(&wildcard, true, age, lifetime).write(&site.path("."), "own");
+        site.config["certificate"] = json!({ "files": [{ "chain": "own.pem", "key": "own.key" }] });
+        let server = site.start();
+        let said = said(&site, &server);
+        assert!(said.ready.0 == 503 && said.ready.1.contains(reason), "{:?}", said.ready);
+        said.assert_all_say("RSA", &wildcard, ("error", state), "expired at");
+        assert_alert(&said.metrics, "ProvostNotReady", true);
+        // Another that is valid is enough.
+        let files = site.config["certificate"]["files"].as_array_mut().unwrap();
+        files.push(json!({ "chain": "ec.pem", "key": "ec.key" }));
+        drop(server);
+        let server = site.start();
+        let ready = Operators::of(&server).get("/readyz");
+        assert!(ready.status == 200 && ready.body.contains("\nerror: the RSA certificate"), "{ready:?}");
+    }
+}
+
+#[test]
+fn a_certificate_of_tomorrow_says_to_look_at_the_clock() {
+    let mut site = watched();
+    let wildcard = format!("*.{DOMAIN}");
+    let mut params = rcgen::CertificateParams::new(vec![wildcard.clone()]).unwrap();
+    valid(&mut params, SystemTime::now() + DAY, SystemTime::now() + 90 * DAY);
+    SERVER_CA.issue(&params).write(&site.path("."), "own");
+    site.config["certificate"] = json!({ "files": [{ "chain": "own.pem", "key": "own.key" }] });
+    let server = site.start();
+    let said = said(&site, &server);
+    assert_eq!(said.ready.0, 503, "{:?}", said.ready);
+    said.assert_all_say("ECDSA", &wildcard, ("error", "not_yet_valid"), "check this machine's clock");
+}
+
+#[track_caller]
+fn assert_alert(metrics: &str, alert: &str, fires: bool) {
+    match firing(metrics) {
+        None => not_run("promtool", "Debian's package prometheus is not installed"),
+        Some(firing) => assert_eq!(firing.contains(alert), fires, "{alert} among {firing:?}"),
+    }
+}
+
+/// A site that obtains its certificate from a CA that cannot be reached, and has one that began so long ago.
+fn cannot_renew(age: Duration, lifetime: Duration, names: &[String]) -> Site {
+    let mut site = watched();
+    let key = "key \"provost.\" { algorithm hmac-sha256; secret \"c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0MTI=\"; };";
+    std::fs::write(site.path("tsig.key"), key).unwrap();
+    std::fs::set_permissions(site.path("tsig.key"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    site.config["certificate"] = json!({ "acme": {
+        "directory": "https://127.0.0.1:1/directory", "terms_of_service_agreed": true, "keys": ["rsa-2048"],
+        "dns": { "primary": "127.0.0.1:1", "tsig_key_file": "tsig.key" }
+    } });
+    let folder = site.path("state/certs/rsa-2048/1");
+    std::fs::create_dir_all(&folder).unwrap();
+    let mut params = rcgen::CertificateParams::new(names.to_vec()).unwrap();
+    let begin = SystemTime::now() - age;
+    valid(&mut params, begin, begin + lifetime);
+    SERVER_CA.issue_rsa(&params).write(&folder, "key");
+    std::fs::rename(folder.join("key.pem"), folder.join("chain.pem")).unwrap();
+    std::fs::rename(folder.join("key.key"), folder.join("key.pem")).unwrap();
+    let meta = json!({ "directory": "https://127.0.0.1:1/directory", "stored": 0 });
+    std::fs::write(folder.join("meta.json"), meta.to_string()).unwrap();
+    symlink("1", site.path("state/certs/rsa-2048/current")).unwrap();
+    site
+}
+
+#[test]
+fn a_renewal_that_fails_is_told_everywhere_once_it_is_overdue() {
+    let (ok, late, error) = (("ok", "valid"), ("warning", "renewal_overdue"), ("error", "renewal_overdue"));
+    let cases = [
+        (90 * DAY, 40 * DAY, ok, ""),
+        (90 * DAY, 25 * DAY, late, "fails: "),
+        (90 * DAY, 12 * DAY, error, "fails: "),
+        (6 * DAY, 50 * HOUR, late, "fails: "),
+        (6 * DAY, 20 * HOUR, error, "fails: "),
+    ];
+    let names = [format!("*.{DOMAIN}"), DOMAIN.to_owned()];
+    for (lifetime, left, level, reason) in cases {
+        let site = cannot_renew(lifetime - left, lifetime, &names);
+        let server = site.start();
+        let operators = Operators::of(&server);
+        if level != ok {
+            eventually("an attempt", || {
+                operators.json("/api/overview")["certificates"][0]["last_error"].is_string().then_some(())
+            });
+        }
+        let said = said(&site, &server);
+        assert_eq!(said.ready.0, 200, "{:?}", said.ready);
+        said.assert_all_say("RSA", &names[0], level, reason);
+        // Without a server, it is what is on the disk that is judged.
+        drop(server);
+        let stored = provost(&site.path("."), &["certificate", "status"]);
+        assert_eq!(stored.code, i32::from(level == error), "{stored:?}");
+        assert_eq!(provost(&site.path("."), &["check"]).code, i32::from(level == error));
+    }
+}
+
+#[test]
+fn with_nothing_to_serve_it_is_not_ready_and_the_alert_fires() {
+    let site = watched();
+    std::fs::rename(site.path("constituencies"), site.path("away")).unwrap();
+    let server = site.start();
+    let operators = Operators::of(&server);
+    let is_ready = |what: &str, wanted: u16, reason: &str| {
+        let answer = eventually(what, || {
+            Some(operators.get("/readyz")).filter(|it| it.status == wanted && it.body.contains(reason))
+        });
+        let metrics = eventually("the metric", || {
+            let metrics = operators.get("/metrics").body;
+            metrics.contains(&format!("provost_ready {}\n", u8::from(wanted == 200))).then_some(metrics)
+        });
+        assert_alert(&metrics, "ProvostNotReady", wanted != 200);
+        answer
+    };
+    let constituencies = site.path("constituencies").display().to_string();
+    is_ready("a folder that is gone", 503, &format!("nothing is served: {constituencies}: the folder cannot be read"));
+    std::fs::create_dir(site.path("constituencies")).unwrap();
+    is_ready("an empty folder", 503, &format!("nothing is served: there is no constituency in {constituencies}"));
+    site.file("ote/constituency.json", "{");
+    is_ready("only a broken policy", 503, "nothing is served: ote: ");
+    site.constituency("ote", &json!({ "client_auth": "none" }));
+    is_ready("a good policy", 200, "ready");
+    // The last good one serves phones.
+    std::fs::write(site.served("ote/constituency.json"), "{").unwrap();
+    server.says("the last good policy stays in force");
+    is_ready("a last good policy", 200, "ready");
+    std::fs::remove_dir_all(site.path("constituencies")).unwrap();
+    is_ready("a folder that has gone", 503, "nothing is served: ");
+    std::fs::rename(site.path("away"), site.path("constituencies")).unwrap();
+    is_ready("a folder that is back", 200, "ready");
+}
+
+#[test]
+fn from_sigterm_on_it_is_not_ready_while_uploads_end() {
+    let mut site = watched();
+    site.config["limits"]["drain_s"] = 600.into();
+    let server = site.start();
+    let operators = Operators::of(&server);
+    assert_eq!(operators.get("/readyz").status, 200);
+    let phone = crate::uploads::phone(&server);
+    let mut upload = phone.connect().unwrap();
+    let head = format!("PUT {} HTTP/1.1\r\nHost: ote.{DOMAIN}\r\nContent-Length: 2\r\n\r\n1", crate::uploads::LOG);
+    upload.send(head.as_bytes()).unwrap();
+    eventually("the upload", || std::fs::read_dir(site.path("state/uploads/.incoming")).ok()?.next().map(drop));
+    server.signal(rustix::process::Signal::TERM);
+    let stopping = eventually("to be unready", || Some(operators.get("/readyz")).filter(|it| it.status == 503));
+    assert_eq!(stopping.body, "provost is shutting down\n");
+    eventually("the metric", || operators.get("/metrics").body.contains("provost_ready 0\n").then_some(()));
+    assert_eq!(operators.get("/healthz").status, 200);
+    upload.send(b"2").unwrap();
+    assert_eq!(upload.response("PUT").unwrap().status, 201);
+    assert!(server.wait().success());
+}
