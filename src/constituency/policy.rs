@@ -93,11 +93,28 @@ pub struct UploadLimits {
     pub max_phone_files: u64,
     /// What all files of the constituency may take together; absent: unlimited.
     pub max_constituency_bytes: Option<u64>,
+    /// What one phone may make the disk write in an hour. Rewriting the tail of a file writes all of it; an upload counts
+    /// as 4 KiB at least, or a 256th of this if that is less. Absent: ten times `max_phone_bytes`.
+    pub max_phone_write_bytes_per_hour: Option<u64>,
 }
 
 impl Default for UploadLimits {
     fn default() -> Self {
-        Self { max_file_bytes: 4 << 20, max_phone_bytes: 64 << 20, max_phone_files: 256, max_constituency_bytes: None }
+        Self {
+            max_file_bytes: 4 << 20,
+            max_phone_bytes: 64 << 20,
+            max_phone_files: 256,
+            max_constituency_bytes: None,
+            max_phone_write_bytes_per_hour: None,
+        }
+    }
+}
+
+impl UploadLimits {
+    /// What one phone may make the disk write in an hour.
+    #[must_use]
+    pub fn write_bytes_per_hour(&self) -> u64 {
+        self.max_phone_write_bytes_per_hour.unwrap_or_else(|| self.max_phone_bytes.saturating_mul(10))
     }
 }
 
@@ -291,12 +308,15 @@ mod tests {
             r#"{ "description": "d", "client_auth": "required", "trust": ["polycom"], "expired_device_certificates": "accept", "tls": "modern",
                  "phones": { "00005e00530c": "a", "00:00:5E:00:53:C7": "b" }, "denied": ["00005e0053ff"],
                  "aliases": ["old-name"], "shared": ["firmware"], "certificate_names": "exact", "plain_http": true,
-                 "uploads": { "max_file_bytes": 1, "max_phone_bytes": 2, "max_phone_files": 3, "max_constituency_bytes": 4 } }"#,
+                 "uploads": { "max_file_bytes": 1, "max_phone_bytes": 2, "max_phone_files": 3, "max_constituency_bytes": 4,
+                              "max_phone_write_bytes_per_hour": 5 } }"#,
         )
         .unwrap();
         let tls = (policy.tls.expired_device_certificates, policy.tls.certificate_names);
         assert_eq!(tls, (ExpiredDeviceCertificates::Accept, CertificateNames::Exact));
-        assert_eq!(policy.uploads.unwrap().max_constituency_bytes, Some(4));
+        let uploads = policy.uploads.unwrap();
+        assert_eq!((uploads.max_constituency_bytes, uploads.write_bytes_per_hour()), (Some(4), 5));
+        assert_eq!(UploadLimits { max_phone_write_bytes_per_hour: None, ..uploads }.write_bytes_per_hour(), 20);
         let Phones::Listed(phones) = policy.phones else { panic!("listed") };
         assert_eq!(phones.into_values().collect::<Vec<_>>(), ["a", "b"]);
     }

@@ -111,9 +111,11 @@ pub fn of_denial(denial: &Denial) -> Response<Content> {
                 response.headers_mut().append(WWW_AUTHENTICATE, value);
             });
         }
-        Denial::TooManyAttempts { .. } => set(&mut response, RETRY_AFTER, "60"),
         Denial::Gap { size, .. } => set(&mut response, CONTENT_RANGE, &format!("bytes */{size}")),
         _ => {}
+    }
+    if let Some(seconds) = denial.retry_after() {
+        response.headers_mut().insert(RETRY_AFTER, seconds.into());
     }
     if denial.closes() {
         close(&mut response);

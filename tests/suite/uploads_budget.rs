@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::harness::pki::FACTORY;
 use crate::harness::site::{Running, Site, holds};
-use crate::harness::tls::{Client, Connection};
+use crate::harness::tls::{Client, Connection, Response};
 use crate::harness::{VVX500, VVX550, eventually, not_run};
 use crate::uploads::{LOG, begun, content, files_below, phone, site_with, waiting};
 
@@ -171,6 +171,103 @@ fn a_reserve_of_the_disk_stays_free() {
     assert_eq!(phone(&server).put(LOG, "", b"x").unwrap().status, 507);
     server.reason("kept free");
     assert_eq!(files_below(&site.path("state/uploads")), Vec::<String>::new());
+}
+
+/// The seconds after which a refused phone is told to come back.
+fn retry_after(response: &Response) -> u64 {
+    assert_eq!(response.status, 429, "{response:?}");
+    response.header("retry-after").unwrap().parse().unwrap()
+}
+
+#[test]
+fn rewriting_a_tail_counts_what_it_makes_the_disk_write() {
+    let site = site_with(&json!({ "max_phone_write_bytes_per_hour": 1_000_000 }));
+    let server = site.start();
+    let (phone, other) = (phone(&server), server.client("ote", &FACTORY.device(VVX550)));
+    let old = content(300_000, 1);
+    assert_eq!(phone.put(LOG, "", &old).unwrap().status, 201);
+    let last_byte = || phone.put(LOG, "Content-Range: bytes 299999-299999/300000\r\n", b"!").unwrap();
+    // Three times 300,000 bytes are written; a fourth time would be too much.
+    assert_eq!([last_byte().status, last_byte().status], [204, 204]);
+    let refused = last_byte();
+    assert!((600..=1000).contains(&retry_after(&refused)), "{refused:?}");
+    server.reason("max_phone_write_bytes_per_hour is used up (1000000)");
+    assert!(holds(&site.uploads("ote", VVX500).join(&LOG[1..]), [&old[..299_999], b"!"].concat()));
+    // What there is room for goes on, and so does another phone.
+    assert_eq!(phone.put(LOG, "Content-Range: bytes 300000-300000/300001\r\n", b"!").unwrap().status, 204);
+    assert_eq!(other.put(&LOG.replace(VVX500, VVX550), "", &old).unwrap().status, 201);
+}
+
+#[test]
+fn small_uploads_count_as_what_each_file_costs_the_disk() {
+    let site = site_with(&json!({ "max_phone_write_bytes_per_hour": 1 << 20 }));
+    let server = site.start();
+    let phone = phone(&server);
+    let mut connection = phone.connect().unwrap();
+    let stored = (0..300).filter(|kind| {
+        let response = connection.request("PUT", &name(kind % 2), "", b"x").unwrap();
+        assert!([201, 204, 429].contains(&response.status), "{response:?}");
+        response.status != 429
+    });
+    // 4 KiB each; a little of it comes back while this runs.
+    assert!((256..270).contains(&stored.count()));
+    assert_eq!(connection.get("/site.cfg").unwrap().status, 200, "the connection goes on");
+}
+
+#[test]
+fn uploads_that_break_off_or_are_refused_count_with_what_was_written() {
+    let site = site_with(&json!({ "max_phone_write_bytes_per_hour": 1_000_000, "max_file_bytes": 400_000 }));
+    let server = site.start();
+    let phone = phone(&server);
+    let body = content(400_000, 2);
+    let chunked = format!("61a80\r\n{}\r\n1\r\nx\r\n0\r\n\r\n", "z".repeat(400_000));
+    let too_large = |path: &str| phone.put(path, "Transfer-Encoding: chunked\r\n", chunked.as_bytes()).unwrap().status;
+    // Promised are 400,000 bytes and sent none: nothing is written.
+    for kind in 0..8 {
+        let sending = begun(&phone, &name(kind), "", body.len(), b"");
+        eventually("the upload to begin", || (waiting(&site) == 1).then_some(()));
+        sending.hang_up();
+        eventually("the upload to end", || (waiting(&site) == 0).then_some(()));
+    }
+    begun(&phone, LOG, "", body.len(), &body[..390_000]).hang_up();
+    eventually("the upload to be told", || {
+        let is_broken = |line: &serde_json::Value| line["path"] == LOG && line["reason"].is_string();
+        server.access_lines().iter().any(is_broken).then_some(())
+    });
+    assert_eq!(too_large(LOG), 413);
+    // 8 times about 4,000, then about 390,000 and about 400,000 are written.
+    assert_eq!(phone.put(LOG, "", &body[..300_000]).unwrap().status, 429);
+    assert_eq!(phone.put(LOG, "", &body[..100_000]).unwrap().status, 201);
+    // Of unknown length, it is refused when it has become too much.
+    assert_eq!(phone.put(LOG, "Transfer-Encoding: chunked\r\n", chunked.as_bytes()).unwrap().status, 429);
+    assert!(holds(&site.uploads("ote", VVX500).join(&LOG[1..]), &body[..100_000]));
+}
+
+#[test]
+fn uploads_side_by_side_do_not_overshoot_what_may_be_written() {
+    let site = site_with(&json!({ "max_phone_write_bytes_per_hour": 100_000 }));
+    let server = site.start();
+    let phone = phone(&server);
+    let offers: Vec<_> = (0..8).map(|kind| offered(&phone, &name(kind), 30_000)).collect();
+    let statuses: Vec<u16> = offers.iter().map(|(status, _)| *status).collect();
+    assert_eq!(statuses, [100, 100, 100, 429, 429, 429, 429, 429]);
+    drop(offers);
+    eventually("what was not written to be free", || (status(&phone, LOG, 80_000) == 201).then_some(()));
+}
+
+#[test]
+fn a_policy_that_allows_more_writing_counts_at_once() {
+    let site = site_with(&json!({ "max_phone_write_bytes_per_hour": 10_000 }));
+    let server = site.start();
+    let phone = phone(&server);
+    assert_eq!((status(&phone, LOG, 9_000), status(&phone, LOG, 9_000)), (201, 429));
+    assert_eq!(status(&phone, LOG, 900), 204, "what fits is stored");
+    let policy = json!({ "trust": ["factory"], "phones": { VVX500: "" }, "uploads": { "max_phone_bytes": 10_000 } });
+    site.constituency("ote", &policy);
+    // Ten times as much as the phone's files may take, if the policy does not say.
+    eventually("the policy", || (status(&phone, LOG, 9_000) == 204).then_some(()));
+    let stored = (0..20).take_while(|_| status(&phone, LOG, 9_000) == 204).count();
+    assert!((8..=10).contains(&stored), "{stored}");
 }
 
 /// The site's server with its state on a file system of `kib` KiB that only it sees; where that is seen from here.

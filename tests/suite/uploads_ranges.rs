@@ -294,3 +294,44 @@ fn a_refused_upload_of_50_mb_is_answered() {
     }
     assert_eq!(files_below(&site.path("state/uploads")), Vec::<String>::new());
 }
+
+#[test]
+fn what_lies_over_the_folder_is_never_served_half() {
+    let site = Site::with_ote();
+    let server = site.start();
+    let phone = phone(&server);
+    let body = content(600_000, 5);
+    let mut seen = 0;
+    for kind in ["-phone.cfg", "-web.cfg", "-directory.xml", "-calls.xml"] {
+        let path = format!("/overrides/{VVX500}{kind}");
+        site.file(&format!("ote{path}"), "<folder/>");
+        // Without an upload before, and with one of ten bytes: replaced, appended to, its tail rewritten.
+        for (before, range) in [
+            (None, ""),
+            (None, "bytes 0-599999/600000"),
+            (Some(OLD), "bytes 0-599999/600000"),
+            (Some(OLD), "bytes 10-600009/600010"),
+            (Some(OLD), "bytes 10-600009/*"),
+            (Some(OLD), "bytes 9-600008/600009"),
+        ] {
+            if let Some(before) = before {
+                assert_eq!(phone.put(&path, "", before).unwrap().status / 100, 2);
+            }
+            let whole = before.unwrap_or(b"<folder/>");
+            let headers = if range.is_empty() { String::new() } else { format!("Content-Range: {range}\r\n") };
+            let sending = begun(&phone, &path, &headers, body.len(), &body[..500_000]);
+            eventually("the upload to begin", || (waiting(&site) == 1).then_some(()));
+            assert_eq!(phone.get(&path).unwrap().body, whole, "{kind} {range} while it runs");
+            sending.hang_up();
+            eventually("the upload to end", || (waiting(&site) == 0).then_some(()));
+            assert_eq!(phone.get(&path).unwrap().body, whole, "{kind} {range} when it has broken off");
+            let refused = phone.put(&path, &format!("Transfer-Encoding: chunked\r\n{headers}"), b"4\r\nhalf\r\n!");
+            assert!(refused.is_err() || refused.unwrap().status >= 400);
+            assert_eq!(phone.get(&path).unwrap().body, whole, "{kind} {range} when it was malformed");
+            seen += 1;
+        }
+        assert_eq!(phone.put(&path, "Content-Range: bytes 10-12/13\r\n", b"new").unwrap().status, 204);
+        assert_eq!(phone.get(&path).unwrap().body, [OLD, b"new"].concat(), "{kind}: a whole append takes effect");
+    }
+    assert_eq!(seen, 24);
+}

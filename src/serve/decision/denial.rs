@@ -1,5 +1,7 @@
 //! Why a request is refused: a value, not an error of ours. Pure.
 
+use std::time::Duration;
+
 use hyper::{Method, StatusCode};
 
 use super::content_range::BadContentRange;
@@ -86,6 +88,8 @@ pub enum Denial {
     FileTooLarge { allowed: u64 },
     #[error("{budget} is used up ({allowed})")]
     OverBudget { budget: &'static str, allowed: u64 },
+    #[error("max_phone_write_bytes_per_hour is used up ({allowed}); there is room again in {} s", seconds(*retry_after))]
+    TooManyWrites { allowed: u64, retry_after: Duration },
     #[error("the file system of the state directory is full (kept free: {reserve} bytes)")]
     DiskFull { reserve: u64 },
     #[error("the upload broke off: {0}")]
@@ -125,7 +129,10 @@ impl Denial {
             | Self::NotFound
             | Self::Link(_) => "not_found",
             Self::Gap { .. } | Self::Busy | Self::Clash => "upload_conflict",
-            Self::FileTooLarge { .. } | Self::TooManyUploads { .. } | Self::OverBudget { .. } => "upload_budget",
+            Self::FileTooLarge { .. }
+            | Self::TooManyUploads { .. }
+            | Self::OverBudget { .. }
+            | Self::TooManyWrites { .. } => "upload_budget",
             Self::DiskFull { .. } => "disk_full",
             Self::BrokenOff(_) => "broken_off",
             Self::Replaced | Self::Failed(_) => "failed",
@@ -160,10 +167,20 @@ impl Denial {
             Self::Gap { .. } | Self::Busy | Self::Clash => StatusCode::CONFLICT,
             Self::FileTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unauthenticated { .. } => StatusCode::UNAUTHORIZED,
-            Self::TooManyAttempts { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooManyAttempts { .. } | Self::TooManyWrites { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::TooManyUploads { .. } | Self::NoPlace(_) | Self::Replaced => StatusCode::SERVICE_UNAVAILABLE,
             Self::OverBudget { .. } | Self::DiskFull { .. } => StatusCode::INSUFFICIENT_STORAGE,
             Self::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// For how many seconds the peer is asked not to try again, where the answer says so.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::TooManyAttempts { .. } => Some(60),
+            Self::TooManyWrites { retry_after, .. } => Some(seconds(*retry_after)),
+            _ => None,
         }
     }
 
@@ -172,7 +189,12 @@ impl Denial {
     /// Every 403 ends it, so that those which must are not told apart from those which need not.
     #[must_use]
     pub fn closes(&self) -> bool {
-        matches!(self.status(), StatusCode::FORBIDDEN | StatusCode::MISDIRECTED_REQUEST | StatusCode::TOO_MANY_REQUESTS)
-            || matches!(self, Self::Host(_) | Self::BrokenOff(_) | Self::NoPlace(_))
+        matches!(self.status(), StatusCode::FORBIDDEN | StatusCode::MISDIRECTED_REQUEST)
+            || matches!(self, Self::Host(_) | Self::BrokenOff(_) | Self::NoPlace(_) | Self::TooManyAttempts { .. })
     }
+}
+
+/// Whole seconds that are no shorter, and at least one.
+fn seconds(time: Duration) -> u64 {
+    (time.as_secs() + u64::from(time.subsec_nanos() > 0)).max(1)
 }

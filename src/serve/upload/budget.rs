@@ -1,4 +1,5 @@
-//! Whether there is room for an upload: budgets of a phone and of a constituency, and the disk's reserve.
+//! Whether there is room for an upload: budgets of a phone and of a constituency, what a phone may write in an hour, and the
+//! disk's reserve.
 //!
 //! What a phone has is counted on the disk, and what is under way on top, as a [`Reservation`], until it is on the disk
 //! itself. A count is kept as long as it leaves room; before a phone is refused it is counted again, so that whoever
@@ -6,10 +7,12 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::book::{Book, Usage};
+use super::write_quota::{self, WriteQuotas};
+use crate::clock;
 use crate::constituency::{ConstituencyName, MacAddress, UploadLimits};
 use crate::serve::decision::Denial;
 
@@ -31,6 +34,8 @@ pub struct Budgets {
     books: Mutex<HashMap<PathBuf, Arc<Book>>>,
     /// Bytes that all uploads under way have yet to write; a replacement writes all of itself, however little it grows.
     unwritten: Mutex<u64>,
+    /// What phones wrote lately.
+    writes: Mutex<WriteQuotas>,
 }
 
 /// Which phone of which constituency uploads, under which limits.
@@ -48,11 +53,14 @@ pub struct Account {
 #[derive(Debug)]
 pub struct Reservation {
     budgets: Arc<Budgets>,
-    limits: UploadLimits,
+    account: Account,
     phone: Arc<Book>,
     constituency: Option<(Arc<Book>, u64)>,
     growth: Usage,
     unwritten: u64,
+    written: u64,
+    /// What was taken of the phone's quota of writes.
+    charged: u64,
 }
 
 impl Budgets {
@@ -60,7 +68,7 @@ impl Budgets {
     #[must_use]
     pub fn new(root: PathBuf, reserve: Option<u64>) -> Self {
         let books = Mutex::new(HashMap::with_capacity(REMEMBERED));
-        Self { root, reserve, books, unwritten: Mutex::default() }
+        Self { root, reserve, books, unwritten: Mutex::default(), writes: Mutex::default() }
     }
 
     /// Sets room aside for an upload that writes `to_write` bytes, by which the phone's files grow by `growth`.
@@ -71,11 +79,13 @@ impl Budgets {
         let folder = self.root.join(account.constituency.as_str());
         let mut reservation = Reservation {
             budgets: Arc::clone(self),
-            limits: account.limits,
+            account: account.clone(),
             phone: self.book(folder.join(account.mac.to_string())),
             constituency: account.limits.max_constituency_bytes.map(|allowed| (self.book(folder), allowed)),
             growth: Usage::default(),
             unwritten: 0,
+            written: 0,
+            charged: 0,
         };
         reservation.extend(growth, to_write)?;
         Ok(reservation)
@@ -109,9 +119,19 @@ impl Budgets {
         Ok(())
     }
 
+    fn writes(&self) -> MutexGuard<'_, WriteQuotas> {
+        self.writes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn give_space_back(&self, bytes: u64) {
         let mut unwritten = self.unwritten.lock().unwrap_or_else(PoisonError::into_inner);
         *unwritten = unwritten.saturating_sub(bytes);
+    }
+}
+
+impl Account {
+    fn phone(&self) -> write_quota::Phone {
+        (self.constituency.clone(), self.mac)
     }
 }
 
@@ -126,11 +146,22 @@ impl Reservation {
         self.grow_phone(growth)?;
         self.grow_constituency(growth).inspect_err(|_| self.phone.give_back(growth))?;
         self.growth = self.growth.plus(growth);
+        self.charge_writes()
+    }
+
+    /// Takes what this upload writes in all, as far as that is known, of what its phone may write in an hour.
+    fn charge_writes(&mut self) -> Result<(), Denial> {
+        let allowed = self.account.limits.write_bytes_per_hour();
+        let cost = write_quota::cost(self.written.saturating_add(self.unwritten), allowed);
+        let more = cost.saturating_sub(self.charged);
+        let taken = self.budgets.writes().take(&self.account.phone(), more, allowed, clock::monotonic());
+        taken.map_err(|retry_after| Denial::TooManyWrites { allowed, retry_after })?;
+        self.charged = self.charged.saturating_add(more);
         Ok(())
     }
 
     fn grow_phone(&self, growth: Usage) -> Result<(), Denial> {
-        let UploadLimits { max_phone_bytes, max_phone_files, .. } = self.limits;
+        let UploadLimits { max_phone_bytes, max_phone_files, .. } = self.account.limits;
         self.phone.set_aside(growth, Duration::ZERO, |all| {
             if growth.files > 0 && all.files > max_phone_files {
                 Err(Denial::OverBudget { budget: "max_phone_files", allowed: max_phone_files })
@@ -164,6 +195,7 @@ impl Reservation {
     pub fn wrote(&mut self, bytes: u64) {
         let bytes = bytes.min(self.unwritten);
         self.unwritten -= bytes;
+        self.written = self.written.saturating_add(bytes);
         self.budgets.give_space_back(bytes);
     }
 
@@ -177,6 +209,9 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         self.budgets.give_space_back(self.unwritten);
+        let cost = write_quota::cost(self.written, self.account.limits.write_bytes_per_hour());
+        let unused = self.charged.saturating_sub(cost);
+        self.budgets.writes().give_back(&self.account.phone(), unused);
         self.books().for_each(|book| book.give_back(self.growth));
     }
 }

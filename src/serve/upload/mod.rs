@@ -2,7 +2,8 @@
 //!
 //! What it may be called, and which part of the file a body is, the [decision](super::decision) has said before. Then:
 //!
-//! 1. [`store`]: one writer per file, few files of one phone at a time, and what the disk allows: [`budget`], [`book`].
+//! 1. [`store`]: one writer per file, few files of one phone at a time, and what the disk allows: [`budget`], [`book`],
+//!    [`write_quota`].
 //! 2. [`receive`]: the body, from the connection into the store.
 //! 3. [`sink`]: the file, old or new and never half.
 
@@ -11,3 +12,4 @@ pub mod budget;
 pub mod receive;
 pub mod sink;
 pub mod store;
+mod write_quota;

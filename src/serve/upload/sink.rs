@@ -1,7 +1,7 @@
 //! The file that a body goes into, so that the upload is old or new and never half.
 //!
-//! A file is replaced as a whole or not at all. Only a true append grows it in place, because there a prefix is as good
-//! as it was; and an append that is refused after all is taken back.
+//! A file is replaced as a whole or not at all. Only an append to what phones do not read back, such as a log, grows it in
+//! place, because there a prefix is as good as it was; an append that is refused after all is taken back.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
@@ -76,7 +76,8 @@ impl Beside {
     pub fn create(folder: &Path, old: &Path, kept: u64) -> Result<Self, Denial> {
         let mut file = NamedTempFile::new_in(folder).map_err(|error| failed("a temporary file", &error))?;
         if kept > 0 {
-            let copied = File::open(old).and_then(|old| io::copy(&mut old.take(kept), &mut file));
+            // From file to file: where the file system can, the kernel lets both share the content and writes nothing.
+            let copied = File::open(old).and_then(|old| io::copy(&mut old.take(kept), file.as_file_mut()));
             if copied.map_err(|error| failed("the part to keep", &error))? < kept {
                 return Err(Denial::Failed("the file shrank while it was copied".to_owned()));
             }

@@ -129,7 +129,8 @@ impl UploadStore {
         }
         let end = checked_end(first, expected.unwrap_or(0), max_file_bytes)?;
         let growth = Usage { bytes: end.saturating_sub(size), files: u64::from(old_size.is_none()) };
-        let is_append = range.is_some() && first == size;
+        // A prefix of what phones read back would be served; a prefix of a log is as good as it was.
+        let is_append = range.is_some() && first == size && !grant.name().lies_over_the_folder();
         let to_write = if is_append { end - first } else { end };
         let mut reservation = self.budgets.reserve(&account, growth, to_write)?;
         let sink = if is_append {
