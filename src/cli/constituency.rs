@@ -16,9 +16,12 @@ use rustix::process::{Gid, Uid};
 use super::{ConfigArg, code, complain, say, shown};
 use crate::clock;
 use crate::config::Config;
+use crate::constituency::file_names::NameRules;
 use crate::constituency::scan::Scanner;
-use crate::constituency::{Constituency, ConstituencyName, POLICY_FILE, Phones, Registry, Severity, edit};
-use crate::serve::path::{is_hidden, macs_in};
+use crate::constituency::{
+    Constituency, ConstituencyName, ListedPhones, POLICY_FILE, Phones, Registry, Severity, edit,
+};
+use crate::serve::path::is_hidden;
 
 /// Constituencies.
 #[derive(Debug, clap::Subcommand)]
@@ -113,7 +116,8 @@ fn add(
     if made.metadata()?.uid() != rustix::process::geteuid().as_raw() {
         bail!("somebody else has taken the place of {}", staging.path().display());
     }
-    let filled = other.map_or(Ok(0), |other| Copy { other, owner: &parent }.fill(&folder, &made));
+    let filled =
+        other.map_or(Ok(0), |other| Copy { other, listed: registry.listed(), owner: &parent }.fill(&folder, &made));
     let count = filled.with_context(|| format!("{} could not be copied", from.map_or("it", |from| from.as_str())))?;
     finish(&folder, staging.path(), &made, name, &parent)
         .with_context(|| format!("{name} cannot be made in {}", root.display()))?;
@@ -136,6 +140,7 @@ fn finish(folder: &File, staging: &Path, made: &File, name: &ConstituencyName, p
 /// Copies what is common to all phones of another constituency.
 struct Copy<'a> {
     other: &'a Constituency,
+    listed: &'a ListedPhones,
     owner: &'a Metadata,
 }
 
@@ -143,7 +148,7 @@ impl Copy<'_> {
     /// Fills the folder `to` from that of the other in `root`, and gives the number of files.
     fn fill(&self, root: &File, to: &File) -> io::Result<usize> {
         let from = open_folder(root, self.other.name.as_str().as_ref())?;
-        let count = self.copy(&from, to, Path::new(""))?;
+        let count = self.copy(&from, to, "")?;
         let policy = OsStr::new(POLICY_FILE);
         let Some(mut file) = open_regular(&from, policy)? else { return Ok(count) };
         let mut text = String::new();
@@ -153,25 +158,25 @@ impl Copy<'_> {
         Ok(count)
     }
 
-    /// Copies the folder `from`, which is `place` in the constituency.
-    fn copy(&self, from: &File, to: &File, place: &Path) -> io::Result<usize> {
-        let is_top = place.as_os_str().is_empty();
+    /// Copies the folder `from`, which lies under `path` in the constituency.
+    fn copy(&self, from: &File, to: &File, path: &str) -> io::Result<usize> {
         let mut count = 0;
         for entry in Dir::read_from(from)? {
             let entry = entry?;
             let name = OsStr::from_bytes(entry.file_name().to_bytes());
             let text = name.to_string_lossy();
-            let path = place.join(name);
-            if is_hidden(&path.to_string_lossy()) || macs_in(&text).next().is_some() {
+            let path = if path.is_empty() { text.clone().into_owned() } else { format!("{path}/{text}") };
+            if is_hidden(&path) {
                 continue;
             }
+            let is_common = NameRules::reading(self.listed, self.other).check(&path, None).is_ok();
             let stat = rustix::fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
             match FileType::from_raw_mode(stat.st_mode) {
-                FileType::Symlink => {
+                FileType::Symlink if is_common => {
                     let target = rustix::fs::readlinkat(from, name, Vec::new())?;
                     self.link(Path::new(OsStr::from_bytes(target.as_bytes())), to, name)?;
                 }
-                FileType::Directory if is_top && self.other.policy.shared.contains(text.as_ref()) => {
+                FileType::Directory if self.other.policy.shared.contains(&path) => {
                     self.link(&Path::new("..").join(self.other.name.as_str()).join(name), to, name)?;
                 }
                 FileType::Directory => {
@@ -180,8 +185,14 @@ impl Copy<'_> {
                     let target = open_folder(to, name)?;
                     count += self.copy(&source, &target, &path)?;
                     give(&target, source.metadata()?.mode() & 0o777, self.owner)?;
+                    // A phone's own folder: it stays only if it has a file that is common.
+                    if !is_common
+                        && !matches!(rustix::fs::unlinkat(to, name, AtFlags::REMOVEDIR), Ok(()) | Err(Errno::NOTEMPTY))
+                    {
+                        return Err(io::Error::other(format!("{path} cannot be removed again")));
+                    }
                 }
-                FileType::RegularFile => {
+                FileType::RegularFile if is_common => {
                     let Some(mut source) = open_regular(from, name)? else { continue };
                     let mode = source.metadata()?.mode();
                     self.store(&mut source, mode, to, name)?;

@@ -118,7 +118,7 @@ impl Upload {
     fn find(&self, root: &Path) -> anyhow::Result<PathBuf> {
         let Self { name, phone } = self;
         let asked = ServedPath::parse(&format!("/{name}")).with_context(|| format!("{name:?} is no upload's name"))?;
-        let stored = UploadName::stored(&asked);
+        let stored = UploadName::stored(&asked, phone.mac);
         let files =
             phone.folders(root)?.into_iter().map(|(constituency, folder)| (constituency, folder.join(stored.as_str())));
         let mut found: Vec<_> = files.filter(|(_, file)| file.is_file()).collect();

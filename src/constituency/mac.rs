@@ -62,6 +62,19 @@ impl MacAddress {
         }
     }
 
+    /// Whether the first three octets are zero, as in `000000000000` and in Yealink's `y000000000028.cfg`: no phone has
+    /// such an address, so a name that spells one is common.
+    #[must_use]
+    pub fn has_zero_prefix(self) -> bool {
+        matches!(self.0, [0, 0, 0, ..])
+    }
+
+    /// The six octets, in the order in which they are written.
+    #[must_use]
+    pub fn octets(self) -> [u8; 6] {
+        self.0
+    }
+
     /// The address `steps` after this one, as a rack of phones is numbered; wraps at the end of the space.
     #[must_use]
     pub fn plus(self, steps: u64) -> Self {

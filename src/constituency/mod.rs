@@ -5,9 +5,12 @@
 
 mod absence;
 mod certificate_names;
+mod common_names;
 pub mod edit;
 pub mod edit_file;
+pub mod file_names;
 mod fingerprint;
+mod listed_phones;
 mod mac;
 mod name;
 mod phones;
@@ -15,11 +18,14 @@ mod policy;
 mod policy_file;
 mod registry;
 pub mod scan;
+mod spelled_macs;
 mod tls_level;
 pub mod watch;
 
 pub use certificate_names::CertificateNames;
+pub use common_names::CommonNames;
 pub use fingerprint::{Fingerprint, InvalidFingerprint};
+pub use listed_phones::ListedPhones;
 pub use mac::{InvalidMacAddress, MacAddress, NotAPhone};
 pub use name::{ConstituencyName, InvalidName};
 pub use phones::{Phones, Pins};

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::phones::{PhonesInput, PhonesSchema, UniqueAddresses};
-use super::{CertificateNames, ConstituencyName, MacAddress, Phones, Pins, TlsLevel};
+use super::{CertificateNames, CommonNames, ConstituencyName, MacAddress, Phones, Pins, TlsLevel};
 use crate::settings::{self, SettingsError};
 
 /// The trust bundle that is built in: Polycom's factory PKI.
@@ -36,6 +36,8 @@ pub struct Policy {
     pub aliases: BTreeSet<ConstituencyName>,
     /// Top-level folders that other constituencies may link into.
     pub shared: BTreeSet<String>,
+    /// Files that every phone may have although their names spell a MAC address.
+    pub common: CommonNames,
     /// Whether what holds no MAC address is served over plain HTTP too.
     pub plain_http: bool,
     /// What phones may upload; `None` refuses every upload.
@@ -134,6 +136,7 @@ impl Default for Policy {
             denied: BTreeSet::new(),
             aliases: BTreeSet::new(),
             shared: BTreeSet::new(),
+            common: CommonNames::default(),
             plain_http: false,
             uploads: Some(UploadLimits::default()),
         }
@@ -178,6 +181,10 @@ pub struct PolicyFile {
     /// Top-level folders that other constituencies may link into.
     #[serde(default)]
     shared: BTreeSet<String>,
+    /// Files that every phone may have although their paths spell a MAC address that is no phone's: glob patterns for the
+    /// whole path. `*` and `?` match neither `/` nor a digit of a MAC address: write those digits.
+    #[serde(default)]
+    common: Vec<String>,
     /// Whether what holds no MAC address is served over plain HTTP too, to the networks of `plain_http` in provost.json.
     #[serde(default)]
     plain_http: bool,
@@ -203,10 +210,11 @@ impl Policy {
         let wrong = |key: &str, reason: String| SettingsError::of_key(file, text, key, reason);
         typed.check_without_certificates().map_err(|(key, reason)| wrong(key, reason))?;
         typed.check_shared().map_err(|reason| wrong("shared", reason))?;
+        let common = CommonNames::parse(&typed.common).map_err(|pattern| wrong("common", pattern.to_string()))?;
         if let Some(trust) = &typed.trust {
             check_trust(trust, bundles).map_err(|reason| wrong("trust", reason))?;
         }
-        Ok(typed.into_policy())
+        Ok(typed.into_policy(common))
     }
 }
 
@@ -243,7 +251,7 @@ impl PolicyFile {
         bad.map_or(Ok(()), |name| Err(format!("{name:?} is no top-level folder; write one folder name, without \"/\"")))
     }
 
-    fn into_policy(self) -> Policy {
+    fn into_policy(self, common: CommonNames) -> Policy {
         let default = Policy::default();
         let client_auth = self.client_auth.unwrap_or_default();
         let PhonesInput { phones, pins } =
@@ -268,6 +276,7 @@ impl PolicyFile {
             denied: self.denied.map(|UniqueAddresses(denied)| denied).unwrap_or_default(),
             aliases: self.aliases,
             shared: self.shared,
+            common,
             plain_http: self.plain_http,
             uploads: self.uploads.or(default_uploads).filter(|_| client_auth != ClientAuth::None),
         }
@@ -307,7 +316,7 @@ mod tests {
         let policy = parse(
             r#"{ "description": "d", "client_auth": "required", "trust": ["polycom"], "expired_device_certificates": "accept", "tls": "modern",
                  "phones": { "00005e00530c": "a", "00:00:5E:00:53:C7": "b" }, "denied": ["00005e0053ff"],
-                 "aliases": ["old-name"], "shared": ["firmware"], "certificate_names": "exact", "plain_http": true,
+                 "aliases": ["old-name"], "shared": ["firmware"], "common": ["fw/00005e0053aa.ld"], "certificate_names": "exact", "plain_http": true,
                  "uploads": { "max_file_bytes": 1, "max_phone_bytes": 2, "max_phone_files": 3, "max_constituency_bytes": 4,
                               "max_phone_write_bytes_per_hour": 5 } }"#,
         )
@@ -317,6 +326,7 @@ mod tests {
         let uploads = policy.uploads.unwrap();
         assert_eq!((uploads.max_constituency_bytes, uploads.write_bytes_per_hour()), (Some(4), 5));
         assert_eq!(UploadLimits { max_phone_write_bytes_per_hour: None, ..uploads }.write_bytes_per_hour(), 20);
+        assert!(policy.common.match_path("fw/00005e0053aa.ld"));
         let Phones::Listed(phones) = policy.phones else { panic!("listed") };
         assert_eq!(phones.into_values().collect::<Vec<_>>(), ["a", "b"]);
     }
@@ -390,5 +400,11 @@ mod tests {
         assert!(parse(r#"{"shared": ["a/b"]}"#).is_err());
         assert!(parse(r#"{"shared": [".."]}"#).is_err());
         assert!(parse(r#"{"aliases": ["Bad"]}"#).is_err());
+    }
+
+    #[test]
+    fn a_wildcard_for_a_mac_in_common_is_an_error() {
+        let error = parse("{\"common\": [\n\"fw/00005e0053aa.ld\", \"*.cfg\"]}").unwrap_err();
+        assert!(error.starts_with("constituency.json:1: \"common\": invalid pattern \"*.cfg\": "), "{error}");
     }
 }

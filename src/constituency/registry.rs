@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{ConstituencyName, Fingerprint, MacAddress, Phones, Policy};
+use super::{ConstituencyName, Fingerprint, ListedPhones, MacAddress, Phones, Policy};
 
 /// All constituencies that are served, at one moment.
 #[derive(Debug, Default)]
@@ -16,6 +16,7 @@ pub struct Registry {
     pub(super) served: BTreeMap<ConstituencyName, Arc<Constituency>>,
     pub(super) aliases: BTreeMap<ConstituencyName, ConstituencyName>,
     pub(super) faults: Vec<Fault>,
+    pub(super) listed: ListedPhones,
 }
 
 /// One constituency as it is now.
@@ -89,6 +90,31 @@ impl Standing {
     }
 }
 
+/// Replaces the lists of one constituency in `listed`: `before` by `after`. Gives the number of phones that changed.
+pub(super) fn replace_lists(
+    listed: &mut ListedPhones,
+    before: Option<&Constituency>,
+    after: Option<&Constituency>,
+) -> usize {
+    let has_same_lists = |(before, after): (&Constituency, &Constituency)| {
+        Arc::ptr_eq(&before.policy, &after.policy) && Arc::ptr_eq(&before.with_own_file, &after.with_own_file)
+    };
+    if before.zip(after).is_some_and(has_same_lists) {
+        return 0;
+    }
+    let lists = |constituency: Option<&Constituency>, mac| constituency.is_some_and(|it| it.lists(mac));
+    let mut changed = 0;
+    for mac in after.into_iter().flat_map(Constituency::listed_phones).filter(|mac| !lists(before, *mac)) {
+        listed.add(mac);
+        changed += 1;
+    }
+    for mac in before.into_iter().flat_map(Constituency::listed_phones).filter(|mac| !lists(after, *mac)) {
+        listed.remove(mac);
+        changed += 1;
+    }
+    changed
+}
+
 impl Registry {
     /// The constituency of this DNS label, by its own name first, else by an alias.
     #[must_use]
@@ -107,10 +133,21 @@ impl Registry {
         &self.faults
     }
 
+    /// Every phone on any list of this server.
+    #[must_use]
+    pub fn listed(&self) -> &ListedPhones {
+        &self.listed
+    }
+
     /// Another handle on the same snapshot.
     #[must_use]
     pub fn snapshot(&self) -> Self {
-        Self { served: self.served.clone(), aliases: self.aliases.clone(), faults: self.faults.clone() }
+        Self {
+            served: self.served.clone(),
+            aliases: self.aliases.clone(),
+            faults: self.faults.clone(),
+            listed: self.listed.clone(),
+        }
     }
 
     /// Whether the two snapshots say the same.
@@ -135,6 +172,29 @@ impl Constituency {
             Phones::Listed(listed) => listed.contains_key(&mac) || self.with_own_file.contains(&mac),
         };
         if is_known { Standing::Known } else { Standing::Unknown }
+    }
+
+    /// Whether any list of this constituency names `mac`: known, pinned or denied.
+    #[must_use]
+    pub fn lists(&self, mac: MacAddress) -> bool {
+        let is_named = match &self.policy.phones {
+            Phones::Any => false,
+            Phones::Listed(listed) => listed.contains_key(&mac),
+        };
+        is_named || self.with_own_file.contains(&mac) || self.policy.denied.contains(&mac)
+    }
+
+    /// Every phone that any list of this constituency names, each once.
+    pub fn listed_phones(&self) -> impl Iterator<Item = MacAddress> {
+        let named = match &self.policy.phones {
+            Phones::Any => None,
+            Phones::Listed(listed) => Some(listed),
+        };
+        let is_named = move |mac: &MacAddress| named.is_some_and(|named| named.contains_key(mac));
+        let with_own_file = self.with_own_file.iter().copied().filter(move |mac| !is_named(mac));
+        let denied = self.policy.denied.iter().copied();
+        let denied = denied.filter(move |mac| !is_named(mac) && !self.with_own_file.contains(mac));
+        named.into_iter().flat_map(|named| named.keys().copied()).chain(with_own_file).chain(denied)
     }
 
     /// Whether `certificate` counts here by itself for `mac`.

@@ -22,8 +22,8 @@ use rustix::io::Errno;
 use super::absence::Absence;
 use super::policy::POLICY_FILE;
 use super::policy_file::{PolicySource, Stamp};
-use super::registry::{Constituency, Fault, FileIdentity, Folder, Registry, Severity};
-use super::{ConstituencyName, MacAddress};
+use super::registry::{Constituency, Fault, FileIdentity, Folder, Registry, Severity, replace_lists};
+use super::{ConstituencyName, ListedPhones, MacAddress};
 
 /// What is said of a broken policy while the one before counts.
 pub const LAST_GOOD: &str = "the last good policy stays in force";
@@ -44,6 +44,9 @@ pub struct Scanner {
     /// Every folder that there is, served or not.
     folders: BTreeSet<ConstituencyName>,
     remembered: HashMap<ConstituencyName, Remembered>,
+    /// What the last scan served, and all phones on its lists.
+    last: BTreeMap<ConstituencyName, Arc<Constituency>>,
+    listed: ListedPhones,
     next_generation: u64,
     is_partial: bool,
     is_doubtful: bool,
@@ -72,6 +75,8 @@ impl Scanner {
             absence: Absence::default(),
             folders: BTreeSet::new(),
             remembered: HashMap::new(),
+            last: BTreeMap::new(),
+            listed: ListedPhones::default(),
             next_generation: 0,
             is_partial: false,
             is_doubtful: false,
@@ -129,6 +134,7 @@ impl Scanner {
             registry.faults.extend_from_slice(&remembered.faults);
             registry.served.extend(remembered.current.clone().map(|current| (name.clone(), current)));
         }
+        registry.listed = self.list_phones(&registry.served);
         self.give_out_aliases(&mut registry);
         registry.faults.sort();
         registry
@@ -182,6 +188,21 @@ impl Scanner {
         });
         self.is_doubtful |= !pending.is_empty();
         folders.extend(pending);
+    }
+
+    /// Brings the set of listed phones up to what is `served` now, by the difference of each changed constituency.
+    fn list_phones(&mut self, served: &BTreeMap<ConstituencyName, Arc<Constituency>>) -> ListedPhones {
+        for (name, after) in served {
+            let before = self.last.get(name);
+            if !before.is_some_and(|before| Arc::ptr_eq(before, after)) {
+                replace_lists(&mut self.listed, before.map(Arc::as_ref), Some(after));
+            }
+        }
+        for (_, gone) in self.last.iter().filter(|(name, _)| !served.contains_key(*name)) {
+            replace_lists(&mut self.listed, Some(gone), None);
+        }
+        self.last.clone_from(served);
+        self.listed.clone()
     }
 
     fn list(&mut self, faults: &mut Vec<Fault>) -> Result<(Arc<OwnedFd>, BTreeSet<ConstituencyName>), Errno> {

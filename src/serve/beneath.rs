@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::decision::Denial;
 use super::path::ServedPath;
-use crate::constituency::Constituency;
+use crate::constituency::{Constituency, MacAddress};
 
 /// A regular file, open for reading, with what an answer says of it.
 #[derive(Debug, Clone)]
@@ -41,13 +41,13 @@ pub(super) struct Identity {
     changed: (i64, u64),
 }
 
-/// Whether the folder has a file of this path, in any case of its MAC address; links count whatever they lead to.
+/// Whether the folder has a file of this path, in any case of the MAC address `own`; links count whatever they lead to.
 #[must_use]
-pub(super) fn is_in_folder(path: &ServedPath, constituency: &Constituency) -> bool {
+pub(super) fn is_in_folder(path: &ServedPath, own: MacAddress, constituency: &Constituency) -> bool {
     let exists = |spelling: &str| {
         open(constituency.folder.handle(), spelling, OFlags::PATH | OFlags::NOFOLLOW, ResolveFlags::BENEATH).is_ok()
     };
-    exists(path.as_str()) || path.other_cases().any(|spelling| exists(&spelling))
+    exists(path.as_str()) || path.other_cases(own).any(|spelling| exists(&spelling))
 }
 
 /// NONBLOCK: opening a FIFO must not wait for its writer.

@@ -14,8 +14,8 @@ use super::decision::upload_name::UploadName;
 use super::decision::{Denial, ReadGrant, check_shared};
 use super::kept;
 use super::links;
-use super::path;
 use super::upload::store::UploadStore;
+use crate::constituency::file_names::NameRules;
 use crate::constituency::{Constituency, Registry};
 
 /// Opens what the grant names: an upload of this phone that lies over the folder, else the folder's file, else an upload.
@@ -29,9 +29,9 @@ pub fn open(
     uploads: &UploadStore,
 ) -> Result<Opened, Denial> {
     // Only a name with the phone's own MAC address in it can be an upload of its.
-    let own = grant.reader().filter(|mac| path::macs_in(grant.path().as_str()).any(|found| found == *mac));
+    let own = grant.reader().filter(|mac| grant.path().spells(*mac));
     let Some(mac) = own else { return open_in_folder(grant, constituency, registry) };
-    let name = UploadName::stored(grant.path());
+    let name = UploadName::stored(grant.path(), mac);
     let upload = || uploads.open(&constituency.name, mac, &name);
     if name.lies_over_the_folder() {
         return match upload() {
@@ -49,8 +49,8 @@ pub fn open(
 /// The exact spelling first, then the MAC address in lower case, then in upper case.
 fn open_in_folder(grant: &ReadGrant, constituency: &Constituency, registry: &Registry) -> Result<Opened, Denial> {
     let mut found = open_spelling(grant.path().as_str(), grant, constituency, registry);
-    if matches!(found, Err(Denial::NotFound)) {
-        for spelling in grant.path().other_cases() {
+    if let (Err(Denial::NotFound), Some(own)) = (&found, grant.reader()) {
+        for spelling in grant.path().other_cases(own) {
             found = open_spelling(&spelling, grant, constituency, registry);
             if !matches!(found, Err(Denial::NotFound)) {
                 break;
@@ -104,13 +104,13 @@ fn open_through_links(
     let real = real_path(handle.as_fd(), root)?;
     let (owner, real) = real.split_once('/').ok_or(Denial::NotRegular)?;
     if owner == constituency.name.as_str() {
-        grant.covers(real)?;
+        grant.covers(real, &NameRules::reading(registry.listed(), constituency))?;
     } else {
         let owner = registry
             .served()
             .find(|other| other.name.as_str() == owner)
             .ok_or_else(|| Denial::Link(format!("the link leads to {owner}/{real}, which is no constituency")))?;
-        check_shared(real, owner)?;
+        check_shared(real, grant.reader(), &NameRules::linked(registry.listed(), constituency, owner))?;
     }
     beneath::opened(handle)
 }

@@ -4,6 +4,7 @@
 
 use percent_encoding::percent_decode_str;
 
+use crate::constituency::file_names::spelled_in;
 use crate::constituency::{MacAddress, POLICY_FILE};
 
 /// The longest segment and the longest path that are looked up, in bytes: Linux takes no longer ones.
@@ -97,26 +98,30 @@ impl ServedPath {
         self.names_folder
     }
 
-    /// The same path with every MAC address in it in lower case.
+    /// The same path with the digits of `own`, in whatever spelling, in lower case.
     #[must_use]
-    pub fn lower_case_macs(&self) -> String {
-        recased(&self.path, u8::to_ascii_lowercase).unwrap_or_else(|| self.path.clone())
+    pub fn with_lower_case(&self, own: MacAddress) -> String {
+        recased(&self.path, own, u8::to_ascii_lowercase).unwrap_or_else(|| self.path.clone())
     }
 
-    /// The same path with every MAC address in it in lower case, then in upper case, as far as these differ from it.
-    pub fn other_cases(&self) -> impl Iterator<Item = String> {
-        let lower = recased(&self.path, u8::to_ascii_lowercase);
-        let upper = recased(&self.path, u8::to_ascii_uppercase);
+    /// The same path with the digits of `own` in lower case, then in upper case, as far as these differ from it.
+    pub fn other_cases(&self, own: MacAddress) -> impl Iterator<Item = String> {
+        let lower = recased(&self.path, own, u8::to_ascii_lowercase);
+        let upper = recased(&self.path, own, u8::to_ascii_uppercase);
         [lower, upper].into_iter().flatten()
+    }
+
+    /// Whether a segment spells `mac`.
+    #[must_use]
+    pub fn spells(&self, mac: MacAddress) -> bool {
+        spells(&self.path, mac)
     }
 }
 
-/// Every phone's MAC address that a segment of `path` holds; 000000000000 is nobody's and not among them.
-///
-/// A segment holds a MAC address where a run of exactly twelve hex digits stands next to no further hex digit, or six
-/// pairs of them are joined by `-` or `:`.
-pub fn macs_in(path: &str) -> impl Iterator<Item = MacAddress> {
-    path.split('/').flat_map(macs_of_segment)
+/// Whether a segment of `path` spells `mac`.
+#[must_use]
+pub fn spells(path: &str, mac: MacAddress) -> bool {
+    path.split('/').any(|segment| spelled_in(segment).iter().any(|spelling| spelling.mac == mac))
 }
 
 /// Whether `path`, from a constituency's folder on, is never served: policies, phone lists, dotfiles, leftovers of editors and
@@ -141,51 +146,17 @@ fn is_hidden_name(name: &str) -> bool {
         || LEFTOVER_PARTS.iter().any(|part| name.contains(part))
 }
 
-fn macs_of_segment(segment: &str) -> impl Iterator<Item = MacAddress> {
-    let whole = hex_runs(segment).filter_map(|(_, run)| MacAddress::from_hex(run.as_bytes()));
-    let runs: Vec<(usize, &str)> = if segment.len() < 17 { Vec::new() } else { hex_runs(segment).collect() };
-    let joined =
-        (0..runs.len().saturating_sub(5)).filter_map(move |first| joined_mac(segment, runs.get(first..first + 6)?));
-    whole.chain(joined.collect::<Vec<_>>()).filter(|mac| *mac != MacAddress::NOBODY)
-}
-
-/// The runs of hex digits in `segment`, with where they start.
-fn hex_runs(segment: &str) -> impl Iterator<Item = (usize, &str)> {
-    let mut from = 0;
-    std::iter::from_fn(move || {
-        let rest = segment.get(from..)?;
-        let start = from + rest.find(|character: char| character.is_ascii_hexdigit())?;
-        let run = segment.get(start..)?;
-        let length = run.find(|character: char| !character.is_ascii_hexdigit()).unwrap_or(run.len());
-        from = start + length;
-        Some((start, run.get(..length)?))
-    })
-}
-
-/// Six pairs, each joined to the next by a single `-` or `:`.
-fn joined_mac(segment: &str, runs: &[(usize, &str)]) -> Option<MacAddress> {
-    let is_pair = runs.iter().all(|(_, run)| run.len() == 2);
-    let is_joined = runs.windows(2).all(|two| match two {
-        [(one, _), (next, _)] => *next == *one + 3 && matches!(segment.as_bytes().get(*one + 2), Some(b'-' | b':')),
-        _ => false,
-    });
-    if !is_pair || !is_joined {
-        return None;
-    }
-    let digits: String = runs.iter().map(|(_, run)| *run).collect();
-    MacAddress::from_hex(digits.as_bytes())
-}
-
-/// `path` with the runs of twelve hex digits in it put through `case`, if that changes it.
-fn recased(path: &str, case: fn(&u8) -> u8) -> Option<String> {
-    let mut bytes = path.as_bytes().to_vec();
-    for (start, run) in hex_runs(path).filter(|(_, run)| run.len() == 12) {
-        let digits = bytes.get_mut(start..start + run.len())?;
-        for digit in digits {
-            *digit = case(digit);
+/// `path` with the digits of `mac` in it put through `case`, if that changes it.
+fn recased(path: &str, mac: MacAddress, case: fn(&u8) -> u8) -> Option<String> {
+    let mut segments = Vec::new();
+    for segment in path.split('/') {
+        let mut bytes = segment.as_bytes().to_vec();
+        for spelling in spelled_in(segment).into_iter().filter(|spelling| spelling.mac == mac) {
+            bytes.get_mut(spelling.span)?.iter_mut().for_each(|byte| *byte = case(byte));
         }
+        segments.push(String::from_utf8(bytes).ok()?);
     }
-    String::from_utf8(bytes).ok().filter(|recased| recased != path)
+    Some(segments.join("/")).filter(|recased| recased != path)
 }
 
 #[cfg(test)]
@@ -194,10 +165,6 @@ mod tests {
 
     fn parse(raw: &str) -> Result<String, BadPath> {
         ServedPath::parse(raw).map(|path| path.as_str().to_owned())
-    }
-
-    fn macs(path: &str) -> Vec<String> {
-        macs_in(path).map(|mac| mac.to_string()).collect()
     }
 
     #[test]
@@ -244,31 +211,6 @@ mod tests {
             assert!(ServedPath::parse(raw).unwrap().names_folder(), "{raw}");
         }
         assert!(!ServedPath::parse("/a").unwrap().names_folder());
-    }
-
-    #[test]
-    fn a_segment_holds_a_mac_as_the_contract_says() {
-        assert_eq!(macs("00005e00530c.cfg"), ["00005e00530c"]);
-        assert_eq!(macs("x/00005E00530C-phone.cfg"), ["00005e00530c"]);
-        assert_eq!(macs("00-00-5e-00-53-0c.cfg"), ["00005e00530c"]);
-        assert_eq!(macs("a/00:00:5e:00-53-0c/b"), ["00005e00530c"]);
-        assert_eq!(macs("00005e00530c-00005e0053c7"), ["00005e00530c", "00005e0053c7"]);
-        assert_eq!(macs("x00005e00530cx"), ["00005e00530c"]);
-        assert_eq!(macs("ab-00-00-5e-00-53-0c"), ["ab00005e0053", "00005e00530c"]);
-        for none in [
-            "00005e00530c1",
-            "a00005e00530c",
-            "00005e00530",
-            "000000000000.cfg",
-            "00-00-5e-00-53",
-            "00--00-5e-00-53-0c",
-            "sip.ld",
-            "3111-44500-001.sip.ld",
-            "000-00-5e-00-53-0c1",
-            "é00-00-5e",
-        ] {
-            assert_eq!(macs(none), Vec::<String>::new(), "{none}");
-        }
     }
 
     #[test]
@@ -345,10 +287,14 @@ mod tests {
     }
 
     #[test]
-    fn the_other_cases_of_a_mac_are_lower_then_upper() {
-        let cases = |raw: &str| ServedPath::parse(raw).unwrap().other_cases().collect::<Vec<_>>();
+    fn the_case_fallback_recases_the_own_digits_only() {
+        let own = "00005e00530c".parse().unwrap();
+        let cases = |raw: &str| ServedPath::parse(raw).unwrap().other_cases(own).collect::<Vec<_>>();
         assert_eq!(cases("/Logs/00005e00530C-App.log"), ["Logs/00005e00530c-App.log", "Logs/00005E00530C-App.log"]);
         assert_eq!(cases("/00005e00530c.cfg"), ["00005E00530C.cfg"]);
+        assert_eq!(cases("/phone00005e00530c.cfg"), ["phone00005E00530C.cfg"]);
+        assert_eq!(cases("/00-00-5e-00-53-0C/a"), ["00-00-5e-00-53-0c/a", "00-00-5E-00-53-0C/a"]);
+        assert_eq!(cases("/00005e0053ab.cfg"), Vec::<String>::new());
         assert_eq!(cases("/site.cfg"), Vec::<String>::new());
     }
 
@@ -368,18 +314,9 @@ mod tests {
         #[test]
         fn no_path_panics(raw in "\\PC{0,60}") {
             if let Ok(path) = ServedPath::parse(&raw) {
-                let _ = (macs(path.as_str()), path.other_cases().count(), is_hidden(path.as_str()));
+                let own = "00005e00530c".parse().unwrap();
+                let _ = (path.spells(own), path.other_cases(own).count(), is_hidden(path.as_str()));
             }
-        }
-
-        #[test]
-        fn a_mac_is_found_wherever_it_stands(octets: [u8; 6], before in "[g-z._-]{0,5}", after in "[g-z._][g-z._-]{0,5}") {
-            let hex: String = octets.iter().map(|octet| format!("{octet:02x}")).collect();
-            proptest::prop_assume!(hex != "000000000000");
-            proptest::prop_assert_eq!(macs(&format!("{before}{hex}{after}")), [hex.clone()]);
-            let pairs: Vec<String> = octets.iter().map(|octet| format!("{octet:02X}")).collect();
-            let joined = format!("{before}{}{after}", pairs.join("-"));
-            proptest::prop_assert!(macs(&joined).contains(&hex));
         }
     }
 }

@@ -29,7 +29,7 @@ use super::site::{Current, Site, TlsGeneration};
 use super::upload::receive::{self, UploadBody};
 use super::upload::store::Stored;
 use crate::clock;
-use crate::constituency::{Constituency, MacAddress, Standing};
+use crate::constituency::{Constituency, ListedPhones, MacAddress, Standing};
 use crate::trust::{Claim, Verdict, VerifiedDevice};
 
 /// How long a request waits for the scan of a folder that was replaced: a change counts within a second.
@@ -276,7 +276,9 @@ impl Connection {
         let asked = Asked { host, method: &head.method, path: head.uri.path() };
         let password = password.map(|proven| proven.as_ref().copied());
         let again = self.judge_again(current, time);
-        let grant = decide(asked, &Circumstances { password, ..self.circumstances(current, again.as_deref(), time) })?;
+        let listed = site.registry().listed();
+        let circumstances = self.circumstances(current, listed, again.as_deref(), time);
+        let grant = decide(asked, &Circumstances { password, ..circumstances })?;
         let (constituency, _) = current.ok_or(Denial::Gone)?;
         match grant {
             Grant::Read(grant) => {
@@ -331,6 +333,7 @@ impl Connection {
     fn circumstances<'a>(
         &'a self,
         current: Option<Current<'a>>,
+        listed: &'a ListedPhones,
         again: Option<&'a Judgement>,
         time: SystemTime,
     ) -> Circumstances<'a> {
@@ -340,6 +343,7 @@ impl Connection {
         let verdict = again.map(|judgement| &judgement.verdict);
         Circumstances {
             constituency: current.map(|(constituency, _)| constituency.as_ref()),
+            listed,
             is_plain: peer.is_none(),
             tls_is_current: is_as_it_was || again.is_some(),
             device: verdict.or_else(|| peer?.device.as_ref()).map(Result::as_ref),

@@ -247,6 +247,7 @@ fn documented() -> (Value, Value) {
         "phones": { "00005e00530c": "vvx500 #1", "00:00:5E:00:53:C7": "vvx550 #2",
                     "00005e0053ab": { "note": "lobby", "certificate_sha256": "7D:3A" } },
         "denied": ["00005e0053ff"], "aliases": ["old-name"], "shared": ["firmware"], "plain_http": true,
+        "common": ["firmware/00005e0053aa-*.ld"],
         "uploads": { "max_file_bytes": 4_194_304, "max_phone_bytes": 67_108_864, "max_phone_files": 256 },
     });
     (documented, policy)
@@ -262,7 +263,7 @@ fn the_schemas_take_what_is_documented_and_refuse_what_provost_refuses() {
     };
     let (provost, constituency) = (schema("provost"), schema("constituency"));
     assert_eq!(provost["properties"].as_object().unwrap().len(), 12);
-    assert_eq!(constituency["properties"].as_object().unwrap().len(), 12);
+    assert_eq!(constituency["properties"].as_object().unwrap().len(), 13);
     let (documented, policy) = documented();
     check(&provost, &provost, &documented).unwrap();
     check(&constituency, &constituency, &policy).unwrap();

@@ -160,7 +160,7 @@ fn a_link_into_another_constituency_leads_only_into_what_that_one_shares() {
     }
     // A MAC address in the asked path is another's; one in the real path is nobody's to share, not even the asker's.
     refused(&server, "/firmware/00005e0053c7.ld", 403, "the path holds 00005e0053c7");
-    refused(&server, "/firmware/00-00-5e-00-53-0c/sip.ld", 404, "a MAC address, which is never shared");
+    refused(&server, "/firmware/00-00-5e-00-53-0c/sip.ld", 404, "a phone's own file is never shared");
 
     // What is shared is looked up on each request.
     site.constituency("ucs", &json!({ "trust": ["factory"], "phones": {} }));

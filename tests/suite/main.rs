@@ -32,6 +32,7 @@ mod digest_curl;
 mod dns;
 mod drain;
 mod families;
+mod file_names;
 mod files;
 mod framing;
 mod handshake;

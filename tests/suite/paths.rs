@@ -111,7 +111,7 @@ fn a_phone_gets_its_own_files_in_every_case() {
 }
 
 #[test]
-fn nobody_gets_anothers_file_however_it_is_spelt_and_whether_it_is_there() {
+fn a_file_of_an_unlisted_mac_is_refused_however_spelled() {
     let site = Site::with_ote();
     let others = [
         "00005e0053c7.cfg",
@@ -125,9 +125,11 @@ fn nobody_gets_anothers_file_however_it_is_spelt_and_whether_it_is_there() {
         "logs/00005e0053c7-app.log",
         "00005e0053c7/site.cfg",
         "00-00-5e-00-53-c7/a/b.cfg",
-        "00005e00530c-00005e0053c7.cfg",
+        "phone00005e0053c7.cfg",
+        "0000.5e00.53c7.cfg",
+        "deadbeefdeadbeef.bin",
         "00005e00530c/00005e0053c7.cfg",
-        // A pair in front of somebody's address makes another one of it; both are looked for.
+        // A pair in front of an address makes another one of it.
         "ab-00-00-5e-00-53-c7.cfg",
     ];
     let server = site.start();
@@ -165,25 +167,27 @@ fn names_that_resemble_hidden_ones_are_served() {
 }
 
 #[test]
-fn what_is_no_phones_address_is_everybodys_file() {
+fn digits_that_are_no_mac_do_not_hide_a_file() {
     let site = Site::with_ote();
-    let everybodys = [
+    let common = [
         "000000000000.cfg",
         "000000000000-directory.xml",
         "00-00-00-00-00-00.cfg",
-        "00005e0053c7a.cfg",
+        "y000000000028.cfg",
         "00005e0053c.cfg",
-        "00-00-5e-00-53.cfg",
-        "0000-5e00-53c7.cfg",
+        "00-00-5e-00-53.xml",
         "3111-44500-001.sip.ld",
-        "deadbeefdeadbeef.bin",
+        "3111-44500-001.3111-44500-001.sip.ld",
+        "backup-202611300630.cfg",
+        "123e4567-e89b-12d3-a456-426614174000.wav",
+        "d41d8cd98f00b204e9800998ecf8427e.bin",
     ];
-    for name in everybodys {
+    for name in common {
         site.file(&format!("ote/{name}"), name);
     }
     let server = site.start();
     let mut phone = phone(&server);
-    for name in everybodys {
+    for name in common {
         assert_eq!(phone.get(&format!("/{name}")).unwrap().text(), name);
     }
 }

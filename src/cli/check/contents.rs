@@ -1,16 +1,16 @@
-//! What is in the files: XML that phones can read, nothing in a common file that one phone alone should know, and no file
-//! that nobody gets.
+//! What is in the files: XML that phones can read, no secret of one phone in a common file, and no file that no phone gets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::few::{report, some_of};
+use super::few::report;
 use super::masters::Read;
 use super::secrets::{Secret, private_key, secret};
 use super::shelf::{Content, Found, LARGEST, Shelf, read};
 use super::{Finding, Level};
-use crate::constituency::{ClientAuth, MacAddress, Phones, Standing};
+use crate::constituency::file_names::{ForeignMac, spelled_in};
+use crate::constituency::{ClientAuth, CommonNames, MacAddress, POLICY_FILE, Phones, Standing};
 use crate::phone::master::{self, MasterError};
-use crate::serve::path::{self, ServedPath};
+use crate::serve::path::ServedPath;
 
 /// How many secrets of one file are named one by one.
 const SECRETS: usize = 10;
@@ -20,47 +20,92 @@ const NAME: usize = 80;
 /// Looks into `files`, all that lie in the folder.
 pub(super) fn check(shelf: &Shelf<'_>, files: &[String], named: &Read, findings: &mut Vec<Finding>) {
     let mut found = Vec::new();
-    let mut nobodys: BTreeMap<MacAddress, Vec<&str>> = BTreeMap::new();
+    let mut unread: BTreeMap<MacAddress, Vec<&str>> = BTreeMap::new();
     for file in files {
         match reader(shelf, file) {
             Ok(reader) if is_read(file, named) => look_into(shelf, file, reader, named, &mut found),
             Ok(reader) => look_for_key(shelf, file, reader, &mut found),
-            Err(mac) => nobodys.entry(mac).or_default().push(file),
+            Err(foreign) => unread.entry(foreign.mac()).or_default().push(file),
         }
     }
     report(shelf, found, "findings about files", findings);
-    let nobodys = nobodys.into_iter().map(|(mac, files)| of_nobody(shelf, mac, &files)).collect();
-    report(shelf, nobodys, "phones with files that they do not get", findings);
+    findings.extend(unread.into_iter().map(|(mac, files)| not_served(shelf, mac, &files)));
+    findings.extend(ineffective_common(shelf));
 }
 
-/// Who reads `file`: anybody who is let in, or one phone; or the phone that does not get it.
-fn reader(shelf: &Shelf<'_>, file: &str) -> Result<Option<MacAddress>, MacAddress> {
-    let mut macs = path::macs_in(file);
-    let Some(first) = macs.next() else { return Ok(None) };
+/// Who reads `file`: every phone, or the one whose MAC address the path spells. The error is that address where no phone
+/// reads the file.
+fn reader(shelf: &Shelf<'_>, file: &str) -> Result<Option<MacAddress>, ForeignMac> {
     let constituency = shelf.constituency;
-    let is_served = constituency.policy.tls.client_auth != ClientAuth::None
-        && constituency.standing(first) == Standing::Known
-        && macs.all(|other| other == first);
-    if is_served { Ok(Some(first)) } else { Err(first) }
+    let rules = shelf.rules();
+    let Err(foreign) = rules.check(file, None) else { return Ok(None) };
+    if constituency.policy.tls.client_auth == ClientAuth::None {
+        return Err(foreign);
+    }
+    let is_reader =
+        |mac: &MacAddress| constituency.standing(*mac) == Standing::Known && rules.check(file, Some(*mac)).is_ok();
+    let spelled = file.split('/').flat_map(spelled_in).map(|spelling| spelling.mac);
+    spelled.filter(is_reader).map(Some).next().ok_or(foreign)
 }
 
-fn of_nobody(shelf: &Shelf<'_>, mac: MacAddress, files: &[&str]) -> Finding {
+/// What it means that `files`, which spell `mac`, are served to no phone.
+fn not_served(shelf: &Shelf<'_>, mac: MacAddress, files: &[&str]) -> Finding {
     let constituency = shelf.constituency;
     let name = &constituency.name;
-    let (level, why) = match (constituency.policy.tls.client_auth, constituency.standing(mac)) {
-        (ClientAuth::None, _) => (
-            Level::Warning,
-            "names that hold a MAC address are never served where nobody is asked who they are".to_owned(),
-        ),
-        (_, Standing::Denied) => (Level::Note, format!("{mac} is denied")),
-        (asks, Standing::Unknown) => {
-            let digest = if asks == ClientAuth::Digest { " --digest" } else { "" };
-            let command = format!("provost allow {mac} --constituency {name}{digest}");
-            (Level::Warning, format!("{mac} is not known here; {command} lets it in, else remove them"))
+    let asks = constituency.policy.tls.client_auth;
+    let elsewhere = || shelf.registry.served().find(|other| other.lists(mac)).map(|other| &other.name);
+    let digest = if asks == ClientAuth::Digest { " --digest" } else { "" };
+    let allow = format!("provost allow {mac} --constituency {name}{digest}");
+    let patterns: Vec<String> = files.iter().map(|file| format!("{:?}", CommonNames::pattern_for(file))).collect();
+    let (them, belong) = if files.len() == 1 { ("it", "it belongs") } else { ("them", "they belong") };
+    let for_all = format!("to serve {them} to every client, add {} to \"common\"", patterns.join(", "));
+    let (level, why) = match constituency.standing(mac) {
+        Standing::Denied => (Level::Note, format!("{mac} is denied")),
+        _ if asks == ClientAuth::None && constituency.lists(mac) => {
+            (Level::Warning, format!("{belong} to {mac}, and \"client_auth\" is \"none\""))
         }
-        (_, Standing::Known) => (Level::Warning, "their names hold several MAC addresses".to_owned()),
+        Standing::Known if constituency.lists(mac) => {
+            (Level::Warning, format!("{belong} to {mac}, and the path holds another MAC address too"))
+        }
+        _ => match elsewhere() {
+            Some(other) if asks == ClientAuth::None => {
+                (Level::Warning, format!("{mac} is a phone of {other}; {for_all}"))
+            }
+            Some(other) => (
+                Level::Warning,
+                format!("{mac} is a phone of {other}; to serve {them} to it here too, {allow}; {for_all}"),
+            ),
+            None if asks != ClientAuth::None && is_phones(mac, files) => {
+                (Level::Warning, format!("{mac} is on no list; if it is a phone, {allow}; {for_all}"))
+            }
+            None => (Level::Warning, format!("the path holds {mac}, a MAC address on no list; {for_all}")),
+        },
     };
-    shelf.finding(level, "", format!("nobody gets {}: {why}", some_of(files)))
+    shelf.finding(level, "", format!("served to no phone: {}: {why}", files.join(", ")))
+}
+
+/// Whether `mac` can be a phone's and stands alone in the first of `files`, so that its digits are not a guess.
+fn is_phones(mac: MacAddress, files: &[&str]) -> bool {
+    let spelled: BTreeSet<_> =
+        files.iter().flat_map(|file| file.split('/').flat_map(spelled_in)).map(|it| it.mac).collect();
+    mac.check_phone().is_ok() && spelled.len() == 1
+}
+
+/// Entries of the policy that mean less than they seem to.
+fn ineffective_common<'a>(shelf: &'a Shelf<'_>) -> impl Iterator<Item = Finding> + 'a {
+    let constituency = shelf.constituency;
+    let of_phones = constituency.policy.common.spelled().filter(|mac| constituency.lists(*mac));
+    let of_phones = of_phones.map(|mac| {
+        let message = format!("\"common\": {mac} is on a list, so its files stay its own; remove the pattern");
+        shelf.finding(Level::Warning, POLICY_FILE, message)
+    });
+    let unassigned = constituency.listed_phones().filter(|mac| mac.has_zero_prefix()).map(|mac| {
+        let message = format!(
+            "{mac} is on a list, but no phone has a MAC address that begins with 000000, and files of that name are common; remove the line"
+        );
+        shelf.finding(Level::Warning, POLICY_FILE, message)
+    });
+    of_phones.chain(unassigned)
 }
 
 fn is_read(file: &str, named: &Read) -> bool {

@@ -4,7 +4,7 @@
 //! The folder may be anybody's work: nothing is followed that phones would not be served, files are read up to a bound and
 //! firmware not at all, and what is said of one thing many times over is said once, with a count.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::fs;
@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use super::shelf::Shelf;
 use super::{Finding, Level, contents, masters, overlay};
 use crate::config::Config;
-use crate::constituency::{Constituency, Registry};
+use crate::constituency::file_names::{NameRules, spelled_in};
+use crate::constituency::{Constituency, MacAddress, Registry};
 use crate::serve::decision::check_shared;
 use crate::serve::links;
 use crate::serve::path::{self, ServedPath};
@@ -71,13 +72,11 @@ impl Walk<'_> {
         }
         for mut names in spellings.into_values().filter(|names| names.len() > 1) {
             names.sort();
-            let holds_mac = names.iter().any(|name| path::macs_in(name).next().is_some());
-            let message = match names.iter().filter_map(|name| lower_case_macs(name)).min() {
-                // The server looks for a MAC address in either case, and for nothing else.
-                Some(first) if holds_mac && names.iter().all(|name| lower_case_macs(name).as_ref() == Some(&first)) => {
-                    "the case of the MAC address; a phone gets the one it spells, else the lower-case one"
-                }
-                _ => "case; a phone gets the one that it spells like that",
+            // The server tries the other case of the digits of the phone's own MAC address, and of nothing else.
+            let owner = spelled_in(&names[0]).into_iter().map(|it| it.mac).find(|mac| are_one_but_for(&names, *mac));
+            let message = match owner {
+                Some(_) => "the case of the MAC address; a phone gets the one it spells, else the lower-case one",
+                None => "case; a phone gets the one that it spells like that",
             };
             self.warn(folder, format!("{} differ only in {message}", names.join(" and ")));
         }
@@ -112,7 +111,8 @@ impl Walk<'_> {
             // What counts is what lies in it.
             shared.push_str("/file");
         }
-        check_shared(&shared, other).map_err(|denial| denial.to_string())
+        let rules = NameRules::linked(self.shelf.registry.listed(), self.shelf.constituency, other);
+        check_shared(&shared, None, &rules).map_err(|denial| denial.to_string())
     }
 
     fn warn(&mut self, path: &Path, message: impl Display) {
@@ -121,6 +121,8 @@ impl Walk<'_> {
     }
 }
 
-fn lower_case_macs(name: &str) -> Option<String> {
-    ServedPath::parse(&format!("/{name}")).ok().map(|path| path.lower_case_macs())
+/// Whether `names` differ only in the case of the digits of `mac`.
+fn are_one_but_for(names: &[String], mac: MacAddress) -> bool {
+    let lower = |name: &String| Some(ServedPath::parse(&format!("/{name}")).ok()?.with_lower_case(mac));
+    names.iter().map(lower).collect::<BTreeSet<_>>().len() == 1
 }

@@ -29,8 +29,8 @@ pub(super) fn check(shelf: &Shelf<'_>, state: &Path, findings: &mut Vec<Finding>
 /// The finding that the `upload` of `mac` hides a file, if it does.
 fn hidden_by(shelf: &Shelf<'_>, mac: MacAddress, upload: &str) -> Option<Finding> {
     let path = ServedPath::parse(&format!("/{upload}")).ok()?;
-    let is_hidden =
-        UploadName::stored(&path).lies_over_the_folder() && matches!(shelf.find(&path, Some(mac)), Found::Regular(_));
+    let is_hidden = UploadName::stored(&path, mac).lies_over_the_folder()
+        && matches!(shelf.find(&path, Some(mac)), Found::Regular(_));
     let name = &shelf.constituency.name;
     let message = format!(
         "{mac} gets what it has uploaded instead; provost uploads remove {mac} {upload} --constituency {name} gives it this file"

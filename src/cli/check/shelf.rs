@@ -11,6 +11,7 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::{Finding, Level};
+use crate::constituency::file_names::NameRules;
 use crate::constituency::{Constituency, MacAddress, Registry};
 use crate::serve::decision::check_shared;
 use crate::serve::links;
@@ -65,13 +66,14 @@ impl Shelf<'_> {
 
     /// What the phone `reader` would find under `path`; where nobody is asked who they are, there is none.
     pub(super) fn find(&self, path: &ServedPath, reader: Option<MacAddress>) -> Found {
-        if path::macs_in(path.as_str()).any(|mac| Some(mac) != reader) {
-            return Found::NotServed("a name that holds a MAC address is served to that phone alone".to_owned());
+        if let Err(foreign) = self.rules().check(path.as_str(), reader) {
+            return Found::NotServed(foreign.to_string());
         }
         if path::is_hidden(path.as_str()) {
             return Found::NotServed("such a name is never served".to_owned());
         }
-        let spellings = [path.as_str().to_owned()].into_iter().chain(path.other_cases());
+        let other_cases = reader.into_iter().flat_map(|own| path.other_cases(own));
+        let spellings = [path.as_str().to_owned()].into_iter().chain(other_cases);
         let mut found = spellings.map(|spelling| self.open(&spelling, reader));
         found.find(|found| !matches!(found, Found::Absent)).unwrap_or(Found::Absent)
     }
@@ -108,16 +110,21 @@ impl Shelf<'_> {
         let real = real.strip_prefix(self.root).ok().and_then(Path::to_str).and_then(|real| real.split_once('/'));
         let (owner, real) = real.ok_or("a link on the way leads outside")?;
         if owner == self.constituency.name.as_str() {
-            let is_own = path::macs_in(real).all(|mac| Some(mac) == reader) && !path::is_hidden(real);
-            return if is_own {
-                Ok(())
-            } else {
-                Err(format!("its link leads to {real}, which this phone may not read"))
-            };
+            if path::is_hidden(real) {
+                return Err(format!("its link leads to {real}, a name that is never served"));
+            }
+            let leads = |foreign| format!("its link leads to {real}: {foreign}");
+            return self.rules().check(real, reader).map_err(leads);
         }
         let owner = self.registry.served().find(|other| other.name.as_str() == owner);
         let owner = owner.ok_or("its link leads into no constituency that is served")?;
-        check_shared(real, owner).map_err(|denial| denial.to_string())
+        let rules = NameRules::linked(self.registry.listed(), self.constituency, owner);
+        check_shared(real, reader, &rules).map_err(|denial| denial.to_string())
+    }
+
+    /// Whose a path in the folder is.
+    pub(super) fn rules(&self) -> NameRules<'_> {
+        NameRules::reading(self.registry.listed(), self.constituency)
     }
 }
 

@@ -6,6 +6,7 @@ use hyper::{Method, StatusCode};
 
 use super::content_range::BadContentRange;
 use super::upload_name::BadUploadName;
+use crate::constituency::file_names::ForeignMac;
 use crate::constituency::{ConstituencyName, Fingerprint, MacAddress, Standing};
 use crate::serve::host::BadHost;
 use crate::serve::path::BadPath;
@@ -52,10 +53,10 @@ pub enum Denial {
     Chain(ChainRefusal),
     #[error("the policy's TLS part changed since this connection was made")]
     TlsPartChanged,
-    #[error("the path holds {holder}, which is not this phone's MAC address")]
-    OthersFile { holder: MacAddress },
-    #[error("the path holds a MAC address, and this phone did not prove that it is its own")]
-    UnprovenMac,
+    #[error("{0}")]
+    OthersFile(ForeignMac),
+    #[error("{0}; this client proved no MAC address")]
+    UnprovenMac(ForeignMac),
     #[error("{0}")]
     UploadName(#[from] BadUploadName),
     #[error("uploads are off in {constituency}")]
@@ -118,10 +119,10 @@ impl Denial {
             Self::Unpinned { .. } => "unpinned",
             Self::Chain(refusal) => refusal.kind(),
             Self::TlsPartChanged => "tls_changed",
-            Self::OthersFile { .. } => "others_file",
+            Self::OthersFile(_) => "others_file",
             Self::UploadName(_) | Self::WouldHide => "upload_name",
             Self::UploadsOff { .. } => "uploads_off",
-            Self::UnprovenMac
+            Self::UnprovenMac(_)
             | Self::Hidden
             | Self::KeptBack
             | Self::Folder
@@ -153,11 +154,11 @@ impl Denial {
             | Self::Unpinned { .. }
             | Self::Chain(_)
             | Self::TlsPartChanged
-            | Self::OthersFile { .. }
+            | Self::OthersFile(_)
             | Self::UploadName(_)
             | Self::UploadsOff { .. }
             | Self::WouldHide => StatusCode::FORBIDDEN,
-            Self::UnprovenMac
+            Self::UnprovenMac(_)
             | Self::Hidden
             | Self::KeptBack
             | Self::Folder

@@ -22,7 +22,8 @@ pub use denial::{CHALLENGE, Denial};
 
 use super::host::BadHost;
 use super::path::{self, ServedPath};
-use crate::constituency::{ClientAuth, Constituency, MacAddress, Standing, UploadLimits};
+use crate::constituency::file_names::NameRules;
+use crate::constituency::{ClientAuth, Constituency, ListedPhones, MacAddress, Standing, UploadLimits};
 use crate::trust::{ChainRefusal, VerifiedDevice};
 use upload_name::UploadName;
 
@@ -51,6 +52,8 @@ pub enum HostDenial {
 pub struct Circumstances<'a> {
     /// The connection's constituency as it is now; `None` if it is gone.
     pub constituency: Option<&'a Constituency>,
+    /// Every phone on any list of this server.
+    pub listed: &'a ListedPhones,
     /// Whether the connection has no TLS, so that nobody can prove anything on it.
     pub is_plain: bool,
     /// Whether the connection was made under the TLS part that is in force now.
@@ -104,7 +107,8 @@ pub fn decide(asked: Asked<'_>, now: &Circumstances<'_>) -> Result<Grant, Denial
     let is_write = check_method(asked.method, asks_who)?;
     let path = ServedPath::parse(asked.path)?;
     let phone = if now.is_plain { None } else { check_phone(constituency, now)? };
-    check_own_files(path.as_str(), phone)?;
+    let rules = if is_write { NameRules::writing } else { NameRules::reading };
+    check_own_files(path.as_str(), phone, &rules(now.listed, constituency))?;
     match phone {
         Some(mac) if is_write => grant_write(path, mac, constituency).map(Grant::Write),
         _ if path::is_hidden(path.as_str()) => Err(Denial::Hidden),
@@ -157,12 +161,9 @@ fn check_password(constituency: &Constituency, now: &Circumstances<'_>) -> Resul
     }
 }
 
-fn check_own_files(path: &str, phone: Option<MacAddress>) -> Result<(), Denial> {
-    match (path::macs_in(path).find(|mac| Some(*mac) != phone), phone) {
-        (None, _) => Ok(()),
-        (Some(holder), Some(_)) => Err(Denial::OthersFile { holder }),
-        (Some(_), None) => Err(Denial::UnprovenMac),
-    }
+fn check_own_files(path: &str, phone: Option<MacAddress>, rules: &NameRules<'_>) -> Result<(), Denial> {
+    let refused = if phone.is_some() { Denial::OthersFile } else { Denial::UnprovenMac };
+    rules.check(path, phone).map_err(refused)
 }
 
 fn grant_write(path: ServedPath, mac: MacAddress, constituency: &Constituency) -> Result<WriteGrant, Denial> {
@@ -185,33 +186,35 @@ impl ReadGrant {
         self.reader
     }
 
-    /// Whether the decision holds for `real`, where links led within the same constituency.
+    /// Whether the decision holds for `real`, to which links led within the same constituency.
     ///
     /// # Errors
-    /// What would have been said to whoever asked for `real` by its own name.
-    pub fn covers(&self, real: &str) -> Result<(), Denial> {
-        check_own_files(real, self.reader)?;
+    /// The refusal that a request for `real` itself would get.
+    pub fn covers(&self, real: &str, rules: &NameRules<'_>) -> Result<(), Denial> {
+        check_own_files(real, self.reader, rules)?;
         if path::is_hidden(real) { Err(Denial::Hidden) } else { Ok(()) }
     }
 }
 
-/// Whether links may lead from one constituency to `real` in another, `owner`.
+/// Whether a link of `rules.asking` may lead to `real` in the folder of `rules.owning`, for the phone `reader`.
 ///
 /// # Errors
-/// Unless `real` lies in a folder that `owner` shares, is not hidden, and holds no MAC address at all.
-pub fn check_shared(real: &str, owner: &Constituency) -> Result<(), Denial> {
-    let refused = |why: &str| Err(Denial::Link(format!("the link leads to {}/{real}, {why}", owner.name)));
+/// Unless `real` lies in a folder that the owner shares, is not hidden, and is no phone's own file, not even the reader's.
+pub fn check_shared(real: &str, reader: Option<MacAddress>, rules: &NameRules<'_>) -> Result<(), Denial> {
+    let owner = rules.owning;
+    let refused =
+        |why: &dyn std::fmt::Display| Err(Denial::Link(format!("the link leads to {}/{real}: {why}", owner.name)));
     let top = real.split_once('/').map(|(top, _)| top);
     if !top.is_some_and(|top| owner.policy.shared.contains(top)) {
-        return refused("which is in no folder that the other constituency names in \"shared\"");
+        return refused(&"it lies in no folder that the other constituency names in \"shared\"");
     }
     if path::is_hidden(real) {
-        return refused("a name that is never served");
+        return refused(&"a name that is never served");
     }
-    if path::macs_in(real).next().is_some() {
-        return refused("a name that holds a MAC address, which is never shared");
+    if let Some(own) = reader.filter(|own| path::spells(real, *own)) {
+        return refused(&format_args!("the path holds the MAC address {own}, and a phone's own file is never shared"));
     }
-    Ok(())
+    rules.check(real, None).or_else(|foreign| refused(&foreign))
 }
 
 impl WriteGrant {

@@ -9,8 +9,8 @@ use rustls::pki_types::UnixTime;
 use super::*;
 use crate::ca::{CertificateAuthority, KeyKind};
 use crate::clock;
-use crate::constituency::ExpiredDeviceCertificates;
 use crate::constituency::scan::Scanner;
+use crate::constituency::{ExpiredDeviceCertificates, Registry};
 use crate::serve::site::TlsMaterial;
 use crate::trust::{Bundle, DeviceVerifier};
 
@@ -19,6 +19,7 @@ const OTHER: &str = "00005e0053c7";
 
 /// One constituency with this policy, and a phone's proven identity.
 struct Stage {
+    registry: Registry,
     constituency: Arc<Constituency>,
     device: VerifiedDevice,
     now: i64,
@@ -46,7 +47,7 @@ impl Stage {
         let now = clock::unix_seconds(time);
         let at = UnixTime::since_unix_epoch(Duration::from_secs(now.cast_unsigned()));
         let device = verifier.judge(&[issued.certificate], &constituency.policy.pins, at).unwrap();
-        Self { constituency, device, now }
+        Self { registry, constituency, device, now }
     }
 
     fn known() -> Self {
@@ -60,6 +61,7 @@ impl Stage {
     fn circumstances(&self) -> Circumstances<'_> {
         Circumstances {
             constituency: Some(&self.constituency),
+            listed: self.registry.listed(),
             is_plain: false,
             tls_is_current: true,
             device: Some(Ok(&self.device)),
@@ -141,12 +143,21 @@ fn over_plain_http_there_is_what_holds_no_address_and_only_to_read() {
             let asked = Asked { host: Ok(()), method, path };
             decide(asked, &plain).map_or_else(|denial| denial.status().as_u16(), |_| 200)
         };
-        for path in ["/firmware/sip.ld", "/000000000000.cfg", "/site.cfg"] {
+        for path in ["/firmware/sip.ld", "/000000000000.cfg", "/y000000000028.cfg", "/site.cfg"] {
             assert_eq!((status(&Method::GET, path), status(&Method::HEAD, path)), (200, 200), "{path}");
             assert_eq!(status(&Method::PUT, path), 405, "{path}");
         }
         let own = format!("/{OWN}.cfg");
-        for path in [&own, "/00-00-5e-00-53-0c/site.cfg", "/logs/00005E00530C-app.log", "/.hidden", "/firmware/"] {
+        let spelled = format!("/phone{OWN}.cfg");
+        for path in [
+            &own,
+            &spelled,
+            "/00-00-5e-00-53-0c/site.cfg",
+            "/logs/00005E00530C-app.log",
+            "/00005e0053aa.cfg",
+            "/.hidden",
+            "/firmware/",
+        ] {
             assert_eq!((status(&Method::GET, path), status(&Method::HEAD, path)), (404, 404), "{path}");
         }
         assert_eq!((status(&Method::PUT, &own), status(&Method::GET, "/..")), (405, 400));
@@ -171,19 +182,21 @@ proptest! {
         segments in prop::collection::vec(segment(), 1..4),
         is_put: bool,
     ) {
-        static STAGE: std::sync::LazyLock<Stage> = std::sync::LazyLock::new(Stage::known);
+        static STAGE: std::sync::LazyLock<Stage> = std::sync::LazyLock::new(|| {
+            Stage::new(&format!(r#"{{ "phones": {{ "{OWN}": "" }}, "denied": ["{OTHER}"] }}"#))
+        });
         let stage = &*STAGE;
         let path = format!("/{}", segments.join("/"));
         let method = if is_put { Method::PUT } else { Method::GET };
-        let own = Some(OWN.parse().unwrap());
+        let other = OTHER.parse().unwrap();
         match stage.decide(&method, &path) {
             Ok(Grant::Read(grant)) => {
                 let granted = grant.path().as_str();
-                prop_assert!(path::macs_in(granted).all(|mac| Some(mac) == own));
+                prop_assert!(!path::spells(granted, other));
                 prop_assert!(!path::is_hidden(granted) && granted.split('/').all(|segment| segment != ".."));
             }
             Ok(Grant::Write(grant)) => {
-                prop_assert!(path::macs_in(grant.name().as_str()).all(|mac| Some(mac) == own));
+                prop_assert!(!path::spells(grant.name().as_str(), other));
                 prop_assert!(grant.name().as_str().rsplit('/').next().is_some_and(|file| file.starts_with(OWN)));
             }
             Err(_) => {}

@@ -43,13 +43,13 @@ impl UploadName {
         if !head.eq_ignore_ascii_case(&own) || !is_upload {
             return Err(BadUploadName::NotOwn);
         }
-        Ok(Self::stored(path))
+        Ok(Self::stored(path, mac))
     }
 
-    /// Where an upload of this path would be kept, whether or not it may be uploaded.
+    /// Where an upload of this path by `mac` is kept, whether or not it may be uploaded.
     #[must_use]
-    pub fn stored(path: &ServedPath) -> Self {
-        Self(path.lower_case_macs())
+    pub fn stored(path: &ServedPath, mac: MacAddress) -> Self {
+        Self(path.with_lower_case(mac))
     }
 
     /// The path below the phone's folder.
