@@ -222,21 +222,21 @@ mod tests {
 
     const LIFETIMES: [i64; 4] = [90 * DAY, 47 * DAY, 6 * DAY, 397 * DAY];
 
-    fn lasting(lifetime: i64) -> Option<Validity> {
-        Some(Validity { not_before: 1_000_000_000, not_after: 1_000_000_000 + lifetime })
+    fn lasting(lifetime: i64) -> Validity {
+        Validity { not_before: 1_000_000_000, not_after: 1_000_000_000 + lifetime }
     }
 
     /// The level from `files` with this many permille of the lifetime left.
     fn from_files(lifetime: i64, permille: i64) -> Level {
         let now = 1_000_000_000 + lifetime - lifetime * permille / 1000;
-        Condition::of(now, lasting(lifetime), None).level()
+        Condition::of(now, Some(lasting(lifetime)), None).level()
     }
 
     #[test]
     fn files_warn_under_a_quarter_and_fail_under_a_seventh() {
+        use Level::{Error, Ok, Warning};
         for lifetime in LIFETIMES {
             let levels = [1000, 600, 251, 249, 144, 142, 1].map(|permille| from_files(lifetime, permille));
-            use Level::{Error, Ok, Warning};
             assert_eq!(levels, [Ok, Ok, Ok, Warning, Warning, Error, Error], "{lifetime}");
         }
     }
@@ -245,7 +245,7 @@ mod tests {
     fn planned_renewal_warns_48_h_late_and_fails_under_a_seventh() {
         let level = |lifetime: i64, planned: i64, now: i64, failure: Option<&str>| {
             let plan = Plan { renewal: 1_000_000_000 + planned, failure, action_required: false };
-            Condition::of(1_000_000_000 + now, lasting(lifetime), Some(plan)).level()
+            Condition::of(1_000_000_000 + now, Some(lasting(lifetime)), Some(plan)).level()
         };
         let failure = Some("no route to host");
         for failure in [None, failure] {
@@ -265,7 +265,7 @@ mod tests {
     #[test]
     fn renewal_that_waits_for_an_operator_warns_at_once() {
         let plan = Plan { renewal: 1_000_000_000, failure: Some("REFUSED"), action_required: true };
-        let condition = Condition::of(1_000_000_060, lasting(90 * DAY), Some(plan));
+        let condition = Condition::of(1_000_000_060, Some(lasting(90 * DAY)), Some(plan));
         assert_eq!(condition.level(), Level::Warning);
         assert!(condition.to_string().ends_with("its renewal, planned for 2001-09-09T01:46:40Z, fails: REFUSED"));
     }
@@ -274,7 +274,7 @@ mod tests {
     fn a_clock_outside_the_validity_is_an_error_with_or_without_plan() {
         let plan = Plan { renewal: 1_000_000_000 + 60 * DAY, failure: None, action_required: false };
         for plan in [None, Some(plan)] {
-            let at = |now| Condition::of(now, lasting(90 * DAY), plan);
+            let at = |now| Condition::of(now, Some(lasting(90 * DAY)), plan);
             assert_eq!(at(999_999_999), Condition::NotYetValid { not_before: 1_000_000_000 });
             assert_eq!(at(1_000_000_000).level(), Level::Ok);
             let not_after = 1_000_000_000 + 90 * DAY;
@@ -305,7 +305,7 @@ mod tests {
             });
             let level = |step: u16| {
                 let now = 1_000_000_000 + lifetime * i64::from(step) / 60_000;
-                Condition::of(now, lasting(lifetime), plan).level()
+                Condition::of(now, Some(lasting(lifetime)), plan).level()
             };
             prop_assert!(level(steps[0]) <= level(steps[1]));
         }

@@ -241,7 +241,9 @@ fn show_files(pairs: &[CertificateFiles], exact: &ExactNames, is_json: bool) -> 
     if is_json {
         say(&format_args!("{:#}", json!({ "now": now, "certificates": shown })));
     }
-    errors.iter().for_each(|error| complain(error));
+    for error in &errors {
+        complain(error);
+    }
     if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

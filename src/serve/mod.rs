@@ -83,9 +83,9 @@ impl Server {
     /// Waits until the folders have been scanned again, and what was found is published.
     async fn scan_folders(&self) {
         let Some(scanner) = self.scanner.get() else { return };
-        let (done, scanned) = oneshot::channel::<()>();
-        scanner.look(move || drop(done));
+        let (looked, look) = oneshot::channel::<()>();
+        scanner.look(move || drop(looked));
         // Dropped, it is done, or the server is being stopped.
-        let _ = scanned.await;
+        let _ = look.await;
     }
 }

@@ -144,11 +144,13 @@ impl HelloReader {
     }
 
     /// The ClientHello as one record.
+    #[must_use]
     pub fn record(&self) -> &[u8] {
         &self.record
     }
 
     /// The ClientHello as one record, and what was received behind it.
+    #[must_use]
     pub fn into_parts(self) -> (Vec<u8>, Vec<u8>) {
         (self.record, self.rest)
     }
