@@ -6,6 +6,7 @@
     clippy::expect_used,
     clippy::disallowed_methods,
     clippy::duration_suboptimal_units,
+    clippy::unchecked_time_subtraction,
     clippy::must_use_candidate,
     clippy::missing_panics_doc,
     clippy::print_stderr,

@@ -257,7 +257,7 @@ fn bytes(client: &Client, method: &str, path: &str) -> String {
 #[test]
 fn all_404_are_alike_to_the_byte_and_nothing_blocks() {
     let site = Site::with_ote();
-    let too_long = [format!("/{}", "x".repeat(256)), format!("/{}", ["x"; 2049].join("/"))];
+    let too_long = [format!("/{}", "x".repeat(256)), format!("/{}", vec!["x"; 2049].join("/"))];
     let (paths, _socket) = never_served(&site);
     std::os::unix::fs::symlink("/etc/passwd", site.served("ote/link")).unwrap();
     let server = site.start();
