@@ -36,7 +36,7 @@
 //!
 //! # The modules, in reading order
 //! Nouns know things: [`constituency`], [`trust`], [`certificate`], [`ca`], [`digest`], [`dns`], [`ledger`], [`metrics`],
-//! [`state`], [`settings`], [`files`], [`clock`].
+//! [`state`], [`settings`], [`files`], [`clock`], [`wording`].
 //! Verbs do things: [`serve`], [`renew`], [`phone`], [`status`]. [`config`] gathers their settings, [`app`] wires them, [`cli`] is the commands.
 //! Imports point from the later to the earlier; a test holds them to it.
 
@@ -59,3 +59,4 @@ pub mod settings;
 pub mod state;
 pub mod status;
 pub mod trust;
+pub mod wording;

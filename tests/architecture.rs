@@ -24,7 +24,8 @@ struct Layer {
     below: &'static [&'static Layer],
 }
 
-const FOUNDATION: Layer = Layer { modules: &["clock", "files", "settings", "state"], neighbours: true, below: &[] };
+const FOUNDATION: Layer =
+    Layer { modules: &["clock", "files", "settings", "state", "wording"], neighbours: true, below: &[] };
 /// Nouns know things and do nothing by themselves.
 const NOUNS: Layer = Layer {
     modules: &["ca", "certificate", "constituency", "digest", "dns", "ledger", "metrics", "trust"],

@@ -18,6 +18,7 @@ use crate::clock;
 use crate::constituency::watch::Waker;
 use crate::serve::Server;
 use crate::serve::stop::Stop;
+use crate::wording::counted;
 
 /// The longest time between two beats.
 const LONGEST_PERIOD: Duration = Duration::from_secs(10);
@@ -148,16 +149,12 @@ impl Heart {
 
 /// How `server` is, in a line.
 fn status(server: &Arc<Server>) -> String {
-    let constituencies = match server.site.load().registry().served().count() {
-        1 => "1 constituency".to_owned(),
-        many => format!("{many} constituencies"),
-    };
+    let constituencies = counted(server.site.load().registry().served().count(), "constituency");
     let last = server.certificates.current().iter().map(|certificate| certificate.not_after).min();
     let certificate = match last.map(|last| (last - clock::unix_seconds(clock::now())) / DAY_S) {
         None => "no certificate yet".to_owned(),
         Some(days) if days < 0 => "the certificate has expired".to_owned(),
-        Some(1) => "the certificate ends in 1 day".to_owned(),
-        Some(days) => format!("the certificate ends in {days} days"),
+        Some(days) => format!("the certificate ends in {}", counted(days, "day")),
     };
     format!("{constituencies}; {certificate}")
 }

@@ -32,6 +32,7 @@ use crate::serve::site::Site;
 use crate::serve::stop::Stop;
 use crate::status::picture::{self, Overview, Phone, PhoneRequest, PhoneState};
 use crate::status::{Knowledge, Picture, Readiness, Wanted};
+use crate::wording::counted_were;
 use certificates::{from_files, from_local_ca, renewed};
 use phones::is_well_today;
 use readiness::why_not_ready;
@@ -198,13 +199,15 @@ impl Sources {
         match self.health.dropped() {
             0 => {}
             dropped => troubles.push(format!(
-                "{dropped} sightings of phones are missing in the ledger since the start: there were too many at once"
+                "{} not written to the ledger since the start: there were too many at once",
+                counted_were(dropped, "sighting of phones")
             )),
         }
         match self.server.upgrade().map_or(0, |server| server.access.lost()) {
             0 => {}
             lost => troubles.push(format!(
-                "{lost} lines of the access log were lost since the start: standard output is not read fast enough"
+                "{} lost since the start: standard output is not read fast enough",
+                counted_were(lost, "line of the access log")
             )),
         }
         troubles

@@ -135,7 +135,10 @@ pub(super) fn room_for_connections() -> usize {
     if limit.current != limit.maximum {
         match setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
             Ok(()) => allowed = limit.maximum,
-            Err(error) => tracing::warn!("the limit of open files stays at {:?}: {error}", limit.current),
+            Err(error) => {
+                let current = limit.current.map_or("unlimited".to_owned(), |files| files.to_string());
+                tracing::warn!("the limit of open files stays at {current}: {error}");
+            }
         }
     }
     allowed.map_or(usize::MAX, |files| usize::try_from(files / 2).unwrap_or(usize::MAX))

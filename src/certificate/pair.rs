@@ -11,6 +11,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use zeroize::Zeroizing;
 
 use super::Validity;
+use crate::wording::tls_error;
 
 /// Why a chain and a key cannot be presented.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -66,7 +67,7 @@ impl ServerCertificate {
         let names = dns_names(&parsed);
         let (not_before, not_after) =
             (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
-        let signing = any_supported_type(key).map_err(|error| PairError::Key(error.to_string()))?;
+        let signing = any_supported_type(key).map_err(|error| PairError::Key(tls_error(&error)))?;
         let is_rsa = signing.algorithm() == SignatureAlgorithm::RSA;
         let certified = CertifiedKey::new(chain, signing);
         certified.keys_match().map_err(|_| PairError::Mismatch)?;

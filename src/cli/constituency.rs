@@ -22,6 +22,7 @@ use crate::constituency::{
     Constituency, ConstituencyName, ListedPhones, POLICY_FILE, Phones, Registry, Severity, edit,
 };
 use crate::serve::path::is_hidden;
+use crate::wording::counted;
 
 /// Constituencies.
 #[derive(Debug, clap::Subcommand)]
@@ -54,8 +55,7 @@ fn list(registry: &Registry) -> ExitCode {
         let policy = &constituency.policy;
         let phones = match (&policy.phones, constituency.known_phones().len()) {
             (Phones::Any, _) => "any phone".to_owned(),
-            (Phones::Listed(_), 1) => "1 phone".to_owned(),
-            (Phones::Listed(_), count) => format!("{count} phones"),
+            (Phones::Listed(_), count) => counted(count, "phone"),
         };
         let name = constituency.name.as_str();
         say(&format_args!("{}", format!("{name:<width$}  {phones:>12}  {}", shown(&policy.description)).trim_end()));
@@ -123,7 +123,7 @@ fn add(
         .with_context(|| format!("{name} cannot be made in {}", root.display()))?;
     // It has another name now, under which nothing is to be removed.
     let _ = staging.keep();
-    let files = if count == 1 { "1 file".to_owned() } else { format!("{count} files") };
+    let files = counted(count, "file");
     let url = config.url(name.as_str());
     say(&format_args!("{url} has {files}; provost allow MAC --constituency {name} lets a phone in"));
     Ok(())

@@ -18,6 +18,7 @@ use super::journal::{self, Entries};
 use super::plain_fields::PlainFields;
 use crate::app::ANNOUNCEMENT;
 use crate::serve::access::LogFormat;
+use crate::wording::counted_were;
 
 /// How many lines may wait for the writer.
 const QUEUE: usize = 16_384;
@@ -89,7 +90,10 @@ fn write_all(waiting: &Receiver<Vec<u8>>, shared: &Shared, _alive: &Sender<()>) 
             // There is room now to say it.
             let lost = shared.lost.swap(0, Ordering::Relaxed);
             if lost > 0 {
-                tracing::warn!("{lost} lines of diagnostics were lost: standard error was not read fast enough");
+                tracing::warn!(
+                    "{} lost: standard error was not read fast enough",
+                    counted_were(lost, "line of diagnostics")
+                );
             }
             waiting.recv().ok()
         });

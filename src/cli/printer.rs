@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::constituency::MacAddress;
 use crate::phone::{Exchange, Outcome, Phone, Remark, Report, Summary, Watch};
+use crate::wording::counted;
 
 /// How boots are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,9 +84,10 @@ impl Printer {
         let style = if summary.all_provisioned() { GOOD } else { BAD };
         let slowest = slowest.map(|(mac, took)| format!(", the slowest {mac} in {}", shown(took)));
         self.line(&format!(
-            "{style}{provisioned} of {phones} provisioned{style:#} in {}: {requests} requests, {sent} bytes sent, \
-             {received} received{}",
+            "{style}{provisioned} of {phones} provisioned{style:#} in {}: {}, {} sent, {received} received{}",
             shown(*duration),
+            counted(*requests, "request"),
+            counted(*sent, "byte"),
             slowest.unwrap_or_default()
         ));
     }
@@ -164,10 +166,7 @@ fn verdict(report: &Report) -> String {
     let style = if report.is_provisioned() { GOOD } else { BAD };
     let tls = report.tls.as_ref().map(|tls| format!(", {} {}", tls.version, tls.suite)).unwrap_or_default();
     let Report { outcome, exchanges, duration, .. } = report;
-    let requests = match exchanges.len() {
-        1 => "1 request".to_owned(),
-        many => format!("{many} requests"),
-    };
+    let requests = counted(exchanges.len(), "request");
     format!("{style}{outcome}{style:#} ({requests} in {}{tls})", shown(*duration))
 }
 

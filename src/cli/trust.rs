@@ -21,6 +21,7 @@ use crate::constituency::{ClientAuth, Constituency, ConstituencyName, Registry, 
 use crate::files::read_regular;
 use crate::serve::site::{Site, TlsMaterial};
 use crate::trust::{self, Bundle, VerifiedDevice};
+use crate::wording::counted;
 
 /// The commands about trust.
 #[derive(Debug, clap::Subcommand)]
@@ -83,7 +84,8 @@ fn list_bundle(name: &str, bundle: &Bundle) {
         say(&format_args!("  revoked by {}: {count}, next list due by {end}{mark}", list.ca));
     }
     if !bundle.known.is_empty() {
-        say(&format_args!("  and {} CAs that are known but trusted only through these", bundle.known.len()));
+        let known = counted(bundle.known.len(), "CA");
+        say(&format_args!("  known, but trusted only through these: {known}"));
     }
 }
 

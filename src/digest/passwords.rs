@@ -19,6 +19,7 @@ use super::algorithm::Ha1;
 use crate::constituency::{ConstituencyName, MacAddress};
 use crate::files::{Stamp, read_regular};
 use crate::state;
+use crate::wording::counted;
 
 /// The passwords' folder in the state directory.
 pub const FOLDER: &str = "digest";
@@ -51,7 +52,7 @@ impl OfConstituency {
         if count == 0 || self.realm == realm {
             return Ok(());
         }
-        let phones = if count == 1 { "1 phone".to_owned() } else { format!("{count} phones") };
+        let phones = counted(count, "phone");
         Err(format!(
             "holds the passwords of {phones} for {}, which are of no use for {realm}. If that name was \
              right, change \"domain\" back, or name the configuration that belongs to this state (--config); if it is \

@@ -17,11 +17,11 @@ use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 
 use super::address::{Location, Origin, UnusableUrl};
-use super::alert;
 use super::connect::{self, ConnectError, SpeaksTls, TlsFacts, TlsFailure};
 use super::password::Prover;
 use super::upload::{Upload, UploadHandle};
 use crate::constituency::MacAddress;
+use crate::wording::{counted, find_tls_error};
 
 /// How long a server may think about its answer.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -80,7 +80,7 @@ pub enum ExchangeError {
     #[error("no answer within {} s", RESPONSE_TIMEOUT.as_secs())]
     NoAnswer,
     /// A body that stopped.
-    #[error("the answer stood still for {} s after {received} bytes", PROGRESS_TIMEOUT.as_secs())]
+    #[error("the answer stood still for {} s after {}", PROGRESS_TIMEOUT.as_secs(), counted(*.received, "byte"))]
     Stalled {
         /// How much had come.
         received: u64,
@@ -265,19 +265,19 @@ impl Driver {
 
     /// A request's error tells less than its connection's when the connection broke while the request was written.
     async fn explain(mut self, error: hyper::Error) -> ExchangeError {
-        if alert::find_tls_error(&error).is_none() && error.is_canceled() {
+        if find_tls_error(&error).is_none() && error.is_canceled() {
             // One more turn, for a connection that has its reason ready; it may also have none.
             self.alongside(tokio::task::yield_now()).await;
         }
         match self {
-            Self::Ended(Err(cause)) if alert::find_tls_error(&error).is_none() => explain(cause),
+            Self::Ended(Err(cause)) if find_tls_error(&error).is_none() => explain(cause),
             _ => explain(error),
         }
     }
 }
 
 fn explain(error: hyper::Error) -> ExchangeError {
-    match alert::find_tls_error(&error) {
+    match find_tls_error(&error) {
         Some(tls) => ExchangeError::Tls(TlsFailure::from(tls)),
         None if error.is_canceled() || error.is_closed() || error.is_incomplete_message() => ExchangeError::Closed,
         None if met_tls(&error) => ExchangeError::InTheClear,
@@ -299,7 +299,7 @@ fn was_reset(error: &hyper::Error) -> bool {
 }
 
 fn broken_off(received: u64, source: hyper::Error) -> ExchangeError {
-    match alert::find_tls_error(&source) {
+    match find_tls_error(&source) {
         Some(tls) => ExchangeError::Tls(TlsFailure::from(tls)),
         None => ExchangeError::BrokenOff { received, source },
     }

@@ -17,6 +17,8 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use super::address::Origin;
 use super::alert;
 
+use crate::wording::{alert_name, find_tls_error, tls_error};
+
 /// How long one address, and then the handshake with it, may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A phone tries no more addresses of one name than this.
@@ -87,7 +89,7 @@ pub enum ConnectError {
 #[derive(Debug, thiserror::Error)]
 pub enum TlsFailure {
     /// The server refused, and said how.
-    #[error("the server refused with the TLS alert {}: {}", alert::name(*.0), alert::meaning(*.0))]
+    #[error("the server refused with the TLS alert {}: {}", alert_name(*.0), alert::meaning(*.0))]
     Alert(rustls::AlertDescription),
     /// This phone refused.
     #[error("the server's certificate is not trusted: {}", alert::distrust(.0))]
@@ -96,7 +98,7 @@ pub enum TlsFailure {
     #[error("the server does not speak TLS there; if it is a port for plain HTTP, use http://")]
     NotTls,
     /// Anything else that the TLS library objects to.
-    #[error("TLS failed: {0}")]
+    #[error("TLS failed: {}", tls_error(.0))]
     Protocol(rustls::Error),
     /// The connection broke during the handshake.
     #[error("the connection broke during the TLS handshake: {0}")]
@@ -116,7 +118,7 @@ impl From<&rustls::Error> for TlsFailure {
 
 impl From<io::Error> for TlsFailure {
     fn from(error: io::Error) -> Self {
-        match alert::find_tls_error(&error) {
+        match find_tls_error(&error) {
             Some(tls) => Self::from(tls),
             None => Self::Broken(error),
         }
@@ -212,7 +214,7 @@ impl Transport {
         let mut scratch = [0; 1024];
         let read = Pin::new(self).poll_read(cx, &mut ReadBuf::new(&mut scratch));
         if let Poll::Ready(Err(unread)) = read
-            && alert::find_tls_error(&unread).is_some()
+            && find_tls_error(&unread).is_some()
         {
             return unread;
         }

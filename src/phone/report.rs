@@ -10,6 +10,8 @@ use super::connect::TlsFacts;
 use super::master::MasterError;
 use super::model::{Phone, Program};
 
+use crate::wording::{counted, tls_error};
+
 /// What a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
@@ -90,7 +92,7 @@ pub enum Outcome {
 #[derive(Debug, thiserror::Error)]
 pub enum Reason {
     /// Chain and key do not fit, or cannot be read.
-    #[error("the device certificate cannot be used: {0}")]
+    #[error("the device certificate cannot be used: {}", tls_error(.0))]
     DeviceCertificate(rustls::Error),
     /// A request without a whole answer.
     #[error("{path}: {source}")]
@@ -234,7 +236,7 @@ impl fmt::Display for Remark {
             Self::LogLost(status) => write!(f, "the server does not take this log ({status}); only the log is lost"),
             Self::NotAParameterFile(error) => write!(f, "a phone passes over this file: {error}"),
             Self::AppendedAt(size) => write!(f, "appended at byte {size}"),
-            Self::SizeIs(size) => write!(f, "the server's file has {size} bytes; appending there"),
+            Self::SizeIs(size) => write!(f, "the server's file has {}; appending there", counted(*size, "byte")),
             Self::Failed(reason) => f.write_str(reason),
         }
     }

@@ -13,6 +13,7 @@ use super::schedule::is_clock_wrong;
 use super::store::{Meta, PendingOrder, Stored};
 use super::{Lineage, Renewer};
 use crate::dns::Place;
+use crate::wording::counted;
 
 /// RFC 5280, A.1: `ub-common-name`.
 const LONGEST_COMMON_NAME: usize = 64;
@@ -152,7 +153,7 @@ impl Renewer {
         }
         for (place, values) in &by_place {
             self.journal.note(place, values).map_err(|error| Failure::disk("the journal of DNS records", &error))?;
-            let records = if values.len() == 1 { "1 record".to_owned() } else { format!("{} records", values.len()) };
+            let records = counted(values.len(), "record");
             self.board.say(lineage, &format!("publishing {records} at {}", place.name));
             dns.add(place, values).await?;
         }

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 
 use super::limits::Limits;
 use crate::constituency::{ConstituencyName, MacAddress};
+use crate::wording::counted;
 
 /// Which part of the room is for handshakes under way, and which for anonymous connections: a quarter for each, so that
 /// half of it is left to proven phones whatever strangers do.
@@ -76,7 +77,7 @@ pub enum Full {
         room: usize,
     },
     /// This address has too many.
-    #[error("{address} has {allowed} connections already (limits.connections_per_address)")]
+    #[error("{address} has {} already (limits.connections_per_address)", counted(*.allowed, "connection"))]
     Address {
         /// The IPv4 address or IPv6 network.
         address: IpNet,
@@ -84,7 +85,7 @@ pub enum Full {
         allowed: usize,
     },
     /// This phone has too many.
-    #[error("{mac} has {allowed} connections already (limits.connections_per_phone)")]
+    #[error("{mac} has {} already (limits.connections_per_phone)", counted(*.allowed, "connection"))]
     Phone {
         /// The phone.
         mac: MacAddress,

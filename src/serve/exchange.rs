@@ -7,6 +7,7 @@ use super::pace::{Pace, Phase};
 use crate::clock;
 use crate::constituency::ConstituencyName;
 use crate::trust::Claim;
+use crate::wording::counted;
 
 /// A request under way. Dropped, it writes its line: answered, broken off, or given up by a defect of ours.
 #[derive(Debug)]
@@ -83,7 +84,7 @@ impl Exchange {
         match (record.status, self.promised) {
             (None, _) => Some(format!("{why} before there was an answer")),
             (Some(_), Some(promised)) if record.bytes < promised => {
-                Some(format!("{why} after {} of {promised} bytes", record.bytes))
+                Some(format!("{why} after {} of {}", record.bytes, counted(promised, "byte")))
             }
             _ => None,
         }

@@ -28,6 +28,7 @@ use crate::certificate::{LiveCertificates, ServerCertificate};
 use crate::clock;
 use crate::constituency::{Constituency, ConstituencyName};
 use crate::trust::{ChainRefusal, Claim, Finding, VerifiedDevice, with_finding};
+use crate::wording::{alert_name, tls_error};
 
 mod old;
 mod refused;
@@ -336,7 +337,7 @@ fn explain(
             ),
             Some(facts),
         ) => told(facts, Some(error), wanted),
-        (Some(error), _) => error.to_string(),
+        (Some(error), _) => tls_error(error),
         (None, _) if error.kind() == io::ErrorKind::UnexpectedEof => CLOSED.to_owned(),
         (None, _) => error.to_string(),
     }
@@ -355,7 +356,7 @@ fn with_words(hindrance: Option<String>, facts: &ClientHelloFacts, error: Option
             hindrance
         }
         (hindrance, None) => hindrance.unwrap_or_else(|| facts.offered()),
-        (hindrance, Some(error)) => format!("{} ({error})", hindrance.unwrap_or_else(|| facts.offered())),
+        (hindrance, Some(error)) => format!("{} ({})", hindrance.unwrap_or_else(|| facts.offered()), tls_error(error)),
     }
 }
 
@@ -383,5 +384,5 @@ fn broken_off(alert: rustls::AlertDescription) -> String {
         A::CertificateExpired => ": it takes the server's certificate for expired (is its clock set?)",
         _ => "",
     };
-    format!("the client broke off with the alert {alert:?}{hint}")
+    format!("the client broke off with the alert {}{hint}", alert_name(alert))
 }

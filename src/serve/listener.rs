@@ -22,6 +22,7 @@ use super::secured::Secured;
 use super::stop::{End, Stop, told};
 use super::{PlainHttp, Server};
 use crate::clock;
+use crate::wording::counted_were;
 
 /// How much is read at first of a request over plain HTTP by a peer that was at rest.
 const FIRST_BYTES: usize = 256;
@@ -99,7 +100,7 @@ async fn accept_all<L: Future<Output = End> + Send + 'static>(
         cut_off += usize::from(was_cut_off(ended));
     }
     if cut_off > 0 {
-        tracing::warn!("{cut_off} connections were cut off before they had ended");
+        tracing::warn!("{} cut off before they had ended", counted_were(cut_off, "connection"));
     }
 }
 

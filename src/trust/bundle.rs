@@ -13,6 +13,8 @@ use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 use super::family::Family;
 use super::revocation::RevocationList;
 
+use crate::wording::webpki_error;
+
 /// Why a bundle cannot be used; the constituencies that name it are not served.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
@@ -209,7 +211,8 @@ fn through_the_bundle(
 }
 
 fn anchor(der: &CertificateDer<'static>, ca: &X509Certificate<'_>, limits: &Limits) -> Result<Anchor, String> {
-    let anchor = webpki::anchor_from_trusted_cert(der).map_err(|error| format!("cannot be an anchor: {error:?}"))?;
+    let anchor = webpki::anchor_from_trusted_cert(der)
+        .map_err(|error| format!("cannot be an anchor: {}", webpki_error(&error)))?;
     Ok(Anchor {
         anchor: anchor.to_owned(),
         certificate: der.clone(),

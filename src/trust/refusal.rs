@@ -6,6 +6,7 @@ use x509_parser::objects::{oid_registry, oid2sn};
 use x509_parser::prelude::X509Certificate;
 
 use crate::clock::rfc3339;
+use crate::wording::{counted_were, webpki_error};
 
 /// Why a presented chain does not count. Times are Unix seconds.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -14,7 +15,7 @@ pub enum ChainRefusal {
     NoCertificate,
     #[error("the device certificate cannot be read: {0}")]
     Malformed(String),
-    #[error("{sent} certificates were sent, at most {allowed} are looked at")]
+    #[error("{} sent, at most {allowed} are looked at", counted_were(*.sent, "certificate"))]
     TooManyCertificates { sent: usize, allowed: usize },
     #[error("the RSA key of {subject:?} has {bits} bits, 2048 to 4096 are allowed")]
     KeySize { subject: String, bits: usize },
@@ -134,7 +135,7 @@ impl ChainRefusal {
             webpki::Error::UnsupportedCertVersion => {
                 Self::Other("a certificate of it is of an older X.509 version than 3".to_owned())
             }
-            other => Self::Other(format!("{other:?}")),
+            other => Self::Other(webpki_error(&other)),
         }
     }
 }

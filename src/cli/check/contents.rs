@@ -11,6 +11,7 @@ use crate::constituency::file_names::{ForeignMac, spelled_in};
 use crate::constituency::{ClientAuth, CommonNames, MacAddress, POLICY_FILE, Phones, Standing};
 use crate::phone::master::{self, MasterError};
 use crate::serve::path::ServedPath;
+use crate::wording::counted;
 
 /// How many secrets of one file are named one by one.
 const SECRETS: usize = 10;
@@ -206,7 +207,7 @@ fn readable_by_others(shelf: &Shelf<'_>, file: &str, secrets: &[(String, Secret,
     };
     let mut all: Vec<Finding> = secrets.iter().take(SECRETS).map(one).collect();
     if secrets.len() > SECRETS {
-        let message = format!("{} more secrets that {who} can read", secrets.len() - SECRETS);
+        let message = format!("{} that {who} can read", counted(secrets.len() - SECRETS, "more secret"));
         all.push(shelf.finding(level, file, message));
     }
     all

@@ -24,6 +24,7 @@ use super::refusal;
 use super::seen::Seen;
 use crate::clock;
 use crate::renew::failure::Failure;
+use crate::wording::{find_tls_error, tls_error};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A CA may issue while we wait.
@@ -85,7 +86,7 @@ impl Http {
         let skew = self.seen().clock_skew;
         self.remember(Seen { clock_skew: skew, ..Seen::default() });
         let (parts, body) = match timeout(ANSWER_TIMEOUT, self.converse(request)).await {
-            Ok(answered) => answered?,
+            Ok(answered) => answered.map_err(explain)?,
             Err(_) => return Err(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()).into()),
         };
         self.remember(Seen {
@@ -144,6 +145,18 @@ impl HttpClient for HttpPort {
             Ok(BytesResponse { parts, body: Box::new(body) })
         })
     }
+}
+
+/// TLS errors in words. A CA of one's own has a root that the web does not know.
+fn explain(error: BoxError) -> BoxError {
+    let Some(tls) = find_tls_error(&*error) else { return error };
+    let hint = match tls {
+        rustls::Error::InvalidCertificate(
+            rustls::CertificateError::UnknownIssuer | rustls::CertificateError::Other(_),
+        ) => "; if the CA's directory has a root of its own, name it in \"directory_root\"",
+        _ => "",
+    };
+    format!("{}{hint}", tls_error(tls)).into()
 }
 
 /// Connects to the first address of `host` that answers.

@@ -10,6 +10,7 @@ use super::seen::Seen;
 use super::{NONCE_TRIES, insist, refusal};
 use crate::renew::failure::{Failure, Sign};
 use crate::renew::ports::{Answer, Challenge, Order, OrderStatus};
+use crate::wording::words;
 
 /// The longest that we wait for the CA's work; the order is taken up later, so nothing is lost.
 const PATIENCE: RetryPolicy =
@@ -63,7 +64,7 @@ impl AcmeOrder {
                 AuthorizationStatus::Valid => continue,
                 AuthorizationStatus::Pending => {}
                 other => {
-                    let reason = format!("the authorization of {name} is {other:?}");
+                    let reason = format!("the authorization of {name} is {}", words(&other));
                     return Err(Failure::retry(reason).with_sign(Sign::Refused));
                 }
             }

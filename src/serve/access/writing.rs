@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use super::{AccessRecord, LogFormat, Observer};
 
+use crate::wording::counted_were;
+
 /// How long the writer lets records gather: waking it for each one would cost more than serving a small file.
 const GATHERING: Duration = Duration::from_millis(50);
 /// About how many bytes of lines are written at once.
@@ -110,7 +112,7 @@ pub(super) fn write_all(pages: &Receiver<Page>, mut output: impl Write, tally: &
         tally.waiting.fetch_sub(page.lines.len(), Ordering::Relaxed);
         match tally.lost.swap(0, Ordering::Relaxed) {
             0 => {}
-            count => tracing::warn!("{count} access-log lines were lost"),
+            count => tracing::warn!("{} lost", counted_were(count, "access-log line")),
         }
     }
 }

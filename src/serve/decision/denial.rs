@@ -11,6 +11,7 @@ use crate::constituency::{ConstituencyName, Fingerprint, MacAddress, Standing};
 use crate::serve::host::BadHost;
 use crate::serve::path::BadPath;
 use crate::trust::{ChainRefusal, NoIdentity};
+use crate::wording::counted;
 
 /// The kind of a denial that every phone with a password meets: it has yet to answer a challenge.
 pub const CHALLENGE: &str = "challenge";
@@ -77,15 +78,15 @@ pub enum Denial {
     Link(String),
     #[error("{0}")]
     ContentRange(#[from] BadContentRange),
-    #[error("the upload starts at {first}, the file has {size} bytes")]
+    #[error("the upload starts at {first}, the file has {}", counted(*.size, "byte"))]
     Gap { first: u64, size: u64 },
     #[error("another upload of this file is under way")]
     Busy,
-    #[error("{allowed} uploads of this phone are under way already")]
+    #[error("{} under way already", if *.allowed == 1 { "an upload of this phone is".to_owned() } else { format!("{} uploads of this phone are", .allowed) })]
     TooManyUploads { allowed: usize },
     #[error("a file stands where a folder must be, or a folder where a file must be")]
     Clash,
-    #[error("the file would be larger than {allowed} bytes (max_file_bytes)")]
+    #[error("the file would be larger than {} (max_file_bytes)", counted(*.allowed, "byte"))]
     FileTooLarge { allowed: u64 },
     #[error("{budget} is used up ({allowed})")]
     OverBudget { budget: &'static str, allowed: u64 },

@@ -145,3 +145,15 @@ fn what_the_ca_did_not_find_is_told_whole_and_its_validation_is_counted() {
     assert!(!public.site.path("state/certs/ecdsa-p256/order.json").exists(), "that order is dead");
     assert_eq!(bind.txt(CHALLENGE), Vec::<String>::new());
 }
+
+#[test]
+fn a_directory_with_a_root_of_its_own_is_said_in_words() {
+    let test = "unattended::ca::a_directory_with_a_root_of_its_own_is_said_in_words";
+    let Some((_bind, mut public)) = usual(test, Behaviour::default()) else { return };
+    public.acme().as_object_mut().unwrap().remove("directory_root");
+    let server = public.start();
+    let line = server.says("no new certificate (ecdsa-p256)");
+    let reason = "the peer's certificate is not valid: its issuer is not trusted; if the CA's directory has a root of its own, \
+                  name it in \"directory_root\"";
+    assert!(line.replace("\\\"", "\"").contains(reason), "{line}");
+}
