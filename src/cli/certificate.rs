@@ -24,6 +24,7 @@ use crate::clock;
 use crate::config::{CertificateSource, Config};
 use crate::constituency::ConstituencyName;
 use crate::renew::{AcmeSettings, CertificateStatus, Directory, Lineage, Parts, Renewer, Status};
+use crate::wording::counted;
 
 /// The server's certificates: their condition, and those that provost obtains by itself.
 #[derive(Debug, clap::Subcommand)]
@@ -35,7 +36,7 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Have the running server renew what is due, without waiting for its next attempt.
+    /// Have the running server ask the CA anew what is due, and renew that, without waiting for its next attempt.
     Renew {
         /// Everything, due or not.
         #[arg(long)]
@@ -280,7 +281,8 @@ fn print(status: &Status, is_running: bool) {
             Some(held) => {
                 say(&format_args!("  names:        {}", held.names.join(", ")));
                 say(&format_args!("  issued by:    {}", held.issuers.join(" ← ")));
-                say(&format_args!("  valid until:  {}, {} days left", date(held.not_after), held.days_left));
+                let left = counted(held.days_left, "day");
+                say(&format_args!("  valid until:  {}, {left} left", date(held.not_after)));
                 say(&format_args!("  obtained at:  {}", held.directory));
             }
         }
@@ -342,8 +344,8 @@ fn rehearse(mut site: Site, directory: &Directory, root: Option<&Path>) -> anyho
             let names =
                 |it: &CertificateStatus| it.held.as_ref().map_or(String::new(), |held| held.issuers.join(" ← "));
             let issuers: Vec<String> = status.certificates.iter().map(names).collect();
-            let noun = if issuers.len() == 1 { "certificate" } else { "certificates" };
-            say(&format_args!("all went well: {} {noun}, issued by {}", issuers.len(), issuers.join("; ")));
+            let count = counted(issuers.len(), "certificate");
+            say(&format_args!("all went well: {count}, issued by {}", issuers.join("; ")));
             Ok(ExitCode::SUCCESS)
         }
         Err(failure) => {

@@ -43,6 +43,7 @@ impl Renewer {
             let lineage = Lineage::Exact(constituency.clone());
             self.held.remove(&lineage);
             self.forced.remove(&lineage);
+            self.to_ask.remove(&lineage);
             tracing::info!(
                 "certificate ({lineage}): not wanted any more, so not renewed; what is stored is kept until it expires"
             );

@@ -105,8 +105,10 @@ pub struct Renewer {
     wanted: Arc<ExactNames>,
     live: Arc<LiveCertificates>,
     board: Arc<Board>,
-    /// What somebody asked for, due or not.
+    /// What an operator asked for, due or not.
     forced: BTreeSet<Lineage>,
+    /// What an operator wants renewed if the CA, asked anew, wants that.
+    to_ask: BTreeSet<Lineage>,
     /// How often in a row DNS records could not be removed, and when to try again.
     clean_up_failures: u32,
     clean_up_at: i64,
@@ -149,6 +151,7 @@ impl Renewer {
             live,
             board: Arc::default(),
             forced: BTreeSet::new(),
+            to_ask: BTreeSet::new(),
             clean_up_failures: 0,
             clean_up_at: 0,
             tidy_at: 0,

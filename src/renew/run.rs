@@ -8,9 +8,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
 use super::failure::Failure;
+use super::schedule::Window;
 use super::status::Status;
 use super::timetable::Task;
 use super::{Lineage, Renewer};
+use crate::clock::rfc3339;
 use crate::constituency::ConstituencyName;
 
 /// The time of day may jump, and a machine may sleep; so we look at the clock from time to time.
@@ -23,7 +25,8 @@ const LAST_CLEAN_UP: Duration = Duration::from_secs(10);
 pub enum Command {
     /// How are things?
     Status(oneshot::Sender<Status>),
-    /// Renew: what is due, pause or not; or everything, due or not. A Retry-After and the budgets hold.
+    /// Renew: what is due, pause or not, by what the CA says when it is asked anew; or everything, due or not. A Retry-After
+    /// and the budgets hold.
     Renew {
         /// Everything, due or not.
         all: bool,
@@ -60,6 +63,7 @@ impl Renewer {
                 Ok(()) = exact.changed() => {
                     self.take_over();
                     self.publish();
+                    self.release_the_patient();
                     self.board.publish(self.status());
                 }
                 is_time = wait_until(&self, at) => {
@@ -111,7 +115,12 @@ impl Renewer {
     async fn work(&mut self, task: Task) {
         match task {
             Task::CleanUp => self.clean_up().await,
-            Task::Look(lineage) => self.look(&lineage).await,
+            Task::Look(lineage) => {
+                let answer = self.look(&lineage).await;
+                if self.to_ask.remove(&lineage) {
+                    self.renew_if_due(&lineage, answer);
+                }
+            }
             Task::Renew(lineage) => self.attempt(&lineage).await,
         }
         self.tidy();
@@ -135,12 +144,10 @@ impl Renewer {
             Command::Renew { all, only, progress } => {
                 let is_meant = |it: &Lineage| only.is_none() || it.constituency() == only.as_ref();
                 let meant: Vec<Lineage> = self.lineages().into_iter().filter(is_meant).collect();
-                let is_due = |it: &Lineage| all || self.due_time(it, self.memory.of(it)) <= now;
-                let (due, others): (Vec<Lineage>, Vec<Lineage>) = meant.into_iter().partition(is_due);
-                for lineage in others {
-                    let _ = progress.send(format!("{lineage}: is not due"));
-                }
+                let (due, others): (Vec<Lineage>, Vec<Lineage>) =
+                    meant.into_iter().partition(|lineage| all || self.is_due(lineage, now));
                 self.forced.extend(due);
+                self.to_ask.extend(others);
                 self.board.listen(progress);
                 self.release_the_patient();
             }
@@ -149,9 +156,46 @@ impl Renewer {
         self.board.publish(self.status());
     }
 
+    /// Has `lineage` renewed if the CA's `answer` wants that, and else says why not.
+    fn renew_if_due(&mut self, lineage: &Lineage, answer: Result<Option<Window>, Failure>) {
+        let now = self.parts.world.now();
+        let is_open = answer.as_ref().is_ok_and(|window| window.is_some_and(|window| window.contains(now)));
+        if is_open || self.is_due(lineage, now) {
+            self.forced.insert(lineage.clone());
+            return;
+        }
+        let next = rfc3339(self.attempt_time(lineage, now));
+        let said = match answer {
+            Ok(Some(window)) => format!(
+                "is not due; the CA, asked just now, wants it renewed from {} to {}; next attempt at {next}",
+                rfc3339(window.start),
+                rfc3339(window.end)
+            ),
+            Ok(None) => format!("is not due; the CA, asked just now, names no time; next attempt at {next}"),
+            Err(failure) => format!(
+                "failed: the CA does not say when to renew: {failure}; by its last answer it is not due; next attempt at {next}"
+            ),
+        };
+        self.board.say(lineage, &said);
+    }
+
     /// Nobody is kept waiting for what may not be tried now: the CA's Retry-After may last for days.
     fn release_the_patient(&mut self) {
         let now = self.parts.world.now();
+        for lineage in self.to_ask.clone() {
+            let said = match self.askable_from(&lineage, now) {
+                Some(from) if from <= now => continue,
+                Some(from) => {
+                    format!("is not due by the CA's last answer; the CA takes no requests for {} s", from - now)
+                }
+                None => {
+                    let next = rfc3339(self.attempt_time(&lineage, now));
+                    format!("is not due; no CA can be asked about it; next attempt at {next}")
+                }
+            };
+            self.board.say(&lineage, &said);
+            self.to_ask.remove(&lineage);
+        }
         for lineage in self.forced.clone() {
             let wait = self.attempt_time(&lineage, now) - now;
             if wait > 0 {
@@ -159,7 +203,7 @@ impl Renewer {
                 self.forced.remove(&lineage);
             }
         }
-        if self.forced.is_empty() {
+        if self.forced.is_empty() && self.to_ask.is_empty() {
             self.board.hang_up();
         }
     }

@@ -8,11 +8,14 @@ use super::budget::Limit;
 use super::failure::{Cure, Failure, Sign};
 use super::memory::{Attempts, Kept};
 use super::ports::Ca;
-use super::schedule::{DAY, Deadline, HOUR, MINUTE, backoff, is_time_for_fallback, recheck_after, renewal_time};
+use super::schedule::{
+    DAY, Deadline, HOUR, MINUTE, Window, backoff, is_time_for_fallback, recheck_after, renewal_time,
+};
 use super::status::{CertificateStatus, HeldStatus, Status};
 use super::store::Stored;
 use super::{Lineage, Renewer};
 use crate::certificate::Validity;
+use crate::wording::counted;
 
 /// How far clocks may differ without a word.
 const TOLERATED_SKEW: i64 = MINUTE;
@@ -107,12 +110,26 @@ impl Renewer {
         due_time(self.held.get(lineage), self.names(lineage), attempts).unwrap_or(0)
     }
 
-    /// When the CA is asked for a window, if there is a certificate of its that lives.
-    fn look_time(&self, lineage: &Lineage, now: i64) -> Option<i64> {
+    /// Whether `lineage` is to be renewed by what is known.
+    pub(super) fn is_due(&self, lineage: &Lineage, now: i64) -> bool {
+        self.due_time(lineage, self.memory.of(lineage)) <= now
+    }
+
+    /// From when on the CA may be asked for a window, if there is a certificate of its that lives.
+    pub(super) fn askable_from(&self, lineage: &Lineage, now: i64) -> Option<i64> {
         let stored = self.held.get(lineage).filter(|stored| now < stored.checked.validity().not_after)?;
         self.parts.cas.iter().find(|ca| ca.directory() == stored.meta.directory)?;
+        Some(self.blocked_until(&stored.meta.directory, now))
+    }
+
+    /// When the CA is asked for a window. An operator who wants to know does not wait until it is time again.
+    fn look_time(&self, lineage: &Lineage, now: i64) -> Option<i64> {
+        let askable_from = self.askable_from(lineage, now)?;
+        if self.to_ask.contains(lineage) {
+            return Some(askable_from);
+        }
         let recheck = self.memory.of(lineage).recheck.map_or(0, |recheck| recheck.end(now));
-        Some(recheck.max(self.blocked_until(&stored.meta.directory, now)))
+        Some(recheck.max(askable_from))
     }
 
     fn blocked_until(&self, directory: &str, now: i64) -> i64 {
@@ -222,7 +239,7 @@ impl Renewer {
         self.board.say(lineage, &format!("failed: {failure}{hint}; next attempt in {wait} s"));
         let days = self.validity(lineage).map(|validity| validity.left(now) / DAY);
         let left = match days {
-            Some(days) => format!("the one in use has {days} days left"),
+            Some(days) => format!("the one in use has {} left", counted(days, "day")),
             None if lineage.constituency().is_some() => "phones are shown the wildcard meanwhile".to_owned(),
             None => "there is none yet".to_owned(),
         };
@@ -244,10 +261,11 @@ impl Renewer {
     }
 
     /// Asks the CA when it wants the certificate of `lineage` renewed.
-    pub(super) async fn look(&mut self, lineage: &Lineage) {
-        let Some(stored) = self.held.get(lineage) else { return };
+    pub(super) async fn look(&mut self, lineage: &Lineage) -> Result<Option<Window>, Failure> {
+        let Some(stored) = self.held.get(lineage) else { return Ok(None) };
         let (directory, leaf) = (stored.meta.directory.clone(), stored.checked.leaf().clone());
-        let Some(ca) = self.parts.cas.iter().find(|ca| ca.directory() == directory).map(Arc::clone) else { return };
+        let ca = self.parts.cas.iter().find(|ca| ca.directory() == directory).map(Arc::clone);
+        let Some(ca) = ca else { return Ok(None) };
         let answer = match ca.open().await {
             Ok(true) => ca.renewal_window(&leaf).await,
             Ok(false) => Ok(None),
@@ -256,23 +274,24 @@ impl Renewer {
         warn_of_skew(&*ca);
         let (now, dice) = (self.parts.world.now(), self.parts.world.dice());
         let attempts = self.memory.of_mut(lineage);
-        let again = match answer {
+        let (again, answer) = match answer {
             Ok(Some((window, again))) => {
                 let chosen = window.choose(attempts.window.as_ref(), dice);
                 if attempts.window.replace(chosen) != Some(chosen) {
                     tracing::info!("certificate ({lineage}): the CA wants it renewed; in {} s", chosen.chosen - now);
                 }
-                recheck_after(again)
+                (recheck_after(again), Ok(Some(window)))
             }
-            Ok(None) => DAY,
+            Ok(None) => (DAY, Ok(None)),
             Err(failure) => {
                 tracing::warn!("certificate ({lineage}): the CA does not say when to renew: {failure}");
                 self.obey(&directory, failure.cure, now);
-                HOUR
+                (HOUR, Err(failure))
             }
         };
         self.memory.of_mut(lineage).recheck = Some(Deadline::after(now, again));
         self.remember();
+        answer
     }
 
     /// A certificate that is not valid yet means that the clock is behind.

@@ -108,6 +108,35 @@ fn a_ca_that_does_not_say_what_an_order_replaces_is_asked_for_another() {
     assert_eq!(replaces, [false, true, false], "{orders:?}");
 }
 
+#[test]
+fn renew_asks_the_ca_anew_whether_a_certificate_is_due() {
+    let test = "unattended::wishes::renew_asks_the_ca_anew_whether_a_certificate_is_due";
+    let Some((_bind, public, ca)) = with_stand_in(test, true) else { return };
+    let _server = public.start();
+    public.obtains();
+    public.knows_the_window();
+    let asked = ca.asked_about().len();
+    let early = public.certificate(&["renew"]);
+    assert_eq!(early.code, 0, "{early:?}");
+    let said = "ecdsa-p256: is not due; the CA, asked just now, wants it renewed from ";
+    assert!(early.stdout.starts_with(said) && early.stdout.lines().count() == 1, "{early:?}");
+    assert_eq!(ca.asked_about().len(), asked + 1);
+
+    // The CA moves the window to now. Its Retry-After, six hours, is for servers, and not for operators.
+    let (start, end) = now_at_once();
+    ca.wants_renewal(start, end);
+    let renewed = public.certificate(&["renew"]);
+    assert!(renewed.code == 0 && renewed.stdout.contains("ecdsa-p256: a new certificate is in use"), "{renewed:?}");
+    assert_eq!(ca.orders().len(), 2);
+    assert!(ca.orders()[1]["replaces"].is_string(), "{:?}", ca.orders());
+
+    drop(ca);
+    let unheard = public.certificate(&["renew"]);
+    let said = "ecdsa-p256: failed: the CA does not say when to renew: ";
+    assert!(unheard.code == 1 && unheard.stdout.contains(said), "{unheard:?}");
+    assert!(unheard.stdout.contains("by its last answer it is not due"), "{unheard:?}");
+}
+
 /// A site whose CA has its wishes from a stand-in, for wherever there is only an old Pebble.
 fn with_stand_in(test: &str, echoes_replaces: bool) -> Option<(Bind, Public, Wishing)> {
     let (bind, mut public) = usual(test, Behaviour::default())?;
