@@ -61,11 +61,15 @@ use memory::Memory;
 use ports::{Ca, ChallengeDns, World};
 use store::{Store, Stored};
 
-/// The chain of the wildcard certificate of `kind` that is stored in the state directory, leaf first; `None` before the
-/// first.
+/// The chains of all certificates that are stored in the state directory, leaf first, each with the directory of its CA. The
+/// RSA wildcard's comes first.
 #[must_use]
-pub fn stored_chain(state: &Path, kind: KeyKind) -> Option<Vec<CertificateDer<'static>>> {
-    Store::new(state.join("certs")).load(&Lineage::Wildcard(kind)).0.map(|stored| stored.checked.chain)
+pub fn stored_chains(state: &Path) -> Vec<(String, Vec<CertificateDer<'static>>)> {
+    let store = Store::new(state.join("certs"));
+    let wildcards = [KeyKind::Rsa2048, KeyKind::EcdsaP256].map(Lineage::Wildcard);
+    let lineages = wildcards.into_iter().chain(store.exact().into_iter().map(Lineage::Exact));
+    let stored = lineages.filter_map(|lineage| store.load(&lineage).0);
+    stored.map(|stored| (stored.meta.directory, stored.checked.chain)).collect()
 }
 
 /// What the wildcard certificate of `domain` is for.

@@ -1,16 +1,18 @@
 //! `provost print phone-config`: a parameter file that is XML, and says what it was asked to say.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::Command;
 
+use rcgen::CertificateParams;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde_json::json;
 
-use crate::harness::VVX500;
-use crate::harness::pki::{SERVER_CA, pem};
-use crate::harness::site::Site;
+use crate::harness::pki::{Ca, Identity, SERVER_CA, named, pem};
+use crate::harness::site::{DOMAIN, Site};
 use crate::harness::tool::{Ended, provost, run};
+use crate::harness::{VVX500, namespace};
 
 /// A site whose certificate is from a CA that the machine does not know.
 fn site() -> Site {
@@ -58,6 +60,8 @@ fn a_phone_keeps_the_server_trusts_its_root_knows_the_time_and_asks_when_others_
         ("device.dhcp.bootSrvUseOpt", "Static"),
         ("device.sntp.serverName", "ntp.example.com"),
         ("tcpIpApp.sntp.address", "ntp.example.com"),
+        ("tcpIpApp.sntp.address.overrideDHCP", "1"),
+        ("device.sec.TLS.profile.caCertList1", "All"),
         ("prov.polling.enabled", "1"),
         ("prov.polling.mode", "random"),
         ("prov.polling.period", "86400"),
@@ -74,7 +78,7 @@ fn a_phone_keeps_the_server_trusts_its_root_knows_the_time_and_asks_when_others_
     assert_eq!(root, *SERVER_CA.certificate.der());
     let of_the_device = parameters.keys().filter(|name| name.starts_with("device.") && *name != "device.set");
     let values: Vec<&String> = of_the_device.filter(|name| name.strip_suffix(".set").is_none()).collect();
-    assert_eq!(values.len(), 5, "{values:?}");
+    assert_eq!(values.len(), 6, "{values:?}");
     for value in &values {
         assert_eq!(parameters.get(&format!("{value}.set")).map(String::as_str), Some("1"), "{value}");
     }
@@ -112,7 +116,7 @@ fn the_root_is_found_by_the_certificate_in_use() {
         CertificateDer::from_pem_slice(parameters(&ended.stdout)["device.sec.TLS.customCaCert1"].as_bytes()).unwrap()
     };
 
-    // A chain that has its root in it.
+    // A chain that has its root in it, which is the other one's, too.
     let chain = std::fs::read_to_string(site.path("rsa.pem")).unwrap();
     std::fs::write(site.path("rsa.pem"), format!("{chain}{}", SERVER_CA.pem())).unwrap();
     assert_eq!(root(&site), *SERVER_CA.certificate.der());
@@ -194,4 +198,118 @@ fn names_and_ports_stand_where_they_belong() {
     for wrong in [["--polling", "5:00-1:00"], ["--ntp", "a b"], ["--constituency", "Ote"]] {
         assert_eq!(print(&site, &wrong).code, 2, "{wrong:?}");
     }
+}
+
+/// The certificates that the phone is to trust, in order.
+fn roots(parameters: &BTreeMap<String, String>) -> Vec<CertificateDer<'static>> {
+    let numbered = (1..).map_while(|number| parameters.get(&format!("device.sec.TLS.customCaCert{number}")));
+    let all: Vec<_> = numbered.map(|pem| CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()).collect();
+    let total = parameters.keys().filter(|name| name.starts_with("device.sec.TLS.customCaCert")).count();
+    assert_eq!(total, 2 * all.len(), "each with its .set: {parameters:?}");
+    all
+}
+
+/// A server certificate for the site below `ca`.
+fn below(ca: &Ca) -> Identity {
+    let mut params = CertificateParams::new(vec![format!("*.{DOMAIN}"), DOMAIN.to_owned()]).unwrap();
+    params.distinguished_name = named(DOMAIN);
+    ca.issue(&params)
+}
+
+#[test]
+fn a_phone_trusts_the_root_of_every_pair() {
+    let site = site();
+    let other = Ca::root("Other Server CA");
+    below(&other).with(&other).write(&site.path("."), "ec");
+    let unknown = print(&site, &[]);
+    assert!(unknown.code == 2 && unknown.stderr.contains("the root \"CN=Test Server CA\""), "{unknown:?}");
+    let found = roots(&printed(&site, &[]));
+    assert_eq!(found, [SERVER_CA.certificate.der().clone(), other.certificate.der().clone()], "RSA first");
+    // Several may be named.
+    below(&other).write(&site.path("."), "ec");
+    std::fs::write(site.path("other.pem"), other.pem()).unwrap();
+    let third = Ca::root("A Third CA");
+    std::fs::write(site.path("third.pem"), third.pem()).unwrap();
+    let parameters = printed(&site, &["--ca", "other.pem", "--ca", "third.pem"]);
+    assert_eq!(roots(&parameters).len(), 3);
+    assert_eq!(parameters["device.sec.TLS.profile.caCertList1"], "All");
+}
+
+/// What a server has stored of a certificate that `identity` is, from the CA of `directory`.
+fn store(site: &Site, lineage: &str, identity: &Identity, directory: &str) {
+    let folder = site.path("state/certs").join(lineage);
+    let generation = folder.join("1");
+    std::fs::create_dir_all(&generation).unwrap();
+    identity.write(&generation, "chain");
+    std::fs::rename(generation.join("chain.key"), generation.join("key.pem")).unwrap();
+    let meta = json!({ "directory": directory, "stored": 1_700_000_000 });
+    std::fs::write(generation.join("meta.json"), meta.to_string()).unwrap();
+    std::os::unix::fs::symlink("1", folder.join("current")).unwrap();
+}
+
+#[test]
+fn a_phone_trusts_the_roots_of_all_that_is_stored_and_of_fallback_cas() {
+    let mut site = site();
+    let letsencrypt = "https://acme-v02.api.letsencrypt.org/directory";
+    let (first, second) = (Ca::root("First CA"), Ca::root("Second CA"));
+    store(&site, "ecdsa-p256", &below(&first).with(&first), letsencrypt);
+    store(&site, "exact/ote", &below(&second).with(&second), "https://second.example/directory");
+    let dns = json!({ "primary": "127.0.0.1", "tsig_key_file": "absent.key", "zone": "example.com" });
+    site.config["certificate"] = json!({ "acme": {
+        "terms_of_service_agreed": true, "dns": dns,
+        "fallback_directories": [
+            { "directory": "https://second.example/directory" }, { "directory": "https://third.example/directory" }
+        ],
+    } });
+    site.write_config();
+    let ended = print(&site, &[]);
+    assert_eq!(ended.code, 0, "{ended:?}");
+    let found = roots(&parameters(&ended.stdout));
+    let subject = |der: &CertificateDer<'_>| x509_parser::parse_x509_certificate(der).unwrap().1.subject().to_string();
+    let subjects: Vec<String> = found.iter().map(subject).collect();
+    assert_eq!(subjects.len(), 3, "{subjects:?}");
+    assert!(subjects[0].contains("First CA") && subjects[1].contains("Second CA"), "{subjects:?}");
+    assert!(subjects[2].contains("ISRG Root X1"), "what Let's Encrypt issues next: {subjects:?}");
+    let warning = "the root of the fallback CA https://third.example/directory is not known";
+    assert!(ended.stderr.contains(warning) && ended.stderr.contains("--ca"), "{ended:?}");
+    assert!(!ended.stderr.contains("second.example"), "{ended:?}");
+    let with_all = print(&site, &["--ca", "root.pem"]);
+    assert_eq!((with_all.code, with_all.stderr.as_str()), (0, ""));
+    assert_eq!(roots(&parameters(&with_all.stdout)).len(), 4);
+}
+
+#[test]
+fn a_phone_tries_each_address_of_the_server() {
+    let test = "print_phone_config::a_phone_tries_each_address_of_the_server";
+    if !namespace::is_inside(test, &[]) {
+        return;
+    }
+    let mut site = site();
+    let servers = |site: &Site, more: &[&str]| {
+        let parameters = printed(site, more);
+        for name in ["device.prov.redunAttemptLimit", "device.prov.redunInterAttemptDelay"] {
+            assert_eq!(parameters.contains_key(name), parameters.contains_key("device.prov.maxRedunServers"), "{name}");
+        }
+        parameters.get("device.prov.maxRedunServers").cloned()
+    };
+    assert_eq!(servers(&site, &[]), None);
+    assert_eq!(servers(&site, &["--addresses", "3"]).as_deref(), Some("3"));
+    assert_eq!(servers(&site, &["--addresses", "1"]), None);
+    for wrong in ["0", "9", "x"] {
+        assert_eq!(print(&site, &["--ca", "root.pem", "--addresses", wrong]).code, 2, "{wrong}");
+    }
+    site.config["listen"] = json!(["192.0.2.10:443", "192.0.2.11:443", "[2001:db8::1]:443"]);
+    site.write_config();
+    assert_eq!(servers(&site, &[]).as_deref(), Some("2"), "IPv4 only");
+
+    // DNS knows better.
+    let folder = tempfile::tempdir().unwrap();
+    let hosts = folder.path().join("hosts");
+    let lines = (1..=9).map(|last| format!("192.0.2.{last} ote.phones.example.com\n"));
+    std::fs::write(&hosts, lines.take(3).collect::<String>()).unwrap();
+    namespace::lay(&hosts, Path::new("/etc/hosts"));
+    assert_eq!(servers(&site, &[]).as_deref(), Some("3"));
+    let all: String = (1..=9).map(|last| format!("192.0.2.{last} ote.phones.example.com\n")).collect();
+    std::fs::write(&hosts, all).unwrap();
+    assert_eq!(servers(&site, &[]).as_deref(), Some("8"), "a phone tries no more");
 }

@@ -2,17 +2,22 @@
 //!
 //! Each group of parameters is a function in [`groups`]; a further one is a line there.
 
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::str::FromStr;
-
-use anstyle::AnsiColor;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use super::timekeeping::NtpServer;
 use crate::cli::parameters::{Group, parameter_file};
+use crate::cli::warn;
 use crate::config::Config;
 use crate::constituency::{Constituency, ConstituencyName};
 
-mod root;
+mod roots;
+
+use roots::Roots;
 
 /// What `provost print phone-config` takes.
 #[derive(Debug, clap::Args)]
@@ -20,15 +25,19 @@ pub(in crate::cli) struct Args {
     /// The constituency that the phone shall keep.
     #[arg(long, value_name = "NAME")]
     constituency: ConstituencyName,
-    /// The NTP server that the phone shall ask; one that a DHCP server names comes first.
+    /// The NTP server that the phone shall ask, also where a DHCP server names another.
     #[arg(long, value_name = "HOST", default_value = "pool.ntp.org")]
     ntp: NtpServer,
     /// Look for changes once a day, at a random time between these (UC Software 4.0 and later).
     #[arg(long, value_name = "HH:MM-HH:MM", default_value = "01:00-05:00")]
     polling: Window,
-    /// The root that the server's certificate leads to, PEM [default: found by the certificate in use].
+    /// A root that the phone shall trust, PEM; may be given several times. It stands beside the roots of the certificates in
+    /// use, which are found by themselves if this machine knows them.
     #[arg(long, value_name = "FILE")]
-    ca: Option<PathBuf>,
+    ca: Vec<PathBuf>,
+    /// How many addresses the server's name has, of which the phone tries each [default: as many as DNS says now].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=MOST_ADDRESSES))]
+    addresses: Option<u8>,
     /// Let the phone take any certificate of a CA that it trusts, whatever its name: for firmware that refuses wildcards.
     ///
     /// This gives the phone to whoever is on its way to the server. With `"certificate_names": "exact"` in
@@ -54,8 +63,15 @@ struct Wanted<'a> {
     /// `https://…/`
     url: String,
     /// PEM.
-    root: String,
+    roots: Vec<String>,
+    /// How many addresses the server's name has.
+    addresses: u8,
 }
+
+/// How many addresses of a server a phone tries at most (UC Software 5.0.1).
+const MOST_ADDRESSES: i64 = 8;
+/// How long DNS may take.
+const PATIENCE_WITH_DNS: Duration = Duration::from_secs(3);
 
 /// The attack that a name check prevents.
 const WITHOUT_NAME_CHECK: &str = "the phone will not compare the name in the server's certificate: anybody on the way (a router, a Wi-Fi, \
@@ -66,27 +82,35 @@ const WITHOUT_NAME_CHECK: &str = "the phone will not compare the name in the ser
 /// What `args` ask for.
 pub(super) fn print(args: &Args, config: &Config) -> anyhow::Result<String> {
     let constituency = super::constituency(&super::registry(config), &args.constituency)?;
-    let root = root::find(config, args.ca.as_deref())?;
+    let Roots { pem: roots, unknown } = roots::find(config, &args.ca)?;
+    for directory in unknown {
+        warn(&format_args!(
+            "the root of the fallback CA {directory} is not known before it has issued a certificate, and a phone that does not \
+             trust it is lost once it does; add it with --ca"
+        ));
+    }
     let url = config.url(args.constituency.as_str());
     if args.no_name_check {
-        let style = AnsiColor::Yellow.on_default().bold();
-        // Who reads standard error may have gone.
-        let _ = std::io::Write::write_fmt(
-            &mut anstream::stderr(),
-            format_args!("{style}warning:{style:#} {WITHOUT_NAME_CHECK}\n"),
-        );
+        warn(&WITHOUT_NAME_CHECK);
     }
     let heading = format!(
         "Makes a phone keep {url} for good. Put this file into the folder of the constituency and name it in CONFIG_FILES, or \
          import it on the phone's web page. For UC Software 4.0 and later."
     );
-    Ok(parameter_file(&heading, &groups(&Wanted { args, constituency: &constituency, url, root })))
+    let addresses = args.addresses.unwrap_or_else(|| addresses(config, &url));
+    Ok(parameter_file(&heading, &groups(&Wanted { args, constituency: &constituency, url, roots, addresses })))
 }
 
 /// All groups, in the order in which they are printed.
 fn groups(wanted: &Wanted<'_>) -> Vec<Group> {
     let always = [server(wanted), trust(wanted), clock(wanted), polling(wanted)];
-    always.into_iter().chain(logs(wanted)).chain(name_check(wanted)).chain(modern_tls(wanted)).collect()
+    always
+        .into_iter()
+        .chain(addresses_of_server(wanted))
+        .chain(logs(wanted))
+        .chain(name_check(wanted))
+        .chain(modern_tls(wanted))
+        .collect()
 }
 
 /// Where the phone finds its files from now on, whatever a DHCP server says.
@@ -101,18 +125,72 @@ fn server(wanted: &Wanted<'_>) -> Group {
         .device("device.dhcp.bootSrvUseOpt", "Static")
 }
 
+/// How many addresses the server's name has: DNS knows, or else `listen` does.
+fn addresses(config: &Config, url: &str) -> u8 {
+    let host =
+        url.strip_prefix("https://").and_then(|rest| rest.split([':', '/']).next()).unwrap_or_default().to_owned();
+    let (answer, answered) = mpsc::channel();
+    // Not waited for: a resolver may take as long as it likes.
+    std::thread::spawn(move || {
+        let found = (host.as_str(), 443).to_socket_addrs();
+        let found = found.map(|found| found.map(|address| address.ip()).collect::<BTreeSet<IpAddr>>());
+        // After the deadline, the receiver is gone.
+        let _ = answer.send(found.unwrap_or_default());
+    });
+    let in_dns = answered.recv_timeout(PATIENCE_WITH_DNS).unwrap_or_default();
+    let listening: BTreeSet<IpAddr> =
+        config.listen.iter().map(SocketAddr::ip).filter(|ip| !ip.is_unspecified()).collect();
+    // Phones of that age speak IPv4.
+    let count = |all: &BTreeSet<IpAddr>| all.iter().filter(|ip| ip.is_ipv4()).count();
+    let count = if in_dns.is_empty() { count(&listening) } else { count(&in_dns) };
+    u8::try_from(count).unwrap_or(u8::MAX).clamp(1, MOST_ADDRESSES.unsigned_abs().try_into().unwrap_or(u8::MAX))
+}
+
+/// A phone tries one address of the server's name unless this says more.
+fn addresses_of_server(wanted: &Wanted<'_>) -> Option<Group> {
+    let count = wanted.addresses;
+    let group = || {
+        Group::new(
+            "addresses",
+            &format!(
+                "The server's name has {count} addresses. By default a phone tries one; this lets it try each, three times, a \
+                 minute between the rounds. The names are Polycom's; what the parameters do was not tried with a phone."
+            ),
+        )
+        .device("device.prov.maxRedunServers", &count.to_string())
+        .device("device.prov.redunAttemptLimit", "3")
+        .device("device.prov.redunInterAttemptDelay", "60")
+    };
+    (count > 1).then(group)
+}
+
 /// Old firmware does not know the newer roots.
 fn trust(wanted: &Wanted<'_>) -> Group {
-    Group::new("trust", "The root that the server's certificate leads to, for firmware that does not know it.")
-        .device("device.sec.TLS.customCaCert1", wanted.root.trim_end())
+    const PLACES: usize = 2;
+    let further = if wanted.roots.len() > PLACES {
+        " Firmware is known to have places for two; whether a further one counts was not tried with a phone."
+    } else {
+        ""
+    };
+    let comment = format!(
+        "The roots that the server's certificates lead to, for firmware that does not know them, trusted beside those that \
+         are built in.{further}"
+    );
+    let group = Group::new("trust", &comment);
+    let roots = wanted.roots.iter().zip(1..);
+    let group = roots.fold(group, |group, (root, number)| {
+        group.device(&format!("device.sec.TLS.customCaCert{number}"), root.trim_end())
+    });
+    group.device("device.sec.TLS.profile.caCertList1", "All")
 }
 
 /// Without a clock no certificate is valid.
 fn clock(wanted: &Wanted<'_>) -> Group {
     let server = wanted.args.ntp.to_string();
-    Group::new("clock", "Where the time comes from, unless a DHCP server says: without it no certificate is valid.")
+    Group::new("clock", "Where the time comes from, whatever a DHCP server says: without it no certificate is valid.")
         .device("device.sntp.serverName", &server)
         .plain("tcpIpApp.sntp.address", &server)
+        .plain("tcpIpApp.sntp.address.overrideDHCP", "1")
 }
 
 /// Phones that all ask at one time are a flood.

@@ -1,0 +1,172 @@
+//! The roots that phones may meet: a phone that is posted to another house must trust the server's certificate whichever
+//! chain it is shown. A chain mostly stops short of its root.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::app::LOCAL_SERVER_CA;
+use crate::certificate::CertificateFiles;
+use crate::config::{CertificateSource, Config};
+use crate::files::read_regular;
+use crate::renew::{self, AcmeSettings, Directory};
+
+/// ISRG Root X1, where Let's Encrypt's chains end; until 2035.
+const ISRG_ROOT_X1: &str = include_str!("isrg_root_x1.pem");
+
+/// Roots, the one of the chain that most phones are shown first.
+pub(super) struct Roots {
+    /// PEM, each once.
+    pub(super) pem: Vec<String>,
+    /// Directories of CAs whose root is not known before they have issued.
+    pub(super) unknown: Vec<String>,
+}
+
+type Certificate = CertificateDer<'static>;
+
+/// The roots of all chains that `config` lets the server show, and those in the files `named`.
+pub(super) fn find(config: &Config, named: &[PathBuf]) -> anyhow::Result<Roots> {
+    let named = named.iter().map(|file| only(file)).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut unknown = Vec::new();
+    let mut roots = match &config.certificate {
+        CertificateSource::LocalCa(_) => match only(&config.state.join(LOCAL_SERVER_CA).join("ca.pem")) {
+            Err(_) if !named.is_empty() => Vec::new(),
+            root => {
+                vec![root.context("the server makes its CA when it is started for the first time (provost serve)")?]
+            }
+        },
+        CertificateSource::Files(pairs) => above_all(&of_files(pairs)?, &named)?,
+        CertificateSource::Acme(settings) => of_acme(config, settings, &named, &mut unknown)?,
+    };
+    roots.extend(named);
+    let mut pem: Vec<String> = Vec::new();
+    for root in roots.iter().map(to_pem) {
+        if !pem.contains(&root) {
+            pem.push(root);
+        }
+    }
+    Ok(Roots { pem, unknown })
+}
+
+/// The only certificate in `file`.
+fn only(file: &Path) -> anyhow::Result<Certificate> {
+    let mut all = certificates(file)?;
+    match (all.pop(), all.is_empty()) {
+        (Some(root), true) if X509Certificate::from_der(&root).is_ok() => Ok(root),
+        _ => bail!("{} does not hold one CA certificate (PEM) and nothing else", file.display()),
+    }
+}
+
+fn certificates(file: &Path) -> anyhow::Result<Vec<Certificate>> {
+    let bytes = read_regular(file).with_context(|| file.display().to_string())?;
+    let all = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
+    all.with_context(|| format!("{}: is damaged PEM", file.display()))
+}
+
+/// The chains of all pairs. Those with an RSA key come first, because every phone takes them.
+fn of_files(pairs: &[CertificateFiles]) -> anyhow::Result<Vec<Vec<Certificate>>> {
+    let mut chains = pairs.iter().map(|pair| certificates(&pair.chain)).collect::<anyhow::Result<Vec<_>>>()?;
+    chains.sort_by_key(|chain| !chain.first().is_some_and(is_rsa));
+    Ok(chains)
+}
+
+fn is_rsa(certificate: &CertificateDer<'_>) -> bool {
+    let parsed = X509Certificate::from_der(certificate);
+    parsed.is_ok_and(|(_, parsed)| parsed.public_key().parsed().is_ok_and(|key| key.key_size() >= 1024))
+}
+
+/// The roots of what is stored, and of what the CAs will issue as far as that is known: Let's Encrypt's.
+fn of_acme(
+    config: &Config,
+    settings: &AcmeSettings,
+    named: &[Certificate],
+    unknown: &mut Vec<String>,
+) -> anyhow::Result<Vec<Certificate>> {
+    let stored = renew::stored_chains(&config.state);
+    let chains: Vec<Vec<Certificate>> = stored.iter().map(|(_, chain)| chain.clone()).collect();
+    let mut roots = above_all(&chains, named)?;
+    for (number, ca) in settings.directories().iter().enumerate() {
+        let url = ca.directory.url();
+        if ca.directory == Directory::default() && settings.preferred_chain.is_none() {
+            roots.push(isrg_root_x1());
+        } else if named.is_empty() && stored.iter().all(|(directory, _)| directory != url) {
+            if number == 0 {
+                bail!(
+                    "there is no certificate in {} yet, which would show the root; name it with --ca, or come back when there \
+                     is one",
+                    config.state.display()
+                );
+            }
+            unknown.push(url.to_owned());
+        }
+    }
+    Ok(roots)
+}
+
+#[expect(clippy::expect_used, reason = "it is built in, and a test reads it")]
+fn isrg_root_x1() -> Certificate {
+    CertificateDer::from_pem_slice(ISRG_ROOT_X1.as_bytes()).expect("a certificate")
+}
+
+/// The root of each chain: one that stands in a chain, one of those `named`, Let's Encrypt's, or one of this machine's.
+fn above_all(chains: &[Vec<Certificate>], named: &[Certificate]) -> anyhow::Result<Vec<Certificate>> {
+    let mut candidates: Vec<Certificate> = chains.iter().flatten().chain(named).cloned().collect();
+    candidates.push(isrg_root_x1());
+    candidates.extend(rustls_native_certs::load_native_certs().certs);
+    chains.iter().map(|chain| above(chain, &candidates)).collect()
+}
+
+/// The root above the last certificate of `chain`.
+fn above(chain: &[Certificate], candidates: &[Certificate]) -> anyhow::Result<Certificate> {
+    let last = chain.last().context("the chain holds no certificate")?;
+    let (_, parsed) = X509Certificate::from_der(last).context("the chain's last certificate is damaged")?;
+    candidates.iter().find(|candidate| is_issued_by(&parsed, candidate)).cloned().with_context(|| {
+        format!(
+            "the root \"{}\" of a certificate of the server's is not among this machine's; name it with --ca",
+            parsed.issuer()
+        )
+    })
+}
+
+/// Whether `root` is a root, and has issued `certificate`.
+fn is_issued_by(certificate: &X509Certificate<'_>, root: &CertificateDer<'_>) -> bool {
+    let Ok((_, root)) = X509Certificate::from_der(root) else { return false };
+    root.subject().as_raw() == certificate.issuer().as_raw()
+        && root.issuer().as_raw() == root.subject().as_raw()
+        && certificate.verify_signature(Some(root.public_key())).is_ok()
+}
+
+fn to_pem(certificate: &Certificate) -> String {
+    let text = STANDARD.encode(certificate);
+    let mut lines = vec!["-----BEGIN CERTIFICATE-----"];
+    let mut rest = text.as_str();
+    while let Some((line, after)) = rest.split_at_checked(64) {
+        lines.push(line);
+        rest = after;
+    }
+    lines.extend([rest].into_iter().filter(|rest| !rest.is_empty()));
+    lines.push("-----END CERTIFICATE-----");
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn let_s_encrypt_s_root_is_the_one_that_it_publishes() {
+        let root = isrg_root_x1();
+        let (_, parsed) = X509Certificate::from_der(&root).unwrap();
+        assert_eq!(parsed.subject().to_string(), "C=US, O=Internet Security Research Group, CN=ISRG Root X1");
+        assert!(is_issued_by(&parsed, &root) && is_rsa(&root));
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &root);
+        let published = "96bcec06264976f37460779acf28c5a7cfe8a3c0aae11a8ffcee05c0bddf08c6";
+        assert_eq!(digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>(), published);
+        assert_eq!(to_pem(&root).trim(), ISRG_ROOT_X1.trim(), "as it was read");
+    }
+}
