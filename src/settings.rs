@@ -49,12 +49,35 @@ impl SettingsError {
         format!("{}{line}", self.file.display())
     }
 
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// The line in the file, if it is known.
+    #[must_use]
+    pub fn line(&self) -> Option<usize> {
+        self.line
+    }
+
+    /// What is wrong: key and reason.
+    #[must_use]
+    pub fn problem(&self) -> String {
+        let key = self.key.as_ref().map(|key| format!("\"{key}\": ")).unwrap_or_default();
+        format!("{key}{}", self.reason)
+    }
+
+    /// What to write instead, if that is known.
+    #[must_use]
+    pub fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
     /// What is wrong: key, reason, and what to write instead.
     #[must_use]
     pub fn message(&self) -> String {
-        let key = self.key.as_ref().map(|key| format!("\"{key}\": ")).unwrap_or_default();
         let hint = self.hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
-        format!("{key}{}{hint}", self.reason)
+        format!("{}{hint}", self.problem())
     }
 }
 

@@ -1,10 +1,11 @@
 //! `provost check`: everything that is wrong with a site, in one go.
 
 use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::time::SystemTime;
 
 use rcgen::CertificateParams;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::pki::{DAY, SERVER_CA, named, valid};
 use crate::harness::site::{DOMAIN, Site};
@@ -222,4 +223,53 @@ fn an_old_lane_without_an_rsa_certificate_is_told_of_whoever_opens_it() {
     assert_eq!(of_the_old_lane(&site), ["compatible", "legacy", "ote"], "for exact names the key is always RSA");
     site.config["certificate"] = obtained(&["rsa-2048", "ecdsa-p256"]);
     assert_eq!(of_the_old_lane(&site), [""; 0]);
+}
+
+/// The findings of `check --json`, one object per line.
+fn findings(folder: &Path, more: &[&str]) -> (i32, Vec<Value>) {
+    let ended = provost(folder, &[&["check", "--json"], more].concat());
+    let lines = ended.stdout.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{ended:?}")));
+    (ended.code, lines.collect())
+}
+
+#[test]
+fn json_has_the_same_findings_and_exit_code_as_text() {
+    let site = Site::with_ote();
+    site.write_config();
+    site.file("ote/00005e00530c.cfg", "<x reg.1.auth.password=\"secret\"/>");
+    site.file("broken/constituency.json", "{\n  \"phnes\": {}\n}");
+    site.file("ote/common.cfg", "<x\n reg.1.auth.password=\"secret\"/>");
+    site.file("ote/000000000000.cfg", "<APPLICATION CONFIG_FILES=\"common.cfg\"/>");
+    let text = provost(&site.path("."), &["check"]);
+    let (code, findings) = findings(&site.path("."), &[]);
+    assert_eq!((code, text.code), (1, 1));
+    let lines: Vec<&str> = text.stdout.lines().collect();
+    assert_eq!(findings.len() + 1, lines.len(), "all but the last line: {text:?}\n{findings:?}");
+    for (finding, line) in findings.iter().zip(lines) {
+        let [severity, subject, message] = ["severity", "subject", "message"].map(|key| finding[key].as_str().unwrap());
+        let remedy = finding["remedy"].as_str().map(|remedy| format!("; {remedy}")).unwrap_or_default();
+        assert_eq!(line, format!("{severity}: {subject}: {message}{remedy}"));
+        let known = ["severity", "subject", "message", "remedy", "file", "line"];
+        assert!(finding.as_object().unwrap().keys().all(|key| known.contains(&key.as_str())), "{finding}");
+    }
+    let secret = findings.iter().find(|finding| finding["subject"] == "ote/common.cfg:2").unwrap();
+    assert_eq!(secret["file"], site.served("ote/common.cfg").display().to_string().replace("/./", "/"), "{secret}");
+    assert_eq!(secret["line"], 2, "{secret}");
+}
+
+#[test]
+fn json_says_what_is_wrong_with_provost_json_too() {
+    let site = Site::with_ote();
+    let text = "{ \"domain\": \"phones.example.com\",\n \"certificate\": { \"local_ca\": {} },\n \"limts\": {} }";
+    std::fs::write(site.path("provost.json"), text).unwrap();
+    let (code, findings) = findings(&site.path("."), &[]);
+    assert_eq!((code, findings.len()), (2, 1));
+    let finding = &findings[0];
+    assert_eq!((&finding["severity"], &finding["line"]), (&json!("error"), &json!(3)), "{finding}");
+    assert_eq!(finding["file"], "provost.json", "{finding}");
+    assert_eq!(finding["remedy"], "did you mean \"limits\"?", "{finding}");
+    let good = Site::with_ote();
+    good.write_config();
+    let (code, _) = self::findings(&good.path("."), &[]);
+    assert_eq!(code, 0);
 }

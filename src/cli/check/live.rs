@@ -6,7 +6,7 @@
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{CERTIFICATE, DNS, Finding, Level, say, shown};
+use super::{CERTIFICATE, DNS, Finding, Level, note, say, shown};
 use crate::app::exact_names;
 use crate::config::{CertificateSource, Config};
 use crate::dns::{CaaRecords, Dns, DnsError, Issuer, addresses, probe, wildcard_addresses};
@@ -15,37 +15,43 @@ use crate::renew::acme::AcmeCa;
 use crate::renew::acme::offer::Offer;
 
 /// Asks all that `config` makes worth asking.
-pub(super) async fn check(config: &Config, findings: &mut Vec<Finding>) {
+pub(super) async fn check(config: &Config, progress: Progress, findings: &mut Vec<Finding>) {
     if config.is_local() {
         findings.push(Finding::new(Level::Note, DNS, "local mode needs neither DNS nor a CA, so none was asked"));
         return;
     }
     let CertificateSource::Acme(settings) = &config.certificate else {
-        check_wildcard(&config.domain, &[], findings).await;
+        check_wildcard(&config.domain, &[], progress, findings).await;
         let message = "certificates come from no CA that could be asked, so of DNS only the addresses were looked up";
         findings.push(Finding::new(Level::Note, CERTIFICATE, message));
         return;
     };
-    check_wildcard(&config.domain, &settings.dns.resolvers, findings).await;
-    check_cas(config, settings, findings).await;
-    check_primary(&config.domain, settings, findings).await;
+    check_wildcard(&config.domain, &settings.dns.resolvers, progress, findings).await;
+    check_cas(config, settings, progress, findings).await;
+    check_primary(&config.domain, settings, progress, findings).await;
     for (_, names) in exact_names(config).iter() {
         for name in names {
-            check_exact(name, config, settings, findings).await;
+            check_exact(name, config, settings, progress, findings).await;
         }
     }
 }
 
 /// Whether an exact name is found by itself, may be issued for, and can be proven.
-async fn check_exact(name: &str, config: &Config, settings: &AcmeSettings, findings: &mut Vec<Finding>) {
+async fn check_exact(
+    name: &str,
+    config: &Config,
+    settings: &AcmeSettings,
+    progress: Progress,
+    findings: &mut Vec<Finding>,
+) {
     let resolvers = &settings.dns.resolvers;
     match addresses(resolvers, name).await {
         Ok(none) if none.is_empty() => {
             let message = format!(
                 "{name} has no address, so that no phone finds it: a record below it, such as that of its challenge, hides the \
-                 wildcard's; publish, with the address that this server has in public: {name}. A ADDRESS (AAAA for IPv6)"
+                 wildcard's"
             );
-            findings.push(Finding::new(Level::Error, DNS, message));
+            findings.push(Finding::new(Level::Error, DNS, message).with_remedy(publish_address(name)));
         }
         Ok(_) => {}
         Err(error) => findings.push(Finding::new(Level::Error, DNS, error)),
@@ -56,7 +62,7 @@ async fn check_exact(name: &str, config: &Config, settings: &AcmeSettings, findi
     match dns.stands_alone(name).await {
         // A probe would hide its address, too.
         Err(error) => findings.push(Finding::new(Level::Error, DNS, error)),
-        Ok(()) => check_primary(name, settings, findings).await,
+        Ok(()) => check_primary(name, settings, progress, findings).await,
     }
 }
 
@@ -73,32 +79,34 @@ async fn check_exact_caa(name: &str, config: &Config, settings: &AcmeSettings, f
         if let Err(refusal) = caa.judge_exact(&issuer).map(drop)
             && !issuer.identities.is_empty()
         {
-            let message = format!("{refusal}; to permit it, publish: {}", caa.recommended_exact(&issuer));
-            findings.push(Finding::new(Level::Error, DNS, message));
+            let remedy = format!("to permit it, publish: {}", caa.recommended_exact(&issuer));
+            findings.push(Finding::new(Level::Error, DNS, refusal).with_remedy(remedy));
         }
     }
 }
 
+fn publish_address(name: &str) -> String {
+    format!("publish, with the address that this server has in public: {name}. A ADDRESS (AAAA for IPv6)")
+}
+
 /// Whether a name that nobody has made leads anywhere. Whether it leads here, only the outside could say.
-async fn check_wildcard(domain: &str, resolvers: &[String], findings: &mut Vec<Finding>) {
+async fn check_wildcard(domain: &str, resolvers: &[String], progress: Progress, findings: &mut Vec<Finding>) {
     match wildcard_addresses(resolvers, domain).await {
         Ok(addresses) if addresses.is_empty() => {
-            let message = format!(
-                "*.{domain} has no address, so that no phone finds its constituency; publish, with the address that this \
-                 server has in public: *.{domain}. A ADDRESS (AAAA for IPv6)"
-            );
-            findings.push(Finding::new(Level::Error, DNS, message));
+            let message = format!("*.{domain} has no address, so that no phone finds its constituency");
+            findings
+                .push(Finding::new(Level::Error, DNS, message).with_remedy(publish_address(&format!("*.{domain}"))));
         }
         Ok(addresses) => {
             let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-            tell(&format!("*.{domain}: leads to {}", addresses.join(", ")));
+            progress.tell(&format!("*.{domain}: leads to {}", addresses.join(", ")));
         }
         Err(error) => findings.push(Finding::new(Level::Error, DNS, error)),
     }
 }
 
 /// Whether each CA is there, offers what the settings want, and may issue.
-async fn check_cas(config: &Config, settings: &AcmeSettings, findings: &mut Vec<Finding>) {
+async fn check_cas(config: &Config, settings: &AcmeSettings, progress: Progress, findings: &mut Vec<Finding>) {
     let caa = CaaRecords::find(&settings.dns.resolvers, &config.domain).await;
     match &caa {
         Ok(caa) => findings.extend(caa.unknown_above().map(|error| Finding::new(Level::Warning, DNS, error))),
@@ -114,9 +122,9 @@ async fn check_cas(config: &Config, settings: &AcmeSettings, findings: &mut Vec<
         let surveyed = ca.survey().await.and_then(|offer| Ok((offer, ca.account_url()?)));
         match surveyed {
             Ok((offer, account)) => {
-                tell(&format!("{url}: answers{}", described(&offer, account.as_deref())));
+                progress.tell(&format!("{url}: answers{}", described(&offer, account.as_deref())));
                 if let Ok(caa) = &caa {
-                    findings.extend(judge(caa, url, &offer, account.as_deref()));
+                    findings.extend(judge(caa, url, &offer, account.as_deref(), progress));
                 }
             }
             Err(failure) => findings.push(Finding::new(Level::Error, CERTIFICATE, failure)),
@@ -134,7 +142,7 @@ fn described(offer: &Offer, account: Option<&str>) -> String {
 }
 
 /// Whether the CAA records let the CA issue to us; if all goes well, what could be bound tighter.
-fn judge(caa: &CaaRecords, url: &str, offer: &Offer, account: Option<&str>) -> Option<Finding> {
+fn judge(caa: &CaaRecords, url: &str, offer: &Offer, account: Option<&str>, progress: Progress) -> Option<Finding> {
     let issuer = Issuer { identities: offer.caa_identities(), account };
     if issuer.identities.is_empty() {
         let message = format!("{url} does not say how CAA records call it, so they were not judged for it");
@@ -142,28 +150,29 @@ fn judge(caa: &CaaRecords, url: &str, offer: &Offer, account: Option<&str>) -> O
     }
     let records = caa.recommended(&issuer);
     match caa.judge(&issuer) {
-        Err(refusal) => Some(Finding::new(Level::Error, DNS, format!("{refusal}; to permit it, publish: {records}"))),
+        Err(refusal) => {
+            Some(Finding::new(Level::Error, DNS, refusal).with_remedy(format!("to permit it, publish: {records}")))
+        }
         Ok(open) if open.is_empty() => {
-            tell(&format!("{url}: the CAA records let {} issue", issuer.identities.join(", ")));
+            progress.tell(&format!("{url}: the CAA records let {} issue", issuer.identities.join(", ")));
             None
         }
         Ok(open) => {
             let later = if account.is_some() { "" } else { " (with accounturi too, once there is an account)" };
             let open = open.join(" and ");
-            let message =
-                format!("CAA records let any CA issue for {open}; to permit {url} alone, publish{later}: {records}");
-            Some(Finding::new(Level::Note, DNS, message))
+            let finding = Finding::new(Level::Note, DNS, format!("CAA records let any CA issue for {open}"));
+            Some(finding.with_remedy(format!("to permit {url} alone, publish{later}: {records}")))
         }
     }
 }
 
 /// Whether the primary lets us publish a record, and every authority shows it.
-async fn check_primary(domain: &str, settings: &AcmeSettings, findings: &mut Vec<Finding>) {
+async fn check_primary(domain: &str, settings: &AcmeSettings, progress: Progress, findings: &mut Vec<Finding>) {
     // What is wrong with its files has been found before.
     let Ok((dns, _)) = Dns::open(&settings.dns) else { return };
     let error = |error: DnsError| Finding::new(Level::Error, DNS, error);
     let challenge = format!("_acme-challenge.{domain}");
-    match probe(&dns, &challenge, &|line| tell(&line), interrupted()).await {
+    match probe(&dns, &challenge, &|line| progress.tell(&line), interrupted()).await {
         Err(nowhere) => findings.push(error(nowhere)),
         Ok(probe) => {
             match probe.seen {
@@ -175,8 +184,21 @@ async fn check_primary(domain: &str, settings: &AcmeSettings, findings: &mut Vec
     }
 }
 
-fn tell(line: &str) {
-    say(&shown(line));
+/// Where progress, and what is good, goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    Stdout,
+    /// Beside JSON.
+    Stderr,
+}
+
+impl Progress {
+    fn tell(self, line: &str) {
+        match self {
+            Self::Stdout => say(&shown(line)),
+            Self::Stderr => note(&shown(line)),
+        }
+    }
 }
 
 /// Ends when this process is told to end; from then on it does so by itself, in order.

@@ -16,13 +16,14 @@ mod secrets;
 mod shelf;
 
 use std::fmt::Display;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
+use serde_json::{Value, json};
 
 use super::passwords;
-use super::{ConfigArg, runtime, say, shown, trust};
+use super::{ConfigArg, USAGE, note, runtime, say, shown, trust};
 use crate::app::exact_names;
 use crate::certificate::{self, CertificateFiles, Condition, FilesSource, LiveCertificates};
 use crate::clock;
@@ -37,6 +38,9 @@ use crate::serve::upload::store;
 use crate::settings::SettingsError;
 use crate::status::token::Token;
 use crate::trust::RevocationList;
+use crate::wording::counted;
+
+use live::Progress;
 
 /// What findings about certificates and DNS are about.
 const CERTIFICATE: &str = "certificate";
@@ -49,6 +53,10 @@ pub struct Args {
     /// find the way, may the CA issue?
     #[arg(long)]
     live: bool,
+    /// As JSON, one object per line: `severity` (error, warning or note), `subject` and `message`; `remedy`, `file` and `line`
+    /// where they are known.
+    #[arg(long)]
+    json: bool,
 }
 
 /// How bad something is.
@@ -76,17 +84,61 @@ struct Finding {
     level: Level,
     subject: String,
     message: String,
+    /// What to do about it.
+    remedy: Option<String>,
+    file: Option<PathBuf>,
+    line: Option<usize>,
 }
 
 impl Finding {
     fn new(level: Level, subject: impl Display, message: impl Display) -> Self {
-        Self { level, subject: subject.to_string(), message: message.to_string() }
+        let (subject, message) = (subject.to_string(), message.to_string());
+        Self { level, subject, message, remedy: None, file: None, line: None }
+    }
+
+    fn with_remedy(self, remedy: impl Display) -> Self {
+        Self { remedy: Some(remedy.to_string()), ..self }
+    }
+
+    fn in_file(self, file: impl Into<PathBuf>, line: Option<usize>) -> Self {
+        Self { file: Some(file.into()), line, ..self }
+    }
+
+    fn json(&self) -> Value {
+        let mut json = json!({ "severity": self.level.name(), "subject": self.subject, "message": self.message });
+        if let Some(remedy) = &self.remedy {
+            json["remedy"] = json!(remedy);
+        }
+        if let Some(file) = &self.file {
+            json["file"] = json!(file.to_string_lossy());
+        }
+        if let Some(line) = self.line {
+            json["line"] = json!(line);
+        }
+        json
+    }
+}
+
+impl Level {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Note => "note",
+        }
     }
 }
 
 /// Checks, and prints the findings. Warnings alone are good.
 pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
-    let config = config.find()?;
+    let config = match config.find() {
+        Err(error) if args.json => {
+            let Some(error) = error.downcast_ref::<SettingsError>() else { return Err(error) };
+            say(&Finding::from(error.clone()).json());
+            return Ok(ExitCode::from(USAGE));
+        }
+        found => found?,
+    };
     let site = trust::site_of(&config)?;
     let mut findings = Vec::new();
     check_configuration(&config, &site, &mut findings);
@@ -102,30 +154,34 @@ pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
     check_constituencies(&config, &site, &mut findings);
     plain_http::check(&config, &site, &mut findings);
     if args.live {
-        runtime()?.block_on(live::check(&config, &mut findings));
+        let progress = if args.json { Progress::Stderr } else { Progress::Stdout };
+        runtime()?.block_on(live::check(&config, progress, &mut findings));
     }
     findings.sort();
     findings.dedup();
     for finding in &findings {
-        print(finding);
+        if args.json { say(&finding.json()) } else { print(finding) }
     }
     let errors = findings.iter().filter(|finding| finding.level == Level::Error).count();
     let warnings = findings.iter().filter(|finding| finding.level == Level::Warning).count();
     let served = site.registry().served().filter(|served| site.get(&served.name).is_some()).count();
-    let noun = if served == 1 { "constituency" } else { "constituencies" };
-    let plural = |count: usize| if count == 1 { "" } else { "s" };
-    let (of_errors, of_warnings) = (plural(errors), plural(warnings));
-    say(&format_args!("{served} {noun} can be served; {errors} error{of_errors}, {warnings} warning{of_warnings}"));
+    let (errors_found, warnings) = (counted(errors, "error"), counted(warnings, "warning"));
+    if !args.json {
+        say(&format_args!("{} can be served; {errors_found}, {warnings}", counted(served, "constituency")));
+    }
     Ok(if errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn print(finding: &Finding) {
-    let (style, word) = match finding.level {
-        Level::Error => (AnsiColor::Red.on_default().bold(), "error"),
-        Level::Warning => (AnsiColor::Yellow.on_default().bold(), "warning"),
-        Level::Note => (Style::new().dimmed(), "note"),
+    let style = match finding.level {
+        Level::Error => AnsiColor::Red.on_default().bold(),
+        Level::Warning => AnsiColor::Yellow.on_default().bold(),
+        Level::Note => Style::new().dimmed(),
     };
-    say(&format_args!("{style}{word}:{style:#} {}: {}", shown(&finding.subject), shown(&finding.message)));
+    let Finding { level, subject, message, remedy, .. } = finding;
+    let remedy = remedy.as_ref().map(|remedy| format!("; {remedy}")).unwrap_or_default();
+    let message = shown(&format!("{message}{remedy}"));
+    say(&format_args!("{style}{}:{style:#} {}: {message}", level.name(), shown(subject)));
 }
 
 fn check_configuration(config: &Config, site: &Site, findings: &mut Vec<Finding>) {
@@ -255,8 +311,8 @@ fn check_trust(config: &Config, site: &Site, findings: &mut Vec<Finding>) {
 fn check_list(list: &RevocationList, subject: &str, now: i64) -> Option<Finding> {
     let (ca, due) = (&list.ca, clock::rfc3339(list.next_update));
     if now > list.next_update {
-        let message = format!("the CRL of {ca} is out of date since {due}: nothing that it signed counts; renew it");
-        return Some(Finding::new(Level::Error, subject, message));
+        let message = format!("the CRL of {ca} is out of date since {due}: nothing that it signed counts");
+        return Some(Finding::new(Level::Error, subject, message).with_remedy("renew it"));
     }
     let is_soon = list.next_update - now < 30 * 86_400;
     let message = format!("the CRL of {ca} must be renewed by {due}, else nothing that it signed counts");
@@ -268,18 +324,18 @@ fn check_constituencies(config: &Config, site: &Site, findings: &mut Vec<Finding
         let is_folder = |subject: &str| config.constituencies.join(subject).is_dir();
         let mut faults = site.registry().faults().iter();
         let is_broken = faults.any(|fault| fault.severity == Severity::Error && is_folder(&fault.subject));
-        let message = if is_broken {
-            "there is no constituency that can be served"
+        let finding = |message| Finding::new(Level::Warning, config.constituencies.display(), message);
+        findings.push(if is_broken {
+            finding("there is no constituency that can be served")
         } else {
-            "there is no constituency; make a folder"
-        };
-        findings.push(Finding::new(Level::Warning, config.constituencies.display(), message));
+            finding("there is no constituency").with_remedy("make a folder")
+        });
     }
     for constituency in site.registry().served() {
         let asks = constituency.policy.tls.client_auth != ClientAuth::None;
         if asks && constituency.policy.phones != Phones::Any && constituency.known_phones().is_empty() {
-            let message = "knows no phone, so nobody gets in; name phones in constituency.json, or make a <mac>.cfg";
-            findings.push(Finding::new(Level::Warning, &constituency.name, message));
+            let finding = Finding::new(Level::Warning, &constituency.name, "knows no phone, so nobody gets in");
+            findings.push(finding.with_remedy("name phones in constituency.json, or make a <mac>.cfg"));
         }
         if constituency.policy.tls.client_auth == ClientAuth::Digest {
             check_passwords(config, constituency, findings);
@@ -291,11 +347,10 @@ fn check_constituencies(config: &Config, site: &Site, findings: &mut Vec<Finding
 /// A server that runs still has those that were good when it read them; one that starts has none.
 fn check_passwords(config: &Config, constituency: &Constituency, findings: &mut Vec<Finding>) {
     if let Err(error) = stored(&config.state, &constituency.name) {
-        let message = format!(
-            "{error}; after a restart nobody gets in: put a good file in its place, or remove it and give each phone a new \
-             password (provost allow MAC --digest)"
-        );
-        return findings.push(Finding::new(Level::Error, &constituency.name, message));
+        let finding =
+            Finding::new(Level::Error, &constituency.name, format!("{error}; after a restart nobody gets in"));
+        let remedy = "put a good file in its place, or remove it and give each phone a new password (provost allow MAC --digest)";
+        return findings.push(finding.with_remedy(remedy));
     }
     let faults = passwords::faults(config, constituency);
     findings.extend(faults.iter().map(|fault| Finding::new(Level::Warning, &constituency.name, fault)));
@@ -303,6 +358,7 @@ fn check_passwords(config: &Config, constituency: &Constituency, findings: &mut 
 
 impl From<SettingsError> for Finding {
     fn from(error: SettingsError) -> Self {
-        Self::new(Level::Error, error.place(), error.message())
+        let finding = Self::new(Level::Error, error.place(), error.problem()).in_file(error.file(), error.line());
+        Self { remedy: error.hint().map(str::to_owned), ..finding }
     }
 }

@@ -42,10 +42,10 @@ fn check(
         if level > TlsLevel::Modern && !has_rsa(constituency) {
             let message = format!(
                 "\"tls\" is \"{}\", but the old lane takes an RSA server certificate, and there is none, so phones that \
-                 need it are refused; {advice}",
+                 need it are refused",
                 level.as_str()
             );
-            findings.push(Finding::new(Level::Warning, &constituency.name, message));
+            findings.push(Finding::new(Level::Warning, &constituency.name, message).with_remedy(advice));
         }
     }
 }

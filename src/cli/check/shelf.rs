@@ -60,7 +60,12 @@ impl Shelf<'_> {
         if path.is_empty() {
             Finding::new(level, name, message)
         } else {
-            Finding::new(level, format_args!("{name}/{path}"), message)
+            // A name may hold a colon itself; a line number is behind the last one.
+            let (file, line) = match path.rsplit_once(':') {
+                Some((file, line)) if line.parse::<usize>().is_ok() => (file, line.parse().ok()),
+                _ => (path, None),
+            };
+            Finding::new(level, format_args!("{name}/{path}"), message).in_file(self.folder().join(file), line)
         }
     }
 
