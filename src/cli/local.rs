@@ -13,7 +13,7 @@ use super::{ConfigArg, runtime};
 use crate::app::{LOCAL_DEVICE_CA, LOCAL_SERVER_CA};
 use crate::ca::{CertificateAuthority, KeyKind};
 use crate::clock;
-use crate::config::{CONFIG_FILE, Config};
+use crate::config::{CONFIG_FILE, CertificateSource, Config};
 use crate::constituency::MacAddress;
 use crate::phone::DeviceCertificate;
 
@@ -23,7 +23,7 @@ const LIFETIME: Duration = Duration::from_hours(24);
 /// The two CAs of a local server's state directory.
 pub(super) struct LocalCas {
     devices: CertificateAuthority,
-    server: CertificateDer<'static>,
+    pub(super) server: CertificateDer<'static>,
 }
 
 impl LocalCas {
@@ -45,23 +45,26 @@ impl DeviceCertificates for LocalCas {
         let issued = self.devices.issue_device(mac, clock::now(), LIFETIME)?;
         Ok(DeviceCertificate { chain: vec![issued.certificate], key: issued.key })
     }
-
-    fn server_roots(&self) -> anyhow::Result<Vec<CertificateDer<'static>>> {
-        Ok(vec![self.server.clone()])
-    }
 }
 
-/// `provost phone`: with the local CAs in local mode, which is where no configuration is named and no provost.json lies.
+/// `provost phone`: in local mode, the local device CA makes its certificate. It trusts the server's own CA in local mode and
+/// where the configuration says `local_ca`.
 pub(super) fn run_phone(args: &phone::Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
-    let named = config.named();
-    if let Some(file) = &named {
-        Config::read(file)?;
-    }
-    let is_local = args.certificate.is_none()
-        && named.is_none()
-        && !Path::new(CONFIG_FILE).exists()
-        && args.state.join(LOCAL_SERVER_CA).join("ca.pem").exists();
+    let config = match config.named() {
+        Some(file) => Some(Config::read(&file)?),
+        // A broken one, or another user's, keeps no phone from another server.
+        None if Path::new(CONFIG_FILE).exists() => Config::read(Path::new(CONFIG_FILE)).ok(),
+        None => Some(Config { state: args.state.clone(), ..Config::local() }),
+    };
+    let own_ca = |config: &Config| {
+        let file = config.state.join(LOCAL_SERVER_CA).join("ca.pem");
+        let is_own = matches!(config.certificate, CertificateSource::LocalCa(_));
+        // Before the server has started for the first time there is none, and others may not read it.
+        if is_own { CertificateDer::from_pem_file(file).ok() } else { None }
+    };
+    let server_ca = config.as_ref().and_then(own_ca);
+    let is_local = args.certificate.is_none() && server_ca.is_some() && config.is_some_and(|config| config.is_local());
     let local = if is_local { Some(LocalCas::open(&args.state)?) } else { None };
     let local = local.as_ref().map(|local| local as &dyn DeviceCertificates);
-    runtime()?.block_on(phone::run(args, local))
+    runtime()?.block_on(phone::run(args, local, server_ca))
 }

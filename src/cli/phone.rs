@@ -34,7 +34,7 @@ pub struct Args {
     /// The hardware's part number, which names its firmware image.
     #[arg(long, value_name = "NUMBER", default_value = Phone::DEFAULT_PART_NUMBER)]
     pub part_number: String,
-    /// The device certificate with its chain (PEM); without it, one of the local device CA.
+    /// The device certificate with its chain (PEM) [default: in local mode, one of the local device CA].
     #[arg(long, value_name = "FILE", requires = "key", conflicts_with = "count")]
     pub certificate: Option<PathBuf>,
     /// The private key of --certificate (PEM).
@@ -46,13 +46,14 @@ pub struct Args {
     /// The password that `provost allow --digest` made, in a file of one line; then no certificate is needed.
     #[arg(long, value_name = "FILE", conflicts_with = "count")]
     pub password_file: Option<PathBuf>,
-    /// Trust only servers of these CAs (PEM); without it, the system's and the local one.
+    /// Trust only servers of these CAs (PEM) [default: the system's CAs, and the server's own CA in local mode and where the
+    /// configuration says `local_ca`].
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
-    /// Connect there, whatever the name in the URL says.
+    /// Connect there, whatever the name in the URL says [default: where DNS says; loopback for *.localhost].
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub resolve: Option<SocketAddr>,
-    /// Boot this many phones of consecutive addresses at once.
+    /// Boot this many phones of consecutive addresses at once [default: one].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub count: Option<u32>,
     /// With --count: how many of them boot at the same time.
@@ -67,20 +68,19 @@ pub struct Args {
     pub state: PathBuf,
 }
 
-/// Where virtual phones get their certificates in local mode, and whom they believe there.
+/// Where virtual phones get their certificates in local mode.
 pub trait DeviceCertificates {
     /// A device certificate for `mac`.
     fn certificate(&self, mac: MacAddress) -> anyhow::Result<DeviceCertificate>;
-
-    /// The CAs of the local server, trusted beside the system's.
-    fn server_roots(&self) -> anyhow::Result<Vec<CertificateDer<'static>>> {
-        Ok(Vec::new())
-    }
 }
 
-/// Boots the phone or phones that `args` describe; an error is one of usage.
-pub async fn run(args: &Args, local: Option<&dyn DeviceCertificates>) -> anyhow::Result<ExitCode> {
-    let server_roots = Arc::new(server_roots(args.ca.as_deref(), local)?);
+/// Boots the phone or phones that `args` describe; an error is one of usage. They trust `server_ca` beside the system's CAs.
+pub async fn run(
+    args: &Args,
+    local: Option<&dyn DeviceCertificates>,
+    server_ca: Option<CertificateDer<'static>>,
+) -> anyhow::Result<ExitCode> {
+    let server_roots = Arc::new(server_roots(args.ca.as_deref(), server_ca)?);
     let password = args.password_file.as_deref().map(read_password).transpose()?;
     if password.is_some() && !args.url.origin().secure {
         bail!("a password is proved over https alone, and --url is {}", args.url);
@@ -167,7 +167,7 @@ fn read_certificates(file: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>
     Ok(certificates)
 }
 
-fn server_roots(ca: Option<&Path>, local: Option<&dyn DeviceCertificates>) -> anyhow::Result<RootCertStore> {
+fn server_roots(ca: Option<&Path>, server_ca: Option<CertificateDer<'static>>) -> anyhow::Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     if let Some(ca) = ca {
         for certificate in read_certificates(ca)? {
@@ -177,10 +177,8 @@ fn server_roots(ca: Option<&Path>, local: Option<&dyn DeviceCertificates>) -> an
     }
     // A root of the system's that cannot be read is no reason to refuse the others.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if let Some(local) = local {
-        for certificate in local.server_roots()? {
-            roots.add(certificate).context("the local CA's certificate cannot be read")?;
-        }
+    if let Some(server_ca) = server_ca {
+        roots.add(server_ca).context("the certificate of the server's own CA cannot be read")?;
     }
     Ok(roots)
 }

@@ -3,10 +3,12 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::bail;
+
 use super::{ConfigArg, complain, diagnostics, runtime};
 use crate::app::passed::Passed;
 use crate::app::{ANNOUNCEMENT, App, AppError};
-use crate::config::Config;
+use crate::config::{CONFIG_FILE, Config};
 use crate::serve::access::LogFormat;
 
 /// How long work on disks that is under way may put off the end.
@@ -15,7 +17,7 @@ const PATIENCE_WITH_DISKS: Duration = Duration::from_secs(5);
 /// What `provost serve` takes.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The form of the access log and of diagnostics, whatever provost.json says.
+    /// The form of the access log and of diagnostics, text or json [default: that of provost.json, or else text].
     #[arg(long, value_name = "FORMAT", value_parser = log_format)]
     log: Option<LogFormat>,
 }
@@ -32,6 +34,15 @@ pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
     // Before there are threads.
     let passed = Passed::from_environment()?;
     let config = config.read()?;
+    // In the wrong folder, nothing is made: local mode would leave a state directory with keys behind.
+    if config.is_local() && !config.constituencies.is_dir() {
+        bail!(
+            "there is neither {CONFIG_FILE} nor a folder {} here; run this where one of them lies, name the configuration \
+             (--config FILE), or begin here: mkdir -p {}/NAME",
+            config.constituencies.display(),
+            config.constituencies.display()
+        );
+    }
     let log = args.log.unwrap_or(config.log);
     let diagnostics = diagnostics::start(log)?;
     if config.is_local() {

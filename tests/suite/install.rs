@@ -277,3 +277,23 @@ fn what_was_installed_serves_as_its_user_after_a_few_values_are_filled_in() {
     assert_eq!(phone.put(&upload, "", b"log").unwrap().status, 201);
     assert!(root.at("var/lib/provost/uploads/home").join(VVX500).exists());
 }
+
+#[test]
+fn install_asks_for_a_tsig_key_only_where_acme_needs_it() {
+    let Some(root) = Root::of("install_asks_for_a_tsig_key_only_where_acme_needs_it") else { return };
+    let said = root.install(&[]);
+    assert!(said.contains("fill in /etc/provost/provost.json") && said.contains("tsig-keygen"), "{said}");
+    let acme = root.read(CONFIG).replace("false", "true").replace("/etc/provost/tsig.key", "/etc/provost/mine.key");
+    fs::write(root.at(CONFIG), &acme).unwrap();
+    let said = root.install(&[]);
+    assert!(!said.contains("fill in") && said.contains("put it into /etc/provost/mine.key"), "{said}");
+    fs::write(root.at("etc/provost/mine.key"), "key").unwrap();
+    assert!(!root.install(&[]).contains("tsig"), "there is a key");
+    for certificate in [r#"{ "files": [{ "chain": "c.pem", "key": "k.pem" }] }"#, r#"{ "local_ca": {} }"#] {
+        fs::remove_file(root.at("etc/provost/mine.key")).unwrap_or_default();
+        let config = format!(r#"{{ "domain": "phones.example.com", "certificate": {certificate} }}"#);
+        fs::write(root.at(CONFIG), config).unwrap();
+        let said = root.install(&[]);
+        assert!(!said.contains("tsig") && said.contains("constituency add"), "{said}");
+    }
+}

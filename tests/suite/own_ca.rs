@@ -442,3 +442,31 @@ fn a_constituency_with_the_trust_that_init_prints_takes_phones_of_the_factory_to
     }
     assert!(said.contains("without \"polycom\", phones with a factory certificate are kept out"), "{said}");
 }
+
+#[test]
+fn a_virtual_phone_trusts_the_local_ca_of_the_configuration() {
+    let mut site = site();
+    site.config["certificate"] = json!({ "local_ca": {} });
+    let server = site.start();
+    site.file("own/000000000000.cfg", "<APPLICATION CONFIG_FILES=\"site.cfg\"/>");
+    issue(&site, VVX500, "kitchen.pem");
+    let (url, address) = (format!("https://own.{DOMAIN}/"), server.address().to_string());
+    let (kitchen, config) = (site.path("kitchen.pem"), site.path("provost.json"));
+    let elsewhere = tempfile::tempdir().unwrap();
+    let boot = |folder: &Path, more: &[&str]| {
+        let mut words = vec!["phone", "--url", &url, "--mac", VVX500, "--resolve", &address];
+        words.extend(["--certificate", "--key"].iter().flat_map(|flag| [*flag, kitchen.to_str().unwrap()]));
+        provost(folder, &[&words, more].concat())
+    };
+    for (folder, more) in
+        [(site.path("."), &[][..]), (elsewhere.path().to_owned(), &["--config", config.to_str().unwrap()])]
+    {
+        let booted = boot(&folder, more);
+        assert_eq!(booted.code, 0, "{more:?}: {booted:?}");
+    }
+    let stranger = boot(elsewhere.path(), &[]);
+    assert!(stranger.code == 1 && stranger.stdout.contains("name the CA's certificate with --ca"), "{stranger:?}");
+    // A configuration that cannot be read is no reason to keep the phone from other servers.
+    std::fs::write(elsewhere.path().join("provost.json"), "{").unwrap();
+    assert_eq!(boot(elsewhere.path(), &["--ca", site.path("state/server-ca/ca.pem").to_str().unwrap()]).code, 0);
+}

@@ -162,3 +162,22 @@ fn every_help_names_the_option_and_the_variable() {
     }
     assert!(names.len() >= 30, "{names:?}");
 }
+
+#[test]
+fn no_command_makes_anything_in_a_folder_without_a_site() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut count = 0;
+    // A CA of one's own may be made anywhere.
+    for line in READING.iter().filter(|line| !line.starts_with("ca ")) {
+        let words: Vec<&str> = line.split(' ').collect();
+        let ended = provost_in(folder.path(), None, &words);
+        let made: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert!(made.is_empty(), "{line} made {made:?}: {ended:?}");
+        count += 1;
+    }
+    assert_eq!(count, 22);
+    let serve = provost_in(folder.path(), None, &["serve"]);
+    assert_eq!((serve.code, serve.stdout.as_str()), (2, ""), "{serve:?}");
+    let said = "there is neither provost.json nor a folder constituencies here";
+    assert!(serve.stderr.contains(said) && serve.stderr.contains("--config FILE"), "{serve:?}");
+}

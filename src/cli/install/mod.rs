@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 
 use super::print::systemd::{CONFIG, CONSTITUENCIES, Fit, STATE};
 use super::{ConfigArg, complain, say};
-use crate::config::Config;
+use crate::config::{CertificateSource, Config};
 
 mod layout;
 mod place;
@@ -70,7 +70,8 @@ impl Target {
         }
         match Command::new("systemctl").args(arguments).status() {
             Ok(status) if status.success() => {}
-            ended => complain(&format_args!("systemctl {}: {ended:?}", arguments.join(" "))),
+            Ok(status) => complain(&format_args!("systemctl {} failed: {status}", arguments.join(" "))),
+            Err(error) => complain(&format_args!("systemctl {} cannot be run: {error}", arguments.join(" "))),
         }
     }
 
@@ -146,12 +147,16 @@ fn put_all(target: &Target, place: &Place, items: impl IntoIterator<Item = Item>
     Ok(())
 }
 
-/// The units fit the configuration that is there; one that is broken is for `provost check` to explain.
+/// The configuration that is there; one that is broken is for `provost check` to explain.
+fn configuration(place: &Place) -> Option<Config> {
+    let text = std::fs::read_to_string(place.at(CONFIG)).ok()?;
+    Config::parse(Path::new(CONFIG), &text).ok()
+}
+
+/// The units fit the configuration that is there.
 fn fit(place: &Place, layout: Layout) -> Fit {
     let program = PathBuf::from(layout.program());
-    let parsed =
-        std::fs::read_to_string(place.at(CONFIG)).ok().and_then(|text| Config::parse(Path::new(CONFIG), &text).ok());
-    match parsed {
+    match configuration(place) {
         Some(config) => Fit::of_config(program, CONFIG.into(), config),
         None => Fit::usual(program, CONFIG.into()),
     }
@@ -187,13 +192,25 @@ fn find_user(place: &Place) -> Option<(u32, u32)> {
 }
 
 fn what_next(place: &Place) {
-    let key = layout::TSIG_KEY;
-    let mut steps =
-        vec![format!("fill in {CONFIG}: domain, contact, the name server and its zone, the CA's terms of service")];
-    if !place.at(key).exists() {
+    let mut steps = Vec::new();
+    // Only a certificate by ACME needs updates of DNS.
+    let key = match configuration(place) {
+        None => {
+            steps.push(format!(
+                "fill in {CONFIG}: domain, contact, the name server and its zone, the CA's terms of service"
+            ));
+            Some(layout::TSIG_KEY.to_owned())
+        }
+        Some(Config { certificate: CertificateSource::Acme(settings), .. }) => {
+            Some(settings.dns.tsig_key_file.display().to_string())
+        }
+        Some(_) => None,
+    };
+    if let Some(key) = key.filter(|key| !place.at(key).exists()) {
         steps.push(format!(
-            "make a key for DNS updates (`tsig-keygen -a hmac-sha256 provost.`), tell it to the name server, and \
-             `provost install --tsig-key FILE` puts it into {key}"
+            "make a key for DNS updates (`tsig-keygen -a hmac-sha256 provost.`), add it to the name server, and put it into \
+             {key} (`provost install --tsig-key FILE` copies it to {})",
+            layout::TSIG_KEY
         ));
     }
     steps.push(format!("`provost constituency add NAME --config {CONFIG}` makes a constituency in {CONSTITUENCIES}"));
