@@ -1,5 +1,6 @@
 //! `provost constituency`: which ones there are, and a new one.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, Read};
@@ -12,6 +13,7 @@ use anyhow::{Context, anyhow, bail};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
+use serde_json::{Value, json};
 
 use super::{ConfigArg, code, complain, say, shown};
 use crate::clock;
@@ -19,7 +21,7 @@ use crate::config::Config;
 use crate::constituency::file_names::NameRules;
 use crate::constituency::scan::Scanner;
 use crate::constituency::{
-    Constituency, ConstituencyName, ListedPhones, POLICY_FILE, Phones, Registry, Severity, edit,
+    ClientAuth, Constituency, ConstituencyName, Fault, ListedPhones, POLICY_FILE, Phones, Registry, Severity, edit,
 };
 use crate::serve::path::is_hidden;
 use crate::wording::counted;
@@ -28,13 +30,19 @@ use crate::wording::counted;
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     /// List constituencies with their phones, and what is wrong with folders.
-    List,
+    List {
+        /// As JSON, one object per line: `name`, `served`, and `problems` with `severity` and `message`; of one that is served
+        /// `url`, `description`, `aliases`, `client_auth`, and `phones` (their number; null if any phone is admitted).
+        #[arg(long)]
+        json: bool,
+    },
     /// Make a new one: a folder, with what is common to all phones of another if one is named.
     Add {
         /// Its name, which is a DNS label.
         #[arg(value_name = "NAME")]
         name: ConstituencyName,
-        /// Take policy and files from this one, but none that names a phone; folders that it shares are linked.
+        /// Take policy and files from this one, but none that names a phone; folders that it shares are linked [default: an
+        /// empty folder, with the default policy].
         #[arg(long, value_name = "OTHER")]
         from: Option<ConstituencyName>,
     },
@@ -44,18 +52,28 @@ pub(super) fn run(command: &Command, config: &ConfigArg) -> anyhow::Result<ExitC
     let config = config.find()?;
     let registry = Scanner::new(config.constituencies.clone(), config.bundle_names()).scan(clock::now());
     Ok(match command {
-        Command::List => list(&registry),
+        Command::List { json } => list(&config, &registry, *json),
         Command::Add { name, from } => code(add(&config, &registry, name, from.as_ref())),
     })
 }
 
-fn list(registry: &Registry) -> ExitCode {
+fn list(config: &Config, registry: &Registry, as_json: bool) -> ExitCode {
+    if as_json {
+        list_json(config, registry);
+    } else {
+        list_text(registry);
+    }
+    let has_errors = registry.faults().iter().any(|fault| fault.severity == Severity::Error);
+    if has_errors { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn list_text(registry: &Registry) {
     let width = registry.served().map(|constituency| constituency.name.as_str().len()).max().unwrap_or(0);
     for constituency in registry.served() {
         let policy = &constituency.policy;
-        let phones = match (&policy.phones, constituency.known_phones().len()) {
-            (Phones::Any, _) => "any phone".to_owned(),
-            (Phones::Listed(_), count) => counted(count, "phone"),
+        let phones = match &policy.phones {
+            Phones::Any => "any phone".to_owned(),
+            Phones::Listed(_) => counted(constituency.known_phones().len(), "phone"),
         };
         let name = constituency.name.as_str();
         say(&format_args!("{}", format!("{name:<width$}  {phones:>12}  {}", shown(&policy.description)).trim_end()));
@@ -63,8 +81,34 @@ fn list(registry: &Registry) -> ExitCode {
     for fault in registry.faults() {
         complain(&shown(&format!("{}: {}", fault.subject, fault.message)));
     }
-    let has_errors = registry.faults().iter().any(|fault| fault.severity == Severity::Error);
-    if has_errors { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn list_json(config: &Config, registry: &Registry) {
+    let mut problems: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
+    for Fault { subject, message, severity } in registry.faults() {
+        let severity = match severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        problems.entry(subject).or_default().push(json!({ "severity": severity, "message": message }));
+    }
+    for constituency in registry.served() {
+        let (name, policy) = (constituency.name.as_str(), &constituency.policy);
+        let phones = (policy.phones != Phones::Any).then(|| constituency.known_phones().len());
+        let client_auth = match policy.tls.client_auth {
+            ClientAuth::Required => "required",
+            ClientAuth::Digest => "digest",
+            ClientAuth::None => "none",
+        };
+        say(&json!({
+            "name": name, "served": true, "url": config.url(name), "description": policy.description,
+            "aliases": policy.aliases, "client_auth": client_auth, "phones": phones,
+            "problems": problems.remove(name).unwrap_or_default(),
+        }));
+    }
+    for (name, problems) in problems {
+        say(&json!({ "name": name, "served": false, "problems": problems }));
+    }
 }
 
 /// Every folder that is a constituency by its name, served or not.

@@ -274,6 +274,19 @@ fn constituencies_are_listed_and_a_name_is_taken_once() {
     site.file("broken/constituency.json", "{");
     let ended = command(&site, &["constituency", "list"]);
     assert!(ended.code == 1 && ended.stderr.contains("broken: ") && ended.stdout == listed, "{ended:?}");
+    let json = command(&site, &["constituency", "list", "--json"]);
+    let lines: Vec<Value> = json.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((json.code, lines.len()), (1, 4), "{json:?}");
+    let ote = json!({
+        "name": "ote", "served": true, "url": "https://ote.phones.example.com/", "description": "trials",
+        "aliases": ["trial"], "client_auth": "required", "phones": null, "problems": [],
+    });
+    assert_eq!(lines[1], ote);
+    assert_eq!((&lines[0]["name"], &lines[0]["phones"]), (&json!("new"), &json!(1)));
+    let broken = &lines[3];
+    assert_eq!((&broken["name"], &broken["served"]), (&json!("broken"), &json!(false)), "{broken}");
+    assert_eq!(broken["problems"][0]["severity"], "error", "{broken}");
+    assert!(broken["problems"][0]["message"].as_str().unwrap().contains("constituency.json"), "{broken}");
     let left: Vec<_> = std::fs::read_dir(site.served("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left.len(), 4, "{left:?}");
     std::fs::remove_dir_all(site.served("")).unwrap();
