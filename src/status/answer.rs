@@ -12,7 +12,7 @@ use hyper::header::{
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
-use super::gate::{Barred, COOKIE_NAME};
+use super::gate::{Barred, SessionCookie};
 use super::token::SESSION_S;
 
 /// An answer's body.
@@ -103,12 +103,18 @@ pub(super) fn see(path: &str) -> Answer {
     answer
 }
 
-/// Gives the browser a session, or takes it back.
-pub(super) fn with_session(mut answer: Answer, session: Option<&str>) -> Answer {
+/// Gives the browser a session in `cookie`, or takes it back.
+pub(super) fn with_session(mut answer: Answer, cookie: &SessionCookie, session: Option<&str>) -> Answer {
     let (value, age) = session.map_or(("", 0), |session| (session, SESSION_S));
-    let cookie = format!("{COOKIE_NAME}={value}; Max-Age={age}; Path=/; HttpOnly; SameSite=Strict");
+    let secure = if cookie.is_secure { "; Secure" } else { "" };
+    let cookie = format!("{}={value}; Max-Age={age}; Path=/; HttpOnly; SameSite=Strict{secure}", cookie.name);
     if let Ok(cookie) = HeaderValue::from_str(&cookie) {
         answer.headers_mut().insert(SET_COOKIE, cookie);
     }
     answer
+}
+
+/// A status and nothing else.
+pub(super) fn empty(status: StatusCode) -> Answer {
+    of(status, "text/plain; charset=utf-8", "")
 }

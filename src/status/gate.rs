@@ -3,13 +3,17 @@
 //! 1. Host must be one of ours: a page of a stranger whose name has come to lead here (DNS rebinding) names itself.
 //! 2. What changes anything must not come from another site's page; nor may such a page ask for what is for operators, but a
 //!    link may lead there.
-//! 3. The token: for everything that changes anything; for all the rest too, unless it is plainly asked on this machine:
-//!    where nobody else can connect, by a loopback name, and not through a proxy.
+//! 3. What is for operators needs the token. Where no token is configured, peers on this machine that ask by a loopback name
+//!    may read, and nothing can be changed.
+//!
+//! A reverse proxy cannot be told from a direct client: what it adds to a request, and which HTTP version it speaks, is its
+//! own choice. So neither decides anything here. Without a token, a proxy on this machine that sends a loopback Host lets all
+//! its clients read.
 
 use hyper::header::{AUTHORIZATION, COOKIE, HOST, HeaderMap, HeaderName, ORIGIN};
 use hyper::http::request::Parts;
 use hyper::http::uri::Authority;
-use hyper::{Method, StatusCode, Version};
+use hyper::{Method, StatusCode};
 
 use super::settings::{Endpoint, StatusSettings};
 use super::token::Token;
@@ -17,13 +21,13 @@ use super::token::Token;
 #[cfg(test)]
 mod tests;
 
-/// The cookie of somebody who has signed in.
+/// The name of the session cookie, and the one that it has over HTTPS: browsers take a cookie with this prefix only if it is
+/// `Secure` and from this very host (RFC 6265bis §4.1.3.2).
 pub(super) const COOKIE_NAME: &str = "provost_session";
+const SECURE_COOKIE_NAME: &str = "__Host-provost_session";
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
-/// What proxies add; what ends with a dash is how many begin.
-const OF_PROXIES: [&str; 5] = ["forwarded", "via", "x-real-ip", "x-forwarded-", "x-original-"];
 
 /// What stands at the entrance.
 #[derive(Debug)]
@@ -32,8 +36,17 @@ pub(super) struct Gate {
     names: Vec<String>,
     /// Whether it listens on every address: then it goes by any address, which no stranger's page can.
     has_any_address: bool,
-    /// Whether only this machine can connect.
-    is_private: bool,
+    /// Where it listens: a session is valid there alone.
+    endpoint: String,
+}
+
+/// Where a connection comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ClientLocation {
+    /// This machine: a loopback address, or a Unix socket.
+    Local,
+    /// Any other address.
+    Remote,
 }
 
 /// What a path is to those who ask for it.
@@ -53,11 +66,23 @@ pub(super) struct Barred {
     pub(super) reason: String,
 }
 
-/// Whether somebody is known to be an operator.
+/// What a client has shown, and may therefore see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Visitor {
-    /// By the token or by a cookie.
+    /// It has shown the token, or the cookie of a session.
     pub(super) is_signed_in: bool,
+    /// It may read what is for operators.
+    pub(super) may_read: bool,
+}
+
+/// The cookie that holds a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SessionCookie {
+    pub(super) name: &'static str,
+    /// What the session's value is signed for: this name and this listener.
+    pub(super) scope: String,
+    /// Whether browsers may send it over HTTPS alone.
+    pub(super) is_secure: bool,
 }
 
 impl Gate {
@@ -69,46 +94,62 @@ impl Gate {
         };
         let names = settings.hosts.iter().map(|host| without_port(host).to_ascii_lowercase()).chain(own);
         let has_any_address = matches!(endpoint, Endpoint::Tcp(address) if address.ip().is_unspecified());
-        Self { names: names.collect(), has_any_address, is_private: endpoint.is_private() }
+        Self { names: names.collect(), has_any_address, endpoint: endpoint.to_string() }
     }
 
-    /// Whether `request` may pass at `now`, in Unix seconds.
+    /// Whether `request` that comes `from` may pass at `now`, in Unix seconds.
     ///
     /// # Errors
     /// Why not.
     pub(super) fn check(
         &self,
         request: &Parts,
+        from: ClientLocation,
         exposure: Exposure,
         token: &Token,
         now: i64,
     ) -> Result<Visitor, Barred> {
         let host = self.check_host(request)?;
         let is_change = !matches!(request.method, Method::GET | Method::HEAD);
+        let is_of_another_site = !is_of_our_site(&request.headers) && !is_link(request);
         if is_change {
             check_site(&request.headers, &host)?;
-        } else if exposure == Exposure::Operators && !is_of_our_site(&request.headers) && !is_link(request) {
+        } else if exposure == Exposure::Operators && is_of_another_site {
             return Err(of_another_site());
         }
         let bearer = header(&request.headers, &AUTHORIZATION).and_then(bearer);
-        if bearer.is_some_and(|shown| token.is(shown.as_bytes())) {
-            return Ok(Visitor { is_signed_in: true });
-        }
-        let is_signed_in = bearer.is_none() && cookies(&request.headers).any(|it| token.is_session(it, now));
+        let has_token = bearer.is_some_and(|shown| token.is(shown.as_bytes()));
+        // A wrong token is refused, also beside a good session.
+        let has_session = bearer.is_none() && self.has_session(&request.headers, token, now);
+        let is_signed_in = has_token || has_session;
+        let is_loopback = is_loopback(&host) && request.uri.authority().is_none_or(is_loopback);
+        let is_open = !token.is_configured() && bearer.is_none() && from == ClientLocation::Local && is_loopback;
+        let visitor = Visitor { is_signed_in, may_read: (is_signed_in || is_open) && !is_of_another_site };
         match exposure {
-            Exposure::Public => Ok(Visitor { is_signed_in }),
-            Exposure::Operators if is_signed_in && is_change => {
-                check_vouched(&request.headers).map(|()| Visitor { is_signed_in })
-            }
-            Exposure::Operators if is_signed_in => Ok(Visitor { is_signed_in }),
-            // A token that is wrong is not as good as none.
-            Exposure::Operators
-                if self.is_private && !is_change && bearer.is_none() && is_asked_here(request, &host) =>
-            {
-                Ok(Visitor { is_signed_in })
-            }
-            Exposure::Operators => Err(without_token(token, is_change, bearer.is_some())),
+            Exposure::Public => Ok(visitor),
+            Exposure::Operators if is_change && !is_signed_in => Err(without_token(token, true, bearer.is_some())),
+            Exposure::Operators if is_change && has_session => check_vouched(&request.headers).map(|()| visitor),
+            Exposure::Operators if visitor.may_read => Ok(visitor),
+            Exposure::Operators => Err(without_token(token, false, bearer.is_some())),
         }
+    }
+
+    /// The cookie for a session that begins, or ends, by `request`. The page that asks is of our own site: its origin says
+    /// whether the browser speaks HTTPS, to a proxy then.
+    pub(super) fn session_cookie(&self, request: &Parts) -> SessionCookie {
+        let is_https = header(&request.headers, &ORIGIN).is_some_and(|origin| origin.starts_with("https://"));
+        self.cookie(is_https)
+    }
+
+    fn cookie(&self, is_secure: bool) -> SessionCookie {
+        let name = if is_secure { SECURE_COOKIE_NAME } else { COOKIE_NAME };
+        SessionCookie { name, scope: format!("{name} {}", self.endpoint), is_secure }
+    }
+
+    fn has_session(&self, headers: &HeaderMap, token: &Token, now: i64) -> bool {
+        [false, true].map(|is_secure| self.cookie(is_secure)).iter().any(|cookie| {
+            cookies(headers).any(|(name, value)| name == cookie.name && token.is_session(&cookie.scope, value, now))
+        })
     }
 
     fn check_host(&self, request: &Parts) -> Result<Authority, Barred> {
@@ -156,19 +197,6 @@ fn of_another_site() -> Barred {
     barred(StatusCode::FORBIDDEN, "this comes from the page of another site")
 }
 
-/// Whether somebody on this machine asks, not a proxy for somebody else: many a proxy says so, others hand on the name by
-/// which they are asked themselves. A proxy that does neither talks HTTP/1.0 to us, as nginx does unless it is told
-/// otherwise; nobody else does.
-fn is_asked_here(request: &Parts, host: &Authority) -> bool {
-    let is_of_proxies = |name: &HeaderName| {
-        OF_PROXIES.iter().any(|it| if it.ends_with('-') { name.as_str().starts_with(it) } else { name == it })
-    };
-    is_loopback(host)
-        && request.uri.authority().is_none_or(is_loopback)
-        && request.version >= Version::HTTP_11
-        && !request.headers.keys().any(is_of_proxies)
-}
-
 fn is_loopback(authority: &Authority) -> bool {
     let is_name = authority.host().eq_ignore_ascii_case("localhost");
     is_name || address(authority).is_some_and(|address| address.to_canonical().is_loopback())
@@ -178,25 +206,21 @@ fn address(authority: &Authority) -> Option<std::net::IpAddr> {
     authority.host().trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
 
-/// Why not, to somebody who has shown no token, or a wrong one.
+/// Why a request without the token, or with a wrong one, is refused.
 fn without_token(token: &Token, is_change: bool, is_wrong: bool) -> Barred {
+    const NO_TOKEN_FILE: &str = "\"status\" in provost.json names no \"token_file\"";
     let reason = match (token.is_configured(), is_change) {
-        (false, true) => "nothing can be changed here, because \"status\" in provost.json names no \"token_file\"",
-        (false, false) if is_wrong => {
-            "there is no token here, because \"status\" in provost.json names no \"token_file\"; show none"
-        }
-        (false, false) => {
-            "this came through a proxy; for that \"status\" in provost.json must name a \"token_file\" with a token to show"
-        }
-        _ if is_wrong => "this is not the token",
-        (true, true) => "the token is needed for this",
-        (true, false) => {
-            "the token is needed for this: without it, only what is asked on this machine, by a loopback name and not \
-             through a proxy, is answered"
-        }
+        (false, true) => format!("nothing can be changed here, because {NO_TOKEN_FILE}"),
+        (false, false) if is_wrong => format!("there is no token here, because {NO_TOKEN_FILE}; show none"),
+        (false, false) => format!(
+            "{NO_TOKEN_FILE}: without a token, only requests from this machine to a loopback name such as localhost are \
+             answered"
+        ),
+        (true, _) if is_wrong => "this is not the token".to_owned(),
+        (true, _) => "the token is needed for this: sign in, or send \"Authorization: Bearer TOKEN\"".to_owned(),
     };
     let status = if token.is_configured() { StatusCode::UNAUTHORIZED } else { StatusCode::FORBIDDEN };
-    barred(status, reason)
+    Barred { status, reason }
 }
 
 /// Who comes with a cookie is a browser, and must say where its page is from; [`check_site`] has looked at what it says.
@@ -221,10 +245,9 @@ fn bearer(authorization: &str) -> Option<&str> {
     scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim())
 }
 
-fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
     let all = headers.get_all(COOKIE).iter().filter_map(|cookies| cookies.to_str().ok());
-    let each = all.flat_map(|cookies| cookies.split(';')).filter_map(|cookie| cookie.trim().split_once('='));
-    each.filter(|(name, _)| *name == COOKIE_NAME).map(|(_, value)| value)
+    all.flat_map(|cookies| cookies.split(';')).filter_map(|cookie| cookie.trim().split_once('='))
 }
 
 fn bracketed(address: std::net::IpAddr) -> String {

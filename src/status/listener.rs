@@ -18,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_io_timeout::TimeoutStream;
 
+use super::gate::ClientLocation;
 use super::{Endpoint, Status, routes};
 
 /// How many connections there may be.
@@ -119,7 +120,7 @@ impl Listener {
         match socket {
             Socket::Tcp(listener) => {
                 let listener = TcpListener::from_std(listener)?;
-                let accept = async || listener.accept().await.map(|(stream, peer)| (stream, Some(unit(peer.ip()))));
+                let accept = async || listener.accept().await.map(|(stream, peer)| (stream, Some(peer.ip())));
                 places.accept_all(accept, &status, &streams).await
             }
             Socket::Unix(listener) => {
@@ -196,10 +197,12 @@ impl Places {
         loop {
             match accept().await {
                 Ok((stream, peer)) => {
-                    if let Some(place) = self.take(peer) {
+                    if let Some(place) = self.take(peer.map(unit)) {
+                        let is_local = peer.is_none_or(|address| address.to_canonical().is_loopback());
+                        let from = if is_local { ClientLocation::Local } else { ClientLocation::Remote };
                         let (status, streams) = (Arc::clone(status), Arc::clone(streams));
                         connections.spawn(async move {
-                            converse(stream, status, streams).await;
+                            converse(stream, status, from, streams).await;
                             drop(place);
                         });
                     }
@@ -216,7 +219,10 @@ impl Places {
 }
 
 /// One connection; one that breaks off ends, that is all.
-async fn converse<S: AsyncRead + AsyncWrite + Send + 'static>(stream: S, status: Arc<Status>, streams: Arc<Semaphore>) {
+async fn converse<S>(stream: S, status: Arc<Status>, from: ClientLocation, streams: Arc<Semaphore>)
+where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+{
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(WRITE_TIMEOUT));
     let mut http = http1::Builder::new();
@@ -224,7 +230,7 @@ async fn converse<S: AsyncRead + AsyncWrite + Send + 'static>(stream: S, status:
     http.max_headers(MAX_HEADERS).max_buf_size(MAX_HEADER_BYTES);
     let service = service_fn(|request| {
         let (status, streams) = (Arc::clone(&status), Arc::clone(&streams));
-        async move { Ok::<_, Infallible>(routes::answer(&status, request, &streams).await) }
+        async move { Ok::<_, Infallible>(routes::answer(&status, request, from, &streams).await) }
     });
     let _ = http.serve_connection(TokioIo::new(Box::pin(stream)), service).await;
 }

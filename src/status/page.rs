@@ -28,7 +28,6 @@ use maud::html;
 
 use super::picture::{Overview, PhoneHistory, PhonePage, PhoneQuery};
 pub use assets::{Asset, asset};
-use frame::Reader;
 pub use outcome::Outcome;
 
 /// What is shown at `/`, and to whom.
@@ -40,10 +39,8 @@ pub struct View<'a> {
     pub phones: &'a PhonePage,
     /// How they were asked for.
     pub query: &'a PhoneQuery,
-    /// Whether the visitor may change something.
+    /// Whether it is for a session that can be ended.
     pub is_signed_in: bool,
-    /// Whether there is a token to sign in with.
-    pub has_token: bool,
     /// What came of what was just done.
     pub outcome: Option<&'a Outcome>,
 }
@@ -52,10 +49,9 @@ pub struct View<'a> {
 #[must_use]
 pub fn render(view: &View<'_>) -> String {
     let overview = view.overview;
-    let reader = Reader::new(view.is_signed_in, view.has_token);
     let main = html! {
         (summary::section(overview))
-        (approval::section(overview, reader))
+        (approval::section(overview))
         div class="side-by-side" {
             (activity::section(&overview.activity, overview.now))
             (certificates::section(overview))
@@ -64,15 +60,14 @@ pub fn render(view: &View<'_>) -> String {
         (phone_list::section(overview, view.phones, view.query))
         (approval::unproven_section(&overview.unproven, overview.now))
     };
-    frame::page(&overview.domain, overview, reader, view.outcome, &main)
+    frame::page(&overview.domain, overview, view.is_signed_in, view.outcome, &main)
 }
 
 /// What is known of one phone, at `/phones/CONSTITUENCY/MAC`.
 #[must_use]
-pub fn render_phone(overview: &Overview, history: &PhoneHistory, is_signed_in: bool, has_token: bool) -> String {
+pub fn render_phone(overview: &Overview, history: &PhoneHistory, is_signed_in: bool) -> String {
     let title = format!("{} of {}", history.phone.mac, history.phone.constituency);
-    let reader = Reader::new(is_signed_in, has_token);
-    frame::page(&title, overview, reader, None, &history::sections(overview, history, reader))
+    frame::page(&title, overview, is_signed_in, None, &history::sections(overview, history))
 }
 
 /// The page that asks for the token, and says why it was not good enough.

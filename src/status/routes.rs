@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 
 use super::answer::{self, Answer};
 use super::events::Events;
-use super::gate::{Barred, Exposure, Visitor};
+use super::gate::{Barred, ClientLocation, Exposure, Visitor};
 use super::page::{self, Asset, Outcome, View};
 use super::picture::{PhoneHistory, PhoneQuery};
 use super::{Readiness, Status, Wanted};
@@ -95,24 +95,29 @@ impl Route {
 
     fn exposure(&self) -> Exposure {
         match self {
-            Self::Health | Self::Asset(_) | Self::SignIn | Self::SignOut => Exposure::Public,
+            Self::Health | Self::Ready | Self::Asset(_) | Self::SignIn => Exposure::Public,
             _ => Exposure::Operators,
         }
     }
 
     /// Whether people look at the answer.
     fn is_page(&self) -> bool {
-        matches!(self, Self::Page | Self::PhonePage(..) | Self::SignIn | Self::Form(_))
+        matches!(self, Self::Page | Self::PhonePage(..) | Self::SignIn | Self::SignOut | Self::Form(_))
     }
 }
 
-/// Answers one request; `streams` are places at [`Route::Events`].
-pub(super) async fn answer(status: &Arc<Status>, request: Request<Incoming>, streams: &Arc<Semaphore>) -> Answer {
+/// Answers one request that comes `from`; `streams` are places at [`Route::Events`].
+pub(super) async fn answer(
+    status: &Arc<Status>,
+    request: Request<Incoming>,
+    from: ClientLocation,
+    streams: &Arc<Semaphore>,
+) -> Answer {
     let (head, body) = request.into_parts();
     let route = Route::of(head.uri.path());
     let exposure = route.as_ref().map_or(Exposure::Operators, Route::exposure);
     let now = clock::unix_seconds(clock::now());
-    let visitor = match status.gate.check(&head, exposure, &status.token, now) {
+    let visitor = match status.gate.check(&head, from, exposure, &status.token, now) {
         Ok(visitor) => visitor,
         Err(barred) => return turn_away(route.as_ref(), &barred),
     };
@@ -132,7 +137,7 @@ pub(super) async fn answer(status: &Arc<Status>, request: Request<Incoming>, str
     }
     match route {
         Route::Health => answer::text(StatusCode::OK, "ok"),
-        Route::Ready => ready(&status.knowledge.readiness()),
+        Route::Ready => ready(&status.knowledge.readiness(), visitor),
         Route::Metrics => metrics(status, &head).await,
         Route::Asset(asset) => answer::for_good(asset.content_type, asset.content),
         Route::Events => match Arc::clone(streams).try_acquire_owned() {
@@ -154,9 +159,7 @@ pub(super) async fn answer(status: &Arc<Status>, request: Request<Incoming>, str
         Route::PhonePage(constituency, mac) => match history(status, &constituency, mac).await {
             Ok(history) => {
                 let picture = status.pictures.current(&status.knowledge).await.picture;
-                let has_token = status.token.is_configured();
-                let html = page::render_phone(&picture.overview, &history, visitor.is_signed_in, has_token);
-                answer::page(StatusCode::OK, html)
+                answer::page(StatusCode::OK, page::render_phone(&picture.overview, &history, visitor.is_signed_in))
             }
             Err((code, reason)) => answer::page(code, page::render_failure("No such phone", &reason)),
         },
@@ -172,7 +175,7 @@ fn turn_away(route: Option<&Route>, barred: &Barred) -> Answer {
             answer::page(barred.status, page::render_sign_in(None))
         }
         Some(route) if route.is_page() => answer::page(barred.status, page::render_failure("Not done", &barred.reason)),
-        Some(Route::Ready | Route::Health | Route::Metrics) => answer::text(barred.status, &barred.reason),
+        Some(Route::Health | Route::Ready | Route::Metrics) => answer::text(barred.status, &barred.reason),
         _ => answer::problem(barred.status, &barred.reason),
     };
     answer::barred(barred, answer)
@@ -194,8 +197,8 @@ async fn change(status: &Arc<Status>, route: &Route, head: &Parts, body: &Bytes,
     let media_type = head.headers.get(CONTENT_TYPE).and_then(|it| it.to_str().ok()).unwrap_or_default();
     let media_type = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match route {
-        Route::SignOut => answer::with_session(answer::see("/"), None),
-        Route::SignIn => sign_in(status, &field(body, "token").unwrap_or_default(), now),
+        Route::SignOut => answer::with_session(answer::see("/"), &status.gate.session_cookie(head), None),
+        Route::SignIn => sign_in(status, head, &field(body, "token").unwrap_or_default(), now),
         Route::Form(is_allowed) => {
             let typed = |key: &str| field(body, key).unwrap_or_default();
             let note = Some(typed("note")).filter(|note| !note.is_empty());
@@ -225,9 +228,10 @@ async fn change(status: &Arc<Status>, route: &Route, head: &Parts, body: &Bytes,
     }
 }
 
-fn sign_in(status: &Status, shown: &str, now: i64) -> Answer {
-    match status.token.session(now).filter(|_| status.token.is(shown.trim().as_bytes())) {
-        Some(session) => answer::with_session(answer::see("/"), Some(&session)),
+fn sign_in(status: &Status, head: &Parts, shown: &str, now: i64) -> Answer {
+    let cookie = status.gate.session_cookie(head);
+    match status.token.session(&cookie.scope, now).filter(|_| status.token.is(shown.trim().as_bytes())) {
+        Some(session) => answer::with_session(answer::see("/"), &cookie, Some(&session)),
         None => answer::page(StatusCode::UNAUTHORIZED, page::render_sign_in(Some("This is not the token."))),
     }
 }
@@ -285,11 +289,15 @@ impl Posted {
 }
 
 /// Ready or not, and what is to be looked at before it is not.
-fn ready(readiness: &Readiness) -> Answer {
+/// Balancers need the status alone. The reasons name certificates and constituencies: they are for those who may read.
+fn ready(readiness: &Readiness, visitor: Visitor) -> Answer {
     let (code, first) = match &readiness.not_ready {
         None => (StatusCode::OK, "ready"),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason.as_str()),
     };
+    if !visitor.may_read {
+        return answer::empty(code);
+    }
     let lines = std::iter::once(first).chain(readiness.warnings.iter().map(String::as_str));
     answer::text(code, &lines.collect::<Vec<_>>().join("\n"))
 }
@@ -328,7 +336,6 @@ async fn show(status: &Status, head: &Parts, visitor: Visitor) -> Answer {
         phones: &query.select(&picture.phones),
         query: &query,
         is_signed_in: visitor.is_signed_in,
-        has_token: status.token.is_configured(),
         outcome: outcome.as_ref(),
     };
     answer::page(StatusCode::OK, page::render(&view))

@@ -23,8 +23,9 @@ pub struct StatusSettings {
     #[serde(default)]
     #[schemars(with = "String")]
     pub listen: Endpoint,
-    /// A file with the token that operators show. Needed for whatever changes anything; through a proxy, and on any other
-    /// address than a loopback one, for everything but `/healthz`.
+    /// A file with the token that operators show: with it, everything but `/healthz`, the status code of `/readyz` and the page
+    /// to sign in needs the token. Without it, requests from this machine by a loopback name may read, also through any proxy
+    /// on this machine, and nothing can be changed.
     pub token_file: Option<PathBuf>,
     /// Further names under which the listener may be asked, as by a reverse proxy; they need `token_file`.
     #[serde(default)]

@@ -115,21 +115,22 @@ impl Token {
         secret.is_some_and(|secret| constant_time::verify_slices_are_equal(&secret.hash, hash.as_ref()).is_ok())
     }
 
-    /// A cookie's value for somebody who has shown the token at `now`, in Unix seconds.
+    /// The value of a session that begins at `now`, in Unix seconds, and is valid within `scope` alone.
     #[must_use]
-    pub fn session(&self, now: i64) -> Option<String> {
+    pub fn session(&self, scope: &str, now: i64) -> Option<String> {
         let until = (now + SESSION_S).to_string();
         let secret = self.secret.load();
-        let tag = hmac::sign(&secret.as_ref().as_ref()?.sessions, until.as_bytes());
+        let tag = hmac::sign(&secret.as_ref().as_ref()?.sessions, signed(scope, &until).as_bytes());
         Some(format!("{until}-{}", hex(tag.as_ref())))
     }
 
-    /// Whether `cookie` is such a value, and `now` still within its time.
+    /// Whether `value` is that of a session within `scope` that has not ended by `now`.
     #[must_use]
-    pub fn is_session(&self, cookie: &str, now: i64) -> bool {
+    pub fn is_session(&self, scope: &str, value: &str, now: i64) -> bool {
         let secret = self.secret.load();
-        let (Some(secret), Some((until, tag))) = (secret.as_ref(), cookie.split_once('-')) else { return false };
-        let is_ours = bytes(tag).is_some_and(|tag| hmac::verify(&secret.sessions, until.as_bytes(), &tag).is_ok());
+        let (Some(secret), Some((until, tag))) = (secret.as_ref(), value.split_once('-')) else { return false };
+        let signed = signed(scope, until);
+        let is_ours = bytes(tag).is_some_and(|tag| hmac::verify(&secret.sessions, signed.as_bytes(), &tag).is_ok());
         is_ours && until.parse().is_ok_and(|until: i64| now < until)
     }
 
@@ -139,6 +140,12 @@ impl Token {
         let sessions = hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&self.process, token).as_ref());
         Secret { hash, sessions }
     }
+}
+
+/// What a session's tag signs: its purpose, its scope, its end. No part of it can pass for another, because the end is
+/// digits.
+fn signed(scope: &str, until: &str) -> String {
+    format!("session\0{scope}\0{until}")
 }
 
 /// The token in `file`, without the white space around it.
@@ -216,25 +223,32 @@ mod tests {
     }
 
     #[test]
-    fn a_session_ends_with_its_time_its_token_and_its_process() {
+    fn a_session_is_bound_to_its_name_time_token_and_process() {
         let file = file("0123456789abcdef", 0o600);
         let token = Token::open(Some(file.path())).unwrap();
-        let cookie = token.session(NOW).unwrap();
+        let cookie = token.session("name", NOW).unwrap();
         assert!(!cookie.contains("0123456789abcdef"));
-        assert!(token.is_session(&cookie, NOW) && token.is_session(&cookie, NOW + SESSION_S - 1));
-        assert!(!token.is_session(&cookie, NOW + SESSION_S));
+        assert!(token.is_session("name", &cookie, NOW) && token.is_session("name", &cookie, NOW + SESSION_S - 1));
+        assert!(!token.is_session("name", &cookie, NOW + SESSION_S));
         let later = format!("9{cookie}");
         for forged in [&later, "", "-", "1900000000-", "1900000000-00", "1900000000-é", &cookie[..cookie.len() - 2]] {
-            assert!(!token.is_session(forged, NOW), "{forged}");
+            assert!(!token.is_session("name", forged, NOW), "{forged}");
         }
-        assert!(!Token::open(Some(file.path())).unwrap().is_session(&cookie, NOW));
+        for other in ["", "nam", "name ", "other"] {
+            assert!(!token.is_session(other, &cookie, NOW), "{other:?}");
+        }
+        assert!(!Token::open(Some(file.path())).unwrap().is_session("name", &cookie, NOW));
         assert!(!token.reload().unwrap());
-        assert!(token.is_session(&cookie, NOW));
+        assert!(token.is_session("name", &cookie, NOW));
         write(&file, "another 0123456789");
         assert!(token.reload().is_err());
-        assert!(token.is_session(&cookie, NOW), "a broken file leaves the last good token in force");
+        assert!(token.is_session("name", &cookie, NOW), "a broken file leaves the last good token in force");
         write(&file, "another-0123456789");
         assert!(token.reload().unwrap());
-        assert!(!token.is_session(&cookie, NOW) && !token.is(b"0123456789abcdef") && token.is(b"another-0123456789"));
+        assert!(
+            !token.is_session("name", &cookie, NOW)
+                && !token.is(b"0123456789abcdef")
+                && token.is(b"another-0123456789")
+        );
     }
 }

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -14,7 +15,7 @@ use crate::harness::pki::FACTORY;
 use crate::harness::site::{Running, Site};
 use crate::harness::socket::Socket;
 use crate::harness::tool::{provost, run};
-use crate::harness::{STRANGER, VVX500, eventually, within_a_second};
+use crate::harness::{STRANGER, VVX500, eventually, is_here, within_a_second};
 
 const TOKEN: &str = "a-token-for-tests-0123456789";
 
@@ -32,11 +33,62 @@ fn write_token(site: &Site, token: &str, mode: u32) {
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// The operators of a server that listens on every address, asked at this one.
-fn operators_at_loopback(server: &Running) -> Operators {
-    let mut operators = Operators::of(server);
+/// A client without a token of a server that listens on every address, or on this one.
+fn stranger(server: &Running) -> Operators {
+    let mut operators = Operators::of(server).without_token();
     operators.base = operators.base.replace("0.0.0.0", "127.0.0.1");
     operators
+}
+
+/// Paths that tell what is served, and to whom.
+const SECRET: [&str; 8] = [
+    "/",
+    "/metrics",
+    "/api/overview",
+    "/api/phones",
+    "/api/phones/ote/00005e00530c",
+    "/events",
+    "/phones/ote/00005e00530c",
+    "/nothing",
+];
+
+/// Asks for everything without the token: nothing comes back but what anybody may know.
+#[track_caller]
+fn assert_tells_nothing(client: &Operators, how: &str) {
+    for path in SECRET {
+        let answer = client.get(path);
+        assert_eq!(answer.status, 401, "{how} {path}: {answer:?}");
+        assert!(answer.headers["www-authenticate"].starts_with("Bearer"), "{how} {path}: {answer:?}");
+        assert!(
+            !answer.body.contains("phones.example.com") && !answer.body.contains(VVX500),
+            "{how} {path}: {answer:?}"
+        );
+        assert_eq!(client.with_token("not-the-token-0123456789").get(path).status, 401, "{how} {path}");
+    }
+    for path in ["/allow", "/deny", "/sign-out", "/api/allow", "/api/deny"] {
+        assert_eq!(client.post(path, &wanted()).status, 401, "{how} {path}");
+    }
+    for path in ["/healthz", "/sign-in"] {
+        assert_eq!(client.get(path).status, 200, "{how} {path}");
+    }
+    let ready = client.get("/readyz");
+    assert_eq!((ready.status, ready.body.as_str()), (200, ""), "{how}");
+}
+
+/// A program in the background, killed and waited for in the end.
+struct Background(Child);
+
+impl Background {
+    fn start(command: &mut Command) -> Self {
+        Self(command.stdin(Stdio::null()).spawn().unwrap())
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
 }
 
 fn wanted() -> serde_json::Value {
@@ -44,24 +96,39 @@ fn wanted() -> serde_json::Value {
 }
 
 #[test]
-fn where_others_can_connect_everything_but_health_needs_the_token() {
-    let site = site("0.0.0.0:0");
+fn with_a_token_nothing_is_read_without_it() {
+    for listen in ["0.0.0.0:0", "127.0.0.1:0", "unix:status.sock"] {
+        let site = site(listen);
+        let server = site.start();
+        let stranger = stranger(&server);
+        assert_tells_nothing(&stranger, listen);
+        let page = stranger.get("/").body;
+        assert!(page.contains("action=\"/sign-in\""), "{page}");
+        let assets: Vec<&str> = page.split('"').filter(|it| it.starts_with("/assets/")).collect();
+        assert_eq!(assets.len(), 3, "{page}");
+        for asset in assets {
+            assert_eq!(stranger.get(asset).status, 200, "{asset}");
+        }
+        let ours = stranger.with_token(TOKEN);
+        for path in SECRET.iter().filter(|path| !["/events", "/nothing", "/api/phones/ote/00005e00530c"].contains(path))
+        {
+            assert_eq!(ours.get(path).status, 200, "{path}");
+        }
+        assert_eq!(ours.get("/readyz").body, "ready\n");
+    }
+}
+
+#[test]
+fn readyz_tells_a_stranger_its_status_alone() {
+    let mut site = site("127.0.0.1:0");
+    site.config["certificate"] = json!({ "files": [{ "chain": "absent.pem", "key": "absent.key" }] });
     let server = site.start();
-    let operators = operators_at_loopback(&server);
-    let paths =
-        ["/", "/metrics", "/readyz", "/api/overview", "/api/phones", "/events", "/phones/ote/00005e00530c", "/nothing"];
-    for path in paths {
-        let answer = operators.get(path);
-        assert_eq!(answer.status, 401, "{path}: {answer:?}");
-        assert!(!answer.body.contains("ote") || path.contains("ote"), "{path}: {answer:?}");
-        assert_eq!(operators.with_token("not-the-token-0123456789").get(path).status, 401, "{path}");
-    }
-    assert_eq!(operators.get("/healthz").status, 200);
-    assert!(operators.get("/").body.contains("action=\"/sign-in\""));
-    let ours = operators.with_token(TOKEN);
-    for path in ["/", "/metrics", "/readyz", "/api/overview", "/api/phones"] {
-        assert_eq!(ours.get(path).status, 200, "{path}");
-    }
+    let stranger = stranger(&server);
+    let answer = stranger.get("/readyz");
+    assert_eq!((answer.status, answer.body.as_str(), answer.headers["content-length"].as_str()), (503, "", "0"));
+    let answer = stranger.with_token(TOKEN).get("/readyz");
+    assert_eq!((answer.status, answer.body.as_str()), (503, "there is no server certificate yet\n"));
+    assert_eq!(stranger.with_token("not-the-token-0123456789").get("/readyz").body, "");
 }
 
 #[test]
@@ -98,8 +165,7 @@ fn what_is_open_to_others_without_a_good_token_is_no_configuration() {
 fn whatever_changes_anything_needs_the_token_everywhere() {
     let site = site("127.0.0.1:0");
     let server = site.start();
-    let operators = Operators::of(&server);
-    assert_eq!(operators.get("/api/phones").status, 200);
+    let operators = stranger(&server);
     for path in ["/api/allow", "/api/deny"] {
         assert_eq!(operators.post(path, &wanted()).status, 401);
         assert_eq!(operators.with_token("wrong-token-0123456789").post(path, &wanted()).status, 401);
@@ -132,40 +198,91 @@ fn a_token_is_another_one_after_sighup_and_a_bad_file_leaves_the_last() {
     assert!(!is_good(TOKEN));
 }
 
+/// What a request looks like that a proxy sends on, in either version of HTTP.
+const PROXIED: [&[&str]; 9] = [
+    &[],
+    &["--http1.0"],
+    &["--http1.0", "-H", "Connection: close"],
+    &["-H", "Connection:"],
+    &["-H", "Host: provost.example.com"],
+    &["-H", "Forwarded: for=127.0.0.1;host=localhost"],
+    &["-H", "X-Forwarded-For: 127.0.0.1", "-H", "X-Forwarded-Proto: https"],
+    &["-H", "X-Real-IP: 127.0.0.1"],
+    &["-H", "Via: 1.1 localhost"],
+];
+
 #[test]
-fn a_proxy_on_this_machine_opens_nothing_to_those_behind_it() {
+fn a_proxy_opens_nothing_where_there_is_a_token() {
     for listen in ["127.0.0.1:0", "unix:status.sock"] {
         let site = site(listen);
         let server = site.start();
-        let operators = Operators::of(&server);
-        let ways: [&[&str]; 6] = [
-            &["-H", "Host: provost.example.com"],
-            &["-H", "Forwarded: for=192.0.2.1"],
-            &["-H", "X-Forwarded-For: 192.0.2.1"],
-            &["-H", "X-Real-IP: 192.0.2.1"],
-            &["-H", "Via: 1.1 proxy"],
-            &["--http1.0"],
-        ];
-        for way in ways {
-            let through = operators.with(way);
-            for path in ["/", "/metrics", "/readyz", "/api/overview", "/api/phones", "/events"] {
-                let answer = through.get(path);
-                assert_eq!(answer.status, 401, "{listen} {way:?} {path}: {answer:?}");
-                assert!(!answer.body.contains(VVX500), "{answer:?}");
-            }
-            let told = through.get("/api/phones").json();
-            assert!(told["error"].as_str().unwrap().contains("through a proxy"), "{told}");
-            assert_eq!(through.get("/healthz").status, 200, "{listen} {way:?}");
+        for way in PROXIED {
+            let through = stranger(&server).with(way);
+            assert_tells_nothing(&through, &format!("{listen} {way:?}"));
             assert_eq!(through.with_token(TOKEN).get("/api/phones").status, 200, "{listen} {way:?}");
         }
-        assert_eq!(operators.get("/api/phones").status, 200);
     }
-    // Where there is no token, it is said what is missing.
-    let mut without = Site::with_ote();
-    without.config["status"] = json!({ "listen": "127.0.0.1:0" });
-    let server = without.start();
-    let answer = Operators::of(&server).with(&["-H", "X-Forwarded-For: 192.0.2.1"]).get("/api/phones");
-    assert!(answer.status == 403 && answer.body.contains("must name a \\\"token_file\\\""), "{answer:?}");
+}
+
+#[test]
+fn without_a_token_headers_and_version_decide_nothing() {
+    let mut site = Site::with_ote();
+    site.config["status"] = json!({ "listen": "127.0.0.1:0" });
+    let server = site.start();
+    let operators = Operators::of(&server);
+    for way in PROXIED.into_iter().filter(|way| !way.concat().contains("example.com")) {
+        assert_eq!(operators.with(way).get("/api/phones").status, 200, "{way:?}");
+        assert_eq!(operators.with(way).get("/readyz").body, "ready\n", "{way:?}");
+        assert_eq!(operators.with(way).post("/api/allow", &wanted()).status, 403, "{way:?}");
+    }
+    let answer = operators.with(&["-H", "Host: 192.0.2.1"]).get("/api/phones");
+    assert_eq!(answer.status, 421, "{answer:?}");
+}
+
+/// nginx as it is mostly configured, in front of a Unix socket.
+#[test]
+fn nginx_in_front_opens_nothing_where_there_is_a_token() {
+    if !is_here("nginx_in_front_opens_nothing_where_there_is_a_token", "nginx") {
+        return;
+    }
+    let site = site("unix:status.sock");
+    let server = site.start();
+    let blocks = [
+        "",
+        "proxy_http_version 1.1;",
+        "proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_set_header Host localhost;",
+        "proxy_http_version 1.1; proxy_set_header Host $host; proxy_set_header X-Forwarded-For $remote_addr;",
+        "proxy_http_version 1.0; proxy_set_header Host 127.0.0.1;",
+    ];
+    let servers: String = (0..)
+        .zip(blocks)
+        .map(|(number, block)| {
+            let (front, back) = (site.path(&format!("front{number}.sock")), site.path("status.sock"));
+            format!(
+                "server {{ listen unix:{}; location / {{ proxy_pass http://unix:{}:/; {block} }} }}",
+                front.display(),
+                back.display()
+            )
+        })
+        .collect();
+    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|kind| format!("{kind}_temp_path {};", site.path(kind).display()))
+        .concat();
+    let config = format!(
+        "daemon off; master_process off; pid {}; error_log stderr; events {{}} http {{ access_log off; {temporary} {servers} }}",
+        site.path("nginx.pid").display()
+    );
+    std::fs::write(site.path("nginx.conf"), config).unwrap();
+    let _nginx =
+        Background::start(Command::new("nginx").arg("-p").arg(site.path(".")).arg("-c").arg(site.path("nginx.conf")));
+    for (number, block) in blocks.iter().enumerate() {
+        let front = site.path(&format!("front{number}.sock"));
+        eventually("nginx", || front.exists().then_some(()));
+        let mut through = stranger(&server);
+        through = through.with(&["--unix-socket", front.to_str().unwrap()]);
+        assert_tells_nothing(&through, block);
+        assert_eq!(through.with_token(TOKEN).get("/api/phones").status, 200, "{block}");
+    }
 }
 
 #[test]
@@ -173,17 +290,17 @@ fn a_page_of_a_stranger_gets_nothing() {
     let site = site("127.0.0.1:0");
     let server = site.start();
     let operators = Operators::of(&server);
+    let stranger = operators.without_token();
     // DNS rebinding: the browser asks us by the stranger's name.
     for host in ["evil.example.com", "evil.example.com:8444", "localhost.evil.example.com"] {
         let answer = operators.with(&["-H", &format!("Host: {host}")]).get("/api/phones");
         assert_eq!(answer.status, 421, "{host}: {answer:?}");
         assert!(!answer.body.contains(VVX500));
     }
-    let with_token = operators.with_token(TOKEN);
-    for (host, alone) in [("localhost", 200), ("provost.example.com", 401), ("[::1]", 200)] {
+    for host in ["localhost", "provost.example.com", "[::1]"] {
         let host = format!("Host: {host}");
-        assert_eq!(operators.with(&["-H", &host]).get("/api/phones").status, alone, "{host}");
-        assert_eq!(with_token.with(&["-H", &host]).get("/api/phones").status, 200, "{host}");
+        assert_eq!(stranger.with(&["-H", &host]).get("/api/phones").status, 401, "{host}");
+        assert_eq!(operators.with(&["-H", &host]).get("/api/phones").status, 200, "{host}");
     }
     // A page of another site may lead here, but not ask: it would take all the places of those who look.
     for path in ["/events", "/api/phones", "/"] {
@@ -210,7 +327,7 @@ fn a_page_of_a_stranger_gets_nothing() {
 fn a_browser_signs_in_allows_and_signs_out() {
     let site = site("0.0.0.0:0");
     let server = site.start();
-    let operators = operators_at_loopback(&server);
+    let operators = stranger(&server);
     let origin = format!("Origin: {}", operators.base);
     let here = operators.with(&["-H", &origin]);
     let form = here.get("/sign-in").body;
@@ -246,8 +363,27 @@ fn a_browser_signs_in_allows_and_signs_out() {
     write_token(&site, TOKEN, 0o600);
     server.kill();
     let server = site.start();
-    let again = operators_at_loopback(&server).with(&["-H", &session]);
+    let again = stranger(&server).with(&["-H", &session]);
     assert_eq!(again.get("/api/phones").status, 401);
+}
+
+#[test]
+fn behind_https_the_session_cookie_is_secure_and_host_only() {
+    let site = site("127.0.0.1:0");
+    let server = site.start();
+    let proxied = stranger(&server).with(&["-H", "Host: provost.example.com"]);
+    let page = proxied.with(&["-H", "Origin: https://provost.example.com"]);
+    let answer = page.with(&["--data", &format!("token={TOKEN}")]).get("/sign-in");
+    let cookie = &answer.headers["set-cookie"];
+    assert!(cookie.starts_with("__Host-provost_session=") && cookie.ends_with("; SameSite=Strict; Secure"), "{cookie}");
+    assert!(cookie.contains("; Path=/;") && !cookie.contains("Domain"), "{cookie}");
+    let value = cookie.split(['=', ';']).nth(1).unwrap();
+    let status = |name: &str| proxied.with(&["-H", &format!("Cookie: {name}={value}")]).get("/api/phones").status;
+    let names = ["__Host-provost_session", "provost_session", "__Secure-provost_session", "provost_token"];
+    assert_eq!(names.map(status), [200, 401, 401, 401]);
+    let cookie = format!("Cookie: __Host-provost_session={value}");
+    let out = page.with(&["-H", &cookie, "--data", ""]).get("/sign-out").headers["set-cookie"].clone();
+    assert!(out.starts_with("__Host-provost_session=; Max-Age=0;") && out.ends_with("; Secure"), "{out}");
 }
 
 #[test]
@@ -261,7 +397,7 @@ fn a_unix_socket_is_for_its_group_and_a_crash_leaves_nothing_in_the_way() {
     let operators = Operators::of(&server);
     assert_eq!(operators.get("/api/overview").status, 200);
     assert_eq!(operators.with(&["-H", "Host: evil.example.com"]).get("/api/overview").status, 421);
-    assert_eq!(operators.post("/api/allow", &wanted()).status, 401);
+    assert_eq!(operators.without_token().post("/api/allow", &wanted()).status, 401);
     server.kill();
     assert!(socket.exists(), "a crash leaves it");
     let server = site.start();
@@ -287,7 +423,7 @@ fn what_cannot_be_meant_is_answered_as_such() {
     let site = site("127.0.0.1:0");
     let server = site.start();
     let operators = Operators::of(&server);
-    let ours = operators.with_token(TOKEN);
+    let ours = &operators;
     for (path, status) in [
         ("/nothing", 404),
         ("/api/phones/ote", 404),
@@ -420,7 +556,7 @@ fn who_is_turned_away_keeps_no_place_by_a_body() {
         ("/sign-in", "localhost", "Origin: http://evil.example.com\r\n", 403),
         // Whoever would sign in has a little while.
         ("/sign-in", "localhost", "", 408),
-        ("/sign-out", "localhost", "", 408),
+        ("/sign-out", "localhost", "", 401),
     ] {
         if status == 408 && slow.is_none() {
             slow = Some(post("/allow", "localhost", &format!("Authorization: Bearer {TOKEN}\r\n")));

@@ -29,17 +29,30 @@ fn request(method: &str, headers: &[(&str, &str)]) -> Parts {
     request.body(()).unwrap().into_parts().0
 }
 
-/// The status with which `headers` are barred from something for operators; 0 if they are not.
+/// The status with which `headers` from this machine are barred from something for operators; 0 if they are not.
 fn barred(gate: &Gate, token: &Token, method: &str, headers: &[(&str, &str)]) -> u16 {
-    let checked = gate.check(&request(method, headers), Exposure::Operators, token, NOW);
+    barred_from(ClientLocation::Local, gate, token, method, headers)
+}
+
+fn barred_from(from: ClientLocation, gate: &Gate, token: &Token, method: &str, headers: &[(&str, &str)]) -> u16 {
+    let checked = gate.check(&request(method, headers), from, Exposure::Operators, token, NOW);
     checked.err().map_or(0, |barred| barred.status.as_u16())
+}
+
+/// A session of `gate` in the cookie `name`, as a browser sends it.
+fn session(gate: &Gate, token: &Token, name: &str) -> String {
+    let origin = if name.starts_with("__Host-") { "https://localhost" } else { "http://localhost" };
+    let cookie = gate.session_cookie(&request("POST", &[("Origin", origin)]));
+    assert_eq!(cookie.name, name);
+    format!("x=1; {name}={}", token.session(&cookie.scope, NOW).unwrap())
 }
 
 #[test]
 fn only_our_own_names_are_hosts() {
     let none = Token::open(None).unwrap();
     let at = |gate: &Gate, host: &str| {
-        let checked = gate.check(&request("GET", &[("Host", host)]), Exposure::Public, &none, NOW);
+        let checked =
+            gate.check(&request("GET", &[("Host", host)]), ClientLocation::Remote, Exposure::Public, &none, NOW);
         checked.err().map_or(0, |barred| barred.status.as_u16())
     };
     let loopback = gate("127.0.0.1:8444", &["Provost.Example.com", "other.example.com:99"]);
@@ -77,7 +90,7 @@ fn the_targets_own_authority_must_be_ours_too() {
     let (gate, none) = (gate("127.0.0.1:8444", &[]), Token::open(None).unwrap());
     let at = |uri: &str| {
         let request = Request::builder().uri(uri).header("Host", "localhost").body(()).unwrap();
-        gate.check(&request.into_parts().0, Exposure::Public, &none, NOW).is_ok()
+        gate.check(&request.into_parts().0, ClientLocation::Remote, Exposure::Public, &none, NOW).is_ok()
     };
     assert!(at("http://localhost/") && !at("http://evil.example.com/"));
 }
@@ -88,7 +101,7 @@ fn whatever_changes_anything_needs_the_token_and_no_other_site() {
     let gate = gate("127.0.0.1:8444", &[]);
     let host = ("Host", "localhost:8444");
     let bearer = ("Authorization", "Bearer 0123456789abcdef");
-    let session = format!("x=1; {COOKIE_NAME}={}", token.session(NOW).unwrap());
+    let session = session(&gate, &token, COOKIE_NAME);
     let cookie = ("Cookie", session.as_str());
     let post = |headers: &[(&str, &str)]| barred(&gate, &token, "POST", &[&[host], headers].concat());
     assert_eq!(post(&[]), 401);
@@ -116,49 +129,104 @@ fn whatever_changes_anything_needs_the_token_and_no_other_site() {
 }
 
 #[test]
-fn where_others_can_connect_everything_needs_the_token() {
+fn with_a_token_reading_needs_it_from_every_peer() {
     let (_file, token) = token();
-    let open = gate("0.0.0.0:8444", &[]);
-    let host = ("Host", "127.0.0.1:8444");
-    assert_eq!(barred(&open, &token, "GET", &[host]), 401);
-    assert_eq!(barred(&open, &token, "GET", &[host, ("Authorization", "Bearer 0123456789abcdef")]), 0);
-    assert!(open.check(&request("GET", &[host]), Exposure::Public, &token, NOW).is_ok());
-    let private = gate("127.0.0.1:8444", &[]);
-    assert_eq!(barred(&private, &token, "GET", &[host]), 0);
-    assert_eq!(barred(&private, &token, "GET", &[host, ("Authorization", "Bearer wrong")]), 401);
+    let bearer = ("Authorization", "Bearer 0123456789abcdef");
+    for listen in ["0.0.0.0:8444", "127.0.0.1:8444", "[::1]:8444", "unix:s"] {
+        let gate = gate(listen, &["provost.example.com"]);
+        for peer in [ClientLocation::Local, ClientLocation::Remote] {
+            for host in ["127.0.0.1:8444", "localhost", "[::1]", "provost.example.com"] {
+                let host = ("Host", host);
+                let barred = |headers: &[(&str, &str)]| barred_from(peer, &gate, &token, "GET", headers);
+                assert_eq!(barred(&[host]), 401, "{listen} {peer:?} {host:?}");
+                assert_eq!(barred(&[host, ("Authorization", "Bearer wrong")]), 401);
+                assert_eq!(barred(&[host, bearer]), 0, "{listen} {peer:?} {host:?}");
+                let seen = gate.check(&request("GET", &[host]), peer, Exposure::Public, &token, NOW).unwrap();
+                assert_eq!(seen, Visitor { is_signed_in: false, may_read: false }, "{listen} {peer:?} {host:?}");
+            }
+        }
+    }
 }
 
 #[test]
-fn who_shows_a_token_where_there_is_none_is_told_so_and_not_of_a_proxy() {
+fn without_a_token_only_local_peers_read_by_a_loopback_name() {
+    let none = Token::open(None).unwrap();
+    let gate = gate("127.0.0.1:8444", &["provost.example.com"]);
+    for (peer, host, status) in [
+        (ClientLocation::Local, "localhost:8444", 0),
+        (ClientLocation::Local, "127.0.0.1", 0),
+        (ClientLocation::Local, "[::1]:8444", 0),
+        (ClientLocation::Local, "provost.example.com", 403),
+        (ClientLocation::Remote, "localhost:8444", 403),
+        (ClientLocation::Remote, "127.0.0.1:8444", 403),
+    ] {
+        assert_eq!(barred_from(peer, &gate, &none, "GET", &[("Host", host)]), status, "{peer:?} {host}");
+        let public = gate.check(&request("GET", &[("Host", host)]), peer, Exposure::Public, &none, NOW).unwrap();
+        assert_eq!(public, Visitor { is_signed_in: false, may_read: status == 0 }, "{peer:?} {host}");
+        assert_eq!(barred_from(peer, &gate, &none, "POST", &[("Host", host)]), 403, "{peer:?} {host}");
+    }
+}
+
+#[test]
+fn a_token_where_none_is_configured_is_refused() {
     let (gate, none) = (gate("127.0.0.1:8444", &[]), Token::open(None).unwrap());
     let shows = request("GET", &[("Host", "localhost"), ("Authorization", "Bearer x")]);
-    let barred = gate.check(&shows, Exposure::Operators, &none, NOW).unwrap_err();
+    let barred = gate.check(&shows, ClientLocation::Local, Exposure::Operators, &none, NOW).unwrap_err();
     assert_eq!(barred.status, StatusCode::FORBIDDEN);
-    assert!(barred.reason.contains("names no \"token_file\"") && !barred.reason.contains("proxy"), "{barred:?}");
+    assert!(barred.reason.contains("names no \"token_file\""), "{barred:?}");
 }
 
 #[test]
-fn who_comes_through_a_proxy_is_not_of_this_machine() {
+fn neither_proxy_headers_nor_the_http_version_change_admission() {
     let (_file, token) = token();
     let none = Token::open(None).unwrap();
-    let bearer = ("Authorization", "Bearer 0123456789abcdef");
+    let gate = gate("127.0.0.1:8444", &[]);
     let local = ("Host", "localhost:8444");
-    for listen in ["127.0.0.1:8444", "[::1]:8444", "unix:s"] {
-        let gate = gate(listen, &["provost.example.com"]);
-        assert_eq!(barred(&gate, &token, "GET", &[local]), 0, "{listen}");
-        let by_name = ("Host", "provost.example.com");
-        assert_eq!(barred(&gate, &token, "GET", &[by_name]), 401, "{listen}");
-        assert_eq!(barred(&gate, &token, "GET", &[by_name, bearer]), 0, "{listen}");
-        let marks = ["Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP"];
-        for mark in marks.map(|name| (name, "192.0.2.1")) {
-            assert_eq!(barred(&gate, &token, "GET", &[local, mark]), 401, "{listen} {mark:?}");
-            assert_eq!(barred(&gate, &none, "GET", &[local, mark]), 403, "{listen} {mark:?}");
-            assert_eq!(barred(&gate, &token, "GET", &[local, mark, bearer]), 0, "{listen} {mark:?}");
+    let names = ["Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP"];
+    for value in ["127.0.0.1", "for=127.0.0.1;host=localhost", "192.0.2.1", "unix:"] {
+        for name in names {
+            let mark = (name, value);
+            for (token, local_status, remote_status) in [(&token, 401, 401), (&none, 0, 403)] {
+                assert_eq!(
+                    barred_from(ClientLocation::Local, &gate, token, "GET", &[local, mark]),
+                    local_status,
+                    "{mark:?}"
+                );
+                assert_eq!(
+                    barred_from(ClientLocation::Remote, &gate, token, "GET", &[local, mark]),
+                    remote_status,
+                    "{mark:?}"
+                );
+            }
         }
-        let mut old = request("GET", &[local]);
-        old.version = Version::HTTP_10;
-        assert_eq!(gate.check(&old, Exposure::Operators, &token, NOW).unwrap_err().status, 401, "{listen}");
-        assert!(gate.check(&old, Exposure::Public, &token, NOW).is_ok(), "{listen}");
+    }
+    for version in [hyper::Version::HTTP_10, hyper::Version::HTTP_11] {
+        let mut asked = request("GET", &[local]);
+        asked.version = version;
+        let status =
+            |token| gate.check(&asked, ClientLocation::Local, Exposure::Operators, token, NOW).map_err(|it| it.status);
+        assert_eq!(status(&token).unwrap_err(), 401, "{version:?}");
+        assert!(status(&none).is_ok(), "{version:?}");
+    }
+}
+
+#[test]
+fn a_session_is_valid_under_its_own_cookie_and_listener_alone() {
+    let (_file, token) = token();
+    let ours = gate("127.0.0.1:8444", &[]);
+    let host = ("Host", "localhost:8444");
+    for name in [COOKIE_NAME, SECURE_COOKIE_NAME] {
+        let cookie = session(&ours, &token, name);
+        assert_eq!(barred(&ours, &token, "GET", &[host, ("Cookie", &cookie)]), 0, "{name}");
+        for other in [COOKIE_NAME, SECURE_COOKIE_NAME, "provost_csrf", "PROVOST_SESSION", "provost_session2"] {
+            let renamed = cookie.replacen(name, other, 1);
+            let status = if other == name { 0 } else { 401 };
+            assert_eq!(barred(&ours, &token, "GET", &[host, ("Cookie", &renamed)]), status, "{name} as {other}");
+        }
+        for elsewhere in ["127.0.0.1:8445", "[::1]:8444", "unix:s"] {
+            let elsewhere = gate(elsewhere, &[]);
+            assert_eq!(barred(&elsewhere, &token, "GET", &[host, ("Cookie", &cookie)]), 401, "{elsewhere:?}");
+        }
     }
 }
 

@@ -5,21 +5,20 @@
 
 use maud::{Markup, html};
 
-use super::frame::Reader;
 use super::link::to_state;
 use super::moment::when;
 use super::text::{Foreign, command, count, figure, foreign, model as model_name};
 use crate::constituency::{ConstituencyName, MacAddress};
 use crate::status::picture::{Overview, Phone, Unproven};
 
-pub(super) fn section(overview: &Overview, reader: Reader) -> Markup {
+pub(super) fn section(overview: &Overview) -> Markup {
     html! {
         section id="waiting" aria-labelledby="waiting-title" {
             h2 id="waiting-title" { "Waiting for approval" }
             @if overview.waiting.is_empty() {
                 p class="empty" { "Nobody waits. A phone that proves who it is and is on no list appears here when it first asks." }
             } @else {
-                ul class="waiting" { @for phone in &overview.waiting { (waiting(phone, overview, reader)) } }
+                ul class="waiting" { @for phone in &overview.waiting { (waiting(phone, overview)) } }
                 @if overview.counts.waiting > overview.waiting.len() {
                     p class="found" {
                         "These are the last " (figure(overview.waiting.len())) " of " (figure(overview.counts.waiting)) ". "
@@ -31,7 +30,7 @@ pub(super) fn section(overview: &Overview, reader: Reader) -> Markup {
     }
 }
 
-fn waiting(phone: &Phone, overview: &Overview, reader: Reader) -> Markup {
+fn waiting(phone: &Phone, overview: &Overview) -> Markup {
     let (constituency, mac) = (&phone.constituency, phone.mac);
     html! {
         li id={ "waiting-" (constituency) "-" (mac) } class="card" {
@@ -42,13 +41,13 @@ fn waiting(phone: &Phone, overview: &Overview, reader: Reader) -> Markup {
                 @if let Some(last) = phone.last_seen { "last " (when(overview.now, last)) ", " }
                 (count(phone.refusals, "refusal", "refusals"))
             }
-            (action(constituency, mac, overview, reader))
+            (action(constituency, mac, overview))
         }
     }
 }
 
 /// The form that lets a phone in, or the command that does where the page cannot.
-pub(super) fn action(constituency: &ConstituencyName, mac: MacAddress, overview: &Overview, reader: Reader) -> Markup {
+pub(super) fn action(constituency: &ConstituencyName, mac: MacAddress, overview: &Overview) -> Markup {
     let found = overview.constituencies.iter().find(|it| it.name == constituency.as_str());
     let obstacle = match found {
         Some(constituency) => constituency.not_allowable.as_deref(),
@@ -58,11 +57,8 @@ pub(super) fn action(constituency: &ConstituencyName, mac: MacAddress, overview:
         @if let Some(obstacle) = obstacle {
             p class="instead" { "To let it in, run this (from here it cannot be done: " (foreign(obstacle)) ")" }
             (allow_command(constituency, mac, overview))
-        } @else if reader == Reader::SignedIn {
-            (form(constituency, mac))
         } @else {
-            p class="instead" { a href="/sign-in" { "Sign in" } " to let it in from here, or run" }
-            (allow_command(constituency, mac, overview))
+            (form(constituency, mac))
         }
     }
 }

@@ -8,39 +8,18 @@ use super::outcome::{Outcome, said};
 use super::text::{Foreign, foreign};
 use crate::status::picture::Overview;
 
-/// Who reads the page.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reader {
-    /// Somebody who may look; nothing can be changed from here, as no token is configured.
-    Visitor,
-    /// Somebody who may look, and may do more with the token.
-    SignedOut,
-    /// Somebody who has the token.
-    SignedIn,
-}
-
-impl Reader {
-    pub(super) fn new(is_signed_in: bool, has_token: bool) -> Self {
-        match (is_signed_in, has_token) {
-            (true, _) => Self::SignedIn,
-            (false, true) => Self::SignedOut,
-            (false, false) => Self::Visitor,
-        }
-    }
-}
-
 /// A page of the overview: its `title` and main part.
 pub(super) fn page(
     title: &str,
     overview: &Overview,
-    reader: Reader,
+    is_signed_in: bool,
     outcome: Option<&Outcome>,
     main: &Markup,
 ) -> String {
     let body = html! {
         body data-events="/events" {
             a class="skip" href="#main" { "To the content" }
-            (header(overview, reader))
+            (header(overview, is_signed_in))
             main id="main" {
                 div id="outcome" role="status" { @if let Some(outcome) = outcome { (said(outcome)) } }
                 (main)
@@ -82,7 +61,7 @@ fn document(title: &str, body: &Markup) -> String {
     page.into_string()
 }
 
-fn header(overview: &Overview, reader: Reader) -> Markup {
+fn header(overview: &Overview, is_signed_in: bool) -> Markup {
     html! {
         header class="top" {
             a class="name" href="/" {
@@ -98,17 +77,7 @@ fn header(overview: &Overview, reader: Reader) -> Markup {
                 a href="/#phones" { "Phones" }
             }
             p class="live" id="live" { "Updated " (when(overview.now, overview.now)) }
-            (signing(reader))
-        }
-    }
-}
-
-fn signing(reader: Reader) -> Markup {
-    html! {
-        @match reader {
-            Reader::Visitor => {}
-            Reader::SignedOut => { a class="sign" href="/sign-in" { "Sign in" } }
-            Reader::SignedIn => {
+            @if is_signed_in {
                 form class="sign" method="post" action="/sign-out" { button class="quiet-button" { "Sign out" } }
             }
         }

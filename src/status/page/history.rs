@@ -3,14 +3,13 @@
 use maud::{Markup, html};
 
 use super::approval::{action, unproven_table};
-use super::frame::Reader;
 use super::link::to_constituency;
 use super::moment::{day, stamp, when};
 use super::state::{meaning, of_phone, old_tls};
 use super::text::{command, count, duration, figure, foreign, model, size};
 use crate::status::picture::{Overview, Phone, PhoneHistory, PhoneRequest, PhoneState, Unproven};
 
-pub(super) fn sections(overview: &Overview, history: &PhoneHistory, reader: Reader) -> Markup {
+pub(super) fn sections(overview: &Overview, history: &PhoneHistory) -> Markup {
     let phone = &history.phone;
     html! {
         section id="phone" aria-labelledby="phone-title" {
@@ -23,7 +22,7 @@ pub(super) fn sections(overview: &Overview, history: &PhoneHistory, reader: Read
             @if let Some((reason, at)) = phone.refusal.as_ref().filter(|_| is_out(phone)) {
                 p class="problem" { "Refused " (when(overview.now, *at)) ": " (foreign(reason)) }
             }
-            (what_to_do(overview, phone, reader))
+            (what_to_do(overview, phone))
             (facts(phone, overview.now))
         }
         (requests(&history.requests, overview.now))
@@ -52,11 +51,11 @@ fn is_out(phone: &Phone) -> bool {
     matches!(phone.state, PhoneState::Waiting | PhoneState::Refused | PhoneState::Denied)
 }
 
-fn what_to_do(overview: &Overview, phone: &Phone, reader: Reader) -> Markup {
+fn what_to_do(overview: &Overview, phone: &Phone) -> Markup {
     let (constituency, mac) = (&phone.constituency, phone.mac);
     html! {
         @match phone.state {
-            PhoneState::Waiting => (action(constituency, mac, overview, reader)),
+            PhoneState::Waiting => (action(constituency, mac, overview)),
             PhoneState::Denied => {
                 p class="instead" { "To let it in again" }
                 (command(overview, &format!("allow {mac} --constituency {constituency}")))

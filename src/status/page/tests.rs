@@ -120,7 +120,7 @@ fn phones(text: &str) -> PhonePage {
 }
 
 fn home(overview: &Overview, phones: &PhonePage, query: &PhoneQuery, is_signed_in: bool) -> String {
-    render(&View { overview, phones, query, is_signed_in, has_token: true, outcome: None })
+    render(&View { overview, phones, query, is_signed_in, outcome: None })
 }
 
 fn history(text: &str, state: PhoneState) -> PhoneHistory {
@@ -144,7 +144,7 @@ fn all_pages(text: &str) -> Vec<String> {
     let mut pages: Vec<String> =
         [false, true].map(|is_signed_in| home(&overview, &phones(text), &query(text), is_signed_in)).to_vec();
     for state in state::ALL {
-        pages.extend([false, true].map(|is_in| render_phone(&overview, &history(text, state), is_in, true)));
+        pages.extend([false, true].map(|is_in| render_phone(&overview, &history(text, state), is_in)));
     }
     pages
 }
@@ -220,21 +220,25 @@ fn identifiers_are_there_once_and_labels_name_them() {
 }
 
 #[test]
-fn only_a_proven_phone_can_be_let_in_by_a_button_and_only_with_the_token() {
+fn only_a_proven_phone_has_a_button_to_allow_it() {
     let overview = overview(HARMLESS);
     let nobody = PhonePage { total: 0, matching: 0, phones: Vec::new() };
-    let page = |is_signed_in| home(&overview, &nobody, &PhoneQuery::default(), is_signed_in);
-    assert_eq!(page(true).matches("action=\"/allow\"").count(), 1, "one phone waits, one certificate is unproven");
-    let without = page(false);
-    assert!(!without.contains("action=\"/allow\""));
-    assert!(without.contains("data-copy=\"provost allow 00005e0053aa --constituency ote --note &quot;…&quot;\""));
+    let page = |overview: &Overview| home(overview, &nobody, &PhoneQuery::default(), true);
+    assert_eq!(page(&overview).matches("action=\"/allow\"").count(), 1, "one phone waits, one certificate is unproven");
     let mut unwritable = overview.clone();
     for constituency in &mut unwritable.constituencies {
         constituency.not_allowable = Some("the folder is not ours to write".to_owned());
     }
-    let page = home(&unwritable, &nobody, &PhoneQuery::default(), true);
+    let page = page(&unwritable);
     assert!(!page.contains("action=\"/allow\"") && page.contains("the folder is not ours to write"));
-    assert!(page.contains("data-copy=\"provost allow 00005e0053aa --constituency ote"));
+    assert!(page.contains("data-copy=\"provost allow 00005e0053aa --constituency ote --note &quot;…&quot;\""));
+}
+
+#[test]
+fn only_a_session_has_a_button_that_ends_it() {
+    let overview = overview(HARMLESS);
+    let home = |is_signed_in| home(&overview, &phones(HARMLESS), &query(HARMLESS), is_signed_in);
+    assert_eq!([false, true].map(|it| home(it).matches("action=\"/sign-out\"").count()), [0, 1]);
 }
 
 #[test]
@@ -245,7 +249,7 @@ fn commands_name_the_configuration_of_the_server_whatever_its_path() {
         let mut pages = home(overview, &nobody, &PhoneQuery::default(), false);
         for state in [PhoneState::Well, PhoneState::Denied] {
             let phone = phone("00005e00530c", state, HARMLESS);
-            pages += &render_phone(overview, &PhoneHistory { phone, requests: Vec::new() }, true, true);
+            pages += &render_phone(overview, &PhoneHistory { phone, requests: Vec::new() }, true);
         }
         pages +=
             &home(&Overview { constituencies: Vec::new(), ..overview.clone() }, &nobody, &PhoneQuery::default(), true);

@@ -8,10 +8,11 @@ use serde_json::Value;
 use super::site::Running;
 use super::tool::run;
 
-/// Where the listener is, and how it is reached.
+/// Where the listener is, how it is reached, and with which token.
 #[derive(Clone)]
 pub struct Operators {
     pub base: String,
+    token: Option<String>,
     arguments: Vec<String>,
 }
 
@@ -24,17 +25,17 @@ pub struct Answer {
 }
 
 impl Operators {
-    /// Those of `server`, which says where its status page is.
+    /// Those of `server`, which says where its status page is, and in which file the token, if there is one.
     pub fn of(server: &Running) -> Self {
         let line = server.says("status page at ");
         let url = line.split("status page at ").nth(1).unwrap().split([' ', '"']).next().unwrap();
-        match url.strip_prefix("unix:") {
-            Some(path) => Self {
-                base: "http://localhost".to_owned(),
-                arguments: vec!["--unix-socket".to_owned(), path.to_owned()],
-            },
-            None => Self { base: url.trim_end_matches('/').to_owned(), arguments: Vec::new() },
-        }
+        let (base, arguments) = match url.strip_prefix("unix:") {
+            Some(path) => ("http://localhost", vec!["--unix-socket".to_owned(), path.to_owned()]),
+            None => (url.trim_end_matches('/'), Vec::new()),
+        };
+        let file = line.split_once("(token: ").map(|(_, rest)| rest.split_once(')').unwrap().0);
+        let token = file.map(|file| std::fs::read_to_string(file).unwrap().trim().to_owned());
+        Self { base: base.to_owned(), token, arguments }
     }
 
     /// The same, with further arguments of curl.
@@ -48,14 +49,21 @@ impl Operators {
     /// The same, who shows this token.
     #[must_use]
     pub fn with_token(&self, token: &str) -> Self {
-        self.with(&["-H", &format!("Authorization: Bearer {token}")])
+        Self { token: Some(token.to_owned()), ..self.clone() }
+    }
+
+    /// The same, who shows no token.
+    #[must_use]
+    pub fn without_token(&self) -> Self {
+        Self { token: None, ..self.clone() }
     }
 
     /// The command that asks for `path`, and prints the answer with its head.
     pub fn curl(&self, path: &str) -> Command {
         let mut curl = Command::new("curl");
         curl.args(["--silent", "--show-error", "--include", "--max-time", "20", "--path-as-is"]);
-        curl.args(&self.arguments).arg(format!("{}{path}", self.base));
+        let authorization = self.token.iter().flat_map(|it| ["-H".to_owned(), format!("Authorization: Bearer {it}")]);
+        curl.args(authorization).args(&self.arguments).arg(format!("{}{path}", self.base));
         curl
     }
 
