@@ -128,6 +128,12 @@ pub fn close(response: &mut Response<Content>) {
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
 }
 
+/// Whether the connection ends with this answer.
+#[must_use]
+pub fn closes(response: &Response<Content>) -> bool {
+    response.headers().contains_key(CONNECTION)
+}
+
 /// A status and its name, and not a word more.
 fn plain(status: StatusCode) -> Response<Content> {
     let text = format!("{}\n", status.canonical_reason().unwrap_or("refused"));

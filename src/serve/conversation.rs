@@ -55,7 +55,10 @@ async fn speak_and_rest<C: Channel>(
     loop {
         let mut http = http(stream, &connection);
         tokio::select! {
+            // In this order: what HTTP has begun to discard is looked at at once.
+            biased;
             result = http.as_mut() => return close(&connection, result, http),
+            never = connection.discard() => match never {},
             () = connection.pace.silence(REST_AFTER) => {}
             () = told(&mut stop, Stop::Drain) => return Box::pin(drain(http, &connection, &mut stop)).await,
         }
@@ -93,7 +96,9 @@ fn http<C: Channel>(stream: Stream<C>, connection: &Arc<Connection>) -> Http<C> 
 async fn drain<C: Channel>(mut http: Http<C>, connection: &Connection, stop: &mut watch::Receiver<Stop>) -> End {
     http.as_mut().graceful_shutdown();
     tokio::select! {
+        biased;
         result = http.as_mut() => close(connection, result, http),
+        never = connection.discard() => match never {},
         why = end_of_drain(stop, connection.server.limits.drain()) => {
             connection.pace.break_off(why);
             End::CutOff

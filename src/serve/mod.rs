@@ -29,6 +29,7 @@ pub mod conditional;
 pub mod content;
 pub mod conversation;
 pub mod decision;
+mod discard;
 pub mod exchange;
 pub mod handshake;
 pub mod hello;

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use hyper::body::{Body, Incoming};
-use hyper::header::{HeaderMap, HeaderValue, USER_AGENT};
+use hyper::body::Incoming;
+use hyper::header::{HeaderValue, USER_AGENT};
 use hyper::http::request::Parts;
 use hyper::service::Service;
 use hyper::{Method, Request, Response};
@@ -19,6 +19,7 @@ use super::admission::Place;
 use super::answer::{self, Content, Logged};
 use super::content;
 use super::decision::{Asked, Circumstances, Denial, Grant, HostDenial, WriteGrant, decide};
+use super::discard::{Discard, RequestBody};
 use super::exchange::Exchange;
 use super::handshake::Peer;
 use super::host::{self, BadHost, NamedHost};
@@ -27,7 +28,6 @@ use super::pace::Pace;
 use super::plain;
 use super::site::{Current, Site, TlsGeneration};
 use super::upload::receive::{self, UploadBody};
-use super::upload::store::Stored;
 use crate::clock;
 use crate::constituency::{Constituency, ListedPhones, MacAddress, Standing};
 use crate::trust::{Claim, Verdict, VerifiedDevice};
@@ -54,6 +54,8 @@ pub struct Connection {
     pub seat: Mutex<Place>,
     /// The last judgement of its device since the handshake.
     again: Mutex<Option<Arc<Judgement>>>,
+    /// The body of a request that was answered without it.
+    discard: Discard,
 }
 
 /// A device that was judged again, because its constituency's bundles hold something else now.
@@ -121,7 +123,21 @@ impl Connection {
         farewell: Farewell,
         seat: Place,
     ) -> Self {
-        Self { server, peer, address, pace, farewell, seat: Mutex::new(seat), again: Mutex::default() }
+        Self {
+            server,
+            peer,
+            address,
+            pace,
+            farewell,
+            seat: Mutex::new(seat),
+            again: Mutex::default(),
+            discard: Discard::default(),
+        }
+    }
+
+    /// Reads bodies that nothing takes in, for as long as the connection lasts.
+    pub async fn discard(&self) -> Infallible {
+        self.discard.run(&self.pace, &self.farewell).await
     }
 
     /// The phone at the other end, if it proved which one it is.
@@ -181,26 +197,33 @@ impl Connection {
             record.is_by_password = true;
         }
         let mut exchange = Exchange::begin(record, &self.server.access, &self.pace);
+        let body = RequestBody::new(body, &head.headers);
         let decided = match self.decide(&head, password.as_ref(), time, &mut exchange) {
-            Ok(Decided::Answer(response)) => return Answering::now(self.finish(Ok(response), is_head, exchange)),
-            Err(denial) if body.is_end_stream() && denial != Denial::Replaced => {
-                return Answering::now(self.finish(Err(denial), is_head, exchange));
+            Ok(Decided::Answer(response)) => {
+                return Answering::now(self.finish(Ok(response), body, is_head, exchange));
+            }
+            Err(denial) if denial != Denial::Replaced => {
+                return Answering::now(self.finish(Err(denial), body, is_head, exchange));
             }
             decided => decided,
         };
         let connection = Arc::clone(self);
         Answering::Later(Box::pin(async move {
+            let mut upload = UploadBody::new(body, &connection.pace);
             let decided = match decided {
                 Err(Denial::Replaced) => connection.decide_again(&head, password.as_ref(), &mut exchange).await,
                 decided => decided,
             };
-            let upload = match decided {
-                Ok(Decided::Answer(response)) => return connection.finish(Ok(response), is_head, exchange),
-                Ok(Decided::Upload(grant, constituency)) => Ok((grant, constituency)),
+            let answer = match decided {
+                Ok(Decided::Answer(response)) => Ok(response),
+                Ok(Decided::Upload(grant, constituency)) => {
+                    let uploads = Arc::clone(&connection.server.uploads);
+                    let stored = receive::receive(grant, constituency, uploads, &head.headers, &mut upload).await;
+                    stored.map(answer::of_upload)
+                }
                 Err(denial) => Err(denial),
             };
-            let stored = connection.take_in(upload, &head.headers, body).await;
-            connection.finish(stored.map(answer::of_upload), is_head, exchange)
+            connection.finish(answer, upload.into_rest(), is_head, exchange)
         }))
     }
 
@@ -222,10 +245,12 @@ impl Connection {
         }
     }
 
-    /// The answer that is sent: noted, and marked if it is the connection's last.
+    /// The answer that is sent: noted, and marked if it is the connection's last. What is left of the request's body is read
+    /// meanwhile, if the connection can go on after it.
     fn finish(
         &self,
         answer: Result<Response<Content>, Denial>,
+        body: RequestBody,
         is_head: bool,
         mut exchange: Exchange,
     ) -> Response<Logged> {
@@ -248,6 +273,13 @@ impl Connection {
             }
             answer::of_denial(&denial)
         });
+        if !body.has_ended() {
+            if body.ends_connection() || answer::closes(&response) {
+                self.farewell.say();
+            } else {
+                self.discard.begin(body, &self.pace);
+            }
+        }
         if self.farewell.is_said() {
             answer::close(&mut response);
         }
@@ -289,29 +321,6 @@ impl Connection {
             Grant::Write(_) if !constituency.folder.is_in_place() => Err(Denial::Replaced),
             Grant::Write(grant) => Ok(Decided::Upload(grant, Arc::clone(constituency))),
         }
-    }
-
-    /// Takes in the body of an upload, or a little of one that is refused.
-    async fn take_in(
-        &self,
-        upload: Result<(WriteGrant, Arc<Constituency>), Denial>,
-        headers: &HeaderMap,
-        body: Incoming,
-    ) -> Result<Stored, Denial> {
-        let mut body = UploadBody::new(body, headers, &self.pace);
-        let stored = match upload {
-            Ok((grant, constituency)) => {
-                let uploads = Arc::clone(&self.server.uploads);
-                receive::receive(grant, constituency, uploads, headers, &mut body).await
-            }
-            Err(denial) => Err(denial),
-        };
-        if let Err(denial) = &stored
-            && !matches!(denial, Denial::BrokenOff(_))
-        {
-            body.discard(&self.farewell).await;
-        }
-        stored
     }
 
     /// What is to be found now of a device whose handshake was under other content of the same bundles: a CA's latest

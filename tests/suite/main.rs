@@ -81,4 +81,5 @@ mod uploads;
 mod uploads_broken;
 mod uploads_budget;
 mod uploads_ranges;
+mod uploads_refused;
 mod which_config;

@@ -53,6 +53,8 @@ struct Shared {
     stage: AtomicU32,
     /// Whether something of ours is still on its way to the peer.
     has_unsent: AtomicBool,
+    /// Whether a body is read that nothing takes in.
+    is_discarding: AtomicBool,
     broken_off: OnceLock<&'static str>,
     /// The last header that did not come at once, and when it began.
     header: Mutex<Option<(Stage, Instant)>>,
@@ -82,15 +84,37 @@ impl Pace {
         Self(Arc::new(Shared {
             stage: AtomicU32::new(Phase::Handshake as u32),
             has_unsent: AtomicBool::new(false),
+            is_discarding: AtomicBool::new(false),
             broken_off: OnceLock::new(),
             header: Mutex::default(),
         }))
     }
 
-    /// Says that the connection has entered `phase`.
+    /// Says that the connection has entered `phase`. Where an unwanted body is still read when its request is over, the
+    /// connection waits for that, and not for another request.
     pub fn enter(&self, phase: Phase) {
+        let phase = if phase == Phase::Idle && self.is_discarding() { Phase::Body } else { phase };
         let earlier = self.0.stage.load(Ordering::Relaxed) >> PHASE_BITS;
         self.0.stage.store((earlier.wrapping_add(1) << PHASE_BITS) | phase as u32, Ordering::Relaxed);
+    }
+
+    /// Says that a body is read from now on that nothing takes in.
+    pub fn begin_discard(&self) {
+        self.0.is_discarding.store(true, Ordering::Relaxed);
+    }
+
+    /// Says that it is read no more.
+    pub fn end_discard(&self) {
+        self.0.is_discarding.store(false, Ordering::Relaxed);
+        if self.phase() == Phase::Body {
+            self.enter(Phase::Idle);
+        }
+    }
+
+    /// Whether a body is read that nothing takes in.
+    #[must_use]
+    pub fn is_discarding(&self) -> bool {
+        self.0.is_discarding.load(Ordering::Relaxed)
     }
 
     /// Says why it is we who break the connection off.

@@ -4,30 +4,26 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
-use hyper::header::{EXPECT, HeaderMap};
+use hyper::body::Body;
+use hyper::header::HeaderMap;
 
 use super::store::{Receiving, Stored, UploadStore};
 use crate::constituency::Constituency;
 use crate::serve::beneath;
 use crate::serve::decision::content_range::ContentRange;
 use crate::serve::decision::{Denial, WriteGrant};
-use crate::serve::linger::Farewell;
+use crate::serve::discard::RequestBody;
 use crate::serve::pace::{Pace, Phase};
 
 /// How much of a body is gathered before it is written, in bytes: with the frame that comes last no more than 64 KiB,
 /// because it is held for as long as the peer takes to send it.
 const GATHERED: usize = 48 << 10;
-/// How much of a refused body is read, so that its sender comes to read the answer.
-const DISCARDED: u64 = 1 << 20;
 
 /// A request's body, as it comes in.
 #[derive(Debug)]
 pub struct UploadBody<'a> {
-    incoming: Incoming,
+    body: RequestBody,
     pace: &'a Pace,
-    /// The peer waits for `100 Continue`, which hyper sends when the body is first asked for.
-    is_held_back: bool,
 }
 
 /// What [`UploadBody::gather`] ended with.
@@ -40,7 +36,7 @@ enum End {
 /// Receives the `body` of a granted PUT.
 ///
 /// # Errors
-/// Why it was not stored. Unless the body broke off, the rest of it is still unread: see [`UploadBody::discard`].
+/// Why it was not stored. Unless the body broke off, the rest of it is still unread: see [`UploadBody::into_rest`].
 pub async fn receive(
     grant: WriteGrant,
     constituency: Arc<Constituency>,
@@ -49,7 +45,7 @@ pub async fn receive(
     body: &mut UploadBody<'_>,
 ) -> Result<Stored, Denial> {
     let range = ContentRange::of(headers)?;
-    let length = body.incoming.size_hint().exact();
+    let length = body.body.incoming.size_hint().exact();
     let mut receiving = blocking(move || {
         if !grant.name().lies_over_the_folder() && beneath::is_in_folder(grant.path(), grant.mac(), &constituency) {
             return Err(Denial::WouldHide);
@@ -71,41 +67,25 @@ pub async fn receive(
 }
 
 impl<'a> UploadBody<'a> {
-    /// The body that `incoming` brings, of a request with these `headers`.
-    pub fn new(incoming: Incoming, headers: &HeaderMap, pace: &'a Pace) -> Self {
-        let is_held_back = headers.contains_key(EXPECT) && !incoming.is_end_stream();
-        Self { incoming, pace, is_held_back }
+    /// Takes in `body`.
+    #[must_use]
+    pub fn new(body: RequestBody, pace: &'a Pace) -> Self {
+        Self { body, pace }
     }
 
-    /// Reads on a little after a refusal, so that its sender comes to read the answer; one that is held back need not
-    /// send at all. If the body goes on after that, the connection ends with the answer.
-    pub async fn discard(mut self, farewell: &Farewell) {
-        if self.is_held_back || !self.read_to_end_of(DISCARDED).await {
-            farewell.say();
-        }
-        self.pace.enter(Phase::Answering);
-    }
-
-    /// Reads up to `limit` bytes, and says whether that was all.
-    async fn read_to_end_of(&mut self, limit: u64) -> bool {
-        self.pace.enter(Phase::Body);
-        let mut read = 0;
-        while let Some(Ok(frame)) = self.incoming.frame().await {
-            read += frame.data_ref().map_or(0, |data| data.len() as u64);
-            if read >= limit {
-                return self.incoming.is_end_stream();
-            }
-        }
-        true
+    /// What is left of it.
+    #[must_use]
+    pub fn into_rest(self) -> RequestBody {
+        self.body
     }
 
     /// About [`GATHERED`] bytes, and whether the body goes on.
     async fn gather(&mut self) -> (Bytes, End) {
-        self.is_held_back = false;
+        self.body.is_held_back = false;
         self.pace.enter(Phase::Body);
         let mut gathered = BytesMut::new();
         let end = loop {
-            match self.incoming.frame().await {
+            match self.body.incoming.frame().await {
                 None => break End::Complete,
                 Some(Err(error)) => break End::BrokenOff(with_source(&error)),
                 Some(Ok(frame)) => {

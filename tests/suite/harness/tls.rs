@@ -70,6 +70,11 @@ impl Client {
         self
     }
 
+    /// The Host header that it sends.
+    pub fn host_name(&self) -> &str {
+        &self.host
+    }
+
     /// Sends another server name, or none; sessions stay shared with whom this was cloned from.
     pub fn named(mut self, server_name: Option<&str>) -> Self {
         self.server_name = server_name.map(str::to_owned);
