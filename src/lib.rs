@@ -53,6 +53,7 @@ pub mod files;
 pub mod ledger;
 pub mod metrics;
 pub mod phone;
+pub mod phone_config;
 pub mod renew;
 pub mod serve;
 pub mod settings;

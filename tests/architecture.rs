@@ -28,7 +28,7 @@ const FOUNDATION: Layer =
     Layer { modules: &["clock", "files", "settings", "state", "wording"], neighbours: true, below: &[] };
 /// Nouns know things and do nothing by themselves.
 const NOUNS: Layer = Layer {
-    modules: &["ca", "certificate", "constituency", "digest", "dns", "ledger", "metrics", "trust"],
+    modules: &["ca", "certificate", "constituency", "digest", "dns", "ledger", "metrics", "phone_config", "trust"],
     neighbours: true,
     below: &[&FOUNDATION],
 };

@@ -16,7 +16,8 @@ use crate::phone::{DeviceCertificate, Password, Phone, ServerUrl, Summary, Targe
 
 /// Boot a virtual phone against a provisioning server and say what it asked for and got.
 ///
-/// Exits with 0 if the phone was provisioned, 1 if not, 2 if the command makes no sense.
+/// Exits with 0 if the phone was provisioned, 1 if not, 2 if the command makes no sense. A phone goes without a file that
+/// its master configuration names and the server does not have: the last line says so, and with --strict the exit code is 1.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
     /// The provisioning server, as a phone gets it by DHCP option 160.
@@ -60,6 +61,9 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 256, requires = "count",
           value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub at_once: u32,
+    /// Exit with 1 also if the server lacks a file that the master configuration names, or one cannot be read.
+    #[arg(long)]
+    pub strict: bool,
     /// One JSON object per line.
     #[arg(long)]
     pub json: bool,
@@ -92,9 +96,13 @@ pub async fn run(
             let certificate = certificate(args, local, args.mac)?;
             let phone = args.phone();
             let mut watch = Printer::new(format).for_one_phone(&phone);
-            boot(&phone, &target, certificate.as_ref(), &mut watch).await.is_provisioned()
+            let report = boot(&phone, &target, certificate.as_ref(), &mut watch).await;
+            if args.strict { report.is_complete() } else { report.is_provisioned() }
         }
-        Some(count) => boot_many(args, count, &target, local, format).await?.all_provisioned(),
+        Some(count) => {
+            let summary = boot_many(args, count, &target, local, format).await?;
+            if args.strict { summary.all_complete() } else { summary.all_provisioned() }
+        }
     };
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

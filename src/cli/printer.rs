@@ -73,18 +73,23 @@ impl Printer {
 
     /// The last line of many boots.
     pub fn summary(&self, summary: &Summary) {
-        let Summary { phones, provisioned, requests, sent, received, slowest, duration } = summary;
+        let Summary { phones, provisioned, incomplete, requests, sent, received, slowest, duration } = summary;
         if self.format == Format::Json {
             let slowest = slowest.map(|(mac, took)| json!({ "mac": mac, "duration_ms": milliseconds(took) }));
             return self.line(&json!({
-                "event": "summary", "phones": phones, "provisioned": provisioned, "requests": requests,
-                "sent": sent, "received": received, "slowest": slowest, "duration_ms": milliseconds(*duration),
+                "event": "summary", "phones": phones, "provisioned": provisioned, "incomplete": incomplete,
+                "requests": requests, "sent": sent, "received": received, "slowest": slowest, "duration_ms": milliseconds(*duration),
             }));
         }
         let style = if summary.all_provisioned() { GOOD } else { BAD };
         let slowest = slowest.map(|(mac, took)| format!(", the slowest {mac} in {}", shown(took)));
+        let incomplete = match incomplete {
+            0 => String::new(),
+            1 => ", 1 of them without all named files".to_owned(),
+            many => format!(", {many} of them without all named files"),
+        };
         self.line(&format!(
-            "{style}{provisioned} of {phones} provisioned{style:#} in {}: {}, {} sent, {received} received{}",
+            "{style}{provisioned} of {phones} provisioned{incomplete}{style:#} in {}: {}, {} sent, {received} received{}",
             shown(*duration),
             counted(*requests, "request"),
             counted(*sent, "byte"),
@@ -145,7 +150,7 @@ fn row(exchange: &Exchange) -> String {
     let Exchange { step, method, path, status, sent, received, duration, remark, .. } = exchange;
     let style = match status.map(|status| status.as_u16()) {
         Some(200..=299) => GOOD,
-        Some(404) => FAINT,
+        Some(404) if *remark != Some(Remark::Missing) => FAINT,
         Some(409) => PLAIN,
         _ => BAD,
     };
@@ -163,7 +168,7 @@ fn row(exchange: &Exchange) -> String {
 }
 
 fn verdict(report: &Report) -> String {
-    let style = if report.is_provisioned() { GOOD } else { BAD };
+    let style = if report.is_complete() { GOOD } else { BAD };
     let tls = report.tls.as_ref().map(|tls| format!(", {} {}", tls.version, tls.suite)).unwrap_or_default();
     let Report { outcome, exchanges, duration, .. } = report;
     let requests = counted(exchanges.len(), "request");
@@ -187,9 +192,9 @@ fn exchange_json(mac: MacAddress, exchange: &Exchange) -> Value {
 }
 
 fn report_json(report: &Report) -> Value {
-    let reason = match &report.outcome {
-        Outcome::Provisioned => None,
-        Outcome::NotProvisioned(reason) => Some(reason.to_string()),
+    let (reason, lacking) = match &report.outcome {
+        Outcome::Provisioned(lacking) => (None, Some(lacking)),
+        Outcome::NotProvisioned(reason) => (Some(reason.to_string()), None),
     };
     let (sent, received) = report.bytes();
     json!({
@@ -197,6 +202,8 @@ fn report_json(report: &Report) -> Value {
         "mac": report.phone.mac,
         "provisioned": report.is_provisioned(),
         "reason": reason,
+        "missing": lacking.map(|lacking| &lacking.missing),
+        "unreadable": lacking.map(|lacking| &lacking.unreadable),
         "requests": report.exchanges.len(),
         "sent": sent,
         "received": received,
@@ -231,7 +238,7 @@ mod tests {
     use http::{Method, StatusCode};
 
     use super::*;
-    use crate::phone::{Program, Step};
+    use crate::phone::{Lacking, Program, Step};
 
     #[derive(Clone, Default)]
     struct Paper(Arc<Mutex<Vec<u8>>>);
@@ -263,7 +270,7 @@ mod tests {
         Phone::new("00005e00530c".parse().unwrap())
     }
 
-    fn show(watch: &mut PhonePrinter) {
+    fn show(watch: &mut PhonePrinter, lacking: Lacking) {
         let exchange = Exchange {
             step: Step::Master,
             method: Method::GET,
@@ -276,20 +283,22 @@ mod tests {
             remark: Some(Remark::Skipped),
         };
         watch.exchanged(&exchange);
-        let (exchanges, outcome) = (vec![exchange], Outcome::Provisioned);
+        let (exchanges, outcome) = (vec![exchange], Outcome::Provisioned(lacking));
         watch.ended(&Report { phone: phone(), exchanges, tls: None, duration: Duration::from_millis(2), outcome });
     }
 
-    fn printed(format: Format, watch: impl Fn(&Printer) -> PhonePrinter) -> String {
+    fn printed(format: Format, missing: &[&str], watch: impl Fn(&Printer) -> PhonePrinter) -> String {
         let paper = Paper::default();
-        show(&mut watch(&Printer::to(Box::new(paper.clone()), format)));
+        let lacking =
+            Lacking { missing: missing.iter().map(|file| (*file).to_owned()).collect(), ..Lacking::default() };
+        show(&mut watch(&Printer::to(Box::new(paper.clone()), format)), lacking);
         let bytes = paper.0.lock().unwrap().clone();
         anstream::adapter::strip_bytes(&bytes).into_vec().try_into().unwrap()
     }
 
     #[test]
     fn a_table_has_a_heading_a_row_and_a_verdict() {
-        let text = printed(Format::Table, |printer| printer.for_one_phone(&phone()));
+        let text = printed(Format::Table, &[], |printer| printer.for_one_phone(&phone()));
         let lines: Vec<_> = text.lines().collect();
         assert!(lines[0].starts_with("STEP") && lines[0].ends_with("TIME"), "{text}");
         assert!(lines[1].starts_with("master configuration  GET  /00005e00530c.cfg"), "{text}");
@@ -298,22 +307,37 @@ mod tests {
     }
 
     #[test]
+    fn missing_named_files_are_in_the_verdict() {
+        let verdict = |missing: &[&str]| {
+            let text = printed(Format::Table, missing, |printer| printer.for_one_phone(&phone()));
+            text.lines().last().unwrap().to_owned()
+        };
+        assert_eq!(verdict(&["a.cfg"]), "provisioned, 1 named file missing: a.cfg (1 request in 2 ms)");
+        assert_eq!(
+            verdict(&["a\x1b[2J", "b"]),
+            "provisioned, 2 named files missing: a\u{fffd}[2J, b (1 request in 2 ms)"
+        );
+        assert!(verdict(&["a"; 7]).starts_with("provisioned, 7 named files missing: a, a, a, a, a, 2 more ("));
+    }
+
+    #[test]
     fn lines_of_many_phones_begin_with_their_address() {
-        let text = printed(Format::Table, |printer| printer.for_phone_of_many(&phone()));
+        let text = printed(Format::Table, &[], |printer| printer.for_phone_of_many(&phone()));
         assert_eq!(text.lines().filter(|line| line.starts_with("00005e00530c  ")).count(), 2, "{text}");
     }
 
     #[test]
     fn json_is_one_object_per_line() {
-        let text = printed(Format::Json, |printer| printer.for_phone_of_many(&phone()));
+        let text = printed(Format::Json, &["site.cfg"], |printer| printer.for_phone_of_many(&phone()));
         let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!((&lines[0]["status"], &lines[0]["mac"]), (&json!(404), &json!("00005e00530c")));
         assert_eq!((&lines[1]["event"], &lines[1]["provisioned"]), (&json!("outcome"), &json!(true)));
+        assert_eq!((&lines[1]["missing"], &lines[1]["unreadable"]), (&json!(["site.cfg"]), &json!([])));
         assert_eq!(lines.len(), 2);
     }
 
     #[test]
     fn a_reader_that_goes_away_harms_nobody() {
-        show(&mut Printer::to(Box::new(Gone), Format::Table).for_one_phone(&phone()));
+        show(&mut Printer::to(Box::new(Gone), Format::Table).for_one_phone(&phone()), Lacking::default());
     }
 }

@@ -3,22 +3,23 @@
 //! A boot, in the order in which [`boot`] reads:
 //!
 //! 1. **Boot log.** The updater leaves its log beside the server's URL, for nothing else is known yet.
-//! 2. **Master configuration.** `<mac>.cfg`, or else `000000000000.cfg`, names everything that follows ([`master`]).
+//! 2. **Master configuration.** `<mac>.cfg`, or else `000000000000.cfg`, names everything that follows. A `<mac>.cfg` that
+//!    names nothing is a parameter file, and all that the phone gets.
 //! 3. **Firmware.** The image of the part number, beside the name in `APP_FILE_PATH`; none there: the phone keeps its own.
-//! 4. **Configuration.** Each of `CONFIG_FILES`, the strongest first.
+//! 4. **Configuration.** Each of `CONFIG_FILES`, the strongest first, then `MISC_FILES` and `SERVICE_FILES`.
 //! 5. **What the phone left there itself**, and what the site adds: overrides, licenses, call lists, contacts.
 //!    Each may be missing.
 //! 6. **Application log.** HEAD tells the log's size, PUT appends there.
 //!
 //! `SoundPoint` phones do less, see [`BootOrder`]. One connection carries it all for as long as the server keeps it
-//! open. A boot ends with a [`Report`]: provisioned, or the exact [`Reason`] why not.
+//! open. A boot ends with a [`Report`]: provisioned, perhaps with [named files missing](Lacking), or the exact [`Reason`]
+//! why not. Files are read by the same lenient reader as by `provost check` ([`phone_config`](crate::phone_config)).
 
 pub mod address;
 pub mod alert;
 mod client;
 mod connect;
 mod log;
-pub mod master;
 mod model;
 mod password;
 mod rack;
@@ -39,7 +40,7 @@ pub use connect::{ConnectError, DeviceCertificate, TlsFacts, TlsFailure};
 pub use model::{BootOrder, Phone, Program};
 pub use password::Password;
 pub use rack::{Summary, boot_rack};
-pub use report::{Exchange, Outcome, Reason, Remark, Report, Step, Watch};
+pub use report::{Exchange, Lacking, Outcome, Reason, Remark, Report, Step, Watch};
 
 use crate::clock;
 use steps::Boot;
@@ -67,19 +68,18 @@ pub async fn boot(
     watch: &mut dyn Watch,
 ) -> Report {
     let started = clock::monotonic();
-    let (exchanges, tls, result) = match connect::tls_config(Arc::clone(&target.server_roots), certificate) {
-        Err(error) => (Vec::new(), None, Err(Reason::DeviceCertificate(error))),
+    let (exchanges, tls, outcome) = match connect::tls_config(Arc::clone(&target.server_roots), certificate) {
+        Err(error) => (Vec::new(), None, Outcome::NotProvisioned(Reason::DeviceCertificate(error))),
         Ok(tls) => {
             let mut boot = Boot::new(phone, target, tls, watch);
             let result = match phone.boot_order() {
                 BootOrder::UcSoftware5 => boot_uc_software_5(&mut boot).await,
                 BootOrder::UcSoftware4 => boot_uc_software_4(&mut boot).await,
             };
-            let (exchanges, tls) = boot.finish();
-            (exchanges, tls, result)
+            let (exchanges, tls, lacking) = boot.finish();
+            (exchanges, tls, result.map_or_else(Outcome::NotProvisioned, |()| Outcome::Provisioned(lacking)))
         }
     };
-    let outcome = result.map_or_else(Outcome::NotProvisioned, |()| Outcome::Provisioned);
     let report = Report { phone: phone.clone(), exchanges, tls, duration: started.elapsed(), outcome };
     watch.ended(&report);
     report
@@ -91,7 +91,8 @@ async fn boot_uc_software_5(boot: &mut Boot<'_>) -> Result<(), Reason> {
     let master = boot.get_master().await?;
     let directories = &master.directories;
     boot.get_firmware(master.firmware.as_deref()).await?;
-    boot.get_configuration(&master.config_files).await?;
+    boot.get_named(Step::Configuration, &master.config_files).await?;
+    boot.get_named(Step::FurtherFiles, &master.other_files).await?;
     boot.get_optional(Step::Overrides, &directories.overrides, &format!("{mac}-phone.cfg")).await?;
     boot.get_optional(Step::Overrides, &directories.overrides, &format!("{mac}-web.cfg")).await?;
     boot.get_optional(Step::License, &directories.licenses, "000000000000-license.cfg").await?;
@@ -106,7 +107,8 @@ async fn boot_uc_software_4(boot: &mut Boot<'_>) -> Result<(), Reason> {
     let mac = boot.phone().mac;
     let master = boot.get_master().await?;
     let directories = &master.directories;
-    boot.get_configuration(&master.config_files).await?;
+    boot.get_named(Step::Configuration, &master.config_files).await?;
+    boot.get_named(Step::FurtherFiles, &master.other_files).await?;
     boot.get_optional(Step::Overrides, &directories.overrides, &format!("{mac}-phone.cfg")).await?;
     boot.get_optional(Step::Overrides, &directories.overrides, &format!("{mac}-web.cfg")).await?;
     boot.get_optional(Step::License, &directories.licenses, "000000000000-license.cfg").await?;

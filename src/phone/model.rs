@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::constituency::MacAddress;
+use crate::phone_config::PhoneNames;
 
 /// One phone as it left the factory: its address, its hardware and the firmware on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +65,13 @@ impl Phone {
     #[must_use]
     pub fn configuration_model(&self) -> String {
         self.model.replace('_', "")
+    }
+
+    /// What it fills in for placeholders in a master configuration.
+    #[must_use]
+    pub fn names(&self) -> PhoneNames {
+        let (model, part_number) = (self.configuration_model(), self.part_number.clone());
+        PhoneNames { mac: Some(self.mac), model: Some(model), part_number: Some(part_number) }
     }
 
     /// The User-Agent with which `program` asks.

@@ -15,8 +15,10 @@ use crate::constituency::MacAddress;
 pub struct Summary {
     /// How many booted.
     pub phones: u64,
-    /// How many of them have what they need.
+    /// How many of them have a configuration.
     pub provisioned: u64,
+    /// How many of these lack files that their master configuration names.
+    pub incomplete: u64,
     /// Requests in all.
     pub requests: u64,
     /// Bytes of all bodies sent.
@@ -36,11 +38,18 @@ impl Summary {
         self.phones > 0 && self.provisioned == self.phones
     }
 
+    /// Whether every phone was provisioned with all that its master configuration names.
+    #[must_use]
+    pub fn all_complete(&self) -> bool {
+        self.all_provisioned() && self.incomplete == 0
+    }
+
     /// Counts one more phone.
     pub fn add(&mut self, report: &Report) {
         let (sent, received) = report.bytes();
         self.phones += 1;
         self.provisioned += u64::from(report.is_provisioned());
+        self.incomplete += u64::from(report.is_provisioned() && !report.is_complete());
         self.requests += report.exchanges.len() as u64;
         self.sent += sent;
         self.received += received;

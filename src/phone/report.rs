@@ -7,8 +7,11 @@ use http::{Method, StatusCode};
 
 use super::client::ExchangeError;
 use super::connect::TlsFacts;
-use super::master::MasterError;
 use super::model::{Phone, Program};
+use crate::phone_config::{Departure, Unreadable};
+
+/// How many names are shown of several.
+const NAMES: usize = 5;
 
 use crate::wording::{counted, tls_error};
 
@@ -23,6 +26,8 @@ pub enum Step {
     Firmware,
     /// One entry of `CONFIG_FILES`.
     Configuration,
+    /// One entry of `MISC_FILES` or `SERVICE_FILES`.
+    FurtherFiles,
     /// Settings made on the phone or its web page.
     Overrides,
     /// Licenses of the site or of the phone.
@@ -40,14 +45,18 @@ pub enum Step {
 pub enum Remark {
     /// An optional file that is not there.
     Skipped,
+    /// A file that is not there, though the master configuration names it.
+    Missing,
     /// No image for this hardware; the phone keeps its own.
     FirmwareNotOffered,
     /// The image was refused or failed; the phone keeps its own.
     FirmwareKept(StatusCode),
     /// A log that the server did not take is lost, and nothing else.
     LogLost(StatusCode),
-    /// Not XML: a phone passes over the whole file.
-    NotAParameterFile(MasterError),
+    /// A configuration that no reader can make sense of, or that breaks off.
+    Unreadable(Unreadable),
+    /// A configuration that strict XML readers refuse.
+    Departs(Departure),
     /// A log was continued at this size.
     AppendedAt(u64),
     /// The server's file has another size than it said before.
@@ -82,10 +91,19 @@ pub struct Exchange {
 /// How a boot ended.
 #[derive(Debug)]
 pub enum Outcome {
-    /// The phone has all that its master configuration names.
-    Provisioned,
+    /// The phone has a configuration. What it lacks of what that names, it goes without.
+    Provisioned(Lacking),
     /// It has not, and this is why.
     NotProvisioned(Reason),
+}
+
+/// The files that a master configuration names and the phone did not get, as they are named there, placeholders filled in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lacking {
+    /// Those that are not there.
+    pub missing: Vec<String>,
+    /// Those that cannot be read.
+    pub unreadable: Vec<String>,
 }
 
 /// Why a phone was not provisioned.
@@ -148,13 +166,13 @@ pub enum Reason {
         /// The phone that looked for it.
         mac: crate::constituency::MacAddress,
     },
-    /// A master configuration that is none.
-    #[error("the master configuration {path} is malformed: {source}")]
-    MalformedMaster {
+    /// A master configuration that cannot be read.
+    #[error("the master configuration {path} cannot be read: {source}")]
+    UnreadableMaster {
         /// Which of the two.
         path: String,
         /// What is wrong with it.
-        source: MasterError,
+        source: Unreadable,
     },
 }
 
@@ -198,7 +216,13 @@ impl Report {
     /// Whether the phone has what it needs.
     #[must_use]
     pub fn is_provisioned(&self) -> bool {
-        matches!(self.outcome, Outcome::Provisioned)
+        matches!(self.outcome, Outcome::Provisioned(_))
+    }
+
+    /// Whether it also has every file that its master configuration names.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        matches!(&self.outcome, Outcome::Provisioned(lacking) if *lacking == Lacking::default())
     }
 
     /// Bytes of all bodies: sent, received.
@@ -218,6 +242,7 @@ impl Step {
             Self::Master => "master configuration",
             Self::Firmware => "firmware",
             Self::Configuration => "configuration",
+            Self::FurtherFiles => "further file",
             Self::Overrides => "overrides",
             Self::License => "license",
             Self::CallLists => "call lists",
@@ -234,7 +259,9 @@ impl fmt::Display for Remark {
             Self::FirmwareNotOffered => write!(f, "firmware not offered, keeps its own"),
             Self::FirmwareKept(status) => write!(f, "firmware not to be had ({status}), keeps its own"),
             Self::LogLost(status) => write!(f, "the server does not take this log ({status}); only the log is lost"),
-            Self::NotAParameterFile(error) => write!(f, "a phone passes over this file: {error}"),
+            Self::Missing => write!(f, "missing: the master configuration names it"),
+            Self::Unreadable(error) => write!(f, "cannot be read: {error}"),
+            Self::Departs(departure) => write!(f, "{}: {}", departure.place, departure.message),
             Self::AppendedAt(size) => write!(f, "appended at byte {size}"),
             Self::SizeIs(size) => write!(f, "the server's file has {}; appending there", counted(*size, "byte")),
             Self::Failed(reason) => f.write_str(reason),
@@ -245,8 +272,33 @@ impl fmt::Display for Remark {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Provisioned => write!(f, "provisioned"),
+            Self::Provisioned(lacking) => write!(f, "provisioned{lacking}"),
             Self::NotProvisioned(reason) => write!(f, "not provisioned: {reason}"),
         }
     }
+}
+
+impl fmt::Display for Lacking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (files, what) in [(&self.missing, "missing"), (&self.unreadable, "not readable")] {
+            match files.as_slice() {
+                [] => {}
+                [file] => write!(f, ", 1 named file {what}: {}", shown(file))?,
+                files => {
+                    let shown: Vec<String> = files.iter().take(NAMES).map(|file| shown(file)).collect();
+                    let more = match files.len().saturating_sub(NAMES) {
+                        0 => String::new(),
+                        more => format!(", {more} more"),
+                    };
+                    write!(f, ", {} named files {what}: {}{more}", files.len(), shown.join(", "))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A name that a server has given, without what drives a terminal.
+fn shown(name: &str) -> String {
+    name.replace(char::is_control, "\u{fffd}")
 }

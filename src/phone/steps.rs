@@ -8,10 +8,10 @@ use super::address::{Location, ServerUrl};
 use super::client::{Answer, Client, ExchangeError, Request, Sink};
 use super::connect::TlsFacts;
 use super::log;
-use super::master::{self, MasterConfiguration, in_directory};
 use super::model::{Phone, Program};
-use super::report::{Exchange, Reason, Remark, Step, Watch};
+use super::report::{Exchange, Lacking, Reason, Remark, Step, Watch};
 use crate::clock;
+use crate::phone_config::{MasterConfiguration, Named, Text, Unreadable, XmlFile, in_directory};
 
 /// A phone begins its log anew when it has grown to this (`log.render.file.upload.append.sizeLimit`, 512 KB).
 const MAX_LOG: u64 = 512 << 10;
@@ -24,6 +24,7 @@ pub(super) struct Boot<'a> {
     has_password: bool,
     watch: &'a mut dyn Watch,
     exchanges: Vec<Exchange>,
+    lacking: Lacking,
     app_log: Vec<String>,
 }
 
@@ -56,17 +57,18 @@ impl<'a> Boot<'a> {
         let client = Client::new(target, tls, phone.mac);
         let app_log = vec![log::opening(clock::now(), phone, Program::Application)];
         let has_password = target.password.is_some();
-        Self { phone, url: &target.url, client, has_password, watch, exchanges: Vec::new(), app_log }
+        let (exchanges, lacking) = (Vec::new(), Lacking::default());
+        Self { phone, url: &target.url, client, has_password, watch, exchanges, lacking, app_log }
     }
 
     pub(super) fn phone(&self) -> &'a Phone {
         self.phone
     }
 
-    /// The requests made, and what the last handshake agreed on.
-    pub(super) fn finish(self) -> (Vec<Exchange>, Option<TlsFacts>) {
+    /// The requests made, what the last handshake agreed on, and the named files that the phone did not get.
+    pub(super) fn finish(self) -> (Vec<Exchange>, Option<TlsFacts>, Lacking) {
         let facts = self.client.tls_facts().cloned();
-        (self.exchanges, facts)
+        (self.exchanges, facts, self.lacking)
     }
 
     /// A log that is not taken stops no phone.
@@ -81,13 +83,14 @@ impl<'a> Boot<'a> {
     pub(super) async fn get_master(&mut self) -> Result<MasterConfiguration, Reason> {
         let mac = self.phone.mac;
         for file in [format!("{mac}.cfg"), "000000000000.cfg".to_owned()] {
-            let answer = self.request(Ask::get(Step::Master), &file, skipped).await?;
+            let remark = |answer: &Answer| skipped(answer).or_else(|| remark_on_content(answer));
+            let answer = self.request(Ask::get(Step::Master), &file, remark).await?;
             if answer.status == StatusCode::NOT_FOUND {
                 continue;
             }
             let path = self.found(&answer)?;
-            return MasterConfiguration::parse(&answer.body, self.phone)
-                .map_err(|source| Reason::MalformedMaster { path, source });
+            let named = named_in(&answer.body).map_err(|source| Reason::UnreadableMaster { path, source })?;
+            return Ok(MasterConfiguration::of(&named, &self.phone.names()));
         }
         Err(Reason::NoMaster { mac })
     }
@@ -103,15 +106,23 @@ impl<'a> Boot<'a> {
         self.request(Ask::get(Step::Firmware), image, remark).await.map(drop)
     }
 
-    /// Each of `CONFIG_FILES`; one that is missing is passed over, one that is refused is not.
-    pub(super) async fn get_configuration(&mut self, files: &[String]) -> Result<(), Reason> {
+    /// Each of `files`, which the master configuration names. The phone goes on without one that is missing, and stops at
+    /// one that is refused.
+    pub(super) async fn get_named(&mut self, step: Step, files: &[String]) -> Result<(), Reason> {
         for file in files {
             let remark = |answer: &Answer| match answer.status {
-                StatusCode::OK => master::check_parameter_file(&answer.body).err().map(Remark::NotAParameterFile),
-                _ => skipped(answer),
+                StatusCode::NOT_FOUND => Some(Remark::Missing),
+                // What further files hold, the phone's applications know.
+                _ if step == Step::Configuration => remark_on_content(answer),
+                _ => None,
             };
-            let answer = self.request(Ask::get(Step::Configuration), file, remark).await?;
+            let answer = self.request(Ask::get(step), file, remark).await?;
             self.found_or_missing(&answer)?;
+            match self.exchanges.last().and_then(|exchange| exchange.remark.as_ref()) {
+                Some(Remark::Missing) => self.lacking.missing.push(file.clone()),
+                Some(Remark::Unreadable(_)) => self.lacking.unreadable.push(file.clone()),
+                _ => {}
+            }
         }
         Ok(())
     }
@@ -232,6 +243,29 @@ impl<'a> Boot<'a> {
             status => Err(Reason::Unexpected { path, status }),
         }
     }
+}
+
+/// What there is to say of a configuration that came whole.
+fn remark_on_content(answer: &Answer) -> Option<Remark> {
+    if answer.status != StatusCode::OK {
+        return None;
+    }
+    let read = |text: &Text<'_>| {
+        let file = XmlFile::read(text)?;
+        file.broken_off.map_or(Ok(file.departures), Err)
+    };
+    match Text::decode(&answer.body).and_then(|text| read(&text)) {
+        Ok(departures) => departures.into_iter().next().map(Remark::Departs),
+        Err(error) => Some(Remark::Unreadable(error)),
+    }
+}
+
+/// What the master configuration `bytes` names.
+fn named_in(bytes: &[u8]) -> Result<Vec<Named>, Unreadable> {
+    let text = Text::decode(bytes)?;
+    let file = XmlFile::read(&text)?;
+    let named = Named::all_in(&file);
+    file.broken_off.map_or(Ok(named), Err)
 }
 
 fn skipped(answer: &Answer) -> Option<Remark> {

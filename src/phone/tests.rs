@@ -248,7 +248,10 @@ async fn what_keeps_a_phone_from_its_configuration_is_said() {
     let get = |path, status| Server::with_files(&[("/000000000000.cfg", MASTER)]).answering(Method::GET, path, status);
     for (server, expected) in [
         (Server::default(), "neither 00005e00530c.cfg nor 000000000000.cfg"),
-        (Server::with_files(&[("/00005e00530c.cfg", "<APPLICATION")]), "00005e00530c.cfg is malformed: it is not well"),
+        (
+            Server::with_files(&[("/00005e00530c.cfg", "<APPLICATION")]),
+            "00005e00530c.cfg cannot be read: the file ends within a tag",
+        ),
         (get("/00005e00530c.cfg", StatusCode::FORBIDDEN), "/00005e00530c.cfg: refused (403)"),
         (get("/00005e00530c.cfg", StatusCode::MISDIRECTED_REQUEST), "/00005e00530c.cfg: 421"),
         (get("/site.cfg", StatusCode::FORBIDDEN), "/site.cfg: refused (403)"),

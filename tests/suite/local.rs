@@ -67,7 +67,7 @@ fn a_demo_whose_phone_is_not_provisioned_is_not_good() {
     site.file(&format!("home/{VVX550}.cfg"), "<APPLICATION");
     let ended = demo_once(&site.path("."));
     assert_eq!(ended.code, 1, "{}\n{}", ended.stdout, ended.stderr);
-    assert!(ended.stdout.contains("the master configuration /00005e0053c7.cfg is malformed"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("the master configuration /00005e0053c7.cfg cannot be read"), "{}", ended.stdout);
     assert!(ended.stdout.ends_with("1 of 2 phones provisioned\n"), "{}", ended.stdout);
     let nobody = folder_with(&json!({}));
     let ended = demo_once(&nobody.path("."));

@@ -28,6 +28,7 @@ mod decade;
 mod deploys;
 mod device_chains;
 mod diagnostics;
+mod dialect;
 mod digest;
 mod digest_curl;
 mod dns;

@@ -155,13 +155,13 @@ fn a_file_of_an_unlisted_mac_is_refused_however_spelled() {
 #[test]
 fn names_that_resemble_hidden_ones_are_served() {
     let site = Site::with_ote();
-    let served = ["logs/phones.csv", "my-phones.csv", "site.old.cfg", "rpm/site.cfg", "cvs", "old/site.bak.cfg"];
-    for name in served {
+    let names = ["logs/phones.csv", "my-phones.csv", "site.old.cfg", "rpm/site.cfg", "cvs", "old/site.bak.cfg"];
+    for name in names {
         site.file(&format!("ote/{name}"), name);
     }
     let server = site.start();
     let mut phone = phone(&server);
-    for name in served {
+    for name in names {
         assert_eq!(phone.get(&format!("/{name}")).unwrap().text(), name);
     }
 }

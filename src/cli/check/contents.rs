@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::few::report;
 use super::masters::Read;
-use super::secrets::{Secret, private_key, secret};
 use super::shelf::{Content, Found, LARGEST, Shelf, read};
 use super::{Finding, Level};
 use crate::constituency::file_names::{ForeignMac, spelled_in};
 use crate::constituency::{ClientAuth, CommonNames, MacAddress, POLICY_FILE, Phones, Standing};
-use crate::phone::master::{self, MasterError};
+use crate::phone_config::secrets::{Secret, each_secret, private_key};
+use crate::phone_config::{Departure, Text, Unreadable, XmlFile};
 use crate::serve::path::ServedPath;
 use crate::wording::counted;
 
@@ -18,13 +18,21 @@ const SECRETS: usize = 10;
 /// The longest name of a parameter that is shown, in characters.
 const NAME: usize = 80;
 
-/// Looks into `files`, all that lie in the folder.
-pub(super) fn check(shelf: &Shelf<'_>, files: &[String], named: &Read, findings: &mut Vec<Finding>) {
+/// Looks into `files`, all that lie in the folder. Polycom's rules about XML hold if it `is_for_polycom`.
+pub(super) fn check(
+    shelf: &Shelf<'_>,
+    is_for_polycom: bool,
+    files: &[String],
+    named: &Read,
+    findings: &mut Vec<Finding>,
+) {
     let mut found = Vec::new();
     let mut unread: BTreeMap<MacAddress, Vec<&str>> = BTreeMap::new();
     for file in files {
         match reader(shelf, file) {
-            Ok(reader) if is_read(file, named) => look_into(shelf, file, reader, named, &mut found),
+            Ok(reader) if is_read(file, named) => {
+                look_into(shelf, file, reader, is_for_polycom.then_some(named), &mut found);
+            }
             Ok(reader) => look_for_key(shelf, file, reader, &mut found),
             Err(foreign) => unread.entry(foreign.mac()).or_default().push(file),
         }
@@ -109,12 +117,29 @@ fn ineffective_common<'a>(shelf: &'a Shelf<'_>) -> impl Iterator<Item = Finding>
     of_phones.chain(unassigned)
 }
 
+/// Whether `file` can be a configuration of some vendor's.
 fn is_read(file: &str, named: &Read) -> bool {
-    let extension = file.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase());
-    matches!(extension.as_deref(), Some("cfg" | "xml")) || named.named.contains(file)
+    let name = file.rsplit('/').next().unwrap_or_default();
+    let extension = name.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase());
+    matches!(extension.as_deref(), None | Some("cfg" | "xml" | "htm" | "html" | "txt" | "conf" | "boot"))
+        || named.named.contains_key(file)
 }
 
-fn look_into(shelf: &Shelf<'_>, file: &str, reader: Option<MacAddress>, named: &Read, found: &mut Vec<Finding>) {
+/// Whether Polycom's phones are expected to read `text` as XML.
+fn is_xml(file: &str, text: &str, named: &Read) -> bool {
+    let extension = file.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase());
+    let is_yealinks = text.trim_start().starts_with("#!version");
+    named.named.contains_key(file) || matches!(extension.as_deref(), Some("cfg" | "xml")) && !is_yealinks
+}
+
+/// Looks into one file; `named` is given where Polycom's rules hold.
+fn look_into(
+    shelf: &Shelf<'_>,
+    file: &str,
+    reader: Option<MacAddress>,
+    named: Option<&Read>,
+    found: &mut Vec<Finding>,
+) {
     let Ok(path) = ServedPath::parse(&format!("/{}", file.replace('%', "%25"))) else {
         found.push(shelf.finding(Level::Warning, file, "no phone can ask for a file of this name"));
         return;
@@ -128,28 +153,57 @@ fn look_into(shelf: &Shelf<'_>, file: &str, reader: Option<MacAddress>, named: &
     let bytes = match read(opened) {
         Content::Bytes(bytes) => bytes,
         Content::TooLarge => {
+            let is_configuration = named.is_some_and(|named| is_xml(file, "", named));
             let message = format!("is larger than {} MiB and was not looked into", LARGEST >> 20);
-            return found.push(shelf.finding(Level::Note, file, message));
+            return found.extend(is_configuration.then(|| shelf.finding(Level::Note, file, message)));
         }
         Content::Unreadable(error) => {
             return found.push(shelf.finding(Level::Warning, file, format!("cannot be read: {error}")));
         }
     };
-    let mut secrets = Vec::new();
-    let is_common = reader.is_none();
-    let parsed = master::each_parameter(&bytes, |name, value, line| {
-        if let Some(kind) = secret(name, value).filter(|_| is_common) {
-            // The line is looked for only where it is shown.
-            let line = if secrets.len() < SECRETS { line() } else { 0 };
-            secrets.push((name.chars().take(NAME).collect::<String>(), kind, line));
+    let text = match Text::decode(&bytes) {
+        Ok(text) => text,
+        Err(error) => {
+            found.extend(key_to_be_read(shelf, file, reader, &bytes));
+            let named = named.filter(|named| is_xml(file, "", named));
+            return found.extend(named.and_then(|named| unreadable(shelf, file, &error, named)));
         }
-    });
-    if parsed.is_err() || secrets.is_empty() {
+    };
+    let read = XmlFile::read(&text);
+    let mut secrets = Secrets::default();
+    if reader.is_none() {
+        each_secret(&text, read.as_ref(), |name, kind, line| secrets.add(name, kind, line));
+    }
+    if secrets.count == 0 {
         found.extend(key_to_be_read(shelf, file, reader, &bytes));
     }
-    match parsed {
-        Err(error) if !named.masters.contains(file) => found.push(unreadable(shelf, file, &error, named)),
-        _ => found.extend(readable_by_others(shelf, file, &secrets)),
+    found.extend(readable_by_others(shelf, file, &secrets));
+    if let Some(named) = named.filter(|named| is_xml(file, text.as_str(), named)) {
+        match &read {
+            Err(error) => found.extend(unreadable(shelf, file, error, named)),
+            Ok(read) => {
+                found.extend(read.broken_off.as_ref().and_then(|error| unreadable(shelf, file, error, named)));
+                let departs =
+                    |it: &Departure| shelf.finding(Level::Warning, &format!("{file}:{}", it.place), &it.message);
+                found.extend(read.departures.iter().map(departs));
+            }
+        }
+    }
+}
+
+/// The secrets in one file: the first few, and how many there are.
+#[derive(Default)]
+struct Secrets {
+    first: Vec<(String, Secret, u32)>,
+    count: usize,
+}
+
+impl Secrets {
+    fn add(&mut self, name: &str, kind: Secret, line: u32) {
+        if self.first.len() < SECRETS {
+            self.first.push((name.chars().take(NAME).collect(), kind, line));
+        }
+        self.count += 1;
     }
 }
 
@@ -187,27 +241,27 @@ fn others(shelf: &Shelf<'_>) -> (Level, &'static str) {
     }
 }
 
-/// A phone passes over the whole of a file that is no XML.
-fn unreadable(shelf: &Shelf<'_>, file: &str, error: &MasterError, named: &Read) -> Finding {
-    let is_named = named.named.contains(file) && !matches!(error, MasterError::NotText(_));
-    let level = if is_named { Level::Error } else { Level::Warning };
-    shelf.finding(level, file, format!("{error}; a phone passes over the whole file"))
+/// A file that cannot be read, or not to its end. Of a master configuration it has been said.
+fn unreadable(shelf: &Shelf<'_>, file: &str, error: &Unreadable, named: &Read) -> Option<Finding> {
+    let level = if named.named.contains_key(file) { Level::Error } else { Level::Warning };
+    (!named.masters.contains(file)).then(|| shelf.finding(level, file, error))
 }
 
 /// What it means that `secrets` stand in a file that is not one phone's own. Values are not shown.
-fn readable_by_others(shelf: &Shelf<'_>, file: &str, secrets: &[(String, Secret, u32)]) -> Vec<Finding> {
+fn readable_by_others(shelf: &Shelf<'_>, file: &str, secrets: &Secrets) -> Vec<Finding> {
     let (level, who) = others(shelf);
     let advice = "a file with a phone's MAC address in its name is for that phone alone";
     let one = |(name, kind, line): &(String, Secret, u32)| {
         let what = match kind {
-            Secret::Value => format!("{name} holds a secret"),
-            Secret::InUrl => format!("{name} holds a URL with a password"),
+            Secret::Value => "a secret",
+            Secret::InUrl => "a URL with a password",
+            Secret::InRule => "a rule with a password",
         };
-        shelf.finding(level, &format!("{file}:{line}"), format!("{what} that {who} can read; {advice}"))
+        shelf.finding(level, &format!("{file}:{line}"), format!("{name} holds {what} that {who} can read; {advice}"))
     };
-    let mut all: Vec<Finding> = secrets.iter().take(SECRETS).map(one).collect();
-    if secrets.len() > SECRETS {
-        let message = format!("{} that {who} can read", counted(secrets.len() - SECRETS, "more secret"));
+    let mut all: Vec<Finding> = secrets.first.iter().map(one).collect();
+    if secrets.count > SECRETS {
+        let message = format!("{} that {who} can read", counted(secrets.count - SECRETS, "more secret"));
         all.push(shelf.finding(level, file, message));
     }
     all

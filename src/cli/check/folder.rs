@@ -11,23 +11,43 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::shelf::Shelf;
-use super::{Finding, Level, contents, masters, overlay};
+use super::{Finding, Level, contents, masters, overlay, vendors};
 use crate::config::Config;
 use crate::constituency::file_names::{NameRules, spelled_in};
-use crate::constituency::{Constituency, MacAddress, Registry};
+use crate::constituency::{Constituency, MacAddress};
+use crate::ledger::Phone;
 use crate::serve::decision::check_shared;
 use crate::serve::links;
 use crate::serve::path::{self, ServedPath};
+use crate::serve::site::Site;
 
-/// Reads the folder of `constituency`.
-pub(super) fn check(config: &Config, constituency: &Constituency, registry: &Registry, findings: &mut Vec<Finding>) {
+/// Reads the folder of `constituency`; `seen` are the phones that were seen anywhere.
+pub(super) fn check(
+    config: &Config,
+    site: &Site,
+    constituency: &Constituency,
+    seen: &[Phone],
+    findings: &mut Vec<Finding>,
+) {
+    let registry = site.registry();
     let Ok(root) = config.constituencies.canonicalize() else { return };
     let over_plain_http = config.plain_http.is_some() && constituency.policy.plain_http;
     let shelf = Shelf { root: &root, constituency, registry, over_plain_http };
     let files = Walk { shelf: &shelf, findings }.through();
-    let named = masters::check(&shelf, &config.url(constituency.name.as_str()), &files, findings);
-    contents::check(&shelf, &files, &named, findings);
-    overlay::check(&shelf, &config.state, findings);
+    let is_for_polycom = vendors::is_for_polycom(config, &shelf, &files);
+    let named = if is_for_polycom {
+        let here = seen.iter().filter(|phone| phone.constituency == constituency.name);
+        let around = masters::Surroundings {
+            url: &config.url(constituency.name.as_str()),
+            is_own_host: &|host| site.by_host(host).is_some_and(|found| found.name == constituency.name),
+            models: here.filter_map(|phone| Some((phone.mac, phone.model.clone()?))).collect(),
+        };
+        masters::check(&shelf, &around, &files, findings)
+    } else {
+        masters::Read::default()
+    };
+    contents::check(&shelf, is_for_polycom, &files, &named, findings);
+    overlay::check(&shelf, &files, &named, &config.state, findings);
 }
 
 /// A look at every name in the folder.

@@ -12,8 +12,8 @@ mod masters;
 mod old_lane;
 mod overlay;
 mod plain_http;
-mod secrets;
 mod shelf;
+mod vendors;
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -31,6 +31,7 @@ use crate::config::{CertificateSource, Config};
 use crate::constituency::{ClientAuth, Constituency, Phones, Severity};
 use crate::digest::passwords::stored;
 use crate::dns::Dns;
+use crate::ledger::Reader;
 use crate::renew::acme::AcmeCa;
 use crate::renew::{AcmeSettings, stored_certificates};
 use crate::serve::site::Site;
@@ -320,6 +321,8 @@ fn check_list(list: &RevocationList, subject: &str, now: i64) -> Option<Finding>
 }
 
 fn check_constituencies(config: &Config, site: &Site, findings: &mut Vec<Finding>) {
+    // Without it, no phone's model is known.
+    let seen = Reader::open(&config.state).ok().flatten().and_then(|reader| reader.phones().ok()).unwrap_or_default();
     if site.registry().served().next().is_none() {
         let is_folder = |subject: &str| config.constituencies.join(subject).is_dir();
         let mut faults = site.registry().faults().iter();
@@ -340,7 +343,7 @@ fn check_constituencies(config: &Config, site: &Site, findings: &mut Vec<Finding
         if constituency.policy.tls.client_auth == ClientAuth::Digest {
             check_passwords(config, constituency, findings);
         }
-        folder::check(config, constituency, site.registry(), findings);
+        folder::check(config, site, constituency, &seen, findings);
     }
 }
 

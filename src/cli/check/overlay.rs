@@ -1,41 +1,134 @@
-//! What phones have uploaded over the folder's own files: whoever edits such a file wonders why nothing happens.
+//! What phones upload over the folder's own files: an administrator who edits such a file wonders why nothing happens.
+//!
+//! Before: a file in the folder has a name that phones upload, so the first upload will hide it. Afterwards: an upload hides
+//! a file, perhaps a newer one.
 
-use std::fs;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
-use super::few::report;
+use super::few::{report, some_of};
+use super::masters::Read;
 use super::shelf::{Found, Shelf};
 use super::{Finding, Level};
-use crate::constituency::MacAddress;
+use crate::clock::{rfc3339, unix_seconds};
+use crate::constituency::{ClientAuth, MacAddress, Standing};
 use crate::serve::decision::upload_name::UploadName;
 use crate::serve::path::ServedPath;
 use crate::serve::upload::store;
 
-/// Looks at the uploads of the constituency in the state directory `state`.
-pub(super) fn check(shelf: &Shelf<'_>, state: &Path, findings: &mut Vec<Finding>) {
+/// Looks at `files`, all that lie in the folder, and at the uploads of the constituency in the state directory `state`.
+pub(super) fn check(shelf: &Shelf<'_>, files: &[String], named: &Read, state: &Path, findings: &mut Vec<Finding>) {
     let folder = state.join(store::FOLDER).join(shelf.constituency.name.as_str());
     // There may be none, or they may be the server's alone to read: then that has been said.
-    let Ok(phones) = fs::read_dir(&folder) else { return };
+    let phones = fs::read_dir(&folder).into_iter().flatten();
     let macs = phones.flatten().filter_map(|entry| MacAddress::from_hex(entry.file_name().as_encoded_bytes()));
     let mut macs: Vec<MacAddress> = macs.collect();
     macs.sort_unstable();
-    let hidden = macs.into_iter().flat_map(|mac| {
-        let uploads = files_below(&folder.join(mac.to_string()));
-        uploads.into_iter().filter_map(move |upload| hidden_by(shelf, mac, &upload))
-    });
-    report(shelf, hidden.collect(), "files that uploads hide", findings);
+    let mut hidden = Vec::new();
+    let mut found = Vec::new();
+    for mac in macs {
+        let uploads = folder.join(mac.to_string());
+        for upload in files_below(&uploads) {
+            if let Some(finding) = hidden_by(shelf, mac, &uploads, &upload) {
+                found.push(finding);
+                hidden.push(upload);
+            }
+        }
+    }
+    report(shelf, found, "files that uploads hide", findings);
+    let to_be_hidden = files.iter().filter_map(|file| Overlaid::of(shelf, file, named));
+    let to_be_hidden = to_be_hidden.filter(|it| !hidden.iter().any(|upload| upload.eq_ignore_ascii_case(it.file)));
+    findings.extend(before_uploads(shelf, to_be_hidden));
 }
 
-/// The finding that the `upload` of `mac` hides a file, if it does.
-fn hidden_by(shelf: &Shelf<'_>, mac: MacAddress, upload: &str) -> Option<Finding> {
+/// The finding that the `upload` of `mac`, which lies in `uploads`, hides a file, if it does.
+fn hidden_by(shelf: &Shelf<'_>, mac: MacAddress, uploads: &Path, upload: &str) -> Option<Finding> {
     let path = ServedPath::parse(&format!("/{upload}")).ok()?;
-    let is_hidden = UploadName::stored(&path, mac).lies_over_the_folder()
-        && matches!(shelf.find(&path, Some(mac)), Found::Regular(_));
+    if !UploadName::of(&path, mac).ok()?.lies_over_the_folder() {
+        return None;
+    }
+    let Found::Regular(file) = shelf.find(&path, Some(mac)) else { return None };
     let name = &shelf.constituency.name;
-    let message = format!(
-        "{mac} gets what it has uploaded instead; provost uploads remove {mac} {upload} --constituency {name} gives it this file"
-    );
-    is_hidden.then(|| shelf.finding(Level::Warning, upload, message))
+    let command = format!("provost uploads remove {mac} {upload} --constituency {name} gives it this file");
+    let message = match newer(&file, &uploads.join(upload)) {
+        Some((changed, uploaded)) => format!(
+            "this file was changed at {changed}, and {mac} still gets what it uploaded before that, at {uploaded}; {command}"
+        ),
+        None => format!("{mac} gets what it has uploaded instead; {command}"),
+    };
+    Some(shelf.finding(Level::Warning, upload, message))
+}
+
+/// When `file` was changed, and when `upload` was stored, if that was before.
+fn newer(file: &File, upload: &Path) -> Option<(String, String)> {
+    let changed = file.metadata().and_then(|metadata| metadata.modified()).ok()?;
+    let uploaded = fs::symlink_metadata(upload).and_then(|metadata| metadata.modified()).ok()?;
+    let time = |time: SystemTime| rfc3339(unix_seconds(time));
+    (changed > uploaded).then(|| (time(changed), time(uploaded)))
+}
+
+/// A file of the folder whose name is one that a phone uploads.
+struct Overlaid<'a> {
+    file: &'a str,
+    mac: MacAddress,
+    /// What stands behind the MAC address: `-phone.cfg`.
+    kind: &'a str,
+    /// Where a master configuration names it.
+    named: Option<&'a str>,
+}
+
+impl<'a> Overlaid<'a> {
+    /// `file`, if it is one, of a phone that is let in and may upload.
+    fn of(shelf: &Shelf<'_>, file: &'a str, named: &'a Read) -> Option<Self> {
+        let constituency = shelf.constituency;
+        let policy = &constituency.policy;
+        if policy.uploads.is_none() || policy.tls.client_auth == ClientAuth::None {
+            return None;
+        }
+        let (digits, kind) = file.rsplit('/').next()?.split_at_checked(12)?;
+        let mac =
+            MacAddress::from_hex(digits.as_bytes()).filter(|mac| constituency.standing(*mac) == Standing::Known)?;
+        let path = ServedPath::parse(&format!("/{}", file.replace('%', "%25"))).ok()?;
+        let lies_over = UploadName::of(&path, mac).ok()?.lies_over_the_folder();
+        lies_over.then(|| Self { file, mac, kind, named: named.named.get(file).map(String::as_str) })
+    }
+}
+
+/// The findings about files that no upload hides yet: one for each kind.
+fn before_uploads<'a>(shelf: &Shelf<'_>, all: impl Iterator<Item = Overlaid<'a>>) -> Vec<Finding> {
+    let mut kinds: BTreeMap<(&str, bool), Vec<Overlaid<'a>>> = BTreeMap::new();
+    for one in all {
+        kinds.entry((one.kind, one.named.is_some())).or_default().push(one);
+    }
+    let finding = |((kind, is_named), all): ((&str, bool), Vec<Overlaid<'a>>)| {
+        let remedy = match kind {
+            "-phone.cfg" | "-web.cfg" => "give it another name, such as <mac>-user.cfg, and name that in CONFIG_FILES",
+            _ => "provost uploads remove takes an upload back",
+        };
+        let named: BTreeSet<&str> = all.iter().filter_map(|one| one.named).collect();
+        let named =
+            if is_named { format!(", although {} names it", some_of(&Vec::from_iter(named))) } else { String::new() };
+        match all.as_slice() {
+            [one] => {
+                let mac = one.mac;
+                let message = format!(
+                    "phones upload files of this name: once {mac} does, it gets its upload instead of this file{named}; {remedy}"
+                );
+                shelf.finding(Level::Warning, one.file, message)
+            }
+            all => {
+                let files: Vec<&str> = all.iter().map(|one| one.file).collect();
+                let message = format!(
+                    "phones upload files of these names: {}: once a phone does, it gets its upload instead of the file{named}; {remedy}",
+                    some_of(&files)
+                );
+                shelf.finding(Level::Warning, "", message)
+            }
+        }
+    };
+    kinds.into_iter().map(finding).collect()
 }
 
 /// Every file below `folder`, by its path in there.

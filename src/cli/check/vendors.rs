@@ -1,0 +1,88 @@
+//! Whose phones a constituency is for: the rules of one vendor's files do not hold for another's.
+
+use super::shelf::{Content, Found, Shelf, read};
+use crate::config::Config;
+use crate::constituency::{ClientAuth, MacAddress};
+use crate::serve::path::ServedPath;
+use crate::trust::Family;
+
+/// How many files are looked into at most.
+const FILES: usize = 50;
+
+/// Whether Polycom's rules hold: where a bundle of its family lets phones in. Where phones show no certificate, they hold
+/// unless the files are of another vendor.
+pub(super) fn is_for_polycom(config: &Config, shelf: &Shelf<'_>, files: &[String]) -> bool {
+    let policy = &shelf.constituency.policy.tls;
+    match policy.client_auth {
+        ClientAuth::Required => {
+            // What is not in provost.json is the built-in bundle.
+            let family = |name: &String| config.trust.get(name).map_or(Family::Polycom, |bundle| bundle.family);
+            config.is_local() || policy.trust.iter().any(|name| family(name) == Family::Polycom)
+        }
+        ClientAuth::Digest | ClientAuth::None => {
+            let has_common = files.iter().any(|file| file.rsplit('/').next() == Some("000000000000.cfg"));
+            let ends = |file: &&String| file.rsplit_once('.').is_some_and(|(_, end)| matches!(end, "cfg" | "xml"));
+            let configurations = files.iter().filter(ends);
+            has_common || !configurations.take(FILES).any(|file| is_of_another_vendor(shelf, file))
+        }
+    }
+}
+
+/// Whether `file` is in a form that only another vendor's phones read.
+fn is_of_another_vendor(shelf: &Shelf<'_>, file: &str) -> bool {
+    let name = file.rsplit('/').next().unwrap_or_default();
+    // Yealink's files for all phones of a model, and Cisco's for one phone.
+    let is_yealinks = name.len() == 17 && name.starts_with("y0000000000");
+    let is_ciscos = name.ends_with(".cnf.xml");
+    is_yealinks || is_ciscos || begins_as_another_vendors(&beginning(shelf, file))
+}
+
+fn beginning(shelf: &Shelf<'_>, file: &str) -> Vec<u8> {
+    let Ok(path) = ServedPath::parse(&format!("/{}", file.replace('%', "%25"))) else { return Vec::new() };
+    let name = file.rsplit('/').next().unwrap_or_default();
+    let stem = name.split('.').next().unwrap_or_default();
+    match shelf.find(&path, MacAddress::from_hex(stem.as_bytes())) {
+        Found::Regular(opened) => match read(opened) {
+            Content::Bytes(bytes) => bytes,
+            Content::TooLarge | Content::Unreadable(_) => Vec::new(),
+        },
+        Found::Absent | Found::NotServed(_) => Vec::new(),
+    }
+}
+
+/// Yealink's first line; the root elements of Cisco, Grandstream and Snom.
+fn begins_as_another_vendors(bytes: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(bytes.get(..4096).unwrap_or(bytes));
+    let mut text = text.trim_start_matches('\u{feff}').trim_start();
+    // What may stand before the root element.
+    for (begin, end) in [("<?", "?>"), ("<!--", "-->"), ("<!", ">")].into_iter().cycle().take(12) {
+        if text.starts_with(begin) {
+            text = text.split_once(end).map_or("", |(_, behind)| behind).trim_start();
+        }
+    }
+    let root = text.strip_prefix('<').and_then(|tag| tag.split([' ', '\t', '\r', '\n', '>', '/']).next());
+    let roots = ["flat-profile", "device", "gs_provision", "settings", "phone-settings", "setting-files"];
+    text.starts_with("#!version") || root.is_some_and(|root| roots.contains(&root))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_vendors_files_are_known_by_how_they_begin() {
+        for text in [
+            "#!version:1.0.0.1\naccount.1.enable = 1",
+            "<?xml version='1.0'?>\n<!-- x -->\n<flat-profile>",
+            "<device>",
+            "<gs_provision version=\"1\">",
+            "\u{feff}<settings><phone-settings>",
+            "<phone-settings e=\"2\">",
+        ] {
+            assert!(begins_as_another_vendors(text.as_bytes()), "{text}");
+        }
+        for text in ["", "<APPLICATION/>", "<PHONE>", "<devices/>", "<a><device/></a>", "x = 1", "<!-- <device> -->"] {
+            assert!(!begins_as_another_vendors(text.as_bytes()), "{text}");
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! What a file of Polycom's dialect names for phones: the files that they fetch, and the folders of their own files.
+//!
+//! `<mac>.cfg` or, failing that, `000000000000.cfg` holds these names as attributes, usually of an `APPLICATION` element.
+//! They count wherever they stand: phones are known to take an `APPLICATION` inside another root, and masters in wide use
+//! spread the names over child elements. An attribute without a model (`CONFIG_FILES`) speaks to all phones; the same with
+//! a model behind it (`CONFIG_FILES_VVX500`) speaks to that model alone and wins. Placeholders such as
+//! `[PHONE_MAC_ADDRESS]` are the phone's to fill in.
+//!
+//! A file that names nothing is a parameter file: as `<mac>.cfg` it is all that its phone gets.
+
+use super::xml::XmlFile;
+use crate::constituency::MacAddress;
+
+/// What an attribute names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NamesWhat {
+    /// A firmware image.
+    Firmware,
+    /// Files that the phone fetches at boot, separated by commas.
+    Files,
+    /// A folder in which the phone keeps files of its own, by uploading them.
+    UploadDirectory,
+    /// A folder from which the phone only reads.
+    ReadDirectory,
+}
+
+/// The attributes that name something.
+const ATTRIBUTES: [(&str, NamesWhat); 14] = [
+    ("APP_FILE_PATH", NamesWhat::Firmware),
+    ("DECT_FILE_PATH", NamesWhat::Firmware),
+    ("CONFIG_FILES", NamesWhat::Files),
+    ("MISC_FILES", NamesWhat::Files),
+    ("SERVICE_FILES", NamesWhat::Files),
+    ("LOG_FILE_DIRECTORY", NamesWhat::UploadDirectory),
+    ("OVERRIDES_DIRECTORY", NamesWhat::UploadDirectory),
+    ("CONTACTS_DIRECTORY", NamesWhat::UploadDirectory),
+    ("CALL_LISTS_DIRECTORY", NamesWhat::UploadDirectory),
+    ("COREFILE_DIRECTORY", NamesWhat::UploadDirectory),
+    ("CERTIFICATE_DIRECTORY", NamesWhat::UploadDirectory),
+    ("FLK_DIRECTORY", NamesWhat::UploadDirectory),
+    ("USER_PROFILES_DIRECTORY", NamesWhat::ReadDirectory),
+    ("LICENSE_DIRECTORY", NamesWhat::ReadDirectory),
+];
+
+/// What one attribute names, with placeholders as they stand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// The attribute, without the model: `CONFIG_FILES`.
+    pub attribute: &'static str,
+    /// What it names.
+    pub what: NamesWhat,
+    /// The model that it speaks to; `None`: all that have none of their own.
+    pub model: Option<String>,
+    /// The line on which it stands.
+    pub line: u32,
+    /// What it names: one path, or several.
+    pub paths: Vec<String>,
+}
+
+/// What a phone fills in for placeholders, as far as it is known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PhoneNames {
+    /// `[PHONE_MAC_ADDRESS]`, `[MACADDRESS]`
+    pub mac: Option<MacAddress>,
+    /// `[PHONE_MODEL]`, as master configurations write it: `VVX500`.
+    pub model: Option<String>,
+    /// `[PHONE_PART_NUMBER]`
+    pub part_number: Option<String>,
+}
+
+/// A master configuration as one phone reads it: per-model attributes chosen, placeholders filled in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MasterConfiguration {
+    /// Where this phone's firmware image lies, if any is named.
+    pub firmware: Option<String>,
+    /// The parameter files, the strongest first.
+    pub config_files: Vec<String>,
+    /// Further files: `MISC_FILES`, then `SERVICE_FILES`.
+    pub other_files: Vec<String>,
+    /// The folders in which the phone keeps its own files.
+    pub directories: Directories,
+}
+
+/// Where a phone keeps each kind of its own files; an empty text is the folder of the master configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Directories {
+    /// `LOG_FILE_DIRECTORY`
+    pub logs: String,
+    /// `OVERRIDES_DIRECTORY`
+    pub overrides: String,
+    /// `CONTACTS_DIRECTORY`
+    pub contacts: String,
+    /// `LICENSE_DIRECTORY`
+    pub licenses: String,
+    /// `CALL_LISTS_DIRECTORY`
+    pub call_lists: String,
+}
+
+impl Named {
+    /// Everything that `file` names; nothing in a parameter file.
+    #[must_use]
+    pub fn all_in(file: &XmlFile<'_>) -> Vec<Self> {
+        let named = file.attributes.iter().filter_map(|attribute| {
+            let (name, what, model) = ATTRIBUTES.iter().find_map(|(name, what)| {
+                let rest = attribute.name.strip_prefix(name)?;
+                let model = rest.strip_prefix('_').filter(|model| !model.is_empty());
+                (rest.is_empty() || model.is_some()).then_some((*name, *what, model))
+            })?;
+            let value = attribute.value.trim();
+            let paths: Vec<&str> = if what == NamesWhat::Files { value.split(',').collect() } else { vec![value] };
+            let paths = paths.into_iter().map(str::trim).filter(|path| !path.is_empty()).map(str::to_owned).collect();
+            let line = file.line(attribute.at);
+            Some(Self { attribute: name, what, model: model.map(str::to_owned), line, paths })
+        });
+        named.collect()
+    }
+
+    /// Whether it speaks to phones of `model` alone.
+    #[must_use]
+    pub fn is_for(&self, model: &str) -> bool {
+        self.model.as_deref().is_some_and(|own| is_same_model(own, model))
+    }
+
+    /// The attribute as it stands in the file.
+    #[must_use]
+    pub fn written(&self) -> String {
+        self.model.as_ref().map_or_else(|| self.attribute.to_owned(), |model| format!("{}_{model}", self.attribute))
+    }
+}
+
+/// Whether two spellings are of one model: `VVX_500` in a User-Agent is `VVX500` in a master configuration.
+#[must_use]
+pub fn is_same_model(one: &str, other: &str) -> bool {
+    fn letters(model: &str) -> impl Iterator<Item = u8> {
+        model.bytes().filter(|byte| *byte != b'_').map(|byte| byte.to_ascii_lowercase())
+    }
+    letters(one).eq(letters(other))
+}
+
+/// What speaks to a phone of `model` as `attribute`: what is for its model, else what is for all; the first of each.
+#[must_use]
+pub fn chosen<'a>(named: &'a [Named], attribute: &str, model: Option<&str>) -> Option<&'a Named> {
+    let of_attribute = || named.iter().filter(|it| it.attribute == attribute);
+    let of_model = model.and_then(|model| of_attribute().find(|it| it.is_for(model)));
+    of_model.or_else(|| of_attribute().find(|it| it.model.is_none()))
+}
+
+impl MasterConfiguration {
+    /// What `named` is for a phone that fills in its `own` names. A path with a placeholder that is not known is left out.
+    #[must_use]
+    pub fn of(named: &[Named], own: &PhoneNames) -> Self {
+        let paths = |attribute| {
+            let chosen = chosen(named, attribute, own.model.as_deref());
+            let paths = chosen.into_iter().flat_map(|named| &named.paths);
+            paths.filter_map(|path| own.fill_in(path)).collect::<Vec<String>>()
+        };
+        let one = |attribute| paths(attribute).into_iter().next();
+        let directory = |attribute| one(attribute).unwrap_or_default();
+        let part_number = own.part_number.as_deref();
+        Self {
+            firmware: one("APP_FILE_PATH").map(|path| part_number.map_or(path.clone(), |it| firmware_image(&path, it))),
+            config_files: paths("CONFIG_FILES"),
+            other_files: [paths("MISC_FILES"), paths("SERVICE_FILES")].concat(),
+            directories: Directories {
+                logs: directory("LOG_FILE_DIRECTORY"),
+                overrides: directory("OVERRIDES_DIRECTORY"),
+                contacts: directory("CONTACTS_DIRECTORY"),
+                licenses: directory("LICENSE_DIRECTORY"),
+                call_lists: directory("CALL_LISTS_DIRECTORY"),
+            },
+        }
+    }
+}
+
+impl PhoneNames {
+    /// `path` with every placeholder filled in; `None` if one of them is not known.
+    #[must_use]
+    pub fn fill_in(&self, path: &str) -> Option<String> {
+        let mac = self.mac.map(|mac| mac.to_string());
+        let placeholders = [
+            ("[PHONE_MAC_ADDRESS]", mac.as_deref()),
+            ("[MACADDRESS]", mac.as_deref()),
+            ("[PHONE_MODEL]", self.model.as_deref()),
+            ("[PHONE_PART_NUMBER]", self.part_number.as_deref()),
+        ];
+        placeholders.into_iter().try_fold(path.to_owned(), |path, (placeholder, value)| match value {
+            Some(value) => Some(path.replace(placeholder, value)),
+            None => Some(path).filter(|path| !path.contains(placeholder)),
+        })
+    }
+}
+
+/// Whether `path` holds the phone's own MAC address.
+#[must_use]
+pub fn holds_mac(path: &str) -> bool {
+    ["[PHONE_MAC_ADDRESS]", "[MACADDRESS]"].iter().any(|placeholder| path.contains(placeholder))
+}
+
+/// Whether `path` holds the phone's model.
+#[must_use]
+pub fn holds_model(path: &str) -> bool {
+    path.contains("[PHONE_MODEL]")
+}
+
+/// `file` in `directory`, as a phone joins them.
+#[must_use]
+pub fn in_directory(directory: &str, file: &str) -> String {
+    match directory {
+        "" => file.to_owned(),
+        _ if directory.ends_with('/') => format!("{directory}{file}"),
+        _ => format!("{directory}/{file}"),
+    }
+}
+
+/// Split images are named by part number and stand beside the name that the configuration gives.
+fn firmware_image(path: &str, part_number: &str) -> String {
+    let file_starts = path.rfind('/').map_or(0, |slash| slash + 1);
+    let (folder, file) = path.split_at(file_starts);
+    format!("{folder}{part_number}.{file}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::text::Text;
+    use super::*;
+
+    const MASTER: &str = r#"<?xml version="1.0" standalone="yes"?>
+        <APPLICATION APP_FILE_PATH="sip.ld" CONFIG_FILES="[PHONE_MAC_ADDRESS]-user.cfg , , site.cfg"
+            LOG_FILE_DIRECTORY="logs" OVERRIDES_DIRECTORY="/overrides/" CONTACTS_DIRECTORY="c/[PHONE_MODEL]">
+          <APPLICATION_VVX500 APP_FILE_PATH_VVX500="firmware/5.9.7/sip.ld" CONFIG_FILES_VVX501="wrong.cfg"/>
+          <APPLICATION_SPIP550 CONFIG_FILES_SPIP550="[MACADDRESS].[PHONE_PART_NUMBER].cfg"/>
+        </APPLICATION>"#;
+
+    fn named(text: &str) -> Vec<Named> {
+        let text = Text::decode(text.as_bytes()).unwrap();
+        Named::all_in(&XmlFile::read(&text).unwrap())
+    }
+
+    fn names(model: &str) -> PhoneNames {
+        let (mac, model) = ("00005e00530c".parse().ok(), Some(model.to_owned()));
+        PhoneNames { mac, model, part_number: Some("3111-44500-001".to_owned()) }
+    }
+
+    fn master(text: &str, model: &str) -> MasterConfiguration {
+        MasterConfiguration::of(&named(text), &names(model))
+    }
+
+    #[test]
+    fn a_phone_reads_its_models_part_and_fills_in_its_own_names() {
+        let master = master(MASTER, "VVX500");
+        assert_eq!(master.firmware.as_deref(), Some("firmware/5.9.7/3111-44500-001.sip.ld"));
+        assert_eq!(master.config_files, ["00005e00530c-user.cfg", "site.cfg"]);
+        assert_eq!(master.directories.logs, "logs");
+        assert_eq!(master.directories.contacts, "c/VVX500");
+        assert_eq!(in_directory(&master.directories.overrides, "x"), "/overrides/x");
+        assert_eq!(in_directory(&master.directories.logs, "x"), "logs/x");
+        assert_eq!(in_directory(&master.directories.licenses, "x"), "x");
+    }
+
+    #[test]
+    fn another_model_reads_another_part() {
+        let master = master(MASTER, "SPIP550");
+        assert_eq!(master.firmware.as_deref(), Some("3111-44500-001.sip.ld"));
+        assert_eq!(master.config_files, ["00005e00530c.3111-44500-001.cfg"]);
+    }
+
+    #[test]
+    fn everything_that_is_named_is_listed_with_its_model_and_line() {
+        let all = named(MASTER);
+        let listed: Vec<(&str, Option<&str>, u32)> =
+            all.iter().map(|it| (it.attribute, it.model.as_deref(), it.line)).collect();
+        assert_eq!(
+            listed,
+            [
+                ("APP_FILE_PATH", None, 2),
+                ("CONFIG_FILES", None, 2),
+                ("LOG_FILE_DIRECTORY", None, 3),
+                ("OVERRIDES_DIRECTORY", None, 3),
+                ("CONTACTS_DIRECTORY", None, 3),
+                ("APP_FILE_PATH", Some("VVX500"), 4),
+                ("CONFIG_FILES", Some("VVX501"), 4),
+                ("CONFIG_FILES", Some("SPIP550"), 5),
+            ]
+        );
+        assert_eq!(all[1].paths, ["[PHONE_MAC_ADDRESS]-user.cfg", "site.cfg"]);
+        assert_eq!((all[1].written(), all[6].written()), ("CONFIG_FILES".to_owned(), "CONFIG_FILES_VVX501".to_owned()));
+    }
+
+    #[test]
+    fn names_count_wherever_they_stand() {
+        let spread = r#"<APPLICATION LOG_FILE_DIRECTORY="LOGS">
+            <Software APP_FILE_PATH="FW/5.9/sip.ld" MISC_FILES="a.xml"/>
+            <Configuration CONFIG_FILES="all.cfg" CONFIG_FILES_Trio8800="trio.cfg" SERVICE_FILES="b.xml, c.xml"/>
+            </APPLICATION>"#;
+        let read = master(spread, "VVX500");
+        assert_eq!(read.firmware.as_deref(), Some("FW/5.9/3111-44500-001.sip.ld"));
+        assert_eq!(
+            (read.config_files, read.other_files),
+            (vec!["all.cfg".to_owned()], vec!["a.xml".to_owned(), "b.xml".to_owned(), "c.xml".to_owned()])
+        );
+        assert_eq!(read.directories.logs, "LOGS");
+        assert_eq!(master(spread, "TRIO_8800").config_files, ["trio.cfg"]);
+        for root in ["polycomConfig", "PHONE", "PHONE_CONFIG", "x:y"] {
+            let wrapped = format!("<{root}><APPLICATION CONFIG_FILES='x.cfg'/><z up.warningLevel='2'/></{root}>");
+            assert_eq!(master(&wrapped, "VVX500").config_files, ["x.cfg"], "{root}");
+            assert_eq!(named(&format!("<{root} reg.1.address='1'/>")), [], "{root}");
+        }
+    }
+
+    #[test]
+    fn a_model_with_an_empty_list_gets_nothing() {
+        let text = "<APPLICATION CONFIG_FILES='a.cfg'><A CONFIG_FILES_SPIP320=''/></APPLICATION>";
+        assert_eq!(master(text, "SPIP320").config_files, [""; 0]);
+        assert_eq!(master(text, "SPIP321").config_files, ["a.cfg"]);
+    }
+
+    #[test]
+    fn a_placeholder_that_is_not_known_leaves_its_path_out() {
+        let text =
+            "<A CONFIG_FILES='[PHONE_MODEL].cfg,[PHONE_MAC_ADDRESS].cfg,[PHONE_PART_NUMBER].cfg,a.cfg,[other].cfg'/>";
+        let of = |names: PhoneNames| MasterConfiguration::of(&named(text), &names).config_files;
+        assert_eq!(of(PhoneNames::default()), ["a.cfg", "[other].cfg"]);
+        let mac = PhoneNames { mac: "00005e00530c".parse().ok(), ..PhoneNames::default() };
+        assert_eq!(of(mac), ["00005e00530c.cfg", "a.cfg", "[other].cfg"]);
+    }
+
+    #[test]
+    fn a_part_number_is_put_before_the_name_even_if_one_is_there() {
+        assert_eq!(firmware_image("3111-44500-001.sip.ld", "3111-44500-001"), "3111-44500-001.3111-44500-001.sip.ld");
+        assert_eq!(firmware_image("https://h/a/sip.ld", "p"), "https://h/a/p.sip.ld");
+    }
+
+    #[test]
+    fn a_user_agents_model_is_that_of_a_master_configuration() {
+        for (one, other) in [("VVX_500", "VVX500"), ("Trio_8800", "TRIO8800"), ("SPIP_550", "SPIP550")] {
+            assert!(is_same_model(one, other));
+        }
+        assert!(!is_same_model("VVX_500", "VVX501") && !is_same_model("VVX_500", "VVX50"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_attribute_panics(value in r#"[^"<&\x00]{0,60}"#, model in ".{0,12}") {
+            let text = format!(r#"<APPLICATION APP_FILE_PATH="{value}" CONFIG_FILES="{value}"/>"#);
+            let _ = master(&text, &model);
+        }
+    }
+}

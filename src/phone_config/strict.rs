@@ -1,0 +1,92 @@
+//! What strict XML readers refuse in a file that was read leniently.
+//!
+//! Phones' own readers are not strict, and nobody outside the vendor knows what each of them takes. So a departure is
+//! reported with what is known of it, and never as what phones do.
+
+use std::ops::Range;
+
+use roxmltree::Error;
+
+use super::faults::{Departure, Place, UNKNOWN, shown};
+
+/// More attributes in one element, or namespaces in one file, than a configuration has. The strict reader compares each
+/// with all others, so it is not asked about a file that has more.
+const MOST_ATTRIBUTES: usize = 10_000;
+const MOST_NAMESPACES: usize = 100;
+
+/// What a strict reader says of `text` as a whole, in which `doctypes` are passed over.
+pub(super) fn refusal(text: &str, doctypes: &[Range<usize>]) -> Option<Departure> {
+    if is_extreme(text) {
+        return None;
+    }
+    let error = match without(text, doctypes) {
+        Some(text) => roxmltree::Document::parse(&text).err(),
+        None => roxmltree::Document::parse(text).err(),
+    }?;
+    let position = error.pos();
+    let place = Place { line: position.row, column: position.col };
+    Some(Departure { place, message: format!("{}: {UNKNOWN}", reason(&error)) })
+}
+
+/// Whether a reader that compares each name with all others takes long for `text`.
+fn is_extreme(text: &str) -> bool {
+    // No `<` stands within a tag.
+    let attributes = |tag: &str| tag.bytes().filter(|byte| *byte == b'=').count();
+    text.matches("xmlns").count() > MOST_NAMESPACES || text.split('<').any(|tag| attributes(tag) > MOST_ATTRIBUTES)
+}
+
+/// `text` with spaces for `parts`, so that all else stays where it is.
+fn without(text: &str, parts: &[Range<usize>]) -> Option<String> {
+    if parts.is_empty() {
+        return None;
+    }
+    let mut blanked = text.to_owned();
+    for part in parts {
+        let spaces: String =
+            text.get(part.clone())?.bytes().map(|byte| if byte == b'\n' { '\n' } else { ' ' }).collect();
+        blanked.replace_range(part.clone(), &spaces);
+    }
+    Some(blanked)
+}
+
+/// The strict reader's error in an operator's words.
+fn reason(error: &Error) -> String {
+    match error {
+        Error::DuplicatedAttribute(name, _) => format!("the attribute {} stands twice in one element", shown(name)),
+        Error::DuplicatedNamespace(prefix, _) => {
+            format!("the prefix {} is declared twice in one element", shown(prefix))
+        }
+        Error::UnknownNamespace(prefix, _) => format!("the prefix {}: is not declared", shown(prefix)),
+        Error::UnexpectedCloseTag(expected, found, _) => {
+            format!("</{}> stands where </{}> is expected", shown(found), shown(expected))
+        }
+        Error::UnknownEntityReference(name, _) => format!("the entity &{}; is not one of XML's own", shown(name)),
+        Error::MalformedEntityReference(_) => "an & stands alone; write &amp;".to_owned(),
+        Error::InvalidAttributeValue(_) | Error::InvalidChar(b'"' | b'\'', b'<', _) => {
+            "a < stands in the value of an attribute; write &lt;".to_owned()
+        }
+        Error::UnexpectedDeclaration(_) => {
+            "the XML declaration (<?xml …?>) does not stand at the beginning of the file".to_owned()
+        }
+        Error::InvalidComment(_) => "-- stands within a comment".to_owned(),
+        Error::NonXmlChar(character, _) => format!("U+{:04X} is not a character of XML", u32::from(*character)),
+        Error::InvalidName(_) => "a name begins with a character that no name may begin with".to_owned(),
+        Error::InvalidChar(expected, found, _) => {
+            format!("{} stands where {} is expected", character(*found), character(*expected))
+        }
+        Error::InvalidChar2(expected, found, _) => format!("{} stands where {expected} is expected", character(*found)),
+        Error::InvalidString(expected, _) => format!("{expected} is expected here"),
+        Error::UnknownToken(_) => {
+            "text or markup stands where none may stand, perhaps behind the root element".to_owned()
+        }
+        _ => "the file is not well-formed XML".to_owned(),
+    }
+}
+
+fn character(byte: u8) -> String {
+    match byte {
+        b'\n' | b'\r' => "the end of the line".to_owned(),
+        b'!'..=b'~' => char::from(byte).to_string(),
+        _ => format!("the byte {byte:#04x}"),
+    }
+}
