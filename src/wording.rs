@@ -19,6 +19,7 @@ pub fn counted<N: Copy + Display + PartialEq + From<u8>>(count: N, noun: &str) -
     let is_after_consonant = |stem: &str| !stem.ends_with(['a', 'e', 'i', 'o', 'u']);
     match noun.strip_suffix('y').filter(|stem| is_after_consonant(stem)) {
         Some(stem) => format!("{count} {stem}ies{rest}"),
+        None if noun.ends_with(['s', 'x']) || noun.ends_with("ch") => format!("{count} {noun}es{rest}"),
         None => format!("{count} {noun}s{rest}"),
     }
 }
@@ -115,6 +116,13 @@ pub fn alert_name(alert: AlertDescription) -> String {
     }
 }
 
+/// The name of a parameter of TLS, or its number if it has none: `X25519`, `0x6399`.
+#[must_use]
+pub fn parameter_name<P: Copy + Debug + Into<u16>>(parameter: P) -> String {
+    let name = format!("{parameter:?}");
+    if name.contains('(') { format!("{:#06x}", parameter.into()) } else { name }
+}
+
 /// The name of a variant, as words: `NoCipherSuitesInCommon` is `no cipher suites in common`. What stands behind the name
 /// is left out.
 #[must_use]
@@ -159,6 +167,7 @@ mod tests {
         assert_eq!(counted(2, "constituency"), "2 constituencies");
         assert_eq!(counted(1, "constituency"), "1 constituency");
         assert_eq!(counted(3, "line of the log"), "3 lines of the log");
+        assert_eq!(counted(2, "address"), "2 addresses");
         assert_eq!(
             (counted_were(1, "line"), counted_were(3, "line")),
             ("1 line was".to_owned(), "3 lines were".to_owned())
@@ -204,6 +213,13 @@ mod tests {
             "cannot decrypt peer's message",
         ];
         assert_eq!(all.each_ref().map(String::as_str), expected);
+    }
+
+    #[test]
+    fn parameters_without_a_name_are_numbers() {
+        assert_eq!(parameter_name(rustls::NamedGroup::X25519), "X25519");
+        assert_eq!(parameter_name(rustls::NamedGroup::from(0x6399)), "0x6399");
+        assert_eq!(parameter_name(rustls::SignatureScheme::from(0x0001)), "0x0001");
     }
 
     #[test]

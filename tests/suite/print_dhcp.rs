@@ -474,9 +474,16 @@ fn dhcpd_adds_options_to_reservations() {
     // As the print says.
     assert!(ote(&[]).contains("What a phone's own host declaration or its group sets wins"));
     let old = own.replace("host a {", "host a { option polycom-server \"https://old.example.com/\";");
-    let mut server =
-        DhcpServer::start(Program::Dhcpd, &lan::config(Program::Dhcpd, &format!("{old}\n{}", ote(without))));
-    assert_eq!(server.offer(VVX500, &ASKED).text(160).unwrap(), "https://old.example.com/");
+    let url = |config: &str| {
+        let mut server = DhcpServer::start(Program::Dhcpd, &lan::config(Program::Dhcpd, config));
+        server.offer(VVX500, &ASKED).text(160).unwrap()
+    };
+    assert_eq!(url(&format!("{old}\n{}", ote(without))), "https://old.example.com/");
+    assert!(ote(&[]).contains("the first one counts: include it before the others"));
+    let class =
+        "class \"all\" { match if substring(hardware, 1, 3) = 00:00:5e; option polycom-server \"https://old/\"; }";
+    assert_eq!(url(&format!("{own}\n{}\n{class}", ote(without))), "https://ote.phones.example.com/");
+    assert_eq!(url(&format!("{own}\n{class}\n{}", ote(without))), "https://old/");
 }
 
 #[test]
@@ -506,6 +513,17 @@ fn kea_adds_options_to_reservations() {
     assert!(!ote(without).contains("option-def"), "{}", ote(without));
     // As the print says.
     assert!(ote(&[]).contains("What a subnet, a pool or a reservation says of an option wins"));
+    assert!(ote(&[]).contains("the first one counts: put this before the others"));
+    let class = json!({
+        "name": "all", "test": "substring(pkt4.mac, 0, 3) == 0x00005e",
+        "option-data": [{ "code": 160, "csv-format": false, "data": "'https://old/'", "always-send": true }],
+    });
+    for (place, url) in [(0, "https://old/"), (1, "https://ote.phones.example.com/")] {
+        let mut config: Value = serde_json::from_str(&merged(own.clone(), &[ote(&[])])).unwrap();
+        config["Dhcp4"]["client-classes"].as_array_mut().unwrap().insert(place, class.clone());
+        let mut server = DhcpServer::start(Program::Kea, &config.to_string());
+        assert_eq!(server.offer(VVX500, &ASKED).text(160).unwrap(), url);
+    }
     own["Dhcp4"]["subnet4"][0]["option-data"] = json!([{ "name": "time-offset", "data": "3600" }]);
     let mut server = DhcpServer::start(Program::Kea, &merged(own, &[ote(&[])]));
     assert_eq!(server.offer(VVX500, &ASKED).options[&2], 3600_i32.to_be_bytes());
@@ -569,6 +587,10 @@ fn one_print_reserves_addresses_and_sets_lease_times() {
     {
         let words = [&common, &["--address", &addresses[0], "--address", &addresses[1]][..], more].concat();
         let print = |format: &str| taken(&site, format, "ote", &words);
+        for format in FORMATS {
+            let said = "Addresses that are reserved here: 2. The site must have no other reservation of these phones.";
+            assert!(print(format).contains(said), "{format}");
+        }
         let dhcpd = lan::config(Program::Dhcpd, &print("isc"));
         reserves_addresses(DhcpServer::start(Program::Dhcpd, &dhcpd), url, Some(604_800));
         let kea = merged(lan::kea_config(), &[print("kea")]);

@@ -25,6 +25,7 @@ use rustls::{CipherSuite, NamedGroup, ProtocolVersion, SignatureScheme};
 
 use super::ALPN_PROTOCOLS;
 use super::site::TlsMaterial;
+use crate::wording::parameter_name;
 
 pub use lane::UnusableName;
 pub use reader::HelloReader;
@@ -187,7 +188,7 @@ impl ClientHelloFacts {
                 && !self.uncompressed_points)
                 .then(|| "takes no uncompressed points of elliptic curves".to_owned()),
             Some(groups) => {
-                Some(format!("offered only {} as group", listed(groups.iter().map(|it| format!("{it:?}")))))
+                Some(format!("offered only {} as group", listed(groups.iter().copied().map(parameter_name))))
             }
         }
     }
@@ -211,7 +212,7 @@ impl ClientHelloFacts {
         } else if !hashes.is_empty() && hashes.iter().all(|hash| (1..=3).contains(hash)) {
             "offered only SHA-1, SHA-224 or MD5 signatures".to_owned()
         } else {
-            let names = schemes.iter().map(|it| format!("{it:?}"));
+            let names = schemes.iter().copied().map(parameter_name);
             format!("offered no signature scheme that is served ({})", listed(names))
         })
     }

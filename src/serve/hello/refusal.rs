@@ -7,6 +7,7 @@ use rustls::{CipherSuite, ProtocolVersion, SignatureScheme};
 use super::lane::needs_group;
 use super::{ClientHelloFacts, KeyExchange, is_tls13, listed, version_name};
 use crate::constituency::TlsLevel;
+use crate::wording::parameter_name;
 
 /// What a suite is called that neither lane has, by what stands in its name: the worst of it first.
 const KINDS: [(&str, &str); 19] = [
@@ -126,7 +127,7 @@ fn signature_name(scheme: SignatureScheme) -> String {
         1 => "RSA",
         2 => "DSA",
         3 => "ECDSA",
-        _ => return format!("{scheme:?}"),
+        _ => return parameter_name(scheme),
     };
     let hash = match hash {
         1 => "MD5",
@@ -135,7 +136,7 @@ fn signature_name(scheme: SignatureScheme) -> String {
         4 => "SHA256",
         5 => "SHA384",
         6 => "SHA512",
-        _ => return format!("{scheme:?}"),
+        _ => return parameter_name(scheme),
     };
     format!("{signature}+{hash}")
 }

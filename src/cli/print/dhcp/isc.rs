@@ -52,6 +52,7 @@ fn place(plan: &Plan) -> Vec<&'static str> {
     }
     vec![
         "Include it in dhcpd.conf, outside of every subnet. The phones keep the addresses that they have.",
+        "Of several classes of a phone that set an option, the first one counts: include it before the others.",
         "What a phone's own host declaration or its group sets wins: take options 160 and 66 out there.",
     ]
 }

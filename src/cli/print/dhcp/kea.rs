@@ -49,6 +49,9 @@ fn context(plan: &Plan) -> Json {
     let mut place = vec!["Merge it into the Dhcp4 of your configuration, list by list."];
     if !plan.is_for_all() {
         place.push("The phones keep the addresses that they have.");
+        place.push(
+            "Of several classes of a phone that set an option, the first one counts: put this before the others.",
+        );
         place.push("What a subnet, a pool or a reservation says of an option wins: take options 160 and 66 out there.");
     }
     if plan.has_definitions {

@@ -282,7 +282,13 @@ impl Plan {
         };
         let first = format!("Phones find their provisioning server: {}", self.url);
         let place = place.iter().map(|line| (*line).to_owned());
-        [first, clients].into_iter().chain(place).chain(self.remarks.iter().cloned()).collect()
+        let reserved = match self.reservations().count() {
+            0 => None,
+            count => Some(format!(
+                "Addresses that are reserved here: {count}. The site must have no other reservation of these phones."
+            )),
+        };
+        [first, clients].into_iter().chain(place).chain(reserved).chain(self.remarks.iter().cloned()).collect()
     }
 
     /// The phones whose addresses make the class; none if every client gets the options.
