@@ -26,7 +26,7 @@ use crate::ledger::{self, Keeper, Ledger};
 use crate::metrics::Metrics;
 use crate::serve::Server;
 use crate::serve::access::{AccessLog, LogFormat, Writer};
-use crate::serve::admission::Admission;
+use crate::serve::connection_limits::ConnectionLimits;
 use crate::serve::site::{Site, TlsMaterial};
 use crate::serve::stop::Stop;
 use crate::serve::upload::store::{self, UploadStore};
@@ -200,7 +200,7 @@ impl App {
             uploads: Arc::new(uploads),
             access,
             handshakes: Arc::clone(&metrics.handshakes),
-            admission: Arc::new(Admission::new(config.limits.clone(), room)),
+            connection_limits: Arc::new(ConnectionLimits::new(config.limits.clone(), room)),
             limits: config.limits.clone(),
         });
         let (stop, stopped) = watch::channel(Stop::default());

@@ -11,8 +11,8 @@ use crate::constituency::Fingerprint;
 use crate::ledger::{Counts, Ledger, Proof, Sighting, is_refusal};
 use crate::metrics::{Metrics, Observed};
 use crate::serve::access::{AccessRecord, Observer, Tls, TlsFacts};
+use crate::serve::client_prefix;
 use crate::serve::decision::CHALLENGE;
-use crate::serve::household;
 
 /// Counts what the access log tells, and notes in the ledger what it tells of phones.
 pub(super) struct Sightings {
@@ -77,7 +77,7 @@ fn sighting(record: AccessRecord) -> Option<Sighting> {
     Some(Sighting {
         time: record.time,
         address: record.address.ip().to_canonical(),
-        network: household(record.address.ip()),
+        network: client_prefix(record.address.ip()),
         constituency: record.constituency?,
         mac,
         proof,

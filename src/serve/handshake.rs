@@ -69,13 +69,31 @@ pub struct Peer {
     pub tls: Option<Tls>,
 }
 
+/// What a client sent first: a whole ClientHello, or what shows that none will come.
+#[derive(Debug)]
+pub struct Received(Result<HelloReader, (NoClientHello, HelloReader)>);
+
+impl Received {
+    fn parse(self) -> Hello {
+        let (facts, reader) = match self.0 {
+            Ok(reader) => (reader.facts(), reader),
+            Err((no_hello, reader)) => (Err(no_hello), reader),
+        };
+        let (mut raw, rest) = reader.into_parts();
+        raw.extend(rest);
+        let is_too_long = matches!(facts, Err(NoClientHello::TooLong(_)));
+        let accepted = if is_too_long { Err((None, Vec::new())) } else { accept(&raw) };
+        Hello { raw, facts, accepted }
+    }
+}
+
 /// What a client sent first, and what it says.
 struct Hello {
     /// The ClientHello as one record, and what was received behind it.
     raw: Vec<u8>,
     facts: Result<ClientHelloFacts, NoClientHello>,
-    /// What rustls says to it before it has a configuration: an error, and the alert that goes with it.
-    accepted: Result<Accepted, (rustls::Error, Vec<u8>)>,
+    /// What rustls says to it before it has a configuration: perhaps an error, and the alert that goes with it.
+    accepted: Result<Accepted, (Option<rustls::Error>, Vec<u8>)>,
 }
 
 impl Hello {
@@ -110,19 +128,51 @@ impl Wanted<'_> {
     }
 }
 
-/// Runs the handshake on `stream`.
+/// Waits for a ClientHello. While it waits it keeps what was received and nothing else.
+///
+/// # Errors
+/// If the client sends something else or leaves. What is wrong with a hello is the handshake's business.
+pub async fn receive_hello<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Received, Refused> {
+    let mut reader = HelloReader::default();
+    loop {
+        match poll_fn(|cx| poll_hello(stream, &mut reader, cx)).await {
+            Ok(Some(Ok(false))) => {}
+            Ok(Some(Ok(true))) => return Ok(Received(Ok(reader))),
+            Ok(Some(Err(no_hello))) => return Ok(Received(Err((no_hello, reader)))),
+            Ok(None) => {
+                let reason = format!("closed by the client: {}", reader.interrupted());
+                return Err(Refused::because(None, BROKEN_OFF, reason));
+            }
+            Err(error) => {
+                return Err(Refused::because(None, BROKEN_OFF, format!("reading the ClientHello: {error}")));
+            }
+        }
+    }
+}
+
+/// Reads once; `None` is the end of the stream. The buffer lies on the stack: a client that is waited for has none.
+fn poll_hello<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    reader: &mut HelloReader,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<Option<Result<bool, NoClientHello>>>> {
+    let mut bytes = [0; 2048];
+    let mut buffer = ReadBuf::new(&mut bytes);
+    ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
+    Poll::Ready(Ok(Some(buffer.filled()).filter(|bytes| !bytes.is_empty()).map(|bytes| reader.push(bytes))))
+}
+
+/// Runs the handshake on `stream`, whose client sent `received`.
 ///
 /// # Errors
 /// Why it was refused; whatever alert there is to send has been written, and the close is left to the caller.
 pub async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     mut stream: S,
+    received: Received,
     site: &ArcSwap<Site>,
     certificates: &LiveCertificates,
 ) -> Result<(Secured<S>, Peer), Refused> {
-    let hello = match read_hello(&mut stream).await {
-        Ok(hello) => hello,
-        Err(refused) => return Err(refused.told_on(stream)),
-    };
+    let hello = received.parse();
     let Ok(server_name) = hello.server_name() else {
         return Err(turn_away(&mut stream, hello, None).await.told_on(stream));
     };
@@ -184,53 +234,18 @@ async fn modern<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     Ok((tls, peer))
 }
 
-/// Waits for a ClientHello. While it waits it keeps what was received and nothing else.
-async fn read_hello<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Result<Hello, Refused> {
-    let refused = |kind, reason: String| Refused::because(None, kind, reason);
-    let mut reader = HelloReader::default();
-    let end = loop {
-        match poll_fn(|cx| poll_hello(stream, &mut reader, cx)).await {
-            Ok(Some(Ok(false))) => {}
-            Ok(Some(end)) => break end.map(drop),
-            Ok(None) => return Err(refused(BROKEN_OFF, format!("closed by the client: {}", reader.interrupted()))),
-            Err(error) => return Err(refused(BROKEN_OFF, format!("reading the ClientHello: {error}"))),
-        }
-    };
-    let facts = end.and_then(|()| reader.facts());
-    if let Err(too_long @ NoClientHello::TooLong(_)) = &facts {
-        send_alert(stream, DECODE_ERROR).await;
-        return Err(refused(MALFORMED, too_long.to_string()));
-    }
-    let (mut raw, rest) = reader.into_parts();
-    raw.extend(rest);
-    let accepted = accept(&raw);
-    Ok(Hello { raw, facts, accepted })
-}
-
-/// Reads once; `None` is the end of the stream. The buffer lies on the stack: a client that is waited for costs none.
-fn poll_hello<S: AsyncRead + Unpin>(
-    stream: &mut S,
-    reader: &mut HelloReader,
-    cx: &mut Context<'_>,
-) -> Poll<io::Result<Option<Result<bool, NoClientHello>>>> {
-    let mut bytes = [0; 2048];
-    let mut buffer = ReadBuf::new(&mut bytes);
-    ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
-    Poll::Ready(Ok(Some(buffer.filled()).filter(|bytes| !bytes.is_empty()).map(|bytes| reader.push(bytes))))
-}
-
 /// What rustls says to `bytes` before it has a configuration; without an alert where it does not object.
-fn accept(mut bytes: &[u8]) -> Result<Accepted, (rustls::Error, Vec<u8>)> {
+fn accept(mut bytes: &[u8]) -> Result<Accepted, (Option<rustls::Error>, Vec<u8>)> {
     let mut acceptor = Acceptor::default();
     while !bytes.is_empty() && acceptor.read_tls(&mut bytes).is_ok() {}
     match acceptor.accept() {
         Ok(Some(accepted)) => Ok(accepted),
-        Ok(None) => Err((rustls::Error::HandshakeNotComplete, Vec::new())),
+        Ok(None) => Err((None, Vec::new())),
         Err((error, mut alert)) => {
             let mut bytes = Vec::new();
             // Writing to a Vec does not fail.
             let _ = alert.write_all(&mut bytes);
-            Err((error, bytes))
+            Err((Some(error), bytes))
         }
     }
 }
@@ -238,7 +253,7 @@ fn accept(mut bytes: &[u8]) -> Result<Accepted, (rustls::Error, Vec<u8>)> {
 /// Sends the alert of somebody whom rustls does not even listen to, and says why, and what would help.
 async fn turn_away<S: AsyncWrite + Unpin>(stream: &mut S, hello: Hello, wanted: Option<&Wanted<'_>>) -> Refused {
     let Hello { facts, accepted, .. } = hello;
-    let (error, alert) = accepted.err().map_or((None, Vec::new()), |(error, alert)| (Some(error), alert));
+    let (error, alert) = accepted.err().unwrap_or_default();
     if facts.as_ref().ok().zip(wanted).is_some_and(|(facts, wanted)| old::is_too_old(facts, wanted)) {
         // rustls looks at the version last.
         send_alert(stream, PROTOCOL_VERSION).await;

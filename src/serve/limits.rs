@@ -22,16 +22,17 @@ pub struct Limits {
     /// Connections that proved no known phone, all together: of constituencies without client authentication, and of
     /// phones that are not on the list.
     pub anonymous_connections: usize,
-    /// Handshakes under way, all together: strangers never use up the places of proven phones.
+    /// Handshakes under way, all together. When they are that many, a connection without a whole ClientHello is closed for
+    /// each new one, the oldest of the client address that has the most.
     pub unfinished_handshakes: usize,
     /// Connections of one IPv4 address or IPv6 /64; 0 is off.
     pub connections_per_address: usize,
     /// Connections of one phone in one constituency; 0 is off.
     pub connections_per_phone: usize,
-    /// Networks to which `connections_per_address` does not apply.
+    /// Networks to which `connections_per_address` does not apply, and whose connections are not closed for others.
     #[schemars(with = "Vec<String>")]
     pub unlimited_networks: Vec<IpNet>,
-    /// From accept to the end of the TLS handshake.
+    /// From accept to the end of the TLS handshake, without the time for which the server keeps it waiting.
     pub handshake_s: u64,
     /// From the first byte of a request to the end of its header.
     pub header_s: u64,
@@ -52,7 +53,7 @@ impl Default for Limits {
         Self {
             connections: 16_384,
             anonymous_connections: 4_096,
-            unfinished_handshakes: 4_096,
+            unfinished_handshakes: 8_192,
             connections_per_address: 1_024,
             connections_per_phone: 64,
             unlimited_networks: Vec::new(),
@@ -82,6 +83,9 @@ impl Limits {
             ("idle_s", self.idle_s),
             ("stall_s", self.stall_s),
         ];
+        if self.unfinished_handshakes == 0 {
+            return Err("unfinished_handshakes is 0, so that no connection is accepted; write 1 or more".to_owned());
+        }
         match waits.iter().find(|(_, seconds)| !WAIT.contains(seconds)) {
             Some((key, seconds)) => {
                 Err(format!("{key} is {seconds}; write {} to {} seconds", WAIT.start(), WAIT.end()))
@@ -102,20 +106,23 @@ impl Limits {
         Duration::from_secs(self.drain_s)
     }
 
-    /// The unit in which connections of `address` are counted; `None` if they are not.
+    /// The prefix by which connections of `address` are counted; `None` if they are not.
     #[must_use]
     pub fn counted_as(&self, address: IpAddr) -> Option<IpNet> {
+        (self.connections_per_address > 0 && !self.is_unlimited(address)).then(|| client_prefix(address))
+    }
+
+    /// Whether `address` is in one of `unlimited_networks`.
+    #[must_use]
+    pub fn is_unlimited(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        if self.connections_per_address == 0 || self.unlimited_networks.iter().any(|net| net.contains(&address)) {
-            return None;
-        }
-        Some(household(address))
+        self.unlimited_networks.iter().any(|net| net.contains(&address))
     }
 }
 
-/// The network that counts as one peer: an IPv4 address, or an IPv6 /64.
+/// The prefix that counts as one client: an IPv4 address, or an IPv6 /64.
 #[must_use]
-pub fn household(address: IpAddr) -> IpNet {
+pub fn client_prefix(address: IpAddr) -> IpNet {
     match address.to_canonical() {
         IpAddr::V4(address) => IpNet::V4(address.into()),
         IpAddr::V6(address) => IpNet::V6(Ipv6Net::new(address, 64).unwrap_or_else(|_| address.into()).trunc()),
@@ -127,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_counted_by_household() {
+    fn addresses_are_counted_by_client_prefix() {
         let limits = Limits { unlimited_networks: vec!["192.0.2.0/24".parse().unwrap()], ..Limits::default() };
         let unit = |text: &str| limits.counted_as(text.parse().unwrap()).map(|net| net.to_string());
         assert_eq!(unit("198.51.100.7").as_deref(), Some("198.51.100.7/32"));

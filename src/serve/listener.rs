@@ -1,7 +1,7 @@
-//! Accepting connections, and each connection's life: a place, a handshake, requests, an end.
+//! Accepting connections, and each connection's life: a permit, a hello, a handshake, requests, an end.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,13 +12,12 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::access::{AccessRecord, Tls};
-use super::admission::{Full, Kind, Place};
+use super::connection_limits::{ConnectionLimits, ConnectionPermit, Eviction, Kind};
 use super::conversation::converse;
-use super::handshake::{self, Refused};
-use super::linger::Lingering;
-use super::pace::{Paced, Phase};
+use super::handshake::{self, Close, Peer, Received, Refused};
+use super::linger::{Farewell, Lingering};
+use super::pace::{Pace, Paced, Phase};
 use super::request::Connection;
-use super::secured::Secured;
 use super::stop::{End, Stop, told};
 use super::{PlainHttp, Server};
 use crate::clock;
@@ -28,6 +27,8 @@ use crate::wording::counted_were;
 const FIRST_BYTES: usize = 256;
 /// How much is read of whoever was refused in the handshake, in bytes: the rest of it, and requests behind it.
 const HEARD_OUT: u64 = 256 << 10;
+/// The kind of a refusal for lack of a place.
+const NO_PLACE: &str = "no_place";
 /// How long to wait for somebody to close a file when there is none left to open.
 const BACKOFF: Duration = Duration::from_millis(100);
 /// How long there must have been enough of them before that is over.
@@ -35,28 +36,38 @@ const OVER_AFTER: Duration = Duration::from_secs(1);
 
 /// Serves what `listener` accepts until `stop` is told, and then what is under way, for as long as a drain may take.
 pub async fn serve(listener: TcpListener, server: Arc<Server>, stop: watch::Receiver<Stop>) {
-    let stopped = stop.clone();
-    accept_all(listener, stop, |stream, arrival| live(stream, arrival, Arc::clone(&server), stopped.clone())).await;
+    let limits = Arc::clone(&server.connection_limits);
+    let (refuse, stopped) = (refuse_by(&server), stop.clone());
+    let live = |stream, arrival, permit| live(stream, arrival, permit, Arc::clone(&server), stopped.clone());
+    accept_all(listener, &limits, stop, |_| Ok(()), refuse, live).await;
 }
 
-/// The same, over `plain` HTTP.
+/// The same, over `plain` HTTP. From elsewhere than the networks that are named nothing is even read.
 pub async fn serve_plain(
     listener: TcpListener,
     plain: Arc<PlainHttp>,
     server: Arc<Server>,
     stop: watch::Receiver<Stop>,
 ) {
-    let stopped = stop.clone();
-    accept_all(listener, stop, |stream, arrival| {
-        live_plain(stream, arrival, Arc::clone(&plain), Arc::clone(&server), stopped.clone())
-    })
-    .await;
+    let limits = Arc::clone(&server.connection_limits);
+    let (refuse, stopped) = (refuse_by(&server), stop.clone());
+    let elsewhere = || "outside of the networks for plain HTTP (plain_http.networks)".to_owned();
+    let admit = |address| {
+        if plain.admits(address) { Ok(()) } else { Err(Refused::because(None, "elsewhere", elsewhere())) }
+    };
+    let live = |stream, arrival, permit| live_plain(stream, arrival, permit, Arc::clone(&server), stopped.clone());
+    accept_all(listener, &limits, stop, admit, refuse, live).await;
+}
+
+fn refuse_by(server: &Arc<Server>) -> impl Fn(Arrival, Refused) + use<> {
+    let server = Arc::clone(server);
+    move |arrival, refused| log_refusal(&server, arrival, refused)
 }
 
 /// The connection of a phone underneath TLS.
 type Phone = Paced<Lingering<TcpStream>>;
 
-/// Who came, and when.
+/// A client's address, and when its connection was accepted.
 #[derive(Debug, Clone, Copy)]
 struct Arrival {
     address: SocketAddr,
@@ -71,27 +82,48 @@ impl Arrival {
     }
 }
 
-/// Accepts until `stop` is told, gives each connection a task of its own to `live` in, and waits for all of them.
+/// Accepts until `stop` is told, gives each connection that `admit` and `limits` admit a task of its own to `live` in,
+/// and waits for all of them.
 async fn accept_all<L: Future<Output = End> + Send + 'static>(
     listener: TcpListener,
+    limits: &Arc<ConnectionLimits>,
     mut stop: watch::Receiver<Stop>,
-    mut live: impl FnMut(TcpStream, Arrival) -> L,
+    admit: impl Fn(IpAddr) -> Result<(), Refused>,
+    refuse: impl Fn(Arrival, Refused),
+    mut live: impl FnMut(TcpStream, Arrival, ConnectionPermit) -> L,
 ) {
     let mut connections = JoinSet::new();
     let mut shortage = Shortage::default();
     loop {
-        tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, address)) => {
-                    shortage.note_accepted();
-                    connections.spawn(live(stream, Arrival::of(address)));
-                }
-                Err(error) => shortage.wait_out(&error).await,
-            },
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
             Some(ended) = connections.join_next() => {
                 was_cut_off(ended);
+                continue;
             }
             () = told(&mut stop, Stop::Drain) => break,
+        };
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                shortage.wait_out(&error).await;
+                continue;
+            }
+        };
+        if let Err(refused) = admit(address.ip()) {
+            refuse(Arrival::of(address), refused);
+            continue;
+        }
+        let entered = tokio::select! {
+            entered = limits.enter(address.ip(), |full| shortage.note(full)) => entered,
+            () = told(&mut stop, Stop::Drain) => break,
+        };
+        match entered {
+            Ok(permit) => {
+                shortage.note_accepted();
+                connections.spawn(live(stream, Arrival::of(address), permit));
+            }
+            Err(full) => refuse(Arrival::of(address), Refused::because(None, NO_PLACE, full.to_string())),
         }
     }
     drop(listener);
@@ -117,7 +149,7 @@ fn was_cut_off(ended: Result<End, tokio::task::JoinError>) -> bool {
     }
 }
 
-/// Whether connections cannot be accepted at the moment, for lack of file descriptors or memory.
+/// Whether connections cannot be accepted at the moment, for lack of places, file descriptors or memory.
 #[derive(Debug, Default)]
 struct Shortage {
     /// When it last was so; `None` if it is over.
@@ -132,10 +164,14 @@ impl Shortage {
         {
             return;
         }
-        if self.last.replace(clock::monotonic()).is_none() {
-            tracing::warn!("no connection can be accepted: {error}");
-        }
+        self.note(error);
         tokio::time::sleep(BACKOFF).await;
+    }
+
+    fn note(&mut self, why: &dyn std::fmt::Display) {
+        if self.last.replace(clock::monotonic()).is_none() {
+            tracing::warn!("no connection can be accepted: {why}");
+        }
     }
 
     /// One connection that gets through while others do not is no end of it.
@@ -147,125 +183,150 @@ impl Shortage {
 }
 
 /// One connection from accept to close.
-async fn live(stream: TcpStream, arrival: Arrival, server: Arc<Server>, stop: watch::Receiver<Stop>) -> End {
-    // Boxed and gone before the conversation begins, so that an idle connection carries none of the handshake about.
-    match Box::pin(receive(stream, arrival, server, stop)).await {
+async fn live(
+    stream: TcpStream,
+    arrival: Arrival,
+    permit: ConnectionPermit,
+    server: Arc<Server>,
+    stop: watch::Receiver<Stop>,
+) -> End {
+    let _ = stream.set_nodelay(true);
+    let (stream, farewell) = Lingering::new(stream);
+    let (mut stream, pace) = Paced::new(stream, &server.limits, arrival.began.into());
+    let mut pending = PendingConnection { arrival, permit, pace, farewell, server, stop };
+    let received = match pending.receive_hello(&mut stream).await {
+        Ok(received) => received,
+        Err(refused) => {
+            log_refusal(&pending.server, arrival, refused);
+            return End::Closed;
+        }
+    };
+    // Boxed, so that neither a connection without a hello nor an idle one has room for a handshake.
+    match Box::pin(pending.welcome(stream, received)).await {
         Some(conversation) => conversation.await,
         None => End::Closed,
     }
 }
 
-/// Begins the conversation, or says why there is none. Who was told so by an alert is heard out, in its place and in the
-/// time that a handshake may take: if what it still says met a closed connection, it would not get to read the alert.
-async fn receive(
-    stream: TcpStream,
+/// A connection whose handshake is under way.
+struct PendingConnection {
     arrival: Arrival,
+    permit: ConnectionPermit,
+    pace: Pace,
+    farewell: Farewell,
     server: Arc<Server>,
-    mut stop: watch::Receiver<Stop>,
-) -> Option<impl Future<Output = End>> {
-    match welcome(stream, arrival, &server, &mut stop).await {
-        Ok((stream, connection)) => Some(converse(stream, connection, stop)),
-        Err((mut refused, _seat)) => {
-            let close = refused.close.take();
-            refuse(&server, arrival, refused);
-            if let Some(close) = close {
-                let deadline = arrival.began + server.limits.handshake();
-                tokio::select! {
-                    biased;
-                    _ = tokio::time::timeout_at(deadline.into(), close.finish()) => {}
-                    () = told(&mut stop, Stop::Drain) => {}
-                }
+    stop: watch::Receiver<Stop>,
+}
+
+impl PendingConnection {
+    /// Waits for the ClientHello; until it is complete, the connection may be evicted.
+    async fn receive_hello(&mut self, stream: &mut Phone) -> Result<Received, Refused> {
+        let received = tokio::select! {
+            biased;
+            received = handshake::receive_hello(stream) => self.in_time(received),
+            eviction = self.permit.evicted() => Err(evicted(&eviction)),
+            () = told(&mut self.stop, Stop::Drain) => Err(stopping()),
+        }?;
+        self.permit.note_hello().map_err(|eviction| evicted(&eviction))?;
+        Ok(received)
+    }
+
+    /// Runs the handshake and begins the conversation, or logs why there is none. A client that was sent an alert is heard
+    /// out, in its place and in the time that a handshake may take: if what it still sends met a closed connection, it
+    /// could not read the alert.
+    async fn welcome(mut self, stream: Phone, received: Received) -> Option<impl Future<Output = End>> {
+        let finished = tokio::select! {
+            finished = handshake::shake_hands(stream, received, &self.server.site, &self.server.certificates) => {
+                self.in_time(finished)
             }
-            None
+            // It has asked for nothing yet, and would only be sent away.
+            () = told(&mut self.stop, Stop::Drain) => Err(stopping()),
+        };
+        match finished {
+            Ok((stream, peer)) => {
+                let (stop, connection) = (self.stop.clone(), self.admit(peer)?);
+                Some(converse(stream, connection, stop))
+            }
+            Err(mut refused) => {
+                let close = refused.close.take();
+                log_refusal(&self.server, self.arrival, refused);
+                if let Some(close) = close {
+                    self.linger(close).await;
+                }
+                None
+            }
+        }
+    }
+
+    /// A handshake that ended because its time was over is logged as such.
+    fn in_time<T>(&self, result: Result<T, Refused>) -> Result<T, Refused> {
+        result.map_err(|refused| match self.pace.broken_off() {
+            Some(_) => {
+                let reason = format!("the handshake took more than {} s", self.server.limits.handshake_s);
+                Refused { kind: "slow", reason, close: None, ..refused }
+            }
+            None => refused,
+        })
+    }
+
+    /// Gives a connection whose handshake is finished its place among the others of its kind.
+    fn admit(self, peer: Peer) -> Option<Connection> {
+        let Self { arrival, permit, pace, farewell, server, .. } = self;
+        server.handshakes.count(peer.is_resumed);
+        let constituency = peer.constituency.clone();
+        let connection = Connection::new(Arc::clone(&server), Some(peer), arrival.address, pace, farewell, permit);
+        let kind = if connection.is_of_known_phone() { Kind::Proven } else { Kind::Anonymous };
+        let phone = connection.mac().map(|mac| (constituency.clone(), mac));
+        let moved = connection.permit.lock().unwrap_or_else(PoisonError::into_inner).become_kind(kind, phone);
+        if let Err(full) = moved {
+            log_refusal(&server, arrival, Refused::because(Some(constituency), NO_PLACE, full.to_string()));
+            return None;
+        }
+        connection.pace.enter(Phase::Idle);
+        Some(connection)
+    }
+
+    /// Closes on a client that was refused. Meanwhile the connection may be evicted.
+    async fn linger(mut self, close: Close) {
+        self.farewell.say_within(HEARD_OUT);
+        tokio::select! {
+            biased;
+            _ = tokio::time::timeout_at(self.pace.handshake_deadline(), close.finish()) => {}
+            _ = self.permit.evicted() => {}
+            () = told(&mut self.stop, Stop::Drain) => {}
         }
     }
 }
 
-/// Gives a connection its place, and shakes hands.
-///
-/// # Errors
-/// Why it is refused, and the place that it has nevertheless.
-async fn welcome(
-    stream: TcpStream,
-    Arrival { address, began, .. }: Arrival,
-    server: &Arc<Server>,
-    stop: &mut watch::Receiver<Stop>,
-) -> Result<(Secured<Phone>, Connection), (Refused, Option<Place>)> {
-    let refused = Refused::because;
-    let no_place = |constituency, full: Full| (refused(constituency, "no_place", full.to_string()), None);
-    let seat = server.admission.enter(address.ip()).map_err(|full| no_place(None, full))?;
-    let _ = stream.set_nodelay(true);
-    let (stream, farewell) = Lingering::new(stream);
-    let (stream, pace) = Paced::new(stream, &server.limits);
-    let handshake = handshake::shake_hands(stream, &server.site, &server.certificates);
-    let deadline = began + server.limits.handshake();
-    let finished = tokio::select! {
-        finished = tokio::time::timeout_at(deadline.into(), handshake) => finished.unwrap_or_else(|_| {
-            Err(refused(None, "slow", format!("the handshake took more than {} s", server.limits.handshake_s)))
-        }),
-        // It has asked for nothing yet, and would only be sent away.
-        () = told(stop, Stop::Drain) => Err(refused(None, "stopping", "provost is being stopped".to_owned())),
-    };
-    let (stream, peer) = match finished {
-        Ok(finished) => finished,
-        Err(refused) => {
-            farewell.say_within(HEARD_OUT);
-            return Err((refused, Some(seat)));
-        }
-    };
-    server.handshakes.count(peer.is_resumed);
-    let constituency = peer.constituency.clone();
-    let server = Arc::clone(server);
-    let connection = Connection::new(server, Some(peer), address, pace, farewell, seat);
-    let kind = if connection.is_of_known_phone() { Kind::Proven } else { Kind::Anonymous };
-    let phone = connection.mac().map(|mac| (constituency.clone(), mac));
-    let seated = connection.seat.lock().unwrap_or_else(PoisonError::into_inner).become_kind(kind, phone);
-    seated.map_err(|full| no_place(Some(constituency), full))?;
-    connection.pace.enter(Phase::Idle);
-    Ok((stream, connection))
+fn evicted(eviction: &Eviction) -> Refused {
+    Refused::because(None, "evicted", eviction.to_string())
 }
 
-/// One connection over plain HTTP.
+fn stopping() -> Refused {
+    Refused::because(None, "stopping", "provost is being stopped".to_owned())
+}
+
+/// One connection over plain HTTP: it has a stranger's place.
 async fn live_plain(
     stream: TcpStream,
     arrival: Arrival,
-    plain: Arc<PlainHttp>,
+    mut permit: ConnectionPermit,
     server: Arc<Server>,
     stop: watch::Receiver<Stop>,
 ) -> End {
-    match welcome_plain(stream, arrival.address, &plain, Arc::clone(&server), stop) {
-        Ok(conversation) => conversation.await,
-        Err(refused) => {
-            refuse(&server, arrival, refused);
-            End::Closed
-        }
+    if let Err(full) = permit.become_kind(Kind::Anonymous, None) {
+        log_refusal(&server, arrival, Refused::because(None, NO_PLACE, full.to_string()));
+        return End::Closed;
     }
-}
-
-/// Gives a connection over plain HTTP a stranger's place, and begins the conversation. From elsewhere than the networks
-/// that are named nothing is even read.
-fn welcome_plain(
-    stream: TcpStream,
-    address: SocketAddr,
-    plain: &PlainHttp,
-    server: Arc<Server>,
-    stop: watch::Receiver<Stop>,
-) -> Result<impl Future<Output = End> + use<>, Refused> {
-    let refused = |kind, reason: &dyn std::fmt::Display| Refused::because(None, kind, reason.to_string());
-    if !plain.admits(address.ip()) {
-        return Err(refused("elsewhere", &"outside of the networks for plain HTTP (plain_http.networks)"));
-    }
-    let mut seat = server.admission.enter(address.ip()).map_err(|full| refused("no_place", &full))?;
-    seat.become_kind(Kind::Anonymous, None).map_err(|full| refused("no_place", &full))?;
     let _ = stream.set_nodelay(true);
     let (stream, farewell) = Lingering::new(stream);
-    let (stream, pace) = Paced::new(stream, &server.limits);
+    let (stream, pace) = Paced::new(stream, &server.limits, arrival.began.into());
     pace.enter(Phase::Idle);
-    let connection = Connection::new(server, None, address, pace, farewell, seat);
-    Ok(converse(BufReader::with_capacity(FIRST_BYTES, stream), connection, stop))
+    let connection = Connection::new(server, None, arrival.address, pace, farewell, permit);
+    converse(BufReader::with_capacity(FIRST_BYTES, stream), connection, stop).await
 }
 
-fn refuse(server: &Server, arrival: Arrival, refused: Refused) {
+fn log_refusal(server: &Server, arrival: Arrival, refused: Refused) {
     server.access.record(Box::new(AccessRecord {
         time: arrival.time,
         address: arrival.address,
@@ -288,10 +349,11 @@ fn refuse(server: &Server, arrival: Arrival, refused: Refused) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::serve::Limits;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     /// Sends back what comes, and panics at an `!`.
-    async fn fragile(mut stream: TcpStream, _: Arrival) -> End {
+    async fn fragile(mut stream: TcpStream, _: Arrival, _permit: ConnectionPermit) -> End {
         while let Ok(byte) = stream.read_u8().await {
             assert_ne!(byte, b'!', "a defect, as a test wants it");
             stream.write_u8(byte).await.unwrap();
@@ -318,6 +380,9 @@ mod tests {
             assert_eq!(newcomer.read_u8().await.unwrap(), b'c');
             stop.send(Stop::Drain).unwrap();
         };
-        tokio::join!(accept_all(listener, stopped, fragile), clients);
+        let limits = Arc::new(ConnectionLimits::new(Limits::default(), 100));
+        let served = accept_all(listener, &limits, stopped, |_| Ok(()), |_, _| unreachable!(), fragile);
+        tokio::join!(served, clients);
+        assert_eq!(limits.count(Kind::Unfinished), 0);
     }
 }

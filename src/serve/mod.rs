@@ -1,7 +1,7 @@
 //! Serving phones: from a TCP connection to a file, an upload, or a reason why not.
 //!
-//! 1. [`listener`]: accept, with a place for each connection ([`admission`]), a deadline for each wait ([`pace`]), a polite
-//!    end ([`linger`]).
+//! 1. [`listener`]: accept, with a permit for each connection ([`connection_limits`]), a deadline for each wait ([`pace`]),
+//!    a polite end ([`linger`]).
 //! 2. [`handshake`]: ClientHello ([`hello`]) → constituency ([`site`]) → TLS, by OpenSSL for phones that rustls cannot
 //!    serve ([`old_tls`], [`secured`]) → verified device.
 //!    Over plain HTTP there is none of it: each request's Host leads to a constituency, and nobody proves anything.
@@ -21,11 +21,11 @@ use crate::constituency::watch::Waker;
 
 pub mod access;
 pub(crate) mod addresses;
-pub mod admission;
 pub mod answer;
 mod beneath;
 pub mod body;
 pub mod conditional;
+pub mod connection_limits;
 pub mod content;
 pub mod conversation;
 pub mod decision;
@@ -51,7 +51,7 @@ pub mod site;
 pub mod stop;
 pub mod upload;
 
-pub use limits::{Limits, household};
+pub use limits::{Limits, client_prefix};
 pub use plain::PlainHttp;
 
 /// The protocols that are agreed on by ALPN, in our order. HTTP/0.9 has an identifier too, but is not spoken here.
@@ -74,8 +74,8 @@ pub struct Server {
     pub access: access::AccessLog,
     /// Handshakes that were finished.
     pub handshakes: Arc<crate::metrics::Handshakes>,
-    /// Places for connections.
-    pub admission: Arc<admission::Admission>,
+    /// Counts connections.
+    pub connection_limits: Arc<connection_limits::ConnectionLimits>,
     /// Limits.
     pub limits: Limits,
 }

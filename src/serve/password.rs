@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 use hyper::header::{HeaderValue, USER_AGENT};
 use hyper::http::request::Parts;
 
-use super::admission::Kind;
+use super::connection_limits::Kind;
 use super::decision::Denial;
 use super::request::Connection;
 use crate::constituency::{ConstituencyName, MacAddress, Standing};
@@ -23,7 +23,7 @@ impl Connection {
         Some(
             proven
                 .map_err(|unproven| self.ask_again(constituency, realm, head, &unproven))
-                .and_then(|mac| self.seat(constituency, mac)),
+                .and_then(|mac| self.take_known_place(constituency, mac)),
         )
     }
 
@@ -40,16 +40,16 @@ impl Connection {
     }
 
     /// A connection that has proved to be a known phone's no longer takes a stranger's place.
-    fn seat(&self, name: &ConstituencyName, mac: MacAddress) -> Result<MacAddress, Denial> {
-        let mut seat = self.seat.lock().unwrap_or_else(PoisonError::into_inner);
-        if seat.kind() == Kind::Proven {
+    fn take_known_place(&self, name: &ConstituencyName, mac: MacAddress) -> Result<MacAddress, Denial> {
+        let mut permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner);
+        if permit.kind() == Kind::Proven {
             return Ok(mac);
         }
         let site = self.server.site.load();
         let constituency = site.get(name).map(|(constituency, _)| constituency);
         if constituency.is_some_and(|constituency| constituency.standing(mac) == Standing::Known) {
             let phone = (name.clone(), mac);
-            seat.become_kind(Kind::Proven, Some(phone)).map_err(|full| Denial::NoPlace(full.to_string()))?;
+            permit.become_kind(Kind::Proven, Some(phone)).map_err(|full| Denial::NoPlace(full.to_string()))?;
         }
         Ok(mac)
     }

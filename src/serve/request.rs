@@ -15,8 +15,8 @@ use hyper::{Method, Request, Response};
 
 use super::Server;
 use super::access::AccessRecord;
-use super::admission::Place;
 use super::answer::{self, Content, Logged};
+use super::connection_limits::ConnectionPermit;
 use super::content;
 use super::decision::{Asked, Circumstances, Denial, Grant, HostDenial, WriteGrant, decide};
 use super::discard::{Discard, RequestBody};
@@ -51,7 +51,7 @@ pub struct Connection {
     /// Whether its next answer is the last.
     pub farewell: Farewell,
     /// Its place among all connections.
-    pub seat: Mutex<Place>,
+    pub permit: Mutex<ConnectionPermit>,
     /// The last judgement of its device since the handshake.
     again: Mutex<Option<Arc<Judgement>>>,
     /// The body of a request that was answered without it.
@@ -121,7 +121,7 @@ impl Connection {
         address: SocketAddr,
         pace: Pace,
         farewell: Farewell,
-        seat: Place,
+        permit: ConnectionPermit,
     ) -> Self {
         Self {
             server,
@@ -129,7 +129,7 @@ impl Connection {
             address,
             pace,
             farewell,
-            seat: Mutex::new(seat),
+            permit: Mutex::new(permit),
             again: Mutex::default(),
             discard: Discard::default(),
         }

@@ -33,6 +33,7 @@ mod digest;
 mod digest_curl;
 mod dns;
 mod drain;
+mod evictions;
 mod families;
 mod file_names;
 mod files;

@@ -6,7 +6,7 @@ use super::Sources;
 use super::phones::is_seen_lately;
 use crate::certificate::Level;
 use crate::metrics::{Facts, Renewal, Tls, Validity};
-use crate::serve::admission::Kind;
+use crate::serve::connection_limits::Kind;
 use crate::status::Picture;
 use crate::status::picture::{Certificate, Constituency, Phone};
 
@@ -15,7 +15,7 @@ impl Sources {
     pub(super) fn facts(&self, picture: &Picture) -> Facts {
         let overview = &picture.overview;
         let server = self.server.upgrade();
-        let count = |kind| server.as_ref().map_or(0, |server| server.admission.count(kind));
+        let count = |kind| server.as_ref().map_or(0, |server| server.connection_limits.count(kind));
         let mut phones: BTreeMap<(String, &'static str), usize> = BTreeMap::new();
         let mut seen: BTreeMap<String, usize> = BTreeMap::new();
         let mut tls: BTreeMap<Tls, usize> = BTreeMap::new();

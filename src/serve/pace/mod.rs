@@ -1,4 +1,4 @@
-//! Deadlines of a connection after its handshake: no peer holds a place by being slow.
+//! Deadlines of a connection: no peer holds a place by being slow.
 //!
 //! [`Paced`] lies between TCP and TLS, where every byte passes, and keeps the deadlines. [`Requests`] lies above TLS and
 //! sees a request begin; the request's handler says through [`Pace`] what comes after that. A deadline costs nothing
@@ -27,11 +27,13 @@ pub use requests::Requests;
 /// Over how long the least rate of a body is measured.
 const RATE_WINDOW: Duration = Duration::from_mins(1);
 
+const HANDSHAKE_TOOK_TOO_LONG: &str = "the handshake took too long";
+
 /// What a connection is waiting for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Phase {
-    /// The handshake; whoever runs it has a deadline of its own.
+    /// The handshake. Its deadline counts from accept, whatever comes meanwhile.
     Handshake = 0,
     /// The first byte of a request.
     Idle = 1,
@@ -58,6 +60,7 @@ struct Shared {
     broken_off: OnceLock<&'static str>,
     /// The last header that did not come at once, and when it began.
     header: Mutex<Option<(Stage, Instant)>>,
+    handshake_deadline: Mutex<Instant>,
 }
 
 /// How many bits a phase takes.
@@ -80,14 +83,21 @@ impl Stage {
 }
 
 impl Pace {
-    fn new() -> Self {
+    fn new(handshake_deadline: Instant) -> Self {
         Self(Arc::new(Shared {
             stage: AtomicU32::new(Phase::Handshake as u32),
             has_unsent: AtomicBool::new(false),
             is_discarding: AtomicBool::new(false),
             broken_off: OnceLock::new(),
             header: Mutex::default(),
+            handshake_deadline: Mutex::new(handshake_deadline),
         }))
+    }
+
+    /// When the peer has used up the time of its handshake.
+    #[must_use]
+    pub fn handshake_deadline(&self) -> Instant {
+        *self.0.handshake_deadline.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says that the connection has entered `phase`. Where an unwanted body is still read when its request is over, the
@@ -186,6 +196,7 @@ impl Pace {
 /// How patient to be.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
+    handshake: Duration,
     idle: Duration,
     header: Duration,
     stall: Duration,
@@ -195,6 +206,7 @@ pub struct Patience {
 impl From<&Limits> for Patience {
     fn from(limits: &Limits) -> Self {
         Self {
+            handshake: limits.handshake(),
             idle: Duration::from_secs(limits.idle_s),
             header: Duration::from_secs(limits.header_s),
             stall: Duration::from_secs(limits.stall_s),
@@ -225,17 +237,12 @@ struct Clock {
 }
 
 impl<S> Paced<S> {
-    /// Watches over `inner`, which is in [`Phase::Handshake`].
-    pub fn new(inner: S, limits: &Limits) -> (Self, Pace) {
-        let pace = Pace::new();
-        let paced = Self {
-            inner,
-            pace: pace.clone(),
-            patience: limits.into(),
-            reading: Clock::new(),
-            writing: Clock::new(),
-            timer: None,
-        };
+    /// Watches over `inner`, which was accepted at `accepted` and is in [`Phase::Handshake`].
+    pub fn new(inner: S, limits: &Limits, accepted: Instant) -> (Self, Pace) {
+        let patience = Patience::from(limits);
+        let pace = Pace::new(accepted + patience.handshake);
+        let paced =
+            Self { inner, pace: pace.clone(), patience, reading: Clock::new(), writing: Clock::new(), timer: None };
         (paced, pace)
     }
 
@@ -244,7 +251,7 @@ impl<S> Paced<S> {
         let stage = self.pace.stage();
         let phase = stage.phase();
         if phase == Phase::Handshake {
-            return Poll::Pending;
+            return self.poll_handshake_deadline(cx);
         }
         if phase == Phase::Header && is_reading && self.reading.stage != Some(stage) {
             self.pace.note_header();
@@ -269,11 +276,26 @@ impl<S> Paced<S> {
             now + self.patience.header.min(self.patience.stall).min(self.patience.idle).max(Duration::from_millis(10));
         let wake =
             clock.deadline(limit).map_or(soonest, |deadline| deadline.min(soonest)).max(now + Duration::from_millis(1));
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(wake)));
-        while timer.as_mut().poll(cx).is_ready() {
-            timer.as_mut().reset(wake);
-        }
+        self.wake_at(wake, cx);
         Poll::Pending
+    }
+
+    fn poll_handshake_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let deadline = self.pace.handshake_deadline();
+        if Instant::now() >= deadline {
+            self.pace.break_off(HANDSHAKE_TOOK_TOO_LONG);
+            return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, HANDSHAKE_TOOK_TOO_LONG));
+        }
+        self.wake_at(deadline, cx);
+        Poll::Pending
+    }
+
+    /// Has the task woken at `time` or before. A timer that is set already is moved only when it fires.
+    fn wake_at(&mut self, time: Instant, cx: &mut Context<'_>) {
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(time)));
+        while timer.as_mut().poll(cx).is_ready() {
+            timer.as_mut().reset(time);
+        }
     }
 }
 

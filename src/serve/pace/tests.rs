@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 fn pair() -> (Paced<DuplexStream>, Pace, DuplexStream) {
     let (ours, theirs) = tokio::io::duplex(64);
-    let (paced, pace) = Paced::new(ours, &Limits::default());
+    let (paced, pace) = Paced::new(ours, &Limits::default(), Instant::now());
     (paced, pace, theirs)
 }
 
@@ -24,6 +24,19 @@ async fn read_to_failure(mut paced: impl AsyncRead + Unpin) -> (u64, String) {
             return (start.elapsed().as_secs(), error.to_string());
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn handshake_deadline_counts_from_accept_whatever_comes() {
+    let (paced, pace, mut theirs) = pair();
+    let drip = async {
+        while theirs.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+        }
+    };
+    let (seconds, why) = tokio::select! { failure = read_to_failure(paced) => failure, () = drip => unreachable!() };
+    assert_eq!((seconds, why.as_str()), (10, HANDSHAKE_TOOK_TOO_LONG));
+    assert_eq!(pace.broken_off(), Some(HANDSHAKE_TOOK_TOO_LONG));
 }
 
 #[tokio::test(start_paused = true)]

@@ -182,6 +182,13 @@ impl Running {
         ticks / 100.0
     }
 
+    /// How much memory of its own the process has, in KiB.
+    pub fn memory_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// A client of the constituency `name` that presents `identity`.
     pub fn client(&self, name: &str, identity: &Identity) -> Client {
         Client::new(self.address(), Some(&format!("{name}.{DOMAIN}"))).with_identity(identity)

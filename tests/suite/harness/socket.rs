@@ -1,7 +1,7 @@
 //! A socket whose other end is waited for with patience.
 
 use std::io::{ErrorKind, IoSlice, Read, Result, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::ops::Deref;
 
 use super::PATIENCE;
@@ -23,6 +23,14 @@ pub fn uninterrupted<T>(mut act: impl FnMut() -> Result<T>) -> Result<T> {
 impl Socket {
     pub fn connect(address: SocketAddr) -> Result<Self> {
         Self::of(TcpStream::connect_timeout(&address, PATIENCE)?)
+    }
+
+    /// Connects from an address of this machine, any of 127.0.0.0/8 for example.
+    pub fn connect_from(source: IpAddr, address: SocketAddr) -> Result<Self> {
+        let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+        socket.connect_timeout(&address.into(), PATIENCE)?;
+        Self::of(socket.into())
     }
 
     pub fn of(stream: TcpStream) -> Result<Self> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 
 use rustls::client::{ClientSessionStore, Resumption};
@@ -16,6 +16,7 @@ use super::socket::Socket;
 #[derive(Clone)]
 pub struct Client {
     address: SocketAddr,
+    source: Option<IpAddr>,
     server_name: Option<String>,
     host: String,
     config: ClientConfig,
@@ -41,6 +42,7 @@ impl Client {
     pub fn new(address: SocketAddr, server_name: Option<&str>) -> Self {
         let mut client = Self {
             address,
+            source: None,
             server_name: server_name.map(str::to_owned),
             host: server_name.map_or_else(|| address.to_string(), str::to_owned),
             config: config(None, rustls::ALL_VERSIONS),
@@ -95,6 +97,12 @@ impl Client {
         self
     }
 
+    /// Connects from this address.
+    pub fn from(mut self, source: IpAddr) -> Self {
+        self.source = Some(source);
+        self
+    }
+
     /// Other TLS settings.
     pub fn config(&mut self) -> &mut ClientConfig {
         &mut self.config
@@ -103,13 +111,13 @@ impl Client {
     /// Connects and finishes the handshake as the client sees it. In TLS 1.3 the server's refusal of a certificate
     /// comes with the first answer instead.
     pub fn connect(&self) -> io::Result<Connection> {
-        self.finish(self.begin()?, Socket::connect(self.address)?)
+        self.finish(self.begin()?, self.tcp()?)
     }
 
     /// The same, with the ClientHello in records of at most `size` bytes.
     pub fn connect_in_pieces(&self, size: usize) -> io::Result<Connection> {
         let mut connection = self.begin()?;
-        let mut tcp = Socket::connect(self.address)?;
+        let mut tcp = self.tcp()?;
         let mut hello = Vec::new();
         connection.write_tls(&mut hello)?;
         tcp.write_all(&in_pieces(&hello, size))?;
@@ -129,6 +137,13 @@ impl Client {
         let name = self.server_name.clone().unwrap_or_else(|| "any.phones.example.com".to_owned());
         let name = ServerName::try_from(name).map_err(io::Error::other)?;
         ClientConnection::new(Arc::new(self.config.clone()), name).map_err(io::Error::other)
+    }
+
+    fn tcp(&self) -> io::Result<Socket> {
+        match self.source {
+            Some(source) => Socket::connect_from(source, self.address),
+            None => Socket::connect(self.address),
+        }
     }
 
     fn finish(&self, connection: ClientConnection, tcp: Socket) -> io::Result<Connection> {

@@ -1,0 +1,341 @@
+//! Which connection is closed when places run out.
+//!
+//! Candidates are connections that wait for the rest of a ClientHello, and refused ones that linger. The heaviest client
+//! prefix loses its oldest candidate first, so that a client with a thousand idle connections makes room for one with a
+//! few. A prefix is an IPv4 address, or an IPv6 /48 and in it a /64, because a client that has a /48 has 65,536 of those.
+//! Prefixes where a known phone proved itself lately come last.
+//!
+//! Pure: time is an argument. Each step costs O(log n).
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use ipnet::{IpNet, Ipv6Net};
+
+use crate::serve::limits::client_prefix;
+
+/// How long a candidate must have waited to be evicted under load. A client sends its hello right behind the last packet
+/// of TCP's handshake. Without this time, clients that come faster than they can be served would evict each other.
+pub(super) const GRACE: Duration = Duration::from_millis(100);
+/// For how long a prefix is preferred after a known phone proved itself there.
+const PROVEN_FOR: Duration = Duration::from_hours(24);
+/// How many such prefixes are remembered. More than that, and the one with the oldest proof is forgotten.
+const MAX_PROVEN: usize = 1 << 16;
+
+/// The connections that may be evicted. Their numbers grow from the oldest to the newest. `N` notifies one of them.
+#[derive(Debug)]
+pub(super) struct Candidates<N> {
+    entries: HashMap<u64, Entry<N>>,
+    /// Those that may be in their grace, the first first; some of them have left since.
+    graced: VecDeque<(u64, Instant)>,
+    rankings: [Ranking; 4],
+    proven_prefixes: RecentPrefixes,
+}
+
+#[derive(Debug)]
+struct Entry<N> {
+    prefix: Prefix,
+    notice: N,
+    rank: Rank,
+}
+
+/// The ranking in which a candidate stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Rank {
+    /// Whether a known phone proved itself lately in the same prefix.
+    is_proven: bool,
+    /// Whether it is in its grace.
+    is_young: bool,
+}
+
+/// The connection that was chosen.
+#[derive(Debug)]
+pub(super) struct Victim<N> {
+    pub(super) notice: N,
+    /// Its prefix, and how many candidates that had.
+    pub(super) prefix: IpNet,
+    pub(super) weight: usize,
+}
+
+/// A client's prefix, for eviction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Prefix {
+    /// An IPv4 address or an IPv6 /48.
+    outer: IpNet,
+    /// An IPv4 address or an IPv6 /64.
+    inner: IpNet,
+}
+
+impl Prefix {
+    pub(super) fn of(address: IpAddr) -> Self {
+        let inner = client_prefix(address);
+        let outer = match inner {
+            IpNet::V4(_) => inner,
+            IpNet::V6(net) => Ipv6Net::new(net.addr(), 48).map_or(inner, |outer| outer.trunc().into()),
+        };
+        Self { outer, inner }
+    }
+}
+
+impl<N> Default for Candidates<N> {
+    fn default() -> Self {
+        Self {
+            entries: HashMap::default(),
+            graced: VecDeque::default(),
+            rankings: Default::default(),
+            proven_prefixes: RecentPrefixes::default(),
+        }
+    }
+}
+
+impl<N> Candidates<N> {
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Adds connection `id`, which begins to wait at `now`.
+    pub(super) fn add(&mut self, id: u64, prefix: Prefix, notice: N, now: Instant) {
+        self.insert(id, prefix, notice, true);
+        self.graced.push_back((id, now));
+        self.end_graces(now);
+    }
+
+    /// Adds connection `id`, which has no grace.
+    pub(super) fn add_grown(&mut self, id: u64, prefix: Prefix, notice: N) {
+        self.insert(id, prefix, notice, false);
+    }
+
+    /// Takes connection `id` out; returns whether it was there.
+    pub(super) fn remove(&mut self, id: u64) -> bool {
+        self.take(id).is_some()
+    }
+
+    /// Notes that a known phone proved itself from `prefix`.
+    pub(super) fn note_proven(&mut self, prefix: Prefix, now: Instant) {
+        self.proven_prefixes.note(prefix.inner, now);
+    }
+
+    /// Takes out the connection that goes first, in its grace too if `has_grace` is not set.
+    pub(super) fn evict(&mut self, now: Instant, has_grace: bool) -> Option<Victim<N>> {
+        self.proven_prefixes.forget_old(now);
+        self.end_graces(now);
+        for is_proven in [false, true] {
+            while let Some((rank, first)) = self.first(is_proven, has_grace) {
+                // Since it was ranked, a phone proved itself there, perhaps.
+                if self.rank_again(first.id, rank.is_young) == Some(rank) {
+                    return self.take_victim(first);
+                }
+            }
+        }
+        None
+    }
+
+    fn first(&self, is_proven: bool, has_grace: bool) -> Option<(Rank, Ranked)> {
+        let [young, grown] = [true, false].map(|is_young| {
+            let rank = Rank { is_proven, is_young };
+            Some((rank, self.ranking(rank).first()?))
+        });
+        let young = young.filter(|_| !has_grace);
+        young.into_iter().chain(grown).max_by_key(|(_, first)| first.weight)
+    }
+
+    /// Takes out the oldest connection from the same IPv4 address or IPv6 /64 that has no grace.
+    pub(super) fn evict_from(&mut self, prefix: Prefix, now: Instant) -> Option<Victim<N>> {
+        self.end_graces(now);
+        let grown = [false, true].map(|is_proven| self.ranking(Rank { is_proven, is_young: false }).oldest_of(prefix));
+        let oldest = grown.into_iter().flatten().min_by_key(|oldest| oldest.id)?;
+        self.take_victim(oldest)
+    }
+
+    /// When the next grace ends.
+    pub(super) fn next_grown(&self) -> Option<Instant> {
+        self.graced.front().map(|(_, since)| *since + GRACE)
+    }
+
+    /// Whether nothing is kept of any connection.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.graced.len() <= 1 && self.rankings.iter().all(|it| it.inner.is_empty())
+    }
+
+    fn end_graces(&mut self, now: Instant) {
+        while let Some((id, since)) = self.graced.front().copied() {
+            let is_young = self.entries.get(&id).is_some_and(|entry| entry.rank.is_young);
+            if is_young && now.duration_since(since) < GRACE {
+                return;
+            }
+            self.rank_again(id, false);
+            self.graced.pop_front();
+        }
+    }
+
+    fn insert(&mut self, id: u64, prefix: Prefix, notice: N, is_young: bool) {
+        let rank = Rank { is_young, is_proven: self.proven_prefixes.contains(&prefix.inner) };
+        self.entries.insert(id, Entry { prefix, notice, rank });
+        self.ranking_mut(rank).add(prefix, id);
+    }
+
+    /// Puts a connection where it belongs now.
+    fn rank_again(&mut self, id: u64, is_young: bool) -> Option<Rank> {
+        let entry = self.entries.get_mut(&id)?;
+        let rank = Rank { is_young, is_proven: self.proven_prefixes.contains(&entry.prefix.inner) };
+        let (prefix, before) = (entry.prefix, std::mem::replace(&mut entry.rank, rank));
+        if rank != before {
+            self.ranking_mut(before).remove(prefix, id);
+            self.ranking_mut(rank).add(prefix, id);
+        }
+        Some(rank)
+    }
+
+    fn ranking(&self, rank: Rank) -> &Ranking {
+        let [unproven_grown, unproven_young, proven_grown, proven_young] = &self.rankings;
+        match (rank.is_proven, rank.is_young) {
+            (false, false) => unproven_grown,
+            (false, true) => unproven_young,
+            (true, false) => proven_grown,
+            (true, true) => proven_young,
+        }
+    }
+
+    fn ranking_mut(&mut self, rank: Rank) -> &mut Ranking {
+        let [unproven_grown, unproven_young, proven_grown, proven_young] = &mut self.rankings;
+        match (rank.is_proven, rank.is_young) {
+            (false, false) => unproven_grown,
+            (false, true) => unproven_young,
+            (true, false) => proven_grown,
+            (true, true) => proven_young,
+        }
+    }
+
+    fn take(&mut self, id: u64) -> Option<Entry<N>> {
+        let entry = self.entries.remove(&id)?;
+        self.ranking_mut(entry.rank).remove(entry.prefix, id);
+        Some(entry)
+    }
+
+    fn take_victim(&mut self, Ranked { id, prefix, .. }: Ranked) -> Option<Victim<N>> {
+        let of = self.entries.get(&id)?.prefix;
+        let weight = self.rankings.iter().map(|ranking| ranking.weight(prefix, of)).sum();
+        self.take(id).map(|entry| Victim { notice: entry.notice, prefix, weight })
+    }
+}
+
+/// Connections by prefix, the heaviest prefix first.
+#[derive(Debug, Default)]
+struct Ranking {
+    outer: Groups,
+    /// The groups within each outer prefix.
+    inner: HashMap<IpNet, Groups>,
+}
+
+/// A connection, with the prefix that it was chosen for and how many are ranked in that.
+#[derive(Debug, Clone, Copy)]
+struct Ranked {
+    id: u64,
+    prefix: IpNet,
+    weight: usize,
+}
+
+impl Ranking {
+    fn add(&mut self, prefix: Prefix, id: u64) {
+        self.outer.add(prefix.outer, id);
+        self.inner.entry(prefix.outer).or_default().add(prefix.inner, id);
+    }
+
+    fn remove(&mut self, prefix: Prefix, id: u64) {
+        self.outer.remove(prefix.outer, id);
+        if let Some(groups) = self.inner.get_mut(&prefix.outer) {
+            groups.remove(prefix.inner, id);
+            if groups.members.is_empty() {
+                self.inner.remove(&prefix.outer);
+            }
+        }
+    }
+
+    /// The oldest of the heaviest inner prefix of the heaviest outer prefix.
+    fn first(&self) -> Option<Ranked> {
+        let (weight, _, outer) = self.outer.order.last()?;
+        let groups = self.inner.get(outer)?;
+        let (_, Reverse(id), _) = groups.order.last()?;
+        Some(Ranked { id: *id, prefix: *outer, weight: *weight })
+    }
+
+    /// How many are ranked in `prefix`, which is one of the two of `of`.
+    fn weight(&self, prefix: IpNet, of: Prefix) -> usize {
+        let inner = self.inner.get(&of.outer);
+        let groups = if prefix == of.outer { Some(&self.outer) } else { inner };
+        groups.and_then(|groups| groups.members.get(&prefix)).map_or(0, BTreeSet::len)
+    }
+
+    fn oldest_of(&self, prefix: Prefix) -> Option<Ranked> {
+        let members = self.inner.get(&prefix.outer)?.members.get(&prefix.inner)?;
+        Some(Ranked { id: *members.first()?, prefix: prefix.inner, weight: members.len() })
+    }
+}
+
+/// Groups of connections, ordered by how many they are; of equal ones, the group with the oldest connection is last.
+#[derive(Debug, Default)]
+struct Groups {
+    members: HashMap<IpNet, BTreeSet<u64>>,
+    order: BTreeSet<(usize, Reverse<u64>, IpNet)>,
+}
+
+impl Groups {
+    fn add(&mut self, prefix: IpNet, id: u64) {
+        self.change(prefix, |members| members.insert(id));
+    }
+
+    fn remove(&mut self, prefix: IpNet, id: u64) {
+        self.change(prefix, |members| members.remove(&id));
+    }
+
+    fn change(&mut self, prefix: IpNet, change: impl FnOnce(&mut BTreeSet<u64>) -> bool) {
+        let members = self.members.entry(prefix).or_default();
+        let place = |members: &BTreeSet<u64>| members.first().map(|oldest| (members.len(), Reverse(*oldest), prefix));
+        place(members).inspect(|place| _ = self.order.remove(place));
+        change(members);
+        match place(members) {
+            Some(place) => _ = self.order.insert(place),
+            None => _ = self.members.remove(&prefix),
+        }
+    }
+}
+
+/// Prefixes by when a known phone last proved itself there.
+#[derive(Debug, Default)]
+struct RecentPrefixes {
+    last: HashMap<IpNet, Instant>,
+    by_time: BTreeSet<(Instant, IpNet)>,
+}
+
+impl RecentPrefixes {
+    fn note(&mut self, prefix: IpNet, now: Instant) {
+        if let Some(before) = self.last.insert(prefix, now) {
+            self.by_time.remove(&(before, prefix));
+        }
+        self.by_time.insert((now, prefix));
+        if self.last.len() > MAX_PROVEN {
+            self.forget_first();
+        }
+        self.forget_old(now);
+    }
+
+    fn contains(&self, prefix: &IpNet) -> bool {
+        self.last.contains_key(prefix)
+    }
+
+    fn forget_old(&mut self, now: Instant) {
+        while self.by_time.first().is_some_and(|(last, _)| now.duration_since(*last) > PROVEN_FOR) {
+            self.forget_first();
+        }
+    }
+
+    fn forget_first(&mut self) {
+        if let Some((_, prefix)) = self.by_time.pop_first() {
+            self.last.remove(&prefix);
+        }
+    }
+}

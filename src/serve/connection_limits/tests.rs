@@ -1,0 +1,373 @@
+//! Places, and who loses one.
+
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use super::eviction::GRACE;
+use super::*;
+
+fn limits(limits: Limits) -> Arc<ConnectionLimits> {
+    Arc::new(ConnectionLimits::new(limits, 12))
+}
+
+fn address(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// A place that is there at once.
+fn enter(limits: &Arc<ConnectionLimits>, from: &str) -> ConnectionPermit {
+    match limits.try_enter(address(from), clock::monotonic()) {
+        Entry::Admitted(permit) => permit,
+        Entry::Refused(full) | Entry::Paused(full) => panic!("{full}"),
+        Entry::Evicting(_) | Entry::Waiting(_) => panic!("evicts"),
+    }
+}
+
+/// The same, past its ClientHello.
+fn enter_with_hello(limits: &Arc<ConnectionLimits>, from: &str) -> ConnectionPermit {
+    let mut permit = enter(limits, from);
+    permit.note_hello().unwrap();
+    permit
+}
+
+/// The same, that waits for its hello.
+fn enter_idle(limits: &Arc<ConnectionLimits>, from: &str) -> ConnectionPermit {
+    let mut permit = enter(limits, from);
+    assert!(evicted(&mut permit).is_none());
+    permit
+}
+
+/// A connection that waits for its place.
+fn newcomer(
+    limits: &Arc<ConnectionLimits>,
+    paused: impl FnMut(&Full) + Send + 'static,
+) -> JoinSet<Result<ConnectionPermit, Full>> {
+    let (limits, mut waiting) = (Arc::clone(limits), JoinSet::new());
+    waiting.spawn(async move { limits.enter(address("192.0.2.2"), paused).await });
+    waiting
+}
+
+/// Why the connection was evicted, if it was. From the first call on, it may be.
+fn evicted(permit: &mut ConnectionPermit) -> Option<String> {
+    match pin!(permit.evicted()).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(eviction) => Some(eviction.to_string()),
+        Poll::Pending => None,
+    }
+}
+
+/// Why there is none at once, nor by eviction.
+fn full(limits: &Arc<ConnectionLimits>, from: &str) -> Full {
+    match limits.try_enter(address(from), clock::monotonic() + GRACE) {
+        Entry::Refused(full) | Entry::Paused(full) => full,
+        Entry::Admitted(_) => panic!("admitted"),
+        Entry::Waiting(_) | Entry::Evicting(_) => panic!("evicts"),
+    }
+}
+
+#[test]
+fn strangers_do_not_use_up_the_places_of_phones() {
+    let limits = limits(Limits { unfinished_handshakes: 2, connections: 1, ..Limits::default() });
+    let mut phone = enter_with_hello(&limits, "192.0.2.1");
+    let _stranger = enter_with_hello(&limits, "192.0.2.2");
+    assert!(full(&limits, "192.0.2.3").to_string().contains("limits.unfinished_handshakes"));
+    phone.become_kind(Kind::Proven, None).unwrap();
+    let mut second = enter(&limits, "192.0.2.3");
+    assert!(second.become_kind(Kind::Proven, None).unwrap_err().to_string().contains("limits.connections"));
+    drop(phone);
+    second.become_kind(Kind::Proven, None).unwrap();
+    assert_eq!((limits.count(Kind::Proven), limits.count(Kind::Unfinished)), (1, 1));
+}
+
+#[test]
+fn no_more_connections_than_open_files_leave_room_for() {
+    let limits = limits(Limits { connections_per_address: 0, ..Limits::default() });
+    let enter = || enter_with_hello(&limits, "192.0.2.1");
+    let mut permits: Vec<ConnectionPermit> = (0..6).map(|_| enter()).collect();
+    let reason = full(&limits, "192.0.2.1").to_string();
+    assert!(reason.starts_with("all 6 places for unfinished handshakes are taken that"), "{reason}");
+    for permit in permits.iter_mut().take(3) {
+        permit.become_kind(Kind::Anonymous, None).unwrap();
+    }
+    let refused = permits[3].become_kind(Kind::Anonymous, None);
+    assert_eq!(refused, Err(Full::Share { kind: "anonymous connections", allowed: 3 }));
+    // What strangers cannot have is there for phones.
+    for permit in &mut permits[3..] {
+        permit.become_kind(Kind::Proven, None).unwrap();
+    }
+    while permits.len() < 12 {
+        let mut phone = enter();
+        phone.become_kind(Kind::Proven, None).unwrap();
+        permits.push(phone);
+    }
+    assert_eq!(full(&limits, "192.0.2.1"), Full::Files { room: 12 });
+    permits.pop();
+    drop(enter());
+    drop(permits);
+    assert_eq!(limits.state().taken, [0; 3]);
+}
+
+#[test]
+fn one_address_has_its_own_limit_and_gives_places_back() {
+    let limits = limits(Limits { connections_per_address: 1, ..Limits::default() });
+    let one = enter_with_hello(&limits, "2001:db8::1");
+    assert!(matches!(full(&limits, "2001:db8::2"), Full::Address { .. }));
+    drop(enter(&limits, "2001:db8:0:1::1"));
+    drop(one);
+    drop(enter(&limits, "2001:db8::2"));
+    assert!(limits.state().by_address.0.is_empty());
+    assert_eq!(limits.count(Kind::Unfinished), 0);
+}
+
+#[test]
+fn one_phone_has_its_own_limit_in_each_constituency_and_gives_places_back() {
+    let limits = limits(Limits { connections_per_phone: 1, ..Limits::default() });
+    let place = |constituency: &str| {
+        let mut permit = enter(&limits, "192.0.2.1");
+        let phone = (constituency.parse().unwrap(), "00005e00530c".parse().unwrap());
+        permit.become_kind(Kind::Anonymous, Some(phone)).map(|()| permit)
+    };
+    let one = place("ote").unwrap();
+    assert!(matches!(place("ote"), Err(Full::Phone { allowed: 1, .. })));
+    let other = place("other").unwrap();
+    drop(one);
+    drop(place("ote").unwrap());
+    drop(other);
+    assert!(limits.state().by_phone.0.is_empty());
+    assert_eq!(limits.count(Kind::Unfinished), 0);
+}
+
+#[test]
+fn unfinished_handshakes_of_zero_are_refused() {
+    let error = Limits { unfinished_handshakes: 0, ..Limits::default() }.check().unwrap_err();
+    assert!(error.contains("unfinished_handshakes is 0"), "{error}");
+}
+
+/// What connections are called that were evicted, first to last, by a newcomer each.
+fn victims(candidates: &mut Candidates<&'static str>, now: Instant, count: usize) -> Vec<&'static str> {
+    (0..count).filter_map(|_| Some(candidates.evict(now, true)?.notice)).collect()
+}
+
+/// Candidates of these addresses, each called by a name, in the order of their accept at `now`.
+fn candidates(connections: &[(&'static str, &str)], now: Instant) -> Candidates<&'static str> {
+    let mut candidates = Candidates::default();
+    for (id, (name, from)) in (1..).zip(connections) {
+        candidates.add(id, Prefix::of(address(from)), *name, now);
+    }
+    candidates
+}
+
+#[test]
+fn heaviest_prefix_loses_its_oldest_connection() {
+    let now = clock::monotonic();
+    let idle = [
+        ("a1", "192.0.2.1"),
+        ("b1", "192.0.2.2"),
+        ("b2", "192.0.2.2"),
+        ("c1", "192.0.2.3"),
+        ("b3", "::ffff:192.0.2.2"),
+        ("a2", "192.0.2.1"),
+    ];
+    let mut candidates = candidates(&idle, now);
+    // Of prefixes of the same weight, the one with the oldest connection.
+    assert_eq!(victims(&mut candidates, now + GRACE, 9), ["b1", "a1", "b2", "c1", "b3", "a2"]);
+}
+
+#[test]
+fn ipv6_is_summed_per_48_and_then_per_64() {
+    let now = clock::monotonic();
+    let idle = [
+        ("phone", "2001:db8:1:1::1"),
+        ("v4", "192.0.2.1"),
+        ("v4", "192.0.2.1"),
+        ("x1", "2001:db8:1:2::1"),
+        ("x2", "2001:db8:1:2::2"),
+        ("y1", "2001:db8:2:1::1"),
+        ("y2", "2001:db8:2:2::1"),
+        ("y3", "2001:db8:2:3::1"),
+        ("y4", "2001:db8:2:4::1"),
+    ];
+    let mut candidates = candidates(&idle, now);
+    let evicted = victims(&mut candidates, now + GRACE, 9);
+    // No /64 of the second /48 has more than one; all of them together have four.
+    assert_eq!(evicted[..3], ["y1", "x1", "y2"]);
+    assert_eq!(evicted.len(), 9);
+    let first = evicted.iter().position(|name| *name == "phone");
+    assert!(first > evicted.iter().position(|name| *name == "x1"), "{evicted:?}");
+}
+
+#[test]
+fn prefix_of_a_proven_phone_goes_last_for_a_day() {
+    const DAY: Duration = Duration::from_hours(24);
+    let now = clock::monotonic();
+    let idle = [("nat", "192.0.2.1"), ("nat", "192.0.2.1"), ("idle", "192.0.2.2"), ("idle", "192.0.2.3")];
+    for before in [false, true] {
+        let mut candidates = candidates(if before { &[] } else { &idle }, now);
+        candidates.note_proven(Prefix::of(address("192.0.2.1")), now);
+        for (id, (name, from)) in (1..).zip(idle).filter(|_| before) {
+            candidates.add(id, Prefix::of(address(from)), name, now);
+        }
+        assert_eq!(victims(&mut candidates, now + GRACE, 9), ["idle", "idle", "nat", "nat"], "{before}");
+        let later = now + DAY + Duration::from_secs(1);
+        for (id, (name, from)) in (10..).zip(idle) {
+            candidates.add(id, Prefix::of(address(from)), name, later);
+        }
+        assert_eq!(victims(&mut candidates, later + GRACE, 9), ["nat", "nat", "idle", "idle"], "{before}");
+    }
+    // The proof is the /64's, not the whole /48's.
+    let mut candidates = candidates(&[("phone", "2001:db8:1:1::1"), ("idle", "2001:db8:1:2::1")], now);
+    candidates.note_proven(Prefix::of(address("2001:db8:1:1::2")), now);
+    assert_eq!(victims(&mut candidates, now + GRACE, 9), ["idle", "phone"]);
+}
+
+#[test]
+fn grace_protects_young_connections_under_load_alone() {
+    let start = clock::monotonic();
+    let now = start + GRACE;
+    let with_young = || {
+        let mut candidates = candidates(&[("old", "192.0.2.1")], start);
+        (2..100).for_each(|id| candidates.add(id, Prefix::of(address("192.0.2.2")), "young", now));
+        candidates
+    };
+    let mut candidates = with_young();
+    assert_eq!(victims(&mut candidates, now, 9), ["old"]);
+    assert_eq!(candidates.next_grown(), Some(now + GRACE));
+    assert_eq!(victims(&mut candidates, now + GRACE, 99).len(), 98);
+    assert_eq!(candidates.next_grown(), None);
+    // Without it, weight counts, and age only among equals.
+    let mut candidates = with_young();
+    let first: Vec<_> = (0..99).filter_map(|_| Some(candidates.evict(now, false)?.notice)).collect();
+    assert_eq!((first[0], first[97], first[98]), ("young", "old", "young"));
+}
+
+#[test]
+fn candidates_that_left_cost_nothing() {
+    let start = clock::monotonic();
+    let mut candidates = Candidates::default();
+    for id in 0..10_000_u64 {
+        let now = start + Duration::from_millis(id);
+        candidates.add(id, Prefix::of(address("192.0.2.1")), "", now);
+        assert!(candidates.remove(id) && !candidates.remove(id));
+    }
+    assert!(candidates.is_empty(), "{candidates:?}");
+}
+
+#[test]
+fn evicting_from_60_000_candidates_takes_no_search() {
+    let now = clock::monotonic();
+    let mut candidates = Candidates::default();
+    for id in 0..60_000_u32 {
+        let from = IpAddr::from([10, 0, (id % 6000 / 250) as u8, (id % 250) as u8]);
+        candidates.add(u64::from(id), Prefix::of(from), "", now);
+    }
+    // A search through all of them for each would be 3,600,000,000 steps.
+    assert_eq!(victims(&mut candidates, now + GRACE, 60_001).len(), 60_000);
+    assert!(candidates.is_empty());
+}
+
+#[tokio::test]
+async fn idle_connection_makes_room_and_is_gone_before_the_next_enters() {
+    let limits = limits(Limits { unfinished_handshakes: 2, ..Limits::default() });
+    let mut idle = [enter_idle(&limits, "192.0.2.1"), enter_idle(&limits, "192.0.2.1")];
+    let mut newcomer = newcomer(&limits, |_| panic!("paused"));
+    assert_eq!(
+        idle[0].evicted().await.to_string(),
+        "evicted before its ClientHello was complete: all 2 places for unfinished handshakes are taken \
+         (limits.unfinished_handshakes); 192.0.2.1/32 has the most connections without one (2)"
+    );
+    tokio::task::yield_now().await;
+    assert!(newcomer.try_join_next().is_none());
+    let [first, _second] = idle;
+    drop(first);
+    let _permit = newcomer.join_next().await.unwrap().unwrap().unwrap();
+    assert_eq!(limits.count(Kind::Unfinished), 2);
+}
+
+#[tokio::test]
+async fn handshake_past_its_hello_is_never_evicted_and_accepting_pauses() {
+    let limits = limits(Limits { unfinished_handshakes: 2, ..Limits::default() });
+    let [first, mut second] = [(); 2].map(|()| enter_with_hello(&limits, "192.0.2.1"));
+    let (told, paused) = oneshot::channel();
+    let mut told = Some(told);
+    let mut newcomer = newcomer(&limits, move |full| _ = told.take().map(|it| it.send(full.to_string())));
+    assert!(paused.await.unwrap().contains("limits.unfinished_handshakes"));
+    // A place becomes free when a handshake is finished, too.
+    second.become_kind(Kind::Proven, None).unwrap();
+    let third = newcomer.join_next().await.unwrap().unwrap().unwrap();
+    drop((first, third));
+    assert_eq!((limits.count(Kind::Unfinished), limits.count(Kind::Proven)), (0, 1));
+}
+
+#[tokio::test]
+async fn connection_that_was_not_read_yet_is_waited_for() {
+    let limits = limits(Limits { unfinished_handshakes: 2, ..Limits::default() });
+    let [mut first, mut second] = [(); 2].map(|()| enter(&limits, "192.0.2.1"));
+    let mut newcomer = newcomer(&limits, |_| panic!("paused"));
+    tokio::task::yield_now().await;
+    // The hello of the one was there, and that of the other was not.
+    first.note_hello().unwrap();
+    tokio::task::yield_now().await;
+    assert!(newcomer.try_join_next().is_none());
+    assert!(second.evicted().await.to_string().contains("192.0.2.1/32"));
+    drop(second);
+    newcomer.join_next().await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn hello_that_comes_with_the_eviction_does_not_keep_the_place() {
+    let limits = limits(Limits { unfinished_handshakes: 1, ..Limits::default() });
+    let mut idle = enter_idle(&limits, "192.0.2.1");
+    let Entry::Evicting(gone) = limits.try_enter(address("192.0.2.2"), clock::monotonic()) else {
+        panic!("not evicted")
+    };
+    idle.note_hello().unwrap_err();
+    drop(idle);
+    gone.await.unwrap_err();
+    drop(enter(&limits, "192.0.2.2"));
+}
+
+#[test]
+fn under_load_idle_connections_have_a_grace() {
+    let limits = limits(Limits { unfinished_handshakes: 3, ..Limits::default() });
+    let handshakes = [(); 2].map(|()| enter_with_hello(&limits, "192.0.2.1"));
+    let mut idle = enter_idle(&limits, "192.0.2.2");
+    let now = clock::monotonic();
+    let Entry::Waiting(Some(grown)) = limits.try_enter(address("192.0.2.3"), now) else { panic!("no grace") };
+    assert!(grown <= now + GRACE);
+    assert!(matches!(limits.try_enter(address("192.0.2.3"), grown), Entry::Evicting(_)));
+    assert!(evicted(&mut idle).is_some());
+    drop(handshakes);
+}
+
+#[test]
+fn refused_client_that_lingers_makes_room_at_once() {
+    let limits = limits(Limits { unfinished_handshakes: 3, ..Limits::default() });
+    let mut refused = [(); 3].map(|()| enter_with_hello(&limits, "192.0.2.1"));
+    let now = clock::monotonic();
+    assert!(matches!(limits.try_enter(address("192.0.2.2"), now), Entry::Paused(_)));
+    assert!(evicted(&mut refused[0]).is_none());
+    assert!(matches!(limits.try_enter(address("192.0.2.2"), now), Entry::Evicting(_)));
+    assert!(evicted(&mut refused[0]).is_some());
+}
+
+#[test]
+fn idle_client_makes_room_for_another_at_the_same_address() {
+    let limits = limits(Limits { connections_per_address: 2, ..Limits::default() });
+    let mut idle = [enter_idle(&limits, "192.0.2.1"), enter_idle(&limits, "192.0.2.1")];
+    let now = clock::monotonic() + GRACE;
+    assert!(matches!(limits.try_enter(address("192.0.2.1"), now), Entry::Evicting(_)));
+    let [oldest, second] = idle.each_mut().map(evicted);
+    assert!(oldest.is_some_and(|reason| reason.contains("limits.connections_per_address")));
+    assert_eq!(second, None);
+}
+
+#[test]
+fn unlimited_networks_are_never_evicted() {
+    let unlimited_networks = vec!["192.0.2.0/24".parse().unwrap()];
+    let limits = limits(Limits { unfinished_handshakes: 2, unlimited_networks, ..Limits::default() });
+    let mut trusted = [enter_idle(&limits, "192.0.2.1"), enter_with_hello(&limits, "192.0.2.1")];
+    // The one of them lingers.
+    assert!(evicted(&mut trusted[1]).is_none());
+    full(&limits, "198.51.100.1");
+}

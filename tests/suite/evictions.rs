@@ -1,0 +1,356 @@
+//! Idle connections, however many: a phone is served, because an idle connection makes room for it.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::harness::pki::FACTORY;
+use crate::harness::site::{Running, Site};
+use crate::harness::socket::Socket;
+use crate::harness::tls::{Client, in_pieces};
+use crate::harness::{VVX500, eventually, namespace};
+
+/// A known phone's address, which others share.
+const NAT: [u8; 4] = [127, 9, 9, 9];
+/// The limits of these tests, and how many connections attack: in the proportions of 60,000 connections to the default
+/// limits. The other numbers follow from the same scale.
+const PLACES: usize = 256;
+const CROWD: usize = 60_000 * PLACES / 8_192;
+const PER_ADDRESS: usize = 1_024 * PLACES / 8_192;
+
+fn site() -> Site {
+    let mut site = Site::with_ote();
+    site.config["limits"] = json!({
+        "unfinished_handshakes": PLACES, "connections_per_address": PER_ADDRESS, "handshake_s": 60, "free_space_bytes": 0,
+    });
+    site
+}
+
+fn phone(server: &Running) -> Client {
+    server.client("ote", &FACTORY.device(VVX500)).from(NAT.into())
+}
+
+fn evicted(server: &Running) -> Vec<Value> {
+    let is_it = |line: &Value| line["reason"].as_str().is_some_and(|reason| reason.starts_with("evicted before its"));
+    server.access_lines().into_iter().filter(is_it).collect()
+}
+
+/// What an idle client does with its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Idle {
+    Silent,
+    /// Sends a part of a ClientHello.
+    Begun,
+    /// Sends a ClientHello byte by byte.
+    Drips,
+}
+
+/// Keeps `count` connections from `addresses` open while `act` runs: for each that the server closes, a new one comes.
+fn attacked<T>(server: &Running, addresses: &[IpAddr], count: usize, idle: Idle, act: impl FnOnce() -> T) -> T {
+    let hello = phone(server).hello();
+    let is_over = AtomicBool::new(false);
+    let (rounds, told) = std::sync::mpsc::channel();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut connections: Vec<Option<(Socket, usize)>> = Vec::new();
+            connections.resize_with(count, || None);
+            while !is_over.load(Ordering::Relaxed) {
+                for (connection, source) in connections.iter_mut().zip(addresses.iter().cycle()) {
+                    if connection.as_ref().is_none_or(|(socket, _)| is_closed(socket)) {
+                        let Ok(mut socket) = Socket::connect_from(*source, server.address()) else { continue };
+                        if idle == Idle::Begun {
+                            let _ = socket.write_all(&hello[..hello.len() / 2]);
+                        }
+                        socket.set_nonblocking(true).unwrap();
+                        *connection = Some((socket, 0));
+                    }
+                    if let Some((socket, sent)) = connection.as_mut().filter(|_| idle == Idle::Drips) {
+                        let _ = hello.get(*sent).map(|byte| socket.write(&[*byte]));
+                        *sent += 1;
+                    }
+                }
+                let _ = rounds.send(());
+            }
+        });
+        told.recv().unwrap();
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(act));
+        is_over.store(true, Ordering::Relaxed);
+        result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Whether the server has closed; of a socket that does not block and gets nothing else.
+fn is_closed(socket: &Socket) -> bool {
+    !matches!(socket.peek(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
+}
+
+fn addresses(count: usize) -> Vec<IpAddr> {
+    (0..count)
+        .map(|number| {
+            IpAddr::from([127, 8, u8::try_from(number / 250).unwrap(), u8::try_from(number % 250 + 1).unwrap()])
+        })
+        .collect()
+}
+
+#[test]
+fn known_phone_boots_behind_a_nat_while_idle_connections_attack() {
+    raise_descriptors();
+    for (addresses_of_60_000, idle) in
+        [(3, Idle::Silent), (60, Idle::Silent), (6_000, Idle::Silent), (6_000, Idle::Begun), (60, Idle::Drips)]
+    {
+        let site = site();
+        let server = site.start();
+        let sources = addresses((addresses_of_60_000 * PLACES / 8_192).max(3));
+        // The others behind the same address are idle too, and count with the phone.
+        let others: Vec<Socket> =
+            (0..300 * PLACES / 8_192).map(|_| Socket::connect_from(NAT.into(), server.address()).unwrap()).collect();
+        attacked(&server, &sources, CROWD, idle, || {
+            for _ in 0..10 {
+                assert_eq!(phone(&server).get("/site.cfg").unwrap().status, 200, "{} {idle:?}", sources.len());
+            }
+        });
+        if sources.len() > PLACES / PER_ADDRESS {
+            server.reason("evicted before its ClientHello was complete: all 256 places for unfinished handshakes");
+        }
+        assert_eq!(others.len(), 9);
+    }
+}
+
+#[test]
+fn prefix_of_a_proven_phone_is_evicted_last() {
+    raise_descriptors();
+    for is_proven in [true, false] {
+        let site = site();
+        let server = site.start();
+        if is_proven {
+            assert_eq!(phone(&server).get("/site.cfg").unwrap().status, 200);
+        }
+        const OTHERS: usize = PER_ADDRESS / 2;
+        let mut others: Vec<Socket> =
+            (0..OTHERS).map(|_| Socket::connect_from(NAT.into(), server.address()).unwrap()).collect();
+        // One connection of each address: lighter by far.
+        attacked(&server, &addresses(2 * PLACES), 2 * PLACES, Idle::Silent, || {
+            eventually("evictions", || (evicted(&server).len() > PLACES).then_some(()));
+        });
+        let open = others.iter_mut().filter_map(|socket| is_open(socket).then_some(())).count();
+        if is_proven {
+            assert_eq!(open, OTHERS);
+        } else {
+            assert!(open <= 2, "{open}");
+        }
+    }
+}
+
+#[test]
+fn evicted_client_is_logged_with_the_limit_and_the_prefix() {
+    let mut site = site();
+    site.config["limits"]["unfinished_handshakes"] = 4.into();
+    let server = site.start();
+    let idle: Vec<Socket> = (0..6).map(|_| Socket::connect(server.address()).unwrap()).collect();
+    let lines = eventually("two evictions", || Some(evicted(&server)).filter(|lines| lines.len() == 2));
+    for (line, socket) in lines.iter().zip(&idle) {
+        assert_eq!(line["address"], socket.local_addr().unwrap().to_string(), "the oldest goes first");
+        assert_eq!(
+            line["reason"],
+            "evicted before its ClientHello was complete: all 4 places for unfinished handshakes are taken \
+             (limits.unfinished_handshakes); 127.0.0.1/32 has the most connections without one (4)"
+        );
+        assert_eq!((&line["status"], &line["mac"]), (&Value::Null, &Value::Null));
+    }
+}
+
+#[test]
+fn handshakes_past_their_hello_are_never_evicted_and_accepting_pauses() {
+    let mut site = site();
+    site.config["limits"]["unfinished_handshakes"] = 4.into();
+    let server = site.start();
+    let hello = phone(&server).hello();
+    let mut waiting: Vec<Socket> = (0..4)
+        .map(|_| {
+            let mut socket = Socket::connect(server.address()).unwrap();
+            socket.write_all(&hello).unwrap();
+            // The answer has begun: the hello was whole.
+            socket.read_exact(&mut [0; 5]).unwrap();
+            socket
+        })
+        .collect();
+    let (phone, served) = (phone(&server), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let phone = scope.spawn(|| {
+            let status = phone.get("/site.cfg").unwrap().status;
+            served.store(true, Ordering::Relaxed);
+            status
+        });
+        server.says("no connection can be accepted: all 4 places for unfinished handshakes are taken");
+        assert!(!served.load(Ordering::Relaxed));
+        assert!(waiting.iter_mut().all(is_open));
+        waiting.pop();
+        assert_eq!(phone.join().unwrap(), 200);
+    });
+    assert!(evicted(&server).is_empty());
+    drop(waiting);
+    eventually("connections to be accepted again", || {
+        assert_eq!(self::phone(&server).get("/site.cfg").unwrap().status, 200);
+        server.stderr().iter().any(|line| line.contains("connections are accepted again")).then_some(())
+    });
+}
+
+#[test]
+fn refused_clients_that_linger_make_room() {
+    let mut site = site();
+    site.config["limits"]["unfinished_handshakes"] = 4.into();
+    let server = site.start();
+    let unknown = Client::new(server.address(), Some("nobody.phones.example.com")).hello();
+    let refused: Vec<Socket> = (0..8)
+        .map(|_| {
+            let mut socket = Socket::connect(server.address()).unwrap();
+            socket.write_all(&unknown).unwrap();
+            socket.read_exact(&mut [0; 7]).unwrap();
+            socket
+        })
+        .collect();
+    assert_eq!(phone(&server).get("/site.cfg").unwrap().status, 200);
+    assert!(evicted(&server).is_empty(), "they are logged as refused already");
+    drop(refused);
+}
+
+#[test]
+fn idle_client_behind_the_same_address_does_not_keep_a_phone_out() {
+    let site = site();
+    let server = site.start();
+    let idle: Vec<Socket> =
+        (0..2 * PER_ADDRESS).filter_map(|_| Socket::connect_from(NAT.into(), server.address()).ok()).collect();
+    assert_eq!(idle.len(), 2 * PER_ADDRESS);
+    eventually("the phone to be served", || phone(&server).get("/site.cfg").ok().filter(|answer| answer.status == 200));
+    server.reason("127.9.9.9/32 has 32 connections already (limits.connections_per_address)");
+}
+
+#[test]
+fn unlimited_networks_are_never_evicted() {
+    let mut site = site();
+    site.config["limits"]["unfinished_handshakes"] = 8.into();
+    site.config["limits"]["unlimited_networks"] = json!(["127.9.0.0/16"]);
+    let server = site.start();
+    let mut trusted: Vec<Socket> =
+        (0..4).map(|_| Socket::connect_from(NAT.into(), server.address()).unwrap()).collect();
+    attacked(&server, &addresses(50), 50, Idle::Silent, || {
+        eventually("evictions", || (evicted(&server).len() > 50).then_some(()));
+        assert_eq!(phone(&server).get("/site.cfg").unwrap().status, 200);
+    });
+    assert!(trusted.iter_mut().all(is_open));
+}
+
+/// Addresses of IPv6: an attacker's in one /64 and in many of one /48, and phones' in another /48 and in that one.
+fn ipv6(network: u16, host: usize) -> String {
+    format!("fd00:0:{network:x}:{host:x}::1")
+}
+
+#[test]
+fn ipv6_attackers_do_not_keep_phones_out_by_many_prefixes() {
+    const TEST: &str = "evictions::ipv6_attackers_do_not_keep_phones_out_by_many_prefixes";
+    const NETWORKS: usize = 48;
+    let mut all: Vec<String> = (0..NETWORKS).map(|host| ipv6(1, host)).collect();
+    all.extend((2..20).map(|host| format!("fd00:0:1:0::{host:x}")));
+    all.extend([ipv6(2, 1), ipv6(1, 0xffff)]);
+    let all: Vec<String> = all.into_iter().map(|address| address + "/128").collect();
+    if !namespace::is_inside(TEST, &all.iter().map(String::as_str).collect::<Vec<_>>()) {
+        return;
+    }
+    raise_descriptors();
+    let address = |text: String| text.parse::<IpAddr>().unwrap();
+    let one_64 = (2..20).map(|host| address(format!("fd00:0:1:0::{host:x}"))).collect::<Vec<_>>();
+    let many_64 = (0..NETWORKS).map(|host| address(ipv6(1, host))).collect::<Vec<_>>();
+    for (attackers, what) in [(one_64, "one /64"), (many_64, "many /64 of one /48")] {
+        let mut site = site();
+        site.config["listen"] = json!(["[::1]:0"]);
+        site.config["limits"]["unfinished_handshakes"] = 64.into();
+        site.config["limits"]["connections_per_address"] = 0.into();
+        let server = site.start();
+        // Heavier than any of the attackers' /64, lighter than their /48.
+        let from = address(ipv6(2, 1));
+        let mut idle: Vec<Socket> = (0..8).map(|_| Socket::connect_from(from, server.address()).unwrap()).collect();
+        attacked(&server, &attackers, 200, Idle::Silent, || {
+            for from in [from, address(ipv6(1, 0xffff))] {
+                let phone = server.client("ote", &FACTORY.device(VVX500)).from(from);
+                assert_eq!(phone.get("/site.cfg").unwrap().status, 200, "{what}, {from}");
+            }
+        });
+        eventually("evictions", || (evicted(&server).len() > 100).then_some(()));
+        assert_eq!(idle.iter_mut().filter_map(|socket| is_open(socket).then_some(())).count(), 8, "{what}");
+    }
+}
+
+#[test]
+fn client_without_a_whole_hello_holds_little_memory() {
+    raise_descriptors();
+    let mut site = site();
+    site.config["limits"]["unfinished_handshakes"] = 5_000.into();
+    site.config["limits"]["connections_per_address"] = 0.into();
+    let server = site.start();
+    assert_eq!(phone(&server).get("/site.cfg").unwrap().status, 200);
+    let hold = |count: usize, bytes: &[u8]| {
+        let before = server.memory_kib();
+        let connect = |_| {
+            let mut socket = Socket::connect(server.address()).unwrap();
+            socket.write_all(bytes).unwrap();
+            socket
+        };
+        let connections: Vec<Socket> = (0..count).map(connect).collect();
+        eventually("the connections to be read", || (unread_bytes(&server) == 0).then_some(()));
+        let used = server.memory_kib().saturating_sub(before) / count as u64;
+        drop(connections);
+        eventually("their end", || (established(&server) == 0).then_some(()));
+        used
+    };
+    let hello = [&[22, 3, 1, 0x40, 0, 1, 0, 0x3f, 0xfc], &[0; 16_000][..]].concat();
+    let in_small_records = in_pieces(&[&[22, 3, 1, 0x3e, 0], &hello[5..5 + 0x3e00]].concat(), 1);
+    // The first time, the allocator takes what it keeps for later.
+    let silent = hold(2_000, &[]);
+    assert!(silent <= 4, "silent: {silent} KiB each");
+    let (begun, in_small_records) = (hold(1_000, &hello), hold(100, &in_small_records));
+    assert!(begun <= 22 && in_small_records <= 22, "begun: {begun} KiB, in small records: {in_small_records} KiB each");
+}
+
+/// Bytes that the server has received and not read.
+fn unread_bytes(server: &Running) -> u64 {
+    sockets(server).map(|queues| u64::from_str_radix(queues.split_once(':').unwrap().1, 16).unwrap()).sum()
+}
+
+fn established(server: &Running) -> usize {
+    sockets(server).count()
+}
+
+/// The queues of the server's connections, as the kernel lists them.
+fn sockets(server: &Running) -> impl Iterator<Item = String> {
+    let port = format!(":{:04X}", server.address().port());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let lines: Vec<String> = table.lines().map(str::to_owned).collect();
+    lines.into_iter().filter_map(move |line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let is_it = fields.get(1).is_some_and(|local| local.ends_with(&port)) && fields.get(3) == Some(&"01");
+        is_it.then(|| fields[4].to_owned())
+    })
+}
+
+/// Whether the server has not closed it.
+fn is_open(socket: &mut Socket) -> bool {
+    socket.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+    loop {
+        match socket.read(&mut [0; 4096]) {
+            Ok(0) => return false,
+            Ok(_) => {}
+            Err(error) => return matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+        }
+    }
+}
+
+/// Lets this process have as many sockets as the system allows.
+fn raise_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+}
