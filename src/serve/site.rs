@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, UnixTime};
-use rustls::server::NoServerSessionStorage;
+use rustls::server::{NoServerSessionStorage, ProducesTickets};
 use rustls::{ServerConfig, version};
 
 use super::old_tls::OldLane;
@@ -303,7 +303,7 @@ impl TlsGeneration {
         let mut config = builder.with_cert_resolver(certificates.clone());
         config.alpn_protocols = ALPN_PROTOCOLS.map(Into::into).to_vec();
         config.ignore_client_order = true;
-        config.ticketer = aws_lc_rs::Ticketer::new()?;
+        config.ticketer = Arc::new(BoundedTickets(aws_lc_rs::Ticketer::new()?));
         // One is enough: a phone comes back with it, or makes a full handshake.
         config.send_tls13_tickets = 1;
 
@@ -347,11 +347,37 @@ impl TlsGeneration {
     }
 }
 
+/// The largest session that is put into a ticket, in bytes. Most of a session is the client's certificates. The client
+/// sends its ticket in its next hello, for which there is [`HELLO_LIMIT`](super::hello::HELLO_LIMIT).
+const TICKET_LIMIT: usize = 8 << 10;
+
+/// Gives no ticket that a hello might have no room for.
+#[derive(Debug)]
+struct BoundedTickets(Arc<dyn ProducesTickets>);
+
+impl ProducesTickets for BoundedTickets {
+    fn enabled(&self) -> bool {
+        self.0.enabled()
+    }
+
+    fn lifetime(&self) -> u32 {
+        self.0.lifetime()
+    }
+
+    fn encrypt(&self, session: &[u8]) -> Option<Vec<u8>> {
+        if session.len() > TICKET_LIMIT { None } else { self.0.encrypt(session) }
+    }
+
+    fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
+        self.0.decrypt(ticket)
+    }
+}
+
 /// Neither gives nor takes session tickets.
 #[derive(Debug)]
 struct NoTickets;
 
-impl rustls::server::ProducesTickets for NoTickets {
+impl ProducesTickets for NoTickets {
     fn enabled(&self) -> bool {
         false
     }

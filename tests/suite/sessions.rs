@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
+use rcgen::CustomExtension;
 use rustix::process::Signal;
 use rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
 use rustls::pki_types::ServerName;
@@ -327,6 +328,35 @@ fn a_certificate_that_expires_ends_open_connections_and_old_sessions() {
         let lines = server.access_lines();
         (lines.iter().filter(|line| line["reason"].to_string().contains("expired at")).count() >= 4).then_some(())
     });
+}
+
+/// A device certificate of about this many bytes.
+fn device_of(bytes: usize) -> Identity {
+    let mut params = device_params(VVX500);
+    // An extension that nothing knows, of the arc for examples.
+    params.custom_extensions.push(CustomExtension::from_oid_content(&[2, 999, 1], vec![0; bytes]));
+    FACTORY.issuing.issue(&params)
+}
+
+/// A ticket holds the client's certificates, and the next hello has to hold the ticket.
+#[test]
+fn chain_over_8_kib_gets_no_ticket_and_the_phone_comes_back() {
+    let site = Site::with_ote();
+    let server = site.start();
+    for (bytes, has_ticket) in [(6 << 10, true), (8 << 10, false), (30 << 10, false)] {
+        for version in VERSIONS {
+            let (phone, memory) = client(&server, "ote", version, Some(&device_of(bytes)));
+            assert_eq!(visit(&phone), (200, false), "{bytes}, {version:?}");
+            let hello = phone.hello();
+            assert!(has_ticket || hello.len() < 4096, "{} bytes of hello for {bytes}, {version:?}", hello.len());
+            assert!(!has_ticket || hello.len() > bytes, "{} bytes of hello for {bytes}, {version:?}", hello.len());
+            let given = memory.given();
+            let (status, is_resumed) = visit(&phone);
+            assert_eq!(status, 200, "{bytes}, {version:?}");
+            // TLS 1.2 has sessions without a ticket as well.
+            assert!(version == &TLS12 || is_resumed == (has_ticket && given == 0), "{bytes}, {version:?}");
+        }
+    }
 }
 
 /// Visits twice by openssl in TLS 1.2, remembering the session: was the extended master secret used, and resumed?
