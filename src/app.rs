@@ -27,6 +27,7 @@ use crate::metrics::Metrics;
 use crate::serve::Server;
 use crate::serve::access::{AccessLog, LogFormat, Writer};
 use crate::serve::connection_limits::ConnectionLimits;
+use crate::serve::crypto_queue::CryptoQueue;
 use crate::serve::site::{Site, TlsMaterial};
 use crate::serve::stop::Stop;
 use crate::serve::upload::store::{self, UploadStore};
@@ -200,6 +201,7 @@ impl App {
             uploads: Arc::new(uploads),
             access,
             handshakes: Arc::clone(&metrics.handshakes),
+            crypto_queue: CryptoQueue::new(std::thread::available_parallelism().map_or(1, usize::from)),
             connection_limits: Arc::new(ConnectionLimits::new(config.limits.clone(), room)),
             limits: config.limits.clone(),
         });

@@ -21,6 +21,7 @@ use tokio_rustls::StartHandshake;
 use tokio_rustls::server::TlsStream;
 
 use super::access::{Tls, TlsFacts};
+use super::crypto_queue::TurnStream;
 use super::hello::{ClientHelloFacts, HelloReader, NoClientHello, UnusableName};
 use super::secured::Secured;
 use super::site::{NotServed, Site, TlsGeneration};
@@ -71,26 +72,30 @@ pub struct Peer {
 
 /// What a client sent first: a whole ClientHello, or what shows that none will come.
 #[derive(Debug)]
-pub struct Received(Result<HelloReader, (NoClientHello, HelloReader)>);
+pub struct Received {
+    reader: HelloReader,
+    no_hello: Option<NoClientHello>,
+}
 
 impl Received {
+    /// Takes what was received behind the ClientHello.
+    pub fn take_rest(&mut self) -> Vec<u8> {
+        self.reader.take_rest()
+    }
+
     fn parse(self) -> Hello {
-        let (facts, reader) = match self.0 {
-            Ok(reader) => (reader.facts(), reader),
-            Err((no_hello, reader)) => (Err(no_hello), reader),
-        };
-        let (mut raw, rest) = reader.into_parts();
-        raw.extend(rest);
+        let facts = self.no_hello.map_or_else(|| self.reader.facts(), Err);
+        let record = self.reader.into_record();
         let is_too_long = matches!(facts, Err(NoClientHello::TooLong(_)));
-        let accepted = if is_too_long { Err((None, Vec::new())) } else { accept(&raw) };
-        Hello { raw, facts, accepted }
+        let accepted = if is_too_long { Err((None, Vec::new())) } else { accept(&record) };
+        Hello { record, facts, accepted }
     }
 }
 
 /// What a client sent first, and what it says.
 struct Hello {
-    /// The ClientHello as one record, and what was received behind it.
-    raw: Vec<u8>,
+    /// The ClientHello as one record.
+    record: Vec<u8>,
     facts: Result<ClientHelloFacts, NoClientHello>,
     /// What rustls says to it before it has a configuration: perhaps an error, and the alert that goes with it.
     accepted: Result<Accepted, (Option<rustls::Error>, Vec<u8>)>,
@@ -137,8 +142,8 @@ pub async fn receive_hello<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Recei
     loop {
         match poll_fn(|cx| poll_hello(stream, &mut reader, cx)).await {
             Ok(Some(Ok(false))) => {}
-            Ok(Some(Ok(true))) => return Ok(Received(Ok(reader))),
-            Ok(Some(Err(no_hello))) => return Ok(Received(Err((no_hello, reader)))),
+            Ok(Some(Ok(true))) => return Ok(Received { reader, no_hello: None }),
+            Ok(Some(Err(no_hello))) => return Ok(Received { reader, no_hello: Some(no_hello) }),
             Ok(None) => {
                 let reason = format!("closed by the client: {}", reader.interrupted());
                 return Err(Refused::because(None, BROKEN_OFF, reason));
@@ -167,11 +172,15 @@ fn poll_hello<S: AsyncRead + Unpin>(
 /// # Errors
 /// Why it was refused; whatever alert there is to send has been written, and the close is left to the caller.
 pub async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
-    mut stream: S,
+    mut stream: TurnStream<S>,
     received: Received,
     site: &ArcSwap<Site>,
     certificates: &LiveCertificates,
-) -> Result<(Secured<S>, Peer), Refused> {
+) -> Result<(Secured<TurnStream<S>>, Peer), Refused> {
+    if received.no_hello.is_none() && stream.is_closed().await {
+        let reason = "closed by the client while its ClientHello waited for its turn";
+        return Err(Refused::because(None, BROKEN_OFF, reason.to_owned()));
+    }
     let hello = received.parse();
     let Ok(server_name) = hello.server_name() else {
         return Err(turn_away(&mut stream, hello, None).await.told_on(stream));

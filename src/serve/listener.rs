@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use super::access::{AccessRecord, Tls};
 use super::connection_limits::{ConnectionLimits, ConnectionPermit, Eviction, Kind};
 use super::conversation::converse;
+use super::crypto_queue::{Turn, TurnStream};
 use super::handshake::{self, Close, Peer, Received, Refused};
 use super::linger::{Farewell, Lingering};
 use super::pace::{Pace, Paced, Phase};
@@ -194,15 +195,15 @@ async fn live(
     let (stream, farewell) = Lingering::new(stream);
     let (mut stream, pace) = Paced::new(stream, &server.limits, arrival.began.into());
     let mut pending = PendingConnection { arrival, permit, pace, farewell, server, stop };
-    let received = match pending.receive_hello(&mut stream).await {
-        Ok(received) => received,
+    let (received, turn) = match pending.wait_for_handshake(&mut stream).await {
+        Ok(ready) => ready,
         Err(refused) => {
             log_refusal(&pending.server, arrival, refused);
             return End::Closed;
         }
     };
-    // Boxed, so that neither a connection without a hello nor an idle one has room for a handshake.
-    match Box::pin(pending.welcome(stream, received)).await {
+    // Boxed, so that neither a connection that waits for it nor an idle one has room for a handshake.
+    match Box::pin(pending.welcome(stream, received, turn)).await {
         Some(conversation) => conversation.await,
         None => End::Closed,
     }
@@ -219,6 +220,17 @@ struct PendingConnection {
 }
 
 impl PendingConnection {
+    /// Waits for the ClientHello, and then for the handshake's turn.
+    async fn wait_for_handshake(&mut self, stream: &mut Phone) -> Result<(Received, Turn), Refused> {
+        let received = self.receive_hello(stream).await?;
+        let turn = self.server.crypto_queue.enter(self.pace.clone());
+        tokio::select! {
+            biased;
+            () = turn.begin() => Ok((received, turn)),
+            () = told(&mut self.stop, Stop::Drain) => Err(stopping()),
+        }
+    }
+
     /// Waits for the ClientHello; until it is complete, the connection may be evicted.
     async fn receive_hello(&mut self, stream: &mut Phone) -> Result<Received, Refused> {
         let received = tokio::select! {
@@ -234,11 +246,12 @@ impl PendingConnection {
     /// Runs the handshake and begins the conversation, or logs why there is none. A client that was sent an alert is heard
     /// out, in its place and in the time that a handshake may take: if what it still sends met a closed connection, it
     /// could not read the alert.
-    async fn welcome(mut self, stream: Phone, received: Received) -> Option<impl Future<Output = End>> {
+    async fn welcome(mut self, stream: Phone, mut received: Received, turn: Turn) -> Option<impl Future<Output = End>> {
+        let stream = TurnStream::new(stream, received.take_rest(), turn.clone());
+        let handshake = handshake::shake_hands(stream, received, &self.server.site, &self.server.certificates);
         let finished = tokio::select! {
-            finished = handshake::shake_hands(stream, received, &self.server.site, &self.server.certificates) => {
-                self.in_time(finished)
-            }
+            biased;
+            finished = turn.run(handshake) => self.in_time(finished),
             // It has asked for nothing yet, and would only be sent away.
             () = told(&mut self.stop, Stop::Drain) => Err(stopping()),
         };

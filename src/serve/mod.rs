@@ -2,8 +2,8 @@
 //!
 //! 1. [`listener`]: accept, with a permit for each connection ([`connection_limits`]), a deadline for each wait ([`pace`]),
 //!    a polite end ([`linger`]).
-//! 2. [`handshake`]: ClientHello ([`hello`]) → constituency ([`site`]) → TLS, by OpenSSL for phones that rustls cannot
-//!    serve ([`old_tls`], [`secured`]) → verified device.
+//! 2. [`handshake`]: ClientHello ([`hello`]) → its turn ([`crypto_queue`]) → constituency ([`site`]) → TLS, by OpenSSL for
+//!    phones that rustls cannot serve ([`old_tls`], [`secured`]) → verified device.
 //!    Over plain HTTP there is none of it: each request's Host leads to a constituency, and nobody proves anything.
 //! 3. [`conversation`]: HTTP/1.1, or rest, until either end closes or the server stops ([`stop`]).
 //! 4. [`request`]: each request is decided ([`decision`]) from its host ([`host`]), its path ([`path`]) and the policy
@@ -28,6 +28,7 @@ pub mod conditional;
 pub mod connection_limits;
 pub mod content;
 pub mod conversation;
+pub mod crypto_queue;
 pub mod decision;
 mod discard;
 pub mod exchange;
@@ -76,6 +77,8 @@ pub struct Server {
     pub handshakes: Arc<crate::metrics::Handshakes>,
     /// Counts connections.
     pub connection_limits: Arc<connection_limits::ConnectionLimits>,
+    /// Where handshakes wait for a processor.
+    pub crypto_queue: Arc<crypto_queue::CryptoQueue>,
     /// Limits.
     pub limits: Limits,
 }

@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::IpAddr;
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -197,6 +198,61 @@ fn handshakes_past_their_hello_are_never_evicted_and_accepting_pauses() {
         assert_eq!(self::phone(&server).get("/site.cfg").unwrap().status, 200);
         server.stderr().iter().any(|line| line.contains("connections are accepted again")).then_some(())
     });
+}
+
+#[test]
+fn handshakes_that_wait_for_their_client_hold_up_no_other() {
+    let mut site = site();
+    site.constituency("ote", &json!({ "trust": ["factory"], "phones": { VVX500: "" }, "tls": "legacy" }));
+    site.config["limits"]["unfinished_handshakes"] = 200.into();
+    site.config["limits"]["connections_per_address"] = 0.into();
+    let server = site.start();
+    // More than any machine has processors, of both kinds of TLS.
+    let old = include_bytes!("hellos/dhe-and-rsa-kx.bin").as_slice();
+    let modern = phone(&server).hello();
+    let waiting: Vec<Socket> = (0..160)
+        .map(|number| {
+            let mut socket = Socket::connect(server.address()).unwrap();
+            socket.write_all(if number % 2 == 0 { old } else { &modern }).unwrap();
+            let mut first = [0; 1];
+            socket.read_exact(&mut first).unwrap();
+            assert_eq!(first, [22], "a hello is answered by one");
+            socket
+        })
+        .collect();
+    for _ in 0..20 {
+        assert_eq!(phone(&server).get("/site.cfg").unwrap().status, 200);
+    }
+    drop(waiting);
+}
+
+#[test]
+fn phones_that_come_at_once_are_all_served_with_few_places() {
+    const PHONES: usize = 200;
+    for places in [4, 32] {
+        let mut site = site();
+        site.config["limits"]["unfinished_handshakes"] = places.into();
+        let server = site.start();
+        let phone = phone(&server);
+        let start = Barrier::new(PHONES);
+        // Without a second try: one that is evicted or refused has failed.
+        let served = thread::scope(|scope| {
+            let phones: Vec<_> = addresses(PHONES)
+                .into_iter()
+                .map(|address| {
+                    let (phone, start) = (phone.clone().from(address), &start);
+                    scope.spawn(move || {
+                        start.wait();
+                        phone.get("/site.cfg").map(|answer| answer.status)
+                    })
+                })
+                .collect();
+            phones.into_iter().map(|phone| phone.join().unwrap()).collect::<Vec<_>>()
+        });
+        let failed: Vec<_> = served.iter().filter(|status| !matches!(status, Ok(200))).collect();
+        assert!(failed.is_empty(), "{} of {PHONES} failed with {places} places: {failed:?}", failed.len());
+        assert!(evicted(&server).is_empty());
+    }
 }
 
 #[test]

@@ -34,7 +34,7 @@ pub(super) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin + Send + 'stat
     certificate: &ServerCertificate,
     wanted: &Wanted<'_>,
 ) -> Result<(Secured<S>, Peer), Refused> {
-    let Hello { raw, facts, .. } = hello;
+    let Hello { record, facts, .. } = hello;
     let has_only_sha1 = facts.as_ref().is_ok_and(ClientHelloFacts::has_only_sha1);
     let (constituency, generation) = (Arc::clone(wanted.constituency), Arc::clone(wanted.generation));
     let judge = move |chain: &[CertificateDer<'static>]| {
@@ -42,7 +42,7 @@ pub(super) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin + Send + 'stat
         generation.examine(&constituency, chain, clock::unix_seconds(clock::now())).unwrap_or_else(nobody)
     };
     let refused = |kind, reason| Refused { is_of_old_lane: true, ..wanted.refused(kind, reason) };
-    let (result, finding) = lane.accept(stream, raw, certificate, judge).await;
+    let (result, finding) = lane.accept(stream, record, certificate, judge).await;
     let (verdict, claim) = finding.map_or((None, None), |finding| (Some(finding.verdict), finding.claim));
     let stream = match result {
         Ok(stream) => stream,

@@ -31,8 +31,8 @@ impl HelloReader {
     /// Takes the next `bytes` of the stream, and returns whether the ClientHello is complete.
     ///
     /// # Errors
-    /// If this is not a ClientHello, or one that is too long. Then [`record`](Self::record) holds all that was received,
-    /// for rustls to choose its alert.
+    /// If this is not a ClientHello, or one that is too long. Then the record holds all that was received, for rustls
+    /// to choose its alert.
     pub fn push(&mut self, mut bytes: &[u8]) -> Result<bool, NoClientHello> {
         self.received += bytes.len();
         while !bytes.is_empty() {
@@ -145,14 +145,14 @@ impl HelloReader {
 
     /// The ClientHello as one record.
     #[must_use]
-    pub fn record(&self) -> &[u8] {
-        &self.record
+    pub fn into_record(self) -> Vec<u8> {
+        self.record
     }
 
-    /// The ClientHello as one record, and what was received behind it.
+    /// Takes what was received behind the ClientHello.
     #[must_use]
-    pub fn into_parts(self) -> (Vec<u8>, Vec<u8>) {
-        (self.record, self.rest)
+    pub fn take_rest(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.rest)
     }
 
     #[cfg(test)]

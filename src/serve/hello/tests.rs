@@ -200,7 +200,7 @@ fn hello_of_16_kib_is_complete_however_it_is_cut() {
             let mut reader = HelloReader::default();
             let reads: Vec<bool> = raw.chunks(read).map(|bytes| reader.push(bytes).unwrap()).collect();
             assert_eq!(reads.iter().position(|is_complete| *is_complete), Some(reads.len() - 1), "{size}, {read}");
-            let (record, rest) = reader.into_parts();
+            let (rest, record) = (reader.take_rest(), reader.into_record());
             assert_eq!(record[..5], [0x16, 3, 1, 0x40, 0]);
             assert!(record[5..] == message && rest.is_empty(), "{size}, {read}");
         }
@@ -231,7 +231,7 @@ fn bytes_behind_a_hello_are_kept_for_tls() {
     for rest in [&b"\x14\x03\x03\x00\x01\x01"[..], b"anything"] {
         let mut reader = HelloReader::default();
         assert_eq!(reader.push(&[&hello, rest].concat()), Ok(true));
-        assert_eq!(reader.into_parts(), (captured!("default").to_vec(), rest.to_vec()));
+        assert_eq!((reader.take_rest(), reader.into_record()), (rest.to_vec(), captured!("default").to_vec()));
     }
 }
 
@@ -242,7 +242,7 @@ fn records_that_are_no_hello_are_kept_for_the_alert() {
     let mut reader = HelloReader::default();
     assert_eq!(reader.push(&begin), Ok(false));
     assert_eq!(reader.push(alert), Err(NoClientHello::Malformed));
-    assert_eq!(reader.record(), [&[0x16, 3, 1, 0, 100], &captured!("default")[5..105], alert].concat());
+    assert_eq!(reader.into_record(), [&[0x16, 3, 1, 0, 100], &captured!("default")[5..105], alert].concat());
 }
 
 #[test]

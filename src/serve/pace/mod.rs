@@ -100,6 +100,11 @@ impl Pace {
         *self.0.handshake_deadline.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Gives the peer `time` more for its handshake, for which it was we who kept it waiting.
+    pub fn extend_handshake(&self, time: Duration) {
+        *self.0.handshake_deadline.lock().unwrap_or_else(PoisonError::into_inner) += time;
+    }
+
     /// Says that the connection has entered `phase`. Where an unwanted body is still read when its request is over, the
     /// connection waits for that, and not for another request.
     pub fn enter(&self, phase: Phase) {

@@ -1,0 +1,175 @@
+//! The queue for cryptography: as many steps of handshakes at once as there are processors, the oldest handshake first.
+//!
+//! A handshake consists of steps. A step processes what the client has sent, up to where the client has to send more.
+//! Each step needs a slot; none is held while the client is waited for. So a rush of clients does not make all handshakes
+//! slow together, until all of them time out: those that came first are finished first, and requests on open connections
+//! wait behind few steps, not behind all. The time that a handshake waits for a slot is not counted against it.
+
+mod stream;
+
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::pace::Pace;
+
+pub use stream::TurnStream;
+
+/// Slots, and the handshakes that wait for one.
+#[derive(Debug)]
+pub struct CryptoQueue(Mutex<Queue>);
+
+#[derive(Debug)]
+struct Queue {
+    free: usize,
+    /// How many handshakes there were ever.
+    handshakes: u64,
+    /// By the number of the handshake: the oldest first.
+    waiting: BTreeMap<u64, oneshot::Sender<Slot>>,
+}
+
+/// The right to run a step; passed on when dropped.
+#[derive(Debug)]
+struct Slot(Option<Arc<CryptoQueue>>);
+
+/// The place of one handshake in the queue.
+#[derive(Debug, Clone)]
+pub struct Turn(Arc<Handshake>);
+
+#[derive(Debug)]
+struct Handshake {
+    queue: Arc<CryptoQueue>,
+    number: u64,
+    /// Told how long the handshake waited for slots.
+    pace: Pace,
+    step: Mutex<Step>,
+}
+
+#[derive(Debug)]
+enum Step {
+    /// The client has to send something.
+    None,
+    Queued(oneshot::Receiver<Slot>, Instant),
+    Running {
+        _slot: Slot,
+    },
+    /// The handshake is over.
+    Finished,
+}
+
+impl CryptoQueue {
+    /// A queue for this many steps at once, at least one.
+    #[must_use]
+    pub fn new(slots: usize) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Queue { free: slots.max(1), handshakes: 0, waiting: BTreeMap::new() })))
+    }
+
+    /// Takes a number for a handshake whose ClientHello is complete.
+    #[must_use]
+    pub fn enter(self: &Arc<Self>, pace: Pace) -> Turn {
+        let mut queue = self.lock();
+        queue.handshakes += 1;
+        let (queue, number) = (Arc::clone(self), queue.handshakes);
+        Turn(Arc::new(Handshake { queue, number, pace, step: Mutex::new(Step::None) }))
+    }
+
+    /// A slot, or where it will come.
+    fn request(self: &Arc<Self>, number: u64) -> Result<Slot, oneshot::Receiver<Slot>> {
+        let mut queue = self.lock();
+        if queue.free > 0 {
+            queue.free -= 1;
+            return Ok(Slot(Some(Arc::clone(self))));
+        }
+        let (sender, slot) = oneshot::channel();
+        queue.waiting.insert(number, sender);
+        Err(slot)
+    }
+
+    /// Gives a slot to the oldest handshake that waits for one.
+    fn pass_on(self: &Arc<Self>) {
+        loop {
+            let mut queue = self.lock();
+            let Some((_, next)) = queue.waiting.pop_first() else {
+                queue.free += 1;
+                return;
+            };
+            drop(queue);
+            match next.send(Slot(Some(Arc::clone(self)))) {
+                Ok(()) => return,
+                // That handshake has ended.
+                Err(mut slot) => slot.0 = None,
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let Some(queue) = self.0.take() {
+            queue.pass_on();
+        }
+    }
+}
+
+impl Turn {
+    /// Waits for the slot of the first step, which is to be run without another wait.
+    pub async fn begin(&self) {
+        poll_fn(|cx| self.poll_begin(cx)).await;
+    }
+
+    /// Runs `handshake` step by step, the first one in the slot that was waited for. Its stream is a [`TurnStream`] of this
+    /// turn, which waits for the slots of the others.
+    pub async fn run<F: Future>(self, handshake: F) -> F::Output {
+        let mut handshake = pin!(handshake);
+        let output = poll_fn(|cx| self.poll_step(handshake.as_mut(), cx)).await;
+        *self.step() = Step::Finished;
+        output
+    }
+
+    fn poll_step<F: Future>(&self, handshake: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let polled = handshake.poll(cx);
+        let mut step = self.step();
+        if let Step::Running { .. } = *step {
+            *step = Step::None;
+        }
+        polled
+    }
+
+    /// Waits for a slot, which is held to the end of this poll.
+    fn poll_begin(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut step = self.step();
+        if let Step::None = *step {
+            *step = match self.0.queue.request(self.0.number) {
+                Ok(slot) => Step::Running { _slot: slot },
+                Err(slot) => Step::Queued(slot, Instant::now()),
+            };
+        }
+        if let Step::Queued(slot, since) = &mut *step {
+            // The queue drops no sender that it has not sent to.
+            let Ok(slot) = ready!(Pin::new(slot).poll(cx)) else { return Poll::Pending };
+            self.0.pace.extend_handshake(since.elapsed());
+            *step = Step::Running { _slot: slot };
+        }
+        Poll::Ready(())
+    }
+
+    fn is_finished(&self) -> bool {
+        matches!(*self.step(), Step::Finished)
+    }
+
+    fn step(&self) -> MutexGuard<'_, Step> {
+        self.0.step.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests;

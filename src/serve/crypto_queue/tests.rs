@@ -1,0 +1,139 @@
+//! Who gets a slot, and when.
+
+use std::task::Waker;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+use super::*;
+use crate::serve::Limits;
+use crate::serve::pace::Paced;
+
+fn turn(queue: &Arc<CryptoQueue>) -> (Turn, Pace) {
+    let (_, pace) = Paced::new(tokio::io::empty(), &Limits::default(), Instant::now());
+    (queue.enter(pace.clone()), pace)
+}
+
+/// Whether the turn has a slot now.
+fn has_slot(turn: &Turn) -> bool {
+    turn.poll_begin(&mut Context::from_waker(Waker::noop())).is_ready()
+}
+
+/// Ends the step that runs, as a poll does.
+fn end_step(turn: &Turn) {
+    let mut pending = pin!(std::future::pending::<()>());
+    let _ = turn.poll_step(pending.as_mut(), &mut Context::from_waker(Waker::noop()));
+}
+
+#[tokio::test]
+async fn handshakes_have_as_many_slots_as_there_are_first_come_first_served() {
+    let queue = CryptoQueue::new(2);
+    let turns: Vec<Turn> = (0..5).map(|_| turn(&queue).0).collect();
+    // They ask in another order than they came.
+    let waiting = [4, 0, 2, 1, 3].map(|number: usize| has_slot(&turns[number]));
+    assert_eq!(waiting, [true, true, false, false, false]);
+    end_step(&turns[4]);
+    assert_eq!([1, 2, 3].map(|number: usize| has_slot(&turns[number])), [true, false, false]);
+    end_step(&turns[0]);
+    end_step(&turns[1]);
+    assert_eq!([3, 2].map(|number: usize| has_slot(&turns[number])), [true, true]);
+    assert_eq!(queue.lock().free, 0);
+}
+
+#[tokio::test]
+async fn later_steps_of_an_old_handshake_come_before_a_new_hello() {
+    let queue = CryptoQueue::new(1);
+    let turns: Vec<Turn> = (0..3).map(|_| turn(&queue).0).collect();
+    assert_eq!([0, 1, 2].map(|number: usize| has_slot(&turns[number])), [true, false, false]);
+    // The first waits for its client, and the second has the slot; then the client answers.
+    end_step(&turns[0]);
+    assert!(!has_slot(&turns[0]) && has_slot(&turns[1]));
+    end_step(&turns[1]);
+    assert!(has_slot(&turns[0]) && !has_slot(&turns[2]));
+}
+
+#[tokio::test]
+async fn handshakes_that_end_in_the_queue_take_no_slot_with_them() {
+    let queue = CryptoQueue::new(1);
+    let mut turns: Vec<Turn> = (0..10_000).map(|_| turn(&queue).0).collect();
+    assert_eq!(turns.iter().filter(|turn| has_slot(turn)).count(), 1);
+    let last = turns.pop().unwrap();
+    // One of them has just been given the slot, and does not know it.
+    drop(turns);
+    assert!(has_slot(&last));
+    drop(last);
+    let queue = queue.lock();
+    assert_eq!((queue.free, queue.waiting.len()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_in_the_queue_is_not_the_clients() {
+    let queue = CryptoQueue::new(1);
+    let ((first, first_pace), (second, second_pace)) = (turn(&queue), turn(&queue));
+    let deadlines = || [&first_pace, &second_pace].map(Pace::handshake_deadline);
+    let before = deadlines();
+    assert!(has_slot(&first) && !has_slot(&second));
+    tokio::time::advance(Duration::from_secs(7)).await;
+    end_step(&first);
+    assert!(has_slot(&second));
+    assert_eq!(deadlines(), [before[0], before[1] + Duration::from_secs(7)]);
+}
+
+/// A stream in its turn, and the client's end of it.
+fn stream(turn: &Turn, ahead: &[u8]) -> (TurnStream<DuplexStream>, DuplexStream) {
+    let (ours, theirs) = tokio::io::duplex(1 << 16);
+    (TurnStream::new(ours, ahead.to_vec(), turn.clone()), theirs)
+}
+
+#[tokio::test]
+async fn no_slot_is_held_while_the_client_is_waited_for() {
+    let queue = CryptoQueue::new(1);
+    let [(first, _), (second, _)] = [turn(&queue), turn(&queue)];
+    let (mut stream, mut client) = stream(&first, b"");
+    first.begin().await;
+    let handshake = async {
+        let mut bytes = [0; 5];
+        stream.read_exact(&mut bytes).await.unwrap();
+        bytes
+    };
+    let mut handshake = pin!(first.run(handshake));
+    let mut poll = || handshake.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    assert!(poll().is_pending());
+    assert!(has_slot(&second), "the first waits for its client");
+    client.write_all(b"hello").await.unwrap();
+    assert!(poll().is_pending(), "the slot is the second's");
+    end_step(&second);
+    assert_eq!(poll(), Poll::Ready(*b"hello"));
+    assert_eq!(queue.lock().free, 1);
+}
+
+#[tokio::test]
+async fn after_the_handshake_the_stream_reads_on_without_a_turn() {
+    let queue = CryptoQueue::new(1);
+    let [(first, _), (second, _)] = [turn(&queue), turn(&queue)];
+    let (mut stream, mut client) = stream(&first, b"one two ");
+    first.begin().await;
+    let mut one = [0; 4];
+    first.run(stream.read_exact(&mut one)).await.unwrap();
+    assert!(has_slot(&second));
+    client.write_all(b"three").await.unwrap();
+    client.shutdown().await.unwrap();
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).await.unwrap();
+    assert_eq!((&one, rest.as_str()), (b"one ", "two three"));
+}
+
+#[tokio::test]
+async fn client_that_has_closed_is_seen_before_its_handshake_begins() {
+    let queue = CryptoQueue::new(1);
+    let (turn, _) = turn(&queue);
+    let (mut open, mut client) = stream(&turn, b"");
+    assert!(!open.is_closed().await);
+    client.write_all(b"more").await.unwrap();
+    assert!(!open.is_closed().await && !open.is_closed().await);
+    let mut more = [0; 4];
+    open.read_exact(&mut more).await.unwrap();
+    assert_eq!(&more, b"more");
+    drop(client);
+    assert!(open.is_closed().await);
+}
