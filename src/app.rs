@@ -18,6 +18,7 @@ use crate::ca::{CaError, CertificateAuthority, KeyKind};
 use crate::certificate::{ExactNames, LiveCertificates};
 use crate::clock;
 use crate::config::Config;
+use crate::constituency::last_good::{self, LastGood};
 use crate::constituency::scan::Scanner;
 use crate::constituency::watch::{Waker, follow};
 use crate::digest::Gate;
@@ -144,6 +145,7 @@ pub struct App {
     waker: Waker,
     writer: Writer,
     keeper: Keeper,
+    last_good: last_good::Writer,
     status: Option<(status::Opened, Arc<dyn Knowledge>)>,
     stop: (watch::Sender<Stop>, watch::Receiver<Stop>),
     _lock: StateLock,
@@ -167,7 +169,8 @@ impl App {
         let state = StateDir::open(&config.state)?;
         let lock = state.lock()?;
         let certificates = Arc::new(LiveCertificates::default());
-        let mut scanner = Scanner::new(config.constituencies.clone(), config.bundle_names());
+        let (kept, last_good) = LastGood::start(state.path())?;
+        let mut scanner = Scanner::new(config.constituencies.clone(), config.bundle_names()).with_last_good(kept);
         let first = scanner.scan(clock::now());
         let (wanted, exact) = watch::channel(Arc::new(ExactNames::of(&first, &config.domain)));
         let boards = Boards::default();
@@ -228,6 +231,7 @@ impl App {
             waker,
             writer,
             keeper,
+            last_good,
             status,
             stop,
             _lock: lock,
@@ -305,6 +309,7 @@ impl App {
         drop((upkeep, self.server));
         self.writer.finish(PATIENCE_WITH_LOG);
         self.keeper.finish(PATIENCE_WITH_LEDGER);
+        self.last_good.finish(PATIENCE_WITH_LEDGER);
         tracing::info!("stopped");
         result
     }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::{ConfigArg, code, constituency, note, say, shown, warn};
 use crate::clock::{self, rfc3339};
 use crate::config::Config;
+use crate::constituency::last_good::LastGood;
 use crate::constituency::scan::{NOT_SERVED, Scanner};
 use crate::constituency::{ConstituencyName, Fingerprint, MacAddress, Registry, Standing, TlsLevel};
 use crate::ledger::roster::{Known, together};
@@ -50,7 +51,8 @@ pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
 
 fn list(args: &Args, config: &Config) -> anyhow::Result<()> {
     let now = clock::now();
-    let registry = Scanner::new(config.constituencies.clone(), config.bundle_names()).scan(now);
+    let scanner = Scanner::new(config.constituencies.clone(), config.bundle_names());
+    let registry = scanner.with_last_good(LastGood::of_state(&config.state)).scan(now);
     let ledger = Reader::open(&config.state)?;
     let (seen, claims) = match &ledger {
         Some(ledger) => (ledger.phones()?, ledger.claims()?),

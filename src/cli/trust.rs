@@ -16,6 +16,7 @@ use super::{ConfigArg, say};
 use crate::certificate::LiveCertificates;
 use crate::clock::{self, rfc3339};
 use crate::config::Config;
+use crate::constituency::last_good::LastGood;
 use crate::constituency::scan::Scanner;
 use crate::constituency::{ClientAuth, Constituency, ConstituencyName, Registry, Standing};
 use crate::files::read_regular;
@@ -166,6 +167,7 @@ pub(super) fn site_of(config: &Config) -> anyhow::Result<Site> {
         provider: TlsMaterial::provider(),
         level: config.tls,
     };
-    let registry: Registry = Scanner::new(config.constituencies.clone(), config.bundle_names()).scan(clock::now());
+    let scanner = Scanner::new(config.constituencies.clone(), config.bundle_names());
+    let registry: Registry = scanner.with_last_good(LastGood::of_state(&config.state)).scan(clock::now());
     Ok(Site::new(config.domain.clone(), None).with(registry, config.no_sni.clone(), &material))
 }

@@ -95,7 +95,7 @@ pub fn change(
 
 fn read(folder: &OwnedFd, file: &Path) -> Result<Option<String>, EditError> {
     // The time only says whether a file is settled, which matters to those who read it again.
-    match policy_file::read(folder, None, SystemTime::UNIX_EPOCH) {
+    match policy_file::read(folder.as_fd(), POLICY_FILE.as_ref(), None, SystemTime::UNIX_EPOCH) {
         Ok(Reading::Text(text, _)) => Ok(Some(text)),
         Ok(Reading::Absent | Reading::Unchanged) => Ok(None),
         Err(error) => Err(SettingsError::of_file(file, error).into()),

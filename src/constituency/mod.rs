@@ -10,6 +10,7 @@ pub mod edit;
 pub mod edit_file;
 pub mod file_names;
 mod fingerprint;
+pub mod last_good;
 mod listed_phones;
 mod mac;
 mod name;

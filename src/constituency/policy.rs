@@ -201,6 +201,12 @@ impl TlsPolicy {
 }
 
 impl Policy {
+    /// The phones that are named both as known and as denied: they are denied.
+    pub(super) fn listed_and_denied(&self) -> Vec<MacAddress> {
+        let Phones::Listed(listed) = &self.phones else { return Vec::new() };
+        self.denied.iter().filter(|mac| listed.contains_key(mac)).copied().collect()
+    }
+
     /// Reads and checks the `text` of `file`. `bundles` are the trust bundles that exist.
     ///
     /// # Errors

@@ -1,8 +1,9 @@
 //! A policy's file, followed as it changes: a broken new one leaves the last good one in force.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::io::Read;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -98,27 +99,41 @@ impl PolicySource {
         self.seen = None;
     }
 
-    /// Reads the policy in `folder` again if its file changed. `file` is its name for error messages.
-    pub(super) fn refresh(&mut self, folder: &OwnedFd, file: &Path, bundles: &[&str], now: SystemTime) {
-        let reading = read(folder, self.seen.as_ref(), now);
+    /// Reads the policy in `folder` again if its file changed, and says what came of it. `file` is its name for error
+    /// messages.
+    pub(super) fn refresh(&mut self, folder: &OwnedFd, file: &Path, bundles: &[&str], now: SystemTime) -> Seen {
+        let reading = read(folder.as_fd(), POLICY_FILE.as_ref(), self.seen.as_ref(), now);
         self.is_unread = matches!(reading, Err(Unreadable::Io(_)));
+        let was_there = self.is_there;
         self.note_presence(matches!(reading, Ok(Reading::Absent)), now);
         match reading {
-            Ok(Reading::Unchanged) => {}
-            Ok(Reading::Absent) if self.is_away() => {}
+            Ok(Reading::Unchanged) => Seen::Same,
+            Ok(Reading::Absent) if self.is_away() => Seen::Same,
             Ok(Reading::Absent) => {
                 self.seen = None;
+                let removed = self.good.take().filter(|_| was_there);
                 self.take(Ok(Policy::default()), false);
+                if was_there { Seen::Removed(removed) } else { Seen::Absent }
             }
             Ok(Reading::Text(text, stamp)) => {
                 self.seen = Some(stamp);
-                self.take(Policy::parse(file, &text, bundles), true);
+                let parsed = Policy::parse(file, &text, bundles);
+                let seen = if parsed.is_ok() { Seen::Good(text) } else { Seen::Broken };
+                self.take(parsed, true);
+                seen
             }
             Err(error) => {
                 self.seen = None;
                 self.take(Err(SettingsError::of_file(file, error)), true);
+                Seen::Broken
             }
         }
+    }
+
+    /// Puts `policy` in force, which was before the start, in place of the broken one that is there.
+    pub(super) fn fall_back_to(&mut self, policy: Policy) {
+        self.good = Some(Arc::new(policy));
+        self.is_written = true;
     }
 
     fn take(&mut self, result: Result<Policy, SettingsError>, is_written: bool) {
@@ -142,12 +157,27 @@ impl PolicySource {
     }
 }
 
+/// What was found of a policy's file.
+pub(super) enum Seen {
+    /// What was there before.
+    Same,
+    /// There is none, and was none.
+    Absent,
+    /// There is none any more; this was in force, if anything was.
+    Removed(Option<Arc<Policy>>),
+    /// This text, whose policy is in force now.
+    Good(String),
+    /// Something that is no policy.
+    Broken,
+}
+
 pub(super) enum Reading {
     Absent,
     Unchanged,
     Text(String, Stamp),
 }
 
+#[derive(Debug)]
 pub(super) enum Unreadable {
     NotRegular,
     TooLarge,
@@ -172,11 +202,16 @@ impl From<Errno> for Unreadable {
     }
 }
 
-/// Reads the policy in `folder`, unless it is the one that was `seen`.
-pub(super) fn read(folder: &OwnedFd, seen: Option<&Stamp>, now: SystemTime) -> Result<Reading, Unreadable> {
+/// Reads the file `name` in `folder`, a policy, unless it is the one that was `seen`.
+pub(super) fn read(
+    folder: BorrowedFd<'_>,
+    name: &OsStr,
+    seen: Option<&Stamp>,
+    now: SystemTime,
+) -> Result<Reading, Unreadable> {
     // NONBLOCK: opening a FIFO must not wait for its writer.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-    let handle = match rustix::fs::openat(folder, POLICY_FILE, flags, Mode::empty()) {
+    let handle = match rustix::fs::openat(folder, name, flags, Mode::empty()) {
         Ok(handle) => handle,
         Err(Errno::NOENT) => return Ok(Reading::Absent),
         Err(errno) => return Err(errno.into()),

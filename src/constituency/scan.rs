@@ -20,8 +20,9 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::absence::Absence;
+use super::last_good::{LastGood, NotKept};
 use super::policy::POLICY_FILE;
-use super::policy_file::{PolicySource, Stamp};
+use super::policy_file::{PolicySource, Seen, Stamp};
 use super::registry::{Constituency, Fault, FileIdentity, Folder, Registry, Severity, replace_lists};
 use super::{ConstituencyName, ListedPhones, MacAddress};
 
@@ -48,6 +49,9 @@ pub struct Scanner {
     last: BTreeMap<ConstituencyName, Arc<Constituency>>,
     listed: ListedPhones,
     next_generation: u64,
+    last_good: Option<LastGood>,
+    /// Whether the folders have not been seen yet, so that what was in force before the start counts.
+    is_first: bool,
     is_partial: bool,
     is_doubtful: bool,
 }
@@ -61,6 +65,10 @@ struct Remembered {
     source: PolicySource,
     listing: Option<Stamp>,
     current: Option<Arc<Constituency>>,
+    /// Why the policy that was in force before the start does not count, where the one that is there is broken.
+    not_kept: Option<NotKept>,
+    /// The phones that were denied by the policy that was removed.
+    lost_denials: BTreeSet<MacAddress>,
     faults: Vec<Fault>,
 }
 
@@ -78,9 +86,18 @@ impl Scanner {
             last: BTreeMap::new(),
             listed: ListedPhones::default(),
             next_generation: 0,
+            last_good: None,
+            is_first: true,
             is_partial: false,
             is_doubtful: false,
         }
+    }
+
+    /// Falls back to the policies that `last_good` keeps from before the start, and tells it those in force from now on.
+    #[must_use]
+    pub fn with_last_good(mut self, last_good: LastGood) -> Self {
+        self.last_good = Some(last_good);
+        self
     }
 
     /// From now on policies may use the trust bundles of these names: what was wrong before may be good, or the other way
@@ -112,23 +129,33 @@ impl Scanner {
 
     /// Reads the folders as they are at `now` and gives the snapshot. Never fails: what cannot be read is a [`Fault`].
     pub fn scan(&mut self, now: SystemTime) -> Registry {
-        let mut faults = Vec::new();
+        let (mut faults, mut is_listed) = (Vec::new(), false);
         let is_whole = (0..TRIES).any(|_| {
             faults.clear();
             (self.is_partial, self.is_doubtful) = (false, false);
-            match self.list(&mut faults) {
+            is_listed = match self.list(&mut faults) {
                 Ok((root, mut folders)) => {
                     self.absence.note_present();
                     folders.retain(|name| self.scan_folder(&root, name, now, &mut faults));
                     self.forget_removed(&mut folders, now);
                     self.folders = folders;
+                    true
                 }
-                Err(errno) => faults.extend(self.note_unlisted(errno, now)),
-            }
+                Err(errno) => {
+                    faults.extend(self.note_unlisted(errno, now));
+                    false
+                }
+            };
             // A tree that was replaced meanwhile may have been read while it was removed.
             self.is_root_in_place()
         });
         self.is_doubtful |= !is_whole;
+        if is_listed
+            && std::mem::take(&mut self.is_first)
+            && let Some(last_good) = &self.last_good
+        {
+            last_good.keep_only(&self.folders);
+        }
         let mut registry = Registry { faults, ..Registry::default() };
         for (name, remembered) in &self.remembered {
             registry.faults.extend_from_slice(&remembered.faults);
@@ -159,6 +186,7 @@ impl Scanner {
         } else {
             self.folders.clear();
             self.remembered.clear();
+            self.is_first = true;
             "nothing is served"
         };
         Some(Fault {
@@ -173,7 +201,7 @@ impl Scanner {
     fn forget_removed(&mut self, folders: &mut BTreeSet<ConstituencyName>, now: SystemTime) {
         let there: HashSet<FileIdentity> =
             folders.iter().filter_map(|name| Some(self.remembered.get(name)?.identity)).collect();
-        let mut pending = Vec::new();
+        let (mut pending, last_good) = (Vec::new(), &self.last_good);
         self.remembered.retain(|name, remembered| {
             if folders.contains(name) {
                 remembered.absence.note_present();
@@ -183,7 +211,11 @@ impl Scanner {
             let is_removed = there.contains(&remembered.identity)
                 || remembered.current.is_none()
                 || remembered.absence.note_missing(now);
-            pending.extend((!is_removed).then(|| name.clone()));
+            match last_good {
+                Some(last_good) if is_removed => last_good.forget(name),
+                _ if is_removed => {}
+                _ => pending.push(name.clone()),
+            }
             !is_removed
         });
         self.is_doubtful |= !pending.is_empty();
@@ -302,7 +334,11 @@ impl Scanner {
         let identity = identity(stat);
         let path = self.path.join(name.as_str());
         let bundles: Vec<&str> = self.bundles.iter().map(String::as_str).collect();
-        remembered.source.refresh(&handle, &path.join(POLICY_FILE), &bundles, now);
+        let file = path.join(POLICY_FILE);
+        let seen = remembered.source.refresh(&handle, &file, &bundles, now);
+        if let Some(last_good) = &self.last_good {
+            remembered.follow(seen, last_good, name, &file, &bundles, self.is_first);
+        }
         self.is_partial |= remembered.source.is_unread();
         self.is_doubtful |= remembered.source.is_away();
         // The files of another folder go with its own policy: as long as that may still come, the constituency stays whole.
@@ -347,6 +383,47 @@ impl Scanner {
 }
 
 impl Remembered {
+    /// Follows what was `seen` of the policy's file, by what `last_good` keeps and is to keep. `file` is its name for
+    /// error messages.
+    fn follow(
+        &mut self,
+        seen: Seen,
+        last_good: &LastGood,
+        name: &ConstituencyName,
+        file: &Path,
+        bundles: &[&str],
+        is_first: bool,
+    ) {
+        match seen {
+            Seen::Good(text) => {
+                (self.not_kept, self.lost_denials) = (None, BTreeSet::new());
+                last_good.keep(name, text);
+            }
+            Seen::Broken => {
+                self.lost_denials.clear();
+                if is_first && self.source.policy().is_none() {
+                    match last_good.recall(name, file, bundles) {
+                        Ok(policy) => self.source.fall_back_to(policy),
+                        Err(reason) => self.not_kept = Some(reason),
+                    }
+                }
+            }
+            Seen::Removed(policy) => {
+                self.not_kept = None;
+                self.lost_denials = match policy {
+                    Some(policy) => policy.denied.clone(),
+                    None => last_good.lost_denials(name),
+                };
+                last_good.note_removed(name, !self.lost_denials.is_empty());
+            }
+            Seen::Absent if is_first => {
+                self.lost_denials = last_good.lost_denials(name);
+                last_good.note_removed(name, !self.lost_denials.is_empty());
+            }
+            Seen::Absent | Seen::Same => {}
+        }
+    }
+
     /// Makes a new [`Constituency`] if anything that it shows has changed; else the current one stays.
     ///
     /// If the phones' own files cannot be listed, those that were known stay, and the next scan tries again.
@@ -406,14 +483,49 @@ impl Remembered {
     fn note_faults(&mut self, name: &ConstituencyName, listed: Result<(), Errno>) {
         self.faults.clear();
         if let Some(error) = self.source.error() {
-            let consequence = if self.source.policy().is_some() { LAST_GOOD } else { NOT_SERVED };
+            let consequence = match (self.source.policy(), &self.not_kept) {
+                (Some(_), _) => LAST_GOOD.to_owned(),
+                (None, None | Some(NotKept::Absent)) => NOT_SERVED.to_owned(),
+                (None, Some(reason)) => format!("{NOT_SERVED}; {reason}"),
+            };
             self.faults.push(not_served(name.as_str(), format!("{error} ({consequence})")));
         }
         if let Err(errno) = listed {
             let message = format!("the phones' own files cannot be listed: {errno}");
             self.faults.push(not_served(name.as_str(), message));
         }
+        let contradictions = self.source.policy().map(|policy| policy.listed_and_denied()).unwrap_or_default();
+        if !contradictions.is_empty() {
+            let message = format!(
+                "\"phones\" and \"denied\" both name {}: denied wins; remove it from one of the two (provost allow MAC \
+                 --constituency {name} removes the denial)",
+                some_of(contradictions.iter())
+            );
+            self.faults.push(warning(name, message));
+        }
+        if !self.lost_denials.is_empty() {
+            let (count, plural) = (self.lost_denials.len(), if self.lost_denials.len() == 1 { "" } else { "s" });
+            let message = format!(
+                "{POLICY_FILE} was removed, and {count} denial{plural} with it ({}): the default policy is in force. \
+                 provost deny MAC denies a phone whatever policies say; a new {POLICY_FILE}, if only {{}}, ends this warning",
+                some_of(self.lost_denials.iter())
+            );
+            self.faults.push(warning(name, message));
+        }
     }
+}
+
+/// The first few addresses, and how many more there are.
+fn some_of<'a>(macs: impl ExactSizeIterator<Item = &'a MacAddress>) -> String {
+    const NAMED: usize = 5;
+    let more = macs.len().saturating_sub(NAMED);
+    let mut named: Vec<String> = macs.take(NAMED).map(ToString::to_string).collect();
+    named.extend((more > 0).then(|| format!("{more} more")));
+    named.join(", ")
+}
+
+fn warning(name: &ConstituencyName, message: String) -> Fault {
+    Fault { subject: name.to_string(), message, severity: Severity::Warning }
 }
 
 /// Whether an error says nothing about the folder, but only that we lack what it takes to look.

@@ -43,6 +43,7 @@ mod heard_out;
 mod identity;
 mod install;
 mod journal;
+mod last_good;
 mod ledger;
 mod limits;
 mod links;

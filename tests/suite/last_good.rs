@@ -1,0 +1,240 @@
+//! The last good policy: it outlives a restart, as long as the constituency and its policy file do.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use rustls::AlertDescription;
+use serde_json::{Value, json};
+
+use crate::harness::pki::FACTORY;
+use crate::harness::site::{Running, Site, holds};
+use crate::harness::tls::alert;
+use crate::harness::tool::{Ended, provost, run};
+use crate::harness::{STRANGER, VVX500, VVX550, eventually, namespace, within_a_second};
+
+const TYPO: &str = "{ \"phnes\": {} }";
+
+fn policy(phones: &[&str]) -> Value {
+    let phones: serde_json::Map<String, Value> = phones.iter().map(|mac| ((*mac).to_owned(), "".into())).collect();
+    json!({ "trust": ["factory"], "phones": phones })
+}
+
+fn status(server: &Running, mac: &str) -> Option<u16> {
+    server.client("ote", &FACTORY.device(mac)).get("/site.cfg").ok().map(|answer| answer.status)
+}
+
+fn is_not_served(server: &Running) -> bool {
+    let error = server.client("ote", &FACTORY.device(VVX500)).get("/site.cfg").unwrap_err();
+    alert(&error) == Some(AlertDescription::UnrecognisedName)
+}
+
+/// Waits until `ote`'s policy of `text` is kept.
+#[track_caller]
+fn is_kept(site: &Site, text: &str) {
+    eventually("the policy to be kept", || holds(&site.path("state/last-good/ote.json"), text).then_some(()));
+}
+
+#[track_caller]
+fn is_removed(site: &Site, name: &str) {
+    eventually("the kept policy to be removed", || {
+        (!site.path(&format!("state/last-good/{name}")).exists()).then_some(())
+    });
+}
+
+fn check(site: &Site) -> Ended {
+    provost(&site.path("."), &["check"])
+}
+
+#[test]
+fn a_typo_and_a_restart_leave_the_last_good_policy_in_force() {
+    let site = Site::with_ote();
+    let server = site.start();
+    // The last one that was good counts, not an older one.
+    site.constituency("ote", &policy(&[VVX550]));
+    is_kept(&site, &policy(&[VVX550]).to_string());
+    let kept = site.path("state/last-good/ote.json");
+    let mode = |path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(kept.clone()), mode(site.path("state/last-good"))), (0o600, 0o700));
+    site.file("ote/constituency.json", TYPO);
+    server.says("is no known key");
+    server.kill();
+    for _ in 0..2 {
+        let server = site.start();
+        server.says("is no known key; did you mean");
+        server.says("the last good policy stays in force");
+        assert_eq!((status(&server, VVX550), status(&server, VVX500)), (Some(200), Some(403)));
+        let ended = check(&site);
+        assert_eq!(ended.code, 1);
+        assert!(ended.stdout.contains("(the last good policy stays in force)"), "{}", ended.stdout);
+        let listed = provost(&site.path("."), &["phones"]);
+        assert!(listed.stdout.contains(VVX550) && !listed.stdout.contains(VVX500), "{listed:?}");
+        server.kill();
+    }
+    let server = site.start();
+    site.constituency("ote", &policy(&[VVX500]));
+    within_a_second("the mended policy", || (status(&server, VVX500) == Some(200)).then_some(()));
+    is_kept(&site, &policy(&[VVX500]).to_string());
+    assert_eq!(status(&server, VVX550), Some(403));
+}
+
+#[test]
+fn a_policy_that_admits_unlisted_phones_does_not_outlive_a_restart() {
+    let open = [json!({ "client_auth": "none" }), json!({ "trust": ["factory"], "phones": "any" })];
+    for text in &open {
+        let site = Site::with_ote();
+        let server = site.start();
+        is_kept(&site, &policy_of_ote());
+        site.constituency("ote", text);
+        is_kept(&site, &text.to_string());
+        site.file("ote/constituency.json", TYPO);
+        server.says("the last good policy stays in force");
+        server.kill();
+        let server = site.start();
+        server.says("not served; the last good one admits phones that are on no list");
+        assert!(is_not_served(&server), "{text}");
+    }
+    assert_eq!(open.len(), 2);
+}
+
+fn policy_of_ote() -> String {
+    json!({ "trust": ["factory"], "phones": { VVX500: "vvx500" } }).to_string()
+}
+
+#[test]
+fn a_kept_policy_is_judged_by_the_trust_bundles_of_today() {
+    let mut site = Site::with_ote();
+    let server = site.start();
+    is_kept(&site, &policy_of_ote());
+    server.kill();
+    site.file("ote/constituency.json", TYPO);
+    site.config["trust"] = json!({});
+    let server = site.start();
+    server.says("not served; the last good one, kept from before the start, is invalid today: ");
+    assert!(is_not_served(&server));
+}
+
+#[test]
+fn a_kept_policy_goes_with_its_folder_and_with_its_file() {
+    let site = Site::with_ote();
+    site.constituency("other", &policy(&[VVX500]));
+    site.constituency("stays", &policy(&[VVX500]));
+    let server = site.start();
+    for name in ["ote", "other", "stays"] {
+        let kept = site.path(&format!("state/last-good/{name}.json"));
+        eventually("the policy to be kept", || kept.exists().then_some(()));
+    }
+    fs::remove_file(site.served("ote/constituency.json")).unwrap();
+    fs::remove_dir_all(site.served("other")).unwrap();
+    is_removed(&site, "ote.json");
+    is_removed(&site, "other.json");
+    // Made anew with a typo, they are not served, before and after a restart.
+    for name in ["ote", "other"] {
+        site.file(&format!("{name}/constituency.json"), TYPO);
+    }
+    server.says("other: ");
+    server.kill();
+    // What is removed while no server runs is removed at the next start.
+    fs::remove_dir_all(site.served("stays")).unwrap();
+    let server = site.start();
+    server.says("other: ");
+    assert!(is_not_served(&server));
+    is_removed(&site, "stays.json");
+}
+
+#[test]
+fn constituencies_that_are_missing_at_the_start_are_served_once_they_come() {
+    let site = Site::with_ote();
+    let server = site.start();
+    is_kept(&site, &policy_of_ote());
+    server.kill();
+    site.file("ote/constituency.json", TYPO);
+    fs::rename(site.served(""), site.path("unmounted")).unwrap();
+    let server = site.start();
+    server.says("(nothing is served)");
+    assert!(is_not_served(&server));
+    fs::rename(site.path("unmounted"), site.served("")).unwrap();
+    within_a_second("the constituencies", || (status(&server, VVX500) == Some(200)).then_some(()));
+    server.says("the last good policy stays in force");
+}
+
+#[test]
+fn a_removed_policy_tells_how_many_denials_went_with_it() {
+    let site = Site::with_ote();
+    let mut denying = policy(&[VVX500]);
+    denying["denied"] = json!([STRANGER, VVX550]);
+    site.constituency("ote", &denying);
+    let server = site.start();
+    is_kept(&site, &denying.to_string());
+    fs::remove_file(site.served("ote/constituency.json")).unwrap();
+    let told = format!("constituency.json was removed, and 2 denials with it ({STRANGER}, {VVX550})");
+    assert!(server.says(&told).contains("provost deny MAC denies a phone whatever policies say"));
+    is_removed(&site, "ote.json");
+    let warns = || {
+        let ended = check(&site);
+        assert_eq!(ended.code, 0, "{}", ended.stdout);
+        ended.stdout.contains(&told)
+    };
+    assert!(warns(), "while the server runs");
+    server.kill();
+    assert!(warns(), "and when it does not");
+    site.start().says(&told);
+    // A new one ends it.
+    site.constituency("ote", &json!({}));
+    let server = site.start();
+    eventually("no more trace", || (fs::read_dir(site.path("state/last-good")).unwrap().count() == 1).then_some(()));
+    assert!(!warns());
+    drop(server);
+    // Nothing is said of one that denied nothing, nor of one that never was.
+    fs::remove_file(site.served("ote/constituency.json")).unwrap();
+    assert!(!warns() && !check(&site).stdout.contains("was removed"));
+}
+
+#[test]
+fn a_policy_that_denies_a_listed_phone_is_warned_of() {
+    let site = Site::with_ote();
+    let mut contradictory = policy(&[VVX500, VVX550]);
+    contradictory["denied"] = json!([VVX550, STRANGER]);
+    site.constituency("ote", &contradictory);
+    let server = site.start();
+    let told = format!("both name {VVX550}: denied wins");
+    assert!(server.says(&told).contains("WARN"));
+    assert_eq!(status(&server, VVX550), Some(403));
+    let ended = check(&site);
+    assert!(ended.code == 0 && ended.stdout.contains(&format!("warning: ote: \"phones\" and \"denied\" {told}")));
+    site.constituency("ote", &policy(&[VVX500, VVX550]));
+    eventually("the end of the warning", || {
+        let lines = server.stderr();
+        lines.iter().any(|line| line.contains("no longer so: ") && line.contains(&told)).then_some(())
+    });
+}
+
+#[test]
+fn a_full_or_read_only_disk_costs_only_the_kept_policies() {
+    let test = "last_good::a_full_or_read_only_disk_costs_only_the_kept_policies";
+    if !namespace::is_inside(test, &[]) {
+        return;
+    }
+    let site = Site::with_ote();
+    let folder = site.path("state/last-good");
+    fs::create_dir_all(&folder).unwrap();
+    fs::set_permissions(site.path("state"), fs::Permissions::from_mode(0o700)).unwrap();
+    namespace::full(&folder);
+    for state in ["full", "read-only"] {
+        if state == "read-only" {
+            let ended = run(Command::new("mount").args(["-o", "remount,ro"]).arg(&folder));
+            assert_eq!(ended.code, 0, "{}", ended.stderr);
+        }
+        let server = site.start();
+        assert!(server.says("the last good policies cannot be kept in ").contains("WARN"), "{state}");
+        assert_eq!(status(&server, VVX500), Some(200));
+        site.constituency("ote", &policy(&[VVX550]));
+        within_a_second("the change", || (status(&server, VVX550) == Some(200)).then_some(()));
+        site.file("ote/constituency.json", TYPO);
+        server.says("the last good policy stays in force");
+        assert_eq!(status(&server, VVX550), Some(200), "{state}");
+        let told = server.stderr().into_iter().filter(|line| line.contains("cannot be kept")).count();
+        assert_eq!(told, 1, "{state}: it is said once");
+        site.constituency("ote", &policy(&[VVX500]));
+    }
+}
