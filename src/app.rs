@@ -18,6 +18,7 @@ use crate::ca::{CaError, CertificateAuthority, KeyKind};
 use crate::certificate::{ExactNames, LiveCertificates};
 use crate::clock;
 use crate::config::Config;
+use crate::constituency::denials::{DenialsError, DenialsFile};
 use crate::constituency::last_good::{self, LastGood};
 use crate::constituency::scan::Scanner;
 use crate::constituency::watch::{Waker, follow};
@@ -38,6 +39,7 @@ use crate::status::{Endpoint, Knowledge};
 use crate::trust::{self, Bundle, BundleError};
 
 pub mod control;
+mod denials;
 mod heart;
 mod knowledge;
 mod looks;
@@ -53,6 +55,7 @@ pub mod status;
 mod supervisor;
 mod upkeep;
 
+use denials::DenialsFollower;
 use heart::Heart;
 use knowledge::Sources;
 use passed::{Passed, PassedError};
@@ -89,6 +92,9 @@ pub enum AppError {
     /// The state directory.
     #[error("{0}")]
     State(#[from] StateError),
+    /// The phones that are denied everywhere.
+    #[error("{0}")]
+    Denials(#[from] DenialsError),
     /// A CA of our own.
     #[error("{0}")]
     Ca(#[from] CaError),
@@ -146,6 +152,7 @@ pub struct App {
     writer: Writer,
     keeper: Keeper,
     last_good: last_good::Writer,
+    denials: DenialsFile,
     status: Option<(status::Opened, Arc<dyn Knowledge>)>,
     stop: (watch::Sender<Stop>, watch::Receiver<Stop>),
     _lock: StateLock,
@@ -169,8 +176,11 @@ impl App {
         let state = StateDir::open(&config.state)?;
         let lock = state.lock()?;
         let certificates = Arc::new(LiveCertificates::default());
+        let denials = DenialsFile::open(state.path())?;
         let (kept, last_good) = LastGood::start(state.path())?;
-        let mut scanner = Scanner::new(config.constituencies.clone(), config.bundle_names()).with_last_good(kept);
+        let mut scanner = Scanner::new(config.constituencies.clone(), config.bundle_names())
+            .with_denials(denials.denials())
+            .with_last_good(kept);
         let first = scanner.scan(clock::now());
         let (wanted, exact) = watch::channel(Arc::new(ExactNames::of(&first, &config.domain)));
         let boards = Boards::default();
@@ -217,7 +227,8 @@ impl App {
         let status = operators.map(|opened| {
             let config = (&config, &publisher);
             let (boards, stopped) = ((boards, health, metrics), stopped.clone());
-            let sources = Sources::new(&server, boards, config, stopped, state.path(), &listeners.tls);
+            let state = (state.path(), denials.denials());
+            let sources = Sources::new(&server, boards, config, stopped, state, &listeners.tls);
             (opened, Arc::new(sources) as Arc<dyn Knowledge>)
         });
         let stop = (stop, stopped);
@@ -232,6 +243,7 @@ impl App {
             writer,
             keeper,
             last_good,
+            denials,
             status,
             stop,
             _lock: lock,
@@ -274,10 +286,11 @@ impl App {
             token: self.status.as_ref().map(|(opened, _)| opened.token()),
         })?;
         let status = self.status.map(|(opened, knowledge)| opened.start(knowledge)).transpose()?;
+        let denials = DenialsFollower::start(self.denials)?;
         let supervisor = Supervisor::from_environment()?;
         let mut heart = JoinSet::new();
         if supervisor.is_there() {
-            heart.spawn(Heart::new(&self.server, &self.waker, &upkeep, &supervisor, stopped).beat());
+            heart.spawn(Heart::new(&self.server, (&self.waker, &upkeep, &denials), &supervisor, stopped).beat());
         }
         supervisor.say(vec![Word::Ready]);
         let result = tokio::select! {
@@ -306,7 +319,7 @@ impl App {
             status.end().await;
         }
         self.waker.stop();
-        drop((upkeep, self.server));
+        drop((upkeep, denials, self.server));
         self.writer.finish(PATIENCE_WITH_LOG);
         self.keeper.finish(PATIENCE_WITH_LEDGER);
         self.last_good.finish(PATIENCE_WITH_LEDGER);

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::denials::DenialsFollower;
 use super::supervisor::{Supervisor, Word};
 use super::upkeep::Upkeep;
 use crate::clock;
@@ -95,18 +96,18 @@ impl Organ {
 }
 
 impl Heart {
-    /// The heart of `server`, which cannot do without the threads behind `waker` and `upkeep`.
+    /// The heart of `server`, which cannot do without the threads behind `waker`, `upkeep` and `denials`.
     pub(super) fn new(
         server: &Arc<Server>,
-        waker: &Waker,
-        upkeep: &Upkeep,
+        (waker, upkeep, denials): (&Waker, &Upkeep, &DenialsFollower),
         supervisor: &Supervisor,
         stop: watch::Receiver<Stop>,
     ) -> Self {
-        let (waker, upkeep, server) = (waker.clone(), upkeep.clone(), Arc::clone(server));
+        let (waker, upkeep, denials, server) = (waker.clone(), upkeep.clone(), denials.clone(), Arc::clone(server));
         let organs = vec![
             Organ::new("follows the constituencies", move || waker.ask()),
             Organ::new("follows certificates", move || upkeep.ask()),
+            Organ::new("follows the server-wide denials", move || denials.ask()),
         ];
         Self { supervisor: supervisor.clone(), organs, stop, status: Box::new(move || status(&server)) }
     }

@@ -21,9 +21,12 @@ use super::status::Boards;
 use crate::certificate::{LiveCertificates, ServerCertificate};
 use crate::clock;
 use crate::config::{CertificateSource, Config};
-use crate::constituency::edit::Change;
-use crate::constituency::edit_file::{Changed, change};
-use crate::constituency::{ClientAuth, Constituency, ConstituencyName, MacAddress, Phones, Severity, Standing};
+use crate::constituency::edit_file::Changed;
+use crate::constituency::{
+    ClientAuth, Constituency, ConstituencyName, MacAddress, Phones, ServerDenial, ServerDenials, Severity, Standing,
+    denials, edit, edit_file,
+};
+use crate::digest::passwords;
 use crate::ledger::roster::together;
 use crate::ledger::{Health, Reader, STEP_S};
 use crate::metrics::{Exposition, Metrics};
@@ -31,7 +34,7 @@ use crate::serve::Server;
 use crate::serve::site::Site;
 use crate::serve::stop::Stop;
 use crate::status::picture::{self, Overview, Phone, PhoneRequest, PhoneState};
-use crate::status::{Knowledge, Picture, Readiness, Wanted};
+use crate::status::{Change, Knowledge, Picture, Readiness, Wanted};
 use crate::wording::counted_were;
 use certificates::{from_files, from_local_ca, renewed};
 use phones::is_well_today;
@@ -55,6 +58,7 @@ pub(super) struct Sources {
     /// Where the configuration was read from, for whoever is in another folder.
     file: Option<String>,
     state: PathBuf,
+    denials: Arc<ServerDenials>,
     addresses: Vec<SocketAddr>,
     started: i64,
 }
@@ -68,6 +72,7 @@ impl Knowledge for Sources {
             server.site.load().generation().hash(&mut hasher);
         }
         self.certificates.generation().hash(&mut hasher);
+        self.denials.generation().hash(&mut hasher);
         self.boards.load().as_ref().map(|board| board.generation()).hash(&mut hasher);
         self.is_stopping().hash(&mut hasher);
         hasher.finish()
@@ -103,6 +108,7 @@ impl Knowledge for Sources {
             counts: phones::counts(&phones, now),
             waiting: phones::waiting(&phones),
             unproven: phones::unproven(claims),
+            denied: phones::denied(&self.denials.phones()),
             activity: self.activity(now),
             troubles,
         };
@@ -134,22 +140,22 @@ impl Knowledge for Sources {
     }
 
     fn change(&self, wanted: &Wanted) -> Result<bool, String> {
-        let bundles = self.publisher.bundle_names();
-        let bundles: Vec<&str> = bundles.iter().map(String::as_str).collect();
-        let asked = if wanted.is_allowed {
-            Change::Allow { mac: wanted.mac, note: wanted.note.as_deref() }
-        } else {
-            Change::Deny { mac: wanted.mac }
-        };
-        let name = &wanted.constituency;
-        match change(&self.config.constituencies, name, asked, &bundles).map_err(|error| error.to_string())? {
-            Changed::AsksNobody => Err(format!("{name} asks nobody who they are, so that nobody can be kept out")),
-            Changed::Already => Ok(false),
-            Changed::Now => {
-                self.await_force(wanted);
-                Ok(true)
+        let mac = wanted.mac;
+        let is_changed = match &wanted.change {
+            Change::Allow(name) => {
+                if let Some(denial) = self.denials.get(mac) {
+                    let why = denial.explained();
+                    return Err(format!("{mac} is denied everywhere {why}; provost undeny {mac} lifts that"));
+                }
+                self.change_policy(name, edit::Change::Allow { mac, note: wanted.note.as_deref() })?
             }
+            Change::Deny(name) => self.change_policy(name, edit::Change::Deny { mac })?,
+            Change::DenyEverywhere => self.deny_everywhere(wanted)?,
+        };
+        if is_changed {
+            self.await_force(wanted);
         }
+        Ok(is_changed)
     }
 }
 
@@ -160,7 +166,7 @@ impl Sources {
         (boards, health, metrics): (Boards, Arc<Health>, Arc<Metrics>),
         (config, publisher): (&Config, &Arc<Publisher>),
         stop: watch::Receiver<Stop>,
-        state: &Path,
+        (state, denials): (&Path, Arc<ServerDenials>),
         listeners: &[TcpListener],
     ) -> Self {
         Self {
@@ -174,17 +180,43 @@ impl Sources {
             stop,
             file: config.file.as_deref().map(absolute),
             state: state.to_owned(),
+            denials,
             addresses: listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect(),
             started: clock::unix_seconds(clock::now()),
         }
     }
 
+    fn change_policy(&self, name: &ConstituencyName, change: edit::Change<'_>) -> Result<bool, String> {
+        let bundles = self.publisher.bundle_names();
+        let bundles: Vec<&str> = bundles.iter().map(String::as_str).collect();
+        let changed = edit_file::change(&self.config.constituencies, name, change, &bundles, &log_wait);
+        match changed.map_err(|error| error.to_string())? {
+            Changed::AsksNobody => Err(format!("{name} asks nobody who they are, so that nobody can be kept out")),
+            changed => Ok(changed == Changed::Now),
+        }
+    }
+
+    fn deny_everywhere(&self, wanted: &Wanted) -> Result<bool, String> {
+        let (mac, at) = (wanted.mac, Some(clock::unix_seconds(clock::now())));
+        let denial = ServerDenial { by: wanted.by.to_owned(), at, note: wanted.note.clone().unwrap_or_default() };
+        let is_changed = denials::deny(&self.state, mac, denial, &log_wait).map_err(|error| error.to_string())?;
+        let (_, errors) = passwords::remove_everywhere(&self.state, mac, &log_wait);
+        match errors.first() {
+            None => Ok(is_changed),
+            Some(error) => Err(format!("{mac} is denied everywhere, but its password could not be removed: {error}")),
+        }
+    }
+
     /// Waits until what was changed is in force, so that whoever changed it sees it in what is shown next; not for long.
     fn await_force(&self, wanted: &Wanted) {
-        let standing = if wanted.is_allowed { Standing::Known } else { Standing::Denied };
         let is_in_force = || {
+            let (name, standing) = match &wanted.change {
+                Change::Allow(name) => (name, Standing::Known),
+                Change::Deny(name) => (name, Standing::Denied),
+                Change::DenyEverywhere => return self.denials.has(wanted.mac),
+            };
             let site = self.server.upgrade().map(|server| server.site.load_full());
-            let constituency = site.as_ref().and_then(|site| site.registry().find(wanted.constituency.as_str()));
+            let constituency = site.as_ref().and_then(|site| site.registry().find(name.as_str()));
             constituency.is_none_or(|constituency| constituency.standing(wanted.mac) == standing)
         };
         let until = clock::monotonic() + IN_FORCE;
@@ -302,6 +334,11 @@ impl Sources {
             None
         }
     }
+}
+
+/// A change by an operator waits for another one.
+fn log_wait(message: &str) {
+    tracing::info!("{message}");
 }
 
 fn absolute(file: &Path) -> String {

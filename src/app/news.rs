@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::constituency::denials::{Changes, FILE as DENIALS};
 use crate::constituency::scan::LAST_GOOD;
 use crate::constituency::{ConstituencyName, Fault, Severity};
 use crate::digest::passwords::PasswordsError;
@@ -72,6 +73,32 @@ pub(super) fn tell_unusable(before: &Site, after: &Site) {
             tracing::info!(constituency = %name, "{name} is served");
         }
     }
+}
+
+/// Phones that are denied on the whole server, or no more.
+pub(super) fn tell_denials(changes: &Changes) {
+    for (mac, denial) in &changes.denied {
+        tracing::info!(mac = %mac, "{mac} is denied everywhere {}", denial.explained());
+    }
+    for mac in changes.lifted.keys() {
+        if changes.is_removed {
+            tracing::warn!(mac = %mac, "{mac} is not denied everywhere any more: {DENIALS} was removed");
+        } else {
+            tracing::info!(mac = %mac, "{mac} is not denied everywhere any more");
+        }
+    }
+}
+
+/// Says once what is wrong with the file of the denials, and when that is over; `told` is what was said of it.
+pub(super) fn tell_denials_error(told: &mut Option<String>, error: Option<&str>) {
+    if told.as_deref() == error {
+        return;
+    }
+    match error {
+        Some(error) => tracing::error!("{error}; the denials that were read last stay in force"),
+        None => tracing::info!("{DENIALS} is good again, and in force"),
+    }
+    *told = error.map(str::to_owned);
 }
 
 /// A trust bundle that cannot be used, and whether what it was before stays.

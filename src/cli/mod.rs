@@ -4,18 +4,24 @@ use std::fmt::Display;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anstyle::{AnsiColor, Style};
 use clap::builder::Styles;
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::clock;
 use crate::config::{CONFIG_FILE, Config};
+use crate::constituency::last_good::LastGood;
+use crate::constituency::scan::Scanner;
+use crate::constituency::{Registry, ServerDenials};
 
 mod ca;
 mod certificate;
 pub mod check;
 mod constituency;
 mod demo;
+mod denials;
 mod diagnostics;
 mod install;
 mod journal;
@@ -82,8 +88,10 @@ enum Command {
     PhoneLog(phone_log::Args),
     /// Put a phone on a constituency's list: it is let in within a second.
     Allow(policy::AllowArgs),
-    /// Keep a phone out of one constituency, or of all: within a second.
+    /// Deny a phone on the whole server, or in one constituency: within a second.
     Deny(policy::DenyArgs),
+    /// Lift the denial of a phone on the whole server.
+    Undeny(policy::UndenyArgs),
     /// Which constituencies there are, and a new one.
     #[command(subcommand)]
     Constituency(constituency::Command),
@@ -159,6 +167,7 @@ pub fn main() -> ExitCode {
         Command::PhoneLog(args) => phone_log::run(&args, &config),
         Command::Allow(args) => policy::allow(&args, &config),
         Command::Deny(args) => policy::deny(&args, &config),
+        Command::Undeny(args) => policy::undeny(&args, &config),
         Command::Constituency(command) => constituency::run(&command, &config),
         Command::Uploads(command) => uploads::run(&command, &config),
         Command::Phone(args) => local::run_phone(&args, &config),
@@ -208,6 +217,11 @@ fn note(remark: &dyn Display) {
     let _ = writeln!(anstream::stderr(), "{style}note:{style:#} {remark}");
 }
 
+/// Says on standard error that another process is waited for.
+fn waiting(message: &str) {
+    note(&shown(message));
+}
+
 /// An error with its causes; one that the sentence above it has told already is not told twice.
 fn whole(error: &anyhow::Error) -> String {
     error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told.as_str() {
@@ -226,6 +240,13 @@ fn code(done: anyhow::Result<()>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The constituencies as a server would serve them now: with the policies that were last good, and without the phones that
+/// are denied everywhere.
+fn registry_of(config: &Config, denials: Arc<ServerDenials>) -> Registry {
+    let scanner = Scanner::new(config.constituencies.clone(), config.bundle_names());
+    scanner.with_denials(denials).with_last_good(LastGood::of_state(&config.state)).scan(clock::now())
 }
 
 /// The runtime of a command that waits for the network.

@@ -58,7 +58,7 @@ pub(super) fn give(config: &Config, constituency: &ConstituencyName, mac: MacAdd
     let realm = realm(config, constituency);
     let password = passwords::generate().ok().context("the system gives no random numbers")?;
     let ha1 = Ha1::of(&mac.to_string(), &realm, &password);
-    let had_one = passwords::set(&config.state, constituency, &realm, mac, ha1)?;
+    let had_one = passwords::set(&config.state, constituency, &realm, mac, ha1, &super::waiting)?;
     Ok(Given { mac, password, had_one })
 }
 
@@ -77,7 +77,7 @@ impl Given {
 
 /// Forgets the password of a phone.
 pub(super) fn take(config: &Config, constituency: &ConstituencyName, mac: MacAddress) -> anyhow::Result<()> {
-    if passwords::remove(&config.state, constituency, mac)? {
+    if passwords::remove(&config.state, constituency, mac, &super::waiting)? {
         say(&format_args!("{mac} has no password for {constituency} any more"));
     }
     Ok(())

@@ -2,13 +2,13 @@
 
 use std::process::ExitCode;
 
-use anyhow::bail;
+use anyhow::ensure;
 use serde_json::{Value, json};
 
-use super::phones::{say_claim, time};
-use super::{ConfigArg, code, say};
+use super::phones::{say_claim, say_denial, time};
+use super::{ConfigArg, code, note, say};
 use crate::config::Config;
-use crate::constituency::MacAddress;
+use crate::constituency::{MacAddress, ServerDenials};
 use crate::ledger::{Claim, Phone, Reader, Request};
 use crate::serve::access::{escaped, without_controls};
 
@@ -33,9 +33,15 @@ fn show(args: &Args, config: &Config) -> anyhow::Result<()> {
         Some(ledger) => (ledger.requests(args.mac)?, ledger.claims()?, ledger.phones()?),
         None => Default::default(),
     };
+    let denial = ServerDenials::read(&config.state)?.get(args.mac);
+    if let Some(denial) = &denial {
+        say_denial(args.mac, denial, args.json);
+    }
     let claims: Vec<Claim> = claims.into_iter().filter(|claim| claim.mac == args.mac).collect();
     if requests.is_empty() && claims.is_empty() {
-        bail!("{} was never seen, or too long ago", args.mac);
+        let unseen = format!("{} was never seen, or too long ago", args.mac);
+        ensure!(denial.is_some(), unseen);
+        note(&unseen);
     }
     for request in &requests {
         if args.json { say(&request_json(request)) } else { say(&request_line(request)) }

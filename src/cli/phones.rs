@@ -1,18 +1,20 @@
 //! `provost phones`: every phone that is known or was seen, and whether it is all right.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 use serde_json::{Value, json};
 
-use super::{ConfigArg, code, constituency, note, say, shown, warn};
+use super::{ConfigArg, code, constituency, note, registry_of, say, shown, warn};
 use crate::clock::{self, rfc3339};
 use crate::config::Config;
-use crate::constituency::last_good::LastGood;
-use crate::constituency::scan::{NOT_SERVED, Scanner};
-use crate::constituency::{ConstituencyName, Fingerprint, MacAddress, Registry, Standing, TlsLevel};
+use crate::constituency::scan::NOT_SERVED;
+use crate::constituency::{
+    ConstituencyName, Fingerprint, MacAddress, Registry, ServerDenial, ServerDenials, Standing, TlsLevel,
+};
 use crate::ledger::roster::{Known, together};
 use crate::ledger::{Claim, ClaimAddress, Event, Phone, Reader};
 use crate::serve::access::without_controls;
@@ -50,15 +52,14 @@ pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
 }
 
 fn list(args: &Args, config: &Config) -> anyhow::Result<()> {
-    let now = clock::now();
-    let scanner = Scanner::new(config.constituencies.clone(), config.bundle_names());
-    let registry = scanner.with_last_good(LastGood::of_state(&config.state)).scan(now);
+    let now = clock::unix_seconds(clock::now());
+    let denials = Arc::new(ServerDenials::read(&config.state)?);
+    let registry = registry_of(config, Arc::clone(&denials));
     let ledger = Reader::open(&config.state)?;
     let (seen, claims) = match &ledger {
         Some(ledger) => (ledger.phones()?, ledger.claims()?),
         None => Default::default(),
     };
-    let now = clock::unix_seconds(now);
     let all = together(&registry, seen);
     let unclear = unclear(config, &registry);
     if let Some(wanted) = &args.constituency
@@ -83,11 +84,19 @@ fn list(args: &Args, config: &Config) -> anyhow::Result<()> {
     } else {
         print(&phones, &unclear, now);
         let is_claimed = args.refused && !claims.is_empty();
-        if phones.is_empty() && !is_claimed {
+        let is_denied = args.has_no_filter() && !denials.phones().is_empty();
+        if phones.is_empty() && !is_claimed && !is_denied {
             let is_nowhere = config.is_local() && !config.constituencies.exists();
             let why =
                 if is_nowhere { ": local mode, and neither provost.json nor constituencies are here" } else { "" };
             note(&format_args!("there is no such phone{why}"));
+        }
+    }
+    if args.has_no_filter() {
+        // No constituency knows these.
+        let known: BTreeSet<MacAddress> = phones.iter().map(|((_, mac), _)| *mac).collect();
+        for (mac, denial) in denials.phones().iter().filter(|(mac, _)| !known.contains(mac)) {
+            say_denial(*mac, denial, args.json);
         }
     }
     if args.refused {
@@ -110,7 +119,7 @@ fn unclear(config: &Config, registry: &Registry) -> Unclear {
     let why = |name: ConstituencyName| {
         let fault = registry.faults().iter().find(|fault| fault.subject == name.as_str())?;
         // Whether it is served only a server knows.
-        let message = fault.message.strip_suffix(&format!(" ({NOT_SERVED})")).unwrap_or(&fault.message);
+        let message = fault.message.split(&format!(" ({NOT_SERVED}")).next()?;
         Some((name, shown(message)))
     };
     unserved.filter_map(why).collect()
@@ -121,6 +130,10 @@ fn unlisted(name: &ConstituencyName, why: &str) -> String {
 }
 
 impl Args {
+    fn has_no_filter(&self) -> bool {
+        self.constituency.is_none() && !self.refused && self.silent_for.is_none() && !self.tls_legacy
+    }
+
     fn wants(&self, constituency: &ConstituencyName) -> bool {
         self.constituency.as_ref().is_none_or(|wanted| wanted == constituency)
     }
@@ -147,7 +160,7 @@ impl Known {
         match self.standing {
             Some(Standing::Known) => "known",
             Some(Standing::Unknown) => "unknown",
-            Some(Standing::Denied) => "denied",
+            Some(Standing::Denied | Standing::DeniedEverywhere) => "denied",
             None if unclear.contains_key(constituency) => "unclear",
             None => "not served",
         }
@@ -158,6 +171,7 @@ impl Known {
             "constituency": constituency, "mac": mac, "standing": self.standing(constituency, unclear),
             "note": self.note, "proven": true, "refused": self.is_refused(),
             "pinned_certificate_sha256": self.pin.map(|pin| pin.to_string()),
+            "denied_everywhere": self.server_denial,
         });
         let Some(phone) = &self.seen else { return object };
         let event = |what: &str, event: &Option<Event>| {
@@ -181,7 +195,11 @@ impl Known {
 
     /// What is worth a line of its own.
     fn remarks(&self, now: i64) -> Vec<String> {
-        let Some(phone) = &self.seen else { return Vec::new() };
+        let denied = self.server_denial.iter().map(|denial| format!("denied everywhere {}", denial.explained()));
+        denied.chain(self.seen.iter().flat_map(|phone| self.remarks_on(phone, now))).collect()
+    }
+
+    fn remarks_on(&self, phone: &Phone, now: i64) -> Vec<String> {
         let refusal = phone.refusal.as_ref().filter(|_| self.is_refused());
         let refused =
             refusal.map(|refusal| format!("refused at {}: {}", time(refusal.at), without_controls(&refusal.what)));
@@ -240,6 +258,16 @@ fn print(phones: &[(&(ConstituencyName, MacAddress), &Known)], unclear: &Unclear
         for remark in known.remarks(now) {
             say(&format_args!("{style}    {remark}{style:#}"));
         }
+    }
+}
+
+/// Prints that `mac` is denied on the whole server, as JSON or for people.
+pub(super) fn say_denial(mac: MacAddress, denial: &ServerDenial, is_json: bool) {
+    if is_json {
+        say(&json!({ "constituency": null, "mac": mac, "standing": "denied", "denied_everywhere": denial }));
+    } else {
+        let style = AnsiColor::Red.on_default();
+        say(&format_args!("{style}{mac} is denied everywhere {}{style:#}", denial.explained()));
     }
 }
 

@@ -1,10 +1,11 @@
-//! `provost allow` and `provost deny`: a phone on the list, or off it, by one line of a policy.
+//! `provost allow` and `provost deny`: a phone on the list, or off it, by one line of a policy; and `deny` without a
+//! constituency, and `undeny`, which edit none.
 
 use std::process::ExitCode;
 
 use anyhow::Context;
 
-use super::{ConfigArg, code, complain, passwords, pins, say, warn, whole};
+use super::{ConfigArg, code, complain, denials, passwords, pins, say, waiting, warn, whole};
 use crate::config::Config;
 use crate::constituency::edit::Change;
 use crate::constituency::edit_file::{Changed, EditError, change};
@@ -36,17 +37,27 @@ pub(super) struct DenyArgs {
     /// The phone.
     #[arg(value_name = "MAC")]
     mac: MacAddress,
-    /// The constituency that keeps it out [default: all].
+    /// Only this constituency denies it, by its policy [default: the whole server does, whatever policies say].
     #[arg(long, value_name = "NAME")]
     constituency: Option<ConstituencyName>,
+    /// Why the whole server denies it [default: the note that it has].
+    #[arg(long, value_name = "TEXT", conflicts_with = "constituency")]
+    note: Option<String>,
+}
+
+/// What `provost undeny` takes.
+#[derive(Debug, clap::Args)]
+pub(super) struct UndenyArgs {
+    /// The phone.
+    #[arg(value_name = "MAC")]
+    mac: MacAddress,
 }
 
 pub(super) fn allow(args: &AllowArgs, config: &ConfigArg) -> anyhow::Result<ExitCode> {
     let config = config.find()?;
     let AllowArgs { mac, constituency, .. } = args;
-    if args.digest
-        && let Err(error) = passwords::check_asks(&config, constituency)
-    {
+    let asks = || if args.digest { passwords::check_asks(&config, constituency) } else { Ok(()) };
+    if let Err(error) = denials::check_not_denied(&config, *mac).and_then(|()| asks()) {
         return Ok(code(Err(error)));
     }
     let note = args.note.as_deref();
@@ -100,35 +111,33 @@ pub(super) fn allow(args: &AllowArgs, config: &ConfigArg) -> anyhow::Result<Exit
 
 pub(super) fn deny(args: &DenyArgs, config: &ConfigArg) -> anyhow::Result<ExitCode> {
     let config = config.find()?;
-    let names = match &args.constituency {
-        Some(name) => vec![name.clone()],
-        None => super::constituency::folders(&config.constituencies)?,
-    };
     let mac = args.mac;
-    let mut exit = ExitCode::SUCCESS;
-    // Each for itself: one that cannot be changed must not leave the others open.
-    for name in names {
-        match passwords::take(&config, &name, mac).and(change_policy(&config, &name, Change::Deny { mac })) {
-            Ok(Changed::Now) => say(&format_args!("{mac} is kept out of {name} within a second")),
-            Ok(Changed::Already) => say(&format_args!("{mac} is kept out of {name} already")),
-            Ok(Changed::AsksNobody) => {
-                say(&format_args!("{name} asks nobody who they are (\"client_auth\": \"none\"): nobody is kept out"));
+    let Some(name) = &args.constituency else { return Ok(denials::deny(&config, mac, args.note.as_deref())) };
+    match passwords::take(&config, name, mac).and(change_policy(&config, name, Change::Deny { mac })) {
+        Ok(Changed::Now) => say(&format_args!("{mac} is kept out of {name} within a second")),
+        Ok(Changed::Already) => say(&format_args!("{mac} is kept out of {name} already")),
+        Ok(Changed::AsksNobody) => {
+            say(&format_args!("{name} asks nobody who they are (\"client_auth\": \"none\"): nobody is kept out"));
+        }
+        Err(error) => {
+            // Where there is nothing, nobody gets in.
+            match error.downcast_ref() {
+                Some(EditError::Absent { .. }) => complain(&format_args!("{}; nothing was changed", whole(&error))),
+                _ => complain(&format_args!("{mac} MAY STILL GET IN at {name}: {}", whole(&error))),
             }
-            Err(error) => {
-                // Where there is nothing, nobody gets in.
-                match error.downcast_ref() {
-                    Some(EditError::Absent { .. }) => complain(&format_args!("{}; nothing was changed", whole(&error))),
-                    _ => complain(&format_args!("{mac} MAY STILL GET IN at {name}: {}", whole(&error))),
-                }
-                exit = ExitCode::FAILURE;
-            }
+            return Ok(ExitCode::FAILURE);
         }
     }
-    Ok(exit)
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn undeny(args: &UndenyArgs, config: &ConfigArg) -> anyhow::Result<ExitCode> {
+    let config = config.find()?;
+    Ok(code(denials::lift(&config, args.mac)))
 }
 
 fn change_policy(config: &Config, name: &ConstituencyName, wanted: Change<'_>) -> anyhow::Result<Changed> {
     let bundles = config.bundle_names();
     let bundles: Vec<&str> = bundles.iter().map(String::as_str).collect();
-    Ok(change(&config.constituencies, name, wanted, &bundles)?)
+    Ok(change(&config.constituencies, name, wanted, &bundles, &waiting)?)
 }

@@ -60,6 +60,7 @@ pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
     match served {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(AppError::Settings(error)) => Err(error.into()),
+        Err(AppError::Denials(error)) => Err(error.into()),
         Err(error) => {
             complain(&error);
             Ok(ExitCode::FAILURE)

@@ -12,13 +12,11 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{ConfigArg, say};
+use super::{ConfigArg, registry_of, say};
 use crate::certificate::LiveCertificates;
 use crate::clock::{self, rfc3339};
 use crate::config::Config;
-use crate::constituency::last_good::LastGood;
-use crate::constituency::scan::Scanner;
-use crate::constituency::{ClientAuth, Constituency, ConstituencyName, Registry, Standing};
+use crate::constituency::{ClientAuth, ConstituencyName, ServerDenials};
 use crate::files::read_regular;
 use crate::serve::site::{Site, TlsMaterial};
 use crate::trust::{self, Bundle, VerifiedDevice};
@@ -92,7 +90,7 @@ fn list_bundle(name: &str, bundle: &Bundle) {
 
 fn verify(args: &VerifyArgs, config: &Config) -> anyhow::Result<ExitCode> {
     let chain = read_chain(&args.chain)?;
-    let site = site_of(config)?;
+    let site = site_of(config, Arc::new(ServerDenials::read(&config.state)?))?;
     let refused = |reason: String| {
         say(&format_args!("refused: {reason}"));
         Ok(ExitCode::FAILURE)
@@ -117,7 +115,7 @@ fn verify(args: &VerifyArgs, config: &Config) -> anyhow::Result<ExitCode> {
         Ok(device) => match device.mac() {
             Err(reason) => refused(reason.to_string()),
             Ok(mac) => {
-                if let Some(reason) = standing(constituency, mac) {
+                if let Some(reason) = constituency.standing(mac).refusal(mac, &constituency.name) {
                     refused(reason)
                 } else {
                     say(&format_args!("let in: {mac}{}", note(&device, now)));
@@ -138,14 +136,6 @@ fn note(device: &VerifiedDevice, now: i64) -> &'static str {
     }
 }
 
-fn standing(constituency: &Constituency, mac: crate::constituency::MacAddress) -> Option<String> {
-    match constituency.standing(mac) {
-        Standing::Known => None,
-        Standing::Unknown => Some(format!("{mac} is not known to {}", constituency.name)),
-        Standing::Denied => Some(format!("{mac} is denied by {}", constituency.name)),
-    }
-}
-
 fn read_chain(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     let shown = path.display();
     let bytes = read_regular(path).with_context(|| shown.to_string())?;
@@ -158,8 +148,8 @@ fn read_chain(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     Ok(chain)
 }
 
-/// The site as a server would make it now; what is wrong with folders is in its registry.
-pub(super) fn site_of(config: &Config) -> anyhow::Result<Site> {
+/// The site as a server would make it now, with these server-wide `denials`; what is wrong with folders is in its registry.
+pub(super) fn site_of(config: &Config, denials: Arc<ServerDenials>) -> anyhow::Result<Site> {
     let material = TlsMaterial {
         certificates: Arc::new(LiveCertificates::default()),
         bundles: trust::load_all(&config.trust),
@@ -167,7 +157,6 @@ pub(super) fn site_of(config: &Config) -> anyhow::Result<Site> {
         provider: TlsMaterial::provider(),
         level: config.tls,
     };
-    let scanner = Scanner::new(config.constituencies.clone(), config.bundle_names());
-    let registry: Registry = scanner.with_last_good(LastGood::of_state(&config.state)).scan(clock::now());
+    let registry = registry_of(config, denials);
     Ok(Site::new(config.domain.clone(), None).with(registry, config.no_sni.clone(), &material))
 }

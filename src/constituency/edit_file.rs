@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::edit::{self, Change};
@@ -15,6 +15,7 @@ use super::policy_file::{self, Reading};
 use super::{ClientAuth, ConstituencyName, Policy};
 use crate::settings::SettingsError;
 use crate::state::Draft;
+use crate::state::lock::{self, LockError};
 
 /// What came of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +42,9 @@ pub enum EditError {
     /// The policy is broken, or would be.
     #[error("{0}; nothing was changed")]
     Policy(#[from] SettingsError),
+    /// Another process holds its lock.
+    #[error("{0}; nothing was changed")]
+    Locked(LockError),
     /// The system.
     #[error("{path} cannot be changed: {source}; run this as its owner, or as root", path = .path.display())]
     Io {
@@ -52,7 +56,7 @@ pub enum EditError {
 }
 
 /// Changes the policy of the constituency `name` in the folder `constituencies`. `bundles` are the trust bundles that
-/// there are.
+/// there are. Waiting for another command that changes the same policy is told to `tell`.
 ///
 /// # Errors
 /// If it cannot be changed, or was no good policy before or would be none afterwards.
@@ -61,6 +65,7 @@ pub fn change(
     name: &ConstituencyName,
     change: Change<'_>,
     bundles: &[&str],
+    tell: &dyn Fn(&str),
 ) -> Result<Changed, EditError> {
     let path = constituencies.join(name.as_str());
     let file = path.join(POLICY_FILE);
@@ -71,7 +76,7 @@ pub fn change(
         folder => folder.map_err(|errno| failed(errno.into()))?,
     };
     // Another command that changes this policy comes before or after, not between.
-    rustix::fs::flock(&folder, FlockOperation::LockExclusive).map_err(|errno| failed(errno.into()))?;
+    lock::exclusive(&folder, &path, tell).map_err(EditError::Locked)?;
     loop {
         let before = read(&folder, &file)?;
         let text = before.as_deref().unwrap_or(edit::EMPTY);

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::MacAddress;
+use super::{MacAddress, ServerDenials};
 
 /// With a million phones, a shard has about 500.
 const SHARDS: usize = 2048;
@@ -16,12 +16,14 @@ const SHARDS: usize = 2048;
 #[derive(Debug, Clone)]
 pub struct ListedPhones {
     shards: Vec<Arc<HashMap<MacAddress, u32>>>,
+    /// Those of the whole server are a list too, as they are at each moment.
+    denials: Arc<ServerDenials>,
 }
 
 impl Default for ListedPhones {
     fn default() -> Self {
         let empty = Arc::default();
-        Self { shards: vec![empty; SHARDS] }
+        Self { shards: vec![empty; SHARDS], denials: Arc::default() }
     }
 }
 
@@ -29,7 +31,12 @@ impl ListedPhones {
     /// Whether any list names `mac`.
     #[must_use]
     pub fn contains(&self, mac: MacAddress) -> bool {
-        self.shards[shard_of(mac)].contains_key(&mac)
+        self.shards[shard_of(mac)].contains_key(&mac) || self.denials.has(mac)
+    }
+
+    /// Takes the server-wide denials for a list as well.
+    pub(super) fn add_denials(&mut self, denials: Arc<ServerDenials>) {
+        self.denials = denials;
     }
 
     /// Counts one list more that names `mac`.

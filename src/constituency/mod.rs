@@ -6,6 +6,7 @@
 mod absence;
 mod certificate_names;
 mod common_names;
+pub mod denials;
 pub mod edit;
 pub mod edit_file;
 pub mod file_names;
@@ -25,6 +26,7 @@ pub mod watch;
 
 pub use certificate_names::CertificateNames;
 pub use common_names::CommonNames;
+pub use denials::{ServerDenial, ServerDenials};
 pub use fingerprint::{Fingerprint, InvalidFingerprint};
 pub use listed_phones::ListedPhones;
 pub use mac::{InvalidMacAddress, MacAddress, NotAPhone};

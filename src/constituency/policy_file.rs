@@ -111,7 +111,7 @@ impl PolicySource {
             Ok(Reading::Absent) if self.is_away() => Seen::Same,
             Ok(Reading::Absent) => {
                 self.seen = None;
-                let removed = self.good.take().filter(|_| was_there);
+                let removed = self.good.clone().filter(|_| was_there);
                 self.take(Ok(Policy::default()), false);
                 if was_there { Seen::Removed(removed) } else { Seen::Absent }
             }

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{ConstituencyName, Fingerprint, ListedPhones, MacAddress, Phones, Policy};
+use super::{ConstituencyName, Fingerprint, ListedPhones, MacAddress, Phones, Policy, ServerDenial, ServerDenials};
 
 /// All constituencies that are served, at one moment.
 #[derive(Debug, Default)]
@@ -32,6 +32,8 @@ pub struct Constituency {
     /// Where its files are.
     pub folder: Arc<Folder>,
     pub(super) with_own_file: Arc<HashSet<MacAddress>>,
+    /// As they are at each moment, not as they were when the snapshot was made.
+    pub(super) denials: Arc<ServerDenials>,
 }
 
 /// Open directory handles: a constituency's folder, and `constituencies` above it, as they were when scanned.
@@ -76,6 +78,8 @@ pub enum Standing {
     Unknown,
     /// Named in `denied`.
     Denied,
+    /// Denied on the whole server.
+    DeniedEverywhere,
 }
 
 impl Standing {
@@ -86,6 +90,7 @@ impl Standing {
             Self::Known => None,
             Self::Unknown => Some(format!("{mac} is not known to {constituency}")),
             Self::Denied => Some(format!("{mac} is denied by {constituency}")),
+            Self::DeniedEverywhere => Some(format!("{mac} is denied everywhere (provost undeny {mac} lifts it)")),
         }
     }
 }
@@ -161,9 +166,12 @@ impl Registry {
 }
 
 impl Constituency {
-    /// What this constituency thinks of `mac`: a denial beats everything.
+    /// What this constituency thinks of `mac`: a denial beats everything, that of the whole server first.
     #[must_use]
     pub fn standing(&self, mac: MacAddress) -> Standing {
+        if self.denials.has(mac) {
+            return Standing::DeniedEverywhere;
+        }
         if self.policy.denied.contains(&mac) {
             return Standing::Denied;
         }
@@ -195,6 +203,12 @@ impl Constituency {
         let denied = self.policy.denied.iter().copied();
         let denied = denied.filter(move |mac| !is_named(mac) && !self.with_own_file.contains(mac));
         named.into_iter().flat_map(|named| named.keys().copied()).chain(with_own_file).chain(denied)
+    }
+
+    /// Who denied `mac` on the whole server, if it is denied there.
+    #[must_use]
+    pub fn server_denial(&self, mac: MacAddress) -> Option<ServerDenial> {
+        self.denials.get(mac)
     }
 
     /// Whether `certificate` counts here by itself for `mac`.

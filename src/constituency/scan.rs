@@ -24,7 +24,8 @@ use super::last_good::{LastGood, NotKept};
 use super::policy::POLICY_FILE;
 use super::policy_file::{PolicySource, Seen, Stamp};
 use super::registry::{Constituency, Fault, FileIdentity, Folder, Registry, Severity, replace_lists};
-use super::{ConstituencyName, ListedPhones, MacAddress};
+use super::{ConstituencyName, ListedPhones, MacAddress, ServerDenials};
+use crate::wording::counted;
 
 /// What is said of a broken policy while the one before counts.
 pub const LAST_GOOD: &str = "the last good policy stays in force";
@@ -49,6 +50,7 @@ pub struct Scanner {
     last: BTreeMap<ConstituencyName, Arc<Constituency>>,
     listed: ListedPhones,
     next_generation: u64,
+    denials: Arc<ServerDenials>,
     last_good: Option<LastGood>,
     /// Whether the folders have not been seen yet, so that what was in force before the start counts.
     is_first: bool,
@@ -86,11 +88,20 @@ impl Scanner {
             last: BTreeMap::new(),
             listed: ListedPhones::default(),
             next_generation: 0,
+            denials: Arc::default(),
             last_good: None,
             is_first: true,
             is_partial: false,
             is_doubtful: false,
         }
+    }
+
+    /// Lets constituencies refuse the phones that are denied on the whole server.
+    #[must_use]
+    pub fn with_denials(mut self, denials: Arc<ServerDenials>) -> Self {
+        self.listed.add_denials(Arc::clone(&denials));
+        self.denials = denials;
+        self
     }
 
     /// Falls back to the policies that `last_good` keeps from before the start, and tells it those in force from now on.
@@ -347,9 +358,9 @@ impl Scanner {
         }
         remembered.identity = identity;
         let folder = Folder { handle, root: Arc::clone(root), path, identity };
-        let updated = remembered.update(folder, name, Stamp::of(stat, now), &mut self.next_generation);
+        let updated = remembered.update(folder, name, Stamp::of(stat, now), (&mut self.next_generation, &self.denials));
         self.is_partial |= updated.is_err();
-        remembered.note_faults(name, updated);
+        remembered.note_faults(name, updated, &self.denials);
     }
 
     fn give_out_aliases(&self, registry: &mut Registry) {
@@ -432,7 +443,7 @@ impl Remembered {
         folder: Folder,
         name: &ConstituencyName,
         stamp: Stamp,
-        next_generation: &mut u64,
+        (next_generation, denials): (&mut u64, &Arc<ServerDenials>),
     ) -> Result<(), Errno> {
         let Some(policy) = self.source.policy() else {
             (self.current, self.listing) = (None, None);
@@ -475,12 +486,14 @@ impl Remembered {
             tls_generation,
             folder: Arc::new(folder),
             with_own_file,
+            denials: Arc::clone(denials),
         }));
         listed
     }
 
-    /// Notes what is wrong with the constituency `name`, whose phones' own files were `listed`.
-    fn note_faults(&mut self, name: &ConstituencyName, listed: Result<(), Errno>) {
+    /// Notes what is wrong with the constituency `name`, whose phones' own files were `listed`. What is denied by `denials`
+    /// too is not lost.
+    fn note_faults(&mut self, name: &ConstituencyName, listed: Result<(), Errno>, denials: &ServerDenials) {
         self.faults.clear();
         if let Some(error) = self.source.error() {
             let consequence = match (self.source.policy(), &self.not_kept) {
@@ -503,12 +516,13 @@ impl Remembered {
             );
             self.faults.push(warning(name, message));
         }
-        if !self.lost_denials.is_empty() {
-            let (count, plural) = (self.lost_denials.len(), if self.lost_denials.len() == 1 { "" } else { "s" });
+        let lost: Vec<&MacAddress> = self.lost_denials.iter().filter(|mac| !denials.has(**mac)).collect();
+        if !lost.is_empty() {
             let message = format!(
-                "{POLICY_FILE} was removed, and {count} denial{plural} with it ({}): the default policy is in force. \
+                "{POLICY_FILE} was removed, and {} with it ({}): the default policy is in force. \
                  provost deny MAC denies a phone whatever policies say; a new {POLICY_FILE}, if only {{}}, ends this warning",
-                some_of(self.lost_denials.iter())
+                counted(lost.len(), "denial"),
+                some_of(lost.into_iter())
             );
             self.faults.push(warning(name, message));
         }
@@ -662,6 +676,16 @@ mod tests {
             let third = scene.registry_at(1210);
             assert_ne!(third.find("ote").unwrap().tls_generation, before.tls_generation, "{here}");
         }
+    }
+
+    #[test]
+    fn a_scan_that_finds_nothing_new_gives_the_same_snapshot() {
+        let mut scene = Scene::new();
+        std::fs::create_dir(scene.path("root/written")).unwrap();
+        std::fs::write(scene.path("root/written").join(POLICY_FILE), "{}").unwrap();
+        let first = scene.registry_at(10);
+        assert_eq!(first.served().count(), 2);
+        assert!(scene.registry_at(20).is_same_as(&first), "one without a policy file, and one with it");
     }
 
     #[test]

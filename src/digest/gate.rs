@@ -279,7 +279,7 @@ mod tests {
             let state = tempfile::tempdir().unwrap();
             let name: ConstituencyName = "ote".parse().unwrap();
             let ha1 = Ha1::of(USER, REALM, "open sesame");
-            passwords::set(state.path(), &name, REALM, USER.parse().unwrap(), ha1).unwrap();
+            passwords::set(state.path(), &name, REALM, USER.parse().unwrap(), ha1, &|_| ()).unwrap();
             let all = Passwords::of_state(state.path());
             assert!(all.refresh().is_empty());
             Self { gate: Gate::new(all).unwrap(), state, name }
@@ -366,8 +366,9 @@ mod tests {
     fn passwords_for_another_name_are_of_no_use() {
         let stage = Stage::new();
         let ha1 = Ha1::of(USER, "ote.old.example", "open sesame");
-        passwords::remove(stage.state.path(), &stage.name, USER.parse().unwrap()).unwrap();
-        passwords::set(stage.state.path(), &stage.name, "ote.old.example", USER.parse().unwrap(), ha1).unwrap();
+        passwords::remove(stage.state.path(), &stage.name, USER.parse().unwrap(), &|_| ()).unwrap();
+        passwords::set(stage.state.path(), &stage.name, "ote.old.example", USER.parse().unwrap(), ha1, &|_| ())
+            .unwrap();
         assert!(stage.gate.passwords().refresh().is_empty());
         let refused = stage.ask(USER, "open sesame", &stage.nonce(0, 0), 1, 0).unwrap_err();
         assert!(matches!(refused.why, Why::OldRealm { .. }), "{refused:?}");

@@ -12,13 +12,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::rand;
-use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use super::algorithm::Ha1;
 use crate::constituency::{ConstituencyName, MacAddress};
 use crate::files::{Stamp, read_regular};
-use crate::state;
+use crate::state::{self, lock};
 use crate::wording::counted;
 
 /// The passwords' folder in the state directory.
@@ -167,7 +166,8 @@ pub fn check_realm(state: &Path, constituency: &ConstituencyName, realm: &str) -
     stored.check_realm(realm).map_err(|reason| PasswordsError { path, reason })
 }
 
-/// Stores what is to be kept of a phone's password, and says whether it had another before.
+/// Stores what is to be kept of a phone's password, and says whether it had another before. Waiting for another command
+/// is told to `tell`, as everywhere here.
 ///
 /// # Errors
 /// If that cannot be done, as where all others are for another `realm`; nothing is changed then.
@@ -177,10 +177,11 @@ pub fn set(
     realm: &str,
     mac: MacAddress,
     ha1: Ha1,
+    tell: &dyn Fn(&str),
 ) -> Result<bool, PasswordsError> {
     let folder = state.join(FOLDER);
     state::private_folder(&folder).map_err(failed(&folder))?;
-    change(&folder, constituency, |all| {
+    change(&folder, constituency, tell, |all| {
         all.check_realm(realm)?;
         realm.clone_into(&mut all.realm);
         Ok(all.phones.insert(mac, ha1).is_some())
@@ -191,12 +192,42 @@ pub fn set(
 ///
 /// # Errors
 /// If that cannot be done; the password still counts then.
-pub fn remove(state: &Path, constituency: &ConstituencyName, mac: MacAddress) -> Result<bool, PasswordsError> {
+pub fn remove(
+    state: &Path,
+    constituency: &ConstituencyName,
+    mac: MacAddress,
+    tell: &dyn Fn(&str),
+) -> Result<bool, PasswordsError> {
     let folder = state.join(FOLDER);
     if !path(&folder, constituency).exists() {
         return Ok(false);
     }
-    change(&folder, constituency, |all| Ok(all.phones.remove(&mac).is_some()))
+    change(&folder, constituency, tell, |all| Ok(all.phones.remove(&mac).is_some()))
+}
+
+/// Forgets a phone's passwords for all constituencies, also for those that are gone. Gives the names of those for which it
+/// had one, and why others may still count.
+pub fn remove_everywhere(
+    state: &Path,
+    mac: MacAddress,
+    tell: &dyn Fn(&str),
+) -> (Vec<ConstituencyName>, Vec<PasswordsError>) {
+    let folder = state.join(FOLDER);
+    let names = match files(&folder) {
+        Ok(files) => files.into_keys(),
+        Err(error) => return (Vec::new(), vec![failed(&folder)(error)]),
+    };
+    let (mut removed, mut errors) = (Vec::new(), Vec::new());
+    for name in names {
+        // A file that does not hold it is not written again.
+        let may_hold_it = read(&folder, &name).map_or(true, |all| all.phones.contains_key(&mac));
+        match if may_hold_it { remove(state, &name, mac, tell) } else { Ok(false) } {
+            Ok(true) => removed.push(name),
+            Ok(false) => {}
+            Err(error) => errors.push(error),
+        }
+    }
+    (removed, errors)
 }
 
 /// What is stored for `constituency`, and whether others may read it.
@@ -216,11 +247,12 @@ pub fn stored(state: &Path, constituency: &ConstituencyName) -> Result<(OfConsti
 fn change(
     folder: &Path,
     constituency: &ConstituencyName,
+    tell: &dyn Fn(&str),
     change: impl FnOnce(&mut OfConstituency) -> Result<bool, String>,
 ) -> Result<bool, PasswordsError> {
     // Another command that changes them comes before or after, not between.
-    let lock = File::open(folder).map_err(failed(folder))?;
-    rustix::fs::flock(&lock, FlockOperation::LockExclusive).map_err(|errno| failed(folder)(errno.into()))?;
+    let handle = File::open(folder).map_err(failed(folder))?;
+    lock::exclusive(&handle, folder, tell).map_err(|error| failed(folder)(io::Error::other(error)))?;
     let path = path(folder, constituency);
     let mut all = if path.exists() { read(folder, constituency)? } else { OfConstituency::default() };
     let was_there = change(&mut all).map_err(|reason| PasswordsError { path: path.clone(), reason })?;
@@ -284,8 +316,8 @@ mod tests {
         let passwords = Passwords::of_state(state.path());
         assert!(passwords.refresh().is_empty() && passwords.of(&ote).is_none());
         let ha1 = |password: &str| Ha1::of("00005e00530c", "ote.example", password);
-        assert!(!set(state.path(), &ote, "ote.example", mac, ha1("one")).unwrap());
-        assert!(set(state.path(), &ote, "ote.example", mac, ha1("two")).unwrap());
+        assert!(!set(state.path(), &ote, "ote.example", mac, ha1("one"), &|_| ()).unwrap());
+        assert!(set(state.path(), &ote, "ote.example", mac, ha1("two"), &|_| ()).unwrap());
         let file = state.path().join("digest/ote.json");
         assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(passwords.refresh().is_empty());
@@ -294,7 +326,7 @@ mod tests {
 
         // What was made for another name is never lost for one of this.
         let kept = std::fs::read(&file).unwrap();
-        let refused = set(state.path(), &ote, "ote.other", "00005e0053aa".parse().unwrap(), ha1("three"));
+        let refused = set(state.path(), &ote, "ote.other", "00005e0053aa".parse().unwrap(), ha1("three"), &|_| ());
         assert!(refused.unwrap_err().to_string().contains("the passwords of 1 phone for ote.example"));
         assert!(check_realm(state.path(), &ote, "ote.other").is_err());
         assert!(check_realm(state.path(), &ote, "ote.example").is_ok());
@@ -306,10 +338,12 @@ mod tests {
         assert_eq!((passwords.refresh().len(), passwords.refresh().len()), (1, 0));
         assert!(passwords.of(&ote).is_some());
         state::write_private(&file, &good).unwrap();
-        assert!(remove(state.path(), &ote, mac).unwrap() && !remove(state.path(), &ote, mac).unwrap());
+        assert!(
+            remove(state.path(), &ote, mac, &|_| ()).unwrap() && !remove(state.path(), &ote, mac, &|_| ()).unwrap()
+        );
         assert!(passwords.refresh().is_empty());
         assert!(passwords.of(&ote).unwrap().phones.is_empty());
-        assert!(!set(state.path(), &ote, "ote.other", mac, ha1("one")).unwrap(), "nobody loses anything");
+        assert!(!set(state.path(), &ote, "ote.other", mac, ha1("one"), &|_| ()).unwrap(), "nobody loses anything");
         std::fs::remove_file(&file).unwrap();
         assert!(passwords.refresh().is_empty() && passwords.of(&ote).is_none());
     }
@@ -318,7 +352,7 @@ mod tests {
     fn a_folder_that_cannot_be_looked_at_is_told_once_and_what_was_in_it_stays() {
         let state = tempfile::tempdir().unwrap();
         let (ote, mac): (_, MacAddress) = (name("ote"), "00005e00530c".parse().unwrap());
-        set(state.path(), &ote, "ote.example", mac, Ha1::of("00005e00530c", "ote.example", "one")).unwrap();
+        set(state.path(), &ote, "ote.example", mac, Ha1::of("00005e00530c", "ote.example", "one"), &|_| ()).unwrap();
         let passwords = Passwords::of_state(state.path());
         assert!(passwords.refresh().is_empty());
         let (folder, aside) = (state.path().join(FOLDER), state.path().join("aside"));
@@ -340,9 +374,9 @@ mod tests {
         let (ote, mac): (_, MacAddress) = (name("ote"), "00005e00530c".parse().unwrap());
         let passwords = Passwords::of_state(state.path());
         let ha1 = |password: &str| Ha1::of("00005e00530c", "ote.example", password);
-        set(state.path(), &ote, "ote.example", mac, ha1("one")).unwrap();
+        set(state.path(), &ote, "ote.example", mac, ha1("one"), &|_| ()).unwrap();
         assert!(passwords.refresh().is_empty());
-        remove(state.path(), &ote, mac).unwrap();
+        remove(state.path(), &ote, mac, &|_| ()).unwrap();
         // A disk that fails, which no test can make.
         let failing = |reason: &'static str| {
             move |folder: &Path, _: &ConstituencyName| Err(failed(folder)(io::Error::other(reason)))
@@ -354,5 +388,25 @@ mod tests {
         assert!(passwords.refresh().is_empty());
         assert!(passwords.of(&ote).unwrap().phones.is_empty());
         assert!(passwords.refresh_by(failing("not asked for")).is_empty());
+    }
+
+    #[test]
+    fn a_phones_passwords_are_removed_everywhere_and_no_others() {
+        let state = tempfile::tempdir().unwrap();
+        let [mac, other]: [MacAddress; 2] = ["00005e00530c", "00005e0053c7"].map(|mac| mac.parse().unwrap());
+        let (none, failed) = remove_everywhere(state.path(), mac, &|_| ());
+        assert!(none.is_empty() && failed.is_empty());
+        let ha1 = || Ha1::of("x", "y", "z");
+        for (constituency, mac) in [("a", mac), ("a", other), ("b", other), ("gone", mac)] {
+            set(state.path(), &name(constituency), "y", mac, ha1(), &|_| ()).unwrap();
+        }
+        let untouched = Stamp::of(&state.path().join("digest/b.json"));
+        state::write_private(&state.path().join("digest/broken.json"), b"{").unwrap();
+        let (removed, failed) = remove_everywhere(state.path(), mac, &|_| ());
+        assert_eq!(removed, [name("a"), name("gone")]);
+        assert!(matches!(&failed[..], [one] if one.to_string().contains("broken.json")), "{failed:?}");
+        let has = |constituency, mac| stored(state.path(), &name(constituency)).unwrap().0.phones.contains_key(&mac);
+        assert!(has("a", other) && has("b", other) && !has("a", mac) && !has("gone", mac));
+        assert_eq!(Stamp::of(&state.path().join("digest/b.json")), untouched);
     }
 }

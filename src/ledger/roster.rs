@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::Phone;
-use crate::constituency::{Constituency, ConstituencyName, Fingerprint, MacAddress, Phones, Registry, Standing};
+use crate::constituency::{
+    Constituency, ConstituencyName, Fingerprint, MacAddress, Phones, Registry, ServerDenial, Standing,
+};
 
 /// Every phone, by constituency and address.
 pub type Roster = BTreeMap<(ConstituencyName, MacAddress), Known>;
@@ -15,6 +17,8 @@ pub struct Known {
     pub standing: Option<Standing>,
     /// The operator's note.
     pub note: String,
+    /// Who denied it on the whole server, if it is denied there.
+    pub server_denial: Option<ServerDenial>,
     /// The certificate that counts for it by itself.
     pub pin: Option<Fingerprint>,
     /// What was seen of it.
@@ -45,7 +49,9 @@ impl Known {
             _ => String::new(),
         };
         let pin = constituency.and_then(|constituency| constituency.policy.pins.get(&mac).copied());
-        Self { standing: constituency.map(|constituency| constituency.standing(mac)), note, pin, seen: None }
+        let server_denial = constituency.and_then(|constituency| constituency.server_denial(mac));
+        let standing = constituency.map(|constituency| constituency.standing(mac));
+        Self { standing, note, server_denial, pin, seen: None }
     }
 
     /// Whether it was refused when it last asked, and would be as far as is known.
@@ -62,6 +68,7 @@ impl Known {
             let words = standing.refusal(phone.mac, &phone.constituency);
             words.is_some() && words.as_deref() == phone.refusal.as_ref().map(|refusal| refusal.what.as_str())
         };
-        self.standing == Some(Standing::Known) && [Standing::Unknown, Standing::Denied].iter().any(was_refused_for)
+        let refusals = [Standing::Unknown, Standing::Denied, Standing::DeniedEverywhere];
+        self.standing == Some(Standing::Known) && refusals.iter().any(was_refused_for)
     }
 }

@@ -18,7 +18,7 @@
 //!   `/sign-out` takes it back.
 //! - *Allow* and *Deny*: a form posts `mac`, `constituency` and `note` to `/allow` or `/deny`, and comes back to `/`;
 //!   a script posts the same as JSON to `/api/allow` or `/api/deny`, and gets JSON: `{"changed": true}` or
-//!   `{"error": "…"}`.
+//!   `{"error": "…"}`. Without `constituency`, a denial is the whole server's.
 
 use std::sync::Arc;
 
@@ -52,17 +52,28 @@ pub struct Picture {
     pub phones: Vec<picture::Phone>,
 }
 
-/// A change of a policy, as an operator wants it.
+/// A change of who is served, as an operator wants it.
 #[derive(Debug, Clone)]
 pub struct Wanted {
-    /// Whether the phone is to be let in, or kept out.
-    pub is_allowed: bool,
+    /// What.
+    pub change: Change,
     /// The phone.
     pub mac: MacAddress,
-    /// Where.
-    pub constituency: ConstituencyName,
-    /// What is to stand beside it; `None` leaves the note that it has.
+    /// What is to stand beside it, or why it is denied everywhere; `None` leaves the note that it has.
     pub note: Option<String>,
+    /// By which way the operator came.
+    pub by: &'static str,
+}
+
+/// What an operator may change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A phone on the list of a constituency.
+    Allow(ConstituencyName),
+    /// A phone denied by a constituency.
+    Deny(ConstituencyName),
+    /// A phone denied on the whole server.
+    DenyEverywhere,
 }
 
 /// Whether phones can be served now.
@@ -87,7 +98,7 @@ pub trait Knowledge: Send + Sync + std::fmt::Debug {
     fn requests(&self, constituency: &ConstituencyName, mac: MacAddress) -> Result<Vec<picture::PhoneRequest>, String>;
     /// Whether phones can be served now. Does not wait.
     fn readiness(&self) -> Readiness;
-    /// Changes a policy; whether that made a difference. May wait for a disk.
+    /// Changes who is served; whether that made a difference. May wait for a disk.
     ///
     /// # Errors
     /// Why it is as it was.

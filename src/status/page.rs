@@ -12,6 +12,7 @@ mod approval;
 mod assets;
 mod certificates;
 mod constituencies;
+mod denied;
 mod frame;
 mod history;
 mod link;
@@ -58,6 +59,7 @@ pub fn render(view: &View<'_>) -> String {
         }
         (constituencies::section(overview))
         (phone_list::section(overview, view.phones, view.query))
+        (denied::section(overview))
         (approval::unproven_section(&overview.unproven, overview.now))
     };
     frame::page(&overview.domain, overview, view.is_signed_in, view.outcome, &main)

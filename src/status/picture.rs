@@ -33,6 +33,8 @@ pub struct Overview {
     pub waiting: Vec<Phone>,
     /// Refused certificates that prove nothing: the newest first, the first hundred.
     pub unproven: Vec<Unproven>,
+    /// Phones that are denied on the whole server.
+    pub denied: Vec<DeniedPhone>,
     /// What went on during the last day, oldest first, in steps of equal length; the last one is not over yet.
     pub activity: Activity,
     /// What has been wrong lately, in the operator's words: a ledger that is not written, log lines that were lost.
@@ -165,6 +167,29 @@ pub struct Phone {
     pub requests: u64,
     /// How many of them were refused.
     pub refusals: u64,
+    /// Who denied it on the whole server; `None` if that is not so.
+    pub denied_everywhere: Option<Denial>,
+}
+
+/// Who denied a phone on the whole server, when, and why. Texts may be empty.
+#[derive(Debug, Clone, Serialize)]
+pub struct Denial {
+    /// Who.
+    pub by: String,
+    /// When.
+    pub at: Option<i64>,
+    /// Why.
+    pub note: String,
+}
+
+/// A phone that is denied on the whole server, whether or not any constituency knows it.
+#[derive(Debug, Clone, Serialize)]
+pub struct DeniedPhone {
+    /// The phone.
+    pub mac: MacAddress,
+    /// Who denied it, when, and why.
+    #[serde(flatten)]
+    pub denial: Denial,
 }
 
 /// A phone, and what it asked lately.

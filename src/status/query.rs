@@ -169,6 +169,7 @@ mod tests {
             refusal: None,
             requests: 0,
             refusals: 0,
+            denied_everywhere: None,
         }
     }
 

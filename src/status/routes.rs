@@ -18,9 +18,10 @@ use super::events::Events;
 use super::gate::{Barred, ClientLocation, Exposure, Visitor};
 use super::page::{self, Asset, Outcome, View};
 use super::picture::{PhoneHistory, PhoneQuery};
-use super::{Readiness, Status, Wanted};
+use super::{Change, Readiness, Status, Wanted};
 use crate::clock;
-use crate::constituency::{ConstituencyName, MacAddress};
+use crate::constituency::denials::MAX_NOTE;
+use crate::constituency::{ConstituencyName, InvalidMacAddress, InvalidName, MacAddress};
 use crate::metrics::Exposition;
 
 /// The longest body that is read, in bytes.
@@ -28,8 +29,6 @@ const MAX_BODY: usize = 8 << 10;
 /// How long it may take to come, from an operator and from anybody.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 const STRANGERS_BODY_TIMEOUT: Duration = Duration::from_secs(2);
-/// The longest note, in bytes.
-const MAX_NOTE: usize = 512;
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -201,18 +200,16 @@ async fn change(status: &Arc<Status>, route: &Route, head: &Parts, body: &Bytes,
         Route::SignIn => sign_in(status, head, &field(body, "token").unwrap_or_default(), now),
         Route::Form(is_allowed) => {
             let typed = |key: &str| field(body, key).unwrap_or_default();
-            let note = Some(typed("note")).filter(|note| !note.is_empty());
-            let posted = Posted { mac: typed("mac"), constituency: typed("constituency"), note };
-            match posted.carry_out(status, *is_allowed).await {
-                Ok((wanted, _)) => {
-                    answer::see(&Outcome::new(wanted.is_allowed, wanted.constituency, wanted.mac).path())
-                }
+            let some = |key: &str| Some(typed(key)).filter(|text| !text.is_empty());
+            let posted = Posted { mac: typed("mac"), constituency: some("constituency"), note: some("note") };
+            match posted.carry_out(status, *is_allowed, "the status page").await {
+                Ok((wanted, _)) => answer::see(&Outcome { change: wanted.change, mac: wanted.mac }.path()),
                 Err((code, reason)) => answer::page(code, page::render_failure("Not done", &reason)),
             }
         }
         Route::Change(is_allowed) if media_type == "application/json" => {
             let changed = match serde_json::from_slice::<Posted>(body) {
-                Ok(posted) => posted.carry_out(status, *is_allowed).await,
+                Ok(posted) => posted.carry_out(status, *is_allowed, "the API").await,
                 Err(error) => Err((StatusCode::BAD_REQUEST, error.to_string())),
             };
             match changed {
@@ -250,27 +247,28 @@ fn field(body: &[u8], key: &str) -> Option<String> {
 #[serde(deny_unknown_fields)]
 struct Posted {
     mac: String,
-    constituency: String,
+    constituency: Option<String>,
     note: Option<String>,
 }
 
 impl Posted {
     /// Does what is wanted; whether that made a difference. Pictures that are taken from then on show it.
-    async fn carry_out(self, status: &Status, is_allowed: bool) -> Result<(Wanted, bool), (StatusCode, String)> {
+    async fn carry_out(
+        self,
+        status: &Status,
+        is_allowed: bool,
+        by: &'static str,
+    ) -> Result<(Wanted, bool), (StatusCode, String)> {
         let bad = |reason: String| (StatusCode::BAD_REQUEST, reason);
-        let wanted = Wanted {
-            is_allowed,
-            mac: self
-                .mac
-                .trim()
-                .parse()
-                .map_err(|error: crate::constituency::InvalidMacAddress| bad(error.to_string()))?,
-            constituency: self
-                .constituency
-                .parse()
-                .map_err(|error: crate::constituency::InvalidName| bad(error.to_string()))?,
-            note: self.note,
+        let mac = self.mac.trim().parse().map_err(|error: InvalidMacAddress| bad(error.to_string()))?;
+        let name = self.constituency.map(|name| name.parse()).transpose();
+        let change = match (is_allowed, name.map_err(|error: InvalidName| bad(error.to_string()))?) {
+            (true, Some(name)) => Change::Allow(name),
+            (true, None) => return Err(bad("\"constituency\" is missing: a phone is allowed by one".to_owned())),
+            (false, Some(name)) => Change::Deny(name),
+            (false, None) => Change::DenyEverywhere,
         };
+        let wanted = Wanted { change, mac, note: self.note, by };
         if wanted.mac == MacAddress::NOBODY {
             return Err(bad("000000000000 is nobody's address".to_owned()));
         }

@@ -114,6 +114,10 @@ fn what_a_master_configuration_names_must_be_there_for_every_model_and_phone() {
     finds(
         &site,
         &[
+            (
+                &format!("warning: ote: \"phones\" and \"denied\" both name {STRANGER}: denied wins"),
+                "removes the denial)",
+            ),
             (&format!("{master}1: CONFIG_FILES names Site.cfg, which is not there, but site.cfg is: case counts"), ""),
             (
                 "warning: ote/000000000000.cfg: for models that no phone here is known to be (VVX600, VVX601), it names what is \

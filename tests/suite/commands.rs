@@ -32,6 +32,7 @@ fn every_command_explains_itself() {
         "phone-log",
         "allow",
         "deny",
+        "undeny",
         "constituency",
         "uploads",
         "phone",

@@ -214,7 +214,7 @@ fn where_it_listens_and_that_it_is_local_mode_is_said_whatever_else_is_not() {
 }
 
 /// What every command takes that is about a configuration; none of it is there.
-const ABOUT_A_CONFIGURATION: [&[&str]; 24] = [
+const ABOUT_A_CONFIGURATION: [&[&str]; 25] = [
     &["check"],
     &["certificate", "status"],
     &["certificate", "renew"],
@@ -224,6 +224,7 @@ const ABOUT_A_CONFIGURATION: [&[&str]; 24] = [
     &["phone-log", "00005e00530c"],
     &["allow", "00005e00530c", "--constituency", "ote"],
     &["deny", "00005e00530c"],
+    &["undeny", "00005e00530c"],
     &["constituency", "list"],
     &["constituency", "add", "ote"],
     &["uploads", "list", "00005e00530c"],

@@ -25,6 +25,7 @@ mod commands;
 mod dashboard;
 mod day;
 mod decade;
+mod denials;
 mod deploys;
 mod device_chains;
 mod diagnostics;

@@ -508,7 +508,7 @@ fn who_was_let_in_since_somebody_posed_as_it_is_allowed_without_a_warning() {
     server.client("ote", &impostor).get("/site.cfg").unwrap_err();
     known("the impostor again", &|line| is_claim(2)(line) && line["let_in_since"].is_null());
     assert!(allow("ote").starts_with("warning: 00005e0053aa STAYS OUT unless it proves who it is, as last at "));
-    assert_eq!(command(&site, &["deny", STRANGER]).code, 0);
+    assert_eq!(command(&site, &["deny", STRANGER, "--constituency", "ote"]).code, 0);
     // A pin that lets it in needs no proof besides.
     let pinned = command(
         &site,

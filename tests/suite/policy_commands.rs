@@ -67,31 +67,33 @@ fn allow_and_deny_are_in_force_within_a_second_and_end_nobody_s_session() {
 }
 
 #[test]
-fn a_phone_is_denied_everywhere_even_where_one_policy_is_broken() {
+fn a_denial_in_one_constituency_edits_its_policy_and_no_other() {
     let site = Site::with_ote();
     site.constituency("lab", &json!({ "trust": ["factory"], "phones": "any" }));
     site.constituency("public", &json!({ "client_auth": "none" }));
     std::fs::create_dir(site.served("bare")).unwrap();
     site.file("broken/constituency.json", "{ \"phnes\": {} }");
     site.write_config();
-    let ended = command(&site, &["deny", VVX500]);
-    assert_eq!(ended.code, 1);
-    let said: Vec<&str> = ended.stdout.lines().collect();
-    assert_eq!(said[..2], ["bare", "lab"].map(|name| format!("{VVX500} is kept out of {name} within a second")));
-    assert_eq!(said[2], format!("{VVX500} is kept out of ote within a second"));
-    assert!(said[3].starts_with("public asks nobody who they are"), "{said:?}");
+    for name in ["bare", "lab", "ote"] {
+        let said = good(&site, &["deny", VVX500, "--constituency", name]);
+        assert_eq!(said, format!("{VVX500} is kept out of {name} within a second\n"));
+        assert_eq!(policy(&site, name)["denied"], json!([VVX500]), "{name}");
+    }
+    let said = good(&site, &["deny", VVX500, "--constituency", "public"]);
+    assert!(said.starts_with("public asks nobody who they are"), "{said}");
+    assert_eq!(policy(&site, "public"), json!({ "client_auth": "none" }));
+    let ended = command(&site, &["deny", VVX500, "--constituency", "broken"]);
     let error = "00005e00530c MAY STILL GET IN at broken: constituencies/broken/constituency.json:1: \"phnes\": is no known key";
+    assert_eq!(ended.code, 1);
     assert!(ended.stderr.contains(error) && ended.stderr.contains("nothing was changed"), "{}", ended.stderr);
     assert_eq!(ended.stderr.matches("is no known key").count(), 1, "it is said once: {}", ended.stderr);
+    assert!(holds(&site.served("broken/constituency.json"), "{ \"phnes\": {} }"));
     let nowhere = command(&site, &["deny", VVX500, "--constituency", "nosuch"]);
     assert_eq!((nowhere.code, nowhere.stdout.as_str()), (1, ""));
     let error = "error: there is no constituency nosuch: constituencies/nosuch is no folder; nothing was changed\n";
     assert_eq!(nowhere.stderr, error);
-    for name in ["bare", "lab", "ote"] {
-        assert_eq!(policy(&site, name)["denied"], json!([VVX500]), "{name}");
-    }
-    assert!(holds(&site.served("broken/constituency.json"), "{ \"phnes\": {} }"));
-    assert_eq!(policy(&site, "public"), json!({ "client_auth": "none" }));
+    assert_eq!(command(&site, &["deny", VVX500, "--constituency", "ote", "--note", "x"]).code, 2);
+    assert!(!site.path("state/denied.json").exists());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::harness::site::Site;
 use crate::harness::tool::{Ended, run};
 
 /// A line for every command that reads a configuration.
-const READING: [&str; 26] = [
+const READING: [&str; 27] = [
     "serve",
     "check",
     "certificate status",
@@ -21,6 +21,7 @@ const READING: [&str; 26] = [
     "phone-log 00005e00530c",
     "allow 00005e00530c --constituency ote",
     "deny 00005e00530c --constituency ote",
+    "undeny 00005e00530c",
     "constituency list",
     "constituency add new",
     "uploads list 00005e00530c",

@@ -1,9 +1,10 @@
 //! The phones as they are shown. Pure.
 
-use crate::constituency::{ConstituencyName, Fingerprint, MacAddress, Standing, TlsLevel};
+use crate::constituency::denials::DeniedPhones;
+use crate::constituency::{ConstituencyName, Fingerprint, MacAddress, ServerDenial, Standing, TlsLevel};
 use crate::ledger::roster::Known;
 use crate::ledger::{Claim, ClaimAddress, Event, Request};
-use crate::status::picture::{Counts, Phone, PhoneRequest, PhoneState, Place, Unproven};
+use crate::status::picture::{Counts, Denial, DeniedPhone, Phone, PhoneRequest, PhoneState, Place, Unproven};
 
 const DAY: i64 = 86_400;
 /// How long a phone may be silent.
@@ -14,6 +15,7 @@ const SHOWN: usize = 100;
 /// A phone as it is shown.
 pub(super) fn phone((constituency, mac): (ConstituencyName, MacAddress), known: Known, now: i64) -> Phone {
     let state = state(&known, now);
+    let denied_everywhere = known.server_denial.as_ref().map(denial);
     let Known { note, seen, .. } = known;
     let mut phone = Phone {
         constituency,
@@ -33,6 +35,7 @@ pub(super) fn phone((constituency, mac): (ConstituencyName, MacAddress), known: 
         refusal: None,
         requests: 0,
         refusals: 0,
+        denied_everywhere,
     };
     if let Some(seen) = seen {
         let event = |event: Event| (event.what, seconds(event.at));
@@ -56,7 +59,7 @@ pub(super) fn phone((constituency, mac): (ConstituencyName, MacAddress), known: 
 fn state(known: &Known, now: i64) -> PhoneState {
     match (known.standing, &known.seen) {
         (None, _) => PhoneState::Gone,
-        (Some(Standing::Denied), _) => PhoneState::Denied,
+        (Some(Standing::Denied | Standing::DeniedEverywhere), _) => PhoneState::Denied,
         (Some(Standing::Unknown), _) => PhoneState::Waiting,
         (Some(Standing::Known), None) => PhoneState::Never,
         (Some(Standing::Known), Some(_)) if known.is_refused() => PhoneState::Refused,
@@ -97,6 +100,15 @@ pub(super) fn waiting(phones: &[Phone]) -> Vec<Phone> {
         phones.iter().filter(|it| it.state == PhoneState::Waiting && it.refusal.is_some()).collect();
     waiting.sort_by_key(|phone| std::cmp::Reverse(phone.last_seen));
     waiting.into_iter().take(SHOWN).cloned().collect()
+}
+
+/// The phones that are denied on the whole server.
+pub(super) fn denied(phones: &DeniedPhones) -> Vec<DeniedPhone> {
+    phones.iter().map(|(mac, by)| DeniedPhone { mac: *mac, denial: denial(by) }).collect()
+}
+
+fn denial(denial: &ServerDenial) -> Denial {
+    Denial { by: denial.by.clone(), at: denial.at, note: denial.note.clone() }
 }
 
 /// What proves nothing, the newest first.

@@ -70,6 +70,7 @@ fn not_served(shelf: &Shelf<'_>, mac: MacAddress, files: &[&str]) -> Finding {
     let for_all = format!("to serve {them} to every client, add {} to \"common\"", patterns.join(", "));
     let (level, why) = match constituency.standing(mac) {
         Standing::Denied => (Level::Note, format!("{mac} is denied")),
+        Standing::DeniedEverywhere => (Level::Note, format!("{mac} is denied everywhere")),
         _ if asks == ClientAuth::None && constituency.lists(mac) => {
             (Level::Warning, format!("{belong} to {mac}, and \"client_auth\" is \"none\""))
         }

@@ -5,6 +5,7 @@
 //! unless it shall be [live].
 
 mod contents;
+mod denials;
 mod few;
 mod folder;
 mod live;
@@ -18,6 +19,7 @@ mod vendors;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anstyle::{AnsiColor, Style};
 use serde_json::{Value, json};
@@ -140,8 +142,9 @@ pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
         }
         found => found?,
     };
-    let site = trust::site_of(&config)?;
     let mut findings = Vec::new();
+    let denials = Arc::new(denials::read(&config, &mut findings));
+    let site = trust::site_of(&config, Arc::clone(&denials))?;
     check_configuration(&config, &site, &mut findings);
     check_certificates(&config, &site, &mut findings);
     check_trust(&config, &site, &mut findings);
@@ -153,6 +156,7 @@ pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
         findings.push(Finding::new(Level::Error, name, format!("not served: {reason}")));
     }
     check_constituencies(&config, &site, &mut findings);
+    denials::check(&config, &denials, site.registry(), &mut findings);
     plain_http::check(&config, &site, &mut findings);
     if args.live {
         let progress = if args.json { Progress::Stderr } else { Progress::Stdout };

@@ -5,11 +5,9 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use super::{ConfigArg, say};
-use crate::clock;
+use super::{ConfigArg, registry_of, say, warn};
 use crate::config::Config;
-use crate::constituency::scan::Scanner;
-use crate::constituency::{Constituency, ConstituencyName, Registry};
+use crate::constituency::{Constituency, ConstituencyName, Registry, ServerDenials};
 
 pub(super) mod completions;
 mod dhcp;
@@ -67,8 +65,13 @@ pub(super) fn run(command: &Command, config: &ConfigArg) -> anyhow::Result<ExitC
     Ok(ExitCode::SUCCESS)
 }
 
+/// The constituencies as they are served. Who may not read the state directory may print what only concerns the folders.
 fn registry(config: &Config) -> Registry {
-    Scanner::new(config.constituencies.clone(), config.bundle_names()).scan(clock::now())
+    let denials = ServerDenials::read(&config.state).unwrap_or_else(|error| {
+        warn(&error);
+        ServerDenials::default()
+    });
+    registry_of(config, Arc::new(denials))
 }
 
 /// The constituency that is served under `name`, which may be an alias of it.

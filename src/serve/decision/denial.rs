@@ -48,6 +48,8 @@ pub enum Denial {
     Unknown { mac: MacAddress, constituency: ConstituencyName },
     #[error("{}", Standing::Denied.refusal(*mac, constituency).unwrap_or_default())]
     Denied { mac: MacAddress, constituency: ConstituencyName },
+    #[error("{}", Standing::DeniedEverywhere.refusal(*mac, constituency).unwrap_or_default())]
+    DeniedEverywhere { mac: MacAddress, constituency: ConstituencyName },
     #[error("{constituency} does not pin the certificate of {mac} any more (SHA-256 {certificate})")]
     Unpinned { mac: MacAddress, constituency: ConstituencyName, certificate: Fingerprint },
     #[error("{0}")]
@@ -116,7 +118,7 @@ impl Denial {
             Self::TooManyAttempts { .. } => "too_many_attempts",
             Self::NoPlace(_) => "no_place",
             Self::Unknown { .. } => "unknown_phone",
-            Self::Denied { .. } => "denied_phone",
+            Self::Denied { .. } | Self::DeniedEverywhere { .. } => "denied_phone",
             Self::Unpinned { .. } => "unpinned",
             Self::Chain(refusal) => refusal.kind(),
             Self::TlsPartChanged => "tls_changed",
@@ -152,6 +154,7 @@ impl Denial {
             | Self::NoDevice
             | Self::Unknown { .. }
             | Self::Denied { .. }
+            | Self::DeniedEverywhere { .. }
             | Self::Unpinned { .. }
             | Self::Chain(_)
             | Self::TlsPartChanged

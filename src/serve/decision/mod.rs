@@ -147,6 +147,9 @@ fn check_phone(constituency: &Constituency, now: &Circumstances<'_>) -> Result<O
         (Standing::Known, _) => Ok(Some(mac)),
         (Standing::Unknown, _) => Err(Denial::Unknown { mac, constituency: constituency.name.clone() }),
         (Standing::Denied, _) => Err(Denial::Denied { mac, constituency: constituency.name.clone() }),
+        (Standing::DeniedEverywhere, _) => {
+            Err(Denial::DeniedEverywhere { mac, constituency: constituency.name.clone() })
+        }
     }
 }
 
@@ -158,6 +161,7 @@ fn check_password(constituency: &Constituency, now: &Circumstances<'_>) -> Resul
         Standing::Known => Ok(mac),
         Standing::Unknown => Err(Denial::Unknown { mac, constituency: name() }),
         Standing::Denied => Err(Denial::Denied { mac, constituency: name() }),
+        Standing::DeniedEverywhere => Err(Denial::DeniedEverywhere { mac, constituency: name() }),
     }
 }
 

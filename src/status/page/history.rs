@@ -3,6 +3,7 @@
 use maud::{Markup, html};
 
 use super::approval::{action, unproven_table};
+use super::denied::explained;
 use super::link::to_constituency;
 use super::moment::{day, stamp, when};
 use super::state::{meaning, of_phone, old_tls};
@@ -19,6 +20,9 @@ pub(super) fn sections(overview: &Overview, history: &PhoneHistory) -> Markup {
                 @if !phone.note.is_empty() { " " span class="note" { (foreign(&phone.note)) } }
             }
             p class="meaning" { (of_phone(phone.state)) " " (meaning(phone.state)) }
+            @if let Some(denial) = &phone.denied_everywhere {
+                p class="problem" { "It is denied everywhere " (explained(denial, overview.now)) }
+            }
             @if let Some((reason, at)) = phone.refusal.as_ref().filter(|_| is_out(phone)) {
                 p class="problem" { "Refused " (when(overview.now, *at)) ": " (foreign(reason)) }
             }
@@ -56,6 +60,10 @@ fn what_to_do(overview: &Overview, phone: &Phone) -> Markup {
     html! {
         @match phone.state {
             PhoneState::Waiting => (action(constituency, mac, overview)),
+            PhoneState::Denied if phone.denied_everywhere.is_some() => {
+                p class="instead" { "To lift the denial on the whole server" }
+                (command(overview, &format!("undeny {mac}")))
+            }
             PhoneState::Denied => {
                 p class="instead" { "To let it in again" }
                 (command(overview, &format!("allow {mac} --constituency {constituency}")))
@@ -64,7 +72,9 @@ fn what_to_do(overview: &Overview, phone: &Phone) -> Markup {
             _ => {
                 details class="more" {
                     summary { "Keep it out" }
-                    p class="instead" { "If it is lost or sold, this counts within a second, on open connections too" }
+                    p class="instead" { "If it is lost or sold, this counts within a second, on open connections too, and no deploy reverts it" }
+                    (command(overview, &format!("deny {mac} --note \"…\"")))
+                    p class="instead" { "To keep it out of this constituency alone" }
                     (command(overview, &format!("deny {mac} --constituency {constituency}")))
                 }
             }

@@ -3,48 +3,55 @@
 use maud::{Markup, html};
 
 use crate::constituency::{ConstituencyName, MacAddress};
+use crate::status::Change;
 
-/// A phone that was let in or kept out.
+/// What was done to a phone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
-    is_allowed: bool,
-    constituency: ConstituencyName,
-    mac: MacAddress,
+    /// What.
+    pub change: Change,
+    /// The phone.
+    pub mac: MacAddress,
 }
 
 impl Outcome {
-    /// What was done to the phone `mac` of `constituency`.
-    #[must_use]
-    pub fn new(is_allowed: bool, constituency: ConstituencyName, mac: MacAddress) -> Self {
-        Self { is_allowed, constituency, mac }
-    }
-
     /// Where it is told.
     #[must_use]
     pub fn path(&self) -> String {
-        let done = if self.is_allowed { "allowed" } else { "denied" };
-        format!("/?{done}={}&in={}", self.mac, self.constituency)
+        let mac = self.mac;
+        match &self.change {
+            Change::Allow(name) => format!("/?allowed={mac}&in={name}"),
+            Change::Deny(name) => format!("/?denied={mac}&in={name}"),
+            Change::DenyEverywhere => format!("/?denied={mac}"),
+        }
     }
 
     /// What the `query` of a URL tells.
     #[must_use]
     pub fn parse(query: &str) -> Option<Self> {
         let value = |key: &str| form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == key);
+        let name = value("in").map(|(_, name)| name.parse()).transpose().ok()?;
         let (done, mac) = value("allowed").or_else(|| value("denied"))?;
-        let (_, constituency) = value("in")?;
-        Some(Self::new(done == "allowed", constituency.parse().ok()?, mac.parse().ok()?))
+        let change = match (&*done, name) {
+            ("allowed", name) => Change::Allow(name?),
+            (_, Some(name)) => Change::Deny(name),
+            (_, None) => Change::DenyEverywhere,
+        };
+        Some(Self { change, mac: mac.parse().ok()? })
     }
 }
 
 pub(super) fn said(outcome: &Outcome) -> Markup {
-    let Outcome { is_allowed, constituency, mac } = outcome;
+    let mac = outcome.mac;
+    let phone = |name: &ConstituencyName| html! { a class="mac" href={ "/phones/" (name) "/" (mac) } { (mac) } };
     html! {
         p class="outcome" {
-            a class="mac" href={ "/phones/" (constituency) "/" (mac) } { (mac) }
-            @if *is_allowed {
-                " is on the list of " strong { (constituency) } ". It gets its files when it next asks."
-            } @else {
-                " is kept out of " strong { (constituency) } "."
+            @match &outcome.change {
+                Change::Allow(name) => {
+                    (phone(name)) " is on the list of " strong { (name) } ". It gets its files when it next asks."
+                }
+                Change::Deny(name) => { (phone(name)) " is kept out of " strong { (name) } "." }
+                Change::DenyEverywhere => { span class="mac" { (mac) } " is denied everywhere." }
             }
         }
     }
@@ -56,12 +63,20 @@ mod tests {
 
     #[test]
     fn an_outcome_is_told_by_a_path_and_nothing_else_is_one() {
-        for is_allowed in [true, false] {
-            let outcome = Outcome::new(is_allowed, "ote".parse().unwrap(), "00005e0053aa".parse().unwrap());
+        let ote = || "ote".parse().unwrap();
+        for change in [Change::Allow(ote()), Change::Deny(ote()), Change::DenyEverywhere] {
+            let outcome = Outcome { change, mac: "00005e0053aa".parse().unwrap() };
             let path = outcome.path();
             assert_eq!(Outcome::parse(path.strip_prefix("/?").unwrap()), Some(outcome));
         }
-        for query in ["", "allowed=00005e0053aa", "in=ote", "allowed=x&in=ote", "allowed=00005e0053aa&in=%3Cb%3E"] {
+        for query in [
+            "",
+            "allowed=00005e0053aa",
+            "in=ote",
+            "allowed=x&in=ote",
+            "allowed=00005e0053aa",
+            "denied=00005e0053aa&in=%3Cb%3E",
+        ] {
             assert_eq!(Outcome::parse(query), None, "{query}");
         }
     }

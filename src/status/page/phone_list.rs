@@ -2,6 +2,7 @@
 
 use maud::{Markup, html};
 
+use super::denied::explained;
 use super::link::{sort_name, to_list};
 use super::moment::when;
 use super::state::{self, of_phone, old_tls};
@@ -126,7 +127,9 @@ fn row(phone: &Phone, now: i64) -> Markup {
             }
             td data-label="State" class="standing" {
                 (of_phone(phone.state))
-                @if let Some((reason, _)) = phone.refusal.as_ref().filter(|_| is_refused) {
+                @if let Some(denial) = &phone.denied_everywhere {
+                    span class="detail problem" { "denied everywhere " (explained(denial, now)) }
+                } @else if let Some((reason, _)) = phone.refusal.as_ref().filter(|_| is_refused) {
                     span class="detail problem" { (foreign(reason)) }
                 }
             }

@@ -70,7 +70,7 @@ pub(super) fn meaning(state: PhoneState) -> &'static str {
         PhoneState::Waiting => "It has proven who it is, and is on no list: it waits for approval.",
         PhoneState::Allowed => "It is on the list now, and has not asked since it was refused for not being there.",
         PhoneState::Refused => "It is on the list, and was refused when it last asked.",
-        PhoneState::Denied => "The policy keeps it out.",
+        PhoneState::Denied => "It is denied, whatever else is said of it.",
         PhoneState::Gone => "Its constituency is not served any more.",
     }
 }

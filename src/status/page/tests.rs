@@ -3,7 +3,8 @@
 use super::*;
 use crate::certificate::Level;
 use crate::status::picture::{
-    Activity, Certificate, Constituency, Counts, Phone, PhoneRequest, PhoneSort, PhoneState, Place, Unproven,
+    Activity, Certificate, Constituency, Counts, Denial, DeniedPhone, Phone, PhoneRequest, PhoneSort, PhoneState,
+    Place, Unproven,
 };
 
 const NOW: i64 = 1_795_552_267;
@@ -32,7 +33,12 @@ fn phone(mac: &str, state: PhoneState, text: &str) -> Phone {
         refusal: Some((text.to_owned(), NOW - 3 * DAY)),
         requests: 1234,
         refusals: 5,
+        denied_everywhere: (state == PhoneState::Denied).then(|| denial(text)),
     }
+}
+
+fn denial(text: &str) -> Denial {
+    Denial { by: text.to_owned(), at: Some(NOW - 2 * DAY), note: text.to_owned() }
 }
 
 fn unproven(text: &str) -> Unproven {
@@ -92,6 +98,7 @@ fn overview(text: &str) -> Overview {
         counts: Counts { known: 3, well: 1, silent: 1, waiting: 1, refused: 1 },
         waiting: vec![phone("00005e0053aa", PhoneState::Waiting, text)],
         unproven: vec![unproven(text)],
+        denied: vec![DeniedPhone { mac: "00005e0053ff".parse().unwrap(), denial: denial(text) }],
         activity: Activity {
             step_s: 600,
             since: NOW - DAY,
@@ -247,8 +254,9 @@ fn commands_name_the_configuration_of_the_server_whatever_its_path() {
     let nobody = PhonePage { total: 0, matching: 0, phones: Vec::new() };
     let commands = |overview: &Overview| {
         let mut pages = home(overview, &nobody, &PhoneQuery::default(), false);
-        for state in [PhoneState::Well, PhoneState::Denied] {
-            let phone = phone("00005e00530c", state, HARMLESS);
+        let denied = Phone { denied_everywhere: None, ..phone("00005e00530c", PhoneState::Denied, HARMLESS) };
+        let of = |state| phone("00005e00530c", state, HARMLESS);
+        for phone in [of(PhoneState::Well), of(PhoneState::Denied), denied] {
             pages += &render_phone(overview, &PhoneHistory { phone, requests: Vec::new() }, true);
         }
         pages +=
@@ -263,9 +271,15 @@ fn commands_name_the_configuration_of_the_server_whatever_its_path() {
     ] {
         overview.config = Some(file.to_owned());
         let commands = commands(&overview);
-        for what in
-            ["allow 00005e0053aa", "allow 00005e00530c", "deny 00005e00530c", "allow MAC", "constituency add NAME"]
-        {
+        for what in [
+            "allow 00005e0053aa",
+            "allow 00005e00530c",
+            "deny 00005e00530c",
+            "undeny 00005e00530c",
+            "undeny MAC",
+            "allow MAC",
+            "constituency add NAME",
+        ] {
             assert!(
                 commands.iter().any(|command| command.starts_with(&format!("provost {what}"))),
                 "{what}: {commands:?}"

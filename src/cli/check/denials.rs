@@ -1,0 +1,43 @@
+//! What `check` finds of server-wide denials: who is denied by whom and why, and where that has no effect.
+
+use std::io::ErrorKind;
+
+use super::{Finding, Level};
+use crate::cli::denials::without_effect;
+use crate::config::Config;
+use crate::constituency::denials::{DenialsError, FILE};
+use crate::constituency::{Registry, ServerDenials};
+
+/// How many are named.
+const NAMED: usize = 50;
+
+/// The denials of `config`'s server; where they cannot be read, a finding says so.
+pub(super) fn read(config: &Config, findings: &mut Vec<Finding>) -> ServerDenials {
+    ServerDenials::read(&config.state).unwrap_or_else(|error| {
+        // Who may not look into the state directory at all does not know whether there are any.
+        let is_hidden =
+            matches!(&error, DenialsError::Folder { source, .. } if source.kind() == ErrorKind::PermissionDenied);
+        let level = if is_hidden { Level::Warning } else { Level::Error };
+        findings.push(Finding::new(level, FILE, error));
+        ServerDenials::default()
+    })
+}
+
+/// Looks at `denials`, and at the constituencies of `registry`.
+pub(super) fn check(config: &Config, denials: &ServerDenials, registry: &Registry, findings: &mut Vec<Finding>) {
+    let phones = denials.phones();
+    let named = phones.iter().take(NAMED);
+    findings.extend(named.map(|(mac, denial)| {
+        Finding::new(Level::Note, FILE, format!("{mac} is denied everywhere {}", denial.explained()))
+    }));
+    let more = phones.len().saturating_sub(NAMED);
+    if more > 0 {
+        findings.push(Finding::new(Level::Note, FILE, format!("{more} more phones are denied everywhere")));
+    }
+    if phones.is_empty() {
+        return;
+    }
+    findings.extend(without_effect(config, registry).map(|(name, reason)| {
+        Finding::new(Level::Note, name, format!("phones that are denied everywhere are served here too: {reason}"))
+    }));
+}

@@ -1,0 +1,467 @@
+//! Server-wide denials: phones that this server refuses, whatever policies, pins and passwords say.
+//!
+//! `STATE/denied.json` maps a MAC address to who denied it, when, and why. It is no part of `constituencies`, so that no
+//! deploy reverts it. Absent, it denies nobody; there but unreadable or invalid, it stops the start, and later leaves in
+//! force what was read last.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use serde::{Deserialize, Serialize};
+
+use super::MacAddress;
+use super::absence::Absence;
+use super::policy_file::{self, Reading, Stamp};
+use crate::clock;
+use crate::settings::{self, SettingsError};
+use crate::state;
+use crate::state::lock::{self, LockError};
+
+/// The file of the denials in the state directory.
+pub const FILE: &str = "denied.json";
+/// The longest note, in bytes.
+pub const MAX_NOTE: usize = 512;
+
+/// Who denied a phone on this server, when, and why.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServerDenial {
+    /// Who.
+    pub by: String,
+    /// When, in Unix seconds.
+    #[serde(with = "rfc3339", skip_serializing_if = "Option::is_none")]
+    pub at: Option<i64>,
+    /// Why.
+    pub note: String,
+}
+
+/// All denials, by phone.
+pub type DeniedPhones = BTreeMap<MacAddress, ServerDenial>;
+
+/// The denials in force now. Whoever holds this sees each change.
+#[derive(Debug, Default)]
+pub struct ServerDenials {
+    phones: ArcSwap<DeniedPhones>,
+    generation: AtomicU64,
+}
+
+/// The file of the denials, followed as it changes.
+#[derive(Debug)]
+pub struct DenialsFile {
+    state: PathBuf,
+    denials: Arc<ServerDenials>,
+    seen: Option<Stamp>,
+    absence: Absence,
+    /// What is wrong with the file, if it is.
+    error: Option<String>,
+}
+
+/// What has changed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Phones that are denied from now on, or for another reason.
+    pub denied: DeniedPhones,
+    /// Phones that are denied no more.
+    pub lifted: DeniedPhones,
+    /// Whether that is so because the file was removed.
+    pub is_removed: bool,
+}
+
+/// Why the denials cannot be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum DenialsError {
+    /// The state directory cannot be looked into, so that nobody knows whether there are any.
+    #[error("whether phones are denied everywhere is unknown: {path} cannot be opened: {source}; run this as the user that serves, or as root", path = .path.display())]
+    Folder {
+        /// The state directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file is there and cannot be used.
+    #[error("{0}; put a good file in its place: as long as it is there, it is not ignored")]
+    File(SettingsError),
+    /// Another process holds the lock.
+    #[error("{0}; nothing was changed")]
+    Locked(LockError),
+    /// It cannot be written.
+    #[error("{path} cannot be changed: {source}; run this as the user that serves, or as root", path = .path.display())]
+    Unwritable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// No phone can have this address, or the note is no note.
+    #[error("{0}; nothing was changed")]
+    Invalid(String),
+}
+
+impl ServerDenial {
+    /// Who and when and why, in a sentence's end. Whatever the file holds, it drives no terminal.
+    #[must_use]
+    pub fn explained(&self) -> String {
+        let text = |text: &str| text.replace(char::is_control, "\u{fffd}");
+        let by = if self.by.is_empty() { "somebody" } else { &self.by };
+        let at = self.at.map(|at| format!(" at {}", clock::rfc3339(at))).unwrap_or_default();
+        let note = if self.note.is_empty() { String::new() } else { format!(": {}", self.note) };
+        text(&format!("by {by}{at}{note}"))
+    }
+}
+
+impl ServerDenials {
+    /// Those in the state directory `state`.
+    ///
+    /// # Errors
+    /// If there is a file of them that cannot be used.
+    pub fn read(state: &Path) -> Result<Self, DenialsError> {
+        let phones = read(state)?.map(|(_, phones)| phones).unwrap_or_default();
+        Ok(Self { phones: ArcSwap::from_pointee(phones), ..Self::default() })
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn phones(&self) -> Arc<DeniedPhones> {
+        self.phones.load_full()
+    }
+
+    /// Whether `mac` is denied.
+    #[must_use]
+    pub fn has(&self, mac: MacAddress) -> bool {
+        self.phones.load().contains_key(&mac)
+    }
+
+    /// Who denied `mac`, if it is denied.
+    #[must_use]
+    pub fn get(&self, mac: MacAddress) -> Option<ServerDenial> {
+        self.phones.load().get(&mac).cloned()
+    }
+
+    /// Another number after each change.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    fn publish(&self, phones: DeniedPhones) {
+        self.phones.store(Arc::new(phones));
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+impl DenialsFile {
+    /// Reads the file in the state directory `state`.
+    ///
+    /// # Errors
+    /// If it is there and cannot be used.
+    pub fn open(state: &Path) -> Result<Self, DenialsError> {
+        let (seen, phones) = read(state)?.unzip();
+        let denials = Arc::new(ServerDenials::default());
+        denials.publish(phones.unwrap_or_default());
+        Ok(Self { state: state.to_owned(), denials, seen, absence: Absence::default(), error: None })
+    }
+
+    /// The denials in force.
+    #[must_use]
+    pub fn denials(&self) -> Arc<ServerDenials> {
+        Arc::clone(&self.denials)
+    }
+
+    /// What is wrong with the file, so that what was read last is in force.
+    #[must_use]
+    pub fn error(&self) -> Option<&str> {
+        self.error.as_deref()
+    }
+
+    /// Reads the file again if it has changed, at `now`. What cannot be used leaves in force what was read last.
+    pub fn refresh(&mut self, now: SystemTime) -> Changes {
+        let reading =
+            folder_of(&self.state).and_then(|folder| read_in(&folder, &self.state.join(FILE), self.seen.as_ref(), now));
+        let phones = match reading {
+            Ok(Read::Same) => return Changes::default(),
+            // An editor may rename it before it writes another.
+            Ok(Read::Absent) if !self.denials.phones.load().is_empty() && !self.absence.note_missing(now) => {
+                return Changes::default();
+            }
+            Ok(Read::Absent) => {
+                self.seen = None;
+                None
+            }
+            Ok(Read::Phones(stamp, phones)) => {
+                self.seen = Some(stamp);
+                Some(phones)
+            }
+            Err(error) => {
+                self.seen = None;
+                self.error = Some(error.to_string());
+                return Changes::default();
+            }
+        };
+        self.absence.note_present();
+        self.error = None;
+        let is_removed = phones.is_none();
+        let (before, after) = (self.denials.phones(), phones.unwrap_or_default());
+        if *before == after {
+            return Changes::default();
+        }
+        let is_new = |(mac, denial): &(&MacAddress, &ServerDenial)| before.get(mac) != Some(denial);
+        let is_lifted = |(mac, _): &(&MacAddress, &ServerDenial)| !after.contains_key(mac);
+        let copy = |(mac, denial): (&MacAddress, &ServerDenial)| (*mac, denial.clone());
+        let changes = Changes {
+            denied: after.iter().filter(is_new).map(copy).collect(),
+            lifted: before.iter().filter(is_lifted).map(copy).collect(),
+            is_removed,
+        };
+        self.denials.publish(after);
+        changes
+    }
+}
+
+/// Denies `mac` on the whole server, and says whether that made a difference. An empty note leaves the one that it has.
+/// Waiting for another command is told to `tell`.
+///
+/// # Errors
+/// If that cannot be done; nothing is changed then.
+pub fn deny(state: &Path, mac: MacAddress, denial: ServerDenial, tell: &dyn Fn(&str)) -> Result<bool, DenialsError> {
+    mac.check_phone().map_err(|error| DenialsError::Invalid(error.to_string()))?;
+    if denial.note.len() > MAX_NOTE || denial.note.chars().any(char::is_control) {
+        return Err(DenialsError::Invalid(format!("a note is one line of at most {MAX_NOTE} bytes")));
+    }
+    state::private_folder(state).map_err(|source| DenialsError::Folder { path: state.to_owned(), source })?;
+    change(state, tell, |phones| match phones.get(&mac) {
+        Some(before) if denial.note.is_empty() || denial.note == before.note => false,
+        _ => {
+            phones.insert(mac, denial);
+            true
+        }
+    })
+}
+
+/// Lifts the denial of `mac`, and gives it. Waiting for another command is told to `tell`.
+///
+/// # Errors
+/// If that cannot be done; nothing is changed then.
+pub fn lift(state: &Path, mac: MacAddress, tell: &dyn Fn(&str)) -> Result<Option<ServerDenial>, DenialsError> {
+    if read(state)?.is_none() {
+        return Ok(None);
+    }
+    let mut lifted = None;
+    change(state, tell, |phones| {
+        lifted = phones.remove(&mac);
+        lifted.is_some()
+    })?;
+    Ok(lifted)
+}
+
+/// Writes what `change` makes of the denials, if it says that it changed them, and says so.
+fn change(
+    state: &Path,
+    tell: &dyn Fn(&str),
+    change: impl FnOnce(&mut DeniedPhones) -> bool,
+) -> Result<bool, DenialsError> {
+    let folder = folder_of(state)?;
+    let path = state.join(FILE);
+    // The state directory's own lock: the file is replaced at each change.
+    lock::exclusive(&folder, &path, tell).map_err(DenialsError::Locked)?;
+    let mut phones = match read_in(&folder, &path, None, SystemTime::UNIX_EPOCH)? {
+        Read::Phones(_, phones) => phones,
+        Read::Absent | Read::Same => DeniedPhones::new(),
+    };
+    if !change(&mut phones) {
+        return Ok(false);
+    }
+    let unwritable = |source| DenialsError::Unwritable { path: path.clone(), source };
+    let mut text = serde_json::to_vec_pretty(&phones).map_err(|error| unwritable(error.into()))?;
+    text.push(b'\n');
+    state::write_private(&path, &text).map_err(unwritable)?;
+    Ok(true)
+}
+
+/// What was found of the file.
+enum Read {
+    Absent,
+    Same,
+    Phones(Stamp, DeniedPhones),
+}
+
+/// The denials in the state directory `state`; `None` if there is no file of them.
+fn read(state: &Path) -> Result<Option<(Stamp, DeniedPhones)>, DenialsError> {
+    let folder = match folder_of(state) {
+        Err(DenialsError::Folder { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+        folder => folder?,
+    };
+    Ok(match read_in(&folder, &state.join(FILE), None, clock::now())? {
+        Read::Phones(stamp, phones) => Some((stamp, phones)),
+        Read::Absent | Read::Same => None,
+    })
+}
+
+fn folder_of(state: &Path) -> Result<OwnedFd, DenialsError> {
+    state::folder_of(&state.join(FILE)).map_err(|source| DenialsError::Folder { path: state.to_owned(), source })
+}
+
+fn read_in(folder: &OwnedFd, path: &Path, seen: Option<&Stamp>, now: SystemTime) -> Result<Read, DenialsError> {
+    let unusable = |error: &dyn fmt::Display| DenialsError::File(SettingsError::of_file(path, error));
+    match policy_file::read(folder.as_fd(), FILE.as_ref(), seen, now).map_err(|error| unusable(&error))? {
+        Reading::Absent => Ok(Read::Absent),
+        Reading::Unchanged => Ok(Read::Same),
+        Reading::Text(text, stamp) => {
+            let phones = settings::read(path, &text).map_err(DenialsError::File)?;
+            Ok(Read::Phones(stamp, phones))
+        }
+    }
+}
+
+/// Unix seconds as RFC 3339 writes them.
+mod rfc3339 {
+    use serde::{Deserialize, Deserializer, Serializer};
+    use time::OffsetDateTime;
+    use time::format_description::well_known::Rfc3339;
+
+    use crate::clock;
+
+    #[expect(clippy::ref_option, reason = "serde's signature")]
+    pub(super) fn serialize<S: Serializer>(at: &Option<i64>, serializer: S) -> Result<S::Ok, S::Error> {
+        match at {
+            Some(at) => serializer.serialize_str(&clock::rfc3339(*at)),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?;
+        let time = |text: String| {
+            let time = OffsetDateTime::parse(&text, &Rfc3339);
+            time.map(OffsetDateTime::unix_timestamp).map_err(|_| {
+                serde::de::Error::custom(format_args!("{text:?} is not a time such as 2026-11-30T22:14:05Z"))
+            })
+        };
+        text.map(time).transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn mac() -> MacAddress {
+        "00005e00530c".parse().unwrap()
+    }
+
+    fn denial(note: &str) -> ServerDenial {
+        ServerDenial { by: "alice".to_owned(), at: Some(1_796_076_845), note: note.to_owned() }
+    }
+
+    fn quiet(message: &str) {
+        panic!("{message}");
+    }
+
+    #[test]
+    fn a_denial_is_written_updated_and_lifted() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        assert_eq!(lift(&state, mac(), &quiet).unwrap(), None);
+        assert!(!state.exists(), "lifting makes nothing");
+        assert!(deny(&state, mac(), denial("stolen"), &quiet).unwrap());
+        let file = state.join(FILE);
+        let text = "{\n  \"00005e00530c\": {\n    \"by\": \"alice\",\n    \"at\": \"2026-11-30T22:14:05Z\",\n    \"note\": \"stolen\"\n  }\n}\n";
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        let before = Stamp::of(&rustix::fs::stat(&file).unwrap(), SystemTime::UNIX_EPOCH);
+        // What is said already is not written again; another note is.
+        assert!(
+            !deny(&state, mac(), denial("stolen"), &quiet).unwrap()
+                && !deny(&state, mac(), denial(""), &quiet).unwrap()
+        );
+        assert_eq!(
+            format!("{:?}", Stamp::of(&rustix::fs::stat(&file).unwrap(), SystemTime::UNIX_EPOCH)),
+            format!("{before:?}")
+        );
+        assert!(deny(&state, mac(), denial("sold"), &quiet).unwrap());
+        assert_eq!(ServerDenials::read(&state).unwrap().get(mac()), Some(denial("sold")));
+        assert_eq!(lift(&state, mac(), &quiet).unwrap(), Some(denial("sold")));
+        assert_eq!(lift(&state, mac(), &quiet).unwrap(), None);
+        for (mac, note) in [("000000000000", ""), ("ffffffffffff", ""), ("00005e00530c", "two\nlines")] {
+            let refused = deny(&state, mac.parse().unwrap(), denial(note), &quiet);
+            assert!(matches!(refused, Err(DenialsError::Invalid(_))), "{mac} {note:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_used_is_an_error_and_never_ignored() {
+        let state = tempfile::tempdir().unwrap();
+        let file = state.path().join(FILE);
+        for (text, error) in [
+            ("{", ":1: "),
+            ("[]", "expected"),
+            ("{\n\"00005e00530c\": {\"when\": \"\"}}", ":2: \"when\": is no known key"),
+            ("{\"00005e00530c\": \"stolen\"}", "expected"),
+            ("{\"phone\": {}}", "\"phone\" is no MAC address"),
+            ("{\"00005e00530c\": {\"at\": \"yesterday\"}}", "not a time"),
+        ] {
+            state::write_private(&file, text.as_bytes()).unwrap();
+            let read = ServerDenials::read(state.path()).unwrap_err().to_string();
+            assert!(read.contains(error) && read.contains("denied.json"), "{text}: {read}");
+            for tried in
+                [deny(state.path(), mac(), denial(""), &quiet).map(drop), lift(state.path(), mac(), &quiet).map(drop)]
+            {
+                assert!(matches!(tried, Err(DenialsError::File(_))), "{text}");
+            }
+            assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
+        }
+        // What people write by hand may be short.
+        state::write_private(&file, b"{\"00:00:5E:00:53:0C\": {}}").unwrap();
+        assert_eq!(ServerDenials::read(state.path()).unwrap().get(mac()), Some(ServerDenial::default()));
+        std::fs::remove_file(&file).unwrap();
+        std::os::unix::fs::symlink("/dev/null", &file).unwrap();
+        assert!(ServerDenials::read(state.path()).unwrap_err().to_string().contains("regular file"));
+    }
+
+    #[test]
+    fn the_last_read_stays_in_force_until_there_is_a_good_one() {
+        let state = tempfile::tempdir().unwrap();
+        let (path, file) = (state.path(), state.path().join(FILE));
+        let mut followed = DenialsFile::open(path).unwrap();
+        let at = |milliseconds: u64| SystemTime::UNIX_EPOCH + Duration::from_millis(1_000_000 + milliseconds);
+        let denials = followed.denials();
+        assert_eq!(followed.refresh(at(0)), Changes::default());
+        deny(path, mac(), denial("stolen"), &quiet).unwrap();
+        let changes = followed.refresh(at(1));
+        assert_eq!((changes.denied.len(), changes.lifted.len(), denials.has(mac())), (1, 0, true));
+        let generation = denials.generation();
+        state::write_private(&file, b"{").unwrap();
+        for _ in 0..2 {
+            assert_eq!(followed.refresh(at(2)), Changes::default());
+            assert!(followed.error().is_some_and(|error| error.contains("denied.json:1: ")) && denials.has(mac()));
+        }
+        // Missing for a moment, it is not removed; missing with its folder, it is unknown.
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(followed.refresh(at(3)), Changes::default());
+        assert!(denials.has(mac()) && denials.generation() == generation);
+        let (aside, here) = (tempfile::tempdir().unwrap(), path.to_owned());
+        std::fs::rename(&here, aside.path().join("state")).unwrap();
+        assert_eq!(followed.refresh(at(1000)), Changes::default());
+        assert!(followed.error().is_some() && denials.has(mac()));
+        std::fs::rename(aside.path().join("state"), &here).unwrap();
+        let changes = followed.refresh(at(1001));
+        assert_eq!((changes.lifted.len(), changes.is_removed, denials.has(mac())), (1, true, false));
+        assert!(followed.error().is_none() && denials.generation() > generation);
+    }
+
+    #[test]
+    fn what_a_file_says_drives_no_terminal() {
+        let denial = ServerDenial { by: "a\u{1b}[2J".to_owned(), at: None, note: "x\r\ny".to_owned() };
+        assert_eq!(denial.explained(), "by a\u{fffd}[2J: x\u{fffd}\u{fffd}y");
+        assert_eq!(ServerDenial::default().explained(), "by somebody");
+    }
+}
