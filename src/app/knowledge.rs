@@ -105,7 +105,7 @@ impl Knowledge for Sources {
             not_ready: self.readiness().not_ready,
             certificates: self.certificates(now),
             constituencies: site.as_ref().map(|site| self.constituencies(site, &phones, now)).unwrap_or_default(),
-            counts: phones::counts(&phones, now),
+            counts: phones::counts(&phones),
             waiting: phones::waiting(&phones),
             unproven: phones::unproven(claims),
             denied: phones::denied(&self.denials.phones()),
@@ -292,8 +292,13 @@ impl Sources {
         }
         for phone in phones {
             let Some(own) = all.get_mut(phone.constituency.as_str()) else { continue };
+            own.counts.add(phone.state);
             own.seen_lately += usize::from(is_well_today(phone, now));
             own.refused += usize::from(matches!(phone.state, PhoneState::Refused | PhoneState::Waiting));
+        }
+        for own in all.values_mut() {
+            // Those that are denied as well are not.
+            own.known = own.known.map(|_| own.counts.known);
         }
         all.into_values().collect()
     }
@@ -303,15 +308,12 @@ impl Sources {
         let port = self.addresses.first().map(SocketAddr::port).filter(|port| *port != 443);
         let port = port.map(|port| format!(":{port}")).unwrap_or_default();
         let url = site.get(&served.name).map(|_| format!("https://{}.{}{port}/", served.name, site.domain()));
-        let known = match (served.policy.tls.client_auth, &served.policy.phones) {
-            (ClientAuth::None, _) | (_, Phones::Any) => None,
-            _ => Some(served.known_phones().len()),
-        };
+        let is_list = served.policy.tls.client_auth != ClientAuth::None && served.policy.phones != Phones::Any;
         picture::Constituency {
             description: served.policy.description.clone(),
             url,
             problem,
-            known,
+            known: is_list.then_some(0),
             not_allowable: self.not_allowable(served),
             ..not_served(served.name.as_str())
         }
@@ -352,6 +354,7 @@ fn not_served(name: &str) -> picture::Constituency {
         url: None,
         problem: None,
         known: Some(0),
+        counts: picture::Counts::default(),
         seen_lately: 0,
         refused: 0,
         not_allowable: Some("it is not served".to_owned()),

@@ -83,43 +83,48 @@ pub struct Constituency {
     pub url: Option<String>,
     /// What is wrong with it; with a URL, the last good policy is in force.
     pub problem: Option<String>,
-    /// Known phones, or `None` where every phone is let in.
+    /// Known phones, or `None` where every phone is admitted.
     pub known: Option<usize>,
+    /// How many phones it has, by their state.
+    pub counts: Counts,
     /// Known phones that are let in and were seen during the last day.
     pub seen_lately: usize,
-    /// Phones that were refused when they last asked.
+    /// Phones that were refused when they last asked: the known ones and those that wait.
     pub refused: usize,
     /// Why a phone cannot be allowed from the page: no token is configured, or the folder is not ours to write.
     pub not_allowable: Option<String>,
 }
 
-/// How many phones there are.
-#[derive(Debug, Clone, Copy, Default, Serialize)]
+/// How many phones there are in each [`PhoneState`]; each is exactly what the list gives that is filtered by it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
-    /// Known to a constituency.
+    /// On the list of a constituency, whatever their state: the filter `known`.
     pub known: usize,
-    /// Known, and seen during the last day.
     pub well: usize,
-    /// Known, and not seen for two days, or never.
     pub silent: usize,
-    /// Proven, on no list, and waiting for approval.
+    pub never: usize,
+    pub allowed: usize,
     pub waiting: usize,
-    /// Known, and refused when they last asked.
     pub refused: usize,
+    pub denied: usize,
+    pub removed: usize,
+    pub gone: usize,
 }
 
 /// Whether a phone is all right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PhoneState {
-    /// Known, let in, and seen lately.
+    /// Known, accepted when it last asked, and seen during the last two days.
     Well,
     /// Known, and not seen for two days.
     Silent,
     /// Known, and never seen.
     Never,
-    /// Proven, and not on the list: it waits for approval.
+    /// Proven, and refused because it is not on the list: it waits for approval.
     Waiting,
+    /// Taken off the list since it last asked, when it was accepted.
+    Removed,
     /// On the list since it last asked, when it was not.
     Allowed,
     /// Known, and refused when it last asked.
@@ -278,8 +283,8 @@ pub struct PhoneQuery {
     pub search: String,
     /// Only of this constituency.
     pub constituency: Option<String>,
-    /// Only in this state, as the API spells it.
-    pub state: Option<String>,
+    /// Only those in this state.
+    pub state: Option<StateFilter>,
     /// By what they are sorted.
     pub sort: PhoneSort,
     /// Whether the order is turned round.
@@ -288,6 +293,14 @@ pub struct PhoneQuery {
     pub offset: usize,
     /// How many are given at most.
     pub limit: usize,
+}
+
+/// Which states are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StateFilter {
+    One(PhoneState),
+    /// Every state of a phone that is on the list.
+    Known,
 }
 
 /// By what phones are sorted.

@@ -2,24 +2,26 @@
 
 use std::cmp::Reverse;
 
-use super::picture::{Phone, PhonePage, PhoneQuery, PhoneSort, PhoneState};
+use super::picture::{Counts, Phone, PhonePage, PhoneQuery, PhoneSort, PhoneState, StateFilter};
 
 /// How many phones are given if nothing is said, and at most.
 pub(super) const LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
 
-const STATES: [PhoneState; 8] = [
-    PhoneState::Well,
-    PhoneState::Silent,
-    PhoneState::Never,
-    PhoneState::Allowed,
-    PhoneState::Waiting,
-    PhoneState::Refused,
-    PhoneState::Denied,
-    PhoneState::Gone,
-];
-
 impl PhoneState {
+    /// Every state, as it is listed: what needs an operator first.
+    pub const ALL: [Self; 9] = [
+        Self::Refused,
+        Self::Waiting,
+        Self::Silent,
+        Self::Never,
+        Self::Allowed,
+        Self::Well,
+        Self::Denied,
+        Self::Removed,
+        Self::Gone,
+    ];
+
     /// As the API spells it.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -31,22 +33,63 @@ impl PhoneState {
             Self::Waiting => "waiting",
             Self::Refused => "refused",
             Self::Denied => "denied",
+            Self::Removed => "removed",
             Self::Gone => "gone",
         }
     }
 
-    /// What needs somebody comes first.
-    fn rank(self) -> u8 {
+    /// Whether such a phone is on the list of a constituency that is served.
+    #[must_use]
+    pub fn is_known(self) -> bool {
+        matches!(self, Self::Well | Self::Silent | Self::Never | Self::Allowed | Self::Refused)
+    }
+
+    fn rank(self) -> Option<usize> {
+        Self::ALL.iter().position(|state| *state == self)
+    }
+}
+
+impl StateFilter {
+    /// Every filter, in the order in which they are offered.
+    pub fn all() -> impl Iterator<Item = Self> {
+        std::iter::once(Self::Known).chain(PhoneState::ALL.map(Self::One))
+    }
+
+    /// As the API spells it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
         match self {
-            Self::Refused => 0,
-            Self::Waiting => 1,
-            Self::Silent => 2,
-            Self::Never => 3,
-            Self::Allowed => 4,
-            Self::Well => 5,
-            Self::Denied => 6,
-            Self::Gone => 7,
+            Self::One(state) => state.name(),
+            Self::Known => "known",
         }
+    }
+
+    /// Whether a phone in `state` is meant.
+    #[must_use]
+    pub fn takes(self, state: PhoneState) -> bool {
+        match self {
+            Self::One(one) => one == state,
+            Self::Known => state.is_known(),
+        }
+    }
+}
+
+impl Counts {
+    /// Counts one more phone, in `state`.
+    pub fn add(&mut self, state: PhoneState) {
+        let count = match state {
+            PhoneState::Well => &mut self.well,
+            PhoneState::Silent => &mut self.silent,
+            PhoneState::Never => &mut self.never,
+            PhoneState::Allowed => &mut self.allowed,
+            PhoneState::Waiting => &mut self.waiting,
+            PhoneState::Refused => &mut self.refused,
+            PhoneState::Denied => &mut self.denied,
+            PhoneState::Removed => &mut self.removed,
+            PhoneState::Gone => &mut self.gone,
+        };
+        *count += 1;
+        self.known += usize::from(state.is_known());
     }
 }
 
@@ -63,10 +106,7 @@ impl PhoneQuery {
                 "search" => value.trim().clone_into(&mut parsed.search),
                 "constituency" => parsed.constituency = Some(value.into_owned()).filter(|name| !name.is_empty()),
                 "state" if value.is_empty() => parsed.state = None,
-                "state" if STATES.iter().any(|state| state.name() == value) => parsed.state = Some(value.into_owned()),
-                "state" => {
-                    return Err(format!("state={value:?} is none of {}", STATES.map(PhoneState::name).join(", ")));
-                }
+                "state" => parsed.state = Some(state(&value)?),
                 "sort" => parsed.sort = sort(&value)?,
                 "reverse" => parsed.is_reversed = matches!(&*value, "1" | "true" | "on" | "yes"),
                 "offset" => parsed.offset = number()?,
@@ -83,7 +123,7 @@ impl PhoneQuery {
         let search = Search::new(&self.search);
         let is_meant = |phone: &&Phone| {
             self.constituency.as_ref().is_none_or(|name| phone.constituency.as_str() == name)
-                && self.state.as_ref().is_none_or(|state| phone.state.name() == state)
+                && self.state.is_none_or(|filter| filter.takes(phone.state))
                 && search.finds(phone)
         };
         let mut meant: Vec<&Phone> = phones.iter().filter(is_meant).collect();
@@ -108,6 +148,13 @@ impl PhoneQuery {
             phones.reverse();
         }
     }
+}
+
+fn state(value: &str) -> Result<StateFilter, String> {
+    StateFilter::all().find(|filter| filter.name() == value).ok_or_else(|| {
+        let names: Vec<&str> = StateFilter::all().map(StateFilter::name).collect();
+        format!("state={value:?} is none of {}", names.join(", "))
+    })
 }
 
 fn sort(value: &str) -> Result<PhoneSort, String> {
@@ -229,6 +276,25 @@ mod tests {
         assert_eq!(given("sort=name&offset=2&limit=3"), ("345".to_owned(), 6));
         assert_eq!(given("offset=99"), (String::new(), 6));
         assert_eq!(given("constituency=&state=&sort=&search=").1, 6);
+    }
+
+    #[test]
+    fn each_count_is_what_its_filter_gives() {
+        let macs = (0..).map(|number| format!("00005e00{number:04x}"));
+        // One of the first state, two of the second, and so on.
+        let states = PhoneState::ALL.into_iter().zip(1..).flat_map(|(state, count)| std::iter::repeat_n(state, count));
+        let phones: Vec<Phone> = states.zip(macs).map(|(state, mac)| phone("ote", &mac, state, None)).collect();
+        let mut counts = Counts::default();
+        phones.iter().for_each(|phone| counts.add(phone.state));
+        let counts = serde_json::to_value(counts).unwrap();
+        let mut seen = 0;
+        for filter in StateFilter::all() {
+            let query = PhoneQuery::parse(&format!("state={}", filter.name())).unwrap();
+            assert_eq!(query.state, Some(filter));
+            assert_eq!(counts[filter.name()], query.select(&phones).matching, "{}", filter.name());
+            seen += 1;
+        }
+        assert_eq!((seen, counts.as_object().unwrap().len()), (10, 10));
     }
 
     #[test]

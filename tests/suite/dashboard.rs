@@ -11,6 +11,7 @@ use crate::harness::pki::{FACTORY, Identity, device_params};
 use crate::harness::site::{Running, Site};
 use crate::harness::{STRANGER, VVX500, VVX550, eventually, within_a_second};
 
+mod figures;
 mod pictures;
 
 const TOKEN: &str = "a-token-for-tests-0123456789";

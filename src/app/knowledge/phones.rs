@@ -60,6 +60,8 @@ fn state(known: &Known, now: i64) -> PhoneState {
     match (known.standing, &known.seen) {
         (None, _) => PhoneState::Gone,
         (Some(Standing::Denied | Standing::DeniedEverywhere), _) => PhoneState::Denied,
+        // A phone that was accepted once and has not been refused since was taken off the list meanwhile.
+        (Some(Standing::Unknown), Some(seen)) if !seen.is_refused && seen.last_let_in.is_some() => PhoneState::Removed,
         (Some(Standing::Unknown), _) => PhoneState::Waiting,
         (Some(Standing::Known), None) => PhoneState::Never,
         (Some(Standing::Known), Some(_)) if known.is_refused() => PhoneState::Refused,
@@ -80,24 +82,15 @@ pub(super) fn is_well_today(phone: &Phone, now: i64) -> bool {
 }
 
 /// How many phones there are, by their state.
-pub(super) fn counts(phones: &[Phone], now: i64) -> Counts {
-    use PhoneState as State;
-    let count = |is_one: &dyn Fn(&Phone) -> bool| phones.iter().filter(|phone| is_one(phone)).count();
-    Counts {
-        known: count(&|it| {
-            matches!(it.state, State::Well | State::Silent | State::Never | State::Allowed | State::Refused)
-        }),
-        well: count(&|it| is_well_today(it, now)),
-        silent: count(&|it| matches!(it.state, State::Silent | State::Never)),
-        waiting: count(&|it| it.state == State::Waiting),
-        refused: count(&|it| it.state == State::Refused),
-    }
+pub(super) fn counts(phones: &[Phone]) -> Counts {
+    let mut counts = Counts::default();
+    phones.iter().for_each(|phone| counts.add(phone.state));
+    counts
 }
 
 /// The phones that wait for approval, the newest first.
 pub(super) fn waiting(phones: &[Phone]) -> Vec<Phone> {
-    let mut waiting: Vec<&Phone> =
-        phones.iter().filter(|it| it.state == PhoneState::Waiting && it.refusal.is_some()).collect();
+    let mut waiting: Vec<&Phone> = phones.iter().filter(|it| it.state == PhoneState::Waiting).collect();
     waiting.sort_by_key(|phone| std::cmp::Reverse(phone.last_seen));
     waiting.into_iter().take(SHOWN).cloned().collect()
 }

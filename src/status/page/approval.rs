@@ -9,7 +9,7 @@ use super::link::to_state;
 use super::moment::when;
 use super::text::{Foreign, command, count, figure, foreign, model as model_name};
 use crate::constituency::{ConstituencyName, MacAddress};
-use crate::status::picture::{Overview, Phone, Unproven};
+use crate::status::picture::{Overview, Phone, PhoneState, StateFilter, Unproven};
 
 pub(super) fn section(overview: &Overview) -> Markup {
     html! {
@@ -22,7 +22,7 @@ pub(super) fn section(overview: &Overview) -> Markup {
                 @if overview.counts.waiting > overview.waiting.len() {
                     p class="found" {
                         "These are the last " (figure(overview.waiting.len())) " of " (figure(overview.counts.waiting)) ". "
-                        a href=(to_state("waiting")) { "Show all in the list" }
+                        a href=(to_state(StateFilter::One(PhoneState::Waiting))) { "Show all in the list" }
                     }
                 }
             }

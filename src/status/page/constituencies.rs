@@ -2,10 +2,10 @@
 
 use maud::{Markup, html};
 
-use super::link::to_constituency;
+use super::link::{to_constituency, to_state_of};
 use super::state::mark;
 use super::text::{command, figure, foreign};
-use crate::status::picture::{Constituency, Overview};
+use crate::status::picture::{Constituency, Overview, PhoneState, StateFilter};
 
 pub(super) fn section(overview: &Overview) -> Markup {
     html! {
@@ -21,7 +21,8 @@ pub(super) fn section(overview: &Overview) -> Markup {
                             th scope="col" { "Constituency" }
                             th scope="col" { "State" }
                             th scope="col" class="number" { "Known phones" }
-                            th scope="col" class="number" { "Seen today" }
+                            th scope="col" class="number" { "Well" }
+                            th scope="col" class="number" { "Waiting" }
                             th scope="col" class="number" { "Refused" }
                         }
                     }
@@ -46,14 +47,28 @@ fn row(constituency: &Constituency) -> Markup {
             }
             td data-label="Known phones" class="number" {
                 @match constituency.known {
-                    Some(known) => (figure(known)),
+                    Some(known) => (linked(constituency, known, StateFilter::Known)),
                     None => span class="any" { "any" },
                 }
             }
-            td data-label="Seen today" class="number" { (figure(constituency.seen_lately)) }
-            td data-label="Refused" class={ "number" @if constituency.refused > 0 { " bad" } } { (figure(constituency.refused)) }
+            (cell(constituency, "Well", constituency.counts.well, PhoneState::Well))
+            (cell(constituency, "Waiting", constituency.counts.waiting, PhoneState::Waiting))
+            (cell(constituency, "Refused", constituency.counts.refused, PhoneState::Refused))
         }
     }
+}
+
+fn cell(constituency: &Constituency, label: &str, count: usize, state: PhoneState) -> Markup {
+    let class = match state {
+        PhoneState::Refused if count > 0 => "number bad",
+        _ => "number",
+    };
+    html! { td data-label=(label) class=(class) { (linked(constituency, count, StateFilter::One(state))) } }
+}
+
+/// A count, which leads to exactly those that it counts.
+fn linked(constituency: &Constituency, count: usize, filter: StateFilter) -> Markup {
+    html! { a href=(to_state_of(&constituency.name, filter)) { (figure(count)) } }
 }
 
 fn health(constituency: &Constituency) -> Markup {

@@ -2,7 +2,7 @@
 
 use form_urlencoded::Serializer;
 
-use crate::status::picture::{PhoneQuery, PhoneSort};
+use crate::status::picture::{PhoneQuery, PhoneSort, StateFilter};
 use crate::status::query::LIMIT;
 
 /// The list as `query` wants it.
@@ -19,7 +19,7 @@ fn parameters(query: &PhoneQuery) -> String {
     let given = [
         ("search", Some(query.search.clone()).filter(|search| !search.is_empty())),
         ("constituency", query.constituency.clone()),
-        ("state", query.state.clone()),
+        ("state", query.state.map(|filter| filter.name().to_owned())),
         ("sort", Some(sort_name(query.sort).to_owned()).filter(|_| query.sort != PhoneSort::default())),
         ("reverse", query.is_reversed.then(|| "1".to_owned())),
         ("offset", number(query.offset, 0)),
@@ -39,9 +39,14 @@ pub(super) fn sort_name(sort: PhoneSort) -> &'static str {
     }
 }
 
-/// The list of one state.
-pub(super) fn to_state(state: &str) -> String {
-    to_list(&PhoneQuery { state: Some(state.to_owned()), ..usual() })
+/// The list of the phones that `filter` takes.
+pub(super) fn to_state(filter: StateFilter) -> String {
+    to_list(&PhoneQuery { state: Some(filter), ..usual() })
+}
+
+/// The same, of one constituency.
+pub(super) fn to_state_of(name: &str, filter: StateFilter) -> String {
+    to_list(&PhoneQuery { constituency: Some(name.to_owned()), state: Some(filter), ..usual() })
 }
 
 /// The list of one constituency.
@@ -56,6 +61,7 @@ fn usual() -> PhoneQuery {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::picture::PhoneState;
 
     #[test]
     fn a_link_reads_back_as_what_it_leads_to() {
@@ -64,7 +70,7 @@ mod tests {
             let query = PhoneQuery {
                 search: "<a&b> \" é".to_owned(),
                 constituency: Some("ote".to_owned()),
-                state: Some("never".to_owned()),
+                state: Some(StateFilter::One(PhoneState::Never)),
                 sort,
                 is_reversed,
                 offset: 50,
@@ -75,6 +81,7 @@ mod tests {
             assert_eq!(PhoneQuery::parse(text), Ok(query), "{link}");
         }
         assert_eq!(to_list(&usual()), "/#phones");
-        assert_eq!(to_state("well"), "/?state=well#phones");
+        assert_eq!(to_state(StateFilter::One(PhoneState::Well)), "/?state=well#phones");
+        assert_eq!(to_state_of("ote", StateFilter::Known), "/?constituency=ote&state=known#phones");
     }
 }

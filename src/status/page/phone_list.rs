@@ -5,9 +5,9 @@ use maud::{Markup, html};
 use super::denied::explained;
 use super::link::{sort_name, to_list};
 use super::moment::when;
-use super::state::{self, of_phone, old_tls};
+use super::state::{of_phone, old_tls, word_of_filter};
 use super::text::{Foreign, command, count, figure, foreign, model as model_name};
-use crate::status::picture::{Overview, Phone, PhonePage, PhoneQuery, PhoneSort, PhoneState};
+use crate::status::picture::{Overview, Phone, PhonePage, PhoneQuery, PhoneSort, PhoneState, StateFilter};
 
 pub(super) fn section(overview: &Overview, page: &PhonePage, query: &PhoneQuery) -> Markup {
     html! {
@@ -63,10 +63,8 @@ fn search(overview: &Overview, query: &PhoneQuery) -> Markup {
                 label for="state" { "State" }
                 select id="state" name="state" {
                     option value="" { "all" }
-                    @for state in state::ALL {
-                        option value=(state.name()) selected[query.state.as_deref() == Some(state.name())] {
-                            (state::word(state))
-                        }
+                    @for filter in StateFilter::all() {
+                        option value=(filter.name()) selected[query.state == Some(filter)] { (word_of_filter(filter)) }
                     }
                 }
             }

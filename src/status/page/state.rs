@@ -2,19 +2,7 @@
 
 use maud::{Markup, html};
 
-use crate::status::picture::{Phone, PhoneState};
-
-/// Every state, as it is listed: what needs somebody first.
-pub(super) const ALL: [PhoneState; 8] = [
-    PhoneState::Waiting,
-    PhoneState::Refused,
-    PhoneState::Silent,
-    PhoneState::Never,
-    PhoneState::Allowed,
-    PhoneState::Well,
-    PhoneState::Denied,
-    PhoneState::Gone,
-];
+use crate::status::picture::{Phone, PhoneState, StateFilter};
 
 /// A mark of a colour, and the word; the colour alone says nothing.
 pub(super) fn mark(class: &'static str, word: &str) -> Markup {
@@ -35,6 +23,14 @@ pub(super) fn old_tls(phone: &Phone) -> Markup {
     }
 }
 
+/// How people say a filter.
+pub(super) fn word_of_filter(filter: StateFilter) -> &'static str {
+    match filter {
+        StateFilter::One(state) => word(state),
+        StateFilter::Known => "known",
+    }
+}
+
 /// How people say it.
 pub(super) fn word(state: PhoneState) -> &'static str {
     match state {
@@ -44,7 +40,8 @@ pub(super) fn word(state: PhoneState) -> &'static str {
         PhoneState::Waiting => "waiting",
         PhoneState::Allowed => "allowed",
         PhoneState::Refused => "refused",
-        PhoneState::Denied => "kept out",
+        PhoneState::Denied => "denied",
+        PhoneState::Removed => "removed",
         PhoneState::Gone => "not served",
     }
 }
@@ -55,14 +52,14 @@ fn class(state: PhoneState) -> &'static str {
         PhoneState::Waiting => "asks",
         PhoneState::Silent => "fair",
         PhoneState::Refused => "bad",
-        PhoneState::Never | PhoneState::Allowed | PhoneState::Denied | PhoneState::Gone => "idle",
+        PhoneState::Never | PhoneState::Allowed | PhoneState::Denied | PhoneState::Removed | PhoneState::Gone => "idle",
     }
 }
 
 /// What a state means, in a sentence.
 pub(super) fn meaning(state: PhoneState) -> &'static str {
     match state {
-        PhoneState::Well => "It is on the list and was let in when it last asked.",
+        PhoneState::Well => "It is on the list and was accepted when it last asked.",
         PhoneState::Silent => {
             "It is on the list, and has not asked for two days: is it plugged in, is its network there?"
         }
@@ -71,6 +68,7 @@ pub(super) fn meaning(state: PhoneState) -> &'static str {
         PhoneState::Allowed => "It is on the list now, and has not asked since it was refused for not being there.",
         PhoneState::Refused => "It is on the list, and was refused when it last asked.",
         PhoneState::Denied => "It is denied, whatever else is said of it.",
+        PhoneState::Removed => "It was taken off the list, and has not asked since.",
         PhoneState::Gone => "Its constituency is not served any more.",
     }
 }

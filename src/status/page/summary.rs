@@ -3,9 +3,10 @@
 use maud::{Markup, html};
 
 use super::link::to_state;
+use super::state::word;
 use super::text::{Foreign, count, figure, foreign};
 use crate::certificate::Level;
-use crate::status::picture::{Certificate, Constituency, Overview};
+use crate::status::picture::{Certificate, Constituency, Overview, PhoneState, StateFilter};
 
 /// Something that needs somebody.
 struct Need {
@@ -83,15 +84,17 @@ fn of_phones(overview: &Overview) -> Vec<Need> {
     let counts = overview.counts;
     let mut needs = Vec::new();
     if counts.waiting > 0 {
+        let are_all_shown = overview.waiting.len() >= counts.waiting;
+        let list = if are_all_shown { "#waiting".to_owned() } else { to_state(StateFilter::One(PhoneState::Waiting)) };
         let says = html! {
-            a href="#waiting" { (count(counts.waiting, "phone", "phones")) }
+            a href=(list) { (count(counts.waiting, "phone", "phones")) }
             (if counts.waiting == 1 { " waits" } else { " wait" }) " for approval"
         };
         needs.push(Need { class: "asks", says });
     }
     if counts.refused > 0 {
         let says = html! {
-            a href=(to_state("refused")) { (count(counts.refused, "known phone", "known phones")) }
+            a href=(to_state(StateFilter::One(PhoneState::Refused))) { (count(counts.refused, "known phone", "known phones")) }
             (if counts.refused == 1 { " was refused when it last asked" } else { " were refused when they last asked" })
         };
         needs.push(Need { class: "fair", says });
@@ -101,21 +104,25 @@ fn of_phones(overview: &Overview) -> Vec<Need> {
 
 fn figures(overview: &Overview) -> Markup {
     let counts = overview.counts;
+    let one = |count, state, class| figure_of(word(state), count, StateFilter::One(state), class);
     html! {
         dl class="figures" {
-            (figure_of("known phones", counts.known, "/#phones", "plain"))
-            (figure_of("seen today", counts.well, &to_state("well"), "good"))
-            (figure_of("silent", counts.silent, &to_state("silent"), if counts.silent > 0 { "fair" } else { "plain" }))
-            (figure_of("refused", counts.refused, &to_state("refused"), if counts.refused > 0 { "bad" } else { "plain" }))
+            (figure_of("known phones", counts.known, StateFilter::Known, "plain"))
+            (one(counts.well, PhoneState::Well, "good"))
+            (one(counts.silent, PhoneState::Silent, "fair"))
+            (one(counts.never, PhoneState::Never, "plain"))
+            (one(counts.waiting, PhoneState::Waiting, "plain"))
+            (one(counts.refused, PhoneState::Refused, "bad"))
         }
     }
 }
 
-fn figure_of(name: &str, number: usize, link: &str, class: &str) -> Markup {
+/// A count, which leads to exactly those that it counts; it has its colour where there are any.
+fn figure_of(name: &str, number: usize, filter: StateFilter, class: &str) -> Markup {
     html! {
-        div class=(class) {
+        div class=(if number > 0 { class } else { "plain" }) {
             dt { (name) }
-            dd { a href=(link) { (figure(number)) } }
+            dd { a href=(to_state(filter)) { (figure(number)) } }
         }
     }
 }
