@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::pki_types::CertificateDer;
+use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -55,6 +56,7 @@ pub mod status;
 mod supervisor;
 mod upkeep;
 
+use control::{Commands, Control};
 use denials::DenialsFollower;
 use heart::Heart;
 use knowledge::Sources;
@@ -154,6 +156,7 @@ pub struct App {
     last_good: last_good::Writer,
     denials: DenialsFile,
     status: Option<(status::Opened, Arc<dyn Knowledge>)>,
+    control: Option<(UnixListener, Control)>,
     stop: (watch::Sender<Stop>, watch::Receiver<Stop>),
     _lock: StateLock,
 }
@@ -183,8 +186,8 @@ impl App {
             .with_last_good(kept);
         let first = scanner.scan(clock::now());
         let (wanted, exact) = watch::channel(Arc::new(ExactNames::of(&first, &config.domain)));
-        let boards = Boards::default();
-        let mut source = Source::open(&config, &state, &certificates, exact, &boards)?;
+        let (boards, commands) = (Boards::default(), Commands::default());
+        let mut source = Source::open(&config, &state, &certificates, exact, (&boards, &commands))?;
         source.refresh(&certificates);
 
         let read = publisher::look(&config);
@@ -200,6 +203,8 @@ impl App {
         // Whoever reads that we listen may send a signal at once.
         let signals = signals::Signals::listen()?;
         let operators = status::open(&mut config, &state, &mut passed)?;
+        // A process that reads that we listen may send commands at once.
+        let control = control::listen(state.path());
         let listeners = Listeners::open(&config, &mut passed)?;
         passed.check_all_taken()?;
         let (ledger, keeper) = Ledger::start(&state.folder(ledger::FOLDER)?)?;
@@ -224,6 +229,10 @@ impl App {
         let publishing = Arc::clone(&publisher);
         let waker = follow(scanner, first, move |folders| publishing.publish_registry(folders))?;
         server.scanner.get_or_init(|| waker.clone());
+        let control = control.map(|listener| {
+            let (access, history) = (server.access.clone(), Arc::clone(&health));
+            (listener, Control { renewal: commands, access, history })
+        });
         let status = operators.map(|opened| {
             let config = (&config, &publisher);
             let (boards, stopped) = ((boards, health, metrics), stopped.clone());
@@ -245,6 +254,7 @@ impl App {
             last_good,
             denials,
             status,
+            control,
             stop,
             _lock: lock,
         })
@@ -277,6 +287,10 @@ impl App {
         let mut listeners = self.listeners.serve(&self.config, &self.server, &stopped);
         let mut source = self.source;
         let renewal = source.start_renewal()?;
+        let mut control = JoinSet::new();
+        if let Some((listener, answers)) = self.control {
+            control.spawn(control::serve(listener, answers));
+        }
         let upkeep = Upkeep::start(Work {
             source,
             certificates: Arc::clone(&self.server.certificates),
@@ -315,6 +329,8 @@ impl App {
             renewal.ended().await;
         }
         heart.shutdown().await;
+        control.shutdown().await;
+        control::unlink(&self.config.state);
         if let Some(status) = status {
             status.end().await;
         }

@@ -1,12 +1,14 @@
-//! The control socket: commands to the running server, from those who may use its state directory.
+//! The control socket: commands to the running server, from the users who may use its state directory.
 //!
 //! One request per connection, a line of JSON; then replies, a line each, until [`Reply::Done`] or [`Reply::Failed`].
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -15,7 +17,9 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::constituency::ConstituencyName;
+use crate::ledger::Health;
 use crate::renew::{Command, Lineage, Status};
+use crate::serve::access::AccessLog;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_REQUEST: u64 = 4096;
@@ -38,7 +42,21 @@ pub enum Request {
         /// Which one.
         certificate: Lineage,
     },
+    /// Write what happened so far into the phone history.
+    Flush,
 }
+
+/// What answers requests.
+#[derive(Debug, Clone)]
+pub(super) struct Control {
+    /// Renews certificates, where provost obtains them.
+    pub(super) renewal: Commands,
+    pub(super) access: AccessLog,
+    pub(super) history: Arc<Health>,
+}
+
+/// Where the renewal of now takes commands, if there is one.
+pub(super) type Commands = Arc<ArcSwapOption<mpsc::Sender<Command>>>;
 
 /// What is answered.
 #[derive(Debug, Serialize, Deserialize)]
@@ -60,21 +78,22 @@ pub fn path(state: &Path) -> PathBuf {
     state.join("control.sock")
 }
 
-/// Listens in the state directory, which we hold the lock of; without a socket, all else works.
-pub(super) fn listen(state: &Path) -> Option<std::os::unix::net::UnixListener> {
+/// Listens in the state directory, which we hold the lock of, within a runtime; without a socket, all else works.
+pub(super) fn listen(state: &Path) -> Option<UnixListener> {
     unlink(state);
     let path = path(state);
-    let listening = std::os::unix::net::UnixListener::bind(&path).and_then(|listener| {
+    let listening = UnixListener::bind(&path).and_then(|listener| {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-        listener.set_nonblocking(true)?;
         Ok(listener)
     });
-    listening.inspect_err(|error| tracing::warn!("no control socket {}: {error}", path.display())).ok()
-}
-
-/// The same listener, for the runtime that this is called in.
-pub(super) fn within_runtime(listener: std::os::unix::net::UnixListener) -> Option<UnixListener> {
-    UnixListener::from_std(listener).inspect_err(|error| tracing::warn!("no control socket: {error}")).ok()
+    let warn = |error: &io::Error| {
+        tracing::warn!(
+            "cannot listen on the control socket {}: {error}; provost certificate renew does not reach this server, and \
+             what provost phones shows is up to a second old",
+            path.display()
+        );
+    };
+    listening.inspect_err(warn).ok()
 }
 
 /// Removes the socket; one that a crash left behind too.
@@ -84,13 +103,12 @@ pub(super) fn unlink(state: &Path) {
 }
 
 /// Answers for ever.
-pub(super) async fn serve(listener: Option<&UnixListener>, commands: &mpsc::Sender<Command>) {
-    let Some(listener) = listener else { return std::future::pending().await };
+pub(super) async fn serve(listener: UnixListener, control: Control) {
     let mut conversations = JoinSet::new();
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                conversations.spawn(converse(stream, commands.clone()));
+                conversations.spawn(converse(stream, control.clone()));
             }
             Err(_) => tokio::time::sleep(REQUEST_TIMEOUT).await,
         }
@@ -99,21 +117,26 @@ pub(super) async fn serve(listener: Option<&UnixListener>, commands: &mpsc::Send
 }
 
 /// A conversation that breaks off ends; that is all.
-async fn converse(stream: UnixStream, commands: mpsc::Sender<Command>) -> io::Result<()> {
+async fn converse(stream: UnixStream, control: Control) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut line = String::new();
     timeout(REQUEST_TIMEOUT, BufReader::new(reader.take(MAX_REQUEST)).read_line(&mut line)).await??;
     let gone = |_| io::Error::other("the renewal has ended");
+    let command = async |command| match control.renewal.load_full() {
+        Some(renewal) => renewal.send(command).await.map_err(io::Error::other),
+        None => Err(io::Error::other("the certificates are not obtained by provost")),
+    };
     let last = match serde_json::from_str(&line)? {
+        Request::Flush => control.flush().await,
         Request::Status => {
             let (reply, status) = oneshot::channel();
-            commands.send(Command::Status(reply)).await.map_err(io::Error::other)?;
+            command(Command::Status(reply)).await?;
             say(&mut writer, &Reply::Status(Box::new(status.await.map_err(gone)?))).await?;
             Reply::Done
         }
         Request::Renew { all, only } => {
             let (progress, mut said) = mpsc::unbounded_channel();
-            commands.send(Command::Renew { all, only, progress }).await.map_err(io::Error::other)?;
+            command(Command::Renew { all, only, progress }).await?;
             while let Some(step) = said.recv().await {
                 say(&mut writer, &Reply::Says(step)).await?;
             }
@@ -122,7 +145,7 @@ async fn converse(stream: UnixStream, commands: mpsc::Sender<Command>) -> io::Re
         Request::Revoke { certificate: lineage } => {
             let (done, hears) = oneshot::channel();
             let of = lineage.to_string();
-            commands.send(Command::Revoke { lineage, done }).await.map_err(io::Error::other)?;
+            command(Command::Revoke { lineage, done }).await?;
             match hears.await.map_err(gone)? {
                 Ok(()) => {
                     let step = format!("{of}: revoked; another one is being obtained (provost certificate status)");
@@ -134,6 +157,23 @@ async fn converse(stream: UnixStream, commands: mpsc::Sender<Command>) -> io::Re
         }
     };
     say(&mut writer, &last).await
+}
+
+impl Control {
+    /// The access log first: what it has not seen yet, the history does not know of.
+    async fn flush(&self) -> Reply {
+        if self.access.flush().await.is_err() {
+            return Reply::Failed("too many requests wait to be logged".to_owned());
+        }
+        match self.history.flush().await {
+            Ok(true) => Reply::Done,
+            Ok(false) => {
+                let why = self.history.failure().unwrap_or_default();
+                Reply::Failed(format!("the phone history cannot be written: {why}"))
+            }
+            Err(_) => Reply::Failed("the server is shutting down".to_owned()),
+        }
+    }
 }
 
 async fn say(writer: &mut (impl AsyncWriteExt + Unpin), reply: &Reply) -> io::Result<()> {

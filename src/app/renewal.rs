@@ -1,6 +1,5 @@
 //! The renewal of certificates, on a thread of its own: it writes to the disk and makes keys while others serve.
 
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -9,14 +8,15 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::AppError;
+use super::control::Commands;
 use super::status::Boards;
-use super::{AppError, control};
 use crate::certificate::{ExactNames, LiveCertificates};
 use crate::clock;
 use crate::config::Config;
 use crate::constituency::scan::Scanner;
 use crate::dns::Dns;
-use crate::renew::{AcmeSettings, Parts, Renewer};
+use crate::renew::{AcmeSettings, Command, Parts, Renewer};
 
 /// How long to wait after a panic, which is a mistake of ours, before going on.
 const AFTER_PANIC: Duration = Duration::from_mins(1);
@@ -30,7 +30,7 @@ pub(super) struct Plan {
     live: Arc<LiveCertificates>,
     exact: watch::Receiver<Arc<ExactNames>>,
     boards: Boards,
-    control: Option<UnixListener>,
+    commands: Commands,
 }
 
 /// A renewal that is running.
@@ -61,19 +61,18 @@ pub(crate) fn parts(
 }
 
 impl Plan {
-    /// Listens on the control socket at once: whoever reads that the server listens may command it.
     pub(super) fn new(
         settings: &AcmeSettings,
         domain: &str,
         state: &Path,
         live: &Arc<LiveCertificates>,
         exact: &watch::Receiver<Arc<ExactNames>>,
-        boards: &Boards,
+        (boards, commands): (&Boards, &Commands),
     ) -> Self {
         let (settings, domain, state) = (settings.clone(), domain.to_owned(), state.to_owned());
-        let control = control::listen(&state);
-        let (live, exact, boards) = (Arc::clone(live), exact.clone(), Arc::clone(boards));
-        Self { settings, domain, state, live, exact, boards, control }
+        let (live, exact) = (Arc::clone(live), exact.clone());
+        let (boards, commands) = (Arc::clone(boards), Arc::clone(commands));
+        Self { settings, domain, state, live, exact, boards, commands }
     }
 
     /// Publishes what is stored.
@@ -85,25 +84,41 @@ impl Plan {
         Ok(renewer)
     }
 
-    /// Renews until it is [ended](Renewal::ended), and answers on the control socket.
+    /// Renews until it is [ended](Renewal::ended), and takes commands at once.
     pub(super) fn start(self, renewer: Renewer) -> Result<Renewal, AppError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = watch::channel(false);
+        let received = self.take_commands();
         let thread = std::thread::Builder::new()
             .name("renewal".to_owned())
-            .spawn(move || runtime.block_on(self.keep_running(renewer, stopped)))?;
+            .spawn(move || runtime.block_on(self.keep_running(renewer, received, stopped)))?;
         Ok(Renewal { stop, thread })
     }
 
-    async fn keep_running(mut self, mut renewer: Renewer, stopped: watch::Receiver<bool>) {
-        let listener = Arc::new(self.control.take().and_then(control::within_runtime));
+    /// Where commands come in from now on.
+    fn take_commands(&self) -> mpsc::Receiver<Command> {
+        let (commands, received) = mpsc::channel(8);
+        self.commands.store(Some(Arc::new(commands)));
+        received
+    }
+
+    async fn keep_running(
+        self,
+        mut renewer: Renewer,
+        mut received: mpsc::Receiver<Command>,
+        stopped: watch::Receiver<bool>,
+    ) {
         loop {
             let mut life = JoinSet::new();
-            life.spawn(live(renewer, Arc::clone(&listener), stopped.clone()));
+            let mut stop = stopped.clone();
+            life.spawn(renewer.run(received, async move {
+                // Without a sender, the end has come as well.
+                let _ = stop.wait_for(|is_over| *is_over).await;
+            }));
             if let Some(Ok(())) = life.join_next().await {
-                control::unlink(&self.state);
                 return;
             }
+            received = self.take_commands();
             tracing::error!("the renewal of certificates failed by a mistake of ours; it begins again");
             let mut stopped = stopped.clone();
             renewer = loop {
@@ -117,18 +132,6 @@ impl Plan {
                 }
             };
         }
-    }
-}
-
-async fn live(renewer: Renewer, listener: Arc<Option<tokio::net::UnixListener>>, mut stopped: watch::Receiver<bool>) {
-    let (commands, received) = mpsc::channel(8);
-    let stop = async move {
-        // Whoever could say "stop" has gone: that is as good.
-        let _ = stopped.wait_for(|is_over| *is_over).await;
-    };
-    tokio::select! {
-        () = renewer.run(received, stop) => {}
-        () = control::serve(listener.as_ref().as_ref(), &commands) => {}
     }
 }
 

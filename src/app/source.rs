@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 
+use super::control::Commands;
 use super::renewal::{Plan, Renewal};
 use super::status::Boards;
 use super::{AppError, LOCAL_SERVER_CA};
@@ -45,7 +46,7 @@ impl Source {
         state: &StateDir,
         live: &Arc<LiveCertificates>,
         exact: watch::Receiver<Arc<ExactNames>>,
-        boards: &Boards,
+        renewal: (&Boards, &Commands),
     ) -> Result<Self, AppError> {
         let origin = match &config.certificate {
             CertificateSource::Files(pairs) => Origin::Files(FilesSource::new(pairs.clone())),
@@ -55,7 +56,7 @@ impl Source {
                 clock::now(),
             )?)),
             CertificateSource::Acme(settings) => {
-                let plan = Plan::new(settings, &config.domain, state.path(), live, &exact, boards);
+                let plan = Plan::new(settings, &config.domain, state.path(), live, &exact, renewal);
                 let renewer = plan.open()?;
                 Origin::Acme(Some(Box::new((plan, renewer))))
             }

@@ -1,11 +1,10 @@
 //! `provost certificate`: the condition of the certificates, and what can be done about them by hand.
 
-use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
@@ -13,8 +12,8 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::watch;
 
-use super::{ConfigArg, complain, runtime, say};
-use crate::app::control::{self, Reply, Request};
+use super::{ConfigArg, complain, runtime, say, server};
+use crate::app::control::{Reply, Request};
 use crate::app::{exact_names, renewal_parts};
 use crate::ca::KeyKind;
 use crate::certificate::{
@@ -67,6 +66,8 @@ pub(super) enum Command {
 }
 
 const DAY_S: i64 = 86_400;
+/// How long a running server may take to say how the certificates are; after that it is what is stored that is shown.
+const STATUS_PATIENCE: Duration = Duration::from_secs(5);
 
 fn directory(text: &str) -> Result<Directory, String> {
     text.to_owned().try_into()
@@ -134,29 +135,11 @@ impl Site {
         let (_, exact) = watch::channel(Arc::new(exact_names(&self.config)));
         Ok(renewal_parts(&self.settings, &self.config.domain, state, exact)?)
     }
-
-    /// A conversation with the running server; `None` if none is running.
-    fn converse(
-        &self,
-        request: &Request,
-    ) -> anyhow::Result<Option<impl Iterator<Item = anyhow::Result<Reply>> + use<>>> {
-        let path = control::path(self.state());
-        let mut stream = match UnixStream::connect(&path) {
-            Ok(stream) => stream,
-            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-                return Err(error).with_context(|| format!("{}: run this as the user that serves", path.display()));
-            }
-            Err(_) => return Ok(None),
-        };
-        writeln!(stream, "{}", serde_json::to_string(request)?)?;
-        let lines = BufReader::new(stream).lines();
-        Ok(Some(lines.map(|line| Ok(serde_json::from_str(&line?)?))))
-    }
 }
 
 /// Has the running server do something, and prints its steps.
 fn ask(site: &Site, request: &Request) -> anyhow::Result<ExitCode> {
-    let Some(replies) = site.converse(request)? else {
+    let Some(replies) = server::ask(site.state(), request, None)? else {
         complain(&"no server is running on this state directory; start provost serve, which renews by itself");
         return Ok(ExitCode::FAILURE);
     };
@@ -180,9 +163,11 @@ fn ask(site: &Site, request: &Request) -> anyhow::Result<ExitCode> {
 }
 
 fn show_status(site: &Site, is_json: bool) -> anyhow::Result<ExitCode> {
-    let answered = site.converse(&Request::Status)?.and_then(|mut replies| match replies.next() {
-        Some(Ok(Reply::Status(status))) => Some(*status),
-        _ => None,
+    let answered = server::ask(site.state(), &Request::Status, Some(STATUS_PATIENCE))?.and_then(|mut replies| {
+        match replies.next() {
+            Some(Ok(Reply::Status(status))) => Some(*status),
+            _ => None,
+        }
     });
     let is_running = answered.is_some();
     let status = match answered {

@@ -38,6 +38,7 @@ pub mod print;
 pub mod printer;
 mod schema;
 mod serve;
+mod server;
 mod trust;
 mod uploads;
 

@@ -6,10 +6,10 @@ use anyhow::ensure;
 use serde_json::{Value, json};
 
 use super::phones::{say_claim, say_denial, time};
-use super::{ConfigArg, code, note, say};
+use super::{ConfigArg, code, note, say, server};
 use crate::config::Config;
 use crate::constituency::{MacAddress, ServerDenials};
-use crate::ledger::{Claim, Phone, Reader, Request};
+use crate::ledger::{Claim, Phone, Request};
 use crate::serve::access::{escaped, without_controls};
 
 /// What `provost phone-log` takes.
@@ -29,7 +29,7 @@ pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
 }
 
 fn show(args: &Args, config: &Config) -> anyhow::Result<()> {
-    let (requests, claims, phones) = match Reader::open(&config.state)? {
+    let (requests, claims, phones) = match server::phone_history(config)? {
         Some(ledger) => (ledger.requests(args.mac)?, ledger.claims()?, ledger.phones()?),
         None => Default::default(),
     };

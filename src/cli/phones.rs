@@ -8,7 +8,7 @@ use std::time::Duration;
 use anstyle::{AnsiColor, Style};
 use serde_json::{Value, json};
 
-use super::{ConfigArg, code, constituency, note, registry_of, say, shown, warn};
+use super::{ConfigArg, code, constituency, note, registry_of, say, server, shown, warn};
 use crate::clock::{self, rfc3339};
 use crate::config::Config;
 use crate::constituency::scan::NOT_SERVED;
@@ -16,7 +16,7 @@ use crate::constituency::{
     ConstituencyName, Fingerprint, MacAddress, Registry, ServerDenial, ServerDenials, Standing, TlsLevel,
 };
 use crate::ledger::roster::{Known, together};
-use crate::ledger::{Claim, ClaimAddress, Event, Phone, Reader};
+use crate::ledger::{Claim, ClaimAddress, Event, Phone};
 use crate::serve::access::without_controls;
 
 /// From when on a certificate's end is worth a line, in seconds.
@@ -55,7 +55,7 @@ fn list(args: &Args, config: &Config) -> anyhow::Result<()> {
     let now = clock::unix_seconds(clock::now());
     let denials = Arc::new(ServerDenials::read(&config.state)?);
     let registry = registry_of(config, Arc::clone(&denials));
-    let ledger = Reader::open(&config.state)?;
+    let ledger = server::phone_history(config)?;
     let (seen, claims) = match &ledger {
         Some(ledger) => (ledger.phones()?, ledger.claims()?),
         None => Default::default(),

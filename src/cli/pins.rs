@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::phones::time;
-use super::{shown, warn};
+use super::{server, shown, warn};
 use crate::clock;
 use crate::config::Config;
 use crate::constituency::scan::Scanner;
@@ -12,7 +12,7 @@ use crate::ledger::{Claim, Phone, ReadError, Reader};
 
 /// Says what speaks against taking `certificate` for that of `mac`.
 pub(super) fn warn_of_pin(config: &Config, mac: MacAddress, certificate: Fingerprint) -> Result<(), ReadError> {
-    let claims = Reader::open(&config.state)?.map_or(Ok(BTreeSet::new()), |ledger| claims_of(&ledger, mac))?;
+    let claims = server::phone_history(config)?.map_or(Ok(BTreeSet::new()), |ledger| claims_of(&ledger, mac))?;
     if !claims.contains(&certificate) {
         warn(&format_args!(
             "this certificate has never been seen of {mac}. Compare the fingerprint with the one that the phone shows on its \
@@ -35,7 +35,7 @@ pub(super) fn warn_of_unproven(
     constituency: &ConstituencyName,
     mac: MacAddress,
 ) -> Result<(), ReadError> {
-    let Some(ledger) = Reader::open(&config.state)? else { return Ok(()) };
+    let Some(ledger) = server::phone_history(config)? else { return Ok(()) };
     let mut phones = ledger.phones()?;
     phones.retain(|phone| phone.mac == mac);
     let mut claims = ledger.claims()?;

@@ -4,6 +4,8 @@ use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::oneshot;
+
 use super::activity::Counts;
 use super::queue::Queue;
 
@@ -44,6 +46,13 @@ impl Health {
     #[must_use]
     pub fn activity(&self, now: i64) -> (i64, Vec<Counts>) {
         self.queue.with_activity(|activity| activity.day(now))
+    }
+
+    /// Has all that waits written at once. What this gives is answered then, with whether it is; after the end there is no
+    /// answer.
+    #[must_use]
+    pub fn flush(&self) -> oneshot::Receiver<bool> {
+        self.queue.flush()
     }
 
     /// How many sightings of phones were dropped because there were too many, since the start.

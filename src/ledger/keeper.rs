@@ -65,9 +65,13 @@ impl Work {
         // At once, so that commands find a ledger as soon as there is a server, and errors are said at the start.
         let opened = self.write(&Taken::default());
         self.tell(opened.as_ref().err());
-        while let Some(taken) = self.queue.take(GATHERING) {
+        while let Some(mut taken) = self.queue.take(GATHERING) {
             let written = self.write(&taken);
             self.tell(written.as_ref().err());
+            for flush in taken.flushes.drain(..) {
+                // The one that asked may have gone.
+                let _ = flush.send(written.is_ok());
+            }
             if written.is_err() {
                 self.queue.give_back(taken);
                 if self.queue.pause(RETRY) && self.write_last().is_err() {

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 use super::activity::{Activity, Counts};
 use super::sighting::{Proof, Sighting};
 
@@ -29,8 +31,12 @@ struct Waiting {
     proven: VecDeque<Sighting>,
     claimed: VecDeque<Sighting>,
     activity: Activity,
+    flushes: Vec<Flush>,
     is_closed: bool,
 }
+
+/// Answered once all that waited before it is written, with whether it is.
+pub(super) type Flush = oneshot::Sender<bool>;
 
 /// What was taken to be written.
 #[derive(Debug, Default)]
@@ -38,11 +44,12 @@ pub(super) struct Taken {
     pub(super) sightings: Vec<Sighting>,
     /// Steps of the activity, each whole.
     pub(super) steps: Vec<(i64, Counts)>,
+    pub(super) flushes: Vec<Flush>,
 }
 
 impl Waiting {
     fn is_empty(&self) -> bool {
-        self.proven.is_empty() && self.claimed.is_empty() && !self.activity.has_news()
+        self.proven.is_empty() && self.claimed.is_empty() && !self.activity.has_news() && self.flushes.is_empty()
     }
 
     /// Where a sighting waits, and with how many.
@@ -80,6 +87,17 @@ impl Queue {
         }
     }
 
+    /// Has all that waits written at once; what this gives is answered then. After the end there is no answer.
+    pub(super) fn flush(&self) -> oneshot::Receiver<bool> {
+        let (flushed, answer) = oneshot::channel();
+        let mut waiting = self.lock();
+        if !waiting.is_closed {
+            waiting.flushes.push(flushed);
+            self.changed.notify_all();
+        }
+        answer
+    }
+
     /// Works on what was counted.
     pub(super) fn with_activity<T>(&self, work: impl FnOnce(&mut Activity) -> T) -> T {
         work(&mut self.lock().activity)
@@ -110,17 +128,18 @@ impl Queue {
         }
         let (proven, claimed) = (std::mem::take(&mut waiting.proven), std::mem::take(&mut waiting.claimed));
         let sightings = proven.into_iter().chain(claimed).collect();
-        Some(Taken { sightings, steps: waiting.activity.take_news() })
+        let flushes = std::mem::take(&mut waiting.flushes);
+        Some(Taken { sightings, steps: waiting.activity.take_news(), flushes })
     }
 
-    /// Lets `pause` pass, unless the end comes first. Whether it has come.
+    /// Lets `pause` pass, unless the end or a flush comes first. Whether it was the end.
     pub(super) fn pause(&self, pause: Duration) -> bool {
         self.rest(self.lock(), pause).is_closed
     }
 
     fn rest<'a>(&self, waiting: MutexGuard<'a, Waiting>, pause: Duration) -> MutexGuard<'a, Waiting> {
-        let is_open = |waiting: &mut Waiting| !waiting.is_closed;
-        self.changed.wait_timeout_while(waiting, pause, is_open).unwrap_or_else(PoisonError::into_inner).0
+        let may_wait = |waiting: &mut Waiting| !waiting.is_closed && waiting.flushes.is_empty();
+        self.changed.wait_timeout_while(waiting, pause, may_wait).unwrap_or_else(PoisonError::into_inner).0
     }
 
     /// Nothing more will come.

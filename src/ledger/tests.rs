@@ -27,7 +27,7 @@ impl Bench {
     }
 
     fn write(&mut self, sightings: &[Sighting]) {
-        let taken = Taken { sightings: sightings.to_vec(), steps: Vec::new() };
+        let taken = Taken { sightings: sightings.to_vec(), ..Taken::default() };
         self.store.write(&taken, at(0)).unwrap();
     }
 
@@ -355,6 +355,36 @@ fn how_much_went_on_outlives_its_server_and_its_file() {
     keeper.finish(Duration::from_mins(1));
     let store = Store::open(&database(folder.path())).unwrap();
     assert_eq!(store.steps().unwrap(), [(now / STEP_S, Counts { served: 111, refused: 6, handshakes: 9 })]);
+}
+
+#[test]
+fn flush_is_answered_once_all_before_it_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ledger, keeper) = Ledger::start(folder.path()).unwrap();
+    let health = ledger.health();
+    for second in 0..20 {
+        ledger.note(sighting(1, second));
+        assert_eq!(health.flush().blocking_recv(), Ok(true));
+        let store = rusqlite::Connection::open(database(folder.path())).unwrap();
+        let requests: u64 = store.query_row("SELECT requests FROM phone", [], |row| row.get(0)).unwrap();
+        assert_eq!(requests, second + 1);
+    }
+    // Nothing is new, and it is answered all the same.
+    assert_eq!(health.flush().blocking_recv(), Ok(true));
+    drop(ledger);
+    keeper.finish(Duration::from_mins(1));
+    assert!(health.flush().blocking_recv().is_err(), "nothing writes after the end");
+}
+
+#[test]
+fn flush_that_cannot_be_written_is_answered_so() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(database(folder.path())).unwrap();
+    let (ledger, _keeper) = Ledger::start(folder.path()).unwrap();
+    ledger.note(sighting(1, 1));
+    assert_eq!(ledger.health().flush().blocking_recv(), Ok(false));
+    std::fs::remove_dir(database(folder.path())).unwrap();
+    assert_eq!(ledger.health().flush().blocking_recv(), Ok(true), "it is tried again at once");
 }
 
 #[test]

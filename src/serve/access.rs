@@ -23,6 +23,7 @@ use hyper::{Method, Uri};
 use rustls::{CipherSuite, ProtocolVersion};
 use schemars::JsonSchema;
 use serde::Deserialize;
+use tokio::sync::oneshot;
 
 use crate::constituency::{ConstituencyName, MacAddress};
 use crate::trust::Claim;
@@ -115,11 +116,19 @@ impl Observer for () {
     fn saw(&self, _: Box<AccessRecord>) {}
 }
 
+/// What waits to become a line.
+#[derive(Debug)]
+enum Entry {
+    /// Boxed: they pass through many hands.
+    Record(Box<AccessRecord>),
+    /// Answered once the observer has seen every record before it.
+    Flush(oneshot::Sender<()>),
+}
+
 /// Where records go.
 #[derive(Debug, Clone)]
 pub struct AccessLog {
-    /// Boxed: they pass through many hands.
-    queue: SyncSender<Box<AccessRecord>>,
+    queue: SyncSender<Entry>,
     tally: Arc<Tally>,
 }
 
@@ -164,9 +173,18 @@ impl AccessLog {
         if let Some(reason) = &mut record.reason {
             cut(reason);
         }
-        if let Err(TrySendError::Full(_)) = self.queue.try_send(record) {
+        if let Err(TrySendError::Full(_)) = self.queue.try_send(Entry::Record(record)) {
             self.tally.lose(1);
         }
+    }
+
+    /// What this gives is answered once the observer has seen every record that was handed over before, or ends without an
+    /// answer if too many wait.
+    pub fn flush(&self) -> oneshot::Receiver<()> {
+        let (flushed, answer) = oneshot::channel();
+        // Dropped where the queue is full.
+        let _ = self.queue.try_send(Entry::Flush(flushed));
+        answer
     }
 }
 

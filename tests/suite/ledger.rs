@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::harness::pki::{FACTORY, Identity, OTHER_FACTORY, device_params};
 use crate::harness::site::{Running, Site};
+use crate::harness::tool::{provost, run};
 use crate::harness::{STRANGER, VVX500, VVX550, eventually, not_run};
 use crate::uploads::{LOG, phone};
 use crate::uploads_budget::on_a_small_disk;
@@ -93,6 +94,52 @@ fn refused_phones_are_remembered_apart_from_who_only_claims_to_be_one() {
     let untouched = seen(&state, VVX500, |_| true);
     assert_eq!((untouched.requests, untouched.refusal), (1, None));
     assert_eq!(phones(&state).len(), 2);
+}
+
+#[test]
+fn a_refusal_is_in_the_phone_log_at_once() {
+    let site = Site::with_ote();
+    let server = site.start();
+    let log = |mac: &str| provost(&site.path("."), &["phone-log", mac]);
+    for number in 0..5 {
+        let mac = format!("00005e0054{number:02x}");
+        assert_eq!(server.client("ote", &FACTORY.device(&mac)).get("/site.cfg").unwrap().status, 403);
+        let ended = log(&mac);
+        assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{ended:?}");
+        assert!(ended.stdout.contains(&format!("{mac} is not known to ote")), "{}", ended.stdout);
+        // A handshake that is refused, too.
+        let claimed = format!("00005e0055{number:02x}");
+        server.client("ote", &Identity::self_signed(&device_params(&claimed))).get("/site.cfg").unwrap_err();
+        let refused = provost(&site.path("."), &["phones", "--refused"]);
+        assert_eq!((refused.code, refused.stderr.as_str()), (0, ""), "{refused:?}");
+        assert!(refused.stdout.contains(&claimed) && refused.stdout.contains(&mac), "{}", refused.stdout);
+    }
+    server.signal(rustix::process::Signal::TERM);
+    assert!(server.wait().success());
+    assert!(!site.path("state/control.sock").exists());
+    assert_eq!(log("00005e005400").stderr, "", "a stop has written everything");
+}
+
+#[test]
+fn a_server_that_does_not_answer_hangs_no_command() {
+    let site = Site::with_ote();
+    let server = site.start();
+    ask(&server, 1);
+    seen(&site.path("state"), VVX500, |phone| phone.requests == 1);
+    server.signal(rustix::process::Signal::STOP);
+    let config = site.write_config();
+    let missing = "what phones did in the last second may be missing: the server does not answer";
+    // Later ones find the queue of the socket full of those before.
+    for command in [["phones"].as_slice(), &["phone-log", VVX500], &["allow", STRANGER, "--constituency", "ote"]] {
+        let mut timed = std::process::Command::new("timeout");
+        timed.args(["20", env!("CARGO_BIN_EXE_provost")]).args(command).arg("--config").arg(&config);
+        let ended = run(&mut timed);
+        assert_eq!(ended.code, 0, "{command:?}: {ended:?}");
+        assert!(ended.stderr.contains(missing), "{command:?}: {ended:?}");
+    }
+    server.signal(rustix::process::Signal::CONT);
+    let listed = provost(&site.path("."), &["phones"]);
+    assert_eq!((listed.code, listed.stderr.as_str()), (0, ""), "{listed:?}");
 }
 
 #[test]

@@ -222,7 +222,8 @@ fn a_reason_that_a_stranger_made_long_is_cut() {
     long.reason = Some(format!("the issuer \"{}", "ä".repeat(50_000)));
     let (queue, records) = sync_channel(1);
     AccessLog { queue, tally: Arc::default() }.record(long);
-    let reason = records.recv().unwrap().reason.unwrap();
+    let Entry::Record(record) = records.recv().unwrap() else { panic!("a record was handed over") };
+    let reason = record.reason.unwrap();
     assert!(reason.starts_with("the issuer \"ä"), "{reason}");
     assert!(reason.len() < 1100 && reason.ends_with("..."), "{reason}");
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
-use super::{AccessRecord, LogFormat, Observer};
+use super::{Entry, LogFormat, Observer};
 
 use crate::wording::counted_were;
 
@@ -77,16 +77,24 @@ fn say_that_lines_are_lost() {
 
 /// Makes lines of records, and hands the records on. Never waits for anybody who reads.
 pub(super) fn collect(
-    records: &Receiver<Box<AccessRecord>>,
+    entries: &Receiver<Entry>,
     format: LogFormat,
     observer: &dyn Observer,
     tally: &Tally,
     pages: &Sender<Page>,
 ) {
-    while let Ok(first) = records.recv() {
+    while let Ok(first) = entries.recv() {
         std::thread::sleep(GATHERING);
         let mut page = Page::default();
-        for record in std::iter::once(first).chain(records.try_iter()) {
+        for entry in std::iter::once(first).chain(entries.try_iter()) {
+            let record = match entry {
+                Entry::Record(record) => record,
+                Entry::Flush(flushed) => {
+                    // The one that asked may have gone.
+                    let _ = flushed.send(());
+                    continue;
+                }
+            };
             format.line(&record, &mut page.lines);
             page.count += 1;
             observer.saw(record);

@@ -1,0 +1,68 @@
+//! The running server: what commands ask of it, and the phone history that it writes.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::warn;
+use crate::app::control::{self, Reply, Request};
+use crate::config::Config;
+use crate::ledger::{ReadError, Reader};
+
+/// How long a server may take to be connected to, and to write what it has of the phone history.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Asks the server that runs on the state directory `state`; `None` if none runs. Each reply may take as long as `patience`.
+pub(super) fn ask(
+    state: &Path,
+    request: &Request,
+    patience: Option<Duration>,
+) -> anyhow::Result<Option<impl Iterator<Item = anyhow::Result<Reply>> + use<>>> {
+    use io::ErrorKind::{ConnectionRefused, InvalidInput, NotFound};
+    let path = control::path(state);
+    let mut stream = match connect(&path) {
+        Ok(stream) => stream,
+        // The last is a path that is too long for a socket: no server listens there either.
+        Err(error) if matches!(error.kind(), NotFound | ConnectionRefused | InvalidInput) => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return Err(error).with_context(|| format!("{}: run this as the user that serves", path.display()));
+        }
+        Err(error) => return Err(error).with_context(|| path.display().to_string()),
+    };
+    stream.set_read_timeout(patience)?;
+    stream.set_write_timeout(patience)?;
+    writeln!(stream, "{}", serde_json::to_string(request)?)?;
+    let lines = BufReader::new(stream).lines();
+    Ok(Some(lines.map(|line| Ok(serde_json::from_str(&line?)?))))
+}
+
+/// A server that hangs has a full queue of connections, in which a blocking one would wait for ever.
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.connect_timeout(&SockAddr::unix(path)?, PATIENCE)?;
+    Ok(OwnedFd::from(socket).into())
+}
+
+/// The phone history, up to now; `None` if there is none yet. A running server writes what it has seen first; where it
+/// cannot, that is said.
+pub(super) fn phone_history(config: &Config) -> Result<Option<Reader>, ReadError> {
+    let flushed = match ask(&config.state, &Request::Flush, Some(PATIENCE)) {
+        Ok(None) => Ok(()),
+        Ok(Some(mut replies)) => match replies.next() {
+            Some(Ok(Reply::Done)) => Ok(()),
+            Some(Ok(Reply::Failed(reason))) => Err(reason),
+            Some(Err(error)) => Err(format!("the server does not answer ({error:#})")),
+            Some(Ok(_)) | None => Err("the server does not know this request; is it of another version?".to_owned()),
+        },
+        Err(error) => Err(format!("the server does not answer ({error:#})")),
+    };
+    if let Err(why) = flushed {
+        warn(&format_args!("what phones did in the last second may be missing: {why}"));
+    }
+    Reader::open(&config.state)
+}
