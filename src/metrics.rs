@@ -80,6 +80,8 @@ pub struct Facts {
     pub phones: BTreeMap<(String, &'static str), usize>,
     /// Phones seen during the last day, by constituency.
     pub seen: BTreeMap<String, usize>,
+    /// Phones that fell silent at the same time, by constituency.
+    pub silent_together: BTreeMap<String, usize>,
     /// Known phones by how they spoke TLS when they were last seen.
     pub tls: BTreeMap<Tls, usize>,
     /// The certificates in use.
@@ -301,6 +303,12 @@ impl Facts {
         for (constituency, count) in &self.seen {
             set(&seen, &[("constituency", constituency)], *count);
         }
+        // Each constituency has one, so that a rate or an alert sees it come and go.
+        let silent = Gauges::default();
+        for constituency in self.seen.keys() {
+            let count = self.silent_together.get(constituency).copied().unwrap_or_default();
+            set(&silent, &[("constituency", constituency)], count);
+        }
         for (spoken, count) in &self.tls {
             let Tls { constituency, level, version, suite } = spoken;
             let place = ("constituency", constituency.as_str());
@@ -312,6 +320,8 @@ impl Facts {
         }
         registry.register("phones", "Phones by constituency and state", phones);
         registry.register("phones_seen", "Phones seen during the last day", seen);
+        let together = "Phones that fell silent at the same time, where they are most of those that come regularly";
+        registry.register("phones_silent_together", together, silent);
         registry.register("phones_tls", "Phones by the TLS that they spoke when they were last seen", tls);
         registry.register("constituencies", "Folders of constituencies by whether they are served", constituencies);
     }

@@ -91,10 +91,11 @@ impl Knowledge for Sources {
         });
         let server = self.server.upgrade();
         let site = server.as_ref().map(|server| server.site.load_full());
-        let roster = site.as_ref().map(|site| together(site.registry(), seen)).unwrap_or_default();
+        let roster = site.as_ref().map(|site| together(site.registry(), seen, &claims)).unwrap_or_default();
         let faults = site.iter().flat_map(|site| site.registry().faults());
         let broken = faults.filter(|fault| fault.severity == Severity::Error);
         troubles.extend(broken.map(|fault| format!("{}: {}", fault.subject, fault.message)));
+        let silent_together = phones::silences(&roster, now, self.started);
         let phones: Vec<Phone> = roster.into_iter().map(|(key, known)| phones::phone(key, known, now)).collect();
         let overview = Overview {
             now,
@@ -107,6 +108,7 @@ impl Knowledge for Sources {
             constituencies: site.as_ref().map(|site| self.constituencies(site, &phones, now)).unwrap_or_default(),
             counts: phones::counts(&phones),
             waiting: phones::waiting(&phones),
+            silent_together,
             unproven: phones::unproven(claims),
             denied: phones::denied(&self.denials.phones()),
             activity: self.activity(now),

@@ -60,7 +60,7 @@ fn list(args: &Args, config: &Config) -> anyhow::Result<()> {
         Some(ledger) => (ledger.phones()?, ledger.claims()?),
         None => Default::default(),
     };
-    let all = together(&registry, seen);
+    let all = together(&registry, seen, &claims);
     let unclear = unclear(config, &registry);
     if let Some(wanted) = &args.constituency
         && registry.find(wanted.as_str()).is_none()
@@ -79,7 +79,7 @@ fn list(args: &Args, config: &Config) -> anyhow::Result<()> {
     let claims: Vec<_> = claims.iter().filter(|claim| args.wants(&claim.constituency)).collect();
     if args.json {
         for ((name, mac), known) in &phones {
-            say(&known.json(name, *mac, &unclear));
+            say(&known.json(name, *mac, &unclear, now));
         }
     } else {
         print(&phones, &unclear, now);
@@ -166,10 +166,14 @@ impl Known {
         }
     }
 
-    fn json(&self, constituency: &ConstituencyName, mac: MacAddress, unclear: &Unclear) -> Value {
+    fn json(&self, constituency: &ConstituencyName, mac: MacAddress, unclear: &Unclear, now: i64) -> Value {
+        let locked_out = self.locked_out(now.saturating_mul(1000)).map(|claim| {
+            let reason = claim.refusal.as_deref().map(without_controls);
+            json!({ "proven": false, "reason": reason, "address": claim.address, "time": time(claim.last_seen) })
+        });
         let mut object = json!({
             "constituency": constituency, "mac": mac, "standing": self.standing(constituency, unclear),
-            "note": self.note, "proven": true, "refused": self.is_refused(),
+            "note": self.note, "proven": true, "refused": self.is_refused(), "locked_out": locked_out,
             "pinned_certificate_sha256": self.pin.map(|pin| pin.to_string()),
             "denied_everywhere": self.server_denial,
         });
@@ -196,7 +200,16 @@ impl Known {
     /// What is worth a line of its own.
     fn remarks(&self, now: i64) -> Vec<String> {
         let denied = self.server_denial.iter().map(|denial| format!("denied everywhere {}", denial.explained()));
-        denied.chain(self.seen.iter().flat_map(|phone| self.remarks_on(phone, now))).collect()
+        let locked_out = self.locked_out(now.saturating_mul(1000)).map(|claim| {
+            let reason = claim.refusal.as_deref().map(without_controls).unwrap_or_default();
+            format!(
+                "may be locked out: a client at {} that claims to be it, and proves nothing, was refused at {}: {reason}",
+                claim.address,
+                time(claim.last_seen)
+            )
+        });
+        let seen = self.seen.iter().flat_map(|phone| self.remarks_on(phone, now));
+        denied.chain(locked_out).chain(seen).collect()
     }
 
     fn remarks_on(&self, phone: &Phone, now: i64) -> Vec<String> {

@@ -3,8 +3,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 
-use super::sighting::{Proof, Sighting};
+use super::sighting::{Proof, Sighting, milliseconds};
 use super::user_agent::UserAgent;
+use super::visits::Visits;
 use crate::constituency::{ConstituencyName, MacAddress};
 
 /// A phone of a constituency.
@@ -39,6 +40,8 @@ pub(super) struct News<'a> {
     pub(super) refusals: u64,
     pub(super) uploads: u64,
     pub(super) bytes: u64,
+    /// The pauses between the visits that it made, in milliseconds.
+    pub(super) pauses: Vec<i64>,
     /// The newest, oldest first.
     pub(super) history: VecDeque<&'a Sighting>,
     user_agent: Option<&'a [u8]>,
@@ -97,12 +100,16 @@ impl<'a> News<'a> {
             refusals: 0,
             uploads: 0,
             bytes: 0,
+            pauses: Vec::new(),
             history: VecDeque::new(),
             user_agent: None,
         }
     }
 
     fn add(&mut self, sighting: &'a Sighting, history: usize) {
+        // The first of all comes after itself.
+        let pause = milliseconds(sighting.time) - milliseconds(self.last.end());
+        self.pauses.extend(Some(pause).filter(|pause| Visits::is_pause(*pause)));
         self.last = sighting;
         self.not_after = match sighting.proof {
             Proof::Certificate { not_after } => Some(not_after),

@@ -19,10 +19,12 @@ mod reader;
 pub mod roster;
 mod schema;
 mod sighting;
+mod silence;
 mod store;
 #[cfg(test)]
 mod tests;
 mod user_agent;
+mod visits;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -33,7 +35,9 @@ pub use health::Health;
 pub use keeper::Keeper;
 pub use reader::{Claim, ClaimAddress, Event, Phone, ReadError, Reader, Request};
 pub use sighting::{Proof, Sighting, is_refusal};
+pub use silence::{Rhythm, Silence, silent_together};
 pub use user_agent::UserAgent;
+pub use visits::Visits;
 
 use queue::Queue;
 

@@ -9,6 +9,7 @@ use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ValueRef};
 use rusqlite::{Connection, OpenFlags, Row};
 
 use super::schema;
+use super::visits::Visits;
 use crate::constituency::{ConstituencyName, MacAddress, TlsLevel};
 
 /// How long to wait for a writer.
@@ -100,6 +101,8 @@ pub struct Phone {
     pub uploads: u64,
     /// How many bytes of body it was sent.
     pub bytes: u64,
+    /// How often it came, and how long it usually stays away, in milliseconds.
+    pub visits: Visits,
 }
 
 impl Phone {
@@ -279,6 +282,7 @@ fn phone(row: &Row<'_>) -> rusqlite::Result<Phone> {
         refusals: row.get("refusals")?,
         uploads: row.get("uploads")?,
         bytes: row.get("bytes")?,
+        visits: Visits { count: row.get("visits")?, usual_pause: row.get("usual_pause")? },
     })
 }
 

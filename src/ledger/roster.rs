@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Phone;
+use super::{Claim, Phone};
 use crate::constituency::{
     Constituency, ConstituencyName, Fingerprint, MacAddress, Phones, Registry, ServerDenial, Standing,
 };
@@ -23,11 +23,17 @@ pub struct Known {
     pub pin: Option<Fingerprint>,
     /// What was seen of it.
     pub seen: Option<Phone>,
+    /// The last client that claimed to be it and was refused as unproven.
+    pub claim: Option<Claim>,
 }
 
-/// The phones that the policies of `registry` name, and those that were `seen`.
+/// How long a phone may stay away before it is silent, and how long a claim to be it counts, in milliseconds.
+pub const SILENT_AFTER: i64 = 2 * 86_400_000;
+
+/// The phones that the policies of `registry` name, and those that were `seen`, with `claims` to be one of them. A claim adds
+/// no phone.
 #[must_use]
-pub fn together(registry: &Registry, seen: Vec<Phone>) -> Roster {
+pub fn together(registry: &Registry, seen: Vec<Phone>, claims: &[Claim]) -> Roster {
     let mut all = Roster::new();
     for constituency in registry.served() {
         for mac in constituency.known_phones().into_iter().chain(constituency.policy.denied.iter().copied()) {
@@ -38,6 +44,12 @@ pub fn together(registry: &Registry, seen: Vec<Phone>) -> Roster {
         let served = registry.find(phone.constituency.as_str()).filter(|found| found.name == phone.constituency);
         let (key, mac) = ((phone.constituency.clone(), phone.mac), phone.mac);
         all.entry(key).or_insert_with(|| Known::of(served.map(AsRef::as_ref), mac)).seen = Some(phone);
+    }
+    for claim in claims {
+        let Some(known) = all.get_mut(&(claim.constituency.clone(), claim.mac)) else { continue };
+        if known.claim.as_ref().is_none_or(|other| other.last_seen <= claim.last_seen) {
+            known.claim = Some(claim.clone());
+        }
     }
     all
 }
@@ -51,13 +63,26 @@ impl Known {
         let pin = constituency.and_then(|constituency| constituency.policy.pins.get(&mac).copied());
         let server_denial = constituency.and_then(|constituency| constituency.server_denial(mac));
         let standing = constituency.map(|constituency| constituency.standing(mac));
-        Self { standing, note, server_denial, pin, seen: None }
+        Self { standing, note, server_denial, pin, seen: None, claim: None }
     }
 
     /// Whether it was refused when it last asked, and would be as far as is known.
     #[must_use]
     pub fn is_refused(&self) -> bool {
         self.seen.as_ref().is_some_and(|phone| phone.is_refused) && !self.is_allowed_since()
+    }
+
+    /// The claim to be it by which it may be locked out: lately, since it was last accepted, a client that claims to be it was
+    /// refused. That may be the phone itself, whose certificate has expired, was revoked or is unknown here, or whose
+    /// password is wrong; or a stranger, since a claim proves nothing.
+    #[must_use]
+    pub fn locked_out(&self, now: i64) -> Option<&Claim> {
+        let accepted = self.seen.as_ref().and_then(|phone| phone.last_let_in);
+        self.claim.as_ref().filter(|claim| {
+            self.standing == Some(Standing::Known)
+                && accepted.is_none_or(|at| at < claim.last_seen)
+                && now.saturating_sub(claim.last_seen) < SILENT_AFTER
+        })
     }
 
     /// Whether it was refused for not being on the list, on which it is now, and has not asked since.

@@ -88,6 +88,9 @@ pub(super) const MIGRATIONS: &[&str] = &[
     // The phone's updater may speak another TLS than its application, whose is the other.
     "ALTER TABLE phone ADD COLUMN updater_tls_version TEXT;
      ALTER TABLE phone ADD COLUMN updater_tls_suite TEXT;",
+    // How often the phone came, and how long it usually stays away.
+    "ALTER TABLE phone ADD COLUMN visits INTEGER NOT NULL DEFAULT 0;
+     ALTER TABLE phone ADD COLUMN usual_pause INTEGER;",
 ];
 
 /// What stands for the fingerprint of a certificate where there is none, and somebody said a wrong password.

@@ -109,3 +109,9 @@ impl Sighting {
         (own == method).then(|| target.split('?').next().unwrap_or_default())
     }
 }
+
+/// Unix milliseconds; a clock before 1970 counts as zero.
+pub(super) fn milliseconds(time: SystemTime) -> i64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}

@@ -6,13 +6,14 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rusqlite::{Connection, ErrorCode, Transaction, named_params, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, named_params, params};
 
 use super::activity::{Counts, STEP_S};
 use super::batch::{Batch, Claims, Key, News};
 use super::queue::Taken;
 use super::schema::{self, MIGRATIONS};
-use super::sighting::Sighting;
+use super::sighting::{Sighting, milliseconds};
+use super::visits::Visits;
 use crate::state;
 
 /// How many requests of a phone are kept one by one.
@@ -198,13 +199,14 @@ fn write_phone(transaction: &Transaction<'_>, key: Key<'_>, news: &News<'_>) -> 
     let (refusal, refusal_at) = event(news.refusal, Sighting::refusal);
     let ((tls_version, tls_suite), (updater_tls_version, updater_tls_suite)) =
         (news.tls.unzip(), news.updater_tls.unzip());
+    let visits = visits(transaction, key, news)?;
     let mut statement = transaction.prepare_cached(
         "INSERT INTO phone (constituency, mac, first_seen, last_seen, last_let_in, is_refused, address, network, model,
              firmware, tls_version, tls_suite, updater_tls_version, updater_tls_suite, certificate_not_after, configuration, configuration_at, upload, upload_at,
-             refusal, refusal_at, requests, refusals, uploads, bytes)
+             refusal, refusal_at, requests, refusals, uploads, bytes, visits, usual_pause)
          VALUES (:constituency, :mac, :first_seen, :last_seen, :last_let_in, coalesce(:is_refused, FALSE), :address, :network,
              :model, :firmware, :tls_version, :tls_suite, :updater_tls_version, :updater_tls_suite, :certificate_not_after, :configuration, :configuration_at, :upload, :upload_at,
-             :refusal, :refusal_at, :requests, :refusals, :uploads, :bytes)
+             :refusal, :refusal_at, :requests, :refusals, :uploads, :bytes, :visits, :usual_pause)
          ON CONFLICT (constituency, mac) DO UPDATE SET
              first_seen = min(first_seen, excluded.first_seen),
              last_seen = excluded.last_seen, last_let_in = coalesce(excluded.last_let_in, last_let_in),
@@ -221,7 +223,8 @@ fn write_phone(transaction: &Transaction<'_>, key: Key<'_>, news: &News<'_>) -> 
              upload = coalesce(excluded.upload, upload), upload_at = coalesce(excluded.upload_at, upload_at),
              refusal = coalesce(excluded.refusal, refusal), refusal_at = coalesce(excluded.refusal_at, refusal_at),
              requests = requests + excluded.requests, refusals = refusals + excluded.refusals,
-             uploads = uploads + excluded.uploads, bytes = bytes + excluded.bytes
+             uploads = uploads + excluded.uploads, bytes = bytes + excluded.bytes,
+             visits = excluded.visits, usual_pause = excluded.usual_pause
          RETURNING id, requests, last_let_in IS NULL",
     )?;
     let network = news.last.network.to_string();
@@ -236,6 +239,7 @@ fn write_phone(transaction: &Transaction<'_>, key: Key<'_>, news: &News<'_>) -> 
         ":configuration": configuration, ":configuration_at": configuration_at,
         ":upload": upload, ":upload_at": upload_at, ":refusal": refusal, ":refusal_at": refusal_at,
         ":requests": news.count, ":refusals": news.refusals, ":uploads": news.uploads, ":bytes": news.bytes,
+        ":visits": visits.count, ":usual_pause": visits.usual_pause,
     };
     let (id, total, is_stranger) = statement.query_one(values, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
     write_history(transaction, id, total, news)?;
@@ -246,6 +250,18 @@ fn write_phone(transaction: &Transaction<'_>, key: Key<'_>, news: &News<'_>) -> 
         bound(transaction, NEVER_LET_IN, Some(&network), REFUSED_OF_NETWORK)?;
     }
     Ok(is_stranger)
+}
+
+/// How often the phone came, with what is new.
+fn visits(transaction: &Transaction<'_>, key: Key<'_>, news: &News<'_>) -> rusqlite::Result<Visits> {
+    let sql = "SELECT last_seen, visits, usual_pause FROM phone WHERE (constituency, mac) = (?, ?)";
+    let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, Visits { count: row.get(1)?, usual_pause: row.get(2)? }));
+    let known =
+        transaction.prepare_cached(sql)?.query_one(params![key.0.as_str(), key.1.to_string()], row).optional()?;
+    let before = known.map_or(Visits::FIRST, |(last_seen, visits): (i64, Visits)| {
+        visits.after(milliseconds(news.first.time).saturating_sub(last_seen))
+    });
+    Ok(news.pauses.iter().fold(before, |visits, pause| visits.after(*pause)))
 }
 
 /// Writes how much went on in a step, which replaces what was written of it.
@@ -359,12 +375,6 @@ fn bound(
          (SELECT rowid FROM {table} WHERE {among} AND {of} ORDER BY last_seen DESC LIMIT -1 OFFSET ?1)"
     ))?;
     statement.execute(params![kept, network]).map(drop)
-}
-
-/// Unix milliseconds; a clock before 1970 counts as zero.
-fn milliseconds(time: SystemTime) -> i64 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// As much of a stranger's text as is kept.

@@ -358,6 +358,25 @@ fn how_much_went_on_outlives_its_server_and_its_file() {
 }
 
 #[test]
+fn a_phone_that_comes_each_hour_has_its_visits_counted() {
+    let mut bench = Bench::new();
+    let visits = |bench: &Bench| bench.phones()[0].visits;
+    bench.write(&[sighting(1, 0), sighting(1, 1)]);
+    assert_eq!(visits(&bench), Visits { count: 1, usual_pause: None });
+    // Two requests each: written one by one, or at once.
+    let hours: Vec<Sighting> =
+        (1..10).flat_map(|hour| [0, 1].map(|second| sighting(1, hour * 3600 + second))).collect();
+    hours[..6].iter().for_each(|one| bench.write(std::slice::from_ref(one)));
+    bench.write(&hours[6..]);
+    let known = visits(&bench);
+    assert_eq!(known.count, 10);
+    assert!((3_590_000..3_600_000).contains(&known.usual_pause.unwrap()), "{known:?}");
+    // Claims to be it are no visits of its.
+    bench.write(&[claimed(1, 1, 20 * 3600)]);
+    assert_eq!(visits(&bench), known);
+}
+
+#[test]
 fn flush_is_answered_once_all_before_it_is_written() {
     let folder = tempfile::tempdir().unwrap();
     let (ledger, keeper) = Ledger::start(folder.path()).unwrap();
@@ -413,7 +432,7 @@ proptest! {
         kinds in prop::collection::vec((0_u64..4, 0_u8..4), 1..120),
         batch in 1_usize..40,
     ) {
-        let sightings: Vec<Sighting> = kinds.iter().zip(0..).map(|((phone, kind), second)| match kind {
+        let sightings: Vec<Sighting> = kinds.iter().zip((0..).step_by(97)).map(|((phone, kind), second)| match kind {
             0 => refused(*phone, second),
             1 => claimed(*phone, *phone, second),
             _ => sighting(*phone, second),

@@ -31,6 +31,8 @@ pub struct Overview {
     pub counts: Counts,
     /// Proven phones that are on no list and were refused for it: the newest first, the first hundred.
     pub waiting: Vec<Phone>,
+    /// Constituencies most of whose phones fell silent at the same time.
+    pub silent_together: Vec<SilentTogether>,
     /// Refused certificates that prove nothing: the newest first, the first hundred.
     pub unproven: Vec<Unproven>,
     /// Phones that are denied on the whole server.
@@ -39,6 +41,18 @@ pub struct Overview {
     pub activity: Activity,
     /// What has been wrong lately, in the operator's words: a ledger that is not written, log lines that were lost.
     pub troubles: Vec<String>,
+}
+
+/// Phones of one constituency that fell silent at the same time.
+#[derive(Debug, Clone, Serialize)]
+pub struct SilentTogether {
+    pub constituency: ConstituencyName,
+    /// How many.
+    pub silent: usize,
+    /// Of how many that came regularly until then.
+    pub of: usize,
+    /// When the last of them was seen.
+    pub since: i64,
 }
 
 /// A server certificate and its renewal.
@@ -106,6 +120,7 @@ pub struct Counts {
     pub allowed: usize,
     pub waiting: usize,
     pub refused: usize,
+    pub locked_out: usize,
     pub denied: usize,
     pub removed: usize,
     pub gone: usize,
@@ -129,7 +144,9 @@ pub enum PhoneState {
     Allowed,
     /// Known, and refused when it last asked.
     Refused,
-    /// Kept out by the policy.
+    /// Known, and a client that claims to be it was refused since it was last accepted. A claim proves nothing.
+    LockedOut,
+    /// Denied by the policy.
     Denied,
     /// Its constituency is not served any more.
     Gone,
@@ -168,6 +185,8 @@ pub struct Phone {
     pub upload: Option<(String, i64)>,
     /// Why it was last refused, and when; also if it was let in since.
     pub refusal: Option<(String, i64)>,
+    /// Why a client that claims to be it was last refused, and when, if the phone may be locked out by that. Unproven.
+    pub claimed: Option<(String, i64)>,
     /// How many requests it made.
     pub requests: u64,
     /// How many of them were refused.

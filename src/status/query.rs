@@ -10,8 +10,9 @@ const MAX_LIMIT: usize = 1000;
 
 impl PhoneState {
     /// Every state, as it is listed: what needs an operator first.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Refused,
+        Self::LockedOut,
         Self::Waiting,
         Self::Silent,
         Self::Never,
@@ -32,6 +33,7 @@ impl PhoneState {
             Self::Allowed => "allowed",
             Self::Waiting => "waiting",
             Self::Refused => "refused",
+            Self::LockedOut => "locked_out",
             Self::Denied => "denied",
             Self::Removed => "removed",
             Self::Gone => "gone",
@@ -41,7 +43,7 @@ impl PhoneState {
     /// Whether such a phone is on the list of a constituency that is served.
     #[must_use]
     pub fn is_known(self) -> bool {
-        matches!(self, Self::Well | Self::Silent | Self::Never | Self::Allowed | Self::Refused)
+        matches!(self, Self::Well | Self::Silent | Self::Never | Self::Allowed | Self::Refused | Self::LockedOut)
     }
 
     fn rank(self) -> Option<usize> {
@@ -84,6 +86,7 @@ impl Counts {
             PhoneState::Allowed => &mut self.allowed,
             PhoneState::Waiting => &mut self.waiting,
             PhoneState::Refused => &mut self.refused,
+            PhoneState::LockedOut => &mut self.locked_out,
             PhoneState::Denied => &mut self.denied,
             PhoneState::Removed => &mut self.removed,
             PhoneState::Gone => &mut self.gone,
@@ -214,6 +217,7 @@ mod tests {
             configuration: None,
             upload: None,
             refusal: None,
+            claimed: None,
             requests: 0,
             refusals: 0,
             denied_everywhere: None,
@@ -294,7 +298,7 @@ mod tests {
             assert_eq!(counts[filter.name()], query.select(&phones).matching, "{}", filter.name());
             seen += 1;
         }
-        assert_eq!((seen, counts.as_object().unwrap().len()), (10, 10));
+        assert_eq!((seen, counts.as_object().unwrap().len()), (11, 11));
     }
 
     #[test]

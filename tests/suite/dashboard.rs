@@ -110,14 +110,14 @@ fn the_page_shows_what_the_ledger_knows() {
     visitors(&server);
     let operators = Operators::of(&server);
     sign_in(&browser, &operators.base);
-    assert_eq!(browser.text("h1"), "One thing needs you", "{:?}", browser.texts(".needs li"));
+    assert_eq!(browser.text("h1"), "2 things need you", "{:?}", browser.texts(".needs li"));
 
     let rows = rows(&browser);
     assert_eq!(rows.len(), operators.json("/api/phones")["phones"].as_array().unwrap().len());
     for (mac, words) in [
         (VVX500, ["the <b>kitchen</b>", "well", "ote", "VVX 500", "5.9.7.4477", "127.0.0.1"].as_slice()),
         (STRANGER, &["waiting", "00005e0053aa is not known to ote", "127.0.0.1"]),
-        (VVX550, &["the cellar", "never seen"]),
+        (VVX550, &["the cellar", "locked out?", "claimed, unproven: ", "signed by itself"]),
     ] {
         let missing: Vec<_> = words.iter().filter(|word| !rows[mac].contains(**word)).collect();
         assert!(missing.is_empty(), "{mac}: {missing:?} not in {:?}", rows[mac]);
@@ -250,7 +250,7 @@ fn an_open_page_follows_what_happens_and_leaves_what_is_being_typed() {
     sign_in(&browser, &base);
     mark(&browser);
     browser.type_into("#waiting input[name=note]", "half a no");
-    assert_eq!(state(&browser, VVX550), "never seen");
+    assert_eq!(state(&browser, VVX550), "locked out?");
     assert_eq!(server.client("ote", &FACTORY.device(VVX550)).get("/site.cfg").unwrap().status, 200);
     eventually("the phone that has booted to be well", || (state(&browser, VVX550) == "well").then_some(()));
     let stranger = "00005e0053ab";

@@ -49,6 +49,7 @@ mod ledger;
 mod limits;
 mod links;
 mod local;
+mod locked_out;
 mod manual;
 mod negotiation;
 #[cfg(feature = "old-tls")]

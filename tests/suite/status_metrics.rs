@@ -20,12 +20,13 @@ fn site() -> Site {
 }
 
 fn ask_for_this_and_that(server: &Running) {
+    // Before the phone itself, which would be locked out by what is claimed.
+    server.client("ote", &OTHER_FACTORY.device(VVX500)).get("/site.cfg").unwrap_err();
     let phone = server.client("ote", &FACTORY.device(VVX500));
     for path in ["/site.cfg", "/site.cfg", "/site.cfg", "/nothing.cfg"] {
         phone.get(path).unwrap();
     }
     server.client("ote", &FACTORY.device(STRANGER)).get("/site.cfg").unwrap();
-    server.client("ote", &OTHER_FACTORY.device(VVX500)).get("/site.cfg").unwrap_err();
     server.client("nobody", &FACTORY.device(VVX500)).get("/site.cfg").unwrap_err();
 }
 

@@ -44,6 +44,11 @@ impl Sources {
             constituencies: overview.constituencies.iter().map(|it| (it.name.clone(), is_served(it))).collect(),
             phones,
             seen,
+            silent_together: overview
+                .silent_together
+                .iter()
+                .map(|it| (it.constituency.to_string(), it.silent))
+                .collect(),
             tls,
             certificates: Self::validities(picture),
             levels: Self::levels(picture),

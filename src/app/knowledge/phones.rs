@@ -1,20 +1,24 @@
 //! The phones as they are shown. Pure.
 
+use std::collections::BTreeMap;
+
 use crate::constituency::denials::DeniedPhones;
 use crate::constituency::{ConstituencyName, Fingerprint, MacAddress, ServerDenial, Standing, TlsLevel};
-use crate::ledger::roster::Known;
-use crate::ledger::{Claim, ClaimAddress, Event, Request};
-use crate::status::picture::{Counts, Denial, DeniedPhone, Phone, PhoneRequest, PhoneState, Place, Unproven};
+use crate::ledger::roster::{Known, Roster, SILENT_AFTER};
+use crate::ledger::{Claim, ClaimAddress, Event, Request, Rhythm, silent_together};
+use crate::status::picture::{
+    Counts, Denial, DeniedPhone, Phone, PhoneRequest, PhoneState, Place, SilentTogether, Unproven,
+};
 
 const DAY: i64 = 86_400;
-/// How long a phone may be silent.
-const SILENT_AFTER: i64 = 2 * DAY;
 /// How many phones that wait, and how many certificates that prove nothing, are shown at once.
 const SHOWN: usize = 100;
 
 /// A phone as it is shown.
 pub(super) fn phone((constituency, mac): (ConstituencyName, MacAddress), known: Known, now: i64) -> Phone {
     let state = state(&known, now);
+    let claim = known.locked_out(now.saturating_mul(1000)).filter(|_| state == PhoneState::LockedOut);
+    let claimed = claim.map(|claim| (claim.refusal.clone().unwrap_or_default(), seconds(claim.last_seen)));
     let denied_everywhere = known.server_denial.as_ref().map(denial);
     let Known { note, seen, .. } = known;
     let mut phone = Phone {
@@ -33,6 +37,7 @@ pub(super) fn phone((constituency, mac): (ConstituencyName, MacAddress), known: 
         configuration: None,
         upload: None,
         refusal: None,
+        claimed,
         requests: 0,
         refusals: 0,
         denied_everywhere,
@@ -63,9 +68,12 @@ fn state(known: &Known, now: i64) -> PhoneState {
         // A phone that was accepted once and has not been refused since was taken off the list meanwhile.
         (Some(Standing::Unknown), Some(seen)) if !seen.is_refused && seen.last_let_in.is_some() => PhoneState::Removed,
         (Some(Standing::Unknown), _) => PhoneState::Waiting,
-        (Some(Standing::Known), None) => PhoneState::Never,
         (Some(Standing::Known), Some(_)) if known.is_refused() => PhoneState::Refused,
-        (Some(Standing::Known), Some(seen)) if now - seconds(seen.last_seen) >= SILENT_AFTER => PhoneState::Silent,
+        (Some(Standing::Known), _) if known.locked_out(now.saturating_mul(1000)).is_some() => PhoneState::LockedOut,
+        (Some(Standing::Known), None) => PhoneState::Never,
+        (Some(Standing::Known), Some(seen)) if now - seconds(seen.last_seen) >= SILENT_AFTER / 1000 => {
+            PhoneState::Silent
+        }
         (Some(Standing::Known), Some(_)) if known.is_allowed_since() => PhoneState::Allowed,
         (Some(Standing::Known), Some(_)) => PhoneState::Well,
     }
@@ -86,6 +94,24 @@ pub(super) fn counts(phones: &[Phone]) -> Counts {
     let mut counts = Counts::default();
     phones.iter().for_each(|phone| counts.add(phone.state));
     counts
+}
+
+/// The constituencies most of whose phones fell silent together, as a server knows it that has listened since `started`.
+pub(super) fn silences(roster: &Roster, now: i64, started: i64) -> Vec<SilentTogether> {
+    let mut rhythms: BTreeMap<&ConstituencyName, Vec<Rhythm>> = BTreeMap::new();
+    for ((constituency, _), known) in roster {
+        if let (Some(Standing::Known), Some(seen)) = (known.standing, &known.seen) {
+            let rhythm = Rhythm { last_seen: seen.last_seen, visits: seen.visits };
+            rhythms.entry(constituency).or_default().push(rhythm);
+        }
+    }
+    let milliseconds = |seconds: i64| seconds.saturating_mul(1000);
+    let silence = |(constituency, rhythms): (&ConstituencyName, Vec<Rhythm>)| {
+        let silence = silent_together(&rhythms, milliseconds(now), milliseconds(started))?;
+        let (silent, of, since) = (silence.silent, silence.of, seconds(silence.since));
+        Some(SilentTogether { constituency: constituency.clone(), silent, of, since })
+    };
+    rhythms.into_iter().filter_map(silence).collect()
 }
 
 /// The phones that wait for approval, the newest first.
@@ -144,4 +170,114 @@ pub(super) fn request(request: Request) -> PhoneRequest {
 /// The ledger's milliseconds.
 fn seconds(milliseconds: i64) -> i64 {
     milliseconds.div_euclid(1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::{self, Visits};
+
+    const NOW: i64 = 1_800_000_000;
+    const HOUR: i64 = 3600;
+
+    /// A phone that comes each hour, and was last seen and accepted so long ago, in seconds.
+    fn hourly(constituency: &str, number: u8, ago: i64, standing: Standing) -> ((ConstituencyName, MacAddress), Known) {
+        let key: (ConstituencyName, MacAddress) =
+            (constituency.parse().unwrap(), format!("00005e0053{number:02x}").parse().unwrap());
+        let last_seen = (NOW - ago) * 1000;
+        let seen = ledger::Phone {
+            constituency: key.0.clone(),
+            mac: key.1,
+            first_seen: 0,
+            last_seen,
+            last_let_in: Some(last_seen),
+            is_refused: false,
+            address: "192.0.2.1".to_owned(),
+            model: None,
+            firmware: None,
+            tls: None,
+            certificate_not_after: None,
+            configuration: None,
+            upload: None,
+            refusal: None,
+            requests: 100,
+            refusals: 0,
+            uploads: 0,
+            bytes: 0,
+            visits: Visits { count: 100, usual_pause: Some(HOUR * 1000) },
+        };
+        let known = Known {
+            standing: Some(standing),
+            note: String::new(),
+            server_denial: None,
+            pin: None,
+            seen: Some(seen),
+            claim: None,
+        };
+        (key, known)
+    }
+
+    /// A claim to be that phone, refused so long ago.
+    fn claim(constituency: &str, number: u8, ago: i64) -> Claim {
+        let ((constituency, mac), _) = hourly(constituency, number, 0, Standing::Known);
+        let last_seen = (NOW - ago) * 1000;
+        Claim {
+            constituency,
+            mac,
+            fingerprint: None,
+            first_seen: last_seen,
+            last_seen,
+            address: "192.0.2.66".to_owned(),
+            addresses: Vec::new(),
+            count: 1,
+            refusal: Some("the password is wrong".to_owned()),
+        }
+    }
+
+    #[test]
+    fn each_constituency_is_silent_for_itself_and_only_known_phones_count() {
+        let of = |name: &'static str, ago: i64, standing| (0..5).map(move |number| hourly(name, number, ago, standing));
+        let roster: Roster = of("gone", 5 * HOUR, Standing::Known)
+            .chain(of("here", HOUR / 2, Standing::Known))
+            .chain(of("strangers", 5 * HOUR, Standing::Unknown))
+            .chain(of("denied", 5 * HOUR, Standing::Denied))
+            .collect();
+        let found = silences(&roster, NOW, 0);
+        let found: Vec<_> = found.iter().map(|it| (it.constituency.as_str(), it.silent, it.of, it.since)).collect();
+        assert_eq!(found, [("gone", 5, 5, NOW - 5 * HOUR)]);
+        assert!(silences(&roster, NOW, NOW - HOUR).is_empty(), "the server was down");
+    }
+
+    #[test]
+    fn a_claim_counts_for_two_days_and_until_the_phone_is_accepted() {
+        let state_with = |ago: i64, claimed: Option<i64>, standing| {
+            let (key, mut known) = hourly("ote", 1, ago, standing);
+            known.claim = claimed.map(|ago| claim("ote", 1, ago));
+            let phone = phone(key, known, NOW);
+            (phone.state, phone.claimed.is_some())
+        };
+        use PhoneState::{Denied, LockedOut, Silent, Well};
+        assert_eq!(state_with(HOUR, None, Standing::Known), (Well, false));
+        assert_eq!(state_with(HOUR, Some(60), Standing::Known), (LockedOut, true));
+        assert_eq!(state_with(HOUR, Some(2 * HOUR), Standing::Known), (Well, false), "accepted since");
+        assert_eq!(state_with(30 * 24 * HOUR, Some(60), Standing::Known), (LockedOut, true));
+        assert_eq!(state_with(30 * 24 * HOUR, Some(49 * HOUR), Standing::Known), (Silent, false));
+        assert_eq!(state_with(HOUR, Some(60), Standing::Denied), (Denied, false));
+        let (key, mut refused) = hourly("ote", 1, HOUR, Standing::Known);
+        refused.claim = Some(claim("ote", 1, 60));
+        refused.seen.as_mut().unwrap().is_refused = true;
+        assert_eq!(phone(key, refused, NOW).state, PhoneState::Refused, "a fact comes before a claim");
+    }
+
+    #[test]
+    fn a_phone_taken_off_the_list_waits_only_once_it_is_refused() {
+        let (key, known) = hourly("ote", 1, HOUR, Standing::Unknown);
+        assert_eq!(phone(key.clone(), known, NOW).state, PhoneState::Removed);
+        let (_, mut refused) = hourly("ote", 1, HOUR, Standing::Unknown);
+        refused.seen.as_mut().unwrap().is_refused = true;
+        assert_eq!(phone(key.clone(), refused, NOW).state, PhoneState::Waiting);
+        let (_, mut broken_off) = hourly("ote", 1, HOUR, Standing::Unknown);
+        broken_off.seen.as_mut().unwrap().last_let_in = None;
+        assert_eq!(phone(key, broken_off, NOW).state, PhoneState::Waiting, "it was never accepted");
+    }
 }

@@ -26,6 +26,9 @@ pub(super) fn sections(overview: &Overview, history: &PhoneHistory) -> Markup {
             @if let Some((reason, at)) = phone.refusal.as_ref().filter(|_| is_out(phone)) {
                 p class="problem" { "Refused " (when(overview.now, *at)) ": " (foreign(reason)) }
             }
+            @if let Some((reason, at)) = &phone.claimed {
+                p class="problem" { "Refused " (when(overview.now, *at)) ", claimed but unproven: " (foreign(reason)) }
+            }
             (what_to_do(overview, phone))
             (facts(phone, overview.now))
         }

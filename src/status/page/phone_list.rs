@@ -130,6 +130,9 @@ fn row(phone: &Phone, now: i64) -> Markup {
                 } @else if let Some((reason, _)) = phone.refusal.as_ref().filter(|_| is_refused) {
                     span class="detail problem" { (foreign(reason)) }
                 }
+                @if let Some((reason, _)) = &phone.claimed {
+                    span class="detail problem" { "claimed, unproven: " (foreign(reason)) }
+                }
             }
             td data-label="Constituency" { (phone.constituency) }
             td data-label="Model" {

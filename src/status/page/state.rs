@@ -40,6 +40,7 @@ pub(super) fn word(state: PhoneState) -> &'static str {
         PhoneState::Waiting => "waiting",
         PhoneState::Allowed => "allowed",
         PhoneState::Refused => "refused",
+        PhoneState::LockedOut => "locked out?",
         PhoneState::Denied => "denied",
         PhoneState::Removed => "removed",
         PhoneState::Gone => "not served",
@@ -50,7 +51,7 @@ fn class(state: PhoneState) -> &'static str {
     match state {
         PhoneState::Well => "good",
         PhoneState::Waiting => "asks",
-        PhoneState::Silent => "fair",
+        PhoneState::Silent | PhoneState::LockedOut => "fair",
         PhoneState::Refused => "bad",
         PhoneState::Never | PhoneState::Allowed | PhoneState::Denied | PhoneState::Removed | PhoneState::Gone => "idle",
     }
@@ -67,6 +68,11 @@ pub(super) fn meaning(state: PhoneState) -> &'static str {
         PhoneState::Waiting => "It has proven who it is, and is on no list: it waits for approval.",
         PhoneState::Allowed => "It is on the list now, and has not asked since it was refused for not being there.",
         PhoneState::Refused => "It is on the list, and was refused when it last asked.",
+        PhoneState::LockedOut => {
+            "It is on the list, and since it was last accepted a client that claims to be it was refused. That is unproven: it may \
+             be this phone, with a certificate that has expired, was revoked or is unknown here, or a wrong password; or it is \
+             a stranger."
+        }
         PhoneState::Denied => "It is denied, whatever else is said of it.",
         PhoneState::Removed => "It was taken off the list, and has not asked since.",
         PhoneState::Gone => "Its constituency is not served any more.",

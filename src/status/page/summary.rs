@@ -2,11 +2,15 @@
 
 use maud::{Markup, html};
 
-use super::link::to_state;
+use super::link::{to_constituency, to_state};
+use super::moment::when;
 use super::state::word;
 use super::text::{Foreign, count, figure, foreign};
 use crate::certificate::Level;
-use crate::status::picture::{Certificate, Constituency, Overview, PhoneState, StateFilter};
+use crate::status::picture::{Certificate, Constituency, Overview, PhoneState, SilentTogether, StateFilter};
+
+/// How many constituencies that fell silent have a line each.
+const SILENCES: usize = 3;
 
 /// Something that needs somebody.
 struct Need {
@@ -99,7 +103,42 @@ fn of_phones(overview: &Overview) -> Vec<Need> {
         };
         needs.push(Need { class: "fair", says });
     }
+    if counts.locked_out > 0 {
+        let each = if counts.locked_out == 1 { "it" } else { "each" };
+        let says = html! {
+            a href=(to_state(StateFilter::One(PhoneState::LockedOut))) {
+                (count(counts.locked_out, "known phone", "known phones"))
+            }
+            " may be locked out: since " (each) " was last accepted, a client that claims to be it was refused. "
+            "The claim is unproven"
+        };
+        needs.push(Need { class: "fair", says });
+    }
+    needs.extend(of_silences(overview));
     needs
+}
+
+/// A line for each constituency that fell silent; for many, which is rather the server's own line, one for all.
+fn of_silences(overview: &Overview) -> Vec<Need> {
+    let silences = &overview.silent_together;
+    let bad = |says| Need { class: "bad", says };
+    if silences.len() > SILENCES {
+        let since = silences.iter().map(|silence| silence.since).max().unwrap_or_default();
+        let says = html! {
+            "In " (figure(silences.len())) " constituencies most phones fell silent, the last " (when(overview.now, since))
+            ": does this server's name still lead here, and is its line up?"
+        };
+        return vec![bad(says)];
+    }
+    let line = |silence: &SilentTogether| {
+        let says = html! {
+            a href=(to_constituency(silence.constituency.as_str())) { (silence.constituency) } ": "
+            (figure(silence.silent)) " of " (figure(silence.of)) " phones that come regularly fell silent together, "
+            (when(overview.now, silence.since)) ": has it power, and a line?"
+        };
+        bad(says)
+    };
+    silences.iter().map(line).collect()
 }
 
 fn figures(overview: &Overview) -> Markup {
@@ -113,6 +152,7 @@ fn figures(overview: &Overview) -> Markup {
             (one(counts.never, PhoneState::Never, "plain"))
             (one(counts.waiting, PhoneState::Waiting, "plain"))
             (one(counts.refused, PhoneState::Refused, "bad"))
+            @if counts.locked_out > 0 { (one(counts.locked_out, PhoneState::LockedOut, "fair")) }
         }
     }
 }

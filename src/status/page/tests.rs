@@ -4,7 +4,7 @@ use super::*;
 use crate::certificate::Level;
 use crate::status::picture::{
     Activity, Certificate, Constituency, Counts, Denial, DeniedPhone, Phone, PhoneRequest, PhoneSort, PhoneState,
-    Place, Unproven,
+    Place, SilentTogether, Unproven,
 };
 
 const NOW: i64 = 1_795_552_267;
@@ -31,6 +31,7 @@ fn phone(mac: &str, state: PhoneState, text: &str) -> Phone {
         configuration: Some((text.to_owned(), NOW - 181)),
         upload: Some((text.to_owned(), NOW - 179)),
         refusal: Some((text.to_owned(), NOW - 3 * DAY)),
+        claimed: (state == PhoneState::LockedOut).then(|| (text.to_owned(), NOW - 60)),
         requests: 1234,
         refusals: 5,
         denied_everywhere: (state == PhoneState::Denied).then(|| denial(text)),
@@ -100,6 +101,7 @@ fn overview(text: &str) -> Overview {
         waiting: vec![phone("00005e0053aa", PhoneState::Waiting, text)],
         unproven: vec![unproven(text)],
         denied: vec![DeniedPhone { mac: "00005e0053ff".parse().unwrap(), denial: denial(text) }],
+        silent_together: Vec::new(),
         activity: Activity {
             step_s: 600,
             since: NOW - DAY,
@@ -175,7 +177,7 @@ fn names(tag: &str) -> impl Iterator<Item = &str> {
 #[test]
 fn what_others_wrote_becomes_no_markup_wherever_it_stands() {
     let (hostile, harmless) = (all_pages(HOSTILE), all_pages(HARMLESS));
-    assert_eq!(hostile.len(), 20);
+    assert_eq!(hostile.len(), 22);
     for (hostile, harmless) in hostile.iter().zip(&harmless) {
         assert!(hostile.contains("&lt;script&gt;") && !hostile.contains("<script>"));
         assert!(skeleton(hostile) == skeleton(harmless), "other elements or attributes: {hostile}");
@@ -301,6 +303,7 @@ fn what_is_empty_says_what_to_do_next() {
         counts: Counts::default(),
         waiting: Vec::new(),
         unproven: Vec::new(),
+        silent_together: Vec::new(),
         activity: Activity::default(),
         troubles: Vec::new(),
         not_ready: None,
@@ -343,6 +346,47 @@ fn the_verdict_counts_what_needs_somebody_the_worst_first() {
     assert!(home(&overview, &none, &PhoneQuery::default(), false).contains("One thing needs you"));
     overview.counts.refused = 0;
     assert!(home(&overview, &none, &PhoneQuery::default(), false).contains("All is well"));
+}
+
+#[test]
+fn claims_for_many_known_phones_are_one_headline_that_calls_them_unproven() {
+    let mut overview = overview(HARMLESS);
+    let headlines = |overview: &Overview| {
+        let page = home(overview, &phones(HARMLESS), &PhoneQuery::default(), false);
+        page.matches("may be locked out").count()
+    };
+    assert_eq!(headlines(&overview), 0);
+    for count in [1, 5000] {
+        overview.counts.locked_out = count;
+        assert_eq!(headlines(&overview), 1);
+    }
+    let page = home(&overview, &phones(HARMLESS), &PhoneQuery::default(), false);
+    assert!(page.contains("state=locked_out") && page.contains("The claim is unproven"), "{page}");
+    let own = render_phone(&overview, &history(HARMLESS, PhoneState::LockedOut), false);
+    assert!(own.contains("locked out?") && own.contains("claimed but unproven: <bdi>"), "{own}");
+    assert!(!own.contains(">well<"), "{own}");
+}
+
+#[test]
+fn a_constituency_that_fell_silent_is_a_headline_and_many_are_one() {
+    let silences = |count: usize| {
+        let mut overview = overview(HARMLESS);
+        let silence = |number| SilentTogether {
+            constituency: format!("customer-{number}").parse().unwrap(),
+            silent: 12,
+            of: 14,
+            since: NOW - 3 * 3600,
+        };
+        overview.silent_together = (0..count).map(silence).collect();
+        home(&overview, &phones(HARMLESS), &PhoneQuery::default(), false)
+    };
+    let page = silences(2);
+    for part in ["href=\"/?constituency=customer-1#phones\"", ">customer-0</a>: 12 of 14 phones", "3\u{a0}h ago"] {
+        assert!(page.contains(part), "{part}");
+    }
+    assert_eq!((page.matches("fell silent together").count(), page.contains("All is well")), (2, false));
+    let many = silences(40);
+    assert_eq!((many.matches("fell silent").count(), many.contains("In 40 constituencies most phones")), (1, true));
 }
 
 #[test]
