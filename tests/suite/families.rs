@@ -5,10 +5,11 @@ use std::sync::LazyLock;
 use rcgen::{CertificateParams, DnType};
 use serde_json::json;
 
-use crate::harness::VVX500;
+use crate::check_as_a_phone::{check, findings};
 use crate::harness::pki::{Ca, Identity, device_params};
 use crate::harness::site::{Running, Site};
 use crate::harness::tool::provost;
+use crate::harness::{VVX500, eventually};
 
 /// Each family with a CA, and a device of the phone VVX500 as the vendor makes it: the subject's CN and serialNumber.
 const FAMILIES: [(&str, &str, Option<&str>); 6] = [
@@ -158,5 +159,126 @@ fn an_unknown_family_is_an_error_that_names_the_known_ones() {
         let ended = provost(&site.path(""), &["trust", "list"]);
         assert_eq!((ended.code, ended.stdout.as_str()), (2, ""));
         assert!(ended.stderr.contains(said), "{said}: {}", ended.stderr);
+    }
+}
+
+/// For each vendor: a right file of one phone; a common file with secrets; the parameters that hold them, by line; a
+/// User-Agent; and what it says.
+const OF_VENDORS: [(&str, &str, &str, &str, &[&str], &str, [&str; 2]); 5] = [
+    (
+        "yealink",
+        "{mac}.cfg",
+        "y000000000028.cfg",
+        "#!version:1.0.0.1\naccount.1.password = hunter2\nauto_provision.server.password = hunter2\naccount.2.password =\n",
+        &["2: account.1.password", "3: auto_provision.server.password"],
+        "Yealink SIP-T46G 28.83.0.120 00:15:65:4a:a9:37",
+        ["SIP-T46G", "28.83.0.120"],
+    ),
+    (
+        "snom",
+        "snomD345-{mac}.htm",
+        "snomD345.htm",
+        "<?xml version='1.0'?>\n<settings><phone-settings>\n<user_pass idx=\"1\" perm=\"\">hunter2</user_pass>\n\
+         <http_pass perm=\"R\">hunter2</http_pass><admin_mode_password>hunter2</admin_mode_password>\n</phone-settings></settings>",
+        &["3: user_pass", "4: admin_mode_password", "4: http_pass"],
+        "Mozilla/4.0 (compatible; snomD345-SIP 10.1.46.16 000413A1B2C3)",
+        ["snomD345", "10.1.46.16"],
+    ),
+    (
+        "grandstream",
+        "cfg{mac}.xml",
+        "cfg.xml",
+        "<?xml version='1.0'?>\n<gs_provision version='1'><config version='1'>\n<P2>hunter2</P2><P35>100</P35>\n<P34>hunter2</P34>\n\
+         </config></gs_provision>",
+        &["3: P2", "4: P34"],
+        "Grandstream Model HW GXP2160 SW 1.0.9.132 DevId 000b82462d97",
+        ["GXP2160", "1.0.9.132"],
+    ),
+    (
+        "cisco-mpp",
+        "spa{mac}.xml",
+        "spa504G.cfg",
+        "<flat-profile>\n<Password_1_ ua=\"na\">hunter2</Password_1_>\n<Admin_Passwd>hunter2</Admin_Passwd>\n<PSK_1>fnc=sd</PSK_1>\n\
+         <Profile_Rule>[--uid u --pwd hunter2]https://h/$MA.xml</Profile_Rule></flat-profile>",
+        &["2: Password_1_", "3: Admin_Passwd", "5: Profile_Rule"],
+        "Cisco-CP-8841-3PCC/11.3.1 (00562b043615)",
+        ["CP-8841-3PCC", "11.3.1"],
+    ),
+    (
+        "cisco",
+        "SEP{mac}.cnf.xml",
+        "XMLDefault.cnf.xml",
+        "<device>\n<sshPassword>hunter2</sshPassword>\n<sipLines><line><authPassword>hunter2</authPassword></line></sipLines></device>",
+        &["2: sshPassword", "3: authPassword"],
+        "Cisco-CP8845/12.5.1",
+        ["CP8845", "12.5.1"],
+    ),
+];
+
+/// What `check` finds in the constituency `own`.
+fn found_in_own(site: &Site) -> Vec<String> {
+    let is_of_own = |line: &String| line.split(": ").nth(1).is_some_and(|subject| subject.starts_with("own"));
+    findings(site).into_iter().filter(is_of_own).collect()
+}
+
+#[test]
+fn each_vendors_files_are_checked_by_its_own_rules() {
+    for (family, own, common, text, secrets, agent, said) in OF_VENDORS {
+        let site = site();
+        let (_, common_name, number) = FAMILIES.into_iter().find(|(name, ..)| *name == family).unwrap();
+        site.constituency("own", &json!({ "trust": [format!("the-{family}")], "phones": { VVX500: "" } }));
+        site.file(&format!("own/{}", own.replace("{mac}", &VVX500.to_uppercase())), text);
+        site.file(&format!("own/{common}"), text);
+        let found = found_in_own(&site);
+        let expected = secrets.iter().map(|secret| format!("warning: own/{common}:{secret} holds a "));
+        for (line, expected) in found.iter().zip(expected) {
+            assert!(line.starts_with(&expected), "{family}: {line} is not {expected}");
+        }
+        assert_eq!(found.len(), secrets.len(), "{family}: {found:#?}");
+        assert!(!check(&site).stdout.contains("hunter2"), "a secret is shown");
+
+        let server = site.start();
+        let header = format!("User-Agent: {agent}\r\n");
+        let identity = device(family, common_name, number);
+        assert_eq!(
+            server.client("own", &identity).request("GET", &format!("/{common}"), &header, b"").unwrap().status,
+            200
+        );
+        let line = eventually("the phone's model", || {
+            let listed = provost(&site.path("."), &["phones", "--constituency", "own", "--json"]).stdout;
+            listed
+                .lines()
+                .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+                .find(|it| it["model"].is_string())
+        });
+        assert_eq!([&line["model"], &line["firmware"]], said, "{family}");
+    }
+}
+
+#[test]
+fn polycoms_rules_hold_only_where_its_phones_are_let_in() {
+    let yealinks = "#!version:1.0.0.1\naccount.1.enable = 1\n";
+    let broken = "<PHONE a='1'";
+    let policies = [
+        (json!({ "trust": ["the-yealink"], "phones": { VVX500: "" } }), yealinks, false),
+        (json!({ "trust": ["the-yealink", "the-cisco"], "phones": { VVX500: "" } }), yealinks, false),
+        (json!({ "trust": ["the-polycom"], "phones": { VVX500: "" } }), yealinks, true),
+        (json!({ "trust": ["the-yealink", "the-polycom"], "phones": { VVX500: "" } }), yealinks, true),
+        (json!({ "client_auth": "digest", "phones": { VVX500: "" } }), yealinks, false),
+        (json!({ "client_auth": "digest", "phones": { VVX500: "" } }), "<PHONE/>", true),
+        (json!({ "client_auth": "none" }), yealinks, false),
+        (json!({ "client_auth": "none" }), "<PHONE/>", true),
+    ];
+    for (policy, first, is_polycoms) in policies {
+        let site = site();
+        site.constituency("own", &policy);
+        site.file("own/common.cfg", first);
+        site.file("own/x.cfg", broken);
+        let found = found_in_own(&site);
+        let is_broken = |line: &String| line.starts_with("warning: own/x.cfg: the file ends within a tag");
+        assert_eq!(found.iter().any(is_broken), is_polycoms, "{policy}: {found:#?}");
+        let has_note = found.iter().any(|line| line.starts_with("note: own: there is no 000000000000.cfg"));
+        assert_eq!(has_note, is_polycoms && policy["client_auth"] != "none", "{policy}: {found:#?}");
+        assert!(!found.iter().any(|line| line.contains("common.cfg")), "{policy}: {found:#?}");
     }
 }
