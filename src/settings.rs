@@ -1,6 +1,9 @@
 //! Reading JSON settings so that an error says where it stands and what was probably meant.
 //!
-//! Pure: text in, value or [`SettingsError`] out. `provost.json` and every `constituency.json` go through [`read`].
+//! Pure: text in, value or [`SettingsError`] out. `provost.json` and every `constituency.json` go through [`read`], bodies of
+//! requests through [`read_body`].
+
+mod json_error;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -8,11 +11,15 @@ use std::path::{Path, PathBuf};
 use serde::de::{DeserializeOwned, Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use json_error::JsonError;
+
 /// One thing that is wrong with a settings file: file, line, key, reason, and the nearest valid key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct SettingsError {
     file: PathBuf,
     line: Option<usize>,
+    /// The column, where the text is not JSON at all.
+    column: Option<usize>,
     key: Option<String>,
     reason: String,
     hint: Option<String>,
@@ -21,7 +28,7 @@ pub struct SettingsError {
 impl SettingsError {
     /// An error of `file` as a whole.
     pub fn of_file(file: &Path, reason: impl fmt::Display) -> Self {
-        Self { file: file.to_owned(), line: None, key: None, reason: reason.to_string(), hint: None }
+        Self { file: file.to_owned(), line: None, column: None, key: None, reason: reason.to_string(), hint: None }
     }
 
     /// An error of the top-level `key`, whose line is looked up in the file's `text`.
@@ -29,6 +36,7 @@ impl SettingsError {
         Self {
             file: file.to_owned(),
             line: line_of_key(text, key),
+            column: None,
             key: Some(key.to_owned()),
             reason: reason.to_string(),
             hint: None,
@@ -42,11 +50,11 @@ impl SettingsError {
         self
     }
 
-    /// Where it stands: file, and line if it is known.
+    /// Where it stands: file, line and column as far as they are known.
     #[must_use]
     pub fn place(&self) -> String {
-        let line = self.line.map(|line| format!(":{line}")).unwrap_or_default();
-        format!("{}{line}", self.file.display())
+        let numbers = [self.line, self.column].into_iter().flatten().map(|number| format!(":{number}"));
+        format!("{}{}", self.file.display(), numbers.collect::<String>())
     }
 
     #[must_use]
@@ -92,13 +100,41 @@ impl fmt::Display for SettingsError {
 /// # Errors
 /// The first thing that is wrong, with its line, its key and, for an unknown key, the nearest known one.
 pub fn read<T: DeserializeOwned>(file: &Path, text: &str) -> Result<T, SettingsError> {
+    parse(text, "the file", |told| SettingsError { file: file.to_owned(), ..told })
+}
+
+/// Reads a `T` from the JSON body of a request.
+///
+/// # Errors
+/// The first thing that is wrong, with its line and column in the body.
+pub fn read_body<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
+    let text = std::str::from_utf8(body).map_err(|_| "the body is not UTF-8 text".to_owned())?;
+    let named = |told: SettingsError| SettingsError { file: "body".into(), ..told };
+    parse(text, "the body", named).map_err(|error| error.to_string())
+}
+
+/// What is wrong with the JSON `text` of a file, with its line and column; serde's words name Rust's types.
+#[must_use]
+pub fn explain(text: &str, error: &serde_json::Error) -> String {
+    let told = describe(text, "the file", None, error);
+    let place: Vec<String> = [told.line, told.column].into_iter().flatten().map(|number| number.to_string()).collect();
+    if place.is_empty() { told.message() } else { format!("{}: {}", place.join(":"), told.message()) }
+}
+
+/// Reads a `T` from the JSON `text`, which is called `what`; `named` puts its name into an error.
+fn parse<T: DeserializeOwned>(
+    text: &str,
+    what: &str,
+    named: impl Fn(SettingsError) -> SettingsError,
+) -> Result<T, SettingsError> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();
         // "?" is what serde_path_to_error calls a place that it never came to.
-        describe(file, Some(path).filter(|path| path != "." && path != "?"), &error.into_inner())
+        let path = Some(path).filter(|path| path != "." && path != "?");
+        named(describe(text, what, path, &error.into_inner()))
     })?;
-    deserializer.end().map_err(|error| describe(file, None, &error))?;
+    deserializer.end().map_err(|error| named(describe(text, what, None, &error)))?;
     Ok(value)
 }
 
@@ -166,33 +202,19 @@ impl<'de> Deserialize<'de> for WithoutControls {
     }
 }
 
-fn describe(file: &Path, path: Option<String>, error: &serde_json::Error) -> SettingsError {
-    let line = Some(error.line()).filter(|line| *line > 0);
-    let full = error.to_string();
-    let suffix = format!(" at line {} column {}", error.line(), error.column());
-    let reason = full.strip_suffix(&suffix).unwrap_or(&full);
-    let told = |key, reason: String, hint| SettingsError { file: file.to_owned(), line, key, reason, hint };
-    if let Some((unknown, known)) = unknown(reason, "field") {
+/// The error of a file without a name.
+fn describe(text: &str, what: &str, path: Option<String>, error: &serde_json::Error) -> SettingsError {
+    let JsonError { line, column, reason } = JsonError::of(text, error, what);
+    let told = |key, reason, hint| SettingsError { file: PathBuf::new(), line, column, key, reason, hint };
+    if let Some((unknown, known)) = unknown(&reason, "field") {
         told(Some(unknown.to_owned()), "is no known key".to_owned(), Some(hint("keys", unknown, &known)))
-    } else if let Some((unknown, known)) = unknown(reason, "variant") {
+    } else if let Some((unknown, known)) = unknown(&reason, "variant") {
         // A value ("xml") or a key ("fles") that chooses one of several forms: the key above it says where it stands.
         told(path, format!("\"{unknown}\" is not known here"), Some(hint("ones", unknown, &known)))
     } else {
-        told(path, in_terms_of_json(reason), None)
+        // Where the text is not JSON, no key is to blame.
+        told(path.filter(|_| column.is_none()), reason, None)
     }
-}
-
-/// Says in JSON's words what serde says in Rust's: nobody who writes a configuration knows how our types are called.
-fn in_terms_of_json(reason: &str) -> String {
-    let Some((found, expected)) = reason.split_once(", expected ") else { return reason.to_owned() };
-    let found = found.replace("type: map", "type: an object").replace("type: sequence", "type: an array");
-    let expected = match expected {
-        "a map" => "an object",
-        "a sequence" => "an array",
-        expected if expected.starts_with("struct ") => "an object",
-        expected => expected,
-    };
-    format!("{found}, expected {expected}")
 }
 
 fn hint(what: &str, unknown: &str, known: &[&str]) -> String {
@@ -264,9 +286,16 @@ mod tests {
     #[test]
     fn a_value_of_another_type_is_told_in_the_words_of_json() {
         let told = |text: &str| error(text).rsplit_once(": ").unwrap().1.to_owned();
-        assert_eq!(told(r#"{"uploads": true}"#), "boolean `true`, expected an object");
-        assert_eq!(told(r#"{"client_auth": {}}"#), "an object, expected u8");
-        assert_eq!(told(r#"{"client_auth": []}"#), "an array, expected u8");
+        assert_eq!(told(r#"{"uploads": true}"#), "true stands where an object is expected");
+        let number = "is expected";
+        assert_eq!(
+            told(r#"{"client_auth": {}}"#),
+            format!("an object stands where a whole number from 0 to 255 {number}")
+        );
+        assert_eq!(
+            told(r#"{"client_auth": []}"#),
+            format!("a list stands where a whole number from 0 to 255 {number}")
+        );
     }
 
     #[test]
@@ -285,9 +314,23 @@ mod tests {
     #[test]
     fn a_wrong_value_is_named_with_its_key() {
         let text = error("{\"client_auth\": 1,\n\"uploads\": {\"max_file_bytes\": \"big\"}}");
-        assert!(text.starts_with("c.json:2: \"uploads.max_file_bytes\": invalid type: string \"big\""), "{text}");
-        assert!(error("{\"client_auth\": 1} x").contains("trailing characters"));
-        assert!(error("{").contains("EOF"));
+        assert!(text.starts_with("c.json:2: \"uploads.max_file_bytes\": the text \"big\" stands where"), "{text}");
+        assert_eq!(error("{\"client_auth\": 1} x"), "c.json:1:20: something stands behind the end of the object");
+        assert_eq!(error("{\n"), "c.json:1:1: the file ends before the closing }");
+        assert_eq!(error("{\"uploads\": {\n// x\n}}"), "c.json:2:1: a comment (// or /* */): JSON has none; remove it");
+    }
+
+    #[test]
+    fn an_error_of_a_body_is_told_like_that_of_a_file() {
+        let error = |body: &[u8]| read_body::<Sample>(body).unwrap_err();
+        assert_eq!(error(b"{\"client_auth\": 1"), "body:1:17: the body ends before the closing }");
+        assert_eq!(error(b"{\"client_auth\": 1,}"), "body:1:19: trailing comma: remove the comma before this }");
+        assert_eq!(
+            error(b"{\"clientauth\": 1}"),
+            "body:1: \"clientauth\": is no known key; did you mean \"client_auth\"?"
+        );
+        assert_eq!(error(b"\xff"), "the body is not UTF-8 text");
+        assert_eq!(read_body::<Sample>(b"{\"client_auth\": 1}").unwrap().client_auth, Some(1));
     }
 
     #[test]

@@ -442,7 +442,12 @@ mod tests {
         state::write_private(&file, b"{").unwrap();
         for _ in 0..2 {
             assert_eq!(followed.refresh(at(2)), Changes::default());
-            assert!(followed.error().is_some_and(|error| error.contains("denied.json:1: ")) && denials.has(mac()));
+            assert!(
+                followed
+                    .error()
+                    .is_some_and(|error| error.contains("denied.json:1:1: the file ends before the closing }"))
+                    && denials.has(mac())
+            );
         }
         // Missing for a moment, it is not removed; missing with its folder, it is unknown.
         std::fs::remove_file(&file).unwrap();

@@ -349,7 +349,7 @@ mod tests {
         assert!(parse(r#"{"phones": {"000000000000": "x"}}"#).unwrap_err().contains("never a phone"));
         assert!(parse(r#"{"denied": ["00005e0053ff", "00005E0053FF"]}"#).unwrap_err().contains("twice"));
         assert!(parse(r#"{"phones": "all"}"#).unwrap_err().contains("or \"any\""));
-        assert!(parse(r#"{"phones": {}, "phones": {}}"#).unwrap_err().contains("duplicate field"));
+        assert!(parse(r#"{"phones": {}, "phones": {}}"#).unwrap_err().contains("stands here twice"));
     }
 
     #[test]

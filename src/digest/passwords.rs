@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::algorithm::Ha1;
 use crate::constituency::{ConstituencyName, MacAddress};
 use crate::files::{Stamp, read_regular};
+use crate::settings::explain;
 use crate::state::{self, lock};
 use crate::wording::counted;
 
@@ -263,8 +264,10 @@ fn change(
 
 fn read(folder: &Path, constituency: &ConstituencyName) -> Result<OfConstituency, PasswordsError> {
     let path = path(folder, constituency);
-    let text = read_regular(&path).map_err(failed(&path))?;
-    serde_json::from_slice(&text).map_err(|error| failed(&path)(error.into()))
+    let bytes = read_regular(&path).map_err(failed(&path))?;
+    let wrong = |reason| PasswordsError { path: path.clone(), reason };
+    let text = std::str::from_utf8(&bytes).map_err(|_| wrong("the file is not UTF-8 text".to_owned()))?;
+    serde_json::from_str(text).map_err(|error| wrong(explain(text, &error)))
 }
 
 fn path(folder: &Path, constituency: &ConstituencyName) -> PathBuf {

@@ -212,7 +212,7 @@ mod tests {
             parse(&format!("{{{inner}\"dns\": {{ \"primary\": \"ns1.example.com\", \"tsig_key_file\": \"k\" }}}}"))
                 .unwrap_err()
         };
-        assert!(error("").contains("missing field `terms_of_service_agreed`"));
+        assert!(error("").contains("the key \"terms_of_service_agreed\" is missing"));
         assert!(error(r#""terms_of_service_agreed": false, "#).contains("must be true"));
         let agreed = r#""terms_of_service_agreed": true, "#;
         assert!(error(&format!("{agreed}\"keys\": [], ")).contains("each once"));

@@ -23,6 +23,7 @@ use crate::clock;
 use crate::constituency::denials::MAX_NOTE;
 use crate::constituency::{ConstituencyName, InvalidMacAddress, InvalidName, MacAddress};
 use crate::metrics::Exposition;
+use crate::settings;
 
 /// The longest body that is read, in bytes.
 const MAX_BODY: usize = 8 << 10;
@@ -208,9 +209,9 @@ async fn change(status: &Arc<Status>, route: &Route, head: &Parts, body: &Bytes,
             }
         }
         Route::Change(is_allowed) if media_type == "application/json" => {
-            let changed = match serde_json::from_slice::<Posted>(body) {
+            let changed = match settings::read_body::<Posted>(body) {
                 Ok(posted) => posted.carry_out(status, *is_allowed, "the API").await,
-                Err(error) => Err((StatusCode::BAD_REQUEST, error.to_string())),
+                Err(reason) => Err((StatusCode::BAD_REQUEST, reason)),
             };
             match changed {
                 Ok((_, is_changed)) => answer::json(StatusCode::OK, &json!({ "changed": is_changed })),

@@ -158,7 +158,7 @@ fn phones_of_a_broken_policy_are_not_passed_over_in_silence() {
     let unlisted = |name: &str| {
         format!(
             "the policy of {name} is broken, so that its list of phones is not known here: \
-             constituencies/{name}/constituency.json:1: "
+             constituencies/{name}/constituency.json:1:37: "
         )
     };
     let listed = |args: &[&str]| provost(&site.path("."), &[&["phones"], args].concat());

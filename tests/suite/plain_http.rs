@@ -402,7 +402,7 @@ fn check_says_whom_it_is_open_to_and_whether_it_has_an_effect() {
     let mistakes = [
         (json!({ "listen": "127.0.0.1:0", "networks": ["::/0"] }), "\"plain_http\": ::/0 is the whole internet"),
         (json!({ "listen": "127.0.0.1:0", "networks": [] }), "\"plain_http\": names no networks"),
-        (json!({ "listen": "127.0.0.1:0" }), "missing field `networks`"),
+        (json!({ "listen": "127.0.0.1:0" }), "the key \"networks\" is missing"),
         (json!({ "listen": ["127.0.0.1:80", "10.0.0.1"], "networks": lan }), "\"10.0.0.1\" is no address with a port"),
         (json!({ "listen": 80, "networks": lan }), "an address with a port, or a list of them"),
         (

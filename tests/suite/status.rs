@@ -253,7 +253,8 @@ fn troubles_are_told_in_the_operators_words() {
     assert!(troubles.contains("broken: ") && troubles.contains("constituency.json"), "{troubles}");
     let broken = overview["constituencies"].as_array().unwrap().iter().find(|it| it["name"] == "broken").unwrap();
     assert_eq!(broken["url"], Value::Null);
-    assert!(broken["problem"].as_str().unwrap().contains("EOF"));
+    let problem = broken["problem"].as_str().unwrap();
+    assert!(problem.contains("constituency.json:1:1: the file ends before the closing }"), "{problem}");
     assert_eq!(overview["constituencies"].as_array().unwrap().len(), 2);
     // The ledger's folder becomes a file: nothing can be written.
     std::fs::rename(site.path("state/ledger"), site.path("state/ledger.away")).unwrap();

@@ -182,6 +182,31 @@ fn whatever_changes_anything_needs_the_token_everywhere() {
 }
 
 #[test]
+fn an_api_body_that_is_not_json_is_told_with_its_place() {
+    let site = site("127.0.0.1:0");
+    let server = site.start();
+    let operators = Operators::of(&server).with_token(TOKEN);
+    for (body, error) in [
+        ("{\n \"mac\": \"00005e0053aa\"", "body:2:22: the body ends before the closing }"),
+        (
+            "{ \"mac\": \"00005e0053aa\", // the kitchen\n }",
+            "body:1:26: a comment (// or /* */): JSON has none; remove it",
+        ),
+        ("{ \"mac\": \"00005e0053aa\", }", "body:1:26: trailing comma: remove the comma before this }"),
+        (
+            "{ \"mac\": 1, \"constituency\": \"ote\" }",
+            "body:1: \"mac\": the number 1 stands where text in double quotes is expected",
+        ),
+        ("{ \"mak\": \"\" }", "body:1: \"mak\": is no known key; did you mean \"mac\"?"),
+        ("{ \"mac\": \"00005e0053aa\" }", "body:1: the key \"constituency\" is missing"),
+        ("", "body:1:1: the body is empty; it must hold at least {}"),
+    ] {
+        let answer = operators.with(&["-H", "Content-Type: application/json", "--data", body]).get("/api/allow");
+        assert_eq!((answer.status, answer.json()["error"].as_str()), (400, Some(error)), "{body}");
+    }
+}
+
+#[test]
 fn a_token_is_another_one_after_sighup_and_a_bad_file_leaves_the_last() {
     let site = site("127.0.0.1:0");
     let server = site.start();

@@ -1,0 +1,352 @@
+//! What is wrong with a JSON text, in the words of those who write it: serde's errors name Rust's types and say little of
+//! what usually happened, a comment or a comma too many.
+
+use serde_json::error::Category;
+
+/// An error of a JSON text.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct JsonError {
+    /// The line, if it is known.
+    pub(super) line: Option<usize>,
+    /// The column in characters, where the text is no JSON at all.
+    pub(super) column: Option<usize>,
+    /// What is wrong.
+    pub(super) reason: String,
+}
+
+impl JsonError {
+    /// What `error` says of `text`, which is called `what` ("the file").
+    pub(super) fn of(text: &str, error: &serde_json::Error, what: &str) -> Self {
+        let full = error.to_string();
+        let suffix = format!(" at line {} column {}", error.line(), error.column());
+        let said = full.strip_suffix(&suffix).unwrap_or(&full);
+        let line = Some(error.line()).filter(|line| *line > 0);
+        match error.classify() {
+            Category::Eof => {
+                // serde counts the line behind a line end at the end of the file; nothing stands there.
+                let end = if error.column() == 0 { text.trim_end().len() } else { text.len() };
+                let (line, column) = position(text, end.saturating_sub(1));
+                Self { line: Some(line), column: Some(column), reason: unfinished(text, what) }
+            }
+            Category::Syntax => {
+                let at = offset(text, error.line(), error.column());
+                let (line, column) = position(text, at);
+                Self { line: Some(line), column: Some(column), reason: misplaced(text, at, said) }
+            }
+            Category::Data | Category::Io => Self { line, column: None, reason: in_terms_of_json(said) },
+        }
+    }
+}
+
+/// The byte that serde's line and column mean; serde counts bytes, from 1.
+fn offset(text: &str, line: usize, column: usize) -> usize {
+    let begin: usize = text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
+    // Column 0 is the line end before.
+    let mut at = (begin + column).saturating_sub(1).min(text.len());
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    at
+}
+
+/// Line and column of the byte `at`, both from 1, in characters.
+fn position(text: &str, at: usize) -> (usize, usize) {
+    let mut at = at.min(text.len());
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    let before = text.get(..at).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    (line, column)
+}
+
+/// What is missing at the end of `text`.
+fn unfinished(text: &str, what: &str) -> String {
+    let mut open = Vec::new();
+    let mut characters = text.chars();
+    let mut is_string = false;
+    while let Some(character) = characters.next() {
+        match character {
+            '"' => is_string = !is_string,
+            '\\' if is_string => drop(characters.next()),
+            '{' if !is_string => open.push('}'),
+            '[' if !is_string => open.push(']'),
+            '}' | ']' if !is_string => drop(open.pop()),
+            _ => {}
+        }
+    }
+    match open.last() {
+        _ if is_string => format!("{what} ends within a string: its closing \" is missing"),
+        Some(bracket) => format!("{what} ends before the closing {bracket}"),
+        None if text.trim().is_empty() => format!("{what} is empty; it must hold at least {{}}"),
+        None => format!("{what} ends where a value is expected"),
+    }
+}
+
+/// What is wrong at the byte `at`, of which serde has `said` something.
+fn misplaced(text: &str, at: usize, said: &str) -> String {
+    let rest = text.get(at..).unwrap_or_default();
+    let first = rest.chars().next().unwrap_or(' ');
+    let word: String = rest.chars().take_while(|c| c.is_alphanumeric() || matches!(c, '_' | '-')).take(40).collect();
+    // What was meant is told by what stands there, whichever token serde was waiting for.
+    match first {
+        '/' => return "a comment (// or /* */): JSON has none; remove it".to_owned(),
+        '#' => return "# begins a comment elsewhere: JSON has none; remove it".to_owned(),
+        '\'' => return "single quotes: JSON takes double quotes (\") alone".to_owned(),
+        '\u{201c}' | '\u{201d}' | '\u{201e}' => {
+            return "typographic quotes: JSON takes plain double quotes (\") alone".to_owned();
+        }
+        '\u{feff}' => return "a byte order mark: save the file as UTF-8 without one".to_owned(),
+        _ => {}
+    }
+    match said {
+        "trailing comma" => format!("trailing comma: remove the comma before this {first}"),
+        "expected `,` or `}`" | "expected `,` or `]`" => {
+            let closing = if said.ends_with("`}`") { '}' } else { ']' };
+            match first {
+                '}' | ']' => format!("{first} stands where a comma or the closing {closing} is expected"),
+                ':' => "a colon stands where a comma is expected".to_owned(),
+                _ => format!("a comma is missing before this, or the closing {closing}"),
+            }
+        }
+        "expected `:`" => "a colon is missing behind the key".to_owned(),
+        "key must be a string" | "expected `\"`" if word.is_empty() => {
+            format!("{first} stands where a key in double quotes is expected")
+        }
+        "key must be a string" | "expected `\"`" => format!("a key stands in double quotes: \"{word}\""),
+        "expected value" | "expected ident" if word.is_empty() => format!("{first} stands where a value is expected"),
+        "expected value" | "expected ident" => match word.to_ascii_lowercase().as_str() {
+            known @ ("true" | "false" | "null") => format!("{word} is written {known}"),
+            _ => {
+                let value = "true, false, null, a number, or text in double quotes";
+                format!("this is not a value of JSON; a value is {value}")
+            }
+        },
+        "trailing characters" => match first {
+            '}' | ']' => format!("one closing {first} too many"),
+            _ => "something stands behind the end of the object".to_owned(),
+        },
+        "invalid number" => "this is not a number of JSON".to_owned(),
+        "number out of range" => "the number is too large".to_owned(),
+        "invalid escape" => {
+            "a backslash stands before a character that needs none; a backslash itself is written \\\\".to_owned()
+        }
+        "recursion limit exceeded" => "objects and lists are nested too deep".to_owned(),
+        said if said.starts_with("control character") => {
+            "a line end or another control character stands within a string; its closing \" may be missing".to_owned()
+        }
+        said if said.contains("escape") || said.contains("unicode") => "the escape \\u is not complete".to_owned(),
+        said => said.to_owned(),
+    }
+}
+
+/// Says in JSON's words what serde says of a value in Rust's.
+fn in_terms_of_json(said: &str) -> String {
+    let quoted = |prefix: &str| said.strip_prefix(prefix)?.split('`').nth(1);
+    if let Some(key) = quoted("missing field ") {
+        return format!("the key \"{key}\" is missing");
+    }
+    if let Some(key) = quoted("duplicate field ") {
+        return format!("the key \"{key}\" stands here twice");
+    }
+    let is_of_kind = ["invalid type: ", "invalid value: "].iter().find_map(|kind| said.strip_prefix(kind));
+    match is_of_kind.and_then(|rest| rest.split_once(", expected ")) {
+        Some((found, expected)) => {
+            format!("{} stands where {} is expected", found_value(found), expected_value(expected))
+        }
+        None => said.to_owned(),
+    }
+}
+
+fn found_value(found: &str) -> String {
+    let value = || found.split('`').nth(1).unwrap_or_default();
+    match found.split(' ').next().unwrap_or_default() {
+        "boolean" => value().to_owned(),
+        "integer" | "floating" => format!("the number {}", value()),
+        "string" => format!("the text {}", found.trim_start_matches("string ")),
+        "map" => "an object".to_owned(),
+        "sequence" => "a list".to_owned(),
+        "unit" => "null".to_owned(),
+        _ => found.to_owned(),
+    }
+}
+
+fn expected_value(expected: &str) -> &str {
+    match expected {
+        "u8" => "a whole number from 0 to 255",
+        "u16" => "a whole number from 0 to 65535",
+        "u32" => "a whole number from 0 to 4294967295",
+        "u64" | "usize" => "a whole number that is not negative",
+        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
+        "f32" | "f64" => "a number",
+        "a boolean" => "true or false",
+        "a string" | "a borrowed string" | "string" => "text in double quotes",
+        "path string" => "a path in double quotes",
+        "a map" => "an object",
+        "a sequence" => "a list",
+        expected if expected.starts_with("a nonzero ") => "a whole number above 0",
+        expected if expected.starts_with("struct ") => "an object",
+        expected if expected.starts_with("enum ") || expected.ends_with(" identifier") => "text in double quotes",
+        expected => expected,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `LINE:COLUMN: REASON` for a text that is no JSON.
+    fn told(text: &str) -> String {
+        let error = serde_json::from_str::<serde_json::Value>(text).unwrap_err();
+        let error = JsonError::of(text, &error, "the file");
+        format!("{}:{}: {}", error.line.unwrap(), error.column.unwrap(), error.reason)
+    }
+
+    #[test]
+    fn a_file_that_breaks_off_says_what_is_missing() {
+        for (text, expected) in [
+            ("{", "1:1: the file ends before the closing }"),
+            ("{\n  \"phones\": {\n    \"00005e00530c\": \"kitchen\"\n  }", "4:3: the file ends before the closing }"),
+            (
+                "{\n  \"phones\": {\n    \"00005e00530c\": \"kitchen\"\n  }\n\n",
+                "4:3: the file ends before the closing }",
+            ),
+            ("{\"a\": [1, 2", "1:11: the file ends before the closing ]"),
+            ("{\"a\": [1, {\"b\": 2}", "1:18: the file ends before the closing ]"),
+            ("{\"a\": ", "1:6: the file ends before the closing }"),
+            ("{\"a\": 1,", "1:8: the file ends before the closing }"),
+            ("{\"a}\": \"b{\\\"", "1:12: the file ends within a string: its closing \" is missing"),
+            ("", "1:1: the file is empty; it must hold at least {}"),
+            ("\n \n", "1:1: the file is empty; it must hold at least {}"),
+        ] {
+            assert_eq!(told(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn comments_commas_and_quotes_are_named_as_what_they_are() {
+        let comment = "a comment (// or /* */): JSON has none; remove it";
+        for (text, expected) in [
+            ("// mine\n{}", format!("1:1: {comment}")),
+            ("{\n  // mine\n  \"a\": 1\n}", format!("2:3: {comment}")),
+            ("{\"a\": 1, // mine\n \"b\": 2}", format!("1:10: {comment}")),
+            ("{\"a\": 1 // mine\n}", format!("1:9: {comment}")),
+            ("{\"a\": // mine\n 1}", format!("1:7: {comment}")),
+            ("{\"a\" // mine\n: 1}", format!("1:6: {comment}")),
+            ("{\"a\": [1, /* mine */ 2]}", format!("1:11: {comment}")),
+            ("{} // mine", format!("1:4: {comment}")),
+            ("# mine\n{}", "1:1: # begins a comment elsewhere: JSON has none; remove it".to_owned()),
+            ("{\"a\": 1,}", "1:9: trailing comma: remove the comma before this }".to_owned()),
+            ("{\n  \"a\": [\n    1,\n  ]\n}", "4:3: trailing comma: remove the comma before this ]".to_owned()),
+            ("{\n  \"a\": 1\n  \"b\": 2\n}", "3:3: a comma is missing before this, or the closing }".to_owned()),
+            ("[1 2]", "1:4: a comma is missing before this, or the closing ]".to_owned()),
+            ("{\"a\": 1]", "1:8: ] stands where a comma or the closing } is expected".to_owned()),
+            ("{\"a\" 1}", "1:6: a colon is missing behind the key".to_owned()),
+            ("{'a': 1}", "1:2: single quotes: JSON takes double quotes (\") alone".to_owned()),
+            ("{\"a\": 'b'}", "1:7: single quotes: JSON takes double quotes (\") alone".to_owned()),
+            ("{\"ä\": “b”}", "1:7: typographic quotes: JSON takes plain double quotes (\") alone".to_owned()),
+            ("{a: 1}", "1:2: a key stands in double quotes: \"a\"".to_owned()),
+            ("{,}", "1:2: , stands where a key in double quotes is expected".to_owned()),
+            ("{\"a\": }", "1:7: } stands where a value is expected".to_owned()),
+            ("{\"a\": True}", "1:7: True is written true".to_owned()),
+            (
+                "{\"a\": \"b\nc\"}",
+                "1:9: a line end or another control character stands within a string; its closing \" may be missing"
+                    .to_owned(),
+            ),
+            ("{\"a\": 1}}", "1:9: one closing } too many".to_owned()),
+            ("{} x", "1:4: something stands behind the end of the object".to_owned()),
+            ("\u{feff}{}", "1:1: a byte order mark: save the file as UTF-8 without one".to_owned()),
+        ] {
+            assert_eq!(told(text), expected, "{text:?}");
+        }
+    }
+
+    /// serde's own sentences for everything that can be wrong with a text, so that none is passed on.
+    #[test]
+    fn no_sentence_of_serdes_is_passed_on() {
+        let texts = [
+            "[",
+            "{",
+            "\"",
+            "",
+            "{\"a\" 1}",
+            "[1 2]",
+            "{\"a\":1 2}",
+            "tru",
+            "nulp",
+            "x",
+            "{\"a\":x}",
+            "\"\\x\"",
+            "1.",
+            "1e999",
+            "01",
+            "\"\\ud800\"",
+            "\"\\u12\"",
+            "\"\\u12zz\"",
+            "\"\\ud800\\u0041\"",
+            "\"\n\"",
+            "{1:2}",
+            "[1,]",
+            "{\"a\":1,}",
+            "{} 1",
+            "-",
+            "{\"a\":--1}",
+        ];
+        let deep = "[".repeat(200);
+        for text in texts.into_iter().chain([deep.as_str()]) {
+            let Err(error) = serde_json::from_str::<serde_json::Value>(text) else { panic!("{text} is JSON") };
+            let serdes = error.to_string();
+            let serdes = serdes.split(" at line").next().unwrap();
+            let reason = JsonError::of(text, &error, "the file").reason;
+            assert_ne!(reason, serdes, "{text:?}");
+            assert!(
+                !reason.contains("EOF") && !reason.contains("ident") && !reason.contains('`'),
+                "{text:?}: {reason}"
+            );
+        }
+        assert_eq!(texts.len(), 26);
+    }
+
+    #[test]
+    fn values_of_another_kind_are_told_in_words() {
+        for (said, expected) in [
+            ("missing field `domain`", "the key \"domain\" is missing"),
+            ("duplicate field `domain`", "the key \"domain\" stands here twice"),
+            ("invalid type: boolean `true`, expected struct Uploads", "true stands where an object is expected"),
+            (
+                "invalid type: integer `443`, expected a list of them",
+                "the number 443 stands where a list of them is expected",
+            ),
+            (
+                "invalid value: integer `70000`, expected u16",
+                "the number 70000 stands where a whole number from 0 to 65535 is expected",
+            ),
+            (
+                "invalid type: string \"big\", expected u64",
+                "the text \"big\" stands where a whole number that is not negative is expected",
+            ),
+            ("invalid type: null, expected a boolean", "null stands where true or false is expected"),
+            ("invalid type: map, expected a sequence", "an object stands where a list is expected"),
+            (
+                "invalid type: floating point `1.5`, expected usize",
+                "the number 1.5 stands where a whole number that is not negative is expected",
+            ),
+            ("something of our own", "something of our own"),
+        ] {
+            assert_eq!(in_terms_of_json(said), expected);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(text in "[{}\\[\\]\":,'/#\\\\a-cé“\n0-9. -]{0,40}") {
+            if let Err(error) = serde_json::from_str::<serde_json::Value>(&text) {
+                let told = JsonError::of(&text, &error, "the file");
+                proptest::prop_assert!(told.line.is_some_and(|line| line <= text.matches('\n').count() + 1));
+                proptest::prop_assert!(told.column.is_some_and(|column| column <= text.len() + 1));
+            }
+        }
+    }
+}
