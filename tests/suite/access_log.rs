@@ -181,7 +181,8 @@ fn the_text_form_is_for_people() {
     let words: Vec<&str> = lines[0].split(' ').collect();
     assert_eq!(words[2..=7], ["ote", VVX500, "\"GET", "/site.cfg\"", "200", "7"], "{lines:?}");
     assert_eq!(words[9..], ["\"Polycom\"", "TLSv1.3/TLS13_AES_128_GCM_SHA256"], "{lines:?}");
-    let reason = " reason=\"the path holds 00005e0053c7, which is not this phone's MAC address\"";
+    let reason = " reason=\"the path holds 00005e0053c7, a MAC address on no list, \
+                  so the file is served to no phone unless 'common' names it\"";
     assert!(lines[1].contains("\"GET /00005e0053c7.cfg\" 403 ") && lines[1].ends_with(reason), "{lines:?}");
 }
 

@@ -176,7 +176,7 @@ fn no_command_makes_anything_in_a_folder_without_a_site() {
         assert!(made.is_empty(), "{line} made {made:?}: {ended:?}");
         count += 1;
     }
-    assert_eq!(count, 22);
+    assert_eq!(count, 23);
     let serve = provost_in(folder.path(), None, &["serve"]);
     assert_eq!((serve.code, serve.stdout.as_str()), (2, ""), "{serve:?}");
     let said = "there is neither provost.json nor a folder constituencies here";
