@@ -213,12 +213,12 @@ fn denials_that_cannot_be_read_stop_the_start_and_later_stay_in_force() {
     let file = site.path("state/denied.json");
     fs::write(&file, "{ \"00005e0053c7\": ").unwrap();
     let told = server.says("the denials that were read last stay in force");
-    assert!(told.contains("denied.json:1: ") && told.contains("ERROR"), "{told}");
+    assert!(told.contains("denied.json:1:18: ") && told.contains("ERROR"), "{told}");
     assert_eq!(phones.each_ref().map(status), [403, 200]);
     let checked = command(&site, &["check"]);
     assert_eq!(checked.code, 1);
     assert!(
-        checked.stdout.contains("error: denied.json: ") && checked.stdout.contains("denied.json:1: "),
+        checked.stdout.contains("error: denied.json: ") && checked.stdout.contains("denied.json:1:18: "),
         "{checked:?}"
     );
     for args in [
@@ -228,7 +228,7 @@ fn denials_that_cannot_be_read_stop_the_start_and_later_stay_in_force() {
         &["deny", VVX550],
         &["undeny", VVX500],
     ] {
-        assert!(bad(&site, args).contains("denied.json:1: "), "{args:?}");
+        assert!(bad(&site, args).contains("denied.json:1:18: "), "{args:?}");
     }
     server.kill();
     let stops = |what: &str| {
@@ -340,7 +340,7 @@ fn the_api_denies_everywhere_where_it_is_given_no_constituency() {
     for wrong in [json!({ "mac": VVX550, "constituency": "" }), json!({ "mac": VVX550, "note": "a\nb" })] {
         assert_eq!(operators.post("/api/deny", &wrong).status, 400, "{wrong}");
     }
-    assert_eq!(Operators::of(&server).post("/api/deny", &json!({ "mac": VVX550 })).status, 401);
+    assert_eq!(operators.without_token().post("/api/deny", &json!({ "mac": VVX550 })).status, 401);
     assert_eq!(denied(&site).as_object().unwrap().len(), 1);
     // The form, as a browser posts it.
     let form = format!("mac={VVX550}&note=sold");
