@@ -38,7 +38,8 @@ pub struct ConnectionLimits {
     /// How many the limit of open files leaves room for.
     room: usize,
     state: Mutex<State>,
-    /// Notified when a place becomes free, and when a connection was read for the first time or becomes a candidate.
+    /// Notifies every listener when a place becomes free, and when a connection was read for the first time or becomes a
+    /// candidate.
     changed: Notify,
 }
 
@@ -378,21 +379,20 @@ impl ConnectionPermit {
 
     fn become_candidate(&mut self) {
         let mut state = self.limits.state();
-        match self.stage {
-            Stage::Candidate(_) => return,
-            Stage::Unread | Stage::Safe if self.is_unlimited => {
-                state.leave(self.id, &mut self.stage, Stage::Safe);
-                return;
-            }
-            Stage::Unread | Stage::Safe => {}
+        if matches!(self.stage, Stage::Candidate(_)) {
+            return;
         }
-        let (sender, notice) = oneshot::channel();
-        match state.leave(self.id, &mut self.stage, Stage::Candidate(notice)) {
-            Stage::Unread => state.candidates.add(self.id, self.prefix, sender, clock::monotonic()),
-            Stage::Candidate(_) | Stage::Safe => state.candidates.add_grown(self.id, self.prefix, sender),
+        if self.is_unlimited {
+            state.leave(self.id, &mut self.stage, Stage::Safe);
+        } else {
+            let (sender, notice) = oneshot::channel();
+            match state.leave(self.id, &mut self.stage, Stage::Candidate(notice)) {
+                Stage::Unread => state.candidates.add(self.id, self.prefix, sender, clock::monotonic()),
+                Stage::Candidate(_) | Stage::Safe => state.candidates.add_grown(self.id, self.prefix, sender),
+            }
         }
         drop(state);
-        self.limits.changed.notify_one();
+        self.limits.changed.notify_waiters();
     }
 
     /// Notes that the ClientHello is complete: from now on the connection is not evicted.
@@ -401,7 +401,7 @@ impl ConnectionPermit {
     /// If it was evicted just before.
     pub fn note_hello(&mut self) -> Result<(), Eviction> {
         let stage = self.limits.state().leave(self.id, &mut self.stage, Stage::Safe);
-        self.limits.changed.notify_one();
+        self.limits.changed.notify_waiters();
         match stage {
             Stage::Candidate(mut notice) => notice.try_recv().map_or(Ok(()), |notice| Err(self.take_notice(notice))),
             Stage::Unread | Stage::Safe => Ok(()),
@@ -439,7 +439,7 @@ impl ConnectionPermit {
         state.add(kind);
         self.kind = kind;
         drop(state);
-        self.limits.changed.notify_one();
+        self.limits.changed.notify_waiters();
         Ok(())
     }
 }
@@ -452,6 +452,6 @@ impl Drop for ConnectionPermit {
         self.counted_as.inspect(|address| state.by_address.remove(address));
         self.phone.as_ref().inspect(|phone| state.by_phone.remove(phone));
         drop(state);
-        self.limits.changed.notify_one();
+        self.limits.changed.notify_waiters();
     }
 }

@@ -315,6 +315,20 @@ async fn connection_that_was_not_read_yet_is_waited_for() {
 }
 
 #[tokio::test]
+async fn unlimited_connection_read_last_does_not_stop_accepting() {
+    let unlimited_networks = vec!["203.0.113.0/24".parse().unwrap()];
+    let limits = limits(Limits { unfinished_handshakes: 2, unlimited_networks, ..Limits::default() });
+    let mut idle = enter_idle(&limits, "192.0.2.1");
+    let mut unlimited = enter(&limits, "203.0.113.1");
+    let mut newcomer = newcomer(&limits, |_| panic!("paused"));
+    tokio::task::yield_now().await;
+    assert!(evicted(&mut unlimited).is_none());
+    assert!(idle.evicted().await.to_string().contains("192.0.2.1/32"));
+    drop(idle);
+    newcomer.join_next().await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn hello_that_comes_with_the_eviction_does_not_keep_the_place() {
     let limits = limits(Limits { unfinished_handshakes: 1, ..Limits::default() });
     let mut idle = enter_idle(&limits, "192.0.2.1");
