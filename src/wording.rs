@@ -73,7 +73,8 @@ pub fn certificate_error(error: &CertificateError) -> String {
         C::Expired => "it has expired".to_owned(),
         C::NotValidYet => "it is not valid yet".to_owned(),
         C::Revoked => "it is revoked".to_owned(),
-        C::UnknownIssuer => "its issuer is not trusted".to_owned(),
+        // The library's name for it is what others search for.
+        C::UnknownIssuer => "its issuer is not trusted (UnknownIssuer)".to_owned(),
         C::NotValidForName => "it is for another name".to_owned(),
         C::InvalidPurpose => "it is for another purpose".to_owned(),
         C::BadSignature => "its signature is wrong".to_owned(),
@@ -203,7 +204,7 @@ mod tests {
             "the peer's certificate is not valid: a CA's certificate is used where a server's or a device's belongs",
             "the peer's certificate is not valid: unsupported cert version",
             "the peer's certificate is not valid: the reason",
-            "the peer's certificate is not valid: its issuer is not trusted",
+            "the peer's certificate is not valid: its issuer is not trusted (UnknownIssuer)",
             "the peer's certificate is not valid: unknown revocation status",
             "the peer is not compatible: no cipher suites in common",
             "the peer broke the protocol: too much early data received",

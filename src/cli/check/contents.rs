@@ -68,30 +68,33 @@ fn not_served(shelf: &Shelf<'_>, mac: MacAddress, files: &[&str]) -> Finding {
     let patterns: Vec<String> = files.iter().map(|file| format!("{:?}", CommonNames::pattern_for(file))).collect();
     let (them, belong) = if files.len() == 1 { ("it", "it belongs") } else { ("them", "they belong") };
     let for_all = format!("to serve {them} to every client, add {} to \"common\"", patterns.join(", "));
-    let (level, why) = match constituency.standing(mac) {
-        Standing::Denied => (Level::Note, format!("{mac} is denied")),
-        Standing::DeniedEverywhere => (Level::Note, format!("{mac} is denied everywhere")),
+    let (level, why, remedy) = match constituency.standing(mac) {
+        Standing::Denied => (Level::Note, format!("{mac} is denied"), None),
+        Standing::DeniedEverywhere => (Level::Note, format!("{mac} is denied everywhere"), None),
         _ if asks == ClientAuth::None && constituency.lists(mac) => {
-            (Level::Warning, format!("{belong} to {mac}, and \"client_auth\" is \"none\""))
+            (Level::Warning, format!("{belong} to {mac}, and \"client_auth\" is \"none\""), None)
         }
         Standing::Known if constituency.lists(mac) => {
-            (Level::Warning, format!("{belong} to {mac}, and the path holds another MAC address too"))
+            (Level::Warning, format!("{belong} to {mac}, and the path holds another MAC address too"), None)
         }
         _ => match elsewhere() {
             Some(other) if asks == ClientAuth::None => {
-                (Level::Warning, format!("{mac} is a phone of {other}; {for_all}"))
+                (Level::Warning, format!("{mac} is a phone of {other}"), Some(for_all))
             }
             Some(other) => (
                 Level::Warning,
-                format!("{mac} is a phone of {other}; to serve {them} to it here too, {allow}; {for_all}"),
+                format!("{mac} is a phone of {other}"),
+                Some(format!("to serve {them} to it here too, {allow}; {for_all}")),
             ),
             None if asks != ClientAuth::None && is_phones(mac, files) => {
-                (Level::Warning, format!("{mac} is on no list; if it is a phone, {allow}; {for_all}"))
+                let remedy = format!("if it is a phone, {allow}; {for_all}");
+                (Level::Warning, format!("{mac} is on no list"), Some(remedy))
             }
-            None => (Level::Warning, format!("the path holds {mac}, a MAC address on no list; {for_all}")),
+            None => (Level::Warning, format!("the path holds {mac}, a MAC address on no list"), Some(for_all)),
         },
     };
-    shelf.finding(level, "", format!("served to no phone: {}: {why}", files.join(", ")))
+    let finding = shelf.finding(level, "", format!("served to no phone: {}: {why}", files.join(", ")));
+    Finding { remedy, ..finding }
 }
 
 /// Whether `mac` can be a phone's and stands alone in the first of `files`, so that its digits are not a guess.
@@ -227,8 +230,8 @@ fn key_to_be_read(shelf: &Shelf<'_>, file: &str, reader: Option<MacAddress>, byt
         None => others(shelf),
         Some(_) => (Level::Note, "its phone"),
     };
-    let advice = "move it out of the folder, and replace it if others may have read it";
-    Some(shelf.finding(level, &format!("{file}:{line}"), format!("holds a private key that {who} can read; {advice}")))
+    let finding = shelf.finding(level, &format!("{file}:{line}"), format!("holds a private key that {who} can read"));
+    Some(finding.with_remedy("move it out of the folder, and replace it if others may have read it"))
 }
 
 /// Who can read a file that is not one phone's own, and how bad it is if that holds a secret.
@@ -258,7 +261,9 @@ fn readable_by_others(shelf: &Shelf<'_>, file: &str, secrets: &Secrets) -> Vec<F
             Secret::InUrl => "a URL with a password",
             Secret::InRule => "a rule with a password",
         };
-        shelf.finding(level, &format!("{file}:{line}"), format!("{name} holds {what} that {who} can read; {advice}"))
+        let finding =
+            shelf.finding(level, &format!("{file}:{line}"), format!("{name} holds {what} that {who} can read"));
+        finding.with_remedy(advice)
     };
     let mut all: Vec<Finding> = secrets.first.iter().map(one).collect();
     if secrets.count > SECRETS {

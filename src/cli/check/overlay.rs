@@ -54,11 +54,11 @@ fn hidden_by(shelf: &Shelf<'_>, mac: MacAddress, uploads: &Path, upload: &str) -
     let command = format!("provost uploads remove {mac} {upload} --constituency {name} gives it this file");
     let message = match newer(&file, &uploads.join(upload)) {
         Some((changed, uploaded)) => format!(
-            "this file was changed at {changed}, and {mac} still gets what it uploaded before that, at {uploaded}; {command}"
+            "this file was changed at {changed}, and {mac} still gets what it uploaded before that, at {uploaded}"
         ),
-        None => format!("{mac} gets what it has uploaded instead; {command}"),
+        None => format!("{mac} gets what it has uploaded instead"),
     };
-    Some(shelf.finding(Level::Warning, upload, message))
+    Some(shelf.finding(Level::Warning, upload, message).with_remedy(command))
 }
 
 /// When `file` was changed, and when `upload` was stored, if that was before.
@@ -114,17 +114,17 @@ fn before_uploads<'a>(shelf: &Shelf<'_>, all: impl Iterator<Item = Overlaid<'a>>
             [one] => {
                 let mac = one.mac;
                 let message = format!(
-                    "phones upload files of this name: once {mac} does, it gets its upload instead of this file{named}; {remedy}"
+                    "phones upload files of this name: once {mac} does, it gets its upload instead of this file{named}"
                 );
-                shelf.finding(Level::Warning, one.file, message)
+                shelf.finding(Level::Warning, one.file, message).with_remedy(remedy)
             }
             all => {
                 let files: Vec<&str> = all.iter().map(|one| one.file).collect();
                 let message = format!(
-                    "phones upload files of these names: {}: once a phone does, it gets its upload instead of the file{named}; {remedy}",
+                    "phones upload files of these names: {}: once a phone does, it gets its upload instead of the file{named}",
                     some_of(&files)
                 );
-                shelf.finding(Level::Warning, "", message)
+                shelf.finding(Level::Warning, "", message).with_remedy(remedy)
             }
         }
     };

@@ -153,7 +153,7 @@ fn a_directory_with_a_root_of_its_own_is_said_in_words() {
     public.acme().as_object_mut().unwrap().remove("directory_root");
     let server = public.start();
     let line = server.says("no new certificate (ecdsa-p256)");
-    let reason = "the peer's certificate is not valid: its issuer is not trusted; if the CA's directory has a root of its own, \
+    let reason = "the peer's certificate is not valid: its issuer is not trusted (UnknownIssuer); if the CA's directory has a root of its own, \
                   name it in \"directory_root\"";
     assert!(line.replace("\\\"", "\"").contains(reason), "{line}");
 }
