@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags};
@@ -15,11 +16,10 @@ use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 use serde_json::{Value, json};
 
-use super::{ConfigArg, code, complain, say, shown};
-use crate::clock;
+use super::{ConfigArg, code, complain, registry_of, say, shown};
 use crate::config::Config;
 use crate::constituency::file_names::NameRules;
-use crate::constituency::scan::Scanner;
+use crate::constituency::scan::NOT_SERVED;
 use crate::constituency::{
     ClientAuth, Constituency, ConstituencyName, Fault, ListedPhones, POLICY_FILE, Phones, Registry, Severity, edit,
 };
@@ -31,7 +31,8 @@ use crate::wording::counted;
 pub(super) enum Command {
     /// List constituencies with their phones, and what is wrong with folders.
     List {
-        /// As JSON, one object per line: `name`, `served`, and `problems` with `severity` and `message`; of one that is served
+        /// As JSON, one object per line: `name`, `served` (by a server that starts now), and `problems` with `severity` and
+        /// `message`; of one that is served
         /// `url`, `description`, `aliases`, `client_auth`, and `phones` (their number; null if any phone is admitted).
         #[arg(long)]
         json: bool,
@@ -50,7 +51,8 @@ pub(super) enum Command {
 
 pub(super) fn run(command: &Command, config: &ConfigArg) -> anyhow::Result<ExitCode> {
     let config = config.find()?;
-    let registry = Scanner::new(config.constituencies.clone(), config.bundle_names()).scan(clock::now());
+    // Whom it denies changes neither the list nor what is copied.
+    let registry = registry_of(&config, Arc::default());
     Ok(match command {
         Command::List { json } => list(&config, &registry, *json),
         Command::Add { name, from } => code(add(&config, &registry, name, from.as_ref())),
@@ -79,18 +81,19 @@ fn list_text(registry: &Registry) {
         say(&format_args!("{}", format!("{name:<width$}  {phones:>12}  {}", shown(&policy.description)).trim_end()));
     }
     for fault in registry.faults() {
-        complain(&shown(&format!("{}: {}", fault.subject, fault.message)));
+        complain(&shown(&format!("{}: {}", fault.subject, explained(fault))));
     }
 }
 
 fn list_json(config: &Config, registry: &Registry) {
     let mut problems: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
-    for Fault { subject, message, severity } in registry.faults() {
-        let severity = match severity {
+    for fault in registry.faults() {
+        let severity = match fault.severity {
             Severity::Error => "error",
             Severity::Warning => "warning",
         };
-        problems.entry(subject).or_default().push(json!({ "severity": severity, "message": message }));
+        let problem = json!({ "severity": severity, "message": explained(fault) });
+        problems.entry(&fault.subject).or_default().push(problem);
     }
     for constituency in registry.served() {
         let (name, policy) = (constituency.name.as_str(), &constituency.policy);
@@ -108,6 +111,18 @@ fn list_json(config: &Config, registry: &Registry) {
     }
     for (name, problems) in problems {
         say(&json!({ "name": name, "served": false, "problems": problems }));
+    }
+}
+
+/// What is wrong. A server that runs may have a policy in memory that does not count at its next start.
+fn explained(fault: &Fault) -> String {
+    match fault.message.split_once(&format!(" ({NOT_SERVED}")) {
+        Some((problem, rest)) => {
+            format!(
+                "{problem} (a running server keeps the last good policy, if it had one; {NOT_SERVED} after a restart{rest}"
+            )
+        }
+        None => fault.message.clone(),
     }
 }
 

@@ -295,3 +295,35 @@ fn constituencies_are_listed_and_a_name_is_taken_once() {
     let ended = command(&site, &["constituency", "add", "new"]);
     assert!(ended.code == 1 && ended.stderr.contains("make it: mkdir -p "), "{ended:?}");
 }
+
+#[test]
+fn a_broken_policy_is_listed_as_what_a_server_makes_of_it() {
+    let site = Site::with_ote();
+    site.write_config();
+    site.file("ote/constituency.json", "{");
+    let listed = |site: &Site| {
+        let ended = command(site, &["constituency", "list", "--json"]);
+        let lines: Vec<Value> = ended.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!((ended.code, lines.len()), (1, 1), "{ended:?}");
+        lines[0].clone()
+    };
+    // A server that runs may have had a good one.
+    let unknown = listed(&site);
+    assert_eq!(unknown["served"], false, "{unknown}");
+    let message = unknown["problems"][0]["message"].as_str().unwrap();
+    let said = "(a running server keeps the last good policy, if it had one; not served after a restart)";
+    assert!(message.ends_with(said), "{message}");
+    let text = command(&site, &["constituency", "list"]);
+    assert!(text.code == 1 && text.stderr.contains(said) && text.stdout.is_empty(), "{text:?}");
+
+    let kept = site.path("state/last-good");
+    std::fs::create_dir_all(&kept).unwrap();
+    let policy = json!({ "trust": ["factory"], "phones": { VVX500: "", VVX550: "" } });
+    std::fs::write(kept.join("ote.json"), policy.to_string()).unwrap();
+    let known = listed(&site);
+    assert_eq!((&known["served"], &known["phones"]), (&json!(true), &json!(2)), "{known}");
+    let message = known["problems"][0]["message"].as_str().unwrap();
+    assert!(message.ends_with("(the last good policy stays in force)"), "{message}");
+    let text = command(&site, &["constituency", "list"]);
+    assert!(text.code == 1 && text.stdout == "ote      2 phones\n", "{text:?}");
+}
