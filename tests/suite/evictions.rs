@@ -123,6 +123,7 @@ fn known_phone_boots_behind_a_nat_while_idle_connections_attack() {
 
 #[test]
 fn prefix_of_a_proven_phone_is_evicted_last() {
+    const OTHERS: usize = PER_ADDRESS / 2;
     raise_descriptors();
     for is_proven in [true, false] {
         let site = site();
@@ -130,7 +131,6 @@ fn prefix_of_a_proven_phone_is_evicted_last() {
         if is_proven {
             assert_eq!(phone(&server).get("/site.cfg").unwrap().status, 200);
         }
-        const OTHERS: usize = PER_ADDRESS / 2;
         let mut others: Vec<Socket> =
             (0..OTHERS).map(|_| Socket::connect_from(NAT.into(), server.address()).unwrap()).collect();
         // One connection of each address: lighter by far.
