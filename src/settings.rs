@@ -6,7 +6,7 @@
 mod json_error;
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::de::{DeserializeOwned, Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -16,7 +16,7 @@ use json_error::JsonError;
 /// One thing that is wrong with a settings file: file, line, key, reason, and the nearest valid key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct SettingsError {
-    file: PathBuf,
+    file: Box<Path>,
     line: Option<usize>,
     /// The column, where the text is not JSON at all.
     column: Option<usize>,
@@ -28,13 +28,13 @@ pub struct SettingsError {
 impl SettingsError {
     /// An error of `file` as a whole.
     pub fn of_file(file: &Path, reason: impl fmt::Display) -> Self {
-        Self { file: file.to_owned(), line: None, column: None, key: None, reason: reason.to_string(), hint: None }
+        Self { file: file.into(), line: None, column: None, key: None, reason: reason.to_string(), hint: None }
     }
 
     /// An error of the top-level `key`, whose line is looked up in the file's `text`.
     pub fn of_key(file: &Path, text: &str, key: &str, reason: impl fmt::Display) -> Self {
         Self {
-            file: file.to_owned(),
+            file: file.into(),
             line: line_of_key(text, key),
             column: None,
             key: Some(key.to_owned()),
@@ -100,7 +100,7 @@ impl fmt::Display for SettingsError {
 /// # Errors
 /// The first thing that is wrong, with its line, its key and, for an unknown key, the nearest known one.
 pub fn read<T: DeserializeOwned>(file: &Path, text: &str) -> Result<T, SettingsError> {
-    parse(text, "the file", |told| SettingsError { file: file.to_owned(), ..told })
+    parse(text, "the file", |told| SettingsError { file: file.into(), ..told })
 }
 
 /// Reads a `T` from the JSON body of a request.
@@ -109,7 +109,7 @@ pub fn read<T: DeserializeOwned>(file: &Path, text: &str) -> Result<T, SettingsE
 /// The first thing that is wrong, with its line and column in the body.
 pub fn read_body<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
     let text = std::str::from_utf8(body).map_err(|_| "the body is not UTF-8 text".to_owned())?;
-    let named = |told: SettingsError| SettingsError { file: "body".into(), ..told };
+    let named = |told: SettingsError| SettingsError { file: Path::new("body").into(), ..told };
     parse(text, "the body", named).map_err(|error| error.to_string())
 }
 
@@ -205,7 +205,7 @@ impl<'de> Deserialize<'de> for WithoutControls {
 /// The error of a file without a name.
 fn describe(text: &str, what: &str, path: Option<String>, error: &serde_json::Error) -> SettingsError {
     let JsonError { line, column, reason } = JsonError::of(text, error, what);
-    let told = |key, reason, hint| SettingsError { file: PathBuf::new(), line, column, key, reason, hint };
+    let told = |key, reason, hint| SettingsError { file: Path::new("").into(), line, column, key, reason, hint };
     if let Some((unknown, known)) = unknown(&reason, "field") {
         told(Some(unknown.to_owned()), "is no known key".to_owned(), Some(hint("keys", unknown, &known)))
     } else if let Some((unknown, known)) = unknown(&reason, "variant") {

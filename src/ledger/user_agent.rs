@@ -91,7 +91,7 @@ fn cisco(text: &str) -> Option<(&str, Option<&str>)> {
         return rest.split_once('/').map(|(model, version)| (model, Some(version)));
     }
     let rest = ["Cisco/", "Linksys/", "Sipura/"].iter().find_map(|brand| first.strip_prefix(brand))?;
-    let before_version = |at: &usize| rest.get(at + 1..).is_some_and(|rest| is_version(rest));
+    let before_version = |at: &usize| rest.get(at + 1..).is_some_and(is_version);
     // An ATA's version has hyphens for dots: `ATA191-MPP-11-1-0-MSR4`.
     let at = rest.match_indices('-').map(|(at, _)| at).find(before_version).or_else(|| rest.find('-'));
     match at.and_then(|at| rest.split_at_checked(at)) {

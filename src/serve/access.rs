@@ -180,6 +180,7 @@ impl AccessLog {
 
     /// What this gives is answered once the observer has seen every record that was handed over before, or ends without an
     /// answer if too many wait.
+    #[must_use]
     pub fn flush(&self) -> oneshot::Receiver<()> {
         let (flushed, answer) = oneshot::channel();
         // Dropped where the queue is full.

@@ -289,7 +289,9 @@ mod tests {
         let states = PhoneState::ALL.into_iter().zip(1..).flat_map(|(state, count)| std::iter::repeat_n(state, count));
         let phones: Vec<Phone> = states.zip(macs).map(|(state, mac)| phone("ote", &mac, state, None)).collect();
         let mut counts = Counts::default();
-        phones.iter().for_each(|phone| counts.add(phone.state));
+        for phone in &phones {
+            counts.add(phone.state);
+        }
         let counts = serde_json::to_value(counts).unwrap();
         let mut seen = 0;
         for filter in StateFilter::all() {

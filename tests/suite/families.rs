@@ -162,57 +162,75 @@ fn an_unknown_family_is_an_error_that_names_the_known_ones() {
     }
 }
 
-/// For each vendor: a right file of one phone; a common file with secrets; the parameters that hold them, by line; a
-/// User-Agent; and what it says.
-const OF_VENDORS: [(&str, &str, &str, &str, &[&str], &str, [&str; 2]); 5] = [
-    (
-        "yealink",
-        "{mac}.cfg",
-        "y000000000028.cfg",
-        "#!version:1.0.0.1\naccount.1.password = hunter2\nauto_provision.server.password = hunter2\naccount.2.password =\n",
-        &["2: account.1.password", "3: auto_provision.server.password"],
-        "Yealink SIP-T46G 28.83.0.120 00:15:65:4a:a9:37",
-        ["SIP-T46G", "28.83.0.120"],
-    ),
-    (
-        "snom",
-        "snomD345-{mac}.htm",
-        "snomD345.htm",
-        "<?xml version='1.0'?>\n<settings><phone-settings>\n<user_pass idx=\"1\" perm=\"\">hunter2</user_pass>\n\
+/// Files and a `User-Agent` as one vendor's phones have them.
+struct Vendor {
+    family: &'static str,
+    /// The name of one phone's file; `{mac}` stands for its MAC address.
+    own_file: &'static str,
+    common_file: &'static str,
+    /// What both files hold.
+    text: &'static str,
+    /// The line and the parameter of each secret in it.
+    secrets: &'static [&'static str],
+    agent: &'static str,
+    model: &'static str,
+    firmware: &'static str,
+}
+
+const OF_VENDORS: [Vendor; 5] = [
+    Vendor {
+        family: "yealink",
+        own_file: "{mac}.cfg",
+        common_file: "y000000000028.cfg",
+        text: "#!version:1.0.0.1\naccount.1.password = hunter2\nauto_provision.server.password = hunter2\naccount.2.password =\n",
+        secrets: &["2: account.1.password", "3: auto_provision.server.password"],
+        agent: "Yealink SIP-T46G 28.83.0.120 00:15:65:4a:a9:37",
+        model: "SIP-T46G",
+        firmware: "28.83.0.120",
+    },
+    Vendor {
+        family: "snom",
+        own_file: "snomD345-{mac}.htm",
+        common_file: "snomD345.htm",
+        text: "<?xml version='1.0'?>\n<settings><phone-settings>\n<user_pass idx=\"1\" perm=\"\">hunter2</user_pass>\n\
          <http_pass perm=\"R\">hunter2</http_pass><admin_mode_password>hunter2</admin_mode_password>\n</phone-settings></settings>",
-        &["3: user_pass", "4: admin_mode_password", "4: http_pass"],
-        "Mozilla/4.0 (compatible; snomD345-SIP 10.1.46.16 000413A1B2C3)",
-        ["snomD345", "10.1.46.16"],
-    ),
-    (
-        "grandstream",
-        "cfg{mac}.xml",
-        "cfg.xml",
-        "<?xml version='1.0'?>\n<gs_provision version='1'><config version='1'>\n<P2>hunter2</P2><P35>100</P35>\n<P34>hunter2</P34>\n\
+        secrets: &["3: user_pass", "4: admin_mode_password", "4: http_pass"],
+        agent: "Mozilla/4.0 (compatible; snomD345-SIP 10.1.46.16 000413A1B2C3)",
+        model: "snomD345",
+        firmware: "10.1.46.16",
+    },
+    Vendor {
+        family: "grandstream",
+        own_file: "cfg{mac}.xml",
+        common_file: "cfg.xml",
+        text: "<?xml version='1.0'?>\n<gs_provision version='1'><config version='1'>\n<P2>hunter2</P2><P35>100</P35>\n<P34>hunter2</P34>\n\
          </config></gs_provision>",
-        &["3: P2", "4: P34"],
-        "Grandstream Model HW GXP2160 SW 1.0.9.132 DevId 000b82462d97",
-        ["GXP2160", "1.0.9.132"],
-    ),
-    (
-        "cisco-mpp",
-        "spa{mac}.xml",
-        "spa504G.cfg",
-        "<flat-profile>\n<Password_1_ ua=\"na\">hunter2</Password_1_>\n<Admin_Passwd>hunter2</Admin_Passwd>\n<PSK_1>fnc=sd</PSK_1>\n\
+        secrets: &["3: P2", "4: P34"],
+        agent: "Grandstream Model HW GXP2160 SW 1.0.9.132 DevId 000b82462d97",
+        model: "GXP2160",
+        firmware: "1.0.9.132",
+    },
+    Vendor {
+        family: "cisco-mpp",
+        own_file: "spa{mac}.xml",
+        common_file: "spa504G.cfg",
+        text: "<flat-profile>\n<Password_1_ ua=\"na\">hunter2</Password_1_>\n<Admin_Passwd>hunter2</Admin_Passwd>\n<PSK_1>fnc=sd</PSK_1>\n\
          <Profile_Rule>[--uid u --pwd hunter2]https://h/$MA.xml</Profile_Rule></flat-profile>",
-        &["2: Password_1_", "3: Admin_Passwd", "5: Profile_Rule"],
-        "Cisco-CP-8841-3PCC/11.3.1 (00562b043615)",
-        ["CP-8841-3PCC", "11.3.1"],
-    ),
-    (
-        "cisco",
-        "SEP{mac}.cnf.xml",
-        "XMLDefault.cnf.xml",
-        "<device>\n<sshPassword>hunter2</sshPassword>\n<sipLines><line><authPassword>hunter2</authPassword></line></sipLines></device>",
-        &["2: sshPassword", "3: authPassword"],
-        "Cisco-CP8845/12.5.1",
-        ["CP8845", "12.5.1"],
-    ),
+        secrets: &["2: Password_1_", "3: Admin_Passwd", "5: Profile_Rule"],
+        agent: "Cisco-CP-8841-3PCC/11.3.1 (00562b043615)",
+        model: "CP-8841-3PCC",
+        firmware: "11.3.1",
+    },
+    Vendor {
+        family: "cisco",
+        own_file: "SEP{mac}.cnf.xml",
+        common_file: "XMLDefault.cnf.xml",
+        text: "<device>\n<sshPassword>hunter2</sshPassword>\n<sipLines><line><authPassword>hunter2</authPassword></line></sipLines></device>",
+        secrets: &["2: sshPassword", "3: authPassword"],
+        agent: "Cisco-CP8845/12.5.1",
+        model: "CP8845",
+        firmware: "12.5.1",
+    },
 ];
 
 /// What `check` finds in the constituency `own`.
@@ -223,14 +241,15 @@ fn found_in_own(site: &Site) -> Vec<String> {
 
 #[test]
 fn each_vendors_files_are_checked_by_its_own_rules() {
-    for (family, own, common, text, secrets, agent, said) in OF_VENDORS {
+    for vendor in OF_VENDORS {
+        let Vendor { family, own_file, common_file, text, secrets, agent, .. } = vendor;
         let site = site();
         let (_, common_name, number) = FAMILIES.into_iter().find(|(name, ..)| *name == family).unwrap();
         site.constituency("own", &json!({ "trust": [format!("the-{family}")], "phones": { VVX500: "" } }));
-        site.file(&format!("own/{}", own.replace("{mac}", &VVX500.to_uppercase())), text);
-        site.file(&format!("own/{common}"), text);
+        site.file(&format!("own/{}", own_file.replace("{mac}", &VVX500.to_uppercase())), text);
+        site.file(&format!("own/{common_file}"), text);
         let found = found_in_own(&site);
-        let expected = secrets.iter().map(|secret| format!("warning: own/{common}:{secret} holds a "));
+        let expected = secrets.iter().map(|secret| format!("warning: own/{common_file}:{secret} holds a "));
         for (line, expected) in found.iter().zip(expected) {
             assert!(line.starts_with(&expected), "{family}: {line} is not {expected}");
         }
@@ -241,7 +260,7 @@ fn each_vendors_files_are_checked_by_its_own_rules() {
         let header = format!("User-Agent: {agent}\r\n");
         let identity = device(family, common_name, number);
         assert_eq!(
-            server.client("own", &identity).request("GET", &format!("/{common}"), &header, b"").unwrap().status,
+            server.client("own", &identity).request("GET", &format!("/{common_file}"), &header, b"").unwrap().status,
             200
         );
         let line = eventually("the phone's model", || {
@@ -251,7 +270,7 @@ fn each_vendors_files_are_checked_by_its_own_rules() {
                 .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
                 .find(|it| it["model"].is_string())
         });
-        assert_eq!([&line["model"], &line["firmware"]], said, "{family}");
+        assert_eq!([&line["model"], &line["firmware"]], [vendor.model, vendor.firmware], "{family}");
     }
 }
 

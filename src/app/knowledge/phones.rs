@@ -92,7 +92,9 @@ pub(super) fn is_well_today(phone: &Phone, now: i64) -> bool {
 /// How many phones there are, by their state.
 pub(super) fn counts(phones: &[Phone]) -> Counts {
     let mut counts = Counts::default();
-    phones.iter().for_each(|phone| counts.add(phone.state));
+    for phone in phones {
+        counts.add(phone.state);
+    }
     counts
 }
 
@@ -250,13 +252,13 @@ mod tests {
 
     #[test]
     fn a_claim_counts_for_two_days_and_until_the_phone_is_accepted() {
+        use PhoneState::{Denied, LockedOut, Silent, Well};
         let state_with = |ago: i64, claimed: Option<i64>, standing| {
             let (key, mut known) = hourly("ote", 1, ago, standing);
             known.claim = claimed.map(|ago| claim("ote", 1, ago));
             let phone = phone(key, known, NOW);
             (phone.state, phone.claimed.is_some())
         };
-        use PhoneState::{Denied, LockedOut, Silent, Well};
         assert_eq!(state_with(HOUR, None, Standing::Known), (Well, false));
         assert_eq!(state_with(HOUR, Some(60), Standing::Known), (LockedOut, true));
         assert_eq!(state_with(HOUR, Some(2 * HOUR), Standing::Known), (Well, false), "accepted since");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::Connection;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{sign_in, watched};
 use crate::harness::browser::Browser;
@@ -151,7 +151,7 @@ fn every_figure_that_is_a_link_opens_what_it_counts() {
         browser.run(&script);
         eventually(&format!("{link} to open"), || browser.url().ends_with(link).then_some(()));
         let shown = || browser.run(SHOWN);
-        let agrees = || (shown() == Value::from(number)).then_some(());
+        let agrees = || (shown().as_u64() == Some(number)).then_some(());
         eventually(&format!("{place:?} {words:?} to open {number} phones at {link}, not {}", shown()), agrees);
     }
     // Seven in the summary, three headlines, four of each of two constituencies.
