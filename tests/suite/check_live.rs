@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::harness::bind::{self, Bind, BindConfig, free_address};
+use crate::harness::bind::{self, Bind, BindConfig, dead_address};
 use crate::harness::directory::Directory;
 use crate::harness::knot::{self, Knot};
 use crate::harness::pebble::{Behaviour, Pebble};
@@ -109,7 +109,7 @@ fn without_live_neither_dns_nor_the_ca_is_asked() {
     let (bind, mut ca) = (primary("", POLICY), ca());
     let mut site = site(&bind, &ca);
     ca.stop();
-    acme(&mut site)["dns"]["primary"] = json!(free_address().to_string());
+    acme(&mut site)["dns"]["primary"] = json!(dead_address().to_string());
     site.write_config();
     let ended = provost(&site.path("."), &["check"]);
     assert_eq!((ended.code, ended.stdout.as_str()), (0, "1 constituency can be served; 0 errors, 0 warnings\n"));
@@ -239,10 +239,11 @@ fn whatever_keeps_the_ca_from_us_is_told_for_each_directory() {
         return;
     }
     let bind = primary("", POLICY);
-    let dead = format!("https://{}/dir", free_address());
+    let (no_directory, no_nonces) = (dead_address(), dead_address());
+    let dead = format!("https://{no_directory}/dir");
     let ca = ca();
     let customers = Directory::start(&json!({ "externalAccountRequired": true }));
-    let no_nonces = format!("https://{}/nonce", free_address());
+    let no_nonces = format!("https://{no_nonces}/nonce");
     let nonceless = Directory::leading_to(&json!({}), &json!({ "newNonce": no_nonces }));
     let mut site = site(&bind, &ca);
     acme(&mut site)["profile"] = json!("shortlived");
@@ -295,8 +296,8 @@ fn all_that_is_wrong_outside_is_told_in_one_go() {
     );
     finds(&site, &[(none, ""), (&format!("error: certificate: {url}: "), "refused"), (refused, &missing)]);
 
-    let dead = free_address().to_string();
-    acme(&mut site)["dns"]["primary"] = json!(dead);
+    let dead = dead_address();
+    acme(&mut site)["dns"]["primary"] = json!(dead.to_string());
     let unreachable = format!("{dead} does not answer an update of example.com");
     finds(&site, &[(none, ""), (&format!("error: certificate: {url}: "), ""), (refused, &unreachable)]);
 
@@ -305,7 +306,7 @@ fn all_that_is_wrong_outside_is_told_in_one_go() {
         "the address of absent.example.com (\"dns\".\"primary\") was not found: it has neither A nor AAAA records";
     finds(&site, &[(none, ""), (&format!("error: certificate: {url}: "), ""), ("error: dns: ", nowhere)]);
 
-    acme(&mut site)["dns"]["resolvers"] = json!([dead]);
+    acme(&mut site)["dns"]["resolvers"] = json!([dead.to_string()]);
     let unknown = "no resolver says which CAA records phones.example.com has";
     finds(
         &site,

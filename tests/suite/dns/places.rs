@@ -3,7 +3,7 @@
 use provost::dns::{DnsError, Place};
 
 use super::{CHALLENGE, example, nobody, open, place, quick, values};
-use crate::harness::bind::{self, BindConfig, free_address};
+use crate::harness::bind::{self, BindConfig, dead_address};
 
 fn at(name: &str, zone: &str, via: &[&str]) -> Place {
     Place { name: name.to_owned(), zone: zone.to_owned(), via: values(via) }
@@ -141,8 +141,8 @@ async fn a_resolver_that_is_dead_or_refuses_is_passed_over() {
     let server = example();
     let other = BindConfig::new().primary("example.net", "", "").start();
     let mut settings = server.settings("provost.");
-    let (dead, refuses) = (free_address().to_string(), other.address.to_string());
-    settings.resolvers = vec![dead.clone(), refuses.clone(), server.address.to_string()];
+    let (dead, refuses) = (dead_address(), other.address.to_string());
+    settings.resolvers = vec![dead.to_string(), refuses.clone(), server.address.to_string()];
     assert_eq!(open(&settings).locate(CHALLENGE).await.unwrap(), place());
     settings.resolvers.pop();
     let error = open(&settings).locate(CHALLENGE).await.unwrap_err();

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use provost::dns::{Dns, DnsError, DnsSettings, Place, Refusal};
 
 use super::{CHALLENGE, NEIGHBOUR, POLICY, example, open, place, values};
-use crate::harness::bind::{self, BindConfig, free_address};
+use crate::harness::bind::{self, BindConfig, dead_address};
 use crate::harness::knot::{self, Knot};
 
 async fn refused(dns: &Dns, place: &Place) -> DnsError {
@@ -133,7 +133,7 @@ async fn a_primary_that_is_down_is_tried_at_every_address_and_again() {
     }
     let primary = example();
     let settings = primary.settings("provost.");
-    let dead = free_address();
+    let dead = dead_address();
     // The key's folder goes with the server.
     let dns = open(&DnsSettings { primary: dead.to_string(), ..settings.clone() });
     let error = refused(&dns, &place()).await;

@@ -1,7 +1,7 @@
 //! BIND on a port of its own, from a test's own configuration: primaries, secondaries, resolvers. Nothing of the machine's
 //! own configuration is read, and nothing outlives the test.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::fs::Permissions;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use provost::dns::DnsSettings;
+use socket2::{Domain, Socket, Type};
 
 use super::site::Lines;
 use super::{PATIENCE, eventually, tool};
@@ -56,6 +57,24 @@ pub fn free_address() -> SocketAddr {
         if UdpSocket::bind(address).is_ok() {
             return address;
         }
+    }
+}
+
+/// An address of 127.0.0.1 that refuses TCP connections. As long as this is held, no other test gets its port.
+pub struct DeadAddress {
+    pub address: SocketAddr,
+    _bound_without_listening: Socket,
+}
+
+pub fn dead_address() -> DeadAddress {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    DeadAddress { address: socket.local_addr().unwrap().as_socket().unwrap(), _bound_without_listening: socket }
+}
+
+impl fmt::Display for DeadAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.address.fmt(f)
     }
 }
 

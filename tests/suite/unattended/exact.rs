@@ -205,7 +205,9 @@ fn without_a_grant_for_the_exact_name_it_is_told_and_the_wildcard_is_renewed_and
     );
     let checked = public.run(&["check"]);
     assert!(
-        checked.code == 0 && checked.stdout.contains("no certificate for ote.phones.example.com yet"),
+        checked.code == 1
+            && checked.stdout.contains("error: certificate: the exact/ote certificate could not be obtained")
+            && checked.stdout.contains("no certificate for ote.phones.example.com yet"),
         "{checked:?}"
     );
     let asked = public.run(&["check", "--live"]);
