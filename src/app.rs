@@ -41,6 +41,7 @@ use crate::trust::{self, Bundle, BundleError};
 
 pub mod control;
 mod denials;
+pub mod file_limit;
 mod heart;
 mod knowledge;
 mod looks;
@@ -58,6 +59,7 @@ mod upkeep;
 
 use control::{Commands, Control};
 use denials::DenialsFollower;
+use file_limit::FileLimit;
 use heart::Heart;
 use knowledge::Sources;
 use passed::{Passed, PassedError};
@@ -137,7 +139,7 @@ pub enum AppError {
         source: io::Error,
     },
     /// Threads, signals.
-    #[error("the system refuses what every server needs: {0}")]
+    #[error("the system refuses what every server needs: {0}{hint}", hint = sockets::hint(.0))]
     System(#[from] io::Error),
 }
 
@@ -174,7 +176,7 @@ impl App {
         output: impl io::Write + Send + 'static,
         mut passed: Passed,
     ) -> Result<Self, AppError> {
-        let room = sockets::room_for_connections();
+        let files = FileLimit::raise();
         config.check_apart()?;
         let state = StateDir::open(&config.state)?;
         let lock = state.lock()?;
@@ -183,7 +185,8 @@ impl App {
         let (kept, last_good) = LastGood::start(state.path())?;
         let mut scanner = Scanner::new(config.constituencies.clone(), config.bundle_names())
             .with_denials(denials.denials())
-            .with_last_good(kept);
+            .with_last_good(kept)
+            .keeping_open(files.open_folders());
         let first = scanner.scan(clock::now());
         let (wanted, exact) = watch::channel(Arc::new(ExactNames::of(&first, &config.domain)));
         let (boards, commands) = (Boards::default(), Commands::default());
@@ -220,11 +223,11 @@ impl App {
             access,
             handshakes: Arc::clone(&metrics.handshakes),
             crypto_queue: CryptoQueue::new(std::thread::available_parallelism().map_or(1, usize::from)),
-            connection_limits: Arc::new(ConnectionLimits::new(config.limits.clone(), room)),
+            connection_limits: Arc::new(ConnectionLimits::new(config.limits.clone(), files.room())),
             limits: config.limits.clone(),
         });
         let (stop, stopped) = watch::channel(Stop::default());
-        let publisher = Arc::new(Publisher::new(&server, config.clone(), material, wanted, &read));
+        let publisher = Arc::new(Publisher::new(&server, config.clone(), material, wanted, &read, files));
         publisher.publish_registry(first.snapshot());
         let publishing = Arc::clone(&publisher);
         let waker = follow(scanner, first, move |folders| publishing.publish_registry(folders))?;

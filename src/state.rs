@@ -24,7 +24,7 @@ pub mod lock;
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// The folder or the lock in it cannot be made or opened.
-    #[error("the state directory {path} cannot be used: {source}; give the user that runs provost write access, or name another in \"state\"", path = .path.display())]
+    #[error("the state directory {path} cannot be used: {source}; {}", remedy(.source), path = .path.display())]
     Unusable {
         /// What was tried.
         path: PathBuf,
@@ -37,6 +37,19 @@ pub enum StateError {
         /// The state directory.
         path: PathBuf,
     },
+}
+
+/// What to do about an error of the state directory.
+#[must_use]
+pub fn remedy(error: &io::Error) -> &'static str {
+    match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::MFILE) => "raise LimitNOFILE to 1024 or more (ulimit -n)",
+        Some(Errno::NFILE) => "raise fs.file-max (sysctl)",
+        Some(Errno::ROFS) => "mount its file system for writing, or name another folder in \"state\"",
+        Some(Errno::NOSPC | Errno::DQUOT) => "make room on its file system, or name another folder in \"state\"",
+        Some(Errno::NOTDIR | Errno::ISDIR) => "a file and a folder of one name exclude each other: move the one away",
+        _ => "give the user that runs provost write access, or name another folder in \"state\"",
+    }
 }
 
 /// The state directory, opened.

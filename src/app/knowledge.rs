@@ -332,7 +332,7 @@ impl Sources {
             Some("its phones need passwords (provost allow MAC --digest)".to_owned())
         } else if !has_token {
             Some("no token is configured (\"token_file\" in \"status\")".to_owned())
-        } else if accessat(served.folder.handle(), ".", access, AtFlags::EACCESS).is_err() {
+        } else if accessat(served.folder.root(), served.name.as_str(), access, AtFlags::EACCESS).is_err() {
             Some("the user that serves may not write to its folder".to_owned())
         } else {
             None

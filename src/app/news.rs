@@ -101,6 +101,15 @@ pub(super) fn tell_denials_error(told: &mut Option<String>, error: Option<&str>)
     *told = error.map(str::to_owned);
 }
 
+/// A limit of open files that is too low for the phones that are known: once when that begins, once when it is over.
+pub(super) fn tell_file_shortage(before: Option<&str>, after: Option<&str>) {
+    match (before, after) {
+        (None, Some(shortage)) => tracing::warn!("{shortage}"),
+        (Some(_), None) => tracing::info!("the limit of open files leaves room for all known phones again"),
+        _ => {}
+    }
+}
+
 /// A trust bundle that cannot be used, and whether what it was before stays.
 pub(super) fn tell_bundle(name: &str, bundle: &Result<Arc<Bundle>, Arc<BundleError>>, is_kept: bool) {
     if let Err(error) = bundle {

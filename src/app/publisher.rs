@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::watch;
 
+use super::file_limit::FileLimit;
 use super::looks::{Look, Looks};
 use super::news;
 use crate::certificate::ExactNames;
@@ -37,6 +38,9 @@ struct InUse {
     wanted: watch::Sender<Arc<ExactNames>>,
     /// Why bundles could not be read when that was last tried, by their names.
     unread: BTreeMap<String, String>,
+    files: FileLimit,
+    /// What to do about a limit of open files that is too low, if it is.
+    file_shortage: Option<String>,
 }
 
 impl Publisher {
@@ -47,19 +51,20 @@ impl Publisher {
         material: TlsMaterial,
         wanted: watch::Sender<Arc<ExactNames>>,
         read: &Look,
+        files: FileLimit,
     ) -> Self {
         let unread = unread(&material.bundles).collect();
         let looks = looks(read, &material.bundles);
-        let in_use = Mutex::new(InUse { config, material, wanted, unread });
+        let in_use = Mutex::new(InUse { config, material, wanted, unread, files, file_shortage: None });
         Self { server: Arc::downgrade(server), in_use, looks: Mutex::new(looks) }
     }
 
     /// Publishes what the folders have become.
     pub(super) fn publish_registry(&self, folders: Registry) {
-        let in_use = self.in_use();
+        let mut in_use = self.in_use();
         let Some(server) = self.server.upgrade() else { return };
         let no_sni = server.site.load().no_sni().cloned();
-        publish(&server, folders, no_sni, &in_use);
+        publish(&server, folders, no_sni, &mut in_use);
     }
 
     /// SIGHUP: reads trust bundles and what of `provost.json` can change while running; `started` is what it was at
@@ -142,7 +147,8 @@ impl Publisher {
         }
         let Some(server) = self.server.upgrade() else { return };
         let folders = server.site.load().registry().snapshot();
-        publish(&server, folders, in_use.config.no_sni.clone(), &in_use);
+        let no_sni = in_use.config.no_sni.clone();
+        publish(&server, folders, no_sni, &mut in_use);
     }
 
     fn looks(&self) -> MutexGuard<'_, Looks> {
@@ -190,7 +196,7 @@ fn why_unread(bundle: &Result<Arc<Bundle>, Arc<BundleError>>) -> Option<String> 
     Some(error.to_string())
 }
 
-fn publish(server: &Server, folders: Registry, no_sni: Option<ConstituencyName>, in_use: &InUse) {
+fn publish(server: &Server, folders: Registry, no_sni: Option<ConstituencyName>, in_use: &mut InUse) {
     let current = server.site.load_full();
     let next = Arc::new(current.with(folders, no_sni, &in_use.material));
     let wanted = ExactNames::of(next.registry(), next.domain());
@@ -205,4 +211,7 @@ fn publish(server: &Server, folders: Registry, no_sni: Option<ConstituencyName>,
     // Whoever reads it may act on it at once, so it is told when it is so.
     news::tell_folders(&current, &next);
     news::tell_unusable(&current, &next);
+    let file_shortage = in_use.files.shortage(next.registry(), server.limits.connections);
+    news::tell_file_shortage(in_use.file_shortage.as_deref(), file_shortage.as_deref());
+    in_use.file_shortage = file_shortage;
 }

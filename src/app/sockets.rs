@@ -1,10 +1,10 @@
-//! Listening sockets, and how many files may be open.
+//! Listening sockets.
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -106,7 +106,6 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 /// Whether that is why `address` cannot be had. A host that has IPv6 has its loopback address; another one that it does
 /// not have is a mistake.
 fn is_without_ipv6(address: SocketAddr, error: &io::Error) -> bool {
-    use rustix::io::Errno;
     address.is_ipv6()
         && match error.raw_os_error().map(Errno::from_raw_os_error) {
             Some(Errno::AFNOSUPPORT) => true,
@@ -123,23 +122,9 @@ pub(super) fn hint(error: &io::Error) -> &'static str {
         }
         io::ErrorKind::AddrInUse => " (something listens there already; `ss -ltnp` shows what)",
         io::ErrorKind::AddrNotAvailable => " (this host has no such address)",
+        _ if error.raw_os_error() == Some(Errno::MFILE.raw_os_error()) => {
+            " (raise LimitNOFILE to 1024 or more, by ulimit -n where there is no systemd)"
+        }
         _ => "",
     }
-}
-
-/// How many connections there is room for, after raising the limit of open files as far as the system allows: half of
-/// it. The other half is for what they transfer, for the folders, and for ourselves.
-pub(super) fn room_for_connections() -> usize {
-    let limit = getrlimit(Resource::Nofile);
-    let mut allowed = limit.current;
-    if limit.current != limit.maximum {
-        match setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
-            Ok(()) => allowed = limit.maximum,
-            Err(error) => {
-                let current = limit.current.map_or("unlimited".to_owned(), |files| files.to_string());
-                tracing::warn!("the limit of open files stays at {current}: {error}");
-            }
-        }
-    }
-    allowed.map_or(usize::MAX, |files| usize::try_from(files / 2).unwrap_or(usize::MAX))
 }

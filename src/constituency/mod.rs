@@ -11,6 +11,7 @@ pub mod edit;
 pub mod edit_file;
 pub mod file_names;
 mod fingerprint;
+mod folder;
 pub mod last_good;
 mod listed_phones;
 mod mac;
@@ -28,6 +29,7 @@ pub use certificate_names::CertificateNames;
 pub use common_names::CommonNames;
 pub use denials::{ServerDenial, ServerDenials};
 pub use fingerprint::{Fingerprint, InvalidFingerprint};
+pub use folder::{Folder, OpenFolders};
 pub use listed_phones::ListedPhones;
 pub use mac::{InvalidMacAddress, MacAddress, NotAPhone};
 pub use name::{ConstituencyName, InvalidName};
@@ -35,5 +37,5 @@ pub use phones::{Phones, Pins};
 pub use policy::{
     ClientAuth, ExpiredDeviceCertificates, POLICY_FILE, POLYCOM, Policy, PolicyFile, TlsPolicy, UploadLimits,
 };
-pub use registry::{Constituency, Fault, Folder, Registry, Severity, Standing};
+pub use registry::{Constituency, Fault, Registry, Severity, Standing};
 pub use tls_level::TlsLevel;

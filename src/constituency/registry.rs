@@ -1,13 +1,11 @@
 //! The registry: every constituency as one immutable snapshot. A reader holds one and sees one truth.
 //!
-//! Nothing here touches the disk, except that a [`Folder`] keeps the directory handles open beneath which
-//! its files are opened, and can tell whether they are still those that its path leads to.
+//! Nothing here touches the disk; a [`Folder`] is where the files of a constituency are opened.
 
 use std::collections::{BTreeMap, HashSet};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::folder::Folder;
 use super::{ConstituencyName, Fingerprint, ListedPhones, MacAddress, Phones, Policy, ServerDenial, ServerDenials};
 
 /// All constituencies that are served, at one moment.
@@ -35,19 +33,6 @@ pub struct Constituency {
     /// As they are at each moment, not as they were when the snapshot was made.
     pub(super) denials: Arc<ServerDenials>,
 }
-
-/// Open directory handles: a constituency's folder, and `constituencies` above it, as they were when scanned.
-#[derive(Debug)]
-pub struct Folder {
-    pub(super) handle: OwnedFd,
-    pub(super) root: Arc<OwnedFd>,
-    pub(super) path: PathBuf,
-    /// Which folder the handle is of.
-    pub(super) identity: FileIdentity,
-}
-
-/// Device and inode.
-pub(super) type FileIdentity = (u64, u64);
 
 /// Something in `constituencies` that is not served, or not as its author thinks, and why.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -217,6 +202,13 @@ impl Constituency {
         self.policy.pins.get(&mac) == Some(&certificate)
     }
 
+    /// How many phones are known by name or by their own file.
+    #[must_use]
+    pub fn count_known_phones(&self) -> usize {
+        let Phones::Listed(listed) = &self.policy.phones else { return 0 };
+        listed.len() + self.with_own_file.iter().filter(|mac| !listed.contains_key(*mac)).count()
+    }
+
     /// The phones known by name or by their own file, in order; none when every phone is admitted.
     #[must_use]
     pub fn known_phones(&self) -> Vec<MacAddress> {
@@ -225,26 +217,5 @@ impl Constituency {
         all.sort_unstable();
         all.dedup();
         all
-    }
-}
-
-impl Folder {
-    /// The constituency's own folder.
-    #[must_use]
-    pub fn handle(&self) -> BorrowedFd<'_> {
-        self.handle.as_fd()
-    }
-
-    /// The folder `constituencies` in which it lies.
-    #[must_use]
-    pub fn root(&self) -> BorrowedFd<'_> {
-        self.root.as_fd()
-    }
-
-    /// Whether its path still leads to this folder. A deploy may have put another one in its place and removed this one,
-    /// so that a file that is missing here is no proof that the constituency has none.
-    #[must_use]
-    pub fn is_in_place(&self) -> bool {
-        rustix::fs::stat(&self.path).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == self.identity)
     }
 }

@@ -20,10 +20,11 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::absence::Absence;
+use super::folder::{FileIdentity, Folder, OpenFolders, identity};
 use super::last_good::{LastGood, NotKept};
 use super::policy::POLICY_FILE;
 use super::policy_file::{PolicySource, Seen, Stamp};
-use super::registry::{Constituency, Fault, FileIdentity, Folder, Registry, Severity, replace_lists};
+use super::registry::{Constituency, Fault, Registry, Severity, replace_lists};
 use super::{ConstituencyName, ListedPhones, MacAddress, ServerDenials};
 use crate::wording::counted;
 
@@ -42,6 +43,7 @@ pub struct Scanner {
     path: PathBuf,
     bundles: Vec<String>,
     root: Option<(FileIdentity, Arc<OwnedFd>)>,
+    open_folders: Arc<OpenFolders>,
     absence: Absence,
     /// Every folder that there is, served or not.
     folders: BTreeSet<ConstituencyName>,
@@ -82,6 +84,7 @@ impl Scanner {
             path,
             bundles,
             root: None,
+            open_folders: Arc::default(),
             absence: Absence::default(),
             folders: BTreeSet::new(),
             remembered: HashMap::new(),
@@ -109,6 +112,12 @@ impl Scanner {
     pub fn with_last_good(mut self, last_good: LastGood) -> Self {
         self.last_good = Some(last_good);
         self
+    }
+
+    /// The same, of which no more than `limit` folders are kept open at once.
+    #[must_use]
+    pub fn keeping_open(self, limit: usize) -> Self {
+        Self { open_folders: Arc::new(OpenFolders::new(limit)), ..self }
     }
 
     /// From now on policies may use the trust bundles of these names: what was wrong before may be good, or the other way
@@ -357,8 +366,9 @@ impl Scanner {
             return;
         }
         remembered.identity = identity;
-        let folder = Folder { handle, root: Arc::clone(root), path, identity };
-        let updated = remembered.update(folder, name, Stamp::of(stat, now), (&mut self.next_generation, &self.denials));
+        let folder = Folder::new(Arc::clone(root), path, identity, Arc::clone(&self.open_folders));
+        let context = (&mut self.next_generation, &self.denials);
+        let updated = remembered.update((folder, &handle), name, Stamp::of(stat, now), context);
         self.is_partial |= updated.is_err();
         remembered.note_faults(name, updated, &self.denials);
     }
@@ -440,7 +450,7 @@ impl Remembered {
     /// If the phones' own files cannot be listed, those that were known stay, and the next scan tries again.
     fn update(
         &mut self,
-        folder: Folder,
+        (folder, handle): (Folder, &OwnedFd),
         name: &ConstituencyName,
         stamp: Stamp,
         (next_generation, denials): (&mut u64, &Arc<ServerDenials>),
@@ -454,7 +464,7 @@ impl Remembered {
         let (with_own_file, listed) = if listing_holds {
             (known, Ok(()))
         } else {
-            match own_files(&folder.handle) {
+            match own_files(handle) {
                 Ok(found) => {
                     self.listing = Some(stamp);
                     (if found == *known { known } else { Arc::new(found) }, Ok(()))
@@ -468,8 +478,7 @@ impl Remembered {
         if let Some(current) = &self.current
             && Arc::ptr_eq(&current.policy, policy)
             && Arc::ptr_eq(&current.with_own_file, &with_own_file)
-            && Arc::ptr_eq(&current.folder.root, &folder.root)
-            && current.folder.identity == folder.identity
+            && current.folder.is_same_as(&folder)
         {
             return listed;
         }
@@ -545,10 +554,6 @@ fn warning(name: &ConstituencyName, message: String) -> Fault {
 /// Whether an error says nothing about the folder, but only that we lack what it takes to look.
 fn is_our_shortage(errno: Errno) -> bool {
     matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::INTR)
-}
-
-fn identity(stat: &Stat) -> FileIdentity {
-    (stat.st_dev, stat.st_ino)
 }
 
 fn open_folder(root: &OwnedFd, name: &ConstituencyName) -> Result<(Stat, OwnedFd), Errno> {

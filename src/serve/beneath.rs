@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::fs::File;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -41,13 +41,26 @@ pub(super) struct Identity {
     changed: (i64, u64),
 }
 
+/// The constituency's folder.
+///
+/// # Errors
+/// [`Denial::Replaced`] if it is not in its place any more.
+pub(super) fn folder(constituency: &Constituency) -> Result<Arc<OwnedFd>, Denial> {
+    constituency.folder.handle().map_err(|errno| match errno {
+        Errno::STALE => Denial::Replaced,
+        errno => Denial::Failed(format!("the folder of {} cannot be opened: {errno}", constituency.name)),
+    })
+}
+
 /// Whether the folder has a file of this path, in any case of the MAC address `own`; links count whatever they lead to.
-#[must_use]
-pub(super) fn is_in_folder(path: &ServedPath, own: MacAddress, constituency: &Constituency) -> bool {
-    let exists = |spelling: &str| {
-        open(constituency.folder.handle(), spelling, OFlags::PATH | OFlags::NOFOLLOW, ResolveFlags::BENEATH).is_ok()
-    };
-    exists(path.as_str()) || path.other_cases(own).any(|spelling| exists(&spelling))
+///
+/// # Errors
+/// If the folder cannot be opened.
+pub(super) fn is_in_folder(path: &ServedPath, own: MacAddress, constituency: &Constituency) -> Result<bool, Denial> {
+    let folder = folder(constituency)?;
+    let exists =
+        |spelling: &str| open(folder.as_fd(), spelling, OFlags::PATH | OFlags::NOFOLLOW, ResolveFlags::BENEATH).is_ok();
+    Ok(exists(path.as_str()) || path.other_cases(own).any(|spelling| exists(&spelling)))
 }
 
 /// NONBLOCK: opening a FIFO must not wait for its writer.

@@ -69,12 +69,12 @@ fn open_spelling(
     constituency: &Constituency,
     registry: &Registry,
 ) -> Result<Opened, Denial> {
-    let folder = constituency.folder.handle();
-    if let Some(kept) = kept::find(folder, spelling) {
+    let folder = beneath::folder(constituency)?;
+    if let Some(kept) = kept::find(folder.as_fd(), spelling) {
         return Ok(kept);
     }
     let strict = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
-    match beneath::open(folder, spelling, beneath::READ, strict) {
+    match beneath::open(folder.as_fd(), spelling, beneath::READ, strict) {
         Ok(handle) => beneath::opened(handle).inspect(|file| kept::keep(file, spelling)),
         Err(Errno::LOOP) => open_through_links(spelling, grant, constituency, registry),
         Err(errno) => Err(beneath::denial(errno)),

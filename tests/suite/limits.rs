@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -180,16 +181,22 @@ fn process_with_few_descriptors_evicts_idle_connections_and_serves_phones() {
     drop(strangers);
 }
 
+/// How many file descriptors the server has open.
+fn descriptors(server: &Running) -> u64 {
+    fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().count() as u64
+}
+
 #[test]
 fn a_process_without_descriptors_waits_for_one_and_keeps_what_it_serves() {
     let site = site_with(json!({ "idle_s": 600, "handshake_s": 600 }));
-    // Each folder holds a descriptor: they leave fewer for connections than there would be room for.
     for number in 0..40 {
         site.constituency(&format!("c{number}"), &json!({ "trust": ["factory"] }));
     }
-    let server = Running::start(site.command_under(&["prlimit", "--nofile=64:64"]), 1);
+    let server = site.start();
     eventually("the server", || is_served(&server).then_some(()));
     let used = server.processor_time();
+    // A few more than it has: the lowest numbers are given first.
+    server.limit_descriptors(descriptors(&server) + 4);
     let strangers: Vec<Socket> = (0..200).filter_map(|_| Socket::connect(server.address()).ok()).collect();
     assert_eq!(strangers.len(), 200);
     server.says("no connection can be accepted");
@@ -205,16 +212,104 @@ fn a_process_without_descriptors_waits_for_one_and_keeps_what_it_serves() {
     assert_eq!(said, 1, "once, not ten times a second");
     assert!(!server.stderr().iter().any(|line| line.contains("is gone")), "{:?}", server.stderr());
     drop(strangers);
-    eventually("a place", || is_served(&server).then_some(()));
-    // Room for what comes and goes meanwhile, so that a shortage does not follow upon the other.
-    for number in 0..20 {
-        std::fs::remove_dir_all(site.served(&format!("c{number}"))).unwrap();
-    }
+    server.limit_descriptors(1024);
     eventually("connections to be accepted again", || {
         assert!(is_served(&server));
         server.stderr().iter().any(|line| line.contains("connections are accepted again")).then_some(())
     });
     server.says("new is served");
+}
+
+/// A site with so many constituencies, each of which knows VVX500 and has a small and a large file.
+fn site_of(constituencies: usize) -> Site {
+    let mut site = Site::new();
+    site.config["limits"] = json!({ "connections_per_address": 0, "idle_s": 600, "free_space_bytes": 0 });
+    for number in 0..constituencies {
+        let name = format!("c{number}");
+        site.constituency(&name, &json!({ "trust": ["factory"], "phones": { VVX500: "" } }));
+        site.file(&format!("{name}/site.cfg"), format!("<{name}/>"));
+    }
+    site
+}
+
+/// What the server, or check, says about the limit of open files: the one that it asks for.
+fn asked_for(text: &str) -> Option<u64> {
+    text.split_once("raise LimitNOFILE to ")?.1.split(' ').next()?.parse().ok()
+}
+
+#[test]
+fn more_folders_than_files_may_be_open_are_all_served() {
+    const FOLDERS: usize = 600;
+    let site = site_of(FOLDERS);
+    let large = site.file("c0/large.ld", vec![0; 1 << 20]);
+    for number in 1..FOLDERS {
+        fs::hard_link(&large, site.served(&format!("c{number}/large.ld"))).unwrap();
+    }
+    let server = Running::start(site.command_under(&["prlimit", "--nofile=600:600"]), 1);
+    server.says("c599 is served");
+    let identity = FACTORY.device(VVX500);
+    let get = |number: usize| {
+        let mut phone = server.client(&format!("c{number}"), &identity).connect().unwrap();
+        assert_eq!(phone.get("/site.cfg").unwrap().text(), format!("<c{number}/>"));
+        phone
+    };
+    // As many connections at once as there is room for at any limit, each to another folder.
+    let mut phones: Vec<Connection> = (0..32).map(get).collect();
+    for number in 32..FOLDERS {
+        phones[number % 32] = get(number);
+    }
+    for phone in &mut phones {
+        assert_eq!(phone.get("/large.ld").unwrap().status, 200);
+        assert_eq!(phone.request("PUT", "/00005e00530c-app.log", "", b"log").unwrap().status, 201);
+    }
+    assert!(descriptors(&server) < 300, "{}", descriptors(&server));
+    let errors: Vec<_> = server.stderr().into_iter().filter(|line| line.contains("\"ERROR\"")).collect();
+    assert!(errors.is_empty(), "{errors:?}");
+}
+
+#[test]
+fn a_limit_of_open_files_that_is_too_low_is_told_with_the_one_to_set() {
+    let site = site_of(400);
+    let needed = {
+        let server = Running::start(site.command_under(&["prlimit", "--nofile=600:600"]), 1);
+        let told = server.says("the limit of open files (600) leaves room for");
+        assert!(told.contains("there are 400 known phones: raise LimitNOFILE to"), "{told}");
+        asked_for(&told).unwrap()
+    };
+    let check = tool::run(
+        Command::new("prlimit")
+            .args(["--nofile=600:600", env!("CARGO_BIN_EXE_provost"), "check"])
+            .current_dir(site.path("")),
+    );
+    assert_eq!((check.code, asked_for(&check.stdout)), (0, Some(needed)), "{check:?}");
+    let enough = format!("--nofile={needed}:{needed}");
+    let server = Running::start(site.command_under(&["prlimit", &enough]), 1);
+    server.says("c399 is served");
+    assert!(!server.stderr().iter().any(|line| line.contains("LimitNOFILE")), "{:?}", server.stderr());
+    // Phones that come later count too.
+    let phones: serde_json::Map<_, _> = (1..=needed).map(|number| (format!("{number:012x}"), json!(""))).collect();
+    site.constituency("large", &json!({ "trust": ["factory"], "phones": phones }));
+    assert!(asked_for(&server.says("raise LimitNOFILE to")).unwrap() > needed);
+    fs::remove_dir_all(site.served("large")).unwrap();
+    server.says("the limit of open files leaves room for all known phones again");
+}
+
+#[test]
+fn a_start_without_descriptors_says_which_limit_to_raise() {
+    let site = Site::with_ote();
+    let mut told = 0;
+    for files in 4..24 {
+        let limit = format!("--nofile={files}:{files}");
+        let mut command = site.command_under(&["timeout", "2", "prlimit", &limit]);
+        let ended = tool::run(&mut command);
+        // With more than a few it starts, and is ended after a while.
+        if ended.code == 124 {
+            break;
+        }
+        assert!(!ended.stderr.contains("write access"), "{files}: {ended:?}");
+        told += usize::from(ended.stderr.contains("raise LimitNOFILE to 1024 or more"));
+    }
+    assert!(told >= 3, "{told}");
 }
 
 #[test]

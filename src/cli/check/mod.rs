@@ -27,6 +27,7 @@ use serde_json::{Value, json};
 use super::passwords;
 use super::{ConfigArg, USAGE, note, runtime, say, shown, trust};
 use crate::app::exact_names;
+use crate::app::file_limit::FileLimit;
 use crate::certificate::{self, CertificateFiles, Condition, FilesSource, LiveCertificates};
 use crate::clock;
 use crate::config::{CertificateSource, Config};
@@ -206,6 +207,11 @@ fn check_configuration(config: &Config, site: &Site, findings: &mut Vec<Finding>
         let file = status.token_file.as_deref().unwrap_or(Path::new("")).display();
         findings.push(Finding::new(Level::Error, file, error));
     }
+    findings.extend(
+        FileLimit::highest()
+            .shortage(site.registry(), config.limits.connections)
+            .map(|shortage| Finding::new(Level::Warning, "limits", shortage)),
+    );
     if let Err(error) = crate::state::can_use(&config.state) {
         findings.push(Finding::new(Level::Warning, &file, error));
     }

@@ -85,7 +85,8 @@ impl Shelf<'_> {
 
     fn open(&self, spelling: &str, reader: Option<MacAddress>) -> Found {
         let strict = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
-        match open(self.constituency.folder.handle(), spelling, strict) {
+        let folder = self.constituency.folder.handle();
+        match folder.and_then(|folder| open(folder.as_fd(), spelling, strict)) {
             Ok(handle) => regular(handle),
             Err(Errno::LOOP) => self.open_through_links(spelling, reader),
             Err(errno) => failed(errno),

@@ -47,7 +47,7 @@ pub async fn receive(
     let range = ContentRange::of(headers)?;
     let length = body.body.incoming.size_hint().exact();
     let mut receiving = blocking(move || {
-        if !grant.name().lies_over_the_folder() && beneath::is_in_folder(grant.path(), grant.mac(), &constituency) {
+        if !grant.name().lies_over_the_folder() && beneath::is_in_folder(grant.path(), grant.mac(), &constituency)? {
             return Err(Denial::WouldHide);
         }
         store.begin(&grant, &constituency.name, range, length)
