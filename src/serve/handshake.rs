@@ -9,7 +9,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -217,8 +217,10 @@ async fn modern<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 ) -> Result<(TlsStream<S>, Peer), Refused> {
     let (constituency, generation) = (wanted.constituency, wanted.generation);
     let can_resume = facts.as_ref().is_ok_and(can_resume);
-    let accept = StartHandshake::from_parts(accepted, stream).into_stream(generation.config(can_resume));
-    let (result, finding) = with_finding(Arc::clone(&constituency.policy), accept.into_fallible()).await;
+    let (result, finding) = {
+        let accept = StartHandshake::from_parts(accepted, stream).into_stream(generation.config(can_resume));
+        with_finding(Arc::clone(&constituency.policy), pin!(accept.into_fallible())).await
+    };
     let tls = match result {
         Ok(tls) => tls,
         Err((error, stream)) => {

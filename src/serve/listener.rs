@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::{Pin, pin};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -184,30 +185,37 @@ impl Shortage {
 }
 
 /// One connection from accept to close.
-async fn live(
+///
+/// Not an `async fn`, which would keep room for what it is called with beside what it makes of it. What comes after the
+/// wait for the handshake is boxed, so that a client without a hello has no room for it, nor an idle one for a handshake.
+fn live(
     stream: TcpStream,
     arrival: Arrival,
     permit: ConnectionPermit,
     server: Arc<Server>,
     stop: watch::Receiver<Stop>,
-) -> End {
+) -> impl Future<Output = End> {
     let _ = stream.set_nodelay(true);
     let (stream, farewell) = Lingering::new(stream);
     let (mut stream, pace) = Paced::new(stream, &server.limits, arrival.began.into());
     let mut pending = PendingConnection { arrival, permit, pace, farewell, server, stop };
-    let (received, turn) = match pending.wait_for_handshake(&mut stream).await {
-        Ok(ready) => ready,
-        Err(refused) => {
-            log_refusal(&pending.server, arrival, refused);
-            return End::Closed;
+    async move {
+        let (received, turn) = match pending.wait_for_handshake(&mut stream).await {
+            Ok(ready) => ready,
+            Err(refused) => {
+                log_refusal(&pending.server, arrival, refused);
+                return End::Closed;
+            }
+        };
+        match Box::pin(pending.welcome(stream, received, turn)).await {
+            Some(rest) => rest.await,
+            None => End::Closed,
         }
-    };
-    // Boxed, so that neither a connection that waits for it nor an idle one has room for a handshake.
-    match Box::pin(pending.welcome(stream, received, turn)).await {
-        Some(conversation) => conversation.await,
-        None => End::Closed,
     }
 }
+
+/// What is left of a connection's life.
+type Rest = Pin<Box<dyn Future<Output = End> + Send>>;
 
 /// A connection whose handshake is under way.
 struct PendingConnection {
@@ -243,30 +251,28 @@ impl PendingConnection {
         Ok(received)
     }
 
-    /// Runs the handshake and begins the conversation, or logs why there is none. A client that was sent an alert is heard
-    /// out, in its place and in the time that a handshake may take: if what it still sends met a closed connection, it
-    /// could not read the alert.
-    async fn welcome(mut self, stream: Phone, mut received: Received, turn: Turn) -> Option<impl Future<Output = End>> {
+    /// Runs the handshake and begins the conversation, or logs why there is none.
+    async fn welcome(mut self, stream: Phone, mut received: Received, turn: Turn) -> Option<Rest> {
         let stream = TurnStream::new(stream, received.take_rest(), turn.clone());
-        let handshake = handshake::shake_hands(stream, received, &self.server.site, &self.server.certificates);
-        let finished = tokio::select! {
-            biased;
-            finished = turn.run(handshake) => self.in_time(finished),
-            // It has asked for nothing yet, and would only be sent away.
-            () = told(&mut self.stop, Stop::Drain) => Err(stopping()),
+        let finished = {
+            let handshake =
+                pin!(handshake::shake_hands(stream, received, &self.server.site, &self.server.certificates));
+            tokio::select! {
+                biased;
+                finished = turn.run(handshake) => self.in_time(finished),
+                // It has asked for nothing yet, and would only be sent away.
+                () = told(&mut self.stop, Stop::Drain) => Err(stopping()),
+            }
         };
         match finished {
             Ok((stream, peer)) => {
-                let (stop, connection) = (self.stop.clone(), self.admit(peer)?);
-                Some(converse(stream, connection, stop))
+                let stop = self.stop.clone();
+                Some(Box::pin(converse(stream, self.admit(peer)?, stop)))
             }
             Err(mut refused) => {
                 let close = refused.close.take();
                 log_refusal(&self.server, self.arrival, refused);
-                if let Some(close) = close {
-                    self.linger(close).await;
-                }
-                None
+                Some(Box::pin(self.linger(close?)))
             }
         }
     }
@@ -299,8 +305,9 @@ impl PendingConnection {
         Some(connection)
     }
 
-    /// Closes on a client that was refused. Meanwhile the connection may be evicted.
-    async fn linger(mut self, close: Close) {
+    /// Closes on a client that was sent an alert: if what it still sends met a closed connection, it could not read the
+    /// alert. It has the rest of the time that a handshake may take, and may be evicted meanwhile.
+    async fn linger(mut self, close: Close) -> End {
         self.farewell.say_within(HEARD_OUT);
         tokio::select! {
             biased;
@@ -308,6 +315,7 @@ impl PendingConnection {
             _ = self.permit.evicted() => {}
             () = told(&mut self.stop, Stop::Drain) => {}
         }
+        End::Closed
     }
 }
 
@@ -372,6 +380,16 @@ mod tests {
             stream.write_u8(byte).await.unwrap();
         }
         End::Closed
+    }
+
+    /// The size of the futures that a function of five arguments returns, in bytes.
+    fn future_size<A, B, C, D, E, F>(_: impl Fn(A, B, C, D, E) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn task_of_a_connection_is_small() {
+        assert!(future_size(live) <= 1200, "{} bytes", future_size(live));
     }
 
     #[tokio::test]
