@@ -9,6 +9,15 @@ use super::site::{FIRMWARE_BYTES, Key};
 /// How many connections lie idle when their memory is measured.
 pub const IDLE_CONNECTIONS: usize = 2000;
 
+/// Phones that boot at once, a few times.
+#[derive(Debug, Clone, Copy)]
+pub struct PowerCut {
+    pub phones: usize,
+    pub rounds: usize,
+}
+
+pub const POWER_CUT: PowerCut = PowerCut { phones: 5000, rounds: 3 };
+
 /// What a lane of the load does over and over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {

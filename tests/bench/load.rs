@@ -20,7 +20,7 @@ use tokio_rustls::TlsConnector;
 
 use super::cases::{Case, Operation, Tls};
 use super::machine;
-use super::pki::SERVER_CA;
+use super::pki::{Identity, SERVER_CA};
 use super::servers::{Program, Server};
 use super::site::{FIRMWARE, FIRMWARE_BYTES, HOST, SMALL_FILE, Site};
 
@@ -148,7 +148,7 @@ impl Lane {
 impl Connector {
     fn new(server: &Server, site: &Site, tls: Tls, resumption: Resumption) -> Self {
         let speaker = match tls {
-            Tls::Modern(version) => Speaker::Rustls(rustls(site, version, resumption)),
+            Tls::Modern(version) => Speaker::Rustls(rustls(site, &site.phone, version, resumption)),
             Tls::Old(version, cipher) => Speaker::OpenSsl(openssl(site, version, cipher), cipher),
         };
         Self { program: server.program, address: server.address, speaker }
@@ -182,13 +182,23 @@ impl Connector {
     }
 }
 
-fn rustls(site: &Site, version: &'static SupportedProtocolVersion, resumption: Resumption) -> TlsConnector {
+/// Full handshakes of TLS 1.3 as `phone`.
+pub fn phone_connector(site: &Site, phone: &Identity) -> TlsConnector {
+    rustls(site, phone, &TLS13, Resumption::disabled())
+}
+
+fn rustls(
+    site: &Site,
+    phone: &Identity,
+    version: &'static SupportedProtocolVersion,
+    resumption: Resumption,
+) -> TlsConnector {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[version])
         .unwrap()
         .with_root_certificates(Arc::clone(&site.server_roots))
-        .with_client_auth_cert(site.phone.chain.clone(), site.phone.key())
+        .with_client_auth_cert(phone.chain.clone(), phone.key())
         .unwrap();
     config.resumption = resumption;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -266,7 +276,7 @@ async fn settled_memory_kib(server: &Server) -> u64 {
     machine::memory_kib(server.pid())
 }
 
-fn get(path: &str) -> Vec<u8> {
+pub fn get(path: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\nUser-Agent: FileTransport PolycomVVX-VVX_500-UA/5.9.7.4477\r\nAccept: */*\r\n\r\n").into()
 }
 

@@ -4,8 +4,9 @@
 //! 2. [`servers`]: each server as a process of its own on the first processor; the load comes from the second.
 //! 3. [`cases`]: what is measured, and what provost has to reach.
 //! 4. [`load`]: operations, each verified; one that does not work ends the benchmark.
-//! 5. [`machine`]: what the servers' processes used meanwhile.
-//! 6. [`table`]: medians, spread, ratios.
+//! 5. [`power_cut`]: thousands of phones at once.
+//! 6. [`machine`]: what the servers' processes used meanwhile.
+//! 7. [`table`]: medians, spread, ratios.
 //!
 //! Run it by `tests/bench/run`, which installs nginx where it is missing.
 #![allow(
@@ -29,6 +30,7 @@ mod machine;
 #[path = "../suite/harness/pki.rs"]
 #[allow(dead_code, reason = "the suite's certificates; the benchmark needs some of them")]
 mod pki;
+mod power_cut;
 mod servers;
 mod site;
 mod table;
@@ -39,8 +41,9 @@ mod tool;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use cases::{CASES, Case, IDLE_CONNECTIONS, Setting};
+use cases::{CASES, Case, IDLE_CONNECTIONS, POWER_CUT, PowerCut, Setting};
 use load::Lane;
+use power_cut::Phones;
 use servers::{Program, Server};
 use site::{Key, Site};
 use table::{Measured, Sample, Table};
@@ -51,10 +54,17 @@ struct Effort {
     rounds: usize,
     round: Duration,
     idle_connections: usize,
+    power_cut: PowerCut,
 }
 
-const FULL: Effort = Effort { rounds: 9, round: Duration::from_secs(1), idle_connections: IDLE_CONNECTIONS };
-const QUICK: Effort = Effort { rounds: 2, round: Duration::from_millis(100), idle_connections: 100 };
+const FULL: Effort =
+    Effort { rounds: 9, round: Duration::from_secs(1), idle_connections: IDLE_CONNECTIONS, power_cut: POWER_CUT };
+const QUICK: Effort = Effort {
+    rounds: 2,
+    round: Duration::from_millis(100),
+    idle_connections: 100,
+    power_cut: PowerCut { phones: 100, rounds: 1 },
+};
 
 fn main() -> ExitCode {
     let mut effort = FULL;
@@ -102,6 +112,20 @@ async fn measure_all(effort: Effort, only: &str) -> Table {
             kib.push(Measured::memory(load::idle_memory(server, &site, effort.idle_connections).await));
         }
         table.add("idle connection, memory", "KiB", Some(1.0), kib);
+    }
+    let PowerCut { phones, rounds } = effort.power_cut;
+    let name = format!("power cut: {phones} phones at once");
+    if name.contains(only) {
+        let phones = Phones::new(&site, phones);
+        let servers = Program::BOTH.map(|program| Server::start(program, &site, Key::P256, Setting::Modern));
+        let mut samples = [Vec::new(), Vec::new()];
+        for _ in 0..rounds {
+            for (server, samples) in servers.iter().zip(&mut samples) {
+                samples.push(phones.boot(server).await);
+            }
+        }
+        let measured = samples.map(|samples| Measured::cpu(&samples, 1e3));
+        table.add(&name, "ms", Some(1.0), measured.into());
     }
     table
 }

@@ -174,7 +174,7 @@ http {{
   ssl_session_cache shared:phones:50m;
   ssl_session_tickets on;
   ssl_session_timeout 6h;
-  map_hash_max_size 4096;
+  map_hash_max_size 32768;
   map_hash_bucket_size 128;
   map $ssl_client_s_dn $allowed {{
     default 0;

@@ -15,11 +15,15 @@ pub const HOST: &str = "ote.phones.example.com";
 /// The phone that asks.
 pub const MAC: &str = "00005e00530c";
 pub const SMALL_FILE: &str = "/000000000000.cfg";
+pub const SITE_FILE: &str = "/site.cfg";
 pub const FIRMWARE: &str = "/3111-44500-001.sip.ld";
 pub const FIRMWARE_BYTES: usize = 100 << 20;
 const SMALL_FILE_BYTES: usize = 1800;
+const SITE_FILE_BYTES: usize = 20_000;
 /// How many phones the list holds: a real one is not short.
-const PHONES: u32 = 500;
+const PHONES: u32 = 6000;
+/// The first of them.
+const FIRST: u64 = 0x00_005e_005000;
 
 /// The kind of the server's key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +35,7 @@ pub enum Key {
 /// Everything that is served. Dropped, it is removed.
 pub struct Site {
     folder: tempfile::TempDir,
+    issuing: Ca,
     /// The phone's certificate, sent with the CA that issued it, as phones do.
     pub phone: Identity,
     pub small_file: Vec<u8>,
@@ -72,6 +77,7 @@ impl Site {
             .take(SMALL_FILE_BYTES)
             .collect();
         std::fs::write(served.join(&SMALL_FILE[1..]), &small_file).unwrap();
+        std::fs::write(served.join(&SITE_FILE[1..]), vec![b' '; SITE_FILE_BYTES]).unwrap();
         let firmware: Vec<u8> = (0..FIRMWARE_BYTES).map(|index| index.to_le_bytes()[index % 3]).collect();
         std::fs::write(served.join(&FIRMWARE[1..]), firmware).unwrap();
         let phones: Map<String, Value> = phones().map(|mac| (mac, "a phone".into())).collect();
@@ -79,10 +85,22 @@ impl Site {
         std::fs::write(served.join("constituency.json"), policy.to_string()).unwrap();
         Self {
             phone: issuing.issue_rsa(&device_params(MAC)).with(&issuing),
+            issuing,
             small_file,
             server_roots: Arc::new(server_roots),
             folder,
         }
+    }
+
+    /// The first phones of the list, `count` of them: each with a certificate of its own, and all with one key, because
+    /// making one takes longer than anything that is measured here.
+    pub fn phones(&self, count: usize) -> Vec<(String, Identity)> {
+        let key = KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap();
+        let issue = |mac: String| {
+            let identity = self.issuing.issue_with(&device_params(&mac), &key).with(&self.issuing);
+            (mac, identity)
+        };
+        phones().take(count).map(issue).collect()
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -94,7 +112,7 @@ impl Site {
     }
 }
 
-/// The phones that are let in: the one that asks is in the midst of others.
+/// The phones of the list; the one that asks is among them.
 pub fn phones() -> impl Iterator<Item = String> {
-    (0..PHONES).map(|number| format!("00005e{:06x}", 0x530c - PHONES / 2 + number))
+    (0..u64::from(PHONES)).map(|number| format!("{:012x}", FIRST + number))
 }

@@ -29,7 +29,7 @@ pub struct Table(Vec<Row>);
 
 #[derive(Debug)]
 struct Row {
-    name: &'static str,
+    name: String,
     unit: &'static str,
     target: Option<f64>,
     nginx: Measured,
@@ -57,9 +57,9 @@ impl Measured {
 
 impl Table {
     /// Adds a line; `measured` is nginx's, then ours.
-    pub fn add(&mut self, name: &'static str, unit: &'static str, target: Option<f64>, measured: Vec<Measured>) {
+    pub fn add(&mut self, name: &str, unit: &'static str, target: Option<f64>, measured: Vec<Measured>) {
         let [nginx, provost] = <[Measured; 2]>::try_from(measured).expect("two servers");
-        self.0.push(Row { name, unit, target, nginx, provost });
+        self.0.push(Row { name: name.to_owned(), unit, target, nginx, provost });
     }
 }
 
