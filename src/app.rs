@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -53,6 +53,7 @@ mod sightings;
 mod signals;
 mod sockets;
 mod source;
+pub mod state_faults;
 pub mod status;
 mod supervisor;
 mod upkeep;
@@ -68,6 +69,7 @@ use renewal::Renewal;
 use sightings::Sightings;
 use sockets::Listeners;
 use source::Source;
+use state_faults::StateFaults;
 use status::Boards;
 use supervisor::{Supervisor, Word};
 use upkeep::{Upkeep, Work};
@@ -108,14 +110,6 @@ pub enum AppError {
     /// Certificates cannot be obtained as `provost.json` says.
     #[error("\"certificate\": {0}")]
     Acme(String),
-    /// The uploads' folder.
-    #[error("the uploads in {path} cannot be opened: {source}", path = .path.display())]
-    Uploads {
-        /// The folder.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
     /// No address to listen on could be had.
     #[error("cannot listen on {address}: {source}{}", sockets::hint(.source))]
     Listen {
@@ -149,6 +143,7 @@ pub struct App {
     config: Config,
     server: Arc<Server>,
     publisher: Arc<Publisher>,
+    state_faults: Arc<StateFaults>,
     listeners: Listeners,
     signals: signals::Signals,
     source: Source,
@@ -180,6 +175,8 @@ impl App {
         config.check_apart()?;
         let state = StateDir::open(&config.state)?;
         let lock = state.lock()?;
+        let state_faults = Arc::new(StateFaults::default());
+        state_faults.update(&config);
         let certificates = Arc::new(LiveCertificates::default());
         let denials = DenialsFile::open(state.path())?;
         let (kept, last_good) = LastGood::start(state.path())?;
@@ -239,7 +236,7 @@ impl App {
         let status = operators.map(|opened| {
             let config = (&config, &publisher);
             let (boards, stopped) = ((boards, health, metrics), stopped.clone());
-            let state = (state.path(), denials.denials());
+            let state = (state.path(), denials.denials(), Arc::clone(&state_faults));
             let sources = Sources::new(&server, boards, config, stopped, state, &listeners.tls);
             (opened, Arc::new(sources) as Arc<dyn Knowledge>)
         });
@@ -248,6 +245,7 @@ impl App {
             config,
             server,
             publisher,
+            state_faults,
             listeners,
             signals,
             source,
@@ -298,6 +296,7 @@ impl App {
             source,
             certificates: Arc::clone(&self.server.certificates),
             publisher: self.publisher,
+            state_faults: self.state_faults,
             config: self.config.clone(),
             waker: self.waker.clone(),
             token: self.status.as_ref().map(|(opened, _)| opened.token()),
@@ -353,8 +352,7 @@ fn uploads(config: &Config, state: &StateDir) -> Result<UploadStore, AppError> {
     for folder in store::misplaced(&uploads) {
         tracing::error!("{folder}");
     }
-    UploadStore::open_at(uploads.clone(), config.limits.free_space_bytes)
-        .map_err(|source| AppError::Uploads { path: uploads, source })
+    Ok(UploadStore::new(uploads, config.limits.free_space_bytes))
 }
 
 /// Judges the passwords that are in the state directory.

@@ -15,7 +15,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, Stat};
+use rustix::fs::{Access, AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 pub mod lock;
@@ -78,13 +78,26 @@ impl StateDir {
         &self.path
     }
 
-    /// Takes the lock, or says who cannot.
+    /// Takes the lock. Where the lock file cannot be made or written to, as on a file system that is mounted read-only, the
+    /// file as it is serves for a lock, or else the folder.
+    ///
+    /// # Errors
+    /// If another process has it, or the folder cannot be opened.
     pub fn lock(&self) -> Result<StateLock, StateError> {
         let path = self.path.join("lock");
         let unusable = |source| StateError::Unusable { path: path.clone(), source };
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let open = || Ok(rustix::fs::openat(walk(&self.path, false)?, "lock", flags, Mode::RUSR | Mode::WUSR)?);
-        let file = open().map(File::from).map_err(unusable)?;
+        let open = |name: &str, flags: OFlags| -> io::Result<File> {
+            let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let folder = walk(&self.path, false)?;
+            Ok(rustix::fs::openat(folder, name, flags, Mode::RUSR | Mode::WUSR)?.into())
+        };
+        let file = match open("lock", OFlags::WRONLY | OFlags::CREATE) {
+            Err(error) if is_unwritable(&error) => open("lock", OFlags::RDONLY)
+                .or_else(|_| open(".", OFlags::RDONLY | OFlags::DIRECTORY))
+                .map_err(|_| error),
+            opened => opened,
+        };
+        let file = file.map_err(unusable)?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(StateLock { _file: file }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(StateError::Locked { path: self.path.clone() }),
@@ -92,21 +105,38 @@ impl StateDir {
         }
     }
 
-    /// The folder `name` in the state directory, made if it is not there.
+    /// The folder `name` in the state directory. It is made if it is not there and can be: the server serves without.
+    ///
+    /// # Errors
+    /// If it must not be used.
     pub fn folder(&self, name: &str) -> Result<PathBuf, StateError> {
         let path = self.path.join(name);
-        private_folder(&path).map_err(|source| StateError::Unusable { path: path.clone(), source })?;
-        Ok(path)
+        match private_folder(&path) {
+            Err(source) if !is_unwritable(&source) => Err(StateError::Unusable { path, source }),
+            _ => Ok(path),
+        }
     }
 }
 
-/// Whether this user could use `path` as a state directory, or make it; nothing is changed.
-pub fn can_use(path: &Path) -> Result<(), String> {
+/// Whether `error` keeps the server from writing and not from reading, so that it can serve.
+#[must_use]
+pub fn is_unwritable(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error().map(Errno::from_raw_os_error),
+        Some(Errno::ROFS | Errno::ACCESS | Errno::PERM | Errno::NOSPC | Errno::DQUOT | Errno::NOTDIR | Errno::ISDIR)
+    )
+}
+
+/// Why this process cannot make files in the folder `path`, or make the folder; `None` if it can. Nothing is changed.
+#[must_use]
+pub fn why_unwritable(path: &Path) -> Option<io::Error> {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let existing = absolute.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
-    rustix::fs::access(existing, rustix::fs::Access::WRITE_OK).map_err(|errno| {
-        format!("this user may not write to the state directory {} ({}: {errno})", path.display(), existing.display())
-    })
+    let existing = absolute.ancestors().find(|ancestor| ancestor.symlink_metadata().is_ok()).unwrap_or(Path::new("/"));
+    if !existing.is_dir() {
+        return Some(Errno::NOTDIR.into());
+    }
+    let wanted = Access::WRITE_OK | Access::EXEC_OK;
+    rustix::fs::accessat(rustix::fs::CWD, existing, wanted, AtFlags::EACCESS).err().map(io::Error::from)
 }
 
 /// Makes `path` and what is missing above it, for the owner alone. What root makes belongs to whose folder it is in.

@@ -17,6 +17,7 @@ mod phones;
 mod readiness;
 
 use super::publisher::Publisher;
+use super::state_faults::StateFaults;
 use super::status::Boards;
 use crate::certificate::{LiveCertificates, ServerCertificate};
 use crate::clock;
@@ -59,6 +60,7 @@ pub(super) struct Sources {
     file: Option<String>,
     state: PathBuf,
     denials: Arc<ServerDenials>,
+    state_faults: Arc<StateFaults>,
     addresses: Vec<SocketAddr>,
     started: i64,
 }
@@ -73,6 +75,7 @@ impl Knowledge for Sources {
         }
         self.certificates.generation().hash(&mut hasher);
         self.denials.generation().hash(&mut hasher);
+        self.state_faults.messages().hash(&mut hasher);
         self.boards.load().as_ref().map(|board| board.generation()).hash(&mut hasher);
         self.is_stopping().hash(&mut hasher);
         hasher.finish()
@@ -130,9 +133,10 @@ impl Knowledge for Sources {
             return Readiness { not_ready: Some("provost is shutting down".to_owned()), warnings: Vec::new() };
         };
         let certificates = self.certificates(now);
+        let faults = self.state_faults.messages().into_iter().map(|message| format!("error: {message}"));
         Readiness {
             not_ready: why_not_ready(&certificates, &site, &self.config.constituencies, now),
-            warnings: certificates::warnings(&certificates),
+            warnings: certificates::warnings(&certificates).into_iter().chain(faults).collect(),
         }
     }
 
@@ -168,7 +172,7 @@ impl Sources {
         (boards, health, metrics): (Boards, Arc<Health>, Arc<Metrics>),
         (config, publisher): (&Config, &Arc<Publisher>),
         stop: watch::Receiver<Stop>,
-        (state, denials): (&Path, Arc<ServerDenials>),
+        (state, denials, state_faults): (&Path, Arc<ServerDenials>, Arc<StateFaults>),
         listeners: &[TcpListener],
     ) -> Self {
         Self {
@@ -183,6 +187,7 @@ impl Sources {
             file: config.file.as_deref().map(absolute),
             state: state.to_owned(),
             denials,
+            state_faults,
             addresses: listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect(),
             started: clock::unix_seconds(clock::now()),
         }
@@ -229,7 +234,8 @@ impl Sources {
 
     /// What has been wrong lately.
     fn troubles(&self) -> Vec<String> {
-        let mut troubles = Vec::from_iter(self.health.failure());
+        let mut troubles = self.state_faults.messages();
+        troubles.extend(self.health.failure());
         match self.health.dropped() {
             0 => {}
             dropped => troubles.push(format!(

@@ -89,7 +89,10 @@ fn give_local_token(config: &mut Config, state: &StateDir) -> Result<(), AppErro
         let mut random = [0; 16];
         aws_lc_rs::rand::fill(&mut random).map_err(|_| io::Error::other("the system gives no random numbers"))?;
         let token: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        state::write_private(&file, format!("{token}\n").as_bytes())?;
+        if let Err(error) = state::write_private(&file, format!("{token}\n").as_bytes()) {
+            tracing::warn!("no token for the status page: {} cannot be written: {error}", file.display());
+            return Ok(());
+        }
     }
     config.status = config.status.take().map(|status| StatusSettings { token_file: Some(file), ..status });
     Ok(())

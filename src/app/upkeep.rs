@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use super::news;
 use super::publisher::Publisher;
 use super::source::Source;
+use super::state_faults::StateFaults;
 use crate::certificate::LiveCertificates;
 use crate::config::Config;
 use crate::constituency::watch::Waker;
@@ -39,6 +40,7 @@ pub(super) struct Work {
     pub(super) source: Source,
     pub(super) certificates: Arc<LiveCertificates>,
     pub(super) publisher: Arc<Publisher>,
+    pub(super) state_faults: Arc<StateFaults>,
     /// As it was at the start.
     pub(super) config: Config,
     pub(super) waker: Waker,
@@ -91,6 +93,7 @@ impl Work {
     fn do_once(&mut self, reload: Option<oneshot::Sender<()>>) {
         self.source.refresh(&self.certificates);
         self.publisher.follow_passwords();
+        self.state_faults.update(&self.config);
         let Some(reload) = reload else { return self.publisher.follow_bundles() };
         let read = self.publisher.reload(&self.config);
         self.read_token();

@@ -82,6 +82,7 @@ mod systemd;
 mod transfers;
 mod trust;
 mod unattended;
+mod unwritable_state;
 mod uploads;
 mod uploads_broken;
 mod uploads_budget;

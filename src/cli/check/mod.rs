@@ -28,6 +28,7 @@ use super::passwords;
 use super::{ConfigArg, USAGE, note, runtime, say, shown, trust};
 use crate::app::exact_names;
 use crate::app::file_limit::FileLimit;
+use crate::app::state_faults::state_faults;
 use crate::certificate::{self, CertificateFiles, Condition, FilesSource, LiveCertificates};
 use crate::clock;
 use crate::config::{CertificateSource, Config};
@@ -212,9 +213,11 @@ fn check_configuration(config: &Config, site: &Site, findings: &mut Vec<Finding>
             .shortage(site.registry(), config.limits.connections)
             .map(|shortage| Finding::new(Level::Warning, "limits", shortage)),
     );
-    if let Err(error) = crate::state::can_use(&config.state) {
-        findings.push(Finding::new(Level::Warning, &file, error));
-    }
+    findings.extend(state_faults(config).into_iter().map(|fault| {
+        // The server may run as another user.
+        let level = if fault.is_permission { Level::Warning } else { Level::Error };
+        Finding::new(level, &file, fault.message)
+    }));
     let misplaced = store::misplaced(&config.state.join(store::FOLDER));
     findings.extend(misplaced.iter().map(|folder| Finding::new(Level::Error, "uploads", folder)));
 }

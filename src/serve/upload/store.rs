@@ -4,12 +4,12 @@
 //! its temporary file, the [reservation](Reservation) its room, the [claim](Claim) its name.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::fs::ResolveFlags;
 
@@ -34,7 +34,9 @@ const AT_ONCE: usize = 8;
 #[derive(Debug)]
 pub struct UploadStore {
     root: PathBuf,
-    handle: OwnedFd,
+    handle: OnceLock<OwnedFd>,
+    /// Where the bodies of this run wait, once that is made.
+    incoming: Mutex<Option<PathBuf>>,
     budgets: Arc<Budgets>,
     /// The files that are being written, by the folder of their phone.
     claimed: Mutex<HashMap<PathBuf, Vec<PathBuf>>>,
@@ -73,16 +75,40 @@ struct Claim {
 }
 
 impl UploadStore {
-    /// Opens the uploads in the folder `root`, which exists; what an earlier run left half-received is removed.
-    pub fn open_at(root: PathBuf, reserve: Option<u64>) -> io::Result<Self> {
-        let incoming = root.join(INCOMING);
-        match fs::remove_dir_all(&incoming) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => state::private_folder(&incoming)?,
-        }
-        let handle = File::open(&root)?.into();
+    /// The uploads in the folder `root`; what an earlier run left half-received is removed. As long as the disk cannot be
+    /// written to, uploads are read and none is received.
+    #[must_use]
+    pub fn new(root: PathBuf, reserve: Option<u64>) -> Self {
         let budgets = Arc::new(Budgets::new(root.clone(), reserve));
-        Ok(Self { root, handle, budgets, claimed: Mutex::default() })
+        let (handle, incoming) = (OnceLock::new(), Mutex::default());
+        let store = Self { root, handle, incoming, budgets, claimed: Mutex::default() };
+        // What fails now is tried again with the next upload, which says why.
+        let _ = store.prepare();
+        store
+    }
+
+    /// Makes an empty folder for the bodies of this run.
+    fn prepare(&self) -> io::Result<PathBuf> {
+        let mut incoming = self.incoming.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(ready) = &*incoming {
+            return Ok(ready.clone());
+        }
+        state::private_folder(&self.root)?;
+        let folder = self.root.join(INCOMING);
+        match fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => state::private_folder(&folder)?,
+        }
+        Ok(incoming.insert(folder).clone())
+    }
+
+    /// The folder of all uploads.
+    fn handle(&self) -> io::Result<BorrowedFd<'_>> {
+        if let Some(handle) = self.handle.get() {
+            return Ok(handle.as_fd());
+        }
+        let opened = state::folder_of(&self.root.join(INCOMING))?;
+        Ok(self.handle.get_or_init(|| opened).as_fd())
     }
 
     fn claimed(&self) -> MutexGuard<'_, HashMap<PathBuf, Vec<PathBuf>>> {
@@ -96,8 +122,11 @@ impl UploadStore {
     pub fn open(&self, constituency: &ConstituencyName, mac: MacAddress, name: &UploadName) -> Result<Opened, Denial> {
         let path = format!("{constituency}/{mac}/{}", name.as_str());
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
-        let handle = beneath::open(self.handle.as_fd(), &path, beneath::READ, resolve).map_err(beneath::denial)?;
-        beneath::opened(handle)
+        let root = self.handle().map_err(|error| match error.kind() {
+            ErrorKind::NotFound | ErrorKind::NotADirectory => Denial::NotFound,
+            _ => Denial::Failed(format!("the uploads in {} cannot be read: {error}", self.root.display())),
+        })?;
+        beneath::opened(beneath::open(root, &path, beneath::READ, resolve).map_err(beneath::denial)?)
     }
 
     /// Makes ready for a body of `length` bytes (if that is known) at the place that `range` says. Blocks on the disk.
@@ -120,6 +149,9 @@ impl UploadStore {
         let account = Account { constituency: constituency.clone(), mac: grant.mac(), limits: *grant.limits() };
         let max_file_bytes = account.limits.max_file_bytes;
 
+        let incoming = self
+            .prepare()
+            .map_err(|error| Denial::Failed(format!("uploads in {} cannot be stored: {error}", self.root.display())))?;
         let folder = self.root.join(constituency.as_str()).join(account.mac.to_string());
         let claim = Claim::take(self, folder, grant.name())?;
         let old_size = size_of(&claim.target)?;
@@ -138,7 +170,7 @@ impl UploadStore {
             reservation.stored(Usage { bytes: 0, files: growth.files });
             Sink::Append(append)
         } else {
-            let beside = Beside::create(&self.root.join(INCOMING), &claim.target, first)?;
+            let beside = Beside::create(&incoming, &claim.target, first)?;
             reservation.wrote(first);
             Sink::Beside(beside)
         };

@@ -53,6 +53,17 @@ pub fn full(path: &Path) {
     fs::write(path.join("everything"), [0; 4096]).unwrap();
 }
 
+/// Lets nothing be written to the folder `path`, until it is [`writable`]; only inside.
+pub fn read_only(path: &Path) {
+    lay(path, path);
+    mount(&["-o".as_ref(), "remount,bind,ro".as_ref(), path]);
+}
+
+/// Undoes [`read_only`].
+pub fn writable(path: &Path) {
+    mount(&["-o".as_ref(), "remount,bind,rw".as_ref(), path]);
+}
+
 /// Whether there are other users than one; only inside.
 pub fn has_users() -> bool {
     let users = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
