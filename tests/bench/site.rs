@@ -23,7 +23,7 @@ const SITE_FILE_BYTES: usize = 20_000;
 /// How many phones the list holds: a real one is not short.
 const PHONES: u32 = 6000;
 /// The first of them.
-const FIRST: u64 = 0x00_005e_005000;
+const FIRST: u64 = 0x0000_5e00_5000;
 
 /// The kind of the server's key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
