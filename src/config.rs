@@ -282,6 +282,21 @@ impl Config {
         self.file.is_none()
     }
 
+    /// Each file and folder that it names and that the server reads, itself included.
+    #[must_use]
+    pub fn files_named(&self) -> Vec<&Path> {
+        let mut named: Vec<&Path> = self.file.iter().map(PathBuf::as_path).collect();
+        match &self.certificate {
+            CertificateSource::Files(pairs) => named.extend(pairs.iter().flat_map(|pair| [&*pair.chain, &*pair.key])),
+            CertificateSource::Acme(settings) => named.extend(settings.files_named()),
+            CertificateSource::LocalCa(_) => {}
+        }
+        named.extend(self.trust.values().flat_map(|bundle| &bundle.files).map(PathBuf::as_path));
+        named.extend(self.status.iter().filter_map(|status| status.token_file.as_deref()));
+        named.push(&self.constituencies);
+        named
+    }
+
     /// The names of the trust bundles that policies may use.
     #[must_use]
     pub fn bundle_names(&self) -> Vec<String> {

@@ -142,6 +142,17 @@ impl AcmeSettings {
         self
     }
 
+    /// The files that it names.
+    pub fn files_named(&self) -> impl Iterator<Item = &Path> {
+        let accounts = self.external_account.iter().map(|account| &account.hmac_key_file);
+        let fallbacks = self.fallback_directories.iter().flat_map(|fallback| {
+            let account = fallback.external_account.iter().map(|account| &account.hmac_key_file);
+            fallback.directory_root.iter().chain(account)
+        });
+        let own = self.directory_root.iter().chain(accounts).chain([&self.dns.tsig_key_file]);
+        own.chain(fallbacks).map(PathBuf::as_path)
+    }
+
     /// All directories, in the order in which they are asked.
     #[must_use]
     pub fn directories(&self) -> Vec<FallbackDirectory> {

@@ -6,8 +6,11 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::harness::certbot::Certbot;
 use crate::harness::tool::{provost, run};
 use crate::harness::{is_here, not_run};
+
+const README: &str = include_str!("../../README.md");
 
 /// What of this machine the other one has, too.
 const PROGRAMS: [&str; 5] = ["/usr/bin", "/usr/sbin", "/usr/lib", "/usr/lib64", "/usr/share"];
@@ -15,6 +18,9 @@ const PROGRAMS: [&str; 5] = ["/usr/bin", "/usr/sbin", "/usr/lib", "/usr/lib64", 
 /// What is done on it. Each line that it prints is looked at.
 const DONE: &str = r#"exec >/etc/done 2>&1
 get() { curl -sk --max-time 60 --resolve home.phones.example.com:443:127.0.0.1 https://home.phones.example.com/site.cfg; }
+provost check --config /etc/provost/provost.json
+sh -e /etc/hook.sh
+provost check --config /etc/provost/provost.json && echo "certbot's copies are read"
 systemctl enable --now provost.socket provost.service
 get
 systemctl reload provost.service && echo reloaded
@@ -57,9 +63,15 @@ fn machine(root: &Path) {
     }
     let installed = provost(Path::new("/"), &["install", "--root", root.to_str().unwrap()]);
     assert_eq!((installed.code, installed.stderr.as_str()), (0, ""));
-    let config = "{ \"domain\": \"phones.example.com\", \"constituencies\": \"/srv/provost/constituencies\", \
-                  \"certificate\": { \"local_ca\": {} } }";
+    // From certbot, as the README says.
+    let passage = README.split_once("**Another ACME client**").unwrap().1;
+    let block =
+        |language: &str| passage.split_once(&format!("```{language}\n")).unwrap().1.split_once("```").unwrap().0;
+    let config = block("json").replace("ucs-5-9", "home");
     fs::write(root.join("etc/provost/provost.json"), config).unwrap();
+    fs::write(root.join("etc/hook.sh"), block("sh")).unwrap();
+    let certbot = Certbot::below(root);
+    ["phones", "phones-ec"].into_iter().for_each(|lineage| drop(certbot.renew(lineage, 1)));
     let home = root.join("srv/provost/constituencies/home");
     fs::create_dir(&home).unwrap();
     fs::write(home.join("constituency.json"), "{ \"client_auth\": \"none\" }").unwrap();
@@ -92,7 +104,11 @@ fn systemd_itself_starts_reloads_and_restarts_what_was_installed() {
     };
     let lines: Vec<&str> = done.lines().filter(|line| !line.starts_with("Created symlink")).collect();
     let is_there = |wanted: &str| lines.iter().any(|line| line.starts_with(wanted));
-    assert_eq!(lines[0], "<site/>", "{done}");
+    let unread = "error: /etc/provost/certificates/phones-fullchain.pem: ";
+    assert!(lines[0].starts_with("error: "), "{done}");
+    let served = lines.iter().position(|line| *line == "<site/>").unwrap_or_else(|| panic!("{done}"));
+    let copied = lines.iter().position(|line| *line == "certbot's copies are read").unwrap_or_else(|| panic!("{done}"));
+    assert!(copied < served && !lines[copied..].iter().any(|line| line.starts_with(unread)), "{done}");
     for wanted in [
         "reloaded",
         "refused: 0",

@@ -1,6 +1,7 @@
 //! `provost check`: everything that is wrong with a site, in one go.
 
-use std::os::unix::fs::symlink;
+use std::fs::Permissions;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 use crate::harness::pki::{DAY, SERVER_CA, named, valid};
 use crate::harness::site::{DOMAIN, Site};
 use crate::harness::tool::{Ended, provost};
-use crate::harness::{VVX500, VVX550};
+use crate::harness::{VVX500, VVX550, not_run};
 
 fn check(site: &Site) -> Ended {
     site.write_config();
@@ -162,6 +163,90 @@ fn a_server_that_runs_does_not_mind() {
     let ended = check(&site);
     assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{}", ended.stdout);
     drop(server);
+}
+
+/// A user that exists nowhere.
+const SERVICE: u32 = 64_123;
+
+/// A site whose state belongs to another user, who may enter its folder; `None` where that cannot be.
+fn site_of_a_service(test: &str) -> Option<Site> {
+    if !rustix::process::geteuid().is_root() {
+        not_run(test, "only root can give files away");
+        return None;
+    }
+    let site = Site::with_ote();
+    site.file("ote/000000000000.cfg", r#"<APPLICATION CONFIG_FILES="site.cfg"/>"#);
+    std::fs::set_permissions(site.path("."), Permissions::from_mode(0o755)).unwrap();
+    std::fs::create_dir(site.path("state")).unwrap();
+    chown(site.path("state"), Some(SERVICE), Some(SERVICE)).unwrap();
+    Some(site)
+}
+
+#[test]
+fn root_checks_as_the_owner_of_the_state() {
+    let Some(site) = site_of_a_service("root_checks_as_the_owner_of_the_state") else { return };
+    let note = format!("note: service: checked as the user {SERVICE} (the owner of ");
+    let ended = check(&site);
+    assert!(ended.code == 0 && ended.stdout.contains(&note), "{ended:?}");
+    assert!(ended.stdout.ends_with("0 errors, 0 warnings\n"), "{ended:?}");
+    let close = |path: &str| std::fs::set_permissions(site.path(path), Permissions::from_mode(0o600)).unwrap();
+    // Each kind of file that provost.json names, and one of the phones'.
+    for (path, what) in [
+        ("rsa.key", "read the file"),
+        ("factory.pem", "read the file"),
+        ("constituencies", "read the folder"),
+        ("constituencies/ote/site.cfg", "phones do not get this file"),
+    ] {
+        let mode = std::fs::metadata(site.path(path)).unwrap().permissions();
+        close(path);
+        let ended = check(&site);
+        let line = ended.stdout.lines().find(|line| line.starts_with("error: ") && line.contains(what));
+        let line = line.unwrap_or_else(|| panic!("{path}: {ended:?}"));
+        assert_eq!(ended.code, 1, "{path}: {ended:?}");
+        if !path.contains("site.cfg") {
+            assert!(line.contains("; run chgrp 64123 ") && line.contains(" && chmod g+r"), "{line}");
+            let commands = line.split("; run ").nth(1).unwrap();
+            let mended = std::process::Command::new("sh").args(["-ec", commands]).status().unwrap();
+            assert!(mended.success(), "{commands}");
+            assert_eq!(check(&site).code, 0, "{path}: {:?}", check(&site));
+        }
+        std::fs::set_permissions(site.path(path), mode).unwrap();
+    }
+}
+
+#[test]
+fn root_checks_as_root_where_no_other_user_serves() {
+    let site = Site::with_ote();
+    std::fs::set_permissions(site.path("rsa.key"), Permissions::from_mode(0o600)).unwrap();
+    let ended = check(&site);
+    assert!(ended.code == 0 && !ended.stdout.contains("checked as"), "{ended:?}");
+}
+
+#[test]
+fn a_folder_that_hides_the_way_is_named_with_all_that_is_behind_it() {
+    let Some(mut site) = site_of_a_service("a_folder_that_hides_the_way_is_named") else { return };
+    for folder in ["live", "archive"] {
+        std::fs::create_dir(site.path(folder)).unwrap();
+        std::fs::set_permissions(site.path(folder), Permissions::from_mode(0o700)).unwrap();
+    }
+    for (file, mode) in [("rsa.pem", 0o644), ("rsa.key", 0o600)] {
+        std::fs::rename(site.path(file), site.path("archive").join(file)).unwrap();
+        std::fs::set_permissions(site.path("archive").join(file), Permissions::from_mode(mode)).unwrap();
+        symlink(format!("../archive/{file}"), site.path("live").join(file)).unwrap();
+    }
+    site.config["certificate"] = json!({ "files": [{ "chain": "live/rsa.pem", "key": "live/rsa.key" }] });
+    let ended = check(&site);
+    let errors: Vec<&str> = ended.stdout.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert_eq!(errors.len(), 2, "one for each file: {ended:?}");
+    for (line, last) in errors.iter().zip(["rsa.key", "rsa.pem"]) {
+        assert!(line.contains("may not enter the folder ") && line.contains("/live (mode 0700, root:root)"), "{line}");
+        let archive = site.path("archive").canonicalize().unwrap();
+        assert!(line.contains(&archive.display().to_string()), "{line}");
+        assert_eq!(line.contains(&format!("chmod g+r {}", archive.join(last).display())), last == "rsa.key", "{line}");
+    }
+    let json = provost(&site.path("."), &["check", "--json"]).stdout;
+    let first: serde_json::Value = serde_json::from_str(json.lines().next().unwrap()).unwrap();
+    assert!(first["remedy"].as_str().unwrap().starts_with("run chgrp 64123 "), "{first}");
 }
 
 #[test]

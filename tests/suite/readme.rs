@@ -1,5 +1,6 @@
 //! The README's promises: every command and configuration in it works as it stands.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -9,10 +10,12 @@ use provost::status::StatusSettings;
 use serde_json::json;
 
 use crate::harness::bind::{self, Bind, BindConfig, Named};
+use crate::harness::certbot::Certbot;
 use crate::harness::pebble::{Behaviour, Pebble};
 use crate::harness::pki::{Identity, device_params};
 use crate::harness::site::{Running, Site};
 use crate::harness::systemd::value;
+use crate::harness::tls::Client;
 use crate::harness::tool::{Ended, provost, run};
 use crate::harness::{VVX500, eventually, namespace, not_run};
 
@@ -39,7 +42,7 @@ fn every_block_is_of_a_kind_that_a_test_knows() {
     assert_eq!(README.matches("```").count() % 2, 0);
     let known = blocks("sh").len() + blocks("json").len() + blocks("text").len();
     assert_eq!(fences(README).len(), known);
-    assert_eq!((blocks("sh").len(), blocks("json").len(), blocks("text").len()), (12, 4, 2));
+    assert_eq!((blocks("sh").len(), blocks("json").len(), blocks("text").len()), (13, 4, 2));
 }
 
 #[test]
@@ -439,6 +442,81 @@ fn a_registrar_without_updates_delegates_the_challenge_as_the_readme_says() {
     assert!(checked.contains("*.phones.example.com: leads to 192.0.2.10\n"), "{checked}");
     assert!(checked.contains("\nphones.acme.example.com: the probe record was removed\n"), "{checked}");
     assert!(!checked.contains("error: dns: "), "{checked}");
+}
+
+#[test]
+fn certbot_files_reach_the_service_as_the_readme_says() {
+    let test = "readme::certbot_files_reach_the_service_as_the_readme_says";
+    if !namespace::is_inside(test, &[]) {
+        return;
+    }
+    if !namespace::has_users() {
+        return not_run(test, "only root can make a user");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    ["/run", "/srv", "/var/lib"].into_iter().for_each(namespace::empty);
+    ["/etc", "/usr/local"].into_iter().for_each(|covered| namespace::cover(covered, folder.path()));
+    let sh = |script: &str| run(command("sh").args(["-e", "-c", script]).current_dir("/"));
+    assert_eq!(sh("provost install && mkdir /srv/provost/constituencies/home").code, 0);
+    std::fs::write("/srv/provost/constituencies/home/constituency.json", r#"{ "client_auth": "none" }"#).unwrap();
+    let [("json", site), ("sh", hook)] = fences(passage("**Another ACME client**", "## The keys of"))[..] else {
+        panic!("blocks")
+    };
+    let certbot = Certbot::new();
+    let first = ["phones", "phones-ec"].map(|lineage| certbot.renew(lineage, 1));
+    // Without a copy, as an administrator would write it first.
+    let site = with(site, "\"no_sni\": \"ucs-5-9\"", "\"listen\": \"127.0.0.1:0\", \"no_sni\": \"home\"");
+    std::fs::write(
+        "/etc/provost/provost.json",
+        site.replace("/etc/provost/certificates/phones-", "/etc/letsencrypt/live/phones/"),
+    )
+    .unwrap();
+    let check = || sh("provost check --config /etc/provost/provost.json");
+    let refused = check();
+    let (error, live) =
+        ("error: /etc/letsencrypt/live/phones/privkey.pem: ", "/etc/letsencrypt/live (mode 0700, root:root)");
+    let line = refused.stdout.lines().find(|line| line.starts_with(error)).unwrap_or_else(|| panic!("{refused:?}"));
+    assert!(refused.code == 1 && line.contains("the service's user provost may not enter"), "{line}");
+    for part in [
+        live,
+        "run chgrp provost /etc/letsencrypt/live /etc/letsencrypt/archive /etc/letsencrypt/archive/phones/privkey1.pem",
+        "chmod g+x /etc/letsencrypt/live /etc/letsencrypt/archive && chmod g+r /etc/letsencrypt/archive/phones/privkey1.pem",
+        "the deploy hook in provost's README",
+    ] {
+        assert!(line.contains(part), "{part} in {line}");
+    }
+    assert!(
+        refused
+            .stdout
+            .contains("note: service: checked as the user provost (User= in /etc/systemd/system/provost.service)")
+    );
+    // What it names is enough, for what is there now.
+    let commands = line.split("; run ").nth(1).unwrap().split(", or let").next().unwrap();
+    assert_eq!(sh(commands).code, 0, "{commands}");
+    assert!(!check().stdout.contains(error), "{}", check().stdout);
+
+    assert_eq!(sh(hook).code, 0);
+    std::fs::write("/etc/provost/provost.json", site).unwrap();
+    let good = check();
+    assert!(good.code == 0 && good.stdout.contains("0 errors, 0 warnings"), "{good:?}");
+    let unit = std::fs::read_to_string("/etc/systemd/system/provost.service").unwrap();
+    let mut serve = command("setpriv");
+    serve.args(["--reuid", value(&unit, "User"), "--regid", value(&unit, "Group"), "--init-groups", "--no-new-privs"]);
+    serve.args(["inh-caps", "ambient-caps", "bounding-set"].map(|set| format!("--{set}=-all,+net_bind_service")));
+    serve.args(value(&unit, "ExecStart").split(' ')).current_dir("/");
+    let server = Running::start(serve, 1);
+    let shown = || Client::new(server.address(), Some("home.phones.example.com")).connect().unwrap();
+    let leaf = || shown().tls().peer_certificates().unwrap()[0].clone().into_owned();
+    assert!(first.iter().any(|identity| identity.chain[0] == leaf()));
+    // certbot renews, and runs the hook.
+    let second = certbot.renew("phones-ec", 2);
+    let ended = sh("RENEWED_LINEAGE=/etc/letsencrypt/live/phones-ec /etc/letsencrypt/renewal-hooks/deploy/provost");
+    assert_eq!(ended.code, 0, "{ended:?}");
+    eventually("the renewed certificate", || (leaf() == second.chain[0]).then_some(()));
+    for (copy, mode) in [("", 0o40_750), ("phones-privkey.pem", 0o100_640), ("phones-ec-fullchain.pem", 0o100_640)] {
+        let found = std::fs::metadata(format!("/etc/provost/certificates/{copy}")).unwrap();
+        assert_eq!((found.mode(), found.uid()), (mode, 0), "{copy}");
+    }
 }
 
 #[test]

@@ -10,6 +10,8 @@ use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+
 use super::shelf::Shelf;
 use super::{Finding, Level, contents, masters, overlay, vendors};
 use crate::config::Config;
@@ -85,6 +87,11 @@ impl Walk<'_> {
             } else if kind.is_dir() {
                 folders.push(path);
             } else if kind.is_file() {
+                if accessat(CWD, entry.path(), Access::READ_OK, AtFlags::EACCESS).is_err() {
+                    let text = path.to_string_lossy();
+                    let message = "permission denied for the user of the server: phones do not get this file";
+                    self.findings.push(self.shelf.finding(Level::Error, &text, message));
+                }
                 files.push(path.to_string_lossy().into_owned());
             } else {
                 self.warn(&path, "is no regular file and is never served");

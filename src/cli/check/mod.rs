@@ -2,7 +2,7 @@
 //!
 //! Errors are what stops something from being served, or phones from using it; warnings are what its author did not
 //! mean; notes are what is good to know. Nothing is changed, no lock is taken, and nothing outside this machine is asked,
-//! unless it shall be [live].
+//! unless it shall be [live]. Root checks as the [user of the service](service), who may read less.
 
 mod contents;
 mod denials;
@@ -13,6 +13,8 @@ mod masters;
 mod old_lane;
 mod overlay;
 mod plain_http;
+mod reach;
+mod service;
 mod shelf;
 mod vendors;
 
@@ -29,7 +31,7 @@ use super::{ConfigArg, USAGE, note, runtime, say, shown, trust};
 use crate::app::exact_names;
 use crate::app::file_limit::FileLimit;
 use crate::app::state_faults::state_faults;
-use crate::certificate::{self, CertificateFiles, Condition, FilesSource, LiveCertificates};
+use crate::certificate::{self, CertificateFiles, Condition, FilesError, FilesSource, LiveCertificates};
 use crate::clock;
 use crate::config::{CertificateSource, Config};
 use crate::constituency::{ClientAuth, Constituency, Phones, Severity};
@@ -46,9 +48,13 @@ use crate::trust::RevocationList;
 use crate::wording::counted;
 
 use live::Progress;
+use reach::{Remedies, Unreachable};
+use service::ServiceUser;
 
 /// What findings about certificates and DNS are about.
 const CERTIFICATE: &str = "certificate";
+/// What findings about the user of the service are about.
+const SERVICE: &str = "service";
 const DNS: &str = "dns";
 
 /// What `provost check` takes.
@@ -145,10 +151,11 @@ pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
         found => found?,
     };
     let mut findings = Vec::new();
+    let unreachable = as_the_service(&config, &mut findings);
     let denials = Arc::new(denials::read(&config, &mut findings));
     let site = trust::site_of(&config, Arc::clone(&denials))?;
     check_configuration(&config, &site, &mut findings);
-    check_certificates(&config, &site, &mut findings);
+    check_certificates(&config, &site, &unreachable, &mut findings);
     check_trust(&config, &site, &mut findings);
     for fault in site.registry().faults() {
         let level = if fault.severity == Severity::Error { Level::Error } else { Level::Warning };
@@ -177,6 +184,28 @@ pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
         say(&format_args!("{} can be served; {errors_found}, {warnings}", counted(served, "constituency")));
     }
     Ok(if errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// As root, assumes the service's user, if it is known. Reports the files that `config` names and that cannot be read.
+fn as_the_service(config: &Config, findings: &mut Vec<Finding>) -> Unreachable {
+    let is_root = rustix::process::geteuid().is_root() && !config.is_local();
+    let found = if is_root { ServiceUser::find(Path::new("/"), config) } else { Ok(None) };
+    let user = found.unwrap_or_else(|error| {
+        findings.push(Finding::new(Level::Error, SERVICE, error));
+        None
+    });
+    let Some(user) = user else { return reach::check(config, None, &Remedies::default(), findings) };
+    let remedies = reach::remedies(config, &user);
+    if let Err(errno) = user.assume() {
+        let message = format!(
+            "cannot become {}, the user of the service ({}): {errno}; checked as root, who may read more",
+            user.name, user.source
+        );
+        findings.push(Finding::new(Level::Warning, SERVICE, message));
+        return Unreachable::default();
+    }
+    findings.push(Finding::new(Level::Note, SERVICE, format!("checked as the user {} ({})", user.name, user.source)));
+    reach::check(config, Some(&user), &remedies, findings)
 }
 
 fn print(finding: &Finding) {
@@ -222,10 +251,10 @@ fn check_configuration(config: &Config, site: &Site, findings: &mut Vec<Finding>
     findings.extend(misplaced.iter().map(|folder| Finding::new(Level::Error, "uploads", folder)));
 }
 
-fn check_certificates(config: &Config, site: &Site, findings: &mut Vec<Finding>) {
+fn check_certificates(config: &Config, site: &Site, unreachable: &Unreachable, findings: &mut Vec<Finding>) {
     match &config.certificate {
         CertificateSource::Files(pairs) => {
-            let live = check_files(config, pairs, findings);
+            let live = check_files(config, pairs, unreachable, findings);
             old_lane::check_files(config, site, live, findings);
         }
         CertificateSource::Acme(settings) => {
@@ -278,11 +307,19 @@ fn check_stored(config: &Config, settings: &AcmeSettings, findings: &mut Vec<Fin
 }
 
 /// What would be shown of the files.
-fn check_files(config: &Config, pairs: &[CertificateFiles], findings: &mut Vec<Finding>) -> LiveCertificates {
+fn check_files(
+    config: &Config,
+    pairs: &[CertificateFiles],
+    unreachable: &Unreachable,
+    findings: &mut Vec<Finding>,
+) -> LiveCertificates {
     let mut source = FilesSource::new(pairs.to_vec());
     let live = LiveCertificates::default();
     let refreshed = source.refresh(&live, &exact_names(config));
-    findings.extend(refreshed.errors.iter().map(|error| Finding::new(Level::Error, CERTIFICATE, error)));
+    // `reach` has reported these with their remedy.
+    let is_said = |error: &&FilesError| matches!(error, FilesError::Read { path, .. } if unreachable.contains(path));
+    let errors = refreshed.errors.iter().filter(|error| !is_said(error));
+    findings.extend(errors.map(|error| Finding::new(Level::Error, CERTIFICATE, error)));
     findings.extend(refreshed.lacking.iter().map(|lacking| Finding::new(Level::Error, CERTIFICATE, lacking)));
     let misfits = source.misfits(&config.domain);
     findings.extend(misfits.iter().map(|misfit| Finding::new(Level::Error, CERTIFICATE, misfit)));

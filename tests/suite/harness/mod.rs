@@ -2,6 +2,7 @@
 //!
 //! - [`bind`], [`knot`]: name servers of a test's own.
 //! - [`browser`]: a real browser, to see pages as people do.
+//! - [`certbot`]: certbot's files, as it leaves them.
 //! - [`directory`]: a CA's directory that says what a test wants.
 //! - [`lan`]: a DHCP server and a client that asks it.
 //! - [`namespace`]: a network and a file system of a test's own.
@@ -19,6 +20,7 @@
 
 pub mod bind;
 pub mod browser;
+pub mod certbot;
 pub mod directory;
 pub mod knot;
 pub mod lan;

@@ -1,0 +1,226 @@
+//! Whether the user of the service can read each file that `provost.json` names, and the commands to run if it cannot.
+//!
+//! The kernel decides: access is tried as that user. Only root sees the whole path to a file, so root works out the
+//! remedies first, by owner, group and mode.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, Metadata};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+
+use super::service::{ServiceUser, group_name, user_name};
+use super::{Finding, Level};
+use crate::config::Config;
+
+/// How many links a path may have.
+const LINKS: usize = 40;
+
+/// A folder on the path to a file, or the file itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Step {
+    path: PathBuf,
+    wanted: Wanted,
+}
+
+/// The access that a step needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Wanted {
+    Enter,
+    Read,
+    /// A folder with all that is in it.
+    List,
+}
+
+impl Wanted {
+    fn access(self) -> Access {
+        match self {
+            Self::Enter => Access::EXEC_OK,
+            Self::Read => Access::READ_OK,
+            Self::List => Access::READ_OK | Access::EXEC_OK,
+        }
+    }
+
+    /// As bits of a mode.
+    fn bits(self) -> u32 {
+        match self {
+            Self::Enter => 0o1,
+            Self::Read => 0o4,
+            Self::List => 0o5,
+        }
+    }
+
+    /// As chmod(1) spells it.
+    fn letters(self) -> &'static str {
+        match self {
+            Self::Enter => "x",
+            Self::Read => "r",
+            Self::List => "rx",
+        }
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::Enter => "enter the folder",
+            Self::Read => "read the file",
+            Self::List => "read the folder",
+        }
+    }
+}
+
+/// For each file that the service's user cannot read, the commands that let it. Only root can tell.
+#[derive(Debug, Default)]
+pub(super) struct Remedies(Vec<(PathBuf, String)>);
+
+/// The files that `config` names and that this process cannot read.
+#[derive(Debug, Default)]
+pub(super) struct Unreachable(BTreeSet<PathBuf>);
+
+impl Unreachable {
+    pub(super) fn contains(&self, path: &Path) -> bool {
+        self.0.contains(path)
+    }
+}
+
+/// As root: the commands that let `user` read the files that `config` names.
+pub(super) fn remedies(config: &Config, user: &ServiceUser) -> Remedies {
+    let remedy = |path: &Path| Some((path.to_owned(), commands(&way(path), user)?));
+    Remedies(config.files_named().into_iter().filter_map(remedy).collect())
+}
+
+/// Tries to reach each file that `config` names. `user` is the service's user, if this process runs as it.
+pub(super) fn check(
+    config: &Config,
+    user: Option<&ServiceUser>,
+    remedies: &Remedies,
+    findings: &mut Vec<Finding>,
+) -> Unreachable {
+    let mut unreachable = Unreachable::default();
+    for path in config.files_named().into_iter().chain([&*config.state]) {
+        if let Some((setting, folder)) = user.and_then(|user| hidden(&user.hidden, path)) {
+            let message = format!("the unit hides {folder} from the service ({setting})");
+            let remedy = "move it, for example to /etc/provost, and change the path in provost.json";
+            findings.push(Finding::new(Level::Error, path.display(), message).with_remedy(remedy));
+        }
+    }
+    for path in config.files_named() {
+        let Some(step) = way(path).into_iter().find(|step| !is_passable(step)) else { continue };
+        let who = user.map_or("this user".to_owned(), |user| format!("the service's user {}", user.name));
+        let message = format!("{who} may not {} {}{}", step.wanted.words(), step.path.display(), owner(&step.path));
+        let found = remedies.0.iter().find(|(own, _)| own == path).map(|(_, commands)| commands.clone());
+        let remedy =
+            found.unwrap_or_else(|| "run provost check as root: it prints the commands that give access".to_owned());
+        findings.push(Finding::new(Level::Error, path.display(), message).with_remedy(remedy).in_file(path, None));
+        unreachable.0.insert(path.to_owned());
+    }
+    unreachable
+}
+
+fn hidden<'a>(hidden: &'a [(&'static str, String)], path: &Path) -> Option<(&'static str, &'a str)> {
+    let real = path.canonicalize();
+    let lies_in = |folder: &str| path.starts_with(folder) || real.as_ref().is_ok_and(|real| real.starts_with(folder));
+    hidden.iter().find(|(_, folder)| lies_in(folder)).map(|(setting, folder)| (*setting, folder.as_str()))
+}
+
+/// The steps to `path`, links followed, as far as this process sees them.
+fn way(path: &Path) -> Vec<Step> {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut rest: Vec<PathBuf> = parts(&absolute);
+    let (mut at, mut links) = (PathBuf::from("/"), 0);
+    let mut steps = vec![Step { path: at.clone(), wanted: Wanted::Enter }];
+    while let Some(part) = rest.pop() {
+        if part == Path::new("..") {
+            at.pop();
+            continue;
+        }
+        let next = at.join(&part);
+        let Ok(found) = fs::symlink_metadata(&next) else { break };
+        if found.is_symlink() {
+            links += 1;
+            let Ok(target) = fs::read_link(&next) else { break };
+            if links > LINKS {
+                break;
+            }
+            if target.is_absolute() {
+                at = PathBuf::from("/");
+            }
+            rest.extend(parts(&target));
+        } else {
+            at = next;
+            let wanted = match (found.is_dir(), rest.is_empty()) {
+                (true, false) => Wanted::Enter,
+                (true, true) => Wanted::List,
+                (false, _) => Wanted::Read,
+            };
+            steps.push(Step { path: at.clone(), wanted });
+        }
+    }
+    steps
+}
+
+/// The segments of a path, the first one last.
+fn parts(path: &Path) -> Vec<PathBuf> {
+    let names = path.components().filter(|part| !matches!(part, Component::RootDir | Component::CurDir));
+    names.map(|part| PathBuf::from(part.as_os_str())).collect::<Vec<_>>().into_iter().rev().collect()
+}
+
+fn is_passable(step: &Step) -> bool {
+    accessat(CWD, &step.path, step.wanted.access(), AtFlags::EACCESS).is_ok()
+}
+
+/// The commands that let `user` take all steps, by owner, group and mode; `None` if it can.
+fn commands(steps: &[Step], user: &ServiceUser) -> Option<String> {
+    let mut groups = BTreeSet::new();
+    let mut given: BTreeMap<Wanted, Vec<String>> = BTreeMap::new();
+    for step in steps {
+        let Ok(found) = fs::metadata(&step.path) else { continue };
+        let wanted = step.wanted.bits();
+        if may(&found, user, wanted) {
+            continue;
+        }
+        // A group that exists for this, such as ssl-cert.
+        if found.mode() >> 3 & wanted == wanted && found.gid() != 0 {
+            groups.insert(group_name(found.gid()));
+        } else {
+            given.entry(step.wanted).or_default().push(quoted(&step.path));
+        }
+    }
+    let mut commands = Vec::new();
+    if !given.is_empty() {
+        let all: Vec<&str> = given.values().flatten().map(String::as_str).collect();
+        commands.push(format!("chgrp {} {}", group_name(user.gid), all.join(" ")));
+    }
+    commands.extend(given.iter().map(|(wanted, paths)| format!("chmod g+{} {}", wanted.letters(), paths.join(" "))));
+    if !groups.is_empty() {
+        let groups = groups.into_iter().collect::<Vec<_>>().join(",");
+        commands.push(format!("usermod --append --groups {groups} {} && systemctl restart provost", user.name));
+    }
+    let is_certbot = steps.iter().any(|step| step.path.starts_with("/etc/letsencrypt"));
+    let hook = if is_certbot { ", or let certbot copy them by the deploy hook in provost's README" } else { "" };
+    (!commands.is_empty()).then(|| format!("run {}{hook}", commands.join(" && ")))
+}
+
+/// Whether the mode of a file gives `user` what is `wanted`, three bits of it.
+fn may(found: &Metadata, user: &ServiceUser, wanted: u32) -> bool {
+    let shift = if found.uid() == user.uid {
+        6
+    } else if user.groups.contains(&found.gid()) {
+        3
+    } else {
+        0
+    };
+    found.mode() >> shift & wanted == wanted
+}
+
+fn quoted(path: &Path) -> String {
+    let path = path.to_string_lossy();
+    shlex::try_quote(&path).map_or_else(|_| path.to_string(), std::borrow::Cow::into_owned)
+}
+
+/// Mode, owner and group of a file, if they can be seen.
+fn owner(path: &Path) -> String {
+    let Ok(found) = fs::symlink_metadata(path) else { return String::new() };
+    let mode = found.permissions().mode() & 0o7777;
+    format!(" (mode {mode:04o}, {}:{})", user_name(found.uid()), group_name(found.gid()))
+}
