@@ -291,12 +291,13 @@ impl Sources {
         for served in site.registry().served() {
             all.insert(served.name.to_string(), self.constituency(site, served));
         }
-        for fault in site.registry().faults().iter().filter(|fault| fault.severity == Severity::Error) {
-            let broken = all.entry(fault.subject.clone()).or_insert_with(|| not_served(&fault.subject));
-            broken.problem = Some(match broken.problem.take() {
-                Some(before) => format!("{before}; {}", fault.message),
-                None => fault.message.clone(),
-            });
+        for fault in site.registry().faults() {
+            let at_fault = all.entry(fault.subject.clone()).or_insert_with(|| not_served(&fault.subject));
+            match (fault.severity, &mut at_fault.problem) {
+                (Severity::Warning, _) => at_fault.warnings.push(fault.message.clone()),
+                (Severity::Error, Some(before)) => *before = format!("{before}; {}", fault.message),
+                (Severity::Error, none) => *none = Some(fault.message.clone()),
+            }
         }
         for phone in phones {
             let Some(own) = all.get_mut(phone.constituency.as_str()) else { continue };
@@ -361,6 +362,7 @@ fn not_served(name: &str) -> picture::Constituency {
         description: String::new(),
         url: None,
         problem: None,
+        warnings: Vec::new(),
         known: Some(0),
         counts: picture::Counts::default(),
         seen_lately: 0,

@@ -97,6 +97,8 @@ pub struct Constituency {
     pub url: Option<String>,
     /// What is wrong with it; with a URL, the last good policy is in force.
     pub problem: Option<String>,
+    /// What in its policy has no effect, although it is served.
+    pub warnings: Vec<String>,
     /// Known phones, or `None` where every phone is admitted.
     pub known: Option<usize>,
     /// How many phones it has, by their state.

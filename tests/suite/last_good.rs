@@ -7,6 +7,7 @@ use std::process::Command;
 use rustls::AlertDescription;
 use serde_json::{Value, json};
 
+use crate::harness::operators::Operators;
 use crate::harness::pki::FACTORY;
 use crate::harness::site::{Running, Site, holds};
 use crate::harness::tls::alert;
@@ -193,7 +194,8 @@ fn a_removed_policy_tells_how_many_denials_went_with_it() {
 
 #[test]
 fn a_policy_that_denies_a_listed_phone_is_warned_of() {
-    let site = Site::with_ote();
+    let mut site = Site::with_ote();
+    site.config["status"] = json!({ "listen": "127.0.0.1:0" });
     let mut contradictory = policy(&[VVX500, VVX550]);
     contradictory["denied"] = json!([VVX550, STRANGER]);
     site.constituency("ote", &contradictory);
@@ -203,11 +205,17 @@ fn a_policy_that_denies_a_listed_phone_is_warned_of() {
     assert_eq!(status(&server, VVX550), Some(403));
     let ended = check(&site);
     assert!(ended.code == 0 && ended.stdout.contains(&format!("warning: ote: \"phones\" and \"denied\" {told}")));
+    let operators = Operators::of(&server);
+    let warnings = || operators.json("/api/overview")["constituencies"][0]["warnings"].clone();
+    assert!(warnings()[0].as_str().is_some_and(|warning| warning.contains(&told)), "{}", warnings());
+    let page = operators.get("/").body;
+    assert!(page.matches(&told).count() == 2 && page.contains("One thing needs you"), "{page}");
     site.constituency("ote", &policy(&[VVX500, VVX550]));
     eventually("the end of the warning", || {
         let lines = server.stderr();
         lines.iter().any(|line| line.contains("no longer so: ") && line.contains(&told)).then_some(())
     });
+    eventually("the end of the warning on the page", || (warnings() == json!([])).then_some(()));
 }
 
 #[test]

@@ -44,6 +44,7 @@ fn row(constituency: &Constituency) -> Markup {
                 (health(constituency))
                 @if let Some(problem) = &constituency.problem { span class="detail problem" { (foreign(problem)) } }
                 @else if let Some(url) = &constituency.url { span class="detail address" { (foreign(url)) } }
+                @for warning in &constituency.warnings { span class="detail problem" { (foreign(warning)) } }
             }
             td data-label="Known phones" class="number" {
                 @match constituency.known {

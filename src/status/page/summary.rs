@@ -55,6 +55,7 @@ fn needs(overview: &Overview) -> Vec<Need> {
         .extend(overview.troubles.iter().filter(|trouble| !is_of_folder(trouble)).map(|trouble| bad(foreign(trouble))));
     needs.extend(overview.certificates.iter().filter_map(of_certificate));
     needs.extend(overview.constituencies.iter().filter_map(of_constituency));
+    needs.extend(overview.constituencies.iter().flat_map(of_warnings));
     needs.extend(of_phones(overview));
     needs.sort_by_key(|need| match need.class {
         "bad" => 0,
@@ -81,6 +82,13 @@ fn of_constituency(constituency: &Constituency) -> Option<Need> {
     Some(Need {
         class,
         says: html! { a href="#constituencies" { (foreign(&constituency.name)) } (state) (foreign(problem)) },
+    })
+}
+
+fn of_warnings(constituency: &Constituency) -> impl Iterator<Item = Need> {
+    constituency.warnings.iter().map(|warning| Need {
+        class: "fair",
+        says: html! { a href="#constituencies" { (foreign(&constituency.name)) } ": " (foreign(warning)) },
     })
 }
 

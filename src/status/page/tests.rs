@@ -64,6 +64,7 @@ fn constituency(name: &str, text: &str, is_served: bool) -> Constituency {
         description: text.to_owned(),
         url: is_served.then(|| text.to_owned()),
         problem: (!is_served).then(|| text.to_owned()),
+        warnings: is_served.then(|| text.to_owned()).into_iter().collect(),
         known: is_served.then_some(3),
         counts: Counts::default(),
         seen_lately: 2,
@@ -333,14 +334,15 @@ fn the_verdict_counts_what_needs_somebody_the_worst_first() {
     overview.troubles.push("log lines were lost".to_owned());
     let none = phones(HARMLESS);
     let page = home(&overview, &none, &PhoneQuery::default(), false);
-    // A trouble, a certificate, a folder, a phone that waits, a phone that was refused.
-    assert!(page.contains("5 things need you"));
+    // A trouble, a certificate, a folder, a warning of a policy, a phone that waits, a phone that was refused.
+    assert!(page.contains("6 things need you"));
     let order: Vec<&str> =
-        page.split("<li class=\"").skip(1).filter_map(|rest| rest.split('"').next()).take(5).collect();
-    assert_eq!(order, ["bad", "bad", "asks", "fair", "fair"]);
+        page.split("<li class=\"").skip(1).filter_map(|rest| rest.split('"').next()).take(6).collect();
+    assert_eq!(order, ["bad", "bad", "asks", "fair", "fair", "fair"]);
     overview.troubles.clear();
     overview.certificates.clear();
     overview.constituencies.truncate(1);
+    overview.constituencies[0].warnings.clear();
     overview.waiting.clear();
     overview.counts.waiting = 0;
     assert!(home(&overview, &none, &PhoneQuery::default(), false).contains("One thing needs you"));
