@@ -171,7 +171,7 @@ impl CertificateAuthority {
     /// The key is written before the certificate: a certificate that exists always has its key.
     pub fn open_or_make(folder: &Path, common_name: &str, kind: KeyKind, now: SystemTime) -> Result<Self, CaError> {
         let (certificate_file, key_file) = (folder.join("ca.pem"), folder.join("ca.key"));
-        if !certificate_file.exists() {
+        if !exists(&certificate_file)? {
             state::private_folder(folder).map_err(|source| file_error(folder, source))?;
             let key = kind.generate()?;
             let certificate = ca_params(common_name, now).self_signed(&key)?;
@@ -185,7 +185,7 @@ impl CertificateAuthority {
     /// Opens the CA in `folder`.
     fn open(folder: &Path) -> Result<Self, CaError> {
         let (certificate_file, key_file) = (folder.join("ca.pem"), folder.join("ca.key"));
-        let read = |path: &PathBuf| std::fs::read_to_string(path).map_err(|source| file_error(path, source));
+        let read = |path: &PathBuf| state::read_text(path).map_err(|source| file_error(path, source));
         let damaged = |path: &Path, reason: String| CaError::Damaged { path: path.to_owned(), reason };
         let key = KeyPair::from_pem(&read(&key_file)?).map_err(|error| damaged(&key_file, error.to_string()))?;
         let certificate = CertificateDer::from_pem_slice(read(&certificate_file)?.as_bytes())
@@ -253,6 +253,10 @@ fn named(common_name: &str) -> DistinguishedName {
     let mut name = DistinguishedName::new();
     name.push(DnType::CommonName, common_name);
     name
+}
+
+fn exists(path: &Path) -> Result<bool, CaError> {
+    state::exists(path).map_err(|source| file_error(path, source))
 }
 
 fn file_error(path: &Path, source: io::Error) -> CaError {

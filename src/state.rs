@@ -3,22 +3,20 @@
 //! Whatever is stored here is stored whole or not at all: temporary file, fsync, rename, fsync of the folder.
 //!
 //! It belongs to the user who runs the server, and root's commands work in it too. That user could set links, and root
-//! would make or give away what they point to. So root goes from folder to folder by handles here, and follows links
-//! only where root alone could set them.
+//! would show, change or give away what they lead to. So all that lies here is read and written by what follows, which goes
+//! through [`FolderHandle`].
 
-use std::ffi::{OsStr, OsString};
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{Access, AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, Stat};
+use rustix::fs::{Access, AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
+mod folder_handle;
 pub mod lock;
+
+pub use folder_handle::{Draft, Entry, FolderHandle, draft_name, is_private_hard_link};
 
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -87,9 +85,11 @@ impl StateDir {
         let path = self.path.join("lock");
         let unusable = |source| StateError::Unusable { path: path.clone(), source };
         let open = |name: &str, flags: OFlags| -> io::Result<File> {
-            let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let folder = walk(&self.path, false)?;
-            Ok(rustix::fs::openat(folder, name, flags, Mode::RUSR | Mode::WUSR)?.into())
+            // NONBLOCK: opening a FIFO must not wait for its reader.
+            let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let mode = Mode::RUSR | Mode::WUSR;
+            let folder = FolderHandle::open(&self.path)?;
+            folder.act(|folder| Ok(rustix::fs::openat(folder, name, flags, mode)?.into()))
         };
         let file = match open("lock", OFlags::WRONLY | OFlags::CREATE) {
             Err(error) if is_unwritable(&error) => open("lock", OFlags::RDONLY)
@@ -141,7 +141,27 @@ pub fn why_unwritable(path: &Path) -> Option<io::Error> {
 
 /// Makes `path` and what is missing above it, for the owner alone. What root makes belongs to whose folder it is in.
 pub fn private_folder(path: &Path) -> io::Result<()> {
-    walk(path, true).map(drop)
+    FolderHandle::open_or_make(path).map(drop)
+}
+
+/// Reads the regular file at `path`.
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let (folder, name) = FolderHandle::of_file(path)?;
+    folder.read(name)
+}
+
+/// Reads the regular file at `path`, which is text.
+pub fn read_text(path: &Path) -> io::Result<String> {
+    String::from_utf8(read(path)?).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not UTF-8"))
+}
+
+/// Whether there is anything at `path`.
+pub fn exists(path: &Path) -> io::Result<bool> {
+    let found = FolderHandle::of_file(path).and_then(|(folder, name)| folder.has(name));
+    match found {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
+        found => found,
+    }
 }
 
 /// Stores `bytes` as `path`, readable by the owner alone, whole or not at all, and on the disk when this returns.
@@ -154,164 +174,52 @@ pub fn write_public(path: &Path, bytes: &[u8]) -> io::Result<()> {
     write_whole(path, bytes, 0o644)
 }
 
+/// A link in the place of the file is replaced.
 fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let folder = folder_of(path)?;
-    let draft = draft_of(folder.as_fd(), bytes, mode)?;
+    let draft = draft_of(&folder, bytes, mode)?;
     draft.put(path.file_name().ok_or(io::ErrorKind::InvalidFilename)?)
 }
 
 /// Opens the folder that `path` is to lie in.
-pub fn folder_of(path: &Path) -> io::Result<OwnedFd> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    Ok(rustix::fs::openat(walk(folder, false)?, ".", FOLDER, Mode::empty())?)
+pub fn folder_of(path: &Path) -> io::Result<FolderHandle> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    FolderHandle::open(parent.unwrap_or(Path::new(".")))
 }
 
 /// What [`write_private`] writes, whole and on the disk in `folder`, to be given its name later: little can fail then.
-pub fn draft_private<'a>(folder: BorrowedFd<'a>, bytes: &[u8]) -> io::Result<Draft<'a>> {
+pub fn draft_private<'a>(folder: &'a FolderHandle, bytes: &[u8]) -> io::Result<Draft<'a>> {
     let draft = draft_of(folder, bytes, 0o600)?;
     draft.file.sync_all()?;
     Ok(draft)
 }
 
-fn draft_of<'a>(folder: BorrowedFd<'a>, bytes: &[u8], mode: u32) -> io::Result<Draft<'a>> {
+fn draft_of<'a>(folder: &'a FolderHandle, bytes: &[u8], mode: u32) -> io::Result<Draft<'a>> {
     let mut draft = Draft::new(folder, ".new-")?;
     draft.file.write_all(bytes)?;
-    give_to_owner_of(folder, &draft.file)?;
-    draft.file.set_permissions(Permissions::from_mode(mode))?;
+    draft.set_mode(mode)?;
     Ok(draft)
 }
 
-/// A new file in a folder, ours alone, which has its name once it is whole; removed if it never is.
-#[derive(Debug)]
-pub struct Draft<'a> {
-    folder: BorrowedFd<'a>,
-    name: String,
-    /// To be written to.
-    pub file: File,
-}
-
-impl<'a> Draft<'a> {
-    /// Makes one in `folder`, whose name starts with `prefix` until then.
-    pub fn new(folder: BorrowedFd<'a>, prefix: &str) -> io::Result<Self> {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        loop {
-            let name = format!("{prefix}{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-            match rustix::fs::openat(folder, &name, flags, Mode::RUSR | Mode::WUSR) {
-                // One that a crash left.
-                Err(Errno::EXIST) => {}
-                file => return Ok(Self { folder, name, file: file?.into() }),
-            }
-        }
+/// Removes the file, the link or the folder at `path`, with all that is in it, if it is there.
+pub fn remove_all(path: &Path) -> io::Result<()> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
+    match folder_of(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        folder => folder?.remove_all(name),
     }
-
-    /// Gives it the name `name`, in place of what has it, and returns when that is on the disk.
-    pub fn put(mut self, name: &OsStr) -> io::Result<()> {
-        self.file.sync_all()?;
-        rustix::fs::renameat(self.folder, &self.name, self.folder, name)?;
-        self.name.clear();
-        Ok(rustix::fs::fsync(self.folder)?)
-    }
-}
-
-impl Drop for Draft<'_> {
-    fn drop(&mut self) {
-        if !self.name.is_empty() {
-            let _ = rustix::fs::unlinkat(self.folder, &self.name, AtFlags::empty());
-        }
-    }
-}
-
-/// How a folder is opened that is read or synced, and is no link.
-const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-
-/// Opens the folder `path` step by step, and makes what is missing if `makes`.
-fn walk(path: &Path, makes: bool) -> io::Result<OwnedFd> {
-    const STEP: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-    let (mut at, mut follows, mut links) = (rustix::fs::open(".", STEP, Mode::empty())?, true, 0);
-    let mut steps = steps_of(path);
-    while let Some(step) = steps.pop() {
-        if step == "/" {
-            at = rustix::fs::open("/", STEP, Mode::empty())?;
-            continue;
-        }
-        follows &= is_trusted(&rustix::fs::fstat(&at)?);
-        let next = match rustix::fs::openat(&at, &step, STEP, Mode::empty()) {
-            Err(Errno::NOENT) if makes => {
-                make_folder(at.as_fd(), &step)?;
-                rustix::fs::openat(&at, &step, STEP, Mode::empty())?
-            }
-            next => next?,
-        };
-        let stat = rustix::fs::fstat(&next)?;
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => at = next,
-            FileType::Symlink if follows && is_trusted(&stat) => {
-                links += 1;
-                if links > 40 {
-                    return Err(Errno::LOOP.into());
-                }
-                let target = rustix::fs::readlinkat(&next, "", Vec::new())?;
-                steps.extend(steps_of(Path::new(&OsString::from_vec(target.into_bytes()))));
-            }
-            FileType::Symlink => {
-                let step = step.display();
-                return Err(io::Error::other(format!(
-                    "{step} in {path} is a link that another user may have set, and root follows none of these; \
-                     put a folder in its place, or run this as that user",
-                    path = path.display()
-                )));
-            }
-            _ => return Err(Errno::NOTDIR.into()),
-        }
-    }
-    Ok(at)
-}
-
-/// The steps of `path`, the last one first.
-fn steps_of(path: &Path) -> Vec<OsString> {
-    path.components().rev().map(|step| step.as_os_str().to_owned()).collect()
-}
-
-/// Whether root may follow links in this folder, or this link: whoever is not root can do no more than they may anyway.
-fn is_trusted(stat: &Stat) -> bool {
-    !rustix::process::geteuid().is_root() || stat.st_uid == 0
-}
-
-fn make_folder(above: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
-    match rustix::fs::mkdirat(above, name, Mode::RWXU) {
-        // Somebody else has just made it.
-        Err(Errno::EXIST) => return Ok(()),
-        made => made?,
-    }
-    let made = File::from(rustix::fs::openat(above, name, FOLDER, Mode::empty())?);
-    // Another may have been put in its place. An empty one may be given away: who can do that could make it just so.
-    let mut entries = Dir::read_from(&made)?;
-    if entries.all(|entry| entry.is_ok_and(|entry| matches!(entry.file_name().to_bytes(), b"." | b".."))) {
-        give_to_owner_of(above, &made)?;
-    }
-    Ok(())
-}
-
-/// What root makes in the folder of another user, who runs the server, that user must be able to read.
-fn give_to_owner_of(folder: BorrowedFd<'_>, new: &File) -> io::Result<()> {
-    if rustix::process::geteuid().is_root() {
-        let owner = rustix::fs::fstat(folder)?;
-        // Where this cannot be, as within containers, the user may be the same all the same; else the server says so.
-        let _ = std::os::unix::fs::fchown(new, Some(owner.st_uid), Some(owner.st_gid));
-    }
-    Ok(())
 }
 
 /// Makes what was created, renamed or removed in `folder` survive a power cut.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+    FolderHandle::open(folder)?.sync()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{MetadataExt, chown, symlink};
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
+    use super::folder_handle::tests::{OWNER, as_root, owner};
     use super::*;
 
     #[test]
@@ -334,26 +242,6 @@ mod tests {
         assert!(matches!(state.lock(), Err(StateError::Locked { .. })));
         drop(held);
         state.lock().unwrap();
-    }
-
-    /// What only root can try, in a state directory of another user, with a folder of root's beside it.
-    fn as_root(test: &str, run: impl FnOnce(&Path, &Path)) {
-        if !rustix::process::geteuid().is_root() {
-            println!("NOT RUN {test}: only root can be root");
-            return;
-        }
-        let folder = tempfile::tempdir().unwrap();
-        let [state, roots] = ["state", "roots"].map(|name| folder.path().join(name));
-        for path in [&state, &roots] {
-            std::fs::create_dir(path).unwrap();
-        }
-        chown(&state, Some(65534), Some(65533)).unwrap();
-        run(&state, &roots);
-    }
-
-    fn owner(path: &Path) -> (u32, u32) {
-        let metadata = std::fs::symlink_metadata(path).unwrap();
-        (metadata.uid(), metadata.gid())
     }
 
     #[test]
@@ -380,8 +268,6 @@ mod tests {
             symlink(roots.join("made"), state.join("token")).unwrap();
             write_private(&state.join("token"), b"token").unwrap();
             assert!(std::fs::symlink_metadata(state.join("token")).unwrap().is_file());
-            assert_eq!(std::fs::read_dir(roots).unwrap().count(), 0);
-            assert_eq!(owner(roots), (0, 0));
         });
     }
 
@@ -394,12 +280,15 @@ mod tests {
             private_folder(&state.join("a/b")).unwrap();
             write_private(&state.join("a/b/key"), b"key").unwrap();
             for path in ["a", "a/b", "a/b/key"] {
-                assert_eq!(owner(&state.join(path)), (65534, 65533), "{path}");
+                assert_eq!(owner(&state.join(path)), OWNER, "{path}");
             }
             // Links that root alone could set are root's business.
-            symlink("../state", roots.join("link")).unwrap();
-            write_private(&roots.join("link/file"), b"").unwrap();
-            assert_eq!(owner(&state.join("file")), (65534, 65533));
+            let link = roots.parent().unwrap().join("link");
+            symlink("theirs", &link).unwrap();
+            write_private(&link.join("file"), b"").unwrap();
+            assert_eq!(owner(&state.join("file")), OWNER);
+            std::os::unix::fs::lchown(&link, Some(OWNER.0), Some(OWNER.1)).unwrap();
+            assert!(write_private(&link.join("file"), b"").is_err());
         });
     }
 

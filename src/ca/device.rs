@@ -5,7 +5,7 @@
 //! [record](super::record) of all it issued and revoked. The record is written first and the list is made of it: a
 //! command that is broken off between the two is made good by the next.
 
-use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -22,10 +22,10 @@ use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
 use super::export;
 use super::record::{Event, Record, Serial, Standing};
-use super::{BACKDATED, CaError, CertificateAuthority, Issued, KeyKind, ca_params, file_error, named};
+use super::{BACKDATED, CaError, CertificateAuthority, Issued, KeyKind, ca_params, exists, file_error, named};
 use crate::clock::unix_seconds;
 use crate::constituency::MacAddress;
-use crate::state;
+use crate::state::{self, FolderHandle};
 
 /// The CA's certificate and its list of revocations.
 const CERTIFICATE: &str = "ca.pem";
@@ -39,7 +39,7 @@ pub struct DeviceCa {
     ca: CertificateAuthority,
     record: Record,
     not_after: i64,
-    _lock: File,
+    _lock: OwnedFd,
 }
 
 /// What a phone's certificate is to say.
@@ -80,8 +80,10 @@ impl DeviceCa {
     pub fn init(folder: &Path, name: &str, lifetime: Duration, now: SystemTime) -> Result<(), CaError> {
         state::private_folder(folder).map_err(|source| file_error(folder, source))?;
         let lock = lock(folder)?;
-        if let Some(there) = [CERTIFICATE, KEY].map(|file| folder.join(file)).into_iter().find(|file| file.exists()) {
-            return Err(CaError::There { path: there });
+        for path in [CERTIFICATE, KEY].map(|file| folder.join(file)) {
+            if exists(&path)? {
+                return Err(CaError::There { path });
+            }
         }
         let key = KeyKind::Rsa2048.generate()?;
         let mut params = ca_params(name, now);
@@ -103,7 +105,7 @@ impl DeviceCa {
     /// If there is none, or it is damaged.
     pub fn open(folder: &Path, now: SystemTime) -> Result<Self, CaError> {
         let absent = || CaError::Absent { folder: folder.to_owned() };
-        if !folder.join(CERTIFICATE).exists() && !folder.join(KEY).exists() {
+        if !exists(&folder.join(CERTIFICATE))? && !exists(&folder.join(KEY))? {
             return Err(absent());
         }
         let lock = lock(folder)?;
@@ -220,7 +222,7 @@ impl DeviceCa {
     /// Writes `ca.pem` anew where its list of revocations is not the record's.
     fn publish_revocations(&self, now: SystemTime) -> Result<(), CaError> {
         let path = self.bundle();
-        let text = std::fs::read(&path).map_err(|source| file_error(&path, source))?;
+        let text = state::read(&path).map_err(|source| file_error(&path, source))?;
         let listed = CertificateRevocationListDer::from_pem_slice(&text).ok();
         let revoked: Vec<&Standing> =
             self.record.standings().iter().filter(|standing| standing.revoked.is_some()).collect();
@@ -251,10 +253,11 @@ impl std::fmt::Display for Which {
 }
 
 /// Keeps other commands on the same CA out until it is dropped.
-fn lock(folder: &Path) -> Result<File, CaError> {
-    let file = File::open(folder).map_err(|source| file_error(folder, source))?;
-    rustix::fs::flock(&file, FlockOperation::LockExclusive).map_err(|errno| file_error(folder, errno.into()))?;
-    Ok(file)
+fn lock(folder: &Path) -> Result<OwnedFd, CaError> {
+    let handle = FolderHandle::open(folder).and_then(|folder| folder.readable());
+    let handle = handle.map_err(|source| file_error(folder, source))?;
+    rustix::fs::flock(&handle, FlockOperation::LockExclusive).map_err(|errno| file_error(folder, errno.into()))?;
+    Ok(handle)
 }
 
 /// Whether `list` names exactly what is `revoked`.

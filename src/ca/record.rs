@@ -147,7 +147,7 @@ pub struct Record {
 impl Record {
     /// Reads the record at `path`.
     pub(super) fn read(path: &Path) -> Result<Self, CaError> {
-        let text = std::fs::read_to_string(path).map_err(|source| file_error(path, source))?;
+        let text = state::read_text(path).map_err(|source| file_error(path, source))?;
         let mut record = Self { path: path.to_owned(), text: String::new(), events: 0, standings: Vec::new() };
         for (line, number) in text.lines().zip(1..) {
             let damaged = |reason: String| CaError::BadRecord { path: path.to_owned(), line: number, reason };

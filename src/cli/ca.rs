@@ -9,7 +9,7 @@ use anyhow::ensure;
 use serde_json::json;
 
 use super::print::systemd;
-use super::{ConfigArg, code, say};
+use super::{ConfigArg, code, say, say_json};
 use crate::ca::device::{DeviceCa, Which};
 use crate::clock::{self, rfc3339, unix_seconds};
 use crate::config::{CONFIG_FILE, Config};
@@ -149,7 +149,7 @@ fn list(folder: &Path, as_json: bool) -> anyhow::Result<()> {
     let now = unix_seconds(now);
     for standing in ca.record().standings() {
         if as_json {
-            say(&json!({
+            say_json(&json!({
                 "mac": standing.mac, "serial": standing.serial, "issued": rfc3339(standing.issued),
                 "not_after": rfc3339(standing.not_after), "sha256": standing.sha256,
                 "revoked": standing.revoked.map(rfc3339), "counts": standing.counts(now),

@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::watch;
 
-use super::{ConfigArg, complain, runtime, say, server};
+use super::{ConfigArg, complain, escaped_json, runtime, say, say_shown, server};
 use crate::app::control::{Reply, Request};
 use crate::app::{exact_names, renewal_parts};
 use crate::ca::KeyKind;
@@ -23,6 +23,7 @@ use crate::clock;
 use crate::config::{CertificateSource, Config};
 use crate::constituency::ConstituencyName;
 use crate::renew::{AcmeSettings, CertificateStatus, Directory, Lineage, Parts, Renewer, Status};
+use crate::state;
 use crate::wording::counted;
 
 /// The server's certificates: their condition, and those that provost obtains by itself.
@@ -148,7 +149,7 @@ fn ask(site: &Site, request: &Request) -> anyhow::Result<ExitCode> {
         match reply? {
             Reply::Says(step) => {
                 has_failed |= step.contains(": failed: ") || step.contains(": may be tried only in ");
-                say(&step);
+                say_shown(&step);
             }
             Reply::Done => return Ok(if has_failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }),
             Reply::Failed(reason) => {
@@ -175,7 +176,7 @@ fn show_status(site: &Site, is_json: bool) -> anyhow::Result<ExitCode> {
         None => Renewer::peek(site.parts(site.state())?, site.state())?,
     };
     if is_json {
-        say(&serde_json::to_string_pretty(&with_conditions(&status)?)?);
+        say(&escaped_json(&serde_json::to_string_pretty(&with_conditions(&status)?)?));
     } else {
         print(&status, is_running);
     }
@@ -225,7 +226,7 @@ fn show_files(pairs: &[CertificateFiles], exact: &ExactNames, is_json: bool) -> 
         }
     }
     if is_json {
-        say(&format_args!("{:#}", json!({ "now": now, "certificates": shown })));
+        say(&escaped_json(&format!("{:#}", json!({ "now": now, "certificates": shown }))));
     }
     for error in &errors {
         complain(error);
@@ -236,10 +237,10 @@ fn show_files(pairs: &[CertificateFiles], exact: &ExactNames, is_json: bool) -> 
 fn print_pair(files: &CertificateFiles, certificate: &ServerCertificate, condition: &Condition, now: i64) {
     let validity = certificate.validity();
     let days = validity.left(now).div_euclid(DAY_S);
-    say(&files.chain.display());
-    say(&format_args!("  names:        {}", certificate.names.join(", ")));
-    say(&format_args!("  issued by:    {}", certificate.issuer().unwrap_or_default()));
-    say(&format_args!("  valid until:  {}, {days} days left", date(validity.not_after)));
+    say_shown(&files.chain.display());
+    say_shown(&format_args!("  names:        {}", certificate.names.join(", ")));
+    say_shown(&format_args!("  issued by:    {}", certificate.issuer().unwrap_or_default()));
+    say_shown(&format_args!("  valid until:  {}, {days} days left", date(validity.not_after)));
     print_condition(condition);
 }
 
@@ -248,7 +249,7 @@ fn print_condition(condition: &Condition) {
         Level::Ok => String::new(),
         level => format!("{}: ", level.as_str()),
     };
-    say(&format_args!("  condition:    {level}{condition}"));
+    say_shown(&format_args!("  condition:    {level}{condition}"));
 }
 
 fn print(status: &Status, is_running: bool) {
@@ -256,43 +257,43 @@ fn print(status: &Status, is_running: bool) {
         say(&"no server is running; this is what is stored");
     }
     for certificate in &status.certificates {
-        say(&certificate.lineage());
+        say_shown(&certificate.lineage());
         match &certificate.held {
             None if certificate.constituency.is_some() => {
                 let names = certificate.names.join(", ");
-                say(&format_args!("  certificate:  none yet for {names}; phones are shown the wildcard"));
+                say_shown(&format_args!("  certificate:  none yet for {names}; phones are shown the wildcard"));
             }
             None => say(&"  certificate:  none yet"),
             Some(held) => {
-                say(&format_args!("  names:        {}", held.names.join(", ")));
-                say(&format_args!("  issued by:    {}", held.issuers.join(" ← ")));
+                say_shown(&format_args!("  names:        {}", held.names.join(", ")));
+                say_shown(&format_args!("  issued by:    {}", held.issuers.join(" ← ")));
                 let left = counted(held.days_left, "day");
-                say(&format_args!("  valid until:  {}, {left} left", date(held.not_after)));
-                say(&format_args!("  obtained at:  {}", held.directory));
+                say_shown(&format_args!("  valid until:  {}, {left} left", date(held.not_after)));
+                say_shown(&format_args!("  obtained at:  {}", held.directory));
             }
         }
         print_condition(&certificate.condition(status.now));
         if let Some(window) = &certificate.window {
-            say(&format_args!("  CA's window:  {} to {}", date(window.start), date(window.end)));
+            say_shown(&format_args!("  CA's window:  {} to {}", date(window.start), date(window.end)));
         }
         if let Some(step) = &certificate.step {
-            say(&format_args!("  right now:    {step}"));
+            say_shown(&format_args!("  right now:    {step}"));
         }
         let next =
             if certificate.next_attempt <= status.now { "now".to_owned() } else { date(certificate.next_attempt) };
-        say(&format_args!("  next attempt: {next}, at {}", certificate.directory));
+        say_shown(&format_args!("  next attempt: {next}, at {}", certificate.directory));
         if let Some(error) = &certificate.last_error {
             let hint = if certificate.needs_human { " (action required)" } else { "" };
-            say(&format_args!("  last error:   {error}{hint}; {} in a row", certificate.failures));
+            say_shown(&format_args!("  last error:   {error}{hint}; {} in a row", certificate.failures));
         }
     }
     match status.leftover_records {
         0 => {}
         1 => say(&"1 DNS record of ours is still to be removed"),
-        count => say(&format_args!("{count} DNS records of ours are still to be removed")),
+        count => say_shown(&format_args!("{count} DNS records of ours are still to be removed")),
     }
     if let Some(skew) = status.clock_skew_s {
-        say(&format_args!("this machine's clock and the CA's are {} s apart", skew.abs()));
+        say_shown(&format_args!("this machine's clock and the CA's are {} s apart", skew.abs()));
     }
 }
 
@@ -313,13 +314,13 @@ fn rehearse(mut site: Site, directory: &Directory, root: Option<&Path>) -> anyho
     site.settings.fallback_directories.clear();
     let throw_away = tempfile::tempdir()?;
     let folder = if is_ours(site.state()) { site.state().join("rehearsal") } else { throw_away.path().to_owned() };
-    crate::state::private_folder(&folder)?;
+    state::private_folder(&folder)?;
     let parts = site.parts(&folder)?;
     let result = runtime()?.block_on(async {
         let (progress, mut said) = tokio::sync::mpsc::unbounded_channel();
         let printing = async {
             while let Some(step) = said.recv().await {
-                say(&step);
+                say_shown(&step);
             }
         };
         tokio::join!(Renewer::rehearse(parts, &folder, progress), printing).0

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use anstyle::{AnsiColor, Style};
 use clap::builder::Styles;
 use clap::{CommandFactory, Parser, Subcommand};
+use serde_json::Value;
 
 use crate::clock;
 use crate::config::{CONFIG_FILE, Config};
@@ -195,27 +196,47 @@ fn say(line: &dyn Display) {
     let _ = writeln!(anstream::stdout(), "{line}");
 }
 
+/// Prints a line that holds text of others.
+fn say_shown(line: &dyn Display) {
+    say(&shown(&line.to_string()));
+}
+
 /// Text of others: names of files, notes, and what CAs and name servers say must not drive a terminal.
 fn shown(text: &str) -> String {
     text.replace(char::is_control, "\u{fffd}")
 }
 
+/// Prints JSON on one line. JSON itself escapes only what is below U+0020; what a terminal obeys beyond that is escaped too.
+fn say_json(json: &Value) {
+    say(&escaped_json(&json.to_string()));
+}
+
+fn escaped_json(json: &str) -> String {
+    let escape = |c: char| if c.is_control() && c != '\n' { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
+    json.chars().map(escape).collect()
+}
+
+/// Messages may have several lines. What others wrote in them drives no terminal.
+fn lines(text: &dyn Display) -> String {
+    text.to_string().replace(|c: char| c.is_control() && c != '\n', "\u{fffd}")
+}
+
 /// Prints an error to standard error.
 fn complain(error: &dyn Display) {
     let style = AnsiColor::Red.on_default().bold();
-    let _ = writeln!(anstream::stderr(), "{style}error:{style:#} {error}");
+    let _ = writeln!(anstream::stderr(), "{style}error:{style:#} {}", lines(error));
 }
 
 /// Prints a warning to standard error.
 fn warn(warning: &dyn Display) {
     let style = AnsiColor::Yellow.on_default().bold();
-    let _ = writeln!(anstream::stderr(), "{style}warning:{style:#} {warning}");
+    let _ = writeln!(anstream::stderr(), "{style}warning:{style:#} {}", lines(warning));
 }
 
 /// Prints to standard error what an operator may not have meant.
 fn note(remark: &dyn Display) {
     let style = AnsiColor::Cyan.on_default().bold();
-    let _ = writeln!(anstream::stderr(), "{style}note:{style:#} {remark}");
+    let _ = writeln!(anstream::stderr(), "{style}note:{style:#} {}", lines(remark));
 }
 
 /// Says on standard error that another process is waited for.

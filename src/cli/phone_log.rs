@@ -6,7 +6,7 @@ use anyhow::ensure;
 use serde_json::{Value, json};
 
 use super::phones::{say_claim, say_denial, time};
-use super::{ConfigArg, code, note, say, server};
+use super::{ConfigArg, code, note, say_json, say_shown, server};
 use crate::config::Config;
 use crate::constituency::{MacAddress, ServerDenials};
 use crate::ledger::{Claim, Phone, Request};
@@ -44,7 +44,7 @@ fn show(args: &Args, config: &Config) -> anyhow::Result<()> {
         note(&unseen);
     }
     for request in &requests {
-        if args.json { say(&request_json(request)) } else { say(&request_line(request)) }
+        if args.json { say_json(&request_json(request)) } else { say_shown(&request_line(request)) }
     }
     for claim in &claims {
         let is_it = |phone: &&Phone| (&phone.constituency, phone.mac) == (&claim.constituency, claim.mac);

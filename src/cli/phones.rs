@@ -8,7 +8,7 @@ use std::time::Duration;
 use anstyle::{AnsiColor, Style};
 use serde_json::{Value, json};
 
-use super::{ConfigArg, code, constituency, note, registry_of, say, server, shown, warn};
+use super::{ConfigArg, code, constituency, note, registry_of, say, say_json, server, shown, warn};
 use crate::clock::{self, rfc3339};
 use crate::config::Config;
 use crate::constituency::scan::NOT_SERVED;
@@ -79,7 +79,7 @@ fn list(args: &Args, config: &Config) -> anyhow::Result<()> {
     let claims: Vec<_> = claims.iter().filter(|claim| args.wants(&claim.constituency)).collect();
     if args.json {
         for ((name, mac), known) in &phones {
-            say(&known.json(name, *mac, &unclear, now));
+            say_json(&known.json(name, *mac, &unclear, now));
         }
     } else {
         print(&phones, &unclear, now);
@@ -250,8 +250,9 @@ fn print(phones: &[(&(ConstituencyName, MacAddress), &Known)], unclear: &Unclear
                 seen.map_or_else(|| "never".to_owned(), |phone| time(phone.last_seen)),
                 seen.map_or_else(String::new, |phone| phone.address.clone()),
                 program.unwrap_or_default(),
-                shown(&known.note),
+                known.note.clone(),
             ]
+            .map(|cell| shown(&cell))
         })
         .collect();
     let headings = HEADINGS.map(str::to_owned);
@@ -269,7 +270,7 @@ fn print(phones: &[(&(ConstituencyName, MacAddress), &Known)], unclear: &Unclear
         line(row, Style::new());
         let style = AnsiColor::Red.on_default();
         for remark in known.remarks(now) {
-            say(&format_args!("{style}    {remark}{style:#}"));
+            say(&format_args!("{style}    {}{style:#}", shown(&remark)));
         }
     }
 }
@@ -277,7 +278,7 @@ fn print(phones: &[(&(ConstituencyName, MacAddress), &Known)], unclear: &Unclear
 /// Prints that `mac` is denied on the whole server, as JSON or for people.
 pub(super) fn say_denial(mac: MacAddress, denial: &ServerDenial, is_json: bool) {
     if is_json {
-        say(&json!({ "constituency": null, "mac": mac, "standing": "denied", "denied_everywhere": denial }));
+        say_json(&json!({ "constituency": null, "mac": mac, "standing": "denied", "denied_everywhere": denial }));
     } else {
         let style = AnsiColor::Red.on_default();
         say(&format_args!("{style}{mac} is denied everywhere {}{style:#}", denial.explained()));
@@ -287,7 +288,7 @@ pub(super) fn say_denial(mac: MacAddress, denial: &ServerDenial, is_json: bool) 
 /// Prints a claim, as JSON or for people; `phone` is who has proved to be what it claims, if somebody has.
 pub(super) fn say_claim(claim: &Claim, phone: Option<&Phone>, is_json: bool) {
     let let_in = phone.and_then(|phone| phone.last_let_in).filter(|at| *at > claim.last_seen);
-    if is_json { say(&claim_json(claim, let_in)) } else { say(&claim_line(claim, let_in)) }
+    if is_json { say_json(&claim_json(claim, let_in)) } else { say(&claim_line(claim, let_in)) }
 }
 
 fn claim_line(claim: &Claim, let_in: Option<i64>) -> String {
@@ -295,7 +296,8 @@ fn claim_line(claim: &Claim, let_in: Option<i64>) -> String {
     let places = claim
         .addresses
         .iter()
-        .map(|place| format!("\n    from {}, {} to {}", place.address, time(place.first_seen), time(place.last_seen)));
+        .map(|place| (shown(&place.address), time(place.first_seen), time(place.last_seen)))
+        .map(|(address, first, last)| format!("\n    from {address}, {first} to {last}"));
     let certificate =
         |bytes| format!("by a certificate that anybody can make or copy, SHA-256 {}", Fingerprint::from(bytes));
     let by = claim.fingerprint.map_or_else(|| "by a password".to_owned(), certificate);
@@ -304,7 +306,7 @@ fn claim_line(claim: &Claim, let_in: Option<i64>) -> String {
     let style = AnsiColor::Red.on_default();
     format!(
         "unproven: somebody at {} says to be {} of {} ({}, last at {})\n    {style}refused: {reason}{style:#}\n    {by}{}{since}",
-        claim.address,
+        shown(&claim.address),
         claim.mac,
         claim.constituency,
         if claim.count == 1 { "once".to_owned() } else { format!("{} times", claim.count) },

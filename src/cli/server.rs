@@ -1,6 +1,6 @@
 //! The running server: what commands ask of it, and the phone history that it writes.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -13,9 +13,12 @@ use super::warn;
 use crate::app::control::{self, Reply, Request};
 use crate::config::Config;
 use crate::ledger::{ReadError, Reader};
+use crate::state::FolderHandle;
 
 /// How long a server may take to be connected to, and to write what it has of the phone history.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// The most that is read of what a server answers, in bytes.
+const MAX_REPLIES: u64 = 64 << 20;
 
 /// Asks the server that runs on the state directory `state`; `None` if none runs. Each reply may take as long as `patience`.
 pub(super) fn ask(
@@ -23,12 +26,11 @@ pub(super) fn ask(
     request: &Request,
     patience: Option<Duration>,
 ) -> anyhow::Result<Option<impl Iterator<Item = anyhow::Result<Reply>> + use<>>> {
-    use io::ErrorKind::{ConnectionRefused, InvalidInput, NotFound};
+    use io::ErrorKind::{ConnectionRefused, NotFound};
     let path = control::path(state);
     let mut stream = match connect(&path) {
         Ok(stream) => stream,
-        // The last is a path that is too long for a socket: no server listens there either.
-        Err(error) if matches!(error.kind(), NotFound | ConnectionRefused | InvalidInput) => return Ok(None),
+        Err(error) if matches!(error.kind(), NotFound | ConnectionRefused) => return Ok(None),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             return Err(error).with_context(|| format!("{}: run this as the user that serves", path.display()));
         }
@@ -37,15 +39,18 @@ pub(super) fn ask(
     stream.set_read_timeout(patience)?;
     stream.set_write_timeout(patience)?;
     writeln!(stream, "{}", serde_json::to_string(request)?)?;
-    let lines = BufReader::new(stream).lines();
+    let lines = BufReader::new(stream.take(MAX_REPLIES)).lines();
     Ok(Some(lines.map(|line| Ok(serde_json::from_str(&line?)?))))
 }
 
 /// A server that hangs has a full queue of connections, in which a blocking one would wait for ever.
 fn connect(path: &Path) -> io::Result<UnixStream> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    socket.connect_timeout(&SockAddr::unix(path)?, PATIENCE)?;
-    Ok(OwnedFd::from(socket).into())
+    let (folder, name) = FolderHandle::of_file(path)?;
+    folder.at_socket(name, |path| {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.connect_timeout(&SockAddr::unix(path)?, PATIENCE)?;
+        Ok(OwnedFd::from(socket).into())
+    })
 }
 
 /// The phone history, up to now; `None` if there is none yet. A running server writes what it has seen first; where it

@@ -1,18 +1,19 @@
 //! `provost uploads`: what phones have uploaded, to look at and to take back.
 
-use std::fs::{self, File};
+use std::ffi::OsString;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
+use rustix::fs::FileType;
 
-use super::{ConfigArg, code, note, say};
-use crate::clock::{rfc3339, unix_seconds};
+use super::{ConfigArg, code, note, say, shown, warn};
+use crate::clock::rfc3339;
 use crate::constituency::{ConstituencyName, MacAddress};
 use crate::serve::decision::upload_name::UploadName;
 use crate::serve::path::ServedPath;
-use crate::state;
+use crate::state::FolderHandle;
 
 /// What phones have uploaded.
 #[derive(Debug, clap::Subcommand)]
@@ -56,11 +57,16 @@ pub(super) fn run(command: &Command, config: &ConfigArg) -> anyhow::Result<ExitC
 fn list(phone: &Phone, root: &Path) -> anyhow::Result<()> {
     let mut is_empty = true;
     for (constituency, folder) in phone.folders(root)? {
-        for file in files_below(&folder)? {
-            let metadata = fs::symlink_metadata(&file)?;
-            let time = rfc3339(unix_seconds(metadata.modified()?));
-            let name = file.strip_prefix(&folder).unwrap_or(&file).display();
-            say(&format_args!("{constituency}  {:>9}  {time}  {name}", metadata.len()));
+        let files = folder.files_beneath().with_context(|| format!("the uploads to {constituency} cannot be read"))?;
+        for (path, kind) in files {
+            let name = shown(&path.to_string_lossy());
+            if kind != FileType::RegularFile {
+                warn(&format_args!("{constituency}: {name} is not a regular file, and no upload"));
+                continue;
+            }
+            // It may just have been replaced.
+            let Ok(stat) = folder.of_file_beneath(&path).and_then(|(folder, name)| folder.stat(name)) else { continue };
+            say(&format_args!("{constituency}  {:>9}  {}  {name}", stat.st_size, rfc3339(stat.st_mtime)));
             is_empty = false;
         }
     }
@@ -73,33 +79,37 @@ fn list(phone: &Phone, root: &Path) -> anyhow::Result<()> {
 
 impl Phone {
     /// The folders of this phone's uploads, by constituency.
-    fn folders(&self, root: &Path) -> anyhow::Result<Vec<(String, PathBuf)>> {
-        let entries = match fs::read_dir(root) {
+    fn folders(&self, root: &Path) -> anyhow::Result<Vec<(ConstituencyName, FolderHandle)>> {
+        let opened = FolderHandle::open(root).and_then(|root| Ok((root.entries()?, root)));
+        let (entries, all) = match opened {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.with_context(|| format!("the uploads in {} cannot be read", root.display()))?,
+            opened => opened.with_context(|| format!("the uploads in {} cannot be read", root.display()))?,
         };
+        let names = entries.into_iter().filter_map(|entry| entry.name.to_str()?.parse::<ConstituencyName>().ok());
+        let wanted = names.filter(|name| self.constituency.as_ref().is_none_or(|wanted| wanted == name));
         let mut folders = Vec::new();
-        for entry in entries {
-            let entry = entry?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let is_wanted = match &self.constituency {
-                Some(wanted) => wanted.as_str() == name,
-                None => name.parse::<ConstituencyName>().is_ok(),
-            };
-            let folder = entry.path().join(self.mac.to_string());
-            if is_wanted && folder.is_dir() {
-                folders.push((name, folder));
+        for name in wanted {
+            match all.folder(name.as_str()).and_then(|folder| folder.folder(self.mac.to_string())) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => warn(&format_args!("the uploads of {} to {name} cannot be read: {error}", self.mac)),
+                Ok(folder) => folders.push((name, folder)),
             }
         }
-        folders.sort();
         Ok(folders)
     }
 }
 
+/// An upload: a regular file in a phone's folder.
+struct Found {
+    constituency: ConstituencyName,
+    folder: FolderHandle,
+    name: OsString,
+}
+
 impl Upload {
     fn cat(&self, root: &Path) -> anyhow::Result<()> {
-        let path = self.find(root)?;
-        let mut file = File::open(&path).with_context(|| format!("{} cannot be read", path.display()))?;
+        let found = self.find(root)?;
+        let mut file = found.folder.open_file(&found.name).with_context(|| self.cannot("read", &found))?;
         match io::copy(&mut file, &mut io::stdout()) {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("standard output"),
             _ => Ok(()),
@@ -107,46 +117,46 @@ impl Upload {
     }
 
     fn remove(&self, root: &Path) -> anyhow::Result<()> {
-        let path = self.find(root)?;
-        let removed = fs::remove_file(&path).and_then(|()| state::sync_folder(path.parent().unwrap_or(Path::new("."))));
-        removed.with_context(|| format!("{} cannot be removed", path.display()))?;
-        say(&format_args!("removed {}", path.display()));
+        let found = self.find(root)?;
+        let removed = found.folder.remove(&found.name).and_then(|()| found.folder.sync());
+        removed.with_context(|| self.cannot("removed", &found))?;
+        let Self { name, phone } = self;
+        say(&format_args!("removed {} of {} from {}", shown(name), phone.mac, found.constituency));
         Ok(())
     }
 
+    fn cannot(&self, be: &str, found: &Found) -> String {
+        format!("{} of {} in {} cannot be {be}", shown(&self.name), self.phone.mac, found.constituency)
+    }
+
     /// The one file of this name.
-    fn find(&self, root: &Path) -> anyhow::Result<PathBuf> {
+    fn find(&self, root: &Path) -> anyhow::Result<Found> {
         let Self { name, phone } = self;
         let asked = ServedPath::parse(&format!("/{name}")).with_context(|| format!("{name:?} is no upload's name"))?;
         let stored = UploadName::stored(&asked, phone.mac);
-        let files =
-            phone.folders(root)?.into_iter().map(|(constituency, folder)| (constituency, folder.join(stored.as_str())));
-        let mut found: Vec<_> = files.filter(|(_, file)| file.is_file()).collect();
+        let find = |(constituency, folder): (ConstituencyName, FolderHandle)| {
+            let (folder, name) = folder.of_file_beneath(Path::new(stored.as_str())).ok()?;
+            let kind = FileType::from_raw_mode(folder.stat(&name).ok()?.st_mode);
+            (kind == FileType::RegularFile).then_some(Found { constituency, folder, name })
+        };
+        let mut found: Vec<Found> = phone.folders(root)?.into_iter().filter_map(find).collect();
         match (found.pop(), found.is_empty()) {
-            (Some((_, file)), true) => Ok(file),
-            (None, _) => {
-                bail!("{} has no upload {name}; `provost uploads list {}` shows what it has", phone.mac, phone.mac)
-            }
-            (Some((last, _)), false) => {
-                let names: Vec<String> =
-                    found.into_iter().map(|(constituency, _)| constituency).chain([last]).collect();
-                bail!("{} has uploaded {name} to {}; say which one with --constituency", phone.mac, names.join(" and "))
+            (Some(file), true) => Ok(file),
+            (None, _) => bail!(
+                "{} has no upload {}; `provost uploads list {}` shows what it has",
+                phone.mac,
+                shown(name),
+                phone.mac
+            ),
+            (Some(last), false) => {
+                let names: Vec<String> = found.iter().chain([&last]).map(|it| it.constituency.to_string()).collect();
+                bail!(
+                    "{} has uploaded {} to {}; say which one with --constituency",
+                    phone.mac,
+                    shown(name),
+                    names.join(" and ")
+                )
             }
         }
     }
-}
-
-/// Every file below `folder`, in order.
-fn files_below(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            files.extend(files_below(&entry.path())?);
-        } else {
-            files.push(entry.path());
-        }
-    }
-    files.sort();
-    Ok(files)
 }

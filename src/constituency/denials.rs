@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,7 +21,8 @@ use super::policy_file::{self, Reading, Stamp};
 use crate::clock;
 use crate::settings::{self, SettingsError};
 use crate::state;
-use crate::state::lock::{self, LockError};
+use crate::state::FolderHandle;
+use crate::state::lock::LockError;
 
 /// The file of the denials in the state directory.
 pub const FILE: &str = "denied.json";
@@ -269,7 +269,7 @@ fn change(
     let folder = folder_of(state)?;
     let path = state.join(FILE);
     // The state directory's own lock: the file is replaced at each change.
-    lock::exclusive(&folder, &path, tell).map_err(DenialsError::Locked)?;
+    let _lock = folder.lock(&path, tell).map_err(DenialsError::Locked)?;
     let mut phones = match read_in(&folder, &path, None, SystemTime::UNIX_EPOCH)? {
         Read::Phones(_, phones) => phones,
         Read::Absent | Read::Same => DeniedPhones::new(),
@@ -303,13 +303,13 @@ fn read(state: &Path) -> Result<Option<(Stamp, DeniedPhones)>, DenialsError> {
     })
 }
 
-fn folder_of(state: &Path) -> Result<OwnedFd, DenialsError> {
+fn folder_of(state: &Path) -> Result<FolderHandle, DenialsError> {
     state::folder_of(&state.join(FILE)).map_err(|source| DenialsError::Folder { path: state.to_owned(), source })
 }
 
-fn read_in(folder: &OwnedFd, path: &Path, seen: Option<&Stamp>, now: SystemTime) -> Result<Read, DenialsError> {
+fn read_in(folder: &FolderHandle, path: &Path, seen: Option<&Stamp>, now: SystemTime) -> Result<Read, DenialsError> {
     let unusable = |error: &dyn fmt::Display| DenialsError::File(SettingsError::of_file(path, error));
-    match policy_file::read(folder.as_fd(), FILE.as_ref(), seen, now).map_err(|error| unusable(&error))? {
+    match policy_file::read_in(folder, FILE.as_ref(), seen, now).map_err(|error| unusable(&error))? {
         Reading::Absent => Ok(Read::Absent),
         Reading::Unchanged => Ok(Read::Same),
         Reading::Text(text, stamp) => {

@@ -1,21 +1,23 @@
 //! Changing a policy's file: whole or not at all, with its owner and mode, and nobody else's change is lost.
 
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
-use rustix::io::Errno;
+use rustix::fs::FileType;
 
 use super::edit::{self, Change};
 use super::policy::POLICY_FILE;
 use super::policy_file::{self, Reading};
 use super::{ClientAuth, ConstituencyName, Policy};
+use crate::clock;
 use crate::settings::SettingsError;
-use crate::state::Draft;
-use crate::state::lock::{self, LockError};
+use crate::state::lock::LockError;
+use crate::state::{Draft, FolderHandle};
+
+/// How the name of a new policy begins until it is whole.
+const DRAFT: &str = ".constituency-";
 
 /// What came of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,13 +72,16 @@ pub fn change(
     let path = constituencies.join(name.as_str());
     let file = path.join(POLICY_FILE);
     let failed = |source| EditError::Io { path: file.clone(), source };
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let folder = match rustix::fs::open(&path, flags, Mode::empty()) {
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Err(EditError::Absent { name: name.clone(), path }),
-        folder => folder.map_err(|errno| failed(errno.into()))?,
+    let absent = || EditError::Absent { name: name.clone(), path: path.clone() };
+    let folder = match FolderHandle::open_through_links(constituencies).and_then(|all| all.folder(name.as_str())) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Err(absent());
+        }
+        folder => folder.map_err(failed)?,
     };
     // Another command that changes this policy comes before or after, not between.
-    lock::exclusive(&folder, &path, tell).map_err(EditError::Locked)?;
+    let _lock = folder.lock(&path, tell).map_err(EditError::Locked)?;
+    folder.sweep(DRAFT, clock::now());
     loop {
         let before = read(&folder, &file)?;
         let text = before.as_deref().unwrap_or(edit::EMPTY);
@@ -92,15 +97,15 @@ pub fn change(
         let new = prepare(&folder, &after).map_err(failed)?;
         // Whoever saved it meanwhile in an editor shall find that again.
         if read(&folder, &file)? == before {
-            new.put(POLICY_FILE.as_ref()).map_err(failed)?;
+            new.put(POLICY_FILE).map_err(failed)?;
             return Ok(Changed::Now);
         }
     }
 }
 
-fn read(folder: &OwnedFd, file: &Path) -> Result<Option<String>, EditError> {
+fn read(folder: &FolderHandle, file: &Path) -> Result<Option<String>, EditError> {
     // The time only says whether a file is settled, which matters to those who read it again.
-    match policy_file::read(folder.as_fd(), POLICY_FILE.as_ref(), None, SystemTime::UNIX_EPOCH) {
+    match policy_file::read_in(folder, POLICY_FILE.as_ref(), None, SystemTime::UNIX_EPOCH) {
         Ok(Reading::Text(text, _)) => Ok(Some(text)),
         Ok(Reading::Absent | Reading::Unchanged) => Ok(None),
         Err(error) => Err(SettingsError::of_file(file, error).into()),
@@ -108,12 +113,12 @@ fn read(folder: &OwnedFd, file: &Path) -> Result<Option<String>, EditError> {
 }
 
 /// A file that may take the place of the policy in `folder`: with its owner and mode, or the folder's where it is new.
-fn prepare<'a>(folder: &'a OwnedFd, text: &str) -> io::Result<Draft<'a>> {
-    let (like, mask) = match rustix::fs::statat(folder, POLICY_FILE, AtFlags::SYMLINK_NOFOLLOW) {
+fn prepare<'a>(folder: &'a FolderHandle, text: &str) -> io::Result<Draft<'a>> {
+    let (like, mask) = match folder.stat(POLICY_FILE) {
         Ok(old) if FileType::from_raw_mode(old.st_mode) == FileType::RegularFile => (old, 0o777),
         _ => (rustix::fs::fstat(folder)?, 0o666),
     };
-    let mut new = Draft::new(folder.as_fd(), ".constituency-")?;
+    let mut new = Draft::new(folder, DRAFT)?;
     new.file.write_all(text.as_bytes())?;
     let ours = new.file.metadata()?;
     if (ours.uid(), ours.gid()) != (like.st_uid, like.st_gid) {

@@ -10,19 +10,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{AtFlags, Dir};
-use rustix::io::Errno;
 use serde::Deserialize;
 
 use super::policy_file::{self, Reading, Unreadable};
 use super::{ClientAuth, ConstituencyName, MacAddress, Phones, Policy};
 use crate::settings::SettingsError;
-use crate::state;
+use crate::state::{self, Entry, FolderHandle};
 
 /// The folder of the kept policies in the state directory.
 pub const FOLDER: &str = "last-good";
@@ -239,14 +236,10 @@ impl Kept {
                 remove(&removed)
             }
             Self::Removed => match opened(&in_force)? {
-                Some((folder, file)) => {
-                    let renamed = rustix::fs::renameat(&folder, &file, &folder, file_name(&removed));
-                    if renamed != Err(Errno::NOENT) {
-                        renamed?;
-                        rustix::fs::fsync(&folder)?;
-                    }
-                    Ok(())
-                }
+                Some((folder, file)) => match folder.rename(file, file_name(&removed)) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                    renamed => renamed.and_then(|()| folder.sync()),
+                },
                 None => Ok(()),
             },
             Self::Nothing => remove(&in_force).and_then(|()| remove(&removed)),
@@ -263,7 +256,7 @@ fn file_name(path: &Path) -> std::ffi::OsString {
 }
 
 /// The folder of `path`, opened, and the file's name in it; `None` if the folder is not there.
-fn opened(path: &Path) -> io::Result<Option<(OwnedFd, std::ffi::OsString)>> {
+fn opened(path: &Path) -> io::Result<Option<(FolderHandle, std::ffi::OsString)>> {
     match state::folder_of(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         folder => Ok(Some((folder?, file_name(path)))),
@@ -274,7 +267,7 @@ fn opened(path: &Path) -> io::Result<Option<(OwnedFd, std::ffi::OsString)>> {
 fn read(path: &Path) -> Result<Option<String>, Unreadable> {
     let Some((folder, name)) = opened(path).map_err(Unreadable::Io)? else { return Ok(None) };
     // Nobody asks whether it changed.
-    match policy_file::read(folder.as_fd(), &name, None, SystemTime::UNIX_EPOCH)? {
+    match policy_file::read_in(&folder, &name, None, SystemTime::UNIX_EPOCH)? {
         Reading::Text(text, _) => Ok(Some(text)),
         Reading::Absent | Reading::Unchanged => Ok(None),
     }
@@ -283,24 +276,20 @@ fn read(path: &Path) -> Result<Option<String>, Unreadable> {
 /// Removes the file at `path`, if it is there.
 fn remove(path: &Path) -> io::Result<()> {
     let Some((folder, name)) = opened(path)? else { return Ok(()) };
-    match rustix::fs::unlinkat(&folder, &name, AtFlags::empty()) {
-        Err(Errno::NOENT) => Ok(()),
-        removed => {
-            removed?;
-            Ok(rustix::fs::fsync(&folder)?)
-        }
+    match folder.remove(name) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.and_then(|()| folder.sync()),
     }
 }
 
 /// The constituencies of which something is kept in `folder`.
 fn kept_names(folder: &Path) -> BTreeSet<ConstituencyName> {
     let Ok(Some((folder, _))) = opened(&folder.join(IN_FORCE)) else { return BTreeSet::new() };
-    let Ok(entries) = Dir::read_from(&folder) else { return BTreeSet::new() };
-    let name = |entry: rustix::fs::DirEntry| {
-        let name = entry.file_name().to_str().ok()?;
+    let name = |entry: Entry| {
+        let name = entry.name.to_str()?;
         name.strip_suffix(IN_FORCE).or_else(|| name.strip_suffix(REMOVED))?.parse().ok()
     };
-    entries.flatten().filter_map(name).collect()
+    folder.entries().unwrap_or_default().into_iter().filter_map(name).collect()
 }
 
 /// The phones that the policy `text` denies, whatever else is in it: it was good once.

@@ -15,9 +15,12 @@ use super::Policy;
 use super::absence::Absence;
 use super::policy::POLICY_FILE;
 use crate::settings::SettingsError;
+use crate::state::{self, FolderHandle};
 
 /// The largest policy that is read, in bytes: room for some 200 000 phones.
 const MAX_POLICY_BYTES: u64 = 16 << 20;
+/// Messages quote a policy. A root process must not show another user's file for the owner of the folder.
+const PRIVATE_HARD_LINK: &str = "it is a hard link to a private file of another user; put a copy in its place";
 
 /// How long a file must have lain still before its times prove that it did not change.
 const SETTLED_AFTER: Duration = Duration::from_secs(2);
@@ -203,12 +206,16 @@ impl From<Errno> for Unreadable {
 }
 
 /// Reads the file `name` in `folder`, a policy, unless it is the one that was `seen`.
-pub(super) fn read(
-    folder: BorrowedFd<'_>,
+pub(super) fn read_in(
+    folder: &FolderHandle,
     name: &OsStr,
     seen: Option<&Stamp>,
     now: SystemTime,
 ) -> Result<Reading, Unreadable> {
+    folder.act(|folder| Ok(read(folder, name, seen, now))).map_err(Unreadable::Io)?
+}
+
+fn read(folder: BorrowedFd<'_>, name: &OsStr, seen: Option<&Stamp>, now: SystemTime) -> Result<Reading, Unreadable> {
     // NONBLOCK: opening a FIFO must not wait for its writer.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
     let handle = match rustix::fs::openat(folder, name, flags, Mode::empty()) {
@@ -219,6 +226,9 @@ pub(super) fn read(
     let stat = rustix::fs::fstat(&handle)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(Unreadable::NotRegular);
+    }
+    if state::is_private_hard_link(&stat, folder).map_err(Unreadable::Io)? {
+        return Err(Unreadable::Io(std::io::Error::other(PRIVATE_HARD_LINK)));
     }
     let stamp = Stamp::of(&stat, now);
     if seen.is_some_and(|seen| seen.still_holds(&stamp)) {

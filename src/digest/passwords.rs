@@ -3,9 +3,7 @@
 //! Not in `constituency.json`: policies are handed about and may be read by many, and an HA1 is as good as its password.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,9 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use super::algorithm::Ha1;
 use crate::constituency::{ConstituencyName, MacAddress};
-use crate::files::{Stamp, read_regular};
+use crate::files::Stamp;
 use crate::settings::explain;
-use crate::state::{self, lock};
+use crate::state::{self, FolderHandle};
 use crate::wording::counted;
 
 /// The passwords' folder in the state directory.
@@ -200,7 +198,7 @@ pub fn remove(
     tell: &dyn Fn(&str),
 ) -> Result<bool, PasswordsError> {
     let folder = state.join(FOLDER);
-    if !path(&folder, constituency).exists() {
+    if !exists(&path(&folder, constituency))? {
         return Ok(false);
     }
     change(&folder, constituency, tell, |all| Ok(all.phones.remove(&mac).is_some()))
@@ -238,11 +236,11 @@ pub fn remove_everywhere(
 pub fn stored(state: &Path, constituency: &ConstituencyName) -> Result<(OfConstituency, bool), PasswordsError> {
     let folder = state.join(FOLDER);
     let path = path(&folder, constituency);
-    if !path.exists() {
+    if !exists(&path)? {
         return Ok((OfConstituency::default(), false));
     }
-    let mode = std::fs::metadata(&path).map_err(failed(&path))?.mode();
-    Ok((read(&folder, constituency)?, mode & 0o077 != 0))
+    let stat = FolderHandle::of_file(&path).and_then(|(folder, name)| folder.stat(name)).map_err(failed(&path))?;
+    Ok((read(&folder, constituency)?, stat.st_mode & 0o077 != 0))
 }
 
 fn change(
@@ -252,10 +250,10 @@ fn change(
     change: impl FnOnce(&mut OfConstituency) -> Result<bool, String>,
 ) -> Result<bool, PasswordsError> {
     // Another command that changes them comes before or after, not between.
-    let handle = File::open(folder).map_err(failed(folder))?;
-    lock::exclusive(&handle, folder, tell).map_err(|error| failed(folder)(io::Error::other(error)))?;
+    let opened = FolderHandle::open(folder).map_err(failed(folder))?;
+    let _lock = opened.lock(folder, tell).map_err(|error| failed(folder)(io::Error::other(error)))?;
     let path = path(folder, constituency);
-    let mut all = if path.exists() { read(folder, constituency)? } else { OfConstituency::default() };
+    let mut all = if exists(&path)? { read(folder, constituency)? } else { OfConstituency::default() };
     let was_there = change(&mut all).map_err(|reason| PasswordsError { path: path.clone(), reason })?;
     let text = serde_json::to_vec_pretty(&all).map_err(|error| failed(&path)(error.into()))?;
     state::write_private(&path, &text).map_err(failed(&path))?;
@@ -264,10 +262,14 @@ fn change(
 
 fn read(folder: &Path, constituency: &ConstituencyName) -> Result<OfConstituency, PasswordsError> {
     let path = path(folder, constituency);
-    let bytes = read_regular(&path).map_err(failed(&path))?;
+    let bytes = state::read(&path).map_err(failed(&path))?;
     let wrong = |reason| PasswordsError { path: path.clone(), reason };
     let text = std::str::from_utf8(&bytes).map_err(|_| wrong("the file is not UTF-8 text".to_owned()))?;
     serde_json::from_str(text).map_err(|error| wrong(explain(text, &error)))
+}
+
+fn exists(path: &Path) -> Result<bool, PasswordsError> {
+    state::exists(path).map_err(failed(path))
 }
 
 fn path(folder: &Path, constituency: &ConstituencyName) -> PathBuf {
@@ -281,7 +283,7 @@ fn failed(path: &Path) -> impl Fn(io::Error) -> PasswordsError {
 
 /// The constituencies that have passwords, and what their files look like.
 fn files(folder: &Path) -> io::Result<BTreeMap<ConstituencyName, Stamp>> {
-    let entries = match std::fs::read_dir(folder) {
+    let entries = match FolderHandle::open(folder).and_then(|folder| folder.entries()) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
         entries => entries?,
     };
@@ -289,8 +291,8 @@ fn files(folder: &Path) -> io::Result<BTreeMap<ConstituencyName, Stamp>> {
         path.extension().filter(|ending| *ending == ENDING)?;
         path.file_stem()?.to_str()?.parse().ok()
     };
-    let stamped = entries.flatten().filter_map(|entry| Some((name(&entry.path())?, Stamp::of(&entry.path())?)));
-    Ok(stamped.collect())
+    let paths = entries.into_iter().map(|entry| folder.join(entry.name));
+    Ok(paths.filter_map(|path| Some((name(&path)?, Stamp::of(&path)?))).collect())
 }
 
 #[cfg(test)]

@@ -1,16 +1,19 @@
 //! Reading the ledger, also while a server writes it: no lock is taken, and nothing is left behind.
 
 use std::collections::HashMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ValueRef};
 use rusqlite::{Connection, OpenFlags, Row};
+use rustix::fs::{Access, AtFlags, CWD, accessat};
 
 use super::schema;
 use super::visits::Visits;
 use crate::constituency::{ConstituencyName, MacAddress, TlsLevel};
+use crate::state::FolderHandle;
 
 /// How long to wait for a writer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -51,6 +54,8 @@ pub enum ReadError {
 pub struct Reader {
     connection: Connection,
     path: PathBuf,
+    /// In which root acts as its owner.
+    folder: FolderHandle,
 }
 
 /// Something that happened, and when, in Unix milliseconds.
@@ -175,18 +180,18 @@ impl Reader {
     /// If it cannot be read, or is of another version.
     pub fn open(state: &Path) -> Result<Option<Self>, ReadError> {
         let path = super::database(&state.join(super::FOLDER));
-        match path.try_exists() {
-            Ok(true) => {}
-            Ok(false) => return Ok(None),
-            Err(source) => return Err(ReadError::File { path, source }),
-        }
-        let failed = |source| ReadError::Database { path: path.clone(), source };
-        let connection = connect(&path).map_err(failed)?;
-        match connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)? {
+        let on_file = |source| ReadError::File { path: path.clone(), source };
+        let Some((folder, at_rest)) = find(&path).map_err(on_file)? else { return Ok(None) };
+        let on_database = |source| ReadError::Database { path: path.clone(), source };
+        let opened = folder.act(|_| {
+            let version = |it: &Connection| it.pragma_query_value(None, "user_version", |row| row.get(0));
+            Ok(connect(&path, at_rest).and_then(|it| Ok((version(&it)?, it))))
+        });
+        match opened.map_err(on_file)?.map_err(on_database)? {
             // A server is making it right now.
-            0 => Ok(None),
-            found if found != schema::version() => Err(ReadError::Version { path, found }),
-            _ => Ok(Some(Self { connection, path })),
+            (0, _) => Ok(None),
+            (found, _) if found != schema::version() => Err(ReadError::Version { path, found }),
+            (_, connection) => Ok(Some(Self { connection, path, folder })),
         }
     }
 
@@ -232,18 +237,44 @@ impl Reader {
         values: impl rusqlite::Params,
         read: fn(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Vec<T>, ReadError> {
-        let rows = self.connection.prepare(sql).and_then(|mut query| query.query_map(values, read)?.collect());
-        rows.map_err(|source| self.failed(source))
-    }
-
-    fn failed(&self, source: rusqlite::Error) -> ReadError {
-        ReadError::Database { path: self.path.clone(), source }
+        let query = || self.connection.prepare(sql)?.query_map(values, read)?.collect();
+        let rows: rusqlite::Result<_> =
+            self.folder.act(|_| Ok(query())).map_err(|source| ReadError::File { path: self.path.clone(), source })?;
+        rows.map_err(|source| ReadError::Database { path: self.path.clone(), source })
     }
 }
 
+/// The folder of the database at `path`, and whether the database is at rest; `None` if there is none.
+///
+/// SQLite finds files by their paths, and follows links. Root acts as the folder's owner meanwhile, so that a link shows no
+/// more than its owner can read anyway. It is said here what SQLite would not say.
+fn find(path: &Path) -> io::Result<Option<(FolderHandle, bool)>> {
+    let (folder, name) = match FolderHandle::of_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        found => found?,
+    };
+    if !folder.has(&name)? {
+        return Ok(None);
+    }
+    let beside = |suffix: &str| format!("{}{suffix}", name.display());
+    for file in ["", "-wal", "-shm"].map(beside) {
+        match folder.open_file(&file) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(io::Error::new(error.kind(), format!("{file}: {error}"))),
+            Ok(_) => {}
+        }
+    }
+    folder.act(|_| {
+        let readable = accessat(CWD, path, Access::READ_OK, AtFlags::EACCESS);
+        let reason = "the folder's owner, as whom root reads it, does not reach it by this path";
+        readable.map_err(|errno| io::Error::other(format!("{reason}: {errno}")))
+    })?;
+    let is_at_rest = !folder.has(beside("-wal"))?;
+    Ok(Some((folder, is_at_rest)))
+}
+
 /// A database without a log beside it is not being written: it is read as it lies, and no file is made for it.
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    let is_at_rest = !PathBuf::from(format!("{}-wal", path.display())).exists();
+fn connect(path: &Path, is_at_rest: bool) -> rusqlite::Result<Connection> {
     let encoded = percent_encode(path.as_os_str().as_encoded_bytes(), IN_PATH);
     let uri = format!("file:{encoded}?mode=ro{}", if is_at_rest { "&immutable=1" } else { "" });
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;

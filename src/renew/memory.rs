@@ -11,7 +11,7 @@ use super::budget::{Budget, Limit};
 use super::lineage::Lineage;
 use super::schedule::{ChosenWindow, Deadline};
 use crate::constituency::ConstituencyName;
-use crate::state;
+use crate::state::{self, FolderHandle};
 
 /// Everything, as it is on the disk.
 #[derive(Debug)]
@@ -98,7 +98,7 @@ impl Memory {
 
     /// What is on the disk, as far as it can be understood; nothing is changed.
     pub(super) fn peek(path: &Path) -> io::Result<Kept> {
-        match std::fs::read(path) {
+        match state::read(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Kept::default()),
             read => Ok(serde_json::from_slice(&read?).unwrap_or_default()),
         }
@@ -128,7 +128,7 @@ impl Memory {
 
 /// Reads JSON that we wrote; absent is empty. A file that is damaged is put aside: work goes on without it.
 pub(super) fn read_json<T: DeserializeOwned + Default>(path: &Path) -> io::Result<(T, Option<String>)> {
-    let bytes = match std::fs::read(path) {
+    let bytes = match state::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((T::default(), None)),
         read => read?,
     };
@@ -136,7 +136,8 @@ pub(super) fn read_json<T: DeserializeOwned + Default>(path: &Path) -> io::Resul
         Ok(value) => Ok((value, None)),
         Err(error) => {
             let aside = path.with_extension("damaged");
-            std::fs::rename(path, &aside)?;
+            let (folder, name) = FolderHandle::of_file(path)?;
+            folder.rename(name, aside.file_name().unwrap_or_default())?;
             let damage = format!("{} is damaged ({error}); put aside as {}", path.display(), aside.display());
             Ok((T::default(), Some(damage)))
         }

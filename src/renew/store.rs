@@ -6,9 +6,8 @@
 //!
 //! Beside them `order.json` and `order.key`: the order that is under way. Its key is on the disk before the order exists.
 
-use std::fs;
+use std::ffi::OsStr;
 use std::io;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use rcgen::KeyPair;
@@ -18,7 +17,7 @@ use super::check::{Checked, check};
 use super::lineage::Lineage;
 use super::memory::{read_json, write_json};
 use crate::constituency::ConstituencyName;
-use crate::state;
+use crate::state::{self, FolderHandle};
 
 const KEPT: usize = 3;
 const CURRENT: &str = "current";
@@ -73,7 +72,8 @@ impl Store {
     /// The current certificate, or the newest that can be used; and what is wrong with newer ones.
     pub(super) fn load(&self, lineage: &Lineage) -> (Option<Stored>, Vec<String>) {
         let folder = self.folder(lineage);
-        let current = fs::read_link(folder.join(CURRENT)).ok().and_then(|target| number(&target));
+        let current = || FolderHandle::open(&folder)?.link_target(CURRENT);
+        let current = current().ok().and_then(|target| number(target.as_os_str()));
         let mut numbers = generations(&folder);
         // What is newer than `current` was never put in use.
         numbers.sort_by_key(|number| (Some(*number) == current, *number));
@@ -89,36 +89,30 @@ impl Store {
 
     /// Stores a new generation and makes it the current one.
     pub(super) fn save(&self, lineage: &Lineage, chain: &str, key: &str, meta: &Meta) -> io::Result<()> {
-        let folder = self.folder(lineage);
-        let new = folder.join(NEW);
-        remove_all(&new)?;
-        state::private_folder(&new)?;
+        let path = self.folder(lineage);
+        let folder = FolderHandle::open_or_make(&path)?;
+        folder.remove_all(NEW)?;
+        folder.make_folder(NEW)?;
+        let new = path.join(NEW);
         state::write_private(&new.join("chain.pem"), chain.as_bytes())?;
         state::write_private(&new.join("key.pem"), key.as_bytes())?;
         write_json(&new.join("meta.json"), meta)?;
-        let number = generations(&folder).into_iter().max().unwrap_or(0) + 1;
-        fs::rename(&new, folder.join(number.to_string()))?;
-        state::sync_folder(&folder)?;
-        let link = folder.join(".current");
-        remove_all(&link)?;
-        symlink(number.to_string(), &link)?;
-        fs::rename(&link, folder.join(CURRENT))?;
-        state::sync_folder(&folder)?;
-        folder
-            .ancestors()
-            .skip(1)
-            .take_while(|above| above.starts_with(&self.root))
-            .try_for_each(state::sync_folder)?;
-        let mut old: Vec<u64> = generations(&folder);
+        let number = generations(&path).into_iter().max().unwrap_or(0) + 1;
+        folder.rename(NEW, number.to_string())?;
+        folder.sync()?;
+        folder.put_link(number.to_string(), CURRENT)?;
+        folder.sync()?;
+        path.ancestors().skip(1).take_while(|above| above.starts_with(&self.root)).try_for_each(state::sync_folder)?;
+        let mut old: Vec<u64> = generations(&path);
         old.sort_unstable_by(|a, b| b.cmp(a));
-        old.iter().skip(KEPT).try_for_each(|number| remove_all(&folder.join(number.to_string())))
+        old.iter().skip(KEPT).try_for_each(|number| folder.remove_all(number.to_string()))
     }
 
     /// The order that is under way, with its key.
     pub(super) fn pending(&self, lineage: &Lineage) -> Option<(PendingOrder, KeyPair)> {
         let folder = self.folder(lineage);
         let (order, _) = read_json::<Option<PendingOrder>>(&folder.join("order.json")).ok()?;
-        let key = KeyPair::from_pem(&fs::read_to_string(folder.join("order.key")).ok()?).ok()?;
+        let key = KeyPair::from_pem(&state::read_text(&folder.join("order.key")).ok()?).ok()?;
         Some((order?, key))
     }
 
@@ -135,63 +129,57 @@ impl Store {
 
     /// Forgets the order that was under way.
     pub(super) fn forget_order(&self, lineage: &Lineage) -> io::Result<()> {
-        let folder = self.folder(lineage);
-        remove_all(&folder.join("order.json"))?;
-        remove_all(&folder.join("order.key"))?;
-        if folder.exists() { state::sync_folder(&folder) } else { Ok(()) }
+        match FolderHandle::open(&self.folder(lineage)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            folder => {
+                let folder = folder?;
+                folder.remove_all("order.json")?;
+                folder.remove_all("order.key")?;
+                folder.sync()
+            }
+        }
     }
 }
 
 impl Store {
     /// The constituencies for whose exact names there is something.
     pub(super) fn exact(&self) -> Vec<ConstituencyName> {
-        let Ok(entries) = fs::read_dir(self.root.join(EXACT)) else { return Vec::new() };
-        entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+        let entries =
+            FolderHandle::open(&self.root.join(EXACT)).and_then(|folder| folder.entries()).unwrap_or_default();
+        entries.iter().filter_map(|entry| entry.name.to_str()?.parse().ok()).collect()
     }
 
     /// Removes everything of a lineage.
     pub(super) fn forget(&self, lineage: &Lineage) -> io::Result<()> {
-        remove_all(&self.folder(lineage))
+        state::remove_all(&self.folder(lineage))
     }
 
     /// Removes a store, with all that is in it.
     pub(super) fn remove(root: &Path) -> io::Result<()> {
-        remove_all(root)
+        state::remove_all(root)
     }
 }
 
 fn read_generation(folder: &Path) -> Result<Stored, String> {
-    let read = |name: &str| fs::read_to_string(folder.join(name)).map_err(|error| format!("{name}: {error}"));
+    let read = |name: &str| state::read_text(&folder.join(name)).map_err(|error| format!("{name}: {error}"));
     let meta = serde_json::from_str(&read("meta.json")?).map_err(|error| format!("meta.json: {error}"))?;
     let checked = check(&read("chain.pem")?, &read("key.pem")?).map_err(|error| error.to_string())?;
     Ok(Stored { checked, meta })
 }
 
-fn number(path: &Path) -> Option<u64> {
-    path.file_name()?.to_str()?.parse().ok()
+fn number(name: &OsStr) -> Option<u64> {
+    name.to_str()?.parse().ok()
 }
 
 fn generations(folder: &Path) -> Vec<u64> {
-    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
-    entries.filter_map(|entry| number(&entry.ok()?.path())).collect()
-}
-
-/// Removes a file, a link or a folder, if it is there.
-fn remove_all(path: &Path) -> io::Result<()> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match removed {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    let entries = FolderHandle::open(folder).and_then(|folder| folder.entries()).unwrap_or_default();
+    entries.iter().filter_map(|entry| number(&entry.name)).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use rcgen::CertificateParams;
 

@@ -10,6 +10,7 @@ use super::timetable::planned;
 use super::{Lineage, wildcard_names};
 use crate::ca::KeyKind;
 use crate::certificate::{Condition, ExactNames, Plan};
+use crate::state::FolderHandle;
 
 /// A certificate that is wanted, and what is stored of it.
 #[derive(Debug)]
@@ -34,7 +35,7 @@ pub fn stored_certificates(
     now: i64,
 ) -> io::Result<Vec<StoredCertificate>> {
     let certificates = state.join("certs");
-    match std::fs::read_dir(&certificates) {
+    match FolderHandle::open(&certificates) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }

@@ -377,7 +377,7 @@ fn hostile_files_are_passed_over_in_time() {
     watch.at_most(Duration::from_secs(20), "the look");
     for part in [
         "ote/huge.cfg: is larger than 4 MiB and was not looked into",
-        "ote/pipe.cfg: is no regular file and is never served",
+        "ote/pipe.cfg: not a regular file, and never served",
         "ote/zero.cfg: the link leads to /dev/zero, outside",
         "ote/bomb.xml:1:1: a DOCTYPE",
         "ote/external.xml:1:1: a DOCTYPE",

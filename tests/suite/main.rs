@@ -61,6 +61,7 @@ mod phone_commands;
 mod phones;
 mod pins;
 mod plain_http;
+mod planted;
 mod policy_commands;
 mod print_dhcp;
 mod print_phone_config;

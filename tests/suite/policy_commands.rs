@@ -131,6 +131,32 @@ fn a_policy_keeps_its_form_its_mode_and_all_of_it_if_it_cannot_be_changed() {
 }
 
 #[test]
+fn what_a_killed_allow_left_is_swept_by_the_next() {
+    let site = Site::with_ote();
+    site.write_config();
+    // Linux gives no process such a number.
+    let [left, linked] = [".constituency-4194305-0", ".constituency-4194306-3"];
+    let running = format!(".constituency-{}-0", std::process::id());
+    for name in [left, running.as_str(), ".constituency.json", "constituency-4194305-0", ".constituency-4194305-0.cfg"]
+    {
+        site.file(&format!("ote/{name}"), "x");
+    }
+    symlink("site.cfg", site.served("ote").join(linked)).unwrap();
+    good(&site, &["allow", VVX550, "--constituency", "ote"]);
+    let files = files_below(&site.served("ote"));
+    let mut stays = [
+        ".constituency-4194305-0.cfg",
+        &running,
+        ".constituency.json",
+        "constituency-4194305-0",
+        "constituency.json",
+        "site.cfg",
+    ];
+    stays.sort_unstable();
+    assert_eq!(files, stays);
+}
+
+#[test]
 fn commands_at_the_same_time_lose_nothing_of_one_another() {
     let site = Site::with_ote();
     site.write_config();
@@ -182,6 +208,26 @@ fn what_root_makes_and_changes_belongs_to_whom_the_rest_belongs() {
         let metadata = std::fs::symlink_metadata(site.served(name)).unwrap();
         assert_eq!((metadata.uid(), metadata.mode() & 0o7777), (0, mode), "{name}");
     }
+
+    // The folder of the constituencies may be a link that a deployment sets. Root goes where that user may go.
+    let deployed = site.path("deployed");
+    std::fs::rename(site.path("constituencies"), &deployed).unwrap();
+    std::os::unix::fs::chown(&deployed, Some(65534), Some(65533)).unwrap();
+    let link = |target: &Path| {
+        let _ = std::fs::remove_file(site.path("constituencies"));
+        symlink(target, site.path("constituencies")).unwrap();
+        std::os::unix::fs::lchown(site.path("constituencies"), Some(65534), Some(65533)).unwrap();
+    };
+    link(&deployed);
+    good(&site, &["allow", STRANGER, "--constituency", "ote"]);
+    assert_eq!(std::fs::metadata(deployed.join("ote/constituency.json")).unwrap().uid(), 65534);
+    let roots = site.path("roots");
+    std::fs::create_dir_all(roots.join("ote")).unwrap();
+    link(&roots);
+    let ended = command(&site, &["allow", STRANGER, "--constituency", "ote"]);
+    assert!(ended.code == 1 && ended.stderr.contains("Permission denied"), "{ended:?}");
+    assert!(files_below(&roots).is_empty());
+    link(&deployed);
 
     // Somebody else may not, and is told so.
     let mut other = Command::new("setpriv");

@@ -3,7 +3,6 @@
 //! A certificate whose key nobody has counts until it is revoked. So all that may fail is tried before it is on record:
 //! where the files shall lie, whether they are new, and room for them.
 
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
@@ -17,7 +16,7 @@ use crate::cli::parameters::{Group, parameter_file};
 use crate::cli::say;
 use crate::clock::{self, rfc3339, unix_seconds};
 use crate::constituency::MacAddress;
-use crate::state;
+use crate::state::{self, FolderHandle};
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Issue {
@@ -68,7 +67,7 @@ impl Issue {
         let now = clock::now();
         let mut ca = DeviceCa::open(folder, now)?;
         let files = self.files(form)?;
-        let folders = files.iter().map(|file| folder_of(file)).collect::<anyhow::Result<Vec<OwnedFd>>>()?;
+        let folders = files.iter().map(|file| folder_of(file)).collect::<anyhow::Result<Vec<FolderHandle>>>()?;
         let seconds = unix_seconds(now);
         let earlier: Vec<Standing> =
             ca.record().standings().iter().filter(|it| it.mac == self.mac && it.counts(seconds)).cloned().collect();
@@ -78,7 +77,7 @@ impl Issue {
         let contents = self.contents(form, &signed, &ca, &password)?;
         let mut drafts = Vec::new();
         for ((file, folder), content) in files.iter().zip(&folders).zip(contents) {
-            drafts.push(state::draft_private(folder.as_fd(), &content).with_context(|| nothing_issued(file))?);
+            drafts.push(state::draft_private(folder, &content).with_context(|| nothing_issued(file))?);
         }
         ca.put_on_record(&signed)?;
         let serial = &signed.serial;
@@ -182,7 +181,7 @@ impl Issue {
     }
 }
 
-fn folder_of(file: &Path) -> anyhow::Result<OwnedFd> {
+fn folder_of(file: &Path) -> anyhow::Result<FolderHandle> {
     state::folder_of(file).with_context(|| nothing_issued(file))
 }
 

@@ -7,10 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt::Display;
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::fs::{Access, AtFlags, CWD, FileType, accessat};
 
 use super::shelf::Shelf;
 use super::{Finding, Level, contents, masters, overlay, vendors};
@@ -22,6 +21,7 @@ use crate::serve::decision::check_shared;
 use crate::serve::links;
 use crate::serve::path::{self, ServedPath};
 use crate::serve::site::Site;
+use crate::state::Entry;
 
 /// Reads the folder of `constituency`; `seen` are the phones that were seen anywhere.
 pub(super) fn check(
@@ -64,7 +64,7 @@ impl Walk<'_> {
         let mut files = Vec::new();
         let mut folders = vec![PathBuf::new()];
         while let Some(folder) = folders.pop() {
-            match fs::read_dir(self.shelf.folder().join(&folder)) {
+            match self.shelf.handle().and_then(|top| top.beneath(&folder)?.entries()) {
                 Ok(entries) => self.at(&folder, entries, &mut folders, &mut files),
                 Err(error) => self.warn(&folder, format!("the folder cannot be read: {error}")),
             }
@@ -73,28 +73,29 @@ impl Walk<'_> {
         files
     }
 
-    fn at(&mut self, folder: &Path, entries: fs::ReadDir, folders: &mut Vec<PathBuf>, files: &mut Vec<String>) {
+    fn at(&mut self, folder: &Path, entries: Vec<Entry>, folders: &mut Vec<PathBuf>, files: &mut Vec<String>) {
         let mut spellings: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for entry in entries.flatten() {
-            let Ok(kind) = entry.file_type() else { continue };
-            let Some(name) = self.served_name(folder, entry.file_name()) else { continue };
+        for Entry { name, kind } in entries {
+            let Some(name) = self.served_name(folder, name) else { continue };
             let path = folder.join(&name);
             spellings.entry(name.to_lowercase()).or_default().push(name);
-            if kind.is_symlink() {
-                if let Err(problem) = self.follow(&entry.path()) {
-                    self.warn(&path, problem);
+            match kind {
+                FileType::Symlink => {
+                    if let Err(problem) = self.follow(&self.shelf.folder().join(&path)) {
+                        self.warn(&path, problem);
+                    }
                 }
-            } else if kind.is_dir() {
-                folders.push(path);
-            } else if kind.is_file() {
-                if accessat(CWD, entry.path(), Access::READ_OK, AtFlags::EACCESS).is_err() {
-                    let text = path.to_string_lossy();
-                    let message = "permission denied for the user of the server: phones do not get this file";
-                    self.findings.push(self.shelf.finding(Level::Error, &text, message));
+                FileType::Directory => folders.push(path),
+                FileType::RegularFile => {
+                    let text = path.to_string_lossy().into_owned();
+                    let file = self.shelf.folder().join(&path);
+                    if accessat(CWD, file, Access::READ_OK, AtFlags::EACCESS).is_err() {
+                        let message = "permission denied for the user of the server: phones do not get this file";
+                        self.findings.push(self.shelf.finding(Level::Error, &text, message));
+                    }
+                    files.push(text);
                 }
-                files.push(path.to_string_lossy().into_owned());
-            } else {
-                self.warn(&path, "is no regular file and is never served");
+                _ => self.warn(&path, "not a regular file, and never served"),
             }
         }
         for mut names in spellings.into_values().filter(|names| names.len() > 1) {

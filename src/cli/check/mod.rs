@@ -27,7 +27,7 @@ use anstyle::{AnsiColor, Style};
 use serde_json::{Value, json};
 
 use super::passwords;
-use super::{ConfigArg, USAGE, note, runtime, say, shown, trust};
+use super::{ConfigArg, USAGE, note, runtime, say, say_json, shown, trust};
 use crate::app::exact_names;
 use crate::app::file_limit::FileLimit;
 use crate::app::state_faults::state_faults;
@@ -145,7 +145,7 @@ pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
     let config = match config.find() {
         Err(error) if args.json => {
             let Some(error) = error.downcast_ref::<SettingsError>() else { return Err(error) };
-            say(&Finding::from(error.clone()).json());
+            say_json(&Finding::from(error.clone()).json());
             return Ok(ExitCode::from(USAGE));
         }
         found => found?,
@@ -174,7 +174,7 @@ pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
     findings.sort();
     findings.dedup();
     for finding in &findings {
-        if args.json { say(&finding.json()) } else { print(finding) }
+        if args.json { say_json(&finding.json()) } else { print(finding) }
     }
     let errors = findings.iter().filter(|finding| finding.level == Level::Error).count();
     let warnings = findings.iter().filter(|finding| finding.level == Level::Warning).count();

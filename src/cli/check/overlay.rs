@@ -4,33 +4,31 @@
 //! a file, perhaps a newer one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::path::Path;
+
+use rustix::fs::{FileType, Stat};
 
 use super::few::{report, some_of};
 use super::masters::Read;
 use super::shelf::{Found, Shelf};
 use super::{Finding, Level};
-use crate::clock::{rfc3339, unix_seconds};
+use crate::clock::rfc3339;
 use crate::constituency::{ClientAuth, MacAddress, Standing};
 use crate::serve::decision::upload_name::UploadName;
 use crate::serve::path::ServedPath;
 use crate::serve::upload::store;
+use crate::state::FolderHandle;
 
 /// Looks at `files`, all that lie in the folder, and at the uploads of the constituency in the state directory `state`.
 pub(super) fn check(shelf: &Shelf<'_>, files: &[String], named: &Read, state: &Path, findings: &mut Vec<Finding>) {
     let folder = state.join(store::FOLDER).join(shelf.constituency.name.as_str());
-    // There may be none, or they may be the server's alone to read: then that has been said.
-    let phones = fs::read_dir(&folder).into_iter().flatten();
-    let macs = phones.flatten().filter_map(|entry| MacAddress::from_hex(entry.file_name().as_encoded_bytes()));
-    let mut macs: Vec<MacAddress> = macs.collect();
-    macs.sort_unstable();
     let mut hidden = Vec::new();
     let mut found = Vec::new();
-    for mac in macs {
-        let uploads = folder.join(mac.to_string());
-        for upload in files_below(&uploads) {
+    // There may be none, or they may be the server's alone to read: then that has been said.
+    for (mac, uploads) in FolderHandle::open(&folder).iter().flat_map(phones) {
+        for upload in files_of(&uploads) {
             if let Some(finding) = hidden_by(shelf, mac, &uploads, &upload) {
                 found.push(finding);
                 hidden.push(upload);
@@ -44,7 +42,7 @@ pub(super) fn check(shelf: &Shelf<'_>, files: &[String], named: &Read, state: &P
 }
 
 /// The finding that the `upload` of `mac`, which lies in `uploads`, hides a file, if it does.
-fn hidden_by(shelf: &Shelf<'_>, mac: MacAddress, uploads: &Path, upload: &str) -> Option<Finding> {
+fn hidden_by(shelf: &Shelf<'_>, mac: MacAddress, uploads: &FolderHandle, upload: &str) -> Option<Finding> {
     let path = ServedPath::parse(&format!("/{upload}")).ok()?;
     if !UploadName::of(&path, mac).ok()?.lies_over_the_folder() {
         return None;
@@ -52,7 +50,7 @@ fn hidden_by(shelf: &Shelf<'_>, mac: MacAddress, uploads: &Path, upload: &str) -
     let Found::Regular(file) = shelf.find(&path, Some(mac)) else { return None };
     let name = &shelf.constituency.name;
     let command = format!("provost uploads remove {mac} {upload} --constituency {name} gives it this file");
-    let message = match newer(&file, &uploads.join(upload)) {
+    let message = match newer(&file, uploads, upload) {
         Some((changed, uploaded)) => format!(
             "this file was changed at {changed}, and {mac} still gets what it uploaded before that, at {uploaded}"
         ),
@@ -61,12 +59,13 @@ fn hidden_by(shelf: &Shelf<'_>, mac: MacAddress, uploads: &Path, upload: &str) -
     Some(shelf.finding(Level::Warning, upload, message).with_remedy(command))
 }
 
-/// When `file` was changed, and when `upload` was stored, if that was before.
-fn newer(file: &File, upload: &Path) -> Option<(String, String)> {
-    let changed = file.metadata().and_then(|metadata| metadata.modified()).ok()?;
-    let uploaded = fs::symlink_metadata(upload).and_then(|metadata| metadata.modified()).ok()?;
-    let time = |time: SystemTime| rfc3339(unix_seconds(time));
-    (changed > uploaded).then(|| (time(changed), time(uploaded)))
+/// When `file` was changed, and when `upload` was stored in `uploads`, if that was before.
+fn newer(file: &File, uploads: &FolderHandle, upload: &str) -> Option<(String, String)> {
+    let time = |stat: Stat| (stat.st_mtime, stat.st_mtime_nsec);
+    let changed = rustix::fs::fstat(file).ok().map(time)?;
+    let uploaded =
+        uploads.of_file_beneath(Path::new(upload)).and_then(|(folder, name)| folder.stat(name)).ok().map(time)?;
+    (changed > uploaded).then(|| (rfc3339(changed.0), rfc3339(uploaded.0)))
 }
 
 /// A file of the folder whose name is one that a phone uploads.
@@ -131,21 +130,18 @@ fn before_uploads<'a>(shelf: &Shelf<'_>, all: impl Iterator<Item = Overlaid<'a>>
     kinds.into_iter().map(finding).collect()
 }
 
-/// Every file below `folder`, by its path in there.
-fn files_below(folder: &Path) -> Vec<String> {
-    let mut files = Vec::new();
-    let mut folders = vec![PathBuf::new()];
-    while let Some(at) = folders.pop() {
-        let Ok(entries) = fs::read_dir(folder.join(&at)) else { continue };
-        for entry in entries.flatten() {
-            let path = at.join(entry.file_name());
-            match entry.file_type() {
-                Ok(kind) if kind.is_dir() => folders.push(path),
-                Ok(kind) if kind.is_file() => files.extend(path.into_os_string().into_string()),
-                _ => {}
-            }
-        }
-    }
-    files.sort_unstable();
-    files
+/// The phones that have a folder in `folder`, with it.
+fn phones(folder: &FolderHandle) -> Vec<(MacAddress, FolderHandle)> {
+    let entries = folder.entries().unwrap_or_default();
+    let phone = |name: &OsStr| Some((MacAddress::from_hex(name.as_encoded_bytes())?, folder.folder(name).ok()?));
+    let mut phones: Vec<_> = entries.iter().filter_map(|entry| phone(&entry.name)).collect();
+    phones.sort_by_key(|(mac, _)| *mac);
+    phones
+}
+
+/// Every regular file of the phone's folder `uploads`, by its path in there.
+fn files_of(uploads: &FolderHandle) -> Vec<String> {
+    let files = uploads.files_beneath().unwrap_or_default().into_iter();
+    let regular = files.filter(|(_, kind)| *kind == FileType::RegularFile);
+    regular.filter_map(|(path, _)| path.into_os_string().into_string().ok()).collect()
 }

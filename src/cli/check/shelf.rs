@@ -7,7 +7,7 @@ use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use super::{Finding, Level};
@@ -16,6 +16,7 @@ use crate::constituency::{Constituency, MacAddress, Registry};
 use crate::serve::decision::check_shared;
 use crate::serve::links;
 use crate::serve::path::{self, ServedPath};
+use crate::state::{FolderHandle, is_private_hard_link};
 
 /// The largest file that is read. Phones' configurations are far smaller, and firmware is not asked for.
 pub(super) const LARGEST: u64 = 4 << 20;
@@ -54,6 +55,11 @@ impl Shelf<'_> {
         self.root.join(self.constituency.name.as_str())
     }
 
+    /// The folder, opened as its owner.
+    pub(super) fn handle(&self) -> std::io::Result<FolderHandle> {
+        FolderHandle::open_through_links(self.root)?.folder(self.constituency.name.as_str())
+    }
+
     /// A finding about `path` in the folder.
     pub(super) fn finding(&self, level: Level, path: &str, message: impl Display) -> Finding {
         let name = &self.constituency.name;
@@ -87,7 +93,7 @@ impl Shelf<'_> {
         let strict = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
         let folder = self.constituency.folder.handle();
         match folder.and_then(|folder| open(folder.as_fd(), spelling, strict)) {
-            Ok(handle) => regular(handle),
+            Ok(handle) => self.regular(handle),
             Err(Errno::LOOP) => self.open_through_links(spelling, reader),
             Err(errno) => failed(errno),
         }
@@ -104,10 +110,29 @@ impl Shelf<'_> {
             Err(Errno::LOOP) => Found::NotServed("links lead in a circle".to_owned()),
             Err(errno) => failed(errno),
             Ok(handle) => match self.judge(&handle, reader) {
-                Ok(()) => regular(handle),
+                Ok(()) => self.regular(handle),
                 Err(reason) => Found::NotServed(reason),
             },
         }
+    }
+
+    fn regular(&self, handle: OwnedFd) -> Found {
+        let not_served = |reason: &str| Found::NotServed(reason.to_owned());
+        match rustix::fs::fstat(&handle) {
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile => {
+                not_served("it is not a regular file")
+            }
+            Ok(stat) => match self.is_private_hard_link(&stat) {
+                Ok(true) => not_served("it is a hard link to a private file of another user; put a copy in its place"),
+                Ok(false) => Found::Regular(File::from(handle)),
+                Err(error) => Found::NotServed(format!("it cannot be opened: {error}")),
+            },
+            Err(errno) => failed(errno),
+        }
+    }
+
+    fn is_private_hard_link(&self, file: &Stat) -> std::io::Result<bool> {
+        is_private_hard_link(file, self.constituency.folder.handle()?.as_fd())
     }
 
     /// Whether what was opened through links may be served, by where it really is.
@@ -152,20 +177,10 @@ fn open(folder: BorrowedFd<'_>, path: &str, resolve: ResolveFlags) -> Result<Own
     (1..100).map(|_| once()).find(|opened| !matches!(opened, Err(Errno::AGAIN))).unwrap_or_else(once)
 }
 
-fn regular(handle: OwnedFd) -> Found {
-    match rustix::fs::fstat(&handle) {
-        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {
-            Found::Regular(File::from(handle))
-        }
-        Ok(_) => Found::NotServed("it is no regular file".to_owned()),
-        Err(errno) => failed(errno),
-    }
-}
-
 fn failed(errno: Errno) -> Found {
     match errno {
         Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG => Found::Absent,
-        Errno::NXIO | Errno::NODEV => Found::NotServed("it is no regular file".to_owned()),
+        Errno::NXIO | Errno::NODEV => Found::NotServed("it is not a regular file".to_owned()),
         errno => Found::NotServed(format!("it cannot be opened: {errno}")),
     }
 }

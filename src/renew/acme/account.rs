@@ -63,7 +63,7 @@ impl AccountStore {
 
     /// The account, if there is one.
     pub(super) fn registered(&self) -> Result<Option<Registered>, Failure> {
-        let kept = match std::fs::read(self.folder.join("account.json")) {
+        let kept = match state::read(&self.folder.join("account.json")) {
             Ok(bytes) => serde_json::from_slice::<Confirmation>(&bytes).ok(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(Failure::disk("the account", &error)),
@@ -89,7 +89,7 @@ impl AccountStore {
 
     /// One that cannot be read now is not none: another in its place would cost us the account.
     fn read_key(&self) -> Result<Option<PrivatePkcs8KeyDer<'static>>, Failure> {
-        match std::fs::read(self.folder.join("account.key")) {
+        match state::read(&self.folder.join("account.key")) {
             Ok(pem) => Ok(PrivatePkcs8KeyDer::from_pem_slice(&pem).ok()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Failure::disk("the account's key", &error)),
@@ -106,10 +106,7 @@ impl AccountStore {
 
     /// The key stays.
     pub(super) fn forget_registration(&self) -> io::Result<()> {
-        match std::fs::remove_file(self.folder.join("account.json")) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        state::remove_all(&self.folder.join("account.json"))
     }
 }
 

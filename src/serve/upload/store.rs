@@ -6,12 +6,11 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use rustix::fs::ResolveFlags;
+use rustix::fs::{FileType, ResolveFlags};
 
 use super::book::Usage;
 use super::budget::{Account, Budgets, Reservation};
@@ -21,7 +20,7 @@ use crate::serve::beneath::{self, Opened};
 use crate::serve::decision::content_range::{BadContentRange, ContentRange};
 use crate::serve::decision::upload_name::UploadName;
 use crate::serve::decision::{Denial, WriteGrant};
-use crate::state;
+use crate::state::{self, Entry, FolderHandle};
 
 /// The folder of all uploads in the state directory.
 pub const FOLDER: &str = "uploads";
@@ -34,7 +33,7 @@ const AT_ONCE: usize = 8;
 #[derive(Debug)]
 pub struct UploadStore {
     root: PathBuf,
-    handle: OnceLock<OwnedFd>,
+    handle: OnceLock<FolderHandle>,
     /// Where the bodies of this run wait, once that is made.
     incoming: Mutex<Option<PathBuf>>,
     budgets: Arc<Budgets>,
@@ -183,20 +182,20 @@ impl UploadStore {
 /// to do about it.
 #[must_use]
 pub fn misplaced(root: &Path) -> Vec<String> {
-    let Ok(device) = fs::metadata(root).map(|root| root.dev()) else { return Vec::new() };
-    let entries = fs::read_dir(root).into_iter().flatten().flatten();
-    let is_elsewhere = |path: &PathBuf| {
-        fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink() || metadata.dev() != device)
+    let Ok(folder) = FolderHandle::open(root) else { return Vec::new() };
+    let Ok(device) = rustix::fs::fstat(&folder).map(|root| root.st_dev) else { return Vec::new() };
+    let is_elsewhere = |entry: &Entry| {
+        entry.kind == FileType::Symlink || folder.stat(&entry.name).is_ok_and(|stat| stat.st_dev != device)
     };
-    let tell = |path: PathBuf| {
+    let tell = |entry: Entry| {
         format!(
             "{} does not lie where the other uploads do (it is a link or a mount), and none can be moved into it; \
              make {} as a whole the link or the mount",
-            path.display(),
+            root.join(entry.name).display(),
             root.display()
         )
     };
-    entries.map(|entry| entry.path()).filter(is_elsewhere).map(tell).collect()
+    folder.entries().unwrap_or_default().into_iter().filter(is_elsewhere).map(tell).collect()
 }
 
 impl Claim {

@@ -1,0 +1,849 @@
+//! Folders that another user may own, as root's commands need them.
+//!
+//! The owner of a folder can set links in it, add hard links to files of other users, and exchange everything in it at any
+//! moment. Root would follow those links, and may do everything to what they lead to. So:
+//!
+//! 1. A path leads to a [`FolderHandle`], which is an open handle, through links only that root alone could have set.
+//! 2. What is done in a folder is done by a name in it, and follows no link.
+//! 3. Root does it as the folder's owner. The kernel then allows what it allows the owner, and what is made belongs to the
+//!    owner.
+//!
+//! Any other user can do no more than the kernel allows that user anyway, and follows links on the way to a folder.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, Permissions};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, Stat};
+use rustix::io::Errno;
+use rustix::process::{Gid, Pid, Uid};
+
+use super::lock::{self, LockError};
+
+/// The largest file that is read whole, in bytes. Nothing that is kept comes near it.
+const LARGEST: u64 = 64 << 20;
+/// How old a draft is whose process has surely ended, though another one may have its number.
+const ABANDONED_AFTER: Duration = Duration::from_hours(1);
+/// How many links a path may lead through, as in Linux.
+const MAX_LINKS: u32 = 40;
+
+/// A folder, open. Root acts as its owner in it.
+#[derive(Debug)]
+pub struct FolderHandle {
+    handle: OwnedFd,
+    /// Whom this thread acts as; `None`: as whom it runs.
+    owner: Option<User>,
+    /// Whether that is who set a link on the way here, and not the owner.
+    is_linked: bool,
+    /// Whether root acts as itself where others may write.
+    is_shared: bool,
+}
+
+/// Something in a folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    pub name: OsString,
+    pub kind: FileType,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct User {
+    user: Uid,
+    group: Gid,
+}
+
+impl FolderHandle {
+    /// Opens the folder at `path`.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        Self::of(walk(path, End::Folder)?.0)
+    }
+
+    /// Opens the folder at `path`, through any link. From the first link on that another user may have set, root acts as that
+    /// user, in the folder too: the link leads where its owner may go, and no further.
+    pub fn open_through_links(path: &Path) -> io::Result<Self> {
+        let (handle, _, linked_by) = walk_by(path, End::Folder, Links::ActAsOwner)?;
+        Self::of(handle).map(|folder| folder.linked_by(linked_by))
+    }
+
+    /// Opens the folder at `path`; makes it, and what is missing above it, for the owner of the folder around it alone.
+    pub fn open_or_make(path: &Path) -> io::Result<Self> {
+        Self::of(walk(path, End::NewFolder)?.0)
+    }
+
+    /// Opens the folder that the file `path` is in, or is to be in, with the file's name there. A link in the place of the
+    /// file is followed like those on the way.
+    pub fn of_file(path: &Path) -> io::Result<(Self, OsString)> {
+        let (folder, name) = walk(path, End::File)?;
+        Ok((Self::of(folder)?, name))
+    }
+
+    /// The folder that is open as `handle`.
+    pub fn of(handle: OwnedFd) -> io::Result<Self> {
+        let stat = rustix::fs::fstat(&handle)?;
+        let is_root = rustix::process::geteuid().is_root();
+        let owner = Some(User::owner(&stat)).filter(|owner| is_root && !owner.user.is_root());
+        let is_shared = is_root && owner.is_none() && stat.st_mode & 0o022 != 0;
+        Ok(Self { handle, owner, is_linked: false, is_shared })
+    }
+
+    fn linked_by(self, user: Option<User>) -> Self {
+        if user.is_none() { self } else { Self { owner: user, is_linked: true, is_shared: false, ..self } }
+    }
+
+    /// Opens the folder `name` in this one.
+    pub fn folder(&self, name: impl AsRef<OsStr>) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let folder = self.open_at(name.as_ref(), flags).and_then(Self::of)?;
+        Ok(folder.linked_by(self.owner.filter(|_| self.is_linked)))
+    }
+
+    /// Makes the folder `name` in this one, for the owner alone.
+    pub fn make_folder(&self, name: impl AsRef<OsStr>) -> io::Result<Self> {
+        let name = single(name.as_ref())?;
+        self.act(|folder| Ok(rustix::fs::mkdirat(folder, name, Mode::RWXU)?))?;
+        self.folder(name)
+    }
+
+    /// Does `act` as the folder's owner, with its handle. This thread alone acts as that user. `act` must use no other
+    /// [`FolderHandle`]: who is not root cannot become its owner.
+    pub fn act<T>(&self, act: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>) -> io::Result<T> {
+        act_as(self.owner, || act(self.handle.as_fd()))
+    }
+
+    /// What is in it.
+    pub fn entries(&self) -> io::Result<Vec<Entry>> {
+        let handle = self.readable()?;
+        let mut entries = Vec::new();
+        for entry in Dir::read_from(&handle)? {
+            let entry = entry?;
+            let name = OsStr::from_bytes(entry.file_name().to_bytes()).to_owned();
+            if name == "." || name == ".." {
+                continue;
+            }
+            let kind = match entry.file_type() {
+                // Some file systems do not say it in the listing.
+                FileType::Unknown => {
+                    self.stat(&name).map_or(FileType::Unknown, |it| FileType::from_raw_mode(it.st_mode))
+                }
+                kind => kind,
+            };
+            entries.push(Entry { name, kind });
+        }
+        entries.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        Ok(entries)
+    }
+
+    /// The folder of the file at `path` beneath this folder, and the file's name there.
+    pub fn of_file_beneath(&self, path: &Path) -> io::Result<(Self, OsString)> {
+        let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
+        Ok((self.beneath(path.parent().unwrap_or(Path::new("")))?, name.to_owned()))
+    }
+
+    /// The folder at `path` beneath this folder; of the empty path, this one.
+    pub fn beneath(&self, path: &Path) -> io::Result<Self> {
+        let this = Self::of(self.handle.try_clone()?)?.linked_by(self.owner.filter(|_| self.is_linked));
+        path.components().try_fold(this, |folder, step| folder.folder(step))
+    }
+
+    /// Everything beneath this folder that is not a folder, by its path from here, in order.
+    pub fn files_beneath(&self) -> io::Result<Vec<(PathBuf, FileType)>> {
+        let mut files = Vec::new();
+        for Entry { name, kind } in self.entries()? {
+            if kind == FileType::Directory {
+                let beneath = self.folder(&name)?.files_beneath()?;
+                files.extend(beneath.into_iter().map(|(path, kind)| (Path::new(&name).join(path), kind)));
+            } else {
+                files.push((name.into(), kind));
+            }
+        }
+        Ok(files)
+    }
+
+    /// The state of `name`, which may be a link.
+    pub fn stat(&self, name: impl AsRef<OsStr>) -> io::Result<Stat> {
+        let name = single(name.as_ref())?;
+        self.act(|folder| Ok(rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?))
+    }
+
+    /// Whether there is anything called `name`.
+    pub fn has(&self, name: impl AsRef<OsStr>) -> io::Result<bool> {
+        match self.stat(name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            found => found.map(|_| true),
+        }
+    }
+
+    /// Opens the regular file `name` for reading.
+    pub fn open_file(&self, name: impl AsRef<OsStr>) -> io::Result<File> {
+        // NONBLOCK: opening a FIFO must not wait for its writer.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = File::from(self.open_at(name.as_ref(), flags)?);
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::Error::other("not a regular file"));
+        }
+        if self.is_shared && metadata.nlink() > 1 {
+            let reason = "a hard link in a folder that others than root may write: it may be another user's file";
+            return Err(io::Error::other(reason));
+        }
+        Ok(file)
+    }
+
+    /// Reads the regular file `name`.
+    pub fn read(&self, name: impl AsRef<OsStr>) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.open_file(name)?.take(LARGEST + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > LARGEST {
+            return Err(io::Error::other(format!("larger than {} MiB", LARGEST >> 20)));
+        }
+        Ok(bytes)
+    }
+
+    /// Where the link `name` leads.
+    pub fn link_target(&self, name: impl AsRef<OsStr>) -> io::Result<PathBuf> {
+        let name = single(name.as_ref())?;
+        let target = self.act(|folder| Ok(rustix::fs::readlinkat(folder, name, Vec::new())?))?;
+        Ok(OsString::from_vec(target.into_bytes()).into())
+    }
+
+    /// Makes the link `name` to `target`, in place of what has that name.
+    pub fn put_link(&self, target: impl AsRef<Path>, name: impl AsRef<OsStr>) -> io::Result<()> {
+        let draft = draft_name(".new-");
+        self.act(|folder| Ok(rustix::fs::symlinkat(target.as_ref(), folder, &draft)?))?;
+        self.rename(&draft, name).inspect_err(|_| drop(self.remove(&draft)))
+    }
+
+    /// Removes the file or the link `name`.
+    pub fn remove(&self, name: impl AsRef<OsStr>) -> io::Result<()> {
+        let name = single(name.as_ref())?;
+        self.act(|folder| Ok(rustix::fs::unlinkat(folder, name, AtFlags::empty())?))
+    }
+
+    /// Removes `name` with all that is in it, if it is there.
+    pub fn remove_all(&self, name: impl AsRef<OsStr>) -> io::Result<()> {
+        let name = name.as_ref();
+        let removed = match self.stat(name) {
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
+                let folder = self.folder(name)?;
+                folder.entries()?.iter().try_for_each(|entry| folder.remove_all(&entry.name))?;
+                self.act(|handle| Ok(rustix::fs::unlinkat(handle, name, AtFlags::REMOVEDIR)?))
+            }
+            Ok(_) => self.remove(name),
+            Err(error) => Err(error),
+        };
+        match removed {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
+    }
+
+    /// Removes what a process that was killed had begun under a [`draft_name`] of `prefix`. What cannot be removed stays.
+    pub fn sweep(&self, prefix: &str, now: SystemTime) {
+        for Entry { name, .. } in self.entries().unwrap_or_default() {
+            let draft = name.to_str().and_then(|name| name.strip_prefix(prefix)).and_then(process_of);
+            if draft.is_some_and(|process| !is_running(process) || self.is_abandoned(&name, now)) {
+                let _ = self.remove_all(&name);
+            }
+        }
+    }
+
+    /// Whether the draft `name` is older than any command runs: another process has the number of its own now.
+    fn is_abandoned(&self, name: &OsStr, now: SystemTime) -> bool {
+        let Ok(seconds) = self.stat(name).and_then(|stat| u64::try_from(stat.st_mtime).map_err(io::Error::other))
+        else {
+            return false;
+        };
+        let age = now.duration_since(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        age.is_ok_and(|age| age > ABANDONED_AFTER)
+    }
+
+    /// Gives `from` the name `to`, in place of what has it.
+    pub fn rename(&self, from: impl AsRef<OsStr>, to: impl AsRef<OsStr>) -> io::Result<()> {
+        let (from, to) = (single(from.as_ref())?, single(to.as_ref())?);
+        self.act(|folder| Ok(rustix::fs::renameat(folder, from, folder, to)?))
+    }
+
+    /// Gives `from` the name `to`, unless something has it.
+    pub fn rename_to_new(&self, from: impl AsRef<OsStr>, to: impl AsRef<OsStr>) -> io::Result<()> {
+        let (from, to) = (single(from.as_ref())?, single(to.as_ref())?);
+        self.act(|folder| Ok(rustix::fs::renameat_with(folder, from, folder, to, RenameFlags::NOREPLACE)?))
+    }
+
+    /// The folder's own mode.
+    pub fn mode(&self) -> io::Result<u32> {
+        Ok(rustix::fs::fstat(&self.handle)?.st_mode & 0o7777)
+    }
+
+    /// Sets the folder's own mode.
+    pub fn set_mode(&self, mode: u32) -> io::Result<()> {
+        let handle = self.readable()?;
+        self.act(|_| Ok(rustix::fs::fchmod(&handle, Mode::from_raw_mode(mode))?))
+    }
+
+    /// Makes what was created, renamed or removed in it survive a power cut.
+    pub fn sync(&self) -> io::Result<()> {
+        Ok(rustix::fs::fsync(self.readable()?)?)
+    }
+
+    /// Locks this folder, which lies at `path`, until the handle is dropped. Gives `tell` a message if that takes a while.
+    pub fn lock(&self, path: &Path, tell: &dyn Fn(&str)) -> Result<OwnedFd, LockError> {
+        let handle = self.readable().map_err(|source| LockError::Io { path: path.to_owned(), source })?;
+        lock::exclusive(&handle, path, tell)?;
+        Ok(handle)
+    }
+
+    /// Has `connect` connect to the Unix socket `name`, by the path that it is given.
+    pub fn at_socket<T>(&self, name: impl AsRef<OsStr>, connect: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+        let name = single(name.as_ref())?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        self.act(|folder| {
+            let socket = rustix::fs::openat(folder, name, flags, Mode::empty())?;
+            if FileType::from_raw_mode(rustix::fs::fstat(&socket)?.st_mode) != FileType::Socket {
+                return Err(io::Error::other("not a socket"));
+            }
+            // The handle instead of a path: what was looked at is what is connected to.
+            connect(Path::new(&format!("/proc/self/fd/{}", socket.as_raw_fd())))
+        })
+    }
+
+    fn open_at(&self, name: &OsStr, flags: OFlags) -> io::Result<OwnedFd> {
+        let name = single(name)?;
+        let opened = self.act(|folder| Ok(rustix::fs::openat(folder, name, flags, Mode::empty())?));
+        let is_link = |stat: Stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
+        match opened {
+            Err(_) if self.stat(name).is_ok_and(is_link) => {
+                Err(io::Error::other("a symbolic link, which is not followed here"))
+            }
+            opened => opened,
+        }
+    }
+
+    /// A handle to read, sync or lock the folder itself by.
+    pub fn readable(&self) -> io::Result<OwnedFd> {
+        self.act(|folder| Ok(rustix::fs::openat(folder, ".", FOLDER, Mode::empty())?))
+    }
+}
+
+impl AsFd for FolderHandle {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.handle.as_fd()
+    }
+}
+
+/// A new file in a folder, which has its name once it is whole; removed if it never is.
+#[derive(Debug)]
+pub struct Draft<'a> {
+    folder: &'a FolderHandle,
+    name: String,
+    /// To be written to.
+    pub file: File,
+}
+
+/// A name that starts with `prefix` and that only this process gives, and only once. [`FolderHandle::sweep`] knows it.
+pub fn draft_name(prefix: &str) -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    format!("{prefix}{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+impl<'a> Draft<'a> {
+    /// Makes one in `folder`, for the owner alone, whose name starts with `prefix` until then.
+    pub fn new(folder: &'a FolderHandle, prefix: &str) -> io::Result<Self> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        loop {
+            let name = draft_name(prefix);
+            match folder.act(|handle| Ok(rustix::fs::openat(handle, &name, flags, Mode::RUSR | Mode::WUSR)?)) {
+                // One that a crash left.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                file => return Ok(Self { folder, name, file: file?.into() }),
+            }
+        }
+    }
+
+    /// Sets the file's mode.
+    pub fn set_mode(&self, mode: u32) -> io::Result<()> {
+        self.folder.act(|_| self.file.set_permissions(Permissions::from_mode(mode)))
+    }
+
+    /// Gives it the name `name`, in place of what has it, and returns when that is on the disk.
+    pub fn put(mut self, name: impl AsRef<OsStr>) -> io::Result<()> {
+        self.file.sync_all()?;
+        self.folder.rename(&self.name, name)?;
+        self.name.clear();
+        self.folder.sync()
+    }
+}
+
+impl Drop for Draft<'_> {
+    fn drop(&mut self) {
+        if !self.name.is_empty() {
+            let _ = self.folder.remove(&self.name);
+        }
+    }
+}
+
+impl User {
+    fn owner(stat: &Stat) -> Self {
+        Self { user: Uid::from_raw(stat.st_uid), group: Gid::from_raw(stat.st_gid) }
+    }
+
+    /// The owner of the link, or of the folder around it: of the two the one who is not root.
+    fn other_than_root(link: &Stat, around: &Stat) -> Option<Self> {
+        [link, around].map(Self::owner).into_iter().find(|owner| !owner.user.is_root())
+    }
+}
+
+/// Whether root alone could read `file` for the owner of `folder`: a hard link to another user's private file.
+pub fn is_private_hard_link(file: &Stat, folder: BorrowedFd<'_>) -> io::Result<bool> {
+    let owner = rustix::fs::fstat(folder)?.st_uid;
+    Ok(file.st_nlink > 1 && file.st_uid != owner && file.st_mode & 0o044 == 0)
+}
+
+fn act_as<T>(user: Option<User>, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let _acting = user.map(Acting::start).transpose()?;
+    act()
+}
+
+/// This thread acts as another user until it is dropped. Only the effective user changes: the real one stays root, so that
+/// root's rights come back, and no process of that user may trace this one.
+struct Acting {
+    group: Gid,
+    groups: Vec<Gid>,
+}
+
+impl Acting {
+    fn start(User { user, group }: User) -> io::Result<Self> {
+        let acting = Self { group: rustix::process::getegid(), groups: rustix::process::getgroups()? };
+        // The user comes last: without root's rights the others could not be set. Dropped on an error, it all comes back.
+        let started = rustix::thread::set_thread_groups(&[])
+            .and_then(|()| rustix::thread::set_thread_res_gid(None, Some(group), None))
+            .and_then(|()| rustix::thread::set_thread_res_uid(None, Some(user), None));
+        started.map_err(|errno| {
+            let user = user.as_raw();
+            io::Error::other(format!("root cannot act as the owner, user {user} ({errno}): run this as that user"))
+        })?;
+        Ok(acting)
+    }
+}
+
+impl Drop for Acting {
+    fn drop(&mut self) {
+        let ended = rustix::thread::set_thread_res_uid(None, Some(Uid::ROOT), None)
+            .and_then(|()| rustix::thread::set_thread_res_gid(None, Some(self.group), None))
+            .and_then(|()| rustix::thread::set_thread_groups(&self.groups));
+        // The kernel allows it to a thread whose real user is root. Should it not, nothing may go on as somebody else.
+        assert!(ended.is_ok(), "root's rights do not come back");
+    }
+}
+
+/// How a folder is opened that is read, and not through a link.
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// What a path is to lead to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Folder,
+    /// A folder, made with those above it where it is missing.
+    NewFolder,
+    /// A file, or its place.
+    File,
+}
+
+/// What becomes of a link that another user than root may have set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Links {
+    Refuse,
+    ActAsOwner,
+}
+
+fn walk(path: &Path, end: End) -> io::Result<(OwnedFd, OsString)> {
+    walk_by(path, end, Links::Refuse).map(|(folder, name, _)| (folder, name))
+}
+
+/// Goes along `path` step by step. Gives the folder that it leads to, for a file the folder around it and its name; and whose
+/// link was followed, if not root's.
+fn walk_by(path: &Path, end: End, links: Links) -> io::Result<(OwnedFd, OsString, Option<User>)> {
+    const STEP: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+    let (mut at, mut follows, mut count) = (rustix::fs::open(".", STEP, Mode::empty())?, true, 0);
+    let mut linked_by = None;
+    let mut steps = steps_of(path);
+    while let Some(step) = steps.pop() {
+        if step == "/" {
+            at = rustix::fs::open("/", STEP, Mode::empty())?;
+            continue;
+        }
+        let around = rustix::fs::fstat(&at)?;
+        follows &= is_trusted(&around);
+        let is_last_of_file = end == End::File && steps.is_empty();
+        let open = || act_as(linked_by, || Ok(rustix::fs::openat(&at, &step, STEP, Mode::empty())));
+        let next = match open()? {
+            Err(Errno::NOENT) if is_last_of_file => return Ok((at, step, linked_by)),
+            Err(Errno::NOENT) if end == End::NewFolder => {
+                make_folder(at.try_clone()?, &step)?;
+                open()??
+            }
+            next => next?,
+        };
+        let stat = rustix::fs::fstat(&next)?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Symlink => {
+                if !(follows && is_trusted(&stat)) {
+                    match links {
+                        Links::Refuse => return Err(refused_link(path, &step)),
+                        Links::ActAsOwner => linked_by = linked_by.or(User::other_than_root(&stat, &around)),
+                    }
+                }
+                count += 1;
+                if count > MAX_LINKS {
+                    return Err(Errno::LOOP.into());
+                }
+                let target = rustix::fs::readlinkat(&next, "", Vec::new())?;
+                steps.extend(steps_of(Path::new(&OsString::from_vec(target.into_bytes()))));
+            }
+            _ if is_last_of_file => return Ok((at, step, linked_by)),
+            FileType::Directory => at = next,
+            _ => return Err(Errno::NOTDIR.into()),
+        }
+    }
+    if end == End::File { Err(io::ErrorKind::InvalidFilename.into()) } else { Ok((at, OsString::new(), linked_by)) }
+}
+
+fn refused_link(path: &Path, step: &OsStr) -> io::Error {
+    io::Error::other(format!(
+        "{step} in {path} is a link that another user may have set, and root follows none of these; put a folder in its \
+         place, or run this as that user",
+        step = step.display(),
+        path = path.display()
+    ))
+}
+
+/// The steps of `path`, the last one first.
+fn steps_of(path: &Path) -> Vec<OsString> {
+    path.components().rev().map(|step| step.as_os_str().to_owned()).collect()
+}
+
+/// Whether a link in this folder, or this link, may be followed on the way to a folder.
+fn is_trusted(stat: &Stat) -> bool {
+    !rustix::process::geteuid().is_root() || stat.st_uid == 0
+}
+
+fn make_folder(around: OwnedFd, name: &OsStr) -> io::Result<()> {
+    match FolderHandle::of(around)?.act(|folder| Ok(rustix::fs::mkdirat(folder, name, Mode::RWXU)?)) {
+        // Another process has just made it.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    }
+}
+
+/// The process in `PROCESS-NUMBER`, the end of a draft's name.
+fn process_of(name: &str) -> Option<Pid> {
+    let (process, number) = name.split_once('-')?;
+    number.parse::<u64>().ok()?;
+    Pid::from_raw(process.parse().ok()?)
+}
+
+fn is_running(process: Pid) -> bool {
+    !matches!(rustix::process::test_kill_process(process), Err(Errno::SRCH))
+}
+
+/// `name`, if it leads nowhere else.
+fn single(name: &OsStr) -> io::Result<&OsStr> {
+    let mut steps = Path::new(name).components();
+    match (steps.next(), steps.next()) {
+        (Some(Component::Normal(step)), None) if step == name => Ok(name),
+        _ => Err(io::ErrorKind::InvalidFilename.into()),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::os::unix::fs::{chown, lchown, symlink};
+    use std::os::unix::net::UnixListener;
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+
+    pub(in crate::state) const OWNER: (u32, u32) = (65534, 65533);
+
+    /// Runs what only root can try: with a folder of another user's, and one of root's that holds a secret.
+    pub(in crate::state) fn as_root(test: &str, run: impl FnOnce(&Path, &Path)) {
+        if !rustix::process::geteuid().is_root() {
+            println!("NOT RUN {test}: only root can be root");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let [theirs, roots] = ["theirs", "roots"].map(|name| folder.path().join(name));
+        std::fs::create_dir(&theirs).unwrap();
+        chown(&theirs, Some(OWNER.0), Some(OWNER.1)).unwrap();
+        std::fs::create_dir(&roots).unwrap();
+        write(&roots.join("secret"), "secret", 0o600);
+        run(&theirs, &roots);
+        assert_eq!(std::fs::read(roots.join("secret")).unwrap(), b"secret");
+        assert_eq!(std::fs::read_dir(&roots).unwrap().count(), 1, "nothing is made, nothing is removed");
+        assert_eq!([&roots, &roots.join("secret")].map(|path| owner(path)), [(0, 0), (0, 0)]);
+    }
+
+    fn write(path: &Path, text: &str, mode: u32) {
+        use std::io::Write;
+        let mut file = File::create(path).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        file.set_permissions(Permissions::from_mode(mode)).unwrap();
+    }
+
+    pub(in crate::state) fn owner(path: &Path) -> (u32, u32) {
+        let metadata = std::fs::symlink_metadata(path).unwrap();
+        (metadata.uid(), metadata.gid())
+    }
+
+    fn ids() -> (Uid, Gid, Vec<Gid>) {
+        let groups = rustix::process::getgroups().unwrap();
+        (rustix::process::geteuid(), rustix::process::getegid(), groups)
+    }
+
+    #[test]
+    fn root_reads_no_planted_file() {
+        as_root("root_reads_no_planted_file", |theirs, roots| {
+            let secret = roots.join("secret");
+            for (name, user) in [("link", OWNER.0), ("roots-link", 0)] {
+                symlink(&secret, theirs.join(name)).unwrap();
+                lchown(theirs.join(name), Some(user), Some(user)).unwrap();
+            }
+            symlink("../roots/secret", theirs.join("relative")).unwrap();
+            symlink("/proc/self/root", theirs.join("magic")).unwrap();
+            symlink(roots, theirs.join("folder")).unwrap();
+            std::fs::hard_link(&secret, theirs.join("hard")).unwrap();
+            rustix::fs::mknodat(rustix::fs::CWD, theirs.join("fifo"), FileType::Fifo, Mode::from_raw_mode(0o666), 0)
+                .unwrap();
+            let _socket = UnixListener::bind(theirs.join("socket")).unwrap();
+            let planted = ["link", "roots-link", "relative", "magic", "folder", "hard", "fifo", "socket"];
+            let folder = FolderHandle::open(theirs).unwrap();
+            for name in planted {
+                let error = folder.read(name).unwrap_err().to_string();
+                let reason = match name {
+                    "hard" => "Permission denied",
+                    "fifo" => "not a regular file",
+                    "socket" => "No such device or address",
+                    _ => "a symbolic link",
+                };
+                assert!(error.contains(reason), "{name}: {error}");
+                assert!(folder.folder(name).is_err() && folder.make_folder(name).is_err(), "{name}");
+            }
+            for path in ["folder/secret", "magic/etc/passwd", "link", "relative"] {
+                let error = super::super::read(&theirs.join(path)).unwrap_err().to_string();
+                assert!(error.contains("root follows none of these"), "{path}: {error}");
+            }
+            assert!(super::super::read(&theirs.join("hard")).is_err());
+            let entries = folder.entries().unwrap();
+            assert_eq!(entries.len(), planted.len());
+            for Entry { name, .. } in entries {
+                folder.remove_all(name).unwrap();
+            }
+            assert!(folder.entries().unwrap().is_empty());
+        });
+    }
+
+    #[test]
+    fn root_works_in_a_folder_as_its_owner() {
+        as_root("root_works_in_a_folder_as_its_owner", |theirs, roots| {
+            let before = ids();
+            let folder = FolderHandle::open(theirs).unwrap();
+            let mut draft = Draft::new(&folder, ".new-").unwrap();
+            std::io::Write::write_all(&mut draft.file, b"content").unwrap();
+            draft.put("file").unwrap();
+            folder.make_folder("inner").unwrap().make_folder("most").unwrap();
+            for path in ["file", "inner", "inner/most"] {
+                assert_eq!(owner(&theirs.join(path)), OWNER, "{path}");
+            }
+            assert_eq!(folder.read("file").unwrap(), b"content");
+            folder.rename("file", "other").unwrap();
+            assert_eq!((folder.has("file").unwrap(), folder.has("other").unwrap()), (false, true));
+            assert_eq!(ids(), before);
+            // What root left there is root's: the owner could not read it either.
+            write(&theirs.join("roots"), "of root", 0o600);
+            assert_eq!(folder.read("roots").unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+            let as_whom = folder.act(|_| Ok(ids())).unwrap();
+            assert_eq!((as_whom.0.as_raw(), as_whom.1.as_raw(), as_whom.2), (OWNER.0, OWNER.1, Vec::new()));
+            assert!(std::panic::catch_unwind(|| folder.act(|_| -> io::Result<()> { panic!("as the owner") })).is_err());
+            assert_eq!(ids(), before, "also after a panic");
+            assert!(FolderHandle::open(roots).unwrap().act(|_| Ok(ids())).unwrap() == before);
+        });
+    }
+
+    #[test]
+    fn another_thread_stays_root_meanwhile() {
+        as_root("another_thread_stays_root_meanwhile", |theirs, _| {
+            let folder = FolderHandle::open(theirs).unwrap();
+            let other = folder.act(|_| Ok(std::thread::scope(|scope| scope.spawn(ids).join().unwrap()))).unwrap();
+            assert_eq!(other.0.as_raw(), OWNER.0, "a thread that begins in it is the owner's too");
+            let (go, going) = std::sync::mpsc::channel::<()>();
+            let (tell, told) = std::sync::mpsc::channel();
+            let thread = std::thread::spawn(move || {
+                going.recv().unwrap();
+                tell.send(ids()).unwrap();
+            });
+            let other = folder.act(|_| {
+                go.send(()).unwrap();
+                Ok(told.recv().unwrap())
+            });
+            assert!(other.unwrap().0.is_root());
+            thread.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn a_folder_swapped_for_a_link_meanwhile_shows_nothing() {
+        as_root("a_folder_swapped_for_a_link_meanwhile_shows_nothing", |theirs, roots| {
+            let [inner, aside] = ["inner", "aside"].map(|name| theirs.join(name));
+            std::fs::create_dir(&inner).unwrap();
+            write(&inner.join("secret"), "harmless", 0o644);
+            chown(&inner, Some(OWNER.0), Some(OWNER.1)).unwrap();
+            let is_done = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !is_done.load(Ordering::Relaxed) {
+                        std::fs::rename(&inner, &aside).unwrap();
+                        symlink(roots, &inner).unwrap();
+                        std::fs::remove_file(&inner).unwrap();
+                        std::fs::rename(&aside, &inner).unwrap();
+                    }
+                });
+                let folder = FolderHandle::open(theirs).unwrap();
+                let (mut read, mut missed) = (0, 0);
+                while read < 20 || missed < 20 {
+                    let found = folder.folder("inner").and_then(|inner| inner.read("secret"));
+                    for found in [found, super::super::read(&inner.join("secret"))] {
+                        match found {
+                            Ok(bytes) => {
+                                assert_eq!(bytes, b"harmless");
+                                read += 1;
+                            }
+                            Err(_) => missed += 1,
+                        }
+                    }
+                    // It may remove its own, never root's.
+                    let _ = folder.remove_all("inner/secret");
+                    let _ = super::super::write_private(&inner.join("new"), b"new");
+                }
+                is_done.store(true, Ordering::Relaxed);
+            });
+        });
+    }
+
+    #[test]
+    fn a_hard_link_where_a_group_may_write_is_not_read() {
+        as_root("a_hard_link_where_a_group_may_write_is_not_read", |theirs, roots| {
+            let shared = theirs.parent().unwrap().join("shared");
+            std::fs::create_dir(&shared).unwrap();
+            write(&shared.join("own"), "own", 0o600);
+            std::fs::hard_link(roots.join("secret"), shared.join("hard")).unwrap();
+            for (mode, is_read) in [(0o700, true), (0o755, true), (0o775, false), (0o1777, false)] {
+                std::fs::set_permissions(&shared, Permissions::from_mode(mode)).unwrap();
+                let folder = FolderHandle::open(&shared).unwrap();
+                assert_eq!(folder.read("hard").is_ok(), is_read, "{mode:o}");
+                assert_eq!(folder.read("own").unwrap(), b"own", "{mode:o}");
+            }
+        });
+    }
+
+    #[test]
+    fn links_to_a_folder_are_followed_as_who_set_them() {
+        as_root("links_to_a_folder_are_followed_as_who_set_them", |theirs, roots| {
+            let around = theirs.parent().unwrap();
+            std::fs::set_permissions(around, Permissions::from_mode(0o711)).unwrap();
+            std::fs::set_permissions(roots, Permissions::from_mode(0o711)).unwrap();
+            std::fs::create_dir(theirs.join("release")).unwrap();
+            write(&theirs.join("release/file"), "content", 0o644);
+            symlink("release", theirs.join("current")).unwrap();
+            symlink(roots, theirs.join("outside")).unwrap();
+            symlink("..", theirs.join("to-around")).unwrap();
+            symlink("theirs/current", around.join("by-root")).unwrap();
+            let open = |path: PathBuf| FolderHandle::open_through_links(&path).unwrap();
+            assert_eq!(open(theirs.join("current")).read("file").unwrap(), b"content");
+            assert_eq!(open(around.join("by-root")).read("file").unwrap(), b"content");
+            assert_eq!(
+                open(theirs.join("outside")).read("secret").unwrap_err().kind(),
+                io::ErrorKind::PermissionDenied
+            );
+            assert!(open(theirs.join("outside")).make_folder("made").is_err());
+            assert!(
+                open(theirs.join("to-around")).folder("roots").unwrap().read("secret").is_err(),
+                "in what is in it too"
+            );
+            assert_eq!(open(roots.to_owned()).read("secret").unwrap(), b"secret");
+            // Folders that the user who set the link may not pass are not passed for it.
+            std::fs::set_permissions(around, Permissions::from_mode(0o700)).unwrap();
+            assert!(FolderHandle::open_through_links(&theirs.join("outside")).is_err());
+            assert_eq!(open(theirs.join("current")).read("file").unwrap(), b"content", "a link within needs none");
+        });
+    }
+
+    #[test]
+    fn a_name_leads_nowhere_else() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("a")).unwrap();
+        write(&folder.path().join("a/file"), "content", 0o600);
+        let folder = FolderHandle::open(folder.path()).unwrap();
+        for name in ["", ".", "..", "/", "a/file", "a/", "./a", "../x", "/etc/passwd"] {
+            let kind = |error: io::Error| error.kind();
+            assert_eq!(folder.read(name).map_err(kind), Err(io::ErrorKind::InvalidFilename), "{name:?}");
+            assert_eq!(folder.remove(name).map_err(kind), Err(io::ErrorKind::InvalidFilename), "{name:?}");
+            assert_eq!(folder.rename("a", name).map_err(kind), Err(io::ErrorKind::InvalidFilename), "{name:?}");
+        }
+        assert_eq!(folder.folder("a").unwrap().read("file").unwrap(), b"content");
+    }
+
+    #[test]
+    fn a_file_that_is_too_large_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        File::create(folder.path().join("sparse")).unwrap().set_len(LARGEST + 1).unwrap();
+        let error = FolderHandle::open(folder.path()).unwrap().read("sparse").unwrap_err().to_string();
+        assert_eq!(error, "larger than 64 MiB");
+    }
+
+    #[test]
+    fn only_abandoned_drafts_are_swept() {
+        let folder = tempfile::tempdir().unwrap();
+        // Linux gives no process a number beyond 2^22.
+        let (ended, running) = (4_194_305, std::process::id());
+        let stays = [
+            format!(".constituency-{running}-0"),
+            format!(".constituency-{ended}"),
+            format!(".constituency-{ended}-x"),
+            ".constituency--1-0".to_owned(),
+            ".constituency-x-0".to_owned(),
+            format!(".other-{ended}-0"),
+            "constituency.json".to_owned(),
+        ];
+        for name in &stays {
+            write(&folder.path().join(name), "", 0o600);
+        }
+        let outside = folder.path().join("outside");
+        std::fs::create_dir(&outside).unwrap();
+        write(&outside.join("precious"), "", 0o600);
+        write(&folder.path().join(format!(".constituency-{ended}-0")), "", 0o600);
+        symlink(&outside, folder.path().join(format!(".constituency-{ended}-1"))).unwrap();
+        std::fs::create_dir(folder.path().join(format!(".constituency-{ended}-2"))).unwrap();
+        write(&folder.path().join(format!(".constituency-{ended}-2/file")), "", 0o600);
+        let now = crate::clock::now();
+        let names = || {
+            let entries = FolderHandle::open(folder.path()).unwrap().entries().unwrap();
+            entries.into_iter().map(|entry| entry.name.into_string().unwrap()).collect::<Vec<_>>()
+        };
+        FolderHandle::open(folder.path()).unwrap().sweep(".constituency-", now);
+        let mut expected = stays.to_vec();
+        expected.push("outside".to_owned());
+        expected.sort();
+        assert_eq!(names(), expected);
+        assert!(outside.join("precious").exists());
+        FolderHandle::open(folder.path())
+            .unwrap()
+            .sweep(".constituency-", now + ABANDONED_AFTER + Duration::from_secs(2));
+        expected.retain(|name| *name != stays[0]);
+        assert_eq!(names(), expected);
+    }
+}
