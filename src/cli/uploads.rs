@@ -1,4 +1,6 @@
-//! `provost uploads`: what phones have uploaded, to look at and to take back.
+//! `provost uploads`: what phones have uploaded, to look at, to take back and to move.
+
+mod relocate;
 
 use std::ffi::OsString;
 use std::io;
@@ -13,6 +15,7 @@ use crate::clock::rfc3339;
 use crate::constituency::{ConstituencyName, MacAddress};
 use crate::serve::decision::upload_name::UploadName;
 use crate::serve::path::ServedPath;
+use crate::serve::upload::store;
 use crate::state::FolderHandle;
 
 /// What phones have uploaded.
@@ -24,6 +27,8 @@ pub(super) enum Command {
     Cat(Upload),
     /// Remove an upload; if it lay over a file of the folder, the phone gets that file again.
     Remove(Upload),
+    /// Move a phone's uploads to the constituency that it moved to, or whose folder was renamed. No upload is replaced.
+    Move(relocate::Move),
 }
 
 #[derive(Debug, clap::Args)]
@@ -46,11 +51,13 @@ pub(super) struct Upload {
 }
 
 pub(super) fn run(command: &Command, config: &ConfigArg) -> anyhow::Result<ExitCode> {
-    let root = config.find()?.state.join("uploads");
+    let config = config.find()?;
+    let root = config.state.join(store::FOLDER);
     Ok(code(match command {
         Command::List(phone) => list(phone, &root),
         Command::Cat(upload) => upload.cat(&root),
         Command::Remove(upload) => upload.remove(&root),
+        Command::Move(uploads) => uploads.carry_out(&config, &root),
     }))
 }
 

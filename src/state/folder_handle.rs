@@ -225,6 +225,12 @@ impl FolderHandle {
         self.act(|folder| Ok(rustix::fs::unlinkat(folder, name, AtFlags::empty())?))
     }
 
+    /// Removes the folder `name`, which must be empty.
+    pub fn remove_empty_folder(&self, name: impl AsRef<OsStr>) -> io::Result<()> {
+        let name = single(name.as_ref())?;
+        self.act(|folder| Ok(rustix::fs::unlinkat(folder, name, AtFlags::REMOVEDIR)?))
+    }
+
     /// Removes `name` with all that is in it, if it is there.
     pub fn remove_all(&self, name: impl AsRef<OsStr>) -> io::Result<()> {
         let name = name.as_ref();
@@ -232,7 +238,7 @@ impl FolderHandle {
             Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
                 let folder = self.folder(name)?;
                 folder.entries()?.iter().try_for_each(|entry| folder.remove_all(&entry.name))?;
-                self.act(|handle| Ok(rustix::fs::unlinkat(handle, name, AtFlags::REMOVEDIR)?))
+                self.remove_empty_folder(name)
             }
             Ok(_) => self.remove(name),
             Err(error) => Err(error),
@@ -273,6 +279,12 @@ impl FolderHandle {
     pub fn rename_to_new(&self, from: impl AsRef<OsStr>, to: impl AsRef<OsStr>) -> io::Result<()> {
         let (from, to) = (single(from.as_ref())?, single(to.as_ref())?);
         self.act(|folder| Ok(rustix::fs::renameat_with(folder, from, folder, to, RenameFlags::NOREPLACE)?))
+    }
+
+    /// Moves `name` to the folder `other`, unless something there has that name. Root acts as the owner of this folder.
+    pub fn move_to(&self, name: impl AsRef<OsStr>, other: &Self) -> io::Result<()> {
+        let name = single(name.as_ref())?;
+        self.act(|folder| Ok(rustix::fs::renameat_with(folder, name, other, name, RenameFlags::NOREPLACE)?))
     }
 
     /// The folder's own mode.
@@ -671,6 +683,22 @@ pub(super) mod tests {
             assert!(std::panic::catch_unwind(|| folder.act(|_| -> io::Result<()> { panic!("as the owner") })).is_err());
             assert_eq!(ids(), before, "also after a panic");
             assert!(FolderHandle::open(roots).unwrap().act(|_| Ok(ids())).unwrap() == before);
+        });
+    }
+
+    #[test]
+    fn a_move_replaces_nothing_and_needs_the_owners_rights() {
+        as_root("a_move_replaces_nothing_and_needs_the_owners_rights", |theirs, roots| {
+            let [from, to, of_root] = [theirs, theirs, roots].map(|path| FolderHandle::open(path).unwrap());
+            let to = to.make_folder("to").unwrap();
+            write(&theirs.join("file"), "new", 0o600);
+            let kind = |error: io::Error| error.kind();
+            assert_eq!(from.move_to("file", &of_root).map_err(kind), Err(io::ErrorKind::PermissionDenied));
+            symlink(roots.join("secret"), theirs.join("to/file")).unwrap();
+            assert_eq!(from.move_to("file", &to).map_err(kind), Err(io::ErrorKind::AlreadyExists));
+            to.remove("file").unwrap();
+            from.move_to("file", &to).unwrap();
+            assert_eq!((from.has("file").unwrap(), to.has("file").unwrap()), (false, true));
         });
     }
 

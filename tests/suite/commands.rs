@@ -57,7 +57,7 @@ fn every_command_explains_itself() {
     assert_eq!(listed, [&commands[..], &["help"]].concat(), "{}", help.stdout);
     let lines = commands.iter().map(|command| vec![*command]);
     let certificate = ["status", "renew", "rehearse", "revoke"].map(|command| vec!["certificate", command]);
-    let uploads = ["list", "cat", "remove"].map(|command| vec!["uploads", command]);
+    let uploads = ["list", "cat", "remove", "move"].map(|command| vec!["uploads", command]);
     let constituency = ["list", "add"].map(|command| vec!["constituency", command]);
     for line in lines
         .chain(certificate)

@@ -214,7 +214,7 @@ fn where_it_listens_and_that_it_is_local_mode_is_said_whatever_else_is_not() {
 }
 
 /// What every command takes that is about a configuration; none of it is there.
-const ABOUT_A_CONFIGURATION: [&[&str]; 25] = [
+const ABOUT_A_CONFIGURATION: [&[&str]; 26] = [
     &["check"],
     &["certificate", "status"],
     &["certificate", "renew"],
@@ -230,6 +230,7 @@ const ABOUT_A_CONFIGURATION: [&[&str]; 25] = [
     &["uploads", "list", "00005e00530c"],
     &["uploads", "cat", "00005e00530c", "app.log"],
     &["uploads", "remove", "00005e00530c", "app.log"],
+    &["uploads", "move", "00005e00530c", "--from", "a", "--to", "b"],
     &["trust", "list"],
     &["trust", "verify", "--constituency", "ote", "chain.pem"],
     &["ca", "init"],

@@ -87,6 +87,7 @@ mod unwritable_state;
 mod uploads;
 mod uploads_broken;
 mod uploads_budget;
+mod uploads_moved;
 mod uploads_ranges;
 mod uploads_refused;
 mod which_config;

@@ -10,7 +10,7 @@ use crate::harness::site::Site;
 use crate::harness::tool::{Ended, run};
 
 /// A line for every command that reads a configuration.
-const READING: [&str; 27] = [
+const READING: [&str; 28] = [
     "serve",
     "check",
     "certificate status",
@@ -27,6 +27,7 @@ const READING: [&str; 27] = [
     "uploads list 00005e00530c",
     "uploads cat 00005e00530c x",
     "uploads remove 00005e00530c x",
+    "uploads move 00005e00530c --from a --to b",
     "phone --url https://ote.phones.localhost:1/ --mac 00005e00530c --no-certificate",
     "trust list",
     "trust verify --constituency ote chain.pem",
@@ -176,7 +177,7 @@ fn no_command_makes_anything_in_a_folder_without_a_site() {
         assert!(made.is_empty(), "{line} made {made:?}: {ended:?}");
         count += 1;
     }
-    assert_eq!(count, 23);
+    assert_eq!(count, 24);
     let serve = provost_in(folder.path(), None, &["serve"]);
     assert_eq!((serve.code, serve.stdout.as_str()), (2, ""), "{serve:?}");
     let said = "there is neither provost.json nor a folder constituencies here";

@@ -16,6 +16,7 @@ mod plain_http;
 mod reach;
 mod service;
 mod shelf;
+mod strays;
 mod vendors;
 
 use std::fmt::Display;
@@ -166,6 +167,7 @@ pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
     }
     check_constituencies(&config, &site, &mut findings);
     denials::check(&config, &denials, site.registry(), &mut findings);
+    strays::check(&config, site.registry(), &mut findings);
     plain_http::check(&config, &site, &mut findings);
     if args.live {
         let progress = if args.json { Progress::Stderr } else { Progress::Stdout };

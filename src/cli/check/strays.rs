@@ -1,0 +1,102 @@
+//! Uploads that their phone does not get back: it moved to another constituency, or the folder was renamed.
+
+use std::ffi::OsStr;
+use std::io;
+
+use rustix::fs::FileType;
+
+use super::few::some_of;
+use super::{Finding, Level};
+use crate::cli::constituency::folders;
+use crate::config::Config;
+use crate::constituency::{Constituency, ConstituencyName, MacAddress, Registry, Standing};
+use crate::serve::upload::store;
+use crate::state::FolderHandle;
+use crate::wording::counted;
+
+const SUBJECT: &str = "uploads";
+/// How many phones are named with a command each.
+const NAMED: usize = 50;
+
+/// Compares the folders of uploads with the phones that the constituencies of `registry` list.
+pub(super) fn check(config: &Config, registry: &Registry, findings: &mut Vec<Finding>) {
+    // Without the constituencies, nothing is known of any upload; that is an error of its own.
+    let Ok(folders) = folders(&config.constituencies) else { return };
+    // There may be no uploads yet. Those that only the server may read are checked by root.
+    let Ok(uploads) = FolderHandle::open(&config.state.join(store::FOLDER)) else { return };
+    let mut moved = Vec::new();
+    for from in names(&uploads, |name| name.to_str()?.parse::<ConstituencyName>().ok()) {
+        let served = registry.served().find(|served| served.name == from);
+        let place = match served {
+            Some(_) => format!("{from}, which does not list it"),
+            None if !folders.contains(&from) => format!("{from}, whose folder is gone"),
+            // The phones of a broken policy are unknown.
+            None => continue,
+        };
+        let mut unlisted = Vec::new();
+        for mac in stray_phones(&uploads, &from, served.map(AsRef::as_ref)) {
+            match &listing(registry, mac)[..] {
+                [] => unlisted.push(mac),
+                [to, others @ ..] => moved.push(moved_phone(mac, &from, &place, to, others)),
+            }
+        }
+        if served.is_none() && !unlisted.is_empty() {
+            let phones = counted(unlisted.len(), "phone");
+            let message = format!(
+                "uploads of {phones} lie under {from}, whose folder is gone, and no constituency that is served lists them: {}",
+                some_of(&unlisted)
+            );
+            let remedy = format!("provost uploads move MAC --from {from} --to NAME moves those of a phone");
+            findings.push(Finding::new(Level::Note, SUBJECT, message).with_remedy(remedy));
+        }
+    }
+    let more = moved.len().saturating_sub(NAMED);
+    findings.extend(moved.into_iter().take(NAMED));
+    if more > 0 {
+        let phones = counted(more, "more phone");
+        let message = format!("{phones} with uploads under a constituency that is gone or does not list them");
+        findings.push(Finding::new(Level::Note, SUBJECT, message));
+    }
+}
+
+fn moved_phone(
+    mac: MacAddress,
+    from: &ConstituencyName,
+    place: &str,
+    to: &ConstituencyName,
+    others: &[&ConstituencyName],
+) -> Finding {
+    let or_others: String = others.iter().map(|other| format!(" (or --to {other})")).collect();
+    let message = format!("{to} lists {mac}, but uploads of it lie under {place}");
+    let remedy = format!("provost uploads move {mac} --from {from} --to {to}{or_others} moves them");
+    Finding::new(Level::Note, SUBJECT, message).with_remedy(remedy)
+}
+
+/// The phones with uploads to `from` that it does not list as known.
+fn stray_phones(uploads: &FolderHandle, from: &ConstituencyName, served: Option<&Constituency>) -> Vec<MacAddress> {
+    let Ok(folder) = uploads.folder(from.as_str()) else { return Vec::new() };
+    let is_known = |mac: MacAddress| served.is_some_and(|served| is_listed(served, mac));
+    let has_uploads = |mac: MacAddress| -> io::Result<bool> {
+        let files = folder.folder(mac.to_string())?.files_beneath()?;
+        Ok(files.iter().any(|(_, kind)| *kind == FileType::RegularFile))
+    };
+    let macs = names(&folder, |name| MacAddress::from_hex(name.as_encoded_bytes()));
+    macs.into_iter().filter(|mac| !is_known(*mac) && has_uploads(*mac).unwrap_or(false)).collect()
+}
+
+/// The names of the folders in `folder` that `parse` accepts.
+fn names<T>(folder: &FolderHandle, parse: impl Fn(&OsStr) -> Option<T>) -> Vec<T> {
+    let entries = folder.entries().unwrap_or_default();
+    let folders = entries.into_iter().filter(|entry| entry.kind == FileType::Directory);
+    folders.filter_map(|entry| parse(&entry.name)).collect()
+}
+
+/// The constituencies that list `mac` as known.
+fn listing(registry: &Registry, mac: MacAddress) -> Vec<&ConstituencyName> {
+    registry.served().filter(|served| is_listed(served, mac)).map(|served| &served.name).collect()
+}
+
+/// Whether `constituency` lists `mac` as known. One that admits any phone lists none but those with files of their own.
+fn is_listed(constituency: &Constituency, mac: MacAddress) -> bool {
+    constituency.lists(mac) && constituency.standing(mac) == Standing::Known
+}

@@ -1,0 +1,95 @@
+//! `provost uploads move`: for a phone that moved to another constituency, or whose folder was renamed.
+//!
+//! Files move one after the other, so that a move that breaks off can be repeated, and none is replaced.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{anyhow, bail, ensure};
+use rustix::fs::FileType;
+
+use crate::cli::constituency::folders;
+use crate::cli::{say, shown};
+use crate::config::Config;
+use crate::constituency::{ConstituencyName, MacAddress};
+use crate::state::FolderHandle;
+use crate::wording::counted;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Move {
+    /// The phone.
+    #[arg(value_name = "MAC")]
+    mac: MacAddress,
+    /// The constituency that has the uploads; its folder may be gone.
+    #[arg(long, value_name = "NAME")]
+    from: ConstituencyName,
+    /// The constituency that the phone moved to.
+    #[arg(long, value_name = "NAME")]
+    to: ConstituencyName,
+}
+
+impl Move {
+    /// Moves the uploads beneath `root`, the folder of all uploads.
+    pub(super) fn carry_out(&self, config: &Config, root: &Path) -> anyhow::Result<()> {
+        let Self { mac, from, to } = self;
+        ensure!(from != to, "--from and --to both name {from}");
+        // Under a misspelled name the uploads would be lost again.
+        ensure!(
+            folders(&config.constituencies)?.contains(to),
+            "there is no constituency {to} in {}; nothing was moved",
+            config.constituencies.display()
+        );
+        let (source, files) = self.source(root).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => anyhow!("{mac} has uploaded nothing to {from}"),
+            _ => anyhow!("the uploads of {mac} to {from} cannot be read: {error}"),
+        })?;
+        let target = root.join(to.as_str()).join(mac.to_string());
+        let mut in_the_way = Vec::new();
+        for file in &files {
+            let name = shown(&file.to_string_lossy());
+            match move_file(&source, file, &target) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => in_the_way.push(name),
+                Err(error) => bail!("{name} of {mac} cannot be moved from {from} to {to}: {error}"),
+            }
+        }
+        self.remove_empty_folders(root, &files);
+        say(&format_args!("{mac}: {} moved from {from} to {to}", counted(files.len() - in_the_way.len(), "upload")));
+        ensure!(
+            in_the_way.is_empty(),
+            "{to} has uploads of {mac} with these names too, so these stay in {from}: {}; remove one of each (provost \
+             uploads remove {mac} NAME --constituency {from}|{to}) and repeat the command",
+            in_the_way.join(", ")
+        );
+        Ok(())
+    }
+
+    /// The folder of the uploads to move, and the files beneath it; not found if there are none.
+    fn source(&self, root: &Path) -> io::Result<(FolderHandle, Vec<PathBuf>)> {
+        let folder = FolderHandle::open(root)?.folder(self.from.as_str())?.folder(self.mac.to_string())?;
+        let files = folder.files_beneath()?.into_iter();
+        let files: Vec<_> = files.filter(|(_, kind)| *kind == FileType::RegularFile).map(|(path, _)| path).collect();
+        if files.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok((folder, files)) }
+    }
+
+    /// Removes the folders that held `files`, as far as they are empty now; the constituency's own as well.
+    fn remove_empty_folders(&self, root: &Path, files: &[PathBuf]) {
+        let Ok(root) = FolderHandle::open(root) else { return };
+        // The kernel removes no folder that has something in it.
+        let remove =
+            |folder: &Path| root.of_file_beneath(folder).and_then(|(around, name)| around.remove_empty_folder(name));
+        for file in files {
+            let file = Path::new(self.from.as_str()).join(self.mac.to_string()).join(file);
+            let _ = file.ancestors().skip(1).take_while(|folder| remove(folder).is_ok()).count();
+        }
+    }
+}
+
+/// Moves the file at `path` beneath `source` to the same path beneath the folder `target`, unless something is there.
+fn move_file(source: &FolderHandle, path: &Path, target: &Path) -> io::Result<()> {
+    let (from, name) = source.of_file_beneath(path)?;
+    let to = FolderHandle::open_or_make(target.join(path).parent().unwrap_or(target))?;
+    from.move_to(&name, &to)?;
+    to.sync()?;
+    from.sync()
+}

@@ -1,0 +1,231 @@
+//! Uploads of a phone that moved to another constituency, or whose constituency was renamed.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::harness::pki::FACTORY;
+use crate::harness::site::{Running, Site, holds};
+use crate::harness::tls::Client;
+use crate::harness::tool::{Ended, provost, run};
+use crate::harness::{STRANGER, VVX500, VVX550, not_run, within_a_second};
+use crate::uploads::files_below;
+
+fn command(site: &Site, args: &[&str]) -> Ended {
+    provost(&site.path("."), args)
+}
+
+#[track_caller]
+fn moves(site: &Site, from: &str, to: &str) -> Ended {
+    command(site, &["uploads", "move", VVX500, "--from", from, "--to", to])
+}
+
+/// What `check` notes of uploads.
+fn noted(site: &Site) -> Vec<String> {
+    let ended = command(site, &["check"]);
+    assert_eq!(ended.code, 0, "{}", ended.stdout);
+    let lines = ended.stdout.lines().filter_map(|line| line.strip_prefix("note: uploads: "));
+    lines.map(str::to_owned).collect()
+}
+
+fn knows(phones: &[&str]) -> Value {
+    let phones: serde_json::Map<String, Value> = phones.iter().map(|mac| ((*mac).to_owned(), "".into())).collect();
+    json!({ "trust": ["factory"], "phones": phones })
+}
+
+fn phone(server: &Running, name: &str) -> Client {
+    server.client(name, &FACTORY.device(VVX500))
+}
+
+#[track_caller]
+fn put(client: &Client, name: &str, content: &str) {
+    let status = client.put(&format!("/{name}"), "", content.as_bytes()).unwrap().status;
+    assert!(matches!(status, 201 | 204), "{name}: {status}");
+}
+
+/// Every file below `state/uploads`, but for the server's own.
+fn stored(site: &Site) -> Vec<String> {
+    files_below(&site.path("state/uploads")).into_iter().filter(|file| !file.starts_with('.')).collect()
+}
+
+/// A site with two constituencies, of which the first knows the phone, and what it uploaded there.
+fn site() -> (Site, Running) {
+    let site = Site::new();
+    site.constituency("old", &knows(&[VVX500, VVX550]));
+    site.constituency("new", &knows(&[VVX550]));
+    let server = site.start();
+    let client = phone(&server, "old");
+    put(&client, &format!("{VVX500}-directory.xml"), "<directory/>");
+    put(&client, &format!("overrides/{VVX500}-phone.cfg"), "<overrides/>");
+    put(&server.client("old", &FACTORY.device(VVX550)), &format!("{VVX550}-app.log"), "log");
+    (site, server)
+}
+
+#[test]
+fn check_names_the_command_for_a_phone_that_moved() {
+    let (site, server) = site();
+    assert_eq!(noted(&site), [] as [&str; 0]);
+    site.constituency("old", &knows(&[VVX550]));
+    site.constituency("new", &knows(&[VVX500, VVX550]));
+    let client = phone(&server, "new");
+    within_a_second("the phone", || client.get("/").is_ok_and(|answer| answer.status == 404).then_some(()));
+    assert_eq!(client.get(&format!("/{VVX500}-directory.xml")).unwrap().status, 404);
+    let notes = noted(&site);
+    let named = format!("provost uploads move {VVX500} --from old --to new");
+    let note =
+        format!("new lists {VVX500}, but uploads of it lie under old, which does not list it; {named} moves them");
+    assert_eq!(notes, [note]);
+    let words: Vec<&str> = named.split(' ').skip(1).collect();
+    let ended = command(&site, &words);
+    assert_eq!(
+        (ended.code, ended.stdout.as_str()),
+        (0, "00005e00530c: 2 uploads moved from old to new\n"),
+        "{ended:?}"
+    );
+    assert_eq!(client.get(&format!("/{VVX500}-directory.xml")).unwrap().text(), "<directory/>");
+    assert_eq!(client.get(&format!("/overrides/{VVX500}-phone.cfg")).unwrap().text(), "<overrides/>");
+    assert_eq!(noted(&site), [] as [&str; 0]);
+    let expected = [
+        format!("new/{VVX500}/{VVX500}-directory.xml"),
+        format!("new/{VVX500}/overrides/{VVX500}-phone.cfg"),
+        format!("old/{VVX550}/{VVX550}-app.log"),
+    ];
+    assert_eq!(stored(&site), expected);
+    let again = moves(&site, "old", "new");
+    assert_eq!((again.code, again.stderr.as_str()), (1, "error: 00005e00530c has uploaded nothing to old\n"));
+}
+
+#[test]
+fn uploads_under_a_renamed_folder_are_noted_and_moved() {
+    let (site, server) = site();
+    site.constituency("new", &knows(&[STRANGER]));
+    fs::rename(site.served("old"), site.served("renamed")).unwrap();
+    let client = phone(&server, "renamed");
+    within_a_second("the new name", || client.get("/").is_ok_and(|answer| answer.status == 404).then_some(()));
+    let notes = noted(&site);
+    assert_eq!(notes.len(), 2, "{notes:?}");
+    for mac in [VVX500, VVX550] {
+        let named = format!("provost uploads move {mac} --from old --to renamed");
+        let is_it = |note: &String| note.contains(&named) && note.contains("under old, whose folder is gone");
+        assert!(notes.iter().any(is_it), "{notes:?}");
+        assert_eq!(command(&site, &named.split(' ').skip(1).collect::<Vec<_>>()).code, 0);
+    }
+    assert_eq!(client.get(&format!("/{VVX500}-directory.xml")).unwrap().text(), "<directory/>");
+    assert!(!site.path("state/uploads/old").exists(), "nothing is left of it");
+    assert_eq!(noted(&site), [] as [&str; 0]);
+    // Where no constituency lists a phone, one that admits any phone may have the folder's new name.
+    fs::rename(site.served("renamed"), site.served("again")).unwrap();
+    site.constituency("again", &json!({ "trust": ["factory"], "phones": "any" }));
+    let note = format!(
+        "uploads of 2 phones lie under renamed, whose folder is gone, and no constituency that is served lists them: \
+         {VVX500}, {VVX550}; provost uploads move MAC --from renamed --to NAME moves those of a phone"
+    );
+    assert_eq!(noted(&site), [note]);
+    assert_eq!(moves(&site, "renamed", "again").code, 0);
+    // It admits the phone, and does not list it.
+    site.constituency("first", &knows(&[VVX500]));
+    site.constituency("second", &knows(&[VVX500]));
+    let named = format!("provost uploads move {VVX500} --from again --to first (or --to second) moves them");
+    assert!(noted(&site).iter().any(|note| note.ends_with(&named)), "{:?}", noted(&site));
+    // Which phones a broken policy lists is unknown.
+    fs::write(site.served("again/constituency.json"), "{").unwrap();
+    let broken = command(&site, &["check"]);
+    assert!(broken.code == 1 && !broken.stdout.contains("under again"), "{}", broken.stdout);
+}
+
+#[test]
+fn a_move_replaces_no_upload_and_moves_the_others() {
+    let (site, server) = site();
+    site.constituency("new", &knows(&[VVX500]));
+    let client = phone(&server, "new");
+    within_a_second("the phone", || client.get("/").is_ok_and(|answer| answer.status == 404).then_some(()));
+    put(&client, &format!("{VVX500}-directory.xml"), "<newer/>");
+    put(&client, &format!("logs/{VVX500}-app.log"), "log");
+    let ended = moves(&site, "old", "new");
+    let error = format!(
+        "error: new has uploads of {VVX500} with these names too, so these stay in old: {VVX500}-directory.xml; remove \
+         one of each (provost uploads remove {VVX500} NAME --constituency old|new) and repeat the command\n"
+    );
+    assert_eq!((ended.code, ended.stderr), (1, error));
+    assert_eq!(ended.stdout, format!("{VVX500}: 1 upload moved from old to new\n"));
+    let directory = format!("{VVX500}-directory.xml");
+    assert!(holds(&site.uploads("new", VVX500).join(&directory), "<newer/>"));
+    assert_eq!(files_below(&site.uploads("old", VVX500)), [directory.as_str()]);
+    let removed = command(&site, &["uploads", "remove", VVX500, &directory, "--constituency", "new"]);
+    assert_eq!(removed.code, 0, "{removed:?}");
+    assert_eq!(moves(&site, "old", "new").stdout, format!("{VVX500}: 1 upload moved from old to new\n"));
+    let expected = [directory.clone(), format!("logs/{VVX500}-app.log"), format!("overrides/{VVX500}-phone.cfg")];
+    assert_eq!(files_below(&site.uploads("new", VVX500)), expected);
+    assert!(holds(&site.uploads("new", VVX500).join(&directory), "<directory/>"));
+    assert!(!site.uploads("old", VVX500).exists());
+    assert_eq!(stored(&site).len(), 4, "the other phone's are where they were");
+    for (from, to, error) in [
+        ("old", "old", "--from and --to both name old"),
+        ("new", "nwe", "there is no constituency nwe in "),
+        ("nowhere", "new", "has uploaded nothing to nowhere"),
+    ] {
+        let ended = moves(&site, from, to);
+        assert!(ended.code == 1 && ended.stderr.contains(error), "{ended:?}");
+    }
+    assert_eq!(files_below(&site.uploads("new", VVX500)), expected);
+}
+
+#[test]
+fn root_moves_uploads_as_their_owner_and_follows_no_link() {
+    let test = "root_moves_uploads_as_their_owner_and_follows_no_link";
+    if !rustix::process::geteuid().is_root() {
+        return not_run(test, "only root can be root");
+    }
+    let (site, server) = site();
+    server.kill();
+    site.constituency("new", &knows(&[VVX500]));
+    fs::set_permissions(site.path(""), PermissionsExt::from_mode(0o755)).unwrap();
+    assert_eq!(run(Command::new("chown").args(["-R", "65534:65533"]).arg(site.path("state"))).code, 0);
+    let owner = |path: &Path| fs::symlink_metadata(path).map(|it| (it.uid(), it.gid())).unwrap();
+    // A folder of root's, to which the owner of the state sets links.
+    let roots = site.path("roots");
+    fs::create_dir(&roots).unwrap();
+    let nothing_in_roots = || fs::read_dir(&roots).unwrap().count() == 0;
+    let link = |at: &Path| {
+        symlink(&roots, at).unwrap();
+        std::os::unix::fs::lchown(at, Some(65534), Some(65533)).unwrap();
+    };
+    let uploads = site.path("state/uploads");
+    link(&uploads.join("new"));
+    assert_eq!(moves(&site, "old", "new").code, 1);
+    assert!(nothing_in_roots());
+    fs::remove_file(uploads.join("new")).unwrap();
+    fs::create_dir(uploads.join("new")).unwrap();
+    link(&site.uploads("new", VVX500));
+    assert_eq!(moves(&site, "old", "new").code, 1);
+    assert!(nothing_in_roots());
+    fs::remove_dir_all(uploads.join("new")).unwrap();
+    // A link among the uploads is left where it is, or moved as what it is.
+    fs::create_dir_all(site.uploads("new", VVX500).join("logs")).unwrap();
+    fs::write(site.uploads("new", VVX500).join("logs/x"), "").unwrap();
+    assert_eq!(run(Command::new("chown").args(["-R", "65534:65533"]).arg(uploads.join("new"))).code, 0);
+    link(&site.uploads("new", VVX500).join("overrides"));
+    assert!(moves(&site, "old", "new").stderr.contains("overrides"), "a link is in the way");
+    assert!(nothing_in_roots());
+    assert!(site.uploads("old", VVX500).join(format!("overrides/{VVX500}-phone.cfg")).exists());
+    fs::remove_file(site.uploads("new", VVX500).join("overrides")).unwrap();
+    link(&site.uploads("old", VVX500).join("linked"));
+    let ended = moves(&site, "old", "new");
+    assert_eq!(ended.code, 0, "{ended:?}");
+    assert!(nothing_in_roots() && site.uploads("old", VVX500).join("linked").is_symlink());
+    for path in ["", "overrides", &format!("overrides/{VVX500}-phone.cfg")] {
+        assert_eq!(owner(&site.uploads("new", VVX500).join(path)), (65534, 65533), "{path}");
+    }
+    assert_eq!(owner(&roots), (0, 0));
+    // Where the other constituency has no folder yet, it belongs to the owner as well.
+    fs::remove_file(site.uploads("old", VVX500).join("linked")).unwrap();
+    site.constituency("third", &knows(&[VVX500]));
+    assert_eq!(moves(&site, "new", "third").code, 0);
+    assert_eq!(
+        (owner(&uploads.join("third")), owner(&site.uploads("third", VVX500))),
+        ((65534, 65533), (65534, 65533))
+    );
+}
