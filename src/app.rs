@@ -45,6 +45,7 @@ pub mod file_limit;
 mod heart;
 mod knowledge;
 mod looks;
+pub mod named_files;
 mod news;
 pub mod passed;
 mod publisher;

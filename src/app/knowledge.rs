@@ -24,8 +24,8 @@ use crate::clock;
 use crate::config::{CertificateSource, Config};
 use crate::constituency::edit_file::Changed;
 use crate::constituency::{
-    ClientAuth, Constituency, ConstituencyName, MacAddress, Phones, ServerDenial, ServerDenials, Severity, Standing,
-    denials, edit, edit_file,
+    ClientAuth, Constituency, ConstituencyName, Phones, ServerDenial, ServerDenials, Severity, Standing, denials, edit,
+    edit_file,
 };
 use crate::digest::passwords;
 use crate::ledger::roster::together;
@@ -34,7 +34,7 @@ use crate::metrics::{Exposition, Metrics};
 use crate::serve::Server;
 use crate::serve::site::Site;
 use crate::serve::stop::Stop;
-use crate::status::picture::{self, Overview, Phone, PhoneRequest, PhoneState};
+use crate::status::picture::{self, Overview, Phone, PhoneHistory, PhoneState};
 use crate::status::{Change, Knowledge, Picture, Readiness, Wanted};
 use crate::wording::counted_were;
 use certificates::{from_files, from_local_ca, renewed};
@@ -120,10 +120,12 @@ impl Knowledge for Sources {
         Picture { overview, phones }
     }
 
-    fn requests(&self, constituency: &ConstituencyName, mac: MacAddress) -> Result<Vec<PhoneRequest>, String> {
-        let Some(ledger) = Reader::open(&self.state).map_err(|error| error.to_string())? else { return Ok(Vec::new()) };
-        let requests = ledger.requests(mac).map_err(|error| error.to_string())?;
-        Ok(requests.into_iter().rev().filter(|it| it.constituency == *constituency).map(phones::request).collect())
+    fn history(&self, phone: Phone) -> Result<PhoneHistory, String> {
+        let ledger = Reader::open(&self.state).map_err(|error| error.to_string())?;
+        let requests = ledger.map_or(Ok(Vec::new()), |ledger| ledger.requests(phone.mac));
+        let requests = requests.map_err(|error| error.to_string())?.into_iter().rev();
+        let own = requests.filter(|request| request.constituency == phone.constituency).map(phones::request).collect();
+        Ok(phones::history(phone, own, &self.config.constituencies))
     }
 
     fn readiness(&self) -> Readiness {

@@ -240,7 +240,7 @@ fn print_pair(files: &CertificateFiles, certificate: &ServerCertificate, conditi
     say_shown(&files.chain.display());
     say_shown(&format_args!("  names:        {}", certificate.names.join(", ")));
     say_shown(&format_args!("  issued by:    {}", certificate.issuer().unwrap_or_default()));
-    say_shown(&format_args!("  valid until:  {}, {days} days left", date(validity.not_after)));
+    say_shown(&format_args!("  valid until:  {}, {} left", date(validity.not_after), counted(days, "day")));
     print_condition(condition);
 }
 

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
-use super::{ConfigArg, code, complain, denials, passwords, pins, say, waiting, warn, whole};
+use super::{ConfigArg, code, complain, denials, passwords, pins, say, server, shown, waiting, warn, whole};
+use crate::app::named_files;
 use crate::config::Config;
 use crate::constituency::edit::Change;
 use crate::constituency::edit_file::{Changed, EditError, change};
@@ -106,7 +107,21 @@ pub(super) fn allow(args: &AllowArgs, config: &ConfigArg) -> anyhow::Result<Exit
         }
         Ok(())
     });
+    if done.is_ok() {
+        warn_of_missing_files(&config, constituency, *mac);
+    }
     Ok(code(done))
+}
+
+/// Warns if the phone's folder lacks files that its master configuration names.
+fn warn_of_missing_files(config: &Config, constituency: &ConstituencyName, mac: MacAddress) {
+    let seen = server::phone_history(config).ok().flatten().and_then(|history| history.phones().ok());
+    let phone = seen.into_iter().flatten().find(|phone| phone.mac == mac && phone.constituency == *constituency);
+    let model = phone.and_then(|phone| phone.model);
+    let phone = named_files::Phone { constituency, mac, model: model.as_deref(), directory: "" };
+    if let Some(missing) = phone.named_files(&config.constituencies).and_then(|named| named.text()) {
+        warn(&shown(&missing));
+    }
 }
 
 pub(super) fn deny(args: &DenyArgs, config: &ConfigArg) -> anyhow::Result<ExitCode> {

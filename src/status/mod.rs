@@ -91,11 +91,11 @@ pub trait Knowledge: Send + Sync + std::fmt::Debug {
     fn mark(&self) -> u64;
     /// Gathers a picture. May wait for a disk.
     fn picture(&self) -> Picture;
-    /// What a phone asked a constituency, the newest first. May wait for a disk.
+    /// `phone` with what it asked and what its master configuration names. May wait for a disk.
     ///
     /// # Errors
     /// Why that cannot be read.
-    fn requests(&self, constituency: &ConstituencyName, mac: MacAddress) -> Result<Vec<picture::PhoneRequest>, String>;
+    fn history(&self, phone: picture::Phone) -> Result<picture::PhoneHistory, String>;
     /// Whether phones can be served now. Does not wait.
     fn readiness(&self) -> Readiness;
     /// Changes who is served; whether that made a difference. May wait for a disk.

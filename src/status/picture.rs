@@ -8,6 +8,9 @@ use serde::Serialize;
 use crate::certificate::Level;
 use crate::constituency::{ConstituencyName, MacAddress};
 
+/// How many missing files have their names in a text.
+const MISSING_SHOWN: usize = 5;
+
 /// How the server is, at one moment.
 #[derive(Debug, Clone, Serialize)]
 pub struct Overview {
@@ -223,8 +226,39 @@ pub struct DeniedPhone {
 pub struct PhoneHistory {
     /// The phone.
     pub phone: Phone,
+    /// What its master configuration names for it.
+    pub named: Option<NamedFiles>,
     /// Its requests that are kept, in this constituency, the newest first.
     pub requests: Vec<PhoneRequest>,
+}
+
+/// The files that a phone's master configuration names for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NamedFiles {
+    /// The master configuration, `<mac>.cfg` or `000000000000.cfg`.
+    pub master: String,
+    pub files: Vec<String>,
+    /// Those of the files that the phone's folder does not have.
+    pub missing: Vec<String>,
+}
+
+impl NamedFiles {
+    /// Which files are missing, in words; `None` if all are there.
+    #[must_use]
+    pub fn text(&self) -> Option<String> {
+        let mut list = self.missing.iter().take(MISSING_SHOWN).cloned().collect::<Vec<_>>();
+        let more = self.missing.len() - list.len();
+        list.extend((more > 0).then(|| format!("{more} more")));
+        let (master, list) = (&self.master, list.join(", "));
+        match self.missing.len() {
+            0 => None,
+            all if all == self.files.len() => {
+                Some(format!("none of the files that {master} names for it is there: {list}"))
+            }
+            1 => Some(format!("1 file that {master} names for it is missing: {list}")),
+            some => Some(format!("{some} files that {master} names for it are missing: {list}")),
+        }
+    }
 }
 
 /// One request of a phone, or a handshake that was refused.
@@ -246,6 +280,8 @@ pub struct PhoneRequest {
     pub duration_ms: f64,
     /// Why it was refused or broke off.
     pub reason: Option<String>,
+    /// Whether the phone's master configuration names what was asked for.
+    pub is_named: bool,
 }
 
 /// Somebody who claims to be a phone, by a certificate that anybody can have made or a password that is wrong.

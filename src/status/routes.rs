@@ -350,9 +350,9 @@ async fn history(
     let found = picture.phones.binary_search_by(|phone| (&phone.constituency, phone.mac).cmp(&key)).ok();
     let phone = found.and_then(|index| picture.phones.get(index)).cloned();
     let phone = phone.ok_or_else(|| (StatusCode::NOT_FOUND, format!("{constituency} knows no {mac}")))?;
-    let (knowledge, constituency) = (Arc::clone(&status.knowledge), constituency.clone());
-    match tokio::task::spawn_blocking(move || knowledge.requests(&constituency, mac)).await {
-        Ok(Ok(requests)) => Ok(PhoneHistory { phone, requests }),
+    let knowledge = Arc::clone(&status.knowledge);
+    match tokio::task::spawn_blocking(move || knowledge.history(phone)).await {
+        Ok(Ok(history)) => Ok(history),
         Ok(Err(reason)) => Err((StatusCode::SERVICE_UNAVAILABLE, reason)),
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     }

@@ -4,6 +4,7 @@
 use serde_json::json;
 
 use crate::check_as_a_phone::{check, findings, finds};
+use crate::harness::operators::Operators;
 use crate::harness::pki::{FACTORY, SERVER_CA};
 use crate::harness::site::{DOMAIN, Running, Site};
 use crate::harness::tool::{Ended, provost};
@@ -294,6 +295,35 @@ fn a_phone_whose_named_file_is_missing_is_not_simply_provisioned() {
     let ended = boot(&site, &server, VVX550, "", &["--json"]);
     let outcome: serde_json::Value = serde_json::from_str(verdict(&ended)).unwrap();
     assert_eq!((&outcome["provisioned"], &outcome["missing"]), (&json!(true), &json!([format!("{VVX550}-user.cfg")])));
+}
+
+#[test]
+fn allow_and_the_page_name_the_files_that_a_phone_lacks() {
+    let master = "<APPLICATION CONFIG_FILES='[PHONE_MAC_ADDRESS]-user.cfg'/>";
+    let mut site = site(&[("000000000000.cfg", master), (&format!("{VVX500}-user.cfg"), "<u/>")]);
+    site.config["status"] = json!({ "listen": "127.0.0.1:0" });
+    let server = site.start();
+    let none = |mac: &str| format!("none of the files that 000000000000.cfg names for it is there: {mac}-user.cfg");
+    for (mac, warning) in [("00005e0053aa", Some(none("00005e0053aa"))), (VVX500, None), (VVX550, Some(none(VVX550)))] {
+        let ended = provost(&site.path("."), &["allow", mac, "--constituency", "ote"]);
+        let expected = warning.map(|warning| format!("warning: {warning}\n")).unwrap_or_default();
+        assert_eq!((ended.code, ended.stderr), (0, expected), "{mac}");
+    }
+    let operators = Operators::of(&server);
+    for (mac, missing) in [(VVX500, 0), (VVX550, 1)] {
+        assert_eq!(boot(&site, &server, mac, "", &[]).code, 0);
+        let page = eventually("the phone's requests", || {
+            let page = operators.get(&format!("/phones/ote/{mac}")).body;
+            [".cfg<", "-user.cfg<"].iter().all(|end| page.contains(&format!("/{mac}{end}"))).then_some(page)
+        });
+        let rows: Vec<&str> = page.split("<tr").skip(1).collect();
+        let row = |file: &str| *rows.iter().find(|row| row.contains(&format!("/{mac}{file}<"))).unwrap();
+        assert!(row(".cfg").starts_with(" class=\"expected\""), "{}", row(".cfg"));
+        let is_red = row("-user.cfg").starts_with(" class=\"refused\"");
+        assert_eq!((is_red, page.matches(&none(mac)).count()), (missing == 1, missing), "{page}");
+        let red = rows.iter().filter(|row| row.starts_with(" class=\"refused\"")).count();
+        assert_eq!(red, missing, "{page}");
+    }
 }
 
 /// The vendor's own, cut down.

@@ -1,13 +1,15 @@
-//! The phones as they are shown. Pure.
+//! The phones as they are shown.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
+use crate::app::named_files;
 use crate::constituency::denials::DeniedPhones;
 use crate::constituency::{ConstituencyName, Fingerprint, MacAddress, ServerDenial, Standing, TlsLevel};
 use crate::ledger::roster::{Known, Roster, SILENT_AFTER};
 use crate::ledger::{Claim, ClaimAddress, Event, Request, Rhythm, silent_together};
 use crate::status::picture::{
-    Counts, Denial, DeniedPhone, Phone, PhoneRequest, PhoneState, Place, SilentTogether, Unproven,
+    Counts, Denial, DeniedPhone, Phone, PhoneHistory, PhoneRequest, PhoneState, Place, SilentTogether, Unproven,
 };
 
 const DAY: i64 = 86_400;
@@ -166,7 +168,22 @@ pub(super) fn request(request: Request) -> PhoneRequest {
         bytes: request.bytes,
         duration_ms: request.duration.as_secs_f64() * 1000.0,
         reason: request.reason,
+        is_named: false,
     }
+}
+
+/// A phone with its requests, the newest first, and what its master configuration in `constituencies` names for it.
+pub(super) fn history(phone: Phone, mut requests: Vec<PhoneRequest>, constituencies: &Path) -> PhoneHistory {
+    let paths: Vec<Option<String>> =
+        requests.iter().map(|request| named_files::served_path(request.target.as_deref()?)).collect();
+    let (constituency, mac, model) = (&phone.constituency, phone.mac, phone.model.as_deref());
+    let directory = named_files::directory(paths.iter().flatten().map(String::as_str), mac).unwrap_or_default();
+    let named = named_files::Phone { constituency, mac, model, directory }.named_files(constituencies);
+    for (request, path) in requests.iter_mut().zip(&paths) {
+        let is_path = |file: &String| path.as_ref().is_some_and(|path| path.eq_ignore_ascii_case(file));
+        request.is_named = named.as_ref().is_some_and(|named| named.files.iter().any(is_path));
+    }
+    PhoneHistory { phone, named, requests }
 }
 
 /// The ledger's milliseconds.

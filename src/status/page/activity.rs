@@ -10,6 +10,7 @@ use maud::{Markup, html};
 use super::moment::clock_time;
 use super::text::figure;
 use crate::status::picture::Activity;
+use crate::wording::{counted, counted_were};
 
 /// How wide a step is drawn, and how high the plot is.
 const STEP: usize = 10;
@@ -173,13 +174,15 @@ fn ticks(steps: &[Step], length_s: i64, now: i64) -> Markup {
 fn said(steps: &[Step], length_s: i64) -> String {
     let all = steps.iter().fold(Step::default(), |all, step| all.and(*step));
     let sum = format!(
-        "During the last day {} requests were served and {} refused, in {} handshakes.",
-        all.served, all.refused, all.handshakes
+        "During the last day {} served and {} refused, in {}.",
+        counted_were(all.served, "request"),
+        all.refused,
+        counted(all.handshakes, "handshake")
     );
     match steps.iter().max_by_key(|step| step.requests()) {
         Some(most) if most.requests() > 0 => {
             let (from, to) = (clock_time(most.begin), clock_time(most.begin.saturating_add(length_s)));
-            format!("{sum} The busiest time was {from} to {to} UTC with {} requests.", most.requests())
+            format!("{sum} The busiest time was {from} to {to} UTC with {}.", counted(most.requests(), "request"))
         }
         _ => sum,
     }

@@ -8,7 +8,7 @@ use super::link::to_constituency;
 use super::moment::{day, stamp, when};
 use super::state::{meaning, of_phone, old_tls};
 use super::text::{command, count, duration, figure, foreign, model, size};
-use crate::status::picture::{Overview, Phone, PhoneHistory, PhoneRequest, PhoneState, Unproven};
+use crate::status::picture::{NamedFiles, Overview, Phone, PhoneHistory, PhoneRequest, PhoneState, Unproven};
 
 pub(super) fn sections(overview: &Overview, history: &PhoneHistory) -> Markup {
     let phone = &history.phone;
@@ -28,6 +28,9 @@ pub(super) fn sections(overview: &Overview, history: &PhoneHistory) -> Markup {
             }
             @if let Some((reason, at)) = &phone.claimed {
                 p class="problem" { "Refused " (when(overview.now, *at)) ", claimed but unproven: " (foreign(reason)) }
+            }
+            @if let Some(missing) = history.named.as_ref().and_then(NamedFiles::text) {
+                p class="problem" { "Its configuration: " (foreign(&missing)) }
             }
             (what_to_do(overview, phone))
             (facts(phone, overview.now))
@@ -154,10 +157,17 @@ fn requests(requests: &[PhoneRequest], now: i64) -> Markup {
 }
 
 fn request_row(request: &PhoneRequest, now: i64) -> Markup {
-    let is_refused = request.reason.is_some();
+    let is_absent = request.status == Some(404);
+    // Phones ask for many files that they can do without.
+    let class = match (is_absent, request.is_named) {
+        (true, true) => Some("refused"),
+        (true, false) => Some("expected"),
+        _ => request.reason.as_ref().map(|_| "refused"),
+    };
+    let detail = if class == Some("refused") { "detail problem" } else { "detail" };
     let time = request.time_ms.div_euclid(1000);
     html! {
-        tr class=[is_refused.then_some("refused")] {
+        tr class=[class] {
             th scope="row" {
                 @if let (Some(method), Some(target)) = (&request.method, &request.target) {
                     code { (foreign(method)) " " (foreign(target)) }
@@ -165,7 +175,8 @@ fn request_row(request: &PhoneRequest, now: i64) -> Markup {
             }
             td data-label="Answer" class="standing" {
                 span class="status" { @if let Some(status) = request.status { (status) } @else { "refused" } }
-                @if let Some(reason) = &request.reason { span class="detail problem" { (foreign(reason)) } }
+                @if let Some(reason) = &request.reason { span class=(detail) { (foreign(reason)) } }
+                @if is_absent && request.is_named { span class="detail problem" { "its master configuration names this file" } }
             }
             td data-label="Size" class="number" { (size(request.bytes)) }
             td data-label="Took" class="number" { (duration(request.duration_ms)) }

@@ -3,8 +3,8 @@
 use super::*;
 use crate::certificate::Level;
 use crate::status::picture::{
-    Activity, Certificate, Constituency, Counts, Denial, DeniedPhone, Phone, PhoneRequest, PhoneSort, PhoneState,
-    Place, SilentTogether, Unproven,
+    Activity, Certificate, Constituency, Counts, Denial, DeniedPhone, NamedFiles, Phone, PhoneRequest, PhoneSort,
+    PhoneState, Place, SilentTogether, Unproven,
 };
 
 const NOW: i64 = 1_795_552_267;
@@ -144,9 +144,11 @@ fn history(text: &str, state: PhoneState) -> PhoneHistory {
         bytes: 1840,
         duration_ms: 3.21,
         reason: reason.map(str::to_owned),
+        is_named: false,
     };
     let requests = vec![request(Some(200), None), request(Some(403), Some(text)), request(None, Some(text))];
-    PhoneHistory { phone: phone("00005e0053aa", state, text), requests }
+    let named = NamedFiles { master: text.to_owned(), files: vec![text.to_owned()], missing: vec![text.to_owned()] };
+    PhoneHistory { phone: phone("00005e0053aa", state, text), named: Some(named), requests }
 }
 
 /// Every page there is, in every form, with `text` for whatever others may have written.
@@ -261,7 +263,7 @@ fn commands_name_the_configuration_of_the_server_whatever_its_path() {
         let denied = Phone { denied_everywhere: None, ..phone("00005e00530c", PhoneState::Denied, HARMLESS) };
         let of = |state| phone("00005e00530c", state, HARMLESS);
         for phone in [of(PhoneState::Well), of(PhoneState::Denied), denied] {
-            pages += &render_phone(overview, &PhoneHistory { phone, requests: Vec::new() }, true);
+            pages += &render_phone(overview, &PhoneHistory { phone, named: None, requests: Vec::new() }, true);
         }
         pages +=
             &home(&Overview { constituencies: Vec::new(), ..overview.clone() }, &nobody, &PhoneQuery::default(), true);

@@ -1,0 +1,135 @@
+//! The files that a phone's master configuration names for it, and which of them its folder does not have.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+
+use crate::constituency::{ConstituencyName, MacAddress};
+use crate::phone_config::{MasterConfiguration, Named, PhoneNames, Text, XmlFile, in_directory};
+use crate::serve::path::{self, ServedPath};
+use crate::status::picture::NamedFiles;
+
+/// The largest master configuration that is read.
+const LARGEST: u64 = 4 << 20;
+
+/// The phone whose files are looked for.
+pub struct Phone<'a> {
+    pub constituency: &'a ConstituencyName,
+    pub mac: MacAddress,
+    /// As its User-Agent writes it, if it was seen.
+    pub model: Option<&'a str>,
+    /// The folder of its master configuration, from the path of its URL.
+    pub directory: &'a str,
+}
+
+impl Phone<'_> {
+    /// What its master configuration names, in the folder `constituencies`; `None` if there is none or it names nothing.
+    /// A `<mac>.cfg` that names nothing is a parameter file, and all that the phone needs.
+    #[must_use]
+    pub fn named_files(&self, constituencies: &Path) -> Option<NamedFiles> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(constituencies, flags, Mode::empty()).ok()?;
+        let masters = [format!("{}.cfg", self.mac), "000000000000.cfg".to_owned()];
+        let (master, file) = masters.iter().find_map(|name| {
+            let master = in_directory(self.directory, name);
+            let file = self.open(root.as_fd(), &master)?;
+            Some((master, file))
+        })?;
+        let read = self.read(file)?;
+        // A URL leads to a server that is not looked at.
+        let paths = read.config_files.into_iter().chain(read.other_files).filter(|path| !path.contains("://"));
+        let files: Vec<String> = paths.map(|path| in_directory(self.directory, path.trim_start_matches('/'))).collect();
+        let is_missing = |file: &&String| self.open(root.as_fd(), file).is_none();
+        let missing: Vec<String> = files.iter().filter(is_missing).cloned().collect();
+        (!files.is_empty()).then_some(NamedFiles { master, files, missing })
+    }
+
+    fn read(&self, file: File) -> Option<MasterConfiguration> {
+        let mut bytes = Vec::new();
+        file.take(LARGEST).read_to_end(&mut bytes).ok()?;
+        let text = Text::decode(&bytes).ok()?;
+        let named = Named::all_in(&XmlFile::read(&text).ok()?);
+        let model = self.model.map(|model| model.replace('_', ""));
+        Some(MasterConfiguration::of(&named, &PhoneNames { mac: Some(self.mac), model, part_number: None }))
+    }
+
+    /// The regular file that the phone would get under `asked`.
+    fn open(&self, root: BorrowedFd<'_>, asked: &str) -> Option<File> {
+        let path = ServedPath::parse(&format!("/{asked}")).ok()?;
+        let spellings = [path.as_str().to_owned()].into_iter().chain(path.other_cases(self.mac));
+        spellings.filter(|spelling| !path::is_hidden(spelling)).find_map(|spelling| {
+            // NONBLOCK: opening a FIFO must not wait for its writer.
+            let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+            let opened = openat2(root, format!("{}/{spelling}", self.constituency), flags, Mode::empty(), resolve);
+            let file = File::from(opened.ok()?);
+            file.metadata().is_ok_and(|metadata| metadata.is_file()).then_some(file)
+        })
+    }
+}
+
+/// The path of a request's target as it is served.
+#[must_use]
+pub fn served_path(target: &str) -> Option<String> {
+    ServedPath::parse(target).ok().map(|path| path.as_str().to_owned())
+}
+
+/// The folder in which the phone `mac` looked last for a master configuration, from the `paths` that it asked for.
+#[must_use]
+pub fn directory<'a>(mut paths: impl Iterator<Item = &'a str>, mac: MacAddress) -> Option<&'a str> {
+    paths.find_map(|path| {
+        let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let own = MacAddress::from_hex(name.strip_suffix(".cfg")?.as_bytes())?;
+        (own == mac || own == MacAddress::NOBODY).then_some(folder)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAC: &str = "00005e00530c";
+
+    fn named(files: &[(&str, &str)], model: Option<&str>, directory: &str) -> Option<NamedFiles> {
+        let root = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let path = root.path().join("ote").join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            #[expect(clippy::disallowed_methods, reason = "files of a test's own")]
+            std::fs::write(path, text).unwrap();
+        }
+        let constituency = "ote".parse().unwrap();
+        Phone { constituency: &constituency, mac: MAC.parse().unwrap(), model, directory }.named_files(root.path())
+    }
+
+    #[test]
+    fn missing_files_are_those_of_the_phones_own_master() {
+        let common = "<APPLICATION CONFIG_FILES='[PHONE_MAC_ADDRESS]-user.cfg, /site.cfg, https://h/x.cfg'>
+                      <V CONFIG_FILES_VVX500='v.cfg'/></APPLICATION>";
+        let files = [("000000000000.cfg", common), ("site.cfg", "<s/>"), ("a/000000000000.cfg", common)];
+        let user = format!("{MAC}-user.cfg");
+        let found = named(&files, None, "").unwrap();
+        assert_eq!((found.files, found.missing), (vec![user.clone(), "site.cfg".to_owned()], vec![user]));
+        let found = named(&files, Some("VVX_500"), "").unwrap();
+        assert_eq!(found.text().unwrap(), "none of the files that 000000000000.cfg names for it is there: v.cfg");
+        let found = named(&files, None, "a").unwrap();
+        assert_eq!((found.master.as_str(), found.missing.len()), ("a/000000000000.cfg", 2));
+        let upper = [&files[..], &[("00005E00530C-user.cfg", "<u/>")]].concat();
+        assert_eq!(named(&upper, None, "").unwrap().text(), None);
+        let own = [&files[..], &[("00005e00530c.cfg", "<polycomConfig reg.1.address='1'/>")]].concat();
+        assert_eq!(named(&own, None, ""), None, "a parameter file is all that the phone needs");
+        assert_eq!(named(&[("site.cfg", "<s/>")], None, ""), None);
+    }
+
+    #[test]
+    fn the_directory_is_that_of_the_last_master() {
+        let mac = MAC.parse().unwrap();
+        let paths = ["x/site.cfg", "a/b/00005E00530C.cfg", "000000000000.cfg"];
+        assert_eq!(directory(paths.into_iter(), mac), Some("a/b"));
+        assert_eq!(directory(paths[2..].iter().copied(), mac), Some(""));
+        assert_eq!(directory(["00005e0053aa.cfg"].into_iter(), mac), None);
+    }
+}
