@@ -3,11 +3,13 @@
 //!
 //! 1. Only phones count that came at least [`VISITS`] times: their usual pause is known.
 //! 2. A phone is overdue when it has stayed away for 7/4 of its usual pause and half an hour more, of which the server
-//!    listened all the time.
+//!    listened all the time. After [`SILENT_AFTER`] it does not matter whether the server listened: a restart must not
+//!    hide an outage of days.
 //! 3. An outage at a time T explains the silence of a phone that came before T and was due after it.
 //! 4. Phones are silent together where one T explains the silence of at least [`LEAST`] of them, and of more than half of
 //!    those that had not been silent before T.
 
+use super::roster::SILENT_AFTER;
 use super::visits::Visits;
 
 /// How often a phone must have come.
@@ -40,8 +42,9 @@ pub fn silent_together(phones: &[Rhythm], now: i64, listening: i64) -> Option<Si
     let (mut begins, mut ends, mut all_ends) = (Vec::new(), Vec::new(), Vec::new());
     for phone in phones.iter().filter(|phone| phone.visits.count >= VISITS) {
         let Some(usual) = phone.visits.usual_pause else { continue };
+        let is_long_silent = now.saturating_sub(phone.last_seen) >= SILENT_AFTER;
         // It may have come while nothing listened.
-        let waited_since = phone.last_seen.max(listening);
+        let waited_since = if is_long_silent { phone.last_seen } else { phone.last_seen.max(listening) };
         let due = waited_since.saturating_add(usual.max(HALF_HOUR));
         all_ends.push(due);
         let patience = usual.saturating_mul(7).saturating_div(4).saturating_add(HALF_HOUR);
@@ -122,6 +125,16 @@ mod tests {
         assert!(silent_together(&gone, NOW, NOW - 10 * HOUR).is_some());
         assert_eq!(silent_together(&gone, NOW, NOW - 2 * HOUR), None);
         assert!(silent_together(&gone, NOW, NOW - 3 * HOUR).is_some());
+    }
+
+    #[test]
+    fn a_restart_hides_no_outage_of_days() {
+        let day = 24 * HOUR;
+        let daily = |ago| phones(day, &[ago; 10]);
+        assert!(silent_together(&daily(2 * day), NOW, NOW - HOUR).is_some());
+        assert_eq!(silent_together(&daily(2 * day - 1), NOW, NOW - HOUR), None, "it may have come meanwhile");
+        // Within their usual pause they are not silent.
+        assert_eq!(silent_together(&phones(3 * day, &[2 * day; 10]), NOW, NOW - HOUR), None);
     }
 
     #[test]
