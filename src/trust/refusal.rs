@@ -168,3 +168,14 @@ impl From<&ChainRefusal> for rustls::Error {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The golden test of metrics has no client that sends such a certificate.
+    #[test]
+    fn unreadable_certificate_has_a_reason_of_its_own() {
+        assert_eq!(ChainRefusal::Malformed(String::new()).kind(), "malformed_certificate");
+    }
+}

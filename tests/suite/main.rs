@@ -54,6 +54,8 @@ mod manual;
 mod negotiation;
 #[cfg(feature = "old-tls")]
 mod old_tls;
+#[cfg(feature = "old-tls")]
+mod outputs;
 mod own_ca;
 mod package;
 mod paths;

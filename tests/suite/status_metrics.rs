@@ -108,6 +108,20 @@ fn names(text: &str) -> BTreeSet<String> {
     words.map(str::to_owned).collect()
 }
 
+/// Has `site` want its certificates from a CA that does not answer.
+pub fn cannot_renew(site: &mut Site) {
+    std::fs::write(
+        site.path("tsig.key"),
+        "key \"provost.\" { algorithm hmac-sha256; secret \"c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0MTI=\"; };",
+    )
+    .unwrap();
+    std::fs::set_permissions(site.path("tsig.key"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    site.config["certificate"] = json!({ "acme": {
+        "directory": "https://127.0.0.1:1/directory", "terms_of_service_agreed": true,
+        "dns": { "primary": "127.0.0.1:1", "tsig_key_file": "tsig.key" }
+    } });
+}
+
 /// What a server tells that has served, and what one that cannot renew.
 fn everything() -> String {
     let plain = site();
@@ -115,16 +129,7 @@ fn everything() -> String {
     ask_for_this_and_that(&server);
     let mut text = metrics(&Operators::of(&server));
     let mut renews = site();
-    std::fs::write(
-        renews.path("tsig.key"),
-        "key \"provost.\" { algorithm hmac-sha256; secret \"c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0MTI=\"; };",
-    )
-    .unwrap();
-    std::fs::set_permissions(renews.path("tsig.key"), std::fs::Permissions::from_mode(0o600)).unwrap();
-    renews.config["certificate"] = json!({ "acme": {
-        "directory": "https://127.0.0.1:1/directory", "terms_of_service_agreed": true,
-        "dns": { "primary": "127.0.0.1:1", "tsig_key_file": "tsig.key" }
-    } });
+    cannot_renew(&mut renews);
     let server = renews.start();
     let operators = Operators::of(&server);
     text += &eventually("a renewal that failed", || {

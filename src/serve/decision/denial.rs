@@ -203,3 +203,15 @@ impl Denial {
 fn seconds(time: Duration) -> u64 {
     (time.as_secs() + u64::from(time.subsec_nanos() > 0)).max(1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The golden test of metrics has no client that brings this about.
+    #[test]
+    fn internal_error_is_counted_as_failed() {
+        let denial = Denial::Failed(String::new());
+        assert_eq!((denial.kind(), denial.status()), ("failed", StatusCode::INTERNAL_SERVER_ERROR));
+    }
+}

@@ -4,6 +4,7 @@
 //! - [`browser`]: a real browser, to see pages as people do.
 //! - [`certbot`]: certbot's files, as it leaves them.
 //! - [`directory`]: a CA's directory that says what a test wants.
+//! - [`golden`]: golden files, and how a difference is shown and accepted.
 //! - [`lan`]: a DHCP server and a client that asks it.
 //! - [`namespace`]: a network and a file system of a test's own.
 //! - [`operators`]: an operator with curl.
@@ -22,6 +23,7 @@ pub mod bind;
 pub mod browser;
 pub mod certbot;
 pub mod directory;
+pub mod golden;
 pub mod knot;
 pub mod lan;
 pub mod namespace;

@@ -31,8 +31,8 @@ const CHALLENGE: &str = "_acme-challenge.phones.example.com";
 const POLICY: &str = "grant provost. name _acme-challenge.phones.example.com. TXT;";
 
 /// A site that gets its certificates from Pebble.
-struct Public {
-    site: Site,
+pub struct Public {
+    pub site: Site,
     pebble: Pebble,
 }
 
@@ -43,7 +43,7 @@ fn primary() -> BindConfig {
 }
 
 /// A site with the usual primary; `None`, and NOT RUN, if this machine lacks what it takes.
-fn usual(test: &str, behaviour: Behaviour) -> Option<(Bind, Public)> {
+pub fn usual(test: &str, behaviour: Behaviour) -> Option<(Bind, Public)> {
     if !bind::is_here(test) || !Pebble::is_here(test) {
         return None;
     }
@@ -72,12 +72,12 @@ impl Public {
     }
 
     /// The settings of `"acme"`.
-    fn acme(&mut self) -> &mut Value {
+    pub fn acme(&mut self) -> &mut Value {
         &mut self.site.config["certificate"]["acme"]
     }
 
     /// Starts the server and waits until it takes commands, too.
-    fn start(&self) -> Running {
+    pub fn start(&self) -> Running {
         let server = self.site.start();
         let socket = self.site.path("state/control.sock");
         UnixStream::connect(&socket).expect("commands are taken as soon as the server says that it listens");
@@ -106,14 +106,14 @@ impl Public {
         tool::run(command.arg("--config").arg(self.site.write_config()))
     }
 
-    fn status(&self) -> Value {
+    pub fn status(&self) -> Value {
         let status = self.certificate(&["status", "--json"]);
         serde_json::from_str(&status.stdout).unwrap_or_else(|error| panic!("{error}: {status:?}"))
     }
 
     /// Waits until there are all the certificates that are wanted, and nothing of them is left in DNS.
     #[track_caller]
-    fn obtains(&self) -> Value {
+    pub fn obtains(&self) -> Value {
         eventually("the certificates", || {
             let status = self.status();
             let is_done = |it: &Value| it["held"].is_object() && it["step"].is_null();

@@ -1,0 +1,239 @@
+//! Refusals of each kind, so that its word occurs as a label.
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::process::Command;
+use std::sync::LazyLock;
+use std::time::SystemTime;
+
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use super::{AGENT, DENIED, OLD_TLS, PINNED, boot, old_tls, old_tls_with};
+use crate::harness::operators::Operators;
+use crate::harness::pki::{DAY, FACTORY, Identity, OTHER_FACTORY, ca_params, device_params, named, valid};
+use crate::harness::site::{DOMAIN, Running, Site};
+use crate::harness::socket::Socket;
+use crate::harness::tls::{Client, Connection};
+use crate::harness::tool::run;
+use crate::harness::{VVX500, VVX550, eventually};
+use crate::revocation::{issuing, pem_of};
+
+/// A phone whose only certificate is signed by itself.
+pub static PINNED_PHONE: LazyLock<Identity> = LazyLock::new(|| Identity::self_signed(&device_params(PINNED)));
+
+/// The serial number that is revoked.
+const REVOKED: u64 = 5;
+
+/// The policy of a constituency that trusts the bundle `trust`.
+fn trusting(trust: &str) -> Value {
+    json!({ "trust": [trust], "phones": { VVX500: "", VVX550: "" } })
+}
+
+/// What the refusals need: bundles with revocation lists, and constituencies that will change.
+pub fn prepare(site: &mut Site) {
+    let outdated = FACTORY.issuing.revokes(&[], SystemTime::now() - DAY);
+    for (name, list) in [("listed", issuing(&[REVOKED])), ("outdated", outdated)] {
+        std::fs::write(site.path(&format!("{name}.pem")), pem_of(&list)).unwrap();
+        site.config["trust"][name] = json!([format!("{name}.pem"), "factory.pem"]);
+        site.constituency(name, &trusting(name));
+    }
+    site.config["trust"]["empty"] = json!([]);
+    site.constituency("unusable", &trusting("empty"));
+    for name in ["changing", "leaving"] {
+        site.constituency(name, &trusting("factory"));
+        site.file(&format!("{name}/site.cfg"), "<site/>");
+    }
+}
+
+/// The phone VVX550 whose certificate expired yesterday.
+pub fn expired() -> Identity {
+    let mut params = device_params(VVX550);
+    valid(&mut params, SystemTime::now() - 800 * DAY, SystemTime::now() - DAY);
+    FACTORY.issuing.issue_rsa(&params)
+}
+
+/// Has the server refuse requests and handshakes, for each reason that a client can bring about.
+pub fn provoke(site: &Site, server: &Running) {
+    requests(site, server);
+    certificates(site, server);
+    handshakes(site, server);
+    changes(site, server);
+    // How many failures are too many depends on where a minute ends.
+    eventually("too many attempts with a wrong password", || {
+        boot(site, server, "pw", &["--password-file", "wrong-password"]);
+        server.access_lines().iter().any(|line| line["status"] == 429).then_some(())
+    });
+}
+
+fn requests(site: &Site, server: &Running) {
+    site.file(&format!("ote/{VVX550}-user.cfg"), "<theirs/>");
+    let phone = server.client("ote", &FACTORY.device(VVX500));
+    let gap = "Content-Range: bytes 70-71/72\r\n";
+    let any = server.client("any", &FACTORY.device(VVX500));
+    let denied = server.client("ote", &FACTORY.device(DENIED));
+    let mut kitchen = CertificateParams::default();
+    kitchen.distinguished_name = named("kitchen phone");
+    let nameless = server.client("ote", &FACTORY.issuing.issue(&kitchen));
+    let large = vec![0; 200_000];
+    let refused: [(&Client, &str, &str, &str, &[u8], u16); 11] = [
+        (&phone, "GET", "/../site.cfg", "", b"", 400),
+        (&phone, "DELETE", "/site.cfg", "", b"", 405),
+        (&phone, "GET", "/00005e0053c7-user.cfg", "", b"", 403),
+        (&phone, "PUT", "/site.cfg", "", b"x", 403),
+        (&phone, "PUT", "/00005e00530c-gap.log", gap, b"xy", 409),
+        (&phone, "PUT", "/00005e00530c-large.log", "", &large, 413),
+        (&any, "PUT", "/00005e00530c-app.log", "", b"x", 403),
+        (&denied, "GET", "/site.cfg", "", b"", 403),
+        (&nameless, "GET", "/site.cfg", "", b"", 403),
+        (&phone, "GET", "/constituency.json", AGENT, b"", 404),
+        (&phone.clone().host(&format!("any.{DOMAIN}")), "GET", "/site.cfg", "", b"", 421),
+    ];
+    for (client, method, path, headers, body, status) in refused {
+        assert_eq!(client.request(method, path, headers, body).unwrap().status, status, "{method} {path}");
+    }
+}
+
+/// Certificates that are not valid, each for a reason of its own.
+fn certificates(site: &Site, server: &Running) {
+    let with = |change: &dyn Fn(&mut CertificateParams)| {
+        let mut params = device_params(VVX550);
+        change(&mut params);
+        FACTORY.issuing.issue(&params)
+    };
+    let by_openssl = |arguments: &[&str]| {
+        let all = [arguments, &["-addext", "basicConstraints=CA:FALSE"]].concat();
+        FACTORY.issuing.issue_by_openssl(&format!("/CN={VVX550}"), &all)
+    };
+    let numbered = with(&|it| it.serial_number = Some(REVOKED.into()));
+    let server_only = with(&|it| it.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]);
+    let early = with(&|it| valid(it, SystemTime::now() + DAY, SystemTime::now() + 800 * DAY));
+    let invalid = [
+        ("ote", expired()),
+        ("ote", early),
+        ("ote", server_only),
+        ("ote", OTHER_FACTORY.device(VVX550)),
+        ("ote", Identity::self_signed(&device_params(VVX550))),
+        ("ote", FACTORY.device(VVX550).forged()),
+        ("ote", FACTORY.issuing.issue(&ca_params(VVX550))),
+        ("ote", by_openssl(&["-newkey", "rsa:2048", "-sha1"])),
+        ("listed", numbered),
+        ("outdated", FACTORY.device(VVX550)),
+    ];
+    for (name, identity) in invalid {
+        server.client(name, &identity).get("/site.cfg").unwrap_err();
+    }
+    Client::new(server.address(), Some(&format!("ote.{DOMAIN}"))).get("/site.cfg").unwrap_err();
+    // OpenSSL shows keys that a client by rustls does not.
+    for key in [&["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:secp224r1"][..], &["-newkey", "rsa:1024"]] {
+        let (chain, key) = by_openssl(key).write(&site.path(""), "weak");
+        assert!(!old_tls_with(server, "old", OLD_TLS, &chain, &key).contains("200 OK"));
+    }
+}
+
+fn handshakes(site: &Site, server: &Running) {
+    assert!(!old_tls(site, server, "ote", OLD_TLS).contains("200 OK"));
+    for name in ["unknown", "unusable"] {
+        server.client(name, &FACTORY.device(VVX500)).get("/site.cfg").unwrap_err();
+    }
+    // curl does not know the CA of the server's certificate, and says so by an alert.
+    let connect = format!("ote.{DOMAIN}:443:{}", server.address());
+    let mut curl = Command::new("curl");
+    curl.args(["-sS", "--max-time", "20", "--cacert", "factory.pem", "--connect-to", &connect]);
+    assert_ne!(run(curl.arg(format!("https://ote.{DOMAIN}/")).current_dir(site.path(""))).code, 0);
+    let mut half = Socket::connect(server.address()).unwrap();
+    half.write_all(b"\x16\x03\x01\x02").unwrap();
+    half.shutdown(Shutdown::Write).unwrap();
+    let _ = half.read_to_end(&mut Vec::new());
+    // Plain HTTP is not for this address.
+    let _ = Socket::connect(server.addresses[1]).unwrap().read_to_end(&mut Vec::new());
+}
+
+/// What changes while connections are open.
+fn changes(site: &Site, server: &Running) {
+    let phone = FACTORY.device(VVX500);
+    let open = |name: &str, identity: &Identity| {
+        let mut connection = server.client(name, identity).connect().unwrap();
+        assert_eq!(connection.get("/site.cfg").unwrap().status, 200, "{name}");
+        connection
+    };
+    let mut pinned = open("ote", &PINNED_PHONE);
+    let mut changing = open("changing", &phone);
+    let mut leaving = open("leaving", &phone);
+    let mut stricter = trusting("factory");
+    stricter["expired_device_certificates"] = "accept".into();
+    site.constituency("changing", &stricter);
+    std::fs::rename(site.served("leaving"), site.path("left")).unwrap();
+    let text = std::fs::read_to_string(site.served("ote/constituency.json")).unwrap();
+    let mut policy: Value = serde_json::from_str(&text).unwrap();
+    policy["phones"][PINNED] = "pinned no more".into();
+    site.constituency("ote", &policy);
+    for (connection, status) in [(&mut pinned, 403), (&mut changing, 403), (&mut leaving, 421)] {
+        eventually("the change", || (connection.get("/site.cfg").unwrap().status == status).then_some(()));
+    }
+}
+
+/// A server beside the first, with what is held open. Dropped, it is killed.
+pub struct Other {
+    pub server: Running,
+    pub operators: Operators,
+    site: Site,
+    open: Vec<Socket>,
+    upload: Option<Connection>,
+}
+
+impl Other {
+    fn start(mut site: Site) -> Self {
+        site.config["status"] = json!({ "listen": "127.0.0.1:0" });
+        let server = site.start();
+        let operators = Operators::of(&server);
+        Self { server, operators, site, open: Vec::new(), upload: None }
+    }
+
+    /// Its limits of connections are reached; then it is being stopped, and waits for an upload.
+    pub fn crowded() -> Self {
+        let mut site = Site::with_ote();
+        site.config["limits"] = json!({
+            "connections_per_address": 1, "handshake_s": 600, "drain_s": 600,
+            "stall_s": 3600, "min_bytes_per_s": 0, "free_space_bytes": 0,
+        });
+        let mut other = Self::start(site);
+        let phone = other.server.client("ote", &FACTORY.device(VVX500));
+        other.upload = Some(crate::uploads::begun(&phone, crate::uploads::LOG, "", 2, b"1"));
+        eventually("the upload", || (crate::uploads::waiting(&other.site) == 1).then_some(()));
+        // The upload is its address's only connection, and stays. Of another address, one without a ClientHello makes room.
+        for (address, reason) in [([127, 0, 0, 1], "no_place"), ([127, 0, 0, 2], "evicted")] {
+            eventually(reason, || {
+                other.open.push(Socket::connect_from(address.into(), other.server.address()).unwrap());
+                other.has_refused(reason).then_some(())
+            });
+        }
+        other.server.signal(Signal::TERM);
+        eventually("stopping", || other.has_refused("stopping").then_some(()));
+        other
+    }
+
+    /// It has no certificate, and cannot get one.
+    pub fn without_certificate() -> Self {
+        let mut site = Site::with_ote();
+        crate::status_metrics::cannot_renew(&mut site);
+        let other = Self::start(site);
+        other.server.client("ote", &FACTORY.device(VVX500)).get("/site.cfg").unwrap_err();
+        other
+    }
+
+    /// Its disk is full: none has as much free space as it wants to keep.
+    pub fn full() -> Self {
+        let mut site = Site::with_ote();
+        site.config["limits"]["free_space_bytes"] = (1_u64 << 60).into();
+        let other = Self::start(site);
+        let phone = other.server.client("ote", &FACTORY.device(VVX500));
+        assert_eq!(phone.put(crate::uploads::LOG, "", b"a log").unwrap().status, 507);
+        other
+    }
+
+    fn has_refused(&self, reason: &str) -> bool {
+        self.operators.get("/metrics").body.contains(&format!("reason=\"{reason}\"}}"))
+    }
+}
