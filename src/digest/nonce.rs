@@ -1,6 +1,6 @@
 //! Nonces that say by themselves when and for whom they were made: nothing is kept of one until it was used well. Pure.
 
-use aws_lc_rs::constant_time::verify_slices_are_equal;
+use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce as Iv, RandomizedNonceKey};
 use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::hmac::{self, HMAC_SHA256};
 use aws_lc_rs::rand::SystemRandom;
@@ -11,7 +11,7 @@ use crate::constituency::ConstituencyName;
 
 /// How long a nonce may be used, in milliseconds.
 pub(super) const LIFETIME: u64 = 300_000;
-const TAG: usize = 16;
+const IV: usize = 12;
 
 /// A nonce that we made: when, in milliseconds of our own clock, and which of that time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,41 +20,43 @@ pub(super) struct Nonce {
     pub(super) number: u64,
 }
 
-/// Signs what we make, for as long as this process lives.
-pub(super) struct Key(hmac::Key);
+/// Seals the nonces of this process. Sealed, they tell strangers neither how long it has run nor how much it is asked.
+pub(super) struct Key {
+    nonces: RandomizedNonceKey,
+    names: hmac::Key,
+}
 
 impl Key {
     pub(super) fn generate() -> Result<Self, Unspecified> {
-        hmac::Key::generate(HMAC_SHA256, &SystemRandom::new()).map(Self)
+        let mut key = [0; 32];
+        aws_lc_rs::rand::fill(&mut key)?;
+        let names = hmac::Key::generate(HMAC_SHA256, &SystemRandom::new())?;
+        Ok(Self { nonces: RandomizedNonceKey::new(&AES_256_GCM, &key)?, names })
     }
 
     /// The text of `nonce` for `constituency`.
     pub(super) fn write(&self, nonce: Nonce, constituency: &ConstituencyName) -> String {
-        let mut bytes = [nonce.issued.to_be_bytes(), nonce.number.to_be_bytes()].concat();
-        let tag = self.tag(&bytes, constituency);
-        bytes.extend_from_slice(tag.as_ref().get(..TAG).unwrap_or_default());
-        URL_SAFE_NO_PAD.encode(bytes)
+        let mut sealed = [nonce.issued.to_be_bytes(), nonce.number.to_be_bytes()].concat();
+        let iv = self.nonces.seal_in_place_append_tag(Aad::from(constituency.as_str()), &mut sealed);
+        // Without random numbers it is empty, and no answer to it is accepted.
+        iv.map_or_else(|_| String::new(), |iv| URL_SAFE_NO_PAD.encode([iv.as_ref().as_slice(), &sealed].concat()))
     }
 
     /// The nonce that `text` is, if it is one of ours for `constituency`.
     pub(super) fn read(&self, text: &str, constituency: &ConstituencyName) -> Option<Nonce> {
-        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
-        let (said, tag) = bytes.split_at_checked(16).filter(|(_, tag)| tag.len() == TAG)?;
-        let expected = self.tag(said, constituency);
-        verify_slices_are_equal(expected.as_ref().get(..TAG)?, tag).ok()?;
-        let (issued, number) = said.split_at(8);
+        let mut bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let (iv, sealed) = bytes.split_at_mut_checked(IV)?;
+        let iv = Iv::try_assume_unique_for_key(iv).ok()?;
+        let opened = self.nonces.open_in_place(iv, Aad::from(constituency.as_str()), sealed).ok()?;
+        let (issued, number) = opened.split_at_checked(8)?;
         let number_of = |bytes: &[u8]| Some(u64::from_be_bytes(bytes.try_into().ok()?));
         Some(Nonce { issued: number_of(issued)?, number: number_of(number)? })
     }
 
-    fn tag(&self, said: &[u8], constituency: &ConstituencyName) -> hmac::Tag {
-        hmac::sign(&self.0, &[b"nonce", said, constituency.as_str().as_bytes()].concat())
-    }
-
     /// A number for `name` that nobody else can foresee.
     pub(super) fn hash(&self, constituency: &ConstituencyName, name: &str) -> u64 {
-        let text = [b"name".as_slice(), constituency.as_str().as_bytes(), b"/", name.as_bytes()].concat();
-        let tag = hmac::sign(&self.0, &text);
+        let text = [constituency.as_str().as_bytes(), b"/", name.as_bytes()].concat();
+        let tag = hmac::sign(&self.names, &text);
         tag.as_ref().iter().take(8).fold(0, |hash, byte| hash << 8 | u64::from(*byte))
     }
 }
@@ -78,15 +80,28 @@ mod tests {
         let text = key.write(nonce, &ote);
         assert_eq!(key.read(&text, &ote), Some(nonce));
         assert_eq!((key.read(&text, &prod), other.read(&text, &ote)), (None, None));
-        assert_eq!(text.len(), 43);
+        assert_eq!(text.len(), 59);
         for at in 0..text.len() {
             let mut changed = text.clone().into_bytes();
             changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
             let changed = String::from_utf8(changed).unwrap();
             assert_eq!(key.read(&changed, &ote), None, "{changed}");
         }
-        for bad in ["", "A", &text[..42], &format!("{text}A"), &format!("{text}="), "ä"] {
+        for bad in ["", "A", &text[..58], &format!("{text}A"), &format!("{text}="), "ä"] {
             assert_eq!(key.read(bad, &ote), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_nonce_does_not_show_uptime_or_number_of_challenges() {
+        let (key, ote) = (Key::generate().unwrap(), "ote".parse().unwrap());
+        let nonce = Nonce { issued: 0x1122_3344_5566_7788, number: 0x99aa_bbcc_ddee_ff00 };
+        let texts = [(); 2].map(|()| URL_SAFE_NO_PAD.decode(key.write(nonce, &ote)).unwrap());
+        for secret in [nonce.issued.to_be_bytes(), nonce.number.to_be_bytes()] {
+            assert!(!texts.concat().windows(4).any(|bytes| bytes == &secret[..4] || bytes == &secret[4..]));
+        }
+        let (one, other) = (&texts[0], &texts[1]);
+        let alike = one.iter().zip(other).filter(|(one, other)| one == other).count();
+        assert!(alike < one.len() / 2, "of the same, two texts are {alike} of {} bytes alike", one.len());
     }
 }

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use aws_lc_rs::digest;
 use hyper::header::HeaderValue;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
@@ -69,8 +70,10 @@ pub(super) const READ: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFl
 /// 9999-12-31T23:59:59Z, Unix time.
 const END_OF_HTTP_DATES: u64 = 253_402_300_799;
 
-/// The length of an entity tag, in bytes: mostly enough.
-const ETAG: usize = 64;
+/// The length of an entity tag, in bytes.
+const ETAG: usize = 2 * ETAG_HASH + 2;
+/// How much of a SHA-256 it holds.
+const ETAG_HASH: usize = 16;
 
 /// How often an opening is tried that a rename got in the way of.
 const TRIES: usize = 100;
@@ -92,24 +95,32 @@ pub(super) fn opened(handle: OwnedFd) -> Result<Opened, Denial> {
         FileType::Directory => return Err(Denial::Folder),
         _ => return Err(Denial::NotRegular),
     }
-    let mut etag = String::with_capacity(ETAG);
-    // The inode and its change time too: a file that was replaced within one tick of the clock is another file. Writing
-    // to a String does not fail.
-    let _ = write!(
-        etag,
-        "\"{:x}-{:x}-{:x}.{:x}-{:x}.{:x}\"",
-        stat.st_ino, stat.st_size, stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec
-    );
     let modified = time_of(stat.st_mtime);
     let text = |text: String| HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""));
     Ok(Opened {
         file: Arc::new(File::from(handle)),
         size: u64::try_from(stat.st_size).unwrap_or(0),
         modified,
-        etag: text(etag),
+        etag: text(etag(&stat)),
         last_modified: text(httpdate::fmt_http_date(modified)),
         identity: Identity::of(&stat),
     })
+}
+
+/// The inode and its change time too: a file that was replaced within one tick of the clock is another file. They are
+/// hashed, because inode numbers and change times are the machine's own business.
+fn etag(stat: &Stat) -> String {
+    let times = [stat.st_mtime, stat.st_ctime].map(i64::to_be_bytes);
+    let fractions = [stat.st_mtime_nsec, stat.st_ctime_nsec, stat.st_ino].map(u64::to_be_bytes);
+    let state = [times.concat(), fractions.concat(), stat.st_size.to_be_bytes().to_vec()].concat();
+    let mut etag = String::with_capacity(ETAG);
+    etag.push('"');
+    for byte in digest::digest(&digest::SHA256, &state).as_ref().iter().take(ETAG_HASH) {
+        // Writing to a String does not fail.
+        let _ = write!(etag, "{byte:02x}");
+    }
+    etag.push('"');
+    etag
 }
 
 impl Identity {
@@ -141,6 +152,32 @@ pub(super) fn denial(errno: Errno) -> Denial {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_entity_tag_shows_no_inode_and_no_time() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut stat = rustix::fs::fstat(&file).unwrap();
+        (stat.st_ino, stat.st_size, stat.st_mtime, stat.st_ctime) = (0x1234_5678, 1000, 1_796_000_000, 1_796_000_001);
+        (stat.st_mtime_nsec, stat.st_ctime_nsec) = (123_456_789, 987_654_321);
+        let tag = etag(&stat);
+        assert_eq!(tag.len(), ETAG);
+        for secret in [stat.st_ino, 1_796_000_000, 1_796_000_001, stat.st_mtime_nsec, stat.st_ctime_nsec] {
+            assert!(!tag.contains(&format!("{secret:x}")) && !tag.contains(&secret.to_string()), "{tag}: {secret}");
+        }
+        let changes: [fn(&mut Stat); 6] = [
+            |it| it.st_ino += 1,
+            |it| it.st_size += 1,
+            |it| it.st_mtime += 1,
+            |it| it.st_mtime_nsec += 1,
+            |it| it.st_ctime += 1,
+            |it| it.st_ctime_nsec += 1,
+        ];
+        for change in changes {
+            let mut other = stat;
+            change(&mut other);
+            assert_ne!(etag(&other), tag);
+        }
+    }
 
     #[test]
     fn every_time_that_a_file_can_have_can_be_written_as_an_http_date() {
