@@ -48,6 +48,7 @@ mod looks;
 pub mod named_files;
 mod news;
 pub mod passed;
+pub mod permissions;
 mod publisher;
 mod renewal;
 mod sightings;
@@ -178,6 +179,7 @@ impl App {
         let lock = state.lock()?;
         let state_faults = Arc::new(StateFaults::default());
         state_faults.update(&config);
+        permissions::warn_of_loose_permissions(&config);
         let certificates = Arc::new(LiveCertificates::default());
         let denials = DenialsFile::open(state.path())?;
         let (kept, last_good) = LastGood::start(state.path())?;

@@ -53,10 +53,7 @@ pub(crate) fn parts(
     state: &Path,
     exact: watch::Receiver<Arc<ExactNames>>,
 ) -> Result<Parts, AppError> {
-    let (dns, warnings) = Dns::open(&settings.dns).map_err(|error| AppError::Acme(error.to_string()))?;
-    for warning in warnings {
-        tracing::warn!("{warning}");
-    }
+    let dns = Dns::open(&settings.dns).map_err(|error| AppError::Acme(error.to_string()))?;
     Parts::real(settings, domain, state, exact, Arc::new(dns)).map_err(|error| AppError::Acme(error.to_string()))
 }
 

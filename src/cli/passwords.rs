@@ -44,7 +44,7 @@ pub(super) fn has_one(
     if asks(config, constituency) != Some(true) {
         return Ok(None);
     }
-    let (stored, _) = passwords::stored(&config.state, constituency)?;
+    let stored = passwords::stored(&config.state, constituency)?;
     Ok(Some(stored.phones.contains_key(&mac)))
 }
 
@@ -85,15 +85,12 @@ pub(super) fn take(config: &Config, constituency: &ConstituencyName, mac: MacAdd
 
 /// What is wrong with the passwords of a constituency that asks for them.
 pub(super) fn faults(config: &Config, constituency: &Constituency) -> Vec<String> {
-    let (stored, is_open) = match passwords::stored(&config.state, &constituency.name) {
+    let stored = match passwords::stored(&config.state, &constituency.name) {
         Ok(stored) => stored,
         Err(error) => return vec![error.to_string()],
     };
     let name = &constituency.name;
     let mut faults = Vec::new();
-    if is_open {
-        faults.push(format!("others may read its passwords, {}/{name}.json; give phones new ones", passwords::FOLDER));
-    }
     if let Err(error) = passwords::check_realm(&config.state, name, &realm(config, name)) {
         faults.push(error.to_string());
     }

@@ -160,7 +160,7 @@ pub fn generate() -> Result<String, Unspecified> {
 /// # Errors
 /// If those that are stored are for another name, or cannot be read.
 pub fn check_realm(state: &Path, constituency: &ConstituencyName, realm: &str) -> Result<(), PasswordsError> {
-    let (stored, _) = stored(state, constituency)?;
+    let stored = stored(state, constituency)?;
     let path = path(&state.join(FOLDER), constituency);
     stored.check_realm(realm).map_err(|reason| PasswordsError { path, reason })
 }
@@ -229,18 +229,17 @@ pub fn remove_everywhere(
     (removed, errors)
 }
 
-/// What is stored for `constituency`, and whether others may read it.
+/// What is stored for `constituency`.
 ///
 /// # Errors
 /// If it cannot be read.
-pub fn stored(state: &Path, constituency: &ConstituencyName) -> Result<(OfConstituency, bool), PasswordsError> {
+pub fn stored(state: &Path, constituency: &ConstituencyName) -> Result<OfConstituency, PasswordsError> {
     let folder = state.join(FOLDER);
     let path = path(&folder, constituency);
     if !exists(&path)? {
-        return Ok((OfConstituency::default(), false));
+        return Ok(OfConstituency::default());
     }
-    let stat = FolderHandle::of_file(&path).and_then(|(folder, name)| folder.stat(name)).map_err(failed(&path))?;
-    Ok((read(&folder, constituency)?, stat.st_mode & 0o077 != 0))
+    read(&folder, constituency)
 }
 
 fn change(
@@ -410,7 +409,7 @@ mod tests {
         let (removed, failed) = remove_everywhere(state.path(), mac, &|_| ());
         assert_eq!(removed, [name("a"), name("gone")]);
         assert!(matches!(&failed[..], [one] if one.to_string().contains("broken.json")), "{failed:?}");
-        let has = |constituency, mac| stored(state.path(), &name(constituency)).unwrap().0.phones.contains_key(&mac);
+        let has = |constituency, mac| stored(state.path(), &name(constituency)).unwrap().phones.contains_key(&mac);
         assert!(has("a", other) && has("b", other) && !has("a", mac) && !has("gone", mac));
         assert_eq!(Stamp::of(&state.path().join("digest/b.json")), untouched);
     }

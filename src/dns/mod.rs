@@ -60,16 +60,16 @@ pub struct Dns {
 }
 
 impl Dns {
-    /// Reads the key. The strings are warnings about it.
-    pub fn open(settings: &DnsSettings) -> Result<(Self, Vec<String>), TsigKeyError> {
-        let (key, warnings) = key_file::read(&settings.tsig_key_file, settings.tsig_key_name.as_deref())?;
+    /// Reads the key.
+    pub fn open(settings: &DnsSettings) -> Result<Self, TsigKeyError> {
+        let key = key_file::read(&settings.tsig_key_file, settings.tsig_key_name.as_deref())?;
         let patience = Patience {
             between_looks: Duration::from_secs(2),
             for_lagging: Duration::from_secs(settings.propagation_timeout_s),
             for_silent: Duration::from_secs(settings.propagation_timeout_s).min(LONGEST_FOR_SILENT),
             to_settle: Duration::from_secs(settings.settle_s),
         };
-        Ok((Self { settings: settings.clone(), key, patience, clock: clock::now }, warnings))
+        Ok(Self { settings: settings.clone(), key, patience, clock: clock::now })
     }
 
     /// Whether a challenge for `name` hides no address: see [`DnsError::OnlyByWildcard`].

@@ -179,12 +179,17 @@ fn site_of_a_service(test: &str) -> Option<Site> {
     std::fs::set_permissions(site.path("."), Permissions::from_mode(0o755)).unwrap();
     std::fs::create_dir(site.path("state")).unwrap();
     chown(site.path("state"), Some(SERVICE), Some(SERVICE)).unwrap();
+    std::fs::set_permissions(site.path("state"), Permissions::from_mode(0o700)).unwrap();
     Some(site)
 }
 
 #[test]
 fn root_checks_as_the_owner_of_the_state() {
     let Some(site) = site_of_a_service("root_checks_as_the_owner_of_the_state") else { return };
+    for key in ["rsa.key", "ec.key"] {
+        chown(site.path(key), None, Some(SERVICE)).unwrap();
+        std::fs::set_permissions(site.path(key), Permissions::from_mode(0o640)).unwrap();
+    }
     let note = format!("note: service: checked as the user {SERVICE} (the owner of ");
     let ended = check(&site);
     assert!(ended.code == 0 && ended.stdout.contains(&note), "{ended:?}");

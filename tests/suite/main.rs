@@ -59,6 +59,7 @@ mod outputs;
 mod own_ca;
 mod package;
 mod paths;
+mod permissions;
 mod phone_commands;
 mod phones;
 mod pins;

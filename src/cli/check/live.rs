@@ -58,7 +58,7 @@ async fn check_exact(
     }
     check_exact_caa(name, config, settings, findings).await;
     // What is wrong with its files has been found before.
-    let Ok((dns, _)) = Dns::open(&settings.dns) else { return };
+    let Ok(dns) = Dns::open(&settings.dns) else { return };
     match dns.stands_alone(name).await {
         // A probe would hide its address, too.
         Err(error) => findings.push(Finding::new(Level::Error, DNS, error)),
@@ -169,7 +169,7 @@ fn judge(caa: &CaaRecords, url: &str, offer: &Offer, account: Option<&str>, prog
 /// Whether the primary lets us publish a record, and every authority shows it.
 async fn check_primary(domain: &str, settings: &AcmeSettings, progress: Progress, findings: &mut Vec<Finding>) {
     // What is wrong with its files has been found before.
-    let Ok((dns, _)) = Dns::open(&settings.dns) else { return };
+    let Ok(dns) = Dns::open(&settings.dns) else { return };
     let error = |error: DnsError| Finding::new(Level::Error, DNS, error);
     let challenge = format!("_acme-challenge.{domain}");
     match probe(&dns, &challenge, &|line| progress.tell(&line), interrupted()).await {

@@ -31,6 +31,7 @@ use super::passwords;
 use super::{ConfigArg, USAGE, note, runtime, say, say_json, shown, trust};
 use crate::app::exact_names;
 use crate::app::file_limit::FileLimit;
+use crate::app::permissions::loose_permissions;
 use crate::app::state_faults::state_faults;
 use crate::certificate::{self, CertificateFiles, Condition, FilesError, FilesSource, LiveCertificates};
 use crate::clock;
@@ -152,6 +153,11 @@ pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
         found => found?,
     };
     let mut findings = Vec::new();
+    // Before root becomes the service's user, who cannot see all of them.
+    findings.extend(loose_permissions(&config).into_iter().map(|loose| {
+        let found = Finding::new(Level::Warning, loose.path.display(), loose.message);
+        found.with_remedy(loose.remedy).in_file(loose.path, None)
+    }));
     let unreachable = as_the_service(&config, &mut findings);
     let denials = Arc::new(denials::read(&config, &mut findings));
     let site = trust::site_of(&config, Arc::clone(&denials))?;
@@ -271,12 +277,7 @@ fn check_certificates(config: &Config, site: &Site, unreachable: &Unreachable, f
 /// The files that obtaining certificates needs.
 fn check_acme(config: &Config, settings: &AcmeSettings, findings: &mut Vec<Finding>) {
     check_stored(config, settings, findings);
-    match Dns::open(&settings.dns) {
-        Ok((_, warnings)) => {
-            findings.extend(warnings.iter().map(|warning| Finding::new(Level::Warning, DNS, warning)));
-        }
-        Err(error) => findings.push(Finding::new(Level::Error, DNS, error)),
-    }
+    findings.extend(Dns::open(&settings.dns).err().map(|error| Finding::new(Level::Error, DNS, error)));
     let failures = settings.directories().into_iter().filter_map(|it| AcmeCa::new(it, &config.state).err());
     findings.extend(failures.map(|failure| Finding::new(Level::Error, CERTIFICATE, failure)));
 }

@@ -22,7 +22,7 @@ pub(super) fn of(config: &Config, dialect: Dialect) -> anyhow::Result<String> {
             "this configuration obtains no certificate (\"certificate\": {{\"acme\": …}}), so the DNS primary need grant nothing"
         );
     };
-    let (dns, _) = Dns::open(&settings.dns)?;
+    let dns = Dns::open(&settings.dns)?;
     let challenge = format!("_acme-challenge.{}", config.domain);
     let wanted = exact_names(config);
     let exact: Vec<String> =

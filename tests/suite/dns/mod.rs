@@ -32,7 +32,7 @@ fn place() -> Place {
 }
 
 fn open(settings: &DnsSettings) -> Dns {
-    Dns::open(settings).unwrap().0
+    Dns::open(settings).unwrap()
 }
 
 /// As patient as a test may be with those that must answer, and no more than it must be with the others.

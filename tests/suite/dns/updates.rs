@@ -96,17 +96,12 @@ async fn one_key_is_chosen_from_a_file_of_several() {
 }
 
 #[test]
-fn a_key_file_that_everybody_can_read_is_warned_about() {
-    use std::os::unix::fs::PermissionsExt;
-    if !bind::is_here("dns::updates::a_key_file_that_everybody_can_read_is_warned_about") {
+fn a_key_file_that_is_missing_cannot_be_read() {
+    if !bind::is_here("dns::updates::a_key_file_that_is_missing_cannot_be_read") {
         return;
     }
     let primary = example();
     let settings = primary.settings("provost.");
-    for (mode, warnings) in [(0o644, 1), (0o640, 0), (0o600, 0)] {
-        std::fs::set_permissions(&settings.tsig_key_file, std::fs::Permissions::from_mode(mode)).unwrap();
-        assert_eq!(provost::dns::Dns::open(&settings).unwrap().1.len(), warnings, "{mode:o}");
-    }
     std::fs::remove_file(&settings.tsig_key_file).unwrap();
     let error = provost::dns::Dns::open(&settings).unwrap_err();
     assert!(matches!(error, provost::dns::TsigKeyError::Read { .. }), "{error}");

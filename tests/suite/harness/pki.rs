@@ -258,6 +258,7 @@ impl Identity {
         let pem: String = self.chain.iter().map(|der| pem("CERTIFICATE", der)).collect();
         std::fs::write(&chain, pem).unwrap();
         std::fs::write(&key, pem_of_key(&self.key)).unwrap();
+        std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
         (chain, key)
     }
 }

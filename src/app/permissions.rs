@@ -1,0 +1,183 @@
+//! Who may read and change what the server depends on: the rule of each path, and the paths that break it.
+//!
+//! One function decides: `check` and the start of the server say the same. It looks at modes, where an ACL shows in the
+//! group's bits. The owner of a path is not questioned.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs::metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::config::{CertificateSource, Config};
+use crate::constituency::POLICY_FILE;
+use crate::digest::passwords;
+
+/// The state directory's folder of the operator's own CA.
+const CA: &str = "ca";
+/// On a folder: only the owner of what lies in it may remove or replace that.
+const STICKY: u32 = 0o1000;
+/// How many paths the server logs.
+const LOGGED: usize = 20;
+
+/// Who may do what, apart from the owner.
+#[derive(Debug, Clone, Copy)]
+enum Rule {
+    /// A secret that the operator keeps. Its group may read it.
+    Secret,
+    /// What provost keeps for itself.
+    Private,
+    /// All users may read it, and its group may change it.
+    Public,
+}
+
+impl Rule {
+    /// The bits of a mode that break it.
+    fn forbidden(self) -> u32 {
+        match self {
+            Self::Secret => 0o027,
+            Self::Private => 0o077,
+            Self::Public => 0o002,
+        }
+    }
+}
+
+/// A path that users may read or change who should not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoosePermission {
+    pub path: PathBuf,
+    /// Who may do what.
+    pub message: String,
+    pub remedy: String,
+}
+
+impl fmt::Display for LoosePermission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}; {}", self.path.display(), self.message, self.remedy)
+    }
+}
+
+/// Logs the paths of `config` that break their rule.
+pub(super) fn warn_of_loose_permissions(config: &Config) {
+    let found = loose_permissions(config);
+    found.iter().take(LOGGED).for_each(|loose| tracing::warn!("{loose}"));
+    if let Some(more @ 1..) = found.len().checked_sub(LOGGED) {
+        tracing::warn!("{more} more paths that others may read or change; see provost check");
+    }
+}
+
+/// The paths of `config` that break their rule, each once, in order.
+#[must_use]
+pub fn loose_permissions(config: &Config) -> Vec<LoosePermission> {
+    let mut found = BTreeMap::new();
+    let rules = rules(config);
+    let ruled: BTreeSet<PathBuf> = rules.iter().filter_map(|(path, ..)| path.canonicalize().ok()).collect();
+    for (path, rule, what) in rules {
+        let Ok(metadata) = metadata(&path) else { continue };
+        let excess = metadata.mode() & rule.forbidden();
+        if excess != 0 {
+            let remedy = format!("chmod {:04o} {}", metadata.mode() & 0o7777 & !rule.forbidden(), path.display());
+            let message = format!("{} {what} (mode {:04o})", who(excess), metadata.mode() & 0o7777);
+            found.entry(path.clone()).or_insert(LoosePermission { path: path.clone(), message, remedy });
+        }
+        for folder in replaceable(&path).into_iter().filter(|folder| !ruled.contains(&folder.path)) {
+            found.entry(folder.path.clone()).or_insert(folder);
+        }
+    }
+    found.into_values().collect()
+}
+
+/// Each path, its rule, and what it is.
+fn rules(config: &Config) -> Vec<(PathBuf, Rule, &'static str)> {
+    let mut rules = Vec::new();
+    rules.extend(config.file.iter().map(|file| (file.clone(), Rule::Public, "the configuration")));
+    match &config.certificate {
+        CertificateSource::Files(pairs) => rules.extend(pairs.iter().flat_map(|pair| {
+            [(pair.chain.clone(), Rule::Public, "the certificate"), (pair.key.clone(), Rule::Secret, "the private key")]
+        })),
+        CertificateSource::Acme(settings) => {
+            rules.push((settings.dns.tsig_key_file.clone(), Rule::Secret, "the TSIG key"));
+            for directory in settings.directories() {
+                rules.extend(directory.directory_root.map(|file| (file, Rule::Public, "the CA's root certificate")));
+                let account = directory.external_account.map(|account| account.hmac_key_file);
+                rules.extend(account.map(|file| (file, Rule::Secret, "the key of the account at the CA")));
+            }
+        }
+        CertificateSource::LocalCa(_) => {}
+    }
+    let bundles = config.trust.values().flat_map(|bundle| &bundle.files);
+    rules.extend(bundles.map(|file| (file.clone(), Rule::Public, "the trust bundle")));
+    let token = config.status.iter().filter_map(|status| status.token_file.clone());
+    rules.extend(token.map(|file| (file, Rule::Secret, "the operators' token")));
+    rules.extend(kept(&config.state));
+    rules.extend(served(&config.constituencies));
+    rules
+}
+
+/// What lies in the state directory `state`.
+fn kept(state: &Path) -> Vec<(PathBuf, Rule, &'static str)> {
+    let digest = state.join(passwords::FOLDER);
+    let ca = state.join(CA);
+    let of_phones = entries(&digest).into_iter().map(|file| (file, Rule::Private, "phones' passwords"));
+    [
+        (state.to_owned(), Rule::Private, "the state directory"),
+        (state.join("certs"), Rule::Private, "the folder of private keys"),
+        (ca.join("ca.key"), Rule::Private, "the CA's private key"),
+        (ca, Rule::Private, "the CA's folder"),
+        (digest, Rule::Private, "the folder of phones' passwords"),
+    ]
+    .into_iter()
+    .chain(of_phones)
+    .collect()
+}
+
+/// The constituencies in the folder `constituencies`.
+fn served(constituencies: &Path) -> Vec<(PathBuf, Rule, &'static str)> {
+    let folders = folders(constituencies).into_iter().flat_map(|folder| {
+        let policy = folder.join(POLICY_FILE);
+        [(folder, Rule::Public, "the constituency"), (policy, Rule::Public, "the policy")]
+    });
+    [(constituencies.to_owned(), Rule::Public, "the constituencies")].into_iter().chain(folders).collect()
+}
+
+/// The folders above `path` in which every user may put something else in its place.
+fn replaceable(path: &Path) -> Vec<LoosePermission> {
+    let real = path.canonicalize().unwrap_or_default();
+    let above = real.ancestors().skip(1).filter_map(|folder| Some((folder, metadata(folder).ok()?.mode())));
+    let open = above.filter(|(_, mode)| mode & 0o002 != 0 && mode & STICKY == 0);
+    open.map(|(folder, mode)| LoosePermission {
+        path: folder.to_owned(),
+        message: format!(
+            "every user of this machine may replace what lies in this folder (mode {:04o})",
+            mode & 0o7777
+        ),
+        remedy: format!("chmod o-w {}", folder.display()),
+    })
+    .collect()
+}
+
+/// Who may do what, by the bits of a mode.
+fn who(bits: u32) -> String {
+    let (group, others) = (bits >> 3 & 0o7, bits & 0o7);
+    let may = |bits: u32| {
+        let words = [(0o4, "read"), (0o2, "change"), (0o1, "enter")].into_iter().filter(|(bit, _)| bits & bit != 0);
+        let words: Vec<&str> = words.map(|(_, word)| word).take(2).collect();
+        words.join(" and ")
+    };
+    if others == 0 {
+        format!("its group may {}", may(group))
+    } else {
+        format!("every user of this machine may {}", may(others))
+    }
+}
+
+fn folders(path: &Path) -> Vec<PathBuf> {
+    entries(path).into_iter().filter(|entry| entry.symlink_metadata().is_ok_and(|it| it.is_dir())).collect()
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    paths.sort();
+    paths
+}

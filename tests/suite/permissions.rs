@@ -1,0 +1,138 @@
+//! What `check` and the start of the server say of paths that others may read or change.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::{Value, json};
+
+use crate::harness::VVX500;
+use crate::harness::site::Site;
+use crate::harness::tool::provost;
+
+/// A path, the strictest mode that breaks its rule, the loosest that does not, and what is said.
+const RULES: [(&str, u32, u32, &str); 19] = [
+    ("provost.json", 0o646, 0o664, "every user of this machine may change the configuration (mode 0646)"),
+    ("rsa.pem", 0o602, 0o664, "every user of this machine may change the certificate (mode 0602)"),
+    ("rsa.key", 0o644, 0o640, "every user of this machine may read the private key (mode 0644)"),
+    ("ec.key", 0o620, 0o640, "its group may change the private key (mode 0620)"),
+    ("factory.pem", 0o602, 0o664, "every user of this machine may change the trust bundle (mode 0602)"),
+    ("token", 0o660, 0o640, "its group may change the operators' token (mode 0660)"),
+    ("state", 0o710, 0o700, "its group may enter the state directory (mode 0710)"),
+    ("state", 0o755, 0o700, "every user of this machine may read and enter the state directory (mode 0755)"),
+    ("state/digest", 0o750, 0o700, "its group may read and enter the folder of phones' passwords (mode 0750)"),
+    ("state/digest/pass.json", 0o604, 0o600, "every user of this machine may read phones' passwords (mode 0604)"),
+    ("state/ca", 0o701, 0o700, "every user of this machine may enter the CA's folder (mode 0701)"),
+    ("state/ca/ca.key", 0o640, 0o600, "its group may read the CA's private key (mode 0640)"),
+    ("state/certs", 0o770, 0o700, "its group may read and change the folder of private keys (mode 0770)"),
+    ("constituencies", 0o777, 0o775, "every user of this machine may change the constituencies (mode 0777)"),
+    ("constituencies/ote", 0o702, 0o2775, "every user of this machine may change the constituency (mode 0702)"),
+    ("constituencies/pass", 0o1777, 0o2775, "every user of this machine may change the constituency (mode 1777)"),
+    (
+        "constituencies/ote/constituency.json",
+        0o606,
+        0o664,
+        "every user of this machine may change the policy (mode 0606)",
+    ),
+    (
+        "constituencies/pass/constituency.json",
+        0o602,
+        0o664,
+        "every user of this machine may change the policy (mode 0602)",
+    ),
+    ("", 0o777, 0o1777, "every user of this machine may replace what lies in this folder (mode 0777)"),
+];
+
+fn set_mode(site: &Site, path: &str, mode: u32) {
+    fs::set_permissions(site.path(path), PermissionsExt::from_mode(mode)).unwrap();
+}
+
+/// A site that has each of the paths, all with the loosest modes that are allowed.
+fn site() -> Site {
+    let mut site = Site::with_ote();
+    site.constituency("pass", &json!({ "client_auth": "digest", "phones": { VVX500: "" } }));
+    site.config["status"] = json!({ "listen": "127.0.0.1:0", "token_file": "token" });
+    site.write_config();
+    fs::write(site.path("token"), "a token of 24 characters".replace(' ', "-")).unwrap();
+    for folder in ["state/digest", "state/certs"] {
+        fs::create_dir_all(site.path(folder)).unwrap();
+    }
+    set_mode(&site, "state", 0o700);
+    set_mode(&site, "state/digest", 0o700);
+    assert_eq!(provost(&site.path("."), &["ca", "init"]).code, 0);
+    let allowed = provost(&site.path("."), &["allow", VVX500, "--constituency", "pass", "--digest"]);
+    assert_eq!(allowed.code, 0, "{allowed:?}");
+    for (path, _, mode, _) in RULES.iter().rev() {
+        set_mode(&site, path, *mode);
+    }
+    set_mode(&site, "", 0o700);
+    site
+}
+
+/// What `check` finds of permissions: the path, the message, the remedy.
+fn findings(site: &Site) -> Vec<(String, String, String)> {
+    let ended = provost(&site.path("."), &["check", "--json"]);
+    let findings = ended.stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    findings
+        .filter(|it| text(&it["message"]).contains(" may "))
+        .map(|it| {
+            assert_eq!(it["severity"], "warning", "{it}");
+            (text(&it["file"]), text(&it["message"]), text(&it["remedy"]))
+        })
+        .collect()
+}
+
+#[test]
+fn check_names_each_path_that_others_may_read_or_change() {
+    let site = site();
+    assert_eq!(findings(&site), []);
+    let mut count = 0;
+    for (path, loose, allowed, message) in RULES {
+        if path.is_empty() {
+            continue;
+        }
+        set_mode(&site, path, loose);
+        let found = findings(&site);
+        let [(file, said, remedy)] = &found[..] else { panic!("{path}: {found:?}") };
+        assert!(file.ends_with(path), "{path}: {file}");
+        assert_eq!(said, message, "{path}");
+        // The remedy is one: run as it stands, it leaves nothing to say.
+        let words: Vec<&str> = remedy.split(' ').collect();
+        assert_eq!(words[0], "chmod", "{remedy}");
+        let mode = u32::from_str_radix(words[1], 8).unwrap();
+        assert_eq!(mode & !allowed & 0o077, 0, "{path}: {remedy}");
+        set_mode(&site, path, mode);
+        assert_eq!(findings(&site), [], "{path}");
+        set_mode(&site, path, allowed);
+        count += 1;
+    }
+    assert_eq!(count, RULES.len() - 1);
+}
+
+#[test]
+fn check_names_a_folder_above_in_which_all_users_may_replace() {
+    let site = site();
+    set_mode(&site, "", 0o777);
+    let found = findings(&site);
+    let (_, _, _, message) = RULES[18];
+    assert!(found.iter().any(|(file, said, _)| said == message && site.path("").starts_with(file)), "{found:?}");
+    // As /tmp is: all may make files there, and only their owners may replace them.
+    set_mode(&site, "", 0o1777);
+    assert!(findings(&site).iter().all(|(_, said, _)| !said.contains("replace")));
+}
+
+#[test]
+fn the_server_logs_at_start_what_others_may_read_or_change() {
+    let site = site();
+    let loosened = ["rsa.key", "state/ca/ca.key", "constituencies/ote", "constituencies/ote/constituency.json"];
+    let rules: Vec<_> = RULES.iter().filter(|(path, ..)| loosened.contains(path)).collect();
+    assert_eq!(rules.len(), loosened.len());
+    for (path, loose, ..) in &rules {
+        set_mode(&site, path, *loose);
+    }
+    let server = site.start();
+    for (path, _, _, message) in rules {
+        let said = server.says(message);
+        assert!(said.contains(path) && said.contains("WARN") && said.contains("chmod "), "{path}: {said}");
+    }
+}
