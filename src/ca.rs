@@ -106,7 +106,7 @@ pub enum CaError {
 /// The kind of a private key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub enum KeyKind {
-    /// RSA with 2048 bits, which the oldest phones understand.
+    /// RSA with 2048 bits.
     #[serde(rename = "rsa-2048")]
     Rsa2048,
     /// ECDSA on P-256.

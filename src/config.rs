@@ -61,20 +61,20 @@ pub struct Config {
     pub status: Option<StatusSettings>,
 }
 
-/// Where the server's certificate comes from.
+/// Where the server's certificate comes from: one of these keys.
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", try_from = "CertificateKeys")]
 #[schemars(!try_from)]
 pub enum CertificateSource {
-    /// Files that somebody else writes, followed when they change.
+    /// Pairs of files that another program writes, such as certbot. New files are used within a second.
     Files(Vec<CertificateFiles>),
-    /// A CA of our own, made on first use, for a LAN.
+    /// A CA that provost makes on first use, for a LAN. Phones must be given its certificate.
     LocalCa(LocalCaSettings),
-    /// A CA that speaks ACME, with challenges published in DNS.
+    /// A CA with ACME, such as Let's Encrypt. provost proves the domain by records in DNS (DNS-01).
     Acme(Box<AcmeSettings>),
 }
 
-/// There is nothing to set.
+/// It has no keys: `{}`.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LocalCaSettings {}
@@ -101,7 +101,7 @@ impl TryFrom<CertificateKeys> for CertificateSource {
     }
 }
 
-/// `provost.json` as it is typed. Relative paths are relative to the file.
+/// The configuration of the server. Relative paths are relative to the file.
 ///
 /// ```
 /// let text = r#"{ "domain": "phones.example.com", "certificate": { "local_ca": {} } }"#;
@@ -113,38 +113,42 @@ impl TryFrom<CertificateKeys> for CertificateSource {
 #[serde(deny_unknown_fields)]
 #[schemars(title = "provost.json")]
 pub struct ConfigFile {
-    /// The site's base name: constituencies are one label below it.
+    /// The site's base name. Each constituency is one label below it, such as `home.phones.example.com` below
+    /// `phones.example.com`.
     domain: String,
-    /// One address or several to listen on, each with its port; IPv6 ones take IPv6 only.
+    /// One address or a list of addresses to listen on, each with its port. An IPv6 address takes IPv6 only.
     #[serde(default = "Config::usual_listen", deserialize_with = "one_or_several")]
     #[schemars(with = "OneOrSeveral")]
     listen: Vec<SocketAddr>,
-    /// Plain HTTP on a trusted LAN, for firmware that is too old for any other way; absent: none.
+    /// Plain HTTP on a trusted LAN, for firmware that is too old for TLS. Default: off.
     plain_http: Option<PlainHttp>,
-    /// The folder of the constituencies.
+    /// The folder that holds a folder for each constituency. It may be a symbolic link.
     #[serde(default = "default_constituencies")]
     constituencies: PathBuf,
-    /// The state directory: certificates, uploads. Never served.
+    /// The state directory, for what provost itself keeps: certificates, the ACME account, uploads, phone history. Never
+    /// served.
     #[serde(default = "default_state")]
     state: PathBuf,
-    /// Where the server's certificate comes from.
+    /// Where the server's certificate comes from: exactly one of `acme`, `files` and `local_ca`.
     certificate: CertificateSource,
-    /// Trust bundles that policies may name: PEM or DER files of CA certificates.
+    /// Trust bundles that policies may name, beside the built-in `polycom`: names with lists of files, such as
+    /// `{"acme-corp": ["trust/root.pem"]}`. A file holds device CA certificates, CRLs or both, PEM or DER. A bundle of
+    /// another vendor's CAs is an object with `files` and `family`. Default: none.
     #[serde(default)]
     #[schemars(with = "BTreeMap<String, BundleSchema>")]
     trust: BTreeMap<String, BundleFiles>,
-    /// The constituency of clients that send no SNI; absent: they are refused.
+    /// The constituency of phones that send no SNI. Default: they are refused.
     no_sni: Option<ConstituencyName>,
-    /// How old the phones' TLS may be, where `constituency.json` does not say.
+    /// The oldest TLS that a constituency accepts, unless its `constituency.json` has a `tls` of its own. Default: `modern`.
     #[serde(default)]
     tls: TlsLevel,
-    /// The form of the access log and of diagnostics.
+    /// The format of the access log and of the diagnostics. Default: `text`.
     #[serde(default)]
     log: LogFormat,
-    /// Limits.
+    /// What one peer, or all of them together, may take. Default: that of each limit.
     #[serde(default)]
     limits: Limits,
-    /// The operators' listener; absent: there is none.
+    /// The operators' listener: page, API, metrics. Default: none; in local mode `127.0.0.1:8444`.
     status: Option<StatusSettings>,
 }
 

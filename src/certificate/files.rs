@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::{Condition, ExactNames, LiveCertificates, PairError, ServerCertificate};
 use crate::files::{Stamp, read_regular};
 
-/// One chain with its key, PEM, as `provost.json` names them.
+/// A certificate chain and its private key, PEM.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CertificateFiles {

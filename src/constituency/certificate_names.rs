@@ -3,13 +3,13 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// For which names the server's certificate is.
+/// The names of the server certificate that phones are shown.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CertificateNames {
-    /// For all constituencies at once.
+    /// The wildcard certificate, for all constituencies.
     #[default]
     Wildcard,
-    /// For this constituency's own name and its aliases, as old firmware wants it, which refuses wildcards.
+    /// A certificate for this constituency's name and aliases, for firmware that refuses wildcards. The names become public.
     Exact,
 }

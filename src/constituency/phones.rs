@@ -64,11 +64,11 @@ struct Entry {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct EntryFile {
-    /// Where it is, whose it is.
+    /// A note for operators, such as where the phone stands.
     #[serde(default)]
     note: String,
-    /// The SHA-256 of the one certificate that counts for this phone besides those of the factory: for phones that have
-    /// only one signed by themselves. 64 hex digits, with or without colons.
+    /// The SHA-256 of a certificate that is valid for this phone, with any issuer: 64 hex digits, with or without colons.
+    /// For phones that have only a self-signed certificate. Default: none.
     #[schemars(with = "Option<String>")]
     certificate_sha256: Option<Fingerprint>,
 }

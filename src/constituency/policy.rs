@@ -59,44 +59,43 @@ pub struct TlsPolicy {
     pub certificate_names: CertificateNames,
 }
 
-/// Whether phones must present a certificate.
+/// How phones prove their MAC address.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ClientAuth {
     /// Only phones with a device certificate that the constituency trusts.
     #[default]
     Required,
-    /// Only phones that have a password (RFC 7616), for those that have no certificate of use.
+    /// Only phones with a password (RFC 7616), for phones without a usable certificate.
     Digest,
-    /// Anybody: for firmware and public files.
+    /// Any client: for firmware and public files.
     None,
 }
 
-/// What to do with a device certificate that is past its notAfter.
+/// Whether an expired device certificate is valid.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ExpiredDeviceCertificates {
-    /// Refuse it.
+    /// An expired device certificate is refused.
     #[default]
     Refuse,
-    /// Tolerate the leaf's expiry alone; CA dates, notBefore and every signature still count.
+    /// The expiry of the device certificate itself is ignored. CA dates, notBefore and signatures are still checked.
     Accept,
 }
 
-/// Budgets of uploads, in bytes and files.
+/// Quotas of uploads, in bytes and files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct UploadLimits {
-    /// The largest file a phone may upload.
+    /// The largest file that a phone may upload.
     pub max_file_bytes: u64,
-    /// What all files of one phone may take together.
+    /// All files of one phone together.
     pub max_phone_bytes: u64,
-    /// How many files one phone may have.
+    /// The number of files of one phone.
     pub max_phone_files: u64,
-    /// What all files of the constituency may take together; absent: unlimited.
+    /// All files of the constituency together. Default: unlimited.
     pub max_constituency_bytes: Option<u64>,
-    /// What one phone may make the disk write in an hour. Rewriting the tail of a file writes all of it; an upload counts
-    /// as 4 KiB at least, or a 256th of this if that is less. Absent: ten times `max_phone_bytes`.
+    /// What one phone may make the disk write in an hour. Default: ten times `max_phone_bytes`.
     pub max_phone_write_bytes_per_hour: Option<u64>,
 }
 
@@ -143,7 +142,7 @@ impl Default for Policy {
     }
 }
 
-/// `constituency.json` as it is typed: every key optional, unknown keys refused.
+/// The policy of a constituency. Every key is optional.
 ///
 /// ```
 /// # use provost::constituency::{Policy, Phones};
@@ -156,39 +155,42 @@ impl Default for Policy {
 #[serde(deny_unknown_fields)]
 #[schemars(title = "constituency.json")]
 pub struct PolicyFile {
-    /// Shown to operators only.
+    /// A description for operators.
     #[serde(default)]
     description: String,
-    /// Whether phones must present their device certificate.
+    /// How phones prove their MAC address. Default: `required`.
     client_auth: Option<ClientAuth>,
-    /// Trust bundles whose certificates count; `polycom` is built in.
+    /// The trust bundles whose device certificates are valid here. Default: `["polycom"]`.
     trust: Option<Vec<String>>,
-    /// Whether device certificates past their notAfter are tolerated.
+    /// Whether an expired device certificate is valid. Default: `refuse`.
     expired_device_certificates: Option<ExpiredDeviceCertificates>,
-    /// How old the phones' TLS may be; absent: as in `provost.json`.
+    /// The oldest TLS that is accepted. Default: as in `provost.json`.
     tls: Option<TlsLevel>,
-    /// Whether phones are shown the wildcard certificate, or one for exact names, which become public.
+    /// Which server certificate phones are shown. Default: `wildcard`.
     certificate_names: Option<CertificateNames>,
-    /// The known phones: a map of MAC address to a note, or to a note and the certificate that counts for it; or "any".
+    /// The known phones: MAC addresses, each with a note, or with an object of `note` and `certificate_sha256`. Phones with
+    /// a `<mac>.cfg` in the folder are known too. Or `"any"`: every phone with a valid certificate. Default: none.
     #[schemars(with = "Option<PhonesSchema>")]
     phones: Option<PhonesInput>,
-    /// MAC addresses that stay out whatever else is said.
+    /// MAC addresses that are refused, whatever else the policy says. `provost deny MAC` denies a phone on the whole server.
+    /// Default: none.
     #[schemars(with = "Option<Vec<String>>")]
     denied: Option<UniqueAddresses>,
-    /// Further labels under which this constituency answers.
+    /// Further names of this constituency, each one DNS label.
     #[serde(default)]
     aliases: BTreeSet<ConstituencyName>,
-    /// Top-level folders that other constituencies may link into.
+    /// Top-level folders into which other constituencies may have symbolic links.
     #[serde(default)]
     shared: BTreeSet<String>,
-    /// Files that every phone may have although their paths spell a MAC address that is no phone's: glob patterns for the
-    /// whole path. `*` and `?` match neither `/` nor a digit of a MAC address: write those digits.
+    /// Files for every phone although their paths hold a MAC address that is on no list: glob patterns for the whole path.
+    /// `*` and `?` match neither `/` nor the digits of a MAC address: write those digits.
     #[serde(default)]
     common: Vec<String>,
-    /// Whether what holds no MAC address is served over plain HTTP too, to the networks of `plain_http` in provost.json.
+    /// Whether files without a MAC address in their path are served over plain HTTP too, to the networks of `plain_http` in
+    /// `provost.json`.
     #[serde(default)]
     plain_http: bool,
-    /// Budgets of uploads.
+    /// Quotas of uploads. Default: those below; no uploads if `phones` is `"any"`.
     uploads: Option<UploadLimits>,
 }
 

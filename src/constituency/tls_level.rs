@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// How old TLS may be. Each level admits what those before it admit.
+/// The oldest TLS that is accepted. Each level accepts what those before it accept.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, JsonSchema)]
 #[serde(try_from = "Written")]
 #[schemars(with = "Written")]
@@ -21,8 +21,11 @@ pub enum TlsLevel {
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Written {
+    /// TLS 1.3, and TLS 1.2 with ECDHE and authenticated encryption.
     Modern,
+    /// Also TLS 1.2 with DHE or RSA key exchange, and with CBC.
     Compatible,
+    /// Also TLS 1.1 and 1.0, and signatures with SHA-1 in TLS 1.2.
     Legacy,
 }
 

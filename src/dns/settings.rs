@@ -12,7 +12,7 @@ use super::name;
 /// DNS's port.
 pub(super) const PORT: u16 = 53;
 
-/// The primary that takes our updates (RFC 2136), the key that they are signed with, and who is asked.
+/// The DNS primary that takes signed updates (RFC 2136), and the servers that are asked for the records.
 ///
 /// ```
 /// let text = r#"{ "primary": "ns1.example.com", "tsig_key_file": "provost.key" }"#;
@@ -23,30 +23,30 @@ pub(super) const PORT: u16 = 53;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DnsSettings {
-    /// The zone's primary: a host, an IPv4 address, or an IPv6 address in brackets; with a port if it is not 53.
+    /// The zone's primary: a host name, an IPv4 address, or an IPv6 address in brackets; with a port if that is not 53.
     #[serde(deserialize_with = "server")]
     pub primary: String,
-    /// The key file, as `tsig-keygen` writes it.
+    /// The TSIG key file, as `tsig-keygen` writes it.
     pub tsig_key_file: PathBuf,
-    /// Which key of the file; needed if it holds several.
+    /// The name of the key in the file. Default: the only one.
     #[serde(default, deserialize_with = "some_name")]
     pub tsig_key_name: Option<String>,
-    /// The zone that is updated; absent: found by its SOA record.
+    /// The zone that is updated. Default: found by its SOA record.
     #[serde(default, deserialize_with = "some_name")]
     pub zone: Option<String>,
-    /// Resolvers that find CNAME, SOA, NS, CAA and addresses, by address; absent: the system's.
+    /// Addresses of the resolvers that look up CNAME, SOA, NS, CAA and address records. Default: the system's.
     #[serde(default, deserialize_with = "addresses")]
     pub resolvers: Vec<String>,
-    /// Who must have a record before it counts as published; absent: the zone's name servers.
+    /// The servers that must have a record before the CA is asked to look. Default: the zone's name servers.
     #[serde(default, deserialize_with = "servers")]
     pub authorities: Vec<String>,
-    /// The records' time to live.
+    /// The TTL of the records.
     #[serde(default = "default_ttl_s")]
     pub ttl_s: u32,
-    /// How long the authorities may take until all have a record.
+    /// How long to wait until all `authorities` have a record.
     #[serde(default = "default_propagation_timeout_s")]
     pub propagation_timeout_s: u64,
-    /// How long to wait once all have it.
+    /// How long to wait after that.
     #[serde(default = "default_settle_s")]
     pub settle_s: u64,
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::ca::KeyKind;
 use crate::dns::DnsSettings;
 
-/// All that an operator says about obtaining certificates.
+/// How provost obtains and renews certificates.
 ///
 /// ```
 /// let text = r#"{ "terms_of_service_agreed": true,
@@ -22,60 +22,60 @@ use crate::dns::DnsSettings;
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AcmeSettings {
-    /// `letsencrypt`, `letsencrypt-staging`, or the URL of another CA's directory.
+    /// The CA: `letsencrypt`, `letsencrypt-staging`, or the URL of another CA's ACME directory. Default: `letsencrypt`.
     #[serde(default)]
     pub directory: Directory,
-    /// Whom the CA may write to, such as `mailto:hostmaster@example.com`.
+    /// Addresses that the CA may write to, such as `mailto:hostmaster@example.com`.
     #[serde(default)]
     pub contact: Vec<Contact>,
-    /// That you agree to the CA's terms of service; nothing is obtained without it.
+    /// `true`: you agree to the CA's terms of service. Without that, provost obtains nothing.
     #[serde(deserialize_with = "agreed")]
     pub terms_of_service_agreed: bool,
-    /// The roots that the directory's own certificate leads to, PEM; absent: those of the web.
+    /// Roots for the HTTPS connection to the CA, PEM. Default: those of browsers.
     pub directory_root: Option<PathBuf>,
-    /// The account that you have with the CA already.
+    /// The customer account to which the CA shall bind the ACME account. Default: none.
     pub external_account: Option<ExternalAccount>,
-    /// The kinds of keys, each with a certificate of its own.
+    /// The kinds of keys, each with a certificate of its own. Phones need `rsa-2048`.
     #[serde(default = "default_keys", deserialize_with = "keys")]
     pub keys: Vec<KeyKind>,
-    /// The certificate profile; absent: `classic` where that is offered.
+    /// The certificate profile. Default: `classic`, if the CA offers it.
     pub profile: Option<String>,
-    /// The common name of the issuer that the chain should end at; absent: the CA's default chain.
+    /// The common name of the issuer at which the chain shall end. Default: the CA's default chain.
     pub preferred_chain: Option<String>,
-    /// Who is asked when the first directory has failed until a sixth of the lifetime is left.
+    /// Further CAs, asked in this order when renewal has failed until a sixth of the lifetime is left. Default: none.
     #[serde(default)]
     pub fallback_directories: Vec<FallbackDirectory>,
-    /// Where the records of the challenges go.
+    /// Where the challenge records are published.
     pub dns: DnsSettings,
 }
 
-/// Another CA.
+/// A further CA.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FallbackDirectory {
-    /// As above.
+    /// The URL of the CA's ACME directory.
     pub directory: Directory,
-    /// As above.
+    /// Roots for the HTTPS connection to this CA, PEM. Default: those of browsers.
     pub directory_root: Option<PathBuf>,
-    /// As above.
+    /// The customer account at this CA. Default: none.
     pub external_account: Option<ExternalAccount>,
-    /// As above; absent: the same as for the first directory.
+    /// Addresses that this CA may write to. Default: those of the first CA.
     pub contact: Option<Vec<Contact>>,
-    /// As above.
+    /// The certificate profile at this CA. Default: `classic`, if the CA offers it.
     pub profile: Option<String>,
 }
 
-/// What a CA gave out so that our account there belongs to one of its customers (RFC 8555 §7.3.4).
+/// External account binding (RFC 8555 §7.3.4): ties the ACME account to a customer account of the CA.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExternalAccount {
-    /// The key's name.
+    /// The key identifier that the CA gave you.
     pub key_id: String,
-    /// A file with the key, base64url as the CA shows it.
+    /// A file with the key in base64url, as the CA shows it.
     pub hmac_key_file: PathBuf,
 }
 
-/// A URL under which the CA may reach somebody (RFC 8555 §7.3).
+/// A URL by which the CA can reach an operator (RFC 8555 §7.3).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
 #[schemars(with = "String")]
@@ -92,7 +92,7 @@ impl TryFrom<String> for Contact {
     }
 }
 
-/// Where a CA's ACME service begins.
+/// The URL of a CA's ACME directory.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
 #[schemars(with = "String")]

@@ -37,14 +37,14 @@ const QUEUE: usize = 16_384;
 /// The longest reason that is kept, in bytes.
 const REASON: usize = 1024;
 
-/// The form of the log's lines.
+/// The format of the log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// For people: one line of words.
+    /// One line of words per event.
     #[default]
     Text,
-    /// For programs: one JSON object per line.
+    /// One JSON object per line.
     Json,
 }
 

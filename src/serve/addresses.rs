@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::Deserializer;
 use serde::de::{SeqAccess, Visitor};
 
-/// As they are typed.
+/// One address, or a list.
 #[derive(JsonSchema)]
 #[serde(untagged)]
 #[expect(dead_code, reason = "only its schema is used")]

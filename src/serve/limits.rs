@@ -7,7 +7,7 @@ use ipnet::{IpNet, Ipv6Net};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// Limits with their defaults; times in seconds, sizes in bytes.
+/// What one peer, or all of them together, may take. Times are in seconds, sizes in bytes.
 ///
 /// ```
 /// let limits: provost::serve::Limits = serde_json::from_str(r#"{ "connections_per_address": 64 }"#)?;
@@ -17,34 +17,35 @@ use serde::Deserialize;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Connections of proven phones that are known, all together.
+    /// Connections of known phones, all together.
     pub connections: usize,
-    /// Connections that proved no known phone, all together: of constituencies without client authentication, and of
-    /// phones that are not on the list.
+    /// Connections that have not proved a known phone, all together: of constituencies without client authentication, and
+    /// of phones that are not on the list.
     pub anonymous_connections: usize,
-    /// Handshakes under way, all together. When they are that many, a connection without a whole ClientHello is closed for
-    /// each new one, the oldest of the client address that has the most.
+    /// Handshakes in progress, and refused clients until they have closed, all together. Beyond this, a connection without
+    /// a whole ClientHello is evicted for each new one.
     pub unfinished_handshakes: usize,
-    /// Connections of one IPv4 address or IPv6 /64; 0 is off.
+    /// Connections of one IPv4 address or one IPv6 /64; 0 is unlimited.
     pub connections_per_address: usize,
-    /// Connections of one phone in one constituency; 0 is off.
+    /// Connections of one phone in one constituency; 0 is unlimited.
     pub connections_per_phone: usize,
-    /// Networks to which `connections_per_address` does not apply, and whose connections are not closed for others.
+    /// Networks to which `connections_per_address` does not apply, and whose connections are never evicted.
     #[schemars(with = "Vec<String>")]
     pub unlimited_networks: Vec<IpNet>,
-    /// From accept to the end of the TLS handshake, without the time for which the server keeps it waiting.
+    /// Timeout of the TLS handshake, from accept on, without the time in the server's own queue.
     pub handshake_s: u64,
-    /// From the first byte of a request to the end of its header.
+    /// Timeout of a request's header, from its first byte on.
     pub header_s: u64,
-    /// Between two requests of a connection.
+    /// Keep-alive timeout: how long a connection may be idle between two requests.
     pub idle_s: u64,
-    /// A body that makes no progress for so long is broken off.
+    /// A body, of a request or a response, that makes no progress for this time is aborted.
     pub stall_s: u64,
-    /// A body slower than this over a minute is broken off.
+    /// A body slower than this over a minute is aborted.
     pub min_bytes_per_s: u64,
-    /// How long a stop waits for what is under way.
+    /// How long a graceful shutdown waits for requests in progress.
     pub drain_s: u64,
-    /// Free space kept on the state directory's file system; absent: the larger of 256 MiB and 2 %.
+    /// Free space that uploads leave on the state directory's file system, for certificates and phone history. Default: the
+    /// larger of 256 MiB and 2 %.
     pub free_space_bytes: Option<u64>,
 }
 

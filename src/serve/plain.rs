@@ -15,7 +15,7 @@ use super::decision::HostDenial;
 use super::host::{BadHost, NamedHost};
 use super::site::{Current, Site};
 
-/// Where plain HTTP is spoken, and with whom.
+/// Plain HTTP, for clients of these networks alone.
 ///
 /// ```
 /// let text = r#"{ "listen": "192.168.1.5:80", "networks": ["192.168.0.0/16", "fd00::/8"] }"#;
@@ -26,11 +26,11 @@ use super::site::{Current, Site};
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PlainHttp {
-    /// One address or several to listen on, each with its port.
+    /// One address or a list of addresses to listen on, each with its port, such as `192.168.1.5:80`.
     #[serde(deserialize_with = "one_or_several")]
     #[schemars(with = "OneOrSeveral")]
     pub listen: Vec<SocketAddr>,
-    /// The networks whose peers are listened to.
+    /// The networks whose clients are served, such as `["192.168.0.0/16"]`.
     #[schemars(with = "Vec<String>")]
     pub networks: Vec<IpNet>,
 }

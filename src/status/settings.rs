@@ -19,15 +19,15 @@ use serde::{Deserialize, Deserializer};
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StatusSettings {
-    /// An address with a port, or `unix:` and the path of a socket.
+    /// An address with a port, or `unix:` and the path of a socket. Default: `127.0.0.1:8444`.
     #[serde(default)]
     #[schemars(with = "String")]
     pub listen: Endpoint,
-    /// A file with the token that operators show: with it, everything but `/healthz`, the status code of `/readyz` and the page
-    /// to sign in needs the token. Without it, requests from this machine by a loopback name may read, also through any proxy
-    /// on this machine, and nothing can be changed.
+    /// A file with the operators' token, at least 16 characters, not readable by all users. With it, reading needs the token
+    /// too. Default: none: this machine may read, and nothing can be changed; in local mode `state/status-token`.
     pub token_file: Option<PathBuf>,
-    /// Further names under which the listener may be asked, as by a reverse proxy; they need `token_file`.
+    /// Further host names of the listener, such as that of a reverse proxy. It answers under no others. They need
+    /// `token_file`.
     #[serde(default)]
     pub hosts: Vec<String>,
 }

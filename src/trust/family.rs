@@ -10,22 +10,22 @@ use x509_parser::oid_registry::{OID_X509_COMMON_NAME, OID_X509_SERIALNUMBER};
 
 use crate::constituency::MacAddress;
 
-/// Whose devices a bundle's CAs certify.
+/// The vendor whose devices a bundle's CAs certify.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Family {
-    /// Polycom and Poly, and a CA of one's own.
+    /// Polycom and Poly, and a CA of your own: the subject's CN, 12 hex digits.
     #[default]
     Polycom,
-    /// Yealink.
+    /// Yealink: the CN, 12 hex digits or six pairs with `:` or `-`.
     Yealink,
-    /// Snom.
+    /// Snom: the CN, 12 hex digits.
     Snom,
-    /// Grandstream.
+    /// Grandstream: the CN, 12 hex digits or six pairs with `:` or `-`.
     Grandstream,
-    /// Cisco's phones for other people's servers.
+    /// Cisco's phones for third-party servers: the subject's serialNumber, 12 hex digits or six pairs.
     CiscoMpp,
-    /// Cisco's phones for its own call manager.
+    /// Cisco's phones for its own call manager: in the CN, `CP-8845-SEP` and 12 hex digits.
     Cisco,
 }
 

@@ -60,20 +60,20 @@ impl BundleFiles {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BundleFile {
-    /// PEM or DER files of CA certificates, and of what they revoked.
+    /// Files of CA certificates and CRLs, PEM or DER.
     files: Vec<PathBuf>,
-    /// Whose devices they certify: where a certificate carries its MAC address.
+    /// The vendor, which decides where a certificate carries the MAC address. Default: `polycom`.
     #[serde(default)]
     family: Family,
 }
 
-/// [`BundleFiles`] in JSON Schema.
+/// A trust bundle: a list of files, or an object.
 #[derive(Debug, JsonSchema)]
 #[serde(untagged)]
 pub enum BundleSchema {
-    /// PEM or DER files of CA certificates, and of what they revoked.
+    /// Files of CA certificates and CRLs, PEM or DER.
     Files(Vec<PathBuf>),
-    /// The same with a family.
+    /// Files with the vendor of the devices.
     OfFamily(BundleFile),
 }
 
