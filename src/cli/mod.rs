@@ -37,6 +37,7 @@ mod plain_fields;
 mod policy;
 pub mod print;
 pub mod printer;
+mod reference;
 mod schema;
 mod serve;
 mod server;

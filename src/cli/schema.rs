@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use schemars::transform::{RecursiveTransform, Transform};
 use schemars::{Schema, schema_for};
 
-use super::say;
-use crate::config::ConfigFile;
-use crate::constituency::PolicyFile;
+use super::{reference, say};
+use crate::config::{CONFIG_FILE, ConfigFile};
+use crate::constituency::{POLICY_FILE, PolicyFile};
 
 /// What `provost schema` takes.
 #[derive(Debug, clap::Args)]
@@ -15,10 +15,13 @@ pub(super) struct Args {
     /// Of which file.
     #[arg(value_enum)]
     file: File,
+    /// Print tables of the keys instead, in Markdown, as docs/reference.md has them.
+    #[arg(long, hide = true)]
+    markdown: bool,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum File {
+pub(super) enum File {
     /// provost.json
     Provost,
     /// constituency.json
@@ -26,13 +29,33 @@ enum File {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let mut schema = match args.file {
-        File::Provost => schema_for!(ConfigFile),
-        File::Constituency => schema_for!(PolicyFile),
-    };
-    RecursiveTransform(without_code).transform(&mut schema);
-    say(&serde_json::to_string_pretty(&schema)?);
+    let schema = args.file.schema();
+    if args.markdown {
+        say(&reference::markdown(&reference::sections(schema.as_value())).trim_end());
+    } else {
+        say(&serde_json::to_string_pretty(&schema)?);
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+impl File {
+    pub(super) const ALL: [Self; 2] = [Self::Provost, Self::Constituency];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Provost => CONFIG_FILE,
+            Self::Constituency => POLICY_FILE,
+        }
+    }
+
+    pub(super) fn schema(self) -> Schema {
+        let mut schema = match self {
+            Self::Provost => schema_for!(ConfigFile),
+            Self::Constituency => schema_for!(PolicyFile),
+        };
+        RecursiveTransform(without_code).transform(&mut schema);
+        schema
+    }
 }
 
 /// Cuts off the examples in Rust that stand in our own documentation: an editor shows descriptions to operators.

@@ -119,6 +119,7 @@ fn everything_is_made_once_with_its_owner_and_mode() {
         (SERVICE, (0o100_644, 0, 0)),
         (SOCKET, (0o100_644, 0, 0)),
         ("usr/local/share/man/man1/provost-serve.1", (0o100_644, 0, 0)),
+        ("usr/local/share/man/man5/provost.json.5", (0o100_644, 0, 0)),
         ("usr/local/share/bash-completion/completions/provost", (0o100_644, 0, 0)),
     ] {
         let found = fs::metadata(root.at(path)).unwrap_or_else(|error| panic!("{path}: {error}"));

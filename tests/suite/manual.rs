@@ -43,12 +43,41 @@ fn zsh_and_fish_complete() {
     assert!(fish.stdout.lines().any(|line| line.starts_with("certificate\t")), "{fish:?}");
 }
 
+/// The page `text` as man shows it, without a warning.
+fn shown(text: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("page.1");
+    std::fs::write(&file, text).unwrap();
+    let mut man = Command::new("man");
+    man.args(["--warnings", "--local-file"]).arg(&file).env("MANWIDTH", "100").env("LC_ALL", "C.UTF-8");
+    let shown = run(&mut man);
+    assert_eq!((shown.code, shown.stderr.as_str()), (0, ""), "{text}");
+    shown.stdout
+}
+
+#[test]
+fn every_configuration_file_has_a_page_with_all_keys() {
+    if !is_here("every_configuration_file_has_a_page_with_all_keys", "man") {
+        return;
+    }
+    for (file, least) in [("provost", 12), ("constituency", 13)] {
+        let page = shown(&printed(&["man", &format!("{file}.json")]));
+        assert!(page.contains(&format!("{file}.json(5)")) && page.contains("\nNAME\n"), "{page}");
+        let schema = provost(Path::new("/"), &["schema", file]).stdout;
+        let schema: serde_json::Value = serde_json::from_str(&schema).unwrap();
+        let keys: Vec<&String> = schema["properties"].as_object().unwrap().keys().collect();
+        assert!(keys.len() >= least, "{keys:?}");
+        for key in keys {
+            assert!(page.lines().any(|line| line.starts_with(&format!("       {key} ("))), "{key} in {page}");
+        }
+    }
+}
+
 #[test]
 fn every_command_has_a_page_that_man_shows_without_a_warning() {
     if !is_here("every_command_has_a_page_that_man_shows_without_a_warning", "man") {
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
     let commands = crate::commands::subcommands(&[]);
     let deeper = commands
         .iter()
@@ -59,20 +88,15 @@ fn every_command_has_a_page_that_man_shows_without_a_warning() {
     for command in pages {
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
         let text = printed(&[&["man"], &words[..]].concat());
-        let file = folder.path().join("page.1");
-        std::fs::write(&file, &text).unwrap();
-        let mut man = Command::new("man");
-        man.args(["--warnings", "--local-file"]).arg(&file).env("MANWIDTH", "100").env("LC_ALL", "C.UTF-8");
-        let shown = run(&mut man);
-        assert_eq!((shown.code, shown.stderr.as_str()), (0, ""), "{words:?}");
+        let shown = shown(&text);
         let title = [&["provost"], &words[..]].concat().join("-");
-        assert!(shown.stdout.contains(&format!("{title}(1)")), "{}", shown.stdout);
-        assert!(shown.stdout.contains("SYNOPSIS"), "{}", shown.stdout);
+        assert!(shown.contains(&format!("{title}(1)")), "{shown}");
+        assert!(shown.contains("SYNOPSIS"), "{shown}");
         for heading in ["\nFILES\n", "\nENVIRONMENT\n", "\nEXIT STATUS\n", " PROVOST_LOG\n"] {
-            assert_eq!(shown.stdout.contains(heading), words.is_empty(), "{words:?}: {heading}\n{}", shown.stdout);
+            assert_eq!(shown.contains(heading), words.is_empty(), "{words:?}: {heading}\n{shown}");
         }
         if words.is_empty() {
-            assert!(shown.stdout.contains(" /srv/provost/constituencies\n"), "{}", shown.stdout);
+            assert!(shown.contains(" /srv/provost/constituencies\n"), "{shown}");
         }
     }
     assert_eq!(provost(Path::new("/"), &["print", "man", "frobnicate"]).code, 2);

@@ -92,8 +92,10 @@ impl Layout {
             Self::Package => ("/usr/share", "vendor-completions"),
         };
         let reference = |path: String, text: String| Item::new(path, 0o644, Owner::Root, What::Reference(text));
-        let pages =
-            manual::pages()?.into_iter().map(|(name, text)| reference(format!("{share}/man/man1/{name}"), text));
+        let pages = manual::pages()?.into_iter().map(|(name, text)| {
+            let section = name.rsplit('.').next().unwrap_or("1");
+            reference(format!("{share}/man/man{section}/{name}"), text)
+        });
         let completions = [
             ("bash-completion/completions/provost".to_owned(), Shell::Bash),
             (format!("zsh/{zsh}/_provost"), Shell::Zsh),

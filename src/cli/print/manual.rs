@@ -1,4 +1,4 @@
-//! The manual: a page for each command, in roff, from what `--help` says.
+//! The manual in roff: a page for each command, from its `--help`, and one for each configuration file, from its schema.
 
 use anyhow::Context;
 use clap::Command;
@@ -6,6 +6,8 @@ use clap_mangen::Man;
 use roff::{Inline, Roff};
 
 use super::systemd::{CONFIG, CONSTITUENCIES, STATE};
+use crate::cli::reference;
+use crate::cli::schema::File;
 
 /// What `--help` of provost itself ends with, and its page: a heading, and what stands under it.
 const CLOSING: [(&str, &[(&str, &str)]); 3] = [
@@ -44,13 +46,18 @@ const CLOSING: [(&str, &[(&str, &str)]); 3] = [
 /// Which page.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
-    /// The command whose page it is, such as `certificate renew` [default: provost itself].
+    /// The command, such as `certificate renew`, or `provost.json` or `constituency.json` [default: provost itself].
     #[arg(value_name = "COMMAND")]
     command: Vec<String>,
 }
 
 /// The page that `args` ask for.
 pub(super) fn page(args: &Args) -> anyhow::Result<String> {
+    if let [name] = &args.command[..]
+        && let Some(file) = File::ALL.into_iter().find(|file| file.name() == name)
+    {
+        return file_page(file);
+    }
     let mut command = &whole();
     for name in &args.command {
         command = command.find_subcommand(name).with_context(|| format!("there is no command {name:?}"))?;
@@ -67,8 +74,16 @@ pub(in crate::cli) fn pages() -> anyhow::Result<Vec<(String, String)>> {
         pages.push((format!("{}.1", title(command)), render(command)?));
         waiting.extend(command.get_subcommands().filter(|command| !command.is_hide_set()));
     }
+    for file in File::ALL {
+        pages.push((format!("{}.5", file.name()), file_page(file)?));
+    }
     pages.sort();
     Ok(pages)
+}
+
+/// The page of a configuration file.
+fn file_page(file: File) -> anyhow::Result<String> {
+    Ok(reference::manual_page(file.name(), &reference::sections(file.schema().as_value()))?)
 }
 
 fn whole() -> Command {
