@@ -54,14 +54,14 @@ const MEDIAN_FUNCTION_LINES: usize = 12;
 const FORBIDDEN_FILES: [&str; 6] = ["util.rs", "types.rs", "common.rs", "error.rs", "prelude.rs", "helpers.rs"];
 
 /// What the project's files are, apart from those that git or cargo make.
-const TREE: [&str; 6] = ["src", "tests", "constituencies", ".ci", "README.md", "Cargo.toml"];
+const TREE: [&str; 8] = ["src", "tests", "constituencies", "docs", ".ci", ".build", "README.md", "Cargo.toml"];
 
 /// A rule that saw nothing proves nothing. Raise these as the house grows.
 mod at_least {
     pub(crate) const SOURCES: usize = 130;
     pub(crate) const FUNCTIONS: usize = 400;
     pub(crate) const IMPORTS: usize = 100;
-    pub(crate) const TREE_FILES: usize = 230;
+    pub(crate) const TREE_FILES: usize = 238;
 }
 
 fn root() -> PathBuf {

@@ -7,10 +7,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::harness::certbot::Certbot;
+use crate::harness::pages::{fences, section};
 use crate::harness::tool::{provost, run};
 use crate::harness::{is_here, not_run};
-
-const README: &str = include_str!("../../README.md");
 
 /// What of this machine the other one has, too.
 const PROGRAMS: [&str; 5] = ["/usr/bin", "/usr/sbin", "/usr/lib", "/usr/lib64", "/usr/share"];
@@ -63,13 +62,13 @@ fn machine(root: &Path) {
     }
     let installed = provost(Path::new("/"), &["install", "--root", root.to_str().unwrap()]);
     assert_eq!((installed.code, installed.stderr.as_str()), (0, ""));
-    // From certbot, as the README says.
-    let passage = README.split_once("**Another ACME client**").unwrap().1;
-    let block =
-        |language: &str| passage.split_once(&format!("```{language}\n")).unwrap().1.split_once("```").unwrap().0;
-    let config = block("json").replace("ucs-5-9", "home");
+    // With certbot's files, as the manual says.
+    let [("json", config), ("sh", hook)] = fences(section("docs/operating.md", "## Certbot's files"))[..] else {
+        panic!("blocks")
+    };
+    let config = config.replace("ucs-5-9", "home");
     fs::write(root.join("etc/provost/provost.json"), config).unwrap();
-    fs::write(root.join("etc/hook.sh"), block("sh")).unwrap();
+    fs::write(root.join("etc/hook.sh"), hook).unwrap();
     let certbot = Certbot::below(root);
     ["phones", "phones-ec"].into_iter().for_each(|lineage| drop(certbot.renew(lineage, 1)));
     let home = root.join("srv/provost/constituencies/home");

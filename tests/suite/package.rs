@@ -66,6 +66,7 @@ fn the_package_is_built_installed_and_removed_by_dpkg() {
         ("-rw-r--r--", "./usr/share/man/man1/provost.1.gz"),
         ("-rw-r--r--", "./usr/share/man/man1/provost-certificate-renew.1.gz"),
         ("-rw-r--r--", "./usr/share/man/man5/constituency.json.5.gz"),
+        ("-rw-r--r--", "./usr/share/doc/provost/docs/reference.md"),
         ("-rw-r--r--", "./usr/share/bash-completion/completions/provost"),
         ("-rw-r--r--", "./usr/share/zsh/vendor-completions/_provost"),
         ("-rw-r--r--", "./usr/share/fish/vendor_completions.d/provost.fish"),

@@ -1,5 +1,7 @@
-//! The README's promises: every command and configuration in it works as it stands.
+//! The manual (README.md and `docs`): its commands and configurations work as written, its tables are those of the
+//! schemas, and its links lead somewhere.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
@@ -11,6 +13,7 @@ use serde_json::json;
 
 use crate::harness::bind::{self, Bind, BindConfig, Named};
 use crate::harness::certbot::Certbot;
+use crate::harness::pages::{PAGES, anchor, code_spans, fences, internal_links, page, prose, resolved, section};
 use crate::harness::pebble::{Behaviour, Pebble};
 use crate::harness::pki::{Identity, device_params};
 use crate::harness::site::{Running, Site};
@@ -19,118 +22,196 @@ use crate::harness::tls::Client;
 use crate::harness::tool::{Ended, provost, run};
 use crate::harness::{VVX500, eventually, namespace, not_run};
 
-const README: &str = include_str!("../../README.md");
+/// The section of the way from a bare machine to a service.
+const GOING_PUBLIC: (&str, &str) = ("docs/going-public.md", "## From a bare server to a service");
 
-/// All fenced blocks in `text`: language and content.
-fn fences(text: &str) -> Vec<(&str, &str)> {
-    let parts: Vec<&str> = text.split("```").collect();
-    parts.iter().skip(1).step_by(2).map(|fence| fence.split_once('\n').unwrap()).collect()
+/// The fenced shell blocks of the README.
+fn readme_commands() -> Vec<&'static str> {
+    fences(page("README.md")).into_iter().filter(|fence| fence.0 == "sh").map(|fence| fence.1).collect()
 }
 
-/// The fenced blocks of the README in this language.
-fn blocks(language: &str) -> Vec<String> {
-    fences(README).into_iter().filter(|fence| fence.0 == language).map(|fence| fence.1.to_owned()).collect()
+/// All fenced blocks of this language in the manual.
+fn blocks(language: &str) -> Vec<&'static str> {
+    let all = PAGES.iter().flat_map(|page| fences(&page.1));
+    all.filter(|fence| fence.0 == language).map(|fence| fence.1).collect()
 }
 
-/// What the README says from `start` on and before `end`.
-fn passage(start: &str, end: &str) -> &'static str {
-    README.split_once(start).unwrap().1.split_once(end).unwrap().0
+fn schema(file: &str) -> serde_json::Value {
+    serde_json::from_str(&provost(Path::new("/"), &["schema", file]).stdout).unwrap()
+}
+
+#[test]
+fn readme_is_short() {
+    let lines = page("README.md").lines().count();
+    assert!(lines <= 200, "README.md has {lines} lines; move details into docs");
 }
 
 #[test]
 fn every_block_is_of_a_kind_that_a_test_knows() {
-    assert_eq!(README.matches("```").count() % 2, 0);
-    let known = blocks("sh").len() + blocks("json").len() + blocks("text").len();
-    assert_eq!(fences(README).len(), known);
-    assert_eq!((blocks("sh").len(), blocks("json").len(), blocks("text").len()), (13, 4, 2));
+    assert_eq!(PAGES.len(), 9);
+    for (name, text) in &*PAGES {
+        assert_eq!(text.matches("```").count() % 2, 0, "{name}");
+        let count = |language: &str| fences(text).iter().filter(|fence| fence.0 == language).count();
+        let counts = (count("sh"), count("json"), count("text"));
+        let expected = match name.as_str() {
+            "README.md" => (6, 0, 0),
+            "docs/going-public.md" => (3, 1, 1),
+            "docs/operating.md" => (3, 1, 0),
+            "docs/phones.md" => (2, 1, 0),
+            "docs/reference.md" => (0, 1, 1),
+            _ => (0, 0, 0),
+        };
+        assert_eq!(counts, expected, "{name}: a new block needs a test that runs or reads it");
+        assert_eq!(fences(text).len(), counts.0 + counts.1 + counts.2, "{name}: a block of another kind");
+    }
 }
 
 #[test]
-fn every_configuration_is_good() {
+fn every_configuration_is_valid() {
     let (sites, policies): (Vec<_>, Vec<_>) =
         blocks("json").into_iter().partition(|block| block.contains("\"domain\""));
     assert_eq!((sites.len(), policies.len()), (3, 1));
     for site in sites {
-        Config::parse(Path::new("provost.json"), &site).unwrap();
+        Config::parse(Path::new("provost.json"), site).unwrap();
     }
-    let row = README.lines().find(|line| line.starts_with("| `plain_http` | [plain HTTP]")).unwrap();
-    let plain = row.split('`').find(|code| code.starts_with('{')).unwrap();
-    let site = format!(r#"{{ "domain": "a.example", "certificate": {{ "local_ca": {{}} }}, "plain_http": {plain} }}"#);
-    assert_eq!(Config::parse(Path::new("provost.json"), &site).unwrap().plain_http.unwrap().networks.len(), 1);
     for policy in policies {
-        Policy::parse(Path::new("constituency.json"), &policy, &["polycom"]).unwrap();
+        Policy::parse(Path::new("constituency.json"), policy, &["polycom"]).unwrap();
+    }
+    let spans = code_spans(section("docs/phones.md", "## Old firmware on a LAN"));
+    let plain = spans.iter().find(|code| code.starts_with("\"plain_http\": {")).unwrap();
+    let site = format!(r#"{{ "domain": "a.example", "certificate": {{ "local_ca": {{}} }}, {plain} }}"#);
+    assert_eq!(Config::parse(Path::new("provost.json"), &site).unwrap().plain_http.unwrap().networks.len(), 1);
+}
+
+#[test]
+fn reference_has_the_tables_of_the_schemas() {
+    let mut text = page("docs/reference.md").to_owned();
+    for file in ["provost", "constituency"] {
+        let mark = format!("<!-- generated: provost schema {file} --markdown -->\n");
+        let (before, rest) = text.split_once(&mark).unwrap();
+        let (_, after) = rest.split_once("<!-- end -->").unwrap();
+        let tables = provost(Path::new("/"), &["schema", file, "--markdown"]).stdout;
+        text = format!("{before}{mark}\n{tables}\n<!-- end -->{after}");
+    }
+    if std::env::var_os("PROVOST_ACCEPT_OUTPUTS").is_some() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference.md");
+        return std::fs::write(path, text).unwrap();
+    }
+    let advice = "a key changed: run PROVOST_ACCEPT_OUTPUTS=1 cargo test --test suite readme::";
+    for (committed, generated) in page("docs/reference.md").lines().zip(text.lines()) {
+        assert_eq!(committed, generated, "{advice}");
+    }
+    assert!(text == page("docs/reference.md"), "{advice}");
+}
+
+/// All keys that `schema` has anywhere.
+fn keys(schema: &serde_json::Value, found: &mut BTreeSet<String>) {
+    match schema {
+        serde_json::Value::Object(object) => {
+            let properties = object.get("properties").and_then(serde_json::Value::as_object);
+            found.extend(properties.into_iter().flat_map(|properties| properties.keys().cloned()));
+            object.values().for_each(|value| keys(value, found));
+        }
+        serde_json::Value::Array(items) => items.iter().for_each(|item| keys(item, found)),
+        _ => {}
     }
 }
 
 #[test]
-fn the_tables_name_exactly_the_keys_that_there_are() {
-    let folder = tempfile::tempdir().unwrap();
-    for (file, heading) in [("provost", "| key of `provost.json`"), ("constituency", "| key of `constituency.json`")] {
-        let schema: serde_json::Value =
-            serde_json::from_str(&provost(folder.path(), &["schema", file]).stdout).unwrap();
-        let mut keys: Vec<&str> = schema["properties"].as_object().unwrap().keys().map(String::as_str).collect();
-        let table = README.split(heading).nth(1).unwrap().split("\n\n").next().unwrap();
-        let mut named: Vec<&str> = table.lines().skip(2).map(|row| row.split('`').nth(1).unwrap()).collect();
-        // A description needs no explanation.
-        keys.retain(|key| *key != "description");
-        keys.sort_unstable();
-        named.sort_unstable();
-        assert_eq!(named, keys, "{file}");
+fn reference_has_a_row_for_every_key_with_a_meaning() {
+    for (file, next, least) in [("provost", "## A constituency's folder", 45), ("constituency", "## Capacity", 18)] {
+        let heading = format!("\n## {file}.json\n");
+        let tables = page("docs/reference.md").split_once(&heading).unwrap().1.split_once(next).unwrap().0;
+        let rows: Vec<Vec<&str>> = tables
+            .lines()
+            .filter(|line| line.starts_with("| `"))
+            .map(|line| line.trim_matches('|').split(" | ").map(str::trim).collect())
+            .collect();
+        for row in &rows {
+            assert!(row.len() == 4 && row[1..].iter().all(|cell| !cell.is_empty()), "{row:?}");
+        }
+        let named: BTreeSet<String> = rows.iter().map(|row| row[0].trim_matches('`').to_owned()).collect();
+        let mut expected = BTreeSet::new();
+        keys(&schema(file), &mut expected);
+        assert!(expected.len() >= least, "{expected:?}");
+        assert_eq!(named, expected, "{file}");
     }
 }
 
 #[test]
-fn the_table_of_limits_names_them_all_with_their_defaults() {
-    let folder = tempfile::tempdir().unwrap();
-    let schema: serde_json::Value =
-        serde_json::from_str(&provost(folder.path(), &["schema", "provost"]).stdout).unwrap();
+fn reference_has_every_limit_with_its_default() {
+    let schema = schema("provost");
     let limits = schema["$defs"]["Limits"]["properties"].as_object().unwrap();
-    let mut keys: Vec<(&str, String)> =
+    let expected: BTreeSet<(&str, String)> =
         limits.iter().map(|(key, it)| (key.as_str(), it["default"].to_string())).collect();
-    let table = README.split("| key of `limits`").nth(1).unwrap().split("\n\n").next().unwrap();
     let row = |row: &'static str| {
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
         let code = |cell: &'static str| cell.strip_prefix('`').and_then(|cell| cell.strip_suffix('`'));
-        (code(cells[1]).unwrap(), code(cells[3]).unwrap_or("null").to_owned())
+        (code(cells[1]).unwrap(), code(cells[4]).unwrap_or("null").to_owned())
     };
-    let mut named: Vec<(&str, String)> = table.lines().skip(2).map(row).collect();
-    keys.sort_unstable();
-    named.sort_unstable();
-    assert!(keys.len() >= 12, "{keys:?}");
-    assert_eq!(named, keys);
+    let table = section("docs/reference.md", "### `limits`");
+    let named: BTreeSet<(&str, String)> = table.lines().filter(|line| line.starts_with("| `")).map(row).collect();
+    assert!(expected.len() >= 12, "{expected:?}");
+    assert_eq!(named, expected);
 }
 
 #[test]
-fn every_way_to_a_part_of_it_leads_there() {
-    let anchor = |heading: &str| -> String {
-        let kept = heading.to_lowercase().replace(' ', "-");
-        kept.chars().filter(|it| it.is_ascii_alphanumeric() || matches!(it, '-' | '_')).collect()
-    };
-    let headings: Vec<String> = README
-        .lines()
-        .filter(|line| line.starts_with('#'))
-        .map(|line| anchor(line.trim_start_matches(['#', ' '])))
-        .collect();
-    let ways: Vec<&str> = README.split("](#").skip(1).map(|rest| rest.split(')').next().unwrap()).collect();
-    assert!(ways.len() >= 15, "{ways:?}");
-    let astray: Vec<_> = ways.iter().filter(|way| !headings.iter().any(|heading| heading == *way)).collect();
-    assert!(astray.is_empty(), "{astray:?} among {headings:?}");
+fn every_internal_link_leads_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut seen = 0;
+    for (name, text) in &*PAGES {
+        for (path, wanted) in internal_links(text) {
+            seen += 1;
+            let target = resolved(name, &path);
+            assert!(root.join(&target).exists(), "{name} links to {target}, which does not exist");
+            if wanted.is_empty() {
+                continue;
+            }
+            let headings: Vec<String> = prose(page(&target)).filter(|line| line.starts_with('#')).map(anchor).collect();
+            let there = headings.iter().filter(|heading| **heading == wanted).count();
+            assert_eq!(there, 1, "{name} links to #{wanted} of {target}, which has {headings:?}");
+        }
+    }
+    assert!(seen >= 75, "saw only {seen} links");
+}
+
+#[test]
+fn every_command_in_the_text_exists_with_its_options() {
+    let mut commands = BTreeSet::new();
+    for (_, text) in &*PAGES {
+        commands.extend(code_spans(text).into_iter().filter(|span| span.starts_with("provost ")));
+    }
+    assert!(commands.len() >= 50, "{commands:?}");
+    for command in commands {
+        let is_name = |word: &&str| word.chars().all(|letter| letter.is_ascii_lowercase() || letter == '-');
+        let words: Vec<&str> = command.split(' ').skip(1).collect();
+        let names: Vec<&str> =
+            words.iter().copied().take_while(|word| is_name(word) && !word.starts_with('-')).collect();
+        if names == ["help"] {
+            continue;
+        }
+        let help = provost(Path::new("/"), &[&names[..], &["--help"]].concat());
+        assert_eq!(help.code, 0, "{command}: {help:?}");
+        for option in words.iter().filter(|word| word.starts_with("--") && **word != "--markdown") {
+            assert!(help.stdout.contains(option), "{command}: {}", help.stdout);
+        }
+    }
 }
 
 #[test]
 fn the_two_commands_are_what_they_say() {
-    let shell = blocks("sh");
-    assert_eq!((shell[0].as_str(), shell[1].as_str()), ("cargo run --release -- demo\n", "tests/run\n"));
+    let shell = readme_commands();
+    assert_eq!((shell[0], shell[1]), ("cargo run --release -- demo\n", "tests/run\n"));
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let script = std::fs::read_to_string(root.join(".ci/run")).unwrap();
     assert!(script.contains("tests/run"), "CI runs the README's command");
     assert!(root.join("tests/run").exists());
 }
 
-/// The commands in the text itself, `provost …`, between two headings.
-fn commands(start: &str, end: &str) -> Vec<Vec<&'static str>> {
-    let spans = passage(start, end).split('`').skip(1).step_by(2);
-    spans.filter_map(|span| Some(span.strip_prefix("provost ")?.split_whitespace().collect())).collect()
+/// The commands in the text itself, `provost …`.
+fn commands(text: &str) -> Vec<Vec<String>> {
+    let words = |span: String| Some(span.strip_prefix("provost ")?.split_whitespace().map(str::to_owned).collect());
+    code_spans(text).into_iter().filter_map(words).collect()
 }
 
 #[test]
@@ -138,9 +219,10 @@ fn what_gets_phones_there_is_printed_as_the_readme_says() {
     let mut site = Site::new();
     site.config["certificate"] = json!({ "local_ca": {} });
     site.constituency("home", &json!({ "phones": { VVX500: "the kitchen" } }));
-    let (start, end) = ("## Getting phones there", "## Who is there");
-    let commands = commands(start, end);
+    let text = section("docs/phones.md", "## Send phones to this server");
+    let commands = commands(text);
     assert_eq!(commands.len(), 2, "{commands:?}");
+    let commands: Vec<Vec<&str>> = commands.iter().map(|words| words.iter().map(String::as_str).collect()).collect();
     // It makes the CA that phones shall trust.
     drop(site.start());
     let printed = |command: &[&str]| {
@@ -150,7 +232,7 @@ fn what_gets_phones_there_is_printed_as_the_readme_says() {
     };
     let dhcp = &commands[0];
     for option in ["--vlan 10", "--timezone Europe/Berlin", "--offset +01:00", "--ntp 192.0.2.1"] {
-        assert!(passage(start, end).contains(&format!("`{option}`")), "{option}");
+        assert!(text.contains(&format!("`{option}`")), "{option}");
         let with_it = [&dhcp[..], &option.split(' ').collect::<Vec<_>>()].concat();
         assert_ne!(printed(dhcp), printed(&with_it), "{option}");
     }
@@ -175,9 +257,9 @@ fn a_first_phone_boots_as_the_readme_says() {
     if isolated("true", folder.path()).code != 0 {
         return not_run("a_first_phone_boots_as_the_readme_says", "no network namespace can be made here");
     }
-    let shell = blocks("sh");
+    let shell = readme_commands();
     let setup = shell[2].strip_suffix("provost serve\n").expect("the block ends by serving");
-    let (phone, let_in) = (shell[3].trim(), &shell[4]);
+    let (phone, let_in) = (shell[3].trim(), shell[4]);
     let stranger = phone.replace(VVX500, "00005e0053aa");
     let script = format!(
         "{setup}\nprovost serve >access.log 2>diagnostics.log & server=$!
@@ -272,6 +354,16 @@ fn with(text: &str, old: &str, new: &str) -> String {
 }
 
 #[test]
+fn readme_goes_public_by_the_commands_of_the_page() {
+    let page = fences(section(GOING_PUBLIC.0, GOING_PUBLIC.1)).iter().map(|fence| fence.1).collect::<String>();
+    let readme = readme_commands()[5];
+    assert_eq!(readme.lines().count(), 6, "{readme}");
+    for line in readme.lines().filter(|line| *line != "provost print bind-policy") {
+        assert!(page.lines().any(|there| there == line), "{line:?} is not run with {}", GOING_PUBLIC.0);
+    }
+}
+
+#[test]
 fn a_bare_machine_goes_public_as_the_readme_says() {
     let test = "readme::a_bare_machine_goes_public_as_the_readme_says";
     if !bind::is_here(test) || !Pebble::is_here(test) {
@@ -289,7 +381,7 @@ fn a_bare_machine_goes_public_as_the_readme_says() {
     let folder = tempfile::tempdir().unwrap();
     let machine = Machine::bare(folder.path());
     let pebble = Pebble::start(Behaviour::default(), "192.0.2.10:53".parse().unwrap());
-    let steps = fences(passage("## Going public", "**A registrar without RFC 2136**"));
+    let steps = fences(section(GOING_PUBLIC.0, GOING_PUBLIC.1));
     let [("sh", zone), ("json", site), ("sh", grant), ("sh", last)] = steps[..] else { panic!("{steps:?}") };
 
     // The package is here, and its server runs.
@@ -340,7 +432,8 @@ fn a_bare_machine_goes_public_as_the_readme_says() {
 
 /// What the README says about *Allow* is done, and then phones can be allowed from the page's listener.
 fn operators_may_allow(machine: &Machine, serve: Command) {
-    let [("sh", allow), ("sh", asked)] = fences(passage("## Watching it", "## Operating"))[..] else {
+    let blocks = |heading| fences(section("docs/operating.md", heading));
+    let ([("sh", allow)], [("sh", asked)]) = (&blocks("### Who may use it")[..], &blocks("## API")[..]) else {
         panic!("blocks")
     };
     // systemd does not run here.
@@ -361,7 +454,7 @@ fn operators_may_allow(machine: &Machine, serve: Command) {
 #[test]
 fn a_phone_with_a_certificate_of_its_own_is_let_in_as_the_readme_says() {
     let shell = blocks("sh");
-    let pin = shell.iter().find(|block| block.contains("--certificate-sha256")).unwrap();
+    let pin = *shell.iter().find(|block| block.contains("--certificate-sha256")).unwrap();
     let (said, mac) = (pin.trim().rsplit(' ').next().unwrap(), pin.split(' ').nth(2).unwrap());
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(folder.path().join("constituencies/home")).unwrap();
@@ -388,7 +481,7 @@ fn a_phone_with_a_certificate_of_its_own_is_let_in_as_the_readme_says() {
 #[test]
 fn a_ca_of_ones_own_is_made_and_used_as_the_readme_says() {
     let folder = tempfile::tempdir().unwrap();
-    let own_ca = passage("A **CA of one's own**", "A bundle may hold CRLs of any CA.");
+    let own_ca = section("docs/phones.md", "### A CA of your own");
     let [("sh", script)] = fences(own_ca)[..] else { panic!("{own_ca}") };
     let ended = run(command("sh").args(["-e", "-c", script]).current_dir(folder.path()));
     assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{ended:?}");
@@ -410,9 +503,9 @@ fn a_ca_of_ones_own_is_made_and_used_as_the_readme_says() {
     let revoked = provost(folder.path(), &["ca", "revoke", &serial]);
     assert!(revoked.code == 0 && revoked.stdout.contains(" is revoked\n"), "{revoked:?}");
     // So a family is named.
-    let others = passage("**Other vendors' phones**", "| `family` |");
-    let codes: Vec<&str> = others.split('`').filter(|code| code.starts_with("\"trust\"")).collect();
-    let [of_site, of_constituency] = codes[..] else { panic!("{others}") };
+    let others = section("docs/phones.md", "## Other vendors");
+    let codes: Vec<String> = code_spans(others).into_iter().filter(|code| code.starts_with("\"trust\"")).collect();
+    let [of_site, of_constituency] = &codes[..] else { panic!("{others}") };
     let site = Config::parse(Path::new("provost.json"), &format!("{{ {certificate}, {of_site} }}")).unwrap();
     assert!(site.bundle_names().contains(&"yealink".to_owned()));
     Policy::parse(Path::new("constituency.json"), &format!("{{ {of_constituency} }}"), &["polycom", "yealink"])
@@ -425,7 +518,7 @@ fn a_registrar_without_updates_delegates_the_challenge_as_the_readme_says() {
     if !bind::is_here(test) {
         return;
     }
-    let paragraph = passage("**A registrar without RFC 2136**", "**Another ACME client**");
+    let paragraph = section("docs/going-public.md", "## A registrar without RFC 2136");
     let [("text", records)] = fences(paragraph)[..] else { panic!("{paragraph}") };
     let grant = paragraph.split('`').find(|code| code.starts_with("grant ")).unwrap();
     let registrar = BindConfig::new().primary("example.com", records, "").start();
@@ -459,7 +552,7 @@ fn certbot_files_reach_the_service_as_the_readme_says() {
     let sh = |script: &str| run(command("sh").args(["-e", "-c", script]).current_dir("/"));
     assert_eq!(sh("provost install && mkdir /srv/provost/constituencies/home").code, 0);
     std::fs::write("/srv/provost/constituencies/home/constituency.json", r#"{ "client_auth": "none" }"#).unwrap();
-    let [("json", site), ("sh", hook)] = fences(passage("**Another ACME client**", "## The keys of"))[..] else {
+    let [("json", site), ("sh", hook)] = fences(section("docs/operating.md", "## Certbot's files"))[..] else {
         panic!("blocks")
     };
     let certbot = Certbot::new();
@@ -481,7 +574,7 @@ fn certbot_files_reach_the_service_as_the_readme_says() {
         live,
         "run chgrp provost /etc/letsencrypt/live /etc/letsencrypt/archive /etc/letsencrypt/archive/phones/privkey1.pem",
         "chmod g+x /etc/letsencrypt/live /etc/letsencrypt/archive && chmod g+r /etc/letsencrypt/archive/phones/privkey1.pem",
-        "the deploy hook in provost's README",
+        "the deploy hook in docs/operating.md",
     ] {
         assert!(line.contains(part), "{part} in {line}");
     }
@@ -522,19 +615,16 @@ fn certbot_files_reach_the_service_as_the_readme_says() {
 #[test]
 fn local_mode_is_watched_as_the_readme_says() {
     let test = "readme::local_mode_is_watched_as_the_readme_says";
-    let watching = passage("## Watching it", "## Operating");
-    let schema: serde_json::Value =
-        serde_json::from_str(&provost(Path::new("/"), &["schema", "provost"]).stdout).unwrap();
-    let table = watching.split("| key of `status`").nth(1).unwrap().split("\n\n").next().unwrap();
-    let named: Vec<&str> = table.lines().skip(2).map(|row| row.split('`').nth(1).unwrap()).collect();
-    let keys: Vec<&String> = schema["$defs"]["StatusSettings"]["properties"].as_object().unwrap().keys().collect();
-    assert_eq!(named.len(), 3);
-    assert!(named.iter().all(|key| keys.iter().any(|there| there == key)) && keys.len() == 3, "{named:?} {keys:?}");
-    let status = watching.split('`').nth(1).unwrap();
+    let spans = code_spans(section("docs/operating.md", "## The page"));
+    let status = &spans[0];
     let site = format!(r#"{{ "domain": "a.example", "certificate": {{ "local_ca": {{}} }}, {status} }}"#);
     let parsed = Config::parse(Path::new("provost.json"), &site.replace(": {\"listen", ": {\"hosts\": [], \"listen"));
     assert_eq!(parsed.unwrap().status, Some(StatusSettings::default()), "{status} is the default");
-    for words in commands("## Watching it", "## Operating") {
+    let printed = commands(section("docs/operating.md", "## Metrics and health"));
+    let printed: Vec<_> = printed.iter().filter(|words| words[0] == "print").collect();
+    assert_eq!(printed.len(), 2, "{printed:?}");
+    for words in printed {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
         assert_eq!(provost(Path::new("/"), &words).code, 0, "{words:?}");
     }
 
@@ -542,7 +632,7 @@ fn local_mode_is_watched_as_the_readme_says() {
     if !namespace::is_inside(test, &[]) {
         return;
     }
-    let [_, ("sh", script)] = fences(watching)[..] else { panic!("{watching}") };
+    let [("sh", script)] = fences(section("docs/operating.md", "## API"))[..] else { panic!("blocks") };
     let script = format!(
         "set -e; mkdir -p constituencies/home; echo '{{}}' > constituencies/home/constituency.json
          provost serve >access.log 2>diagnostics.log & server=$!

@@ -197,7 +197,7 @@ fn commands(steps: &[Step], user: &ServiceUser) -> Option<String> {
         commands.push(format!("usermod --append --groups {groups} {} && systemctl restart provost", user.name));
     }
     let is_certbot = steps.iter().any(|step| step.path.starts_with("/etc/letsencrypt"));
-    let hook = if is_certbot { ", or let certbot copy them by the deploy hook in provost's README" } else { "" };
+    let hook = if is_certbot { ", or let certbot copy them by the deploy hook in docs/operating.md" } else { "" };
     (!commands.is_empty()).then(|| format!("run {}{hook}", commands.join(" && ")))
 }
 

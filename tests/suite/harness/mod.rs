@@ -8,6 +8,7 @@
 //! - [`lan`]: a DHCP server and a client that asks it.
 //! - [`namespace`]: a network and a file system of a test's own.
 //! - [`operators`]: an operator with curl.
+//! - [`pages`]: the manual.
 //! - [`patience`]: how long a test waits, and time on a machine that is crowded or stands still.
 //! - [`pebble`]: a CA for tests, as a process, with a DNS of its own.
 //! - [`pki`]: a factory CA like Polycom's, devices below it, server certificates.
@@ -28,6 +29,7 @@ pub mod knot;
 pub mod lan;
 pub mod namespace;
 pub mod operators;
+pub mod pages;
 pub mod patience;
 pub mod pebble;
 pub mod pki;
