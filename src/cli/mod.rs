@@ -61,7 +61,7 @@ const STYLES: Styles = Styles::styled()
 #[derive(Debug, Parser)]
 #[command(
     name = "provost",
-    version,
+    version = env!("PROVOST_VERSION"),
     styles = STYLES,
     propagate_version = true,
     max_term_width = 100,

@@ -71,8 +71,6 @@ fn every_command_explains_itself() {
         assert!(!help.stdout.contains('\x1b'), "colours are for a terminal");
         assert!(help.stdout.lines().all(|line| line.chars().count() <= 100), "{}", help.stdout);
     }
-    let version = alone(&["--version"]);
-    assert_eq!(version.stdout, format!("provost {}\n", env!("CARGO_PKG_VERSION")));
 }
 
 #[test]

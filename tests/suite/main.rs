@@ -93,4 +93,5 @@ mod uploads_budget;
 mod uploads_moved;
 mod uploads_ranges;
 mod uploads_refused;
+mod version;
 mod which_config;
