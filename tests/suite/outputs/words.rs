@@ -10,7 +10,7 @@ use crate::harness::golden::{Lines, paths};
 use crate::harness::operators::Operators;
 use crate::harness::pki::Identity;
 use crate::harness::tool::provost;
-use crate::harness::{STRANGER, VVX500};
+use crate::harness::{STRANGER, VVX500, eventually};
 
 /// Values that are enumerations in `/api/overview` and `/api/phones`.
 const ENUMERATED: [&str; 7] = ["key", "level", "source", "state", "tls_level", "method", "error"];
@@ -132,9 +132,14 @@ pub fn queries(operators: &Operators) -> Vec<String> {
         let name = |phone: &Value| format!("{} {}", phone["constituency"], phone["mac"]);
         answer["phones"].as_array().unwrap().iter().map(name).collect()
     };
-    let all = names(&operators.json("/api/phones"));
+    let unfiltered = || (names(&operators.json("/api/phones")), operators.json("/api/overview")["counts"].clone());
     for query in states.chain(others.map(str::to_owned)) {
-        let (api, page) = (operators.get(&format!("/api/phones?{query}")), operators.get(&format!("/?{query}")));
+        let page = operators.get(&format!("/?{query}"));
+        // The last requests of phones come late into the history, and change order and states.
+        let ((all, counts), api) = eventually("the phones to stay as they are", || {
+            let (before, api) = (unfiltered(), operators.get(&format!("/api/phones?{query}")));
+            (before == unfiltered()).then_some((before, api))
+        });
         let effect = match api.status {
             200 => {
                 let answer = api.json();
