@@ -33,7 +33,10 @@ pub(crate) fn commit(folder: &Path) -> Option<String> {
 
 /// The files that change with the commit. Cargo runs the script each time if one does not exist, so those are left out.
 pub(crate) fn watched(folder: &Path) -> Vec<PathBuf> {
-    let paths = ["HEAD", "logs/HEAD"].into_iter().filter_map(|name| git(folder, &["rev-parse", "--git-path", name]));
+    // The log has each commit, and the branch's file has it where no log is kept.
+    let branch = git(folder, &["rev-parse", "--symbolic-full-name", "HEAD"]);
+    let names = ["HEAD", "logs/HEAD"].map(str::to_owned).into_iter().chain(branch);
+    let paths = names.filter_map(|name| git(folder, &["rev-parse", "--git-path", &name]));
     paths.map(|path| folder.join(path)).filter(|path| path.exists()).collect()
 }
 
