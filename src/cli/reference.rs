@@ -120,7 +120,7 @@ impl<'a> SchemaReader<'a> {
     /// Adds the sections that `schema` at `path` has.
     fn visit(&mut self, path: &str, schema: &'a Value) {
         let schema = self.resolved(schema);
-        let keys = self.keys(schema);
+        let keys = keys(schema);
         if !keys.is_empty() {
             let described = keys.iter().map(|(name, key, about)| self.key(path, name, key, about, schema)).collect();
             self.sections.push(Section { path: path.to_owned(), about: description(schema), keys: described });
@@ -138,19 +138,6 @@ impl<'a> SchemaReader<'a> {
         for alternative in alternatives(schema) {
             self.visit(path, alternative);
         }
-    }
-
-    /// The keys of an object, or of the objects of which it may be one: name, schema, description.
-    fn keys(&self, schema: &'a Value) -> Vec<(&'a String, &'a Value, String)> {
-        if let Some(properties) = properties(schema) {
-            return properties.iter().map(|(name, key)| (name, key, description(key))).collect();
-        }
-        let objects = alternatives(schema).iter().map(|one| Some((description(one), properties(one)?)));
-        let Some(objects) = objects.collect::<Option<Vec<_>>>() else { return Vec::new() };
-        objects
-            .into_iter()
-            .flat_map(|(about, keys)| keys.iter().map(move |(name, key)| (name, key, about.clone())))
-            .collect()
     }
 
     fn key(&self, path: &str, name: &str, schema: &'a Value, about: &str, object: &Value) -> Key {
@@ -194,9 +181,8 @@ impl<'a> SchemaReader<'a> {
             Some("array") => "list".to_owned(),
             Some(kind) => kind.to_owned(),
             None => {
-                let all: Vec<String> = alternatives(schema).iter().map(|one| self.value(one)).collect();
+                let mut all: Vec<String> = alternatives(schema).iter().map(|one| self.value(one)).collect();
                 let is_words = all.iter().all(|one| one.starts_with('`'));
-                let mut all: Vec<String> = all;
                 all.dedup();
                 all.join(if is_words { ", " } else { " or " })
             }
@@ -215,6 +201,19 @@ impl<'a> SchemaReader<'a> {
             _ => schema,
         }
     }
+}
+
+/// The keys of an object, or of the objects of which it may be one: name, schema, description.
+fn keys(schema: &Value) -> Vec<(&String, &Value, String)> {
+    if let Some(properties) = properties(schema) {
+        return properties.iter().map(|(name, key)| (name, key, description(key))).collect();
+    }
+    let objects = alternatives(schema).iter().map(|one| Some((description(one), properties(one)?)));
+    let Some(objects) = objects.collect::<Option<Vec<_>>>() else { return Vec::new() };
+    objects
+        .into_iter()
+        .flat_map(|(about, keys)| keys.iter().map(move |(name, key)| (name, key, about.clone())))
+        .collect()
 }
 
 fn alternatives(schema: &Value) -> &[Value] {

@@ -215,7 +215,7 @@ fn commands(text: &str) -> Vec<Vec<String>> {
 }
 
 #[test]
-fn what_gets_phones_there_is_printed_as_the_readme_says() {
+fn what_gets_phones_there_is_printed_as_documented() {
     let mut site = Site::new();
     site.config["certificate"] = json!({ "local_ca": {} });
     site.constituency("home", &json!({ "phones": { VVX500: "the kitchen" } }));
@@ -247,7 +247,7 @@ fn what_gets_phones_there_is_printed_as_the_readme_says() {
 }
 
 #[test]
-fn a_first_phone_boots_as_the_readme_says() {
+fn a_first_phone_boots_as_documented() {
     // A network of its own: local mode's port is fixed, and other tests and people use it too.
     let isolated = |script: &str, folder: &Path| {
         let script = format!("set -e; ip link set lo up; {script}");
@@ -255,7 +255,7 @@ fn a_first_phone_boots_as_the_readme_says() {
     };
     let folder = tempfile::tempdir().unwrap();
     if isolated("true", folder.path()).code != 0 {
-        return not_run("a_first_phone_boots_as_the_readme_says", "no network namespace can be made here");
+        return not_run("a_first_phone_boots_as_documented", "no network namespace can be made here");
     }
     let shell = readme_commands();
     let setup = shell[2].strip_suffix("provost serve\n").expect("the block ends by serving");
@@ -364,8 +364,8 @@ fn readme_goes_public_by_the_commands_of_the_page() {
 }
 
 #[test]
-fn a_bare_machine_goes_public_as_the_readme_says() {
-    let test = "readme::a_bare_machine_goes_public_as_the_readme_says";
+fn a_bare_machine_goes_public_as_documented() {
+    let test = "readme::a_bare_machine_goes_public_as_documented";
     if !bind::is_here(test) || !Pebble::is_here(test) {
         return;
     }
@@ -452,7 +452,7 @@ fn operators_may_allow(machine: &Machine, serve: Command) {
 }
 
 #[test]
-fn a_phone_with_a_certificate_of_its_own_is_let_in_as_the_readme_says() {
+fn a_phone_with_a_certificate_of_its_own_is_let_in_as_documented() {
     let shell = blocks("sh");
     let pin = *shell.iter().find(|block| block.contains("--certificate-sha256")).unwrap();
     let (said, mac) = (pin.trim().rsplit(' ').next().unwrap(), pin.split(' ').nth(2).unwrap());
@@ -479,7 +479,7 @@ fn a_phone_with_a_certificate_of_its_own_is_let_in_as_the_readme_says() {
 }
 
 #[test]
-fn a_ca_of_ones_own_is_made_and_used_as_the_readme_says() {
+fn a_ca_of_ones_own_is_made_and_used_as_documented() {
     let folder = tempfile::tempdir().unwrap();
     let own_ca = section("docs/phones.md", "### A CA of your own");
     let [("sh", script)] = fences(own_ca)[..] else { panic!("{own_ca}") };
@@ -513,8 +513,8 @@ fn a_ca_of_ones_own_is_made_and_used_as_the_readme_says() {
 }
 
 #[test]
-fn a_registrar_without_updates_delegates_the_challenge_as_the_readme_says() {
-    let test = "a_registrar_without_updates_delegates_the_challenge_as_the_readme_says";
+fn a_registrar_without_updates_delegates_the_challenge_as_documented() {
+    let test = "a_registrar_without_updates_delegates_the_challenge_as_documented";
     if !bind::is_here(test) {
         return;
     }
@@ -538,8 +538,8 @@ fn a_registrar_without_updates_delegates_the_challenge_as_the_readme_says() {
 }
 
 #[test]
-fn certbot_files_reach_the_service_as_the_readme_says() {
-    let test = "readme::certbot_files_reach_the_service_as_the_readme_says";
+fn certbot_files_reach_the_service_as_documented() {
+    let test = "readme::certbot_files_reach_the_service_as_documented";
     if !namespace::is_inside(test, &[]) {
         return;
     }
@@ -613,8 +613,8 @@ fn certbot_files_reach_the_service_as_the_readme_says() {
 }
 
 #[test]
-fn local_mode_is_watched_as_the_readme_says() {
-    let test = "readme::local_mode_is_watched_as_the_readme_says";
+fn local_mode_is_watched_as_documented() {
+    let test = "readme::local_mode_is_watched_as_documented";
     let spans = code_spans(section("docs/operating.md", "## The page"));
     let status = &spans[0];
     let site = format!(r#"{{ "domain": "a.example", "certificate": {{ "local_ca": {{}} }}, {status} }}"#);
