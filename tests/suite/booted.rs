@@ -70,7 +70,9 @@ fn machine(root: &Path) {
     fs::write(root.join("etc/provost/provost.json"), config).unwrap();
     fs::write(root.join("etc/hook.sh"), hook).unwrap();
     let certbot = Certbot::below(root);
-    ["phones", "phones-ec"].into_iter().for_each(|lineage| drop(certbot.renew(lineage, 1)));
+    for lineage in ["phones", "phones-ec"] {
+        drop(certbot.renew(lineage, 1));
+    }
     let home = root.join("srv/provost/constituencies/home");
     fs::create_dir(&home).unwrap();
     fs::write(home.join("constituency.json"), "{ \"client_auth\": \"none\" }").unwrap();

@@ -548,7 +548,9 @@ fn certbot_files_reach_the_service_as_documented() {
     }
     let folder = tempfile::tempdir().unwrap();
     ["/run", "/srv", "/var/lib"].into_iter().for_each(namespace::empty);
-    ["/etc", "/usr/local"].into_iter().for_each(|covered| namespace::cover(covered, folder.path()));
+    for covered in ["/etc", "/usr/local"] {
+        namespace::cover(covered, folder.path());
+    }
     let sh = |script: &str| run(command("sh").args(["-e", "-c", script]).current_dir("/"));
     assert_eq!(sh("provost install && mkdir /srv/provost/constituencies/home").code, 0);
     std::fs::write("/srv/provost/constituencies/home/constituency.json", r#"{ "client_auth": "none" }"#).unwrap();

@@ -30,7 +30,9 @@ impl Certbot {
     pub fn renew(&self, lineage: &str, number: u32) -> Identity {
         let identity = server_certificate(DOMAIN, !lineage.ends_with("-ec"));
         let (live, archive) = (self.0.join("live").join(lineage), self.0.join("archive").join(lineage));
-        [&live, &archive].into_iter().for_each(|folder| fs::create_dir_all(folder).unwrap());
+        for folder in [&live, &archive] {
+            fs::create_dir_all(folder).unwrap();
+        }
         let (chain, key) = identity.write(&archive, "new");
         for (written, name, mode) in [(chain, "fullchain", 0o644), (key, "privkey", 0o600)] {
             fs::set_permissions(&written, Permissions::from_mode(mode)).unwrap();
