@@ -121,7 +121,7 @@ fn outputs_in_the_journal_and_in_local_mode_are_pinned() {
     let mut fields = Lines::new();
     let mut golden = Golden::default();
     golden.check_eventually("journal_fields.txt", || {
-        let mut entry = [0; 64 << 10];
+        let mut entry = vec![0; 64 << 10];
         while let Ok(length) = journal.recv(&mut entry) {
             let text = std::str::from_utf8(&entry[..length]).unwrap();
             fields.extend(text.lines().map(|line| {
