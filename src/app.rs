@@ -22,21 +22,21 @@ use crate::config::Config;
 use crate::constituency::denials::{DenialsError, DenialsFile};
 use crate::constituency::last_good::{self, LastGood};
 use crate::constituency::scan::Scanner;
-use crate::constituency::watch::{Waker, follow};
-use crate::digest::Gate;
+use crate::constituency::watch::{WatcherHandle, follow};
+use crate::digest::DigestAuthenticator;
 use crate::digest::passwords::Passwords;
-use crate::ledger::{self, Keeper, Ledger};
+use crate::ledger::{self, HistoryWriter, PhoneHistory};
 use crate::metrics::Metrics;
 use crate::serve::Server;
 use crate::serve::access::{AccessLog, LogFormat, Writer};
 use crate::serve::connection_limits::ConnectionLimits;
 use crate::serve::crypto_queue::CryptoQueue;
 use crate::serve::site::{Site, TlsMaterial};
-use crate::serve::stop::Stop;
+use crate::serve::stop::ShutdownPhase;
 use crate::serve::upload::store::{self, UploadStore};
 use crate::settings::SettingsError;
 use crate::state::{StateDir, StateError, StateLock};
-use crate::status::{Endpoint, Knowledge};
+use crate::status::{AdminData, Endpoint};
 use crate::trust::{self, Bundle, BundleError};
 
 pub mod control;
@@ -63,18 +63,18 @@ mod upkeep;
 use control::{Commands, Control};
 use denials::DenialsFollower;
 use file_limit::FileLimit;
-use heart::Heart;
-use knowledge::Sources;
-use passed::{Passed, PassedError};
+use heart::Watchdog;
+use knowledge::LiveAdminData;
+use passed::{ActivatedSockets, SocketActivationError};
 use publisher::Publisher;
-use renewal::Renewal;
-use sightings::Sightings;
+use renewal::RenewalThread;
+use sightings::AccessObserver;
 use sockets::Listeners;
-use source::Source;
+use source::ActiveCertificateSource;
 use state_faults::StateFaults;
 use status::Boards;
-use supervisor::{Supervisor, Word};
-use upkeep::{Upkeep, Work};
+use supervisor::{Notification, ServiceNotifier};
+use upkeep::{Reloader, ReloaderThread};
 
 pub(crate) use renewal::{exact_names, parts as renewal_parts};
 
@@ -122,7 +122,7 @@ pub enum AppError {
     },
     /// What systemd passed does not fit.
     #[error("{0}")]
-    Passed(#[from] PassedError),
+    Passed(#[from] SocketActivationError),
     /// An address is served no more.
     #[error("a listener ended by a defect of provost")]
     ListenerEnded,
@@ -148,15 +148,15 @@ pub struct App {
     state_faults: Arc<StateFaults>,
     listeners: Listeners,
     signals: signals::Signals,
-    source: Source,
-    waker: Waker,
+    source: ActiveCertificateSource,
+    waker: WatcherHandle,
     writer: Writer,
-    keeper: Keeper,
-    last_good: last_good::Writer,
+    keeper: HistoryWriter,
+    last_good: last_good::LastGoodWriter,
     denials: DenialsFile,
-    status: Option<(status::Opened, Arc<dyn Knowledge>)>,
+    status: Option<(status::OpenAdminListener, Arc<dyn AdminData>)>,
     control: Option<(UnixListener, Control)>,
-    stop: (watch::Sender<Stop>, watch::Receiver<Stop>),
+    stop: (watch::Sender<ShutdownPhase>, watch::Receiver<ShutdownPhase>),
     _lock: StateLock,
 }
 
@@ -171,7 +171,7 @@ impl App {
         mut config: Config,
         log: LogFormat,
         output: impl io::Write + Send + 'static,
-        mut passed: Passed,
+        mut passed: ActivatedSockets,
     ) -> Result<Self, AppError> {
         let files = FileLimit::raise();
         config.check_apart()?;
@@ -190,7 +190,7 @@ impl App {
         let first = scanner.scan(clock::now());
         let (wanted, exact) = watch::channel(Arc::new(ExactNames::of(&first, &config.domain)));
         let (boards, commands) = (Boards::default(), Commands::default());
-        let mut source = Source::open(&config, &state, &certificates, exact, (&boards, &commands))?;
+        let mut source = ActiveCertificateSource::open(&config, &state, &certificates, exact, (&boards, &commands))?;
         source.refresh(&certificates);
 
         let read = publisher::look(&config);
@@ -201,7 +201,7 @@ impl App {
             provider: TlsMaterial::provider(),
             level: config.tls,
         };
-        material.bundles.iter().for_each(|(name, bundle)| news::tell_bundle(name, bundle, false));
+        material.bundles.iter().for_each(|(name, bundle)| news::log_bundle(name, bundle, false));
         let uploads = uploads(&config, &state)?;
         // Whoever reads that we listen may send a signal at once.
         let signals = signals::Signals::listen()?;
@@ -209,11 +209,11 @@ impl App {
         // A process that reads that we listen may send commands at once.
         let control = control::listen(state.path());
         let listeners = Listeners::open(&config, &mut passed)?;
-        passed.check_all_taken()?;
-        let (ledger, keeper) = Ledger::start(&state.folder(ledger::FOLDER)?)?;
+        passed.ensure_all_claimed()?;
+        let (ledger, keeper) = PhoneHistory::start(&state.folder(ledger::FOLDER)?)?;
         let health = ledger.health();
         let metrics = Arc::new(Metrics::default());
-        let (access, writer) = AccessLog::start(log, output, Sightings::new(ledger, Arc::clone(&metrics)))?;
+        let (access, writer) = AccessLog::start(log, output, AccessObserver::new(ledger, Arc::clone(&metrics)))?;
         let server = Arc::new(Server {
             gate: gate(state.path())?,
             site: ArcSwap::from_pointee(Site::new(config.domain.clone(), config.no_sni.clone())),
@@ -226,7 +226,7 @@ impl App {
             connection_limits: Arc::new(ConnectionLimits::new(config.limits.clone(), files.room())),
             limits: config.limits.clone(),
         });
-        let (stop, stopped) = watch::channel(Stop::default());
+        let (stop, stopped) = watch::channel(ShutdownPhase::default());
         let publisher = Arc::new(Publisher::new(&server, config.clone(), material, wanted, &read, files));
         publisher.publish_registry(first.snapshot());
         let publishing = Arc::clone(&publisher);
@@ -240,8 +240,8 @@ impl App {
             let config = (&config, &publisher);
             let (boards, stopped) = ((boards, health, metrics), stopped.clone());
             let state = (state.path(), denials.denials(), Arc::clone(&state_faults));
-            let sources = Sources::new(&server, boards, config, stopped, state, &listeners.tls);
-            (opened, Arc::new(sources) as Arc<dyn Knowledge>)
+            let sources = LiveAdminData::new(&server, boards, config, stopped, state, &listeners.tls);
+            (opened, Arc::new(sources) as Arc<dyn AdminData>)
         });
         let stop = (stop, stopped);
         Ok(Self {
@@ -295,7 +295,7 @@ impl App {
         if let Some((listener, answers)) = self.control {
             control.spawn(control::serve(listener, answers));
         }
-        let upkeep = Upkeep::start(Work {
+        let upkeep = Reloader::start(ReloaderThread {
             source,
             certificates: Arc::clone(&self.server.certificates),
             publisher: self.publisher,
@@ -306,27 +306,27 @@ impl App {
         })?;
         let status = self.status.map(|(opened, knowledge)| opened.start(knowledge)).transpose()?;
         let denials = DenialsFollower::start(self.denials)?;
-        let supervisor = Supervisor::from_environment()?;
+        let supervisor = ServiceNotifier::from_environment()?;
         let mut heart = JoinSet::new();
-        if supervisor.is_there() {
-            heart.spawn(Heart::new(&self.server, (&self.waker, &upkeep, &denials), &supervisor, stopped).beat());
+        if supervisor.is_enabled() {
+            heart.spawn(Watchdog::new(&self.server, (&self.waker, &upkeep, &denials), &supervisor, stopped).run());
         }
-        supervisor.say(vec![Word::Ready]);
+        supervisor.send(vec![Notification::Ready]);
         let result = tokio::select! {
             () = until => Ok(()),
             () = self.signals.obey(&upkeep, &supervisor, self.config.limits.drain_s) => Ok(()),
             Some(_) = listeners.join_next() => Err(AppError::ListenerEnded),
         };
-        supervisor.say(vec![Word::Stopping, Word::Status("what is under way may end".to_owned())]);
+        supervisor.send(vec![Notification::Stopping, Notification::Status("what is under way may end".to_owned())]);
         // Nobody left to tell is as good as told.
-        let _ = stop.send(Stop::Drain);
-        renewal.iter().for_each(Renewal::stop);
+        let _ = stop.send(ShutdownPhase::Drain);
+        renewal.iter().for_each(RenewalThread::stop);
         let mut drained = std::pin::pin!(async { while listeners.join_next().await.is_some() {} });
         tokio::select! {
             () = &mut drained => {}
             name = self.signals.stop() => {
                 tracing::warn!("{name} again: what is under way is cut off");
-                let _ = stop.send(Stop::Now);
+                let _ = stop.send(ShutdownPhase::Now);
                 drained.await;
             }
         }
@@ -359,10 +359,10 @@ fn uploads(config: &Config, state: &StateDir) -> Result<UploadStore, AppError> {
 }
 
 /// Judges the passwords that are in the state directory.
-fn gate(state: &Path) -> Result<Gate, AppError> {
+fn gate(state: &Path) -> Result<DigestAuthenticator, AppError> {
     let passwords = Passwords::of_state(state);
-    news::tell_passwords(&passwords.refresh(), true);
-    Gate::new(passwords).map_err(|_| AppError::System(io::Error::other("it gives no random numbers")))
+    news::log_passwords(&passwords.refresh(), true);
+    DigestAuthenticator::new(passwords).map_err(|_| AppError::System(io::Error::other("it gives no random numbers")))
 }
 
 /// In local mode, and never else, the CA of virtual phones is trusted everywhere. It is made on first use.

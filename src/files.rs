@@ -22,12 +22,12 @@ pub fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
 /// What a file is and when it changed last, to the nanosecond: one that is written in place twice in a second, and keeps
 /// its size as certificates do, must not pass for unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stamp {
+pub struct FileStamp {
     identity: [i128; 2],
     content: [i128; 5],
 }
 
-impl Stamp {
+impl FileStamp {
     /// That of the file at `path`; `None` if it is not there.
     #[must_use]
     pub fn of(path: &Path) -> Option<Self> {

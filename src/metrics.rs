@@ -20,7 +20,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-use crate::certificate::Level;
+use crate::certificate::ConditionLevel;
 use crate::constituency::ConstituencyName;
 
 /// The handshakes that were finished.
@@ -50,12 +50,12 @@ pub struct Observed<'a> {
 pub struct Metrics {
     /// Finished handshakes; refused ones are among the observed.
     pub handshakes: Arc<Handshakes>,
-    tallies: Mutex<BTreeMap<Option<ConstituencyName>, Tally>>,
+    tallies: Mutex<BTreeMap<Option<ConstituencyName>, RequestTally>>,
 }
 
 /// What was counted of one constituency.
 #[derive(Debug, Default, Clone)]
-struct Tally {
+struct RequestTally {
     /// By method and status; 0 is none.
     requests: BTreeMap<(&'static str, u16), u64>,
     refusals: BTreeMap<&'static str, u64>,
@@ -83,13 +83,13 @@ pub struct Facts {
     /// Phones that fell silent at the same time, by constituency.
     pub silent_together: BTreeMap<String, usize>,
     /// Known phones by how they spoke TLS when they were last seen.
-    pub tls: BTreeMap<Tls, usize>,
+    pub tls: BTreeMap<TlsGauges, usize>,
     /// The certificates in use.
-    pub certificates: Vec<Validity>,
+    pub certificates: Vec<ValidityGauge>,
     /// How bad the condition of each certificate is, by key and first name.
-    pub levels: BTreeMap<(String, String), Level>,
+    pub levels: BTreeMap<(String, String), ConditionLevel>,
     /// How renewal goes, by key, and by constituency where it is for exact names.
-    pub renewals: Vec<Renewal>,
+    pub renewals: Vec<RenewalGauge>,
     /// Whether the ledger can be written.
     pub ledger_is_written: bool,
     /// Sightings of phones that the ledger had no room for.
@@ -102,7 +102,7 @@ pub struct Facts {
 
 /// How phones of a constituency speak TLS.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Tls {
+pub struct TlsGauges {
     /// The constituency.
     pub constituency: String,
     /// The least setting of `tls` that lets them in; above `modern` it is the old lane.
@@ -115,7 +115,7 @@ pub struct Tls {
 
 /// When a certificate is valid, in Unix seconds.
 #[derive(Debug, Clone)]
-pub struct Validity {
+pub struct ValidityGauge {
     /// Its key.
     pub key: String,
     /// Its first name.
@@ -128,7 +128,7 @@ pub struct Validity {
 
 /// How the renewal of one certificate goes.
 #[derive(Debug, Clone)]
-pub struct Renewal {
+pub struct RenewalGauge {
     /// Its key.
     pub key: String,
     /// The constituency whose exact names it is for; `None` for the wildcard.
@@ -172,7 +172,7 @@ impl Metrics {
         let mut tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
         let tally = match tallies.entry(observed.constituency.cloned()) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(Tally::default()),
+            Entry::Vacant(new) => new.insert(RequestTally::default()),
         };
         match observed.method {
             Some(method) => {
@@ -220,7 +220,8 @@ impl Metrics {
         let mut tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
         // What was refused before it came to a constituency stays.
         tallies.retain(|name, _| name.as_ref().is_none_or(is_there));
-        let (requests, refusals, bytes, handshakes) = <(Counts, Counts, Counts, Counts)>::default();
+        let (requests, refusals, bytes, handshakes) =
+            <(CounterFamily, CounterFamily, CounterFamily, CounterFamily)>::default();
         let mut refused = 0;
         for (name, tally) in tallies.iter() {
             let name = name.as_ref().map_or("", ConstituencyName::as_str);
@@ -247,14 +248,14 @@ impl Metrics {
 }
 
 type Labels = Vec<(&'static str, String)>;
-type Counts = Family<Labels, Counter>;
+type CounterFamily = Family<Labels, Counter>;
 type Gauges = Family<Labels, Gauge<i64, AtomicI64>>;
 
 fn labels(pairs: &[(&'static str, &str)]) -> Labels {
     pairs.iter().map(|(key, value)| (*key, (*value).to_owned())).collect()
 }
 
-fn add(counts: &Counts, pairs: &[(&'static str, &str)], count: u64) {
+fn add(counts: &CounterFamily, pairs: &[(&'static str, &str)], count: u64) {
     counts.get_or_create(&labels(pairs)).inc_by(count);
 }
 
@@ -310,7 +311,7 @@ impl Facts {
             set(&silent, &[("constituency", constituency)], count);
         }
         for (spoken, count) in &self.tls {
-            let Tls { constituency, level, version, suite } = spoken;
+            let TlsGauges { constituency, level, version, suite } = spoken;
             let place = ("constituency", constituency.as_str());
             set(&tls, &[place, ("level", level), ("version", version), ("suite", suite)], *count);
         }
@@ -328,14 +329,14 @@ impl Facts {
 
     fn register_certificates(&self, registry: &mut Registry) {
         let (start, expiry, level, in_a_row, human) = <(Gauges, Gauges, Gauges, Gauges, Gauges)>::default();
-        let (attempts, failures) = <(Counts, Counts)>::default();
+        let (attempts, failures) = <(CounterFamily, CounterFamily)>::default();
         for certificate in &self.certificates {
             let labels = [("key", certificate.key.as_str()), ("name", certificate.name.as_str())];
             set(&start, &labels, certificate.not_before);
             set(&expiry, &labels, certificate.not_after);
         }
         for ((key, name), own) in &self.levels {
-            for one in [Level::Ok, Level::Warning, Level::Error] {
+            for one in [ConditionLevel::Ok, ConditionLevel::Warning, ConditionLevel::Error] {
                 let labels = [("key", key.as_str()), ("name", name.as_str()), ("level", one.as_str())];
                 set(&level, &labels, i64::from(one == *own));
             }

@@ -17,8 +17,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::constituency::ConstituencyName;
-use crate::ledger::Health;
-use crate::renew::{Command, Lineage, Status};
+use crate::ledger::HistoryHealth;
+use crate::renew::{AcmeStatus, Lineage, RenewalCommand};
 use crate::serve::access::AccessLog;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,7 +27,7 @@ const MAX_REQUEST: u64 = 4096;
 /// What may be asked.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Request {
+pub enum ControlRequest {
     /// How are the certificates?
     Status,
     /// Renew what is due, or everything.
@@ -52,18 +52,18 @@ pub(super) struct Control {
     /// Renews certificates, where provost obtains them.
     pub(super) renewal: Commands,
     pub(super) access: AccessLog,
-    pub(super) history: Arc<Health>,
+    pub(super) history: Arc<HistoryHealth>,
 }
 
 /// Where the renewal of now takes commands, if there is one.
-pub(super) type Commands = Arc<ArcSwapOption<mpsc::Sender<Command>>>;
+pub(super) type Commands = Arc<ArcSwapOption<mpsc::Sender<RenewalCommand>>>;
 
 /// What is answered.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
     /// So they are.
-    Status(Box<Status>),
+    Status(Box<AcmeStatus>),
     /// A step.
     Says(String),
     /// It is done.
@@ -108,7 +108,7 @@ pub(super) async fn serve(listener: UnixListener, control: Control) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                conversations.spawn(converse(stream, control.clone()));
+                conversations.spawn(serve_connection(stream, control.clone()));
             }
             Err(_) => tokio::time::sleep(REQUEST_TIMEOUT).await,
         }
@@ -117,7 +117,7 @@ pub(super) async fn serve(listener: UnixListener, control: Control) {
 }
 
 /// A conversation that breaks off ends; that is all.
-async fn converse(stream: UnixStream, control: Control) -> io::Result<()> {
+async fn serve_connection(stream: UnixStream, control: Control) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut line = String::new();
     timeout(REQUEST_TIMEOUT, BufReader::new(reader.take(MAX_REQUEST)).read_line(&mut line)).await??;
@@ -127,36 +127,36 @@ async fn converse(stream: UnixStream, control: Control) -> io::Result<()> {
         None => Err(io::Error::other("the certificates are not obtained by provost")),
     };
     let last = match serde_json::from_str(&line)? {
-        Request::Flush => control.flush().await,
-        Request::Status => {
+        ControlRequest::Flush => control.flush().await,
+        ControlRequest::Status => {
             let (reply, status) = oneshot::channel();
-            command(Command::Status(reply)).await?;
-            say(&mut writer, &Reply::Status(Box::new(status.await.map_err(gone)?))).await?;
+            command(RenewalCommand::Status(reply)).await?;
+            send_reply(&mut writer, &Reply::Status(Box::new(status.await.map_err(gone)?))).await?;
             Reply::Done
         }
-        Request::Renew { all, only } => {
+        ControlRequest::Renew { all, only } => {
             let (progress, mut said) = mpsc::unbounded_channel();
-            command(Command::Renew { all, only, progress }).await?;
+            command(RenewalCommand::Renew { all, only, progress }).await?;
             while let Some(step) = said.recv().await {
-                say(&mut writer, &Reply::Says(step)).await?;
+                send_reply(&mut writer, &Reply::Says(step)).await?;
             }
             Reply::Done
         }
-        Request::Revoke { certificate: lineage } => {
+        ControlRequest::Revoke { certificate: lineage } => {
             let (done, hears) = oneshot::channel();
             let of = lineage.to_string();
-            command(Command::Revoke { lineage, done }).await?;
+            command(RenewalCommand::Revoke { lineage, done }).await?;
             match hears.await.map_err(gone)? {
                 Ok(()) => {
                     let step = format!("{of}: revoked; another one is being obtained (provost certificate status)");
-                    say(&mut writer, &Reply::Says(step)).await?;
+                    send_reply(&mut writer, &Reply::Says(step)).await?;
                     Reply::Done
                 }
                 Err(failure) => Reply::Failed(failure.message),
             }
         }
     };
-    say(&mut writer, &last).await
+    send_reply(&mut writer, &last).await
 }
 
 impl Control {
@@ -176,7 +176,7 @@ impl Control {
     }
 }
 
-async fn say(writer: &mut (impl AsyncWriteExt + Unpin), reply: &Reply) -> io::Result<()> {
+async fn send_reply(writer: &mut (impl AsyncWriteExt + Unpin), reply: &Reply) -> io::Result<()> {
     let mut line = serde_json::to_string(reply)?;
     line.push('\n');
     writer.write_all(line.as_bytes()).await

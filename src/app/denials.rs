@@ -33,8 +33,8 @@ impl DenialsFollower {
                 }
                 let followed = catch_unwind(AssertUnwindSafe(|| {
                     let changes = file.refresh(clock::now());
-                    news::tell_denials(&changes);
-                    news::tell_denials_error(&mut told, file.error());
+                    news::log_denials(&changes);
+                    news::log_denials_error(&mut told, file.error());
                 }));
                 if followed.is_err() {
                     tracing::error!("following the server-wide denials failed by a defect of provost (a panic)");

@@ -13,12 +13,12 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::denials::DenialsFollower;
-use super::supervisor::{Supervisor, Word};
-use super::upkeep::Upkeep;
+use super::supervisor::{Notification, ServiceNotifier};
+use super::upkeep::Reloader;
 use crate::clock;
-use crate::constituency::watch::Waker;
+use crate::constituency::watch::WatcherHandle;
 use crate::serve::Server;
-use crate::serve::stop::Stop;
+use crate::serve::stop::ShutdownPhase;
 use crate::wording::counted;
 
 /// The longest time between two beats.
@@ -32,7 +32,7 @@ const LONG: Duration = Duration::from_mins(1);
 const DAY_S: i64 = 86_400;
 
 /// A thread that must be there.
-struct Organ {
+struct MonitoredThread {
     /// What it does.
     name: &'static str,
     /// Asks it to answer when it comes round; `None` if it has ended.
@@ -43,29 +43,29 @@ struct Organ {
 
 /// How an organ is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Health {
+enum ThreadHealth {
     Good,
     Late,
     Dead,
 }
 
 /// What beats.
-pub(super) struct Heart {
-    supervisor: Supervisor,
-    organs: Vec<Organ>,
+pub(super) struct Watchdog {
+    supervisor: ServiceNotifier,
+    organs: Vec<MonitoredThread>,
     /// Whether it is being stopped.
-    stop: watch::Receiver<Stop>,
+    stop: watch::Receiver<ShutdownPhase>,
     /// How the server is, in a line.
     status: Box<dyn Fn() -> String + Send>,
 }
 
-impl Organ {
+impl MonitoredThread {
     fn new(name: &'static str, ask: impl Fn() -> Option<Receiver<()>> + Send + 'static) -> Self {
         Self { name, ask: Box::new(ask), asked: None, is_late: false }
     }
 
     /// Asks once at a time.
-    fn examine(&mut self, now: Instant) -> Health {
+    fn examine(&mut self, now: Instant) -> ThreadHealth {
         let since = match self.asked.take() {
             Some((answer, since)) => match answer.try_recv() {
                 Ok(()) => now,
@@ -73,12 +73,12 @@ impl Organ {
                     self.asked = Some((answer, since));
                     since
                 }
-                Err(TryRecvError::Disconnected) => return Health::Dead,
+                Err(TryRecvError::Disconnected) => return ThreadHealth::Dead,
             },
             None => now,
         };
         if self.asked.is_none() {
-            let Some(answer) = (self.ask)() else { return Health::Dead };
+            let Some(answer) = (self.ask)() else { return ThreadHealth::Dead };
             self.asked = Some((answer, now));
         }
         let is_late = now.duration_since(since) >= LONG;
@@ -91,29 +91,29 @@ impl Organ {
             (true, false) => tracing::info!("the thread that {} has come round again", self.name),
             _ => {}
         }
-        if is_late { Health::Late } else { Health::Good }
+        if is_late { ThreadHealth::Late } else { ThreadHealth::Good }
     }
 }
 
-impl Heart {
+impl Watchdog {
     /// The heart of `server`, which cannot do without the threads behind `waker`, `upkeep` and `denials`.
     pub(super) fn new(
         server: &Arc<Server>,
-        (waker, upkeep, denials): (&Waker, &Upkeep, &DenialsFollower),
-        supervisor: &Supervisor,
-        stop: watch::Receiver<Stop>,
+        (waker, upkeep, denials): (&WatcherHandle, &Reloader, &DenialsFollower),
+        supervisor: &ServiceNotifier,
+        stop: watch::Receiver<ShutdownPhase>,
     ) -> Self {
         let (waker, upkeep, denials, server) = (waker.clone(), upkeep.clone(), denials.clone(), Arc::clone(server));
         let organs = vec![
-            Organ::new("follows the constituencies", move || waker.ask()),
-            Organ::new("follows certificates", move || upkeep.ask()),
-            Organ::new("follows the server-wide denials", move || denials.ask()),
+            MonitoredThread::new("follows the constituencies", move || waker.ask()),
+            MonitoredThread::new("follows certificates", move || upkeep.ask()),
+            MonitoredThread::new("follows the server-wide denials", move || denials.ask()),
         ];
         Self { supervisor: supervisor.clone(), organs, stop, status: Box::new(move || status(&server)) }
     }
 
     /// Beats until it is dropped, or an organ is dead.
-    pub(super) async fn beat(mut self) {
+    pub(super) async fn run(mut self) {
         let period = self.supervisor.watchdog.map_or(LONGEST_PERIOD, |watchdog| watchdog / BEATS).min(LONGEST_PERIOD);
         let mut ticks = tokio::time::interval(period);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -125,25 +125,25 @@ impl Heart {
             errand.spawn(async {});
             errand.join_next().await;
             let now = clock::monotonic();
-            let health: Vec<(&str, Health)> =
+            let health: Vec<(&str, ThreadHealth)> =
                 self.organs.iter_mut().map(|organ| (organ.name, organ.examine(now))).collect();
-            if let Some((name, _)) = health.iter().find(|(_, health)| *health == Health::Dead) {
+            if let Some((name, _)) = health.iter().find(|(_, health)| *health == ThreadHealth::Dead) {
                 tracing::error!("the thread that {name} has ended by a defect of provost; provost must be restarted");
                 return;
             }
-            let mut words = vec![Word::Alive];
-            if *self.stop.borrow() == Stop::NotYet {
-                let late = health.iter().filter(|(_, health)| *health == Health::Late);
+            let mut words = vec![Notification::Alive];
+            if *self.stop.borrow() == ShutdownPhase::NotYet {
+                let late = health.iter().filter(|(_, health)| *health == ThreadHealth::Late);
                 let late = late.map(|(name, _)| format!("; the thread that {name} does not come round"));
                 let status = (self.status)() + &late.collect::<String>();
                 if status != told {
-                    words.push(Word::Status(status.clone()));
+                    words.push(Notification::Status(status.clone()));
                     told = status;
                 }
             } else {
-                words.push(Word::Patience(PATIENCE));
+                words.push(Notification::Patience(PATIENCE));
             }
-            self.supervisor.say(words);
+            self.supervisor.send(words);
         }
     }
 }
@@ -175,11 +175,11 @@ mod tests {
     /// A heart with one organ, what it says, the word by which it is told to stop, and the organ's way to be asked.
     fn heart(
         ask: impl Fn() -> Option<Receiver<()>> + Send + 'static,
-    ) -> (Heart, Receiver<Vec<Word>>, watch::Sender<Stop>) {
-        let (supervisor, said) = Supervisor::of_a_test(WATCHDOG);
-        let (stopping, stop) = watch::channel(Stop::NotYet);
-        let organs = vec![Organ::new("sings", ask)];
-        (Heart { supervisor, organs, stop, status: Box::new(|| "well".to_owned()) }, said, stopping)
+    ) -> (Watchdog, Receiver<Vec<Notification>>, watch::Sender<ShutdownPhase>) {
+        let (supervisor, said) = ServiceNotifier::of_a_test(WATCHDOG);
+        let (stopping, stop) = watch::channel(ShutdownPhase::NotYet);
+        let organs = vec![MonitoredThread::new("sings", ask)];
+        (Watchdog { supervisor, organs, stop, status: Box::new(|| "well".to_owned()) }, said, stopping)
     }
 
     /// An organ that comes round at once.
@@ -197,11 +197,11 @@ mod tests {
     fn it_beats_and_says_once_how_it_is_and_asks_for_time_while_it_ends() {
         let (heart, said, stopping) = heart(prompt);
         let runtime = one_worker();
-        runtime.spawn(heart.beat());
-        assert_eq!(said.recv_timeout(SOON).unwrap(), [Word::Alive, Word::Status("well".to_owned())]);
-        assert_eq!(said.recv_timeout(SOON).unwrap(), [Word::Alive]);
-        stopping.send(Stop::Drain).unwrap();
-        let ending = [Word::Alive, Word::Patience(PATIENCE)];
+        runtime.spawn(heart.run());
+        assert_eq!(said.recv_timeout(SOON).unwrap(), [Notification::Alive, Notification::Status("well".to_owned())]);
+        assert_eq!(said.recv_timeout(SOON).unwrap(), [Notification::Alive]);
+        stopping.send(ShutdownPhase::Drain).unwrap();
+        let ending = [Notification::Alive, Notification::Patience(PATIENCE)];
         assert!(std::iter::repeat_with(|| said.recv_timeout(SOON).unwrap()).take(1000).any(|words| words == ending));
     }
 
@@ -209,7 +209,7 @@ mod tests {
     fn it_does_not_beat_while_the_runtime_is_stuck() {
         let (heart, said, _stopping) = heart(prompt);
         let runtime = one_worker();
-        runtime.spawn(heart.beat());
+        runtime.spawn(heart.run());
         said.recv_timeout(SOON).unwrap();
         let (release, released) = channel::<()>();
         let (stuck, is_stuck) = channel();
@@ -230,7 +230,7 @@ mod tests {
         for ask in [|| None, || Some(channel().1)] {
             let (heart, said, _stopping) = heart(ask);
             let runtime = one_worker();
-            let ended = runtime.spawn(heart.beat());
+            let ended = runtime.spawn(heart.run());
             runtime.block_on(ended).unwrap();
             let beats = said.try_iter().count();
             assert!(beats <= 1, "{beats}");
@@ -240,17 +240,17 @@ mod tests {
     #[test]
     fn a_thread_that_does_not_come_round_is_told_once_it_is_late_and_not_when_it_is_back() {
         let (answers, answer) = channel::<Sender<()>>();
-        let mut organ = Organ::new("sings", move || {
+        let mut organ = MonitoredThread::new("sings", move || {
             let (sender, receiver) = channel();
             answers.send(sender).ok()?;
             Some(receiver)
         });
         let start = clock::monotonic();
-        assert_eq!(organ.examine(start), Health::Good);
-        assert_eq!(organ.examine(start + LONG / 2), Health::Good);
-        assert_eq!(organ.examine(start + LONG), Health::Late);
+        assert_eq!(organ.examine(start), ThreadHealth::Good);
+        assert_eq!(organ.examine(start + LONG / 2), ThreadHealth::Good);
+        assert_eq!(organ.examine(start + LONG), ThreadHealth::Late);
         answer.recv().unwrap().send(()).unwrap();
-        assert_eq!(organ.examine(start + LONG * 2), Health::Good);
+        assert_eq!(organ.examine(start + LONG * 2), ThreadHealth::Good);
         assert_eq!(answer.try_iter().count(), 1, "it is asked again");
     }
 }

@@ -24,18 +24,18 @@ use crate::clock;
 use crate::config::{CertificateSource, Config};
 use crate::constituency::edit_file::Changed;
 use crate::constituency::{
-    ClientAuth, Constituency, ConstituencyName, Phones, ServerDenial, ServerDenials, Severity, Standing, denials, edit,
-    edit_file,
+    ClientAuth, Constituency, ConstituencyName, PhoneStanding, Phones, ServerDenial, ServerDenials, Severity, denials,
+    edit, edit_file,
 };
 use crate::digest::passwords;
 use crate::ledger::roster::together;
-use crate::ledger::{Health, Reader, STEP_S};
+use crate::ledger::{HistoryHealth, HistoryReader, STEP_S};
 use crate::metrics::{Exposition, Metrics};
 use crate::serve::Server;
 use crate::serve::site::Site;
-use crate::serve::stop::Stop;
-use crate::status::picture::{self, Overview, Phone, PhoneHistory, PhoneState};
-use crate::status::{Change, Knowledge, Picture, Readiness, Wanted};
+use crate::serve::stop::ShutdownPhase;
+use crate::status::picture::{self, Overview, PhoneHistoryView, PhoneState, PhoneView};
+use crate::status::{AdminChange, AdminData, Readiness, Snapshot, SnapshotRequest};
 use crate::wording::counted_were;
 use certificates::{from_files, from_local_ca, renewed};
 use phones::is_well_today;
@@ -46,16 +46,16 @@ const IN_FORCE: Duration = Duration::from_secs(1);
 
 /// What the picture is gathered from.
 #[derive(Debug)]
-pub(super) struct Sources {
+pub(super) struct LiveAdminData {
     /// Not held: it ends when nobody serves any more.
     server: Weak<Server>,
     certificates: Arc<LiveCertificates>,
     boards: Boards,
-    health: Arc<Health>,
+    health: Arc<HistoryHealth>,
     metrics: Arc<Metrics>,
     config: Config,
     publisher: Arc<Publisher>,
-    stop: watch::Receiver<Stop>,
+    stop: watch::Receiver<ShutdownPhase>,
     /// Where the configuration was read from, for whoever is in another folder.
     file: Option<String>,
     state: PathBuf,
@@ -65,7 +65,7 @@ pub(super) struct Sources {
     started: i64,
 }
 
-impl Knowledge for Sources {
+impl AdminData for LiveAdminData {
     fn mark(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         self.health.generation().hash(&mut hasher);
@@ -81,10 +81,10 @@ impl Knowledge for Sources {
         hasher.finish()
     }
 
-    fn picture(&self) -> Picture {
+    fn snapshot(&self) -> Snapshot {
         let now = clock::unix_seconds(clock::now());
         let mut troubles = self.troubles();
-        let ledger = Reader::open(&self.state).and_then(|ledger| match ledger {
+        let ledger = HistoryReader::open(&self.state).and_then(|ledger| match ledger {
             Some(ledger) => Ok((ledger.phones()?, ledger.claims()?)),
             None => Ok(Default::default()),
         });
@@ -99,7 +99,7 @@ impl Knowledge for Sources {
         let broken = faults.filter(|fault| fault.severity == Severity::Error);
         troubles.extend(broken.map(|fault| format!("{}: {}", fault.subject, fault.message)));
         let silent_together = phones::silences(&roster, now, self.started);
-        let phones: Vec<Phone> = roster.into_iter().map(|(key, known)| phones::phone(key, known, now)).collect();
+        let phones: Vec<PhoneView> = roster.into_iter().map(|(key, known)| phones::phone(key, known, now)).collect();
         let overview = Overview {
             now,
             version: env!("CARGO_PKG_VERSION"),
@@ -117,11 +117,11 @@ impl Knowledge for Sources {
             activity: self.activity(now),
             troubles,
         };
-        Picture { overview, phones }
+        Snapshot { overview, phones }
     }
 
-    fn history(&self, phone: Phone) -> Result<PhoneHistory, String> {
-        let ledger = Reader::open(&self.state).map_err(|error| error.to_string())?;
+    fn history(&self, phone: PhoneView) -> Result<PhoneHistoryView, String> {
+        let ledger = HistoryReader::open(&self.state).map_err(|error| error.to_string())?;
         let requests = ledger.map_or(Ok(Vec::new()), |ledger| ledger.requests(phone.mac));
         let requests = requests.map_err(|error| error.to_string())?.into_iter().rev();
         let own = requests.filter(|request| request.constituency == phone.constituency).map(phones::request).collect();
@@ -142,23 +142,23 @@ impl Knowledge for Sources {
         }
     }
 
-    fn metrics(&self, picture: &Picture, exposition: Exposition) -> String {
+    fn metrics(&self, picture: &Snapshot, exposition: Exposition) -> String {
         // Writing to a String does not fail.
-        self.metrics.text(&self.facts(picture), exposition).unwrap_or_default()
+        self.metrics.text(&self.gauges(picture), exposition).unwrap_or_default()
     }
 
-    fn change(&self, wanted: &Wanted) -> Result<bool, String> {
+    fn change(&self, wanted: &SnapshotRequest) -> Result<bool, String> {
         let mac = wanted.mac;
         let is_changed = match &wanted.change {
-            Change::Allow(name) => {
+            AdminChange::Allow(name) => {
                 if let Some(denial) = self.denials.get(mac) {
                     let why = denial.explained();
                     return Err(format!("{mac} is denied everywhere {why}; provost undeny {mac} lifts that"));
                 }
-                self.change_policy(name, edit::Change::Allow { mac, note: wanted.note.as_deref() })?
+                self.change_policy(name, edit::PolicyChange::Allow { mac, note: wanted.note.as_deref() })?
             }
-            Change::Deny(name) => self.change_policy(name, edit::Change::Deny { mac })?,
-            Change::DenyEverywhere => self.deny_everywhere(wanted)?,
+            AdminChange::Deny(name) => self.change_policy(name, edit::PolicyChange::Deny { mac })?,
+            AdminChange::DenyEverywhere => self.deny_everywhere(wanted)?,
         };
         if is_changed {
             self.await_force(wanted);
@@ -167,13 +167,13 @@ impl Knowledge for Sources {
     }
 }
 
-impl Sources {
+impl LiveAdminData {
     /// What `server` is, from now on.
     pub(super) fn new(
         server: &Arc<Server>,
-        (boards, health, metrics): (Boards, Arc<Health>, Arc<Metrics>),
+        (boards, health, metrics): (Boards, Arc<HistoryHealth>, Arc<Metrics>),
         (config, publisher): (&Config, &Arc<Publisher>),
-        stop: watch::Receiver<Stop>,
+        stop: watch::Receiver<ShutdownPhase>,
         (state, denials, state_faults): (&Path, Arc<ServerDenials>, Arc<StateFaults>),
         listeners: &[TcpListener],
     ) -> Self {
@@ -195,7 +195,7 @@ impl Sources {
         }
     }
 
-    fn change_policy(&self, name: &ConstituencyName, change: edit::Change<'_>) -> Result<bool, String> {
+    fn change_policy(&self, name: &ConstituencyName, change: edit::PolicyChange<'_>) -> Result<bool, String> {
         let bundles = self.publisher.bundle_names();
         let bundles: Vec<&str> = bundles.iter().map(String::as_str).collect();
         let changed = edit_file::change(&self.config.constituencies, name, change, &bundles, &log_wait);
@@ -205,7 +205,7 @@ impl Sources {
         }
     }
 
-    fn deny_everywhere(&self, wanted: &Wanted) -> Result<bool, String> {
+    fn deny_everywhere(&self, wanted: &SnapshotRequest) -> Result<bool, String> {
         let (mac, at) = (wanted.mac, Some(clock::unix_seconds(clock::now())));
         let denial = ServerDenial { by: wanted.by.to_owned(), at, note: wanted.note.clone().unwrap_or_default() };
         let is_changed = denials::deny(&self.state, mac, denial, &log_wait).map_err(|error| error.to_string())?;
@@ -217,12 +217,12 @@ impl Sources {
     }
 
     /// Waits until what was changed is in force, so that whoever changed it sees it in what is shown next; not for long.
-    fn await_force(&self, wanted: &Wanted) {
+    fn await_force(&self, wanted: &SnapshotRequest) {
         let is_in_force = || {
             let (name, standing) = match &wanted.change {
-                Change::Allow(name) => (name, Standing::Known),
-                Change::Deny(name) => (name, Standing::Denied),
-                Change::DenyEverywhere => return self.denials.has(wanted.mac),
+                AdminChange::Allow(name) => (name, PhoneStanding::Known),
+                AdminChange::Deny(name) => (name, PhoneStanding::Denied),
+                AdminChange::DenyEverywhere => return self.denials.has(wanted.mac),
             };
             let site = self.server.upgrade().map(|server| server.site.load_full());
             let constituency = site.as_ref().and_then(|site| site.registry().find(name.as_str()));
@@ -255,9 +255,9 @@ impl Sources {
         troubles
     }
 
-    fn activity(&self, now: i64) -> picture::Activity {
+    fn activity(&self, now: i64) -> picture::ActivityView {
         let (since, steps) = self.health.activity(now);
-        picture::Activity {
+        picture::ActivityView {
             step_s: STEP_S,
             since,
             served: steps.iter().map(|step| step.served).collect(),
@@ -267,10 +267,10 @@ impl Sources {
     }
 
     fn is_stopping(&self) -> bool {
-        *self.stop.borrow() > Stop::NotYet
+        *self.stop.borrow() > ShutdownPhase::NotYet
     }
 
-    fn certificates(&self, now: i64) -> Vec<picture::Certificate> {
+    fn certificates(&self, now: i64) -> Vec<picture::CertificateView> {
         match (&self.config.certificate, self.boards.load().as_ref()) {
             (CertificateSource::Acme(_), Some(board)) => {
                 board.status().certificates.into_iter().map(|status| renewed(status, now)).collect()
@@ -281,15 +281,15 @@ impl Sources {
         }
     }
 
-    fn in_use(&self, shown: impl Fn(&ServerCertificate) -> picture::Certificate) -> Vec<picture::Certificate> {
+    fn in_use(&self, shown: impl Fn(&ServerCertificate) -> picture::CertificateView) -> Vec<picture::CertificateView> {
         let (current, exact) = (self.certificates.current(), self.certificates.exact());
         // One pair of files may serve both.
         let own = exact.values().flatten().filter(|own| !current.iter().any(|common| common.is_same_as(own)));
         current.iter().chain(own).map(shown).collect()
     }
 
-    fn constituencies(&self, site: &Site, phones: &[Phone], now: i64) -> Vec<picture::Constituency> {
-        let mut all: BTreeMap<String, picture::Constituency> = BTreeMap::new();
+    fn constituencies(&self, site: &Site, phones: &[PhoneView], now: i64) -> Vec<picture::ConstituencyView> {
+        let mut all: BTreeMap<String, picture::ConstituencyView> = BTreeMap::new();
         for served in site.registry().served() {
             all.insert(served.name.to_string(), self.constituency(site, served));
         }
@@ -314,13 +314,13 @@ impl Sources {
         all.into_values().collect()
     }
 
-    fn constituency(&self, site: &Site, served: &Constituency) -> picture::Constituency {
+    fn constituency(&self, site: &Site, served: &Constituency) -> picture::ConstituencyView {
         let problem = site.unusable().find(|(name, _)| **name == served.name).map(|(_, reason)| reason.to_owned());
         let port = self.addresses.first().map(SocketAddr::port).filter(|port| *port != 443);
         let port = port.map(|port| format!(":{port}")).unwrap_or_default();
         let url = site.get(&served.name).map(|_| format!("https://{}.{}{port}/", served.name, site.domain()));
         let is_list = served.policy.tls.client_auth != ClientAuth::None && served.policy.phones != Phones::Any;
-        picture::Constituency {
+        picture::ConstituencyView {
             description: served.policy.description.clone(),
             url,
             problem,
@@ -358,15 +358,15 @@ fn absolute(file: &Path) -> String {
     std::path::absolute(file).unwrap_or_else(|_| file.to_owned()).display().to_string()
 }
 
-fn not_served(name: &str) -> picture::Constituency {
-    picture::Constituency {
+fn not_served(name: &str) -> picture::ConstituencyView {
+    picture::ConstituencyView {
         name: name.to_owned(),
         description: String::new(),
         url: None,
         problem: None,
         warnings: Vec::new(),
         known: Some(0),
-        counts: picture::Counts::default(),
+        counts: picture::PhoneCounts::default(),
         seen_lately: 0,
         refused: 0,
         not_allowable: Some("it is not served".to_owned()),

@@ -2,28 +2,28 @@
 
 use std::collections::BTreeMap;
 
-use crate::files::Stamp;
+use crate::files::FileStamp;
 
 /// What the files of each bundle look like.
-pub(super) type Look = BTreeMap<String, Vec<Option<Stamp>>>;
+pub(super) type FileStamps = BTreeMap<String, Vec<Option<FileStamp>>>;
 
 /// The looks that count: when bundles were read, and the last one.
 #[derive(Debug)]
-pub(super) struct Looks {
-    read: Look,
-    last: Look,
+pub(super) struct FileChanges {
+    read: FileStamps,
+    last: FileStamps,
 }
 
-impl Looks {
+impl FileChanges {
     /// The first look at bundles of which none has been read.
-    pub(super) fn first(now: Look) -> Self {
-        Self { read: Look::new(), last: now }
+    pub(super) fn first(now: FileStamps) -> Self {
+        Self { read: FileStamps::new(), last: now }
     }
 
     /// The names of bundles to read, as they look `now`. A file that was put in another's place is whole; one that is
     /// written in place may not be, and must have been still since the last look.
-    pub(super) fn due(&mut self, now: &Look) -> Vec<String> {
-        let is_whole = |(before, after): (&Option<Stamp>, &Option<Stamp>)| match (before, after) {
+    pub(super) fn due(&mut self, now: &FileStamps) -> Vec<String> {
+        let is_whole = |(before, after): (&Option<FileStamp>, &Option<FileStamp>)| match (before, after) {
             (Some(before), Some(after)) => before == after || !before.is_same_file(after),
             (None, _) | (_, None) => before == after,
         };
@@ -44,7 +44,7 @@ impl Looks {
     }
 
     /// Notes that the bundle `name` was read as it looked `then`. What cannot be read stays due.
-    pub(super) fn note_read(&mut self, name: &str, then: &Look) {
+    pub(super) fn note_read(&mut self, name: &str, then: &FileStamps) {
         if let Some(files) = then.get(name) {
             self.read.insert(name.to_owned(), files.clone());
         }
@@ -57,8 +57,8 @@ mod tests {
     use super::*;
     use std::path::Path;
 
-    fn look(path: &Path) -> Look {
-        Look::from([("own".to_owned(), vec![Stamp::of(path)])])
+    fn look(path: &Path) -> FileStamps {
+        FileStamps::from([("own".to_owned(), vec![FileStamp::of(path)])])
     }
 
     #[test]
@@ -66,7 +66,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ca.pem");
         std::fs::write(&path, "one").unwrap();
-        let mut looks = Looks::first(look(&path));
+        let mut looks = FileChanges::first(look(&path));
         let nothing: [String; 0] = [];
         let mut due_and_read = || {
             let now = look(&path);
@@ -99,7 +99,7 @@ mod tests {
         let path = folder.path().join("ca.pem");
         std::fs::write(&path, "one").unwrap();
         let now = look(&path);
-        let mut looks = Looks::first(now.clone());
+        let mut looks = FileChanges::first(now.clone());
         assert_eq!((looks.due(&now), looks.due(&now)), (vec!["own".to_owned()], vec!["own".to_owned()]));
         looks.note_read("own", &now);
         assert!(looks.due(&now).is_empty());

@@ -12,7 +12,7 @@ use crate::settings::SettingsError;
 use crate::trust::{Bundle, BundleError};
 
 /// Constituencies that came, changed and went, and faults that began and ended.
-pub(super) fn tell_folders(old: &Site, new: &Site) {
+pub(super) fn log_folders(old: &Site, new: &Site) {
     let (before, after) = (old.registry(), new.registry());
     for constituency in after.served() {
         let name = &constituency.name;
@@ -62,7 +62,7 @@ fn ends_connections(old: &Site, new: &Site, name: &ConstituencyName) -> bool {
 }
 
 /// Constituencies whose policy is good but which cannot be served: those that are new, and those that are no more.
-pub(super) fn tell_unusable(before: &Site, after: &Site) {
+pub(super) fn log_unusable(before: &Site, after: &Site) {
     for (name, reason) in after.unusable() {
         if !before.unusable().any(|old| old == (name, reason)) {
             tracing::error!(constituency = %name, "{name} is not served: {reason}");
@@ -76,7 +76,7 @@ pub(super) fn tell_unusable(before: &Site, after: &Site) {
 }
 
 /// Phones that are denied on the whole server, or no more.
-pub(super) fn tell_denials(changes: &Changes) {
+pub(super) fn log_denials(changes: &Changes) {
     for (mac, denial) in &changes.denied {
         tracing::info!(mac = %mac, "{mac} is denied everywhere {}", denial.explained());
     }
@@ -90,7 +90,7 @@ pub(super) fn tell_denials(changes: &Changes) {
 }
 
 /// Says once what is wrong with the file of the denials, and when that is over; `told` is what was said of it.
-pub(super) fn tell_denials_error(told: &mut Option<String>, error: Option<&str>) {
+pub(super) fn log_denials_error(told: &mut Option<String>, error: Option<&str>) {
     if told.as_deref() == error {
         return;
     }
@@ -102,7 +102,7 @@ pub(super) fn tell_denials_error(told: &mut Option<String>, error: Option<&str>)
 }
 
 /// A limit of open files that is too low for the phones that are known: once when that begins, once when it is over.
-pub(super) fn tell_file_shortage(before: Option<&str>, after: Option<&str>) {
+pub(super) fn log_file_shortage(before: Option<&str>, after: Option<&str>) {
     match (before, after) {
         (None, Some(shortage)) => tracing::warn!("{shortage}"),
         (Some(_), None) => tracing::info!("the limit of open files leaves room for all known phones again"),
@@ -111,7 +111,7 @@ pub(super) fn tell_file_shortage(before: Option<&str>, after: Option<&str>) {
 }
 
 /// A trust bundle that cannot be used, and whether what it was before stays.
-pub(super) fn tell_bundle(name: &str, bundle: &Result<Arc<Bundle>, Arc<BundleError>>, is_kept: bool) {
+pub(super) fn log_bundle(name: &str, bundle: &Result<Arc<Bundle>, Arc<BundleError>>, is_kept: bool) {
     if let Err(error) = bundle {
         let consequence = if is_kept { "; the last good one stays in force" } else { "" };
         tracing::error!("the trust bundle \"{name}\" cannot be used: {error}{consequence}");
@@ -119,7 +119,7 @@ pub(super) fn tell_bundle(name: &str, bundle: &Result<Arc<Bundle>, Arc<BundleErr
 }
 
 /// Passwords that cannot be read, and what that means: at the start none were ever good.
-pub(super) fn tell_passwords(errors: &[PasswordsError], is_start: bool) {
+pub(super) fn log_passwords(errors: &[PasswordsError], is_start: bool) {
     let consequence = if is_start {
         "nobody gets in by them until they can be"
     } else {
@@ -131,7 +131,7 @@ pub(super) fn tell_passwords(errors: &[PasswordsError], is_start: bool) {
 }
 
 /// Trust bundles that `provost.json` names no more.
-pub(super) fn tell_bundles_gone(running: &Config, read: &Config) {
+pub(super) fn log_bundles_gone(running: &Config, read: &Config) {
     for name in running.trust.keys().filter(|name| !read.trust.contains_key(*name)) {
         tracing::warn!(
             "provost.json: \"trust\" names \"{name}\" no more; policies that do may use it until provost is restarted"
@@ -140,7 +140,7 @@ pub(super) fn tell_bundles_gone(running: &Config, read: &Config) {
 }
 
 /// All was read again, but for a `provost.json` that cannot be.
-pub(super) fn tell_reloaded(read: &Result<(), SettingsError>) {
+pub(super) fn log_reloaded(read: &Result<(), SettingsError>) {
     match read {
         Ok(()) => tracing::info!("SIGHUP: configuration, trust bundles and folders are read again"),
         Err(error) => tracing::error!(
@@ -150,7 +150,7 @@ pub(super) fn tell_reloaded(read: &Result<(), SettingsError>) {
 }
 
 /// Settings that were changed but count only after a restart.
-pub(super) fn tell_restart_needed(running: &Config, read: &Config) {
+pub(super) fn log_restart_needed(running: &Config, read: &Config) {
     let changed = [
         ("domain", running.domain != read.domain),
         ("listen", running.listen != read.listen),

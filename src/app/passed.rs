@@ -24,25 +24,25 @@ const KEYS: [&str; 3] = [LISTEN, STATUS, PLAIN_HTTP];
 
 /// Sockets that were passed and not asked for yet.
 #[derive(Debug, Default)]
-pub struct Passed {
-    sockets: Vec<Socket>,
+pub struct ActivatedSockets {
+    sockets: Vec<ActivatedSocket>,
 }
 
 #[derive(Debug)]
-struct Socket {
+struct ActivatedSocket {
     name: String,
-    listener: Listener,
+    listener: ActivatedListener,
 }
 
 #[derive(Debug)]
-enum Listener {
+enum ActivatedListener {
     Tcp(TcpListener, SocketAddr),
     Unix(UnixListener, PathBuf),
 }
 
 /// Why a socket that was passed cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum PassedError {
+pub enum SocketActivationError {
     /// Nobody asked for it.
     #[error(
         "systemd passes {0}, for which nothing in provost.json asks; let the two agree: `provost print systemd-socket \
@@ -64,13 +64,13 @@ pub enum PassedError {
     BothFamilies(String),
 }
 
-impl Passed {
+impl ActivatedSockets {
     /// Takes what this process was passed. To be called before there are threads: the variables are taken out of the
     /// environment, and the sockets are marked not to be inherited any further.
     ///
     /// # Errors
     /// If something was passed that is no stream socket that listens.
-    pub fn from_environment() -> Result<Self, PassedError> {
+    pub fn from_environment() -> Result<Self, SocketActivationError> {
         let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
         let mut descriptors = ListenFd::from_env();
         let mut names = names.split(':');
@@ -78,9 +78,9 @@ impl Passed {
         for index in 0..descriptors.len() {
             let name = names.next().unwrap_or_default().to_owned();
             // Standard input, output and error come first.
-            let unusable = |source| PassedError::Unusable { fd: index + 3, name: name.clone(), source };
-            let listener = Listener::take(&mut descriptors, index).map_err(unusable)?;
-            sockets.push(Socket { name, listener });
+            let unusable = |source| SocketActivationError::Unusable { fd: index + 3, name: name.clone(), source };
+            let listener = ActivatedListener::take(&mut descriptors, index).map_err(unusable)?;
+            sockets.push(ActivatedSocket { name, listener });
         }
         Ok(Self { sockets })
     }
@@ -89,24 +89,25 @@ impl Passed {
     ///
     /// # Errors
     /// If it is one that takes IPv4 and IPv6.
-    pub fn tcp(&mut self, key: &str, address: SocketAddr) -> Result<Option<TcpListener>, PassedError> {
-        let is_it = |socket: &Socket| matches!(&socket.listener, Listener::Tcp(_, at) if *at == address);
+    pub fn tcp(&mut self, key: &str, address: SocketAddr) -> Result<Option<TcpListener>, SocketActivationError> {
+        let is_it =
+            |socket: &ActivatedSocket| matches!(&socket.listener, ActivatedListener::Tcp(_, at) if *at == address);
         let Some(socket) = self.take(key, is_it) else { return Ok(None) };
         let said = socket.to_string();
-        let Listener::Tcp(listener, _) = socket.listener else { return Ok(None) };
+        let ActivatedListener::Tcp(listener, _) = socket.listener else { return Ok(None) };
         let is_any = address.is_ipv6() && address.ip().is_unspecified();
         if is_any && !sockopt::ipv6_v6only(&listener).unwrap_or(true) {
-            return Err(PassedError::BothFamilies(said));
+            return Err(SocketActivationError::BothFamilies(said));
         }
         Ok(Some(listener))
     }
 
     /// The socket at `path`, which the `key` of `provost.json` names, if it was passed.
     pub fn unix(&mut self, key: &str, path: &Path) -> Option<UnixListener> {
-        let is_it = |socket: &Socket| matches!(&socket.listener, Listener::Unix(_, at) if at == path);
+        let is_it = |socket: &ActivatedSocket| matches!(&socket.listener, ActivatedListener::Unix(_, at) if at == path);
         match self.take(key, is_it)?.listener {
-            Listener::Unix(listener, _) => Some(listener),
-            Listener::Tcp(..) => None,
+            ActivatedListener::Unix(listener, _) => Some(listener),
+            ActivatedListener::Tcp(..) => None,
         }
     }
 
@@ -114,18 +115,18 @@ impl Passed {
     ///
     /// # Errors
     /// If there is a socket left: whoever connects to it would wait for ever.
-    pub fn check_all_taken(&self) -> Result<(), PassedError> {
-        self.sockets.first().map_or(Ok(()), |socket| Err(PassedError::Unasked(socket.to_string())))
+    pub fn ensure_all_claimed(&self) -> Result<(), SocketActivationError> {
+        self.sockets.first().map_or(Ok(()), |socket| Err(SocketActivationError::Unasked(socket.to_string())))
     }
 
-    fn take(&mut self, key: &str, is_it: impl Fn(&Socket) -> bool) -> Option<Socket> {
-        let may = |socket: &Socket| socket.name == key || !KEYS.contains(&socket.name.as_str());
+    fn take(&mut self, key: &str, is_it: impl Fn(&ActivatedSocket) -> bool) -> Option<ActivatedSocket> {
+        let may = |socket: &ActivatedSocket| socket.name == key || !KEYS.contains(&socket.name.as_str());
         let index = self.sockets.iter().position(|socket| is_it(socket) && may(socket))?;
         Some(self.sockets.swap_remove(index))
     }
 }
 
-impl Listener {
+impl ActivatedListener {
     fn take(descriptors: &mut ListenFd, index: usize) -> io::Result<Self> {
         let listener = match descriptors.take_tcp_listener(index) {
             Ok(Some(listener)) => {
@@ -147,11 +148,11 @@ impl Listener {
     }
 }
 
-impl fmt::Display for Socket {
+impl fmt::Display for ActivatedSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.listener {
-            Listener::Tcp(_, address) => write!(f, "the socket {address}")?,
-            Listener::Unix(_, path) => write!(f, "the socket {}", path.display())?,
+            ActivatedListener::Tcp(_, address) => write!(f, "the socket {address}")?,
+            ActivatedListener::Unix(_, path) => write!(f, "the socket {}", path.display())?,
         }
         if self.name.is_empty() { Ok(()) } else { write!(f, " ({})", self.name.replace(char::is_control, "\u{fffd}")) }
     }
@@ -161,11 +162,11 @@ impl fmt::Display for Socket {
 mod tests {
     use super::*;
 
-    fn passed(name: &str, address: &str) -> (Passed, SocketAddr) {
+    fn passed(name: &str, address: &str) -> (ActivatedSockets, SocketAddr) {
         let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
-        let socket = Socket { name: name.to_owned(), listener: Listener::Tcp(listener, address) };
-        (Passed { sockets: vec![socket] }, address)
+        let socket = ActivatedSocket { name: name.to_owned(), listener: ActivatedListener::Tcp(listener, address) };
+        (ActivatedSockets { sockets: vec![socket] }, address)
     }
 
     #[test]
@@ -173,13 +174,13 @@ mod tests {
         let (mut passed, address) = passed("provost.socket", "127.0.0.1:0");
         assert!(passed.tcp(LISTEN, "127.0.0.1:1".parse().unwrap()).unwrap().is_none());
         assert!(passed.unix("status", Path::new("/run/provost.sock")).is_none());
-        let error = passed.check_all_taken().unwrap_err().to_string();
+        let error = passed.ensure_all_claimed().unwrap_err().to_string();
         assert!(
             error.starts_with(&format!("systemd passes the socket {address} (provost.socket), for which")),
             "{error}"
         );
         assert!(passed.tcp(LISTEN, address).unwrap().is_some());
-        passed.check_all_taken().unwrap();
+        passed.ensure_all_claimed().unwrap();
         assert!(passed.tcp(LISTEN, address).unwrap().is_none(), "once");
     }
 
@@ -199,8 +200,9 @@ mod tests {
         listener.listen(1).unwrap();
         let listener: TcpListener = listener.into();
         let address = listener.local_addr().unwrap();
-        let mut passed =
-            Passed { sockets: vec![Socket { name: String::new(), listener: Listener::Tcp(listener, address) }] };
+        let mut passed = ActivatedSockets {
+            sockets: vec![ActivatedSocket { name: String::new(), listener: ActivatedListener::Tcp(listener, address) }],
+        };
         let error = passed.tcp(LISTEN, address).unwrap_err().to_string();
         assert!(error.ends_with("set BindIPv6Only=ipv6-only in its socket unit"), "{error}");
     }

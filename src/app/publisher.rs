@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::watch;
 
 use super::file_limit::FileLimit;
-use super::looks::{Look, Looks};
+use super::looks::{FileChanges, FileStamps};
 use super::news;
 use crate::certificate::ExactNames;
 use crate::config::Config;
 use crate::constituency::{ConstituencyName, Registry};
-use crate::files::Stamp;
+use crate::files::FileStamp;
 use crate::serve::Server;
 use crate::serve::site::TlsMaterial;
 use crate::settings::SettingsError;
@@ -25,7 +25,7 @@ pub(super) struct Publisher {
     /// Locked while a site is made: folders and SIGHUP may change it at once.
     in_use: Mutex<InUse>,
     /// The bundles' files, as one thread looks at them.
-    looks: Mutex<Looks>,
+    looks: Mutex<FileChanges>,
 }
 
 /// What the next site is made of, besides the folders.
@@ -50,7 +50,7 @@ impl Publisher {
         config: Config,
         material: TlsMaterial,
         wanted: watch::Sender<Arc<ExactNames>>,
-        read: &Look,
+        read: &FileStamps,
         files: FileLimit,
     ) -> Self {
         let unread = unread(&material.bundles).collect();
@@ -78,8 +78,8 @@ impl Publisher {
         let read = in_use.file.as_deref().map(Config::read).transpose();
         let (config, read) = match read {
             Ok(Some(mut config)) => {
-                news::tell_restart_needed(started, &config);
-                news::tell_bundles_gone(&in_use, &config);
+                news::log_restart_needed(started, &config);
+                news::log_bundles_gone(&in_use, &config);
                 // Policies may still use them.
                 for (name, files) in in_use.trust {
                     config.trust.entry(name).or_insert(files);
@@ -140,7 +140,7 @@ impl Publisher {
         }
         for (name, bundle) in bundles {
             let is_kept = bundle.is_err() && matches!(in_use.material.bundles.get(&name), Some(Ok(_)));
-            news::tell_bundle(&name, &bundle, is_kept);
+            news::log_bundle(&name, &bundle, is_kept);
             if !is_kept {
                 in_use.material.bundles.insert(name, bundle);
             }
@@ -151,14 +151,14 @@ impl Publisher {
         publish(&server, folders, no_sni, &mut in_use);
     }
 
-    fn looks(&self) -> MutexGuard<'_, Looks> {
+    fn looks(&self) -> MutexGuard<'_, FileChanges> {
         self.looks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads passwords again that have changed.
     pub(super) fn follow_passwords(&self) {
         if let Some(server) = self.server.upgrade() {
-            news::tell_passwords(&server.gate.passwords().refresh(), false);
+            news::log_passwords(&server.gate.passwords().refresh(), false);
         }
     }
 
@@ -168,20 +168,20 @@ impl Publisher {
 }
 
 /// What the files of the trust bundles look like now.
-pub(super) fn look(config: &Config) -> Look {
-    let stamps = |named: &BundleFiles| named.files.iter().map(|file| Stamp::of(file)).collect();
+pub(super) fn look(config: &Config) -> FileStamps {
+    let stamps = |named: &BundleFiles| named.files.iter().map(|file| FileStamp::of(file)).collect();
     config.trust.iter().map(|(name, named)| (name.clone(), stamps(named))).collect()
 }
 
 /// The looks at bundles that were tried to be read as they looked `then`.
-fn looks(then: &Look, bundles: &Bundles) -> Looks {
-    let mut looks = Looks::first(then.clone());
+fn looks(then: &FileStamps, bundles: &Bundles) -> FileChanges {
+    let mut looks = FileChanges::first(then.clone());
     note_read(&mut looks, then, bundles);
     looks
 }
 
 /// Notes which of `bundles` were read, be they good or bad.
-fn note_read(looks: &mut Looks, then: &Look, bundles: &Bundles) {
+fn note_read(looks: &mut FileChanges, then: &FileStamps, bundles: &Bundles) {
     let read = bundles.iter().filter(|(_, bundle)| why_unread(bundle).is_none());
     read.for_each(|(name, _)| looks.note_read(name, then));
 }
@@ -209,9 +209,9 @@ fn publish(server: &Server, folders: Registry, no_sni: Option<ConstituencyName>,
         is_new
     });
     // Whoever reads it may act on it at once, so it is told when it is so.
-    news::tell_folders(&current, &next);
-    news::tell_unusable(&current, &next);
+    news::log_folders(&current, &next);
+    news::log_unusable(&current, &next);
     let file_shortage = in_use.files.shortage(next.registry(), server.limits.connections);
-    news::tell_file_shortage(in_use.file_shortage.as_deref(), file_shortage.as_deref());
+    news::log_file_shortage(in_use.file_shortage.as_deref(), file_shortage.as_deref());
     in_use.file_shortage = file_shortage;
 }

@@ -16,14 +16,14 @@ use crate::clock;
 use crate::config::Config;
 use crate::constituency::scan::Scanner;
 use crate::dns::Dns;
-use crate::renew::{AcmeSettings, Command, Parts, Renewer};
+use crate::renew::{AcmeSettings, Parts, RenewalCommand, Renewer};
 
 /// How long to wait after a panic, which is a mistake of ours, before going on.
 const AFTER_PANIC: Duration = Duration::from_mins(1);
 
 /// What renewal needs, also to begin again.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(super) struct RenewalPlan {
     settings: AcmeSettings,
     domain: String,
     state: PathBuf,
@@ -35,7 +35,7 @@ pub(super) struct Plan {
 
 /// A renewal that is running.
 #[derive(Debug)]
-pub(super) struct Renewal {
+pub(super) struct RenewalThread {
     stop: watch::Sender<bool>,
     thread: JoinHandle<()>,
 }
@@ -57,7 +57,7 @@ pub(crate) fn parts(
     Parts::real(settings, domain, state, exact, Arc::new(dns)).map_err(|error| AppError::Acme(error.to_string()))
 }
 
-impl Plan {
+impl RenewalPlan {
     pub(super) fn new(
         settings: &AcmeSettings,
         domain: &str,
@@ -82,18 +82,18 @@ impl Plan {
     }
 
     /// Renews until it is [ended](Renewal::ended), and takes commands at once.
-    pub(super) fn start(self, renewer: Renewer) -> Result<Renewal, AppError> {
+    pub(super) fn start(self, renewer: Renewer) -> Result<RenewalThread, AppError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = watch::channel(false);
         let received = self.take_commands();
         let thread = std::thread::Builder::new()
             .name("renewal".to_owned())
             .spawn(move || runtime.block_on(self.keep_running(renewer, received, stopped)))?;
-        Ok(Renewal { stop, thread })
+        Ok(RenewalThread { stop, thread })
     }
 
     /// Where commands come in from now on.
-    fn take_commands(&self) -> mpsc::Receiver<Command> {
+    fn take_commands(&self) -> mpsc::Receiver<RenewalCommand> {
         let (commands, received) = mpsc::channel(8);
         self.commands.store(Some(Arc::new(commands)));
         received
@@ -102,7 +102,7 @@ impl Plan {
     async fn keep_running(
         self,
         mut renewer: Renewer,
-        mut received: mpsc::Receiver<Command>,
+        mut received: mpsc::Receiver<RenewalCommand>,
         stopped: watch::Receiver<bool>,
     ) {
         loop {
@@ -132,7 +132,7 @@ impl Plan {
     }
 }
 
-impl Renewal {
+impl RenewalThread {
     /// Asks it to end; DNS records that are published are removed first.
     pub(super) fn stop(&self) {
         // It may have ended.

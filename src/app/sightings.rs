@@ -8,23 +8,23 @@ use hyper::StatusCode;
 
 use crate::clock;
 use crate::constituency::Fingerprint;
-use crate::ledger::{Counts, Ledger, Proof, Sighting, is_refusal};
+use crate::ledger::{ActivityCounts, PhoneEvent, PhoneHistory, Proof, is_refusal};
 use crate::metrics::{Metrics, Observed};
-use crate::serve::access::{AccessRecord, Observer, Tls, TlsFacts};
+use crate::serve::access::{AccessRecord, Observer, ServedTls, TlsResult};
 use crate::serve::client_prefix;
 use crate::serve::decision::CHALLENGE;
 
 /// Counts what the access log tells, and notes in the ledger what it tells of phones.
-pub(super) struct Sightings {
-    ledger: Ledger,
+pub(super) struct AccessObserver {
+    ledger: PhoneHistory,
     metrics: Arc<Metrics>,
     /// How many of the finished handshakes are in the ledger.
     handshakes: AtomicU64,
 }
 
-impl Sightings {
+impl AccessObserver {
     /// Nothing was seen yet.
-    pub(super) fn new(ledger: Ledger, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(ledger: PhoneHistory, metrics: Arc<Metrics>) -> Self {
         Self { ledger, metrics, handshakes: AtomicU64::default() }
     }
 
@@ -43,7 +43,7 @@ impl Sightings {
         let finished = self.metrics.handshakes.finished();
         let new = finished.saturating_sub(self.handshakes.swap(finished, Ordering::Relaxed));
         let is_handshake = status.is_none() && record.request.is_none();
-        let counts = Counts {
+        let counts = ActivityCounts {
             served: u64::from(status.is_some() && !is_refused && !is_challenge),
             refused: u64::from(is_refused),
             handshakes: new + u64::from(is_handshake),
@@ -52,10 +52,10 @@ impl Sightings {
     }
 }
 
-impl Observer for Sightings {
+impl Observer for AccessObserver {
     fn saw(&self, record: Box<AccessRecord>) {
         self.count(&record);
-        if let Some(sighting) = sighting(*record) {
+        if let Some(sighting) = phone_event(*record) {
             self.ledger.note(sighting);
         }
     }
@@ -66,7 +66,7 @@ fn status(record: &AccessRecord) -> Option<StatusCode> {
 }
 
 /// What a record says of a phone; `None` if it is about nobody, or asked nobody.
-fn sighting(record: AccessRecord) -> Option<Sighting> {
+fn phone_event(record: AccessRecord) -> Option<PhoneEvent> {
     let status = status(&record);
     let (mac, proof) = match (record.mac, record.certificate_not_after, record.claim) {
         (Some(mac), None, None) if record.is_by_password => (mac, Proof::Password),
@@ -74,7 +74,7 @@ fn sighting(record: AccessRecord) -> Option<Sighting> {
         (_, _, Some(claim)) => (claim.mac, Proof::Claimed { fingerprint: claim.fingerprint.map(Fingerprint::bytes) }),
         _ => return None,
     };
-    Some(Sighting {
+    Some(PhoneEvent {
         time: record.time,
         address: record.address.ip().to_canonical(),
         network: client_prefix(record.address.ip()),
@@ -87,6 +87,6 @@ fn sighting(record: AccessRecord) -> Option<Sighting> {
         duration: record.duration,
         user_agent: record.user_agent,
         reason: record.reason,
-        tls: record.tls.and_then(Tls::agreed).map(TlsFacts::names),
+        tls: record.tls.and_then(TlsResult::agreed).map(ServedTls::names),
     })
 }

@@ -5,8 +5,8 @@ use std::io;
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 use tokio::task::JoinSet;
 
-use super::supervisor::{Supervisor, Word};
-use super::upkeep::Upkeep;
+use super::supervisor::{Notification, ServiceNotifier};
+use super::upkeep::Reloader;
 
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +43,7 @@ impl Signals {
     }
 
     /// Reads everything again when a signal asks for it, until one says stop.
-    pub(super) async fn obey(&mut self, upkeep: &Upkeep, supervisor: &Supervisor, drain_s: u64) {
+    pub(super) async fn obey(&mut self, upkeep: &Reloader, supervisor: &ServiceNotifier, drain_s: u64) {
         let mut reloads = JoinSet::new();
         loop {
             tokio::select! {
@@ -53,12 +53,12 @@ impl Signals {
                         return;
                     }
                     Signal::Reload => {
-                        supervisor.say(vec![Word::Reloading]);
+                        supervisor.send(vec![Notification::Reloading]);
                         reloads.spawn(upkeep.reload());
                     }
                 },
                 Some(_) = reloads.join_next() => if reloads.is_empty() {
-                    supervisor.say(vec![Word::Ready]);
+                    supervisor.send(vec![Notification::Ready]);
                 },
             }
         }

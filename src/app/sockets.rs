@@ -10,10 +10,10 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::passed::{LISTEN, PLAIN_HTTP, Passed};
+use super::passed::{ActivatedSockets, LISTEN, PLAIN_HTTP};
 use super::{ANNOUNCEMENT, AppError};
 use crate::config::Config;
-use crate::serve::stop::Stop;
+use crate::serve::stop::ShutdownPhase;
 use crate::serve::{PlainHttp, Server, listener};
 
 /// How many connections may wait to be accepted; the kernel's own limit applies too.
@@ -21,7 +21,11 @@ const BACKLOG: i32 = 4096;
 
 /// Listens on every address of a `key` of `provost.json`: by the socket that was passed for it, or by one of its own. An
 /// IPv6 address on a host without IPv6 is a warning as long as another one stands.
-fn listen_all(key: &str, addresses: &[SocketAddr], passed: &mut Passed) -> Result<Vec<TcpListener>, AppError> {
+fn listen_all(
+    key: &str,
+    addresses: &[SocketAddr],
+    passed: &mut ActivatedSockets,
+) -> Result<Vec<TcpListener>, AppError> {
     let mut listeners = Vec::new();
     let mut without_ipv6 = None;
     for address in addresses {
@@ -59,13 +63,18 @@ pub(super) struct Listeners {
 
 impl Listeners {
     /// Listens where `config` says.
-    pub(super) fn open(config: &Config, passed: &mut Passed) -> Result<Self, AppError> {
+    pub(super) fn open(config: &Config, passed: &mut ActivatedSockets) -> Result<Self, AppError> {
         let tls = listen_all(LISTEN, &config.listen, passed)?;
         Ok(Self { tls, plain: listen_plain(config.plain_http.as_ref(), passed)? })
     }
 
     /// Serves what they accept until `stop` is told, and what is under way then.
-    pub(super) fn serve(self, config: &Config, server: &Arc<Server>, stop: &watch::Receiver<Stop>) -> JoinSet<()> {
+    pub(super) fn serve(
+        self,
+        config: &Config,
+        server: &Arc<Server>,
+        stop: &watch::Receiver<ShutdownPhase>,
+    ) -> JoinSet<()> {
         let mut serving = JoinSet::new();
         for listener in self.tls {
             serving.spawn(listener::serve(listener, Arc::clone(server), stop.clone()));
@@ -80,7 +89,7 @@ impl Listeners {
 }
 
 /// Listens where plain HTTP is spoken, if it is.
-fn listen_plain(plain: Option<&PlainHttp>, passed: &mut Passed) -> Result<Vec<TcpListener>, AppError> {
+fn listen_plain(plain: Option<&PlainHttp>, passed: &mut ActivatedSockets) -> Result<Vec<TcpListener>, AppError> {
     let Some(plain) = plain else { return Ok(Vec::new()) };
     let listeners = listen_all(PLAIN_HTTP, &plain.listen, passed)?;
     let networks: Vec<String> = plain.networks.iter().map(ToString::to_string).collect();

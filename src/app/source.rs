@@ -8,10 +8,10 @@ use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 
 use super::control::Commands;
-use super::renewal::{Plan, Renewal};
+use super::renewal::{RenewalPlan, RenewalThread};
 use super::status::Boards;
 use super::{AppError, LOCAL_SERVER_CA};
-use crate::certificate::{Condition, ExactNames, FilesSource, Level, LiveCertificates, LocalCa};
+use crate::certificate::{Condition, ConditionLevel, ExactNames, FilesSource, LiveCertificates, LocalCa};
 use crate::clock;
 use crate::config::{CertificateSource, Config};
 use crate::renew::Renewer;
@@ -19,27 +19,27 @@ use crate::state::StateDir;
 
 /// Where certificates come from.
 #[derive(Debug)]
-pub(super) struct Source {
-    origin: Origin,
+pub(super) struct ActiveCertificateSource {
+    origin: SourceKind,
     domain: String,
     /// The exact names that constituencies want.
     exact: watch::Receiver<Arc<ExactNames>>,
-    logged: Logged,
+    logged: LoggedProblems,
 }
 
 /// The conditions of certificates from files that were logged: each is, once, and its end too.
 #[derive(Debug, Default)]
-struct Logged(BTreeMap<PathBuf, Level>);
+struct LoggedProblems(BTreeMap<PathBuf, ConditionLevel>);
 
 #[derive(Debug)]
-enum Origin {
+enum SourceKind {
     Files(FilesSource),
     LocalCa(Box<LocalCa>),
     /// Until renewal is started.
-    Acme(Option<Box<(Plan, Renewer)>>),
+    Acme(Option<Box<(RenewalPlan, Renewer)>>),
 }
 
-impl Source {
+impl ActiveCertificateSource {
     /// Opens the source that `config` names; what is stored there is shown at once.
     pub(super) fn open(
         config: &Config,
@@ -49,32 +49,32 @@ impl Source {
         renewal: (&Boards, &Commands),
     ) -> Result<Self, AppError> {
         let origin = match &config.certificate {
-            CertificateSource::Files(pairs) => Origin::Files(FilesSource::new(pairs.clone())),
-            CertificateSource::LocalCa(_) => Origin::LocalCa(Box::new(LocalCa::open(
+            CertificateSource::Files(pairs) => SourceKind::Files(FilesSource::new(pairs.clone())),
+            CertificateSource::LocalCa(_) => SourceKind::LocalCa(Box::new(LocalCa::open(
                 &state.path().join(LOCAL_SERVER_CA),
                 &config.domain,
                 clock::now(),
             )?)),
             CertificateSource::Acme(settings) => {
-                let plan = Plan::new(settings, &config.domain, state.path(), live, &exact, renewal);
+                let plan = RenewalPlan::new(settings, &config.domain, state.path(), live, &exact, renewal);
                 let renewer = plan.open()?;
-                Origin::Acme(Some(Box::new((plan, renewer))))
+                SourceKind::Acme(Some(Box::new((plan, renewer))))
             }
         };
-        Ok(Self { origin, domain: config.domain.clone(), exact, logged: Logged::default() })
+        Ok(Self { origin, domain: config.domain.clone(), exact, logged: LoggedProblems::default() })
     }
 
     /// The CA that clients must trust, where it is one of our own.
     pub(super) fn server_ca(&self) -> Option<CertificateDer<'static>> {
         match &self.origin {
-            Origin::LocalCa(local) => Some(local.certificate().clone()),
-            Origin::Files(_) | Origin::Acme(_) => None,
+            SourceKind::LocalCa(local) => Some(local.certificate().clone()),
+            SourceKind::Files(_) | SourceKind::Acme(_) => None,
         }
     }
 
     /// Begins to renew, if that is how certificates come.
-    pub(super) fn start_renewal(&mut self) -> Result<Option<Renewal>, AppError> {
-        let Origin::Acme(renewal) = &mut self.origin else { return Ok(None) };
+    pub(super) fn start_renewal(&mut self) -> Result<Option<RenewalThread>, AppError> {
+        let SourceKind::Acme(renewal) = &mut self.origin else { return Ok(None) };
         renewal.take().map(|plan| plan.0.start(plan.1)).transpose()
     }
 
@@ -83,7 +83,7 @@ impl Source {
         // Whoever has others to tell must not wait while a key is made.
         let exact = Arc::clone(&self.exact.borrow());
         match &mut self.origin {
-            Origin::Files(files) => {
+            SourceKind::Files(files) => {
                 let refreshed = files.refresh(certificates, &exact);
                 for error in &refreshed.errors {
                     tracing::error!("{error}; the last good pair stays in use, if there was one");
@@ -95,27 +95,27 @@ impl Source {
                 self.logged.log(files.conditions(clock::unix_seconds(clock::now())));
                 refreshed.lacking.iter().for_each(|lacking| tracing::error!("{lacking}"));
             }
-            Origin::LocalCa(local) => {
+            SourceKind::LocalCa(local) => {
                 if let Err(error) = local.refresh(certificates, &exact, clock::now()) {
                     tracing::error!("no certificate from the local CA: {error}");
                 }
             }
             // Its own thread publishes.
-            Origin::Acme(_) => {}
+            SourceKind::Acme(_) => {}
         }
     }
 }
 
-impl Logged {
+impl LoggedProblems {
     fn log<'a>(&mut self, conditions: impl Iterator<Item = (&'a Path, Condition)>) {
         for (file, condition) in conditions {
             let (level, name) = (condition.level(), file.display());
-            let before = self.0.insert(file.to_owned(), level).unwrap_or(Level::Ok);
+            let before = self.0.insert(file.to_owned(), level).unwrap_or(ConditionLevel::Ok);
             match level {
                 level if level == before => {}
-                Level::Ok => tracing::info!("{name} {condition}"),
-                Level::Warning => tracing::warn!("{name} {condition}"),
-                Level::Error => tracing::error!("{name} {condition}"),
+                ConditionLevel::Ok => tracing::info!("{name} {condition}"),
+                ConditionLevel::Warning => tracing::warn!("{name} {condition}"),
+                ConditionLevel::Error => tracing::error!("{name} {condition}"),
             }
         }
     }

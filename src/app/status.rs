@@ -8,18 +8,18 @@ use std::thread::JoinHandle;
 use arc_swap::ArcSwapOption;
 use tokio::sync::oneshot;
 
-use super::passed::{Passed, STATUS};
+use super::passed::{ActivatedSockets, STATUS};
 use super::{ANNOUNCEMENT, AppError};
 use crate::config::Config;
-use crate::renew::Board;
+use crate::renew::StatusBoard;
 use crate::settings::SettingsError;
 use crate::state::{self, StateDir};
-use crate::status::listener::Listener;
-use crate::status::token::Token;
-use crate::status::{Endpoint, Knowledge, Status, StatusSettings};
+use crate::status::listener::AdminListener;
+use crate::status::token::OperatorToken;
+use crate::status::{AdminData, AdminServer, Endpoint, StatusSettings};
 
 /// Where the renewal of now, if there is one, says how it is.
-pub(super) type Boards = Arc<ArcSwapOption<Board>>;
+pub(super) type Boards = Arc<ArcSwapOption<StatusBoard>>;
 
 /// How many threads of it may wait for disks.
 const DISK_THREADS: usize = 4;
@@ -30,33 +30,37 @@ pub const LOCAL_TOKEN: &str = "status-token";
 
 /// The listener before it serves.
 #[derive(Debug)]
-pub(super) struct Opened {
-    listener: Listener,
+pub(super) struct OpenAdminListener {
+    listener: AdminListener,
     settings: StatusSettings,
-    token: Arc<Token>,
+    token: Arc<OperatorToken>,
 }
 
 /// The listener that serves.
 #[derive(Debug)]
-pub(super) struct Running {
+pub(super) struct AdminThread {
     stop: oneshot::Sender<()>,
     thread: JoinHandle<()>,
 }
 
 /// Listens as `config` says, if it does; the configuration is then changed to say what is so.
-pub(super) fn open(config: &mut Config, state: &StateDir, passed: &mut Passed) -> Result<Option<Opened>, AppError> {
+pub(super) fn open(
+    config: &mut Config,
+    state: &StateDir,
+    passed: &mut ActivatedSockets,
+) -> Result<Option<OpenAdminListener>, AppError> {
     if config.is_local() {
         give_local_token(config, state)?;
     }
     let Some(settings) = config.status.clone() else { return Ok(None) };
-    let token = Token::open(settings.token_file.as_deref()).map_err(|error| {
+    let token = OperatorToken::open(settings.token_file.as_deref()).map_err(|error| {
         let file = settings.token_file.as_deref().unwrap_or(state.path());
         SettingsError::of_file(file, error)
     })?;
     let bound = match kept(&settings.listen, passed)? {
         Some(kept) => Ok(kept),
         None if config.is_local() => bind_somewhere(&settings.listen),
-        None => Listener::bind(&settings.listen),
+        None => AdminListener::bind(&settings.listen),
     };
     let listener = match bound {
         Ok(listener) => listener,
@@ -71,14 +75,14 @@ pub(super) fn open(config: &mut Config, state: &StateDir, passed: &mut Passed) -
         None => String::new(),
     };
     tracing::info!(target: ANNOUNCEMENT, "status page at {}{token_hint}", listener.endpoint);
-    Ok(Some(Opened { listener, settings, token: Arc::new(token) }))
+    Ok(Some(OpenAdminListener { listener, settings, token: Arc::new(token) }))
 }
 
 /// The listener at `endpoint` whose socket systemd keeps, if it does.
-fn kept(endpoint: &Endpoint, passed: &mut Passed) -> Result<Option<Listener>, AppError> {
+fn kept(endpoint: &Endpoint, passed: &mut ActivatedSockets) -> Result<Option<AdminListener>, AppError> {
     Ok(match endpoint {
-        Endpoint::Tcp(address) => passed.tcp(STATUS, *address)?.map(Listener::of_tcp).transpose()?,
-        Endpoint::Unix(path) => passed.unix(STATUS, path).map(|socket| Listener::of_unix(socket, path.clone())),
+        Endpoint::Tcp(address) => passed.tcp(STATUS, *address)?.map(AdminListener::of_tcp).transpose()?,
+        Endpoint::Unix(path) => passed.unix(STATUS, path).map(|socket| AdminListener::of_unix(socket, path.clone())),
     })
 }
 
@@ -99,13 +103,13 @@ fn give_local_token(config: &mut Config, state: &StateDir) -> Result<(), AppErro
 }
 
 /// The next port that is free.
-fn bind_somewhere(endpoint: &Endpoint) -> io::Result<Listener> {
-    let Endpoint::Tcp(address) = endpoint else { return Listener::bind(endpoint) };
+fn bind_somewhere(endpoint: &Endpoint) -> io::Result<AdminListener> {
+    let Endpoint::Tcp(address) = endpoint else { return AdminListener::bind(endpoint) };
     let ports = (0..PORTS).filter_map(|step| address.port().checked_add(step));
     let addresses = ports.map(|port| Endpoint::Tcp(SocketAddr::new(address.ip(), port)));
     let mut last = io::Error::from(io::ErrorKind::AddrInUse);
     for endpoint in addresses {
-        match Listener::bind(&endpoint) {
+        match AdminListener::bind(&endpoint) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => last = error,
             bound => return bound,
         }
@@ -113,18 +117,18 @@ fn bind_somewhere(endpoint: &Endpoint) -> io::Result<Listener> {
     Err(last)
 }
 
-impl Opened {
+impl OpenAdminListener {
     /// The token, to be read again when that is asked for.
-    pub(super) fn token(&self) -> Arc<Token> {
+    pub(super) fn token(&self) -> Arc<OperatorToken> {
         Arc::clone(&self.token)
     }
 
     /// Serves what `knowledge` knows until it is told to [end](Running::end).
-    pub(super) fn start(self, knowledge: Arc<dyn Knowledge>) -> io::Result<Running> {
+    pub(super) fn start(self, knowledge: Arc<dyn AdminData>) -> io::Result<AdminThread> {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(DISK_THREADS).build()?;
         let Self { listener, settings, token } = self;
-        let status = Arc::new(Status::new(&settings, &listener.endpoint, token, knowledge));
+        let status = Arc::new(AdminServer::new(&settings, &listener.endpoint, token, knowledge));
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("status".to_owned()).spawn(move || {
             runtime.block_on(async {
@@ -138,11 +142,11 @@ impl Opened {
             // A disk that does not answer is not waited for.
             runtime.shutdown_background();
         })?;
-        Ok(Running { stop, thread })
+        Ok(AdminThread { stop, thread })
     }
 }
 
-impl Running {
+impl AdminThread {
     /// Ends it, and waits until its socket is gone.
     pub(super) async fn end(self) {
         // It may have ended.

@@ -15,7 +15,7 @@ const ASKS: &str = "NOTIFY_SOCKET";
 
 /// A word to the supervisor.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Word {
+pub(super) enum Notification {
     /// It listens, and the folders have been read.
     Ready,
     /// Everything is read again, until it is ready.
@@ -32,30 +32,30 @@ pub(super) enum Word {
 
 /// The way to the supervisor. Without one, everything is said to nobody.
 #[derive(Debug, Clone)]
-pub(super) struct Supervisor {
-    words: Option<SyncSender<Vec<Word>>>,
+pub(super) struct ServiceNotifier {
+    words: Option<SyncSender<Vec<Notification>>>,
     /// Within what time it wants to hear that we live.
     pub(super) watchdog: Option<Duration>,
 }
 
-impl Supervisor {
+impl ServiceNotifier {
     /// The supervisor that started this process, if it is one.
     pub(super) fn from_environment() -> std::io::Result<Self> {
         if std::env::var_os(ASKS).is_none() {
             return Ok(Self { words: None, watchdog: None });
         }
         let (words, said) = sync_channel(QUEUE);
-        std::thread::Builder::new().name("supervisor".to_owned()).spawn(move || tell_all(&said))?;
+        std::thread::Builder::new().name("supervisor".to_owned()).spawn(move || send_all(&said))?;
         Ok(Self { words: Some(words), watchdog: sd_notify::watchdog_enabled() })
     }
 
     /// Whether anybody listens.
-    pub(super) fn is_there(&self) -> bool {
+    pub(super) fn is_enabled(&self) -> bool {
         self.words.is_some()
     }
 
     /// Says it. What finds no place is lost: so much waits only for somebody who does not listen.
-    pub(super) fn say(&self, words: Vec<Word>) {
+    pub(super) fn send(&self, words: Vec<Notification>) {
         if let Some(queue) = &self.words {
             let _ = queue.try_send(words);
         }
@@ -63,13 +63,13 @@ impl Supervisor {
 
     /// A supervisor that writes down what it is told.
     #[cfg(test)]
-    pub(super) fn of_a_test(watchdog: Duration) -> (Self, Receiver<Vec<Word>>) {
+    pub(super) fn of_a_test(watchdog: Duration) -> (Self, Receiver<Vec<Notification>>) {
         let (words, said) = sync_channel(1000);
         (Self { words: Some(words), watchdog: Some(watchdog) }, said)
     }
 }
 
-fn tell_all(said: &Receiver<Vec<Word>>) {
+fn send_all(said: &Receiver<Vec<Notification>>) {
     let mut is_heard = true;
     while let Ok(words) = said.recv() {
         let told = sd_notify::notify(&words.iter().flat_map(state).collect::<Vec<_>>());
@@ -81,18 +81,18 @@ fn tell_all(said: &Receiver<Vec<Word>>) {
 }
 
 /// How systemd calls it.
-fn state(word: &Word) -> Vec<NotifyState<'_>> {
+fn state(word: &Notification) -> Vec<NotifyState<'_>> {
     match word {
-        Word::Ready => vec![NotifyState::Ready],
+        Notification::Ready => vec![NotifyState::Ready],
         // Since when, as a unit of Type=notify-reload must be told.
-        Word::Reloading => {
+        Notification::Reloading => {
             [Some(NotifyState::Reloading), NotifyState::monotonic_usec_now().ok()].into_iter().flatten().collect()
         }
-        Word::Stopping => vec![NotifyState::Stopping],
-        Word::Alive => vec![NotifyState::Watchdog],
-        Word::Patience(time) => {
+        Notification::Stopping => vec![NotifyState::Stopping],
+        Notification::Alive => vec![NotifyState::Watchdog],
+        Notification::Patience(time) => {
             vec![NotifyState::ExtendTimeoutUsec(u32::try_from(time.as_micros()).unwrap_or(u32::MAX))]
         }
-        Word::Status(line) => vec![NotifyState::Status(line)],
+        Notification::Status(line) => vec![NotifyState::Status(line)],
     }
 }

@@ -12,23 +12,23 @@ use tokio::sync::oneshot;
 
 use super::news;
 use super::publisher::Publisher;
-use super::source::Source;
+use super::source::ActiveCertificateSource;
 use super::state_faults::StateFaults;
 use crate::certificate::LiveCertificates;
 use crate::config::Config;
-use crate::constituency::watch::Waker;
-use crate::status::token::Token;
+use crate::constituency::watch::WatcherHandle;
+use crate::status::token::OperatorToken;
 
 /// How often certificates, trust bundles and passwords are looked at: what changes counts within a second.
 const PERIOD: Duration = Duration::from_millis(500);
 
 /// The thread that reads; when this and its clones are dropped, it ends when it has read what it is reading.
 #[derive(Debug, Clone)]
-pub(super) struct Upkeep(Sender<Ask>);
+pub(super) struct Reloader(Sender<ReloadRequest>);
 
 /// What the thread is asked for.
 #[derive(Debug)]
-enum Ask {
+enum ReloadRequest {
     /// To read everything again, and to say when that is done.
     Reload(oneshot::Sender<()>),
     /// To answer when it comes round.
@@ -36,27 +36,27 @@ enum Ask {
 }
 
 /// What the thread works on.
-pub(super) struct Work {
-    pub(super) source: Source,
+pub(super) struct ReloaderThread {
+    pub(super) source: ActiveCertificateSource,
     pub(super) certificates: Arc<LiveCertificates>,
     pub(super) publisher: Arc<Publisher>,
     pub(super) state_faults: Arc<StateFaults>,
     /// As it was at the start.
     pub(super) config: Config,
-    pub(super) waker: Waker,
+    pub(super) waker: WatcherHandle,
     /// Of operators.
-    pub(super) token: Option<Arc<Token>>,
+    pub(super) token: Option<Arc<OperatorToken>>,
 }
 
-impl Upkeep {
+impl Reloader {
     /// Starts the thread.
-    pub(super) fn start(mut work: Work) -> std::io::Result<Self> {
+    pub(super) fn start(mut work: ReloaderThread) -> std::io::Result<Self> {
         let (asks, asked) = channel();
         std::thread::Builder::new().name("upkeep".to_owned()).spawn(move || {
             loop {
                 let reload = match asked.recv_timeout(PERIOD) {
-                    Ok(Ask::Reload(done)) => Some(done),
-                    Ok(Ask::Answer(answer)) => {
+                    Ok(ReloadRequest::Reload(done)) => Some(done),
+                    Ok(ReloadRequest::Answer(answer)) => {
                         // Whoever asked may have gone.
                         let _ = answer.send(());
                         None
@@ -77,18 +77,18 @@ impl Upkeep {
     pub(super) fn reload(&self) -> oneshot::Receiver<()> {
         let (doing, done) = oneshot::channel();
         // The thread lives as long as this.
-        let _ = self.0.send(Ask::Reload(doing));
+        let _ = self.0.send(ReloadRequest::Reload(doing));
         done
     }
 
     /// Asks the thread to answer when it comes round; `None` if it has ended.
     pub(super) fn ask(&self) -> Option<Receiver<()>> {
         let (answer, answered) = channel();
-        self.0.send(Ask::Answer(answer)).ok().map(|()| answered)
+        self.0.send(ReloadRequest::Answer(answer)).ok().map(|()| answered)
     }
 }
 
-impl Work {
+impl ReloaderThread {
     /// Looks at what may have changed, or reads everything again; `reload` is dropped when that is done.
     fn do_once(&mut self, reload: Option<oneshot::Sender<()>>) {
         self.source.refresh(&self.certificates);
@@ -99,7 +99,7 @@ impl Work {
         self.read_token();
         // After the bundles themselves: a policy that names a new one finds it.
         self.waker.look_with(self.publisher.bundle_names(), move || {
-            news::tell_reloaded(&read);
+            news::log_reloaded(&read);
             drop(reload);
         });
     }

@@ -21,7 +21,7 @@ use time::OffsetDateTime;
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
 use super::export;
-use super::record::{Event, Record, Serial, Standing};
+use super::record::{IssuedStatus, Record, RecordEvent, Serial};
 use super::{BACKDATED, CaError, CertificateAuthority, Issued, KeyKind, ca_params, exists, file_error, named};
 use crate::clock::unix_seconds;
 use crate::constituency::MacAddress;
@@ -44,7 +44,7 @@ pub struct DeviceCa {
 
 /// What a phone's certificate is to say.
 #[derive(Debug)]
-pub struct Wanted<'a> {
+pub struct DeviceCertificateRequest<'a> {
     /// The phone.
     pub mac: MacAddress,
     /// The subject's O, if it is to have one.
@@ -60,7 +60,7 @@ pub struct Signed {
     pub issued: Issued,
     /// Its serial number.
     pub serial: Serial,
-    event: Event,
+    event: RecordEvent,
 }
 
 /// What to revoke.
@@ -148,7 +148,7 @@ impl DeviceCa {
     ///
     /// # Errors
     /// If the address can be no phone's, the CA has expired, or the certificate would outlive it.
-    pub fn sign(&self, wanted: &Wanted<'_>, now: SystemTime) -> Result<Signed, CaError> {
+    pub fn sign(&self, wanted: &DeviceCertificateRequest<'_>, now: SystemTime) -> Result<Signed, CaError> {
         wanted.mac.check_phone()?;
         let end = match wanted.lifetime {
             None => self.not_after,
@@ -173,7 +173,7 @@ impl DeviceCa {
         let lifetime = Duration::from_secs(u64::try_from(end - unix_seconds(now)).unwrap_or(0));
         let issued = self.ca.issue(params, &KeyKind::Rsa2048.generate()?, now, lifetime)?;
         let sha256 = digest(&SHA256, &issued.certificate);
-        let event = Event::Issued {
+        let event = RecordEvent::Issued {
             at: unix_seconds(now),
             serial: serial.clone(),
             mac: wanted.mac,
@@ -196,11 +196,11 @@ impl DeviceCa {
     /// # Errors
     /// If nothing of the kind was ever issued, or the revocation cannot be put on record and on the list.
     pub fn revoke(&mut self, which: &Which, now: SystemTime) -> Result<Vec<Serial>, CaError> {
-        let is_meant = |standing: &&Standing| match which {
+        let is_meant = |standing: &&IssuedStatus| match which {
             Which::Phone(mac) => standing.mac == *mac,
             Which::Serial(serial) => standing.serial == *serial,
         };
-        let meant: Vec<&Standing> = self.record.standings().iter().filter(is_meant).collect();
+        let meant: Vec<&IssuedStatus> = self.record.standings().iter().filter(is_meant).collect();
         if meant.is_empty() {
             return Err(match which {
                 Which::Phone(mac) => CaError::NeverIssued(mac.to_string()),
@@ -213,7 +213,8 @@ impl DeviceCa {
             .map(|standing| standing.serial.clone())
             .collect();
         let at = unix_seconds(now);
-        let events: Vec<Event> = serials.iter().map(|serial| Event::Revoked { at, serial: serial.clone() }).collect();
+        let events: Vec<RecordEvent> =
+            serials.iter().map(|serial| RecordEvent::Revoked { at, serial: serial.clone() }).collect();
         self.record.add(&events)?;
         self.publish_revocations(now)?;
         Ok(serials)
@@ -224,7 +225,7 @@ impl DeviceCa {
         let path = self.bundle();
         let text = state::read(&path).map_err(|source| file_error(&path, source))?;
         let listed = CertificateRevocationListDer::from_pem_slice(&text).ok();
-        let revoked: Vec<&Standing> =
+        let revoked: Vec<&IssuedStatus> =
             self.record.standings().iter().filter(|standing| standing.revoked.is_some()).collect();
         if listed.is_some_and(|list| lists(&list, &revoked)) {
             return Ok(());
@@ -261,7 +262,7 @@ fn lock(folder: &Path) -> Result<OwnedFd, CaError> {
 }
 
 /// Whether `list` names exactly what is `revoked`.
-fn lists(list: &[u8], revoked: &[&Standing]) -> bool {
+fn lists(list: &[u8], revoked: &[&IssuedStatus]) -> bool {
     let Ok((_, list)) = CertificateRevocationList::from_der(list) else { return false };
     let mut listed: Vec<Serial> =
         list.iter_revoked_certificates().map(|entry| Serial::from_bytes(entry.raw_serial())).collect();
@@ -271,7 +272,7 @@ fn lists(list: &[u8], revoked: &[&Standing]) -> bool {
     listed == wanted
 }
 
-fn revocation(standing: &Standing) -> RevokedCertParams {
+fn revocation(standing: &IssuedStatus) -> RevokedCertParams {
     RevokedCertParams {
         serial_number: SerialNumber::from_slice(standing.serial.bytes()),
         revocation_time: instant(standing.revoked.unwrap_or_default()),
@@ -298,7 +299,7 @@ mod tests {
     }
 
     fn issue(ca: &mut DeviceCa) -> Serial {
-        let wanted = Wanted { mac: MAC.parse().unwrap(), organization: None, lifetime: Some(YEAR) };
+        let wanted = DeviceCertificateRequest { mac: MAC.parse().unwrap(), organization: None, lifetime: Some(YEAR) };
         let signed = ca.sign(&wanted, crate::clock::now()).unwrap();
         ca.put_on_record(&signed).unwrap();
         signed.serial
@@ -342,16 +343,16 @@ mod tests {
         let path = folder.path().join("ca");
         let mut ca = made(&path);
         let mac = MAC.parse().unwrap();
-        let wanted = Wanted { mac, organization: None, lifetime: Some(11 * YEAR) };
+        let wanted = DeviceCertificateRequest { mac, organization: None, lifetime: Some(11 * YEAR) };
         let now = crate::clock::now();
         assert!(matches!(ca.sign(&wanted, now), Err(CaError::Outlived { .. })));
-        let longest = Wanted { lifetime: None, ..wanted };
+        let longest = DeviceCertificateRequest { lifetime: None, ..wanted };
         let signed = ca.sign(&longest, now).unwrap();
         assert_eq!(ca.record().standings().len(), 0, "what is only signed was never issued");
         ca.put_on_record(&signed).unwrap();
         assert_eq!(ca.record().standings()[0].not_after, ca.not_after());
         assert!(matches!(ca.sign(&longest, now + 11 * YEAR), Err(CaError::Expired { .. })));
-        let everybody = Wanted { mac: "ffffffffffff".parse().unwrap(), ..longest };
+        let everybody = DeviceCertificateRequest { mac: "ffffffffffff".parse().unwrap(), ..longest };
         assert!(matches!(ca.sign(&everybody, now), Err(CaError::NotAPhone(_))));
         assert_eq!(ca.record().standings().len(), 1);
         drop(ca);

@@ -87,7 +87,7 @@ impl<'de> Deserialize<'de> for Serial {
 /// Something that the CA did. Times are Unix seconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "event", deny_unknown_fields)]
-pub enum Event {
+pub enum RecordEvent {
     /// It issued a certificate.
     Issued {
         /// When.
@@ -112,7 +112,7 @@ pub enum Event {
 
 /// A certificate as it stands now. Times are Unix seconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standing {
+pub struct IssuedStatus {
     /// Its number.
     pub serial: Serial,
     /// The phone that it names.
@@ -127,7 +127,7 @@ pub struct Standing {
     pub revoked: Option<i64>,
 }
 
-impl Standing {
+impl IssuedStatus {
     /// Whether it still counts at `now`.
     #[must_use]
     pub fn counts(&self, now: i64) -> bool {
@@ -141,7 +141,7 @@ pub struct Record {
     path: PathBuf,
     text: String,
     events: usize,
-    standings: Vec<Standing>,
+    standings: Vec<IssuedStatus>,
 }
 
 impl Record {
@@ -160,7 +160,7 @@ impl Record {
 
     /// Every certificate that was issued, in order.
     #[must_use]
-    pub fn standings(&self) -> &[Standing] {
+    pub fn standings(&self) -> &[IssuedStatus] {
         &self.standings
     }
 
@@ -170,7 +170,7 @@ impl Record {
     }
 
     /// Adds `events`, all of them or none.
-    pub(super) fn add(&mut self, events: &[Event]) -> Result<(), CaError> {
+    pub(super) fn add(&mut self, events: &[RecordEvent]) -> Result<(), CaError> {
         let mut text = self.text.clone();
         for event in events {
             let line = serde_json::to_string(event).map_err(|error| CaError::Unusable(error.to_string()))?;
@@ -187,13 +187,13 @@ impl Record {
         Ok(())
     }
 
-    fn apply(&mut self, event: Event) -> Result<(), String> {
+    fn apply(&mut self, event: RecordEvent) -> Result<(), String> {
         self.events += 1;
         match event {
-            Event::Issued { at, serial, mac, not_after, sha256 } => {
-                self.standings.push(Standing { serial, mac, issued: at, not_after, sha256, revoked: None });
+            RecordEvent::Issued { at, serial, mac, not_after, sha256 } => {
+                self.standings.push(IssuedStatus { serial, mac, issued: at, not_after, sha256, revoked: None });
             }
-            Event::Revoked { at, serial } => {
+            RecordEvent::Revoked { at, serial } => {
                 let revoked = self.standings.iter_mut().find(|standing| standing.serial == serial);
                 let revoked = revoked.ok_or_else(|| format!("{serial} is revoked, but was never issued"))?;
                 revoked.revoked.get_or_insert(at);

@@ -49,7 +49,7 @@ impl Validity {
 
 /// The plan by which provost itself renews a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Plan<'a> {
+pub struct RenewalSchedule<'a> {
     /// When it is to be renewed, in Unix seconds.
     pub renewal: i64,
     /// Why the last attempt failed; `None` if it did not.
@@ -61,7 +61,7 @@ pub struct Plan<'a> {
 /// How bad a condition is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Level {
+pub enum ConditionLevel {
     /// Nothing is to be done.
     Ok,
     /// Phones are served, and an operator should look before they are not.
@@ -88,7 +88,7 @@ pub enum Condition {
     EndsSoon {
         not_after: i64,
         left: i64,
-        level: Level,
+        level: ConditionLevel,
     },
     /// provost should have renewed it.
     RenewalOverdue {
@@ -96,11 +96,11 @@ pub enum Condition {
         left: i64,
         planned: i64,
         failure: Option<String>,
-        level: Level,
+        level: ConditionLevel,
     },
 }
 
-impl Level {
+impl ConditionLevel {
     /// As the API, the metrics and commands spell it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -116,7 +116,7 @@ impl Condition {
     /// The condition at `now` of a certificate with this validity; without one, there is no certificate yet. Without a
     /// plan, another program renews it.
     #[must_use]
-    pub fn of(now: i64, validity: Option<Validity>, plan: Option<Plan<'_>>) -> Self {
+    pub fn of(now: i64, validity: Option<Validity>, plan: Option<RenewalSchedule<'_>>) -> Self {
         let failure = plan.and_then(|plan| plan.failure).map(str::to_owned);
         let Some(validity) = validity else { return Self::Missing { failure } };
         let Validity { not_before, not_after } = validity;
@@ -129,15 +129,15 @@ impl Condition {
         let (lifetime, left) = (validity.lifetime(), validity.left(now));
         let is_under = |part: i64| left.saturating_mul(part) < lifetime;
         match plan {
-            None if is_under(7) => Self::EndsSoon { not_after, left, level: Level::Error },
-            None if is_under(4) => Self::EndsSoon { not_after, left, level: Level::Warning },
+            None if is_under(7) => Self::EndsSoon { not_after, left, level: ConditionLevel::Error },
+            None if is_under(4) => Self::EndsSoon { not_after, left, level: ConditionLevel::Warning },
             None => Self::Valid,
             Some(plan) => {
                 let is_late = now.saturating_sub(plan.renewal) >= GRACE.min(lifetime / 12);
                 let level = match (is_late, failure.is_some()) {
-                    (true, _) | (_, true) if is_under(7) => Level::Error,
-                    (true, _) => Level::Warning,
-                    (false, true) if plan.action_required => Level::Warning,
+                    (true, _) | (_, true) if is_under(7) => ConditionLevel::Error,
+                    (true, _) => ConditionLevel::Warning,
+                    (false, true) if plan.action_required => ConditionLevel::Warning,
                     (false, _) => return Self::Valid,
                 };
                 Self::RenewalOverdue { not_after, left, planned: plan.renewal, failure, level }
@@ -146,10 +146,12 @@ impl Condition {
     }
 
     #[must_use]
-    pub fn level(&self) -> Level {
+    pub fn level(&self) -> ConditionLevel {
         match self {
-            Self::Valid | Self::Missing { failure: None } => Level::Ok,
-            Self::Missing { failure: Some(_) } | Self::NotYetValid { .. } | Self::Expired { .. } => Level::Error,
+            Self::Valid | Self::Missing { failure: None } => ConditionLevel::Ok,
+            Self::Missing { failure: Some(_) } | Self::NotYetValid { .. } | Self::Expired { .. } => {
+                ConditionLevel::Error
+            }
             Self::EndsSoon { level, .. } | Self::RenewalOverdue { level, .. } => *level,
         }
     }
@@ -170,7 +172,7 @@ impl Condition {
     /// What is wrong; `None` if nothing is.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
-        (self.level() > Level::Ok).then(|| self.to_string())
+        (self.level() > ConditionLevel::Ok).then(|| self.to_string())
     }
 }
 
@@ -227,14 +229,14 @@ mod tests {
     }
 
     /// The level from `files` with this many permille of the lifetime left.
-    fn from_files(lifetime: i64, permille: i64) -> Level {
+    fn from_files(lifetime: i64, permille: i64) -> ConditionLevel {
         let now = 1_000_000_000 + lifetime - lifetime * permille / 1000;
         Condition::of(now, Some(lasting(lifetime)), None).level()
     }
 
     #[test]
     fn files_warn_under_a_quarter_and_fail_under_a_seventh() {
-        use Level::{Error, Ok, Warning};
+        use ConditionLevel::{Error, Ok, Warning};
         for lifetime in LIFETIMES {
             let levels = [1000, 600, 251, 249, 144, 142, 1].map(|permille| from_files(lifetime, permille));
             assert_eq!(levels, [Ok, Ok, Ok, Warning, Warning, Error, Error], "{lifetime}");
@@ -244,50 +246,59 @@ mod tests {
     #[test]
     fn planned_renewal_warns_48_h_late_and_fails_under_a_seventh() {
         let level = |lifetime: i64, planned: i64, now: i64, failure: Option<&str>| {
-            let plan = Plan { renewal: 1_000_000_000 + planned, failure, action_required: false };
+            let plan = RenewalSchedule { renewal: 1_000_000_000 + planned, failure, action_required: false };
             Condition::of(1_000_000_000 + now, Some(lasting(lifetime)), Some(plan)).level()
         };
         let failure = Some("no route to host");
         for failure in [None, failure] {
-            assert_eq!(level(90 * DAY, 60 * DAY, 61 * DAY, failure), Level::Ok, "it has 48 h, and tries again");
-            assert_eq!(level(90 * DAY, 60 * DAY, 62 * DAY, failure), Level::Warning);
-            assert_eq!(level(90 * DAY, 60 * DAY, 77 * DAY, failure), Level::Warning);
-            assert_eq!(level(90 * DAY, 60 * DAY, 78 * DAY, failure), Level::Error);
-            assert_eq!(level(6 * DAY, 3 * DAY, 3 * DAY + 11 * HOUR, failure), Level::Ok);
-            assert_eq!(level(6 * DAY, 3 * DAY, 3 * DAY + 12 * HOUR, failure), Level::Warning);
-            assert_eq!(level(6 * DAY, 3 * DAY, 6 * DAY - 20 * HOUR, failure), Level::Error);
+            assert_eq!(
+                level(90 * DAY, 60 * DAY, 61 * DAY, failure),
+                ConditionLevel::Ok,
+                "it has 48 h, and tries again"
+            );
+            assert_eq!(level(90 * DAY, 60 * DAY, 62 * DAY, failure), ConditionLevel::Warning);
+            assert_eq!(level(90 * DAY, 60 * DAY, 77 * DAY, failure), ConditionLevel::Warning);
+            assert_eq!(level(90 * DAY, 60 * DAY, 78 * DAY, failure), ConditionLevel::Error);
+            assert_eq!(level(6 * DAY, 3 * DAY, 3 * DAY + 11 * HOUR, failure), ConditionLevel::Ok);
+            assert_eq!(level(6 * DAY, 3 * DAY, 3 * DAY + 12 * HOUR, failure), ConditionLevel::Warning);
+            assert_eq!(level(6 * DAY, 3 * DAY, 6 * DAY - 20 * HOUR, failure), ConditionLevel::Error);
         }
         // The CA may want it late.
-        assert_eq!(level(90 * DAY, 81 * DAY, 80 * DAY, None), Level::Ok);
-        assert_eq!(level(90 * DAY, 81 * DAY, 80 * DAY, failure), Level::Error, "no attempt has succeeded so far");
+        assert_eq!(level(90 * DAY, 81 * DAY, 80 * DAY, None), ConditionLevel::Ok);
+        assert_eq!(
+            level(90 * DAY, 81 * DAY, 80 * DAY, failure),
+            ConditionLevel::Error,
+            "no attempt has succeeded so far"
+        );
     }
 
     #[test]
     fn renewal_that_waits_for_an_operator_warns_at_once() {
-        let plan = Plan { renewal: 1_000_000_000, failure: Some("REFUSED"), action_required: true };
+        let plan = RenewalSchedule { renewal: 1_000_000_000, failure: Some("REFUSED"), action_required: true };
         let condition = Condition::of(1_000_000_060, Some(lasting(90 * DAY)), Some(plan));
-        assert_eq!(condition.level(), Level::Warning);
+        assert_eq!(condition.level(), ConditionLevel::Warning);
         assert!(condition.to_string().ends_with("its renewal, planned for 2001-09-09T01:46:40Z, fails: REFUSED"));
     }
 
     #[test]
     fn a_clock_outside_the_validity_is_an_error_with_or_without_plan() {
-        let plan = Plan { renewal: 1_000_000_000 + 60 * DAY, failure: None, action_required: false };
+        let plan = RenewalSchedule { renewal: 1_000_000_000 + 60 * DAY, failure: None, action_required: false };
         for plan in [None, Some(plan)] {
             let at = |now| Condition::of(now, Some(lasting(90 * DAY)), plan);
             assert_eq!(at(999_999_999), Condition::NotYetValid { not_before: 1_000_000_000 });
-            assert_eq!(at(1_000_000_000).level(), Level::Ok);
+            assert_eq!(at(1_000_000_000).level(), ConditionLevel::Ok);
             let not_after = 1_000_000_000 + 90 * DAY;
             assert_ne!(at(not_after), Condition::Expired { not_after }, "its last second");
             assert_eq!(at(not_after + 1), Condition::Expired { not_after });
-            assert_eq!((at(0).level(), at(not_after + 1).level()), (Level::Error, Level::Error));
+            assert_eq!((at(0).level(), at(not_after + 1).level()), (ConditionLevel::Error, ConditionLevel::Error));
         }
     }
 
     #[test]
     fn a_missing_certificate_is_an_error_once_obtaining_it_fails() {
-        let missing = |failure| Condition::of(0, None, Some(Plan { renewal: 0, failure, action_required: false }));
-        assert_eq!((missing(None).level(), missing(Some("x")).level()), (Level::Ok, Level::Error));
+        let missing =
+            |failure| Condition::of(0, None, Some(RenewalSchedule { renewal: 0, failure, action_required: false }));
+        assert_eq!((missing(None).level(), missing(Some("x")).level()), (ConditionLevel::Ok, ConditionLevel::Error));
         assert_eq!(missing(Some("x")).problem().unwrap(), "could not be obtained: x");
         assert_eq!(missing(None).problem(), None);
     }
@@ -298,7 +309,7 @@ mod tests {
             lifetime in HOUR..500 * DAY, planned in 0..1000_i64, is_planned: bool, is_failing: bool, mut steps: [u16; 2],
         ) {
             steps.sort_unstable();
-            let plan = is_planned.then(|| Plan {
+            let plan = is_planned.then(|| RenewalSchedule {
                 renewal: 1_000_000_000 + lifetime * planned / 1000,
                 failure: is_failing.then_some("it fails"),
                 action_required: false,
@@ -312,7 +323,7 @@ mod tests {
 
         #[test]
         fn no_input_overflows(now: i64, not_before: i64, not_after: i64, renewal: i64, failure: Option<String>) {
-            let plan = Plan { renewal, failure: failure.as_deref(), action_required: true };
+            let plan = RenewalSchedule { renewal, failure: failure.as_deref(), action_required: true };
             for plan in [None, Some(plan)] {
                 let condition = Condition::of(now, Some(Validity { not_before, not_after }), plan);
                 prop_assert!(!condition.to_string().is_empty());

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{Condition, ExactNames, LiveCertificates, PairError, ServerCertificate};
-use crate::files::{Stamp, read_regular};
+use crate::files::{FileStamp, read_regular};
 
 /// A certificate chain and its private key, PEM.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -74,7 +74,7 @@ pub struct FilesSource {
 struct Followed {
     files: CertificateFiles,
     /// As it looked when it was last read, or tried to be.
-    seen: Option<[Option<Stamp>; 2]>,
+    seen: Option<[Option<FileStamp>; 2]>,
     /// Why it could not be read as it looks; it is tried again until it can.
     unread: Option<String>,
     good: Option<ServerCertificate>,
@@ -202,8 +202,8 @@ impl Followed {
     }
 
     /// What the two files look like now; a missing one is `None`.
-    fn stamps(&self) -> [Option<Stamp>; 2] {
-        [Stamp::of(&self.files.chain), Stamp::of(&self.files.key)]
+    fn stamps(&self) -> [Option<FileStamp>; 2] {
+        [FileStamp::of(&self.files.chain), FileStamp::of(&self.files.key)]
     }
 }
 

@@ -11,7 +11,7 @@ mod live;
 mod local;
 mod pair;
 
-pub use condition::{Condition, Level, Plan, Validity};
+pub use condition::{Condition, ConditionLevel, RenewalSchedule, Validity};
 pub use exact::ExactNames;
 pub use files::{CertificateFiles, FilesError, FilesSource, Refreshed};
 pub use live::{ConstituencyCertificates, LiveCertificates};

@@ -38,7 +38,7 @@ pub enum PairError {
 pub struct ServerCertificate {
     pub(super) key: Arc<CertifiedKey>,
     /// The key itself, where something else than rustls may use it.
-    secret: Option<Arc<Secret>>,
+    secret: Option<Arc<PrivateKeyBytes>>,
     /// The dNSNames that it covers, lower case.
     pub names: Vec<String>,
     /// Its first second, Unix time.
@@ -48,9 +48,9 @@ pub struct ServerCertificate {
 }
 
 /// A private key that is wiped when nobody needs it any more, and never shown.
-struct Secret(Zeroizing<PrivateKeyDer<'static>>);
+struct PrivateKeyBytes(Zeroizing<PrivateKeyDer<'static>>);
 
-impl fmt::Debug for Secret {
+impl fmt::Debug for PrivateKeyBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret")
     }
@@ -71,7 +71,7 @@ impl ServerCertificate {
         let is_rsa = signing.algorithm() == SignatureAlgorithm::RSA;
         let certified = CertifiedKey::new(chain, signing);
         certified.keys_match().map_err(|_| PairError::Mismatch)?;
-        let secret = is_rsa.then(|| Arc::new(Secret(Zeroizing::new(key.clone_key()))));
+        let secret = is_rsa.then(|| Arc::new(PrivateKeyBytes(Zeroizing::new(key.clone_key()))));
         Ok(Self { key: Arc::new(certified), secret, names, not_before, not_after })
     }
 

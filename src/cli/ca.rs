@@ -28,7 +28,7 @@ pub(super) enum Command {
     /// Make the CA, and say how to trust it.
     Init {
         #[command(flatten)]
-        place: Place,
+        place: CaPlace,
         /// What it is called.
         #[arg(long, value_name = "NAME", default_value = "provost device CA", value_parser = name)]
         name: String,
@@ -41,7 +41,7 @@ pub(super) enum Command {
     /// List the certificates that were issued, and which of them were revoked.
     List {
         #[command(flatten)]
-        place: Place,
+        place: CaPlace,
         /// As JSON, one object per line.
         #[arg(long)]
         json: bool,
@@ -49,7 +49,7 @@ pub(super) enum Command {
     /// Revoke the certificates of a phone, or one certificate. It cannot be undone.
     Revoke {
         #[command(flatten)]
-        place: Place,
+        place: CaPlace,
         /// A MAC address: all of its certificates. A serial number: that certificate. It cannot be undone.
         #[arg(value_name = "MAC|SERIAL", value_parser = which)]
         which: Which,
@@ -58,7 +58,7 @@ pub(super) enum Command {
 
 /// Where the CA lies.
 #[derive(Debug, clap::Args)]
-pub(super) struct Place {
+pub(super) struct CaPlace {
     /// The CA's folder, which may lie on a medium of its own [default: ca in the state directory].
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -96,7 +96,7 @@ pub(super) fn run(command: &Command, config: &ConfigArg) -> anyhow::Result<ExitC
     }))
 }
 
-impl Place {
+impl CaPlace {
     /// The CA's folder, and the configuration that it is part of.
     fn find(&self, config: &ConfigArg) -> anyhow::Result<(PathBuf, Option<Config>)> {
         if let Some(folder) = &self.dir {

@@ -13,16 +13,16 @@ use time::format_description::well_known::Rfc3339;
 use tokio::sync::watch;
 
 use super::{ConfigArg, complain, escaped_json, runtime, say, say_shown, server};
-use crate::app::control::{Reply, Request};
+use crate::app::control::{ControlRequest, Reply};
 use crate::app::{exact_names, renewal_parts};
 use crate::ca::KeyKind;
 use crate::certificate::{
-    CertificateFiles, Condition, ExactNames, FilesSource, Level, LiveCertificates, ServerCertificate,
+    CertificateFiles, Condition, ConditionLevel, ExactNames, FilesSource, LiveCertificates, ServerCertificate,
 };
 use crate::clock;
 use crate::config::{CertificateSource, Config};
 use crate::constituency::ConstituencyName;
-use crate::renew::{AcmeSettings, CertificateStatus, Directory, Lineage, Parts, Renewer, Status};
+use crate::renew::{AcmeSettings, AcmeStatus, CertificateStatus, Directory, Lineage, Parts, Renewer};
 use crate::state;
 use crate::wording::counted;
 
@@ -85,30 +85,30 @@ pub(super) fn run(command: &Command, config: &ConfigArg) -> anyhow::Result<ExitC
             let config = config.find()?;
             match &config.certificate {
                 CertificateSource::Files(pairs) => Ok(show_files(pairs, &exact_names(&config), *json)),
-                _ => show_status(&Site::of(config)?, *json),
+                _ => show_status(&AcmeSite::of(config)?, *json),
             }
         }
         Command::Renew { now, constituency } => {
-            ask(&Site::find(config)?, &Request::Renew { all: *now, only: constituency.clone() })
+            ask(&AcmeSite::find(config)?, &ControlRequest::Renew { all: *now, only: constituency.clone() })
         }
         Command::Revoke { key, constituency } => {
             let exact = constituency.clone().map(Lineage::Exact);
             let certificate = exact.or(key.map(Lineage::Wildcard)).context("name the certificate")?;
-            ask(&Site::find(config)?, &Request::Revoke { certificate })
+            ask(&AcmeSite::find(config)?, &ControlRequest::Revoke { certificate })
         }
         Command::Rehearse { directory, directory_root } => {
-            rehearse(Site::find(config)?, directory, directory_root.as_deref())
+            rehearse(AcmeSite::find(config)?, directory, directory_root.as_deref())
         }
     }
 }
 
 /// A site that obtains its certificates.
-struct Site {
+struct AcmeSite {
     config: Config,
     settings: AcmeSettings,
 }
 
-impl Site {
+impl AcmeSite {
     fn find(config: &ConfigArg) -> anyhow::Result<Self> {
         Self::of(config.find()?)
     }
@@ -139,7 +139,7 @@ impl Site {
 }
 
 /// Has the running server do something, and prints its steps.
-fn ask(site: &Site, request: &Request) -> anyhow::Result<ExitCode> {
+fn ask(site: &AcmeSite, request: &ControlRequest) -> anyhow::Result<ExitCode> {
     let Some(replies) = server::ask(site.state(), request, None)? else {
         complain(&"no server is running on this state directory; start provost serve, which renews by itself");
         return Ok(ExitCode::FAILURE);
@@ -163,13 +163,13 @@ fn ask(site: &Site, request: &Request) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-fn show_status(site: &Site, is_json: bool) -> anyhow::Result<ExitCode> {
-    let answered = server::ask(site.state(), &Request::Status, Some(STATUS_PATIENCE))?.and_then(|mut replies| {
-        match replies.next() {
+fn show_status(site: &AcmeSite, is_json: bool) -> anyhow::Result<ExitCode> {
+    let answered = server::ask(site.state(), &ControlRequest::Status, Some(STATUS_PATIENCE))?.and_then(
+        |mut replies| match replies.next() {
             Some(Ok(Reply::Status(status))) => Some(*status),
             _ => None,
-        }
-    });
+        },
+    );
     let is_running = answered.is_some();
     let status = match answered {
         Some(status) => status,
@@ -181,13 +181,13 @@ fn show_status(site: &Site, is_json: bool) -> anyhow::Result<ExitCode> {
         print(&status, is_running);
     }
     let is_good = |certificate: &CertificateStatus| {
-        certificate.held.is_some() && certificate.condition(status.now).level() < Level::Error
+        certificate.held.is_some() && certificate.condition(status.now).level() < ConditionLevel::Error
     };
     Ok(if status.certificates.iter().all(is_good) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The status as JSON, with the condition of each certificate.
-fn with_conditions(status: &Status) -> anyhow::Result<Value> {
+fn with_conditions(status: &AcmeStatus) -> anyhow::Result<Value> {
     let mut json = serde_json::to_value(status)?;
     let certificates = json["certificates"].as_array_mut().into_iter().flatten();
     for (object, certificate) in certificates.zip(&status.certificates) {
@@ -211,7 +211,7 @@ fn show_files(pairs: &[CertificateFiles], exact: &ExactNames, is_json: bool) -> 
     let mut shown = Vec::new();
     for (files, certificate) in source.pairs_in_use() {
         let condition = Condition::of(now, Some(certificate.validity()), None);
-        is_good &= condition.level() < Level::Error;
+        is_good &= condition.level() < ConditionLevel::Error;
         if is_json {
             let (validity, issuer) = (certificate.validity(), certificate.issuer());
             let mut object = json!({
@@ -246,13 +246,13 @@ fn print_pair(files: &CertificateFiles, certificate: &ServerCertificate, conditi
 
 fn print_condition(condition: &Condition) {
     let level = match condition.level() {
-        Level::Ok => String::new(),
+        ConditionLevel::Ok => String::new(),
         level => format!("{}: ", level.as_str()),
     };
     say_shown(&format_args!("  condition:    {level}{condition}"));
 }
 
-fn print(status: &Status, is_running: bool) {
+fn print(status: &AcmeStatus, is_running: bool) {
     if !is_running {
         say(&"no server is running; this is what is stored");
     }
@@ -302,7 +302,7 @@ fn date(seconds: i64) -> String {
     time.unwrap_or_else(|| seconds.to_string())
 }
 
-fn rehearse(mut site: Site, directory: &Directory, root: Option<&Path>) -> anyhow::Result<ExitCode> {
+fn rehearse(mut site: AcmeSite, directory: &Directory, root: Option<&Path>) -> anyhow::Result<ExitCode> {
     if site.settings.directory != *directory {
         // What belongs to the one directory means nothing to the other.
         site.settings.directory = directory.clone();
@@ -323,7 +323,7 @@ fn rehearse(mut site: Site, directory: &Directory, root: Option<&Path>) -> anyho
                 say_shown(&step);
             }
         };
-        tokio::join!(Renewer::rehearse(parts, &folder, progress), printing).0
+        tokio::join!(Renewer::dry_run(parts, &folder, progress), printing).0
     });
     match result {
         Ok(status) => {

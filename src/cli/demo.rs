@@ -14,13 +14,13 @@ use rustls::RootCertStore;
 
 use super::local::LocalCas;
 use super::phone::DeviceCertificates;
-use super::printer::{Format, Printer};
+use super::printer::{BootTable, OutputFormat};
 use super::{ConfigArg, diagnostics, runtime, say};
-use crate::app::passed::Passed;
+use crate::app::passed::ActivatedSockets;
 use crate::app::{ANNOUNCEMENT, App, AppError};
 use crate::config::{CONFIG_FILE, Config, LOCAL_PORT};
 use crate::constituency::{ClientAuth, ConstituencyName, MacAddress, Phones};
-use crate::phone::{Phone, Summary, Target, boot};
+use crate::phone::{BootTarget, FleetSummary, VirtualPhone, boot};
 use crate::serve::access::LogFormat;
 use crate::serve::site::Site;
 
@@ -100,7 +100,7 @@ async fn show(args: &Args, config: Config) -> anyhow::Result<ExitCode> {
 fn start_on_a_free_port(config: &Config, log: &Gated) -> anyhow::Result<App> {
     for port in LOCAL_PORT..LOCAL_PORT + PORTS {
         let listen = vec![SocketAddr::from(([127, 0, 0, 1], port))];
-        match App::start(Config { listen, ..config.clone() }, config.log, log.clone(), Passed::default()) {
+        match App::start(Config { listen, ..config.clone() }, config.log, log.clone(), ActivatedSockets::default()) {
             Err(AppError::Listen { address, source }) if source.kind() == io::ErrorKind::AddrInUse => {
                 tracing::warn!("{address} is taken; trying the next port");
             }
@@ -111,9 +111,9 @@ fn start_on_a_free_port(config: &Config, log: &Gated) -> anyhow::Result<App> {
 }
 
 /// Who boots where: the known phones of each constituency in turn.
-fn cast(site: &Site) -> Vec<(ConstituencyName, Phone)> {
+fn cast(site: &Site) -> Vec<(ConstituencyName, VirtualPhone)> {
     let documented: Vec<MacAddress> = MODELS.iter().filter_map(|(mac, _)| mac.parse().ok()).collect();
-    let mut cast: Vec<(ConstituencyName, Phone)> = Vec::new();
+    let mut cast: Vec<(ConstituencyName, VirtualPhone)> = Vec::new();
     let constituencies: Vec<_> = site
         .registry()
         .served()
@@ -137,8 +137,8 @@ fn cast(site: &Site) -> Vec<(ConstituencyName, Phone)> {
     cast
 }
 
-fn phone(mac: MacAddress) -> Phone {
-    let mut phone = Phone::new(mac);
+fn phone(mac: MacAddress) -> VirtualPhone {
+    let mut phone = VirtualPhone::new(mac);
     if let Some((_, model)) = MODELS.iter().find(|(documented, _)| *documented == mac.to_string()) {
         (*model).clone_into(&mut phone.model);
     }
@@ -149,16 +149,20 @@ fn url(constituency: &ConstituencyName, address: SocketAddr) -> String {
     format!("https://{constituency}.{}:{}/", crate::config::LOCAL_DOMAIN, address.port())
 }
 
-async fn boot_all(cast: &[(ConstituencyName, Phone)], address: SocketAddr, cas: &LocalCas) -> anyhow::Result<Summary> {
+async fn boot_all(
+    cast: &[(ConstituencyName, VirtualPhone)],
+    address: SocketAddr,
+    cas: &LocalCas,
+) -> anyhow::Result<FleetSummary> {
     let mut server_roots = RootCertStore::empty();
     server_roots.add(cas.server.clone())?;
     let server_roots = Arc::new(server_roots);
-    let printer = Printer::new(Format::Table);
-    let mut summary = Summary::default();
+    let printer = BootTable::new(OutputFormat::Table);
+    let mut summary = FleetSummary::default();
     for (constituency, phone) in cast {
         let url = url(constituency, address);
         say(&format_args!("\n{} {} boots from {url}", phone.model, phone.mac));
-        let target = Target {
+        let target = BootTarget {
             url: url.parse()?,
             server_roots: Arc::clone(&server_roots),
             resolve: Some(address),
@@ -177,7 +181,7 @@ async fn boot_all(cast: &[(ConstituencyName, Phone)], address: SocketAddr, cas: 
 }
 
 /// What to try next.
-fn explain(cast: &[(ConstituencyName, Phone)], address: SocketAddr, constituencies: &Path, state: &Path) {
+fn explain(cast: &[(ConstituencyName, VirtualPhone)], address: SocketAddr, constituencies: &Path, state: &Path) {
     let Some((constituency, phone)) = cast.first() else { return };
     let url = url(constituency, address);
     say(&format_args!(

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::time::UtcTime;
 
-use super::journal::{self, Entries};
+use super::journal::{self, JournalFormat};
 use super::plain_fields::PlainFields;
 use crate::app::ANNOUNCEMENT;
 use crate::serve::access::LogFormat;
@@ -36,10 +36,10 @@ pub(super) struct Diagnostics {
 
 /// Where lines go. Each event is one write.
 #[derive(Debug, Clone)]
-struct Lines(Arc<Shared>);
+struct Lines(Arc<DiagnosticsQueue>);
 
 #[derive(Debug)]
-struct Shared {
+struct DiagnosticsQueue {
     /// `None` at the end, when there is nobody left whom a slow reader could hold up.
     queue: Mutex<Option<SyncSender<Vec<u8>>>>,
     lost: AtomicU64,
@@ -55,7 +55,7 @@ pub(super) fn start(format: LogFormat) -> io::Result<Diagnostics> {
     let (queue, waiting) = sync_channel(QUEUE);
     let journal = journal::connect();
     let is_journal = journal.is_some();
-    let lines = Lines(Arc::new(Shared { queue: Mutex::new(Some(queue)), lost: AtomicU64::new(0), journal }));
+    let lines = Lines(Arc::new(DiagnosticsQueue { queue: Mutex::new(Some(queue)), lost: AtomicU64::new(0), journal }));
     let (alive, writer) = channel();
     let shared = Arc::clone(&lines.0);
     std::thread::Builder::new().name("diagnostics".to_owned()).spawn(move || write_all(&waiting, &shared, &alive))?;
@@ -68,7 +68,7 @@ pub(super) fn start(format: LogFormat) -> io::Result<Diagnostics> {
         .with_target(false);
     // Somebody has started them before only in tests.
     let _ = match format {
-        _ if is_journal => subscriber.event_format(Entries).try_init(),
+        _ if is_journal => subscriber.event_format(JournalFormat).try_init(),
         LogFormat::Text => subscriber.with_ansi(io::stderr().is_terminal()).fmt_fields(PlainFields).try_init(),
         LogFormat::Json => subscriber.json().flatten_event(true).try_init(),
     };
@@ -84,7 +84,7 @@ fn filter() -> EnvFilter {
 }
 
 /// Writes lines until nobody can say anything more.
-fn write_all(waiting: &Receiver<Vec<u8>>, shared: &Shared, _alive: &Sender<()>) {
+fn write_all(waiting: &Receiver<Vec<u8>>, shared: &DiagnosticsQueue, _alive: &Sender<()>) {
     loop {
         let next = waiting.try_recv().ok().or_else(|| {
             // There is room now to say it.
@@ -102,7 +102,7 @@ fn write_all(waiting: &Receiver<Vec<u8>>, shared: &Shared, _alive: &Sender<()>) 
     }
 }
 
-impl Shared {
+impl DiagnosticsQueue {
     fn write(&self, line: &[u8]) {
         match &self.journal {
             Some(journal) => journal::send(journal, line),

@@ -48,15 +48,16 @@ pub(super) fn send(journal: &UnixDatagram, entry: &[u8]) {
 
 /// Writes events as entries.
 #[derive(Debug)]
-pub(super) struct Entries;
+pub(super) struct JournalFormat;
 
-impl<S, N> FormatEvent<S, N> for Entries
+impl<S, N> FormatEvent<S, N> for JournalFormat
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
     fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let mut entry = Entry(format!("SYSLOG_IDENTIFIER=provost\nPRIORITY={}\n", priority(*event.metadata().level())));
+        let mut entry =
+            JournalEntry(format!("SYSLOG_IDENTIFIER=provost\nPRIORITY={}\n", priority(*event.metadata().level())));
         event.record(&mut entry);
         writer.write_str(&entry.0)
     }
@@ -73,9 +74,9 @@ fn priority(level: Level) -> u8 {
 }
 
 /// An entry that is being written.
-struct Entry(String);
+struct JournalEntry(String);
 
-impl Entry {
+impl JournalEntry {
     fn add(&mut self, name: &str, value: &dyn fmt::Display) {
         let name = if name == "message" { MESSAGE.to_owned() } else { name.to_ascii_uppercase() };
         // A line ends a field.
@@ -85,7 +86,7 @@ impl Entry {
     }
 }
 
-impl Visit for Entry {
+impl Visit for JournalEntry {
     fn record_str(&mut self, field: &Field, value: &str) {
         self.add(field.name(), &value);
     }
@@ -102,9 +103,9 @@ mod tests {
     use super::*;
 
     #[derive(Clone, Default)]
-    struct Paper(Arc<Mutex<Vec<u8>>>);
+    struct JournalWriter(Arc<Mutex<Vec<u8>>>);
 
-    impl io::Write for Paper {
+    impl io::Write for JournalWriter {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().unwrap().write(bytes)
         }
@@ -116,9 +117,10 @@ mod tests {
 
     #[test]
     fn an_entry_has_a_line_for_each_field_and_no_text_makes_another() {
-        let paper = Paper::default();
+        let paper = JournalWriter::default();
         let make = paper.clone();
-        let subscriber = tracing_subscriber::fmt().with_writer(move || make.clone()).event_format(Entries).finish();
+        let subscriber =
+            tracing_subscriber::fmt().with_writer(move || make.clone()).event_format(JournalFormat).finish();
         tracing::subscriber::with_default(subscriber, || {
             tracing::warn!(constituency = "ote", mac = %"00005e00530c", "two\nPRIORITY=0");
         });

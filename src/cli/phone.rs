@@ -10,9 +10,9 @@ use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::printer::{Format, Printer};
+use super::printer::{BootTable, OutputFormat};
 use crate::constituency::MacAddress;
-use crate::phone::{DeviceCertificate, Password, Phone, ServerUrl, Summary, Target, boot, boot_rack};
+use crate::phone::{BootTarget, DeviceCertificate, FleetSummary, Password, ServerUrl, VirtualPhone, boot, boot_fleet};
 
 /// Boot a virtual phone against a provisioning server and say what it asked for and got.
 ///
@@ -27,13 +27,13 @@ pub struct Args {
     #[arg(long, value_name = "MAC")]
     pub mac: MacAddress,
     /// The model, as the User-Agent writes it.
-    #[arg(long, value_name = "MODEL", default_value = Phone::DEFAULT_MODEL)]
+    #[arg(long, value_name = "MODEL", default_value = VirtualPhone::DEFAULT_MODEL)]
     pub model: String,
     /// The firmware on the phone.
-    #[arg(long, value_name = "VERSION", default_value = Phone::DEFAULT_FIRMWARE)]
+    #[arg(long, value_name = "VERSION", default_value = VirtualPhone::DEFAULT_FIRMWARE)]
     pub firmware: String,
     /// The hardware's part number, which names its firmware image.
-    #[arg(long, value_name = "NUMBER", default_value = Phone::DEFAULT_PART_NUMBER)]
+    #[arg(long, value_name = "NUMBER", default_value = VirtualPhone::DEFAULT_PART_NUMBER)]
     pub part_number: String,
     /// The device certificate with its chain (PEM) [default: in local mode, one of the local device CA].
     #[arg(long, value_name = "FILE", requires = "key", conflicts_with = "count")]
@@ -89,13 +89,13 @@ pub async fn run(
     if password.is_some() && !args.url.origin().secure {
         bail!("a password is proved over https alone, and --url is {}", args.url);
     }
-    let target = Target { url: args.url.clone(), server_roots, resolve: args.resolve, password };
-    let format = if args.json { Format::Json } else { Format::Table };
+    let target = BootTarget { url: args.url.clone(), server_roots, resolve: args.resolve, password };
+    let format = if args.json { OutputFormat::Json } else { OutputFormat::Table };
     let good = match args.count {
         None => {
             let certificate = certificate(args, local, args.mac)?;
             let phone = args.phone();
-            let mut watch = Printer::new(format).for_one_phone(&phone);
+            let mut watch = BootTable::new(format).for_one_phone(&phone);
             let report = boot(&phone, &target, certificate.as_ref(), &mut watch).await;
             if args.strict { report.is_complete() } else { report.is_provisioned() }
         }
@@ -110,27 +110,27 @@ pub async fn run(
 async fn boot_many(
     args: &Args,
     count: u32,
-    target: &Target,
+    target: &BootTarget,
     local: Option<&dyn DeviceCertificates>,
-    format: Format,
-) -> anyhow::Result<Summary> {
+    format: OutputFormat,
+) -> anyhow::Result<FleetSummary> {
     let first = args.phone();
     let phones = (0..u64::from(count)).map(|steps| {
         let phone = first.neighbour(steps);
         certificate(args, local, phone.mac).map(|certificate| (phone, certificate))
     });
     let phones = phones.collect::<anyhow::Result<Vec<_>>>()?;
-    let printer = Printer::new(format);
+    let printer = BootTable::new(format);
     let at_once = usize::try_from(args.at_once)?;
-    let summary = boot_rack(phones, target, at_once, |phone| printer.for_phone_of_many(phone)).await;
+    let summary = boot_fleet(phones, target, at_once, |phone| printer.for_phone_of_many(phone)).await;
     printer.summary(&summary);
     Ok(summary)
 }
 
 impl Args {
-    fn phone(&self) -> Phone {
+    fn phone(&self) -> VirtualPhone {
         let Self { mac, model, firmware, part_number, .. } = self.clone();
-        Phone { mac, model, firmware, part_number }
+        VirtualPhone { mac, model, firmware, part_number }
     }
 }
 
@@ -212,7 +212,7 @@ mod tests {
     #[test]
     fn a_url_and_a_mac_are_enough() {
         let args = parse("").unwrap();
-        assert_eq!(args.phone(), Phone::new("00005e00530c".parse().unwrap()));
+        assert_eq!(args.phone(), VirtualPhone::new("00005e00530c".parse().unwrap()));
         assert!(parse("--count 3 --at-once 2 --json --resolve 127.0.0.1:8443").is_ok());
     }
 

@@ -9,7 +9,7 @@ use super::phones::{say_claim, say_denial, time};
 use super::{ConfigArg, code, note, say_json, say_shown, server};
 use crate::config::Config;
 use crate::constituency::{MacAddress, ServerDenials};
-use crate::ledger::{Claim, Phone, Request};
+use crate::ledger::{StoredClaim, StoredPhone, StoredRequest};
 use crate::serve::access::{escaped, without_controls};
 
 /// What `provost phone-log` takes.
@@ -37,7 +37,7 @@ fn show(args: &Args, config: &Config) -> anyhow::Result<()> {
     if let Some(denial) = &denial {
         say_denial(args.mac, denial, args.json);
     }
-    let claims: Vec<Claim> = claims.into_iter().filter(|claim| claim.mac == args.mac).collect();
+    let claims: Vec<StoredClaim> = claims.into_iter().filter(|claim| claim.mac == args.mac).collect();
     if requests.is_empty() && claims.is_empty() {
         let unseen = format!("{} was never seen, or too long ago", args.mac);
         ensure!(denial.is_some(), unseen);
@@ -47,13 +47,13 @@ fn show(args: &Args, config: &Config) -> anyhow::Result<()> {
         if args.json { say_json(&request_json(request)) } else { say_shown(&request_line(request)) }
     }
     for claim in &claims {
-        let is_it = |phone: &&Phone| (&phone.constituency, phone.mac) == (&claim.constituency, claim.mac);
+        let is_it = |phone: &&StoredPhone| (&phone.constituency, phone.mac) == (&claim.constituency, claim.mac);
         say_claim(claim, phones.iter().find(is_it), args.json);
     }
     Ok(())
 }
 
-fn request_line(request: &Request) -> String {
+fn request_line(request: &StoredRequest) -> String {
     let asked = match &request.asked {
         Some((method, target)) => {
             format!("\"{} {}\"", escaped(method.as_bytes()), escaped(target.as_bytes()))
@@ -73,7 +73,7 @@ fn request_line(request: &Request) -> String {
     )
 }
 
-fn request_json(request: &Request) -> Value {
+fn request_json(request: &StoredRequest) -> Value {
     let (method, path) =
         request.asked.as_ref().map(|(method, path)| (method, escaped(path.as_bytes()).to_string())).unzip();
     json!({

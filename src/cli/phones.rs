@@ -13,10 +13,10 @@ use crate::clock::{self, rfc3339};
 use crate::config::Config;
 use crate::constituency::scan::NOT_SERVED;
 use crate::constituency::{
-    ConstituencyName, Fingerprint, MacAddress, Registry, ServerDenial, ServerDenials, Standing, TlsLevel,
+    ConstituencyName, Fingerprint, MacAddress, PhoneStanding, Registry, ServerDenial, ServerDenials, TlsLevel,
 };
-use crate::ledger::roster::{Known, together};
-use crate::ledger::{Claim, ClaimAddress, Event, Phone};
+use crate::ledger::roster::{PhoneSummary, together};
+use crate::ledger::{ClaimAddress, StoredClaim, StoredEvent, StoredPhone};
 use crate::serve::access::without_controls;
 
 /// From when on a certificate's end is worth a line, in seconds.
@@ -138,10 +138,10 @@ impl Args {
         self.constituency.as_ref().is_none_or(|wanted| wanted == constituency)
     }
 
-    fn wants_phone(&self, known: &Known, now: i64) -> bool {
+    fn wants_phone(&self, known: &PhoneSummary, now: i64) -> bool {
         let is_silent = |silence: Duration| {
             let last = known.seen.as_ref().map_or(0, |phone| phone.last_seen / 1000);
-            known.standing == Some(Standing::Known)
+            known.standing == Some(PhoneStanding::Known)
                 && u64::try_from(now.saturating_sub(last)).unwrap_or(0) >= silence.as_secs()
         };
         (!self.refused || known.is_refused())
@@ -150,7 +150,7 @@ impl Args {
     }
 }
 
-impl Known {
+impl PhoneSummary {
     /// How old its TLS is, if that is older than it need be.
     fn old_tls(&self) -> Option<TlsLevel> {
         self.seen.as_ref()?.tls_level().filter(|level| *level > TlsLevel::Modern)
@@ -158,9 +158,9 @@ impl Known {
 
     fn standing(&self, constituency: &ConstituencyName, unclear: &Unclear) -> &'static str {
         match self.standing {
-            Some(Standing::Known) => "known",
-            Some(Standing::Unknown) => "unknown",
-            Some(Standing::Denied | Standing::DeniedEverywhere) => "denied",
+            Some(PhoneStanding::Known) => "known",
+            Some(PhoneStanding::Unknown) => "unknown",
+            Some(PhoneStanding::Denied | PhoneStanding::DeniedEverywhere) => "denied",
             None if unclear.contains_key(constituency) => "unclear",
             None => "not served",
         }
@@ -178,7 +178,7 @@ impl Known {
             "denied_everywhere": self.server_denial,
         });
         let Some(phone) = &self.seen else { return object };
-        let event = |what: &str, event: &Option<Event>| {
+        let event = |what: &str, event: &Option<StoredEvent>| {
             event.as_ref().map(|event| json!({ what: without_controls(&event.what), "time": time(event.at) }))
         };
         let seen = json!({
@@ -212,7 +212,7 @@ impl Known {
         denied.chain(locked_out).chain(seen).collect()
     }
 
-    fn remarks_on(&self, phone: &Phone, now: i64) -> Vec<String> {
+    fn remarks_on(&self, phone: &StoredPhone, now: i64) -> Vec<String> {
         let refusal = phone.refusal.as_ref().filter(|_| self.is_refused());
         let refused =
             refusal.map(|refusal| format!("refused at {}: {}", time(refusal.at), without_controls(&refusal.what)));
@@ -234,7 +234,7 @@ impl Known {
 
 const HEADINGS: [&str; 7] = ["CONSTITUENCY", "PHONE", "STANDING", "LAST SEEN", "ADDRESS", "MODEL AND FIRMWARE", "NOTE"];
 
-fn print(phones: &[(&(ConstituencyName, MacAddress), &Known)], unclear: &Unclear, now: i64) {
+fn print(phones: &[(&(ConstituencyName, MacAddress), &PhoneSummary)], unclear: &Unclear, now: i64) {
     let rows: Vec<[String; 7]> = phones
         .iter()
         .map(|((name, mac), known)| {
@@ -286,12 +286,12 @@ pub(super) fn say_denial(mac: MacAddress, denial: &ServerDenial, is_json: bool) 
 }
 
 /// Prints a claim, as JSON or for people; `phone` is who has proved to be what it claims, if somebody has.
-pub(super) fn say_claim(claim: &Claim, phone: Option<&Phone>, is_json: bool) {
+pub(super) fn say_claim(claim: &StoredClaim, phone: Option<&StoredPhone>, is_json: bool) {
     let let_in = phone.and_then(|phone| phone.last_let_in).filter(|at| *at > claim.last_seen);
     if is_json { say_json(&claim_json(claim, let_in)) } else { say(&claim_line(claim, let_in)) }
 }
 
-fn claim_line(claim: &Claim, let_in: Option<i64>) -> String {
+fn claim_line(claim: &StoredClaim, let_in: Option<i64>) -> String {
     let reason = claim.refusal.as_deref().map(without_controls).unwrap_or_default();
     let places = claim
         .addresses
@@ -315,7 +315,7 @@ fn claim_line(claim: &Claim, let_in: Option<i64>) -> String {
     )
 }
 
-fn claim_json(claim: &Claim, let_in: Option<i64>) -> Value {
+fn claim_json(claim: &StoredClaim, let_in: Option<i64>) -> Value {
     let place = |place: &ClaimAddress| json!({ "address": place.address, "first_seen": time(place.first_seen), "last_seen": time(place.last_seen) });
     json!({
         "constituency": claim.constituency, "mac": claim.mac, "proven": false, "refused": true,

@@ -8,7 +8,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::constituency::scan::Scanner;
 use crate::constituency::{ConstituencyName, Fingerprint, MacAddress};
-use crate::ledger::{Claim, Phone, ReadError, Reader};
+use crate::ledger::{HistoryReader, ReadError, StoredClaim, StoredPhone};
 
 /// Says what speaks against taking `certificate` for that of `mac`.
 pub(super) fn warn_of_pin(config: &Config, mac: MacAddress, certificate: Fingerprint) -> Result<(), ReadError> {
@@ -70,15 +70,15 @@ pub(super) fn warn_of_unproven(
 
 /// When a phone last proved who it is, so that it would be let in by that again. What was refused proves it only where it
 /// was never let in: on a session that began with a pin, that of a pin that is gone is refused as well.
-fn proven_at(phone: &Phone) -> i64 {
+fn proven_at(phone: &StoredPhone) -> i64 {
     phone.last_let_in.unwrap_or(phone.last_seen)
 }
 
-fn is_of(claim: &Claim, certificate: Fingerprint) -> bool {
+fn is_of(claim: &StoredClaim, certificate: Fingerprint) -> bool {
     claim.fingerprint.is_some_and(|bytes| Fingerprint::from(bytes) == certificate)
 }
 
-fn say_unproven(constituency: &ConstituencyName, mac: MacAddress, claims: &[Claim], proven: Option<i64>) {
+fn say_unproven(constituency: &ConstituencyName, mac: MacAddress, claims: &[StoredClaim], proven: Option<i64>) {
     let seen = claims.iter().filter_map(|claim| {
         let reason = shown(claim.refusal.as_deref().unwrap_or_default());
         Some((Fingerprint::from(claim.fingerprint?), reason))
@@ -98,7 +98,7 @@ fn say_unproven(constituency: &ConstituencyName, mac: MacAddress, claims: &[Clai
 }
 
 /// The certificates that claimed to be that phone's, wherever.
-fn claims_of(ledger: &Reader, mac: MacAddress) -> Result<BTreeSet<Fingerprint>, ReadError> {
+fn claims_of(ledger: &HistoryReader, mac: MacAddress) -> Result<BTreeSet<Fingerprint>, ReadError> {
     let claims = ledger.claims()?.into_iter().filter(|claim| claim.mac == mac);
     Ok(claims.filter_map(|claim| claim.fingerprint.map(Fingerprint::from)).collect())
 }

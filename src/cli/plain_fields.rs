@@ -12,14 +12,14 @@ use tracing_subscriber::fmt::format::Writer;
 pub(super) struct PlainFields;
 
 #[derive(Default)]
-struct Found {
+struct FieldText {
     message: String,
     others: Vec<(&'static str, String)>,
 }
 
 impl<'writer> FormatFields<'writer> for PlainFields {
     fn format_fields<R: RecordFields>(&self, mut writer: Writer<'writer>, fields: R) -> fmt::Result {
-        let mut found = Found::default();
+        let mut found = FieldText::default();
         fields.record(&mut found);
         writer.write_str(&found.message)?;
         let unsaid = found.others.iter().filter(|(_, value)| !found.message.contains(value));
@@ -30,7 +30,7 @@ impl<'writer> FormatFields<'writer> for PlainFields {
     }
 }
 
-impl Visit for Found {
+impl Visit for FieldText {
     fn record_str(&mut self, field: &Field, value: &str) {
         self.add(field, value.to_owned());
     }
@@ -40,7 +40,7 @@ impl Visit for Found {
     }
 }
 
-impl Found {
+impl FieldText {
     fn add(&mut self, field: &Field, value: String) {
         match field.name() {
             "message" => self.message = value,

@@ -8,7 +8,7 @@ use anyhow::Context;
 use super::{ConfigArg, code, complain, denials, passwords, pins, say, server, shown, waiting, warn, whole};
 use crate::app::named_files;
 use crate::config::Config;
-use crate::constituency::edit::Change;
+use crate::constituency::edit::PolicyChange;
 use crate::constituency::edit_file::{Changed, EditError, change};
 use crate::constituency::{ConstituencyName, Fingerprint, MacAddress};
 
@@ -63,8 +63,8 @@ pub(super) fn allow(args: &AllowArgs, config: &ConfigArg) -> anyhow::Result<Exit
     }
     let note = args.note.as_deref();
     let wanted = match args.certificate_sha256 {
-        Some(certificate) => Change::Pin { mac: *mac, note, certificate },
-        None => Change::Allow { mac: *mac, note },
+        Some(certificate) => PolicyChange::Pin { mac: *mac, note, certificate },
+        None => PolicyChange::Allow { mac: *mac, note },
     };
     let done = change_policy(&config, constituency, wanted).and_then(|changed| {
         let by = if args.certificate_sha256.is_some() { " with this certificate" } else { "" };
@@ -128,7 +128,7 @@ pub(super) fn deny(args: &DenyArgs, config: &ConfigArg) -> anyhow::Result<ExitCo
     let config = config.find()?;
     let mac = args.mac;
     let Some(name) = &args.constituency else { return Ok(denials::deny(&config, mac, args.note.as_deref())) };
-    match passwords::take(&config, name, mac).and(change_policy(&config, name, Change::Deny { mac })) {
+    match passwords::take(&config, name, mac).and(change_policy(&config, name, PolicyChange::Deny { mac })) {
         Ok(Changed::Now) => say(&format_args!("{mac} is kept out of {name} within a second")),
         Ok(Changed::Already) => say(&format_args!("{mac} is kept out of {name} already")),
         Ok(Changed::AsksNobody) => {
@@ -151,7 +151,7 @@ pub(super) fn undeny(args: &UndenyArgs, config: &ConfigArg) -> anyhow::Result<Ex
     Ok(code(denials::lift(&config, args.mac)))
 }
 
-fn change_policy(config: &Config, name: &ConstituencyName, wanted: Change<'_>) -> anyhow::Result<Changed> {
+fn change_policy(config: &Config, name: &ConstituencyName, wanted: PolicyChange<'_>) -> anyhow::Result<Changed> {
     let bundles = config.bundle_names();
     let bundles: Vec<&str> = bundles.iter().map(String::as_str).collect();
     Ok(change(&config.constituencies, name, wanted, &bundles, &waiting)?)

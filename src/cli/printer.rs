@@ -13,12 +13,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use crate::constituency::MacAddress;
-use crate::phone::{Exchange, Outcome, Phone, Remark, Report, Summary, Watch};
+use crate::phone::{BootReport, FleetSummary, Remark, RequestOutcome, RequestReport, VirtualPhone, Watch};
 use crate::wording::counted;
 
 /// How boots are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub enum OutputFormat {
     /// For people.
     Table,
     /// For programs.
@@ -27,14 +27,14 @@ pub enum Format {
 
 /// Prints boots; its clones print to the same place.
 #[derive(Clone)]
-pub struct Printer {
-    format: Format,
+pub struct BootTable {
+    format: OutputFormat,
     out: Arc<Mutex<Box<dyn Write + Send>>>,
 }
 
 /// Prints the boot of one phone.
-pub struct PhonePrinter {
-    printer: Printer,
+pub struct BootTableRows {
+    printer: BootTable,
     mac: MacAddress,
     alone: bool,
     heading_due: bool,
@@ -46,35 +46,35 @@ const BAD: Style = AnsiColor::Red.on_default();
 const FAINT: Style = Style::new().dimmed();
 const PLAIN: Style = Style::new();
 
-impl Printer {
+impl BootTable {
     /// Prints to standard output, with colours only on a terminal.
     #[must_use]
-    pub fn new(format: Format) -> Self {
+    pub fn new(format: OutputFormat) -> Self {
         Self::to(Box::new(anstream::stdout()), format)
     }
 
     /// Prints to `out`.
     #[must_use]
-    pub fn to(out: Box<dyn Write + Send>, format: Format) -> Self {
+    pub fn to(out: Box<dyn Write + Send>, format: OutputFormat) -> Self {
         Self { format, out: Arc::new(Mutex::new(out)) }
     }
 
     /// A watch for the only phone: with a heading, and a bar for its firmware on a terminal.
     #[must_use]
-    pub fn for_one_phone(&self, phone: &Phone) -> PhonePrinter {
-        PhonePrinter { printer: self.clone(), mac: phone.mac, alone: true, heading_due: true, bar: None }
+    pub fn for_one_phone(&self, phone: &VirtualPhone) -> BootTableRows {
+        BootTableRows { printer: self.clone(), mac: phone.mac, alone: true, heading_due: true, bar: None }
     }
 
     /// A watch for one of several phones, whose lines begin with its address.
     #[must_use]
-    pub fn for_phone_of_many(&self, phone: &Phone) -> PhonePrinter {
-        PhonePrinter { printer: self.clone(), mac: phone.mac, alone: false, heading_due: false, bar: None }
+    pub fn for_phone_of_many(&self, phone: &VirtualPhone) -> BootTableRows {
+        BootTableRows { printer: self.clone(), mac: phone.mac, alone: false, heading_due: false, bar: None }
     }
 
     /// The last line of many boots.
-    pub fn summary(&self, summary: &Summary) {
-        let Summary { phones, provisioned, incomplete, requests, sent, received, slowest, duration } = summary;
-        if self.format == Format::Json {
+    pub fn summary(&self, summary: &FleetSummary) {
+        let FleetSummary { phones, provisioned, incomplete, requests, sent, received, slowest, duration } = summary;
+        if self.format == OutputFormat::Json {
             let slowest = slowest.map(|(mac, took)| json!({ "mac": mac, "duration_ms": milliseconds(took) }));
             return self.line(&json!({
                 "event": "summary", "phones": phones, "provisioned": provisioned, "incomplete": incomplete,
@@ -104,13 +104,13 @@ impl Printer {
     }
 }
 
-impl PhonePrinter {
+impl BootTableRows {
     fn prefix(&self) -> String {
         if self.alone { String::new() } else { format!("{}  ", self.mac) }
     }
 
     fn heading(&mut self) {
-        if std::mem::take(&mut self.heading_due) && self.printer.format == Format::Table {
+        if std::mem::take(&mut self.heading_due) && self.printer.format == OutputFormat::Table {
             let style = FAINT;
             let columns = format!("{:<20}  {:<48} {:>6} {:>11} {:>9}", "STEP", "REQUEST", "STATUS", "BYTES", "TIME");
             self.printer.line(&format!("{style}{columns}{style:#}"));
@@ -118,36 +118,36 @@ impl PhonePrinter {
     }
 }
 
-impl Watch for PhonePrinter {
+impl Watch for BootTableRows {
     fn progress(&mut self, received: u64, expected: Option<u64>) {
-        let for_a_person = self.alone && self.printer.format == Format::Table && io::stderr().is_terminal();
+        let for_a_person = self.alone && self.printer.format == OutputFormat::Table && io::stderr().is_terminal();
         if for_a_person {
             let bar = self.bar.get_or_insert_with(|| firmware_bar(expected));
             bar.set_position(received);
         }
     }
 
-    fn exchanged(&mut self, exchange: &Exchange) {
+    fn exchanged(&mut self, exchange: &RequestReport) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
         self.heading();
         match self.printer.format {
-            Format::Table => self.printer.line(&format!("{}{}", self.prefix(), row(exchange))),
-            Format::Json => self.printer.line(&exchange_json(self.mac, exchange)),
+            OutputFormat::Table => self.printer.line(&format!("{}{}", self.prefix(), row(exchange))),
+            OutputFormat::Json => self.printer.line(&exchange_json(self.mac, exchange)),
         }
     }
 
-    fn ended(&mut self, report: &Report) {
+    fn ended(&mut self, report: &BootReport) {
         match self.printer.format {
-            Format::Table => self.printer.line(&format!("{}{}", self.prefix(), verdict(report))),
-            Format::Json => self.printer.line(&report_json(report)),
+            OutputFormat::Table => self.printer.line(&format!("{}{}", self.prefix(), verdict(report))),
+            OutputFormat::Json => self.printer.line(&report_json(report)),
         }
     }
 }
 
-fn row(exchange: &Exchange) -> String {
-    let Exchange { step, method, path, status, sent, received, duration, remark, .. } = exchange;
+fn row(exchange: &RequestReport) -> String {
+    let RequestReport { step, method, path, status, sent, received, duration, remark, .. } = exchange;
     let style = match status.map(|status| status.as_u16()) {
         Some(200..=299) => GOOD,
         Some(404) if *remark != Some(Remark::Missing) => FAINT,
@@ -167,15 +167,15 @@ fn row(exchange: &Exchange) -> String {
     )
 }
 
-fn verdict(report: &Report) -> String {
+fn verdict(report: &BootReport) -> String {
     let style = if report.is_complete() { GOOD } else { BAD };
     let tls = report.tls.as_ref().map(|tls| format!(", {} {}", tls.version, tls.suite)).unwrap_or_default();
-    let Report { outcome, exchanges, duration, .. } = report;
+    let BootReport { outcome, exchanges, duration, .. } = report;
     let requests = counted(exchanges.len(), "request");
     format!("{style}{outcome}{style:#} ({requests} in {}{tls})", shown(*duration))
 }
 
-fn exchange_json(mac: MacAddress, exchange: &Exchange) -> Value {
+fn exchange_json(mac: MacAddress, exchange: &RequestReport) -> Value {
     json!({
         "event": "request",
         "mac": mac,
@@ -191,10 +191,10 @@ fn exchange_json(mac: MacAddress, exchange: &Exchange) -> Value {
     })
 }
 
-fn report_json(report: &Report) -> Value {
+fn report_json(report: &BootReport) -> Value {
     let (reason, lacking) = match &report.outcome {
-        Outcome::Provisioned(lacking) => (None, Some(lacking)),
-        Outcome::NotProvisioned(reason) => (Some(reason.to_string()), None),
+        RequestOutcome::Provisioned(lacking) => (None, Some(lacking)),
+        RequestOutcome::NotProvisioned(reason) => (Some(reason.to_string()), None),
     };
     let (sent, received) = report.bytes();
     json!({
@@ -238,12 +238,12 @@ mod tests {
     use http::{Method, StatusCode};
 
     use super::*;
-    use crate::phone::{Lacking, Program, Step};
+    use crate::phone::{BootStep, Lacking, Program};
 
     #[derive(Clone, Default)]
-    struct Paper(Arc<Mutex<Vec<u8>>>);
+    struct SharedOutput(Arc<Mutex<Vec<u8>>>);
 
-    impl Write for Paper {
+    impl Write for SharedOutput {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().unwrap().write(bytes)
         }
@@ -266,13 +266,13 @@ mod tests {
         }
     }
 
-    fn phone() -> Phone {
-        Phone::new("00005e00530c".parse().unwrap())
+    fn phone() -> VirtualPhone {
+        VirtualPhone::new("00005e00530c".parse().unwrap())
     }
 
-    fn show(watch: &mut PhonePrinter, lacking: Lacking) {
-        let exchange = Exchange {
-            step: Step::Master,
+    fn show(watch: &mut BootTableRows, lacking: Lacking) {
+        let exchange = RequestReport {
+            step: BootStep::Master,
             method: Method::GET,
             path: "/00005e00530c.cfg".to_owned(),
             program: Program::Application,
@@ -283,22 +283,22 @@ mod tests {
             remark: Some(Remark::Skipped),
         };
         watch.exchanged(&exchange);
-        let (exchanges, outcome) = (vec![exchange], Outcome::Provisioned(lacking));
-        watch.ended(&Report { phone: phone(), exchanges, tls: None, duration: Duration::from_millis(2), outcome });
+        let (exchanges, outcome) = (vec![exchange], RequestOutcome::Provisioned(lacking));
+        watch.ended(&BootReport { phone: phone(), exchanges, tls: None, duration: Duration::from_millis(2), outcome });
     }
 
-    fn printed(format: Format, missing: &[&str], watch: impl Fn(&Printer) -> PhonePrinter) -> String {
-        let paper = Paper::default();
+    fn printed(format: OutputFormat, missing: &[&str], watch: impl Fn(&BootTable) -> BootTableRows) -> String {
+        let paper = SharedOutput::default();
         let lacking =
             Lacking { missing: missing.iter().map(|file| (*file).to_owned()).collect(), ..Lacking::default() };
-        show(&mut watch(&Printer::to(Box::new(paper.clone()), format)), lacking);
+        show(&mut watch(&BootTable::to(Box::new(paper.clone()), format)), lacking);
         let bytes = paper.0.lock().unwrap().clone();
         anstream::adapter::strip_bytes(&bytes).into_vec().try_into().unwrap()
     }
 
     #[test]
     fn a_table_has_a_heading_a_row_and_a_verdict() {
-        let text = printed(Format::Table, &[], |printer| printer.for_one_phone(&phone()));
+        let text = printed(OutputFormat::Table, &[], |printer| printer.for_one_phone(&phone()));
         let lines: Vec<_> = text.lines().collect();
         assert!(lines[0].starts_with("STEP") && lines[0].ends_with("TIME"), "{text}");
         assert!(lines[1].starts_with("master configuration  GET  /00005e00530c.cfg"), "{text}");
@@ -309,7 +309,7 @@ mod tests {
     #[test]
     fn missing_named_files_are_in_the_verdict() {
         let verdict = |missing: &[&str]| {
-            let text = printed(Format::Table, missing, |printer| printer.for_one_phone(&phone()));
+            let text = printed(OutputFormat::Table, missing, |printer| printer.for_one_phone(&phone()));
             text.lines().last().unwrap().to_owned()
         };
         assert_eq!(verdict(&["a.cfg"]), "provisioned, 1 named file missing: a.cfg (1 request in 2 ms)");
@@ -322,13 +322,13 @@ mod tests {
 
     #[test]
     fn lines_of_many_phones_begin_with_their_address() {
-        let text = printed(Format::Table, &[], |printer| printer.for_phone_of_many(&phone()));
+        let text = printed(OutputFormat::Table, &[], |printer| printer.for_phone_of_many(&phone()));
         assert_eq!(text.lines().filter(|line| line.starts_with("00005e00530c  ")).count(), 2, "{text}");
     }
 
     #[test]
     fn json_is_one_object_per_line() {
-        let text = printed(Format::Json, &["site.cfg"], |printer| printer.for_phone_of_many(&phone()));
+        let text = printed(OutputFormat::Json, &["site.cfg"], |printer| printer.for_phone_of_many(&phone()));
         let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!((&lines[0]["status"], &lines[0]["mac"]), (&json!(404), &json!("00005e00530c")));
         assert_eq!((&lines[1]["event"], &lines[1]["provisioned"]), (&json!("outcome"), &json!(true)));
@@ -338,6 +338,6 @@ mod tests {
 
     #[test]
     fn a_reader_that_goes_away_harms_nobody() {
-        show(&mut Printer::to(Box::new(Gone), Format::Table).for_one_phone(&phone()), Lacking::default());
+        show(&mut BootTable::to(Box::new(Gone), OutputFormat::Table).for_one_phone(&phone()), Lacking::default());
     }
 }

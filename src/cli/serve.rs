@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::bail;
 
 use super::{ConfigArg, complain, diagnostics, runtime};
-use crate::app::passed::Passed;
+use crate::app::passed::ActivatedSockets;
 use crate::app::{ANNOUNCEMENT, App, AppError};
 use crate::config::{CONFIG_FILE, Config};
 use crate::serve::access::LogFormat;
@@ -32,7 +32,7 @@ fn log_format(text: &str) -> Result<LogFormat, String> {
 
 pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
     // Before there are threads.
-    let passed = Passed::from_environment()?;
+    let passed = ActivatedSockets::from_environment()?;
     let config = config.read()?;
     // In the wrong folder, nothing is made: local mode would leave a state directory with keys behind.
     if config.is_local() && !config.constituencies.is_dir() {
@@ -68,6 +68,6 @@ pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
     }
 }
 
-async fn serve(config: Config, log: LogFormat, passed: Passed) -> Result<(), AppError> {
+async fn serve(config: Config, log: LogFormat, passed: ActivatedSockets) -> Result<(), AppError> {
     App::start(config, log, std::io::stdout(), passed)?.run(std::future::pending()).await
 }

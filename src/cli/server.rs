@@ -10,9 +10,9 @@ use anyhow::Context;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::warn;
-use crate::app::control::{self, Reply, Request};
+use crate::app::control::{self, ControlRequest, Reply};
 use crate::config::Config;
-use crate::ledger::{ReadError, Reader};
+use crate::ledger::{HistoryReader, ReadError};
 use crate::state::FolderHandle;
 
 /// How long a server may take to be connected to, and to write what it has of the phone history.
@@ -23,7 +23,7 @@ const MAX_REPLIES: u64 = 64 << 20;
 /// Asks the server that runs on the state directory `state`; `None` if none runs. Each reply may take as long as `patience`.
 pub(super) fn ask(
     state: &Path,
-    request: &Request,
+    request: &ControlRequest,
     patience: Option<Duration>,
 ) -> anyhow::Result<Option<impl Iterator<Item = anyhow::Result<Reply>> + use<>>> {
     use io::ErrorKind::{ConnectionRefused, NotFound};
@@ -55,8 +55,8 @@ fn connect(path: &Path) -> io::Result<UnixStream> {
 
 /// The phone history, up to now; `None` if there is none yet. A running server writes what it has seen first; where it
 /// cannot, that is said.
-pub(super) fn phone_history(config: &Config) -> Result<Option<Reader>, ReadError> {
-    let flushed = match ask(&config.state, &Request::Flush, Some(PATIENCE)) {
+pub(super) fn phone_history(config: &Config) -> Result<Option<HistoryReader>, ReadError> {
+    let flushed = match ask(&config.state, &ControlRequest::Flush, Some(PATIENCE)) {
         Ok(None) => Ok(()),
         Ok(Some(mut replies)) => match replies.next() {
             Some(Ok(Reply::Done)) => Ok(()),
@@ -69,5 +69,5 @@ pub(super) fn phone_history(config: &Config) -> Result<Option<Reader>, ReadError
     if let Err(why) = flushed {
         warn(&format_args!("what phones did in the last second may be missing: {why}"));
     }
-    Reader::open(&config.state)
+    HistoryReader::open(&config.state)
 }

@@ -22,17 +22,17 @@ use crate::state::FolderHandle;
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     /// List a phone's uploads: constituency, bytes, time, name.
-    List(Phone),
+    List(PhoneUploads),
     /// Write an upload to standard output, as it is.
-    Cat(Upload),
+    Cat(ListedUpload),
     /// Remove an upload; if it lay over a file of the folder, the phone gets that file again.
-    Remove(Upload),
+    Remove(ListedUpload),
     /// Move a phone's uploads to the constituency that it moved to, or whose folder was renamed. No upload is replaced.
     Move(relocate::Move),
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Phone {
+pub(super) struct PhoneUploads {
     /// The phone.
     #[arg(value_name = "MAC")]
     mac: MacAddress,
@@ -42,9 +42,9 @@ pub(super) struct Phone {
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Upload {
+pub(super) struct ListedUpload {
     #[command(flatten)]
-    phone: Phone,
+    phone: PhoneUploads,
     /// The upload's name, as `list` shows it.
     #[arg(value_name = "NAME")]
     name: String,
@@ -61,7 +61,7 @@ pub(super) fn run(command: &Command, config: &ConfigArg) -> anyhow::Result<ExitC
     }))
 }
 
-fn list(phone: &Phone, root: &Path) -> anyhow::Result<()> {
+fn list(phone: &PhoneUploads, root: &Path) -> anyhow::Result<()> {
     let mut is_empty = true;
     for (constituency, folder) in phone.folders(root)? {
         let files = folder.files_beneath().with_context(|| format!("the uploads to {constituency} cannot be read"))?;
@@ -84,7 +84,7 @@ fn list(phone: &Phone, root: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-impl Phone {
+impl PhoneUploads {
     /// The folders of this phone's uploads, by constituency.
     fn folders(&self, root: &Path) -> anyhow::Result<Vec<(ConstituencyName, FolderHandle)>> {
         let opened = FolderHandle::open(root).and_then(|root| Ok((root.entries()?, root)));
@@ -113,7 +113,7 @@ struct Found {
     name: OsString,
 }
 
-impl Upload {
+impl ListedUpload {
     fn cat(&self, root: &Path) -> anyhow::Result<()> {
         let found = self.find(root)?;
         let mut file = found.folder.open_file(&found.name).with_context(|| self.cannot("read", &found))?;

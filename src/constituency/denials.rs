@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::MacAddress;
 use super::absence::Absence;
-use super::policy_file::{self, Reading, Stamp};
+use super::policy_file::{self, PolicyStamp, ReadingState};
 use crate::clock;
 use crate::settings::{self, SettingsError};
 use crate::state;
@@ -57,7 +57,7 @@ pub struct ServerDenials {
 pub struct DenialsFile {
     state: PathBuf,
     denials: Arc<ServerDenials>,
-    seen: Option<Stamp>,
+    seen: Option<PolicyStamp>,
     absence: Absence,
     /// What is wrong with the file, if it is.
     error: Option<String>,
@@ -288,11 +288,11 @@ fn change(
 enum Read {
     Absent,
     Same,
-    Phones(Stamp, DeniedPhones),
+    Phones(PolicyStamp, DeniedPhones),
 }
 
 /// The denials in the state directory `state`; `None` if there is no file of them.
-fn read(state: &Path) -> Result<Option<(Stamp, DeniedPhones)>, DenialsError> {
+fn read(state: &Path) -> Result<Option<(PolicyStamp, DeniedPhones)>, DenialsError> {
     let folder = match folder_of(state) {
         Err(DenialsError::Folder { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
         folder => folder?,
@@ -307,12 +307,17 @@ fn folder_of(state: &Path) -> Result<FolderHandle, DenialsError> {
     state::folder_of(&state.join(FILE)).map_err(|source| DenialsError::Folder { path: state.to_owned(), source })
 }
 
-fn read_in(folder: &FolderHandle, path: &Path, seen: Option<&Stamp>, now: SystemTime) -> Result<Read, DenialsError> {
+fn read_in(
+    folder: &FolderHandle,
+    path: &Path,
+    seen: Option<&PolicyStamp>,
+    now: SystemTime,
+) -> Result<Read, DenialsError> {
     let unusable = |error: &dyn fmt::Display| DenialsError::File(SettingsError::of_file(path, error));
     match policy_file::read_in(folder, FILE.as_ref(), seen, now).map_err(|error| unusable(&error))? {
-        Reading::Absent => Ok(Read::Absent),
-        Reading::Unchanged => Ok(Read::Same),
-        Reading::Text(text, stamp) => {
+        ReadingState::Absent => Ok(Read::Absent),
+        ReadingState::Unchanged => Ok(Read::Same),
+        ReadingState::Text(text, stamp) => {
             let phones = settings::read(path, &text).map_err(DenialsError::File)?;
             Ok(Read::Phones(stamp, phones))
         }
@@ -377,14 +382,14 @@ mod tests {
         let text = "{\n  \"00005e00530c\": {\n    \"by\": \"alice\",\n    \"at\": \"2026-11-30T22:14:05Z\",\n    \"note\": \"stolen\"\n  }\n}\n";
         assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
         assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-        let before = Stamp::of(&rustix::fs::stat(&file).unwrap(), SystemTime::UNIX_EPOCH);
+        let before = PolicyStamp::of(&rustix::fs::stat(&file).unwrap(), SystemTime::UNIX_EPOCH);
         // What is said already is not written again; another note is.
         assert!(
             !deny(&state, mac(), denial("stolen"), &quiet).unwrap()
                 && !deny(&state, mac(), denial(""), &quiet).unwrap()
         );
         assert_eq!(
-            format!("{:?}", Stamp::of(&rustix::fs::stat(&file).unwrap(), SystemTime::UNIX_EPOCH)),
+            format!("{:?}", PolicyStamp::of(&rustix::fs::stat(&file).unwrap(), SystemTime::UNIX_EPOCH)),
             format!("{before:?}")
         );
         assert!(deny(&state, mac(), denial("sold"), &quiet).unwrap());

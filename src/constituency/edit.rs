@@ -14,7 +14,7 @@ const PIN: &str = "certificate_sha256";
 
 /// A change of a policy.
 #[derive(Debug, Clone, Copy)]
-pub enum Change<'a> {
+pub enum PolicyChange<'a> {
     /// Puts a phone on the list, and takes it off those that are denied.
     Allow {
         /// The phone.
@@ -38,7 +38,7 @@ pub enum Change<'a> {
     },
 }
 
-impl Change<'_> {
+impl PolicyChange<'_> {
     /// The policy `text`, which is good, with this change; `text` itself if it says so already.
     ///
     /// # Errors
@@ -191,11 +191,11 @@ mod tests {
     }
 
     fn allow(text: &str, note: Option<&str>) -> String {
-        Change::Allow { mac: mac(), note }.apply(text).unwrap()
+        PolicyChange::Allow { mac: mac(), note }.apply(text).unwrap()
     }
 
     fn deny(text: &str) -> String {
-        Change::Deny { mac: mac() }.apply(text).unwrap()
+        PolicyChange::Deny { mac: mac() }.apply(text).unwrap()
     }
 
     #[test]
@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn a_pin_comes_beside_the_note_and_goes_alone() {
         let certificate = Fingerprint::of(b"");
-        let pin = |text: &str, note| Change::Pin { mac: mac(), note, certificate }.apply(text);
+        let pin = |text: &str, note| PolicyChange::Pin { mac: mac(), note, certificate }.apply(text);
         let value = |text: &str| text.parse::<serde_json::Value>().unwrap();
         let hex = certificate.to_string();
         let plain = "{\n  \"phones\": {\n    \"00:00:5E:00:53:0C\": \"a\",\n    \"00005e0053c7\": \"b\"\n  },\n  \"denied\": []\n}\n";
@@ -272,7 +272,7 @@ mod tests {
     #[test]
     fn what_is_no_policy_is_not_touched() {
         for text in ["", "[]", "{", "{\"phones\": []}", "{\"phones\": \"all\"}", "{\"denied\": {}}"] {
-            assert!(Change::Allow { mac: mac(), note: None }.apply(text).is_err(), "{text}");
+            assert!(PolicyChange::Allow { mac: mac(), note: None }.apply(text).is_err(), "{text}");
         }
     }
 

@@ -7,9 +7,9 @@ use std::time::SystemTime;
 
 use rustix::fs::FileType;
 
-use super::edit::{self, Change};
+use super::edit::{self, PolicyChange};
 use super::policy::POLICY_FILE;
-use super::policy_file::{self, Reading};
+use super::policy_file::{self, ReadingState};
 use super::{ClientAuth, ConstituencyName, Policy};
 use crate::clock;
 use crate::settings::SettingsError;
@@ -65,7 +65,7 @@ pub enum EditError {
 pub fn change(
     constituencies: &Path,
     name: &ConstituencyName,
-    change: Change<'_>,
+    change: PolicyChange<'_>,
     bundles: &[&str],
     tell: &dyn Fn(&str),
 ) -> Result<Changed, EditError> {
@@ -86,7 +86,7 @@ pub fn change(
         let before = read(&folder, &file)?;
         let text = before.as_deref().unwrap_or(edit::EMPTY);
         let policy = Policy::parse(&file, text, bundles)?;
-        if policy.tls.client_auth == ClientAuth::None && matches!(change, Change::Deny { .. }) {
+        if policy.tls.client_auth == ClientAuth::None && matches!(change, PolicyChange::Deny { .. }) {
             return Ok(Changed::AsksNobody);
         }
         let after = change.apply(text).map_err(|reason| SettingsError::of_file(&file, reason))?;
@@ -106,8 +106,8 @@ pub fn change(
 fn read(folder: &FolderHandle, file: &Path) -> Result<Option<String>, EditError> {
     // The time only says whether a file is settled, which matters to those who read it again.
     match policy_file::read_in(folder, POLICY_FILE.as_ref(), None, SystemTime::UNIX_EPOCH) {
-        Ok(Reading::Text(text, _)) => Ok(Some(text)),
-        Ok(Reading::Absent | Reading::Unchanged) => Ok(None),
+        Ok(ReadingState::Text(text, _)) => Ok(Some(text)),
+        Ok(ReadingState::Absent | ReadingState::Unchanged) => Ok(None),
         Err(error) => Err(SettingsError::of_file(file, error).into()),
     }
 }

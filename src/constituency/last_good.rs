@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 
-use super::policy_file::{self, Reading, Unreadable};
+use super::policy_file::{self, ReadingState, UnreadablePolicy};
 use super::{ClientAuth, ConstituencyName, MacAddress, Phones, Policy};
 use crate::settings::SettingsError;
 use crate::state::{self, Entry, FolderHandle};
@@ -35,27 +35,27 @@ const RETRY_AFTER: Duration = Duration::from_mins(1);
 pub struct LastGood {
     folder: PathBuf,
     /// Where changes go; a command changes nothing.
-    changes: Option<Sender<Change>>,
+    changes: Option<Sender<LastGoodChange>>,
 }
 
 /// The thread that writes.
 #[derive(Debug)]
-pub struct Writer {
+pub struct LastGoodWriter {
     /// Gives nothing, and ends with the thread.
     ended: Receiver<()>,
 }
 
 #[derive(Debug)]
-enum Change {
+enum LastGoodChange {
     /// One constituency's.
-    Of(ConstituencyName, Kept),
+    Of(ConstituencyName, StoredPolicy),
     /// Nothing is kept of constituencies other than these.
     Only(BTreeSet<ConstituencyName>),
 }
 
 /// What is to be kept of a constituency.
 #[derive(Debug)]
-enum Kept {
+enum StoredPolicy {
     /// This text is in force.
     InForce(String),
     /// The policy file was removed, and it denied phones.
@@ -69,7 +69,7 @@ pub(super) enum NotKept {
     #[error("none is kept from before the start")]
     Absent,
     #[error("{path} {1}", path = .0.display())]
-    Unreadable(PathBuf, Unreadable),
+    Unreadable(PathBuf, UnreadablePolicy),
     #[error("the last good one, kept from before the start, is invalid today: {0}")]
     Invalid(SettingsError),
     #[error("the last good one admits phones that are on no list, and such a one does not outlive a restart")]
@@ -87,7 +87,7 @@ impl LastGood {
     ///
     /// # Errors
     /// If the system has no thread to spare.
-    pub fn start(state: &Path) -> io::Result<(Self, Writer)> {
+    pub fn start(state: &Path) -> io::Result<(Self, LastGoodWriter)> {
         let (changes, wanted) = channel();
         let (ending, ended) = channel();
         let folder = state.join(FOLDER);
@@ -96,7 +96,7 @@ impl LastGood {
             writing.follow(&wanted);
             drop::<Sender<()>>(ending);
         })?;
-        Ok((Self { folder, changes: Some(changes) }, Writer { ended }))
+        Ok((Self { folder, changes: Some(changes) }, LastGoodWriter { ended }))
     }
 
     /// The policy that was in force before the start, as it is under `bundles`. `file` is its name in error messages.
@@ -121,25 +121,28 @@ impl LastGood {
 
     /// Keeps `text`, which is in force now.
     pub(super) fn keep(&self, name: &ConstituencyName, text: String) {
-        self.change(Change::Of(name.clone(), Kept::InForce(text)));
+        self.change(LastGoodChange::Of(name.clone(), StoredPolicy::InForce(text)));
     }
 
     /// Keeps nothing that counts of `name`, whose policy file was removed; `denied` says whether it denied phones.
     pub(super) fn note_removed(&self, name: &ConstituencyName, denied: bool) {
-        self.change(Change::Of(name.clone(), if denied { Kept::Removed } else { Kept::Nothing }));
+        self.change(LastGoodChange::Of(
+            name.clone(),
+            if denied { StoredPolicy::Removed } else { StoredPolicy::Nothing },
+        ));
     }
 
     /// Keeps nothing of `name`, which was removed.
     pub(super) fn forget(&self, name: &ConstituencyName) {
-        self.change(Change::Of(name.clone(), Kept::Nothing));
+        self.change(LastGoodChange::Of(name.clone(), StoredPolicy::Nothing));
     }
 
     /// Keeps nothing of constituencies that are not among `names`.
     pub(super) fn keep_only(&self, names: &BTreeSet<ConstituencyName>) {
-        self.change(Change::Only(names.clone()));
+        self.change(LastGoodChange::Only(names.clone()));
     }
 
-    fn change(&self, change: Change) {
+    fn change(&self, change: LastGoodChange) {
         if let Some(changes) = &self.changes {
             // The thread lives as long as this.
             let _ = changes.send(change);
@@ -147,7 +150,7 @@ impl LastGood {
     }
 }
 
-impl Writer {
+impl LastGoodWriter {
     /// Waits until everything is written, but no longer than `patience`. The [`LastGood`] must have been dropped.
     pub fn finish(self, patience: Duration) {
         if let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(patience) {
@@ -160,14 +163,14 @@ impl Writer {
 struct Writing {
     folder: PathBuf,
     /// What is not on the disk yet.
-    pending: BTreeMap<ConstituencyName, Kept>,
+    pending: BTreeMap<ConstituencyName, StoredPolicy>,
     /// Why, if that was said.
     failure: Option<String>,
 }
 
 impl Writing {
     /// Writes until nobody can want anything any more.
-    fn follow(&mut self, wanted: &Receiver<Change>) {
+    fn follow(&mut self, wanted: &Receiver<LastGoodChange>) {
         loop {
             let change = if self.pending.is_empty() {
                 wanted.recv().map_err(RecvTimeoutError::from)
@@ -187,14 +190,14 @@ impl Writing {
         }
     }
 
-    fn note(&mut self, change: Change) {
+    fn note(&mut self, change: LastGoodChange) {
         match change {
-            Change::Of(name, kept) => {
+            LastGoodChange::Of(name, kept) => {
                 self.pending.insert(name, kept);
             }
-            Change::Only(names) => {
+            LastGoodChange::Only(names) => {
                 let others = kept_names(&self.folder).into_iter().filter(|name| !names.contains(name));
-                self.pending.extend(others.map(|name| (name, Kept::Nothing)));
+                self.pending.extend(others.map(|name| (name, StoredPolicy::Nothing)));
             }
         }
     }
@@ -222,7 +225,7 @@ impl Writing {
     }
 }
 
-impl Kept {
+impl StoredPolicy {
     fn write(&self, folder: &Path, name: &ConstituencyName) -> io::Result<()> {
         let [in_force, removed] = [IN_FORCE, REMOVED].map(|ending| path(folder, name, ending));
         match self {
@@ -264,12 +267,12 @@ fn opened(path: &Path) -> io::Result<Option<(FolderHandle, std::ffi::OsString)>>
 }
 
 /// The text of the file at `path`, if it is there.
-fn read(path: &Path) -> Result<Option<String>, Unreadable> {
-    let Some((folder, name)) = opened(path).map_err(Unreadable::Io)? else { return Ok(None) };
+fn read(path: &Path) -> Result<Option<String>, UnreadablePolicy> {
+    let Some((folder, name)) = opened(path).map_err(UnreadablePolicy::Io)? else { return Ok(None) };
     // Nobody asks whether it changed.
     match policy_file::read_in(&folder, &name, None, SystemTime::UNIX_EPOCH)? {
-        Reading::Text(text, _) => Ok(Some(text)),
-        Reading::Absent | Reading::Unchanged => Ok(None),
+        ReadingState::Text(text, _) => Ok(Some(text)),
+        ReadingState::Absent | ReadingState::Unchanged => Ok(None),
     }
 }
 

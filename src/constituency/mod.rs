@@ -37,5 +37,5 @@ pub use phones::{Phones, Pins};
 pub use policy::{
     ClientAuth, ExpiredDeviceCertificates, POLICY_FILE, POLYCOM, Policy, PolicyFile, TlsPolicy, UploadLimits,
 };
-pub use registry::{Constituency, Fault, Registry, Severity, Standing};
+pub use registry::{Constituency, Fault, PhoneStanding, Registry, Severity};
 pub use tls_level::TlsLevel;

@@ -55,7 +55,7 @@ pub(super) struct UniqueAddresses(pub(super) BTreeSet<MacAddress>);
 
 /// What stands beside a MAC address.
 #[derive(Debug)]
-struct Entry {
+struct ListEntry {
     note: String,
     pin: Option<Fingerprint>,
 }
@@ -133,7 +133,7 @@ impl<'de> Deserialize<'de> for PhonesInput {
                 let (mut notes, mut pins) = (BTreeMap::new(), Pins::new());
                 while let Some(mac) = map.next_key::<MacAddress>()? {
                     check_address(mac, notes.contains_key(&mac)).map_err(A::Error::custom)?;
-                    let Entry { note, pin } = map.next_value()?;
+                    let ListEntry { note, pin } = map.next_value()?;
                     notes.insert(mac, note);
                     pins.extend(pin.map(|pin| (mac, pin)));
                 }
@@ -146,23 +146,23 @@ impl<'de> Deserialize<'de> for PhonesInput {
     }
 }
 
-impl<'de> Deserialize<'de> for Entry {
+impl<'de> Deserialize<'de> for ListEntry {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Reader;
         impl<'de> Visitor<'de> for Reader {
-            type Value = Entry;
+            type Value = ListEntry;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a note, or a map of \"note\" and \"certificate_sha256\"")
             }
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Entry { note: text.to_owned(), pin: None })
+                Ok(ListEntry { note: text.to_owned(), pin: None })
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
                 let EntryFile { note, certificate_sha256 } = EntryFile::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(Entry { note, pin: certificate_sha256 })
+                Ok(ListEntry { note, pin: certificate_sha256 })
             }
         }
         deserializer.deserialize_any(Reader)

@@ -28,7 +28,7 @@ const SETTLED_AFTER: Duration = Duration::from_secs(2);
 /// Where a policy comes from and what came of it.
 #[derive(Debug, Default)]
 pub(super) struct PolicySource {
-    seen: Option<Stamp>,
+    seen: Option<PolicyStamp>,
     good: Option<Arc<Policy>>,
     /// Whether somebody wrote the policy in force, and it is not what holds where there is no file.
     is_written: bool,
@@ -41,12 +41,12 @@ pub(super) struct PolicySource {
 
 /// Identity, size and times of a file, to tell whether it changed.
 #[derive(Debug, Clone)]
-pub(super) struct Stamp {
+pub(super) struct PolicyStamp {
     facts: [i128; 7],
     is_settled: bool,
 }
 
-impl Stamp {
+impl PolicyStamp {
     pub(super) fn of(stat: &Stat, now: SystemTime) -> Self {
         let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(stat.st_ctime).unwrap_or(0));
         let facts = [
@@ -104,31 +104,31 @@ impl PolicySource {
 
     /// Reads the policy in `folder` again if its file changed, and says what came of it. `file` is its name for error
     /// messages.
-    pub(super) fn refresh(&mut self, folder: &OwnedFd, file: &Path, bundles: &[&str], now: SystemTime) -> Seen {
+    pub(super) fn refresh(&mut self, folder: &OwnedFd, file: &Path, bundles: &[&str], now: SystemTime) -> SeenPolicy {
         let reading = read(folder.as_fd(), POLICY_FILE.as_ref(), self.seen.as_ref(), now);
-        self.is_unread = matches!(reading, Err(Unreadable::Io(_)));
+        self.is_unread = matches!(reading, Err(UnreadablePolicy::Io(_)));
         let was_there = self.is_there;
-        self.note_presence(matches!(reading, Ok(Reading::Absent)), now);
+        self.note_presence(matches!(reading, Ok(ReadingState::Absent)), now);
         match reading {
-            Ok(Reading::Unchanged) => Seen::Same,
-            Ok(Reading::Absent) if self.is_away() => Seen::Same,
-            Ok(Reading::Absent) => {
+            Ok(ReadingState::Unchanged) => SeenPolicy::Same,
+            Ok(ReadingState::Absent) if self.is_away() => SeenPolicy::Same,
+            Ok(ReadingState::Absent) => {
                 self.seen = None;
                 let removed = self.good.clone().filter(|_| was_there);
                 self.take(Ok(Policy::default()), false);
-                if was_there { Seen::Removed(removed) } else { Seen::Absent }
+                if was_there { SeenPolicy::Removed(removed) } else { SeenPolicy::Absent }
             }
-            Ok(Reading::Text(text, stamp)) => {
+            Ok(ReadingState::Text(text, stamp)) => {
                 self.seen = Some(stamp);
                 let parsed = Policy::parse(file, &text, bundles);
-                let seen = if parsed.is_ok() { Seen::Good(text) } else { Seen::Broken };
+                let seen = if parsed.is_ok() { SeenPolicy::Good(text) } else { SeenPolicy::Broken };
                 self.take(parsed, true);
                 seen
             }
             Err(error) => {
                 self.seen = None;
                 self.take(Err(SettingsError::of_file(file, error)), true);
-                Seen::Broken
+                SeenPolicy::Broken
             }
         }
     }
@@ -161,7 +161,7 @@ impl PolicySource {
 }
 
 /// What was found of a policy's file.
-pub(super) enum Seen {
+pub(super) enum SeenPolicy {
     /// What was there before.
     Same,
     /// There is none, and was none.
@@ -174,21 +174,21 @@ pub(super) enum Seen {
     Broken,
 }
 
-pub(super) enum Reading {
+pub(super) enum ReadingState {
     Absent,
     Unchanged,
-    Text(String, Stamp),
+    Text(String, PolicyStamp),
 }
 
 #[derive(Debug)]
-pub(super) enum Unreadable {
+pub(super) enum UnreadablePolicy {
     NotRegular,
     TooLarge,
     NotText,
     Io(std::io::Error),
 }
 
-impl fmt::Display for Unreadable {
+impl fmt::Display for UnreadablePolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotRegular => f.write_str("is no regular file (links, folders and pipes are not read)"),
@@ -199,7 +199,7 @@ impl fmt::Display for Unreadable {
     }
 }
 
-impl From<Errno> for Unreadable {
+impl From<Errno> for UnreadablePolicy {
     fn from(errno: Errno) -> Self {
         if errno == Errno::LOOP { Self::NotRegular } else { Self::Io(errno.into()) }
     }
@@ -209,39 +209,44 @@ impl From<Errno> for Unreadable {
 pub(super) fn read_in(
     folder: &FolderHandle,
     name: &OsStr,
-    seen: Option<&Stamp>,
+    seen: Option<&PolicyStamp>,
     now: SystemTime,
-) -> Result<Reading, Unreadable> {
-    folder.act(|folder| Ok(read(folder, name, seen, now))).map_err(Unreadable::Io)?
+) -> Result<ReadingState, UnreadablePolicy> {
+    folder.act(|folder| Ok(read(folder, name, seen, now))).map_err(UnreadablePolicy::Io)?
 }
 
-fn read(folder: BorrowedFd<'_>, name: &OsStr, seen: Option<&Stamp>, now: SystemTime) -> Result<Reading, Unreadable> {
+fn read(
+    folder: BorrowedFd<'_>,
+    name: &OsStr,
+    seen: Option<&PolicyStamp>,
+    now: SystemTime,
+) -> Result<ReadingState, UnreadablePolicy> {
     // NONBLOCK: opening a FIFO must not wait for its writer.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
     let handle = match rustix::fs::openat(folder, name, flags, Mode::empty()) {
         Ok(handle) => handle,
-        Err(Errno::NOENT) => return Ok(Reading::Absent),
+        Err(Errno::NOENT) => return Ok(ReadingState::Absent),
         Err(errno) => return Err(errno.into()),
     };
     let stat = rustix::fs::fstat(&handle)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(Unreadable::NotRegular);
+        return Err(UnreadablePolicy::NotRegular);
     }
-    if state::is_private_hard_link(&stat, folder).map_err(Unreadable::Io)? {
-        return Err(Unreadable::Io(std::io::Error::other(PRIVATE_HARD_LINK)));
+    if state::is_private_hard_link(&stat, folder).map_err(UnreadablePolicy::Io)? {
+        return Err(UnreadablePolicy::Io(std::io::Error::other(PRIVATE_HARD_LINK)));
     }
-    let stamp = Stamp::of(&stat, now);
+    let stamp = PolicyStamp::of(&stat, now);
     if seen.is_some_and(|seen| seen.still_holds(&stamp)) {
-        return Ok(Reading::Unchanged);
+        return Ok(ReadingState::Unchanged);
     }
     let mut bytes = Vec::new();
     let bounded = std::fs::File::from(handle).take(MAX_POLICY_BYTES + 1).read_to_end(&mut bytes);
-    bounded.map_err(Unreadable::Io)?;
+    bounded.map_err(UnreadablePolicy::Io)?;
     if bytes.len() as u64 > MAX_POLICY_BYTES {
-        return Err(Unreadable::TooLarge);
+        return Err(UnreadablePolicy::TooLarge);
     }
-    let text = String::from_utf8(bytes).map_err(|_| Unreadable::NotText)?;
-    Ok(Reading::Text(text, stamp))
+    let text = String::from_utf8(bytes).map_err(|_| UnreadablePolicy::NotText)?;
+    Ok(ReadingState::Text(text, stamp))
 }
 
 #[cfg(test)]

@@ -56,7 +56,7 @@ pub enum Severity {
 
 /// What a constituency thinks of a phone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum PhoneStanding {
     /// On the list, or admitted by `"any"`.
     Known,
     /// Not on the list.
@@ -67,7 +67,7 @@ pub enum Standing {
     DeniedEverywhere,
 }
 
-impl Standing {
+impl PhoneStanding {
     /// What is said of a phone that is refused for this; nothing of one that is known.
     #[must_use]
     pub fn refusal(self, mac: MacAddress, constituency: &ConstituencyName) -> Option<String> {
@@ -153,18 +153,18 @@ impl Registry {
 impl Constituency {
     /// What this constituency thinks of `mac`: a denial beats everything, that of the whole server first.
     #[must_use]
-    pub fn standing(&self, mac: MacAddress) -> Standing {
+    pub fn standing(&self, mac: MacAddress) -> PhoneStanding {
         if self.denials.has(mac) {
-            return Standing::DeniedEverywhere;
+            return PhoneStanding::DeniedEverywhere;
         }
         if self.policy.denied.contains(&mac) {
-            return Standing::Denied;
+            return PhoneStanding::Denied;
         }
         let is_known = match &self.policy.phones {
             Phones::Any => true,
             Phones::Listed(listed) => listed.contains_key(&mac) || self.with_own_file.contains(&mac),
         };
-        if is_known { Standing::Known } else { Standing::Unknown }
+        if is_known { PhoneStanding::Known } else { PhoneStanding::Unknown }
     }
 
     /// Whether any list of this constituency names `mac`: known, pinned or denied.

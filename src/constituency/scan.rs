@@ -23,7 +23,7 @@ use super::absence::Absence;
 use super::folder::{FileIdentity, Folder, OpenFolders, identity};
 use super::last_good::{LastGood, NotKept};
 use super::policy::POLICY_FILE;
-use super::policy_file::{PolicySource, Seen, Stamp};
+use super::policy_file::{PolicySource, PolicyStamp, SeenPolicy};
 use super::registry::{Constituency, Fault, Registry, Severity, replace_lists};
 use super::{ConstituencyName, ListedPhones, MacAddress, ServerDenials};
 use crate::wording::counted;
@@ -47,7 +47,7 @@ pub struct Scanner {
     absence: Absence,
     /// Every folder that there is, served or not.
     folders: BTreeSet<ConstituencyName>,
-    remembered: HashMap<ConstituencyName, Remembered>,
+    remembered: HashMap<ConstituencyName, CachedConstituency>,
     /// What the last scan served, and all phones on its lists.
     last: BTreeMap<ConstituencyName, Arc<Constituency>>,
     listed: ListedPhones,
@@ -62,12 +62,12 @@ pub struct Scanner {
 
 /// What the last scan knew of one constituency.
 #[derive(Debug, Default)]
-struct Remembered {
+struct CachedConstituency {
     /// The folder that it was.
     identity: FileIdentity,
     absence: Absence,
     source: PolicySource,
-    listing: Option<Stamp>,
+    listing: Option<PolicyStamp>,
     current: Option<Arc<Constituency>>,
     /// Why the policy that was in force before the start does not count, where the one that is there is broken.
     not_kept: Option<NotKept>,
@@ -137,13 +137,13 @@ impl Scanner {
 
     /// Whether the last scan could not see everything for a reason that may soon be over, so that another is due.
     #[must_use]
-    pub fn is_partial(&self) -> bool {
+    pub fn is_incomplete(&self) -> bool {
         self.is_partial
     }
 
     /// Whether the last scan missed a file that may be away for a moment only, so that another is due at once.
     #[must_use]
-    pub fn is_doubtful(&self) -> bool {
+    pub fn needs_rescan(&self) -> bool {
         self.is_doubtful
     }
 
@@ -345,7 +345,7 @@ impl Scanner {
     /// Reads what has changed in the folder `name`, of which `handle` is open, and `stat` is known.
     fn read_folder(
         &mut self,
-        remembered: &mut Remembered,
+        remembered: &mut CachedConstituency,
         root: &Arc<OwnedFd>,
         name: &ConstituencyName,
         (stat, handle): (&Stat, OwnedFd),
@@ -368,7 +368,7 @@ impl Scanner {
         remembered.identity = identity;
         let folder = Folder::new(Arc::clone(root), path, identity, Arc::clone(&self.open_folders));
         let context = (&mut self.next_generation, &self.denials);
-        let updated = remembered.update((folder, &handle), name, Stamp::of(stat, now), context);
+        let updated = remembered.update((folder, &handle), name, PolicyStamp::of(stat, now), context);
         self.is_partial |= updated.is_err();
         remembered.note_faults(name, updated, &self.denials);
     }
@@ -403,12 +403,12 @@ impl Scanner {
     }
 }
 
-impl Remembered {
+impl CachedConstituency {
     /// Follows what was `seen` of the policy's file, by what `last_good` keeps and is to keep. `file` is its name for
     /// error messages.
     fn follow(
         &mut self,
-        seen: Seen,
+        seen: SeenPolicy,
         last_good: &LastGood,
         name: &ConstituencyName,
         file: &Path,
@@ -416,11 +416,11 @@ impl Remembered {
         is_first: bool,
     ) {
         match seen {
-            Seen::Good(text) => {
+            SeenPolicy::Good(text) => {
                 (self.not_kept, self.lost_denials) = (None, BTreeSet::new());
                 last_good.keep(name, text);
             }
-            Seen::Broken => {
+            SeenPolicy::Broken => {
                 self.lost_denials.clear();
                 if is_first && self.source.policy().is_none() {
                     match last_good.recall(name, file, bundles) {
@@ -429,7 +429,7 @@ impl Remembered {
                     }
                 }
             }
-            Seen::Removed(policy) => {
+            SeenPolicy::Removed(policy) => {
                 self.not_kept = None;
                 self.lost_denials = match policy {
                     Some(policy) => policy.denied.clone(),
@@ -437,11 +437,11 @@ impl Remembered {
                 };
                 last_good.note_removed(name, !self.lost_denials.is_empty());
             }
-            Seen::Absent if is_first => {
+            SeenPolicy::Absent if is_first => {
                 self.lost_denials = last_good.lost_denials(name);
                 last_good.note_removed(name, !self.lost_denials.is_empty());
             }
-            Seen::Absent | Seen::Same => {}
+            SeenPolicy::Absent | SeenPolicy::Same => {}
         }
     }
 
@@ -452,7 +452,7 @@ impl Remembered {
         &mut self,
         (folder, handle): (Folder, &OwnedFd),
         name: &ConstituencyName,
-        stamp: Stamp,
+        stamp: PolicyStamp,
         (next_generation, denials): (&mut u64, &Arc<ServerDenials>),
     ) -> Result<(), Errno> {
         let Some(policy) = self.source.policy() else {
@@ -668,13 +668,13 @@ mod tests {
             let first = scene.registry_at(10);
             scene.rename(here, aside);
             let missing = scene.registry_at(20);
-            assert!(missing.is_same_as(&first) && scene.scanner.is_doubtful(), "{here}");
+            assert!(missing.is_same_as(&first) && scene.scanner.needs_rescan(), "{here}");
             assert_eq!(missing.faults(), [], "{here}");
             std::fs::create_dir_all(scene.path("root/ote")).unwrap();
             let second = scene.registry_at(30);
             let [before, after] = [&first, &second].map(|registry| registry.find("ote").unwrap());
             assert_eq!(before.tls_generation, after.tls_generation, "{here}");
-            assert!(!before.folder.is_in_place() && after.folder.is_in_place() && !scene.scanner.is_doubtful());
+            assert!(!before.folder.is_in_place() && after.folder.is_in_place() && !scene.scanner.needs_rescan());
             // Removed, it is gone, and what comes is another.
             std::fs::remove_dir_all(scene.path("root/ote")).unwrap();
             assert_eq!((scene.names_at(1000), scene.names_at(1200)), (vec!["ote".to_owned()], Vec::new()), "{here}");
@@ -711,7 +711,7 @@ mod tests {
         scene.rename("root/ote", "aside");
         scene.rename("next", "root/ote");
         let waiting = scene.registry_at(20);
-        assert!(waiting.is_same_as(&first) && scene.scanner.is_doubtful(), "its files go with its own policy");
+        assert!(waiting.is_same_as(&first) && scene.scanner.needs_rescan(), "its files go with its own policy");
         std::fs::write(&policy, r#"{ "aliases": ["third"] }"#).unwrap();
         let second = scene.registry_at(30);
         assert!(second.find("third").is_some_and(|ote| ote.folder.is_in_place()) && second.find("second").is_none());

@@ -25,15 +25,15 @@ const PERIOD: Duration = Duration::from_secs(10);
 const SHORT_PERIOD: Duration = Duration::from_secs(1);
 /// How often to see whether `constituencies` is still the same folder: a link that is swapped, or a folder above it
 /// that is renamed, anywhere on the way to it, is no event in it.
-const GLANCE: Duration = Duration::from_millis(250);
+const ROOT_CHECK_INTERVAL: Duration = Duration::from_millis(250);
 /// A deployment touches many files: look once when it pauses.
-const QUIET: Duration = Duration::from_millis(30);
+const DEBOUNCE: Duration = Duration::from_millis(30);
 /// ... and at the latest after this time, so that steady changes do not put it off for ever.
-const LONGEST_WAIT_FOR_QUIET: Duration = Duration::from_millis(300);
+const MAX_DEBOUNCE: Duration = Duration::from_millis(300);
 
 /// Wakes the thread that looks, or ends it.
 #[derive(Debug, Clone)]
-pub struct Waker(Sender<Wake>);
+pub struct WatcherHandle(Sender<Wake>);
 
 enum Wake {
     Changed,
@@ -50,9 +50,9 @@ enum Wake {
 type Then = Box<dyn FnOnce() + Send>;
 
 /// Device and inode.
-type Identity = (u64, u64);
+type FolderIdentity = (u64, u64);
 
-impl Waker {
+impl WatcherHandle {
     /// Asks for a look now, with the trust bundles of these names. `then` is done after it, on the thread that looks; at
     /// shutdown it may only be dropped.
     pub fn look_with(&self, bundles: Vec<String>, then: impl FnOnce() + Send + 'static) {
@@ -86,12 +86,12 @@ pub fn follow(
     scanner: Scanner,
     first: Registry,
     mut publish: impl FnMut(Registry) + Send + 'static,
-) -> std::io::Result<Waker> {
+) -> std::io::Result<WatcherHandle> {
     let (sender, events) = channel();
-    let waker = Waker(sender.clone());
-    let notices = Notices { sender, watches: None, held: HashMap::new(), is_complete: true };
+    let waker = WatcherHandle(sender.clone());
+    let notices = InotifyWatches { sender, watches: None, held: HashMap::new(), is_complete: true };
     let looked = clock::monotonic();
-    let mut follower = Follower {
+    let mut follower = Watcher {
         scanner,
         current: first,
         events,
@@ -119,12 +119,12 @@ pub fn follow(
 }
 
 /// The thread that looks.
-struct Follower {
+struct Watcher {
     scanner: Scanner,
     current: Registry,
     events: Receiver<Wake>,
-    notices: Notices,
-    root: Option<Identity>,
+    notices: InotifyWatches,
+    root: Option<FolderIdentity>,
     /// Whether the last look may have met a folder that was being exchanged.
     is_unsure: bool,
     looked: Instant,
@@ -134,7 +134,7 @@ struct Follower {
     then: Vec<Then>,
 }
 
-impl Follower {
+impl Watcher {
     fn look(&mut self, publish: &mut impl FnMut(Registry)) {
         self.looked = clock::monotonic();
         let root = identify(self.scanner.path());
@@ -170,9 +170,9 @@ impl Follower {
     /// Waits until there is a reason to look; `false` when it is time to end.
     fn wait(&mut self) -> bool {
         loop {
-            match self.events.recv_timeout(GLANCE) {
+            match self.events.recv_timeout(ROOT_CHECK_INTERVAL) {
                 Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
-                Ok(Wake::Changed) => return self.wait_for_quiet(),
+                Ok(Wake::Changed) => return self.debounce(),
                 Ok(Wake::Wanted(bundles, then)) => return self.prepare(bundles, then),
                 Ok(Wake::Asked(asker)) => answer(&asker),
                 Ok(Wake::Unwatched(watch)) => self.notices.forget(watch.as_ref()),
@@ -187,9 +187,9 @@ impl Follower {
     }
 
     fn period(&self) -> Duration {
-        if self.scanner.is_doubtful() {
-            GLANCE
-        } else if self.is_failing || self.scanner.is_partial() || !self.notices.is_complete {
+        if self.scanner.needs_rescan() {
+            ROOT_CHECK_INTERVAL
+        } else if self.is_failing || self.scanner.is_incomplete() || !self.notices.is_complete {
             SHORT_PERIOD
         } else {
             PERIOD
@@ -218,11 +218,11 @@ impl Follower {
         self.then.push(then);
     }
 
-    fn wait_for_quiet(&mut self) -> bool {
-        let until = clock::monotonic() + LONGEST_WAIT_FOR_QUIET;
+    fn debounce(&mut self) -> bool {
+        let until = clock::monotonic() + MAX_DEBOUNCE;
         loop {
             let left = until.saturating_duration_since(clock::monotonic());
-            match self.events.recv_timeout(QUIET.min(left)) {
+            match self.events.recv_timeout(DEBOUNCE.min(left)) {
                 Ok(Wake::Changed) => {}
                 Ok(Wake::Wanted(bundles, then)) => return self.prepare(bundles, then),
                 Ok(Wake::Asked(asker)) => answer(&asker),
@@ -235,15 +235,15 @@ impl Follower {
 }
 
 /// The inotify watches: on `constituencies` and on each folder in it.
-struct Notices {
+struct InotifyWatches {
     sender: Sender<Wake>,
     /// `None` as long as inotify is not available.
     watches: Option<Watches>,
-    held: HashMap<Identity, WatchDescriptor>,
+    held: HashMap<FolderIdentity, WatchDescriptor>,
     is_complete: bool,
 }
 
-impl Notices {
+impl InotifyWatches {
     /// Starts inotify, unless that is done; says so when it begins to be missing.
     fn start(&mut self) {
         if self.watches.is_some() {
@@ -268,7 +268,7 @@ impl Notices {
     }
 
     /// Whether the folder is there but is not watched, though it could be.
-    fn misses(&self, folder: Option<&Identity>) -> bool {
+    fn misses(&self, folder: Option<&FolderIdentity>) -> bool {
         self.is_complete && self.watches.is_some() && folder.is_some_and(|folder| !self.held.contains_key(folder))
     }
 
@@ -289,7 +289,7 @@ impl Notices {
         let Some(watches) = &mut self.watches else { return false };
         let served = registry.served().map(|constituency| root.join(constituency.name.as_str()));
         let faulty = registry.faults().iter().map(|fault| root.join(&fault.subject));
-        let wanted: BTreeMap<Identity, PathBuf> = std::iter::once(root.to_owned())
+        let wanted: BTreeMap<FolderIdentity, PathBuf> = std::iter::once(root.to_owned())
             .chain(served)
             .chain(faulty)
             .filter_map(|path| Some((identify(&path)?, path)))
@@ -362,7 +362,7 @@ fn answer(asker: &Sender<()>) {
     let _ = asker.send(());
 }
 
-fn identify(path: &Path) -> Option<Identity> {
+fn identify(path: &Path) -> Option<FolderIdentity> {
     rustix::fs::stat(path).ok().map(|stat| (stat.st_dev, stat.st_ino))
 }
 

@@ -51,7 +51,7 @@ fn hex(bytes: &[u8]) -> String {
 
 /// What a response is made of, but for the secret.
 #[derive(Debug)]
-pub(super) struct Question<'a> {
+pub(super) struct DigestInput<'a> {
     pub(super) method: &'a str,
     pub(super) uri: &'a str,
     pub(super) nonce: &'a str,
@@ -81,12 +81,12 @@ impl Ha1 {
     }
 
     /// RFC 7616 §3.4.1, with qop "auth": whether `response` is right, in a time that does not depend on it.
-    pub(super) fn approves(&self, algorithm: Algorithm, asked: &Question<'_>, response: &str) -> bool {
+    pub(super) fn approves(&self, algorithm: Algorithm, asked: &DigestInput<'_>, response: &str) -> bool {
         let expected = self.response(algorithm, asked);
         verify_slices_are_equal(expected.as_bytes(), response.as_bytes()).is_ok()
     }
 
-    pub(super) fn response(&self, algorithm: Algorithm, asked: &Question<'_>) -> String {
+    pub(super) fn response(&self, algorithm: Algorithm, asked: &DigestInput<'_>) -> String {
         let own = match algorithm {
             Algorithm::Md5 => &self.md5,
             Algorithm::Sha256 => &self.sha256,
@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn the_example_of_the_rfc_comes_out_right() {
         let ha1 = Ha1::of("Mufasa", "http-auth@example.org", "Circle of Life");
-        let asked = Question {
+        let asked = DigestInput {
             method: "GET",
             uri: "/dir/index.html",
             nonce: "7ypf/xlj9XXwfDPEoM4URrv/xwf94BcCAzFZH4GiTo0v",
@@ -142,7 +142,7 @@ mod tests {
         let sha256 = "753927fa0e85d155564e2e272a28d1802ca10daf4496794697cf8db5856cb6c1";
         assert!(ha1.approves(Algorithm::Sha256, &asked, sha256));
         assert!(!ha1.approves(Algorithm::Md5, &asked, sha256));
-        assert!(!ha1.approves(Algorithm::Sha256, &Question { method: "PUT", ..asked }, sha256));
+        assert!(!ha1.approves(Algorithm::Sha256, &DigestInput { method: "PUT", ..asked }, sha256));
         assert_eq!(format!("{ha1:?}"), "Ha1");
     }
 

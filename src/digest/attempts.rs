@@ -13,28 +13,28 @@ const MINUTE: u64 = 60_000;
 
 /// The failures under each name.
 #[derive(Debug)]
-pub(super) struct Attempts(Box<[Place]>);
+pub(super) struct FailedAttempts(Box<[AttemptSlot]>);
 
 #[derive(Debug, Clone, Copy, Default)]
-struct Place {
+struct AttemptSlot {
     minute: u64,
     failures: u32,
 }
 
-impl Default for Attempts {
+impl Default for FailedAttempts {
     fn default() -> Self {
-        Self(vec![Place::default(); PLACES].into())
+        Self(vec![AttemptSlot::default(); PLACES].into())
     }
 }
 
-impl Attempts {
+impl FailedAttempts {
     /// Notes a failure under the name of this keyed `hash` at `now` (milliseconds); says whether there are too many.
     pub(super) fn fail(&mut self, hash: u64, now: u64) -> bool {
         let at = usize::try_from(hash % PLACES as u64).unwrap_or(0);
         let Some(place) = self.0.get_mut(at) else { return false };
         let minute = now / MINUTE;
         if place.minute != minute {
-            *place = Place { minute, failures: 0 };
+            *place = AttemptSlot { minute, failures: 0 };
         }
         place.failures = place.failures.saturating_add(1);
         place.failures > ALLOWED
@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn failures_are_counted_by_name_and_by_minute() {
-        let mut attempts = Attempts::default();
+        let mut attempts = FailedAttempts::default();
         assert!((0..ALLOWED).all(|_| !attempts.fail(7, 59_999)));
         assert!(attempts.fail(7, 59_999));
         assert!(!attempts.fail(8, 59_999));

@@ -69,7 +69,7 @@ impl Authorization {
         if !scheme.eq_ignore_ascii_case("Digest") {
             return Err(BadAuthorization::Scheme);
         }
-        Said::read(rest)?.check()
+        Parameters::read(rest)?.check()
     }
 
     /// RFC 7616 §3.4.6: whether it was made for the request of this `target`.
@@ -81,12 +81,12 @@ impl Authorization {
 
 /// What is said, each thing once.
 #[derive(Default)]
-pub(super) struct Said(Vec<(String, String)>);
+pub(super) struct Parameters(Vec<(String, String)>);
 
-impl Said {
+impl Parameters {
     /// Reads what follows the scheme.
     pub(super) fn read(text: &str) -> Result<Self, BadAuthorization> {
-        let (mut said, mut rest) = (Self::default(), Rest(text));
+        let (mut said, mut rest) = (Self::default(), ParameterCursor(text));
         while let Some((name, value)) = rest.parameter()? {
             said.put(name, value)?;
         }
@@ -135,9 +135,9 @@ impl Said {
 }
 
 /// What is still to be read: `#auth-param` (RFC 9110 §5.6.1, §11.2).
-struct Rest<'a>(&'a str);
+struct ParameterCursor<'a>(&'a str);
 
-impl<'a> Rest<'a> {
+impl<'a> ParameterCursor<'a> {
     /// The next parameter, name and value; `None` at the end.
     fn parameter(&mut self) -> Result<Option<(&'a str, String)>, BadAuthorization> {
         self.0 = self.0.trim_start_matches([' ', '\t', ',']);

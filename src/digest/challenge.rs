@@ -3,12 +3,12 @@
 use http::HeaderMap;
 use http::header::WWW_AUTHENTICATE;
 
-use super::algorithm::{Algorithm, Ha1, Question};
-use super::authorization::Said;
+use super::algorithm::{Algorithm, DigestInput, Ha1};
+use super::authorization::Parameters;
 
 /// What a server wants to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Challenge {
+pub struct DigestChallenge {
     realm: String,
     nonce: String,
     opaque: Option<String>,
@@ -19,7 +19,7 @@ pub struct Challenge {
 
 /// The request that an answer is for.
 #[derive(Debug, Clone, Copy)]
-pub struct Asked<'a> {
+pub struct ChallengeRequest<'a> {
     /// Its method.
     pub method: &'a str,
     /// Its target, as sent.
@@ -30,7 +30,7 @@ pub struct Asked<'a> {
     pub client_nonce: &'a str,
 }
 
-impl Challenge {
+impl DigestChallenge {
     /// The first challenge of the scheme Digest, if it is one that can be answered. libcurl, which phones use, looks at no
     /// other either.
     #[must_use]
@@ -40,7 +40,7 @@ impl Challenge {
             let (scheme, rest) = text.split_once(' ')?;
             scheme.eq_ignore_ascii_case("Digest").then_some(rest)
         });
-        let mut said = Said::read(of_digest.next()?).ok()?;
+        let mut said = Parameters::read(of_digest.next()?).ok()?;
         let has_auth = said.take("qop")?.split(',').any(|qop| qop.trim() == "auth");
         let (realm, nonce) = (said.take("realm")?, said.take("nonce")?);
         // What goes back into quotes must need no escape there.
@@ -56,11 +56,11 @@ impl Challenge {
 
     /// The value of Authorization by which `user` proves to know `password`.
     #[must_use]
-    pub fn answer(&self, user: &str, password: &str, asked: Asked<'_>) -> String {
+    pub fn answer(&self, user: &str, password: &str, asked: ChallengeRequest<'_>) -> String {
         let Self { realm, nonce, opaque, algorithm, .. } = self;
-        let Asked { method, target, client_nonce, .. } = asked;
+        let ChallengeRequest { method, target, client_nonce, .. } = asked;
         let count = format!("{:08x}", asked.count);
-        let question = Question { method, uri: target, nonce, count: &count, client_nonce };
+        let question = DigestInput { method, uri: target, nonce, count: &count, client_nonce };
         let response = Ha1::of(user, realm, password).response(*algorithm, &question);
         let opaque = opaque.as_ref().map(|opaque| format!(", opaque=\"{opaque}\"")).unwrap_or_default();
         format!(
@@ -87,12 +87,12 @@ mod tests {
         let md5 = "Digest realm=\"http-auth@example.org\", qop=\"auth, auth-int\", algorithm=MD5, \
                    nonce=\"7ypf/xlj9XXwfDPEoM4URrv/xwf94BcCAzFZH4GiTo0v\", opaque=\"FQhe/qaU925kfnzjCev0ciny7QMkPqMAFRtzCUYo5tdS\"";
         let client_nonce = "f2/wE4q74E6zIJEtWaHKaf5wv/H5QzzpXusqGemxURZJ";
-        let asked = Asked { method: "GET", target: "/dir/index.html", count: 1, client_nonce };
+        let asked = ChallengeRequest { method: "GET", target: "/dir/index.html", count: 1, client_nonce };
         for (order, response) in [
             ([sha256, md5], "753927fa0e85d155564e2e272a28d1802ca10daf4496794697cf8db5856cb6c1"),
             ([md5, sha256], "8ca523f5e9506fed4657c9700eebdbec"),
         ] {
-            let challenge = Challenge::first(&challenges(&order)).unwrap();
+            let challenge = DigestChallenge::first(&challenges(&order)).unwrap();
             let answer = challenge.answer("Mufasa", "Circle of Life", asked);
             assert!(answer.contains(&format!(" response=\"{response}\"")), "{answer}");
             assert!(
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_answered_is_no_challenge() {
-        let first = |values: &[&'static str]| Challenge::first(&challenges(values));
+        let first = |values: &[&'static str]| DigestChallenge::first(&challenges(values));
         assert_eq!(first(&[]), None);
         assert_eq!(first(&["Basic realm=\"a\""]), None);
         assert!(

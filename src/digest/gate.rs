@@ -8,32 +8,32 @@ use std::time::Instant;
 use aws_lc_rs::error::Unspecified;
 use http::{HeaderMap, Method, Uri};
 
-use super::algorithm::{Algorithm, Ha1, Question};
-use super::attempts::Attempts;
+use super::algorithm::{Algorithm, DigestInput, Ha1};
+use super::attempts::FailedAttempts;
 use super::authorization::{Authorization, BadAuthorization};
-use super::nonce::{Key, LIFETIME, Nonce};
+use super::nonce::{LIFETIME, Nonce, NonceKey};
 use super::passwords::Passwords;
-use super::replay::Used;
+use super::replay::UsedNonces;
 use crate::clock;
 use crate::constituency::{ConstituencyName, MacAddress};
 
 /// A phone, as one constituency knows it.
-type Phone = (ConstituencyName, MacAddress);
+type PhoneName = (ConstituencyName, MacAddress);
 
 /// Judges requests, and makes the challenges that they answer.
 #[derive(Debug)]
-pub struct Gate {
+pub struct DigestAuthenticator {
     passwords: Passwords,
-    key: Key,
+    key: NonceKey,
     started: Instant,
     made: AtomicU64,
-    used: Mutex<HashMap<Phone, Used>>,
-    attempts: Mutex<Attempts>,
+    used: Mutex<HashMap<PhoneName, UsedNonces>>,
+    attempts: Mutex<FailedAttempts>,
 }
 
 /// What a request says.
 #[derive(Debug)]
-pub struct Attempt<'a> {
+pub struct LoginAttempt<'a> {
     /// The constituency that is asked.
     pub constituency: &'a ConstituencyName,
     /// Its full name.
@@ -48,9 +48,9 @@ pub struct Attempt<'a> {
 
 /// Who asks is not proven.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unproven {
+pub struct UnprovenLogin {
     /// For the operator.
-    pub why: Why,
+    pub why: AuthError,
     /// Whether all was right but for the nonce, so that the client may try again by itself.
     pub is_stale: bool,
     /// Whether so many failed under this name that there is no challenge this time.
@@ -59,7 +59,7 @@ pub struct Unproven {
 
 /// Why not.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Why {
+pub enum AuthError {
     /// Nothing was said yet.
     #[error("no Authorization yet")]
     Nothing,
@@ -107,7 +107,7 @@ pub enum Why {
     Replay(MacAddress),
 }
 
-impl Why {
+impl AuthError {
     /// Whose password it was said to be, where that is what was wrong.
     #[must_use]
     pub fn claimed(&self) -> Option<MacAddress> {
@@ -121,22 +121,22 @@ impl Why {
     }
 }
 
-impl Unproven {
+impl UnprovenLogin {
     /// Whether every phone meets this, now and then.
     #[must_use]
     pub fn is_routine(&self) -> bool {
-        self.is_stale || self.why == Why::Nothing
+        self.is_stale || self.why == AuthError::Nothing
     }
 }
 
-impl From<Why> for Unproven {
-    fn from(why: Why) -> Self {
-        let is_stale = matches!(why, Why::OldNonce(_) | Why::ForeignNonce(_) | Why::Replay(_));
+impl From<AuthError> for UnprovenLogin {
+    fn from(why: AuthError) -> Self {
+        let is_stale = matches!(why, AuthError::OldNonce(_) | AuthError::ForeignNonce(_) | AuthError::Replay(_));
         Self { why, is_stale, is_too_much: false }
     }
 }
 
-impl Gate {
+impl DigestAuthenticator {
     /// A gate for the phones that have `passwords`. Whatever was sent before, in another process, is asked for again.
     ///
     /// # Errors
@@ -144,7 +144,7 @@ impl Gate {
     pub fn new(passwords: Passwords) -> Result<Self, Unspecified> {
         Ok(Self {
             passwords,
-            key: Key::generate()?,
+            key: NonceKey::generate()?,
             started: clock::monotonic(),
             made: AtomicU64::default(),
             used: Mutex::default(),
@@ -186,39 +186,39 @@ impl Gate {
     ///
     /// # Errors
     /// Why that is not proven.
-    pub fn admit(&self, attempt: &Attempt<'_>) -> Result<MacAddress, Unproven> {
-        self.judge(attempt, self.now())
+    pub fn admit(&self, attempt: &LoginAttempt<'_>) -> Result<MacAddress, UnprovenLogin> {
+        self.verify(attempt, self.now())
     }
 
-    fn judge(&self, attempt: &Attempt<'_>, now: u64) -> Result<MacAddress, Unproven> {
-        let said = Authorization::read(attempt.headers).ok_or(Why::Nothing)?.map_err(Why::Bad)?;
+    fn verify(&self, attempt: &LoginAttempt<'_>, now: u64) -> Result<MacAddress, UnprovenLogin> {
+        let said = Authorization::read(attempt.headers).ok_or(AuthError::Nothing)?.map_err(AuthError::Bad)?;
         if said.realm != attempt.realm {
-            return Err(Why::OtherRealm(said.realm).into());
+            return Err(AuthError::OtherRealm(said.realm).into());
         }
         if !said.is_for(attempt.target) {
-            return Err(Why::Bad(BadAuthorization::OtherTarget { uri: said.uri }).into());
+            return Err(AuthError::Bad(BadAuthorization::OtherTarget { uri: said.uri }).into());
         }
         let mac = self.check_password(attempt, &said).map_err(|why| self.fail(attempt, &said, why, now))?;
-        let nonce = self.key.read(&said.nonce, attempt.constituency).ok_or(Why::ForeignNonce(mac))?;
+        let nonce = self.key.read(&said.nonce, attempt.constituency).ok_or(AuthError::ForeignNonce(mac))?;
         if now.saturating_sub(nonce.issued) > LIFETIME {
-            return Err(Why::OldNonce(mac).into());
+            return Err(AuthError::OldNonce(mac).into());
         }
         let count = u32::from_str_radix(&said.count, 16).unwrap_or(0);
         let phone = (attempt.constituency.clone(), mac);
         if !locked(&self.used).entry(phone).or_default().take(nonce, count, now) {
-            return Err(Why::Replay(mac).into());
+            return Err(AuthError::Replay(mac).into());
         }
         Ok(mac)
     }
 
     /// The phone that is named, if the password was known. It is reckoned out in the same way for names that nobody has.
-    fn check_password(&self, attempt: &Attempt<'_>, said: &Authorization) -> Result<MacAddress, Why> {
+    fn check_password(&self, attempt: &LoginAttempt<'_>, said: &Authorization) -> Result<MacAddress, AuthError> {
         let mac = MacAddress::from_hex(said.username.as_bytes()).filter(|mac| mac.to_string() == said.username);
         let of_all = self.passwords.of(attempt.constituency);
         let is_old = of_all.as_ref().is_some_and(|all| all.realm != attempt.realm);
         let of_nobody = Ha1::of(&said.username, attempt.realm, "");
         let stored = mac.and_then(|mac| Some((mac, of_all.as_ref()?.phones.get(&mac)?)));
-        let asked = Question {
+        let asked = DigestInput {
             method: attempt.method.as_str(),
             uri: &said.uri,
             nonce: &said.nonce,
@@ -230,22 +230,22 @@ impl Gate {
         let is_right = ha1.approves(algorithm, &asked, &said.response);
         match stored {
             None => Err(match (mac, said.username.parse()) {
-                (Some(mac), _) => Why::UnknownUser { mac, constituency: attempt.constituency.clone() },
-                (None, Ok(mac)) => Why::OtherSpelling(mac),
-                (None, Err(_)) => Why::NoPhone,
+                (Some(mac), _) => AuthError::UnknownUser { mac, constituency: attempt.constituency.clone() },
+                (None, Ok(mac)) => AuthError::OtherSpelling(mac),
+                (None, Err(_)) => AuthError::NoPhone,
             }),
             Some((mac, _)) if is_old => {
-                Err(Why::OldRealm { mac, realm: of_all.map(|all| all.realm.clone()).unwrap_or_default() })
+                Err(AuthError::OldRealm { mac, realm: of_all.map(|all| all.realm.clone()).unwrap_or_default() })
             }
-            Some((mac, _)) if !is_right => Err(Why::WrongPassword(mac)),
+            Some((mac, _)) if !is_right => Err(AuthError::WrongPassword(mac)),
             Some((mac, _)) => Ok(mac),
         }
     }
 
-    fn fail(&self, attempt: &Attempt<'_>, said: &Authorization, why: Why, now: u64) -> Unproven {
+    fn fail(&self, attempt: &LoginAttempt<'_>, said: &Authorization, why: AuthError, now: u64) -> UnprovenLogin {
         let hash = self.key.hash(attempt.constituency, &said.username);
         let is_too_much = locked(&self.attempts).fail(hash, now);
-        Unproven { why, is_stale: false, is_too_much }
+        UnprovenLogin { why, is_stale: false, is_too_much }
     }
 
     /// Milliseconds since this gate was made: nobody's clock can be set back to make an old nonce young.
@@ -270,7 +270,7 @@ mod tests {
     /// A gate of which one phone has a password.
     struct Stage {
         state: tempfile::TempDir,
-        gate: Gate,
+        gate: DigestAuthenticator,
         name: ConstituencyName,
     }
 
@@ -282,7 +282,7 @@ mod tests {
             passwords::set(state.path(), &name, REALM, USER.parse().unwrap(), ha1, &|_| ()).unwrap();
             let all = Passwords::of_state(state.path());
             assert!(all.refresh().is_empty());
-            Self { gate: Gate::new(all).unwrap(), state, name }
+            Self { gate: DigestAuthenticator::new(all).unwrap(), state, name }
         }
 
         fn nonce(&self, issued: u64, number: u64) -> String {
@@ -290,10 +290,17 @@ mod tests {
         }
 
         /// What becomes of a request with this user, password and nonce at `now`.
-        fn ask(&self, user: &str, password: &str, nonce: &str, count: u32, now: u64) -> Result<MacAddress, Unproven> {
+        fn ask(
+            &self,
+            user: &str,
+            password: &str,
+            nonce: &str,
+            count: u32,
+            now: u64,
+        ) -> Result<MacAddress, UnprovenLogin> {
             let ha1 = Ha1::of(user, REALM, password);
             let count = format!("{count:08x}");
-            let asked = Question { method: "GET", uri: "/a", nonce, count: &count, client_nonce: "c" };
+            let asked = DigestInput { method: "GET", uri: "/a", nonce, count: &count, client_nonce: "c" };
             let response = ha1.response(Algorithm::Sha256, &asked);
             let header = format!(
                 "Digest username=\"{user}\", realm=\"{REALM}\", nonce=\"{nonce}\", uri=\"/a\", algorithm=SHA-256, \
@@ -302,8 +309,9 @@ mod tests {
             let headers = HeaderMap::from_iter([(AUTHORIZATION, header.parse().unwrap())]);
             let target = Uri::from_static("/a");
             let (constituency, realm) = (&self.name, REALM);
-            let attempt = Attempt { constituency, realm, method: &Method::GET, target: &target, headers: &headers };
-            self.gate.judge(&attempt, now)
+            let attempt =
+                LoginAttempt { constituency, realm, method: &Method::GET, target: &target, headers: &headers };
+            self.gate.verify(&attempt, now)
         }
     }
 
@@ -313,16 +321,16 @@ mod tests {
         let (nonce, mac) = (stage.nonce(1000, 0), USER.parse().unwrap());
         assert_eq!(stage.ask(USER, "open sesame", &nonce, 1, 1000 + LIFETIME), Ok(mac));
         let late = stage.ask(USER, "open sesame", &nonce, 2, 1001 + LIFETIME).unwrap_err();
-        assert_eq!((late.why, late.is_stale), (Why::OldNonce(mac), true));
+        assert_eq!((late.why, late.is_stale), (AuthError::OldNonce(mac), true));
         let replayed = stage.ask(USER, "open sesame", &nonce, 1, 1000).unwrap_err();
-        assert_eq!((replayed.why, replayed.is_stale), (Why::Replay(mac), true));
+        assert_eq!((replayed.why, replayed.is_stale), (AuthError::Replay(mac), true));
         let other = stage.gate.key.write(Nonce { issued: 1000, number: 0 }, &"prod".parse().unwrap());
         for foreign in [other.as_str(), "", "AAAA"] {
             let refused = stage.ask(USER, "open sesame", foreign, 1, 1000).unwrap_err();
-            assert_eq!((refused.why, refused.is_stale), (Why::ForeignNonce(mac), true));
+            assert_eq!((refused.why, refused.is_stale), (AuthError::ForeignNonce(mac), true));
             // Whoever does not know the password does not learn that the nonce was the fault.
             let wrong = stage.ask(USER, "open barley", foreign, 1, 1000).unwrap_err();
-            assert_eq!((wrong.why, wrong.is_stale), (Why::WrongPassword(mac), false));
+            assert_eq!((wrong.why, wrong.is_stale), (AuthError::WrongPassword(mac), false));
         }
     }
 
@@ -347,14 +355,14 @@ mod tests {
     fn only_the_phones_own_name_is_a_user() {
         let stage = Stage::new();
         let phone: MacAddress = USER.parse().unwrap();
-        let nobody = Why::UnknownUser { mac: MacAddress::NOBODY, constituency: stage.name.clone() };
+        let nobody = AuthError::UnknownUser { mac: MacAddress::NOBODY, constituency: stage.name.clone() };
         for (user, why) in [
-            ("00005E00530C", Why::OtherSpelling(phone)),
-            ("00:00:5e:00:53:0c", Why::OtherSpelling(phone)),
+            ("00005E00530C", AuthError::OtherSpelling(phone)),
+            ("00:00:5e:00:53:0c", AuthError::OtherSpelling(phone)),
             ("000000000000", nobody),
-            ("00005e00530c ", Why::NoPhone),
-            ("open sesame", Why::NoPhone),
-            ("", Why::NoPhone),
+            ("00005e00530c ", AuthError::NoPhone),
+            ("open sesame", AuthError::NoPhone),
+            ("", AuthError::NoPhone),
         ] {
             let refused = stage.ask(user, "open sesame", &stage.nonce(0, 0), 1, 0).unwrap_err();
             assert!(!refused.why.to_string().contains("sesame"), "a password is said");
@@ -371,6 +379,6 @@ mod tests {
             .unwrap();
         assert!(stage.gate.passwords().refresh().is_empty());
         let refused = stage.ask(USER, "open sesame", &stage.nonce(0, 0), 1, 0).unwrap_err();
-        assert!(matches!(refused.why, Why::OldRealm { .. }), "{refused:?}");
+        assert!(matches!(refused.why, AuthError::OldRealm { .. }), "{refused:?}");
     }
 }

@@ -24,5 +24,5 @@ pub mod passwords;
 mod replay;
 
 pub use algorithm::{Algorithm, Ha1};
-pub use challenge::{Asked, Challenge};
-pub use gate::{Attempt, Gate, Unproven, Why};
+pub use challenge::{ChallengeRequest, DigestChallenge};
+pub use gate::{AuthError, DigestAuthenticator, LoginAttempt, UnprovenLogin};

@@ -21,12 +21,12 @@ pub(super) struct Nonce {
 }
 
 /// Seals the nonces of this process. Sealed, they tell strangers neither how long it has run nor how much it is asked.
-pub(super) struct Key {
+pub(super) struct NonceKey {
     nonces: RandomizedNonceKey,
     names: hmac::Key,
 }
 
-impl Key {
+impl NonceKey {
     pub(super) fn generate() -> Result<Self, Unspecified> {
         let mut key = [0; 32];
         aws_lc_rs::rand::fill(&mut key)?;
@@ -62,7 +62,7 @@ impl Key {
 }
 
 /// Not what it is.
-impl std::fmt::Debug for Key {
+impl std::fmt::Debug for NonceKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Key")
     }
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn a_nonce_is_read_where_it_was_made_and_nowhere_else() {
-        let (key, other) = (Key::generate().unwrap(), Key::generate().unwrap());
+        let (key, other) = (NonceKey::generate().unwrap(), NonceKey::generate().unwrap());
         let (ote, prod): (ConstituencyName, ConstituencyName) = ("ote".parse().unwrap(), "prod".parse().unwrap());
         let nonce = Nonce { issued: 77, number: 3 };
         let text = key.write(nonce, &ote);
@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn a_nonce_does_not_show_uptime_or_number_of_challenges() {
-        let (key, ote) = (Key::generate().unwrap(), "ote".parse().unwrap());
+        let (key, ote) = (NonceKey::generate().unwrap(), "ote".parse().unwrap());
         let nonce = Nonce { issued: 0x1122_3344_5566_7788, number: 0x99aa_bbcc_ddee_ff00 };
         let texts = [(); 2].map(|()| URL_SAFE_NO_PAD.decode(key.write(nonce, &ote)).unwrap());
         for secret in [nonce.issued.to_be_bytes(), nonce.number.to_be_bytes()] {

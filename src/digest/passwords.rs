@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::algorithm::Ha1;
 use crate::constituency::{ConstituencyName, MacAddress};
-use crate::files::Stamp;
+use crate::files::FileStamp;
 use crate::settings::explain;
 use crate::state::{self, FolderHandle};
 use crate::wording::counted;
@@ -65,13 +65,13 @@ impl OfConstituency {
 pub struct Passwords {
     folder: PathBuf,
     all: ArcSwap<BTreeMap<ConstituencyName, Arc<OfConstituency>>>,
-    seen: Mutex<Seen>,
+    seen: Mutex<StampedPasswords>,
 }
 
 /// What the files looked like when they were last read, or tried to be.
 #[derive(Debug, Default)]
-struct Seen {
-    stamps: BTreeMap<ConstituencyName, Stamp>,
+struct StampedPasswords {
+    stamps: BTreeMap<ConstituencyName, FileStamp>,
     /// Why some cannot be read as they look; it is tried again until they can.
     unread: BTreeMap<ConstituencyName, String>,
     /// Why the folder cannot be looked at.
@@ -281,7 +281,7 @@ fn failed(path: &Path) -> impl Fn(io::Error) -> PasswordsError {
 }
 
 /// The constituencies that have passwords, and what their files look like.
-fn files(folder: &Path) -> io::Result<BTreeMap<ConstituencyName, Stamp>> {
+fn files(folder: &Path) -> io::Result<BTreeMap<ConstituencyName, FileStamp>> {
     let entries = match FolderHandle::open(folder).and_then(|folder| folder.entries()) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
         entries => entries?,
@@ -291,7 +291,7 @@ fn files(folder: &Path) -> io::Result<BTreeMap<ConstituencyName, Stamp>> {
         path.file_stem()?.to_str()?.parse().ok()
     };
     let paths = entries.into_iter().map(|entry| folder.join(entry.name));
-    Ok(paths.filter_map(|path| Some((name(&path)?, Stamp::of(&path)?))).collect())
+    Ok(paths.filter_map(|path| Some((name(&path)?, FileStamp::of(&path)?))).collect())
 }
 
 #[cfg(test)]
@@ -404,13 +404,13 @@ mod tests {
         for (constituency, mac) in [("a", mac), ("a", other), ("b", other), ("gone", mac)] {
             set(state.path(), &name(constituency), "y", mac, ha1(), &|_| ()).unwrap();
         }
-        let untouched = Stamp::of(&state.path().join("digest/b.json"));
+        let untouched = FileStamp::of(&state.path().join("digest/b.json"));
         state::write_private(&state.path().join("digest/broken.json"), b"{").unwrap();
         let (removed, failed) = remove_everywhere(state.path(), mac, &|_| ());
         assert_eq!(removed, [name("a"), name("gone")]);
         assert!(matches!(&failed[..], [one] if one.to_string().contains("broken.json")), "{failed:?}");
         let has = |constituency, mac| stored(state.path(), &name(constituency)).unwrap().phones.contains_key(&mac);
         assert!(has("a", other) && has("b", other) && !has("a", mac) && !has("gone", mac));
-        assert_eq!(Stamp::of(&state.path().join("digest/b.json")), untouched);
+        assert_eq!(FileStamp::of(&state.path().join("digest/b.json")), untouched);
     }
 }

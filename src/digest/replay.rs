@@ -9,21 +9,21 @@ const REMEMBERED: usize = 16;
 
 /// What one phone has used.
 #[derive(Debug, Default)]
-pub(super) struct Used {
-    nonces: Vec<Counts>,
+pub(super) struct UsedNonces {
+    nonces: Vec<NonceCounts>,
     /// Nonces up to this are forgotten, and count as used up.
     forgotten: Option<Nonce>,
 }
 
 /// The highest count of a nonce, and which of the 64 up to it were used: connections may overtake one another.
 #[derive(Debug)]
-struct Counts {
+struct NonceCounts {
     nonce: Nonce,
     highest: u32,
     used: u64,
 }
 
-impl Used {
+impl UsedNonces {
     /// Uses `count` of `nonce` at `now`; says whether that was still to be had.
     pub(super) fn take(&mut self, nonce: Nonce, count: u32, now: u64) -> bool {
         self.nonces.retain(|counts| now.saturating_sub(counts.nonce.issued) <= LIFETIME);
@@ -40,7 +40,7 @@ impl Used {
         if self.forgotten.is_some_and(|forgotten| nonce <= forgotten) {
             return false;
         }
-        self.nonces.push(Counts { nonce, highest: count, used: 1 });
+        self.nonces.push(NonceCounts { nonce, highest: count, used: 1 });
         true
     }
 
@@ -53,7 +53,7 @@ impl Used {
     }
 }
 
-impl Counts {
+impl NonceCounts {
     fn take(&mut self, count: u32) -> bool {
         if count > self.highest {
             self.used = self.used.checked_shl(count - self.highest).unwrap_or(0) | 1;
@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn a_count_is_used_once_and_may_come_late() {
-        let mut used = Used::default();
+        let mut used = UsedNonces::default();
         let mut take = |count: u32| used.take(nonce(1), count, 1);
         assert!(!take(0));
         assert!(take(1) && take(2) && take(5));
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn a_forgotten_nonce_is_used_up_and_memory_has_an_end() {
-        let mut used = Used::default();
+        let mut used = UsedNonces::default();
         for issued in 1..=100 {
             assert!(used.take(nonce(issued), 1, 100));
         }
@@ -107,7 +107,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn nothing_is_ever_used_twice(uses in proptest::collection::vec((1_u64..40, 0_u32..200), 0..400)) {
-            let mut used = Used::default();
+            let mut used = UsedNonces::default();
             let mut seen = std::collections::HashSet::new();
             for (issued, count) in uses {
                 if used.take(nonce(issued), count, 40) {

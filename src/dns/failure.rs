@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use hickory_net::proto::op::ResponseCode;
 
-use super::grant::Grant;
+use super::grant::UpdateGrant;
 use super::tsig_key::FUDGE_S;
 use super::update::Refusal;
 use crate::clock::rfc3339;
@@ -134,7 +134,7 @@ impl std::fmt::Display for RefusedUpdate {
 impl RefusedUpdate {
     fn why(&self) -> String {
         let Self { zone, key, algorithm, .. } = self;
-        let grant = Grant::new(key, &self.name, zone);
+        let grant = UpdateGrant::new(key, &self.name, zone);
         match self.refusal {
             Refusal::BadSig => format!(
                 "BADSIG, the secret of the key {key} is another one there; copy the key file from the primary again (\"tsig_key_file\")"

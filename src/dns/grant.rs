@@ -4,13 +4,13 @@ use std::fmt;
 
 /// The narrowest grant for challenges: TXT records at exactly these names, for exactly this key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Grant {
+pub struct UpdateGrant {
     key: String,
     names: Vec<String>,
     zone: String,
 }
 
-impl Grant {
+impl UpdateGrant {
     /// For the key `key`, to change TXT records at `name`, which is in `zone`.
     #[must_use]
     pub fn new(key: &str, name: &str, zone: &str) -> Self {
@@ -56,7 +56,7 @@ impl Grant {
 }
 
 /// As errors name it, for both dialects.
-impl fmt::Display for Grant {
+impl fmt::Display for UpdateGrant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lines: Vec<String> = self.bind_lines().collect();
         write!(f, "BIND, in update-policy of zone {}: `{}`", self.zone, lines.join(" "))?;
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn a_grant_names_one_key_one_name_and_one_type() {
-        let grant = Grant::new("provost", "_acme-challenge.Phones.example.com", "example.com");
+        let grant = UpdateGrant::new("provost", "_acme-challenge.Phones.example.com", "example.com");
         let line = "grant provost. name _acme-challenge.phones.example.com. TXT;";
         assert_eq!(grant.bind_lines().collect::<Vec<_>>(), [line]);
         assert!(grant.bind_policy().contains("zone \"example.com\" {"));
@@ -85,7 +85,8 @@ mod tests {
 
     #[test]
     fn several_names_have_a_line_each_and_no_rule_that_is_wider() {
-        let grant = Grant::new("provost", "_acme-challenge.a.example", "example").and("_acme-challenge.x.a.example");
+        let grant =
+            UpdateGrant::new("provost", "_acme-challenge.a.example", "example").and("_acme-challenge.x.a.example");
         let lines: Vec<String> = grant.bind_lines().collect();
         assert_eq!(lines[1], "grant provost. name _acme-challenge.x.a.example. TXT;");
         assert!(lines.iter().all(|line| grant.bind_policy().contains(line)));

@@ -15,7 +15,7 @@ const MOST_CNAMES: usize = 8;
 /// Where values go. Names are lower case, without the last dot.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Place {
+pub struct RecordLocation {
     /// The records' owner.
     pub name: String,
     /// The zone that holds it.
@@ -30,7 +30,7 @@ pub(super) async fn locate(
     resolver: &Resolver,
     challenge: &Name,
     configured: Option<&Name>,
-) -> Result<Place, DnsError> {
+) -> Result<RecordLocation, DnsError> {
     let (name, via) = follow(resolver, challenge).await?;
     let zone = match configured {
         Some(zone) if zone.zone_of(&name) => zone.clone(),
@@ -39,7 +39,7 @@ pub(super) async fn locate(
         }
         None => zone_of(resolver, &name).await?,
     };
-    Ok(Place { name: name::text(&name), zone: name::text(&zone), via })
+    Ok(RecordLocation { name: name::text(&name), zone: name::text(&zone), via })
 }
 
 /// Follows CNAME records from `start`; gives where they end and which names they led through.

@@ -31,10 +31,10 @@ use hickory_net::proto::rr::Name;
 
 pub use self::caa::{CaaRecords, CaaRefusal, Issuer};
 pub use self::failure::{DnsError, RefusedUpdate};
-pub use self::grant::Grant;
-pub use self::locate::Place;
+pub use self::grant::UpdateGrant;
+pub use self::locate::RecordLocation;
 pub use self::probe::{Probe, probe};
-pub use self::propagation::Patience;
+pub use self::propagation::PropagationTimeouts;
 pub use self::settings::DnsSettings;
 pub use self::tsig_key::{TsigKey, TsigKeyError, TsigKeyProblem};
 pub use self::update::Refusal;
@@ -42,7 +42,7 @@ pub use self::wildcard::{addresses, wildcard_addresses};
 
 use self::propagation::{Goal, Sought};
 use self::resolve::Resolver;
-use self::update::Change;
+use self::update::RecordChange;
 use crate::clock;
 
 /// A connection that broke, or never stood, is tried once more.
@@ -55,7 +55,7 @@ const LONGEST_FOR_SILENT: Duration = Duration::from_secs(30);
 pub struct Dns {
     settings: DnsSettings,
     key: TsigKey,
-    patience: Patience,
+    patience: PropagationTimeouts,
     clock: fn() -> SystemTime,
 }
 
@@ -63,7 +63,7 @@ impl Dns {
     /// Reads the key.
     pub fn open(settings: &DnsSettings) -> Result<Self, TsigKeyError> {
         let key = key_file::read(&settings.tsig_key_file, settings.tsig_key_name.as_deref())?;
-        let patience = Patience {
+        let patience = PropagationTimeouts {
             between_looks: Duration::from_secs(2),
             for_lagging: Duration::from_secs(settings.propagation_timeout_s),
             for_silent: Duration::from_secs(settings.propagation_timeout_s).min(LONGEST_FOR_SILENT),
@@ -82,7 +82,7 @@ impl Dns {
 
     /// The same with another patience.
     #[must_use]
-    pub fn with_patience(self, patience: Patience) -> Self {
+    pub fn with_patience(self, patience: PropagationTimeouts) -> Self {
         Self { patience, ..self }
     }
 
@@ -100,32 +100,32 @@ impl Dns {
 
     /// How long authorities are waited for.
     #[must_use]
-    pub fn patience(&self) -> Patience {
+    pub fn patience(&self) -> PropagationTimeouts {
         self.patience
     }
 
     /// Finds out where the values of the challenge at `challenge_name` go: `_acme-challenge.phones.example.com`.
-    pub async fn locate(&self, challenge_name: &str) -> Result<Place, DnsError> {
+    pub async fn locate(&self, challenge_name: &str) -> Result<RecordLocation, DnsError> {
         let challenge = name::parse(challenge_name).map_err(DnsError::Setting)?;
         let zone = self.settings.zone.as_deref().map(name::parse).transpose().map_err(DnsError::Setting)?;
         locate::locate(&self.resolver()?, &challenge, zone.as_ref()).await
     }
 
     /// Adds `values` to what is at `place`, all in one update. Those that are there already stay as they are.
-    pub async fn add(&self, place: &Place, values: &[String]) -> Result<(), DnsError> {
-        self.update(place, values, Change::Add { ttl_s: self.settings.ttl_s }).await
+    pub async fn add(&self, place: &RecordLocation, values: &[String]) -> Result<(), DnsError> {
+        self.update(place, values, RecordChange::Add { ttl_s: self.settings.ttl_s }).await
     }
 
     /// Removes exactly `values` from what is at `place`. Those that are not there are no error.
-    pub async fn remove(&self, place: &Place, values: &[String]) -> Result<(), DnsError> {
-        self.update(place, values, Change::Remove).await
+    pub async fn remove(&self, place: &RecordLocation, values: &[String]) -> Result<(), DnsError> {
+        self.update(place, values, RecordChange::Remove).await
     }
 
     /// Waits until every address of every authority has `values` at `place`; says on the way who has them and who not.
     /// Gives those that did not answer, which were waited for only for a while once the others had agreed.
     pub async fn wait_until_visible(
         &self,
-        place: &Place,
+        place: &RecordLocation,
         values: &[String],
         say: &(dyn Fn(String) + Send + Sync),
     ) -> Result<Vec<String>, DnsError> {
@@ -135,7 +135,7 @@ impl Dns {
     /// The same, until none of `values` is there any more.
     pub async fn wait_until_gone(
         &self,
-        place: &Place,
+        place: &RecordLocation,
         values: &[String],
         say: &(dyn Fn(String) + Send + Sync),
     ) -> Result<(), DnsError> {
@@ -144,7 +144,7 @@ impl Dns {
 
     async fn wait(
         &self,
-        place: &Place,
+        place: &RecordLocation,
         values: &[String],
         goal: Goal,
         say: &(dyn Fn(String) + Send + Sync),
@@ -160,7 +160,7 @@ impl Dns {
     }
 
     /// Sends one update to the primary: to each of its addresses until one answers, and all of them a second time.
-    async fn update(&self, place: &Place, values: &[String], change: Change) -> Result<(), DnsError> {
+    async fn update(&self, place: &RecordLocation, values: &[String], change: RecordChange) -> Result<(), DnsError> {
         if values.is_empty() {
             return Ok(());
         }
@@ -183,7 +183,7 @@ impl Dns {
         Err(DnsError::PrimaryUnreachable { primary: primary.clone(), zone: place.zone.clone(), reasons })
     }
 
-    fn refused(&self, place: &Place, refusal: Refusal) -> DnsError {
+    fn refused(&self, place: &RecordLocation, refusal: Refusal) -> DnsError {
         DnsError::Refused(Box::new(RefusedUpdate {
             primary: self.settings.primary.clone(),
             zone: place.zone.clone(),
@@ -196,7 +196,7 @@ impl Dns {
 }
 
 /// The names of a place; nothing is sent about a name that its zone does not hold.
-fn names(place: &Place) -> Result<(Name, Name), DnsError> {
+fn names(place: &RecordLocation) -> Result<(Name, Name), DnsError> {
     let name = name::parse(&place.name).map_err(DnsError::Setting)?;
     let zone = name::parse(&place.zone).map_err(DnsError::Setting)?;
     if zone.zone_of(&name) {

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use super::failure::DnsError;
-use super::propagation::Patience;
-use super::{Dns, Place, name};
+use super::propagation::PropagationTimeouts;
+use super::{Dns, RecordLocation, name};
 
 /// What became of a probe.
 #[derive(Debug)]
 pub struct Probe {
     /// Where the record went.
-    pub place: Place,
+    pub place: RecordLocation,
     /// Whether every authority had it; those that did not answer and were not waited for any longer.
     pub seen: Result<Vec<String>, DnsError>,
     /// Whether it is gone, and from every authority that had it.
@@ -29,7 +29,7 @@ pub async fn probe(
     stop: impl Future<Output = ()>,
 ) -> Result<Probe, DnsError> {
     // Nobody comes after it who would need settled servers.
-    let dns = dns.clone().with_patience(Patience { to_settle: Duration::ZERO, ..dns.patience() });
+    let dns = dns.clone().with_patience(PropagationTimeouts { to_settle: Duration::ZERO, ..dns.patience() });
     let place = dns.locate(challenge_name).await?;
     let word = name::random_word().ok_or_else(|| DnsError::Values("there is no randomness".to_owned()))?;
     let values = [format!("provost probe {word}")];
@@ -61,7 +61,7 @@ pub async fn probe(
 
 async fn publish(
     dns: &Dns,
-    place: &Place,
+    place: &RecordLocation,
     values: &[String],
     say: &(dyn Fn(String) + Send + Sync),
 ) -> Result<Vec<String>, DnsError> {

@@ -21,7 +21,7 @@ use super::settings::PORT;
 
 /// How long authorities are waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Patience {
+pub struct PropagationTimeouts {
     /// Between two looks at one server.
     pub between_looks: Duration,
     /// For those that answer otherwise.
@@ -58,7 +58,7 @@ pub(super) struct Authority {
 
 /// What an authority said last.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Look {
+enum AuthorityAnswer {
     /// It is as it shall be.
     Agrees,
     /// It answered otherwise.
@@ -69,7 +69,7 @@ enum Look {
 
 /// Where the waiting stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Standing {
+enum Agreement {
     /// All agree.
     Agreed,
     /// All that answer agree.
@@ -134,10 +134,10 @@ impl Authority {
         answer_to(&question, &answer)
     }
 
-    async fn look(&self, sought: &Sought) -> Look {
+    async fn look(&self, sought: &Sought) -> AuthorityAnswer {
         match self.ask(&sought.name, RecordType::TXT).await {
             Ok(answer) => judge(&answer, sought),
-            Err(reason) => Look::Silent(reason),
+            Err(reason) => AuthorityAnswer::Silent(reason),
         }
     }
 
@@ -151,7 +151,7 @@ impl Authority {
 }
 
 /// Whether an answer is as it shall be, and what it has instead.
-fn judge(answer: &Message, sought: &Sought) -> Look {
+fn judge(answer: &Message, sought: &Sought) -> AuthorityAnswer {
     let own = || answer.answers.iter().filter(|record| record.name == sought.name);
     let texts: Vec<Vec<u8>> = own()
         .filter_map(|record| if let RData::TXT(text) = &record.data { Some(text.txt_data.concat()) } else { None })
@@ -160,17 +160,17 @@ fn judge(answer: &Message, sought: &Sought) -> Look {
     let found = sought.values.iter().filter(|value| texts.iter().any(|text| text == value.as_bytes())).count();
     let cname = own().find_map(|record| if let RData::CNAME(target) = &record.data { Some(&target.0) } else { None });
     match (sought.goal, answer.response_code, cname) {
-        (Goal::Removed, ResponseCode::NoError | ResponseCode::NXDomain, _) if found == 0 => Look::Agrees,
-        (Goal::Removed, ResponseCode::NoError, _) => Look::Differs(format!("has {found} of {all} values")),
-        (Goal::Published, ResponseCode::NoError, None) if found == all => Look::Agrees,
+        (Goal::Removed, ResponseCode::NoError | ResponseCode::NXDomain, _) if found == 0 => AuthorityAnswer::Agrees,
+        (Goal::Removed, ResponseCode::NoError, _) => AuthorityAnswer::Differs(format!("has {found} of {all} values")),
+        (Goal::Published, ResponseCode::NoError, None) if found == all => AuthorityAnswer::Agrees,
         (Goal::Published, ResponseCode::NoError, None) => {
-            Look::Differs(format!("lacks {} of {all} values", all - found))
+            AuthorityAnswer::Differs(format!("lacks {} of {all} values", all - found))
         }
         (Goal::Published, ResponseCode::NoError, Some(target)) => {
-            Look::Differs(format!("has a CNAME record to {} instead", name::text(target)))
+            AuthorityAnswer::Differs(format!("has a CNAME record to {} instead", name::text(target)))
         }
-        (_, ResponseCode::NXDomain, _) => Look::Differs("has no such name".to_owned()),
-        (_, code, _) => Look::Differs(format!("answers {code}")),
+        (_, ResponseCode::NXDomain, _) => AuthorityAnswer::Differs("has no such name".to_owned()),
+        (_, code, _) => AuthorityAnswer::Differs(format!("answers {code}")),
     }
 }
 
@@ -178,7 +178,7 @@ fn judge(answer: &Message, sought: &Sought) -> Look {
 pub(super) async fn wait(
     authorities: Vec<Authority>,
     sought: Sought,
-    patience: Patience,
+    patience: PropagationTimeouts,
     say: &(dyn Fn(String) + Send + Sync),
 ) -> Result<Vec<String>, DnsError> {
     let sought = Arc::new(sought);
@@ -188,14 +188,15 @@ pub(super) async fn wait(
     for (index, authority) in authorities.iter().cloned().enumerate() {
         lookers.spawn(keep_looking(index, authority, Arc::clone(&sought), patience.between_looks, tell.clone()));
     }
-    let mut looks: Vec<Look> = authorities.iter().map(|_| Look::Silent("it has not answered yet".to_owned())).collect();
+    let mut looks: Vec<AuthorityAnswer> =
+        authorities.iter().map(|_| AuthorityAnswer::Silent("it has not answered yet".to_owned())).collect();
     let end = Instant::now() + patience.for_lagging;
     let mut agreed_since = None;
     loop {
         let deadline = match standing(&looks) {
-            Standing::Agreed => break,
-            Standing::AgreedButSilent => *agreed_since.get_or_insert_with(Instant::now) + patience.for_silent,
-            Standing::Open => {
+            Agreement::Agreed => break,
+            Agreement::AgreedButSilent => *agreed_since.get_or_insert_with(Instant::now) + patience.for_silent,
+            Agreement::Open => {
                 agreed_since = None;
                 end
             }
@@ -207,10 +208,10 @@ pub(super) async fn wait(
         }
     }
     drop(lookers);
-    if standing(&looks) == Standing::Open {
+    if standing(&looks) == Agreement::Open {
         return Err(failure(&authorities, &looks, &sought, patience).await);
     }
-    let left_out = authorities.iter().zip(&looks).filter(|(_, look)| **look != Look::Agrees);
+    let left_out = authorities.iter().zip(&looks).filter(|(_, look)| **look != AuthorityAnswer::Agrees);
     let mut silent = Vec::new();
     for (authority, look) in left_out {
         say(format!("{}: went on without it", authority.label));
@@ -226,11 +227,11 @@ async fn keep_looking(
     authority: Authority,
     sought: Arc<Sought>,
     pause: Duration,
-    tell: mpsc::Sender<(usize, Look)>,
+    tell: mpsc::Sender<(usize, AuthorityAnswer)>,
 ) {
     loop {
         let look = authority.look(&sought).await;
-        let agrees = look == Look::Agrees;
+        let agrees = look == AuthorityAnswer::Agrees;
         if tell.send((index, look)).await.is_err() || agrees {
             return;
         }
@@ -238,31 +239,37 @@ async fn keep_looking(
     }
 }
 
-fn standing(looks: &[Look]) -> Standing {
-    let count = |is_it: fn(&Look) -> bool| looks.iter().filter(|look| is_it(look)).count();
-    let (agree, differ) = (count(|look| *look == Look::Agrees), count(|look| matches!(look, Look::Differs(_))));
+fn standing(looks: &[AuthorityAnswer]) -> Agreement {
+    let count = |is_it: fn(&AuthorityAnswer) -> bool| looks.iter().filter(|look| is_it(look)).count();
+    let (agree, differ) =
+        (count(|look| *look == AuthorityAnswer::Agrees), count(|look| matches!(look, AuthorityAnswer::Differs(_))));
     match (agree, differ) {
-        (agree, 0) if agree == looks.len() => Standing::Agreed,
-        (1.., 0) => Standing::AgreedButSilent,
-        _ => Standing::Open,
+        (agree, 0) if agree == looks.len() => Agreement::Agreed,
+        (1.., 0) => Agreement::AgreedButSilent,
+        _ => Agreement::Open,
     }
 }
 
-fn line(label: &str, goal: Goal, look: &Look) -> String {
+fn line(label: &str, goal: Goal, look: &AuthorityAnswer) -> String {
     match (look, goal) {
-        (Look::Agrees, Goal::Published) => format!("{label}: has the records"),
-        (Look::Agrees, Goal::Removed) => format!("{label}: has the records no more"),
-        (Look::Differs(what), Goal::Published) => format!("{label}: {what} yet"),
-        (Look::Differs(what), Goal::Removed) => format!("{label}: {what} still"),
-        (Look::Silent(reason), _) => format!("{label}: does not answer: {reason}"),
+        (AuthorityAnswer::Agrees, Goal::Published) => format!("{label}: has the records"),
+        (AuthorityAnswer::Agrees, Goal::Removed) => format!("{label}: has the records no more"),
+        (AuthorityAnswer::Differs(what), Goal::Published) => format!("{label}: {what} yet"),
+        (AuthorityAnswer::Differs(what), Goal::Removed) => format!("{label}: {what} still"),
+        (AuthorityAnswer::Silent(reason), _) => format!("{label}: does not answer: {reason}"),
     }
 }
 
 /// Says who is behind, with the serials as the explanation.
-async fn failure(authorities: &[Authority], looks: &[Look], sought: &Sought, patience: Patience) -> DnsError {
+async fn failure(
+    authorities: &[Authority],
+    looks: &[AuthorityAnswer],
+    sought: &Sought,
+    patience: PropagationTimeouts,
+) -> DnsError {
     let zone = name::text(&sought.zone);
     let each = || authorities.iter().zip(looks).enumerate();
-    if looks.iter().all(|look| matches!(look, Look::Silent(_))) {
+    if looks.iter().all(|look| matches!(look, AuthorityAnswer::Silent(_))) {
         let silent = each().map(|(_, (authority, look))| line(&authority.label, sought.goal, look)).collect();
         return DnsError::AuthoritiesSilent { zone, silent };
     }
@@ -275,16 +282,16 @@ async fn failure(authorities: &[Authority], looks: &[Look], sought: &Sought, pat
     let serial = |index: usize| serials.iter().find(|(at, _)| *at == index).and_then(|(_, serial)| *serial);
     let lagging = each().filter_map(|(index, (authority, look))| {
         let what = match look {
-            Look::Agrees => return None,
-            Look::Differs(what) => what.clone(),
-            Look::Silent(reason) => format!("does not answer ({reason})"),
+            AuthorityAnswer::Agrees => return None,
+            AuthorityAnswer::Differs(what) => what.clone(),
+            AuthorityAnswer::Silent(reason) => format!("does not answer ({reason})"),
         };
         let serial = serial(index).map_or_else(String::new, |serial| format!(", serial {serial}"));
         Some(format!("{} {what}{serial}", authority.label))
     });
     let mut lagging: Vec<String> = lagging.collect();
     lagging.extend(each().find_map(|(index, (authority, look))| {
-        let serial = serial(index).filter(|_| *look == Look::Agrees)?;
+        let serial = serial(index).filter(|_| *look == AuthorityAnswer::Agrees)?;
         let line = line(&authority.label, sought.goal, look).replacen(": ", " ", 1);
         Some(format!("({line}, serial {serial})"))
     }));
@@ -302,21 +309,21 @@ mod tests {
 
     use super::*;
 
-    fn silent() -> Look {
-        Look::Silent("x".to_owned())
+    fn silent() -> AuthorityAnswer {
+        AuthorityAnswer::Silent("x".to_owned())
     }
 
-    fn lacks() -> Look {
-        Look::Differs("x".to_owned())
+    fn lacks() -> AuthorityAnswer {
+        AuthorityAnswer::Differs("x".to_owned())
     }
 
     #[test]
     fn who_answers_without_the_values_blocks_and_who_is_silent_does_not() {
-        assert_eq!(standing(&[Look::Agrees, Look::Agrees]), Standing::Agreed);
-        assert_eq!(standing(&[Look::Agrees, silent()]), Standing::AgreedButSilent);
-        assert_eq!(standing(&[Look::Agrees, lacks()]), Standing::Open);
-        assert_eq!(standing(&[Look::Agrees, silent(), lacks()]), Standing::Open);
-        assert_eq!(standing(&[silent(), silent()]), Standing::Open, "at least one must answer");
+        assert_eq!(standing(&[AuthorityAnswer::Agrees, AuthorityAnswer::Agrees]), Agreement::Agreed);
+        assert_eq!(standing(&[AuthorityAnswer::Agrees, silent()]), Agreement::AgreedButSilent);
+        assert_eq!(standing(&[AuthorityAnswer::Agrees, lacks()]), Agreement::Open);
+        assert_eq!(standing(&[AuthorityAnswer::Agrees, silent(), lacks()]), Agreement::Open);
+        assert_eq!(standing(&[silent(), silent()]), Agreement::Open, "at least one must answer");
     }
 
     #[test]
@@ -334,23 +341,25 @@ mod tests {
             Record::from_rdata(name.clone(), 60, RData::TXT(TXT::new(strings)))
         };
         answer.answers = vec![text(&["one"]), text(&["tw", "o"]), text(&["somebody else's"])];
-        assert_eq!(look(&answer, &["one", "two"]), Look::Agrees);
-        assert_eq!(look(&answer, &["one", "three"]), Look::Differs("lacks 1 of 2 values".to_owned()));
-        assert_eq!(look(&answer, &["somebody"]), Look::Differs("lacks 1 of 1 values".to_owned()));
-        assert_eq!(gone(&answer, &["one", "three"]), Look::Differs("has 1 of 2 values".to_owned()));
-        assert_eq!(gone(&answer, &["three"]), Look::Agrees);
+        assert_eq!(look(&answer, &["one", "two"]), AuthorityAnswer::Agrees);
+        assert_eq!(look(&answer, &["one", "three"]), AuthorityAnswer::Differs("lacks 1 of 2 values".to_owned()));
+        assert_eq!(look(&answer, &["somebody"]), AuthorityAnswer::Differs("lacks 1 of 1 values".to_owned()));
+        assert_eq!(gone(&answer, &["one", "three"]), AuthorityAnswer::Differs("has 1 of 2 values".to_owned()));
+        assert_eq!(gone(&answer, &["three"]), AuthorityAnswer::Agrees);
         answer.metadata.response_code = ResponseCode::Refused;
-        assert!(matches!(look(&answer, &["one"]), Look::Differs(_)));
-        assert!(matches!(gone(&answer, &["three"]), Look::Differs(_)));
+        assert!(matches!(look(&answer, &["one"]), AuthorityAnswer::Differs(_)));
+        assert!(matches!(gone(&answer, &["three"]), AuthorityAnswer::Differs(_)));
         answer.metadata.response_code = ResponseCode::NXDomain;
         answer.answers.clear();
         assert_eq!(
             (look(&answer, &["one"]), gone(&answer, &["one"])),
-            (Look::Differs("has no such name".to_owned()), Look::Agrees)
+            (AuthorityAnswer::Differs("has no such name".to_owned()), AuthorityAnswer::Agrees)
         );
         answer.metadata.response_code = ResponseCode::NoError;
         let elsewhere = RData::CNAME(rdata::CNAME(name::parse("elsewhere.example").unwrap()));
         answer.answers = vec![Record::from_rdata(name.clone(), 60, elsewhere)];
-        assert!(matches!(look(&answer, &["one"]), Look::Differs(what) if what.contains("elsewhere.example")));
+        assert!(
+            matches!(look(&answer, &["one"]), AuthorityAnswer::Differs(what) if what.contains("elsewhere.example"))
+        );
     }
 }

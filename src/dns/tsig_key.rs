@@ -144,7 +144,7 @@ fn normal_name(name: &str) -> String {
 }
 
 /// A word of a file in BIND's syntax, with the line that it stands in.
-struct Word {
+struct ConfToken {
     text: String,
     /// `{`, `}` and `;` count only where they are not quoted.
     is_mark: bool,
@@ -152,13 +152,13 @@ struct Word {
 }
 
 /// The words of a file, read one after another.
-struct Words {
-    words: std::vec::IntoIter<Word>,
+struct ConfTokens {
+    words: std::vec::IntoIter<ConfToken>,
     line: usize,
 }
 
-impl Words {
-    fn next(&mut self, expected: &'static str) -> Result<Word, TsigKeyProblem> {
+impl ConfTokens {
+    fn next(&mut self, expected: &'static str) -> Result<ConfToken, TsigKeyProblem> {
         let word = self.words.next().ok_or(TsigKeyProblem::Syntax { line: self.line, expected })?;
         self.line = word.line;
         Ok(word)
@@ -178,7 +178,7 @@ impl Words {
 
 fn statements(text: &str) -> Result<Vec<Statement>, TsigKeyProblem> {
     let words = words(text)?;
-    let mut words = Words { line: words.last().map_or(1, |word| word.line), words: words.into_iter() };
+    let mut words = ConfTokens { line: words.last().map_or(1, |word| word.line), words: words.into_iter() };
     let mut statements = Vec::new();
     while words.words.len() > 0 {
         let keyword = words.text("a `key` statement")?;
@@ -191,7 +191,7 @@ fn statements(text: &str) -> Result<Vec<Statement>, TsigKeyProblem> {
     Ok(statements)
 }
 
-fn body(words: &mut Words, name: String) -> Result<Statement, TsigKeyProblem> {
+fn body(words: &mut ConfTokens, name: String) -> Result<Statement, TsigKeyProblem> {
     const CLAUSE: &str = "`algorithm …;` or `secret …;`";
     let (mut algorithm, mut secret) = (None, None);
     words.mark("{")?;
@@ -212,7 +212,7 @@ fn body(words: &mut Words, name: String) -> Result<Statement, TsigKeyProblem> {
 }
 
 /// Takes a text apart as BIND does: words, quoted words, `{ } ;`, and comments of its three kinds.
-fn words(text: &str) -> Result<Vec<Word>, TsigKeyProblem> {
+fn words(text: &str) -> Result<Vec<ConfToken>, TsigKeyProblem> {
     let mut words = Vec::new();
     let mut rest = text;
     let line_of = |rest: &str| 1 + text[..text.len() - rest.len()].matches('\n').count();
@@ -228,13 +228,13 @@ fn words(text: &str) -> Result<Vec<Word>, TsigKeyProblem> {
         } else if let Some(quoted) = rest.strip_prefix('"') {
             let end = quoted.find(['"', '\n']).filter(|end| quoted[*end..].starts_with('"'));
             let end = end.ok_or_else(|| unended("the closing quotation mark"))?;
-            words.push(Word { text: quoted[..end].to_owned(), is_mark: false, line });
+            words.push(ConfToken { text: quoted[..end].to_owned(), is_mark: false, line });
             rest = &quoted[end + 1..];
         } else {
             let is_mark = matches!(first, '{' | '}' | ';');
             let is_end = |it: char| it.is_whitespace() || matches!(it, '{' | '}' | ';' | '"' | '#');
             let end = if is_mark { 1 } else { rest.find(is_end).unwrap_or(rest.len()) };
-            words.push(Word { text: rest[..end].to_owned(), is_mark, line });
+            words.push(ConfToken { text: rest[..end].to_owned(), is_mark, line });
             rest = &rest[end..];
         }
     }

@@ -8,7 +8,7 @@ use hickory_net::proto::rr::{DNSClass, Name, RData, Record, RecordType, TSigVeri
 
 /// What happens to the values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Change {
+pub(super) enum RecordChange {
     /// They are added to what is there.
     Add { ttl_s: u32 },
     /// They, and nothing else, are removed.
@@ -16,7 +16,7 @@ pub(super) enum Change {
 }
 
 /// Builds the message that changes the TXT records of `name` in `zone`, all at once.
-pub(super) fn message(change: Change, zone: &Name, name: &Name, values: &[String]) -> Message {
+pub(super) fn message(change: RecordChange, zone: &Name, name: &Name, values: &[String]) -> Message {
     let mut section = Query::query(zone.clone(), RecordType::SOA);
     section.set_query_class(DNSClass::IN);
     let mut message = Message::query();
@@ -28,11 +28,11 @@ pub(super) fn message(change: Change, zone: &Name, name: &Name, values: &[String
         message.add_update(match change {
             // "RRs are added to the Update Section whose NAME, TYPE, TTL, RDLENGTH and RDATA are those being added,
             // and CLASS is the same as the zone class. Any duplicate RRs will be silently ignored" (2.5.1)
-            Change::Add { ttl_s } => Record::from_rdata(name.clone(), ttl_s, text),
+            RecordChange::Add { ttl_s } => Record::from_rdata(name.clone(), ttl_s, text),
             // "The NAME, TYPE, RDLENGTH and RDATA must match the RR being deleted. TTL must be specified as zero (0)
             // […] CLASS must be specified as NONE […] If no such RRs exist, then this Update RR will be silently
             // ignored" (2.5.4)
-            Change::Remove => {
+            RecordChange::Remove => {
                 let mut record = Record::from_rdata(name.clone(), 0, text);
                 record.dns_class = DNSClass::NONE;
                 record
@@ -135,14 +135,14 @@ mod tests {
         TSigner::new(secret.to_vec(), TsigAlgorithm::HmacSha256, name, 300).unwrap()
     }
 
-    fn update(change: Change) -> Message {
+    fn update(change: RecordChange) -> Message {
         let (zone, at) = (name::parse("example.com").unwrap(), name::parse("_acme-challenge.example.com").unwrap());
         message(change, &zone, &at, &["one".to_owned(), "two".to_owned()])
     }
 
     /// What a server answers that signs with `secret` at `time`, and what we make of it.
     fn answered(secret: &[u8], time: u64, change: impl FnOnce(&mut Message)) -> Result<(), Refusal> {
-        let mut request = update(Change::Add { ttl_s: 60 });
+        let mut request = update(RecordChange::Add { ttl_s: 60 });
         let chain = request.finalize(&signer(b"ours"), NOW).unwrap().unwrap();
         let tag = request.signature().unwrap().data.mac.clone();
         let mut answer = Message::response(request.id, OpCode::Update);
@@ -155,12 +155,12 @@ mod tests {
 
     #[test]
     fn one_message_carries_all_values() {
-        let added = update(Change::Add { ttl_s: 60 });
+        let added = update(RecordChange::Add { ttl_s: 60 });
         let of = |message: &Message| {
             message.updates().iter().map(|record| (record.dns_class, record.ttl)).collect::<Vec<_>>()
         };
         assert_eq!(of(&added), [(DNSClass::IN, 60), (DNSClass::IN, 60)]);
-        assert_eq!(of(&update(Change::Remove)), [(DNSClass::NONE, 0), (DNSClass::NONE, 0)]);
+        assert_eq!(of(&update(RecordChange::Remove)), [(DNSClass::NONE, 0), (DNSClass::NONE, 0)]);
         assert_eq!((added.op_code, added.zones().len(), added.prerequisites().len()), (OpCode::Update, 1, 0));
     }
 
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn an_unsigned_success_is_none() {
-        let (_, verifier) = sign(update(Change::Remove), &signer(b"ours"), NOW).unwrap();
+        let (_, verifier) = sign(update(RecordChange::Remove), &signer(b"ours"), NOW).unwrap();
         let answer = Message::response(verifier.id, OpCode::Update).to_vec().unwrap();
         assert_eq!(verifier.judge(&answer), Err(Refusal::Unsigned(ResponseCode::NoError)));
     }
@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn a_value_too_long_for_a_record_is_an_error() {
         let at = name::parse("example.com").unwrap();
-        let long = message(Change::Remove, &at, &at, &["x".repeat(256)]);
+        let long = message(RecordChange::Remove, &at, &at, &["x".repeat(256)]);
         assert!(sign(long, &signer(b"ours"), NOW).is_err());
     }
 
@@ -199,7 +199,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_answer_panics(tail in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
-            let (_, verifier) = sign(update(Change::Remove), &signer(b"ours"), NOW).unwrap();
+            let (_, verifier) = sign(update(RecordChange::Remove), &signer(b"ours"), NOW).unwrap();
             let mut answer = verifier.id.to_be_bytes().to_vec();
             answer.extend([0xa8, 0]);
             answer.extend(tail);

@@ -11,7 +11,7 @@ const KEPT: usize = 288;
 
 /// What was counted in one step.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct ActivityCounts {
     /// Requests that were answered with what was asked, or that it is not there.
     pub served: u64,
     /// Requests and handshakes that were refused.
@@ -23,18 +23,18 @@ pub struct Counts {
 /// The counts by step: Unix time, divided by [`STEP_S`].
 #[derive(Debug, Default)]
 pub(super) struct Activity {
-    steps: BTreeMap<i64, Step>,
+    steps: BTreeMap<i64, ActivityStep>,
     has_news: bool,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
-struct Step {
-    counts: Counts,
+struct ActivityStep {
+    counts: ActivityCounts,
     /// Whether it is not written as it is.
     is_new: bool,
 }
 
-impl Counts {
+impl ActivityCounts {
     /// Both together.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
@@ -48,13 +48,13 @@ impl Counts {
 
 impl Activity {
     /// Counts what happened at `time`, in Unix seconds.
-    pub(super) fn add(&mut self, time: i64, counts: Counts) {
+    pub(super) fn add(&mut self, time: i64, counts: ActivityCounts) {
         self.add_to_step(time.div_euclid(STEP_S), counts);
         self.has_news = true;
     }
 
     /// Counts what was written by those before us.
-    pub(super) fn remember(&mut self, written: &[(i64, Counts)]) {
+    pub(super) fn remember(&mut self, written: &[(i64, ActivityCounts)]) {
         for (step, counts) in written {
             // What is counted already since the start is not written yet.
             let is_new = self.steps.contains_key(step);
@@ -65,9 +65,9 @@ impl Activity {
         }
     }
 
-    fn add_to_step(&mut self, step: i64, counts: Counts) {
+    fn add_to_step(&mut self, step: i64, counts: ActivityCounts) {
         let entry = self.steps.entry(step).or_default();
-        *entry = Step { counts: entry.counts.plus(counts), is_new: true };
+        *entry = ActivityStep { counts: entry.counts.plus(counts), is_new: true };
         if self.steps.len() > KEPT {
             self.steps.pop_first();
         }
@@ -79,7 +79,7 @@ impl Activity {
     }
 
     /// The steps that are to be written, whole; they count as written then.
-    pub(super) fn take_news(&mut self) -> Vec<(i64, Counts)> {
+    pub(super) fn take_news(&mut self) -> Vec<(i64, ActivityCounts)> {
         self.has_news = false;
         let new = self.steps.iter_mut().filter(|(_, step)| step.is_new);
         new.map(|(number, step)| {
@@ -90,7 +90,7 @@ impl Activity {
     }
 
     /// Some steps were not written after all; or all of them, because the database is a new one.
-    pub(super) fn forget_written(&mut self, which: Option<&[(i64, Counts)]>) {
+    pub(super) fn forget_written(&mut self, which: Option<&[(i64, ActivityCounts)]>) {
         for (number, step) in &mut self.steps {
             step.is_new |= which.is_none_or(|which| which.iter().any(|(lost, _)| lost == number));
             self.has_news |= step.is_new;
@@ -98,7 +98,7 @@ impl Activity {
     }
 
     /// The last day at `now`, in Unix seconds, oldest first: when it began, and its steps.
-    pub(super) fn day(&self, now: i64) -> (i64, Vec<Counts>) {
+    pub(super) fn day(&self, now: i64) -> (i64, Vec<ActivityCounts>) {
         let last = now.div_euclid(STEP_S);
         let first = last - STEPS + 1;
         let counts = |step| self.steps.get(&step).map(|step| step.counts).unwrap_or_default();
@@ -112,8 +112,8 @@ mod tests {
 
     const NOW: i64 = 1_800_000_000;
 
-    fn served(count: u64) -> Counts {
-        Counts { served: count, ..Counts::default() }
+    fn served(count: u64) -> ActivityCounts {
+        ActivityCounts { served: count, ..ActivityCounts::default() }
     }
 
     #[test]

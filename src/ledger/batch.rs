@@ -3,34 +3,34 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 
-use super::sighting::{Proof, Sighting, milliseconds};
+use super::sighting::{PhoneEvent, Proof, milliseconds};
 use super::user_agent::UserAgent;
 use super::visits::Visits;
 use crate::constituency::{ConstituencyName, MacAddress};
 
 /// A phone of a constituency.
-pub(super) type Key<'a> = (&'a ConstituencyName, MacAddress);
+pub(super) type DeltaKey<'a> = (&'a ConstituencyName, MacAddress);
 
 /// What is new, of phones and of those that claim to be phones.
 #[derive(Debug, Default)]
 pub(super) struct Batch<'a> {
-    pub(super) phones: HashMap<Key<'a>, News<'a>>,
-    pub(super) claims: HashMap<(Key<'a>, Option<[u8; 32]>), Claims<'a>>,
+    pub(super) phones: HashMap<DeltaKey<'a>, Delta<'a>>,
+    pub(super) claims: HashMap<(DeltaKey<'a>, Option<[u8; 32]>), Claims<'a>>,
 }
 
 /// What is new of one phone.
 #[derive(Debug)]
-pub(super) struct News<'a> {
-    pub(super) first: &'a Sighting,
-    pub(super) last: &'a Sighting,
+pub(super) struct Delta<'a> {
+    pub(super) first: &'a PhoneEvent,
+    pub(super) last: &'a PhoneEvent,
     /// When its certificate expires, in Unix seconds.
     pub(super) not_after: Option<i64>,
-    pub(super) let_in: Option<&'a Sighting>,
+    pub(super) let_in: Option<&'a PhoneEvent>,
     /// Whether it was refused when it last asked.
     pub(super) is_refused: Option<bool>,
-    pub(super) configuration: Option<&'a Sighting>,
-    pub(super) upload: Option<&'a Sighting>,
-    pub(super) refusal: Option<&'a Sighting>,
+    pub(super) configuration: Option<&'a PhoneEvent>,
+    pub(super) upload: Option<&'a PhoneEvent>,
+    pub(super) refusal: Option<&'a PhoneEvent>,
     /// The TLS that its application last spoke, and its updater.
     pub(super) tls: Option<(&'static str, &'static str)>,
     pub(super) updater_tls: Option<(&'static str, &'static str)>,
@@ -43,29 +43,29 @@ pub(super) struct News<'a> {
     /// The pauses between the visits that it made, in milliseconds.
     pub(super) pauses: Vec<i64>,
     /// The newest, oldest first.
-    pub(super) history: VecDeque<&'a Sighting>,
+    pub(super) history: VecDeque<&'a PhoneEvent>,
     user_agent: Option<&'a [u8]>,
 }
 
 /// What is new of one certificate, or of wrong passwords, claimed to be a phone's.
 #[derive(Debug)]
 pub(super) struct Claims<'a> {
-    pub(super) first: &'a Sighting,
-    pub(super) last: &'a Sighting,
+    pub(super) first: &'a PhoneEvent,
+    pub(super) last: &'a PhoneEvent,
     pub(super) count: u64,
     /// From each address the first and the last.
-    pub(super) addresses: HashMap<IpAddr, (&'a Sighting, &'a Sighting)>,
+    pub(super) addresses: HashMap<IpAddr, (&'a PhoneEvent, &'a PhoneEvent)>,
 }
 
 impl<'a> Batch<'a> {
     /// Folds `sightings`, which are in the order of their ends, and keeps the newest `history` of each phone one by one.
-    pub(super) fn of(sightings: &'a [Sighting], history: usize) -> Self {
+    pub(super) fn of(sightings: &'a [PhoneEvent], history: usize) -> Self {
         let mut batch = Self::default();
         for sighting in sightings {
             let key = (&sighting.constituency, sighting.mac);
             match sighting.proof {
                 Proof::Certificate { .. } | Proof::Password => {
-                    let news = batch.phones.entry(key).or_insert_with(|| News::new(sighting));
+                    let news = batch.phones.entry(key).or_insert_with(|| Delta::new(sighting));
                     news.add(sighting, history);
                 }
                 Proof::Claimed { fingerprint } => {
@@ -81,8 +81,8 @@ impl<'a> Batch<'a> {
     }
 }
 
-impl<'a> News<'a> {
-    fn new(first: &'a Sighting) -> Self {
+impl<'a> Delta<'a> {
+    fn new(first: &'a PhoneEvent) -> Self {
         Self {
             first,
             last: first,
@@ -106,7 +106,7 @@ impl<'a> News<'a> {
         }
     }
 
-    fn add(&mut self, sighting: &'a Sighting, history: usize) {
+    fn add(&mut self, sighting: &'a PhoneEvent, history: usize) {
         // The first of all comes after itself.
         let pause = milliseconds(sighting.time) - milliseconds(self.last.end());
         self.pauses.extend(Some(pause).filter(|pause| Visits::is_pause(*pause)));
@@ -115,7 +115,7 @@ impl<'a> News<'a> {
             Proof::Certificate { not_after } => Some(not_after),
             Proof::Password | Proof::Claimed { .. } => None,
         };
-        let newest = |slot: &mut Option<&'a Sighting>, is_one: bool| {
+        let newest = |slot: &mut Option<&'a PhoneEvent>, is_one: bool| {
             *slot = if is_one { Some(sighting) } else { *slot };
             u64::from(is_one)
         };

@@ -6,19 +6,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 
-use super::activity::Counts;
-use super::queue::Queue;
+use super::activity::ActivityCounts;
+use super::queue::HistoryQueue;
 
 /// How the ledger is doing.
 #[derive(Debug)]
-pub struct Health {
-    queue: Arc<Queue>,
+pub struct HistoryHealth {
+    queue: Arc<HistoryQueue>,
     generation: AtomicU64,
     failure: Mutex<Option<String>>,
 }
 
-impl Health {
-    pub(super) fn new(queue: Arc<Queue>) -> Self {
+impl HistoryHealth {
+    pub(super) fn new(queue: Arc<HistoryQueue>) -> Self {
         Self { queue, generation: AtomicU64::default(), failure: Mutex::default() }
     }
 
@@ -44,7 +44,7 @@ impl Health {
     ///
     /// [`STEP_S`]: super::STEP_S
     #[must_use]
-    pub fn activity(&self, now: i64) -> (i64, Vec<Counts>) {
+    pub fn activity(&self, now: i64) -> (i64, Vec<ActivityCounts>) {
         self.queue.with_activity(|activity| activity.day(now))
     }
 

@@ -6,24 +6,24 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-use super::health::Health;
-use super::queue::{Queue, Taken};
-use super::store::{Store, StoreError};
+use super::health::HistoryHealth;
+use super::queue::{HistoryQueue, TakenBatch};
+use super::store::{HistoryStore, StoreError};
 use crate::clock;
 
 /// How long sightings gather before they are written: each transaction has its price.
-const GATHERING: Duration = Duration::from_millis(500);
+const BATCH_INTERVAL: Duration = Duration::from_millis(500);
 /// How long to wait before a disk that failed is tried again.
 const RETRY: Duration = Duration::from_secs(2);
 
 /// The thread that writes; waited for to be sure that everything is written. Nothing is ever sent: it hangs up.
 #[derive(Debug)]
-pub struct Keeper(Receiver<()>);
+pub struct HistoryWriter(Receiver<()>);
 
-impl Keeper {
-    pub(super) fn start(queue: Arc<Queue>, health: Arc<Health>, path: PathBuf) -> io::Result<Self> {
+impl HistoryWriter {
+    pub(super) fn start(queue: Arc<HistoryQueue>, health: Arc<HistoryHealth>, path: PathBuf) -> io::Result<Self> {
         let (alive, keeper) = channel();
-        let work = Work {
+        let work = WriterThread {
             queue,
             health,
             path,
@@ -47,11 +47,11 @@ impl Keeper {
 }
 
 /// What the thread works on.
-struct Work {
-    queue: Arc<Queue>,
-    health: Arc<Health>,
+struct WriterThread {
+    queue: Arc<HistoryQueue>,
+    health: Arc<HistoryHealth>,
     path: PathBuf,
-    store: Option<Store>,
+    store: Option<HistoryStore>,
     /// Whether it is known what was counted before us.
     remembers: bool,
     is_failing: bool,
@@ -60,12 +60,12 @@ struct Work {
     _alive: Sender<()>,
 }
 
-impl Work {
+impl WriterThread {
     fn run(mut self) {
         // At once, so that commands find a ledger as soon as there is a server, and errors are said at the start.
-        let opened = self.write(&Taken::default());
+        let opened = self.write(&TakenBatch::default());
         self.tell(opened.as_ref().err());
-        while let Some(mut taken) = self.queue.take(GATHERING) {
+        while let Some(mut taken) = self.queue.take(BATCH_INTERVAL) {
             let written = self.write(&taken);
             self.tell(written.as_ref().err());
             for flush in taken.flushes.drain(..) {
@@ -87,11 +87,11 @@ impl Work {
         self.queue.take(Duration::ZERO).map_or(Ok(()), |taken| self.write(&taken))
     }
 
-    fn write(&mut self, taken: &Taken) -> Result<(), StoreError> {
+    fn write(&mut self, taken: &TakenBatch) -> Result<(), StoreError> {
         match self.try_write(taken) {
             Err(error) if error.is_corrupt() => {
                 self.store = None;
-                let aside = Store::move_aside(&self.path)?;
+                let aside = HistoryStore::move_aside(&self.path)?;
                 let (path, aside) = (self.path.display(), aside.display());
                 tracing::error!("{error}; moved aside to {aside}, and {path} begins anew");
                 self.try_write(taken)
@@ -100,9 +100,9 @@ impl Work {
         }
     }
 
-    fn try_write(&mut self, taken: &Taken) -> Result<(), StoreError> {
+    fn try_write(&mut self, taken: &TakenBatch) -> Result<(), StoreError> {
         // Whoever removed the file wants a new one.
-        let mut store = match self.store.take().filter(Store::is_in_place) {
+        let mut store = match self.store.take().filter(HistoryStore::is_in_place) {
             Some(store) => store,
             None => self.open()?,
         };
@@ -111,8 +111,8 @@ impl Work {
         written
     }
 
-    fn open(&mut self) -> Result<Store, StoreError> {
-        let store = Store::open(&self.path)?;
+    fn open(&mut self) -> Result<HistoryStore, StoreError> {
+        let store = HistoryStore::open(&self.path)?;
         if self.remembers {
             // Another file than before, which knows nothing of what was counted.
             self.queue.with_activity(|activity| activity.forget_written(None));

@@ -30,25 +30,25 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use activity::{Counts, STEP_S};
-pub use health::Health;
-pub use keeper::Keeper;
-pub use reader::{Claim, ClaimAddress, Event, Phone, ReadError, Reader, Request};
-pub use sighting::{Proof, Sighting, is_refusal};
+pub use activity::{ActivityCounts, STEP_S};
+pub use health::HistoryHealth;
+pub use keeper::HistoryWriter;
+pub use reader::{ClaimAddress, HistoryReader, ReadError, StoredClaim, StoredEvent, StoredPhone, StoredRequest};
+pub use sighting::{PhoneEvent, Proof, is_refusal};
 pub use silence::{Rhythm, Silence, silent_together};
 pub use user_agent::UserAgent;
 pub use visits::Visits;
 
-use queue::Queue;
+use queue::HistoryQueue;
 
 /// The ledger's folder in the state directory.
 pub const FOLDER: &str = "ledger";
 
 /// Where sightings are noted. Dropped, the keeper writes what is left and ends.
 #[derive(Debug)]
-pub struct Ledger {
-    queue: Arc<Queue>,
-    health: Arc<Health>,
+pub struct PhoneHistory {
+    queue: Arc<HistoryQueue>,
+    health: Arc<HistoryHealth>,
 }
 
 /// The database's file in the ledger's `folder`.
@@ -56,36 +56,36 @@ fn database(folder: &Path) -> PathBuf {
     folder.join("ledger.sqlite")
 }
 
-impl Ledger {
+impl PhoneHistory {
     /// Starts the thread that keeps the ledger in `folder`, which exists.
     ///
     /// # Errors
     /// If the system has no thread to spare. What is wrong with the disk is said, and tried again.
-    pub fn start(folder: &Path) -> io::Result<(Self, Keeper)> {
-        let queue = Arc::new(Queue::default());
-        let health = Arc::new(Health::new(Arc::clone(&queue)));
-        let keeper = Keeper::start(Arc::clone(&queue), Arc::clone(&health), database(folder))?;
+    pub fn start(folder: &Path) -> io::Result<(Self, HistoryWriter)> {
+        let queue = Arc::new(HistoryQueue::default());
+        let health = Arc::new(HistoryHealth::new(Arc::clone(&queue)));
+        let keeper = HistoryWriter::start(Arc::clone(&queue), Arc::clone(&health), database(folder))?;
         Ok((Self { queue, health }, keeper))
     }
 
     /// Notes a sighting. Never waits.
-    pub fn note(&self, sighting: Sighting) {
+    pub fn note(&self, sighting: PhoneEvent) {
         self.queue.push(sighting);
     }
 
     /// Counts what happened at `time`, in Unix seconds. Never waits.
-    pub fn count(&self, time: i64, counts: Counts) {
+    pub fn count(&self, time: i64, counts: ActivityCounts) {
         self.queue.count(time, counts);
     }
 
     /// How it is doing.
     #[must_use]
-    pub fn health(&self) -> Arc<Health> {
+    pub fn health(&self) -> Arc<HistoryHealth> {
         Arc::clone(&self.health)
     }
 }
 
-impl Drop for Ledger {
+impl Drop for PhoneHistory {
     fn drop(&mut self) {
         self.queue.close();
     }

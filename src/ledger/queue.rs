@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::activity::{Activity, Counts};
-use super::sighting::{Proof, Sighting};
+use super::activity::{Activity, ActivityCounts};
+use super::sighting::{PhoneEvent, Proof};
 
 /// How many sightings of proven phones may wait.
 pub(super) const PROVEN: usize = 16_384;
@@ -19,7 +19,7 @@ pub(super) const CLAIMED: usize = 1_024;
 
 /// The queue.
 #[derive(Debug, Default)]
-pub(super) struct Queue {
+pub(super) struct HistoryQueue {
     waiting: Mutex<Waiting>,
     changed: Condvar,
     dropped: AtomicU64,
@@ -28,8 +28,8 @@ pub(super) struct Queue {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    proven: VecDeque<Sighting>,
-    claimed: VecDeque<Sighting>,
+    proven: VecDeque<PhoneEvent>,
+    claimed: VecDeque<PhoneEvent>,
     activity: Activity,
     flushes: Vec<Flush>,
     is_closed: bool,
@@ -40,10 +40,10 @@ pub(super) type Flush = oneshot::Sender<bool>;
 
 /// What was taken to be written.
 #[derive(Debug, Default)]
-pub(super) struct Taken {
-    pub(super) sightings: Vec<Sighting>,
+pub(super) struct TakenBatch {
+    pub(super) sightings: Vec<PhoneEvent>,
     /// Steps of the activity, each whole.
-    pub(super) steps: Vec<(i64, Counts)>,
+    pub(super) steps: Vec<(i64, ActivityCounts)>,
     pub(super) flushes: Vec<Flush>,
 }
 
@@ -53,7 +53,7 @@ impl Waiting {
     }
 
     /// Where a sighting waits, and with how many.
-    fn line(&mut self, proof: Proof) -> (&mut VecDeque<Sighting>, usize) {
+    fn line(&mut self, proof: Proof) -> (&mut VecDeque<PhoneEvent>, usize) {
         match proof {
             Proof::Certificate { .. } | Proof::Password => (&mut self.proven, PROVEN),
             Proof::Claimed { .. } => (&mut self.claimed, CLAIMED),
@@ -61,9 +61,9 @@ impl Waiting {
     }
 }
 
-impl Queue {
+impl HistoryQueue {
     /// Adds a sighting; the oldest of its kind goes if there is no room.
-    pub(super) fn push(&self, sighting: Sighting) {
+    pub(super) fn push(&self, sighting: PhoneEvent) {
         let mut waiting = self.lock();
         let was_empty = waiting.is_empty();
         let (line, room) = waiting.line(sighting.proof);
@@ -78,7 +78,7 @@ impl Queue {
     }
 
     /// Counts what happened at `time`, in Unix seconds.
-    pub(super) fn count(&self, time: i64, counts: Counts) {
+    pub(super) fn count(&self, time: i64, counts: ActivityCounts) {
         let mut waiting = self.lock();
         let was_empty = waiting.is_empty();
         waiting.activity.add(time, counts);
@@ -104,7 +104,7 @@ impl Queue {
     }
 
     /// Puts back what could not be written, the newest of it as far as there is room.
-    pub(super) fn give_back(&self, taken: Taken) {
+    pub(super) fn give_back(&self, taken: TakenBatch) {
         let mut waiting = self.lock();
         waiting.activity.forget_written(Some(&taken.steps));
         for sighting in taken.sightings.into_iter().rev() {
@@ -119,7 +119,7 @@ impl Queue {
 
     /// Waits until there is something and lets more of it gather, but for no longer than `gathering`; then takes it all.
     /// `None`: there is nothing, and nothing will come.
-    pub(super) fn take(&self, gathering: Duration) -> Option<Taken> {
+    pub(super) fn take(&self, gathering: Duration) -> Option<TakenBatch> {
         let is_idle = |waiting: &mut Waiting| waiting.is_empty() && !waiting.is_closed;
         let waiting = self.changed.wait_while(self.lock(), is_idle).unwrap_or_else(PoisonError::into_inner);
         let mut waiting = self.rest(waiting, gathering);
@@ -129,7 +129,7 @@ impl Queue {
         let (proven, claimed) = (std::mem::take(&mut waiting.proven), std::mem::take(&mut waiting.claimed));
         let sightings = proven.into_iter().chain(claimed).collect();
         let flushes = std::mem::take(&mut waiting.flushes);
-        Some(Taken { sightings, steps: waiting.activity.take_news(), flushes })
+        Some(TakenBatch { sightings, steps: waiting.activity.take_news(), flushes })
     }
 
     /// Lets `pause` pass, unless the end or a flush comes first. Whether it was the end.

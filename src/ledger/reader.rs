@@ -51,7 +51,7 @@ pub enum ReadError {
 
 /// The ledger, open for reading.
 #[derive(Debug)]
-pub struct Reader {
+pub struct HistoryReader {
     connection: Connection,
     path: PathBuf,
     /// In which root acts as its owner.
@@ -60,7 +60,7 @@ pub struct Reader {
 
 /// Something that happened, and when, in Unix milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
+pub struct StoredEvent {
     /// What.
     pub what: String,
     /// When.
@@ -69,7 +69,7 @@ pub struct Event {
 
 /// What is known of a phone that proved who it is. Times are Unix milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Phone {
+pub struct StoredPhone {
     /// The constituency that it asked.
     pub constituency: ConstituencyName,
     /// Its address.
@@ -93,11 +93,11 @@ pub struct Phone {
     /// When its certificate expires, in Unix seconds; `None` if a password proved it.
     pub certificate_not_after: Option<i64>,
     /// The configuration that it last fetched.
-    pub configuration: Option<Event>,
+    pub configuration: Option<StoredEvent>,
     /// The upload that it last stored.
-    pub upload: Option<Event>,
+    pub upload: Option<StoredEvent>,
     /// Why it was last refused.
-    pub refusal: Option<Event>,
+    pub refusal: Option<StoredEvent>,
     /// How many requests it made.
     pub requests: u64,
     /// How many of them were refused.
@@ -110,7 +110,7 @@ pub struct Phone {
     pub visits: Visits,
 }
 
-impl Phone {
+impl StoredPhone {
     /// How old that TLS is, if it spoke any.
     #[must_use]
     pub fn tls_level(&self) -> Option<TlsLevel> {
@@ -120,7 +120,7 @@ impl Phone {
 
 /// One request of a phone.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Request {
+pub struct StoredRequest {
     /// The constituency that it asked.
     pub constituency: ConstituencyName,
     /// When, in Unix milliseconds.
@@ -141,7 +141,7 @@ pub struct Request {
 
 /// A certificate that says it is a phone's and proves nothing, or passwords that were wrong. Times are Unix milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claim {
+pub struct StoredClaim {
     /// The constituency that was asked.
     pub constituency: ConstituencyName,
     /// The claimed address.
@@ -173,7 +173,7 @@ pub struct ClaimAddress {
     pub last_seen: i64,
 }
 
-impl Reader {
+impl HistoryReader {
     /// Opens the ledger in the state directory `state`; `None` if there is none yet.
     ///
     /// # Errors
@@ -199,7 +199,7 @@ impl Reader {
     ///
     /// # Errors
     /// If the database cannot be read.
-    pub fn phones(&self) -> Result<Vec<Phone>, ReadError> {
+    pub fn phones(&self) -> Result<Vec<StoredPhone>, ReadError> {
         self.query("SELECT * FROM phone ORDER BY constituency, mac", [], phone)
     }
 
@@ -207,7 +207,7 @@ impl Reader {
     ///
     /// # Errors
     /// If the database cannot be read.
-    pub fn claims(&self) -> Result<Vec<Claim>, ReadError> {
+    pub fn claims(&self) -> Result<Vec<StoredClaim>, ReadError> {
         let mut claims = self.query("SELECT * FROM claim ORDER BY constituency, mac, last_seen", [], claim)?;
         let sql = "SELECT * FROM claim_address ORDER BY last_seen DESC, address";
         let mut addresses: HashMap<_, Vec<ClaimAddress>> = HashMap::new();
@@ -225,7 +225,7 @@ impl Reader {
     ///
     /// # Errors
     /// If the database cannot be read.
-    pub fn requests(&self, mac: MacAddress) -> Result<Vec<Request>, ReadError> {
+    pub fn requests(&self, mac: MacAddress) -> Result<Vec<StoredRequest>, ReadError> {
         let sql = "SELECT phone.constituency, request.* FROM request JOIN phone ON phone.id = request.phone
                    WHERE phone.mac = ? ORDER BY time, number";
         self.query(sql, [mac.to_string()], request)
@@ -283,17 +283,17 @@ fn connect(path: &Path, is_at_rest: bool) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-fn phone(row: &Row<'_>) -> rusqlite::Result<Phone> {
-    let event = |what: &str, at: &str| -> rusqlite::Result<Option<Event>> {
+fn phone(row: &Row<'_>) -> rusqlite::Result<StoredPhone> {
+    let event = |what: &str, at: &str| -> rusqlite::Result<Option<StoredEvent>> {
         let event: (Option<String>, Option<i64>) = (row.get(what)?, row.get(at)?);
-        Ok(event.0.zip(event.1).map(|(what, at)| Event { what, at }))
+        Ok(event.0.zip(event.1).map(|(what, at)| StoredEvent { what, at }))
     };
     let tls = |version: &str, suite: &str| -> rusqlite::Result<Option<(String, String)>> {
         let spoken: (Option<String>, Option<String>) = (row.get(version)?, row.get(suite)?);
         Ok(spoken.0.zip(spoken.1))
     };
     let (tls, updater_tls) = (tls("tls_version", "tls_suite")?, tls("updater_tls_version", "updater_tls_suite")?);
-    Ok(Phone {
+    Ok(StoredPhone {
         constituency: row.get("constituency")?,
         mac: row.get("mac")?,
         first_seen: row.get("first_seen")?,
@@ -317,8 +317,8 @@ fn phone(row: &Row<'_>) -> rusqlite::Result<Phone> {
     })
 }
 
-fn claim(row: &Row<'_>) -> rusqlite::Result<Claim> {
-    Ok(Claim {
+fn claim(row: &Row<'_>) -> rusqlite::Result<StoredClaim> {
+    Ok(StoredClaim {
         constituency: row.get("constituency")?,
         mac: row.get("mac")?,
         fingerprint: fingerprint(row)?,
@@ -346,9 +346,9 @@ fn claim_address(row: &Row<'_>) -> rusqlite::Result<(ClaimKey, ClaimAddress)> {
     Ok((key, ClaimAddress { address, first_seen, last_seen }))
 }
 
-fn request(row: &Row<'_>) -> rusqlite::Result<Request> {
+fn request(row: &Row<'_>) -> rusqlite::Result<StoredRequest> {
     let asked: (Option<String>, Option<String>) = (row.get("method")?, row.get("target")?);
-    Ok(Request {
+    Ok(StoredRequest {
         constituency: row.get("constituency")?,
         time: row.get("time")?,
         address: row.get("address")?,

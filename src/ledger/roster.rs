@@ -2,19 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use super::{Claim, Phone};
+use super::{StoredClaim, StoredPhone};
 use crate::constituency::{
-    Constituency, ConstituencyName, Fingerprint, MacAddress, Phones, Registry, ServerDenial, Standing,
+    Constituency, ConstituencyName, Fingerprint, MacAddress, PhoneStanding, Phones, Registry, ServerDenial,
 };
 
 /// Every phone, by constituency and address.
-pub type Roster = BTreeMap<(ConstituencyName, MacAddress), Known>;
+pub type PhoneSummaries = BTreeMap<(ConstituencyName, MacAddress), PhoneSummary>;
 
 /// A phone as its constituency's policy and the ledger know it.
 #[derive(Debug)]
-pub struct Known {
+pub struct PhoneSummary {
     /// What its constituency thinks of it; `None`: the constituency is not served.
-    pub standing: Option<Standing>,
+    pub standing: Option<PhoneStanding>,
     /// The operator's note.
     pub note: String,
     /// Who denied it on the whole server, if it is denied there.
@@ -22,9 +22,9 @@ pub struct Known {
     /// The certificate that counts for it by itself.
     pub pin: Option<Fingerprint>,
     /// What was seen of it.
-    pub seen: Option<Phone>,
+    pub seen: Option<StoredPhone>,
     /// The last client that claimed to be it and was refused as unproven.
-    pub claim: Option<Claim>,
+    pub claim: Option<StoredClaim>,
 }
 
 /// How long a phone may stay away before it is silent, and how long a claim to be it counts, in milliseconds.
@@ -33,17 +33,17 @@ pub const SILENT_AFTER: i64 = 2 * 86_400_000;
 /// The phones that the policies of `registry` name, and those that were `seen`, with `claims` to be one of them. A claim adds
 /// no phone.
 #[must_use]
-pub fn together(registry: &Registry, seen: Vec<Phone>, claims: &[Claim]) -> Roster {
-    let mut all = Roster::new();
+pub fn together(registry: &Registry, seen: Vec<StoredPhone>, claims: &[StoredClaim]) -> PhoneSummaries {
+    let mut all = PhoneSummaries::new();
     for constituency in registry.served() {
         for mac in constituency.known_phones().into_iter().chain(constituency.policy.denied.iter().copied()) {
-            all.insert((constituency.name.clone(), mac), Known::of(Some(constituency), mac));
+            all.insert((constituency.name.clone(), mac), PhoneSummary::of(Some(constituency), mac));
         }
     }
     for phone in seen {
         let served = registry.find(phone.constituency.as_str()).filter(|found| found.name == phone.constituency);
         let (key, mac) = ((phone.constituency.clone(), phone.mac), phone.mac);
-        all.entry(key).or_insert_with(|| Known::of(served.map(AsRef::as_ref), mac)).seen = Some(phone);
+        all.entry(key).or_insert_with(|| PhoneSummary::of(served.map(AsRef::as_ref), mac)).seen = Some(phone);
     }
     for claim in claims {
         let Some(known) = all.get_mut(&(claim.constituency.clone(), claim.mac)) else { continue };
@@ -54,7 +54,7 @@ pub fn together(registry: &Registry, seen: Vec<Phone>, claims: &[Claim]) -> Rost
     all
 }
 
-impl Known {
+impl PhoneSummary {
     fn of(constituency: Option<&Constituency>, mac: MacAddress) -> Self {
         let note = match constituency.map(|constituency| &constituency.policy.phones) {
             Some(Phones::Listed(listed)) => listed.get(&mac).cloned().unwrap_or_default(),
@@ -76,10 +76,10 @@ impl Known {
     /// refused. That may be the phone itself, whose certificate has expired, was revoked or is unknown here, or whose
     /// password is wrong; or a stranger, since a claim proves nothing.
     #[must_use]
-    pub fn locked_out(&self, now: i64) -> Option<&Claim> {
+    pub fn locked_out(&self, now: i64) -> Option<&StoredClaim> {
         let accepted = self.seen.as_ref().and_then(|phone| phone.last_let_in);
         self.claim.as_ref().filter(|claim| {
-            self.standing == Some(Standing::Known)
+            self.standing == Some(PhoneStanding::Known)
                 && accepted.is_none_or(|at| at < claim.last_seen)
                 && now.saturating_sub(claim.last_seen) < SILENT_AFTER
         })
@@ -89,11 +89,11 @@ impl Known {
     #[must_use]
     pub fn is_allowed_since(&self) -> bool {
         let Some(phone) = self.seen.as_ref().filter(|phone| phone.is_refused) else { return false };
-        let was_refused_for = |standing: &Standing| {
+        let was_refused_for = |standing: &PhoneStanding| {
             let words = standing.refusal(phone.mac, &phone.constituency);
             words.is_some() && words.as_deref() == phone.refusal.as_ref().map(|refusal| refusal.what.as_str())
         };
-        let refusals = [Standing::Unknown, Standing::Denied, Standing::DeniedEverywhere];
-        self.standing == Some(Standing::Known) && refusals.iter().any(was_refused_for)
+        let refusals = [PhoneStanding::Unknown, PhoneStanding::Denied, PhoneStanding::DeniedEverywhere];
+        self.standing == Some(PhoneStanding::Known) && refusals.iter().any(was_refused_for)
     }
 }

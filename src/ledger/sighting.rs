@@ -10,7 +10,7 @@ use crate::constituency::{ConstituencyName, MacAddress};
 
 /// A request, or a refused handshake.
 #[derive(Debug, Clone)]
-pub struct Sighting {
+pub struct PhoneEvent {
     /// When it began.
     pub time: SystemTime,
     /// From where.
@@ -66,7 +66,7 @@ pub fn is_refusal(status: Option<StatusCode>, has_request: bool) -> bool {
     })
 }
 
-impl Sighting {
+impl PhoneEvent {
     /// When it was over.
     pub(super) fn end(&self) -> SystemTime {
         self.time + self.duration

@@ -8,11 +8,11 @@ use std::time::{Duration, SystemTime};
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, named_params, params};
 
-use super::activity::{Counts, STEP_S};
-use super::batch::{Batch, Claims, Key, News};
-use super::queue::Taken;
+use super::activity::{ActivityCounts, STEP_S};
+use super::batch::{Batch, Claims, Delta, DeltaKey};
+use super::queue::TakenBatch;
 use super::schema::{self, MIGRATIONS};
-use super::sighting::{Sighting, milliseconds};
+use super::sighting::{PhoneEvent, milliseconds};
 use super::visits::Visits;
 use crate::state;
 
@@ -78,14 +78,14 @@ impl StoreError {
 
 /// The database, open for writing.
 #[derive(Debug)]
-pub(super) struct Store {
+pub(super) struct HistoryStore {
     connection: Connection,
     path: PathBuf,
     inode: u64,
     swept: Option<SystemTime>,
 }
 
-impl Store {
+impl HistoryStore {
     /// Opens the database at `path`, made for the owner alone if it is not there, and brings it to our version.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         let on_file = |source| StoreError::File { path: path.to_owned(), source };
@@ -126,17 +126,17 @@ impl Store {
     }
 
     /// The steps of the activity that are written.
-    pub(super) fn steps(&self) -> Result<Vec<(i64, Counts)>, StoreError> {
+    pub(super) fn steps(&self) -> Result<Vec<(i64, ActivityCounts)>, StoreError> {
         let sql = "SELECT step, served, refused, handshakes FROM activity";
         let row = |row: &rusqlite::Row<'_>| {
-            Ok((row.get(0)?, Counts { served: row.get(1)?, refused: row.get(2)?, handshakes: row.get(3)? }))
+            Ok((row.get(0)?, ActivityCounts { served: row.get(1)?, refused: row.get(2)?, handshakes: row.get(3)? }))
         };
         let steps = self.connection.prepare(sql).and_then(|mut query| query.query_map([], row)?.collect());
         steps.map_err(|source| StoreError::Database { path: self.path.clone(), source })
     }
 
     /// Writes what was `taken` in one transaction, and removes what is too much or too old at `now`.
-    pub(super) fn write(&mut self, taken: &Taken, now: SystemTime) -> Result<(), StoreError> {
+    pub(super) fn write(&mut self, taken: &TakenBatch, now: SystemTime) -> Result<(), StoreError> {
         let is_sweep_due = self.swept.is_none_or(|swept| !now.duration_since(swept).is_ok_and(|age| age <= SWEEP));
         let written = self.connection.transaction().and_then(|transaction| {
             let batch = Batch::of(&taken.sightings, HISTORY.into());
@@ -193,10 +193,10 @@ fn prepare(connection: &mut Connection) -> rusqlite::Result<i64> {
 }
 
 /// Writes what is new of a phone, and says whether it was never let in.
-fn write_phone(transaction: &Transaction<'_>, key: Key<'_>, news: &News<'_>) -> rusqlite::Result<bool> {
-    let (configuration, configuration_at) = event(news.configuration, Sighting::configuration);
-    let (upload, upload_at) = event(news.upload, Sighting::upload);
-    let (refusal, refusal_at) = event(news.refusal, Sighting::refusal);
+fn write_phone(transaction: &Transaction<'_>, key: DeltaKey<'_>, news: &Delta<'_>) -> rusqlite::Result<bool> {
+    let (configuration, configuration_at) = event(news.configuration, PhoneEvent::configuration);
+    let (upload, upload_at) = event(news.upload, PhoneEvent::upload);
+    let (refusal, refusal_at) = event(news.refusal, PhoneEvent::refusal);
     let ((tls_version, tls_suite), (updater_tls_version, updater_tls_suite)) =
         (news.tls.unzip(), news.updater_tls.unzip());
     let visits = visits(transaction, key, news)?;
@@ -253,7 +253,7 @@ fn write_phone(transaction: &Transaction<'_>, key: Key<'_>, news: &News<'_>) -> 
 }
 
 /// How often the phone came, with what is new.
-fn visits(transaction: &Transaction<'_>, key: Key<'_>, news: &News<'_>) -> rusqlite::Result<Visits> {
+fn visits(transaction: &Transaction<'_>, key: DeltaKey<'_>, news: &Delta<'_>) -> rusqlite::Result<Visits> {
     let sql = "SELECT last_seen, visits, usual_pause FROM phone WHERE (constituency, mac) = (?, ?)";
     let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, Visits { count: row.get(1)?, usual_pause: row.get(2)? }));
     let known =
@@ -265,21 +265,21 @@ fn visits(transaction: &Transaction<'_>, key: Key<'_>, news: &News<'_>) -> rusql
 }
 
 /// Writes how much went on in a step, which replaces what was written of it.
-fn write_step(transaction: &Transaction<'_>, step: i64, counts: Counts) -> rusqlite::Result<()> {
+fn write_step(transaction: &Transaction<'_>, step: i64, counts: ActivityCounts) -> rusqlite::Result<()> {
     let mut statement = transaction.prepare_cached("INSERT OR REPLACE INTO activity VALUES (?, ?, ?, ?)")?;
     statement.execute(params![step, counts.served, counts.refused, counts.handshakes]).map(drop)
 }
 
 /// What happened, and when.
 fn event(
-    sighting: Option<&Sighting>,
-    what: for<'a> fn(&'a Sighting) -> Option<&'a str>,
+    sighting: Option<&PhoneEvent>,
+    what: for<'a> fn(&'a PhoneEvent) -> Option<&'a str>,
 ) -> (Option<&str>, Option<i64>) {
     sighting.and_then(|sighting| Some((cut(what(sighting)?), milliseconds(sighting.end())))).unzip()
 }
 
 /// The phone's newest requests, numbered so that the last one has the number `total`.
-fn write_history(transaction: &Transaction<'_>, phone: i64, total: i64, news: &News<'_>) -> rusqlite::Result<()> {
+fn write_history(transaction: &Transaction<'_>, phone: i64, total: i64, news: &Delta<'_>) -> rusqlite::Result<()> {
     let mut statement = transaction.prepare_cached(
         "INSERT OR REPLACE INTO request (phone, number, time, address, method, target, status, bytes, duration_us, reason)
          VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -304,7 +304,7 @@ fn write_history(transaction: &Transaction<'_>, phone: i64, total: i64, news: &N
 
 fn write_claims(
     transaction: &Transaction<'_>,
-    key: Key<'_>,
+    key: DeltaKey<'_>,
     fingerprint: &[u8],
     claims: &Claims<'_>,
 ) -> rusqlite::Result<()> {
@@ -334,7 +334,7 @@ fn write_claims(
 
 fn write_addresses(
     transaction: &Transaction<'_>,
-    key: Key<'_>,
+    key: DeltaKey<'_>,
     fingerprint: &[u8],
     claims: &Claims<'_>,
 ) -> rusqlite::Result<()> {

@@ -7,8 +7,8 @@ use http::{Method, StatusCode};
 use ipnet::IpNet;
 use proptest::prelude::*;
 
-use super::queue::{CLAIMED, PROVEN, Queue, Taken};
-use super::store::{HISTORY, Store};
+use super::queue::{CLAIMED, HistoryQueue, PROVEN, TakenBatch};
+use super::store::{HISTORY, HistoryStore};
 use super::*;
 use crate::clock;
 use crate::constituency::{MacAddress, TlsLevel};
@@ -16,26 +16,26 @@ use crate::constituency::{MacAddress, TlsLevel};
 /// A ledger in a folder of its own.
 struct Bench {
     folder: tempfile::TempDir,
-    store: Store,
+    store: HistoryStore,
 }
 
 impl Bench {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&database(&folder.path().join(FOLDER))).unwrap();
+        let store = HistoryStore::open(&database(&folder.path().join(FOLDER))).unwrap();
         Self { folder, store }
     }
 
-    fn write(&mut self, sightings: &[Sighting]) {
-        let taken = Taken { sightings: sightings.to_vec(), ..Taken::default() };
+    fn write(&mut self, sightings: &[PhoneEvent]) {
+        let taken = TakenBatch { sightings: sightings.to_vec(), ..TakenBatch::default() };
         self.store.write(&taken, at(0)).unwrap();
     }
 
-    fn reader(&self) -> Reader {
-        Reader::open(self.folder.path()).unwrap().unwrap()
+    fn reader(&self) -> HistoryReader {
+        HistoryReader::open(self.folder.path()).unwrap().unwrap()
     }
 
-    fn phones(&self) -> Vec<Phone> {
+    fn phones(&self) -> Vec<StoredPhone> {
         self.reader().phones().unwrap()
     }
 }
@@ -50,8 +50,8 @@ fn mac(number: u64) -> MacAddress {
 }
 
 /// A phone that fetches its configuration at `at(seconds)`.
-fn sighting(phone: u64, seconds: u64) -> Sighting {
-    Sighting {
+fn sighting(phone: u64, seconds: u64) -> PhoneEvent {
+    PhoneEvent {
         time: at(seconds),
         address: [192, 0, 2, 1].into(),
         network: IpAddr::from([192, 0, 2, 1]).into(),
@@ -68,15 +68,15 @@ fn sighting(phone: u64, seconds: u64) -> Sighting {
     }
 }
 
-fn refused(phone: u64, seconds: u64) -> Sighting {
+fn refused(phone: u64, seconds: u64) -> PhoneEvent {
     let reason = Some(format!("{} is not known to ote", mac(phone)));
-    Sighting { status: Some(StatusCode::FORBIDDEN), reason, ..sighting(phone, seconds) }
+    PhoneEvent { status: Some(StatusCode::FORBIDDEN), reason, ..sighting(phone, seconds) }
 }
 
-fn claimed(phone: u64, fingerprint: u64, seconds: u64) -> Sighting {
+fn claimed(phone: u64, fingerprint: u64, seconds: u64) -> PhoneEvent {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&fingerprint.to_be_bytes());
-    Sighting {
+    PhoneEvent {
         proof: Proof::Claimed { fingerprint: Some(bytes) },
         request: None,
         status: None,
@@ -85,16 +85,16 @@ fn claimed(phone: u64, fingerprint: u64, seconds: u64) -> Sighting {
     }
 }
 
-fn from(network: u32, sighting: Sighting) -> Sighting {
+fn from(network: u32, sighting: PhoneEvent) -> PhoneEvent {
     let address = IpAddr::from(network.to_be_bytes());
-    Sighting { address, network: IpNet::from(address), ..sighting }
+    PhoneEvent { address, network: IpNet::from(address), ..sighting }
 }
 
 #[test]
 fn what_a_phone_did_is_told_of_it() {
     let mut bench = Bench::new();
     let log = format!("/logs/{}-app.log", mac(1));
-    let put = |seconds, status, reason: Option<&str>| Sighting {
+    let put = |seconds, status, reason: Option<&str>| PhoneEvent {
         request: Some((Method::PUT, log.as_str().into())),
         status: Some(status),
         reason: reason.map(str::to_owned),
@@ -104,8 +104,8 @@ fn what_a_phone_did_is_told_of_it() {
     let updater = b"FileTransport PolycomVVX-VVX_500-UA/5.9.7.47435 Type/Updater";
     let absent = Some("no such file".to_owned());
     bench.write(&[
-        Sighting { user_agent: Some((*updater).into()), ..sighting(1, 10) },
-        Sighting { status: Some(StatusCode::NOT_FOUND), reason: absent, user_agent: None, ..sighting(1, 11) },
+        PhoneEvent { user_agent: Some((*updater).into()), ..sighting(1, 10) },
+        PhoneEvent { status: Some(StatusCode::NOT_FOUND), reason: absent, user_agent: None, ..sighting(1, 11) },
     ]);
     assert_eq!((bench.phones()[0].firmware.as_deref(), &bench.phones()[0].refusal), (None, &None));
     bench.write(&[
@@ -116,7 +116,7 @@ fn what_a_phone_did_is_told_of_it() {
     let phones = bench.phones();
     let [phone] = phones.as_slice() else { panic!("{phones:?}") };
     let ms = |seconds: i64| 1_767_225_600_000 + seconds * 1000;
-    let event = |what: &str, seconds| Some(Event { what: what.to_owned(), at: ms(seconds) });
+    let event = |what: &str, seconds| Some(StoredEvent { what: what.to_owned(), at: ms(seconds) });
     assert_eq!((phone.first_seen, phone.last_seen, phone.last_let_in), (ms(10), ms(14), Some(ms(14))));
     assert_eq!((phone.model.as_deref(), phone.firmware.as_deref()), (Some("VVX_500"), Some("5.9.7.4477")));
     assert_eq!(phone.configuration, event(&format!("/{}.cfg", mac(1)), 12));
@@ -155,16 +155,16 @@ fn a_clock_that_was_wrong_once_does_no_lasting_harm() {
 #[test]
 fn refused_phones_are_bounded_per_network_and_in_all() {
     let mut bench = Bench::new();
-    let known: Vec<Sighting> = (0..300).map(|phone| from(1, sighting(phone, 0))).collect();
+    let known: Vec<PhoneEvent> = (0..300).map(|phone| from(1, sighting(phone, 0))).collect();
     bench.write(&known);
-    let flood: Vec<Sighting> = (1000..2000).map(|phone| from(1, refused(phone, phone))).collect();
+    let flood: Vec<PhoneEvent> = (1000..2000).map(|phone| from(1, refused(phone, phone))).collect();
     flood.chunks(170).for_each(|some| bench.write(some));
     let phones = bench.phones();
     assert_eq!(phones.len(), 300 + 64);
     assert_eq!(phones.iter().filter(|phone| phone.is_refused).map(|phone| phone.mac).min(), Some(mac(1936)));
 
     // From many networks, in one batch: the last ones of them, and all that were let in.
-    let flood: Vec<Sighting> =
+    let flood: Vec<PhoneEvent> =
         (10_000..15_400).map(|phone| from(u32::try_from(phone / 60).unwrap(), refused(phone, phone))).collect();
     bench.write(&flood);
     let phones = bench.phones();
@@ -178,7 +178,7 @@ fn claims_are_bounded_and_touch_nothing_that_was_proven() {
     let mut bench = Bench::new();
     bench.write(&[sighting(1, 1), refused(2, 1)]);
     let proven = bench.phones();
-    let flood: Vec<Sighting> = (0..3000)
+    let flood: Vec<PhoneEvent> = (0..3000)
         .flat_map(|number| {
             let network = u32::try_from(number / 20).unwrap();
             [1, 2, 3].map(|phone| from(network, claimed(phone, number, 100 + number)))
@@ -227,7 +227,7 @@ fn a_claim_keeps_the_addresses_that_it_came_from_last() {
 #[test]
 fn a_phone_speaks_the_older_of_its_two_programs_tls() {
     let mut bench = Bench::new();
-    let by = |program: &str, tls, seconds| Sighting {
+    let by = |program: &str, tls, seconds| PhoneEvent {
         user_agent: Some(format!("FileTransport PolycomVVX-VVX_500-UA/5.9.7.4477 Type/{program}").into_bytes().into()),
         tls: Some(tls),
         ..sighting(1, seconds)
@@ -257,8 +257,8 @@ fn a_ledger_of_the_first_version_is_brought_to_this_one() {
     let insert = "INSERT INTO claim VALUES ('ote', '00005e005301', zeroblob(32), 1000, 2000, '192.0.2.7', '192.0.2.7/32', 3, 'r')";
     old.execute_batch(insert).unwrap();
     drop(old);
-    drop(Store::open(&path).unwrap());
-    let claim = Reader::open(folder.path()).unwrap().unwrap().claims().unwrap().remove(0);
+    drop(HistoryStore::open(&path).unwrap());
+    let claim = HistoryReader::open(folder.path()).unwrap().unwrap().claims().unwrap().remove(0);
     let address = ClaimAddress { address: "192.0.2.7".to_owned(), first_seen: 2000, last_seen: 2000 };
     assert_eq!((claim.count, claim.addresses), (3, vec![address]));
 }
@@ -266,7 +266,7 @@ fn a_ledger_of_the_first_version_is_brought_to_this_one() {
 #[test]
 fn the_newest_requests_are_kept_for_a_month() {
     let mut bench = Bench::new();
-    let many: Vec<Sighting> = (0..1000).map(|second| sighting(1, second)).collect();
+    let many: Vec<PhoneEvent> = (0..1000).map(|second| sighting(1, second)).collect();
     many.chunks(300).for_each(|some| bench.write(some));
     bench.write(&(0..1000).map(|second| refused(2, second)).collect::<Vec<_>>());
     let first_and_count = |bench: &Bench, phone| {
@@ -277,7 +277,7 @@ fn the_newest_requests_are_kept_for_a_month() {
     assert_eq!(first_and_count(&bench, 2), (Some(980), 20));
     assert_eq!(bench.phones()[0].requests, 1000);
     let month = 30 * 86_400;
-    bench.store.write(&Taken::default(), at(month + 900)).unwrap();
+    bench.store.write(&TakenBatch::default(), at(month + 900)).unwrap();
     assert_eq!(first_and_count(&bench, 1), (Some(900), 100));
 }
 
@@ -286,7 +286,7 @@ fn texts_of_strangers_are_cut() {
     let mut bench = Bench::new();
     let long = "ä".repeat(5000);
     let request = Some((Method::GET, format!("/{long}.cfg").into()));
-    bench.write(&[Sighting { request, reason: Some(long), status: Some(StatusCode::FORBIDDEN), ..sighting(1, 1) }]);
+    bench.write(&[PhoneEvent { request, reason: Some(long), status: Some(StatusCode::FORBIDDEN), ..sighting(1, 1) }]);
     let request = bench.reader().requests(mac(1)).unwrap().remove(0);
     assert!(request.asked.unwrap().1.len() <= 512);
     assert!(request.reason.unwrap().len() <= 512);
@@ -295,10 +295,11 @@ fn texts_of_strangers_are_cut() {
 
 #[test]
 fn too_much_drops_the_oldest_of_its_kind_and_is_counted() {
-    let queue = Queue::default();
-    let numbers = |sightings: &[Sighting]| sightings.iter().map(|it| it.bytes).collect::<Vec<_>>();
-    let numbered =
-        |count: usize, sighting: Sighting| (0..count as u64).map(move |bytes| Sighting { bytes, ..sighting.clone() });
+    let queue = HistoryQueue::default();
+    let numbers = |sightings: &[PhoneEvent]| sightings.iter().map(|it| it.bytes).collect::<Vec<_>>();
+    let numbered = |count: usize, sighting: PhoneEvent| {
+        (0..count as u64).map(move |bytes| PhoneEvent { bytes, ..sighting.clone() })
+    };
     numbered(PROVEN + 3, sighting(1, 0)).for_each(|it| queue.push(it));
     numbered(10 * CLAIMED, claimed(1, 1, 0)).for_each(|it| queue.push(it));
     assert_eq!((queue.dropped(), queue.dropped_claims()), (3, 9 * CLAIMED as u64));
@@ -319,8 +320,8 @@ fn too_much_drops_the_oldest_of_its_kind_and_is_counted() {
 
 #[test]
 fn what_went_on_is_not_lost_with_a_write_that_failed_even_if_nothing_comes_after_it() {
-    let queue = Queue::default();
-    let counts = Counts { refused: 1, ..Counts::default() };
+    let queue = HistoryQueue::default();
+    let counts = ActivityCounts { refused: 1, ..ActivityCounts::default() };
     queue.count(STEP_S, counts);
     let taken = queue.take(Duration::ZERO).unwrap();
     assert!(taken.sightings.is_empty());
@@ -334,27 +335,30 @@ fn what_went_on_is_not_lost_with_a_write_that_failed_even_if_nothing_comes_after
 fn how_much_went_on_outlives_its_server_and_its_file() {
     let folder = tempfile::tempdir().unwrap();
     let now = clock::unix_seconds(clock::now());
-    let counts = |served: u64| Counts { served, refused: 2, handshakes: 3 };
-    let served = |ledger: &Ledger| ledger.health().activity(now).1.last().unwrap().served;
+    let counts = |served: u64| ActivityCounts { served, refused: 2, handshakes: 3 };
+    let served = |ledger: &PhoneHistory| ledger.health().activity(now).1.last().unwrap().served;
     let run = |count: u64| {
-        let (ledger, keeper) = Ledger::start(folder.path()).unwrap();
+        let (ledger, keeper) = PhoneHistory::start(folder.path()).unwrap();
         ledger.count(now, counts(count));
         drop(ledger);
         keeper.finish(Duration::from_mins(1));
     };
     run(1);
     run(10);
-    let (ledger, keeper) = Ledger::start(folder.path()).unwrap();
+    let (ledger, keeper) = PhoneHistory::start(folder.path()).unwrap();
     let deadline = std::iter::repeat_with(|| std::thread::sleep(Duration::from_millis(5))).take(4000);
     assert!(deadline.into_iter().any(|()| served(&ledger) == 11));
-    assert_eq!(*ledger.health().activity(now).1.last().unwrap(), Counts { served: 11, refused: 4, handshakes: 6 });
+    assert_eq!(
+        *ledger.health().activity(now).1.last().unwrap(),
+        ActivityCounts { served: 11, refused: 4, handshakes: 6 }
+    );
     // The file goes, and is made anew: what was counted is written again.
     std::fs::remove_file(database(folder.path())).unwrap();
     ledger.count(now, counts(100));
     drop(ledger);
     keeper.finish(Duration::from_mins(1));
-    let store = Store::open(&database(folder.path())).unwrap();
-    assert_eq!(store.steps().unwrap(), [(now / STEP_S, Counts { served: 111, refused: 6, handshakes: 9 })]);
+    let store = HistoryStore::open(&database(folder.path())).unwrap();
+    assert_eq!(store.steps().unwrap(), [(now / STEP_S, ActivityCounts { served: 111, refused: 6, handshakes: 9 })]);
 }
 
 #[test]
@@ -364,7 +368,7 @@ fn a_phone_that_comes_each_hour_has_its_visits_counted() {
     bench.write(&[sighting(1, 0), sighting(1, 1)]);
     assert_eq!(visits(&bench), Visits { count: 1, usual_pause: None });
     // Two requests each: written one by one, or at once.
-    let hours: Vec<Sighting> =
+    let hours: Vec<PhoneEvent> =
         (1..10).flat_map(|hour| [0, 1].map(|second| sighting(1, hour * 3600 + second))).collect();
     hours[..6].iter().for_each(|one| bench.write(std::slice::from_ref(one)));
     bench.write(&hours[6..]);
@@ -379,7 +383,7 @@ fn a_phone_that_comes_each_hour_has_its_visits_counted() {
 #[test]
 fn flush_is_answered_once_all_before_it_is_written() {
     let folder = tempfile::tempdir().unwrap();
-    let (ledger, keeper) = Ledger::start(folder.path()).unwrap();
+    let (ledger, keeper) = PhoneHistory::start(folder.path()).unwrap();
     let health = ledger.health();
     for second in 0..20 {
         ledger.note(sighting(1, second));
@@ -399,7 +403,7 @@ fn flush_is_answered_once_all_before_it_is_written() {
 fn flush_that_cannot_be_written_is_answered_so() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(database(folder.path())).unwrap();
-    let (ledger, _keeper) = Ledger::start(folder.path()).unwrap();
+    let (ledger, _keeper) = PhoneHistory::start(folder.path()).unwrap();
     ledger.note(sighting(1, 1));
     assert_eq!(ledger.health().flush().blocking_recv(), Ok(false));
     std::fs::remove_dir(database(folder.path())).unwrap();
@@ -412,15 +416,15 @@ fn a_damaged_file_is_moved_aside_and_a_newer_one_is_left_alone() {
     let path = database(folder.path());
     #[expect(clippy::disallowed_methods, reason = "damage is not written whole or not at all")]
     std::fs::write(&path, "no database, but long enough to be taken for one ".repeat(100)).unwrap();
-    let error = Store::open(&path).unwrap_err();
+    let error = HistoryStore::open(&path).unwrap_err();
     assert!(error.is_corrupt(), "{error}");
-    let aside = Store::move_aside(&path).unwrap();
+    let aside = HistoryStore::move_aside(&path).unwrap();
     assert!(aside.exists() && !path.exists());
-    drop(Store::open(&path).unwrap());
+    drop(HistoryStore::open(&path).unwrap());
     let newer = rusqlite::Connection::open(&path).unwrap();
     newer.pragma_update(None, "user_version", 99).unwrap();
     drop(newer);
-    let error = Store::open(&path).unwrap_err();
+    let error = HistoryStore::open(&path).unwrap_err();
     assert!(!error.is_corrupt() && error.to_string().contains("newer provost (version 99)"), "{error}");
 }
 
@@ -432,7 +436,7 @@ proptest! {
         kinds in prop::collection::vec((0_u64..4, 0_u8..4), 1..120),
         batch in 1_usize..40,
     ) {
-        let sightings: Vec<Sighting> = kinds.iter().zip((0..).step_by(97)).map(|((phone, kind), second)| match kind {
+        let sightings: Vec<PhoneEvent> = kinds.iter().zip((0..).step_by(97)).map(|((phone, kind), second)| match kind {
             0 => refused(*phone, second),
             1 => claimed(*phone, *phone, second),
             _ => sighting(*phone, second),

@@ -26,7 +26,7 @@ fn what_was_counted_is_told_until_its_constituency_is_gone() {
     metrics.handshakes.count(false);
     metrics.handshakes.count(true);
     metrics.handshakes.count(true);
-    let spoken = Tls {
+    let spoken = TlsGauges {
         constituency: "ote".to_owned(),
         level: "legacy",
         version: "TLSv1.0".to_owned(),

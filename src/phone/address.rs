@@ -21,7 +21,7 @@ const NOT_IN_A_PATH: &AsciiSet = &CONTROLS
 
 /// A server: scheme, host and port.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Origin {
+pub struct UrlOrigin {
     /// `https` rather than `http`.
     pub secure: bool,
     /// The host as written; an IPv6 address stands in brackets.
@@ -33,7 +33,7 @@ pub struct Origin {
 /// The provisioning server's URL, as DHCP option 160 gives it to a phone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerUrl {
-    origin: Origin,
+    origin: UrlOrigin,
     folder: String,
 }
 
@@ -41,7 +41,7 @@ pub struct ServerUrl {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location {
     /// Whom to ask.
-    pub origin: Origin,
+    pub origin: UrlOrigin,
     /// The request's path, already escaped.
     pub path: String,
 }
@@ -60,7 +60,7 @@ pub enum UnusableUrl {
     UserName,
 }
 
-impl Origin {
+impl UrlOrigin {
     /// What the `Host` header says: the port only where it is not the scheme's own.
     #[must_use]
     pub fn authority(&self) -> String {
@@ -86,7 +86,7 @@ impl Origin {
 impl ServerUrl {
     /// The server itself.
     #[must_use]
-    pub fn origin(&self) -> &Origin {
+    pub fn origin(&self) -> &UrlOrigin {
         &self.origin
     }
 
@@ -115,7 +115,7 @@ impl FromStr for ServerUrl {
     }
 }
 
-fn parse(text: &str) -> Result<(Origin, String), UnusableUrl> {
+fn parse(text: &str) -> Result<(UrlOrigin, String), UnusableUrl> {
     let not_a_url = || UnusableUrl::NotAUrl(text.chars().take(128).collect());
     let escaped = utf8_percent_encode(text, NOT_IN_A_PATH).to_string();
     let url: http::Uri = escaped.parse().map_err(|_| not_a_url())?;
@@ -133,11 +133,11 @@ fn parse(text: &str) -> Result<(Origin, String), UnusableUrl> {
         return Err(not_a_url());
     }
     let port = authority.port_u16().unwrap_or(if secure { 443 } else { 80 });
-    let origin = Origin { secure, host: authority.host().to_owned(), port };
+    let origin = UrlOrigin { secure, host: authority.host().to_owned(), port };
     Ok((origin, url.path().to_owned()))
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for UrlOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}://{}", if self.secure { "https" } else { "http" }, self.authority())
     }

@@ -16,10 +16,10 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 
-use super::address::{Location, Origin, UnusableUrl};
-use super::connect::{self, ConnectError, SpeaksTls, TlsFacts, TlsFailure};
+use super::address::{Location, UnusableUrl, UrlOrigin};
+use super::connect::{self, ClientTlsFacts, ConnectError, SpeaksTls, TlsFailure};
 use super::password::Prover;
-use super::upload::{Upload, UploadHandle};
+use super::upload::{PutBody, UploadHandle};
 use crate::constituency::MacAddress;
 use crate::wording::{counted, find_tls_error};
 
@@ -31,7 +31,7 @@ const PROGRESS_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_KEPT_BODY: u64 = 16 << 20;
 
 /// A request as a phone makes it.
-pub(super) struct Request<'a> {
+pub(super) struct ClientRequest<'a> {
     pub(super) method: Method,
     pub(super) location: &'a Location,
     pub(super) user_agent: &'a str,
@@ -42,7 +42,7 @@ pub(super) struct Request<'a> {
 }
 
 /// A whole answer.
-pub(super) struct Answer {
+pub(super) struct ClientResponse {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     /// Empty where the body was only counted.
@@ -51,7 +51,7 @@ pub(super) struct Answer {
 }
 
 /// What becomes of an answer's body.
-pub(super) enum Sink<'a> {
+pub(super) enum BodySink<'a> {
     /// It is kept, up to 16 MiB.
     Keep,
     /// It is counted: bytes so far, and in all if the server said.
@@ -106,16 +106,16 @@ pub enum ExchangeError {
 
 /// One phone's client.
 pub(super) struct Client<'a> {
-    target: &'a super::Target,
+    target: &'a super::BootTarget,
     tls: Arc<rustls::ClientConfig>,
     prover: Option<Prover>,
-    connection: Option<Connection>,
-    facts: Option<TlsFacts>,
+    connection: Option<ClientConnection>,
+    facts: Option<ClientTlsFacts>,
 }
 
-struct Connection {
-    origin: Origin,
-    sender: SendRequest<Upload>,
+struct ClientConnection {
+    origin: UrlOrigin,
+    sender: SendRequest<PutBody>,
     driver: Driver,
 }
 
@@ -129,23 +129,27 @@ enum Driver {
 
 impl<'a> Client<'a> {
     /// That of the phone `mac`.
-    pub(super) fn new(target: &'a super::Target, tls: rustls::ClientConfig, mac: MacAddress) -> Self {
+    pub(super) fn new(target: &'a super::BootTarget, tls: rustls::ClientConfig, mac: MacAddress) -> Self {
         let prover = target.password.clone().map(|password| Prover::new(mac.to_string(), password));
         Self { target, tls: Arc::new(tls), prover, connection: None, facts: None }
     }
 
     /// What the last TLS handshake agreed on.
-    pub(super) fn tls_facts(&self) -> Option<&TlsFacts> {
+    pub(super) fn tls_facts(&self) -> Option<&ClientTlsFacts> {
         self.facts.as_ref()
     }
 
     /// Makes `request`, and once more where the server first asks for a password.
-    pub(super) async fn exchange(&mut self, request: &Request<'_>, sink: Sink<'_>) -> Result<Answer, ExchangeError> {
+    pub(super) async fn exchange(
+        &mut self,
+        request: &ClientRequest<'_>,
+        sink: BodySink<'_>,
+    ) -> Result<ClientResponse, ExchangeError> {
         let mut answered = self.ask(request).await?;
         if answered.head.status == StatusCode::UNAUTHORIZED
             && self.prover_for(&request.location.origin).is_some_and(|it| it.is_asked(&answered.head.headers))
         {
-            self.connection = answered.read(Sink::Keep).await?.0;
+            self.connection = answered.read(BodySink::Keep).await?.0;
             answered = self.ask(request).await?;
         }
         let (connection, answer) = answered.read(sink).await?;
@@ -157,7 +161,7 @@ impl<'a> Client<'a> {
     ///
     /// A kept connection may have been closed by the server in the meantime, which only using it shows: then the
     /// request is made once more on a new one.
-    async fn ask(&mut self, request: &Request<'_>) -> Result<Answered, ExchangeError> {
+    async fn ask(&mut self, request: &ClientRequest<'_>) -> Result<Answered, ExchangeError> {
         let kept = self.connection.take().filter(|kept| kept.serves(&request.location.origin));
         if let Some(kept) = kept {
             match kept.send(request, self.authorization(request)).await {
@@ -169,17 +173,17 @@ impl<'a> Client<'a> {
         self.open(&request.location.origin).await?.send(request, authorization).await
     }
 
-    fn authorization(&mut self, request: &Request<'_>) -> Option<String> {
+    fn authorization(&mut self, request: &ClientRequest<'_>) -> Option<String> {
         self.prover_for(&request.location.origin)?.answer(request.method.as_str(), &request.location.path)
     }
 
     /// The password is that of one server, and is proved to no other, nor in the clear.
-    fn prover_for(&mut self, origin: &Origin) -> Option<&mut Prover> {
+    fn prover_for(&mut self, origin: &UrlOrigin) -> Option<&mut Prover> {
         let is_home = origin.secure && origin == self.target.url.origin();
         self.prover.as_mut().filter(|_| is_home)
     }
 
-    async fn open(&mut self, origin: &Origin) -> Result<Connection, ExchangeError> {
+    async fn open(&mut self, origin: &UrlOrigin) -> Result<ClientConnection, ExchangeError> {
         let resolve = self.target.resolve.filter(|_| origin == self.target.url.origin());
         let transport = connect::connect(origin, resolve, &self.tls).await?;
         if let Some(facts) = transport.facts() {
@@ -188,24 +192,28 @@ impl<'a> Client<'a> {
         let handshake = http1::handshake(TokioIo::new(transport)).await;
         let (sender, connection) = handshake.map_err(ExchangeError::Http)?;
         let driver = Driver::Open(Box::pin(connection));
-        Ok(Connection { origin: origin.clone(), sender, driver })
+        Ok(ClientConnection { origin: origin.clone(), sender, driver })
     }
 }
 
 /// An answer whose body is still to come.
 struct Answered {
-    connection: Connection,
+    connection: ClientConnection,
     head: http::response::Parts,
     body: Incoming,
     upload: Option<UploadHandle>,
 }
 
-impl Connection {
-    fn serves(&self, origin: &Origin) -> bool {
+impl ClientConnection {
+    fn serves(&self, origin: &UrlOrigin) -> bool {
         self.origin == *origin && !self.sender.is_closed()
     }
 
-    async fn send(mut self, request: &Request<'_>, authorization: Option<String>) -> Result<Answered, ExchangeError> {
+    async fn send(
+        mut self,
+        request: &ClientRequest<'_>,
+        authorization: Option<String>,
+    ) -> Result<Answered, ExchangeError> {
         let (http_request, upload) = build(request, authorization)?;
         let answer = self.driver.alongside(self.sender.send_request(http_request));
         match timeout(RESPONSE_TIMEOUT, answer).await {
@@ -226,7 +234,10 @@ impl Connection {
 }
 
 impl Answered {
-    async fn read(mut self, mut sink: Sink<'_>) -> Result<(Option<Connection>, Answer), ExchangeError> {
+    async fn read(
+        mut self,
+        mut sink: BodySink<'_>,
+    ) -> Result<(Option<ClientConnection>, ClientResponse), ExchangeError> {
         let expected = http_body::Body::size_hint(&self.body).exact();
         let (mut kept, mut received) = (BytesMut::new(), 0);
         loop {
@@ -237,15 +248,15 @@ impl Answered {
             let Ok(data) = frame.into_data() else { continue };
             received += data.len() as u64;
             match &mut sink {
-                Sink::Keep if received > MAX_KEPT_BODY => return Err(ExchangeError::TooLarge),
-                Sink::Keep => kept.extend_from_slice(&data),
-                Sink::Count(watch) => watch(received, expected),
+                BodySink::Keep if received > MAX_KEPT_BODY => return Err(ExchangeError::TooLarge),
+                BodySink::Keep => kept.extend_from_slice(&data),
+                BodySink::Count(watch) => watch(received, expected),
             }
         }
         let http::response::Parts { status, headers, .. } = self.head;
         let reusable = self.upload.is_none_or(|upload| upload.was_sent());
         let connection = if reusable { self.connection.when_ready().await } else { None };
-        Ok((connection, Answer { status, headers, body: kept.freeze(), received }))
+        Ok((connection, ClientResponse { status, headers, body: kept.freeze(), received }))
     }
 }
 
@@ -313,9 +324,9 @@ fn with_cause(error: &hyper::Error) -> String {
 }
 
 fn build(
-    request: &Request<'_>,
+    request: &ClientRequest<'_>,
     authorization: Option<String>,
-) -> Result<(http::Request<Upload>, Option<UploadHandle>), http::Error> {
+) -> Result<(http::Request<PutBody>, Option<UploadHandle>), http::Error> {
     let mut head = http::Request::builder()
         .method(&request.method)
         .uri(request.location.path.as_str())
@@ -329,9 +340,9 @@ fn build(
         head = head.header(header::CONTENT_RANGE, range);
     }
     let Some(bytes) = &request.body else {
-        return Ok((head.body(Upload::none())?, None));
+        return Ok((head.body(PutBody::none())?, None));
     };
-    let (body, handle) = Upload::expecting_continue(bytes.clone());
+    let (body, handle) = PutBody::expecting_continue(bytes.clone());
     let mut request = head.header(header::EXPECT, "100-continue").body(body)?;
     let open = handle.opener();
     hyper::ext::on_informational(&mut request, move |answer| {

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::address::Origin;
+use super::address::UrlOrigin;
 use super::alert;
 
 use crate::wording::{alert_name, find_tls_error, tls_error};
@@ -42,7 +42,7 @@ pub struct DeviceCertificate {
 
 /// What a handshake agreed on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TlsFacts {
+pub struct ClientTlsFacts {
     /// For example `TLSv1_3`.
     pub version: String,
     /// For example `TLS13_AES_128_GCM_SHA256`.
@@ -150,7 +150,7 @@ pub(super) enum Transport {
 
 /// Connects to `origin`, at `resolve` if that is given, else wherever its name leads.
 pub(super) async fn connect(
-    origin: &Origin,
+    origin: &UrlOrigin,
     resolve: Option<SocketAddr>,
     tls: &Arc<ClientConfig>,
 ) -> Result<Transport, ConnectError> {
@@ -165,7 +165,7 @@ pub(super) async fn connect(
     Ok(Transport::Tls(Box::new(stream)))
 }
 
-async fn addresses(origin: &Origin, resolve: Option<SocketAddr>) -> Result<Vec<SocketAddr>, ConnectError> {
+async fn addresses(origin: &UrlOrigin, resolve: Option<SocketAddr>) -> Result<Vec<SocketAddr>, ConnectError> {
     let host = origin.bare_host();
     if let Some(address) = resolve {
         return Ok(vec![address]);
@@ -182,7 +182,7 @@ async fn addresses(origin: &Origin, resolve: Option<SocketAddr>) -> Result<Vec<S
 }
 
 /// The first address that answers; if none does, why the last one did not.
-async fn connect_any(addresses: Vec<SocketAddr>, origin: &Origin) -> Result<(SocketAddr, TcpStream), ConnectError> {
+async fn connect_any(addresses: Vec<SocketAddr>, origin: &UrlOrigin) -> Result<(SocketAddr, TcpStream), ConnectError> {
     let mut last = ConnectError::NoAddress(origin.bare_host().to_owned());
     for address in addresses {
         match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
@@ -199,10 +199,10 @@ async fn connect_any(addresses: Vec<SocketAddr>, origin: &Origin) -> Result<(Soc
 }
 
 impl Transport {
-    pub(super) fn facts(&self) -> Option<TlsFacts> {
+    pub(super) fn facts(&self) -> Option<ClientTlsFacts> {
         let Self::Tls(stream) = self else { return None };
         let session = stream.get_ref().1;
-        Some(TlsFacts {
+        Some(ClientTlsFacts {
             version: format!("{:?}", session.protocol_version()?),
             suite: format!("{:?}", session.negotiated_cipher_suite()?.suite()),
         })

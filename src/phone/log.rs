@@ -6,18 +6,18 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use time::OffsetDateTime;
 
-use super::model::{Phone, Program};
-use super::report::Exchange;
+use super::model::{Program, VirtualPhone};
+use super::report::RequestReport;
 
 /// The line that each program begins with.
-pub(super) fn opening(at: SystemTime, phone: &Phone, program: Program) -> String {
-    let Phone { model, firmware, part_number, mac } = phone;
+pub(super) fn opening(at: SystemTime, phone: &VirtualPhone, program: Program) -> String {
+    let VirtualPhone { model, firmware, part_number, mac } = phone;
     line(at, "so", &format!("{} {firmware} starts on {model} {part_number} {mac}", program.name()))
 }
 
 /// What the application has to say of one request.
-pub(super) fn request(at: SystemTime, exchange: &Exchange) -> String {
-    let Exchange { method, path, status, received, .. } = exchange;
+pub(super) fn request(at: SystemTime, exchange: &RequestReport) -> String {
+    let RequestReport { method, path, status, received, .. } = exchange;
     let status = status.map_or_else(|| "no answer".to_owned(), |status| status.as_u16().to_string());
     line(at, "cfg", &format!("{method} {path} {status} {received} bytes"))
 }
@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn a_line_is_a_polycoms() {
-        let phone = Phone::new("00005e00530c".parse().unwrap());
+        let phone = VirtualPhone::new("00005e00530c".parse().unwrap());
         assert_eq!(
             opening(SystemTime::UNIX_EPOCH, &phone, Program::Updater),
             "0101000000|so   |4|00|Updater 5.9.7.4477 starts on VVX_500 3111-44500-001 00005e00530c\n"

@@ -36,18 +36,18 @@ use rustls::RootCertStore;
 
 pub use address::{ServerUrl, UnusableUrl};
 pub use client::ExchangeError;
-pub use connect::{ConnectError, DeviceCertificate, TlsFacts, TlsFailure};
-pub use model::{BootOrder, Phone, Program};
+pub use connect::{ClientTlsFacts, ConnectError, DeviceCertificate, TlsFailure};
+pub use model::{BootOrder, Program, VirtualPhone};
 pub use password::Password;
-pub use rack::{Summary, boot_rack};
-pub use report::{Exchange, Lacking, Outcome, Reason, Remark, Report, Step, Watch};
+pub use rack::{FleetSummary, boot_fleet};
+pub use report::{BootReport, BootStep, Lacking, Reason, Remark, RequestOutcome, RequestReport, Watch};
 
 use crate::clock;
 use steps::Boot;
 
 /// The server that phones are pointed at.
 #[derive(Debug, Clone)]
-pub struct Target {
+pub struct BootTarget {
     /// The URL that the phone got by DHCP or was given by hand.
     pub url: ServerUrl,
     /// The CAs whose servers the phone believes.
@@ -62,14 +62,14 @@ pub struct Target {
 ///
 /// `watch` sees each request as it is answered, and the report.
 pub async fn boot(
-    phone: &Phone,
-    target: &Target,
+    phone: &VirtualPhone,
+    target: &BootTarget,
     certificate: Option<&DeviceCertificate>,
     watch: &mut dyn Watch,
-) -> Report {
+) -> BootReport {
     let started = clock::monotonic();
     let (exchanges, tls, outcome) = match connect::tls_config(Arc::clone(&target.server_roots), certificate) {
-        Err(error) => (Vec::new(), None, Outcome::NotProvisioned(Reason::DeviceCertificate(error))),
+        Err(error) => (Vec::new(), None, RequestOutcome::NotProvisioned(Reason::DeviceCertificate(error))),
         Ok(tls) => {
             let mut boot = Boot::new(phone, target, tls, watch);
             let result = match phone.boot_order() {
@@ -77,10 +77,14 @@ pub async fn boot(
                 BootOrder::UcSoftware4 => boot_uc_software_4(&mut boot).await,
             };
             let (exchanges, tls, lacking) = boot.finish();
-            (exchanges, tls, result.map_or_else(Outcome::NotProvisioned, |()| Outcome::Provisioned(lacking)))
+            (
+                exchanges,
+                tls,
+                result.map_or_else(RequestOutcome::NotProvisioned, |()| RequestOutcome::Provisioned(lacking)),
+            )
         }
     };
-    let report = Report { phone: phone.clone(), exchanges, tls, duration: started.elapsed(), outcome };
+    let report = BootReport { phone: phone.clone(), exchanges, tls, duration: started.elapsed(), outcome };
     watch.ended(&report);
     report
 }
@@ -91,15 +95,15 @@ async fn boot_uc_software_5(boot: &mut Boot<'_>) -> Result<(), Reason> {
     let master = boot.get_master().await?;
     let directories = &master.directories;
     boot.get_firmware(master.firmware.as_deref()).await?;
-    boot.get_named(Step::Configuration, &master.config_files).await?;
-    boot.get_named(Step::FurtherFiles, &master.other_files).await?;
-    boot.get_optional(Step::Overrides, &directories.overrides, &format!("{mac}-phone.cfg")).await?;
-    boot.get_optional(Step::Overrides, &directories.overrides, &format!("{mac}-web.cfg")).await?;
-    boot.get_optional(Step::License, &directories.licenses, "000000000000-license.cfg").await?;
-    boot.get_optional(Step::License, &directories.licenses, &format!("{mac}-license.cfg")).await?;
-    boot.get_optional(Step::CallLists, &directories.call_lists, &format!("{mac}-calls.xml")).await?;
-    boot.get_optional(Step::Contacts, &directories.contacts, &format!("{mac}-directory.xml")).await?;
-    boot.get_optional(Step::Contacts, &directories.contacts, "000000000000-directory.xml").await?;
+    boot.get_named(BootStep::Configuration, &master.config_files).await?;
+    boot.get_named(BootStep::FurtherFiles, &master.other_files).await?;
+    boot.get_optional(BootStep::Overrides, &directories.overrides, &format!("{mac}-phone.cfg")).await?;
+    boot.get_optional(BootStep::Overrides, &directories.overrides, &format!("{mac}-web.cfg")).await?;
+    boot.get_optional(BootStep::License, &directories.licenses, "000000000000-license.cfg").await?;
+    boot.get_optional(BootStep::License, &directories.licenses, &format!("{mac}-license.cfg")).await?;
+    boot.get_optional(BootStep::CallLists, &directories.call_lists, &format!("{mac}-calls.xml")).await?;
+    boot.get_optional(BootStep::Contacts, &directories.contacts, &format!("{mac}-directory.xml")).await?;
+    boot.get_optional(BootStep::Contacts, &directories.contacts, "000000000000-directory.xml").await?;
     boot.append_app_log(&directories.logs).await
 }
 
@@ -107,10 +111,10 @@ async fn boot_uc_software_4(boot: &mut Boot<'_>) -> Result<(), Reason> {
     let mac = boot.phone().mac;
     let master = boot.get_master().await?;
     let directories = &master.directories;
-    boot.get_named(Step::Configuration, &master.config_files).await?;
-    boot.get_named(Step::FurtherFiles, &master.other_files).await?;
-    boot.get_optional(Step::Overrides, &directories.overrides, &format!("{mac}-phone.cfg")).await?;
-    boot.get_optional(Step::Overrides, &directories.overrides, &format!("{mac}-web.cfg")).await?;
-    boot.get_optional(Step::License, &directories.licenses, "000000000000-license.cfg").await?;
+    boot.get_named(BootStep::Configuration, &master.config_files).await?;
+    boot.get_named(BootStep::FurtherFiles, &master.other_files).await?;
+    boot.get_optional(BootStep::Overrides, &directories.overrides, &format!("{mac}-phone.cfg")).await?;
+    boot.get_optional(BootStep::Overrides, &directories.overrides, &format!("{mac}-web.cfg")).await?;
+    boot.get_optional(BootStep::License, &directories.licenses, "000000000000-license.cfg").await?;
     boot.put_app_log(&directories.logs).await
 }

@@ -7,7 +7,7 @@ use crate::phone_config::PhoneNames;
 
 /// One phone as it left the factory: its address, its hardware and the firmware on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Phone {
+pub struct VirtualPhone {
     /// Its EUI-48, which its certificate proves and its files carry.
     pub mac: MacAddress,
     /// The model as the User-Agent writes it, for example `VVX_500`.
@@ -36,7 +36,7 @@ pub enum BootOrder {
     UcSoftware4,
 }
 
-impl Phone {
+impl VirtualPhone {
     /// What [`Phone::new`] takes where nobody says otherwise.
     pub const DEFAULT_MODEL: &str = "VVX_500";
     /// The firmware of [`Phone::new`].
@@ -131,7 +131,7 @@ impl Program {
     }
 }
 
-impl fmt::Display for Phone {
+impl fmt::Display for VirtualPhone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({} on {})", self.mac, self.model, self.firmware)
     }
@@ -141,9 +141,9 @@ impl fmt::Display for Phone {
 mod tests {
     use super::*;
 
-    fn phone(model: &str, firmware: &str) -> Phone {
+    fn phone(model: &str, firmware: &str) -> VirtualPhone {
         let mac = "00005e00530c".parse().unwrap();
-        Phone { model: model.to_owned(), firmware: firmware.to_owned(), ..Phone::new(mac) }
+        VirtualPhone { model: model.to_owned(), firmware: firmware.to_owned(), ..VirtualPhone::new(mac) }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 use zeroize::Zeroizing;
 
-use crate::digest::{Asked, Challenge};
+use crate::digest::{ChallengeRequest, DigestChallenge};
 
 /// A password. It is never shown.
 #[derive(Clone)]
@@ -32,7 +32,7 @@ pub(super) struct Prover {
     user: String,
     password: Password,
     /// What was asked last, and how often that was answered.
-    challenge: Option<(Challenge, u32)>,
+    challenge: Option<(DigestChallenge, u32)>,
 }
 
 impl Prover {
@@ -48,7 +48,7 @@ impl Prover {
         let mut random = [0; 16];
         aws_lc_rs::rand::fill(&mut random).ok()?;
         let client_nonce: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        let asked = Asked { method, target, count: *count, client_nonce: &client_nonce };
+        let asked = ChallengeRequest { method, target, count: *count, client_nonce: &client_nonce };
         Some(challenge.answer(&self.user, &self.password.0, asked))
     }
 
@@ -56,7 +56,7 @@ impl Prover {
     /// answer means that the password is wrong, unless it says that the old one is too old.
     pub(super) fn is_asked(&mut self, headers: &HeaderMap) -> bool {
         let has_answered = self.challenge.is_some();
-        let challenge = Challenge::first(headers).filter(|challenge| !has_answered || challenge.is_stale);
+        let challenge = DigestChallenge::first(headers).filter(|challenge| !has_answered || challenge.is_stale);
         self.challenge = challenge.map(|challenge| (challenge, 0));
         self.challenge.is_some()
     }

@@ -6,13 +6,13 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::{DeviceCertificate, Phone, Report, Target, Watch, boot};
+use super::{BootReport, BootTarget, DeviceCertificate, VirtualPhone, Watch, boot};
 use crate::clock;
 use crate::constituency::MacAddress;
 
 /// What became of many phones.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Summary {
+pub struct FleetSummary {
     /// How many booted.
     pub phones: u64,
     /// How many of them have a configuration.
@@ -31,7 +31,7 @@ pub struct Summary {
     pub duration: Duration,
 }
 
-impl Summary {
+impl FleetSummary {
     /// Whether every phone was provisioned, and there was one.
     #[must_use]
     pub fn all_provisioned(&self) -> bool {
@@ -45,7 +45,7 @@ impl Summary {
     }
 
     /// Counts one more phone.
-    pub fn add(&mut self, report: &Report) {
+    pub fn add(&mut self, report: &BootReport) {
         let (sent, received) = report.bytes();
         self.phones += 1;
         self.provisioned += u64::from(report.is_provisioned());
@@ -62,12 +62,12 @@ impl Summary {
 /// Boots all of `phones`, no more than `at_once` at a time, each with the watch that `watch` gives for it.
 ///
 /// Certificates are made before, so that what is measured is the server. Dropping the future stops every boot.
-pub async fn boot_rack<W: Watch + 'static>(
-    phones: Vec<(Phone, Option<DeviceCertificate>)>,
-    target: &Target,
+pub async fn boot_fleet<W: Watch + 'static>(
+    phones: Vec<(VirtualPhone, Option<DeviceCertificate>)>,
+    target: &BootTarget,
     at_once: usize,
-    mut watch: impl FnMut(&Phone) -> W,
-) -> Summary {
+    mut watch: impl FnMut(&VirtualPhone) -> W,
+) -> FleetSummary {
     let started = clock::monotonic();
     let target = Arc::new(target.clone());
     let places = Arc::new(Semaphore::new(at_once.clamp(1, Semaphore::MAX_PERMITS)));
@@ -80,7 +80,7 @@ pub async fn boot_rack<W: Watch + 'static>(
             boot(&phone, &target, certificate.as_ref(), &mut watch).await
         });
     }
-    let mut summary = Summary::default();
+    let mut summary = FleetSummary::default();
     while let Some(boot) = boots.join_next().await {
         match boot {
             Ok(report) => summary.add(&report),

@@ -6,9 +6,9 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 
 use super::client::ExchangeError;
-use super::connect::TlsFacts;
-use super::model::{Phone, Program};
-use crate::phone_config::{Departure, Unreadable};
+use super::connect::ClientTlsFacts;
+use super::model::{Program, VirtualPhone};
+use crate::phone_config::{Departure, UnreadableXml};
 
 /// How many names are shown of several.
 const NAMES: usize = 5;
@@ -17,7 +17,7 @@ use crate::wording::{counted, tls_error};
 
 /// What a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum BootStep {
     /// The updater's log.
     BootLog,
     /// `<mac>.cfg` or `000000000000.cfg`.
@@ -54,7 +54,7 @@ pub enum Remark {
     /// A log that the server did not take is lost, and nothing else.
     LogLost(StatusCode),
     /// A configuration that no reader can make sense of, or that breaks off.
-    Unreadable(Unreadable),
+    Unreadable(UnreadableXml),
     /// A configuration that strict XML readers refuse.
     Departs(Departure),
     /// A log was continued at this size.
@@ -67,9 +67,9 @@ pub enum Remark {
 
 /// One request and its answer.
 #[derive(Debug, Clone)]
-pub struct Exchange {
+pub struct RequestReport {
     /// What it was for.
-    pub step: Step,
+    pub step: BootStep,
     /// GET, HEAD or PUT.
     pub method: Method,
     /// The path, or the whole URL where it leads to another server.
@@ -90,7 +90,7 @@ pub struct Exchange {
 
 /// How a boot ended.
 #[derive(Debug)]
-pub enum Outcome {
+pub enum RequestOutcome {
     /// The phone has a configuration. What it lacks of what that names, it goes without.
     Provisioned(Lacking),
     /// It has not, and this is why.
@@ -172,23 +172,23 @@ pub enum Reason {
         /// Which of the two.
         path: String,
         /// What is wrong with it.
-        source: Unreadable,
+        source: UnreadableXml,
     },
 }
 
 /// A boot from its first request to its end.
 #[derive(Debug)]
-pub struct Report {
+pub struct BootReport {
     /// Who booted.
-    pub phone: Phone,
+    pub phone: VirtualPhone,
     /// Every request, in order.
-    pub exchanges: Vec<Exchange>,
+    pub exchanges: Vec<RequestReport>,
     /// What the last handshake agreed on, if there was one.
-    pub tls: Option<TlsFacts>,
+    pub tls: Option<ClientTlsFacts>,
     /// How long it took.
     pub duration: Duration,
     /// How it ended.
-    pub outcome: Outcome,
+    pub outcome: RequestOutcome,
 }
 
 /// Somebody who wants to see a boot happen.
@@ -199,12 +199,12 @@ pub trait Watch: Send {
     }
 
     /// A request was answered, or failed.
-    fn exchanged(&mut self, exchange: &Exchange) {
+    fn exchanged(&mut self, exchange: &RequestReport) {
         let _ = exchange;
     }
 
     /// The boot is over.
-    fn ended(&mut self, report: &Report) {
+    fn ended(&mut self, report: &BootReport) {
         let _ = report;
     }
 }
@@ -212,28 +212,28 @@ pub trait Watch: Send {
 /// Nobody watches.
 impl Watch for () {}
 
-impl Report {
+impl BootReport {
     /// Whether the phone has what it needs.
     #[must_use]
     pub fn is_provisioned(&self) -> bool {
-        matches!(self.outcome, Outcome::Provisioned(_))
+        matches!(self.outcome, RequestOutcome::Provisioned(_))
     }
 
     /// Whether it also has every file that its master configuration names.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        matches!(&self.outcome, Outcome::Provisioned(lacking) if *lacking == Lacking::default())
+        matches!(&self.outcome, RequestOutcome::Provisioned(lacking) if *lacking == Lacking::default())
     }
 
     /// Bytes of all bodies: sent, received.
     #[must_use]
     pub fn bytes(&self) -> (u64, u64) {
-        let sum = |bytes: fn(&Exchange) -> u64| self.exchanges.iter().map(bytes).sum();
+        let sum = |bytes: fn(&RequestReport) -> u64| self.exchanges.iter().map(bytes).sum();
         (sum(|exchange| exchange.sent), sum(|exchange| exchange.received))
     }
 }
 
-impl Step {
+impl BootStep {
     /// As people call it.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -269,7 +269,7 @@ impl fmt::Display for Remark {
     }
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for RequestOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Provisioned(lacking) => write!(f, "provisioned{lacking}"),

@@ -3,54 +3,54 @@
 use bytes::Bytes;
 use http::{Method, StatusCode, header};
 
-use super::Target;
+use super::BootTarget;
 use super::address::{Location, ServerUrl};
-use super::client::{Answer, Client, ExchangeError, Request, Sink};
-use super::connect::TlsFacts;
+use super::client::{BodySink, Client, ClientRequest, ClientResponse, ExchangeError};
+use super::connect::ClientTlsFacts;
 use super::log;
-use super::model::{Phone, Program};
-use super::report::{Exchange, Lacking, Reason, Remark, Step, Watch};
+use super::model::{Program, VirtualPhone};
+use super::report::{BootStep, Lacking, Reason, Remark, RequestReport, Watch};
 use crate::clock;
-use crate::phone_config::{MasterConfiguration, Named, Text, Unreadable, XmlFile, in_directory};
+use crate::phone_config::{MasterConfiguration, Named, Text, UnreadableXml, XmlFile, in_directory};
 
 /// A phone begins its log anew when it has grown to this (`log.render.file.upload.append.sizeLimit`, 512 KB).
 const MAX_LOG: u64 = 512 << 10;
 
 /// A boot under way.
 pub(super) struct Boot<'a> {
-    phone: &'a Phone,
+    phone: &'a VirtualPhone,
     url: &'a ServerUrl,
     client: Client<'a>,
     has_password: bool,
     watch: &'a mut dyn Watch,
-    exchanges: Vec<Exchange>,
+    exchanges: Vec<RequestReport>,
     lacking: Lacking,
     app_log: Vec<String>,
 }
 
 /// A request before it has a location.
-struct Ask {
-    step: Step,
+struct StepRequest {
+    step: BootStep,
     program: Program,
     method: Method,
     body: Option<Bytes>,
     content_range: Option<String>,
 }
 
-impl Ask {
-    fn get(step: Step) -> Self {
+impl StepRequest {
+    fn get(step: BootStep) -> Self {
         Self { step, program: Program::Application, method: Method::GET, body: None, content_range: None }
     }
 
-    fn put(step: Step, program: Program, body: Bytes) -> Self {
+    fn put(step: BootStep, program: Program, body: Bytes) -> Self {
         Self { step, program, method: Method::PUT, body: Some(body), content_range: None }
     }
 }
 
 impl<'a> Boot<'a> {
     pub(super) fn new(
-        phone: &'a Phone,
-        target: &'a Target,
+        phone: &'a VirtualPhone,
+        target: &'a BootTarget,
         tls: rustls::ClientConfig,
         watch: &'a mut dyn Watch,
     ) -> Self {
@@ -61,12 +61,12 @@ impl<'a> Boot<'a> {
         Self { phone, url: &target.url, client, has_password, watch, exchanges, lacking, app_log }
     }
 
-    pub(super) fn phone(&self) -> &'a Phone {
+    pub(super) fn phone(&self) -> &'a VirtualPhone {
         self.phone
     }
 
     /// The requests made, what the last handshake agreed on, and the named files that the phone did not get.
-    pub(super) fn finish(self) -> (Vec<Exchange>, Option<TlsFacts>, Lacking) {
+    pub(super) fn finish(self) -> (Vec<RequestReport>, Option<ClientTlsFacts>, Lacking) {
         let facts = self.client.tls_facts().cloned();
         (self.exchanges, facts, self.lacking)
     }
@@ -74,7 +74,7 @@ impl<'a> Boot<'a> {
     /// A log that is not taken stops no phone.
     pub(super) async fn put_boot_log(&mut self) -> Result<(), Reason> {
         let text = log::whole([log::opening(clock::now(), self.phone, Program::Updater)]);
-        let ask = Ask::put(Step::BootLog, Program::Updater, text);
+        let ask = StepRequest::put(BootStep::BootLog, Program::Updater, text);
         let file = format!("{}-boot.log", self.phone.mac);
         self.request(ask, &file, log_lost).await.map(drop)
     }
@@ -83,8 +83,8 @@ impl<'a> Boot<'a> {
     pub(super) async fn get_master(&mut self) -> Result<MasterConfiguration, Reason> {
         let mac = self.phone.mac;
         for file in [format!("{mac}.cfg"), "000000000000.cfg".to_owned()] {
-            let remark = |answer: &Answer| skipped(answer).or_else(|| remark_on_content(answer));
-            let answer = self.request(Ask::get(Step::Master), &file, remark).await?;
+            let remark = |answer: &ClientResponse| skipped(answer).or_else(|| remark_on_content(answer));
+            let answer = self.request(StepRequest::get(BootStep::Master), &file, remark).await?;
             if answer.status == StatusCode::NOT_FOUND {
                 continue;
             }
@@ -98,25 +98,25 @@ impl<'a> Boot<'a> {
     /// Only a connection that breaks stops a phone here: it runs on the firmware that it has.
     pub(super) async fn get_firmware(&mut self, image: Option<&str>) -> Result<(), Reason> {
         let Some(image) = image else { return Ok(()) };
-        let remark = |answer: &Answer| match answer.status {
+        let remark = |answer: &ClientResponse| match answer.status {
             status if status.is_success() => None,
             StatusCode::NOT_FOUND => Some(Remark::FirmwareNotOffered),
             status => Some(Remark::FirmwareKept(status)),
         };
-        self.request(Ask::get(Step::Firmware), image, remark).await.map(drop)
+        self.request(StepRequest::get(BootStep::Firmware), image, remark).await.map(drop)
     }
 
     /// Each of `files`, which the master configuration names. The phone goes on without one that is missing, and stops at
     /// one that is refused.
-    pub(super) async fn get_named(&mut self, step: Step, files: &[String]) -> Result<(), Reason> {
+    pub(super) async fn get_named(&mut self, step: BootStep, files: &[String]) -> Result<(), Reason> {
         for file in files {
-            let remark = |answer: &Answer| match answer.status {
+            let remark = |answer: &ClientResponse| match answer.status {
                 StatusCode::NOT_FOUND => Some(Remark::Missing),
                 // What further files hold, the phone's applications know.
-                _ if step == Step::Configuration => remark_on_content(answer),
+                _ if step == BootStep::Configuration => remark_on_content(answer),
                 _ => None,
             };
-            let answer = self.request(Ask::get(step), file, remark).await?;
+            let answer = self.request(StepRequest::get(step), file, remark).await?;
             self.found_or_missing(&answer)?;
             match self.exchanges.last().and_then(|exchange| exchange.remark.as_ref()) {
                 Some(Remark::Missing) => self.lacking.missing.push(file.clone()),
@@ -128,8 +128,8 @@ impl<'a> Boot<'a> {
     }
 
     /// A file that need not be there.
-    pub(super) async fn get_optional(&mut self, step: Step, directory: &str, file: &str) -> Result<(), Reason> {
-        let answer = self.request(Ask::get(step), &in_directory(directory, file), skipped).await?;
+    pub(super) async fn get_optional(&mut self, step: BootStep, directory: &str, file: &str) -> Result<(), Reason> {
+        let answer = self.request(StepRequest::get(step), &in_directory(directory, file), skipped).await?;
         self.found_or_missing(&answer)
     }
 
@@ -141,7 +141,7 @@ impl<'a> Boot<'a> {
     /// The application's log, behind what the server has of it.
     pub(super) async fn append_app_log(&mut self, directory: &str) -> Result<(), Reason> {
         let file = self.app_log_file(directory);
-        let ask = Ask { method: Method::HEAD, ..Ask::get(Step::AppLog) };
+        let ask = StepRequest { method: Method::HEAD, ..StepRequest::get(BootStep::AppLog) };
         let head = self.request(ask, &file, skipped).await?;
         let size = Some(&head).filter(|head| head.status.is_success()).and_then(content_length);
         let Some(size) = size.filter(|size| *size < MAX_LOG) else {
@@ -154,13 +154,13 @@ impl<'a> Boot<'a> {
         }
     }
 
-    async fn put_log_part(&mut self, directory: &str, at: Option<u64>) -> Result<Answer, Reason> {
+    async fn put_log_part(&mut self, directory: &str, at: Option<u64>) -> Result<ClientResponse, Reason> {
         let body = log::whole(std::mem::take(&mut self.app_log));
         let kept = body.clone();
         let content_range = at.and_then(|start| content_range(start, body.len() as u64));
-        let ask = Ask { content_range, ..Ask::put(Step::AppLog, Program::Application, body) };
+        let ask = StepRequest { content_range, ..StepRequest::put(BootStep::AppLog, Program::Application, body) };
         let file = self.app_log_file(directory);
-        let remark = move |answer: &Answer| match (size_in_conflict(answer), at) {
+        let remark = move |answer: &ClientResponse| match (size_in_conflict(answer), at) {
             (Some(size), Some(_)) => Some(Remark::SizeIs(size)),
             (_, Some(at)) if answer.status.is_success() => Some(Remark::AppendedAt(at)),
             _ => log_lost(answer),
@@ -178,10 +178,10 @@ impl<'a> Boot<'a> {
     /// Makes one request and records it, with what `remark` has to say of the answer.
     async fn request(
         &mut self,
-        ask: Ask,
+        ask: StepRequest,
         entry: &str,
-        remark: impl FnOnce(&Answer) -> Option<Remark> + Send,
-    ) -> Result<Answer, Reason> {
+        remark: impl FnOnce(&ClientResponse) -> Option<Remark> + Send,
+    ) -> Result<ClientResponse, Reason> {
         let started = clock::monotonic();
         let location = self.url.locate(entry);
         let path = location.as_ref().map_or_else(|_| entry.escape_debug().to_string(), |location| self.shown(location));
@@ -194,14 +194,24 @@ impl<'a> Boot<'a> {
             Ok(answer) => (Some(answer.status), body, answer.received, remark(answer)),
             Err(error) => (None, 0, 0, Some(Remark::Failed(error.to_string()))),
         };
-        let Ask { step, method, program, .. } = ask;
+        let StepRequest { step, method, program, .. } = ask;
         let duration = started.elapsed();
-        self.record(Exchange { step, method, path: path.clone(), program, status, sent, received, duration, remark });
+        self.record(RequestReport {
+            step,
+            method,
+            path: path.clone(),
+            program,
+            status,
+            sent,
+            received,
+            duration,
+            remark,
+        });
         result.map_err(|source| Reason::NoAnswer { path, source })
     }
 
-    async fn exchange(&mut self, ask: &Ask, location: &Location) -> Result<Answer, ExchangeError> {
-        let request = Request {
+    async fn exchange(&mut self, ask: &StepRequest, location: &Location) -> Result<ClientResponse, ExchangeError> {
+        let request = ClientRequest {
             method: ask.method.clone(),
             location,
             user_agent: &self.phone.user_agent(ask.program),
@@ -209,11 +219,11 @@ impl<'a> Boot<'a> {
             content_range: ask.content_range.clone(),
         };
         let mut progress = |received, expected| self.watch.progress(received, expected);
-        let sink = if ask.step == Step::Firmware { Sink::Count(&mut progress) } else { Sink::Keep };
+        let sink = if ask.step == BootStep::Firmware { BodySink::Count(&mut progress) } else { BodySink::Keep };
         self.client.exchange(&request, sink).await
     }
 
-    fn record(&mut self, exchange: Exchange) {
+    fn record(&mut self, exchange: RequestReport) {
         self.watch.exchanged(&exchange);
         self.app_log.push(log::request(clock::now(), &exchange));
         self.exchanges.push(exchange);
@@ -223,12 +233,12 @@ impl<'a> Boot<'a> {
         if location.origin == *self.url.origin() { location.path.clone() } else { location.to_string() }
     }
 
-    fn found_or_missing(&self, answer: &Answer) -> Result<(), Reason> {
+    fn found_or_missing(&self, answer: &ClientResponse) -> Result<(), Reason> {
         if answer.status == StatusCode::NOT_FOUND { Ok(()) } else { self.found(answer).map(drop) }
     }
 
     /// The path of a file that came whole, or why the phone cannot go on without it.
-    fn found(&self, answer: &Answer) -> Result<String, Reason> {
+    fn found(&self, answer: &ClientResponse) -> Result<String, Reason> {
         let path = self.exchanges.last().map(|exchange| exchange.path.clone()).unwrap_or_default();
         match answer.status {
             StatusCode::OK => Ok(path),
@@ -246,7 +256,7 @@ impl<'a> Boot<'a> {
 }
 
 /// What there is to say of a configuration that came whole.
-fn remark_on_content(answer: &Answer) -> Option<Remark> {
+fn remark_on_content(answer: &ClientResponse) -> Option<Remark> {
     if answer.status != StatusCode::OK {
         return None;
     }
@@ -261,18 +271,18 @@ fn remark_on_content(answer: &Answer) -> Option<Remark> {
 }
 
 /// What the master configuration `bytes` names.
-fn named_in(bytes: &[u8]) -> Result<Vec<Named>, Unreadable> {
+fn named_in(bytes: &[u8]) -> Result<Vec<Named>, UnreadableXml> {
     let text = Text::decode(bytes)?;
     let file = XmlFile::read(&text)?;
     let named = Named::all_in(&file);
     file.broken_off.map_or(Ok(named), Err)
 }
 
-fn skipped(answer: &Answer) -> Option<Remark> {
+fn skipped(answer: &ClientResponse) -> Option<Remark> {
     (answer.status == StatusCode::NOT_FOUND).then_some(Remark::Skipped)
 }
 
-fn log_lost(answer: &Answer) -> Option<Remark> {
+fn log_lost(answer: &ClientResponse) -> Option<Remark> {
     (!answer.status.is_success()).then_some(Remark::LogLost(answer.status))
 }
 
@@ -282,12 +292,12 @@ fn content_range(start: u64, length: u64) -> Option<String> {
     Some(format!("bytes {start}-{}/{total}", total.checked_sub(1)?))
 }
 
-fn content_length(head: &Answer) -> Option<u64> {
+fn content_length(head: &ClientResponse) -> Option<u64> {
     head.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// The size in a 409 whose `Content-Range` is `bytes */SIZE`: where the server wants the log continued.
-fn size_in_conflict(answer: &Answer) -> Option<u64> {
+fn size_in_conflict(answer: &ClientResponse) -> Option<u64> {
     let range = Some(answer).filter(|answer| answer.status == StatusCode::CONFLICT)?;
     range.headers.get(header::CONTENT_RANGE)?.to_str().ok()?.strip_prefix("bytes */")?.parse().ok()
 }

@@ -150,12 +150,12 @@ async fn listen(server: &Arc<Server>, tls: Option<ServerConfig>, tasks: &mut Joi
     address
 }
 
-fn phone() -> Phone {
-    Phone::new("00005e00530c".parse().unwrap())
+fn phone() -> VirtualPhone {
+    VirtualPhone::new("00005e00530c".parse().unwrap())
 }
 
-fn sound_point() -> Phone {
-    Phone { model: "SPIP_550".to_owned(), firmware: "4.0.15.1047".to_owned(), ..phone() }
+fn sound_point() -> VirtualPhone {
+    VirtualPhone { model: "SPIP_550".to_owned(), firmware: "4.0.15.1047".to_owned(), ..phone() }
 }
 
 /// The requests that proved a password.
@@ -163,11 +163,11 @@ fn proofs(server: &Server) -> usize {
     server.seen.lock().unwrap().iter().filter(|(_, _, headers)| headers.contains_key(header::AUTHORIZATION)).count()
 }
 
-async fn boot_in_the_clear(server: &Arc<Server>, phone: &Phone) -> Report {
+async fn boot_in_the_clear(server: &Arc<Server>, phone: &VirtualPhone) -> BootReport {
     let mut tasks = JoinSet::new();
     let address = listen(server, None, &mut tasks).await;
     let url = format!("http://ote.phones.localhost:{}/", address.port()).parse().unwrap();
-    let target = Target { url, server_roots: Arc::new(RootCertStore::empty()), resolve: None, password: None };
+    let target = BootTarget { url, server_roots: Arc::new(RootCertStore::empty()), resolve: None, password: None };
     boot(phone, &target, None, &mut ()).await
 }
 
@@ -238,9 +238,9 @@ async fn refused_logs_and_firmware_stop_no_phone() {
     let report = boot_in_the_clear(&Arc::new(server), &phone()).await;
     assert!(report.is_provisioned(), "{}", report.outcome);
     let remark = |step| report.exchanges.iter().rfind(|exchange| exchange.step == step).unwrap().remark.clone();
-    assert_eq!(remark(Step::BootLog), Some(Remark::LogLost(StatusCode::FORBIDDEN)));
-    assert_eq!(remark(Step::Firmware), Some(Remark::FirmwareKept(StatusCode::FORBIDDEN)));
-    assert_eq!(remark(Step::AppLog), Some(Remark::LogLost(StatusCode::INSUFFICIENT_STORAGE)));
+    assert_eq!(remark(BootStep::BootLog), Some(Remark::LogLost(StatusCode::FORBIDDEN)));
+    assert_eq!(remark(BootStep::Firmware), Some(Remark::FirmwareKept(StatusCode::FORBIDDEN)));
+    assert_eq!(remark(BootStep::AppLog), Some(Remark::LogLost(StatusCode::INSUFFICIENT_STORAGE)));
 }
 
 #[tokio::test]
@@ -271,7 +271,7 @@ async fn what_keeps_a_phone_from_its_configuration_is_said() {
 async fn a_server_that_is_not_there_is_said() {
     let free = TcpListener::bind(("127.0.0.1", 0)).await.unwrap().local_addr().unwrap();
     let url = format!("http://localhost:{}/", free.port()).parse().unwrap();
-    let target = Target { url, server_roots: Arc::new(RootCertStore::empty()), resolve: None, password: None };
+    let target = BootTarget { url, server_roots: Arc::new(RootCertStore::empty()), resolve: None, password: None };
     let report = boot(&phone(), &target, None, &mut ()).await;
     assert!(report.outcome.to_string().contains("cannot be reached"), "{}", report.outcome);
     assert_eq!(report.exchanges.len(), 1);
@@ -283,9 +283,10 @@ async fn a_rack_of_phones_boots_at_once() {
     let mut tasks = JoinSet::new();
     let address = listen(&server, None, &mut tasks).await;
     let url = "http://anything.example/".parse().unwrap();
-    let target = Target { url, server_roots: Arc::new(RootCertStore::empty()), resolve: Some(address), password: None };
+    let target =
+        BootTarget { url, server_roots: Arc::new(RootCertStore::empty()), resolve: Some(address), password: None };
     let phones = (0..20).map(|steps| (phone().neighbour(steps), None)).collect();
-    let summary = boot_rack(phones, &target, 8, |_| ()).await;
+    let summary = boot_fleet(phones, &target, 8, |_| ()).await;
     assert!(summary.all_provisioned());
     assert_eq!((summary.phones, summary.requests), (20, 300));
     assert!(summary.slowest.is_some());
@@ -309,16 +310,16 @@ async fn shipped_constituencies_provision_their_three_phones() {
         let server = Arc::new(shipped(constituency));
         let phones = [("00005e00530c", "VVX_500"), ("00005e0053c7", "VVX_550"), ("00005e0053ee", "VVX_601")];
         for ((mac, model), firmware) in phones.into_iter().zip(firmware) {
-            let phone = Phone { model: model.to_owned(), ..Phone::new(mac.parse().unwrap()) };
+            let phone = VirtualPhone { model: model.to_owned(), ..VirtualPhone::new(mac.parse().unwrap()) };
             let report = boot_in_the_clear(&server, &phone).await;
             assert!(report.is_provisioned(), "{constituency} {model}: {}", report.outcome);
             let of = |step| report.exchanges.iter().filter(move |exchange| exchange.step == step);
-            let paths: Vec<_> = of(Step::Configuration).map(|exchange| exchange.path.as_str()).collect();
+            let paths: Vec<_> = of(BootStep::Configuration).map(|exchange| exchange.path.as_str()).collect();
             assert!(paths.len() >= 2 && paths[0] == format!("/{mac}-user.cfg"), "{paths:?}");
-            assert!(of(Step::Configuration).all(|exchange| exchange.status == Some(StatusCode::OK)), "{paths:?}");
-            assert!(of(Step::Configuration).all(|exchange| exchange.remark.is_none()), "{paths:?}");
+            assert!(of(BootStep::Configuration).all(|exchange| exchange.status == Some(StatusCode::OK)), "{paths:?}");
+            assert!(of(BootStep::Configuration).all(|exchange| exchange.remark.is_none()), "{paths:?}");
             let image = format!("/firmware/{firmware}/3111-44500-001.sip.ld");
-            assert_eq!(of(Step::Firmware).next().unwrap().path, image);
+            assert_eq!(of(BootStep::Firmware).next().unwrap().path, image);
         }
     }
 }

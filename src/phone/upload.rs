@@ -14,12 +14,12 @@ use tokio::sync::Notify;
 /// RFC 9110 §10.1.1: "SHOULD NOT wait for an indefinite period"; libcurl waits one second.
 const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
 
-type Gate = Pin<Box<dyn Future<Output = ()> + Send>>;
+type ContinueGate = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A request's body: nothing, or bytes that wait until the server wants them.
-pub(super) struct Upload {
+pub(super) struct PutBody {
     bytes: Option<Bytes>,
-    gate: Option<Gate>,
+    gate: Option<ContinueGate>,
     sent: Arc<AtomicBool>,
 }
 
@@ -29,7 +29,7 @@ pub(super) struct UploadHandle {
     sent: Arc<AtomicBool>,
 }
 
-impl Upload {
+impl PutBody {
     /// The body of a request that has none.
     pub(super) fn none() -> Self {
         Self { bytes: None, gate: None, sent: Arc::new(AtomicBool::new(true)) }
@@ -62,7 +62,7 @@ impl UploadHandle {
     }
 }
 
-impl Body for Upload {
+impl Body for PutBody {
     type Data = Bytes;
     type Error = Infallible;
 

@@ -12,7 +12,7 @@ pub(super) const UNKNOWN: &str = "strict XML readers refuse such a file; what ph
 
 /// A line and a column, both counted from 1, in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct TextPosition {
     /// The line.
     pub line: u32,
     /// The column.
@@ -21,7 +21,7 @@ pub struct Place {
 
 /// Why a file cannot be read, or not to its end.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unreadable {
+pub enum UnreadableXml {
     /// No text at all.
     #[error("the file holds binary data; if it is encrypted for phones, nothing in it can be checked")]
     Binary,
@@ -37,7 +37,7 @@ pub enum Unreadable {
         /// What is not closed.
         what: &'static str,
         /// Where that begins.
-        place: Place,
+        place: TextPosition,
     },
     /// An element is not closed.
     #[error("the file ends before </{element}>, which {place} opens")]
@@ -45,11 +45,11 @@ pub enum Unreadable {
         /// The element.
         element: String,
         /// Where it is opened.
-        place: Place,
+        place: TextPosition,
     },
     /// Hostile nesting.
     #[error("elements are nested more than {MOST_DEPTH} deep at {0}")]
-    TooDeep(Place),
+    TooDeep(TextPosition),
 }
 
 /// Something that departs from what strict readers take.
@@ -67,13 +67,13 @@ pub(super) enum Departed {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Departure {
     /// Where it stands.
-    pub place: Place,
+    pub place: TextPosition,
     /// What it is, and what is known of it.
     pub message: String,
 }
 
 impl Departure {
-    pub(super) fn new(place: Place, departed: Departed) -> Self {
+    pub(super) fn new(place: TextPosition, departed: Departed) -> Self {
         let message = match departed {
             Departed::NotUtf8 => {
                 format!("the file is not UTF-8 and declares no other encoding: {UNKNOWN}; save it as UTF-8")
@@ -87,7 +87,7 @@ impl Departure {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for TextPosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.line, self.column)
     }

@@ -5,7 +5,7 @@
 //! Snom (`<user_pass idx="1">`), Grandstream (`<P34>`, `<item name="…">`) and Cisco (`<Password_1_>`); lines are those of
 //! Yealink (`account.1.password = …`), Grandstream (`P34=…`) and Snom (`user_pass1!: …`).
 
-use super::faults::Unreadable;
+use super::faults::UnreadableXml;
 use super::text::Text;
 use super::xml::XmlFile;
 
@@ -38,7 +38,7 @@ const NUMBERED_RANGES: [(u32, u32); 4] = [(3120, 3123), (4120, 4149), (21_128, 2
 
 /// What a parameter has that others should not see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Secret {
+pub enum FoundSecret {
     /// Its value is one.
     Value,
     /// Its value is a URL with a password in it.
@@ -49,7 +49,11 @@ pub enum Secret {
 
 /// Shows `visit` every parameter in `text` that holds a secret: its name, the kind, and its line. `file` is the same text,
 /// read as XML.
-pub fn each_secret(text: &Text<'_>, file: Result<&XmlFile<'_>, &Unreadable>, mut visit: impl FnMut(&str, Secret, u32)) {
+pub fn each_secret(
+    text: &Text<'_>,
+    file: Result<&XmlFile<'_>, &UnreadableXml>,
+    mut visit: impl FnMut(&str, FoundSecret, u32),
+) {
     match file {
         Ok(file) if !is_lines(text.as_str()) => {
             for attribute in &file.attributes {
@@ -94,20 +98,20 @@ fn setting(line: &str) -> Option<(&str, &str)> {
 }
 
 /// Whether a parameter of Polycom's of this name and value holds a secret.
-fn of_parameter(name: &str, value: &str) -> Option<Secret> {
-    if is_secret(name) && !says_nothing(value) { Some(Secret::Value) } else { within(value) }
+fn of_parameter(name: &str, value: &str) -> Option<FoundSecret> {
+    if is_secret(name) && !says_nothing(value) { Some(FoundSecret::Value) } else { within(value) }
 }
 
 /// Whether another vendor's parameter of this name and value holds a secret.
-fn of_setting(name: &str, value: &str) -> Option<Secret> {
-    if is_secret_setting(name) && !says_nothing(value) { Some(Secret::Value) } else { within(value) }
+fn of_setting(name: &str, value: &str) -> Option<FoundSecret> {
+    if is_secret_setting(name) && !says_nothing(value) { Some(FoundSecret::Value) } else { within(value) }
 }
 
-fn within(value: &str) -> Option<Secret> {
+fn within(value: &str) -> Option<FoundSecret> {
     if has_password_in_url(value) {
-        Some(Secret::InUrl)
+        Some(FoundSecret::InUrl)
     } else if has_password_in_rule(value) {
-        Some(Secret::InRule)
+        Some(FoundSecret::InRule)
     } else {
         None
     }
@@ -227,7 +231,7 @@ mod tests {
             "REG.1.AUTH.PASSWORD",
             "reg.1.auth.pin",
         ] {
-            assert_eq!(of_parameter(name, "s3cret"), Some(Secret::Value), "{name}");
+            assert_eq!(of_parameter(name, "s3cret"), Some(FoundSecret::Value), "{name}");
             assert_eq!(of_parameter(name, ""), None, "{name}");
         }
     }
@@ -373,7 +377,7 @@ mod tests {
     #[test]
     fn a_password_in_a_url_is_one() {
         for value in ["https://user:s3cret@host/x", "a, ftp://PlcmSpIp:PlcmSpIp@h", "http://h/x https://:p@h"] {
-            assert_eq!(of_parameter("mb.main.home", value), Some(Secret::InUrl), "{value}");
+            assert_eq!(of_parameter("mb.main.home", value), Some(FoundSecret::InUrl), "{value}");
         }
         for value in
             ["https://host:8443/a@b:c", "https://user@host/", "mailto:a:b@c", "sip:1:2@h", "https://u:@h", "://"]

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use roxmltree::Error;
 
-use super::faults::{Departure, Place, UNKNOWN, shown};
+use super::faults::{Departure, TextPosition, UNKNOWN, shown};
 
 /// More attributes in one element, or namespaces in one file, than a configuration has. The strict reader compares each
 /// with all others, so it is not asked about a file that has more.
@@ -24,7 +24,7 @@ pub(super) fn refusal(text: &str, doctypes: &[Range<usize>]) -> Option<Departure
         None => roxmltree::Document::parse(text).err(),
     }?;
     let position = error.pos();
-    let place = Place { line: position.row, column: position.col };
+    let place = TextPosition { line: position.row, column: position.col };
     Some(Departure { place, message: format!("{}: {UNKNOWN}", reason(&error)) })
 }
 

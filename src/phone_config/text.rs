@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::faults::{Departed, Unreadable};
+use super::faults::{Departed, UnreadableXml};
 
 /// How far into a file its XML declaration may reach.
 const DECLARATION: usize = 1024;
@@ -21,7 +21,7 @@ impl<'a> Text<'a> {
     ///
     /// # Errors
     /// If the bytes are no text.
-    pub fn decode(bytes: &'a [u8]) -> Result<Self, Unreadable> {
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, UnreadableXml> {
         let (text, departure) = match bytes {
             [0xef, 0xbb, 0xbf, rest @ ..] => utf8_or_latin1(rest),
             [0xfe, 0xff, rest @ ..] => (utf16(rest, u16::from_be_bytes), Some((0, Departed::Utf16))),
@@ -30,7 +30,7 @@ impl<'a> Text<'a> {
             [b'<', 0, ..] => (utf16(bytes, u16::from_le_bytes), Some((0, Departed::Utf16))),
             _ => utf8_or_latin1(bytes),
         };
-        if text.contains('\0') { Err(Unreadable::Binary) } else { Ok(Self { text, departure }) }
+        if text.contains('\0') { Err(UnreadableXml::Binary) } else { Ok(Self { text, departure }) }
     }
 
     /// The text itself.
@@ -97,7 +97,7 @@ mod tests {
     #[test]
     fn binary_data_is_no_text() {
         for bytes in [&b"<a \0/>"[..], b"\x7fELF\x02\x01\x01\0", b"\x89PNG\r\n\x1a\n\0"] {
-            assert_eq!(Text::decode(bytes).unwrap_err(), Unreadable::Binary);
+            assert_eq!(Text::decode(bytes).unwrap_err(), UnreadableXml::Binary);
         }
     }
 

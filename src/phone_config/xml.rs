@@ -13,7 +13,7 @@ use quick_xml::Reader;
 use quick_xml::errors::{Error, SyntaxError};
 use quick_xml::events::{BytesStart, Event};
 
-use super::faults::{Departed, Departure, MOST_DEPTH, Place, Unreadable, shown};
+use super::faults::{Departed, Departure, MOST_DEPTH, TextPosition, UnreadableXml, shown};
 use super::strict;
 use super::text::Text;
 
@@ -30,7 +30,7 @@ pub struct XmlFile<'t> {
     /// What strict readers refuse.
     pub departures: Vec<Departure>,
     /// Where the file breaks off; what stands before has been read.
-    pub broken_off: Option<Unreadable>,
+    pub broken_off: Option<UnreadableXml>,
 }
 
 /// An attribute of an element.
@@ -62,7 +62,7 @@ impl<'t> XmlFile<'t> {
     ///
     /// # Errors
     /// If it holds no element. A file that breaks off later is read as far as it goes, see [`Self::broken_off`].
-    pub fn read(text: &'t Text<'_>) -> Result<Self, Unreadable> {
+    pub fn read(text: &'t Text<'_>) -> Result<Self, UnreadableXml> {
         let departed = text.departure;
         let text = text.as_str();
         let lines = text.match_indices('\n').map(|(at, _)| at + 1).collect();
@@ -71,7 +71,7 @@ impl<'t> XmlFile<'t> {
         scan.run();
         let Scan { mut file, doctypes, has_element, .. } = scan;
         if !has_element && file.broken_off.is_none() {
-            return Err(if text.trim().is_empty() { Unreadable::Empty } else { Unreadable::NoElement });
+            return Err(if text.trim().is_empty() { UnreadableXml::Empty } else { UnreadableXml::NoElement });
         }
         if let (false, Some(unreadable)) = (has_element, &file.broken_off) {
             return Err(unreadable.clone());
@@ -86,12 +86,12 @@ impl<'t> XmlFile<'t> {
 
     /// Where the byte `at` stands.
     #[must_use]
-    pub fn place(&self, at: usize) -> Place {
+    pub fn place(&self, at: usize) -> TextPosition {
         let line = self.lines.partition_point(|begin| *begin <= at);
         let begin = line.checked_sub(1).and_then(|before| self.lines.get(before)).copied().unwrap_or(0);
         let column = self.text.get(begin..at).map_or(0, |before| before.chars().count());
         let counted = |number: usize| u32::try_from(number + 1).unwrap_or(u32::MAX);
-        Place { line: counted(line), column: counted(column) }
+        TextPosition { line: counted(line), column: counted(column) }
     }
 
     /// The line on which the byte `at` stands.
@@ -138,7 +138,7 @@ impl<'t> Scan<'t> {
         self.end_text();
         if let (None, Some(last)) = (&self.file.broken_off, self.open.elements.last()) {
             let element = shown(last.name);
-            self.file.broken_off = Some(Unreadable::NotClosed { element, place: self.file.place(last.at) });
+            self.file.broken_off = Some(UnreadableXml::NotClosed { element, place: self.file.place(last.at) });
         }
     }
 
@@ -155,7 +155,7 @@ impl<'t> Scan<'t> {
                 Ok(Event::Start(tag)) => {
                     self.end_text();
                     if self.open.elements.len() == MOST_DEPTH {
-                        self.file.broken_off = Some(Unreadable::TooDeep(self.file.place(begin)));
+                        self.file.broken_off = Some(UnreadableXml::TooDeep(self.file.place(begin)));
                         return None;
                     }
                     let element = self.element(&tag, begin);
@@ -185,7 +185,7 @@ impl<'t> Scan<'t> {
                 }
                 Err(Error::Syntax(error)) => {
                     let place = self.file.place(base + offset(reader.error_position()));
-                    self.file.broken_off = Some(Unreadable::EndsWithin { what: what(error), place });
+                    self.file.broken_off = Some(UnreadableXml::EndsWithin { what: what(error), place });
                     return None;
                 }
                 // The reader goes on behind it.

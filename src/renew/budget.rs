@@ -59,9 +59,9 @@ impl Limit {
 
 /// What is left of each limit of a CA.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Budget(BTreeMap<Limit, i64>);
+pub(super) struct RateLimit(BTreeMap<Limit, i64>);
 
-impl Budget {
+impl RateLimit {
     /// In how many seconds `count` may be spent; 0 is now.
     pub(super) fn wait(&self, limit: Limit, count: i64, now: i64) -> i64 {
         let (capacity, period) = limit.rate();
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn five_certificates_a_week_and_then_one_in_34_hours() {
-        let mut budget = Budget::default();
+        let mut budget = RateLimit::default();
         for _ in 0..5 {
             budget.spend(Limit::Certificates, 1, 100).unwrap();
         }
@@ -122,14 +122,14 @@ mod tests {
 
     #[test]
     fn a_clock_that_was_years_ahead_does_not_lock_a_budget_for_years() {
-        let mut budget = Budget::default();
+        let mut budget = RateLimit::default();
         (0..4).for_each(|_| budget.spend(Limit::Validations, 1, 5_000_000_000).unwrap());
         assert!(budget.wait(Limit::Validations, 1, 1_700_000_000) <= HOUR);
     }
 
     #[test]
     fn exact_names_leave_a_third_of_what_a_registered_domain_may_have() {
-        let (mut budget, mut spent) = (Budget::default(), 0);
+        let (mut budget, mut spent) = (RateLimit::default(), 0);
         let (week, mut now) = (7 * DAY, 1_700_000_000);
         let end = now + week;
         while now < end {
@@ -148,7 +148,7 @@ mod tests {
         /// Let's Encrypt: 5 failed validations in an hour, a bucket that fills by one in 12 minutes.
         #[test]
         fn no_pattern_of_attempts_exceeds_the_limit(pauses in proptest::collection::vec(0i64..2000, 1..200)) {
-            let (mut budget, mut now) = (Budget::default(), 1_700_000_000);
+            let (mut budget, mut now) = (RateLimit::default(), 1_700_000_000);
             let (mut tokens, mut seen) = (5.0f64, now);
             for pause in pauses {
                 now += pause;

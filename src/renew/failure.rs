@@ -7,7 +7,7 @@
 
 /// What helps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cure {
+pub enum Retry {
     /// Trying again.
     Retry,
     /// Waiting so many seconds, which the CA demands (Retry-After).
@@ -18,7 +18,7 @@ pub enum Cure {
 
 /// What the failure means for the order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sign {
+pub enum FailureKind {
     /// Nobody knows: no answer, an outage, or a failure of our own.
     Unclear,
     /// The CA said no for good; this order is dead.
@@ -34,36 +34,36 @@ pub enum Sign {
 /// Why an attempt failed.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
-pub struct Failure {
+pub struct AcmeFailure {
     /// The whole reason.
     pub message: String,
     /// What helps.
-    pub cure: Cure,
+    pub cure: Retry,
     /// What it means for the order.
-    pub sign: Sign,
+    pub sign: FailureKind,
 }
 
-impl Failure {
+impl AcmeFailure {
     /// Something that may work the next time.
     pub fn retry(message: impl Into<String>) -> Self {
-        Self { message: message.into(), cure: Cure::Retry, sign: Sign::Unclear }
+        Self { message: message.into(), cure: Retry::Retry, sign: FailureKind::Unclear }
     }
 
     /// Something that somebody must put right.
-    pub fn human(message: impl Into<String>) -> Self {
-        Self { message: message.into(), cure: Cure::Human, sign: Sign::Unclear }
+    pub fn action_required(message: impl Into<String>) -> Self {
+        Self { message: message.into(), cure: Retry::Human, sign: FailureKind::Unclear }
     }
 
     /// The same with another sign.
     #[must_use]
-    pub fn with_sign(self, sign: Sign) -> Self {
+    pub fn with_sign(self, sign: FailureKind) -> Self {
         Self { sign, ..self }
     }
 
     /// The same, to be cured by waiting.
     #[must_use]
     pub fn after(self, seconds: Option<i64>) -> Self {
-        Self { cure: seconds.map_or(self.cure, Cure::Wait), ..self }
+        Self { cure: seconds.map_or(self.cure, Retry::Wait), ..self }
     }
 
     /// The same, saying first what was being done.
@@ -74,6 +74,6 @@ impl Failure {
 
     /// A file of the state directory that cannot be written or read.
     pub(super) fn disk(what: &str, error: &std::io::Error) -> Self {
-        Self::human(format!("{what} cannot be kept in the state directory: {error}"))
+        Self::action_required(format!("{what} cannot be kept in the state directory: {error}"))
     }
 }

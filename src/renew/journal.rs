@@ -9,46 +9,46 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::memory;
-use crate::dns::Place;
+use crate::dns::RecordLocation;
 
 /// Records with these values, at that place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Entry {
-    pub(super) place: Place,
+pub(super) struct ChallengeRecord {
+    pub(super) place: RecordLocation,
     pub(super) values: Vec<String>,
 }
 
 /// The journal, as it is on the disk.
 #[derive(Debug)]
-pub(super) struct Journal {
+pub(super) struct ChallengeJournal {
     path: PathBuf,
-    entries: Vec<Entry>,
+    entries: Vec<ChallengeRecord>,
 }
 
-impl Journal {
+impl ChallengeJournal {
     /// Reads the journal. One that cannot be understood is put aside, and that is the second thing returned.
     pub(super) fn open(path: PathBuf) -> io::Result<(Self, Option<String>)> {
         let (entries, damage) = memory::read_json(&path)?;
         Ok((Self { path, entries }, damage))
     }
 
-    pub(super) fn entries(&self) -> &[Entry] {
+    pub(super) fn entries(&self) -> &[ChallengeRecord] {
         &self.entries
     }
 
     /// Notes records that are about to be published.
-    pub(super) fn note(&mut self, place: &Place, values: &[String]) -> io::Result<()> {
+    pub(super) fn note(&mut self, place: &RecordLocation, values: &[String]) -> io::Result<()> {
         let mut entries = self.entries.clone();
-        entries.push(Entry { place: place.clone(), values: values.to_vec() });
+        entries.push(ChallengeRecord { place: place.clone(), values: values.to_vec() });
         self.keep(entries)
     }
 
     /// Strikes out records that are gone from DNS.
-    pub(super) fn strike(&mut self, gone: &Entry) -> io::Result<()> {
+    pub(super) fn strike(&mut self, gone: &ChallengeRecord) -> io::Result<()> {
         self.keep(self.entries.iter().filter(|entry| *entry != gone).cloned().collect())
     }
 
-    fn keep(&mut self, entries: Vec<Entry>) -> io::Result<()> {
+    fn keep(&mut self, entries: Vec<ChallengeRecord>) -> io::Result<()> {
         memory::write_json(&self.path, &entries)?;
         self.entries = entries;
         Ok(())
@@ -62,10 +62,10 @@ mod tests {
     use super::*;
     use crate::state;
 
-    fn entry(number: usize) -> Entry {
+    fn entry(number: usize) -> ChallengeRecord {
         let name = format!("_acme-challenge.{}.example", number % 2);
-        let place = Place { name, zone: "example".to_owned(), via: Vec::new() };
-        Entry { place, values: vec![format!("v{number}")] }
+        let place = RecordLocation { name, zone: "example".to_owned(), via: Vec::new() };
+        ChallengeRecord { place, values: vec![format!("v{number}")] }
     }
 
     #[test]
@@ -73,7 +73,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal.json");
         state::write_private(&path, b"{").unwrap();
-        let (journal, damage) = Journal::open(path.clone()).unwrap();
+        let (journal, damage) = ChallengeJournal::open(path.clone()).unwrap();
         assert!(journal.entries().is_empty() && damage.unwrap().contains("put aside"));
         assert_eq!(std::fs::read(path.with_extension("damaged")).unwrap(), b"{");
     }
@@ -84,8 +84,8 @@ mod tests {
         fn it_survives_any_crash(steps in proptest::collection::vec((any::<bool>(), 0usize..6, any::<bool>()), 0..20)) {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("journal.json");
-            let mut journal = Journal::open(path.clone()).unwrap().0;
-            let mut expected: Vec<Entry> = Vec::new();
+            let mut journal = ChallengeJournal::open(path.clone()).unwrap().0;
+            let mut expected: Vec<ChallengeRecord> = Vec::new();
             for (adds, number, crashes) in steps {
                 if adds {
                     journal.note(&entry(number).place, &entry(number).values).unwrap();
@@ -95,7 +95,7 @@ mod tests {
                     expected.retain(|kept| *kept != entry(number));
                 }
                 if crashes {
-                    journal = Journal::open(path.clone()).unwrap().0;
+                    journal = ChallengeJournal::open(path.clone()).unwrap().0;
                 }
                 prop_assert_eq!(journal.entries(), &expected[..]);
             }

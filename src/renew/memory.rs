@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::budget::{Budget, Limit};
+use super::budget::{Limit, RateLimit};
 use super::lineage::Lineage;
 use super::schedule::{ChosenWindow, Deadline};
 use crate::constituency::ConstituencyName;
@@ -15,25 +15,25 @@ use crate::state::{self, FolderHandle};
 
 /// Everything, as it is on the disk.
 #[derive(Debug)]
-pub(super) struct Memory {
+pub(super) struct PersistentState {
     path: PathBuf,
-    pub(super) kept: Kept,
-    nothing: (Attempts, Account),
+    pub(super) kept: StoredState,
+    nothing: (OrderAttempts, AccountState),
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub(super) struct Kept {
+pub(super) struct StoredState {
     /// By what was attempted: another configuration gets a first attempt at once.
     pub(super) fingerprint: String,
-    pub(super) certificates: BTreeMap<Lineage, Attempts>,
-    pub(super) directories: BTreeMap<String, Account>,
+    pub(super) certificates: BTreeMap<Lineage, OrderAttempts>,
+    pub(super) directories: BTreeMap<String, AccountState>,
 }
 
 /// How it went for one certificate.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub(super) struct Attempts {
+pub(super) struct OrderAttempts {
     /// In a row.
     pub(super) failures: u32,
     /// When the first of them was.
@@ -64,16 +64,16 @@ pub(super) struct Attempts {
 /// What a CA demands, and what may still be asked of it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub(super) struct Account {
+pub(super) struct AccountState {
     pub(super) retry_after: Option<Deadline>,
-    pub(super) budget: Budget,
+    pub(super) budget: RateLimit,
     /// Of what a CA limits by name, each constituency with exact names has its own.
-    pub(super) exact: BTreeMap<ConstituencyName, Budget>,
+    pub(super) exact: BTreeMap<ConstituencyName, RateLimit>,
 }
 
-impl Account {
+impl AccountState {
     /// The budget that `limit` is paid from for `lineage`.
-    pub(super) fn budget(&self, lineage: &Lineage, limit: Limit) -> Option<&Budget> {
+    pub(super) fn budget(&self, lineage: &Lineage, limit: Limit) -> Option<&RateLimit> {
         match lineage.constituency().filter(|_| limit.is_by_name()) {
             Some(constituency) => self.exact.get(constituency),
             None => Some(&self.budget),
@@ -81,7 +81,7 @@ impl Account {
     }
 
     /// The same, to be changed.
-    pub(super) fn budget_mut(&mut self, lineage: &Lineage, limit: Limit) -> &mut Budget {
+    pub(super) fn budget_mut(&mut self, lineage: &Lineage, limit: Limit) -> &mut RateLimit {
         match lineage.constituency().filter(|_| limit.is_by_name()) {
             Some(constituency) => self.exact.entry(constituency.clone()).or_default(),
             None => &mut self.budget,
@@ -89,7 +89,7 @@ impl Account {
     }
 }
 
-impl Memory {
+impl PersistentState {
     /// Reads the memory. One that cannot be understood is put aside, and that is the second thing returned.
     pub(super) fn open(path: PathBuf) -> io::Result<(Self, Option<String>)> {
         let (kept, damage) = read_json(&path)?;
@@ -97,9 +97,9 @@ impl Memory {
     }
 
     /// What is on the disk, as far as it can be understood; nothing is changed.
-    pub(super) fn peek(path: &Path) -> io::Result<Kept> {
+    pub(super) fn peek(path: &Path) -> io::Result<StoredState> {
         match state::read(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Kept::default()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(StoredState::default()),
             read => Ok(serde_json::from_slice(&read?).unwrap_or_default()),
         }
     }
@@ -109,19 +109,19 @@ impl Memory {
         write_json(&self.path, &self.kept)
     }
 
-    pub(super) fn of(&self, lineage: &Lineage) -> &Attempts {
+    pub(super) fn of(&self, lineage: &Lineage) -> &OrderAttempts {
         self.kept.certificates.get(lineage).unwrap_or(&self.nothing.0)
     }
 
-    pub(super) fn of_mut(&mut self, lineage: &Lineage) -> &mut Attempts {
+    pub(super) fn of_mut(&mut self, lineage: &Lineage) -> &mut OrderAttempts {
         self.kept.certificates.entry(lineage.clone()).or_default()
     }
 
-    pub(super) fn at(&self, directory: &str) -> &Account {
+    pub(super) fn at(&self, directory: &str) -> &AccountState {
         self.kept.directories.get(directory).unwrap_or(&self.nothing.1)
     }
 
-    pub(super) fn at_mut(&mut self, directory: &str) -> &mut Account {
+    pub(super) fn at_mut(&mut self, directory: &str) -> &mut AccountState {
         self.kept.directories.entry(directory.to_owned()).or_default()
     }
 }

@@ -47,25 +47,25 @@ mod system;
 mod through_dns;
 mod timetable;
 
-pub use failure::{Cure, Failure, Sign};
+pub use failure::{AcmeFailure, FailureKind, Retry};
 pub use lineage::Lineage;
-pub use run::Command;
-pub use schedule::Window;
+pub use run::RenewalCommand;
+pub use schedule::RenewalWindow;
 pub use settings::{AcmeSettings, Directory, ExternalAccount, FallbackDirectory};
-pub use status::{AttemptCounts, Board, CertificateStatus, HeldStatus, Status};
+pub use status::{AcmeStatus, AttemptCounts, CertificateStatus, HeldStatus, StatusBoard};
 pub use stored::{StoredCertificate, stored_certificates};
-pub use system::SystemWorld;
+pub use system::SystemEnv;
 
-use journal::Journal;
-use memory::Memory;
-use ports::{Ca, ChallengeDns, World};
-use store::{Store, Stored};
+use journal::ChallengeJournal;
+use memory::PersistentState;
+use ports::{Ca, ChallengeDns, Env};
+use store::{CertificateStore, StoredLineage};
 
 /// The chains of all certificates that are stored in the state directory, leaf first, each with the directory of its CA. The
 /// RSA wildcard's comes first.
 #[must_use]
 pub fn stored_chains(state: &Path) -> Vec<(String, Vec<CertificateDer<'static>>)> {
-    let store = Store::new(state.join("certs"));
+    let store = CertificateStore::new(state.join("certs"));
     let wildcards = [KeyKind::Rsa2048, KeyKind::EcdsaP256].map(Lineage::Wildcard);
     let lineages = wildcards.into_iter().chain(store.exact().into_iter().map(Lineage::Exact));
     let stored = lineages.filter_map(|lineage| store.load(&lineage).0);
@@ -92,7 +92,7 @@ pub struct Parts {
     /// Where challenges are published.
     pub dns: Arc<dyn ChallengeDns>,
     /// Time, chance and keys.
-    pub world: Arc<dyn World>,
+    pub world: Arc<dyn Env>,
     /// Differs when the settings do: then past failures do not count.
     pub fingerprint: String,
 }
@@ -101,14 +101,14 @@ pub struct Parts {
 pub struct Renewer {
     parts: Parts,
     names: Vec<String>,
-    store: Store,
-    journal: Journal,
-    memory: Memory,
-    held: BTreeMap<Lineage, Stored>,
+    store: CertificateStore,
+    journal: ChallengeJournal,
+    memory: PersistentState,
+    held: BTreeMap<Lineage, StoredLineage>,
     /// The exact names that are wanted, as they were last taken over.
     wanted: Arc<ExactNames>,
     live: Arc<LiveCertificates>,
-    board: Arc<Board>,
+    board: Arc<StatusBoard>,
     /// What an operator asked for, due or not.
     forced: BTreeSet<Lineage>,
     /// What an operator wants renewed if the CA, asked anew, wants that.
@@ -140,9 +140,9 @@ impl Renewer {
     /// # Errors
     /// If the state directory cannot be read and written.
     pub fn open(parts: Parts, state: &Path, live: Arc<LiveCertificates>) -> io::Result<Self> {
-        let store = Store::new(state.join("certs"));
-        let (journal, damaged_journal) = Journal::open(state.join("dns-journal.json"))?;
-        let (memory, damaged_memory) = Memory::open(state.join("renewal.json"))?;
+        let store = CertificateStore::new(state.join("certs"));
+        let (journal, damaged_journal) = ChallengeJournal::open(state.join("dns-journal.json"))?;
+        let (memory, damaged_memory) = PersistentState::open(state.join("renewal.json"))?;
         damaged_journal.iter().chain(&damaged_memory).for_each(|damage| tracing::error!("{damage}"));
         let mut renewer = Self {
             names: wildcard_names(&parts.domain),
@@ -167,8 +167,8 @@ impl Renewer {
             renewer.load(Lineage::Wildcard(kind));
         }
         renewer.take_over();
-        let (print, dice) = (&renewer.parts.fingerprint, renewer.parts.world.dice());
-        timetable::begin_anew(&mut renewer.memory.kept, print, &renewer.held, now, dice);
+        let (print, dice) = (&renewer.parts.fingerprint, renewer.parts.world.random());
+        timetable::recover(&mut renewer.memory.kept, print, &renewer.held, now, dice);
         renewer.warn_of_clock(now);
         renewer.publish();
         renewer.board.publish(renewer.status());
@@ -188,13 +188,13 @@ impl Renewer {
     ///
     /// # Errors
     /// If the state directory cannot be read.
-    pub fn peek(parts: Parts, state: &Path) -> io::Result<Status> {
+    pub fn peek(parts: Parts, state: &Path) -> io::Result<AcmeStatus> {
         Ok(Self::open(parts, state, Arc::default())?.status())
     }
 
     /// Where its status can be read, by anybody at any time.
     #[must_use]
-    pub fn board(&self) -> Arc<Board> {
+    pub fn board(&self) -> Arc<StatusBoard> {
         Arc::clone(&self.board)
     }
 
@@ -212,18 +212,18 @@ impl Renewer {
     }
 
     /// The way to a new certificate.
-    async fn renew(&mut self, lineage: &Lineage, ca: &Arc<dyn Ca>) -> Result<(), Failure> {
+    async fn renew(&mut self, lineage: &Lineage, ca: &Arc<dyn Ca>) -> Result<(), AcmeFailure> {
         self.open_account(lineage, &**ca).await?;
         let mut order = self.take_up_order(lineage, ca).await?;
         let obtained = self.obtain(&mut order).await;
-        if obtained.is_ok() || matches!(&obtained, Err(failure) if failure.sign == Sign::Refused) {
+        if obtained.is_ok() || matches!(&obtained, Err(failure) if failure.sign == FailureKind::Refused) {
             self.forget_order(lineage)?;
         }
         obtained
     }
 
     /// From an order to a certificate in use.
-    async fn obtain(&mut self, order: &mut steps::UnderWay) -> Result<(), Failure> {
+    async fn obtain(&mut self, order: &mut steps::OrderInProgress) -> Result<(), AcmeFailure> {
         self.authorize(order).await?;
         let chains = self.finalize(order).await?;
         let stored = self.check_and_store(order, &chains)?;

@@ -7,23 +7,23 @@ use std::pin::Pin;
 use rcgen::KeyPair;
 use rustls::pki_types::CertificateDer;
 
-use super::failure::Failure;
-use super::schedule::Window;
+use super::failure::AcmeFailure;
+use super::schedule::RenewalWindow;
 use crate::ca::KeyKind;
-use crate::dns::Place;
+use crate::dns::RecordLocation;
 
 /// An answer that takes a while.
-pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send + 'a>>;
+pub type PortFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, AcmeFailure>> + Send + 'a>>;
 
 /// Tells how something long proceeds.
 pub type Say<'a> = &'a (dyn Fn(String) + Send + Sync);
 
 /// Time, chance and new keys.
-pub trait World: Send + Sync {
+pub trait Env: Send + Sync {
     /// The time, in seconds since 1970.
     fn now(&self) -> i64;
     /// A number from 0 up to, not including, 1.
-    fn dice(&self) -> f64;
+    fn random(&self) -> f64;
     /// A new private key.
     fn new_key(&self, kind: KeyKind) -> Result<KeyPair, rcgen::Error>;
 }
@@ -31,15 +31,20 @@ pub trait World: Send + Sync {
 /// DNS, as far as challenges need it.
 pub trait ChallengeDns: Send + Sync {
     /// Finds where the records of `challenge_name` belong.
-    fn locate<'a>(&'a self, challenge_name: &'a str) -> Answer<'a, Place>;
+    fn locate<'a>(&'a self, challenge_name: &'a str) -> PortFuture<'a, RecordLocation>;
     /// Fails if `name` has addresses only by a wildcard record, which any record below it, such as a challenge's, would hide.
-    fn stands_alone<'a>(&'a self, name: &'a str) -> Answer<'a, ()>;
+    fn stands_alone<'a>(&'a self, name: &'a str) -> PortFuture<'a, ()>;
     /// Adds TXT records with `values`, beside whatever is there.
-    fn add<'a>(&'a self, place: &'a Place, values: &'a [String]) -> Answer<'a, ()>;
+    fn add<'a>(&'a self, place: &'a RecordLocation, values: &'a [String]) -> PortFuture<'a, ()>;
     /// Removes TXT records with exactly these values; that they are not there is no failure.
-    fn remove<'a>(&'a self, place: &'a Place, values: &'a [String]) -> Answer<'a, ()>;
+    fn remove<'a>(&'a self, place: &'a RecordLocation, values: &'a [String]) -> PortFuture<'a, ()>;
     /// Waits until all authorities answer with `values`.
-    fn wait_until_visible<'a>(&'a self, place: &'a Place, values: &'a [String], say: Say<'a>) -> Answer<'a, ()>;
+    fn wait_until_visible<'a>(
+        &'a self,
+        place: &'a RecordLocation,
+        values: &'a [String],
+        say: Say<'a>,
+    ) -> PortFuture<'a, ()>;
 }
 
 /// A CA with our account there. One request at a time.
@@ -47,23 +52,23 @@ pub trait Ca: Send + Sync {
     /// The URL of its directory, which is its name.
     fn directory(&self) -> &str;
     /// Reaches the CA; true if we have an account there.
-    fn open(&self) -> Answer<'_, bool>;
+    fn open(&self) -> PortFuture<'_, bool>;
     /// Registers our account; the same key gives the same account.
-    fn register(&self) -> Answer<'_, ()>;
+    fn register(&self) -> PortFuture<'_, ()>;
     /// How far its clock is ahead of ours, in seconds, by its last answer.
     fn clock_skew(&self) -> Option<i64>;
     /// When it wants `leaf` renewed, and in how many seconds to ask again; `None` if it does not say (RFC 9773).
-    fn renewal_window<'a>(&'a self, leaf: &'a CertificateDer<'static>) -> Answer<'a, Option<(Window, i64)>>;
+    fn renewal_window<'a>(&'a self, leaf: &'a CertificateDer<'static>) -> PortFuture<'a, Option<(RenewalWindow, i64)>>;
     /// Places an order for `names`.
     fn order<'a>(
         &'a self,
         names: &'a [String],
         replaces: Option<&'a CertificateDer<'static>>,
-    ) -> Answer<'a, Box<dyn Order>>;
+    ) -> PortFuture<'a, Box<dyn Order>>;
     /// Takes up an order that was placed before.
-    fn order_at<'a>(&'a self, url: &'a str) -> Answer<'a, Box<dyn Order>>;
+    fn order_at<'a>(&'a self, url: &'a str) -> PortFuture<'a, Box<dyn Order>>;
     /// Revokes a certificate of ours.
-    fn revoke<'a>(&'a self, leaf: &'a CertificateDer<'static>) -> Answer<'a, ()>;
+    fn revoke<'a>(&'a self, leaf: &'a CertificateDer<'static>) -> PortFuture<'a, ()>;
 }
 
 /// How far an order is (RFC 8555 §7.1.6).
@@ -83,7 +88,7 @@ pub enum OrderStatus {
 
 /// The record that a pending authorization wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Challenge {
+pub struct PendingChallenge {
     /// The name to be authorized, without `*.`.
     pub domain: String,
     /// The value of the TXT record.
@@ -97,11 +102,11 @@ pub trait Order: Send {
     /// How far it was when last seen.
     fn status(&mut self) -> OrderStatus;
     /// The challenges of those authorizations that are not valid yet.
-    fn challenges(&mut self) -> Answer<'_, Vec<Challenge>>;
+    fn challenges(&mut self) -> PortFuture<'_, Vec<PendingChallenge>>;
     /// Tells the CA that the records are there, and waits for its verdict.
-    fn validate(&mut self) -> Answer<'_, ()>;
+    fn validate(&mut self) -> PortFuture<'_, ()>;
     /// Sends the certificate request.
-    fn finalize<'a>(&'a mut self, csr: &'a [u8]) -> Answer<'a, ()>;
+    fn finalize<'a>(&'a mut self, csr: &'a [u8]) -> PortFuture<'a, ()>;
     /// Waits for the certificate: PEM chains, the CA's default first, its others only if `all`.
-    fn chains(&mut self, all: bool) -> Answer<'_, Vec<String>>;
+    fn chains(&mut self, all: bool) -> PortFuture<'_, Vec<String>>;
 }

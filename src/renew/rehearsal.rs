@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::failure::Failure;
-use super::status::Status;
-use super::store::Store;
+use super::failure::AcmeFailure;
+use super::status::AcmeStatus;
+use super::store::CertificateStore;
 use super::{Parts, Renewer};
 
 impl Renewer {
@@ -15,9 +15,13 @@ impl Renewer {
     ///
     /// # Errors
     /// The first thing that stands in the way.
-    pub async fn rehearse(parts: Parts, folder: &Path, progress: UnboundedSender<String>) -> Result<Status, Failure> {
+    pub async fn dry_run(
+        parts: Parts,
+        folder: &Path,
+        progress: UnboundedSender<String>,
+    ) -> Result<AcmeStatus, AcmeFailure> {
         let mut renewer =
-            Self::open(parts, folder, Arc::default()).map_err(|error| Failure::disk("the rehearsal", &error))?;
+            Self::open(parts, folder, Arc::default()).map_err(|error| AcmeFailure::disk("the rehearsal", &error))?;
         renewer.is_rehearsal = true;
         renewer.board.listen(progress);
         // What an earlier one left in DNS.
@@ -33,7 +37,8 @@ impl Renewer {
         }
         let status = renewer.status();
         // Orders too: the next rehearsal begins with one of its own.
-        let removed = Store::remove(&folder.join("certs")).map_err(|error| Failure::disk("the rehearsal", &error));
+        let removed =
+            CertificateStore::remove(&folder.join("certs")).map_err(|error| AcmeFailure::disk("the rehearsal", &error));
         match (result, removed) {
             (Ok(()), removed) => removed.map(|()| status),
             (Err(failure), removed) => {

@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
-use super::failure::Failure;
-use super::schedule::Window;
-use super::status::Status;
+use super::failure::AcmeFailure;
+use super::schedule::RenewalWindow;
+use super::status::AcmeStatus;
 use super::timetable::Task;
 use super::{Lineage, Renewer};
 use crate::clock::rfc3339;
@@ -22,9 +22,9 @@ const LAST_CLEAN_UP: Duration = Duration::from_secs(10);
 
 /// What may be asked of a running [`Renewer`].
 #[derive(Debug)]
-pub enum Command {
+pub enum RenewalCommand {
     /// How are things?
-    Status(oneshot::Sender<Status>),
+    Status(oneshot::Sender<AcmeStatus>),
     /// Renew: what is due, pause or not, by what the CA says when it is asked anew; or everything, due or not. A Retry-After
     /// and the budgets hold.
     Renew {
@@ -40,14 +40,14 @@ pub enum Command {
         /// Which one.
         lineage: Lineage,
         /// Hears what came of it.
-        done: oneshot::Sender<Result<(), Failure>>,
+        done: oneshot::Sender<Result<(), AcmeFailure>>,
     },
 }
 
 impl Renewer {
     /// Keeps the certificates fresh until `stop` is done. Blocks now and then, to write to the disk and to make keys: it
     /// wants a thread of its own.
-    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>, stop: impl Future<Output = ()>) {
+    pub async fn run(mut self, mut commands: mpsc::Receiver<RenewalCommand>, stop: impl Future<Output = ()>) {
         let mut stop = pin!(stop);
         let mut exact = self.parts.exact.clone();
         // A pause that was begun at this start must not begin again at the next.
@@ -63,7 +63,7 @@ impl Renewer {
                 Ok(()) = exact.changed() => {
                     self.take_over();
                     self.publish();
-                    self.release_the_patient();
+                    self.notify_waiters();
                     self.board.publish(self.status());
                 }
                 is_time = wait_until(&self, at) => {
@@ -84,7 +84,7 @@ impl Renewer {
     async fn perform(
         &mut self,
         task: Task,
-        commands: &mut mpsc::Receiver<Command>,
+        commands: &mut mpsc::Receiver<RenewalCommand>,
         mut stop: Pin<&mut impl Future<Output = ()>>,
     ) -> bool {
         let board = Arc::clone(&self.board);
@@ -98,7 +98,7 @@ impl Renewer {
                     () = &mut work => break,
                     Some(command) = commands.recv() => match command {
                         // Whoever asks has gone.
-                        Command::Status(reply) => drop(reply.send(board.status())),
+                        RenewalCommand::Status(reply) => drop(reply.send(board.status())),
                         other => asked.push(other),
                     },
                 }
@@ -115,7 +115,7 @@ impl Renewer {
     async fn work(&mut self, task: Task) {
         match task {
             Task::CleanUp => self.clean_up().await,
-            Task::Look(lineage) => {
+            Task::CheckAri(lineage) => {
                 let answer = self.look(&lineage).await;
                 if self.to_ask.remove(&lineage) {
                     self.renew_if_due(&lineage, answer);
@@ -124,12 +124,12 @@ impl Renewer {
             Task::Renew(lineage) => self.attempt(&lineage).await,
         }
         self.tidy();
-        self.release_the_patient();
+        self.notify_waiters();
         self.board.publish(self.status());
     }
 
     /// Answers, unless it is time to stop: then false, and whoever asked sees us go.
-    async fn answer_unless(&mut self, command: Command, stop: Pin<&mut impl Future<Output = ()>>) -> bool {
+    async fn answer_unless(&mut self, command: RenewalCommand, stop: Pin<&mut impl Future<Output = ()>>) -> bool {
         tokio::select! {
             biased;
             () = stop => false,
@@ -137,11 +137,11 @@ impl Renewer {
         }
     }
 
-    async fn answer(&mut self, command: Command) {
+    async fn answer(&mut self, command: RenewalCommand) {
         let now = self.parts.world.now();
         match command {
-            Command::Status(reply) => drop(reply.send(self.status())),
-            Command::Renew { all, only, progress } => {
+            RenewalCommand::Status(reply) => drop(reply.send(self.status())),
+            RenewalCommand::Renew { all, only, progress } => {
                 let is_meant = |it: &Lineage| only.is_none() || it.constituency() == only.as_ref();
                 let meant: Vec<Lineage> = self.lineages().into_iter().filter(is_meant).collect();
                 let (due, others): (Vec<Lineage>, Vec<Lineage>) =
@@ -149,15 +149,15 @@ impl Renewer {
                 self.forced.extend(due);
                 self.to_ask.extend(others);
                 self.board.listen(progress);
-                self.release_the_patient();
+                self.notify_waiters();
             }
-            Command::Revoke { lineage, done } => drop(done.send(self.revoke(&lineage).await)),
+            RenewalCommand::Revoke { lineage, done } => drop(done.send(self.revoke(&lineage).await)),
         }
         self.board.publish(self.status());
     }
 
     /// Has `lineage` renewed if the CA's `answer` wants that, and else says why not.
-    fn renew_if_due(&mut self, lineage: &Lineage, answer: Result<Option<Window>, Failure>) {
+    fn renew_if_due(&mut self, lineage: &Lineage, answer: Result<Option<RenewalWindow>, AcmeFailure>) {
         let now = self.parts.world.now();
         let is_open = answer.as_ref().is_ok_and(|window| window.is_some_and(|window| window.contains(now)));
         if is_open || self.is_due(lineage, now) {
@@ -180,7 +180,7 @@ impl Renewer {
     }
 
     /// Nobody is kept waiting for what may not be tried now: the CA's Retry-After may last for days.
-    fn release_the_patient(&mut self) {
+    fn notify_waiters(&mut self) {
         let now = self.parts.world.now();
         for lineage in self.to_ask.clone() {
             let said = match self.askable_from(&lineage, now) {
@@ -204,13 +204,13 @@ impl Renewer {
             }
         }
         if self.forced.is_empty() && self.to_ask.is_empty() {
-            self.board.hang_up();
+            self.board.close();
         }
     }
 
-    async fn revoke(&mut self, lineage: &Lineage) -> Result<(), Failure> {
+    async fn revoke(&mut self, lineage: &Lineage) -> Result<(), AcmeFailure> {
         let missing = || {
-            Failure::human(match lineage.constituency() {
+            AcmeFailure::action_required(match lineage.constituency() {
                 None => format!("there is no {lineage} certificate"),
                 Some(name) => format!(
                     "{name} has no certificate of its own; phones there are shown the wildcard's, which --key names"
@@ -219,7 +219,9 @@ impl Renewer {
         };
         let stored = self.held.get(lineage).ok_or_else(missing)?;
         let ca = self.parts.cas.iter().find(|ca| ca.directory() == stored.meta.directory).map(Arc::clone);
-        let ca = ca.ok_or_else(|| Failure::human(format!("{} is not configured any more", stored.meta.directory)))?;
+        let ca = ca.ok_or_else(|| {
+            AcmeFailure::action_required(format!("{} is not configured any more", stored.meta.directory))
+        })?;
         ca.open().await?;
         ca.revoke(stored.checked.leaf()).await?;
         self.memory.of_mut(lineage).revoked = true;

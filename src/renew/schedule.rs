@@ -26,7 +26,7 @@ const LONGEST_WAIT: i64 = 30 * DAY;
 
 /// When a CA wants a certificate renewed, Unix time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Window {
+pub struct RenewalWindow {
     /// Not before this.
     pub start: i64,
     /// Not after this.
@@ -36,7 +36,7 @@ pub struct Window {
 /// A window with the time that was chosen in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ChosenWindow {
-    pub(super) window: Window,
+    pub(super) window: RenewalWindow,
     pub(super) chosen: i64,
 }
 
@@ -55,7 +55,7 @@ fn default_time(validity: &Validity, dice: f64) -> i64 {
     validity.not_after - left - (lifetime as f64 * 0.05 * dice) as i64
 }
 
-impl Window {
+impl RenewalWindow {
     /// Whether a renewal now is one that the CA asked for.
     pub(super) fn contains(&self, now: i64) -> bool {
         (self.start..=self.end).contains(&now)
@@ -153,18 +153,18 @@ mod tests {
 
     #[test]
     fn a_time_is_chosen_once_and_kept_while_the_window_is_the_same() {
-        let window = Window { start: 1000, end: 2000 };
+        let window = RenewalWindow { start: 1000, end: 2000 };
         let chosen = window.choose(None, 0.25);
         assert_eq!(chosen.chosen, 1250);
         assert_eq!(window.choose(Some(&chosen), 0.9), chosen);
-        let moved = Window { start: 500, end: 600 };
+        let moved = RenewalWindow { start: 500, end: 600 };
         assert_eq!(moved.choose(Some(&chosen), 0.5).chosen, 550);
     }
 
     #[test]
     fn a_window_after_the_end_does_not_let_a_certificate_run_out() {
         let validity = lasting(90);
-        let window = Window { start: 200 * DAY, end: 201 * DAY }.choose(None, 0.5);
+        let window = RenewalWindow { start: 200 * DAY, end: 201 * DAY }.choose(None, 0.5);
         assert_eq!(renewal_time(Some(&validity), Some(&window), 0.0), 81 * DAY);
     }
 
@@ -207,7 +207,7 @@ mod tests {
         ) {
             let validity = lasting(days);
             let window = window
-                .map(|(start, length)| Window { start: start * DAY, end: (start + length) * DAY }.choose(None, dice));
+                .map(|(start, length)| RenewalWindow { start: start * DAY, end: (start + length) * DAY }.choose(None, dice));
             let at = renewal_time(Some(&validity), window.as_ref(), dice);
             prop_assert!(at <= validity.not_after - validity.lifetime() / 10);
             #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "a test")]

@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::lineage::Lineage;
-use super::schedule::Window;
+use super::schedule::RenewalWindow;
 use crate::ca::KeyKind;
-use crate::certificate::{Condition, Plan, Validity};
+use crate::certificate::{Condition, RenewalSchedule, Validity};
 use crate::constituency::ConstituencyName;
 
 /// Everything about the certificates and their renewal. Times are Unix time.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Status {
+pub struct AcmeStatus {
     /// When this was so.
     pub now: i64,
     /// One for each kind of key, and one for each constituency that wants its exact names.
@@ -47,7 +47,7 @@ pub struct CertificateStatus {
     /// The directory that will be asked.
     pub directory: String,
     /// When the CA wants it renewed.
-    pub window: Option<Window>,
+    pub window: Option<RenewalWindow>,
     /// Failures in a row.
     pub failures: u32,
     /// The reason of the last one.
@@ -70,7 +70,7 @@ impl CertificateStatus {
     pub fn condition(&self, now: i64) -> Condition {
         let validity =
             self.held.as_ref().map(|held| Validity { not_before: held.not_before, not_after: held.not_after });
-        let plan = Plan {
+        let plan = RenewalSchedule {
             renewal: self.planned.unwrap_or(now),
             // Other settings begin anew, and an old error says nothing of them.
             failure: self.last_error.as_deref().filter(|_| self.failures > 0),
@@ -108,22 +108,22 @@ pub struct AttemptCounts {
 
 /// Where progress is told and the status can be read while work is under way.
 #[derive(Debug, Default)]
-pub struct Board {
-    status: Mutex<Status>,
+pub struct StatusBoard {
+    status: Mutex<AcmeStatus>,
     attempts: Mutex<BTreeMap<Lineage, AttemptCounts>>,
     generation: AtomicU64,
     listeners: Mutex<Vec<UnboundedSender<String>>>,
 }
 
-impl Board {
-    pub(super) fn publish(&self, status: Status) {
+impl StatusBoard {
+    pub(super) fn publish(&self, status: AcmeStatus) {
         *lock(&self.status) = status;
         self.generation.fetch_add(1, Ordering::Release);
     }
 
     /// How things are, or were when this was last said.
     #[must_use]
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> AcmeStatus {
         lock(&self.status).clone()
     }
 
@@ -155,7 +155,7 @@ impl Board {
     }
 
     /// Nobody hears any more.
-    pub(super) fn hang_up(&self) {
+    pub(super) fn close(&self) {
         lock(&self.listeners).clear();
     }
 

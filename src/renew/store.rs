@@ -26,13 +26,13 @@ const EXACT: &str = "exact";
 
 /// The certificates' folder.
 #[derive(Debug, Clone)]
-pub(super) struct Store {
+pub(super) struct CertificateStore {
     root: PathBuf,
 }
 
 /// What is remembered of a certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Meta {
+pub(super) struct StoredMeta {
     /// The directory of the CA that issued it.
     pub(super) directory: String,
     /// When it was stored, Unix time.
@@ -41,9 +41,9 @@ pub(super) struct Meta {
 
 /// A certificate that was stored.
 #[derive(Debug, Clone)]
-pub(super) struct Stored {
+pub(super) struct StoredLineage {
     pub(super) checked: Checked,
-    pub(super) meta: Meta,
+    pub(super) meta: StoredMeta,
 }
 
 /// An order that is under way.
@@ -59,7 +59,7 @@ pub(super) struct PendingOrder {
     pub(super) spent_certificate: bool,
 }
 
-impl Store {
+impl CertificateStore {
     /// Nothing is made before there is something to store.
     pub(super) fn new(root: PathBuf) -> Self {
         Self { root }
@@ -70,7 +70,7 @@ impl Store {
     }
 
     /// The current certificate, or the newest that can be used; and what is wrong with newer ones.
-    pub(super) fn load(&self, lineage: &Lineage) -> (Option<Stored>, Vec<String>) {
+    pub(super) fn load(&self, lineage: &Lineage) -> (Option<StoredLineage>, Vec<String>) {
         let folder = self.folder(lineage);
         let current = || FolderHandle::open(&folder)?.link_target(CURRENT);
         let current = current().ok().and_then(|target| number(target.as_os_str()));
@@ -88,7 +88,7 @@ impl Store {
     }
 
     /// Stores a new generation and makes it the current one.
-    pub(super) fn save(&self, lineage: &Lineage, chain: &str, key: &str, meta: &Meta) -> io::Result<()> {
+    pub(super) fn save(&self, lineage: &Lineage, chain: &str, key: &str, meta: &StoredMeta) -> io::Result<()> {
         let path = self.folder(lineage);
         let folder = FolderHandle::open_or_make(&path)?;
         folder.remove_all(NEW)?;
@@ -141,7 +141,7 @@ impl Store {
     }
 }
 
-impl Store {
+impl CertificateStore {
     /// The constituencies for whose exact names there is something.
     pub(super) fn exact(&self) -> Vec<ConstituencyName> {
         let entries =
@@ -160,11 +160,11 @@ impl Store {
     }
 }
 
-fn read_generation(folder: &Path) -> Result<Stored, String> {
+fn read_generation(folder: &Path) -> Result<StoredLineage, String> {
     let read = |name: &str| state::read_text(&folder.join(name)).map_err(|error| format!("{name}: {error}"));
     let meta = serde_json::from_str(&read("meta.json")?).map_err(|error| format!("meta.json: {error}"))?;
     let checked = check(&read("chain.pem")?, &read("key.pem")?).map_err(|error| error.to_string())?;
-    Ok(Stored { checked, meta })
+    Ok(StoredLineage { checked, meta })
 }
 
 fn number(name: &OsStr) -> Option<u64> {
@@ -195,20 +195,20 @@ mod tests {
         (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
     }
 
-    fn save(store: &Store, number: u64) {
+    fn save(store: &CertificateStore, number: u64) {
         let (chain, key) = pair(number);
-        let meta = Meta { directory: "d".to_owned(), stored: i64::try_from(number).unwrap() };
+        let meta = StoredMeta { directory: "d".to_owned(), stored: i64::try_from(number).unwrap() };
         store.save(&LINEAGE, &chain, &key, &meta).unwrap();
     }
 
-    fn loaded(store: &Store) -> Option<i64> {
+    fn loaded(store: &CertificateStore) -> Option<i64> {
         store.load(&LINEAGE).0.map(|stored| stored.meta.stored)
     }
 
     #[test]
     fn the_last_three_generations_are_kept_and_are_the_owners_alone() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::new(folder.path().join("certs"));
+        let store = CertificateStore::new(folder.path().join("certs"));
         assert_eq!(loaded(&store), None);
         (1..=5).for_each(|number| save(&store, number));
         assert_eq!(loaded(&store), Some(5));
@@ -226,7 +226,7 @@ mod tests {
     #[test]
     fn whatever_a_crash_leaves_there_is_a_usable_certificate() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::new(folder.path().join("certs"));
+        let store = CertificateStore::new(folder.path().join("certs"));
         let kind = folder.path().join("certs/ecdsa-p256");
         save(&store, 1);
         save(&store, 2);
@@ -251,7 +251,7 @@ mod tests {
     #[test]
     fn an_order_under_way_is_found_again_with_its_key() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::new(folder.path().join("certs"));
+        let store = CertificateStore::new(folder.path().join("certs"));
         let kind = &LINEAGE;
         store.forget_order(kind).unwrap();
         let key = kind.key().generate().unwrap();
@@ -275,13 +275,13 @@ mod tests {
     #[test]
     fn a_constituency_s_certificates_have_a_folder_of_their_own_whatever_it_is_called() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::new(folder.path().join("certs"));
+        let store = CertificateStore::new(folder.path().join("certs"));
         assert!(store.exact().is_empty());
         save(&store, 1);
         let name: ConstituencyName = "ecdsa-p256".parse().unwrap();
         let exact = Lineage::Exact(name.clone());
         let (chain, key) = pair(2);
-        store.save(&exact, &chain, &key, &Meta { directory: "d".to_owned(), stored: 2 }).unwrap();
+        store.save(&exact, &chain, &key, &StoredMeta { directory: "d".to_owned(), stored: 2 }).unwrap();
         assert_eq!((loaded(&store), store.load(&exact).0.unwrap().meta.stored), (Some(1), 2));
         assert_eq!(store.exact(), [name]);
         store.forget(&exact).unwrap();

@@ -4,12 +4,12 @@
 use std::io;
 use std::path::Path;
 
-use super::memory::Memory;
-use super::store::Store;
+use super::memory::PersistentState;
+use super::store::CertificateStore;
 use super::timetable::planned;
 use super::{Lineage, wildcard_names};
 use crate::ca::KeyKind;
-use crate::certificate::{Condition, ExactNames, Plan};
+use crate::certificate::{Condition, ExactNames, RenewalSchedule};
 use crate::state::FolderHandle;
 
 /// A certificate that is wanted, and what is stored of it.
@@ -39,14 +39,14 @@ pub fn stored_certificates(
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let store = Store::new(certificates);
-    let kept = Memory::peek(&state.join("renewal.json"))?;
+    let store = CertificateStore::new(certificates);
+    let kept = PersistentState::peek(&state.join("renewal.json"))?;
     let wildcards = keys.iter().map(|kind| (Lineage::Wildcard(*kind), wildcard_names(domain)));
     let exact = exact.iter().map(|(name, names)| (Lineage::Exact(name.clone()), names.to_vec()));
     let read = |(lineage, names): (Lineage, Vec<String>)| {
         let stored = store.load(&lineage).0;
         let attempts = kept.certificates.get(&lineage).cloned().unwrap_or_default();
-        let plan = Plan {
+        let plan = RenewalSchedule {
             renewal: planned(stored.as_ref(), &names, &attempts).unwrap_or(now),
             failure: attempts.last_error.as_deref().filter(|_| attempts.failures > 0),
             action_required: attempts.needs_human,

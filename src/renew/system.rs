@@ -9,8 +9,8 @@ use tokio::sync::watch;
 
 use super::Parts;
 use super::acme::AcmeCa;
-use super::failure::Failure;
-use super::ports::{Ca, ChallengeDns, World};
+use super::failure::AcmeFailure;
+use super::ports::{Ca, ChallengeDns, Env};
 use super::settings::AcmeSettings;
 use crate::ca::KeyKind;
 use crate::certificate::ExactNames;
@@ -18,14 +18,14 @@ use crate::clock;
 
 /// The real world.
 #[derive(Debug, Clone, Copy)]
-pub struct SystemWorld;
+pub struct SystemEnv;
 
-impl World for SystemWorld {
+impl Env for SystemEnv {
     fn now(&self) -> i64 {
         clock::unix_seconds(clock::now())
     }
 
-    fn dice(&self) -> f64 {
+    fn random(&self) -> f64 {
         let mut bytes = [0; 4];
         // Without chance, everybody comes at once; that is no reason not to come.
         let _ = rand::fill(&mut bytes);
@@ -48,7 +48,7 @@ impl Parts {
         state: &Path,
         exact: watch::Receiver<Arc<ExactNames>>,
         dns: Arc<dyn ChallengeDns>,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, AcmeFailure> {
         let cas = settings.directories().into_iter();
         let cas = cas.map(|directory| AcmeCa::new(directory, state).map(|ca| Arc::new(ca) as Arc<dyn Ca>));
         let print = digest::digest(&digest::SHA256, format!("{domain} {settings:?}").as_bytes());
@@ -59,7 +59,7 @@ impl Parts {
             preferred_chain: settings.preferred_chain.clone(),
             cas: cas.collect::<Result<_, _>>()?,
             dns,
-            world: Arc::new(SystemWorld),
+            world: Arc::new(SystemEnv),
             fingerprint: print.as_ref().iter().map(|byte| format!("{byte:02x}")).collect(),
         })
     }

@@ -1,33 +1,42 @@
 //! Challenges through our own DNS: what fails there, as the flow understands it.
 
-use super::failure::Failure;
-use super::ports::{Answer, ChallengeDns, Say};
-use crate::dns::{Dns, DnsError, Place};
+use super::failure::AcmeFailure;
+use super::ports::{ChallengeDns, PortFuture, Say};
+use crate::dns::{Dns, DnsError, RecordLocation};
 
 impl ChallengeDns for Dns {
-    fn locate<'a>(&'a self, challenge_name: &'a str) -> Answer<'a, Place> {
+    fn locate<'a>(&'a self, challenge_name: &'a str) -> PortFuture<'a, RecordLocation> {
         Box::pin(async move { Self::locate(self, challenge_name).await.map_err(|error| failure(&error)) })
     }
 
-    fn stands_alone<'a>(&'a self, name: &'a str) -> Answer<'a, ()> {
+    fn stands_alone<'a>(&'a self, name: &'a str) -> PortFuture<'a, ()> {
         Box::pin(async move { Self::stands_alone(self, name).await.map_err(|error| failure(&error)) })
     }
 
-    fn add<'a>(&'a self, place: &'a Place, values: &'a [String]) -> Answer<'a, ()> {
+    fn add<'a>(&'a self, place: &'a RecordLocation, values: &'a [String]) -> PortFuture<'a, ()> {
         Box::pin(async move { Self::add(self, place, values).await.map_err(|error| failure(&error)) })
     }
 
-    fn remove<'a>(&'a self, place: &'a Place, values: &'a [String]) -> Answer<'a, ()> {
+    fn remove<'a>(&'a self, place: &'a RecordLocation, values: &'a [String]) -> PortFuture<'a, ()> {
         Box::pin(async move { Self::remove(self, place, values).await.map_err(|error| failure(&error)) })
     }
 
-    fn wait_until_visible<'a>(&'a self, place: &'a Place, values: &'a [String], say: Say<'a>) -> Answer<'a, ()> {
+    fn wait_until_visible<'a>(
+        &'a self,
+        place: &'a RecordLocation,
+        values: &'a [String],
+        say: Say<'a>,
+    ) -> PortFuture<'a, ()> {
         Box::pin(async move {
             Self::wait_until_visible(self, place, values, say).await.map(drop).map_err(|error| failure(&error))
         })
     }
 }
 
-fn failure(error: &DnsError) -> Failure {
-    if error.needs_human() { Failure::human(error.to_string()) } else { Failure::retry(error.to_string()) }
+fn failure(error: &DnsError) -> AcmeFailure {
+    if error.needs_human() {
+        AcmeFailure::action_required(error.to_string())
+    } else {
+        AcmeFailure::retry(error.to_string())
+    }
 }

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::budget::Limit;
-use super::failure::{Cure, Failure, Sign};
-use super::memory::{Attempts, Kept};
+use super::failure::{AcmeFailure, FailureKind, Retry};
+use super::memory::{OrderAttempts, StoredState};
 use super::ports::Ca;
 use super::schedule::{
-    DAY, Deadline, HOUR, MINUTE, Window, backoff, is_time_for_fallback, recheck_after, renewal_time,
+    DAY, Deadline, HOUR, MINUTE, RenewalWindow, backoff, is_time_for_fallback, recheck_after, renewal_time,
 };
-use super::status::{CertificateStatus, HeldStatus, Status};
-use super::store::Stored;
+use super::status::{AcmeStatus, CertificateStatus, HeldStatus};
+use super::store::StoredLineage;
 use super::{Lineage, Renewer};
 use crate::certificate::Validity;
 use crate::wording::counted;
@@ -26,13 +26,19 @@ pub(super) enum Task {
     /// Remove records that could not be removed.
     CleanUp,
     /// Ask the CA when it wants a certificate renewed.
-    Look(Lineage),
+    CheckAri(Lineage),
     /// Renew it.
     Renew(Lineage),
 }
 
 /// At start: an attempt that was cut off is taken up at once, but if that happens again and again, with pauses.
-pub(super) fn begin_anew(kept: &mut Kept, print: &str, held: &BTreeMap<Lineage, Stored>, now: i64, dice: f64) {
+pub(super) fn recover(
+    kept: &mut StoredState,
+    print: &str,
+    held: &BTreeMap<Lineage, StoredLineage>,
+    now: i64,
+    dice: f64,
+) {
     let is_new = kept.fingerprint != print;
     print.clone_into(&mut kept.fingerprint);
     for (lineage, attempts) in &mut kept.certificates {
@@ -50,7 +56,7 @@ pub(super) fn begin_anew(kept: &mut Kept, print: &str, held: &BTreeMap<Lineage, 
 
 impl Task {
     fn is_exact(&self) -> bool {
-        matches!(self, Self::Look(Lineage::Exact(_)) | Self::Renew(Lineage::Exact(_)))
+        matches!(self, Self::CheckAri(Lineage::Exact(_)) | Self::Renew(Lineage::Exact(_)))
     }
 }
 
@@ -63,7 +69,7 @@ impl Renewer {
     pub(super) fn next(&self, now: i64) -> (i64, Task) {
         let clean_up = (!self.journal.entries().is_empty()).then_some((self.clean_up_at, Task::CleanUp));
         let lineages = self.lineages();
-        let looks = lineages.iter().filter_map(|it| Some((self.look_time(it, now)?, Task::Look(it.clone()))));
+        let looks = lineages.iter().filter_map(|it| Some((self.look_time(it, now)?, Task::CheckAri(it.clone()))));
         let renewals = lineages.iter().map(|it| (self.attempt_time(it, now), Task::Renew(it.clone())));
         let tasks = clean_up.into_iter().chain(looks).chain(renewals);
         // Exact names come after all else, and among them whoever has waited longest: one that fails and fails again does
@@ -101,12 +107,12 @@ impl Renewer {
     }
 
     /// Whether `attempts` were made for the names that are wanted now.
-    fn is_about(&self, attempts: &Attempts, lineage: &Lineage) -> bool {
+    fn is_about(&self, attempts: &OrderAttempts, lineage: &Lineage) -> bool {
         lineage.constituency().is_none() || attempts.names == self.names(lineage)
     }
 
     /// When `lineage` is to be renewed if nothing stands in the way.
-    pub(super) fn due_time(&self, lineage: &Lineage, attempts: &Attempts) -> i64 {
+    pub(super) fn due_time(&self, lineage: &Lineage, attempts: &OrderAttempts) -> i64 {
         due_time(self.held.get(lineage), self.names(lineage), attempts).unwrap_or(0)
     }
 
@@ -166,7 +172,7 @@ impl Renewer {
     }
 
     /// Notes that an attempt begins: one that crashes must not be made again and again without a pause.
-    pub(super) fn begin(&mut self, lineage: &Lineage) -> Result<(), Failure> {
+    pub(super) fn begin(&mut self, lineage: &Lineage) -> Result<(), AcmeFailure> {
         let names = if lineage.constituency().is_some() { self.names(lineage).to_vec() } else { Vec::new() };
         let attempts = self.memory.of_mut(lineage);
         if attempts.names != names {
@@ -174,13 +180,13 @@ impl Renewer {
             attempts.names = names;
         }
         attempts.under_way = true;
-        self.memory.keep().map_err(|error| Failure::disk("what was attempted", &error))
+        self.memory.keep().map_err(|error| AcmeFailure::disk("what was attempted", &error))
     }
 
     /// Remembers what an attempt came to.
-    pub(super) fn conclude(&mut self, lineage: &Lineage, directory: &str, result: Result<(), Failure>) {
+    pub(super) fn conclude(&mut self, lineage: &Lineage, directory: &str, result: Result<(), AcmeFailure>) {
         let now = self.parts.world.now();
-        let dice = self.parts.world.dice();
+        let dice = self.parts.world.random();
         let at_stake = self.at_stake(lineage);
         self.forced.remove(lineage);
         let attempts = self.memory.of_mut(lineage);
@@ -190,8 +196,8 @@ impl Renewer {
         let mut waits = None;
         let mut failed = None;
         match result {
-            Ok(()) => *attempts = Attempts { last_success: Some(now), early: dice, ..Attempts::default() },
-            Err(Failure { sign: Sign::Budget, cure: Cure::Wait(seconds), message }) => {
+            Ok(()) => *attempts = OrderAttempts { last_success: Some(now), early: dice, ..OrderAttempts::default() },
+            Err(AcmeFailure { sign: FailureKind::Budget, cure: Retry::Wait(seconds), message }) => {
                 waits = Some(format!("{message}; waiting {seconds} s"));
                 attempts.waits.insert(directory.to_owned(), Deadline::after(now, seconds));
             }
@@ -202,11 +208,11 @@ impl Renewer {
                 attempts.failures = attempts.failures.saturating_add(1);
                 attempts.last_failure = Some(now);
                 attempts.last_error = Some(failure.message.clone());
-                attempts.needs_human = failure.cure == Cure::Human;
+                attempts.needs_human = failure.cure == Retry::Human;
                 let pause = backoff(attempts.failures, at_stake.as_ref(), now, dice);
                 attempts.pause = Some(Deadline::after(now, pause));
                 match failure {
-                    Failure { sign: Sign::Limited, cure: Cure::Wait(seconds), .. }
+                    AcmeFailure { sign: FailureKind::Limited, cure: Retry::Wait(seconds), .. }
                         if lineage.constituency().is_some() =>
                     {
                         attempts.waits.insert(directory.to_owned(), Deadline::after(now, seconds));
@@ -227,15 +233,15 @@ impl Renewer {
     }
 
     /// A Retry-After holds for all that we might ask of that CA.
-    fn obey(&mut self, directory: &str, cure: Cure, now: i64) {
-        if let Cure::Wait(seconds) = cure {
+    fn obey(&mut self, directory: &str, cure: Retry, now: i64) {
+        if let Retry::Wait(seconds) = cure {
             self.memory.at_mut(directory).retry_after = Some(Deadline::after(now, seconds));
         }
     }
 
-    fn tell_failure(&self, lineage: &Lineage, failure: &Failure, now: i64) {
+    fn tell_failure(&self, lineage: &Lineage, failure: &AcmeFailure, now: i64) {
         let wait = (self.attempt_time(lineage, now) - now).max(0);
-        let hint = if failure.cure == Cure::Human { "; this needs somebody to change something" } else { "" };
+        let hint = if failure.cure == Retry::Human { "; this needs somebody to change something" } else { "" };
         self.board.say(lineage, &format!("failed: {failure}{hint}; next attempt in {wait} s"));
         let days = self.validity(lineage).map(|validity| validity.left(now) / DAY);
         let left = match days {
@@ -249,19 +255,19 @@ impl Renewer {
     /// What cannot be kept now will be kept the next time; budgets are never spent unkept.
     pub(super) fn remember(&self) {
         if let Err(error) = self.memory.keep() {
-            tracing::error!("{}", Failure::disk("what was attempted", &error));
+            tracing::error!("{}", AcmeFailure::disk("what was attempted", &error));
         }
         self.board.publish(self.status());
     }
 
     pub(super) fn plan_clean_up(&mut self, is_clean: bool) {
         self.clean_up_failures = if is_clean { 0 } else { self.clean_up_failures.saturating_add(1) };
-        let pause = backoff(self.clean_up_failures.min(3), None, 0, self.parts.world.dice());
+        let pause = backoff(self.clean_up_failures.min(3), None, 0, self.parts.world.random());
         self.clean_up_at = self.parts.world.now() + pause.max(MINUTE);
     }
 
     /// Asks the CA when it wants the certificate of `lineage` renewed.
-    pub(super) async fn look(&mut self, lineage: &Lineage) -> Result<Option<Window>, Failure> {
+    pub(super) async fn look(&mut self, lineage: &Lineage) -> Result<Option<RenewalWindow>, AcmeFailure> {
         let Some(stored) = self.held.get(lineage) else { return Ok(None) };
         let (directory, leaf) = (stored.meta.directory.clone(), stored.checked.leaf().clone());
         let ca = self.parts.cas.iter().find(|ca| ca.directory() == directory).map(Arc::clone);
@@ -272,7 +278,7 @@ impl Renewer {
             Err(failure) => Err(failure),
         };
         warn_of_skew(&*ca);
-        let (now, dice) = (self.parts.world.now(), self.parts.world.dice());
+        let (now, dice) = (self.parts.world.now(), self.parts.world.random());
         let attempts = self.memory.of_mut(lineage);
         let (again, answer) = match answer {
             Ok(Some((window, again))) => {
@@ -303,13 +309,13 @@ impl Renewer {
     }
 
     /// How things are.
-    pub(super) fn status(&self) -> Status {
+    pub(super) fn status(&self) -> AcmeStatus {
         let now = self.parts.world.now();
         let skew = self.parts.cas.iter().filter_map(|ca| ca.clock_skew()).max_by_key(|skew| skew.abs());
         let certificates = self.lineages().into_iter().map(|lineage| self.certificate_status(&lineage, now));
         let mut certificates: Vec<CertificateStatus> = certificates.collect();
         certificates.sort_by_key(|status| (status.constituency.is_some(), Reverse(status.held.is_none())));
-        Status {
+        AcmeStatus {
             now,
             certificates,
             leftover_records: self.journal.entries().iter().map(|entry| entry.values.len()).sum(),
@@ -346,14 +352,14 @@ impl Renewer {
 }
 
 /// When a certificate for `names` is to be renewed if nothing stands in the way; `None`: at once.
-fn due_time(stored: Option<&Stored>, names: &[String], attempts: &Attempts) -> Option<i64> {
+fn due_time(stored: Option<&StoredLineage>, names: &[String], attempts: &OrderAttempts) -> Option<i64> {
     // The names differ where the domain has changed, or the aliases.
     let stored = stored.filter(|stored| !attempts.revoked && stored.checked.is_for(names))?;
     Some(renewal_time(Some(&stored.checked.validity()), attempts.window.as_ref(), attempts.early))
 }
 
 /// The same. What is due at once has been due at least since it first failed.
-pub(super) fn planned(stored: Option<&Stored>, names: &[String], attempts: &Attempts) -> Option<i64> {
+pub(super) fn planned(stored: Option<&StoredLineage>, names: &[String], attempts: &OrderAttempts) -> Option<i64> {
     due_time(stored, names, attempts).or(attempts.failing_since)
 }
 

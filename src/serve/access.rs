@@ -26,8 +26,8 @@ use serde::Deserialize;
 use tokio::sync::oneshot;
 
 use crate::constituency::{ConstituencyName, MacAddress};
-use crate::trust::Claim;
-use writing::Tally;
+use crate::trust::ClaimedIdentity;
+use writing::DroppedLines;
 
 pub use line::{escaped, without_controls};
 pub use writing::Writer;
@@ -50,7 +50,7 @@ pub enum LogFormat {
 
 /// TLS version and cipher suite of a connection, and whether its device certificate counts beyond its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TlsFacts {
+pub struct ServedTls {
     /// The version.
     pub version: ProtocolVersion,
     /// The suite.
@@ -63,9 +63,9 @@ pub struct TlsFacts {
 
 /// The TLS of a connection, as far as it came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tls {
+pub enum TlsResult {
     /// Version, suite, and a mark on an expired device certificate that is tolerated.
-    Agreed(TlsFacts),
+    Agreed(ServedTls),
     /// A handshake of the old lane that led to nothing.
     OldLane,
 }
@@ -96,13 +96,13 @@ pub struct AccessRecord {
     /// Of which kind the reason is, if it was refused: one of a few words.
     pub kind: Option<&'static str>,
     /// What was spoken, if it came so far.
-    pub tls: Option<Tls>,
+    pub tls: Option<TlsResult>,
     /// When the certificate that proved the phone expires, in Unix seconds.
     pub certificate_not_after: Option<i64>,
     /// Whether a password proved the phone.
     pub is_by_password: bool,
     /// Who a certificate that was refused says it is: never to be taken for `mac`.
-    pub claim: Option<Box<Claim>>,
+    pub claim: Option<Box<ClaimedIdentity>>,
 }
 
 /// Whoever wants to know of each record too. It must not wait.
@@ -118,7 +118,7 @@ impl Observer for () {
 
 /// What waits to become a line.
 #[derive(Debug)]
-enum Entry {
+enum QueuedEntry {
     /// Boxed: they pass through many hands.
     Record(Box<AccessRecord>),
     /// Answered once the observer has seen every record before it.
@@ -128,8 +128,8 @@ enum Entry {
 /// Where records go.
 #[derive(Debug, Clone)]
 pub struct AccessLog {
-    queue: SyncSender<Entry>,
-    tally: Arc<Tally>,
+    queue: SyncSender<QueuedEntry>,
+    tally: Arc<DroppedLines>,
 }
 
 impl AccessRecord {
@@ -154,7 +154,7 @@ impl AccessLog {
         let (queue, records) = sync_channel(QUEUE);
         let (pages, written) = channel();
         let (alive, writer) = channel();
-        let tally = Arc::new(Tally::default());
+        let tally = Arc::new(DroppedLines::default());
         let (collecting, writing) = (Arc::clone(&tally), Arc::clone(&tally));
         let spawn = |name: &str| std::thread::Builder::new().name(name.to_owned());
         spawn("access-log").spawn(move || writing::collect(&records, format, &observer, &collecting, &pages))?;
@@ -173,8 +173,8 @@ impl AccessLog {
         if let Some(reason) = &mut record.reason {
             cut(reason);
         }
-        if let Err(TrySendError::Full(_)) = self.queue.try_send(Entry::Record(record)) {
-            self.tally.lose(1);
+        if let Err(TrySendError::Full(_)) = self.queue.try_send(QueuedEntry::Record(record)) {
+            self.tally.record_dropped(1);
         }
     }
 
@@ -184,7 +184,7 @@ impl AccessLog {
     pub fn flush(&self) -> oneshot::Receiver<()> {
         let (flushed, answer) = oneshot::channel();
         // Dropped where the queue is full.
-        let _ = self.queue.try_send(Entry::Flush(flushed));
+        let _ = self.queue.try_send(QueuedEntry::Flush(flushed));
         answer
     }
 }

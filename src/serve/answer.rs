@@ -15,19 +15,19 @@ use hyper::header::{
 };
 use hyper::{Method, Response, StatusCode};
 
-use super::beneath::Opened;
+use super::beneath::OpenFile;
 use super::body::{self, FileBody};
 use super::conditional::{self, Representation, Selection};
 use super::decision::Denial;
-use super::exchange::Exchange;
-use super::upload::store::Stored;
+use super::exchange::RequestLog;
+use super::upload::store::UploadResult;
 
 /// Files up to this size, in bytes, are read at once and sent with their header.
 const SMALL: u64 = 64 << 10;
 
 /// The content of an answer.
 #[derive(Debug)]
-pub enum Content {
+pub enum ResponseContent {
     /// At hand, until they are taken.
     Bytes(Bytes),
     /// A part of a file; boxed, because every answer has room for it.
@@ -37,12 +37,12 @@ pub enum Content {
 /// Content that takes its exchange along: the line of the access log is written when it has been sent, or when it is
 /// clear that it will not be.
 #[derive(Debug)]
-pub struct Logged {
-    content: Content,
-    exchange: Exchange,
+pub struct LoggedBody {
+    content: ResponseContent,
+    exchange: RequestLog,
 }
 
-impl Content {
+impl ResponseContent {
     fn empty() -> Self {
         Self::Bytes(Bytes::new())
     }
@@ -53,11 +53,11 @@ impl Content {
 /// # Errors
 /// If the file cannot be read.
 pub fn of_file(
-    file: Opened,
+    file: OpenFile,
     path: &str,
     method: &Method,
     headers: &hyper::HeaderMap,
-) -> Result<Response<Content>, Denial> {
+) -> Result<Response<ResponseContent>, Denial> {
     let etag = file.etag.to_str().unwrap_or_default();
     let facts = Representation { etag, modified: file.modified, size: file.size };
     let (status, first, length) = match conditional::select(method, headers, &facts) {
@@ -72,7 +72,7 @@ pub fn of_file(
         }
     };
     let has_content = method != Method::HEAD && status != StatusCode::NOT_MODIFIED;
-    let content = if has_content { read(file.file, first, length)? } else { Content::empty() };
+    let content = if has_content { read(file.file, first, length)? } else { ResponseContent::empty() };
     let mut response = Response::new(content);
     *response.status_mut() = status;
     response.headers_mut().insert(ETAG, file.etag);
@@ -90,18 +90,18 @@ pub fn of_file(
 
 /// The answer to an upload that was stored.
 #[must_use]
-pub fn of_upload(stored: Stored) -> Response<Content> {
-    let mut response = Response::new(Content::empty());
+pub fn of_upload(stored: UploadResult) -> Response<ResponseContent> {
+    let mut response = Response::new(ResponseContent::empty());
     *response.status_mut() = match stored {
-        Stored::Created => StatusCode::CREATED,
-        Stored::Changed => StatusCode::NO_CONTENT,
+        UploadResult::Created => StatusCode::CREATED,
+        UploadResult::Changed => StatusCode::NO_CONTENT,
     };
     response
 }
 
 /// The answer to a request that is refused.
 #[must_use]
-pub fn of_denial(denial: &Denial) -> Response<Content> {
+pub fn of_denial(denial: &Denial) -> Response<ResponseContent> {
     let mut response = plain(denial.status());
     match denial {
         Denial::Method { allow, .. } => set(&mut response, ALLOW, allow),
@@ -124,36 +124,36 @@ pub fn of_denial(denial: &Denial) -> Response<Content> {
 }
 
 /// Says that the connection ends with this answer.
-pub fn close(response: &mut Response<Content>) {
+pub fn close(response: &mut Response<ResponseContent>) {
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
 }
 
 /// Whether the connection ends with this answer.
 #[must_use]
-pub fn closes(response: &Response<Content>) -> bool {
+pub fn closes(response: &Response<ResponseContent>) -> bool {
     response.headers().contains_key(CONNECTION)
 }
 
 /// A status and its name, and not a word more.
-fn plain(status: StatusCode) -> Response<Content> {
+fn plain(status: StatusCode) -> Response<ResponseContent> {
     let text = format!("{}\n", status.canonical_reason().unwrap_or("refused"));
-    let mut response = Response::new(Content::Bytes(text.into()));
+    let mut response = Response::new(ResponseContent::Bytes(text.into()));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }
 
 /// `length` bytes of a file: small ones at once if they need no waiting for the disk, others piece by piece.
-fn read(file: Arc<File>, first: u64, length: u64) -> Result<Content, Denial> {
+fn read(file: Arc<File>, first: u64, length: u64) -> Result<ResponseContent, Denial> {
     if length > 0 && length <= SMALL {
         let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
         let cached = body::read_cached(&file, &mut bytes, first)
             .map_err(|error| Denial::Failed(format!("the file cannot be read: {error}")))?;
         if cached == Some(bytes.len()) {
-            return Ok(Content::Bytes(bytes.into()));
+            return Ok(ResponseContent::Bytes(bytes.into()));
         }
     }
-    Ok(Content::File(Box::new(FileBody::new(file, first, length))))
+    Ok(ResponseContent::File(Box::new(FileBody::new(file, first, length))))
 }
 
 /// The MIME type by the name's ending. Polycom's configuration files are XML by another name.
@@ -167,7 +167,7 @@ fn content_type(path: &str) -> HeaderValue {
     }
 }
 
-fn set(response: &mut Response<Content>, name: HeaderName, value: &str) {
+fn set(response: &mut Response<ResponseContent>, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         response.headers_mut().insert(name, value);
     }
@@ -175,18 +175,22 @@ fn set(response: &mut Response<Content>, name: HeaderName, value: &str) {
 
 /// Puts the exchange into its `response`, to end when that is sent. An answer to HEAD says how long that to GET is
 /// (RFC 9110 §8.6), refusals too.
-pub fn logged(mut response: Response<Content>, is_head: bool, mut exchange: Exchange) -> Response<Logged> {
+pub fn logged(
+    mut response: Response<ResponseContent>,
+    is_head: bool,
+    mut exchange: RequestLog,
+) -> Response<LoggedBody> {
     let status = response.status().as_u16();
     if let Some(length) = response.body().size_hint().exact().filter(|length| is_head && *length > 0) {
         response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     response.map(|content| {
         exchange.answered(status, content.size_hint().exact().filter(|_| !is_head));
-        Logged { content: if is_head { Content::empty() } else { content }, exchange }
+        LoggedBody { content: if is_head { ResponseContent::empty() } else { content }, exchange }
     })
 }
 
-impl Body for Content {
+impl Body for ResponseContent {
     type Data = Bytes;
     type Error = std::io::Error;
 
@@ -213,7 +217,7 @@ impl Body for Content {
     }
 }
 
-impl Body for Logged {
+impl Body for LoggedBody {
     type Data = Bytes;
     type Error = std::io::Error;
 

@@ -17,7 +17,7 @@ use crate::constituency::{Constituency, MacAddress};
 
 /// A regular file, open for reading, with what an answer says of it.
 #[derive(Debug, Clone)]
-pub struct Opened {
+pub struct OpenFile {
     /// The file.
     pub file: Arc<File>,
     /// Its size in bytes.
@@ -29,12 +29,12 @@ pub struct Opened {
     /// Its last modification as an HTTP date.
     pub last_modified: HeaderValue,
     /// Which file it is, in which state.
-    pub(super) identity: Identity,
+    pub(super) identity: FileIdentity,
 }
 
 /// Tells a file from every other, and from what it was before it was changed, as long as it is held open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Identity {
+pub(super) struct FileIdentity {
     device: u64,
     inode: u64,
     size: i64,
@@ -88,7 +88,7 @@ pub(super) fn open(folder: BorrowedFd<'_>, path: &str, flags: OFlags, resolve: R
 }
 
 /// Takes an open handle for an answer, if it is a regular file's.
-pub(super) fn opened(handle: OwnedFd) -> Result<Opened, Denial> {
+pub(super) fn opened(handle: OwnedFd) -> Result<OpenFile, Denial> {
     let stat = rustix::fs::fstat(&handle).map_err(denial)?;
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => {}
@@ -97,13 +97,13 @@ pub(super) fn opened(handle: OwnedFd) -> Result<Opened, Denial> {
     }
     let modified = time_of(stat.st_mtime);
     let text = |text: String| HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""));
-    Ok(Opened {
+    Ok(OpenFile {
         file: Arc::new(File::from(handle)),
         size: u64::try_from(stat.st_size).unwrap_or(0),
         modified,
         etag: text(etag(&stat)),
         last_modified: text(httpdate::fmt_http_date(modified)),
-        identity: Identity::of(&stat),
+        identity: FileIdentity::of(&stat),
     })
 }
 
@@ -123,7 +123,7 @@ fn etag(stat: &Stat) -> String {
     etag
 }
 
-impl Identity {
+impl FileIdentity {
     pub(super) fn of(stat: &Stat) -> Self {
         Self {
             device: stat.st_dev,

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::ResolveFlags;
 use rustix::io::Errno;
 
-use super::beneath::{self, Opened};
+use super::beneath::{self, OpenFile};
 use super::decision::upload_name::UploadName;
 use super::decision::{Denial, ReadGrant, check_shared};
 use super::kept;
@@ -27,7 +27,7 @@ pub fn open(
     constituency: &Constituency,
     registry: &Registry,
     uploads: &UploadStore,
-) -> Result<Opened, Denial> {
+) -> Result<OpenFile, Denial> {
     // Only a name with the phone's own MAC address in it can be an upload of its.
     let own = grant.reader().filter(|mac| grant.path().spells(*mac));
     let Some(mac) = own else { return open_in_folder(grant, constituency, registry) };
@@ -47,7 +47,7 @@ pub fn open(
 }
 
 /// The exact spelling first, then the MAC address in lower case, then in upper case.
-fn open_in_folder(grant: &ReadGrant, constituency: &Constituency, registry: &Registry) -> Result<Opened, Denial> {
+fn open_in_folder(grant: &ReadGrant, constituency: &Constituency, registry: &Registry) -> Result<OpenFile, Denial> {
     let mut found = open_spelling(grant.path().as_str(), grant, constituency, registry);
     if let (Err(Denial::NotFound), Some(own)) = (&found, grant.reader()) {
         for spelling in grant.path().other_cases(own) {
@@ -68,7 +68,7 @@ fn open_spelling(
     grant: &ReadGrant,
     constituency: &Constituency,
     registry: &Registry,
-) -> Result<Opened, Denial> {
+) -> Result<OpenFile, Denial> {
     let folder = beneath::folder(constituency)?;
     if let Some(kept) = kept::find(folder.as_fd(), spelling) {
         return Ok(kept);
@@ -87,7 +87,7 @@ fn open_through_links(
     grant: &ReadGrant,
     constituency: &Constituency,
     registry: &Registry,
-) -> Result<Opened, Denial> {
+) -> Result<OpenFile, Denial> {
     let root = constituency.folder.root();
     let below_root = format!("{}/{spelling}", constituency.name);
     let handle = beneath::open(root, &below_root, beneath::READ, ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS)

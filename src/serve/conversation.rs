@@ -12,10 +12,10 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncBufRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 
-use super::pace::Requests;
-use super::request::{Answers, Connection};
+use super::pace::RequestStream;
+use super::request::{HttpClient, RequestService};
 use super::request_line;
-use super::stop::{End, Stop, told};
+use super::stop::{CloseReason, ShutdownPhase, told};
 use crate::clock;
 
 /// The most header fields of a request.
@@ -23,35 +23,35 @@ const MAX_HEADERS: usize = 64;
 /// The longest header of a request, in bytes.
 const MAX_HEADER_BYTES: usize = 16 << 10;
 /// How long a peer is silent before it is at rest.
-const REST_AFTER: Duration = Duration::from_millis(250);
+const SUSPEND_AFTER: Duration = Duration::from_millis(250);
 
 /// What HTTP can be spoken on.
-pub trait Channel: AsyncBufRead + AsyncWrite + Unpin + Send + 'static {}
+pub trait ClientStream: AsyncBufRead + AsyncWrite + Unpin + Send + 'static {}
 
-impl<C: AsyncBufRead + AsyncWrite + Unpin + Send + 'static> Channel for C {}
+impl<C: AsyncBufRead + AsyncWrite + Unpin + Send + 'static> ClientStream for C {}
 
 /// Boxed, because it would otherwise be copied, and have room kept for it, wherever it goes.
-type Stream<C> = Box<Requests<C>>;
+type Stream<C> = Box<RequestStream<C>>;
 
-type Http<C> = Pin<Box<http1::Connection<TokioIo<Stream<C>>, Answers>>>;
+type HttpConnection<C> = Pin<Box<http1::Connection<TokioIo<Stream<C>>, RequestService>>>;
 
 /// HTTP/1.1 on the connection whose `stream` this is, until either end closes it.
 ///
 /// Not an `async fn`, which would keep room for the stream where it came in beside where it is used.
-pub fn converse<C: Channel>(
+pub fn serve_connection<C: ClientStream>(
     stream: C,
-    connection: Connection,
-    stop: watch::Receiver<Stop>,
-) -> impl Future<Output = End> {
-    let stream = Box::new(Requests::new(stream, connection.pace.clone(), connection.farewell.clone()));
-    speak_and_rest(stream, Arc::new(connection), stop)
+    connection: HttpClient,
+    stop: watch::Receiver<ShutdownPhase>,
+) -> impl Future<Output = CloseReason> {
+    let stream = Box::new(RequestStream::new(stream, connection.pace.clone(), connection.farewell.clone()));
+    serve_until_idle(stream, Arc::new(connection), stop)
 }
 
-async fn speak_and_rest<C: Channel>(
+async fn serve_until_idle<C: ClientStream>(
     mut stream: Stream<C>,
-    connection: Arc<Connection>,
-    mut stop: watch::Receiver<Stop>,
-) -> End {
+    connection: Arc<HttpClient>,
+    mut stop: watch::Receiver<ShutdownPhase>,
+) -> CloseReason {
     loop {
         let mut http = http(stream, &connection);
         tokio::select! {
@@ -59,8 +59,8 @@ async fn speak_and_rest<C: Channel>(
             biased;
             result = http.as_mut() => return close(&connection, result, http),
             never = connection.discard() => match never {},
-            () = connection.pace.silence(REST_AFTER) => {}
-            () = told(&mut stop, Stop::Drain) => return Box::pin(drain(http, &connection, &mut stop)).await,
+            () = connection.pace.wait_idle(SUSPEND_AFTER) => {}
+            () = told(&mut stop, ShutdownPhase::Drain) => return Box::pin(drain(http, &connection, &mut stop)).await,
         }
         let parts = Pin::into_inner(http).into_parts();
         stream = parts.io.into_inner();
@@ -72,28 +72,32 @@ async fn speak_and_rest<C: Channel>(
                 Ok(true) => {}
                 Ok(false) => break,
                 // Idle for too long, or gone without a word.
-                Err(_) => return End::Closed,
+                Err(_) => return CloseReason::Closed,
             },
-            () = told(&mut stop, Stop::Drain) => break,
+            () = told(&mut stop, ShutdownPhase::Drain) => break,
         }
     }
     tokio::select! {
         // A peer that does not take even this much is not waited for.
-        _ = tokio::time::timeout(connection.server.limits.drain(), stream.shutdown()) => End::Closed,
-        () = told(&mut stop, Stop::Now) => End::CutOff,
+        _ = tokio::time::timeout(connection.server.limits.drain(), stream.shutdown()) => CloseReason::Closed,
+        () = told(&mut stop, ShutdownPhase::Now) => CloseReason::CutOff,
     }
 }
 
 /// Speaks HTTP on `stream`.
-fn http<C: Channel>(stream: Stream<C>, connection: &Arc<Connection>) -> Http<C> {
+fn http<C: ClientStream>(stream: Stream<C>, connection: &Arc<HttpClient>) -> HttpConnection<C> {
     let mut http = http1::Builder::new();
     // Deadlines are kept by `Paced`, beneath TLS. Half-closed, a peer that does not wait for the answer has still uploaded.
     http.header_read_timeout(None).max_headers(MAX_HEADERS).max_buf_size(MAX_HEADER_BYTES).half_close(true);
-    Box::pin(http.serve_connection(TokioIo::new(stream), Answers(Arc::clone(connection))))
+    Box::pin(http.serve_connection(TokioIo::new(stream), RequestService(Arc::clone(connection))))
 }
 
 /// Lets what is under way end, for as long as a drain may take.
-async fn drain<C: Channel>(mut http: Http<C>, connection: &Connection, stop: &mut watch::Receiver<Stop>) -> End {
+async fn drain<C: ClientStream>(
+    mut http: HttpConnection<C>,
+    connection: &HttpClient,
+    stop: &mut watch::Receiver<ShutdownPhase>,
+) -> CloseReason {
     http.as_mut().graceful_shutdown();
     tokio::select! {
         biased;
@@ -101,22 +105,22 @@ async fn drain<C: Channel>(mut http: Http<C>, connection: &Connection, stop: &mu
         never = connection.discard() => match never {},
         why = end_of_drain(stop, connection.server.limits.drain()) => {
             connection.pace.break_off(why);
-            End::CutOff
+            CloseReason::CutOff
         }
     }
 }
 
 /// Waits as long as what is under way may take, and says why it may not take longer.
-async fn end_of_drain(stop: &mut watch::Receiver<Stop>, drain: Duration) -> &'static str {
+async fn end_of_drain(stop: &mut watch::Receiver<ShutdownPhase>, drain: Duration) -> &'static str {
     tokio::select! {
         () = tokio::time::sleep(drain) => "cut off at the end of the drain (limits.drain_s)",
-        () = told(stop, Stop::Now) => "cut off by a second signal to stop",
+        () = told(stop, ShutdownPhase::Now) => "cut off by a second signal to stop",
     }
 }
 
 /// What hyper refuses by itself never becomes a request of ours; the log tells it all the same.
-fn close<C: Channel>(connection: &Connection, result: hyper::Result<()>, http: Http<C>) -> End {
-    let Err(error) = result else { return End::Closed };
+fn close<C: ClientStream>(connection: &HttpClient, result: hyper::Result<()>, http: HttpConnection<C>) -> CloseReason {
+    let Err(error) = result else { return CloseReason::Closed };
     let asked = || {
         let parts = Pin::into_inner(http).into_parts();
         asked(&parts.io.into_inner(), &parts.read_buf, &error)
@@ -152,17 +156,17 @@ fn close<C: Channel>(connection: &Connection, result: hyper::Result<()>, http: H
             });
             record.kind = Some("malformed");
         }
-        _ => return End::Closed,
+        _ => return CloseReason::Closed,
     }
     connection.server.access.record(record);
-    End::Closed
+    CloseReason::Closed
 }
 
 /// The line of the request that hyper refused, as far as that is known; `rest` is what hyper has read and not used.
 ///
 /// hyper leaves a request in its buffer that it cannot parse. One that it refuses for how its header says the length of the
 /// body is gone from there.
-fn asked<C>(stream: &Requests<C>, rest: &[u8], error: &hyper::Error) -> Option<String> {
+fn asked<C>(stream: &RequestStream<C>, rest: &[u8], error: &hyper::Error) -> Option<String> {
     let error = error.to_string();
     match stream.beginning() {
         Some(beginning) => request_line::shown(beginning),

@@ -13,8 +13,8 @@ use std::task::{Context, Poll, ready};
 use hyper::body::{Body, Incoming};
 use hyper::header::{EXPECT, HeaderMap};
 
-use super::linger::Farewell;
-use super::pace::Pace;
+use super::linger::LingerControl;
+use super::pace::TimeoutControl;
 
 /// How much of a body is read and thrown away, in bytes.
 const LIMIT: u64 = 1 << 20;
@@ -60,13 +60,13 @@ impl RequestBody {
 
 impl Discard {
     /// Reads `body` from now on, while the answer to its request is sent.
-    pub(super) fn begin(&self, body: RequestBody, pace: &Pace) {
+    pub(super) fn begin(&self, body: RequestBody, pace: &TimeoutControl) {
         *self.reading() = Some(Reading { incoming: body.incoming, left: LIMIT });
         pace.begin_discard();
     }
 
     /// Reads what comes. Never ends: the connection does.
-    pub(super) async fn run(&self, pace: &Pace, farewell: &Farewell) -> Infallible {
+    pub(super) async fn run(&self, pace: &TimeoutControl, farewell: &LingerControl) -> Infallible {
         std::future::poll_fn(|cx| {
             if pace.is_discarding()
                 && let Poll::Ready(has_ended) = self.poll_to_end(cx)

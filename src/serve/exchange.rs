@@ -3,26 +3,26 @@
 use std::time::Instant;
 
 use super::access::{AccessLog, AccessRecord};
-use super::pace::{Pace, Phase};
+use super::pace::{Phase, TimeoutControl};
 use crate::clock;
 use crate::constituency::ConstituencyName;
-use crate::trust::Claim;
+use crate::trust::ClaimedIdentity;
 use crate::wording::counted;
 
 /// A request under way. Dropped, it writes its line: answered, broken off, or given up by a defect of ours.
 #[derive(Debug)]
-pub struct Exchange {
+pub struct RequestLog {
     record: Option<Box<AccessRecord>>,
     started: Instant,
     promised: Option<u64>,
     log: AccessLog,
-    pace: Pace,
+    pace: TimeoutControl,
 }
 
-impl Exchange {
+impl RequestLog {
     /// Begins with what is known of the request.
     #[must_use]
-    pub fn begin(record: Box<AccessRecord>, log: &AccessLog, pace: &Pace) -> Self {
+    pub fn begin(record: Box<AccessRecord>, log: &AccessLog, pace: &TimeoutControl) -> Self {
         pace.enter(Phase::Answering);
         let (log, pace) = (log.clone(), pace.clone());
         Self { record: Some(record), started: clock::monotonic(), promised: None, log, pace }
@@ -51,7 +51,7 @@ impl Exchange {
     }
 
     /// Who asks is not proven any more, and only claims to be that phone.
-    pub fn disown(&mut self, claim: Claim) {
+    pub fn disown(&mut self, claim: ClaimedIdentity) {
         if let Some(record) = &mut self.record {
             record.mac = None;
             record.certificate_not_after = None;
@@ -91,7 +91,7 @@ impl Exchange {
     }
 }
 
-impl Drop for Exchange {
+impl Drop for RequestLog {
     fn drop(&mut self) {
         self.pace.enter(Phase::Idle);
         let Some(mut record) = self.record.take() else { return };

@@ -20,21 +20,21 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_rustls::StartHandshake;
 use tokio_rustls::server::TlsStream;
 
-use super::access::{Tls, TlsFacts};
+use super::access::{ServedTls, TlsResult};
 use super::crypto_queue::TurnStream;
 use super::hello::{ClientHelloFacts, HelloReader, NoClientHello, UnusableName};
-use super::secured::Secured;
+use super::secured::ClientTlsStream;
 use super::site::{NotServed, Site, TlsGeneration};
 use crate::certificate::{LiveCertificates, ServerCertificate};
 use crate::clock;
 use crate::constituency::{Constituency, ConstituencyName};
-use crate::trust::{ChainRefusal, Claim, Finding, VerifiedDevice, with_finding};
+use crate::trust::{ChainRefusal, ClaimedIdentity, DeviceFinding, VerifiedDevice, with_finding};
 use crate::wording::{alert_name, tls_error};
 
 mod old;
 mod refused;
 
-pub use refused::{Close, Refused};
+pub use refused::{Close, RejectedHandshake};
 
 /// TLS alert descriptions that we send ourselves (RFC 8446 §6).
 const DECODE_ERROR: u8 = 50;
@@ -53,7 +53,7 @@ const CLOSED: &str = "closed by the client in the handshake";
 
 /// What a finished handshake leaves behind.
 #[derive(Debug)]
-pub struct Peer {
+pub struct TlsClient {
     /// The constituency that the client asked for.
     pub constituency: ConstituencyName,
     /// Under which TLS configuration.
@@ -65,19 +65,19 @@ pub struct Peer {
     /// What its certificate proved; `None` where nobody is asked for one.
     pub device: Option<Result<VerifiedDevice, ChainRefusal>>,
     /// Who a certificate that does not count any more says it is.
-    pub claim: Option<Claim>,
+    pub claim: Option<ClaimedIdentity>,
     /// Version and suite.
-    pub tls: Option<Tls>,
+    pub tls: Option<TlsResult>,
 }
 
 /// What a client sent first: a whole ClientHello, or what shows that none will come.
 #[derive(Debug)]
-pub struct Received {
+pub struct ReceivedHello {
     reader: HelloReader,
     no_hello: Option<NoClientHello>,
 }
 
-impl Received {
+impl ReceivedHello {
     /// Takes what was received behind the ClientHello.
     pub fn take_rest(&mut self) -> Vec<u8> {
         self.reader.take_rest()
@@ -116,20 +116,20 @@ impl Hello {
 }
 
 /// What somebody wants whose constituency is found.
-struct Wanted<'a> {
+struct HandshakeContext<'a> {
     constituency: &'a Arc<Constituency>,
     generation: &'a Arc<TlsGeneration>,
     server_name: Option<String>,
 }
 
-impl Wanted<'_> {
+impl HandshakeContext<'_> {
     /// What it is shown if it knows no other kind of certificate.
     fn rsa(&self) -> Option<ServerCertificate> {
         self.generation.certificates.rsa(self.server_name.as_deref())
     }
 
-    fn refused(&self, kind: &'static str, reason: String) -> Refused {
-        Refused::because(Some(self.constituency.name.clone()), kind, reason)
+    fn refused(&self, kind: &'static str, reason: String) -> RejectedHandshake {
+        RejectedHandshake::because(Some(self.constituency.name.clone()), kind, reason)
     }
 }
 
@@ -137,19 +137,19 @@ impl Wanted<'_> {
 ///
 /// # Errors
 /// If the client sends something else or leaves. What is wrong with a hello is the handshake's business.
-pub async fn receive_hello<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Received, Refused> {
+pub async fn receive_hello<S: AsyncRead + Unpin>(stream: &mut S) -> Result<ReceivedHello, RejectedHandshake> {
     let mut reader = HelloReader::default();
     loop {
         match poll_fn(|cx| poll_hello(stream, &mut reader, cx)).await {
             Ok(Some(Ok(false))) => {}
-            Ok(Some(Ok(true))) => return Ok(Received { reader, no_hello: None }),
-            Ok(Some(Err(no_hello))) => return Ok(Received { reader, no_hello: Some(no_hello) }),
+            Ok(Some(Ok(true))) => return Ok(ReceivedHello { reader, no_hello: None }),
+            Ok(Some(Err(no_hello))) => return Ok(ReceivedHello { reader, no_hello: Some(no_hello) }),
             Ok(None) => {
                 let reason = format!("closed by the client: {}", reader.interrupted());
-                return Err(Refused::because(None, BROKEN_OFF, reason));
+                return Err(RejectedHandshake::because(None, BROKEN_OFF, reason));
             }
             Err(error) => {
-                return Err(Refused::because(None, BROKEN_OFF, format!("reading the ClientHello: {error}")));
+                return Err(RejectedHandshake::because(None, BROKEN_OFF, format!("reading the ClientHello: {error}")));
             }
         }
     }
@@ -171,19 +171,19 @@ fn poll_hello<S: AsyncRead + Unpin>(
 ///
 /// # Errors
 /// Why it was refused; whatever alert there is to send has been written, and the close is left to the caller.
-pub async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+pub async fn accept_tls<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     mut stream: TurnStream<S>,
-    received: Received,
+    received: ReceivedHello,
     site: &ArcSwap<Site>,
     certificates: &LiveCertificates,
-) -> Result<(Secured<TurnStream<S>>, Peer), Refused> {
+) -> Result<(ClientTlsStream<TurnStream<S>>, TlsClient), RejectedHandshake> {
     if received.no_hello.is_none() && stream.is_closed().await {
         let reason = "closed by the client while its ClientHello waited for its turn";
-        return Err(Refused::because(None, BROKEN_OFF, reason.to_owned()));
+        return Err(RejectedHandshake::because(None, BROKEN_OFF, reason.to_owned()));
     }
     let hello = received.parse();
     let Ok(server_name) = hello.server_name() else {
-        return Err(turn_away(&mut stream, hello, None).await.told_on(stream));
+        return Err(reject(&mut stream, hello, None).await.told_on(stream));
     };
     // As it is now, not as it was when a slow peer connected.
     let site = site.load_full();
@@ -191,7 +191,7 @@ pub async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         Ok(found) => found,
         Err(not_served) => return Err(unknown(&mut stream, hello, &not_served).await.told_on(stream)),
     };
-    let wanted = Wanted { constituency, generation, server_name };
+    let wanted = HandshakeContext { constituency, generation, server_name };
     if certificates.is_empty() {
         send_alert(&mut stream, INTERNAL_ERROR).await;
         let refused = wanted.refused("no_server_certificate", "there is no server certificate yet".to_owned());
@@ -199,22 +199,22 @@ pub async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     }
     if let Some((lane, certificate)) = old::lane(&hello, &wanted) {
         // Boxed, lest everybody else carry its room about.
-        return Box::pin(old::shake_hands(stream, hello, lane, &certificate, &wanted)).await;
+        return Box::pin(old::accept_legacy_tls(stream, hello, lane, &certificate, &wanted)).await;
     }
     let Hello { accepted: Ok(accepted), facts, .. } = hello else {
-        return Err(turn_away(&mut stream, hello, Some(&wanted)).await.told_on(stream));
+        return Err(reject(&mut stream, hello, Some(&wanted)).await.told_on(stream));
     };
-    let (tls, peer) = modern(stream, accepted, facts, &wanted).await?;
-    Ok((Secured::Modern(tls), peer))
+    let (tls, peer) = accept_with_rustls(stream, accepted, facts, &wanted).await?;
+    Ok((ClientTlsStream::Modern(tls), peer))
 }
 
 /// The handshake by rustls.
-async fn modern<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+async fn accept_with_rustls<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     accepted: Accepted,
     facts: Result<ClientHelloFacts, NoClientHello>,
-    wanted: &Wanted<'_>,
-) -> Result<(TlsStream<S>, Peer), Refused> {
+    wanted: &HandshakeContext<'_>,
+) -> Result<(TlsStream<S>, TlsClient), RejectedHandshake> {
     let (constituency, generation) = (wanted.constituency, wanted.generation);
     let can_resume = facts.as_ref().is_ok_and(can_resume);
     let (result, finding) = {
@@ -227,14 +227,14 @@ async fn modern<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
             let (refusal, claim) = finding.map_or((None, None), |finding| (finding.verdict.err(), finding.claim));
             let kind = kind(&error, refusal.as_ref());
             let reason = explain(&error, refusal, facts.as_ref().ok(), wanted);
-            return Err(Refused { claim, ..wanted.refused(kind, reason) }.told_on(stream));
+            return Err(RejectedHandshake { claim, ..wanted.refused(kind, reason) }.told_on(stream));
         }
     };
     let connection = tls.get_ref().1;
     let (device, claim) = device(connection, generation, constituency, finding)
         .map_or((None, None), |finding| (Some(finding.verdict), finding.claim));
-    let peer = Peer {
-        tls: facts_of(connection, device.as_ref()).map(Tls::Agreed),
+    let peer = TlsClient {
+        tls: facts_of(connection, device.as_ref()).map(TlsResult::Agreed),
         device,
         claim,
         constituency: constituency.name.clone(),
@@ -262,7 +262,11 @@ fn accept(mut bytes: &[u8]) -> Result<Accepted, (Option<rustls::Error>, Vec<u8>)
 }
 
 /// Sends the alert of somebody whom rustls does not even listen to, and says why, and what would help.
-async fn turn_away<S: AsyncWrite + Unpin>(stream: &mut S, hello: Hello, wanted: Option<&Wanted<'_>>) -> Refused {
+async fn reject<S: AsyncWrite + Unpin>(
+    stream: &mut S,
+    hello: Hello,
+    wanted: Option<&HandshakeContext<'_>>,
+) -> RejectedHandshake {
     let Hello { facts, accepted, .. } = hello;
     let (error, alert) = accepted.err().unwrap_or_default();
     if facts.as_ref().ok().zip(wanted).is_some_and(|(facts, wanted)| old::is_too_old(facts, wanted)) {
@@ -277,22 +281,22 @@ async fn turn_away<S: AsyncWrite + Unpin>(stream: &mut S, hello: Hello, wanted: 
     }
     let reason = match (&facts, wanted) {
         (Ok(facts), Some(wanted)) => told(facts, error.as_ref(), wanted),
-        (Ok(facts), None) => with_words(facts.hindrance(), facts, error.as_ref()),
+        (Ok(facts), None) => with_words(facts.incompatibility(), facts, error.as_ref()),
         (Err(damaged @ NoClientHello::Malformed), _) => {
             damaged.to_string() + &error.map(|error| format!(" ({error})")).unwrap_or_default()
         }
         (Err(no_hello), _) => no_hello.to_string(),
     };
     let kind = if facts.is_ok() { UNSUPPORTED_TLS } else { MALFORMED };
-    Refused::because(wanted.map(|wanted| wanted.constituency.name.clone()), kind, reason)
+    RejectedHandshake::because(wanted.map(|wanted| wanted.constituency.name.clone()), kind, reason)
 }
 
 /// Sends somebody away whose name leads nowhere.
-async fn unknown<S: AsyncWrite + Unpin>(stream: &mut S, hello: Hello, not_served: &NotServed) -> Refused {
+async fn unknown<S: AsyncWrite + Unpin>(stream: &mut S, hello: Hello, not_served: &NotServed) -> RejectedHandshake {
     send_alert(stream, UNRECOGNIZED_NAME).await;
     // Without a name, what it offered tells the operator more than that there was none.
     let offered = if hello.accepted.is_err() { offered(&hello.facts) + "; " } else { String::new() };
-    Refused::because(None, not_served.kind(), format!("{offered}{not_served}"))
+    RejectedHandshake::because(None, not_served.kind(), format!("{offered}{not_served}"))
 }
 
 /// What the client offered, for the log.
@@ -320,8 +324,8 @@ fn device(
     connection: &ServerConnection,
     generation: &TlsGeneration,
     constituency: &Constituency,
-    finding: Option<Finding>,
-) -> Option<Finding> {
+    finding: Option<DeviceFinding>,
+) -> Option<DeviceFinding> {
     match (finding, connection.handshake_kind()) {
         (Some(finding), Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest)) => Some(finding),
         _ => {
@@ -331,9 +335,9 @@ fn device(
     }
 }
 
-fn facts_of(connection: &ServerConnection, device: Option<&Result<VerifiedDevice, ChainRefusal>>) -> Option<TlsFacts> {
+fn facts_of(connection: &ServerConnection, device: Option<&Result<VerifiedDevice, ChainRefusal>>) -> Option<ServedTls> {
     let now = clock::unix_seconds(clock::now());
-    Some(TlsFacts {
+    Some(ServedTls {
         version: connection.protocol_version()?,
         suite: connection.negotiated_cipher_suite()?.suite(),
         is_tolerated: device.and_then(|device| device.as_ref().ok()).is_some_and(|device| device.is_tolerated(now)),
@@ -346,7 +350,7 @@ fn explain(
     error: &io::Error,
     refusal: Option<ChainRefusal>,
     facts: Option<&ClientHelloFacts>,
-    wanted: &Wanted<'_>,
+    wanted: &HandshakeContext<'_>,
 ) -> String {
     if let Some(refusal) = refusal {
         return refusal.to_string();
@@ -370,8 +374,8 @@ fn explain(
 }
 
 /// What an operator is told of a client that was refused for its offer: what keeps it out, and what would let it in.
-fn told(facts: &ClientHelloFacts, error: Option<&rustls::Error>, wanted: &Wanted<'_>) -> String {
-    let (hindrance, help) = old::hindrance_and_help(facts, wanted);
+fn told(facts: &ClientHelloFacts, error: Option<&rustls::Error>, wanted: &HandshakeContext<'_>) -> String {
+    let (hindrance, help) = old::incompatibility_and_remedy(facts, wanted);
     with_words(hindrance, facts, error) + &help
 }
 

@@ -23,10 +23,10 @@ const READ: u64 = 1 << 20;
 /// Whether a connection's last answer is given while its peer still talks, and how many bytes it may still say; shared
 /// between handler and stream.
 #[derive(Debug, Clone, Default)]
-pub struct Farewell(Arc<Shared>);
+pub struct LingerControl(Arc<LingerState>);
 
 #[derive(Debug, Default)]
-struct Shared {
+struct LingerState {
     is_said: AtomicBool,
     /// How many bytes are still read.
     left: AtomicU64,
@@ -36,13 +36,13 @@ struct Shared {
 
 /// A stream that, after such a farewell, does not close before its peer does.
 #[derive(Debug)]
-pub struct Lingering<S> {
+pub struct LingeringStream<S> {
     inner: S,
-    farewell: Farewell,
+    farewell: LingerControl,
     until: Option<Pin<Box<Sleep>>>,
 }
 
-impl Farewell {
+impl LingerControl {
     /// Says that the next answer is the last, and that the peer may still talk.
     pub fn say(&self) {
         self.say_to(READ, false);
@@ -77,15 +77,15 @@ impl Farewell {
     }
 }
 
-impl<S> Lingering<S> {
+impl<S> LingeringStream<S> {
     /// Closes `inner` in this way.
-    pub fn new(inner: S) -> (Self, Farewell) {
-        let farewell = Farewell::default();
+    pub fn new(inner: S) -> (Self, LingerControl) {
+        let farewell = LingerControl::default();
         (Self { inner, farewell: farewell.clone(), until: None }, farewell)
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for LingeringStream<S> {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.until.is_none() {
@@ -132,7 +132,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Lingering<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for LingeringStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().inner).poll_read(cx, buffer)
     }
@@ -145,9 +145,9 @@ mod tests {
     use tokio::time::Instant;
 
     /// For how many seconds a stream lingers whose peer talks for `seconds`, after what `say` says.
-    async fn lingers(say: impl FnOnce(&Farewell), seconds: u64) -> u64 {
+    async fn lingers(say: impl FnOnce(&LingerControl), seconds: u64) -> u64 {
         let (ours, mut theirs) = tokio::io::duplex(64);
-        let (mut stream, farewell) = Lingering::new(ours);
+        let (mut stream, farewell) = LingeringStream::new(ours);
         say(&farewell);
         let start = Instant::now();
         let talk = async {
@@ -167,14 +167,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_talks_on_is_heard_out_for_five_seconds() {
-        assert_eq!(lingers(Farewell::say, 2).await, 2);
-        assert_eq!(lingers(Farewell::say, 600).await, 5);
+        assert_eq!(lingers(LingerControl::say, 2).await, 2);
+        assert_eq!(lingers(LingerControl::say, 600).await, 5);
         assert_eq!(lingers(|_| {}, 600).await, 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn or_for_as_many_bytes_as_were_granted() {
-        let within = |bytes| move |farewell: &Farewell| farewell.say_within(bytes);
+        let within = |bytes| move |farewell: &LingerControl| farewell.say_within(bytes);
         assert_eq!(lingers(within(0), 600).await, 0);
         assert_eq!(lingers(within(64), 600).await, 0);
         assert_eq!(lingers(within(65), 600).await, 1);
@@ -184,7 +184,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_flood_is_read_up_to_the_limit_and_then_only_waited_for() {
         let (ours, mut theirs) = tokio::io::duplex(64);
-        let (mut stream, farewell) = Lingering::new(ours);
+        let (mut stream, farewell) = LingeringStream::new(ours);
         farewell.say();
         let start = Instant::now();
         let mut sent = 0;

@@ -12,15 +12,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::access::{AccessRecord, Tls};
-use super::connection_limits::{ConnectionLimits, ConnectionPermit, Eviction, Kind};
-use super::conversation::converse;
+use super::access::{AccessRecord, TlsResult};
+use super::connection_limits::{ConnectionKind, ConnectionLimits, ConnectionPermit, Eviction};
+use super::conversation::serve_connection;
 use super::crypto_queue::{Turn, TurnStream};
-use super::handshake::{self, Close, Peer, Received, Refused};
-use super::linger::{Farewell, Lingering};
-use super::pace::{Pace, Paced, Phase};
-use super::request::Connection;
-use super::stop::{End, Stop, told};
+use super::handshake::{self, Close, ReceivedHello, RejectedHandshake, TlsClient};
+use super::linger::{LingerControl, LingeringStream};
+use super::pace::{Phase, TimeoutControl, TimeoutStream};
+use super::request::HttpClient;
+use super::stop::{CloseReason, ShutdownPhase, told};
 use super::{PlainHttp, Server};
 use crate::clock;
 use crate::wording::counted_were;
@@ -28,7 +28,7 @@ use crate::wording::counted_were;
 /// How much is read at first of a request over plain HTTP by a peer that was at rest.
 const FIRST_BYTES: usize = 256;
 /// How much is read of whoever was refused in the handshake, in bytes: the rest of it, and requests behind it.
-const HEARD_OUT: u64 = 256 << 10;
+const LINGER_BYTES: u64 = 256 << 10;
 /// The kind of a refusal for lack of a place.
 const NO_PLACE: &str = "no_place";
 /// How long to wait for somebody to close a file when there is none left to open.
@@ -37,10 +37,11 @@ const BACKOFF: Duration = Duration::from_millis(100);
 const OVER_AFTER: Duration = Duration::from_secs(1);
 
 /// Serves what `listener` accepts until `stop` is told, and then what is under way, for as long as a drain may take.
-pub async fn serve(listener: TcpListener, server: Arc<Server>, stop: watch::Receiver<Stop>) {
+pub async fn serve(listener: TcpListener, server: Arc<Server>, stop: watch::Receiver<ShutdownPhase>) {
     let limits = Arc::clone(&server.connection_limits);
     let (refuse, stopped) = (refuse_by(&server), stop.clone());
-    let live = |stream, arrival, permit| live(stream, arrival, permit, Arc::clone(&server), stopped.clone());
+    let live =
+        |stream, arrival, permit| handle_connection(stream, arrival, permit, Arc::clone(&server), stopped.clone());
     accept_all(listener, &limits, stop, |_| Ok(()), refuse, live).await;
 }
 
@@ -49,36 +50,38 @@ pub async fn serve_plain(
     listener: TcpListener,
     plain: Arc<PlainHttp>,
     server: Arc<Server>,
-    stop: watch::Receiver<Stop>,
+    stop: watch::Receiver<ShutdownPhase>,
 ) {
     let limits = Arc::clone(&server.connection_limits);
     let (refuse, stopped) = (refuse_by(&server), stop.clone());
     let elsewhere = || "outside of the networks for plain HTTP (plain_http.networks)".to_owned();
     let admit = |address| {
-        if plain.admits(address) { Ok(()) } else { Err(Refused::because(None, "elsewhere", elsewhere())) }
+        if plain.admits(address) { Ok(()) } else { Err(RejectedHandshake::because(None, "elsewhere", elsewhere())) }
     };
-    let live = |stream, arrival, permit| live_plain(stream, arrival, permit, Arc::clone(&server), stopped.clone());
+    let live = |stream, arrival, permit| {
+        handle_plain_connection(stream, arrival, permit, Arc::clone(&server), stopped.clone())
+    };
     accept_all(listener, &limits, stop, admit, refuse, live).await;
 }
 
-fn refuse_by(server: &Arc<Server>) -> impl Fn(Arrival, Refused) + use<> {
+fn refuse_by(server: &Arc<Server>) -> impl Fn(AcceptedConnection, RejectedHandshake) + use<> {
     let server = Arc::clone(server);
     move |arrival, refused| log_refusal(&server, arrival, refused)
 }
 
 /// The connection of a phone underneath TLS.
-type Phone = Paced<Lingering<TcpStream>>;
+type TimedTcpStream = TimeoutStream<LingeringStream<TcpStream>>;
 
 /// A client's address, and when its connection was accepted.
 #[derive(Debug, Clone, Copy)]
-struct Arrival {
+struct AcceptedConnection {
     address: SocketAddr,
     time: SystemTime,
     /// The same, by the clock that nobody sets.
     began: Instant,
 }
 
-impl Arrival {
+impl AcceptedConnection {
     fn of(address: SocketAddr) -> Self {
         Self { address, time: clock::now(), began: clock::monotonic() }
     }
@@ -86,16 +89,16 @@ impl Arrival {
 
 /// Accepts until `stop` is told, gives each connection that `admit` and `limits` admit a task of its own to `live` in,
 /// and waits for all of them.
-async fn accept_all<L: Future<Output = End> + Send + 'static>(
+async fn accept_all<L: Future<Output = CloseReason> + Send + 'static>(
     listener: TcpListener,
     limits: &Arc<ConnectionLimits>,
-    mut stop: watch::Receiver<Stop>,
-    admit: impl Fn(IpAddr) -> Result<(), Refused>,
-    refuse: impl Fn(Arrival, Refused),
-    mut live: impl FnMut(TcpStream, Arrival, ConnectionPermit) -> L,
+    mut stop: watch::Receiver<ShutdownPhase>,
+    admit: impl Fn(IpAddr) -> Result<(), RejectedHandshake>,
+    refuse: impl Fn(AcceptedConnection, RejectedHandshake),
+    mut live: impl FnMut(TcpStream, AcceptedConnection, ConnectionPermit) -> L,
 ) {
     let mut connections = JoinSet::new();
-    let mut shortage = Shortage::default();
+    let mut shortage = DescriptorShortage::default();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -103,7 +106,7 @@ async fn accept_all<L: Future<Output = End> + Send + 'static>(
                 was_cut_off(ended);
                 continue;
             }
-            () = told(&mut stop, Stop::Drain) => break,
+            () = told(&mut stop, ShutdownPhase::Drain) => break,
         };
         let (stream, address) = match accepted {
             Ok(accepted) => accepted,
@@ -113,19 +116,21 @@ async fn accept_all<L: Future<Output = End> + Send + 'static>(
             }
         };
         if let Err(refused) = admit(address.ip()) {
-            refuse(Arrival::of(address), refused);
+            refuse(AcceptedConnection::of(address), refused);
             continue;
         }
         let entered = tokio::select! {
             entered = limits.enter(address.ip(), |full| shortage.note(full)) => entered,
-            () = told(&mut stop, Stop::Drain) => break,
+            () = told(&mut stop, ShutdownPhase::Drain) => break,
         };
         match entered {
             Ok(permit) => {
                 shortage.note_accepted();
-                connections.spawn(live(stream, Arrival::of(address), permit));
+                connections.spawn(live(stream, AcceptedConnection::of(address), permit));
             }
-            Err(full) => refuse(Arrival::of(address), Refused::because(None, NO_PLACE, full.to_string())),
+            Err(full) => {
+                refuse(AcceptedConnection::of(address), RejectedHandshake::because(None, NO_PLACE, full.to_string()))
+            }
         }
     }
     drop(listener);
@@ -139,9 +144,9 @@ async fn accept_all<L: Future<Output = End> + Send + 'static>(
 }
 
 /// A panic in one connection is said, and costs the others nothing.
-fn was_cut_off(ended: Result<End, tokio::task::JoinError>) -> bool {
+fn was_cut_off(ended: Result<CloseReason, tokio::task::JoinError>) -> bool {
     match ended {
-        Ok(end) => end == End::CutOff,
+        Ok(end) => end == CloseReason::CutOff,
         Err(error) => {
             if error.is_panic() {
                 tracing::error!("a connection ended by a defect of provost (a panic); the others go on");
@@ -153,12 +158,12 @@ fn was_cut_off(ended: Result<End, tokio::task::JoinError>) -> bool {
 
 /// Whether connections cannot be accepted at the moment, for lack of places, file descriptors or memory.
 #[derive(Debug, Default)]
-struct Shortage {
+struct DescriptorShortage {
     /// When it last was so; `None` if it is over.
     last: Option<Instant>,
 }
 
-impl Shortage {
+impl DescriptorShortage {
     /// A connection that ended before it was accepted is nobody's concern; without file descriptors we must wait.
     async fn wait_out(&mut self, error: &io::Error) {
         if let Some(Errno::CONNABORTED | Errno::CONNRESET | Errno::INTR) =
@@ -188,86 +193,93 @@ impl Shortage {
 ///
 /// Not an `async fn`, which would keep room for what it is called with beside what it makes of it. What comes after the
 /// wait for the handshake is boxed, so that a client without a hello has no room for it, nor an idle one for a handshake.
-fn live(
+fn handle_connection(
     stream: TcpStream,
-    arrival: Arrival,
+    arrival: AcceptedConnection,
     permit: ConnectionPermit,
     server: Arc<Server>,
-    stop: watch::Receiver<Stop>,
-) -> impl Future<Output = End> {
+    stop: watch::Receiver<ShutdownPhase>,
+) -> impl Future<Output = CloseReason> {
     let _ = stream.set_nodelay(true);
-    let (stream, farewell) = Lingering::new(stream);
-    let (mut stream, pace) = Paced::new(stream, &server.limits, arrival.began.into());
+    let (stream, farewell) = LingeringStream::new(stream);
+    let (mut stream, pace) = TimeoutStream::new(stream, &server.limits, arrival.began.into());
     let mut pending = PendingConnection { arrival, permit, pace, farewell, server, stop };
     async move {
         let (received, turn) = match pending.wait_for_handshake(&mut stream).await {
             Ok(ready) => ready,
             Err(refused) => {
                 log_refusal(&pending.server, arrival, refused);
-                return End::Closed;
+                return CloseReason::Closed;
             }
         };
-        match Box::pin(pending.welcome(stream, received, turn)).await {
+        match Box::pin(pending.accept(stream, received, turn)).await {
             Some(rest) => rest.await,
-            None => End::Closed,
+            None => CloseReason::Closed,
         }
     }
 }
 
 /// What is left of a connection's life.
-type Rest = Pin<Box<dyn Future<Output = End> + Send>>;
+type ConnectionFuture = Pin<Box<dyn Future<Output = CloseReason> + Send>>;
 
 /// A connection whose handshake is under way.
 struct PendingConnection {
-    arrival: Arrival,
+    arrival: AcceptedConnection,
     permit: ConnectionPermit,
-    pace: Pace,
-    farewell: Farewell,
+    pace: TimeoutControl,
+    farewell: LingerControl,
     server: Arc<Server>,
-    stop: watch::Receiver<Stop>,
+    stop: watch::Receiver<ShutdownPhase>,
 }
 
 impl PendingConnection {
     /// Waits for the ClientHello, and then for the handshake's turn.
-    async fn wait_for_handshake(&mut self, stream: &mut Phone) -> Result<(Received, Turn), Refused> {
+    async fn wait_for_handshake(
+        &mut self,
+        stream: &mut TimedTcpStream,
+    ) -> Result<(ReceivedHello, Turn), RejectedHandshake> {
         let received = self.receive_hello(stream).await?;
         let turn = self.server.crypto_queue.enter(self.pace.clone());
         tokio::select! {
             biased;
             () = turn.begin() => Ok((received, turn)),
-            () = told(&mut self.stop, Stop::Drain) => Err(stopping()),
+            () = told(&mut self.stop, ShutdownPhase::Drain) => Err(stopping()),
         }
     }
 
     /// Waits for the ClientHello; until it is complete, the connection may be evicted.
-    async fn receive_hello(&mut self, stream: &mut Phone) -> Result<Received, Refused> {
+    async fn receive_hello(&mut self, stream: &mut TimedTcpStream) -> Result<ReceivedHello, RejectedHandshake> {
         let received = tokio::select! {
             biased;
             received = handshake::receive_hello(stream) => self.in_time(received),
             eviction = self.permit.evicted() => Err(evicted(&eviction)),
-            () = told(&mut self.stop, Stop::Drain) => Err(stopping()),
+            () = told(&mut self.stop, ShutdownPhase::Drain) => Err(stopping()),
         }?;
         self.permit.note_hello().map_err(|eviction| evicted(&eviction))?;
         Ok(received)
     }
 
     /// Runs the handshake and begins the conversation, or logs why there is none.
-    async fn welcome(mut self, stream: Phone, mut received: Received, turn: Turn) -> Option<Rest> {
+    async fn accept(
+        mut self,
+        stream: TimedTcpStream,
+        mut received: ReceivedHello,
+        turn: Turn,
+    ) -> Option<ConnectionFuture> {
         let stream = TurnStream::new(stream, received.take_rest(), turn.clone());
         let finished = {
-            let handshake =
-                pin!(handshake::shake_hands(stream, received, &self.server.site, &self.server.certificates));
+            let handshake = pin!(handshake::accept_tls(stream, received, &self.server.site, &self.server.certificates));
             tokio::select! {
                 biased;
                 finished = turn.run(handshake) => self.in_time(finished),
                 // It has asked for nothing yet, and would only be sent away.
-                () = told(&mut self.stop, Stop::Drain) => Err(stopping()),
+                () = told(&mut self.stop, ShutdownPhase::Drain) => Err(stopping()),
             }
         };
         match finished {
             Ok((stream, peer)) => {
                 let stop = self.stop.clone();
-                Some(Box::pin(converse(stream, self.admit(peer)?, stop)))
+                Some(Box::pin(serve_connection(stream, self.admit(peer)?, stop)))
             }
             Err(mut refused) => {
                 let close = refused.close.take();
@@ -278,27 +290,27 @@ impl PendingConnection {
     }
 
     /// A handshake that ended because its time was over is logged as such.
-    fn in_time<T>(&self, result: Result<T, Refused>) -> Result<T, Refused> {
+    fn in_time<T>(&self, result: Result<T, RejectedHandshake>) -> Result<T, RejectedHandshake> {
         result.map_err(|refused| match self.pace.broken_off() {
             Some(_) => {
                 let reason = format!("the handshake took more than {} s", self.server.limits.handshake_s);
-                Refused { kind: "slow", reason, close: None, ..refused }
+                RejectedHandshake { kind: "slow", reason, close: None, ..refused }
             }
             None => refused,
         })
     }
 
     /// Gives a connection whose handshake is finished its place among the others of its kind.
-    fn admit(self, peer: Peer) -> Option<Connection> {
+    fn admit(self, peer: TlsClient) -> Option<HttpClient> {
         let Self { arrival, permit, pace, farewell, server, .. } = self;
         server.handshakes.count(peer.is_resumed);
         let constituency = peer.constituency.clone();
-        let connection = Connection::new(Arc::clone(&server), Some(peer), arrival.address, pace, farewell, permit);
-        let kind = if connection.is_of_known_phone() { Kind::Proven } else { Kind::Anonymous };
+        let connection = HttpClient::new(Arc::clone(&server), Some(peer), arrival.address, pace, farewell, permit);
+        let kind = if connection.is_of_known_phone() { ConnectionKind::Proven } else { ConnectionKind::Anonymous };
         let phone = connection.mac().map(|mac| (constituency.clone(), mac));
         let moved = connection.permit.lock().unwrap_or_else(PoisonError::into_inner).become_kind(kind, phone);
         if let Err(full) = moved {
-            log_refusal(&server, arrival, Refused::because(Some(constituency), NO_PLACE, full.to_string()));
+            log_refusal(&server, arrival, RejectedHandshake::because(Some(constituency), NO_PLACE, full.to_string()));
             return None;
         }
         connection.pace.enter(Phase::Idle);
@@ -307,47 +319,47 @@ impl PendingConnection {
 
     /// Closes on a client that was sent an alert: if what it still sends met a closed connection, it could not read the
     /// alert. It has the rest of the time that a handshake may take, and may be evicted meanwhile.
-    async fn linger(mut self, close: Close) -> End {
-        self.farewell.say_within(HEARD_OUT);
+    async fn linger(mut self, close: Close) -> CloseReason {
+        self.farewell.say_within(LINGER_BYTES);
         tokio::select! {
             biased;
             _ = tokio::time::timeout_at(self.pace.handshake_deadline(), close.finish()) => {}
             _ = self.permit.evicted() => {}
-            () = told(&mut self.stop, Stop::Drain) => {}
+            () = told(&mut self.stop, ShutdownPhase::Drain) => {}
         }
-        End::Closed
+        CloseReason::Closed
     }
 }
 
-fn evicted(eviction: &Eviction) -> Refused {
-    Refused::because(None, "evicted", eviction.to_string())
+fn evicted(eviction: &Eviction) -> RejectedHandshake {
+    RejectedHandshake::because(None, "evicted", eviction.to_string())
 }
 
-fn stopping() -> Refused {
-    Refused::because(None, "stopping", "provost is being stopped".to_owned())
+fn stopping() -> RejectedHandshake {
+    RejectedHandshake::because(None, "stopping", "provost is being stopped".to_owned())
 }
 
 /// One connection over plain HTTP: it has a stranger's place.
-async fn live_plain(
+async fn handle_plain_connection(
     stream: TcpStream,
-    arrival: Arrival,
+    arrival: AcceptedConnection,
     mut permit: ConnectionPermit,
     server: Arc<Server>,
-    stop: watch::Receiver<Stop>,
-) -> End {
-    if let Err(full) = permit.become_kind(Kind::Anonymous, None) {
-        log_refusal(&server, arrival, Refused::because(None, NO_PLACE, full.to_string()));
-        return End::Closed;
+    stop: watch::Receiver<ShutdownPhase>,
+) -> CloseReason {
+    if let Err(full) = permit.become_kind(ConnectionKind::Anonymous, None) {
+        log_refusal(&server, arrival, RejectedHandshake::because(None, NO_PLACE, full.to_string()));
+        return CloseReason::Closed;
     }
     let _ = stream.set_nodelay(true);
-    let (stream, farewell) = Lingering::new(stream);
-    let (stream, pace) = Paced::new(stream, &server.limits, arrival.began.into());
+    let (stream, farewell) = LingeringStream::new(stream);
+    let (stream, pace) = TimeoutStream::new(stream, &server.limits, arrival.began.into());
     pace.enter(Phase::Idle);
-    let connection = Connection::new(server, None, arrival.address, pace, farewell, permit);
-    converse(BufReader::with_capacity(FIRST_BYTES, stream), connection, stop).await
+    let connection = HttpClient::new(server, None, arrival.address, pace, farewell, permit);
+    serve_connection(BufReader::with_capacity(FIRST_BYTES, stream), connection, stop).await
 }
 
-fn log_refusal(server: &Server, arrival: Arrival, refused: Refused) {
+fn log_refusal(server: &Server, arrival: AcceptedConnection, refused: RejectedHandshake) {
     server.access.record(Box::new(AccessRecord {
         time: arrival.time,
         address: arrival.address,
@@ -360,7 +372,7 @@ fn log_refusal(server: &Server, arrival: Arrival, refused: Refused) {
         user_agent: None,
         reason: Some(refused.reason),
         kind: Some(refused.kind),
-        tls: refused.is_of_old_lane.then_some(Tls::OldLane),
+        tls: refused.is_of_old_lane.then_some(TlsResult::OldLane),
         certificate_not_after: None,
         is_by_password: false,
         claim: refused.claim.map(Box::new),
@@ -374,12 +386,12 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     /// Sends back what comes, and panics at an `!`.
-    async fn fragile(mut stream: TcpStream, _: Arrival, _permit: ConnectionPermit) -> End {
+    async fn fragile(mut stream: TcpStream, _: AcceptedConnection, _permit: ConnectionPermit) -> CloseReason {
         while let Ok(byte) = stream.read_u8().await {
             assert_ne!(byte, b'!', "a defect, as a test wants it");
             stream.write_u8(byte).await.unwrap();
         }
-        End::Closed
+        CloseReason::Closed
     }
 
     /// The size of the futures that a function of five arguments returns, in bytes.
@@ -389,14 +401,14 @@ mod tests {
 
     #[test]
     fn task_of_a_connection_is_small() {
-        assert!(future_size(live) <= 1200, "{} bytes", future_size(live));
+        assert!(future_size(handle_connection) <= 1200, "{} bytes", future_size(handle_connection));
     }
 
     #[tokio::test]
     async fn a_panic_costs_its_own_connection_and_no_other() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (stop, stopped) = watch::channel(Stop::default());
+        let (stop, stopped) = watch::channel(ShutdownPhase::default());
         let clients = async {
             let mut bystander = TcpStream::connect(address).await.unwrap();
             bystander.write_u8(b'a').await.unwrap();
@@ -409,11 +421,11 @@ mod tests {
             let mut newcomer = TcpStream::connect(address).await.unwrap();
             newcomer.write_u8(b'c').await.unwrap();
             assert_eq!(newcomer.read_u8().await.unwrap(), b'c');
-            stop.send(Stop::Drain).unwrap();
+            stop.send(ShutdownPhase::Drain).unwrap();
         };
         let limits = Arc::new(ConnectionLimits::new(Limits::default(), 100));
         let served = accept_all(listener, &limits, stopped, |_| Ok(()), |_, _| unreachable!(), fragile);
         tokio::join!(served, clients);
-        assert_eq!(limits.count(Kind::Unfinished), 0);
+        assert_eq!(limits.count(ConnectionKind::Unfinished), 0);
     }
 }

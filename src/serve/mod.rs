@@ -17,7 +17,7 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
 
-use crate::constituency::watch::Waker;
+use crate::constituency::watch::WatcherHandle;
 
 pub mod access;
 pub(crate) mod addresses;
@@ -64,13 +64,13 @@ pub struct Server {
     /// Constituencies with their TLS configurations, as they are now.
     pub site: ArcSwap<site::Site>,
     /// Scans the folders that the site is made of; unset before that begins.
-    pub scanner: OnceLock<Waker>,
+    pub scanner: OnceLock<WatcherHandle>,
     /// The server's certificates, as they are now.
     pub certificates: Arc<crate::certificate::LiveCertificates>,
     /// Uploads.
     pub uploads: Arc<upload::store::UploadStore>,
     /// Judges passwords, where they take a certificate's place.
-    pub gate: crate::digest::Gate,
+    pub gate: crate::digest::DigestAuthenticator,
     /// The access log.
     pub access: access::AccessLog,
     /// Handshakes that were finished.

@@ -5,20 +5,21 @@ use std::sync::PoisonError;
 use hyper::header::{HeaderValue, USER_AGENT};
 use hyper::http::request::Parts;
 
-use super::connection_limits::Kind;
+use super::connection_limits::ConnectionKind;
 use super::decision::Denial;
-use super::request::Connection;
-use crate::constituency::{ConstituencyName, MacAddress, Standing};
-use crate::digest::{Attempt, Unproven};
+use super::request::HttpClient;
+use crate::constituency::{ConstituencyName, MacAddress, PhoneStanding};
+use crate::digest::{LoginAttempt, UnprovenLogin};
 
-impl Connection {
+impl HttpClient {
     /// The phone that the request of this head comes from, or why that is not proven; `None` where no password is asked for.
     pub(super) fn check_password(&self, head: &Parts) -> Option<Result<MacAddress, Denial>> {
         // Over plain HTTP nobody is asked, lest somebody answer.
         let peer = self.peer.as_ref()?;
         let realm = peer.generation.realm.as_deref()?;
         let constituency = &peer.constituency;
-        let attempt = Attempt { constituency, realm, method: &head.method, target: &head.uri, headers: &head.headers };
+        let attempt =
+            LoginAttempt { constituency, realm, method: &head.method, target: &head.uri, headers: &head.headers };
         let proven = self.server.gate.admit(&attempt);
         Some(
             proven
@@ -27,7 +28,13 @@ impl Connection {
         )
     }
 
-    fn ask_again(&self, constituency: &ConstituencyName, realm: &str, head: &Parts, unproven: &Unproven) -> Denial {
+    fn ask_again(
+        &self,
+        constituency: &ConstituencyName,
+        realm: &str,
+        head: &Parts,
+        unproven: &UnprovenLogin,
+    ) -> Denial {
         let reason = unproven.why.to_string();
         let claimed = unproven.why.claimed();
         if unproven.is_too_much {
@@ -42,14 +49,16 @@ impl Connection {
     /// A connection that has proved to be a known phone's no longer takes a stranger's place.
     fn take_known_place(&self, name: &ConstituencyName, mac: MacAddress) -> Result<MacAddress, Denial> {
         let mut permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner);
-        if permit.kind() == Kind::Proven {
+        if permit.kind() == ConnectionKind::Proven {
             return Ok(mac);
         }
         let site = self.server.site.load();
         let constituency = site.get(name).map(|(constituency, _)| constituency);
-        if constituency.is_some_and(|constituency| constituency.standing(mac) == Standing::Known) {
+        if constituency.is_some_and(|constituency| constituency.standing(mac) == PhoneStanding::Known) {
             let phone = (name.clone(), mac);
-            permit.become_kind(Kind::Proven, Some(phone)).map_err(|full| Denial::NoPlace(full.to_string()))?;
+            permit
+                .become_kind(ConnectionKind::Proven, Some(phone))
+                .map_err(|full| Denial::NoPlace(full.to_string()))?;
         }
         Ok(mac)
     }

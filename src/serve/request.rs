@@ -15,22 +15,22 @@ use hyper::{Method, Request, Response};
 
 use super::Server;
 use super::access::AccessRecord;
-use super::answer::{self, Content, Logged};
+use super::answer::{self, LoggedBody, ResponseContent};
 use super::connection_limits::ConnectionPermit;
 use super::content;
-use super::decision::{Asked, Circumstances, Denial, Grant, HostDenial, WriteGrant, decide};
+use super::decision::{ClientContext, Denial, Grant, HostDenial, RequestTarget, WriteGrant, decide};
 use super::discard::{Discard, RequestBody};
-use super::exchange::Exchange;
-use super::handshake::Peer;
+use super::exchange::RequestLog;
+use super::handshake::TlsClient;
 use super::host::{self, BadHost, NamedHost};
-use super::linger::Farewell;
-use super::pace::Pace;
+use super::linger::LingerControl;
+use super::pace::TimeoutControl;
 use super::plain;
 use super::site::{Current, Site, TlsGeneration};
 use super::upload::receive::{self, UploadBody};
 use crate::clock;
-use crate::constituency::{Constituency, ListedPhones, MacAddress, Standing};
-use crate::trust::{Claim, Verdict, VerifiedDevice};
+use crate::constituency::{Constituency, ListedPhones, MacAddress, PhoneStanding};
+use crate::trust::{ClaimedIdentity, Verdict, VerifiedDevice};
 
 /// How long a request waits for the scan of a folder that was replaced: a change counts within a second.
 const REPLACED_FOR: Duration = Duration::from_secs(1);
@@ -39,17 +39,17 @@ const SCAN_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 /// A connection that speaks HTTP: whose requests these are.
 #[derive(Debug)]
-pub struct Connection {
+pub struct HttpClient {
     /// What it serves from.
     pub server: Arc<Server>,
     /// Who is at the other end; `None` over plain HTTP, where nobody says.
-    pub peer: Option<Peer>,
+    pub peer: Option<TlsClient>,
     /// Where that is.
     pub address: SocketAddr,
     /// What it is waiting for.
-    pub pace: Pace,
+    pub pace: TimeoutControl,
     /// Whether its next answer is the last.
-    pub farewell: Farewell,
+    pub farewell: LingerControl,
     /// Its place among all connections.
     pub permit: Mutex<ConnectionPermit>,
     /// The last judgement of its device since the handshake.
@@ -67,34 +67,34 @@ struct Judgement {
 
 /// What answers a connection's requests.
 #[derive(Debug)]
-pub struct Answers(pub Arc<Connection>);
+pub struct RequestService(pub Arc<HttpClient>);
 
-impl Service<Request<Incoming>> for Answers {
-    type Response = Response<Logged>;
+impl Service<Request<Incoming>> for RequestService {
+    type Response = Response<LoggedBody>;
     type Error = Infallible;
-    type Future = Answering;
+    type Future = ResponseFuture;
 
-    fn call(&self, request: Request<Incoming>) -> Answering {
+    fn call(&self, request: Request<Incoming>) -> ResponseFuture {
         self.0.answer(request)
     }
 }
 
 /// An answer: there at once, unless a body has to come first. Every connection keeps room for this, so it is small.
-pub enum Answering {
+pub enum ResponseFuture {
     /// It is there, and taken once.
-    Now(Option<Response<Logged>>),
+    Now(Option<Response<LoggedBody>>),
     /// It waits for the request's body.
-    Later(Pin<Box<dyn Future<Output = Response<Logged>> + Send>>),
+    Later(Pin<Box<dyn Future<Output = Response<LoggedBody>> + Send>>),
 }
 
-impl Answering {
-    fn now(response: Response<Logged>) -> Self {
+impl ResponseFuture {
+    fn now(response: Response<LoggedBody>) -> Self {
         Self::Now(Some(response))
     }
 }
 
-impl Future for Answering {
-    type Output = Result<Response<Logged>, Infallible>;
+impl Future for ResponseFuture {
+    type Output = Result<Response<LoggedBody>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.get_mut() {
@@ -107,20 +107,20 @@ impl Future for Answering {
 /// What becomes of a request that is granted.
 enum Decided {
     /// The answer is there.
-    Answer(Response<Content>),
+    Answer(Response<ResponseContent>),
     /// The request's body is to be stored.
     Upload(WriteGrant, Arc<Constituency>),
 }
 
-impl Connection {
+impl HttpClient {
     /// A connection that has asked for nothing yet.
     #[must_use]
     pub fn new(
         server: Arc<Server>,
-        peer: Option<Peer>,
+        peer: Option<TlsClient>,
         address: SocketAddr,
-        pace: Pace,
-        farewell: Farewell,
+        pace: TimeoutControl,
+        farewell: LingerControl,
         permit: ConnectionPermit,
     ) -> Self {
         Self {
@@ -157,7 +157,7 @@ impl Connection {
         let constituency = self.peer.as_ref().and_then(|peer| Some(site.get(&peer.constituency)?.0));
         let Some((constituency, device)) = constituency.zip(self.device()) else { return false };
         let is_pinned = |mac| device.pin().is_none_or(|certificate| constituency.is_pinned(mac, certificate));
-        device.mac().is_ok_and(|mac| constituency.standing(mac) == Standing::Known && is_pinned(mac))
+        device.mac().is_ok_and(|mac| constituency.standing(mac) == PhoneStanding::Known && is_pinned(mac))
     }
 
     /// A record of something on this connection that began at `time`.
@@ -184,7 +184,7 @@ impl Connection {
     }
 
     /// Answers one request. Its line of the log is written when it is over, however it ends.
-    fn answer(self: &Arc<Self>, request: Request<Incoming>) -> Answering {
+    fn answer(self: &Arc<Self>, request: Request<Incoming>) -> ResponseFuture {
         let time = clock::now();
         let mut record = self.record(time);
         let user_agent = request.headers().get(USER_AGENT).map(HeaderValue::as_bytes);
@@ -196,19 +196,19 @@ impl Connection {
             record.mac = Some(mac);
             record.is_by_password = true;
         }
-        let mut exchange = Exchange::begin(record, &self.server.access, &self.pace);
+        let mut exchange = RequestLog::begin(record, &self.server.access, &self.pace);
         let body = RequestBody::new(body, &head.headers);
         let decided = match self.decide(&head, password.as_ref(), time, &mut exchange) {
             Ok(Decided::Answer(response)) => {
-                return Answering::now(self.finish(Ok(response), body, is_head, exchange));
+                return ResponseFuture::now(self.finish(Ok(response), body, is_head, exchange));
             }
             Err(denial) if denial != Denial::Replaced => {
-                return Answering::now(self.finish(Err(denial), body, is_head, exchange));
+                return ResponseFuture::now(self.finish(Err(denial), body, is_head, exchange));
             }
             decided => decided,
         };
         let connection = Arc::clone(self);
-        Answering::Later(Box::pin(async move {
+        ResponseFuture::Later(Box::pin(async move {
             let mut upload = UploadBody::new(body, &connection.pace);
             let decided = match decided {
                 Err(Denial::Replaced) => connection.decide_again(&head, password.as_ref(), &mut exchange).await,
@@ -232,7 +232,7 @@ impl Connection {
         &self,
         head: &Parts,
         password: Option<&Result<MacAddress, Denial>>,
-        exchange: &mut Exchange,
+        exchange: &mut RequestLog,
     ) -> Result<Decided, Denial> {
         let until = clock::monotonic() + REPLACED_FOR;
         loop {
@@ -249,11 +249,11 @@ impl Connection {
     /// meanwhile, if the connection can go on after it.
     fn finish(
         &self,
-        answer: Result<Response<Content>, Denial>,
+        answer: Result<Response<ResponseContent>, Denial>,
         body: RequestBody,
         is_head: bool,
-        mut exchange: Exchange,
-    ) -> Response<Logged> {
+        mut exchange: RequestLog,
+    ) -> Response<LoggedBody> {
         let mut response = answer.unwrap_or_else(|denial| {
             exchange.refuse(denial.kind(), &denial);
             match &denial {
@@ -263,11 +263,11 @@ impl Connection {
                     tracing::error!(constituency, mac, "{reason}");
                 }
                 Denial::Unpinned { mac, certificate, .. } => {
-                    exchange.disown(Claim { mac: *mac, fingerprint: Some(*certificate) });
+                    exchange.disown(ClaimedIdentity { mac: *mac, fingerprint: Some(*certificate) });
                 }
                 Denial::Unauthenticated { claimed: Some(mac), .. }
                 | Denial::TooManyAttempts { claimed: Some(mac), .. } => {
-                    exchange.disown(Claim { mac: *mac, fingerprint: None });
+                    exchange.disown(ClaimedIdentity { mac: *mac, fingerprint: None });
                 }
                 _ => {}
             }
@@ -292,7 +292,7 @@ impl Connection {
         head: &Parts,
         password: Option<&Result<MacAddress, Denial>>,
         time: SystemTime,
-        exchange: &mut Exchange,
+        exchange: &mut RequestLog,
     ) -> Result<Decided, Denial> {
         let site = self.server.site.load();
         let (host, current) = match &self.peer {
@@ -305,12 +305,12 @@ impl Connection {
                 Err(denial) => (Err(denial), None),
             },
         };
-        let asked = Asked { host, method: &head.method, path: head.uri.path() };
+        let asked = RequestTarget { host, method: &head.method, path: head.uri.path() };
         let password = password.map(|proven| proven.as_ref().copied());
         let again = self.judge_again(current, time);
         let listed = site.registry().listed();
         let circumstances = self.circumstances(current, listed, again.as_deref(), time);
-        let grant = decide(asked, &Circumstances { password, ..circumstances })?;
+        let grant = decide(asked, &ClientContext { password, ..circumstances })?;
         let (constituency, _) = current.ok_or(Denial::Gone)?;
         match grant {
             Grant::Read(grant) => {
@@ -345,12 +345,12 @@ impl Connection {
         listed: &'a ListedPhones,
         again: Option<&'a Judgement>,
         time: SystemTime,
-    ) -> Circumstances<'a> {
+    ) -> ClientContext<'a> {
         let peer = self.peer.as_ref();
         let generation = current.map(|(_, generation)| generation);
         let is_as_it_was = peer.zip(generation).is_some_and(|(peer, current)| Arc::ptr_eq(current, &peer.generation));
         let verdict = again.map(|judgement| &judgement.verdict);
-        Circumstances {
+        ClientContext {
             constituency: current.map(|(constituency, _)| constituency.as_ref()),
             listed,
             is_plain: peer.is_none(),
@@ -364,7 +364,7 @@ impl Connection {
 
 /// Host must lead to this connection's constituency. Without SNI it may also be an address. In HTTP/1.0 there may be
 /// none; SNI or `no_sni` has then named the constituency.
-fn check_host(head: &Parts, peer: &Peer, site: &Site) -> Result<(), HostDenial> {
+fn check_host(head: &Parts, peer: &TlsClient, site: &Site) -> Result<(), HostDenial> {
     let elsewhere = |host: String| Err(HostDenial::Elsewhere(host));
     // It may have become another one since the handshake.
     let is_default = || site.no_sni() == Some(&peer.constituency);

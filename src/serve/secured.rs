@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
-use super::old_tls::OldStream;
+use super::old_tls::LegacyStream;
 
 /// TLS over `S`.
 #[derive(Debug)]
@@ -15,30 +15,30 @@ use super::old_tls::OldStream;
     clippy::large_enum_variant,
     reason = "the large one is nearly everybody's, and lies in a box with its connection"
 )]
-pub enum Secured<S> {
+pub enum ClientTlsStream<S> {
     /// By rustls.
     Modern(TlsStream<S>),
     /// By OpenSSL.
-    Old(OldStream<S>),
+    Old(LegacyStream<S>),
 }
 
 /// The stream that it is, to do the same with either.
 macro_rules! either {
     ($secured:expr, $stream:ident => $do:expr) => {
         match $secured.get_mut() {
-            Secured::Modern($stream) => $do,
-            Secured::Old($stream) => $do,
+            ClientTlsStream::Modern($stream) => $do,
+            ClientTlsStream::Old($stream) => $do,
         }
     };
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Secured<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientTlsStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         either!(self, stream => Pin::new(stream).poll_read(cx, buffer))
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncBufRead for Secured<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncBufRead for ClientTlsStream<S> {
     fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         either!(self, stream => Pin::new(stream).poll_fill_buf(cx))
     }
@@ -48,7 +48,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncBufRead for Secured<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Secured<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientTlsStream<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         either!(self, stream => Pin::new(stream).poll_write(cx, bytes))
     }

@@ -13,11 +13,11 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::{NoServerSessionStorage, ProducesTickets};
 use rustls::{ServerConfig, version};
 
-use super::old_tls::OldLane;
+use super::old_tls::LegacyTls;
 use super::{ALPN_PROTOCOLS, host};
 use crate::certificate::{ConstituencyCertificates, LiveCertificates};
 use crate::constituency::{CertificateNames, ClientAuth, Constituency, ConstituencyName, Registry, TlsLevel};
-use crate::trust::{Bundle, Bundles, DeviceVerifier, Finding, RequireDevice};
+use crate::trust::{Bundle, Bundles, DeviceFinding, DeviceVerifier, RequireDevice};
 
 /// What every TLS configuration is made of.
 #[derive(Debug, Clone)]
@@ -60,7 +60,7 @@ pub struct TlsGeneration {
     /// Judges the peer's chain; `None` where nobody is asked for one.
     pub verifier: Option<Arc<DeviceVerifier>>,
     /// Serves phones that rustls cannot serve; `None` where they are not wanted.
-    pub old_lane: Option<OldLane>,
+    pub old_lane: Option<LegacyTls>,
     /// What a password is for; `None` where nobody is asked for one.
     pub realm: Option<String>,
 }
@@ -318,7 +318,7 @@ impl TlsGeneration {
             bundles,
             config: Arc::new(config),
             config_without_resumption: Arc::new(without_resumption),
-            old_lane: OldLane::new(level, verifier.as_deref()),
+            old_lane: LegacyTls::new(level, verifier.as_deref()),
             certificates,
             verifier,
             realm: (policy.client_auth == ClientAuth::Digest).then(|| format!("{}.{domain}", constituency.name)),
@@ -334,7 +334,12 @@ impl TlsGeneration {
     /// What is found of the `chain` of a peer of `constituency`, as it is now, at `now` in Unix seconds; `None` where
     /// nobody is asked for one. Whoever presents it must have proven its key besides.
     #[must_use]
-    pub fn examine(&self, constituency: &Constituency, chain: &[CertificateDer<'_>], now: i64) -> Option<Finding> {
+    pub fn examine(
+        &self,
+        constituency: &Constituency,
+        chain: &[CertificateDer<'_>],
+        now: i64,
+    ) -> Option<DeviceFinding> {
         let now = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(now).unwrap_or(0)));
         Some(self.verifier.as_ref()?.examine(chain, &constituency.policy.pins, now))
     }

@@ -4,7 +4,7 @@ use tokio::sync::watch;
 
 /// What connections are told about the end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Stop {
+pub enum ShutdownPhase {
     /// Nothing yet.
     #[default]
     NotYet,
@@ -16,7 +16,7 @@ pub enum Stop {
 
 /// How a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub enum CloseReason {
     /// By either end, in order or not.
     Closed,
     /// By us, because the drain was over.
@@ -24,6 +24,6 @@ pub enum End {
 }
 
 /// Waits until `what` is told, or more; if nobody is left to tell, that is told too.
-pub async fn told(stop: &mut watch::Receiver<Stop>, what: Stop) {
+pub async fn told(stop: &mut watch::Receiver<ShutdownPhase>, what: ShutdownPhase) {
     let _ = stop.wait_for(|told| *told >= what).await;
 }

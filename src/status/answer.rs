@@ -12,7 +12,7 @@ use hyper::header::{
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
-use super::gate::{Barred, SessionCookie};
+use super::gate::{Forbidden, SessionCookie};
 use super::token::SESSION_S;
 
 /// An answer's body.
@@ -80,7 +80,7 @@ pub(super) fn problem(status: StatusCode, reason: &str) -> Answer {
 }
 
 /// `answer` to somebody who may not, and who does not keep a place by what else there is to come.
-pub(super) fn barred(barred: &Barred, mut answer: Answer) -> Answer {
+pub(super) fn forbidden(barred: &Forbidden, mut answer: Answer) -> Answer {
     *answer.status_mut() = barred.status;
     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     if barred.status == StatusCode::UNAUTHORIZED {

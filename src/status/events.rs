@@ -10,7 +10,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::Status;
+use super::AdminServer;
 
 /// How often it is looked.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -19,23 +19,23 @@ const HEARTBEAT: u32 = 15;
 
 /// What is told to one page, without end.
 pub(super) struct Events {
-    next: Pin<Box<dyn Future<Output = (Bytes, Told)> + Send>>,
+    next: Pin<Box<dyn Future<Output = (Bytes, EventState)> + Send>>,
 }
 
 /// What one page has been told so far.
-struct Told {
-    status: Arc<Status>,
+struct EventState {
+    status: Arc<AdminServer>,
     number: Option<u64>,
     _place: OwnedSemaphorePermit,
 }
 
 impl Events {
-    pub(super) fn new(status: Arc<Status>, place: OwnedSemaphorePermit) -> Self {
-        Self { next: Box::pin(Told { status, number: None, _place: place }.next()) }
+    pub(super) fn new(status: Arc<AdminServer>, place: OwnedSemaphorePermit) -> Self {
+        Self { next: Box::pin(EventState { status, number: None, _place: place }.next()) }
     }
 }
 
-impl Told {
+impl EventState {
     /// The next thing that is told.
     async fn next(mut self) -> (Bytes, Self) {
         for _ in 0..HEARTBEAT {

@@ -16,7 +16,7 @@ use hyper::http::uri::Authority;
 use hyper::{Method, StatusCode};
 
 use super::settings::{Endpoint, StatusSettings};
-use super::token::Token;
+use super::token::OperatorToken;
 
 #[cfg(test)]
 mod tests;
@@ -31,7 +31,7 @@ const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
 /// What stands at the entrance.
 #[derive(Debug)]
-pub(super) struct Gate {
+pub(super) struct AccessGuard {
     /// Host names, without ports, lower case.
     names: Vec<String>,
     /// Whether it listens on every address: then it goes by any address, which no stranger's page can.
@@ -51,7 +51,7 @@ pub(super) enum ClientLocation {
 
 /// What a path is to those who ask for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Exposure {
+pub(super) enum RouteAccess {
     /// Anybody may have it: it says nothing.
     Public,
     /// For operators.
@@ -60,7 +60,7 @@ pub(super) enum Exposure {
 
 /// Why somebody may not.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Barred {
+pub(super) struct Forbidden {
     pub(super) status: StatusCode,
     /// In words, for an operator who has lost the way.
     pub(super) reason: String,
@@ -68,7 +68,7 @@ pub(super) struct Barred {
 
 /// What a client has shown, and may therefore see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Visitor {
+pub(super) struct Principal {
     /// It has shown the token, or the cookie of a session.
     pub(super) is_signed_in: bool,
     /// It may read what is for operators.
@@ -85,7 +85,7 @@ pub(super) struct SessionCookie {
     pub(super) is_secure: bool,
 }
 
-impl Gate {
+impl AccessGuard {
     /// The gate of a listener that was made with `settings`, and listens on `endpoint`.
     pub(super) fn new(settings: &StatusSettings, endpoint: &Endpoint) -> Self {
         let own = match endpoint {
@@ -105,16 +105,16 @@ impl Gate {
         &self,
         request: &Parts,
         from: ClientLocation,
-        exposure: Exposure,
-        token: &Token,
+        exposure: RouteAccess,
+        token: &OperatorToken,
         now: i64,
-    ) -> Result<Visitor, Barred> {
+    ) -> Result<Principal, Forbidden> {
         let host = self.check_host(request)?;
         let is_change = !matches!(request.method, Method::GET | Method::HEAD);
         let is_of_another_site = !is_of_our_site(&request.headers) && !is_link(request);
         if is_change {
             check_site(&request.headers, &host)?;
-        } else if exposure == Exposure::Operators && is_of_another_site {
+        } else if exposure == RouteAccess::Operators && is_of_another_site {
             return Err(of_another_site());
         }
         let bearer = header(&request.headers, &AUTHORIZATION).and_then(bearer);
@@ -124,13 +124,13 @@ impl Gate {
         let is_signed_in = has_token || has_session;
         let is_loopback = is_loopback(&host) && request.uri.authority().is_none_or(is_loopback);
         let is_open = !token.is_configured() && bearer.is_none() && from == ClientLocation::Local && is_loopback;
-        let visitor = Visitor { is_signed_in, may_read: (is_signed_in || is_open) && !is_of_another_site };
+        let visitor = Principal { is_signed_in, may_read: (is_signed_in || is_open) && !is_of_another_site };
         match exposure {
-            Exposure::Public => Ok(visitor),
-            Exposure::Operators if is_change && !is_signed_in => Err(without_token(token, true, bearer.is_some())),
-            Exposure::Operators if is_change && has_session => check_vouched(&request.headers).map(|()| visitor),
-            Exposure::Operators if visitor.may_read => Ok(visitor),
-            Exposure::Operators => Err(without_token(token, false, bearer.is_some())),
+            RouteAccess::Public => Ok(visitor),
+            RouteAccess::Operators if is_change && !is_signed_in => Err(without_token(token, true, bearer.is_some())),
+            RouteAccess::Operators if is_change && has_session => check_vouched(&request.headers).map(|()| visitor),
+            RouteAccess::Operators if visitor.may_read => Ok(visitor),
+            RouteAccess::Operators => Err(without_token(token, false, bearer.is_some())),
         }
     }
 
@@ -146,13 +146,13 @@ impl Gate {
         SessionCookie { name, scope: format!("{name} {}", self.endpoint), is_secure }
     }
 
-    fn has_session(&self, headers: &HeaderMap, token: &Token, now: i64) -> bool {
+    fn has_session(&self, headers: &HeaderMap, token: &OperatorToken, now: i64) -> bool {
         [false, true].map(|is_secure| self.cookie(is_secure)).iter().any(|cookie| {
             cookies(headers).any(|(name, value)| name == cookie.name && token.is_session(&cookie.scope, value, now))
         })
     }
 
-    fn check_host(&self, request: &Parts) -> Result<Authority, Barred> {
+    fn check_host(&self, request: &Parts) -> Result<Authority, Forbidden> {
         let bad = |reason: &str| barred(StatusCode::MISDIRECTED_REQUEST, reason);
         let mut hosts = request.headers.get_all(HOST).iter();
         let (host, another) = (hosts.next(), hosts.next());
@@ -173,7 +173,7 @@ impl Gate {
 }
 
 /// A browser says from which site a request comes; other programs say nothing, and follow no stranger's links.
-fn check_site(headers: &HeaderMap, host: &Authority) -> Result<(), Barred> {
+fn check_site(headers: &HeaderMap, host: &Authority) -> Result<(), Forbidden> {
     let is_ours = |origin: &str| {
         let origin = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
         origin.is_some_and(|origin| origin.eq_ignore_ascii_case(host.as_str()))
@@ -193,7 +193,7 @@ fn is_link(request: &Parts) -> bool {
     request.method == Method::GET && says(SEC_FETCH_MODE, "navigate") && says(SEC_FETCH_DEST, "document")
 }
 
-fn of_another_site() -> Barred {
+fn of_another_site() -> Forbidden {
     barred(StatusCode::FORBIDDEN, "this comes from the page of another site")
 }
 
@@ -207,7 +207,7 @@ fn address(authority: &Authority) -> Option<std::net::IpAddr> {
 }
 
 /// Why a request without the token, or with a wrong one, is refused.
-fn without_token(token: &Token, is_change: bool, is_wrong: bool) -> Barred {
+fn without_token(token: &OperatorToken, is_change: bool, is_wrong: bool) -> Forbidden {
     const NO_TOKEN_FILE: &str = "\"status\" in provost.json names no \"token_file\"";
     let reason = match (token.is_configured(), is_change) {
         (false, true) => format!("nothing can be changed here, because {NO_TOKEN_FILE}"),
@@ -220,11 +220,11 @@ fn without_token(token: &Token, is_change: bool, is_wrong: bool) -> Barred {
         (true, _) => "the token is needed for this: sign in, or send \"Authorization: Bearer TOKEN\"".to_owned(),
     };
     let status = if token.is_configured() { StatusCode::UNAUTHORIZED } else { StatusCode::FORBIDDEN };
-    Barred { status, reason }
+    Forbidden { status, reason }
 }
 
 /// Who comes with a cookie is a browser, and must say where its page is from; [`check_site`] has looked at what it says.
-fn check_vouched(headers: &HeaderMap) -> Result<(), Barred> {
+fn check_vouched(headers: &HeaderMap) -> Result<(), Forbidden> {
     if headers.contains_key(ORIGIN) || headers.contains_key(SEC_FETCH_SITE) {
         Ok(())
     } else {
@@ -232,8 +232,8 @@ fn check_vouched(headers: &HeaderMap) -> Result<(), Barred> {
     }
 }
 
-fn barred(status: StatusCode, reason: &str) -> Barred {
-    Barred { status, reason: reason.to_owned() }
+fn barred(status: StatusCode, reason: &str) -> Forbidden {
+    Forbidden { status, reason: reason.to_owned() }
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {

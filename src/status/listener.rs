@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio_io_timeout::TimeoutStream;
 
 use super::gate::ClientLocation;
-use super::{Endpoint, Status, routes};
+use super::{AdminServer, Endpoint, routes};
 
 /// How many connections there may be.
 const CONNECTIONS: usize = 128;
@@ -39,8 +39,8 @@ const BACKOFF: Duration = Duration::from_millis(100);
 
 /// The open listener.
 #[derive(Debug)]
-pub struct Listener {
-    socket: Socket,
+pub struct AdminListener {
+    socket: AdminSocket,
     /// Where it listens: the port is there, too, if the system chose it.
     pub endpoint: Endpoint,
     /// Removed with it.
@@ -48,7 +48,7 @@ pub struct Listener {
 }
 
 #[derive(Debug)]
-enum Socket {
+enum AdminSocket {
     Tcp(std::net::TcpListener),
     Unix(std::os::unix::net::UnixListener),
 }
@@ -69,7 +69,7 @@ impl Drop for SocketFile {
     }
 }
 
-impl Listener {
+impl AdminListener {
     /// Listens on `endpoint`.
     ///
     /// # Errors
@@ -80,7 +80,7 @@ impl Listener {
                 let socket = std::net::TcpListener::bind(address)?;
                 socket.set_nonblocking(true)?;
                 let endpoint = Endpoint::Tcp(socket.local_addr()?);
-                Ok(Self { socket: Socket::Tcp(socket), endpoint, _file: None })
+                Ok(Self { socket: AdminSocket::Tcp(socket), endpoint, _file: None })
             }
             Endpoint::Unix(path) => {
                 remove_stale(path)?;
@@ -88,7 +88,7 @@ impl Listener {
                 let file = SocketFile { path: path.clone(), inode: std::fs::symlink_metadata(path)?.ino() };
                 std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
                 socket.set_nonblocking(true)?;
-                Ok(Self { socket: Socket::Unix(socket), endpoint: endpoint.clone(), _file: Some(file) })
+                Ok(Self { socket: AdminSocket::Unix(socket), endpoint: endpoint.clone(), _file: Some(file) })
             }
         }
     }
@@ -99,31 +99,35 @@ impl Listener {
     /// If it has no address.
     pub fn of_tcp(socket: std::net::TcpListener) -> io::Result<Self> {
         let endpoint = Endpoint::Tcp(socket.local_addr()?);
-        Ok(Self { socket: Socket::Tcp(socket), endpoint, _file: None })
+        Ok(Self { socket: AdminSocket::Tcp(socket), endpoint, _file: None })
     }
 
     /// Listens by `socket` at `path`, which somebody else opened and keeps.
     #[must_use]
     pub fn of_unix(socket: std::os::unix::net::UnixListener, path: PathBuf) -> Self {
-        Self { socket: Socket::Unix(socket), endpoint: Endpoint::Unix(path), _file: None }
+        Self { socket: AdminSocket::Unix(socket), endpoint: Endpoint::Unix(path), _file: None }
     }
 
     /// Serves `status` until it is dropped, within a runtime.
     ///
     /// # Errors
     /// If the runtime cannot take the listener over.
-    pub async fn serve(self, status: Arc<Status>) -> io::Result<Infallible> {
+    pub async fn serve(self, status: Arc<AdminServer>) -> io::Result<Infallible> {
         let Self { socket, endpoint, _file } = self;
         let streams = Arc::new(Semaphore::new(STREAMS));
-        let places =
-            Places { free: Arc::new(Semaphore::new(CONNECTIONS)), peers: HashMap::new(), is_full: false, endpoint };
+        let places = ConnectionCounter {
+            free: Arc::new(Semaphore::new(CONNECTIONS)),
+            peers: HashMap::new(),
+            is_full: false,
+            endpoint,
+        };
         match socket {
-            Socket::Tcp(listener) => {
+            AdminSocket::Tcp(listener) => {
                 let listener = TcpListener::from_std(listener)?;
                 let accept = async || listener.accept().await.map(|(stream, peer)| (stream, Some(peer.ip())));
                 places.accept_all(accept, &status, &streams).await
             }
-            Socket::Unix(listener) => {
+            AdminSocket::Unix(listener) => {
                 let listener = UnixListener::from_std(listener)?;
                 let accept = async || listener.accept().await.map(|(stream, _)| (stream, None));
                 places.accept_all(accept, &status, &streams).await
@@ -133,23 +137,23 @@ impl Listener {
 }
 
 /// Places for connections.
-struct Places {
+struct ConnectionCounter {
     free: Arc<Semaphore>,
     /// Whoever has a place, or had one lately.
-    peers: HashMap<IpAddr, Peer>,
+    peers: HashMap<IpAddr, AdminPeer>,
     /// Whether it has been said that there is none left.
     is_full: bool,
     endpoint: Endpoint,
 }
 
 /// The places of one peer.
-struct Peer {
+struct AdminPeer {
     free: Arc<Semaphore>,
     /// Whether it has been said that it has them all.
     is_told: bool,
 }
 
-impl Places {
+impl ConnectionCounter {
     /// A place for one more connection of `peer`; `None` if there is none.
     fn take(&mut self, peer: Option<IpAddr>) -> Option<(OwnedSemaphorePermit, Option<OwnedSemaphorePermit>)> {
         let Self { free, peers, is_full, endpoint } = self;
@@ -157,7 +161,7 @@ impl Places {
         let of_one = match peer {
             None => None,
             Some(address) => {
-                let all = || Peer { free: Arc::new(Semaphore::new(CONNECTIONS_OF_ONE)), is_told: false };
+                let all = || AdminPeer { free: Arc::new(Semaphore::new(CONNECTIONS_OF_ONE)), is_told: false };
                 let peer = peers.entry(address).or_insert_with(all);
                 let Ok(place) = Arc::clone(&peer.free).try_acquire_owned() else {
                     if !std::mem::replace(&mut peer.is_told, true) {
@@ -187,7 +191,7 @@ impl Places {
     async fn accept_all<S>(
         mut self,
         mut accept: impl AsyncFnMut() -> io::Result<(S, Option<IpAddr>)>,
-        status: &Arc<Status>,
+        status: &Arc<AdminServer>,
         streams: &Arc<Semaphore>,
     ) -> io::Result<Infallible>
     where
@@ -202,7 +206,7 @@ impl Places {
                         let from = if is_local { ClientLocation::Local } else { ClientLocation::Remote };
                         let (status, streams) = (Arc::clone(status), Arc::clone(streams));
                         connections.spawn(async move {
-                            converse(stream, status, from, streams).await;
+                            serve_connection(stream, status, from, streams).await;
                             drop(place);
                         });
                     }
@@ -219,7 +223,7 @@ impl Places {
 }
 
 /// One connection; one that breaks off ends, that is all.
-async fn converse<S>(stream: S, status: Arc<Status>, from: ClientLocation, streams: Arc<Semaphore>)
+async fn serve_connection<S>(stream: S, status: Arc<AdminServer>, from: ClientLocation, streams: Arc<Semaphore>)
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {

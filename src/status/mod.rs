@@ -39,24 +39,24 @@ pub mod token;
 
 pub use settings::{Endpoint, StatusSettings};
 
-use gate::Gate;
-use pictures::Pictures;
-use token::Token;
+use gate::AccessGuard;
+use pictures::SnapshotCache;
+use token::OperatorToken;
 
 /// Everything at one moment.
 #[derive(Debug)]
-pub struct Picture {
+pub struct Snapshot {
     /// The whole.
     pub overview: picture::Overview,
     /// Every phone, in the order of constituency and address.
-    pub phones: Vec<picture::Phone>,
+    pub phones: Vec<picture::PhoneView>,
 }
 
 /// A change of who is served, as an operator wants it.
 #[derive(Debug, Clone)]
-pub struct Wanted {
+pub struct SnapshotRequest {
     /// What.
-    pub change: Change,
+    pub change: AdminChange,
     /// The phone.
     pub mac: MacAddress,
     /// What is to stand beside it, or why it is denied everywhere; `None` leaves the note that it has.
@@ -67,7 +67,7 @@ pub struct Wanted {
 
 /// What an operator may change.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
+pub enum AdminChange {
     /// A phone on the list of a constituency.
     Allow(ConstituencyName),
     /// A phone denied by a constituency.
@@ -86,45 +86,45 @@ pub struct Readiness {
 }
 
 /// Whoever knows what is shown, and does what is wanted.
-pub trait Knowledge: Send + Sync + std::fmt::Debug {
+pub trait AdminData: Send + Sync + std::fmt::Debug {
     /// Another number whenever another picture would show something else. Does not wait.
     fn mark(&self) -> u64;
     /// Gathers a picture. May wait for a disk.
-    fn picture(&self) -> Picture;
+    fn snapshot(&self) -> Snapshot;
     /// `phone` with what it asked and what its master configuration names. May wait for a disk.
     ///
     /// # Errors
     /// Why that cannot be read.
-    fn history(&self, phone: picture::Phone) -> Result<picture::PhoneHistory, String>;
+    fn history(&self, phone: picture::PhoneView) -> Result<picture::PhoneHistoryView, String>;
     /// Whether phones can be served now. Does not wait.
     fn readiness(&self) -> Readiness;
     /// Changes who is served; whether that made a difference. May wait for a disk.
     ///
     /// # Errors
     /// Why it is as it was.
-    fn change(&self, wanted: &Wanted) -> Result<bool, String>;
+    fn change(&self, wanted: &SnapshotRequest) -> Result<bool, String>;
     /// The metrics, with what of them stands in `picture`. Does not wait.
-    fn metrics(&self, picture: &Picture, exposition: Exposition) -> String;
+    fn metrics(&self, picture: &Snapshot, exposition: Exposition) -> String;
 }
 
 /// What the listener serves from.
 #[derive(Debug)]
-pub struct Status {
-    knowledge: Arc<dyn Knowledge>,
-    token: Arc<Token>,
-    gate: Gate,
-    pictures: Pictures,
+pub struct AdminServer {
+    knowledge: Arc<dyn AdminData>,
+    token: Arc<OperatorToken>,
+    gate: AccessGuard,
+    pictures: SnapshotCache,
 }
 
-impl Status {
+impl AdminServer {
     /// Serves what `knowledge` knows on `endpoint`, to those who may.
     #[must_use]
     pub fn new(
         settings: &StatusSettings,
         endpoint: &Endpoint,
-        token: Arc<Token>,
-        knowledge: Arc<dyn Knowledge>,
+        token: Arc<OperatorToken>,
+        knowledge: Arc<dyn AdminData>,
     ) -> Self {
-        Self { knowledge, token, gate: Gate::new(settings, endpoint), pictures: Pictures::default() }
+        Self { knowledge, token, gate: AccessGuard::new(settings, endpoint), pictures: SnapshotCache::default() }
     }
 }

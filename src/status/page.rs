@@ -27,9 +27,9 @@ mod text;
 
 use maud::html;
 
-use super::picture::{Overview, PhoneHistory, PhonePage, PhoneQuery};
+use super::picture::{Overview, PhoneHistoryView, PhonePage, PhoneQuery};
 pub use assets::{Asset, asset};
-pub use outcome::Outcome;
+pub use outcome::Flash;
 
 /// What is shown at `/`, and to whom.
 #[derive(Debug, Clone, Copy)]
@@ -43,7 +43,7 @@ pub struct View<'a> {
     /// Whether it is for a session that can be ended.
     pub is_signed_in: bool,
     /// What came of what was just done.
-    pub outcome: Option<&'a Outcome>,
+    pub outcome: Option<&'a Flash>,
 }
 
 /// Everything on one page, at `/`.
@@ -67,7 +67,7 @@ pub fn render(view: &View<'_>) -> String {
 
 /// What is known of one phone, at `/phones/CONSTITUENCY/MAC`.
 #[must_use]
-pub fn render_phone(overview: &Overview, history: &PhoneHistory, is_signed_in: bool) -> String {
+pub fn render_phone(overview: &Overview, history: &PhoneHistoryView, is_signed_in: bool) -> String {
     let title = format!("{} of {}", history.phone.mac, history.phone.constituency);
     frame::page(&title, overview, is_signed_in, None, &history::sections(overview, history))
 }

@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use crate::certificate::Level;
+use crate::certificate::ConditionLevel;
 use crate::constituency::{ConstituencyName, MacAddress};
 
 /// How many missing files have their names in a text.
@@ -27,21 +27,21 @@ pub struct Overview {
     /// Why it is not ready to serve; `None` if it is.
     pub not_ready: Option<String>,
     /// The server's certificates, in use or wanted.
-    pub certificates: Vec<Certificate>,
+    pub certificates: Vec<CertificateView>,
     /// Every folder, served or not.
-    pub constituencies: Vec<Constituency>,
+    pub constituencies: Vec<ConstituencyView>,
     /// How many phones there are, by their state.
-    pub counts: Counts,
+    pub counts: PhoneCounts,
     /// Proven phones that are on no list and were refused for it: the newest first, the first hundred.
-    pub waiting: Vec<Phone>,
+    pub waiting: Vec<PhoneView>,
     /// Constituencies most of whose phones fell silent at the same time.
     pub silent_together: Vec<SilentTogether>,
     /// Refused certificates that prove nothing: the newest first, the first hundred.
-    pub unproven: Vec<Unproven>,
+    pub unproven: Vec<UnprovenView>,
     /// Phones that are denied on the whole server.
     pub denied: Vec<DeniedPhone>,
     /// What went on during the last day, oldest first, in steps of equal length; the last one is not over yet.
-    pub activity: Activity,
+    pub activity: ActivityView,
     /// What has been wrong lately, in the operator's words: a ledger that is not written, log lines that were lost.
     pub troubles: Vec<String>,
 }
@@ -60,7 +60,7 @@ pub struct SilentTogether {
 
 /// A server certificate and its renewal.
 #[derive(Debug, Clone, Serialize)]
-pub struct Certificate {
+pub struct CertificateView {
     /// "RSA" or "ECDSA".
     pub key: String,
     /// The names that it is for.
@@ -74,7 +74,7 @@ pub struct Certificate {
     /// Where it comes from: `acme`, `files` or `local_ca`.
     pub source: &'static str,
     /// `ok`, `warning` or `error`.
-    pub level: Level,
+    pub level: ConditionLevel,
     /// Its condition: `valid`, `missing`, `not_yet_valid`, `expired`, `ends_soon` or `renewal_overdue`.
     pub state: &'static str,
     /// What is wrong with it; `None` if nothing is.
@@ -91,7 +91,7 @@ pub struct Certificate {
 
 /// A constituency's folder.
 #[derive(Debug, Clone, Serialize)]
-pub struct Constituency {
+pub struct ConstituencyView {
     /// The folder's name, which may be no DNS label.
     pub name: String,
     /// The policy's description.
@@ -105,7 +105,7 @@ pub struct Constituency {
     /// Known phones, or `None` where every phone is admitted.
     pub known: Option<usize>,
     /// How many phones it has, by their state.
-    pub counts: Counts,
+    pub counts: PhoneCounts,
     /// Known phones that are let in and were seen during the last day.
     pub seen_lately: usize,
     /// Phones that were refused when they last asked: the known ones and those that wait.
@@ -116,7 +116,7 @@ pub struct Constituency {
 
 /// How many phones there are in each [`PhoneState`]; each is exactly what the list gives that is filtered by it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Counts {
+pub struct PhoneCounts {
     /// On the list of a constituency, whatever their state: the filter `known`.
     pub known: usize,
     pub well: usize,
@@ -159,7 +159,7 @@ pub enum PhoneState {
 
 /// A phone as its constituency's policy and the ledger know it.
 #[derive(Debug, Clone, Serialize)]
-pub struct Phone {
+pub struct PhoneView {
     /// The constituency.
     pub constituency: ConstituencyName,
     /// The phone.
@@ -197,12 +197,12 @@ pub struct Phone {
     /// How many of them were refused.
     pub refusals: u64,
     /// Who denied it on the whole server; `None` if that is not so.
-    pub denied_everywhere: Option<Denial>,
+    pub denied_everywhere: Option<DenialView>,
 }
 
 /// Who denied a phone on the whole server, when, and why. Texts may be empty.
 #[derive(Debug, Clone, Serialize)]
-pub struct Denial {
+pub struct DenialView {
     /// Who.
     pub by: String,
     /// When.
@@ -218,18 +218,18 @@ pub struct DeniedPhone {
     pub mac: MacAddress,
     /// Who denied it, when, and why.
     #[serde(flatten)]
-    pub denial: Denial,
+    pub denial: DenialView,
 }
 
 /// A phone, and what it asked lately.
 #[derive(Debug, Clone, Serialize)]
-pub struct PhoneHistory {
+pub struct PhoneHistoryView {
     /// The phone.
-    pub phone: Phone,
+    pub phone: PhoneView,
     /// What its master configuration names for it.
     pub named: Option<NamedFiles>,
     /// Its requests that are kept, in this constituency, the newest first.
-    pub requests: Vec<PhoneRequest>,
+    pub requests: Vec<PhoneRequestView>,
 }
 
 /// The files that a phone's master configuration names for it.
@@ -263,7 +263,7 @@ impl NamedFiles {
 
 /// One request of a phone, or a handshake that was refused.
 #[derive(Debug, Clone, Serialize)]
-pub struct PhoneRequest {
+pub struct PhoneRequestView {
     /// When it began, in milliseconds.
     pub time_ms: i64,
     /// From where it came.
@@ -286,7 +286,7 @@ pub struct PhoneRequest {
 
 /// Somebody who claims to be a phone, by a certificate that anybody can have made or a password that is wrong.
 #[derive(Debug, Clone, Serialize)]
-pub struct Unproven {
+pub struct UnprovenView {
     /// The constituency that was asked.
     pub constituency: ConstituencyName,
     /// The phone that it claims to be.
@@ -296,7 +296,7 @@ pub struct Unproven {
     /// From where it came last.
     pub address: String,
     /// From where it came: the addresses that were seen last, in that order.
-    pub addresses: Vec<Place>,
+    pub addresses: Vec<NetworkView>,
     /// When it was first seen.
     pub first_seen: i64,
     /// When it was last seen.
@@ -309,7 +309,7 @@ pub struct Unproven {
 
 /// An address, and when somebody came from there.
 #[derive(Debug, Clone, Serialize)]
-pub struct Place {
+pub struct NetworkView {
     /// The address.
     pub address: String,
     /// When first.
@@ -320,7 +320,7 @@ pub struct Place {
 
 /// Counts over time.
 #[derive(Debug, Clone, Default, Serialize)]
-pub struct Activity {
+pub struct ActivityView {
     /// The length of a step, in seconds.
     pub step_s: i64,
     /// When the first step began.
@@ -382,5 +382,5 @@ pub struct PhonePage {
     /// How many match, on all pages.
     pub matching: usize,
     /// Those of this page.
-    pub phones: Vec<Phone>,
+    pub phones: Vec<PhoneView>,
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 
-use super::{Knowledge, Picture};
+use super::{AdminData, Snapshot};
 use crate::clock;
 
 /// How old a picture is at least before another is taken.
@@ -17,33 +17,33 @@ const REST: u32 = 4;
 
 /// A picture and its number.
 #[derive(Debug, Clone)]
-pub(super) struct Numbered {
+pub(super) struct NumberedSnapshot {
     /// Another one for each picture.
     pub(super) number: u64,
-    pub(super) picture: Arc<Picture>,
+    pub(super) picture: Arc<Snapshot>,
 }
 
 /// The last picture that was taken.
 #[derive(Debug, Default)]
-pub(super) struct Pictures(Mutex<Option<Taken>>);
+pub(super) struct SnapshotCache(Mutex<Option<CachedSnapshot>>);
 
 #[derive(Debug)]
-struct Taken {
-    numbered: Numbered,
+struct CachedSnapshot {
+    numbered: NumberedSnapshot,
     mark: u64,
     at: Instant,
     took: Duration,
     is_outdated: bool,
 }
 
-impl Taken {
+impl CachedSnapshot {
     fn is_good(&self, mark: u64, now: Instant) -> bool {
         let age = now.duration_since(self.at);
         !self.is_outdated && (age < FRESH.max(self.took * REST) || (self.mark == mark && age < STALE))
     }
 }
 
-impl Pictures {
+impl SnapshotCache {
     /// Lets nobody see the last picture any more: something that it shows was changed from here.
     pub(super) async fn outdate(&self) {
         if let Some(taken) = self.0.lock().await.as_mut() {
@@ -52,7 +52,7 @@ impl Pictures {
     }
 
     /// How things are, to the second.
-    pub(super) async fn current(&self, knowledge: &Arc<dyn Knowledge>) -> Numbered {
+    pub(super) async fn current(&self, knowledge: &Arc<dyn AdminData>) -> NumberedSnapshot {
         // Whoever comes while one is taken waits for that one.
         let mut last = self.0.lock().await;
         // Before it is taken: what changes meanwhile is not missed.
@@ -63,13 +63,18 @@ impl Pictures {
         }
         let number = last.as_ref().map_or(1, |taken| taken.numbered.number + 1);
         let source = Arc::clone(knowledge);
-        let picture = match tokio::task::spawn_blocking(move || source.picture()).await {
+        let picture = match tokio::task::spawn_blocking(move || source.snapshot()).await {
             Ok(picture) => Arc::new(picture),
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
-        let (numbered, at) = (Numbered { number, picture }, clock::monotonic());
-        *last =
-            Some(Taken { numbered: numbered.clone(), mark, at, took: at.duration_since(began), is_outdated: false });
+        let (numbered, at) = (NumberedSnapshot { number, picture }, clock::monotonic());
+        *last = Some(CachedSnapshot {
+            numbered: numbered.clone(),
+            mark,
+            at,
+            took: at.duration_since(began),
+            is_outdated: false,
+        });
         numbered
     }
 }

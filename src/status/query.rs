@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use super::picture::{Counts, Phone, PhonePage, PhoneQuery, PhoneSort, PhoneState, StateFilter};
+use super::picture::{PhoneCounts, PhonePage, PhoneQuery, PhoneSort, PhoneState, PhoneView, StateFilter};
 
 /// How many phones are given if nothing is said, and at most.
 pub(super) const LIMIT: usize = 100;
@@ -76,7 +76,7 @@ impl StateFilter {
     }
 }
 
-impl Counts {
+impl PhoneCounts {
     /// Counts one more phone, in `state`.
     pub fn add(&mut self, state: PhoneState) {
         let count = match state {
@@ -122,14 +122,14 @@ impl PhoneQuery {
 
     /// Those of `phones` that are meant.
     #[must_use]
-    pub fn select(&self, phones: &[Phone]) -> PhonePage {
+    pub fn select(&self, phones: &[PhoneView]) -> PhonePage {
         let search = Search::new(&self.search);
-        let is_meant = |phone: &&Phone| {
+        let is_meant = |phone: &&PhoneView| {
             self.constituency.as_ref().is_none_or(|name| phone.constituency.as_str() == name)
                 && self.state.is_none_or(|filter| filter.takes(phone.state))
                 && search.finds(phone)
         };
-        let mut meant: Vec<&Phone> = phones.iter().filter(is_meant).collect();
+        let mut meant: Vec<&PhoneView> = phones.iter().filter(is_meant).collect();
         self.order(&mut meant);
         let matching = meant.len();
         let page = meant.into_iter().skip(self.offset).take(self.limit);
@@ -137,7 +137,7 @@ impl PhoneQuery {
     }
 
     /// Stable, on phones that are in the order of their names.
-    fn order(&self, phones: &mut [&Phone]) {
+    fn order(&self, phones: &mut [&PhoneView]) {
         match self.sort {
             PhoneSort::State => phones.sort_by_key(|phone| (phone.state.rank(), Reverse(phone.last_seen))),
             PhoneSort::LastSeen => phones.sort_by_key(|phone| Reverse(phone.last_seen)),
@@ -185,7 +185,7 @@ impl Search {
         Self { digits: is_hex.then_some(digits), text }
     }
 
-    fn finds(&self, phone: &Phone) -> bool {
+    fn finds(&self, phone: &PhoneView) -> bool {
         let has = |text: &str| text.to_lowercase().contains(&self.text);
         let texts = [phone.address.as_deref(), phone.model.as_deref(), phone.firmware.as_deref()];
         self.text.is_empty()
@@ -200,8 +200,8 @@ impl Search {
 mod tests {
     use super::*;
 
-    fn phone(constituency: &str, mac: &str, state: PhoneState, last_seen: Option<i64>) -> Phone {
-        Phone {
+    fn phone(constituency: &str, mac: &str, state: PhoneState, last_seen: Option<i64>) -> PhoneView {
+        PhoneView {
             constituency: constituency.parse().unwrap(),
             mac: mac.parse().unwrap(),
             state,
@@ -225,7 +225,7 @@ mod tests {
     }
 
     /// In the order of their names, as they are gathered.
-    fn phones() -> Vec<Phone> {
+    fn phones() -> Vec<PhoneView> {
         let mut phones = vec![
             phone("home", "00005e005301", PhoneState::Well, Some(500)),
             phone("home", "00005e005302", PhoneState::Silent, Some(100)),
@@ -287,8 +287,8 @@ mod tests {
         let macs = (0..).map(|number| format!("00005e00{number:04x}"));
         // One of the first state, two of the second, and so on.
         let states = PhoneState::ALL.into_iter().zip(1..).flat_map(|(state, count)| std::iter::repeat_n(state, count));
-        let phones: Vec<Phone> = states.zip(macs).map(|(state, mac)| phone("ote", &mac, state, None)).collect();
-        let mut counts = Counts::default();
+        let phones: Vec<PhoneView> = states.zip(macs).map(|(state, mac)| phone("ote", &mac, state, None)).collect();
+        let mut counts = PhoneCounts::default();
         for phone in &phones {
             counts.add(phone.state);
         }

@@ -15,10 +15,10 @@ use tokio::sync::Semaphore;
 
 use super::answer::{self, Answer};
 use super::events::Events;
-use super::gate::{Barred, ClientLocation, Exposure, Visitor};
-use super::page::{self, Asset, Outcome, View};
-use super::picture::{PhoneHistory, PhoneQuery};
-use super::{Change, Readiness, Status, Wanted};
+use super::gate::{ClientLocation, Forbidden, Principal, RouteAccess};
+use super::page::{self, Asset, Flash, View};
+use super::picture::{PhoneHistoryView, PhoneQuery};
+use super::{AdminChange, AdminServer, Readiness, SnapshotRequest};
 use crate::clock;
 use crate::constituency::denials::MAX_NOTE;
 use crate::constituency::{ConstituencyName, InvalidMacAddress, InvalidName, MacAddress};
@@ -93,10 +93,10 @@ impl Route {
         self.methods().split(", ").any(|allowed| allowed == method.as_str())
     }
 
-    fn exposure(&self) -> Exposure {
+    fn exposure(&self) -> RouteAccess {
         match self {
-            Self::Health | Self::Ready | Self::Asset(_) | Self::SignIn => Exposure::Public,
-            _ => Exposure::Operators,
+            Self::Health | Self::Ready | Self::Asset(_) | Self::SignIn => RouteAccess::Public,
+            _ => RouteAccess::Operators,
         }
     }
 
@@ -108,18 +108,18 @@ impl Route {
 
 /// Answers one request that comes `from`; `streams` are places at [`Route::Events`].
 pub(super) async fn answer(
-    status: &Arc<Status>,
+    status: &Arc<AdminServer>,
     request: Request<Incoming>,
     from: ClientLocation,
     streams: &Arc<Semaphore>,
 ) -> Answer {
     let (head, body) = request.into_parts();
     let route = Route::of(head.uri.path());
-    let exposure = route.as_ref().map_or(Exposure::Operators, Route::exposure);
+    let exposure = route.as_ref().map_or(RouteAccess::Operators, Route::exposure);
     let now = clock::unix_seconds(clock::now());
     let visitor = match status.gate.check(&head, from, exposure, &status.token, now) {
         Ok(visitor) => visitor,
-        Err(barred) => return turn_away(route.as_ref(), &barred),
+        Err(barred) => return reject(route.as_ref(), &barred),
     };
     let Some(route) = route else { return answer::problem(StatusCode::NOT_FOUND, "there is nothing of this name") };
     if !route.allows(&head.method) {
@@ -129,7 +129,7 @@ pub(super) async fn answer(
         if route == Route::SignIn && !status.token.is_configured() {
             return nothing_to_sign_in_with();
         }
-        let patience = if exposure == Exposure::Public { STRANGERS_BODY_TIMEOUT } else { BODY_TIMEOUT };
+        let patience = if exposure == RouteAccess::Public { STRANGERS_BODY_TIMEOUT } else { BODY_TIMEOUT };
         return match read(body, patience).await {
             Ok(body) => change(status, &route, &head, &body, now).await,
             Err(answer) => answer,
@@ -169,7 +169,7 @@ pub(super) async fn answer(
 }
 
 /// Somebody who may not: people get a form to sign in, programs a reason.
-fn turn_away(route: Option<&Route>, barred: &Barred) -> Answer {
+fn reject(route: Option<&Route>, barred: &Forbidden) -> Answer {
     let answer = match route {
         Some(route) if route.is_page() && barred.status == StatusCode::UNAUTHORIZED => {
             answer::page(barred.status, page::render_sign_in(None))
@@ -178,7 +178,7 @@ fn turn_away(route: Option<&Route>, barred: &Barred) -> Answer {
         Some(Route::Health | Route::Ready | Route::Metrics) => answer::text(barred.status, &barred.reason),
         _ => answer::problem(barred.status, &barred.reason),
     };
-    answer::barred(barred, answer)
+    answer::forbidden(barred, answer)
 }
 
 async fn read(body: Incoming, patience: Duration) -> Result<Bytes, Answer> {
@@ -193,7 +193,7 @@ async fn read(body: Incoming, patience: Duration) -> Result<Bytes, Answer> {
 }
 
 /// What is posted.
-async fn change(status: &Arc<Status>, route: &Route, head: &Parts, body: &Bytes, now: i64) -> Answer {
+async fn change(status: &Arc<AdminServer>, route: &Route, head: &Parts, body: &Bytes, now: i64) -> Answer {
     let media_type = head.headers.get(CONTENT_TYPE).and_then(|it| it.to_str().ok()).unwrap_or_default();
     let media_type = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match route {
@@ -204,7 +204,7 @@ async fn change(status: &Arc<Status>, route: &Route, head: &Parts, body: &Bytes,
             let some = |key: &str| Some(typed(key)).filter(|text| !text.is_empty());
             let posted = Posted { mac: typed("mac"), constituency: some("constituency"), note: some("note") };
             match posted.carry_out(status, *is_allowed, "the status page").await {
-                Ok((wanted, _)) => answer::see(&Outcome { change: wanted.change, mac: wanted.mac }.path()),
+                Ok((wanted, _)) => answer::see(&Flash { change: wanted.change, mac: wanted.mac }.path()),
                 Err((code, reason)) => answer::page(code, page::render_failure("Not done", &reason)),
             }
         }
@@ -226,7 +226,7 @@ async fn change(status: &Arc<Status>, route: &Route, head: &Parts, body: &Bytes,
     }
 }
 
-fn sign_in(status: &Status, head: &Parts, shown: &str, now: i64) -> Answer {
+fn sign_in(status: &AdminServer, head: &Parts, shown: &str, now: i64) -> Answer {
     let cookie = status.gate.session_cookie(head);
     match status.token.session(&cookie.scope, now).filter(|_| status.token.is(shown.trim().as_bytes())) {
         Some(session) => answer::with_session(answer::see("/"), &cookie, Some(&session)),
@@ -256,20 +256,20 @@ impl Posted {
     /// Does what is wanted; whether that made a difference. Pictures that are taken from then on show it.
     async fn carry_out(
         self,
-        status: &Status,
+        status: &AdminServer,
         is_allowed: bool,
         by: &'static str,
-    ) -> Result<(Wanted, bool), (StatusCode, String)> {
+    ) -> Result<(SnapshotRequest, bool), (StatusCode, String)> {
         let bad = |reason: String| (StatusCode::BAD_REQUEST, reason);
         let mac = self.mac.trim().parse().map_err(|error: InvalidMacAddress| bad(error.to_string()))?;
         let name = self.constituency.map(|name| name.parse()).transpose();
         let change = match (is_allowed, name.map_err(|error: InvalidName| bad(error.to_string()))?) {
-            (true, Some(name)) => Change::Allow(name),
+            (true, Some(name)) => AdminChange::Allow(name),
             (true, None) => return Err(bad("\"constituency\" is missing: a phone is allowed by one".to_owned())),
-            (false, Some(name)) => Change::Deny(name),
-            (false, None) => Change::DenyEverywhere,
+            (false, Some(name)) => AdminChange::Deny(name),
+            (false, None) => AdminChange::DenyEverywhere,
         };
-        let wanted = Wanted { change, mac, note: self.note, by };
+        let wanted = SnapshotRequest { change, mac, note: self.note, by };
         if wanted.mac == MacAddress::NOBODY {
             return Err(bad("000000000000 is nobody's address".to_owned()));
         }
@@ -289,7 +289,7 @@ impl Posted {
 
 /// Ready or not, and what is to be looked at before it is not.
 /// Balancers need the status alone. The reasons name certificates and constituencies: they are for those who may read.
-fn ready(readiness: &Readiness, visitor: Visitor) -> Answer {
+fn ready(readiness: &Readiness, visitor: Principal) -> Answer {
     let (code, first) = match &readiness.not_ready {
         None => (StatusCode::OK, "ready"),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason.as_str()),
@@ -301,7 +301,7 @@ fn ready(readiness: &Readiness, visitor: Visitor) -> Answer {
     answer::text(code, &lines.collect::<Vec<_>>().join("\n"))
 }
 
-async fn metrics(status: &Status, head: &Parts) -> Answer {
+async fn metrics(status: &AdminServer, head: &Parts) -> Answer {
     let picture = status.pictures.current(&status.knowledge).await.picture;
     let accept = head.headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let (exposition, media_type) = if accept.contains("application/openmetrics-text") {
@@ -312,7 +312,7 @@ async fn metrics(status: &Status, head: &Parts) -> Answer {
     answer::of(StatusCode::OK, media_type, status.knowledge.metrics(&picture, exposition))
 }
 
-async fn phones(status: &Status, head: &Parts) -> Answer {
+async fn phones(status: &AdminServer, head: &Parts) -> Answer {
     match PhoneQuery::parse(head.uri.query().unwrap_or_default()) {
         Ok(query) => {
             let picture = status.pictures.current(&status.knowledge).await.picture;
@@ -322,13 +322,13 @@ async fn phones(status: &Status, head: &Parts) -> Answer {
     }
 }
 
-async fn show(status: &Status, head: &Parts, visitor: Visitor) -> Answer {
+async fn show(status: &AdminServer, head: &Parts, visitor: Principal) -> Answer {
     let query = match PhoneQuery::parse(head.uri.query().unwrap_or_default()) {
         Ok(query) => query,
         Err(reason) => return answer::page(StatusCode::BAD_REQUEST, page::render_failure("No such list", &reason)),
     };
     // Nobody else did anything of which something could have come.
-    let outcome = head.uri.query().filter(|_| visitor.is_signed_in).and_then(Outcome::parse);
+    let outcome = head.uri.query().filter(|_| visitor.is_signed_in).and_then(Flash::parse);
     let picture = status.pictures.current(&status.knowledge).await.picture;
     let view = View {
         overview: &picture.overview,
@@ -341,10 +341,10 @@ async fn show(status: &Status, head: &Parts, visitor: Visitor) -> Answer {
 }
 
 async fn history(
-    status: &Status,
+    status: &AdminServer,
     constituency: &ConstituencyName,
     mac: MacAddress,
-) -> Result<PhoneHistory, (StatusCode, String)> {
+) -> Result<PhoneHistoryView, (StatusCode, String)> {
     let picture = status.pictures.current(&status.knowledge).await.picture;
     let key = (constituency, mac);
     let found = picture.phones.binary_search_by(|phone| (&phone.constituency, phone.mac).cmp(&key)).ok();

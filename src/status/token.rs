@@ -53,26 +53,26 @@ fn way_out(error: &std::io::Error) -> &'static str {
 }
 
 /// The token in force; none if no file is named.
-pub struct Token {
+pub struct OperatorToken {
     file: Option<PathBuf>,
-    secret: ArcSwap<Option<Secret>>,
+    secret: ArcSwap<Option<TokenSecret>>,
     /// New with each process.
     process: hmac::Key,
 }
 
 /// What is kept of a token: enough to know it again, and to sign with.
-struct Secret {
+struct TokenSecret {
     hash: [u8; digest::SHA256_OUTPUT_LEN],
     sessions: hmac::Key,
 }
 
-impl fmt::Debug for Token {
+impl fmt::Debug for OperatorToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Token").field("file", &self.file).finish_non_exhaustive()
     }
 }
 
-impl Token {
+impl OperatorToken {
     /// The token in `file`.
     ///
     /// # Errors
@@ -134,11 +134,11 @@ impl Token {
         is_ours && until.parse().is_ok_and(|until: i64| now < until)
     }
 
-    fn secret_of(&self, token: &[u8]) -> Secret {
+    fn secret_of(&self, token: &[u8]) -> TokenSecret {
         let mut hash = [0; digest::SHA256_OUTPUT_LEN];
         hash.copy_from_slice(digest::digest(&digest::SHA256, token).as_ref());
         let sessions = hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&self.process, token).as_ref());
-        Secret { hash, sessions }
+        TokenSecret { hash, sessions }
     }
 }
 
@@ -199,18 +199,18 @@ mod tests {
     #[test]
     fn the_token_and_nothing_else_is_the_token() {
         let file = file("  0123456789abcdef\n", 0o640);
-        let token = Token::open(Some(file.path())).unwrap();
+        let token = OperatorToken::open(Some(file.path())).unwrap();
         assert!(token.is(b"0123456789abcdef"));
         for wrong in ["", "0123456789abcdee", "0123456789abcdef ", "0123456789abcde", "0123456789abcdef0"] {
             assert!(!token.is(wrong.as_bytes()), "{wrong:?}");
         }
         assert!(!format!("{token:?}").contains("0123456789"));
-        assert!(!Token::open(None).unwrap().is(b""));
+        assert!(!OperatorToken::open(None).unwrap().is(b""));
     }
 
     #[test]
     fn a_file_that_gives_the_token_away_or_is_none_is_refused() {
-        let error = |text: &str, mode: u32| Token::open(Some(file(text, mode).path())).unwrap_err().to_string();
+        let error = |text: &str, mode: u32| OperatorToken::open(Some(file(text, mode).path())).unwrap_err().to_string();
         for mode in [0o604, 0o602, 0o601, 0o644] {
             assert!(error("0123456789abcdef", mode).contains("every user of this machine"), "{mode:o}");
         }
@@ -219,13 +219,13 @@ mod tests {
         {
             assert!(error(weak, 0o600).contains("at least 16"), "{weak:?}");
         }
-        assert!(Token::open(Some(Path::new("/nowhere/at/all"))).is_err());
+        assert!(OperatorToken::open(Some(Path::new("/nowhere/at/all"))).is_err());
     }
 
     #[test]
     fn a_session_is_bound_to_its_name_time_token_and_process() {
         let file = file("0123456789abcdef", 0o600);
-        let token = Token::open(Some(file.path())).unwrap();
+        let token = OperatorToken::open(Some(file.path())).unwrap();
         let cookie = token.session("name", NOW).unwrap();
         assert!(!cookie.contains("0123456789abcdef"));
         assert!(token.is_session("name", &cookie, NOW) && token.is_session("name", &cookie, NOW + SESSION_S - 1));
@@ -237,7 +237,7 @@ mod tests {
         for other in ["", "nam", "name ", "other"] {
             assert!(!token.is_session(other, &cookie, NOW), "{other:?}");
         }
-        assert!(!Token::open(Some(file.path())).unwrap().is_session("name", &cookie, NOW));
+        assert!(!OperatorToken::open(Some(file.path())).unwrap().is_session("name", &cookie, NOW));
         assert!(!token.reload().unwrap());
         assert!(token.is_session("name", &cookie, NOW));
         write(&file, "another 0123456789");

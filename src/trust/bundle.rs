@@ -76,7 +76,7 @@ pub struct Anchor {
 impl Bundle {
     /// Reads the bundle `name` from `files`, each PEM (certificates and CRLs) or DER (one of them).
     pub fn load(name: &str, files: &[PathBuf]) -> Result<Self, BundleError> {
-        let mut found = Found::default();
+        let mut found = FoundPem::default();
         for path in files {
             let bytes =
                 crate::files::read_regular(path).map_err(|source| BundleError::File { path: path.clone(), source })?;
@@ -157,7 +157,7 @@ impl Bundle {
 }
 
 /// What the CAs above a CA, and the CA itself, leave of its dates and path length.
-struct Limits {
+struct ChainLimits {
     not_before: i64,
     not_after: i64,
     path_length: Option<u32>,
@@ -172,9 +172,9 @@ fn through_the_bundle(
     all: &[Parsed<'_>],
     lists: &[RevocationList],
     depth: usize,
-) -> Result<Option<Limits>, String> {
+) -> Result<Option<ChainLimits>, String> {
     let path_length = ca.basic_constraints().ok().flatten().and_then(|found| found.value.path_len_constraint);
-    let own = Limits {
+    let own = ChainLimits {
         not_before: ca.validity().not_before.timestamp(),
         not_after: ca.validity().not_after.timestamp(),
         path_length,
@@ -203,14 +203,14 @@ fn through_the_bundle(
         Some(length) => Some(length - 1),
         None => None,
     };
-    Ok(Some(Limits {
+    Ok(Some(ChainLimits {
         not_before: own.not_before.max(limits.not_before),
         not_after: own.not_after.min(limits.not_after),
         path_length: [own.path_length, from_above].into_iter().flatten().min(),
     }))
 }
 
-fn anchor(der: &CertificateDer<'static>, ca: &X509Certificate<'_>, limits: &Limits) -> Result<Anchor, String> {
+fn anchor(der: &CertificateDer<'static>, ca: &X509Certificate<'_>, limits: &ChainLimits) -> Result<Anchor, String> {
     let anchor = webpki::anchor_from_trusted_cert(der)
         .map_err(|error| format!("cannot be an anchor: {}", webpki_error(&error)))?;
     Ok(Anchor {
@@ -248,12 +248,12 @@ fn parse_ca<'a>(source: &str, der: &'a [u8]) -> Result<X509Certificate<'a>, Bund
 
 /// What the files of a bundle hold, each with the name of where it came from.
 #[derive(Default)]
-struct Found {
+struct FoundPem {
     certificates: Vec<(String, CertificateDer<'static>)>,
     lists: Vec<(String, CertificateRevocationListDer<'static>)>,
 }
 
-impl Found {
+impl FoundPem {
     fn decode(&mut self, path: &Path, bytes: Vec<u8>) -> Result<(), BundleError> {
         let source_name = path.display().to_string();
         let unusable = |reason: String| BundleError::Unusable { source_name: source_name.clone(), reason };

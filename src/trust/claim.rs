@@ -9,14 +9,14 @@ use crate::constituency::{Fingerprint, MacAddress};
 
 /// A phone that somebody claims to be and did not prove: anybody can make such a certificate, or say such a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claim {
+pub struct ClaimedIdentity {
     /// The claimed address.
     pub mac: MacAddress,
     /// The SHA-256 of the certificate; `None` if it was said with a password that is wrong.
     pub fingerprint: Option<Fingerprint>,
 }
 
-impl Claim {
+impl ClaimedIdentity {
     /// The claim of the certificate `leaf`; `None` if it names no phone.
     #[must_use]
     pub fn of(leaf: &CertificateDer<'_>) -> Option<Self> {

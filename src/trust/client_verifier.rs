@@ -8,7 +8,7 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
-use super::claim::Claim;
+use super::claim::ClaimedIdentity;
 use super::refusal::ChainRefusal;
 use super::verifier::{DeviceVerifier, VerifiedDevice};
 use crate::constituency::{Pins, Policy};
@@ -18,29 +18,29 @@ pub type Verdict = Result<VerifiedDevice, ChainRefusal>;
 
 /// What the verifier found in one handshake.
 #[derive(Debug)]
-pub struct Finding {
+pub struct DeviceFinding {
     /// Its verdict.
     pub verdict: Verdict,
     /// Who a certificate that does not count says it is.
-    pub claim: Option<Claim>,
+    pub claim: Option<ClaimedIdentity>,
 }
 
 /// One handshake, as its verifier sees it.
-struct Handshake {
+struct FindingSlot {
     /// The policy that is in force.
     policy: Arc<Policy>,
     /// rustls hands an error on only as an alert; the whole finding waits here for the handshake's own task.
-    finding: RefCell<Option<Finding>>,
+    finding: RefCell<Option<DeviceFinding>>,
 }
 
 tokio::task_local! {
-    static HANDSHAKE: Handshake;
+    static HANDSHAKE: FindingSlot;
 }
 
 /// Runs a `handshake` under `policy` and gives, beside its output, what a [`RequireDevice`] found in it, if one was asked.
-pub async fn with_finding<F: Future>(policy: Arc<Policy>, handshake: F) -> (F::Output, Option<Finding>) {
+pub async fn with_finding<F: Future>(policy: Arc<Policy>, handshake: F) -> (F::Output, Option<DeviceFinding>) {
     HANDSHAKE
-        .scope(Handshake { policy, finding: RefCell::new(None) }, async {
+        .scope(FindingSlot { policy, finding: RefCell::new(None) }, async {
             let output = handshake.await;
             (output, HANDSHAKE.with(|handshake| handshake.finding.take()))
         })
@@ -50,10 +50,10 @@ pub async fn with_finding<F: Future>(policy: Arc<Policy>, handshake: F) -> (F::O
 impl DeviceVerifier {
     /// Judges `chain` as [`judge`](Self::judge) does, and says of one that does not count who it claims to be.
     #[must_use]
-    pub fn examine(&self, chain: &[CertificateDer<'_>], pins: &Pins, now: UnixTime) -> Finding {
+    pub fn examine(&self, chain: &[CertificateDer<'_>], pins: &Pins, now: UnixTime) -> DeviceFinding {
         let verdict = self.judge(chain, pins, now);
-        let claim = if verdict.is_err() { chain.first().and_then(Claim::of) } else { None };
-        Finding { verdict, claim }
+        let claim = if verdict.is_err() { chain.first().and_then(ClaimedIdentity::of) } else { None };
+        DeviceFinding { verdict, claim }
     }
 }
 
@@ -88,7 +88,7 @@ impl ClientCertVerifier for RequireDevice {
         let chain: Vec<CertificateDer<'_>> =
             std::iter::once(end_entity).chain(intermediates).map(|der| CertificateDer::from(der.as_ref())).collect();
         // Outside of a handshake of ours nothing is pinned, and nobody waits for what is found.
-        let within = |handshake: &Handshake| self.verifier.examine(&chain, &handshake.policy.pins, now);
+        let within = |handshake: &FindingSlot| self.verifier.examine(&chain, &handshake.policy.pins, now);
         let finding = HANDSHAKE.try_with(within).unwrap_or_else(|_| self.verifier.examine(&chain, &Pins::new(), now));
         let answer = finding.verdict.as_ref().map(|_| ClientCertVerified::assertion()).map_err(Error::from);
         let _ = HANDSHAKE.try_with(|handshake| handshake.finding.replace(Some(finding)));

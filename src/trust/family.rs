@@ -30,7 +30,7 @@ pub enum Family {
 }
 
 /// Where the MAC address stands.
-pub(super) struct Form {
+pub(super) struct NameForm {
     /// The subject's attribute.
     pub(super) attribute: Oid<'static>,
     /// What it is called.
@@ -62,12 +62,12 @@ impl Family {
         }
     }
 
-    pub(super) fn form(self) -> Form {
-        let in_name = |words, read| Form { attribute: OID_X509_COMMON_NAME, name: "CN", words, read };
+    pub(super) fn form(self) -> NameForm {
+        let in_name = |words, read| NameForm { attribute: OID_X509_COMMON_NAME, name: "CN", words, read };
         match self {
             Self::Polycom | Self::Snom => in_name(IN_HEX, MacAddress::from_hex),
             Self::Yealink | Self::Grandstream => in_name(IN_HEX_OR_PAIRS, hex_or_pairs),
-            Self::CiscoMpp => Form {
+            Self::CiscoMpp => NameForm {
                 attribute: OID_X509_SERIALNUMBER,
                 name: "serialNumber",
                 words: IN_HEX_OR_PAIRS,

@@ -28,8 +28,8 @@ mod tests;
 mod verifier;
 
 pub use bundle::{Bundle, BundleError};
-pub use claim::Claim;
-pub use client_verifier::{Finding, RequireDevice, Verdict, with_finding};
+pub use claim::ClaimedIdentity;
+pub use client_verifier::{DeviceFinding, RequireDevice, Verdict, with_finding};
 pub use family::Family;
 pub use identity::NoIdentity;
 pub use refusal::ChainRefusal;

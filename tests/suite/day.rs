@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use provost::ledger::{Claim, Phone as Known, Reader, Request};
-use provost::phone::{BootOrder, DeviceCertificate, Exchange, Phone, Report, Target, Watch, boot};
+use provost::ledger::{HistoryReader, StoredClaim, StoredPhone as Known, StoredRequest};
+use provost::phone::{BootOrder, BootReport, BootTarget, DeviceCertificate, RequestReport, VirtualPhone, Watch, boot};
 use rustls::RootCertStore;
 use serde_json::{Value, json};
 use time::format_description::well_known::Rfc3339;
@@ -67,7 +67,7 @@ const CREW: [(Role, u32); 6] = [
 struct Member {
     role: Role,
     number: u32,
-    phone: Phone,
+    phone: VirtualPhone,
     identity: Identity,
     diary: Arc<Mutex<Diary>>,
 }
@@ -110,12 +110,12 @@ impl Entry {
 /// Writes the diary while a phone boots.
 struct Writing {
     tick: u32,
-    phone: Phone,
+    phone: VirtualPhone,
     diary: Arc<Mutex<Diary>>,
 }
 
 impl Watch for Writing {
-    fn exchanged(&mut self, exchange: &Exchange) {
+    fn exchanged(&mut self, exchange: &RequestReport) {
         let Some(status) = exchange.status else { return };
         let is_updater = exchange.program == provost::phone::Program::Updater;
         self.diary.lock().unwrap().entries.push(Entry {
@@ -129,7 +129,7 @@ impl Watch for Writing {
         });
     }
 
-    fn ended(&mut self, report: &Report) {
+    fn ended(&mut self, report: &BootReport) {
         let mut diary = self.diary.lock().unwrap();
         if report.exchanges.iter().all(|exchange| exchange.status.is_none()) {
             diary.shut_out.push(self.tick);
@@ -142,9 +142,10 @@ impl Watch for Writing {
 
 impl Member {
     fn new(role: Role, number: u32, mac: &str) -> Self {
-        let mut phone = Phone::new(mac.parse().unwrap());
+        let mut phone = VirtualPhone::new(mac.parse().unwrap());
         if number.is_multiple_of(3) {
-            phone = Phone { model: "SPIP_550".to_owned(), firmware: format!("4.0.15.{}", 1000 + number), ..phone };
+            phone =
+                VirtualPhone { model: "SPIP_550".to_owned(), firmware: format!("4.0.15.{}", 1000 + number), ..phone };
         }
         let identity =
             if role == Role::Impostor { Identity::self_signed(&device_params(mac)) } else { FACTORY.device(mac) };
@@ -184,12 +185,12 @@ impl Member {
         answer.status == status
     }
 
-    async fn boot(&self, tick: u32, target: Target) {
+    async fn boot(&self, tick: u32, target: BootTarget) {
         let certificate = DeviceCertificate { chain: self.identity.chain.clone(), key: self.identity.key() };
         let mut writing = Writing { tick, phone: self.phone.clone(), diary: Arc::clone(&self.diary) };
         let report = boot(&self.phone, &target, Some(&certificate), &mut writing).await;
         // A diary with holes in it is none.
-        let is_whole = |report: &Report| report.exchanges.iter().all(|exchange| exchange.status.is_some());
+        let is_whole = |report: &BootReport| report.exchanges.iter().all(|exchange| exchange.status.is_some());
         assert!(self.role == Role::Impostor || is_whole(&report), "{:?}", report.exchanges);
     }
 }
@@ -256,11 +257,11 @@ impl Day {
         Running::start(command, 1)
     }
 
-    fn target(server: &Running, constituency: &str) -> Target {
+    fn target(server: &Running, constituency: &str) -> BootTarget {
         let mut roots = RootCertStore::empty();
         roots.add(SERVER_CA.certificate.der().clone()).unwrap();
         let url = format!("https://{constituency}.{DOMAIN}:{}/", server.address().port());
-        Target {
+        BootTarget {
             url: url.parse().unwrap(),
             server_roots: Arc::new(roots),
             resolve: Some(server.address()),
@@ -327,7 +328,7 @@ fn libfaketime() -> PathBuf {
 }
 
 /// What the ledger must know of a phone, by its diary.
-fn check_phone(day: &Day, member: &Member, known: &Known, requests: &[Request]) {
+fn check_phone(day: &Day, member: &Member, known: &Known, requests: &[StoredRequest]) {
     let diary = member.diary.lock().unwrap();
     let (mac, entries) = (member.mac(), &diary.entries);
     let last = |is_one: fn(&Entry) -> bool| entries.iter().rev().find(|entry| is_one(entry));
@@ -375,7 +376,7 @@ fn check_phone(day: &Day, member: &Member, known: &Known, requests: &[Request]) 
 }
 
 /// The last requests are known one by one.
-fn check_history(day: &Day, member: &Member, entries: &[Entry], was_let_in: bool, requests: &[Request]) {
+fn check_history(day: &Day, member: &Member, entries: &[Entry], was_let_in: bool, requests: &[StoredRequest]) {
     let kept = if was_let_in { HISTORY } else { HISTORY_OF_STRANGER };
     let expected = &entries[entries.len().saturating_sub(kept)..];
     let told: Vec<_> = expected
@@ -390,7 +391,7 @@ fn check_history(day: &Day, member: &Member, entries: &[Entry], was_let_in: bool
 }
 
 /// Impostors leave nothing but claims, each by its certificate.
-fn check_claims(day: &Day, claims: &[Claim]) {
+fn check_claims(day: &Day, claims: &[StoredClaim]) {
     let impostors: Vec<_> = day.crew.iter().filter(|member| member.role == Role::Impostor).collect();
     assert_eq!(claims.len(), impostors.len());
     for member in impostors {
@@ -510,7 +511,7 @@ fn the_ledger_of_a_day_is_what_300_phones_did() {
     assert!(server.wait().success());
 
     let folder = day.site.path(".");
-    let ledger = Reader::open(&day.site.path("state")).unwrap().unwrap();
+    let ledger = HistoryReader::open(&day.site.path("state")).unwrap().unwrap();
     let phones = ledger.phones().unwrap();
     assert_eq!(phones.len(), 290);
     for member in day.crew.iter().filter(|member| member.role != Role::Impostor) {

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, mpsc};
 
-use provost::phone::{DeviceCertificate, Phone, Report, Summary, Target, Watch, boot_rack};
+use provost::phone::{BootReport, BootTarget, DeviceCertificate, FleetSummary, VirtualPhone, Watch, boot_fleet};
 use rustix::fs::{CWD, FileType, Mode, RenameFlags, mknodat, renameat_with};
 use rustls::{AlertDescription, RootCertStore};
 use serde_json::{Value, json};
@@ -35,10 +35,10 @@ fn client(server: &Running, name: &str) -> Client {
     server.client(name, &FACTORY.device(VVX500))
 }
 
-fn target(server: &Running, name: &str) -> Target {
+fn target(server: &Running, name: &str) -> BootTarget {
     let mut roots = RootCertStore::empty();
     roots.add(SERVER_CA.certificate.der().clone()).unwrap();
-    Target {
+    BootTarget {
         url: format!("https://{name}.{DOMAIN}:{}/", server.address().port()).parse().unwrap(),
         server_roots: Arc::new(roots),
         resolve: Some(server.address()),
@@ -157,7 +157,7 @@ fn swapping_the_tree_harms_none_of_400_booting_phones() {
         let rack = macs.iter().map(|mac| {
             let device = FACTORY.device(mac);
             let certificate = DeviceCertificate { chain: device.chain.clone(), key: device.key() };
-            (Phone::new(mac.parse().unwrap()), Some(certificate))
+            (VirtualPhone::new(mac.parse().unwrap()), Some(certificate))
         });
         (rack.collect::<Vec<_>>(), target(&server, name))
     };
@@ -179,14 +179,14 @@ fn swapping_the_tree_harms_none_of_400_booting_phones() {
     let summaries = runtime.block_on(async {
         let [one, other] = racks.map(|(rack, target)| {
             let booted = booted.clone();
-            async move { boot_rack(rack, &target, 12, |_| Counting(booted.clone())).await }
+            async move { boot_fleet(rack, &target, 12, |_| Counting(booted.clone())).await }
         });
         let both = tokio::join!(one, other);
         [both.0, both.1]
     });
     drop(booted);
     let lost = swapper.join().unwrap();
-    let count = |of: fn(&Summary) -> u64| summaries.iter().map(of).sum::<u64>();
+    let count = |of: fn(&FleetSummary) -> u64| summaries.iter().map(of).sum::<u64>();
     let swaps = fs::read_link(site.path("constituencies")).unwrap();
     assert_eq!(swaps, Path::new(&format!("release-{}", SWAPS + 1)));
     let refused = refusals(&server);
@@ -213,7 +213,7 @@ fn swapping_the_tree_harms_none_of_400_booting_phones() {
 struct Counting(mpsc::Sender<Option<String>>);
 
 impl Watch for Counting {
-    fn ended(&mut self, report: &Report) {
+    fn ended(&mut self, report: &BootReport) {
         let failure = (!report.is_provisioned()).then(|| format!("{:?}", report.outcome));
         self.0.send(failure).unwrap();
     }

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use provost::ledger::{Claim, Phone, Reader};
+use provost::ledger::{HistoryReader, StoredClaim, StoredPhone};
 use serde_json::json;
 
 use crate::harness::pki::{FACTORY, Identity, OTHER_FACTORY, device_params};
@@ -16,17 +16,17 @@ use crate::uploads_budget::on_a_small_disk;
 const AGENT: &str = "User-Agent: FileTransport PolycomVVX-VVX_500-UA/5.9.7.4477 Type/Application\r\n";
 
 /// What the ledger in `state` knows of phones.
-fn phones(state: &Path) -> Vec<Phone> {
-    Reader::open(state).unwrap().map_or_else(Vec::new, |ledger| ledger.phones().unwrap())
+fn phones(state: &Path) -> Vec<StoredPhone> {
+    HistoryReader::open(state).unwrap().map_or_else(Vec::new, |ledger| ledger.phones().unwrap())
 }
 
-fn claims(state: &Path) -> Vec<Claim> {
-    Reader::open(state).unwrap().map_or_else(Vec::new, |ledger| ledger.claims().unwrap())
+fn claims(state: &Path) -> Vec<StoredClaim> {
+    HistoryReader::open(state).unwrap().map_or_else(Vec::new, |ledger| ledger.claims().unwrap())
 }
 
 /// What it knows of one phone, once that is as it shall be.
 #[track_caller]
-fn seen(state: &Path, mac: &str, is_so: impl Fn(&Phone) -> bool) -> Phone {
+fn seen(state: &Path, mac: &str, is_so: impl Fn(&StoredPhone) -> bool) -> StoredPhone {
     let find = || phones(state).into_iter().find(|phone| phone.mac.to_string() == mac && is_so(phone));
     eventually(&format!("the ledger to know of {mac}, not only {:?}", phones(state)), find)
 }
@@ -60,7 +60,7 @@ fn a_phone_is_remembered_with_what_it_did() {
     assert!(known.refusal.as_ref().unwrap().what.contains(&format!("the path holds {VVX550}")), "{known:?}");
     let expiry = time::OffsetDateTime::from_unix_timestamp(known.certificate_not_after.unwrap()).unwrap();
     assert!((time::OffsetDateTime::now_utc() + time::Duration::days(3650) - expiry).abs() < time::Duration::HOUR);
-    let requests = Reader::open(&state).unwrap().unwrap().requests(VVX500.parse().unwrap()).unwrap();
+    let requests = HistoryReader::open(&state).unwrap().unwrap().requests(VVX500.parse().unwrap()).unwrap();
     assert_eq!(requests.iter().map(|request| request.status.unwrap()).collect::<Vec<_>>(), [200, 200, 404, 201, 403]);
     for file in std::fs::read_dir(state.join("ledger")).unwrap() {
         let file = file.unwrap();
@@ -285,7 +285,7 @@ fn a_full_disk_costs_the_ledger_nothing_but_time() {
             std::fs::copy(state.join(&file), copy.path().join(&file)).ok()?;
         }
         // Copied in the middle of a change, it may not be whole.
-        let phones = Reader::open(copy.path()).ok()??.phones().ok()?;
+        let phones = HistoryReader::open(copy.path()).ok()??.phones().ok()?;
         phones.into_iter().find(|phone| phone.mac.to_string() == mac).map(|phone| phone.requests)
     };
     let filler = state.join("filler");

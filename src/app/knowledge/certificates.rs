@@ -3,9 +3,9 @@
 use rustls::SignatureAlgorithm;
 
 use crate::ca::KeyKind;
-use crate::certificate::{Condition, Level, LocalCa, Plan, ServerCertificate};
+use crate::certificate::{Condition, ConditionLevel, LocalCa, RenewalSchedule, ServerCertificate};
 use crate::renew::CertificateStatus;
-use crate::status::picture::Certificate;
+use crate::status::picture::CertificateView;
 
 /// What a key is called.
 pub(super) fn key(kind: KeyKind) -> &'static str {
@@ -16,10 +16,10 @@ pub(super) fn key(kind: KeyKind) -> &'static str {
 }
 
 /// A certificate that we renew ourselves, as it is at `now`.
-pub(super) fn renewed(status: CertificateStatus, now: i64) -> Certificate {
+pub(super) fn renewed(status: CertificateStatus, now: i64) -> CertificateView {
     let condition = status.condition(now);
     let held = status.held.as_ref();
-    Certificate {
+    CertificateView {
         key: key(status.key).to_owned(),
         names: held.map_or(status.names, |held| held.names.clone()),
         issuer: held.and_then(|held| held.issuers.first().cloned()),
@@ -37,21 +37,21 @@ pub(super) fn renewed(status: CertificateStatus, now: i64) -> Certificate {
 }
 
 /// A certificate in use that another program writes to files, as it is at `now`.
-pub(super) fn from_files(certificate: &ServerCertificate, now: i64) -> Certificate {
+pub(super) fn from_files(certificate: &ServerCertificate, now: i64) -> CertificateView {
     let condition = Condition::of(now, Some(certificate.validity()), None);
     presented(certificate, "files", &condition)
 }
 
 /// A certificate in use of a CA of our own, as it is at `now`.
-pub(super) fn from_local_ca(certificate: &ServerCertificate, now: i64) -> Certificate {
+pub(super) fn from_local_ca(certificate: &ServerCertificate, now: i64) -> CertificateView {
     let renewal = LocalCa::renewal(certificate.not_after);
-    let plan = Plan { renewal, failure: None, action_required: false };
+    let plan = RenewalSchedule { renewal, failure: None, action_required: false };
     presented(certificate, "local_ca", &Condition::of(now, Some(certificate.validity()), Some(plan)))
 }
 
-fn presented(certificate: &ServerCertificate, source: &'static str, condition: &Condition) -> Certificate {
+fn presented(certificate: &ServerCertificate, source: &'static str, condition: &Condition) -> CertificateView {
     let is_rsa = certificate.algorithm() == SignatureAlgorithm::RSA;
-    Certificate {
+    CertificateView {
         key: if is_rsa { "RSA" } else { "ECDSA" }.to_owned(),
         names: certificate.names.clone(),
         issuer: certificate.issuer(),
@@ -69,10 +69,10 @@ fn presented(certificate: &ServerCertificate, source: &'static str, condition: &
 }
 
 /// What is wrong with the certificates, the worst first: a line for each, which begins with how bad it is.
-pub(super) fn warnings(certificates: &[Certificate]) -> Vec<String> {
-    let mut ill: Vec<&Certificate> = certificates.iter().filter(|it| it.level > Level::Ok).collect();
+pub(super) fn warnings(certificates: &[CertificateView]) -> Vec<String> {
+    let mut ill: Vec<&CertificateView> = certificates.iter().filter(|it| it.level > ConditionLevel::Ok).collect();
     ill.sort_by_key(|certificate| std::cmp::Reverse(certificate.level));
-    let line = |it: &&Certificate| {
+    let line = |it: &&CertificateView| {
         let problem = it.problem.as_deref().unwrap_or_default();
         format!("{}: the {} certificate for {} {problem}", it.level.as_str(), it.key, it.names.join(", "))
     };

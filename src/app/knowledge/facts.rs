@@ -2,23 +2,23 @@
 
 use std::collections::BTreeMap;
 
-use super::Sources;
+use super::LiveAdminData;
 use super::phones::is_seen_lately;
-use crate::certificate::Level;
-use crate::metrics::{Facts, Renewal, Tls, Validity};
-use crate::serve::connection_limits::Kind;
-use crate::status::Picture;
-use crate::status::picture::{Certificate, Constituency, Phone};
+use crate::certificate::ConditionLevel;
+use crate::metrics::{Facts, RenewalGauge, TlsGauges, ValidityGauge};
+use crate::serve::connection_limits::ConnectionKind;
+use crate::status::Snapshot;
+use crate::status::picture::{CertificateView, ConstituencyView, PhoneView};
 
-impl Sources {
+impl LiveAdminData {
     /// What is so, by `picture` and by what needs no disk.
-    pub(super) fn facts(&self, picture: &Picture) -> Facts {
+    pub(super) fn gauges(&self, picture: &Snapshot) -> Facts {
         let overview = &picture.overview;
         let server = self.server.upgrade();
         let count = |kind| server.as_ref().map_or(0, |server| server.connection_limits.count(kind));
         let mut phones: BTreeMap<(String, &'static str), usize> = BTreeMap::new();
         let mut seen: BTreeMap<String, usize> = BTreeMap::new();
-        let mut tls: BTreeMap<Tls, usize> = BTreeMap::new();
+        let mut tls: BTreeMap<TlsGauges, usize> = BTreeMap::new();
         for constituency in overview.constituencies.iter().filter(|constituency| constituency.url.is_some()) {
             seen.insert(constituency.name.clone(), 0);
         }
@@ -31,15 +31,15 @@ impl Sources {
                 }
             }
         }
-        let is_served = |it: &Constituency| it.url.is_some() && it.problem.is_none();
+        let is_served = |it: &ConstituencyView| it.url.is_some() && it.problem.is_none();
         Facts {
             version: overview.version,
             started: overview.started,
             is_ready: overview.not_ready.is_none(),
             connections: vec![
-                ("handshake", count(Kind::Unfinished)),
-                ("anonymous", count(Kind::Anonymous)),
-                ("known", count(Kind::Proven)),
+                ("handshake", count(ConnectionKind::Unfinished)),
+                ("anonymous", count(ConnectionKind::Anonymous)),
+                ("known", count(ConnectionKind::Proven)),
             ],
             constituencies: overview.constituencies.iter().map(|it| (it.name.clone(), is_served(it))).collect(),
             phones,
@@ -60,32 +60,32 @@ impl Sources {
         }
     }
 
-    fn validities(picture: &Picture) -> Vec<Validity> {
-        let validity = |it: &Certificate| {
+    fn validities(picture: &Snapshot) -> Vec<ValidityGauge> {
+        let validity = |it: &CertificateView| {
             let name = it.names.first().cloned().unwrap_or_default();
             let (not_before, not_after) = it.not_before.zip(it.not_after)?;
-            Some(Validity { key: it.key.to_ascii_lowercase(), name, not_before, not_after })
+            Some(ValidityGauge { key: it.key.to_ascii_lowercase(), name, not_before, not_after })
         };
         picture.overview.certificates.iter().filter_map(validity).collect()
     }
 
     /// The level of each certificate, by key and name: of several with the same, the worst.
-    fn levels(picture: &Picture) -> BTreeMap<(String, String), Level> {
+    fn levels(picture: &Snapshot) -> BTreeMap<(String, String), ConditionLevel> {
         let mut levels = BTreeMap::new();
         for it in &picture.overview.certificates {
             let name = it.names.first().cloned().unwrap_or_default();
-            let level = levels.entry((it.key.to_ascii_lowercase(), name)).or_insert(Level::Ok);
+            let level = levels.entry((it.key.to_ascii_lowercase(), name)).or_insert(ConditionLevel::Ok);
             *level = it.level.max(*level);
         }
         levels
     }
 
-    fn renewals(&self) -> Vec<Renewal> {
+    fn renewals(&self) -> Vec<RenewalGauge> {
         let board = self.boards.load();
         let Some(board) = board.as_ref() else { return Vec::new() };
         let renewal = |status: crate::renew::CertificateStatus| {
             let attempts = board.attempts(&status.lineage());
-            Renewal {
+            RenewalGauge {
                 key: super::certificates::key(status.key).to_ascii_lowercase(),
                 constituency: status.constituency.map(|constituency| constituency.to_string()),
                 attempts: attempts.begun,
@@ -99,9 +99,9 @@ impl Sources {
 }
 
 /// How a phone speaks TLS: versions and suites are those that we agree to, so there are only so many.
-fn spoken(phone: &Phone) -> Option<Tls> {
+fn spoken(phone: &PhoneView) -> Option<TlsGauges> {
     let (version, suite) = phone.tls.as_ref()?.split_once('/')?;
-    Some(Tls {
+    Some(TlsGauges {
         constituency: phone.constituency.to_string(),
         level: phone.tls_level?,
         version: version.to_owned(),

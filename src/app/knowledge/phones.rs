@@ -5,11 +5,12 @@ use std::path::Path;
 
 use crate::app::named_files;
 use crate::constituency::denials::DeniedPhones;
-use crate::constituency::{ConstituencyName, Fingerprint, MacAddress, ServerDenial, Standing, TlsLevel};
-use crate::ledger::roster::{Known, Roster, SILENT_AFTER};
-use crate::ledger::{Claim, ClaimAddress, Event, Request, Rhythm, silent_together};
+use crate::constituency::{ConstituencyName, Fingerprint, MacAddress, PhoneStanding, ServerDenial, TlsLevel};
+use crate::ledger::roster::{PhoneSummaries, PhoneSummary, SILENT_AFTER};
+use crate::ledger::{ClaimAddress, Rhythm, StoredClaim, StoredEvent, StoredRequest, silent_together};
 use crate::status::picture::{
-    Counts, Denial, DeniedPhone, Phone, PhoneHistory, PhoneRequest, PhoneState, Place, SilentTogether, Unproven,
+    DenialView, DeniedPhone, NetworkView, PhoneCounts, PhoneHistoryView, PhoneRequestView, PhoneState, PhoneView,
+    SilentTogether, UnprovenView,
 };
 
 const DAY: i64 = 86_400;
@@ -17,13 +18,13 @@ const DAY: i64 = 86_400;
 const SHOWN: usize = 100;
 
 /// A phone as it is shown.
-pub(super) fn phone((constituency, mac): (ConstituencyName, MacAddress), known: Known, now: i64) -> Phone {
+pub(super) fn phone((constituency, mac): (ConstituencyName, MacAddress), known: PhoneSummary, now: i64) -> PhoneView {
     let state = state(&known, now);
     let claim = known.locked_out(now.saturating_mul(1000)).filter(|_| state == PhoneState::LockedOut);
     let claimed = claim.map(|claim| (claim.refusal.clone().unwrap_or_default(), seconds(claim.last_seen)));
     let denied_everywhere = known.server_denial.as_ref().map(denial);
-    let Known { note, seen, .. } = known;
-    let mut phone = Phone {
+    let PhoneSummary { note, seen, .. } = known;
+    let mut phone = PhoneView {
         constituency,
         mac,
         state,
@@ -45,7 +46,7 @@ pub(super) fn phone((constituency, mac): (ConstituencyName, MacAddress), known: 
         denied_everywhere,
     };
     if let Some(seen) = seen {
-        let event = |event: Event| (event.what, seconds(event.at));
+        let event = |event: StoredEvent| (event.what, seconds(event.at));
         phone.tls_level = seen.tls_level().map(TlsLevel::as_str);
         phone.first_seen = Some(seconds(seen.first_seen));
         phone.last_seen = Some(seconds(seen.last_seen));
@@ -63,37 +64,41 @@ pub(super) fn phone((constituency, mac): (ConstituencyName, MacAddress), known: 
     phone
 }
 
-fn state(known: &Known, now: i64) -> PhoneState {
+fn state(known: &PhoneSummary, now: i64) -> PhoneState {
     match (known.standing, &known.seen) {
         (None, _) => PhoneState::Gone,
-        (Some(Standing::Denied | Standing::DeniedEverywhere), _) => PhoneState::Denied,
+        (Some(PhoneStanding::Denied | PhoneStanding::DeniedEverywhere), _) => PhoneState::Denied,
         // A phone that was accepted once and has not been refused since was taken off the list meanwhile.
-        (Some(Standing::Unknown), Some(seen)) if !seen.is_refused && seen.last_let_in.is_some() => PhoneState::Removed,
-        (Some(Standing::Unknown), _) => PhoneState::Waiting,
-        (Some(Standing::Known), Some(_)) if known.is_refused() => PhoneState::Refused,
-        (Some(Standing::Known), _) if known.locked_out(now.saturating_mul(1000)).is_some() => PhoneState::LockedOut,
-        (Some(Standing::Known), None) => PhoneState::Never,
-        (Some(Standing::Known), Some(seen)) if now - seconds(seen.last_seen) >= SILENT_AFTER / 1000 => {
+        (Some(PhoneStanding::Unknown), Some(seen)) if !seen.is_refused && seen.last_let_in.is_some() => {
+            PhoneState::Removed
+        }
+        (Some(PhoneStanding::Unknown), _) => PhoneState::Waiting,
+        (Some(PhoneStanding::Known), Some(_)) if known.is_refused() => PhoneState::Refused,
+        (Some(PhoneStanding::Known), _) if known.locked_out(now.saturating_mul(1000)).is_some() => {
+            PhoneState::LockedOut
+        }
+        (Some(PhoneStanding::Known), None) => PhoneState::Never,
+        (Some(PhoneStanding::Known), Some(seen)) if now - seconds(seen.last_seen) >= SILENT_AFTER / 1000 => {
             PhoneState::Silent
         }
-        (Some(Standing::Known), Some(_)) if known.is_allowed_since() => PhoneState::Allowed,
-        (Some(Standing::Known), Some(_)) => PhoneState::Well,
+        (Some(PhoneStanding::Known), Some(_)) if known.is_allowed_since() => PhoneState::Allowed,
+        (Some(PhoneStanding::Known), Some(_)) => PhoneState::Well,
     }
 }
 
 /// Whether it was seen during the last day.
-pub(super) fn is_seen_lately(phone: &Phone, now: i64) -> bool {
+pub(super) fn is_seen_lately(phone: &PhoneView, now: i64) -> bool {
     phone.last_seen.is_some_and(|seen| now - seen < DAY)
 }
 
 /// Whether it is known, let in, and was seen during the last day.
-pub(super) fn is_well_today(phone: &Phone, now: i64) -> bool {
+pub(super) fn is_well_today(phone: &PhoneView, now: i64) -> bool {
     phone.state == PhoneState::Well && is_seen_lately(phone, now)
 }
 
 /// How many phones there are, by their state.
-pub(super) fn counts(phones: &[Phone]) -> Counts {
-    let mut counts = Counts::default();
+pub(super) fn counts(phones: &[PhoneView]) -> PhoneCounts {
+    let mut counts = PhoneCounts::default();
     for phone in phones {
         counts.add(phone.state);
     }
@@ -101,10 +106,10 @@ pub(super) fn counts(phones: &[Phone]) -> Counts {
 }
 
 /// The constituencies most of whose phones fell silent together, as a server knows it that has listened since `started`.
-pub(super) fn silences(roster: &Roster, now: i64, started: i64) -> Vec<SilentTogether> {
+pub(super) fn silences(roster: &PhoneSummaries, now: i64, started: i64) -> Vec<SilentTogether> {
     let mut rhythms: BTreeMap<&ConstituencyName, Vec<Rhythm>> = BTreeMap::new();
     for ((constituency, _), known) in roster {
-        if let (Some(Standing::Known), Some(seen)) = (known.standing, &known.seen) {
+        if let (Some(PhoneStanding::Known), Some(seen)) = (known.standing, &known.seen) {
             let rhythm = Rhythm { last_seen: seen.last_seen, visits: seen.visits };
             rhythms.entry(constituency).or_default().push(rhythm);
         }
@@ -119,8 +124,8 @@ pub(super) fn silences(roster: &Roster, now: i64, started: i64) -> Vec<SilentTog
 }
 
 /// The phones that wait for approval, the newest first.
-pub(super) fn waiting(phones: &[Phone]) -> Vec<Phone> {
-    let mut waiting: Vec<&Phone> = phones.iter().filter(|it| it.state == PhoneState::Waiting).collect();
+pub(super) fn waiting(phones: &[PhoneView]) -> Vec<PhoneView> {
+    let mut waiting: Vec<&PhoneView> = phones.iter().filter(|it| it.state == PhoneState::Waiting).collect();
     waiting.sort_by_key(|phone| std::cmp::Reverse(phone.last_seen));
     waiting.into_iter().take(SHOWN).cloned().collect()
 }
@@ -130,14 +135,14 @@ pub(super) fn denied(phones: &DeniedPhones) -> Vec<DeniedPhone> {
     phones.iter().map(|(mac, by)| DeniedPhone { mac: *mac, denial: denial(by) }).collect()
 }
 
-fn denial(denial: &ServerDenial) -> Denial {
-    Denial { by: denial.by.clone(), at: denial.at, note: denial.note.clone() }
+fn denial(denial: &ServerDenial) -> DenialView {
+    DenialView { by: denial.by.clone(), at: denial.at, note: denial.note.clone() }
 }
 
 /// What proves nothing, the newest first.
-pub(super) fn unproven(mut claims: Vec<Claim>) -> Vec<Unproven> {
+pub(super) fn unproven(mut claims: Vec<StoredClaim>) -> Vec<UnprovenView> {
     claims.sort_by_key(|claim| std::cmp::Reverse(claim.last_seen));
-    let unproven = claims.into_iter().take(SHOWN).map(|claim| Unproven {
+    let unproven = claims.into_iter().take(SHOWN).map(|claim| UnprovenView {
         constituency: claim.constituency,
         mac: claim.mac,
         certificate_sha256: claim.fingerprint.map(|bytes| Fingerprint::from(bytes).to_string()),
@@ -151,15 +156,15 @@ pub(super) fn unproven(mut claims: Vec<Claim>) -> Vec<Unproven> {
     unproven.collect()
 }
 
-fn place(from: ClaimAddress) -> Place {
+fn place(from: ClaimAddress) -> NetworkView {
     let (first_seen, last_seen) = (seconds(from.first_seen), seconds(from.last_seen));
-    Place { address: from.address, first_seen, last_seen }
+    NetworkView { address: from.address, first_seen, last_seen }
 }
 
 /// A request as it is shown.
-pub(super) fn request(request: Request) -> PhoneRequest {
+pub(super) fn request(request: StoredRequest) -> PhoneRequestView {
     let (method, target) = request.asked.unzip();
-    PhoneRequest {
+    PhoneRequestView {
         time_ms: request.time,
         address: request.address,
         method,
@@ -173,7 +178,11 @@ pub(super) fn request(request: Request) -> PhoneRequest {
 }
 
 /// A phone with its requests, the newest first, and what its master configuration in `constituencies` names for it.
-pub(super) fn history(phone: Phone, mut requests: Vec<PhoneRequest>, constituencies: &Path) -> PhoneHistory {
+pub(super) fn history(
+    phone: PhoneView,
+    mut requests: Vec<PhoneRequestView>,
+    constituencies: &Path,
+) -> PhoneHistoryView {
     let paths: Vec<Option<String>> =
         requests.iter().map(|request| named_files::served_path(request.target.as_deref()?)).collect();
     let (constituency, mac, model) = (&phone.constituency, phone.mac, phone.model.as_deref());
@@ -183,7 +192,7 @@ pub(super) fn history(phone: Phone, mut requests: Vec<PhoneRequest>, constituenc
         let is_path = |file: &String| path.as_ref().is_some_and(|path| path.eq_ignore_ascii_case(file));
         request.is_named = named.as_ref().is_some_and(|named| named.files.iter().any(is_path));
     }
-    PhoneHistory { phone, named, requests }
+    PhoneHistoryView { phone, named, requests }
 }
 
 /// The ledger's milliseconds.
@@ -200,11 +209,16 @@ mod tests {
     const HOUR: i64 = 3600;
 
     /// A phone that comes each hour, and was last seen and accepted so long ago, in seconds.
-    fn hourly(constituency: &str, number: u8, ago: i64, standing: Standing) -> ((ConstituencyName, MacAddress), Known) {
+    fn hourly(
+        constituency: &str,
+        number: u8,
+        ago: i64,
+        standing: PhoneStanding,
+    ) -> ((ConstituencyName, MacAddress), PhoneSummary) {
         let key: (ConstituencyName, MacAddress) =
             (constituency.parse().unwrap(), format!("00005e0053{number:02x}").parse().unwrap());
         let last_seen = (NOW - ago) * 1000;
-        let seen = ledger::Phone {
+        let seen = ledger::StoredPhone {
             constituency: key.0.clone(),
             mac: key.1,
             first_seen: 0,
@@ -225,7 +239,7 @@ mod tests {
             bytes: 0,
             visits: Visits { count: 100, usual_pause: Some(HOUR * 1000) },
         };
-        let known = Known {
+        let known = PhoneSummary {
             standing: Some(standing),
             note: String::new(),
             server_denial: None,
@@ -237,10 +251,10 @@ mod tests {
     }
 
     /// A claim to be that phone, refused so long ago.
-    fn claim(constituency: &str, number: u8, ago: i64) -> Claim {
-        let ((constituency, mac), _) = hourly(constituency, number, 0, Standing::Known);
+    fn claim(constituency: &str, number: u8, ago: i64) -> StoredClaim {
+        let ((constituency, mac), _) = hourly(constituency, number, 0, PhoneStanding::Known);
         let last_seen = (NOW - ago) * 1000;
-        Claim {
+        StoredClaim {
             constituency,
             mac,
             fingerprint: None,
@@ -256,10 +270,10 @@ mod tests {
     #[test]
     fn each_constituency_is_silent_for_itself_and_only_known_phones_count() {
         let of = |name: &'static str, ago: i64, standing| (0..5).map(move |number| hourly(name, number, ago, standing));
-        let roster: Roster = of("gone", 5 * HOUR, Standing::Known)
-            .chain(of("here", HOUR / 2, Standing::Known))
-            .chain(of("strangers", 5 * HOUR, Standing::Unknown))
-            .chain(of("denied", 5 * HOUR, Standing::Denied))
+        let roster: PhoneSummaries = of("gone", 5 * HOUR, PhoneStanding::Known)
+            .chain(of("here", HOUR / 2, PhoneStanding::Known))
+            .chain(of("strangers", 5 * HOUR, PhoneStanding::Unknown))
+            .chain(of("denied", 5 * HOUR, PhoneStanding::Denied))
             .collect();
         let found = silences(&roster, NOW, 0);
         let found: Vec<_> = found.iter().map(|it| (it.constituency.as_str(), it.silent, it.of, it.since)).collect();
@@ -276,13 +290,13 @@ mod tests {
             let phone = phone(key, known, NOW);
             (phone.state, phone.claimed.is_some())
         };
-        assert_eq!(state_with(HOUR, None, Standing::Known), (Well, false));
-        assert_eq!(state_with(HOUR, Some(60), Standing::Known), (LockedOut, true));
-        assert_eq!(state_with(HOUR, Some(2 * HOUR), Standing::Known), (Well, false), "accepted since");
-        assert_eq!(state_with(30 * 24 * HOUR, Some(60), Standing::Known), (LockedOut, true));
-        assert_eq!(state_with(30 * 24 * HOUR, Some(49 * HOUR), Standing::Known), (Silent, false));
-        assert_eq!(state_with(HOUR, Some(60), Standing::Denied), (Denied, false));
-        let (key, mut refused) = hourly("ote", 1, HOUR, Standing::Known);
+        assert_eq!(state_with(HOUR, None, PhoneStanding::Known), (Well, false));
+        assert_eq!(state_with(HOUR, Some(60), PhoneStanding::Known), (LockedOut, true));
+        assert_eq!(state_with(HOUR, Some(2 * HOUR), PhoneStanding::Known), (Well, false), "accepted since");
+        assert_eq!(state_with(30 * 24 * HOUR, Some(60), PhoneStanding::Known), (LockedOut, true));
+        assert_eq!(state_with(30 * 24 * HOUR, Some(49 * HOUR), PhoneStanding::Known), (Silent, false));
+        assert_eq!(state_with(HOUR, Some(60), PhoneStanding::Denied), (Denied, false));
+        let (key, mut refused) = hourly("ote", 1, HOUR, PhoneStanding::Known);
         refused.claim = Some(claim("ote", 1, 60));
         refused.seen.as_mut().unwrap().is_refused = true;
         assert_eq!(phone(key, refused, NOW).state, PhoneState::Refused, "a fact comes before a claim");
@@ -290,12 +304,12 @@ mod tests {
 
     #[test]
     fn a_phone_taken_off_the_list_waits_only_once_it_is_refused() {
-        let (key, known) = hourly("ote", 1, HOUR, Standing::Unknown);
+        let (key, known) = hourly("ote", 1, HOUR, PhoneStanding::Unknown);
         assert_eq!(phone(key.clone(), known, NOW).state, PhoneState::Removed);
-        let (_, mut refused) = hourly("ote", 1, HOUR, Standing::Unknown);
+        let (_, mut refused) = hourly("ote", 1, HOUR, PhoneStanding::Unknown);
         refused.seen.as_mut().unwrap().is_refused = true;
         assert_eq!(phone(key.clone(), refused, NOW).state, PhoneState::Waiting);
-        let (_, mut broken_off) = hourly("ote", 1, HOUR, Standing::Unknown);
+        let (_, mut broken_off) = hourly("ote", 1, HOUR, PhoneStanding::Unknown);
         broken_off.seen.as_mut().unwrap().last_let_in = None;
         assert_eq!(phone(key, broken_off, NOW).state, PhoneState::Waiting, "it was never accepted");
     }

@@ -5,12 +5,12 @@ use std::path::Path;
 use crate::clock::rfc3339;
 use crate::constituency::Severity;
 use crate::serve::site::Site;
-use crate::status::picture::Certificate;
+use crate::status::picture::CertificateView;
 
 /// Why no phone can be served at `now`, in Unix seconds; `None` if some can. `folder` is that of the constituencies.
 ///
 /// A certificate near its end is no reason: a load balancer would lose all nodes at once.
-pub(super) fn why_not_ready(certificates: &[Certificate], site: &Site, folder: &Path, now: i64) -> Option<String> {
+pub(super) fn why_not_ready(certificates: &[CertificateView], site: &Site, folder: &Path, now: i64) -> Option<String> {
     if !certificates.iter().any(|certificate| certificate.not_after.is_some()) {
         let error = certificates.iter().find_map(|certificate| certificate.last_error.as_ref());
         let why = error.map(|error| format!(": {error}")).unwrap_or_default();

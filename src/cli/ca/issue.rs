@@ -9,9 +9,9 @@ use anyhow::{Context, ensure};
 use aws_lc_rs::rand;
 
 use super::{days, lifetime, name};
-use crate::ca::device::{DeviceCa, Signed, Wanted};
+use crate::ca::device::{DeviceCa, DeviceCertificateRequest, Signed};
 use crate::ca::export;
-use crate::ca::record::Standing;
+use crate::ca::record::IssuedStatus;
 use crate::cli::parameters::{Group, parameter_file};
 use crate::cli::say;
 use crate::clock::{self, rfc3339, unix_seconds};
@@ -21,7 +21,7 @@ use crate::state::{self, FolderHandle};
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Issue {
     #[command(flatten)]
-    pub(super) place: super::Place,
+    pub(super) place: super::CaPlace,
     /// The phone.
     #[arg(value_name = "MAC")]
     mac: MacAddress,
@@ -30,7 +30,7 @@ pub(in crate::cli) struct Issue {
     out: PathBuf,
     /// The form [default: by the ending of FILE, .cfg, .der, .p12 or .pfx; else pem].
     #[arg(long, value_enum)]
-    format: Option<Form>,
+    format: Option<IssueForm>,
     /// For how long it counts [default: as long as the CA].
     #[arg(long, value_name = "N", value_parser = days())]
     days: Option<u32>,
@@ -43,7 +43,7 @@ pub(in crate::cli) struct Issue {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Form {
+enum IssueForm {
     /// A parameter file that a Polycom phone takes as it is.
     #[value(alias = "cfg")]
     Phone,
@@ -60,7 +60,7 @@ impl Issue {
     pub(super) fn run(&self, folder: &Path) -> anyhow::Result<()> {
         let form = self.form();
         ensure!(
-            form == Form::Pkcs12 || self.password_file.is_none(),
+            form == IssueForm::Pkcs12 || self.password_file.is_none(),
             "--password-file is for pkcs12: other forms are not encrypted"
         );
         let (password, is_made) = self.password(form)?;
@@ -69,10 +69,13 @@ impl Issue {
         let files = self.files(form)?;
         let folders = files.iter().map(|file| folder_of(file)).collect::<anyhow::Result<Vec<FolderHandle>>>()?;
         let seconds = unix_seconds(now);
-        let earlier: Vec<Standing> =
+        let earlier: Vec<IssuedStatus> =
             ca.record().standings().iter().filter(|it| it.mac == self.mac && it.counts(seconds)).cloned().collect();
-        let wanted =
-            Wanted { mac: self.mac, organization: self.organization.as_deref(), lifetime: self.days.map(lifetime) };
+        let wanted = DeviceCertificateRequest {
+            mac: self.mac,
+            organization: self.organization.as_deref(),
+            lifetime: self.days.map(lifetime),
+        };
         let signed = ca.sign(&wanted, now)?;
         let contents = self.contents(form, &signed, &ca, &password)?;
         let mut drafts = Vec::new();
@@ -96,7 +99,7 @@ impl Issue {
         if is_made {
             say(&format_args!("password: {password}"));
         }
-        for Standing { serial, not_after, .. } in earlier {
+        for IssuedStatus { serial, not_after, .. } in earlier {
             let end = rfc3339(not_after);
             say(&format_args!(
                 "note: {mac} has another one that counts, {serial}, until {end}; provost ca revoke {serial} ends it"
@@ -105,25 +108,26 @@ impl Issue {
         Ok(())
     }
 
-    fn form(&self) -> Form {
+    fn form(&self) -> IssueForm {
         let ending = self.out.extension().and_then(|ending| ending.to_str()).map(str::to_ascii_lowercase);
         self.format.unwrap_or(match ending.as_deref() {
-            Some("cfg") => Form::Phone,
-            Some("der") => Form::Der,
-            Some("p12" | "pfx") => Form::Pkcs12,
-            _ => Form::Pem,
+            Some("cfg") => IssueForm::Phone,
+            Some("der") => IssueForm::Der,
+            Some("p12" | "pfx") => IssueForm::Pkcs12,
+            _ => IssueForm::Pem,
         })
     }
 
     /// The files to write, none of which is there.
-    fn files(&self, form: Form) -> anyhow::Result<Vec<PathBuf>> {
+    fn files(&self, form: IssueForm) -> anyhow::Result<Vec<PathBuf>> {
         let out = &self.out;
         ensure!(
             out.as_os_str() != "-",
             "a private key is not shown on standard output: name a file, which only you may read then (./- if it is to be \
              called that)"
         );
-        let files = if form == Form::Der { vec![out.clone(), out.with_extension("key")] } else { vec![out.clone()] };
+        let files =
+            if form == IssueForm::Der { vec![out.clone(), out.with_extension("key")] } else { vec![out.clone()] };
         ensure!(files.len() == 1 || files[0] != files[1], "--out must not end in .key, as the key's own file does");
         for file in &files {
             ensure!(!file.is_dir(), "{} is a folder; name a file in it", file.display());
@@ -139,21 +143,27 @@ impl Issue {
     }
 
     /// The password of an encrypted form, and whether it was made here.
-    fn password(&self, form: Form) -> anyhow::Result<(String, bool)> {
-        let Some(file) = &self.password_file else { return Ok((random_password()?, form == Form::Pkcs12)) };
+    fn password(&self, form: IssueForm) -> anyhow::Result<(String, bool)> {
+        let Some(file) = &self.password_file else { return Ok((random_password()?, form == IssueForm::Pkcs12)) };
         let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
         let password = text.lines().next().unwrap_or_default().to_owned();
         ensure!(!password.is_empty(), "{} holds no password in its first line", file.display());
         Ok((password, false))
     }
 
-    fn contents(&self, form: Form, signed: &Signed, ca: &DeviceCa, password: &str) -> anyhow::Result<Vec<Vec<u8>>> {
+    fn contents(
+        &self,
+        form: IssueForm,
+        signed: &Signed,
+        ca: &DeviceCa,
+        password: &str,
+    ) -> anyhow::Result<Vec<Vec<u8>>> {
         let Signed { issued, serial, .. } = signed;
         Ok(match form {
-            Form::Phone => vec![self.parameters(signed).into_bytes()],
-            Form::Pem => vec![export::to_pem(issued).into_bytes()],
-            Form::Der => vec![issued.certificate.to_vec(), issued.key.secret_der().to_vec()],
-            Form::Pkcs12 => {
+            IssueForm::Phone => vec![self.parameters(signed).into_bytes()],
+            IssueForm::Pem => vec![export::to_pem(issued).into_bytes()],
+            IssueForm::Der => vec![issued.certificate.to_vec(), issued.key.secret_der().to_vec()],
+            IssueForm::Pkcs12 => {
                 let name = self.mac.to_upper_hex();
                 vec![export::to_pkcs12(issued, ca.certificate(), &name, serial, password)?]
             }

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::few::report;
-use super::masters::Read;
-use super::shelf::{Content, Found, LARGEST, Shelf, read};
-use super::{Finding, Level};
+use super::masters::ReadMaster;
+use super::shelf::{LARGEST, ServedContent, ServedFile, ServedView, read};
+use super::{Finding, FindingLevel};
 use crate::constituency::file_names::{ForeignMac, spelled_in};
-use crate::constituency::{ClientAuth, CommonNames, MacAddress, POLICY_FILE, Phones, Standing};
-use crate::phone_config::secrets::{Secret, each_secret, private_key};
-use crate::phone_config::{Departure, Text, Unreadable, XmlFile};
+use crate::constituency::{ClientAuth, CommonNames, MacAddress, POLICY_FILE, PhoneStanding, Phones};
+use crate::phone_config::secrets::{FoundSecret, each_secret, private_key};
+use crate::phone_config::{Departure, Text, UnreadableXml, XmlFile};
 use crate::serve::path::ServedPath;
 use crate::wording::counted;
 
@@ -20,10 +20,10 @@ const NAME: usize = 80;
 
 /// Looks into `files`, all that lie in the folder. Polycom's rules about XML hold if it `is_for_polycom`.
 pub(super) fn check(
-    shelf: &Shelf<'_>,
+    shelf: &ServedView<'_>,
     is_for_polycom: bool,
     files: &[String],
-    named: &Read,
+    named: &ReadMaster,
     findings: &mut Vec<Finding>,
 ) {
     let mut found = Vec::new();
@@ -44,7 +44,7 @@ pub(super) fn check(
 
 /// Who reads `file`: every phone, or the one whose MAC address the path spells. The error is that address where no phone
 /// reads the file.
-fn reader(shelf: &Shelf<'_>, file: &str) -> Result<Option<MacAddress>, ForeignMac> {
+fn reader(shelf: &ServedView<'_>, file: &str) -> Result<Option<MacAddress>, ForeignMac> {
     let constituency = shelf.constituency;
     let rules = shelf.rules();
     let Err(foreign) = rules.check(file, None) else { return Ok(None) };
@@ -52,13 +52,13 @@ fn reader(shelf: &Shelf<'_>, file: &str) -> Result<Option<MacAddress>, ForeignMa
         return Err(foreign);
     }
     let is_reader =
-        |mac: &MacAddress| constituency.standing(*mac) == Standing::Known && rules.check(file, Some(*mac)).is_ok();
+        |mac: &MacAddress| constituency.standing(*mac) == PhoneStanding::Known && rules.check(file, Some(*mac)).is_ok();
     let spelled = file.split('/').flat_map(spelled_in).map(|spelling| spelling.mac);
     spelled.filter(is_reader).map(Some).next().ok_or(foreign)
 }
 
 /// What it means that `files`, which spell `mac`, are served to no phone.
-fn not_served(shelf: &Shelf<'_>, mac: MacAddress, files: &[&str]) -> Finding {
+fn not_served(shelf: &ServedView<'_>, mac: MacAddress, files: &[&str]) -> Finding {
     let constituency = shelf.constituency;
     let name = &constituency.name;
     let asks = constituency.policy.tls.client_auth;
@@ -69,28 +69,28 @@ fn not_served(shelf: &Shelf<'_>, mac: MacAddress, files: &[&str]) -> Finding {
     let (them, belong) = if files.len() == 1 { ("it", "it belongs") } else { ("them", "they belong") };
     let for_all = format!("to serve {them} to every client, add {} to \"common\"", patterns.join(", "));
     let (level, why, remedy) = match constituency.standing(mac) {
-        Standing::Denied => (Level::Note, format!("{mac} is denied"), None),
-        Standing::DeniedEverywhere => (Level::Note, format!("{mac} is denied everywhere"), None),
+        PhoneStanding::Denied => (FindingLevel::Note, format!("{mac} is denied"), None),
+        PhoneStanding::DeniedEverywhere => (FindingLevel::Note, format!("{mac} is denied everywhere"), None),
         _ if asks == ClientAuth::None && constituency.lists(mac) => {
-            (Level::Warning, format!("{belong} to {mac}, and \"client_auth\" is \"none\""), None)
+            (FindingLevel::Warning, format!("{belong} to {mac}, and \"client_auth\" is \"none\""), None)
         }
-        Standing::Known if constituency.lists(mac) => {
-            (Level::Warning, format!("{belong} to {mac}, and the path holds another MAC address too"), None)
+        PhoneStanding::Known if constituency.lists(mac) => {
+            (FindingLevel::Warning, format!("{belong} to {mac}, and the path holds another MAC address too"), None)
         }
         _ => match elsewhere() {
             Some(other) if asks == ClientAuth::None => {
-                (Level::Warning, format!("{mac} is a phone of {other}"), Some(for_all))
+                (FindingLevel::Warning, format!("{mac} is a phone of {other}"), Some(for_all))
             }
             Some(other) => (
-                Level::Warning,
+                FindingLevel::Warning,
                 format!("{mac} is a phone of {other}"),
                 Some(format!("to serve {them} to it here too, {allow}; {for_all}")),
             ),
             None if asks != ClientAuth::None && is_phones(mac, files) => {
                 let remedy = format!("if it is a phone, {allow}; {for_all}");
-                (Level::Warning, format!("{mac} is on no list"), Some(remedy))
+                (FindingLevel::Warning, format!("{mac} is on no list"), Some(remedy))
             }
-            None => (Level::Warning, format!("the path holds {mac}, a MAC address on no list"), Some(for_all)),
+            None => (FindingLevel::Warning, format!("the path holds {mac}, a MAC address on no list"), Some(for_all)),
         },
     };
     let finding = shelf.finding(level, "", format!("served to no phone: {}: {why}", files.join(", ")));
@@ -105,24 +105,24 @@ fn is_phones(mac: MacAddress, files: &[&str]) -> bool {
 }
 
 /// Entries of the policy that mean less than they seem to.
-fn ineffective_common<'a>(shelf: &'a Shelf<'_>) -> impl Iterator<Item = Finding> + 'a {
+fn ineffective_common<'a>(shelf: &'a ServedView<'_>) -> impl Iterator<Item = Finding> + 'a {
     let constituency = shelf.constituency;
     let of_phones = constituency.policy.common.spelled().filter(|mac| constituency.lists(*mac));
     let of_phones = of_phones.map(|mac| {
         let message = format!("\"common\": {mac} is on a list, so its files stay its own; remove the pattern");
-        shelf.finding(Level::Warning, POLICY_FILE, message)
+        shelf.finding(FindingLevel::Warning, POLICY_FILE, message)
     });
     let unassigned = constituency.listed_phones().filter(|mac| mac.has_zero_prefix()).map(|mac| {
         let message = format!(
             "{mac} is on a list, but no phone has a MAC address that begins with 000000, and files of that name are common; remove the line"
         );
-        shelf.finding(Level::Warning, POLICY_FILE, message)
+        shelf.finding(FindingLevel::Warning, POLICY_FILE, message)
     });
     of_phones.chain(unassigned)
 }
 
 /// Whether `file` can be a configuration of some vendor's.
-fn is_read(file: &str, named: &Read) -> bool {
+fn is_read(file: &str, named: &ReadMaster) -> bool {
     let name = file.rsplit('/').next().unwrap_or_default();
     let extension = name.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase());
     matches!(extension.as_deref(), None | Some("cfg" | "xml" | "htm" | "html" | "txt" | "conf" | "boot"))
@@ -130,7 +130,7 @@ fn is_read(file: &str, named: &Read) -> bool {
 }
 
 /// Whether Polycom's phones are expected to read `text` as XML.
-fn is_xml(file: &str, text: &str, named: &Read) -> bool {
+fn is_xml(file: &str, text: &str, named: &ReadMaster) -> bool {
     let extension = file.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase());
     let is_yealinks = text.trim_start().starts_with("#!version");
     named.named.contains_key(file) || matches!(extension.as_deref(), Some("cfg" | "xml")) && !is_yealinks
@@ -138,31 +138,31 @@ fn is_xml(file: &str, text: &str, named: &Read) -> bool {
 
 /// Looks into one file; `named` is given where Polycom's rules hold.
 fn look_into(
-    shelf: &Shelf<'_>,
+    shelf: &ServedView<'_>,
     file: &str,
     reader: Option<MacAddress>,
-    named: Option<&Read>,
+    named: Option<&ReadMaster>,
     found: &mut Vec<Finding>,
 ) {
     let Ok(path) = ServedPath::parse(&format!("/{}", file.replace('%', "%25"))) else {
-        found.push(shelf.finding(Level::Warning, file, "no phone can ask for a file of this name"));
+        found.push(shelf.finding(FindingLevel::Warning, file, "no phone can ask for a file of this name"));
         return;
     };
     let opened = match shelf.find(&path, reader) {
-        Found::Regular(opened) => opened,
-        Found::NotServed(reason) => return found.push(shelf.finding(Level::Warning, file, reason)),
+        ServedFile::Regular(opened) => opened,
+        ServedFile::NotServed(reason) => return found.push(shelf.finding(FindingLevel::Warning, file, reason)),
         // It has just been removed.
-        Found::Absent => return,
+        ServedFile::Absent => return,
     };
     let bytes = match read(opened) {
-        Content::Bytes(bytes) => bytes,
-        Content::TooLarge => {
+        ServedContent::Bytes(bytes) => bytes,
+        ServedContent::TooLarge => {
             let is_configuration = named.is_some_and(|named| is_xml(file, "", named));
             let message = format!("is larger than {} MiB and was not looked into", LARGEST >> 20);
-            return found.extend(is_configuration.then(|| shelf.finding(Level::Note, file, message)));
+            return found.extend(is_configuration.then(|| shelf.finding(FindingLevel::Note, file, message)));
         }
-        Content::Unreadable(error) => {
-            return found.push(shelf.finding(Level::Warning, file, format!("cannot be read: {error}")));
+        ServedContent::Unreadable(error) => {
+            return found.push(shelf.finding(FindingLevel::Warning, file, format!("cannot be read: {error}")));
         }
     };
     let text = match Text::decode(&bytes) {
@@ -188,7 +188,7 @@ fn look_into(
             Ok(read) => {
                 found.extend(read.broken_off.as_ref().and_then(|error| unreadable(shelf, file, error, named)));
                 let departs =
-                    |it: &Departure| shelf.finding(Level::Warning, &format!("{file}:{}", it.place), &it.message);
+                    |it: &Departure| shelf.finding(FindingLevel::Warning, &format!("{file}:{}", it.place), &it.message);
                 found.extend(read.departures.iter().map(departs));
             }
         }
@@ -198,12 +198,12 @@ fn look_into(
 /// The secrets in one file: the first few, and how many there are.
 #[derive(Default)]
 struct Secrets {
-    first: Vec<(String, Secret, u32)>,
+    first: Vec<(String, FoundSecret, u32)>,
     count: usize,
 }
 
 impl Secrets {
-    fn add(&mut self, name: &str, kind: Secret, line: u32) {
+    fn add(&mut self, name: &str, kind: FoundSecret, line: u32) {
         if self.first.len() < SECRETS {
             self.first.push((name.chars().take(NAME).collect(), kind, line));
         }
@@ -212,54 +212,54 @@ impl Secrets {
 }
 
 /// Looks into a file that phones do not take for a configuration, unless it is too large to be a key's.
-fn look_for_key(shelf: &Shelf<'_>, file: &str, reader: Option<MacAddress>, found: &mut Vec<Finding>) {
+fn look_for_key(shelf: &ServedView<'_>, file: &str, reader: Option<MacAddress>, found: &mut Vec<Finding>) {
     const LARGEST_WITH_KEY: u64 = 1 << 20;
     let Ok(path) = ServedPath::parse(&format!("/{}", file.replace('%', "%25"))) else { return };
-    let Found::Regular(opened) = shelf.find(&path, reader) else { return };
+    let ServedFile::Regular(opened) = shelf.find(&path, reader) else { return };
     if opened.metadata().is_ok_and(|metadata| metadata.len() <= LARGEST_WITH_KEY)
-        && let Content::Bytes(bytes) = read(opened)
+        && let ServedContent::Bytes(bytes) = read(opened)
     {
         found.extend(key_to_be_read(shelf, file, reader, &bytes));
     }
 }
 
 /// What it means that a private key stands in a file that is served.
-fn key_to_be_read(shelf: &Shelf<'_>, file: &str, reader: Option<MacAddress>, bytes: &[u8]) -> Option<Finding> {
+fn key_to_be_read(shelf: &ServedView<'_>, file: &str, reader: Option<MacAddress>, bytes: &[u8]) -> Option<Finding> {
     let line = private_key(bytes)?;
     let (level, who) = match reader {
         None => others(shelf),
-        Some(_) => (Level::Note, "its phone"),
+        Some(_) => (FindingLevel::Note, "its phone"),
     };
     let finding = shelf.finding(level, &format!("{file}:{line}"), format!("holds a private key that {who} can read"));
     Some(finding.with_remedy("move it out of the folder, and replace it if others may have read it"))
 }
 
 /// Who can read a file that is not one phone's own, and how bad it is if that holds a secret.
-fn others(shelf: &Shelf<'_>) -> (Level, &'static str) {
+fn others(shelf: &ServedView<'_>) -> (FindingLevel, &'static str) {
     let policy = &shelf.constituency.policy;
     match (policy.tls.client_auth, &policy.phones) {
-        (ClientAuth::None, _) => (Level::Error, "anybody"),
-        _ if shelf.over_plain_http => (Level::Error, "anybody in the networks of \"plain_http\""),
-        (_, Phones::Any) => (Level::Warning, "every phone with a valid certificate"),
-        (_, Phones::Listed(_)) => (Level::Warning, "every phone of the constituency"),
+        (ClientAuth::None, _) => (FindingLevel::Error, "anybody"),
+        _ if shelf.over_plain_http => (FindingLevel::Error, "anybody in the networks of \"plain_http\""),
+        (_, Phones::Any) => (FindingLevel::Warning, "every phone with a valid certificate"),
+        (_, Phones::Listed(_)) => (FindingLevel::Warning, "every phone of the constituency"),
     }
 }
 
 /// A file that cannot be read, or not to its end. Of a master configuration it has been said.
-fn unreadable(shelf: &Shelf<'_>, file: &str, error: &Unreadable, named: &Read) -> Option<Finding> {
-    let level = if named.named.contains_key(file) { Level::Error } else { Level::Warning };
+fn unreadable(shelf: &ServedView<'_>, file: &str, error: &UnreadableXml, named: &ReadMaster) -> Option<Finding> {
+    let level = if named.named.contains_key(file) { FindingLevel::Error } else { FindingLevel::Warning };
     (!named.masters.contains(file)).then(|| shelf.finding(level, file, error))
 }
 
 /// What it means that `secrets` stand in a file that is not one phone's own. Values are not shown.
-fn readable_by_others(shelf: &Shelf<'_>, file: &str, secrets: &Secrets) -> Vec<Finding> {
+fn readable_by_others(shelf: &ServedView<'_>, file: &str, secrets: &Secrets) -> Vec<Finding> {
     let (level, who) = others(shelf);
     let advice = "a file with a phone's MAC address in its name is for that phone alone";
-    let one = |(name, kind, line): &(String, Secret, u32)| {
+    let one = |(name, kind, line): &(String, FoundSecret, u32)| {
         let what = match kind {
-            Secret::Value => "a secret",
-            Secret::InUrl => "a URL with a password",
-            Secret::InRule => "a rule with a password",
+            FoundSecret::Value => "a secret",
+            FoundSecret::InUrl => "a URL with a password",
+            FoundSecret::InRule => "a rule with a password",
         };
         let finding =
             shelf.finding(level, &format!("{file}:{line}"), format!("{name} holds {what} that {who} can read"));

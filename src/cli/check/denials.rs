@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 
-use super::{Finding, Level};
+use super::{Finding, FindingLevel};
 use crate::cli::denials::without_effect;
 use crate::config::Config;
 use crate::constituency::denials::{DenialsError, FILE};
@@ -17,7 +17,7 @@ pub(super) fn read(config: &Config, findings: &mut Vec<Finding>) -> ServerDenial
         // Who may not look into the state directory at all does not know whether there are any.
         let is_hidden =
             matches!(&error, DenialsError::Folder { source, .. } if source.kind() == ErrorKind::PermissionDenied);
-        let level = if is_hidden { Level::Warning } else { Level::Error };
+        let level = if is_hidden { FindingLevel::Warning } else { FindingLevel::Error };
         findings.push(Finding::new(level, FILE, error));
         ServerDenials::default()
     })
@@ -28,16 +28,20 @@ pub(super) fn check(config: &Config, denials: &ServerDenials, registry: &Registr
     let phones = denials.phones();
     let named = phones.iter().take(NAMED);
     findings.extend(named.map(|(mac, denial)| {
-        Finding::new(Level::Note, FILE, format!("{mac} is denied everywhere {}", denial.explained()))
+        Finding::new(FindingLevel::Note, FILE, format!("{mac} is denied everywhere {}", denial.explained()))
     }));
     let more = phones.len().saturating_sub(NAMED);
     if more > 0 {
-        findings.push(Finding::new(Level::Note, FILE, format!("{more} more phones are denied everywhere")));
+        findings.push(Finding::new(FindingLevel::Note, FILE, format!("{more} more phones are denied everywhere")));
     }
     if phones.is_empty() {
         return;
     }
     findings.extend(without_effect(config, registry).map(|(name, reason)| {
-        Finding::new(Level::Note, name, format!("phones that are denied everywhere are served here too: {reason}"))
+        Finding::new(
+            FindingLevel::Note,
+            name,
+            format!("phones that are denied everywhere are served here too: {reason}"),
+        )
     }));
 }

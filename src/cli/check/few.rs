@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use super::Finding;
-use super::shelf::Shelf;
+use super::shelf::ServedView;
 
 /// How many names stand in one line, and how many lines of one kind are printed.
 const NAMES: usize = 5;
@@ -19,7 +19,7 @@ pub(super) fn some_of<T: Display>(names: &[T]) -> String {
 }
 
 /// Adds `all` to the findings, or the first of them and a word on how many more there are.
-pub(super) fn report(shelf: &Shelf<'_>, mut all: Vec<Finding>, what: &str, findings: &mut Vec<Finding>) {
+pub(super) fn report(shelf: &ServedView<'_>, mut all: Vec<Finding>, what: &str, findings: &mut Vec<Finding>) {
     all.sort();
     let more = all.len().saturating_sub(LINES);
     let level = all.get(LINES).map(|finding| finding.level);

@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, FileType, accessat};
 
-use super::shelf::Shelf;
-use super::{Finding, Level, contents, masters, overlay, vendors};
+use super::shelf::ServedView;
+use super::{Finding, FindingLevel, contents, masters, overlay, vendors};
 use crate::config::Config;
 use crate::constituency::file_names::{NameRules, spelled_in};
 use crate::constituency::{Constituency, MacAddress};
-use crate::ledger::Phone;
+use crate::ledger::StoredPhone;
 use crate::serve::decision::check_shared;
 use crate::serve::links;
 use crate::serve::path::{self, ServedPath};
@@ -28,13 +28,13 @@ pub(super) fn check(
     config: &Config,
     site: &Site,
     constituency: &Constituency,
-    seen: &[Phone],
+    seen: &[StoredPhone],
     findings: &mut Vec<Finding>,
 ) {
     let registry = site.registry();
     let Ok(root) = config.constituencies.canonicalize() else { return };
     let over_plain_http = config.plain_http.is_some() && constituency.policy.plain_http;
-    let shelf = Shelf { root: &root, constituency, registry, over_plain_http };
+    let shelf = ServedView { root: &root, constituency, registry, over_plain_http };
     let files = Walk { shelf: &shelf, findings }.through();
     let is_for_polycom = vendors::is_for_polycom(config, &shelf, &files);
     let named = if is_for_polycom {
@@ -46,7 +46,7 @@ pub(super) fn check(
         };
         masters::check(&shelf, &around, &files, findings)
     } else {
-        masters::Read::default()
+        masters::ReadMaster::default()
     };
     contents::check(&shelf, is_for_polycom, &files, &named, findings);
     overlay::check(&shelf, &files, &named, &config.state, findings);
@@ -54,7 +54,7 @@ pub(super) fn check(
 
 /// A look at every name in the folder.
 struct Walk<'a> {
-    shelf: &'a Shelf<'a>,
+    shelf: &'a ServedView<'a>,
     findings: &'a mut Vec<Finding>,
 }
 
@@ -91,7 +91,7 @@ impl Walk<'_> {
                     let file = self.shelf.folder().join(&path);
                     if accessat(CWD, file, Access::READ_OK, AtFlags::EACCESS).is_err() {
                         let message = "permission denied for the user of the server: phones do not get this file";
-                        self.findings.push(self.shelf.finding(Level::Error, &text, message));
+                        self.findings.push(self.shelf.finding(FindingLevel::Error, &text, message));
                     }
                     files.push(text);
                 }
@@ -145,7 +145,7 @@ impl Walk<'_> {
 
     fn warn(&mut self, path: &Path, message: impl Display) {
         let path = path.to_string_lossy();
-        self.findings.push(self.shelf.finding(Level::Warning, &path, message));
+        self.findings.push(self.shelf.finding(FindingLevel::Warning, &path, message));
     }
 }
 

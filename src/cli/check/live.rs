@@ -6,24 +6,28 @@
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{CERTIFICATE, DNS, Finding, Level, note, say, shown};
+use super::{CERTIFICATE, DNS, Finding, FindingLevel, note, say, shown};
 use crate::app::exact_names;
 use crate::config::{CertificateSource, Config};
 use crate::dns::{CaaRecords, Dns, DnsError, Issuer, addresses, probe, wildcard_addresses};
 use crate::renew::AcmeSettings;
 use crate::renew::acme::AcmeCa;
-use crate::renew::acme::offer::Offer;
+use crate::renew::acme::offer::DirectoryMeta;
 
 /// Asks all that `config` makes worth asking.
 pub(super) async fn check(config: &Config, progress: Progress, findings: &mut Vec<Finding>) {
     if config.is_local() {
-        findings.push(Finding::new(Level::Note, DNS, "local mode needs neither DNS nor a CA, so none was asked"));
+        findings.push(Finding::new(
+            FindingLevel::Note,
+            DNS,
+            "local mode needs neither DNS nor a CA, so none was asked",
+        ));
         return;
     }
     let CertificateSource::Acme(settings) = &config.certificate else {
         check_wildcard(&config.domain, &[], progress, findings).await;
         let message = "certificates come from no CA that could be asked, so of DNS only the addresses were looked up";
-        findings.push(Finding::new(Level::Note, CERTIFICATE, message));
+        findings.push(Finding::new(FindingLevel::Note, CERTIFICATE, message));
         return;
     };
     check_wildcard(&config.domain, &settings.dns.resolvers, progress, findings).await;
@@ -51,17 +55,17 @@ async fn check_exact(
                 "{name} has no address, so that no phone finds it: a record below it, such as that of its challenge, hides the \
                  wildcard's"
             );
-            findings.push(Finding::new(Level::Error, DNS, message).with_remedy(publish_address(name)));
+            findings.push(Finding::new(FindingLevel::Error, DNS, message).with_remedy(publish_address(name)));
         }
         Ok(_) => {}
-        Err(error) => findings.push(Finding::new(Level::Error, DNS, error)),
+        Err(error) => findings.push(Finding::new(FindingLevel::Error, DNS, error)),
     }
     check_exact_caa(name, config, settings, findings).await;
     // What is wrong with its files has been found before.
     let Ok(dns) = Dns::open(&settings.dns) else { return };
     match dns.stands_alone(name).await {
         // A probe would hide its address, too.
-        Err(error) => findings.push(Finding::new(Level::Error, DNS, error)),
+        Err(error) => findings.push(Finding::new(FindingLevel::Error, DNS, error)),
         Ok(()) => check_primary(name, settings, progress, findings).await,
     }
 }
@@ -69,7 +73,7 @@ async fn check_exact(
 async fn check_exact_caa(name: &str, config: &Config, settings: &AcmeSettings, findings: &mut Vec<Finding>) {
     let caa = match CaaRecords::find(&settings.dns.resolvers, name).await {
         Ok(caa) => caa,
-        Err(error) => return findings.push(Finding::new(Level::Error, DNS, error)),
+        Err(error) => return findings.push(Finding::new(FindingLevel::Error, DNS, error)),
     };
     for directory in settings.directories() {
         // What else is wrong with them has been found before.
@@ -80,7 +84,7 @@ async fn check_exact_caa(name: &str, config: &Config, settings: &AcmeSettings, f
             && !issuer.identities.is_empty()
         {
             let remedy = format!("to permit it, publish: {}", caa.recommended_exact(&issuer));
-            findings.push(Finding::new(Level::Error, DNS, refusal).with_remedy(remedy));
+            findings.push(Finding::new(FindingLevel::Error, DNS, refusal).with_remedy(remedy));
         }
     }
 }
@@ -94,14 +98,15 @@ async fn check_wildcard(domain: &str, resolvers: &[String], progress: Progress, 
     match wildcard_addresses(resolvers, domain).await {
         Ok(addresses) if addresses.is_empty() => {
             let message = format!("*.{domain} has no address, so that no phone finds its constituency");
-            findings
-                .push(Finding::new(Level::Error, DNS, message).with_remedy(publish_address(&format!("*.{domain}"))));
+            findings.push(
+                Finding::new(FindingLevel::Error, DNS, message).with_remedy(publish_address(&format!("*.{domain}"))),
+            );
         }
         Ok(addresses) => {
             let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
             progress.tell(&format!("*.{domain}: leads to {}", addresses.join(", ")));
         }
-        Err(error) => findings.push(Finding::new(Level::Error, DNS, error)),
+        Err(error) => findings.push(Finding::new(FindingLevel::Error, DNS, error)),
     }
 }
 
@@ -109,10 +114,10 @@ async fn check_wildcard(domain: &str, resolvers: &[String], progress: Progress, 
 async fn check_cas(config: &Config, settings: &AcmeSettings, progress: Progress, findings: &mut Vec<Finding>) {
     let caa = CaaRecords::find(&settings.dns.resolvers, &config.domain).await;
     match &caa {
-        Ok(caa) => findings.extend(caa.unknown_above().map(|error| Finding::new(Level::Warning, DNS, error))),
+        Ok(caa) => findings.extend(caa.unknown_above().map(|error| Finding::new(FindingLevel::Warning, DNS, error))),
         Err(error) => {
             let message = format!("{error}; nor does a CA issue before it knows that");
-            findings.push(Finding::new(Level::Error, DNS, message));
+            findings.push(Finding::new(FindingLevel::Error, DNS, message));
         }
     }
     for directory in settings.directories() {
@@ -127,12 +132,12 @@ async fn check_cas(config: &Config, settings: &AcmeSettings, progress: Progress,
                     findings.extend(judge(caa, url, &offer, account.as_deref(), progress));
                 }
             }
-            Err(failure) => findings.push(Finding::new(Level::Error, CERTIFICATE, failure)),
+            Err(failure) => findings.push(Finding::new(FindingLevel::Error, CERTIFICATE, failure)),
         }
     }
 }
 
-fn described(offer: &Offer, account: Option<&str>) -> String {
+fn described(offer: &DirectoryMeta, account: Option<&str>) -> String {
     let parts = [
         account.map(|account| format!("our account: {account}")),
         offer.terms_of_service().map(|url| format!("terms of service: {url}")),
@@ -142,17 +147,23 @@ fn described(offer: &Offer, account: Option<&str>) -> String {
 }
 
 /// Whether the CAA records let the CA issue to us; if all goes well, what could be bound tighter.
-fn judge(caa: &CaaRecords, url: &str, offer: &Offer, account: Option<&str>, progress: Progress) -> Option<Finding> {
+fn judge(
+    caa: &CaaRecords,
+    url: &str,
+    offer: &DirectoryMeta,
+    account: Option<&str>,
+    progress: Progress,
+) -> Option<Finding> {
     let issuer = Issuer { identities: offer.caa_identities(), account };
     if issuer.identities.is_empty() {
         let message = format!("{url} does not say how CAA records call it, so they were not judged for it");
-        return Some(Finding::new(Level::Note, DNS, message));
+        return Some(Finding::new(FindingLevel::Note, DNS, message));
     }
     let records = caa.recommended(&issuer);
     match caa.judge(&issuer) {
-        Err(refusal) => {
-            Some(Finding::new(Level::Error, DNS, refusal).with_remedy(format!("to permit it, publish: {records}")))
-        }
+        Err(refusal) => Some(
+            Finding::new(FindingLevel::Error, DNS, refusal).with_remedy(format!("to permit it, publish: {records}")),
+        ),
         Ok(open) if open.is_empty() => {
             progress.tell(&format!("{url}: the CAA records let {} issue", issuer.identities.join(", ")));
             None
@@ -160,7 +171,7 @@ fn judge(caa: &CaaRecords, url: &str, offer: &Offer, account: Option<&str>, prog
         Ok(open) => {
             let later = if account.is_some() { "" } else { " (with accounturi too, once there is an account)" };
             let open = open.join(" and ");
-            let finding = Finding::new(Level::Note, DNS, format!("CAA records let any CA issue for {open}"));
+            let finding = Finding::new(FindingLevel::Note, DNS, format!("CAA records let any CA issue for {open}"));
             Some(finding.with_remedy(format!("to permit {url} alone, publish{later}: {records}")))
         }
     }
@@ -170,13 +181,13 @@ fn judge(caa: &CaaRecords, url: &str, offer: &Offer, account: Option<&str>, prog
 async fn check_primary(domain: &str, settings: &AcmeSettings, progress: Progress, findings: &mut Vec<Finding>) {
     // What is wrong with its files has been found before.
     let Ok(dns) = Dns::open(&settings.dns) else { return };
-    let error = |error: DnsError| Finding::new(Level::Error, DNS, error);
+    let error = |error: DnsError| Finding::new(FindingLevel::Error, DNS, error);
     let challenge = format!("_acme-challenge.{domain}");
     match probe(&dns, &challenge, &|line| progress.tell(&line), interrupted()).await {
         Err(nowhere) => findings.push(error(nowhere)),
         Ok(probe) => {
             match probe.seen {
-                Ok(silent) => findings.extend(silent.iter().map(|who| Finding::new(Level::Warning, DNS, who))),
+                Ok(silent) => findings.extend(silent.iter().map(|who| Finding::new(FindingLevel::Warning, DNS, who))),
                 Err(unseen) => findings.push(error(unseen)),
             }
             findings.extend(probe.gone.err().map(error));

@@ -10,9 +10,9 @@ use std::fs::{self, File};
 use std::sync::Arc;
 
 use super::few::{report, some_of};
-use super::shelf::{Content, Found, LARGEST, Shelf, read};
-use super::{Finding, Level};
-use crate::constituency::{ClientAuth, MacAddress, Phones, Standing};
+use super::shelf::{LARGEST, ServedContent, ServedFile, ServedView, read};
+use super::{Finding, FindingLevel};
+use crate::constituency::{ClientAuth, MacAddress, PhoneStanding, Phones};
 use crate::phone::{ServerUrl, UnusableUrl};
 use crate::phone_config::master::{chosen, holds_mac, holds_model, is_same_model};
 use crate::phone_config::secrets::has_password_in_url;
@@ -35,7 +35,7 @@ pub(super) struct Surroundings<'a> {
 
 /// The files that phones begin with, and those that these name.
 #[derive(Default)]
-pub(super) struct Read {
+pub(super) struct ReadMaster {
     pub(super) masters: BTreeSet<String>,
     /// Each file that a master configuration names, and where: `000000000000.cfg:2 in CONFIG_FILES`.
     pub(super) named: BTreeMap<String, String>,
@@ -43,19 +43,19 @@ pub(super) struct Read {
 
 /// Reads as every phone would, `files` being all that lies in the folder.
 pub(super) fn check(
-    shelf: &Shelf<'_>,
+    shelf: &ServedView<'_>,
     around: &Surroundings<'_>,
     files: &[String],
     findings: &mut Vec<Finding>,
-) -> Read {
-    let mut reading = Reading {
+) -> ReadMaster {
+    let mut reading = MasterWalk {
         shelf,
         around,
         files,
         in_any_case: files.iter().map(|file| (file.to_lowercase(), file.as_str())).collect(),
         masters: HashMap::new(),
         looked: HashMap::new(),
-        read: Read::default(),
+        read: ReadMaster::default(),
         missing: BTreeMap::new(),
         firmware: BTreeSet::new(),
         found: Vec::new(),
@@ -80,15 +80,16 @@ pub(super) fn check(
     if without_master > 0 && shelf.constituency.policy.tls.client_auth != ClientAuth::None {
         let message =
             format!("there is no {COMMON}, and phones without a file of their own find nothing to begin with");
-        findings.push(shelf.finding(Level::Note, "", message));
+        findings.push(shelf.finding(FindingLevel::Note, "", message));
     }
     reading.finish(phones.len(), findings)
 }
 
 /// The phones that are let in by name; where none is, one without a name.
-fn phones(shelf: &Shelf<'_>) -> Vec<Option<MacAddress>> {
+fn phones(shelf: &ServedView<'_>) -> Vec<Option<MacAddress>> {
     let constituency = shelf.constituency;
-    let known = constituency.known_phones().into_iter().filter(|mac| constituency.standing(*mac) == Standing::Known);
+    let known =
+        constituency.known_phones().into_iter().filter(|mac| constituency.standing(*mac) == PhoneStanding::Known);
     let known: Vec<_> = known.map(Some).collect();
     let is_open = constituency.policy.tls.client_auth == ClientAuth::None || constituency.policy.phones == Phones::Any;
     if known.is_empty() || is_open { vec![None] } else { known }
@@ -110,13 +111,13 @@ struct Missing {
 }
 
 /// Something that is missing: how bad that is, the master configuration, the line, the attribute, what stands there, why.
-type Place = (Level, String, u32, String, String, String);
+type NamedPlace = (FindingLevel, String, u32, String, String, String);
 
 /// What is wrong with a path that is named.
-type Problem = (Level, String);
+type Problem = (FindingLevel, String);
 
-struct Reading<'a> {
-    shelf: &'a Shelf<'a>,
+struct MasterWalk<'a> {
+    shelf: &'a ServedView<'a>,
     around: &'a Surroundings<'a>,
     files: &'a [String],
     /// The files in the folder, by their names in lower case.
@@ -125,13 +126,13 @@ struct Reading<'a> {
     masters: HashMap<String, Option<Arc<Vec<Named>>>>,
     /// What became of paths that are the same for every phone.
     looked: HashMap<String, Option<Problem>>,
-    read: Read,
-    missing: BTreeMap<Place, Missing>,
+    read: ReadMaster,
+    missing: BTreeMap<NamedPlace, Missing>,
     firmware: BTreeSet<String>,
     found: Vec<Finding>,
 }
 
-impl Reading<'_> {
+impl MasterWalk<'_> {
     /// The files in `folder` with which `phone` begins.
     fn masters_of(&mut self, phone: Option<MacAddress>, folder: &str) -> Vec<String> {
         let mut masters = Vec::new();
@@ -162,9 +163,11 @@ impl Reading<'_> {
     fn open(&mut self, file: &str, phone: Option<MacAddress>) -> Option<Vec<Named>> {
         let path = ServedPath::parse(&format!("/{}", file.replace('%', "%25"))).ok()?;
         let (named, problem) = match self.shelf.find(&path, phone) {
-            Found::Absent => return None,
-            Found::NotServed(reason) => (vec![], Some((Level::Warning, format!("phones do not get it: {reason}")))),
-            Found::Regular(opened) => {
+            ServedFile::Absent => return None,
+            ServedFile::NotServed(reason) => {
+                (vec![], Some((FindingLevel::Warning, format!("phones do not get it: {reason}"))))
+            }
+            ServedFile::Regular(opened) => {
                 let spelling = self.spelling(file).to_owned();
                 self.read.masters.insert(spelling);
                 all_named(opened)
@@ -250,7 +253,7 @@ impl Reading<'_> {
             let is_open = self.shelf.constituency.policy.tls.client_auth == ClientAuth::None;
             if is_open && holds_mac(path) {
                 let problem = "which is never served where no client proves who it is".to_owned();
-                self.add(file, one, path, (Level::Warning, problem), None);
+                self.add(file, one, path, (FindingLevel::Warning, problem), None);
             }
         }
         for mac in readers.iter().copied().flatten() {
@@ -281,7 +284,9 @@ impl Reading<'_> {
             let at = at(file, one);
             for path in of_model.filter_map(|path| own.fill_in(path)) {
                 let is_missing = match one.what {
-                    NamesWhat::Files => matches!(self.look_once(folder, &path, None, &at), Some((Level::Warning, _))),
+                    NamesWhat::Files => {
+                        matches!(self.look_once(folder, &path, None, &at), Some((FindingLevel::Warning, _)))
+                    }
                     NamesWhat::Firmware => {
                         let image = located(folder, &path);
                         !self.firmware.contains(&image) && !self.has_firmware(&image)
@@ -302,8 +307,12 @@ impl Reading<'_> {
         if !path.contains("://") {
             return Ok(format!("/{}{path}", folder.replace('%', "%25")));
         }
-        let unprotected =
-            || Some((Level::Warning, "which comes without TLS: anyone on the way can read and change it".to_owned()));
+        let unprotected = || {
+            Some((
+                FindingLevel::Warning,
+                "which comes without TLS: anyone on the way can read and change it".to_owned(),
+            ))
+        };
         let Ok(own) = self.around.url.parse::<ServerUrl>() else { return Err(None) };
         match own.locate(path) {
             Ok(location) if !location.origin.secure => Err(unprotected()),
@@ -311,13 +320,13 @@ impl Reading<'_> {
                 if (self.around.is_own_host)(&location.origin.host) {
                     Ok(location.path)
                 } else {
-                    Err(Some((Level::Note, "on another server, so it was not checked".to_owned())))
+                    Err(Some((FindingLevel::Note, "on another server, so it was not checked".to_owned())))
                 }
             }
             Err(UnusableUrl::Scheme(_)) => Err(unprotected()),
             // A password in a URL is found as the secret that it is.
             Err(UnusableUrl::UserName) => Err(None),
-            Err(UnusableUrl::NotAUrl(_)) => Err(Some((Level::Warning, "which is not a URL".to_owned()))),
+            Err(UnusableUrl::NotAUrl(_)) => Err(Some((FindingLevel::Warning, "which is not a URL".to_owned()))),
         }
     }
 
@@ -337,7 +346,7 @@ impl Reading<'_> {
             Ok(here) => here,
             Err(problem) => return problem,
         };
-        let warning = |why: String| Some((Level::Warning, why));
+        let warning = |why: String| Some((FindingLevel::Warning, why));
         // The server passes over a query.
         let asked = here.split('?').next().unwrap_or_default();
         let served = match ServedPath::parse(asked) {
@@ -346,13 +355,13 @@ impl Reading<'_> {
             Err(error) => return warning(format!("which cannot be asked for: {error}")),
         };
         match self.shelf.find(&served, phone) {
-            Found::Regular(_) => {
+            ServedFile::Regular(_) => {
                 let spelling = self.spelling(served.as_str()).to_owned();
                 self.read.named.entry(spelling).or_insert_with(|| at.to_owned());
                 None
             }
-            Found::NotServed(reason) => warning(format!("which phones do not get: {reason}")),
-            Found::Absent => warning(match self.in_any_case.get(&served.as_str().to_lowercase()) {
+            ServedFile::NotServed(reason) => warning(format!("which phones do not get: {reason}")),
+            ServedFile::Absent => warning(match self.in_any_case.get(&served.as_str().to_lowercase()) {
                 Some(other) => format!("which is not there, but {other} is: case counts"),
                 None => "which is not there".to_owned(),
             }),
@@ -382,11 +391,11 @@ impl Reading<'_> {
                 Ok(_) => return,
             },
         };
-        self.add(file, one, directory, (Level::Warning, format!("where uploads are refused: {problem}")), None);
+        self.add(file, one, directory, (FindingLevel::Warning, format!("where uploads are refused: {problem}")), None);
     }
 
     /// Says what was found for `phones` in all.
-    fn finish(mut self, phones: usize, findings: &mut Vec<Finding>) -> Read {
+    fn finish(mut self, phones: usize, findings: &mut Vec<Finding>) -> ReadMaster {
         for ((level, file, line, attribute, path, problem), missing) in std::mem::take(&mut self.missing) {
             let who = match missing.phones.as_slice() {
                 [] => String::new(),
@@ -399,7 +408,7 @@ impl Reading<'_> {
         report(self.shelf, std::mem::take(&mut self.found), "findings about master configurations", findings);
         for path in self.firmware.iter().filter(|path| !self.has_firmware(path)) {
             let message = format!("the firmware {path} is not here; phones keep the one they have");
-            findings.push(self.shelf.finding(Level::Note, "", message));
+            findings.push(self.shelf.finding(FindingLevel::Note, "", message));
         }
         self.read
     }
@@ -435,7 +444,7 @@ impl Unseen {
     fn told(&self, is_unsure: bool) -> Option<Problem> {
         let models: Vec<&String> = self.models.iter().collect();
         let missing: Vec<&String> = self.files.iter().chain(&self.firmware).collect();
-        let level = if is_unsure && !self.files.is_empty() { Level::Warning } else { Level::Note };
+        let level = if is_unsure && !self.files.is_empty() { FindingLevel::Warning } else { FindingLevel::Note };
         let message = format!(
             "for models that no phone here is known to be ({}), it names what is not there: {}",
             some_of(&models),
@@ -462,11 +471,13 @@ fn located(folder: &str, path: &str) -> String {
 /// What the file `opened` names, and what keeps it from being read to its end.
 fn all_named(opened: File) -> (Vec<Named>, Option<Problem>) {
     let bytes = match read(opened) {
-        Content::Bytes(bytes) => bytes,
-        Content::Unreadable(error) => return (vec![], Some((Level::Warning, format!("cannot be read: {error}")))),
-        Content::TooLarge => {
+        ServedContent::Bytes(bytes) => bytes,
+        ServedContent::Unreadable(error) => {
+            return (vec![], Some((FindingLevel::Warning, format!("cannot be read: {error}"))));
+        }
+        ServedContent::TooLarge => {
             let problem = format!("is larger than {} MiB, which no master configuration is", LARGEST >> 20);
-            return (vec![], Some((Level::Error, problem)));
+            return (vec![], Some((FindingLevel::Error, problem)));
         }
     };
     let named = |text: &Text<'_>| {
@@ -477,5 +488,10 @@ fn all_named(opened: File) -> (Vec<Named>, Option<Problem>) {
         Ok(read) => read,
         Err(error) => (vec![], Some(error)),
     };
-    (named, error.map(|error| (Level::Error, format!("{error}; phones that begin with it need a file that is whole"))))
+    (
+        named,
+        error.map(|error| {
+            (FindingLevel::Error, format!("{error}; phones that begin with it need a file that is whole"))
+        }),
+    )
 }

@@ -39,13 +39,13 @@ use crate::config::{CertificateSource, Config};
 use crate::constituency::{ClientAuth, Constituency, Phones, Severity};
 use crate::digest::passwords::stored;
 use crate::dns::Dns;
-use crate::ledger::Reader;
+use crate::ledger::HistoryReader;
 use crate::renew::acme::AcmeCa;
 use crate::renew::{AcmeSettings, stored_certificates};
 use crate::serve::site::Site;
 use crate::serve::upload::store;
 use crate::settings::SettingsError;
-use crate::status::token::Token;
+use crate::status::token::OperatorToken;
 use crate::trust::RevocationList;
 use crate::wording::counted;
 
@@ -74,19 +74,19 @@ pub struct Args {
 
 /// How bad something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Level {
+enum FindingLevel {
     Error,
     Warning,
     Note,
 }
 
-impl Level {
+impl FindingLevel {
     /// How bad the `condition` of a certificate is, if it is worth a line.
     fn of(condition: &Condition) -> Option<Self> {
         match condition.level() {
-            certificate::Level::Ok => None,
-            certificate::Level::Warning => Some(Self::Warning),
-            certificate::Level::Error => Some(Self::Error),
+            certificate::ConditionLevel::Ok => None,
+            certificate::ConditionLevel::Warning => Some(Self::Warning),
+            certificate::ConditionLevel::Error => Some(Self::Error),
         }
     }
 }
@@ -94,7 +94,7 @@ impl Level {
 /// One thing to say.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Finding {
-    level: Level,
+    level: FindingLevel,
     subject: String,
     message: String,
     /// What to do about it.
@@ -104,7 +104,7 @@ struct Finding {
 }
 
 impl Finding {
-    fn new(level: Level, subject: impl Display, message: impl Display) -> Self {
+    fn new(level: FindingLevel, subject: impl Display, message: impl Display) -> Self {
         let (subject, message) = (subject.to_string(), message.to_string());
         Self { level, subject, message, remedy: None, file: None, line: None }
     }
@@ -132,7 +132,7 @@ impl Finding {
     }
 }
 
-impl Level {
+impl FindingLevel {
     fn name(self) -> &'static str {
         match self {
             Self::Error => "error",
@@ -155,7 +155,7 @@ pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
     let mut findings = Vec::new();
     // Before root becomes the service's user, who cannot see all of them.
     findings.extend(loose_permissions(&config).into_iter().map(|loose| {
-        let found = Finding::new(Level::Warning, loose.path.display(), loose.message);
+        let found = Finding::new(FindingLevel::Warning, loose.path.display(), loose.message);
         found.with_remedy(loose.remedy).in_file(loose.path, None)
     }));
     let unreachable = as_the_service(&config, &mut findings);
@@ -165,11 +165,11 @@ pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
     check_certificates(&config, &site, &unreachable, &mut findings);
     check_trust(&config, &site, &mut findings);
     for fault in site.registry().faults() {
-        let level = if fault.severity == Severity::Error { Level::Error } else { Level::Warning };
+        let level = if fault.severity == Severity::Error { FindingLevel::Error } else { FindingLevel::Warning };
         findings.push(Finding::new(level, &fault.subject, &fault.message));
     }
     for (name, reason) in site.unusable() {
-        findings.push(Finding::new(Level::Error, name, format!("not served: {reason}")));
+        findings.push(Finding::new(FindingLevel::Error, name, format!("not served: {reason}")));
     }
     check_constituencies(&config, &site, &mut findings);
     denials::check(&config, &denials, site.registry(), &mut findings);
@@ -184,8 +184,8 @@ pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
     for finding in &findings {
         if args.json { say_json(&finding.json()) } else { print(finding) }
     }
-    let errors = findings.iter().filter(|finding| finding.level == Level::Error).count();
-    let warnings = findings.iter().filter(|finding| finding.level == Level::Warning).count();
+    let errors = findings.iter().filter(|finding| finding.level == FindingLevel::Error).count();
+    let warnings = findings.iter().filter(|finding| finding.level == FindingLevel::Warning).count();
     let served = site.registry().served().filter(|served| site.get(&served.name).is_some()).count();
     let (errors_found, warnings) = (counted(errors, "error"), counted(warnings, "warning"));
     if !args.json {
@@ -199,7 +199,7 @@ fn as_the_service(config: &Config, findings: &mut Vec<Finding>) -> Unreachable {
     let is_root = rustix::process::geteuid().is_root() && !config.is_local();
     let found = if is_root { ServiceUser::find(Path::new("/"), config) } else { Ok(None) };
     let user = found.unwrap_or_else(|error| {
-        findings.push(Finding::new(Level::Error, SERVICE, error));
+        findings.push(Finding::new(FindingLevel::Error, SERVICE, error));
         None
     });
     let Some(user) = user else { return reach::check(config, None, &Remedies::default(), findings) };
@@ -209,18 +209,22 @@ fn as_the_service(config: &Config, findings: &mut Vec<Finding>) -> Unreachable {
             "cannot become {}, the user of the service ({}): {errno}; checked as root, who may read more",
             user.name, user.source
         );
-        findings.push(Finding::new(Level::Warning, SERVICE, message));
+        findings.push(Finding::new(FindingLevel::Warning, SERVICE, message));
         return Unreachable::default();
     }
-    findings.push(Finding::new(Level::Note, SERVICE, format!("checked as the user {} ({})", user.name, user.source)));
+    findings.push(Finding::new(
+        FindingLevel::Note,
+        SERVICE,
+        format!("checked as the user {} ({})", user.name, user.source),
+    ));
     reach::check(config, Some(&user), &remedies, findings)
 }
 
 fn print(finding: &Finding) {
     let style = match finding.level {
-        Level::Error => AnsiColor::Red.on_default().bold(),
-        Level::Warning => AnsiColor::Yellow.on_default().bold(),
-        Level::Note => Style::new().dimmed(),
+        FindingLevel::Error => AnsiColor::Red.on_default().bold(),
+        FindingLevel::Warning => AnsiColor::Yellow.on_default().bold(),
+        FindingLevel::Note => Style::new().dimmed(),
     };
     let Finding { level, subject, message, remedy, .. } = finding;
     let remedy = remedy.as_ref().map(|remedy| format!("; {remedy}")).unwrap_or_default();
@@ -237,26 +241,26 @@ fn check_configuration(config: &Config, site: &Site, findings: &mut Vec<Finding>
         && site.get(name).is_none()
     {
         let message = format!("\"no_sni\": {name} is not served, so clients without SNI are refused");
-        findings.push(Finding::new(Level::Error, &file, message));
+        findings.push(Finding::new(FindingLevel::Error, &file, message));
     }
     if let Some(status) = &config.status
-        && let Err(error) = Token::open(status.token_file.as_deref())
+        && let Err(error) = OperatorToken::open(status.token_file.as_deref())
     {
         let file = status.token_file.as_deref().unwrap_or(Path::new("")).display();
-        findings.push(Finding::new(Level::Error, file, error));
+        findings.push(Finding::new(FindingLevel::Error, file, error));
     }
     findings.extend(
         FileLimit::highest()
             .shortage(site.registry(), config.limits.connections)
-            .map(|shortage| Finding::new(Level::Warning, "limits", shortage)),
+            .map(|shortage| Finding::new(FindingLevel::Warning, "limits", shortage)),
     );
     findings.extend(state_faults(config).into_iter().map(|fault| {
         // The server may run as another user.
-        let level = if fault.is_permission { Level::Warning } else { Level::Error };
+        let level = if fault.is_permission { FindingLevel::Warning } else { FindingLevel::Error };
         Finding::new(level, &file, fault.message)
     }));
     let misplaced = store::misplaced(&config.state.join(store::FOLDER));
-    findings.extend(misplaced.iter().map(|folder| Finding::new(Level::Error, "uploads", folder)));
+    findings.extend(misplaced.iter().map(|folder| Finding::new(FindingLevel::Error, "uploads", folder)));
 }
 
 fn check_certificates(config: &Config, site: &Site, unreachable: &Unreachable, findings: &mut Vec<Finding>) {
@@ -277,9 +281,9 @@ fn check_certificates(config: &Config, site: &Site, unreachable: &Unreachable, f
 /// The files that obtaining certificates needs.
 fn check_acme(config: &Config, settings: &AcmeSettings, findings: &mut Vec<Finding>) {
     check_stored(config, settings, findings);
-    findings.extend(Dns::open(&settings.dns).err().map(|error| Finding::new(Level::Error, DNS, error)));
+    findings.extend(Dns::open(&settings.dns).err().map(|error| Finding::new(FindingLevel::Error, DNS, error)));
     let failures = settings.directories().into_iter().filter_map(|it| AcmeCa::new(it, &config.state).err());
-    findings.extend(failures.map(|failure| Finding::new(Level::Error, CERTIFICATE, failure)));
+    findings.extend(failures.map(|failure| Finding::new(FindingLevel::Error, CERTIFICATE, failure)));
 }
 
 /// The certificates that were obtained so far.
@@ -290,7 +294,7 @@ fn check_stored(config: &Config, settings: &AcmeSettings, findings: &mut Vec<Fin
         Ok(stored) => stored,
         Err(error) => {
             let message = format!("the certificates in {} cannot be read: {error}", config.state.display());
-            return findings.push(Finding::new(Level::Warning, CERTIFICATE, message));
+            return findings.push(Finding::new(FindingLevel::Warning, CERTIFICATE, message));
         }
     };
     for certificate in stored {
@@ -301,9 +305,9 @@ fn check_stored(config: &Config, settings: &AcmeSettings, findings: &mut Vec<Fin
                  provost serve orders it, and provost certificate status says what stands in the way",
                 certificate.names.join(", ")
             );
-            findings.push(Finding::new(Level::Warning, constituency, message));
+            findings.push(Finding::new(FindingLevel::Warning, constituency, message));
         }
-        if let Some(level) = Level::of(condition) {
+        if let Some(level) = FindingLevel::of(condition) {
             findings.push(Finding::new(level, CERTIFICATE, format!("the {lineage} certificate {condition}")));
         }
     }
@@ -322,12 +326,12 @@ fn check_files(
     // `reach` has reported these with their remedy.
     let is_said = |error: &&FilesError| matches!(error, FilesError::Read { path, .. } if unreachable.contains(path));
     let errors = refreshed.errors.iter().filter(|error| !is_said(error));
-    findings.extend(errors.map(|error| Finding::new(Level::Error, CERTIFICATE, error)));
-    findings.extend(refreshed.lacking.iter().map(|lacking| Finding::new(Level::Error, CERTIFICATE, lacking)));
+    findings.extend(errors.map(|error| Finding::new(FindingLevel::Error, CERTIFICATE, error)));
+    findings.extend(refreshed.lacking.iter().map(|lacking| Finding::new(FindingLevel::Error, CERTIFICATE, lacking)));
     let misfits = source.misfits(&config.domain);
-    findings.extend(misfits.iter().map(|misfit| Finding::new(Level::Error, CERTIFICATE, misfit)));
+    findings.extend(misfits.iter().map(|misfit| Finding::new(FindingLevel::Error, CERTIFICATE, misfit)));
     for (file, condition) in source.conditions(clock::unix_seconds(clock::now())) {
-        if let Some(level) = Level::of(&condition) {
+        if let Some(level) = FindingLevel::of(&condition) {
             findings.push(Finding::new(level, CERTIFICATE, format!("{} {condition}", file.display())));
         }
     }
@@ -342,19 +346,17 @@ fn check_trust(config: &Config, site: &Site, findings: &mut Vec<Finding>) {
     let is_named = |name: &String| registry.served().any(|served| served.policy.tls.trust.contains(name));
     for name in config.trust.keys().filter(|name| is_whole && !is_named(name)) {
         let message = "no constituency has it in its \"trust\", so it lets nobody in";
-        findings.push(Finding::new(Level::Note, format!("trust bundle \"{name}\""), message));
+        findings.push(Finding::new(FindingLevel::Note, format!("trust bundle \"{name}\""), message));
     }
     for (name, bundle) in crate::trust::load_all(&config.trust) {
         let subject = format!("trust bundle \"{name}\"");
         match bundle {
-            Err(error) => findings.push(Finding::new(Level::Error, subject, error)),
+            Err(error) => findings.push(Finding::new(FindingLevel::Error, subject, error)),
             Ok(bundle) => {
                 let expired = bundle.anchors.iter().filter(|anchor| now > anchor.not_after);
-                findings.extend(
-                    expired.map(|anchor| {
-                        Finding::new(Level::Warning, &subject, format!("{} has expired", anchor.subject))
-                    }),
-                );
+                findings.extend(expired.map(|anchor| {
+                    Finding::new(FindingLevel::Warning, &subject, format!("{} has expired", anchor.subject))
+                }));
                 findings.extend(bundle.revocations.iter().filter_map(|list| check_list(list, &subject, now)));
             }
         }
@@ -366,21 +368,22 @@ fn check_list(list: &RevocationList, subject: &str, now: i64) -> Option<Finding>
     let (ca, due) = (&list.ca, clock::rfc3339(list.next_update));
     if now > list.next_update {
         let message = format!("the CRL of {ca} is out of date since {due}: nothing that it signed counts");
-        return Some(Finding::new(Level::Error, subject, message).with_remedy("renew it"));
+        return Some(Finding::new(FindingLevel::Error, subject, message).with_remedy("renew it"));
     }
     let is_soon = list.next_update - now < 30 * 86_400;
     let message = format!("the CRL of {ca} must be renewed by {due}, else nothing that it signed counts");
-    is_soon.then(|| Finding::new(Level::Warning, subject, message))
+    is_soon.then(|| Finding::new(FindingLevel::Warning, subject, message))
 }
 
 fn check_constituencies(config: &Config, site: &Site, findings: &mut Vec<Finding>) {
     // Without it, no phone's model is known.
-    let seen = Reader::open(&config.state).ok().flatten().and_then(|reader| reader.phones().ok()).unwrap_or_default();
+    let seen =
+        HistoryReader::open(&config.state).ok().flatten().and_then(|reader| reader.phones().ok()).unwrap_or_default();
     if site.registry().served().next().is_none() {
         let is_folder = |subject: &str| config.constituencies.join(subject).is_dir();
         let mut faults = site.registry().faults().iter();
         let is_broken = faults.any(|fault| fault.severity == Severity::Error && is_folder(&fault.subject));
-        let finding = |message| Finding::new(Level::Warning, config.constituencies.display(), message);
+        let finding = |message| Finding::new(FindingLevel::Warning, config.constituencies.display(), message);
         findings.push(if is_broken {
             finding("there is no constituency that can be served")
         } else {
@@ -390,7 +393,7 @@ fn check_constituencies(config: &Config, site: &Site, findings: &mut Vec<Finding
     for constituency in site.registry().served() {
         let asks = constituency.policy.tls.client_auth != ClientAuth::None;
         if asks && constituency.policy.phones != Phones::Any && constituency.known_phones().is_empty() {
-            let finding = Finding::new(Level::Warning, &constituency.name, "knows no phone, so nobody gets in");
+            let finding = Finding::new(FindingLevel::Warning, &constituency.name, "knows no phone, so nobody gets in");
             findings.push(finding.with_remedy("name phones in constituency.json, or make a <mac>.cfg"));
         }
         if constituency.policy.tls.client_auth == ClientAuth::Digest {
@@ -404,17 +407,18 @@ fn check_constituencies(config: &Config, site: &Site, findings: &mut Vec<Finding
 fn check_passwords(config: &Config, constituency: &Constituency, findings: &mut Vec<Finding>) {
     if let Err(error) = stored(&config.state, &constituency.name) {
         let finding =
-            Finding::new(Level::Error, &constituency.name, format!("{error}; after a restart nobody gets in"));
+            Finding::new(FindingLevel::Error, &constituency.name, format!("{error}; after a restart nobody gets in"));
         let remedy = "put a good file in its place, or remove it and give each phone a new password (provost allow MAC --digest)";
         return findings.push(finding.with_remedy(remedy));
     }
     let faults = passwords::faults(config, constituency);
-    findings.extend(faults.iter().map(|fault| Finding::new(Level::Warning, &constituency.name, fault)));
+    findings.extend(faults.iter().map(|fault| Finding::new(FindingLevel::Warning, &constituency.name, fault)));
 }
 
 impl From<SettingsError> for Finding {
     fn from(error: SettingsError) -> Self {
-        let finding = Self::new(Level::Error, error.place(), error.problem()).in_file(error.file(), error.line());
+        let finding =
+            Self::new(FindingLevel::Error, error.place(), error.problem()).in_file(error.file(), error.line());
         Self { remedy: error.hint().map(str::to_owned), ..finding }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Finding, Level};
+use super::{Finding, FindingLevel};
 use crate::ca::KeyKind;
 use crate::certificate::{ConstituencyCertificates, LiveCertificates};
 use crate::config::Config;
@@ -45,7 +45,7 @@ fn check(
                  need it are refused",
                 level.as_str()
             );
-            findings.push(Finding::new(Level::Warning, &constituency.name, message).with_remedy(advice));
+            findings.push(Finding::new(FindingLevel::Warning, &constituency.name, message).with_remedy(advice));
         }
     }
 }

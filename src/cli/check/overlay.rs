@@ -11,18 +11,24 @@ use std::path::Path;
 use rustix::fs::{FileType, Stat};
 
 use super::few::{report, some_of};
-use super::masters::Read;
-use super::shelf::{Found, Shelf};
-use super::{Finding, Level};
+use super::masters::ReadMaster;
+use super::shelf::{ServedFile, ServedView};
+use super::{Finding, FindingLevel};
 use crate::clock::rfc3339;
-use crate::constituency::{ClientAuth, MacAddress, Standing};
+use crate::constituency::{ClientAuth, MacAddress, PhoneStanding};
 use crate::serve::decision::upload_name::UploadName;
 use crate::serve::path::ServedPath;
 use crate::serve::upload::store;
 use crate::state::FolderHandle;
 
 /// Looks at `files`, all that lie in the folder, and at the uploads of the constituency in the state directory `state`.
-pub(super) fn check(shelf: &Shelf<'_>, files: &[String], named: &Read, state: &Path, findings: &mut Vec<Finding>) {
+pub(super) fn check(
+    shelf: &ServedView<'_>,
+    files: &[String],
+    named: &ReadMaster,
+    state: &Path,
+    findings: &mut Vec<Finding>,
+) {
     let folder = state.join(store::FOLDER).join(shelf.constituency.name.as_str());
     let mut hidden = Vec::new();
     let mut found = Vec::new();
@@ -42,12 +48,12 @@ pub(super) fn check(shelf: &Shelf<'_>, files: &[String], named: &Read, state: &P
 }
 
 /// The finding that the `upload` of `mac`, which lies in `uploads`, hides a file, if it does.
-fn hidden_by(shelf: &Shelf<'_>, mac: MacAddress, uploads: &FolderHandle, upload: &str) -> Option<Finding> {
+fn hidden_by(shelf: &ServedView<'_>, mac: MacAddress, uploads: &FolderHandle, upload: &str) -> Option<Finding> {
     let path = ServedPath::parse(&format!("/{upload}")).ok()?;
     if !UploadName::of(&path, mac).ok()?.lies_over_the_folder() {
         return None;
     }
-    let Found::Regular(file) = shelf.find(&path, Some(mac)) else { return None };
+    let ServedFile::Regular(file) = shelf.find(&path, Some(mac)) else { return None };
     let name = &shelf.constituency.name;
     let command = format!("provost uploads remove {mac} {upload} --constituency {name} gives it this file");
     let message = match newer(&file, uploads, upload) {
@@ -56,7 +62,7 @@ fn hidden_by(shelf: &Shelf<'_>, mac: MacAddress, uploads: &FolderHandle, upload:
         ),
         None => format!("{mac} gets what it has uploaded instead"),
     };
-    Some(shelf.finding(Level::Warning, upload, message).with_remedy(command))
+    Some(shelf.finding(FindingLevel::Warning, upload, message).with_remedy(command))
 }
 
 /// When `file` was changed, and when `upload` was stored in `uploads`, if that was before.
@@ -80,15 +86,15 @@ struct Overlaid<'a> {
 
 impl<'a> Overlaid<'a> {
     /// `file`, if it is one, of a phone that is let in and may upload.
-    fn of(shelf: &Shelf<'_>, file: &'a str, named: &'a Read) -> Option<Self> {
+    fn of(shelf: &ServedView<'_>, file: &'a str, named: &'a ReadMaster) -> Option<Self> {
         let constituency = shelf.constituency;
         let policy = &constituency.policy;
         if policy.uploads.is_none() || policy.tls.client_auth == ClientAuth::None {
             return None;
         }
         let (digits, kind) = file.rsplit('/').next()?.split_at_checked(12)?;
-        let mac =
-            MacAddress::from_hex(digits.as_bytes()).filter(|mac| constituency.standing(*mac) == Standing::Known)?;
+        let mac = MacAddress::from_hex(digits.as_bytes())
+            .filter(|mac| constituency.standing(*mac) == PhoneStanding::Known)?;
         let path = ServedPath::parse(&format!("/{}", file.replace('%', "%25"))).ok()?;
         let lies_over = UploadName::of(&path, mac).ok()?.lies_over_the_folder();
         lies_over.then(|| Self { file, mac, kind, named: named.named.get(file).map(String::as_str) })
@@ -96,7 +102,7 @@ impl<'a> Overlaid<'a> {
 }
 
 /// The findings about files that no upload hides yet: one for each kind.
-fn before_uploads<'a>(shelf: &Shelf<'_>, all: impl Iterator<Item = Overlaid<'a>>) -> Vec<Finding> {
+fn before_uploads<'a>(shelf: &ServedView<'_>, all: impl Iterator<Item = Overlaid<'a>>) -> Vec<Finding> {
     let mut kinds: BTreeMap<(&str, bool), Vec<Overlaid<'a>>> = BTreeMap::new();
     for one in all {
         kinds.entry((one.kind, one.named.is_some())).or_default().push(one);
@@ -115,7 +121,7 @@ fn before_uploads<'a>(shelf: &Shelf<'_>, all: impl Iterator<Item = Overlaid<'a>>
                 let message = format!(
                     "phones upload files of this name: once {mac} does, it gets its upload instead of this file{named}"
                 );
-                shelf.finding(Level::Warning, one.file, message).with_remedy(remedy)
+                shelf.finding(FindingLevel::Warning, one.file, message).with_remedy(remedy)
             }
             all => {
                 let files: Vec<&str> = all.iter().map(|one| one.file).collect();
@@ -123,7 +129,7 @@ fn before_uploads<'a>(shelf: &Shelf<'_>, all: impl Iterator<Item = Overlaid<'a>>
                     "phones upload files of these names: {}: once a phone does, it gets its upload instead of the file{named}",
                     some_of(&files)
                 );
-                shelf.finding(Level::Warning, "", message).with_remedy(remedy)
+                shelf.finding(FindingLevel::Warning, "", message).with_remedy(remedy)
             }
         }
     };

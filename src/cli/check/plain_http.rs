@@ -1,6 +1,6 @@
 //! What `check` finds of plain HTTP: whom it is open to, and whether it has an effect.
 
-use super::{Finding, Level};
+use super::{Finding, FindingLevel};
 use crate::config::Config;
 use crate::serve::site::Site;
 
@@ -10,17 +10,17 @@ pub(super) fn check(config: &Config, site: &Site, findings: &mut Vec<Finding>) {
     let open: Vec<_> = site.registry().served().filter(|served| served.policy.plain_http).collect();
     let Some(plain) = &config.plain_http else {
         let message = "\"plain_http\": true has no effect; provost.json names no address and no networks for it";
-        findings.extend(open.into_iter().map(|served| Finding::new(Level::Warning, &served.name, message)));
+        findings.extend(open.into_iter().map(|served| Finding::new(FindingLevel::Warning, &served.name, message)));
         return;
     };
     for network in plain.public_networks() {
         let message = format!(
             "\"plain_http\": {network} is no private network: on the way to it anybody reads along and puts in what he likes"
         );
-        findings.push(Finding::new(Level::Warning, &file, message));
+        findings.push(Finding::new(FindingLevel::Warning, &file, message));
     }
     if open.is_empty() {
         let message = "\"plain_http\": no constituency has \"plain_http\": true, so nothing is served by it";
-        findings.push(Finding::new(Level::Warning, &file, message));
+        findings.push(Finding::new(FindingLevel::Warning, &file, message));
     }
 }

@@ -11,7 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
 use super::service::{ServiceUser, group_name, user_name};
-use super::{Finding, Level};
+use super::{Finding, FindingLevel};
 use crate::config::Config;
 
 /// How many links a path may have.
@@ -101,7 +101,7 @@ pub(super) fn check(
         if let Some((setting, folder)) = user.and_then(|user| hidden(&user.hidden, path)) {
             let message = format!("the unit hides {folder} from the service ({setting})");
             let remedy = "move it, for example to /etc/provost, and change the path in provost.json";
-            findings.push(Finding::new(Level::Error, path.display(), message).with_remedy(remedy));
+            findings.push(Finding::new(FindingLevel::Error, path.display(), message).with_remedy(remedy));
         }
     }
     for path in config.files_named() {
@@ -111,7 +111,8 @@ pub(super) fn check(
         let found = remedies.0.iter().find(|(own, _)| own == path).map(|(_, commands)| commands.clone());
         let remedy =
             found.unwrap_or_else(|| "run provost check as root: it prints the commands that give access".to_owned());
-        findings.push(Finding::new(Level::Error, path.display(), message).with_remedy(remedy).in_file(path, None));
+        findings
+            .push(Finding::new(FindingLevel::Error, path.display(), message).with_remedy(remedy).in_file(path, None));
         unreachable.0.insert(path.to_owned());
     }
     unreachable

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
-use super::{Finding, Level};
+use super::{Finding, FindingLevel};
 use crate::constituency::file_names::NameRules;
 use crate::constituency::{Constituency, MacAddress, Registry};
 use crate::serve::decision::check_shared;
@@ -22,7 +22,7 @@ use crate::state::{FolderHandle, is_private_hard_link};
 pub(super) const LARGEST: u64 = 4 << 20;
 
 /// The folder of a constituency.
-pub(super) struct Shelf<'a> {
+pub(super) struct ServedView<'a> {
     /// The folder of all constituencies, without links.
     pub(super) root: &'a Path,
     pub(super) constituency: &'a Constituency,
@@ -33,7 +33,7 @@ pub(super) struct Shelf<'a> {
 
 /// What a phone would find.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(super) enum ServedFile {
     /// A regular file.
     Regular(File),
     /// Nothing of this name.
@@ -43,13 +43,13 @@ pub(super) enum Found {
 }
 
 /// What is in a file, as far as it is read.
-pub(super) enum Content {
+pub(super) enum ServedContent {
     Bytes(Vec<u8>),
     TooLarge,
     Unreadable(std::io::Error),
 }
 
-impl Shelf<'_> {
+impl ServedView<'_> {
     /// The folder, by its path.
     pub(super) fn folder(&self) -> PathBuf {
         self.root.join(self.constituency.name.as_str())
@@ -61,7 +61,7 @@ impl Shelf<'_> {
     }
 
     /// A finding about `path` in the folder.
-    pub(super) fn finding(&self, level: Level, path: &str, message: impl Display) -> Finding {
+    pub(super) fn finding(&self, level: FindingLevel, path: &str, message: impl Display) -> Finding {
         let name = &self.constituency.name;
         if path.is_empty() {
             Finding::new(level, name, message)
@@ -76,20 +76,20 @@ impl Shelf<'_> {
     }
 
     /// What the phone `reader` would find under `path`; where nobody is asked who they are, there is none.
-    pub(super) fn find(&self, path: &ServedPath, reader: Option<MacAddress>) -> Found {
+    pub(super) fn find(&self, path: &ServedPath, reader: Option<MacAddress>) -> ServedFile {
         if let Err(foreign) = self.rules().check(path.as_str(), reader) {
-            return Found::NotServed(foreign.to_string());
+            return ServedFile::NotServed(foreign.to_string());
         }
         if path::is_hidden(path.as_str()) {
-            return Found::NotServed("such a name is never served".to_owned());
+            return ServedFile::NotServed("such a name is never served".to_owned());
         }
         let other_cases = reader.into_iter().flat_map(|own| path.other_cases(own));
         let spellings = [path.as_str().to_owned()].into_iter().chain(other_cases);
         let mut found = spellings.map(|spelling| self.open(&spelling, reader));
-        found.find(|found| !matches!(found, Found::Absent)).unwrap_or(Found::Absent)
+        found.find(|found| !matches!(found, ServedFile::Absent)).unwrap_or(ServedFile::Absent)
     }
 
-    fn open(&self, spelling: &str, reader: Option<MacAddress>) -> Found {
+    fn open(&self, spelling: &str, reader: Option<MacAddress>) -> ServedFile {
         let strict = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
         let folder = self.constituency.folder.handle();
         match folder.and_then(|folder| open(folder.as_fd(), spelling, strict)) {
@@ -99,33 +99,33 @@ impl Shelf<'_> {
         }
     }
 
-    fn open_through_links(&self, spelling: &str, reader: Option<MacAddress>) -> Found {
+    fn open_through_links(&self, spelling: &str, reader: Option<MacAddress>) -> ServedFile {
         let below_root = format!("{}/{spelling}", self.constituency.name);
         let root = self.constituency.folder.root();
         match open(root, &below_root, ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS) {
             Err(Errno::XDEV) => {
                 let reason = links::explain(self.root, &below_root);
-                Found::NotServed(reason.unwrap_or_else(|| "a link on the way leads outside".to_owned()))
+                ServedFile::NotServed(reason.unwrap_or_else(|| "a link on the way leads outside".to_owned()))
             }
-            Err(Errno::LOOP) => Found::NotServed("links lead in a circle".to_owned()),
+            Err(Errno::LOOP) => ServedFile::NotServed("links lead in a circle".to_owned()),
             Err(errno) => failed(errno),
             Ok(handle) => match self.judge(&handle, reader) {
                 Ok(()) => self.regular(handle),
-                Err(reason) => Found::NotServed(reason),
+                Err(reason) => ServedFile::NotServed(reason),
             },
         }
     }
 
-    fn regular(&self, handle: OwnedFd) -> Found {
-        let not_served = |reason: &str| Found::NotServed(reason.to_owned());
+    fn regular(&self, handle: OwnedFd) -> ServedFile {
+        let not_served = |reason: &str| ServedFile::NotServed(reason.to_owned());
         match rustix::fs::fstat(&handle) {
             Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile => {
                 not_served("it is not a regular file")
             }
             Ok(stat) => match self.is_private_hard_link(&stat) {
                 Ok(true) => not_served("it is a hard link to a private file of another user; put a copy in its place"),
-                Ok(false) => Found::Regular(File::from(handle)),
-                Err(error) => Found::NotServed(format!("it cannot be opened: {error}")),
+                Ok(false) => ServedFile::Regular(File::from(handle)),
+                Err(error) => ServedFile::NotServed(format!("it cannot be opened: {error}")),
             },
             Err(errno) => failed(errno),
         }
@@ -160,12 +160,12 @@ impl Shelf<'_> {
 }
 
 /// Reads `file`, unless that is too much.
-pub(super) fn read(file: File) -> Content {
+pub(super) fn read(file: File) -> ServedContent {
     let mut bytes = Vec::new();
     match file.take(LARGEST + 1).read_to_end(&mut bytes) {
-        Err(error) => Content::Unreadable(error),
-        Ok(_) if bytes.len() as u64 > LARGEST => Content::TooLarge,
-        Ok(_) => Content::Bytes(bytes),
+        Err(error) => ServedContent::Unreadable(error),
+        Ok(_) if bytes.len() as u64 > LARGEST => ServedContent::TooLarge,
+        Ok(_) => ServedContent::Bytes(bytes),
     }
 }
 
@@ -177,11 +177,11 @@ fn open(folder: BorrowedFd<'_>, path: &str, resolve: ResolveFlags) -> Result<Own
     (1..100).map(|_| once()).find(|opened| !matches!(opened, Err(Errno::AGAIN))).unwrap_or_else(once)
 }
 
-fn failed(errno: Errno) -> Found {
+fn failed(errno: Errno) -> ServedFile {
     match errno {
-        Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG => Found::Absent,
-        Errno::NXIO | Errno::NODEV => Found::NotServed("it is not a regular file".to_owned()),
-        errno => Found::NotServed(format!("it cannot be opened: {errno}")),
+        Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG => ServedFile::Absent,
+        Errno::NXIO | Errno::NODEV => ServedFile::NotServed("it is not a regular file".to_owned()),
+        errno => ServedFile::NotServed(format!("it cannot be opened: {errno}")),
     }
 }
 

@@ -6,10 +6,10 @@ use std::io;
 use rustix::fs::FileType;
 
 use super::few::some_of;
-use super::{Finding, Level};
+use super::{Finding, FindingLevel};
 use crate::cli::constituency::folders;
 use crate::config::Config;
-use crate::constituency::{Constituency, ConstituencyName, MacAddress, Registry, Standing};
+use crate::constituency::{Constituency, ConstituencyName, MacAddress, PhoneStanding, Registry};
 use crate::serve::upload::store;
 use crate::state::FolderHandle;
 use crate::wording::counted;
@@ -47,7 +47,7 @@ pub(super) fn check(config: &Config, registry: &Registry, findings: &mut Vec<Fin
                 some_of(&unlisted)
             );
             let remedy = format!("provost uploads move MAC --from {from} --to NAME moves those of a phone");
-            findings.push(Finding::new(Level::Note, SUBJECT, message).with_remedy(remedy));
+            findings.push(Finding::new(FindingLevel::Note, SUBJECT, message).with_remedy(remedy));
         }
     }
     let more = moved.len().saturating_sub(NAMED);
@@ -55,7 +55,7 @@ pub(super) fn check(config: &Config, registry: &Registry, findings: &mut Vec<Fin
     if more > 0 {
         let phones = counted(more, "more phone");
         let message = format!("{phones} with uploads under a constituency that is gone or does not list them");
-        findings.push(Finding::new(Level::Note, SUBJECT, message));
+        findings.push(Finding::new(FindingLevel::Note, SUBJECT, message));
     }
 }
 
@@ -69,7 +69,7 @@ fn moved_phone(
     let or_others: String = others.iter().map(|other| format!(" (or --to {other})")).collect();
     let message = format!("{to} lists {mac}, but uploads of it lie under {place}");
     let remedy = format!("provost uploads move {mac} --from {from} --to {to}{or_others} moves them");
-    Finding::new(Level::Note, SUBJECT, message).with_remedy(remedy)
+    Finding::new(FindingLevel::Note, SUBJECT, message).with_remedy(remedy)
 }
 
 /// The phones with uploads to `from` that it does not list as known.
@@ -98,5 +98,5 @@ fn listing(registry: &Registry, mac: MacAddress) -> Vec<&ConstituencyName> {
 
 /// Whether `constituency` lists `mac` as known. One that admits any phone lists none but those with files of their own.
 fn is_listed(constituency: &Constituency, mac: MacAddress) -> bool {
-    constituency.lists(mac) && constituency.standing(mac) == Standing::Known
+    constituency.lists(mac) && constituency.standing(mac) == PhoneStanding::Known
 }

@@ -1,6 +1,6 @@
 //! Whose phones a constituency is for: the rules of one vendor's files do not hold for another's.
 
-use super::shelf::{Content, Found, Shelf, read};
+use super::shelf::{ServedContent, ServedFile, ServedView, read};
 use crate::config::Config;
 use crate::constituency::{ClientAuth, MacAddress};
 use crate::serve::path::ServedPath;
@@ -11,7 +11,7 @@ const FILES: usize = 50;
 
 /// Whether Polycom's rules hold: where a bundle of its family lets phones in. Where phones show no certificate, they hold
 /// unless the files are of another vendor.
-pub(super) fn is_for_polycom(config: &Config, shelf: &Shelf<'_>, files: &[String]) -> bool {
+pub(super) fn is_for_polycom(config: &Config, shelf: &ServedView<'_>, files: &[String]) -> bool {
     let policy = &shelf.constituency.policy.tls;
     match policy.client_auth {
         ClientAuth::Required => {
@@ -29,7 +29,7 @@ pub(super) fn is_for_polycom(config: &Config, shelf: &Shelf<'_>, files: &[String
 }
 
 /// Whether `file` is in a form that only another vendor's phones read.
-fn is_of_another_vendor(shelf: &Shelf<'_>, file: &str) -> bool {
+fn is_of_another_vendor(shelf: &ServedView<'_>, file: &str) -> bool {
     let name = file.rsplit('/').next().unwrap_or_default();
     // Yealink's files for all phones of a model, and Cisco's for one phone.
     let is_yealinks = name.len() == 17 && name.starts_with("y0000000000");
@@ -37,16 +37,16 @@ fn is_of_another_vendor(shelf: &Shelf<'_>, file: &str) -> bool {
     is_yealinks || is_ciscos || begins_as_another_vendors(&beginning(shelf, file))
 }
 
-fn beginning(shelf: &Shelf<'_>, file: &str) -> Vec<u8> {
+fn beginning(shelf: &ServedView<'_>, file: &str) -> Vec<u8> {
     let Ok(path) = ServedPath::parse(&format!("/{}", file.replace('%', "%25"))) else { return Vec::new() };
     let name = file.rsplit('/').next().unwrap_or_default();
     let stem = name.split('.').next().unwrap_or_default();
     match shelf.find(&path, MacAddress::from_hex(stem.as_bytes())) {
-        Found::Regular(opened) => match read(opened) {
-            Content::Bytes(bytes) => bytes,
-            Content::TooLarge | Content::Unreadable(_) => Vec::new(),
+        ServedFile::Regular(opened) => match read(opened) {
+            ServedContent::Bytes(bytes) => bytes,
+            ServedContent::TooLarge | ServedContent::Unreadable(_) => Vec::new(),
         },
-        Found::Absent | Found::NotServed(_) => Vec::new(),
+        ServedFile::Absent | ServedFile::NotServed(_) => Vec::new(),
     }
 }
 

@@ -14,13 +14,13 @@ mod layout;
 mod place;
 
 use layout::{Item, Layout, USER};
-use place::{Outcome, Place};
+use place::{InstallPlace, PlaceOutcome};
 
 /// What `provost install` takes.
 #[derive(Debug, clap::Args)]
 pub(super) struct InstallArgs {
     #[command(flatten)]
-    target: Target,
+    target: InstallRoot,
     /// The file of a TSIG key, as `tsig-keygen` writes it, to be copied to where the service may read it.
     #[arg(long, value_name = "FILE")]
     tsig_key: Option<PathBuf>,
@@ -33,11 +33,11 @@ pub(super) struct InstallArgs {
 #[derive(Debug, clap::Args)]
 pub(super) struct UninstallArgs {
     #[command(flatten)]
-    target: Target,
+    target: InstallRoot,
 }
 
 #[derive(Debug, clap::Args)]
-struct Target {
+struct InstallRoot {
     /// Say what would be done, and do nothing.
     #[arg(long)]
     dry_run: bool,
@@ -46,8 +46,8 @@ struct Target {
     root: PathBuf,
 }
 
-impl Target {
-    fn place(&self, layout: Layout) -> anyhow::Result<Place> {
+impl InstallRoot {
+    fn place(&self, layout: Layout) -> anyhow::Result<InstallPlace> {
         if self.is_here() && !self.dry_run && !rustix::process::geteuid().is_root() {
             bail!("only root can do this; --dry-run shows what would be done");
         }
@@ -56,7 +56,7 @@ impl Target {
         if layout == Layout::Local && !root.is_dir() {
             bail!("--root: there is no folder {}; make it first, if it is the one that is meant", root.display());
         }
-        Ok(Place { root, is_dry: self.dry_run, has_marks: layout == Layout::Local, service: None })
+        Ok(InstallPlace { root, is_dry: self.dry_run, has_marks: layout == Layout::Local, service: None })
     }
 
     fn is_here(&self) -> bool {
@@ -75,12 +75,13 @@ impl Target {
         }
     }
 
-    fn tell(&self, outcome: Outcome, what: &str, why: &str) {
-        let would = if self.dry_run && matches!(outcome, Outcome::Made | Outcome::Renewed | Outcome::Removed) {
-            "would be "
-        } else {
-            ""
-        };
+    fn tell(&self, outcome: PlaceOutcome, what: &str, why: &str) {
+        let would =
+            if self.dry_run && matches!(outcome, PlaceOutcome::Made | PlaceOutcome::Renewed | PlaceOutcome::Removed) {
+                "would be "
+            } else {
+                ""
+            };
         say(&format_args!("{what}: {would}{outcome}{why}"));
     }
 }
@@ -128,18 +129,18 @@ fn check_unnamed(config: &ConfigArg) -> anyhow::Result<()> {
 }
 
 /// Whether a package brought the program and the units.
-fn is_packaged(place: &Place) -> bool {
+fn is_packaged(place: &InstallPlace) -> bool {
     place.at(layout::PACKAGED_SERVICE).exists()
 }
 
-fn put_all(target: &Target, place: &Place, items: impl IntoIterator<Item = Item>) -> anyhow::Result<()> {
+fn put_all(target: &InstallRoot, place: &InstallPlace, items: impl IntoIterator<Item = Item>) -> anyhow::Result<()> {
     for item in items {
         let outcome = place.put(&item)?;
         let why = match (outcome, &item.what) {
-            (Outcome::Left, layout::What::Unit(_)) => {
+            (PlaceOutcome::Left, layout::What::Unit(_)) => {
                 ", because it was changed; `provost print systemd-unit` and `systemd-socket` print the present ones"
             }
-            (Outcome::Left, _) => ", because it is yours",
+            (PlaceOutcome::Left, _) => ", because it is yours",
             _ => "",
         };
         target.tell(outcome, &item.path, why);
@@ -148,13 +149,13 @@ fn put_all(target: &Target, place: &Place, items: impl IntoIterator<Item = Item>
 }
 
 /// The configuration that is there; one that is broken is for `provost check` to explain.
-fn configuration(place: &Place) -> Option<Config> {
+fn configuration(place: &InstallPlace) -> Option<Config> {
     let text = std::fs::read_to_string(place.at(CONFIG)).ok()?;
     Config::parse(Path::new(CONFIG), &text).ok()
 }
 
 /// The units fit the configuration that is there.
-fn fit(place: &Place, layout: Layout) -> Fit {
+fn fit(place: &InstallPlace, layout: Layout) -> Fit {
     let program = PathBuf::from(layout.program());
     match configuration(place) {
         Some(config) => Fit::of_config(program, CONFIG.into(), config),
@@ -163,12 +164,12 @@ fn fit(place: &Place, layout: Layout) -> Fit {
 }
 
 /// The user and the group of the service, made if they are not there.
-fn user(target: &Target, place: &Place) -> anyhow::Result<Option<(u32, u32)>> {
+fn user(target: &InstallRoot, place: &InstallPlace) -> anyhow::Result<Option<(u32, u32)>> {
     if let Some(found) = find_user(place) {
-        target.tell(Outcome::Same, "user provost", "");
+        target.tell(PlaceOutcome::Same, "user provost", "");
         return Ok(Some(found));
     }
-    target.tell(Outcome::Made, "user provost", "");
+    target.tell(PlaceOutcome::Made, "user provost", "");
     if target.dry_run {
         return Ok(None);
     }
@@ -185,13 +186,13 @@ fn user(target: &Target, place: &Place) -> anyhow::Result<Option<(u32, u32)>> {
     Ok(found)
 }
 
-fn find_user(place: &Place) -> Option<(u32, u32)> {
+fn find_user(place: &InstallPlace) -> Option<(u32, u32)> {
     let users = std::fs::read_to_string(place.at("/etc/passwd")).ok()?;
     let user = users.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|fields| fields[0] == USER)?;
     Some((user.get(2)?.parse().ok()?, user.get(3)?.parse().ok()?))
 }
 
-fn what_next(place: &Place) {
+fn what_next(place: &InstallPlace) {
     let mut steps = Vec::new();
     // Only a certificate by ACME needs updates of DNS.
     let key = match configuration(place) {
@@ -238,13 +239,13 @@ pub(super) fn uninstall(args: &UninstallArgs, config: &ConfigArg) -> anyhow::Res
     }
     for item in units.iter().chain(&layout.references()?) {
         match place.take_away(item)? {
-            Outcome::Absent => {}
-            Outcome::Left => target.tell(Outcome::Left, &item.path, ", because it was changed"),
+            PlaceOutcome::Absent => {}
+            PlaceOutcome::Left => target.tell(PlaceOutcome::Left, &item.path, ", because it was changed"),
             outcome => target.tell(outcome, &item.path, ""),
         }
     }
     match place.remove(layout.program())? {
-        Outcome::Absent => {}
+        PlaceOutcome::Absent => {}
         outcome => target.tell(outcome, layout.program(), ""),
     }
     target.systemctl(&["daemon-reload"]);
@@ -255,11 +256,11 @@ pub(super) fn uninstall(args: &UninstallArgs, config: &ConfigArg) -> anyhow::Res
         (STATE, "certificates, uploads, what is known of phones"),
     ] {
         if place.at(data).exists() {
-            target.tell(Outcome::Left, data, &format!(" alone: {what}"));
+            target.tell(PlaceOutcome::Left, data, &format!(" alone: {what}"));
         }
     }
     if find_user(&place).is_some() {
-        target.tell(Outcome::Left, "user provost", " alone: it owns the data; `userdel provost` removes it");
+        target.tell(PlaceOutcome::Left, "user provost", " alone: it owns the data; `userdel provost` removes it");
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -16,7 +16,7 @@ const MARK: &str = "# Written by `provost install`, and renewed by it until it i
 
 /// Where to work.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct InstallPlace {
     pub(super) root: PathBuf,
     /// Say what would be done, and do nothing.
     pub(super) is_dry: bool,
@@ -28,7 +28,7 @@ pub(super) struct Place {
 
 /// What came of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum PlaceOutcome {
     Made,
     Renewed,
     Same,
@@ -38,7 +38,7 @@ pub(super) enum Outcome {
     Absent,
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for PlaceOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Made => "made",
@@ -51,40 +51,40 @@ impl fmt::Display for Outcome {
     }
 }
 
-impl Place {
+impl InstallPlace {
     /// Where `path` is below the root.
     pub(super) fn at(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))
     }
 
     /// Sees to it that `item` is there.
-    pub(super) fn put(&self, item: &Item) -> anyhow::Result<Outcome> {
+    pub(super) fn put(&self, item: &Item) -> anyhow::Result<PlaceOutcome> {
         let path = self.at(&item.path);
         self.put_at(&path, item).with_context(|| format!("{} cannot be made", path.display()))
     }
 
-    fn put_at(&self, path: &Path, item: &Item) -> io::Result<Outcome> {
+    fn put_at(&self, path: &Path, item: &Item) -> io::Result<PlaceOutcome> {
         let text = match &item.what {
-            What::Folder if path.is_dir() => return Ok(Outcome::Same),
+            What::Folder if path.is_dir() => return Ok(PlaceOutcome::Same),
             What::Folder => {
                 if !self.is_dry {
                     make_above(path)?;
                     fs::DirBuilder::new().mode(item.mode & 0o700).create(path)?;
                     self.give(path, item)?;
                 }
-                return Ok(Outcome::Made);
+                return Ok(PlaceOutcome::Made);
             }
             What::Unit(text) if self.has_marks => marked(text).into_bytes(),
             What::Unit(text) | What::Reference(text) => text.clone().into_bytes(),
             What::Once(text) => text.clone(),
         };
         let outcome = match read(path)? {
-            None => Outcome::Made,
-            Some(found) if found == text => return Ok(Outcome::Same),
+            None => PlaceOutcome::Made,
+            Some(found) if found == text => return Ok(PlaceOutcome::Same),
             Some(found) => match item.what {
-                What::Reference(_) => Outcome::Renewed,
-                What::Unit(_) if !self.has_marks || is_untouched(&found) => Outcome::Renewed,
-                _ => return Ok(Outcome::Left),
+                What::Reference(_) => PlaceOutcome::Renewed,
+                What::Unit(_) if !self.has_marks || is_untouched(&found) => PlaceOutcome::Renewed,
+                _ => return Ok(PlaceOutcome::Left),
             },
         };
         self.write(path, item, &text)?;
@@ -92,14 +92,14 @@ impl Place {
     }
 
     /// Sees to it that the program at `path` is that in `source`.
-    pub(super) fn put_program(&self, source: &Path, path: &str) -> anyhow::Result<Outcome> {
+    pub(super) fn put_program(&self, source: &Path, path: &str) -> anyhow::Result<PlaceOutcome> {
         let target = self.at(path);
-        let put = || -> io::Result<Outcome> {
+        let put = || -> io::Result<PlaceOutcome> {
             let program = fs::read(source)?;
             let outcome = match read(&target)? {
-                None => Outcome::Made,
-                Some(found) if found == program => return Ok(Outcome::Same),
-                Some(_) => Outcome::Renewed,
+                None => PlaceOutcome::Made,
+                Some(found) if found == program => return Ok(PlaceOutcome::Same),
+                Some(_) => PlaceOutcome::Renewed,
             };
             let what = What::Once(Vec::new());
             self.write(&target, &Item { path: path.to_owned(), mode: 0o755, owner: Owner::Root, what }, &program)?;
@@ -109,30 +109,30 @@ impl Place {
     }
 
     /// Takes `item` away if it is as we made it.
-    pub(super) fn take_away(&self, item: &Item) -> anyhow::Result<Outcome> {
+    pub(super) fn take_away(&self, item: &Item) -> anyhow::Result<PlaceOutcome> {
         let path = self.at(&item.path);
-        let Some(found) = read(&path)? else { return Ok(Outcome::Absent) };
+        let Some(found) = read(&path)? else { return Ok(PlaceOutcome::Absent) };
         let is_ours = match &item.what {
             What::Unit(_) => is_untouched(&found),
             What::Reference(_) => true,
             What::Once(_) | What::Folder => false,
         };
         if !is_ours {
-            return Ok(Outcome::Left);
+            return Ok(PlaceOutcome::Left);
         }
         self.remove(&item.path)
     }
 
     /// Takes the file `path` away.
-    pub(super) fn remove(&self, path: &str) -> anyhow::Result<Outcome> {
+    pub(super) fn remove(&self, path: &str) -> anyhow::Result<PlaceOutcome> {
         let path = self.at(path);
         if !path.exists() {
-            return Ok(Outcome::Absent);
+            return Ok(PlaceOutcome::Absent);
         }
         if !self.is_dry {
             fs::remove_file(&path).with_context(|| format!("{} cannot be removed", path.display()))?;
         }
-        Ok(Outcome::Removed)
+        Ok(PlaceOutcome::Removed)
     }
 
     /// Whole or not at all: a unit or a program may be in use meanwhile.

@@ -4,7 +4,7 @@ use anyhow::bail;
 
 use crate::app::exact_names;
 use crate::config::{CertificateSource, Config};
-use crate::dns::{Dns, Grant};
+use crate::dns::{Dns, UpdateGrant};
 
 /// A dialect in which a grant is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +64,7 @@ fn is_in(name: &str, zone: &str) -> bool {
 pub fn grant(dialect: Dialect, key: &str, domain: &str, place: Option<(&str, &str)>, exact: &[String]) -> String {
     let challenge = format!("_acme-challenge.{}", domain.trim_end_matches('.'));
     let (name, zone) = place.unwrap_or((&challenge, domain));
-    let grant = exact.iter().fold(Grant::new(key, name, zone), |grant, name| grant.and(name));
+    let grant = exact.iter().fold(UpdateGrant::new(key, name, zone), |grant, name| grant.and(name));
     match dialect {
         Dialect::BindPolicy => grant.bind_policy(),
         Dialect::KnotAcl => grant.knot_acl(),

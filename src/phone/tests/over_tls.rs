@@ -48,7 +48,7 @@ async fn over_tls_the_certificate_opens_and_its_lack_is_told_by_alert() {
         let mut tasks = JoinSet::new();
         let address = listen(&server, Some(server_tls(&ours, version)), &mut tasks).await;
         let url: ServerUrl = format!("https://ote.phones.localhost:{}/", address.port()).parse().unwrap();
-        let target = Target { url, server_roots: Arc::new(ours.roots.clone()), resolve: None, password: None };
+        let target = BootTarget { url, server_roots: Arc::new(ours.roots.clone()), resolve: None, password: None };
 
         let report = boot(&phone(), &target, Some(&ours.device), &mut ()).await;
         assert!(report.is_provisioned(), "{}", report.outcome);
@@ -60,7 +60,7 @@ async fn over_tls_the_certificate_opens_and_its_lack_is_told_by_alert() {
         let foreign = boot(&phone(), &target, Some(&theirs.device), &mut ()).await.outcome.to_string();
         assert!(foreign.contains("TLS alert unknown_ca"), "{version:?} {foreign}");
 
-        let target = Target { server_roots: Arc::new(theirs.roots.clone()), ..target };
+        let target = BootTarget { server_roots: Arc::new(theirs.roots.clone()), ..target };
         let distrust = boot(&phone(), &target, Some(&ours.device), &mut ()).await.outcome.to_string();
         assert!(distrust.contains("not trusted: its issuer"), "{distrust}");
     }
@@ -81,7 +81,7 @@ async fn a_password_is_proved_to_the_own_server_alone_and_never_in_the_clear() {
         let tls = is_secure.then(|| server_tls(&pki, &rustls::version::TLS13));
         let address = listen(&own, tls, &mut tasks).await;
         let scheme = if is_secure { "https" } else { "http" };
-        let target = Target {
+        let target = BootTarget {
             url: format!("{scheme}://ote.phones.localhost:{}/", address.port()).parse().unwrap(),
             server_roots: Arc::new(pki.roots.clone()),
             resolve: None,

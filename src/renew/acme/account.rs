@@ -20,11 +20,11 @@ use rustls::pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::http::Http;
-use super::offer::Offer;
+use super::http::AcmeHttp;
+use super::offer::DirectoryMeta;
 use super::{NONCE_TRIES, refusal};
 use crate::ca::KeyKind;
-use crate::renew::failure::Failure;
+use crate::renew::failure::AcmeFailure;
 use crate::renew::settings::Contact;
 use crate::state;
 
@@ -62,11 +62,11 @@ impl AccountStore {
     }
 
     /// The account, if there is one.
-    pub(super) fn registered(&self) -> Result<Option<Registered>, Failure> {
+    pub(super) fn registered(&self) -> Result<Option<Registered>, AcmeFailure> {
         let kept = match state::read(&self.folder.join("account.json")) {
             Ok(bytes) => serde_json::from_slice::<Confirmation>(&bytes).ok(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(Failure::disk("the account", &error)),
+            Err(error) => return Err(AcmeFailure::disk("the account", &error)),
         };
         // Without its key, or damaged, it is as good as none: the same key gives the same account again.
         let Some(kept) = kept else { return Ok(None) };
@@ -74,34 +74,35 @@ impl AccountStore {
     }
 
     /// The key, which is made and put on the disk if there is none.
-    pub(super) fn key(&self) -> Result<PrivatePkcs8KeyDer<'static>, Failure> {
+    pub(super) fn key(&self) -> Result<PrivatePkcs8KeyDer<'static>, AcmeFailure> {
         if let Some(key) = self.read_key()? {
             return Ok(key);
         }
-        let key = KeyKind::EcdsaP256.generate().map_err(|error| Failure::retry(format!("no account key: {error}")))?;
+        let key =
+            KeyKind::EcdsaP256.generate().map_err(|error| AcmeFailure::retry(format!("no account key: {error}")))?;
         let path = self.folder.join("account.key");
         let kept = state::private_folder(&self.folder)
             .and_then(|()| state::write_private(&path, key.serialize_pem().as_bytes()))
             .and_then(|()| self.folder.parent().map_or(Ok(()), state::sync_folder));
-        kept.map_err(|error| Failure::disk("the account's key", &error))?;
+        kept.map_err(|error| AcmeFailure::disk("the account's key", &error))?;
         Ok(PrivatePkcs8KeyDer::from(key.serialize_der()))
     }
 
     /// One that cannot be read now is not none: another in its place would cost us the account.
-    fn read_key(&self) -> Result<Option<PrivatePkcs8KeyDer<'static>>, Failure> {
+    fn read_key(&self) -> Result<Option<PrivatePkcs8KeyDer<'static>>, AcmeFailure> {
         match state::read(&self.folder.join("account.key")) {
             Ok(pem) => Ok(PrivatePkcs8KeyDer::from_pem_slice(&pem).ok()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Failure::disk("the account's key", &error)),
+            Err(error) => Err(AcmeFailure::disk("the account's key", &error)),
         }
     }
 
-    pub(super) fn keep_registration(&self, directory: &str, id: &str) -> Result<(), Failure> {
+    pub(super) fn keep_registration(&self, directory: &str, id: &str) -> Result<(), AcmeFailure> {
         let confirmation = Confirmation { directory: directory.to_owned(), id: id.to_owned() };
         let written = serde_json::to_vec_pretty(&confirmation)
             .map_err(io::Error::from)
             .and_then(|bytes| state::write_private(&self.folder.join("account.json"), &bytes));
-        written.map_err(|error| Failure::disk("the account", &error))
+        written.map_err(|error| AcmeFailure::disk("the account", &error))
     }
 
     /// The key stays.
@@ -112,8 +113,8 @@ impl AccountStore {
 
 impl HmacKey {
     /// Reads what the CA showed: base64url, with or without padding.
-    pub(super) fn read(file: &Path) -> Result<Self, Failure> {
-        let wrong = |reason: String| Failure::human(format!("{}: {reason}", file.display()));
+    pub(super) fn read(file: &Path) -> Result<Self, AcmeFailure> {
+        let wrong = |reason: String| AcmeFailure::action_required(format!("{}: {reason}", file.display()));
         let text = std::fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
         let text = text.trim().trim_end_matches('=').replace('+', "-").replace('/', "_");
         // The decoder's error would quote the secret.
@@ -124,14 +125,14 @@ impl HmacKey {
 
 /// Registers `key` at the CA, and returns the account's URL.
 pub(super) async fn register(
-    http: &Http,
+    http: &AcmeHttp,
     directory: &str,
     key: &PrivatePkcs8KeyDer<'_>,
     registration: &Registration<'_>,
-) -> Result<String, Failure> {
-    let Offer { new_nonce, new_account, .. } = Offer::fetch(http, directory).await?;
+) -> Result<String, AcmeFailure> {
+    let DirectoryMeta { new_nonce, new_account, .. } = DirectoryMeta::fetch(http, directory).await?;
     let signer = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, key.secret_pkcs8_der())
-        .map_err(|error| Failure::human(format!("the account's key is damaged: {error}")))?;
+        .map_err(|error| AcmeFailure::action_required(format!("the account's key is damaged: {error}")))?;
     let jwk = public_key(&signer);
     let mut payload = json!({ "termsOfServiceAgreed": true });
     if !registration.contact.is_empty() {
@@ -147,14 +148,16 @@ pub(super) async fn register(
         let header = json!({ "alg": "ES256", "jwk": jwk, "nonce": http.nonce()?, "url": new_account });
         let body = signed(&header, &payload, |text| {
             let signature = signer.sign(&SystemRandom::new(), text);
-            signature.map(|it| it.as_ref().to_vec()).map_err(|_| Failure::retry("the account's key does not sign"))
+            signature.map(|it| it.as_ref().to_vec()).map_err(|_| AcmeFailure::retry("the account's key does not sign"))
         })?;
         let request = Request::post(&new_account).header(CONTENT_TYPE, "application/jose+json");
-        let request = request.body(Bytes::from(body.to_string())).map_err(|error| Failure::human(error.to_string()))?;
-        let (parts, body) = http.exchange(request).await.map_err(|error| Failure::retry(error.to_string()))?;
+        let request = request
+            .body(Bytes::from(body.to_string()))
+            .map_err(|error| AcmeFailure::action_required(error.to_string()))?;
+        let (parts, body) = http.exchange(request).await.map_err(|error| AcmeFailure::retry(error.to_string()))?;
         if parts.status.is_success() {
             let url = parts.headers.get(LOCATION).and_then(|url| url.to_str().ok()).map(str::to_owned);
-            return url.ok_or_else(|| Failure::retry("the CA does not say where our account is"));
+            return url.ok_or_else(|| AcmeFailure::retry("the CA does not say where our account is"));
         }
         let error =
             serde_json::from_slice::<Problem>(&body).map_or_else(instant_acme::Error::Json, instant_acme::Error::Api);
@@ -162,11 +165,15 @@ pub(super) async fn register(
             return Err(refusal::explain(&error, &http.seen()).during("the registration"));
         }
     }
-    Err(Failure::retry("the CA likes none of its own nonces"))
+    Err(AcmeFailure::retry("the CA likes none of its own nonces"))
 }
 
 /// A JWS in its flattened JSON form (RFC 7515 §7.2.2).
-fn signed(header: &Value, payload: &Value, sign: impl Fn(&[u8]) -> Result<Vec<u8>, Failure>) -> Result<Value, Failure> {
+fn signed(
+    header: &Value,
+    payload: &Value,
+    sign: impl Fn(&[u8]) -> Result<Vec<u8>, AcmeFailure>,
+) -> Result<Value, AcmeFailure> {
     let (header, payload) = (encoded(header.to_string()), encoded(payload.to_string()));
     let signature = encoded(sign(format!("{header}.{payload}").as_bytes())?);
     Ok(json!({ "protected": header, "payload": payload, "signature": signature }))

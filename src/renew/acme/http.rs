@@ -21,9 +21,9 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::refusal;
-use super::seen::Seen;
+use super::seen::ResponseHeaders;
 use crate::clock;
-use crate::renew::failure::Failure;
+use crate::renew::failure::AcmeFailure;
 use crate::wording::{find_tls_error, tls_error};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,45 +35,47 @@ const OUR_NAME: &str = concat!("provost/", env!("CARGO_PKG_VERSION"));
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// HTTPS to a CA.
-pub(super) struct Http {
+pub(super) struct AcmeHttp {
     tls: TlsConnector,
-    seen: Mutex<Seen>,
+    seen: Mutex<ResponseHeaders>,
 }
 
 /// The same as instant-acme wants it.
-pub(super) struct HttpPort(pub(super) Arc<Http>);
+pub(super) struct HttpPort(pub(super) Arc<AcmeHttp>);
 
-impl Http {
+impl AcmeHttp {
     /// Trusts the roots in the PEM file `root`, or those of the web.
-    pub(super) fn new(root: Option<&Path>) -> Result<Self, Failure> {
+    pub(super) fn new(root: Option<&Path>) -> Result<Self, AcmeFailure> {
         let roots = match root {
-            Some(file) => read_roots(file).map_err(|error| Failure::human(format!("{}: {error}", file.display())))?,
+            Some(file) => read_roots(file)
+                .map_err(|error| AcmeFailure::action_required(format!("{}: {error}", file.display())))?,
             None => webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect(),
         };
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(|error| Failure::human(error.to_string()))?
+            .map_err(|error| AcmeFailure::action_required(error.to_string()))?
             .with_root_certificates(roots)
             .with_no_client_auth();
         Ok(Self { tls: TlsConnector::from(Arc::new(config)), seen: Mutex::default() })
     }
 
     /// What the last answer said.
-    pub(super) fn seen(&self) -> Seen {
+    pub(super) fn seen(&self) -> ResponseHeaders {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The nonce that came with the last answer.
-    pub(super) fn nonce(&self) -> Result<String, Failure> {
-        self.seen().nonce.ok_or_else(|| Failure::retry("the CA gives no nonce"))
+    pub(super) fn nonce(&self) -> Result<String, AcmeFailure> {
+        self.seen().nonce.ok_or_else(|| AcmeFailure::retry("the CA gives no nonce"))
     }
 
     /// A GET that must succeed; what it answered is the last thing [seen](Self::seen).
-    pub(super) async fn get(&self, url: &str) -> Result<Bytes, Failure> {
-        let request = Request::get(url).body(Bytes::new()).map_err(|error| Failure::human(error.to_string()))?;
+    pub(super) async fn get(&self, url: &str) -> Result<Bytes, AcmeFailure> {
+        let request =
+            Request::get(url).body(Bytes::new()).map_err(|error| AcmeFailure::action_required(error.to_string()))?;
         let answered = self.exchange(request).await;
-        let (_, body) = answered.map_err(|error| Failure::retry(format!("{url}: {error}")))?;
+        let (_, body) = answered.map_err(|error| AcmeFailure::retry(format!("{url}: {error}")))?;
         let seen = self.seen();
         if seen.is_good() {
             return Ok(body);
@@ -84,12 +86,12 @@ impl Http {
     /// Sends a request and remembers what the answer said.
     pub(super) async fn exchange(&self, request: Request<Bytes>) -> Result<(http::response::Parts, Bytes), BoxError> {
         let skew = self.seen().clock_skew;
-        self.remember(Seen { clock_skew: skew, ..Seen::default() });
+        self.remember(ResponseHeaders { clock_skew: skew, ..ResponseHeaders::default() });
         let (parts, body) = match timeout(ANSWER_TIMEOUT, self.converse(request)).await {
             Ok(answered) => answered.map_err(explain)?,
             Err(_) => return Err(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()).into()),
         };
-        self.remember(Seen {
+        self.remember(ResponseHeaders {
             status: parts.status.as_u16(),
             retry_after: retry_after(&parts.headers),
             clock_skew: date(&parts.headers).map(|date| date - clock::unix_seconds(clock::now())).or(skew),
@@ -100,7 +102,7 @@ impl Http {
         Ok((parts, body))
     }
 
-    pub(super) fn remember(&self, seen: Seen) {
+    pub(super) fn remember(&self, seen: ResponseHeaders) {
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = seen;
     }
 

@@ -10,12 +10,12 @@ use instant_acme::{Account, CertificateIdentifier, Identifier, NewOrder, Revocat
 use rustls::pki_types::CertificateDer;
 
 use self::account::{AccountStore, HmacKey, Registration};
-use self::http::{Http, HttpPort};
-use self::offer::Offer;
+use self::http::{AcmeHttp, HttpPort};
+use self::offer::DirectoryMeta;
 use self::order::AcmeOrder;
-use super::failure::{Failure, Sign};
-use super::ports::{Answer, Ca, Order};
-use super::schedule::Window;
+use super::failure::{AcmeFailure, FailureKind};
+use super::ports::{Ca, Order, PortFuture};
+use super::schedule::RenewalWindow;
 use super::settings::FallbackDirectory;
 
 mod account;
@@ -49,7 +49,7 @@ use insist;
 pub struct AcmeCa {
     settings: FallbackDirectory,
     hmac_key: Option<HmacKey>,
-    http: Arc<Http>,
+    http: Arc<AcmeHttp>,
     accounts: AccountStore,
     account: Mutex<Option<Account>>,
 }
@@ -59,8 +59,8 @@ impl AcmeCa {
     ///
     /// # Errors
     /// If a file that the settings name cannot be read.
-    pub fn new(settings: FallbackDirectory, state: &Path) -> Result<Self, Failure> {
-        let http = Arc::new(Http::new(settings.directory_root.as_deref())?);
+    pub fn new(settings: FallbackDirectory, state: &Path) -> Result<Self, AcmeFailure> {
+        let http = Arc::new(AcmeHttp::new(settings.directory_root.as_deref())?);
         let hmac_key = settings.external_account.as_ref().map(|external| HmacKey::read(&external.hmac_key_file));
         let accounts = AccountStore::new(&state.join("accounts"), settings.directory.url());
         Ok(Self { hmac_key: hmac_key.transpose()?, settings, http, accounts, account: Mutex::new(None) })
@@ -71,13 +71,13 @@ impl AcmeCa {
     ///
     /// # Errors
     /// What stands in the way.
-    pub async fn survey(&self) -> Result<Offer, Failure> {
-        let offer = Offer::fetch(&self.http, self.url()).await?;
+    pub async fn survey(&self) -> Result<DirectoryMeta, AcmeFailure> {
+        let offer = DirectoryMeta::fetch(&self.http, self.url()).await?;
         self.http.get(&offer.new_nonce).await?;
         self.http.nonce()?;
         self.profile(&offer.profiles())?;
         if offer.requires_external_account() && self.hmac_key.is_none() && self.accounts.registered()?.is_none() {
-            return Err(Failure::human(format!(
+            return Err(AcmeFailure::action_required(format!(
                 "{} takes only customers of the CA: put the key that it gave you into \"external_account\"",
                 self.url()
             )));
@@ -89,7 +89,7 @@ impl AcmeCa {
     ///
     /// # Errors
     /// If this user may not read it.
-    pub fn account_url(&self) -> Result<Option<String>, Failure> {
+    pub fn account_url(&self) -> Result<Option<String>, AcmeFailure> {
         Ok(self.accounts.registered()?.map(|registered| registered.id))
     }
 
@@ -97,9 +97,9 @@ impl AcmeCa {
         self.settings.directory.url()
     }
 
-    fn account(&self) -> Result<Account, Failure> {
+    fn account(&self) -> Result<Account, AcmeFailure> {
         let account = self.account.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        account.ok_or_else(|| Failure::retry("our account is not open").with_sign(Sign::AccountUnknown))
+        account.ok_or_else(|| AcmeFailure::retry("our account is not open").with_sign(FailureKind::AccountUnknown))
     }
 
     fn set_account(&self, account: Option<Account>) {
@@ -107,18 +107,18 @@ impl AcmeCa {
     }
 
     /// What failed, in the CA's words; an account that it does not know is forgotten here too.
-    fn failure(&self, error: &instant_acme::Error) -> Failure {
+    fn failure(&self, error: &instant_acme::Error) -> AcmeFailure {
         let failure = refusal::explain(error, &self.http.seen());
-        if failure.sign == Sign::AccountUnknown {
+        if failure.sign == FailureKind::AccountUnknown {
             self.set_account(None);
             if let Err(error) = self.accounts.forget_registration() {
-                return Failure::disk("the account", &error);
+                return AcmeFailure::disk("the account", &error);
             }
         }
         failure
     }
 
-    async fn open_known(&self) -> Result<bool, Failure> {
+    async fn open_known(&self) -> Result<bool, AcmeFailure> {
         self.set_account(None);
         let Some(registered) = self.accounts.registered()? else {
             self.http.get(self.url()).await.map(drop)?;
@@ -130,7 +130,7 @@ impl AcmeCa {
         Ok(true)
     }
 
-    async fn register_new(&self) -> Result<(), Failure> {
+    async fn register_new(&self) -> Result<(), AcmeFailure> {
         let key = self.accounts.key()?;
         let external = self.settings.external_account.as_ref().zip(self.hmac_key.as_ref());
         let registration = Registration {
@@ -143,10 +143,10 @@ impl AcmeCa {
     }
 
     /// The profile to ask for; one that was set by hand must be offered.
-    fn profile(&self, offered: &[&str]) -> Result<Option<String>, Failure> {
+    fn profile(&self, offered: &[&str]) -> Result<Option<String>, AcmeFailure> {
         match &self.settings.profile {
             Some(wanted) if offered.contains(&wanted.as_str()) => Ok(Some(wanted.clone())),
-            Some(wanted) => Err(Failure::human(format!(
+            Some(wanted) => Err(AcmeFailure::action_required(format!(
                 "{} offers no profile {wanted:?}, only: {}",
                 self.url(),
                 if offered.is_empty() { "none at all".to_owned() } else { offered.join(", ") }
@@ -159,7 +159,7 @@ impl AcmeCa {
         &self,
         names: &[String],
         replaces: Option<&CertificateDer<'static>>,
-    ) -> Result<Box<dyn Order>, Failure> {
+    ) -> Result<Box<dyn Order>, AcmeFailure> {
         let account = self.account()?;
         let identifiers: Vec<Identifier> = names.iter().cloned().map(Identifier::Dns).collect();
         let mut offered: Vec<&str> = account.profiles().map(|profile| profile.name).collect();
@@ -180,18 +180,18 @@ impl AcmeCa {
                     && matches!(error, instant_acme::Error::Other(_))
                     && self.http.seen().is_good() =>
             {
-                failure.with_sign(Sign::Refused)
+                failure.with_sign(FailureKind::Refused)
             }
             failure => failure,
         })?;
         Ok(Box::new(AcmeOrder::new(placed, account, Arc::clone(&self.http))))
     }
 
-    async fn window(&self, leaf: &CertificateDer<'static>) -> Result<Option<(Window, i64)>, Failure> {
+    async fn window(&self, leaf: &CertificateDer<'static>) -> Result<Option<(RenewalWindow, i64)>, AcmeFailure> {
         let account = self.account()?;
         match account.renewal_info(&identifier(leaf)?).await {
             Ok((info, again)) => {
-                let window = Window {
+                let window = RenewalWindow {
                     start: info.suggested_window.start.unix_timestamp(),
                     end: info.suggested_window.end.unix_timestamp(),
                 };
@@ -210,11 +210,11 @@ impl Ca for AcmeCa {
         self.url()
     }
 
-    fn open(&self) -> Answer<'_, bool> {
+    fn open(&self) -> PortFuture<'_, bool> {
         Box::pin(self.open_known())
     }
 
-    fn register(&self) -> Answer<'_, ()> {
+    fn register(&self) -> PortFuture<'_, ()> {
         Box::pin(self.register_new())
     }
 
@@ -222,7 +222,7 @@ impl Ca for AcmeCa {
         self.http.seen().clock_skew
     }
 
-    fn renewal_window<'a>(&'a self, leaf: &'a CertificateDer<'static>) -> Answer<'a, Option<(Window, i64)>> {
+    fn renewal_window<'a>(&'a self, leaf: &'a CertificateDer<'static>) -> PortFuture<'a, Option<(RenewalWindow, i64)>> {
         Box::pin(self.window(leaf))
     }
 
@@ -230,11 +230,11 @@ impl Ca for AcmeCa {
         &'a self,
         names: &'a [String],
         replaces: Option<&'a CertificateDer<'static>>,
-    ) -> Answer<'a, Box<dyn Order>> {
+    ) -> PortFuture<'a, Box<dyn Order>> {
         Box::pin(self.place(names, replaces))
     }
 
-    fn order_at<'a>(&'a self, url: &'a str) -> Answer<'a, Box<dyn Order>> {
+    fn order_at<'a>(&'a self, url: &'a str) -> PortFuture<'a, Box<dyn Order>> {
         Box::pin(async move {
             let account = self.account()?;
             let order = insist!(account.order(url.to_owned())).map_err(|error| self.failure(&error))?;
@@ -242,7 +242,7 @@ impl Ca for AcmeCa {
         })
     }
 
-    fn revoke<'a>(&'a self, leaf: &'a CertificateDer<'static>) -> Answer<'a, ()> {
+    fn revoke<'a>(&'a self, leaf: &'a CertificateDer<'static>) -> PortFuture<'a, ()> {
         Box::pin(async move {
             let account = self.account()?;
             let request = RevocationRequest { certificate: leaf, reason: None };
@@ -252,7 +252,9 @@ impl Ca for AcmeCa {
 }
 
 /// How the CA calls a certificate of its (RFC 9773 §4.1).
-fn identifier(leaf: &CertificateDer<'static>) -> Result<CertificateIdentifier<'static>, Failure> {
+fn identifier(leaf: &CertificateDer<'static>) -> Result<CertificateIdentifier<'static>, AcmeFailure> {
     let identifier = CertificateIdentifier::try_from(leaf);
-    identifier.map(CertificateIdentifier::into_owned).map_err(|error| Failure::human(error).with_sign(Sign::Refused))
+    identifier
+        .map(CertificateIdentifier::into_owned)
+        .map_err(|error| AcmeFailure::action_required(error).with_sign(FailureKind::Refused))
 }

@@ -5,33 +5,33 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::http::Http;
-use crate::renew::failure::Failure;
+use super::http::AcmeHttp;
+use crate::renew::failure::AcmeFailure;
 
 /// A CA's directory, as far as we use it ourselves.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Offer {
+pub struct DirectoryMeta {
     pub(super) new_nonce: String,
     pub(super) new_account: String,
     #[serde(default)]
-    meta: Meta,
+    meta: MetaFields,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct Meta {
+struct MetaFields {
     terms_of_service: Option<String>,
     caa_identities: Vec<String>,
     external_account_required: bool,
     profiles: BTreeMap<String, Value>,
 }
 
-impl Offer {
-    pub(super) async fn fetch(http: &Http, directory: &str) -> Result<Self, Failure> {
+impl DirectoryMeta {
+    pub(super) async fn fetch(http: &AcmeHttp, directory: &str) -> Result<Self, AcmeFailure> {
         let text = http.get(directory).await?;
         serde_json::from_slice(&text)
-            .map_err(|error| Failure::retry(format!("{directory} is no ACME directory: {error}")))
+            .map_err(|error| AcmeFailure::retry(format!("{directory} is no ACME directory: {error}")))
     }
 
     /// The URL of the terms of service.

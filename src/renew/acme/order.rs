@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use instant_acme::{Account, AuthorizationStatus, ChallengeStatus, ChallengeType, Error, Identifier, RetryPolicy};
 
-use super::http::Http;
-use super::seen::Seen;
+use super::http::AcmeHttp;
+use super::seen::ResponseHeaders;
 use super::{NONCE_TRIES, insist, refusal};
-use crate::renew::failure::{Failure, Sign};
-use crate::renew::ports::{Answer, Challenge, Order, OrderStatus};
+use crate::renew::failure::{AcmeFailure, FailureKind};
+use crate::renew::ports::{Order, OrderStatus, PendingChallenge, PortFuture};
 use crate::wording::words;
 
 /// The longest that we wait for the CA's work; the order is taken up later, so nothing is lost.
@@ -19,7 +19,7 @@ const PATIENCE: RetryPolicy =
 pub(super) struct AcmeOrder {
     order: instant_acme::Order,
     account: Account,
-    http: Arc<Http>,
+    http: Arc<AcmeHttp>,
 }
 
 /// Goes through the authorizations of an order; the body may `continue`, and `return` failures. Starts anew where the
@@ -48,16 +48,16 @@ macro_rules! each_authorization {
 }
 
 impl AcmeOrder {
-    pub(super) fn new(order: instant_acme::Order, account: Account, http: Arc<Http>) -> Self {
+    pub(super) fn new(order: instant_acme::Order, account: Account, http: Arc<AcmeHttp>) -> Self {
         Self { order, account, http }
     }
 
-    fn explain(&self, error: &Error) -> Failure {
+    fn explain(&self, error: &Error) -> AcmeFailure {
         refusal::explain(error, &self.http.seen())
     }
 
-    async fn pending(&mut self) -> Result<Vec<Challenge>, Failure> {
-        let mut found: Vec<Challenge> = Vec::new();
+    async fn pending(&mut self) -> Result<Vec<PendingChallenge>, AcmeFailure> {
+        let mut found: Vec<PendingChallenge> = Vec::new();
         each_authorization!(self, http, handle, {
             let name = handle.identifier().to_string();
             match handle.status {
@@ -65,16 +65,18 @@ impl AcmeOrder {
                 AuthorizationStatus::Pending => {}
                 other => {
                     let reason = format!("the authorization of {name} is {}", words(&other));
-                    return Err(Failure::retry(reason).with_sign(Sign::Refused));
+                    return Err(AcmeFailure::retry(reason).with_sign(FailureKind::Refused));
                 }
             }
             let Identifier::Dns(domain) = handle.identifier().identifier.clone() else {
-                return Err(Failure::human(format!("the CA wants to authorize {name}, which is no DNS name")));
+                return Err(AcmeFailure::action_required(format!(
+                    "the CA wants to authorize {name}, which is no DNS name"
+                )));
             };
             let Some(challenge) = handle.challenge(ChallengeType::Dns01) else {
-                return Err(Failure::human(format!("the CA offers no DNS challenge for {name}")));
+                return Err(AcmeFailure::action_required(format!("the CA offers no DNS challenge for {name}")));
             };
-            let challenge = Challenge { domain, value: challenge.key_authorization().dns_value() };
+            let challenge = PendingChallenge { domain, value: challenge.key_authorization().dns_value() };
             if !found.contains(&challenge) {
                 found.push(challenge);
             }
@@ -82,7 +84,7 @@ impl AcmeOrder {
         Ok(found)
     }
 
-    async fn be_validated(&mut self) -> Result<(), Failure> {
+    async fn be_validated(&mut self) -> Result<(), AcmeFailure> {
         each_authorization!(self, http, handle, {
             if handle.status != AuthorizationStatus::Pending {
                 continue;
@@ -108,7 +110,7 @@ impl AcmeOrder {
     }
 
     /// Why the CA did not find what it looked for, in its own words; the order is dead.
-    async fn reasons(&mut self, order: Option<Failure>) -> Failure {
+    async fn reasons(&mut self, order: Option<AcmeFailure>) -> AcmeFailure {
         let mut reasons: Vec<String> = order.map(|failure| failure.message).into_iter().collect();
         let mut authorizations = self.order.authorizations();
         while let Some(Ok(mut handle)) = authorizations.next().await {
@@ -123,10 +125,11 @@ impl AcmeOrder {
         if reasons.is_empty() {
             reasons.push("without a reason".to_owned());
         }
-        Failure::retry(format!("the CA's validation failed: {}", reasons.join("; "))).with_sign(Sign::Refused)
+        AcmeFailure::retry(format!("the CA's validation failed: {}", reasons.join("; ")))
+            .with_sign(FailureKind::Refused)
     }
 
-    async fn fetch(&mut self, all: bool) -> Result<Vec<String>, Failure> {
+    async fn fetch(&mut self, all: bool) -> Result<Vec<String>, AcmeFailure> {
         let chain = insist!(self.order.poll_certificate(&PATIENCE)).map_err(|error| self.explain(&error))?;
         let mut chains = vec![chain];
         if all {
@@ -146,7 +149,7 @@ impl AcmeOrder {
 
 /// Whether an error came inside a good answer: then it is what became of the order or the challenge, and not of this
 /// request. A CA may show it before the order's status says so, even in its answer to "look now".
-fn is_verdict(error: &Error, seen: &Seen) -> bool {
+fn is_verdict(error: &Error, seen: &ResponseHeaders) -> bool {
     matches!(error, Error::Api(_)) && seen.is_good()
 }
 
@@ -165,19 +168,19 @@ impl Order for AcmeOrder {
         }
     }
 
-    fn challenges(&mut self) -> Answer<'_, Vec<Challenge>> {
+    fn challenges(&mut self) -> PortFuture<'_, Vec<PendingChallenge>> {
         Box::pin(self.pending())
     }
 
-    fn validate(&mut self) -> Answer<'_, ()> {
+    fn validate(&mut self) -> PortFuture<'_, ()> {
         Box::pin(self.be_validated())
     }
 
-    fn finalize<'a>(&'a mut self, csr: &'a [u8]) -> Answer<'a, ()> {
+    fn finalize<'a>(&'a mut self, csr: &'a [u8]) -> PortFuture<'a, ()> {
         Box::pin(async move { insist!(self.order.finalize_csr(csr)).map_err(|error| self.explain(&error)) })
     }
 
-    fn chains(&mut self, all: bool) -> Answer<'_, Vec<String>> {
+    fn chains(&mut self, all: bool) -> PortFuture<'_, Vec<String>> {
         Box::pin(self.fetch(all))
     }
 }
@@ -199,7 +202,7 @@ mod tests {
         r#"{ "type": "urn:ietf:params:acme:error:unauthorized", "detail": "no record", "status": 403 }"#;
 
     /// A CA whose order has an error already, but is not yet invalid.
-    struct Slow(Arc<Http>);
+    struct Slow(Arc<AcmeHttp>);
 
     impl Slow {
         fn answer(path: &str) -> Value {
@@ -229,7 +232,7 @@ mod tests {
         ) -> Pin<Box<dyn Future<Output = Result<BytesResponse, Error>> + Send>> {
             let body = Bytes::from(Self::answer(request.uri().path()).to_string());
             let (parts, ()) = Response::builder().header("replay-nonce", "n").body(()).unwrap().into_parts();
-            self.0.remember(Seen { status: 200, ..Seen::default() });
+            self.0.remember(ResponseHeaders { status: 200, ..ResponseHeaders::default() });
             Box::pin(async { Ok(BytesResponse { parts, body: Box::new(body) }) })
         }
     }
@@ -237,7 +240,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_order_that_has_an_error_has_failed_whatever_its_status() {
         let key = KeyKind::EcdsaP256.generate().unwrap().serialize_der();
-        let http = Arc::new(Http::new(None).unwrap());
+        let http = Arc::new(AcmeHttp::new(None).unwrap());
         let account = Account::builder_with_http(Box::new(Slow(Arc::clone(&http))));
         let account =
             account.from_parts("https://ca/me".into(), PrivatePkcs8KeyDer::from(key), "https://ca/dir".into());
@@ -245,7 +248,7 @@ mod tests {
         let order = account.order("https://ca/order".to_owned()).await.unwrap();
         let mut order = AcmeOrder::new(order, account, http);
         let failure = order.validate().await.unwrap_err();
-        assert_eq!(failure.sign, Sign::Refused);
+        assert_eq!(failure.sign, FailureKind::Refused);
         assert!(failure.message.starts_with("the CA's validation failed: no record"), "{failure}");
         assert!(failure.message.contains("a.example: no record"), "{failure}");
     }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 /// What the last answer said.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Seen {
+pub(super) struct ResponseHeaders {
     /// 0 if there was none.
     pub(super) status: u16,
     /// In seconds.
@@ -17,7 +17,7 @@ pub(super) struct Seen {
     pub(super) nonce: Option<String>,
 }
 
-impl Seen {
+impl ResponseHeaders {
     pub(super) fn is_good(&self) -> bool {
         (200..300).contains(&self.status)
     }

@@ -8,7 +8,7 @@ use rustls::ProtocolVersion;
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::{AccessRecord, LogFormat, Tls, TlsFacts};
+use super::{AccessRecord, LogFormat, ServedTls, TlsResult};
 use crate::constituency::{ConstituencyName, MacAddress, TlsLevel};
 
 impl LogFormat {
@@ -52,11 +52,11 @@ fn write_text(record: &AccessRecord, line: &mut String) -> fmt::Result {
         }
         None => line.push_str("- "),
     }
-    match record.tls.and_then(Tls::agreed) {
+    match record.tls.and_then(TlsResult::agreed) {
         Some(tls) => write!(line, "{tls}")?,
         None => line.push('-'),
     }
-    if let Some(lane) = record.tls.and_then(Tls::lane) {
+    if let Some(lane) = record.tls.and_then(TlsResult::lane) {
         write!(line, " lane={lane}")?;
     }
     if let Some(reason) = &record.reason {
@@ -97,8 +97,8 @@ fn write_json(record: &AccessRecord, line: &mut String) -> fmt::Result {
         duration_ms: milliseconds(record.duration),
         user_agent: record.user_agent.as_ref().map(|agent| escaped(agent).to_string()),
         reason: record.reason.as_ref().map(|reason| without_controls(reason)),
-        tls: record.tls.and_then(Tls::agreed).map(|tls| tls.to_string()),
-        lane: record.tls.and_then(Tls::lane),
+        tls: record.tls.and_then(TlsResult::agreed).map(|tls| tls.to_string()),
+        lane: record.tls.and_then(TlsResult::lane),
     };
     let json = serde_json::to_string(&line_of_record).map_err(|_| fmt::Error)?;
     line.push_str(&json);
@@ -195,10 +195,10 @@ pub fn escaped(bytes: &[u8]) -> impl fmt::Display {
     Escaped(bytes)
 }
 
-impl Tls {
+impl TlsResult {
     /// Version and suite, if a handshake was finished.
     #[must_use]
-    pub fn agreed(self) -> Option<TlsFacts> {
+    pub fn agreed(self) -> Option<ServedTls> {
         match self {
             Self::Agreed(facts) => Some(facts),
             Self::OldLane => None,
@@ -208,11 +208,11 @@ impl Tls {
     /// `old` where rustls could not serve the phone.
     #[must_use]
     pub fn lane(self) -> Option<&'static str> {
-        self.agreed().map_or(Some("old"), TlsFacts::lane)
+        self.agreed().map_or(Some("old"), ServedTls::lane)
     }
 }
 
-impl TlsFacts {
+impl ServedTls {
     /// The names of version and suite.
     #[must_use]
     pub fn names(self) -> (&'static str, &'static str) {
@@ -235,7 +235,7 @@ impl TlsFacts {
     }
 }
 
-impl fmt::Display for TlsFacts {
+impl fmt::Display for ServedTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (version, suite) = self.names();
         write!(f, "{version}/{suite}{}", if self.is_tolerated { "/expired-certificate" } else { "" })

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender};
 
-use super::writing::{Page, WAITING, WRITE};
+use super::writing::{Batch, WAITING, WRITE};
 use super::*;
 
 fn record() -> Box<AccessRecord> {
@@ -19,7 +19,7 @@ fn record() -> Box<AccessRecord> {
         user_agent: Some((*b"Polycom \"x\\\x1b\xff").into()),
         reason: None,
         kind: None,
-        tls: Some(Tls::Agreed(TlsFacts {
+        tls: Some(TlsResult::Agreed(ServedTls {
             version: ProtocolVersion::TLSv1_3,
             suite: CipherSuite::TLS13_AES_128_GCM_SHA256,
             is_tolerated: false,
@@ -90,23 +90,23 @@ fn a_json_line_has_every_key_also_when_it_has_no_value() {
 
 #[test]
 fn a_line_of_the_old_lane_says_so() {
-    let tls = TlsFacts {
+    let tls = ServedTls {
         version: ProtocolVersion::TLSv1_0,
         suite: CipherSuite::TLS_RSA_WITH_AES_128_CBC_SHA,
         is_tolerated: true,
         has_only_sha1: false,
     };
-    let old = AccessRecord { tls: Some(Tls::Agreed(tls)), ..*record() };
+    let old = AccessRecord { tls: Some(TlsResult::Agreed(tls)), ..*record() };
     let value: serde_json::Value = serde_json::from_str(&line(LogFormat::Json, &old)).unwrap();
     assert_eq!(value["tls"], "TLSv1.0/TLS_RSA_WITH_AES_128_CBC_SHA/expired-certificate");
     assert_eq!(value["lane"], "old");
     assert!(
         line(LogFormat::Text, &old).ends_with(" TLSv1.0/TLS_RSA_WITH_AES_128_CBC_SHA/expired-certificate lane=old\n")
     );
-    let sha1 = TlsFacts { version: ProtocolVersion::TLSv1_2, is_tolerated: false, has_only_sha1: true, ..tls };
-    let sha1 = AccessRecord { tls: Some(Tls::Agreed(sha1)), ..*record() };
+    let sha1 = ServedTls { version: ProtocolVersion::TLSv1_2, is_tolerated: false, has_only_sha1: true, ..tls };
+    let sha1 = AccessRecord { tls: Some(TlsResult::Agreed(sha1)), ..*record() };
     assert!(line(LogFormat::Text, &sha1).contains(" TLSv1.2-sha1/TLS_RSA_WITH_AES_128_CBC_SHA lane=old"));
-    let refused = AccessRecord { tls: Some(Tls::OldLane), reason: Some("why".to_owned()), ..*record() };
+    let refused = AccessRecord { tls: Some(TlsResult::OldLane), reason: Some("why".to_owned()), ..*record() };
     assert!(line(LogFormat::Text, &refused).ends_with(" - lane=old reason=\"why\"\n"));
     let value: serde_json::Value = serde_json::from_str(&line(LogFormat::Json, &refused)).unwrap();
     assert_eq!((&value["tls"], &value["lane"]), (&serde_json::Value::Null, &"old".into()));
@@ -207,9 +207,9 @@ fn whoever_does_not_read_the_log_keeps_nothing_from_the_observer() {
 #[test]
 fn lines_that_nobody_takes_are_bounded_and_counted() {
     let (pages, waiting) = channel();
-    let tally = Tally::default();
+    let tally = DroppedLines::default();
     for _ in 0..1000 {
-        tally.turn(Page { lines: "x".repeat(WRITE), count: 7 }, &pages);
+        tally.submit(Batch { lines: "x".repeat(WRITE), count: 7 }, &pages);
     }
     let taken = waiting.try_iter().count();
     assert_eq!(taken, WAITING / WRITE);
@@ -222,7 +222,7 @@ fn a_reason_that_a_stranger_made_long_is_cut() {
     long.reason = Some(format!("the issuer \"{}", "ä".repeat(50_000)));
     let (queue, records) = sync_channel(1);
     AccessLog { queue, tally: Arc::default() }.record(long);
-    let Entry::Record(record) = records.recv().unwrap() else { panic!("a record was handed over") };
+    let QueuedEntry::Record(record) = records.recv().unwrap() else { panic!("a record was handed over") };
     let reason = record.reason.unwrap();
     assert!(reason.starts_with("the issuer \"ä"), "{reason}");
     assert!(reason.len() < 1100 && reason.ends_with("..."), "{reason}");

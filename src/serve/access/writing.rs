@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
-use super::{Entry, LogFormat, Observer};
+use super::{LogFormat, Observer, QueuedEntry};
 
 use crate::wording::counted_were;
 
 /// How long the writer lets records gather: waking it for each one would cost more than serving a small file.
-const GATHERING: Duration = Duration::from_millis(50);
+const FLUSH_INTERVAL: Duration = Duration::from_millis(50);
 /// About how many bytes of lines are written at once.
 pub(super) const WRITE: usize = 64 << 10;
 /// About how many bytes of lines may wait to be written.
@@ -22,7 +22,7 @@ pub struct Writer(pub(super) Receiver<()>);
 
 /// What the log's threads tell one another.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
+pub(super) struct DroppedLines {
     /// Lines that were lost since that was last said.
     pub(super) lost: AtomicU64,
     /// Lines that were lost since the start.
@@ -33,7 +33,7 @@ pub(super) struct Tally {
 
 /// Lines that are written at once.
 #[derive(Debug, Default)]
-pub(super) struct Page {
+pub(super) struct Batch {
     pub(super) lines: String,
     pub(super) count: u64,
 }
@@ -48,8 +48,8 @@ impl Writer {
     }
 }
 
-impl Tally {
-    pub(super) fn lose(&self, count: u64) {
+impl DroppedLines {
+    pub(super) fn record_dropped(&self, count: u64) {
         self.lost_in_all.fetch_add(count, Ordering::Relaxed);
         if self.lost.fetch_add(count, Ordering::Relaxed) == 0 {
             say_that_lines_are_lost();
@@ -57,9 +57,9 @@ impl Tally {
     }
 
     /// Gives a page to the thread that writes, unless too much waits for it already.
-    pub(super) fn turn(&self, page: Page, pages: &Sender<Page>) {
+    pub(super) fn submit(&self, page: Batch, pages: &Sender<Batch>) {
         if self.waiting.load(Ordering::Relaxed) >= WAITING {
-            self.lose(page.count);
+            self.record_dropped(page.count);
         } else {
             self.waiting.fetch_add(page.lines.len(), Ordering::Relaxed);
             // It does not end before there are no more pages.
@@ -77,19 +77,19 @@ fn say_that_lines_are_lost() {
 
 /// Makes lines of records, and hands the records on. Never waits for anybody who reads.
 pub(super) fn collect(
-    entries: &Receiver<Entry>,
+    entries: &Receiver<QueuedEntry>,
     format: LogFormat,
     observer: &dyn Observer,
-    tally: &Tally,
-    pages: &Sender<Page>,
+    tally: &DroppedLines,
+    pages: &Sender<Batch>,
 ) {
     while let Ok(first) = entries.recv() {
-        std::thread::sleep(GATHERING);
-        let mut page = Page::default();
+        std::thread::sleep(FLUSH_INTERVAL);
+        let mut page = Batch::default();
         for entry in std::iter::once(first).chain(entries.try_iter()) {
             let record = match entry {
-                Entry::Record(record) => record,
-                Entry::Flush(flushed) => {
+                QueuedEntry::Record(record) => record,
+                QueuedEntry::Flush(flushed) => {
                     // The one that asked may have gone.
                     let _ = flushed.send(());
                     continue;
@@ -99,14 +99,14 @@ pub(super) fn collect(
             page.count += 1;
             observer.saw(record);
             if page.lines.len() >= WRITE {
-                tally.turn(std::mem::take(&mut page), pages);
+                tally.submit(std::mem::take(&mut page), pages);
             }
         }
-        tally.turn(page, pages);
+        tally.submit(page, pages);
     }
 }
 
-pub(super) fn write_all(pages: &Receiver<Page>, mut output: impl Write, tally: &Tally, _alive: Sender<()>) {
+pub(super) fn write_all(pages: &Receiver<Batch>, mut output: impl Write, tally: &DroppedLines, _alive: Sender<()>) {
     let mut is_broken = false;
     for page in pages {
         match output.write_all(page.lines.as_bytes()).and_then(|()| output.flush()) {

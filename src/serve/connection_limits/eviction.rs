@@ -27,7 +27,7 @@ const MAX_PROVEN: usize = 1 << 16;
 /// The connections that may be evicted. Their numbers grow from the oldest to the newest. `N` notifies one of them.
 #[derive(Debug)]
 pub(super) struct Candidates<N> {
-    entries: HashMap<u64, Entry<N>>,
+    entries: HashMap<u64, Candidate<N>>,
     /// Those that may be in their grace, the first first; some of them have left since.
     graced: VecDeque<(u64, Instant)>,
     rankings: [Ranking; 4],
@@ -35,7 +35,7 @@ pub(super) struct Candidates<N> {
 }
 
 #[derive(Debug)]
-struct Entry<N> {
+struct Candidate<N> {
     prefix: Prefix,
     notice: N,
     rank: Rank,
@@ -174,7 +174,7 @@ impl<N> Candidates<N> {
 
     fn insert(&mut self, id: u64, prefix: Prefix, notice: N, is_young: bool) {
         let rank = Rank { is_young, is_proven: self.proven_prefixes.contains(&prefix.inner) };
-        self.entries.insert(id, Entry { prefix, notice, rank });
+        self.entries.insert(id, Candidate { prefix, notice, rank });
         self.ranking_mut(rank).add(prefix, id);
     }
 
@@ -210,7 +210,7 @@ impl<N> Candidates<N> {
         }
     }
 
-    fn take(&mut self, id: u64) -> Option<Entry<N>> {
+    fn take(&mut self, id: u64) -> Option<Candidate<N>> {
         let entry = self.entries.remove(&id)?;
         self.ranking_mut(entry.rank).remove(entry.prefix, id);
         Some(entry)

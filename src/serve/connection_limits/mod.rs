@@ -51,16 +51,16 @@ struct State {
     /// Those whose socket was not read yet. Their hello may be there.
     unread: usize,
     by_address: KeyedCounter<IpNet>,
-    by_phone: KeyedCounter<Phone>,
+    by_phone: KeyedCounter<PhoneKey>,
     candidates: Candidates<oneshot::Sender<Notice>>,
 }
 
 /// A phone, as one constituency knows it.
-pub type Phone = (ConstituencyName, MacAddress);
+pub type PhoneKey = (ConstituencyName, MacAddress);
 
 /// What a connection is so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ConnectionKind {
     /// Its handshake is under way, or was refused and the connection lingers.
     Unfinished,
     /// Its constituency asks for no proof, or does not know the phone: any owner of any phone can prove one.
@@ -135,20 +135,20 @@ type Notice = (Eviction, oneshot::Sender<Infallible>);
 pub struct ConnectionPermit {
     limits: Arc<ConnectionLimits>,
     id: u64,
-    kind: Kind,
+    kind: ConnectionKind,
     /// As it is counted; `None` if it is not.
     counted_as: Option<IpNet>,
     prefix: Prefix,
     is_unlimited: bool,
-    stage: Stage,
-    phone: Option<Phone>,
+    stage: PermitStage,
+    phone: Option<PhoneKey>,
     /// For the connection that waits for this place.
     gone: Option<oneshot::Sender<Infallible>>,
 }
 
 /// How far a connection is, for its eviction.
 #[derive(Debug)]
-enum Stage {
+enum PermitStage {
     /// The server has not tried to read from it.
     Unread,
     /// It waits for the rest of its hello, or lingers.
@@ -158,7 +158,7 @@ enum Stage {
 }
 
 /// What comes of a connection that wants a place.
-enum Entry {
+enum LimitEntry {
     Admitted(ConnectionPermit),
     Refused(Full),
     /// A connection makes room for it, and is gone when this is dropped.
@@ -178,7 +178,7 @@ impl ConnectionLimits {
 
     /// How many connections of `kind` there are.
     #[must_use]
-    pub fn count(&self, kind: Kind) -> usize {
+    pub fn count(&self, kind: ConnectionKind) -> usize {
         self.state().taken(kind)
     }
 
@@ -197,14 +197,14 @@ impl ConnectionLimits {
             // Before the look at the places, so that no change is missed that comes behind it.
             changed.as_mut().enable();
             match self.try_enter(address, clock::monotonic()) {
-                Entry::Admitted(permit) => return Ok(permit),
-                Entry::Refused(full) => return Err(full),
-                Entry::Evicting(gone) => _ = gone.await,
-                Entry::Waiting(until) => tokio::select! {
+                LimitEntry::Admitted(permit) => return Ok(permit),
+                LimitEntry::Refused(full) => return Err(full),
+                LimitEntry::Evicting(gone) => _ = gone.await,
+                LimitEntry::Waiting(until) => tokio::select! {
                     () = changed => {}
                     () = wait_until(until) => {}
                 },
-                Entry::Paused(full) => {
+                LimitEntry::Paused(full) => {
                     paused(&full);
                     changed.await;
                 }
@@ -212,7 +212,7 @@ impl ConnectionLimits {
         }
     }
 
-    fn try_enter(self: &Arc<Self>, address: IpAddr, now: Instant) -> Entry {
+    fn try_enter(self: &Arc<Self>, address: IpAddr, now: Instant) -> LimitEntry {
         let mut state = self.state();
         let (counted_as, prefix) = (self.limits.counted_as(address), Prefix::of(address));
         let allowed = self.limits.connections_per_address;
@@ -221,33 +221,33 @@ impl ConnectionLimits {
             // An idle client shares its address with phones, perhaps.
             return match state.candidates.evict_from(prefix, now) {
                 Some(victim) => evict(victim, full),
-                None => Entry::Refused(full),
+                None => LimitEntry::Refused(full),
             };
         }
-        if let Err(full) = self.check_room(&state).and_then(|()| self.check(&state, Kind::Unfinished)) {
+        if let Err(full) = self.check_room(&state).and_then(|()| self.check(&state, ConnectionKind::Unfinished)) {
             if state.unread > 0 {
-                return Entry::Waiting(None);
+                return LimitEntry::Waiting(None);
             }
             // Most handshakes have a hello: that is load. Else it is idle clients that take the places.
-            let is_load = state.candidates.len() * 2 < state.taken(Kind::Unfinished);
+            let is_load = state.candidates.len() * 2 < state.taken(ConnectionKind::Unfinished);
             return match (state.candidates.evict(now, is_load), state.candidates.next_grown()) {
                 (Some(victim), _) => evict(victim, full),
-                (None, None) => Entry::Paused(full),
-                (None, next) => Entry::Waiting(next),
+                (None, None) => LimitEntry::Paused(full),
+                (None, next) => LimitEntry::Waiting(next),
             };
         }
         state.accepted += 1;
         state.unread += 1;
-        state.add(Kind::Unfinished);
+        state.add(ConnectionKind::Unfinished);
         counted_as.inspect(|address| state.by_address.add(*address));
-        Entry::Admitted(ConnectionPermit {
+        LimitEntry::Admitted(ConnectionPermit {
             limits: Arc::clone(self),
             id: state.accepted,
-            kind: Kind::Unfinished,
+            kind: ConnectionKind::Unfinished,
             counted_as,
             prefix,
             is_unlimited: self.limits.is_unlimited(address),
-            stage: Stage::Unread,
+            stage: PermitStage::Unread,
             phone: None,
             gone: None,
         })
@@ -258,19 +258,19 @@ impl ConnectionLimits {
         if state.taken.iter().sum::<usize>() < room { Ok(()) } else { Err(Full::Files { room }) }
     }
 
-    fn check(&self, state: &State, kind: Kind) -> Result<(), Full> {
+    fn check(&self, state: &State, kind: ConnectionKind) -> Result<(), Full> {
         let part = |(part, of): (usize, usize)| (self.room / of * part).max(1);
         let limits = &self.limits;
         let (words, key, allowed, share) = match kind {
-            Kind::Unfinished => {
+            ConnectionKind::Unfinished => {
                 let share = part(HANDSHAKES_PART);
                 ("unfinished handshakes", "unfinished_handshakes", limits.unfinished_handshakes, share)
             }
-            Kind::Anonymous => {
+            ConnectionKind::Anonymous => {
                 let share = part(ANONYMOUS_PART);
                 ("anonymous connections", "anonymous_connections", limits.anonymous_connections, share)
             }
-            Kind::Proven => ("phones' connections", "connections", limits.connections, self.room),
+            ConnectionKind::Proven => ("phones' connections", "connections", limits.connections, self.room),
         };
         if state.taken(kind) < allowed.min(share) {
             Ok(())
@@ -287,12 +287,12 @@ impl ConnectionLimits {
 }
 
 /// Tells `victim` to go.
-fn evict(victim: Victim<oneshot::Sender<Notice>>, full: Full) -> Entry {
+fn evict(victim: Victim<oneshot::Sender<Notice>>, full: Full) -> LimitEntry {
     let Victim { notice, prefix, weight } = victim;
     let (sender, gone) = oneshot::channel();
     // A connection that ended by itself meanwhile is gone as well.
     let _ = notice.send((Eviction { full, prefix, weight }, sender));
-    Entry::Evicting(gone)
+    LimitEntry::Evicting(gone)
 }
 
 async fn wait_until(time: Option<Instant>) {
@@ -303,28 +303,28 @@ async fn wait_until(time: Option<Instant>) {
 }
 
 impl State {
-    fn taken(&self, kind: Kind) -> usize {
+    fn taken(&self, kind: ConnectionKind) -> usize {
         self.taken.get(kind as usize).copied().unwrap_or_default()
     }
 
-    fn add(&mut self, kind: Kind) {
+    fn add(&mut self, kind: ConnectionKind) {
         if let Some(taken) = self.taken.get_mut(kind as usize) {
             *taken += 1;
         }
     }
 
-    fn remove(&mut self, kind: Kind) {
+    fn remove(&mut self, kind: ConnectionKind) {
         if let Some(taken) = self.taken.get_mut(kind as usize) {
             *taken -= 1;
         }
     }
 
     /// Moves connection `id` from `stage` to `next`, and returns what it was.
-    fn leave(&mut self, id: u64, stage: &mut Stage, next: Stage) -> Stage {
+    fn leave(&mut self, id: u64, stage: &mut PermitStage, next: PermitStage) -> PermitStage {
         match (&stage, &next) {
-            (Stage::Unread, _) => self.unread -= 1,
-            (Stage::Candidate(_), Stage::Unread | Stage::Safe) => _ = self.candidates.remove(id),
-            (Stage::Candidate(_), Stage::Candidate(_)) | (Stage::Safe, _) => {}
+            (PermitStage::Unread, _) => self.unread -= 1,
+            (PermitStage::Candidate(_), PermitStage::Unread | PermitStage::Safe) => _ = self.candidates.remove(id),
+            (PermitStage::Candidate(_), PermitStage::Candidate(_)) | (PermitStage::Safe, _) => {}
         }
         std::mem::replace(stage, next)
     }
@@ -362,7 +362,7 @@ impl<K: Eq + Hash> KeyedCounter<K> {
 impl ConnectionPermit {
     /// What the connection is so far.
     #[must_use]
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> ConnectionKind {
         self.kind
     }
 
@@ -370,7 +370,7 @@ impl ConnectionPermit {
     /// the server first reads never is one.
     pub async fn evicted(&mut self) -> Eviction {
         self.become_candidate();
-        let Stage::Candidate(notice) = &mut self.stage else { return pending().await };
+        let PermitStage::Candidate(notice) = &mut self.stage else { return pending().await };
         match notice.await {
             Ok(notice) => self.take_notice(notice),
             Err(_) => pending().await,
@@ -379,16 +379,18 @@ impl ConnectionPermit {
 
     fn become_candidate(&mut self) {
         let mut state = self.limits.state();
-        if matches!(self.stage, Stage::Candidate(_)) {
+        if matches!(self.stage, PermitStage::Candidate(_)) {
             return;
         }
         if self.is_unlimited {
-            state.leave(self.id, &mut self.stage, Stage::Safe);
+            state.leave(self.id, &mut self.stage, PermitStage::Safe);
         } else {
             let (sender, notice) = oneshot::channel();
-            match state.leave(self.id, &mut self.stage, Stage::Candidate(notice)) {
-                Stage::Unread => state.candidates.add(self.id, self.prefix, sender, clock::monotonic()),
-                Stage::Candidate(_) | Stage::Safe => state.candidates.add_grown(self.id, self.prefix, sender),
+            match state.leave(self.id, &mut self.stage, PermitStage::Candidate(notice)) {
+                PermitStage::Unread => state.candidates.add(self.id, self.prefix, sender, clock::monotonic()),
+                PermitStage::Candidate(_) | PermitStage::Safe => {
+                    state.candidates.add_grown(self.id, self.prefix, sender)
+                }
             }
         }
         drop(state);
@@ -400,16 +402,18 @@ impl ConnectionPermit {
     /// # Errors
     /// If it was evicted just before.
     pub fn note_hello(&mut self) -> Result<(), Eviction> {
-        let stage = self.limits.state().leave(self.id, &mut self.stage, Stage::Safe);
+        let stage = self.limits.state().leave(self.id, &mut self.stage, PermitStage::Safe);
         self.limits.changed.notify_waiters();
         match stage {
-            Stage::Candidate(mut notice) => notice.try_recv().map_or(Ok(()), |notice| Err(self.take_notice(notice))),
-            Stage::Unread | Stage::Safe => Ok(()),
+            PermitStage::Candidate(mut notice) => {
+                notice.try_recv().map_or(Ok(()), |notice| Err(self.take_notice(notice)))
+            }
+            PermitStage::Unread | PermitStage::Safe => Ok(()),
         }
     }
 
     fn take_notice(&mut self, (eviction, gone): Notice) -> Eviction {
-        self.stage = Stage::Safe;
+        self.stage = PermitStage::Safe;
         self.gone = Some(gone);
         eviction
     }
@@ -419,7 +423,7 @@ impl ConnectionPermit {
     ///
     /// # Errors
     /// If no such place is free, or the phone has too many; this one is then kept until it is dropped.
-    pub fn become_kind(&mut self, kind: Kind, phone: Option<Phone>) -> Result<(), Full> {
+    pub fn become_kind(&mut self, kind: ConnectionKind, phone: Option<PhoneKey>) -> Result<(), Full> {
         let mut state = self.limits.state();
         let allowed = self.limits.limits.connections_per_phone;
         let phone = phone.filter(|_| allowed > 0);
@@ -431,8 +435,8 @@ impl ConnectionPermit {
             state.by_phone.add(phone.clone());
             self.phone.replace(phone).inspect(|before| state.by_phone.remove(before));
         }
-        state.leave(self.id, &mut self.stage, Stage::Safe);
-        if kind == Kind::Proven {
+        state.leave(self.id, &mut self.stage, PermitStage::Safe);
+        if kind == ConnectionKind::Proven {
             state.candidates.note_proven(self.prefix, clock::monotonic());
         }
         state.remove(self.kind);
@@ -447,7 +451,7 @@ impl ConnectionPermit {
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let mut state = self.limits.state();
-        state.leave(self.id, &mut self.stage, Stage::Safe);
+        state.leave(self.id, &mut self.stage, PermitStage::Safe);
         state.remove(self.kind);
         self.counted_as.inspect(|address| state.by_address.remove(address));
         self.phone.as_ref().inspect(|phone| state.by_phone.remove(phone));

@@ -19,9 +19,9 @@ fn address(text: &str) -> IpAddr {
 /// A place that is there at once.
 fn enter(limits: &Arc<ConnectionLimits>, from: &str) -> ConnectionPermit {
     match limits.try_enter(address(from), clock::monotonic()) {
-        Entry::Admitted(permit) => permit,
-        Entry::Refused(full) | Entry::Paused(full) => panic!("{full}"),
-        Entry::Evicting(_) | Entry::Waiting(_) => panic!("evicts"),
+        LimitEntry::Admitted(permit) => permit,
+        LimitEntry::Refused(full) | LimitEntry::Paused(full) => panic!("{full}"),
+        LimitEntry::Evicting(_) | LimitEntry::Waiting(_) => panic!("evicts"),
     }
 }
 
@@ -60,9 +60,9 @@ fn evicted(permit: &mut ConnectionPermit) -> Option<String> {
 /// Why there is none at once, nor by eviction.
 fn full(limits: &Arc<ConnectionLimits>, from: &str) -> Full {
     match limits.try_enter(address(from), clock::monotonic() + GRACE) {
-        Entry::Refused(full) | Entry::Paused(full) => full,
-        Entry::Admitted(_) => panic!("admitted"),
-        Entry::Waiting(_) | Entry::Evicting(_) => panic!("evicts"),
+        LimitEntry::Refused(full) | LimitEntry::Paused(full) => full,
+        LimitEntry::Admitted(_) => panic!("admitted"),
+        LimitEntry::Waiting(_) | LimitEntry::Evicting(_) => panic!("evicts"),
     }
 }
 
@@ -72,12 +72,12 @@ fn strangers_do_not_use_up_the_places_of_phones() {
     let mut phone = enter_with_hello(&limits, "192.0.2.1");
     let _stranger = enter_with_hello(&limits, "192.0.2.2");
     assert!(full(&limits, "192.0.2.3").to_string().contains("limits.unfinished_handshakes"));
-    phone.become_kind(Kind::Proven, None).unwrap();
+    phone.become_kind(ConnectionKind::Proven, None).unwrap();
     let mut second = enter(&limits, "192.0.2.3");
-    assert!(second.become_kind(Kind::Proven, None).unwrap_err().to_string().contains("limits.connections"));
+    assert!(second.become_kind(ConnectionKind::Proven, None).unwrap_err().to_string().contains("limits.connections"));
     drop(phone);
-    second.become_kind(Kind::Proven, None).unwrap();
-    assert_eq!((limits.count(Kind::Proven), limits.count(Kind::Unfinished)), (1, 1));
+    second.become_kind(ConnectionKind::Proven, None).unwrap();
+    assert_eq!((limits.count(ConnectionKind::Proven), limits.count(ConnectionKind::Unfinished)), (1, 1));
 }
 
 #[test]
@@ -88,17 +88,17 @@ fn no_more_connections_than_open_files_leave_room_for() {
     let reason = full(&limits, "192.0.2.1").to_string();
     assert!(reason.starts_with("all 6 places for unfinished handshakes are taken that"), "{reason}");
     for permit in permits.iter_mut().take(3) {
-        permit.become_kind(Kind::Anonymous, None).unwrap();
+        permit.become_kind(ConnectionKind::Anonymous, None).unwrap();
     }
-    let refused = permits[3].become_kind(Kind::Anonymous, None);
+    let refused = permits[3].become_kind(ConnectionKind::Anonymous, None);
     assert_eq!(refused, Err(Full::Share { kind: "anonymous connections", allowed: 3 }));
     // What strangers cannot have is there for phones.
     for permit in &mut permits[3..] {
-        permit.become_kind(Kind::Proven, None).unwrap();
+        permit.become_kind(ConnectionKind::Proven, None).unwrap();
     }
     while permits.len() < 12 {
         let mut phone = enter();
-        phone.become_kind(Kind::Proven, None).unwrap();
+        phone.become_kind(ConnectionKind::Proven, None).unwrap();
         permits.push(phone);
     }
     assert_eq!(full(&limits, "192.0.2.1"), Full::Files { room: 12 });
@@ -117,7 +117,7 @@ fn one_address_has_its_own_limit_and_gives_places_back() {
     drop(one);
     drop(enter(&limits, "2001:db8::2"));
     assert!(limits.state().by_address.0.is_empty());
-    assert_eq!(limits.count(Kind::Unfinished), 0);
+    assert_eq!(limits.count(ConnectionKind::Unfinished), 0);
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn one_phone_has_its_own_limit_in_each_constituency_and_gives_places_back() {
     let place = |constituency: &str| {
         let mut permit = enter(&limits, "192.0.2.1");
         let phone = (constituency.parse().unwrap(), "00005e00530c".parse().unwrap());
-        permit.become_kind(Kind::Anonymous, Some(phone)).map(|()| permit)
+        permit.become_kind(ConnectionKind::Anonymous, Some(phone)).map(|()| permit)
     };
     let one = place("ote").unwrap();
     assert!(matches!(place("ote"), Err(Full::Phone { allowed: 1, .. })));
@@ -135,7 +135,7 @@ fn one_phone_has_its_own_limit_in_each_constituency_and_gives_places_back() {
     drop(place("ote").unwrap());
     drop(other);
     assert!(limits.state().by_phone.0.is_empty());
-    assert_eq!(limits.count(Kind::Unfinished), 0);
+    assert_eq!(limits.count(ConnectionKind::Unfinished), 0);
 }
 
 #[test]
@@ -281,7 +281,7 @@ async fn idle_connection_makes_room_and_is_gone_before_the_next_enters() {
     let [first, _second] = idle;
     drop(first);
     let _permit = newcomer.join_next().await.unwrap().unwrap().unwrap();
-    assert_eq!(limits.count(Kind::Unfinished), 2);
+    assert_eq!(limits.count(ConnectionKind::Unfinished), 2);
 }
 
 #[tokio::test]
@@ -293,10 +293,10 @@ async fn handshake_past_its_hello_is_never_evicted_and_accepting_pauses() {
     let mut newcomer = newcomer(&limits, move |full| _ = told.take().map(|it| it.send(full.to_string())));
     assert!(paused.await.unwrap().contains("limits.unfinished_handshakes"));
     // A place becomes free when a handshake is finished, too.
-    second.become_kind(Kind::Proven, None).unwrap();
+    second.become_kind(ConnectionKind::Proven, None).unwrap();
     let third = newcomer.join_next().await.unwrap().unwrap().unwrap();
     drop((first, third));
-    assert_eq!((limits.count(Kind::Unfinished), limits.count(Kind::Proven)), (0, 1));
+    assert_eq!((limits.count(ConnectionKind::Unfinished), limits.count(ConnectionKind::Proven)), (0, 1));
 }
 
 #[tokio::test]
@@ -332,7 +332,7 @@ async fn unlimited_connection_read_last_does_not_stop_accepting() {
 async fn hello_that_comes_with_the_eviction_does_not_keep_the_place() {
     let limits = limits(Limits { unfinished_handshakes: 1, ..Limits::default() });
     let mut idle = enter_idle(&limits, "192.0.2.1");
-    let Entry::Evicting(gone) = limits.try_enter(address("192.0.2.2"), clock::monotonic()) else {
+    let LimitEntry::Evicting(gone) = limits.try_enter(address("192.0.2.2"), clock::monotonic()) else {
         panic!("not evicted")
     };
     idle.note_hello().unwrap_err();
@@ -347,9 +347,9 @@ fn under_load_idle_connections_have_a_grace() {
     let handshakes = [(); 2].map(|()| enter_with_hello(&limits, "192.0.2.1"));
     let mut idle = enter_idle(&limits, "192.0.2.2");
     let now = clock::monotonic();
-    let Entry::Waiting(Some(grown)) = limits.try_enter(address("192.0.2.3"), now) else { panic!("no grace") };
+    let LimitEntry::Waiting(Some(grown)) = limits.try_enter(address("192.0.2.3"), now) else { panic!("no grace") };
     assert!(grown <= now + GRACE);
-    assert!(matches!(limits.try_enter(address("192.0.2.3"), grown), Entry::Evicting(_)));
+    assert!(matches!(limits.try_enter(address("192.0.2.3"), grown), LimitEntry::Evicting(_)));
     assert!(evicted(&mut idle).is_some());
     drop(handshakes);
 }
@@ -359,9 +359,9 @@ fn refused_client_that_lingers_makes_room_at_once() {
     let limits = limits(Limits { unfinished_handshakes: 3, ..Limits::default() });
     let mut refused = [(); 3].map(|()| enter_with_hello(&limits, "192.0.2.1"));
     let now = clock::monotonic();
-    assert!(matches!(limits.try_enter(address("192.0.2.2"), now), Entry::Paused(_)));
+    assert!(matches!(limits.try_enter(address("192.0.2.2"), now), LimitEntry::Paused(_)));
     assert!(evicted(&mut refused[0]).is_none());
-    assert!(matches!(limits.try_enter(address("192.0.2.2"), now), Entry::Evicting(_)));
+    assert!(matches!(limits.try_enter(address("192.0.2.2"), now), LimitEntry::Evicting(_)));
     assert!(evicted(&mut refused[0]).is_some());
 }
 
@@ -370,7 +370,7 @@ fn idle_client_makes_room_for_another_at_the_same_address() {
     let limits = limits(Limits { connections_per_address: 2, ..Limits::default() });
     let mut idle = [enter_idle(&limits, "192.0.2.1"), enter_idle(&limits, "192.0.2.1")];
     let now = clock::monotonic() + GRACE;
-    assert!(matches!(limits.try_enter(address("192.0.2.1"), now), Entry::Evicting(_)));
+    assert!(matches!(limits.try_enter(address("192.0.2.1"), now), LimitEntry::Evicting(_)));
     let [oldest, second] = idle.each_mut().map(evicted);
     assert!(oldest.is_some_and(|reason| reason.contains("limits.connections_per_address")));
     assert_eq!(second, None);

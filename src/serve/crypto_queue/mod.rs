@@ -16,16 +16,16 @@ use std::task::{Context, Poll, ready};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::pace::Pace;
+use super::pace::TimeoutControl;
 
 pub use stream::TurnStream;
 
 /// Slots, and the handshakes that wait for one.
 #[derive(Debug)]
-pub struct CryptoQueue(Mutex<Queue>);
+pub struct CryptoQueue(Mutex<SlotQueue>);
 
 #[derive(Debug)]
-struct Queue {
+struct SlotQueue {
     free: usize,
     /// How many handshakes there were ever.
     handshakes: u64,
@@ -39,19 +39,19 @@ struct Slot(Option<Arc<CryptoQueue>>);
 
 /// The place of one handshake in the queue.
 #[derive(Debug, Clone)]
-pub struct Turn(Arc<Handshake>);
+pub struct Turn(Arc<QueuedHandshake>);
 
 #[derive(Debug)]
-struct Handshake {
+struct QueuedHandshake {
     queue: Arc<CryptoQueue>,
     number: u64,
     /// Told how long the handshake waited for slots.
-    pace: Pace,
-    step: Mutex<Step>,
+    pace: TimeoutControl,
+    step: Mutex<HandshakeStep>,
 }
 
 #[derive(Debug)]
-enum Step {
+enum HandshakeStep {
     /// The client has to send something.
     None,
     Queued(oneshot::Receiver<Slot>, Instant),
@@ -66,16 +66,16 @@ impl CryptoQueue {
     /// A queue for this many steps at once, at least one.
     #[must_use]
     pub fn new(slots: usize) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Queue { free: slots.max(1), handshakes: 0, waiting: BTreeMap::new() })))
+        Arc::new(Self(Mutex::new(SlotQueue { free: slots.max(1), handshakes: 0, waiting: BTreeMap::new() })))
     }
 
     /// Takes a number for a handshake whose ClientHello is complete.
     #[must_use]
-    pub fn enter(self: &Arc<Self>, pace: Pace) -> Turn {
+    pub fn enter(self: &Arc<Self>, pace: TimeoutControl) -> Turn {
         let mut queue = self.lock();
         queue.handshakes += 1;
         let (queue, number) = (Arc::clone(self), queue.handshakes);
-        Turn(Arc::new(Handshake { queue, number, pace, step: Mutex::new(Step::None) }))
+        Turn(Arc::new(QueuedHandshake { queue, number, pace, step: Mutex::new(HandshakeStep::None) }))
     }
 
     /// A slot, or where it will come.
@@ -107,7 +107,7 @@ impl CryptoQueue {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Queue> {
+    fn lock(&self) -> MutexGuard<'_, SlotQueue> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -131,15 +131,15 @@ impl Turn {
     pub async fn run<F: Future>(self, handshake: F) -> F::Output {
         let mut handshake = pin!(handshake);
         let output = poll_fn(|cx| self.poll_step(handshake.as_mut(), cx)).await;
-        *self.step() = Step::Finished;
+        *self.step() = HandshakeStep::Finished;
         output
     }
 
     fn poll_step<F: Future>(&self, handshake: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let polled = handshake.poll(cx);
         let mut step = self.step();
-        if let Step::Running { .. } = *step {
-            *step = Step::None;
+        if let HandshakeStep::Running { .. } = *step {
+            *step = HandshakeStep::None;
         }
         polled
     }
@@ -147,26 +147,26 @@ impl Turn {
     /// Waits for a slot, which is held to the end of this poll.
     fn poll_begin(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut step = self.step();
-        if let Step::None = *step {
+        if let HandshakeStep::None = *step {
             *step = match self.0.queue.request(self.0.number) {
-                Ok(slot) => Step::Running { _slot: slot },
-                Err(slot) => Step::Queued(slot, Instant::now()),
+                Ok(slot) => HandshakeStep::Running { _slot: slot },
+                Err(slot) => HandshakeStep::Queued(slot, Instant::now()),
             };
         }
-        if let Step::Queued(slot, since) = &mut *step {
+        if let HandshakeStep::Queued(slot, since) = &mut *step {
             // The queue drops no sender that it has not sent to.
             let Ok(slot) = ready!(Pin::new(slot).poll(cx)) else { return Poll::Pending };
             self.0.pace.extend_handshake(since.elapsed());
-            *step = Step::Running { _slot: slot };
+            *step = HandshakeStep::Running { _slot: slot };
         }
         Poll::Ready(())
     }
 
     fn is_finished(&self) -> bool {
-        matches!(*self.step(), Step::Finished)
+        matches!(*self.step(), HandshakeStep::Finished)
     }
 
-    fn step(&self) -> MutexGuard<'_, Step> {
+    fn step(&self) -> MutexGuard<'_, HandshakeStep> {
         self.0.step.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

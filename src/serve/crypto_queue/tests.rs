@@ -7,10 +7,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::*;
 use crate::serve::Limits;
-use crate::serve::pace::Paced;
+use crate::serve::pace::TimeoutStream;
 
-fn turn(queue: &Arc<CryptoQueue>) -> (Turn, Pace) {
-    let (_, pace) = Paced::new(tokio::io::empty(), &Limits::default(), Instant::now());
+fn turn(queue: &Arc<CryptoQueue>) -> (Turn, TimeoutControl) {
+    let (_, pace) = TimeoutStream::new(tokio::io::empty(), &Limits::default(), Instant::now());
     (queue.enter(pace.clone()), pace)
 }
 
@@ -70,7 +70,7 @@ async fn handshakes_that_end_in_the_queue_take_no_slot_with_them() {
 async fn time_in_the_queue_is_not_the_clients() {
     let queue = CryptoQueue::new(1);
     let ((first, first_pace), (second, second_pace)) = (turn(&queue), turn(&queue));
-    let deadlines = || [&first_pace, &second_pace].map(Pace::handshake_deadline);
+    let deadlines = || [&first_pace, &second_pace].map(TimeoutControl::handshake_deadline);
     let before = deadlines();
     assert!(has_slot(&first) && !has_slot(&second));
     tokio::time::advance(Duration::from_secs(7)).await;

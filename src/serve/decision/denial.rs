@@ -7,7 +7,7 @@ use hyper::{Method, StatusCode};
 use super::content_range::BadContentRange;
 use super::upload_name::BadUploadName;
 use crate::constituency::file_names::ForeignMac;
-use crate::constituency::{ConstituencyName, Fingerprint, MacAddress, Standing};
+use crate::constituency::{ConstituencyName, Fingerprint, MacAddress, PhoneStanding};
 use crate::serve::host::BadHost;
 use crate::serve::path::BadPath;
 use crate::trust::{ChainRefusal, NoIdentity};
@@ -44,11 +44,11 @@ pub enum Denial {
     TooManyAttempts { reason: String, claimed: Option<MacAddress> },
     #[error("{0}")]
     NoPlace(String),
-    #[error("{}", Standing::Unknown.refusal(*mac, constituency).unwrap_or_default())]
+    #[error("{}", PhoneStanding::Unknown.refusal(*mac, constituency).unwrap_or_default())]
     Unknown { mac: MacAddress, constituency: ConstituencyName },
-    #[error("{}", Standing::Denied.refusal(*mac, constituency).unwrap_or_default())]
+    #[error("{}", PhoneStanding::Denied.refusal(*mac, constituency).unwrap_or_default())]
     Denied { mac: MacAddress, constituency: ConstituencyName },
-    #[error("{}", Standing::DeniedEverywhere.refusal(*mac, constituency).unwrap_or_default())]
+    #[error("{}", PhoneStanding::DeniedEverywhere.refusal(*mac, constituency).unwrap_or_default())]
     DeniedEverywhere { mac: MacAddress, constituency: ConstituencyName },
     #[error("{constituency} does not pin the certificate of {mac} any more (SHA-256 {certificate})")]
     Unpinned { mac: MacAddress, constituency: ConstituencyName, certificate: Fingerprint },

@@ -23,13 +23,13 @@ pub use denial::{CHALLENGE, Denial};
 use super::host::BadHost;
 use super::path::{self, ServedPath};
 use crate::constituency::file_names::NameRules;
-use crate::constituency::{ClientAuth, Constituency, ListedPhones, MacAddress, Standing, UploadLimits};
+use crate::constituency::{ClientAuth, Constituency, ListedPhones, MacAddress, PhoneStanding, UploadLimits};
 use crate::trust::{ChainRefusal, VerifiedDevice};
 use upload_name::UploadName;
 
 /// What a request asks.
 #[derive(Debug)]
-pub struct Asked<'a> {
+pub struct RequestTarget<'a> {
     /// The constituency that Host names, or why it names none that this connection may ask.
     pub host: Result<(), HostDenial>,
     /// The method.
@@ -49,7 +49,7 @@ pub enum HostDenial {
 
 /// Who asks, as things stand now.
 #[derive(Debug)]
-pub struct Circumstances<'a> {
+pub struct ClientContext<'a> {
     /// The connection's constituency as it is now; `None` if it is gone.
     pub constituency: Option<&'a Constituency>,
     /// Every phone on any list of this server.
@@ -95,7 +95,7 @@ pub struct WriteGrant {
 ///
 /// # Errors
 /// The first reason, in the order of the contract, why it may not be granted.
-pub fn decide(asked: Asked<'_>, now: &Circumstances<'_>) -> Result<Grant, Denial> {
+pub fn decide(asked: RequestTarget<'_>, now: &ClientContext<'_>) -> Result<Grant, Denial> {
     match asked.host {
         Ok(()) => {}
         Err(HostDenial::Bad(bad)) => return Err(Denial::Host(bad)),
@@ -128,7 +128,7 @@ fn check_method(method: &Method, asks_who: bool) -> Result<bool, Denial> {
 }
 
 /// The phone that asks; `None` where the constituency asks nobody who they are.
-fn check_phone(constituency: &Constituency, now: &Circumstances<'_>) -> Result<Option<MacAddress>, Denial> {
+fn check_phone(constituency: &Constituency, now: &ClientContext<'_>) -> Result<Option<MacAddress>, Denial> {
     if !now.tls_is_current {
         return Err(Denial::TlsPartChanged);
     }
@@ -141,27 +141,27 @@ fn check_phone(constituency: &Constituency, now: &Circumstances<'_>) -> Result<O
     device.still_valid(now.now).map_err(Denial::Chain)?;
     let mac = device.mac().map_err(|reason| Denial::NoIdentity(reason.clone()))?;
     match (constituency.standing(mac), device.pin()) {
-        (Standing::Known, Some(certificate)) if !constituency.is_pinned(mac, certificate) => {
+        (PhoneStanding::Known, Some(certificate)) if !constituency.is_pinned(mac, certificate) => {
             Err(Denial::Unpinned { mac, constituency: constituency.name.clone(), certificate })
         }
-        (Standing::Known, _) => Ok(Some(mac)),
-        (Standing::Unknown, _) => Err(Denial::Unknown { mac, constituency: constituency.name.clone() }),
-        (Standing::Denied, _) => Err(Denial::Denied { mac, constituency: constituency.name.clone() }),
-        (Standing::DeniedEverywhere, _) => {
+        (PhoneStanding::Known, _) => Ok(Some(mac)),
+        (PhoneStanding::Unknown, _) => Err(Denial::Unknown { mac, constituency: constituency.name.clone() }),
+        (PhoneStanding::Denied, _) => Err(Denial::Denied { mac, constituency: constituency.name.clone() }),
+        (PhoneStanding::DeniedEverywhere, _) => {
             Err(Denial::DeniedEverywhere { mac, constituency: constituency.name.clone() })
         }
     }
 }
 
 /// The phone whose password this request brought: on the list, as with a certificate.
-fn check_password(constituency: &Constituency, now: &Circumstances<'_>) -> Result<MacAddress, Denial> {
+fn check_password(constituency: &Constituency, now: &ClientContext<'_>) -> Result<MacAddress, Denial> {
     let mac = now.password.ok_or(Denial::NoDevice)?.map_err(Clone::clone)?;
     let name = || constituency.name.clone();
     match constituency.standing(mac) {
-        Standing::Known => Ok(mac),
-        Standing::Unknown => Err(Denial::Unknown { mac, constituency: name() }),
-        Standing::Denied => Err(Denial::Denied { mac, constituency: name() }),
-        Standing::DeniedEverywhere => Err(Denial::DeniedEverywhere { mac, constituency: name() }),
+        PhoneStanding::Known => Ok(mac),
+        PhoneStanding::Unknown => Err(Denial::Unknown { mac, constituency: name() }),
+        PhoneStanding::Denied => Err(Denial::Denied { mac, constituency: name() }),
+        PhoneStanding::DeniedEverywhere => Err(Denial::DeniedEverywhere { mac, constituency: name() }),
     }
 }
 

@@ -55,11 +55,11 @@ impl Stage {
     }
 
     fn decide(&self, method: &Method, path: &str) -> Result<Grant, Denial> {
-        decide(Asked { host: Ok(()), method, path }, &self.circumstances())
+        decide(RequestTarget { host: Ok(()), method, path }, &self.circumstances())
     }
 
-    fn circumstances(&self) -> Circumstances<'_> {
-        Circumstances {
+    fn circumstances(&self) -> ClientContext<'_> {
+        ClientContext {
             constituency: Some(&self.constituency),
             listed: self.registry.listed(),
             is_plain: false,
@@ -92,14 +92,14 @@ fn each_check_comes_before_the_next() {
     let stage = Stage::known();
     let elsewhere = || Err(HostDenial::Elsewhere("x".to_owned()));
     let hidden_of_other = format!("/{OTHER}/.x");
-    let asked = |host, method, path| Asked { host, method, path };
-    let status = |asked: Asked<'_>, circumstances: &Circumstances<'_>| {
+    let asked = |host, method, path| RequestTarget { host, method, path };
+    let status = |asked: RequestTarget<'_>, circumstances: &ClientContext<'_>| {
         decide(asked, circumstances).map_or_else(|denial| denial.status().as_u16(), |_| 200)
     };
-    let gone = Circumstances { constituency: None, ..stage.circumstances() };
-    let outdated = Circumstances { tls_is_current: false, ..stage.circumstances() };
-    let late = Circumstances { now: stage.now + 7200, ..stage.circumstances() };
-    let nobody = Circumstances { device: None, ..stage.circumstances() };
+    let gone = ClientContext { constituency: None, ..stage.circumstances() };
+    let outdated = ClientContext { tls_is_current: false, ..stage.circumstances() };
+    let late = ClientContext { now: stage.now + 7200, ..stage.circumstances() };
+    let nobody = ClientContext { device: None, ..stage.circumstances() };
     let bad = || Err(HostDenial::Bad(BadHost::Missing));
     assert_eq!(status(asked(bad(), &Method::DELETE, "/.."), &gone), 400);
     assert_eq!(status(asked(elsewhere(), &Method::DELETE, "/.."), &gone), 421);
@@ -138,9 +138,9 @@ fn without_client_authentication_a_phones_file_is_absent_and_nothing_is_stored()
 fn over_plain_http_there_is_what_holds_no_address_and_only_to_read() {
     for policy in [&format!(r#"{{ "phones": {{ "{OWN}": "" }} }}"#), r#"{ "client_auth": "none" }"#] {
         let stage = Stage::new(policy);
-        let plain = Circumstances { is_plain: true, device: None, ..stage.circumstances() };
+        let plain = ClientContext { is_plain: true, device: None, ..stage.circumstances() };
         let status = |method: &Method, path: &str| {
-            let asked = Asked { host: Ok(()), method, path };
+            let asked = RequestTarget { host: Ok(()), method, path };
             decide(asked, &plain).map_or_else(|denial| denial.status().as_u16(), |_| 200)
         };
         for path in ["/firmware/sip.ld", "/000000000000.cfg", "/y000000000028.cfg", "/site.cfg"] {

@@ -5,52 +5,55 @@ use std::sync::Arc;
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{BROKEN_OFF, CLIENT_ALERT, CLOSED, Hello, Peer, Refused, UNSUPPORTED_TLS, Wanted, broken_off};
+use super::{
+    BROKEN_OFF, CLIENT_ALERT, CLOSED, HandshakeContext, Hello, RejectedHandshake, TlsClient, UNSUPPORTED_TLS,
+    broken_off,
+};
 use crate::certificate::ServerCertificate;
 use crate::clock;
 use crate::constituency::TlsLevel;
-use crate::serve::access::{Tls, TlsFacts};
+use crate::serve::access::{ServedTls, TlsResult};
 use crate::serve::hello::ClientHelloFacts;
-use crate::serve::old_tls::{Failure, OldLane};
-use crate::serve::secured::Secured;
-use crate::trust::{ChainRefusal, Finding};
+use crate::serve::old_tls::{LegacyTls, LegacyTlsFailure};
+use crate::serve::secured::ClientTlsStream;
+use crate::trust::{ChainRefusal, DeviceFinding};
 
 /// The old lane and the certificate that it shows, if that is where this client is to be served: rustls cannot serve it,
 /// and its constituency wants phones like it.
-pub(super) fn lane<'a>(hello: &Hello, wanted: &Wanted<'a>) -> Option<(&'a OldLane, ServerCertificate)> {
+pub(super) fn lane<'a>(hello: &Hello, wanted: &HandshakeContext<'a>) -> Option<(&'a LegacyTls, ServerCertificate)> {
     let lane = wanted.generation.old_lane.as_ref()?;
     let facts = hello.facts.as_ref().ok()?;
-    if facts.is_for_rustls(&wanted.generation.certificates) || facts.needs()? > wanted.generation.level {
+    if facts.is_for_rustls(&wanted.generation.certificates) || facts.required_level()? > wanted.generation.level {
         return None;
     }
     Some((lane, wanted.rsa()?))
 }
 
 /// The handshake in the old lane, from the begin: OpenSSL reads the `hello` a second time.
-pub(super) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+pub(super) async fn accept_legacy_tls<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     hello: Hello,
-    lane: &OldLane,
+    lane: &LegacyTls,
     certificate: &ServerCertificate,
-    wanted: &Wanted<'_>,
-) -> Result<(Secured<S>, Peer), Refused> {
+    wanted: &HandshakeContext<'_>,
+) -> Result<(ClientTlsStream<S>, TlsClient), RejectedHandshake> {
     let Hello { record, facts, .. } = hello;
     let has_only_sha1 = facts.as_ref().is_ok_and(ClientHelloFacts::has_only_sha1);
     let (constituency, generation) = (Arc::clone(wanted.constituency), Arc::clone(wanted.generation));
     let judge = move |chain: &[CertificateDer<'static>]| {
-        let nobody = || Finding { verdict: Err(ChainRefusal::NoCertificate), claim: None };
+        let nobody = || DeviceFinding { verdict: Err(ChainRefusal::NoCertificate), claim: None };
         generation.examine(&constituency, chain, clock::unix_seconds(clock::now())).unwrap_or_else(nobody)
     };
-    let refused = |kind, reason| Refused { is_of_old_lane: true, ..wanted.refused(kind, reason) };
+    let refused = |kind, reason| RejectedHandshake { is_of_old_lane: true, ..wanted.refused(kind, reason) };
     let (result, finding) = lane.accept(stream, record, certificate, judge).await;
     let (verdict, claim) = finding.map_or((None, None), |finding| (Some(finding.verdict), finding.claim));
     let stream = match result {
         Ok(stream) => stream,
         Err((failure, stream)) => {
-            let summary = |facts: ClientHelloFacts| facts.alpn_hindrance().unwrap_or_else(|| facts.old_summary());
+            let summary = |facts: ClientHelloFacts| facts.alpn_incompatibility().unwrap_or_else(|| facts.old_summary());
             let offered = facts.map_or_else(|no_hello| no_hello.to_string(), summary);
             let (kind, reason) = explain(failure, verdict.and_then(Result::err), &offered);
-            let refused = Refused { claim, ..refused(kind, reason) };
+            let refused = RejectedHandshake { claim, ..refused(kind, reason) };
             return Err(match stream {
                 Some(stream) => refused.told_on(stream),
                 None => refused,
@@ -63,53 +66,60 @@ pub(super) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin + Send + 'stat
         return Err(refused(UNSUPPORTED_TLS, "agreed on what is not for the old lane".to_owned()));
     };
     if let Some(Err(refusal)) = &device {
-        return Err(Refused { claim, ..refused(refusal.kind(), refusal.to_string()) });
+        return Err(RejectedHandshake { claim, ..refused(refusal.kind(), refusal.to_string()) });
     }
     let now = clock::unix_seconds(clock::now());
     let is_tolerated = device.as_ref().and_then(|device| device.as_ref().ok()).is_some_and(|it| it.is_tolerated(now));
-    let peer = Peer {
+    let peer = TlsClient {
         constituency: wanted.constituency.name.clone(),
         generation: Arc::clone(wanted.generation),
         has_sni: wanted.server_name.is_some(),
         device,
         claim,
-        tls: Some(Tls::Agreed(TlsFacts { version, suite, is_tolerated, has_only_sha1 })),
+        tls: Some(TlsResult::Agreed(ServedTls { version, suite, is_tolerated, has_only_sha1 })),
         is_resumed: false,
     };
-    Ok((Secured::Old(stream), peer))
+    Ok((ClientTlsStream::Old(stream), peer))
 }
 
 /// Of which kind a failure is, and the reason.
-fn explain(failure: Failure, refusal: Option<ChainRefusal>, offered: &str) -> (&'static str, String) {
+fn explain(failure: LegacyTlsFailure, refusal: Option<ChainRefusal>, offered: &str) -> (&'static str, String) {
     match (refusal, failure) {
         (Some(refusal), _) => (refusal.kind(), refusal.to_string()),
-        (None, Failure::NoCertificate) => (ChainRefusal::NoCertificate.kind(), ChainRefusal::NoCertificate.to_string()),
-        (None, Failure::Alert(alert)) => (CLIENT_ALERT, broken_off(alert)),
-        (None, Failure::Closed) => (BROKEN_OFF, CLOSED.to_owned()),
-        (None, Failure::Broken(reason)) => (BROKEN_OFF, reason),
-        (None, Failure::Unable(reason)) => ("no_server_certificate", format!("the old lane cannot be had: {reason}")),
-        (None, Failure::Other(reason)) => (UNSUPPORTED_TLS, format!("{offered} (in the old lane: {reason})")),
+        (None, LegacyTlsFailure::NoCertificate) => {
+            (ChainRefusal::NoCertificate.kind(), ChainRefusal::NoCertificate.to_string())
+        }
+        (None, LegacyTlsFailure::Alert(alert)) => (CLIENT_ALERT, broken_off(alert)),
+        (None, LegacyTlsFailure::Closed) => (BROKEN_OFF, CLOSED.to_owned()),
+        (None, LegacyTlsFailure::Broken(reason)) => (BROKEN_OFF, reason),
+        (None, LegacyTlsFailure::Unable(reason)) => {
+            ("no_server_certificate", format!("the old lane cannot be had: {reason}"))
+        }
+        (None, LegacyTlsFailure::Other(reason)) => (UNSUPPORTED_TLS, format!("{offered} (in the old lane: {reason})")),
     }
 }
 
 /// Whether a client speaks no version that its constituency takes.
-pub(super) fn is_too_old(facts: &ClientHelloFacts, wanted: &Wanted<'_>) -> bool {
+pub(super) fn is_too_old(facts: &ClientHelloFacts, wanted: &HandshakeContext<'_>) -> bool {
     let takes_old = wanted.generation.level == TlsLevel::Legacy && wanted.rsa().is_some();
     facts.is_before_tls12() && !takes_old
 }
 
 /// What keeps a client out that is refused, and what would let it in, to be put behind it: the least setting that admits
 /// it, the certificate that is missing, or that there is nothing.
-pub(super) fn hindrance_and_help(facts: &ClientHelloFacts, wanted: &Wanted<'_>) -> (Option<String>, String) {
+pub(super) fn incompatibility_and_remedy(
+    facts: &ClientHelloFacts,
+    wanted: &HandshakeContext<'_>,
+) -> (Option<String>, String) {
     if facts.is_for_rustls(&wanted.generation.certificates) {
-        return (facts.hindrance(), String::new());
+        return (facts.incompatibility(), String::new());
     }
-    let Some(needed) = facts.needs() else {
-        let hindrance = facts.hindrance_everywhere();
+    let Some(needed) = facts.required_level() else {
+        let hindrance = facts.incompatibility_everywhere();
         let help = if hindrance.is_some() { ", which no setting admits" } else { "" };
-        return (hindrance.or_else(|| facts.hindrance()), help.to_owned());
+        return (hindrance.or_else(|| facts.incompatibility()), help.to_owned());
     };
-    let (hindrance, has_rsa) = (facts.hindrance_at(wanted.generation.level), wanted.rsa().is_some());
+    let (hindrance, has_rsa) = (facts.incompatibility_at(wanted.generation.level), wanted.rsa().is_some());
     let of = if TlsLevel::HAS_OLD { "" } else { ", in a provost built with OpenSSL," };
     let name = &wanted.constituency.name;
     let help = match needed > wanted.generation.level {

@@ -6,11 +6,11 @@ use std::pin::Pin;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use crate::constituency::ConstituencyName;
-use crate::trust::Claim;
+use crate::trust::ClaimedIdentity;
 
 /// A handshake that led to nothing, and why.
 #[derive(Debug)]
-pub struct Refused {
+pub struct RejectedHandshake {
     /// The constituency, if it came so far.
     pub constituency: Option<ConstituencyName>,
     /// Of which kind the reason is: one of a few words.
@@ -18,7 +18,7 @@ pub struct Refused {
     /// For the operator.
     pub reason: String,
     /// Who the refused certificate says it is.
-    pub claim: Option<Claim>,
+    pub claim: Option<ClaimedIdentity>,
     /// Whether it came so far as the old lane.
     pub is_of_old_lane: bool,
     /// The close of its connection, where the client was told something; without one it is closed at once.
@@ -28,7 +28,7 @@ pub struct Refused {
 /// The close of a connection, however long that takes.
 pub struct Close(Pin<Box<dyn Future<Output = ()> + Send>>);
 
-impl Refused {
+impl RejectedHandshake {
     /// Refused before anybody had said who they are.
     pub(in crate::serve) fn because(
         constituency: Option<ConstituencyName>,

@@ -64,13 +64,13 @@ impl ClientHelloFacts {
     /// The least level at which this client is served by the old lane, which has an RSA certificate; `None` if it is at
     /// none.
     #[must_use]
-    pub fn needs(&self) -> Option<TlsLevel> {
+    pub fn required_level(&self) -> Option<TlsLevel> {
         let level = match self.highest_version()? {
             ProtocolVersion::TLSv1_2 => self.signed_at()?,
             _ if self.is_before_tls12() => TlsLevel::Legacy,
             _ => return None,
         };
-        let can_exchange_keys = |suite| !needs_group(suite) || self.takes_group();
+        let can_exchange_keys = |suite| !requires_group(suite) || self.takes_group();
         (self.null_compression && self.old_suites().any(can_exchange_keys)).then_some(level)
     }
 
@@ -117,6 +117,6 @@ impl ClientHelloFacts {
 }
 
 /// Whether a suite of either lane agrees on keys by elliptic curves.
-pub(super) fn needs_group(suite: CipherSuite) -> bool {
+pub(super) fn requires_group(suite: CipherSuite) -> bool {
     matches!(KeyExchange::of(suite), KeyExchange::EcdheRsa | KeyExchange::EcdheEcdsa)
 }

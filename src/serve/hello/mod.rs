@@ -109,28 +109,28 @@ impl ClientHelloFacts {
     /// The sentence for the log: why this client cannot be served, or else what it offered.
     #[must_use]
     pub fn offered(&self) -> String {
-        self.hindrance().unwrap_or_else(|| self.summary())
+        self.incompatibility().unwrap_or_else(|| self.summary())
     }
 
     /// The first thing that makes rustls unable to serve this client; `None` if the offer is good enough.
     #[must_use]
-    pub fn hindrance(&self) -> Option<String> {
+    pub fn incompatibility(&self) -> Option<String> {
         let Some(version) = self.served_version() else {
             return Some(match self.versions.as_slice() {
                 [] => "offered no known TLS version".to_owned(),
                 versions => format!("offered only {}", listed(versions.iter().copied().map(version_name))),
             });
         };
-        self.cipher_hindrance(version)
-            .or_else(|| self.group_hindrance(version))
-            .or_else(|| self.signature_hindrance(version))
+        self.cipher_incompatibility(version)
+            .or_else(|| self.group_incompatibility(version))
+            .or_else(|| self.signature_incompatibility(version))
             .or_else(|| (!self.null_compression).then(|| "offered only compressed TLS".to_owned()))
-            .or_else(|| self.alpn_hindrance())
+            .or_else(|| self.alpn_incompatibility())
     }
 
     /// What keeps out a client that offers only other protocols than ours.
     #[must_use]
-    pub fn alpn_hindrance(&self) -> Option<String> {
+    pub fn alpn_incompatibility(&self) -> Option<String> {
         let offered = self.alpn.as_ref()?;
         let is_ours = |protocol: &String| ALPN_PROTOCOLS.contains(&protocol.as_str());
         (!offered.iter().any(is_ours)).then(|| {
@@ -156,7 +156,7 @@ impl ClientHelloFacts {
         [ProtocolVersion::TLSv1_3, ProtocolVersion::TLSv1_2].into_iter().find(|version| self.versions.contains(version))
     }
 
-    fn cipher_hindrance(&self, version: ProtocolVersion) -> Option<String> {
+    fn cipher_incompatibility(&self, version: ProtocolVersion) -> Option<String> {
         if self.served_suites(version).next().is_some() {
             return None;
         }
@@ -178,7 +178,7 @@ impl ClientHelloFacts {
         })
     }
 
-    fn group_hindrance(&self, version: ProtocolVersion) -> Option<String> {
+    fn group_incompatibility(&self, version: ProtocolVersion) -> Option<String> {
         let ours = &TlsMaterial::provider().kx_groups;
         let served =
             |group: &NamedGroup| ours.iter().any(|ours| ours.name() == *group && ours.usable_for_version(version));
@@ -193,7 +193,7 @@ impl ClientHelloFacts {
         }
     }
 
-    fn signature_hindrance(&self, version: ProtocolVersion) -> Option<String> {
+    fn signature_incompatibility(&self, version: ProtocolVersion) -> Option<String> {
         let Some(schemes) = self.signature_schemes.as_deref() else {
             // RFC 5246 §7.4.1.4.1: "If the client does not send the signature_algorithms extension, the server MUST
             // [assume] {sha1,rsa}".

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use rustls::{CipherSuite, ProtocolVersion, SignatureScheme};
 
-use super::lane::needs_group;
+use super::lane::requires_group;
 use super::{ClientHelloFacts, KeyExchange, is_tls13, listed, version_name};
 use crate::constituency::TlsLevel;
 use crate::wording::parameter_name;
@@ -35,12 +35,12 @@ const KINDS: [(&str, &str); 19] = [
 impl ClientHelloFacts {
     /// What keeps a client out at `level` that a wider one admits.
     #[must_use]
-    pub fn hindrance_at(&self, level: TlsLevel) -> Option<String> {
+    pub fn incompatibility_at(&self, level: TlsLevel) -> Option<String> {
         if !self.has_only_sha1() {
-            return self.hindrance();
+            return self.incompatibility();
         }
         let only = self.only_signatures();
-        match self.cipher_hindrance(ProtocolVersion::TLSv1_2) {
+        match self.cipher_incompatibility(ProtocolVersion::TLSv1_2) {
             Some(other) if level == TlsLevel::Modern => Some(format!("{other}, and {only}")),
             _ => Some(format!("offered {only}")),
         }
@@ -48,16 +48,16 @@ impl ClientHelloFacts {
 
     /// What keeps out a client that no level admits and that is none of TLS 1.3; `None` if it is not in the offer.
     #[must_use]
-    pub fn hindrance_everywhere(&self) -> Option<String> {
+    pub fn incompatibility_everywhere(&self) -> Option<String> {
         let version = match self.highest_version() {
-            None | Some(ProtocolVersion::SSLv3) => return self.hindrance(),
+            None | Some(ProtocolVersion::SSLv3) => return self.incompatibility(),
             Some(version) if self.is_before_tls12() || version == ProtocolVersion::TLSv1_2 => version,
             Some(_) => return None,
         };
         let is_tls12 = version == ProtocolVersion::TLSv1_2;
         if self.old_suites().next().is_none() {
             // What is left is rustls' own, or nothing.
-            return match self.hindrance() {
+            return match self.incompatibility() {
                 _ if !is_tls12 || self.served_suites(version).next().is_none() => Some(self.bad_suites(version)),
                 _ if self.has_only_sha1() => {
                     Some(format!("offered {} with modern cipher suites", self.only_signatures()))
@@ -65,8 +65,8 @@ impl ClientHelloFacts {
                 hindrance => hindrance,
             };
         }
-        if self.old_suites().all(needs_group) && !self.takes_group() {
-            return self.group_hindrance(ProtocolVersion::TLSv1_2);
+        if self.old_suites().all(requires_group) && !self.takes_group() {
+            return self.group_incompatibility(ProtocolVersion::TLSv1_2);
         }
         if is_tls12 && self.signed_at().is_none() {
             return Some(format!("offered {}", self.only_signatures()));

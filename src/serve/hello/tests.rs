@@ -62,7 +62,7 @@ fn the_facts_of_a_modern_hello() {
     assert_eq!(facts.server_name, Some(ServerNameSent::Host("ote.phones.example.com".to_owned())));
     assert!(facts.extended_master_secret && facts.null_compression && facts.offers_aead());
     assert!(facts.key_exchanges().contains(&KeyExchange::Tls13));
-    assert!(facts.hindrance().is_none());
+    assert!(facts.incompatibility().is_none());
     assert_eq!(ClientHelloFacts::read(captured!("no-sni")).unwrap().server_name, None);
     assert!(!ClientHelloFacts::read(captured!("ecdhe-cbc")).unwrap().offers_aead());
 }
@@ -74,12 +74,12 @@ fn every_suite_and_group_of_our_provider_is_served() {
     assert!(provider.cipher_suites.len() >= 9 && provider.kx_groups.len() >= 4);
     for group in &provider.kx_groups {
         let only = ClientHelloFacts { groups: Some(vec![group.name()]), ..facts.clone() };
-        assert_eq!(only.hindrance(), None, "{:?}", group.name());
+        assert_eq!(only.incompatibility(), None, "{:?}", group.name());
     }
     for suite in &provider.cipher_suites {
         let versions = vec![suite.version().version];
         let only = ClientHelloFacts { cipher_suites: vec![suite.suite()], versions, ..facts.clone() };
-        assert_eq!(only.hindrance(), None, "{:?}", suite.suite());
+        assert_eq!(only.incompatibility(), None, "{:?}", suite.suite());
     }
 }
 
@@ -107,7 +107,7 @@ fn of_alpn(protocols: &[&[u8]]) -> Option<String> {
     let alpn = [&[0, 16][..], &long(&long(&names.collect::<Vec<_>>()))].concat();
     let body = [&[3, 3][..], &[7; 32], &[0, 0, 2, 0xc0, 0x2f, 1, 0], &long(&alpn)].concat();
     let message = [&[1, 0][..], &long(&body)].concat();
-    ClientHelloFacts::read(&[&[22, 3, 1][..], &long(&message)].concat()).unwrap().alpn_hindrance()
+    ClientHelloFacts::read(&[&[22, 3, 1][..], &long(&message)].concat()).unwrap().alpn_incompatibility()
 }
 
 #[test]

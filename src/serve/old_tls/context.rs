@@ -38,7 +38,7 @@ const DEPTH: u32 = 8;
 
 /// What a context is made of.
 #[derive(Debug)]
-pub(super) struct Recipe {
+pub(super) struct ContextConfig {
     pub(super) level: TlsLevel,
     /// The CAs below which we want device certificates.
     pub(super) authorities: Vec<CertificateDer<'static>>,
@@ -46,9 +46,9 @@ pub(super) struct Recipe {
     pub(super) id: [u8; 16],
 }
 
-impl Recipe {
+impl ContextConfig {
     /// A context that presents `certificate`.
-    pub(super) fn cook(&self, certificate: &ServerCertificate) -> Result<SslContext, ErrorStack> {
+    pub(super) fn build(&self, certificate: &ServerCertificate) -> Result<SslContext, ErrorStack> {
         let mut context = SslContext::builder(SslMethod::tls_server())?;
         self.set_protocol(&mut context)?;
         forget_sessions(&mut context, &self.id)?;

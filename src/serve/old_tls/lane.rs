@@ -14,13 +14,13 @@ use rustls::{AlertDescription, CipherSuite, ProtocolVersion};
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 use tokio_openssl::SslStream;
 
-use super::context::Recipe;
-use super::rewound::Rewound;
-use super::trial::Trial;
-use super::{Failure, Outcome, SUITES};
+use super::context::ContextConfig;
+use super::rewound::PrefixedStream;
+use super::trial::VerifyCallback;
+use super::{LegacyAccept, LegacyTlsFailure, SUITES};
 use crate::certificate::ServerCertificate;
 use crate::constituency::TlsLevel;
-use crate::trust::{DeviceVerifier, Finding};
+use crate::trust::{DeviceFinding, DeviceVerifier};
 
 /// OpenSSL's reason for a handshake without client certificate, and from where on a reason is an alert of the peer
 /// (`sslerr.h`: `SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE`, `SSL_AD_REASON_OFFSET`).
@@ -36,29 +36,29 @@ const CERTIFICATES: usize = 4;
 
 /// The old lane of one constituency under one TLS part of its policy.
 #[derive(Debug)]
-pub struct OldLane {
-    recipe: Recipe,
+pub struct LegacyTls {
+    recipe: ContextConfig,
     requires_device: bool,
     /// For the certificates that were presented, the newest first.
-    ready: ArcSwap<Vec<Ready>>,
+    ready: ArcSwap<Vec<ReadyContext>>,
 }
 
 #[derive(Debug, Clone)]
-struct Ready {
+struct ReadyContext {
     certificate: Arc<CertifiedKey>,
     context: SslContext,
 }
 
 /// A connection of the old lane.
 #[derive(Debug)]
-pub struct OldStream<S> {
-    inner: SslStream<Rewound<S>>,
+pub struct LegacyStream<S> {
+    inner: SslStream<PrefixedStream<S>>,
     /// What was read for [`AsyncBufRead`], and how much of it was taken.
     ahead: Vec<u8>,
     taken: usize,
 }
 
-impl OldLane {
+impl LegacyTls {
     /// The lane that `level` opens, if it opens one, where devices are judged by `verifier`.
     #[must_use]
     pub fn new(level: TlsLevel, verifier: Option<&DeviceVerifier>) -> Option<Self> {
@@ -67,7 +67,11 @@ impl OldLane {
         // Without randomness nothing is safe; no session is made that this could tell from another.
         openssl::rand::rand_bytes(&mut id).ok()?;
         (level > TlsLevel::Modern).then(|| Self {
-            recipe: Recipe { level, authorities: authorities.iter().map(|ca| ca.certificate.clone()).collect(), id },
+            recipe: ContextConfig {
+                level,
+                authorities: authorities.iter().map(|ca| ca.certificate.clone()).collect(),
+                id,
+            },
             requires_device: verifier.is_some(),
             ready: ArcSwap::default(),
         })
@@ -80,22 +84,22 @@ impl OldLane {
         stream: S,
         read: Vec<u8>,
         certificate: &ServerCertificate,
-        judge: impl Fn(&[CertificateDer<'static>]) -> Finding + Send + Sync + 'static,
-    ) -> Outcome<S> {
-        let trial = Trial::default();
+        judge: impl Fn(&[CertificateDer<'static>]) -> DeviceFinding + Send + Sync + 'static,
+    ) -> LegacyAccept<S> {
+        let trial = VerifyCallback::default();
         let started = self.context(certificate).and_then(|context| {
             let mut ssl = Ssl::new(&context)?;
             if self.requires_device {
                 trial.hold(&mut ssl, judge);
             }
-            SslStream::new(ssl, Rewound::new(stream, read))
+            SslStream::new(ssl, PrefixedStream::new(stream, read))
         });
         let mut inner = match started {
             Ok(inner) => inner,
-            Err(error) => return (Err((Failure::Unable(error.to_string()), None)), None),
+            Err(error) => return (Err((LegacyTlsFailure::Unable(error.to_string()), None)), None),
         };
         let accepted = Pin::new(&mut inner).accept().await;
-        let stream = OldStream { inner, ahead: Vec::new(), taken: 0 };
+        let stream = LegacyStream { inner, ahead: Vec::new(), taken: 0 };
         let result = match accepted {
             Ok(()) => Ok(stream),
             Err(error) => Err((error.into(), Some(stream))),
@@ -110,15 +114,15 @@ impl OldLane {
         if let Some(ready) = ready.iter().find(|ready| Arc::ptr_eq(&ready.certificate, certified)) {
             return Ok(ready.context.clone());
         }
-        let context = self.recipe.cook(certificate)?;
-        let new = Ready { certificate: Arc::clone(certified), context: context.clone() };
+        let context = self.recipe.build(certificate)?;
+        let new = ReadyContext { certificate: Arc::clone(certified), context: context.clone() };
         let kept = ready.iter().take(CERTIFICATES - 1).cloned();
         self.ready.store(Arc::new(std::iter::once(new).chain(kept).collect()));
         Ok(context)
     }
 }
 
-impl From<ssl::Error> for Failure {
+impl From<ssl::Error> for LegacyTlsFailure {
     fn from(error: ssl::Error) -> Self {
         let reason = error.ssl_error().and_then(|stack| stack.errors().first());
         match (error.code(), reason) {
@@ -141,7 +145,7 @@ impl From<ssl::Error> for Failure {
     }
 }
 
-impl<S> OldStream<S> {
+impl<S> LegacyStream<S> {
     /// Version and suite.
     #[must_use]
     pub fn agreed(&self) -> Option<(ProtocolVersion, CipherSuite)> {
@@ -157,7 +161,7 @@ impl<S> OldStream<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for OldStream<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for LegacyStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let ahead = this.ahead.get(this.taken..).unwrap_or_default();
@@ -172,7 +176,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for OldStream<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncBufRead for OldStream<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncBufRead for LegacyStream<S> {
     fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         let this = self.get_mut();
         if this.taken == this.ahead.len() {
@@ -196,7 +200,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncBufRead for OldStream<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for OldStream<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for LegacyStream<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().inner).poll_write(cx, bytes)
     }
@@ -224,7 +228,7 @@ mod tests {
 
     #[test]
     fn certificates_that_are_shown_in_turn_are_made_ready_once() {
-        let lane = OldLane::new(TlsLevel::Legacy, None).unwrap();
+        let lane = LegacyTls::new(TlsLevel::Legacy, None).unwrap();
         let certificates = [(); CERTIFICATES].map(|()| certificate(&rcgen::PKCS_RSA_SHA256));
         let ready = || lane.ready.load_full();
         for certificate in &certificates {

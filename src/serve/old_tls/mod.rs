@@ -15,7 +15,7 @@
 
 use rustls::{CipherSuite, NamedGroup, SignatureScheme};
 
-use crate::trust::Finding;
+use crate::trust::DeviceFinding;
 
 #[cfg(not(feature = "old-tls"))]
 mod absent;
@@ -31,7 +31,7 @@ mod trial;
 #[cfg(not(feature = "old-tls"))]
 pub use absent::{OldLane, OldStream};
 #[cfg(feature = "old-tls")]
-pub use lane::{OldLane, OldStream};
+pub use lane::{LegacyStream, LegacyTls};
 
 /// The suites of the old lane in our order, with OpenSSL's names: forward secrecy first, then AEAD, then AES-128. None
 /// of them is one of rustls', so that a suite tells the lane. No 3DES, RC4, EXPORT, NULL or anonymous ones; names that
@@ -77,7 +77,7 @@ pub const LEGACY_SCHEME: SignatureScheme = SignatureScheme::RSA_PKCS1_SHA1;
 
 /// How a handshake in the old lane failed.
 #[derive(Debug)]
-pub enum Failure {
+pub enum LegacyTlsFailure {
     /// We are not able to, whoever asks.
     Unable(String),
     /// The client presented no certificate.
@@ -94,19 +94,20 @@ pub enum Failure {
 
 /// What the handshake came to, and what was found of the device certificate, if one was presented. A stream on which it
 /// failed is good for nothing but to be closed.
-pub type Outcome<S> = (Result<OldStream<S>, (Failure, Option<OldStream<S>>)>, Option<Finding>);
+pub type LegacyAccept<S> =
+    (Result<LegacyStream<S>, (LegacyTlsFailure, Option<LegacyStream<S>>)>, Option<DeviceFinding>);
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::constituency::TlsLevel;
-    use crate::serve::access::TlsFacts;
+    use crate::serve::access::ServedTls;
     use crate::serve::site::TlsMaterial;
 
     #[test]
     fn a_suite_tells_the_lane() {
         use rustls::ProtocolVersion::{TLSv1_0, TLSv1_2};
-        let lane = |version, suite| TlsFacts { version, suite, is_tolerated: false, has_only_sha1: false }.lane();
+        let lane = |version, suite| ServedTls { version, suite, is_tolerated: false, has_only_sha1: false }.lane();
         for suite in &TlsMaterial::provider().cipher_suites {
             assert_eq!(lane(suite.version().version, suite.suite()), None, "{:?}", suite.suite());
         }

@@ -8,14 +8,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Gives what was `read` of `inner` before anything else.
 #[derive(Debug)]
-pub(super) struct Rewound<S> {
+pub(super) struct PrefixedStream<S> {
     inner: S,
     read: Vec<u8>,
     given: usize,
     is_shutting_down: bool,
 }
 
-impl<S> Rewound<S> {
+impl<S> PrefixedStream<S> {
     pub(super) fn new(inner: S, read: Vec<u8>) -> Self {
         Self { inner, read, given: 0, is_shutting_down: false }
     }
@@ -26,7 +26,7 @@ impl<S> Rewound<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for PrefixedStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let left = this.read.get(this.given..).unwrap_or_default();
@@ -44,7 +44,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Rewound<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for PrefixedStream<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().inner).poll_write(cx, bytes)
     }
@@ -70,7 +70,7 @@ mod tests {
         let (mut peer, ours) = tokio::io::duplex(64);
         peer.write_all(b" and the rest").await.unwrap();
         drop(peer);
-        let mut stream = Rewound::new(ours, b"the beginning".to_vec());
+        let mut stream = PrefixedStream::new(ours, b"the beginning".to_vec());
         let mut first = [0; 4];
         stream.read_exact(&mut first).await.unwrap();
         let mut rest = String::new();

@@ -14,7 +14,7 @@ use openssl::x509::{X509StoreContextRef, X509VerifyResult};
 use rustls::AlertDescription;
 use rustls::pki_types::CertificateDer;
 
-use crate::trust::{ChainRefusal, Finding, Verdict};
+use crate::trust::{ChainRefusal, DeviceFinding, Verdict};
 
 /// OpenSSL's complaint of a weak key, the only one that comes before it has strung the chain together (`x509_vfy.h`).
 const EE_KEY_TOO_SMALL: i32 = 66;
@@ -28,14 +28,14 @@ const DECRYPT_ERROR: &[i32] = &[7];
 
 /// The trial of one handshake's certificate.
 #[derive(Clone, Default)]
-pub(super) struct Trial(Arc<Mutex<Option<Finding>>>);
+pub(super) struct VerifyCallback(Arc<Mutex<Option<DeviceFinding>>>);
 
-impl Trial {
+impl VerifyCallback {
     /// Has every certificate of `ssl`'s peer judged by `judge`, and demands one.
     pub(super) fn hold(
         &self,
         ssl: &mut SslRef,
-        judge: impl Fn(&[CertificateDer<'static>]) -> Finding + Send + Sync + 'static,
+        judge: impl Fn(&[CertificateDer<'static>]) -> DeviceFinding + Send + Sync + 'static,
     ) {
         let trial = self.clone();
         ssl.set_verify_callback(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT, move |is_fine, context| {
@@ -44,7 +44,7 @@ impl Trial {
     }
 
     /// What was found, if a certificate was presented.
-    pub(super) fn finding(&self) -> Option<Finding> {
+    pub(super) fn finding(&self) -> Option<DeviceFinding> {
         self.found().take()
     }
 
@@ -53,7 +53,7 @@ impl Trial {
         &self,
         is_fine: bool,
         context: &mut X509StoreContextRef,
-        judge: &impl Fn(&[CertificateDer<'static>]) -> Finding,
+        judge: &impl Fn(&[CertificateDer<'static>]) -> DeviceFinding,
     ) -> bool {
         let mut found = self.found();
         if found.is_none() && context.error().as_raw() == EE_KEY_TOO_SMALL {
@@ -85,7 +85,7 @@ impl Trial {
         false
     }
 
-    fn found(&self) -> MutexGuard<'_, Option<Finding>> {
+    fn found(&self) -> MutexGuard<'_, Option<DeviceFinding>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

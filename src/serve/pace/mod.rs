@@ -22,7 +22,7 @@ use super::limits::Limits;
 
 mod requests;
 
-pub use requests::Requests;
+pub use requests::RequestStream;
 
 /// Over how long the least rate of a body is measured.
 const RATE_WINDOW: Duration = Duration::from_mins(1);
@@ -47,10 +47,10 @@ pub enum Phase {
 
 /// The phase of a connection, shared between its handler and its stream.
 #[derive(Debug, Clone)]
-pub struct Pace(Arc<Shared>);
+pub struct TimeoutControl(Arc<TimeoutState>);
 
 #[derive(Debug)]
-struct Shared {
+struct TimeoutState {
     /// The phase, in the lowest [`PHASE_BITS`], and above it how many were entered before.
     stage: AtomicU32,
     /// Whether something of ours is still on its way to the peer.
@@ -59,7 +59,7 @@ struct Shared {
     is_discarding: AtomicBool,
     broken_off: OnceLock<&'static str>,
     /// The last header that did not come at once, and when it began.
-    header: Mutex<Option<(Stage, Instant)>>,
+    header: Mutex<Option<(PackedPhase, Instant)>>,
     handshake_deadline: Mutex<Instant>,
 }
 
@@ -68,9 +68,9 @@ const PHASE_BITS: u32 = 3;
 
 /// A phase, told apart from the same phase at another time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stage(u32);
+struct PackedPhase(u32);
 
-impl Stage {
+impl PackedPhase {
     fn phase(self) -> Phase {
         match self.0 & ((1 << PHASE_BITS) - 1) {
             1 => Phase::Idle,
@@ -82,9 +82,9 @@ impl Stage {
     }
 }
 
-impl Pace {
+impl TimeoutControl {
     fn new(handshake_deadline: Instant) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(TimeoutState {
             stage: AtomicU32::new(Phase::Handshake as u32),
             has_unsent: AtomicBool::new(false),
             is_discarding: AtomicBool::new(false),
@@ -166,12 +166,12 @@ impl Pace {
         }
     }
 
-    fn header(&self) -> MutexGuard<'_, Option<(Stage, Instant)>> {
+    fn header(&self) -> MutexGuard<'_, Option<(PackedPhase, Instant)>> {
         self.0.header.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until nobody has said anything for `moment`, or for up to twice as long, and nothing is on its way.
-    pub async fn silence(&self, moment: Duration) {
+    pub async fn wait_idle(&self, moment: Duration) {
         loop {
             let before = self.stage();
             tokio::time::sleep(moment).await;
@@ -193,14 +193,14 @@ impl Pace {
         self.stage().phase()
     }
 
-    fn stage(&self) -> Stage {
-        Stage(self.0.stage.load(Ordering::Relaxed))
+    fn stage(&self) -> PackedPhase {
+        PackedPhase(self.0.stage.load(Ordering::Relaxed))
     }
 }
 
 /// How patient to be.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
+pub struct Timeouts {
     handshake: Duration,
     idle: Duration,
     header: Duration,
@@ -208,7 +208,7 @@ pub struct Patience {
     least_bytes: u64,
 }
 
-impl From<&Limits> for Patience {
+impl From<&Limits> for Timeouts {
     fn from(limits: &Limits) -> Self {
         Self {
             handshake: limits.handshake(),
@@ -222,32 +222,38 @@ impl From<&Limits> for Patience {
 
 /// A stream whose peer must keep moving.
 #[derive(Debug)]
-pub struct Paced<S> {
+pub struct TimeoutStream<S> {
     inner: S,
-    pace: Pace,
-    patience: Patience,
-    reading: Clock,
-    writing: Clock,
+    pace: TimeoutControl,
+    patience: Timeouts,
+    reading: DeadlineTimer,
+    writing: DeadlineTimer,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// When one direction last moved, and how much it moved in this window.
 #[derive(Debug)]
-struct Clock {
-    stage: Option<Stage>,
+struct DeadlineTimer {
+    stage: Option<PackedPhase>,
     /// Since when the peer has kept us waiting, in this stage.
     waiting_since: Option<Instant>,
     window_start: Option<Instant>,
     window_bytes: u64,
 }
 
-impl<S> Paced<S> {
+impl<S> TimeoutStream<S> {
     /// Watches over `inner`, which was accepted at `accepted` and is in [`Phase::Handshake`].
-    pub fn new(inner: S, limits: &Limits, accepted: Instant) -> (Self, Pace) {
-        let patience = Patience::from(limits);
-        let pace = Pace::new(accepted + patience.handshake);
-        let paced =
-            Self { inner, pace: pace.clone(), patience, reading: Clock::new(), writing: Clock::new(), timer: None };
+    pub fn new(inner: S, limits: &Limits, accepted: Instant) -> (Self, TimeoutControl) {
+        let patience = Timeouts::from(limits);
+        let pace = TimeoutControl::new(accepted + patience.handshake);
+        let paced = Self {
+            inner,
+            pace: pace.clone(),
+            patience,
+            reading: DeadlineTimer::new(),
+            writing: DeadlineTimer::new(),
+            timer: None,
+        };
         (paced, pace)
     }
 
@@ -304,7 +310,7 @@ impl<S> Paced<S> {
     }
 }
 
-impl Clock {
+impl DeadlineTimer {
     fn new() -> Self {
         Self { stage: None, waiting_since: None, window_start: None, window_bytes: 0 }
     }
@@ -320,7 +326,7 @@ impl Clock {
 
     fn overdue(
         &mut self,
-        stage: Stage,
+        stage: PackedPhase,
         now: Instant,
         limit: Option<Duration>,
         least_bytes: Option<u64>,
@@ -352,7 +358,7 @@ impl Clock {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for TimeoutStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buffer.filled().len();
@@ -366,7 +372,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> Paced<S> {
+impl<S: AsyncWrite + Unpin> TimeoutStream<S> {
     fn after_write(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match result {
             Poll::Pending => Poll::Ready(Err(ready!(self.poll_deadline(cx, false)))),
@@ -383,7 +389,7 @@ impl<S: AsyncWrite + Unpin> Paced<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for TimeoutStream<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let result = Pin::new(&mut this.inner).poll_write(cx, bytes);

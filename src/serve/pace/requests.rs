@@ -7,19 +7,19 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Pace, Phase};
-use crate::serve::linger::Farewell;
+use super::{Phase, TimeoutControl};
+use crate::serve::linger::LingerControl;
 use crate::serve::request_line::SHOWN;
 
 /// A stream on which the first byte of a request ends the idleness. Only here is a byte one of a request: below TLS it
 /// may be anything, and may have come while the handshake was still under way.
 #[derive(Debug)]
-pub struct Requests<S> {
+pub struct RequestStream<S> {
     inner: S,
-    pace: Pace,
-    farewell: Farewell,
+    pace: TimeoutControl,
+    farewell: LingerControl,
     unread: Bytes,
-    beginning: Beginning,
+    beginning: RequestBeginning,
 }
 
 /// The first bytes of the request whose header is read, to be logged if it is refused.
@@ -27,20 +27,20 @@ pub struct Requests<S> {
 /// HTTP may hold a part of a request that came with the one before it. It holds none if all that it was given ends in an
 /// empty line: a request line and header of which it does not yet have everything contain none.
 #[derive(Debug)]
-struct Beginning {
+struct RequestBeginning {
     bytes: Vec<u8>,
     is_known: bool,
     /// The last bytes that HTTP was given.
     last: [u8; 4],
 }
 
-impl Default for Beginning {
+impl Default for RequestBeginning {
     fn default() -> Self {
         Self { bytes: Vec::new(), is_known: true, last: *b"\r\n\r\n" }
     }
 }
 
-impl Beginning {
+impl RequestBeginning {
     /// Another request begins with what is read next.
     fn begin(&mut self) {
         self.bytes.clear();
@@ -64,10 +64,10 @@ impl Beginning {
     }
 }
 
-impl<S> Requests<S> {
+impl<S> RequestStream<S> {
     /// Reads requests from `inner`; whoever is refused in the middle of one hears it by way of `farewell`.
-    pub fn new(inner: S, pace: Pace, farewell: Farewell) -> Self {
-        Self { inner, pace, farewell, unread: Bytes::new(), beginning: Beginning::default() }
+    pub fn new(inner: S, pace: TimeoutControl, farewell: LingerControl) -> Self {
+        Self { inner, pace, farewell, unread: Bytes::new(), beginning: RequestBeginning::default() }
     }
 
     /// The first bytes of the request whose header is read, where they are known.
@@ -80,7 +80,7 @@ impl<S> Requests<S> {
     pub fn unread(&mut self, bytes: &[u8]) {
         // A copy: what was read lies in a buffer that is many times as large.
         self.unread = Bytes::copy_from_slice(without_empty_lines(bytes));
-        self.beginning = Beginning::default();
+        self.beginning = RequestBeginning::default();
     }
 }
 
@@ -89,7 +89,7 @@ fn without_empty_lines(bytes: &[u8]) -> &[u8] {
     bytes.get(begins..).unwrap_or_default()
 }
 
-impl<S: AsyncBufRead + Unpin> Requests<S> {
+impl<S: AsyncBufRead + Unpin> RequestStream<S> {
     /// Waits until there is something to read, and leaves it there; `false` if there will be nothing more.
     ///
     /// # Errors
@@ -99,7 +99,7 @@ impl<S: AsyncBufRead + Unpin> Requests<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Requests<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for RequestStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buffer.filled().len();
@@ -118,7 +118,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Requests<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Requests<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for RequestStream<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.pace.note_unsent(true);
         Pin::new(&mut self.get_mut().inner).poll_write(cx, bytes)

@@ -1,19 +1,19 @@
 //! Deadlines by a clock that stands still until everybody waits.
 
 use super::*;
-use crate::serve::linger::Farewell;
+use crate::serve::linger::LingerControl;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
-fn pair() -> (Paced<DuplexStream>, Pace, DuplexStream) {
+fn pair() -> (TimeoutStream<DuplexStream>, TimeoutControl, DuplexStream) {
     let (ours, theirs) = tokio::io::duplex(64);
-    let (paced, pace) = Paced::new(ours, &Limits::default(), Instant::now());
+    let (paced, pace) = TimeoutStream::new(ours, &Limits::default(), Instant::now());
     (paced, pace, theirs)
 }
 
 /// A request under way on a stream in clear.
-fn requests(paced: Paced<DuplexStream>, pace: &Pace) -> Requests<Paced<DuplexStream>> {
+fn requests(paced: TimeoutStream<DuplexStream>, pace: &TimeoutControl) -> RequestStream<TimeoutStream<DuplexStream>> {
     pace.enter(Phase::Idle);
-    Requests::new(paced, pace.clone(), Farewell::default())
+    RequestStream::new(paced, pace.clone(), LingerControl::default())
 }
 
 /// Reads until the stream fails, and gives the seconds that took and why.

@@ -22,7 +22,7 @@ pub struct Usage {
 
 /// The account of one folder, with a lock of its own: nobody waits for another's folder to be walked.
 #[derive(Debug)]
-pub(super) struct Book {
+pub(super) struct UsageAccount {
     folder: PathBuf,
     entries: Mutex<Entries>,
 }
@@ -35,7 +35,7 @@ struct Entries {
     coming: Usage,
 }
 
-impl Book {
+impl UsageAccount {
     /// The account of `folder`, of which nothing is known yet.
     pub(super) fn new(folder: PathBuf) -> Self {
         Self { folder, entries: Mutex::default() }
@@ -43,7 +43,7 @@ impl Book {
 
     /// Sets room aside for `more`, if `judge` allows what there will be then in all. A count that leaves no room is
     /// believed for `no_room_holds`: an operator may just have made some.
-    pub(super) fn set_aside(
+    pub(super) fn reserve(
         &self,
         more: Usage,
         no_room_holds: Duration,

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::book::{Book, Usage};
+use super::book::{Usage, UsageAccount};
 use super::write_quota::{self, WriteQuotas};
 use crate::clock;
 use crate::constituency::{ConstituencyName, MacAddress, UploadLimits};
@@ -27,11 +27,11 @@ const RESERVE_PART: u64 = 50;
 
 /// What uploads take, and may take.
 #[derive(Debug)]
-pub struct Budgets {
+pub struct Quotas {
     root: PathBuf,
     reserve: Option<u64>,
     /// By folder: of phones, and of constituencies that have a budget.
-    books: Mutex<HashMap<PathBuf, Arc<Book>>>,
+    books: Mutex<HashMap<PathBuf, Arc<UsageAccount>>>,
     /// Bytes that all uploads under way have yet to write; a replacement writes all of itself, however little it grows.
     unwritten: Mutex<u64>,
     /// What phones wrote lately.
@@ -40,7 +40,7 @@ pub struct Budgets {
 
 /// Which phone of which constituency uploads, under which limits.
 #[derive(Debug, Clone)]
-pub struct Account {
+pub struct ConstituencyUsage {
     /// The constituency.
     pub constituency: ConstituencyName,
     /// The phone.
@@ -51,11 +51,11 @@ pub struct Account {
 
 /// Room set aside for one upload; dropped, what is left of it is free again.
 #[derive(Debug)]
-pub struct Reservation {
-    budgets: Arc<Budgets>,
-    account: Account,
-    phone: Arc<Book>,
-    constituency: Option<(Arc<Book>, u64)>,
+pub struct SpaceReservation {
+    budgets: Arc<Quotas>,
+    account: ConstituencyUsage,
+    phone: Arc<UsageAccount>,
+    constituency: Option<(Arc<UsageAccount>, u64)>,
     growth: Usage,
     unwritten: u64,
     written: u64,
@@ -63,7 +63,7 @@ pub struct Reservation {
     charged: u64,
 }
 
-impl Budgets {
+impl Quotas {
     /// Budgets of the uploads below `root`; `reserve` bytes stay free, or the larger of 256 MiB and 2 %.
     #[must_use]
     pub fn new(root: PathBuf, reserve: Option<u64>) -> Self {
@@ -75,9 +75,14 @@ impl Budgets {
     ///
     /// # Errors
     /// The budget that does not allow it.
-    pub fn reserve(self: &Arc<Self>, account: &Account, growth: Usage, to_write: u64) -> Result<Reservation, Denial> {
+    pub fn reserve(
+        self: &Arc<Self>,
+        account: &ConstituencyUsage,
+        growth: Usage,
+        to_write: u64,
+    ) -> Result<SpaceReservation, Denial> {
         let folder = self.root.join(account.constituency.as_str());
-        let mut reservation = Reservation {
+        let mut reservation = SpaceReservation {
             budgets: Arc::clone(self),
             account: account.clone(),
             phone: self.book(folder.join(account.mac.to_string())),
@@ -92,12 +97,12 @@ impl Budgets {
     }
 
     /// The book of `folder`. Those that nobody uses are forgotten when there are many.
-    fn book(&self, folder: PathBuf) -> Arc<Book> {
+    fn book(&self, folder: PathBuf) -> Arc<UsageAccount> {
         let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
         if books.len() == books.capacity() {
             books.retain(|_, book| Arc::strong_count(book) > 1);
         }
-        Arc::clone(books.entry(folder).or_insert_with_key(|folder| Arc::new(Book::new(folder.clone()))))
+        Arc::clone(books.entry(folder).or_insert_with_key(|folder| Arc::new(UsageAccount::new(folder.clone()))))
     }
 
     /// Certificates and the ledger need space too, and more than logs do.
@@ -129,13 +134,13 @@ impl Budgets {
     }
 }
 
-impl Account {
-    fn phone(&self) -> write_quota::Phone {
+impl ConstituencyUsage {
+    fn phone(&self) -> write_quota::QuotaKey {
         (self.constituency.clone(), self.mac)
     }
 }
 
-impl Reservation {
+impl SpaceReservation {
     /// Sets more aside, for an upload that did not say how long it is.
     ///
     /// # Errors
@@ -162,7 +167,7 @@ impl Reservation {
 
     fn grow_phone(&self, growth: Usage) -> Result<(), Denial> {
         let UploadLimits { max_phone_bytes, max_phone_files, .. } = self.account.limits;
-        self.phone.set_aside(growth, Duration::ZERO, |all| {
+        self.phone.reserve(growth, Duration::ZERO, |all| {
             if growth.files > 0 && all.files > max_phone_files {
                 Err(Denial::OverBudget { budget: "max_phone_files", allowed: max_phone_files })
             } else if all.bytes > max_phone_bytes {
@@ -176,11 +181,11 @@ impl Reservation {
     fn grow_constituency(&self, growth: Usage) -> Result<(), Denial> {
         let Some((book, allowed)) = &self.constituency else { return Ok(()) };
         let over = Denial::OverBudget { budget: "max_constituency_bytes", allowed: *allowed };
-        book.set_aside(growth, NO_ROOM_HOLDS, |all| if all.bytes > *allowed { Err(over.clone()) } else { Ok(()) })
+        book.reserve(growth, NO_ROOM_HOLDS, |all| if all.bytes > *allowed { Err(over.clone()) } else { Ok(()) })
     }
 
     /// The books in which the growth stands.
-    fn books(&self) -> impl Iterator<Item = &Book> {
+    fn books(&self) -> impl Iterator<Item = &UsageAccount> {
         let constituency = self.constituency.iter().map(|(book, _)| book);
         std::iter::once(&self.phone).chain(constituency).map(AsRef::as_ref)
     }
@@ -206,7 +211,7 @@ impl Reservation {
     }
 }
 
-impl Drop for Reservation {
+impl Drop for SpaceReservation {
     fn drop(&mut self) {
         self.budgets.give_space_back(self.unwritten);
         let cost = write_quota::cost(self.written, self.account.limits.write_bytes_per_hour());
@@ -223,15 +228,15 @@ mod tests {
 
     use super::*;
 
-    fn account(limits: UploadLimits) -> Account {
-        Account { constituency: "ote".parse().unwrap(), mac: "00005e00530c".parse().unwrap(), limits }
+    fn account(limits: UploadLimits) -> ConstituencyUsage {
+        ConstituencyUsage { constituency: "ote".parse().unwrap(), mac: "00005e00530c".parse().unwrap(), limits }
     }
 
-    fn budgets(folder: &Path, reserve: u64) -> Arc<Budgets> {
-        Arc::new(Budgets::new(folder.to_owned(), Some(reserve)))
+    fn budgets(folder: &Path, reserve: u64) -> Arc<Quotas> {
+        Arc::new(Quotas::new(folder.to_owned(), Some(reserve)))
     }
 
-    fn over(denied: Result<Reservation, Denial>) -> &'static str {
+    fn over(denied: Result<SpaceReservation, Denial>) -> &'static str {
         match denied {
             Err(Denial::OverBudget { budget, .. }) => budget,
             other => panic!("{other:?}"),
@@ -288,7 +293,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let budgets = budgets(folder.path(), 0);
         let reserve = |mac: &str| {
-            let account = Account { mac: mac.parse().unwrap(), ..account(UploadLimits::default()) };
+            let account = ConstituencyUsage { mac: mac.parse().unwrap(), ..account(UploadLimits::default()) };
             budgets.reserve(&account, Usage { bytes: 1, files: 1 }, 1)
         };
         let first = budgets.book(folder.path().join("ote/00005e00530c"));
@@ -296,7 +301,7 @@ mod tests {
             reserve("00005e0053c7").unwrap();
             Ok(())
         };
-        first.set_aside(Usage::default(), Duration::ZERO, counting).unwrap();
+        first.reserve(Usage::default(), Duration::ZERO, counting).unwrap();
     }
 
     #[test]
@@ -306,7 +311,7 @@ mod tests {
         let limits = UploadLimits { max_phone_bytes: 1, ..UploadLimits::default() };
         let reserve = |number: usize| {
             let mac = format!("{number:012x}").parse().unwrap();
-            budgets.reserve(&Account { mac, ..account(limits) }, Usage { bytes: 1, files: 1 }, 1)
+            budgets.reserve(&ConstituencyUsage { mac, ..account(limits) }, Usage { bytes: 1, files: 1 }, 1)
         };
         let _under_way = reserve(1).unwrap();
         for number in 2..10_000 {

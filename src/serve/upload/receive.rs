@@ -7,13 +7,13 @@ use http_body_util::BodyExt;
 use hyper::body::Body;
 use hyper::header::HeaderMap;
 
-use super::store::{Receiving, Stored, UploadStore};
+use super::store::{IncomingUpload, UploadResult, UploadStore};
 use crate::constituency::Constituency;
 use crate::serve::beneath;
 use crate::serve::decision::content_range::ContentRange;
 use crate::serve::decision::{Denial, WriteGrant};
 use crate::serve::discard::RequestBody;
-use crate::serve::pace::{Pace, Phase};
+use crate::serve::pace::{Phase, TimeoutControl};
 
 /// How much of a body is gathered before it is written, in bytes: with the frame that comes last no more than 64 KiB,
 /// because it is held for as long as the peer takes to send it.
@@ -23,11 +23,11 @@ const GATHERED: usize = 48 << 10;
 #[derive(Debug)]
 pub struct UploadBody<'a> {
     body: RequestBody,
-    pace: &'a Pace,
+    pace: &'a TimeoutControl,
 }
 
 /// What [`UploadBody::gather`] ended with.
-enum End {
+enum UploadEnd {
     More,
     Complete,
     BrokenOff(String),
@@ -43,7 +43,7 @@ pub async fn receive(
     store: Arc<UploadStore>,
     headers: &HeaderMap,
     body: &mut UploadBody<'_>,
-) -> Result<Stored, Denial> {
+) -> Result<UploadResult, Denial> {
     let range = ContentRange::of(headers)?;
     let length = body.body.incoming.size_hint().exact();
     let mut receiving = blocking(move || {
@@ -56,10 +56,10 @@ pub async fn receive(
     loop {
         let (gathered, end) = body.gather().await;
         match end {
-            End::More => receiving = blocking(move || receiving.write(&gathered)).await?,
-            End::Complete => return blocking(move || receiving.write(&gathered)?.finish()).await,
-            End::BrokenOff(reason) => {
-                blocking(move || receiving.write(&gathered).map(Receiving::break_off)).await?;
+            UploadEnd::More => receiving = blocking(move || receiving.write(&gathered)).await?,
+            UploadEnd::Complete => return blocking(move || receiving.write(&gathered)?.finish()).await,
+            UploadEnd::BrokenOff(reason) => {
+                blocking(move || receiving.write(&gathered).map(IncomingUpload::break_off)).await?;
                 return Err(Denial::BrokenOff(reason));
             }
         }
@@ -69,7 +69,7 @@ pub async fn receive(
 impl<'a> UploadBody<'a> {
     /// Takes in `body`.
     #[must_use]
-    pub fn new(body: RequestBody, pace: &'a Pace) -> Self {
+    pub fn new(body: RequestBody, pace: &'a TimeoutControl) -> Self {
         Self { body, pace }
     }
 
@@ -80,20 +80,20 @@ impl<'a> UploadBody<'a> {
     }
 
     /// About [`GATHERED`] bytes, and whether the body goes on.
-    async fn gather(&mut self) -> (Bytes, End) {
+    async fn gather(&mut self) -> (Bytes, UploadEnd) {
         self.body.is_held_back = false;
         self.pace.enter(Phase::Body);
         let mut gathered = BytesMut::new();
         let end = loop {
             match self.body.incoming.frame().await {
-                None => break End::Complete,
-                Some(Err(error)) => break End::BrokenOff(with_source(&error)),
+                None => break UploadEnd::Complete,
+                Some(Err(error)) => break UploadEnd::BrokenOff(with_source(&error)),
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
                         gathered.extend_from_slice(&data);
                     }
                     if gathered.len() >= GATHERED {
-                        return (gathered.freeze(), End::More);
+                        return (gathered.freeze(), UploadEnd::More);
                     }
                 }
             }

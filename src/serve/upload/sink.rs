@@ -15,11 +15,11 @@ use crate::state;
 
 /// Where a body is written to.
 #[derive(Debug)]
-pub enum Sink {
+pub enum UploadSink {
     /// The file itself, at its end.
     Append(Append),
     /// A file beside it, which takes its place when it is complete.
-    Beside(Beside),
+    Beside(TempReplace),
 }
 
 /// A file that grows in place.
@@ -33,7 +33,7 @@ pub struct Append {
 
 /// A temporary file, removed when it is dropped.
 #[derive(Debug)]
-pub struct Beside(NamedTempFile);
+pub struct TempReplace(NamedTempFile);
 
 impl Append {
     /// Opens `target` below `root` for an append, and makes it where there was none.
@@ -68,7 +68,7 @@ impl Append {
     }
 }
 
-impl Beside {
+impl TempReplace {
     /// Makes a temporary file in `folder` that starts as the first `kept` bytes of `old`.
     ///
     /// # Errors
@@ -102,7 +102,7 @@ impl Beside {
     }
 }
 
-impl Sink {
+impl UploadSink {
     /// Writes some of the body.
     ///
     /// # Errors

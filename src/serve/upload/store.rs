@@ -13,10 +13,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use rustix::fs::{FileType, ResolveFlags};
 
 use super::book::Usage;
-use super::budget::{Account, Budgets, Reservation};
-use super::sink::{Append, Beside, Sink, failed};
+use super::budget::{ConstituencyUsage, Quotas, SpaceReservation};
+use super::sink::{Append, TempReplace, UploadSink, failed};
 use crate::constituency::{ConstituencyName, MacAddress};
-use crate::serve::beneath::{self, Opened};
+use crate::serve::beneath::{self, OpenFile};
 use crate::serve::decision::content_range::{BadContentRange, ContentRange};
 use crate::serve::decision::upload_name::UploadName;
 use crate::serve::decision::{Denial, WriteGrant};
@@ -36,14 +36,14 @@ pub struct UploadStore {
     handle: OnceLock<FolderHandle>,
     /// Where the bodies of this run wait, once that is made.
     incoming: Mutex<Option<PathBuf>>,
-    budgets: Arc<Budgets>,
+    budgets: Arc<Quotas>,
     /// The files that are being written, by the folder of their phone.
     claimed: Mutex<HashMap<PathBuf, Vec<PathBuf>>>,
 }
 
 /// What was stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stored {
+pub enum UploadResult {
     /// A file that was not there before.
     Created,
     /// A file that was.
@@ -52,10 +52,10 @@ pub enum Stored {
 
 /// An upload whose body is being received.
 #[derive(Debug)]
-pub struct Receiving {
-    sink: Sink,
-    reservation: Reservation,
-    claim: Claim,
+pub struct IncomingUpload {
+    sink: UploadSink,
+    reservation: SpaceReservation,
+    claim: WriteLock,
     old_size: Option<u64>,
     /// Where the body starts in the file.
     first: u64,
@@ -67,7 +67,7 @@ pub struct Receiving {
 
 /// Holds a file of the phone whose folder that is for one writer, until it is dropped.
 #[derive(Debug)]
-struct Claim {
+struct WriteLock {
     store: Arc<UploadStore>,
     folder: PathBuf,
     target: PathBuf,
@@ -78,7 +78,7 @@ impl UploadStore {
     /// written to, uploads are read and none is received.
     #[must_use]
     pub fn new(root: PathBuf, reserve: Option<u64>) -> Self {
-        let budgets = Arc::new(Budgets::new(root.clone(), reserve));
+        let budgets = Arc::new(Quotas::new(root.clone(), reserve));
         let (handle, incoming) = (OnceLock::new(), Mutex::default());
         let store = Self { root, handle, incoming, budgets, claimed: Mutex::default() };
         // What fails now is tried again with the next upload, which says why.
@@ -118,7 +118,12 @@ impl UploadStore {
     ///
     /// # Errors
     /// [`Denial::NotFound`] if there is none.
-    pub fn open(&self, constituency: &ConstituencyName, mac: MacAddress, name: &UploadName) -> Result<Opened, Denial> {
+    pub fn open(
+        &self,
+        constituency: &ConstituencyName,
+        mac: MacAddress,
+        name: &UploadName,
+    ) -> Result<OpenFile, Denial> {
         let path = format!("{constituency}/{mac}/{}", name.as_str());
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
         let root = self.handle().map_err(|error| match error.kind() {
@@ -138,21 +143,22 @@ impl UploadStore {
         constituency: &ConstituencyName,
         range: Option<ContentRange>,
         length: Option<u64>,
-    ) -> Result<Receiving, Denial> {
+    ) -> Result<IncomingUpload, Denial> {
         let expected = match (range, length) {
             (Some(range), Some(length)) if range.length() != length => return Err(BadContentRange::Length.into()),
             (Some(range), _) => Some(range.length()),
             (None, length) => length,
         };
         let first = range.map_or(0, ContentRange::first);
-        let account = Account { constituency: constituency.clone(), mac: grant.mac(), limits: *grant.limits() };
+        let account =
+            ConstituencyUsage { constituency: constituency.clone(), mac: grant.mac(), limits: *grant.limits() };
         let max_file_bytes = account.limits.max_file_bytes;
 
         let incoming = self
             .prepare()
             .map_err(|error| Denial::Failed(format!("uploads in {} cannot be stored: {error}", self.root.display())))?;
         let folder = self.root.join(constituency.as_str()).join(account.mac.to_string());
-        let claim = Claim::take(self, folder, grant.name())?;
+        let claim = WriteLock::take(self, folder, grant.name())?;
         let old_size = size_of(&claim.target)?;
         let size = old_size.unwrap_or(0);
         if first > size {
@@ -167,14 +173,24 @@ impl UploadStore {
         let sink = if is_append {
             let append = Append::open(&self.root, &claim.target, old_size)?;
             reservation.stored(Usage { bytes: 0, files: growth.files });
-            Sink::Append(append)
+            UploadSink::Append(append)
         } else {
-            let beside = Beside::create(&incoming, &claim.target, first)?;
+            let beside = TempReplace::create(&incoming, &claim.target, first)?;
             reservation.wrote(first);
-            Sink::Beside(beside)
+            UploadSink::Beside(beside)
         };
         let is_range = range.is_some();
-        Ok(Receiving { sink, reservation, claim, old_size, first, received: 0, expected, is_range, max_file_bytes })
+        Ok(IncomingUpload {
+            sink,
+            reservation,
+            claim,
+            old_size,
+            first,
+            received: 0,
+            expected,
+            is_range,
+            max_file_bytes,
+        })
     }
 }
 
@@ -198,7 +214,7 @@ pub fn misplaced(root: &Path) -> Vec<String> {
     folder.entries().unwrap_or_default().into_iter().filter(is_elsewhere).map(tell).collect()
 }
 
-impl Claim {
+impl WriteLock {
     fn take(store: &Arc<UploadStore>, folder: PathBuf, name: &UploadName) -> Result<Self, Denial> {
         let target = folder.join(name.as_str());
         let mut claimed = store.claimed();
@@ -214,7 +230,7 @@ impl Claim {
     }
 }
 
-impl Drop for Claim {
+impl Drop for WriteLock {
     fn drop(&mut self) {
         let mut claimed = self.store.claimed();
         if let Some(targets) = claimed.get_mut(&self.folder) {
@@ -226,7 +242,7 @@ impl Drop for Claim {
     }
 }
 
-impl Receiving {
+impl IncomingUpload {
     /// Takes some of the body. Blocks on the disk.
     ///
     /// # Errors
@@ -255,7 +271,7 @@ impl Receiving {
         }
         self.sink.write(bytes)?;
         self.reservation.wrote(count);
-        if matches!(self.sink, Sink::Append(_)) {
+        if matches!(self.sink, UploadSink::Append(_)) {
             self.reservation.stored(Usage { bytes: count, files: 0 });
         }
         self.received = received;
@@ -266,14 +282,14 @@ impl Receiving {
     ///
     /// # Errors
     /// If the body was shorter than its range, or the disk fails; nothing of it is left then.
-    pub fn finish(mut self) -> Result<Stored, Denial> {
+    pub fn finish(mut self) -> Result<UploadResult, Denial> {
         if self.is_range && self.expected != Some(self.received) {
             self.sink.take_back();
             return Err(BadContentRange::Length.into());
         }
         self.sink.finish(&self.claim.store.root, &self.claim.target)?;
         self.reservation.stored(self.reservation.growth());
-        Ok(if self.old_size.is_some() { Stored::Changed } else { Stored::Created })
+        Ok(if self.old_size.is_some() { UploadResult::Changed } else { UploadResult::Created })
     }
 
     /// Ends an upload whose connection broke off. An append keeps the prefix that came; anything else leaves no trace.

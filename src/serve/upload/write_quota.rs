@@ -18,11 +18,11 @@ const HOUR: Duration = Duration::from_hours(1);
 const REMEMBERED: usize = 1024;
 
 /// A phone, as one constituency knows it.
-pub(super) type Phone = (ConstituencyName, MacAddress);
+pub(super) type QuotaKey = (ConstituencyName, MacAddress);
 
 /// The buckets of all phones.
 #[derive(Debug)]
-pub(super) struct WriteQuotas(HashMap<Phone, Bucket>);
+pub(super) struct WriteQuotas(HashMap<QuotaKey, Bucket>);
 
 #[derive(Debug)]
 struct Bucket {
@@ -43,7 +43,7 @@ impl WriteQuotas {
     ///
     /// # Errors
     /// If it may not write so much now: how long until it may. A phone that never may hears how long a full bucket takes.
-    pub(super) fn take(&mut self, phone: &Phone, bytes: u64, per_hour: u64, now: Instant) -> Result<(), Duration> {
+    pub(super) fn take(&mut self, phone: &QuotaKey, bytes: u64, per_hour: u64, now: Instant) -> Result<(), Duration> {
         if self.0.len() == self.0.capacity() {
             self.0.retain(|_, bucket| bucket.leak(now) > 0);
         }
@@ -60,7 +60,7 @@ impl WriteQuotas {
     }
 
     /// Gives back what was taken and not written.
-    pub(super) fn give_back(&mut self, phone: &Phone, bytes: u64) {
+    pub(super) fn give_back(&mut self, phone: &QuotaKey, bytes: u64) {
         if let Some(bucket) = self.0.get_mut(phone) {
             bucket.level = bucket.level.saturating_sub(bytes);
         }
@@ -99,7 +99,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn phone(number: usize) -> Phone {
+    fn phone(number: usize) -> QuotaKey {
         ("ote".parse().unwrap(), format!("{number:012x}").parse().unwrap())
     }
 

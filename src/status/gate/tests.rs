@@ -6,19 +6,19 @@ use hyper::Request;
 const NOW: i64 = 1_800_000_000;
 const TOKEN: &str = "0123456789abcdef";
 
-fn token() -> (tempfile::NamedTempFile, Token) {
+fn token() -> (tempfile::NamedTempFile, OperatorToken) {
     use std::io::Write;
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(TOKEN.as_bytes()).unwrap();
-    let token = Token::open(Some(file.path())).unwrap();
+    let token = OperatorToken::open(Some(file.path())).unwrap();
     (file, token)
 }
 
-fn gate(listen: &str, hosts: &[&str]) -> Gate {
+fn gate(listen: &str, hosts: &[&str]) -> AccessGuard {
     let listen: Endpoint = listen.parse().unwrap();
     let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
     let settings = StatusSettings { listen: listen.clone(), token_file: None, hosts };
-    Gate::new(&settings, &listen)
+    AccessGuard::new(&settings, &listen)
 }
 
 fn request(method: &str, headers: &[(&str, &str)]) -> Parts {
@@ -30,17 +30,23 @@ fn request(method: &str, headers: &[(&str, &str)]) -> Parts {
 }
 
 /// The status with which `headers` from this machine are barred from something for operators; 0 if they are not.
-fn barred(gate: &Gate, token: &Token, method: &str, headers: &[(&str, &str)]) -> u16 {
+fn barred(gate: &AccessGuard, token: &OperatorToken, method: &str, headers: &[(&str, &str)]) -> u16 {
     barred_from(ClientLocation::Local, gate, token, method, headers)
 }
 
-fn barred_from(from: ClientLocation, gate: &Gate, token: &Token, method: &str, headers: &[(&str, &str)]) -> u16 {
-    let checked = gate.check(&request(method, headers), from, Exposure::Operators, token, NOW);
+fn barred_from(
+    from: ClientLocation,
+    gate: &AccessGuard,
+    token: &OperatorToken,
+    method: &str,
+    headers: &[(&str, &str)],
+) -> u16 {
+    let checked = gate.check(&request(method, headers), from, RouteAccess::Operators, token, NOW);
     checked.err().map_or(0, |barred| barred.status.as_u16())
 }
 
 /// A session of `gate` in the cookie `name`, as a browser sends it.
-fn session(gate: &Gate, token: &Token, name: &str) -> String {
+fn session(gate: &AccessGuard, token: &OperatorToken, name: &str) -> String {
     let origin = if name.starts_with("__Host-") { "https://localhost" } else { "http://localhost" };
     let cookie = gate.session_cookie(&request("POST", &[("Origin", origin)]));
     assert_eq!(cookie.name, name);
@@ -49,10 +55,10 @@ fn session(gate: &Gate, token: &Token, name: &str) -> String {
 
 #[test]
 fn only_our_own_names_are_hosts() {
-    let none = Token::open(None).unwrap();
-    let at = |gate: &Gate, host: &str| {
+    let none = OperatorToken::open(None).unwrap();
+    let at = |gate: &AccessGuard, host: &str| {
         let checked =
-            gate.check(&request("GET", &[("Host", host)]), ClientLocation::Remote, Exposure::Public, &none, NOW);
+            gate.check(&request("GET", &[("Host", host)]), ClientLocation::Remote, RouteAccess::Public, &none, NOW);
         checked.err().map_or(0, |barred| barred.status.as_u16())
     };
     let loopback = gate("127.0.0.1:8444", &["Provost.Example.com", "other.example.com:99"]);
@@ -87,10 +93,10 @@ fn only_our_own_names_are_hosts() {
 
 #[test]
 fn the_targets_own_authority_must_be_ours_too() {
-    let (gate, none) = (gate("127.0.0.1:8444", &[]), Token::open(None).unwrap());
+    let (gate, none) = (gate("127.0.0.1:8444", &[]), OperatorToken::open(None).unwrap());
     let at = |uri: &str| {
         let request = Request::builder().uri(uri).header("Host", "localhost").body(()).unwrap();
-        gate.check(&request.into_parts().0, ClientLocation::Remote, Exposure::Public, &none, NOW).is_ok()
+        gate.check(&request.into_parts().0, ClientLocation::Remote, RouteAccess::Public, &none, NOW).is_ok()
     };
     assert!(at("http://localhost/") && !at("http://evil.example.com/"));
 }
@@ -124,7 +130,7 @@ fn whatever_changes_anything_needs_the_token_and_no_other_site() {
         assert_eq!(post(&[bearer, other]), 403, "{other:?}");
     }
     assert_eq!(post(&[cookie, ("Sec-Fetch-Site", "same-origin"), ("Authorization", "Bearer wrong")]), 401);
-    let none = Token::open(None).unwrap();
+    let none = OperatorToken::open(None).unwrap();
     assert_eq!(barred(&gate, &none, "POST", &[host, ("Authorization", "Bearer ")]), 403);
 }
 
@@ -141,8 +147,8 @@ fn with_a_token_reading_needs_it_from_every_peer() {
                 assert_eq!(barred(&[host]), 401, "{listen} {peer:?} {host:?}");
                 assert_eq!(barred(&[host, ("Authorization", "Bearer wrong")]), 401);
                 assert_eq!(barred(&[host, bearer]), 0, "{listen} {peer:?} {host:?}");
-                let seen = gate.check(&request("GET", &[host]), peer, Exposure::Public, &token, NOW).unwrap();
-                assert_eq!(seen, Visitor { is_signed_in: false, may_read: false }, "{listen} {peer:?} {host:?}");
+                let seen = gate.check(&request("GET", &[host]), peer, RouteAccess::Public, &token, NOW).unwrap();
+                assert_eq!(seen, Principal { is_signed_in: false, may_read: false }, "{listen} {peer:?} {host:?}");
             }
         }
     }
@@ -150,7 +156,7 @@ fn with_a_token_reading_needs_it_from_every_peer() {
 
 #[test]
 fn without_a_token_only_local_peers_read_by_a_loopback_name() {
-    let none = Token::open(None).unwrap();
+    let none = OperatorToken::open(None).unwrap();
     let gate = gate("127.0.0.1:8444", &["provost.example.com"]);
     for (peer, host, status) in [
         (ClientLocation::Local, "localhost:8444", 0),
@@ -161,17 +167,17 @@ fn without_a_token_only_local_peers_read_by_a_loopback_name() {
         (ClientLocation::Remote, "127.0.0.1:8444", 403),
     ] {
         assert_eq!(barred_from(peer, &gate, &none, "GET", &[("Host", host)]), status, "{peer:?} {host}");
-        let public = gate.check(&request("GET", &[("Host", host)]), peer, Exposure::Public, &none, NOW).unwrap();
-        assert_eq!(public, Visitor { is_signed_in: false, may_read: status == 0 }, "{peer:?} {host}");
+        let public = gate.check(&request("GET", &[("Host", host)]), peer, RouteAccess::Public, &none, NOW).unwrap();
+        assert_eq!(public, Principal { is_signed_in: false, may_read: status == 0 }, "{peer:?} {host}");
         assert_eq!(barred_from(peer, &gate, &none, "POST", &[("Host", host)]), 403, "{peer:?} {host}");
     }
 }
 
 #[test]
 fn a_token_where_none_is_configured_is_refused() {
-    let (gate, none) = (gate("127.0.0.1:8444", &[]), Token::open(None).unwrap());
+    let (gate, none) = (gate("127.0.0.1:8444", &[]), OperatorToken::open(None).unwrap());
     let shows = request("GET", &[("Host", "localhost"), ("Authorization", "Bearer x")]);
-    let barred = gate.check(&shows, ClientLocation::Local, Exposure::Operators, &none, NOW).unwrap_err();
+    let barred = gate.check(&shows, ClientLocation::Local, RouteAccess::Operators, &none, NOW).unwrap_err();
     assert_eq!(barred.status, StatusCode::FORBIDDEN);
     assert!(barred.reason.contains("names no \"token_file\""), "{barred:?}");
 }
@@ -179,7 +185,7 @@ fn a_token_where_none_is_configured_is_refused() {
 #[test]
 fn neither_proxy_headers_nor_the_http_version_change_admission() {
     let (_file, token) = token();
-    let none = Token::open(None).unwrap();
+    let none = OperatorToken::open(None).unwrap();
     let gate = gate("127.0.0.1:8444", &[]);
     let local = ("Host", "localhost:8444");
     let names = ["Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP"];
@@ -203,8 +209,9 @@ fn neither_proxy_headers_nor_the_http_version_change_admission() {
     for version in [hyper::Version::HTTP_10, hyper::Version::HTTP_11] {
         let mut asked = request("GET", &[local]);
         asked.version = version;
-        let status =
-            |token| gate.check(&asked, ClientLocation::Local, Exposure::Operators, token, NOW).map_err(|it| it.status);
+        let status = |token| {
+            gate.check(&asked, ClientLocation::Local, RouteAccess::Operators, token, NOW).map_err(|it| it.status)
+        };
         assert_eq!(status(&token).unwrap_err(), 401, "{version:?}");
         assert!(status(&none).is_ok(), "{version:?}");
     }
@@ -232,7 +239,7 @@ fn a_session_is_valid_under_its_own_cookie_and_listener_alone() {
 
 #[test]
 fn a_page_of_another_site_may_lead_here_but_not_ask() {
-    let (gate, none) = (gate("127.0.0.1:8444", &[]), Token::open(None).unwrap());
+    let (gate, none) = (gate("127.0.0.1:8444", &[]), OperatorToken::open(None).unwrap());
     let asks = |method: &str, site: &str, mode: &str, dest: &str| {
         let fetch = [("Sec-Fetch-Site", site), ("Sec-Fetch-Mode", mode), ("Sec-Fetch-Dest", dest)];
         barred(&gate, &none, method, &[&[("Host", "localhost")], &fetch[..]].concat())

@@ -9,7 +9,7 @@ use maud::{Markup, html};
 
 use super::moment::clock_time;
 use super::text::figure;
-use crate::status::picture::Activity;
+use crate::status::picture::ActivityView;
 use crate::wording::{counted, counted_were};
 
 /// How wide a step is drawn, and how high the plot is.
@@ -20,14 +20,14 @@ const TICK_S: i64 = 3 * 3600;
 
 /// What went on in one step.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Step {
+struct ChartStep {
     begin: i64,
     served: u64,
     refused: u64,
     handshakes: u64,
 }
 
-impl Step {
+impl ChartStep {
     fn requests(self) -> u64 {
         self.served.saturating_add(self.refused)
     }
@@ -46,9 +46,9 @@ impl Step {
     }
 }
 
-pub(super) fn section(activity: &Activity, now: i64) -> Markup {
+pub(super) fn section(activity: &ActivityView, now: i64) -> Markup {
     let steps = steps(activity);
-    let all = steps.iter().fold(Step::default(), |all, step| all.and(*step));
+    let all = steps.iter().fold(ChartStep::default(), |all, step| all.and(*step));
     html! {
         section id="activity" aria-labelledby="activity-title" {
             h2 id="activity-title" { "The last day" }
@@ -65,12 +65,12 @@ pub(super) fn section(activity: &Activity, now: i64) -> Markup {
     }
 }
 
-fn steps(activity: &Activity) -> Vec<Step> {
+fn steps(activity: &ActivityView) -> Vec<ChartStep> {
     let at = |counts: &[u64], index: usize| counts.get(index).copied().unwrap_or(0);
     let length = activity.served.len().max(activity.refused.len()).max(activity.handshakes.len());
     let mut begin = activity.since;
     let step = |index| {
-        let step = Step {
+        let step = ChartStep {
             begin,
             served: at(&activity.served, index),
             refused: at(&activity.refused, index),
@@ -82,7 +82,7 @@ fn steps(activity: &Activity) -> Vec<Step> {
     (0..length).map(step).collect()
 }
 
-fn legend(all: Step) -> Markup {
+fn legend(all: ChartStep) -> Markup {
     html! {
         ul class="legend" {
             li class="served" { strong { (figure(all.served)) } " served" }
@@ -93,7 +93,7 @@ fn legend(all: Step) -> Markup {
     }
 }
 
-fn plot(steps: &[Step], length_s: i64, now: i64) -> Markup {
+fn plot(steps: &[ChartStep], length_s: i64, now: i64) -> Markup {
     let most = steps.iter().map(|step| step.requests().max(step.handshakes)).max().unwrap_or(0);
     let top = round_up(most);
     let width = steps.len() * STEP;
@@ -114,7 +114,7 @@ fn plot(steps: &[Step], length_s: i64, now: i64) -> Markup {
     }
 }
 
-fn bar(index: usize, step: Step, length_s: i64, top: u64) -> Markup {
+fn bar(index: usize, step: ChartStep, length_s: i64, top: u64) -> Markup {
     let (served, refused) = (height(step.served, top), height(step.refused, top));
     let x = index * STEP;
     html! {
@@ -133,7 +133,7 @@ fn bar(index: usize, step: Step, length_s: i64, top: u64) -> Markup {
     }
 }
 
-fn line(steps: &[Step], top: u64) -> String {
+fn line(steps: &[ChartStep], top: u64) -> String {
     let mut path = String::new();
     for (index, step) in steps.iter().enumerate() {
         let letter = if index == 0 { 'M' } else { 'L' };
@@ -151,7 +151,7 @@ fn height(value: u64, top: u64) -> u64 {
 }
 
 /// Full hours in UTC, a few hours apart; the script says them in the reader's own time.
-fn ticks(steps: &[Step], length_s: i64, now: i64) -> Markup {
+fn ticks(steps: &[ChartStep], length_s: i64, now: i64) -> Markup {
     let begin = steps.first().map_or(now, |step| step.begin);
     let whole = i64::try_from(steps.len()).unwrap_or(1).saturating_mul(length_s).max(1);
     let first = begin.div_euclid(TICK_S).saturating_add(1).saturating_mul(TICK_S);
@@ -171,8 +171,8 @@ fn ticks(steps: &[Step], length_s: i64, now: i64) -> Markup {
 }
 
 /// The plot in words.
-fn said(steps: &[Step], length_s: i64) -> String {
-    let all = steps.iter().fold(Step::default(), |all, step| all.and(*step));
+fn said(steps: &[ChartStep], length_s: i64) -> String {
+    let all = steps.iter().fold(ChartStep::default(), |all, step| all.and(*step));
     let sum = format!(
         "During the last day {} served and {} refused, in {}.",
         counted_were(all.served, "request"),
@@ -188,7 +188,7 @@ fn said(steps: &[Step], length_s: i64) -> String {
     }
 }
 
-fn by_hour(steps: &[Step], length_s: i64) -> Markup {
+fn by_hour(steps: &[ChartStep], length_s: i64) -> Markup {
     let hours = hours(steps, length_s);
     html! {
         details class="more" {
@@ -218,11 +218,11 @@ fn by_hour(steps: &[Step], length_s: i64) -> Markup {
 }
 
 /// The steps of each hour together, the newest first.
-fn hours(steps: &[Step], length_s: i64) -> Vec<Step> {
-    let mut hours: Vec<Step> = Vec::new();
+fn hours(steps: &[ChartStep], length_s: i64) -> Vec<ChartStep> {
+    let mut hours: Vec<ChartStep> = Vec::new();
     let full = |begin: i64| if length_s < 3600 { begin.div_euclid(3600) * 3600 } else { begin };
     for step in steps {
-        let step = Step { begin: full(step.begin), ..*step };
+        let step = ChartStep { begin: full(step.begin), ..*step };
         match hours.last_mut() {
             Some(last) if last.begin == step.begin => *last = last.and(step),
             _ => hours.push(step),
@@ -248,8 +248,8 @@ fn round_up(most: u64) -> u64 {
 mod tests {
     use super::*;
 
-    fn activity() -> Activity {
-        Activity {
+    fn activity() -> ActivityView {
+        ActivityView {
             step_s: 1800,
             since: 1_795_550_400,
             served: vec![4, 0, 90, 1],

@@ -9,7 +9,7 @@ use super::link::to_state;
 use super::moment::when;
 use super::text::{Foreign, command, count, figure, foreign, model as model_name};
 use crate::constituency::{ConstituencyName, MacAddress};
-use crate::status::picture::{Overview, Phone, PhoneState, StateFilter, Unproven};
+use crate::status::picture::{Overview, PhoneState, PhoneView, StateFilter, UnprovenView};
 
 pub(super) fn section(overview: &Overview) -> Markup {
     html! {
@@ -30,7 +30,7 @@ pub(super) fn section(overview: &Overview) -> Markup {
     }
 }
 
-fn waiting(phone: &Phone, overview: &Overview) -> Markup {
+fn waiting(phone: &PhoneView, overview: &Overview) -> Markup {
     let (constituency, mac) = (&phone.constituency, phone.mac);
     html! {
         li id={ "waiting-" (constituency) "-" (mac) } class="card" {
@@ -81,7 +81,7 @@ fn allow_command(constituency: &ConstituencyName, mac: MacAddress, overview: &Ov
 }
 
 /// What anybody can have made, clearly apart.
-pub(super) fn unproven_section(unproven: &[Unproven], now: i64) -> Markup {
+pub(super) fn unproven_section(unproven: &[UnprovenView], now: i64) -> Markup {
     html! {
         section id="unproven" aria-labelledby="unproven-title" {
             h2 id="unproven-title" { "Unproven" }
@@ -99,7 +99,7 @@ pub(super) fn unproven_section(unproven: &[Unproven], now: i64) -> Markup {
     }
 }
 
-pub(super) fn unproven_table(unproven: &[&Unproven], now: i64) -> Markup {
+pub(super) fn unproven_table(unproven: &[&UnprovenView], now: i64) -> Markup {
     html! {
         table class="cards" {
             thead {

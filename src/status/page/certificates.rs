@@ -5,8 +5,8 @@ use maud::{Markup, html};
 use super::moment::{day, span, when};
 use super::state::mark;
 use super::text::{Foreign, foreign};
-use crate::certificate::Level;
-use crate::status::picture::{Certificate, Overview};
+use crate::certificate::ConditionLevel;
+use crate::status::picture::{CertificateView, Overview};
 
 pub(super) fn section(overview: &Overview) -> Markup {
     html! {
@@ -22,7 +22,7 @@ pub(super) fn section(overview: &Overview) -> Markup {
     }
 }
 
-fn article(certificate: &Certificate, now: i64) -> Markup {
+fn article(certificate: &CertificateView, now: i64) -> Markup {
     html! {
         article class="certificate" {
             h3 { (Foreign(&certificate.key)) " " (condition(certificate)) }
@@ -37,12 +37,12 @@ fn article(certificate: &Certificate, now: i64) -> Markup {
     }
 }
 
-fn condition(certificate: &Certificate) -> Markup {
+fn condition(certificate: &CertificateView) -> Markup {
     let class = match certificate.level {
-        Level::Ok if certificate.not_after.is_none() => "idle",
-        Level::Ok => "good",
-        Level::Warning => "fair",
-        Level::Error => "bad",
+        ConditionLevel::Ok if certificate.not_after.is_none() => "idle",
+        ConditionLevel::Ok => "good",
+        ConditionLevel::Warning => "fair",
+        ConditionLevel::Error => "bad",
     };
     mark(class, &certificate.state.replace('_', " "))
 }
@@ -72,11 +72,11 @@ fn permille_left(begin: i64, end: i64, at: i64) -> i64 {
     (i128::from(end.saturating_sub(at)) * 1000 / i128::from(whole)).clamp(0, 1000).try_into().unwrap_or(0)
 }
 
-fn plan(certificate: &Certificate, now: i64) -> Markup {
+fn plan(certificate: &CertificateView, now: i64) -> Markup {
     html! {
         @if let Some(step) = &certificate.step { p class="step" { "Now: " (foreign(step)) } }
         // The problem names it.
-        @if let Some(error) = certificate.last_error.as_ref().filter(|_| certificate.level == Level::Ok) {
+        @if let Some(error) = certificate.last_error.as_ref().filter(|_| certificate.level == ConditionLevel::Ok) {
             p class="problem" { "The last attempt failed: " (foreign(error)) }
         }
         @match (certificate.source, certificate.next_attempt) {

@@ -5,7 +5,7 @@ use maud::{Markup, html};
 use super::link::{to_constituency, to_state_of};
 use super::state::mark;
 use super::text::{command, figure, foreign};
-use crate::status::picture::{Constituency, Overview, PhoneState, StateFilter};
+use crate::status::picture::{ConstituencyView, Overview, PhoneState, StateFilter};
 
 pub(super) fn section(overview: &Overview) -> Markup {
     html! {
@@ -33,7 +33,7 @@ pub(super) fn section(overview: &Overview) -> Markup {
     }
 }
 
-fn row(constituency: &Constituency) -> Markup {
+fn row(constituency: &ConstituencyView) -> Markup {
     html! {
         tr {
             th scope="row" {
@@ -59,7 +59,7 @@ fn row(constituency: &Constituency) -> Markup {
     }
 }
 
-fn cell(constituency: &Constituency, label: &str, count: usize, state: PhoneState) -> Markup {
+fn cell(constituency: &ConstituencyView, label: &str, count: usize, state: PhoneState) -> Markup {
     let class = match state {
         PhoneState::Refused if count > 0 => "number bad",
         _ => "number",
@@ -68,11 +68,11 @@ fn cell(constituency: &Constituency, label: &str, count: usize, state: PhoneStat
 }
 
 /// A count, which leads to exactly those that it counts.
-fn linked(constituency: &Constituency, count: usize, filter: StateFilter) -> Markup {
+fn linked(constituency: &ConstituencyView, count: usize, filter: StateFilter) -> Markup {
     html! { a href=(to_state_of(&constituency.name, filter)) { (figure(count)) } }
 }
 
-fn health(constituency: &Constituency) -> Markup {
+fn health(constituency: &ConstituencyView) -> Markup {
     match (&constituency.url, &constituency.problem) {
         (Some(_), None) => mark("good", "served"),
         (Some(_), Some(_)) => mark("fair", "last good policy"),

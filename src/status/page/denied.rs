@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use super::moment::when;
 use super::text::{command, figure, foreign};
-use crate::status::picture::{Denial, Overview};
+use crate::status::picture::{DenialView, Overview};
 
 /// How many are shown.
 const SHOWN: usize = 100;
@@ -45,7 +45,7 @@ pub(super) fn section(overview: &Overview) -> Markup {
 }
 
 /// By whom, when, and why.
-pub(super) fn explained(denial: &Denial, now: i64) -> Markup {
+pub(super) fn explained(denial: &DenialView, now: i64) -> Markup {
     html! {
         "by " @if denial.by.is_empty() { "somebody" } @else { (foreign(&denial.by)) }
         @if let Some(at) = denial.at { " " (when(now, at)) }

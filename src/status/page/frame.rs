@@ -4,7 +4,7 @@ use maud::{DOCTYPE, Markup, html};
 
 use super::assets::{ICON, SCRIPT, STYLE};
 use super::moment::{span, when};
-use super::outcome::{Outcome, said};
+use super::outcome::{Flash, said};
 use super::text::{Foreign, foreign};
 use crate::status::picture::Overview;
 
@@ -13,7 +13,7 @@ pub(super) fn page(
     title: &str,
     overview: &Overview,
     is_signed_in: bool,
-    outcome: Option<&Outcome>,
+    outcome: Option<&Flash>,
     main: &Markup,
 ) -> String {
     let body = html! {

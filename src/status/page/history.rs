@@ -8,9 +8,11 @@ use super::link::to_constituency;
 use super::moment::{day, stamp, when};
 use super::state::{meaning, of_phone, old_tls};
 use super::text::{command, count, duration, figure, foreign, model, size};
-use crate::status::picture::{NamedFiles, Overview, Phone, PhoneHistory, PhoneRequest, PhoneState, Unproven};
+use crate::status::picture::{
+    NamedFiles, Overview, PhoneHistoryView, PhoneRequestView, PhoneState, PhoneView, UnprovenView,
+};
 
-pub(super) fn sections(overview: &Overview, history: &PhoneHistory) -> Markup {
+pub(super) fn sections(overview: &Overview, history: &PhoneHistoryView) -> Markup {
     let phone = &history.phone;
     html! {
         section id="phone" aria-labelledby="phone-title" {
@@ -40,9 +42,9 @@ pub(super) fn sections(overview: &Overview, history: &PhoneHistory) -> Markup {
     }
 }
 
-fn claims(overview: &Overview, phone: &Phone) -> Markup {
-    let is_of = |claim: &&Unproven| claim.mac == phone.mac && claim.constituency == phone.constituency;
-    let claims: Vec<&Unproven> = overview.unproven.iter().filter(is_of).collect();
+fn claims(overview: &Overview, phone: &PhoneView) -> Markup {
+    let is_of = |claim: &&UnprovenView| claim.mac == phone.mac && claim.constituency == phone.constituency;
+    let claims: Vec<&UnprovenView> = overview.unproven.iter().filter(is_of).collect();
     html! {
         @if !claims.is_empty() {
             section id="claims" aria-labelledby="claims-title" {
@@ -57,11 +59,11 @@ fn claims(overview: &Overview, phone: &Phone) -> Markup {
     }
 }
 
-fn is_out(phone: &Phone) -> bool {
+fn is_out(phone: &PhoneView) -> bool {
     matches!(phone.state, PhoneState::Waiting | PhoneState::Refused | PhoneState::Denied)
 }
 
-fn what_to_do(overview: &Overview, phone: &Phone) -> Markup {
+fn what_to_do(overview: &Overview, phone: &PhoneView) -> Markup {
     let (constituency, mac) = (&phone.constituency, phone.mac);
     html! {
         @match phone.state {
@@ -88,7 +90,7 @@ fn what_to_do(overview: &Overview, phone: &Phone) -> Markup {
     }
 }
 
-fn facts(phone: &Phone, now: i64) -> Markup {
+fn facts(phone: &PhoneView, now: i64) -> Markup {
     html! {
         dl class="facts" {
             (fact("Last seen", &phone.last_seen.map_or_else(|| html! { "never" }, |at| when(now, at))))
@@ -114,7 +116,7 @@ fn optional(text: Option<&str>) -> Markup {
 }
 
 /// Version and suite, which the ledger has as `TLSv1.3/TLS13_AES_128_GCM_SHA256`, and the lane if it is the old one.
-fn tls(phone: &Phone) -> Markup {
+fn tls(phone: &PhoneView) -> Markup {
     let text = phone.tls.as_deref();
     html! {
         @match text.and_then(|text| text.split_once('/')) {
@@ -131,7 +133,7 @@ fn event(event: Option<&(String, i64)>, now: i64) -> Markup {
     }
 }
 
-fn requests(requests: &[PhoneRequest], now: i64) -> Markup {
+fn requests(requests: &[PhoneRequestView], now: i64) -> Markup {
     html! {
         section id="requests" aria-labelledby="requests-title" {
             h2 id="requests-title" { "What it asked" }
@@ -156,7 +158,7 @@ fn requests(requests: &[PhoneRequest], now: i64) -> Markup {
     }
 }
 
-fn request_row(request: &PhoneRequest, now: i64) -> Markup {
+fn request_row(request: &PhoneRequestView, now: i64) -> Markup {
     let is_absent = request.status == Some(404);
     // Phones ask for many files that they can do without.
     let class = match (is_absent, request.is_named) {

@@ -3,26 +3,26 @@
 use maud::{Markup, html};
 
 use crate::constituency::{ConstituencyName, MacAddress};
-use crate::status::Change;
+use crate::status::AdminChange;
 
 /// What was done to a phone.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outcome {
+pub struct Flash {
     /// What.
-    pub change: Change,
+    pub change: AdminChange,
     /// The phone.
     pub mac: MacAddress,
 }
 
-impl Outcome {
+impl Flash {
     /// Where it is told.
     #[must_use]
     pub fn path(&self) -> String {
         let mac = self.mac;
         match &self.change {
-            Change::Allow(name) => format!("/?allowed={mac}&in={name}"),
-            Change::Deny(name) => format!("/?denied={mac}&in={name}"),
-            Change::DenyEverywhere => format!("/?denied={mac}"),
+            AdminChange::Allow(name) => format!("/?allowed={mac}&in={name}"),
+            AdminChange::Deny(name) => format!("/?denied={mac}&in={name}"),
+            AdminChange::DenyEverywhere => format!("/?denied={mac}"),
         }
     }
 
@@ -33,25 +33,25 @@ impl Outcome {
         let name = value("in").map(|(_, name)| name.parse()).transpose().ok()?;
         let (done, mac) = value("allowed").or_else(|| value("denied"))?;
         let change = match (&*done, name) {
-            ("allowed", name) => Change::Allow(name?),
-            (_, Some(name)) => Change::Deny(name),
-            (_, None) => Change::DenyEverywhere,
+            ("allowed", name) => AdminChange::Allow(name?),
+            (_, Some(name)) => AdminChange::Deny(name),
+            (_, None) => AdminChange::DenyEverywhere,
         };
         Some(Self { change, mac: mac.parse().ok()? })
     }
 }
 
-pub(super) fn said(outcome: &Outcome) -> Markup {
+pub(super) fn said(outcome: &Flash) -> Markup {
     let mac = outcome.mac;
     let phone = |name: &ConstituencyName| html! { a class="mac" href={ "/phones/" (name) "/" (mac) } { (mac) } };
     html! {
         p class="outcome" {
             @match &outcome.change {
-                Change::Allow(name) => {
+                AdminChange::Allow(name) => {
                     (phone(name)) " is on the list of " strong { (name) } ". It gets its files when it next asks."
                 }
-                Change::Deny(name) => { (phone(name)) " is kept out of " strong { (name) } "." }
-                Change::DenyEverywhere => { span class="mac" { (mac) } " is denied everywhere." }
+                AdminChange::Deny(name) => { (phone(name)) " is kept out of " strong { (name) } "." }
+                AdminChange::DenyEverywhere => { span class="mac" { (mac) } " is denied everywhere." }
             }
         }
     }
@@ -64,10 +64,10 @@ mod tests {
     #[test]
     fn an_outcome_is_told_by_a_path_and_nothing_else_is_one() {
         let ote = || "ote".parse().unwrap();
-        for change in [Change::Allow(ote()), Change::Deny(ote()), Change::DenyEverywhere] {
-            let outcome = Outcome { change, mac: "00005e0053aa".parse().unwrap() };
+        for change in [AdminChange::Allow(ote()), AdminChange::Deny(ote()), AdminChange::DenyEverywhere] {
+            let outcome = Flash { change, mac: "00005e0053aa".parse().unwrap() };
             let path = outcome.path();
-            assert_eq!(Outcome::parse(path.strip_prefix("/?").unwrap()), Some(outcome));
+            assert_eq!(Flash::parse(path.strip_prefix("/?").unwrap()), Some(outcome));
         }
         for query in [
             "",
@@ -77,7 +77,7 @@ mod tests {
             "allowed=00005e0053aa",
             "denied=00005e0053aa&in=%3Cb%3E",
         ] {
-            assert_eq!(Outcome::parse(query), None, "{query}");
+            assert_eq!(Flash::parse(query), None, "{query}");
         }
     }
 }

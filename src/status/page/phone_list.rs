@@ -7,7 +7,7 @@ use super::link::{sort_name, to_list};
 use super::moment::when;
 use super::state::{of_phone, old_tls, word_of_filter};
 use super::text::{Foreign, command, count, figure, foreign, model as model_name};
-use crate::status::picture::{Overview, Phone, PhonePage, PhoneQuery, PhoneSort, PhoneState, StateFilter};
+use crate::status::picture::{Overview, PhonePage, PhoneQuery, PhoneSort, PhoneState, PhoneView, StateFilter};
 
 pub(super) fn section(overview: &Overview, page: &PhonePage, query: &PhoneQuery) -> Markup {
     html! {
@@ -115,7 +115,7 @@ fn heading(query: &PhoneQuery, title: &str, sort: PhoneSort, class: &str) -> Mar
     }
 }
 
-fn row(phone: &Phone, now: i64) -> Markup {
+fn row(phone: &PhoneView, now: i64) -> Markup {
     let is_refused = matches!(phone.state, PhoneState::Refused | PhoneState::Waiting | PhoneState::Denied);
     html! {
         tr id={ "phone-" (phone.constituency) "-" (phone.mac) } {

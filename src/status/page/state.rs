@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use crate::status::picture::{Phone, PhoneState, StateFilter};
+use crate::status::picture::{PhoneState, PhoneView, StateFilter};
 
 /// A mark of a colour, and the word; the colour alone says nothing.
 pub(super) fn mark(class: &'static str, word: &str) -> Markup {
@@ -15,7 +15,7 @@ pub(super) fn of_phone(state: PhoneState) -> Markup {
 }
 
 /// A mark on a phone that came by the old lane, with the setting that it needs.
-pub(super) fn old_tls(phone: &Phone) -> Markup {
+pub(super) fn old_tls(phone: &PhoneView) -> Markup {
     html! {
         @if let Some(level) = phone.tls_level.filter(|level| *level != "modern") {
             " " span class="detail" { (mark("fair", "old TLS")) " (" (level) ")" }

@@ -6,8 +6,8 @@ use super::link::{to_constituency, to_state};
 use super::moment::when;
 use super::state::word;
 use super::text::{Foreign, count, figure, foreign};
-use crate::certificate::Level;
-use crate::status::picture::{Certificate, Constituency, Overview, PhoneState, SilentTogether, StateFilter};
+use crate::certificate::ConditionLevel;
+use crate::status::picture::{CertificateView, ConstituencyView, Overview, PhoneState, SilentTogether, StateFilter};
 
 /// How many constituencies that fell silent have a line each.
 const SILENCES: usize = 3;
@@ -65,15 +65,15 @@ fn needs(overview: &Overview) -> Vec<Need> {
     needs
 }
 
-fn of_certificate(certificate: &Certificate) -> Option<Need> {
+fn of_certificate(certificate: &CertificateView) -> Option<Need> {
     let problem = certificate.problem.as_deref()?;
     let says = html! {
         a href="#certificates" { "The " (Foreign(&certificate.key)) " certificate" } " " (foreign(problem))
     };
-    Some(Need { class: if certificate.level == Level::Error { "bad" } else { "fair" }, says })
+    Some(Need { class: if certificate.level == ConditionLevel::Error { "bad" } else { "fair" }, says })
 }
 
-fn of_constituency(constituency: &Constituency) -> Option<Need> {
+fn of_constituency(constituency: &ConstituencyView) -> Option<Need> {
     let problem = constituency.problem.as_deref()?;
     let (class, state) = match constituency.url {
         Some(_) => ("fair", " keeps its last good policy: "),
@@ -85,7 +85,7 @@ fn of_constituency(constituency: &Constituency) -> Option<Need> {
     })
 }
 
-fn of_warnings(constituency: &Constituency) -> impl Iterator<Item = Need> {
+fn of_warnings(constituency: &ConstituencyView) -> impl Iterator<Item = Need> {
     constituency.warnings.iter().map(|warning| Need {
         class: "fair",
         says: html! { a href="#constituencies" { (foreign(&constituency.name)) } ": " (foreign(warning)) },

@@ -1,10 +1,10 @@
 //! Whole pages.
 
 use super::*;
-use crate::certificate::Level;
+use crate::certificate::ConditionLevel;
 use crate::status::picture::{
-    Activity, Certificate, Constituency, Counts, Denial, DeniedPhone, NamedFiles, Phone, PhoneRequest, PhoneSort,
-    PhoneState, Place, SilentTogether, Unproven,
+    ActivityView, CertificateView, ConstituencyView, DenialView, DeniedPhone, NamedFiles, NetworkView, PhoneCounts,
+    PhoneRequestView, PhoneSort, PhoneState, PhoneView, SilentTogether, UnprovenView,
 };
 
 const NOW: i64 = 1_795_552_267;
@@ -14,8 +14,8 @@ const DAY: i64 = 86_400;
 const HOSTILE: &str = "</td><script>alert(1)</script>\" onmouseover=\"x' &amp;\u{202e}\u{2066}\u{1b}[2J\u{0}\u{9b}";
 const HARMLESS: &str = "kitchen / hall";
 
-fn phone(mac: &str, state: PhoneState, text: &str) -> Phone {
-    Phone {
+fn phone(mac: &str, state: PhoneState, text: &str) -> PhoneView {
+    PhoneView {
         constituency: "ote".parse().unwrap(),
         mac: mac.parse().unwrap(),
         state,
@@ -38,18 +38,18 @@ fn phone(mac: &str, state: PhoneState, text: &str) -> Phone {
     }
 }
 
-fn denial(text: &str) -> Denial {
-    Denial { by: text.to_owned(), at: Some(NOW - 2 * DAY), note: text.to_owned() }
+fn denial(text: &str) -> DenialView {
+    DenialView { by: text.to_owned(), at: Some(NOW - 2 * DAY), note: text.to_owned() }
 }
 
-fn unproven(text: &str) -> Unproven {
-    Unproven {
+fn unproven(text: &str) -> UnprovenView {
+    UnprovenView {
         constituency: "ote".parse().unwrap(),
         mac: "00005e0053aa".parse().unwrap(),
         certificate_sha256: Some(text.to_owned()),
         address: text.to_owned(),
         addresses: [text, "192.0.2.9"]
-            .map(|from| Place { address: from.to_owned(), first_seen: NOW - DAY, last_seen: NOW - 60 })
+            .map(|from| NetworkView { address: from.to_owned(), first_seen: NOW - DAY, last_seen: NOW - 60 })
             .into(),
         first_seen: NOW - DAY,
         last_seen: NOW - 60,
@@ -58,15 +58,15 @@ fn unproven(text: &str) -> Unproven {
     }
 }
 
-fn constituency(name: &str, text: &str, is_served: bool) -> Constituency {
-    Constituency {
+fn constituency(name: &str, text: &str, is_served: bool) -> ConstituencyView {
+    ConstituencyView {
         name: name.to_owned(),
         description: text.to_owned(),
         url: is_served.then(|| text.to_owned()),
         problem: (!is_served).then(|| text.to_owned()),
         warnings: is_served.then(|| text.to_owned()).into_iter().collect(),
         known: is_served.then_some(3),
-        counts: Counts::default(),
+        counts: PhoneCounts::default(),
         seen_lately: 2,
         refused: 1,
         not_allowable: (!is_served).then(|| text.to_owned()),
@@ -82,14 +82,14 @@ fn overview(text: &str) -> Overview {
         config: None,
         started: NOW - 12 * DAY,
         not_ready: Some(text.to_owned()),
-        certificates: vec![Certificate {
+        certificates: vec![CertificateView {
             key: text.to_owned(),
             names: vec![text.to_owned()],
             issuer: Some(text.to_owned()),
             not_before: Some(NOW - 45 * DAY),
             not_after: Some(NOW + 45 * DAY),
             source: "acme",
-            level: Level::Warning,
+            level: ConditionLevel::Warning,
             state: "renewal_overdue",
             problem: Some(text.to_owned()),
             next_attempt: Some(NOW + 15 * DAY),
@@ -98,12 +98,12 @@ fn overview(text: &str) -> Overview {
             needs_human: true,
         }],
         constituencies: vec![constituency("ote", text, true), constituency(text, text, false)],
-        counts: Counts { known: 3, well: 1, silent: 1, waiting: 1, refused: 1, ..Counts::default() },
+        counts: PhoneCounts { known: 3, well: 1, silent: 1, waiting: 1, refused: 1, ..PhoneCounts::default() },
         waiting: vec![phone("00005e0053aa", PhoneState::Waiting, text)],
         unproven: vec![unproven(text)],
         denied: vec![DeniedPhone { mac: "00005e0053ff".parse().unwrap(), denial: denial(text) }],
         silent_together: Vec::new(),
-        activity: Activity {
+        activity: ActivityView {
             step_s: 600,
             since: NOW - DAY,
             served: vec![5; 144],
@@ -134,8 +134,8 @@ fn home(overview: &Overview, phones: &PhonePage, query: &PhoneQuery, is_signed_i
     render(&View { overview, phones, query, is_signed_in, outcome: None })
 }
 
-fn history(text: &str, state: PhoneState) -> PhoneHistory {
-    let request = |status: Option<u16>, reason: Option<&str>| PhoneRequest {
+fn history(text: &str, state: PhoneState) -> PhoneHistoryView {
+    let request = |status: Option<u16>, reason: Option<&str>| PhoneRequestView {
         time_ms: NOW * 1000 - 1500,
         address: text.to_owned(),
         method: Some(text.to_owned()),
@@ -148,7 +148,7 @@ fn history(text: &str, state: PhoneState) -> PhoneHistory {
     };
     let requests = vec![request(Some(200), None), request(Some(403), Some(text)), request(None, Some(text))];
     let named = NamedFiles { master: text.to_owned(), files: vec![text.to_owned()], missing: vec![text.to_owned()] };
-    PhoneHistory { phone: phone("00005e0053aa", state, text), named: Some(named), requests }
+    PhoneHistoryView { phone: phone("00005e0053aa", state, text), named: Some(named), requests }
 }
 
 /// Every page there is, in every form, with `text` for whatever others may have written.
@@ -260,10 +260,10 @@ fn commands_name_the_configuration_of_the_server_whatever_its_path() {
     let nobody = PhonePage { total: 0, matching: 0, phones: Vec::new() };
     let commands = |overview: &Overview| {
         let mut pages = home(overview, &nobody, &PhoneQuery::default(), false);
-        let denied = Phone { denied_everywhere: None, ..phone("00005e00530c", PhoneState::Denied, HARMLESS) };
+        let denied = PhoneView { denied_everywhere: None, ..phone("00005e00530c", PhoneState::Denied, HARMLESS) };
         let of = |state| phone("00005e00530c", state, HARMLESS);
         for phone in [of(PhoneState::Well), of(PhoneState::Denied), denied] {
-            pages += &render_phone(overview, &PhoneHistory { phone, named: None, requests: Vec::new() }, true);
+            pages += &render_phone(overview, &PhoneHistoryView { phone, named: None, requests: Vec::new() }, true);
         }
         pages +=
             &home(&Overview { constituencies: Vec::new(), ..overview.clone() }, &nobody, &PhoneQuery::default(), true);
@@ -303,11 +303,11 @@ fn what_is_empty_says_what_to_do_next() {
     let overview = Overview {
         certificates: Vec::new(),
         constituencies: Vec::new(),
-        counts: Counts::default(),
+        counts: PhoneCounts::default(),
         waiting: Vec::new(),
         unproven: Vec::new(),
         silent_together: Vec::new(),
-        activity: Activity::default(),
+        activity: ActivityView::default(),
         troubles: Vec::new(),
         not_ready: None,
         ..overview(HARMLESS)

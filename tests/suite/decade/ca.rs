@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use provost::dns::Place;
-use provost::renew::ports::{Answer, Ca, Challenge, ChallengeDns, Order, OrderStatus, Say};
-use provost::renew::{Failure, Sign, Window};
+use provost::dns::RecordLocation;
+use provost::renew::ports::{Ca, ChallengeDns, Order, OrderStatus, PendingChallenge, PortFuture, Say};
+use provost::renew::{AcmeFailure, FailureKind, RenewalWindow};
 use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
 use tokio::sync::Notify;
@@ -59,7 +59,7 @@ struct Placed {
     names: Vec<String>,
     status: OrderStatus,
     is_exempt: bool,
-    challenges: Vec<Challenge>,
+    challenges: Vec<PendingChallenge>,
     chain: Option<String>,
     born: i64,
 }
@@ -75,7 +75,7 @@ pub struct ScriptedCa {
     blocked_until: Mutex<i64>,
     placed: Mutex<BTreeMap<String, Placed>>,
     replaced: Mutex<BTreeSet<Vec<u8>>>,
-    moved: Mutex<BTreeMap<Vec<u8>, Window>>,
+    moved: Mutex<BTreeMap<Vec<u8>, RenewalWindow>>,
     published: Arc<Mutex<BTreeSet<String>>>,
     issued: Mutex<BTreeMap<String, u32>>,
     kill: Arc<Notify>,
@@ -152,7 +152,7 @@ impl ScriptedCa {
     }
 
     /// Any request: takes a moment, may find the CA down, may be forbidden, may be where the process dies.
-    async fn request(&self) -> Result<(), Failure> {
+    async fn request(&self) -> Result<(), AcmeFailure> {
         let wait = self.dice.between(1, 20);
         tokio::time::sleep(Duration::from_secs(wait.unsigned_abs())).await;
         self.maybe_die().await;
@@ -160,7 +160,7 @@ impl ScriptedCa {
         let blocked = *self.blocked_until.lock().unwrap();
         assert!(now >= blocked, "asked {} s before the Retry-After was over", blocked - now);
         if !self.weather.ca_is_up(now) {
-            return Err(Failure::retry("the CA is down"));
+            return Err(AcmeFailure::retry("the CA is down"));
         }
         if self.dice.chance(0.002) {
             return Err(self.too_many(now));
@@ -168,12 +168,12 @@ impl ScriptedCa {
         Ok(())
     }
 
-    fn too_many(&self, now: i64) -> Failure {
+    fn too_many(&self, now: i64) -> AcmeFailure {
         let wait = self.dice.between(60, 2 * DAY);
         *self.blocked_until.lock().unwrap() = now + wait;
         self.weather.forbid(now, now + wait);
         self.limited.fetch_add(1, Ordering::Relaxed);
-        Failure::retry("too many").after(Some(wait))
+        AcmeFailure::retry("too many").after(Some(wait))
     }
 
     async fn maybe_die(&self) {
@@ -189,30 +189,30 @@ impl ScriptedCa {
     }
 
     /// RFC 9773: from the certificate's own dates, unless the script moved it forward.
-    fn window_of(&self, leaf: &CertificateDer<'static>) -> Window {
+    fn window_of(&self, leaf: &CertificateDer<'static>) -> RenewalWindow {
         if let Some(moved) = self.moved.lock().unwrap().get(&leaf.to_vec()) {
             return *moved;
         }
         let (from, to) = dates(leaf);
         let lifetime = to - from;
         let left = if lifetime < 10 * DAY { lifetime / 2 } else { lifetime / 3 };
-        Window { start: to - left - lifetime / 100, end: to - left + lifetime / 100 }
+        RenewalWindow { start: to - left - lifetime / 100, end: to - left + lifetime / 100 }
     }
 
     async fn place(
         self: &Arc<Self>,
         names: &[String],
         replaces: Option<&CertificateDer<'static>>,
-    ) -> Result<Box<dyn Order>, Failure> {
+    ) -> Result<Box<dyn Order>, AcmeFailure> {
         self.request().await?;
         if !*self.has_account.lock().unwrap() {
-            return Err(Failure::retry("no such account").with_sign(Sign::AccountUnknown));
+            return Err(AcmeFailure::retry("no such account").with_sign(FailureKind::AccountUnknown));
         }
         let now = (self.now)();
         let mut is_exempt = false;
         if let Some(leaf) = replaces {
             if self.replaced.lock().unwrap().contains(&leaf.to_vec()) {
-                return Err(Failure::retry("already replaced").with_sign(Sign::Refused));
+                return Err(AcmeFailure::retry("already replaced").with_sign(FailureKind::Refused));
             }
             is_exempt = self.window_of(leaf).contains_time(now);
         }
@@ -224,7 +224,7 @@ impl ScriptedCa {
         }
         let number = self.orders.fetch_add(1, Ordering::Relaxed);
         let is_known = self.dice.chance(0.2);
-        let challenges = names.iter().enumerate().filter(|_| !is_known).map(|(index, name)| Challenge {
+        let challenges = names.iter().enumerate().filter(|_| !is_known).map(|(index, name)| PendingChallenge {
             domain: name.trim_start_matches("*.").to_owned(),
             value: format!("value-{number}-{index}"),
         });
@@ -242,7 +242,7 @@ impl ScriptedCa {
         // The answer may get lost although the order exists.
         self.maybe_die().await;
         if self.dice.chance(0.01) {
-            return Err(Failure::retry("the connection broke"));
+            return Err(AcmeFailure::retry("the connection broke"));
         }
         Ok(Box::new(ScriptedOrder { url, ca: Arc::clone(self) }))
     }
@@ -262,7 +262,7 @@ trait ContainsTime {
     fn contains_time(&self, now: i64) -> bool;
 }
 
-impl ContainsTime for Window {
+impl ContainsTime for RenewalWindow {
     fn contains_time(&self, now: i64) -> bool {
         (self.start..=self.end).contains(&now)
     }
@@ -281,7 +281,7 @@ impl Ca for CaPort {
         &self.0.directory
     }
 
-    fn open(&self) -> Answer<'_, bool> {
+    fn open(&self) -> PortFuture<'_, bool> {
         Box::pin(async {
             self.0.request().await?;
             if self.0.dice.chance(0.001) {
@@ -291,7 +291,7 @@ impl Ca for CaPort {
         })
     }
 
-    fn register(&self) -> Answer<'_, ()> {
+    fn register(&self) -> PortFuture<'_, ()> {
         Box::pin(async {
             self.0.request().await?;
             self.0.take("accounts", |limits| &mut limits.accounts);
@@ -304,13 +304,13 @@ impl Ca for CaPort {
         None
     }
 
-    fn renewal_window<'a>(&'a self, leaf: &'a CertificateDer<'static>) -> Answer<'a, Option<(Window, i64)>> {
+    fn renewal_window<'a>(&'a self, leaf: &'a CertificateDer<'static>) -> PortFuture<'a, Option<(RenewalWindow, i64)>> {
         Box::pin(async {
             self.0.request().await?;
             let now = (self.0.now)();
             if self.0.dice.chance(0.002) {
                 // An incident: this certificate must go.
-                let soon = Window { start: now - DAY, end: now + self.0.dice.between(-HOUR, 2 * DAY) };
+                let soon = RenewalWindow { start: now - DAY, end: now + self.0.dice.between(-HOUR, 2 * DAY) };
                 self.0.moved.lock().unwrap().insert(leaf.to_vec(), soon);
             }
             Ok(Some((self.0.window_of(leaf), self.0.dice.between(4 * HOUR, 8 * HOUR))))
@@ -321,16 +321,17 @@ impl Ca for CaPort {
         &'a self,
         names: &'a [String],
         replaces: Option<&'a CertificateDer<'static>>,
-    ) -> Answer<'a, Box<dyn Order>> {
+    ) -> PortFuture<'a, Box<dyn Order>> {
         Box::pin(self.0.place(names, replaces))
     }
 
-    fn order_at<'a>(&'a self, url: &'a str) -> Answer<'a, Box<dyn Order>> {
+    fn order_at<'a>(&'a self, url: &'a str) -> PortFuture<'a, Box<dyn Order>> {
         Box::pin(async move {
             self.0.request().await?;
             let now = (self.0.now)();
             let mut placed = self.0.placed.lock().unwrap();
-            let order = placed.get_mut(url).ok_or_else(|| Failure::retry("no order").with_sign(Sign::Refused))?;
+            let order =
+                placed.get_mut(url).ok_or_else(|| AcmeFailure::retry("no order").with_sign(FailureKind::Refused))?;
             if order.chain.is_none() && now > order.born + 7 * DAY {
                 order.status = OrderStatus::Invalid;
             }
@@ -338,7 +339,7 @@ impl Ca for CaPort {
         })
     }
 
-    fn revoke<'a>(&'a self, _: &'a CertificateDer<'static>) -> Answer<'a, ()> {
+    fn revoke<'a>(&'a self, _: &'a CertificateDer<'static>) -> PortFuture<'a, ()> {
         Box::pin(self.0.request())
     }
 }
@@ -363,14 +364,14 @@ impl Order for ScriptedOrder {
         self.with(|order| order.status)
     }
 
-    fn challenges(&mut self) -> Answer<'_, Vec<Challenge>> {
+    fn challenges(&mut self) -> PortFuture<'_, Vec<PendingChallenge>> {
         Box::pin(async {
             self.ca.request().await?;
             Ok(self.with(|order| order.challenges.clone()))
         })
     }
 
-    fn validate(&mut self) -> Answer<'_, ()> {
+    fn validate(&mut self) -> PortFuture<'_, ()> {
         Box::pin(async {
             self.ca.request().await?;
             let published = self.ca.published.lock().unwrap().clone();
@@ -384,7 +385,7 @@ impl Order for ScriptedOrder {
                         of_name.or_insert_with(|| Bucket::new(5.0, 720.0))
                     });
                     self.with(|order| order.status = OrderStatus::Invalid);
-                    return Err(Failure::retry("no TXT record found").with_sign(Sign::Refused));
+                    return Err(AcmeFailure::retry("no TXT record found").with_sign(FailureKind::Refused));
                 }
             }
             self.with(|order| order.status = OrderStatus::Ready);
@@ -392,11 +393,11 @@ impl Order for ScriptedOrder {
         })
     }
 
-    fn finalize<'a>(&'a mut self, csr: &'a [u8]) -> Answer<'a, ()> {
+    fn finalize<'a>(&'a mut self, csr: &'a [u8]) -> PortFuture<'a, ()> {
         Box::pin(async {
             self.ca.request().await?;
             if self.with(|order| order.status) != OrderStatus::Ready {
-                return Err(Failure::retry("not ready").with_sign(Sign::Refused));
+                return Err(AcmeFailure::retry("not ready").with_sign(FailureKind::Refused));
             }
             if !self.with(|order| order.is_exempt) {
                 let names = self.with(|order| order.names.clone());
@@ -417,7 +418,7 @@ impl Order for ScriptedOrder {
         })
     }
 
-    fn chains(&mut self, _: bool) -> Answer<'_, Vec<String>> {
+    fn chains(&mut self, _: bool) -> PortFuture<'_, Vec<String>> {
         Box::pin(async {
             self.ca.request().await?;
             Ok(self.with(|order| order.chain.clone()).into_iter().collect())
@@ -442,27 +443,27 @@ impl ScriptedDns {
         self.ca.published.lock().unwrap().clone()
     }
 
-    async fn exchange(&self) -> Result<(), Failure> {
+    async fn exchange(&self) -> Result<(), AcmeFailure> {
         tokio::time::sleep(Duration::from_secs(self.dice.between(1, 30).unsigned_abs())).await;
         self.ca.maybe_die().await;
-        if self.weather.dns_is_up((self.now)()) { Ok(()) } else { Err(Failure::retry("DNS is down")) }
+        if self.weather.dns_is_up((self.now)()) { Ok(()) } else { Err(AcmeFailure::retry("DNS is down")) }
     }
 }
 
 impl ChallengeDns for ScriptedDns {
-    fn locate<'a>(&'a self, challenge_name: &'a str) -> Answer<'a, Place> {
+    fn locate<'a>(&'a self, challenge_name: &'a str) -> PortFuture<'a, RecordLocation> {
         Box::pin(async move {
             self.exchange().await?;
             let (name, zone) = (challenge_name.to_owned(), "example.com".to_owned());
-            Ok(Place { name, zone, via: Vec::new() })
+            Ok(RecordLocation { name, zone, via: Vec::new() })
         })
     }
 
-    fn stands_alone<'a>(&'a self, _: &'a str) -> Answer<'a, ()> {
+    fn stands_alone<'a>(&'a self, _: &'a str) -> PortFuture<'a, ()> {
         Box::pin(self.exchange())
     }
 
-    fn add<'a>(&'a self, _: &'a Place, values: &'a [String]) -> Answer<'a, ()> {
+    fn add<'a>(&'a self, _: &'a RecordLocation, values: &'a [String]) -> PortFuture<'a, ()> {
         Box::pin(async move {
             self.exchange().await?;
             self.ca.published.lock().unwrap().extend(values.iter().cloned());
@@ -471,7 +472,7 @@ impl ChallengeDns for ScriptedDns {
         })
     }
 
-    fn remove<'a>(&'a self, _: &'a Place, values: &'a [String]) -> Answer<'a, ()> {
+    fn remove<'a>(&'a self, _: &'a RecordLocation, values: &'a [String]) -> PortFuture<'a, ()> {
         Box::pin(async move {
             self.exchange().await?;
             self.ca.published.lock().unwrap().retain(|value| !values.contains(value));
@@ -479,14 +480,14 @@ impl ChallengeDns for ScriptedDns {
         })
     }
 
-    fn wait_until_visible<'a>(&'a self, _: &'a Place, values: &'a [String], _: Say<'a>) -> Answer<'a, ()> {
+    fn wait_until_visible<'a>(&'a self, _: &'a RecordLocation, values: &'a [String], _: Say<'a>) -> PortFuture<'a, ()> {
         Box::pin(async move {
             self.exchange().await?;
             let published = self.ca.published.lock().unwrap().clone();
             if values.iter().all(|value| published.contains(value)) && !self.dice.chance(0.02) {
                 return Ok(());
             }
-            Err(Failure::retry("a secondary does not have it"))
+            Err(AcmeFailure::retry("a secondary does not have it"))
         })
     }
 }

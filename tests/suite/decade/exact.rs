@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use provost::certificate::ExactNames;
 use provost::constituency::ConstituencyName;
-use provost::renew::ports::World;
-use provost::renew::{Cure, Failure, Sign};
+use provost::renew::ports::Env;
+use provost::renew::{AcmeFailure, FailureKind, Retry};
 
 use super::rules::{Simulated, on_virtual_time};
 use super::weather::{DAY, HOUR};
@@ -84,7 +84,7 @@ fn a_queue_of_exact_names_does_not_keep_the_wildcard_from_being_renewed_when_it_
 fn one_name_that_fails_delays_neither_the_others_nor_the_wildcard() {
     on_virtual_time(async {
         let site = Simulated::new(&[CA]);
-        let refusal = Failure::human("no such name").with_sign(Sign::Refused);
+        let refusal = AcmeFailure::action_required("no such name").with_sign(FailureKind::Refused);
         *site.cas[0].refused_name.lock().unwrap() = Some(("a.phones.example.com".to_owned(), refusal));
         site.want(&["a", "b", "c"]);
         let status = site.live_for(HOUR).await;
@@ -109,8 +109,8 @@ fn one_name_that_fails_delays_neither_the_others_nor_the_wildcard() {
 fn a_limit_that_one_exact_name_meets_forbids_nothing_to_the_wildcard_and_to_others() {
     on_virtual_time(async {
         let site = Simulated::new(&[CA]);
-        let limited = Failure::retry("too many certificates for example.com").with_sign(Sign::Limited);
-        let limited = Failure { cure: Cure::Wait(3 * DAY), ..limited };
+        let limited = AcmeFailure::retry("too many certificates for example.com").with_sign(FailureKind::Limited);
+        let limited = AcmeFailure { cure: Retry::Wait(3 * DAY), ..limited };
         *site.cas[0].refused_name.lock().unwrap() = Some(("a.phones.example.com".to_owned(), limited));
         site.want(&["a"]);
         let status = site.live_for(HOUR).await;

@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime};
 use provost::ca::KeyKind;
 use provost::certificate::{ExactNames, LiveCertificates};
 use provost::constituency::ConstituencyName;
-use provost::renew::ports::World;
+use provost::renew::ports::Env;
 use provost::renew::{Parts, Renewer};
 use rcgen::KeyPair;
 use tokio::sync::{mpsc, watch};
@@ -45,12 +45,12 @@ struct VirtualWorld {
     dice: Arc<Dice>,
 }
 
-impl World for VirtualWorld {
+impl Env for VirtualWorld {
     fn now(&self) -> i64 {
         self.start + i64::try_from(self.began.elapsed().as_secs()).unwrap()
     }
 
-    fn dice(&self) -> f64 {
+    fn random(&self) -> f64 {
         self.dice.roll()
     }
 

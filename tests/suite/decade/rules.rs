@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use provost::ca::KeyKind;
 use provost::certificate::{ExactNames, LiveCertificates};
-use provost::dns::Place;
-use provost::renew::ports::{Answer, Ca, Challenge, ChallengeDns, Order, OrderStatus, Say, World};
-use provost::renew::{Command, Failure, Lineage, Parts, Renewer, Status, Window};
+use provost::dns::RecordLocation;
+use provost::renew::ports::{Ca, ChallengeDns, Env, Order, OrderStatus, PendingChallenge, PortFuture, Say};
+use provost::renew::{AcmeFailure, AcmeStatus, Lineage, Parts, RenewalCommand, RenewalWindow, Renewer};
 use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair, SanType};
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -25,9 +25,9 @@ pub(super) struct Stub {
     world: Arc<VirtualWorld>,
     issuer: Issuer<'static, KeyPair>,
     /// What every request is answered with.
-    refusal: Mutex<Option<Failure>>,
+    refusal: Mutex<Option<AcmeFailure>>,
     /// What every order for this name is answered with.
-    pub(super) refused_name: Mutex<Option<(String, Failure)>>,
+    pub(super) refused_name: Mutex<Option<(String, AcmeFailure)>>,
     /// The names of all orders.
     pub(super) ordered: Mutex<Vec<Vec<String>>>,
     skew: AtomicI64,
@@ -62,11 +62,11 @@ impl Stub {
         })
     }
 
-    fn refuse(&self, with: Option<Failure>) {
+    fn refuse(&self, with: Option<AcmeFailure>) {
         *self.refusal.lock().unwrap() = with;
     }
 
-    async fn request(&self) -> Result<(), Failure> {
+    async fn request(&self) -> Result<(), AcmeFailure> {
         tokio::time::sleep(Duration::from_secs(1)).await;
         self.requests.fetch_add(1, Ordering::SeqCst);
         self.refusal.lock().unwrap().clone().map_or(Ok(()), Err)
@@ -93,11 +93,11 @@ impl Ca for Port {
         &self.0.directory
     }
 
-    fn open(&self) -> Answer<'_, bool> {
+    fn open(&self) -> PortFuture<'_, bool> {
         Box::pin(async { self.0.request().await.map(|()| true) })
     }
 
-    fn register(&self) -> Answer<'_, ()> {
+    fn register(&self) -> PortFuture<'_, ()> {
         Box::pin(self.0.request())
     }
 
@@ -105,11 +105,15 @@ impl Ca for Port {
         Some(self.0.skew.load(Ordering::SeqCst))
     }
 
-    fn renewal_window<'a>(&'a self, _: &'a CertificateDer<'static>) -> Answer<'a, Option<(Window, i64)>> {
+    fn renewal_window<'a>(&'a self, _: &'a CertificateDer<'static>) -> PortFuture<'a, Option<(RenewalWindow, i64)>> {
         Box::pin(async { self.0.request().await.map(|()| None) })
     }
 
-    fn order<'a>(&'a self, names: &'a [String], _: Option<&'a CertificateDer<'static>>) -> Answer<'a, Box<dyn Order>> {
+    fn order<'a>(
+        &'a self,
+        names: &'a [String],
+        _: Option<&'a CertificateDer<'static>>,
+    ) -> PortFuture<'a, Box<dyn Order>> {
         Box::pin(async {
             self.0.request().await?;
             let refused = self.0.refused_name.lock().unwrap().clone();
@@ -122,15 +126,15 @@ impl Ca for Port {
         })
     }
 
-    fn order_at<'a>(&'a self, _: &'a str) -> Answer<'a, Box<dyn Order>> {
+    fn order_at<'a>(&'a self, _: &'a str) -> PortFuture<'a, Box<dyn Order>> {
         // It forgets orders, which is the worst for budgets.
         Box::pin(async {
             self.0.request().await?;
-            Err(Failure::retry("no such order").with_sign(provost::renew::Sign::Refused))
+            Err(AcmeFailure::retry("no such order").with_sign(provost::renew::FailureKind::Refused))
         })
     }
 
-    fn revoke<'a>(&'a self, _: &'a CertificateDer<'static>) -> Answer<'a, ()> {
+    fn revoke<'a>(&'a self, _: &'a CertificateDer<'static>) -> PortFuture<'a, ()> {
         Box::pin(async {
             if self.0.is_deaf.load(Ordering::SeqCst) {
                 std::future::pending::<()>().await;
@@ -155,15 +159,15 @@ impl Order for StubOrder {
         if self.chain.is_some() { OrderStatus::Valid } else { OrderStatus::Ready }
     }
 
-    fn challenges(&mut self) -> Answer<'_, Vec<Challenge>> {
+    fn challenges(&mut self) -> PortFuture<'_, Vec<PendingChallenge>> {
         Box::pin(async { Ok(Vec::new()) })
     }
 
-    fn validate(&mut self) -> Answer<'_, ()> {
+    fn validate(&mut self) -> PortFuture<'_, ()> {
         Box::pin(self.ca.request())
     }
 
-    fn finalize<'a>(&'a mut self, csr: &'a [u8]) -> Answer<'a, ()> {
+    fn finalize<'a>(&'a mut self, csr: &'a [u8]) -> PortFuture<'a, ()> {
         Box::pin(async {
             self.ca.request().await?;
             self.ca.finalized.fetch_add(1, Ordering::SeqCst);
@@ -175,7 +179,7 @@ impl Order for StubOrder {
         })
     }
 
-    fn chains(&mut self, _: bool) -> Answer<'_, Vec<String>> {
+    fn chains(&mut self, _: bool) -> PortFuture<'_, Vec<String>> {
         Box::pin(async { Ok(self.chain.clone().into_iter().collect()) })
     }
 }
@@ -184,23 +188,23 @@ impl Order for StubOrder {
 struct NoDns;
 
 impl ChallengeDns for NoDns {
-    fn locate<'a>(&'a self, _: &'a str) -> Answer<'a, Place> {
-        Box::pin(async { Err(Failure::retry("no DNS here")) })
+    fn locate<'a>(&'a self, _: &'a str) -> PortFuture<'a, RecordLocation> {
+        Box::pin(async { Err(AcmeFailure::retry("no DNS here")) })
     }
 
-    fn stands_alone<'a>(&'a self, _: &'a str) -> Answer<'a, ()> {
+    fn stands_alone<'a>(&'a self, _: &'a str) -> PortFuture<'a, ()> {
         Box::pin(async { Ok(()) })
     }
 
-    fn add<'a>(&'a self, _: &'a Place, _: &'a [String]) -> Answer<'a, ()> {
+    fn add<'a>(&'a self, _: &'a RecordLocation, _: &'a [String]) -> PortFuture<'a, ()> {
         Box::pin(async { Ok(()) })
     }
 
-    fn remove<'a>(&'a self, _: &'a Place, _: &'a [String]) -> Answer<'a, ()> {
+    fn remove<'a>(&'a self, _: &'a RecordLocation, _: &'a [String]) -> PortFuture<'a, ()> {
         Box::pin(async { Ok(()) })
     }
 
-    fn wait_until_visible<'a>(&'a self, _: &'a Place, _: &'a [String], _: Say<'a>) -> Answer<'a, ()> {
+    fn wait_until_visible<'a>(&'a self, _: &'a RecordLocation, _: &'a [String], _: Say<'a>) -> PortFuture<'a, ()> {
         Box::pin(async { Ok(()) })
     }
 }
@@ -239,13 +243,13 @@ impl Simulated {
     }
 
     /// Lives for a while and is then killed; what the status was at the end.
-    pub(super) async fn live_for(&self, seconds: i64) -> Status {
+    pub(super) async fn live_for(&self, seconds: i64) -> AcmeStatus {
         let (commands, received) = mpsc::channel(1);
         let end = Duration::from_secs(seconds.unsigned_abs());
         let asking = async {
             tokio::time::sleep(end).await;
             let (reply, status) = oneshot::channel();
-            commands.send(Command::Status(reply)).await.unwrap();
+            commands.send(RenewalCommand::Status(reply)).await.unwrap();
             status.await.unwrap()
         };
         tokio::select! {
@@ -276,7 +280,7 @@ fn another_directory_is_asked_only_late_and_the_first_again_the_next_time() {
     on_virtual_time(async {
         let site = Simulated::new(&["https://first.example", "https://second.example"]);
         site.live_for(HOUR).await;
-        site.cas[0].refuse(Some(Failure::retry("down for weeks")));
+        site.cas[0].refuse(Some(AcmeFailure::retry("down for weeks")));
         // A sixth of 90 days is 15: until then, the first alone.
         site.live_for(site.not_after() - 16 * DAY - site.world.now()).await;
         assert!(site.cas[0].requests.load(Ordering::SeqCst) > 10);
@@ -293,7 +297,7 @@ fn another_directory_is_asked_only_late_and_the_first_again_the_next_time() {
 fn a_retry_after_holds_over_restarts_and_for_whatever_might_be_asked() {
     on_virtual_time(async {
         let site = Simulated::new(&["https://first.example"]);
-        site.cas[0].refuse(Some(Failure::retry("too many").after(Some(3 * DAY))));
+        site.cas[0].refuse(Some(AcmeFailure::retry("too many").after(Some(3 * DAY))));
         site.live_for(HOUR).await;
         assert_eq!(site.cas[0].requests.load(Ordering::SeqCst), 1);
         site.cas[0].refuse(None);
@@ -381,7 +385,7 @@ fn a_ca_that_does_not_answer_a_revocation_does_not_hold_up_the_end() {
             let (done, answer) = oneshot::channel();
             let asking = async {
                 tokio::time::sleep(moment).await;
-                commands.send(Command::Revoke { lineage: Lineage::Wildcard(KIND), done }).await.unwrap();
+                commands.send(RenewalCommand::Revoke { lineage: Lineage::Wildcard(KIND), done }).await.unwrap();
             };
             let running = site.open().run(received, tokio::time::sleep(Duration::from_hours(1)));
             let lived = async { tokio::join!(running, asking) };

@@ -8,7 +8,7 @@ mod updates;
 
 use std::time::Duration;
 
-use provost::dns::{Dns, DnsSettings, Patience, Place};
+use provost::dns::{Dns, DnsSettings, PropagationTimeouts, RecordLocation};
 
 use crate::harness::PATIENCE;
 use crate::harness::bind::{Bind, BindConfig};
@@ -27,8 +27,8 @@ fn example() -> Bind {
     example_config().start()
 }
 
-fn place() -> Place {
-    Place { name: CHALLENGE.to_owned(), zone: "example.com".to_owned(), via: Vec::new() }
+fn place() -> RecordLocation {
+    RecordLocation { name: CHALLENGE.to_owned(), zone: "example.com".to_owned(), via: Vec::new() }
 }
 
 fn open(settings: &DnsSettings) -> Dns {
@@ -36,8 +36,8 @@ fn open(settings: &DnsSettings) -> Dns {
 }
 
 /// As patient as a test may be with those that must answer, and no more than it must be with the others.
-fn quick() -> Patience {
-    Patience {
+fn quick() -> PropagationTimeouts {
+    PropagationTimeouts {
         between_looks: Duration::from_millis(20),
         for_lagging: PATIENCE,
         for_silent: Duration::from_secs(3),

@@ -1,12 +1,12 @@
 //! Where values go: CNAME records followed, zones found.
 
-use provost::dns::{DnsError, Place};
+use provost::dns::{DnsError, RecordLocation};
 
 use super::{CHALLENGE, example, nobody, open, place, quick, values};
 use crate::harness::bind::{self, BindConfig, dead_address};
 
-fn at(name: &str, zone: &str, via: &[&str]) -> Place {
-    Place { name: name.to_owned(), zone: zone.to_owned(), via: values(via) }
+fn at(name: &str, zone: &str, via: &[&str]) -> RecordLocation {
+    RecordLocation { name: name.to_owned(), zone: zone.to_owned(), via: values(via) }
 }
 
 #[tokio::test]

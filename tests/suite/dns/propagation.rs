@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use provost::dns::{Dns, DnsError, DnsSettings, Patience};
+use provost::dns::{Dns, DnsError, DnsSettings, PropagationTimeouts};
 
 use super::{CHALLENGE, NEIGHBOUR, example, nobody, open, place, quick, values};
 use crate::harness::PATIENCE;
@@ -56,7 +56,7 @@ async fn a_secondary_that_never_catches_up_is_named_with_its_serial() {
     }
     let (primary, secondary) = with_lagging_secondary();
     let dns = asking(&primary, &[primary.address.to_string(), secondary.address.to_string()])
-        .with_patience(Patience { for_lagging: Duration::from_secs(3), ..quick() });
+        .with_patience(PropagationTimeouts { for_lagging: Duration::from_secs(3), ..quick() });
     let secret = values(&["a-value-that-nobody-is-told"]);
     dns.add(&place(), &secret).await.unwrap();
     let said = Mutex::new(String::new());
@@ -135,11 +135,12 @@ async fn a_silent_server_that_comes_back_without_the_values_blocks() {
     let (primary, secondary) = with_lagging_secondary();
     // Refuses the first connections, then is a wire to the secondary.
     let address = bind::free_address();
-    let dns = asking(&primary, &[address.to_string(), primary.address.to_string()]).with_patience(Patience {
-        for_lagging: Duration::from_secs(2),
-        for_silent: Duration::from_secs(30),
-        ..quick()
-    });
+    let dns =
+        asking(&primary, &[address.to_string(), primary.address.to_string()]).with_patience(PropagationTimeouts {
+            for_lagging: Duration::from_secs(2),
+            for_silent: Duration::from_secs(30),
+            ..quick()
+        });
     let one = values(&["one"]);
     dns.add(&place(), &one).await.unwrap();
     let behind = secondary.address;
@@ -161,7 +162,7 @@ async fn somebody_must_answer() {
     let (primary, secondary) = with_lagging_secondary();
     let dead = secondary.kill();
     let dns = asking(&primary, &[dead.to_string(), "nowhere.example.com:53".to_owned()])
-        .with_patience(Patience { for_lagging: Duration::from_millis(300), ..quick() });
+        .with_patience(PropagationTimeouts { for_lagging: Duration::from_millis(300), ..quick() });
     let error = dns.wait_until_visible(&place(), &values(&["one"]), &nobody).await.unwrap_err();
     assert!(matches!(error, DnsError::AuthoritiesSilent { .. }), "{error}");
     assert!(error.to_string().contains(&dead.to_string()), "{error}");
@@ -182,7 +183,7 @@ async fn a_server_that_refuses_to_answer_blocks() {
     let primary = example();
     let lame = BindConfig::new().primary("example.net", "", "").start();
     let dns = asking(&primary, &[lame.address.to_string(), primary.address.to_string()])
-        .with_patience(Patience { for_lagging: Duration::from_secs(3), ..quick() });
+        .with_patience(PropagationTimeouts { for_lagging: Duration::from_secs(3), ..quick() });
     let one = values(&["one"]);
     dns.add(&place(), &one).await.unwrap();
     let error = dns.wait_until_visible(&place(), &one, &nobody).await.unwrap_err();
@@ -204,7 +205,7 @@ async fn the_zone_s_name_servers_are_asked_at_all_their_addresses() {
         + "a-name-server-with-a-long-name-0 A 127.77.1.1\n";
     let server = BindConfig::new().key("provost.", "hmac-sha256").primary_from("example.com", &records, "").start();
     let settings = DnsSettings { authorities: vec![], ..server.settings("provost.") };
-    let dns = open(&settings).with_patience(Patience { for_lagging: Duration::from_secs(3), ..quick() });
+    let dns = open(&settings).with_patience(PropagationTimeouts { for_lagging: Duration::from_secs(3), ..quick() });
     let text = dns.wait_until_visible(&place(), &values(&["one"]), &nobody).await.unwrap_err().to_string();
     let named = |server: usize, address: &str| {
         text.contains(&format!("a-name-server-with-a-long-name-{server}.example.com ({address}:53)"))

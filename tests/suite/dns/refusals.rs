@@ -2,13 +2,13 @@
 
 use std::time::{Duration, SystemTime};
 
-use provost::dns::{Dns, DnsError, DnsSettings, Place, Refusal};
+use provost::dns::{Dns, DnsError, DnsSettings, RecordLocation, Refusal};
 
 use super::{CHALLENGE, NEIGHBOUR, POLICY, example, open, place, values};
 use crate::harness::bind::{self, BindConfig, dead_address};
 use crate::harness::knot::{self, Knot};
 
-async fn refused(dns: &Dns, place: &Place) -> DnsError {
+async fn refused(dns: &Dns, place: &RecordLocation) -> DnsError {
     let one = values(&["one"]);
     let added = dns.add(place, &one).await.unwrap_err();
     let removed = dns.remove(place, &one).await.unwrap_err();
@@ -86,7 +86,7 @@ async fn a_name_outside_the_policy_is_refused_with_the_line_to_add() {
     }
     let primary = example();
     let dns = open(&primary.settings("provost."));
-    let outside = Place { name: "_acme-challenge.other.example.com".to_owned(), ..place() };
+    let outside = RecordLocation { name: "_acme-challenge.other.example.com".to_owned(), ..place() };
     let error = refused(&dns, &outside).await;
     says(&error, &["REFUSED", "grant provost. name _acme-challenge.other.example.com. TXT;", "zone example.com"]);
     assert!(error.needs_human() && error.server_time().is_none());
@@ -101,7 +101,7 @@ async fn a_zone_that_the_primary_does_not_hold_is_told() {
     let primary = example();
     let dns = open(&primary.settings("provost."));
     let elsewhere =
-        Place { name: "_acme-challenge.example.net".to_owned(), zone: "example.net".to_owned(), via: vec![] };
+        RecordLocation { name: "_acme-challenge.example.net".to_owned(), zone: "example.net".to_owned(), via: vec![] };
     let error = refused(&dns, &elsewhere).await;
     says(
         &error,
@@ -109,7 +109,7 @@ async fn a_zone_that_the_primary_does_not_hold_is_told() {
     );
     assert!(error.needs_human());
     // A name that its zone does not hold is not even sent.
-    let outside = Place { name: "_acme-challenge.example.net".to_owned(), ..place() };
+    let outside = RecordLocation { name: "_acme-challenge.example.net".to_owned(), ..place() };
     assert!(matches!(refused(&dns, &outside).await, DnsError::OutsideZone { .. }));
 }
 
@@ -229,19 +229,19 @@ async fn knot_does_it_too_and_its_refusals_are_understood() {
     dns.remove(&found, &values(&["one"])).await.unwrap();
     assert_eq!(bind::txt(knot.address, CHALLENGE), ["two"]);
     // Knot says of a policy that does not allow it what BIND says of a key that it does not know.
-    let outside = Place { name: "_acme-challenge.other.example.com".to_owned(), ..place() };
+    let outside = RecordLocation { name: "_acme-challenge.other.example.com".to_owned(), ..place() };
     let error = refused(&dns, &outside).await;
     assert_eq!(refusal(&error), Refusal::BadKey);
     says(
         &error,
         &["(Knot) its acl does not allow this update", "update-owner-name: [_acme-challenge.other.example.com.]"],
     );
-    let elsewhere = Place { name: "a.example.net".to_owned(), zone: "example.net".to_owned(), via: vec![] };
+    let elsewhere = RecordLocation { name: "a.example.net".to_owned(), zone: "example.net".to_owned(), via: vec![] };
     let error = refused(&dns, &elsewhere).await;
     says(&error, &["NOTAUTH", "it is not the primary of a zone example.net"]);
 }
 
 #[test]
 fn the_policy_of_these_tests_is_the_one_that_is_printed() {
-    assert!(provost::dns::Grant::new("provost.", CHALLENGE, "example.com").bind_lines().eq([POLICY]));
+    assert!(provost::dns::UpdateGrant::new("provost.", CHALLENGE, "example.com").bind_lines().eq([POLICY]));
 }

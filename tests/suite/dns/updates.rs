@@ -4,7 +4,7 @@ use std::future::pending;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use provost::dns::{DnsError, Patience, probe};
+use provost::dns::{DnsError, PropagationTimeouts, probe};
 
 use super::{CHALLENGE, NEIGHBOUR, POLICY, example, nobody, open, place, quick, values};
 use crate::harness::bind::{self, BindConfig, dig};
@@ -135,7 +135,7 @@ async fn a_probe_that_is_not_seen_everywhere_is_removed_too() {
     let behind = BindConfig::new().secondary("example.com", &primary).start();
     let mut settings = primary.settings("provost.");
     settings.authorities = vec![behind.address.to_string()];
-    let dns = open(&settings).with_patience(Patience { for_lagging: Duration::from_secs(3), ..quick() });
+    let dns = open(&settings).with_patience(PropagationTimeouts { for_lagging: Duration::from_secs(3), ..quick() });
     let probed = probe(&dns, CHALLENGE, &nobody, pending()).await.unwrap();
     assert!(matches!(probed.seen, Err(DnsError::NotVisible { .. })), "{probed:?}");
     assert_eq!(probed.gone, Ok(()));
@@ -152,7 +152,7 @@ async fn a_probe_that_stays_on_a_secondary_is_told_with_its_serial() {
     let behind = BindConfig::new().secondary("example.com", &primary).start();
     let mut settings = primary.settings("provost.");
     settings.authorities = vec![behind.address.to_string()];
-    let dns = open(&settings).with_patience(Patience { for_lagging: Duration::from_secs(5), ..quick() });
+    let dns = open(&settings).with_patience(PropagationTimeouts { for_lagging: Duration::from_secs(5), ..quick() });
     // It hears of the first change and of no other.
     let say = |line: String| {
         if line.ends_with("lacks 1 of 1 values yet") {
@@ -222,7 +222,7 @@ async fn a_probe_that_cannot_be_removed_is_told_as_left_over() {
     }
     let primary = example();
     let dns = open(&primary.settings("provost."))
-        .with_patience(Patience { for_lagging: Duration::from_millis(200), ..quick() });
+        .with_patience(PropagationTimeouts { for_lagging: Duration::from_millis(200), ..quick() });
     let primary = Mutex::new(Some(primary));
     let say = |line: String| {
         if line.contains("a probe record was added") {

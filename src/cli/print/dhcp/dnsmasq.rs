@@ -1,9 +1,9 @@
 //! dnsmasq: a tag that `dhcp-mac` sets beside whatever `dhcp-host` says of a phone. A further `dhcp-host` would take the
 //! place of the site's.
 
-use super::{Plan, Value, with_colons};
+use super::{DhcpPlan, OptionValue, with_colons};
 
-pub(super) fn print(plan: &Plan) -> String {
+pub(super) fn print(plan: &DhcpPlan) -> String {
     let place: &[&str] = if plan.is_for_all() {
         &["Put it into a file of its own, which conf-file= or conf-dir= names."]
     } else {
@@ -30,12 +30,12 @@ pub(super) fn print(plan: &Plan) -> String {
     lines.join("\n")
 }
 
-fn value(value: &Value) -> String {
+fn value(value: &OptionValue) -> String {
     match value {
         // Within quotes a comma is a comma.
-        Value::Text(text) => format!("\"{text}\""),
+        OptionValue::Text(text) => format!("\"{text}\""),
         // Four bytes each of their own: a number would be as long as it looks.
-        Value::Seconds(seconds) => seconds.to_be_bytes().map(|byte| format!("{byte:02x}")).join(":"),
-        Value::Servers(servers) => servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+        OptionValue::Seconds(seconds) => seconds.to_be_bytes().map(|byte| format!("{byte:02x}")).join(":"),
+        OptionValue::Servers(servers) => servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
     }
 }

@@ -1,12 +1,12 @@
 //! ISC's dhcpd: a class of hardware addresses. Its options and lease times hold for a phone beside the host declaration that
 //! reserves the phone's address.
 
-use super::{Plan, Value, with_colons};
+use super::{DhcpPlan, OptionValue, with_colons};
 
 /// dhcpd knows the other options by name.
 const DEFINED_HERE: [(u8, &str); 2] = [(160, "polycom-server"), (128, "polycom-vlan")];
 
-pub(super) fn print(plan: &Plan) -> String {
+pub(super) fn print(plan: &DhcpPlan) -> String {
     let mut lines: Vec<String> = plan.heading(&place(plan)).iter().map(|line| format!("# {line}")).collect();
     let used = DEFINED_HERE.iter().filter(|(code, _)| plan.options.iter().any(|(used, _)| used == code));
     if plan.has_definitions {
@@ -46,7 +46,7 @@ pub(super) fn print(plan: &Plan) -> String {
     lines.join("\n")
 }
 
-fn place(plan: &Plan) -> Vec<&'static str> {
+fn place(plan: &DhcpPlan) -> Vec<&'static str> {
     if plan.is_for_all() {
         return vec!["Include it in dhcpd.conf within the subnet of the phones."];
     }
@@ -57,12 +57,12 @@ fn place(plan: &Plan) -> Vec<&'static str> {
     ]
 }
 
-fn lease(plan: &Plan) -> Vec<String> {
+fn lease(plan: &DhcpPlan) -> Vec<String> {
     let Some(lease) = plan.lease else { return Vec::new() };
     vec![format!("default-lease-time {};", lease.default), format!("max-lease-time {};", lease.longest)]
 }
 
-fn option(code: u8, value: &Value) -> String {
+fn option(code: u8, value: &OptionValue) -> String {
     let name = match code {
         160 => "polycom-server",
         66 => "tftp-server-name",
@@ -73,9 +73,9 @@ fn option(code: u8, value: &Value) -> String {
         _ => "ntp-servers",
     };
     let value = match value {
-        Value::Text(text) => format!("\"{text}\""),
-        Value::Seconds(seconds) => seconds.to_string(),
-        Value::Servers(servers) => servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        OptionValue::Text(text) => format!("\"{text}\""),
+        OptionValue::Seconds(seconds) => seconds.to_string(),
+        OptionValue::Servers(servers) => servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
     };
     format!("option {name} {value};")
 }

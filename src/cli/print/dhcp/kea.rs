@@ -3,9 +3,9 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use super::{Plan, Value, with_colons};
+use super::{DhcpPlan, OptionValue, with_colons};
 
-pub(super) fn print(plan: &Plan) -> anyhow::Result<String> {
+pub(super) fn print(plan: &DhcpPlan) -> anyhow::Result<String> {
     let mut dhcp = Map::new();
     if plan.has_definitions {
         let definition =
@@ -45,7 +45,7 @@ pub(super) fn print(plan: &Plan) -> anyhow::Result<String> {
 }
 
 /// JSON has no comments; Kea keeps what stands here and does nothing with it.
-fn context(plan: &Plan) -> Json {
+fn context(plan: &DhcpPlan) -> Json {
     let mut place = vec!["Merge it into the Dhcp4 of your configuration, list by list."];
     if !plan.is_for_all() {
         place.push("The phones keep the addresses that they have.");
@@ -71,7 +71,7 @@ fn context(plan: &Plan) -> Json {
 }
 
 /// Sent whether or not a phone asks for it, as dhcpd and dnsmasq do for a client that asks for nothing in particular.
-fn option(code: u8, value: &Value, has_definitions: bool) -> Json {
+fn option(code: u8, value: &OptionValue, has_definitions: bool) -> Json {
     let name = match code {
         160 if has_definitions => Some("polycom-server"),
         128 if has_definitions => Some("polycom-vlan"),
@@ -84,13 +84,13 @@ fn option(code: u8, value: &Value, has_definitions: bool) -> Json {
     };
     match (name, value) {
         // By number and as it is, whatever the site calls this option.
-        (None, Value::Text(text)) => {
+        (None, OptionValue::Text(text)) => {
             json!({ "code": code, "csv-format": false, "data": format!("'{text}'"), "always-send": true })
         }
         // A comma would end the value.
-        (_, Value::Text(text)) => json!({ "name": name, "data": text.replace(',', "\\,"), "always-send": true }),
-        (_, Value::Seconds(seconds)) => json!({ "name": name, "data": seconds.to_string(), "always-send": true }),
-        (_, Value::Servers(servers)) => {
+        (_, OptionValue::Text(text)) => json!({ "name": name, "data": text.replace(',', "\\,"), "always-send": true }),
+        (_, OptionValue::Seconds(seconds)) => json!({ "name": name, "data": seconds.to_string(), "always-send": true }),
+        (_, OptionValue::Servers(servers)) => {
             let servers: Vec<String> = servers.iter().map(ToString::to_string).collect();
             json!({ "name": name, "data": servers.join(", "), "always-send": true })
         }

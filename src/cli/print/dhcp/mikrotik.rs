@@ -3,9 +3,9 @@
 //! Values are written in hexadecimal, which RouterOS reads alike in every version: quoted ones it takes for numbers or
 //! addresses where they look like some.
 
-use super::{NtpServer, Plan, Value, with_colons};
+use super::{DhcpPlan, NtpServer, OptionValue, with_colons};
 
-pub(super) fn print(plan: &Plan) -> String {
+pub(super) fn print(plan: &DhcpPlan) -> String {
     let name = &plan.name;
     let for_all = format!("Afterwards: /ip dhcp-server network set [find] dhcp-option-set={name}");
     let existing = format!(
@@ -42,11 +42,11 @@ pub(super) fn print(plan: &Plan) -> String {
 }
 
 /// A value's bytes, and what they say.
-fn encoded(value: &Value) -> (Vec<u8>, String) {
+fn encoded(value: &OptionValue) -> (Vec<u8>, String) {
     match value {
-        Value::Text(text) => (text.as_bytes().to_vec(), text.clone()),
-        Value::Seconds(seconds) => (seconds.to_be_bytes().to_vec(), format!("{seconds} s")),
-        Value::Servers(servers) => {
+        OptionValue::Text(text) => (text.as_bytes().to_vec(), text.clone()),
+        OptionValue::Seconds(seconds) => (seconds.to_be_bytes().to_vec(), format!("{seconds} s")),
+        OptionValue::Servers(servers) => {
             let addresses = servers.iter().filter_map(|server| match server {
                 NtpServer::Address(address) => Some(address),
                 NtpServer::Name(_) => None,

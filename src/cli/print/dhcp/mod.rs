@@ -20,7 +20,7 @@ use anyhow::{Context, bail, ensure};
 use super::timekeeping::{NtpServer, Offset, Zone};
 use crate::cli::{note, warn};
 use crate::config::Config;
-use crate::constituency::{ClientAuth, Constituency, ConstituencyName, MacAddress, Phones, Registry, Standing};
+use crate::constituency::{ClientAuth, Constituency, ConstituencyName, MacAddress, PhoneStanding, Phones, Registry};
 
 mod dnsmasq;
 mod isc;
@@ -41,7 +41,7 @@ const LONGEST_LEASE: u32 = i32::MAX.unsigned_abs();
 pub(in crate::cli) struct Args {
     /// The DHCP server.
     #[arg(long, value_enum)]
-    format: Format,
+    format: DhcpFormat,
     /// The constituency that phones shall find.
     #[arg(long, value_name = "NAME")]
     constituency: ConstituencyName,
@@ -60,7 +60,7 @@ pub(in crate::cli) struct Args {
     offset: Option<Offset>,
     /// Reserve this IPv4 address for a phone; may be given several times. Only for phones without a reservation.
     #[arg(long, value_name = "MAC=IP", num_args = 1..)]
-    address: Vec<Reservation>,
+    address: Vec<PrintedReservation>,
     /// The phones' lease time: seconds, or a time such as 2d [default: what the site has].
     #[arg(long, value_name = "TIME", value_parser = lease_time)]
     lease: Option<u32>,
@@ -76,7 +76,7 @@ pub(in crate::cli) struct Args {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
+enum DhcpFormat {
     /// ISC's dhcpd.
     Isc,
     /// Kea.
@@ -89,19 +89,19 @@ enum Format {
 
 /// An address that `--address` reserves for a phone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Reservation {
+struct PrintedReservation {
     mac: MacAddress,
     address: Ipv4Addr,
 }
 
 /// What is printed, whatever the syntax.
 #[derive(Debug, Clone)]
-struct Plan {
+struct DhcpPlan {
     /// The name of the class, tag or set: `provost-NAME`, so that several constituencies stand side by side.
     name: String,
     url: String,
     /// Code and value, in the order in which they are printed.
-    options: Vec<(u8, Value)>,
+    options: Vec<(u8, OptionValue)>,
     lease: Option<Lease>,
     clients: Clients,
     has_definitions: bool,
@@ -113,13 +113,13 @@ struct Plan {
 #[derive(Debug, Clone)]
 enum Clients {
     /// Every client in whose scope they stand; addresses are reserved for these phones.
-    All(Vec<Phone>),
+    All(Vec<DhcpPhone>),
     /// These phones.
-    Phones(Vec<Phone>),
+    Phones(Vec<DhcpPhone>),
 }
 
 #[derive(Debug, Clone)]
-struct Phone {
+struct DhcpPhone {
     mac: MacAddress,
     /// One line.
     note: String,
@@ -128,7 +128,7 @@ struct Phone {
 
 /// The value of an option.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Value {
+enum OptionValue {
     Text(String),
     Seconds(i32),
     /// Only ISC's dhcpd gets names among them.
@@ -142,7 +142,7 @@ struct Lease {
     longest: u32,
 }
 
-impl FromStr for Reservation {
+impl FromStr for PrintedReservation {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -177,16 +177,16 @@ fn lease_time(text: &str) -> Result<u32, String> {
 pub(super) fn print(args: &Args, config: &Config) -> anyhow::Result<String> {
     let registry = super::registry(config);
     let constituency = super::constituency(&registry, &args.constituency)?;
-    let plan = Plan::new(args, config, &constituency)?;
+    let plan = DhcpPlan::new(args, config, &constituency)?;
     warn_of_lists(&registry, &constituency, &plan.clients);
     for remark in &plan.remarks {
         note(remark);
     }
     Ok(match args.format {
-        Format::Isc => isc::print(&plan),
-        Format::Kea => kea::print(&plan)?,
-        Format::Dnsmasq => dnsmasq::print(&plan),
-        Format::Mikrotik => mikrotik::print(&plan),
+        DhcpFormat::Isc => isc::print(&plan),
+        DhcpFormat::Kea => kea::print(&plan)?,
+        DhcpFormat::Dnsmasq => dnsmasq::print(&plan),
+        DhcpFormat::Mikrotik => mikrotik::print(&plan),
     })
 }
 
@@ -195,7 +195,7 @@ fn warn_of_lists(registry: &Registry, constituency: &Constituency, clients: &Cli
     let Clients::Phones(phones) = clients else { return };
     for other in registry.served().filter(|other| other.name != constituency.name) {
         let also: BTreeSet<MacAddress> =
-            other.known_phones().into_iter().filter(|mac| other.standing(*mac) == Standing::Known).collect();
+            other.known_phones().into_iter().filter(|mac| other.standing(*mac) == PhoneStanding::Known).collect();
         let mut both = phones.iter().filter(|phone| also.contains(&phone.mac));
         if let Some(first) = both.next() {
             let more = match both.count() {
@@ -211,7 +211,7 @@ fn warn_of_lists(registry: &Registry, constituency: &Constituency, clients: &Cli
     }
 }
 
-impl Plan {
+impl DhcpPlan {
     fn new(args: &Args, config: &Config, constituency: &Constituency) -> anyhow::Result<Self> {
         let mut remarks = Vec::new();
         let url = url(args, config, constituency, &mut remarks)?;
@@ -243,7 +243,7 @@ impl Plan {
         };
         let mut say = |text: &str| self.remarks.push(text.to_owned());
         match args.format {
-            Format::Dnsmasq => {
+            DhcpFormat::Dnsmasq => {
                 if args.lease.is_some() && !everyone_has_an_address {
                     say(
                         "dnsmasq sets a lease time by dhcp-range or dhcp-host alone: --lease is for the phones of --address, and \
@@ -254,7 +254,7 @@ impl Plan {
                     say("dnsmasq has no longest lease: --max-lease has no effect");
                 }
             }
-            Format::Mikrotik => {
+            DhcpFormat::Mikrotik => {
                 if args.lease.is_some() && matches!(self.clients, Clients::All(_)) {
                     say(
                         "RouterOS sets a lease time by lease or by server: --lease is for the phones of --address alone",
@@ -264,7 +264,7 @@ impl Plan {
                     say("RouterOS has no longest lease: --max-lease has no effect");
                 }
             }
-            Format::Isc | Format::Kea => {}
+            DhcpFormat::Isc | DhcpFormat::Kea => {}
         }
         self
     }
@@ -292,7 +292,7 @@ impl Plan {
     }
 
     /// The phones whose addresses make the class; none if every client gets the options.
-    fn members(&self) -> &[Phone] {
+    fn members(&self) -> &[DhcpPhone] {
         match &self.clients {
             Clients::All(_) => &[],
             Clients::Phones(phones) => phones,
@@ -300,7 +300,7 @@ impl Plan {
     }
 
     /// The phones that get an address, with it.
-    fn reservations(&self) -> impl Iterator<Item = (&Phone, Ipv4Addr)> {
+    fn reservations(&self) -> impl Iterator<Item = (&DhcpPhone, Ipv4Addr)> {
         let (Clients::All(phones) | Clients::Phones(phones)) = &self.clients;
         phones.iter().filter_map(|phone| Some((phone, phone.address?)))
     }
@@ -337,10 +337,10 @@ fn url(args: &Args, config: &Config, constituency: &Constituency, remarks: &mut 
 /// The NTP servers; names only for a server that looks them up itself.
 fn ntp_servers(args: &Args, remarks: &mut Vec<String>) -> anyhow::Result<Vec<NtpServer>> {
     let server = match args.format {
-        Format::Isc => return Ok(args.ntp.clone()),
-        Format::Kea => "Kea",
-        Format::Dnsmasq => "dnsmasq",
-        Format::Mikrotik => "RouterOS",
+        DhcpFormat::Isc => return Ok(args.ntp.clone()),
+        DhcpFormat::Kea => "Kea",
+        DhcpFormat::Dnsmasq => "dnsmasq",
+        DhcpFormat::Mikrotik => "RouterOS",
     };
     let mut all: Vec<NtpServer> = Vec::new();
     for asked in &args.ntp {
@@ -388,16 +388,16 @@ fn look_up(name: &str) -> anyhow::Result<Vec<Ipv4Addr>> {
     Ok(addresses.into_iter().collect())
 }
 
-fn options(args: &Args, url: &str, ntp: Vec<NtpServer>) -> Vec<(u8, Value)> {
-    let text = |text: &str| Value::Text(text.to_owned());
+fn options(args: &Args, url: &str, ntp: Vec<NtpServer>) -> Vec<(u8, OptionValue)> {
+    let text = |text: &str| OptionValue::Text(text.to_owned());
     let mut options = vec![(160, text(url)), (66, text(url))];
-    options.extend(args.vlan.map(|vlan| (128, Value::Text(format!("VLAN-A={vlan};")))));
+    options.extend(args.vlan.map(|vlan| (128, OptionValue::Text(format!("VLAN-A={vlan};")))));
     if let Some(zone) = args.timezone {
         options.extend([(100, text(zone.posix)), (101, text(zone.name))]);
     }
-    options.extend(args.offset.map(|offset| (2, Value::Seconds(offset.seconds))));
+    options.extend(args.offset.map(|offset| (2, OptionValue::Seconds(offset.seconds))));
     if !ntp.is_empty() {
-        options.push((42, Value::Servers(ntp)));
+        options.push((42, OptionValue::Servers(ntp)));
     }
     options
 }
@@ -406,7 +406,7 @@ fn options(args: &Args, url: &str, ntp: Vec<NtpServer>) -> Vec<(u8, Value)> {
 fn clients(args: &Args, constituency: &Constituency) -> anyhow::Result<Clients> {
     let name = &constituency.name;
     let mut addresses = BTreeMap::new();
-    for Reservation { mac, address } in &args.address {
+    for PrintedReservation { mac, address } in &args.address {
         if let Some(refusal) = constituency.standing(*mac).refusal(*mac, name) {
             bail!(
                 "--address {mac}={address}: {refusal}; provost allow {mac} --constituency {name} puts it on the list"
@@ -424,13 +424,14 @@ fn clients(args: &Args, constituency: &Constituency) -> anyhow::Result<Clients> 
             Phones::Listed(listed) => one_line(listed.get(&mac).map(String::as_str).unwrap_or_default()),
             Phones::Any => String::new(),
         };
-        Phone { mac, note, address: addresses.get(&mac).copied() }
+        DhcpPhone { mac, note, address: addresses.get(&mac).copied() }
     };
     if constituency.policy.phones == Phones::Any || constituency.policy.tls.client_auth == ClientAuth::None {
         return Ok(Clients::All(addresses.keys().map(|mac| phone(*mac)).collect()));
     }
-    let known = constituency.known_phones().into_iter().filter(|mac| constituency.standing(*mac) == Standing::Known);
-    let phones: Vec<Phone> = known.map(phone).collect();
+    let known =
+        constituency.known_phones().into_iter().filter(|mac| constituency.standing(*mac) == PhoneStanding::Known);
+    let phones: Vec<DhcpPhone> = known.map(phone).collect();
     ensure!(
         !phones.is_empty(),
         "{name} knows no phone yet; provost allow MAC --constituency {name} puts one on its list"

@@ -1,19 +1,19 @@
 use super::*;
 
 /// A plan with every option for the phone with this `note`.
-fn plan(note: &str) -> Plan {
-    let text = |text: &str| Value::Text(text.to_owned());
-    Plan {
+fn plan(note: &str) -> DhcpPlan {
+    let text = |text: &str| OptionValue::Text(text.to_owned());
+    DhcpPlan {
         name: "provost-ote".to_owned(),
         url: "https://ote.phones.example.com/".to_owned(),
         options: vec![
             (160, text("https://ote.phones.example.com/")),
             (128, text("VLAN-A=10;")),
-            (2, Value::Seconds(-19_800)),
-            (42, Value::Servers(vec!["192.0.2.1".parse().unwrap()])),
+            (2, OptionValue::Seconds(-19_800)),
+            (42, OptionValue::Servers(vec!["192.0.2.1".parse().unwrap()])),
         ],
         lease: None,
-        clients: Clients::Phones(vec![Phone {
+        clients: Clients::Phones(vec![DhcpPhone {
             mac: "00005e00530c".parse().unwrap(),
             note: one_line(note),
             address: None,
@@ -69,11 +69,11 @@ fn an_ntp_server_is_an_address_or_a_name() {
 #[test]
 fn a_reservation_is_a_mac_and_an_address() {
     let reservation = "00:00:5E:00:53:0C=192.0.2.30".parse();
-    let expected = Reservation { mac: "00005e00530c".parse().unwrap(), address: "192.0.2.30".parse().unwrap() };
+    let expected = PrintedReservation { mac: "00005e00530c".parse().unwrap(), address: "192.0.2.30".parse().unwrap() };
     assert_eq!(reservation, Ok(expected));
     for wrong in ["", "=", "00005e00530c", "00005e00530c=", "=192.0.2.30", "00005e00530c=192.0.2.030", "x=192.0.2.1=1"]
     {
-        assert!(wrong.parse::<Reservation>().is_err(), "{wrong}");
+        assert!(wrong.parse::<PrintedReservation>().is_err(), "{wrong}");
     }
 }
 

@@ -30,7 +30,7 @@ pub(in crate::cli) struct Args {
     ntp: NtpServer,
     /// Look for changes once a day, at a random time between these (UC Software 4.0 and later).
     #[arg(long, value_name = "HH:MM-HH:MM", default_value = "01:00-05:00")]
-    polling: Window,
+    polling: PollingWindow,
     /// A root that the phone shall trust, PEM; may be given several times. It stands beside the roots of the certificates in
     /// use, which are found by themselves if this machine knows them.
     #[arg(long, value_name = "FILE")]
@@ -51,13 +51,13 @@ pub(in crate::cli) struct Args {
 
 /// A part of the day, whole minutes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Window {
+struct PollingWindow {
     from: String,
     until: String,
 }
 
 /// Everything that is printed depends on this.
-struct Wanted<'a> {
+struct ConfigRequest<'a> {
     args: &'a Args,
     constituency: &'a Constituency,
     /// `https://…/`
@@ -98,11 +98,11 @@ pub(super) fn print(args: &Args, config: &Config) -> anyhow::Result<String> {
          import it on the phone's web page. For UC Software 4.0 and later."
     );
     let addresses = args.addresses.unwrap_or_else(|| addresses(config, &url));
-    Ok(parameter_file(&heading, &groups(&Wanted { args, constituency: &constituency, url, roots, addresses })))
+    Ok(parameter_file(&heading, &groups(&ConfigRequest { args, constituency: &constituency, url, roots, addresses })))
 }
 
 /// All groups, in the order in which they are printed.
-fn groups(wanted: &Wanted<'_>) -> Vec<Group> {
+fn groups(wanted: &ConfigRequest<'_>) -> Vec<Group> {
     let always = [server(wanted), trust(wanted), clock(wanted), polling(wanted)];
     always
         .into_iter()
@@ -114,7 +114,7 @@ fn groups(wanted: &Wanted<'_>) -> Vec<Group> {
 }
 
 /// Where the phone finds its files from now on, whatever a DHCP server says.
-fn server(wanted: &Wanted<'_>) -> Group {
+fn server(wanted: &ConfigRequest<'_>) -> Group {
     // A name where that says it all, else a URL: the documentation has both.
     let name = wanted.url.strip_prefix("https://").and_then(|rest| rest.strip_suffix('/')).unwrap_or(&wanted.url);
     let name = if name.contains(':') { &wanted.url } else { name };
@@ -147,7 +147,7 @@ fn addresses(config: &Config, url: &str) -> u8 {
 }
 
 /// A phone tries one address of the server's name unless this says more.
-fn addresses_of_server(wanted: &Wanted<'_>) -> Option<Group> {
+fn addresses_of_server(wanted: &ConfigRequest<'_>) -> Option<Group> {
     let count = wanted.addresses;
     let group = || {
         Group::new(
@@ -165,7 +165,7 @@ fn addresses_of_server(wanted: &Wanted<'_>) -> Option<Group> {
 }
 
 /// Old firmware does not know the newer roots.
-fn trust(wanted: &Wanted<'_>) -> Group {
+fn trust(wanted: &ConfigRequest<'_>) -> Group {
     const PLACES: usize = 2;
     let further = if wanted.roots.len() > PLACES {
         " Firmware is known to have places for two; whether a further one counts was not tried with a phone."
@@ -185,7 +185,7 @@ fn trust(wanted: &Wanted<'_>) -> Group {
 }
 
 /// Without a clock no certificate is valid.
-fn clock(wanted: &Wanted<'_>) -> Group {
+fn clock(wanted: &ConfigRequest<'_>) -> Group {
     let server = wanted.args.ntp.to_string();
     Group::new("clock", "Where the time comes from, whatever a DHCP server says: without it no certificate is valid.")
         .device("device.sntp.serverName", &server)
@@ -194,8 +194,8 @@ fn clock(wanted: &Wanted<'_>) -> Group {
 }
 
 /// Phones that all ask at one time are a flood.
-fn polling(wanted: &Wanted<'_>) -> Group {
-    let Window { from, until } = &wanted.args.polling;
+fn polling(wanted: &ConfigRequest<'_>) -> Group {
+    let PollingWindow { from, until } = &wanted.args.polling;
     Group::new("polling", "Changes are looked for once a day, by each phone at a time of its own.")
         .plain("prov.polling.enabled", "1")
         .plain("prov.polling.mode", "random")
@@ -205,7 +205,7 @@ fn polling(wanted: &Wanted<'_>) -> Group {
 }
 
 /// Where uploads are taken: the log grows up to a size that the policy allows, then begins anew.
-fn logs(wanted: &Wanted<'_>) -> Option<Group> {
+fn logs(wanted: &ConfigRequest<'_>) -> Option<Group> {
     const USUAL_KIB: u64 = 512;
     let limits = wanted.constituency.policy.uploads?;
     let kib = USUAL_KIB.min(limits.max_file_bytes >> 10).max(1);
@@ -216,7 +216,7 @@ fn logs(wanted: &Wanted<'_>) -> Option<Group> {
     Some(group)
 }
 
-fn name_check(wanted: &Wanted<'_>) -> Option<Group> {
+fn name_check(wanted: &ConfigRequest<'_>) -> Option<Group> {
     let group = || {
         Group::new("name_check", &format!("WARNING: {WITHOUT_NAME_CHECK}."))
             .device("device.sec.TLS.prov.strictCertCommonNameValidation", "0")
@@ -226,7 +226,7 @@ fn name_check(wanted: &Wanted<'_>) -> Option<Group> {
 
 /// What the phone offers: modern suites first, and behind them older ones, because a phone that knows no others must not
 /// be left without any. OpenSSL in the phone passes over names that it does not know.
-fn modern_tls(wanted: &Wanted<'_>) -> Option<Group> {
+fn modern_tls(wanted: &ConfigRequest<'_>) -> Option<Group> {
     const SUITES: &str = "ECDHE-RSA-AES128-GCM-SHA256:ECDHE-RSA-AES256-GCM-SHA384:DHE-RSA-AES128-GCM-SHA256:\
          ECDHE-RSA-AES128-SHA:DHE-RSA-AES128-SHA:AES128-SHA";
     let group = || {
@@ -242,7 +242,7 @@ fn modern_tls(wanted: &Wanted<'_>) -> Option<Group> {
     wanted.args.modern_tls.then(group)
 }
 
-impl FromStr for Window {
+impl FromStr for PollingWindow {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -270,12 +270,12 @@ mod tests {
 
     #[test]
     fn a_window_lies_within_a_day() {
-        let window: Window = "01:00-05:30".parse().unwrap();
+        let window: PollingWindow = "01:00-05:30".parse().unwrap();
         assert_eq!((window.from.as_str(), window.until.as_str()), ("01:00", "05:30"));
         for wrong in
             ["", "1:00-5:00", "05:00-01:00", "01:00-01:00", "01:00-24:00", "01:60-02:00", "01:00", "a-b", "+1:00-02:00"]
         {
-            assert!(wrong.parse::<Window>().is_err(), "{wrong}");
+            assert!(wrong.parse::<PollingWindow>().is_err(), "{wrong}");
         }
     }
 }

@@ -27,7 +27,7 @@ pub(super) struct Roots {
     pub(super) unknown: Vec<String>,
 }
 
-type Certificate = CertificateDer<'static>;
+type RootCertificate = CertificateDer<'static>;
 
 /// The roots of all chains that `config` lets the server show, and those in the files `named`.
 pub(super) fn find(config: &Config, named: &[PathBuf]) -> anyhow::Result<Roots> {
@@ -54,7 +54,7 @@ pub(super) fn find(config: &Config, named: &[PathBuf]) -> anyhow::Result<Roots> 
 }
 
 /// The only certificate in `file`.
-fn only(file: &Path) -> anyhow::Result<Certificate> {
+fn only(file: &Path) -> anyhow::Result<RootCertificate> {
     let mut all = certificates(file)?;
     match (all.pop(), all.is_empty()) {
         (Some(root), true) if X509Certificate::from_der(&root).is_ok() => Ok(root),
@@ -62,14 +62,14 @@ fn only(file: &Path) -> anyhow::Result<Certificate> {
     }
 }
 
-fn certificates(file: &Path) -> anyhow::Result<Vec<Certificate>> {
+fn certificates(file: &Path) -> anyhow::Result<Vec<RootCertificate>> {
     let bytes = read_regular(file).with_context(|| file.display().to_string())?;
     let all = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
     all.with_context(|| format!("{}: is damaged PEM", file.display()))
 }
 
 /// The chains of all pairs. Those with an RSA key come first, because every phone takes them.
-fn of_files(pairs: &[CertificateFiles]) -> anyhow::Result<Vec<Vec<Certificate>>> {
+fn of_files(pairs: &[CertificateFiles]) -> anyhow::Result<Vec<Vec<RootCertificate>>> {
     let mut chains = pairs.iter().map(|pair| certificates(&pair.chain)).collect::<anyhow::Result<Vec<_>>>()?;
     chains.sort_by_key(|chain| !chain.first().is_some_and(is_rsa));
     Ok(chains)
@@ -84,11 +84,11 @@ fn is_rsa(certificate: &CertificateDer<'_>) -> bool {
 fn of_acme(
     config: &Config,
     settings: &AcmeSettings,
-    named: &[Certificate],
+    named: &[RootCertificate],
     unknown: &mut Vec<String>,
-) -> anyhow::Result<Vec<Certificate>> {
+) -> anyhow::Result<Vec<RootCertificate>> {
     let stored = renew::stored_chains(&config.state);
-    let chains: Vec<Vec<Certificate>> = stored.iter().map(|(_, chain)| chain.clone()).collect();
+    let chains: Vec<Vec<RootCertificate>> = stored.iter().map(|(_, chain)| chain.clone()).collect();
     let mut roots = above_all(&chains, named)?;
     for (number, ca) in settings.directories().iter().enumerate() {
         let url = ca.directory.url();
@@ -109,20 +109,20 @@ fn of_acme(
 }
 
 #[expect(clippy::expect_used, reason = "it is built in, and a test reads it")]
-fn isrg_root_x1() -> Certificate {
+fn isrg_root_x1() -> RootCertificate {
     CertificateDer::from_pem_slice(ISRG_ROOT_X1.as_bytes()).expect("a certificate")
 }
 
 /// The root of each chain: one that stands in a chain, one of those `named`, Let's Encrypt's, or one of this machine's.
-fn above_all(chains: &[Vec<Certificate>], named: &[Certificate]) -> anyhow::Result<Vec<Certificate>> {
-    let mut candidates: Vec<Certificate> = chains.iter().flatten().chain(named).cloned().collect();
+fn above_all(chains: &[Vec<RootCertificate>], named: &[RootCertificate]) -> anyhow::Result<Vec<RootCertificate>> {
+    let mut candidates: Vec<RootCertificate> = chains.iter().flatten().chain(named).cloned().collect();
     candidates.push(isrg_root_x1());
     candidates.extend(rustls_native_certs::load_native_certs().certs);
     chains.iter().map(|chain| above(chain, &candidates)).collect()
 }
 
 /// The root above the last certificate of `chain`.
-fn above(chain: &[Certificate], candidates: &[Certificate]) -> anyhow::Result<Certificate> {
+fn above(chain: &[RootCertificate], candidates: &[RootCertificate]) -> anyhow::Result<RootCertificate> {
     let last = chain.last().context("the chain holds no certificate")?;
     let (_, parsed) = X509Certificate::from_der(last).context("the chain's last certificate is damaged")?;
     candidates.iter().find(|candidate| is_issued_by(&parsed, candidate)).cloned().with_context(|| {
@@ -141,7 +141,7 @@ fn is_issued_by(certificate: &X509Certificate<'_>, root: &CertificateDer<'_>) ->
         && certificate.verify_signature(Some(root.public_key())).is_ok()
 }
 
-fn to_pem(certificate: &Certificate) -> String {
+fn to_pem(certificate: &RootCertificate) -> String {
     let text = STANDARD.encode(certificate);
     let mut lines = vec!["-----BEGIN CERTIFICATE-----"];
     let mut rest = text.as_str();

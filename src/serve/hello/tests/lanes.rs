@@ -193,7 +193,7 @@ proptest::proptest! {
         versions.insert(at.index(versions.len() + 1), V13);
         let facts = offer.facts();
         proptest::prop_assert!(facts.is_for_rustls(&BOTH.certificates));
-        proptest::prop_assert_eq!(facts.needs(), None);
+        proptest::prop_assert_eq!(facts.required_level(), None);
     }
 
     /// Whoever is not served at any setting is told why, and nobody else is.
@@ -201,10 +201,10 @@ proptest::proptest! {
     fn what_keeps_out_everywhere_is_named_for_those_who_need_what_nobody_has(offer in offer()) {
         let facts = offer.facts();
         let has_old = offer.suites.iter().any(|suite| SUITES.iter().any(|(old, _)| old == suite));
-        if facts.needs().is_some() {
-            proptest::prop_assert_eq!(facts.hindrance_everywhere(), None);
+        if facts.required_level().is_some() {
+            proptest::prop_assert_eq!(facts.incompatibility_everywhere(), None);
         } else if has_old {
-            proptest::prop_assert!(facts.hindrance_everywhere().is_some());
+            proptest::prop_assert!(facts.incompatibility_everywhere().is_some());
         }
     }
 
@@ -236,8 +236,8 @@ proptest::proptest! {
             raw[at] = value;
         }
         if let Ok(facts) = ClientHelloFacts::read(&raw) {
-            let _ = (facts.is_for_rustls(&BOTH.certificates), facts.needs(), facts.host());
-            let _ = (facts.hindrance_everywhere(), facts.hindrance_at(TlsLevel::Modern), facts.old_summary());
+            let _ = (facts.is_for_rustls(&BOTH.certificates), facts.required_level(), facts.host());
+            let _ = (facts.incompatibility_everywhere(), facts.incompatibility_at(TlsLevel::Modern), facts.old_summary());
         }
     }
 }
@@ -266,8 +266,8 @@ fn each_captured_hello_goes_where_rustls_says_and_needs_what_it_needs() {
         let facts = ClientHelloFacts::read(raw).unwrap();
         assert_eq!(BOTH.agrees(raw), is_served, "{name}: {sentence}");
         assert_eq!(facts.is_for_rustls(&BOTH.certificates), is_served, "{name}: {sentence}");
-        assert_eq!(facts.hindrance().is_none(), is_served, "{name}: {sentence}");
-        assert_eq!(facts.needs(), needs, "{name}: {sentence}");
+        assert_eq!(facts.incompatibility().is_none(), is_served, "{name}: {sentence}");
+        assert_eq!(facts.required_level(), needs, "{name}: {sentence}");
     }
 }
 
@@ -282,7 +282,8 @@ fn the_phones_of_a_shelf_need_what_their_time_had() {
         S::TLS_RSA_WITH_AES_128_CBC_SHA,
         S::TLS_RSA_WITH_3DES_EDE_CBC_SHA,
     ];
-    let needs = |legacy_version, suites: &[CipherSuite]| Offer::of_its_time(legacy_version, suites).facts().needs();
+    let needs =
+        |legacy_version, suites: &[CipherSuite]| Offer::of_its_time(legacy_version, suites).facts().required_level();
     assert_eq!(needs(0x0303, &dhe_and_rsa), Some(TlsLevel::Compatible));
     assert_eq!(needs(0x0302, &dhe_and_rsa), Some(TlsLevel::Legacy));
     assert_eq!(needs(0x0301, &dhe_and_rsa[3..]), Some(TlsLevel::Legacy));
@@ -317,20 +318,20 @@ fn who_knows_no_signature_but_sha1_needs_legacy_whatever_the_key_exchange() {
             (Some(vec![]), None),
         ] {
             let facts = Offer { schemes: schemes.clone(), ..Offer::of_its_time(0x0303, &[suite]) }.facts();
-            assert_eq!(facts.needs(), needs, "{suite:?} {schemes:?}");
+            assert_eq!(facts.required_level(), needs, "{suite:?} {schemes:?}");
             assert_eq!(facts.has_only_sha1(), needs == sha1, "{suite:?} {schemes:?}");
         }
     }
     // Before TLS 1.2 there is nothing to choose.
     let old = Offer { schemes: None, ..Offer::of_its_time(0x0301, &[S::TLS_DHE_RSA_WITH_AES_128_CBC_SHA]) }.facts();
-    assert_eq!((old.needs(), old.has_only_sha1()), (Some(TlsLevel::Legacy), false));
+    assert_eq!((old.required_level(), old.has_only_sha1()), (Some(TlsLevel::Legacy), false));
 }
 
 #[test]
 fn who_names_no_curve_has_no_ecdhe() {
     let groups = |groups| {
         let offer = Offer::of_its_time(0x0301, &[CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA]);
-        Offer { groups, ..offer }.facts().needs()
+        Offer { groups, ..offer }.facts().required_level()
     };
     assert_eq!(groups(Some(vec![NamedGroup::secp384r1])), Some(TlsLevel::Legacy));
     assert_eq!((groups(None), groups(Some(vec![NamedGroup::secp521r1]))), (None, None));
@@ -339,7 +340,7 @@ fn who_names_no_curve_has_no_ecdhe() {
 /// The suites that a lane has are of no kind that would keep a client out.
 #[test]
 fn a_suite_of_the_old_lane_is_of_tls_1_2_or_of_any_version() {
-    let names = |version, suite| Offer::of_its_time(version, &[suite]).facts().hindrance_everywhere();
+    let names = |version, suite| Offer::of_its_time(version, &[suite]).facts().incompatibility_everywhere();
     for (suite, name) in SUITES {
         assert_eq!(names(0x0303, suite), None, "{name}");
         let younger = "offered only TLS 1.2 cipher suites in TLS 1.0".to_owned();

@@ -10,14 +10,15 @@ use tokio::io::AsyncWriteExt;
 use super::lanes::{certificate, offer};
 use crate::certificate::ServerCertificate;
 use crate::constituency::TlsLevel;
-use crate::serve::old_tls::{Failure, OldLane};
+use crate::serve::old_tls::{LegacyTls, LegacyTlsFailure};
 
 static CERTIFICATE: LazyLock<ServerCertificate> = LazyLock::new(|| certificate(&rcgen::PKCS_RSA_SHA256));
-static LANES: LazyLock<[(TlsLevel, OldLane); 2]> =
-    LazyLock::new(|| [TlsLevel::Compatible, TlsLevel::Legacy].map(|level| (level, OldLane::new(level, None).unwrap())));
+static LANES: LazyLock<[(TlsLevel, LegacyTls); 2]> = LazyLock::new(|| {
+    [TlsLevel::Compatible, TlsLevel::Legacy].map(|level| (level, LegacyTls::new(level, None).unwrap()))
+});
 
 /// Whether OpenSSL answers this hello, and waits for what comes behind it; if not, why not.
-fn answers(lane: &OldLane, raw: Vec<u8>) -> Result<(), String> {
+fn answers(lane: &LegacyTls, raw: Vec<u8>) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
         // What the server says has room, and behind the hello there is nothing.
@@ -27,7 +28,7 @@ fn answers(lane: &OldLane, raw: Vec<u8>) -> Result<(), String> {
         let (outcome, _) = lane.accept(ours, raw, &CERTIFICATE, |_| unreachable!("nobody is asked")).await;
         drop(heard);
         match outcome {
-            Err((Failure::Closed, _)) => Ok(()),
+            Err((LegacyTlsFailure::Closed, _)) => Ok(()),
             Err(failure) => Err(format!("{failure:?}")),
             Ok(_) => panic!("half a handshake is none"),
         }
@@ -42,7 +43,7 @@ fn openssl_serves_exactly_those_who_are_promised_it() {
     let tried = TestRunner::new(config).run(&offer(), |mut offer| {
         // OpenSSL passes over what kinds of points somebody takes; whoever cannot take ours has no ECDHE.
         offer.points = offer.points.filter(|points| points.contains(&0));
-        let needed = offer.facts().needs();
+        let needed = offer.facts().required_level();
         for (level, lane) in &*LANES {
             let answered = answers(lane, offer.raw());
             let is_promised = needed.is_some_and(|needed| needed <= *level);
