@@ -25,58 +25,58 @@ use crate::constituency::scan::Scanner;
 use crate::constituency::watch::{WatcherHandle, follow};
 use crate::digest::DigestAuthenticator;
 use crate::digest::passwords::Passwords;
-use crate::ledger::{self, HistoryWriter, PhoneHistory};
+use crate::phone_history::{self, HistoryWriter, PhoneHistory};
 use crate::metrics::Metrics;
 use crate::serve::Server;
-use crate::serve::access::{AccessLog, LogFormat, Writer};
+use crate::serve::access_log::{AccessLog, LogFormat, Writer};
 use crate::serve::connection_limits::ConnectionLimits;
 use crate::serve::crypto_queue::CryptoQueue;
 use crate::serve::site::{Site, TlsMaterial};
-use crate::serve::stop::ShutdownPhase;
+use crate::serve::shutdown::ShutdownPhase;
 use crate::serve::upload::store::{self, UploadStore};
 use crate::settings::SettingsError;
 use crate::state::{StateDir, StateError, StateLock};
-use crate::status::{AdminData, Endpoint};
+use crate::admin::{AdminData, Endpoint};
 use crate::trust::{self, Bundle, BundleError};
 
 pub mod control;
 mod denials;
 pub mod file_limit;
-mod heart;
-mod knowledge;
-mod looks;
+mod watchdog;
+mod admin_data;
+mod file_changes;
 pub mod named_files;
-mod news;
-pub mod passed;
+mod reload_log;
+pub mod socket_activation;
 pub mod permissions;
 mod publisher;
-mod renewal;
-mod sightings;
+mod renewal_thread;
+mod access_observer;
 mod signals;
 mod sockets;
-mod source;
+mod certificate_source;
 pub mod state_faults;
-pub mod status;
-mod supervisor;
-mod upkeep;
+pub mod admin_thread;
+mod service_notify;
+mod reloader;
 
 use control::{Commands, Control};
 use denials::DenialsFollower;
 use file_limit::FileLimit;
-use heart::Watchdog;
-use knowledge::LiveAdminData;
-use passed::{ActivatedSockets, SocketActivationError};
+use watchdog::Watchdog;
+use admin_data::LiveAdminData;
+use socket_activation::{ActivatedSockets, SocketActivationError};
 use publisher::Publisher;
-use renewal::RenewalThread;
-use sightings::AccessObserver;
+use renewal_thread::RenewalThread;
+use access_observer::AccessObserver;
 use sockets::Listeners;
-use source::ActiveCertificateSource;
+use certificate_source::ActiveCertificateSource;
 use state_faults::StateFaults;
-use status::Boards;
-use supervisor::{Notification, ServiceNotifier};
-use upkeep::{Reloader, ReloaderThread};
+use admin_thread::Boards;
+use service_notify::{Notification, ServiceNotifier};
+use reloader::{Reloader, ReloaderThread};
 
-pub(crate) use renewal::{exact_names, parts as renewal_parts};
+pub(crate) use renewal_thread::{exact_names, parts as renewal_parts};
 
 /// The folder of the local device CA in the state directory.
 pub const LOCAL_DEVICE_CA: &str = "local";
@@ -154,7 +154,7 @@ pub struct App {
     keeper: HistoryWriter,
     last_good: last_good::LastGoodWriter,
     denials: DenialsFile,
-    status: Option<(status::OpenAdminListener, Arc<dyn AdminData>)>,
+    status: Option<(admin_thread::OpenAdminListener, Arc<dyn AdminData>)>,
     control: Option<(UnixListener, Control)>,
     stop: (watch::Sender<ShutdownPhase>, watch::Receiver<ShutdownPhase>),
     _lock: StateLock,
@@ -201,16 +201,16 @@ impl App {
             provider: TlsMaterial::provider(),
             level: config.tls,
         };
-        material.bundles.iter().for_each(|(name, bundle)| news::log_bundle(name, bundle, false));
+        material.bundles.iter().for_each(|(name, bundle)| reload_log::log_bundle(name, bundle, false));
         let uploads = uploads(&config, &state)?;
         // Whoever reads that we listen may send a signal at once.
         let signals = signals::Signals::listen()?;
-        let operators = status::open(&mut config, &state, &mut passed)?;
+        let operators = admin_thread::open(&mut config, &state, &mut passed)?;
         // A process that reads that we listen may send commands at once.
         let control = control::listen(state.path());
         let listeners = Listeners::open(&config, &mut passed)?;
         passed.ensure_all_claimed()?;
-        let (ledger, keeper) = PhoneHistory::start(&state.folder(ledger::FOLDER)?)?;
+        let (ledger, keeper) = PhoneHistory::start(&state.folder(phone_history::FOLDER)?)?;
         let health = ledger.health();
         let metrics = Arc::new(Metrics::default());
         let (access, writer) = AccessLog::start(log, output, AccessObserver::new(ledger, Arc::clone(&metrics)))?;
@@ -361,7 +361,7 @@ fn uploads(config: &Config, state: &StateDir) -> Result<UploadStore, AppError> {
 /// Judges the passwords that are in the state directory.
 fn gate(state: &Path) -> Result<DigestAuthenticator, AppError> {
     let passwords = Passwords::of_state(state);
-    news::log_passwords(&passwords.refresh(), true);
+    reload_log::log_passwords(&passwords.refresh(), true);
     DigestAuthenticator::new(passwords).map_err(|_| AppError::System(io::Error::other("it gives no random numbers")))
 }
 

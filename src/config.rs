@@ -9,13 +9,13 @@ use serde::Deserialize;
 
 use crate::certificate::CertificateFiles;
 use crate::constituency::{ConstituencyName, POLYCOM, TlsLevel};
-use crate::renew::AcmeSettings;
-use crate::serve::access::LogFormat;
+use crate::acme::AcmeSettings;
+use crate::serve::access_log::LogFormat;
 use crate::serve::addresses::{OneOrSeveral, one_or_several};
 use crate::serve::host;
 use crate::serve::{Limits, PlainHttp};
 use crate::settings::{self, SettingsError};
-use crate::status::StatusSettings;
+use crate::admin::StatusSettings;
 use crate::trust::{BundleFiles, BundleSchema};
 
 #[cfg(test)]

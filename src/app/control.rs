@@ -17,9 +17,9 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::constituency::ConstituencyName;
-use crate::ledger::HistoryHealth;
-use crate::renew::{AcmeStatus, Lineage, RenewalCommand};
-use crate::serve::access::AccessLog;
+use crate::phone_history::HistoryHealth;
+use crate::acme::{AcmeStatus, Lineage, RenewalCommand};
+use crate::serve::access_log::AccessLog;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_REQUEST: u64 = 4096;

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-use super::news;
+use super::reload_log;
 use crate::clock;
 use crate::constituency::denials::DenialsFile;
 
@@ -33,8 +33,8 @@ impl DenialsFollower {
                 }
                 let followed = catch_unwind(AssertUnwindSafe(|| {
                     let changes = file.refresh(clock::now());
-                    news::log_denials(&changes);
-                    news::log_denials_error(&mut told, file.error());
+                    reload_log::log_denials(&changes);
+                    reload_log::log_denials_error(&mut told, file.error());
                 }));
                 if followed.is_err() {
                     tracing::error!("following the server-wide denials failed by a defect of provost (a panic)");

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::watch;
 
 use super::file_limit::FileLimit;
-use super::looks::{FileChanges, FileStamps};
-use super::news;
+use super::file_changes::{FileChanges, FileStamps};
+use super::reload_log;
 use crate::certificate::ExactNames;
 use crate::config::Config;
 use crate::constituency::{ConstituencyName, Registry};
@@ -78,8 +78,8 @@ impl Publisher {
         let read = in_use.file.as_deref().map(Config::read).transpose();
         let (config, read) = match read {
             Ok(Some(mut config)) => {
-                news::log_restart_needed(started, &config);
-                news::log_bundles_gone(&in_use, &config);
+                reload_log::log_restart_needed(started, &config);
+                reload_log::log_bundles_gone(&in_use, &config);
                 // Policies may still use them.
                 for (name, files) in in_use.trust {
                     config.trust.entry(name).or_insert(files);
@@ -140,7 +140,7 @@ impl Publisher {
         }
         for (name, bundle) in bundles {
             let is_kept = bundle.is_err() && matches!(in_use.material.bundles.get(&name), Some(Ok(_)));
-            news::log_bundle(&name, &bundle, is_kept);
+            reload_log::log_bundle(&name, &bundle, is_kept);
             if !is_kept {
                 in_use.material.bundles.insert(name, bundle);
             }
@@ -158,7 +158,7 @@ impl Publisher {
     /// Reads passwords again that have changed.
     pub(super) fn follow_passwords(&self) {
         if let Some(server) = self.server.upgrade() {
-            news::log_passwords(&server.gate.passwords().refresh(), false);
+            reload_log::log_passwords(&server.gate.passwords().refresh(), false);
         }
     }
 
@@ -209,9 +209,9 @@ fn publish(server: &Server, folders: Registry, no_sni: Option<ConstituencyName>,
         is_new
     });
     // Whoever reads it may act on it at once, so it is told when it is so.
-    news::log_folders(&current, &next);
-    news::log_unusable(&current, &next);
+    reload_log::log_folders(&current, &next);
+    reload_log::log_unusable(&current, &next);
     let file_shortage = in_use.files.shortage(next.registry(), server.limits.connections);
-    news::log_file_shortage(in_use.file_shortage.as_deref(), file_shortage.as_deref());
+    reload_log::log_file_shortage(in_use.file_shortage.as_deref(), file_shortage.as_deref());
     in_use.file_shortage = file_shortage;
 }

@@ -10,10 +10,10 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::passed::{ActivatedSockets, LISTEN, PLAIN_HTTP};
+use super::socket_activation::{ActivatedSockets, LISTEN, PLAIN_HTTP};
 use super::{ANNOUNCEMENT, AppError};
 use crate::config::Config;
-use crate::serve::stop::ShutdownPhase;
+use crate::serve::shutdown::ShutdownPhase;
 use crate::serve::{PlainHttp, Server, listener};
 
 /// How many connections may wait to be accepted; the kernel's own limit applies too.

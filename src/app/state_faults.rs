@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use crate::config::{CertificateSource, Config};
 use crate::constituency::last_good;
 use crate::digest::passwords;
-use crate::ledger;
+use crate::phone_history;
 use crate::serve::upload::store;
 use crate::state;
 
@@ -63,7 +63,7 @@ pub fn state_faults(config: &Config) -> Vec<StateFault> {
     }
     let folders = [
         (store::FOLDER, uploads, true),
-        (ledger::FOLDER, history, true),
+        (phone_history::FOLDER, history, true),
         (last_good::FOLDER, policies, true),
         (passwords::FOLDER, passwords_fixed, true),
         ("certs", no_certificates, obtains),

@@ -22,7 +22,7 @@ use crate::certificate::{
 use crate::clock;
 use crate::config::{CertificateSource, Config};
 use crate::constituency::ConstituencyName;
-use crate::renew::{AcmeSettings, AcmeStatus, CertificateStatus, Directory, Lineage, Parts, Renewer};
+use crate::acme::{AcmeSettings, AcmeStatus, CertificateStatus, Directory, Lineage, Parts, Renewer};
 use crate::state;
 use crate::wording::counted;
 

@@ -14,14 +14,14 @@ use rustls::RootCertStore;
 
 use super::local::LocalCas;
 use super::phone::DeviceCertificates;
-use super::printer::{BootTable, OutputFormat};
+use super::boot_table::{BootTable, OutputFormat};
 use super::{ConfigArg, diagnostics, runtime, say};
-use crate::app::passed::ActivatedSockets;
+use crate::app::socket_activation::ActivatedSockets;
 use crate::app::{ANNOUNCEMENT, App, AppError};
 use crate::config::{CONFIG_FILE, Config, LOCAL_PORT};
 use crate::constituency::{ClientAuth, ConstituencyName, MacAddress, Phones};
-use crate::phone::{BootTarget, FleetSummary, VirtualPhone, boot};
-use crate::serve::access::LogFormat;
+use crate::virtual_phone::{BootTarget, FleetSummary, VirtualPhone, boot};
+use crate::serve::access_log::LogFormat;
 use crate::serve::site::Site;
 
 /// The constituencies that ship, for where there are none.

@@ -17,7 +17,7 @@ use tracing_subscriber::fmt::time::UtcTime;
 use super::journal::{self, JournalFormat};
 use super::plain_fields::PlainFields;
 use crate::app::ANNOUNCEMENT;
-use crate::serve::access::LogFormat;
+use crate::serve::access_log::LogFormat;
 use crate::wording::counted_were;
 
 /// How many lines may wait for the writer.

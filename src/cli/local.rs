@@ -15,7 +15,7 @@ use crate::ca::{CertificateAuthority, KeyKind};
 use crate::clock;
 use crate::config::{CONFIG_FILE, CertificateSource, Config};
 use crate::constituency::MacAddress;
-use crate::phone::DeviceCertificate;
+use crate::virtual_phone::DeviceCertificate;
 
 /// How long a virtual phone's certificate lives.
 const LIFETIME: Duration = Duration::from_hours(24);

@@ -36,7 +36,7 @@ mod pins;
 mod plain_fields;
 mod policy;
 pub mod print;
-pub mod printer;
+pub mod boot_table;
 mod reference;
 mod schema;
 mod serve;

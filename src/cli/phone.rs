@@ -10,9 +10,9 @@ use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::printer::{BootTable, OutputFormat};
+use super::boot_table::{BootTable, OutputFormat};
 use crate::constituency::MacAddress;
-use crate::phone::{BootTarget, DeviceCertificate, FleetSummary, Password, ServerUrl, VirtualPhone, boot, boot_fleet};
+use crate::virtual_phone::{BootTarget, DeviceCertificate, FleetSummary, Password, ServerUrl, VirtualPhone, boot, boot_fleet};
 
 /// Boot a virtual phone against a provisioning server and say what it asked for and got.
 ///

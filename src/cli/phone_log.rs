@@ -9,8 +9,8 @@ use super::phones::{say_claim, say_denial, time};
 use super::{ConfigArg, code, note, say_json, say_shown, server};
 use crate::config::Config;
 use crate::constituency::{MacAddress, ServerDenials};
-use crate::ledger::{StoredClaim, StoredPhone, StoredRequest};
-use crate::serve::access::{escaped, without_controls};
+use crate::phone_history::{StoredClaim, StoredPhone, StoredRequest};
+use crate::serve::access_log::{escaped, without_controls};
 
 /// What `provost phone-log` takes.
 #[derive(Debug, clap::Args)]

@@ -15,9 +15,9 @@ use crate::constituency::scan::NOT_SERVED;
 use crate::constituency::{
     ConstituencyName, Fingerprint, MacAddress, PhoneStanding, Registry, ServerDenial, ServerDenials, TlsLevel,
 };
-use crate::ledger::roster::{PhoneSummary, together};
-use crate::ledger::{ClaimAddress, StoredClaim, StoredEvent, StoredPhone};
-use crate::serve::access::without_controls;
+use crate::phone_history::summary::{PhoneSummary, together};
+use crate::phone_history::{ClaimAddress, StoredClaim, StoredEvent, StoredPhone};
+use crate::serve::access_log::without_controls;
 
 /// From when on a certificate's end is worth a line, in seconds.
 const SOON: i64 = 90 * 86_400;

@@ -8,7 +8,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::constituency::scan::Scanner;
 use crate::constituency::{ConstituencyName, Fingerprint, MacAddress};
-use crate::ledger::{HistoryReader, ReadError, StoredClaim, StoredPhone};
+use crate::phone_history::{HistoryReader, ReadError, StoredClaim, StoredPhone};
 
 /// Says what speaks against taking `certificate` for that of `mac`.
 pub(super) fn warn_of_pin(config: &Config, mac: MacAddress, certificate: Fingerprint) -> Result<(), ReadError> {

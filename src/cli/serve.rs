@@ -6,10 +6,10 @@ use std::time::Duration;
 use anyhow::bail;
 
 use super::{ConfigArg, complain, diagnostics, runtime};
-use crate::app::passed::ActivatedSockets;
+use crate::app::socket_activation::ActivatedSockets;
 use crate::app::{ANNOUNCEMENT, App, AppError};
 use crate::config::{CONFIG_FILE, Config};
-use crate::serve::access::LogFormat;
+use crate::serve::access_log::LogFormat;
 
 /// How long work on disks that is under way may put off the end.
 const PATIENCE_WITH_DISKS: Duration = Duration::from_secs(5);

@@ -12,7 +12,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::warn;
 use crate::app::control::{self, ControlRequest, Reply};
 use crate::config::Config;
-use crate::ledger::{HistoryReader, ReadError};
+use crate::phone_history::{HistoryReader, ReadError};
 use crate::state::FolderHandle;
 
 /// How long a server may take to be connected to, and to write what it has of the phone history.

@@ -13,7 +13,7 @@ use rustix::fs::FileType;
 use super::{ConfigArg, code, note, say, shown, warn};
 use crate::clock::rfc3339;
 use crate::constituency::{ConstituencyName, MacAddress};
-use crate::serve::decision::upload_name::UploadName;
+use crate::serve::access_control::upload_name::UploadName;
 use crate::serve::path::ServedPath;
 use crate::serve::upload::store;
 use crate::state::FolderHandle;

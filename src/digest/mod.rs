@@ -18,11 +18,11 @@ mod algorithm;
 mod attempts;
 mod authorization;
 mod challenge;
-mod gate;
+mod authenticator;
 mod nonce;
 pub mod passwords;
 mod replay;
 
 pub use algorithm::{Algorithm, Ha1};
 pub use challenge::{ChallengeRequest, DigestChallenge};
-pub use gate::{AuthError, DigestAuthenticator, LoginAttempt, UnprovenLogin};
+pub use authenticator::{AuthError, DigestAuthenticator, LoginAttempt, UnprovenLogin};

@@ -13,8 +13,8 @@ use std::task::{Context, Poll, ready};
 use hyper::body::{Body, Incoming};
 use hyper::header::{EXPECT, HeaderMap};
 
-use super::linger::LingerControl;
-use super::pace::TimeoutControl;
+use super::lingering_close::LingerControl;
+use super::timeouts::TimeoutControl;
 
 /// How much of a body is read and thrown away, in bytes.
 const LIMIT: u64 = 1 << 20;

@@ -20,10 +20,10 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_rustls::StartHandshake;
 use tokio_rustls::server::TlsStream;
 
-use super::access::{ServedTls, TlsResult};
+use super::access_log::{ServedTls, TlsResult};
 use super::crypto_queue::TurnStream;
 use super::hello::{ClientHelloFacts, HelloReader, NoClientHello, UnusableName};
-use super::secured::ClientTlsStream;
+use super::tls_stream::ClientTlsStream;
 use super::site::{NotServed, Site, TlsGeneration};
 use crate::certificate::{LiveCertificates, ServerCertificate};
 use crate::clock;
@@ -31,10 +31,10 @@ use crate::constituency::{Constituency, ConstituencyName};
 use crate::trust::{ChainRefusal, ClaimedIdentity, DeviceFinding, VerifiedDevice, with_finding};
 use crate::wording::{alert_name, tls_error};
 
-mod old;
-mod refused;
+mod legacy;
+mod rejected;
 
-pub use refused::{Close, RejectedHandshake};
+pub use rejected::{Close, RejectedHandshake};
 
 /// TLS alert descriptions that we send ourselves (RFC 8446 §6).
 const DECODE_ERROR: u8 = 50;
@@ -197,9 +197,9 @@ pub async fn accept_tls<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         let refused = wanted.refused("no_server_certificate", "there is no server certificate yet".to_owned());
         return Err(refused.told_on(stream));
     }
-    if let Some((lane, certificate)) = old::lane(&hello, &wanted) {
+    if let Some((lane, certificate)) = legacy::lane(&hello, &wanted) {
         // Boxed, lest everybody else carry its room about.
-        return Box::pin(old::accept_legacy_tls(stream, hello, lane, &certificate, &wanted)).await;
+        return Box::pin(legacy::accept_legacy_tls(stream, hello, lane, &certificate, &wanted)).await;
     }
     let Hello { accepted: Ok(accepted), facts, .. } = hello else {
         return Err(reject(&mut stream, hello, Some(&wanted)).await.told_on(stream));
@@ -269,7 +269,7 @@ async fn reject<S: AsyncWrite + Unpin>(
 ) -> RejectedHandshake {
     let Hello { facts, accepted, .. } = hello;
     let (error, alert) = accepted.err().unwrap_or_default();
-    if facts.as_ref().ok().zip(wanted).is_some_and(|(facts, wanted)| old::is_too_old(facts, wanted)) {
+    if facts.as_ref().ok().zip(wanted).is_some_and(|(facts, wanted)| legacy::is_too_old(facts, wanted)) {
         // rustls looks at the version last.
         send_alert(stream, PROTOCOL_VERSION).await;
     } else {
@@ -375,7 +375,7 @@ fn explain(
 
 /// What an operator is told of a client that was refused for its offer: what keeps it out, and what would let it in.
 fn told(facts: &ClientHelloFacts, error: Option<&rustls::Error>, wanted: &HandshakeContext<'_>) -> String {
-    let (hindrance, help) = old::incompatibility_and_remedy(facts, wanted);
+    let (hindrance, help) = legacy::incompatibility_and_remedy(facts, wanted);
     with_words(hindrance, facts, error) + &help
 }
 

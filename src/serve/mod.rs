@@ -19,41 +19,41 @@ use tokio::sync::oneshot;
 
 use crate::constituency::watch::WatcherHandle;
 
-pub mod access;
+pub mod access_log;
 pub(crate) mod addresses;
-pub mod answer;
-mod beneath;
+pub mod response;
+mod open_beneath;
 pub mod body;
 pub mod conditional;
 pub mod connection_limits;
-pub mod content;
-pub mod conversation;
+pub mod file_lookup;
+pub mod http1;
 pub mod crypto_queue;
-pub mod decision;
+pub mod access_control;
 mod discard;
-pub mod exchange;
+pub mod request_log;
 pub mod handshake;
 pub mod hello;
 pub mod host;
-mod kept;
+mod fd_cache;
 mod limits;
-pub mod linger;
-pub mod links;
+pub mod lingering_close;
+pub mod symlink_diagnostics;
 pub mod listener;
-pub mod old_tls;
-pub mod pace;
-mod password;
+pub mod openssl;
+pub mod timeouts;
+mod password_auth;
 pub mod path;
-mod plain;
+mod plain_http;
 pub mod request;
 mod request_line;
-pub mod secured;
+pub mod tls_stream;
 pub mod site;
-pub mod stop;
+pub mod shutdown;
 pub mod upload;
 
 pub use limits::{Limits, client_prefix};
-pub use plain::PlainHttp;
+pub use plain_http::PlainHttp;
 
 /// The protocols that are agreed on by ALPN, in our order. HTTP/0.9 has an identifier too, but is not spoken here.
 const ALPN_PROTOCOLS: [&str; 2] = ["http/1.1", "http/1.0"];
@@ -72,7 +72,7 @@ pub struct Server {
     /// Judges passwords, where they take a certificate's place.
     pub gate: crate::digest::DigestAuthenticator,
     /// The access log.
-    pub access: access::AccessLog,
+    pub access: access_log::AccessLog,
     /// Handshakes that were finished.
     pub handshakes: Arc<crate::metrics::Handshakes>,
     /// Counts connections.

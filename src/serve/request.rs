@@ -14,18 +14,18 @@ use hyper::service::Service;
 use hyper::{Method, Request, Response};
 
 use super::Server;
-use super::access::AccessRecord;
-use super::answer::{self, LoggedBody, ResponseContent};
+use super::access_log::AccessRecord;
+use super::response::{self, LoggedBody, ResponseContent};
 use super::connection_limits::ConnectionPermit;
-use super::content;
-use super::decision::{ClientContext, Denial, Grant, HostDenial, RequestTarget, WriteGrant, decide};
+use super::file_lookup;
+use super::access_control::{ClientContext, Denial, Grant, HostDenial, RequestTarget, WriteGrant, decide};
 use super::discard::{Discard, RequestBody};
-use super::exchange::RequestLog;
+use super::request_log::RequestLog;
 use super::handshake::TlsClient;
 use super::host::{self, BadHost, NamedHost};
-use super::linger::LingerControl;
-use super::pace::TimeoutControl;
-use super::plain;
+use super::lingering_close::LingerControl;
+use super::timeouts::TimeoutControl;
+use super::plain_http;
 use super::site::{Current, Site, TlsGeneration};
 use super::upload::receive::{self, UploadBody};
 use crate::clock;
@@ -219,7 +219,7 @@ impl HttpClient {
                 Ok(Decided::Upload(grant, constituency)) => {
                     let uploads = Arc::clone(&connection.server.uploads);
                     let stored = receive::receive(grant, constituency, uploads, &head.headers, &mut upload).await;
-                    stored.map(answer::of_upload)
+                    stored.map(response::of_upload)
                 }
                 Err(denial) => Err(denial),
             };
@@ -271,19 +271,19 @@ impl HttpClient {
                 }
                 _ => {}
             }
-            answer::of_denial(&denial)
+            response::of_denial(&denial)
         });
         if !body.has_ended() {
-            if body.ends_connection() || answer::closes(&response) {
+            if body.ends_connection() || response::closes(&response) {
                 self.farewell.say();
             } else {
                 self.discard.begin(body, &self.pace);
             }
         }
         if self.farewell.is_said() {
-            answer::close(&mut response);
+            response::close(&mut response);
         }
-        answer::logged(response, is_head, exchange)
+        response::logged(response, is_head, exchange)
     }
 
     /// Decides from the site as it is now, and opens the file that the decision grants.
@@ -314,8 +314,8 @@ impl HttpClient {
         let (constituency, _) = current.ok_or(Denial::Gone)?;
         match grant {
             Grant::Read(grant) => {
-                let file = content::open(&grant, constituency, site.registry(), &self.server.uploads)?;
-                answer::of_file(file, grant.path().as_str(), &head.method, &head.headers).map(Decided::Answer)
+                let file = file_lookup::open(&grant, constituency, site.registry(), &self.server.uploads)?;
+                response::of_file(file, grant.path().as_str(), &head.method, &head.headers).map(Decided::Answer)
             }
             // Whether the folder has a file of that name, only the folder in place can tell.
             Grant::Write(_) if !constituency.folder.is_in_place() => Err(Denial::Replaced),
@@ -384,7 +384,7 @@ fn check_host(head: &Parts, peer: &TlsClient, site: &Site) -> Result<(), HostDen
 
 /// Over plain HTTP, Host alone leads to a constituency, and in HTTP/1.0 its absence to that of `no_sni`.
 fn plain_host<'a>(head: &Parts, site: &'a Site) -> Result<Current<'a>, HostDenial> {
-    plain::constituency_of(named_host(head)?.as_ref(), site)
+    plain_http::constituency_of(named_host(head)?.as_ref(), site)
 }
 
 fn named_host(head: &Parts) -> Result<Option<NamedHost<'_>>, HostDenial> {

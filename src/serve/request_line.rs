@@ -3,7 +3,7 @@
 //! Only the request line is shown: header fields and bodies may hold secrets, and so may the user information of an
 //! absolute-form target.
 
-use super::access::escaped;
+use super::access_log::escaped;
 
 /// How much of a request's beginning is kept and shown, in bytes.
 pub(super) const SHOWN: usize = 200;

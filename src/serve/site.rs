@@ -13,7 +13,7 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::{NoServerSessionStorage, ProducesTickets};
 use rustls::{ServerConfig, version};
 
-use super::old_tls::LegacyTls;
+use super::openssl::LegacyTls;
 use super::{ALPN_PROTOCOLS, host};
 use crate::certificate::{ConstituencyCertificates, LiveCertificates};
 use crate::constituency::{CertificateNames, ClientAuth, Constituency, ConstituencyName, Registry, TlsLevel};

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use provost::ledger::{HistoryReader, StoredClaim, StoredPhone};
+use provost::phone_history::{HistoryReader, StoredClaim, StoredPhone};
 use serde_json::json;
 
 use crate::harness::pki::{FACTORY, Identity, OTHER_FACTORY, device_params};

@@ -150,7 +150,7 @@ fn outputs_in_the_journal_and_in_local_mode_are_pinned() {
 #[test]
 fn outputs_of_certificates_from_a_ca_are_pinned() {
     let test = "outputs::outputs_of_certificates_from_a_ca_are_pinned";
-    let Some((_bind, mut public)) = crate::unattended::usual(test, crate::harness::pebble::Behaviour::default()) else {
+    let Some((_bind, mut public)) = crate::acme_e2e::usual(test, crate::harness::pebble::Behaviour::default()) else {
         return;
     };
     public.acme()["keys"] = json!(["rsa-2048", "ecdsa-p256"]);

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use provost::config::Config;
 use provost::constituency::Policy;
-use provost::status::StatusSettings;
+use provost::admin::StatusSettings;
 use serde_json::json;
 
 use crate::harness::bind::{self, Bind, BindConfig, Named};

@@ -11,14 +11,14 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, FileType, accessat};
 
-use super::shelf::ServedView;
-use super::{Finding, FindingLevel, contents, masters, overlay, vendors};
+use super::served_view::ServedView;
+use super::{Finding, FindingLevel, contents, master_configs, overlay, vendors};
 use crate::config::Config;
 use crate::constituency::file_names::{NameRules, spelled_in};
 use crate::constituency::{Constituency, MacAddress};
-use crate::ledger::StoredPhone;
-use crate::serve::decision::check_shared;
-use crate::serve::links;
+use crate::phone_history::StoredPhone;
+use crate::serve::access_control::check_shared;
+use crate::serve::symlink_diagnostics;
 use crate::serve::path::{self, ServedPath};
 use crate::serve::site::Site;
 use crate::state::Entry;
@@ -39,14 +39,14 @@ pub(super) fn check(
     let is_for_polycom = vendors::is_for_polycom(config, &shelf, &files);
     let named = if is_for_polycom {
         let here = seen.iter().filter(|phone| phone.constituency == constituency.name);
-        let around = masters::Surroundings {
+        let around = master_configs::Surroundings {
             url: &config.url(constituency.name.as_str()),
             is_own_host: &|host| site.by_host(host).is_some_and(|found| found.name == constituency.name),
             models: here.filter_map(|phone| Some((phone.mac, phone.model.clone()?))).collect(),
         };
-        masters::check(&shelf, &around, &files, findings)
+        master_configs::check(&shelf, &around, &files, findings)
     } else {
-        masters::ReadMaster::default()
+        master_configs::ReadMaster::default()
     };
     contents::check(&shelf, is_for_polycom, &files, &named, findings);
     overlay::check(&shelf, &files, &named, &config.state, findings);
@@ -124,7 +124,7 @@ impl Walk<'_> {
 
     /// Whether phones can be served through the link at `path`.
     fn follow(&self, path: &Path) -> Result<(), String> {
-        let real = links::check_text(self.shelf.root, path)?;
+        let real = symlink_diagnostics::check_text(self.shelf.root, path)?;
         let below_root = real.strip_prefix(self.shelf.root).unwrap_or(&real);
         let mut parts = below_root.components();
         let owner = parts.next().map(|owner| owner.as_os_str().to_string_lossy().into_owned()).unwrap_or_default();

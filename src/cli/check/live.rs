@@ -10,9 +10,9 @@ use super::{CERTIFICATE, DNS, Finding, FindingLevel, note, say, shown};
 use crate::app::exact_names;
 use crate::config::{CertificateSource, Config};
 use crate::dns::{CaaRecords, Dns, DnsError, Issuer, addresses, probe, wildcard_addresses};
-use crate::renew::AcmeSettings;
-use crate::renew::acme::AcmeCa;
-use crate::renew::acme::offer::DirectoryMeta;
+use crate::acme::AcmeSettings;
+use crate::acme::client::AcmeCa;
+use crate::acme::client::directory_meta::DirectoryMeta;
 
 /// Asks all that `config` makes worth asking.
 pub(super) async fn check(config: &Config, progress: Progress, findings: &mut Vec<Finding>) {

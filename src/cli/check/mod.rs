@@ -6,16 +6,16 @@
 
 mod contents;
 mod denials;
-mod few;
+mod summarize;
 mod folder;
 mod live;
-mod masters;
-mod old_lane;
+mod master_configs;
+mod legacy_tls;
 mod overlay;
 mod plain_http;
 mod reach;
 mod service;
-mod shelf;
+mod served_view;
 mod strays;
 mod vendors;
 
@@ -39,13 +39,13 @@ use crate::config::{CertificateSource, Config};
 use crate::constituency::{ClientAuth, Constituency, Phones, Severity};
 use crate::digest::passwords::stored;
 use crate::dns::Dns;
-use crate::ledger::HistoryReader;
-use crate::renew::acme::AcmeCa;
-use crate::renew::{AcmeSettings, stored_certificates};
+use crate::phone_history::HistoryReader;
+use crate::acme::client::AcmeCa;
+use crate::acme::{AcmeSettings, stored_certificates};
 use crate::serve::site::Site;
 use crate::serve::upload::store;
 use crate::settings::SettingsError;
-use crate::status::token::OperatorToken;
+use crate::admin::token::OperatorToken;
 use crate::trust::RevocationList;
 use crate::wording::counted;
 
@@ -267,11 +267,11 @@ fn check_certificates(config: &Config, site: &Site, unreachable: &Unreachable, f
     match &config.certificate {
         CertificateSource::Files(pairs) => {
             let live = check_files(config, pairs, unreachable, findings);
-            old_lane::check_files(config, site, live, findings);
+            legacy_tls::check_files(config, site, live, findings);
         }
         CertificateSource::Acme(settings) => {
             check_acme(config, settings, findings);
-            old_lane::check_acme(config, site, settings, findings);
+            legacy_tls::check_acme(config, site, settings, findings);
         }
         // Its keys are RSA.
         CertificateSource::LocalCa(_) => {}

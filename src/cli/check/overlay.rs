@@ -10,13 +10,13 @@ use std::path::Path;
 
 use rustix::fs::{FileType, Stat};
 
-use super::few::{report, some_of};
-use super::masters::ReadMaster;
-use super::shelf::{ServedFile, ServedView};
+use super::summarize::{report, some_of};
+use super::master_configs::ReadMaster;
+use super::served_view::{ServedFile, ServedView};
 use super::{Finding, FindingLevel};
 use crate::clock::rfc3339;
 use crate::constituency::{ClientAuth, MacAddress, PhoneStanding};
-use crate::serve::decision::upload_name::UploadName;
+use crate::serve::access_control::upload_name::UploadName;
 use crate::serve::path::ServedPath;
 use crate::serve::upload::store;
 use crate::state::FolderHandle;

@@ -1,6 +1,6 @@
 //! Whose phones a constituency is for: the rules of one vendor's files do not hold for another's.
 
-use super::shelf::{ServedContent, ServedFile, ServedView, read};
+use super::served_view::{ServedContent, ServedFile, ServedView, read};
 use crate::config::Config;
 use crate::constituency::{ClientAuth, MacAddress};
 use crate::serve::path::ServedPath;

@@ -16,7 +16,7 @@ use std::task::{Context, Poll, ready};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::pace::TimeoutControl;
+use super::timeouts::TimeoutControl;
 
 pub use stream::TurnStream;
 

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::*;
 use crate::serve::Limits;
-use crate::serve::pace::TimeoutStream;
+use crate::serve::timeouts::TimeoutStream;
 
 fn turn(queue: &Arc<CryptoQueue>) -> (Turn, TimeoutControl) {
     let (_, pace) = TimeoutStream::new(tokio::io::empty(), &Limits::default(), Instant::now());

@@ -12,9 +12,9 @@
 //!
 //! Pure, and made for hostile bytes: nothing panics.
 
-mod lane;
+mod tls_backend;
 mod reader;
-mod refusal;
+mod incompatibility;
 mod wire;
 
 use std::collections::BTreeSet;
@@ -27,7 +27,7 @@ use super::ALPN_PROTOCOLS;
 use super::site::TlsMaterial;
 use crate::wording::parameter_name;
 
-pub use lane::UnusableName;
+pub use tls_backend::UnusableName;
 pub use reader::HelloReader;
 pub use wire::{HELLO_LIMIT, NoClientHello};
 

@@ -9,11 +9,11 @@ use hyper::header::HeaderMap;
 
 use super::store::{IncomingUpload, UploadResult, UploadStore};
 use crate::constituency::Constituency;
-use crate::serve::beneath;
-use crate::serve::decision::content_range::ContentRange;
-use crate::serve::decision::{Denial, WriteGrant};
+use crate::serve::open_beneath;
+use crate::serve::access_control::content_range::ContentRange;
+use crate::serve::access_control::{Denial, WriteGrant};
 use crate::serve::discard::RequestBody;
-use crate::serve::pace::{Phase, TimeoutControl};
+use crate::serve::timeouts::{Phase, TimeoutControl};
 
 /// How much of a body is gathered before it is written, in bytes: with the frame that comes last no more than 64 KiB,
 /// because it is held for as long as the peer takes to send it.
@@ -47,7 +47,7 @@ pub async fn receive(
     let range = ContentRange::of(headers)?;
     let length = body.body.incoming.size_hint().exact();
     let mut receiving = blocking(move || {
-        if !grant.name().lies_over_the_folder() && beneath::is_in_folder(grant.path(), grant.mac(), &constituency)? {
+        if !grant.name().lies_over_the_folder() && open_beneath::is_in_folder(grant.path(), grant.mac(), &constituency)? {
             return Err(Denial::WouldHide);
         }
         store.begin(&grant, &constituency.name, range, length)

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-use crate::serve::decision::Denial;
+use crate::serve::access_control::Denial;
 use crate::state;
 
 /// Where a body is written to.

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use provost::dns::RecordLocation;
-use provost::renew::ports::{Ca, ChallengeDns, Order, OrderStatus, PendingChallenge, PortFuture, Say};
-use provost::renew::{AcmeFailure, FailureKind, RenewalWindow};
+use provost::acme::ports::{Ca, ChallengeDns, Order, OrderStatus, PendingChallenge, PortFuture, Say};
+use provost::acme::{AcmeFailure, FailureKind, RenewalWindow};
 use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
 use tokio::sync::Notify;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use provost::certificate::ExactNames;
 use provost::constituency::ConstituencyName;
-use provost::renew::ports::Env;
-use provost::renew::{AcmeFailure, FailureKind, Retry};
+use provost::acme::ports::Env;
+use provost::acme::{AcmeFailure, FailureKind, Retry};
 
 use super::rules::{Simulated, on_virtual_time};
 use super::weather::{DAY, HOUR};
@@ -90,7 +90,7 @@ fn one_name_that_fails_delays_neither_the_others_nor_the_wildcard() {
         let status = site.live_for(HOUR).await;
         assert!(site.shows("b") && site.shows("c") && !site.shows("a"));
         let of = |name: &str| {
-            let is_it = |it: &&provost::renew::CertificateStatus| it.lineage().to_string() == name;
+            let is_it = |it: &&provost::acme::CertificateStatus| it.lineage().to_string() == name;
             status.certificates.iter().find(is_it).unwrap().clone()
         };
         let failed = of("exact/a");

@@ -19,8 +19,8 @@ use std::time::{Duration, SystemTime};
 use provost::ca::KeyKind;
 use provost::certificate::{ExactNames, LiveCertificates};
 use provost::constituency::ConstituencyName;
-use provost::renew::ports::Env;
-use provost::renew::{Parts, Renewer};
+use provost::acme::ports::Env;
+use provost::acme::{Parts, Renewer};
 use rcgen::KeyPair;
 use tokio::sync::{mpsc, watch};
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 use provost::ca::KeyKind;
 use provost::certificate::{ExactNames, LiveCertificates};
 use provost::dns::RecordLocation;
-use provost::renew::ports::{Ca, ChallengeDns, Env, Order, OrderStatus, PendingChallenge, PortFuture, Say};
-use provost::renew::{AcmeFailure, AcmeStatus, Lineage, Parts, RenewalCommand, RenewalWindow, Renewer};
+use provost::acme::ports::{Ca, ChallengeDns, Env, Order, OrderStatus, PendingChallenge, PortFuture, Say};
+use provost::acme::{AcmeFailure, AcmeStatus, Lineage, Parts, RenewalCommand, RenewalWindow, Renewer};
 use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair, SanType};
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -130,7 +130,7 @@ impl Ca for Port {
         // It forgets orders, which is the worst for budgets.
         Box::pin(async {
             self.0.request().await?;
-            Err(AcmeFailure::retry("no such order").with_sign(provost::renew::FailureKind::Refused))
+            Err(AcmeFailure::retry("no such order").with_sign(provost::acme::FailureKind::Refused))
         })
     }
 

@@ -39,7 +39,7 @@ pub mod socket;
 pub mod systemd;
 pub mod tls;
 pub mod tool;
-pub mod wishing;
+pub mod ari_proxy;
 
 pub use patience::{PATIENCE, Watch, eventually, within_a_second};
 

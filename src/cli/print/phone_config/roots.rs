@@ -14,7 +14,7 @@ use crate::app::LOCAL_SERVER_CA;
 use crate::certificate::CertificateFiles;
 use crate::config::{CertificateSource, Config};
 use crate::files::read_regular;
-use crate::renew::{self, AcmeSettings, Directory};
+use crate::acme::{self, AcmeSettings, Directory};
 
 /// ISRG Root X1, where Let's Encrypt's chains end; until 2035.
 const ISRG_ROOT_X1: &str = include_str!("isrg_root_x1.pem");
@@ -87,7 +87,7 @@ fn of_acme(
     named: &[RootCertificate],
     unknown: &mut Vec<String>,
 ) -> anyhow::Result<Vec<RootCertificate>> {
-    let stored = renew::stored_chains(&config.state);
+    let stored = acme::stored_chains(&config.state);
     let chains: Vec<Vec<RootCertificate>> = stored.iter().map(|(_, chain)| chain.clone()).collect();
     let mut roots = above_all(&chains, named)?;
     for (number, ca) in settings.directories().iter().enumerate() {

@@ -11,7 +11,7 @@ use rustls::server::Acceptor;
 use super::*;
 use crate::certificate::{ConstituencyCertificates, LiveCertificates, ServerCertificate};
 use crate::constituency::TlsLevel;
-use crate::serve::old_tls::SUITES;
+use crate::serve::openssl::SUITES;
 
 const V10: ProtocolVersion = ProtocolVersion::TLSv1_0;
 const V12: ProtocolVersion = ProtocolVersion::TLSv1_2;

@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt;
 use super::lanes::{certificate, offer};
 use crate::certificate::ServerCertificate;
 use crate::constituency::TlsLevel;
-use crate::serve::old_tls::{LegacyTls, LegacyTlsFailure};
+use crate::serve::openssl::{LegacyTls, LegacyTlsFailure};
 
 static CERTIFICATE: LazyLock<ServerCertificate> = LazyLock::new(|| certificate(&rcgen::PKCS_RSA_SHA256));
 static LANES: LazyLock<[(TlsLevel, LegacyTls); 2]> = LazyLock::new(|| {

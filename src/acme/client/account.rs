@@ -1,0 +1,210 @@
+//! Our account at a CA: its key is on disk before the CA hears of it, so that nothing is lost and nothing orphaned.
+//!
+//! The registration is our own (RFC 8555 §7.3, §7.3.4), since the library would make the key itself and keep it in
+//! memory until the CA has answered. Registering a key that the CA knows already gives the same account again.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
+use aws_lc_rs::{digest, hmac};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use http::Request;
+use http::header::{CONTENT_TYPE, LOCATION};
+use instant_acme::Problem;
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use rustls::pki_types::pem::PemObject;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::http::AcmeHttp;
+use super::directory_meta::DirectoryMeta;
+use super::{NONCE_TRIES, refusal};
+use crate::ca::KeyKind;
+use crate::acme::failure::AcmeFailure;
+use crate::acme::settings::Contact;
+use crate::state;
+
+/// The folder of an account: `account.key`, and `account.json` once it is registered.
+pub(super) struct AccountStore {
+    folder: PathBuf,
+}
+
+/// An account that the CA has confirmed.
+pub(super) struct Registered {
+    pub(super) id: String,
+    pub(super) key: PrivatePkcs8KeyDer<'static>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Confirmation {
+    directory: String,
+    id: String,
+}
+
+/// What a registration says beside the key.
+pub(super) struct Registration<'a> {
+    pub(super) contact: &'a [Contact],
+    pub(super) external: Option<(&'a str, &'a HmacKey)>,
+}
+
+/// The key of an external account. It cannot print itself.
+pub(super) struct HmacKey(hmac::Key);
+
+impl AccountStore {
+    pub(super) fn new(accounts: &Path, directory: &str) -> Self {
+        let digest = digest::digest(&digest::SHA256, directory.as_bytes());
+        let name: String = digest.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        Self { folder: accounts.join(name) }
+    }
+
+    /// The account, if there is one.
+    pub(super) fn registered(&self) -> Result<Option<Registered>, AcmeFailure> {
+        let kept = match state::read(&self.folder.join("account.json")) {
+            Ok(bytes) => serde_json::from_slice::<Confirmation>(&bytes).ok(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(AcmeFailure::disk("the account", &error)),
+        };
+        // Without its key, or damaged, it is as good as none: the same key gives the same account again.
+        let Some(kept) = kept else { return Ok(None) };
+        Ok(self.read_key()?.map(|key| Registered { id: kept.id, key }))
+    }
+
+    /// The key, which is made and put on the disk if there is none.
+    pub(super) fn key(&self) -> Result<PrivatePkcs8KeyDer<'static>, AcmeFailure> {
+        if let Some(key) = self.read_key()? {
+            return Ok(key);
+        }
+        let key =
+            KeyKind::EcdsaP256.generate().map_err(|error| AcmeFailure::retry(format!("no account key: {error}")))?;
+        let path = self.folder.join("account.key");
+        let kept = state::private_folder(&self.folder)
+            .and_then(|()| state::write_private(&path, key.serialize_pem().as_bytes()))
+            .and_then(|()| self.folder.parent().map_or(Ok(()), state::sync_folder));
+        kept.map_err(|error| AcmeFailure::disk("the account's key", &error))?;
+        Ok(PrivatePkcs8KeyDer::from(key.serialize_der()))
+    }
+
+    /// One that cannot be read now is not none: another in its place would cost us the account.
+    fn read_key(&self) -> Result<Option<PrivatePkcs8KeyDer<'static>>, AcmeFailure> {
+        match state::read(&self.folder.join("account.key")) {
+            Ok(pem) => Ok(PrivatePkcs8KeyDer::from_pem_slice(&pem).ok()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(AcmeFailure::disk("the account's key", &error)),
+        }
+    }
+
+    pub(super) fn keep_registration(&self, directory: &str, id: &str) -> Result<(), AcmeFailure> {
+        let confirmation = Confirmation { directory: directory.to_owned(), id: id.to_owned() };
+        let written = serde_json::to_vec_pretty(&confirmation)
+            .map_err(io::Error::from)
+            .and_then(|bytes| state::write_private(&self.folder.join("account.json"), &bytes));
+        written.map_err(|error| AcmeFailure::disk("the account", &error))
+    }
+
+    /// The key stays.
+    pub(super) fn forget_registration(&self) -> io::Result<()> {
+        state::remove_all(&self.folder.join("account.json"))
+    }
+}
+
+impl HmacKey {
+    /// Reads what the CA showed: base64url, with or without padding.
+    pub(super) fn read(file: &Path) -> Result<Self, AcmeFailure> {
+        let wrong = |reason: String| AcmeFailure::action_required(format!("{}: {reason}", file.display()));
+        let text = std::fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
+        let text = text.trim().trim_end_matches('=').replace('+', "-").replace('/', "_");
+        // The decoder's error would quote the secret.
+        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| wrong("is no base64url".to_owned()))?;
+        Ok(Self(hmac::Key::new(hmac::HMAC_SHA256, &bytes)))
+    }
+}
+
+/// Registers `key` at the CA, and returns the account's URL.
+pub(super) async fn register(
+    http: &AcmeHttp,
+    directory: &str,
+    key: &PrivatePkcs8KeyDer<'_>,
+    registration: &Registration<'_>,
+) -> Result<String, AcmeFailure> {
+    let DirectoryMeta { new_nonce, new_account, .. } = DirectoryMeta::fetch(http, directory).await?;
+    let signer = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, key.secret_pkcs8_der())
+        .map_err(|error| AcmeFailure::action_required(format!("the account's key is damaged: {error}")))?;
+    let jwk = public_key(&signer);
+    let mut payload = json!({ "termsOfServiceAgreed": true });
+    if !registration.contact.is_empty() {
+        payload["contact"] = json!(registration.contact);
+    }
+    if let Some((key_id, hmac_key)) = registration.external {
+        let header = json!({ "alg": "HS256", "kid": key_id, "url": new_account });
+        payload["externalAccountBinding"] =
+            signed(&header, &jwk, |text| Ok(hmac::sign(&hmac_key.0, text).as_ref().to_vec()))?;
+    }
+    for _ in 0..NONCE_TRIES {
+        http.get(&new_nonce).await?;
+        let header = json!({ "alg": "ES256", "jwk": jwk, "nonce": http.nonce()?, "url": new_account });
+        let body = signed(&header, &payload, |text| {
+            let signature = signer.sign(&SystemRandom::new(), text);
+            signature.map(|it| it.as_ref().to_vec()).map_err(|_| AcmeFailure::retry("the account's key does not sign"))
+        })?;
+        let request = Request::post(&new_account).header(CONTENT_TYPE, "application/jose+json");
+        let request = request
+            .body(Bytes::from(body.to_string()))
+            .map_err(|error| AcmeFailure::action_required(error.to_string()))?;
+        let (parts, body) = http.exchange(request).await.map_err(|error| AcmeFailure::retry(error.to_string()))?;
+        if parts.status.is_success() {
+            let url = parts.headers.get(LOCATION).and_then(|url| url.to_str().ok()).map(str::to_owned);
+            return url.ok_or_else(|| AcmeFailure::retry("the CA does not say where our account is"));
+        }
+        let error =
+            serde_json::from_slice::<Problem>(&body).map_or_else(instant_acme::Error::Json, instant_acme::Error::Api);
+        if !refusal::is_bad_nonce(&error) {
+            return Err(refusal::explain(&error, &http.seen()).during("the registration"));
+        }
+    }
+    Err(AcmeFailure::retry("the CA likes none of its own nonces"))
+}
+
+/// A JWS in its flattened JSON form (RFC 7515 §7.2.2).
+fn signed(
+    header: &Value,
+    payload: &Value,
+    sign: impl Fn(&[u8]) -> Result<Vec<u8>, AcmeFailure>,
+) -> Result<Value, AcmeFailure> {
+    let (header, payload) = (encoded(header.to_string()), encoded(payload.to_string()));
+    let signature = encoded(sign(format!("{header}.{payload}").as_bytes())?);
+    Ok(json!({ "protected": header, "payload": payload, "signature": signature }))
+}
+
+fn public_key(key: &EcdsaKeyPair) -> Value {
+    // An uncompressed point: 4, x, y.
+    let (x, y) = key.public_key().as_ref()[1..].split_at(32);
+    json!({ "crv": "P-256", "kty": "EC", "x": encoded(x), "y": encoded(y) })
+}
+
+fn encoded(bytes: impl AsRef<[u8]>) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_cannot_be_read_is_not_replaced_and_one_that_is_not_there_is_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = AccountStore::new(folder.path(), "https://ca.example/directory");
+        let key = store.key().unwrap();
+        let path = store.folder.join("account.key");
+        let aside = store.folder.join("aside");
+        std::fs::rename(&path, &aside).unwrap();
+        std::os::unix::fs::symlink(&path, &path).unwrap();
+        let failure = store.key().err().unwrap().to_string();
+        assert!(failure.contains("account's key"), "{failure}");
+        std::fs::rename(&aside, &path).unwrap();
+        assert_eq!(store.key().unwrap().secret_pkcs8_der(), key.secret_pkcs8_der());
+    }
+}

@@ -1,0 +1,269 @@
+//! HTTPS to a CA: a connection for each request, deadlines, bounded bodies; and what each answer said beside its body.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::header::{DATE, HOST, LINK, RETRY_AFTER, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Request, Uri};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use instant_acme::{BodyWrapper, BytesResponse, HttpClient};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use super::refusal;
+use super::response_headers::ResponseHeaders;
+use crate::clock;
+use crate::acme::failure::AcmeFailure;
+use crate::wording::{find_tls_error, tls_error};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A CA may issue while we wait.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(90);
+const MAX_BODY: usize = 1 << 20;
+const OUR_NAME: &str = concat!("provost/", env!("CARGO_PKG_VERSION"));
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// HTTPS to a CA.
+pub(super) struct AcmeHttp {
+    tls: TlsConnector,
+    seen: Mutex<ResponseHeaders>,
+}
+
+/// The same as instant-acme wants it.
+pub(super) struct HttpPort(pub(super) Arc<AcmeHttp>);
+
+impl AcmeHttp {
+    /// Trusts the roots in the PEM file `root`, or those of the web.
+    pub(super) fn new(root: Option<&Path>) -> Result<Self, AcmeFailure> {
+        let roots = match root {
+            Some(file) => read_roots(file)
+                .map_err(|error| AcmeFailure::action_required(format!("{}: {error}", file.display())))?,
+            None => webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect(),
+        };
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| AcmeFailure::action_required(error.to_string()))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(Self { tls: TlsConnector::from(Arc::new(config)), seen: Mutex::default() })
+    }
+
+    /// What the last answer said.
+    pub(super) fn seen(&self) -> ResponseHeaders {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The nonce that came with the last answer.
+    pub(super) fn nonce(&self) -> Result<String, AcmeFailure> {
+        self.seen().nonce.ok_or_else(|| AcmeFailure::retry("the CA gives no nonce"))
+    }
+
+    /// A GET that must succeed; what it answered is the last thing [seen](Self::seen).
+    pub(super) async fn get(&self, url: &str) -> Result<Bytes, AcmeFailure> {
+        let request =
+            Request::get(url).body(Bytes::new()).map_err(|error| AcmeFailure::action_required(error.to_string()))?;
+        let answered = self.exchange(request).await;
+        let (_, body) = answered.map_err(|error| AcmeFailure::retry(format!("{url}: {error}")))?;
+        let seen = self.seen();
+        if seen.is_good() {
+            return Ok(body);
+        }
+        Err(refusal::of_status(format!("{url}: the CA answered {}", seen.status), seen.status, &seen))
+    }
+
+    /// Sends a request and remembers what the answer said.
+    pub(super) async fn exchange(&self, request: Request<Bytes>) -> Result<(http::response::Parts, Bytes), BoxError> {
+        let skew = self.seen().clock_skew;
+        self.remember(ResponseHeaders { clock_skew: skew, ..ResponseHeaders::default() });
+        let (parts, body) = match timeout(ANSWER_TIMEOUT, self.converse(request)).await {
+            Ok(answered) => answered.map_err(explain)?,
+            Err(_) => return Err(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()).into()),
+        };
+        self.remember(ResponseHeaders {
+            status: parts.status.as_u16(),
+            retry_after: retry_after(&parts.headers),
+            clock_skew: date(&parts.headers).map(|date| date - clock::unix_seconds(clock::now())).or(skew),
+            alternates: alternates(&parts.headers),
+            body: body.clone(),
+            nonce: parts.headers.get("replay-nonce").and_then(|nonce| nonce.to_str().ok()).map(str::to_owned),
+        });
+        Ok((parts, body))
+    }
+
+    pub(super) fn remember(&self, seen: ResponseHeaders) {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = seen;
+    }
+
+    async fn converse(&self, mut request: Request<Bytes>) -> Result<(http::response::Parts, Bytes), BoxError> {
+        let uri = request.uri().clone();
+        let host = uri.host().ok_or("the URL names no host")?.trim_matches(['[', ']']).to_owned();
+        if uri.scheme_str() != Some("https") {
+            return Err("the URL is not https".into());
+        }
+        let tcp = connect(&host, uri.port_u16().unwrap_or(443)).await?;
+        let tls = self.tls.connect(ServerName::try_from(host)?, tcp).await?;
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        *request.uri_mut() = path.parse::<Uri>()?;
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        request.headers_mut().insert(HOST, HeaderValue::from_str(authority)?);
+        request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(OUR_NAME));
+        let (mut sender, connection) = http1::handshake(TokioIo::new(tls)).await?;
+        let mut answer = std::pin::pin!(async move {
+            let (parts, body) = sender.send_request(request.map(Full::new)).await?.into_parts();
+            Ok::<_, BoxError>((parts, Limited::new(body, MAX_BODY).collect().await?.to_bytes()))
+        });
+        tokio::select! {
+            answer = &mut answer => answer,
+            // It ended in order, or the answer will say why not.
+            _ = connection => answer.await,
+        }
+    }
+}
+
+impl HttpClient for HttpPort {
+    fn request(
+        &self,
+        request: Request<BodyWrapper<Bytes>>,
+    ) -> Pin<Box<dyn Future<Output = Result<BytesResponse, instant_acme::Error>> + Send>> {
+        let http = Arc::clone(&self.0);
+        Box::pin(async move {
+            let (parts, body) = request.into_parts();
+            // A body in memory cannot fail.
+            let Ok(body) = body.collect().await;
+            let exchanged = http.exchange(Request::from_parts(parts, body.to_bytes())).await;
+            let (parts, body) = exchanged.map_err(instant_acme::Error::Other)?;
+            Ok(BytesResponse { parts, body: Box::new(body) })
+        })
+    }
+}
+
+/// TLS errors in words. A CA of one's own has a root that the web does not know.
+fn explain(error: BoxError) -> BoxError {
+    let Some(tls) = find_tls_error(&*error) else { return error };
+    let hint = match tls {
+        rustls::Error::InvalidCertificate(
+            rustls::CertificateError::UnknownIssuer | rustls::CertificateError::Other(_),
+        ) => "; if the CA's directory has a root of its own, name it in \"directory_root\"",
+        _ => "",
+    };
+    format!("{}{hint}", tls_error(tls)).into()
+}
+
+/// Connects to the first address of `host` that answers.
+async fn connect(host: &str, port: u16) -> Result<TcpStream, BoxError> {
+    let late = |_| format!("no address of {host} is found within {} s", CONNECT_TIMEOUT.as_secs());
+    let found = timeout(CONNECT_TIMEOUT, tokio::net::lookup_host((host, port))).await.map_err(late)?;
+    let addresses = found.map_err(|error| format!("{host}: {error}"))?;
+    let connected = first_to_answer(addresses, CONNECT_TIMEOUT).await;
+    connected.map_err(|why| why.unwrap_or_else(|| format!("{host} has no address")).into())
+}
+
+/// Tries one address after the other, each for as long as `patience`: one to which nothing leads must not keep us from
+/// the next. Fails with why the last did not answer.
+async fn first_to_answer(
+    addresses: impl IntoIterator<Item = SocketAddr>,
+    patience: Duration,
+) -> Result<TcpStream, Option<String>> {
+    let mut last = None;
+    for address in addresses {
+        match timeout(patience, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => last = Some(format!("{address}: {error}")),
+            Err(_) => last = Some(format!("{address}: no connection within {} s", patience.as_secs())),
+        }
+    }
+    Err(last)
+}
+
+fn read_roots(file: &Path) -> Result<RootCertStore, BoxError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&std::fs::read(file)?) {
+        roots.add(certificate?)?;
+    }
+    if roots.is_empty() { Err("holds no certificate".into()) } else { Ok(roots) }
+}
+
+fn date(headers: &HeaderMap) -> Option<i64> {
+    http_date(headers.get(DATE)?)
+}
+
+fn http_date(value: &HeaderValue) -> Option<i64> {
+    let time: SystemTime = httpdate::parse_http_date(value.to_str().ok()?).ok()?;
+    Some(clock::unix_seconds(time))
+}
+
+/// Seconds, or a date, which counts from the server's own (RFC 9110 §10.2.3).
+fn retry_after(headers: &HeaderMap) -> Option<i64> {
+    let value = headers.get(RETRY_AFTER)?;
+    let seconds = value.to_str().ok()?.trim().parse().ok();
+    seconds.or_else(|| Some(http_date(value)? - date(headers)?)).map(|seconds: i64| seconds.max(0))
+}
+
+/// `Link: <URL>;rel="alternate"`, one or several in a line.
+fn alternates(headers: &HeaderMap) -> Vec<String> {
+    let values = headers.get_all(LINK).iter().filter_map(|value| value.to_str().ok());
+    let links = values.flat_map(|value| value.split(',')).filter_map(|link| {
+        let (url, rest) = link.trim().strip_prefix('<')?.split_once('>')?;
+        let is_alternate = rest.split(';').any(|part| matches!(part.trim(), "rel=\"alternate\"" | "rel=alternate"));
+        is_alternate.then(|| url.to_owned())
+    });
+    links.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(http::HeaderName, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect()
+    }
+
+    #[test]
+    fn a_retry_after_is_seconds_or_a_date_by_the_servers_clock() {
+        let date = (DATE, "Mon, 23 Nov 2026 07:00:00 GMT");
+        assert_eq!(retry_after(&headers(&[(RETRY_AFTER, " 120 ")])), Some(120));
+        assert_eq!(retry_after(&headers(&[date.clone(), (RETRY_AFTER, "Mon, 23 Nov 2026 07:01:30 GMT")])), Some(90));
+        assert_eq!(retry_after(&headers(&[date.clone(), (RETRY_AFTER, "Mon, 23 Nov 2026 06:00:00 GMT")])), Some(0));
+        assert_eq!(retry_after(&headers(&[date, (RETRY_AFTER, "soon")])), None);
+    }
+
+    #[tokio::test]
+    async fn an_address_that_swallows_packets_does_not_keep_us_from_the_next() {
+        let listen = |backlog| {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+            socket.listen(backlog).unwrap()
+        };
+        // Whoever has as many connections waiting as it lets wait hears no other.
+        let full = listen(0);
+        let _waiting = TcpStream::connect(full.local_addr().unwrap()).await.unwrap();
+        let good = listen(16);
+        let patience = Duration::from_millis(200);
+        let addresses = [full.local_addr().unwrap(), good.local_addr().unwrap()];
+        let connected = first_to_answer(addresses, patience).await.unwrap();
+        assert_eq!(connected.peer_addr().unwrap(), good.local_addr().unwrap());
+        let refused = first_to_answer([full.local_addr().unwrap()], patience).await.unwrap_err().unwrap();
+        assert!(refused.contains("no connection within"), "{refused}");
+    }
+
+    #[test]
+    fn alternate_chains_are_found_in_links() {
+        let found = alternates(&headers(&[(
+            LINK,
+            r#"<https://ca/dir>;rel="index", <https://ca/1/alt>; rel="alternate",<https://ca/2>;rel=alternate"#,
+        )]));
+        assert_eq!(found, ["https://ca/1/alt", "https://ca/2"]);
+    }
+}

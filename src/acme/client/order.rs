@@ -1,0 +1,255 @@
+//! An order at a real CA.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use instant_acme::{Account, AuthorizationStatus, ChallengeStatus, ChallengeType, Error, Identifier, RetryPolicy};
+
+use super::http::AcmeHttp;
+use super::response_headers::ResponseHeaders;
+use super::{NONCE_TRIES, insist, refusal};
+use crate::acme::failure::{AcmeFailure, FailureKind};
+use crate::acme::ports::{Order, OrderStatus, PendingChallenge, PortFuture};
+use crate::wording::words;
+
+/// The longest that we wait for the CA's work; the order is taken up later, so nothing is lost.
+const PATIENCE: RetryPolicy =
+    RetryPolicy::new().initial_delay(Duration::from_millis(250)).backoff(1.5).timeout(Duration::from_mins(3));
+
+pub(super) struct AcmeOrder {
+    order: instant_acme::Order,
+    account: Account,
+    http: Arc<AcmeHttp>,
+}
+
+/// Goes through the authorizations of an order; the body may `continue`, and `return` failures. Starts anew where the
+/// CA disliked a nonce, since the iterator does not go back.
+macro_rules! each_authorization {
+    ($self:ident, $http:ident, $handle:ident, $body:block) => {{
+        let $http = Arc::clone(&$self.http);
+        let mut tries = 0;
+        'again: loop {
+            let mut authorizations = $self.order.authorizations();
+            while let Some(next) = authorizations.next().await {
+                #[allow(unused_mut, reason = "not every body changes it")]
+                let mut $handle = match next {
+                    Ok(handle) => handle,
+                    Err(error) if tries < NONCE_TRIES && refusal::is_bad_nonce(&error) => {
+                        tries += 1;
+                        continue 'again;
+                    }
+                    Err(error) => return Err(refusal::explain(&error, &$http.seen())),
+                };
+                $body
+            }
+            break;
+        }
+    }};
+}
+
+impl AcmeOrder {
+    pub(super) fn new(order: instant_acme::Order, account: Account, http: Arc<AcmeHttp>) -> Self {
+        Self { order, account, http }
+    }
+
+    fn explain(&self, error: &Error) -> AcmeFailure {
+        refusal::explain(error, &self.http.seen())
+    }
+
+    async fn pending(&mut self) -> Result<Vec<PendingChallenge>, AcmeFailure> {
+        let mut found: Vec<PendingChallenge> = Vec::new();
+        each_authorization!(self, http, handle, {
+            let name = handle.identifier().to_string();
+            match handle.status {
+                AuthorizationStatus::Valid => continue,
+                AuthorizationStatus::Pending => {}
+                other => {
+                    let reason = format!("the authorization of {name} is {}", words(&other));
+                    return Err(AcmeFailure::retry(reason).with_sign(FailureKind::Refused));
+                }
+            }
+            let Identifier::Dns(domain) = handle.identifier().identifier.clone() else {
+                return Err(AcmeFailure::action_required(format!(
+                    "the CA wants to authorize {name}, which is no DNS name"
+                )));
+            };
+            let Some(challenge) = handle.challenge(ChallengeType::Dns01) else {
+                return Err(AcmeFailure::action_required(format!("the CA offers no DNS challenge for {name}")));
+            };
+            let challenge = PendingChallenge { domain, value: challenge.key_authorization().dns_value() };
+            if !found.contains(&challenge) {
+                found.push(challenge);
+            }
+        });
+        Ok(found)
+    }
+
+    async fn be_validated(&mut self) -> Result<(), AcmeFailure> {
+        each_authorization!(self, http, handle, {
+            if handle.status != AuthorizationStatus::Pending {
+                continue;
+            }
+            let Some(mut challenge) = handle.challenge(ChallengeType::Dns01) else { continue };
+            if challenge.status != ChallengeStatus::Pending {
+                continue;
+            }
+            match insist!(challenge.set_ready()) {
+                Err(error) if is_verdict(&error, &http.seen()) => break,
+                told => told.map_err(|error| refusal::explain(&error, &http.seen()))?,
+            }
+        });
+        match insist!(self.order.poll_ready(&PATIENCE)) {
+            Ok(instant_acme::OrderStatus::Ready) => Ok(()),
+            Ok(_) => Err(self.reasons(None).await),
+            Err(error) if is_verdict(&error, &self.http.seen()) => {
+                let failure = self.explain(&error);
+                Err(self.reasons(Some(failure)).await)
+            }
+            Err(error) => Err(self.explain(&error)),
+        }
+    }
+
+    /// Why the CA did not find what it looked for, in its own words; the order is dead.
+    async fn reasons(&mut self, order: Option<AcmeFailure>) -> AcmeFailure {
+        let mut reasons: Vec<String> = order.map(|failure| failure.message).into_iter().collect();
+        let mut authorizations = self.order.authorizations();
+        while let Some(Ok(mut handle)) = authorizations.next().await {
+            let name = handle.identifier().to_string();
+            let Ok(state) = insist!(handle.refresh()) else { continue };
+            let errors = state.challenges.iter().filter_map(|challenge| challenge.error.as_ref());
+            reasons.extend(errors.map(|error| {
+                let text = error.to_string();
+                format!("{name}: {}", text.strip_prefix("API error: ").unwrap_or(&text))
+            }));
+        }
+        if reasons.is_empty() {
+            reasons.push("without a reason".to_owned());
+        }
+        AcmeFailure::retry(format!("the CA's validation failed: {}", reasons.join("; ")))
+            .with_sign(FailureKind::Refused)
+    }
+
+    async fn fetch(&mut self, all: bool) -> Result<Vec<String>, AcmeFailure> {
+        let chain = insist!(self.order.poll_certificate(&PATIENCE)).map_err(|error| self.explain(&error))?;
+        let mut chains = vec![chain];
+        if all {
+            for url in self.http.seen().alternates {
+                // The library reads JSON only, but our HTTP keeps the body.
+                let _ = insist!(self.account.order(url.clone()));
+                let seen = self.http.seen();
+                match String::from_utf8(seen.body.to_vec()) {
+                    Ok(pem) if seen.is_good() => chains.push(pem),
+                    _ => tracing::warn!("the chain at {url} cannot be fetched: the CA answered {}", seen.status),
+                }
+            }
+        }
+        Ok(chains)
+    }
+}
+
+/// Whether an error came inside a good answer: then it is what became of the order or the challenge, and not of this
+/// request. A CA may show it before the order's status says so, even in its answer to "look now".
+fn is_verdict(error: &Error, seen: &ResponseHeaders) -> bool {
+    matches!(error, Error::Api(_)) && seen.is_good()
+}
+
+impl Order for AcmeOrder {
+    fn url(&self) -> &str {
+        self.order.url()
+    }
+
+    fn status(&mut self) -> OrderStatus {
+        match self.order.state().status {
+            instant_acme::OrderStatus::Pending => OrderStatus::Pending,
+            instant_acme::OrderStatus::Ready => OrderStatus::Ready,
+            instant_acme::OrderStatus::Processing => OrderStatus::Processing,
+            instant_acme::OrderStatus::Valid => OrderStatus::Valid,
+            instant_acme::OrderStatus::Invalid => OrderStatus::Invalid,
+        }
+    }
+
+    fn challenges(&mut self) -> PortFuture<'_, Vec<PendingChallenge>> {
+        Box::pin(self.pending())
+    }
+
+    fn validate(&mut self) -> PortFuture<'_, ()> {
+        Box::pin(self.be_validated())
+    }
+
+    fn finalize<'a>(&'a mut self, csr: &'a [u8]) -> PortFuture<'a, ()> {
+        Box::pin(async move { insist!(self.order.finalize_csr(csr)).map_err(|error| self.explain(&error)) })
+    }
+
+    fn chains(&mut self, all: bool) -> PortFuture<'_, Vec<String>> {
+        Box::pin(self.fetch(all))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+
+    use bytes::Bytes;
+    use http::{Request, Response};
+    use instant_acme::{BodyWrapper, BytesResponse, HttpClient};
+    use rustls::pki_types::PrivatePkcs8KeyDer;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::ca::KeyKind;
+
+    const ERROR: &str =
+        r#"{ "type": "urn:ietf:params:acme:error:unauthorized", "detail": "no record", "status": 403 }"#;
+
+    /// A CA whose order has an error already, but is not yet invalid.
+    struct Slow(Arc<AcmeHttp>);
+
+    impl Slow {
+        fn answer(path: &str) -> Value {
+            let error = || serde_json::from_str::<Value>(ERROR).unwrap();
+            let challenge = |status| {
+                json!({ "type": "dns-01", "url": "https://ca/challenge", "token": "t",
+                                             "status": status, "error": error() })
+            };
+            match path {
+                "/dir" => {
+                    json!({ "newNonce": "https://ca/nonce", "newAccount": "https://ca/", "newOrder": "https://ca/" })
+                }
+                "/order" => json!({ "status": "pending", "authorizations": ["https://ca/authorization"],
+                                    "finalize": "https://ca/finalize", "error": error() }),
+                "/authorization" => json!({ "status": "pending", "challenges": [challenge("pending")],
+                                            "identifier": { "type": "dns", "value": "a.example" } }),
+                "/challenge" => challenge("invalid"),
+                _ => json!({}),
+            }
+        }
+    }
+
+    impl HttpClient for Slow {
+        fn request(
+            &self,
+            request: Request<BodyWrapper<Bytes>>,
+        ) -> Pin<Box<dyn Future<Output = Result<BytesResponse, Error>> + Send>> {
+            let body = Bytes::from(Self::answer(request.uri().path()).to_string());
+            let (parts, ()) = Response::builder().header("replay-nonce", "n").body(()).unwrap().into_parts();
+            self.0.remember(ResponseHeaders { status: 200, ..ResponseHeaders::default() });
+            Box::pin(async { Ok(BytesResponse { parts, body: Box::new(body) }) })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_order_that_has_an_error_has_failed_whatever_its_status() {
+        let key = KeyKind::EcdsaP256.generate().unwrap().serialize_der();
+        let http = Arc::new(AcmeHttp::new(None).unwrap());
+        let account = Account::builder_with_http(Box::new(Slow(Arc::clone(&http))));
+        let account =
+            account.from_parts("https://ca/me".into(), PrivatePkcs8KeyDer::from(key), "https://ca/dir".into());
+        let account = account.await.unwrap();
+        let order = account.order("https://ca/order".to_owned()).await.unwrap();
+        let mut order = AcmeOrder::new(order, account, http);
+        let failure = order.validate().await.unwrap_err();
+        assert_eq!(failure.sign, FailureKind::Refused);
+        assert!(failure.message.starts_with("the CA's validation failed: no record"), "{failure}");
+        assert!(failure.message.contains("a.example: no record"), "{failure}");
+    }
+}

@@ -1,0 +1,115 @@
+//! What a CA's error means. Pure.
+
+use instant_acme::{Error, Problem};
+
+use super::response_headers::ResponseHeaders;
+use crate::acme::failure::{AcmeFailure, FailureKind, Retry};
+
+/// How long to wait if a CA says "too many" but not until when.
+const DEFAULT_WAIT: i64 = 3600;
+
+/// Errors that come again until somebody changes something.
+const FOR_HUMANS: [&str; 11] = [
+    "badCSR",
+    "badPublicKey",
+    "caa",
+    "externalAccountRequired",
+    "invalidContact",
+    "invalidProfile",
+    "rejectedIdentifier",
+    "unsupportedContact",
+    "unsupportedIdentifier",
+    "userActionRequired",
+    "unauthorizedAccount",
+];
+
+/// Whether only the nonce was wrong (RFC 8555 §6.5).
+pub(super) fn is_bad_nonce(error: &Error) -> bool {
+    matches!(error, Error::Api(problem) if kind(problem) == "badNonce")
+}
+
+/// An error of the library, with what HTTP saw.
+pub(super) fn explain(error: &Error, seen: &ResponseHeaders) -> AcmeFailure {
+    match error {
+        Error::Api(problem) => explain_problem(problem, seen),
+        Error::Timeout(_) => AcmeFailure::retry("the CA is still at it; looking again later"),
+        // No problem document: a proxy, or an outage.
+        _ if seen.status >= 400 => of_status(format!("the CA answered {}", seen.status), seen.status, seen),
+        Error::Other(source) => AcmeFailure::retry(source.to_string()),
+        other => AcmeFailure::retry(other.to_string()),
+    }
+}
+
+/// The CA's own words, whole.
+pub(super) fn explain_problem(problem: &Problem, seen: &ResponseHeaders) -> AcmeFailure {
+    let text = problem.to_string();
+    let text = text.strip_prefix("API error: ").unwrap_or(&text).to_owned();
+    let status = problem.status.unwrap_or(seen.status);
+    match kind(problem) {
+        "accountDoesNotExist" => AcmeFailure::retry(text).with_sign(FailureKind::AccountUnknown),
+        "badNonce" => AcmeFailure::retry(text),
+        // With 503 it is the service that is busy, not we who want too much.
+        "rateLimited" if status == 429 => of_status(text, 429, seen).with_sign(FailureKind::Limited),
+        "rateLimited" => of_status(text, 429, seen),
+        human if FOR_HUMANS.contains(&human) => AcmeFailure::action_required(text).with_sign(FailureKind::Refused),
+        _ => of_status(text, status, seen),
+    }
+}
+
+pub(super) fn of_status(text: String, status: u16, seen: &ResponseHeaders) -> AcmeFailure {
+    let failure = AcmeFailure::retry(text);
+    match status {
+        429 => failure.after(Some(seen.retry_after.unwrap_or(DEFAULT_WAIT))),
+        500.. => failure.after(seen.retry_after),
+        _ => AcmeFailure { cure: seen.retry_after.map_or(Retry::Retry, Retry::Wait), ..failure }
+            .with_sign(FailureKind::Refused),
+    }
+}
+
+fn kind(problem: &Problem) -> &str {
+    problem.r#type.as_deref().and_then(|kind| kind.rsplit(':').next()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(kind: &str, status: u16) -> Error {
+        let text = format!(
+            r#"{{"type": "urn:ietf:params:acme:error:{kind}", "detail": "the reason", "status": {status},
+                "subproblems": [{{"type": "urn:ietf:params:acme:error:dns", "detail": "the part",
+                                  "identifier": {{"type": "dns", "value": "a.example"}}}}]}}"#
+        );
+        Error::Api(serde_json::from_str(&text).unwrap())
+    }
+
+    fn seen(status: u16, retry_after: Option<i64>) -> ResponseHeaders {
+        ResponseHeaders { status, retry_after, ..ResponseHeaders::default() }
+    }
+
+    #[test]
+    fn each_error_knows_what_helps() {
+        let explained = |kind, status, retry_after| {
+            let failure = explain(&problem(kind, status), &seen(status, retry_after));
+            assert!(failure.message.contains("the reason") && failure.message.contains("the part"), "{failure}");
+            (failure.cure, failure.sign)
+        };
+        assert_eq!(explained("rateLimited", 429, Some(90)), (Retry::Wait(90), FailureKind::Limited));
+        assert_eq!(explained("rateLimited", 429, None), (Retry::Wait(3600), FailureKind::Limited));
+        assert_eq!(explained("rateLimited", 503, Some(7)), (Retry::Wait(7), FailureKind::Unclear));
+        assert_eq!(explained("serverInternal", 503, Some(5)), (Retry::Wait(5), FailureKind::Unclear));
+        assert_eq!(explained("serverInternal", 500, None), (Retry::Retry, FailureKind::Unclear));
+        assert_eq!(explained("unauthorized", 403, None), (Retry::Retry, FailureKind::Refused));
+        assert_eq!(explained("caa", 403, None), (Retry::Human, FailureKind::Refused));
+        assert_eq!(explained("accountDoesNotExist", 400, None), (Retry::Retry, FailureKind::AccountUnknown));
+        assert_eq!(explained("alreadyReplaced", 409, None), (Retry::Retry, FailureKind::Refused));
+        assert!(is_bad_nonce(&problem("badNonce", 400)));
+    }
+
+    #[test]
+    fn a_page_of_html_is_an_outage_and_its_retry_after_counts() {
+        let html = Error::Json(serde_json::from_str::<u8>("<html>").unwrap_err());
+        let failure = explain(&html, &seen(503, Some(120)));
+        assert_eq!((failure.cure, failure.message.as_str()), (Retry::Wait(120), "the CA answered 503"));
+    }
+}

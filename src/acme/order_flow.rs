@@ -1,0 +1,367 @@
+//! The steps of an attempt, each as the [page](super) names them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
+
+use super::rate_limit::{Limit, RateLimit};
+use super::check::{check, check_new, choose_chain};
+use super::failure::{AcmeFailure, FailureKind};
+use super::ports::{Ca, Order, OrderStatus};
+use super::schedule::is_clock_wrong;
+use super::store::{PendingOrder, StoredLineage, StoredMeta};
+use super::{Lineage, Renewer};
+use crate::dns::RecordLocation;
+use crate::wording::counted;
+
+/// RFC 5280, A.1: `ub-common-name`.
+const LONGEST_COMMON_NAME: usize = 64;
+
+/// An order that is under way.
+pub(super) struct OrderInProgress {
+    pub(super) lineage: Lineage,
+    record: PendingOrder,
+    key: KeyPair,
+    order: Box<dyn Order>,
+}
+
+impl Renewer {
+    /// Reaches the CA and opens our account there, or registers it; both clocks must agree.
+    pub(super) async fn open_account(&mut self, lineage: &Lineage, ca: &dyn Ca) -> Result<(), AcmeFailure> {
+        self.board.say(lineage, &format!("asking {}", ca.directory()));
+        let has_account = ca.open().await?;
+        check_clock(ca)?;
+        if !has_account {
+            self.spend(ca.directory(), lineage, Limit::Accounts, 1)?;
+            self.board.say(lineage, "registering an account");
+            ca.register().await?;
+        }
+        Ok(())
+    }
+
+    /// Takes up the order that is under way at `ca`, or places a new one.
+    pub(super) async fn take_up_order(
+        &mut self,
+        lineage: &Lineage,
+        ca: &Arc<dyn Ca>,
+    ) -> Result<OrderInProgress, AcmeFailure> {
+        if let Some((record, key)) = self.store.pending(lineage) {
+            if record.directory == ca.directory() && record.names == self.names(lineage) && !self.is_done(lineage, &key)
+            {
+                match ca.order_at(&record.url).await {
+                    Ok(mut order) => {
+                        if order.status() != OrderStatus::Invalid {
+                            self.board.say(lineage, "taking up the order that was under way");
+                            return Ok(OrderInProgress { lineage: lineage.clone(), record, key, order });
+                        }
+                    }
+                    Err(failure) if matches!(failure.sign, FailureKind::Refused | FailureKind::AccountUnknown) => {}
+                    Err(failure) => return Err(failure.during("the order that is under way")),
+                }
+                self.board.say(lineage, "the order that was under way is gone");
+            }
+            self.forget_order(lineage)?;
+        }
+        self.place_order(lineage, ca).await
+    }
+
+    /// Whether the certificate for `key` is in use: the process ended before it could forget the order.
+    fn is_done(&self, lineage: &Lineage, key: &KeyPair) -> bool {
+        self.held.get(lineage).is_some_and(|stored| stored.checked.is_of(key))
+    }
+
+    async fn place_order(&mut self, lineage: &Lineage, ca: &Arc<dyn Ca>) -> Result<OrderInProgress, AcmeFailure> {
+        let is_wanted = self.wants_renewal(lineage, ca.directory());
+        for limit in certificate_limits(lineage, is_wanted) {
+            self.may_spend(ca.directory(), lineage, *limit, 1)?;
+        }
+        self.spend(ca.directory(), lineage, order_limit(lineage), 1)?;
+        let names = self.names(lineage).to_vec();
+        let key = self
+            .parts
+            .world
+            .new_key(lineage.key())
+            .map_err(|error| AcmeFailure::retry(format!("no new key: {error}")))?;
+        self.store.keep_key(lineage, &key).map_err(|error| AcmeFailure::disk("the new key", &error))?;
+        self.board.say(lineage, &format!("ordering a certificate for {}", names.join(", ")));
+        let (order, is_wanted) = self.order_with_account(lineage, &**ca, &names, is_wanted).await?;
+        let record = PendingOrder {
+            directory: ca.directory().to_owned(),
+            url: order.url().to_owned(),
+            names,
+            wanted: is_wanted,
+            spent_validations: 0,
+            spent_certificate: false,
+        };
+        let under_way = OrderInProgress { lineage: lineage.clone(), record, key, order };
+        self.keep(&under_way)?;
+        Ok(under_way)
+    }
+
+    /// Places an order; once more if the CA has forgotten our account, or does not know what would be replaced.
+    async fn order_with_account(
+        &mut self,
+        lineage: &Lineage,
+        ca: &dyn Ca,
+        names: &[String],
+        is_wanted: bool,
+    ) -> Result<(Box<dyn Order>, bool), AcmeFailure> {
+        let replaces = self.held.get(lineage).filter(|stored| is_wanted && stored.meta.directory == ca.directory());
+        let replaces = replaces.map(|stored| stored.checked.leaf().clone());
+        let mut result = ca.order(names, replaces.as_ref()).await;
+        if matches!(&result, Err(failure) if failure.sign == FailureKind::AccountUnknown) {
+            self.spend(ca.directory(), lineage, Limit::Accounts, 1)?;
+            self.board.say(lineage, "the CA does not know our account; registering it again");
+            ca.register().await?;
+            result = ca.order(names, replaces.as_ref()).await;
+        }
+        match result {
+            Ok(order) => Ok((order, replaces.is_some())),
+            Err(failure) if failure.sign == FailureKind::Refused && replaces.is_some() => {
+                self.board.say(lineage, &format!("the CA replaces nothing ({failure}); ordering anew"));
+                for limit in certificate_limits(lineage, false) {
+                    self.may_spend(ca.directory(), lineage, *limit, 1)?;
+                }
+                self.spend(ca.directory(), lineage, order_limit(lineage), 1)?;
+                Ok((ca.order(names, None).await?, false))
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Proves that the names are ours, as far as the CA does not know it already.
+    pub(super) async fn authorize(&mut self, under_way: &mut OrderInProgress) -> Result<(), AcmeFailure> {
+        if under_way.order.status() != OrderStatus::Pending {
+            return Ok(());
+        }
+        let lineage = &under_way.lineage.clone();
+        let challenges = under_way.order.challenges().await?;
+        let needed = i64::try_from(challenges.len()).unwrap_or(i64::MAX) - under_way.record.spent_validations;
+        let directory = under_way.record.directory.clone();
+        for limit in [Limit::Validations, Limit::DailyValidations] {
+            self.may_spend(&directory, lineage, limit, needed)?;
+        }
+        let mut by_name: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for challenge in challenges {
+            by_name.entry(format!("_acme-challenge.{}", challenge.domain)).or_default().push(challenge.value);
+        }
+        let mut by_place: BTreeMap<RecordLocation, Vec<String>> = BTreeMap::new();
+        let dns = Arc::clone(&self.parts.dns);
+        if lineage.constituency().is_some() {
+            for name in under_way.record.names.clone() {
+                self.board.say(lineage, &format!("looking whether {name} has an address of its own"));
+                dns.stands_alone(&name).await?;
+            }
+        }
+        for (name, values) in by_name {
+            self.board.say(lineage, &format!("looking where {name} leads"));
+            by_place.entry(dns.locate(&name).await?).or_default().extend(values);
+        }
+        for (place, values) in &by_place {
+            self.journal
+                .note(place, values)
+                .map_err(|error| AcmeFailure::disk("the journal of DNS records", &error))?;
+            let records = counted(values.len(), "record");
+            self.board.say(lineage, &format!("publishing {records} at {}", place.name));
+            dns.add(place, values).await?;
+        }
+        for (place, values) in &by_place {
+            self.board.say(lineage, "waiting until all authorities have them");
+            let (board, lineage) = (Arc::clone(&self.board), lineage.clone());
+            dns.wait_until_visible(place, values, &move |text| board.say(&lineage, &text)).await?;
+        }
+        self.validate(under_way, needed).await
+    }
+
+    /// Tells the CA to look; what it finds wrong is paid for in advance.
+    async fn validate(&mut self, under_way: &mut OrderInProgress, needed: i64) -> Result<(), AcmeFailure> {
+        let (directory, lineage) = (under_way.record.directory.clone(), &under_way.lineage.clone());
+        if needed > 0 {
+            for limit in [Limit::Validations, Limit::DailyValidations] {
+                self.spend(&directory, lineage, limit, needed)?;
+            }
+            under_way.record.spent_validations += needed;
+            self.keep(under_way)?;
+        }
+        self.board.say(lineage, "telling the CA");
+        under_way.order.validate().await?;
+        for limit in [Limit::Validations, Limit::DailyValidations] {
+            self.give_back(&directory, lineage, limit, under_way.record.spent_validations);
+        }
+        under_way.record.spent_validations = 0;
+        self.keep(under_way)
+    }
+
+    /// Sends the certificate request, unless that was done, and fetches the chains.
+    pub(super) async fn finalize(&mut self, under_way: &mut OrderInProgress) -> Result<Vec<String>, AcmeFailure> {
+        let lineage = &under_way.lineage.clone();
+        if matches!(under_way.order.status(), OrderStatus::Pending | OrderStatus::Ready) {
+            let csr = request(lineage, &under_way.record.names, &under_way.key).map_err(|error| {
+                AcmeFailure::action_required(format!("no certificate request can be made: {error}"))
+            })?;
+            let (directory, limits) =
+                (under_way.record.directory.clone(), certificate_limits(lineage, under_way.record.wanted));
+            if !under_way.record.spent_certificate {
+                for limit in limits {
+                    self.may_spend(&directory, lineage, *limit, 1)?;
+                }
+                for limit in limits {
+                    self.spend(&directory, lineage, *limit, 1)?;
+                }
+                under_way.record.spent_certificate = true;
+                self.keep(under_way)?;
+            }
+            self.board.say(lineage, "sending the certificate request");
+            let finalized = under_way.order.finalize(&csr).await;
+            if matches!(&finalized, Err(failure) if failure.sign == FailureKind::Refused) {
+                // It said no, so there is no certificate.
+                for limit in limits {
+                    self.give_back(&directory, lineage, *limit, 1);
+                }
+            }
+            finalized?;
+        }
+        self.board.say(lineage, "fetching the certificate");
+        under_way.order.chains(self.parts.preferred_chain.is_some()).await
+    }
+
+    /// Only what can be presented is stored, and only what is stored is presented.
+    pub(super) fn check_and_store(
+        &self,
+        under_way: &OrderInProgress,
+        chains: &[String],
+    ) -> Result<StoredLineage, AcmeFailure> {
+        let (lineage, preferred) = (&under_way.lineage, self.parts.preferred_chain.as_deref());
+        let index = choose_chain(chains, preferred).unwrap_or_else(|tops| {
+            let preferred = preferred.unwrap_or_default();
+            tracing::warn!("no chain ends at {preferred:?}, only at {}; using the CA's default", tops.join(", "));
+            0
+        });
+        let useless = |reason: String| AcmeFailure::action_required(reason).with_sign(FailureKind::Refused);
+        let chain = chains.get(index).ok_or_else(|| useless("the CA sent no certificate".to_owned()))?;
+        let key = under_way.key.serialize_pem();
+        let unusable = |error| useless(format!("the certificate from the CA is not used: {error}"));
+        let checked = check(chain, &key).map_err(unusable)?;
+        check_new(&checked, &under_way.record.names, self.parts.world.now()).map_err(unusable)?;
+        let meta = StoredMeta { directory: under_way.record.directory.clone(), stored: self.parts.world.now() };
+        self.store.save(lineage, chain, &key, &meta).map_err(|error| AcmeFailure::disk("the certificate", &error))?;
+        Ok(StoredLineage { checked, meta })
+    }
+
+    /// Shows what was obtained to whoever connects.
+    pub(super) fn put_in_use(&mut self, lineage: &Lineage, stored: StoredLineage) {
+        let issuer = &stored.checked.issuers[0];
+        let step = if self.is_rehearsal {
+            format!("a certificate was issued by {issuer}, and is thrown away")
+        } else {
+            format!("a new certificate is in use, issued by {issuer}")
+        };
+        self.held.insert(lineage.clone(), stored);
+        self.publish();
+        self.board.say(lineage, &step);
+    }
+
+    /// Removes all records of ours from DNS. What cannot be removed now is tried again later.
+    pub(super) async fn clean_up(&mut self) {
+        let dns = Arc::clone(&self.parts.dns);
+        let mut is_clean = true;
+        for entry in self.journal.entries().to_vec() {
+            let removed = dns.remove(&entry.place, &entry.values).await;
+            let struck = removed.and_then(|()| {
+                self.journal.strike(&entry).map_err(|error| AcmeFailure::disk("the journal of DNS records", &error))
+            });
+            if let Err(failure) = struck {
+                tracing::warn!("records of ours at {} cannot be removed yet: {failure}", entry.place.name);
+                is_clean = false;
+            }
+        }
+        self.plan_clean_up(is_clean);
+    }
+
+    pub(super) fn forget_order(&self, lineage: &Lineage) -> Result<(), AcmeFailure> {
+        self.store.forget_order(lineage).map_err(|error| AcmeFailure::disk("the order", &error))
+    }
+
+    fn keep(&self, under_way: &OrderInProgress) -> Result<(), AcmeFailure> {
+        let kept = self.store.keep_order(&under_way.lineage, &under_way.record);
+        kept.map_err(|error| AcmeFailure::disk("the order", &error))
+    }
+
+    /// Says whether a budget has that much left.
+    fn may_spend(&self, directory: &str, lineage: &Lineage, limit: Limit, count: i64) -> Result<(), AcmeFailure> {
+        let now = self.parts.world.now();
+        let wait = |budget: &RateLimit| budget.wait(limit, count, now);
+        match self.memory.at(directory).budget(lineage, limit).map_or(0, wait) {
+            0 => Ok(()),
+            wait => Err(overdrawn(limit, wait)),
+        }
+    }
+
+    /// Pays in advance; that is on the disk when this returns.
+    fn spend(&mut self, directory: &str, lineage: &Lineage, limit: Limit, count: i64) -> Result<(), AcmeFailure> {
+        let now = self.parts.world.now();
+        let spent = self.memory.at_mut(directory).budget_mut(lineage, limit).spend(limit, count, now);
+        spent.map_err(|wait| overdrawn(limit, wait))?;
+        self.memory.keep().map_err(|error| AcmeFailure::disk("the budget", &error))
+    }
+
+    /// If this is lost, we are more careful than we need be.
+    fn give_back(&mut self, directory: &str, lineage: &Lineage, limit: Limit, count: i64) {
+        self.memory.at_mut(directory).budget_mut(lineage, limit).give_back(limit, count);
+        let _ = self.memory.keep();
+    }
+}
+
+/// What an order is paid from.
+fn order_limit(lineage: &Lineage) -> Limit {
+    if lineage.constituency().is_some() { Limit::ExactOrders } else { Limit::Orders }
+}
+
+/// What a certificate is paid from; one that the CA itself asked for is exempt from its limits.
+fn certificate_limits(lineage: &Lineage, is_wanted: bool) -> &'static [Limit] {
+    match lineage {
+        _ if is_wanted => &[Limit::WantedCertificates],
+        Lineage::Wildcard(_) => &[Limit::Certificates],
+        Lineage::Exact(_) => &[Limit::Certificates, Limit::ExactCertificates],
+    }
+}
+
+/// A clock that is plainly wrong would judge dates wrongly: then nothing is ordered and nothing thrown away.
+fn check_clock(ca: &dyn Ca) -> Result<(), AcmeFailure> {
+    match ca.clock_skew() {
+        Some(skew) if is_clock_wrong(skew) => Err(AcmeFailure::action_required(format!(
+            "the clock of this machine is {} s {} that of {}; set the clock",
+            skew.abs(),
+            if skew > 0 { "behind" } else { "ahead of" },
+            ca.directory()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn overdrawn(limit: Limit, wait: i64) -> AcmeFailure {
+    let what = match limit {
+        Limit::Accounts => "accounts",
+        Limit::Orders => "orders",
+        Limit::Validations | Limit::DailyValidations => "validations",
+        Limit::Certificates | Limit::WantedCertificates => "certificates",
+        Limit::ExactOrders => "orders for exact names",
+        Limit::ExactCertificates => "certificates for exact names",
+    };
+    AcmeFailure::retry(format!("our own budget of {what} is used up, so that the CA's limits stay far"))
+        .after(Some(wait))
+        .with_sign(FailureKind::Budget)
+}
+
+/// A certificate request with an empty subject: the names are in the extension. Firmware that refuses wildcards may
+/// compare the common name alone, and without one here the CA takes whichever name it likes: so exact names have it.
+fn request(lineage: &Lineage, names: &[String], key: &KeyPair) -> Result<Vec<u8>, rcgen::Error> {
+    let mut params = CertificateParams::new(names)?;
+    params.distinguished_name = DistinguishedName::new();
+    let common = names.first().filter(|name| lineage.constituency().is_some() && name.len() <= LONGEST_COMMON_NAME);
+    if let Some(name) = common {
+        params.distinguished_name.push(DnType::CommonName, name.as_str());
+    }
+    Ok(params.serialize_request(key)?.der().to_vec())
+}

@@ -1,0 +1,247 @@
+//! The life of a [`Renewer`]: waits for what is next, does it, and answers those who ask meanwhile.
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep;
+
+use super::failure::AcmeFailure;
+use super::schedule::RenewalWindow;
+use super::status::AcmeStatus;
+use super::scheduler::Task;
+use super::{Lineage, Renewer};
+use crate::clock::rfc3339;
+use crate::constituency::ConstituencyName;
+
+/// The time of day may jump, and a machine may sleep; so we look at the clock from time to time.
+const LONGEST_SLEEP: i64 = 15 * 60;
+/// How long the last clean-up may take when the process is to end; the next start does the rest.
+const LAST_CLEAN_UP: Duration = Duration::from_secs(10);
+
+/// What may be asked of a running [`Renewer`].
+#[derive(Debug)]
+pub enum RenewalCommand {
+    /// How are things?
+    Status(oneshot::Sender<AcmeStatus>),
+    /// Renew: what is due, pause or not, by what the CA says when it is asked anew; or everything, due or not. A Retry-After
+    /// and the budgets hold.
+    Renew {
+        /// Everything, due or not.
+        all: bool,
+        /// Only the certificate for the exact names of this constituency.
+        only: Option<ConstituencyName>,
+        /// Hears of each step, until all is done.
+        progress: mpsc::UnboundedSender<String>,
+    },
+    /// Revoke the certificate in use, and obtain another.
+    Revoke {
+        /// Which one.
+        lineage: Lineage,
+        /// Hears what came of it.
+        done: oneshot::Sender<Result<(), AcmeFailure>>,
+    },
+}
+
+impl Renewer {
+    /// Keeps the certificates fresh until `stop` is done. Blocks now and then, to write to the disk and to make keys: it
+    /// wants a thread of its own.
+    pub async fn run(mut self, mut commands: mpsc::Receiver<RenewalCommand>, stop: impl Future<Output = ()>) {
+        let mut stop = pin!(stop);
+        let mut exact = self.parts.exact.clone();
+        // A pause that was begun at this start must not begin again at the next.
+        self.remember();
+        loop {
+            let (at, task) = self.next(self.parts.world.now());
+            tokio::select! {
+                biased;
+                () = &mut stop => break,
+                Some(command) = commands.recv() => if !self.answer_unless(command, stop.as_mut()).await {
+                    break;
+                },
+                Ok(()) = exact.changed() => {
+                    self.take_over();
+                    self.publish();
+                    self.notify_waiters();
+                    self.board.publish(self.status());
+                }
+                is_time = wait_until(&self, at) => {
+                    // One for exact names may have expired meanwhile.
+                    self.publish_exact();
+                    if is_time && !self.perform(task, &mut commands, stop.as_mut()).await {
+                        break;
+                    }
+                }
+            }
+        }
+        // What this cannot remove any more, the journal knows.
+        let _ = tokio::time::timeout(LAST_CLEAN_UP, self.clean_up()).await;
+        self.remember_stop();
+    }
+
+    /// Does `task`; what is asked meanwhile is answered from the board. False if it is time to stop.
+    async fn perform(
+        &mut self,
+        task: Task,
+        commands: &mut mpsc::Receiver<RenewalCommand>,
+        mut stop: Pin<&mut impl Future<Output = ()>>,
+    ) -> bool {
+        let board = Arc::clone(&self.board);
+        let mut asked = Vec::new();
+        {
+            let mut work = pin!(self.work(task));
+            loop {
+                tokio::select! {
+                    biased;
+                    () = &mut stop => return false,
+                    () = &mut work => break,
+                    Some(command) = commands.recv() => match command {
+                        // Whoever asks has gone.
+                        RenewalCommand::Status(reply) => drop(reply.send(board.status())),
+                        other => asked.push(other),
+                    },
+                }
+            }
+        }
+        for command in asked {
+            if !self.answer_unless(command, stop.as_mut()).await {
+                return false;
+            }
+        }
+        true
+    }
+
+    async fn work(&mut self, task: Task) {
+        match task {
+            Task::CleanUp => self.clean_up().await,
+            Task::CheckAri(lineage) => {
+                let answer = self.look(&lineage).await;
+                if self.to_ask.remove(&lineage) {
+                    self.renew_if_due(&lineage, answer);
+                }
+            }
+            Task::Renew(lineage) => self.attempt(&lineage).await,
+        }
+        self.tidy();
+        self.notify_waiters();
+        self.board.publish(self.status());
+    }
+
+    /// Answers, unless it is time to stop: then false, and whoever asked sees us go.
+    async fn answer_unless(&mut self, command: RenewalCommand, stop: Pin<&mut impl Future<Output = ()>>) -> bool {
+        tokio::select! {
+            biased;
+            () = stop => false,
+            () = self.answer(command) => true,
+        }
+    }
+
+    async fn answer(&mut self, command: RenewalCommand) {
+        let now = self.parts.world.now();
+        match command {
+            RenewalCommand::Status(reply) => drop(reply.send(self.status())),
+            RenewalCommand::Renew { all, only, progress } => {
+                let is_meant = |it: &Lineage| only.is_none() || it.constituency() == only.as_ref();
+                let meant: Vec<Lineage> = self.lineages().into_iter().filter(is_meant).collect();
+                let (due, others): (Vec<Lineage>, Vec<Lineage>) =
+                    meant.into_iter().partition(|lineage| all || self.is_due(lineage, now));
+                self.forced.extend(due);
+                self.to_ask.extend(others);
+                self.board.listen(progress);
+                self.notify_waiters();
+            }
+            RenewalCommand::Revoke { lineage, done } => drop(done.send(self.revoke(&lineage).await)),
+        }
+        self.board.publish(self.status());
+    }
+
+    /// Has `lineage` renewed if the CA's `answer` wants that, and else says why not.
+    fn renew_if_due(&mut self, lineage: &Lineage, answer: Result<Option<RenewalWindow>, AcmeFailure>) {
+        let now = self.parts.world.now();
+        let is_open = answer.as_ref().is_ok_and(|window| window.is_some_and(|window| window.contains(now)));
+        if is_open || self.is_due(lineage, now) {
+            self.forced.insert(lineage.clone());
+            return;
+        }
+        let next = rfc3339(self.attempt_time(lineage, now));
+        let said = match answer {
+            Ok(Some(window)) => format!(
+                "is not due; the CA, asked just now, wants it renewed from {} to {}; next attempt at {next}",
+                rfc3339(window.start),
+                rfc3339(window.end)
+            ),
+            Ok(None) => format!("is not due; the CA, asked just now, names no time; next attempt at {next}"),
+            Err(failure) => format!(
+                "failed: the CA does not say when to renew: {failure}; by its last answer it is not due; next attempt at {next}"
+            ),
+        };
+        self.board.say(lineage, &said);
+    }
+
+    /// Nobody is kept waiting for what may not be tried now: the CA's Retry-After may last for days.
+    fn notify_waiters(&mut self) {
+        let now = self.parts.world.now();
+        for lineage in self.to_ask.clone() {
+            let said = match self.askable_from(&lineage, now) {
+                Some(from) if from <= now => continue,
+                Some(from) => {
+                    format!("is not due by the CA's last answer; the CA takes no requests for {} s", from - now)
+                }
+                None => {
+                    let next = rfc3339(self.attempt_time(&lineage, now));
+                    format!("is not due; no CA can be asked about it; next attempt at {next}")
+                }
+            };
+            self.board.say(&lineage, &said);
+            self.to_ask.remove(&lineage);
+        }
+        for lineage in self.forced.clone() {
+            let wait = self.attempt_time(&lineage, now) - now;
+            if wait > 0 {
+                self.board.say(&lineage, &format!("may be tried only in {wait} s"));
+                self.forced.remove(&lineage);
+            }
+        }
+        if self.forced.is_empty() && self.to_ask.is_empty() {
+            self.board.close();
+        }
+    }
+
+    async fn revoke(&mut self, lineage: &Lineage) -> Result<(), AcmeFailure> {
+        let missing = || {
+            AcmeFailure::action_required(match lineage.constituency() {
+                None => format!("there is no {lineage} certificate"),
+                Some(name) => format!(
+                    "{name} has no certificate of its own; phones there are shown the wildcard's, which --key names"
+                ),
+            })
+        };
+        let stored = self.held.get(lineage).ok_or_else(missing)?;
+        let ca = self.parts.cas.iter().find(|ca| ca.directory() == stored.meta.directory).map(Arc::clone);
+        let ca = ca.ok_or_else(|| {
+            AcmeFailure::action_required(format!("{} is not configured any more", stored.meta.directory))
+        })?;
+        ca.open().await?;
+        ca.revoke(stored.checked.leaf()).await?;
+        self.memory.of_mut(lineage).revoked = true;
+        self.remember();
+        Ok(())
+    }
+
+    /// An attempt that was ended in order is no crash.
+    fn remember_stop(&mut self) {
+        self.memory.kept.certificates.values_mut().for_each(|attempts| attempts.under_way = false);
+        self.remember();
+    }
+}
+
+/// Waits until `at`, or for a while; true if it is time.
+async fn wait_until(renewer: &Renewer, at: i64) -> bool {
+    let left = at - renewer.parts.world.now();
+    if left <= 0 {
+        return true;
+    }
+    sleep(Duration::from_secs(left.min(LONGEST_SLEEP).unsigned_abs())).await;
+    renewer.parts.world.now() >= at
+}

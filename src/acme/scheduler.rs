@@ -1,0 +1,370 @@
+//! What is to be done next, and what is remembered of what was done.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::rate_limit::Limit;
+use super::failure::{AcmeFailure, FailureKind, Retry};
+use super::persistent_state::{OrderAttempts, StoredState};
+use super::ports::Ca;
+use super::schedule::{
+    DAY, Deadline, HOUR, MINUTE, RenewalWindow, backoff, is_time_for_fallback, recheck_after, renewal_time,
+};
+use super::status::{AcmeStatus, CertificateStatus, HeldStatus};
+use super::store::StoredLineage;
+use super::{Lineage, Renewer};
+use crate::certificate::Validity;
+use crate::wording::counted;
+
+/// How far clocks may differ without a word.
+const TOLERATED_SKEW: i64 = MINUTE;
+
+/// Something to do; of what is due at the same time, the first.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Task {
+    /// Remove records that could not be removed.
+    CleanUp,
+    /// Ask the CA when it wants a certificate renewed.
+    CheckAri(Lineage),
+    /// Renew it.
+    Renew(Lineage),
+}
+
+/// At start: an attempt that was cut off is taken up at once, but if that happens again and again, with pauses.
+pub(super) fn recover(
+    kept: &mut StoredState,
+    print: &str,
+    held: &BTreeMap<Lineage, StoredLineage>,
+    now: i64,
+    dice: f64,
+) {
+    let is_new = kept.fingerprint != print;
+    print.clone_into(&mut kept.fingerprint);
+    for (lineage, attempts) in &mut kept.certificates {
+        if std::mem::take(&mut attempts.under_way) {
+            attempts.cut_off += 1;
+            let validity = held.get(lineage).map(|stored| stored.checked.validity());
+            let pause = backoff(attempts.cut_off - 1, validity.as_ref(), now, dice);
+            attempts.pause = Some(Deadline::after(now, pause));
+        } else if is_new {
+            attempts.pause = None;
+            attempts.failures = 0;
+        }
+    }
+}
+
+impl Task {
+    fn is_exact(&self) -> bool {
+        matches!(self, Self::CheckAri(Lineage::Exact(_)) | Self::Renew(Lineage::Exact(_)))
+    }
+}
+
+impl Renewer {
+    pub(super) fn validity(&self, lineage: &Lineage) -> Option<Validity> {
+        self.held.get(lineage).map(|stored| stored.checked.validity())
+    }
+
+    /// What is to be done next, and when.
+    pub(super) fn next(&self, now: i64) -> (i64, Task) {
+        let clean_up = (!self.journal.entries().is_empty()).then_some((self.clean_up_at, Task::CleanUp));
+        let lineages = self.lineages();
+        let looks = lineages.iter().filter_map(|it| Some((self.look_time(it, now)?, Task::CheckAri(it.clone()))));
+        let renewals = lineages.iter().map(|it| (self.attempt_time(it, now), Task::Renew(it.clone())));
+        let tasks = clean_up.into_iter().chain(looks).chain(renewals);
+        // Exact names come after all else, and among them whoever has waited longest: one that fails and fails again does
+        // not hold up the others.
+        let place = |(at, task): &(i64, Task)| (task.is_exact(), if task.is_exact() { *at } else { 0 });
+        let tasks = tasks.map(|task| ((task.0.max(now), place(&task)), task.1));
+        tasks.min().map_or((now + DAY, Task::CleanUp), |((at, _), task)| (at, task))
+    }
+
+    /// When the next attempt for `lineage` may be made and is to be made.
+    pub(super) fn attempt_time(&self, lineage: &Lineage, now: i64) -> i64 {
+        let (index, ready) = self.choose_ca(lineage, now);
+        let ready = ready.max(self.affordable(lineage, self.parts.cas[index].directory(), now));
+        if self.forced.contains(lineage) {
+            return ready;
+        }
+        let attempts = self.memory.of(lineage);
+        // What failed for other names says nothing of these.
+        let pause = attempts.pause.filter(|_| self.is_about(attempts, lineage)).map_or(0, |pause| pause.end(now));
+        self.due_time(lineage, attempts).max(pause).max(ready)
+    }
+
+    /// When there is one left of what all exact names share: nobody need ask the CA before. An order that is under way may
+    /// have to wait for that too; it can.
+    fn affordable(&self, lineage: &Lineage, directory: &str, now: i64) -> i64 {
+        if lineage.constituency().is_none() || self.wants_renewal(lineage, directory) {
+            return now;
+        }
+        let budget = &self.memory.at(directory).budget;
+        now + [Limit::ExactOrders, Limit::ExactCertificates]
+            .map(|limit| budget.wait(limit, 1, now))
+            .into_iter()
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// Whether `attempts` were made for the names that are wanted now.
+    fn is_about(&self, attempts: &OrderAttempts, lineage: &Lineage) -> bool {
+        lineage.constituency().is_none() || attempts.names == self.names(lineage)
+    }
+
+    /// When `lineage` is to be renewed if nothing stands in the way.
+    pub(super) fn due_time(&self, lineage: &Lineage, attempts: &OrderAttempts) -> i64 {
+        due_time(self.held.get(lineage), self.names(lineage), attempts).unwrap_or(0)
+    }
+
+    /// Whether `lineage` is to be renewed by what is known.
+    pub(super) fn is_due(&self, lineage: &Lineage, now: i64) -> bool {
+        self.due_time(lineage, self.memory.of(lineage)) <= now
+    }
+
+    /// From when on the CA may be asked for a window, if there is a certificate of its that lives.
+    pub(super) fn askable_from(&self, lineage: &Lineage, now: i64) -> Option<i64> {
+        let stored = self.held.get(lineage).filter(|stored| now < stored.checked.validity().not_after)?;
+        self.parts.cas.iter().find(|ca| ca.directory() == stored.meta.directory)?;
+        Some(self.blocked_until(&stored.meta.directory, now))
+    }
+
+    /// When the CA is asked for a window. An operator who wants to know does not wait until it is time again.
+    fn look_time(&self, lineage: &Lineage, now: i64) -> Option<i64> {
+        let askable_from = self.askable_from(lineage, now)?;
+        if self.to_ask.contains(lineage) {
+            return Some(askable_from);
+        }
+        let recheck = self.memory.of(lineage).recheck.map_or(0, |recheck| recheck.end(now));
+        Some(recheck.max(askable_from))
+    }
+
+    fn blocked_until(&self, directory: &str, now: i64) -> i64 {
+        self.memory.at(directory).retry_after.map_or(0, |deadline| deadline.end(now))
+    }
+
+    pub(super) fn ca_for(&self, lineage: &Lineage) -> Arc<dyn Ca> {
+        let (index, _) = self.choose_ca(lineage, self.parts.world.now());
+        Arc::clone(&self.parts.cas[index])
+    }
+
+    /// Whom to ask: the first CA, or late in a certificate's life whoever may be asked soonest, in turn. And when.
+    fn choose_ca(&self, lineage: &Lineage, now: i64) -> (usize, i64) {
+        let attempts = self.memory.of(lineage);
+        let count = self.parts.cas.len();
+        let ready = |index: usize| {
+            let directory = self.parts.cas[index].directory();
+            let wait = attempts.waits.get(directory).map_or(0, |deadline| deadline.end(now));
+            wait.max(self.blocked_until(directory, now))
+        };
+        if !is_time_for_fallback(self.validity(lineage).as_ref(), now, attempts.failures) {
+            return (0, ready(0));
+        }
+        let turn = attempts.failures as usize;
+        let in_turn = (0..count).map(|index| (turn + index) % count).map(|index| (index, ready(index)));
+        in_turn.min_by_key(|(_, ready)| (*ready).max(now)).unwrap_or((0, now))
+    }
+
+    /// Whether the CA itself wants this certificate replaced now: such an order is exempt from its limits.
+    pub(super) fn wants_renewal(&self, lineage: &Lineage, directory: &str) -> bool {
+        let is_theirs = self.held.get(lineage).is_some_and(|stored| stored.meta.directory == directory);
+        let now = self.parts.world.now();
+        is_theirs && self.memory.of(lineage).window.is_some_and(|window| window.window.contains(now))
+    }
+
+    /// Notes that an attempt begins: one that crashes must not be made again and again without a pause.
+    pub(super) fn begin(&mut self, lineage: &Lineage) -> Result<(), AcmeFailure> {
+        let names = if lineage.constituency().is_some() { self.names(lineage).to_vec() } else { Vec::new() };
+        let attempts = self.memory.of_mut(lineage);
+        if attempts.names != names {
+            attempts.failures = 0;
+            attempts.names = names;
+        }
+        attempts.under_way = true;
+        self.memory.keep().map_err(|error| AcmeFailure::disk("what was attempted", &error))
+    }
+
+    /// Remembers what an attempt came to.
+    pub(super) fn conclude(&mut self, lineage: &Lineage, directory: &str, result: Result<(), AcmeFailure>) {
+        let now = self.parts.world.now();
+        let dice = self.parts.world.random();
+        let at_stake = self.at_stake(lineage);
+        self.forced.remove(lineage);
+        let attempts = self.memory.of_mut(lineage);
+        attempts.under_way = false;
+        attempts.cut_off = 0;
+        // What is told and counted is remembered by then: whoever hears of it may ask how things are.
+        let mut waits = None;
+        let mut failed = None;
+        match result {
+            Ok(()) => *attempts = OrderAttempts { last_success: Some(now), early: dice, ..OrderAttempts::default() },
+            Err(AcmeFailure { sign: FailureKind::Budget, cure: Retry::Wait(seconds), message }) => {
+                waits = Some(format!("{message}; waiting {seconds} s"));
+                attempts.waits.insert(directory.to_owned(), Deadline::after(now, seconds));
+            }
+            Err(failure) => {
+                if attempts.failures == 0 {
+                    attempts.failing_since = Some(now);
+                }
+                attempts.failures = attempts.failures.saturating_add(1);
+                attempts.last_failure = Some(now);
+                attempts.last_error = Some(failure.message.clone());
+                attempts.needs_human = failure.cure == Retry::Human;
+                let pause = backoff(attempts.failures, at_stake.as_ref(), now, dice);
+                attempts.pause = Some(Deadline::after(now, pause));
+                match failure {
+                    AcmeFailure { sign: FailureKind::Limited, cure: Retry::Wait(seconds), .. }
+                        if lineage.constituency().is_some() =>
+                    {
+                        attempts.waits.insert(directory.to_owned(), Deadline::after(now, seconds));
+                    }
+                    _ => self.obey(directory, failure.cure, now),
+                }
+                failed = Some(failure);
+            }
+        }
+        self.remember();
+        if let Some(waits) = waits {
+            self.board.say(lineage, &waits);
+        }
+        if let Some(failure) = failed {
+            self.board.count_failure(lineage);
+            self.tell_failure(lineage, &failure, now);
+        }
+    }
+
+    /// A Retry-After holds for all that we might ask of that CA.
+    fn obey(&mut self, directory: &str, cure: Retry, now: i64) {
+        if let Retry::Wait(seconds) = cure {
+            self.memory.at_mut(directory).retry_after = Some(Deadline::after(now, seconds));
+        }
+    }
+
+    fn tell_failure(&self, lineage: &Lineage, failure: &AcmeFailure, now: i64) {
+        let wait = (self.attempt_time(lineage, now) - now).max(0);
+        let hint = if failure.cure == Retry::Human { "; this needs somebody to change something" } else { "" };
+        self.board.say(lineage, &format!("failed: {failure}{hint}; next attempt in {wait} s"));
+        let days = self.validity(lineage).map(|validity| validity.left(now) / DAY);
+        let left = match days {
+            Some(days) => format!("the one in use has {} left", counted(days, "day")),
+            None if lineage.constituency().is_some() => "phones are shown the wildcard meanwhile".to_owned(),
+            None => "there is none yet".to_owned(),
+        };
+        tracing::error!("no new certificate ({lineage}): {failure}{hint}; {left}; next attempt in {wait} s");
+    }
+
+    /// What cannot be kept now will be kept the next time; budgets are never spent unkept.
+    pub(super) fn remember(&self) {
+        if let Err(error) = self.memory.keep() {
+            tracing::error!("{}", AcmeFailure::disk("what was attempted", &error));
+        }
+        self.board.publish(self.status());
+    }
+
+    pub(super) fn plan_clean_up(&mut self, is_clean: bool) {
+        self.clean_up_failures = if is_clean { 0 } else { self.clean_up_failures.saturating_add(1) };
+        let pause = backoff(self.clean_up_failures.min(3), None, 0, self.parts.world.random());
+        self.clean_up_at = self.parts.world.now() + pause.max(MINUTE);
+    }
+
+    /// Asks the CA when it wants the certificate of `lineage` renewed.
+    pub(super) async fn look(&mut self, lineage: &Lineage) -> Result<Option<RenewalWindow>, AcmeFailure> {
+        let Some(stored) = self.held.get(lineage) else { return Ok(None) };
+        let (directory, leaf) = (stored.meta.directory.clone(), stored.checked.leaf().clone());
+        let ca = self.parts.cas.iter().find(|ca| ca.directory() == directory).map(Arc::clone);
+        let Some(ca) = ca else { return Ok(None) };
+        let answer = match ca.open().await {
+            Ok(true) => ca.renewal_window(&leaf).await,
+            Ok(false) => Ok(None),
+            Err(failure) => Err(failure),
+        };
+        warn_of_skew(&*ca);
+        let (now, dice) = (self.parts.world.now(), self.parts.world.random());
+        let attempts = self.memory.of_mut(lineage);
+        let (again, answer) = match answer {
+            Ok(Some((window, again))) => {
+                let chosen = window.choose(attempts.window.as_ref(), dice);
+                if attempts.window.replace(chosen) != Some(chosen) {
+                    tracing::info!("certificate ({lineage}): the CA wants it renewed; in {} s", chosen.chosen - now);
+                }
+                (recheck_after(again), Ok(Some(window)))
+            }
+            Ok(None) => (DAY, Ok(None)),
+            Err(failure) => {
+                tracing::warn!("certificate ({lineage}): the CA does not say when to renew: {failure}");
+                self.obey(&directory, failure.cure, now);
+                (HOUR, Err(failure))
+            }
+        };
+        self.memory.of_mut(lineage).recheck = Some(Deadline::after(now, again));
+        self.remember();
+        answer
+    }
+
+    /// A certificate that is not valid yet means that the clock is behind.
+    pub(super) fn warn_of_clock(&self, now: i64) {
+        let newest = self.held.values().map(|stored| stored.checked.validity().not_before).max();
+        if let Some(ahead) = newest.map(|newest| newest - now).filter(|ahead| *ahead > HOUR) {
+            tracing::error!("the clock of this machine is behind: the newest certificate is valid only in {ahead} s");
+        }
+    }
+
+    /// How things are.
+    pub(super) fn status(&self) -> AcmeStatus {
+        let now = self.parts.world.now();
+        let skew = self.parts.cas.iter().filter_map(|ca| ca.clock_skew()).max_by_key(|skew| skew.abs());
+        let certificates = self.lineages().into_iter().map(|lineage| self.certificate_status(&lineage, now));
+        let mut certificates: Vec<CertificateStatus> = certificates.collect();
+        certificates.sort_by_key(|status| (status.constituency.is_some(), Reverse(status.held.is_none())));
+        AcmeStatus {
+            now,
+            certificates,
+            leftover_records: self.journal.entries().iter().map(|entry| entry.values.len()).sum(),
+            clock_skew_s: skew.filter(|skew| skew.abs() > TOLERATED_SKEW),
+        }
+    }
+
+    fn certificate_status(&self, lineage: &Lineage, now: i64) -> CertificateStatus {
+        let attempts = self.memory.of(lineage);
+        let held = self.held.get(lineage).map(|stored| HeldStatus {
+            names: stored.checked.certificate.names.clone(),
+            issuers: stored.checked.issuers.clone(),
+            not_before: stored.checked.validity().not_before,
+            not_after: stored.checked.validity().not_after,
+            days_left: stored.checked.validity().left(now).div_euclid(DAY),
+            directory: stored.meta.directory.clone(),
+        });
+        CertificateStatus {
+            key: lineage.key(),
+            constituency: lineage.constituency().cloned(),
+            names: self.names(lineage).to_vec(),
+            held,
+            step: None,
+            planned: planned(self.held.get(lineage), self.names(lineage), attempts),
+            next_attempt: self.attempt_time(lineage, now),
+            directory: self.parts.cas[self.choose_ca(lineage, now).0].directory().to_owned(),
+            window: attempts.window.map(|window| window.window),
+            failures: attempts.failures,
+            last_error: attempts.last_error.clone(),
+            needs_human: attempts.needs_human,
+            last_success: attempts.last_success,
+        }
+    }
+}
+
+/// When a certificate for `names` is to be renewed if nothing stands in the way; `None`: at once.
+fn due_time(stored: Option<&StoredLineage>, names: &[String], attempts: &OrderAttempts) -> Option<i64> {
+    // The names differ where the domain has changed, or the aliases.
+    let stored = stored.filter(|stored| !attempts.revoked && stored.checked.is_for(names))?;
+    Some(renewal_time(Some(&stored.checked.validity()), attempts.window.as_ref(), attempts.early))
+}
+
+/// The same. What is due at once has been due at least since it first failed.
+pub(super) fn planned(stored: Option<&StoredLineage>, names: &[String], attempts: &OrderAttempts) -> Option<i64> {
+    due_time(stored, names, attempts).or(attempts.failing_since)
+}
+
+fn warn_of_skew(ca: &dyn Ca) {
+    if let Some(skew) = ca.clock_skew().filter(|skew| skew.abs() > TOLERATED_SKEW) {
+        tracing::warn!("the clock of this machine and that of {} are {} s apart", ca.directory(), skew.abs());
+    }
+}

@@ -1,0 +1,60 @@
+//! The certificates as they are on the disk, and their condition, for `check`: nothing is changed, and neither CA nor DNS
+//! need be configured well.
+
+use std::io;
+use std::path::Path;
+
+use super::persistent_state::PersistentState;
+use super::store::CertificateStore;
+use super::scheduler::planned;
+use super::{Lineage, wildcard_names};
+use crate::ca::KeyKind;
+use crate::certificate::{Condition, ExactNames, RenewalSchedule};
+use crate::state::FolderHandle;
+
+/// A certificate that is wanted, and what is stored of it.
+#[derive(Debug)]
+pub struct StoredCertificate {
+    pub lineage: Lineage,
+    /// The names that are wanted.
+    pub names: Vec<String>,
+    pub condition: Condition,
+    /// Whether there is one, and it is for all these names.
+    pub is_for_names: bool,
+}
+
+/// Each certificate that is wanted, as it is stored in the state directory `state`.
+///
+/// # Errors
+/// If that cannot be read.
+pub fn stored_certificates(
+    state: &Path,
+    domain: &str,
+    keys: &[KeyKind],
+    exact: &ExactNames,
+    now: i64,
+) -> io::Result<Vec<StoredCertificate>> {
+    let certificates = state.join("certs");
+    match FolderHandle::open(&certificates) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let store = CertificateStore::new(certificates);
+    let kept = PersistentState::peek(&state.join("renewal.json"))?;
+    let wildcards = keys.iter().map(|kind| (Lineage::Wildcard(*kind), wildcard_names(domain)));
+    let exact = exact.iter().map(|(name, names)| (Lineage::Exact(name.clone()), names.to_vec()));
+    let read = |(lineage, names): (Lineage, Vec<String>)| {
+        let stored = store.load(&lineage).0;
+        let attempts = kept.certificates.get(&lineage).cloned().unwrap_or_default();
+        let plan = RenewalSchedule {
+            renewal: planned(stored.as_ref(), &names, &attempts).unwrap_or(now),
+            failure: attempts.last_error.as_deref().filter(|_| attempts.failures > 0),
+            action_required: attempts.needs_human,
+        };
+        let validity = stored.as_ref().map(|stored| stored.checked.validity());
+        let condition = Condition::of(now, validity, Some(plan));
+        let is_for_names = stored.is_some_and(|stored| stored.checked.is_for(&names));
+        StoredCertificate { lineage, names, condition, is_for_names }
+    };
+    Ok(wildcards.chain(exact).map(read).collect())
+}

@@ -1,0 +1,66 @@
+//! The real world: the system's clock, chance and keys; and what a [`Renewer`](super::Renewer) gets from settings.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use aws_lc_rs::{digest, rand};
+use rcgen::KeyPair;
+use tokio::sync::watch;
+
+use super::Parts;
+use super::client::AcmeCa;
+use super::failure::AcmeFailure;
+use super::ports::{Ca, ChallengeDns, Env};
+use super::settings::AcmeSettings;
+use crate::ca::KeyKind;
+use crate::certificate::ExactNames;
+use crate::clock;
+
+/// The real world.
+#[derive(Debug, Clone, Copy)]
+pub struct SystemEnv;
+
+impl Env for SystemEnv {
+    fn now(&self) -> i64 {
+        clock::unix_seconds(clock::now())
+    }
+
+    fn random(&self) -> f64 {
+        let mut bytes = [0; 4];
+        // Without chance, everybody comes at once; that is no reason not to come.
+        let _ = rand::fill(&mut bytes);
+        f64::from(u32::from_le_bytes(bytes)) / 4_294_967_296.0
+    }
+
+    fn new_key(&self, kind: KeyKind) -> Result<KeyPair, rcgen::Error> {
+        kind.generate()
+    }
+}
+
+impl Parts {
+    /// What `settings` mean for `domain`; accounts are kept in the state directory.
+    ///
+    /// # Errors
+    /// If a file that the settings name cannot be used.
+    pub fn real(
+        settings: &AcmeSettings,
+        domain: &str,
+        state: &Path,
+        exact: watch::Receiver<Arc<ExactNames>>,
+        dns: Arc<dyn ChallengeDns>,
+    ) -> Result<Self, AcmeFailure> {
+        let cas = settings.directories().into_iter();
+        let cas = cas.map(|directory| AcmeCa::new(directory, state).map(|ca| Arc::new(ca) as Arc<dyn Ca>));
+        let print = digest::digest(&digest::SHA256, format!("{domain} {settings:?}").as_bytes());
+        Ok(Self {
+            domain: domain.to_owned(),
+            keys: settings.keys.clone(),
+            exact,
+            preferred_chain: settings.preferred_chain.clone(),
+            cas: cas.collect::<Result<_, _>>()?,
+            dns,
+            world: Arc::new(SystemEnv),
+            fingerprint: print.as_ref().iter().map(|byte| format!("{byte:02x}")).collect(),
+        })
+    }
+}

@@ -1,0 +1,138 @@
+//! Phones that wait for approval, and what only claims to be one. Pure.
+//!
+//! A waiting phone has proven who it is, so that letting it in is one action. What is unproven anybody can have made:
+//! there is no button for it, and its fingerprint is to be typed.
+
+use maud::{Markup, html};
+
+use super::link::to_state;
+use super::time_format::when;
+use super::text::{Foreign, command, count, figure, foreign, model as model_name};
+use crate::constituency::{ConstituencyName, MacAddress};
+use crate::admin::snapshot::{Overview, PhoneState, PhoneView, StateFilter, UnprovenView};
+
+pub(super) fn section(overview: &Overview) -> Markup {
+    html! {
+        section id="waiting" aria-labelledby="waiting-title" {
+            h2 id="waiting-title" { "Waiting for approval" }
+            @if overview.waiting.is_empty() {
+                p class="empty" { "Nobody waits. A phone that proves who it is and is on no list appears here when it first asks." }
+            } @else {
+                ul class="waiting" { @for phone in &overview.waiting { (waiting(phone, overview)) } }
+                @if overview.counts.waiting > overview.waiting.len() {
+                    p class="found" {
+                        "These are the last " (figure(overview.waiting.len())) " of " (figure(overview.counts.waiting)) ". "
+                        a href=(to_state(StateFilter::One(PhoneState::Waiting))) { "Show all in the list" }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn waiting(phone: &PhoneView, overview: &Overview) -> Markup {
+    let (constituency, mac) = (&phone.constituency, phone.mac);
+    html! {
+        li id={ "waiting-" (constituency) "-" (mac) } class="card" {
+            h3 { a class="mac" href={ "/phones/" (constituency) "/" (mac) } { (mac) } " asks for " strong { (constituency) } }
+            p class="quiet" {
+                @if let Some(model) = &phone.model { (model_name(model)) " " @if let Some(firmware) = &phone.firmware { (foreign(firmware)) } ", " }
+                @if let Some(address) = &phone.address { "from " (foreign(address)) ", " }
+                @if let Some(last) = phone.last_seen { "last " (when(overview.now, last)) ", " }
+                (count(phone.refusals, "refusal", "refusals"))
+            }
+            (action(constituency, mac, overview))
+        }
+    }
+}
+
+/// The form that lets a phone in, or the command that does where the page cannot.
+pub(super) fn action(constituency: &ConstituencyName, mac: MacAddress, overview: &Overview) -> Markup {
+    let found = overview.constituencies.iter().find(|it| it.name == constituency.as_str());
+    let obstacle = match found {
+        Some(constituency) => constituency.not_allowable.as_deref(),
+        None => Some("its constituency is not served"),
+    };
+    html! {
+        @if let Some(obstacle) = obstacle {
+            p class="instead" { "To let it in, run this (from here it cannot be done: " (foreign(obstacle)) ")" }
+            (allow_command(constituency, mac, overview))
+        } @else {
+            (form(constituency, mac))
+        }
+    }
+}
+
+fn form(constituency: &ConstituencyName, mac: MacAddress) -> Markup {
+    let id = format!("note-{constituency}-{mac}");
+    html! {
+        form class="allow" method="post" action="/allow" {
+            input type="hidden" name="constituency" value=(constituency);
+            input type="hidden" name="mac" value=(mac);
+            label for=(id) { "Note" }
+            input id=(id) name="note" type="text" autocomplete="off" maxlength="200" placeholder="whose, and where";
+            button { "Allow" span class="unseen" { " " (mac) " in " (constituency) } }
+        }
+    }
+}
+
+fn allow_command(constituency: &ConstituencyName, mac: MacAddress, overview: &Overview) -> Markup {
+    command(overview, &format!("allow {mac} --constituency {constituency} --note \"…\""))
+}
+
+/// What anybody can have made, clearly apart.
+pub(super) fn unproven_section(unproven: &[UnprovenView], now: i64) -> Markup {
+    html! {
+        section id="unproven" aria-labelledby="unproven-title" {
+            h2 id="unproven-title" { "Unproven" }
+            p class="intro" {
+                "Certificates that do not count here, mostly because no CA that is trusted here signed them, and wrong "
+                "passwords: anybody can make or copy a certificate, or say a password, with any MAC address. "
+                "So nothing here says anything about the phone that is named, but why it was refused may."
+            }
+            @if unproven.is_empty() {
+                p class="empty" { "None." }
+            } @else {
+                (unproven_table(&unproven.iter().collect::<Vec<_>>(), now))
+            }
+        }
+    }
+}
+
+pub(super) fn unproven_table(unproven: &[&UnprovenView], now: i64) -> Markup {
+    html! {
+        table class="cards" {
+            thead {
+                tr {
+                    th scope="col" { "Claims to be" }
+                    th scope="col" { "Refused because" }
+                    th scope="col" { "From" }
+                    th scope="col" class="number" { "Times" }
+                    th scope="col" class="number" { "Last" }
+                }
+            }
+            tbody {
+                @for claim in unproven {
+                    tr {
+                        th scope="row" {
+                            span class="mac" { (claim.mac) } " of " (claim.constituency)
+                            @match &claim.certificate_sha256 {
+                                Some(certificate) => { span class="detail fingerprint" { "SHA-256 " (Foreign(certificate)) } }
+                                None => { span class="detail" { "by a password" } }
+                            }
+                        }
+                        td data-label="Because" class="bad" { (foreign(&claim.reason)) }
+                        td data-label="From" class="address" {
+                            (foreign(&claim.address))
+                            @for place in claim.addresses.iter().filter(|place| place.address != claim.address) {
+                                span class="detail" { (foreign(&place.address)) " " (when(now, place.last_seen)) }
+                            }
+                        }
+                        td data-label="Times" class="number" { (claim.count) }
+                        td data-label="Last" class="number" { (when(now, claim.last_seen)) }
+                    }
+                }
+            }
+        }
+    }
+}

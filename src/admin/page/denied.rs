@@ -1,0 +1,54 @@
+//! Phones that are denied on the whole server: by whom, when, and why. Pure.
+
+use maud::{Markup, html};
+
+use super::time_format::when;
+use super::text::{command, figure, foreign};
+use crate::admin::snapshot::{DenialView, Overview};
+
+/// How many are shown.
+const SHOWN: usize = 100;
+
+pub(super) fn section(overview: &Overview) -> Markup {
+    let denied = &overview.denied;
+    html! {
+        @if !denied.is_empty() {
+            section id="denied" aria-labelledby="denied-title" {
+                h2 id="denied-title" { "Denied everywhere" }
+                p class="intro" {
+                    "Whatever policies, pins and passwords say, these get nothing from any constituency that asks phones who they are."
+                }
+                table class="cards" {
+                    thead {
+                        tr {
+                            th scope="col" { "Phone" }
+                            th scope="col" { "Denied" }
+                        }
+                    }
+                    tbody {
+                        @for phone in denied.iter().take(SHOWN) {
+                            tr id={ "denied-" (phone.mac) } {
+                                th scope="row" { span class="mac" { (phone.mac) } }
+                                td data-label="Denied" { (explained(&phone.denial, overview.now)) }
+                            }
+                        }
+                    }
+                }
+                @if denied.len() > SHOWN {
+                    p class="found" { "These are the first " (figure(SHOWN)) " of " (figure(denied.len())) "." }
+                }
+                p class="instead" { "To lift a denial" }
+                (command(overview, "undeny MAC"))
+            }
+        }
+    }
+}
+
+/// By whom, when, and why.
+pub(super) fn explained(denial: &DenialView, now: i64) -> Markup {
+    html! {
+        "by " @if denial.by.is_empty() { "somebody" } @else { (foreign(&denial.by)) }
+        @if let Some(at) = denial.at { " " (when(now, at)) }
+        @if !denial.note.is_empty() { ": " (foreign(&denial.note)) }
+    }
+}

@@ -1,0 +1,189 @@
+//! The page of one phone: what is known of it, and what it asked. Pure.
+
+use maud::{Markup, html};
+
+use super::approval::{action, unproven_table};
+use super::denied::explained;
+use super::link::to_constituency;
+use super::time_format::{day, stamp, when};
+use super::state::{meaning, of_phone, old_tls};
+use super::text::{command, count, duration, figure, foreign, model, size};
+use crate::admin::snapshot::{
+    NamedFiles, Overview, PhoneHistoryView, PhoneRequestView, PhoneState, PhoneView, UnprovenView,
+};
+
+pub(super) fn sections(overview: &Overview, history: &PhoneHistoryView) -> Markup {
+    let phone = &history.phone;
+    html! {
+        section id="phone" aria-labelledby="phone-title" {
+            p class="up" { a href="/#phones" { "Phones" } " / " a href=(to_constituency(phone.constituency.as_str())) { (phone.constituency) } }
+            h1 id="phone-title" {
+                span class="mac" { (phone.mac) }
+                @if !phone.note.is_empty() { " " span class="note" { (foreign(&phone.note)) } }
+            }
+            p class="meaning" { (of_phone(phone.state)) " " (meaning(phone.state)) }
+            @if let Some(denial) = &phone.denied_everywhere {
+                p class="problem" { "It is denied everywhere " (explained(denial, overview.now)) }
+            }
+            @if let Some((reason, at)) = phone.refusal.as_ref().filter(|_| is_out(phone)) {
+                p class="problem" { "Refused " (when(overview.now, *at)) ": " (foreign(reason)) }
+            }
+            @if let Some((reason, at)) = &phone.claimed {
+                p class="problem" { "Refused " (when(overview.now, *at)) ", claimed but unproven: " (foreign(reason)) }
+            }
+            @if let Some(missing) = history.named.as_ref().and_then(NamedFiles::text) {
+                p class="problem" { "Its configuration: " (foreign(&missing)) }
+            }
+            (what_to_do(overview, phone))
+            (facts(phone, overview.now))
+        }
+        (requests(&history.requests, overview.now))
+        (claims(overview, phone))
+    }
+}
+
+fn claims(overview: &Overview, phone: &PhoneView) -> Markup {
+    let is_of = |claim: &&UnprovenView| claim.mac == phone.mac && claim.constituency == phone.constituency;
+    let claims: Vec<&UnprovenView> = overview.unproven.iter().filter(is_of).collect();
+    html! {
+        @if !claims.is_empty() {
+            section id="claims" aria-labelledby="claims-title" {
+                h2 id="claims-title" { "Others that claim to be it" }
+                p class="intro" {
+                    "Anybody can make a certificate with this MAC address, or copy the phone's own. These proved nothing, and "
+                    "were refused for the reasons that stand with them."
+                 }
+                (unproven_table(&claims, overview.now))
+            }
+        }
+    }
+}
+
+fn is_out(phone: &PhoneView) -> bool {
+    matches!(phone.state, PhoneState::Waiting | PhoneState::Refused | PhoneState::Denied)
+}
+
+fn what_to_do(overview: &Overview, phone: &PhoneView) -> Markup {
+    let (constituency, mac) = (&phone.constituency, phone.mac);
+    html! {
+        @match phone.state {
+            PhoneState::Waiting => (action(constituency, mac, overview)),
+            PhoneState::Denied if phone.denied_everywhere.is_some() => {
+                p class="instead" { "To lift the denial on the whole server" }
+                (command(overview, &format!("undeny {mac}")))
+            }
+            PhoneState::Denied => {
+                p class="instead" { "To let it in again" }
+                (command(overview, &format!("allow {mac} --constituency {constituency}")))
+            }
+            PhoneState::Gone => {}
+            _ => {
+                details class="more" {
+                    summary { "Keep it out" }
+                    p class="instead" { "If it is lost or sold, this counts within a second, on open connections too, and no deploy reverts it" }
+                    (command(overview, &format!("deny {mac} --note \"…\"")))
+                    p class="instead" { "To keep it out of this constituency alone" }
+                    (command(overview, &format!("deny {mac} --constituency {constituency}")))
+                }
+            }
+        }
+    }
+}
+
+fn facts(phone: &PhoneView, now: i64) -> Markup {
+    html! {
+        dl class="facts" {
+            (fact("Last seen", &phone.last_seen.map_or_else(|| html! { "never" }, |at| when(now, at))))
+            (fact("First seen", &phone.first_seen.map_or_else(|| html! { "never" }, |at| when(now, at))))
+            (fact("Address", &optional(phone.address.as_deref())))
+            (fact("Model", &phone.model.as_deref().map_or_else(|| html! { "unknown" }, model)))
+            (fact("Firmware", &optional(phone.firmware.as_deref())))
+            (fact("TLS", &tls(phone)))
+            (fact("Its certificate ends", &phone.certificate_not_after.map_or_else(|| html! { "unknown" }, day)))
+            (fact("Requests", &html! { (figure(phone.requests)) ", " (count(phone.refusals, "refusal", "refusals")) }))
+            (fact("Last configuration", &event(phone.configuration.as_ref(), now)))
+            (fact("Last upload", &event(phone.upload.as_ref(), now)))
+        }
+    }
+}
+
+fn fact(name: &str, value: &Markup) -> Markup {
+    html! { div { dt { (name) } dd { (value) } } }
+}
+
+fn optional(text: Option<&str>) -> Markup {
+    html! { @if let Some(text) = text { (foreign(text)) } @else { "unknown" } }
+}
+
+/// Version and suite, which the ledger has as `TLSv1.3/TLS13_AES_128_GCM_SHA256`, and the lane if it is the old one.
+fn tls(phone: &PhoneView) -> Markup {
+    let text = phone.tls.as_deref();
+    html! {
+        @match text.and_then(|text| text.split_once('/')) {
+            Some((version, suite)) => { (foreign(version)) (old_tls(phone)) span class="detail" { (foreign(suite)) } }
+            None => (optional(text)),
+        }
+    }
+}
+
+fn event(event: Option<&(String, i64)>, now: i64) -> Markup {
+    html! {
+        @if let Some((what, at)) = event { code { (foreign(what)) } " " span class="quiet" { (when(now, *at)) } }
+        @else { "none" }
+    }
+}
+
+fn requests(requests: &[PhoneRequestView], now: i64) -> Markup {
+    html! {
+        section id="requests" aria-labelledby="requests-title" {
+            h2 id="requests-title" { "What it asked" }
+            @if requests.is_empty() {
+                p class="empty" { "Nothing is kept. A phone's last 200 requests are, for 30 days." }
+            } @else {
+                table class="cards requests" {
+                    thead {
+                        tr {
+                            th scope="col" { "Request" }
+                            th scope="col" { "Answer" }
+                            th scope="col" class="number" { "Size" }
+                            th scope="col" class="number" { "Took" }
+                            th scope="col" { "From" }
+                            th scope="col" class="number" { "When" }
+                        }
+                    }
+                    tbody { @for request in requests { (request_row(request, now)) } }
+                }
+            }
+        }
+    }
+}
+
+fn request_row(request: &PhoneRequestView, now: i64) -> Markup {
+    let is_absent = request.status == Some(404);
+    // Phones ask for many files that they can do without.
+    let class = match (is_absent, request.is_named) {
+        (true, true) => Some("refused"),
+        (true, false) => Some("expected"),
+        _ => request.reason.as_ref().map(|_| "refused"),
+    };
+    let detail = if class == Some("refused") { "detail problem" } else { "detail" };
+    let time = request.time_ms.div_euclid(1000);
+    html! {
+        tr class=[class] {
+            th scope="row" {
+                @if let (Some(method), Some(target)) = (&request.method, &request.target) {
+                    code { (foreign(method)) " " (foreign(target)) }
+                } @else { "Handshake" }
+            }
+            td data-label="Answer" class="standing" {
+                span class="status" { @if let Some(status) = request.status { (status) } @else { "refused" } }
+                @if let Some(reason) = &request.reason { span class=(detail) { (foreign(reason)) } }
+                @if is_absent && request.is_named { span class="detail problem" { "its master configuration names this file" } }
+            }
+            td data-label="Size" class="number" { (size(request.bytes)) }
+            td data-label="Took" class="number" { (duration(request.duration_ms)) }
+            td data-label="From" class="address" { (foreign(&request.address)) }
+            td data-label="When" class="number" { (when(now, time)) " " span class="detail" { (stamp(time)) } }
+        }
+    }
+}

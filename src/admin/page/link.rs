@@ -1,0 +1,87 @@
+//! Where the lists of phones are. Pure.
+
+use form_urlencoded::Serializer;
+
+use crate::admin::snapshot::{PhoneQuery, PhoneSort, StateFilter};
+use crate::admin::query::LIMIT;
+
+/// The list as `query` wants it.
+pub(super) fn to_list(query: &PhoneQuery) -> String {
+    match parameters(query) {
+        query if query.is_empty() => "/#phones".to_owned(),
+        query => format!("/?{query}#phones"),
+    }
+}
+
+/// What differs from the usual, as the query of a URL.
+fn parameters(query: &PhoneQuery) -> String {
+    let number = |number: usize, usual: usize| Some(number.to_string()).filter(|_| number != usual);
+    let given = [
+        ("search", Some(query.search.clone()).filter(|search| !search.is_empty())),
+        ("constituency", query.constituency.clone()),
+        ("state", query.state.map(|filter| filter.name().to_owned())),
+        ("sort", Some(sort_name(query.sort).to_owned()).filter(|_| query.sort != PhoneSort::default())),
+        ("reverse", query.is_reversed.then(|| "1".to_owned())),
+        ("offset", number(query.offset, 0)),
+        ("limit", number(query.limit, LIMIT)),
+    ];
+    let given = given.into_iter().filter_map(|(key, value)| Some((key, value?)));
+    Serializer::new(String::new()).extend_pairs(given).finish()
+}
+
+/// How a query spells it.
+pub(super) fn sort_name(sort: PhoneSort) -> &'static str {
+    match sort {
+        PhoneSort::State => "state",
+        PhoneSort::LastSeen => "last_seen",
+        PhoneSort::Name => "name",
+        PhoneSort::Model => "model",
+    }
+}
+
+/// The list of the phones that `filter` takes.
+pub(super) fn to_state(filter: StateFilter) -> String {
+    to_list(&PhoneQuery { state: Some(filter), ..usual() })
+}
+
+/// The same, of one constituency.
+pub(super) fn to_state_of(name: &str, filter: StateFilter) -> String {
+    to_list(&PhoneQuery { constituency: Some(name.to_owned()), state: Some(filter), ..usual() })
+}
+
+/// The list of one constituency.
+pub(super) fn to_constituency(name: &str) -> String {
+    to_list(&PhoneQuery { constituency: Some(name.to_owned()), ..usual() })
+}
+
+fn usual() -> PhoneQuery {
+    PhoneQuery { limit: LIMIT, ..PhoneQuery::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::snapshot::PhoneState;
+
+    #[test]
+    fn a_link_reads_back_as_what_it_leads_to() {
+        let sorts = [PhoneSort::State, PhoneSort::LastSeen, PhoneSort::Name, PhoneSort::Model];
+        for (sort, is_reversed) in sorts.into_iter().flat_map(|sort| [(sort, false), (sort, true)]) {
+            let query = PhoneQuery {
+                search: "<a&b> \" é".to_owned(),
+                constituency: Some("ote".to_owned()),
+                state: Some(StateFilter::One(PhoneState::Never)),
+                sort,
+                is_reversed,
+                offset: 50,
+                limit: 7,
+            };
+            let link = to_list(&query);
+            let text = link.strip_prefix("/?").unwrap().strip_suffix("#phones").unwrap();
+            assert_eq!(PhoneQuery::parse(text), Ok(query), "{link}");
+        }
+        assert_eq!(to_list(&usual()), "/#phones");
+        assert_eq!(to_state(StateFilter::One(PhoneState::Well)), "/?state=well#phones");
+        assert_eq!(to_state_of("ote", StateFilter::Known), "/?constituency=ote&state=known#phones");
+    }
+}

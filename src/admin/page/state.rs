@@ -1,0 +1,80 @@
+//! How a phone's state is said and marked. Pure.
+
+use maud::{Markup, html};
+
+use crate::admin::snapshot::{PhoneState, PhoneView, StateFilter};
+
+/// A mark of a colour, and the word; the colour alone says nothing.
+pub(super) fn mark(class: &'static str, word: &str) -> Markup {
+    html! { span class={ "mark " (class) } { (word) } }
+}
+
+/// The mark of a phone's state.
+pub(super) fn of_phone(state: PhoneState) -> Markup {
+    mark(class(state), word(state))
+}
+
+/// A mark on a phone that came by the old lane, with the setting that it needs.
+pub(super) fn old_tls(phone: &PhoneView) -> Markup {
+    html! {
+        @if let Some(level) = phone.tls_level.filter(|level| *level != "modern") {
+            " " span class="detail" { (mark("fair", "old TLS")) " (" (level) ")" }
+        }
+    }
+}
+
+/// How people say a filter.
+pub(super) fn word_of_filter(filter: StateFilter) -> &'static str {
+    match filter {
+        StateFilter::One(state) => word(state),
+        StateFilter::Known => "known",
+    }
+}
+
+/// How people say it.
+pub(super) fn word(state: PhoneState) -> &'static str {
+    match state {
+        PhoneState::Well => "well",
+        PhoneState::Silent => "silent",
+        PhoneState::Never => "never seen",
+        PhoneState::Waiting => "waiting",
+        PhoneState::Allowed => "allowed",
+        PhoneState::Refused => "refused",
+        PhoneState::LockedOut => "locked out?",
+        PhoneState::Denied => "denied",
+        PhoneState::Removed => "removed",
+        PhoneState::Gone => "not served",
+    }
+}
+
+fn class(state: PhoneState) -> &'static str {
+    match state {
+        PhoneState::Well => "good",
+        PhoneState::Waiting => "asks",
+        PhoneState::Silent | PhoneState::LockedOut => "fair",
+        PhoneState::Refused => "bad",
+        PhoneState::Never | PhoneState::Allowed | PhoneState::Denied | PhoneState::Removed | PhoneState::Gone => "idle",
+    }
+}
+
+/// What a state means, in a sentence.
+pub(super) fn meaning(state: PhoneState) -> &'static str {
+    match state {
+        PhoneState::Well => "It is on the list and was accepted when it last asked.",
+        PhoneState::Silent => {
+            "It is on the list, and has not asked for two days: is it plugged in, is its network there?"
+        }
+        PhoneState::Never => "It is on the list, and has never asked: does it know the URL, has it the right time?",
+        PhoneState::Waiting => "It has proven who it is, and is on no list: it waits for approval.",
+        PhoneState::Allowed => "It is on the list now, and has not asked since it was refused for not being there.",
+        PhoneState::Refused => "It is on the list, and was refused when it last asked.",
+        PhoneState::LockedOut => {
+            "It is on the list, and since it was last accepted a client that claims to be it was refused. That is unproven: it may \
+             be this phone, with a certificate that has expired, was revoked or is unknown here, or a wrong password; or it is \
+             a stranger."
+        }
+        PhoneState::Denied => "It is denied, whatever else is said of it.",
+        PhoneState::Removed => "It was taken off the list, and has not asked since.",
+        PhoneState::Gone => "Its constituency is not served any more.",
+    }
+}

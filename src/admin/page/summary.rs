@@ -1,0 +1,176 @@
+//! The first lines of the page: is all well, and if not, what needs somebody? Pure.
+
+use maud::{Markup, html};
+
+use super::link::{to_constituency, to_state};
+use super::time_format::when;
+use super::state::word;
+use super::text::{Foreign, count, figure, foreign};
+use crate::certificate::ConditionLevel;
+use crate::admin::snapshot::{CertificateView, ConstituencyView, Overview, PhoneState, SilentTogether, StateFilter};
+
+/// How many constituencies that fell silent have a line each.
+const SILENCES: usize = 3;
+
+/// Something that needs somebody.
+struct Need {
+    class: &'static str,
+    says: Markup,
+}
+
+/// The verdict, the reasons for it, and how many phones there are.
+pub(super) fn section(overview: &Overview) -> Markup {
+    let needs = needs(overview);
+    html! {
+        section id="summary" aria-labelledby="verdict" {
+            h1 id="verdict" class=(needs.first().map_or("good", |worst| worst.class)) { (verdict(overview, needs.len())) }
+            @if !needs.is_empty() {
+                ul class="needs" { @for need in &needs { li class=(need.class) { (need.says) } } }
+            }
+            (figures(overview))
+        }
+    }
+}
+
+fn verdict(overview: &Overview, needs: usize) -> String {
+    match needs {
+        _ if overview.not_ready.is_some() => "Phones cannot be served".to_owned(),
+        0 if overview.counts.known == 0 => "Ready, and waiting for its first phone".to_owned(),
+        0 => "All is well".to_owned(),
+        1 => "One thing needs you".to_owned(),
+        needs => format!("{needs} things need you"),
+    }
+}
+
+/// What needs somebody, the worst first.
+fn needs(overview: &Overview) -> Vec<Need> {
+    let bad = |says| Need { class: "bad", says };
+    let mut needs: Vec<Need> = overview.not_ready.iter().map(|reason| bad(foreign(reason))).collect();
+    // What is wrong with a folder is said below, with a link to it.
+    let is_of_folder = |trouble: &String| {
+        let mut problems = overview.constituencies.iter().filter_map(|constituency| constituency.problem.as_ref());
+        problems.any(|problem| trouble.contains(problem.as_str()))
+    };
+    needs
+        .extend(overview.troubles.iter().filter(|trouble| !is_of_folder(trouble)).map(|trouble| bad(foreign(trouble))));
+    needs.extend(overview.certificates.iter().filter_map(of_certificate));
+    needs.extend(overview.constituencies.iter().filter_map(of_constituency));
+    needs.extend(overview.constituencies.iter().flat_map(of_warnings));
+    needs.extend(of_phones(overview));
+    needs.sort_by_key(|need| match need.class {
+        "bad" => 0,
+        "asks" => 1,
+        _ => 2,
+    });
+    needs
+}
+
+fn of_certificate(certificate: &CertificateView) -> Option<Need> {
+    let problem = certificate.problem.as_deref()?;
+    let says = html! {
+        a href="#certificates" { "The " (Foreign(&certificate.key)) " certificate" } " " (foreign(problem))
+    };
+    Some(Need { class: if certificate.level == ConditionLevel::Error { "bad" } else { "fair" }, says })
+}
+
+fn of_constituency(constituency: &ConstituencyView) -> Option<Need> {
+    let problem = constituency.problem.as_deref()?;
+    let (class, state) = match constituency.url {
+        Some(_) => ("fair", " keeps its last good policy: "),
+        None => ("bad", ": "),
+    };
+    Some(Need {
+        class,
+        says: html! { a href="#constituencies" { (foreign(&constituency.name)) } (state) (foreign(problem)) },
+    })
+}
+
+fn of_warnings(constituency: &ConstituencyView) -> impl Iterator<Item = Need> {
+    constituency.warnings.iter().map(|warning| Need {
+        class: "fair",
+        says: html! { a href="#constituencies" { (foreign(&constituency.name)) } ": " (foreign(warning)) },
+    })
+}
+
+fn of_phones(overview: &Overview) -> Vec<Need> {
+    let counts = overview.counts;
+    let mut needs = Vec::new();
+    if counts.waiting > 0 {
+        let are_all_shown = overview.waiting.len() >= counts.waiting;
+        let list = if are_all_shown { "#waiting".to_owned() } else { to_state(StateFilter::One(PhoneState::Waiting)) };
+        let says = html! {
+            a href=(list) { (count(counts.waiting, "phone", "phones")) }
+            (if counts.waiting == 1 { " waits" } else { " wait" }) " for approval"
+        };
+        needs.push(Need { class: "asks", says });
+    }
+    if counts.refused > 0 {
+        let says = html! {
+            a href=(to_state(StateFilter::One(PhoneState::Refused))) { (count(counts.refused, "known phone", "known phones")) }
+            (if counts.refused == 1 { " was refused when it last asked" } else { " were refused when they last asked" })
+        };
+        needs.push(Need { class: "fair", says });
+    }
+    if counts.locked_out > 0 {
+        let each = if counts.locked_out == 1 { "it" } else { "each" };
+        let says = html! {
+            a href=(to_state(StateFilter::One(PhoneState::LockedOut))) {
+                (count(counts.locked_out, "known phone", "known phones"))
+            }
+            " may be locked out: since " (each) " was last accepted, a client that claims to be it was refused. "
+            "The claim is unproven"
+        };
+        needs.push(Need { class: "fair", says });
+    }
+    needs.extend(of_silences(overview));
+    needs
+}
+
+/// A line for each constituency that fell silent; for many, which is rather the server's own line, one for all.
+fn of_silences(overview: &Overview) -> Vec<Need> {
+    let silences = &overview.silent_together;
+    let bad = |says| Need { class: "bad", says };
+    if silences.len() > SILENCES {
+        let since = silences.iter().map(|silence| silence.since).max().unwrap_or_default();
+        let says = html! {
+            "In " (figure(silences.len())) " constituencies most phones fell silent, the last " (when(overview.now, since))
+            ": does this server's name still lead here, and is its line up?"
+        };
+        return vec![bad(says)];
+    }
+    let line = |silence: &SilentTogether| {
+        let says = html! {
+            a href=(to_constituency(silence.constituency.as_str())) { (silence.constituency) } ": "
+            (figure(silence.silent)) " of " (figure(silence.of)) " phones that come regularly fell silent together, "
+            (when(overview.now, silence.since)) ": has it power, and a line?"
+        };
+        bad(says)
+    };
+    silences.iter().map(line).collect()
+}
+
+fn figures(overview: &Overview) -> Markup {
+    let counts = overview.counts;
+    let one = |count, state, class| figure_of(word(state), count, StateFilter::One(state), class);
+    html! {
+        dl class="figures" {
+            (figure_of("known phones", counts.known, StateFilter::Known, "plain"))
+            (one(counts.well, PhoneState::Well, "good"))
+            (one(counts.silent, PhoneState::Silent, "fair"))
+            (one(counts.never, PhoneState::Never, "plain"))
+            (one(counts.waiting, PhoneState::Waiting, "plain"))
+            (one(counts.refused, PhoneState::Refused, "bad"))
+            @if counts.locked_out > 0 { (one(counts.locked_out, PhoneState::LockedOut, "fair")) }
+        }
+    }
+}
+
+/// A count, which leads to exactly those that it counts; it has its colour where there are any.
+fn figure_of(name: &str, number: usize, filter: StateFilter, class: &str) -> Markup {
+    html! {
+        div class=(if number > 0 { class } else { "plain" }) {
+            dt { (name) }
+            dd { a href=(to_state(filter)) { (figure(number)) } }
+        }
+    }
+}

@@ -1,0 +1,412 @@
+//! Whole pages.
+
+use super::*;
+use crate::certificate::ConditionLevel;
+use crate::admin::snapshot::{
+    ActivityView, CertificateView, ConstituencyView, DenialView, DeniedPhone, NamedFiles, NetworkView, PhoneCounts,
+    PhoneRequestView, PhoneSort, PhoneState, PhoneView, SilentTogether, UnprovenView,
+};
+
+const NOW: i64 = 1_795_552_267;
+const DAY: i64 = 86_400;
+
+/// What others may have written: every text of it must stay a text.
+const HOSTILE: &str = "</td><script>alert(1)</script>\" onmouseover=\"x' &amp;\u{202e}\u{2066}\u{1b}[2J\u{0}\u{9b}";
+const HARMLESS: &str = "kitchen / hall";
+
+fn phone(mac: &str, state: PhoneState, text: &str) -> PhoneView {
+    PhoneView {
+        constituency: "ote".parse().unwrap(),
+        mac: mac.parse().unwrap(),
+        state,
+        note: text.to_owned(),
+        first_seen: Some(NOW - 40 * DAY),
+        last_seen: Some(NOW - 180),
+        address: Some(text.to_owned()),
+        model: Some(text.to_owned()),
+        firmware: Some(text.to_owned()),
+        tls: Some(text.to_owned()),
+        tls_level: Some("legacy"),
+        certificate_not_after: Some(NOW + 900 * DAY),
+        configuration: Some((text.to_owned(), NOW - 181)),
+        upload: Some((text.to_owned(), NOW - 179)),
+        refusal: Some((text.to_owned(), NOW - 3 * DAY)),
+        claimed: (state == PhoneState::LockedOut).then(|| (text.to_owned(), NOW - 60)),
+        requests: 1234,
+        refusals: 5,
+        denied_everywhere: (state == PhoneState::Denied).then(|| denial(text)),
+    }
+}
+
+fn denial(text: &str) -> DenialView {
+    DenialView { by: text.to_owned(), at: Some(NOW - 2 * DAY), note: text.to_owned() }
+}
+
+fn unproven(text: &str) -> UnprovenView {
+    UnprovenView {
+        constituency: "ote".parse().unwrap(),
+        mac: "00005e0053aa".parse().unwrap(),
+        certificate_sha256: Some(text.to_owned()),
+        address: text.to_owned(),
+        addresses: [text, "192.0.2.9"]
+            .map(|from| NetworkView { address: from.to_owned(), first_seen: NOW - DAY, last_seen: NOW - 60 })
+            .into(),
+        first_seen: NOW - DAY,
+        last_seen: NOW - 60,
+        count: 3,
+        reason: text.to_owned(),
+    }
+}
+
+fn constituency(name: &str, text: &str, is_served: bool) -> ConstituencyView {
+    ConstituencyView {
+        name: name.to_owned(),
+        description: text.to_owned(),
+        url: is_served.then(|| text.to_owned()),
+        problem: (!is_served).then(|| text.to_owned()),
+        warnings: is_served.then(|| text.to_owned()).into_iter().collect(),
+        known: is_served.then_some(3),
+        counts: PhoneCounts::default(),
+        seen_lately: 2,
+        refused: 1,
+        not_allowable: (!is_served).then(|| text.to_owned()),
+    }
+}
+
+/// An overview in which every text of others is `text`.
+fn overview(text: &str) -> Overview {
+    Overview {
+        now: NOW,
+        version: "0.1.0",
+        domain: text.to_owned(),
+        config: None,
+        started: NOW - 12 * DAY,
+        not_ready: Some(text.to_owned()),
+        certificates: vec![CertificateView {
+            key: text.to_owned(),
+            names: vec![text.to_owned()],
+            issuer: Some(text.to_owned()),
+            not_before: Some(NOW - 45 * DAY),
+            not_after: Some(NOW + 45 * DAY),
+            source: "acme",
+            level: ConditionLevel::Warning,
+            state: "renewal_overdue",
+            problem: Some(text.to_owned()),
+            next_attempt: Some(NOW + 15 * DAY),
+            step: Some(text.to_owned()),
+            last_error: Some(text.to_owned()),
+            needs_human: true,
+        }],
+        constituencies: vec![constituency("ote", text, true), constituency(text, text, false)],
+        counts: PhoneCounts { known: 3, well: 1, silent: 1, waiting: 1, refused: 1, ..PhoneCounts::default() },
+        waiting: vec![phone("00005e0053aa", PhoneState::Waiting, text)],
+        unproven: vec![unproven(text)],
+        denied: vec![DeniedPhone { mac: "00005e0053ff".parse().unwrap(), denial: denial(text) }],
+        silent_together: Vec::new(),
+        activity: ActivityView {
+            step_s: 600,
+            since: NOW - DAY,
+            served: vec![5; 144],
+            refused: vec![1; 144],
+            handshakes: vec![2; 144],
+        },
+        troubles: vec![text.to_owned()],
+    }
+}
+
+fn query(text: &str) -> PhoneQuery {
+    PhoneQuery {
+        search: text.to_owned(),
+        constituency: Some(text.to_owned()),
+        limit: 2,
+        offset: 2,
+        ..PhoneQuery::default()
+    }
+}
+
+fn phones(text: &str) -> PhonePage {
+    let states = PhoneState::ALL.into_iter().zip(0..);
+    let phones = states.map(|(state, n)| phone(&format!("00005e0053{n:02x}"), state, text)).collect();
+    PhonePage { total: 50_000, matching: 12_345, phones }
+}
+
+fn home(overview: &Overview, phones: &PhonePage, query: &PhoneQuery, is_signed_in: bool) -> String {
+    render(&View { overview, phones, query, is_signed_in, outcome: None })
+}
+
+fn history(text: &str, state: PhoneState) -> PhoneHistoryView {
+    let request = |status: Option<u16>, reason: Option<&str>| PhoneRequestView {
+        time_ms: NOW * 1000 - 1500,
+        address: text.to_owned(),
+        method: Some(text.to_owned()),
+        target: Some(text.to_owned()),
+        status,
+        bytes: 1840,
+        duration_ms: 3.21,
+        reason: reason.map(str::to_owned),
+        is_named: false,
+    };
+    let requests = vec![request(Some(200), None), request(Some(403), Some(text)), request(None, Some(text))];
+    let named = NamedFiles { master: text.to_owned(), files: vec![text.to_owned()], missing: vec![text.to_owned()] };
+    PhoneHistoryView { phone: phone("00005e0053aa", state, text), named: Some(named), requests }
+}
+
+/// Every page there is, in every form, with `text` for whatever others may have written.
+fn all_pages(text: &str) -> Vec<String> {
+    let overview = overview(text);
+    let mut pages: Vec<String> =
+        [false, true].map(|is_signed_in| home(&overview, &phones(text), &query(text), is_signed_in)).to_vec();
+    for state in PhoneState::ALL {
+        pages.extend([false, true].map(|is_in| render_phone(&overview, &history(text, state), is_in)));
+    }
+    pages
+}
+
+/// The names of a page's elements and attributes, in order: what a browser makes of it, without words and values.
+fn skeleton(page: &str) -> Vec<&str> {
+    tags(page).flat_map(names).collect()
+}
+
+/// What stands between `<` and `>`.
+fn tags(page: &str) -> impl Iterator<Item = &str> {
+    page.split('<').skip(1).map(|rest| rest.split_once('>').unwrap().0)
+}
+
+/// Outside of values, which stand in quotes, every word of a tag is a name.
+fn names(tag: &str) -> impl Iterator<Item = &str> {
+    tag.split('"').step_by(2).flat_map(str::split_whitespace)
+}
+
+#[test]
+fn what_others_wrote_becomes_no_markup_wherever_it_stands() {
+    let (hostile, harmless) = (all_pages(HOSTILE), all_pages(HARMLESS));
+    assert_eq!(hostile.len(), 22);
+    for (hostile, harmless) in hostile.iter().zip(&harmless) {
+        assert!(hostile.contains("&lt;script&gt;") && !hostile.contains("<script>"));
+        assert!(skeleton(hostile) == skeleton(harmless), "other elements or attributes: {hostile}");
+        let is_driving =
+            |letter: char| letter.is_control() || matches!(letter, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        assert_eq!(hostile.chars().find(|letter| is_driving(*letter)), None);
+    }
+    let shown = hostile.iter().map(|page| page.matches("&lt;script&gt;").count()).sum::<usize>();
+    assert!(shown > 300, "only {shown} hostile texts were shown: does this test look at everything?");
+}
+
+#[test]
+fn nothing_is_inline_and_nothing_comes_from_elsewhere() {
+    let pages = [
+        all_pages(HARMLESS),
+        vec![render_sign_in(None), render_sign_in(Some("This is not the token.")), render_failure("Not done", HOSTILE)],
+    ]
+    .concat();
+    for page in pages {
+        for tag in tags(&page) {
+            assert!(!names(tag).any(|name| name == "style=" || name.starts_with("on")), "{tag}");
+            for link in ["href=\"", "src=\"", "action=\""] {
+                let target = tag.split_once(link).map(|(_, rest)| rest.split('"').next().unwrap());
+                assert!(target.is_none_or(|it| it.starts_with('/') || it.starts_with('#')), "{tag}");
+            }
+        }
+        assert_eq!(page.matches("<script ").count(), 1);
+        assert!(!assets::STYLE.content.contains("url(") && !assets::STYLE.content.contains("@import"));
+    }
+}
+
+#[test]
+fn identifiers_are_there_once_and_labels_name_them() {
+    for page in all_pages(HARMLESS) {
+        let values = |attribute: &str| -> Vec<String> {
+            let begin = format!(" {attribute}=\"");
+            page.split(begin.as_str()).skip(1).map(|rest| rest.split('"').next().unwrap().to_owned()).collect()
+        };
+        let mut ids = values("id");
+        ids.sort();
+        let count = ids.len();
+        ids.dedup();
+        assert_eq!(ids.len(), count, "{ids:?}");
+        let named = [values("for"), values("aria-labelledby")].concat();
+        assert!(named.len() > 2);
+        for name in named {
+            assert!(ids.contains(&name), "{name} names nothing");
+        }
+    }
+}
+
+#[test]
+fn only_a_proven_phone_has_a_button_to_allow_it() {
+    let overview = overview(HARMLESS);
+    let nobody = PhonePage { total: 0, matching: 0, phones: Vec::new() };
+    let page = |overview: &Overview| home(overview, &nobody, &PhoneQuery::default(), true);
+    assert_eq!(page(&overview).matches("action=\"/allow\"").count(), 1, "one phone waits, one certificate is unproven");
+    let mut unwritable = overview.clone();
+    for constituency in &mut unwritable.constituencies {
+        constituency.not_allowable = Some("the folder is not ours to write".to_owned());
+    }
+    let page = page(&unwritable);
+    assert!(!page.contains("action=\"/allow\"") && page.contains("the folder is not ours to write"));
+    assert!(page.contains("data-copy=\"provost allow 00005e0053aa --constituency ote --note &quot;…&quot;\""));
+}
+
+#[test]
+fn only_a_session_has_a_button_that_ends_it() {
+    let overview = overview(HARMLESS);
+    let home = |is_signed_in| home(&overview, &phones(HARMLESS), &query(HARMLESS), is_signed_in);
+    assert_eq!([false, true].map(|it| home(it).matches("action=\"/sign-out\"").count()), [0, 1]);
+}
+
+#[test]
+fn commands_name_the_configuration_of_the_server_whatever_its_path() {
+    let mut overview = overview(HARMLESS);
+    let nobody = PhonePage { total: 0, matching: 0, phones: Vec::new() };
+    let commands = |overview: &Overview| {
+        let mut pages = home(overview, &nobody, &PhoneQuery::default(), false);
+        let denied = PhoneView { denied_everywhere: None, ..phone("00005e00530c", PhoneState::Denied, HARMLESS) };
+        let of = |state| phone("00005e00530c", state, HARMLESS);
+        for phone in [of(PhoneState::Well), of(PhoneState::Denied), denied] {
+            pages += &render_phone(overview, &PhoneHistoryView { phone, named: None, requests: Vec::new() }, true);
+        }
+        pages +=
+            &home(&Overview { constituencies: Vec::new(), ..overview.clone() }, &nobody, &PhoneQuery::default(), true);
+        let copied = pages.split("data-copy=\"").skip(1).filter_map(|rest| rest.split('"').next());
+        copied.map(str::to_owned).collect::<Vec<_>>()
+    };
+    for (file, argument) in [
+        ("/etc/provost/provost.json", " --config /etc/provost/provost.json"),
+        ("/srv/my phones/$HOME.json", " --config '/srv/my phones/$HOME.json'"),
+        ("/srv/\"it's\".json", " --config &quot;/srv/\\&quot;it's\\&quot;.json&quot;"),
+    ] {
+        overview.config = Some(file.to_owned());
+        let commands = commands(&overview);
+        for what in [
+            "allow 00005e0053aa",
+            "allow 00005e00530c",
+            "deny 00005e00530c",
+            "undeny 00005e00530c",
+            "undeny MAC",
+            "allow MAC",
+            "constituency add NAME",
+        ] {
+            assert!(
+                commands.iter().any(|command| command.starts_with(&format!("provost {what}"))),
+                "{what}: {commands:?}"
+            );
+        }
+        assert!(commands.iter().all(|command| command.ends_with(argument)), "{argument}: {commands:?}");
+    }
+    overview.config = None;
+    let commands = commands(&overview);
+    assert!(commands.len() >= 5 && commands.iter().all(|command| !command.contains("--config")), "{commands:?}");
+}
+
+#[test]
+fn what_is_empty_says_what_to_do_next() {
+    let overview = Overview {
+        certificates: Vec::new(),
+        constituencies: Vec::new(),
+        counts: PhoneCounts::default(),
+        waiting: Vec::new(),
+        unproven: Vec::new(),
+        silent_together: Vec::new(),
+        activity: ActivityView::default(),
+        troubles: Vec::new(),
+        not_ready: None,
+        ..overview(HARMLESS)
+    };
+    let nobody = PhonePage { total: 0, matching: 0, phones: Vec::new() };
+    let page = home(&overview, &nobody, &PhoneQuery::default(), false);
+    for next in [
+        "Ready, and waiting for its first phone",
+        "data-copy=\"provost constituency add NAME\"",
+        "data-copy=\"provost allow MAC --constituency NAME",
+        "Nobody waits.",
+        "Nobody has asked for anything",
+    ] {
+        assert!(page.contains(next), "{next}");
+    }
+    let nothing_found = PhonePage { total: 3, matching: 0, phones: Vec::new() };
+    let page = home(&overview, &nothing_found, &PhoneQuery { search: "x".to_owned(), ..PhoneQuery::default() }, false);
+    assert!(page.contains("No phone matches. <a href=\"/#phones\">Show all</a>"));
+}
+
+#[test]
+fn the_verdict_counts_what_needs_somebody_the_worst_first() {
+    let mut overview = overview(HARMLESS);
+    overview.not_ready = None;
+    // What is said of the folder is not said again.
+    overview.troubles.push("log lines were lost".to_owned());
+    let none = phones(HARMLESS);
+    let page = home(&overview, &none, &PhoneQuery::default(), false);
+    // A trouble, a certificate, a folder, a warning of a policy, a phone that waits, a phone that was refused.
+    assert!(page.contains("6 things need you"));
+    let order: Vec<&str> =
+        page.split("<li class=\"").skip(1).filter_map(|rest| rest.split('"').next()).take(6).collect();
+    assert_eq!(order, ["bad", "bad", "asks", "fair", "fair", "fair"]);
+    overview.troubles.clear();
+    overview.certificates.clear();
+    overview.constituencies.truncate(1);
+    overview.constituencies[0].warnings.clear();
+    overview.waiting.clear();
+    overview.counts.waiting = 0;
+    assert!(home(&overview, &none, &PhoneQuery::default(), false).contains("One thing needs you"));
+    overview.counts.refused = 0;
+    assert!(home(&overview, &none, &PhoneQuery::default(), false).contains("All is well"));
+}
+
+#[test]
+fn claims_for_many_known_phones_are_one_headline_that_calls_them_unproven() {
+    let mut overview = overview(HARMLESS);
+    let headlines = |overview: &Overview| {
+        let page = home(overview, &phones(HARMLESS), &PhoneQuery::default(), false);
+        page.matches("may be locked out").count()
+    };
+    assert_eq!(headlines(&overview), 0);
+    for count in [1, 5000] {
+        overview.counts.locked_out = count;
+        assert_eq!(headlines(&overview), 1);
+    }
+    let page = home(&overview, &phones(HARMLESS), &PhoneQuery::default(), false);
+    assert!(page.contains("state=locked_out") && page.contains("The claim is unproven"), "{page}");
+    let own = render_phone(&overview, &history(HARMLESS, PhoneState::LockedOut), false);
+    assert!(own.contains("locked out?") && own.contains("claimed but unproven: <bdi>"), "{own}");
+    assert!(!own.contains(">well<"), "{own}");
+}
+
+#[test]
+fn a_constituency_that_fell_silent_is_a_headline_and_many_are_one() {
+    let silences = |count: usize| {
+        let mut overview = overview(HARMLESS);
+        let silence = |number| SilentTogether {
+            constituency: format!("customer-{number}").parse().unwrap(),
+            silent: 12,
+            of: 14,
+            since: NOW - 3 * 3600,
+        };
+        overview.silent_together = (0..count).map(silence).collect();
+        home(&overview, &phones(HARMLESS), &PhoneQuery::default(), false)
+    };
+    let page = silences(2);
+    for part in ["href=\"/?constituency=customer-1#phones\"", ">customer-0</a>: 12 of 14 phones", "3\u{a0}h ago"] {
+        assert!(page.contains(part), "{part}");
+    }
+    assert_eq!((page.matches("fell silent together").count(), page.contains("All is well")), (2, false));
+    let many = silences(40);
+    assert_eq!((many.matches("fell silent").count(), many.contains("In 40 constituencies most phones")), (1, true));
+}
+
+#[test]
+fn a_long_list_is_turned_a_page_at_a_time_and_sorted_by_its_headings() {
+    let query = PhoneQuery { limit: 8, offset: 8, sort: PhoneSort::LastSeen, ..PhoneQuery::default() };
+    let mut phones = phones(HARMLESS);
+    phones.phones.truncate(query.limit);
+    let page = home(&overview(HARMLESS), &phones, &query, false);
+    for part in [
+        "9–16 of 12\u{202f}345",
+        "Page 2 of 1\u{202f}544",
+        "rel=\"prev\" href=\"/?sort=last_seen&amp;limit=8#phones\"",
+        "rel=\"next\" href=\"/?sort=last_seen&amp;offset=16&amp;limit=8#phones\"",
+        "aria-sort=\"ascending\"><a class=\"sort\" href=\"/?sort=last_seen&amp;reverse=1&amp;limit=8#phones\">Last seen",
+        "href=\"/?sort=name&amp;limit=8#phones\">Phone",
+    ] {
+        assert!(page.contains(part), "{part}");
+    }
+}

@@ -1,0 +1,314 @@
+//! Which phones are asked for, and which of them are given: the query of the page and of the API. Pure.
+
+use std::cmp::Reverse;
+
+use super::snapshot::{PhoneCounts, PhonePage, PhoneQuery, PhoneSort, PhoneState, PhoneView, StateFilter};
+
+/// How many phones are given if nothing is said, and at most.
+pub(super) const LIMIT: usize = 100;
+const MAX_LIMIT: usize = 1000;
+
+impl PhoneState {
+    /// Every state, as it is listed: what needs an operator first.
+    pub const ALL: [Self; 10] = [
+        Self::Refused,
+        Self::LockedOut,
+        Self::Waiting,
+        Self::Silent,
+        Self::Never,
+        Self::Allowed,
+        Self::Well,
+        Self::Denied,
+        Self::Removed,
+        Self::Gone,
+    ];
+
+    /// As the API spells it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Well => "well",
+            Self::Silent => "silent",
+            Self::Never => "never",
+            Self::Allowed => "allowed",
+            Self::Waiting => "waiting",
+            Self::Refused => "refused",
+            Self::LockedOut => "locked_out",
+            Self::Denied => "denied",
+            Self::Removed => "removed",
+            Self::Gone => "gone",
+        }
+    }
+
+    /// Whether such a phone is on the list of a constituency that is served.
+    #[must_use]
+    pub fn is_known(self) -> bool {
+        matches!(self, Self::Well | Self::Silent | Self::Never | Self::Allowed | Self::Refused | Self::LockedOut)
+    }
+
+    fn rank(self) -> Option<usize> {
+        Self::ALL.iter().position(|state| *state == self)
+    }
+}
+
+impl StateFilter {
+    /// Every filter, in the order in which they are offered.
+    pub fn all() -> impl Iterator<Item = Self> {
+        std::iter::once(Self::Known).chain(PhoneState::ALL.map(Self::One))
+    }
+
+    /// As the API spells it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::One(state) => state.name(),
+            Self::Known => "known",
+        }
+    }
+
+    /// Whether a phone in `state` is meant.
+    #[must_use]
+    pub fn takes(self, state: PhoneState) -> bool {
+        match self {
+            Self::One(one) => one == state,
+            Self::Known => state.is_known(),
+        }
+    }
+}
+
+impl PhoneCounts {
+    /// Counts one more phone, in `state`.
+    pub fn add(&mut self, state: PhoneState) {
+        let count = match state {
+            PhoneState::Well => &mut self.well,
+            PhoneState::Silent => &mut self.silent,
+            PhoneState::Never => &mut self.never,
+            PhoneState::Allowed => &mut self.allowed,
+            PhoneState::Waiting => &mut self.waiting,
+            PhoneState::Refused => &mut self.refused,
+            PhoneState::LockedOut => &mut self.locked_out,
+            PhoneState::Denied => &mut self.denied,
+            PhoneState::Removed => &mut self.removed,
+            PhoneState::Gone => &mut self.gone,
+        };
+        *count += 1;
+        self.known += usize::from(state.is_known());
+    }
+}
+
+impl PhoneQuery {
+    /// Reads the `query` of a URL, which may be empty. Keys that are not ours are left alone.
+    ///
+    /// # Errors
+    /// What cannot be meant, in words.
+    pub fn parse(query: &str) -> Result<Self, String> {
+        let mut parsed = Self { limit: LIMIT, ..Self::default() };
+        for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+            let number = || value.parse().map_err(|_| format!("{key}={value:?} is no number"));
+            match &*key {
+                "search" => value.trim().clone_into(&mut parsed.search),
+                "constituency" => parsed.constituency = Some(value.into_owned()).filter(|name| !name.is_empty()),
+                "state" if value.is_empty() => parsed.state = None,
+                "state" => parsed.state = Some(state(&value)?),
+                "sort" => parsed.sort = sort(&value)?,
+                "reverse" => parsed.is_reversed = matches!(&*value, "1" | "true" | "on" | "yes"),
+                "offset" => parsed.offset = number()?,
+                "limit" => parsed.limit = number()?.clamp(1, MAX_LIMIT),
+                _ => {}
+            }
+        }
+        Ok(parsed)
+    }
+
+    /// Those of `phones` that are meant.
+    #[must_use]
+    pub fn select(&self, phones: &[PhoneView]) -> PhonePage {
+        let search = Search::new(&self.search);
+        let is_meant = |phone: &&PhoneView| {
+            self.constituency.as_ref().is_none_or(|name| phone.constituency.as_str() == name)
+                && self.state.is_none_or(|filter| filter.takes(phone.state))
+                && search.finds(phone)
+        };
+        let mut meant: Vec<&PhoneView> = phones.iter().filter(is_meant).collect();
+        self.order(&mut meant);
+        let matching = meant.len();
+        let page = meant.into_iter().skip(self.offset).take(self.limit);
+        PhonePage { total: phones.len(), matching, phones: page.cloned().collect() }
+    }
+
+    /// Stable, on phones that are in the order of their names.
+    fn order(&self, phones: &mut [&PhoneView]) {
+        match self.sort {
+            PhoneSort::State => phones.sort_by_key(|phone| (phone.state.rank(), Reverse(phone.last_seen))),
+            PhoneSort::LastSeen => phones.sort_by_key(|phone| Reverse(phone.last_seen)),
+            PhoneSort::Name => {}
+            PhoneSort::Model => {
+                // Those that never said what they are come last.
+                phones.sort_by_key(|phone| (phone.model.is_none(), phone.model.as_deref(), phone.firmware.as_deref()));
+            }
+        }
+        if self.is_reversed {
+            phones.reverse();
+        }
+    }
+}
+
+fn state(value: &str) -> Result<StateFilter, String> {
+    StateFilter::all().find(|filter| filter.name() == value).ok_or_else(|| {
+        let names: Vec<&str> = StateFilter::all().map(StateFilter::name).collect();
+        format!("state={value:?} is none of {}", names.join(", "))
+    })
+}
+
+fn sort(value: &str) -> Result<PhoneSort, String> {
+    match value {
+        "" | "state" => Ok(PhoneSort::State),
+        "last_seen" => Ok(PhoneSort::LastSeen),
+        "name" => Ok(PhoneSort::Name),
+        "model" => Ok(PhoneSort::Model),
+        other => Err(format!("sort={other:?} is none of state, last_seen, name, model")),
+    }
+}
+
+/// What is searched for.
+struct Search {
+    text: String,
+    /// A MAC address or a part of one, in any spelling.
+    digits: Option<String>,
+}
+
+impl Search {
+    fn new(text: &str) -> Self {
+        let text = text.to_lowercase();
+        let digits: String = text.chars().filter(|it| !matches!(it, ':' | '-' | '.' | ' ')).collect();
+        let is_hex = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        Self { digits: is_hex.then_some(digits), text }
+    }
+
+    fn finds(&self, phone: &PhoneView) -> bool {
+        let has = |text: &str| text.to_lowercase().contains(&self.text);
+        let texts = [phone.address.as_deref(), phone.model.as_deref(), phone.firmware.as_deref()];
+        self.text.is_empty()
+            || self.digits.as_ref().is_some_and(|digits| phone.mac.to_string().contains(digits))
+            || has(&phone.note)
+            || has(phone.constituency.as_str())
+            || texts.into_iter().flatten().any(has)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn phone(constituency: &str, mac: &str, state: PhoneState, last_seen: Option<i64>) -> PhoneView {
+        PhoneView {
+            constituency: constituency.parse().unwrap(),
+            mac: mac.parse().unwrap(),
+            state,
+            note: String::new(),
+            first_seen: None,
+            last_seen,
+            address: None,
+            model: None,
+            firmware: None,
+            tls: None,
+            tls_level: None,
+            certificate_not_after: None,
+            configuration: None,
+            upload: None,
+            refusal: None,
+            claimed: None,
+            requests: 0,
+            refusals: 0,
+            denied_everywhere: None,
+        }
+    }
+
+    /// In the order of their names, as they are gathered.
+    fn phones() -> Vec<PhoneView> {
+        let mut phones = vec![
+            phone("home", "00005e005301", PhoneState::Well, Some(500)),
+            phone("home", "00005e005302", PhoneState::Silent, Some(100)),
+            phone("home", "00005e005303", PhoneState::Waiting, Some(300)),
+            phone("ote", "00005e005304", PhoneState::Refused, Some(200)),
+            phone("ote", "00005e005305", PhoneState::Waiting, Some(400)),
+            phone("ote", "00005e005306", PhoneState::Never, None),
+        ];
+        phones[0].note = "The Küche".to_owned();
+        phones[0].model = Some("VVX_500".to_owned());
+        phones[3].model = Some("VVX_411".to_owned());
+        phones[3].address = Some("192.0.2.7".to_owned());
+        phones
+    }
+
+    /// The last digits of what a query gives, and how many match.
+    fn given(query: &str) -> (String, usize) {
+        let page = PhoneQuery::parse(query).unwrap().select(&phones());
+        assert_eq!(page.total, 6);
+        (page.phones.iter().map(|phone| phone.mac.to_string().pop().unwrap()).collect(), page.matching)
+    }
+
+    #[test]
+    fn what_needs_somebody_comes_first() {
+        assert_eq!(given(""), ("453261".to_owned(), 6));
+        assert_eq!(given("reverse=1"), ("162354".to_owned(), 6));
+        assert_eq!(given("sort=last_seen"), ("153426".to_owned(), 6));
+        assert_eq!(given("sort=name"), ("123456".to_owned(), 6));
+        assert_eq!(given("sort=model").0.get(..2), Some("41"));
+    }
+
+    #[test]
+    fn a_search_finds_any_part_in_any_spelling() {
+        for (search, found) in [
+            ("küche", "1"),
+            ("vvx", "14"),
+            ("192.0.2.7", "4"),
+            ("00:00:5E:00:53:03", "3"),
+            ("5305", "5"),
+            ("OTE", "456"),
+            ("nothing like it", ""),
+        ] {
+            let query: String = form_urlencoded::byte_serialize(search.as_bytes()).collect();
+            assert_eq!(given(&format!("sort=name&search={query}")), (found.to_owned(), found.len()), "{search}");
+        }
+    }
+
+    #[test]
+    fn filters_and_pages_go_together() {
+        assert_eq!(given("state=waiting"), ("53".to_owned(), 2));
+        assert_eq!(given("state=waiting&constituency=ote"), ("5".to_owned(), 1));
+        assert_eq!(given("sort=name&offset=2&limit=3"), ("345".to_owned(), 6));
+        assert_eq!(given("offset=99"), (String::new(), 6));
+        assert_eq!(given("constituency=&state=&sort=&search=").1, 6);
+    }
+
+    #[test]
+    fn each_count_is_what_its_filter_gives() {
+        let macs = (0..).map(|number| format!("00005e00{number:04x}"));
+        // One of the first state, two of the second, and so on.
+        let states = PhoneState::ALL.into_iter().zip(1..).flat_map(|(state, count)| std::iter::repeat_n(state, count));
+        let phones: Vec<PhoneView> = states.zip(macs).map(|(state, mac)| phone("ote", &mac, state, None)).collect();
+        let mut counts = PhoneCounts::default();
+        for phone in &phones {
+            counts.add(phone.state);
+        }
+        let counts = serde_json::to_value(counts).unwrap();
+        let mut seen = 0;
+        for filter in StateFilter::all() {
+            let query = PhoneQuery::parse(&format!("state={}", filter.name())).unwrap();
+            assert_eq!(query.state, Some(filter));
+            assert_eq!(counts[filter.name()], query.select(&phones).matching, "{}", filter.name());
+            seen += 1;
+        }
+        assert_eq!((seen, counts.as_object().unwrap().len()), (11, 11));
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_said() {
+        assert_eq!(PhoneQuery::parse("limit=99999").unwrap().limit, MAX_LIMIT);
+        assert_eq!(PhoneQuery::parse("limit=0").unwrap().limit, 1);
+        for bad in ["state=x", "sort=x", "offset=-1", "limit=a"] {
+            assert!(PhoneQuery::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! What is asked of operators' own listener, and what is answered.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::header::{ACCEPT, CONTENT_TYPE};
+use hyper::http::request::Parts;
+use hyper::{Method, Request, StatusCode};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::sync::Semaphore;
+
+use super::response::{self, Answer};
+use super::events::Events;
+use super::access_guard::{ClientLocation, Forbidden, Principal, RouteAccess};
+use super::page::{self, Asset, Flash, View};
+use super::snapshot::{PhoneHistoryView, PhoneQuery};
+use super::{AdminChange, AdminServer, Readiness, SnapshotRequest};
+use crate::clock;
+use crate::constituency::denials::MAX_NOTE;
+use crate::constituency::{ConstituencyName, InvalidMacAddress, InvalidName, MacAddress};
+use crate::metrics::Exposition;
+use crate::settings;
+
+/// The longest body that is read, in bytes.
+const MAX_BODY: usize = 8 << 10;
+/// How long it may take to come, from an operator and from anybody.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+const STRANGERS_BODY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Route {
+    Health,
+    Ready,
+    Metrics,
+    Asset(&'static Asset),
+    Events,
+    Page,
+    PhonePage(ConstituencyName, MacAddress),
+    SignIn,
+    SignOut,
+    /// A form that lets a phone in, or keeps it out.
+    Form(bool),
+    Overview,
+    Phones,
+    Phone(ConstituencyName, MacAddress),
+    /// The same as [`Route::Form`], for programs.
+    Change(bool),
+}
+
+impl Route {
+    fn of(path: &str) -> Option<Self> {
+        let phone = |rest: &str| -> Option<(ConstituencyName, MacAddress)> {
+            let (constituency, mac) = rest.split_once('/')?;
+            Some((constituency.parse().ok()?, mac.parse().ok()?))
+        };
+        Some(match path {
+            "/healthz" => Self::Health,
+            "/readyz" => Self::Ready,
+            "/metrics" => Self::Metrics,
+            "/events" => Self::Events,
+            "/" => Self::Page,
+            "/sign-in" => Self::SignIn,
+            "/sign-out" => Self::SignOut,
+            "/allow" => Self::Form(true),
+            "/deny" => Self::Form(false),
+            "/api/overview" => Self::Overview,
+            "/api/phones" => Self::Phones,
+            "/api/allow" => Self::Change(true),
+            "/api/deny" => Self::Change(false),
+            _ => match (path.strip_prefix("/phones/"), path.strip_prefix("/api/phones/")) {
+                (Some(rest), _) => phone(rest).map(|(constituency, mac)| Self::PhonePage(constituency, mac))?,
+                (_, Some(rest)) => phone(rest).map(|(constituency, mac)| Self::Phone(constituency, mac))?,
+                _ => Self::Asset(page::asset(path)?),
+            },
+        })
+    }
+
+    /// What it may be asked with.
+    fn methods(&self) -> &'static str {
+        match self {
+            Self::SignIn => "GET, HEAD, POST",
+            Self::SignOut | Self::Form(_) | Self::Change(_) => "POST",
+            _ => "GET, HEAD",
+        }
+    }
+
+    fn allows(&self, method: &Method) -> bool {
+        self.methods().split(", ").any(|allowed| allowed == method.as_str())
+    }
+
+    fn exposure(&self) -> RouteAccess {
+        match self {
+            Self::Health | Self::Ready | Self::Asset(_) | Self::SignIn => RouteAccess::Public,
+            _ => RouteAccess::Operators,
+        }
+    }
+
+    /// Whether people look at the answer.
+    fn is_page(&self) -> bool {
+        matches!(self, Self::Page | Self::PhonePage(..) | Self::SignIn | Self::SignOut | Self::Form(_))
+    }
+}
+
+/// Answers one request that comes `from`; `streams` are places at [`Route::Events`].
+pub(super) async fn answer(
+    status: &Arc<AdminServer>,
+    request: Request<Incoming>,
+    from: ClientLocation,
+    streams: &Arc<Semaphore>,
+) -> Answer {
+    let (head, body) = request.into_parts();
+    let route = Route::of(head.uri.path());
+    let exposure = route.as_ref().map_or(RouteAccess::Operators, Route::exposure);
+    let now = clock::unix_seconds(clock::now());
+    let visitor = match status.gate.check(&head, from, exposure, &status.token, now) {
+        Ok(visitor) => visitor,
+        Err(barred) => return reject(route.as_ref(), &barred),
+    };
+    let Some(route) = route else { return response::problem(StatusCode::NOT_FOUND, "there is nothing of this name") };
+    if !route.allows(&head.method) {
+        return response::method_not_allowed(route.methods());
+    }
+    if head.method == Method::POST {
+        if route == Route::SignIn && !status.token.is_configured() {
+            return nothing_to_sign_in_with();
+        }
+        let patience = if exposure == RouteAccess::Public { STRANGERS_BODY_TIMEOUT } else { BODY_TIMEOUT };
+        return match read(body, patience).await {
+            Ok(body) => change(status, &route, &head, &body, now).await,
+            Err(answer) => answer,
+        };
+    }
+    match route {
+        Route::Health => response::text(StatusCode::OK, "ok"),
+        Route::Ready => ready(&status.knowledge.readiness(), visitor),
+        Route::Metrics => metrics(status, &head).await,
+        Route::Asset(asset) => response::for_good(asset.content_type, asset.content),
+        Route::Events => match Arc::clone(streams).try_acquire_owned() {
+            Ok(place) => {
+                let body = Events::new(Arc::clone(status), place).boxed_unsync();
+                response::with_body(StatusCode::OK, "text/event-stream", body)
+            }
+            Err(_) => response::problem(StatusCode::SERVICE_UNAVAILABLE, "too many look already"),
+        },
+        Route::Overview => {
+            response::json(StatusCode::OK, &status.pictures.current(&status.knowledge).await.picture.overview)
+        }
+        Route::Phones => phones(status, &head).await,
+        Route::Phone(constituency, mac) => match history(status, &constituency, mac).await {
+            Ok(history) => response::json(StatusCode::OK, &history),
+            Err((code, reason)) => response::problem(code, &reason),
+        },
+        Route::Page => show(status, &head, visitor).await,
+        Route::PhonePage(constituency, mac) => match history(status, &constituency, mac).await {
+            Ok(history) => {
+                let picture = status.pictures.current(&status.knowledge).await.picture;
+                response::page(StatusCode::OK, page::render_phone(&picture.overview, &history, visitor.is_signed_in))
+            }
+            Err((code, reason)) => response::page(code, page::render_failure("No such phone", &reason)),
+        },
+        Route::SignIn => response::page(StatusCode::OK, page::render_sign_in(None)),
+        Route::SignOut | Route::Form(_) | Route::Change(_) => response::method_not_allowed(route.methods()),
+    }
+}
+
+/// Somebody who may not: people get a form to sign in, programs a reason.
+fn reject(route: Option<&Route>, barred: &Forbidden) -> Answer {
+    let answer = match route {
+        Some(route) if route.is_page() && barred.status == StatusCode::UNAUTHORIZED => {
+            response::page(barred.status, page::render_sign_in(None))
+        }
+        Some(route) if route.is_page() => response::page(barred.status, page::render_failure("Not done", &barred.reason)),
+        Some(Route::Health | Route::Ready | Route::Metrics) => response::text(barred.status, &barred.reason),
+        _ => response::problem(barred.status, &barred.reason),
+    };
+    response::forbidden(barred, answer)
+}
+
+async fn read(body: Incoming, patience: Duration) -> Result<Bytes, Answer> {
+    match tokio::time::timeout(patience, Limited::new(body, MAX_BODY).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+            Err(response::problem(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long"))
+        }
+        Ok(Err(_)) => Err(response::problem(StatusCode::BAD_REQUEST, "the body broke off")),
+        Err(_) => Err(response::problem(StatusCode::REQUEST_TIMEOUT, "the body took too long")),
+    }
+}
+
+/// What is posted.
+async fn change(status: &Arc<AdminServer>, route: &Route, head: &Parts, body: &Bytes, now: i64) -> Answer {
+    let media_type = head.headers.get(CONTENT_TYPE).and_then(|it| it.to_str().ok()).unwrap_or_default();
+    let media_type = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    match route {
+        Route::SignOut => response::with_session(response::see("/"), &status.gate.session_cookie(head), None),
+        Route::SignIn => sign_in(status, head, &field(body, "token").unwrap_or_default(), now),
+        Route::Form(is_allowed) => {
+            let typed = |key: &str| field(body, key).unwrap_or_default();
+            let some = |key: &str| Some(typed(key)).filter(|text| !text.is_empty());
+            let posted = Posted { mac: typed("mac"), constituency: some("constituency"), note: some("note") };
+            match posted.carry_out(status, *is_allowed, "the status page").await {
+                Ok((wanted, _)) => response::see(&Flash { change: wanted.change, mac: wanted.mac }.path()),
+                Err((code, reason)) => response::page(code, page::render_failure("Not done", &reason)),
+            }
+        }
+        Route::Change(is_allowed) if media_type == "application/json" => {
+            let changed = match settings::read_body::<Posted>(body) {
+                Ok(posted) => posted.carry_out(status, *is_allowed, "the API").await,
+                Err(reason) => Err((StatusCode::BAD_REQUEST, reason)),
+            };
+            match changed {
+                Ok((_, is_changed)) => response::json(StatusCode::OK, &json!({ "changed": is_changed })),
+                Err((code, reason)) => response::problem(code, &reason),
+            }
+        }
+        Route::Change(_) => response::problem(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "the body must be JSON (Content-Type: application/json)",
+        ),
+        other => response::method_not_allowed(other.methods()),
+    }
+}
+
+fn sign_in(status: &AdminServer, head: &Parts, shown: &str, now: i64) -> Answer {
+    let cookie = status.gate.session_cookie(head);
+    match status.token.session(&cookie.scope, now).filter(|_| status.token.is(shown.trim().as_bytes())) {
+        Some(session) => response::with_session(response::see("/"), &cookie, Some(&session)),
+        None => response::page(StatusCode::UNAUTHORIZED, page::render_sign_in(Some("This is not the token."))),
+    }
+}
+
+fn nothing_to_sign_in_with() -> Answer {
+    response::text(StatusCode::FORBIDDEN, "there is nothing to sign in with: \"status\" names no \"token_file\"")
+}
+
+/// A field of a form.
+fn field(body: &[u8], key: &str) -> Option<String> {
+    form_urlencoded::parse(body).find(|(name, _)| name == key).map(|(_, value)| value.into_owned())
+}
+
+/// Which phone is to be let in or kept out.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Posted {
+    mac: String,
+    constituency: Option<String>,
+    note: Option<String>,
+}
+
+impl Posted {
+    /// Does what is wanted; whether that made a difference. Pictures that are taken from then on show it.
+    async fn carry_out(
+        self,
+        status: &AdminServer,
+        is_allowed: bool,
+        by: &'static str,
+    ) -> Result<(SnapshotRequest, bool), (StatusCode, String)> {
+        let bad = |reason: String| (StatusCode::BAD_REQUEST, reason);
+        let mac = self.mac.trim().parse().map_err(|error: InvalidMacAddress| bad(error.to_string()))?;
+        let name = self.constituency.map(|name| name.parse()).transpose();
+        let change = match (is_allowed, name.map_err(|error: InvalidName| bad(error.to_string()))?) {
+            (true, Some(name)) => AdminChange::Allow(name),
+            (true, None) => return Err(bad("\"constituency\" is missing: a phone is allowed by one".to_owned())),
+            (false, Some(name)) => AdminChange::Deny(name),
+            (false, None) => AdminChange::DenyEverywhere,
+        };
+        let wanted = SnapshotRequest { change, mac, note: self.note, by };
+        if wanted.mac == MacAddress::NOBODY {
+            return Err(bad("000000000000 is nobody's address".to_owned()));
+        }
+        if wanted.note.as_ref().is_some_and(|note| note.len() > MAX_NOTE || note.chars().any(char::is_control)) {
+            return Err(bad(format!("a note is one line of at most {MAX_NOTE} bytes")));
+        }
+        let knowledge = Arc::clone(&status.knowledge);
+        let changed = tokio::task::spawn_blocking(move || (knowledge.change(&wanted), wanted)).await;
+        status.pictures.outdate().await;
+        match changed {
+            Ok((Ok(is_changed), wanted)) => Ok((wanted, is_changed)),
+            Ok((Err(reason), _)) => Err((StatusCode::CONFLICT, reason)),
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+}
+
+/// Ready or not, and what is to be looked at before it is not.
+/// Balancers need the status alone. The reasons name certificates and constituencies: they are for those who may read.
+fn ready(readiness: &Readiness, visitor: Principal) -> Answer {
+    let (code, first) = match &readiness.not_ready {
+        None => (StatusCode::OK, "ready"),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason.as_str()),
+    };
+    if !visitor.may_read {
+        return response::empty(code);
+    }
+    let lines = std::iter::once(first).chain(readiness.warnings.iter().map(String::as_str));
+    response::text(code, &lines.collect::<Vec<_>>().join("\n"))
+}
+
+async fn metrics(status: &AdminServer, head: &Parts) -> Answer {
+    let picture = status.pictures.current(&status.knowledge).await.picture;
+    let accept = head.headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let (exposition, media_type) = if accept.contains("application/openmetrics-text") {
+        (Exposition::OpenMetrics, "application/openmetrics-text; version=1.0.0; charset=utf-8")
+    } else {
+        (Exposition::Plain, "text/plain; version=0.0.4; charset=utf-8")
+    };
+    response::of(StatusCode::OK, media_type, status.knowledge.metrics(&picture, exposition))
+}
+
+async fn phones(status: &AdminServer, head: &Parts) -> Answer {
+    match PhoneQuery::parse(head.uri.query().unwrap_or_default()) {
+        Ok(query) => {
+            let picture = status.pictures.current(&status.knowledge).await.picture;
+            response::json(StatusCode::OK, &query.select(&picture.phones))
+        }
+        Err(reason) => response::problem(StatusCode::BAD_REQUEST, &reason),
+    }
+}
+
+async fn show(status: &AdminServer, head: &Parts, visitor: Principal) -> Answer {
+    let query = match PhoneQuery::parse(head.uri.query().unwrap_or_default()) {
+        Ok(query) => query,
+        Err(reason) => return response::page(StatusCode::BAD_REQUEST, page::render_failure("No such list", &reason)),
+    };
+    // Nobody else did anything of which something could have come.
+    let outcome = head.uri.query().filter(|_| visitor.is_signed_in).and_then(Flash::parse);
+    let picture = status.pictures.current(&status.knowledge).await.picture;
+    let view = View {
+        overview: &picture.overview,
+        phones: &query.select(&picture.phones),
+        query: &query,
+        is_signed_in: visitor.is_signed_in,
+        outcome: outcome.as_ref(),
+    };
+    response::page(StatusCode::OK, page::render(&view))
+}
+
+async fn history(
+    status: &AdminServer,
+    constituency: &ConstituencyName,
+    mac: MacAddress,
+) -> Result<PhoneHistoryView, (StatusCode, String)> {
+    let picture = status.pictures.current(&status.knowledge).await.picture;
+    let key = (constituency, mac);
+    let found = picture.phones.binary_search_by(|phone| (&phone.constituency, phone.mac).cmp(&key)).ok();
+    let phone = found.and_then(|index| picture.phones.get(index)).cloned();
+    let phone = phone.ok_or_else(|| (StatusCode::NOT_FOUND, format!("{constituency} knows no {mac}")))?;
+    let knowledge = Arc::clone(&status.knowledge);
+    match tokio::task::spawn_blocking(move || knowledge.history(phone)).await {
+        Ok(Ok(history)) => Ok(history),
+        Ok(Err(reason)) => Err((StatusCode::SERVICE_UNAVAILABLE, reason)),
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}

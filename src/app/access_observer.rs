@@ -1,0 +1,92 @@
+//! What the access log tells, as it is counted and as the ledger knows it: serving knows no database, and the ledger no
+//! connections.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hyper::StatusCode;
+
+use crate::clock;
+use crate::constituency::Fingerprint;
+use crate::phone_history::{ActivityCounts, PhoneEvent, PhoneHistory, Proof, is_refusal};
+use crate::metrics::{Metrics, Observed};
+use crate::serve::access_log::{AccessRecord, Observer, ServedTls, TlsResult};
+use crate::serve::client_prefix;
+use crate::serve::access_control::CHALLENGE;
+
+/// Counts what the access log tells, and notes in the ledger what it tells of phones.
+pub(super) struct AccessObserver {
+    ledger: PhoneHistory,
+    metrics: Arc<Metrics>,
+    /// How many of the finished handshakes are in the ledger.
+    handshakes: AtomicU64,
+}
+
+impl AccessObserver {
+    /// Nothing was seen yet.
+    pub(super) fn new(ledger: PhoneHistory, metrics: Arc<Metrics>) -> Self {
+        Self { ledger, metrics, handshakes: AtomicU64::default() }
+    }
+
+    fn count(&self, record: &AccessRecord) {
+        let status = status(record);
+        // Neither served nor refused: who is asked for a password will answer.
+        let is_challenge = record.kind == Some(CHALLENGE);
+        let is_refused = !is_challenge && is_refusal(status, record.request.is_some());
+        self.metrics.observe(Observed {
+            constituency: record.constituency.as_ref(),
+            method: record.request.as_ref().map(|(method, _)| method),
+            status: record.status,
+            refusal: record.kind.filter(|_| is_refused),
+            bytes: record.bytes,
+        });
+        let finished = self.metrics.handshakes.finished();
+        let new = finished.saturating_sub(self.handshakes.swap(finished, Ordering::Relaxed));
+        let is_handshake = status.is_none() && record.request.is_none();
+        let counts = ActivityCounts {
+            served: u64::from(status.is_some() && !is_refused && !is_challenge),
+            refused: u64::from(is_refused),
+            handshakes: new + u64::from(is_handshake),
+        };
+        self.ledger.count(clock::unix_seconds(record.time), counts);
+    }
+}
+
+impl Observer for AccessObserver {
+    fn saw(&self, record: Box<AccessRecord>) {
+        self.count(&record);
+        if let Some(sighting) = phone_event(*record) {
+            self.ledger.note(sighting);
+        }
+    }
+}
+
+fn status(record: &AccessRecord) -> Option<StatusCode> {
+    record.status.and_then(|status| StatusCode::from_u16(status).ok())
+}
+
+/// What a record says of a phone; `None` if it is about nobody, or asked nobody.
+fn phone_event(record: AccessRecord) -> Option<PhoneEvent> {
+    let status = status(&record);
+    let (mac, proof) = match (record.mac, record.certificate_not_after, record.claim) {
+        (Some(mac), None, None) if record.is_by_password => (mac, Proof::Password),
+        (Some(mac), Some(not_after), _) => (mac, Proof::Certificate { not_after }),
+        (_, _, Some(claim)) => (claim.mac, Proof::Claimed { fingerprint: claim.fingerprint.map(Fingerprint::bytes) }),
+        _ => return None,
+    };
+    Some(PhoneEvent {
+        time: record.time,
+        address: record.address.ip().to_canonical(),
+        network: client_prefix(record.address.ip()),
+        constituency: record.constituency?,
+        mac,
+        proof,
+        request: record.request,
+        status,
+        bytes: record.bytes,
+        duration: record.duration,
+        user_agent: record.user_agent,
+        reason: record.reason,
+        tls: record.tls.and_then(TlsResult::agreed).map(ServedTls::names),
+    })
+}

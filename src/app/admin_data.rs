@@ -1,0 +1,374 @@
+//! What operators are shown, gathered from those who know it: the site, the ledger, the certificates. Serving, renewing
+//! and showing know nothing of one another.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+mod certificates;
+mod gauges;
+mod phones;
+mod readiness;
+
+use super::publisher::Publisher;
+use super::state_faults::StateFaults;
+use super::admin_thread::Boards;
+use crate::certificate::{LiveCertificates, ServerCertificate};
+use crate::clock;
+use crate::config::{CertificateSource, Config};
+use crate::constituency::edit_file::Changed;
+use crate::constituency::{
+    ClientAuth, Constituency, ConstituencyName, PhoneStanding, Phones, ServerDenial, ServerDenials, Severity, denials,
+    edit, edit_file,
+};
+use crate::digest::passwords;
+use crate::phone_history::summary::together;
+use crate::phone_history::{HistoryHealth, HistoryReader, STEP_S};
+use crate::metrics::{Exposition, Metrics};
+use crate::serve::Server;
+use crate::serve::site::Site;
+use crate::serve::shutdown::ShutdownPhase;
+use crate::admin::snapshot::{self, Overview, PhoneHistoryView, PhoneState, PhoneView};
+use crate::admin::{AdminChange, AdminData, Readiness, Snapshot, SnapshotRequest};
+use crate::wording::counted_were;
+use certificates::{from_files, from_local_ca, renewed};
+use phones::is_well_today;
+use readiness::why_not_ready;
+
+/// How soon a change of a policy is in force.
+const IN_FORCE: Duration = Duration::from_secs(1);
+
+/// What the picture is gathered from.
+#[derive(Debug)]
+pub(super) struct LiveAdminData {
+    /// Not held: it ends when nobody serves any more.
+    server: Weak<Server>,
+    certificates: Arc<LiveCertificates>,
+    boards: Boards,
+    health: Arc<HistoryHealth>,
+    metrics: Arc<Metrics>,
+    config: Config,
+    publisher: Arc<Publisher>,
+    stop: watch::Receiver<ShutdownPhase>,
+    /// Where the configuration was read from, for whoever is in another folder.
+    file: Option<String>,
+    state: PathBuf,
+    denials: Arc<ServerDenials>,
+    state_faults: Arc<StateFaults>,
+    addresses: Vec<SocketAddr>,
+    started: i64,
+}
+
+impl AdminData for LiveAdminData {
+    fn mark(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.health.generation().hash(&mut hasher);
+        self.metrics.observed().hash(&mut hasher);
+        if let Some(server) = self.server.upgrade() {
+            server.site.load().generation().hash(&mut hasher);
+        }
+        self.certificates.generation().hash(&mut hasher);
+        self.denials.generation().hash(&mut hasher);
+        self.state_faults.messages().hash(&mut hasher);
+        self.boards.load().as_ref().map(|board| board.generation()).hash(&mut hasher);
+        self.is_stopping().hash(&mut hasher);
+        hasher.finish()
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let now = clock::unix_seconds(clock::now());
+        let mut troubles = self.troubles();
+        let ledger = HistoryReader::open(&self.state).and_then(|ledger| match ledger {
+            Some(ledger) => Ok((ledger.phones()?, ledger.claims()?)),
+            None => Ok(Default::default()),
+        });
+        let (seen, claims) = ledger.unwrap_or_else(|error| {
+            troubles.push(error.to_string());
+            Default::default()
+        });
+        let server = self.server.upgrade();
+        let site = server.as_ref().map(|server| server.site.load_full());
+        let roster = site.as_ref().map(|site| together(site.registry(), seen, &claims)).unwrap_or_default();
+        let faults = site.iter().flat_map(|site| site.registry().faults());
+        let broken = faults.filter(|fault| fault.severity == Severity::Error);
+        troubles.extend(broken.map(|fault| format!("{}: {}", fault.subject, fault.message)));
+        let silent_together = phones::silences(&roster, now, self.started);
+        let phones: Vec<PhoneView> = roster.into_iter().map(|(key, known)| phones::phone(key, known, now)).collect();
+        let overview = Overview {
+            now,
+            version: env!("CARGO_PKG_VERSION"),
+            domain: self.config.domain.clone(),
+            config: self.file.clone(),
+            started: self.started,
+            not_ready: self.readiness().not_ready,
+            certificates: self.certificates(now),
+            constituencies: site.as_ref().map(|site| self.constituencies(site, &phones, now)).unwrap_or_default(),
+            counts: phones::counts(&phones),
+            waiting: phones::waiting(&phones),
+            silent_together,
+            unproven: phones::unproven(claims),
+            denied: phones::denied(&self.denials.phones()),
+            activity: self.activity(now),
+            troubles,
+        };
+        Snapshot { overview, phones }
+    }
+
+    fn history(&self, phone: PhoneView) -> Result<PhoneHistoryView, String> {
+        let ledger = HistoryReader::open(&self.state).map_err(|error| error.to_string())?;
+        let requests = ledger.map_or(Ok(Vec::new()), |ledger| ledger.requests(phone.mac));
+        let requests = requests.map_err(|error| error.to_string())?.into_iter().rev();
+        let own = requests.filter(|request| request.constituency == phone.constituency).map(phones::request).collect();
+        Ok(phones::history(phone, own, &self.config.constituencies))
+    }
+
+    fn readiness(&self) -> Readiness {
+        let now = clock::unix_seconds(clock::now());
+        let site = self.server.upgrade().map(|server| server.site.load_full()).filter(|_| !self.is_stopping());
+        let Some(site) = site else {
+            return Readiness { not_ready: Some("provost is shutting down".to_owned()), warnings: Vec::new() };
+        };
+        let certificates = self.certificates(now);
+        let faults = self.state_faults.messages().into_iter().map(|message| format!("error: {message}"));
+        Readiness {
+            not_ready: why_not_ready(&certificates, &site, &self.config.constituencies, now),
+            warnings: certificates::warnings(&certificates).into_iter().chain(faults).collect(),
+        }
+    }
+
+    fn metrics(&self, snapshot: &Snapshot, exposition: Exposition) -> String {
+        // Writing to a String does not fail.
+        self.metrics.text(&self.gauges(snapshot), exposition).unwrap_or_default()
+    }
+
+    fn change(&self, wanted: &SnapshotRequest) -> Result<bool, String> {
+        let mac = wanted.mac;
+        let is_changed = match &wanted.change {
+            AdminChange::Allow(name) => {
+                if let Some(denial) = self.denials.get(mac) {
+                    let why = denial.explained();
+                    return Err(format!("{mac} is denied everywhere {why}; provost undeny {mac} lifts that"));
+                }
+                self.change_policy(name, edit::PolicyChange::Allow { mac, note: wanted.note.as_deref() })?
+            }
+            AdminChange::Deny(name) => self.change_policy(name, edit::PolicyChange::Deny { mac })?,
+            AdminChange::DenyEverywhere => self.deny_everywhere(wanted)?,
+        };
+        if is_changed {
+            self.await_force(wanted);
+        }
+        Ok(is_changed)
+    }
+}
+
+impl LiveAdminData {
+    /// What `server` is, from now on.
+    pub(super) fn new(
+        server: &Arc<Server>,
+        (boards, health, metrics): (Boards, Arc<HistoryHealth>, Arc<Metrics>),
+        (config, publisher): (&Config, &Arc<Publisher>),
+        stop: watch::Receiver<ShutdownPhase>,
+        (state, denials, state_faults): (&Path, Arc<ServerDenials>, Arc<StateFaults>),
+        listeners: &[TcpListener],
+    ) -> Self {
+        Self {
+            server: Arc::downgrade(server),
+            certificates: Arc::clone(&server.certificates),
+            boards,
+            health,
+            metrics,
+            config: config.clone(),
+            publisher: Arc::clone(publisher),
+            stop,
+            file: config.file.as_deref().map(absolute),
+            state: state.to_owned(),
+            denials,
+            state_faults,
+            addresses: listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect(),
+            started: clock::unix_seconds(clock::now()),
+        }
+    }
+
+    fn change_policy(&self, name: &ConstituencyName, change: edit::PolicyChange<'_>) -> Result<bool, String> {
+        let bundles = self.publisher.bundle_names();
+        let bundles: Vec<&str> = bundles.iter().map(String::as_str).collect();
+        let changed = edit_file::change(&self.config.constituencies, name, change, &bundles, &log_wait);
+        match changed.map_err(|error| error.to_string())? {
+            Changed::AsksNobody => Err(format!("{name} asks nobody who they are, so that nobody can be kept out")),
+            changed => Ok(changed == Changed::Now),
+        }
+    }
+
+    fn deny_everywhere(&self, wanted: &SnapshotRequest) -> Result<bool, String> {
+        let (mac, at) = (wanted.mac, Some(clock::unix_seconds(clock::now())));
+        let denial = ServerDenial { by: wanted.by.to_owned(), at, note: wanted.note.clone().unwrap_or_default() };
+        let is_changed = denials::deny(&self.state, mac, denial, &log_wait).map_err(|error| error.to_string())?;
+        let (_, errors) = passwords::remove_everywhere(&self.state, mac, &log_wait);
+        match errors.first() {
+            None => Ok(is_changed),
+            Some(error) => Err(format!("{mac} is denied everywhere, but its password could not be removed: {error}")),
+        }
+    }
+
+    /// Waits until what was changed is in force, so that whoever changed it sees it in what is shown next; not for long.
+    fn await_force(&self, wanted: &SnapshotRequest) {
+        let is_in_force = || {
+            let (name, standing) = match &wanted.change {
+                AdminChange::Allow(name) => (name, PhoneStanding::Known),
+                AdminChange::Deny(name) => (name, PhoneStanding::Denied),
+                AdminChange::DenyEverywhere => return self.denials.has(wanted.mac),
+            };
+            let site = self.server.upgrade().map(|server| server.site.load_full());
+            let constituency = site.as_ref().and_then(|site| site.registry().find(name.as_str()));
+            constituency.is_none_or(|constituency| constituency.standing(wanted.mac) == standing)
+        };
+        let until = clock::monotonic() + IN_FORCE;
+        while !is_in_force() && clock::monotonic() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// What has been wrong lately.
+    fn troubles(&self) -> Vec<String> {
+        let mut troubles = self.state_faults.messages();
+        troubles.extend(self.health.failure());
+        match self.health.dropped() {
+            0 => {}
+            dropped => troubles.push(format!(
+                "{} not written to the ledger since the start: there were too many at once",
+                counted_were(dropped, "sighting of phones")
+            )),
+        }
+        match self.server.upgrade().map_or(0, |server| server.access.lost()) {
+            0 => {}
+            lost => troubles.push(format!(
+                "{} lost since the start: standard output is not read fast enough",
+                counted_were(lost, "line of the access log")
+            )),
+        }
+        troubles
+    }
+
+    fn activity(&self, now: i64) -> snapshot::ActivityView {
+        let (since, steps) = self.health.activity(now);
+        snapshot::ActivityView {
+            step_s: STEP_S,
+            since,
+            served: steps.iter().map(|step| step.served).collect(),
+            refused: steps.iter().map(|step| step.refused).collect(),
+            handshakes: steps.iter().map(|step| step.handshakes).collect(),
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        *self.stop.borrow() > ShutdownPhase::NotYet
+    }
+
+    fn certificates(&self, now: i64) -> Vec<snapshot::CertificateView> {
+        match (&self.config.certificate, self.boards.load().as_ref()) {
+            (CertificateSource::Acme(_), Some(board)) => {
+                board.status().certificates.into_iter().map(|status| renewed(status, now)).collect()
+            }
+            (CertificateSource::Acme(_), None) => Vec::new(),
+            (CertificateSource::Files(_), _) => self.in_use(|certificate| from_files(certificate, now)),
+            (CertificateSource::LocalCa(_), _) => self.in_use(|certificate| from_local_ca(certificate, now)),
+        }
+    }
+
+    fn in_use(&self, shown: impl Fn(&ServerCertificate) -> snapshot::CertificateView) -> Vec<snapshot::CertificateView> {
+        let (current, exact) = (self.certificates.current(), self.certificates.exact());
+        // One pair of files may serve both.
+        let own = exact.values().flatten().filter(|own| !current.iter().any(|common| common.is_same_as(own)));
+        current.iter().chain(own).map(shown).collect()
+    }
+
+    fn constituencies(&self, site: &Site, phones: &[PhoneView], now: i64) -> Vec<snapshot::ConstituencyView> {
+        let mut all: BTreeMap<String, snapshot::ConstituencyView> = BTreeMap::new();
+        for served in site.registry().served() {
+            all.insert(served.name.to_string(), self.constituency(site, served));
+        }
+        for fault in site.registry().faults() {
+            let at_fault = all.entry(fault.subject.clone()).or_insert_with(|| not_served(&fault.subject));
+            match (fault.severity, &mut at_fault.problem) {
+                (Severity::Warning, _) => at_fault.warnings.push(fault.message.clone()),
+                (Severity::Error, Some(before)) => *before = format!("{before}; {}", fault.message),
+                (Severity::Error, none) => *none = Some(fault.message.clone()),
+            }
+        }
+        for phone in phones {
+            let Some(own) = all.get_mut(phone.constituency.as_str()) else { continue };
+            own.counts.add(phone.state);
+            own.seen_lately += usize::from(is_well_today(phone, now));
+            own.refused += usize::from(matches!(phone.state, PhoneState::Refused | PhoneState::Waiting));
+        }
+        for own in all.values_mut() {
+            // Those that are denied as well are not.
+            own.known = own.known.map(|_| own.counts.known);
+        }
+        all.into_values().collect()
+    }
+
+    fn constituency(&self, site: &Site, served: &Constituency) -> snapshot::ConstituencyView {
+        let problem = site.unusable().find(|(name, _)| **name == served.name).map(|(_, reason)| reason.to_owned());
+        let port = self.addresses.first().map(SocketAddr::port).filter(|port| *port != 443);
+        let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+        let url = site.get(&served.name).map(|_| format!("https://{}.{}{port}/", served.name, site.domain()));
+        let is_list = served.policy.tls.client_auth != ClientAuth::None && served.policy.phones != Phones::Any;
+        snapshot::ConstituencyView {
+            description: served.policy.description.clone(),
+            url,
+            problem,
+            known: is_list.then_some(0),
+            not_allowable: self.not_allowable(served),
+            ..not_served(served.name.as_str())
+        }
+    }
+
+    /// Why no phone can be put on this list from here.
+    fn not_allowable(&self, served: &Constituency) -> Option<String> {
+        use rustix::fs::{Access, AtFlags, accessat};
+        let has_token = self.config.status.as_ref().is_some_and(|status| status.token_file.is_some());
+        let access = Access::WRITE_OK | Access::EXEC_OK;
+        if served.policy.tls.client_auth == ClientAuth::None {
+            Some("it asks nobody who they are".to_owned())
+        } else if served.policy.tls.client_auth == ClientAuth::Digest {
+            Some("its phones need passwords (provost allow MAC --digest)".to_owned())
+        } else if !has_token {
+            Some("no token is configured (\"token_file\" in \"status\")".to_owned())
+        } else if accessat(served.folder.root(), served.name.as_str(), access, AtFlags::EACCESS).is_err() {
+            Some("the user that serves may not write to its folder".to_owned())
+        } else {
+            None
+        }
+    }
+}
+
+/// A change by an operator waits for another one.
+fn log_wait(message: &str) {
+    tracing::info!("{message}");
+}
+
+fn absolute(file: &Path) -> String {
+    std::path::absolute(file).unwrap_or_else(|_| file.to_owned()).display().to_string()
+}
+
+fn not_served(name: &str) -> snapshot::ConstituencyView {
+    snapshot::ConstituencyView {
+        name: name.to_owned(),
+        description: String::new(),
+        url: None,
+        problem: None,
+        warnings: Vec::new(),
+        known: Some(0),
+        counts: snapshot::PhoneCounts::default(),
+        seen_lately: 0,
+        refused: 0,
+        not_allowable: Some("it is not served".to_owned()),
+    }
+}

@@ -1,0 +1,110 @@
+//! What the gauges of the metrics say at the moment.
+
+use std::collections::BTreeMap;
+
+use super::LiveAdminData;
+use super::phones::is_seen_lately;
+use crate::certificate::ConditionLevel;
+use crate::metrics::{Facts, RenewalGauge, TlsGauges, ValidityGauge};
+use crate::serve::connection_limits::ConnectionKind;
+use crate::admin::Snapshot;
+use crate::admin::snapshot::{CertificateView, ConstituencyView, PhoneView};
+
+impl LiveAdminData {
+    /// What is so, by `picture` and by what needs no disk.
+    pub(super) fn gauges(&self, picture: &Snapshot) -> Facts {
+        let overview = &picture.overview;
+        let server = self.server.upgrade();
+        let count = |kind| server.as_ref().map_or(0, |server| server.connection_limits.count(kind));
+        let mut phones: BTreeMap<(String, &'static str), usize> = BTreeMap::new();
+        let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+        let mut tls: BTreeMap<TlsGauges, usize> = BTreeMap::new();
+        for constituency in overview.constituencies.iter().filter(|constituency| constituency.url.is_some()) {
+            seen.insert(constituency.name.clone(), 0);
+        }
+        for phone in &picture.phones {
+            if let Some(seen) = seen.get_mut(phone.constituency.as_str()) {
+                *seen += usize::from(is_seen_lately(phone, overview.now));
+                *phones.entry((phone.constituency.to_string(), phone.state.name())).or_default() += 1;
+                if let Some(spoken) = spoken(phone) {
+                    *tls.entry(spoken).or_default() += 1;
+                }
+            }
+        }
+        let is_served = |it: &ConstituencyView| it.url.is_some() && it.problem.is_none();
+        Facts {
+            version: overview.version,
+            started: overview.started,
+            is_ready: overview.not_ready.is_none(),
+            connections: vec![
+                ("handshake", count(ConnectionKind::Unfinished)),
+                ("anonymous", count(ConnectionKind::Anonymous)),
+                ("known", count(ConnectionKind::Proven)),
+            ],
+            constituencies: overview.constituencies.iter().map(|it| (it.name.clone(), is_served(it))).collect(),
+            phones,
+            seen,
+            silent_together: overview
+                .silent_together
+                .iter()
+                .map(|it| (it.constituency.to_string(), it.silent))
+                .collect(),
+            tls,
+            certificates: Self::validities(picture),
+            levels: Self::levels(picture),
+            renewals: self.renewals(),
+            ledger_is_written: self.health.failure().is_none(),
+            ledger_dropped: self.health.dropped(),
+            ledger_dropped_claims: self.health.dropped_claims(),
+            lines_lost: server.as_ref().map_or(0, |server| server.access.lost()),
+        }
+    }
+
+    fn validities(picture: &Snapshot) -> Vec<ValidityGauge> {
+        let validity = |it: &CertificateView| {
+            let name = it.names.first().cloned().unwrap_or_default();
+            let (not_before, not_after) = it.not_before.zip(it.not_after)?;
+            Some(ValidityGauge { key: it.key.to_ascii_lowercase(), name, not_before, not_after })
+        };
+        picture.overview.certificates.iter().filter_map(validity).collect()
+    }
+
+    /// The level of each certificate, by key and name: of several with the same, the worst.
+    fn levels(picture: &Snapshot) -> BTreeMap<(String, String), ConditionLevel> {
+        let mut levels = BTreeMap::new();
+        for it in &picture.overview.certificates {
+            let name = it.names.first().cloned().unwrap_or_default();
+            let level = levels.entry((it.key.to_ascii_lowercase(), name)).or_insert(ConditionLevel::Ok);
+            *level = it.level.max(*level);
+        }
+        levels
+    }
+
+    fn renewals(&self) -> Vec<RenewalGauge> {
+        let board = self.boards.load();
+        let Some(board) = board.as_ref() else { return Vec::new() };
+        let renewal = |status: crate::acme::CertificateStatus| {
+            let attempts = board.attempts(&status.lineage());
+            RenewalGauge {
+                key: super::certificates::key(status.key).to_ascii_lowercase(),
+                constituency: status.constituency.map(|constituency| constituency.to_string()),
+                attempts: attempts.begun,
+                failures: attempts.failed,
+                failures_in_a_row: status.failures,
+                needs_human: status.needs_human,
+            }
+        };
+        board.status().certificates.into_iter().map(renewal).collect()
+    }
+}
+
+/// How a phone speaks TLS: versions and suites are those that we agree to, so there are only so many.
+fn spoken(phone: &PhoneView) -> Option<TlsGauges> {
+    let (version, suite) = phone.tls.as_ref()?.split_once('/')?;
+    Some(TlsGauges {
+        constituency: phone.constituency.to_string(),
+        level: phone.tls_level?,
+        version: version.to_owned(),
+        suite: suite.to_owned(),
+    })
+}

@@ -1,0 +1,316 @@
+//! The phones as they are shown.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::app::named_files;
+use crate::constituency::denials::DeniedPhones;
+use crate::constituency::{ConstituencyName, Fingerprint, MacAddress, PhoneStanding, ServerDenial, TlsLevel};
+use crate::phone_history::summary::{PhoneSummaries, PhoneSummary, SILENT_AFTER};
+use crate::phone_history::{ClaimAddress, Rhythm, StoredClaim, StoredEvent, StoredRequest, silent_together};
+use crate::admin::snapshot::{
+    DenialView, DeniedPhone, NetworkView, PhoneCounts, PhoneHistoryView, PhoneRequestView, PhoneState, PhoneView,
+    SilentTogether, UnprovenView,
+};
+
+const DAY: i64 = 86_400;
+/// How many phones that wait, and how many certificates that prove nothing, are shown at once.
+const SHOWN: usize = 100;
+
+/// A phone as it is shown.
+pub(super) fn phone((constituency, mac): (ConstituencyName, MacAddress), known: PhoneSummary, now: i64) -> PhoneView {
+    let state = state(&known, now);
+    let claim = known.locked_out(now.saturating_mul(1000)).filter(|_| state == PhoneState::LockedOut);
+    let claimed = claim.map(|claim| (claim.refusal.clone().unwrap_or_default(), seconds(claim.last_seen)));
+    let denied_everywhere = known.server_denial.as_ref().map(denial);
+    let PhoneSummary { note, seen, .. } = known;
+    let mut phone = PhoneView {
+        constituency,
+        mac,
+        state,
+        note,
+        first_seen: None,
+        last_seen: None,
+        address: None,
+        model: None,
+        firmware: None,
+        tls: None,
+        tls_level: None,
+        certificate_not_after: None,
+        configuration: None,
+        upload: None,
+        refusal: None,
+        claimed,
+        requests: 0,
+        refusals: 0,
+        denied_everywhere,
+    };
+    if let Some(seen) = seen {
+        let event = |event: StoredEvent| (event.what, seconds(event.at));
+        phone.tls_level = seen.tls_level().map(TlsLevel::as_str);
+        phone.first_seen = Some(seconds(seen.first_seen));
+        phone.last_seen = Some(seconds(seen.last_seen));
+        phone.address = Some(seen.address);
+        phone.model = seen.model;
+        phone.firmware = seen.firmware;
+        phone.tls = seen.tls.map(|(version, suite)| format!("{version}/{suite}"));
+        phone.certificate_not_after = seen.certificate_not_after;
+        phone.configuration = seen.configuration.map(event);
+        phone.upload = seen.upload.map(event);
+        phone.refusal = seen.refusal.map(event);
+        phone.requests = seen.requests;
+        phone.refusals = seen.refusals;
+    }
+    phone
+}
+
+fn state(known: &PhoneSummary, now: i64) -> PhoneState {
+    match (known.standing, &known.seen) {
+        (None, _) => PhoneState::Gone,
+        (Some(PhoneStanding::Denied | PhoneStanding::DeniedEverywhere), _) => PhoneState::Denied,
+        // A phone that was accepted once and has not been refused since was taken off the list meanwhile.
+        (Some(PhoneStanding::Unknown), Some(seen)) if !seen.is_refused && seen.last_let_in.is_some() => {
+            PhoneState::Removed
+        }
+        (Some(PhoneStanding::Unknown), _) => PhoneState::Waiting,
+        (Some(PhoneStanding::Known), Some(_)) if known.is_refused() => PhoneState::Refused,
+        (Some(PhoneStanding::Known), _) if known.locked_out(now.saturating_mul(1000)).is_some() => {
+            PhoneState::LockedOut
+        }
+        (Some(PhoneStanding::Known), None) => PhoneState::Never,
+        (Some(PhoneStanding::Known), Some(seen)) if now - seconds(seen.last_seen) >= SILENT_AFTER / 1000 => {
+            PhoneState::Silent
+        }
+        (Some(PhoneStanding::Known), Some(_)) if known.is_allowed_since() => PhoneState::Allowed,
+        (Some(PhoneStanding::Known), Some(_)) => PhoneState::Well,
+    }
+}
+
+/// Whether it was seen during the last day.
+pub(super) fn is_seen_lately(phone: &PhoneView, now: i64) -> bool {
+    phone.last_seen.is_some_and(|seen| now - seen < DAY)
+}
+
+/// Whether it is known, let in, and was seen during the last day.
+pub(super) fn is_well_today(phone: &PhoneView, now: i64) -> bool {
+    phone.state == PhoneState::Well && is_seen_lately(phone, now)
+}
+
+/// How many phones there are, by their state.
+pub(super) fn counts(phones: &[PhoneView]) -> PhoneCounts {
+    let mut counts = PhoneCounts::default();
+    for phone in phones {
+        counts.add(phone.state);
+    }
+    counts
+}
+
+/// The constituencies most of whose phones fell silent together, as a server knows it that has listened since `started`.
+pub(super) fn silences(roster: &PhoneSummaries, now: i64, started: i64) -> Vec<SilentTogether> {
+    let mut rhythms: BTreeMap<&ConstituencyName, Vec<Rhythm>> = BTreeMap::new();
+    for ((constituency, _), known) in roster {
+        if let (Some(PhoneStanding::Known), Some(seen)) = (known.standing, &known.seen) {
+            let rhythm = Rhythm { last_seen: seen.last_seen, visits: seen.visits };
+            rhythms.entry(constituency).or_default().push(rhythm);
+        }
+    }
+    let milliseconds = |seconds: i64| seconds.saturating_mul(1000);
+    let silence = |(constituency, rhythms): (&ConstituencyName, Vec<Rhythm>)| {
+        let silence = silent_together(&rhythms, milliseconds(now), milliseconds(started))?;
+        let (silent, of, since) = (silence.silent, silence.of, seconds(silence.since));
+        Some(SilentTogether { constituency: constituency.clone(), silent, of, since })
+    };
+    rhythms.into_iter().filter_map(silence).collect()
+}
+
+/// The phones that wait for approval, the newest first.
+pub(super) fn waiting(phones: &[PhoneView]) -> Vec<PhoneView> {
+    let mut waiting: Vec<&PhoneView> = phones.iter().filter(|it| it.state == PhoneState::Waiting).collect();
+    waiting.sort_by_key(|phone| std::cmp::Reverse(phone.last_seen));
+    waiting.into_iter().take(SHOWN).cloned().collect()
+}
+
+/// The phones that are denied on the whole server.
+pub(super) fn denied(phones: &DeniedPhones) -> Vec<DeniedPhone> {
+    phones.iter().map(|(mac, by)| DeniedPhone { mac: *mac, denial: denial(by) }).collect()
+}
+
+fn denial(denial: &ServerDenial) -> DenialView {
+    DenialView { by: denial.by.clone(), at: denial.at, note: denial.note.clone() }
+}
+
+/// What proves nothing, the newest first.
+pub(super) fn unproven(mut claims: Vec<StoredClaim>) -> Vec<UnprovenView> {
+    claims.sort_by_key(|claim| std::cmp::Reverse(claim.last_seen));
+    let unproven = claims.into_iter().take(SHOWN).map(|claim| UnprovenView {
+        constituency: claim.constituency,
+        mac: claim.mac,
+        certificate_sha256: claim.fingerprint.map(|bytes| Fingerprint::from(bytes).to_string()),
+        address: claim.address,
+        addresses: claim.addresses.into_iter().map(place).collect(),
+        first_seen: seconds(claim.first_seen),
+        last_seen: seconds(claim.last_seen),
+        count: claim.count,
+        reason: claim.refusal.unwrap_or_default(),
+    });
+    unproven.collect()
+}
+
+fn place(from: ClaimAddress) -> NetworkView {
+    let (first_seen, last_seen) = (seconds(from.first_seen), seconds(from.last_seen));
+    NetworkView { address: from.address, first_seen, last_seen }
+}
+
+/// A request as it is shown.
+pub(super) fn request(request: StoredRequest) -> PhoneRequestView {
+    let (method, target) = request.asked.unzip();
+    PhoneRequestView {
+        time_ms: request.time,
+        address: request.address,
+        method,
+        target,
+        status: request.status,
+        bytes: request.bytes,
+        duration_ms: request.duration.as_secs_f64() * 1000.0,
+        reason: request.reason,
+        is_named: false,
+    }
+}
+
+/// A phone with its requests, the newest first, and what its master configuration in `constituencies` names for it.
+pub(super) fn history(
+    phone: PhoneView,
+    mut requests: Vec<PhoneRequestView>,
+    constituencies: &Path,
+) -> PhoneHistoryView {
+    let paths: Vec<Option<String>> =
+        requests.iter().map(|request| named_files::served_path(request.target.as_deref()?)).collect();
+    let (constituency, mac, model) = (&phone.constituency, phone.mac, phone.model.as_deref());
+    let directory = named_files::directory(paths.iter().flatten().map(String::as_str), mac).unwrap_or_default();
+    let named = named_files::Phone { constituency, mac, model, directory }.named_files(constituencies);
+    for (request, path) in requests.iter_mut().zip(&paths) {
+        let is_path = |file: &String| path.as_ref().is_some_and(|path| path.eq_ignore_ascii_case(file));
+        request.is_named = named.as_ref().is_some_and(|named| named.files.iter().any(is_path));
+    }
+    PhoneHistoryView { phone, named, requests }
+}
+
+/// The ledger's milliseconds.
+fn seconds(milliseconds: i64) -> i64 {
+    milliseconds.div_euclid(1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::phone_history::{self, Visits};
+
+    const NOW: i64 = 1_800_000_000;
+    const HOUR: i64 = 3600;
+
+    /// A phone that comes each hour, and was last seen and accepted so long ago, in seconds.
+    fn hourly(
+        constituency: &str,
+        number: u8,
+        ago: i64,
+        standing: PhoneStanding,
+    ) -> ((ConstituencyName, MacAddress), PhoneSummary) {
+        let key: (ConstituencyName, MacAddress) =
+            (constituency.parse().unwrap(), format!("00005e0053{number:02x}").parse().unwrap());
+        let last_seen = (NOW - ago) * 1000;
+        let seen = phone_history::StoredPhone {
+            constituency: key.0.clone(),
+            mac: key.1,
+            first_seen: 0,
+            last_seen,
+            last_let_in: Some(last_seen),
+            is_refused: false,
+            address: "192.0.2.1".to_owned(),
+            model: None,
+            firmware: None,
+            tls: None,
+            certificate_not_after: None,
+            configuration: None,
+            upload: None,
+            refusal: None,
+            requests: 100,
+            refusals: 0,
+            uploads: 0,
+            bytes: 0,
+            visits: Visits { count: 100, usual_pause: Some(HOUR * 1000) },
+        };
+        let known = PhoneSummary {
+            standing: Some(standing),
+            note: String::new(),
+            server_denial: None,
+            pin: None,
+            seen: Some(seen),
+            claim: None,
+        };
+        (key, known)
+    }
+
+    /// A claim to be that phone, refused so long ago.
+    fn claim(constituency: &str, number: u8, ago: i64) -> StoredClaim {
+        let ((constituency, mac), _) = hourly(constituency, number, 0, PhoneStanding::Known);
+        let last_seen = (NOW - ago) * 1000;
+        StoredClaim {
+            constituency,
+            mac,
+            fingerprint: None,
+            first_seen: last_seen,
+            last_seen,
+            address: "192.0.2.66".to_owned(),
+            addresses: Vec::new(),
+            count: 1,
+            refusal: Some("the password is wrong".to_owned()),
+        }
+    }
+
+    #[test]
+    fn each_constituency_is_silent_for_itself_and_only_known_phones_count() {
+        let of = |name: &'static str, ago: i64, standing| (0..5).map(move |number| hourly(name, number, ago, standing));
+        let roster: PhoneSummaries = of("gone", 5 * HOUR, PhoneStanding::Known)
+            .chain(of("here", HOUR / 2, PhoneStanding::Known))
+            .chain(of("strangers", 5 * HOUR, PhoneStanding::Unknown))
+            .chain(of("denied", 5 * HOUR, PhoneStanding::Denied))
+            .collect();
+        let found = silences(&roster, NOW, 0);
+        let found: Vec<_> = found.iter().map(|it| (it.constituency.as_str(), it.silent, it.of, it.since)).collect();
+        assert_eq!(found, [("gone", 5, 5, NOW - 5 * HOUR)]);
+        assert!(silences(&roster, NOW, NOW - HOUR).is_empty(), "the server was down");
+    }
+
+    #[test]
+    fn a_claim_counts_for_two_days_and_until_the_phone_is_accepted() {
+        use PhoneState::{Denied, LockedOut, Silent, Well};
+        let state_with = |ago: i64, claimed: Option<i64>, standing| {
+            let (key, mut known) = hourly("ote", 1, ago, standing);
+            known.claim = claimed.map(|ago| claim("ote", 1, ago));
+            let phone = phone(key, known, NOW);
+            (phone.state, phone.claimed.is_some())
+        };
+        assert_eq!(state_with(HOUR, None, PhoneStanding::Known), (Well, false));
+        assert_eq!(state_with(HOUR, Some(60), PhoneStanding::Known), (LockedOut, true));
+        assert_eq!(state_with(HOUR, Some(2 * HOUR), PhoneStanding::Known), (Well, false), "accepted since");
+        assert_eq!(state_with(30 * 24 * HOUR, Some(60), PhoneStanding::Known), (LockedOut, true));
+        assert_eq!(state_with(30 * 24 * HOUR, Some(49 * HOUR), PhoneStanding::Known), (Silent, false));
+        assert_eq!(state_with(HOUR, Some(60), PhoneStanding::Denied), (Denied, false));
+        let (key, mut refused) = hourly("ote", 1, HOUR, PhoneStanding::Known);
+        refused.claim = Some(claim("ote", 1, 60));
+        refused.seen.as_mut().unwrap().is_refused = true;
+        assert_eq!(phone(key, refused, NOW).state, PhoneState::Refused, "a fact comes before a claim");
+    }
+
+    #[test]
+    fn a_phone_taken_off_the_list_waits_only_once_it_is_refused() {
+        let (key, known) = hourly("ote", 1, HOUR, PhoneStanding::Unknown);
+        assert_eq!(phone(key.clone(), known, NOW).state, PhoneState::Removed);
+        let (_, mut refused) = hourly("ote", 1, HOUR, PhoneStanding::Unknown);
+        refused.seen.as_mut().unwrap().is_refused = true;
+        assert_eq!(phone(key.clone(), refused, NOW).state, PhoneState::Waiting);
+        let (_, mut broken_off) = hourly("ote", 1, HOUR, PhoneStanding::Unknown);
+        broken_off.seen.as_mut().unwrap().last_let_in = None;
+        assert_eq!(phone(key, broken_off, NOW).state, PhoneState::Waiting, "it was never accepted");
+    }
+}

@@ -1,0 +1,42 @@
+//! Whether phones can be served now. Pure.
+
+use std::path::Path;
+
+use crate::clock::rfc3339;
+use crate::constituency::Severity;
+use crate::serve::site::Site;
+use crate::admin::snapshot::CertificateView;
+
+/// Why no phone can be served at `now`, in Unix seconds; `None` if some can. `folder` is that of the constituencies.
+///
+/// A certificate near its end is no reason: a load balancer would lose all nodes at once.
+pub(super) fn why_not_ready(certificates: &[CertificateView], site: &Site, folder: &Path, now: i64) -> Option<String> {
+    if !certificates.iter().any(|certificate| certificate.not_after.is_some()) {
+        let error = certificates.iter().find_map(|certificate| certificate.last_error.as_ref());
+        let why = error.map(|error| format!(": {error}")).unwrap_or_default();
+        return Some(format!("there is no server certificate yet{why}"));
+    }
+    let mut served = site.registry().served().filter_map(|served| site.get(&served.name)).peekable();
+    if served.peek().is_none() {
+        return Some(why_nothing_is_served(site, folder));
+    }
+    if served.any(|(_, tls)| tls.certificates.is_any_valid(now)) {
+        return None;
+    }
+    let last = certificates.iter().max_by_key(|certificate| certificate.not_after)?;
+    let begin = last.not_before.filter(|begin| now < *begin);
+    let (key, end) = (&last.key, last.not_after.unwrap_or_default());
+    Some(match begin {
+        Some(begin) => format!("no certificate is valid: the {key} certificate is not valid before {}", rfc3339(begin)),
+        None => format!("no certificate is valid: the {key} certificate expired at {}", rfc3339(end)),
+    })
+}
+
+fn why_nothing_is_served(site: &Site, folder: &Path) -> String {
+    let unusable = || site.unusable().next().map(|(name, reason)| format!("{name} is not served: {reason}"));
+    let is_error = |fault: &&crate::constituency::Fault| fault.severity == Severity::Error;
+    let mut faults = site.registry().faults().iter().filter(is_error);
+    let fault = || faults.next().map(|fault| format!("{}: {}", fault.subject, fault.message));
+    let nothing = || format!("there is no constituency in {}: make a folder there", folder.display());
+    format!("nothing is served: {}", unusable().or_else(fault).unwrap_or_else(nothing))
+}

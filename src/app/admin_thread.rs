@@ -1,0 +1,156 @@
+//! The operators' listener, on a thread and a runtime of its own: whatever goes wrong or hangs there, phones are served.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::oneshot;
+
+use super::socket_activation::{ActivatedSockets, STATUS};
+use super::{ANNOUNCEMENT, AppError};
+use crate::config::Config;
+use crate::acme::StatusBoard;
+use crate::settings::SettingsError;
+use crate::state::{self, StateDir};
+use crate::admin::listener::AdminListener;
+use crate::admin::token::OperatorToken;
+use crate::admin::{AdminData, AdminServer, Endpoint, StatusSettings};
+
+/// Where the renewal of now, if there is one, says how it is.
+pub(super) type Boards = Arc<ArcSwapOption<StatusBoard>>;
+
+/// How many threads of it may wait for disks.
+const DISK_THREADS: usize = 4;
+/// How many ports are tried in local mode, where the port is nobody's wish.
+const PORTS: u16 = 20;
+/// The token of local mode, in the state directory.
+pub const LOCAL_TOKEN: &str = "status-token";
+
+/// The listener before it serves.
+#[derive(Debug)]
+pub(super) struct OpenAdminListener {
+    listener: AdminListener,
+    settings: StatusSettings,
+    token: Arc<OperatorToken>,
+}
+
+/// The listener that serves.
+#[derive(Debug)]
+pub(super) struct AdminThread {
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+/// Listens as `config` says, if it does; the configuration is then changed to say what is so.
+pub(super) fn open(
+    config: &mut Config,
+    state: &StateDir,
+    passed: &mut ActivatedSockets,
+) -> Result<Option<OpenAdminListener>, AppError> {
+    if config.is_local() {
+        give_local_token(config, state)?;
+    }
+    let Some(settings) = config.status.clone() else { return Ok(None) };
+    let token = OperatorToken::open(settings.token_file.as_deref()).map_err(|error| {
+        let file = settings.token_file.as_deref().unwrap_or(state.path());
+        SettingsError::of_file(file, error)
+    })?;
+    let bound = match kept(&settings.listen, passed)? {
+        Some(kept) => Ok(kept),
+        None if config.is_local() => bind_somewhere(&settings.listen),
+        None => AdminListener::bind(&settings.listen),
+    };
+    let listener = match bound {
+        Ok(listener) => listener,
+        Err(error) if config.is_local() => {
+            tracing::warn!("no status page: cannot listen on {}: {error}", settings.listen);
+            return Ok(None);
+        }
+        Err(source) => return Err(AppError::Status { endpoint: settings.listen, source }),
+    };
+    let token_hint = match &settings.token_file {
+        Some(file) => format!(" (token: {})", file.display()),
+        None => String::new(),
+    };
+    tracing::info!(target: ANNOUNCEMENT, "status page at {}{token_hint}", listener.endpoint);
+    Ok(Some(OpenAdminListener { listener, settings, token: Arc::new(token) }))
+}
+
+/// The listener at `endpoint` whose socket systemd keeps, if it does.
+fn kept(endpoint: &Endpoint, passed: &mut ActivatedSockets) -> Result<Option<AdminListener>, AppError> {
+    Ok(match endpoint {
+        Endpoint::Tcp(address) => passed.tcp(STATUS, *address)?.map(AdminListener::of_tcp).transpose()?,
+        Endpoint::Unix(path) => passed.unix(STATUS, path).map(|socket| AdminListener::of_unix(socket, path.clone())),
+    })
+}
+
+/// Local mode has a token of its own, made on first use, so that everything can be tried.
+fn give_local_token(config: &mut Config, state: &StateDir) -> Result<(), AppError> {
+    let file = state.path().join(LOCAL_TOKEN);
+    if !file.exists() {
+        let mut random = [0; 16];
+        aws_lc_rs::rand::fill(&mut random).map_err(|_| io::Error::other("the system gives no random numbers"))?;
+        let token: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        if let Err(error) = state::write_private(&file, format!("{token}\n").as_bytes()) {
+            tracing::warn!("no token for the status page: {} cannot be written: {error}", file.display());
+            return Ok(());
+        }
+    }
+    config.status = config.status.take().map(|status| StatusSettings { token_file: Some(file), ..status });
+    Ok(())
+}
+
+/// The next port that is free.
+fn bind_somewhere(endpoint: &Endpoint) -> io::Result<AdminListener> {
+    let Endpoint::Tcp(address) = endpoint else { return AdminListener::bind(endpoint) };
+    let ports = (0..PORTS).filter_map(|step| address.port().checked_add(step));
+    let addresses = ports.map(|port| Endpoint::Tcp(SocketAddr::new(address.ip(), port)));
+    let mut last = io::Error::from(io::ErrorKind::AddrInUse);
+    for endpoint in addresses {
+        match AdminListener::bind(&endpoint) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => last = error,
+            bound => return bound,
+        }
+    }
+    Err(last)
+}
+
+impl OpenAdminListener {
+    /// The token, to be read again when that is asked for.
+    pub(super) fn token(&self) -> Arc<OperatorToken> {
+        Arc::clone(&self.token)
+    }
+
+    /// Serves what `knowledge` knows until it is told to [end](Running::end).
+    pub(super) fn start(self, knowledge: Arc<dyn AdminData>) -> io::Result<AdminThread> {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(DISK_THREADS).build()?;
+        let Self { listener, settings, token } = self;
+        let status = Arc::new(AdminServer::new(&settings, &listener.endpoint, token, knowledge));
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::Builder::new().name("status".to_owned()).spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    Err(error) = listener.serve(status) => {
+                        tracing::error!("the status page is not served: {error}");
+                    }
+                    _ = stopped => {}
+                }
+            });
+            // A disk that does not answer is not waited for.
+            runtime.shutdown_background();
+        })?;
+        Ok(AdminThread { stop, thread })
+    }
+}
+
+impl AdminThread {
+    /// Ends it, and waits until its socket is gone.
+    pub(super) async fn end(self) {
+        // It may have ended.
+        let _ = self.stop.send(());
+        let _ = tokio::task::spawn_blocking(move || self.thread.join()).await;
+    }
+}

@@ -1,0 +1,146 @@
+//! The renewal of certificates, on a thread of its own: it writes to the disk and makes keys while others serve.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::AppError;
+use super::control::Commands;
+use super::admin_thread::Boards;
+use crate::certificate::{ExactNames, LiveCertificates};
+use crate::clock;
+use crate::config::Config;
+use crate::constituency::scan::Scanner;
+use crate::dns::Dns;
+use crate::acme::{AcmeSettings, Parts, RenewalCommand, Renewer};
+
+/// How long to wait after a panic, which is a mistake of ours, before going on.
+const AFTER_PANIC: Duration = Duration::from_mins(1);
+
+/// What renewal needs, also to begin again.
+#[derive(Debug)]
+pub(super) struct RenewalPlan {
+    settings: AcmeSettings,
+    domain: String,
+    state: PathBuf,
+    live: Arc<LiveCertificates>,
+    exact: watch::Receiver<Arc<ExactNames>>,
+    boards: Boards,
+    commands: Commands,
+}
+
+/// A renewal that is running.
+#[derive(Debug)]
+pub(super) struct RenewalThread {
+    stop: watch::Sender<bool>,
+    thread: JoinHandle<()>,
+}
+
+/// The exact names that constituencies want, as their folders are now.
+pub(crate) fn exact_names(config: &Config) -> ExactNames {
+    let registry = Scanner::new(config.constituencies.clone(), config.bundle_names()).scan(clock::now());
+    ExactNames::of(&registry, &config.domain)
+}
+
+/// What `settings` mean, from files that they name; warnings about these are only said.
+pub(crate) fn parts(
+    settings: &AcmeSettings,
+    domain: &str,
+    state: &Path,
+    exact: watch::Receiver<Arc<ExactNames>>,
+) -> Result<Parts, AppError> {
+    let dns = Dns::open(&settings.dns).map_err(|error| AppError::Acme(error.to_string()))?;
+    Parts::real(settings, domain, state, exact, Arc::new(dns)).map_err(|error| AppError::Acme(error.to_string()))
+}
+
+impl RenewalPlan {
+    pub(super) fn new(
+        settings: &AcmeSettings,
+        domain: &str,
+        state: &Path,
+        live: &Arc<LiveCertificates>,
+        exact: &watch::Receiver<Arc<ExactNames>>,
+        (boards, commands): (&Boards, &Commands),
+    ) -> Self {
+        let (settings, domain, state) = (settings.clone(), domain.to_owned(), state.to_owned());
+        let (live, exact) = (Arc::clone(live), exact.clone());
+        let (boards, commands) = (Arc::clone(boards), Arc::clone(commands));
+        Self { settings, domain, state, live, exact, boards, commands }
+    }
+
+    /// Publishes what is stored.
+    pub(super) fn open(&self) -> Result<Renewer, AppError> {
+        let parts = parts(&self.settings, &self.domain, &self.state, self.exact.clone())?;
+        let renewer = Renewer::open(parts, &self.state, Arc::clone(&self.live))
+            .map_err(|error| AppError::Acme(format!("{}: {error}", self.state.display())))?;
+        self.boards.store(Some(renewer.board()));
+        Ok(renewer)
+    }
+
+    /// Renews until it is [ended](Renewal::ended), and takes commands at once.
+    pub(super) fn start(self, renewer: Renewer) -> Result<RenewalThread, AppError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (stop, stopped) = watch::channel(false);
+        let received = self.take_commands();
+        let thread = std::thread::Builder::new()
+            .name("renewal".to_owned())
+            .spawn(move || runtime.block_on(self.keep_running(renewer, received, stopped)))?;
+        Ok(RenewalThread { stop, thread })
+    }
+
+    /// Where commands come in from now on.
+    fn take_commands(&self) -> mpsc::Receiver<RenewalCommand> {
+        let (commands, received) = mpsc::channel(8);
+        self.commands.store(Some(Arc::new(commands)));
+        received
+    }
+
+    async fn keep_running(
+        self,
+        mut renewer: Renewer,
+        mut received: mpsc::Receiver<RenewalCommand>,
+        stopped: watch::Receiver<bool>,
+    ) {
+        loop {
+            let mut life = JoinSet::new();
+            let mut stop = stopped.clone();
+            life.spawn(renewer.run(received, async move {
+                // Without a sender, the end has come as well.
+                let _ = stop.wait_for(|is_over| *is_over).await;
+            }));
+            if let Some(Ok(())) = life.join_next().await {
+                return;
+            }
+            received = self.take_commands();
+            tracing::error!("the renewal of certificates failed by a mistake of ours; it begins again");
+            let mut stopped = stopped.clone();
+            renewer = loop {
+                tokio::select! {
+                    _ = stopped.wait_for(|is_over| *is_over) => return,
+                    () = tokio::time::sleep(AFTER_PANIC) => {}
+                }
+                match self.open() {
+                    Ok(renewer) => break renewer,
+                    Err(error) => tracing::error!("{error}"),
+                }
+            };
+        }
+    }
+}
+
+impl RenewalThread {
+    /// Asks it to end; DNS records that are published are removed first.
+    pub(super) fn stop(&self) {
+        // It may have ended.
+        let _ = self.stop.send(true);
+    }
+
+    /// Waits until it has ended.
+    pub(super) async fn ended(self) {
+        let _ = tokio::task::spawn_blocking(move || self.thread.join()).await;
+    }
+}

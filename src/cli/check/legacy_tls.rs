@@ -1,0 +1,55 @@
+//! Constituencies that open the old lane to phones which are refused there all the same, for want of an RSA certificate.
+
+use std::sync::Arc;
+
+use super::{Finding, FindingLevel};
+use crate::ca::KeyKind;
+use crate::certificate::{ConstituencyCertificates, LiveCertificates};
+use crate::config::Config;
+use crate::constituency::{CertificateNames, Constituency, TlsLevel};
+use crate::acme::AcmeSettings;
+use crate::serve::site::Site;
+
+/// Looks at what would be shown of files. Where there is nothing at all to show, the old lane is the least of it.
+pub(super) fn check_files(config: &Config, site: &Site, live: LiveCertificates, findings: &mut Vec<Finding>) {
+    if live.is_empty() {
+        return;
+    }
+    let live = Arc::new(live);
+    let has_rsa = |constituency: &Constituency| {
+        let exact = is_exact(constituency).then(|| constituency.name.clone());
+        let host = format!("{}.{}", constituency.name, config.domain);
+        ConstituencyCertificates::new(Arc::clone(&live), exact).rsa(Some(&host)).is_some()
+    };
+    check(config, site, has_rsa, "add a pair with an RSA key to \"files\"", findings);
+}
+
+/// Looks at the keys that certificates are obtained for. Those for exact names are always RSA.
+pub(super) fn check_acme(config: &Config, site: &Site, settings: &AcmeSettings, findings: &mut Vec<Finding>) {
+    let has_rsa = |constituency: &Constituency| settings.keys.contains(&KeyKind::Rsa2048) || is_exact(constituency);
+    check(config, site, has_rsa, "add \"rsa-2048\" to \"keys\"", findings);
+}
+
+fn check(
+    config: &Config,
+    site: &Site,
+    has_rsa: impl Fn(&Constituency) -> bool,
+    advice: &str,
+    findings: &mut Vec<Finding>,
+) {
+    for constituency in site.registry().served() {
+        let level = constituency.policy.tls.level.unwrap_or(config.tls);
+        if level > TlsLevel::Modern && !has_rsa(constituency) {
+            let message = format!(
+                "\"tls\" is \"{}\", but the old lane takes an RSA server certificate, and there is none, so phones that \
+                 need it are refused",
+                level.as_str()
+            );
+            findings.push(Finding::new(FindingLevel::Warning, &constituency.name, message).with_remedy(advice));
+        }
+    }
+}
+
+fn is_exact(constituency: &Constituency) -> bool {
+    constituency.policy.tls.certificate_names == CertificateNames::Exact
+}

@@ -1,0 +1,497 @@
+//! What master configurations name for phones, and whether phones would get it: every master configuration, for every
+//! phone that begins with it, and for every model that it names.
+//!
+//! A URL with a path is usual (`https://…/app/provision/`), so masters are looked for in every folder, and what they name
+//! lies relative to theirs. A `<mac>.cfg` that names nothing is a parameter file. Whether a phone then reads
+//! `000000000000.cfg` too is not known, so what that names is checked for the phone as well.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::{self, File};
+use std::sync::Arc;
+
+use super::summarize::{report, some_of};
+use super::served_view::{LARGEST, ServedContent, ServedFile, ServedView, read};
+use super::{Finding, FindingLevel};
+use crate::constituency::{ClientAuth, MacAddress, PhoneStanding, Phones};
+use crate::virtual_phone::{ServerUrl, UnusableUrl};
+use crate::phone_config::master::{chosen, holds_mac, holds_model, is_same_model};
+use crate::phone_config::secrets::has_password_in_url;
+use crate::phone_config::{Named, NamesWhat, PhoneNames, Text, XmlFile, in_directory};
+use crate::serve::access_control::upload_name::UploadName;
+use crate::serve::path::ServedPath;
+
+/// The master configuration of phones that have none of their own.
+const COMMON: &str = "000000000000.cfg";
+
+/// What is known beside the folder.
+pub(super) struct Surroundings<'a> {
+    /// Where phones find the folder.
+    pub(super) url: &'a str,
+    /// Whether a host name leads to this constituency.
+    pub(super) is_own_host: &'a dyn Fn(&str) -> bool,
+    /// The models of phones that were seen here, as User-Agents write them.
+    pub(super) models: HashMap<MacAddress, String>,
+}
+
+/// The files that phones begin with, and those that these name.
+#[derive(Default)]
+pub(super) struct ReadMaster {
+    pub(super) masters: BTreeSet<String>,
+    /// Each file that a master configuration names, and where: `000000000000.cfg:2 in CONFIG_FILES`.
+    pub(super) named: BTreeMap<String, String>,
+}
+
+/// Reads as every phone would, `files` being all that lies in the folder.
+pub(super) fn check(
+    shelf: &ServedView<'_>,
+    around: &Surroundings<'_>,
+    files: &[String],
+    findings: &mut Vec<Finding>,
+) -> ReadMaster {
+    let mut reading = MasterWalk {
+        shelf,
+        around,
+        files,
+        in_any_case: files.iter().map(|file| (file.to_lowercase(), file.as_str())).collect(),
+        masters: HashMap::new(),
+        looked: HashMap::new(),
+        read: ReadMaster::default(),
+        missing: BTreeMap::new(),
+        firmware: BTreeSet::new(),
+        found: Vec::new(),
+    };
+    let phones = phones(shelf);
+    let folders = folders(files);
+    let mut begun: BTreeMap<(String, String), Vec<Option<MacAddress>>> = BTreeMap::new();
+    let mut without_master = 0_usize;
+    for phone in &phones {
+        let masters: Vec<(String, String)> = folders
+            .iter()
+            .flat_map(|folder| reading.masters_of(*phone, folder).into_iter().map(|file| (folder.clone(), file)))
+            .collect();
+        without_master += usize::from(masters.is_empty());
+        for master in masters {
+            begun.entry(master).or_default().push(*phone);
+        }
+    }
+    for ((folder, file), phones) in &begun {
+        reading.follow(folder, file, phones);
+    }
+    if without_master > 0 && shelf.constituency.policy.tls.client_auth != ClientAuth::None {
+        let message =
+            format!("there is no {COMMON}, and phones without a file of their own find nothing to begin with");
+        findings.push(shelf.finding(FindingLevel::Note, "", message));
+    }
+    reading.finish(phones.len(), findings)
+}
+
+/// The phones that are let in by name; where none is, one without a name.
+fn phones(shelf: &ServedView<'_>) -> Vec<Option<MacAddress>> {
+    let constituency = shelf.constituency;
+    let known =
+        constituency.known_phones().into_iter().filter(|mac| constituency.standing(*mac) == PhoneStanding::Known);
+    let known: Vec<_> = known.map(Some).collect();
+    let is_open = constituency.policy.tls.client_auth == ClientAuth::None || constituency.policy.phones == Phones::Any;
+    if known.is_empty() || is_open { vec![None] } else { known }
+}
+
+/// The folders in which phones may begin, each with a slash at its end: the top, and those that hold a file which can be a
+/// master configuration.
+fn folders(files: &[String]) -> BTreeSet<String> {
+    let can_be_master =
+        |name: &str| name.strip_suffix(".cfg").is_some_and(|stem| MacAddress::from_hex(stem.as_bytes()).is_some());
+    let split = files.iter().filter_map(|file| file.rsplit_once('/')).filter(|(_, name)| can_be_master(name));
+    split.map(|(folder, _)| format!("{folder}/")).chain([String::new()]).collect()
+}
+
+/// Something that a master configuration names and phones do not get.
+#[derive(Debug, Default)]
+struct Missing {
+    phones: Vec<MacAddress>,
+}
+
+/// Something that is missing: how bad that is, the master configuration, the line, the attribute, what stands there, why.
+type NamedPlace = (FindingLevel, String, u32, String, String, String);
+
+/// What is wrong with a path that is named.
+type Problem = (FindingLevel, String);
+
+struct MasterWalk<'a> {
+    shelf: &'a ServedView<'a>,
+    around: &'a Surroundings<'a>,
+    files: &'a [String],
+    /// The files in the folder, by their names in lower case.
+    in_any_case: HashMap<String, &'a str>,
+    /// What each file that can be a master configuration names; `None`: it is not there.
+    masters: HashMap<String, Option<Arc<Vec<Named>>>>,
+    /// What became of paths that are the same for every phone.
+    looked: HashMap<String, Option<Problem>>,
+    read: ReadMaster,
+    missing: BTreeMap<NamedPlace, Missing>,
+    firmware: BTreeSet<String>,
+    found: Vec<Finding>,
+}
+
+impl MasterWalk<'_> {
+    /// The files in `folder` with which `phone` begins.
+    fn masters_of(&mut self, phone: Option<MacAddress>, folder: &str) -> Vec<String> {
+        let mut masters = Vec::new();
+        if let Some(mac) = phone {
+            let own = format!("{folder}{mac}.cfg");
+            match self.named_in(&own, phone) {
+                Some(named) if !named.is_empty() => return vec![own],
+                Some(_) => masters.push(own),
+                None => {}
+            }
+        }
+        let common = format!("{folder}{COMMON}");
+        masters.extend(self.named_in(&common, phone).map(|_| common));
+        masters
+    }
+
+    /// What `file` names, if it is there.
+    fn named_in(&mut self, file: &str, phone: Option<MacAddress>) -> Option<Arc<Vec<Named>>> {
+        if let Some(known) = self.masters.get(file) {
+            return known.clone();
+        }
+        let named = self.open(file, phone).map(Arc::new);
+        self.masters.insert(file.to_owned(), named.clone());
+        named
+    }
+
+    /// What `file` names, if it is there: what stands before the place where it cannot be read on, and that is said.
+    fn open(&mut self, file: &str, phone: Option<MacAddress>) -> Option<Vec<Named>> {
+        let path = ServedPath::parse(&format!("/{}", file.replace('%', "%25"))).ok()?;
+        let (named, problem) = match self.shelf.find(&path, phone) {
+            ServedFile::Absent => return None,
+            ServedFile::NotServed(reason) => {
+                (vec![], Some((FindingLevel::Warning, format!("phones do not get it: {reason}"))))
+            }
+            ServedFile::Regular(opened) => {
+                let spelling = self.spelling(file).to_owned();
+                self.read.masters.insert(spelling);
+                all_named(opened)
+            }
+        };
+        self.found.extend(problem.map(|(level, message)| self.shelf.finding(level, file, message)));
+        Some(named)
+    }
+
+    /// How `file` is spelt in the folder.
+    fn spelling<'b>(&'b self, file: &'b str) -> &'b str {
+        match self.files.binary_search_by(|other| other.as_str().cmp(file)) {
+            Ok(_) => file,
+            Err(_) => self.in_any_case.get(&file.to_lowercase()).copied().unwrap_or(file),
+        }
+    }
+
+    /// Looks at all that `file` in `folder` names, for the `phones` that begin with it.
+    fn follow(&mut self, folder: &str, file: &str, phones: &[Option<MacAddress>]) {
+        let Some(named) = self.masters.get(file).cloned().flatten() else { return };
+        let models: BTreeSet<&str> = named.iter().filter_map(|one| one.model.as_deref()).collect();
+        let (seen, unseen_models): (Vec<&str>, Vec<&str>) =
+            models.into_iter().partition(|model| self.is_seen(phones, model));
+        let is_read = |one: &&Named| one.model.as_deref().is_none_or(|model| seen.contains(&model));
+        for one in named.iter().filter(is_read) {
+            let readers = self.readers(&named, one, phones);
+            self.look_at(folder, file, one, &readers);
+        }
+        let mut unseen = Unseen::default();
+        for model in unseen_models {
+            self.count_for_unseen(folder, file, &named, model, &mut unseen);
+        }
+        let is_unsure = phones.iter().any(|phone| phone.is_none_or(|mac| !self.around.models.contains_key(&mac)));
+        self.found.extend(unseen.told(is_unsure).map(|(level, message)| self.shelf.finding(level, file, message)));
+    }
+
+    /// Those of `phones` that read `one` of what is `named`: those of its model, or those of models without one of their own.
+    fn readers(&self, named: &[Named], one: &Named, phones: &[Option<MacAddress>]) -> Vec<Option<MacAddress>> {
+        let has_own = |model: &str| named.iter().any(|other| other.attribute == one.attribute && other.is_for(model));
+        let reads = |phone: &&Option<MacAddress>| {
+            let model = phone.and_then(|mac| self.around.models.get(&mac));
+            match &one.model {
+                Some(_) => model.is_some_and(|model| one.is_for(model)),
+                None => model.is_none_or(|model| !has_own(model)),
+            }
+        };
+        phones.iter().filter(reads).copied().collect()
+    }
+
+    /// Whether one of `phones`, which may stand for any, is known to be of `model`.
+    fn is_seen(&self, phones: &[Option<MacAddress>], model: &str) -> bool {
+        let is_any = phones.contains(&None);
+        let mut seen = self.around.models.iter().filter(|(mac, _)| is_any || phones.contains(&Some(**mac)));
+        seen.any(|(_, seen)| is_same_model(seen, model))
+    }
+
+    fn look_at(&mut self, folder: &str, file: &str, one: &Named, readers: &[Option<MacAddress>]) {
+        for path in &one.paths {
+            match one.what {
+                NamesWhat::Files => self.entry(folder, file, one, path, readers),
+                NamesWhat::Firmware if path.contains('[') => {}
+                NamesWhat::Firmware => drop(self.firmware.insert(located(folder, path))),
+                NamesWhat::UploadDirectory => self.upload_directory(folder, file, one, path, readers),
+                NamesWhat::ReadDirectory => {}
+            }
+        }
+    }
+
+    /// One of several files.
+    fn entry(&mut self, folder: &str, file: &str, one: &Named, path: &str, readers: &[Option<MacAddress>]) {
+        let at = at(file, one);
+        if !holds_mac(path) && !holds_model(path) {
+            // It is the same for every phone.
+            let names = PhoneNames::default();
+            if let Some(path) = names.fill_in(path)
+                && let Some(problem) = self.look_once(folder, &path, readers.first().copied().flatten(), &at)
+            {
+                self.add(file, one, &path, problem, None);
+            }
+            return;
+        }
+        if readers.is_empty() || readers.contains(&None) {
+            let is_open = self.shelf.constituency.policy.tls.client_auth == ClientAuth::None;
+            if is_open && holds_mac(path) {
+                let problem = "which is never served where no client proves who it is".to_owned();
+                self.add(file, one, path, (FindingLevel::Warning, problem), None);
+            }
+        }
+        for mac in readers.iter().copied().flatten() {
+            let model = self.around.models.get(&mac).map(|model| model.replace('_', ""));
+            let names = PhoneNames { mac: Some(mac), model: model.clone(), part_number: None };
+            let Some(filled) = names.fill_in(path) else { continue };
+            if let Some(problem) = self.look(folder, &filled, Some(mac), &at) {
+                // Shown is what is the same for all phones of a model.
+                let shown = model.map_or_else(|| path.to_owned(), |model| path.replace("[PHONE_MODEL]", &model));
+                self.add(file, one, &shown, problem, Some(mac));
+            }
+        }
+    }
+
+    fn add(&mut self, file: &str, one: &Named, path: &str, problem: Problem, phone: Option<MacAddress>) {
+        let (level, why) = problem;
+        let shown = if has_password_in_url(path) { "a URL".to_owned() } else { path.to_owned() };
+        let place = (level, file.to_owned(), one.line, one.written(), shown, why);
+        self.missing.entry(place).or_default().phones.extend(phone);
+    }
+
+    /// What is missing of what a master configuration names for `model`, which no phone here is known to be, and for no other.
+    fn count_for_unseen(&mut self, folder: &str, file: &str, named: &[Named], model: &str, unseen: &mut Unseen) {
+        let own = PhoneNames { model: Some(model.to_owned()), ..PhoneNames::default() };
+        let attributes: BTreeSet<&str> = named.iter().map(|one| one.attribute).collect();
+        for one in attributes.into_iter().filter_map(|attribute| chosen(named, attribute, Some(model))) {
+            let of_model = one.paths.iter().filter(|path| one.model.is_some() || holds_model(path));
+            let at = at(file, one);
+            for path in of_model.filter_map(|path| own.fill_in(path)) {
+                let is_missing = match one.what {
+                    NamesWhat::Files => {
+                        matches!(self.look_once(folder, &path, None, &at), Some((FindingLevel::Warning, _)))
+                    }
+                    NamesWhat::Firmware => {
+                        let image = located(folder, &path);
+                        !self.firmware.contains(&image) && !self.has_firmware(&image)
+                    }
+                    NamesWhat::UploadDirectory | NamesWhat::ReadDirectory => false,
+                };
+                if is_missing {
+                    unseen.models.insert(model.to_owned());
+                    let missing = if one.what == NamesWhat::Files { &mut unseen.files } else { &mut unseen.firmware };
+                    missing.insert(path);
+                }
+            }
+        }
+    }
+
+    /// The path below our own URL of what a file in `folder` names; for one of another server, what there is to say of it.
+    fn here(&self, folder: &str, path: &str) -> Result<String, Option<Problem>> {
+        if !path.contains("://") {
+            return Ok(format!("/{}{path}", folder.replace('%', "%25")));
+        }
+        let unprotected = || {
+            Some((
+                FindingLevel::Warning,
+                "which comes without TLS: anyone on the way can read and change it".to_owned(),
+            ))
+        };
+        let Ok(own) = self.around.url.parse::<ServerUrl>() else { return Err(None) };
+        match own.locate(path) {
+            Ok(location) if !location.origin.secure => Err(unprotected()),
+            Ok(location) => {
+                if (self.around.is_own_host)(&location.origin.host) {
+                    Ok(location.path)
+                } else {
+                    Err(Some((FindingLevel::Note, "on another server, so it was not checked".to_owned())))
+                }
+            }
+            Err(UnusableUrl::Scheme(_)) => Err(unprotected()),
+            // A password in a URL is found as the secret that it is.
+            Err(UnusableUrl::UserName) => Err(None),
+            Err(UnusableUrl::NotAUrl(_)) => Err(Some((FindingLevel::Warning, "which is not a URL".to_owned()))),
+        }
+    }
+
+    fn look_once(&mut self, folder: &str, path: &str, phone: Option<MacAddress>, at: &str) -> Option<Problem> {
+        let key = format!("{folder}\n{path}");
+        if let Some(known) = self.looked.get(&key) {
+            return known.clone();
+        }
+        let problem = self.look(folder, path, phone, at);
+        self.looked.insert(key, problem.clone());
+        problem
+    }
+
+    /// What is wrong with `path` for `phone`.
+    fn look(&mut self, folder: &str, path: &str, phone: Option<MacAddress>, at: &str) -> Option<Problem> {
+        let here = match self.here(folder, path) {
+            Ok(here) => here,
+            Err(problem) => return problem,
+        };
+        let warning = |why: String| Some((FindingLevel::Warning, why));
+        // The server passes over a query.
+        let asked = here.split('?').next().unwrap_or_default();
+        let served = match ServedPath::parse(asked) {
+            Ok(served) if !served.names_folder() => served,
+            Ok(_) => return warning("which is a folder".to_owned()),
+            Err(error) => return warning(format!("which cannot be asked for: {error}")),
+        };
+        match self.shelf.find(&served, phone) {
+            ServedFile::Regular(_) => {
+                let spelling = self.spelling(served.as_str()).to_owned();
+                self.read.named.entry(spelling).or_insert_with(|| at.to_owned());
+                None
+            }
+            ServedFile::NotServed(reason) => warning(format!("which phones do not get: {reason}")),
+            ServedFile::Absent => warning(match self.in_any_case.get(&served.as_str().to_lowercase()) {
+                Some(other) => format!("which is not there, but {other} is: case counts"),
+                None => "which is not there".to_owned(),
+            }),
+        }
+    }
+
+    /// A folder in which phones keep their own files: they must be able to upload there.
+    fn upload_directory(
+        &mut self,
+        folder: &str,
+        file: &str,
+        one: &Named,
+        directory: &str,
+        readers: &[Option<MacAddress>],
+    ) {
+        let Some(mac) = readers.iter().copied().flatten().next() else { return };
+        let names = PhoneNames { mac: Some(mac), ..PhoneNames::default() };
+        let Some(filled) = names.fill_in(directory).filter(|filled| !filled.contains("://")) else { return };
+        if self.shelf.constituency.policy.uploads.is_none() {
+            return;
+        }
+        let upload = format!("/{folder}{}", in_directory(&filled, &format!("{mac}-app.log")));
+        let problem = match ServedPath::parse(&upload) {
+            Err(error) => error.to_string(),
+            Ok(path) => match UploadName::of(&path, mac) {
+                Err(error) => error.to_string(),
+                Ok(_) => return,
+            },
+        };
+        self.add(file, one, directory, (FindingLevel::Warning, format!("where uploads are refused: {problem}")), None);
+    }
+
+    /// Says what was found for `phones` in all.
+    fn finish(mut self, phones: usize, findings: &mut Vec<Finding>) -> ReadMaster {
+        for ((level, file, line, attribute, path, problem), missing) in std::mem::take(&mut self.missing) {
+            let who = match missing.phones.as_slice() {
+                [] => String::new(),
+                all if all.len() == phones && phones > 1 => format!(" (for all {phones} phones)"),
+                all => format!(" (for {})", some_of(all)),
+            };
+            let message = format!("{attribute} names {path}, {problem}{who}");
+            self.found.push(self.shelf.finding(level, &format!("{file}:{line}"), message));
+        }
+        report(self.shelf, std::mem::take(&mut self.found), "findings about master configurations", findings);
+        for path in self.firmware.iter().filter(|path| !self.has_firmware(path)) {
+            let message = format!("the firmware {path} is not here; phones keep the one they have");
+            findings.push(self.shelf.finding(FindingLevel::Note, "", message));
+        }
+        self.read
+    }
+
+    /// Whether the image itself or a split one (`<part number>.sip.ld`) stands where the master configuration says. It is
+    /// Polycom's and does not ship: that it is missing is a note, not an error.
+    fn has_firmware(&self, path: &str) -> bool {
+        if path.contains("://") {
+            return true;
+        }
+        let path = self.shelf.folder().join(path.trim_start_matches('/'));
+        let name = path.file_name().map(|name| format!(".{}", name.to_string_lossy())).unwrap_or_default();
+        let is_split = |entry: fs::DirEntry| entry.file_name().to_string_lossy().ends_with(&name);
+        path.is_file()
+            || path
+                .parent()
+                .and_then(|folder| fs::read_dir(folder).ok())
+                .is_some_and(|entries| entries.flatten().any(is_split))
+    }
+}
+
+/// What is missing of what one master configuration names for models that no phone here is known to be. The vendor's own
+/// master configuration names files for some twenty.
+#[derive(Default)]
+struct Unseen {
+    models: BTreeSet<String>,
+    files: BTreeSet<String>,
+    firmware: BTreeSet<String>,
+}
+
+impl Unseen {
+    /// One line for all of it. Where the model of a phone is not known, it may be one of them.
+    fn told(&self, is_unsure: bool) -> Option<Problem> {
+        let models: Vec<&String> = self.models.iter().collect();
+        let missing: Vec<&String> = self.files.iter().chain(&self.firmware).collect();
+        let level = if is_unsure && !self.files.is_empty() { FindingLevel::Warning } else { FindingLevel::Note };
+        let message = format!(
+            "for models that no phone here is known to be ({}), it names what is not there: {}",
+            some_of(&models),
+            some_of(&missing)
+        );
+        (!missing.is_empty()).then_some((level, message))
+    }
+}
+
+/// Where `file` names it, for people.
+fn at(file: &str, one: &Named) -> String {
+    format!("{file}:{} in {}", one.line, one.written())
+}
+
+/// Where `path`, which a file in `folder` names, lies in the constituency's folder.
+fn located(folder: &str, path: &str) -> String {
+    if path.contains("://") || folder.is_empty() {
+        path.to_owned()
+    } else {
+        format!("{folder}{}", path.trim_start_matches('/'))
+    }
+}
+
+/// What the file `opened` names, and what keeps it from being read to its end.
+fn all_named(opened: File) -> (Vec<Named>, Option<Problem>) {
+    let bytes = match read(opened) {
+        ServedContent::Bytes(bytes) => bytes,
+        ServedContent::Unreadable(error) => {
+            return (vec![], Some((FindingLevel::Warning, format!("cannot be read: {error}"))));
+        }
+        ServedContent::TooLarge => {
+            let problem = format!("is larger than {} MiB, which no master configuration is", LARGEST >> 20);
+            return (vec![], Some((FindingLevel::Error, problem)));
+        }
+    };
+    let named = |text: &Text<'_>| {
+        let file = XmlFile::read(text)?;
+        Ok((Named::all_in(&file), file.broken_off))
+    };
+    let (named, error) = match Text::decode(&bytes).and_then(|text| named(&text)) {
+        Ok(read) => read,
+        Err(error) => (vec![], Some(error)),
+    };
+    (
+        named,
+        error.map(|error| {
+            (FindingLevel::Error, format!("{error}; phones that begin with it need a file that is whole"))
+        }),
+    )
+}

@@ -1,0 +1,191 @@
+//! A constituency's folder as phones see it: a file is found here if and only if a phone would get it, and is read within
+//! bounds. Whoever runs `check` opens it; nobody is answered with it, so no grant is needed.
+
+use std::fmt::Display;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::io::Errno;
+
+use super::{Finding, FindingLevel};
+use crate::constituency::file_names::NameRules;
+use crate::constituency::{Constituency, MacAddress, Registry};
+use crate::serve::access_control::check_shared;
+use crate::serve::symlink_diagnostics;
+use crate::serve::path::{self, ServedPath};
+use crate::state::{FolderHandle, is_private_hard_link};
+
+/// The largest file that is read. Phones' configurations are far smaller, and firmware is not asked for.
+pub(super) const LARGEST: u64 = 4 << 20;
+
+/// The folder of a constituency.
+pub(super) struct ServedView<'a> {
+    /// The folder of all constituencies, without links.
+    pub(super) root: &'a Path,
+    pub(super) constituency: &'a Constituency,
+    pub(super) registry: &'a Registry,
+    /// Whether what is common to all is served without TLS too.
+    pub(super) over_plain_http: bool,
+}
+
+/// What a phone would find.
+#[derive(Debug)]
+pub(super) enum ServedFile {
+    /// A regular file.
+    Regular(File),
+    /// Nothing of this name.
+    Absent,
+    /// Something that is not served, and why.
+    NotServed(String),
+}
+
+/// What is in a file, as far as it is read.
+pub(super) enum ServedContent {
+    Bytes(Vec<u8>),
+    TooLarge,
+    Unreadable(std::io::Error),
+}
+
+impl ServedView<'_> {
+    /// The folder, by its path.
+    pub(super) fn folder(&self) -> PathBuf {
+        self.root.join(self.constituency.name.as_str())
+    }
+
+    /// The folder, opened as its owner.
+    pub(super) fn handle(&self) -> std::io::Result<FolderHandle> {
+        FolderHandle::open_through_links(self.root)?.folder(self.constituency.name.as_str())
+    }
+
+    /// A finding about `path` in the folder.
+    pub(super) fn finding(&self, level: FindingLevel, path: &str, message: impl Display) -> Finding {
+        let name = &self.constituency.name;
+        if path.is_empty() {
+            Finding::new(level, name, message)
+        } else {
+            // A name may hold a colon itself; a line number is behind the last one.
+            let (file, line) = match path.rsplit_once(':') {
+                Some((file, line)) if line.parse::<usize>().is_ok() => (file, line.parse().ok()),
+                _ => (path, None),
+            };
+            Finding::new(level, format_args!("{name}/{path}"), message).in_file(self.folder().join(file), line)
+        }
+    }
+
+    /// What the phone `reader` would find under `path`; where nobody is asked who they are, there is none.
+    pub(super) fn find(&self, path: &ServedPath, reader: Option<MacAddress>) -> ServedFile {
+        if let Err(foreign) = self.rules().check(path.as_str(), reader) {
+            return ServedFile::NotServed(foreign.to_string());
+        }
+        if path::is_hidden(path.as_str()) {
+            return ServedFile::NotServed("such a name is never served".to_owned());
+        }
+        let other_cases = reader.into_iter().flat_map(|own| path.other_cases(own));
+        let spellings = [path.as_str().to_owned()].into_iter().chain(other_cases);
+        let mut found = spellings.map(|spelling| self.open(&spelling, reader));
+        found.find(|found| !matches!(found, ServedFile::Absent)).unwrap_or(ServedFile::Absent)
+    }
+
+    fn open(&self, spelling: &str, reader: Option<MacAddress>) -> ServedFile {
+        let strict = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
+        let folder = self.constituency.folder.handle();
+        match folder.and_then(|folder| open(folder.as_fd(), spelling, strict)) {
+            Ok(handle) => self.regular(handle),
+            Err(Errno::LOOP) => self.open_through_links(spelling, reader),
+            Err(errno) => failed(errno),
+        }
+    }
+
+    fn open_through_links(&self, spelling: &str, reader: Option<MacAddress>) -> ServedFile {
+        let below_root = format!("{}/{spelling}", self.constituency.name);
+        let root = self.constituency.folder.root();
+        match open(root, &below_root, ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS) {
+            Err(Errno::XDEV) => {
+                let reason = symlink_diagnostics::explain(self.root, &below_root);
+                ServedFile::NotServed(reason.unwrap_or_else(|| "a link on the way leads outside".to_owned()))
+            }
+            Err(Errno::LOOP) => ServedFile::NotServed("links lead in a circle".to_owned()),
+            Err(errno) => failed(errno),
+            Ok(handle) => match self.judge(&handle, reader) {
+                Ok(()) => self.regular(handle),
+                Err(reason) => ServedFile::NotServed(reason),
+            },
+        }
+    }
+
+    fn regular(&self, handle: OwnedFd) -> ServedFile {
+        let not_served = |reason: &str| ServedFile::NotServed(reason.to_owned());
+        match rustix::fs::fstat(&handle) {
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile => {
+                not_served("it is not a regular file")
+            }
+            Ok(stat) => match self.is_private_hard_link(&stat) {
+                Ok(true) => not_served("it is a hard link to a private file of another user; put a copy in its place"),
+                Ok(false) => ServedFile::Regular(File::from(handle)),
+                Err(error) => ServedFile::NotServed(format!("it cannot be opened: {error}")),
+            },
+            Err(errno) => failed(errno),
+        }
+    }
+
+    fn is_private_hard_link(&self, file: &Stat) -> std::io::Result<bool> {
+        is_private_hard_link(file, self.constituency.folder.handle()?.as_fd())
+    }
+
+    /// Whether what was opened through links may be served, by where it really is.
+    fn judge(&self, handle: &OwnedFd, reader: Option<MacAddress>) -> Result<(), String> {
+        let real = path_of(handle.as_fd()).map_err(|error| format!("where its link leads is unknown: {error}"))?;
+        let real = real.strip_prefix(self.root).ok().and_then(Path::to_str).and_then(|real| real.split_once('/'));
+        let (owner, real) = real.ok_or("a link on the way leads outside")?;
+        if owner == self.constituency.name.as_str() {
+            if path::is_hidden(real) {
+                return Err(format!("its link leads to {real}, a name that is never served"));
+            }
+            let leads = |foreign| format!("its link leads to {real}: {foreign}");
+            return self.rules().check(real, reader).map_err(leads);
+        }
+        let owner = self.registry.served().find(|other| other.name.as_str() == owner);
+        let owner = owner.ok_or("its link leads into no constituency that is served")?;
+        let rules = NameRules::linked(self.registry.listed(), self.constituency, owner);
+        check_shared(real, reader, &rules).map_err(|denial| denial.to_string())
+    }
+
+    /// Whose a path in the folder is.
+    pub(super) fn rules(&self) -> NameRules<'_> {
+        NameRules::reading(self.registry.listed(), self.constituency)
+    }
+}
+
+/// Reads `file`, unless that is too much.
+pub(super) fn read(file: File) -> ServedContent {
+    let mut bytes = Vec::new();
+    match file.take(LARGEST + 1).read_to_end(&mut bytes) {
+        Err(error) => ServedContent::Unreadable(error),
+        Ok(_) if bytes.len() as u64 > LARGEST => ServedContent::TooLarge,
+        Ok(_) => ServedContent::Bytes(bytes),
+    }
+}
+
+fn open(folder: BorrowedFd<'_>, path: &str, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
+    // NONBLOCK: opening a FIFO must not wait for its writer.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+    // openat2(2): AGAIN where a rename got in the way.
+    let once = || rustix::fs::openat2(folder, path, flags, Mode::empty(), resolve);
+    (1..100).map(|_| once()).find(|opened| !matches!(opened, Err(Errno::AGAIN))).unwrap_or_else(once)
+}
+
+fn failed(errno: Errno) -> ServedFile {
+    match errno {
+        Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG => ServedFile::Absent,
+        Errno::NXIO | Errno::NODEV => ServedFile::NotServed("it is not a regular file".to_owned()),
+        errno => ServedFile::NotServed(format!("it cannot be opened: {errno}")),
+    }
+}
+
+/// What the kernel calls an open handle.
+fn path_of(handle: BorrowedFd<'_>) -> std::io::Result<PathBuf> {
+    std::fs::read_link(format!("/proc/self/fd/{}", handle.as_raw_fd()))
+}

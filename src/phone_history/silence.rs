@@ -1,0 +1,199 @@
+//! Phones of one constituency that fell silent together, as when a customer's line or power fails. Pure. Times are
+//! milliseconds.
+//!
+//! 1. Only phones count that came at least [`VISITS`] times: their usual pause is known.
+//! 2. A phone is overdue when it has stayed away for 7/4 of its usual pause and half an hour more, of which the server
+//!    listened all the time. After [`SILENT_AFTER`] it does not matter whether the server listened: a restart must not
+//!    hide an outage of days.
+//! 3. An outage at a time T explains the silence of a phone that came before T and was due after it.
+//! 4. Phones are silent together where one T explains the silence of at least [`LEAST`] of them, and of more than half of
+//!    those that had not been silent before T.
+
+use super::summary::SILENT_AFTER;
+use super::visits::Visits;
+
+/// How often a phone must have come.
+const VISITS: u64 = 5;
+/// How many phones at least must be silent.
+const LEAST: usize = 3;
+const HALF_HOUR: i64 = 1_800_000;
+
+/// When a known phone was last seen, and how often it comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rhythm {
+    pub last_seen: i64,
+    pub visits: Visits,
+}
+
+/// Phones that fell silent together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Silence {
+    pub silent: usize,
+    /// Of so many that came regularly until then.
+    pub of: usize,
+    /// When the last of them was seen.
+    pub since: i64,
+}
+
+/// Whether phones of one constituency fell silent together, as it is known at `now` to a server that has listened since
+/// `listening`.
+#[must_use]
+pub fn silent_together(phones: &[Rhythm], now: i64, listening: i64) -> Option<Silence> {
+    let (mut begins, mut ends, mut all_ends) = (Vec::new(), Vec::new(), Vec::new());
+    for phone in phones.iter().filter(|phone| phone.visits.count >= VISITS) {
+        let Some(usual) = phone.visits.usual_pause else { continue };
+        let is_long_silent = now.saturating_sub(phone.last_seen) >= SILENT_AFTER;
+        // It may have come while nothing listened.
+        let waited_since = if is_long_silent { phone.last_seen } else { phone.last_seen.max(listening) };
+        let due = waited_since.saturating_add(usual.max(HALF_HOUR));
+        all_ends.push(due);
+        let patience = usual.saturating_mul(7).saturating_div(4).saturating_add(HALF_HOUR);
+        if now.saturating_sub(waited_since) >= patience {
+            begins.push(phone.last_seen);
+            ends.push(due);
+        }
+    }
+    begins.sort_unstable();
+    ends.sort_unstable();
+    all_ends.sort_unstable();
+    let before = |times: &[i64], time: i64| times.partition_point(|it| *it < time);
+    let at = |time: i64| {
+        let silent = begins.partition_point(|begin| *begin <= time) - before(&ends, time);
+        Silence { silent, of: all_ends.len() - before(&all_ends, time), since: time }
+    };
+    let candidates = begins.iter().map(|begin| at(*begin));
+    let counts = candidates.filter(|it| it.silent >= LEAST && it.silent * 2 > it.of);
+    counts.max_by_key(|silence| (silence.silent, silence.since))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HOUR: i64 = 3_600_000;
+    const NOW: i64 = 1_800_000_000_000;
+    const LONG_AGO: i64 = 0;
+
+    /// Phones that come with this usual pause and were last seen so long ago.
+    fn phones(usual: i64, ago: &[i64]) -> Vec<Rhythm> {
+        let visits = Visits { count: VISITS, usual_pause: Some(usual) };
+        ago.iter().map(|ago| Rhythm { last_seen: NOW - ago, visits }).collect()
+    }
+
+    fn silent(phones: &[Rhythm]) -> Option<(usize, usize, i64)> {
+        silent_together(phones, NOW, LONG_AGO).map(|it| (it.silent, it.of, NOW - it.since))
+    }
+
+    #[test]
+    fn phones_that_missed_their_time_since_the_same_half_hour_are_silent_together() {
+        let (minute, alive) = (60_000, [10 * 60_000, 20 * 60_000]);
+        let gone = [0, 10, 20, 29].map(|minutes| 5 * HOUR + minutes * minute);
+        let all = [phones(HOUR / 2, &gone), phones(HOUR / 2, &alive)].concat();
+        assert_eq!(silent(&all), Some((4, 6, 5 * HOUR)));
+        // Within their usual pause they are not.
+        assert_eq!(silent(&phones(5 * HOUR, &gone)), None);
+        // Two are too few, and half are not most.
+        assert_eq!(silent(&phones(HOUR, &gone[..2])), None);
+        assert_eq!(silent(&[phones(HOUR, &gone[..3]), phones(HOUR, &[0, 1, 2])].concat()), None);
+    }
+
+    #[test]
+    fn phones_that_poll_daily_at_their_own_times_are_silent_together_too() {
+        let day = 24 * HOUR;
+        // The line failed 50 hours ago; each had come within the day before.
+        let gone: Vec<i64> = (0..20).map(|phone| 50 * HOUR + phone * HOUR).collect();
+        assert_eq!(silent(&phones(day, &gone)), Some((20, 20, 50 * HOUR)));
+        // As long as it works, each has come within a day.
+        let alive: Vec<i64> = (0..20).map(|phone| phone * HOUR).collect();
+        assert_eq!(silent(&phones(day, &alive)), None);
+    }
+
+    #[test]
+    fn phones_that_left_one_by_one_are_not_silent_together() {
+        let gone: Vec<i64> = (1..20).map(|month| month * 30 * 24 * HOUR).collect();
+        assert_eq!(silent(&phones(HOUR, &gone)), None);
+        // Those do not hide others that fail together now.
+        let together = [gone.clone(), vec![6 * HOUR; 3]].concat();
+        assert_eq!(silent(&phones(HOUR, &together)), Some((3, 3, 6 * HOUR)));
+    }
+
+    #[test]
+    fn a_server_that_was_down_waits_before_it_calls_phones_silent() {
+        let gone = phones(HOUR, &[9 * HOUR; 10]);
+        assert!(silent_together(&gone, NOW, NOW - 10 * HOUR).is_some());
+        assert_eq!(silent_together(&gone, NOW, NOW - 2 * HOUR), None);
+        assert!(silent_together(&gone, NOW, NOW - 3 * HOUR).is_some());
+    }
+
+    #[test]
+    fn a_restart_hides_no_outage_of_days() {
+        let day = 24 * HOUR;
+        let daily = |ago| phones(day, &[ago; 10]);
+        assert!(silent_together(&daily(2 * day), NOW, NOW - HOUR).is_some());
+        assert_eq!(silent_together(&daily(2 * day - 1), NOW, NOW - HOUR), None, "it may have come meanwhile");
+        // Within their usual pause they are not silent.
+        assert_eq!(silent_together(&phones(3 * day, &[2 * day; 10]), NOW, NOW - HOUR), None);
+    }
+
+    #[test]
+    fn phones_that_came_too_seldom_do_not_count() {
+        let mut few = phones(HOUR, &[9 * HOUR; 10]);
+        for phone in &mut few {
+            phone.visits.count = VISITS - 1;
+        }
+        assert_eq!(silent(&few), None);
+    }
+
+    fn rhythm() -> impl Strategy<Value = Rhythm> {
+        let usual = prop::option::weighted(0.9, 120_000..4 * 24 * HOUR);
+        (0..90 * 24 * HOUR, 0..12_u64, usual).prop_map(|(ago, count, usual_pause)| Rhythm {
+            last_seen: NOW - ago,
+            visits: Visits { count, usual_pause },
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn silence_is_of_most_and_in_no_order(
+            mut phones in prop::collection::vec(rhythm(), 0..40), listening in 0..90 * 24 * HOUR,
+        ) {
+            let found = silent_together(&phones, NOW, NOW - listening);
+            if let Some(silence) = found {
+                prop_assert!(silence.silent >= LEAST && silence.silent <= silence.of && silence.of <= phones.len());
+                prop_assert!(silence.silent * 2 > silence.of);
+                prop_assert!(phones.iter().any(|phone| phone.last_seen == silence.since));
+            }
+            phones.reverse();
+            prop_assert_eq!(silent_together(&phones, NOW, NOW - listening), found);
+        }
+
+        #[test]
+        fn phones_within_their_usual_pause_are_never_silent(
+            pauses in prop::collection::vec((120_000..4 * 24 * HOUR, 0..1000_i64), 0..40),
+        ) {
+            let on_time = |(usual, part): (i64, i64)| phones(usual, &[usual * part / 1000]);
+            let all: Vec<Rhythm> = pauses.into_iter().flat_map(on_time).collect();
+            prop_assert_eq!(silent(&all), None);
+        }
+
+        #[test]
+        fn an_outage_of_all_is_found_however_often_they_come(
+            usual in prop::collection::vec((120_000..4 * 24 * HOUR, 0..1000_i64), LEAST..40),
+        ) {
+            // It began so long ago that each is overdue.
+            let outage = 8 * 24 * HOUR;
+            let all: Vec<Rhythm> =
+                usual.iter().flat_map(|(usual, part)| phones(*usual, &[outage + usual * part / 1000])).collect();
+            let found = silent(&all).map(|(silent, of, _)| (silent, of));
+            prop_assert_eq!(found, Some((all.len(), all.len())));
+        }
+
+        #[test]
+        fn no_time_overflows(last_seen: i64, now: i64, listening: i64, usual: i64) {
+            let visits = Visits { count: 9, usual_pause: Some(usual) };
+            let _ = silent_together(&[Rhythm { last_seen, visits }; 4], now, listening);
+        }
+    }
+}

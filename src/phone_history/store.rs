@@ -1,0 +1,383 @@
+//! Writing the database: one batch, one transaction, and the bounds of what is kept.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, named_params, params};
+
+use super::activity::{ActivityCounts, STEP_S};
+use super::batch::{Batch, Claims, Delta, DeltaKey};
+use super::queue::TakenBatch;
+use super::schema::{self, MIGRATIONS};
+use super::phone_event::{PhoneEvent, milliseconds};
+use super::visits::Visits;
+use crate::state;
+
+/// How many requests of a phone are kept one by one.
+pub(super) const HISTORY: u8 = 200;
+/// The same, of a phone that was never let in.
+const HISTORY_OF_STRANGER: u8 = 20;
+/// How long they are kept.
+const RETENTION: Duration = Duration::from_hours(30 * 24);
+/// How long it is kept how much went on.
+const ACTIVITY_RETENTION: Duration = Duration::from_hours(2 * 24);
+/// How often those that are too old are looked for.
+const SWEEP: Duration = Duration::from_mins(10);
+/// How many phones are kept that were never let in: in all, and of one network.
+const REFUSED: u32 = 5_000;
+const REFUSED_OF_NETWORK: u32 = 64;
+/// How many certificates are kept that only claim to be a phone's: in all, and of one network.
+const CLAIMS: u32 = 2_000;
+const CLAIMS_OF_NETWORK: u32 = 16;
+/// How many addresses are kept from which such a certificate came.
+const ADDRESSES_OF_CLAIM: u32 = 8;
+/// The longest text that is kept, in bytes.
+const TEXT: usize = 512;
+/// How long to wait for somebody else who works on the database.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why the ledger cannot be written.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StoreError {
+    /// The database says so.
+    #[error("the ledger {path} cannot be written: {source}", path = .path.display())]
+    Database {
+        /// The database's file.
+        path: PathBuf,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+    /// The file cannot be made or moved.
+    #[error("the ledger {path} cannot be written: {source}", path = .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Written by a provost that is newer than this one.
+    #[error("the ledger {path} was written by a newer provost (version {found}); use that one, or move the file away", path = .path.display())]
+    Newer {
+        /// The database's file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+    },
+}
+
+impl StoreError {
+    /// Whether the file holds no database, or not a whole one.
+    pub(super) fn is_corrupt(&self) -> bool {
+        let Self::Database { source, .. } = self else { return false };
+        matches!(source.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+    }
+}
+
+/// The database, open for writing.
+#[derive(Debug)]
+pub(super) struct HistoryStore {
+    connection: Connection,
+    path: PathBuf,
+    inode: u64,
+    swept: Option<SystemTime>,
+}
+
+impl HistoryStore {
+    /// Opens the database at `path`, made for the owner alone if it is not there, and brings it to our version.
+    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        let on_file = |source| StoreError::File { path: path.to_owned(), source };
+        let on_database = |source| StoreError::Database { path: path.to_owned(), source };
+        if let Some(folder) = path.parent() {
+            state::private_folder(folder).map_err(on_file)?;
+        }
+        // SQLite gives the files beside it the same mode.
+        let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(path).map_err(on_file)?;
+        let inode = file.metadata().map_err(on_file)?.ino();
+        // Before SQLite opens it: whoever closes a file loses all the locks on it that its process has (fcntl(2)), and
+        // without SQLite's anybody else who reads the database, and is the last to close it, removes its log.
+        drop(file);
+        let mut connection = Connection::open(path).map_err(on_database)?;
+        let found = prepare(&mut connection).map_err(on_database)?;
+        if found > schema::version() {
+            return Err(StoreError::Newer { path: path.to_owned(), found });
+        }
+        Ok(Self { connection, path: path.to_owned(), inode, swept: None })
+    }
+
+    /// Whether the file is still the one that was opened.
+    pub(super) fn is_in_place(&self) -> bool {
+        std::fs::metadata(&self.path).is_ok_and(|metadata| metadata.ino() == self.inode)
+    }
+
+    /// Moves a database that cannot be read out of the way. The last one so moved is kept.
+    pub(super) fn move_aside(path: &Path) -> Result<PathBuf, StoreError> {
+        let aside = path.with_extension("corrupt");
+        let moved = std::fs::rename(path, &aside);
+        moved.map_err(|source| StoreError::File { path: path.to_owned(), source })?;
+        for suffix in ["-wal", "-shm"] {
+            let beside = |path: &Path| PathBuf::from(format!("{}{suffix}", path.display()));
+            // There may be none; one left behind would be taken for the new database's.
+            let _ = std::fs::rename(beside(path), beside(&aside)).or_else(|_| std::fs::remove_file(beside(path)));
+        }
+        Ok(aside)
+    }
+
+    /// The steps of the activity that are written.
+    pub(super) fn steps(&self) -> Result<Vec<(i64, ActivityCounts)>, StoreError> {
+        let sql = "SELECT step, served, refused, handshakes FROM activity";
+        let row = |row: &rusqlite::Row<'_>| {
+            Ok((row.get(0)?, ActivityCounts { served: row.get(1)?, refused: row.get(2)?, handshakes: row.get(3)? }))
+        };
+        let steps = self.connection.prepare(sql).and_then(|mut query| query.query_map([], row)?.collect());
+        steps.map_err(|source| StoreError::Database { path: self.path.clone(), source })
+    }
+
+    /// Writes what was `taken` in one transaction, and removes what is too much or too old at `now`.
+    pub(super) fn write(&mut self, taken: &TakenBatch, now: SystemTime) -> Result<(), StoreError> {
+        let is_sweep_due = self.swept.is_none_or(|swept| !now.duration_since(swept).is_ok_and(|age| age <= SWEEP));
+        let written = self.connection.transaction().and_then(|transaction| {
+            let batch = Batch::of(&taken.sightings, HISTORY.into());
+            let mut has_strangers = false;
+            for (key, news) in &batch.phones {
+                has_strangers |= write_phone(&transaction, *key, news)?;
+            }
+            for ((key, fingerprint), claims) in &batch.claims {
+                let fingerprint = fingerprint.as_ref().map_or(schema::NO_FINGERPRINT, <[u8; 32]>::as_slice);
+                write_claims(&transaction, *key, fingerprint, claims)?;
+            }
+            for (step, counts) in &taken.steps {
+                write_step(&transaction, *step, *counts)?;
+            }
+            if has_strangers {
+                bound(&transaction, NEVER_LET_IN, None, REFUSED)?;
+            }
+            if !batch.claims.is_empty() {
+                bound(&transaction, CLAIM, None, CLAIMS)?;
+            }
+            if is_sweep_due {
+                let oldest = milliseconds(now - RETENTION);
+                transaction.execute("DELETE FROM request WHERE time < ?", [oldest])?;
+                let oldest_step = milliseconds(now - ACTIVITY_RETENTION) / 1000 / STEP_S;
+                transaction.execute("DELETE FROM activity WHERE step < ?", [oldest_step])?;
+            }
+            transaction.commit()
+        });
+        written.map_err(|source| StoreError::Database { path: self.path.clone(), source })?;
+        if is_sweep_due {
+            self.swept = Some(now);
+        }
+        Ok(())
+    }
+}
+
+/// Sets how the database is written, and migrates it. Gives the version that it has now.
+fn prepare(connection: &mut Connection) -> rusqlite::Result<i64> {
+    connection.busy_timeout(PATIENCE)?;
+    // A crash of ours loses nothing; a power cut may lose the last moments, and never the database.
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    connection.pragma_update(None, "journal_size_limit", 8 << 20)?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    let transaction = connection.transaction()?;
+    let found: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    for migration in MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or(0)) {
+        transaction.execute_batch(migration)?;
+    }
+    let version = found.max(schema::version());
+    transaction.pragma_update(None, "user_version", version)?;
+    transaction.commit()?;
+    Ok(version)
+}
+
+/// Writes what is new of a phone, and says whether it was never let in.
+fn write_phone(transaction: &Transaction<'_>, key: DeltaKey<'_>, news: &Delta<'_>) -> rusqlite::Result<bool> {
+    let (configuration, configuration_at) = event(news.configuration, PhoneEvent::configuration);
+    let (upload, upload_at) = event(news.upload, PhoneEvent::upload);
+    let (refusal, refusal_at) = event(news.refusal, PhoneEvent::refusal);
+    let ((tls_version, tls_suite), (updater_tls_version, updater_tls_suite)) =
+        (news.tls.unzip(), news.updater_tls.unzip());
+    let visits = visits(transaction, key, news)?;
+    let mut statement = transaction.prepare_cached(
+        "INSERT INTO phone (constituency, mac, first_seen, last_seen, last_let_in, is_refused, address, network, model,
+             firmware, tls_version, tls_suite, updater_tls_version, updater_tls_suite, certificate_not_after, configuration, configuration_at, upload, upload_at,
+             refusal, refusal_at, requests, refusals, uploads, bytes, visits, usual_pause)
+         VALUES (:constituency, :mac, :first_seen, :last_seen, :last_let_in, coalesce(:is_refused, FALSE), :address, :network,
+             :model, :firmware, :tls_version, :tls_suite, :updater_tls_version, :updater_tls_suite, :certificate_not_after, :configuration, :configuration_at, :upload, :upload_at,
+             :refusal, :refusal_at, :requests, :refusals, :uploads, :bytes, :visits, :usual_pause)
+         ON CONFLICT (constituency, mac) DO UPDATE SET
+             first_seen = min(first_seen, excluded.first_seen),
+             last_seen = excluded.last_seen, last_let_in = coalesce(excluded.last_let_in, last_let_in),
+             is_refused = coalesce(:is_refused, is_refused),
+             address = excluded.address, network = excluded.network,
+             model = coalesce(excluded.model, model), firmware = coalesce(excluded.firmware, firmware),
+             tls_version = coalesce(excluded.tls_version, tls_version),
+             tls_suite = coalesce(excluded.tls_suite, tls_suite),
+             updater_tls_version = coalesce(excluded.updater_tls_version, updater_tls_version),
+             updater_tls_suite = coalesce(excluded.updater_tls_suite, updater_tls_suite),
+             certificate_not_after = excluded.certificate_not_after,
+             configuration = coalesce(excluded.configuration, configuration),
+             configuration_at = coalesce(excluded.configuration_at, configuration_at),
+             upload = coalesce(excluded.upload, upload), upload_at = coalesce(excluded.upload_at, upload_at),
+             refusal = coalesce(excluded.refusal, refusal), refusal_at = coalesce(excluded.refusal_at, refusal_at),
+             requests = requests + excluded.requests, refusals = refusals + excluded.refusals,
+             uploads = uploads + excluded.uploads, bytes = bytes + excluded.bytes,
+             visits = excluded.visits, usual_pause = excluded.usual_pause
+         RETURNING id, requests, last_let_in IS NULL",
+    )?;
+    let network = news.last.network.to_string();
+    let values = named_params! {
+        ":constituency": key.0.as_str(), ":mac": key.1.to_string(),
+        ":first_seen": milliseconds(news.first.time), ":last_seen": milliseconds(news.last.end()),
+        ":last_let_in": news.let_in.map(|sighting| milliseconds(sighting.end())),
+        ":is_refused": news.is_refused, ":address": news.last.address.to_string(), ":network": network,
+        ":model": news.model, ":firmware": news.firmware, ":tls_version": tls_version, ":tls_suite": tls_suite,
+        ":updater_tls_version": updater_tls_version, ":updater_tls_suite": updater_tls_suite,
+        ":certificate_not_after": news.not_after.unwrap_or(schema::NO_CERTIFICATE),
+        ":configuration": configuration, ":configuration_at": configuration_at,
+        ":upload": upload, ":upload_at": upload_at, ":refusal": refusal, ":refusal_at": refusal_at,
+        ":requests": news.count, ":refusals": news.refusals, ":uploads": news.uploads, ":bytes": news.bytes,
+        ":visits": visits.count, ":usual_pause": visits.usual_pause,
+    };
+    let (id, total, is_stranger) = statement.query_one(values, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    write_history(transaction, id, total, news)?;
+    let kept = if is_stranger { HISTORY_OF_STRANGER } else { HISTORY };
+    let mut prune = transaction.prepare_cached("DELETE FROM request WHERE phone = ? AND number <= ?")?;
+    prune.execute([id, total - i64::from(kept)])?;
+    if is_stranger {
+        bound(transaction, NEVER_LET_IN, Some(&network), REFUSED_OF_NETWORK)?;
+    }
+    Ok(is_stranger)
+}
+
+/// How often the phone came, with what is new.
+fn visits(transaction: &Transaction<'_>, key: DeltaKey<'_>, news: &Delta<'_>) -> rusqlite::Result<Visits> {
+    let sql = "SELECT last_seen, visits, usual_pause FROM phone WHERE (constituency, mac) = (?, ?)";
+    let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, Visits { count: row.get(1)?, usual_pause: row.get(2)? }));
+    let known =
+        transaction.prepare_cached(sql)?.query_one(params![key.0.as_str(), key.1.to_string()], row).optional()?;
+    let before = known.map_or(Visits::FIRST, |(last_seen, visits): (i64, Visits)| {
+        visits.after(milliseconds(news.first.time).saturating_sub(last_seen))
+    });
+    Ok(news.pauses.iter().fold(before, |visits, pause| visits.after(*pause)))
+}
+
+/// Writes how much went on in a step, which replaces what was written of it.
+fn write_step(transaction: &Transaction<'_>, step: i64, counts: ActivityCounts) -> rusqlite::Result<()> {
+    let mut statement = transaction.prepare_cached("INSERT OR REPLACE INTO activity VALUES (?, ?, ?, ?)")?;
+    statement.execute(params![step, counts.served, counts.refused, counts.handshakes]).map(drop)
+}
+
+/// What happened, and when.
+fn event(
+    sighting: Option<&PhoneEvent>,
+    what: for<'a> fn(&'a PhoneEvent) -> Option<&'a str>,
+) -> (Option<&str>, Option<i64>) {
+    sighting.and_then(|sighting| Some((cut(what(sighting)?), milliseconds(sighting.end())))).unzip()
+}
+
+/// The phone's newest requests, numbered so that the last one has the number `total`.
+fn write_history(transaction: &Transaction<'_>, phone: i64, total: i64, news: &Delta<'_>) -> rusqlite::Result<()> {
+    let mut statement = transaction.prepare_cached(
+        "INSERT OR REPLACE INTO request (phone, number, time, address, method, target, status, bytes, duration_us, reason)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )?;
+    for (sighting, number) in news.history.iter().rev().zip((0..=total).rev()) {
+        let (method, target) = sighting.request.as_ref().map(|(method, target)| (method.as_str(), cut(target))).unzip();
+        statement.execute(params![
+            phone,
+            number,
+            milliseconds(sighting.time),
+            sighting.address.to_string(),
+            method,
+            target,
+            sighting.status.map(|status| status.as_u16()),
+            sighting.bytes,
+            i64::try_from(sighting.duration.as_micros()).unwrap_or(i64::MAX),
+            sighting.reason.as_deref().map(cut),
+        ])?;
+    }
+    Ok(())
+}
+
+fn write_claims(
+    transaction: &Transaction<'_>,
+    key: DeltaKey<'_>,
+    fingerprint: &[u8],
+    claims: &Claims<'_>,
+) -> rusqlite::Result<()> {
+    let network = claims.last.network.to_string();
+    let mut statement = transaction.prepare_cached(
+        "INSERT INTO claim (constituency, mac, fingerprint, first_seen, last_seen, address, network, count, refusal)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+         ON CONFLICT (constituency, mac, fingerprint) DO UPDATE SET
+             first_seen = min(first_seen, excluded.first_seen), last_seen = excluded.last_seen,
+             address = excluded.address, network = excluded.network, count = count + excluded.count,
+             refusal = excluded.refusal",
+    )?;
+    statement.execute(params![
+        key.0.as_str(),
+        key.1.to_string(),
+        fingerprint,
+        milliseconds(claims.first.time),
+        milliseconds(claims.last.end()),
+        claims.last.address.to_string(),
+        network,
+        claims.count,
+        claims.last.refusal().map(cut),
+    ])?;
+    write_addresses(transaction, key, fingerprint, claims)?;
+    bound(transaction, CLAIM, Some(&network), CLAIMS_OF_NETWORK)
+}
+
+fn write_addresses(
+    transaction: &Transaction<'_>,
+    key: DeltaKey<'_>,
+    fingerprint: &[u8],
+    claims: &Claims<'_>,
+) -> rusqlite::Result<()> {
+    let (constituency, mac) = (key.0.as_str(), key.1.to_string());
+    let mut statement = transaction.prepare_cached(
+        "INSERT INTO claim_address (constituency, mac, fingerprint, address, first_seen, last_seen)
+         VALUES (?, ?, ?, ?, ?, ?)
+         ON CONFLICT (constituency, mac, fingerprint, address) DO UPDATE SET
+             first_seen = min(first_seen, excluded.first_seen), last_seen = excluded.last_seen",
+    )?;
+    for (address, (first, last)) in &claims.addresses {
+        let (first, last) = (milliseconds(first.time), milliseconds(last.end()));
+        statement.execute(params![constituency, mac, fingerprint, address.to_string(), first, last])?;
+    }
+    let mut prune = transaction.prepare_cached(
+        "DELETE FROM claim_address WHERE (constituency, mac, fingerprint) = (?1, ?2, ?3) AND address NOT IN
+         (SELECT address FROM claim_address WHERE (constituency, mac, fingerprint) = (?1, ?2, ?3)
+          ORDER BY last_seen DESC, address LIMIT ?4)",
+    )?;
+    prune.execute(params![constituency, mac, fingerprint, ADDRESSES_OF_CLAIM]).map(drop)
+}
+
+/// A table, and which of its rows a stranger can add to.
+type Bounded = (&'static str, &'static str);
+const NEVER_LET_IN: Bounded = ("phone", "last_let_in IS NULL");
+const CLAIM: Bounded = ("claim", "TRUE");
+
+/// Keeps only so many of these rows, of one network or in all: those that were seen last.
+fn bound(
+    transaction: &Transaction<'_>,
+    (table, among): Bounded,
+    network: Option<&str>,
+    kept: u32,
+) -> rusqlite::Result<()> {
+    let of = if network.is_some() { "network = ?2" } else { "?2 IS NULL" };
+    let mut statement = transaction.prepare_cached(&format!(
+        "DELETE FROM {table} WHERE rowid IN
+         (SELECT rowid FROM {table} WHERE {among} AND {of} ORDER BY last_seen DESC LIMIT -1 OFFSET ?1)"
+    ))?;
+    statement.execute(params![kept, network]).map(drop)
+}
+
+/// As much of a stranger's text as is kept.
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(TEXT)]
+}

@@ -1,0 +1,252 @@
+//! Lines of the access log, good and hostile.
+
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, Sender};
+
+use super::writer::{Batch, WAITING, WRITE};
+use super::*;
+
+fn record() -> Box<AccessRecord> {
+    Box::new(AccessRecord {
+        time: SystemTime::UNIX_EPOCH + Duration::from_millis(1_767_225_600_123),
+        address: "192.0.2.1:50000".parse().unwrap(),
+        constituency: Some("ote".parse().unwrap()),
+        mac: Some("00005e00530c".parse().unwrap()),
+        request: Some((Method::GET, "/00005e00530c.cfg?x=\"1".into())),
+        status: Some(200),
+        bytes: 1234,
+        duration: Duration::from_micros(1500),
+        user_agent: Some((*b"Polycom \"x\\\x1b\xff").into()),
+        reason: None,
+        kind: None,
+        tls: Some(TlsResult::Agreed(ServedTls {
+            version: ProtocolVersion::TLSv1_3,
+            suite: CipherSuite::TLS13_AES_128_GCM_SHA256,
+            is_tolerated: false,
+            has_only_sha1: false,
+        })),
+        certificate_not_after: None,
+        is_by_password: false,
+        claim: None,
+    })
+}
+
+fn line(format: LogFormat, record: &AccessRecord) -> String {
+    let mut line = String::new();
+    format.line(record, &mut line);
+    line
+}
+
+#[test]
+fn a_text_line_is_for_people() {
+    let mut request = record();
+    request.request = Some((Method::GET, "/a.cfg".into()));
+    request.user_agent = Some((*b"FileTransport").into());
+    assert_eq!(
+        line(LogFormat::Text, &request),
+        "2026-01-01T00:00:00.123Z 192.0.2.1:50000 ote 00005e00530c \"GET /a.cfg\" 200 1234 1.500ms \"FileTransport\" TLSv1.3/TLS13_AES_128_GCM_SHA256\n"
+    );
+    let refused = AccessRecord {
+        constituency: None,
+        mac: None,
+        request: None,
+        status: None,
+        bytes: 0,
+        user_agent: None,
+        tls: None,
+        reason: Some("offered only TLS 1.0".to_owned()),
+        ..*request
+    };
+    assert_eq!(
+        line(LogFormat::Text, &refused),
+        "2026-01-01T00:00:00.123Z 192.0.2.1:50000 - - - - 0 1.500ms - - reason=\"offered only TLS 1.0\"\n"
+    );
+}
+
+#[test]
+fn a_json_line_has_every_key_also_when_it_has_no_value() {
+    let value: serde_json::Value = serde_json::from_str(&line(LogFormat::Json, &record())).unwrap();
+    let keys: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(
+        keys,
+        [
+            "address",
+            "bytes",
+            "constituency",
+            "duration_ms",
+            "mac",
+            "method",
+            "path",
+            "reason",
+            "status",
+            "time",
+            "tls",
+            "user_agent"
+        ]
+    );
+    assert_eq!(value["duration_ms"], 1.5);
+    assert_eq!(value["reason"], serde_json::Value::Null);
+}
+
+#[test]
+fn a_line_of_the_old_lane_says_so() {
+    let tls = ServedTls {
+        version: ProtocolVersion::TLSv1_0,
+        suite: CipherSuite::TLS_RSA_WITH_AES_128_CBC_SHA,
+        is_tolerated: true,
+        has_only_sha1: false,
+    };
+    let old = AccessRecord { tls: Some(TlsResult::Agreed(tls)), ..*record() };
+    let value: serde_json::Value = serde_json::from_str(&line(LogFormat::Json, &old)).unwrap();
+    assert_eq!(value["tls"], "TLSv1.0/TLS_RSA_WITH_AES_128_CBC_SHA/expired-certificate");
+    assert_eq!(value["lane"], "old");
+    assert!(
+        line(LogFormat::Text, &old).ends_with(" TLSv1.0/TLS_RSA_WITH_AES_128_CBC_SHA/expired-certificate lane=old\n")
+    );
+    let sha1 = ServedTls { version: ProtocolVersion::TLSv1_2, is_tolerated: false, has_only_sha1: true, ..tls };
+    let sha1 = AccessRecord { tls: Some(TlsResult::Agreed(sha1)), ..*record() };
+    assert!(line(LogFormat::Text, &sha1).contains(" TLSv1.2-sha1/TLS_RSA_WITH_AES_128_CBC_SHA lane=old"));
+    let refused = AccessRecord { tls: Some(TlsResult::OldLane), reason: Some("why".to_owned()), ..*record() };
+    assert!(line(LogFormat::Text, &refused).ends_with(" - lane=old reason=\"why\"\n"));
+    let value: serde_json::Value = serde_json::from_str(&line(LogFormat::Json, &refused)).unwrap();
+    assert_eq!((&value["tls"], &value["lane"]), (&serde_json::Value::Null, &"old".into()));
+}
+
+#[test]
+fn a_setting_stays_readable_in_a_reason() {
+    let mut refused = record();
+    refused.reason = Some(r#"offered TLS 1.0; "tls": "legacy" would admit it"#.to_owned());
+    let text = line(LogFormat::Text, &refused);
+    assert!(text.ends_with(" reason=\"offered TLS 1.0; 'tls': 'legacy' would admit it\"\n"), "{text}");
+}
+
+#[test]
+fn hostile_bytes_stay_on_their_line() {
+    let mut hostile = record();
+    hostile.reason = Some("x\n\"forged\u{1b}[2J ä".to_owned());
+    let text = line(LogFormat::Text, &hostile);
+    assert_eq!(text.matches('\n').count(), 1);
+    assert!(text.contains(r#" reason="x\x0A'forged\x1B[2J \xC3\xA4""#), "{text}");
+    assert!(text.is_ascii());
+    let json = line(LogFormat::Json, &hostile);
+    assert_eq!(json.matches('\n').count(), 1);
+    assert!(json.is_ascii(), "{json}");
+    assert_eq!(
+        serde_json::from_str::<serde_json::Value>(&json).unwrap()["reason"],
+        "x\\u{a}\"forged\\u{1b}[2J \\u{e4}"
+    );
+}
+
+#[test]
+fn what_a_reason_has_escaped_is_not_escaped_again() {
+    let mut refused = record();
+    let reason = |reason: &str, format, record: &mut AccessRecord| {
+        record.reason = Some(reason.to_owned());
+        line(format, record)
+    };
+    let sent = r#"is not TLS (starts with "\xd0\x1b[2J\\")"#;
+    let text = reason(sent, LogFormat::Text, &mut refused);
+    assert!(text.ends_with(" reason=\"is not TLS (starts with '\\xd0\\x1b[2J\\\\')\"\n"), "{text}");
+    let json: serde_json::Value = serde_json::from_str(&reason(sent, LogFormat::Json, &mut refused)).unwrap();
+    assert_eq!(json["reason"], sent);
+    // One at the very end would keep a reader of quotes from seeing this one.
+    for ended in ["name\\", "name\\\\"] {
+        let text = reason(ended, LogFormat::Text, &mut refused);
+        assert!(text.ends_with("\\x5C\"\n"), "{text}");
+    }
+}
+
+#[test]
+fn a_request_does_not_wait_for_diagnostics_when_its_line_is_lost() {
+    struct Stuck;
+    impl Write for Stuck {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            panic!("the request itself speaks")
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let (queue, _records) = sync_channel(0);
+    let log = AccessLog { queue, tally: Arc::default() };
+    let diagnostics = tracing_subscriber::fmt().with_writer(|| Stuck).finish();
+    tracing::subscriber::with_default(diagnostics, || log.record(record()));
+    assert_eq!(log.tally.lost.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn whoever_does_not_read_the_log_keeps_nothing_from_the_observer() {
+    struct Noting(Sender<Option<u16>>);
+    impl Observer for Noting {
+        fn saw(&self, record: Box<AccessRecord>) {
+            self.0.send(record.status).unwrap();
+        }
+    }
+    struct Unread(Receiver<()>);
+    impl Write for Unread {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            // Until somebody hangs up.
+            let _ = self.0.recv();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let ((seen, observed), (reader, unread)) = (channel(), channel());
+    let (log, writer) = AccessLog::start(LogFormat::Text, Unread(unread), Noting(seen)).unwrap();
+    for status in 200..300 {
+        log.record(Box::new(AccessRecord { status: Some(status), ..*record() }));
+    }
+    drop(log);
+    assert_eq!(observed.iter().flatten().collect::<Vec<_>>(), (200..300).collect::<Vec<_>>());
+    drop(reader);
+    writer.finish(Duration::from_mins(1));
+}
+
+#[test]
+fn lines_that_nobody_takes_are_bounded_and_counted() {
+    let (pages, waiting) = channel();
+    let tally = DroppedLines::default();
+    for _ in 0..1000 {
+        tally.submit(Batch { lines: "x".repeat(WRITE), count: 7 }, &pages);
+    }
+    let taken = waiting.try_iter().count();
+    assert_eq!(taken, WAITING / WRITE);
+    assert_eq!(tally.lost.load(Ordering::Relaxed), 7 * (1000 - taken as u64));
+}
+
+#[test]
+fn a_reason_that_a_stranger_made_long_is_cut() {
+    let mut long = record();
+    long.reason = Some(format!("the issuer \"{}", "ä".repeat(50_000)));
+    let (queue, records) = sync_channel(1);
+    AccessLog { queue, tally: Arc::default() }.record(long);
+    let QueuedEntry::Record(record) = records.recv().unwrap() else { panic!("a record was handed over") };
+    let reason = record.reason.unwrap();
+    assert!(reason.starts_with("the issuer \"ä"), "{reason}");
+    assert!(reason.len() < 1100 && reason.ends_with("..."), "{reason}");
+}
+
+#[test]
+fn everything_is_written_before_the_writer_ends() {
+    #[derive(Clone, Default)]
+    struct Shared(Arc<std::sync::Mutex<Vec<u8>>>);
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let output = Shared::default();
+    let (log, writer) = AccessLog::start(LogFormat::Text, output.clone(), ()).unwrap();
+    for _ in 0..100 {
+        log.record(record());
+    }
+    drop(log);
+    writer.finish(Duration::from_mins(1));
+    assert_eq!(output.0.lock().unwrap().split(|byte| *byte == b'\n').count(), 101);
+}

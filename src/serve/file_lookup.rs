@@ -1,0 +1,131 @@
+//! Opening what a grant allows: beneath a directory handle, by the kernel's own rules, and judged again by its real path.
+//!
+//! A path without links is opened in one call. Where a link is on the way, the file is opened beneath `constituencies`,
+//! and the decision must hold for the path that it really has.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::ResolveFlags;
+use rustix::io::Errno;
+
+use super::open_beneath::{self, OpenFile};
+use super::access_control::upload_name::UploadName;
+use super::access_control::{Denial, ReadGrant, check_shared};
+use super::fd_cache;
+use super::symlink_diagnostics;
+use super::upload::store::UploadStore;
+use crate::constituency::file_names::NameRules;
+use crate::constituency::{Constituency, Registry};
+
+/// Opens what the grant names: an upload of this phone that lies over the folder, else the folder's file, else an upload.
+///
+/// # Errors
+/// Every reason why there is nothing to send; none of them tells the peer more than 404 or 403.
+pub fn open(
+    grant: &ReadGrant,
+    constituency: &Constituency,
+    registry: &Registry,
+    uploads: &UploadStore,
+) -> Result<OpenFile, Denial> {
+    // Only a name with the phone's own MAC address in it can be an upload of its.
+    let own = grant.reader().filter(|mac| grant.path().spells(*mac));
+    let Some(mac) = own else { return open_in_folder(grant, constituency, registry) };
+    let name = UploadName::stored(grant.path(), mac);
+    let upload = || uploads.open(&constituency.name, mac, &name);
+    if name.lies_over_the_folder() {
+        return match upload() {
+            Err(Denial::NotFound) => open_in_folder(grant, constituency, registry),
+            found => found,
+        };
+    }
+    match open_in_folder(grant, constituency, registry) {
+        Err(Denial::NotFound) if name.is_kept_back() => upload().and(Err(Denial::KeptBack)),
+        Err(Denial::NotFound) => upload(),
+        found => found,
+    }
+}
+
+/// The exact spelling first, then the MAC address in lower case, then in upper case.
+fn open_in_folder(grant: &ReadGrant, constituency: &Constituency, registry: &Registry) -> Result<OpenFile, Denial> {
+    let mut found = open_spelling(grant.path().as_str(), grant, constituency, registry);
+    if let (Err(Denial::NotFound), Some(own)) = (&found, grant.reader()) {
+        for spelling in grant.path().other_cases(own) {
+            found = open_spelling(&spelling, grant, constituency, registry);
+            if !matches!(found, Err(Denial::NotFound)) {
+                break;
+            }
+        }
+    }
+    match found {
+        Err(Denial::NotFound) if !constituency.folder.is_in_place() => Err(Denial::Replaced),
+        found => found,
+    }
+}
+
+fn open_spelling(
+    spelling: &str,
+    grant: &ReadGrant,
+    constituency: &Constituency,
+    registry: &Registry,
+) -> Result<OpenFile, Denial> {
+    let folder = open_beneath::folder(constituency)?;
+    if let Some(kept) = fd_cache::find(folder.as_fd(), spelling) {
+        return Ok(kept);
+    }
+    let strict = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
+    match open_beneath::open(folder.as_fd(), spelling, open_beneath::READ, strict) {
+        Ok(handle) => open_beneath::opened(handle).inspect(|file| fd_cache::keep(file, spelling)),
+        Err(Errno::LOOP) => open_through_links(spelling, grant, constituency, registry),
+        Err(errno) => Err(open_beneath::denial(errno)),
+    }
+}
+
+/// Follows links, but never out of `constituencies`, and decides again by where they led.
+fn open_through_links(
+    spelling: &str,
+    grant: &ReadGrant,
+    constituency: &Constituency,
+    registry: &Registry,
+) -> Result<OpenFile, Denial> {
+    let root = constituency.folder.root();
+    let below_root = format!("{}/{spelling}", constituency.name);
+    let handle = open_beneath::open(root, &below_root, open_beneath::READ, ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS)
+        .map_err(|errno| match errno {
+        Errno::XDEV => Denial::Link(
+            path_of(root)
+                .ok()
+                .and_then(|root| symlink_diagnostics::explain(&root, &below_root))
+                .unwrap_or_else(|| "a link on the way leaves the folder of the constituencies".to_owned()),
+        ),
+        Errno::LOOP => Denial::Link("links lead in a circle".to_owned()),
+        errno => open_beneath::denial(errno),
+    })?;
+    let real = real_path(handle.as_fd(), root)?;
+    let (owner, real) = real.split_once('/').ok_or(Denial::NotRegular)?;
+    if owner == constituency.name.as_str() {
+        grant.covers(real, &NameRules::reading(registry.listed(), constituency))?;
+    } else {
+        let owner = registry
+            .served()
+            .find(|other| other.name.as_str() == owner)
+            .ok_or_else(|| Denial::Link(format!("the link leads to {owner}/{real}, which is no constituency")))?;
+        check_shared(real, grant.reader(), &NameRules::linked(registry.listed(), constituency, owner))?;
+    }
+    open_beneath::opened(handle)
+}
+
+/// Where an open file really is, relative to `root`.
+fn real_path(handle: BorrowedFd<'_>, root: BorrowedFd<'_>) -> Result<String, Denial> {
+    let unknown = |error| Denial::Failed(format!("the real path of a link is unknown: {error} (is /proc mounted?)"));
+    let (file, root) = (path_of(handle).map_err(unknown)?, path_of(root).map_err(unknown)?);
+    let real: &Path = file.strip_prefix(&root).map_err(|_| Denial::NotFound)?;
+    let real = real.to_str().ok_or(Denial::NotFound)?;
+    // The kernel's mark of a file that was replaced meanwhile; it must not hide how the name ended.
+    Ok(real.strip_suffix(" (deleted)").unwrap_or(real).to_owned())
+}
+
+/// What the kernel calls an open handle.
+fn path_of(handle: BorrowedFd<'_>) -> std::io::Result<PathBuf> {
+    std::fs::read_link(format!("/proc/self/fd/{}", handle.as_raw_fd()))
+}

@@ -1,0 +1,142 @@
+//! What keeps a client out, for an operator to read: at one setting, or at every one.
+
+use std::collections::BTreeSet;
+
+use rustls::{CipherSuite, ProtocolVersion, SignatureScheme};
+
+use super::tls_backend::requires_group;
+use super::{ClientHelloFacts, KeyExchange, is_tls13, listed, version_name};
+use crate::constituency::TlsLevel;
+use crate::wording::parameter_name;
+
+/// What a suite is called that neither lane has, by what stands in its name: the worst of it first.
+const KINDS: [(&str, &str); 19] = [
+    ("_anon_", "anonymous"),
+    ("EXPORT", "EXPORT"),
+    ("NULL", "NULL"),
+    ("_RC4_", "RC4"),
+    ("_3DES_", "3DES"),
+    ("_DES_", "DES"),
+    ("_IDEA_", "IDEA"),
+    ("_SEED_", "SEED"),
+    ("_CAMELLIA_", "CAMELLIA"),
+    ("_ARIA_", "ARIA"),
+    ("_DSS_", "DSS"),
+    ("PSK_", "PSK"),
+    ("_SRP_", "SRP"),
+    ("_KRB5_", "Kerberos"),
+    ("TLS_DH_", "static Diffie-Hellman"),
+    ("TLS_ECDH_", "static Diffie-Hellman"),
+    ("_CCM", "CCM"),
+    ("_ECDSA_", "ECDSA"),
+    ("", "other"),
+];
+
+impl ClientHelloFacts {
+    /// What keeps a client out at `level` that a wider one admits.
+    #[must_use]
+    pub fn incompatibility_at(&self, level: TlsLevel) -> Option<String> {
+        if !self.has_only_sha1() {
+            return self.incompatibility();
+        }
+        let only = self.only_signatures();
+        match self.cipher_incompatibility(ProtocolVersion::TLSv1_2) {
+            Some(other) if level == TlsLevel::Modern => Some(format!("{other}, and {only}")),
+            _ => Some(format!("offered {only}")),
+        }
+    }
+
+    /// What keeps out a client that no level admits and that is none of TLS 1.3; `None` if it is not in the offer.
+    #[must_use]
+    pub fn incompatibility_everywhere(&self) -> Option<String> {
+        let version = match self.highest_version() {
+            None | Some(ProtocolVersion::SSLv3) => return self.incompatibility(),
+            Some(version) if self.is_before_tls12() || version == ProtocolVersion::TLSv1_2 => version,
+            Some(_) => return None,
+        };
+        let is_tls12 = version == ProtocolVersion::TLSv1_2;
+        if self.old_suites().next().is_none() {
+            // What is left is rustls' own, or nothing.
+            return match self.incompatibility() {
+                _ if !is_tls12 || self.served_suites(version).next().is_none() => Some(self.bad_suites(version)),
+                _ if self.has_only_sha1() => {
+                    Some(format!("offered {} with modern cipher suites", self.only_signatures()))
+                }
+                hindrance => hindrance,
+            };
+        }
+        if self.old_suites().all(requires_group) && !self.takes_group() {
+            return self.group_incompatibility(ProtocolVersion::TLSv1_2);
+        }
+        if is_tls12 && self.signed_at().is_none() {
+            return Some(format!("offered {}", self.only_signatures()));
+        }
+        (!self.null_compression).then(|| "offered only compressed TLS".to_owned())
+    }
+
+    /// What the old lane takes of the offer.
+    #[must_use]
+    pub fn old_summary(&self) -> String {
+        let versions = listed(self.versions.iter().copied().map(version_name));
+        let families: BTreeSet<KeyExchange> = self.old_suites().map(KeyExchange::of).collect();
+        format!("offered {versions} with {} key exchange", listed(families))
+    }
+
+    /// Names the signatures of TLS 1.2, all of which are too few.
+    fn only_signatures(&self) -> String {
+        let Some(schemes) = &self.signature_schemes else { return "only SHA-1 signatures (by naming none)".to_owned() };
+        if schemes[..] == [SignatureScheme::RSA_PKCS1_SHA1] {
+            return "only SHA-1 signatures".to_owned();
+        }
+        format!("only {} signatures", listed(schemes.iter().map(|it| signature_name(*it))))
+    }
+
+    /// Names the suites of a client of `version` that has none of ours.
+    fn bad_suites(&self, version: ProtocolVersion) -> String {
+        let mut kinds: Vec<&str> = Vec::new();
+        for suite in &self.cipher_suites {
+            let kind = kind(*suite, version);
+            if !kinds.contains(&kind) {
+                kinds.push(kind);
+            }
+        }
+        if kinds.is_empty() {
+            return "offered no cipher suite".to_owned();
+        }
+        let is_younger = kinds.iter().any(|kind| kind.starts_with("TLS "));
+        let of = if is_younger { format!(" in {}", version_name(version)) } else { String::new() };
+        format!("offered only {} cipher suites{of}", listed(kinds))
+    }
+}
+
+/// Of which kind a suite is with which a client of `version` cannot be served. Those of TLS 1.2 end in another hash.
+fn kind(suite: CipherSuite, version: ProtocolVersion) -> &'static str {
+    let Some(name) = suite.as_str() else { return "unknown" };
+    let is_younger = version != ProtocolVersion::TLSv1_2 && (name.ends_with("_SHA256") || name.ends_with("_SHA384"));
+    match KINDS.iter().find(|(part, _)| name.contains(part)).map_or("other", |(_, kind)| kind) {
+        _ if is_tls13(suite) => "TLS 1.3",
+        "ECDSA" | "other" if is_younger => "TLS 1.2",
+        kind => kind,
+    }
+}
+
+/// A signature scheme as openssl calls those of TLS 1.2 (RFC 5246 §7.4.1.4.1), where it is one of them.
+fn signature_name(scheme: SignatureScheme) -> String {
+    let [hash, signature] = u16::from(scheme).to_be_bytes();
+    let signature = match signature {
+        1 => "RSA",
+        2 => "DSA",
+        3 => "ECDSA",
+        _ => return parameter_name(scheme),
+    };
+    let hash = match hash {
+        1 => "MD5",
+        2 => "SHA1",
+        3 => "SHA224",
+        4 => "SHA256",
+        5 => "SHA384",
+        6 => "SHA512",
+        _ => return parameter_name(scheme),
+    };
+    format!("{signature}+{hash}")
+}

@@ -1,0 +1,190 @@
+//! Opening a regular file beneath a directory handle, by the kernel's own rules (openat2).
+
+use std::fmt::Write;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use aws_lc_rs::digest;
+use hyper::header::HeaderValue;
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::io::Errno;
+
+use super::access_control::Denial;
+use super::path::ServedPath;
+use crate::constituency::{Constituency, MacAddress};
+
+/// A regular file, open for reading, with what an answer says of it.
+#[derive(Debug, Clone)]
+pub struct OpenFile {
+    /// The file.
+    pub file: Arc<File>,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its last modification.
+    pub modified: SystemTime,
+    /// Its strong entity tag, with quotes.
+    pub etag: HeaderValue,
+    /// Its last modification as an HTTP date.
+    pub last_modified: HeaderValue,
+    /// Which file it is, in which state.
+    pub(super) identity: FileIdentity,
+}
+
+/// Tells a file from every other, and from what it was before it was changed, as long as it is held open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FileIdentity {
+    device: u64,
+    inode: u64,
+    size: i64,
+    modified: (i64, u64),
+    changed: (i64, u64),
+}
+
+/// The constituency's folder.
+///
+/// # Errors
+/// [`Denial::Replaced`] if it is not in its place any more.
+pub(super) fn folder(constituency: &Constituency) -> Result<Arc<OwnedFd>, Denial> {
+    constituency.folder.handle().map_err(|errno| match errno {
+        Errno::STALE => Denial::Replaced,
+        errno => Denial::Failed(format!("the folder of {} cannot be opened: {errno}", constituency.name)),
+    })
+}
+
+/// Whether the folder has a file of this path, in any case of the MAC address `own`; links count whatever they lead to.
+///
+/// # Errors
+/// If the folder cannot be opened.
+pub(super) fn is_in_folder(path: &ServedPath, own: MacAddress, constituency: &Constituency) -> Result<bool, Denial> {
+    let folder = folder(constituency)?;
+    let exists =
+        |spelling: &str| open(folder.as_fd(), spelling, OFlags::PATH | OFlags::NOFOLLOW, ResolveFlags::BENEATH).is_ok();
+    Ok(exists(path.as_str()) || path.other_cases(own).any(|spelling| exists(&spelling)))
+}
+
+/// NONBLOCK: opening a FIFO must not wait for its writer.
+pub(super) const READ: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC).union(OFlags::NOCTTY);
+
+/// 9999-12-31T23:59:59Z, Unix time.
+const END_OF_HTTP_DATES: u64 = 253_402_300_799;
+
+/// The length of an entity tag, in bytes.
+const ETAG: usize = 2 * ETAG_HASH + 2;
+/// How much of a SHA-256 it holds.
+const ETAG_HASH: usize = 16;
+
+/// How often an opening is tried that a rename got in the way of.
+const TRIES: usize = 100;
+
+/// Opens `path` beneath `folder`.
+///
+/// openat2(2): AGAIN where "the kernel could not ensure that a ".." component didn't escape"; any rename on the machine
+/// at that moment is enough for that, so it is tried again.
+pub(super) fn open(folder: BorrowedFd<'_>, path: &str, flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
+    let once = || rustix::fs::openat2(folder, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve);
+    (1..TRIES).map(|_| once()).find(|opened| !matches!(opened, Err(Errno::AGAIN))).unwrap_or_else(once)
+}
+
+/// Takes an open handle for an answer, if it is a regular file's.
+pub(super) fn opened(handle: OwnedFd) -> Result<OpenFile, Denial> {
+    let stat = rustix::fs::fstat(&handle).map_err(denial)?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => {}
+        FileType::Directory => return Err(Denial::Folder),
+        _ => return Err(Denial::NotRegular),
+    }
+    let modified = time_of(stat.st_mtime);
+    let text = |text: String| HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""));
+    Ok(OpenFile {
+        file: Arc::new(File::from(handle)),
+        size: u64::try_from(stat.st_size).unwrap_or(0),
+        modified,
+        etag: text(etag(&stat)),
+        last_modified: text(httpdate::fmt_http_date(modified)),
+        identity: FileIdentity::of(&stat),
+    })
+}
+
+/// The inode and its change time too: a file that was replaced within one tick of the clock is another file. They are
+/// hashed, because inode numbers and change times are the machine's own business.
+fn etag(stat: &Stat) -> String {
+    let times = [stat.st_mtime, stat.st_ctime].map(i64::to_be_bytes);
+    let fractions = [stat.st_mtime_nsec, stat.st_ctime_nsec, stat.st_ino].map(u64::to_be_bytes);
+    let state = [times.concat(), fractions.concat(), stat.st_size.to_be_bytes().to_vec()].concat();
+    let mut etag = String::with_capacity(ETAG);
+    etag.push('"');
+    for byte in digest::digest(&digest::SHA256, &state).as_ref().iter().take(ETAG_HASH) {
+        // Writing to a String does not fail.
+        let _ = write!(etag, "{byte:02x}");
+    }
+    etag.push('"');
+    etag
+}
+
+impl FileIdentity {
+    pub(super) fn of(stat: &Stat) -> Self {
+        Self {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            size: stat.st_size,
+            modified: (stat.st_mtime, stat.st_mtime_nsec),
+            changed: (stat.st_ctime, stat.st_ctime_nsec),
+        }
+    }
+}
+
+/// A file's time of this Unix second. HTTP dates end with the year 9999; some file systems do not.
+fn time_of(seconds: i64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0).min(END_OF_HTTP_DATES))
+}
+
+pub(super) fn denial(errno: Errno) -> Denial {
+    match errno {
+        Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG => Denial::NotFound,
+        // A socket or a device without a driver.
+        Errno::NXIO | Errno::NODEV => Denial::NotRegular,
+        errno => Denial::Failed(format!("the file cannot be opened: {errno}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entity_tag_shows_no_inode_and_no_time() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut stat = rustix::fs::fstat(&file).unwrap();
+        (stat.st_ino, stat.st_size, stat.st_mtime, stat.st_ctime) = (0x1234_5678, 1000, 1_796_000_000, 1_796_000_001);
+        (stat.st_mtime_nsec, stat.st_ctime_nsec) = (123_456_789, 987_654_321);
+        let tag = etag(&stat);
+        assert_eq!(tag.len(), ETAG);
+        for secret in [stat.st_ino, 1_796_000_000, 1_796_000_001, stat.st_mtime_nsec, stat.st_ctime_nsec] {
+            assert!(!tag.contains(&format!("{secret:x}")) && !tag.contains(&secret.to_string()), "{tag}: {secret}");
+        }
+        let changes: [fn(&mut Stat); 6] = [
+            |it| it.st_ino += 1,
+            |it| it.st_size += 1,
+            |it| it.st_mtime += 1,
+            |it| it.st_mtime_nsec += 1,
+            |it| it.st_ctime += 1,
+            |it| it.st_ctime_nsec += 1,
+        ];
+        for change in changes {
+            let mut other = stat;
+            change(&mut other);
+            assert_ne!(etag(&other), tag);
+        }
+    }
+
+    #[test]
+    fn every_time_that_a_file_can_have_can_be_written_as_an_http_date() {
+        let date = |seconds| httpdate::fmt_http_date(time_of(seconds));
+        assert_eq!(date(0), "Thu, 01 Jan 1970 00:00:00 GMT");
+        assert_eq!(date(i64::MIN), "Thu, 01 Jan 1970 00:00:00 GMT");
+        assert_eq!(date(253_402_300_799), "Fri, 31 Dec 9999 23:59:59 GMT");
+        assert_eq!(date(i64::MAX), "Fri, 31 Dec 9999 23:59:59 GMT");
+    }
+}

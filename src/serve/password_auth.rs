@@ -1,0 +1,78 @@
+//! Phones that prove who they are by a password, request by request: what is asked of them, and what they answered.
+
+use std::sync::PoisonError;
+
+use hyper::header::{HeaderValue, USER_AGENT};
+use hyper::http::request::Parts;
+
+use super::connection_limits::ConnectionKind;
+use super::access_control::Denial;
+use super::request::HttpClient;
+use crate::constituency::{ConstituencyName, MacAddress, PhoneStanding};
+use crate::digest::{LoginAttempt, UnprovenLogin};
+
+impl HttpClient {
+    /// The phone that the request of this head comes from, or why that is not proven; `None` where no password is asked for.
+    pub(super) fn check_password(&self, head: &Parts) -> Option<Result<MacAddress, Denial>> {
+        // Over plain HTTP nobody is asked, lest somebody answer.
+        let peer = self.peer.as_ref()?;
+        let realm = peer.generation.realm.as_deref()?;
+        let constituency = &peer.constituency;
+        let attempt =
+            LoginAttempt { constituency, realm, method: &head.method, target: &head.uri, headers: &head.headers };
+        let proven = self.server.gate.admit(&attempt);
+        Some(
+            proven
+                .map_err(|unproven| self.ask_again(constituency, realm, head, &unproven))
+                .and_then(|mac| self.take_known_place(constituency, mac)),
+        )
+    }
+
+    fn ask_again(
+        &self,
+        constituency: &ConstituencyName,
+        realm: &str,
+        head: &Parts,
+        unproven: &UnprovenLogin,
+    ) -> Denial {
+        let reason = unproven.why.to_string();
+        let claimed = unproven.why.claimed();
+        if unproven.is_too_much {
+            return Denial::TooManyAttempts { reason, claimed };
+        }
+        let agent = head.headers.get(USER_AGENT).map(HeaderValue::as_bytes);
+        let md5_first = !agent.is_some_and(knows_sha256);
+        let challenges = self.server.gate.challenge(constituency, realm, unproven.is_stale, md5_first);
+        Denial::Unauthenticated { reason, claimed, is_routine: unproven.is_routine(), challenges: Box::new(challenges) }
+    }
+
+    /// A connection that has proved to be a known phone's no longer takes a stranger's place.
+    fn take_known_place(&self, name: &ConstituencyName, mac: MacAddress) -> Result<MacAddress, Denial> {
+        let mut permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner);
+        if permit.kind() == ConnectionKind::Proven {
+            return Ok(mac);
+        }
+        let site = self.server.site.load();
+        let constituency = site.get(name).map(|(constituency, _)| constituency);
+        if constituency.is_some_and(|constituency| constituency.standing(mac) == PhoneStanding::Known) {
+            let phone = (name.clone(), mac);
+            permit
+                .become_kind(ConnectionKind::Proven, Some(phone))
+                .map_err(|full| Denial::NoPlace(full.to_string()))?;
+        }
+        Ok(mac)
+    }
+}
+
+/// Whether this user agent is known to answer a challenge for SHA-256: curl since 7.57.
+///
+/// Many clients answer the first challenge or none. Phones' firmware, libcurl before 7.57 (seen with 7.39, 7.51 and 7.54)
+/// and Python's urllib give up where that is SHA-256; later versions of curl do not look for a better one either.
+fn knows_sha256(agent: &[u8]) -> bool {
+    let version = || {
+        let text = std::str::from_utf8(agent.strip_prefix(b"curl/")?).ok()?;
+        let mut parts = text.split(|byte: char| !byte.is_ascii_digit());
+        Some((parts.next()?.parse::<u32>().ok()?, parts.next()?.parse::<u32>().ok()?))
+    };
+    version().is_some_and(|version| version >= (7, 57))
+}

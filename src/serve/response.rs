@@ -1,0 +1,242 @@
+//! Answers: what the peer gets to see, of files and of refusals.
+//!
+//! All answers with one status of refusal are alike to the byte, whatever the reason.
+
+use std::fs::File;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::header::{
+    ACCEPT_RANGES, ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName, HeaderValue,
+    LAST_MODIFIED, RETRY_AFTER, WWW_AUTHENTICATE,
+};
+use hyper::{Method, Response, StatusCode};
+
+use super::open_beneath::OpenFile;
+use super::body::{self, FileBody};
+use super::conditional::{self, Representation, Selection};
+use super::access_control::Denial;
+use super::request_log::RequestLog;
+use super::upload::store::UploadResult;
+
+/// Files up to this size, in bytes, are read at once and sent with their header.
+const SMALL: u64 = 64 << 10;
+
+/// The content of an answer.
+#[derive(Debug)]
+pub enum ResponseContent {
+    /// At hand, until they are taken.
+    Bytes(Bytes),
+    /// A part of a file; boxed, because every answer has room for it.
+    File(Box<FileBody>),
+}
+
+/// Content that takes its exchange along: the line of the access log is written when it has been sent, or when it is
+/// clear that it will not be.
+#[derive(Debug)]
+pub struct LoggedBody {
+    content: ResponseContent,
+    exchange: RequestLog,
+}
+
+impl ResponseContent {
+    fn empty() -> Self {
+        Self::Bytes(Bytes::new())
+    }
+}
+
+/// The answer to a read of `file` at `path`, by the request's method and conditions.
+///
+/// # Errors
+/// If the file cannot be read.
+pub fn of_file(
+    file: OpenFile,
+    path: &str,
+    method: &Method,
+    headers: &hyper::HeaderMap,
+) -> Result<Response<ResponseContent>, Denial> {
+    let etag = file.etag.to_str().unwrap_or_default();
+    let facts = Representation { etag, modified: file.modified, size: file.size };
+    let (status, first, length) = match conditional::select(method, headers, &facts) {
+        Selection::Whole => (StatusCode::OK, 0, file.size),
+        Selection::Part { first, length } => (StatusCode::PARTIAL_CONTENT, first, length),
+        Selection::NotModified => (StatusCode::NOT_MODIFIED, 0, 0),
+        Selection::PreconditionFailed => return Ok(plain(StatusCode::PRECONDITION_FAILED)),
+        Selection::Unsatisfiable => {
+            let mut response = plain(StatusCode::RANGE_NOT_SATISFIABLE);
+            set(&mut response, CONTENT_RANGE, &format!("bytes */{}", file.size));
+            return Ok(response);
+        }
+    };
+    let has_content = method != Method::HEAD && status != StatusCode::NOT_MODIFIED;
+    let content = if has_content { read(file.file, first, length)? } else { ResponseContent::empty() };
+    let mut response = Response::new(content);
+    *response.status_mut() = status;
+    response.headers_mut().insert(ETAG, file.etag);
+    response.headers_mut().insert(LAST_MODIFIED, file.last_modified);
+    if status != StatusCode::NOT_MODIFIED {
+        response.headers_mut().insert(CONTENT_TYPE, content_type(path));
+        response.headers_mut().insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    if status == StatusCode::PARTIAL_CONTENT {
+        set(&mut response, CONTENT_RANGE, &format!("bytes {first}-{}/{}", first + length - 1, file.size));
+    }
+    Ok(response)
+}
+
+/// The answer to an upload that was stored.
+#[must_use]
+pub fn of_upload(stored: UploadResult) -> Response<ResponseContent> {
+    let mut response = Response::new(ResponseContent::empty());
+    *response.status_mut() = match stored {
+        UploadResult::Created => StatusCode::CREATED,
+        UploadResult::Changed => StatusCode::NO_CONTENT,
+    };
+    response
+}
+
+/// The answer to a request that is refused.
+#[must_use]
+pub fn of_denial(denial: &Denial) -> Response<ResponseContent> {
+    let mut response = plain(denial.status());
+    match denial {
+        Denial::Method { allow, .. } => set(&mut response, ALLOW, allow),
+        Denial::Unauthenticated { challenges, .. } => {
+            let values = challenges.iter().filter_map(|challenge| HeaderValue::from_str(challenge).ok());
+            values.for_each(|value| {
+                response.headers_mut().append(WWW_AUTHENTICATE, value);
+            });
+        }
+        Denial::Gap { size, .. } => set(&mut response, CONTENT_RANGE, &format!("bytes */{size}")),
+        _ => {}
+    }
+    if let Some(seconds) = denial.retry_after() {
+        response.headers_mut().insert(RETRY_AFTER, seconds.into());
+    }
+    if denial.closes() {
+        close(&mut response);
+    }
+    response
+}
+
+/// Says that the connection ends with this answer.
+pub fn close(response: &mut Response<ResponseContent>) {
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+}
+
+/// Whether the connection ends with this answer.
+#[must_use]
+pub fn closes(response: &Response<ResponseContent>) -> bool {
+    response.headers().contains_key(CONNECTION)
+}
+
+/// A status and its name, and not a word more.
+fn plain(status: StatusCode) -> Response<ResponseContent> {
+    let text = format!("{}\n", status.canonical_reason().unwrap_or("refused"));
+    let mut response = Response::new(ResponseContent::Bytes(text.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+/// `length` bytes of a file: small ones at once if they need no waiting for the disk, others piece by piece.
+fn read(file: Arc<File>, first: u64, length: u64) -> Result<ResponseContent, Denial> {
+    if length > 0 && length <= SMALL {
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+        let cached = body::read_cached(&file, &mut bytes, first)
+            .map_err(|error| Denial::Failed(format!("the file cannot be read: {error}")))?;
+        if cached == Some(bytes.len()) {
+            return Ok(ResponseContent::Bytes(bytes.into()));
+        }
+    }
+    Ok(ResponseContent::File(Box::new(FileBody::new(file, first, length))))
+}
+
+/// The MIME type by the name's ending. Polycom's configuration files are XML by another name.
+fn content_type(path: &str) -> HeaderValue {
+    let ending = path.rsplit('/').next().and_then(|file| file.rsplit_once('.')).map_or("", |(_, ending)| ending);
+    match ending.to_ascii_lowercase().as_str() {
+        "cfg" | "xml" => HeaderValue::from_static("text/xml"),
+        "ld" | "sip" | "" => HeaderValue::from_static("application/octet-stream"),
+        "log" => HeaderValue::from_static("text/plain"),
+        _ => HeaderValue::from_static(mime_guess::from_path(path).first_raw().unwrap_or("application/octet-stream")),
+    }
+}
+
+fn set(response: &mut Response<ResponseContent>, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        response.headers_mut().insert(name, value);
+    }
+}
+
+/// Puts the exchange into its `response`, to end when that is sent. An answer to HEAD says how long that to GET is
+/// (RFC 9110 §8.6), refusals too.
+pub fn logged(
+    mut response: Response<ResponseContent>,
+    is_head: bool,
+    mut exchange: RequestLog,
+) -> Response<LoggedBody> {
+    let status = response.status().as_u16();
+    if let Some(length) = response.body().size_hint().exact().filter(|length| is_head && *length > 0) {
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    response.map(|content| {
+        exchange.answered(status, content.size_hint().exact().filter(|_| !is_head));
+        LoggedBody { content: if is_head { ResponseContent::empty() } else { content }, exchange }
+    })
+}
+
+impl Body for ResponseContent {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<std::io::Result<Frame<Bytes>>>> {
+        match self.get_mut() {
+            Self::Bytes(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Bytes(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::File(file) => Pin::new(file).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Bytes(bytes) => bytes.is_empty(),
+            Self::File(file) => file.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Bytes(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::File(file) => file.size_hint(),
+        }
+    }
+}
+
+impl Body for LoggedBody {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<std::io::Result<Frame<Bytes>>>> {
+        let this = self.get_mut();
+        let frame = Pin::new(&mut this.content).poll_frame(cx);
+        match &frame {
+            Poll::Ready(Some(Ok(frame))) => this.exchange.sent(frame.data_ref().map_or(0, Bytes::len)),
+            Poll::Ready(Some(Err(error))) => this.exchange.note(error),
+            Poll::Ready(None) | Poll::Pending => {}
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.content.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.content.size_hint()
+    }
+}

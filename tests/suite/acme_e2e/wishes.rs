@@ -1,0 +1,184 @@
+//! A CA that says when it wants a certificate renewed (RFC 9773), and that offers profiles: the Pebble that `tests/run`
+//! fetches, and a stand-in that needs no such Pebble.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use time::{Duration, OffsetDateTime};
+
+use super::{Public, primary, usual};
+use crate::harness::bind::{self, Bind};
+use crate::harness::eventually;
+use crate::harness::pebble::{Behaviour, Pebble};
+use crate::harness::site::Running;
+use crate::harness::ari_proxy::Wishing;
+
+const DAY: u64 = 86_400;
+
+/// A site whose CA offers the profiles that Let's Encrypt does; `None`, and NOT RUN, if there is no such CA here.
+fn with_wishes(test: &str) -> Option<(Bind, Public)> {
+    let program = bind::is_here(test).then(|| Pebble::fetched(test))??;
+    let profiles = [("classic", 90), ("shortlived", 6)].map(|(name, days)| (name.to_owned(), days * DAY));
+    let behaviour = Behaviour { profiles: BTreeMap::from(profiles), ..Behaviour::default() };
+    let bind = primary().start();
+    let pebble = Pebble::start_program(program, behaviour, bind.address);
+    let public = Public::new(pebble, bind.address, &bind.key_file("provost."));
+    Some((bind, public))
+}
+
+fn days_left(status: &Value) -> &Value {
+    &status["certificates"][0]["held"]["days_left"]
+}
+
+#[test]
+fn the_profile_that_is_configured_is_asked_for_and_classic_otherwise() {
+    let test = "unattended::wishes::the_profile_that_is_configured_is_asked_for_and_classic_otherwise";
+    let Some((_bind, mut public)) = with_wishes(test) else { return };
+    let server = public.start();
+    assert_eq!(*days_left(&public.obtains()), 89);
+    server.kill();
+    public.acme()["profile"] = json!("shortlived");
+    let _server = public.start();
+    public.renew();
+    assert_eq!(*days_left(&public.status()), 5);
+}
+
+#[test]
+fn a_profile_that_is_not_offered_is_told_with_those_that_are() {
+    let test = "unattended::wishes::a_profile_that_is_not_offered_is_told_with_those_that_are";
+    let Some((_bind, mut public)) = with_wishes(test) else { return };
+    public.acme()["profile"] = json!("tlsserver");
+    let server = public.start();
+    let line = server.says("no new certificate (ecdsa-p256)");
+    assert!(line.contains("offers no profile") && line.contains("only: classic, shortlived"), "{line}");
+    assert!(line.contains("needs somebody"), "{line}");
+    assert_eq!(public.pebble.logged("Added order"), 0);
+}
+
+#[test]
+fn a_window_of_the_ca_s_is_obeyed_and_the_order_says_what_it_replaces() {
+    let test = "unattended::wishes::a_window_of_the_ca_s_is_obeyed_and_the_order_says_what_it_replaces";
+    let Some((_bind, public)) = with_wishes(test) else { return };
+    let server = public.start();
+    public.obtains();
+    let status = &public.knows_the_window();
+    let (window, next) = (&status["window"], status["next_attempt"].as_i64().unwrap());
+    let bounds = window["start"].as_i64().unwrap()..=window["end"].as_i64().unwrap();
+    assert!(bounds.contains(&next) && next > OffsetDateTime::now_utc().unix_timestamp(), "{status}");
+    assert_eq!(public.pebble.logged("is a replacement of"), 0);
+    server.kill();
+
+    // The CA moves the window: now, all at once. It is not asked again before its Retry-After, six hours, is over.
+    let before = std::fs::read_to_string(public.chain("ecdsa-p256")).unwrap();
+    let leaf = before.split_inclusive("-----END CERTIFICATE-----\n").next().unwrap();
+    let (start, end) = now_at_once();
+    public.pebble.wants_renewal(leaf, start, end);
+    let server = public.start();
+    assert_eq!(public.status()["certificates"][0]["next_attempt"], next);
+    server.kill();
+    public.forget_when_to_look_again();
+    let server = public.start();
+    server.says("a new certificate is in use");
+    assert_ne!(std::fs::read_to_string(public.chain("ecdsa-p256")).unwrap(), before);
+    assert_eq!(public.pebble.logged("is a replacement of"), 1);
+    // What the CA itself asked for is exempt from its limit, and so from our budget.
+    let budget = &public.memory()["directories"][public.pebble.directory()]["budget"];
+    assert!(budget["wanted_certificates"].is_i64(), "{budget}");
+}
+
+#[test]
+fn the_order_names_the_profile_and_in_a_window_the_certificate_that_it_replaces() {
+    let test = "unattended::wishes::the_order_names_the_profile_and_in_a_window_the_certificate_that_it_replaces";
+    let Some((_bind, public, ca)) = with_stand_in(test, true) else { return };
+    public.renew_in_a_window(&ca);
+    let orders = ca.orders();
+    assert_eq!(orders.len(), 2, "{orders:?}");
+    assert!(orders.iter().all(|order| order["profile"] == "classic"), "{orders:?}");
+    assert!(orders[0]["replaces"].is_null() && orders[1]["replaces"] == ca.asked_about()[0], "{orders:?}");
+}
+
+#[test]
+fn a_ca_that_does_not_say_what_an_order_replaces_is_asked_for_another() {
+    let test = "unattended::wishes::a_ca_that_does_not_say_what_an_order_replaces_is_asked_for_another";
+    let Some((_bind, public, ca)) = with_stand_in(test, false) else { return };
+    let server = public.renew_in_a_window(&ca);
+    server.says("the CA replaces nothing");
+    let orders = ca.orders();
+    let replaces: Vec<bool> = orders.iter().map(|order| order["replaces"].is_string()).collect();
+    assert_eq!(replaces, [false, true, false], "{orders:?}");
+}
+
+#[test]
+fn renew_asks_the_ca_anew_whether_a_certificate_is_due() {
+    let test = "unattended::wishes::renew_asks_the_ca_anew_whether_a_certificate_is_due";
+    let Some((_bind, public, ca)) = with_stand_in(test, true) else { return };
+    let _server = public.start();
+    public.obtains();
+    public.knows_the_window();
+    let asked = ca.asked_about().len();
+    let early = public.certificate(&["renew"]);
+    assert_eq!(early.code, 0, "{early:?}");
+    let said = "ecdsa-p256: is not due; the CA, asked just now, wants it renewed from ";
+    assert!(early.stdout.starts_with(said) && early.stdout.lines().count() == 1, "{early:?}");
+    assert_eq!(ca.asked_about().len(), asked + 1);
+
+    // The CA moves the window to now. Its Retry-After, six hours, is for servers, and not for operators.
+    let (start, end) = now_at_once();
+    ca.wants_renewal(start, end);
+    let renewed = public.certificate(&["renew"]);
+    assert!(renewed.code == 0 && renewed.stdout.contains("ecdsa-p256: a new certificate is in use"), "{renewed:?}");
+    assert_eq!(ca.orders().len(), 2);
+    assert!(ca.orders()[1]["replaces"].is_string(), "{:?}", ca.orders());
+
+    drop(ca);
+    let unheard = public.certificate(&["renew"]);
+    let said = "ecdsa-p256: failed: the CA does not say when to renew: ";
+    assert!(unheard.code == 1 && unheard.stdout.contains(said), "{unheard:?}");
+    assert!(unheard.stdout.contains("by its last answer it is not due"), "{unheard:?}");
+}
+
+/// A site whose CA has its wishes from a stand-in, for wherever there is only an old Pebble.
+fn with_stand_in(test: &str, echoes_replaces: bool) -> Option<(Bind, Public, Wishing)> {
+    let (bind, mut public) = usual(test, Behaviour::default())?;
+    let ca = Wishing::start(&public.pebble, echoes_replaces);
+    public.acme()["directory"] = json!(ca.directory());
+    Some((bind, public, ca))
+}
+
+/// A window in which almost any time has passed already, and which is not over yet.
+fn now_at_once() -> (OffsetDateTime, OffsetDateTime) {
+    let now = OffsetDateTime::now_utc();
+    (now - Duration::days(10), now + Duration::minutes(5))
+}
+
+impl Public {
+    /// Gets a certificate, and then another one, because the CA has moved its window.
+    fn renew_in_a_window(&self, ca: &Wishing) -> Running {
+        let server = self.start();
+        self.obtains();
+        self.knows_the_window();
+        server.kill();
+        let (start, end) = now_at_once();
+        ca.wants_renewal(start, end);
+        self.forget_when_to_look_again();
+        let server = self.start();
+        server.says("a new certificate is in use");
+        server
+    }
+
+    /// Waits until the CA has said when it wants the certificate renewed, and that is kept; the certificate's status.
+    fn knows_the_window(&self) -> Value {
+        eventually("a window", || {
+            let certificate = self.status()["certificates"][0].clone();
+            certificate["window"].is_object().then_some(certificate)
+        })
+    }
+
+    /// As if the CA's Retry-After for its window were over.
+    fn forget_when_to_look_again(&self) {
+        let mut memory = self.memory();
+        let recheck = memory["certificates"]["ecdsa-p256"].as_object_mut().unwrap().remove("recheck");
+        assert!(recheck.is_some_and(|recheck| recheck.is_object()), "{memory}");
+        std::fs::write(self.site.path("state/renewal.json"), memory.to_string()).unwrap();
+    }
+}

@@ -1,0 +1,524 @@
+//! Folders that come, go, are swapped whole, or hold what no policy should be: `constituencies` follows the disk.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, mpsc};
+
+use provost::virtual_phone::{BootReport, BootTarget, DeviceCertificate, FleetSummary, VirtualPhone, Watch, boot_fleet};
+use rustix::fs::{CWD, FileType, Mode, RenameFlags, mknodat, renameat_with};
+use rustls::{AlertDescription, RootCertStore};
+use serde_json::{Value, json};
+
+use crate::harness::pki::{FACTORY, SERVER_CA};
+use crate::harness::site::{DOMAIN, Running, Site};
+use crate::harness::tls::{Client, alert};
+use crate::harness::tool::run;
+use crate::harness::{STRANGER, VVX500, not_run, within_a_second};
+
+fn policy() -> Value {
+    json!({ "trust": ["factory"], "phones": { VVX500: "" } })
+}
+
+/// Makes in `folder` a constituency `name` that serves `content`.
+fn make(folder: &Path, name: &str, content: &str) {
+    let folder = folder.join(name);
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("site.cfg"), content).unwrap();
+    fs::write(folder.join("constituency.json"), policy().to_string()).unwrap();
+}
+
+fn client(server: &Running, name: &str) -> Client {
+    server.client(name, &FACTORY.device(VVX500))
+}
+
+fn target(server: &Running, name: &str) -> BootTarget {
+    let mut roots = RootCertStore::empty();
+    roots.add(SERVER_CA.certificate.der().clone()).unwrap();
+    BootTarget {
+        url: format!("https://{name}.{DOMAIN}:{}/", server.address().port()).parse().unwrap(),
+        server_roots: Arc::new(roots),
+        resolve: Some(server.address()),
+        password: None,
+    }
+}
+
+fn serves(client: &Client, content: &str) -> Option<()> {
+    client.get("/site.cfg").is_ok_and(|response| response.status == 200 && response.text() == content).then_some(())
+}
+
+fn is_unrecognised(client: &Client) -> Option<()> {
+    let error = client.get("/site.cfg").err()?;
+    (alert(&error) == Some(AlertDescription::UnrecognisedName)).then_some(())
+}
+
+/// Puts what is at `new` in the place of `old`, which keeps what was there under the name of `new`.
+fn exchange(new: &Path, old: &Path) {
+    renameat_with(CWD, new, CWD, old, RenameFlags::EXCHANGE).unwrap();
+}
+
+#[test]
+fn a_new_folder_is_served_within_a_second_however_it_comes() {
+    let site = Site::new();
+    let server = site.start();
+    assert!(is_unrecognised(&client(&server, "made")).is_some());
+    make(&site.served(""), "made", "<made/>");
+    within_a_second("a folder made in place", || serves(&client(&server, "made"), "<made/>"));
+    make(&site.path("staging"), "moved", "<moved/>");
+    fs::rename(site.path("staging/moved"), site.served("moved")).unwrap();
+    within_a_second("a folder moved in", || serves(&client(&server, "moved"), "<moved/>"));
+}
+
+#[test]
+fn a_removed_folder_is_gone_within_a_second_on_open_connections_too() {
+    let site = Site::with_ote();
+    make(&site.served(""), "stays", "<stays/>");
+    let server = site.start();
+    let mut open = client(&server, "ote").connect().unwrap();
+    let mut other = client(&server, "stays").connect().unwrap();
+    assert_eq!(open.get("/site.cfg").unwrap().status, 200);
+    assert_eq!(other.get("/site.cfg").unwrap().status, 200);
+    fs::remove_dir_all(site.served("ote")).unwrap();
+    within_a_second("421", || (open.get("/site.cfg").unwrap().status == 421).then_some(()));
+    assert!(open.is_closed());
+    assert!(is_unrecognised(&client(&server, "ote")).is_some());
+    server.reason("the constituency is gone");
+    assert_eq!(other.get("/site.cfg").unwrap().status, 200);
+    // It comes back as another: nothing of before opens it.
+    let before = client(&server, "ote");
+    site.constituency("ote", &policy());
+    site.file("ote/site.cfg", "<again/>");
+    within_a_second("the folder made anew", || serves(&before, "<again/>"));
+}
+
+/// Puts a copy of the tree that `constituencies` links to in its place, changed by `change`, and removes the old one.
+fn deploy(site: &Site, change: impl FnOnce(&Path)) {
+    let link = site.path("constituencies");
+    let old = fs::read_link(&link).unwrap();
+    let number: u32 = old.to_str().unwrap().strip_prefix("release-").unwrap().parse().unwrap();
+    let new = format!("release-{}", number + 1);
+    let copied = run(Command::new("cp").arg("-a").arg(site.path(old.to_str().unwrap())).arg(site.path(&new)));
+    assert_eq!(copied.code, 0, "{}", copied.stderr);
+    change(&site.path(&new));
+    symlink(&new, site.path("next")).unwrap();
+    fs::rename(site.path("next"), &link).unwrap();
+    fs::remove_dir_all(site.path(old.to_str().unwrap())).unwrap();
+}
+
+/// Makes `constituencies` of `site` a link to a tree of releases.
+fn released(site: &Site) {
+    fs::rename(site.served(""), site.path("release-1")).unwrap();
+    symlink("release-1", site.path("constituencies")).unwrap();
+}
+
+/// The lines of the access log that refuse something.
+fn refusals(server: &Running) -> Vec<Value> {
+    let is_refused = |line: &Value| matches!(line["status"].as_u64(), Some(403 | 421 | 500..) | None);
+    server.access_lines().into_iter().filter(is_refused).collect()
+}
+
+/// What 400 phones boot from, in two constituencies: every file that they ask for is there.
+fn fleet_site(phones: &[String]) -> Site {
+    let site = Site::new();
+    for (name, half) in ["ote", "ucs"].into_iter().zip(phones.chunks(phones.len() / 2)) {
+        let known: serde_json::Map<String, Value> = half.iter().map(|mac| (mac.clone(), "".into())).collect();
+        site.constituency(name, &json!({ "trust": ["factory"], "phones": known }));
+        let master = r#"<APPLICATION APP_FILE_PATH="sip.ld" CONFIG_FILES="[PHONE_MAC_ADDRESS]-user.cfg, site.cfg"
+            LOG_FILE_DIRECTORY="logs"/>"#;
+        for mac in half {
+            site.file(&format!("{name}/{mac}.cfg"), master);
+            site.file(&format!("{name}/{mac}-user.cfg"), "<user/>");
+        }
+        site.file(&format!("{name}/site.cfg"), "<site/>");
+    }
+    released(&site);
+    site
+}
+
+#[test]
+fn swapping_the_tree_harms_none_of_400_booting_phones() {
+    const PHONES: usize = 400;
+    const SWAPS: usize = 20;
+    let macs: Vec<String> = (0..PHONES).map(|number| format!("00005e03{number:04x}")).collect();
+    let site = Arc::new(fleet_site(&macs));
+    let server = site.start();
+    let mut idle: Vec<_> = [("ote", &macs[0]), ("ote", &macs[1]), ("ucs", &macs[PHONES - 1])]
+        .map(|(name, mac)| server.client(name, &FACTORY.device(mac)))
+        .map(|client| (client.connect().unwrap(), client))
+        .into();
+    for (open, client) in &mut idle {
+        assert_eq!(open.get("/site.cfg").unwrap().status, 200);
+        assert!(client.get("/site.cfg").is_ok());
+    }
+    let phones = |name: &str, macs: &[String]| {
+        let rack = macs.iter().map(|mac| {
+            let device = FACTORY.device(mac);
+            let certificate = DeviceCertificate { chain: device.chain.clone(), key: device.key() };
+            (VirtualPhone::new(mac.parse().unwrap()), Some(certificate))
+        });
+        (rack.collect::<Vec<_>>(), target(&server, name))
+    };
+    let racks = [phones("ote", &macs[..PHONES / 2]), phones("ucs", &macs[PHONES / 2..])];
+    let (booted, ended) = mpsc::channel();
+    let swapping = Arc::clone(&site);
+    // Each swap comes while phones boot.
+    let swapper = std::thread::spawn(move || {
+        let mut lost = Vec::new();
+        for (number, outcome) in ended.into_iter().enumerate() {
+            lost.extend(outcome);
+            if number % (PHONES / SWAPS) == PHONES / SWAPS / 2 {
+                deploy(&swapping, |_| ());
+            }
+        }
+        lost
+    });
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let summaries = runtime.block_on(async {
+        let [one, other] = racks.map(|(rack, target)| {
+            let booted = booted.clone();
+            async move { boot_fleet(rack, &target, 12, |_| Counting(booted.clone())).await }
+        });
+        let both = tokio::join!(one, other);
+        [both.0, both.1]
+    });
+    drop(booted);
+    let lost = swapper.join().unwrap();
+    let count = |of: fn(&FleetSummary) -> u64| summaries.iter().map(of).sum::<u64>();
+    let swaps = fs::read_link(site.path("constituencies")).unwrap();
+    assert_eq!(swaps, Path::new(&format!("release-{}", SWAPS + 1)));
+    let refused = refusals(&server);
+    assert_eq!(
+        (count(|it| it.phones), count(|it| it.provisioned), refused.len()),
+        (400, 400, 0),
+        "lost first: {:?}, refused first: {:#?}",
+        lost.first(),
+        refused.first()
+    );
+    let missed: Vec<Value> = server
+        .access_lines()
+        .into_iter()
+        .filter(|line| line["status"] == 404 && fs::exists(site.served("ote").join(name_of(line))).unwrap())
+        .collect();
+    assert_eq!(missed, [] as [Value; 0], "a file that every tree has");
+    for (open, client) in &mut idle {
+        assert_eq!(open.get("/site.cfg").unwrap().status, 200, "the connection of before all swaps");
+        assert!(client.resumes(), "a session of before all swaps");
+    }
+}
+
+/// Tells how each boot ended, if it failed.
+struct Counting(mpsc::Sender<Option<String>>);
+
+impl Watch for Counting {
+    fn ended(&mut self, report: &BootReport) {
+        let failure = (!report.is_provisioned()).then(|| format!("{:?}", report.outcome));
+        self.0.send(failure).unwrap();
+    }
+}
+
+/// The name of the file that a line of the access log is about.
+fn name_of(line: &Value) -> String {
+    line["path"].as_str().unwrap_or_default().trim_start_matches('/').to_owned()
+}
+
+#[test]
+fn files_of_a_tree_that_is_swapped_and_removed_are_never_missing() {
+    let site = Site::with_ote();
+    released(&site);
+    let server = site.start();
+    let phone = client(&server, "ote");
+    let mut open = phone.connect().unwrap();
+    for swap in 0..20 {
+        let content = format!("<site number=\"{swap}\"/>");
+        deploy(&site, |tree| fs::write(tree.join("ote/site.cfg"), &content).unwrap());
+        // The old tree is gone, and perhaps nothing has looked since.
+        let answer = open.get("/site.cfg").unwrap();
+        assert_eq!((answer.status, answer.text()), (200, content), "swap {swap}");
+        let put = open.request("PUT", &format!("/{VVX500}-app.log"), "", b"log").unwrap();
+        assert!(matches!(put.status, 201 | 204), "{}", put.status);
+    }
+}
+
+#[test]
+fn a_typo_that_comes_with_a_swap_keeps_the_last_good_policy() {
+    let site = Site::with_ote();
+    released(&site);
+    let server = site.start();
+    let phone = client(&server, "ote");
+    let mut open = phone.connect().unwrap();
+    assert_eq!(open.get("/site.cfg").unwrap().status, 200);
+    deploy(&site, |tree| {
+        fs::write(tree.join("ote/constituency.json"), "{ \"phnes\": {} }").unwrap();
+        fs::write(tree.join("ote/site.cfg"), "<two/>").unwrap();
+    });
+    server.says("is no known key");
+    within_a_second("the second release", || (open.get("/site.cfg").unwrap().text() == "<two/>").then_some(()));
+    assert!(phone.resumes());
+    let stranger = server.client("ote", &FACTORY.device(STRANGER));
+    assert_eq!(stranger.get("/site.cfg").unwrap().status, 403);
+    // Where there never was a good one, nothing is served.
+    deploy(&site, |tree| {
+        fs::create_dir(tree.join("new")).unwrap();
+        fs::write(tree.join("new/constituency.json"), "{").unwrap();
+    });
+    server.says("new: ");
+    assert!(is_unrecognised(&client(&server, "new")).is_some());
+    assert_eq!(open.get("/site.cfg").unwrap().status, 200);
+}
+
+#[test]
+fn another_tls_part_and_back_makes_new_sessions_each_time() {
+    let site = Site::with_ote();
+    released(&site);
+    let server = site.start();
+    let phone = client(&server, "ote");
+    let strict = policy().to_string();
+    let mut tolerant = policy();
+    tolerant["expired_device_certificates"] = "accept".into();
+    let tolerant = tolerant.to_string();
+    let mut deployed = 0;
+    for text in [&tolerant, &strict, &tolerant, &strict] {
+        assert_eq!(phone.get("/site.cfg").unwrap().status, 200);
+        assert!(phone.resumes());
+        let mut open = phone.connect().unwrap();
+        assert_eq!(open.get("/site.cfg").unwrap().status, 200);
+        deploy(&site, |tree| fs::write(tree.join("ote/constituency.json"), text).unwrap());
+        within_a_second("403", || (open.get("/site.cfg").unwrap().status == 403).then_some(()));
+        assert!(open.is_closed());
+        assert!(!phone.resumes(), "a session of before {text}");
+        deployed += 1;
+    }
+    assert_eq!(deployed, 4);
+}
+
+#[test]
+fn a_folder_that_the_new_tree_lacks_is_gone_and_the_others_go_on() {
+    let site = Site::with_ote();
+    make(&site.served(""), "stays", "<stays/>");
+    released(&site);
+    let server = site.start();
+    let (mut open, mut other) =
+        (client(&server, "ote").connect().unwrap(), client(&server, "stays").connect().unwrap());
+    assert_eq!((open.get("/site.cfg").unwrap().status, other.get("/site.cfg").unwrap().status), (200, 200));
+    deploy(&site, |tree| fs::remove_dir_all(tree.join("ote")).unwrap());
+    within_a_second("421", || (open.get("/site.cfg").unwrap().status == 421).then_some(()));
+    assert!(open.is_closed());
+    assert!(is_unrecognised(&client(&server, "ote")).is_some());
+    assert_eq!(other.get("/site.cfg").unwrap().status, 200);
+    // It comes back as another: nothing of before opens it.
+    let before = client(&server, "ote");
+    deploy(&site, |tree| make(tree, "ote", "<again/>"));
+    within_a_second("the folder made anew", || serves(&before, "<again/>"));
+    assert_eq!(other.get("/site.cfg").unwrap().status, 200);
+}
+
+#[test]
+fn a_folder_that_is_replaced_by_renames_keeps_its_sessions_and_connections() {
+    type Replace = fn(&Site);
+    let ways: [(&str, Replace); 3] = [
+        ("exchanged", |site| exchange(&site.path("staging/ote"), &site.served("ote"))),
+        ("moved away, and the new one moved in", |site| {
+            fs::rename(site.served("ote"), site.served(".old")).unwrap();
+            fs::rename(site.path("staging/ote"), site.served("ote")).unwrap();
+            fs::remove_dir_all(site.served(".old")).unwrap();
+        }),
+        ("removed, and the new one moved in", |site| {
+            fs::remove_dir_all(site.served("ote")).unwrap();
+            fs::rename(site.path("staging/ote"), site.served("ote")).unwrap();
+        }),
+    ];
+    for (way, replace) in ways {
+        let site = Site::with_ote();
+        let server = site.start();
+        let phone = client(&server, "ote");
+        let mut open = phone.connect().unwrap();
+        assert_eq!(open.get("/site.cfg").unwrap().status, 200);
+        make(&site.path("staging"), "ote", "<anew/>");
+        replace(&site);
+        let answer = open.get("/site.cfg").unwrap();
+        assert_eq!(answer.status, 200, "{way}");
+        within_a_second(way, || (open.get("/site.cfg").unwrap().text() == "<anew/>").then_some(()));
+        assert!(phone.resumes(), "{way}");
+        // What is in the new one is noticed as it was in the old.
+        site.file(&format!("ote/{STRANGER}.cfg"), "");
+        let stranger = server.client("ote", &FACTORY.device(STRANGER));
+        within_a_second("a file of its own", || (stranger.get("/site.cfg").unwrap().status == 200).then_some(()));
+        assert!(refusals(&server).iter().all(|line| line["mac"] == STRANGER), "{way}");
+    }
+    assert_eq!(ways.len(), 3);
+}
+
+#[test]
+fn links_uploads_and_open_files_are_right_after_a_swap() {
+    let site = Site::with_ote();
+    site.constituency("ucs", &json!({ "trust": ["factory"], "shared": ["firmware"] }));
+    site.file("ucs/firmware/sip.ld", "one");
+    site.file(&format!("ote/{VVX500}-directory.xml"), "<folder/>");
+    symlink("../ucs/firmware", site.served("ote/firmware")).unwrap();
+    symlink(format!("{VVX500}-directory.xml"), site.served("ote/own.xml")).unwrap();
+    released(&site);
+    let server = site.start();
+    let mut open = client(&server, "ote").connect().unwrap();
+    assert_eq!(open.get("/firmware/sip.ld").unwrap().text(), "one");
+    assert_eq!(open.get("/own.xml").unwrap().text(), "<folder/>");
+    assert_eq!(open.request("PUT", &format!("/{VVX500}-calls.xml"), "", b"<calls/>").unwrap().status, 201);
+    for number in ["two", "three"] {
+        deploy(&site, |tree| fs::write(tree.join("ucs/firmware/sip.ld"), number).unwrap());
+        assert_eq!(open.get("/firmware/sip.ld").unwrap().text(), number);
+        assert_eq!(open.get("/own.xml").unwrap().text(), "<folder/>");
+        assert_eq!(open.get(&format!("/{VVX500}-calls.xml")).unwrap().text(), "<calls/>");
+        // A name that the folder has is the folder's, whichever tree it lies in.
+        let put = open.request("PUT", &format!("/{VVX500}-notes.txt"), "", b"x").unwrap();
+        assert!(matches!(put.status, 201 | 204), "{}", put.status);
+    }
+    // The other shares no more: the link leads nowhere.
+    let unshared = json!({ "trust": ["factory"] }).to_string();
+    deploy(&site, |tree| fs::write(tree.join("ucs/constituency.json"), &unshared).unwrap());
+    within_a_second("404", || (open.get("/firmware/sip.ld").unwrap().status == 404).then_some(()));
+}
+
+#[test]
+fn all_constituencies_are_swapped_at_once_by_a_link() {
+    let site = Site::new();
+    make(&site.path("release-1"), "ote", "<one/>");
+    make(&site.path("release-2"), "ote", "<two/>");
+    make(&site.path("release-2"), "new", "<new/>");
+    fs::remove_dir(site.served("")).unwrap();
+    symlink("release-1", site.path("constituencies")).unwrap();
+    let server = site.start();
+    assert!(serves(&client(&server, "ote"), "<one/>").is_some());
+    symlink("release-2", site.path("next")).unwrap();
+    fs::rename(site.path("next"), site.path("constituencies")).unwrap();
+    within_a_second("the second release", || serves(&client(&server, "ote"), "<two/>"));
+    assert!(serves(&client(&server, "new"), "<new/>").is_some());
+    // What changes in the new one is noticed as it was in the old.
+    fs::write(site.path(&format!("release-2/ote/{VVX500}.cfg")), "").unwrap();
+    make(&site.path("release-2"), "later", "<later/>");
+    within_a_second("a folder in the second release", || serves(&client(&server, "later"), "<later/>"));
+}
+
+#[test]
+fn all_constituencies_are_swapped_at_once_by_a_link_further_up() {
+    let mut site = Site::new();
+    make(&site.path("releases/1/constituencies"), "ote", "<one/>");
+    make(&site.path("releases/2/constituencies"), "ote", "<two/>");
+    symlink("releases/1", site.path("current")).unwrap();
+    site.config["constituencies"] = "current/constituencies".into();
+    let server = site.start();
+    assert!(serves(&client(&server, "ote"), "<one/>").is_some());
+    symlink("releases/2", site.path("next")).unwrap();
+    fs::rename(site.path("next"), site.path("current")).unwrap();
+    within_a_second("the second release", || serves(&client(&server, "ote"), "<two/>"));
+}
+
+#[test]
+fn all_constituencies_are_swapped_at_once_by_a_rename() {
+    let site = Site::with_ote();
+    let server = site.start();
+    let mut open = client(&server, "ote").connect().unwrap();
+    assert_eq!(open.get("/site.cfg").unwrap().status, 200);
+    make(&site.path("next"), "ote", "<two/>");
+    make(&site.path("next"), "new", "<new/>");
+    exchange(&site.path("next"), &site.served(""));
+    within_a_second("the second release", || serves(&client(&server, "ote"), "<two/>"));
+    assert!(serves(&client(&server, "new"), "<new/>").is_some());
+    assert_eq!(open.get("/site.cfg").unwrap().text(), "<two/>", "on the connection of before");
+}
+
+#[test]
+fn without_constituencies_nobody_is_served_until_they_are_back() {
+    let site = Site::with_ote();
+    let server = site.start();
+    let phone = client(&server, "ote");
+    let mut open = phone.connect().unwrap();
+    assert_eq!(open.get("/site.cfg").unwrap().status, 200);
+    fs::rename(site.served(""), site.path("away")).unwrap();
+    within_a_second("421", || (open.get("/site.cfg").unwrap().status == 421).then_some(()));
+    assert!(is_unrecognised(&phone).is_some());
+    server.says("(nothing is served)");
+    fs::rename(site.path("away"), site.served("")).unwrap();
+    within_a_second("the folder that is back", || serves(&phone, "<site/>"));
+    fs::remove_dir_all(site.served("")).unwrap();
+    within_a_second("nobody", || is_unrecognised(&phone));
+    make(&site.served(""), "ote", "<anew/>");
+    within_a_second("the folder made anew", || serves(&phone, "<anew/>"));
+}
+
+#[test]
+fn what_is_no_policy_is_reported_and_stops_nobody_else() {
+    type Make = fn(&Path);
+    let site = Site::with_ote();
+    let server = site.start();
+    let kinds: [(&str, Make, &str); 5] = [
+        ("fifo", |path| mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap(), "no regular file"),
+        ("folder", |path| fs::create_dir(path).unwrap(), "no regular file"),
+        ("link", |path| symlink("../ote/constituency.json", path).unwrap(), "no regular file"),
+        ("large", |path| fs::write(path, " ".repeat(17 << 20)).unwrap(), "larger than 16 MiB"),
+        ("binary", |path| fs::write(path, b"{ \"description\": \"\xff\" }").unwrap(), "not UTF-8 text"),
+    ];
+    for (name, put, complaint) in kinds {
+        fs::create_dir(site.served(name)).unwrap();
+        // The folder comes first, as it does in life; what is known of it then is the default policy.
+        put(&site.served(name).join("constituency.json"));
+        server.says(&format!("{name}/constituency.json: is {complaint}"));
+        assert!(client(&server, name).get("/site.cfg").is_err(), "{name}");
+        make(&site.served(""), &format!("after-{name}"), "<after/>");
+        within_a_second("another folder", || serves(&client(&server, &format!("after-{name}")), "<after/>"));
+        assert!(serves(&client(&server, "ote"), "<site/>").is_some(), "{name}");
+    }
+    // Mended, each is served.
+    for (name, ..) in kinds {
+        let path = site.served(name).join("constituency.json");
+        if path.is_dir() { fs::remove_dir(&path) } else { fs::remove_file(&path) }.unwrap();
+        make(&site.served(""), name, "<mended/>");
+        within_a_second(name, || serves(&client(&server, name), "<mended/>"));
+    }
+    assert_eq!(kinds.len(), 5);
+}
+
+#[test]
+fn a_folder_whose_name_is_no_label_or_that_is_a_link_is_reported() {
+    let site = Site::with_ote();
+    let server = site.start();
+    for name in ["Upper", "under_score", "-dash", "two.labels"] {
+        fs::create_dir(site.served(name)).unwrap();
+        server.says(&format!("{name}: the folder is not served"));
+    }
+    fs::create_dir(site.served("").join(OsStr::from_bytes(b"bad-\xff\x1b"))).unwrap();
+    let said = server.says("bad-");
+    assert!(!said.contains('\u{1b}') && !said.contains("\\u001b"), "no escape reaches a terminal: {said}");
+    symlink("ote", site.served("linked")).unwrap();
+    server.says("linked: the folder is not served: it is a link");
+    assert!(is_unrecognised(&client(&server, "linked")).is_some());
+    fs::create_dir(site.served(".hidden")).unwrap();
+    fs::write(site.served("README.md"), "").unwrap();
+    make(&site.served(""), "marker", "");
+    server.says("marker is served");
+    let said = server.stderr().join("\n");
+    assert!(!said.contains("hidden") && !said.contains("README"), "{said}");
+    // Renamed to what it should be called, it is served, and the complaint is taken back.
+    fs::rename(site.served("Upper"), site.served("upper")).unwrap();
+    server.says("upper is served");
+    server.says("Upper: no longer so");
+}
+
+#[test]
+fn a_folder_that_cannot_be_read_is_reported_and_stops_nobody_else() {
+    use std::os::unix::fs::PermissionsExt;
+    if rustix::process::geteuid().is_root() {
+        return not_run("a_folder_that_cannot_be_read_is_reported_and_stops_nobody_else", "root reads every folder");
+    }
+    let site = Site::with_ote();
+    let server = site.start();
+    make(&site.served(""), "locked", "<locked/>");
+    within_a_second("the folder", || serves(&client(&server, "locked"), "<locked/>"));
+    fs::set_permissions(site.served("locked"), fs::Permissions::from_mode(0o000)).unwrap();
+    server.says("locked: the folder cannot be opened");
+    assert!(is_unrecognised(&client(&server, "locked")).is_some());
+    assert!(serves(&client(&server, "ote"), "<site/>").is_some());
+    fs::set_permissions(site.served("locked"), fs::Permissions::from_mode(0o700)).unwrap();
+    within_a_second("the folder", || serves(&client(&server, "locked"), "<locked/>"));
+}
