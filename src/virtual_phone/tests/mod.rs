@@ -187,8 +187,8 @@ fn trace(text: &str) -> Vec<String> {
 
 #[tokio::test]
 async fn a_boot_makes_the_requests_of_a_recorded_boot() {
-    let vvx = include_str!("../../tests/suite/traces/vvx-500-5.9.7.txt");
-    let sound_point_550 = include_str!("../../tests/suite/traces/soundpoint-550-4.0.15.txt");
+    let vvx = include_str!("../../../tests/suite/traces/vvx-500-5.9.7.txt");
+    let sound_point_550 = include_str!("../../../tests/suite/traces/soundpoint-550-4.0.15.txt");
     for (phone, recorded, requests) in [(phone(), vvx, 15), (sound_point(), sound_point_550, 8)] {
         let server = Arc::new(Server::with_files(&[("/000000000000.cfg", MASTER), ("/site.cfg", "<a/>")]));
         let report = boot_in_the_clear(&server, &phone).await;

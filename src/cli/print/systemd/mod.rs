@@ -13,8 +13,8 @@ pub(in crate::cli) const CONSTITUENCIES: &str = "/srv/provost/constituencies";
 /// The state directory unless `provost.json` names another.
 pub(in crate::cli) const STATE: &str = "/var/lib/provost";
 
-const SERVICE: &str = include_str!("systemd/provost.service");
-const SOCKET: &str = include_str!("systemd/provost.socket");
+const SERVICE: &str = include_str!("provost.service");
+const SOCKET: &str = include_str!("provost.socket");
 
 /// What of a configuration the units must know.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ mod old_lane;
 
 macro_rules! captured {
     ($name:literal) => {
-        include_bytes!(concat!("../../../tests/suite/hellos/", $name, ".bin")).as_slice()
+        include_bytes!(concat!("../../../../tests/suite/hellos/", $name, ".bin")).as_slice()
     };
 }
 

@@ -8,10 +8,10 @@ use super::bundle::{Bundle, BundleError};
 use crate::constituency::POLYCOM;
 
 const CERTIFICATES: [(&str, &str); 4] = [
-    ("Polycom Root CA", include_str!("polycom/polycom_root_ca.pem")),
-    ("Polycom Equipment Policy CA", include_str!("polycom/polycom_equipment_policy_ca.pem")),
-    ("Polycom Equipment Issuing CA 1", include_str!("polycom/polycom_equipment_issuing_ca_1.pem")),
-    ("Polycom Equipment Issuing CA 2", include_str!("polycom/polycom_equipment_issuing_ca_2.pem")),
+    ("Polycom Root CA", include_str!("polycom_root_ca.pem")),
+    ("Polycom Equipment Policy CA", include_str!("polycom_equipment_policy_ca.pem")),
+    ("Polycom Equipment Issuing CA 1", include_str!("polycom_equipment_issuing_ca_1.pem")),
+    ("Polycom Equipment Issuing CA 2", include_str!("polycom_equipment_issuing_ca_2.pem")),
 ];
 
 /// The bundle that is built in.
