@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 
-use super::rate_limit::{Limit, RateLimit};
 use super::check::{check, check_new, choose_chain};
 use super::failure::{AcmeFailure, FailureKind};
 use super::ports::{Ca, Order, OrderStatus};
+use super::rate_limit::{Limit, RateLimit};
 use super::schedule::is_clock_wrong;
 use super::store::{PendingOrder, StoredLineage, StoredMeta};
 use super::{Lineage, Renewer};

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::rate_limit::{Limit, RateLimit};
 use super::lineage::Lineage;
+use super::rate_limit::{Limit, RateLimit};
 use super::schedule::{ChosenWindow, Deadline};
 use crate::constituency::ConstituencyName;
 use crate::state::{self, FolderHandle};

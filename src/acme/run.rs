@@ -9,8 +9,8 @@ use tokio::time::sleep;
 
 use super::failure::AcmeFailure;
 use super::schedule::RenewalWindow;
-use super::status::AcmeStatus;
 use super::scheduler::Task;
+use super::status::AcmeStatus;
 use super::{Lineage, Renewer};
 use crate::clock::rfc3339;
 use crate::constituency::ConstituencyName;

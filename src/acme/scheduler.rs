@@ -4,10 +4,10 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::rate_limit::Limit;
 use super::failure::{AcmeFailure, FailureKind, Retry};
 use super::persistent_state::{OrderAttempts, StoredState};
 use super::ports::Ca;
+use super::rate_limit::Limit;
 use super::schedule::{
     DAY, Deadline, HOUR, MINUTE, RenewalWindow, backoff, is_time_for_fallback, recheck_after, renewal_time,
 };

@@ -5,8 +5,8 @@ use std::io;
 use std::path::Path;
 
 use super::persistent_state::PersistentState;
-use super::store::CertificateStore;
 use super::scheduler::planned;
+use super::store::CertificateStore;
 use super::{Lineage, wildcard_names};
 use crate::ca::KeyKind;
 use crate::certificate::{Condition, ExactNames, RenewalSchedule};

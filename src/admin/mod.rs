@@ -25,16 +25,16 @@ use std::sync::Arc;
 use crate::constituency::{ConstituencyName, MacAddress};
 use crate::metrics::Exposition;
 
-mod response;
-mod events;
 mod access_guard;
+mod events;
 pub mod listener;
 pub mod page;
-pub mod snapshot;
-mod snapshot_cache;
 mod query;
+mod response;
 mod routes;
 mod settings;
+pub mod snapshot;
+mod snapshot_cache;
 pub mod token;
 
 pub use settings::{Endpoint, StatusSettings};

@@ -13,10 +13,10 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::Semaphore;
 
-use super::response::{self, Answer};
-use super::events::Events;
 use super::access_guard::{ClientLocation, Forbidden, Principal, RouteAccess};
+use super::events::Events;
 use super::page::{self, Asset, Flash, View};
+use super::response::{self, Answer};
 use super::snapshot::{PhoneHistoryView, PhoneQuery};
 use super::{AdminChange, AdminServer, Readiness, SnapshotRequest};
 use crate::clock;
@@ -174,7 +174,9 @@ fn reject(route: Option<&Route>, barred: &Forbidden) -> Answer {
         Some(route) if route.is_page() && barred.status == StatusCode::UNAUTHORIZED => {
             response::page(barred.status, page::render_sign_in(None))
         }
-        Some(route) if route.is_page() => response::page(barred.status, page::render_failure("Not done", &barred.reason)),
+        Some(route) if route.is_page() => {
+            response::page(barred.status, page::render_failure("Not done", &barred.reason))
+        }
         Some(Route::Health | Route::Ready | Route::Metrics) => response::text(barred.status, &barred.reason),
         _ => response::problem(barred.status, &barred.reason),
     };

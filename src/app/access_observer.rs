@@ -8,11 +8,11 @@ use hyper::StatusCode;
 
 use crate::clock;
 use crate::constituency::Fingerprint;
-use crate::phone_history::{ActivityCounts, PhoneEvent, PhoneHistory, Proof, is_refusal};
 use crate::metrics::{Metrics, Observed};
+use crate::phone_history::{ActivityCounts, PhoneEvent, PhoneHistory, Proof, is_refusal};
+use crate::serve::access_control::CHALLENGE;
 use crate::serve::access_log::{AccessRecord, Observer, ServedTls, TlsResult};
 use crate::serve::client_prefix;
-use crate::serve::access_control::CHALLENGE;
 
 /// Counts what the access log tells, and notes in the ledger what it tells of phones.
 pub(super) struct AccessObserver {

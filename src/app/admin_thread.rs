@@ -10,13 +10,13 @@ use tokio::sync::oneshot;
 
 use super::socket_activation::{ActivatedSockets, STATUS};
 use super::{ANNOUNCEMENT, AppError};
-use crate::config::Config;
 use crate::acme::StatusBoard;
-use crate::settings::SettingsError;
-use crate::state::{self, StateDir};
 use crate::admin::listener::AdminListener;
 use crate::admin::token::OperatorToken;
 use crate::admin::{AdminData, AdminServer, Endpoint, StatusSettings};
+use crate::config::Config;
+use crate::settings::SettingsError;
+use crate::state::{self, StateDir};
 
 /// Where the renewal of now, if there is one, says how it is.
 pub(super) type Boards = Arc<ArcSwapOption<StatusBoard>>;

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 
+use super::admin_thread::Boards;
 use super::control::Commands;
 use super::renewal_thread::{RenewalPlan, RenewalThread};
-use super::admin_thread::Boards;
 use super::{AppError, LOCAL_SERVER_CA};
+use crate::acme::Renewer;
 use crate::certificate::{Condition, ConditionLevel, ExactNames, FilesSource, LiveCertificates, LocalCa};
 use crate::clock;
 use crate::config::{CertificateSource, Config};
-use crate::acme::Renewer;
 use crate::state::StateDir;
 
 /// Where certificates come from.

@@ -16,9 +16,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::acme::{AcmeStatus, Lineage, RenewalCommand};
 use crate::constituency::ConstituencyName;
 use crate::phone_history::HistoryHealth;
-use crate::acme::{AcmeStatus, Lineage, RenewalCommand};
 use crate::serve::access_log::AccessLog;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);

@@ -7,10 +7,10 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
+use crate::admin::snapshot::NamedFiles;
 use crate::constituency::{ConstituencyName, MacAddress};
 use crate::phone_config::{MasterConfiguration, Named, PhoneNames, Text, XmlFile, in_directory};
 use crate::serve::path::{self, ServedPath};
-use crate::admin::snapshot::NamedFiles;
 
 /// The largest master configuration that is read.
 const LARGEST: u64 = 4 << 20;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::{CertificateSource, Config};
 use crate::constituency::POLICY_FILE;
-use crate::digest::passwords;
+use crate::identity::digest::passwords;
 
 /// The state directory's folder of the operator's own CA.
 const CA: &str = "ca";

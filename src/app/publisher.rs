@@ -5,17 +5,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::watch;
 
-use super::file_limit::FileLimit;
 use super::file_changes::{FileChanges, FileStamps};
+use super::file_limit::FileLimit;
 use super::reload_log;
 use crate::certificate::ExactNames;
 use crate::config::Config;
 use crate::constituency::{ConstituencyName, Registry};
 use crate::files::FileStamp;
+use crate::identity::trust::{self, Bundle, BundleError, BundleFiles, Bundles};
 use crate::serve::Server;
 use crate::serve::site::TlsMaterial;
 use crate::settings::SettingsError;
-use crate::trust::{self, Bundle, BundleError, BundleFiles, Bundles};
 
 /// Publishes sites.
 #[derive(Debug)]

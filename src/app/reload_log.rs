@@ -6,10 +6,10 @@ use crate::config::Config;
 use crate::constituency::denials::{Changes, FILE as DENIALS};
 use crate::constituency::scan::LAST_GOOD;
 use crate::constituency::{ConstituencyName, Fault, Severity};
-use crate::digest::passwords::PasswordsError;
+use crate::identity::digest::passwords::PasswordsError;
+use crate::identity::trust::{Bundle, BundleError};
 use crate::serve::site::Site;
 use crate::settings::SettingsError;
-use crate::trust::{Bundle, BundleError};
 
 /// Constituencies that came, changed and went, and faults that began and ended.
 pub(super) fn log_folders(old: &Site, new: &Site) {

@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::reload_log;
-use super::publisher::Publisher;
 use super::certificate_source::ActiveCertificateSource;
+use super::publisher::Publisher;
+use super::reload_log;
 use super::state_faults::StateFaults;
+use crate::admin::token::OperatorToken;
 use crate::certificate::LiveCertificates;
 use crate::config::Config;
 use crate::constituency::watch::WatcherHandle;
-use crate::admin::token::OperatorToken;
 
 /// How often certificates, trust bundles and passwords are looked at: what changes counts within a second.
 const PERIOD: Duration = Duration::from_millis(500);

@@ -9,14 +9,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::AppError;
-use super::control::Commands;
 use super::admin_thread::Boards;
+use super::control::Commands;
+use crate::acme::{AcmeSettings, Parts, RenewalCommand, Renewer};
 use crate::certificate::{ExactNames, LiveCertificates};
 use crate::clock;
 use crate::config::Config;
 use crate::constituency::scan::Scanner;
 use crate::dns::Dns;
-use crate::acme::{AcmeSettings, Parts, RenewalCommand, Renewer};
 
 /// How long to wait after a panic, which is a mistake of ours, before going on.
 const AFTER_PANIC: Duration = Duration::from_mins(1);

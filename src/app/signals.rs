@@ -5,8 +5,8 @@ use std::io;
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 use tokio::task::JoinSet;
 
-use super::service_notify::{Notification, ServiceNotifier};
 use super::reloader::Reloader;
+use super::service_notify::{Notification, ServiceNotifier};
 
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

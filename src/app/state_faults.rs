@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 
 use crate::config::{CertificateSource, Config};
 use crate::constituency::last_good;
-use crate::digest::passwords;
+use crate::identity::digest::passwords;
 use crate::phone_history;
 use crate::serve::upload::store;
 use crate::state;

@@ -13,8 +13,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::denials::DenialsFollower;
-use super::service_notify::{Notification, ServiceNotifier};
 use super::reloader::Reloader;
+use super::service_notify::{Notification, ServiceNotifier};
 use crate::clock;
 use crate::constituency::watch::WatcherHandle;
 use crate::serve::Server;

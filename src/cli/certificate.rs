@@ -13,6 +13,7 @@ use time::format_description::well_known::Rfc3339;
 use tokio::sync::watch;
 
 use super::{ConfigArg, complain, escaped_json, runtime, say, say_shown, server};
+use crate::acme::{AcmeSettings, AcmeStatus, CertificateStatus, Directory, Lineage, Parts, Renewer};
 use crate::app::control::{ControlRequest, Reply};
 use crate::app::{exact_names, renewal_parts};
 use crate::ca::KeyKind;
@@ -22,7 +23,6 @@ use crate::certificate::{
 use crate::clock;
 use crate::config::{CertificateSource, Config};
 use crate::constituency::ConstituencyName;
-use crate::acme::{AcmeSettings, AcmeStatus, CertificateStatus, Directory, Lineage, Parts, Renewer};
 use crate::state;
 use crate::wording::counted;
 

@@ -12,17 +12,17 @@ use anyhow::{Context, bail};
 use include_dir::{Dir, include_dir};
 use rustls::RootCertStore;
 
+use super::boot_table::{BootTable, OutputFormat};
 use super::local::LocalCas;
 use super::phone::DeviceCertificates;
-use super::boot_table::{BootTable, OutputFormat};
 use super::{ConfigArg, diagnostics, runtime, say};
 use crate::app::socket_activation::ActivatedSockets;
 use crate::app::{ANNOUNCEMENT, App, AppError};
 use crate::config::{CONFIG_FILE, Config, LOCAL_PORT};
 use crate::constituency::{ClientAuth, ConstituencyName, MacAddress, Phones};
-use crate::virtual_phone::{BootTarget, FleetSummary, VirtualPhone, boot};
 use crate::serve::access_log::LogFormat;
 use crate::serve::site::Site;
+use crate::virtual_phone::{BootTarget, FleetSummary, VirtualPhone, boot};
 
 /// The constituencies that ship, for where there are none.
 static SHIPPED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/constituencies");

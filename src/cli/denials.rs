@@ -10,8 +10,8 @@ use super::{code, complain, note, registry_of, say, shown, waiting};
 use crate::clock;
 use crate::config::Config;
 use crate::constituency::{ClientAuth, ConstituencyName, MacAddress, Registry, ServerDenial, ServerDenials, denials};
-use crate::digest::passwords;
 use crate::files::read_regular;
+use crate::identity::digest::passwords;
 
 /// Denies `mac`, because of `why`.
 pub(super) fn deny(config: &Config, mac: MacAddress, why: Option<&str>) -> ExitCode {

@@ -17,6 +17,7 @@ use crate::constituency::last_good::LastGood;
 use crate::constituency::scan::Scanner;
 use crate::constituency::{Registry, ServerDenials};
 
+pub mod boot_table;
 mod ca;
 mod certificate;
 pub mod check;
@@ -36,7 +37,6 @@ mod pins;
 mod plain_fields;
 mod policy;
 pub mod print;
-pub mod boot_table;
 mod reference;
 mod schema;
 mod serve;

@@ -7,8 +7,8 @@ use crate::clock;
 use crate::config::Config;
 use crate::constituency::scan::Scanner;
 use crate::constituency::{ClientAuth, Constituency, ConstituencyName, MacAddress};
-use crate::digest::Ha1;
-use crate::digest::passwords::{self, PasswordsError};
+use crate::identity::digest::Ha1;
+use crate::identity::digest::passwords::{self, PasswordsError};
 
 /// A new password, which nothing but this knows.
 pub(super) struct Given {

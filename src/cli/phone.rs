@@ -12,7 +12,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::boot_table::{BootTable, OutputFormat};
 use crate::constituency::MacAddress;
-use crate::virtual_phone::{BootTarget, DeviceCertificate, FleetSummary, Password, ServerUrl, VirtualPhone, boot, boot_fleet};
+use crate::virtual_phone::{
+    BootTarget, DeviceCertificate, FleetSummary, Password, ServerUrl, VirtualPhone, boot, boot_fleet,
+};
 
 /// Boot a virtual phone against a provisioning server and say what it asked for and got.
 ///

@@ -18,8 +18,8 @@ use crate::clock::{self, rfc3339};
 use crate::config::Config;
 use crate::constituency::{ClientAuth, ConstituencyName, ServerDenials};
 use crate::files::read_regular;
+use crate::identity::trust::{self, Bundle, VerifiedDevice};
 use crate::serve::site::{Site, TlsMaterial};
-use crate::trust::{self, Bundle, VerifiedDevice};
 use crate::wording::counted;
 
 /// The commands about trust.

@@ -7,16 +7,16 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::acme::AcmeSettings;
+use crate::admin::StatusSettings;
 use crate::certificate::CertificateFiles;
 use crate::constituency::{ConstituencyName, POLYCOM, TlsLevel};
-use crate::acme::AcmeSettings;
+use crate::identity::trust::{BundleFiles, BundleSchema};
 use crate::serve::access_log::LogFormat;
 use crate::serve::addresses::{OneOrSeveral, one_or_several};
 use crate::serve::host;
 use crate::serve::{Limits, PlainHttp};
 use crate::settings::{self, SettingsError};
-use crate::admin::StatusSettings;
-use crate::trust::{BundleFiles, BundleSchema};
 
 #[cfg(test)]
 mod tests;

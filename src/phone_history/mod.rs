@@ -13,18 +13,18 @@
 mod activity;
 mod batch;
 mod health;
-mod writer;
+mod phone_event;
 mod queue;
 mod reader;
-pub mod summary;
 mod schema;
-mod phone_event;
 mod silence;
 mod store;
+pub mod summary;
 #[cfg(test)]
 mod tests;
 mod user_agent;
 mod visits;
+mod writer;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -32,12 +32,12 @@ use std::sync::Arc;
 
 pub use activity::{ActivityCounts, STEP_S};
 pub use health::HistoryHealth;
-pub use writer::HistoryWriter;
-pub use reader::{ClaimAddress, HistoryReader, ReadError, StoredClaim, StoredEvent, StoredPhone, StoredRequest};
 pub use phone_event::{PhoneEvent, Proof, is_refusal};
+pub use reader::{ClaimAddress, HistoryReader, ReadError, StoredClaim, StoredEvent, StoredPhone, StoredRequest};
 pub use silence::{Rhythm, Silence, silent_together};
 pub use user_agent::UserAgent;
 pub use visits::Visits;
+pub use writer::HistoryWriter;
 
 use queue::HistoryQueue;
 

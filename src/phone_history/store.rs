@@ -10,9 +10,9 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, named_para
 
 use super::activity::{ActivityCounts, STEP_S};
 use super::batch::{Batch, Claims, Delta, DeltaKey};
+use super::phone_event::{PhoneEvent, milliseconds};
 use super::queue::TakenBatch;
 use super::schema::{self, MIGRATIONS};
-use super::phone_event::{PhoneEvent, milliseconds};
 use super::visits::Visits;
 use crate::state;
 

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::ResolveFlags;
 use rustix::io::Errno;
 
-use super::open_beneath::{self, OpenFile};
 use super::access_control::upload_name::UploadName;
 use super::access_control::{Denial, ReadGrant, check_shared};
 use super::fd_cache;
+use super::open_beneath::{self, OpenFile};
 use super::symlink_diagnostics;
 use super::upload::store::UploadStore;
 use crate::constituency::file_names::NameRules;
@@ -90,17 +90,18 @@ fn open_through_links(
 ) -> Result<OpenFile, Denial> {
     let root = constituency.folder.root();
     let below_root = format!("{}/{spelling}", constituency.name);
-    let handle = open_beneath::open(root, &below_root, open_beneath::READ, ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS)
-        .map_err(|errno| match errno {
-        Errno::XDEV => Denial::Link(
-            path_of(root)
-                .ok()
-                .and_then(|root| symlink_diagnostics::explain(&root, &below_root))
-                .unwrap_or_else(|| "a link on the way leaves the folder of the constituencies".to_owned()),
-        ),
-        Errno::LOOP => Denial::Link("links lead in a circle".to_owned()),
-        errno => open_beneath::denial(errno),
-    })?;
+    let handle =
+        open_beneath::open(root, &below_root, open_beneath::READ, ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS)
+            .map_err(|errno| match errno {
+                Errno::XDEV => Denial::Link(
+                    path_of(root)
+                        .ok()
+                        .and_then(|root| symlink_diagnostics::explain(&root, &below_root))
+                        .unwrap_or_else(|| "a link on the way leaves the folder of the constituencies".to_owned()),
+                ),
+                Errno::LOOP => Denial::Link("links lead in a circle".to_owned()),
+                errno => open_beneath::denial(errno),
+            })?;
     let real = real_path(handle.as_fd(), root)?;
     let (owner, real) = real.split_once('/').ok_or(Denial::NotRegular)?;
     if owner == constituency.name.as_str() {

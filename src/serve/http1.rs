@@ -12,10 +12,10 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncBufRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 
-use super::timeouts::RequestStream;
 use super::request::{HttpClient, RequestService};
 use super::request_line;
 use super::shutdown::{CloseReason, ShutdownPhase, told};
+use super::timeouts::RequestStream;
 use crate::clock;
 
 /// The most header fields of a request.

@@ -14,13 +14,13 @@ use tokio::task::JoinSet;
 
 use super::access_log::{AccessRecord, TlsResult};
 use super::connection_limits::{ConnectionKind, ConnectionLimits, ConnectionPermit, Eviction};
-use super::http1::serve_connection;
 use super::crypto_queue::{Turn, TurnStream};
 use super::handshake::{self, Close, ReceivedHello, RejectedHandshake, TlsClient};
+use super::http1::serve_connection;
 use super::lingering_close::{LingerControl, LingeringStream};
-use super::timeouts::{Phase, TimeoutControl, TimeoutStream};
 use super::request::HttpClient;
 use super::shutdown::{CloseReason, ShutdownPhase, told};
+use super::timeouts::{Phase, TimeoutControl, TimeoutStream};
 use super::{PlainHttp, Server};
 use crate::clock;
 use crate::wording::counted_were;

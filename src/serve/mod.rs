@@ -19,37 +19,37 @@ use tokio::sync::oneshot;
 
 use crate::constituency::watch::WatcherHandle;
 
+pub mod access_control;
 pub mod access_log;
 pub(crate) mod addresses;
-pub mod response;
-mod open_beneath;
 pub mod body;
 pub mod conditional;
 pub mod connection_limits;
-pub mod file_lookup;
-pub mod http1;
 pub mod crypto_queue;
-pub mod access_control;
 mod discard;
-pub mod request_log;
+mod fd_cache;
+pub mod file_lookup;
 pub mod handshake;
 pub mod hello;
 pub mod host;
-mod fd_cache;
+pub mod http1;
 mod limits;
 pub mod lingering_close;
-pub mod symlink_diagnostics;
 pub mod listener;
+mod open_beneath;
 pub mod openssl;
-pub mod timeouts;
 mod password_auth;
 pub mod path;
 mod plain_http;
 pub mod request;
 mod request_line;
-pub mod tls_stream;
-pub mod site;
+pub mod request_log;
+pub mod response;
 pub mod shutdown;
+pub mod site;
+pub mod symlink_diagnostics;
+pub mod timeouts;
+pub mod tls_stream;
 pub mod upload;
 
 pub use limits::{Limits, client_prefix};
@@ -70,7 +70,7 @@ pub struct Server {
     /// Uploads.
     pub uploads: Arc<upload::store::UploadStore>,
     /// Judges passwords, where they take a certificate's place.
-    pub gate: crate::digest::DigestAuthenticator,
+    pub gate: crate::identity::digest::DigestAuthenticator,
     /// The access log.
     pub access: access_log::AccessLog,
     /// Handshakes that were finished.

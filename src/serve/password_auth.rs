@@ -5,11 +5,11 @@ use std::sync::PoisonError;
 use hyper::header::{HeaderValue, USER_AGENT};
 use hyper::http::request::Parts;
 
-use super::connection_limits::ConnectionKind;
 use super::access_control::Denial;
+use super::connection_limits::ConnectionKind;
 use super::request::HttpClient;
 use crate::constituency::{ConstituencyName, MacAddress, PhoneStanding};
-use crate::digest::{LoginAttempt, UnprovenLogin};
+use crate::identity::digest::{LoginAttempt, UnprovenLogin};
 
 impl HttpClient {
     /// The phone that the request of this head comes from, or why that is not proven; `None` where no password is asked for.

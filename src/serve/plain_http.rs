@@ -10,8 +10,8 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::addresses::{OneOrSeveral, one_or_several};
 use super::access_control::HostDenial;
+use super::addresses::{OneOrSeveral, one_or_several};
 use super::host::{BadHost, NamedHost};
 use super::site::{Current, Site};
 

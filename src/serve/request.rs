@@ -14,23 +14,23 @@ use hyper::service::Service;
 use hyper::{Method, Request, Response};
 
 use super::Server;
-use super::access_log::AccessRecord;
-use super::response::{self, LoggedBody, ResponseContent};
-use super::connection_limits::ConnectionPermit;
-use super::file_lookup;
 use super::access_control::{ClientContext, Denial, Grant, HostDenial, RequestTarget, WriteGrant, decide};
+use super::access_log::AccessRecord;
+use super::connection_limits::ConnectionPermit;
 use super::discard::{Discard, RequestBody};
-use super::request_log::RequestLog;
+use super::file_lookup;
 use super::handshake::TlsClient;
 use super::host::{self, BadHost, NamedHost};
 use super::lingering_close::LingerControl;
-use super::timeouts::TimeoutControl;
 use super::plain_http;
+use super::request_log::RequestLog;
+use super::response::{self, LoggedBody, ResponseContent};
 use super::site::{Current, Site, TlsGeneration};
+use super::timeouts::TimeoutControl;
 use super::upload::receive::{self, UploadBody};
 use crate::clock;
 use crate::constituency::{Constituency, ListedPhones, MacAddress, PhoneStanding};
-use crate::trust::{ClaimedIdentity, Verdict, VerifiedDevice};
+use crate::identity::trust::{ClaimedIdentity, Verdict, VerifiedDevice};
 
 /// How long a request waits for the scan of a folder that was replaced: a change counts within a second.
 const REPLACED_FOR: Duration = Duration::from_secs(1);

@@ -6,7 +6,7 @@ use super::access_log::{AccessLog, AccessRecord};
 use super::timeouts::{Phase, TimeoutControl};
 use crate::clock;
 use crate::constituency::ConstituencyName;
-use crate::trust::ClaimedIdentity;
+use crate::identity::trust::ClaimedIdentity;
 use crate::wording::counted;
 
 /// A request under way. Dropped, it writes its line: answered, broken off, or given up by a defect of ours.

@@ -15,10 +15,10 @@ use hyper::header::{
 };
 use hyper::{Method, Response, StatusCode};
 
-use super::open_beneath::OpenFile;
+use super::access_control::Denial;
 use super::body::{self, FileBody};
 use super::conditional::{self, Representation, Selection};
-use super::access_control::Denial;
+use super::open_beneath::OpenFile;
 use super::request_log::RequestLog;
 use super::upload::store::UploadResult;
 

@@ -17,7 +17,7 @@ use super::openssl::LegacyTls;
 use super::{ALPN_PROTOCOLS, host};
 use crate::certificate::{ConstituencyCertificates, LiveCertificates};
 use crate::constituency::{CertificateNames, ClientAuth, Constituency, ConstituencyName, Registry, TlsLevel};
-use crate::trust::{Bundle, Bundles, DeviceFinding, DeviceVerifier, RequireDevice};
+use crate::identity::trust::{Bundle, Bundles, DeviceFinding, DeviceVerifier, RequireDevice};
 
 /// What every TLS configuration is made of.
 #[derive(Debug, Clone)]

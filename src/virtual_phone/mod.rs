@@ -19,10 +19,10 @@ pub mod address;
 pub mod alert;
 mod client;
 mod connect;
+mod fleet;
 mod log;
 mod model;
 mod password;
-mod fleet;
 mod report;
 mod steps;
 #[cfg(test)]
@@ -37,9 +37,9 @@ use rustls::RootCertStore;
 pub use address::{ServerUrl, UnusableUrl};
 pub use client::ExchangeError;
 pub use connect::{ClientTlsFacts, ConnectError, DeviceCertificate, TlsFailure};
+pub use fleet::{FleetSummary, boot_fleet};
 pub use model::{BootOrder, Program, VirtualPhone};
 pub use password::Password;
-pub use fleet::{FleetSummary, boot_fleet};
 pub use report::{BootReport, BootStep, Lacking, Reason, Remark, RequestOutcome, RequestReport, Watch};
 
 use crate::clock;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 use zeroize::Zeroizing;
 
-use crate::digest::{ChallengeRequest, DigestChallenge};
+use crate::identity::digest::{ChallengeRequest, DigestChallenge};
 
 /// A password. It is never shown.
 #[derive(Clone)]

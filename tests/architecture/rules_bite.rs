@@ -9,12 +9,12 @@ fn small_house(files: &[(&str, &str)]) -> House {
 /// The violations when `text` is `src/serve/door.rs`, in a house with two verbs, a noun and its re-export.
 fn violations(text: &str) -> Vec<String> {
     import_violations(&small_house(&[
-        ("src/lib.rs", "pub mod renew; pub mod serve; pub mod trust; pub mod app;"),
+        ("src/lib.rs", "pub mod acme; pub mod serve; pub mod identity; pub mod app;"),
         ("src/app.rs", "pub struct App;"),
-        ("src/renew/mod.rs", "pub mod order;"),
-        ("src/renew/order.rs", "pub struct Order;"),
-        ("src/trust.rs", "pub struct Anchor;"),
-        ("src/serve/mod.rs", "mod door; use crate::trust::Anchor;"),
+        ("src/acme/mod.rs", "pub mod order;"),
+        ("src/acme/order.rs", "pub struct Order;"),
+        ("src/identity.rs", "pub struct Anchor;"),
+        ("src/serve/mod.rs", "mod door; use crate::identity::Anchor;"),
         ("src/serve/door.rs", text),
     ]))
 }
@@ -22,30 +22,30 @@ fn violations(text: &str) -> Vec<String> {
 #[test]
 fn an_import_is_seen_wherever_it_stands() {
     for text in [
-        "use crate::renew::order::Order;",
-        "use crate::{trust, renew::{order as o}};",
-        "use provost::renew as other;",
-        "fn f() { crate::renew::order::start() }",
-        "fn f() -> super::super::renew::Order { todo!() }",
-        "fn f() { let _ = vec![crate::renew::order::Order]; }",
-        "fn f() { select! { _ = x => { use crate::{trust::{self}, renew::order}; } } }",
-        "mod inner { use super::super::super::renew; }",
-        "pub struct A(Vec<crate::renew::Order>);",
-        "#[derive(crate::renew::Derive)] pub struct A;",
-        "impl crate::renew::Order for u8 {}",
+        "use crate::acme::order::Order;",
+        "use crate::{identity, acme::{order as o}};",
+        "use provost::acme as other;",
+        "fn f() { crate::acme::order::start() }",
+        "fn f() -> super::super::acme::Order { todo!() }",
+        "fn f() { let _ = vec![crate::acme::order::Order]; }",
+        "fn f() { select! { _ = x => { use crate::{identity::{self}, acme::order}; } } }",
+        "mod inner { use super::super::super::acme; }",
+        "pub struct A(Vec<crate::acme::Order>);",
+        "#[derive(crate::acme::Derive)] pub struct A;",
+        "impl crate::acme::Order for u8 {}",
     ] {
         let found = violations(text);
         assert_eq!(found.len(), 1, "{text}: {found:?}");
-        assert!(found[0].starts_with("src/serve/door.rs:1: serve must not import renew"), "{found:?}");
+        assert!(found[0].starts_with("src/serve/door.rs:1: serve must not import acme"), "{found:?}");
     }
 }
 
 #[test]
 fn what_is_allowed_passes() {
     for text in [
-        "use crate::trust::Anchor; use super::Anchor as Other; use std::renew::order;",
-        "fn f() { renew::order(); } // crate::renew",
-        "/// See [`crate::renew`].\npub(crate) struct A(&'static str, pub(in crate::serve) u8);",
+        "use crate::identity::Anchor; use super::Anchor as Other; use std::acme::order;",
+        "fn f() { acme::order(); } // crate::acme",
+        "/// See [`crate::acme`].\npub(crate) struct A(&'static str, pub(in crate::serve) u8);",
     ] {
         assert_eq!(violations(text), Vec::<String>::new(), "{text}");
     }

@@ -8,7 +8,9 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, mpsc};
 
-use provost::virtual_phone::{BootReport, BootTarget, DeviceCertificate, FleetSummary, VirtualPhone, Watch, boot_fleet};
+use provost::virtual_phone::{
+    BootReport, BootTarget, DeviceCertificate, FleetSummary, VirtualPhone, Watch, boot_fleet,
+};
 use rustix::fs::{CWD, FileType, Mode, RenameFlags, mknodat, renameat_with};
 use rustls::{AlertDescription, RootCertStore};
 use serde_json::{Value, json};

@@ -20,7 +20,7 @@ use crate::harness::tool::{provost, s_client};
 use crate::harness::{STRANGER, VVX500, eventually};
 
 /// What Polycom publishes, as it is built into the binary.
-const POLYCOM_ISSUING: &str = include_str!("../../src/trust/polycom/polycom_equipment_issuing_ca_1.pem");
+const POLYCOM_ISSUING: &str = include_str!("../../src/identity/trust/polycom/polycom_equipment_issuing_ca_1.pem");
 
 struct Case {
     name: &'static str,

@@ -6,9 +6,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
+use provost::admin::StatusSettings;
 use provost::config::Config;
 use provost::constituency::Policy;
-use provost::admin::StatusSettings;
 use serde_json::json;
 
 use crate::harness::bind::{self, Bind, BindConfig, Named};

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use provost::phone_history::{HistoryReader, StoredClaim, StoredPhone as Known, StoredRequest};
-use provost::virtual_phone::{BootOrder, BootReport, BootTarget, DeviceCertificate, RequestReport, VirtualPhone, Watch, boot};
+use provost::virtual_phone::{
+    BootOrder, BootReport, BootTarget, DeviceCertificate, RequestReport, VirtualPhone, Watch, boot,
+};
 use rustls::RootCertStore;
 use serde_json::{Value, json};
 use time::format_description::well_known::Rfc3339;

@@ -20,12 +20,12 @@ use rustls::pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::http::AcmeHttp;
 use super::directory_meta::DirectoryMeta;
+use super::http::AcmeHttp;
 use super::{NONCE_TRIES, refusal};
-use crate::ca::KeyKind;
 use crate::acme::failure::AcmeFailure;
 use crate::acme::settings::Contact;
+use crate::ca::KeyKind;
 use crate::state;
 
 /// The folder of an account: `account.key`, and `account.json` once it is registered.

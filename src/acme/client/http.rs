@@ -22,8 +22,8 @@ use tokio_rustls::TlsConnector;
 
 use super::refusal;
 use super::response_headers::ResponseHeaders;
-use crate::clock;
 use crate::acme::failure::AcmeFailure;
+use crate::clock;
 use crate::wording::{find_tls_error, tls_error};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

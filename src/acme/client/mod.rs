@@ -10,8 +10,8 @@ use instant_acme::{Account, CertificateIdentifier, Identifier, NewOrder, Revocat
 use rustls::pki_types::CertificateDer;
 
 use self::account::{AccountStore, HmacKey, Registration};
-use self::http::{AcmeHttp, HttpPort};
 use self::directory_meta::DirectoryMeta;
+use self::http::{AcmeHttp, HttpPort};
 use self::order::AcmeOrder;
 use super::failure::{AcmeFailure, FailureKind};
 use super::ports::{Ca, Order, PortFuture};
@@ -19,8 +19,8 @@ use super::schedule::RenewalWindow;
 use super::settings::FallbackDirectory;
 
 mod account;
-mod http;
 pub mod directory_meta;
+mod http;
 mod order;
 mod refusal;
 mod response_headers;

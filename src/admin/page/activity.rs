@@ -7,8 +7,8 @@ use std::fmt::Write;
 
 use maud::{Markup, html};
 
-use super::time_format::clock_time;
 use super::text::figure;
+use super::time_format::clock_time;
 use crate::admin::snapshot::ActivityView;
 use crate::wording::{counted, counted_were};
 

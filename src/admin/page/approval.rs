@@ -6,10 +6,10 @@
 use maud::{Markup, html};
 
 use super::link::to_state;
-use super::time_format::when;
 use super::text::{Foreign, command, count, figure, foreign, model as model_name};
-use crate::constituency::{ConstituencyName, MacAddress};
+use super::time_format::when;
 use crate::admin::snapshot::{Overview, PhoneState, PhoneView, StateFilter, UnprovenView};
+use crate::constituency::{ConstituencyName, MacAddress};
 
 pub(super) fn section(overview: &Overview) -> Markup {
     html! {

@@ -2,11 +2,11 @@
 
 use maud::{Markup, html};
 
-use super::time_format::{day, span, when};
 use super::state::mark;
 use super::text::{Foreign, foreign};
-use crate::certificate::ConditionLevel;
+use super::time_format::{day, span, when};
 use crate::admin::snapshot::{CertificateView, Overview};
+use crate::certificate::ConditionLevel;
 
 pub(super) fn section(overview: &Overview) -> Markup {
     html! {

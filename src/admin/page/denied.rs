@@ -2,8 +2,8 @@
 
 use maud::{Markup, html};
 
-use super::time_format::when;
 use super::text::{command, figure, foreign};
+use super::time_format::when;
 use crate::admin::snapshot::{DenialView, Overview};
 
 /// How many are shown.

@@ -2,8 +2,8 @@
 
 use maud::{Markup, html};
 
-use crate::constituency::{ConstituencyName, MacAddress};
 use crate::admin::AdminChange;
+use crate::constituency::{ConstituencyName, MacAddress};
 
 /// What was done to a phone.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,9 +5,9 @@ use maud::{Markup, html};
 use super::approval::{action, unproven_table};
 use super::denied::explained;
 use super::link::to_constituency;
-use super::time_format::{day, stamp, when};
 use super::state::{meaning, of_phone, old_tls};
 use super::text::{command, count, duration, figure, foreign, model, size};
+use super::time_format::{day, stamp, when};
 use crate::admin::snapshot::{
     NamedFiles, Overview, PhoneHistoryView, PhoneRequestView, PhoneState, PhoneView, UnprovenView,
 };

@@ -3,9 +3,9 @@
 use maud::{DOCTYPE, Markup, html};
 
 use super::assets::{ICON, SCRIPT, STYLE};
-use super::time_format::{span, when};
 use super::flash::{Flash, said};
 use super::text::{Foreign, foreign};
+use super::time_format::{span, when};
 use crate::admin::snapshot::Overview;
 
 /// A page of the overview: its `title` and main part.

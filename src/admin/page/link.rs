@@ -2,8 +2,8 @@
 
 use form_urlencoded::Serializer;
 
-use crate::admin::snapshot::{PhoneQuery, PhoneSort, StateFilter};
 use crate::admin::query::LIMIT;
+use crate::admin::snapshot::{PhoneQuery, PhoneSort, StateFilter};
 
 /// The list as `query` wants it.
 pub(super) fn to_list(query: &PhoneQuery) -> String {

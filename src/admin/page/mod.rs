@@ -13,17 +13,17 @@ mod assets;
 mod certificates;
 mod constituencies;
 mod denied;
-mod layout;
-mod history;
-mod link;
-mod time_format;
 mod flash;
+mod history;
+mod layout;
+mod link;
 mod phone_list;
 mod state;
 mod summary;
 #[cfg(test)]
 mod tests;
 mod text;
+mod time_format;
 
 use maud::html;
 

@@ -4,9 +4,9 @@ use maud::{Markup, html};
 
 use super::denied::explained;
 use super::link::{sort_name, to_list};
-use super::time_format::when;
 use super::state::{of_phone, old_tls, word_of_filter};
 use super::text::{Foreign, command, count, figure, foreign, model as model_name};
+use super::time_format::when;
 use crate::admin::snapshot::{Overview, PhonePage, PhoneQuery, PhoneSort, PhoneState, PhoneView, StateFilter};
 
 pub(super) fn section(overview: &Overview, page: &PhonePage, query: &PhoneQuery) -> Markup {

@@ -3,11 +3,11 @@
 use maud::{Markup, html};
 
 use super::link::{to_constituency, to_state};
-use super::time_format::when;
 use super::state::word;
 use super::text::{Foreign, count, figure, foreign};
-use crate::certificate::ConditionLevel;
+use super::time_format::when;
 use crate::admin::snapshot::{CertificateView, ConstituencyView, Overview, PhoneState, SilentTogether, StateFilter};
+use crate::certificate::ConditionLevel;
 
 /// How many constituencies that fell silent have a line each.
 const SILENCES: usize = 3;

@@ -1,11 +1,11 @@
 //! Whole pages.
 
 use super::*;
-use crate::certificate::ConditionLevel;
 use crate::admin::snapshot::{
     ActivityView, CertificateView, ConstituencyView, DenialView, DeniedPhone, NamedFiles, NetworkView, PhoneCounts,
     PhoneRequestView, PhoneSort, PhoneState, PhoneView, SilentTogether, UnprovenView,
 };
+use crate::certificate::ConditionLevel;
 
 const NOW: i64 = 1_795_552_267;
 const DAY: i64 = 86_400;

@@ -2,10 +2,10 @@
 
 use rustls::SignatureAlgorithm;
 
-use crate::ca::KeyKind;
-use crate::certificate::{Condition, ConditionLevel, LocalCa, RenewalSchedule, ServerCertificate};
 use crate::acme::CertificateStatus;
 use crate::admin::snapshot::CertificateView;
+use crate::ca::KeyKind;
+use crate::certificate::{Condition, ConditionLevel, LocalCa, RenewalSchedule, ServerCertificate};
 
 /// What a key is called.
 pub(super) fn key(kind: KeyKind) -> &'static str {

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use super::LiveAdminData;
 use super::phones::is_seen_lately;
+use crate::admin::Snapshot;
+use crate::admin::snapshot::{CertificateView, ConstituencyView, PhoneView};
 use crate::certificate::ConditionLevel;
 use crate::metrics::{Facts, RenewalGauge, TlsGauges, ValidityGauge};
 use crate::serve::connection_limits::ConnectionKind;
-use crate::admin::Snapshot;
-use crate::admin::snapshot::{CertificateView, ConstituencyView, PhoneView};
 
 impl LiveAdminData {
     /// What is so, by `picture` and by what needs no disk.

@@ -16,9 +16,11 @@ mod gauges;
 mod phones;
 mod readiness;
 
+use super::admin_thread::Boards;
 use super::publisher::Publisher;
 use super::state_faults::StateFaults;
-use super::admin_thread::Boards;
+use crate::admin::snapshot::{self, Overview, PhoneHistoryView, PhoneState, PhoneView};
+use crate::admin::{AdminChange, AdminData, Readiness, Snapshot, SnapshotRequest};
 use crate::certificate::{LiveCertificates, ServerCertificate};
 use crate::clock;
 use crate::config::{CertificateSource, Config};
@@ -27,15 +29,13 @@ use crate::constituency::{
     ClientAuth, Constituency, ConstituencyName, PhoneStanding, Phones, ServerDenial, ServerDenials, Severity, denials,
     edit, edit_file,
 };
-use crate::digest::passwords;
+use crate::identity::digest::passwords;
+use crate::metrics::{Exposition, Metrics};
 use crate::phone_history::summary::together;
 use crate::phone_history::{HistoryHealth, HistoryReader, STEP_S};
-use crate::metrics::{Exposition, Metrics};
 use crate::serve::Server;
-use crate::serve::site::Site;
 use crate::serve::shutdown::ShutdownPhase;
-use crate::admin::snapshot::{self, Overview, PhoneHistoryView, PhoneState, PhoneView};
-use crate::admin::{AdminChange, AdminData, Readiness, Snapshot, SnapshotRequest};
+use crate::serve::site::Site;
 use crate::wording::counted_were;
 use certificates::{from_files, from_local_ca, renewed};
 use phones::is_well_today;
@@ -281,7 +281,10 @@ impl LiveAdminData {
         }
     }
 
-    fn in_use(&self, shown: impl Fn(&ServerCertificate) -> snapshot::CertificateView) -> Vec<snapshot::CertificateView> {
+    fn in_use(
+        &self,
+        shown: impl Fn(&ServerCertificate) -> snapshot::CertificateView,
+    ) -> Vec<snapshot::CertificateView> {
         let (current, exact) = (self.certificates.current(), self.certificates.exact());
         // One pair of files may serve both.
         let own = exact.values().flatten().filter(|own| !current.iter().any(|common| common.is_same_as(own)));

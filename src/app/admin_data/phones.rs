@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use crate::admin::snapshot::{
+    DenialView, DeniedPhone, NetworkView, PhoneCounts, PhoneHistoryView, PhoneRequestView, PhoneState, PhoneView,
+    SilentTogether, UnprovenView,
+};
 use crate::app::named_files;
 use crate::constituency::denials::DeniedPhones;
 use crate::constituency::{ConstituencyName, Fingerprint, MacAddress, PhoneStanding, ServerDenial, TlsLevel};
 use crate::phone_history::summary::{PhoneSummaries, PhoneSummary, SILENT_AFTER};
 use crate::phone_history::{ClaimAddress, Rhythm, StoredClaim, StoredEvent, StoredRequest, silent_together};
-use crate::admin::snapshot::{
-    DenialView, DeniedPhone, NetworkView, PhoneCounts, PhoneHistoryView, PhoneRequestView, PhoneState, PhoneView,
-    SilentTogether, UnprovenView,
-};
 
 const DAY: i64 = 86_400;
 /// How many phones that wait, and how many certificates that prove nothing, are shown at once.

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
+use crate::admin::snapshot::CertificateView;
 use crate::clock::rfc3339;
 use crate::constituency::Severity;
 use crate::serve::site::Site;
-use crate::admin::snapshot::CertificateView;
 
 /// Why no phone can be served at `now`, in Unix seconds; `None` if some can. `folder` is that of the constituencies.
 ///

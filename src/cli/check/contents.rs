@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::summarize::report;
 use super::master_configs::ReadMaster;
 use super::served_view::{LARGEST, ServedContent, ServedFile, ServedView, read};
+use super::summarize::report;
 use super::{Finding, FindingLevel};
 use crate::constituency::file_names::{ForeignMac, spelled_in};
 use crate::constituency::{ClientAuth, CommonNames, MacAddress, POLICY_FILE, PhoneStanding, Phones};

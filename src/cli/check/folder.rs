@@ -18,9 +18,9 @@ use crate::constituency::file_names::{NameRules, spelled_in};
 use crate::constituency::{Constituency, MacAddress};
 use crate::phone_history::StoredPhone;
 use crate::serve::access_control::check_shared;
-use crate::serve::symlink_diagnostics;
 use crate::serve::path::{self, ServedPath};
 use crate::serve::site::Site;
+use crate::serve::symlink_diagnostics;
 use crate::state::Entry;
 
 /// Reads the folder of `constituency`; `seen` are the phones that were seen anywhere.

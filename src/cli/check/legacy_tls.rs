@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::{Finding, FindingLevel};
+use crate::acme::AcmeSettings;
 use crate::ca::KeyKind;
 use crate::certificate::{ConstituencyCertificates, LiveCertificates};
 use crate::config::Config;
 use crate::constituency::{CertificateNames, Constituency, TlsLevel};
-use crate::acme::AcmeSettings;
 use crate::serve::site::Site;
 
 /// Looks at what would be shown of files. Where there is nothing at all to show, the old lane is the least of it.

@@ -7,12 +7,12 @@
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{CERTIFICATE, DNS, Finding, FindingLevel, note, say, shown};
-use crate::app::exact_names;
-use crate::config::{CertificateSource, Config};
-use crate::dns::{CaaRecords, Dns, DnsError, Issuer, addresses, probe, wildcard_addresses};
 use crate::acme::AcmeSettings;
 use crate::acme::client::AcmeCa;
 use crate::acme::client::directory_meta::DirectoryMeta;
+use crate::app::exact_names;
+use crate::config::{CertificateSource, Config};
+use crate::dns::{CaaRecords, Dns, DnsError, Issuer, addresses, probe, wildcard_addresses};
 
 /// Asks all that `config` makes worth asking.
 pub(super) async fn check(config: &Config, progress: Progress, findings: &mut Vec<Finding>) {

@@ -9,16 +9,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::sync::Arc;
 
-use super::summarize::{report, some_of};
 use super::served_view::{LARGEST, ServedContent, ServedFile, ServedView, read};
+use super::summarize::{report, some_of};
 use super::{Finding, FindingLevel};
 use crate::constituency::{ClientAuth, MacAddress, PhoneStanding, Phones};
-use crate::virtual_phone::{ServerUrl, UnusableUrl};
 use crate::phone_config::master::{chosen, holds_mac, holds_model, is_same_model};
 use crate::phone_config::secrets::has_password_in_url;
 use crate::phone_config::{Named, NamesWhat, PhoneNames, Text, XmlFile, in_directory};
 use crate::serve::access_control::upload_name::UploadName;
 use crate::serve::path::ServedPath;
+use crate::virtual_phone::{ServerUrl, UnusableUrl};
 
 /// The master configuration of phones that have none of their own.
 const COMMON: &str = "000000000000.cfg";

@@ -6,17 +6,17 @@
 
 mod contents;
 mod denials;
-mod summarize;
 mod folder;
+mod legacy_tls;
 mod live;
 mod master_configs;
-mod legacy_tls;
 mod overlay;
 mod plain_http;
 mod reach;
-mod service;
 mod served_view;
+mod service;
 mod strays;
+mod summarize;
 mod vendors;
 
 use std::fmt::Display;
@@ -29,6 +29,9 @@ use serde_json::{Value, json};
 
 use super::passwords;
 use super::{ConfigArg, USAGE, note, runtime, say, say_json, shown, trust};
+use crate::acme::client::AcmeCa;
+use crate::acme::{AcmeSettings, stored_certificates};
+use crate::admin::token::OperatorToken;
 use crate::app::exact_names;
 use crate::app::file_limit::FileLimit;
 use crate::app::permissions::loose_permissions;
@@ -37,16 +40,13 @@ use crate::certificate::{self, CertificateFiles, Condition, FilesError, FilesSou
 use crate::clock;
 use crate::config::{CertificateSource, Config};
 use crate::constituency::{ClientAuth, Constituency, Phones, Severity};
-use crate::digest::passwords::stored;
 use crate::dns::Dns;
+use crate::identity::digest::passwords::stored;
+use crate::identity::trust::RevocationList;
 use crate::phone_history::HistoryReader;
-use crate::acme::client::AcmeCa;
-use crate::acme::{AcmeSettings, stored_certificates};
 use crate::serve::site::Site;
 use crate::serve::upload::store;
 use crate::settings::SettingsError;
-use crate::admin::token::OperatorToken;
-use crate::trust::RevocationList;
 use crate::wording::counted;
 
 use live::Progress;
@@ -348,7 +348,7 @@ fn check_trust(config: &Config, site: &Site, findings: &mut Vec<Finding>) {
         let message = "no constituency has it in its \"trust\", so it lets nobody in";
         findings.push(Finding::new(FindingLevel::Note, format!("trust bundle \"{name}\""), message));
     }
-    for (name, bundle) in crate::trust::load_all(&config.trust) {
+    for (name, bundle) in crate::identity::trust::load_all(&config.trust) {
         let subject = format!("trust bundle \"{name}\"");
         match bundle {
             Err(error) => findings.push(Finding::new(FindingLevel::Error, subject, error)),

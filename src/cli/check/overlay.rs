@@ -10,9 +10,9 @@ use std::path::Path;
 
 use rustix::fs::{FileType, Stat};
 
-use super::summarize::{report, some_of};
 use super::master_configs::ReadMaster;
 use super::served_view::{ServedFile, ServedView};
+use super::summarize::{report, some_of};
 use super::{Finding, FindingLevel};
 use crate::clock::rfc3339;
 use crate::constituency::{ClientAuth, MacAddress, PhoneStanding};

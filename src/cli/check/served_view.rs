@@ -14,8 +14,8 @@ use super::{Finding, FindingLevel};
 use crate::constituency::file_names::NameRules;
 use crate::constituency::{Constituency, MacAddress, Registry};
 use crate::serve::access_control::check_shared;
-use crate::serve::symlink_diagnostics;
 use crate::serve::path::{self, ServedPath};
+use crate::serve::symlink_diagnostics;
 use crate::state::{FolderHandle, is_private_hard_link};
 
 /// The largest file that is read. Phones' configurations are far smaller, and firmware is not asked for.

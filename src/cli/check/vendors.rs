@@ -3,8 +3,8 @@
 use super::served_view::{ServedContent, ServedFile, ServedView, read};
 use crate::config::Config;
 use crate::constituency::{ClientAuth, MacAddress};
+use crate::identity::trust::Family;
 use crate::serve::path::ServedPath;
-use crate::trust::Family;
 
 /// How many files are looked into at most.
 const FILES: usize = 50;

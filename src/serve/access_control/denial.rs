@@ -8,9 +8,9 @@ use super::content_range::BadContentRange;
 use super::upload_name::BadUploadName;
 use crate::constituency::file_names::ForeignMac;
 use crate::constituency::{ConstituencyName, Fingerprint, MacAddress, PhoneStanding};
+use crate::identity::trust::{ChainRefusal, NoIdentity};
 use crate::serve::host::BadHost;
 use crate::serve::path::BadPath;
-use crate::trust::{ChainRefusal, NoIdentity};
 use crate::wording::counted;
 
 /// The kind of a denial that every phone with a password meets: it has yet to answer a challenge.

@@ -24,7 +24,7 @@ use super::host::BadHost;
 use super::path::{self, ServedPath};
 use crate::constituency::file_names::NameRules;
 use crate::constituency::{ClientAuth, Constituency, ListedPhones, MacAddress, PhoneStanding, UploadLimits};
-use crate::trust::{ChainRefusal, VerifiedDevice};
+use crate::identity::trust::{ChainRefusal, VerifiedDevice};
 use upload_name::UploadName;
 
 /// What a request asks.

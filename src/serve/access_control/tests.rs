@@ -11,8 +11,8 @@ use crate::ca::{CertificateAuthority, KeyKind};
 use crate::clock;
 use crate::constituency::scan::Scanner;
 use crate::constituency::{ExpiredDeviceCertificates, Registry};
+use crate::identity::trust::{Bundle, DeviceVerifier};
 use crate::serve::site::TlsMaterial;
-use crate::trust::{Bundle, DeviceVerifier};
 
 const OWN: &str = "00005e00530c";
 const OTHER: &str = "00005e0053c7";

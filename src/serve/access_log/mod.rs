@@ -26,7 +26,7 @@ use serde::Deserialize;
 use tokio::sync::oneshot;
 
 use crate::constituency::{ConstituencyName, MacAddress};
-use crate::trust::ClaimedIdentity;
+use crate::identity::trust::ClaimedIdentity;
 use writer::DroppedLines;
 
 pub use line::{escaped, without_controls};

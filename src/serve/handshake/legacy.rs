@@ -12,11 +12,11 @@ use super::{
 use crate::certificate::ServerCertificate;
 use crate::clock;
 use crate::constituency::TlsLevel;
+use crate::identity::trust::{ChainRefusal, DeviceFinding};
 use crate::serve::access_log::{ServedTls, TlsResult};
 use crate::serve::hello::ClientHelloFacts;
 use crate::serve::openssl::{LegacyTls, LegacyTlsFailure};
 use crate::serve::tls_stream::ClientTlsStream;
-use crate::trust::{ChainRefusal, DeviceFinding};
 
 /// The old lane and the certificate that it shows, if that is where this client is to be served: rustls cannot serve it,
 /// and its constituency wants phones like it.

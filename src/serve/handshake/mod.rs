@@ -23,12 +23,12 @@ use tokio_rustls::server::TlsStream;
 use super::access_log::{ServedTls, TlsResult};
 use super::crypto_queue::TurnStream;
 use super::hello::{ClientHelloFacts, HelloReader, NoClientHello, UnusableName};
-use super::tls_stream::ClientTlsStream;
 use super::site::{NotServed, Site, TlsGeneration};
+use super::tls_stream::ClientTlsStream;
 use crate::certificate::{LiveCertificates, ServerCertificate};
 use crate::clock;
 use crate::constituency::{Constituency, ConstituencyName};
-use crate::trust::{ChainRefusal, ClaimedIdentity, DeviceFinding, VerifiedDevice, with_finding};
+use crate::identity::trust::{ChainRefusal, ClaimedIdentity, DeviceFinding, VerifiedDevice, with_finding};
 use crate::wording::{alert_name, tls_error};
 
 mod legacy;

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use crate::constituency::ConstituencyName;
-use crate::trust::ClaimedIdentity;
+use crate::identity::trust::ClaimedIdentity;
 
 /// A handshake that led to nothing, and why.
 #[derive(Debug)]

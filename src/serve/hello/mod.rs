@@ -12,9 +12,9 @@
 //!
 //! Pure, and made for hostile bytes: nothing panics.
 
-mod tls_backend;
-mod reader;
 mod incompatibility;
+mod reader;
+mod tls_backend;
 mod wire;
 
 use std::collections::BTreeSet;
@@ -27,8 +27,8 @@ use super::ALPN_PROTOCOLS;
 use super::site::TlsMaterial;
 use crate::wording::parameter_name;
 
-pub use tls_backend::UnusableName;
 pub use reader::HelloReader;
+pub use tls_backend::UnusableName;
 pub use wire::{HELLO_LIMIT, NoClientHello};
 
 /// How many of a client's list are named in the log.

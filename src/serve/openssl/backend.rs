@@ -20,7 +20,7 @@ use super::verify_callback::VerifyCallback;
 use super::{LegacyAccept, LegacyTlsFailure, SUITES};
 use crate::certificate::ServerCertificate;
 use crate::constituency::TlsLevel;
-use crate::trust::{DeviceFinding, DeviceVerifier};
+use crate::identity::trust::{DeviceFinding, DeviceVerifier};
 
 /// OpenSSL's reason for a handshake without client certificate, and from where on a reason is an alert of the peer
 /// (`sslerr.h`: `SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE`, `SSL_AD_REASON_OFFSET`).

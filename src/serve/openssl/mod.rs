@@ -11,27 +11,27 @@
 //! - [`context`]: what that context permits.
 //! - [`trial`]: our judgement of a device certificate in the place of OpenSSL's.
 //!
-//! Without the feature `old-tls` there is no OpenSSL, and no constituency has an [`OldLane`].
+//! Without the feature `old-tls` there is no OpenSSL, and no constituency has an [`LegacyTls`].
 
 use rustls::{CipherSuite, NamedGroup, SignatureScheme};
 
-use crate::trust::DeviceFinding;
+use crate::identity::trust::DeviceFinding;
 
-#[cfg(not(feature = "old-tls"))]
-mod absent;
-#[cfg(feature = "old-tls")]
-mod context;
 #[cfg(feature = "old-tls")]
 mod backend;
+#[cfg(feature = "old-tls")]
+mod context;
+#[cfg(not(feature = "old-tls"))]
+mod disabled;
 #[cfg(feature = "old-tls")]
 mod prefixed_stream;
 #[cfg(feature = "old-tls")]
 mod verify_callback;
 
-#[cfg(not(feature = "old-tls"))]
-pub use absent::{OldLane, OldStream};
 #[cfg(feature = "old-tls")]
 pub use backend::{LegacyStream, LegacyTls};
+#[cfg(not(feature = "old-tls"))]
+pub use disabled::{LegacyStream, LegacyTls};
 
 /// The suites of the old lane in our order, with OpenSSL's names: forward secrecy first, then AEAD, then AES-128. None
 /// of them is one of rustls', so that a suite tells the lane. No 3DES, RC4, EXPORT, NULL or anonymous ones; names that

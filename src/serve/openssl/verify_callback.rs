@@ -14,7 +14,7 @@ use openssl::x509::{X509StoreContextRef, X509VerifyResult};
 use rustls::AlertDescription;
 use rustls::pki_types::CertificateDer;
 
-use crate::trust::{ChainRefusal, DeviceFinding, Verdict};
+use crate::identity::trust::{ChainRefusal, DeviceFinding, Verdict};
 
 /// OpenSSL's complaint of a weak key, the only one that comes before it has strung the chain together (`x509_vfy.h`).
 const EE_KEY_TOO_SMALL: i32 = 66;

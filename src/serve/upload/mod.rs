@@ -7,9 +7,9 @@
 //! 2. [`receive`]: the body, from the connection into the store.
 //! 3. [`sink`]: the file, old or new and never half.
 
-pub mod usage;
 pub mod quotas;
 pub mod receive;
 pub mod sink;
 pub mod store;
+pub mod usage;
 mod write_quota;

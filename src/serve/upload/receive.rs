@@ -9,10 +9,10 @@ use hyper::header::HeaderMap;
 
 use super::store::{IncomingUpload, UploadResult, UploadStore};
 use crate::constituency::Constituency;
-use crate::serve::open_beneath;
 use crate::serve::access_control::content_range::ContentRange;
 use crate::serve::access_control::{Denial, WriteGrant};
 use crate::serve::discard::RequestBody;
+use crate::serve::open_beneath;
 use crate::serve::timeouts::{Phase, TimeoutControl};
 
 /// How much of a body is gathered before it is written, in bytes: with the frame that comes last no more than 64 KiB,
@@ -47,7 +47,8 @@ pub async fn receive(
     let range = ContentRange::of(headers)?;
     let length = body.body.incoming.size_hint().exact();
     let mut receiving = blocking(move || {
-        if !grant.name().lies_over_the_folder() && open_beneath::is_in_folder(grant.path(), grant.mac(), &constituency)? {
+        if !grant.name().lies_over_the_folder() && open_beneath::is_in_folder(grant.path(), grant.mac(), &constituency)?
+        {
             return Err(Denial::WouldHide);
         }
         store.begin(&grant, &constituency.name, range, length)

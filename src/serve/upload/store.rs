@@ -12,14 +12,14 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::fs::{FileType, ResolveFlags};
 
-use super::usage::Usage;
 use super::quotas::{ConstituencyUsage, Quotas, SpaceReservation};
 use super::sink::{Append, TempReplace, UploadSink, failed};
+use super::usage::Usage;
 use crate::constituency::{ConstituencyName, MacAddress};
-use crate::serve::open_beneath::{self, OpenFile};
 use crate::serve::access_control::content_range::{BadContentRange, ContentRange};
 use crate::serve::access_control::upload_name::UploadName;
 use crate::serve::access_control::{Denial, WriteGrant};
+use crate::serve::open_beneath::{self, OpenFile};
 use crate::state::{self, Entry, FolderHandle};
 
 /// The folder of all uploads in the state directory.
@@ -130,7 +130,9 @@ impl UploadStore {
             ErrorKind::NotFound | ErrorKind::NotADirectory => Denial::NotFound,
             _ => Denial::Failed(format!("the uploads in {} cannot be read: {error}", self.root.display())),
         })?;
-        open_beneath::opened(open_beneath::open(root, &path, open_beneath::READ, resolve).map_err(open_beneath::denial)?)
+        open_beneath::opened(
+            open_beneath::open(root, &path, open_beneath::READ, resolve).map_err(open_beneath::denial)?,
+        )
     }
 
     /// Makes ready for a body of `length` bytes (if that is known) at the place that `range` says. Blocks on the disk.

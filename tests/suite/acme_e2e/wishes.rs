@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 use time::{Duration, OffsetDateTime};
 
 use super::{Public, primary, usual};
+use crate::harness::ari_proxy::Wishing;
 use crate::harness::bind::{self, Bind};
 use crate::harness::eventually;
 use crate::harness::pebble::{Behaviour, Pebble};
 use crate::harness::site::Running;
-use crate::harness::ari_proxy::Wishing;
 
 const DAY: u64 = 86_400;
 

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use provost::dns::RecordLocation;
 use provost::acme::ports::{Ca, ChallengeDns, Order, OrderStatus, PendingChallenge, PortFuture, Say};
 use provost::acme::{AcmeFailure, FailureKind, RenewalWindow};
+use provost::dns::RecordLocation;
 use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
 use tokio::sync::Notify;

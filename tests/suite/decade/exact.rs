@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use provost::certificate::ExactNames;
-use provost::constituency::ConstituencyName;
 use provost::acme::ports::Env;
 use provost::acme::{AcmeFailure, FailureKind, Retry};
+use provost::certificate::ExactNames;
+use provost::constituency::ConstituencyName;
 
 use super::rules::{Simulated, on_virtual_time};
 use super::weather::{DAY, HOUR};

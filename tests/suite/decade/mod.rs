@@ -16,11 +16,11 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
+use provost::acme::ports::Env;
+use provost::acme::{Parts, Renewer};
 use provost::ca::KeyKind;
 use provost::certificate::{ExactNames, LiveCertificates};
 use provost::constituency::ConstituencyName;
-use provost::acme::ports::Env;
-use provost::acme::{Parts, Renewer};
 use rcgen::KeyPair;
 use tokio::sync::{mpsc, watch};
 

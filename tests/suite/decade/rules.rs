@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use provost::acme::ports::{Ca, ChallengeDns, Env, Order, OrderStatus, PendingChallenge, PortFuture, Say};
+use provost::acme::{AcmeFailure, AcmeStatus, Lineage, Parts, RenewalCommand, RenewalWindow, Renewer};
 use provost::ca::KeyKind;
 use provost::certificate::{ExactNames, LiveCertificates};
 use provost::dns::RecordLocation;
-use provost::acme::ports::{Ca, ChallengeDns, Env, Order, OrderStatus, PendingChallenge, PortFuture, Say};
-use provost::acme::{AcmeFailure, AcmeStatus, Lineage, Parts, RenewalCommand, RenewalWindow, Renewer};
 use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair, SanType};
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
 use tokio::sync::{mpsc, oneshot, watch};

@@ -20,6 +20,7 @@
 //! - [`tool`]: other programs: the binary itself, curl, openssl.
 //! - [`wishing`]: a stand-in for a CA that says when it wants to be asked, and offers profiles.
 
+pub mod ari_proxy;
 pub mod bind;
 pub mod browser;
 pub mod certbot;
@@ -39,7 +40,6 @@ pub mod socket;
 pub mod systemd;
 pub mod tls;
 pub mod tool;
-pub mod ari_proxy;
 
 pub use patience::{PATIENCE, Watch, eventually, within_a_second};
 

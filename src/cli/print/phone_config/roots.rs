@@ -10,11 +10,11 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::acme::{self, AcmeSettings, Directory};
 use crate::app::LOCAL_SERVER_CA;
 use crate::certificate::CertificateFiles;
 use crate::config::{CertificateSource, Config};
 use crate::files::read_regular;
-use crate::acme::{self, AcmeSettings, Directory};
 
 /// ISRG Root X1, where Let's Encrypt's chains end; until 2035.
 const ISRG_ROOT_X1: &str = include_str!("isrg_root_x1.pem");

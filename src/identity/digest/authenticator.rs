@@ -261,7 +261,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::digest::passwords;
+    use crate::identity::digest::passwords;
     use http::header::AUTHORIZATION;
 
     const USER: &str = "00005e00530c";

@@ -16,13 +16,13 @@
 
 mod algorithm;
 mod attempts;
+mod authenticator;
 mod authorization;
 mod challenge;
-mod authenticator;
 mod nonce;
 pub mod passwords;
 mod replay;
 
 pub use algorithm::{Algorithm, Ha1};
-pub use challenge::{ChallengeRequest, DigestChallenge};
 pub use authenticator::{AuthError, DigestAuthenticator, LoginAttempt, UnprovenLogin};
+pub use challenge::{ChallengeRequest, DigestChallenge};

@@ -13,17 +13,17 @@ use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 use super::Outcome;
 use crate::certificate::ServerCertificate;
 use crate::constituency::TlsLevel;
-use crate::trust::{DeviceVerifier, Finding};
+use crate::identity::trust::{DeviceVerifier, Finding};
 
 /// Nothing.
 #[derive(Debug)]
-pub struct OldLane(Infallible);
+pub struct LegacyTls(Infallible);
 
 /// Nothing.
 #[derive(Debug)]
-pub struct OldStream<S>(Infallible, PhantomData<S>);
+pub struct LegacyStream<S>(Infallible, PhantomData<S>);
 
-impl OldLane {
+impl LegacyTls {
     /// None.
     #[must_use]
     pub fn new(_: TlsLevel, _: Option<&DeviceVerifier>) -> Option<Self> {
@@ -43,7 +43,7 @@ impl OldLane {
     }
 }
 
-impl<S> OldStream<S> {
+impl<S> LegacyStream<S> {
     /// Nothing.
     #[must_use]
     pub fn agreed(&self) -> Option<(ProtocolVersion, CipherSuite)> {
@@ -51,13 +51,13 @@ impl<S> OldStream<S> {
     }
 }
 
-impl<S: Unpin> AsyncRead for OldStream<S> {
+impl<S: Unpin> AsyncRead for LegacyStream<S> {
     fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut().0 {}
     }
 }
 
-impl<S: Unpin> AsyncBufRead for OldStream<S> {
+impl<S: Unpin> AsyncBufRead for LegacyStream<S> {
     fn poll_fill_buf(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         match self.get_mut().0 {}
     }
@@ -67,7 +67,7 @@ impl<S: Unpin> AsyncBufRead for OldStream<S> {
     }
 }
 
-impl<S: Unpin> AsyncWrite for OldStream<S> {
+impl<S: Unpin> AsyncWrite for LegacyStream<S> {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut().0 {}
     }
