@@ -2,7 +2,7 @@
 //! not want it any more.
 //!
 //! They must never stand in the wildcard's way, which all others are shown, and they themselves until there is theirs. So
-//! it goes first whenever both are due; what they spend is counted apart ([`budget`](super::budget)), each name for itself
+//! it goes first whenever both are due; what they spend is counted apart ([`budget`](super::rate_limit)), each name for itself
 //! as far as the CA does so; and what the CA forbids one of them it forbids only that one.
 //!
 //! Whoever stops wanting exact names is shown them no more, and they are not renewed. The certificate is kept until it

@@ -1,8 +1,8 @@
 //! Why an attempt failed, and what helps.
 //!
 //! Whatever fails on the way to a certificate says three things: a sentence for the operator, with the CA's or the
-//! name server's own words in it; the [`Cure`]: try again, wait as long as the CA said, or a human must change
-//! something; and the [`Sign`], by which the flow knows what became of the order. Nothing is ever given up: also what
+//! name server's own words in it; the [`Retry`]: try again, wait as long as the CA said, or a human must change
+//! something; and the [`FailureKind`], by which the flow knows what became of the order. Nothing is ever given up: also what
 //! needs a human is tried again, since the human may have come.
 
 /// What helps.

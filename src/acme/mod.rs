@@ -10,10 +10,10 @@
 //! 5. The order is finalized; chain and key are [checked](check), [stored](store), published.
 //! 6. The records are removed, whatever became of all this.
 //!
-//! What must not be repeated too often is paid from a [`budget`] first. All that must outlive a crash is on the disk
+//! What must not be repeated too often is paid from a [`rate_limit`] first. All that must outlive a crash is on the disk
 //! before its consequences are in the world, so a process may end at any point: the next one takes up what is there.
 //!
-//! CA, DNS, clock and chance are [`ports`]; the real CA is in [`acme`].
+//! CA, DNS, clock and chance are [`ports`]; the real CA is in [`client`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

@@ -1,6 +1,6 @@
 //! What the flow needs of the world: a CA, DNS, a clock. As traits, so that a decade can pass in seconds in a test.
 //!
-//! The flow waits with tokio's clock, which a test may pause; what time it is, it asks [`World`].
+//! The flow waits with tokio's clock, which a test may pause; what time it is, it asks [`Env`].
 
 use std::pin::Pin;
 

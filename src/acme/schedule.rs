@@ -6,7 +6,7 @@
 //!    by chance, so that a thousand servers do not come at once.
 //! 3. After a failure: 1, 10, 100 minutes, then the shorter of a day and a twentieth of the lifetime, ±20 %. When only a
 //!    twentieth of the lifetime is left, or there is no certificate, at least every hour.
-//! 4. Never before a Retry-After, never over a [budget](super::budget).
+//! 4. Never before a Retry-After, never over a [budget](super::rate_limit).
 //!
 //! Intervals that are kept on disk are [`Deadline`]s: they remember when they were set, so that a clock that was wrong
 //! then, or is wrong now, cannot stretch them.

@@ -2,14 +2,14 @@
 //! listener. It runs on a thread and a runtime of its own, so that nothing that happens here touches the phones.
 //!
 //! 1. [`listener`]: accept, so many and no more, each with its deadlines.
-//! 2. [`gate`]: Host, site, [token]: who may ask.
+//! 2. [`access_guard`]: Host, site, [token]: who may ask.
 //! 3. [`routes`]: what is asked.
-//! 4. [`pictures`]: everything that is shown is gathered into one [`picture`], by whoever has the [`Knowledge`], about
+//! 4. [`snapshot_cache`]: everything that is shown is gathered into one [`snapshot`], by whoever has the [`AdminData`], about
 //!    once a second for all who look.
 //! 5. [`page`] shows it to people, the rest of [`routes`] to programs.
 //!
 //! # How page and routes meet
-//! The page is rendered whole by [`page::render`], for `GET /` with the query of [`picture::PhoneQuery`], and by
+//! The page is rendered whole by [`page::render`], for `GET /` with the query of [`snapshot::PhoneQuery`], and by
 //! [`page::render_phone`] for `GET /phones/CONSTITUENCY/MAC`; what they need besides is an [`page::asset`]. Nothing inline: the policy of contents forbids it.
 //!
 //! - Live: `GET /events` sends `data: NUMBER` (server-sent events) at once, and again when there is another picture, at most

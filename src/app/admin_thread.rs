@@ -123,7 +123,7 @@ impl OpenAdminListener {
         Arc::clone(&self.token)
     }
 
-    /// Serves what `knowledge` knows until it is told to [end](Running::end).
+    /// Serves what `knowledge` knows until it is told to [end](AdminThread::end).
     pub(super) fn start(self, knowledge: Arc<dyn AdminData>) -> io::Result<AdminThread> {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(DISK_THREADS).build()?;

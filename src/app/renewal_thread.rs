@@ -81,7 +81,7 @@ impl RenewalPlan {
         Ok(renewer)
     }
 
-    /// Renews until it is [ended](Renewal::ended), and takes commands at once.
+    /// Renews until it is [ended](RenewalThread::ended), and takes commands at once.
     pub(super) fn start(self, renewer: Renewer) -> Result<RenewalThread, AppError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = watch::channel(false);

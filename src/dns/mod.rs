@@ -7,7 +7,7 @@
 //!    [`Dns::wait_until_gone`] until none has them any more.
 //!
 //! Nothing is believed that the primary has not signed. [`DnsError`] says what failed, where, why, and what to change;
-//! [`Grant`] is the line that lets our key do this and nothing else; [`probe`] tries the whole way out. What all the
+//! [`UpdateGrant`] is the line that lets our key do this and nothing else; [`probe`] tries the whole way out. What all the
 //! world sees of a domain is asked by [`wildcard_addresses`] and [`CaaRecords`].
 
 mod caa;

@@ -1,10 +1,10 @@
 //! What happened: every phone that was seen, what it last did, and why it was refused. SQLite, in the state directory.
 //!
-//! 1. Whoever sees something makes a [`Sighting`] of it and [notes](Ledger::note) it: it waits in a bounded queue, and
+//! 1. Whoever sees something makes a [`PhoneEvent`] of it and [notes](PhoneHistory::note) it: it waits in a bounded queue, and
 //!    nobody waits for it. If there is too much, the oldest goes, and is counted.
-//! 2. One thread ([`keeper`]) folds what has gathered into one [`batch`], per phone, and
+//! 2. One thread ([`writer`]) folds what has gathered into one [`batch`], per phone, and
 //! 3. [writes](store) it in one transaction. What cannot be written, because the disk is full, is tried again.
-//! 4. [`Reader`] reads it, also while the server runs, and needs no lock.
+//! 4. [`HistoryReader`] reads it, also while the server runs, and needs no lock.
 //!
 //! Phones that were let in once are kept. Those that never were are bounded, in all and per network. A mere
 //! [claim](Proof::Claimed) to be a phone never touches what is known of that phone, nor takes its place: claims have a

@@ -37,7 +37,7 @@ impl HistoryWriter {
         Ok(Self(keeper))
     }
 
-    /// Waits until everything is written; the [`Ledger`](super::Ledger) must have been dropped. A disk that hangs
+    /// Waits until everything is written; the [`Ledger`](super::PhoneHistory) must have been dropped. A disk that hangs
     /// cannot put this off for longer than `patience`.
     pub fn finish(self, patience: Duration) {
         if self.0.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {

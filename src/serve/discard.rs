@@ -3,7 +3,7 @@
 //! The answer is sent at once. If no more than [`LIMIT`] bytes of the body follow, they are read and thrown away, and the
 //! connection goes on; a longer body ends it. So it does where the client may not send the body at all, because it waits for
 //! `100 Continue`: the server could not tell the next request from it. A connection that ends so is closed
-//! [with patience](super::linger), so that the client gets to read the answer.
+//! [with patience](super::lingering_close), so that the client gets to read the answer.
 
 use std::convert::Infallible;
 use std::pin::Pin;

@@ -1,16 +1,16 @@
 //! Serving phones: from a TCP connection to a file, an upload, or a reason why not.
 //!
-//! 1. [`listener`]: accept, with a permit for each connection ([`connection_limits`]), a deadline for each wait ([`pace`]),
-//!    a polite end ([`linger`]).
+//! 1. [`listener`]: accept, with a permit for each connection ([`connection_limits`]), a deadline for each wait ([`timeouts`]),
+//!    a polite end ([`lingering_close`]).
 //! 2. [`handshake`]: ClientHello ([`hello`]) → its turn ([`crypto_queue`]) → constituency ([`site`]) → TLS, by OpenSSL for
-//!    phones that rustls cannot serve ([`old_tls`], [`secured`]) → verified device.
+//!    phones that rustls cannot serve ([`openssl`], [`tls_stream`]) → verified device.
 //!    Over plain HTTP there is none of it: each request's Host leads to a constituency, and nobody proves anything.
-//! 3. [`conversation`]: HTTP/1.1, or rest, until either end closes or the server stops ([`stop`]).
-//! 4. [`request`]: each request is decided ([`decision`]) from its host ([`host`]), its path ([`path`]) and the policy
-//!    as it is now; the grant opens the file ([`content`], [`body`]) or stores the upload ([`upload`]).
-//!    Where passwords take a certificate's place, [`password`] asks for one with each request.
-//! 5. [`answer`]: what the peer gets to see, by its conditions ([`conditional`]).
-//! 6. [`access`]: one line for each request ([`exchange`]) and each refused handshake.
+//! 3. [`http1`]: HTTP/1.1, or rest, until either end closes or the server stops ([`shutdown`]).
+//! 4. [`request`]: each request is decided ([`access_control`]) from its host ([`host`]), its path ([`path`]) and the policy
+//!    as it is now; the grant opens the file ([`file_lookup`], [`body`]) or stores the upload ([`upload`]).
+//!    Where passwords take a certificate's place, [`password_auth`] asks for one with each request.
+//! 5. [`response`]: what the peer gets to see, by its conditions ([`conditional`]).
+//! 6. [`access_log`]: one line for each request ([`request_log`]) and each refused handshake.
 
 use std::sync::{Arc, OnceLock};
 

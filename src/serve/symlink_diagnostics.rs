@@ -1,5 +1,5 @@
 //! Why a link is not followed, in words that say what to write instead. Explains only: what is followed, the kernel and
-//! the [decision](super::decision) have said.
+//! the [decision](super::access_control) have said.
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};

@@ -12,7 +12,7 @@
 //! 6. **Application log.** HEAD tells the log's size, PUT appends there.
 //!
 //! `SoundPoint` phones do less, see [`BootOrder`]. One connection carries it all for as long as the server keeps it
-//! open. A boot ends with a [`Report`]: provisioned, perhaps with [named files missing](Lacking), or the exact [`Reason`]
+//! open. A boot ends with a [`BootReport`]: provisioned, perhaps with [named files missing](Lacking), or the exact [`Reason`]
 //! why not. Files are read by the same lenient reader as by `provost check` ([`phone_config`](crate::phone_config)).
 
 pub mod address;

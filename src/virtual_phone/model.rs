@@ -37,11 +37,11 @@ pub enum BootOrder {
 }
 
 impl VirtualPhone {
-    /// What [`Phone::new`] takes where nobody says otherwise.
+    /// What [`VirtualPhone::new`] takes where nobody says otherwise.
     pub const DEFAULT_MODEL: &str = "VVX_500";
-    /// The firmware of [`Phone::new`].
+    /// The firmware of [`VirtualPhone::new`].
     pub const DEFAULT_FIRMWARE: &str = "5.9.7.4477";
-    /// The part number of [`Phone::new`].
+    /// The part number of [`VirtualPhone::new`].
     pub const DEFAULT_PART_NUMBER: &str = "3111-44500-001";
 
     /// A VVX 500 with this address.

@@ -23,7 +23,7 @@ pub(super) struct PutBody {
     sent: Arc<AtomicBool>,
 }
 
-/// The other ends of an [`Upload`]: opens its gate, and tells whether its bytes went out.
+/// The other ends of an [`PutBody`]: opens its gate, and tells whether its bytes went out.
 pub(super) struct UploadHandle {
     go_on: Arc<Notify>,
     sent: Arc<AtomicBool>,

@@ -4,7 +4,7 @@
 //!    logged with what it offered.
 //! 2. SNI leads to a constituency, or the alert `unrecognized_name` goes back.
 //! 3. TLS by that constituency's own configuration; the device certificate is judged in it.
-//! 4. A phone that rustls cannot serve goes to the [old lane](super::old_tls), where its constituency wants that.
+//! 4. A phone that rustls cannot serve goes to the [old lane](super::openssl), where its constituency wants that.
 //! 5. A resumed session proves nothing new: its chain is judged again, as of now.
 
 use std::future::poll_fn;

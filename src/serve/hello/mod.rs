@@ -5,10 +5,10 @@
 //!
 //! 1. [`reader`] joins the handshake message from its records; [`wire`] cuts it into fields and knows nothing of our wishes.
 //! 2. [`ClientHelloFacts`] holds what those fields say.
-//! 3. [`ClientHelloFacts::hindrance`] names the first thing that rustls cannot serve, in the order in which a phone's
+//! 3. [`ClientHelloFacts::incompatibility`] names the first thing that rustls cannot serve, in the order in which a phone's
 //!    owner can do something about it: version, key exchange, cipher, group, signature.
-//! 4. [`lane`] says whether rustls can serve the client, and what it would take if not.
-//! 5. [`refusal`] names what keeps a client out at a setting, or at every one.
+//! 4. [`tls_backend`] says whether rustls can serve the client, and what it would take if not.
+//! 5. [`incompatibility`] names what keeps a client out at a setting, or at every one.
 //!
 //! Pure, and made for hostile bytes: nothing panics.
 

@@ -3,13 +3,13 @@
 //! Old firmware offers no ECDHE, or no TLS 1.2 at all, or in it no signature but with SHA-1. rustls has none of that,
 //! rightly; OpenSSL has, and this is the only place in the house that knows OpenSSL. Who comes here is decided from the
 //! ClientHello alone, before OpenSSL sees a byte ([`is_for_rustls`](super::hello::ClientHelloFacts::is_for_rustls),
-//! [`needs`](super::hello::ClientHelloFacts::needs)); [`Rewound`](rewound::Rewound) lets it read that hello once more.
+//! [`needs`](super::hello::ClientHelloFacts::required_level)); [`Rewound`](prefixed_stream::PrefixedStream) lets it read that hello once more.
 //! Whom we promise a setting OpenSSL must serve there: what it wants of a hello, and what it wants beside what the RFCs
 //! say, stands at [`SCHEMES`] and [`GROUPS`].
 //!
-//! - [`lane`]: the handshake, by a context of the constituency's own.
+//! - [`backend`]: the handshake, by a context of the constituency's own.
 //! - [`context`]: what that context permits.
-//! - [`trial`]: our judgement of a device certificate in the place of OpenSSL's.
+//! - [`verify_callback`]: our judgement of a device certificate in the place of OpenSSL's.
 //!
 //! Without the feature `old-tls` there is no OpenSSL, and no constituency has an [`LegacyTls`].
 

@@ -1,7 +1,7 @@
 //! Deadlines of a connection: no peer holds a place by being slow.
 //!
-//! [`Paced`] lies between TCP and TLS, where every byte passes, and keeps the deadlines. [`Requests`] lies above TLS and
-//! sees a request begin; the request's handler says through [`Pace`] what comes after that. A deadline costs nothing
+//! [`TimeoutStream`] lies between TCP and TLS, where every byte passes, and keeps the deadlines. [`RequestStream`] lies above TLS and
+//! sees a request begin; the request's handler says through [`TimeoutControl`] what comes after that. A deadline costs nothing
 //! while bytes flow: one timer per connection is looked at only when the peer keeps us waiting, and moved only when it
 //! fires.
 

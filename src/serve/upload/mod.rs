@@ -1,8 +1,8 @@
 //! What phones send us: logs, settings, directories, call lists, by PUT.
 //!
-//! What it may be called, and which part of the file a body is, the [decision](super::decision) has said before. Then:
+//! What it may be called, and which part of the file a body is, the [decision](super::access_control) has said before. Then:
 //!
-//! 1. [`store`]: one writer per file, few files of one phone at a time, and what the disk allows: [`budget`], [`book`],
+//! 1. [`store`]: one writer per file, few files of one phone at a time, and what the disk allows: [`quotas`], [`usage`],
 //!    [`write_quota`].
 //! 2. [`receive`]: the body, from the connection into the store.
 //! 3. [`sink`]: the file, old or new and never half.

@@ -1,7 +1,7 @@
 //! Whether there is room for an upload: budgets of a phone and of a constituency, what a phone may write in an hour, and the
 //! disk's reserve.
 //!
-//! What a phone has is counted on the disk, and what is under way on top, as a [`Reservation`], until it is on the disk
+//! What a phone has is counted on the disk, and what is under way on top, as a [`SpaceReservation`], until it is on the disk
 //! itself. A count is kept as long as it leaves room; before a phone is refused it is counted again, so that whoever
 //! removes a file has made room.
 

@@ -1,7 +1,7 @@
 //! The uploads on disk: `state/uploads/<constituency>/<mac>/<path as sent>`.
 //!
-//! An upload under way is a [`Receiving`]. Its parts give back, each when it is dropped, what it holds: the [sink](Sink)
-//! its temporary file, the [reservation](Reservation) its room, the [claim](Claim) its name.
+//! An upload under way is a [`IncomingUpload`]. Its parts give back, each when it is dropped, what it holds: the [sink](UploadSink)
+//! its temporary file, the [reservation](SpaceReservation) its room, the [claim](WriteLock) its name.
 
 use std::collections::HashMap;
 use std::fs;

@@ -8,7 +8,7 @@
 //! 2. Where an option must be defined before use, the site may have defined it already: `--without-definitions`.
 //! 3. What a server cannot do is said in the print and on standard error.
 //!
-//! Notes are other people's text: [`Plan`] has them as one short line without controls, and each dialect writes them so
+//! Notes are other people's text: [`DhcpPlan`] has them as one short line without controls, and each dialect writes them so
 //! that none can end what it stands in. Only NTP names are looked up, for servers that take addresses alone.
 
 use std::collections::{BTreeMap, BTreeSet};
