@@ -129,7 +129,7 @@ async fn accept_all<L: Future<Output = CloseReason> + Send + 'static>(
                 connections.spawn(live(stream, AcceptedConnection::of(address), permit));
             }
             Err(full) => {
-                refuse(AcceptedConnection::of(address), RejectedHandshake::because(None, NO_PLACE, full.to_string()))
+                refuse(AcceptedConnection::of(address), RejectedHandshake::because(None, NO_PLACE, full.to_string()));
             }
         }
     }

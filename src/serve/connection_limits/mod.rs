@@ -389,7 +389,7 @@ impl ConnectionPermit {
             match state.leave(self.id, &mut self.stage, PermitStage::Candidate(notice)) {
                 PermitStage::Unread => state.candidates.add(self.id, self.prefix, sender, clock::monotonic()),
                 PermitStage::Candidate(_) | PermitStage::Safe => {
-                    state.candidates.add_grown(self.id, self.prefix, sender)
+                    state.candidates.add_grown(self.id, self.prefix, sender);
                 }
             }
         }

@@ -10,10 +10,10 @@ use rustls::pki_types::CertificateDer;
 use rustls::{CipherSuite, ProtocolVersion};
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 
-use super::Outcome;
+use super::LegacyAccept;
 use crate::certificate::ServerCertificate;
 use crate::constituency::TlsLevel;
-use crate::identity::trust::{DeviceVerifier, Finding};
+use crate::identity::trust::{DeviceFinding, DeviceVerifier};
 
 /// Nothing.
 #[derive(Debug)]
@@ -37,8 +37,8 @@ impl LegacyTls {
         _: S,
         _: Vec<u8>,
         _: &ServerCertificate,
-        _: impl Fn(&[CertificateDer<'static>]) -> Finding + Send + Sync + 'static,
-    ) -> Outcome<S> {
+        _: impl Fn(&[CertificateDer<'static>]) -> DeviceFinding + Send + Sync + 'static,
+    ) -> LegacyAccept<S> {
         match self.0 {}
     }
 }
