@@ -10,6 +10,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{CipherSuite, SignatureAlgorithm, SignatureScheme};
 
 use super::ServerCertificate;
+use crate::clock;
 use crate::constituency::ConstituencyName;
 
 /// The certificates in use. Each set is replaced whole; a handshake sees the old one or the new one.
@@ -80,22 +81,18 @@ impl ConstituencyCertificates {
         Self { live, exact }
     }
 
-    /// Whether any of them is valid at `now`, in Unix seconds.
+    /// Whether phones that ask for `host` are presented a certificate that is valid at `now`, in Unix seconds: all of them, or
+    /// those that know RSA alone.
     #[must_use]
-    pub fn is_any_valid(&self, now: i64) -> bool {
-        let exact = self.live.exact.load();
-        let own = self.exact.as_ref().and_then(|name| exact.get(name)).into_iter().flatten();
-        own.chain(self.live.current.load().iter()).any(|own| own.validity().contains(now))
+    pub fn is_any_valid(&self, host: &str, now: i64) -> bool {
+        let presented = [self.best(Some(host), now, |_| true), self.best(Some(host), now, is_rsa)];
+        presented.iter().flatten().any(|certificate| certificate.validity().contains(now))
     }
 
     /// The RSA certificate that is shown to a client that asks for `server_name`, also one that knows no other kind.
     #[must_use]
     pub fn rsa(&self, server_name: Option<&str>) -> Option<ServerCertificate> {
-        let is_rsa = |certificate: &&ServerCertificate| certificate.algorithm() == SignatureAlgorithm::RSA;
-        let exact = self.live.exact.load();
-        let own = self.exact.as_ref().and_then(|name| exact.get(name)).into_iter().flatten();
-        let mut own = own.filter(|certificate| server_name.is_none_or(|name| certificate.covers(name)));
-        own.find(is_rsa).or(self.live.current.load().iter().find(is_rsa)).cloned()
+        self.best(server_name, clock::unix_seconds(clock::now()), is_rsa)
     }
 
     /// What a client is shown that asks for `server_name` and offers these `schemes` and `suites`.
@@ -106,24 +103,32 @@ impl ConstituencyCertificates {
         schemes: &[SignatureScheme],
         suites: &[CipherSuite],
     ) -> Option<Arc<CertifiedKey>> {
-        let fits = |certificate: &&ServerCertificate| {
+        let fits = |certificate: &ServerCertificate| {
             certificate.key.key.choose_scheme(schemes).is_some() && has_suite_for(certificate.algorithm(), suites)
         };
-        let shown = |certificate: &ServerCertificate| Arc::clone(&certificate.key);
-        if let Some(constituency) = &self.exact {
-            let exact = self.live.exact.load();
-            // An alias may be newer than the certificate: the wildcard covers it meanwhile.
-            let own = exact
-                .get(constituency)
-                .into_iter()
-                .flatten()
-                .find(|certificate| server_name.is_none_or(|name| certificate.covers(name)) && fits(certificate));
-            if let Some(own) = own {
-                return Some(shown(own));
-            }
-        }
-        let current = self.live.current.load();
-        current.iter().find(fits).or(current.last()).map(shown)
+        let best = self.best(server_name, clock::unix_seconds(clock::now()), fits);
+        // The client can use none of them: rustls refuses it, and names the reason.
+        best.or_else(|| self.live.current.load().last().cloned()).map(|certificate| certificate.key)
+    }
+
+    /// The certificate to present at `now` to a client that asks for `server_name`, among those that satisfy `fits`.
+    ///
+    /// A certificate for the name comes first, then one that is valid. Among equals, the order is that of the candidates:
+    /// exact names before the wildcard, ECDSA before RSA.
+    fn best(
+        &self,
+        server_name: Option<&str>,
+        now: i64,
+        fits: impl Fn(&ServerCertificate) -> bool,
+    ) -> Option<ServerCertificate> {
+        let is_for_name = |certificate: &&ServerCertificate| server_name.is_none_or(|name| certificate.covers(name));
+        let (exact, current) = (self.live.exact.load(), self.live.current.load());
+        // An alias may be newer than the certificate for exact names. Until that is renewed, the wildcard covers the alias.
+        let own = self.exact.as_ref().and_then(|name| exact.get(name)).into_iter().flatten().filter(is_for_name);
+        own.chain(current.iter())
+            .filter(|certificate| fits(certificate))
+            .min_by_key(|certificate| (!is_for_name(certificate), !certificate.validity().contains(now)))
+            .cloned()
     }
 }
 
@@ -133,8 +138,12 @@ impl ResolvesServerCert for ConstituencyCertificates {
     }
 }
 
+fn is_rsa(certificate: &ServerCertificate) -> bool {
+    certificate.algorithm() == SignatureAlgorithm::RSA
+}
+
 fn in_order(certificates: &mut [ServerCertificate]) {
-    certificates.sort_by_key(|certificate| certificate.algorithm() == SignatureAlgorithm::RSA);
+    certificates.sort_by_key(is_rsa);
 }
 
 /// Whether one of `suites` can authenticate with such a key: any of TLS 1.3, or the matching ones of TLS 1.2.
@@ -152,4 +161,113 @@ fn has_suite_for(algorithm: SignatureAlgorithm, suites: &[CipherSuite]) -> bool 
         | S::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 => algorithm != SignatureAlgorithm::RSA,
         _ => false,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256};
+    use rustls::pki_types::PrivateKeyDer;
+
+    use super::*;
+
+    const DAY: Duration = Duration::from_hours(24);
+    const HOST: &str = "home.phones.example.com";
+    const WILDCARD: &str = "*.phones.example.com";
+    const SUITES: [CipherSuite; 1] = [CipherSuite::TLS13_AES_128_GCM_SHA256];
+    const BOTH: [SignatureScheme; 2] = [SignatureScheme::ECDSA_NISTP256_SHA256, SignatureScheme::RSA_PSS_SHA256];
+
+    /// A certificate for `name` that began 30 days ago and ends in a day, or ended a day ago.
+    fn certificate(name: &str, kind: &'static rcgen::SignatureAlgorithm, is_valid: bool) -> ServerCertificate {
+        let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let now = SystemTime::now();
+        params.not_before = (now - 30 * DAY).into();
+        params.not_after = if is_valid { now + DAY } else { now - DAY }.into();
+        let key = rcgen::KeyPair::generate_for(kind).unwrap();
+        let chain = vec![params.self_signed(&key).unwrap().der().clone()];
+        ServerCertificate::new(chain, &PrivateKeyDer::try_from(key.serialize_der()).unwrap()).unwrap()
+    }
+
+    /// What the constituency home presents of these, of which `exact` are for its exact names.
+    fn presenting(current: &[&ServerCertificate], exact: &[&ServerCertificate]) -> ConstituencyCertificates {
+        let live = Arc::new(LiveCertificates::default());
+        let home: ConstituencyName = "home".parse().unwrap();
+        live.publish(current.iter().copied().cloned().collect());
+        live.publish_exact([(home.clone(), exact.iter().copied().cloned().collect())].into());
+        ConstituencyCertificates::new(live, (!exact.is_empty()).then_some(home))
+    }
+
+    #[track_caller]
+    fn assert_presents(
+        certificates: &ConstituencyCertificates,
+        schemes: &[SignatureScheme],
+        wanted: &ServerCertificate,
+    ) {
+        for name in [Some(HOST), None] {
+            let shown = certificates.shown_to(name, schemes, &SUITES).unwrap();
+            assert!(Arc::ptr_eq(&shown, &wanted.key), "{name:?}: not {:?}", wanted.names);
+        }
+    }
+
+    fn now() -> i64 {
+        clock::unix_seconds(clock::now())
+    }
+
+    #[test]
+    fn expired_exact_certificate_yields_to_a_valid_wildcard() {
+        for kind in [&PKCS_RSA_SHA256, &PKCS_ECDSA_P256_SHA256] {
+            let (wildcard, exact) = (certificate(WILDCARD, &PKCS_RSA_SHA256, true), certificate(HOST, kind, false));
+            let certificates = presenting(&[&wildcard], &[&exact]);
+            assert_presents(&certificates, &BOTH, &wildcard);
+            assert!(certificates.rsa(Some(HOST)).unwrap().is_same_as(&wildcard));
+            assert!(certificates.is_any_valid(HOST, now()));
+        }
+    }
+
+    #[test]
+    fn expired_ecdsa_certificate_yields_to_a_valid_rsa_one() {
+        let rsa = certificate(WILDCARD, &PKCS_RSA_SHA256, true);
+        let ecdsa = certificate(WILDCARD, &PKCS_ECDSA_P256_SHA256, false);
+        let certificates = presenting(&[&rsa, &ecdsa], &[]);
+        assert_presents(&certificates, &BOTH, &rsa);
+        // A client that knows ECDSA alone can use nothing else.
+        assert_presents(&certificates, &BOTH[..1], &ecdsa);
+    }
+
+    #[test]
+    fn expired_certificate_yields_to_a_valid_one_of_the_same_kind_and_name() {
+        let expired = certificate(WILDCARD, &PKCS_RSA_SHA256, false);
+        let valid = certificate(WILDCARD, &PKCS_RSA_SHA256, true);
+        for order in [[&expired, &valid], [&valid, &expired]] {
+            let certificates = presenting(&order, &[]);
+            assert_presents(&certificates, &BOTH, &valid);
+            assert!(certificates.rsa(Some(HOST)).unwrap().is_same_as(&valid));
+        }
+        let certificates = presenting(&[&expired], &[]);
+        assert_presents(&certificates, &BOTH, &expired);
+        assert!(!certificates.is_any_valid(HOST, now()), "it is presented, for want of another");
+    }
+
+    #[test]
+    fn valid_certificates_keep_their_order() {
+        let (rsa, ecdsa) =
+            (certificate(WILDCARD, &PKCS_RSA_SHA256, true), certificate(WILDCARD, &PKCS_ECDSA_P256_SHA256, true));
+        let exact = certificate(HOST, &PKCS_RSA_SHA256, true);
+        assert_presents(&presenting(&[&rsa, &ecdsa], &[&exact]), &BOTH, &exact);
+        assert_presents(&presenting(&[&rsa, &ecdsa], &[]), &BOTH, &ecdsa);
+        assert_presents(&presenting(&[&rsa, &ecdsa], &[]), &BOTH[1..], &rsa);
+    }
+
+    #[test]
+    fn valid_certificate_for_another_host_does_not_stand_in() {
+        let expired = certificate(WILDCARD, &PKCS_RSA_SHA256, false);
+        let other = certificate("other.phones.example.com", &PKCS_ECDSA_P256_SHA256, true);
+        let certificates = presenting(&[&expired, &other], &[]);
+        let shown = certificates.shown_to(Some(HOST), &BOTH, &SUITES).unwrap();
+        assert!(Arc::ptr_eq(&shown, &expired.key));
+        assert!(
+            !certificates.is_any_valid(HOST, now()) && certificates.is_any_valid("other.phones.example.com", now())
+        );
+    }
 }

@@ -10,6 +10,7 @@ use crate::harness::operators::Operators;
 use crate::harness::pki::{DAY, Identity, SERVER_CA, valid};
 use crate::harness::prometheus::firing;
 use crate::harness::site::{DOMAIN, Running, Site};
+use crate::harness::tls::Client;
 use crate::harness::tool::{Ended, provost};
 use crate::harness::{eventually, not_run};
 
@@ -176,6 +177,44 @@ fn without_a_valid_certificate_it_is_not_ready() {
         let ready = Operators::of(&server).get("/readyz");
         assert!(ready.status == 200 && ready.body.contains("\nerror: the RSA certificate"), "{ready:?}");
     }
+}
+
+#[test]
+fn expired_pair_is_not_presented_beside_a_valid_one() {
+    let (exact, wildcard) = (format!("home.{DOMAIN}"), format!("*.{DOMAIN}"));
+    // The name and the kind of key of the expired pair.
+    for (name, is_rsa) in [(&exact, true), (&exact, false), (&wildcard, false), (&wildcard, true)] {
+        let mut site = watched();
+        site.constituency("home", &json!({ "client_auth": "none", "certificate_names": "exact" }));
+        site.file("home/000000000000.cfg", r#"<APPLICATION CONFIG_FILES=""/>"#);
+        certificate(name, is_rsa, 100 * DAY, 90 * DAY).write(&site.path("."), "expired");
+        let valid = certificate(&wildcard, true, DAY, 90 * DAY);
+        valid.write(&site.path("."), "valid");
+        let pair = |name: &str| json!({ "chain": format!("{name}.pem"), "key": format!("{name}.key") });
+        site.config["certificate"] = json!({ "files": [pair("expired"), pair("valid")] });
+        let server = site.start();
+        for label in ["home", "ote"] {
+            let client = Client::new(server.address(), Some(&format!("{label}.{DOMAIN}")));
+            let connection = client.connect().unwrap();
+            let shown = connection.tls().peer_certificates().unwrap()[0].clone().into_owned();
+            assert_eq!(shown, valid.chain[0], "{label} beside an expired certificate for {name}, RSA: {is_rsa}");
+        }
+        let ready = Operators::of(&server).get("/readyz");
+        assert!(ready.status == 200 && ready.body.contains(&format!("certificate for {name} expired at")), "{ready:?}");
+    }
+}
+
+#[test]
+fn server_that_presents_an_expired_certificate_alone_is_not_ready() {
+    let mut site = watched();
+    certificate(&format!("*.{DOMAIN}"), true, 100 * DAY, 90 * DAY).write(&site.path("."), "expired");
+    // Phones of other constituencies refuse this one as much.
+    certificate(&format!("other.{DOMAIN}"), false, DAY, 90 * DAY).write(&site.path("."), "other");
+    let pair = |name: &str| json!({ "chain": format!("{name}.pem"), "key": format!("{name}.key") });
+    site.config["certificate"] = json!({ "files": [pair("expired"), pair("other")] });
+    let server = site.start();
+    let ready = Operators::of(&server).get("/readyz");
+    assert!(ready.status == 503 && ready.body.contains("the RSA certificate expired at"), "{ready:?}");
 }
 
 #[test]

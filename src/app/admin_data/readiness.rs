@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::admin::snapshot::CertificateView;
 use crate::clock::rfc3339;
-use crate::constituency::Severity;
+use crate::constituency::{ConstituencyName, Severity};
 use crate::serve::site::Site;
 
 /// Why no phone can be served at `now`, in Unix seconds; `None` if some can. `folder` is that of the constituencies.
@@ -20,15 +20,21 @@ pub(super) fn why_not_ready(certificates: &[CertificateView], site: &Site, folde
     if served.peek().is_none() {
         return Some(why_nothing_is_served(site, folder));
     }
-    if served.any(|(_, tls)| tls.certificates.is_any_valid(now)) {
+    let host = |name: &ConstituencyName| format!("{name}.{}", site.domain());
+    if served.any(|(own, tls)| tls.certificates.is_any_valid(&host(&own.name), now)) {
         return None;
     }
-    let last = certificates.iter().max_by_key(|certificate| certificate.not_after)?;
-    let begin = last.not_before.filter(|begin| now < *begin);
-    let (key, end) = (&last.key, last.not_after.unwrap_or_default());
-    Some(match begin {
-        Some(begin) => format!("no certificate is valid: the {key} certificate is not valid before {}", rfc3339(begin)),
-        None => format!("no certificate is valid: the {key} certificate expired at {}", rfc3339(end)),
+    // A certificate for other names may be valid.
+    let is_valid = |it: &&CertificateView| it.not_before <= Some(now) && Some(now) <= it.not_after;
+    let last = certificates.iter().filter(|it| !is_valid(it)).max_by_key(|certificate| certificate.not_after);
+    let Some(CertificateView { key, not_before, not_after, .. }) = last else {
+        return Some("no certificate is presented for the names that are served".to_owned());
+    };
+    Some(match (not_before.filter(|begin| now < *begin), not_after.unwrap_or_default()) {
+        (Some(begin), _) => {
+            format!("no certificate is valid: the {key} certificate is not valid before {}", rfc3339(begin))
+        }
+        (None, end) => format!("no certificate is valid: the {key} certificate expired at {}", rfc3339(end)),
     })
 }
 
