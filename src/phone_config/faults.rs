@@ -1,61 +1,58 @@
-//! What can be wrong with a file, and where.
+//! Errors and departures of configuration files, with their positions.
 
 use std::fmt;
 
-/// The longest name in an error, in characters.
+/// The most characters of a name that an error shows.
 const NAME: usize = 80;
 
-/// Elements nested deeper than any configuration's.
+/// The most levels of nested elements. No real configuration comes near it.
 pub(super) const MOST_DEPTH: usize = 1000;
-/// What is known of how phones take a departure.
+/// The remark on a file that strict XML readers refuse: how phones take it is not known.
 pub(super) const UNKNOWN: &str = "strict XML readers refuse such a file; what phones do with it is not known";
 
 /// A line and a column, both counted from 1, in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TextPosition {
-    /// The line.
     pub line: u32,
-    /// The column.
     pub column: u32,
 }
 
-/// Why a file cannot be read, or not to its end.
+/// Why a file cannot be read, or cannot be read to its end.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnreadableXml {
-    /// No text at all.
+    /// Binary data instead of text.
     #[error("the file holds binary data; if it is encrypted for phones, nothing in it can be checked")]
     Binary,
-    /// No element.
+    /// Only white space.
     #[error("the file is empty")]
     Empty,
-    /// No element.
+    /// Text without an element.
     #[error("the file holds no XML element")]
     NoElement,
-    /// Something is not closed.
+    /// A construct, such as a comment, is not closed.
     #[error("the file ends within {what} that begins at {place}")]
     EndsWithin {
-        /// What is not closed.
+        /// The construct.
         what: &'static str,
-        /// Where that begins.
+        /// Where it begins.
         place: TextPosition,
     },
     /// An element is not closed.
     #[error("the file ends before </{element}>, which {place} opens")]
     NotClosed {
-        /// The element.
         element: String,
-        /// Where it is opened.
+        /// Where its start tag is.
         place: TextPosition,
     },
-    /// Hostile nesting.
+    /// Elements are nested deeper than `MOST_DEPTH`, as in a hostile file.
     #[error("elements are nested more than {MOST_DEPTH} deep at {0}")]
     TooDeep(TextPosition),
 }
 
-/// Something that departs from what strict readers take.
+/// A departure from strict XML, before its message is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Departed {
-    /// Bytes that are no UTF-8, without a declared encoding.
+    /// Bytes that are not UTF-8, without a declared encoding.
     NotUtf8,
     /// UTF-16.
     Utf16,
@@ -63,12 +60,12 @@ pub(super) enum Departed {
     Doctype,
 }
 
-/// Something that strict XML readers refuse, and where it stands.
+/// A construct that strict XML readers refuse, and its position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Departure {
-    /// Where it stands.
+    /// Its position.
     pub place: TextPosition,
-    /// What it is, and what is known of it.
+    /// The construct, and what is known about phones that read it.
     pub message: String,
 }
 
@@ -93,7 +90,7 @@ impl fmt::Display for TextPosition {
     }
 }
 
-/// `name` as it is shown: not too long, and nothing that drives a terminal.
+/// `name` for an error message: shortened, with control characters replaced.
 pub(super) fn shown(name: &str) -> String {
     name.chars().take(NAME).map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }

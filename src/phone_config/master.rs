@@ -1,30 +1,29 @@
-//! What a file of Polycom's dialect names for phones: the files that they fetch, and the folders of their own files.
+//! Master configurations: the files that phones fetch, and the folders for their own files.
 //!
-//! `<mac>.cfg` or, failing that, `000000000000.cfg` holds these names as attributes, usually of an `APPLICATION` element.
-//! They count wherever they stand: phones are known to take an `APPLICATION` inside another root, and masters in wide use
-//! spread the names over child elements. An attribute without a model (`CONFIG_FILES`) speaks to all phones; the same with
-//! a model behind it (`CONFIG_FILES_VVX500`) speaks to that model alone and wins. Placeholders such as
-//! `[PHONE_MAC_ADDRESS]` are the phone's to fill in.
+//! A phone reads `<mac>.cfg`, or `000000000000.cfg` if that is missing. The names are attributes, usually of an
+//! `APPLICATION` element, but they are valid in any element: phones accept an `APPLICATION` inside another root, and
+//! widely used masters spread the names over child elements. An attribute without a model (`CONFIG_FILES`) is for all
+//! phones. The same attribute with a model (`CONFIG_FILES_VVX500`) is for that model and takes precedence. The phone
+//! fills in placeholders such as `[PHONE_MAC_ADDRESS]`.
 //!
-//! A file that names nothing is a parameter file: as `<mac>.cfg` it is all that its phone gets.
+//! A file without such names is a parameter file. If it is `<mac>.cfg`, its phone fetches no other configuration.
 
 use super::xml::XmlFile;
 use crate::constituency::MacAddress;
 
-/// What an attribute names.
+/// The kind of thing that an attribute names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NamesWhat {
     /// A firmware image.
     Firmware,
-    /// Files that the phone fetches at boot, separated by commas.
+    /// Files, separated by commas, that the phone fetches at boot.
     Files,
-    /// A folder in which the phone keeps files of its own, by uploading them.
+    /// A folder to which the phone uploads files of its own.
     UploadDirectory,
     /// A folder from which the phone only reads.
     ReadDirectory,
 }
 
-/// The attributes that name something.
 const ATTRIBUTES: [(&str, NamesWhat); 14] = [
     ("APP_FILE_PATH", NamesWhat::Firmware),
     ("DECT_FILE_PATH", NamesWhat::Firmware),
@@ -42,22 +41,21 @@ const ATTRIBUTES: [(&str, NamesWhat); 14] = [
     ("LICENSE_DIRECTORY", NamesWhat::ReadDirectory),
 ];
 
-/// What one attribute names, with placeholders as they stand.
+/// One attribute with the paths that it names. Placeholders are not filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Named {
     /// The attribute, without the model: `CONFIG_FILES`.
     pub attribute: &'static str,
-    /// What it names.
     pub what: NamesWhat,
-    /// The model that it speaks to; `None`: all that have none of their own.
+    /// The model that it is for; `None`: every model without an attribute of its own.
     pub model: Option<String>,
-    /// The line on which it stands.
+    /// Its line in the file.
     pub line: u32,
-    /// What it names: one path, or several.
+    /// The paths: several for [`NamesWhat::Files`], else at most one.
     pub paths: Vec<String>,
 }
 
-/// What a phone fills in for placeholders, as far as it is known.
+/// The values that a phone fills in for placeholders, if known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PhoneNames {
     /// `[PHONE_MAC_ADDRESS]`, `[MACADDRESS]`
@@ -68,20 +66,20 @@ pub struct PhoneNames {
     pub part_number: Option<String>,
 }
 
-/// A master configuration as one phone reads it: per-model attributes chosen, placeholders filled in.
+/// A master configuration as one phone reads it: attributes chosen for its model, placeholders filled in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MasterConfiguration {
-    /// Where this phone's firmware image lies, if any is named.
+    /// The path of this phone's firmware image, if one is named.
     pub firmware: Option<String>,
-    /// The parameter files, the strongest first.
+    /// The parameter files. The first has the highest precedence.
     pub config_files: Vec<String>,
     /// Further files: `MISC_FILES`, then `SERVICE_FILES`.
     pub other_files: Vec<String>,
-    /// The folders in which the phone keeps its own files.
+    /// The folders for the phone's own files.
     pub directories: Directories,
 }
 
-/// Where a phone keeps each kind of its own files; an empty text is the folder of the master configuration.
+/// The folder for each kind of the phone's own files. An empty text is the folder of the master configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Directories {
     /// `LOG_FILE_DIRECTORY`
@@ -97,7 +95,7 @@ pub struct Directories {
 }
 
 impl Named {
-    /// Everything that `file` names; nothing in a parameter file.
+    /// All names in `file`; empty for a parameter file.
     #[must_use]
     pub fn all_in(file: &XmlFile<'_>) -> Vec<Self> {
         let named = file.attributes.iter().filter_map(|attribute| {
@@ -115,20 +113,20 @@ impl Named {
         named.collect()
     }
 
-    /// Whether it speaks to phones of `model` alone.
+    /// Whether it is only for phones of `model`.
     #[must_use]
     pub fn is_for(&self, model: &str) -> bool {
         self.model.as_deref().is_some_and(|own| is_same_model(own, model))
     }
 
-    /// The attribute as it stands in the file.
+    /// The attribute as written in the file.
     #[must_use]
     pub fn written(&self) -> String {
         self.model.as_ref().map_or_else(|| self.attribute.to_owned(), |model| format!("{}_{model}", self.attribute))
     }
 }
 
-/// Whether two spellings are of one model: `VVX_500` in a User-Agent is `VVX500` in a master configuration.
+/// Whether two spellings mean the same model. A User-Agent writes `VVX_500`, a master configuration `VVX500`.
 #[must_use]
 pub fn is_same_model(one: &str, other: &str) -> bool {
     fn letters(model: &str) -> impl Iterator<Item = u8> {
@@ -137,7 +135,7 @@ pub fn is_same_model(one: &str, other: &str) -> bool {
     letters(one).eq(letters(other))
 }
 
-/// What speaks to a phone of `model` as `attribute`: what is for its model, else what is for all; the first of each.
+/// The attribute `attribute` for a phone of `model`: the first for its model, else the first for all models.
 #[must_use]
 pub fn chosen<'a>(named: &'a [Named], attribute: &str, model: Option<&str>) -> Option<&'a Named> {
     let of_attribute = || named.iter().filter(|it| it.attribute == attribute);
@@ -146,7 +144,8 @@ pub fn chosen<'a>(named: &'a [Named], attribute: &str, model: Option<&str>) -> O
 }
 
 impl MasterConfiguration {
-    /// What `named` is for a phone that fills in its `own` names. A path with a placeholder that is not known is left out.
+    /// The master configuration `named` for a phone with these `own` names. Paths with an unknown placeholder are left
+    /// out.
     #[must_use]
     pub fn of(named: &[Named], own: &PhoneNames) -> Self {
         let paths = |attribute| {
@@ -173,7 +172,7 @@ impl MasterConfiguration {
 }
 
 impl PhoneNames {
-    /// `path` with every placeholder filled in; `None` if one of them is not known.
+    /// `path` with every placeholder filled in; `None` if a value is unknown.
     #[must_use]
     pub fn fill_in(&self, path: &str) -> Option<String> {
         let mac = self.mac.map(|mac| mac.to_string());
@@ -190,19 +189,19 @@ impl PhoneNames {
     }
 }
 
-/// Whether `path` holds the phone's own MAC address.
+/// Whether `path` has a placeholder for the phone's MAC address.
 #[must_use]
 pub fn holds_mac(path: &str) -> bool {
     ["[PHONE_MAC_ADDRESS]", "[MACADDRESS]"].iter().any(|placeholder| path.contains(placeholder))
 }
 
-/// Whether `path` holds the phone's model.
+/// Whether `path` has a placeholder for the phone's model.
 #[must_use]
 pub fn holds_model(path: &str) -> bool {
     path.contains("[PHONE_MODEL]")
 }
 
-/// `file` in `directory`, as a phone joins them.
+/// The path of `file` in `directory`, joined as a phone joins them.
 #[must_use]
 pub fn in_directory(directory: &str, file: &str) -> String {
     match directory {
@@ -212,7 +211,7 @@ pub fn in_directory(directory: &str, file: &str) -> String {
     }
 }
 
-/// Split images are named by part number and stand beside the name that the configuration gives.
+/// The path of a split image. Its name is the part number, a dot, and the name in the configuration.
 fn firmware_image(path: &str, part_number: &str) -> String {
     let file_starts = path.rfind('/').map_or(0, |slash| slash + 1);
     let (folder, file) = path.split_at(file_starts);

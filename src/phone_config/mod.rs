@@ -1,11 +1,11 @@
-//! Configuration files as phones read them: Polycom's master configurations and parameter files, and what is secret in
-//! these and in other vendors' files. Pure.
+//! Configuration files as phones read them: Polycom's master configurations and parameter files; and secrets in these
+//! and in other vendors' files. Pure.
 //!
-//! 1. [`text`]: bytes become text, in whichever encoding they are.
-//! 2. [`xml`]: text becomes attributes and element texts. Phones are known to take files that strict XML readers refuse,
-//!    so this reader takes them too, and [`strict`] says what strict readers would say.
-//! 3. [`master`]: what a file names for phones to fetch, and for one phone, with its placeholders filled in.
-//! 4. [`secrets`]: the parameters whose values others must not see.
+//! 1. [`text`]: decodes bytes into text, in any encoding.
+//! 2. [`xml`]: reads attributes and element texts. Phones accept files that strict XML readers refuse, so this reader
+//!    accepts them too, and [`strict`] reports what strict readers refuse.
+//! 3. [`master`]: the files that a configuration names, and the same for one phone, with placeholders filled in.
+//! 4. [`secrets`]: parameters with secret values.
 
 mod faults;
 pub mod master;

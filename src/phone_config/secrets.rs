@@ -1,54 +1,56 @@
-//! Which parameters hold a secret: what must not stand in a file that others can read. Values are looked at and never
-//! kept.
+//! Finds parameters with secret values, which must not be in a file that others can read. Values are examined and never
+//! stored.
 //!
-//! The format of each file decides, not its constituency: attributes are Polycom's parameters; element texts are those of
-//! Snom (`<user_pass idx="1">`), Grandstream (`<P34>`, `<item name="…">`) and Cisco (`<Password_1_>`); lines are those of
-//! Yealink (`account.1.password = …`), Grandstream (`P34=…`) and Snom (`user_pass1!: …`).
+//! The file's format decides which rules apply, not its constituency. Attributes are Polycom's parameters. Element
+//! texts are those of Snom (`<user_pass idx="1">`), Grandstream (`<P34>`, `<item name="…">`) and Cisco
+//! (`<Password_1_>`). Lines are those of Yealink (`account.1.password = …`), Grandstream (`P34=…`) and Snom
+//! (`user_pass1!: …`).
 
 use super::faults::UnreadableXml;
 use super::text::Text;
 use super::xml::XmlFile;
 
-/// What the last word of a parameter's name ends with where its value is a secret: `reg.1.auth.password`,
+/// A parameter is secret if the last word of its name ends with one of these: `reg.1.auth.password`,
 /// `device.auth.localAdminPassword`, `device.wifi.psk.passphrase`.
 const ENDINGS: [&str; 6] = ["password", "passwd", "passphrase", "psk", "secret", "pincode"];
 
-/// Words that say so by themselves, anywhere in a name: private keys (`device.sec.TLS.customDeviceKey1`).
+/// A parameter is secret if one of these words is anywhere in its name: private keys
+/// (`device.sec.TLS.customDeviceKey1`).
 const WORDS: [&str; 3] = ["customdevicekey", "privatekey", "devicekey"];
 
-/// Of a name that ends with `.key`, what makes it a secret one: `device.sec.configEncryption.key`.
+/// A name that ends with `.key` is secret if it contains one of these: `device.sec.configEncryption.key`.
 const KEYS_OF: [&str; 4] = ["encryption", "wifi", "wep", "psk"];
 
-/// The same for other vendors' parameters: `Admin_Passwd`, `http_pass`, `features.xml_browser.pwd`, `RegisterPswd`.
+/// Like `ENDINGS`, for other vendors: `Admin_Passwd`, `http_pass`, `features.xml_browser.pwd`, `RegisterPswd`.
 const SETTING_ENDINGS: [&str; 10] =
     ["password", "passwd", "passphrase", "pswd", "pwd", "psk", "pskkey", "secret", "pincode", "passcode"];
-/// The last word of a name as a whole.
+/// A parameter of another vendor is secret if the last word of its name is one of these.
 const SETTING_WORDS: [&str; 4] = ["pass", "pin", "lockpin", "hash"];
-/// Of a name that ends with `key`, what makes it a secret one.
+/// Like `KEYS_OF`, for other vendors' names that end with `key`.
 const SETTING_KEYS_OF: [&str; 6] = ["encryption", "wifi", "wep", "psk", "encode", "private"];
 
-/// Grandstream's parameters have numbers for names. Passwords of the web interface (2, 196), of accounts (34, 406 …), of
-/// the provisioning server (1, 1359, 1361, 6714, 6769, 6777), of networks and directories, and private keys.
+/// Grandstream's parameters are numbered. These are the passwords of the web interface (2, 196), of accounts (34, 406
+/// …), of the provisioning server (1, 1359, 1361, 6714, 6769, 6777), of networks and directories, and private keys.
 const NUMBERED: [u32; 33] = [
     1, 2, 34, 83, 196, 279, 281, 406, 506, 606, 706, 734, 806, 906, 1359, 1361, 1706, 1806, 4244, 4245, 4505, 4512,
     6714, 6769, 6777, 7829, 7830, 7903, 8024, 8221, 10457, 10463, 22019,
 ];
-/// Passwords of accounts that are numbered in a row: FXS ports, accounts 7 to 32, 33 to 48, and of the GXV3350.
+/// Passwords of accounts with consecutive numbers: FXS ports, accounts 7 to 32, 33 to 48, and of the GXV3350.
 const NUMBERED_RANGES: [(u32, u32); 4] = [(3120, 3123), (4120, 4149), (21_128, 21_143), (24_130, 24_145)];
 
-/// What a parameter has that others should not see.
+/// How a parameter contains a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FoundSecret {
-    /// Its value is one.
+    /// The value is a secret.
     Value,
-    /// Its value is a URL with a password in it.
+    /// The value is a URL with a password.
     InUrl,
-    /// Its value is a rule with a password in it, as Cisco's profile rules have: `[--uid a --pwd b]https://…`.
+    /// The value is a rule with a password, as in Cisco's profile rules: `[--uid a --pwd b]https://…`.
     InRule,
 }
 
-/// Shows `visit` every parameter in `text` that holds a secret: its name, the kind, and its line. `file` is the same text,
-/// read as XML.
+/// Calls `visit` for every parameter in `text` that contains a secret, with its name, kind and line. `file` is the same
+/// text, read as XML.
 pub fn each_secret(
     text: &Text<'_>,
     file: Result<&XmlFile<'_>, &UnreadableXml>,
@@ -82,13 +84,13 @@ pub fn each_secret(
     }
 }
 
-/// Whether a file consists of lines: Snom's may stand in `<html><pre>`.
+/// Whether a file consists of lines. Snom's lines can be inside `<html><pre>`.
 fn is_lines(text: &str) -> bool {
     let begin: String = text.trim_start().chars().take(5).collect::<String>().to_ascii_lowercase();
     !begin.starts_with('<') || begin == "<html" || begin.starts_with("<pre")
 }
 
-/// Name and value of a line: `NAME = VALUE`, `NAME: VALUE`.
+/// The name and value in a line: `NAME = VALUE`, `NAME: VALUE`.
 fn setting(line: &str) -> Option<(&str, &str)> {
     let line = line.trim();
     let at = line.find(['=', ':']).filter(|_| !line.starts_with(['#', ';', '<', '/']))?;
@@ -97,12 +99,12 @@ fn setting(line: &str) -> Option<(&str, &str)> {
     is_name.then_some((name, value.trim_matches(['"', '\''])))
 }
 
-/// Whether a parameter of Polycom's of this name and value holds a secret.
+/// Whether a Polycom parameter with this name and value contains a secret.
 fn of_parameter(name: &str, value: &str) -> Option<FoundSecret> {
     if is_secret(name) && !says_nothing(value) { Some(FoundSecret::Value) } else { within(value) }
 }
 
-/// Whether another vendor's parameter of this name and value holds a secret.
+/// Whether another vendor's parameter with this name and value contains a secret.
 fn of_setting(name: &str, value: &str) -> Option<FoundSecret> {
     if is_secret_setting(name) && !says_nothing(value) { Some(FoundSecret::Value) } else { within(value) }
 }
@@ -122,7 +124,7 @@ fn is_secret(name: &str) -> bool {
     let mut words = name.split('.').map(|word| word.trim_end_matches(|c: char| c.is_ascii_digit()));
     let last = words.clone().rfind(|word| !word.is_empty()).unwrap_or_default();
     let is_key = last == "key" && KEYS_OF.iter().any(|of| name.contains(of));
-    // `device.x.set` says only that `device.x` counts.
+    // `device.x.set` is a switch: the phone applies `device.x` if it is 1.
     last != "set"
         && (last == "pin"
             || is_key
@@ -140,7 +142,7 @@ fn is_secret_setting(name: &str) -> bool {
     let is_mark = |c: char| c.is_ascii_digit() || matches!(c, '_' | '!' | '&' | '$' | '?' | '%');
     let name = name.trim_end_matches(is_mark).trim_start_matches('%');
     let name = name.strip_suffix("_confirm").unwrap_or(name);
-    // Cisco's PSK_1 is a programmable softkey; Yealink's input methods are not the passwords that are typed with them.
+    // Cisco's PSK_1 is a programmable softkey. Yealink's input methods say how passwords are typed, and contain none.
     if name == "psk" || name.contains("input_method") {
         return false;
     }
@@ -153,18 +155,18 @@ fn is_secret_setting(name: &str) -> bool {
         || words().zip(words().skip(1)).any(|two| two == ("aes", "key"))
 }
 
-/// A switch, a mask, or nothing at all.
+/// Whether a value cannot be a secret: empty, a switch, or a mask of asterisks.
 fn says_nothing(value: &str) -> bool {
     let value = value.trim().to_ascii_lowercase();
     matches!(value.as_str(), "0" | "1" | "true" | "false" | "%null%") || value.bytes().all(|byte| byte == b'*')
 }
 
-/// The line on which a private key begins (RFC 7468 §10 and its older forms), as text.
+/// The number of the line on which a private key in PEM begins (RFC 7468 §10 and its older forms).
 #[must_use]
 pub fn private_key(bytes: &[u8]) -> Option<usize> {
     const BEGIN: &[u8] = b"-----BEGIN ";
     const KEY: &[u8] = b"PRIVATE KEY-----";
-    // RSA, EC, ENCRYPTED, OPENSSH and the like may stand before it.
+    // The label can begin with RSA, EC, ENCRYPTED, OPENSSH and the like.
     const LONGEST: usize = 32;
     let begins = |line: &[u8]| {
         let starts = line.windows(BEGIN.len()).enumerate().filter(|(_, window)| *window == BEGIN);
@@ -175,7 +177,7 @@ pub fn private_key(bytes: &[u8]) -> Option<usize> {
     bytes.split(|byte| *byte == b'\n').position(begins).map(|line| line + 1)
 }
 
-/// `https://user:password@host/`
+/// Whether `value` has a password in a URL, as in `https://user:password@host/`.
 #[must_use]
 pub fn has_password_in_url(value: &str) -> bool {
     let authorities = value.split("://").skip(1).filter_map(|rest| rest.split(['/', ' ', ',', ';']).next());
@@ -184,7 +186,7 @@ pub fn has_password_in_url(value: &str) -> bool {
         .any(|(user, _)| user.split_once(':').is_some_and(|(_, password)| !password.is_empty()))
 }
 
-/// `[--uid user --pwd password]`, `--key key`
+/// Whether `value` has a password as in `[--uid user --pwd password]` or `--key key`.
 fn has_password_in_rule(value: &str) -> bool {
     let mut words = value.split([' ', '[', ']', '\t', '\n']).filter(|word| !word.is_empty());
     while let Some(word) = words.next() {
@@ -199,7 +201,6 @@ fn has_password_in_rule(value: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// `LINE:NAME` of each parameter in `text` that holds a secret.
     fn found(text: &str) -> Vec<String> {
         let text = Text::decode(text.as_bytes()).unwrap();
         let file = XmlFile::read(&text);

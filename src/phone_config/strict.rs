@@ -1,7 +1,7 @@
-//! What strict XML readers refuse in a file that was read leniently.
+//! Reports what strict XML readers refuse in a file that the lenient reader accepted.
 //!
-//! Phones' own readers are not strict, and nobody outside the vendor knows what each of them takes. So a departure is
-//! reported with what is known of it, and never as what phones do.
+//! Phones' own readers are lenient, and only the vendor knows what each of them accepts. So a report says only what is
+//! known about a departure, and makes no claim about phones.
 
 use std::ops::Range;
 
@@ -9,12 +9,12 @@ use roxmltree::Error;
 
 use super::faults::{Departure, TextPosition, UNKNOWN, shown};
 
-/// More attributes in one element, or namespaces in one file, than a configuration has. The strict reader compares each
-/// with all others, so it is not asked about a file that has more.
+/// Limits above which the strict reader is not run: attributes in one element, and namespaces in one file. The strict
+/// reader compares each with all others, so its time is quadratic. Real configurations stay far below.
 const MOST_ATTRIBUTES: usize = 10_000;
 const MOST_NAMESPACES: usize = 100;
 
-/// What a strict reader says of `text` as a whole, in which `doctypes` are passed over.
+/// The strict reader's error for `text`, ignoring its `doctypes`; `None` also if the text exceeds the limits.
 pub(super) fn refusal(text: &str, doctypes: &[Range<usize>]) -> Option<Departure> {
     if is_extreme(text) {
         return None;
@@ -28,14 +28,14 @@ pub(super) fn refusal(text: &str, doctypes: &[Range<usize>]) -> Option<Departure
     Some(Departure { place, message: format!("{}: {UNKNOWN}", reason(&error)) })
 }
 
-/// Whether a reader that compares each name with all others takes long for `text`.
+/// Whether `text` exceeds the limits, so that the strict reader would be slow.
 fn is_extreme(text: &str) -> bool {
-    // No `<` stands within a tag.
+    // A tag cannot contain `<`, so each part between two of them has at most one tag.
     let attributes = |tag: &str| tag.bytes().filter(|byte| *byte == b'=').count();
     text.matches("xmlns").count() > MOST_NAMESPACES || text.split('<').any(|tag| attributes(tag) > MOST_ATTRIBUTES)
 }
 
-/// `text` with spaces for `parts`, so that all else stays where it is.
+/// `text` with `parts` replaced by spaces, so that positions stay the same; `None` if there are no parts.
 fn without(text: &str, parts: &[Range<usize>]) -> Option<String> {
     if parts.is_empty() {
         return None;
@@ -49,7 +49,7 @@ fn without(text: &str, parts: &[Range<usize>]) -> Option<String> {
     Some(blanked)
 }
 
-/// The strict reader's error in an operator's words.
+/// The strict reader's error in words for operators.
 fn reason(error: &Error) -> String {
     match error {
         Error::DuplicatedAttribute(name, _) => format!("the attribute {} stands twice in one element", shown(name)),

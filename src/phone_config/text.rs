@@ -1,26 +1,25 @@
-//! The text of a file, in whichever encoding it is.
+//! Decodes the text of a file.
 
 use std::borrow::Cow;
 
 use super::faults::{Departed, UnreadableXml};
 
-/// How far into a file its XML declaration may reach.
+/// The length of the text in which an XML declaration is searched.
 const DECLARATION: usize = 1024;
 
-/// The text of a file.
 #[derive(Debug)]
 pub struct Text<'a> {
     text: Cow<'a, str>,
-    /// What a strict reader would say of the encoding, and at which byte of the text.
+    /// The departure in the encoding, and its byte in the text.
     pub(super) departure: Option<(usize, Departed)>,
 }
 
 impl<'a> Text<'a> {
-    /// The text in `bytes`: UTF-8 or UTF-16 with or without a byte order mark; else each byte is taken for a character of
-    /// ISO-8859-1. Names of parameters are ASCII, so they are right in whichever single-byte encoding it really is.
+    /// Decodes `bytes`: UTF-8 or UTF-16 with or without a byte order mark, else ISO-8859-1. Parameter names are ASCII,
+    /// so they are right in any single-byte encoding.
     ///
     /// # Errors
-    /// If the bytes are no text.
+    /// If `bytes` are binary data.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, UnreadableXml> {
         let (text, departure) = match bytes {
             [0xef, 0xbb, 0xbf, rest @ ..] => utf8_or_latin1(rest),
@@ -33,7 +32,6 @@ impl<'a> Text<'a> {
         if text.contains('\0') { Err(UnreadableXml::Binary) } else { Ok(Self { text, departure }) }
     }
 
-    /// The text itself.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
@@ -50,7 +48,7 @@ fn utf8_or_latin1(bytes: &[u8]) -> (Cow<'_, str>, Option<(usize, Departed)>) {
         Ok(text) => (text.into(), None),
         Err(error) => {
             let text: String = bytes.iter().copied().map(char::from).collect();
-            // What stands before the first byte that is no UTF-8 may be longer in the text than in the file.
+            // The bytes before the first invalid one can take more room in the text than in the file.
             let at = bytes.iter().take(error.valid_up_to()).map(|byte| char::from(*byte).len_utf8()).sum();
             let departure = (!declares_another_encoding(&text)).then_some((at, Departed::NotUtf8));
             (text.into(), departure)

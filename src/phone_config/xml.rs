@@ -1,9 +1,9 @@
-//! A lenient reader of XML: every attribute and every element's text, wherever it stands.
+//! A lenient XML reader: collects every attribute and every element's text.
 //!
-//! What public configuration trees hold is read: repeated attributes, undeclared prefixes, a lone `&`, a DOCTYPE (nothing
-//! that it declares is resolved, and nothing is fetched), values without quotes, several root elements, end tags that do
-//! not match. Only a file without an element, binary data, and a file that breaks off are errors. Time and memory are
-//! linear in the length of the text.
+//! It accepts what occurs in public configuration trees: repeated attributes, undeclared prefixes, a lone `&`, values
+//! without quotes, several root elements, end tags that do not match, and a DOCTYPE, from which nothing is resolved or
+//! fetched. Errors are only a file without an element, binary data, and a truncated file. Time and memory are linear in
+//! the length of the text.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -17,7 +17,7 @@ use super::faults::{Departed, Departure, MOST_DEPTH, TextPosition, UnreadableXml
 use super::strict;
 use super::text::Text;
 
-/// A file, read.
+/// A file that was read.
 #[derive(Debug)]
 pub struct XmlFile<'t> {
     text: &'t str,
@@ -25,33 +25,31 @@ pub struct XmlFile<'t> {
     lines: Vec<usize>,
     /// Every attribute, in order.
     pub attributes: Vec<Attribute<'t>>,
-    /// Every element's text that is not white space, in order.
+    /// Every element text except white space, in order.
     pub texts: Vec<ElementText<'t>>,
-    /// What strict readers refuse.
+    /// What strict XML readers refuse.
     pub departures: Vec<Departure>,
-    /// Where the file breaks off; what stands before has been read.
+    /// Where and why reading stopped before the end. Everything before it was read.
     pub broken_off: Option<UnreadableXml>,
 }
 
-/// An attribute of an element.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attribute<'t> {
     /// Its name as written.
     pub name: &'t str,
-    /// Its value, in which entities of XML itself are resolved.
+    /// Its value with XML's own entities resolved.
     pub value: Cow<'t, str>,
     /// The byte at which it begins.
     pub at: usize,
 }
 
-/// The text directly in an element.
+/// Text directly inside an element.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ElementText<'t> {
     /// The element's name.
     pub element: &'t str,
-    /// Its attribute `name` or `para`, which says in some formats what the text is.
+    /// The element's attribute `name` or `para`: in some formats it names the text.
     pub label: Option<Cow<'t, str>>,
-    /// The text.
     pub text: Cow<'t, str>,
     /// The byte at which it begins.
     pub at: usize,
@@ -61,7 +59,7 @@ impl<'t> XmlFile<'t> {
     /// Reads `text`.
     ///
     /// # Errors
-    /// If it holds no element. A file that breaks off later is read as far as it goes, see [`Self::broken_off`].
+    /// If it contains no element. If the file breaks off later, the part before is read, see [`Self::broken_off`].
     pub fn read(text: &'t Text<'_>) -> Result<Self, UnreadableXml> {
         let departed = text.departure;
         let text = text.as_str();
@@ -84,7 +82,7 @@ impl<'t> XmlFile<'t> {
         Ok(file)
     }
 
-    /// Where the byte `at` stands.
+    /// The position of the byte `at`.
     #[must_use]
     pub fn place(&self, at: usize) -> TextPosition {
         let line = self.lines.partition_point(|begin| *begin <= at);
@@ -94,31 +92,30 @@ impl<'t> XmlFile<'t> {
         TextPosition { line: counted(line), column: counted(column) }
     }
 
-    /// The line on which the byte `at` stands.
+    /// The line of the byte `at`.
     #[must_use]
     pub fn line(&self, at: usize) -> u32 {
         u32::try_from(self.lines.partition_point(|begin| *begin <= at) + 1).unwrap_or(u32::MAX)
     }
 }
 
-/// A pass over the text.
+/// The state of one pass over the text.
 struct Scan<'t> {
     file: XmlFile<'t>,
     open: Open<'t>,
-    /// Text that is not ended by markup yet.
+    /// Text collected since the last markup.
     pending: Option<(usize, Cow<'t, str>)>,
     doctypes: Vec<Range<usize>>,
     has_element: bool,
 }
 
-/// An element that is open.
 struct OpenElement<'t> {
     name: &'t str,
     label: Option<Cow<'t, str>>,
     at: usize,
 }
 
-/// The elements that are open, and how many have each name.
+/// The open elements, and how many of them have each name.
 #[derive(Default)]
 struct Open<'t> {
     elements: Vec<OpenElement<'t>>,
@@ -131,7 +128,7 @@ impl<'t> Scan<'t> {
         let mut base = 0;
         while let Some(rest) = text.get(base..) {
             let Some(stopped) = self.read_on(rest, base) else { break };
-            // The reader stops at `<!` without a meaning; what stands behind is read on.
+            // The reader stops at an unknown `<!`. Continue after its `>`.
             let end = text.get(stopped..).and_then(|rest| rest.find('>'));
             base = end.map_or(text.len(), |end| stopped + end + 1);
         }
@@ -142,7 +139,7 @@ impl<'t> Scan<'t> {
         }
     }
 
-    /// Reads `rest`, which begins at the byte `base`; gives the byte at which the reader stopped before its end.
+    /// Reads `rest`, which begins at the byte `base`. Returns the byte at which the reader stopped before the end.
     fn read_on(&mut self, rest: &'t str, base: usize) -> Option<usize> {
         let mut reader = Reader::from_str(rest);
         let config = reader.config_mut();
@@ -188,22 +185,22 @@ impl<'t> Scan<'t> {
                     self.file.broken_off = Some(UnreadableXml::EndsWithin { what: what(error), place });
                     return None;
                 }
-                // The reader goes on behind it.
+                // The reader continues after such an error.
                 Err(Error::IllFormed(_)) => {}
                 Ok(Event::Eof) | Err(_) => return None,
             }
         }
     }
 
-    /// Takes down the attributes of an element that begins at the byte `at`.
+    /// Records the attributes of an element that begins at the byte `at`.
     fn element(&mut self, tag: &BytesStart<'_>, at: usize) -> OpenElement<'t> {
         self.has_element = true;
         let text = self.file.text;
         let mut label = None;
-        // An attribute that is none is passed over.
+        // Malformed attributes are skipped.
         for attribute in tag.html_attributes().with_checks(false).flatten() {
             let Some((at, name)) = part_of(text, attribute.key.as_ref()) else { continue };
-            // The reader lends no part of the text for a name without a value.
+            // For a name without a value, the reader's value is not a slice of the text.
             let value = part_of(text, &attribute.value).map_or("", |(_, value)| value);
             let value = resolved(value);
             if matches!(name, "name" | "para") {
@@ -226,7 +223,7 @@ impl<'t> Scan<'t> {
         if let (Some((at, text)), Some(element)) = (self.pending.take(), self.open.elements.last())
             && !text.trim().is_empty()
         {
-            // What is shown is where the text is, not the line end before it.
+            // Report the position of the text itself, not of the line break before it.
             let at = at + (text.len() - text.trim_start().len());
             let (element, label) = (element.name, element.label.clone());
             self.file.texts.push(ElementText { element, label, text, at });
@@ -240,7 +237,8 @@ impl<'t> Open<'t> {
         self.elements.push(element);
     }
 
-    /// Closes the innermost element of this name and all within it; an end tag without a beginning closes nothing.
+    /// Closes the innermost element with this name and all elements inside it. An end tag without a start tag is
+    /// ignored.
     fn close(&mut self, name: &str) {
         if self.names.get(name).is_none_or(|count| *count == 0) {
             return;
@@ -274,13 +272,13 @@ fn offset(position: u64) -> usize {
     usize::try_from(position).unwrap_or(usize::MAX)
 }
 
-/// Where `part`, which the reader lent from `text`, stands in it.
+/// The byte offset of `part` in `text`, if it is a slice of it.
 fn part_of<'t>(text: &'t str, part: &str) -> Option<(usize, &'t str)> {
     let at = part.as_ptr().addr().checked_sub(text.as_ptr().addr())?;
     text.get(at..at.checked_add(part.len())?).map(|part| (at, part))
 }
 
-/// `raw` with characters for XML's own entities and for numbered characters; anything else that begins with `&` stays.
+/// `raw` with XML's own entities and numeric character references resolved. Any other `&` stays.
 fn resolved(raw: &str) -> Cow<'_, str> {
     if !raw.contains('&') {
         return Cow::Borrowed(raw);
@@ -297,9 +295,9 @@ fn resolved(raw: &str) -> Cow<'_, str> {
     Cow::Owned(text)
 }
 
-/// The character whose entity or number, up to its semicolon, `text` begins with, and what stands behind.
+/// The character of the entity or character reference at the start of `text` (after `&`, up to `;`), and the rest.
 fn entity(text: &str) -> Option<(char, &str)> {
-    // The longest is that of U+10FFFF.
+    // The longest reference is that of U+10FFFF.
     let end = text.bytes().take("#x10FFFF;".len()).position(|byte| byte == b';')?;
     let (name, behind) = (text.get(..end)?, text.get(end + 1..)?);
     let character = match name {
@@ -324,7 +322,6 @@ fn entity(text: &str) -> Option<(char, &str)> {
 mod tests {
     use super::*;
 
-    /// What is read: `NAME=VALUE` of attributes, `<ELEMENT>TEXT` of texts.
     fn read(text: &str) -> Vec<String> {
         let text = Text::decode(text.as_bytes()).unwrap();
         let file = XmlFile::read(&text).unwrap();
@@ -359,7 +356,7 @@ mod tests {
         assert_eq!(departures("\u{feff}<?xml version='1.0'?><a/>"), [""; 0]);
     }
 
-    /// Each is in public configuration trees or templates.
+    /// Each occurs in public configuration trees or templates.
     #[test]
     fn what_strict_readers_refuse_is_read_and_said_with_its_place() {
         for (text, expected, departure) in [
@@ -490,7 +487,7 @@ mod tests {
             }
         }
 
-        /// All that a strict reader reads, this one reads alike.
+        /// The strict reader and this one agree on all that the strict one accepts.
         #[test]
         fn where_a_strict_reader_reads_it_reads_the_same(markup in "(<a( b=\"[a-z. ]{0,3}\")?( c='[a-z. ]{0,3}')?/?>|</a>|x|&amp;|<!-- y -->){0,12}") {
             let text = format!("<r>{markup}</r>");
