@@ -1,4 +1,4 @@
-//! What keeps a client out, for an operator to read: at one setting, or at every one.
+//! Explains to an operator why a client is rejected, at one TLS level or at all levels.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use super::{ClientHelloFacts, KeyExchange, is_tls13, listed, version_name};
 use crate::constituency::TlsLevel;
 use crate::wording::parameter_name;
 
-/// What a suite is called that neither lane has, by what stands in its name: the worst of it first.
+/// Names for suites that neither backend serves, by a part of the IANA name; the most serious defect first.
 const KINDS: [(&str, &str); 19] = [
     ("_anon_", "anonymous"),
     ("EXPORT", "EXPORT"),
@@ -33,7 +33,7 @@ const KINDS: [(&str, &str); 19] = [
 ];
 
 impl ClientHelloFacts {
-    /// What keeps a client out at `level` that a wider one admits.
+    /// Why a client is rejected at `level` but accepted at a higher one.
     #[must_use]
     pub fn incompatibility_at(&self, level: TlsLevel) -> Option<String> {
         if !self.has_only_sha1() {
@@ -46,7 +46,7 @@ impl ClientHelloFacts {
         }
     }
 
-    /// What keeps out a client that no level admits and that is none of TLS 1.3; `None` if it is not in the offer.
+    /// Why no level accepts a client that offers at most TLS 1.2; `None` if its offer is not the reason.
     #[must_use]
     pub fn incompatibility_everywhere(&self) -> Option<String> {
         let version = match self.highest_version() {
@@ -56,13 +56,13 @@ impl ClientHelloFacts {
         };
         let is_tls12 = version == ProtocolVersion::TLSv1_2;
         if self.old_suites().next().is_none() {
-            // What is left is rustls' own, or nothing.
+            // Only suites of rustls are left, or none.
             return match self.incompatibility() {
                 _ if !is_tls12 || self.served_suites(version).next().is_none() => Some(self.bad_suites(version)),
                 _ if self.has_only_sha1() => {
                     Some(format!("offered {} with modern cipher suites", self.only_signatures()))
                 }
-                hindrance => hindrance,
+                incompatibility => incompatibility,
             };
         }
         if self.old_suites().all(requires_group) && !self.takes_group() {
@@ -74,7 +74,7 @@ impl ClientHelloFacts {
         (!self.null_compression).then(|| "offered only compressed TLS".to_owned())
     }
 
-    /// What the old lane takes of the offer.
+    /// Summarizes the part of the offer that OpenSSL can serve.
     #[must_use]
     pub fn old_summary(&self) -> String {
         let versions = listed(self.versions.iter().copied().map(version_name));
@@ -82,7 +82,7 @@ impl ClientHelloFacts {
         format!("offered {versions} with {} key exchange", listed(families))
     }
 
-    /// Names the signatures of TLS 1.2, all of which are too few.
+    /// Names the offered TLS 1.2 signatures, none of which is good enough.
     fn only_signatures(&self) -> String {
         let Some(schemes) = &self.signature_schemes else { return "only SHA-1 signatures (by naming none)".to_owned() };
         if schemes[..] == [SignatureScheme::RSA_PKCS1_SHA1] {
@@ -91,7 +91,7 @@ impl ClientHelloFacts {
         format!("only {} signatures", listed(schemes.iter().map(|it| signature_name(*it))))
     }
 
-    /// Names the suites of a client of `version` that has none of ours.
+    /// Names the suites of a client of `version` that offers none that we serve.
     fn bad_suites(&self, version: ProtocolVersion) -> String {
         let mut kinds: Vec<&str> = Vec::new();
         for suite in &self.cipher_suites {
@@ -103,24 +103,24 @@ impl ClientHelloFacts {
         if kinds.is_empty() {
             return "offered no cipher suite".to_owned();
         }
-        let is_younger = kinds.iter().any(|kind| kind.starts_with("TLS "));
-        let of = if is_younger { format!(" in {}", version_name(version)) } else { String::new() };
+        let is_newer = kinds.iter().any(|kind| kind.starts_with("TLS "));
+        let of = if is_newer { format!(" in {}", version_name(version)) } else { String::new() };
         format!("offered only {} cipher suites{of}", listed(kinds))
     }
 }
 
-/// Of which kind a suite is with which a client of `version` cannot be served. Those of TLS 1.2 end in another hash.
+/// Names the defect of a suite for a client of `version`. Suites that are new in TLS 1.2 end in another hash.
 fn kind(suite: CipherSuite, version: ProtocolVersion) -> &'static str {
     let Some(name) = suite.as_str() else { return "unknown" };
-    let is_younger = version != ProtocolVersion::TLSv1_2 && (name.ends_with("_SHA256") || name.ends_with("_SHA384"));
+    let is_newer = version != ProtocolVersion::TLSv1_2 && (name.ends_with("_SHA256") || name.ends_with("_SHA384"));
     match KINDS.iter().find(|(part, _)| name.contains(part)).map_or("other", |(_, kind)| kind) {
         _ if is_tls13(suite) => "TLS 1.3",
-        "ECDSA" | "other" if is_younger => "TLS 1.2",
+        "ECDSA" | "other" if is_newer => "TLS 1.2",
         kind => kind,
     }
 }
 
-/// A signature scheme as openssl calls those of TLS 1.2 (RFC 5246 §7.4.1.4.1), where it is one of them.
+/// The OpenSSL name of a TLS 1.2 signature scheme (RFC 5246 §7.4.1.4.1); other schemes keep their IANA name.
 fn signature_name(scheme: SignatureScheme) -> String {
     let [hash, signature] = u16::from(scheme).to_be_bytes();
     let signature = match signature {

@@ -1,16 +1,17 @@
-//! What a client offered, read from the raw bytes of its ClientHello.
+//! Parses a client's offer from the raw bytes of its ClientHello.
 //!
-//! rustls refuses a client that it cannot serve before it shows what that client asked for, so an operator would learn
-//! of an old phone only that "the handshake failed". This reads the same bytes a second time:
+//! rustls rejects a client that it cannot serve before it shows what the client offered, so an operator would learn
+//! only that "the handshake failed". This module therefore parses the same bytes a second time:
 //!
-//! 1. [`reader`] joins the handshake message from its records; [`wire`] cuts it into fields and knows nothing of our wishes.
-//! 2. [`ClientHelloFacts`] holds what those fields say.
-//! 3. [`ClientHelloFacts::incompatibility`] names the first thing that rustls cannot serve, in the order in which a phone's
-//!    owner can do something about it: version, key exchange, cipher, group, signature.
-//! 4. [`tls_backend`] says whether rustls can serve the client, and what it would take if not.
-//! 5. [`incompatibility`] names what keeps a client out at a setting, or at every one.
+//! 1. [`reader`] reassembles the handshake message from its records; [`wire`] parses the fields and knows nothing of
+//!    our requirements.
+//! 2. [`ClientHelloFacts`] holds the parsed fields.
+//! 3. [`ClientHelloFacts::incompatibility`] names the first thing that rustls cannot serve, in the order in which a
+//!    phone's owner can fix it: version, key exchange, cipher, group, signature.
+//! 4. [`tls_backend`] decides whether rustls can serve the client, and if not, which TLS level it needs.
+//! 5. [`incompatibility`] names the reason for a rejection at one TLS level, or at all levels.
 //!
-//! Pure, and made for hostile bytes: nothing panics.
+//! Pure, and safe on hostile bytes: nothing panics.
 
 mod incompatibility;
 mod reader;
@@ -31,13 +32,13 @@ pub use reader::HelloReader;
 pub use tls_backend::UnusableName;
 pub use wire::{HELLO_LIMIT, NoClientHello};
 
-/// How many of a client's list are named in the log.
+/// The log names at most this many entries of a client's list.
 const SHOWN: usize = 8;
 
-/// How a cipher suite agrees on keys, and with what the server signs that.
+/// The key exchange of a cipher suite, and the key that signs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum KeyExchange {
-    /// A suite of TLS 1.3, where groups and signatures are agreed on apart (RFC 8446 appendix B.4).
+    /// A TLS 1.3 suite; groups and signatures are negotiated separately (RFC 8446 appendix B.4).
     Tls13,
     /// Ephemeral elliptic curves, signed by an ECDSA certificate (RFC 8422).
     EcdheEcdsa,
@@ -45,48 +46,48 @@ pub enum KeyExchange {
     EcdheRsa,
     /// Ephemeral finite-field Diffie-Hellman, signed by RSA or DSS.
     Dhe,
-    /// The secret encrypted to the server's RSA key: no forward secrecy.
+    /// The client encrypts the secret to the server's RSA key: no forward secrecy.
     Rsa,
-    /// Static or anonymous Diffie-Hellman, pre-shared keys, Kerberos, and what nobody knows.
+    /// Static or anonymous Diffie-Hellman, pre-shared keys, Kerberos, and unknown suites.
     Other,
 }
 
-/// What one ClientHello offers (RFC 8446 §4.1.2, RFC 5246 §7.4.1.2). Every list is in the client's order.
+/// The offer of one ClientHello (RFC 8446 §4.1.2, RFC 5246 §7.4.1.2). Every list is in the client's order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientHelloFacts {
-    /// `supported_versions`, or `legacy_version` alone where the client sends no such extension; GREASE left out.
+    /// `supported_versions`, or only `legacy_version` if the client sends no such extension; without GREASE.
     pub versions: Vec<ProtocolVersion>,
-    /// The `host_name` of SNI; `None` where the extension is missing.
+    /// The `host_name` of SNI; `None` if the extension is missing.
     pub server_name: Option<ServerNameSent>,
-    /// The cipher suites, signalling values and GREASE left out.
+    /// The cipher suites, without signaling values and GREASE.
     pub cipher_suites: Vec<CipherSuite>,
-    /// `supported_groups`; `None` where the extension is missing.
+    /// `supported_groups`; `None` if the extension is missing.
     pub groups: Option<Vec<NamedGroup>>,
-    /// `signature_algorithms`; `None` where the extension is missing.
+    /// `signature_algorithms`; `None` if the extension is missing.
     pub signature_schemes: Option<Vec<SignatureScheme>>,
-    /// Whether `extended_master_secret` is there (RFC 7627).
+    /// Whether the client sent `extended_master_secret` (RFC 7627).
     pub extended_master_secret: bool,
-    /// Whether the client can do without compression, as every client must.
+    /// Whether the client offers null compression, as every client must.
     pub null_compression: bool,
-    /// Whether the client takes points of elliptic curves as everybody sends them.
+    /// Whether the client accepts uncompressed elliptic-curve points.
     pub uncompressed_points: bool,
-    /// The protocols of ALPN (RFC 7301), escaped; `None` where the extension is missing.
+    /// The protocols of ALPN (RFC 7301), escaped; `None` if the extension is missing.
     pub alpn: Option<Vec<String>>,
 }
 
-/// What a client sent as `host_name`.
+/// The `host_name` that a client sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServerNameSent {
-    /// A host's name, in lower case.
+    /// A host name, in lower case.
     Host(String),
-    /// An IP address, which RFC 6066 §3 does not permit: it counts as no name.
+    /// An IP address. RFC 6066 §3 does not permit it, so it is treated as no name.
     Address,
-    /// Neither; escaped, to be shown.
+    /// Neither; escaped for display.
     Unusable(String),
 }
 
 impl ServerNameSent {
-    /// As rustls takes it.
+    /// Classifies the name as rustls does.
     fn of(name: &[u8]) -> Self {
         match ServerName::try_from(name) {
             Ok(ServerName::DnsName(name)) => Self::Host(name.as_ref().to_ascii_lowercase()),
@@ -97,7 +98,7 @@ impl ServerNameSent {
 }
 
 impl ClientHelloFacts {
-    /// Reads what a client sent first, in whole records, however small. What follows the ClientHello is ignored.
+    /// Parses the first bytes of a client, in whole records of any size. Bytes after the ClientHello are ignored.
     ///
     /// # Errors
     /// If it is not a ClientHello.
@@ -106,13 +107,13 @@ impl ClientHelloFacts {
         if reader.push(raw)? { reader.facts() } else { Err(reader.interrupted()) }
     }
 
-    /// The sentence for the log: why this client cannot be served, or else what it offered.
+    /// The sentence for the log: why this client cannot be served, or else its offer.
     #[must_use]
     pub fn offered(&self) -> String {
         self.incompatibility().unwrap_or_else(|| self.summary())
     }
 
-    /// The first thing that makes rustls unable to serve this client; `None` if the offer is good enough.
+    /// The first reason why rustls cannot serve this client; `None` if rustls can serve it.
     #[must_use]
     pub fn incompatibility(&self) -> Option<String> {
         let Some(version) = self.served_version() else {
@@ -128,7 +129,7 @@ impl ClientHelloFacts {
             .or_else(|| self.alpn_incompatibility())
     }
 
-    /// What keeps out a client that offers only other protocols than ours.
+    /// The reason for rejecting a client whose ALPN list has none of our protocols.
     #[must_use]
     pub fn alpn_incompatibility(&self) -> Option<String> {
         let offered = self.alpn.as_ref()?;
@@ -139,19 +140,19 @@ impl ClientHelloFacts {
         })
     }
 
-    /// The families of the offered cipher suites, in the order of [`KeyExchange`].
+    /// The key exchanges of the offered cipher suites, in the order of [`KeyExchange`].
     #[must_use]
     pub fn key_exchanges(&self) -> BTreeSet<KeyExchange> {
         self.cipher_suites.iter().copied().map(KeyExchange::of).collect()
     }
 
-    /// Whether any offered cipher suite is an AEAD; without one only CBC and stream ciphers are left.
+    /// Whether any offered cipher suite is an AEAD. Otherwise all are CBC or stream ciphers.
     #[must_use]
     pub fn offers_aead(&self) -> bool {
         self.cipher_suites.iter().copied().any(is_aead)
     }
 
-    /// The version that rustls would choose: the highest, whatever the client prefers.
+    /// The version that rustls chooses: the highest, whatever the client prefers.
     fn served_version(&self) -> Option<ProtocolVersion> {
         [ProtocolVersion::TLSv1_3, ProtocolVersion::TLSv1_2].into_iter().find(|version| self.versions.contains(version))
     }
@@ -199,7 +200,7 @@ impl ClientHelloFacts {
             // [assume] {sha1,rsa}".
             return Some("offered only SHA-1 signatures (by naming none)".to_owned());
         };
-        // The families once: a hello has room for 16 000 suites and as many schemes, and not for each pair of them.
+        // Collect the families first: a hello may hold 16 000 suites and as many schemes, too many to check every pair.
         let families: BTreeSet<KeyExchange> = self.served_suites(version).map(KeyExchange::of).collect();
         let served = |scheme: &SignatureScheme| families.iter().any(|family| family.takes(*scheme));
         if schemes.iter().any(served) {
@@ -217,7 +218,7 @@ impl ClientHelloFacts {
         })
     }
 
-    /// The offered suites that our provider has for `version`: the provider is asked, so that this cannot diverge.
+    /// The offered suites that our provider has for `version`. Asks the provider, so that the two cannot diverge.
     fn served_suites(&self, version: ProtocolVersion) -> impl Iterator<Item = CipherSuite> {
         let provider = TlsMaterial::provider();
         let ours = move |suite: &CipherSuite| {
@@ -226,7 +227,8 @@ impl ClientHelloFacts {
         self.cipher_suites.iter().copied().filter(ours)
     }
 
-    /// What a client that could be served offered: it may still lack a certificate of the right kind of key.
+    /// Summarizes the offer of a client that rustls could serve. A server certificate with the right kind of key may
+    /// still be missing.
     fn summary(&self) -> String {
         let served: BTreeSet<KeyExchange> = [ProtocolVersion::TLSv1_3, ProtocolVersion::TLSv1_2]
             .into_iter()
@@ -245,7 +247,7 @@ impl ClientHelloFacts {
 }
 
 impl KeyExchange {
-    /// The family of a suite, by the name that IANA gave it.
+    /// Classifies a suite by its IANA name.
     #[must_use]
     pub fn of(suite: CipherSuite) -> Self {
         const FAMILIES: [(&str, KeyExchange); 9] = [
@@ -267,7 +269,7 @@ impl KeyExchange {
         matches!(self, Self::Tls13 | Self::EcdheEcdsa | Self::EcdheRsa)
     }
 
-    /// Whether the server may sign its key exchange with `scheme`, and rustls can.
+    /// Whether the server may sign this key exchange with `scheme`, and rustls can.
     fn takes(self, scheme: SignatureScheme) -> bool {
         use SignatureScheme as S;
         let pss = matches!(scheme, S::RSA_PSS_SHA256 | S::RSA_PSS_SHA384 | S::RSA_PSS_SHA512);
@@ -328,7 +330,7 @@ fn version_name(version: ProtocolVersion) -> String {
     }
 }
 
-/// `a`, `a and b`, `a, b and c`; a client's long list is cut, because a log line must not grow with it.
+/// Formats as `a`, `a and b`, or `a, b and c`. Cuts a long list, so that a client cannot make a log line grow.
 fn listed<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
     let mut names: Vec<String> = items.into_iter().map(|item| item.to_string()).take(SHOWN + 1).collect();
     if names.len() > SHOWN {

@@ -1,38 +1,38 @@
-//! Collecting a ClientHello from a stream, in little memory.
+//! Collects a ClientHello from a stream, in little memory.
 
 use super::ClientHelloFacts;
 use super::wire::{self, HELLO_LIMIT, NoClientHello, RECORD_LIMIT};
 
 const RECORD_HEADER_BYTES: usize = 5;
 const MESSAGE_HEADER_BYTES: usize = 4;
-/// By how much the buffer grows at least, in bytes: most hellos need one allocation.
+/// The buffer grows by at least this many bytes, so that most hellos need one allocation.
 const GROWTH: usize = 1024;
 
-/// Collects the first handshake message of a connection, however many reads and records carry it.
+/// Collects the first handshake message of a connection, from any number of reads and records.
 ///
-/// The message is kept as one record, so that a client cannot make it larger by sending it in small records. TLS
-/// allows this: record boundaries do not enter the handshake's transcript. Nothing is allocated before the first byte.
+/// The message is stored as one record, so that a client cannot inflate it by sending small records. TLS allows this:
+/// record boundaries are not part of the handshake transcript. Nothing is allocated before the first byte.
 #[derive(Debug, Default)]
 pub struct HelloReader {
     /// The header of the first record, and the payloads of all records so far.
     record: Vec<u8>,
-    /// The header of the next record, as far as it was received.
+    /// The header of the next record, as far as received.
     header: [u8; RECORD_HEADER_BYTES],
     header_bytes: usize,
-    /// How many bytes of the current record's payload are still to come.
+    /// How many payload bytes of the current record are missing.
     missing: usize,
-    /// Bytes received from the stream.
+    /// How many bytes came from the stream.
     received: usize,
-    /// What came behind the record that ends the message.
+    /// The bytes received after the last record of the message.
     rest: Vec<u8>,
 }
 
 impl HelloReader {
-    /// Takes the next `bytes` of the stream, and returns whether the ClientHello is complete.
+    /// Consumes the next `bytes` of the stream. Returns whether the ClientHello is complete.
     ///
     /// # Errors
-    /// If this is not a ClientHello, or one that is too long. Then the record holds all that was received, for rustls
-    /// to choose its alert.
+    /// If this is not a ClientHello, or one that is too long. The record then holds all received bytes, so that rustls
+    /// can choose its alert.
     pub fn push(&mut self, mut bytes: &[u8]) -> Result<bool, NoClientHello> {
         self.received += bytes.len();
         while !bytes.is_empty() {
@@ -56,7 +56,7 @@ impl HelloReader {
         Ok(false)
     }
 
-    /// Takes what belongs to a record's header, and returns the bytes behind it.
+    /// Consumes the bytes of a record header, and returns the bytes after it.
     fn push_header<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], NoClientHello> {
         let (part, rest) = bytes.split_at((RECORD_HEADER_BYTES - self.header_bytes).min(bytes.len()));
         for byte in part {
@@ -84,7 +84,7 @@ impl HelloReader {
         if total > HELLO_LIMIT { Err(NoClientHello::TooLong(total)) } else { Ok(rest) }
     }
 
-    /// Whether all of the message is there.
+    /// Whether the message is complete.
     fn check_message(&self) -> Result<bool, NoClientHello> {
         let (kind, length) = match self.payload() {
             [kind, high, middle, low, ..] => (*kind, Some(u32::from_be_bytes([0, *high, *middle, *low]))),
@@ -99,7 +99,7 @@ impl HelloReader {
         if total > HELLO_LIMIT { Err(NoClientHello::TooLong(total)) } else { Ok(self.payload().len() >= total) }
     }
 
-    /// Makes the payloads of all records so far those of one.
+    /// Sets the length of the stored record to that of all payloads so far.
     fn set_length(&mut self) {
         let [high, low] = u16::try_from(self.payload().len()).unwrap_or(u16::MAX).to_be_bytes();
         if let [_, _, _, length_high, length_low, ..] = self.record.as_mut_slice() {
@@ -107,7 +107,7 @@ impl HelloReader {
         }
     }
 
-    /// What it is whose record header is none of a handshake's; `rest` is what came behind it.
+    /// The error for a record header that is not a handshake's; `rest` is what follows it.
     fn refuse(&mut self, rest: &[u8]) -> NoClientHello {
         let is_first = self.record.is_empty();
         let header = self.header;
@@ -116,7 +116,7 @@ impl HelloReader {
         if is_first { wire::not_tls(&self.record) } else { NoClientHello::Malformed }
     }
 
-    /// What it is if nothing more comes.
+    /// The error if the stream ends here.
     pub fn interrupted(&mut self) -> NoClientHello {
         let is_begin = match self.header.get(..self.header_bytes) {
             Some([0x16] | [0x16, 0x03, ..] | []) | None => true,
@@ -129,10 +129,10 @@ impl HelloReader {
         }
     }
 
-    /// What a complete hello offers.
+    /// Parses a complete hello.
     ///
     /// # Errors
-    /// If the lengths in it do not fit into one another.
+    /// If its lengths are inconsistent.
     pub fn facts(&self) -> Result<ClientHelloFacts, NoClientHello> {
         let length = |bytes: &[u8]| match bytes {
             [_, high, middle, low, ..] => usize::try_from(u32::from_be_bytes([0, *high, *middle, *low])).ok(),
@@ -165,7 +165,7 @@ impl HelloReader {
     }
 }
 
-/// Appends without doubling the buffer, of which a peer could make us keep thousands.
+/// Appends without doubling the buffer: clients could make us hold thousands of them.
 fn append(buffer: &mut Vec<u8>, bytes: &[u8]) {
     if buffer.capacity() - buffer.len() < bytes.len() {
         buffer.reserve_exact(bytes.len().max(GROWTH));

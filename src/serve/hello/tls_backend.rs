@@ -1,4 +1,4 @@
-//! Who serves a client: rustls whenever it can, and for those whom it cannot, what it would take.
+//! Decides which TLS backend serves a client: rustls if it can, otherwise OpenSSL from some TLS level on.
 
 use rustls::{CipherSuite, NamedGroup, ProtocolVersion, SupportedCipherSuite};
 
@@ -8,20 +8,20 @@ use crate::constituency::TlsLevel;
 use crate::serve::openssl::{GROUPS, LEGACY_SCHEME, SCHEMES, SUITES};
 use crate::serve::site::TlsMaterial;
 
-/// What a client sent as the name of a host is none.
+/// The client sent a `host_name` that is not a valid name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("what was sent as server name is no name")]
 pub struct UnusableName;
 
 impl ClientHelloFacts {
-    /// Whether this client is for rustls, which shows one of `certificates`: it can serve the client, or whatever else
-    /// is wrong with the offer is for it to say. Whoever offers TLS 1.3 is of our time, and is nobody else's.
+    /// Whether this client goes to rustls, with one of `certificates`: it offers TLS 1.3, or rustls can serve it in TLS
+    /// 1.2. If its TLS 1.3 offer is not acceptable, rustls rejects it.
     #[must_use]
     pub fn is_for_rustls(&self, certificates: &ConstituencyCertificates) -> bool {
         self.versions.contains(&ProtocolVersion::TLSv1_3) || self.is_served_in_tls12(certificates)
     }
 
-    /// Whether rustls comes to an agreement in TLS 1.2: its own steps, with its own lists.
+    /// Whether rustls can negotiate TLS 1.2 with this client. Follows the steps and lists of rustls.
     fn is_served_in_tls12(&self, certificates: &ConstituencyCertificates) -> bool {
         let provider = TlsMaterial::provider();
         let (Some(schemes), Some(groups)) = (&self.signature_schemes, &self.groups) else { return false };
@@ -49,20 +49,19 @@ impl ClientHelloFacts {
             && agreed.is_some_and(|suite| certificate.key.choose_scheme(&suite.resolve_sig_schemes(schemes)).is_some())
     }
 
-    /// Whether this client speaks TLS, and no version that is younger than TLS 1.1.
+    /// Whether this client's highest TLS version is 1.0 or 1.1.
     #[must_use]
     pub fn is_before_tls12(&self) -> bool {
         matches!(self.highest_version(), Some(ProtocolVersion::TLSv1_0 | ProtocolVersion::TLSv1_1))
     }
 
-    /// The highest version of TLS that it offers, whether or not anybody knows it.
+    /// The highest TLS version that the client offers, even an unknown one.
     pub(super) fn highest_version(&self) -> Option<ProtocolVersion> {
         let versions = self.versions.iter().copied().map(u16::from);
         versions.filter(|version| version >> 8 == 3).max().map(ProtocolVersion::from)
     }
 
-    /// The least level at which this client is served by the old lane, which has an RSA certificate; `None` if it is at
-    /// none.
+    /// The lowest TLS level at which OpenSSL serves this client, given an RSA certificate; `None` if no level does.
     #[must_use]
     pub fn required_level(&self) -> Option<TlsLevel> {
         let level = match self.highest_version()? {
@@ -74,13 +73,13 @@ impl ClientHelloFacts {
         (self.null_compression && self.old_suites().any(can_exchange_keys)).then_some(level)
     }
 
-    /// Whether this client speaks TLS 1.2 and knows no signature that is better than one with SHA-1.
+    /// Whether this client's highest version is TLS 1.2, and SHA-1 signatures are the best that it supports.
     #[must_use]
     pub fn has_only_sha1(&self) -> bool {
         self.highest_version() == Some(ProtocolVersion::TLSv1_2) && self.signed_at() == Some(TlsLevel::Legacy)
     }
 
-    /// The least level that has a signature of TLS 1.2 which this client knows; `None` if none has.
+    /// The lowest TLS level with a TLS 1.2 signature scheme that this client supports; `None` if there is none.
     pub(super) fn signed_at(&self) -> Option<TlsLevel> {
         // RFC 5246 §7.4.1.4.1: without the extension "behave as if client had sent the value {sha1,rsa}".
         let known = self.signature_schemes.as_deref().unwrap_or(&[LEGACY_SCHEME]);
@@ -90,23 +89,24 @@ impl ClientHelloFacts {
         known.contains(&LEGACY_SCHEME).then_some(TlsLevel::Legacy)
     }
 
-    /// The offered suites that the old lane has for this client's version: before TLS 1.2, the old ones.
+    /// The offered suites that OpenSSL serves for this client's version. Before TLS 1.2 these are the `-SHA` suites
+    /// only.
     pub(super) fn old_suites(&self) -> impl Iterator<Item = CipherSuite> {
         let is_before_tls12 = self.is_before_tls12();
         let suites = SUITES.iter().filter(move |(_, name)| !is_before_tls12 || name.ends_with("-SHA"));
         suites.map(|(suite, _)| *suite).filter(|suite| self.cipher_suites.contains(suite))
     }
 
-    /// Whether it has a curve of the old lane.
+    /// Whether the client supports one of our curves for OpenSSL ([`GROUPS`]).
     pub(super) fn takes_group(&self) -> bool {
         let groups = self.groups.as_deref().unwrap_or_default();
         groups.iter().any(|group| GROUPS.contains(group)) && self.uncompressed_points
     }
 
-    /// The name of the host that the client wants, as rustls would take it.
+    /// The host name that the client asks for, as rustls reads it.
     ///
     /// # Errors
-    /// If what it sent is no name: rustls' own alert says so.
+    /// If the client sent an invalid name. rustls then sends its own alert.
     pub fn host(&self) -> Result<Option<&str>, UnusableName> {
         match &self.server_name {
             None | Some(ServerNameSent::Address) => Ok(None),
@@ -116,7 +116,7 @@ impl ClientHelloFacts {
     }
 }
 
-/// Whether a suite of either lane agrees on keys by elliptic curves.
+/// Whether a suite of either backend needs an elliptic curve.
 pub(super) fn requires_group(suite: CipherSuite) -> bool {
     matches!(KeyExchange::of(suite), KeyExchange::EcdheRsa | KeyExchange::EcdheEcdsa)
 }

@@ -1,11 +1,12 @@
-//! The layout of a ClientHello's fields and extensions, and what a connection begins with that sends none.
+//! The wire format of a ClientHello and its extensions, and the errors for a connection that starts with something
+//! else.
 
 use rustls::{CipherSuite, NamedGroup, ProtocolVersion, SignatureScheme};
 
 use super::{ClientHelloFacts, SHOWN, ServerNameSent, version_name};
 use crate::serve::ALPN_PROTOCOLS;
 
-/// The longest ClientHello that is accepted, in bytes with its header: what fits in one record (RFC 8446 §5.1).
+/// The longest accepted ClientHello, in bytes with its header: as much as fits in one record (RFC 8446 §5.1).
 ///
 /// A hello has a few hundred bytes, and with post-quantum key shares under 2 KiB. A session ticket holds the client's
 /// certificates and adds up to 8 KiB.
@@ -14,42 +15,42 @@ pub const HELLO_LIMIT: usize = 1 << 14;
 /// RFC 8446 §5.2: the length of a record "MUST NOT exceed 2^14 + 256 bytes".
 pub(super) const RECORD_LIMIT: u16 = (1 << 14) + 256;
 
-/// The first bytes of a connection hold no ClientHello, for this reason.
+/// Why the first bytes of a connection are not a ClientHello.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoClientHello {
-    /// Closed, or timed out, without a byte.
+    /// The client closed or timed out without sending a byte.
     #[error("sent nothing")]
     Nothing,
     /// A method in capitals and a space.
     #[error("is not TLS (starts like an HTTP request)")]
     Http,
-    /// Neither a TLS record nor anything else that we know; its first bytes, escaped.
+    /// Neither a TLS record nor anything else known; the first bytes, escaped.
     #[error("is not TLS (starts with \"{0}\")")]
     NotTls(String),
     /// A CLIENT-HELLO of SSL 2.0.
     #[error("an SSL 2.0 hello")]
     Ssl2,
-    /// RFC 5246 appendix E.2: a hello in the format of SSL 2.0 which asks for this newer version.
+    /// RFC 5246 appendix E.2: a hello in SSL 2.0 format that asks for this newer version.
     #[error("an SSL 2.0 hello that asks for {0}")]
     Ssl2Format(String),
-    /// A TLS record of another content type, most often an alert.
+    /// A TLS record of another content type, usually an alert.
     #[error("a TLS record of type {0} instead of a ClientHello")]
     Record(u8),
     /// A handshake message of another type.
     #[error("a TLS handshake message of type {0} instead of a ClientHello")]
     Handshake(u8),
-    /// The bytes end before the message does; how many there were.
+    /// The bytes end before the message does; their number.
     #[error("a truncated ClientHello ({0} bytes)")]
     Truncated(usize),
     /// The message, or the records that carry it, announce this many bytes.
     #[error("a ClientHello of {0} bytes, which is too long (at most {HELLO_LIMIT} are accepted)")]
     TooLong(usize),
-    /// Lengths that do not fit into one another.
+    /// Inconsistent lengths.
     #[error("a malformed ClientHello")]
     Malformed,
 }
 
-/// What a beginning is that is no TLS handshake.
+/// Classifies first bytes that are not a TLS handshake.
 pub(super) fn not_tls(raw: &[u8]) -> NoClientHello {
     let method = raw.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
     match raw {
@@ -65,7 +66,7 @@ pub(super) fn not_tls(raw: &[u8]) -> NoClientHello {
     }
 }
 
-/// The fields of a ClientHello's body; `None` if their lengths do not fit.
+/// Parses the body of a ClientHello; `None` if its lengths are inconsistent.
 pub(super) fn facts(body: &[u8]) -> Option<ClientHelloFacts> {
     let mut body = Cursor(body);
     let legacy_version = body.u16()?;
@@ -97,12 +98,12 @@ pub(super) fn facts(body: &[u8]) -> Option<ClientHelloFacts> {
     Some(facts)
 }
 
-/// Adds what one extension says; those that do not matter here are passed over unread.
+/// Parses one extension into `facts`. Skips extensions that do not matter here.
 fn extension(facts: &mut ClientHelloFacts, kind: u16, mut data: Cursor<'_>) -> Option<()> {
     match kind {
         0 => facts.server_name = Some(server_name(data.vector16()?)?),
         10 => facts.groups = Some(without_grease(data.vector16()?.u16s()?).map(NamedGroup::from).collect()),
-        // RFC 8422 §5.1.2: whoever sends this extension "MUST include the value 0 (uncompressed)".
+        // RFC 8422 §5.1.2: clients that send this extension "MUST include the value 0 (uncompressed)".
         11 => facts.uncompressed_points = data.vector8()?.0.contains(&0),
         13 => {
             let schemes = data.vector16()?.u16s()?;
@@ -116,8 +117,8 @@ fn extension(facts: &mut ClientHelloFacts, kind: u16, mut data: Cursor<'_>) -> O
     Some(())
 }
 
-/// RFC 6066 §3: "The `ServerNameList` MUST NOT contain more than one name of the same `name_type`." A name of another type
-/// has a length that nobody knows, so nothing after it can be read.
+/// RFC 6066 §3: "The `ServerNameList` MUST NOT contain more than one name of the same `name_type`." The length of a
+/// name of another type is undefined, so parsing stops at it.
 fn server_name(mut names: Cursor<'_>) -> Option<ServerNameSent> {
     let mut found = None;
     while !names.0.is_empty() && names.u8()? == 0 {
@@ -129,8 +130,8 @@ fn server_name(mut names: Cursor<'_>) -> Option<ServerNameSent> {
     Some(found.unwrap_or_else(|| ServerNameSent::of(b"")))
 }
 
-/// RFC 7301 §3.1: names of protocols, each behind its length in one octet; GREASE left out, and of other names than ours
-/// those that are too many to be shown.
+/// RFC 7301 §3.1: protocol names, each after a one-octet length. Drops GREASE, and foreign names beyond the number that
+/// the log shows.
 fn protocols(mut names: Cursor<'_>) -> Option<Vec<String>> {
     let mut found: Vec<String> = Vec::new();
     while !names.0.is_empty() {
@@ -145,7 +146,7 @@ fn protocols(mut names: Cursor<'_>) -> Option<Vec<String>> {
     Some(found)
 }
 
-/// RFC 8701: values that clients send only to see whether servers pass over what they do not know.
+/// RFC 8701: values that clients send only to test whether servers ignore unknown ones.
 fn without_grease(values: impl Iterator<Item = u16>) -> impl Iterator<Item = u16> {
     values.filter(|value| {
         let [high, low] = value.to_be_bytes();
@@ -153,12 +154,12 @@ fn without_grease(values: impl Iterator<Item = u16>) -> impl Iterator<Item = u16
     })
 }
 
-/// The signalling values of RFC 5746 and RFC 7507, which are no cipher suites.
+/// The signaling values of RFC 5746 and RFC 7507, which are not cipher suites.
 fn is_signal(suite: u16) -> bool {
     matches!(suite, 0x00ff | 0x5600)
 }
 
-/// The bytes that are still to be read. Each method takes what it needs, or nothing at all if it is not there.
+/// The unread bytes. Each method consumes exactly what it returns; if too few bytes are left, it returns `None`.
 struct Cursor<'a>(&'a [u8]);
 
 impl<'a> Cursor<'a> {
@@ -182,19 +183,19 @@ impl<'a> Cursor<'a> {
         self.array().copied().map(u16::from_be_bytes)
     }
 
-    /// A vector whose length stands before it in one octet (RFC 8446 §3.4).
+    /// A vector with a one-octet length prefix (RFC 8446 §3.4).
     fn vector8(&mut self) -> Option<Self> {
         let length = self.u8()?;
         self.take(length.into()).map(Self)
     }
 
-    /// A vector whose length stands before it in two octets.
+    /// A vector with a two-octet length prefix.
     fn vector16(&mut self) -> Option<Self> {
         let length = self.u16()?;
         self.take(length.into()).map(Self)
     }
 
-    /// All that is left, as numbers of two octets each.
+    /// All remaining bytes, as two-octet numbers.
     fn u16s(self) -> Option<impl Iterator<Item = u16>> {
         let (pairs, rest) = self.0.as_chunks::<2>();
         rest.is_empty().then(|| pairs.iter().copied().map(u16::from_be_bytes))

@@ -1,4 +1,4 @@
-//! Who serves whom: what we say, and what rustls really does.
+//! Compares our choice of TLS backend with what rustls really accepts.
 
 use std::sync::{Arc, LazyLock};
 
@@ -17,7 +17,7 @@ const V10: ProtocolVersion = ProtocolVersion::TLSv1_0;
 const V12: ProtocolVersion = ProtocolVersion::TLSv1_2;
 const V13: ProtocolVersion = ProtocolVersion::TLSv1_3;
 
-/// A server of ours with certificates of these kinds, and the certificates.
+/// A server with certificates of these kinds, and the certificates.
 struct Ours {
     certificates: Arc<ConstituencyCertificates>,
     config: Arc<ServerConfig>,
@@ -35,7 +35,7 @@ impl Ours {
         Self { certificates, config: Arc::new(config) }
     }
 
-    /// Whether rustls comes to an agreement with whoever says this.
+    /// Whether rustls completes its negotiation for this hello.
     fn agrees(&self, mut raw: &[u8]) -> bool {
         let mut acceptor = Acceptor::default();
         while !raw.is_empty() {
@@ -60,7 +60,7 @@ static RSA: LazyLock<Ours> = LazyLock::new(|| Ours::with(&[&rcgen::PKCS_RSA_SHA2
 static ECDSA: LazyLock<Ours> = LazyLock::new(|| Ours::with(&[&rcgen::PKCS_ECDSA_P384_SHA384]));
 static ALL: [&LazyLock<Ours>; 3] = [&BOTH, &RSA, &ECDSA];
 
-/// An offer, to be put into a hello.
+/// An offer to encode as a hello.
 #[derive(Debug, Clone)]
 pub(super) struct Offer {
     legacy_version: u16,
@@ -74,7 +74,7 @@ pub(super) struct Offer {
 }
 
 impl Offer {
-    /// What an OpenSSL of before TLS 1.3 offers, of these suites alone.
+    /// The offer of an OpenSSL from before TLS 1.3, with these suites only.
     fn of_its_time(legacy_version: u16, suites: &[CipherSuite]) -> Self {
         Self {
             legacy_version,
@@ -122,13 +122,13 @@ impl Offer {
     }
 }
 
-/// Some of these, in any order, never none: rustls takes no empty list.
+/// A nonempty selection, in any order: rustls rejects empty lists.
 fn some<T: Clone + std::fmt::Debug + 'static>(of: &[T]) -> impl Strategy<Value = Vec<T>> + use<T> {
     let all = of.to_vec();
     subsequence(all, 1..=of.len()).prop_shuffle()
 }
 
-/// Offers around the line between what rustls can serve in TLS 1.2 and what it cannot.
+/// Offers close to the limit of what rustls can serve in TLS 1.2.
 pub(super) fn offer() -> impl Strategy<Value = Offer> {
     use NamedGroup as G;
     use SignatureScheme as S;
@@ -178,7 +178,7 @@ pub(super) fn offer() -> impl Strategy<Value = Offer> {
 proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig::with_cases(4096))]
 
-    /// The promise of the lanes: whoever rustls can serve is served by rustls, and nobody is kept for it in vain.
+    /// rustls gets a client if and only if it can serve it.
     #[test]
     fn rustls_serves_exactly_those_whom_we_leave_to_it(offer in offer()) {
         let raw = offer.raw();
@@ -196,7 +196,7 @@ proptest::proptest! {
         proptest::prop_assert_eq!(facts.required_level(), None);
     }
 
-    /// Whoever is not served at any setting is told why, and nobody else is.
+    /// A client that offers suites of the OpenSSL backend is incompatible at every level exactly if no level serves it.
     #[test]
     fn what_keeps_out_everywhere_is_named_for_those_who_need_what_nobody_has(offer in offer()) {
         let facts = offer.facts();
@@ -208,7 +208,7 @@ proptest::proptest! {
         }
     }
 
-    /// A name is read as rustls reads it, whatever bytes it has.
+    /// Names are classified as rustls does, whatever their bytes.
     #[test]
     fn a_server_name_is_what_rustls_takes_it_for(name in proptest::prop_oneof![
         proptest::collection::vec(any::<u8>(), 1..40),
@@ -242,7 +242,7 @@ proptest::proptest! {
     }
 }
 
-/// Whether rustls serves each captured hello, and if not, what it would take.
+/// Whether rustls serves each captured hello, and if not, the level that it needs.
 const SERVED: [(&str, bool, Option<TlsLevel>); 14] = [
     ("default", true, None),
     ("no-sni", true, None),
@@ -271,7 +271,7 @@ fn each_captured_hello_goes_where_rustls_says_and_needs_what_it_needs() {
     }
 }
 
-/// What the default lists of UC Software are believed to offer: 5.x without ECDHE, 4.x RSA key exchange over TLS 1.0.
+/// The presumed default lists of UC Software: 5.x without ECDHE, 4.x with RSA key exchange over TLS 1.0.
 #[test]
 fn the_phones_of_a_shelf_need_what_their_time_had() {
     use CipherSuite as S;
@@ -287,7 +287,7 @@ fn the_phones_of_a_shelf_need_what_their_time_had() {
     assert_eq!(needs(0x0303, &dhe_and_rsa), Some(TlsLevel::Compatible));
     assert_eq!(needs(0x0302, &dhe_and_rsa), Some(TlsLevel::Legacy));
     assert_eq!(needs(0x0301, &dhe_and_rsa[3..]), Some(TlsLevel::Legacy));
-    // Suites of TLS 1.2 have no place in TLS 1.0, and some have none at all.
+    // TLS 1.0 has no TLS 1.2 suites, and some suites fit no version.
     assert_eq!(needs(0x0301, &[S::TLS_RSA_WITH_AES_128_GCM_SHA256, S::TLS_RSA_WITH_AES_128_CBC_SHA256]), None);
     for broken in [S::TLS_RSA_WITH_3DES_EDE_CBC_SHA, S::TLS_RSA_WITH_RC4_128_SHA, S::TLS_RSA_WITH_NULL_SHA] {
         assert_eq!(needs(0x0303, &[broken]), None, "{broken:?}");
@@ -296,7 +296,7 @@ fn the_phones_of_a_shelf_need_what_their_time_had() {
     assert_eq!(needs(0x0300, &dhe_and_rsa), None);
 }
 
-/// Whoever names no signature means SHA-1, and OpenSSL wants one that it knows also where nothing is signed.
+/// A missing signature list means SHA-1. OpenSSL requires a known scheme even if the key exchange needs no signature.
 #[test]
 fn who_knows_no_signature_but_sha1_needs_legacy_whatever_the_key_exchange() {
     use CipherSuite as S;
@@ -322,7 +322,7 @@ fn who_knows_no_signature_but_sha1_needs_legacy_whatever_the_key_exchange() {
             assert_eq!(facts.has_only_sha1(), needs == sha1, "{suite:?} {schemes:?}");
         }
     }
-    // Before TLS 1.2 there is nothing to choose.
+    // Before TLS 1.2, signature schemes are not negotiable.
     let old = Offer { schemes: None, ..Offer::of_its_time(0x0301, &[S::TLS_DHE_RSA_WITH_AES_128_CBC_SHA]) }.facts();
     assert_eq!((old.required_level(), old.has_only_sha1()), (Some(TlsLevel::Legacy), false));
 }
@@ -337,13 +337,13 @@ fn who_names_no_curve_has_no_ecdhe() {
     assert_eq!((groups(None), groups(Some(vec![NamedGroup::secp521r1]))), (None, None));
 }
 
-/// The suites that a lane has are of no kind that would keep a client out.
+/// No suite of the OpenSSL backend is reported as incompatible with a TLS version that has it.
 #[test]
 fn a_suite_of_the_old_lane_is_of_tls_1_2_or_of_any_version() {
     let names = |version, suite| Offer::of_its_time(version, &[suite]).facts().incompatibility_everywhere();
     for (suite, name) in SUITES {
         assert_eq!(names(0x0303, suite), None, "{name}");
-        let younger = "offered only TLS 1.2 cipher suites in TLS 1.0".to_owned();
-        assert_eq!(names(0x0301, suite), (!name.ends_with("-SHA")).then_some(younger), "{name}");
+        let newer = "offered only TLS 1.2 cipher suites in TLS 1.0".to_owned();
+        assert_eq!(names(0x0301, suite), (!name.ends_with("-SHA")).then_some(newer), "{name}");
     }
 }

@@ -1,4 +1,4 @@
-//! Hellos as `openssl s_client` 3.0 sends them, and hellos that nobody should send.
+//! Hellos as `openssl s_client` 3.0 sends them, and malformed ones.
 
 use super::*;
 
@@ -15,7 +15,7 @@ macro_rules! captured {
 const ANYTHING_MODERN: &str =
     "offered TLS 1.3, TLS 1.2, TLS 1.1 and TLS 1.0 with ECDHE-ECDSA and ECDHE-RSA key exchange";
 
-/// The captured hellos, each with the sentence that an operator reads.
+/// The captured hellos, each with its sentence for the log.
 const CAPTURED: [(&[u8], &str); 14] = [
     (captured!("default"), ANYTHING_MODERN),
     (captured!("no-sni"), ANYTHING_MODERN),
@@ -100,7 +100,7 @@ fn a_hello_without_extensions_is_read_too() {
     );
 }
 
-/// What is said of a client that names these protocols in ALPN.
+/// The reported incompatibility of a client that offers these ALPN protocols.
 fn of_alpn(protocols: &[&[u8]]) -> Option<String> {
     let long = |data: &[u8]| [&u16::try_from(data.len()).unwrap().to_be_bytes(), data].concat();
     let names = protocols.iter().flat_map(|name| [&[u8::try_from(name.len()).unwrap()], *name].concat());
@@ -167,7 +167,7 @@ fn split_over_records_the_facts_are_the_same() {
     }
 }
 
-/// A message of `length` bytes that begins as a ClientHello does.
+/// A message of `length` bytes with the header of a ClientHello.
 fn message(length: usize) -> Vec<u8> {
     let [.., high, middle, low] = (length - 4).to_be_bytes();
     let mut message = vec![1, high, middle, low];
@@ -183,7 +183,7 @@ fn hello_over_16_kib_is_refused_by_what_it_announces() {
         let begin = [&[0x16, 3, 1, 0, 4], &message(length)[..4]].concat();
         assert_eq!(reader.push(&begin), Err(NoClientHello::TooLong(length)));
     }
-    // The record says it before the message does.
+    // The record announces it before the message does.
     assert_eq!(HelloReader::default().push(&[0x16, 3, 1, 0x40, 1]), too_long);
     // A hello of a legal size, in a record that holds more than it.
     let mut reader = HelloReader::default();
@@ -210,7 +210,7 @@ fn hello_of_16_kib_is_complete_however_it_is_cut() {
 #[test]
 fn hello_reader_holds_what_came_and_little_more() {
     assert_eq!(HelloReader::default().capacity(), 0);
-    // What is announced costs nothing.
+    // An announced length allocates nothing.
     let mut reader = HelloReader::default();
     reader.push(&[0x16, 3, 1, 0x40, 0, 1, 0, 0x3f, 0xfc]).unwrap();
     assert!(reader.capacity() <= 1024, "{}", reader.capacity());
@@ -254,7 +254,7 @@ fn the_longest_lists_take_no_time_to_tell() {
     };
     let start = crate::clock::monotonic();
     assert!(facts.offered().starts_with("offered no signature scheme that is served"));
-    // Each list once takes milliseconds; each pair of them would take a minute.
+    // Reading each list once takes milliseconds; checking each pair would take a minute.
     assert!(start.elapsed() < std::time::Duration::from_secs(5), "{:?}", start.elapsed());
 }
 

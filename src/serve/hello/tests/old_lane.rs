@@ -1,4 +1,4 @@
-//! Who is served by the old lane: what we say, and what OpenSSL really does.
+//! Compares our choice of clients for OpenSSL with what OpenSSL really accepts.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -13,20 +13,20 @@ use crate::constituency::TlsLevel;
 use crate::serve::openssl::{LegacyTls, LegacyTlsFailure};
 
 static CERTIFICATE: LazyLock<ServerCertificate> = LazyLock::new(|| certificate(&rcgen::PKCS_RSA_SHA256));
-static LANES: LazyLock<[(TlsLevel, LegacyTls); 2]> = LazyLock::new(|| {
+static BACKENDS: LazyLock<[(TlsLevel, LegacyTls); 2]> = LazyLock::new(|| {
     [TlsLevel::Compatible, TlsLevel::Legacy].map(|level| (level, LegacyTls::new(level, None).unwrap()))
 });
 
-/// Whether OpenSSL answers this hello, and waits for what comes behind it; if not, why not.
-fn answers(lane: &LegacyTls, raw: Vec<u8>) -> Result<(), String> {
+/// Whether OpenSSL answers this hello and waits for more; if not, why.
+fn answers(backend: &LegacyTls, raw: Vec<u8>) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
-        // What the server says has room, and behind the hello there is nothing.
+        // The buffer has room for the server's answer, and nothing follows the hello.
         let (phone, ours) = tokio::io::duplex(1 << 16);
-        let (heard, mut said) = tokio::io::split(phone);
-        said.shutdown().await.unwrap();
-        let (outcome, _) = lane.accept(ours, raw, &CERTIFICATE, |_| unreachable!("nobody is asked")).await;
-        drop(heard);
+        let (reader, mut writer) = tokio::io::split(phone);
+        writer.shutdown().await.unwrap();
+        let (outcome, _) = backend.accept(ours, raw, &CERTIFICATE, |_| unreachable!("nobody is asked")).await;
+        drop(reader);
         match outcome {
             Err((LegacyTlsFailure::Closed, _)) => Ok(()),
             Err(failure) => Err(format!("{failure:?}")),
@@ -35,24 +35,24 @@ fn answers(lane: &LegacyTls, raw: Vec<u8>) -> Result<(), String> {
     })
 }
 
-/// The promise of the old lane: OpenSSL serves at each level whom we say it does, and nobody else.
+/// At each level, OpenSSL serves exactly the clients that we route to it.
 #[test]
 fn openssl_serves_exactly_those_who_are_promised_it() {
-    let promises = RefCell::new(BTreeMap::<Option<TlsLevel>, usize>::new());
+    let levels = RefCell::new(BTreeMap::<Option<TlsLevel>, usize>::new());
     let config = Config { cases: 2048, failure_persistence: None, ..Config::default() };
     let tried = TestRunner::new(config).run(&offer(), |mut offer| {
-        // OpenSSL passes over what kinds of points somebody takes; whoever cannot take ours has no ECDHE.
+        // OpenSSL ignores the point formats that a client accepts; a client that cannot accept ours has no ECDHE.
         offer.points = offer.points.filter(|points| points.contains(&0));
         let needed = offer.facts().required_level();
-        for (level, lane) in &*LANES {
-            let answered = answers(lane, offer.raw());
-            let is_promised = needed.is_some_and(|needed| needed <= *level);
-            proptest::prop_assert_eq!(answered.is_ok(), is_promised, "{:?}: {:?}", level, answered);
+        for (level, backend) in &*BACKENDS {
+            let answered = answers(backend, offer.raw());
+            let is_served = needed.is_some_and(|needed| needed <= *level);
+            proptest::prop_assert_eq!(answered.is_ok(), is_served, "{:?}: {:?}", level, answered);
         }
-        *promises.borrow_mut().entry(needed).or_default() += 1;
+        *levels.borrow_mut().entry(needed).or_default() += 1;
         Ok(())
     });
     tried.unwrap();
-    let promises = promises.into_inner();
-    assert!(promises.len() == 3 && promises.values().all(|count| *count > 100), "{promises:?}");
+    let levels = levels.into_inner();
+    assert!(levels.len() == 3 && levels.values().all(|count| *count > 100), "{levels:?}");
 }
