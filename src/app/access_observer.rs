@@ -1,5 +1,5 @@
-//! What the access log tells, as it is counted and as the ledger knows it: serving knows no database, and the ledger no
-//! connections.
+//! Passes access log records to the metrics and to the phone history. So `serve` does not depend on the database, and
+//! `phone_history` does not depend on connections.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,23 +14,22 @@ use crate::serve::access_control::CHALLENGE;
 use crate::serve::access_log::{AccessRecord, Observer, ServedTls, TlsResult};
 use crate::serve::client_prefix;
 
-/// Counts what the access log tells, and notes in the ledger what it tells of phones.
+/// Counts each access log record, and sends those about a phone to the phone history.
 pub(super) struct AccessObserver {
-    ledger: PhoneHistory,
+    history: PhoneHistory,
     metrics: Arc<Metrics>,
-    /// How many of the finished handshakes are in the ledger.
+    /// How many of the finished handshakes the history has counted.
     handshakes: AtomicU64,
 }
 
 impl AccessObserver {
-    /// Nothing was seen yet.
-    pub(super) fn new(ledger: PhoneHistory, metrics: Arc<Metrics>) -> Self {
-        Self { ledger, metrics, handshakes: AtomicU64::default() }
+    pub(super) fn new(history: PhoneHistory, metrics: Arc<Metrics>) -> Self {
+        Self { history, metrics, handshakes: AtomicU64::default() }
     }
 
     fn count(&self, record: &AccessRecord) {
         let status = status(record);
-        // Neither served nor refused: who is asked for a password will answer.
+        // A Digest challenge is neither served nor refused: the client repeats the request with credentials.
         let is_challenge = record.kind == Some(CHALLENGE);
         let is_refused = !is_challenge && is_refusal(status, record.request.is_some());
         self.metrics.observe(Observed {
@@ -48,15 +47,15 @@ impl AccessObserver {
             refused: u64::from(is_refused),
             handshakes: new + u64::from(is_handshake),
         };
-        self.ledger.count(clock::unix_seconds(record.time), counts);
+        self.history.count(clock::unix_seconds(record.time), counts);
     }
 }
 
 impl Observer for AccessObserver {
     fn saw(&self, record: Box<AccessRecord>) {
         self.count(&record);
-        if let Some(sighting) = phone_event(*record) {
-            self.ledger.note(sighting);
+        if let Some(event) = phone_event(*record) {
+            self.history.note(event);
         }
     }
 }
@@ -65,7 +64,7 @@ fn status(record: &AccessRecord) -> Option<StatusCode> {
     record.status.and_then(|status| StatusCode::from_u16(status).ok())
 }
 
-/// What a record says of a phone; `None` if it is about nobody, or asked nobody.
+/// The phone event in a record. `None` if the record has no identity and no claim of one, or no constituency.
 fn phone_event(record: AccessRecord) -> Option<PhoneEvent> {
     let status = status(&record);
     let (mac, proof) = match (record.mac, record.certificate_not_after, record.claim) {

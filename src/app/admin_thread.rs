@@ -1,4 +1,5 @@
-//! The operators' listener, on a thread and a runtime of its own: whatever goes wrong or hangs there, phones are served.
+//! The operators' listener, on a thread and a runtime of its own, so that a failure or a hang there does not affect
+//! phones.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,14 +19,14 @@ use crate::config::Config;
 use crate::settings::SettingsError;
 use crate::state::{self, StateDir};
 
-/// Where the renewal of now, if there is one, says how it is.
+/// The status board of the current renewal, if there is one.
 pub(super) type Boards = Arc<ArcSwapOption<StatusBoard>>;
 
-/// How many threads of it may wait for disks.
+/// The maximum of threads for blocking disk access.
 const DISK_THREADS: usize = 4;
-/// How many ports are tried in local mode, where the port is nobody's wish.
+/// How many ports are tried in local mode, where the operator chose none.
 const PORTS: u16 = 20;
-/// The token of local mode, in the state directory.
+/// The file of local mode's token in the state directory.
 pub const LOCAL_TOKEN: &str = "status-token";
 
 /// The listener before it serves.
@@ -36,18 +37,19 @@ pub(super) struct OpenAdminListener {
     token: Arc<OperatorToken>,
 }
 
-/// The listener that serves.
+/// The listener while it serves.
 #[derive(Debug)]
 pub(super) struct AdminThread {
     stop: oneshot::Sender<()>,
     thread: JoinHandle<()>,
 }
 
-/// Listens as `config` says, if it does; the configuration is then changed to say what is so.
+/// Opens the listener that `config` names, if any. In local mode, sets the token file in `config`, and an address that
+/// is unavailable is only a warning.
 pub(super) fn open(
     config: &mut Config,
     state: &StateDir,
-    passed: &mut ActivatedSockets,
+    activated: &mut ActivatedSockets,
 ) -> Result<Option<OpenAdminListener>, AppError> {
     if config.is_local() {
         give_local_token(config, state)?;
@@ -57,9 +59,9 @@ pub(super) fn open(
         let file = settings.token_file.as_deref().unwrap_or(state.path());
         SettingsError::of_file(file, error)
     })?;
-    let bound = match kept(&settings.listen, passed)? {
-        Some(kept) => Ok(kept),
-        None if config.is_local() => bind_somewhere(&settings.listen),
+    let bound = match activated_listener(&settings.listen, activated)? {
+        Some(activated_listener) => Ok(activated_listener),
+        None if config.is_local() => bind_next_free(&settings.listen),
         None => AdminListener::bind(&settings.listen),
     };
     let listener = match bound {
@@ -78,15 +80,18 @@ pub(super) fn open(
     Ok(Some(OpenAdminListener { listener, settings, token: Arc::new(token) }))
 }
 
-/// The listener at `endpoint` whose socket systemd keeps, if it does.
-fn kept(endpoint: &Endpoint, passed: &mut ActivatedSockets) -> Result<Option<AdminListener>, AppError> {
+/// The listener at `endpoint` by the socket that systemd passed, if any.
+fn activated_listener(
+    endpoint: &Endpoint,
+    activated: &mut ActivatedSockets,
+) -> Result<Option<AdminListener>, AppError> {
     Ok(match endpoint {
-        Endpoint::Tcp(address) => passed.tcp(STATUS, *address)?.map(AdminListener::of_tcp).transpose()?,
-        Endpoint::Unix(path) => passed.unix(STATUS, path).map(|socket| AdminListener::of_unix(socket, path.clone())),
+        Endpoint::Tcp(address) => activated.tcp(STATUS, *address)?.map(AdminListener::of_tcp).transpose()?,
+        Endpoint::Unix(path) => activated.unix(STATUS, path).map(|socket| AdminListener::of_unix(socket, path.clone())),
     })
 }
 
-/// Local mode has a token of its own, made on first use, so that everything can be tried.
+/// Makes a token for local mode on first use, so that every function can be tried.
 fn give_local_token(config: &mut Config, state: &StateDir) -> Result<(), AppError> {
     let file = state.path().join(LOCAL_TOKEN);
     if !file.exists() {
@@ -102,8 +107,8 @@ fn give_local_token(config: &mut Config, state: &StateDir) -> Result<(), AppErro
     Ok(())
 }
 
-/// The next port that is free.
-fn bind_somewhere(endpoint: &Endpoint) -> io::Result<AdminListener> {
+/// Binds the first free port from that of `endpoint` on.
+fn bind_next_free(endpoint: &Endpoint) -> io::Result<AdminListener> {
     let Endpoint::Tcp(address) = endpoint else { return AdminListener::bind(endpoint) };
     let ports = (0..PORTS).filter_map(|step| address.port().checked_add(step));
     let addresses = ports.map(|port| Endpoint::Tcp(SocketAddr::new(address.ip(), port)));
@@ -118,17 +123,17 @@ fn bind_somewhere(endpoint: &Endpoint) -> io::Result<AdminListener> {
 }
 
 impl OpenAdminListener {
-    /// The token, to be read again when that is asked for.
+    /// The token, for reloads.
     pub(super) fn token(&self) -> Arc<OperatorToken> {
         Arc::clone(&self.token)
     }
 
-    /// Serves what `knowledge` knows until it is told to [end](AdminThread::end).
-    pub(super) fn start(self, knowledge: Arc<dyn AdminData>) -> io::Result<AdminThread> {
+    /// Serves `admin_data` until [`AdminThread::end`].
+    pub(super) fn start(self, admin_data: Arc<dyn AdminData>) -> io::Result<AdminThread> {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(DISK_THREADS).build()?;
         let Self { listener, settings, token } = self;
-        let status = Arc::new(AdminServer::new(&settings, &listener.endpoint, token, knowledge));
+        let status = Arc::new(AdminServer::new(&settings, &listener.endpoint, token, admin_data));
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("status".to_owned()).spawn(move || {
             runtime.block_on(async {
@@ -139,7 +144,7 @@ impl OpenAdminListener {
                     _ = stopped => {}
                 }
             });
-            // A disk that does not answer is not waited for.
+            // Do not wait for a disk that hangs.
             runtime.shutdown_background();
         })?;
         Ok(AdminThread { stop, thread })
@@ -147,9 +152,9 @@ impl OpenAdminListener {
 }
 
 impl AdminThread {
-    /// Ends it, and waits until its socket is gone.
+    /// Stops the thread, and waits until its socket is closed.
     pub(super) async fn end(self) {
-        // It may have ended.
+        // The thread may have ended.
         let _ = self.stop.send(());
         let _ = tokio::task::spawn_blocking(move || self.thread.join()).await;
     }

@@ -1,4 +1,4 @@
-//! Where certificates come from, and what that source remembers.
+//! Where certificates come from, and the state of that source.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ pub(super) struct ActiveCertificateSource {
     logged: LoggedProblems,
 }
 
-/// The conditions of certificates from files that were logged: each is, once, and its end too.
+/// The level last logged for each certificate file. A condition is logged once when it begins and once when it ends.
 #[derive(Debug, Default)]
 struct LoggedProblems(BTreeMap<PathBuf, ConditionLevel>);
 
@@ -35,12 +35,12 @@ struct LoggedProblems(BTreeMap<PathBuf, ConditionLevel>);
 enum SourceKind {
     Files(FilesSource),
     LocalCa(Box<LocalCa>),
-    /// Until renewal is started.
+    /// `None` once renewal has started.
     Acme(Option<Box<(RenewalPlan, Renewer)>>),
 }
 
 impl ActiveCertificateSource {
-    /// Opens the source that `config` names; what is stored there is shown at once.
+    /// Opens the source that `config` names. ACME publishes its stored certificates at once.
     pub(super) fn open(
         config: &Config,
         state: &StateDir,
@@ -64,7 +64,7 @@ impl ActiveCertificateSource {
         Ok(Self { origin, domain: config.domain.clone(), exact, logged: LoggedProblems::default() })
     }
 
-    /// The CA that clients must trust, where it is one of our own.
+    /// The CA that clients must trust, if the source is a local CA.
     pub(super) fn server_ca(&self) -> Option<CertificateDer<'static>> {
         match &self.origin {
             SourceKind::LocalCa(local) => Some(local.certificate().clone()),
@@ -72,15 +72,15 @@ impl ActiveCertificateSource {
         }
     }
 
-    /// Begins to renew, if that is how certificates come.
+    /// Starts renewal, if certificates come from ACME.
     pub(super) fn start_renewal(&mut self) -> Result<Option<RenewalThread>, AppError> {
         let SourceKind::Acme(renewal) = &mut self.origin else { return Ok(None) };
         renewal.take().map(|plan| plan.0.start(plan.1)).transpose()
     }
 
-    /// Publishes certificates that are new, and says what is wrong with those that cannot be used.
+    /// Publishes new certificates, and logs the faults of those that cannot be used.
     pub(super) fn refresh(&mut self, certificates: &LiveCertificates) {
-        // Whoever has others to tell must not wait while a key is made.
+        // A copy: a borrow would block the sender while a key is made.
         let exact = Arc::clone(&self.exact.borrow());
         match &mut self.origin {
             SourceKind::Files(files) => {
@@ -100,7 +100,7 @@ impl ActiveCertificateSource {
                     tracing::error!("no certificate from the local CA: {error}");
                 }
             }
-            // Its own thread publishes.
+            // The renewal thread publishes.
             SourceKind::Acme(_) => {}
         }
     }

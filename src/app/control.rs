@@ -1,6 +1,7 @@
-//! The control socket: commands to the running server, from the users who may use its state directory.
+//! The control socket: commands to the running server, from users who may access its state directory.
 //!
-//! One request per connection, a line of JSON; then replies, a line each, until [`Reply::Done`] or [`Reply::Failed`].
+//! A connection carries one request, a line of JSON. Replies follow, a line each, until [`Reply::Done`] or
+//! [`Reply::Failed`].
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -24,61 +25,62 @@ use crate::serve::access_log::AccessLog;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_REQUEST: u64 = 4096;
 
-/// What may be asked.
+/// A request to the running server.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ControlRequest {
-    /// How are the certificates?
+    /// Report the state of the certificates.
     Status,
-    /// Renew what is due, or everything.
+    /// Renew the certificates that are due, or all.
     Renew {
-        /// Everything, due or not.
+        /// All certificates, due or not.
         all: bool,
         /// Only the certificate for the exact names of this constituency.
         only: Option<ConstituencyName>,
     },
     /// Revoke a certificate.
     Revoke {
-        /// Which one.
+        /// The certificate to revoke.
         certificate: Lineage,
     },
-    /// Write what happened so far into the phone history.
+    /// Write all events so far into the phone history.
     Flush,
 }
 
-/// What answers requests.
+/// What requests act on.
 #[derive(Debug, Clone)]
 pub(super) struct Control {
-    /// Renews certificates, where provost obtains them.
+    /// Commands to the renewal, if certificates come from ACME.
     pub(super) renewal: Commands,
     pub(super) access: AccessLog,
     pub(super) history: Arc<HistoryHealth>,
 }
 
-/// Where the renewal of now takes commands, if there is one.
+/// The command channel of the current renewal, if there is one.
 pub(super) type Commands = Arc<ArcSwapOption<mpsc::Sender<RenewalCommand>>>;
 
-/// What is answered.
+/// A reply to a request.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
-    /// So they are.
+    /// The state of the certificates.
     Status(Box<AcmeStatus>),
-    /// A step.
+    /// A line about progress.
     Says(String),
-    /// It is done.
+    /// The request is done.
     Done,
-    /// It came to nothing.
+    /// The request failed, with the reason.
     Failed(String),
 }
 
-/// Where the socket is.
+/// The path of the control socket.
 #[must_use]
 pub fn path(state: &Path) -> PathBuf {
     state.join("control.sock")
 }
 
-/// Listens in the state directory, which we hold the lock of, within a runtime; without a socket, all else works.
+/// Listens in the state directory, whose lock the caller holds. Needs a runtime. Returns `None` if it cannot listen;
+/// all else works without the socket.
 pub(super) fn listen(state: &Path) -> Option<UnixListener> {
     unlink(state);
     let path = path(state);
@@ -96,13 +98,13 @@ pub(super) fn listen(state: &Path) -> Option<UnixListener> {
     listening.inspect_err(warn).ok()
 }
 
-/// Removes the socket; one that a crash left behind too.
+/// Removes the socket, also one left by a crash.
 pub(super) fn unlink(state: &Path) {
-    // Mostly it is not there.
+    // Usually there is none.
     let _ = std::fs::remove_file(path(state));
 }
 
-/// Answers for ever.
+/// Accepts connections until it is dropped.
 pub(super) async fn serve(listener: UnixListener, control: Control) {
     let mut conversations = JoinSet::new();
     loop {
@@ -116,7 +118,7 @@ pub(super) async fn serve(listener: UnixListener, control: Control) {
     }
 }
 
-/// A conversation that breaks off ends; that is all.
+/// Serves one connection. An error only ends the connection.
 async fn serve_connection(stream: UnixStream, control: Control) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut line = String::new();

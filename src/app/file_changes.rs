@@ -1,13 +1,13 @@
-//! When the files of a trust bundle have changed so that they may be read again. Pure.
+//! Decides when a changed trust bundle may be read again. Pure.
 
 use std::collections::BTreeMap;
 
 use crate::files::FileStamp;
 
-/// What the files of each bundle look like.
+/// The stamps of the files of each bundle.
 pub(super) type FileStamps = BTreeMap<String, Vec<Option<FileStamp>>>;
 
-/// The looks that count: when bundles were read, and the last one.
+/// The stamps when each bundle was last read, and those of the previous check.
 #[derive(Debug)]
 pub(super) struct FileChanges {
     read: FileStamps,
@@ -15,13 +15,14 @@ pub(super) struct FileChanges {
 }
 
 impl FileChanges {
-    /// The first look at bundles of which none has been read.
+    /// The state after the first check, before any bundle is read.
     pub(super) fn first(now: FileStamps) -> Self {
         Self { read: FileStamps::new(), last: now }
     }
 
-    /// The names of bundles to read, as they look `now`. A file that was put in another's place is whole; one that is
-    /// written in place may not be, and must have been still since the last look.
+    /// The names of the bundles to read, given the stamps of `now`. A replaced file (by rename) is complete and due at
+    /// once. A file written in place may be incomplete: it is due once it is unchanged since the previous check
+    /// (debounce).
     pub(super) fn due(&mut self, now: &FileStamps) -> Vec<String> {
         let is_whole = |(before, after): (&Option<FileStamp>, &Option<FileStamp>)| match (before, after) {
             (Some(before), Some(after)) => before == after || !before.is_same_file(after),
@@ -43,7 +44,7 @@ impl FileChanges {
         due
     }
 
-    /// Notes that the bundle `name` was read as it looked `then`. What cannot be read stays due.
+    /// Notes that the bundle `name` was read when it had the stamps `then`. An unreadable bundle stays due.
     pub(super) fn note_read(&mut self, name: &str, then: &FileStamps) {
         if let Some(files) = then.get(name) {
             self.read.insert(name.to_owned(), files.clone());

@@ -1,38 +1,38 @@
-//! How many files the process may have open, and what it has them for.
+//! The limit of open file descriptors, and how the process divides it.
 //!
-//! A connection needs a socket, and a file while it transfers one. Besides, there is what the server has open for itself,
-//! small files and folders that are kept open for the next request, and the operators' connections.
+//! A connection needs a socket, and a file during a transfer. The server also needs descriptors for itself, for small
+//! files and folders cached for the next request, and for operators' connections.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::constituency::Registry;
 use crate::wording::counted;
 
-/// For logs, listeners, the database, DNS, the certificates' renewal, and the status page's connections.
-const OURS: u64 = 192;
-/// For small files that each thread keeps open.
-const KEPT_PER_THREAD: u64 = 16;
-/// The part of the limit that is for folders kept open: one in eight.
-const FOLDERS_PART: u64 = 8;
-/// Files per connection.
+/// For logs, listeners, the database, DNS, certificate renewal, and operators' connections.
+const RESERVED: u64 = 192;
+/// Small files that each thread caches.
+const CACHED_PER_THREAD: u64 = 16;
+/// One in so many descriptors is for cached folders.
+const FOLDERS_DIVISOR: u64 = 8;
+/// Descriptors per connection.
 const PER_CONNECTION: u64 = 2;
-/// For how many connections there is room however low the limit is, if it allows for their sockets at all.
-const LEAST_ROOM: u64 = 32;
-/// How many connections a server should have room for, even if it knows few phones.
-const FEW: usize = 256;
+/// The least number of connections under a low limit, if the limit allows for their sockets at all.
+const MIN_ROOM: u64 = 32;
+/// How many connections a server should allow even if it knows few phones.
+const MIN_WANTED: usize = 256;
 /// Suggested limits are multiples of this.
 const STEP: u64 = 1024;
 
-/// The limit of open files.
+/// The limit of open file descriptors (RLIMIT_NOFILE).
 #[derive(Debug, Clone, Copy)]
 pub struct FileLimit {
-    /// `None`: unlimited.
+    /// `None` is unlimited.
     files: Option<u64>,
     threads: u64,
 }
 
 impl FileLimit {
-    /// The limit, after raising it as far as the system allows.
+    /// Raises the soft limit to the hard limit, and returns the result.
     #[must_use]
     pub fn raise() -> Self {
         let limit = getrlimit(Resource::Nofile);
@@ -47,7 +47,7 @@ impl FileLimit {
         Self::of(if raised { limit.maximum } else { limit.current })
     }
 
-    /// The limit to which a server that is started from here could raise it.
+    /// The hard limit: what a server that is started from here could raise its limit to.
     #[must_use]
     pub fn highest() -> Self {
         Self::of(getrlimit(Resource::Nofile).maximum)
@@ -58,26 +58,26 @@ impl FileLimit {
         Self { files, threads }
     }
 
-    /// How many connections there is room for.
+    /// The number of connections that the limit allows.
     #[must_use]
     pub fn room(self) -> usize {
         let Some(files) = self.files else { return usize::MAX };
-        let room = files.saturating_sub(self.reserve() + files / FOLDERS_PART) / PER_CONNECTION;
-        as_usize(room.max(LEAST_ROOM.min(files / PER_CONNECTION)))
+        let room = files.saturating_sub(self.reserve() + files / FOLDERS_DIVISOR) / PER_CONNECTION;
+        as_usize(room.max(MIN_ROOM.min(files / PER_CONNECTION)))
     }
 
-    /// How many folders may be kept open.
+    /// The number of folders that may be cached.
     #[must_use]
     pub fn open_folders(self) -> usize {
-        self.files.map_or(usize::MAX, |files| as_usize(files / FOLDERS_PART))
+        self.files.map_or(usize::MAX, |files| as_usize(files / FOLDERS_DIVISOR))
     }
 
-    /// What to do if there is not room enough for a connection of each phone that `registry` knows, of which no more than
-    /// `allowed` may connect at once.
+    /// The problem and the remedy, if the limit does not allow one connection for each phone that `registry` knows, up
+    /// to `allowed` connections.
     #[must_use]
     pub fn shortage(self, registry: &Registry, allowed: usize) -> Option<String> {
         let phones = registry.served().map(|constituency| constituency.count_known_phones()).sum::<usize>();
-        let wanted = phones.min(allowed).max(FEW.min(allowed));
+        let wanted = phones.min(allowed).max(MIN_WANTED.min(allowed));
         (self.room() < wanted).then(|| {
             format!(
                 "the limit of open files ({}) leaves room for {}, and there are {}: raise LimitNOFILE to {} (ulimit -n)",
@@ -89,14 +89,14 @@ impl FileLimit {
         })
     }
 
-    /// The limit with which there is room for `connections`.
+    /// The limit that allows `connections`.
     fn needed(self, connections: usize) -> u64 {
         let without_folders = self.reserve() + PER_CONNECTION * connections as u64;
-        (without_folders * FOLDERS_PART).div_ceil(FOLDERS_PART - 1).next_multiple_of(STEP)
+        (without_folders * FOLDERS_DIVISOR).div_ceil(FOLDERS_DIVISOR - 1).next_multiple_of(STEP)
     }
 
     fn reserve(self) -> u64 {
-        OURS + KEPT_PER_THREAD * self.threads
+        RESERVED + CACHED_PER_THREAD * self.threads
     }
 }
 

@@ -1,7 +1,7 @@
-//! The application: wires nouns and verbs, keeps them running, and ends them in order. The one place that spawns long
-//! tasks.
+//! The application: wires nouns and verbs, keeps them running, and shuts them down in order. Only this module spawns
+//! long tasks.
 //!
-//! [`App::start`] does what may fail; [`App::run`] then lasts until it is told to stop.
+//! [`App::start`] does everything that can fail. [`App::run`] then serves until shutdown.
 
 use std::io;
 use std::net::SocketAddr;
@@ -83,58 +83,56 @@ pub const LOCAL_DEVICE_CA: &str = "local";
 /// The folder of the local server CA in the state directory.
 pub const LOCAL_SERVER_CA: &str = "server-ca";
 
-/// The target of the few events that are told whatever `PROVOST_LOG` leaves out.
+/// The log target of the few events that appear whatever `PROVOST_LOG` filters out.
 pub const ANNOUNCEMENT: &str = "provost::announcement";
 
-/// How long a log that nobody reads may put off the end.
-const PATIENCE_WITH_LOG: Duration = Duration::from_secs(5);
-/// How long a disk that hangs may put off the end.
-const PATIENCE_WITH_LEDGER: Duration = Duration::from_secs(5);
+/// How long shutdown waits until the access log is written, if its reader stalls.
+const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long shutdown waits until the phone history, and then the last good policies, are written, if the disk hangs.
+const DISK_FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why the application cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
-    /// Something in `provost.json`.
+    /// A setting in `provost.json`.
     #[error("{0}")]
     Settings(#[from] SettingsError),
     /// The state directory.
     #[error("{0}")]
     State(#[from] StateError),
-    /// The phones that are denied everywhere.
+    /// The server-wide denials.
     #[error("{0}")]
     Denials(#[from] DenialsError),
-    /// A CA of our own.
+    /// A local CA.
     #[error("{0}")]
     Ca(#[from] CaError),
-    /// A CA of our own cannot be trusted.
+    /// The trust bundle of a local CA.
     #[error("{0}")]
     Bundle(#[from] BundleError),
-    /// Certificates cannot be obtained as `provost.json` says.
+    /// The certificate source that `provost.json` configures.
     #[error("\"certificate\": {0}")]
     Acme(String),
-    /// No address to listen on could be had.
+    /// A listening address is unavailable.
     #[error("cannot listen on {address}: {source}{}", sockets::hint(.source))]
     Listen {
-        /// The address.
         address: SocketAddr,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// What systemd passed does not fit.
+    /// A socket that systemd passed does not fit.
     #[error("{0}")]
     Passed(#[from] SocketActivationError),
-    /// An address is served no more.
+    /// A listener task has ended.
     #[error("a listener ended by a defect of provost")]
     ListenerEnded,
     /// The operators' listener.
     #[error("cannot listen on {endpoint} (\"status\"): {source}{}", sockets::hint(.source))]
     Status {
-        /// Where.
         endpoint: Endpoint,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// Threads, signals.
+    /// Threads or signals.
     #[error("the system refuses what every server needs: {0}{hint}", hint = sockets::hint(.0))]
     System(#[from] io::Error),
 }
@@ -149,9 +147,9 @@ pub struct App {
     listeners: Listeners,
     signals: signals::Signals,
     source: ActiveCertificateSource,
-    waker: WatcherHandle,
+    watcher: WatcherHandle,
     writer: Writer,
-    keeper: HistoryWriter,
+    history_writer: HistoryWriter,
     last_good: last_good::LastGoodWriter,
     denials: DenialsFile,
     status: Option<(admin_thread::OpenAdminListener, Arc<dyn AdminData>)>,
@@ -161,17 +159,17 @@ pub struct App {
 }
 
 impl App {
-    /// Opens everything that is needed and listens, within a runtime; connections are accepted once [`App::run`] runs.
-    /// The access log goes to `output` in the form `log`, which the command line may have chosen; `passed` are the sockets
-    /// that systemd keeps for us.
+    /// Opens everything, and listens. Needs a runtime. Connections are accepted once [`App::run`] runs. The access log
+    /// goes to `output` in the format `log`, which the command line may have chosen. `activated` are the sockets from
+    /// systemd.
     ///
     /// # Errors
-    /// Whatever makes serving impossible. What is wrong with a folder or a trust bundle is only said.
+    /// If the server cannot serve. A fault in a folder or a trust bundle is only logged.
     pub fn start(
         mut config: Config,
         log: LogFormat,
         output: impl io::Write + Send + 'static,
-        mut passed: ActivatedSockets,
+        mut activated: ActivatedSockets,
     ) -> Result<Self, AppError> {
         let files = FileLimit::raise();
         config.check_apart()?;
@@ -182,10 +180,10 @@ impl App {
         permissions::warn_of_loose_permissions(&config);
         let certificates = Arc::new(LiveCertificates::default());
         let denials = DenialsFile::open(state.path())?;
-        let (kept, last_good) = LastGood::start(state.path())?;
+        let (last_good_policies, last_good) = LastGood::start(state.path())?;
         let mut scanner = Scanner::new(config.constituencies.clone(), config.bundle_names())
             .with_denials(denials.denials())
-            .with_last_good(kept)
+            .with_last_good(last_good_policies)
             .keeping_open(files.open_folders());
         let first = scanner.scan(clock::now());
         let (wanted, exact) = watch::channel(Arc::new(ExactNames::of(&first, &config.domain)));
@@ -193,7 +191,7 @@ impl App {
         let mut source = ActiveCertificateSource::open(&config, &state, &certificates, exact, (&boards, &commands))?;
         source.refresh(&certificates);
 
-        let read = publisher::look(&config);
+        let read = publisher::file_stamps(&config);
         let material = TlsMaterial {
             certificates: Arc::clone(&certificates),
             bundles: trust::load_all(&config.trust),
@@ -203,17 +201,17 @@ impl App {
         };
         material.bundles.iter().for_each(|(name, bundle)| reload_log::log_bundle(name, bundle, false));
         let uploads = uploads(&config, &state)?;
-        // Whoever reads that we listen may send a signal at once.
+        // A process that reads that we listen may send a signal at once.
         let signals = signals::Signals::listen()?;
-        let operators = admin_thread::open(&mut config, &state, &mut passed)?;
+        let operators = admin_thread::open(&mut config, &state, &mut activated)?;
         // A process that reads that we listen may send commands at once.
         let control = control::listen(state.path());
-        let listeners = Listeners::open(&config, &mut passed)?;
-        passed.ensure_all_claimed()?;
-        let (ledger, keeper) = PhoneHistory::start(&state.folder(phone_history::FOLDER)?)?;
-        let health = ledger.health();
+        let listeners = Listeners::open(&config, &mut activated)?;
+        activated.ensure_all_claimed()?;
+        let (history, history_writer) = PhoneHistory::start(&state.folder(phone_history::FOLDER)?)?;
+        let health = history.health();
         let metrics = Arc::new(Metrics::default());
-        let (access, writer) = AccessLog::start(log, output, AccessObserver::new(ledger, Arc::clone(&metrics)))?;
+        let (access, writer) = AccessLog::start(log, output, AccessObserver::new(history, Arc::clone(&metrics)))?;
         let server = Arc::new(Server {
             gate: gate(state.path())?,
             site: ArcSwap::from_pointee(Site::new(config.domain.clone(), config.no_sni.clone())),
@@ -230,8 +228,8 @@ impl App {
         let publisher = Arc::new(Publisher::new(&server, config.clone(), material, wanted, &read, files));
         publisher.publish_registry(first.snapshot());
         let publishing = Arc::clone(&publisher);
-        let waker = follow(scanner, first, move |folders| publishing.publish_registry(folders))?;
-        server.scanner.get_or_init(|| waker.clone());
+        let watcher = follow(scanner, first, move |folders| publishing.publish_registry(folders))?;
+        server.scanner.get_or_init(|| watcher.clone());
         let control = control.map(|listener| {
             let (access, history) = (server.access.clone(), Arc::clone(&health));
             (listener, Control { renewal: commands, access, history })
@@ -252,9 +250,9 @@ impl App {
             listeners,
             signals,
             source,
-            waker,
+            watcher,
             writer,
-            keeper,
+            history_writer,
             last_good,
             denials,
             status,
@@ -264,28 +262,28 @@ impl App {
         })
     }
 
-    /// Where it listens.
+    /// The addresses on which phones are served over TLS.
     #[must_use]
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.listeners.tls.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
-    /// The site as it is now.
+    /// The current site.
     #[must_use]
     pub fn site(&self) -> Arc<Site> {
         self.server.site.load_full()
     }
 
-    /// The CA that clients must trust, where it is one of our own.
+    /// The CA that clients must trust, if certificates come from a local CA.
     #[must_use]
     pub fn server_ca(&self) -> Option<CertificateDer<'static>> {
         self.source.server_ca()
     }
 
-    /// Serves until `until` is done or a signal says stop; then drains, and writes what is still to be written.
+    /// Serves until `until` completes or a signal asks for shutdown. Then drains connections and flushes the logs.
     ///
     /// # Errors
-    /// If renewal or what is read while the server runs cannot have a thread.
+    /// If the thread of the renewal or of the reloader cannot start, or a listener ends.
     pub async fn run(mut self, until: impl Future<Output = ()>) -> Result<(), AppError> {
         let (stop, stopped) = self.stop;
         let mut listeners = self.listeners.serve(&self.config, &self.server, &stopped);
@@ -295,30 +293,30 @@ impl App {
         if let Some((listener, answers)) = self.control {
             control.spawn(control::serve(listener, answers));
         }
-        let upkeep = Reloader::start(ReloaderThread {
+        let reloader = Reloader::start(ReloaderThread {
             source,
             certificates: Arc::clone(&self.server.certificates),
             publisher: self.publisher,
             state_faults: self.state_faults,
             config: self.config.clone(),
-            waker: self.waker.clone(),
+            watcher: self.watcher.clone(),
             token: self.status.as_ref().map(|(opened, _)| opened.token()),
         })?;
-        let status = self.status.map(|(opened, knowledge)| opened.start(knowledge)).transpose()?;
+        let status = self.status.map(|(opened, admin_data)| opened.start(admin_data)).transpose()?;
         let denials = DenialsFollower::start(self.denials)?;
-        let supervisor = ServiceNotifier::from_environment()?;
-        let mut heart = JoinSet::new();
-        if supervisor.is_enabled() {
-            heart.spawn(Watchdog::new(&self.server, (&self.waker, &upkeep, &denials), &supervisor, stopped).run());
+        let notifier = ServiceNotifier::from_environment()?;
+        let mut watchdog = JoinSet::new();
+        if notifier.is_enabled() {
+            watchdog.spawn(Watchdog::new(&self.server, (&self.watcher, &reloader, &denials), &notifier, stopped).run());
         }
-        supervisor.send(vec![Notification::Ready]);
+        notifier.send(vec![Notification::Ready]);
         let result = tokio::select! {
             () = until => Ok(()),
-            () = self.signals.obey(&upkeep, &supervisor, self.config.limits.drain_s) => Ok(()),
+            () = self.signals.obey(&reloader, &notifier, self.config.limits.drain_s) => Ok(()),
             Some(_) = listeners.join_next() => Err(AppError::ListenerEnded),
         };
-        supervisor.send(vec![Notification::Stopping, Notification::Status("what is under way may end".to_owned())]);
-        // Nobody left to tell is as good as told.
+        notifier.send(vec![Notification::Stopping, Notification::Status("what is under way may end".to_owned())]);
+        // Without a receiver, there is nothing to stop.
         let _ = stop.send(ShutdownPhase::Drain);
         renewal.iter().for_each(RenewalThread::stop);
         let mut drained = std::pin::pin!(async { while listeners.join_next().await.is_some() {} });
@@ -333,17 +331,17 @@ impl App {
         if let Some(renewal) = renewal {
             renewal.ended().await;
         }
-        heart.shutdown().await;
+        watchdog.shutdown().await;
         control.shutdown().await;
         control::unlink(&self.config.state);
         if let Some(status) = status {
             status.end().await;
         }
-        self.waker.stop();
-        drop((upkeep, denials, self.server));
-        self.writer.finish(PATIENCE_WITH_LOG);
-        self.keeper.finish(PATIENCE_WITH_LEDGER);
-        self.last_good.finish(PATIENCE_WITH_LEDGER);
+        self.watcher.stop();
+        drop((reloader, denials, self.server));
+        self.writer.finish(LOG_FLUSH_TIMEOUT);
+        self.history_writer.finish(DISK_FLUSH_TIMEOUT);
+        self.last_good.finish(DISK_FLUSH_TIMEOUT);
         tracing::info!("stopped");
         result
     }
@@ -358,14 +356,14 @@ fn uploads(config: &Config, state: &StateDir) -> Result<UploadStore, AppError> {
     Ok(UploadStore::new(uploads, config.limits.free_space_bytes))
 }
 
-/// Judges the passwords that are in the state directory.
+/// Reads the passwords in the state directory, and logs those that are unreadable.
 fn gate(state: &Path) -> Result<DigestAuthenticator, AppError> {
     let passwords = Passwords::of_state(state);
     reload_log::log_passwords(&passwords.refresh(), true);
     DigestAuthenticator::new(passwords).map_err(|_| AppError::System(io::Error::other("it gives no random numbers")))
 }
 
-/// In local mode, and never else, the CA of virtual phones is trusted everywhere. It is made on first use.
+/// In local mode only: trusts the CA of virtual phones in every constituency. Makes the CA on first use.
 fn local_device_trust(config: &Config, state: &StateDir) -> Result<Vec<Arc<Bundle>>, AppError> {
     if config.is_local() {
         let folder = state.path().join(LOCAL_DEVICE_CA);
@@ -374,10 +372,10 @@ fn local_device_trust(config: &Config, state: &StateDir) -> Result<Vec<Arc<Bundl
     Ok(local_device_bundle(config)?.into_iter().map(Arc::new).collect())
 }
 
-/// The local device CA as a bundle: in local mode, if it has been made.
+/// The local device CA as a bundle: in local mode, if the CA exists.
 ///
 /// # Errors
-/// If it is there but cannot be read.
+/// If the CA exists but cannot be read.
 pub fn local_device_bundle(config: &Config) -> Result<Option<Bundle>, BundleError> {
     let file = config.state.join(LOCAL_DEVICE_CA).join("ca.pem");
     if config.is_local() && file.exists() { Bundle::load("local device CA", &[file]).map(Some) } else { Ok(None) }

@@ -1,4 +1,4 @@
-//! The files that a phone's master configuration names for it, and which of them its folder does not have.
+//! The files that a phone's master configuration names, and those of them that the constituency's folder lacks.
 
 use std::fs::File;
 use std::io::Read;
@@ -13,21 +13,22 @@ use crate::phone_config::{MasterConfiguration, Named, PhoneNames, Text, XmlFile,
 use crate::serve::path::{self, ServedPath};
 
 /// The largest master configuration that is read.
-const LARGEST: u64 = 4 << 20;
+const MAX_MASTER_BYTES: u64 = 4 << 20;
 
-/// The phone whose files are looked for.
+/// The phone whose files are checked.
 pub struct Phone<'a> {
     pub constituency: &'a ConstituencyName,
     pub mac: MacAddress,
-    /// As its User-Agent writes it, if it was seen.
+    /// The model as in the User-Agent, if the phone was seen.
     pub model: Option<&'a str>,
-    /// The folder of its master configuration, from the path of its URL.
+    /// The folder of the phone's master configuration, from the URL path.
     pub directory: &'a str,
 }
 
 impl Phone<'_> {
-    /// What its master configuration names, in the folder `constituencies`; `None` if there is none or it names nothing.
-    /// A `<mac>.cfg` that names nothing is a parameter file, and all that the phone needs.
+    /// The files that the phone's master configuration names, in the folder `constituencies`. `None` if there is no
+    /// master configuration or it names none: a `<mac>.cfg` that names none is a parameter file, and all that the phone
+    /// needs.
     #[must_use]
     pub fn named_files(&self, constituencies: &Path) -> Option<NamedFiles> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -39,7 +40,7 @@ impl Phone<'_> {
             Some((master, file))
         })?;
         let read = self.read(file)?;
-        // A URL leads to a server that is not looked at.
+        // A URL leads to another server, which is not checked.
         let paths = read.config_files.into_iter().chain(read.other_files).filter(|path| !path.contains("://"));
         let files: Vec<String> = paths.map(|path| in_directory(self.directory, path.trim_start_matches('/'))).collect();
         let is_missing = |file: &&String| self.open(root.as_fd(), file).is_none();
@@ -49,19 +50,19 @@ impl Phone<'_> {
 
     fn read(&self, file: File) -> Option<MasterConfiguration> {
         let mut bytes = Vec::new();
-        file.take(LARGEST).read_to_end(&mut bytes).ok()?;
+        file.take(MAX_MASTER_BYTES).read_to_end(&mut bytes).ok()?;
         let text = Text::decode(&bytes).ok()?;
         let named = Named::all_in(&XmlFile::read(&text).ok()?);
         let model = self.model.map(|model| model.replace('_', ""));
         Some(MasterConfiguration::of(&named, &PhoneNames { mac: Some(self.mac), model, part_number: None }))
     }
 
-    /// The regular file that the phone would get under `asked`.
+    /// The regular file that the server serves to the phone under `asked`.
     fn open(&self, root: BorrowedFd<'_>, asked: &str) -> Option<File> {
         let path = ServedPath::parse(&format!("/{asked}")).ok()?;
         let spellings = [path.as_str().to_owned()].into_iter().chain(path.other_cases(self.mac));
         spellings.filter(|spelling| !path::is_hidden(spelling)).find_map(|spelling| {
-            // NONBLOCK: opening a FIFO must not wait for its writer.
+            // NONBLOCK: open() of a FIFO would wait for a writer.
             let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
             let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
             let opened = openat2(root, format!("{}/{spelling}", self.constituency), flags, Mode::empty(), resolve);
@@ -71,13 +72,13 @@ impl Phone<'_> {
     }
 }
 
-/// The path of a request's target as it is served.
+/// The served path of a request target.
 #[must_use]
 pub fn served_path(target: &str) -> Option<String> {
     ServedPath::parse(target).ok().map(|path| path.as_str().to_owned())
 }
 
-/// The folder in which the phone `mac` looked last for a master configuration, from the `paths` that it asked for.
+/// The folder of the master configuration that the phone `mac` requested last. `paths` are its requests, newest first.
 #[must_use]
 pub fn directory<'a>(mut paths: impl Iterator<Item = &'a str>, mac: MacAddress) -> Option<&'a str> {
     paths.find_map(|path| {

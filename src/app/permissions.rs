@@ -1,7 +1,7 @@
-//! Who may read and change what the server depends on: the rule of each path, and the paths that break it.
+//! Permissions of the files that the server depends on: the rule for each path, and the paths that break it.
 //!
-//! One function decides: `check` and the start of the server say the same. It looks at modes, where an ACL shows in the
-//! group's bits. The owner of a path is not questioned.
+//! One function decides, so that `check` and the start of the server agree. It checks the mode, in which an ACL shows
+//! as the group's bits. It accepts any owner.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -13,26 +13,26 @@ use crate::config::{CertificateSource, Config};
 use crate::constituency::POLICY_FILE;
 use crate::identity::digest::passwords;
 
-/// The state directory's folder of the operator's own CA.
+/// The folder of the operator's own CA in the state directory.
 const CA: &str = "ca";
-/// On a folder: only the owner of what lies in it may remove or replace that.
+/// The sticky bit of a folder: only the owner of an entry may remove or replace it.
 const STICKY: u32 = 0o1000;
-/// How many paths the server logs.
-const LOGGED: usize = 20;
+/// How many paths are logged.
+const MAX_LOGGED: usize = 20;
 
-/// Who may do what, apart from the owner.
+/// The permitted access, apart from the owner's.
 #[derive(Debug, Clone, Copy)]
 enum Rule {
-    /// A secret that the operator keeps. Its group may read it.
+    /// A secret of the operator. Its group may read it.
     Secret,
-    /// What provost keeps for itself.
+    /// provost's own file. Only the owner has access.
     Private,
-    /// All users may read it, and its group may change it.
+    /// All users may read it, and its group may write it.
     Public,
 }
 
 impl Rule {
-    /// The bits of a mode that break it.
+    /// The mode bits that break the rule.
     fn forbidden(self) -> u32 {
         match self {
             Self::Secret => 0o027,
@@ -42,11 +42,11 @@ impl Rule {
     }
 }
 
-/// A path that users may read or change who should not.
+/// A path that too many users may read or write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoosePermission {
     pub path: PathBuf,
-    /// Who may do what.
+    /// Who has which access.
     pub message: String,
     pub remedy: String,
 }
@@ -60,13 +60,13 @@ impl fmt::Display for LoosePermission {
 /// Logs the paths of `config` that break their rule.
 pub(super) fn warn_of_loose_permissions(config: &Config) {
     let found = loose_permissions(config);
-    found.iter().take(LOGGED).for_each(|loose| tracing::warn!("{loose}"));
-    if let Some(more @ 1..) = found.len().checked_sub(LOGGED) {
+    found.iter().take(MAX_LOGGED).for_each(|loose| tracing::warn!("{loose}"));
+    if let Some(more @ 1..) = found.len().checked_sub(MAX_LOGGED) {
         tracing::warn!("{more} more paths that others may read or change; see provost check");
     }
 }
 
-/// The paths of `config` that break their rule, each once, in order.
+/// The paths of `config` that break their rule, without duplicates, sorted.
 #[must_use]
 pub fn loose_permissions(config: &Config) -> Vec<LoosePermission> {
     let mut found = BTreeMap::new();
@@ -87,7 +87,7 @@ pub fn loose_permissions(config: &Config) -> Vec<LoosePermission> {
     found.into_values().collect()
 }
 
-/// Each path, its rule, and what it is.
+/// Each path, its rule, and its description.
 fn rules(config: &Config) -> Vec<(PathBuf, Rule, &'static str)> {
     let mut rules = Vec::new();
     rules.extend(config.file.iter().map(|file| (file.clone(), Rule::Public, "the configuration")));
@@ -114,7 +114,7 @@ fn rules(config: &Config) -> Vec<(PathBuf, Rule, &'static str)> {
     rules
 }
 
-/// What lies in the state directory `state`.
+/// The rules for the state directory `state`.
 fn kept(state: &Path) -> Vec<(PathBuf, Rule, &'static str)> {
     let digest = state.join(passwords::FOLDER);
     let ca = state.join(CA);
@@ -131,7 +131,7 @@ fn kept(state: &Path) -> Vec<(PathBuf, Rule, &'static str)> {
     .collect()
 }
 
-/// The constituencies in the folder `constituencies`.
+/// The rules for the folder `constituencies` and each constituency.
 fn served(constituencies: &Path) -> Vec<(PathBuf, Rule, &'static str)> {
     let folders = folders(constituencies).into_iter().flat_map(|folder| {
         let policy = folder.join(POLICY_FILE);
@@ -140,7 +140,7 @@ fn served(constituencies: &Path) -> Vec<(PathBuf, Rule, &'static str)> {
     [(constituencies.to_owned(), Rule::Public, "the constituencies")].into_iter().chain(folders).collect()
 }
 
-/// The folders above `path` in which every user may put something else in its place.
+/// The parent folders of `path` in which every user may replace entries.
 fn replaceable(path: &Path) -> Vec<LoosePermission> {
     let real = path.canonicalize().unwrap_or_default();
     let above = real.ancestors().skip(1).filter_map(|folder| Some((folder, metadata(folder).ok()?.mode())));
@@ -156,7 +156,7 @@ fn replaceable(path: &Path) -> Vec<LoosePermission> {
     .collect()
 }
 
-/// Who may do what, by the bits of a mode.
+/// Describes the access that the mode `bits` grant.
 fn who(bits: u32) -> String {
     let (group, others) = (bits >> 3 & 0o7, bits & 0o7);
     let may = |bits: u32| {

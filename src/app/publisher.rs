@@ -1,4 +1,4 @@
-//! Makes sites out of folders, trust bundles and configuration, and publishes them one after the other.
+//! Makes sites from folders, trust bundles and configuration, and publishes them one after the other.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -17,34 +17,32 @@ use crate::serve::Server;
 use crate::serve::site::TlsMaterial;
 use crate::settings::SettingsError;
 
-/// Publishes sites.
 #[derive(Debug)]
 pub(super) struct Publisher {
-    /// Not held, lest a thread that waits for a disk keep it from ending.
+    /// Weak, so that a thread that waits for a disk does not delay shutdown.
     server: Weak<Server>,
-    /// Locked while a site is made: folders and SIGHUP may change it at once.
+    /// Locked while a site is made: the watcher and a reload may change it at the same time.
     in_use: Mutex<InUse>,
-    /// The bundles' files, as one thread looks at them.
-    looks: Mutex<FileChanges>,
+    /// The changes of the bundles' files. One thread checks them.
+    file_changes: Mutex<FileChanges>,
 }
 
-/// What the next site is made of, besides the folders.
+/// The inputs of the next site, besides the folders.
 #[derive(Debug)]
 struct InUse {
-    /// As it was last read without an error.
+    /// The configuration that was last read without an error.
     config: Config,
     material: TlsMaterial,
-    /// Who wants a certificate of its own; those hear of it who see to certificates.
+    /// The exact names that constituencies want. The certificate source receives them.
     wanted: watch::Sender<Arc<ExactNames>>,
-    /// Why bundles could not be read when that was last tried, by their names.
+    /// The bundles that could not be read at the last attempt, and why.
     unread: BTreeMap<String, String>,
     files: FileLimit,
-    /// What to do about a limit of open files that is too low, if it is.
+    /// The current problem and remedy, if the limit of open files is too low.
     file_shortage: Option<String>,
 }
 
 impl Publisher {
-    /// A publisher for `server`, which has published nothing yet.
     pub(super) fn new(
         server: &Arc<Server>,
         config: Config,
@@ -54,12 +52,12 @@ impl Publisher {
         files: FileLimit,
     ) -> Self {
         let unread = unread(&material.bundles).collect();
-        let looks = looks(read, &material.bundles);
+        let file_changes = file_changes(read, &material.bundles);
         let in_use = Mutex::new(InUse { config, material, wanted, unread, files, file_shortage: None });
-        Self { server: Arc::downgrade(server), in_use, looks: Mutex::new(looks) }
+        Self { server: Arc::downgrade(server), in_use, file_changes: Mutex::new(file_changes) }
     }
 
-    /// Publishes what the folders have become.
+    /// Publishes a site with the folders of `folders`.
     pub(super) fn publish_registry(&self, folders: Registry) {
         let mut in_use = self.in_use();
         let Some(server) = self.server.upgrade() else { return };
@@ -67,13 +65,13 @@ impl Publisher {
         publish(&server, folders, no_sni, &mut in_use);
     }
 
-    /// SIGHUP: reads trust bundles and what of `provost.json` can change while running; `started` is what it was at
-    /// the start.
+    /// SIGHUP: reads the trust bundles, and the settings of `provost.json` that can change at runtime. `started` is the
+    /// configuration at the start.
     ///
     /// # Errors
-    /// If `provost.json` cannot be read; what is in use stays.
+    /// If `provost.json` cannot be read. The current configuration stays in force.
     pub(super) fn reload(&self, started: &Config) -> Result<(), SettingsError> {
-        // Read before anything is locked: a disk that does not answer must not keep the folders from being published.
+        // Read before locking, so that a disk that hangs does not keep the watcher from publishing folders.
         let in_use = self.in_use().config.clone();
         let read = in_use.file.as_deref().map(Config::read).transpose();
         let (config, read) = match read {
@@ -89,13 +87,13 @@ impl Publisher {
             Ok(None) => (in_use, Ok(())),
             Err(error) => (in_use, Err(error)),
         };
-        let now = look(&config);
+        let now = file_stamps(&config);
         let bundles = trust::load_all(&config.trust);
-        *self.looks() = looks(&now, &bundles);
+        *self.file_changes() = file_changes(&now, &bundles);
         let mut in_use = self.in_use();
         in_use.material.level = config.tls;
         in_use.config = config;
-        // Whoever asks for it is told again what is wrong.
+        // An explicit reload logs every error again.
         in_use.unread.clear();
         drop(in_use);
         self.put_in_force(bundles);
@@ -107,19 +105,18 @@ impl Publisher {
         self.in_use().config.bundle_names()
     }
 
-    /// Reads trust bundles again whose files have changed, or could not be read: what a CA revoked is to be refused at
-    /// once.
+    /// Reads the trust bundles again that have changed or could not be read, so that a revocation is in force at once.
     pub(super) fn follow_bundles(&self) {
         let config = self.in_use().config.clone();
-        let now = look(&config);
-        let due = self.looks().due(&now);
+        let now = file_stamps(&config);
+        let due = self.file_changes().due(&now);
         if due.is_empty() {
             return;
         }
         let changed = config.trust.into_iter().filter(|(name, _)| due.contains(name)).collect();
         let mut bundles = trust::load_all(&changed);
         bundles.retain(|name, _| due.contains(name));
-        note_read(&mut self.looks(), &now, &bundles);
+        note_read(&mut self.file_changes(), &now, &bundles);
         let read = bundles.iter().filter(|(_, bundle)| bundle.is_ok()).map(|(name, _)| name.as_str());
         let read = read.collect::<Vec<_>>().join(", ");
         self.put_in_force(bundles);
@@ -128,10 +125,10 @@ impl Publisher {
         }
     }
 
-    /// Publishes the site that `bundles` make; one that cannot be used does not replace a good one.
+    /// Publishes a site with `bundles`. A bundle that cannot be used does not replace a valid one.
     fn put_in_force(&self, mut bundles: Bundles) {
         let mut in_use = self.in_use();
-        // What was tried again and still cannot be read is no news.
+        // An error that was logged is not logged again.
         bundles.retain(|name, bundle| why_unread(bundle).is_none_or(|why| in_use.unread.get(name) != Some(&why)));
         in_use.unread.retain(|name, _| !bundles.contains_key(name));
         in_use.unread.extend(unread(&bundles));
@@ -151,11 +148,11 @@ impl Publisher {
         publish(&server, folders, no_sni, &mut in_use);
     }
 
-    fn looks(&self) -> MutexGuard<'_, FileChanges> {
-        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
+    fn file_changes(&self) -> MutexGuard<'_, FileChanges> {
+        self.file_changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads passwords again that have changed.
+    /// Reads the passwords again that have changed.
     pub(super) fn follow_passwords(&self) {
         if let Some(server) = self.server.upgrade() {
             reload_log::log_passwords(&server.gate.passwords().refresh(), false);
@@ -167,26 +164,26 @@ impl Publisher {
     }
 }
 
-/// What the files of the trust bundles look like now.
-pub(super) fn look(config: &Config) -> FileStamps {
+/// The current stamps of the trust bundles' files.
+pub(super) fn file_stamps(config: &Config) -> FileStamps {
     let stamps = |named: &BundleFiles| named.files.iter().map(|file| FileStamp::of(file)).collect();
     config.trust.iter().map(|(name, named)| (name.clone(), stamps(named))).collect()
 }
 
-/// The looks at bundles that were tried to be read as they looked `then`.
-fn looks(then: &FileStamps, bundles: &Bundles) -> FileChanges {
-    let mut looks = FileChanges::first(then.clone());
-    note_read(&mut looks, then, bundles);
-    looks
+/// The file changes after reading `bundles`, whose files had the stamps `then`.
+fn file_changes(then: &FileStamps, bundles: &Bundles) -> FileChanges {
+    let mut file_changes = FileChanges::first(then.clone());
+    note_read(&mut file_changes, then, bundles);
+    file_changes
 }
 
-/// Notes which of `bundles` were read, be they good or bad.
-fn note_read(looks: &mut FileChanges, then: &FileStamps, bundles: &Bundles) {
+/// Notes which of `bundles` were read, valid or not.
+fn note_read(file_changes: &mut FileChanges, then: &FileStamps, bundles: &Bundles) {
     let read = bundles.iter().filter(|(_, bundle)| why_unread(bundle).is_none());
-    read.for_each(|(name, _)| looks.note_read(name, then));
+    read.for_each(|(name, _)| file_changes.note_read(name, then));
 }
 
-/// Those of `bundles` that could not be read, and why.
+/// The bundles that could not be read, and why.
 fn unread(bundles: &Bundles) -> impl Iterator<Item = (String, String)> {
     bundles.iter().filter_map(|(name, bundle)| Some((name.clone(), why_unread(bundle)?)))
 }
@@ -208,7 +205,7 @@ fn publish(server: &Server, folders: Registry, no_sni: Option<ConstituencyName>,
         }
         is_new
     });
-    // Whoever reads it may act on it at once, so it is told when it is so.
+    // After the site is in force: a reader of the log may act on it at once.
     reload_log::log_folders(&current, &next);
     reload_log::log_unusable(&current, &next);
     let file_shortage = in_use.files.shortage(next.registry(), server.limits.connections);

@@ -1,4 +1,4 @@
-//! What the operator is told when something changes: once when it begins, once when it is over.
+//! Logs changes for the operator: each once when it begins, and once when it ends.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::identity::trust::{Bundle, BundleError};
 use crate::serve::site::Site;
 use crate::settings::SettingsError;
 
-/// Constituencies that came, changed and went, and faults that began and ended.
+/// Logs new, changed and removed constituencies, and faults that began or ended.
 pub(super) fn log_folders(old: &Site, new: &Site) {
     let (before, after) = (old.registry(), new.registry());
     for constituency in after.served() {
@@ -37,14 +37,14 @@ pub(super) fn log_folders(old: &Site, new: &Site) {
             tracing::info!(constituency = %name, "{name} is gone");
         }
     }
-    let told = |faults: &[Fault], fault: &Fault| faults.contains(fault);
-    for fault in after.faults().iter().filter(|fault| !told(before.faults(), fault)) {
+    let logged = |faults: &[Fault], fault: &Fault| faults.contains(fault);
+    for fault in after.faults().iter().filter(|fault| !logged(before.faults(), fault)) {
         match fault.severity {
             Severity::Error => tracing::error!(constituency = fault.subject, "{}: {}", fault.subject, fault.message),
             Severity::Warning => tracing::warn!(constituency = fault.subject, "{}: {}", fault.subject, fault.message),
         }
     }
-    for fault in before.faults().iter().filter(|fault| !told(after.faults(), fault)) {
+    for fault in before.faults().iter().filter(|fault| !logged(after.faults(), fault)) {
         let is_kept = |fault: &Fault| fault.message.contains(LAST_GOOD);
         let is_still_kept = after.faults().iter().any(|other| other.subject == fault.subject && is_kept(other));
         if is_kept(fault) && !is_still_kept && after.find(&fault.subject).is_some() {
@@ -55,13 +55,13 @@ pub(super) fn log_folders(old: &Site, new: &Site) {
     }
 }
 
-/// Whether connections of `name` must come back, because another TLS part is in force.
+/// Whether connections of `name` end, because the TLS part of the policy changed.
 fn ends_connections(old: &Site, new: &Site, name: &ConstituencyName) -> bool {
     let generations = old.get(name).zip(new.get(name));
     generations.is_some_and(|((_, before), (_, after))| !after.has_policy_of(before))
 }
 
-/// Constituencies whose policy is good but which cannot be served: those that are new, and those that are no more.
+/// Logs constituencies whose policy is valid but which cannot be served, and those that are served again.
 pub(super) fn log_unusable(before: &Site, after: &Site) {
     for (name, reason) in after.unusable() {
         if !before.unusable().any(|old| old == (name, reason)) {
@@ -75,7 +75,7 @@ pub(super) fn log_unusable(before: &Site, after: &Site) {
     }
 }
 
-/// Phones that are denied on the whole server, or no more.
+/// Logs phones that are denied server-wide, or no longer.
 pub(super) fn log_denials(changes: &Changes) {
     for (mac, denial) in &changes.denied {
         tracing::info!(mac = %mac, "{mac} is denied everywhere {}", denial.explained());
@@ -89,19 +89,20 @@ pub(super) fn log_denials(changes: &Changes) {
     }
 }
 
-/// Says once what is wrong with the file of the denials, and when that is over; `told` is what was said of it.
-pub(super) fn log_denials_error(told: &mut Option<String>, error: Option<&str>) {
-    if told.as_deref() == error {
+/// Logs once that the file of the denials is invalid, and once that it is valid again. `logged` is the last logged
+/// error.
+pub(super) fn log_denials_error(logged: &mut Option<String>, error: Option<&str>) {
+    if logged.as_deref() == error {
         return;
     }
     match error {
         Some(error) => tracing::error!("{error}; the denials that were read last stay in force"),
         None => tracing::info!("{DENIALS} is good again, and in force"),
     }
-    *told = error.map(str::to_owned);
+    *logged = error.map(str::to_owned);
 }
 
-/// A limit of open files that is too low for the phones that are known: once when that begins, once when it is over.
+/// Logs once that the limit of open files is too low for the known phones, and once that it is high enough.
 pub(super) fn log_file_shortage(before: Option<&str>, after: Option<&str>) {
     match (before, after) {
         (None, Some(shortage)) => tracing::warn!("{shortage}"),
@@ -110,7 +111,7 @@ pub(super) fn log_file_shortage(before: Option<&str>, after: Option<&str>) {
     }
 }
 
-/// A trust bundle that cannot be used, and whether what it was before stays.
+/// Logs a trust bundle that cannot be used. `is_kept`: the last valid one stays in force.
 pub(super) fn log_bundle(name: &str, bundle: &Result<Arc<Bundle>, Arc<BundleError>>, is_kept: bool) {
     if let Err(error) = bundle {
         let consequence = if is_kept { "; the last good one stays in force" } else { "" };
@@ -118,7 +119,7 @@ pub(super) fn log_bundle(name: &str, bundle: &Result<Arc<Bundle>, Arc<BundleErro
     }
 }
 
-/// Passwords that cannot be read, and what that means: at the start none were ever good.
+/// Logs passwords that cannot be read. At the start there are no last valid ones.
 pub(super) fn log_passwords(errors: &[PasswordsError], is_start: bool) {
     let consequence = if is_start {
         "nobody gets in by them until they can be"
@@ -130,7 +131,7 @@ pub(super) fn log_passwords(errors: &[PasswordsError], is_start: bool) {
     }
 }
 
-/// Trust bundles that `provost.json` names no more.
+/// Logs trust bundles that `provost.json` no longer names.
 pub(super) fn log_bundles_gone(running: &Config, read: &Config) {
     for name in running.trust.keys().filter(|name| !read.trust.contains_key(*name)) {
         tracing::warn!(
@@ -139,7 +140,7 @@ pub(super) fn log_bundles_gone(running: &Config, read: &Config) {
     }
 }
 
-/// All was read again, but for a `provost.json` that cannot be.
+/// Logs the end of a reload, and an error in `provost.json`.
 pub(super) fn log_reloaded(read: &Result<(), SettingsError>) {
     match read {
         Ok(()) => tracing::info!("SIGHUP: configuration, trust bundles and folders are read again"),
@@ -149,7 +150,7 @@ pub(super) fn log_reloaded(read: &Result<(), SettingsError>) {
     }
 }
 
-/// Settings that were changed but count only after a restart.
+/// Logs changed settings that need a restart.
 pub(super) fn log_restart_needed(running: &Config, read: &Config) {
     let changed = [
         ("domain", running.domain != read.domain),

@@ -1,7 +1,7 @@
-//! What is read while the server runs: certificates, trust bundles and passwords if they changed, looked at twice a
-//! second, and everything at SIGHUP.
+//! Reloads files at runtime: certificates, trust bundles and passwords when they change, checked twice a second, and
+//! everything at SIGHUP.
 //!
-//! It is done on a thread of its own, because files may lie on disks that do not answer: signals are heard all the same.
+//! It has its own thread, so that the server handles signals even while a disk hangs.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -19,69 +19,67 @@ use crate::certificate::LiveCertificates;
 use crate::config::Config;
 use crate::constituency::watch::WatcherHandle;
 
-/// How often certificates, trust bundles and passwords are looked at: what changes counts within a second.
+/// How often certificates, trust bundles and passwords are checked. A change is in force within a second.
 const PERIOD: Duration = Duration::from_millis(500);
 
-/// The thread that reads; when this and its clones are dropped, it ends when it has read what it is reading.
+/// The handle of the thread. When it and its clones are dropped, the thread finishes its current read and ends.
 #[derive(Debug, Clone)]
 pub(super) struct Reloader(Sender<ReloadRequest>);
 
-/// What the thread is asked for.
 #[derive(Debug)]
 enum ReloadRequest {
-    /// To read everything again, and to say when that is done.
+    /// Reload everything, and signal the end.
     Reload(oneshot::Sender<()>),
-    /// To answer when it comes round.
+    /// Answer in the next iteration.
     Answer(Sender<()>),
 }
 
-/// What the thread works on.
+/// The thread's data.
 pub(super) struct ReloaderThread {
     pub(super) source: ActiveCertificateSource,
     pub(super) certificates: Arc<LiveCertificates>,
     pub(super) publisher: Arc<Publisher>,
     pub(super) state_faults: Arc<StateFaults>,
-    /// As it was at the start.
+    /// The configuration at the start.
     pub(super) config: Config,
-    pub(super) waker: WatcherHandle,
-    /// Of operators.
+    pub(super) watcher: WatcherHandle,
+    /// The operators' token.
     pub(super) token: Option<Arc<OperatorToken>>,
 }
 
 impl Reloader {
-    /// Starts the thread.
-    pub(super) fn start(mut work: ReloaderThread) -> std::io::Result<Self> {
-        let (asks, asked) = channel();
+    pub(super) fn start(mut thread: ReloaderThread) -> std::io::Result<Self> {
+        let (requests, asked) = channel();
         std::thread::Builder::new().name("upkeep".to_owned()).spawn(move || {
             loop {
                 let reload = match asked.recv_timeout(PERIOD) {
                     Ok(ReloadRequest::Reload(done)) => Some(done),
                     Ok(ReloadRequest::Answer(answer)) => {
-                        // Whoever asked may have gone.
+                        // The receiver may be gone.
                         let _ = answer.send(());
                         None
                     }
                     Err(RecvTimeoutError::Timeout) => None,
                     Err(RecvTimeoutError::Disconnected) => return,
                 };
-                // Whoever waits for the reload hears of its end also when this panics.
-                if catch_unwind(AssertUnwindSafe(|| work.do_once(reload))).is_err() {
+                // A panic drops the sender, so that the caller of the reload does not wait forever.
+                if catch_unwind(AssertUnwindSafe(|| thread.do_once(reload))).is_err() {
                     tracing::error!("reading certificates or configuration failed by a defect of provost (a panic)");
                 }
             }
         })?;
-        Ok(Self(asks))
+        Ok(Self(requests))
     }
 
-    /// Asks for everything to be read again. What this gives ends when that is done.
+    /// Starts a reload of everything. The receiver completes when it ends.
     pub(super) fn reload(&self) -> oneshot::Receiver<()> {
         let (doing, done) = oneshot::channel();
-        // The thread lives as long as this.
+        // The thread lives as long as this handle.
         let _ = self.0.send(ReloadRequest::Reload(doing));
         done
     }
 
-    /// Asks the thread to answer when it comes round; `None` if it has ended.
+    /// Asks the thread to answer in its next iteration. `None` if the thread has ended.
     pub(super) fn ask(&self) -> Option<Receiver<()>> {
         let (answer, answered) = channel();
         self.0.send(ReloadRequest::Answer(answer)).ok().map(|()| answered)
@@ -89,7 +87,7 @@ impl Reloader {
 }
 
 impl ReloaderThread {
-    /// Looks at what may have changed, or reads everything again; `reload` is dropped when that is done.
+    /// Reads changed files, or everything if `reload` is given. Drops `reload` at the end.
     fn do_once(&mut self, reload: Option<oneshot::Sender<()>>) {
         self.source.refresh(&self.certificates);
         self.publisher.follow_passwords();
@@ -97,8 +95,8 @@ impl ReloaderThread {
         let Some(reload) = reload else { return self.publisher.follow_bundles() };
         let read = self.publisher.reload(&self.config);
         self.read_token();
-        // After the bundles themselves: a policy that names a new one finds it.
-        self.waker.look_with(self.publisher.bundle_names(), move || {
+        // After the bundles: a policy may name a new bundle.
+        self.watcher.look_with(self.publisher.bundle_names(), move || {
             reload_log::log_reloaded(&read);
             drop(reload);
         });

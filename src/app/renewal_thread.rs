@@ -1,4 +1,4 @@
-//! The renewal of certificates, on a thread of its own: it writes to the disk and makes keys while others serve.
+//! The renewal of certificates, on a thread of its own, because it writes to the disk and makes keys.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,10 +18,10 @@ use crate::config::Config;
 use crate::constituency::scan::Scanner;
 use crate::dns::Dns;
 
-/// How long to wait after a panic, which is a mistake of ours, before going on.
+/// The pause between a panic and the restart of the renewal.
 const AFTER_PANIC: Duration = Duration::from_mins(1);
 
-/// What renewal needs, also to begin again.
+/// What renewal needs, also for a restart.
 #[derive(Debug)]
 pub(super) struct RenewalPlan {
     settings: AcmeSettings,
@@ -40,13 +40,13 @@ pub(super) struct RenewalThread {
     thread: JoinHandle<()>,
 }
 
-/// The exact names that constituencies want, as their folders are now.
+/// The exact names that constituencies want, by a scan of their folders.
 pub(crate) fn exact_names(config: &Config) -> ExactNames {
     let registry = Scanner::new(config.constituencies.clone(), config.bundle_names()).scan(clock::now());
     ExactNames::of(&registry, &config.domain)
 }
 
-/// What `settings` mean, from files that they name; warnings about these are only said.
+/// The parts of a renewal by `settings`, with the files that they name. Warnings about these are only logged.
 pub(crate) fn parts(
     settings: &AcmeSettings,
     domain: &str,
@@ -72,7 +72,7 @@ impl RenewalPlan {
         Self { settings, domain, state, live, exact, boards, commands }
     }
 
-    /// Publishes what is stored.
+    /// Opens the renewer, which publishes the stored certificates.
     pub(super) fn open(&self) -> Result<Renewer, AppError> {
         let parts = parts(&self.settings, &self.domain, &self.state, self.exact.clone())?;
         let renewer = Renewer::open(parts, &self.state, Arc::clone(&self.live))
@@ -81,7 +81,7 @@ impl RenewalPlan {
         Ok(renewer)
     }
 
-    /// Renews until it is [ended](RenewalThread::ended), and takes commands at once.
+    /// Starts the thread. It takes commands at once, and renews until [`RenewalThread::stop`].
     pub(super) fn start(self, renewer: Renewer) -> Result<RenewalThread, AppError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = watch::channel(false);
@@ -92,7 +92,7 @@ impl RenewalPlan {
         Ok(RenewalThread { stop, thread })
     }
 
-    /// Where commands come in from now on.
+    /// Replaces the command channel, and returns its receiver.
     fn take_commands(&self) -> mpsc::Receiver<RenewalCommand> {
         let (commands, received) = mpsc::channel(8);
         self.commands.store(Some(Arc::new(commands)));
@@ -106,13 +106,13 @@ impl RenewalPlan {
         stopped: watch::Receiver<bool>,
     ) {
         loop {
-            let mut life = JoinSet::new();
+            let mut run = JoinSet::new();
             let mut stop = stopped.clone();
-            life.spawn(renewer.run(received, async move {
-                // Without a sender, the end has come as well.
+            run.spawn(renewer.run(received, async move {
+                // A dropped sender means shutdown, too.
                 let _ = stop.wait_for(|is_over| *is_over).await;
             }));
-            if let Some(Ok(())) = life.join_next().await {
+            if let Some(Ok(())) = run.join_next().await {
                 return;
             }
             received = self.take_commands();
@@ -133,13 +133,13 @@ impl RenewalPlan {
 }
 
 impl RenewalThread {
-    /// Asks it to end; DNS records that are published are removed first.
+    /// Asks the thread to end. It removes published DNS records first.
     pub(super) fn stop(&self) {
-        // It may have ended.
+        // The thread may have ended.
         let _ = self.stop.send(true);
     }
 
-    /// Waits until it has ended.
+    /// Waits until the thread has ended.
     pub(super) async fn ended(self) {
         let _ = tokio::task::spawn_blocking(move || self.thread.join()).await;
     }

@@ -1,96 +1,96 @@
-//! What systemd is told of us (`sd_notify(3)`), if it asked to be told: that we are ready, read everything again, end, live,
-//! and how we are.
+//! Notifies systemd (`sd_notify(3)`), if it set `NOTIFY_SOCKET`: ready, reloading, stopping, watchdog, and a status
+//! line.
 //!
-//! A thread tells it, in the order in which it was said: a supervisor that does not listen holds nobody up.
+//! A thread sends the notifications in order, so that a systemd that does not read does not block the server.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-/// How much may wait to be told.
+/// How many batches of notifications may wait.
 const QUEUE: usize = 64;
-/// Who asks to be told.
+/// The environment variable with systemd's socket.
 const ASKS: &str = "NOTIFY_SOCKET";
 
-/// A word to the supervisor.
+/// A notification to systemd.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Notification {
-    /// It listens, and the folders have been read.
+    /// The server listens, and has read the folders.
     Ready,
-    /// Everything is read again, until it is ready.
+    /// A reload is running. [`Notification::Ready`] ends it.
     Reloading,
-    /// It ends.
+    /// The server is shutting down.
     Stopping,
-    /// It makes progress.
+    /// The keep-alive ping of the watchdog.
     Alive,
-    /// It needs so long from now on, or says so again.
-    Patience(Duration),
-    /// How it is, in a line.
+    /// Extends the start or stop timeout to this long from now. Must be repeated before that.
+    ExtendTimeout(Duration),
+    /// The state of the server, in a line.
     Status(String),
 }
 
-/// The way to the supervisor. Without one, everything is said to nobody.
+/// Sends notifications to systemd. Does nothing if systemd did not ask for them.
 #[derive(Debug, Clone)]
 pub(super) struct ServiceNotifier {
-    words: Option<SyncSender<Vec<Notification>>>,
-    /// Within what time it wants to hear that we live.
+    notifications: Option<SyncSender<Vec<Notification>>>,
+    /// The watchdog timeout of the unit.
     pub(super) watchdog: Option<Duration>,
 }
 
 impl ServiceNotifier {
-    /// The supervisor that started this process, if it is one.
+    /// Reads the environment that systemd sets.
     pub(super) fn from_environment() -> std::io::Result<Self> {
         if std::env::var_os(ASKS).is_none() {
-            return Ok(Self { words: None, watchdog: None });
+            return Ok(Self { notifications: None, watchdog: None });
         }
-        let (words, said) = sync_channel(QUEUE);
-        std::thread::Builder::new().name("supervisor".to_owned()).spawn(move || send_all(&said))?;
-        Ok(Self { words: Some(words), watchdog: sd_notify::watchdog_enabled() })
+        let (notifications, received) = sync_channel(QUEUE);
+        std::thread::Builder::new().name("supervisor".to_owned()).spawn(move || send_all(&received))?;
+        Ok(Self { notifications: Some(notifications), watchdog: sd_notify::watchdog_enabled() })
     }
 
-    /// Whether anybody listens.
+    /// Whether systemd asked for notifications.
     pub(super) fn is_enabled(&self) -> bool {
-        self.words.is_some()
+        self.notifications.is_some()
     }
 
-    /// Says it. What finds no place is lost: so much waits only for somebody who does not listen.
-    pub(super) fn send(&self, words: Vec<Notification>) {
-        if let Some(queue) = &self.words {
-            let _ = queue.try_send(words);
+    /// Queues the notifications. Drops them if the queue is full: systemd is not reading then.
+    pub(super) fn send(&self, notifications: Vec<Notification>) {
+        if let Some(queue) = &self.notifications {
+            let _ = queue.try_send(notifications);
         }
     }
 
-    /// A supervisor that writes down what it is told.
+    /// A notifier whose notifications the test receives.
     #[cfg(test)]
     pub(super) fn of_a_test(watchdog: Duration) -> (Self, Receiver<Vec<Notification>>) {
-        let (words, said) = sync_channel(1000);
-        (Self { words: Some(words), watchdog: Some(watchdog) }, said)
+        let (notifications, received) = sync_channel(1000);
+        (Self { notifications: Some(notifications), watchdog: Some(watchdog) }, received)
     }
 }
 
-fn send_all(said: &Receiver<Vec<Notification>>) {
-    let mut is_heard = true;
-    while let Ok(words) = said.recv() {
-        let told = sd_notify::notify(&words.iter().flat_map(state).collect::<Vec<_>>());
-        let was_heard = std::mem::replace(&mut is_heard, told.is_ok());
-        if let (true, Err(error)) = (was_heard, told) {
+fn send_all(received: &Receiver<Vec<Notification>>) {
+    let mut is_delivered = true;
+    while let Ok(notifications) = received.recv() {
+        let sent = sd_notify::notify(&notifications.iter().flat_map(state).collect::<Vec<_>>());
+        let was_delivered = std::mem::replace(&mut is_delivered, sent.is_ok());
+        if let (true, Err(error)) = (was_delivered, sent) {
             tracing::warn!("systemd cannot be told how this server is ({ASKS}): {error}");
         }
     }
 }
 
-/// How systemd calls it.
-fn state(word: &Notification) -> Vec<NotifyState<'_>> {
-    match word {
+/// The notification in terms of `sd_notify`.
+fn state(notification: &Notification) -> Vec<NotifyState<'_>> {
+    match notification {
         Notification::Ready => vec![NotifyState::Ready],
-        // Since when, as a unit of Type=notify-reload must be told.
+        // Type=notify-reload requires the time of the reload.
         Notification::Reloading => {
             [Some(NotifyState::Reloading), NotifyState::monotonic_usec_now().ok()].into_iter().flatten().collect()
         }
         Notification::Stopping => vec![NotifyState::Stopping],
         Notification::Alive => vec![NotifyState::Watchdog],
-        Notification::Patience(time) => {
+        Notification::ExtendTimeout(time) => {
             vec![NotifyState::ExtendTimeoutUsec(u32::try_from(time.as_micros()).unwrap_or(u32::MAX))]
         }
         Notification::Status(line) => vec![NotifyState::Status(line)],

@@ -1,4 +1,4 @@
-//! The signals that an operator or a supervisor sends.
+//! The signals from an operator or from systemd.
 
 use std::io;
 
@@ -8,12 +8,12 @@ use tokio::task::JoinSet;
 use super::reloader::Reloader;
 use super::service_notify::{Notification, ServiceNotifier};
 
-/// What a signal asks for.
+/// The action of a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Signal {
-    /// End in order; the signal's name.
+    /// Graceful shutdown. Has the signal's name.
     Stop(&'static str),
-    /// Read everything again.
+    /// Reload everything.
     Reload,
 }
 
@@ -42,8 +42,8 @@ impl Signals {
         }
     }
 
-    /// Reads everything again when a signal asks for it, until one says stop.
-    pub(super) async fn obey(&mut self, upkeep: &Reloader, supervisor: &ServiceNotifier, drain_s: u64) {
+    /// Reloads at each SIGHUP. Returns at SIGTERM or SIGINT.
+    pub(super) async fn obey(&mut self, reloader: &Reloader, notifier: &ServiceNotifier, drain_s: u64) {
         let mut reloads = JoinSet::new();
         loop {
             tokio::select! {
@@ -53,18 +53,18 @@ impl Signals {
                         return;
                     }
                     Signal::Reload => {
-                        supervisor.send(vec![Notification::Reloading]);
-                        reloads.spawn(upkeep.reload());
+                        notifier.send(vec![Notification::Reloading]);
+                        reloads.spawn(reloader.reload());
                     }
                 },
                 Some(_) = reloads.join_next() => if reloads.is_empty() {
-                    supervisor.send(vec![Notification::Ready]);
+                    notifier.send(vec![Notification::Ready]);
                 },
             }
         }
     }
 
-    /// The next signal that says stop, whatever else comes.
+    /// Waits for SIGTERM or SIGINT, and ignores SIGHUP. Returns the name.
     pub(super) async fn stop(&mut self) -> &'static str {
         loop {
             if let Signal::Stop(name) = self.next().await {

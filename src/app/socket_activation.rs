@@ -1,7 +1,8 @@
-//! Sockets that systemd keeps and passes (`LISTEN_FDS`, `sd_listen_fds(3)`): while no provost runs, connections wait in them.
+//! Socket activation: sockets from systemd (`LISTEN_FDS`, `sd_listen_fds(3)`). While provost does not run, connections
+//! wait in them.
 //!
-//! Each must be one that `provost.json` asks for. It is found by its address; a name that is a key of `provost.json`
-//! (`FileDescriptorName=`) says besides for whom it is.
+//! `provost.json` must ask for each of them. A socket is matched by its address. If its name (`FileDescriptorName=`) is
+//! a key of `provost.json`, it is for that key only.
 
 use std::fmt;
 use std::io;
@@ -19,10 +20,10 @@ pub const LISTEN: &str = "listen";
 pub const STATUS: &str = "status";
 /// The key of `provost.json` with the addresses for plain HTTP.
 pub const PLAIN_HTTP: &str = "plain_http";
-/// The keys of `provost.json` that ask for sockets. A socket that has one of these names is for that key alone.
+/// The keys of `provost.json` that ask for sockets. A socket with one of these names is for that key only.
 const KEYS: [&str; 3] = [LISTEN, STATUS, PLAIN_HTTP];
 
-/// Sockets that were passed and not asked for yet.
+/// The sockets that systemd passed and that are not claimed yet.
 #[derive(Debug, Default)]
 pub struct ActivatedSockets {
     sockets: Vec<ActivatedSocket>,
@@ -40,36 +41,35 @@ enum ActivatedListener {
     Unix(UnixListener, PathBuf),
 }
 
-/// Why a socket that was passed cannot be used.
+/// Why an activated socket cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketActivationError {
-    /// Nobody asked for it.
+    /// No setting asks for it.
     #[error(
         "systemd passes {0}, for which nothing in provost.json asks; let the two agree: `provost print systemd-socket \
          --config FILE` prints the socket unit that fits provost.json"
     )]
     Unasked(String),
-    /// It is of another kind.
+    /// It is not a listening stream socket.
     #[error("systemd passes file descriptor {fd} ({name}), which is no stream socket that listens: {source}")]
     Unusable {
-        /// Its number.
+        /// The number of its file descriptor.
         fd: usize,
-        /// Its name.
         name: String,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// It would show addresses of IPv4 as if they were of IPv6.
+    /// It is dual-stack: it would show IPv4 addresses as IPv6 ones.
     #[error("systemd passes {0}, which takes IPv4 too: set BindIPv6Only=ipv6-only in its socket unit")]
     BothFamilies(String),
 }
 
 impl ActivatedSockets {
-    /// Takes what this process was passed. To be called before there are threads: the variables are taken out of the
-    /// environment, and the sockets are marked not to be inherited any further.
+    /// Takes the sockets of this process. Call it before any thread starts: it removes the variables from the
+    /// environment, and marks the sockets close-on-exec.
     ///
     /// # Errors
-    /// If something was passed that is no stream socket that listens.
+    /// If one is not a listening stream socket.
     pub fn from_environment() -> Result<Self, SocketActivationError> {
         let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
         let mut descriptors = ListenFd::from_env();
@@ -77,7 +77,7 @@ impl ActivatedSockets {
         let mut sockets = Vec::new();
         for index in 0..descriptors.len() {
             let name = names.next().unwrap_or_default().to_owned();
-            // Standard input, output and error come first.
+            // The first descriptors are standard input, output and error.
             let unusable = |source| SocketActivationError::Unusable { fd: index + 3, name: name.clone(), source };
             let listener = ActivatedListener::take(&mut descriptors, index).map_err(unusable)?;
             sockets.push(ActivatedSocket { name, listener });
@@ -85,24 +85,24 @@ impl ActivatedSockets {
         Ok(Self { sockets })
     }
 
-    /// The socket for `address`, which the `key` of `provost.json` names, if it was passed.
+    /// Claims the socket for `address`, which the `key` of `provost.json` names, if there is one.
     ///
     /// # Errors
-    /// If it is one that takes IPv4 and IPv6.
+    /// If the socket is dual-stack.
     pub fn tcp(&mut self, key: &str, address: SocketAddr) -> Result<Option<TcpListener>, SocketActivationError> {
         let is_it =
             |socket: &ActivatedSocket| matches!(&socket.listener, ActivatedListener::Tcp(_, at) if *at == address);
         let Some(socket) = self.take(key, is_it) else { return Ok(None) };
-        let said = socket.to_string();
+        let description = socket.to_string();
         let ActivatedListener::Tcp(listener, _) = socket.listener else { return Ok(None) };
         let is_any = address.is_ipv6() && address.ip().is_unspecified();
         if is_any && !sockopt::ipv6_v6only(&listener).unwrap_or(true) {
-            return Err(SocketActivationError::BothFamilies(said));
+            return Err(SocketActivationError::BothFamilies(description));
         }
         Ok(Some(listener))
     }
 
-    /// The socket at `path`, which the `key` of `provost.json` names, if it was passed.
+    /// Claims the socket at `path`, which the `key` of `provost.json` names, if there is one.
     pub fn unix(&mut self, key: &str, path: &Path) -> Option<UnixListener> {
         let is_it = |socket: &ActivatedSocket| matches!(&socket.listener, ActivatedListener::Unix(_, at) if at == path);
         match self.take(key, is_it)?.listener {
@@ -111,10 +111,10 @@ impl ActivatedSockets {
         }
     }
 
-    /// Everything that listens has asked.
+    /// Checks that every socket is claimed. Call it after all listeners are open.
     ///
     /// # Errors
-    /// If there is a socket left: whoever connects to it would wait for ever.
+    /// If a socket is left: its clients would wait forever.
     pub fn ensure_all_claimed(&self) -> Result<(), SocketActivationError> {
         self.sockets.first().map_or(Ok(()), |socket| Err(SocketActivationError::Unasked(socket.to_string())))
     }
@@ -162,7 +162,7 @@ impl fmt::Display for ActivatedSocket {
 mod tests {
     use super::*;
 
-    fn passed(name: &str, address: &str) -> (ActivatedSockets, SocketAddr) {
+    fn activated(name: &str, address: &str) -> (ActivatedSockets, SocketAddr) {
         let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let socket = ActivatedSocket { name: name.to_owned(), listener: ActivatedListener::Tcp(listener, address) };
@@ -171,24 +171,24 @@ mod tests {
 
     #[test]
     fn a_socket_is_found_by_its_address_and_what_is_left_is_an_error_that_names_it() {
-        let (mut passed, address) = passed("provost.socket", "127.0.0.1:0");
-        assert!(passed.tcp(LISTEN, "127.0.0.1:1".parse().unwrap()).unwrap().is_none());
-        assert!(passed.unix("status", Path::new("/run/provost.sock")).is_none());
-        let error = passed.ensure_all_claimed().unwrap_err().to_string();
+        let (mut activated, address) = activated("provost.socket", "127.0.0.1:0");
+        assert!(activated.tcp(LISTEN, "127.0.0.1:1".parse().unwrap()).unwrap().is_none());
+        assert!(activated.unix("status", Path::new("/run/provost.sock")).is_none());
+        let error = activated.ensure_all_claimed().unwrap_err().to_string();
         assert!(
             error.starts_with(&format!("systemd passes the socket {address} (provost.socket), for which")),
             "{error}"
         );
-        assert!(passed.tcp(LISTEN, address).unwrap().is_some());
-        passed.ensure_all_claimed().unwrap();
-        assert!(passed.tcp(LISTEN, address).unwrap().is_none(), "once");
+        assert!(activated.tcp(LISTEN, address).unwrap().is_some());
+        activated.ensure_all_claimed().unwrap();
+        assert!(activated.tcp(LISTEN, address).unwrap().is_none(), "once");
     }
 
     #[test]
     fn a_socket_with_the_name_of_a_key_is_for_that_key_alone() {
-        let (mut passed, address) = passed("status", "127.0.0.1:0");
-        assert!(passed.tcp(LISTEN, address).unwrap().is_none());
-        assert!(passed.tcp("status", address).unwrap().is_some());
+        let (mut activated, address) = activated("status", "127.0.0.1:0");
+        assert!(activated.tcp(LISTEN, address).unwrap().is_none());
+        assert!(activated.tcp("status", address).unwrap().is_some());
     }
 
     #[test]
@@ -200,10 +200,10 @@ mod tests {
         listener.listen(1).unwrap();
         let listener: TcpListener = listener.into();
         let address = listener.local_addr().unwrap();
-        let mut passed = ActivatedSockets {
+        let mut activated = ActivatedSockets {
             sockets: vec![ActivatedSocket { name: String::new(), listener: ActivatedListener::Tcp(listener, address) }],
         };
-        let error = passed.tcp(LISTEN, address).unwrap_err().to_string();
+        let error = activated.tcp(LISTEN, address).unwrap_err().to_string();
         assert!(error.ends_with("set BindIPv6Only=ipv6-only in its socket unit"), "{error}");
     }
 }

@@ -16,22 +16,22 @@ use crate::config::Config;
 use crate::serve::shutdown::ShutdownPhase;
 use crate::serve::{PlainHttp, Server, listener};
 
-/// How many connections may wait to be accepted; the kernel's own limit applies too.
+/// The maximum of connections that wait to be accepted. The kernel's own limit applies, too.
 const BACKLOG: i32 = 4096;
 
-/// Listens on every address of a `key` of `provost.json`: by the socket that was passed for it, or by one of its own. An
-/// IPv6 address on a host without IPv6 is a warning as long as another one stands.
+/// Listens on every address of a `key` of `provost.json`, by an activated socket or by a new one. On a host without
+/// IPv6, an IPv6 address is only a warning if another address works.
 fn listen_all(
     key: &str,
     addresses: &[SocketAddr],
-    passed: &mut ActivatedSockets,
+    activated: &mut ActivatedSockets,
 ) -> Result<Vec<TcpListener>, AppError> {
     let mut listeners = Vec::new();
     let mut without_ipv6 = None;
     for address in addresses {
-        if let Some(kept) = passed.tcp(key, *address)? {
+        if let Some(socket) = activated.tcp(key, *address)? {
             tracing::info!(target: ANNOUNCEMENT, "listening on {address} (a socket that systemd keeps)");
-            listeners.push(TcpListener::from_std(kept)?);
+            listeners.push(TcpListener::from_std(socket)?);
             continue;
         }
         match listen(*address) {
@@ -52,23 +52,21 @@ fn listen_all(
     }
 }
 
-/// Where phones are listened to.
+/// The listeners for phones.
 #[derive(Debug)]
 pub(super) struct Listeners {
-    /// Over TLS.
     pub(super) tls: Vec<TcpListener>,
-    /// Over plain HTTP.
     plain: Vec<TcpListener>,
 }
 
 impl Listeners {
-    /// Listens where `config` says.
-    pub(super) fn open(config: &Config, passed: &mut ActivatedSockets) -> Result<Self, AppError> {
-        let tls = listen_all(LISTEN, &config.listen, passed)?;
-        Ok(Self { tls, plain: listen_plain(config.plain_http.as_ref(), passed)? })
+    /// Listens on the addresses of `config`.
+    pub(super) fn open(config: &Config, activated: &mut ActivatedSockets) -> Result<Self, AppError> {
+        let tls = listen_all(LISTEN, &config.listen, activated)?;
+        Ok(Self { tls, plain: listen_plain(config.plain_http.as_ref(), activated)? })
     }
 
-    /// Serves what they accept until `stop` is told, and what is under way then.
+    /// Accepts and serves connections. The tasks end once `stop` asks for shutdown and the connections are drained.
     pub(super) fn serve(
         self,
         config: &Config,
@@ -88,10 +86,10 @@ impl Listeners {
     }
 }
 
-/// Listens where plain HTTP is spoken, if it is.
-fn listen_plain(plain: Option<&PlainHttp>, passed: &mut ActivatedSockets) -> Result<Vec<TcpListener>, AppError> {
+/// Listens for plain HTTP, if it is configured.
+fn listen_plain(plain: Option<&PlainHttp>, activated: &mut ActivatedSockets) -> Result<Vec<TcpListener>, AppError> {
     let Some(plain) = plain else { return Ok(Vec::new()) };
-    let listeners = listen_all(PLAIN_HTTP, &plain.listen, passed)?;
+    let listeners = listen_all(PLAIN_HTTP, &plain.listen, activated)?;
     let networks: Vec<String> = plain.networks.iter().map(ToString::to_string).collect();
     for address in listeners.iter().filter_map(|listener| listener.local_addr().ok()) {
         tracing::info!("plain HTTP on {address}, for {} alone", networks.join(", "));
@@ -102,7 +100,7 @@ fn listen_plain(plain: Option<&PlainHttp>, passed: &mut ActivatedSockets) -> Res
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
-        // Each family has its own socket, so that "0.0.0.0" and "[::]" can stand side by side.
+        // Each family has its own socket, so that "0.0.0.0" and "[::]" can be used together.
         socket.set_only_v6(true)?;
     }
     socket.set_reuse_address(true)?;
@@ -112,8 +110,8 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Whether that is why `address` cannot be had. A host that has IPv6 has its loopback address; another one that it does
-/// not have is a mistake.
+/// Whether `address` is unavailable because the host has no IPv6. A host with IPv6 has the loopback address; any other
+/// missing address is a mistake of the configuration.
 fn is_without_ipv6(address: SocketAddr, error: &io::Error) -> bool {
     address.is_ipv6()
         && match error.raw_os_error().map(Errno::from_raw_os_error) {
@@ -123,7 +121,7 @@ fn is_without_ipv6(address: SocketAddr, error: &io::Error) -> bool {
         }
 }
 
-/// What to do about an address that cannot be had.
+/// The remedy for an address that is unavailable.
 pub(super) fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => {

@@ -1,6 +1,7 @@
-//! What of the state directory cannot be written, and what does not work for it. Phones are served all the same.
+//! Detects parts of the state directory that cannot be written, and the functions that fail for it. Phones are still
+//! served.
 //!
-//! One function decides: the log, the status page, `/readyz` and `check` say the same.
+//! One function decides, so that the log, the status page, `/readyz` and `check` agree.
 
 use std::io;
 use std::path::Path;
@@ -19,16 +20,16 @@ use crate::state;
 pub struct StateFault {
     /// The problem, what does not work, and the remedy.
     pub message: String,
-    /// Whether it may be so for this user alone.
+    /// Whether permissions are the cause, so that another user may be able to write.
     pub is_permission: bool,
 }
 
-/// The faults of now.
+/// The current faults.
 #[derive(Debug, Default)]
 pub(super) struct StateFaults(ArcSwap<Vec<StateFault>>);
 
 impl StateFaults {
-    /// Looks at the folders, and logs what is new.
+    /// Checks the folders, and logs new faults.
     pub(super) fn update(&self, config: &Config) {
         let (before, now) = (self.0.load_full(), state_faults(config));
         if *before == now {
@@ -41,13 +42,13 @@ impl StateFaults {
         self.0.store(now.into());
     }
 
-    /// In the operator's words.
+    /// The messages for the operator.
     pub(super) fn messages(&self) -> Vec<String> {
         self.0.load().iter().map(|fault| fault.message.clone()).collect()
     }
 }
 
-/// What is wrong with the state directory that `config` names.
+/// The faults of the state directory that `config` names.
 #[must_use]
 pub fn state_faults(config: &Config) -> Vec<StateFault> {
     let uploads = "uploads are refused";

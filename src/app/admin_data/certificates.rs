@@ -1,4 +1,4 @@
-//! The certificates as they are shown. Pure.
+//! Views of the certificates. Pure.
 
 use rustls::SignatureAlgorithm;
 
@@ -7,7 +7,7 @@ use crate::admin::snapshot::CertificateView;
 use crate::ca::KeyKind;
 use crate::certificate::{Condition, ConditionLevel, LocalCa, RenewalSchedule, ServerCertificate};
 
-/// What a key is called.
+/// The name of a kind of key.
 pub(super) fn key(kind: KeyKind) -> &'static str {
     match kind {
         KeyKind::Rsa2048 => "RSA",
@@ -15,7 +15,7 @@ pub(super) fn key(kind: KeyKind) -> &'static str {
     }
 }
 
-/// A certificate that we renew ourselves, as it is at `now`.
+/// A certificate from ACME.
 pub(super) fn renewed(status: CertificateStatus, now: i64) -> CertificateView {
     let condition = status.condition(now);
     let held = status.held.as_ref();
@@ -36,13 +36,13 @@ pub(super) fn renewed(status: CertificateStatus, now: i64) -> CertificateView {
     }
 }
 
-/// A certificate in use that another program writes to files, as it is at `now`.
+/// A certificate from files, which another program writes.
 pub(super) fn from_files(certificate: &ServerCertificate, now: i64) -> CertificateView {
     let condition = Condition::of(now, Some(certificate.validity()), None);
     presented(certificate, "files", &condition)
 }
 
-/// A certificate in use of a CA of our own, as it is at `now`.
+/// A certificate from the local CA.
 pub(super) fn from_local_ca(certificate: &ServerCertificate, now: i64) -> CertificateView {
     let renewal = LocalCa::renewal(certificate.not_after);
     let plan = RenewalSchedule { renewal, failure: None, action_required: false };
@@ -68,7 +68,7 @@ fn presented(certificate: &ServerCertificate, source: &'static str, condition: &
     }
 }
 
-/// What is wrong with the certificates, the worst first: a line for each, which begins with how bad it is.
+/// The problems of the certificates, the worst first, a line each. A line begins with its level.
 pub(super) fn warnings(certificates: &[CertificateView]) -> Vec<String> {
     let mut ill: Vec<&CertificateView> = certificates.iter().filter(|it| it.level > ConditionLevel::Ok).collect();
     ill.sort_by_key(|certificate| std::cmp::Reverse(certificate.level));

@@ -1,4 +1,4 @@
-//! What the gauges of the metrics say at the moment.
+//! The current values of the metrics' gauges.
 
 use std::collections::BTreeMap;
 
@@ -11,9 +11,9 @@ use crate::metrics::{Facts, RenewalGauge, TlsGauges, ValidityGauge};
 use crate::serve::connection_limits::ConnectionKind;
 
 impl LiveAdminData {
-    /// What is so, by `picture` and by what needs no disk.
-    pub(super) fn gauges(&self, picture: &Snapshot) -> Facts {
-        let overview = &picture.overview;
+    /// The values from `snapshot`, and those that need no disk access.
+    pub(super) fn gauges(&self, snapshot: &Snapshot) -> Facts {
+        let overview = &snapshot.overview;
         let server = self.server.upgrade();
         let count = |kind| server.as_ref().map_or(0, |server| server.connection_limits.count(kind));
         let mut phones: BTreeMap<(String, &'static str), usize> = BTreeMap::new();
@@ -22,7 +22,7 @@ impl LiveAdminData {
         for constituency in overview.constituencies.iter().filter(|constituency| constituency.url.is_some()) {
             seen.insert(constituency.name.clone(), 0);
         }
-        for phone in &picture.phones {
+        for phone in &snapshot.phones {
             if let Some(seen) = seen.get_mut(phone.constituency.as_str()) {
                 *seen += usize::from(is_seen_lately(phone, overview.now));
                 *phones.entry((phone.constituency.to_string(), phone.state.name())).or_default() += 1;
@@ -50,8 +50,8 @@ impl LiveAdminData {
                 .map(|it| (it.constituency.to_string(), it.silent))
                 .collect(),
             tls,
-            certificates: Self::validities(picture),
-            levels: Self::levels(picture),
+            certificates: Self::validities(snapshot),
+            levels: Self::levels(snapshot),
             renewals: self.renewals(),
             ledger_is_written: self.health.failure().is_none(),
             ledger_dropped: self.health.dropped(),
@@ -60,19 +60,19 @@ impl LiveAdminData {
         }
     }
 
-    fn validities(picture: &Snapshot) -> Vec<ValidityGauge> {
+    fn validities(snapshot: &Snapshot) -> Vec<ValidityGauge> {
         let validity = |it: &CertificateView| {
             let name = it.names.first().cloned().unwrap_or_default();
             let (not_before, not_after) = it.not_before.zip(it.not_after)?;
             Some(ValidityGauge { key: it.key.to_ascii_lowercase(), name, not_before, not_after })
         };
-        picture.overview.certificates.iter().filter_map(validity).collect()
+        snapshot.overview.certificates.iter().filter_map(validity).collect()
     }
 
-    /// The level of each certificate, by key and name: of several with the same, the worst.
-    fn levels(picture: &Snapshot) -> BTreeMap<(String, String), ConditionLevel> {
+    /// The level of each certificate, by key and name. Of several with the same key and name, the worst.
+    fn levels(snapshot: &Snapshot) -> BTreeMap<(String, String), ConditionLevel> {
         let mut levels = BTreeMap::new();
-        for it in &picture.overview.certificates {
+        for it in &snapshot.overview.certificates {
             let name = it.names.first().cloned().unwrap_or_default();
             let level = levels.entry((it.key.to_ascii_lowercase(), name)).or_insert(ConditionLevel::Ok);
             *level = it.level.max(*level);
@@ -98,7 +98,8 @@ impl LiveAdminData {
     }
 }
 
-/// How a phone speaks TLS: versions and suites are those that we agree to, so there are only so many.
+/// The TLS version and suite of a phone. Their number is bounded, because the server negotiates only those that it
+/// knows.
 fn spoken(phone: &PhoneView) -> Option<TlsGauges> {
     let (version, suite) = phone.tls.as_ref()?.split_once('/')?;
     Some(TlsGauges {

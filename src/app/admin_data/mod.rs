@@ -1,5 +1,5 @@
-//! What operators are shown, gathered from those who know it: the site, the ledger, the certificates. Serving, renewing
-//! and showing know nothing of one another.
+//! Gathers what operators see: from the site, the phone history and the certificates. So `serve`, `acme` and `admin` do
+//! not depend on one another.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -41,13 +41,13 @@ use certificates::{from_files, from_local_ca, renewed};
 use phones::is_well_today;
 use readiness::why_not_ready;
 
-/// How soon a change of a policy is in force.
+/// How long an admin request waits until its change is in force.
 const IN_FORCE: Duration = Duration::from_secs(1);
 
-/// What the picture is gathered from.
+/// The sources of a snapshot.
 #[derive(Debug)]
 pub(super) struct LiveAdminData {
-    /// Not held: it ends when nobody serves any more.
+    /// Weak, so that the server can be dropped at shutdown.
     server: Weak<Server>,
     certificates: Arc<LiveCertificates>,
     boards: Boards,
@@ -56,7 +56,7 @@ pub(super) struct LiveAdminData {
     config: Config,
     publisher: Arc<Publisher>,
     stop: watch::Receiver<ShutdownPhase>,
-    /// Where the configuration was read from, for whoever is in another folder.
+    /// The configuration's file, as an absolute path.
     file: Option<String>,
     state: PathBuf,
     denials: Arc<ServerDenials>,
@@ -84,22 +84,22 @@ impl AdminData for LiveAdminData {
     fn snapshot(&self) -> Snapshot {
         let now = clock::unix_seconds(clock::now());
         let mut troubles = self.troubles();
-        let ledger = HistoryReader::open(&self.state).and_then(|ledger| match ledger {
-            Some(ledger) => Ok((ledger.phones()?, ledger.claims()?)),
+        let history = HistoryReader::open(&self.state).and_then(|history| match history {
+            Some(history) => Ok((history.phones()?, history.claims()?)),
             None => Ok(Default::default()),
         });
-        let (seen, claims) = ledger.unwrap_or_else(|error| {
+        let (seen, claims) = history.unwrap_or_else(|error| {
             troubles.push(error.to_string());
             Default::default()
         });
         let server = self.server.upgrade();
         let site = server.as_ref().map(|server| server.site.load_full());
-        let roster = site.as_ref().map(|site| together(site.registry(), seen, &claims)).unwrap_or_default();
+        let summary = site.as_ref().map(|site| together(site.registry(), seen, &claims)).unwrap_or_default();
         let faults = site.iter().flat_map(|site| site.registry().faults());
         let broken = faults.filter(|fault| fault.severity == Severity::Error);
         troubles.extend(broken.map(|fault| format!("{}: {}", fault.subject, fault.message)));
-        let silent_together = phones::silences(&roster, now, self.started);
-        let phones: Vec<PhoneView> = roster.into_iter().map(|(key, known)| phones::phone(key, known, now)).collect();
+        let silent_together = phones::silences(&summary, now, self.started);
+        let phones: Vec<PhoneView> = summary.into_iter().map(|(key, known)| phones::phone(key, known, now)).collect();
         let overview = Overview {
             now,
             version: env!("CARGO_PKG_VERSION"),
@@ -121,8 +121,8 @@ impl AdminData for LiveAdminData {
     }
 
     fn history(&self, phone: PhoneView) -> Result<PhoneHistoryView, String> {
-        let ledger = HistoryReader::open(&self.state).map_err(|error| error.to_string())?;
-        let requests = ledger.map_or(Ok(Vec::new()), |ledger| ledger.requests(phone.mac));
+        let history = HistoryReader::open(&self.state).map_err(|error| error.to_string())?;
+        let requests = history.map_or(Ok(Vec::new()), |history| history.requests(phone.mac));
         let requests = requests.map_err(|error| error.to_string())?.into_iter().rev();
         let own = requests.filter(|request| request.constituency == phone.constituency).map(phones::request).collect();
         Ok(phones::history(phone, own, &self.config.constituencies))
@@ -168,7 +168,7 @@ impl AdminData for LiveAdminData {
 }
 
 impl LiveAdminData {
-    /// What `server` is, from now on.
+    /// The admin data of `server`, started now.
     pub(super) fn new(
         server: &Arc<Server>,
         (boards, health, metrics): (Boards, Arc<HistoryHealth>, Arc<Metrics>),
@@ -216,7 +216,7 @@ impl LiveAdminData {
         }
     }
 
-    /// Waits until what was changed is in force, so that whoever changed it sees it in what is shown next; not for long.
+    /// Waits until the change is in force, so that the operator sees it in the next snapshot; at most [`IN_FORCE`].
     fn await_force(&self, wanted: &SnapshotRequest) {
         let is_in_force = || {
             let (name, standing) = match &wanted.change {
@@ -234,7 +234,7 @@ impl LiveAdminData {
         }
     }
 
-    /// What has been wrong lately.
+    /// The current problems, for the operator.
     fn troubles(&self) -> Vec<String> {
         let mut troubles = self.state_faults.messages();
         troubles.extend(self.health.failure());
@@ -286,7 +286,7 @@ impl LiveAdminData {
         shown: impl Fn(&ServerCertificate) -> snapshot::CertificateView,
     ) -> Vec<snapshot::CertificateView> {
         let (current, exact) = (self.certificates.current(), self.certificates.exact());
-        // One pair of files may serve both.
+        // A pair of files may serve both.
         let own = exact.values().flatten().filter(|own| !current.iter().any(|common| common.is_same_as(own)));
         current.iter().chain(own).map(shown).collect()
     }
@@ -311,7 +311,7 @@ impl LiveAdminData {
             own.refused += usize::from(matches!(phone.state, PhoneState::Refused | PhoneState::Waiting));
         }
         for own in all.values_mut() {
-            // Those that are denied as well are not.
+            // Without the phones that are also denied.
             own.known = own.known.map(|_| own.counts.known);
         }
         all.into_values().collect()
@@ -333,7 +333,7 @@ impl LiveAdminData {
         }
     }
 
-    /// Why no phone can be put on this list from here.
+    /// Why the page and the API cannot add a phone to the list.
     fn not_allowable(&self, served: &Constituency) -> Option<String> {
         use rustix::fs::{Access, AtFlags, accessat};
         let has_token = self.config.status.as_ref().is_some_and(|status| status.token_file.is_some());
@@ -352,7 +352,7 @@ impl LiveAdminData {
     }
 }
 
-/// A change by an operator waits for another one.
+/// Logs that a change waits for another one.
 fn log_wait(message: &str) {
     tracing::info!("{message}");
 }

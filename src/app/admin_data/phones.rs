@@ -1,4 +1,4 @@
-//! The phones as they are shown.
+//! Views of the phones.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::phone_history::summary::{PhoneSummaries, PhoneSummary, SILENT_AFTER};
 use crate::phone_history::{ClaimAddress, Rhythm, StoredClaim, StoredEvent, StoredRequest, silent_together};
 
 const DAY: i64 = 86_400;
-/// How many phones that wait, and how many certificates that prove nothing, are shown at once.
+/// The maximum of waiting phones, and of unproven claims, in a view.
 const SHOWN: usize = 100;
 
 /// A phone as it is shown.
@@ -68,7 +68,7 @@ fn state(known: &PhoneSummary, now: i64) -> PhoneState {
     match (known.standing, &known.seen) {
         (None, _) => PhoneState::Gone,
         (Some(PhoneStanding::Denied | PhoneStanding::DeniedEverywhere), _) => PhoneState::Denied,
-        // A phone that was accepted once and has not been refused since was taken off the list meanwhile.
+        // Accepted at its last request, and not on the list now: it was removed from the list since.
         (Some(PhoneStanding::Unknown), Some(seen)) if !seen.is_refused && seen.last_let_in.is_some() => {
             PhoneState::Removed
         }
@@ -91,12 +91,11 @@ pub(super) fn is_seen_lately(phone: &PhoneView, now: i64) -> bool {
     phone.last_seen.is_some_and(|seen| now - seen < DAY)
 }
 
-/// Whether it is known, let in, and was seen during the last day.
+/// Whether the phone is known, accepted, and was seen during the last day.
 pub(super) fn is_well_today(phone: &PhoneView, now: i64) -> bool {
     phone.state == PhoneState::Well && is_seen_lately(phone, now)
 }
 
-/// How many phones there are, by their state.
 pub(super) fn counts(phones: &[PhoneView]) -> PhoneCounts {
     let mut counts = PhoneCounts::default();
     for phone in phones {
@@ -105,10 +104,10 @@ pub(super) fn counts(phones: &[PhoneView]) -> PhoneCounts {
     counts
 }
 
-/// The constituencies most of whose phones fell silent together, as a server knows it that has listened since `started`.
-pub(super) fn silences(roster: &PhoneSummaries, now: i64, started: i64) -> Vec<SilentTogether> {
+/// The constituencies most of whose phones fell silent together. The server has listened since `started`.
+pub(super) fn silences(summary: &PhoneSummaries, now: i64, started: i64) -> Vec<SilentTogether> {
     let mut rhythms: BTreeMap<&ConstituencyName, Vec<Rhythm>> = BTreeMap::new();
-    for ((constituency, _), known) in roster {
+    for ((constituency, _), known) in summary {
         if let (Some(PhoneStanding::Known), Some(seen)) = (known.standing, &known.seen) {
             let rhythm = Rhythm { last_seen: seen.last_seen, visits: seen.visits };
             rhythms.entry(constituency).or_default().push(rhythm);
@@ -130,7 +129,7 @@ pub(super) fn waiting(phones: &[PhoneView]) -> Vec<PhoneView> {
     waiting.into_iter().take(SHOWN).cloned().collect()
 }
 
-/// The phones that are denied on the whole server.
+/// The phones that are denied server-wide.
 pub(super) fn denied(phones: &DeniedPhones) -> Vec<DeniedPhone> {
     phones.iter().map(|(mac, by)| DeniedPhone { mac: *mac, denial: denial(by) }).collect()
 }
@@ -139,7 +138,7 @@ fn denial(denial: &ServerDenial) -> DenialView {
     DenialView { by: denial.by.clone(), at: denial.at, note: denial.note.clone() }
 }
 
-/// What proves nothing, the newest first.
+/// Unproven claims, the newest first.
 pub(super) fn unproven(mut claims: Vec<StoredClaim>) -> Vec<UnprovenView> {
     claims.sort_by_key(|claim| std::cmp::Reverse(claim.last_seen));
     let unproven = claims.into_iter().take(SHOWN).map(|claim| UnprovenView {
@@ -147,7 +146,7 @@ pub(super) fn unproven(mut claims: Vec<StoredClaim>) -> Vec<UnprovenView> {
         mac: claim.mac,
         certificate_sha256: claim.fingerprint.map(|bytes| Fingerprint::from(bytes).to_string()),
         address: claim.address,
-        addresses: claim.addresses.into_iter().map(place).collect(),
+        addresses: claim.addresses.into_iter().map(network).collect(),
         first_seen: seconds(claim.first_seen),
         last_seen: seconds(claim.last_seen),
         count: claim.count,
@@ -156,12 +155,12 @@ pub(super) fn unproven(mut claims: Vec<StoredClaim>) -> Vec<UnprovenView> {
     unproven.collect()
 }
 
-fn place(from: ClaimAddress) -> NetworkView {
+fn network(from: ClaimAddress) -> NetworkView {
     let (first_seen, last_seen) = (seconds(from.first_seen), seconds(from.last_seen));
     NetworkView { address: from.address, first_seen, last_seen }
 }
 
-/// A request as it is shown.
+/// A view of a request.
 pub(super) fn request(request: StoredRequest) -> PhoneRequestView {
     let (method, target) = request.asked.unzip();
     PhoneRequestView {
@@ -177,7 +176,7 @@ pub(super) fn request(request: StoredRequest) -> PhoneRequestView {
     }
 }
 
-/// A phone with its requests, the newest first, and what its master configuration in `constituencies` names for it.
+/// A phone with its requests, the newest first, and the files that its master configuration in `constituencies` names.
 pub(super) fn history(
     phone: PhoneView,
     mut requests: Vec<PhoneRequestView>,
@@ -195,7 +194,7 @@ pub(super) fn history(
     PhoneHistoryView { phone, named, requests }
 }
 
-/// The ledger's milliseconds.
+/// Seconds from the milliseconds of the phone history.
 fn seconds(milliseconds: i64) -> i64 {
     milliseconds.div_euclid(1000)
 }
@@ -208,7 +207,7 @@ mod tests {
     const NOW: i64 = 1_800_000_000;
     const HOUR: i64 = 3600;
 
-    /// A phone that comes each hour, and was last seen and accepted so long ago, in seconds.
+    /// A phone that comes hourly, last seen and accepted `ago` seconds before now.
     fn hourly(
         constituency: &str,
         number: u8,
@@ -250,7 +249,7 @@ mod tests {
         (key, known)
     }
 
-    /// A claim to be that phone, refused so long ago.
+    /// A claim to be that phone, refused `ago` seconds before now.
     fn claim(constituency: &str, number: u8, ago: i64) -> StoredClaim {
         let ((constituency, mac), _) = hourly(constituency, number, 0, PhoneStanding::Known);
         let last_seen = (NOW - ago) * 1000;
@@ -270,15 +269,15 @@ mod tests {
     #[test]
     fn each_constituency_is_silent_for_itself_and_only_known_phones_count() {
         let of = |name: &'static str, ago: i64, standing| (0..5).map(move |number| hourly(name, number, ago, standing));
-        let roster: PhoneSummaries = of("gone", 5 * HOUR, PhoneStanding::Known)
+        let summary: PhoneSummaries = of("gone", 5 * HOUR, PhoneStanding::Known)
             .chain(of("here", HOUR / 2, PhoneStanding::Known))
             .chain(of("strangers", 5 * HOUR, PhoneStanding::Unknown))
             .chain(of("denied", 5 * HOUR, PhoneStanding::Denied))
             .collect();
-        let found = silences(&roster, NOW, 0);
+        let found = silences(&summary, NOW, 0);
         let found: Vec<_> = found.iter().map(|it| (it.constituency.as_str(), it.silent, it.of, it.since)).collect();
         assert_eq!(found, [("gone", 5, 5, NOW - 5 * HOUR)]);
-        assert!(silences(&roster, NOW, NOW - HOUR).is_empty(), "the server was down");
+        assert!(silences(&summary, NOW, NOW - HOUR).is_empty(), "the server was down");
     }
 
     #[test]

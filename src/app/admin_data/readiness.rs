@@ -7,9 +7,9 @@ use crate::clock::rfc3339;
 use crate::constituency::{ConstituencyName, Severity};
 use crate::serve::site::Site;
 
-/// Why no phone can be served at `now`, in Unix seconds; `None` if some can. `folder` is that of the constituencies.
+/// Why no phone can be served at `now`, in Unix seconds. `None` if some phone can. `folder` holds the constituencies.
 ///
-/// A certificate near its end is no reason: a load balancer would lose all nodes at once.
+/// A certificate that expires soon is not a reason: a load balancer would take all nodes out at once.
 pub(super) fn why_not_ready(certificates: &[CertificateView], site: &Site, folder: &Path, now: i64) -> Option<String> {
     if !certificates.iter().any(|certificate| certificate.not_after.is_some()) {
         let error = certificates.iter().find_map(|certificate| certificate.last_error.as_ref());
