@@ -1,4 +1,4 @@
-//! Phones that rustls cannot serve: who of them may come in by the old lane, and what keeps the others out.
+//! Clients that rustls cannot serve: the OpenSSL handshake, or the reason for the rejection and its remedy.
 
 use std::sync::Arc;
 
@@ -18,34 +18,34 @@ use crate::serve::hello::ClientHelloFacts;
 use crate::serve::openssl::{LegacyTls, LegacyTlsFailure};
 use crate::serve::tls_stream::ClientTlsStream;
 
-/// The old lane and the certificate that it shows, if that is where this client is to be served: rustls cannot serve it,
-/// and its constituency wants phones like it.
-pub(super) fn lane<'a>(hello: &Hello, wanted: &HandshakeContext<'a>) -> Option<(&'a LegacyTls, ServerCertificate)> {
-    let lane = wanted.generation.old_lane.as_ref()?;
+/// The OpenSSL backend and its RSA certificate, if rustls cannot serve this client and the constituency's TLS level
+/// allows OpenSSL to.
+pub(super) fn backend<'a>(hello: &Hello, context: &HandshakeContext<'a>) -> Option<(&'a LegacyTls, ServerCertificate)> {
+    let backend = context.generation.old_lane.as_ref()?;
     let facts = hello.facts.as_ref().ok()?;
-    if facts.is_for_rustls(&wanted.generation.certificates) || facts.required_level()? > wanted.generation.level {
+    if facts.is_for_rustls(&context.generation.certificates) || facts.required_level()? > context.generation.level {
         return None;
     }
-    Some((lane, wanted.rsa()?))
+    Some((backend, context.rsa()?))
 }
 
-/// The handshake in the old lane, from the begin: OpenSSL reads the `hello` a second time.
+/// Runs the handshake with OpenSSL, which reads the `hello` again.
 pub(super) async fn accept_legacy_tls<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     hello: Hello,
-    lane: &LegacyTls,
+    backend: &LegacyTls,
     certificate: &ServerCertificate,
-    wanted: &HandshakeContext<'_>,
+    context: &HandshakeContext<'_>,
 ) -> Result<(ClientTlsStream<S>, TlsClient), RejectedHandshake> {
     let Hello { record, facts, .. } = hello;
     let has_only_sha1 = facts.as_ref().is_ok_and(ClientHelloFacts::has_only_sha1);
-    let (constituency, generation) = (Arc::clone(wanted.constituency), Arc::clone(wanted.generation));
-    let judge = move |chain: &[CertificateDer<'static>]| {
-        let nobody = || DeviceFinding { verdict: Err(ChainRefusal::NoCertificate), claim: None };
-        generation.examine(&constituency, chain, clock::unix_seconds(clock::now())).unwrap_or_else(nobody)
+    let (constituency, generation) = (Arc::clone(context.constituency), Arc::clone(context.generation));
+    let verify = move |chain: &[CertificateDer<'static>]| {
+        let no_certificate = || DeviceFinding { verdict: Err(ChainRefusal::NoCertificate), claim: None };
+        generation.examine(&constituency, chain, clock::unix_seconds(clock::now())).unwrap_or_else(no_certificate)
     };
-    let refused = |kind, reason| RejectedHandshake { is_of_old_lane: true, ..wanted.refused(kind, reason) };
-    let (result, finding) = lane.accept(stream, record, certificate, judge).await;
+    let refused = |kind, reason| RejectedHandshake { is_of_old_lane: true, ..context.refused(kind, reason) };
+    let (result, finding) = backend.accept(stream, record, certificate, verify).await;
     let (verdict, claim) = finding.map_or((None, None), |finding| (Some(finding.verdict), finding.claim));
     let stream = match result {
         Ok(stream) => stream,
@@ -55,13 +55,13 @@ pub(super) async fn accept_legacy_tls<S: AsyncRead + AsyncWrite + Unpin + Send +
             let (kind, reason) = explain(failure, verdict.and_then(Result::err), &offered);
             let refused = RejectedHandshake { claim, ..refused(kind, reason) };
             return Err(match stream {
-                Some(stream) => refused.told_on(stream),
+                Some(stream) => refused.with_close(stream),
                 None => refused,
             });
         }
     };
-    // Whoever is to be judged and was not has not proven anything, whatever OpenSSL let pass.
-    let device = wanted.generation.verifier.as_ref().map(|_| verdict.unwrap_or(Err(ChainRefusal::NoCertificate)));
+    // If our verify callback never ran, the client is unauthenticated, whatever OpenSSL reports.
+    let device = context.generation.verifier.as_ref().map(|_| verdict.unwrap_or(Err(ChainRefusal::NoCertificate)));
     let Some((version, suite)) = stream.agreed() else {
         return Err(refused(UNSUPPORTED_TLS, "agreed on what is not for the old lane".to_owned()));
     };
@@ -71,9 +71,9 @@ pub(super) async fn accept_legacy_tls<S: AsyncRead + AsyncWrite + Unpin + Send +
     let now = clock::unix_seconds(clock::now());
     let is_tolerated = device.as_ref().and_then(|device| device.as_ref().ok()).is_some_and(|it| it.is_tolerated(now));
     let peer = TlsClient {
-        constituency: wanted.constituency.name.clone(),
-        generation: Arc::clone(wanted.generation),
-        has_sni: wanted.server_name.is_some(),
+        constituency: context.constituency.name.clone(),
+        generation: Arc::clone(context.generation),
+        has_sni: context.server_name.is_some(),
         device,
         claim,
         tls: Some(TlsResult::Agreed(ServedTls { version, suite, is_tolerated, has_only_sha1 })),
@@ -82,7 +82,7 @@ pub(super) async fn accept_legacy_tls<S: AsyncRead + AsyncWrite + Unpin + Send +
     Ok((ClientTlsStream::Old(stream), peer))
 }
 
-/// Of which kind a failure is, and the reason.
+/// The kind and reason of a failure.
 fn explain(failure: LegacyTlsFailure, refusal: Option<ChainRefusal>, offered: &str) -> (&'static str, String) {
     match (refusal, failure) {
         (Some(refusal), _) => (refusal.kind(), refusal.to_string()),
@@ -99,34 +99,34 @@ fn explain(failure: LegacyTlsFailure, refusal: Option<ChainRefusal>, offered: &s
     }
 }
 
-/// Whether a client speaks no version that its constituency takes.
-pub(super) fn is_too_old(facts: &ClientHelloFacts, wanted: &HandshakeContext<'_>) -> bool {
-    let takes_old = wanted.generation.level == TlsLevel::Legacy && wanted.rsa().is_some();
-    facts.is_before_tls12() && !takes_old
+/// Whether the client's TLS versions are all too old for its constituency.
+pub(super) fn is_too_old(facts: &ClientHelloFacts, context: &HandshakeContext<'_>) -> bool {
+    let accepts_old = context.generation.level == TlsLevel::Legacy && context.rsa().is_some();
+    facts.is_before_tls12() && !accepts_old
 }
 
-/// What keeps a client out that is refused, and what would let it in, to be put behind it: the least setting that admits
-/// it, the certificate that is missing, or that there is nothing.
+/// Why a rejected client is incompatible, and a remedy to append: the lowest TLS level that accepts it, the missing
+/// certificate, or that no setting helps.
 pub(super) fn incompatibility_and_remedy(
     facts: &ClientHelloFacts,
-    wanted: &HandshakeContext<'_>,
+    context: &HandshakeContext<'_>,
 ) -> (Option<String>, String) {
-    if facts.is_for_rustls(&wanted.generation.certificates) {
+    if facts.is_for_rustls(&context.generation.certificates) {
         return (facts.incompatibility(), String::new());
     }
     let Some(needed) = facts.required_level() else {
-        let hindrance = facts.incompatibility_everywhere();
-        let help = if hindrance.is_some() { ", which no setting admits" } else { "" };
-        return (hindrance.or_else(|| facts.incompatibility()), help.to_owned());
+        let incompatibility = facts.incompatibility_everywhere();
+        let remedy = if incompatibility.is_some() { ", which no setting admits" } else { "" };
+        return (incompatibility.or_else(|| facts.incompatibility()), remedy.to_owned());
     };
-    let (hindrance, has_rsa) = (facts.incompatibility_at(wanted.generation.level), wanted.rsa().is_some());
+    let (incompatibility, has_rsa) = (facts.incompatibility_at(context.generation.level), context.rsa().is_some());
     let of = if TlsLevel::HAS_OLD { "" } else { ", in a provost built with OpenSSL," };
-    let name = &wanted.constituency.name;
-    let help = match needed > wanted.generation.level {
+    let name = &context.constituency.name;
+    let remedy = match needed > context.generation.level {
         true if has_rsa => format!("; \"tls\": \"{}\" of {name}{of} would admit it", needed.as_str()),
         true => format!("; \"tls\": \"{}\" of {name} and an RSA server certificate would admit it", needed.as_str()),
         false if has_rsa => String::new(),
         false => "; the old lane takes an RSA server certificate, and there is none".to_owned(),
     };
-    (hindrance, help)
+    (incompatibility, remedy)
 }

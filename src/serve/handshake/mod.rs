@@ -1,11 +1,11 @@
-//! From a TCP connection to a phone's proven identity.
+//! The TLS handshake: from a TCP connection to a phone's proven identity.
 //!
-//! 1. Read the ClientHello, however many records it is split over, and keep it: a client that cannot be served is
-//!    logged with what it offered.
-//! 2. SNI leads to a constituency, or the alert `unrecognized_name` goes back.
-//! 3. TLS by that constituency's own configuration; the device certificate is judged in it.
-//! 4. A phone that rustls cannot serve goes to the [old lane](super::openssl), where its constituency wants that.
-//! 5. A resumed session proves nothing new: its chain is judged again, as of now.
+//! 1. Read and keep the ClientHello, from any number of records, so that the log can show the offer of a rejected
+//!    client.
+//! 2. Find the constituency by SNI, or send the alert `unrecognized_name`.
+//! 3. Run TLS with that constituency's configuration, which verifies the device certificate.
+//! 4. Serve a phone that rustls cannot serve with [OpenSSL](super::openssl), if its constituency allows that.
+//! 5. Verify the chain of a resumed session again, as of now: resumption itself proves nothing new.
 
 use std::future::poll_fn;
 use std::io;
@@ -36,41 +36,41 @@ mod rejected;
 
 pub use rejected::{Close, RejectedHandshake};
 
-/// TLS alert descriptions that we send ourselves (RFC 8446 §6).
+/// TLS alerts that we send ourselves (RFC 8446 §6).
 const DECODE_ERROR: u8 = 50;
 const PROTOCOL_VERSION: u8 = 70;
 const INTERNAL_ERROR: u8 = 80;
 const UNRECOGNIZED_NAME: u8 = 112;
 
-/// Kinds of refusals.
+/// Kinds of rejections.
 const UNSUPPORTED_TLS: &str = "unsupported_tls";
 const MALFORMED: &str = "malformed";
 const CLIENT_ALERT: &str = "client_alert";
 const BROKEN_OFF: &str = "broken_off";
 
-/// Why a handshake ended that the client ended without a word.
+/// The reason if the client closes the connection without an alert.
 const CLOSED: &str = "closed by the client in the handshake";
 
-/// What a finished handshake leaves behind.
+/// The result of a successful handshake.
 #[derive(Debug)]
 pub struct TlsClient {
     /// The constituency that the client asked for.
     pub constituency: ConstituencyName,
-    /// Under which TLS configuration.
+    /// The TLS configuration that the handshake used.
     pub generation: Arc<TlsGeneration>,
-    /// Whether the client named the constituency by SNI.
+    /// Whether the client sent the constituency's name as SNI.
     pub has_sni: bool,
-    /// Whether it came back to a session that it had.
+    /// Whether the client resumed a session.
     pub is_resumed: bool,
-    /// What its certificate proved; `None` where nobody is asked for one.
+    /// The verdict on its device certificate; `None` if the constituency requires none.
     pub device: Option<Result<VerifiedDevice, ChainRefusal>>,
-    /// Who a certificate that does not count any more says it is.
+    /// The identity in a certificate that is no longer valid.
     pub claim: Option<ClaimedIdentity>,
     /// Version and suite.
     pub tls: Option<TlsResult>,
 }
 
-/// What a client sent first: a whole ClientHello, or what shows that none will come.
+/// The first bytes of a client: a complete ClientHello, or proof that none will come.
 #[derive(Debug)]
 pub struct ReceivedHello {
     reader: HelloReader,
@@ -78,7 +78,7 @@ pub struct ReceivedHello {
 }
 
 impl ReceivedHello {
-    /// Takes what was received behind the ClientHello.
+    /// Takes the bytes received after the ClientHello.
     pub fn take_rest(&mut self) -> Vec<u8> {
         self.reader.take_rest()
     }
@@ -92,20 +92,20 @@ impl ReceivedHello {
     }
 }
 
-/// What a client sent first, and what it says.
+/// The parsed ClientHello.
 struct Hello {
     /// The ClientHello as one record.
     record: Vec<u8>,
     facts: Result<ClientHelloFacts, NoClientHello>,
-    /// What rustls says to it before it has a configuration: perhaps an error, and the alert that goes with it.
+    /// The answer of rustls before it has a configuration: on failure an error, if any, and the alert to send.
     accepted: Result<Accepted, (Option<rustls::Error>, Vec<u8>)>,
 }
 
 impl Hello {
-    /// The name of the host that the client wants.
+    /// The host name that the client asks for.
     ///
     /// # Errors
-    /// If there is no telling.
+    /// If the hello is unreadable or its name is invalid.
     fn server_name(&self) -> Result<Option<String>, UnusableName> {
         match (&self.accepted, &self.facts) {
             (Ok(accepted), _) => Ok(accepted.client_hello().server_name().map(str::to_owned)),
@@ -115,7 +115,7 @@ impl Hello {
     }
 }
 
-/// What somebody wants whose constituency is found.
+/// The constituency that the client asks for.
 struct HandshakeContext<'a> {
     constituency: &'a Arc<Constituency>,
     generation: &'a Arc<TlsGeneration>,
@@ -123,7 +123,7 @@ struct HandshakeContext<'a> {
 }
 
 impl HandshakeContext<'_> {
-    /// What it is shown if it knows no other kind of certificate.
+    /// The RSA certificate, for clients that support no other kind.
     fn rsa(&self) -> Option<ServerCertificate> {
         self.generation.certificates.rsa(self.server_name.as_deref())
     }
@@ -133,10 +133,10 @@ impl HandshakeContext<'_> {
     }
 }
 
-/// Waits for a ClientHello. While it waits it keeps what was received and nothing else.
+/// Waits for a ClientHello. Buffers only the received bytes.
 ///
 /// # Errors
-/// If the client sends something else or leaves. What is wrong with a hello is the handshake's business.
+/// If the connection breaks or the client closes it. [`accept_tls`] reports a malformed hello.
 pub async fn receive_hello<S: AsyncRead + Unpin>(stream: &mut S) -> Result<ReceivedHello, RejectedHandshake> {
     let mut reader = HelloReader::default();
     loop {
@@ -155,7 +155,7 @@ pub async fn receive_hello<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Recei
     }
 }
 
-/// Reads once; `None` is the end of the stream. The buffer lies on the stack: a client that is waited for has none.
+/// Reads once; `None` is the end of the stream. The buffer lives on the stack, so that a waiting connection holds none.
 fn poll_hello<S: AsyncRead + Unpin>(
     stream: &mut S,
     reader: &mut HelloReader,
@@ -170,7 +170,7 @@ fn poll_hello<S: AsyncRead + Unpin>(
 /// Runs the handshake on `stream`, whose client sent `received`.
 ///
 /// # Errors
-/// Why it was refused; whatever alert there is to send has been written, and the close is left to the caller.
+/// Why the handshake was rejected. Any alert has been written; the caller closes the connection.
 pub async fn accept_tls<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     mut stream: TurnStream<S>,
     received: ReceivedHello,
@@ -183,39 +183,39 @@ pub async fn accept_tls<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     }
     let hello = received.parse();
     let Ok(server_name) = hello.server_name() else {
-        return Err(reject(&mut stream, hello, None).await.told_on(stream));
+        return Err(reject(&mut stream, hello, None).await.with_close(stream));
     };
-    // As it is now, not as it was when a slow peer connected.
+    // Load the site only now: it may have changed while a slow client sent its hello.
     let site = site.load_full();
     let (constituency, generation) = match site.by_server_name(server_name.as_deref()) {
         Ok(found) => found,
-        Err(not_served) => return Err(unknown(&mut stream, hello, &not_served).await.told_on(stream)),
+        Err(not_served) => return Err(unknown(&mut stream, hello, &not_served).await.with_close(stream)),
     };
-    let wanted = HandshakeContext { constituency, generation, server_name };
+    let context = HandshakeContext { constituency, generation, server_name };
     if certificates.is_empty() {
         send_alert(&mut stream, INTERNAL_ERROR).await;
-        let refused = wanted.refused("no_server_certificate", "there is no server certificate yet".to_owned());
-        return Err(refused.told_on(stream));
+        let refused = context.refused("no_server_certificate", "there is no server certificate yet".to_owned());
+        return Err(refused.with_close(stream));
     }
-    if let Some((lane, certificate)) = legacy::lane(&hello, &wanted) {
-        // Boxed, lest everybody else carry its room about.
-        return Box::pin(legacy::accept_legacy_tls(stream, hello, lane, &certificate, &wanted)).await;
+    if let Some((backend, certificate)) = legacy::backend(&hello, &context) {
+        // Boxed, so that the future stays small for all other clients.
+        return Box::pin(legacy::accept_legacy_tls(stream, hello, backend, &certificate, &context)).await;
     }
     let Hello { accepted: Ok(accepted), facts, .. } = hello else {
-        return Err(reject(&mut stream, hello, Some(&wanted)).await.told_on(stream));
+        return Err(reject(&mut stream, hello, Some(&context)).await.with_close(stream));
     };
-    let (tls, peer) = accept_with_rustls(stream, accepted, facts, &wanted).await?;
+    let (tls, peer) = accept_with_rustls(stream, accepted, facts, &context).await?;
     Ok((ClientTlsStream::Modern(tls), peer))
 }
 
-/// The handshake by rustls.
+/// Runs the handshake with rustls.
 async fn accept_with_rustls<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     accepted: Accepted,
     facts: Result<ClientHelloFacts, NoClientHello>,
-    wanted: &HandshakeContext<'_>,
+    context: &HandshakeContext<'_>,
 ) -> Result<(TlsStream<S>, TlsClient), RejectedHandshake> {
-    let (constituency, generation) = (wanted.constituency, wanted.generation);
+    let (constituency, generation) = (context.constituency, context.generation);
     let can_resume = facts.as_ref().is_ok_and(can_resume);
     let (result, finding) = {
         let accept = StartHandshake::from_parts(accepted, stream).into_stream(generation.config(can_resume));
@@ -226,8 +226,8 @@ async fn accept_with_rustls<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         Err((error, stream)) => {
             let (refusal, claim) = finding.map_or((None, None), |finding| (finding.verdict.err(), finding.claim));
             let kind = kind(&error, refusal.as_ref());
-            let reason = explain(&error, refusal, facts.as_ref().ok(), wanted);
-            return Err(RejectedHandshake { claim, ..wanted.refused(kind, reason) }.told_on(stream));
+            let reason = explain(&error, refusal, facts.as_ref().ok(), context);
+            return Err(RejectedHandshake { claim, ..context.refused(kind, reason) }.with_close(stream));
         }
     };
     let connection = tls.get_ref().1;
@@ -239,13 +239,13 @@ async fn accept_with_rustls<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         claim,
         constituency: constituency.name.clone(),
         generation: Arc::clone(generation),
-        has_sni: wanted.server_name.is_some(),
+        has_sni: context.server_name.is_some(),
         is_resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
     };
     Ok((tls, peer))
 }
 
-/// What rustls says to `bytes` before it has a configuration; without an alert where it does not object.
+/// Parses `bytes` with rustls before it has a configuration. On failure returns the error and its alert, or neither.
 fn accept(mut bytes: &[u8]) -> Result<Accepted, (Option<rustls::Error>, Vec<u8>)> {
     let mut acceptor = Acceptor::default();
     while !bytes.is_empty() && acceptor.read_tls(&mut bytes).is_ok() {}
@@ -261,45 +261,45 @@ fn accept(mut bytes: &[u8]) -> Result<Accepted, (Option<rustls::Error>, Vec<u8>)
     }
 }
 
-/// Sends the alert of somebody whom rustls does not even listen to, and says why, and what would help.
+/// Sends the alert for a client that rustls rejects before it has a configuration. Returns the reason and a remedy.
 async fn reject<S: AsyncWrite + Unpin>(
     stream: &mut S,
     hello: Hello,
-    wanted: Option<&HandshakeContext<'_>>,
+    context: Option<&HandshakeContext<'_>>,
 ) -> RejectedHandshake {
     let Hello { facts, accepted, .. } = hello;
     let (error, alert) = accepted.err().unwrap_or_default();
-    if facts.as_ref().ok().zip(wanted).is_some_and(|(facts, wanted)| legacy::is_too_old(facts, wanted)) {
-        // rustls looks at the version last.
+    if facts.as_ref().ok().zip(context).is_some_and(|(facts, context)| legacy::is_too_old(facts, context)) {
+        // rustls checks the version last.
         send_alert(stream, PROTOCOL_VERSION).await;
     } else {
-        // A client that is gone needs no alert.
+        // Ignore errors: the client may be gone.
         let _ = stream.write_all(&alert).await;
         if alert.is_empty() {
             send_alert(stream, DECODE_ERROR).await;
         }
     }
-    let reason = match (&facts, wanted) {
-        (Ok(facts), Some(wanted)) => told(facts, error.as_ref(), wanted),
-        (Ok(facts), None) => with_words(facts.incompatibility(), facts, error.as_ref()),
+    let reason = match (&facts, context) {
+        (Ok(facts), Some(context)) => explain_incompatibility(facts, error.as_ref(), context),
+        (Ok(facts), None) => with_tls_error(facts.incompatibility(), facts, error.as_ref()),
         (Err(damaged @ NoClientHello::Malformed), _) => {
             damaged.to_string() + &error.map(|error| format!(" ({error})")).unwrap_or_default()
         }
         (Err(no_hello), _) => no_hello.to_string(),
     };
     let kind = if facts.is_ok() { UNSUPPORTED_TLS } else { MALFORMED };
-    RejectedHandshake::because(wanted.map(|wanted| wanted.constituency.name.clone()), kind, reason)
+    RejectedHandshake::because(context.map(|context| context.constituency.name.clone()), kind, reason)
 }
 
-/// Sends somebody away whose name leads nowhere.
+/// Rejects a client whose server name leads to no constituency.
 async fn unknown<S: AsyncWrite + Unpin>(stream: &mut S, hello: Hello, not_served: &NotServed) -> RejectedHandshake {
     send_alert(stream, UNRECOGNIZED_NAME).await;
-    // Without a name, what it offered tells the operator more than that there was none.
+    // If rustls rejects the hello, its offer tells the operator more than the missing name.
     let offered = if hello.accepted.is_err() { offered(&hello.facts) + "; " } else { String::new() };
     RejectedHandshake::because(None, not_served.kind(), format!("{offered}{not_served}"))
 }
 
-/// What the client offered, for the log.
+/// Describes the client's offer for the log.
 fn offered(facts: &Result<ClientHelloFacts, NoClientHello>) -> String {
     match facts {
         Ok(facts) => facts.offered(),
@@ -311,15 +311,15 @@ fn can_resume(facts: &ClientHelloFacts) -> bool {
     facts.extended_master_secret || facts.versions.contains(&ProtocolVersion::TLSv1_3)
 }
 
-/// A fatal alert in a record of its own (RFC 8446 §5.1, §6): rustls has no call for one before it has a configuration.
+/// Sends a fatal alert as one record (RFC 8446 §5.1, §6). rustls has no API for this before it has a configuration.
 async fn send_alert<S: AsyncWrite + Unpin>(stream: &mut S, description: u8) {
     const ALERT: u8 = 21;
     const FATAL: u8 = 2;
-    // A client that is gone needs no alert.
+    // Ignore errors: the client may be gone.
     let _ = stream.write_all(&[ALERT, 3, 3, 0, 2, FATAL, description]).await;
 }
 
-/// What this handshake found, or for a resumed session what is found now of the chain that it remembers.
+/// The finding of this handshake. For a resumed session, verifies the remembered chain again.
 fn device(
     connection: &ServerConnection,
     generation: &TlsGeneration,
@@ -345,12 +345,13 @@ fn facts_of(connection: &ServerConnection, device: Option<&Result<VerifiedDevice
     })
 }
 
-/// The reason of a failed handshake: our verdict on the device, else what the client cannot do, else rustls' words.
+/// The reason of a failed handshake: our verdict on the device, else the client's incompatibility, else the error of
+/// rustls.
 fn explain(
     error: &io::Error,
     refusal: Option<ChainRefusal>,
     facts: Option<&ClientHelloFacts>,
-    wanted: &HandshakeContext<'_>,
+    context: &HandshakeContext<'_>,
 ) -> String {
     if let Some(refusal) = refusal {
         return refusal.to_string();
@@ -366,31 +367,38 @@ fn explain(
                 | rustls::Error::NoApplicationProtocol),
             ),
             Some(facts),
-        ) => told(facts, Some(error), wanted),
+        ) => explain_incompatibility(facts, Some(error), context),
         (Some(error), _) => tls_error(error),
         (None, _) if error.kind() == io::ErrorKind::UnexpectedEof => CLOSED.to_owned(),
         (None, _) => error.to_string(),
     }
 }
 
-/// What an operator is told of a client that was refused for its offer: what keeps it out, and what would let it in.
-fn told(facts: &ClientHelloFacts, error: Option<&rustls::Error>, wanted: &HandshakeContext<'_>) -> String {
-    let (hindrance, help) = legacy::incompatibility_and_remedy(facts, wanted);
-    with_words(hindrance, facts, error) + &help
+/// Explains to an operator why the client's offer was rejected, with the remedy.
+fn explain_incompatibility(
+    facts: &ClientHelloFacts,
+    error: Option<&rustls::Error>,
+    context: &HandshakeContext<'_>,
+) -> String {
+    let (incompatibility, remedy) = legacy::incompatibility_and_remedy(facts, context);
+    with_tls_error(incompatibility, facts, error) + &remedy
 }
 
-/// What hinders a client, with rustls' words only where they say more than we can.
-fn with_words(hindrance: Option<String>, facts: &ClientHelloFacts, error: Option<&rustls::Error>) -> String {
-    match (hindrance, error) {
-        (Some(hindrance), None | Some(rustls::Error::PeerIncompatible(_) | rustls::Error::NoApplicationProtocol)) => {
-            hindrance
+/// Appends the error of rustls only if it says more than our own reason.
+fn with_tls_error(incompatibility: Option<String>, facts: &ClientHelloFacts, error: Option<&rustls::Error>) -> String {
+    match (incompatibility, error) {
+        (
+            Some(incompatibility),
+            None | Some(rustls::Error::PeerIncompatible(_) | rustls::Error::NoApplicationProtocol),
+        ) => incompatibility,
+        (incompatibility, None) => incompatibility.unwrap_or_else(|| facts.offered()),
+        (incompatibility, Some(error)) => {
+            format!("{} ({})", incompatibility.unwrap_or_else(|| facts.offered()), tls_error(error))
         }
-        (hindrance, None) => hindrance.unwrap_or_else(|| facts.offered()),
-        (hindrance, Some(error)) => format!("{} ({})", hindrance.unwrap_or_else(|| facts.offered()), tls_error(error)),
     }
 }
 
-/// Of which kind that reason is.
+/// The kind of a failed handshake.
 fn kind(error: &io::Error, refusal: Option<&ChainRefusal>) -> &'static str {
     use rustls::Error as E;
     match (refusal, error.get_ref().and_then(|inner| inner.downcast_ref())) {
@@ -403,7 +411,7 @@ fn kind(error: &io::Error, refusal: Option<&ChainRefusal>) -> &'static str {
     }
 }
 
-/// What an alert says that a client sent, and what it usually means when it is about our certificate.
+/// Describes an alert that the client sent, with its usual cause if it is about our certificate.
 fn broken_off(alert: rustls::AlertDescription) -> String {
     use rustls::AlertDescription as A;
     let hint = match alert {

@@ -1,4 +1,4 @@
-//! Handshakes that led to nothing.
+//! Rejected handshakes.
 
 use std::fmt;
 use std::pin::Pin;
@@ -8,28 +8,28 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use crate::constituency::ConstituencyName;
 use crate::identity::trust::ClaimedIdentity;
 
-/// A handshake that led to nothing, and why.
+/// A rejected or failed handshake, with the reason.
 #[derive(Debug)]
 pub struct RejectedHandshake {
-    /// The constituency, if it came so far.
+    /// The constituency, if it was found.
     pub constituency: Option<ConstituencyName>,
-    /// Of which kind the reason is: one of a few words.
+    /// The kind of the reason, out of a few words.
     pub kind: &'static str,
-    /// For the operator.
+    /// The reason, for the operator.
     pub reason: String,
-    /// Who the refused certificate says it is.
+    /// The identity in the rejected certificate.
     pub claim: Option<ClaimedIdentity>,
-    /// Whether it came so far as the old lane.
+    /// Whether OpenSSL ran the handshake.
     pub is_of_old_lane: bool,
-    /// The close of its connection, where the client was told something; without one it is closed at once.
+    /// Closes the connection gracefully, if we sent something; `None` closes it at once.
     pub close: Option<Close>,
 }
 
-/// The close of a connection, however long that takes.
+/// A pending close of a connection.
 pub struct Close(Pin<Box<dyn Future<Output = ()> + Send>>);
 
 impl RejectedHandshake {
-    /// Refused before anybody had said who they are.
+    /// A rejection before the client has claimed an identity.
     pub(in crate::serve) fn because(
         constituency: Option<ConstituencyName>,
         kind: &'static str,
@@ -38,13 +38,14 @@ impl RejectedHandshake {
         Self { constituency, kind, reason, claim: None, is_of_old_lane: false, close: None }
     }
 
-    /// The same, whose alert has been written to `stream`; unless it was the client that ended it, who waits for nothing.
-    pub(super) fn told_on<S: AsyncWrite + Unpin + Send + 'static>(self, mut stream: S) -> Self {
+    /// Adds a graceful close of `stream`, to which the alert was written. Does nothing if the client ended the
+    /// connection.
+    pub(super) fn with_close<S: AsyncWrite + Unpin + Send + 'static>(self, mut stream: S) -> Self {
         if [super::CLIENT_ALERT, super::BROKEN_OFF].contains(&self.kind) {
             return self;
         }
         let close = async move {
-            // A client that is gone needs none.
+            // Ignore errors: the client may be gone.
             let _ = stream.shutdown().await;
         };
         Self { close: Some(Close(Box::pin(close))), ..self }
@@ -52,7 +53,7 @@ impl RejectedHandshake {
 }
 
 impl Close {
-    /// Closes.
+    /// Closes the connection, and waits until it is closed.
     pub async fn finish(self) {
         self.0.await;
     }

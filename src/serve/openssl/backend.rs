@@ -1,4 +1,4 @@
-//! A handshake by OpenSSL, and the stream that it leaves.
+//! The handshake with OpenSSL, and the resulting stream.
 
 use std::io;
 use std::pin::Pin;
@@ -22,24 +22,24 @@ use crate::certificate::ServerCertificate;
 use crate::constituency::TlsLevel;
 use crate::identity::trust::{DeviceFinding, DeviceVerifier};
 
-/// OpenSSL's reason for a handshake without client certificate, and from where on a reason is an alert of the peer
+/// OpenSSL's reason code for a missing client certificate, and the offset of the codes for alerts from the peer
 /// (`sslerr.h`: `SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE`, `SSL_AD_REASON_OFFSET`).
 const NO_CERTIFICATE: i32 = 199;
-const ALERTS: i32 = 1000;
+const ALERT_OFFSET: i32 = 1000;
 
-/// How much is read ahead of whoever only asks whether there is something to read, in bytes.
-const AHEAD: usize = 1024;
+/// The size of a read-ahead for [`AsyncBufRead`], in bytes.
+const READ_AHEAD: usize = 1024;
 
-/// For how many certificates a context is kept ready: a constituency shows its own and the wildcard's, each before and
+/// How many contexts are cached, one per certificate: a constituency presents its own and the wildcard, each before and
 /// after a renewal.
-const CERTIFICATES: usize = 4;
+const MAX_CONTEXTS: usize = 4;
 
-/// The old lane of one constituency under one TLS part of its policy.
+/// The OpenSSL backend of one constituency, for one TLS part of its policy.
 #[derive(Debug)]
 pub struct LegacyTls {
-    recipe: ContextConfig,
+    config: ContextConfig,
     requires_device: bool,
-    /// For the certificates that were presented, the newest first.
+    /// Contexts for the certificates presented so far, newest first.
     ready: ArcSwap<Vec<ReadyContext>>,
 }
 
@@ -49,25 +49,27 @@ struct ReadyContext {
     context: SslContext,
 }
 
-/// A connection of the old lane.
+/// A connection served by OpenSSL.
 #[derive(Debug)]
 pub struct LegacyStream<S> {
     inner: SslStream<PrefixedStream<S>>,
-    /// What was read for [`AsyncBufRead`], and how much of it was taken.
+    /// The bytes read ahead for [`AsyncBufRead`], and how many of them are consumed.
     ahead: Vec<u8>,
-    taken: usize,
+    consumed: usize,
 }
 
 impl LegacyTls {
-    /// The lane that `level` opens, if it opens one, where devices are judged by `verifier`.
+    /// The backend for `level`, which asks for device certificates of the CAs of `verifier`; `None` at the level
+    /// `modern`, or without randomness.
     #[must_use]
     pub fn new(level: TlsLevel, verifier: Option<&DeviceVerifier>) -> Option<Self> {
         let authorities = verifier.map(DeviceVerifier::anchors).unwrap_or_default();
         let mut id = [0; 16];
-        // Without randomness nothing is safe; no session is made that this could tell from another.
+        // Fail without randomness: nothing is safe without it, and the ID keeps this context's sessions apart from
+        // others'.
         openssl::rand::rand_bytes(&mut id).ok()?;
         (level > TlsLevel::Modern).then(|| Self {
-            recipe: ContextConfig {
+            config: ContextConfig {
                 level,
                 authorities: authorities.iter().map(|ca| ca.certificate.clone()).collect(),
                 id,
@@ -77,20 +79,20 @@ impl LegacyTls {
         })
     }
 
-    /// Runs the handshake on `stream`, from which `read` was read already, presenting `certificate`. A device
-    /// certificate is judged by `judge`, if one is required.
+    /// Runs the handshake on `stream`, of which `read` is already consumed, and presents `certificate`. Calls `verify`
+    /// for the device certificate, if one is required.
     pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         stream: S,
         read: Vec<u8>,
         certificate: &ServerCertificate,
-        judge: impl Fn(&[CertificateDer<'static>]) -> DeviceFinding + Send + Sync + 'static,
+        verify: impl Fn(&[CertificateDer<'static>]) -> DeviceFinding + Send + Sync + 'static,
     ) -> LegacyAccept<S> {
-        let trial = VerifyCallback::default();
+        let callback = VerifyCallback::default();
         let started = self.context(certificate).and_then(|context| {
             let mut ssl = Ssl::new(&context)?;
             if self.requires_device {
-                trial.hold(&mut ssl, judge);
+                callback.install(&mut ssl, verify);
             }
             SslStream::new(ssl, PrefixedStream::new(stream, read))
         });
@@ -99,24 +101,24 @@ impl LegacyTls {
             Err(error) => return (Err((LegacyTlsFailure::Unable(error.to_string()), None)), None),
         };
         let accepted = Pin::new(&mut inner).accept().await;
-        let stream = LegacyStream { inner, ahead: Vec::new(), taken: 0 };
+        let stream = LegacyStream { inner, ahead: Vec::new(), consumed: 0 };
         let result = match accepted {
             Ok(()) => Ok(stream),
             Err(error) => Err((error.into(), Some(stream))),
         };
-        (result, trial.finding())
+        (result, callback.finding())
     }
 
-    /// The context for `certificate`, made when it is presented for the first time.
+    /// The context for `certificate`, built when it is first presented.
     fn context(&self, certificate: &ServerCertificate) -> Result<SslContext, ErrorStack> {
         let certified = certificate.certified();
         let ready = self.ready.load();
         if let Some(ready) = ready.iter().find(|ready| Arc::ptr_eq(&ready.certificate, certified)) {
             return Ok(ready.context.clone());
         }
-        let context = self.recipe.build(certificate)?;
+        let context = self.config.build(certificate)?;
         let new = ReadyContext { certificate: Arc::clone(certified), context: context.clone() };
-        let kept = ready.iter().take(CERTIFICATES - 1).cloned();
+        let kept = ready.iter().take(MAX_CONTEXTS - 1).cloned();
         self.ready.store(Arc::new(std::iter::once(new).chain(kept).collect()));
         Ok(context)
     }
@@ -127,8 +129,8 @@ impl From<ssl::Error> for LegacyTlsFailure {
         let reason = error.ssl_error().and_then(|stack| stack.errors().first());
         match (error.code(), reason) {
             (_, Some(reason)) if reason.reason_code() == NO_CERTIFICATE => Self::NoCertificate,
-            (_, Some(reason)) if (ALERTS..ALERTS + 256).contains(&reason.reason_code()) => {
-                let alert = u8::try_from(reason.reason_code() - ALERTS).unwrap_or(u8::MAX);
+            (_, Some(reason)) if (ALERT_OFFSET..ALERT_OFFSET + 256).contains(&reason.reason_code()) => {
+                let alert = u8::try_from(reason.reason_code() - ALERT_OFFSET).unwrap_or(u8::MAX);
                 Self::Alert(AlertDescription::from(alert))
             }
             (_, Some(reason)) => match reason.reason() {
@@ -146,7 +148,7 @@ impl From<ssl::Error> for LegacyTlsFailure {
 }
 
 impl<S> LegacyStream<S> {
-    /// Version and suite.
+    /// The negotiated version and cipher suite.
     #[must_use]
     pub fn agreed(&self) -> Option<(ProtocolVersion, CipherSuite)> {
         let ssl = self.inner.ssl();
@@ -164,14 +166,14 @@ impl<S> LegacyStream<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for LegacyStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let ahead = this.ahead.get(this.taken..).unwrap_or_default();
+        let ahead = this.ahead.get(this.consumed..).unwrap_or_default();
         if ahead.is_empty() {
             return Pin::new(&mut this.inner).poll_read(cx, buffer);
         }
-        let given = ahead.get(..buffer.remaining()).unwrap_or(ahead);
-        buffer.put_slice(given);
-        let given = given.len();
-        Pin::new(this).consume(given);
+        let copied = ahead.get(..buffer.remaining()).unwrap_or(ahead);
+        buffer.put_slice(copied);
+        let copied = copied.len();
+        Pin::new(this).consume(copied);
         Poll::Ready(Ok(()))
     }
 }
@@ -179,23 +181,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for LegacyStream<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncBufRead for LegacyStream<S> {
     fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         let this = self.get_mut();
-        if this.taken == this.ahead.len() {
-            // On the stack, because whoever is at rest is to keep nothing.
-            let mut bytes = [0; AHEAD];
+        if this.consumed == this.ahead.len() {
+            // On the stack, so that an idle connection holds no buffer.
+            let mut bytes = [0; READ_AHEAD];
             let mut buffer = ReadBuf::new(&mut bytes);
             ready!(Pin::new(&mut this.inner).poll_read(cx, &mut buffer))?;
             this.ahead = buffer.filled().to_vec();
-            this.taken = 0;
+            this.consumed = 0;
         }
-        Poll::Ready(Ok(this.ahead.get(this.taken..).unwrap_or_default()))
+        Poll::Ready(Ok(this.ahead.get(this.consumed..).unwrap_or_default()))
     }
 
     fn consume(self: Pin<&mut Self>, amount: usize) {
         let this = self.get_mut();
-        this.taken = this.ahead.len().min(this.taken.saturating_add(amount));
-        if this.taken == this.ahead.len() {
+        this.consumed = this.ahead.len().min(this.consumed.saturating_add(amount));
+        if this.consumed == this.ahead.len() {
             this.ahead = Vec::new();
-            this.taken = 0;
+            this.consumed = 0;
         }
     }
 }
@@ -212,8 +214,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for LegacyStream<S> {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let inner = Pin::new(&mut self.get_mut().inner);
         if SslStream::get_ref(&inner).is_shutting_down() || !inner.ssl().is_init_finished() {
-            // The close_notify is out, or there is none, since there was only an alert. Asked once more, OpenSSL would wait
-            // for the peer's, and fail at what it still says.
+            // Our close_notify is sent, or there is none because the handshake failed. Another shutdown would make
+            // OpenSSL wait for the peer's close_notify, and fail on data that the peer still sends.
             inner.get_pin_mut().poll_shutdown(cx)
         } else {
             inner.poll_shutdown(cx)
@@ -228,22 +230,22 @@ mod tests {
 
     #[test]
     fn certificates_that_are_shown_in_turn_are_made_ready_once() {
-        let lane = LegacyTls::new(TlsLevel::Legacy, None).unwrap();
-        let certificates = [(); CERTIFICATES].map(|()| certificate(&rcgen::PKCS_RSA_SHA256));
-        let ready = || lane.ready.load_full();
+        let backend = LegacyTls::new(TlsLevel::Legacy, None).unwrap();
+        let certificates = [(); MAX_CONTEXTS].map(|()| certificate(&rcgen::PKCS_RSA_SHA256));
+        let ready = || backend.ready.load_full();
         for certificate in &certificates {
-            lane.context(certificate).unwrap();
+            backend.context(certificate).unwrap();
         }
         let before = ready();
-        assert_eq!(before.len(), CERTIFICATES);
+        assert_eq!(before.len(), MAX_CONTEXTS);
         for certificate in certificates.iter().rev().chain(&certificates) {
-            lane.context(certificate).unwrap();
+            backend.context(certificate).unwrap();
         }
         assert!(Arc::ptr_eq(&before, &ready()), "nothing was made anew");
-        // One more takes the place of the oldest.
-        lane.context(&certificate(&rcgen::PKCS_RSA_SHA256)).unwrap();
+        // One more evicts the oldest.
+        backend.context(&certificate(&rcgen::PKCS_RSA_SHA256)).unwrap();
         let kept: Vec<_> = ready().iter().map(|ready| Arc::clone(&ready.certificate)).collect();
-        assert_eq!(kept.len(), CERTIFICATES);
+        assert_eq!(kept.len(), MAX_CONTEXTS);
         assert!(!kept.iter().any(|kept| Arc::ptr_eq(kept, certificates[0].certified())));
         assert!(kept.iter().any(|kept| Arc::ptr_eq(kept, certificates[1].certified())));
     }

@@ -1,4 +1,4 @@
-//! There is no old lane in a provost without OpenSSL; these types have no values.
+//! Replaces the OpenSSL backend in a build without OpenSSL. The types have no values.
 
 use std::convert::Infallible;
 use std::io;
@@ -15,22 +15,20 @@ use crate::certificate::ServerCertificate;
 use crate::constituency::TlsLevel;
 use crate::identity::trust::{DeviceFinding, DeviceVerifier};
 
-/// Nothing.
 #[derive(Debug)]
 pub struct LegacyTls(Infallible);
 
-/// Nothing.
 #[derive(Debug)]
 pub struct LegacyStream<S>(Infallible, PhantomData<S>);
 
 impl LegacyTls {
-    /// None.
+    /// Always `None`.
     #[must_use]
     pub fn new(_: TlsLevel, _: Option<&DeviceVerifier>) -> Option<Self> {
         None
     }
 
-    /// Never.
+    /// Never called.
     #[expect(clippy::unused_async, reason = "the other one waits")]
     pub async fn accept<S>(
         &self,
@@ -44,7 +42,6 @@ impl LegacyTls {
 }
 
 impl<S> LegacyStream<S> {
-    /// Nothing.
     #[must_use]
     pub fn agreed(&self) -> Option<(ProtocolVersion, CipherSuite)> {
         match self.0 {}

@@ -1,17 +1,18 @@
-//! The old lane: phones that rustls cannot serve, of constituencies that want them.
+//! Legacy TLS: serves phones that rustls cannot, with OpenSSL, in constituencies that allow it.
 //!
-//! Old firmware offers no ECDHE, or no TLS 1.2 at all, or in it no signature but with SHA-1. rustls has none of that,
-//! rightly; OpenSSL has, and this is the only place in the house that knows OpenSSL. Who comes here is decided from the
-//! ClientHello alone, before OpenSSL sees a byte ([`is_for_rustls`](super::hello::ClientHelloFacts::is_for_rustls),
-//! [`needs`](super::hello::ClientHelloFacts::required_level)); [`Rewound`](prefixed_stream::PrefixedStream) lets it read that hello once more.
-//! Whom we promise a setting OpenSSL must serve there: what it wants of a hello, and what it wants beside what the RFCs
-//! say, stands at [`SCHEMES`] and [`GROUPS`].
+//! Old firmware offers no ECDHE, no TLS 1.2, or only SHA-1 signatures. rustls rightly supports none of these; OpenSSL
+//! does. No other module uses OpenSSL. The ClientHello alone decides who is served here, before OpenSSL sees a byte
+//! ([`is_for_rustls`](super::hello::ClientHelloFacts::is_for_rustls),
+//! [`required_level`](super::hello::ClientHelloFacts::required_level));
+//! [`PrefixedStream`](prefixed_stream::PrefixedStream) then replays that hello to OpenSSL. If we name a TLS level as
+//! the remedy, OpenSSL must serve the client there. [`SCHEMES`] and [`GROUPS`] therefore list what OpenSSL requires of
+//! a hello, including what goes beyond the RFCs.
 //!
-//! - [`backend`]: the handshake, by a context of the constituency's own.
-//! - [`context`]: what that context permits.
-//! - [`verify_callback`]: our judgement of a device certificate in the place of OpenSSL's.
+//! - [`backend`]: the handshake, with a context per constituency.
+//! - [`context`]: the protocol limits of that context.
+//! - [`verify_callback`]: verifies the device certificate in place of OpenSSL.
 //!
-//! Without the feature `old-tls` there is no OpenSSL, and no constituency has an [`LegacyTls`].
+//! Without the feature `old-tls` there is no OpenSSL, and no constituency has a [`LegacyTls`].
 
 use rustls::{CipherSuite, NamedGroup, SignatureScheme};
 
@@ -33,9 +34,9 @@ pub use backend::{LegacyStream, LegacyTls};
 #[cfg(not(feature = "old-tls"))]
 pub use disabled::{LegacyStream, LegacyTls};
 
-/// The suites of the old lane in our order, with OpenSSL's names: forward secrecy first, then AEAD, then AES-128. None
-/// of them is one of rustls', so that a suite tells the lane. No 3DES, RC4, EXPORT, NULL or anonymous ones; names that
-/// end in `-SHA` are older than TLS 1.2.
+/// The cipher suites of this backend in our order, with OpenSSL's names: forward secrecy first, then AEAD, then
+/// AES-128. rustls has none of them, so that the suite identifies the backend. There are no 3DES, RC4, EXPORT, NULL or
+/// anonymous suites. Names that end in `-SHA` are older than TLS 1.2.
 pub const SUITES: [(CipherSuite, &str); 16] = {
     use CipherSuite as S;
     [
@@ -58,11 +59,11 @@ pub const SUITES: [(CipherSuite, &str); 16] = {
     ]
 };
 
-/// The curves of its ECDHE. OpenSSL takes none for granted: whoever names none has no ECDHE.
+/// The curves for ECDHE. OpenSSL assumes none: a client that names none has no ECDHE.
 pub const GROUPS: [NamedGroup; 3] = [NamedGroup::X25519, NamedGroup::secp256r1, NamedGroup::secp384r1];
 
-/// The signatures of TLS 1.2 that it makes and takes. OpenSSL wants one of them to be the client's whatever the key
-/// exchange, also where nobody signs anything.
+/// The TLS 1.2 signature schemes that this backend makes and verifies. OpenSSL requires the client to offer one of them
+/// even if the key exchange needs no signature.
 pub const SCHEMES: [SignatureScheme; 6] = [
     SignatureScheme::RSA_PKCS1_SHA256,
     SignatureScheme::RSA_PKCS1_SHA384,
@@ -72,13 +73,14 @@ pub const SCHEMES: [SignatureScheme; 6] = [
     SignatureScheme::RSA_PSS_SHA512,
 ];
 
-/// What legacy has beside those, for whoever knows none of them: SHA-1, on which TLS 1.0 and 1.1 rest anyway.
+/// The additional scheme of the level `legacy`, for clients that support none of [`SCHEMES`]: SHA-1, on which TLS 1.0
+/// and 1.1 depend anyway.
 pub const LEGACY_SCHEME: SignatureScheme = SignatureScheme::RSA_PKCS1_SHA1;
 
-/// How a handshake in the old lane failed.
+/// Why a handshake with OpenSSL failed.
 #[derive(Debug)]
 pub enum LegacyTlsFailure {
-    /// We are not able to, whoever asks.
+    /// OpenSSL could not be set up, whatever the client offered.
     Unable(String),
     /// The client presented no certificate.
     NoCertificate,
@@ -86,14 +88,14 @@ pub enum LegacyTlsFailure {
     Alert(rustls::AlertDescription),
     /// The client closed the connection.
     Closed,
-    /// The connection broke, in the system's words.
+    /// The connection broke; the error of the system.
     Broken(String),
-    /// The client offered or did something that does not go, in OpenSSL's words.
+    /// The client's offer or behavior was rejected; the error of OpenSSL.
     Other(String),
 }
 
-/// What the handshake came to, and what was found of the device certificate, if one was presented. A stream on which it
-/// failed is good for nothing but to be closed.
+/// The result of the handshake, and the finding on the device certificate, if the client presented one. A stream whose
+/// handshake failed can only be closed.
 pub type LegacyAccept<S> =
     (Result<LegacyStream<S>, (LegacyTlsFailure, Option<LegacyStream<S>>)>, Option<DeviceFinding>);
 

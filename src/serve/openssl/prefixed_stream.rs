@@ -1,4 +1,4 @@
-//! A stream whose beginning was read already, and is read once more.
+//! A stream that replays bytes which were already read from it.
 
 use std::io;
 use std::pin::Pin;
@@ -6,21 +6,21 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Gives what was `read` of `inner` before anything else.
+/// Yields `prefix`, then the bytes of `inner`.
 #[derive(Debug)]
 pub(super) struct PrefixedStream<S> {
     inner: S,
-    read: Vec<u8>,
-    given: usize,
+    prefix: Vec<u8>,
+    consumed: usize,
     is_shutting_down: bool,
 }
 
 impl<S> PrefixedStream<S> {
-    pub(super) fn new(inner: S, read: Vec<u8>) -> Self {
-        Self { inner, read, given: 0, is_shutting_down: false }
+    pub(super) fn new(inner: S, prefix: Vec<u8>) -> Self {
+        Self { inner, prefix, consumed: 0, is_shutting_down: false }
     }
 
-    /// Whether the end was asked for, and with it everything said that is to be said above.
+    /// Whether a shutdown has begun, so that the layer above has nothing more to write.
     pub(super) fn is_shutting_down(&self) -> bool {
         self.is_shutting_down
     }
@@ -29,16 +29,16 @@ impl<S> PrefixedStream<S> {
 impl<S: AsyncRead + Unpin> AsyncRead for PrefixedStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let left = this.read.get(this.given..).unwrap_or_default();
+        let left = this.prefix.get(this.consumed..).unwrap_or_default();
         if left.is_empty() {
             return Pin::new(&mut this.inner).poll_read(cx, buffer);
         }
         let given = left.get(..buffer.remaining()).unwrap_or(left);
         buffer.put_slice(given);
-        this.given += given.len();
-        if this.given == this.read.len() {
-            this.read = Vec::new();
-            this.given = 0;
+        this.consumed += given.len();
+        if this.consumed == this.prefix.len() {
+            this.prefix = Vec::new();
+            this.consumed = 0;
         }
         Poll::Ready(Ok(()))
     }

@@ -1,9 +1,10 @@
-//! Our judgement of a device certificate in the place of OpenSSL's.
+//! Verifies a device certificate in place of OpenSSL.
 //!
-//! OpenSSL strings a chain together from what the phone sent, trusts nothing, and so complains of the chain's end before
-//! it verifies a signature. At that first complaint we judge the whole chain as in the other lane, and nothing that
-//! OpenSSL says counts any more. If we refuse, it stops there, unless the right alert takes a complaint that comes later.
-//! If it goes on, no key of the chain may be dearer to verify with than those that webpki takes.
+//! OpenSSL builds a chain from the phone's certificates, trusts no CA, and so reports an error at the chain's end
+//! before it verifies a signature. At that first error we verify the whole chain as for rustls, and from then on ignore
+//! OpenSSL's verdict. If we reject the chain, OpenSSL stops there, unless the right alert belongs to an error that it
+//! reports later. If it continues, every key in the chain must be no costlier to verify with than the keys that webpki
+//! accepts.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,55 +17,55 @@ use rustls::pki_types::CertificateDer;
 
 use crate::identity::trust::{ChainRefusal, DeviceFinding, Verdict};
 
-/// OpenSSL's complaint of a weak key, the only one that comes before it has strung the chain together (`x509_vfy.h`).
+/// OpenSSL's error for a weak key, the only one that it reports before it has built the chain (`x509_vfy.h`).
 const EE_KEY_TOO_SMALL: i32 = 66;
-/// The largest RSA modulus and exponent that webpki verifies with, in bits.
+/// The largest RSA modulus and exponent with which webpki verifies, in bits.
 const RSA_BITS: (u32, i32) = (8192, 33);
 
-/// Reasons of OpenSSL, by the alert that it sends for them (`x509_vfy.h`, RFC 5246 §7.2.2).
+/// OpenSSL's verification errors, by the alert that it sends for them (`x509_vfy.h`, RFC 5246 §7.2.2).
 const UNKNOWN_CA: &[i32] = &[2, 18, 19, 20, 21];
 const CERTIFICATE_EXPIRED: &[i32] = &[10];
 const DECRYPT_ERROR: &[i32] = &[7];
 
-/// The trial of one handshake's certificate.
+/// The verify callback of one handshake, with its finding.
 #[derive(Clone, Default)]
 pub(super) struct VerifyCallback(Arc<Mutex<Option<DeviceFinding>>>);
 
 impl VerifyCallback {
-    /// Has every certificate of `ssl`'s peer judged by `judge`, and demands one.
-    pub(super) fn hold(
+    /// Installs the callback: `ssl` requires a certificate from its peer, and `verify` decides on it.
+    pub(super) fn install(
         &self,
         ssl: &mut SslRef,
-        judge: impl Fn(&[CertificateDer<'static>]) -> DeviceFinding + Send + Sync + 'static,
+        verify: impl Fn(&[CertificateDer<'static>]) -> DeviceFinding + Send + Sync + 'static,
     ) {
-        let trial = self.clone();
-        ssl.set_verify_callback(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT, move |is_fine, context| {
-            trial.hear(is_fine, context, &judge)
+        let callback = self.clone();
+        ssl.set_verify_callback(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT, move |is_ok, context| {
+            callback.on_report(is_ok, context, &verify)
         });
     }
 
-    /// What was found, if a certificate was presented.
+    /// Takes the finding, if the client presented a certificate.
     pub(super) fn finding(&self) -> Option<DeviceFinding> {
         self.found().take()
     }
 
-    /// Whether OpenSSL is to go on.
-    fn hear(
+    /// Handles one report of OpenSSL. Returns whether it continues.
+    fn on_report(
         &self,
-        is_fine: bool,
+        is_ok: bool,
         context: &mut X509StoreContextRef,
-        judge: &impl Fn(&[CertificateDer<'static>]) -> DeviceFinding,
+        verify: &impl Fn(&[CertificateDer<'static>]) -> DeviceFinding,
     ) -> bool {
         let mut found = self.found();
         if found.is_none() && context.error().as_raw() == EE_KEY_TOO_SMALL {
-            // It would say so again in the place of the next complaint.
+            // Clear the error: otherwise OpenSSL reports it again in place of the next one.
             context.set_error(X509VerifyResult::OK);
             return true;
         }
         let finding = found.get_or_insert_with(|| {
-            let mut finding = judge(&chain(context));
-            if goes_on(&finding.verdict)
-                && let Some(refusal) = heavy_key(context)
+            let mut finding = verify(&chain(context));
+            if must_continue(&finding.verdict)
+                && let Some(refusal) = disallowed_key(context)
             {
                 finding.verdict = Err(refusal);
             }
@@ -74,11 +75,11 @@ impl VerifyCallback {
             context.set_error(X509VerifyResult::OK);
             return true;
         };
-        if !is_fine && complaints(refusal).contains(&context.error().as_raw()) {
+        if !is_ok && openssl_errors(refusal).contains(&context.error().as_raw()) {
             return false;
         }
-        let is_last = is_fine && context.error_depth() == 0;
-        if goes_on(&finding.verdict) && !is_last {
+        let is_last = is_ok && context.error_depth() == 0;
+        if must_continue(&finding.verdict) && !is_last {
             return true;
         }
         context.set_error(X509VerifyResult::APPLICATION_VERIFICATION);
@@ -90,17 +91,17 @@ impl VerifyCallback {
     }
 }
 
-/// The certificates that OpenSSL strung together, the device's own first; none at all if one cannot be had.
+/// The chain that OpenSSL built, the device certificate first; empty if a certificate cannot be encoded.
 fn chain(context: &X509StoreContextRef) -> Vec<CertificateDer<'static>> {
     let certificates = context.chain().into_iter().flatten();
     certificates.map(|certificate| certificate.to_der().map(Into::into)).collect::<Result<_, _>>().unwrap_or_default()
 }
 
-/// Why OpenSSL is not to verify signatures in the chain: by a key that costs too much, or is of a kind that counts for
-/// nothing. A chain may hold any keys beside those of the path that was judged, and all of them if it is pinned.
-fn heavy_key(context: &X509StoreContextRef) -> Option<ChainRefusal> {
+/// Why OpenSSL must not verify signatures in this chain: a CA key is too costly or of an unsupported kind. The chain
+/// may hold any keys outside the verified path, and any keys at all if the certificate is pinned.
+fn disallowed_key(context: &X509StoreContextRef) -> Option<ChainRefusal> {
     let cas = context.chain().into_iter().flatten().enumerate().skip(1);
-    cas.map(|(place, ca)| (place, ca.public_key())).find(|(_, key)| !key.as_ref().is_ok_and(is_light)).map(
+    cas.map(|(place, ca)| (place, ca.public_key())).find(|(_, key)| !key.as_ref().is_ok_and(is_allowed_key)).map(
         |(place, key)| {
             let bits = key.map_or(0, |key| key.bits());
             ChainRefusal::Other(format!("CA {place} has a key of {bits} bits with which no signature is verified"))
@@ -108,7 +109,7 @@ fn heavy_key(context: &X509StoreContextRef) -> Option<ChainRefusal> {
     )
 }
 
-fn is_light(key: &PKey<Public>) -> bool {
+fn is_allowed_key(key: &PKey<Public>) -> bool {
     match key.id() {
         Id::RSA => key.bits() <= RSA_BITS.0 && key.rsa().is_ok_and(|rsa| rsa.e().num_bits() <= RSA_BITS.1),
         Id::EC => key.ec_key().is_ok_and(|key| {
@@ -118,17 +119,18 @@ fn is_light(key: &PKey<Public>) -> bool {
     }
 }
 
-/// Whether OpenSSL is to look at the signatures and dates too: it has to finish, or its complaint comes only then.
-fn goes_on(verdict: &Verdict) -> bool {
+/// Whether OpenSSL must go on to check signatures and dates: to finish the handshake, or to reach the error for our
+/// alert.
+fn must_continue(verdict: &Verdict) -> bool {
     match verdict {
         Ok(_) => true,
-        Err(refusal) => [CERTIFICATE_EXPIRED, DECRYPT_ERROR].contains(&complaints(refusal)),
+        Err(refusal) => [CERTIFICATE_EXPIRED, DECRYPT_ERROR].contains(&openssl_errors(refusal)),
     }
 }
 
-/// The complaints for which OpenSSL sends the alert that rustls would send; none where it is to send what it sends for an
-/// application's no.
-fn complaints(refusal: &ChainRefusal) -> &'static [i32] {
+/// The OpenSSL errors whose alert is the one that rustls would send. If none fits, OpenSSL sends its alert for an
+/// application's rejection.
+fn openssl_errors(refusal: &ChainRefusal) -> &'static [i32] {
     let alert = match rustls::Error::from(refusal) {
         rustls::Error::InvalidCertificate(error) => AlertDescription::from(error),
         _ => AlertDescription::HandshakeFailure,
