@@ -101,12 +101,12 @@ fn setting(line: &str) -> Option<(&str, &str)> {
 
 /// Whether a Polycom parameter with this name and value contains a secret.
 fn of_parameter(name: &str, value: &str) -> Option<FoundSecret> {
-    if is_secret(name) && !says_nothing(value) { Some(FoundSecret::Value) } else { within(value) }
+    if is_secret(name) && !is_placeholder(value) { Some(FoundSecret::Value) } else { within(value) }
 }
 
 /// Whether another vendor's parameter with this name and value contains a secret.
 fn of_setting(name: &str, value: &str) -> Option<FoundSecret> {
-    if is_secret_setting(name) && !says_nothing(value) { Some(FoundSecret::Value) } else { within(value) }
+    if is_secret_setting(name) && !is_placeholder(value) { Some(FoundSecret::Value) } else { within(value) }
 }
 
 fn within(value: &str) -> Option<FoundSecret> {
@@ -156,7 +156,7 @@ fn is_secret_setting(name: &str) -> bool {
 }
 
 /// Whether a value cannot be a secret: empty, a switch, or a mask of asterisks.
-fn says_nothing(value: &str) -> bool {
+fn is_placeholder(value: &str) -> bool {
     let value = value.trim().to_ascii_lowercase();
     matches!(value.as_str(), "0" | "1" | "true" | "false" | "%null%") || value.bytes().all(|byte| byte == b'*')
 }

@@ -1,11 +1,11 @@
-//! Where a phone fetches from: the server's URL, and the places that a master configuration names. Pure.
+//! URLs that a phone fetches from: the server's URL, and entries of a master configuration. Pure.
 
 use std::fmt;
 use std::str::FromStr;
 
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-/// What cannot stand in a request's path. A `%` stays: whoever writes one means it.
+/// Characters to escape in a request path. A `%` is kept, because it is already part of an escape.
 const NOT_IN_A_PATH: &AsciiSet = &CONTROLS
     .add(b' ')
     .add(b'"')
@@ -24,9 +24,9 @@ const NOT_IN_A_PATH: &AsciiSet = &CONTROLS
 pub struct UrlOrigin {
     /// `https` rather than `http`.
     pub secure: bool,
-    /// The host as written; an IPv6 address stands in brackets.
+    /// The host as written. An IPv6 address is in brackets.
     pub host: String,
-    /// The port, given or the scheme's own.
+    /// The port, by default that of the scheme.
     pub port: u16,
 }
 
@@ -37,19 +37,19 @@ pub struct ServerUrl {
     folder: String,
 }
 
-/// One file: a server and the path to ask it for.
+/// The URL of one file: server and path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location {
-    /// Whom to ask.
+    /// The server.
     pub origin: UrlOrigin,
-    /// The request's path, already escaped.
+    /// The request path, already escaped.
     pub path: String,
 }
 
 /// A URL that this phone cannot use.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnusableUrl {
-    /// Not a URL at all.
+    /// Not a URL.
     #[error("{0:?} is no URL (write https://HOST/ or https://HOST:PORT/)")]
     NotAUrl(String),
     /// `ftp`, `tftp` and the like.
@@ -61,21 +61,22 @@ pub enum UnusableUrl {
 }
 
 impl UrlOrigin {
-    /// What the `Host` header says: the port only where it is not the scheme's own.
+    /// The value of the `Host` header. It includes the port only if that is not the scheme's default.
     #[must_use]
     pub fn authority(&self) -> String {
         let default_port = if self.secure { 443 } else { 80 };
         if self.port == default_port { self.host.clone() } else { format!("{}:{}", self.host, self.port) }
     }
 
-    /// The host without the brackets of an IPv6 address and without the root's dot.
+    /// The host without the brackets of an IPv6 address and without a trailing dot.
     #[must_use]
     pub fn bare_host(&self) -> &str {
         let unbracketed = self.host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         unbracketed.unwrap_or_else(|| self.host.strip_suffix('.').unwrap_or(&self.host))
     }
 
-    /// RFC 6761 §6.3: names under `localhost` are the loopback address, and are not looked up.
+    /// Whether the host is `localhost` or below it. Such names resolve to the loopback address without a lookup (RFC
+    /// 6761 §6.3).
     #[must_use]
     pub fn is_localhost(&self) -> bool {
         let host = self.bare_host().to_ascii_lowercase();
@@ -84,15 +85,15 @@ impl UrlOrigin {
 }
 
 impl ServerUrl {
-    /// The server itself.
     #[must_use]
     pub fn origin(&self) -> &UrlOrigin {
         &self.origin
     }
 
-    /// Where `entry` of a master configuration lies: a full URL stands for itself, all else goes behind the server's.
+    /// The location of `entry` of a master configuration. A full URL is used as it is; any other entry is appended to
+    /// the server's URL.
     ///
-    /// As phones do, an entry that begins with a slash is put behind the URL's slash as it is: `//logs/x`.
+    /// As on real phones, an entry that begins with a slash follows the URL's own slash: `//logs/x`.
     pub fn locate(&self, entry: &str) -> Result<Location, UnusableUrl> {
         if entry.contains("://") {
             let (origin, path) = parse(entry)?;

@@ -1,10 +1,10 @@
-//! What TLS alerts and errors usually mean to an installer of phones. Pure.
+//! Explanations of TLS alerts and errors for installers of phones. Pure.
 
 use rustls::{AlertDescription, CertificateError};
 
 use crate::wording::certificate_error;
 
-/// What to look at when a server sends this alert.
+/// The likely cause when a server sends this alert.
 #[must_use]
 pub fn meaning(alert: AlertDescription) -> &'static str {
     match alert {

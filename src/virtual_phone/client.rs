@@ -1,7 +1,6 @@
-//! One phone's HTTP/1.1 client: one connection, kept as long as it lasts, one request after the other.
+//! The HTTP/1.1 client of one phone: one keep-alive connection, one request at a time.
 //!
-//! Nothing is spawned: the connection is driven alongside whatever waits for it, so dropping a boot drops its
-//! connection.
+//! It spawns no task. Each wait for a response also drives the connection, so dropping a boot closes its connection.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -23,88 +22,88 @@ use super::upload::{PutBody, UploadHandle};
 use crate::constituency::MacAddress;
 use crate::wording::{counted, find_tls_error};
 
-/// How long a server may think about its answer.
+/// The timeout for a response's head.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a body may stand still.
+/// The timeout for the next part of a body.
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(30);
-/// A configuration larger than this is a mistake or an attack; firmware is never held.
+/// The largest body that is kept in memory. A larger configuration is a mistake or an attack. Firmware is only counted.
 const MAX_KEPT_BODY: u64 = 16 << 20;
 
-/// A request as a phone makes it.
+/// One request of a phone.
 pub(super) struct ClientRequest<'a> {
     pub(super) method: Method,
     pub(super) location: &'a Location,
     pub(super) user_agent: &'a str,
-    /// The bytes of a PUT.
+    /// The body of a PUT.
     pub(super) body: Option<Bytes>,
-    /// Where in the server's file they belong.
+    /// The `Content-Range`: where the body belongs in the server's file.
     pub(super) content_range: Option<String>,
 }
 
-/// A whole answer.
+/// A complete response.
 pub(super) struct ClientResponse {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
-    /// Empty where the body was only counted.
+    /// Empty if the body was only counted.
     pub(super) body: Bytes,
     pub(super) received: u64,
 }
 
-/// What becomes of an answer's body.
+/// How to handle a response's body.
 pub(super) enum BodySink<'a> {
-    /// It is kept, up to 16 MiB.
+    /// Keep it, up to 16 MiB.
     Keep,
-    /// It is counted: bytes so far, and in all if the server said.
+    /// Count it. The callback gets the bytes so far, and the total if the server sent a length.
     Count(&'a mut (dyn FnMut(u64, Option<u64>) + Send)),
 }
 
-/// Why a request got no whole answer.
+/// Why a request got no complete response.
 #[derive(Debug, thiserror::Error)]
 pub enum ExchangeError {
-    /// The master configuration names something that cannot be asked for.
+    /// The master configuration names a URL that cannot be requested.
     #[error(transparent)]
     Unusable(#[from] UnusableUrl),
-    /// There is no connection.
+    /// The connection could not be opened.
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// The server refused in TLS after the handshake, as TLS 1.3 does with client certificates.
     #[error(transparent)]
     Tls(#[from] TlsFailure),
-    /// Headers that cannot be sent.
+    /// A header is invalid.
     #[error("the request cannot be made: {0}")]
     Request(#[from] http::Error),
-    /// The server hung up instead of answering.
+    /// The server closed the connection without a response.
     #[error("the server closed the connection without an answer")]
     Closed,
-    /// Connected, asked, and then nothing.
+    /// The response's head did not come within the timeout.
     #[error("no answer within {} s", RESPONSE_TIMEOUT.as_secs())]
     NoAnswer,
-    /// A body that stopped.
+    /// The body stalled.
     #[error("the answer stood still for {} s after {}", PROGRESS_TIMEOUT.as_secs(), counted(*.received, "byte"))]
     Stalled {
-        /// How much had come.
+        /// The bytes received so far.
         received: u64,
     },
-    /// A body that broke off.
+    /// The connection broke in the body.
     #[error("the answer broke off after {received} bytes: {source}")]
     BrokenOff {
-        /// How much had come.
+        /// The bytes received so far.
         received: u64,
-        /// What the HTTP library said.
+        /// The error of the HTTP library.
         source: hyper::Error,
     },
-    /// More configuration than a phone takes.
+    /// The configuration is larger than the limit.
     #[error("the file is larger than the {} MiB that a configuration may have", MAX_KEPT_BODY >> 20)]
     TooLarge,
-    /// It was asked in the clear, where TLS is spoken.
+    /// The request was plain HTTP, and the server speaks TLS.
     #[error("TLS is spoken there, and not plain HTTP; use https://")]
     InTheClear,
-    /// An answer that is not HTTP/1.1, or a broken connection.
+    /// The response is not HTTP/1.1, or the connection broke.
     #[error("HTTP failed: {}", with_cause(.0))]
     Http(hyper::Error),
 }
 
-/// One phone's client.
+/// The client of one phone.
 pub(super) struct Client<'a> {
     target: &'a super::BootTarget,
     tls: Arc<rustls::ClientConfig>,
@@ -119,27 +118,27 @@ struct ClientConnection {
     driver: Driver,
 }
 
-/// Moves the connection's bytes while somebody waits for them.
+/// Drives the connection while the client waits for something else.
 ///
-/// An ended connection is dropped at once: only that tells those who wait for its other half.
+/// Once the connection has ended it is dropped at once: only the drop wakes the tasks that wait for its other half.
 enum Driver {
     Open(Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>),
     Ended(hyper::Result<()>),
 }
 
 impl<'a> Client<'a> {
-    /// That of the phone `mac`.
+    /// The client of the phone `mac`.
     pub(super) fn new(target: &'a super::BootTarget, tls: rustls::ClientConfig, mac: MacAddress) -> Self {
         let prover = target.password.clone().map(|password| Prover::new(mac.to_string(), password));
         Self { target, tls: Arc::new(tls), prover, connection: None, facts: None }
     }
 
-    /// What the last TLS handshake agreed on.
+    /// The parameters of the last TLS handshake.
     pub(super) fn tls_facts(&self) -> Option<&ClientTlsFacts> {
         self.facts.as_ref()
     }
 
-    /// Makes `request`, and once more where the server first asks for a password.
+    /// Sends `request`. If the server asks for a password, sends it again with the answer to the challenge.
     pub(super) async fn exchange(
         &mut self,
         request: &ClientRequest<'_>,
@@ -157,10 +156,10 @@ impl<'a> Client<'a> {
         Ok(answer)
     }
 
-    /// Asks on the open connection where there is one to that server.
+    /// Sends `request`, on the open connection if there is one to this server.
     ///
-    /// A kept connection may have been closed by the server in the meantime, which only using it shows: then the
-    /// request is made once more on a new one.
+    /// The server may have closed an idle connection, and only sending shows it. In that case the request is sent again
+    /// on a new connection.
     async fn ask(&mut self, request: &ClientRequest<'_>) -> Result<Answered, ExchangeError> {
         let kept = self.connection.take().filter(|kept| kept.serves(&request.location.origin));
         if let Some(kept) = kept {
@@ -177,7 +176,7 @@ impl<'a> Client<'a> {
         self.prover_for(&request.location.origin)?.answer(request.method.as_str(), &request.location.path)
     }
 
-    /// The password is that of one server, and is proved to no other, nor in the clear.
+    /// The password belongs to one server. It is not proved to any other server, and never over plain HTTP.
     fn prover_for(&mut self, origin: &UrlOrigin) -> Option<&mut Prover> {
         let is_home = origin.secure && origin == self.target.url.origin();
         self.prover.as_mut().filter(|_| is_home)
@@ -196,7 +195,7 @@ impl<'a> Client<'a> {
     }
 }
 
-/// An answer whose body is still to come.
+/// A response whose body is not read yet.
 struct Answered {
     connection: ClientConnection,
     head: http::response::Parts,
@@ -226,7 +225,7 @@ impl ClientConnection {
         }
     }
 
-    /// The connection again, if it can take another request.
+    /// The connection, if it can take another request.
     async fn when_ready(mut self) -> Option<Self> {
         let ready = timeout(PROGRESS_TIMEOUT, self.driver.alongside(self.sender.ready())).await;
         matches!(ready, Ok(Ok(()))).then_some(self)
@@ -274,10 +273,11 @@ impl Driver {
         .await
     }
 
-    /// A request's error tells less than its connection's when the connection broke while the request was written.
+    /// Explains why a request failed. If the connection broke while the request was being written, the connection's
+    /// error says more than the request's.
     async fn explain(mut self, error: hyper::Error) -> ExchangeError {
         if find_tls_error(&error).is_none() && error.is_canceled() {
-            // One more turn, for a connection that has its reason ready; it may also have none.
+            // Poll once more: the connection may have its error ready, or none.
             self.alongside(tokio::task::yield_now()).await;
         }
         match self {
@@ -302,7 +302,7 @@ fn met_tls(error: &hyper::Error) -> bool {
     source.and_then(std::io::Error::get_ref).and_then(|inner| inner.downcast_ref::<SpeaksTls>()).is_some()
 }
 
-/// Whether the other side had already gone when this one wrote or read.
+/// Whether the peer had already closed the connection.
 fn was_reset(error: &hyper::Error) -> bool {
     use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
     let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());

@@ -1,4 +1,4 @@
-//! From a server's name to a TLS connection: addresses, TCP, handshake, and why it failed.
+//! Opens a connection: name resolution, TCP, TLS handshake, and the reason for a failure.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -19,28 +19,28 @@ use super::alert;
 
 use crate::wording::{alert_name, find_tls_error, tls_error};
 
-/// How long one address, and then the handshake with it, may take.
+/// The timeout for connecting to one address, and then for the handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A phone tries no more addresses of one name than this.
+/// The most addresses of one name that a phone tries.
 const MAX_ADDRESSES: usize = 8;
 
-/// How the answer of a TLS server begins that was asked in the clear: an alert (RFC 8446 §5.1).
+/// The first bytes of a TLS server's response to plain HTTP: an alert record (RFC 8446 §5.1).
 const TLS_ALERT: [u8; 2] = [21, 3];
 
-/// A server was asked in the clear, and answered in TLS.
+/// The server answered plain HTTP with TLS.
 #[derive(Debug, thiserror::Error)]
 #[error("TLS is spoken there; use https://")]
 pub(super) struct SpeaksTls;
 
-/// What the factory put into a phone: its certificate, leaf first, and the key that fits it.
+/// A device certificate as the factory installed it, with its key.
 pub struct DeviceCertificate {
-    /// The device's certificate, and whatever intermediates it sends along.
+    /// The device's certificate first, then the intermediates that it sends.
     pub chain: Vec<CertificateDer<'static>>,
     /// The private key of the first certificate.
     pub key: PrivateKeyDer<'static>,
 }
 
-/// What a handshake agreed on.
+/// The parameters that a handshake negotiated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientTlsFacts {
     /// For example `TLSv1_3`.
@@ -49,35 +49,35 @@ pub struct ClientTlsFacts {
     pub suite: String,
 }
 
-/// Why there is no connection.
+/// Why the connection failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// DNS had no answer.
+    /// The name could not be resolved.
     #[error("the name {host} cannot be resolved: {source}")]
     Unresolvable {
-        /// The name asked for.
+        /// The name.
         host: String,
-        /// What the resolver said.
+        /// The resolver's error.
         source: io::Error,
     },
-    /// DNS answered with nothing.
+    /// The name resolved to no address.
     #[error("the name {0} has no address")]
     NoAddress(String),
-    /// Nothing listens there, or no way leads there.
+    /// The connection was refused, or there is no route.
     #[error("{address} cannot be reached: {source}")]
     Unreachable {
         /// The last address tried.
         address: SocketAddr,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// Silence.
+    /// The connection timed out.
     #[error("{address} did not answer within {} s", CONNECT_TIMEOUT.as_secs())]
     TimedOut {
         /// The last address tried.
         address: SocketAddr,
     },
-    /// A host that no certificate could name.
+    /// The host cannot be the name in a certificate.
     #[error("{0:?} is no host name")]
     NotAHost(String),
     /// The handshake failed.
@@ -85,19 +85,19 @@ pub enum ConnectError {
     Tls(#[from] TlsFailure),
 }
 
-/// Why TLS failed, said from the phone's side.
+/// Why TLS failed, from the phone's point of view.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsFailure {
-    /// The server refused, and said how.
+    /// The server refused with an alert.
     #[error("the server refused with the TLS alert {}: {}", alert_name(*.0), alert::meaning(*.0))]
     Alert(rustls::AlertDescription),
-    /// This phone refused.
+    /// The phone does not trust the server's certificate.
     #[error("the server's certificate is not trusted: {}", alert::distrust(.0))]
     NotTrusted(rustls::CertificateError),
-    /// What answered is no TLS record.
+    /// The response is not a TLS record.
     #[error("the server does not speak TLS there; if it is a port for plain HTTP, use http://")]
     NotTls,
-    /// Anything else that the TLS library objects to.
+    /// Any other error of the TLS library.
     #[error("TLS failed: {}", tls_error(.0))]
     Protocol(rustls::Error),
     /// The connection broke during the handshake.
@@ -125,7 +125,7 @@ impl From<io::Error> for TlsFailure {
     }
 }
 
-/// The TLS side of one phone: whom it trusts, and what it proves itself with.
+/// The TLS configuration of one phone: the roots that it trusts, and the certificate that it presents.
 pub(super) fn tls_config(
     server_roots: Arc<RootCertStore>,
     certificate: Option<&DeviceCertificate>,
@@ -141,14 +141,14 @@ pub(super) fn tls_config(
     Ok(config)
 }
 
-/// An open connection, in the clear or not.
+/// An open connection, with or without TLS.
 pub(super) enum Transport {
-    /// And whether anything was read from it yet.
+    /// The flag says whether anything was read yet.
     Plain(TcpStream, bool),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// Connects to `origin`, at `resolve` if that is given, else wherever its name leads.
+/// Connects to `origin`: to `resolve` if given, else to the addresses of its name.
 pub(super) async fn connect(
     origin: &UrlOrigin,
     resolve: Option<SocketAddr>,
@@ -181,13 +181,14 @@ async fn addresses(origin: &UrlOrigin, resolve: Option<SocketAddr>) -> Result<Ve
     Ok(found.take(MAX_ADDRESSES).collect())
 }
 
-/// The first address that answers; if none does, why the last one did not.
+/// Connects to the first address that accepts. If none does, returns the error of the last one.
 async fn connect_any(addresses: Vec<SocketAddr>, origin: &UrlOrigin) -> Result<(SocketAddr, TcpStream), ConnectError> {
     let mut last = ConnectError::NoAddress(origin.bare_host().to_owned());
     for address in addresses {
         match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
             Ok(Ok(tcp)) => {
-                // Without it the small requests of a boot wait for acknowledgements; a socket without it still works.
+                // Without this, the small requests of a boot wait for delayed acknowledgements (Nagle). If it fails,
+                // the socket still works.
                 let _ = tcp.set_nodelay(true);
                 return Ok((address, tcp));
             }
@@ -208,8 +209,8 @@ impl Transport {
         })
     }
 
-    /// In TLS 1.3 the server judges the device certificate after this side's handshake is over, so that the first
-    /// sign of a refusal may be a write that fails; the alert that says why then waits to be read.
+    /// In TLS 1.3 the server verifies the device certificate after the client has finished its handshake. So the first
+    /// sign of a refusal can be a failed write, while the alert with the reason is still unread. This reads it.
     fn alert_behind(&mut self, cx: &mut Context<'_>, error: io::Error) -> io::Error {
         let mut scratch = [0; 1024];
         let read = Pin::new(self).poll_read(cx, &mut ReadBuf::new(&mut scratch));

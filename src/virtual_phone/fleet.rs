@@ -1,4 +1,4 @@
-//! Many phones at once, as after a power cut.
+//! Boots many phones at once, as after a power cut.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,41 +10,41 @@ use super::{BootReport, BootTarget, DeviceCertificate, VirtualPhone, Watch, boot
 use crate::clock;
 use crate::constituency::MacAddress;
 
-/// What became of many phones.
+/// The totals of many boots.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FleetSummary {
-    /// How many booted.
+    /// The phones that booted.
     pub phones: u64,
-    /// How many of them have a configuration.
+    /// Of these, the phones that got a configuration.
     pub provisioned: u64,
-    /// How many of these lack files that their master configuration names.
+    /// Of these, the phones that lack files which their master configuration names.
     pub incomplete: u64,
-    /// Requests in all.
+    /// All requests.
     pub requests: u64,
-    /// Bytes of all bodies sent.
+    /// The bytes of all request bodies.
     pub sent: u64,
-    /// Bytes of all bodies received.
+    /// The bytes of all response bodies.
     pub received: u64,
-    /// The phone that took longest, and how long.
+    /// The slowest phone, and its boot time.
     pub slowest: Option<(MacAddress, Duration)>,
-    /// From the first phone's start to the last one's end.
+    /// The time from the first phone's start to the last one's end.
     pub duration: Duration,
 }
 
 impl FleetSummary {
-    /// Whether every phone was provisioned, and there was one.
+    /// Whether every phone was provisioned, and there was at least one.
     #[must_use]
     pub fn all_provisioned(&self) -> bool {
         self.phones > 0 && self.provisioned == self.phones
     }
 
-    /// Whether every phone was provisioned with all that its master configuration names.
+    /// Whether every phone was also complete: it got every file that its master configuration names.
     #[must_use]
     pub fn all_complete(&self) -> bool {
         self.all_provisioned() && self.incomplete == 0
     }
 
-    /// Counts one more phone.
+    /// Adds the report of one phone.
     pub fn add(&mut self, report: &BootReport) {
         let (sent, received) = report.bytes();
         self.phones += 1;
@@ -59,9 +59,9 @@ impl FleetSummary {
     }
 }
 
-/// Boots all of `phones`, no more than `at_once` at a time, each with the watch that `watch` gives for it.
+/// Boots `phones`, at most `at_once` at a time. `watch` makes the observer of each phone.
 ///
-/// Certificates are made before, so that what is measured is the server. Dropping the future stops every boot.
+/// The certificates are made before, so that the time measured is the server's. Dropping the future stops every boot.
 pub async fn boot_fleet<W: Watch + 'static>(
     phones: Vec<(VirtualPhone, Option<DeviceCertificate>)>,
     target: &BootTarget,
@@ -70,13 +70,13 @@ pub async fn boot_fleet<W: Watch + 'static>(
 ) -> FleetSummary {
     let started = clock::monotonic();
     let target = Arc::new(target.clone());
-    let places = Arc::new(Semaphore::new(at_once.clamp(1, Semaphore::MAX_PERMITS)));
+    let permits = Arc::new(Semaphore::new(at_once.clamp(1, Semaphore::MAX_PERMITS)));
     let mut boots = JoinSet::new();
     for (phone, certificate) in phones {
-        let (target, places, mut watch) = (Arc::clone(&target), Arc::clone(&places), watch(&phone));
+        let (target, permits, mut watch) = (Arc::clone(&target), Arc::clone(&permits), watch(&phone));
         boots.spawn(async move {
-            // The semaphore is never closed; if it were, the phone would boot without waiting.
-            let _place = places.acquire_owned().await;
+            // The semaphore is never closed. If it were, the phone would boot without waiting.
+            let _permit = permits.acquire_owned().await;
             boot(&phone, &target, certificate.as_ref(), &mut watch).await
         });
     }
@@ -84,7 +84,7 @@ pub async fn boot_fleet<W: Watch + 'static>(
     while let Some(boot) = boots.join_next().await {
         match boot {
             Ok(report) => summary.add(&report),
-            // A boot that panicked was a phone, too, and is not provisioned.
+            // A boot that panicked is counted as a phone that is not provisioned.
             Err(_) => summary.phones += 1,
         }
     }

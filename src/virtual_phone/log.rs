@@ -1,4 +1,4 @@
-//! The logs that a phone uploads: one line per event, `MMDDhhmmss|component|level|missed|text`. Pure.
+//! The log that a phone uploads: one line per event, `MMDDhhmmss|component|level|missed|text`. Pure.
 
 use std::fmt::Write as _;
 use std::time::SystemTime;
@@ -9,20 +9,20 @@ use time::OffsetDateTime;
 use super::model::{Program, VirtualPhone};
 use super::report::RequestReport;
 
-/// The line that each program begins with.
+/// The first line of each program's log.
 pub(super) fn opening(at: SystemTime, phone: &VirtualPhone, program: Program) -> String {
     let VirtualPhone { model, firmware, part_number, mac } = phone;
     line(at, "so", &format!("{} {firmware} starts on {model} {part_number} {mac}", program.name()))
 }
 
-/// What the application has to say of one request.
+/// The application's line about one request.
 pub(super) fn request(at: SystemTime, exchange: &RequestReport) -> String {
     let RequestReport { method, path, status, received, .. } = exchange;
     let status = status.map_or_else(|| "no answer".to_owned(), |status| status.as_u16().to_string());
     line(at, "cfg", &format!("{method} {path} {status} {received} bytes"))
 }
 
-/// A whole log of these lines.
+/// The log that consists of `lines`.
 pub(super) fn whole(lines: impl IntoIterator<Item = String>) -> Bytes {
     lines.into_iter().collect::<String>().into()
 }

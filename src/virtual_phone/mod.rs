@@ -1,19 +1,21 @@
-//! A virtual phone: boots as a Polycom does, over real TLS; for demonstration, diagnosis, tests and load.
+//! A virtual phone: boots as a Polycom phone does, over real TLS. For demonstration, diagnosis, tests and load.
 //!
-//! A boot, in the order in which [`boot`] reads:
+//! [`boot`] follows these steps:
 //!
-//! 1. **Boot log.** The updater leaves its log beside the server's URL, for nothing else is known yet.
-//! 2. **Master configuration.** `<mac>.cfg`, or else `000000000000.cfg`, names everything that follows. A `<mac>.cfg` that
-//!    names nothing is a parameter file, and all that the phone gets.
-//! 3. **Firmware.** The image of the part number, beside the name in `APP_FILE_PATH`; none there: the phone keeps its own.
-//! 4. **Configuration.** Each of `CONFIG_FILES`, the strongest first, then `MISC_FILES` and `SERVICE_FILES`.
-//! 5. **What the phone left there itself**, and what the site adds: overrides, licenses, call lists, contacts.
+//! 1. **Boot log.** The updater uploads its log beside the server's URL, because it knows no other folder yet.
+//! 2. **Master configuration.** `<mac>.cfg`, or if that is missing `000000000000.cfg`, names everything that follows. A
+//!    `<mac>.cfg` without names is a parameter file, and the phone fetches nothing else.
+//! 3. **Firmware.** The image for the part number, beside the name in `APP_FILE_PATH`. If it is missing, the phone
+//!    keeps its firmware.
+//! 4. **Configuration.** Each of `CONFIG_FILES`, the one with the highest precedence first, then `MISC_FILES` and
+//!    `SERVICE_FILES`.
+//! 5. **Files that the phone uploaded itself, and additions of the site**: overrides, licenses, call lists, contacts.
 //!    Each may be missing.
-//! 6. **Application log.** HEAD tells the log's size, PUT appends there.
+//! 6. **Application log.** HEAD returns the log's size, PUT appends there.
 //!
-//! `SoundPoint` phones do less, see [`BootOrder`]. One connection carries it all for as long as the server keeps it
-//! open. A boot ends with a [`BootReport`]: provisioned, perhaps with [named files missing](Lacking), or the exact [`Reason`]
-//! why not. Files are read by the same lenient reader as by `provost check` ([`phone_config`](crate::phone_config)).
+//! `SoundPoint` phones do less, see [`BootOrder`]. All requests use one connection as long as the server keeps it open.
+//! A boot ends with a [`BootReport`]: provisioned, perhaps with [named files missing](Lacking), or the exact [`Reason`]
+//! why not. The same lenient reader as in `provost check` reads the files ([`phone_config`](crate::phone_config)).
 
 pub mod address;
 pub mod alert;
@@ -45,22 +47,22 @@ pub use report::{BootReport, BootStep, Lacking, Reason, Remark, RequestOutcome, 
 use crate::clock;
 use steps::Boot;
 
-/// The server that phones are pointed at.
+/// The server that phones boot against.
 #[derive(Debug, Clone)]
 pub struct BootTarget {
-    /// The URL that the phone got by DHCP or was given by hand.
+    /// The URL that the phone got by DHCP or by hand.
     pub url: ServerUrl,
-    /// The CAs whose servers the phone believes.
+    /// The CAs that the phone trusts for servers.
     pub server_roots: Arc<RootCertStore>,
-    /// Go there, whatever the name in the URL says.
+    /// The address to connect to, instead of the one that the URL's name resolves to.
     pub resolve: Option<SocketAddr>,
-    /// The password that the phone answers with when it is asked for one, under its MAC address.
+    /// The password for the phone's MAC address as user name, used if the server asks for one.
     pub password: Option<Password>,
 }
 
-/// Boots `phone` against `target`; without a certificate it can only visit those that ask for none.
+/// Boots `phone` against `target`. Without a certificate, only constituencies that require none serve it.
 ///
-/// `watch` sees each request as it is answered, and the report.
+/// `watch` gets each request after its response, and the report.
 pub async fn boot(
     phone: &VirtualPhone,
     target: &BootTarget,

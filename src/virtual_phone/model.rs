@@ -1,43 +1,43 @@
-//! Which phone the virtual phone is: model, firmware, part number, and how it names itself. Pure.
+//! The simulated phone: model, firmware, part number, and User-Agent. Pure.
 
 use std::fmt;
 
 use crate::constituency::MacAddress;
 use crate::phone_config::PhoneNames;
 
-/// One phone as it left the factory: its address, its hardware and the firmware on it.
+/// One phone as it left the factory: its address, hardware and firmware.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VirtualPhone {
-    /// Its EUI-48, which its certificate proves and its files carry.
+    /// Its EUI-48: in its certificate and in its files' names.
     pub mac: MacAddress,
     /// The model as the User-Agent writes it, for example `VVX_500`.
     pub model: String,
-    /// The firmware that it runs, for example `5.9.7.4477`.
+    /// Its firmware version, for example `5.9.7.4477`.
     pub firmware: String,
-    /// The hardware's part number, which names its firmware image, for example `3111-44500-001`.
+    /// The part number of the hardware, for example `3111-44500-001`. It is part of the firmware image's name.
     pub part_number: String,
 }
 
-/// The two programs in a phone that fetch files; each names itself in the User-Agent.
+/// The two programs in a phone that fetch files. Each has its own User-Agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Program {
-    /// Runs first, and brings the firmware up to date.
+    /// The updater runs first and updates the firmware.
     Updater,
-    /// The telephone itself.
+    /// The phone application.
     Application,
 }
 
-/// Which requests a phone makes at boot, and in which order.
+/// The requests that a phone makes at boot, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BootOrder {
-    /// As a VVX on UC Software 5.9: logs by both programs, a firmware image, directories and call lists.
+    /// Like a VVX on UC Software 5.9: logs of both programs, a firmware image, directories and call lists.
     UcSoftware5,
-    /// As a `SoundPoint` IP on UC Software 4.0: configuration, overrides, site license and one log.
+    /// Like a `SoundPoint` IP on UC Software 4.0: configuration, overrides, site license and one log.
     UcSoftware4,
 }
 
 impl VirtualPhone {
-    /// What [`VirtualPhone::new`] takes where nobody says otherwise.
+    /// The model of [`VirtualPhone::new`].
     pub const DEFAULT_MODEL: &str = "VVX_500";
     /// The firmware of [`VirtualPhone::new`].
     pub const DEFAULT_FIRMWARE: &str = "5.9.7.4477";
@@ -55,28 +55,28 @@ impl VirtualPhone {
         }
     }
 
-    /// The same hardware and firmware `steps` addresses further on, as the next phone in a rack.
+    /// The same phone with an address that is `steps` higher.
     #[must_use]
     pub fn neighbour(&self, steps: u64) -> Self {
         Self { mac: self.mac.plus(steps), ..self.clone() }
     }
 
-    /// The model as master configurations write it (`VVX500`, `SPIP550`): the User-Agent's without underscores.
+    /// The model as master configurations write it (`VVX500`, `SPIP550`): the User-Agent's, without underscores.
     #[must_use]
     pub fn configuration_model(&self) -> String {
         self.model.replace('_', "")
     }
 
-    /// What it fills in for placeholders in a master configuration.
+    /// Its values for the placeholders of a master configuration.
     #[must_use]
     pub fn names(&self) -> PhoneNames {
         let (model, part_number) = (self.configuration_model(), self.part_number.clone());
         PhoneNames { mac: Some(self.mac), model: Some(model), part_number: Some(part_number) }
     }
 
-    /// The User-Agent with which `program` asks.
+    /// The User-Agent of `program`.
     ///
-    /// Control characters cannot stand in a header and are left out.
+    /// Control characters are left out, because a header must not contain them.
     #[must_use]
     pub fn user_agent(&self, program: Program) -> String {
         let Self { model, firmware, .. } = self;
@@ -89,7 +89,7 @@ impl VirtualPhone {
         user_agent
     }
 
-    /// The requests that this phone's family makes.
+    /// The boot order of this phone's family.
     #[must_use]
     pub fn boot_order(&self) -> BootOrder {
         let sound_family = matches!(self.family(), "PolycomSoundPointIP" | "PolycomSoundStationIP");
@@ -100,7 +100,7 @@ impl VirtualPhone {
         }
     }
 
-    /// The product family that stands before the model in the User-Agent.
+    /// The product family in the User-Agent, before the model.
     fn family(&self) -> &'static str {
         const FAMILIES: [(&str, &str); 7] = [
             ("SPIP", "PolycomSoundPointIP"),
@@ -121,7 +121,7 @@ impl VirtualPhone {
 }
 
 impl Program {
-    /// As the User-Agent's `Type/` says it.
+    /// The name in the User-Agent's `Type/`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

@@ -1,4 +1,4 @@
-//! A phone's password (`device.prov.password`), and what it answers with it where it is asked.
+//! A phone's password (`device.prov.password`), and its answers to digest challenges.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,40 +8,38 @@ use zeroize::Zeroizing;
 
 use crate::identity::digest::{ChallengeRequest, DigestChallenge};
 
-/// A password. It is never shown.
+/// A password. `Debug` does not show it.
 #[derive(Clone)]
 pub struct Password(Arc<Zeroizing<String>>);
 
 impl Password {
-    /// That password.
     #[must_use]
     pub fn new(password: String) -> Self {
         Self(Arc::new(Zeroizing::new(password)))
     }
 }
 
-/// Not what it is.
 impl fmt::Debug for Password {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Password")
     }
 }
 
-/// A phone that can be asked for its password.
+/// Answers digest challenges for one phone.
 pub(super) struct Prover {
     user: String,
     password: Password,
-    /// What was asked last, and how often that was answered.
+    /// The last challenge, and how many answers it got.
     challenge: Option<(DigestChallenge, u32)>,
 }
 
 impl Prover {
-    /// The phone whose `user` has this `password`.
+    /// For the phone with this `user` name and `password`.
     pub(super) fn new(user: String, password: Password) -> Self {
         Self { user, password, challenge: None }
     }
 
-    /// The value of Authorization for a request, once it is known what the server asks; another one each time.
+    /// The value of the Authorization header, once a challenge is known. Each call gives a different one.
     pub(super) fn answer(&mut self, method: &str, target: &str) -> Option<String> {
         let (challenge, count) = self.challenge.as_mut()?;
         *count += 1;
@@ -52,8 +50,8 @@ impl Prover {
         Some(challenge.answer(&self.user, &self.password.0, asked))
     }
 
-    /// Takes in the challenge of a 401; whether it makes sense to ask again with an answer to it. A new one after an
-    /// answer means that the password is wrong, unless it says that the old one is too old.
+    /// Stores the challenge of a 401 response. Returns whether to repeat the request with an answer. A second challenge
+    /// after an answer means that the password is wrong, unless it is marked stale.
     pub(super) fn is_asked(&mut self, headers: &HeaderMap) -> bool {
         let has_answered = self.challenge.is_some();
         let challenge = DigestChallenge::first(headers).filter(|challenge| !has_answered || challenge.is_stale);

@@ -1,4 +1,4 @@
-//! What a boot asked for and got, as it happens and in the end.
+//! The requests and results of a boot, reported during the boot and at its end.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,19 +10,19 @@ use super::connect::ClientTlsFacts;
 use super::model::{Program, VirtualPhone};
 use crate::phone_config::{Departure, UnreadableXml};
 
-/// How many names are shown of several.
+/// The most file names in one message.
 const NAMES: usize = 5;
 
 use crate::wording::{counted, tls_error};
 
-/// What a request is for.
+/// The purpose of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BootStep {
     /// The updater's log.
     BootLog,
     /// `<mac>.cfg` or `000000000000.cfg`.
     Master,
-    /// The image that fits the part number.
+    /// The image for the part number.
     Firmware,
     /// One entry of `CONFIG_FILES`.
     Configuration,
@@ -32,7 +32,7 @@ pub enum BootStep {
     Overrides,
     /// Licenses of the site or of the phone.
     License,
-    /// Calls made and missed.
+    /// Call lists: calls made and missed.
     CallLists,
     /// The phone's and the site's contacts.
     Contacts,
@@ -40,180 +40,180 @@ pub enum BootStep {
     AppLog,
 }
 
-/// What a person should know about an answer beyond its status.
+/// What to know about a response beyond its status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Remark {
-    /// An optional file that is not there.
+    /// An optional file does not exist.
     Skipped,
-    /// A file that is not there, though the master configuration names it.
+    /// A file that the master configuration names does not exist.
     Missing,
-    /// No image for this hardware; the phone keeps its own.
+    /// There is no image for this hardware. The phone keeps its firmware.
     FirmwareNotOffered,
-    /// The image was refused or failed; the phone keeps its own.
+    /// The image was refused or failed. The phone keeps its firmware.
     FirmwareKept(StatusCode),
-    /// A log that the server did not take is lost, and nothing else.
+    /// The server refused a log. The phone boots nevertheless.
     LogLost(StatusCode),
-    /// A configuration that no reader can make sense of, or that breaks off.
+    /// A configuration cannot be parsed, or breaks off.
     Unreadable(UnreadableXml),
     /// A configuration that strict XML readers refuse.
     Departs(Departure),
-    /// A log was continued at this size.
+    /// The log was appended at this byte.
     AppendedAt(u64),
-    /// The server's file has another size than it said before.
+    /// The server's file has another size than its HEAD response said.
     SizeIs(u64),
-    /// No whole answer came, for this reason.
+    /// There was no complete response, for this reason.
     Failed(String),
 }
 
-/// One request and its answer.
+/// One request and its response.
 #[derive(Debug, Clone)]
 pub struct RequestReport {
-    /// What it was for.
+    /// The step that it belongs to.
     pub step: BootStep,
     /// GET, HEAD or PUT.
     pub method: Method,
-    /// The path, or the whole URL where it leads to another server.
+    /// The path, or the whole URL for another server.
     pub path: String,
-    /// The program that asked.
+    /// The program that sent it.
     pub program: Program,
-    /// The answer's status; none if there was no whole answer.
+    /// The response's status; `None` without a complete response.
     pub status: Option<StatusCode>,
-    /// Bytes of the request's body.
+    /// The bytes of the request body.
     pub sent: u64,
-    /// Bytes of the answer's body.
+    /// The bytes of the response body.
     pub received: u64,
-    /// From asking to the answer's last byte, connecting included.
+    /// The time from sending to the response's last byte, including connecting.
     pub duration: Duration,
-    /// What else there is to say.
+    /// What else there is to know.
     pub remark: Option<Remark>,
 }
 
 /// How a boot ended.
 #[derive(Debug)]
 pub enum RequestOutcome {
-    /// The phone has a configuration. What it lacks of what that names, it goes without.
+    /// The phone has a configuration. It may lack some of the named files.
     Provisioned(Lacking),
-    /// It has not, and this is why.
+    /// The phone has no configuration, for this reason.
     NotProvisioned(Reason),
 }
 
-/// The files that a master configuration names and the phone did not get, as they are named there, placeholders filled in.
+/// The files that a master configuration names and the phone did not get: as named there, with placeholders filled in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Lacking {
-    /// Those that are not there.
+    /// Files that do not exist.
     pub missing: Vec<String>,
-    /// Those that cannot be read.
+    /// Files that cannot be read.
     pub unreadable: Vec<String>,
 }
 
 /// Why a phone was not provisioned.
 #[derive(Debug, thiserror::Error)]
 pub enum Reason {
-    /// Chain and key do not fit, or cannot be read.
+    /// The device certificate's chain and key do not match, or cannot be read.
     #[error("the device certificate cannot be used: {}", tls_error(.0))]
     DeviceCertificate(rustls::Error),
-    /// A request without a whole answer.
+    /// A request got no complete response.
     #[error("{path}: {source}")]
     NoAnswer {
-        /// What was asked for.
+        /// The path of the request.
         path: String,
-        /// Why no answer came.
+        /// Why there is no response.
         source: ExchangeError,
     },
-    /// 401, and 429 after too many of them.
+    /// The response was 401, or 429 after too many of them.
     #[error("{path}: {}", if *has_password {
         "the password is wrong; the server's log says why"
     } else {
         "the server asks for a password, and this phone has none for it"
     })]
     Unauthorized {
-        /// What was asked for.
+        /// The path of the request.
         path: String,
-        /// Whether the phone has one for this server.
+        /// Whether the phone has a password for this server.
         has_password: bool,
     },
-    /// 403.
+    /// The response was 403.
     #[error("{path}: refused (403): the server does not let this phone have it; the server's log says why")]
     Refused {
-        /// What was asked for.
+        /// The path of the request.
         path: String,
     },
-    /// 421.
+    /// The response was 421.
     #[error("{path}: 421: the server serves no constituency of this name on this connection")]
     Misdirected {
-        /// What was asked for.
+        /// The path of the request.
         path: String,
     },
-    /// 5xx.
+    /// The response was 5xx.
     #[error("{path}: the server failed ({status}); a phone tries again, then goes on with what it has stored")]
     ServerFailed {
-        /// What was asked for.
+        /// The path of the request.
         path: String,
-        /// The answer.
+        /// The status.
         status: StatusCode,
     },
-    /// A status that means nothing to a phone.
+    /// The response has a status that phones do not handle.
     #[error("{path}: a phone has no use for the answer {status}")]
     Unexpected {
-        /// What was asked for.
+        /// The path of the request.
         path: String,
-        /// The answer.
+        /// The status.
         status: StatusCode,
     },
-    /// Neither master configuration is there.
+    /// Neither master configuration exists.
     #[error("there is no master configuration: neither {mac}.cfg nor 000000000000.cfg is in the folder")]
     NoMaster {
-        /// The phone that looked for it.
+        /// The phone.
         mac: crate::constituency::MacAddress,
     },
-    /// A master configuration that cannot be read.
+    /// The master configuration cannot be read.
     #[error("the master configuration {path} cannot be read: {source}")]
     UnreadableMaster {
-        /// Which of the two.
+        /// Its path.
         path: String,
-        /// What is wrong with it.
+        /// The error.
         source: UnreadableXml,
     },
 }
 
-/// A boot from its first request to its end.
+/// The report of one boot, from its first request to its end.
 #[derive(Debug)]
 pub struct BootReport {
-    /// Who booted.
+    /// The phone.
     pub phone: VirtualPhone,
     /// Every request, in order.
     pub exchanges: Vec<RequestReport>,
-    /// What the last handshake agreed on, if there was one.
+    /// The parameters of the last TLS handshake, if there was one.
     pub tls: Option<ClientTlsFacts>,
-    /// How long it took.
+    /// The duration of the boot.
     pub duration: Duration,
-    /// How it ended.
+    /// The result.
     pub outcome: RequestOutcome,
 }
 
-/// Somebody who wants to see a boot happen.
+/// Observes a boot.
 pub trait Watch: Send {
-    /// Part of a firmware image has come: so many bytes, of so many if the server said.
+    /// Part of a firmware image came: the bytes so far, and the total if the server sent a length.
     fn progress(&mut self, received: u64, expected: Option<u64>) {
         let _ = (received, expected);
     }
 
-    /// A request was answered, or failed.
+    /// A request ended, with a response or an error.
     fn exchanged(&mut self, exchange: &RequestReport) {
         let _ = exchange;
     }
 
-    /// The boot is over.
+    /// The boot ended.
     fn ended(&mut self, report: &BootReport) {
         let _ = report;
     }
 }
 
-/// Nobody watches.
+/// Observes nothing.
 impl Watch for () {}
 
 impl BootReport {
-    /// Whether the phone has what it needs.
+    /// Whether the phone has a configuration.
     #[must_use]
     pub fn is_provisioned(&self) -> bool {
         matches!(self.outcome, RequestOutcome::Provisioned(_))
@@ -225,7 +225,7 @@ impl BootReport {
         matches!(&self.outcome, RequestOutcome::Provisioned(lacking) if *lacking == Lacking::default())
     }
 
-    /// Bytes of all bodies: sent, received.
+    /// The bytes of all request and response bodies.
     #[must_use]
     pub fn bytes(&self) -> (u64, u64) {
         let sum = |bytes: fn(&RequestReport) -> u64| self.exchanges.iter().map(bytes).sum();
@@ -234,7 +234,7 @@ impl BootReport {
 }
 
 impl BootStep {
-    /// As people call it.
+    /// The name for messages.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -298,7 +298,7 @@ impl fmt::Display for Lacking {
     }
 }
 
-/// A name that a server has given, without what drives a terminal.
+/// `name`, which comes from a server, with control characters replaced.
 fn shown(name: &str) -> String {
     name.replace(char::is_control, "\u{fffd}")
 }

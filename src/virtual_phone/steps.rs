@@ -1,4 +1,4 @@
-//! The steps of a boot, each a request or two and the judgement of what came back.
+//! The steps of a boot: each sends one or two requests and evaluates the responses.
 
 use bytes::Bytes;
 use http::{Method, StatusCode, header};
@@ -13,10 +13,10 @@ use super::report::{BootStep, Lacking, Reason, Remark, RequestReport, Watch};
 use crate::clock;
 use crate::phone_config::{MasterConfiguration, Named, Text, UnreadableXml, XmlFile, in_directory};
 
-/// A phone begins its log anew when it has grown to this (`log.render.file.upload.append.sizeLimit`, 512 KB).
+/// The size at which a phone starts its log anew (`log.render.file.upload.append.sizeLimit`, 512 KB).
 const MAX_LOG: u64 = 512 << 10;
 
-/// A boot under way.
+/// The state of a running boot.
 pub(super) struct Boot<'a> {
     phone: &'a VirtualPhone,
     url: &'a ServerUrl,
@@ -28,7 +28,7 @@ pub(super) struct Boot<'a> {
     app_log: Vec<String>,
 }
 
-/// A request before it has a location.
+/// A request without its location.
 struct StepRequest {
     step: BootStep,
     program: Program,
@@ -65,13 +65,13 @@ impl<'a> Boot<'a> {
         self.phone
     }
 
-    /// The requests made, what the last handshake agreed on, and the named files that the phone did not get.
+    /// The requests, the parameters of the last TLS handshake, and the named files that the phone lacks.
     pub(super) fn finish(self) -> (Vec<RequestReport>, Option<ClientTlsFacts>, Lacking) {
         let facts = self.client.tls_facts().cloned();
         (self.exchanges, facts, self.lacking)
     }
 
-    /// A log that is not taken stops no phone.
+    /// Uploads the boot log. If the server refuses it, the boot continues.
     pub(super) async fn put_boot_log(&mut self) -> Result<(), Reason> {
         let text = log::whole([log::opening(clock::now(), self.phone, Program::Updater)]);
         let ask = StepRequest::put(BootStep::BootLog, Program::Updater, text);
@@ -79,7 +79,7 @@ impl<'a> Boot<'a> {
         self.request(ask, &file, log_lost).await.map(drop)
     }
 
-    /// The phone's own master configuration, or the one for all.
+    /// Fetches the phone's own master configuration, or the common one.
     pub(super) async fn get_master(&mut self) -> Result<MasterConfiguration, Reason> {
         let mac = self.phone.mac;
         for file in [format!("{mac}.cfg"), "000000000000.cfg".to_owned()] {
@@ -95,7 +95,7 @@ impl<'a> Boot<'a> {
         Err(Reason::NoMaster { mac })
     }
 
-    /// Only a connection that breaks stops a phone here: it runs on the firmware that it has.
+    /// Fetches the firmware image. The phone can keep its firmware, so only a broken connection ends the boot.
     pub(super) async fn get_firmware(&mut self, image: Option<&str>) -> Result<(), Reason> {
         let Some(image) = image else { return Ok(()) };
         let remark = |answer: &ClientResponse| match answer.status {
@@ -106,13 +106,13 @@ impl<'a> Boot<'a> {
         self.request(StepRequest::get(BootStep::Firmware), image, remark).await.map(drop)
     }
 
-    /// Each of `files`, which the master configuration names. The phone goes on without one that is missing, and stops at
-    /// one that is refused.
+    /// Fetches each of `files`, which the master configuration names. The boot continues without a missing file, and
+    /// ends at a refused one.
     pub(super) async fn get_named(&mut self, step: BootStep, files: &[String]) -> Result<(), Reason> {
         for file in files {
             let remark = |answer: &ClientResponse| match answer.status {
                 StatusCode::NOT_FOUND => Some(Remark::Missing),
-                // What further files hold, the phone's applications know.
+                // Only the phone's applications can judge further files.
                 _ if step == BootStep::Configuration => remark_on_content(answer),
                 _ => None,
             };
@@ -127,18 +127,18 @@ impl<'a> Boot<'a> {
         Ok(())
     }
 
-    /// A file that need not be there.
+    /// Fetches a file that may be missing.
     pub(super) async fn get_optional(&mut self, step: BootStep, directory: &str, file: &str) -> Result<(), Reason> {
         let answer = self.request(StepRequest::get(step), &in_directory(directory, file), skipped).await?;
         self.found_or_missing(&answer)
     }
 
-    /// The application's log as a whole.
+    /// Uploads the whole application log.
     pub(super) async fn put_app_log(&mut self, directory: &str) -> Result<(), Reason> {
         self.put_log_part(directory, None).await.map(drop)
     }
 
-    /// The application's log, behind what the server has of it.
+    /// Appends to the application log on the server.
     pub(super) async fn append_app_log(&mut self, directory: &str) -> Result<(), Reason> {
         let file = self.app_log_file(directory);
         let ask = StepRequest { method: Method::HEAD, ..StepRequest::get(BootStep::AppLog) };
@@ -166,7 +166,7 @@ impl<'a> Boot<'a> {
             _ => log_lost(answer),
         };
         let answer = self.request(ask, &file, remark).await?;
-        // What was sent is what a second try sends, not the line about the first.
+        // A second attempt sends the same text, without the line about the first attempt.
         self.app_log = vec![String::from_utf8_lossy(&kept).into_owned()];
         Ok(answer)
     }
@@ -175,7 +175,7 @@ impl<'a> Boot<'a> {
         in_directory(directory, &format!("{}-app.log", self.phone.mac))
     }
 
-    /// Makes one request and records it, with what `remark` has to say of the answer.
+    /// Sends one request and records it, with the remark that `remark` makes about the response.
     async fn request(
         &mut self,
         ask: StepRequest,
@@ -237,13 +237,13 @@ impl<'a> Boot<'a> {
         if answer.status == StatusCode::NOT_FOUND { Ok(()) } else { self.found(answer).map(drop) }
     }
 
-    /// The path of a file that came whole, or why the phone cannot go on without it.
+    /// The path of a complete file, or why the phone cannot continue without it.
     fn found(&self, answer: &ClientResponse) -> Result<String, Reason> {
         let path = self.exchanges.last().map(|exchange| exchange.path.clone()).unwrap_or_default();
         match answer.status {
             StatusCode::OK => Ok(path),
             StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS => {
-                // The path of another server's file is its whole URL.
+                // For another server, the path is the whole URL.
                 let has_password = self.has_password && !path.contains("://");
                 Err(Reason::Unauthorized { path, has_password })
             }
@@ -255,7 +255,7 @@ impl<'a> Boot<'a> {
     }
 }
 
-/// What there is to say of a configuration that came whole.
+/// The remark about a complete configuration file.
 fn remark_on_content(answer: &ClientResponse) -> Option<Remark> {
     if answer.status != StatusCode::OK {
         return None;
@@ -270,7 +270,7 @@ fn remark_on_content(answer: &ClientResponse) -> Option<Remark> {
     }
 }
 
-/// What the master configuration `bytes` names.
+/// The names in the master configuration `bytes`.
 fn named_in(bytes: &[u8]) -> Result<Vec<Named>, UnreadableXml> {
     let text = Text::decode(bytes)?;
     let file = XmlFile::read(&text)?;
@@ -286,7 +286,7 @@ fn log_lost(answer: &ClientResponse) -> Option<Remark> {
     (!answer.status.is_success()).then_some(Remark::LogLost(answer.status))
 }
 
-/// `bytes start-end/total` for `length` bytes put at `start`; none where the numbers end.
+/// The value `bytes start-end/total` for `length` bytes at `start`; `None` if the numbers overflow.
 fn content_range(start: u64, length: u64) -> Option<String> {
     let total = start.checked_add(length)?;
     Some(format!("bytes {start}-{}/{total}", total.checked_sub(1)?))
@@ -296,7 +296,7 @@ fn content_length(head: &ClientResponse) -> Option<u64> {
     head.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// The size in a 409 whose `Content-Range` is `bytes */SIZE`: where the server wants the log continued.
+/// The size in a 409 response's `Content-Range: bytes */SIZE`: where the server wants the log to continue.
 fn size_in_conflict(answer: &ClientResponse) -> Option<u64> {
     let range = Some(answer).filter(|answer| answer.status == StatusCode::CONFLICT)?;
     range.headers.get(header::CONTENT_RANGE)?.to_str().ok()?.strip_prefix("bytes */")?.parse().ok()

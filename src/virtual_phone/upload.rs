@@ -11,37 +11,38 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::Notify;
 
-/// RFC 9110 §10.1.1: "SHOULD NOT wait for an indefinite period"; libcurl waits one second.
+/// The timeout for `100 Continue`. RFC 9110 §10.1.1: "SHOULD NOT wait for an indefinite period"; libcurl waits one
+/// second.
 const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
 
 type ContinueGate = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A request's body: nothing, or bytes that wait until the server wants them.
+/// A request body: empty, or bytes that wait until the server wants them.
 pub(super) struct PutBody {
     bytes: Option<Bytes>,
     gate: Option<ContinueGate>,
     sent: Arc<AtomicBool>,
 }
 
-/// The other ends of an [`PutBody`]: opens its gate, and tells whether its bytes went out.
+/// The handle of a [`PutBody`]: opens its gate, and reports whether its bytes were sent.
 pub(super) struct UploadHandle {
     go_on: Arc<Notify>,
     sent: Arc<AtomicBool>,
 }
 
 impl PutBody {
-    /// The body of a request that has none.
+    /// An empty body.
     pub(super) fn none() -> Self {
         Self { bytes: None, gate: None, sent: Arc::new(AtomicBool::new(true)) }
     }
 
-    /// `bytes`, held back until the server says `100 Continue` or keeps silent for a second.
+    /// A body of `bytes` that waits for `100 Continue`, for at most one second.
     pub(super) fn expecting_continue(bytes: Bytes) -> (Self, UploadHandle) {
         let go_on = Arc::new(Notify::new());
         let sent = Arc::new(AtomicBool::new(false));
         let asked = Arc::clone(&go_on);
         let gate = async move {
-            // Silence is leave, too: then the time is simply up.
+            // After the timeout the body is sent as well.
             let _ = tokio::time::timeout(CONTINUE_TIMEOUT, asked.notified()).await;
         };
         let upload = Self { bytes: Some(bytes), gate: Some(Box::pin(gate)), sent: Arc::clone(&sent) };
@@ -50,13 +51,13 @@ impl PutBody {
 }
 
 impl UploadHandle {
-    /// What the HTTP client calls for each 1xx answer.
+    /// The callback that the HTTP client calls for each 1xx response.
     pub(super) fn opener(&self) -> impl Fn() + Send + Sync + 'static {
         let go_on = Arc::clone(&self.go_on);
         move || go_on.notify_one()
     }
 
-    /// Whether the body went out; a server that refuses at once never gets it, and the connection is of no more use.
+    /// Whether the body was sent. If the server refuses at once, it was not, and the connection cannot be reused.
     pub(super) fn was_sent(&self) -> bool {
         self.sent.load(Ordering::Acquire)
     }

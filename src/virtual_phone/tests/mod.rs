@@ -1,4 +1,4 @@
-//! Whole boots against a small server in this process: the order of requests, and how each refusal is told.
+//! Whole boots against a small server in this process: the order of requests, and the report of each refusal.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -22,7 +22,7 @@ mod over_tls;
 
 const MASTER: &str = r#"<APPLICATION APP_FILE_PATH="sip.ld" CONFIG_FILES="[PHONE_MAC_ADDRESS]-user.cfg, site.cfg"/>"#;
 
-/// A server that knows some files, answers as it is told for others, and remembers what it was asked.
+/// A server with some files and fixed responses for other paths. It records the requests.
 #[derive(Default)]
 struct Server {
     files: Mutex<HashMap<String, Vec<u8>>>,
@@ -30,9 +30,9 @@ struct Server {
     seen: Mutex<Vec<(Method, String, HeaderMap)>>,
     connections: Mutex<usize>,
     lied_size: Option<u64>,
-    /// Whether each answer is the last on its connection.
+    /// Whether it closes the connection after each response.
     closes: bool,
-    /// Asks for a password, whatever is answered.
+    /// Whether it asks for a password even after an answer.
     asks: bool,
 }
 
@@ -135,7 +135,7 @@ async fn listen(server: &Arc<Server>, tls: Option<ServerConfig>, tasks: &mut Joi
                     }
                 });
                 let http = hyper::server::conn::http1::Builder::new();
-                // A client that goes away is what some of these tests are about.
+                // Some of these tests close the connection early.
                 match acceptor {
                     None => drop(http.serve_connection(TokioIo::new(tcp), service).await),
                     Some(acceptor) => {
@@ -171,7 +171,7 @@ async fn boot_in_the_clear(server: &Arc<Server>, phone: &VirtualPhone) -> BootRe
     boot(phone, &target, None, &mut ()).await
 }
 
-/// What a recorded boot asked for; `{config}` becomes the two entries of [`MASTER`].
+/// The requests of a recorded boot. `{config}` becomes the two entries of [`MASTER`].
 fn trace(text: &str) -> Vec<String> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     let lines = lines.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
@@ -292,7 +292,7 @@ async fn a_rack_of_phones_boots_at_once() {
     assert!(summary.slowest.is_some());
 }
 
-/// The files directly in a shipped constituency, by the path at which they are asked for.
+/// The files directly in a shipped constituency, by request path.
 fn shipped(constituency: &str) -> Server {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("constituencies").join(constituency);
     let files = std::fs::read_dir(folder).unwrap().map(|entry| {

@@ -1,11 +1,11 @@
-//! What a phone shows to whom over TLS: its certificate, and its password.
+//! Which servers a phone shows its certificate and proves its password to, over TLS.
 
 use rustls::crypto::aws_lc_rs;
 use rustls::server::WebPkiClientVerifier;
 
 use super::*;
 
-/// A CA, and what it signed for a server named `ote.phones.localhost` and for the phone.
+/// A CA, and the certificates that it signed for the server `ote.phones.localhost` and for the phone.
 struct Pki {
     roots: RootCertStore,
     server: DeviceCertificate,
