@@ -1,7 +1,7 @@
-//! How boots are shown: a table on a terminal or in a file, or one JSON object per line.
+//! Prints boots: as a table on a terminal or in a file, or as one JSON object per line.
 //!
-//! Several phones may print at once: each line is written whole, and carries the phone's address. A reader that goes
-//! away (`| head`) ends the printing, not the boots.
+//! Several phones can print at once. Each line is written in one piece and carries the phone's address. If the reader
+//! closes the pipe (`| head`), the boots continue.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
@@ -16,16 +16,16 @@ use crate::constituency::MacAddress;
 use crate::virtual_phone::{BootReport, FleetSummary, Remark, RequestOutcome, RequestReport, VirtualPhone, Watch};
 use crate::wording::counted;
 
-/// How boots are shown.
+/// The format of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutputFormat {
-    /// For people.
+    /// A table for people.
     Table,
-    /// For programs.
+    /// JSON for programs.
     Json,
 }
 
-/// Prints boots; its clones print to the same place.
+/// Prints boots. Clones share the output.
 #[derive(Clone)]
 pub struct BootTable {
     format: OutputFormat,
@@ -47,7 +47,7 @@ const FAINT: Style = Style::new().dimmed();
 const PLAIN: Style = Style::new();
 
 impl BootTable {
-    /// Prints to standard output, with colours only on a terminal.
+    /// Prints to standard output, with colors only on a terminal.
     #[must_use]
     pub fn new(format: OutputFormat) -> Self {
         Self::to(Box::new(anstream::stdout()), format)
@@ -59,19 +59,19 @@ impl BootTable {
         Self { format, out: Arc::new(Mutex::new(out)) }
     }
 
-    /// A watch for the only phone: with a heading, and a bar for its firmware on a terminal.
+    /// The observer of a single phone: with a heading, and on a terminal a progress bar for the firmware.
     #[must_use]
     pub fn for_one_phone(&self, phone: &VirtualPhone) -> BootTableRows {
         BootTableRows { printer: self.clone(), mac: phone.mac, alone: true, heading_due: true, bar: None }
     }
 
-    /// A watch for one of several phones, whose lines begin with its address.
+    /// The observer of one of several phones. Its lines begin with the phone's address.
     #[must_use]
     pub fn for_phone_of_many(&self, phone: &VirtualPhone) -> BootTableRows {
         BootTableRows { printer: self.clone(), mac: phone.mac, alone: false, heading_due: false, bar: None }
     }
 
-    /// The last line of many boots.
+    /// Prints the last line of a fleet boot.
     pub fn summary(&self, summary: &FleetSummary) {
         let FleetSummary { phones, provisioned, incomplete, requests, sent, received, slowest, duration } = summary;
         if self.format == OutputFormat::Json {
@@ -97,7 +97,7 @@ impl BootTable {
         ));
     }
 
-    /// Writes one line whole. Whoever reads may have gone: that is theirs to know.
+    /// Writes one line in one piece. Errors are ignored: the reader may have closed the pipe.
     fn line(&self, line: &dyn Display) {
         let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = writeln!(out, "{line}").and_then(|()| out.flush());
@@ -156,7 +156,7 @@ fn row(exchange: &RequestReport) -> String {
     };
     let status = status.map_or("-".to_owned(), |status| status.as_u16().to_string());
     let bytes = sent + received;
-    // Why a request failed is the last line's to say.
+    // The last line says why the request failed.
     let remark = remark.as_ref().filter(|remark| !matches!(remark, Remark::Failed(_)));
     let remark = remark.map(|remark| format!("  {FAINT}{remark}{FAINT:#}")).unwrap_or_default();
     let request = format!("{:<4} {path}", method.as_str());
@@ -228,7 +228,7 @@ fn shown(duration: Duration) -> String {
     }
 }
 
-/// Milliseconds with their thousandths, which is what a fast server needs.
+/// Milliseconds with three decimals, because a fast server answers in less than one.
 fn milliseconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1_000_000.0).round() / 1000.0
 }
@@ -253,7 +253,7 @@ mod tests {
         }
     }
 
-    /// A reader that has gone away.
+    /// A reader that has closed the pipe.
     struct Gone;
 
     impl Write for Gone {

@@ -1,4 +1,4 @@
-//! `provost certificate`: the condition of the certificates, and what can be done about them by hand.
+//! `provost certificate`: shows the condition of the certificates, and renews or revokes them by hand.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -67,8 +67,8 @@ pub(super) enum Command {
 }
 
 const DAY_S: i64 = 86_400;
-/// How long a running server may take to say how the certificates are; after that it is what is stored that is shown.
-const STATUS_PATIENCE: Duration = Duration::from_secs(5);
+/// The timeout for the running server's status. After it, the stored state is shown.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn directory(text: &str) -> Result<Directory, String> {
     text.to_owned().try_into()
@@ -97,12 +97,12 @@ pub(super) fn run(command: &Command, config: &ConfigArg) -> anyhow::Result<ExitC
             ask(&AcmeSite::find(config)?, &ControlRequest::Revoke { certificate })
         }
         Command::Rehearse { directory, directory_root } => {
-            rehearse(AcmeSite::find(config)?, directory, directory_root.as_deref())
+            dry_run(AcmeSite::find(config)?, directory, directory_root.as_deref())
         }
     }
 }
 
-/// A site that obtains its certificates.
+/// A configuration that obtains its certificates by ACME.
 struct AcmeSite {
     config: Config,
     settings: AcmeSettings,
@@ -131,14 +131,14 @@ impl AcmeSite {
         &self.config.state
     }
 
-    /// What obtaining certificates needs, with all that is kept in `state`.
+    /// The parts that obtain certificates, with their state in `state`.
     fn parts(&self, state: &Path) -> anyhow::Result<Parts> {
         let (_, exact) = watch::channel(Arc::new(exact_names(&self.config)));
         Ok(renewal_parts(&self.settings, &self.config.domain, state, exact)?)
     }
 }
 
-/// Has the running server do something, and prints its steps.
+/// Sends a request to the running server, and prints the steps that it reports.
 fn ask(site: &AcmeSite, request: &ControlRequest) -> anyhow::Result<ExitCode> {
     let Some(replies) = server::ask(site.state(), request, None)? else {
         complain(&"no server is running on this state directory; start provost serve, which renews by itself");
@@ -164,7 +164,7 @@ fn ask(site: &AcmeSite, request: &ControlRequest) -> anyhow::Result<ExitCode> {
 }
 
 fn show_status(site: &AcmeSite, is_json: bool) -> anyhow::Result<ExitCode> {
-    let answered = server::ask(site.state(), &ControlRequest::Status, Some(STATUS_PATIENCE))?.and_then(
+    let answered = server::ask(site.state(), &ControlRequest::Status, Some(STATUS_TIMEOUT))?.and_then(
         |mut replies| match replies.next() {
             Some(Ok(Reply::Status(status))) => Some(*status),
             _ => None,
@@ -186,7 +186,7 @@ fn show_status(site: &AcmeSite, is_json: bool) -> anyhow::Result<ExitCode> {
     Ok(if status.certificates.iter().all(is_good) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The status as JSON, with the condition of each certificate.
+/// The status as JSON, with each certificate's condition.
 fn with_conditions(status: &AcmeStatus) -> anyhow::Result<Value> {
     let mut json = serde_json::to_value(status)?;
     let certificates = json["certificates"].as_array_mut().into_iter().flatten();
@@ -202,7 +202,7 @@ fn add_condition(object: &mut Value, condition: &Condition) {
     object["problem"] = json!(condition.problem());
 }
 
-/// The certificates from files, each with its condition.
+/// Prints the certificates from files, each with its condition.
 fn show_files(pairs: &[CertificateFiles], exact: &ExactNames, is_json: bool) -> ExitCode {
     let now = clock::unix_seconds(clock::now());
     let mut source = FilesSource::new(pairs.to_vec());
@@ -302,9 +302,9 @@ fn date(seconds: i64) -> String {
     time.unwrap_or_else(|| seconds.to_string())
 }
 
-fn rehearse(mut site: AcmeSite, directory: &Directory, root: Option<&Path>) -> anyhow::Result<ExitCode> {
+fn dry_run(mut site: AcmeSite, directory: &Directory, root: Option<&Path>) -> anyhow::Result<ExitCode> {
     if site.settings.directory != *directory {
-        // What belongs to the one directory means nothing to the other.
+        // Settings for one directory do not apply to another.
         site.settings.directory = directory.clone();
         site.settings.directory_root = None;
         site.settings.external_account = None;
@@ -341,7 +341,7 @@ fn rehearse(mut site: AcmeSite, directory: &Directory, root: Option<&Path>) -> a
     }
 }
 
-/// Whether the state directory is there and this user's own: nobody else's files are left in it.
+/// Whether the state directory exists and belongs to this user. Files are not left in another user's directory.
 fn is_ours(state: &Path) -> bool {
     std::fs::metadata(state).is_ok_and(|metadata| metadata.uid() == rustix::process::geteuid().as_raw())
 }

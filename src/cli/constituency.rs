@@ -1,4 +1,4 @@
-//! `provost constituency`: which ones there are, and a new one.
+//! `provost constituency`: lists constituencies, and makes new ones.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -24,7 +24,7 @@ use crate::serve::path::is_hidden;
 use crate::state::{Draft, Entry, FolderHandle, draft_name};
 use crate::wording::counted;
 
-/// How the name of a new constituency begins until it is whole.
+/// The name prefix of a new constituency until it is complete.
 const STAGING: &str = ".new-";
 
 /// Constituencies.
@@ -52,7 +52,7 @@ pub(super) enum Command {
 
 pub(super) fn run(command: &Command, config: &ConfigArg) -> anyhow::Result<ExitCode> {
     let config = config.find()?;
-    // Whom it denies changes neither the list nor what is copied.
+    // Server-wide denials affect neither the list nor the copy.
     let registry = registry_of(&config, Arc::default());
     Ok(match command {
         Command::List { json } => list(&config, &registry, *json),
@@ -115,7 +115,7 @@ fn list_json(config: &Config, registry: &Registry) {
     }
 }
 
-/// What is wrong. A server that runs may have a policy in memory that does not count at its next start.
+/// The fault's message. A running server may still have a valid policy in memory, which a restart loses.
 fn explained(fault: &Fault) -> String {
     match fault.message.split_once(&format!(" ({NOT_SERVED}")) {
         Some((problem, rest)) => {
@@ -127,7 +127,7 @@ fn explained(fault: &Fault) -> String {
     }
 }
 
-/// Every folder that is a constituency by its name, served or not.
+/// Every folder whose name is a constituency name, served or not.
 pub(super) fn folders(constituencies: &Path) -> anyhow::Result<Vec<ConstituencyName>> {
     let mut names = Vec::new();
     let entries = FolderHandle::open_through_links(constituencies).and_then(|folder| folder.entries());
@@ -169,7 +169,7 @@ fn add(
         bail!("there is a constituency {name} already, in {}", root.display());
     }
     all.sweep(STAGING, clock::now());
-    // Made beside its place, under a name that is not served, so that no phone sees half of it.
+    // Made in the same folder under a name that is not served, so that no phone sees an incomplete constituency.
     let staging = draft_name(STAGING);
     let made = all.make_folder(&staging).with_context(cannot)?;
     let filled = other.map_or(Ok(0), |other| Copy { other, listed: registry.listed() }.fill(&all, &made));
@@ -186,14 +186,14 @@ fn add(
     Ok(())
 }
 
-/// Copies what is common to all phones of another constituency.
+/// Copies the files that are common to all phones of another constituency.
 struct Copy<'a> {
     other: &'a Constituency,
     listed: &'a ListedPhones,
 }
 
 impl Copy<'_> {
-    /// Fills the folder `to` from that of the other, which lies in `all`, and gives the number of files.
+    /// Fills the folder `to` from the other constituency's folder in `all`. Returns the number of files.
     fn fill(&self, all: &FolderHandle, to: &FolderHandle) -> io::Result<usize> {
         let from = all.folder(self.other.name.as_str())?;
         let count = self.copy(&from, to, "")?;
@@ -208,7 +208,7 @@ impl Copy<'_> {
         Ok(count)
     }
 
-    /// Copies the folder `from`, which lies under `path` in the constituency.
+    /// Copies the folder `from`, whose path in the constituency is `path`. Returns the number of files.
     fn copy(&self, from: &FolderHandle, to: &FolderHandle, path: &str) -> io::Result<usize> {
         let mut count = 0;
         for Entry { name, kind } in from.entries()? {
@@ -229,7 +229,7 @@ impl Copy<'_> {
                     let copied = self.copy(&source, &target, &path)?;
                     count += copied;
                     target.set_mode(source.mode()? & 0o777)?;
-                    // A phone's own folder: it stays only if it has a file that is common.
+                    // A phone's own folder is kept only if it contains a common file.
                     if !is_common && copied == 0 && target.entries()?.is_empty() {
                         to.remove_all(&name)?;
                     }
@@ -247,7 +247,7 @@ impl Copy<'_> {
     }
 }
 
-/// Makes a file, which nobody can run: a program that changes who runs it would do so for its new owner.
+/// Writes a file without execute and setuid bits: a setuid program would run as its new owner.
 fn store(source: &mut impl Read, mode: u32, to: &FolderHandle, name: &OsStr) -> io::Result<()> {
     let mut draft = Draft::new(to, STAGING)?;
     io::copy(source, &mut draft.file)?;
@@ -259,7 +259,7 @@ fn kind_of(stat: &Stat) -> FileType {
     FileType::from_raw_mode(stat.st_mode)
 }
 
-/// An error about what lies under `path`.
+/// Adds `path` to an error.
 fn within(path: &str) -> impl Fn(io::Error) -> io::Error {
     move |error| io::Error::new(error.kind(), format!("{}: {error}", shown(path)))
 }

@@ -1,5 +1,5 @@
-//! `provost demo`: everything on this machine, in a minute. Local mode with a state that is thrown away, and three
-//! virtual phones that boot against it over real TLS.
+//! `provost demo`: shows provost on this machine within a minute. It serves in local mode with a temporary state
+//! directory, and three virtual phones boot over real TLS.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -24,15 +24,15 @@ use crate::serve::access_log::LogFormat;
 use crate::serve::site::Site;
 use crate::virtual_phone::{BootTarget, FleetSummary, VirtualPhone, boot};
 
-/// The constituencies that ship, for where there are none.
+/// The shipped constituencies, used if there is no ./constituencies.
 static SHIPPED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/constituencies");
 
-/// How many phones boot.
+/// The number of phones that boot.
 const PHONES: usize = 3;
-/// How many ports are tried.
+/// The number of ports that are tried.
 const PORTS: u16 = 20;
 
-/// The phones of the documentation range, with their models.
+/// Phones from the documentation range of MAC addresses, with their models.
 const MODELS: [(&str, &str); PHONES] =
     [("00005e00530c", "VVX_500"), ("00005e0053c7", "VVX_550"), ("00005e0053ee", "VVX_601")];
 
@@ -73,17 +73,17 @@ async fn show(args: &Args, config: Config) -> anyhow::Result<ExitCode> {
     let log = Gated::default();
     let app = start_on_a_free_port(&config, &log)?;
     let address = app.addresses().first().copied().context("no address to listen on")?;
-    let cast = cast(&app.site());
+    let demo_phones = demo_phones(&app.site());
     let cas = LocalCas::open(&state)?;
 
     let mut result = None;
     app.run(async {
-        let booted = boot_all(&cast, address, &cas).await;
-        // Without a phone that could boot there is nothing to show.
+        let booted = boot_all(&demo_phones, address, &cas).await;
+        // Without a phone that could boot, the demo ends.
         let goes_on = booted.is_ok() && !args.once;
         result = Some(booted);
         if goes_on {
-            explain(&cast, address, &constituencies, &state);
+            explain(&demo_phones, address, &constituencies, &state);
             log.open();
             std::future::pending::<()>().await;
         }
@@ -91,7 +91,7 @@ async fn show(args: &Args, config: Config) -> anyhow::Result<ExitCode> {
     .await?;
     match result.transpose()? {
         Some(summary) if summary.all_provisioned() => Ok(ExitCode::SUCCESS),
-        // Stopped by a person before the phones were done.
+        // A signal stopped the demo before the phones were done.
         None if !args.once => Ok(ExitCode::SUCCESS),
         _ => Ok(ExitCode::FAILURE),
     }
@@ -110,10 +110,10 @@ fn start_on_a_free_port(config: &Config, log: &Gated) -> anyhow::Result<App> {
     bail!("no port from {LOCAL_PORT} on is free")
 }
 
-/// Who boots where: the known phones of each constituency in turn.
-fn cast(site: &Site) -> Vec<(ConstituencyName, VirtualPhone)> {
+/// The phones to boot: known phones of each constituency in turn.
+fn demo_phones(site: &Site) -> Vec<(ConstituencyName, VirtualPhone)> {
     let documented: Vec<MacAddress> = MODELS.iter().filter_map(|(mac, _)| mac.parse().ok()).collect();
-    let mut cast: Vec<(ConstituencyName, VirtualPhone)> = Vec::new();
+    let mut demo_phones: Vec<(ConstituencyName, VirtualPhone)> = Vec::new();
     let constituencies: Vec<_> = site
         .registry()
         .served()
@@ -125,16 +125,16 @@ fn cast(site: &Site) -> Vec<(ConstituencyName, VirtualPhone)> {
                 Phones::Any => documented.clone(),
                 Phones::Listed(_) => constituency.known_phones(),
             };
-            let not_yet = |mac: &&MacAddress| !cast.iter().any(|(_, phone)| phone.mac == **mac);
-            if cast.len() < PHONES
+            let not_yet = |mac: &&MacAddress| !demo_phones.iter().any(|(_, phone)| phone.mac == **mac);
+            if demo_phones.len() < PHONES
                 && round < known.len()
                 && let Some(mac) = known.iter().find(not_yet)
             {
-                cast.push((constituency.name.clone(), phone(*mac)));
+                demo_phones.push((constituency.name.clone(), phone(*mac)));
             }
         }
     }
-    cast
+    demo_phones
 }
 
 fn phone(mac: MacAddress) -> VirtualPhone {
@@ -150,7 +150,7 @@ fn url(constituency: &ConstituencyName, address: SocketAddr) -> String {
 }
 
 async fn boot_all(
-    cast: &[(ConstituencyName, VirtualPhone)],
+    demo_phones: &[(ConstituencyName, VirtualPhone)],
     address: SocketAddr,
     cas: &LocalCas,
 ) -> anyhow::Result<FleetSummary> {
@@ -159,7 +159,7 @@ async fn boot_all(
     let server_roots = Arc::new(server_roots);
     let printer = BootTable::new(OutputFormat::Table);
     let mut summary = FleetSummary::default();
-    for (constituency, phone) in cast {
+    for (constituency, phone) in demo_phones {
         let url = url(constituency, address);
         say(&format_args!("\n{} {} boots from {url}", phone.model, phone.mac));
         let target = BootTarget {
@@ -173,16 +173,16 @@ async fn boot_all(
         summary.add(&boot(phone, &target, Some(&certificate), &mut watch).await);
     }
     say(&"");
-    if cast.is_empty() {
+    if demo_phones.is_empty() {
         bail!("no constituency here knows a phone; add one to \"phones\" in a constituency.json");
     }
     say(&format_args!("{} of {} phones provisioned", summary.provisioned, summary.phones));
     Ok(summary)
 }
 
-/// What to try next.
-fn explain(cast: &[(ConstituencyName, VirtualPhone)], address: SocketAddr, constituencies: &Path, state: &Path) {
-    let Some((constituency, phone)) = cast.first() else { return };
+/// Prints what to try next.
+fn explain(demo_phones: &[(ConstituencyName, VirtualPhone)], address: SocketAddr, constituencies: &Path, state: &Path) {
+    let Some((constituency, phone)) = demo_phones.first() else { return };
     let url = url(constituency, address);
     say(&format_args!(
         "\nThe server goes on until Ctrl-C, and its access log follows here. In another terminal:\n  \
@@ -197,7 +197,7 @@ fn explain(cast: &[(ConstituencyName, VirtualPhone)], address: SocketAddr, const
     ));
 }
 
-/// Standard output, once it is open: the phones' own tables come first.
+/// Standard output after `open`; before, lines are discarded, so that the phones' tables come first.
 #[derive(Debug, Clone, Default)]
 struct Gated(Arc<AtomicBool>);
 

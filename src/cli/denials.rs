@@ -1,4 +1,4 @@
-//! Denials on the whole server: `provost deny MAC` and `provost undeny MAC`. They edit no policy, and need no server.
+//! Server-wide denials: `provost deny MAC` and `provost undeny MAC`. They edit no policy and need no running server.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -13,9 +13,9 @@ use crate::constituency::{ClientAuth, ConstituencyName, MacAddress, Registry, Se
 use crate::files::read_regular;
 use crate::identity::digest::passwords;
 
-/// Denies `mac`, because of `why`.
+/// Denies `mac`, with the note `why`.
 pub(super) fn deny(config: &Config, mac: MacAddress, why: Option<&str>) -> ExitCode {
-    // In the wrong folder, a denial would be written that no server reads.
+    // In the wrong folder, the denial would go where no server reads it.
     if config.is_local() && !config.state.exists() && !config.constituencies.exists() {
         return code(Err(anyhow!(
             "{mac} is not denied: local mode, and neither provost.json nor constituencies nor state are here"
@@ -31,7 +31,7 @@ pub(super) fn deny(config: &Config, mac: MacAddress, why: Option<&str>) -> ExitC
     for (name, reason) in without_effect(config, &registry_of(config, Arc::default())) {
         note(&format_args!("a denial has no effect in {name}: {reason}"));
     }
-    // The denial is in force whatever comes of these.
+    // The denial is in force even if this fails.
     let (removed, errors) = passwords::remove_everywhere(&config.state, mac, &waiting);
     say_removed(mac, &removed);
     for error in &errors {
@@ -53,7 +53,7 @@ pub(super) fn lift(config: &Config, mac: MacAddress) -> anyhow::Result<()> {
         let still = if still.is_empty() { String::new() } else { format!("; {}", still.join("; ")) };
         bail!("{mac} is not denied everywhere{still}");
     }
-    // A password that was left when it was denied must not count again.
+    // A password left from before the denial must not become valid again.
     let (removed, errors) = passwords::remove_everywhere(&config.state, mac, &waiting);
     say_removed(mac, &removed);
     ensure!(
@@ -77,7 +77,7 @@ fn say_removed(mac: MacAddress, constituencies: &[ConstituencyName]) {
     }
 }
 
-/// Refuses to allow a phone that is denied.
+/// Fails if `mac` is denied everywhere.
 pub(super) fn check_not_denied(config: &Config, mac: MacAddress) -> anyhow::Result<()> {
     match ServerDenials::read(&config.state)?.get(mac) {
         Some(denial) => bail!("{mac} is denied everywhere {}; provost undeny {mac} lifts that", denial.explained()),
@@ -85,7 +85,7 @@ pub(super) fn check_not_denied(config: &Config, mac: MacAddress) -> anyhow::Resu
     }
 }
 
-/// The constituencies of `registry` in which a denial has no effect, and why.
+/// The constituencies of `registry` in which a server-wide denial has no effect, and why.
 pub(super) fn without_effect<'a>(
     config: &'a Config,
     registry: &'a Registry,
@@ -100,7 +100,7 @@ pub(super) fn without_effect<'a>(
     })
 }
 
-/// Who runs this command: for root, who became it by sudo.
+/// The user who runs this command; for root, the user who called sudo.
 fn operator() -> String {
     let by_sudo = std::env::var("SUDO_USER").ok().filter(|name| geteuid().is_root() && !name.is_empty());
     let user = getuid().as_raw();

@@ -1,7 +1,7 @@
-//! Diagnostics: what provost says of itself, on standard error. `PROVOST_LOG` sets what is said, for example `debug`.
-//! Where standard error leads into systemd's journal, they are its [entries](super::journal).
+//! Diagnostic messages on standard error. `PROVOST_LOG` sets the level, for example `debug`. If standard error is
+//! systemd's journal, messages become [journal entries](super::journal).
 //!
-//! A thread writes the lines, so that a reader that has stopped holds nobody up. What finds no place in the queue is lost,
+//! A thread writes the lines, so that a stalled reader blocks no other thread. If the queue is full, lines are dropped
 //! and counted.
 
 use std::io::{self, IsTerminal, Write};
@@ -20,37 +20,37 @@ use crate::app::ANNOUNCEMENT;
 use crate::serve::access_log::LogFormat;
 use crate::wording::counted_were;
 
-/// How many lines may wait for the writer.
+/// The most lines that wait in the queue.
 const QUEUE: usize = 16_384;
-/// How long a reader that has stopped may put off the end.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest time that a stalled reader delays the exit.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Diagnostics under way. Dropped, it waits until everything is written; what is said after that is written at once.
+/// The diagnostics in use. Dropping it waits until all lines are written; later lines are written synchronously.
 #[derive(Debug)]
 #[must_use]
 pub(super) struct Diagnostics {
     lines: Lines,
-    /// Nothing is ever sent: the writer hangs up.
+    /// Nothing is sent. The channel disconnects when the writer ends.
     writer: Receiver<()>,
 }
 
-/// Where lines go. Each event is one write.
+/// The writer of diagnostic lines. Each event is one write.
 #[derive(Debug, Clone)]
 struct Lines(Arc<DiagnosticsQueue>);
 
 #[derive(Debug)]
 struct DiagnosticsQueue {
-    /// `None` at the end, when there is nobody left whom a slow reader could hold up.
+    /// `None` after shutdown: then lines are written directly.
     queue: Mutex<Option<SyncSender<Vec<u8>>>>,
     lost: AtomicU64,
-    /// Where lines are entries that go there.
+    /// The journal's socket, if lines are journal entries.
     journal: Option<UnixDatagram>,
 }
 
-/// Sends diagnostics to standard error from now on, until what this gives is dropped.
+/// Starts diagnostics. They last until the returned value is dropped.
 ///
 /// # Errors
-/// If the system has no thread to spare.
+/// If the thread cannot be started.
 pub(super) fn start(format: LogFormat) -> io::Result<Diagnostics> {
     let (queue, waiting) = sync_channel(QUEUE);
     let journal = journal::connect();
@@ -66,7 +66,7 @@ pub(super) fn start(format: LogFormat) -> io::Result<Diagnostics> {
         .with_writer(move || make.clone())
         .with_timer(UtcTime::rfc_3339())
         .with_target(false);
-    // Somebody has started them before only in tests.
+    // Only tests install a subscriber earlier.
     let _ = match format {
         _ if is_journal => subscriber.event_format(JournalFormat).try_init(),
         LogFormat::Text => subscriber.with_ansi(io::stderr().is_terminal()).fmt_fields(PlainFields).try_init(),
@@ -75,7 +75,7 @@ pub(super) fn start(format: LogFormat) -> io::Result<Diagnostics> {
     Ok(Diagnostics { lines, writer })
 }
 
-/// What `PROVOST_LOG` asks for, and what is announced whatever it asks for.
+/// The filter of `PROVOST_LOG`. Announcements are always shown.
 fn filter() -> EnvFilter {
     let asked = std::env::var("PROVOST_LOG").unwrap_or_default();
     let with_announcements = |asked: &str| EnvFilter::try_new(format!("{asked},{ANNOUNCEMENT}=info"));
@@ -83,11 +83,11 @@ fn filter() -> EnvFilter {
     if asked.is_empty() { usual() } else { with_announcements(&asked).unwrap_or_else(|_| usual()) }
 }
 
-/// Writes lines until nobody can say anything more.
+/// Writes lines until all senders are gone.
 fn write_all(waiting: &Receiver<Vec<u8>>, shared: &DiagnosticsQueue, _alive: &Sender<()>) {
     loop {
         let next = waiting.try_recv().ok().or_else(|| {
-            // There is room now to say it.
+            // The queue is empty now, so this message finds room.
             let lost = shared.lost.swap(0, Ordering::Relaxed);
             if lost > 0 {
                 tracing::warn!(
@@ -106,7 +106,7 @@ impl DiagnosticsQueue {
     fn write(&self, line: &[u8]) {
         match &self.journal {
             Some(journal) => journal::send(journal, line),
-            // Whoever has closed standard error does not want to know.
+            // Errors are ignored: standard error may be closed.
             None => drop(io::stderr().write_all(line)),
         }
     }
@@ -133,7 +133,7 @@ impl Write for Lines {
 impl Drop for Diagnostics {
     fn drop(&mut self) {
         drop(self.lines.0.queue.lock().unwrap_or_else(PoisonError::into_inner).take());
-        // The writer hangs up when it has written everything.
-        let _ = self.writer.recv_timeout(PATIENCE);
+        // The writer disconnects after the last line.
+        let _ = self.writer.recv_timeout(DRAIN_TIMEOUT);
     }
 }

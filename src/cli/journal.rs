@@ -1,8 +1,8 @@
-//! Diagnostics in systemd's journal: each with its level, and what it is about as a field that can be asked for, such as
-//! `journalctl CONSTITUENCY=ote`.
+//! Diagnostics in systemd's journal: each entry has its level, and fields that can be queried, for example `journalctl
+//! CONSTITUENCY=ote`.
 //!
-//! An entry is written in the journal's own form (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>): a line for each field. It
-//! is sent like any line of diagnostics, by the thread that writes them.
+//! An entry uses the journal's native protocol (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>), one line per field. The
+//! diagnostics thread sends it like any other line.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
@@ -15,14 +15,14 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// Where the journal takes entries.
+/// The journal's socket.
 const SOCKET: &str = "/run/systemd/journal/socket";
-/// How long a journal that does not take an entry is waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// The field that people read.
+/// The send timeout if the journal does not accept an entry.
+const SEND_TIMEOUT: Duration = Duration::from_secs(5);
+/// The field with the message.
 const MESSAGE: &str = "MESSAGE";
 
-/// The journal, if standard error leads there.
+/// Connects to the journal, if standard error leads there.
 pub(super) fn connect() -> Option<UnixDatagram> {
     let stream = std::env::var("JOURNAL_STREAM").ok()?;
     let stderr = rustix::fs::fstat(io::stderr()).ok()?;
@@ -31,22 +31,22 @@ pub(super) fn connect() -> Option<UnixDatagram> {
     }
     let socket = UnixDatagram::unbound().ok()?;
     socket.connect(SOCKET).ok()?;
-    socket.set_write_timeout(Some(PATIENCE)).ok()?;
+    socket.set_write_timeout(Some(SEND_TIMEOUT)).ok()?;
     Some(socket)
 }
 
-/// Sends `entry`; what the journal does not take goes to standard error, which leads there too.
+/// Sends `entry`. If that fails, writes it to standard error, which leads to the journal too.
 pub(super) fn send(journal: &UnixDatagram, entry: &[u8]) {
     if journal.send(entry).is_err() {
         let text = String::from_utf8_lossy(entry);
         let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
         let (level, message) = (field("PRIORITY").unwrap_or("6"), field(MESSAGE).unwrap_or_default());
-        // Whoever has closed standard error does not want to know.
+        // Errors are ignored: standard error may be closed.
         let _ = io::stderr().write_all(format!("<{level}>{message}\n").as_bytes());
     }
 }
 
-/// Writes events as entries.
+/// Formats events as journal entries.
 #[derive(Debug)]
 pub(super) struct JournalFormat;
 
@@ -63,7 +63,7 @@ where
     }
 }
 
-/// As syslog numbers them.
+/// The syslog number of a level.
 fn priority(level: Level) -> u8 {
     match level {
         Level::ERROR => 3,
@@ -73,13 +73,13 @@ fn priority(level: Level) -> u8 {
     }
 }
 
-/// An entry that is being written.
+/// An entry under construction.
 struct JournalEntry(String);
 
 impl JournalEntry {
     fn add(&mut self, name: &str, value: &dyn fmt::Display) {
         let name = if name == "message" { MESSAGE.to_owned() } else { name.to_ascii_uppercase() };
-        // A line ends a field.
+        // A line break would end the field.
         let value = value.to_string().replace(char::is_control, " ");
         // Writing to a string does not fail.
         let _ = writeln!(self.0, "{}={value}", name.replace(|c: char| !c.is_ascii_alphanumeric(), "_"));

@@ -1,4 +1,4 @@
-//! Virtual phones in local mode: the local device CA makes their certificates.
+//! Virtual phones in local mode, with certificates of the local device CA.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -17,17 +17,17 @@ use crate::config::{CONFIG_FILE, CertificateSource, Config};
 use crate::constituency::MacAddress;
 use crate::virtual_phone::DeviceCertificate;
 
-/// How long a virtual phone's certificate lives.
+/// The lifetime of a virtual phone's certificate.
 const LIFETIME: Duration = Duration::from_hours(24);
 
-/// The two CAs of a local server's state directory.
+/// The two CAs in a local server's state directory.
 pub(super) struct LocalCas {
     devices: CertificateAuthority,
     pub(super) server: CertificateDer<'static>,
 }
 
 impl LocalCas {
-    /// Opens the CAs that a server in local mode has made in the state directory `state`.
+    /// Opens the CAs that a server in local mode made in the state directory `state`.
     pub(super) fn open(state: &Path) -> anyhow::Result<Self> {
         let folder = state.join(LOCAL_DEVICE_CA);
         let server_ca = state.join(LOCAL_SERVER_CA).join("ca.pem");
@@ -47,19 +47,19 @@ impl DeviceCertificates for LocalCas {
     }
 }
 
-/// `provost phone`: in local mode, the local device CA makes its certificate. It trusts the server's own CA in local mode and
-/// where the configuration says `local_ca`.
+/// `provost phone`. In local mode, the local device CA issues the certificate. In local mode and with `local_ca` in the
+/// configuration, the phone trusts the server's own CA.
 pub(super) fn run_phone(args: &phone::Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
     let config = match config.named() {
         Some(file) => Some(Config::read(&file)?),
-        // A broken one, or another user's, keeps no phone from another server.
+        // An invalid or unreadable configuration does not matter for a phone of another server.
         None if Path::new(CONFIG_FILE).exists() => Config::read(Path::new(CONFIG_FILE)).ok(),
         None => Some(Config { state: args.state.clone(), ..Config::local() }),
     };
     let own_ca = |config: &Config| {
         let file = config.state.join(LOCAL_SERVER_CA).join("ca.pem");
         let is_own = matches!(config.certificate, CertificateSource::LocalCa(_));
-        // Before the server has started for the first time there is none, and others may not read it.
+        // The file is missing before the server's first start, and other users cannot read it.
         if is_own { CertificateDer::from_pem_file(file).ok() } else { None }
     };
     let server_ca = config.as_ref().and_then(own_ca);

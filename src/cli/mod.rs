@@ -1,4 +1,4 @@
-//! The commands, one file each. Exit codes: 0 good, 1 not good, 2 usage or configuration.
+//! The commands, one file each. Exit codes: 0 success, 1 failure, 2 usage or configuration error.
 
 use std::fmt::Display;
 use std::io::Write;
@@ -44,7 +44,7 @@ mod server;
 mod trust;
 mod uploads;
 
-/// The exit code of a command that makes no sense, or of a configuration that does not.
+/// The exit code of a usage or configuration error.
 const USAGE: u8 = 2;
 
 const STYLES: Styles = Styles::styled()
@@ -119,7 +119,7 @@ enum Command {
     Uninstall(install::UninstallArgs),
 }
 
-/// The environment variable that names the configuration where `--config` does not.
+/// The environment variable that names the configuration if `--config` is missing.
 const CONFIG_VARIABLE: &str = "PROVOST_CONFIG";
 
 /// Which configuration a command is about.
@@ -132,19 +132,19 @@ struct ConfigArg {
 }
 
 impl ConfigArg {
-    /// The file that the command line or the environment names. An empty variable counts as unset.
+    /// The file named by the command line or the environment. An empty variable counts as unset.
     fn named(&self) -> Option<PathBuf> {
         let variable = || std::env::var_os(CONFIG_VARIABLE).filter(|value| !value.is_empty());
         self.config.clone().or_else(|| variable().map(PathBuf::from))
     }
 
-    /// Reads the configuration. A named file that is missing is an error: local mode is only for where none is named.
+    /// Reads the configuration. A named file that is missing is an error: local mode applies only if none is named.
     fn read(&self) -> anyhow::Result<Config> {
         Ok(Config::find(self.named().as_deref())?)
     }
 
-    /// Reads the configuration for a command about a server. In local mode, a note names the service's configuration if
-    /// there is one.
+    /// Reads the configuration for a command about a server. In local mode, prints a note with the path of the
+    /// service's configuration if that exists.
     fn find(&self) -> anyhow::Result<Config> {
         let config = self.read()?;
         let service = print::systemd::CONFIG;
@@ -187,27 +187,27 @@ pub fn main() -> ExitCode {
     })
 }
 
-/// The command line, to be described to shells and readers.
+/// The definition of the command line, for completions and manual pages.
 fn command_line() -> clap::Command {
     Cli::command()
 }
 
-/// Prints a line to standard output; a reader that has gone is no error.
+/// Prints a line to standard output. A closed pipe is not an error.
 fn say(line: &dyn Display) {
     let _ = writeln!(anstream::stdout(), "{line}");
 }
 
-/// Prints a line that holds text of others.
+/// Prints a line that contains foreign text.
 fn say_shown(line: &dyn Display) {
     say(&shown(&line.to_string()));
 }
 
-/// Text of others: names of files, notes, and what CAs and name servers say must not drive a terminal.
+/// Replaces control characters in foreign text: file names, notes, and messages of CAs and name servers.
 fn shown(text: &str) -> String {
     text.replace(char::is_control, "\u{fffd}")
 }
 
-/// Prints JSON on one line. JSON itself escapes only what is below U+0020; what a terminal obeys beyond that is escaped too.
+/// Prints JSON on one line. JSON escapes only what is below U+0020; this also escapes the other control characters.
 fn say_json(json: &Value) {
     say(&escaped_json(&json.to_string()));
 }
@@ -217,7 +217,7 @@ fn escaped_json(json: &str) -> String {
     json.chars().map(escape).collect()
 }
 
-/// Messages may have several lines. What others wrote in them drives no terminal.
+/// Text of several lines, with other control characters replaced.
 fn lines(text: &dyn Display) -> String {
     text.to_string().replace(|c: char| c.is_control() && c != '\n', "\u{fffd}")
 }
@@ -234,27 +234,27 @@ fn warn(warning: &dyn Display) {
     let _ = writeln!(anstream::stderr(), "{style}warning:{style:#} {}", lines(warning));
 }
 
-/// Prints to standard error what an operator may not have meant.
+/// Prints a note to standard error, about what an operator may not have meant.
 fn note(remark: &dyn Display) {
     let style = AnsiColor::Cyan.on_default().bold();
     let _ = writeln!(anstream::stderr(), "{style}note:{style:#} {}", lines(remark));
 }
 
-/// Says on standard error that another process is waited for.
+/// Prints to standard error that another process is waited for.
 fn waiting(message: &str) {
     note(&shown(message));
 }
 
-/// An error with its causes; one that the sentence above it has told already is not told twice.
+/// An error with its causes. A cause that the text before it already contains is left out.
 fn whole(error: &anyhow::Error) -> String {
-    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told.as_str() {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text.as_str() {
         "" => cause,
-        before if before.contains(&cause) => told,
+        before if before.contains(&cause) => text,
         before => format!("{before}: {cause}"),
     })
 }
 
-/// The exit code of what was done, or not: then the reason is printed.
+/// The exit code of a result. An error is printed.
 fn code(done: anyhow::Result<()>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -265,14 +265,14 @@ fn code(done: anyhow::Result<()>) -> ExitCode {
     }
 }
 
-/// The constituencies as a server would serve them now: with the policies that were last good, and without the phones that
-/// are denied everywhere.
+/// The constituencies as a server would serve them now: with the last good policies, and with the server-wide `denials`
+/// applied.
 fn registry_of(config: &Config, denials: Arc<ServerDenials>) -> Registry {
     let scanner = Scanner::new(config.constituencies.clone(), config.bundle_names());
     scanner.with_denials(denials).with_last_good(LastGood::of_state(&config.state)).scan(clock::now())
 }
 
-/// The runtime of a command that waits for the network.
+/// The async runtime of a command that uses the network.
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }

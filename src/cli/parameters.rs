@@ -1,17 +1,17 @@
-//! Parameter files, as phones read them.
+//! Writes parameter files for phones.
 //!
-//! A phone takes parameters from the attributes of any element of a parameter file; what an element is called means
-//! nothing to it, and what it does not know it passes over. Parameters of the device itself (`device.…`) it takes only
-//! where `device.set` and its own `….set` say so: [`Group::device`] writes both.
+//! A phone reads parameters from the attributes of any element. The element's name has no meaning, and unknown
+//! attributes are skipped. A device parameter (`device.…`) is applied only if `device.set` and its own `….set` are 1:
+//! [`Group::device`] writes both parameters.
 
 use std::fmt::Write;
 
 /// Parameters that belong together.
 #[derive(Debug)]
 pub(super) struct Group {
-    /// The element that holds them.
+    /// The name of the element that holds them.
     element: &'static str,
-    /// What they are for.
+    /// Their purpose.
     comment: String,
     /// Names and values, in order.
     parameters: Vec<(String, String)>,
@@ -27,13 +27,13 @@ impl Group {
         self
     }
 
-    /// A parameter of the device itself: it counts only if its `.set` says so.
+    /// A device parameter with its `.set`.
     pub(super) fn device(self, name: &str, value: &str) -> Self {
         self.plain(&format!("{name}.set"), "1").plain(name, value)
     }
 }
 
-/// The whole file; `heading` is a comment that says what it is for.
+/// The whole file. `heading` is its first comment.
 pub(super) fn parameter_file(heading: &str, groups: &[Group]) -> String {
     let mut text = "<?xml version=\"1.0\" encoding=\"UTF-8\" standalone=\"yes\"?>\n".to_owned();
     // Writing to a String does not fail.
@@ -49,12 +49,12 @@ pub(super) fn parameter_file(heading: &str, groups: &[Group]) -> String {
     text
 }
 
-/// The text of a comment, in lines that begin with `indent`.
+/// Text for a comment, wrapped into lines that begin with `indent`.
 ///
 /// XML 1.0 §2.5: "For compatibility, the string `--` (double-hyphen) MUST NOT occur within comments". Names may have it.
 fn comment(text: &str, indent: &str) -> String {
     const WIDTH: usize = 110;
-    // Twice: the first time parts pairs, and leaves one between two of them.
+    // Twice, because after the first pass one pair can remain between two others.
     let text = text.replace("--", "- -").replace("--", "- -");
     let mut lines = vec![String::new()];
     for word in text.split(' ') {
@@ -67,7 +67,7 @@ fn comment(text: &str, indent: &str) -> String {
     lines.join(&format!("\n{indent}"))
 }
 
-/// An attribute's value. Line ends are written as references: those that stand for themselves become spaces when read
+/// The value of an attribute, escaped. Line breaks become character references, because literal ones are read as spaces
 /// (XML 1.0 §3.3.3).
 fn attribute(value: &str) -> String {
     let escaped = |c: char| match c {

@@ -1,4 +1,5 @@
-//! The passwords of phones that have no certificate of use: made and shown once, taken back, missed.
+//! Passwords of phones without a usable certificate: creates them and prints them once, removes them, and finds missing
+//! ones.
 
 use anyhow::{Context, ensure};
 
@@ -10,14 +11,14 @@ use crate::constituency::{ClientAuth, Constituency, ConstituencyName, MacAddress
 use crate::identity::digest::Ha1;
 use crate::identity::digest::passwords::{self, PasswordsError};
 
-/// A new password, which nothing but this knows.
+/// A new password. It is stored nowhere, only its hash.
 pub(super) struct Given {
     mac: MacAddress,
     password: String,
     had_one: bool,
 }
 
-/// A password is of use only where one is asked for, and those that are there must stay of use.
+/// Checks that the constituency asks for passwords, and that its stored passwords would stay valid.
 pub(super) fn check_asks(config: &Config, constituency: &ConstituencyName) -> anyhow::Result<()> {
     let asks = asks(config, constituency);
     let asks = asks.with_context(|| format!("there is no constituency {constituency} that could be served"))?;
@@ -35,7 +36,7 @@ fn asks(config: &Config, constituency: &ConstituencyName) -> Option<bool> {
     found.map(|found| found.policy.tls.client_auth == ClientAuth::Digest)
 }
 
-/// Whether `mac` has a password; `None` where no password is asked for.
+/// Whether `mac` has a password; `None` if none is asked for.
 pub(super) fn has_one(
     config: &Config,
     constituency: &ConstituencyName,
@@ -48,12 +49,12 @@ pub(super) fn has_one(
     Ok(Some(stored.phones.contains_key(&mac)))
 }
 
-/// What passwords are made for: the constituency's whole name.
+/// The digest realm of the passwords: the constituency's full name.
 fn realm(config: &Config, constituency: &ConstituencyName) -> String {
     format!("{constituency}.{}", config.domain)
 }
 
-/// Makes a password for a phone.
+/// Creates a password for a phone.
 pub(super) fn give(config: &Config, constituency: &ConstituencyName, mac: MacAddress) -> anyhow::Result<Given> {
     let realm = realm(config, constituency);
     let password = passwords::generate().ok().context("the system gives no random numbers")?;
@@ -63,7 +64,7 @@ pub(super) fn give(config: &Config, constituency: &ConstituencyName, mac: MacAdd
 }
 
 impl Given {
-    /// Prints it with the lines that bring it to the phone: it is not stored anywhere.
+    /// Prints the password with the lines that configure the phone. It is stored nowhere.
     pub(super) fn show(self) {
         let Self { mac, password, had_one } = self;
         if had_one {
@@ -75,7 +76,7 @@ impl Given {
     }
 }
 
-/// Forgets the password of a phone.
+/// Removes the password of a phone.
 pub(super) fn take(config: &Config, constituency: &ConstituencyName, mac: MacAddress) -> anyhow::Result<()> {
     if passwords::remove(&config.state, constituency, mac, &super::waiting)? {
         say(&format_args!("{mac} has no password for {constituency} any more"));
@@ -83,7 +84,7 @@ pub(super) fn take(config: &Config, constituency: &ConstituencyName, mac: MacAdd
     Ok(())
 }
 
-/// What is wrong with the passwords of a constituency that asks for them.
+/// Faults in the passwords of a constituency that asks for them.
 pub(super) fn faults(config: &Config, constituency: &Constituency) -> Vec<String> {
     let stored = match passwords::stored(&config.state, &constituency.name) {
         Ok(stored) => stored,

@@ -1,4 +1,4 @@
-//! `provost phone`: would a phone get in from here, and what would it get?
+//! `provost phone`: boots a virtual phone, to see whether a phone would be accepted from here, and what it would get.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -74,13 +74,13 @@ pub struct Args {
     pub state: PathBuf,
 }
 
-/// Where virtual phones get their certificates in local mode.
+/// Issues certificates for virtual phones in local mode.
 pub trait DeviceCertificates {
     /// A device certificate for `mac`.
     fn certificate(&self, mac: MacAddress) -> anyhow::Result<DeviceCertificate>;
 }
 
-/// Boots the phone or phones that `args` describe; an error is one of usage. They trust `server_ca` beside the system's CAs.
+/// Boots the phone or phones of `args`. They trust `server_ca` and the system's CAs. An error is a usage error.
 pub async fn run(
     args: &Args,
     local: Option<&dyn DeviceCertificates>,
@@ -185,7 +185,7 @@ fn server_roots(ca: Option<&Path>, server_ca: Option<CertificateDer<'static>>) -
         }
         return Ok(roots);
     }
-    // A root of the system's that cannot be read is no reason to refuse the others.
+    // An unreadable root of the system does not matter for the others.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if let Some(server_ca) = server_ca {
         roots.add(server_ca).context("the certificate of the server's own CA cannot be read")?;

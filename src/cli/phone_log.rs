@@ -1,4 +1,4 @@
-//! `provost phone-log`: what one phone asked, and what it got.
+//! `provost phone-log`: shows what one phone requested, and what it got.
 
 use std::process::ExitCode;
 
@@ -30,7 +30,7 @@ pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
 
 fn show(args: &Args, config: &Config) -> anyhow::Result<()> {
     let (requests, claims, phones) = match server::phone_history(config)? {
-        Some(ledger) => (ledger.requests(args.mac)?, ledger.claims()?, ledger.phones()?),
+        Some(history) => (history.requests(args.mac)?, history.claims()?, history.phones()?),
         None => Default::default(),
     };
     let denial = ServerDenials::read(&config.state)?.get(args.mac);

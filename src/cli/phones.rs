@@ -1,4 +1,4 @@
-//! `provost phones`: every phone that is known or was seen, and whether it is all right.
+//! `provost phones`: lists every phone that is known or was seen, and its problems.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
@@ -19,7 +19,7 @@ use crate::phone_history::summary::{PhoneSummary, together};
 use crate::phone_history::{ClaimAddress, StoredClaim, StoredEvent, StoredPhone};
 use crate::serve::access_log::without_controls;
 
-/// From when on a certificate's end is worth a line, in seconds.
+/// How long before its end, in seconds, a certificate's expiry is reported.
 const SOON: i64 = 90 * 86_400;
 
 /// What `provost phones` takes.
@@ -55,9 +55,9 @@ fn list(args: &Args, config: &Config) -> anyhow::Result<()> {
     let now = clock::unix_seconds(clock::now());
     let denials = Arc::new(ServerDenials::read(&config.state)?);
     let registry = registry_of(config, Arc::clone(&denials));
-    let ledger = server::phone_history(config)?;
-    let (seen, claims) = match &ledger {
-        Some(ledger) => (ledger.phones()?, ledger.claims()?),
+    let history = server::phone_history(config)?;
+    let (seen, claims) = match &history {
+        Some(history) => (history.phones()?, history.claims()?),
         None => Default::default(),
     };
     let all = together(&registry, seen, &claims);
@@ -93,7 +93,7 @@ fn list(args: &Args, config: &Config) -> anyhow::Result<()> {
         }
     }
     if args.has_no_filter() {
-        // No constituency knows these.
+        // These phones belong to no constituency.
         let known: BTreeSet<MacAddress> = phones.iter().map(|((_, mac), _)| *mac).collect();
         for (mac, denial) in denials.phones().iter().filter(|(mac, _)| !known.contains(mac)) {
             say_denial(*mac, denial, args.json);
@@ -110,7 +110,7 @@ fn list(args: &Args, config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Constituencies of which no policy can be read, and why. A server that runs may go by the last good one.
+/// Constituencies whose policy cannot be read, and why. A running server may still use the last good policy.
 type Unclear = BTreeMap<ConstituencyName, String>;
 
 fn unclear(config: &Config, registry: &Registry) -> Unclear {
@@ -118,7 +118,7 @@ fn unclear(config: &Config, registry: &Registry) -> Unclear {
     let unserved = folders.into_iter().filter(|name| registry.served().all(|served| served.name != *name));
     let why = |name: ConstituencyName| {
         let fault = registry.faults().iter().find(|fault| fault.subject == name.as_str())?;
-        // Whether it is served only a server knows.
+        // Only a running server knows whether it is served.
         let message = fault.message.split(&format!(" ({NOT_SERVED}")).next()?;
         Some((name, shown(message)))
     };
@@ -151,7 +151,7 @@ impl Args {
 }
 
 impl PhoneSummary {
-    /// How old its TLS is, if that is older than it need be.
+    /// The level of its TLS, if that is older than `Modern`.
     fn old_tls(&self) -> Option<TlsLevel> {
         self.seen.as_ref()?.tls_level().filter(|level| *level > TlsLevel::Modern)
     }
@@ -197,7 +197,7 @@ impl PhoneSummary {
         object
     }
 
-    /// What is worth a line of its own.
+    /// The remarks below its line.
     fn remarks(&self, now: i64) -> Vec<String> {
         let denied = self.server_denial.iter().map(|denial| format!("denied everywhere {}", denial.explained()));
         let locked_out = self.locked_out(now.saturating_mul(1000)).map(|claim| {
@@ -275,7 +275,7 @@ fn print(phones: &[(&(ConstituencyName, MacAddress), &PhoneSummary)], unclear: &
     }
 }
 
-/// Prints that `mac` is denied on the whole server, as JSON or for people.
+/// Prints that `mac` is denied everywhere, as JSON or for people.
 pub(super) fn say_denial(mac: MacAddress, denial: &ServerDenial, is_json: bool) {
     if is_json {
         say_json(&json!({ "constituency": null, "mac": mac, "standing": "denied", "denied_everywhere": denial }));
@@ -285,13 +285,13 @@ pub(super) fn say_denial(mac: MacAddress, denial: &ServerDenial, is_json: bool) 
     }
 }
 
-/// Prints a claim, as JSON or for people; `phone` is who has proved to be what it claims, if somebody has.
+/// Prints a claim, as JSON or for people. `phone` is the phone that has proved this identity, if any.
 pub(super) fn say_claim(claim: &StoredClaim, phone: Option<&StoredPhone>, is_json: bool) {
-    let let_in = phone.and_then(|phone| phone.last_let_in).filter(|at| *at > claim.last_seen);
-    if is_json { say_json(&claim_json(claim, let_in)) } else { say(&claim_line(claim, let_in)) }
+    let accepted_at = phone.and_then(|phone| phone.last_let_in).filter(|at| *at > claim.last_seen);
+    if is_json { say_json(&claim_json(claim, accepted_at)) } else { say(&claim_line(claim, accepted_at)) }
 }
 
-fn claim_line(claim: &StoredClaim, let_in: Option<i64>) -> String {
+fn claim_line(claim: &StoredClaim, accepted_at: Option<i64>) -> String {
     let reason = claim.refusal.as_deref().map(without_controls).unwrap_or_default();
     let places = claim
         .addresses
@@ -302,7 +302,7 @@ fn claim_line(claim: &StoredClaim, let_in: Option<i64>) -> String {
         |bytes| format!("by a certificate that anybody can make or copy, SHA-256 {}", Fingerprint::from(bytes));
     let by = claim.fingerprint.map_or_else(|| "by a password".to_owned(), certificate);
     let since =
-        let_in.map(|at| format!("\n    the phone itself was let in since, at {}", time(at))).unwrap_or_default();
+        accepted_at.map(|at| format!("\n    the phone itself was let in since, at {}", time(at))).unwrap_or_default();
     let style = AnsiColor::Red.on_default();
     format!(
         "unproven: somebody at {} says to be {} of {} ({}, last at {})\n    {style}refused: {reason}{style:#}\n    {by}{}{since}",
@@ -315,19 +315,19 @@ fn claim_line(claim: &StoredClaim, let_in: Option<i64>) -> String {
     )
 }
 
-fn claim_json(claim: &StoredClaim, let_in: Option<i64>) -> Value {
+fn claim_json(claim: &StoredClaim, accepted_at: Option<i64>) -> Value {
     let place = |place: &ClaimAddress| json!({ "address": place.address, "first_seen": time(place.first_seen), "last_seen": time(place.last_seen) });
     json!({
         "constituency": claim.constituency, "mac": claim.mac, "proven": false, "refused": true,
         "certificate_sha256": claim.fingerprint.map(|bytes| Fingerprint::from(bytes).to_string()), "first_seen": time(claim.first_seen),
         "last_seen": time(claim.last_seen), "address": claim.address,
         "addresses": claim.addresses.iter().map(place).collect::<Vec<_>>(), "refusals": claim.count,
-        "let_in_since": let_in.map(time),
+        "let_in_since": accepted_at.map(time),
         "last_refusal": { "reason": claim.refusal.as_deref().map(without_controls), "time": time(claim.last_seen) },
     })
 }
 
-/// The ledger's time, to the second.
+/// A time of the phone history, to the second.
 pub(super) fn time(milliseconds: i64) -> String {
     rfc3339(milliseconds.div_euclid(1000))
 }

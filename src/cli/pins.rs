@@ -1,4 +1,4 @@
-//! What `allow` says of certificates that prove nothing: what was seen of them, before somebody takes one for a phone's.
+//! Warnings of `allow` about certificates that prove nothing, before an operator pins one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,9 +10,9 @@ use crate::constituency::scan::Scanner;
 use crate::constituency::{ConstituencyName, Fingerprint, MacAddress};
 use crate::phone_history::{HistoryReader, ReadError, StoredClaim, StoredPhone};
 
-/// Says what speaks against taking `certificate` for that of `mac`.
+/// Warns about reasons against accepting `certificate` for `mac`.
 pub(super) fn warn_of_pin(config: &Config, mac: MacAddress, certificate: Fingerprint) -> Result<(), ReadError> {
-    let claims = server::phone_history(config)?.map_or(Ok(BTreeSet::new()), |ledger| claims_of(&ledger, mac))?;
+    let claims = server::phone_history(config)?.map_or(Ok(BTreeSet::new()), |history| claims_of(&history, mac))?;
     if !claims.contains(&certificate) {
         warn(&format_args!(
             "this certificate has never been seen of {mac}. Compare the fingerprint with the one that the phone shows on its \
@@ -29,16 +29,16 @@ pub(super) fn warn_of_pin(config: &Config, mac: MacAddress, certificate: Fingerp
     Ok(())
 }
 
-/// Says so if `mac` will stay out, because all that was seen of it proves nothing, or all that came last.
+/// Warns if `mac` will still be refused, because all its certificates so far prove nothing, or its latest ones do.
 pub(super) fn warn_of_unproven(
     config: &Config,
     constituency: &ConstituencyName,
     mac: MacAddress,
 ) -> Result<(), ReadError> {
-    let Some(ledger) = server::phone_history(config)? else { return Ok(()) };
-    let mut phones = ledger.phones()?;
+    let Some(history) = server::phone_history(config)? else { return Ok(()) };
+    let mut phones = history.phones()?;
     phones.retain(|phone| phone.mac == mac);
-    let mut claims = ledger.claims()?;
+    let mut claims = history.claims()?;
     claims.retain(|claim| claim.mac == mac && claim.fingerprint.is_some());
     let registry = Scanner::new(config.constituencies.clone(), config.bundle_names()).scan(clock::now());
     let pin = |name: &ConstituencyName| {
@@ -51,7 +51,8 @@ pub(super) fn warn_of_unproven(
     {
         return Ok(());
     }
-    // What came here counts. If nothing did, what came elsewhere is all that there is, but a pin counts only where it is.
+    // What was seen in this constituency decides. If nothing was, what was seen elsewhere does; but a pin is valid only
+    // in its own constituency.
     let mut came_here =
         phones.iter().map(|phone| &phone.constituency).chain(claims.iter().map(|claim| &claim.constituency));
     if came_here.any(is_here) {
@@ -68,8 +69,8 @@ pub(super) fn warn_of_unproven(
     Ok(())
 }
 
-/// When a phone last proved who it is, so that it would be let in by that again. What was refused proves it only where it
-/// was never let in: on a session that began with a pin, that of a pin that is gone is refused as well.
+/// When a phone last proved its identity in a way that would be accepted again. A refused request counts only if the
+/// phone was never accepted: on a session that began with a pin, requests are refused too after the pin is removed.
 fn proven_at(phone: &StoredPhone) -> i64 {
     phone.last_let_in.unwrap_or(phone.last_seen)
 }
@@ -83,7 +84,7 @@ fn say_unproven(constituency: &ConstituencyName, mac: MacAddress, claims: &[Stor
         let reason = shown(claim.refusal.as_deref().unwrap_or_default());
         Some((Fingerprint::from(claim.fingerprint?), reason))
     });
-    // One that came to several constituencies is one.
+    // The same certificate in several constituencies is listed once.
     let seen: BTreeMap<Fingerprint, String> = seen.collect();
     let seen: Vec<String> = seen.iter().map(|(claim, reason)| format!("SHA-256 {claim}, refused: {reason}")).collect();
     let (unless, since) = proven.map_or_else(Default::default, |at| {
@@ -97,8 +98,8 @@ fn say_unproven(constituency: &ConstituencyName, mac: MacAddress, claims: &[Stor
     ));
 }
 
-/// The certificates that claimed to be that phone's, wherever.
-fn claims_of(ledger: &HistoryReader, mac: MacAddress) -> Result<BTreeSet<Fingerprint>, ReadError> {
-    let claims = ledger.claims()?.into_iter().filter(|claim| claim.mac == mac);
+/// The certificates that claimed to be that phone's, in any constituency.
+fn claims_of(history: &HistoryReader, mac: MacAddress) -> Result<BTreeSet<Fingerprint>, ReadError> {
+    let claims = history.claims()?.into_iter().filter(|claim| claim.mac == mac);
     Ok(claims.filter_map(|claim| claim.fingerprint.map(Fingerprint::from)).collect())
 }

@@ -1,4 +1,4 @@
-//! The fields of an event in a line for people: the message, and what it does not say already.
+//! Formats an event's fields for people: the message, then the fields whose values the message does not contain.
 
 use std::fmt;
 
@@ -7,7 +7,6 @@ use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::Writer;
 
-/// Writes them.
 #[derive(Debug)]
 pub(super) struct PlainFields;
 

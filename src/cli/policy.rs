@@ -1,5 +1,5 @@
-//! `provost allow` and `provost deny`: a phone on the list, or off it, by one line of a policy; and `deny` without a
-//! constituency, and `undeny`, which edit none.
+//! `provost allow` and `provost deny --constituency` change one line of a policy. `deny` without a constituency and
+//! `undeny` change none.
 
 use std::process::ExitCode;
 
@@ -69,19 +69,19 @@ pub(super) fn allow(args: &AllowArgs, config: &ConfigArg) -> anyhow::Result<Exit
     let done = change_policy(&config, constituency, wanted).and_then(|changed| {
         let by = if args.certificate_sha256.is_some() { " with this certificate" } else { "" };
         let when = if changed == Changed::Now { "within a second" } else { "already" };
-        let let_in = || say(&format_args!("{mac} is let in by {constituency}{by} {when}"));
+        let say_accepted = || say(&format_args!("{mac} is let in by {constituency}{by} {when}"));
         if args.digest {
             let given = passwords::give(&config, constituency, *mac).with_context(|| {
                 format!("{mac} is on the list of {constituency} {when}, and no new password could be stored for it")
             })?;
-            let_in();
+            say_accepted();
             given.show();
             return Ok(());
         }
         match passwords::has_one(&config, constituency, *mac) {
-            Ok(None) => let_in(),
+            Ok(None) => say_accepted(),
             Ok(Some(true)) => {
-                let_in();
+                say_accepted();
                 return Ok(());
             }
             Ok(Some(false)) => {
@@ -135,7 +135,7 @@ pub(super) fn deny(args: &DenyArgs, config: &ConfigArg) -> anyhow::Result<ExitCo
             say(&format_args!("{name} asks nobody who they are (\"client_auth\": \"none\"): nobody is kept out"));
         }
         Err(error) => {
-            // Where there is nothing, nobody gets in.
+            // If there is nothing, no phone gets in.
             match error.downcast_ref() {
                 Some(EditError::Absent { .. }) => complain(&format_args!("{}; nothing was changed", whole(&error))),
                 _ => complain(&format_args!("{mac} MAY STILL GET IN at {name}: {}", whole(&error))),

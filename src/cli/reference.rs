@@ -1,17 +1,17 @@
-//! The keys of both configuration files, read from their JSON Schemas: Markdown tables for `docs/reference.md`, and manual
-//! pages of section 5.
+//! Documents the keys of both configuration files from their JSON Schemas: as Markdown tables for `docs/reference.md`,
+//! and as manual pages of section 5.
 
 use std::fmt::Write as _;
 
 use roff::{Inline, Roff, bold, roman};
 use serde_json::{Map, Value};
 
-/// Where a description says what holds without the key.
+/// The text before the default value in a description.
 const DEFAULT: &str = "Default: ";
 
 /// An object of a configuration file.
 pub(super) struct Section {
-    /// Its place in the file, such as `certificate.acme.dns`; empty for the file itself.
+    /// Its path in the file, such as `certificate.acme.dns`; empty for the file itself.
     path: String,
     about: String,
     keys: Vec<Key>,
@@ -19,12 +19,12 @@ pub(super) struct Section {
 
 struct Key {
     name: String,
-    /// What a value may be, in Markdown.
+    /// The possible values, in Markdown.
     value: String,
-    /// The section of the value's own keys.
+    /// The section that describes the value's own keys.
     section: Option<String>,
     meaning: String,
-    /// The words that the value may be, each with its meaning.
+    /// The words that are valid values, each with its meaning.
     words: Vec<(String, String)>,
     default: String,
 }
@@ -36,7 +36,7 @@ pub(super) fn sections(schema: &Value) -> Vec<Section> {
     reader.sections
 }
 
-/// The tables of all sections in Markdown, with a heading for each but the first.
+/// The tables of all sections in Markdown, each except the first with a heading.
 pub(super) fn markdown(sections: &[Section]) -> String {
     let mut text = String::new();
     for Section { path, about, keys } in sections {
@@ -69,7 +69,7 @@ pub(super) fn manual_page(file: &str, sections: &[Section]) -> std::io::Result<S
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-/// The first sentence without its full stop, in lower case, as the line of a NAME section has it.
+/// The first sentence without its period, starting in lower case, for a NAME section.
 fn first_sentence(text: &str) -> String {
     let sentence = text.split(". ").next().unwrap_or(text).trim_end_matches('.');
     let mut letters = sentence.chars();
@@ -101,12 +101,12 @@ impl Key {
     }
 }
 
-/// Markdown's marks of code are noise in a manual page.
+/// Removes Markdown's code marks, which a manual page does not render.
 fn plain(text: &str) -> String {
     text.replace('`', "")
 }
 
-/// The anchor that Markdown readers make of a heading.
+/// The anchor that Markdown renderers make for a heading.
 fn anchor(heading: &str) -> String {
     heading.chars().filter(|letter| letter.is_alphanumeric() || matches!(letter, '-' | '_')).collect()
 }
@@ -117,7 +117,7 @@ struct SchemaReader<'a> {
 }
 
 impl<'a> SchemaReader<'a> {
-    /// Adds the sections that `schema` at `path` has.
+    /// Adds the sections of `schema` at `path`.
     fn visit(&mut self, path: &str, schema: &'a Value) {
         let schema = self.resolved(schema);
         let keys = keys(schema);
@@ -163,7 +163,7 @@ impl<'a> SchemaReader<'a> {
         }
     }
 
-    /// What a value may be.
+    /// The possible values.
     fn value(&self, schema: &'a Value) -> String {
         let schema = self.resolved(schema);
         let quoted = |word: &Value| format!("`{}`", word.as_str().unwrap_or_default());
@@ -189,7 +189,7 @@ impl<'a> SchemaReader<'a> {
         }
     }
 
-    /// The schema that `schema` refers to; of an optional one, the one that is not null.
+    /// The schema that `schema` refers to. For an optional one, the alternative that is not null.
     fn resolved(&self, schema: &'a Value) -> &'a Value {
         let reference = schema.get("$ref").and_then(|reference| reference.as_str()?.strip_prefix('#'));
         if let Some(target) = reference.and_then(|pointer| self.root.pointer(pointer)) {
@@ -203,7 +203,7 @@ impl<'a> SchemaReader<'a> {
     }
 }
 
-/// The keys of an object, or of the objects of which it may be one: name, schema, description.
+/// The keys of an object, or of all its object alternatives: name, schema, description.
 fn keys(schema: &Value) -> Vec<(&String, &Value, String)> {
     if let Some(properties) = properties(schema) {
         return properties.iter().map(|(name, key)| (name, key, description(key))).collect();
@@ -233,7 +233,7 @@ fn joined(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
-/// JSON as people write it: with a space behind each comma of a list.
+/// JSON with a space after each comma of a list.
 fn spaced(value: &Value) -> String {
     match value.as_array() {
         Some(items) => format!("[{}]", items.iter().map(Value::to_string).collect::<Vec<String>>().join(", ")),

@@ -1,4 +1,4 @@
-//! `provost schema`: the JSON Schema of a configuration file, for editors.
+//! `provost schema`: prints the JSON Schema of a configuration file, for editors.
 
 use std::process::ExitCode;
 
@@ -58,7 +58,7 @@ impl File {
     }
 }
 
-/// Cuts off the examples in Rust that stand in our own documentation: an editor shows descriptions to operators.
+/// Removes Rust examples from descriptions, because editors show these to operators.
 fn without_code(schema: &mut Schema) {
     let text = schema.get("description").and_then(|text| text.as_str()?.split_once("\n\n```")).map(|(text, _)| text);
     if let Some(text) = text.map(str::to_owned) {

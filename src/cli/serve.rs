@@ -1,4 +1,4 @@
-//! `provost serve`: the server.
+//! `provost serve`: runs the server.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,8 +11,8 @@ use crate::app::{ANNOUNCEMENT, App, AppError};
 use crate::config::{CONFIG_FILE, Config};
 use crate::serve::access_log::LogFormat;
 
-/// How long work on disks that is under way may put off the end.
-const PATIENCE_WITH_DISKS: Duration = Duration::from_secs(5);
+/// The longest time that pending disk operations delay the exit.
+const DISK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What `provost serve` takes.
 #[derive(Debug, clap::Args)]
@@ -31,10 +31,10 @@ fn log_format(text: &str) -> Result<LogFormat, String> {
 }
 
 pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
-    // Before there are threads.
-    let passed = ActivatedSockets::from_environment()?;
+    // Before any thread starts, as it reads and clears the environment.
+    let sockets = ActivatedSockets::from_environment()?;
     let config = config.read()?;
-    // In the wrong folder, nothing is made: local mode would leave a state directory with keys behind.
+    // In the wrong folder, local mode would leave a state directory with keys.
     if config.is_local() && !config.constituencies.is_dir() {
         bail!(
             "there is neither {CONFIG_FILE} nor a folder {} here; run this where one of them lies, name the configuration \
@@ -53,9 +53,9 @@ pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
         );
     }
     let runtime = runtime()?;
-    let served = runtime.block_on(serve(config, log, passed));
-    // A disk that does not answer puts the end off no longer.
-    runtime.shutdown_timeout(PATIENCE_WITH_DISKS);
+    let served = runtime.block_on(serve(config, log, sockets));
+    // After the timeout, a hung disk no longer delays the exit.
+    runtime.shutdown_timeout(DISK_TIMEOUT);
     drop(diagnostics);
     match served {
         Ok(()) => Ok(ExitCode::SUCCESS),
@@ -68,6 +68,6 @@ pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
     }
 }
 
-async fn serve(config: Config, log: LogFormat, passed: ActivatedSockets) -> Result<(), AppError> {
-    App::start(config, log, std::io::stdout(), passed)?.run(std::future::pending()).await
+async fn serve(config: Config, log: LogFormat, sockets: ActivatedSockets) -> Result<(), AppError> {
+    App::start(config, log, std::io::stdout(), sockets)?.run(std::future::pending()).await
 }

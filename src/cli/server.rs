@@ -1,4 +1,4 @@
-//! The running server: what commands ask of it, and the phone history that it writes.
+//! The running server: sends it requests, and opens the phone history that it writes.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
@@ -15,16 +15,17 @@ use crate::config::Config;
 use crate::phone_history::{HistoryReader, ReadError};
 use crate::state::FolderHandle;
 
-/// How long a server may take to be connected to, and to write what it has of the phone history.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// The most that is read of what a server answers, in bytes.
+/// The timeout for connecting to the server, and for its flush of the phone history.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// The most bytes of replies that are read.
 const MAX_REPLIES: u64 = 64 << 20;
 
-/// Asks the server that runs on the state directory `state`; `None` if none runs. Each reply may take as long as `patience`.
+/// Sends `request` to the server that runs on the state directory `state`; `None` if none runs. `timeout` is the
+/// timeout for each reply.
 pub(super) fn ask(
     state: &Path,
     request: &ControlRequest,
-    patience: Option<Duration>,
+    timeout: Option<Duration>,
 ) -> anyhow::Result<Option<impl Iterator<Item = anyhow::Result<Reply>> + use<>>> {
     use io::ErrorKind::{ConnectionRefused, NotFound};
     let path = control::path(state);
@@ -36,27 +37,27 @@ pub(super) fn ask(
         }
         Err(error) => return Err(error).with_context(|| path.display().to_string()),
     };
-    stream.set_read_timeout(patience)?;
-    stream.set_write_timeout(patience)?;
+    stream.set_read_timeout(timeout)?;
+    stream.set_write_timeout(timeout)?;
     writeln!(stream, "{}", serde_json::to_string(request)?)?;
     let lines = BufReader::new(stream.take(MAX_REPLIES)).lines();
     Ok(Some(lines.map(|line| Ok(serde_json::from_str(&line?)?))))
 }
 
-/// A server that hangs has a full queue of connections, in which a blocking one would wait for ever.
+/// Connects with a timeout: the accept queue of a hung server is full, and a blocking connect would wait forever.
 fn connect(path: &Path) -> io::Result<UnixStream> {
     let (folder, name) = FolderHandle::of_file(path)?;
     folder.at_socket(name, |path| {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        socket.connect_timeout(&SockAddr::unix(path)?, PATIENCE)?;
+        socket.connect_timeout(&SockAddr::unix(path)?, TIMEOUT)?;
         Ok(OwnedFd::from(socket).into())
     })
 }
 
-/// The phone history, up to now; `None` if there is none yet. A running server writes what it has seen first; where it
-/// cannot, that is said.
+/// The phone history until now; `None` if there is none yet. Has a running server flush its events first, and warns if
+/// that fails.
 pub(super) fn phone_history(config: &Config) -> Result<Option<HistoryReader>, ReadError> {
-    let flushed = match ask(&config.state, &ControlRequest::Flush, Some(PATIENCE)) {
+    let flushed = match ask(&config.state, &ControlRequest::Flush, Some(TIMEOUT)) {
         Ok(None) => Ok(()),
         Ok(Some(mut replies)) => match replies.next() {
             Some(Ok(Reply::Done)) => Ok(()),

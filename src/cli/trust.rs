@@ -1,4 +1,4 @@
-//! `provost trust`: whose device certificates count, and whether this one would.
+//! `provost trust`: lists the trusted CAs, and verifies a device certificate.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -148,7 +148,7 @@ fn read_chain(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     Ok(chain)
 }
 
-/// The site as a server would make it now, with these server-wide `denials`; what is wrong with folders is in its registry.
+/// The site as a server would build it now, with these server-wide `denials`. Faults of folders are in its registry.
 pub(super) fn site_of(config: &Config, denials: Arc<ServerDenials>) -> anyhow::Result<Site> {
     let material = TlsMaterial {
         certificates: Arc::new(LiveCertificates::default()),

@@ -1,7 +1,7 @@
-//! `provost ca issue`: a certificate for a phone, with its key, in the form that the phone takes.
+//! `provost ca issue`: issues a certificate for a phone, with its key, in a format that the phone accepts.
 //!
-//! A certificate whose key nobody has counts until it is revoked. So all that may fail is tried before it is on record:
-//! where the files shall lie, whether they are new, and room for them.
+//! A certificate whose key got lost stays valid until it is revoked. So everything that can fail is tried before the
+//! certificate is recorded: the target folders, that the files are new, and disk space for them.
 
 use std::path::{Path, PathBuf};
 
@@ -118,7 +118,7 @@ impl Issue {
         })
     }
 
-    /// The files to write, none of which is there.
+    /// The files to write. Fails if one exists.
     fn files(&self, form: IssueForm) -> anyhow::Result<Vec<PathBuf>> {
         let out = &self.out;
         ensure!(
@@ -142,7 +142,7 @@ impl Issue {
         Ok(files)
     }
 
-    /// The password of an encrypted form, and whether it was made here.
+    /// The password of an encrypted form, and whether it was generated here.
     fn password(&self, form: IssueForm) -> anyhow::Result<(String, bool)> {
         let Some(file) = &self.password_file else { return Ok((random_password()?, form == IssueForm::Pkcs12)) };
         let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
@@ -170,7 +170,7 @@ impl Issue {
         })
     }
 
-    /// The first of the two certificates that a phone has room for besides the factory's, and its use for provisioning.
+    /// The parameters for the first of the two custom certificate slots of a phone, and its use for provisioning.
     fn parameters(&self, signed: &Signed) -> String {
         let heading = format!(
             "Gives the phone {} a certificate of its own. This file holds its PRIVATE KEY: who has it can pass for that phone. \
@@ -199,7 +199,7 @@ fn nothing_issued(file: &Path) -> String {
     format!("nothing was issued: {} cannot be written", file.display())
 }
 
-/// 128 bits in hex.
+/// 128 random bits in hex.
 fn random_password() -> anyhow::Result<String> {
     let mut bytes = [0; 16];
     rand::fill(&mut bytes).ok().context("the system gives no random numbers")?;

@@ -1,4 +1,4 @@
-//! `provost ca`: a CA of one's own, for phones whose factory certificate is of no use.
+//! `provost ca`: the operator's own CA, for phones without a usable factory certificate.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -68,7 +68,7 @@ fn days() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(1..=36_500)
 }
 
-/// X.520: a common name has up to 64 characters.
+/// A common name has up to 64 characters (X.520).
 fn name(text: &str) -> Result<String, String> {
     if text.trim().is_empty() || text.chars().count() > 64 || text.chars().any(char::is_control) {
         return Err("a name has 1 to 64 characters".to_owned());
@@ -97,7 +97,7 @@ pub(super) fn run(command: &Command, config: &ConfigArg) -> anyhow::Result<ExitC
 }
 
 impl CaPlace {
-    /// The CA's folder, and the configuration that it is part of.
+    /// The CA's folder, and the configuration if `--dir` is not given.
     fn find(&self, config: &ConfigArg) -> anyhow::Result<(PathBuf, Option<Config>)> {
         if let Some(folder) = &self.dir {
             ensure!(config.config.is_none(), "--dir and --config exclude each other: give one of them");

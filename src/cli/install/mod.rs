@@ -1,5 +1,5 @@
-//! `provost install` and `provost uninstall`: all that a service needs, on a machine with systemd. Both may be run again
-//! at any time: they say what they did and what they left, and what an operator has changed stays.
+//! `provost install` and `provost uninstall`: everything that a service needs on a machine with systemd. Both can be
+//! repeated at any time. They report what they did and what they left, and keep what an operator has changed.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -52,7 +52,7 @@ impl InstallRoot {
             bail!("only root can do this; --dry-run shows what would be done");
         }
         let root = std::path::absolute(&self.root)?;
-        // What a package ships is put together in a folder that a build has yet to make.
+        // A package's files are staged in a folder that does not exist yet.
         if layout == Layout::Local && !root.is_dir() {
             bail!("--root: there is no folder {}; make it first, if it is the one that is meant", root.display());
         }
@@ -63,7 +63,7 @@ impl InstallRoot {
         self.root == Path::new("/")
     }
 
-    /// Runs `systemctl` where systemd runs; what it cannot do is only said.
+    /// Runs `systemctl` if systemd runs. A failure is only reported.
     fn systemctl(&self, arguments: &[&str]) {
         if self.dry_run || !self.is_here() || !Path::new("/run/systemd/system").is_dir() {
             return;
@@ -75,7 +75,7 @@ impl InstallRoot {
         }
     }
 
-    fn tell(&self, outcome: PlaceOutcome, what: &str, why: &str) {
+    fn report(&self, outcome: PlaceOutcome, what: &str, why: &str) {
         let would =
             if self.dry_run && matches!(outcome, PlaceOutcome::Made | PlaceOutcome::Renewed | PlaceOutcome::Removed) {
                 "would be "
@@ -94,7 +94,7 @@ pub(super) fn install(args: &InstallArgs, config: &ConfigArg) -> anyhow::Result<
     if args.package {
         let fit = Fit::usual(layout.program().into(), CONFIG.into());
         let outcome = place.put_program(&std::env::current_exe()?, layout.program())?;
-        target.tell(outcome, layout.program(), "");
+        target.report(outcome, layout.program(), "");
         put_all(target, &place, layout.unit_files(&fit).into_iter().chain(layout.references()?))?;
         put_all(target, &place, layout::of_package_alone())?;
         return Ok(ExitCode::SUCCESS);
@@ -109,7 +109,7 @@ pub(super) fn install(args: &InstallArgs, config: &ConfigArg) -> anyhow::Result<
         say(&"program, units, manual and completions: those of the package");
     } else {
         let outcome = place.put_program(&std::env::current_exe()?, layout.program())?;
-        target.tell(outcome, layout.program(), "");
+        target.report(outcome, layout.program(), "");
         put_all(target, &place, layout.unit_files(&fit(&place, layout)))?;
         put_all(target, &place, layout.references()?)?;
         target.systemctl(&["daemon-reload"]);
@@ -118,7 +118,7 @@ pub(super) fn install(args: &InstallArgs, config: &ConfigArg) -> anyhow::Result<
     Ok(ExitCode::SUCCESS)
 }
 
-/// The service reads one configuration. Refuses another one, so that its absence from the unit is no surprise.
+/// Refuses `--config` with another file than the service's, because the unit would not use it.
 fn check_unnamed(config: &ConfigArg) -> anyhow::Result<()> {
     match &config.config {
         Some(other) if other != Path::new(CONFIG) => {
@@ -128,7 +128,7 @@ fn check_unnamed(config: &ConfigArg) -> anyhow::Result<()> {
     }
 }
 
-/// Whether a package brought the program and the units.
+/// Whether a package installed the program and the units.
 fn is_packaged(place: &InstallPlace) -> bool {
     place.at(layout::PACKAGED_SERVICE).exists()
 }
@@ -143,18 +143,18 @@ fn put_all(target: &InstallRoot, place: &InstallPlace, items: impl IntoIterator<
             (PlaceOutcome::Left, _) => ", because it is yours",
             _ => "",
         };
-        target.tell(outcome, &item.path, why);
+        target.report(outcome, &item.path, why);
     }
     Ok(())
 }
 
-/// The configuration that is there; one that is broken is for `provost check` to explain.
+/// The existing configuration. `None` also if it is invalid, which `provost check` explains.
 fn configuration(place: &InstallPlace) -> Option<Config> {
     let text = std::fs::read_to_string(place.at(CONFIG)).ok()?;
     Config::parse(Path::new(CONFIG), &text).ok()
 }
 
-/// The units fit the configuration that is there.
+/// The settings for the units, from the existing configuration.
 fn fit(place: &InstallPlace, layout: Layout) -> Fit {
     let program = PathBuf::from(layout.program());
     match configuration(place) {
@@ -163,13 +163,13 @@ fn fit(place: &InstallPlace, layout: Layout) -> Fit {
     }
 }
 
-/// The user and the group of the service, made if they are not there.
+/// The user and group of the service. Creates them if they are missing.
 fn user(target: &InstallRoot, place: &InstallPlace) -> anyhow::Result<Option<(u32, u32)>> {
     if let Some(found) = find_user(place) {
-        target.tell(PlaceOutcome::Same, "user provost", "");
+        target.report(PlaceOutcome::Same, "user provost", "");
         return Ok(Some(found));
     }
-    target.tell(PlaceOutcome::Made, "user provost", "");
+    target.report(PlaceOutcome::Made, "user provost", "");
     if target.dry_run {
         return Ok(None);
     }
@@ -194,7 +194,7 @@ fn find_user(place: &InstallPlace) -> Option<(u32, u32)> {
 
 fn what_next(place: &InstallPlace) {
     let mut steps = Vec::new();
-    // Only a certificate by ACME needs updates of DNS.
+    // Only ACME certificates need DNS updates.
     let key = match configuration(place) {
         None => {
             steps.push(format!(
@@ -240,13 +240,13 @@ pub(super) fn uninstall(args: &UninstallArgs, config: &ConfigArg) -> anyhow::Res
     for item in units.iter().chain(&layout.references()?) {
         match place.take_away(item)? {
             PlaceOutcome::Absent => {}
-            PlaceOutcome::Left => target.tell(PlaceOutcome::Left, &item.path, ", because it was changed"),
-            outcome => target.tell(outcome, &item.path, ""),
+            PlaceOutcome::Left => target.report(PlaceOutcome::Left, &item.path, ", because it was changed"),
+            outcome => target.report(outcome, &item.path, ""),
         }
     }
     match place.remove(layout.program())? {
         PlaceOutcome::Absent => {}
-        outcome => target.tell(outcome, layout.program(), ""),
+        outcome => target.report(outcome, layout.program(), ""),
     }
     target.systemctl(&["daemon-reload"]);
     let etc = Path::new(CONFIG).parent().unwrap_or(Path::new(CONFIG)).display().to_string();
@@ -256,11 +256,11 @@ pub(super) fn uninstall(args: &UninstallArgs, config: &ConfigArg) -> anyhow::Res
         (STATE, "certificates, uploads, what is known of phones"),
     ] {
         if place.at(data).exists() {
-            target.tell(PlaceOutcome::Left, data, &format!(" alone: {what}"));
+            target.report(PlaceOutcome::Left, data, &format!(" alone: {what}"));
         }
     }
     if find_user(&place).is_some() {
-        target.tell(PlaceOutcome::Left, "user provost", " alone: it owns the data; `userdel provost` removes it");
+        target.report(PlaceOutcome::Left, "user provost", " alone: it owns the data; `userdel provost` removes it");
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,4 +1,4 @@
-//! Putting things where they belong, and taking away what was put there. What an operator has changed is left alone.
+//! Installs and removes files. Files that an operator has changed stay.
 
 use std::fmt;
 use std::fs;
@@ -11,28 +11,28 @@ use aws_lc_rs::digest::{SHA256, digest};
 
 use super::layout::{Item, Owner, What};
 
-/// How the first line of a unit begins that we wrote; the digest of what follows comes after it.
+/// The start of the first line of a unit that we wrote. The digest of the rest follows it.
 const MARK: &str = "# Written by `provost install`, and renewed by it until it is changed: use `systemctl edit`. ";
 
-/// Where to work.
+/// The installation target.
 #[derive(Debug)]
 pub(super) struct InstallPlace {
     pub(super) root: PathBuf,
-    /// Say what would be done, and do nothing.
+    /// Only report what would be done.
     pub(super) is_dry: bool,
-    /// Units are marked as ours, so that they can be renewed: not those of a package, which renews them itself.
+    /// Whether units get a mark, so that they can be renewed. A package renews its own units.
     pub(super) has_marks: bool,
-    /// The user and the group of the service, where there is one.
+    /// The user and group of the service, if it exists.
     pub(super) service: Option<(u32, u32)>,
 }
 
-/// What came of it.
+/// The result for one file or folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PlaceOutcome {
     Made,
     Renewed,
     Same,
-    /// It was there, and is the operator's.
+    /// It exists and belongs to the operator.
     Left,
     Removed,
     Absent,
@@ -52,12 +52,12 @@ impl fmt::Display for PlaceOutcome {
 }
 
 impl InstallPlace {
-    /// Where `path` is below the root.
+    /// `path` below the root.
     pub(super) fn at(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))
     }
 
-    /// Sees to it that `item` is there.
+    /// Installs `item`.
     pub(super) fn put(&self, item: &Item) -> anyhow::Result<PlaceOutcome> {
         let path = self.at(&item.path);
         self.put_at(&path, item).with_context(|| format!("{} cannot be made", path.display()))
@@ -91,7 +91,7 @@ impl InstallPlace {
         Ok(outcome)
     }
 
-    /// Sees to it that the program at `path` is that in `source`.
+    /// Installs the program from `source` at `path`.
     pub(super) fn put_program(&self, source: &Path, path: &str) -> anyhow::Result<PlaceOutcome> {
         let target = self.at(path);
         let put = || -> io::Result<PlaceOutcome> {
@@ -108,7 +108,7 @@ impl InstallPlace {
         put().with_context(|| format!("{} cannot be made", target.display()))
     }
 
-    /// Takes `item` away if it is as we made it.
+    /// Removes `item` if we wrote it and it is unchanged.
     pub(super) fn take_away(&self, item: &Item) -> anyhow::Result<PlaceOutcome> {
         let path = self.at(&item.path);
         let Some(found) = read(&path)? else { return Ok(PlaceOutcome::Absent) };
@@ -123,7 +123,7 @@ impl InstallPlace {
         self.remove(&item.path)
     }
 
-    /// Takes the file `path` away.
+    /// Removes the file `path`.
     pub(super) fn remove(&self, path: &str) -> anyhow::Result<PlaceOutcome> {
         let path = self.at(path);
         if !path.exists() {
@@ -135,7 +135,7 @@ impl InstallPlace {
         Ok(PlaceOutcome::Removed)
     }
 
-    /// Whole or not at all: a unit or a program may be in use meanwhile.
+    /// Replaces the file atomically, because a unit or a program may be in use.
     fn write(&self, path: &Path, item: &Item, text: &[u8]) -> io::Result<()> {
         if self.is_dry {
             return Ok(());
@@ -150,7 +150,7 @@ impl InstallPlace {
         Ok(())
     }
 
-    /// Owner first: a change of owner takes bits of the mode away.
+    /// Sets the owner first, because a change of owner clears bits of the mode.
     fn give(&self, path: &Path, item: &Item) -> io::Result<()> {
         let ours = fs::metadata(path)?;
         let (uid, gid) = match (item.owner, self.service) {
@@ -166,7 +166,7 @@ impl InstallPlace {
     }
 }
 
-/// Makes the folders above `path` that are missing, open to everybody whatever the umask: they are nobody's secret.
+/// Makes the missing parent folders of `path`, readable for all whatever the umask, because they hold no secrets.
 fn make_above(path: &Path) -> io::Result<()> {
     let above: Vec<&Path> = path.ancestors().skip(1).take_while(|folder| !folder.exists()).collect();
     for folder in above.into_iter().rev() {
@@ -184,12 +184,12 @@ fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-/// `text` below a line that says that it is ours.
+/// `text` below a line that marks it as ours.
 fn marked(text: &str) -> String {
     format!("{MARK}{}\n{text}", short_digest(text.as_bytes()))
 }
 
-/// Whether nobody has changed what we wrote.
+/// Whether `found` is a marked file that is unchanged.
 fn is_untouched(found: &[u8]) -> bool {
     let Some(end) = found.iter().position(|byte| *byte == b'\n') else { return false };
     let (first, rest) = (&found[..end], &found[end + 1..]);

@@ -1,4 +1,4 @@
-//! `provost uploads`: what phones have uploaded, to look at, to take back and to move.
+//! `provost uploads`: lists, prints, removes and moves what phones have uploaded.
 
 mod relocate;
 
@@ -71,7 +71,7 @@ fn list(phone: &PhoneUploads, root: &Path) -> anyhow::Result<()> {
                 warn(&format_args!("{constituency}: {name} is not a regular file, and no upload"));
                 continue;
             }
-            // It may just have been replaced.
+            // The phone may have replaced it meanwhile.
             let Ok(stat) = folder.of_file_beneath(&path).and_then(|(folder, name)| folder.stat(name)) else { continue };
             say(&format_args!("{constituency}  {:>9}  {}  {name}", stat.st_size, rfc3339(stat.st_mtime)));
             is_empty = false;
@@ -136,7 +136,7 @@ impl ListedUpload {
         format!("{} of {} in {} cannot be {be}", shown(&self.name), self.phone.mac, found.constituency)
     }
 
-    /// The one file of this name.
+    /// The only upload with this name. Fails if there is none or several.
     fn find(&self, root: &Path) -> anyhow::Result<Found> {
         let Self { name, phone } = self;
         let asked = ServedPath::parse(&format!("/{name}")).with_context(|| format!("{name:?} is no upload's name"))?;

@@ -1,6 +1,7 @@
-//! `provost uploads move`: for a phone that moved to another constituency, or whose folder was renamed.
+//! `provost uploads move`: moves a phone's uploads after it moved to another constituency, or after a folder was
+//! renamed.
 //!
-//! Files move one after the other, so that a move that breaks off can be repeated, and none is replaced.
+//! Files move one by one and replace none, so an interrupted move can be repeated.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -33,7 +34,7 @@ impl Move {
     pub(super) fn carry_out(&self, config: &Config, root: &Path) -> anyhow::Result<()> {
         let Self { mac, from, to } = self;
         ensure!(from != to, "--from and --to both name {from}");
-        // Under a misspelled name the uploads would be lost again.
+        // A misspelled name would lose the uploads again.
         ensure!(
             folders(&config.constituencies)?.contains(to),
             "there is no constituency {to} in {}; nothing was moved",
@@ -64,7 +65,7 @@ impl Move {
         Ok(())
     }
 
-    /// The folder of the uploads to move, and the files beneath it; not found if there are none.
+    /// The folder of the uploads to move, and the files beneath it. Not found if there are none.
     fn source(&self, root: &Path) -> io::Result<(FolderHandle, Vec<PathBuf>)> {
         let folder = FolderHandle::open(root)?.folder(self.from.as_str())?.folder(self.mac.to_string())?;
         let files = folder.files_beneath()?.into_iter();
@@ -72,10 +73,10 @@ impl Move {
         if files.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok((folder, files)) }
     }
 
-    /// Removes the folders that held `files`, as far as they are empty now; the constituency's own as well.
+    /// Removes the folders that held `files` if they are empty now, up to the constituency's own.
     fn remove_empty_folders(&self, root: &Path, files: &[PathBuf]) {
         let Ok(root) = FolderHandle::open(root) else { return };
-        // The kernel removes no folder that has something in it.
+        // The kernel refuses to remove a folder that is not empty.
         let remove =
             |folder: &Path| root.of_file_beneath(folder).and_then(|(around, name)| around.remove_empty_folder(name));
         for file in files {
@@ -85,7 +86,7 @@ impl Move {
     }
 }
 
-/// Moves the file at `path` beneath `source` to the same path beneath the folder `target`, unless something is there.
+/// Moves the file at `path` beneath `source` to the same path beneath `target`, unless a file exists there.
 fn move_file(source: &FolderHandle, path: &Path, target: &Path) -> io::Result<()> {
     let (from, name) = source.of_file_beneath(path)?;
     let to = FolderHandle::open_or_make(target.join(path).parent().unwrap_or(target))?;
