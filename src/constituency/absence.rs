@@ -1,33 +1,35 @@
-//! Tells a removal from a replacement by two renames. Pure.
+//! Debounces the absence of a name, to distinguish a removal from a replacement by two renames. Pure.
 //!
-//! `mv ote old && mv new ote` leaves a moment without `ote`, and so does an editor that renames a file before it writes
-//! another. A name counts as removed only after it has been missing for a while; until then, what it led to stays.
+//! Between the commands of `mv ote old && mv new ote`, `ote` does not exist; likewise when an editor renames a file
+//! before it writes the new one. A name counts as removed only after it has been missing for [`REMOVED_AFTER`]. Until
+//! then, its last known content stays in use.
 
 use std::time::{Duration, SystemTime};
 
-/// How long a name must be missing before that counts as a removal.
+/// How long a name must be missing before it counts as removed.
 pub(super) const REMOVED_AFTER: Duration = Duration::from_millis(200);
 
-/// Since when a name has been missing, if it is.
+/// The time since which a name has been missing, if it is.
 #[derive(Debug, Default)]
 pub(super) struct Absence {
     since: Option<SystemTime>,
 }
 
 impl Absence {
-    /// Notes that the name is missing at `now`, and says whether that counts as a removal.
+    /// Records that the name is missing at `now`. Returns whether it counts as removed.
     pub(super) fn note_missing(&mut self, now: SystemTime) -> bool {
         let since = *self.since.get_or_insert(now);
-        // A clock that was set back cannot tell how long: better a removal too early than one that never counts.
+        // If the clock was set back, the duration is unknown. Then the name counts as removed: early is better than
+        // never.
         !now.duration_since(since).is_ok_and(|missing| missing < REMOVED_AFTER)
     }
 
-    /// Notes that the name is there.
+    /// Records that the name exists.
     pub(super) fn note_present(&mut self) {
         self.since = None;
     }
 
-    /// Whether the name is missing, and that does not count as a removal yet.
+    /// Whether the name is missing, but not long enough to count as removed.
     pub(super) fn is_pending(&self) -> bool {
         self.since.is_some()
     }

@@ -1,4 +1,4 @@
-//! `"certificate_names"`: for which names the certificate is that a constituency's phones are shown.
+//! `"certificate_names"`: the names in the server certificate that a constituency's phones get.
 
 use schemars::JsonSchema;
 use serde::Deserialize;

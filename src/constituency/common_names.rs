@@ -1,7 +1,7 @@
-//! `common` of a policy: the files that every phone may have although their paths spell a MAC address.
+//! The `common` of a policy: files that every phone may read although their paths spell a MAC address.
 //!
-//! Each entry is a glob pattern for a whole path: `*` and `?` match anything but `/`. Neither matches a digit of a MAC
-//! address: a pattern names such digits literally, so that it cannot open a phone's own file by accident. Pure.
+//! Each entry is a glob pattern for a whole path. `*` and `?` match neither `/` nor a digit of a MAC address. A pattern
+//! must spell such digits literally, so that it cannot expose a phone's own file by accident. Pure.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use super::spelled_macs::{is_within, other_shapes, spelled_in};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CommonNames(Vec<Vec<Part>>);
 
-/// A pattern that cannot be what its author means.
+/// A pattern that is invalid, or has no effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct InvalidPattern {
     pattern: String,
@@ -31,7 +31,7 @@ enum Part {
 }
 
 impl CommonNames {
-    /// Reads the patterns.
+    /// Parses the patterns.
     pub(super) fn parse(patterns: &[String]) -> Result<Self, InvalidPattern> {
         patterns.iter().map(|pattern| parts_of(pattern)).collect::<Result<_, _>>().map(Self)
     }
@@ -46,19 +46,20 @@ impl CommonNames {
         self.0.iter().any(|pattern| matches(pattern, &characters))
     }
 
-    /// The MAC addresses that the patterns spell.
+    /// The MAC addresses that the patterns contain literally.
     pub fn spelled(&self) -> impl Iterator<Item = MacAddress> {
         self.0.iter().flat_map(|pattern| spelled_literally(pattern))
     }
 
-    /// The pattern that matches `path` and nothing else of that length.
+    /// A pattern that matches `path`, with `?` for special characters.
     #[must_use]
     pub fn pattern_for(path: &str) -> String {
         path.replace(['*', '[', ']', '{', '}', '\\'], "?")
     }
 }
 
-/// The characters of `path`, each with whether it belongs to a MAC address.
+/// The characters of `path`, each with a flag: whether a wildcard must not match it, because it is `/` or belongs to a
+/// MAC address.
 fn guarded(path: &str) -> Vec<(char, bool)> {
     let mut characters = Vec::with_capacity(path.len());
     for segment in path.split('/') {
@@ -74,7 +75,8 @@ fn guarded(path: &str) -> Vec<(char, bool)> {
     characters
 }
 
-/// Whether `pattern` matches all of `text`: follows every way through the pattern at once.
+/// Whether `pattern` matches all of `text`. Tracks all possible positions in the pattern at once, so the time is linear
+/// in the text.
 fn matches(pattern: &[Part], text: &[(char, bool)]) -> bool {
     let mut at = vec![false; pattern.len() + 1];
     at[0] = true;
@@ -94,7 +96,7 @@ fn matches(pattern: &[Part], text: &[(char, bool)]) -> bool {
     at.last() == Some(&true)
 }
 
-/// `*` matches nothing, too.
+/// Adds the positions behind each `*`, which may match nothing.
 fn skip_empty(pattern: &[Part], at: &mut [bool]) {
     for (index, part) in pattern.iter().enumerate() {
         if at[index] && *part == Part::Many {
@@ -169,7 +171,7 @@ mod tests {
             "fw/00005E0053AA-5.9.7.ld",
             "fw/00005e0053aa-a/b.ld",
             "fw/00005e0053aa-00005e0053ab.ld",
-            // The digits behind the hyphen make further spellings with those before it.
+            // The digits behind the hyphen form further MAC addresses with those before it.
             "fw/00005e0053aa-202611300630.ld",
             "x/fw/00005e0053aa-1.ld",
             "ring-00-00-5e-00-53-ab.wav/x",

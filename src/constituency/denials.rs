@@ -1,8 +1,8 @@
-//! Server-wide denials: phones that this server refuses, whatever policies, pins and passwords say.
+//! Server-wide denials: phones that this server refuses, whatever policies, pins and passwords allow.
 //!
-//! `STATE/denied.json` maps a MAC address to who denied it, when, and why. It is no part of `constituencies`, so that no
-//! deploy reverts it. Absent, it denies nobody; there but unreadable or invalid, it stops the start, and later leaves in
-//! force what was read last.
+//! `STATE/denied.json` maps a MAC address to the author, time and reason of the denial. The file is not in
+//! `constituencies`, so that a deploy cannot revert it. If it does not exist, no phone is denied. If it is unreadable
+//! or invalid, the server does not start; a running server keeps the denials that it read last.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,88 +24,88 @@ use crate::state;
 use crate::state::FolderHandle;
 use crate::state::lock::LockError;
 
-/// The file of the denials in the state directory.
+/// The name of the file in the state directory.
 pub const FILE: &str = "denied.json";
-/// The longest note, in bytes.
+/// The maximum length of a note, in bytes.
 pub const MAX_NOTE: usize = 512;
 
-/// Who denied a phone on this server, when, and why.
+/// The author, time and reason of a denial.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServerDenial {
-    /// Who.
+    /// The author.
     pub by: String,
-    /// When, in Unix seconds.
+    /// The time, in Unix seconds.
     #[serde(with = "rfc3339", skip_serializing_if = "Option::is_none")]
     pub at: Option<i64>,
-    /// Why.
+    /// The reason.
     pub note: String,
 }
 
-/// All denials, by phone.
+/// All denials, by MAC address.
 pub type DeniedPhones = BTreeMap<MacAddress, ServerDenial>;
 
-/// The denials in force now. Whoever holds this sees each change.
+/// The live denials: all holders see each change.
 #[derive(Debug, Default)]
 pub struct ServerDenials {
     phones: ArcSwap<DeniedPhones>,
     generation: AtomicU64,
 }
 
-/// The file of the denials, followed as it changes.
+/// Reads the denials file again when it changes.
 #[derive(Debug)]
 pub struct DenialsFile {
     state: PathBuf,
     denials: Arc<ServerDenials>,
     seen: Option<PolicyStamp>,
     absence: Absence,
-    /// What is wrong with the file, if it is.
+    /// The error in the current file, if there is one.
     error: Option<String>,
 }
 
-/// What has changed.
+/// The difference that a refresh found.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// Phones that are denied from now on, or for another reason.
+    /// Phones with a new or changed denial.
     pub denied: DeniedPhones,
-    /// Phones that are denied no more.
+    /// Phones whose denial was lifted.
     pub lifted: DeniedPhones,
-    /// Whether that is so because the file was removed.
+    /// Whether the denials were lifted because the file was removed.
     pub is_removed: bool,
 }
 
 /// Why the denials cannot be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum DenialsError {
-    /// The state directory cannot be looked into, so that nobody knows whether there are any.
+    /// The state directory cannot be opened, so it is unknown whether there are denials.
     #[error("whether phones are denied everywhere is unknown: {path} cannot be opened: {source}; run this as the user that serves, or as root", path = .path.display())]
     Folder {
         /// The state directory.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// The file is there and cannot be used.
+    /// The file exists and cannot be read, or is invalid.
     #[error("{0}; put a good file in its place: as long as it is there, it is not ignored")]
     File(SettingsError),
     /// Another process holds the lock.
     #[error("{0}; nothing was changed")]
     Locked(LockError),
-    /// It cannot be written.
+    /// The file cannot be written.
     #[error("{path} cannot be changed: {source}; run this as the user that serves, or as root", path = .path.display())]
     Unwritable {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// No phone can have this address, or the note is no note.
+    /// The address cannot be a phone's, or the note is too long or has control characters.
     #[error("{0}; nothing was changed")]
     Invalid(String),
 }
 
 impl ServerDenial {
-    /// Who and when and why, in a sentence's end. Whatever the file holds, it drives no terminal.
+    /// Author, time and reason, as the end of a sentence. Control characters are replaced, to protect terminals.
     #[must_use]
     pub fn explained(&self) -> String {
         let text = |text: &str| text.replace(char::is_control, "\u{fffd}");
@@ -117,16 +117,15 @@ impl ServerDenial {
 }
 
 impl ServerDenials {
-    /// Those in the state directory `state`.
+    /// Reads the denials in the state directory `state`.
     ///
     /// # Errors
-    /// If there is a file of them that cannot be used.
+    /// If the file exists and cannot be read, or is invalid.
     pub fn read(state: &Path) -> Result<Self, DenialsError> {
         let phones = read(state)?.map(|(_, phones)| phones).unwrap_or_default();
         Ok(Self { phones: ArcSwap::from_pointee(phones), ..Self::default() })
     }
 
-    /// All of them.
     #[must_use]
     pub fn phones(&self) -> Arc<DeniedPhones> {
         self.phones.load_full()
@@ -138,13 +137,13 @@ impl ServerDenials {
         self.phones.load().contains_key(&mac)
     }
 
-    /// Who denied `mac`, if it is denied.
+    /// The denial of `mac`, if it is denied.
     #[must_use]
     pub fn get(&self, mac: MacAddress) -> Option<ServerDenial> {
         self.phones.load().get(&mac).cloned()
     }
 
-    /// Another number after each change.
+    /// A number that increases with each change.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
@@ -160,7 +159,7 @@ impl DenialsFile {
     /// Reads the file in the state directory `state`.
     ///
     /// # Errors
-    /// If it is there and cannot be used.
+    /// If the file exists and cannot be read, or is invalid.
     pub fn open(state: &Path) -> Result<Self, DenialsError> {
         let (seen, phones) = read(state)?.unzip();
         let denials = Arc::new(ServerDenials::default());
@@ -168,25 +167,25 @@ impl DenialsFile {
         Ok(Self { state: state.to_owned(), denials, seen, absence: Absence::default(), error: None })
     }
 
-    /// The denials in force.
+    /// The live denials.
     #[must_use]
     pub fn denials(&self) -> Arc<ServerDenials> {
         Arc::clone(&self.denials)
     }
 
-    /// What is wrong with the file, so that what was read last is in force.
+    /// The error in the current file. While there is one, the denials that were read last stay in force.
     #[must_use]
     pub fn error(&self) -> Option<&str> {
         self.error.as_deref()
     }
 
-    /// Reads the file again if it has changed, at `now`. What cannot be used leaves in force what was read last.
+    /// Reads the file again at `now` if it changed. On an error, the denials that were read last stay in force.
     pub fn refresh(&mut self, now: SystemTime) -> Changes {
         let reading =
             folder_of(&self.state).and_then(|folder| read_in(&folder, &self.state.join(FILE), self.seen.as_ref(), now));
         let phones = match reading {
             Ok(Read::Same) => return Changes::default(),
-            // An editor may rename it before it writes another.
+            // The file may be missing only briefly: some editors rename it before they write a new one.
             Ok(Read::Absent) if !self.denials.phones.load().is_empty() && !self.absence.note_missing(now) => {
                 return Changes::default();
             }
@@ -224,18 +223,18 @@ impl DenialsFile {
     }
 }
 
-/// Denies `mac` on the whole server, and says whether that made a difference. An empty note leaves the one that it has.
-/// Waiting for another command is told to `tell`.
+/// Denies `mac` on the whole server; returns whether that changed anything. An empty note keeps the existing one. If
+/// the lock is held by another command, `notify` gets a message.
 ///
 /// # Errors
-/// If that cannot be done; nothing is changed then.
-pub fn deny(state: &Path, mac: MacAddress, denial: ServerDenial, tell: &dyn Fn(&str)) -> Result<bool, DenialsError> {
+/// If this fails. Then nothing is changed.
+pub fn deny(state: &Path, mac: MacAddress, denial: ServerDenial, notify: &dyn Fn(&str)) -> Result<bool, DenialsError> {
     mac.check_phone().map_err(|error| DenialsError::Invalid(error.to_string()))?;
     if denial.note.len() > MAX_NOTE || denial.note.chars().any(char::is_control) {
         return Err(DenialsError::Invalid(format!("a note is one line of at most {MAX_NOTE} bytes")));
     }
     state::private_folder(state).map_err(|source| DenialsError::Folder { path: state.to_owned(), source })?;
-    change(state, tell, |phones| match phones.get(&mac) {
+    change(state, notify, |phones| match phones.get(&mac) {
         Some(before) if denial.note.is_empty() || denial.note == before.note => false,
         _ => {
             phones.insert(mac, denial);
@@ -244,32 +243,32 @@ pub fn deny(state: &Path, mac: MacAddress, denial: ServerDenial, tell: &dyn Fn(&
     })
 }
 
-/// Lifts the denial of `mac`, and gives it. Waiting for another command is told to `tell`.
+/// Lifts the denial of `mac` and returns it. If the lock is held by another command, `notify` gets a message.
 ///
 /// # Errors
-/// If that cannot be done; nothing is changed then.
-pub fn lift(state: &Path, mac: MacAddress, tell: &dyn Fn(&str)) -> Result<Option<ServerDenial>, DenialsError> {
+/// If this fails. Then nothing is changed.
+pub fn lift(state: &Path, mac: MacAddress, notify: &dyn Fn(&str)) -> Result<Option<ServerDenial>, DenialsError> {
     if read(state)?.is_none() {
         return Ok(None);
     }
     let mut lifted = None;
-    change(state, tell, |phones| {
+    change(state, notify, |phones| {
         lifted = phones.remove(&mac);
         lifted.is_some()
     })?;
     Ok(lifted)
 }
 
-/// Writes what `change` makes of the denials, if it says that it changed them, and says so.
+/// Applies `change` to the stored denials, and writes them if it returns `true`. Returns the result of `change`.
 fn change(
     state: &Path,
-    tell: &dyn Fn(&str),
+    notify: &dyn Fn(&str),
     change: impl FnOnce(&mut DeniedPhones) -> bool,
 ) -> Result<bool, DenialsError> {
     let folder = folder_of(state)?;
     let path = state.join(FILE);
-    // The state directory's own lock: the file is replaced at each change.
-    let _lock = folder.lock(&path, tell).map_err(DenialsError::Locked)?;
+    // Lock the state directory, not the file, which each change replaces.
+    let _lock = folder.lock(&path, notify).map_err(DenialsError::Locked)?;
     let mut phones = match read_in(&folder, &path, None, SystemTime::UNIX_EPOCH)? {
         Read::Phones(_, phones) => phones,
         Read::Absent | Read::Same => DeniedPhones::new(),
@@ -284,14 +283,14 @@ fn change(
     Ok(true)
 }
 
-/// What was found of the file.
+/// The result of reading the file.
 enum Read {
     Absent,
     Same,
     Phones(PolicyStamp, DeniedPhones),
 }
 
-/// The denials in the state directory `state`; `None` if there is no file of them.
+/// The denials in the state directory `state`; `None` if the file does not exist.
 fn read(state: &Path) -> Result<Option<(PolicyStamp, DeniedPhones)>, DenialsError> {
     let folder = match folder_of(state) {
         Err(DenialsError::Folder { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -324,7 +323,7 @@ fn read_in(
     }
 }
 
-/// Unix seconds as RFC 3339 writes them.
+/// Serializes Unix seconds as RFC 3339.
 mod rfc3339 {
     use serde::{Deserialize, Deserializer, Serializer};
     use time::OffsetDateTime;
@@ -383,7 +382,7 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
         assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
         let before = PolicyStamp::of(&rustix::fs::stat(&file).unwrap(), SystemTime::UNIX_EPOCH);
-        // What is said already is not written again; another note is.
+        // An equal or empty note does not rewrite the file; another note does.
         assert!(
             !deny(&state, mac(), denial("stolen"), &quiet).unwrap()
                 && !deny(&state, mac(), denial(""), &quiet).unwrap()
@@ -424,7 +423,7 @@ mod tests {
             }
             assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
         }
-        // What people write by hand may be short.
+        // A manual entry may omit all fields.
         state::write_private(&file, b"{\"00:00:5E:00:53:0C\": {}}").unwrap();
         assert_eq!(ServerDenials::read(state.path()).unwrap().get(mac()), Some(ServerDenial::default()));
         std::fs::remove_file(&file).unwrap();
@@ -454,7 +453,7 @@ mod tests {
                     && denials.has(mac())
             );
         }
-        // Missing for a moment, it is not removed; missing with its folder, it is unknown.
+        // A file that is missing briefly is not removed. If its folder is missing too, the denials are unknown.
         std::fs::remove_file(&file).unwrap();
         assert_eq!(followed.refresh(at(3)), Changes::default());
         assert!(denials.has(mac()) && denials.generation() == generation);

@@ -1,37 +1,37 @@
-//! Changing a policy's text where it must change and nowhere else: order, indentation and spelling stay. Pure.
+//! Edits the JSON text of a policy and preserves order, indentation and spelling elsewhere. Pure.
 
 use jsonc_parser::ParseOptions;
 use jsonc_parser::cst::{CstArray, CstInputValue, CstNode, CstObject, CstObjectProp, CstRootNode};
 
 use super::{Fingerprint, MacAddress};
 
-/// What a policy without a file says.
+/// The text that stands for a missing policy file.
 pub(super) const EMPTY: &str = "{\n}\n";
 
-/// The keys of a phone that has more than a note.
+/// The keys of a phone's object.
 const NOTE: &str = "note";
 const PIN: &str = "certificate_sha256";
 
 /// A change of a policy.
 #[derive(Debug, Clone, Copy)]
 pub enum PolicyChange<'a> {
-    /// Puts a phone on the list, and takes it off those that are denied.
+    /// Lists a phone, and removes it from `denied`.
     Allow {
         /// The phone.
         mac: MacAddress,
-        /// What stands beside it; `None` leaves the note that it has.
+        /// The new note; `None` keeps the existing one.
         note: Option<&'a str>,
     },
-    /// Puts a phone on the list with a certificate that counts for it by itself, and takes it off those that are denied.
+    /// Lists a phone with a pinned certificate, and removes it from `denied`.
     Pin {
         /// The phone.
         mac: MacAddress,
-        /// What stands beside it; `None` leaves the note that it has.
+        /// The new note; `None` keeps the existing one.
         note: Option<&'a str>,
-        /// The certificate.
+        /// The fingerprint of the certificate.
         certificate: Fingerprint,
     },
-    /// Keeps a phone out, whatever else is said, and forgets the certificate that counted for it by itself.
+    /// Denies a phone, and removes its pin.
     Deny {
         /// The phone.
         mac: MacAddress,
@@ -39,10 +39,10 @@ pub enum PolicyChange<'a> {
 }
 
 impl PolicyChange<'_> {
-    /// The policy `text`, which is good, with this change; `text` itself if it says so already.
+    /// Applies this change to the valid policy `text`. Gives `text` unchanged if the change is already there.
     ///
     /// # Errors
-    /// If the text is no JSON object, a key has a value of another kind than it must have, or no phone can have the address.
+    /// If the text is not a JSON object, a value has the wrong type, or the MAC address cannot be a phone's.
     pub fn apply(&self, text: &str) -> Result<String, String> {
         if let Self::Allow { mac, .. } | Self::Pin { mac, .. } = self {
             mac.check_phone().map_err(|error| error.to_string())?;
@@ -58,10 +58,11 @@ impl PolicyChange<'_> {
     }
 }
 
-/// The policy `text`, which is good, as one for other phones: without names, and without what only one can have or share.
+/// Turns the valid policy `text` into a template for other phones: without description, phones, denials, aliases and
+/// shared folders.
 ///
 /// # Errors
-/// If the text is no JSON object.
+/// If the text is not a JSON object.
 pub fn for_others(text: &str) -> Result<String, String> {
     let root = CstRootNode::parse(text, &ParseOptions::default()).map_err(|error| error.to_string())?;
     let policy = root.object_value().ok_or("is no JSON object")?;
@@ -125,7 +126,7 @@ fn remove_denial(policy: &CstObject, mac: MacAddress) -> Result<(), String> {
     Ok(())
 }
 
-/// Takes away the certificate that is pinned for a phone, and leaves its note.
+/// Removes the pin of a phone and keeps its note.
 fn unpin(policy: &CstObject, mac: MacAddress) {
     let Some(phone) = policy.object_value("phones").and_then(|phones| entry(&phones, mac)) else { return };
     let Some(entry) = phone.object_value().filter(|entry| entry.get(PIN).is_some()) else { return };
@@ -133,7 +134,7 @@ fn unpin(policy: &CstObject, mac: MacAddress) {
     phone.set_value(text(&note));
 }
 
-/// What stands at a phone, in whatever spelling.
+/// The entry of a phone in the map, in any spelling of the MAC address.
 fn entry(phones: &CstObject, mac: MacAddress) -> Option<CstObjectProp> {
     let is_it = |phone: &CstObjectProp| phone.decoded_name().is_some_and(|name| name.parse() == Ok(mac));
     phones.properties().into_iter().find(is_it)
@@ -177,7 +178,7 @@ fn is_any(phones: &CstObjectProp) -> bool {
     phones.value().and_then(|value| text_of(&value)).as_deref() == Some("any")
 }
 
-/// Whether an element of a list is this address, in whatever spelling.
+/// Whether a list element is this MAC address, in any spelling.
 fn is_address(element: &CstNode, mac: MacAddress) -> bool {
     text_of(element).is_some_and(|text| text.parse() == Ok(mac))
 }
@@ -214,7 +215,7 @@ mod tests {
         let before = "{\r\n\t\"uploads\" : {\"max_phone_files\":3},\r\n\t\"phones\": {\r\n\t\t\"00:00:5E:00:53:C7\":   \"b\"\r\n\t},\r\n\t\"denied\": [\"00-00-5E-00-53-0C\", \"00005e0053ff\"]\r\n}";
         let after = "{\r\n\t\"uploads\" : {\"max_phone_files\":3},\r\n\t\"phones\": {\r\n\t\t\"00:00:5E:00:53:C7\":   \"b\",\r\n\t\t\"00005e00530c\": \"a\"\r\n\t},\r\n\t\"denied\": [ \"00005e0053ff\"]\r\n}";
         assert_eq!(allow(before, Some("a")), after);
-        // A map on one line gets a line for each phone.
+        // A map on one line is split into one line per phone.
         let one_line = r#"{ "phones": { "00005e0053c7": "b" }, "denied": [] }"#;
         let lines = "{ \"phones\": {\n    \"00005e0053c7\": \"b\",\n    \"00005e00530c\": \"a\"\n  }, \"denied\": [] }";
         assert_eq!(allow(one_line, Some("a")), lines);
@@ -244,16 +245,16 @@ mod tests {
         expected["phones"]["00:00:5E:00:53:0C"] = serde_json::json!({ "note": "a", "certificate_sha256": hex });
         assert_eq!(value(&pinned), expected);
         assert!(pinned.contains("    \"00005e0053c7\": \"b\"\n  },\n  \"denied\": []\n}\n"), "{pinned}");
-        // Said already, in another spelling too.
+        // Pinning again changes nothing, in another spelling either.
         assert_eq!(pin(&pinned, Some("a")).unwrap(), pinned);
         let upper = pinned.replace(&hex, &hex.to_uppercase());
         assert_eq!(pin(&upper, None).unwrap(), upper);
-        // Another certificate, another note; an allowance leaves the certificate.
+        // Another certificate or note replaces the old one. Allowing the phone keeps the pin.
         assert_eq!(pin(&pinned.replace(&hex, &"0".repeat(64)), None).unwrap(), pinned);
         assert_eq!(allow(&pinned, None), pinned);
         assert_eq!(value(&allow(&pinned, Some("c")))["phones"]["00:00:5E:00:53:0C"]["note"], "c");
         assert_eq!(value(&allow(&pinned, Some("c")))["phones"]["00:00:5E:00:53:0C"]["certificate_sha256"], hex);
-        // A denial forgets it, and so does not bring it back when it is taken back.
+        // A denial removes the pin, and lifting the denial does not restore it.
         let denied = plain.replace("[]", "[\"00005e00530c\"]");
         assert_eq!(deny(&pinned), denied);
         assert_eq!(allow(&deny(&pinned), None), plain);

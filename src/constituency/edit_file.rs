@@ -1,4 +1,4 @@
-//! Changing a policy's file: whole or not at all, with its owner and mode, and nobody else's change is lost.
+//! Replaces a policy's file atomically, keeps its owner and mode, and does not overwrite concurrent changes.
 
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
@@ -16,58 +16,58 @@ use crate::settings::SettingsError;
 use crate::state::lock::LockError;
 use crate::state::{Draft, FolderHandle};
 
-/// How the name of a new policy begins until it is whole.
+/// The prefix of the temporary file that replaces the policy.
 const DRAFT: &str = ".constituency-";
 
-/// What came of a change.
+/// The result of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Changed {
-    /// The policy says so now.
+    /// The file was changed.
     Now,
-    /// It said so already.
+    /// The policy already had this content.
     Already,
-    /// This constituency asks nobody who they are, so that no list can keep anybody out.
+    /// The constituency does not authenticate clients, so it cannot deny a phone.
     AsksNobody,
 }
 
-/// Why a policy was not changed. It is as it was.
+/// Why a policy was not changed. The file is untouched.
 #[derive(Debug, thiserror::Error)]
 pub enum EditError {
-    /// No such folder.
+    /// There is no such folder.
     #[error("there is no constituency {name}: {path} is no folder", path = .path.display())]
     Absent {
         /// The name.
         name: ConstituencyName,
-        /// Where it would be.
+        /// The path of the missing folder.
         path: PathBuf,
     },
-    /// The policy is broken, or would be.
+    /// The policy is invalid before the change, or would be after it.
     #[error("{0}; nothing was changed")]
     Policy(#[from] SettingsError),
-    /// Another process holds its lock.
+    /// Another process holds the lock on the folder.
     #[error("{0}; nothing was changed")]
     Locked(LockError),
-    /// The system.
+    /// An I/O error.
     #[error("{path} cannot be changed: {source}; run this as its owner, or as root", path = .path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
 }
 
-/// Changes the policy of the constituency `name` in the folder `constituencies`. `bundles` are the trust bundles that
-/// there are. Waiting for another command that changes the same policy is told to `tell`.
+/// Changes the policy of the constituency `name` in the folder `constituencies`. `bundles` are the names of the trust
+/// bundles. If the lock is held by another command, `notify` gets a message.
 ///
 /// # Errors
-/// If it cannot be changed, or was no good policy before or would be none afterwards.
+/// If the file cannot be read or written, or the policy is invalid before or after the change.
 pub fn change(
     constituencies: &Path,
     name: &ConstituencyName,
     change: PolicyChange<'_>,
     bundles: &[&str],
-    tell: &dyn Fn(&str),
+    notify: &dyn Fn(&str),
 ) -> Result<Changed, EditError> {
     let path = constituencies.join(name.as_str());
     let file = path.join(POLICY_FILE);
@@ -79,8 +79,8 @@ pub fn change(
         }
         folder => folder.map_err(failed)?,
     };
-    // Another command that changes this policy comes before or after, not between.
-    let _lock = folder.lock(&path, tell).map_err(EditError::Locked)?;
+    // Serializes with other commands that change this policy.
+    let _lock = folder.lock(&path, notify).map_err(EditError::Locked)?;
     folder.sweep(DRAFT, clock::now());
     loop {
         let before = read(&folder, &file)?;
@@ -95,7 +95,7 @@ pub fn change(
         }
         Policy::parse(&file, &after, bundles)?;
         let new = prepare(&folder, &after).map_err(failed)?;
-        // Whoever saved it meanwhile in an editor shall find that again.
+        // If an editor saved the file in the meantime, start again, so that its change is kept.
         if read(&folder, &file)? == before {
             new.put(POLICY_FILE).map_err(failed)?;
             return Ok(Changed::Now);
@@ -104,7 +104,7 @@ pub fn change(
 }
 
 fn read(folder: &FolderHandle, file: &Path) -> Result<Option<String>, EditError> {
-    // The time only says whether a file is settled, which matters to those who read it again.
+    // The time serves only to detect later changes, which this caller does not do.
     match policy_file::read_in(folder, POLICY_FILE.as_ref(), None, SystemTime::UNIX_EPOCH) {
         Ok(ReadingState::Text(text, _)) => Ok(Some(text)),
         Ok(ReadingState::Absent | ReadingState::Unchanged) => Ok(None),
@@ -112,7 +112,8 @@ fn read(folder: &FolderHandle, file: &Path) -> Result<Option<String>, EditError>
     }
 }
 
-/// A file that may take the place of the policy in `folder`: with its owner and mode, or the folder's where it is new.
+/// Writes a temporary file that can replace the policy in `folder`: with its owner and mode, or those of the folder if
+/// the policy is new.
 fn prepare<'a>(folder: &'a FolderHandle, text: &str) -> io::Result<Draft<'a>> {
     let (like, mask) = match folder.stat(POLICY_FILE) {
         Ok(old) if FileType::from_raw_mode(old.st_mode) == FileType::RegularFile => (old, 0o777),

@@ -1,4 +1,4 @@
-//! The SHA-256 of a certificate, by which exactly that one is meant.
+//! The SHA-256 fingerprint of a certificate.
 //!
 //! Pure: text or DER in, value out.
 
@@ -8,17 +8,17 @@ use std::str::FromStr;
 use aws_lc_rs::digest::{SHA256, digest};
 use serde::{Deserialize, Deserializer};
 
-/// The SHA-256 of a certificate's DER. Shown as 64 lower-case hex digits.
+/// The SHA-256 of a certificate's DER. Displayed as 64 lower-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Fingerprint([u8; 32]);
 
-/// A text that is no fingerprint in any usual spelling.
+/// A text that is not a fingerprint in any usual spelling.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no SHA-256 of a certificate (write all 64 hex digits of it, with or without colons)")]
 pub struct InvalidFingerprint(String);
 
 impl Fingerprint {
-    /// That of the certificate `der`.
+    /// The fingerprint of the certificate `der`.
     #[must_use]
     pub fn of(der: &[u8]) -> Self {
         let mut bytes = [0; 32];
@@ -26,7 +26,6 @@ impl Fingerprint {
         Self(bytes)
     }
 
-    /// Its bytes.
     #[must_use]
     pub fn bytes(self) -> [u8; 32] {
         self.0
@@ -42,7 +41,7 @@ impl From<[u8; 32]> for Fingerprint {
 impl FromStr for Fingerprint {
     type Err = InvalidFingerprint;
 
-    /// Reads 64 hex digits of either case, or 32 pairs of them with colons between, as openssl and phones show them.
+    /// Parses 64 hex digits of either case, or 32 pairs separated by colons, as openssl and phones display them.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let invalid = || InvalidFingerprint(text.chars().take(128).collect());
         let is_paired = text.len() == 95 && text.split(':').all(|pair| pair.len() == 2);

@@ -1,8 +1,8 @@
-//! Where a constituency's files are.
+//! Access to a constituency's folder.
 //!
-//! A constituency holds no file descriptor of its own: there may be more constituencies than a process may have files
-//! open. All of them hold the handle of `constituencies` together. The handle of a constituency's folder is opened beneath
-//! it when it is needed, and kept for the next request as long as there are not too many ([`OpenFolders`]).
+//! A constituency holds no file descriptor of its own: there may be more constituencies than a process may have open
+//! files. All constituencies share the file descriptor of `constituencies`. The descriptor of a constituency's folder
+//! is opened beneath it on demand and cached for the next requests, up to a limit ([`OpenFolders`]).
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,13 +13,13 @@ use arc_swap::ArcSwapOption;
 use rustix::fs::{Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-/// How many folders are kept open where nothing else is said.
-const KEPT_OPEN: usize = 64;
+/// The default limit of open folders.
+const DEFAULT_LIMIT: usize = 64;
 
 /// Device and inode.
 pub(super) type FileIdentity = (u64, u64);
 
-/// A constituency's folder, and `constituencies` above it, as they were when scanned.
+/// A constituency's folder, and `constituencies` above it, as of the scan.
 #[derive(Debug)]
 pub struct Folder {
     root: Arc<OwnedFd>,
@@ -29,7 +29,7 @@ pub struct Folder {
     open: Arc<OpenFolders>,
 }
 
-/// The folders that are kept open: no more than so many, those that were opened last.
+/// A cache of open folders with a limit. When it is full, the folder that was opened first is closed.
 #[derive(Debug)]
 pub struct OpenFolders {
     limit: usize,
@@ -37,15 +37,15 @@ pub struct OpenFolders {
 }
 
 impl Folder {
-    /// The folder at `path`, directly beneath `root`, which is the one of this `identity`.
+    /// The folder at `path`, directly beneath `root`, with this `identity`.
     pub(super) fn new(root: Arc<OwnedFd>, path: PathBuf, identity: FileIdentity, open: Arc<OpenFolders>) -> Self {
         Self { root, path, identity, handle: ArcSwapOption::empty(), open }
     }
 
-    /// A handle of the folder, to open files beneath it.
+    /// A file descriptor of the folder, to open files beneath it.
     ///
     /// # Errors
-    /// If it cannot be opened; `STALE` if another folder has its name now, or none.
+    /// If it cannot be opened. `STALE` if its name is gone or now belongs to another folder.
     pub fn handle(self: &Arc<Self>) -> Result<Arc<OwnedFd>, Errno> {
         if let Some(handle) = self.handle.load_full() {
             return Ok(handle);
@@ -66,33 +66,33 @@ impl Folder {
         Ok(handle)
     }
 
-    /// The folder `constituencies` in which it lies.
+    /// The folder `constituencies` that contains it.
     #[must_use]
     pub fn root(&self) -> BorrowedFd<'_> {
         self.root.as_fd()
     }
 
-    /// Whether its path still leads to this folder. A deploy may have put another one in its place and removed this one,
-    /// so that a file that is missing here is no proof that the constituency has none.
+    /// Whether the path still leads to this folder. A deploy may have replaced and removed it. Then a file that is
+    /// missing here may exist in the new folder.
     #[must_use]
     pub fn is_in_place(&self) -> bool {
         rustix::fs::stat(&self.path).is_ok_and(|stat| identity(&stat) == self.identity)
     }
 
-    /// Whether the two are one folder in one `constituencies`.
+    /// Whether both are the same folder in the same `constituencies`.
     pub(super) fn is_same_as(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.root, &other.root) && self.identity == other.identity
     }
 }
 
 impl OpenFolders {
-    /// Keeps `limit` folders open.
+    /// A cache of at most `limit` open folders.
     #[must_use]
     pub fn new(limit: usize) -> Self {
         Self { limit, folders: Mutex::default() }
     }
 
-    /// Notes that `folder` is open now, and closes the one that was opened first if they are too many.
+    /// Adds `folder`, which is open now. Above the limit, closes the folder that was opened first.
     fn note_opened(&self, folder: &Arc<Folder>) {
         let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
         folders.push_back(Arc::downgrade(folder));
@@ -109,7 +109,7 @@ impl OpenFolders {
 
 impl Default for OpenFolders {
     fn default() -> Self {
-        Self::new(KEPT_OPEN)
+        Self::new(DEFAULT_LIMIT)
     }
 }
 
@@ -126,7 +126,7 @@ mod tests {
         Arc::new(Folder::new(Arc::clone(root), path, identity, Arc::clone(open)))
     }
 
-    /// How many of these are open at the moment.
+    /// The number of these folders that are open.
     fn count(folders: &[Arc<Folder>]) -> usize {
         folders.iter().filter(|folder| folder.handle.load().is_some()).count()
     }
@@ -151,7 +151,7 @@ mod tests {
             }
             assert_eq!((count(&folders), count(&folders[92..])), (8, 8));
         }
-        // Those that are gone count no more.
+        // Dropped folders do not count against the limit.
         let mut folders = folders;
         let last = folders.pop().unwrap();
         drop(folders);

@@ -1,12 +1,13 @@
-//! The policies in force, kept for the next start: a typo in the evening and a reboot at night must not take a
+//! Stores the policies in force for the next start, so that a typo in the evening and a reboot at night do not take a
 //! constituency down.
 //!
-//! `STATE/last-good/NAME.json` holds the text in force. It counts when the server starts and `constituency.json` is there
-//! and invalid, and never if it admits phones that nobody listed. Once the constituency or its policy file is removed, it
-//! is removed too. A removed policy that denied phones stays as `NAME.removed`, where it counts for nothing: it tells which
-//! denials went with it.
+//! `STATE/last-good/NAME.json` holds the text in force. The scanner uses it at the start of the server if
+//! `constituency.json` exists and is invalid, unless the stored policy admits unlisted phones. When the constituency or
+//! its policy file is removed, the stored policy is removed too. If the removed policy denied phones, it stays as
+//! `NAME.removed`: it is never in force, and only shows which denials were lost.
 //!
-//! A thread of its own writes. A disk that is slow, full or read-only costs the scan nothing, and the next start a policy.
+//! A thread of its own writes the files. A slow, full or read-only disk does not delay the scan; it costs only the
+//! fallback at the next start.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -21,39 +22,39 @@ use super::{ClientAuth, ConstituencyName, MacAddress, Phones, Policy};
 use crate::settings::SettingsError;
 use crate::state::{self, Entry, FolderHandle};
 
-/// The folder of the kept policies in the state directory.
+/// The folder of the stored policies in the state directory.
 pub const FOLDER: &str = "last-good";
-/// How the name of a file ends that holds the policy in force.
+/// The extension of a policy in force.
 const IN_FORCE: &str = ".json";
-/// How the name of a file ends whose policy was removed with its denials.
+/// The extension of a policy that was removed with its denials.
 const REMOVED: &str = ".removed";
-/// How soon to write again what could not be written.
+/// The delay before failed writes are retried.
 const RETRY_AFTER: Duration = Duration::from_mins(1);
 
-/// The kept policies of a state directory.
+/// The stored policies of a state directory.
 #[derive(Debug)]
 pub struct LastGood {
     folder: PathBuf,
-    /// Where changes go; a command changes nothing.
+    /// The queue of the writer thread; `None` for commands, which only read.
     changes: Option<Sender<LastGoodChange>>,
 }
 
-/// The thread that writes.
+/// A handle to wait for the writer thread.
 #[derive(Debug)]
 pub struct LastGoodWriter {
-    /// Gives nothing, and ends with the thread.
+    /// Disconnects when the thread ends; never receives a value.
     ended: Receiver<()>,
 }
 
 #[derive(Debug)]
 enum LastGoodChange {
-    /// One constituency's.
+    /// Store this for one constituency.
     Of(ConstituencyName, StoredPolicy),
-    /// Nothing is kept of constituencies other than these.
+    /// Delete the stored policies of all other constituencies.
     Only(BTreeSet<ConstituencyName>),
 }
 
-/// What is to be kept of a constituency.
+/// The target state of a constituency's files.
 #[derive(Debug)]
 enum StoredPolicy {
     /// This text is in force.
@@ -63,9 +64,9 @@ enum StoredPolicy {
     Nothing,
 }
 
-/// Why a kept policy does not count.
+/// Why a stored policy is not used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum NotKept {
+pub(super) enum RecallError {
     #[error("none is kept from before the start")]
     Absent,
     #[error("{path} {1}", path = .0.display())]
@@ -77,54 +78,55 @@ pub(super) enum NotKept {
 }
 
 impl LastGood {
-    /// Those in the state directory `state`, for a command, which changes none of them.
+    /// Opens the stored policies in the state directory `state` read-only, for a command.
     #[must_use]
     pub fn of_state(state: &Path) -> Self {
         Self { folder: state.join(FOLDER), changes: None }
     }
 
-    /// Those in the state directory `state`, and the thread that follows their changes until this is dropped.
+    /// Opens the stored policies in the state directory `state` and starts the thread that writes changes. The thread
+    /// ends after this value is dropped.
     ///
     /// # Errors
-    /// If the system has no thread to spare.
+    /// If the system cannot create a thread.
     pub fn start(state: &Path) -> io::Result<(Self, LastGoodWriter)> {
-        let (changes, wanted) = channel();
+        let (changes, receiver) = channel();
         let (ending, ended) = channel();
         let folder = state.join(FOLDER);
-        let mut writing = Writing { folder: folder.clone(), pending: BTreeMap::new(), failure: None };
+        let mut writer = Writer { folder: folder.clone(), pending: BTreeMap::new(), failure: None };
         std::thread::Builder::new().name("last-good".to_owned()).spawn(move || {
-            writing.follow(&wanted);
+            writer.follow(&receiver);
             drop::<Sender<()>>(ending);
         })?;
         Ok((Self { folder, changes: Some(changes) }, LastGoodWriter { ended }))
     }
 
-    /// The policy that was in force before the start, as it is under `bundles`. `file` is its name in error messages.
-    pub(super) fn recall(&self, name: &ConstituencyName, file: &Path, bundles: &[&str]) -> Result<Policy, NotKept> {
+    /// The policy that was in force before the start, parsed with `bundles`. `file` is the path for error messages.
+    pub(super) fn recall(&self, name: &ConstituencyName, file: &Path, bundles: &[&str]) -> Result<Policy, RecallError> {
         let path = path(&self.folder, name, IN_FORCE);
         let text = match read(&path) {
             Ok(Some(text)) => text,
-            Ok(None) => return Err(NotKept::Absent),
-            Err(error) => return Err(NotKept::Unreadable(path, error)),
+            Ok(None) => return Err(RecallError::Absent),
+            Err(error) => return Err(RecallError::Unreadable(path, error)),
         };
-        let policy = Policy::parse(file, &text, bundles).map_err(NotKept::Invalid)?;
+        let policy = Policy::parse(file, &text, bundles).map_err(RecallError::Invalid)?;
         let is_open = policy.tls.client_auth == ClientAuth::None || policy.phones == Phones::Any;
-        if is_open { Err(NotKept::Open) } else { Ok(policy) }
+        if is_open { Err(RecallError::Open) } else { Ok(policy) }
     }
 
-    /// The phones that the removed policy of `name` denied, as far as that is known.
+    /// The phones that the removed policy of `name` denied, as far as its text is stored.
     pub(super) fn lost_denials(&self, name: &ConstituencyName) -> BTreeSet<MacAddress> {
         let mut texts =
             [IN_FORCE, REMOVED].into_iter().filter_map(|ending| read(&path(&self.folder, name, ending)).ok()?);
         texts.next().map(|text| denied_in(&text)).unwrap_or_default()
     }
 
-    /// Keeps `text`, which is in force now.
+    /// Stores `text`, which is in force now.
     pub(super) fn keep(&self, name: &ConstituencyName, text: String) {
         self.change(LastGoodChange::Of(name.clone(), StoredPolicy::InForce(text)));
     }
 
-    /// Keeps nothing that counts of `name`, whose policy file was removed; `denied` says whether it denied phones.
+    /// Records that the policy file of `name` was removed. Keeps its text as `NAME.removed` if it `denied` phones.
     pub(super) fn note_removed(&self, name: &ConstituencyName, denied: bool) {
         self.change(LastGoodChange::Of(
             name.clone(),
@@ -132,58 +134,58 @@ impl LastGood {
         ));
     }
 
-    /// Keeps nothing of `name`, which was removed.
+    /// Deletes what is stored for `name`, because the constituency was removed.
     pub(super) fn forget(&self, name: &ConstituencyName) {
         self.change(LastGoodChange::Of(name.clone(), StoredPolicy::Nothing));
     }
 
-    /// Keeps nothing of constituencies that are not among `names`.
+    /// Deletes what is stored for constituencies other than `names`.
     pub(super) fn keep_only(&self, names: &BTreeSet<ConstituencyName>) {
         self.change(LastGoodChange::Only(names.clone()));
     }
 
     fn change(&self, change: LastGoodChange) {
         if let Some(changes) = &self.changes {
-            // The thread lives as long as this.
+            // The send does not fail: the thread lives as long as this sender.
             let _ = changes.send(change);
         }
     }
 }
 
 impl LastGoodWriter {
-    /// Waits until everything is written, but no longer than `patience`. The [`LastGood`] must have been dropped.
-    pub fn finish(self, patience: Duration) {
-        if let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(patience) {
+    /// Waits until everything is written, at most `timeout`. The [`LastGood`] must have been dropped.
+    pub fn finish(self, timeout: Duration) {
+        if let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(timeout) {
             tracing::warn!("the last good policies are not all written: the state directory's disk does not answer");
         }
     }
 }
 
-/// What the thread works on.
-struct Writing {
+/// The state of the writer thread.
+struct Writer {
     folder: PathBuf,
-    /// What is not on the disk yet.
+    /// Changes that are not on the disk yet.
     pending: BTreeMap<ConstituencyName, StoredPolicy>,
-    /// Why, if that was said.
+    /// The last error, if it was logged.
     failure: Option<String>,
 }
 
-impl Writing {
-    /// Writes until nobody can want anything any more.
-    fn follow(&mut self, wanted: &Receiver<LastGoodChange>) {
+impl Writer {
+    /// Writes changes until the sender is dropped.
+    fn follow(&mut self, receiver: &Receiver<LastGoodChange>) {
         loop {
             let change = if self.pending.is_empty() {
-                wanted.recv().map_err(RecvTimeoutError::from)
+                receiver.recv().map_err(RecvTimeoutError::from)
             } else {
-                wanted.recv_timeout(RETRY_AFTER)
+                receiver.recv_timeout(RETRY_AFTER)
             };
             match change {
                 Ok(change) => self.note(change),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            // A deploy changes many at once, and the last change of each counts.
-            while let Ok(change) = wanted.try_recv() {
+            // Coalesce: a deploy changes many policies at once, and only the last change of each matters.
+            while let Ok(change) = receiver.try_recv() {
                 self.note(change);
             }
             self.write_pending();
@@ -202,7 +204,7 @@ impl Writing {
         }
     }
 
-    /// Writes what is pending. What cannot be written stays, and is said once.
+    /// Writes the pending changes. Failed ones stay pending, and the failure is logged once.
     fn write_pending(&mut self) {
         let mut failure = None;
         self.pending.retain(|name, kept| match kept.write(&self.folder, name) {
@@ -233,7 +235,7 @@ impl StoredPolicy {
                 let is_kept = read(&in_force).is_ok_and(|kept| kept.as_ref() == Some(text));
                 if !is_kept {
                     state::private_folder(folder)?;
-                    // An older one must not count in its place: what it admits may have been denied since.
+                    // On an error, remove the older text: it may admit phones that were denied since.
                     state::write_private(&in_force, text.as_bytes()).inspect_err(|_| drop(remove(&in_force)))?;
                 }
                 remove(&removed)
@@ -258,7 +260,7 @@ fn file_name(path: &Path) -> std::ffi::OsString {
     path.file_name().unwrap_or_default().to_owned()
 }
 
-/// The folder of `path`, opened, and the file's name in it; `None` if the folder is not there.
+/// Opens the folder of `path`; gives it with the file name, or `None` if the folder does not exist.
 fn opened(path: &Path) -> io::Result<Option<(FolderHandle, std::ffi::OsString)>> {
     match state::folder_of(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -266,17 +268,17 @@ fn opened(path: &Path) -> io::Result<Option<(FolderHandle, std::ffi::OsString)>>
     }
 }
 
-/// The text of the file at `path`, if it is there.
+/// The text of the file at `path`; `None` if it does not exist.
 fn read(path: &Path) -> Result<Option<String>, UnreadablePolicy> {
     let Some((folder, name)) = opened(path).map_err(UnreadablePolicy::Io)? else { return Ok(None) };
-    // Nobody asks whether it changed.
+    // The time serves only to detect later changes, which this caller does not do.
     match policy_file::read_in(&folder, &name, None, SystemTime::UNIX_EPOCH)? {
         ReadingState::Text(text, _) => Ok(Some(text)),
         ReadingState::Absent | ReadingState::Unchanged => Ok(None),
     }
 }
 
-/// Removes the file at `path`, if it is there.
+/// Removes the file at `path` if it exists.
 fn remove(path: &Path) -> io::Result<()> {
     let Some((folder, name)) = opened(path)? else { return Ok(()) };
     match folder.remove(name) {
@@ -285,7 +287,7 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The constituencies of which something is kept in `folder`.
+/// The constituencies that have files in `folder`.
 fn kept_names(folder: &Path) -> BTreeSet<ConstituencyName> {
     let Ok(Some((folder, _))) = opened(&folder.join(IN_FORCE)) else { return BTreeSet::new() };
     let name = |entry: Entry| {
@@ -295,7 +297,7 @@ fn kept_names(folder: &Path) -> BTreeSet<ConstituencyName> {
     folder.entries().unwrap_or_default().into_iter().filter_map(name).collect()
 }
 
-/// The phones that the policy `text` denies, whatever else is in it: it was good once.
+/// The phones that the policy `text` denies. Ignores everything else in it, because it was valid once.
 fn denied_in(text: &str) -> BTreeSet<MacAddress> {
     #[derive(Deserialize)]
     struct Denied {

@@ -1,22 +1,22 @@
-//! Every phone on any list of this server, counted by the lists that name it.
+//! The set of all phones on any list of this server, with the number of lists that name each.
 //!
-//! An edit changes the set by the difference of the edited constituency's lists. The set is part of the registry's
-//! snapshot: it is cut into shards, and an edit copies only the shards that it changes, so that a snapshot costs little
-//! with a million phones.
+//! An edit updates the set by the difference between the old and new lists of the edited constituency. The set is part
+//! of the registry's snapshot. It is sharded, and an edit copies only the shards that it changes, so that a snapshot is
+//! cheap even with a million phones.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{MacAddress, ServerDenials};
 
-/// With a million phones, a shard has about 500.
+/// With a million phones, each shard has about 500.
 const SHARDS: usize = 2048;
 
-/// A counted set of MAC addresses. A clone shares what neither changes.
+/// A reference-counted set of MAC addresses. Clones share unchanged shards.
 #[derive(Debug, Clone)]
 pub struct ListedPhones {
     shards: Vec<Arc<HashMap<MacAddress, u32>>>,
-    /// Those of the whole server are a list too, as they are at each moment.
+    /// The live server-wide denials, which count as a list too.
     denials: Arc<ServerDenials>,
 }
 
@@ -34,17 +34,17 @@ impl ListedPhones {
         self.shards[shard_of(mac)].contains_key(&mac) || self.denials.has(mac)
     }
 
-    /// Takes the server-wide denials for a list as well.
+    /// Treats the server-wide denials as a list too.
     pub(super) fn add_denials(&mut self, denials: Arc<ServerDenials>) {
         self.denials = denials;
     }
 
-    /// Counts one list more that names `mac`.
+    /// Records that one more list names `mac`.
     pub(super) fn add(&mut self, mac: MacAddress) {
         *self.shard(mac).entry(mac).or_default() += 1;
     }
 
-    /// Counts one list fewer that names `mac`.
+    /// Records that one list fewer names `mac`.
     pub(super) fn remove(&mut self, mac: MacAddress) {
         let shard = self.shard(mac);
         match shard.get_mut(&mac) {
@@ -60,7 +60,7 @@ impl ListedPhones {
     }
 }
 
-/// Phones are numbered one after another: the last octets differ most.
+/// Shards by the last two octets: phones are numbered consecutively, so these vary most.
 fn shard_of(mac: MacAddress) -> usize {
     let [.., before_last, last] = mac.octets();
     usize::from(u16::from_be_bytes([before_last, last])) % SHARDS

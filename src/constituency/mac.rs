@@ -1,19 +1,19 @@
 //! The MAC address (EUI-48) that names a phone.
 //!
-//! Pure: text in, value out. Where it stands in a certificate or a path is somebody else's business.
+//! Pure: text in, value out. Other modules find the address in a certificate or a path.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A phone's EUI-48, the identity that its factory certificate proves.
+/// A phone's EUI-48: the identity that its factory certificate proves.
 ///
-/// Shown as twelve lower-case hex digits, as phones write it in URLs.
+/// Displayed as twelve lower-case hex digits, as phones write it in URLs.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MacAddress([u8; 6]);
 
-/// A text that is no MAC address in any usual spelling.
+/// A text that is not a MAC address in any usual spelling.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no MAC address (write 12 hex digits, for example 00005e00530c)")]
 pub struct InvalidMacAddress(String);
@@ -21,10 +21,10 @@ pub struct InvalidMacAddress(String);
 /// An address that no phone can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotAPhone {
-    /// All zeroes.
+    /// All zeros.
     #[error("000000000000 is the name of the fallback files, never a phone")]
     Fallback,
-    /// A group of stations, up to all of them.
+    /// A group address (multicast or broadcast).
     #[error("{0} is a group's address (the first octet is odd), never a phone's own")]
     Group(MacAddress),
 }
@@ -33,9 +33,9 @@ impl MacAddress {
     /// `000000000000`: the name of Polycom's fallback files, never a phone.
     pub const NOBODY: Self = Self([0; 6]);
 
-    /// Reads exactly twelve hex digits of either case, and nothing else.
+    /// Parses exactly twelve hex digits of either case.
     ///
-    /// This is the strict form of certificates and file names; people's spellings go through [`FromStr`].
+    /// Certificates and file names use this strict form. [`FromStr`] accepts the spellings that people use.
     #[must_use]
     pub fn from_hex(digits: &[u8]) -> Option<Self> {
         let digits: &[u8; 12] = digits.try_into().ok()?;
@@ -50,10 +50,11 @@ impl MacAddress {
 
     /// Whether a phone can have this address.
     ///
-    /// IEEE 802-2014 §8.2: the least significant bit of the first octet tells a group's address from a station's own.
+    /// IEEE 802-2014 §8.2: the least significant bit of the first octet distinguishes a group address from an
+    /// individual one.
     ///
     /// # Errors
-    /// Why not.
+    /// If it is all zeros, or a group address.
     pub fn check_phone(self) -> Result<(), NotAPhone> {
         match self {
             Self::NOBODY => Err(NotAPhone::Fallback),
@@ -62,20 +63,20 @@ impl MacAddress {
         }
     }
 
-    /// Whether the first three octets are zero, as in `000000000000` and in Yealink's `y000000000028.cfg`: no phone has
-    /// such an address, so a name that spells one is common.
+    /// Whether the first three octets are zero, as in `000000000000` and in Yealink's `y000000000028.cfg`. Phones do
+    /// not have such addresses, so a file whose name spells one is common to all phones.
     #[must_use]
     pub fn has_zero_prefix(self) -> bool {
         matches!(self.0, [0, 0, 0, ..])
     }
 
-    /// The six octets, in the order in which they are written.
+    /// The six octets, most significant first.
     #[must_use]
     pub fn octets(self) -> [u8; 6] {
         self.0
     }
 
-    /// The address `steps` after this one, as a rack of phones is numbered; wraps at the end of the space.
+    /// The address `steps` after this one, for consecutively numbered phones; wraps after `ffffffffffff`.
     #[must_use]
     pub fn plus(self, steps: u64) -> Self {
         let mut wide = [0; 8];
@@ -86,7 +87,7 @@ impl MacAddress {
         Self(octets)
     }
 
-    /// Twelve upper-case hex digits, as the factory writes them into a certificate's CN.
+    /// Twelve upper-case hex digits, as in the CN of a factory certificate.
     #[must_use]
     pub fn to_upper_hex(self) -> String {
         self.to_string().to_ascii_uppercase()
@@ -96,7 +97,7 @@ impl MacAddress {
 impl FromStr for MacAddress {
     type Err = InvalidMacAddress;
 
-    /// Reads `00005e00530c`, `00:00:5E:00:53:0C`, `00-00-5e-00-53-0c`, `0000.5e00.530c` and `0000-5e00-530c`.
+    /// Parses `00005e00530c`, `00:00:5E:00:53:0C`, `00-00-5e-00-53-0c`, `0000.5e00.530c` and `0000-5e00-530c`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let invalid = || InvalidMacAddress(text.chars().take(64).collect());
         let grouped = |separator: char, group: usize| {
@@ -112,7 +113,7 @@ impl FromStr for MacAddress {
 
 impl fmt::Display for MacAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // In one piece: the access log shows one on each line.
+        // Formats the address at once, not octet by octet: the access log writes one on each line.
         let mut wide = [0; 8];
         wide[2..].copy_from_slice(&self.0);
         write!(f, "{:012x}", u64::from_be_bytes(wide))
@@ -181,7 +182,7 @@ mod tests {
         for group in ["ffffffffffff", "01005e000001", "333300000001"] {
             assert_eq!(check(group), Err(NotAPhone::Group(group.parse().unwrap())), "{group}");
         }
-        // 02: given out locally, as virtual machines have them.
+        // 02: locally administered, as virtual machines have.
         for own in ["00005e00530c", "0004f2000000", "020000000001"] {
             assert_eq!(check(own), Ok(()), "{own}");
         }

@@ -1,7 +1,7 @@
-//! Who is served: names, phones, policies, and the registry that holds them as one immutable snapshot.
+//! Constituencies: their names, phones and policies, and the [`Registry`], which holds them as one immutable snapshot.
 //!
-//! [`scan::Scanner`] reads the folders, [`watch::follow`] does so whenever they change, and what comes out is a
-//! [`Registry`]: whoever holds one sees one truth, however long it takes.
+//! [`scan::Scanner`] reads the folders into a [`Registry`], and [`watch::follow`] scans again whenever they change. A
+//! request keeps one snapshot, so it sees consistent data however long it takes.
 
 mod absence;
 mod certificate_names;

@@ -1,4 +1,4 @@
-//! A constituency's name: the folder's name and the DNS label under the site's domain are one thing.
+//! The name of a constituency, which is both its folder's name and its DNS label under the site's domain.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,26 +6,26 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// One lower-case DNS label (RFC 1123 §2.1): letters, digits and inner hyphens, 1 to 63 of them.
+/// One lower-case DNS label (RFC 1123 §2.1): 1 to 63 letters, digits and inner hyphens.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConstituencyName(Arc<str>);
 
-/// Why a text is no constituency name.
+/// Why a text is not a valid constituency name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidName {
-    /// Longer than a DNS label may be, or empty.
+    /// Empty, or longer than a DNS label may be.
     #[error("{0:?} is no DNS label: it must have 1 to 63 characters")]
     Length(String),
-    /// DNS labels are compared without case; one spelling is allowed here, so that a folder has one name.
+    /// DNS ignores case. Only lower case is allowed, so that each name has exactly one folder.
     #[error("{0:?} is no constituency name: write it in lower case")]
     UpperCase(String),
-    /// A character that a DNS label cannot have, or a hyphen at an end.
+    /// A character that is not allowed in a DNS label, or a hyphen at either end.
     #[error("{0:?} is no DNS label: only a-z, 0-9 and inner hyphens are allowed")]
     Character(String),
 }
 
 impl ConstituencyName {
-    /// The label as text.
+    /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

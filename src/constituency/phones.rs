@@ -1,7 +1,7 @@
-//! The phones that a policy names, as they are typed: `"any"`, or a map from MAC address to a note.
+//! The `phones` of a policy: `"any"`, or a map from MAC address to a note.
 //!
-//! Instead of its note alone a phone may have a map of `note` and `certificate_sha256`: a *pin*, by which exactly that
-//! certificate counts for that phone, whoever signed it. Pure.
+//! Instead of a note, a phone may have an object of `note` and `certificate_sha256`. This is a *pin*: the certificate
+//! is valid for that phone, whatever its issuer. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -13,19 +13,19 @@ use serde::{Deserialize, Deserializer};
 
 use super::{Fingerprint, MacAddress, NotAPhone};
 
-/// The phones that a policy knows by name.
+/// The phones that a policy lists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Phones {
     /// Every phone with a valid device certificate.
     Any,
-    /// These, each with the operator's note.
+    /// These phones, each with the operator's note.
     Listed(BTreeMap<MacAddress, String>),
 }
 
-/// Certificates that count by themselves, each for one phone.
+/// Pinned certificates: each is valid for one phone, whatever its issuer.
 pub type Pins = BTreeMap<MacAddress, Fingerprint>;
 
-/// `"phones"` as it is typed.
+/// `"phones"` as parsed from JSON.
 #[derive(Debug)]
 pub(super) struct PhonesInput {
     pub(super) phones: Phones,
@@ -33,7 +33,8 @@ pub(super) struct PhonesInput {
 }
 
 impl PhonesInput {
-    /// A password is one phone's, and takes a certificate's place.
+    /// Rejects `"any"` and pins with `"client_auth": "digest"`: each phone has its own password, which replaces the
+    /// certificate.
     pub(super) fn check_with_passwords(&self) -> Result<(), String> {
         if self.phones == Phones::Any {
             return Err(
@@ -49,11 +50,11 @@ impl PhonesInput {
     }
 }
 
-/// A list of MAC addresses without doubles.
+/// A list of MAC addresses without duplicates.
 #[derive(Debug)]
 pub(super) struct UniqueAddresses(pub(super) BTreeSet<MacAddress>);
 
-/// What stands beside a MAC address.
+/// The value of a phone in the map.
 #[derive(Debug)]
 struct ListEntry {
     note: String,
@@ -97,7 +98,7 @@ pub(super) enum EntrySchema {
 }
 
 impl PhonesInput {
-    /// A certificate names one phone: pinned for two, it was meant for one of them at most.
+    /// Rejects a certificate that is pinned for two phones: a certificate names one phone.
     fn check_pins(&self) -> Result<(), String> {
         let mut holders = BTreeMap::new();
         for (mac, pin) in &self.pins {

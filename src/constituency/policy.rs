@@ -1,7 +1,7 @@
-//! A constituency's policy: what `constituency.json` says, checked.
+//! A constituency's policy: the checked content of `constituency.json`.
 //!
-//! Pure: text in, [`Policy`] out. An absent policy is [`Policy::default`]: client certificates required,
-//! Polycom's factory CAs, known phones only. Everything that is not said is refused.
+//! Pure: text in, [`Policy`] out. A missing file gives [`Policy::default`]: client certificates required, Polycom's
+//! factory CAs, listed phones only. Everything that the policy does not allow is refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -13,49 +13,50 @@ use super::phones::{PhonesInput, PhonesSchema, UniqueAddresses};
 use super::{CertificateNames, CommonNames, ConstituencyName, MacAddress, Phones, Pins, TlsLevel};
 use crate::settings::{self, SettingsError};
 
-/// The trust bundle that is built in: Polycom's factory PKI.
+/// The name of the built-in trust bundle: Polycom's factory PKI.
 pub const POLYCOM: &str = "polycom";
 
-/// The name of a policy's file; never served.
+/// The name of the policy file, which is never served.
 pub const POLICY_FILE: &str = "constituency.json";
 
-/// What a constituency allows.
+/// A checked policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
-    /// Shown to operators only.
+    /// A description for operators.
     pub description: String,
-    /// What the TLS handshake depends on. A change makes a new TLS configuration with its own sessions.
+    /// The TLS part: the settings that the TLS handshake depends on. A change makes a new TLS configuration with its
+    /// own sessions.
     pub tls: TlsPolicy,
-    /// Which phones are known by name. Those with a `<mac>.cfg` in the folder come on top.
+    /// The listed phones. Phones with a `<mac>.cfg` in the folder are known too.
     pub phones: Phones,
-    /// Certificates that count by themselves, each for one phone.
+    /// Pinned certificates, each for one phone.
     pub pins: Pins,
-    /// Phones that stay out whatever else is said.
+    /// Phones that are refused, whatever else the policy says.
     pub denied: BTreeSet<MacAddress>,
-    /// Further labels under which this constituency answers.
+    /// Further DNS labels of this constituency.
     pub aliases: BTreeSet<ConstituencyName>,
-    /// Top-level folders that other constituencies may link into.
+    /// Top-level folders into which other constituencies may have symlinks.
     pub shared: BTreeSet<String>,
-    /// Files that every phone may have although their names spell a MAC address.
+    /// Files that every phone may read although their paths spell a MAC address.
     pub common: CommonNames,
-    /// Whether what holds no MAC address is served over plain HTTP too.
+    /// Whether files without a MAC address in their path are served over plain HTTP too.
     pub plain_http: bool,
-    /// What phones may upload; `None` refuses every upload.
+    /// The quotas of uploads; `None` refuses all uploads.
     pub uploads: Option<UploadLimits>,
 }
 
-/// The part of a policy that the TLS handshake depends on.
+/// The TLS part of a policy.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TlsPolicy {
-    /// Whether a client certificate is asked for.
+    /// How clients authenticate.
     pub client_auth: ClientAuth,
-    /// Names of the bundles whose certificates count.
+    /// The names of the trust bundles whose device certificates are valid.
     pub trust: Vec<String>,
-    /// Whether a device certificate past its notAfter may still count.
+    /// Whether expired device certificates are valid.
     pub expired_device_certificates: ExpiredDeviceCertificates,
-    /// How old the TLS may be; `None` is what `provost.json` says.
+    /// The oldest TLS that is accepted; `None` uses the level of `provost.json`.
     pub level: Option<TlsLevel>,
-    /// For which names the certificate is that phones are shown.
+    /// The names in the server certificate that phones get.
     pub certificate_names: CertificateNames,
 }
 
@@ -112,7 +113,7 @@ impl Default for UploadLimits {
 }
 
 impl UploadLimits {
-    /// What one phone may make the disk write in an hour.
+    /// The bytes that one phone may write to the disk per hour.
     #[must_use]
     pub fn write_bytes_per_hour(&self) -> u64 {
         self.max_phone_write_bytes_per_hour.unwrap_or_else(|| self.max_phone_bytes.saturating_mul(10))
@@ -195,24 +196,24 @@ pub struct PolicyFile {
 }
 
 impl TlsPolicy {
-    /// Whether sessions made under the one may be resumed under the other. What [`TlsPolicy::level`] comes to depends on
-    /// provost.json too, so that it is compared where both are known.
+    /// Whether sessions that were made under `self` may be resumed under `other`. This ignores [`TlsPolicy::level`]:
+    /// its effective value depends on `provost.json` too, so code that knows both compares it.
     pub(super) fn admits_sessions_of(&self, other: &Self) -> bool {
         Self { level: None, ..self.clone() } == Self { level: None, ..other.clone() }
     }
 }
 
 impl Policy {
-    /// The phones that are named both as known and as denied: they are denied.
+    /// The phones that are both listed and denied. The denial has precedence.
     pub(super) fn listed_and_denied(&self) -> Vec<MacAddress> {
         let Phones::Listed(listed) = &self.phones else { return Vec::new() };
         self.denied.iter().filter(|mac| listed.contains_key(mac)).copied().collect()
     }
 
-    /// Reads and checks the `text` of `file`. `bundles` are the trust bundles that exist.
+    /// Parses and checks the `text` of `file`. `bundles` are the names of the existing trust bundles.
     ///
     /// # Errors
-    /// The first thing that is wrong, with its line and key.
+    /// The first error, with its line and key.
     pub fn parse(file: &Path, text: &str, bundles: &[&str]) -> Result<Self, SettingsError> {
         let typed: PolicyFile = settings::read(file, text)?;
         let wrong = |key: &str, reason: String| SettingsError::of_key(file, text, key, reason);
@@ -227,8 +228,8 @@ impl Policy {
 }
 
 impl PolicyFile {
-    /// What needs a client's identity, or its certificate, has no effect where none is asked for, and a reader would
-    /// think it had.
+    /// Rejects keys that need a client certificate, or a client identity, if the policy does not ask for one. They
+    /// would have no effect, and a reader would expect one.
     fn check_without_certificates(&self) -> Result<(), (&'static str, String)> {
         let client_auth = match self.client_auth {
             None | Some(ClientAuth::Required) => return Ok(()),
@@ -264,7 +265,7 @@ impl PolicyFile {
         let client_auth = self.client_auth.unwrap_or_default();
         let PhonesInput { phones, pins } =
             self.phones.unwrap_or(PhonesInput { phones: default.phones, pins: default.pins });
-        // Whoever admits every phone in the world says explicitly what it may store here.
+        // With `"any"`, uploads are off unless the policy sets their quotas.
         let default_uploads = (phones != Phones::Any).then(UploadLimits::default);
         let trust = match client_auth {
             ClientAuth::Required => self.trust.unwrap_or(default.tls.trust),

@@ -1,4 +1,4 @@
-//! A policy's file, followed as it changes: a broken new one leaves the last good one in force.
+//! Reads a policy's file again when it changes. If the new text is invalid, the last good policy stays in force.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -17,29 +17,31 @@ use super::policy::POLICY_FILE;
 use crate::settings::SettingsError;
 use crate::state::{self, FolderHandle};
 
-/// The largest policy that is read, in bytes: room for some 200 000 phones.
+/// The largest policy that is read, in bytes: enough for about 200,000 phones.
 const MAX_POLICY_BYTES: u64 = 16 << 20;
-/// Messages quote a policy. A root process must not show another user's file for the owner of the folder.
+/// Error messages quote the policy. So a root process must not read another user's private file on behalf of the
+/// folder's owner.
 const PRIVATE_HARD_LINK: &str = "it is a hard link to a private file of another user; put a copy in its place";
 
-/// How long a file must have lain still before its times prove that it did not change.
+/// The age of the last change after which equal times prove that a file is unchanged. Within a shorter time, a second
+/// change may leave the same times.
 const SETTLED_AFTER: Duration = Duration::from_secs(2);
 
-/// Where a policy comes from and what came of it.
+/// The policy of a constituency, and the state of the file that it was read from.
 #[derive(Debug, Default)]
 pub(super) struct PolicySource {
     seen: Option<PolicyStamp>,
     good: Option<Arc<Policy>>,
-    /// Whether somebody wrote the policy in force, and it is not what holds where there is no file.
+    /// Whether the policy in force was read from a file. Without a file, the default policy is in force.
     is_written: bool,
     error: Option<SettingsError>,
     is_unread: bool,
-    /// Whether the file was there when that was last certain.
+    /// Whether the file existed at the last definite observation, which a pending absence is not.
     is_there: bool,
     absence: Absence,
 }
 
-/// Identity, size and times of a file, to tell whether it changed.
+/// Device, inode, size and times of a file, to detect changes.
 #[derive(Debug, Clone)]
 pub(super) struct PolicyStamp {
     facts: [i128; 7],
@@ -61,34 +63,34 @@ impl PolicyStamp {
         Self { facts, is_settled: now.duration_since(changed).is_ok_and(|age| age > SETTLED_AFTER) }
     }
 
-    /// Whether what was read under this stamp is still what is there now.
+    /// Whether the content that was read under this stamp is still current, if the file has the stamp `now`.
     pub(super) fn still_holds(&self, now: &Self) -> bool {
         self.is_settled && self.facts == now.facts
     }
 }
 
 impl PolicySource {
-    /// The policy in force, if there ever was a good one.
+    /// The policy in force, if a valid one was ever read.
     pub(super) fn policy(&self) -> Option<&Arc<Policy>> {
         self.good.as_ref()
     }
 
-    /// What is wrong with the file as it is now.
+    /// The error in the current file.
     pub(super) fn error(&self) -> Option<&SettingsError> {
         self.error.as_ref()
     }
 
-    /// Whether the file is there but the system did not let us read it, this time.
+    /// Whether the last attempt to read the file failed with an I/O error.
     pub(super) fn is_unread(&self) -> bool {
         self.is_unread
     }
 
-    /// Whether the file is missing, perhaps for a moment only, so that the policy stays in force until the next look.
+    /// Whether the file is missing, but not long enough to count as removed. The policy stays in force until then.
     pub(super) fn is_away(&self) -> bool {
         self.absence.is_pending()
     }
 
-    /// Notes whether the file is missing at `now`. Where there was none before, no absence is waited out.
+    /// Records whether the file is missing at `now`. Without an earlier file, an absence takes effect at once.
     fn note_presence(&mut self, is_missing: bool, now: SystemTime) {
         if is_missing && self.is_there && !self.absence.note_missing(now) {
             return;
@@ -97,13 +99,12 @@ impl PolicySource {
         self.is_there = !is_missing;
     }
 
-    /// Reads the file again at the next look, though it may be the same.
-    pub(super) fn doubt(&mut self) {
+    /// Makes the next refresh read the file again, even if it is unchanged.
+    pub(super) fn invalidate(&mut self) {
         self.seen = None;
     }
 
-    /// Reads the policy in `folder` again if its file changed, and says what came of it. `file` is its name for error
-    /// messages.
+    /// Reads the policy in `folder` again if its file changed. `file` is the path for error messages.
     pub(super) fn refresh(&mut self, folder: &OwnedFd, file: &Path, bundles: &[&str], now: SystemTime) -> SeenPolicy {
         let reading = read(folder.as_fd(), POLICY_FILE.as_ref(), self.seen.as_ref(), now);
         self.is_unread = matches!(reading, Err(UnreadablePolicy::Io(_)));
@@ -133,7 +134,7 @@ impl PolicySource {
         }
     }
 
-    /// Puts `policy` in force, which was before the start, in place of the broken one that is there.
+    /// Puts `policy` in force in place of an invalid file. `policy` was in force before the start.
     pub(super) fn fall_back_to(&mut self, policy: Policy) {
         self.good = Some(Arc::new(policy));
         self.is_written = true;
@@ -142,7 +143,7 @@ impl PolicySource {
     fn take(&mut self, result: Result<Policy, SettingsError>, is_written: bool) {
         match result {
             Ok(policy) => {
-                // The same policy stays the same value, so that nothing downstream looks changed.
+                // An equal policy keeps its `Arc`, so that dependents see no change.
                 if self.good.as_deref() != Some(&policy) {
                     self.good = Some(Arc::new(policy));
                 }
@@ -150,7 +151,8 @@ impl PolicySource {
                 self.error = None;
             }
             Err(error) => {
-                // Whoever writes a first policy wants something else than what held without one.
+                // A first policy file, even an invalid one, ends the default policy: its author wants something else.
+                // So the constituency is not served until the file is valid.
                 if !self.is_written {
                     self.good = None;
                 }
@@ -160,17 +162,17 @@ impl PolicySource {
     }
 }
 
-/// What was found of a policy's file.
+/// The result of a refresh.
 pub(super) enum SeenPolicy {
-    /// What was there before.
+    /// The file is unchanged, or its absence is too short to count as a removal.
     Same,
-    /// There is none, and was none.
+    /// There is no file, and there was none.
     Absent,
-    /// There is none any more; this was in force, if anything was.
+    /// The file was removed. This policy was in force, if there was one.
     Removed(Option<Arc<Policy>>),
-    /// This text, whose policy is in force now.
+    /// The file has this text, and its policy is in force now.
     Good(String),
-    /// Something that is no policy.
+    /// The file is invalid or cannot be read.
     Broken,
 }
 
@@ -205,7 +207,7 @@ impl From<Errno> for UnreadablePolicy {
     }
 }
 
-/// Reads the file `name` in `folder`, a policy, unless it is the one that was `seen`.
+/// Reads the policy file `name` in `folder`, unless it is unchanged since `seen`.
 pub(super) fn read_in(
     folder: &FolderHandle,
     name: &OsStr,

@@ -1,6 +1,6 @@
-//! The registry: every constituency as one immutable snapshot. A reader holds one and sees one truth.
+//! The registry: all constituencies as one immutable snapshot, so that a reader sees consistent data.
 //!
-//! Nothing here touches the disk; a [`Folder`] is where the files of a constituency are opened.
+//! This module does no I/O. A [`Folder`] opens the files of a constituency.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::folder::Folder;
 use super::{ConstituencyName, Fingerprint, ListedPhones, MacAddress, Phones, Policy, ServerDenial, ServerDenials};
 
-/// All constituencies that are served, at one moment.
+/// All constituencies that are served, as of one scan.
 #[derive(Debug, Default)]
 pub struct Registry {
     pub(super) served: BTreeMap<ConstituencyName, Arc<Constituency>>,
@@ -17,58 +17,59 @@ pub struct Registry {
     pub(super) listed: ListedPhones,
 }
 
-/// One constituency as it is now.
+/// One constituency, as of one scan.
 #[derive(Debug)]
 pub struct Constituency {
-    /// The folder's name and DNS label.
+    /// The name of the folder, which is also the DNS label.
     pub name: ConstituencyName,
-    /// What `constituency.json` says.
+    /// The policy from `constituency.json`, or the default.
     pub policy: Arc<Policy>,
-    /// Changes whenever the TLS part of the policy does, or the constituency was gone in the snapshot before; never reused.
-    /// The folder may be another one: a constituency is its name.
+    /// A number that is never reused. It changes when the TLS part of the policy changes, or when the constituency was
+    /// missing from the previous snapshot. A replaced folder alone does not change it: the name identifies the
+    /// constituency.
     pub tls_generation: u64,
-    /// Where its files are.
+    /// The folder with its files.
     pub folder: Arc<Folder>,
     pub(super) with_own_file: Arc<HashSet<MacAddress>>,
-    /// As they are at each moment, not as they were when the snapshot was made.
+    /// Live server-wide denials, not a snapshot.
     pub(super) denials: Arc<ServerDenials>,
 }
 
-/// Something in `constituencies` that is not served, or not as its author thinks, and why.
+/// A problem in `constituencies`: something is not served, or does not have the effect that its author expects.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Fault {
-    /// The folder's name as it stands on disk, escaped where it is no text.
+    /// The folder's name on disk, with unprintable characters escaped.
     pub subject: String,
-    /// What is wrong and what to do.
+    /// The problem and its remedy.
     pub message: String,
     /// Whether requests are refused because of it.
     pub severity: Severity,
 }
 
-/// How much a [`Fault`] costs.
+/// The effect of a [`Fault`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// Something is not served, or an old policy is still in force.
+    /// Something is not served, or an older policy is still in force.
     Error,
-    /// Everything is served, but not all that is written has an effect.
+    /// Everything is served, but a part of the settings has no effect.
     Warning,
 }
 
-/// What a constituency thinks of a phone.
+/// The standing of a phone in a constituency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PhoneStanding {
-    /// On the list, or admitted by `"any"`.
+    /// Listed, or admitted by `"any"`.
     Known,
-    /// Not on the list.
+    /// Not listed.
     Unknown,
-    /// Named in `denied`.
+    /// Denied by this constituency.
     Denied,
     /// Denied on the whole server.
     DeniedEverywhere,
 }
 
 impl PhoneStanding {
-    /// What is said of a phone that is refused for this; nothing of one that is known.
+    /// The reason for refusing a phone with this standing; `None` for a known phone.
     #[must_use]
     pub fn refusal(self, mac: MacAddress, constituency: &ConstituencyName) -> Option<String> {
         match self {
@@ -80,7 +81,8 @@ impl PhoneStanding {
     }
 }
 
-/// Replaces the lists of one constituency in `listed`: `before` by `after`. Gives the number of phones that changed.
+/// Updates `listed` from the lists of `before` to those of `after`, two states of one constituency. Returns the number
+/// of phones that were added or removed.
 pub(super) fn replace_lists(
     listed: &mut ListedPhones,
     before: Option<&Constituency>,
@@ -106,30 +108,30 @@ pub(super) fn replace_lists(
 }
 
 impl Registry {
-    /// The constituency of this DNS label, by its own name first, else by an alias.
+    /// The constituency with this DNS label: its own name has precedence over an alias.
     #[must_use]
     pub fn find(&self, label: &str) -> Option<&Arc<Constituency>> {
         self.served.get(label).or_else(|| self.served.get(self.aliases.get(label)?))
     }
 
-    /// Every constituency that is served, in the order of their names.
+    /// All constituencies that are served, sorted by name.
     pub fn served(&self) -> impl Iterator<Item = &Arc<Constituency>> {
         self.served.values()
     }
 
-    /// Everything that is wrong with the folders.
+    /// All problems in the folders.
     #[must_use]
     pub fn faults(&self) -> &[Fault] {
         &self.faults
     }
 
-    /// Every phone on any list of this server.
+    /// All phones that any list of this server names.
     #[must_use]
     pub fn listed(&self) -> &ListedPhones {
         &self.listed
     }
 
-    /// Another handle on the same snapshot.
+    /// A copy that shares the data.
     #[must_use]
     pub fn snapshot(&self) -> Self {
         Self {
@@ -140,7 +142,7 @@ impl Registry {
         }
     }
 
-    /// Whether the two snapshots say the same.
+    /// Whether both snapshots are equal.
     #[must_use]
     pub fn is_same_as(&self, other: &Self) -> bool {
         self.served.len() == other.served.len()
@@ -151,7 +153,7 @@ impl Registry {
 }
 
 impl Constituency {
-    /// What this constituency thinks of `mac`: a denial beats everything, that of the whole server first.
+    /// The standing of `mac`: a server-wide denial comes first, then one of the policy, then the list.
     #[must_use]
     pub fn standing(&self, mac: MacAddress) -> PhoneStanding {
         if self.denials.has(mac) {
@@ -167,7 +169,7 @@ impl Constituency {
         if is_known { PhoneStanding::Known } else { PhoneStanding::Unknown }
     }
 
-    /// Whether any list of this constituency names `mac`: known, pinned or denied.
+    /// Whether any list of this constituency names `mac`: known, with a file of its own, or denied.
     #[must_use]
     pub fn lists(&self, mac: MacAddress) -> bool {
         let is_named = match &self.policy.phones {
@@ -177,7 +179,7 @@ impl Constituency {
         is_named || self.with_own_file.contains(&mac) || self.policy.denied.contains(&mac)
     }
 
-    /// Every phone that any list of this constituency names, each once.
+    /// All phones that any list of this constituency names, without duplicates.
     pub fn listed_phones(&self) -> impl Iterator<Item = MacAddress> {
         let named = match &self.policy.phones {
             Phones::Any => None,
@@ -190,26 +192,26 @@ impl Constituency {
         named.into_iter().flat_map(|named| named.keys().copied()).chain(with_own_file).chain(denied)
     }
 
-    /// Who denied `mac` on the whole server, if it is denied there.
+    /// The server-wide denial of `mac`, if there is one.
     #[must_use]
     pub fn server_denial(&self, mac: MacAddress) -> Option<ServerDenial> {
         self.denials.get(mac)
     }
 
-    /// Whether `certificate` counts here by itself for `mac`.
+    /// Whether `certificate` is pinned here for `mac`.
     #[must_use]
     pub fn is_pinned(&self, mac: MacAddress, certificate: Fingerprint) -> bool {
         self.policy.pins.get(&mac) == Some(&certificate)
     }
 
-    /// How many phones are known by name or by their own file.
+    /// The number of phones that are listed or have a `<mac>.cfg`; 0 with `"any"`.
     #[must_use]
     pub fn count_known_phones(&self) -> usize {
         let Phones::Listed(listed) = &self.policy.phones else { return 0 };
         listed.len() + self.with_own_file.iter().filter(|mac| !listed.contains_key(*mac)).count()
     }
 
-    /// The phones known by name or by their own file, in order; none when every phone is admitted.
+    /// The phones that are listed or have a `<mac>.cfg`, sorted; none with `"any"`.
     #[must_use]
     pub fn known_phones(&self) -> Vec<MacAddress> {
         let Phones::Listed(listed) = &self.policy.phones else { return Vec::new() };

@@ -1,14 +1,14 @@
-//! From folders to a [`Registry`]: reads `constituencies`, and reads again only what has changed.
+//! Scans the folder `constituencies` into a [`Registry`], and reads only what has changed since the last scan.
 //!
-//! 1. Open `constituencies` itself, which may be a link or have been renamed over.
-//! 2. Each real folder whose name is a label is a constituency.
-//! 3. Its policy is read if its file changed; a broken new one leaves the last good one in force.
-//! 4. Its phones with a file of their own are listed if the folder changed.
-//! 5. What is missing is kept until that counts as a removal (`absence`).
-//! 6. Aliases are given out; a folder's own name beats any alias.
+//! 1. Open `constituencies`, which may be a symlink or may have been replaced.
+//! 2. Each real folder whose name is a DNS label is a constituency.
+//! 3. Read its policy if the file changed. If the new policy is invalid, the last good one stays in force.
+//! 4. List the phones with a `<mac>.cfg` if the folder changed.
+//! 5. Keep constituencies whose folder is missing until it counts as removed (`absence`).
+//! 6. Assign aliases. The name of a folder has precedence over any alias.
 //!
-//! A constituency is its name: a deploy replaces its folder, or the whole tree, and what the last scan knew of the name
-//! is carried over to the new folder.
+//! A constituency is identified by its name. A deploy replaces its folder, or the whole tree, and the new folder
+//! inherits the cached state of the name.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
@@ -21,23 +21,23 @@ use rustix::io::Errno;
 
 use super::absence::Absence;
 use super::folder::{FileIdentity, Folder, OpenFolders, identity};
-use super::last_good::{LastGood, NotKept};
+use super::last_good::{LastGood, RecallError};
 use super::policy::POLICY_FILE;
 use super::policy_file::{PolicySource, PolicyStamp, SeenPolicy};
 use super::registry::{Constituency, Fault, Registry, Severity, replace_lists};
 use super::{ConstituencyName, ListedPhones, MacAddress, ServerDenials};
 use crate::wording::counted;
 
-/// What is said of a broken policy while the one before counts.
+/// The note in the fault of an invalid policy if an older one is in force.
 pub const LAST_GOOD: &str = "the last good policy stays in force";
 
-/// What is said of a broken policy while none counts.
+/// The note in the fault of an invalid policy if none is in force.
 pub const NOT_SERVED: &str = "not served";
 
-/// How often something is read that is replaced meanwhile, before that is left to the next scan.
+/// How often a folder is read that is replaced during the scan, before it is left to the next scan.
 const TRIES: usize = 3;
 
-/// Reads the folder `constituencies` again and again, remembering what it saw.
+/// Scans the folder `constituencies` repeatedly and caches the state of each constituency.
 #[derive(Debug)]
 pub struct Scanner {
     path: PathBuf,
@@ -45,39 +45,39 @@ pub struct Scanner {
     root: Option<(FileIdentity, Arc<OwnedFd>)>,
     open_folders: Arc<OpenFolders>,
     absence: Absence,
-    /// Every folder that there is, served or not.
+    /// All existing folders, served or not.
     folders: BTreeSet<ConstituencyName>,
-    remembered: HashMap<ConstituencyName, CachedConstituency>,
-    /// What the last scan served, and all phones on its lists.
+    cached: HashMap<ConstituencyName, CachedConstituency>,
+    /// The constituencies that the last scan served; `listed` has all phones on their lists.
     last: BTreeMap<ConstituencyName, Arc<Constituency>>,
     listed: ListedPhones,
     next_generation: u64,
     denials: Arc<ServerDenials>,
     last_good: Option<LastGood>,
-    /// Whether the folders have not been seen yet, so that what was in force before the start counts.
+    /// Whether the folders have not been scanned yet, so that stored policies from before the start apply.
     is_first: bool,
-    is_partial: bool,
-    is_doubtful: bool,
+    is_incomplete: bool,
+    needs_rescan: bool,
 }
 
-/// What the last scan knew of one constituency.
+/// The state of one constituency as of the last scan.
 #[derive(Debug, Default)]
 struct CachedConstituency {
-    /// The folder that it was.
+    /// The device and inode of its folder.
     identity: FileIdentity,
     absence: Absence,
     source: PolicySource,
     listing: Option<PolicyStamp>,
     current: Option<Arc<Constituency>>,
-    /// Why the policy that was in force before the start does not count, where the one that is there is broken.
-    not_kept: Option<NotKept>,
-    /// The phones that were denied by the policy that was removed.
+    /// Why the stored policy from before the start does not replace the invalid one.
+    recall_error: Option<RecallError>,
+    /// The phones that the removed policy denied.
     lost_denials: BTreeSet<MacAddress>,
     faults: Vec<Fault>,
 }
 
 impl Scanner {
-    /// A scanner of `path`. `bundles` are the names of the trust bundles that policies may use.
+    /// A scanner of the folder `path`. Policies may use the trust bundles with the names `bundles`.
     #[must_use]
     pub fn new(path: PathBuf, bundles: Vec<String>) -> Self {
         Self {
@@ -87,19 +87,19 @@ impl Scanner {
             open_folders: Arc::default(),
             absence: Absence::default(),
             folders: BTreeSet::new(),
-            remembered: HashMap::new(),
+            cached: HashMap::new(),
             last: BTreeMap::new(),
             listed: ListedPhones::default(),
             next_generation: 0,
             denials: Arc::default(),
             last_good: None,
             is_first: true,
-            is_partial: false,
-            is_doubtful: false,
+            is_incomplete: false,
+            needs_rescan: false,
         }
     }
 
-    /// Lets constituencies refuse the phones that are denied on the whole server.
+    /// Makes constituencies refuse the phones that `denials` denies on the whole server.
     #[must_use]
     pub fn with_denials(mut self, denials: Arc<ServerDenials>) -> Self {
         self.listed.add_denials(Arc::clone(&denials));
@@ -107,52 +107,54 @@ impl Scanner {
         self
     }
 
-    /// Falls back to the policies that `last_good` keeps from before the start, and tells it those in force from now on.
+    /// Falls back to the stored policies in `last_good` at the first scan, and stores the policies in force from then
+    /// on.
     #[must_use]
     pub fn with_last_good(mut self, last_good: LastGood) -> Self {
         self.last_good = Some(last_good);
         self
     }
 
-    /// The same, of which no more than `limit` folders are kept open at once.
+    /// Limits the number of folders that are kept open.
     #[must_use]
     pub fn keeping_open(self, limit: usize) -> Self {
         Self { open_folders: Arc::new(OpenFolders::new(limit)), ..self }
     }
 
-    /// From now on policies may use the trust bundles of these names: what was wrong before may be good, or the other way
-    /// round.
+    /// Sets the names of the trust bundles that policies may use. If they changed, the next scan reads all policies
+    /// again, because their validity may have changed.
     pub fn name_bundles(&mut self, bundles: Vec<String>) {
         if self.bundles != bundles {
             self.bundles = bundles;
-            self.remembered.values_mut().for_each(|remembered| remembered.source.doubt());
+            self.cached.values_mut().for_each(|cached| cached.source.invalidate());
         }
     }
 
-    /// The folder that is scanned.
+    /// The path of the scanned folder.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether the last scan could not see everything for a reason that may soon be over, so that another is due.
+    /// Whether the last scan was incomplete for a cause that may end soon, so that another scan is due.
     #[must_use]
     pub fn is_incomplete(&self) -> bool {
-        self.is_partial
+        self.is_incomplete
     }
 
-    /// Whether the last scan missed a file that may be away for a moment only, so that another is due at once.
+    /// Whether the last scan found something missing that may be in the middle of a replacement, so that another scan
+    /// is due at once.
     #[must_use]
     pub fn needs_rescan(&self) -> bool {
-        self.is_doubtful
+        self.needs_rescan
     }
 
-    /// Reads the folders as they are at `now` and gives the snapshot. Never fails: what cannot be read is a [`Fault`].
+    /// Scans the folders at `now`. Never fails: everything that cannot be read becomes a [`Fault`].
     pub fn scan(&mut self, now: SystemTime) -> Registry {
         let (mut faults, mut is_listed) = (Vec::new(), false);
         let is_whole = (0..TRIES).any(|_| {
             faults.clear();
-            (self.is_partial, self.is_doubtful) = (false, false);
+            (self.is_incomplete, self.needs_rescan) = (false, false);
             is_listed = match self.list(&mut faults) {
                 Ok((root, mut folders)) => {
                     self.absence.note_present();
@@ -166,10 +168,10 @@ impl Scanner {
                     false
                 }
             };
-            // A tree that was replaced meanwhile may have been read while it was removed.
+            // If the tree was replaced during the scan, the scan may have read it while it was being removed.
             self.is_root_in_place()
         });
-        self.is_doubtful |= !is_whole;
+        self.needs_rescan |= !is_whole;
         if is_listed
             && std::mem::take(&mut self.is_first)
             && let Some(last_good) = &self.last_good
@@ -177,35 +179,35 @@ impl Scanner {
             last_good.keep_only(&self.folders);
         }
         let mut registry = Registry { faults, ..Registry::default() };
-        for (name, remembered) in &self.remembered {
-            registry.faults.extend_from_slice(&remembered.faults);
-            registry.served.extend(remembered.current.clone().map(|current| (name.clone(), current)));
+        for (name, cached) in &self.cached {
+            registry.faults.extend_from_slice(&cached.faults);
+            registry.served.extend(cached.current.clone().map(|current| (name.clone(), current)));
         }
         registry.listed = self.list_phones(&registry.served);
-        self.give_out_aliases(&mut registry);
+        self.assign_aliases(&mut registry);
         registry.faults.sort();
         registry
     }
 
-    /// Whether the folder that was scanned is what its path leads to, if it leads anywhere.
+    /// Whether the path still leads to the scanned folder, or to nothing.
     fn is_root_in_place(&self) -> bool {
         let now = rustix::fs::stat(&self.path).ok().map(|stat| identity(&stat));
         now.is_none_or(|now| self.root.as_ref().is_some_and(|(known, _)| *known == now))
     }
 
-    /// What is known where `constituencies` itself cannot be listed.
+    /// Handles a failure to list `constituencies` itself.
     fn note_unlisted(&mut self, errno: Errno, now: SystemTime) -> Option<Fault> {
         let is_missing = matches!(errno, Errno::NOENT | Errno::NOTDIR);
-        if is_missing && !self.remembered.is_empty() && !self.absence.note_missing(now) {
-            self.is_doubtful = true;
+        if is_missing && !self.cached.is_empty() && !self.absence.note_missing(now) {
+            self.needs_rescan = true;
             return None;
         }
-        let consequence = if is_our_shortage(errno) {
-            self.is_partial = true;
+        let consequence = if is_resource_shortage(errno) {
+            self.is_incomplete = true;
             "what was served stays as it was"
         } else {
             self.folders.clear();
-            self.remembered.clear();
+            self.cached.clear();
             self.is_first = true;
             "nothing is served"
         };
@@ -216,21 +218,20 @@ impl Scanner {
         })
     }
 
-    /// Forgets the constituencies that are not among `folders`, the ones that are there, once that counts as a removal;
-    /// until then they are added to them.
+    /// Drops the constituencies that are not in `folders`, once they count as removed. Until then, adds them to
+    /// `folders`.
     fn forget_removed(&mut self, folders: &mut BTreeSet<ConstituencyName>, now: SystemTime) {
         let there: HashSet<FileIdentity> =
-            folders.iter().filter_map(|name| Some(self.remembered.get(name)?.identity)).collect();
+            folders.iter().filter_map(|name| Some(self.cached.get(name)?.identity)).collect();
         let (mut pending, last_good) = (Vec::new(), &self.last_good);
-        self.remembered.retain(|name, remembered| {
+        self.cached.retain(|name, cached| {
             if folders.contains(name) {
-                remembered.absence.note_present();
+                cached.absence.note_present();
                 return true;
             }
-            // A folder that has the name of another constituency now is that one.
-            let is_removed = there.contains(&remembered.identity)
-                || remembered.current.is_none()
-                || remembered.absence.note_missing(now);
+            // If the folder now has the name of another constituency, it was renamed: remove the old name at once.
+            let is_removed =
+                there.contains(&cached.identity) || cached.current.is_none() || cached.absence.note_missing(now);
             match last_good {
                 Some(last_good) if is_removed => last_good.forget(name),
                 _ if is_removed => {}
@@ -238,11 +239,11 @@ impl Scanner {
             }
             !is_removed
         });
-        self.is_doubtful |= !pending.is_empty();
+        self.needs_rescan |= !pending.is_empty();
         folders.extend(pending);
     }
 
-    /// Brings the set of listed phones up to what is `served` now, by the difference of each changed constituency.
+    /// Updates the set of listed phones to `served`, by the difference of each changed constituency.
     fn list_phones(&mut self, served: &BTreeMap<ConstituencyName, Arc<Constituency>>) -> ListedPhones {
         for (name, after) in served {
             let before = self.last.get(name);
@@ -283,7 +284,7 @@ impl Scanner {
         Ok((root, names))
     }
 
-    /// The folder `constituencies` as it is now: the same handle as long as it is the same folder.
+    /// Opens `constituencies`. Reuses the file descriptor while it is the same folder.
     fn open_root(&mut self) -> Result<Arc<OwnedFd>, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let handle = rustix::fs::open(&self.path, flags, Mode::empty())?;
@@ -298,7 +299,7 @@ impl Scanner {
         }
     }
 
-    /// Reads the folder `name`, and says whether it is there.
+    /// Reads the folder `name`; returns whether it exists.
     fn scan_folder(
         &mut self,
         root: &Arc<OwnedFd>,
@@ -316,36 +317,36 @@ impl Scanner {
                     return true;
                 }
             };
-            let mut remembered = self.remembered.remove(name).unwrap_or_default();
-            let before = remembered.current.clone();
-            self.read_folder(&mut remembered, root, name, (&stat, handle), now);
-            let is_changed = before.as_ref().map(Arc::as_ptr) != remembered.current.as_ref().map(Arc::as_ptr);
-            self.remembered.insert(name.clone(), remembered);
-            // A folder that was replaced meanwhile may have been read while it was removed.
+            let mut cached = self.cached.remove(name).unwrap_or_default();
+            let before = cached.current.clone();
+            self.read_folder(&mut cached, root, name, (&stat, handle), now);
+            let is_changed = before.as_ref().map(Arc::as_ptr) != cached.current.as_ref().map(Arc::as_ptr);
+            self.cached.insert(name.clone(), cached);
+            // If the folder was replaced during the scan, the scan may have read it while it was being removed.
             if !is_changed || is_folder_in_place(root, name, &stat) {
                 return true;
             }
         }
-        self.is_doubtful = true;
+        self.needs_rescan = true;
         true
     }
 
-    /// What is known of the folder `name` where it cannot be opened.
+    /// Handles a failure to open the folder `name`.
     fn note_unopened(&mut self, name: &ConstituencyName, errno: Errno) -> Fault {
         let mut consequence = NOT_SERVED;
-        self.is_partial |= is_our_shortage(errno);
-        if is_our_shortage(errno) && self.remembered.contains_key(name) {
+        self.is_incomplete |= is_resource_shortage(errno);
+        if is_resource_shortage(errno) && self.cached.contains_key(name) {
             consequence = "what was served stays as it was";
         } else {
-            self.remembered.remove(name);
+            self.cached.remove(name);
         }
         not_served(name.as_str(), format!("the folder cannot be opened: {errno} ({consequence})"))
     }
 
-    /// Reads what has changed in the folder `name`, of which `handle` is open, and `stat` is known.
+    /// Reads the changes in the folder `name`, which is open as `handle` and has the state `stat`.
     fn read_folder(
         &mut self,
-        remembered: &mut CachedConstituency,
+        cached: &mut CachedConstituency,
         root: &Arc<OwnedFd>,
         name: &ConstituencyName,
         (stat, handle): (&Stat, OwnedFd),
@@ -355,25 +356,26 @@ impl Scanner {
         let path = self.path.join(name.as_str());
         let bundles: Vec<&str> = self.bundles.iter().map(String::as_str).collect();
         let file = path.join(POLICY_FILE);
-        let seen = remembered.source.refresh(&handle, &file, &bundles, now);
+        let seen = cached.source.refresh(&handle, &file, &bundles, now);
         if let Some(last_good) = &self.last_good {
-            remembered.follow(seen, last_good, name, &file, &bundles, self.is_first);
+            cached.follow(seen, last_good, name, &file, &bundles, self.is_first);
         }
-        self.is_partial |= remembered.source.is_unread();
-        self.is_doubtful |= remembered.source.is_away();
-        // The files of another folder go with its own policy: as long as that may still come, the constituency stays whole.
-        if remembered.identity != identity && remembered.source.is_away() {
+        self.is_incomplete |= cached.source.is_unread();
+        self.needs_rescan |= cached.source.is_away();
+        // A new folder is used together with its own policy. While that policy may still appear, keep the old state as
+        // a whole.
+        if cached.identity != identity && cached.source.is_away() {
             return;
         }
-        remembered.identity = identity;
+        cached.identity = identity;
         let folder = Folder::new(Arc::clone(root), path, identity, Arc::clone(&self.open_folders));
         let context = (&mut self.next_generation, &self.denials);
-        let updated = remembered.update((folder, &handle), name, PolicyStamp::of(stat, now), context);
-        self.is_partial |= updated.is_err();
-        remembered.note_faults(name, updated, &self.denials);
+        let updated = cached.update((folder, &handle), name, PolicyStamp::of(stat, now), context);
+        self.is_incomplete |= updated.is_err();
+        cached.note_faults(name, updated, &self.denials);
     }
 
-    fn give_out_aliases(&self, registry: &mut Registry) {
+    fn assign_aliases(&self, registry: &mut Registry) {
         let mut claims: BTreeMap<&ConstituencyName, Vec<&ConstituencyName>> = BTreeMap::new();
         for constituency in registry.served.values() {
             for alias in &constituency.policy.aliases {
@@ -404,8 +406,8 @@ impl Scanner {
 }
 
 impl CachedConstituency {
-    /// Follows what was `seen` of the policy's file, by what `last_good` keeps and is to keep. `file` is its name for
-    /// error messages.
+    /// Applies the result of reading the policy file: falls back to `last_good`, and updates what it stores. `file` is
+    /// the path for error messages.
     fn follow(
         &mut self,
         seen: SeenPolicy,
@@ -417,7 +419,7 @@ impl CachedConstituency {
     ) {
         match seen {
             SeenPolicy::Good(text) => {
-                (self.not_kept, self.lost_denials) = (None, BTreeSet::new());
+                (self.recall_error, self.lost_denials) = (None, BTreeSet::new());
                 last_good.keep(name, text);
             }
             SeenPolicy::Broken => {
@@ -425,12 +427,12 @@ impl CachedConstituency {
                 if is_first && self.source.policy().is_none() {
                     match last_good.recall(name, file, bundles) {
                         Ok(policy) => self.source.fall_back_to(policy),
-                        Err(reason) => self.not_kept = Some(reason),
+                        Err(reason) => self.recall_error = Some(reason),
                     }
                 }
             }
             SeenPolicy::Removed(policy) => {
-                self.not_kept = None;
+                self.recall_error = None;
                 self.lost_denials = match policy {
                     Some(policy) => policy.denied.clone(),
                     None => last_good.lost_denials(name),
@@ -445,9 +447,9 @@ impl CachedConstituency {
         }
     }
 
-    /// Makes a new [`Constituency`] if anything that it shows has changed; else the current one stays.
+    /// Makes a new [`Constituency`] if the policy, the phones or the folder changed; otherwise keeps the current one.
     ///
-    /// If the phones' own files cannot be listed, those that were known stay, and the next scan tries again.
+    /// If the phones' own files cannot be listed, keeps the known phones, and the next scan tries again.
     fn update(
         &mut self,
         (folder, handle): (Folder, &OwnedFd),
@@ -500,14 +502,14 @@ impl CachedConstituency {
         listed
     }
 
-    /// Notes what is wrong with the constituency `name`, whose phones' own files were `listed`. What is denied by `denials`
-    /// too is not lost.
+    /// Collects the faults of the constituency `name`. `listed` is the result of listing the phones' own files. Lost
+    /// denials that are also in `denials` are not reported.
     fn note_faults(&mut self, name: &ConstituencyName, listed: Result<(), Errno>, denials: &ServerDenials) {
         self.faults.clear();
         if let Some(error) = self.source.error() {
-            let consequence = match (self.source.policy(), &self.not_kept) {
+            let consequence = match (self.source.policy(), &self.recall_error) {
                 (Some(_), _) => LAST_GOOD.to_owned(),
-                (None, None | Some(NotKept::Absent)) => NOT_SERVED.to_owned(),
+                (None, None | Some(RecallError::Absent)) => NOT_SERVED.to_owned(),
                 (None, Some(reason)) => format!("{NOT_SERVED}; {reason}"),
             };
             self.faults.push(not_served(name.as_str(), format!("{error} ({consequence})")));
@@ -538,7 +540,7 @@ impl CachedConstituency {
     }
 }
 
-/// The first few addresses, and how many more there are.
+/// The first five addresses, and the number of the others.
 fn some_of<'a>(macs: impl ExactSizeIterator<Item = &'a MacAddress>) -> String {
     const NAMED: usize = 5;
     let more = macs.len().saturating_sub(NAMED);
@@ -551,8 +553,8 @@ fn warning(name: &ConstituencyName, message: String) -> Fault {
     Fault { subject: name.to_string(), message, severity: Severity::Warning }
 }
 
-/// Whether an error says nothing about the folder, but only that we lack what it takes to look.
-fn is_our_shortage(errno: Errno) -> bool {
+/// Whether an error is a shortage of this process's or the system's resources, and says nothing about the folder.
+fn is_resource_shortage(errno: Errno) -> bool {
     matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::INTR)
 }
 
@@ -585,7 +587,7 @@ fn own_files(folder: &OwnedFd) -> Result<HashSet<MacAddress>, Errno> {
 
 fn kind_of(folder: &OwnedFd, entry: &rustix::fs::DirEntry) -> FileType {
     match entry.file_type() {
-        // Some file systems do not say it in the listing.
+        // Some file systems do not return the type in the listing.
         FileType::Unknown => rustix::fs::statat(folder, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)
             .map_or(FileType::Unknown, |stat| FileType::from_raw_mode(stat.st_mode)),
         known => known,
@@ -622,13 +624,13 @@ mod tests {
         scanner.name_bundles(vec!["own".to_owned()]);
         let registry = scanner.scan(later);
         assert_eq!((registry.served().count(), registry.faults().len()), (1, 0));
-        // What was good stays in force when it is not any more, and that is said.
+        // A policy that becomes invalid stays in force, and a fault reports it.
         scanner.name_bundles(Vec::new());
         let registry = scanner.scan(later);
         assert_eq!((registry.served().count(), registry.faults().len()), (1, 1));
     }
 
-    /// A scanner's view of a folder in which `ote` is served.
+    /// A scanner of a folder with the constituency `ote`.
     struct Scene {
         folder: tempfile::TempDir,
         scanner: Scanner,
@@ -647,7 +649,7 @@ mod tests {
             self.folder.path().join(name)
         }
 
-        /// What is served so many milliseconds after the first scan.
+        /// The registry this many milliseconds after the first scan.
         fn registry_at(&mut self, milliseconds: u64) -> Registry {
             self.scanner.scan(SystemTime::UNIX_EPOCH + Duration::from_millis(1_000_000 + milliseconds))
         }
@@ -675,7 +677,7 @@ mod tests {
             let [before, after] = [&first, &second].map(|registry| registry.find("ote").unwrap());
             assert_eq!(before.tls_generation, after.tls_generation, "{here}");
             assert!(!before.folder.is_in_place() && after.folder.is_in_place() && !scene.scanner.needs_rescan());
-            // Removed, it is gone, and what comes is another.
+            // After a removal, a folder of the same name is a new constituency.
             std::fs::remove_dir_all(scene.path("root/ote")).unwrap();
             assert_eq!((scene.names_at(1000), scene.names_at(1200)), (vec!["ote".to_owned()], Vec::new()), "{here}");
             std::fs::create_dir_all(scene.path("root/ote")).unwrap();
@@ -715,7 +717,7 @@ mod tests {
         std::fs::write(&policy, r#"{ "aliases": ["third"] }"#).unwrap();
         let second = scene.registry_at(30);
         assert!(second.find("third").is_some_and(|ote| ote.folder.is_in_place()) && second.find("second").is_none());
-        // A policy that does not come is none.
+        // If no policy appears, the default policy applies.
         std::fs::create_dir(scene.path("next")).unwrap();
         scene.rename("root/ote", "aside-2");
         scene.rename("next", "root/ote");

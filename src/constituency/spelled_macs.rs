@@ -1,4 +1,4 @@
-//! MAC addresses in text: every stretch that reads as one, and the digits that are something else. Pure.
+//! Finds MAC addresses in text, and digits that are not MAC addresses. Pure.
 
 use std::ops::Range;
 
@@ -9,23 +9,23 @@ use super::MacAddress;
 /// The number of hex digits in a MAC address.
 pub(super) const DIGITS: usize = 12;
 
-/// The number of digits in a group of a spelling; a group of all digits is a spelling without separators.
+/// The group sizes of a spelling; 12 is a spelling without separators.
 pub(super) const GROUPS: [usize; 4] = [12, 6, 4, 2];
 
-/// The lengths of hex runs that are hashes: MD5, SHA-1, SHA-224, SHA-256, SHA-384, SHA-512.
+/// The lengths of hex runs that are taken for hashes: MD5, SHA-1, SHA-224, SHA-256, SHA-384, SHA-512.
 const HASH_DIGITS: [usize; 6] = [32, 40, 56, 64, 96, 128];
 
-/// A stretch of a segment that reads as a MAC address.
+/// A part of a segment that reads as a MAC address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spelling {
-    /// Where it stands, in bytes.
+    /// Its byte range in the segment.
     pub span: Range<usize>,
-    /// What it reads as.
+    /// The address.
     pub mac: MacAddress,
 }
 
-/// Every stretch of `segment` that reads as a MAC address: 12 hex digits, or equal groups of 2, 4 or 6 with one of `-`,
-/// `:`, `.`, `_` or a space between. Stretches may overlap, and further hex digits may touch either end.
+/// Every part of `segment` that reads as a MAC address: 12 hex digits, or equal groups of 2, 4 or 6 digits, separated
+/// by one `-`, `:`, `.`, `_` or space. Parts may overlap, and other hex digits may precede or follow.
 #[must_use]
 pub fn spelled_in(segment: &str) -> Vec<Spelling> {
     let bytes = segment.as_bytes();
@@ -36,7 +36,7 @@ pub fn spelled_in(segment: &str) -> Vec<Spelling> {
     (0..bytes.len()).flat_map(at).collect()
 }
 
-/// The spelling that begins at `start`, with a separator after each `group` digits.
+/// The MAC address that begins at `start`, with a separator after each `group` digits.
 fn spelling_at(bytes: &[u8], start: usize, group: usize) -> Option<Spelling> {
     let mut digits = [0; DIGITS];
     let mut at = start;
@@ -55,7 +55,7 @@ pub(super) fn is_separator(byte: u8) -> bool {
     matches!(byte, b'-' | b':' | b'.' | b'_' | b' ')
 }
 
-/// The stretches of `segment` whose digits are no MAC address: UUIDs, hashes, dates with a time.
+/// The parts of `segment` whose digits are not a MAC address: UUIDs, hashes, dates with a time.
 pub(super) fn other_shapes(segment: &str) -> Vec<Range<usize>> {
     let runs = hex_runs(segment.as_bytes());
     let is_shape = |run: &&Range<usize>| {
@@ -67,7 +67,7 @@ pub(super) fn other_shapes(segment: &str) -> Vec<Range<usize>> {
     runs.iter().filter(is_shape).cloned().chain(uuids).collect()
 }
 
-/// The runs of hex digits, each as long as it can be.
+/// Maximal runs of hex digits.
 pub(super) fn hex_runs(bytes: &[u8]) -> Vec<Range<usize>> {
     let mut runs: Vec<Range<usize>> = Vec::new();
     for (at, _) in bytes.iter().enumerate().filter(|(_, byte)| byte.is_ascii_hexdigit()) {
@@ -79,7 +79,7 @@ pub(super) fn hex_runs(bytes: &[u8]) -> Vec<Range<usize>> {
     runs
 }
 
-/// RFC 9562 §4: 8-4-4-4-12.
+/// RFC 9562 §4: the form 8-4-4-4-12.
 fn is_uuid(bytes: &[u8], five: &[Range<usize>]) -> bool {
     five.iter().map(Range::len).eq([8, 4, 4, 4, 12])
         && five.windows(2).all(|two| match two {
@@ -88,7 +88,7 @@ fn is_uuid(bytes: &[u8], five: &[Range<usize>]) -> bool {
         })
 }
 
-/// `YYYYMMDDhhmm` or `YYYYMMDDhhmmss` of the years 2000 to 2099, in a valid calendar.
+/// `YYYYMMDDhhmm` or `YYYYMMDDhhmmss` in the years 2000 to 2099, with a valid date and time.
 fn is_date(digits: &str) -> bool {
     let number = |range: Range<usize>| digits.get(range)?.parse::<u16>().ok();
     let small = |range| number(range).and_then(|number| u8::try_from(number).ok());

@@ -1,4 +1,4 @@
-//! How old the TLS of a constituency's phones may be.
+//! The oldest TLS that a constituency accepts.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -30,13 +30,13 @@ enum Written {
 }
 
 impl TlsLevel {
-    /// Whether this provost has what the levels above modern take.
+    /// Whether this build includes OpenSSL, which the levels above modern need.
     pub const HAS_OLD: bool = cfg!(feature = "old-tls");
 
-    /// The name of TLS 1.2 with a client that knows no better signature than one with SHA-1.
+    /// The log's name for TLS 1.2 with a client that supports only SHA-1 signatures.
     pub const TLS12_WITH_SHA1: &str = "TLSv1.2-sha1";
 
-    /// The level as it is written.
+    /// The level as written in settings.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -46,8 +46,8 @@ impl TlsLevel {
         }
     }
 
-    /// The least level at which a connection of this `version` and `suite` comes about, both named as in the access log.
-    /// Above modern it is one of the old lane.
+    /// The lowest level that allows a connection with this `version` and cipher `suite`, both named as in the access
+    /// log. Connections above modern use legacy TLS (OpenSSL backend, `lane=old`).
     #[must_use]
     pub fn of(version: &str, suite: &str) -> Self {
         let is_modern = suite.starts_with("TLS13_")

@@ -1,12 +1,14 @@
-//! Whose a file is, by the MAC addresses that its path spells.
+//! Decides which phone may access a file, by the MAC addresses that its path spells.
 //!
-//! 1. [`spelled_in`] finds every stretch of a path segment that reads as a MAC address.
-//! 2. [`NameRules`] sorts them: a *listed* address stands on a list of this server, or is the asking phone's own.
-//! 3. A file whose path spells a listed address belongs to that phone alone. An unlisted address belongs to no phone, so
-//!    no phone gets the file, unless the digits are a date, a hash or a UUID, or the policy's `common` names the file.
+//! 1. [`spelled_in`] finds every part of a path segment that reads as a MAC address.
+//! 2. [`NameRules`] classifies them. A *listed* address is on a list of this server, or is the requesting phone's own.
+//! 3. A file whose path spells a listed address belongs to that phone alone. An unlisted address belongs to no phone,
+//!    so every phone is refused the file, unless the digits are a date, a hash or a UUID, or the policy's `common`
+//!    matches the path.
 //!
-//! Every use of a path asks [`NameRules::check`]: reading, uploading, links, shared folders, plain HTTP, copying a
-//! constituency, `provost check`. Its cost is that of the segment's stretches: each is one look-up in [`ListedPhones`].
+//! Every access to a path goes through [`NameRules::check`]: reads, uploads, symlinks, shared folders, plain HTTP,
+//! copies of a constituency, `provost check`. The cost is one lookup in [`ListedPhones`] for each MAC address that a
+//! segment spells.
 
 use std::fmt;
 use std::ops::Range;
@@ -15,51 +17,52 @@ use super::spelled_macs::{DIGITS, hex_runs, is_separator, is_within, other_shape
 pub use super::spelled_macs::{Spelling, spelled_in};
 use super::{CommonNames, Constituency, ListedPhones, MacAddress};
 
-/// A MAC address in a path, for which the path is not the asking phone's.
+/// A MAC address in a path that makes the path inaccessible to the phone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ForeignMac {
-    /// On a list of this server: the file is that phone's.
+    /// The address is on a list of this server: the file is that phone's.
     Listed(MacAddress),
-    /// On no list: the file is no phone's.
+    /// The address is on no list: the file is refused to every phone.
     Unlisted(MacAddress),
 }
 
-/// What a path is judged by.
+/// The data that decides about a path.
 #[derive(Debug, Clone, Copy)]
 pub struct NameRules<'a> {
     /// The lists of the whole server.
     pub listed: &'a ListedPhones,
-    /// The constituency that the phone asks.
+    /// The constituency that the phone requests.
     pub asking: &'a Constituency,
-    /// The constituency in whose folder the file lies.
+    /// The constituency whose folder contains the file.
     pub owning: &'a Constituency,
-    /// The file names that are common although they spell a MAC address; `None` where there can be none, as for uploads.
+    /// Patterns of common files; `None` if none apply, as for uploads.
     pub common: Option<&'a CommonNames>,
 }
 
 impl<'a> NameRules<'a> {
-    /// The rules for a path that is read in the folder of `constituency`.
+    /// The rules for reading a path in the folder of `constituency`.
     #[must_use]
     pub fn reading(listed: &'a ListedPhones, constituency: &'a Constituency) -> Self {
         Self { listed, asking: constituency, owning: constituency, common: Some(&constituency.policy.common) }
     }
 
-    /// The rules for an upload: `common` never counts.
+    /// The rules for an upload: `common` does not apply.
     #[must_use]
     pub fn writing(listed: &'a ListedPhones, constituency: &'a Constituency) -> Self {
         Self { common: None, ..Self::reading(listed, constituency) }
     }
 
-    /// The rules for a file of `owning` to which a link in the folder of `asking` leads.
+    /// The rules for a file of `owning` that a symlink in the folder of `asking` leads to.
     #[must_use]
     pub fn linked(listed: &'a ListedPhones, asking: &'a Constituency, owning: &'a Constituency) -> Self {
         Self { asking, ..Self::reading(listed, owning) }
     }
 
-    /// Whether the phone `own` may have `path`; `None` is a client that proved no MAC address.
+    /// Checks whether the phone `own` may access `path`; `None` is a client without a proven MAC address.
     ///
     /// # Errors
-    /// The first MAC address in the path that is not the phone's own, a listed one before an unlisted one.
+    /// The first MAC address in the path that is not the phone's own: a listed one if there is any, else an unlisted
+    /// one.
     pub fn check(&self, path: &str, own: Option<MacAddress>) -> Result<(), ForeignMac> {
         let mut unlisted = Ok(());
         let mut is_common = None;
@@ -101,7 +104,8 @@ impl<'a> NameRules<'a> {
         if let Some(other) = listed.iter().find(|spelling| Some(spelling.mac) != own) {
             return Err(ForeignMac::Listed(other.mac));
         }
-        // The phone's own name in front, as in `<mac>-20261130063015.log`: only a listed phone makes it another's.
+        // If the segment begins with the phone's own address, as in `<mac>-20261130063015.log`, unlisted addresses in
+        // it are ignored.
         let begins_with_own =
             |own: &&Spelling| own.span.start == 0 && matches!(segment.as_bytes().get(own.span.end), Some(b'-' | b'.'));
         if listed.iter().any(begins_with_own) {
@@ -117,7 +121,6 @@ impl<'a> NameRules<'a> {
 }
 
 impl ForeignMac {
-    /// The address.
     #[must_use]
     pub fn mac(self) -> MacAddress {
         match self {
@@ -138,7 +141,7 @@ impl fmt::Display for ForeignMac {
     }
 }
 
-/// The runs of hex digits with at most one separator between two of them, each as long as it can be.
+/// Maximal runs of hex digits with at most one separator between two digits.
 fn runs(bytes: &[u8]) -> Vec<Range<usize>> {
     let mut runs: Vec<Range<usize>> = Vec::new();
     for digits in hex_runs(bytes) {
@@ -152,8 +155,8 @@ fn runs(bytes: &[u8]) -> Vec<Range<usize>> {
     runs
 }
 
-/// Whether a run belongs to the `listed` addresses in it alone: too few digits for another one stand beside them.
-/// `listed` is in the order of the text.
+/// Whether a run belongs only to the `listed` addresses in it: it has fewer than 12 other digits, too few for another
+/// address. `listed` is in the order of the text.
 fn is_of_listed_alone(bytes: &[u8], run: &Range<usize>, listed: &[&Spelling]) -> bool {
     let digits =
         |range: Range<usize>| bytes.get(range).unwrap_or_default().iter().filter(|it| it.is_ascii_hexdigit()).count();

@@ -1,4 +1,4 @@
-//! The rule as examples, and as laws over every spelling.
+//! The rules as examples, and as properties over all spellings.
 
 use proptest::prelude::*;
 
@@ -99,7 +99,7 @@ fn a_listed_mac_makes_a_file_that_phones_alone() {
         "00.00.5e.00.53.c7".to_owned(),
         "00005e-0053c7".to_owned(),
         "00 00 5e:00_53.c7".to_owned(),
-        // Also in what would otherwise be a hash, and although "common" names it.
+        // Also within a hash, and although "common" matches it.
         format!("{OTHER}00112233445566778899"),
         format!("{OTHER}.txt"),
     ] {
@@ -115,7 +115,7 @@ fn a_file_of_an_unlisted_mac_is_no_phones() {
     {
         assert!(matches!(check(path, OWN), Err(ForeignMac::Unlisted(_))), "{path}");
     }
-    // Twelve more digits are another phone's, on a list or not; fewer are part of the name.
+    // Twelve more digits are another phone's address, listed or not; fewer are part of the name.
     assert_eq!(check(&format!("phone{OWN}-20261130.cfg"), OWN), Ok(()));
     assert!(check(&format!("x{OWN}00005e0053ab"), OWN).is_err());
     assert!(check(&format!("x-aaaaaa{OWN}bbbbbb"), OWN).is_err());
@@ -147,7 +147,7 @@ fn dates_hashes_and_uuids_are_no_macs() {
         &"ab".repeat(32),
         &"ab".repeat(48),
         &"ab".repeat(64),
-        // On a list of another constituency alone.
+        // Listed only by another constituency.
         &format!("{ELSEWHERE}.log"),
         "fw/00005e0053aa-5.9.ld",
     ];
@@ -167,7 +167,7 @@ fn dates_hashes_and_uuids_are_no_macs() {
     ] {
         assert!(matches!(check(path, OWN), Err(ForeignMac::Unlisted(_))), "{path}");
     }
-    // On a list of this server, though of another constituency: no shape excuses it.
+    // Listed on this server, though by another constituency: no shape exempts it.
     assert_eq!(check("00005e0053ee.cfg", OWN), Err(ForeignMac::Listed(mac("00005e0053ee"))));
 }
 
@@ -191,7 +191,7 @@ fn the_owners_lists_and_common_judge_a_linked_file() {
     assert!(from_home.check("fw/00005e0053aa-5.9.ld", None).is_err());
 }
 
-/// A MAC address in some way of the contract.
+/// A MAC address in a random spelling that the rules cover.
 fn spelling_of(mac: &'static str) -> impl Strategy<Value = String> {
     let separator = prop::sample::select(vec!['-', ':', '.', '_', ' ']);
     let separators = prop::collection::vec(separator, 5);
@@ -247,7 +247,7 @@ proptest! {
     }
 }
 
-/// The work of an edit is the difference, whatever else there is.
+/// The work of an edit depends on its difference, not on the number of constituencies.
 #[test]
 fn an_edit_changes_the_set_by_its_difference_alone() {
     let folder = tempfile::tempdir().unwrap();
@@ -270,7 +270,7 @@ fn an_edit_changes_the_set_by_its_difference_alone() {
         let later = crate::clock::now() + std::time::Duration::from_mins(1);
         scanner.scan(later)
     });
-    // Two came or went, and one list fewer names the third.
+    // One phone was added, one removed, and a third is on one list fewer.
     let mut set = before.listed().clone();
     assert_eq!(replace_lists(&mut set, Some(old), new.find("c0").map(AsRef::as_ref)), 3);
     for (number, is_listed) in [(0, false), (1, true), (7777, true), (9999, true)] {

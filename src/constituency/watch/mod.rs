@@ -1,6 +1,7 @@
-//! Looks at `constituencies` whenever something happens there, and at least every ten seconds.
+//! The watcher: scans `constituencies` whenever something changes there, and at least every ten seconds.
 //!
-//! inotify tells when to look; the scan tells what there is. A lost event therefore costs seconds, never truth.
+//! inotify only triggers a scan; the scan reads the actual state. So a lost event delays a change by seconds and never
+//! loses it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::ErrorKind;
@@ -19,144 +20,148 @@ use crate::clock;
 #[cfg(test)]
 mod tests;
 
-/// How often to look when inotify tells of changes.
-const PERIOD: Duration = Duration::from_secs(10);
-/// How often to look when it cannot, or when there was something that could not be seen.
-const SHORT_PERIOD: Duration = Duration::from_secs(1);
-/// How often to see whether `constituencies` is still the same folder: a link that is swapped, or a folder above it
-/// that is renamed, anywhere on the way to it, is no event in it.
+/// The interval of scans while inotify works.
+const SCAN_INTERVAL: Duration = Duration::from_secs(10);
+/// The interval of scans without inotify, or after an incomplete scan.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// How often to check that the path of `constituencies` still leads to the same folder. inotify reports no event in the
+/// folder when a symlink on the way to it is swapped, or a parent folder is renamed.
 const ROOT_CHECK_INTERVAL: Duration = Duration::from_millis(250);
-/// A deployment touches many files: look once when it pauses.
+/// A deployment touches many files: scan once, after a pause of this length.
 const DEBOUNCE: Duration = Duration::from_millis(30);
-/// ... and at the latest after this time, so that steady changes do not put it off for ever.
+/// The upper limit of debouncing, so that steady changes do not postpone the scan without end.
 const MAX_DEBOUNCE: Duration = Duration::from_millis(300);
 
-/// Wakes the thread that looks, or ends it.
+/// Requests scans from the watcher thread, and stops it.
 #[derive(Debug, Clone)]
 pub struct WatcherHandle(Sender<Wake>);
 
 enum Wake {
     Changed,
-    /// A look is wanted now, with the trust bundles of these names if there are others, and this done after it.
-    Wanted(Option<Vec<String>>, Then),
-    /// The kernel dropped this watch: what it watched is gone. Without one, all of them.
+    /// Scan now, with the trust bundles of these names if there are new ones, and run the callback afterwards.
+    ScanRequested(Option<Vec<String>>, Callback),
+    /// The kernel removed this watch, because its folder is gone; `None`: all watches are lost.
     Unwatched(Option<WatchDescriptor>),
-    /// Somebody wants to know whether the thread comes round.
-    Asked(Sender<()>),
+    /// The watchdog checks that the thread runs.
+    Ping(Sender<()>),
     Stop,
 }
 
-/// What is done after a look.
-type Then = Box<dyn FnOnce() + Send>;
+/// Runs after a scan.
+type Callback = Box<dyn FnOnce() + Send>;
 
 /// Device and inode.
 type FolderIdentity = (u64, u64);
 
 impl WatcherHandle {
-    /// Asks for a look now, with the trust bundles of these names. `then` is done after it, on the thread that looks; at
-    /// shutdown it may only be dropped.
+    /// Requests a scan now, with the trust bundles of these names. `then` runs after the scan, on the watcher thread.
+    /// At shutdown it may be dropped without being called.
     pub fn look_with(&self, bundles: Vec<String>, then: impl FnOnce() + Send + 'static) {
-        // The thread may be gone.
-        let _ = self.0.send(Wake::Wanted(Some(bundles), Box::new(then)));
+        // The send fails if the thread has ended.
+        let _ = self.0.send(Wake::ScanRequested(Some(bundles), Box::new(then)));
     }
 
-    /// Asks for a look now, in the same way. All who ask while the thread is busy get one look together.
+    /// Requests a scan now, like [`Self::look_with`] with the same bundles. Requests that arrive during a scan share
+    /// the next one.
     pub fn look(&self, then: impl FnOnce() + Send + 'static) {
-        let _ = self.0.send(Wake::Wanted(None, Box::new(then)));
+        let _ = self.0.send(Wake::ScanRequested(None, Box::new(then)));
     }
 
-    /// Asks the thread to answer when it comes round; `None` if it has ended.
+    /// Asks the thread for an answer between scans; `None` if the thread has ended. The watchdog uses this.
     #[must_use]
     pub fn ask(&self) -> Option<Receiver<()>> {
         let (answer, answered) = channel();
-        self.0.send(Wake::Asked(answer)).ok().map(|()| answered)
+        self.0.send(Wake::Ping(answer)).ok().map(|()| answered)
     }
 
-    /// Ends the watching.
+    /// Stops the thread.
     pub fn stop(&self) {
         let _ = self.0.send(Wake::Stop);
     }
 }
 
-/// Starts a thread that gives `publish` every registry that differs from the one before, `first` being known already.
+/// Starts the watcher thread. It calls `publish` with each registry that differs from the one before. `first` is the
+/// registry that the caller has already published.
 ///
 /// # Errors
-/// If the system has no thread to spare.
+/// If the system cannot create a thread.
 pub fn follow(
     scanner: Scanner,
     first: Registry,
     mut publish: impl FnMut(Registry) + Send + 'static,
 ) -> std::io::Result<WatcherHandle> {
     let (sender, events) = channel();
-    let waker = WatcherHandle(sender.clone());
-    let notices = InotifyWatches { sender, watches: None, held: HashMap::new(), is_complete: true };
-    let looked = clock::monotonic();
-    let mut follower = Watcher {
+    let handle = WatcherHandle(sender.clone());
+    let inotify = InotifyWatches { sender, watches: None, held: HashMap::new(), is_complete: true };
+    let last_scan = clock::monotonic();
+    let mut watcher = Watcher {
         scanner,
         current: first,
         events,
-        notices,
+        inotify,
         root: None,
-        is_unsure: false,
-        looked,
+        needs_rescan: false,
+        last_scan,
         is_failing: false,
-        then: Vec::new(),
+        callbacks: Vec::new(),
     };
     std::thread::Builder::new().name("constituencies".to_owned()).spawn(move || {
         loop {
-            // Also before the first wait: something may have changed before anything was watched.
-            let look = catch_unwind(AssertUnwindSafe(|| follower.look(&mut publish)));
-            follower.note_failure(look.is_err());
-            for then in std::mem::take(&mut follower.then) {
+            // Scan before the first wait too: something may have changed before the watches existed.
+            let scanned = catch_unwind(AssertUnwindSafe(|| watcher.scan(&mut publish)));
+            watcher.note_failure(scanned.is_err());
+            for then in std::mem::take(&mut watcher.callbacks) {
                 then();
             }
-            if !follower.wait() {
+            if !watcher.wait() {
                 return;
             }
         }
     })?;
-    Ok(waker)
+    Ok(handle)
 }
 
-/// The thread that looks.
+/// The state of the watcher thread.
 struct Watcher {
     scanner: Scanner,
     current: Registry,
     events: Receiver<Wake>,
-    notices: InotifyWatches,
+    inotify: InotifyWatches,
     root: Option<FolderIdentity>,
-    /// Whether the last look may have met a folder that was being exchanged.
-    is_unsure: bool,
-    looked: Instant,
-    /// Whether the last look ended in a panic.
+    /// Whether `constituencies` may have been replaced during the last scan, so that another one is due.
+    needs_rescan: bool,
+    last_scan: Instant,
+    /// Whether the last scan panicked.
     is_failing: bool,
-    /// What is to be done after the next look.
-    then: Vec<Then>,
+    /// Callbacks that run after the next scan.
+    callbacks: Vec<Callback>,
 }
 
 impl Watcher {
-    fn look(&mut self, publish: &mut impl FnMut(Registry)) {
-        self.looked = clock::monotonic();
+    fn scan(&mut self, publish: &mut impl FnMut(Registry)) {
+        self.last_scan = clock::monotonic();
         let root = identify(self.scanner.path());
-        // Watch first, look second: what happens in between wakes again.
-        self.notices.watch_all(self.scanner.path(), &self.current);
+        // Watch first, then scan, so that a change in between triggers another scan.
+        self.inotify.watch_all(self.scanner.path(), &self.current);
         let mut found = self.scanner.scan(clock::now());
         if !found.is_same_as(&self.current) {
-            if self.notices.watch_all(self.scanner.path(), &found) {
-                // A new folder may have been filled before it was watched.
+            if self.inotify.watch_all(self.scanner.path(), &found) {
+                // A new folder may have been filled before it was watched: scan again.
                 found = self.scanner.scan(clock::now());
             }
-            // Kept only when it is published, so that what a panic kept from that is found again.
+            // Replace the current registry only after publishing. If `publish` panics, the next scan finds the
+            // difference again.
             let snapshot = found.snapshot();
             publish(found);
             self.current = snapshot;
         }
-        // Away for a part of the look, it may have been found empty, and come back as the same folder, unwatched.
+        // If `constituencies` was replaced or missing during the scan, the scan may have seen it empty. It may also be
+        // the same folder again, but without its watch.
         self.root = identify(self.scanner.path());
-        self.is_unsure = self.root != root || self.notices.misses(self.root.as_ref());
+        self.needs_rescan = self.root != root || self.inotify.misses(self.root.as_ref());
     }
 
-    /// Says when looks begin to fail by a defect of ours, and when that is over. What is served stays meanwhile.
+    /// Logs when scans begin to panic, and when they work again. Meanwhile the last registry stays in use.
     fn note_failure(&mut self, is_failing: bool) {
         match (std::mem::replace(&mut self.is_failing, is_failing), is_failing) {
             (false, true) => tracing::error!(
@@ -167,18 +172,18 @@ impl Watcher {
         }
     }
 
-    /// Waits until there is a reason to look; `false` when it is time to end.
+    /// Waits until a scan is due; `false` on shutdown.
     fn wait(&mut self) -> bool {
         loop {
             match self.events.recv_timeout(ROOT_CHECK_INTERVAL) {
                 Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
                 Ok(Wake::Changed) => return self.debounce(),
-                Ok(Wake::Wanted(bundles, then)) => return self.prepare(bundles, then),
-                Ok(Wake::Asked(asker)) => answer(&asker),
-                Ok(Wake::Unwatched(watch)) => self.notices.forget(watch.as_ref()),
+                Ok(Wake::ScanRequested(bundles, then)) => return self.collect_requests(bundles, then),
+                Ok(Wake::Ping(reply)) => answer(&reply),
+                Ok(Wake::Unwatched(watch)) => self.inotify.forget(watch.as_ref()),
                 Err(RecvTimeoutError::Timeout) => {
-                    let is_time = clock::monotonic().duration_since(self.looked) >= self.period();
-                    if is_time || self.is_unsure || identify(self.scanner.path()) != self.root {
+                    let is_time = clock::monotonic().duration_since(self.last_scan) >= self.scan_interval();
+                    if is_time || self.needs_rescan || identify(self.scanner.path()) != self.root {
                         return true;
                     }
                 }
@@ -186,36 +191,36 @@ impl Watcher {
         }
     }
 
-    fn period(&self) -> Duration {
+    fn scan_interval(&self) -> Duration {
         if self.scanner.needs_rescan() {
             ROOT_CHECK_INTERVAL
-        } else if self.is_failing || self.scanner.is_incomplete() || !self.notices.is_complete {
-            SHORT_PERIOD
+        } else if self.is_failing || self.scanner.is_incomplete() || !self.inotify.is_complete {
+            RETRY_INTERVAL
         } else {
-            PERIOD
+            SCAN_INTERVAL
         }
     }
 
-    /// Prepares a look that is wanted, and waits for nothing: whatever else has come by now is looked at together.
-    fn prepare(&mut self, bundles: Option<Vec<String>>, then: Then) -> bool {
-        self.note_wanted(bundles, then);
+    /// Collects all pending requests for one scan, without waiting; `false` on shutdown.
+    fn collect_requests(&mut self, bundles: Option<Vec<String>>, then: Callback) -> bool {
+        self.note_request(bundles, then);
         while let Ok(wake) = self.events.try_recv() {
             match wake {
                 Wake::Changed => {}
-                Wake::Wanted(bundles, then) => self.note_wanted(bundles, then),
-                Wake::Asked(asker) => answer(&asker),
-                Wake::Unwatched(watch) => self.notices.forget(watch.as_ref()),
+                Wake::ScanRequested(bundles, then) => self.note_request(bundles, then),
+                Wake::Ping(reply) => answer(&reply),
+                Wake::Unwatched(watch) => self.inotify.forget(watch.as_ref()),
                 Wake::Stop => return false,
             }
         }
         true
     }
 
-    fn note_wanted(&mut self, bundles: Option<Vec<String>>, then: Then) {
+    fn note_request(&mut self, bundles: Option<Vec<String>>, then: Callback) {
         if let Some(bundles) = bundles {
             self.scanner.name_bundles(bundles);
         }
-        self.then.push(then);
+        self.callbacks.push(then);
     }
 
     fn debounce(&mut self) -> bool {
@@ -224,9 +229,9 @@ impl Watcher {
             let left = until.saturating_duration_since(clock::monotonic());
             match self.events.recv_timeout(DEBOUNCE.min(left)) {
                 Ok(Wake::Changed) => {}
-                Ok(Wake::Wanted(bundles, then)) => return self.prepare(bundles, then),
-                Ok(Wake::Asked(asker)) => answer(&asker),
-                Ok(Wake::Unwatched(watch)) => self.notices.forget(watch.as_ref()),
+                Ok(Wake::ScanRequested(bundles, then)) => return self.collect_requests(bundles, then),
+                Ok(Wake::Ping(reply)) => answer(&reply),
+                Ok(Wake::Unwatched(watch)) => self.inotify.forget(watch.as_ref()),
                 Ok(Wake::Stop) => return false,
                 Err(_) => return true,
             }
@@ -234,17 +239,17 @@ impl Watcher {
     }
 }
 
-/// The inotify watches: on `constituencies` and on each folder in it.
+/// The inotify watches: one on `constituencies`, and one on each folder in it.
 struct InotifyWatches {
     sender: Sender<Wake>,
-    /// `None` as long as inotify is not available.
+    /// `None` while inotify is not available.
     watches: Option<Watches>,
     held: HashMap<FolderIdentity, WatchDescriptor>,
     is_complete: bool,
 }
 
 impl InotifyWatches {
-    /// Starts inotify, unless that is done; says so when it begins to be missing.
+    /// Starts inotify if it is not running. Logs once if that fails.
     fn start(&mut self) {
         if self.watches.is_some() {
             return;
@@ -267,7 +272,7 @@ impl InotifyWatches {
         }
     }
 
-    /// Whether the folder is there but is not watched, though it could be.
+    /// Whether `folder` exists and is not watched, although inotify works.
     fn misses(&self, folder: Option<&FolderIdentity>) -> bool {
         self.is_complete && self.watches.is_some() && folder.is_some_and(|folder| !self.held.contains_key(folder))
     }
@@ -283,7 +288,7 @@ impl InotifyWatches {
         }
     }
 
-    /// Watches what is there now, and nothing else any more. Whether anything is watched that was not before.
+    /// Watches exactly the folders of `registry` that exist now. Returns whether there is a new watch.
     fn watch_all(&mut self, root: &Path, registry: &Registry) -> bool {
         self.start();
         let Some(watches) = &mut self.watches else { return false };
@@ -295,12 +300,12 @@ impl InotifyWatches {
             .filter_map(|path| Some((identify(&path)?, path)))
             .collect();
         self.held.retain(|identity, watch| {
-            let is_wanted = wanted.contains_key(identity);
-            if !is_wanted {
-                // A watch whose folder is gone is gone too.
+            let is_expected = wanted.contains_key(identity);
+            if !is_expected {
+                // This fails if the folder is gone, because the kernel has removed the watch.
                 let _ = watches.remove(watch.clone());
             }
-            is_wanted
+            is_expected
         });
         let mut is_new = false;
         let mut failed = None;
@@ -313,7 +318,7 @@ impl InotifyWatches {
                     self.held.insert(identity, watch);
                     is_new = true;
                 }
-                // Gone since, or no folder: whatever took its place is found by the scan.
+                // Removed since, or replaced by a file: the scan finds what is there now.
                 Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
                 Err(error) => {
                     failed = Some((path, error));
@@ -325,7 +330,7 @@ impl InotifyWatches {
         is_new
     }
 
-    /// Says when watching begins to be incomplete, and when that is over.
+    /// Logs when not all folders can be watched, and when all are watched again.
     fn note(&mut self, failed: Option<(PathBuf, std::io::Error)>) {
         let was_complete = std::mem::replace(&mut self.is_complete, failed.is_none());
         match failed {
@@ -346,7 +351,7 @@ impl InotifyWatches {
 }
 
 fn mask() -> WatchMask {
-    // Not OPEN or ACCESS: serving a file must not wake the scanner.
+    // Without OPEN and ACCESS: serving a file must not trigger a scan.
     WatchMask::ATTRIB
         | WatchMask::CREATE
         | WatchMask::DELETE
@@ -357,16 +362,16 @@ fn mask() -> WatchMask {
         | WatchMask::ONLYDIR
 }
 
-fn answer(asker: &Sender<()>) {
-    // Whoever asked may have gone.
-    let _ = asker.send(());
+fn answer(reply: &Sender<()>) {
+    // The send fails if the receiver has timed out.
+    let _ = reply.send(());
 }
 
 fn identify(path: &Path) -> Option<FolderIdentity> {
     rustix::fs::stat(path).ok().map(|stat| (stat.st_dev, stat.st_ino))
 }
 
-/// Turns events into wakes until nobody listens any more.
+/// Forwards inotify events as wakes, until the watcher thread ends or reading fails.
 fn forward(mut inotify: Inotify, sender: &Sender<Wake>) {
     let mut buffer = [0; 4096];
     while let Ok(events) = inotify.read_events_blocking(&mut buffer) {

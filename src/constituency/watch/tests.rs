@@ -1,4 +1,4 @@
-//! Following folders, and what is told when.
+//! The watcher, and the order of callbacks and publishing.
 
 use super::*;
 
@@ -9,14 +9,14 @@ fn a_panic_does_not_end_the_following_and_what_it_kept_from_being_published_is()
     let first = scanner.scan(clock::now());
     let (sender, published) = channel();
     let mut is_first = true;
-    let waker = follow(scanner, first, move |after| {
+    let handle = follow(scanner, first, move |after| {
         assert!(!std::mem::replace(&mut is_first, false), "a defect, as a test wants it");
         sender.send(after.served().count()).unwrap();
     })
     .unwrap();
     std::fs::create_dir(folder.path().join("ote")).unwrap();
     assert_eq!(published.recv_timeout(Duration::from_secs(20)), Ok(1));
-    waker.stop();
+    handle.stop();
 }
 
 #[test]
@@ -26,10 +26,10 @@ fn what_is_done_after_a_look_finds_published_what_was_there_before_it() {
     let first = scanner.scan(clock::now());
     let (publishing, events) = channel();
     let done = publishing.clone();
-    let waker = follow(scanner, first, move |after| publishing.send(Some(after.served().count())).unwrap()).unwrap();
+    let handle = follow(scanner, first, move |after| publishing.send(Some(after.served().count())).unwrap()).unwrap();
     std::fs::create_dir(folder.path().join("ote")).unwrap();
-    waker.look_with(Vec::new(), move || done.send(None).unwrap());
+    handle.look_with(Vec::new(), move || done.send(None).unwrap());
     let soon = Duration::from_secs(20);
     assert_eq!((events.recv_timeout(soon), events.recv_timeout(soon)), (Ok(Some(1)), Ok(None)));
-    waker.stop();
+    handle.stop();
 }
