@@ -1,4 +1,4 @@
-//! Reading files that an operator has named.
+//! Reads files whose paths the operator configured.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 
-/// Reads the whole file at `path`. What is no regular file is an error: a pipe would be waited for without end.
+/// Reads the whole regular file at `path`. Anything else is an error: reading a pipe could block without end.
 pub fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
     // NONBLOCK: opening a FIFO must not wait for its writer.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
@@ -19,8 +19,8 @@ pub fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What a file is and when it changed last, to the nanosecond: one that is written in place twice in a second, and keeps
-/// its size as certificates do, must not pass for unchanged.
+/// Identity, size and times of a file, to detect changes. The times have nanoseconds: a file that is rewritten in place
+/// twice within a second may keep its size, as certificates do, and must still count as changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileStamp {
     identity: [i128; 2],
@@ -28,7 +28,7 @@ pub struct FileStamp {
 }
 
 impl FileStamp {
-    /// That of the file at `path`; `None` if it is not there.
+    /// The stamp of the file at `path`; `None` if there is no such file.
     #[must_use]
     pub fn of(path: &Path) -> Option<Self> {
         let stat = rustix::fs::stat(path).ok()?;
@@ -44,7 +44,7 @@ impl FileStamp {
         })
     }
 
-    /// Whether both are of one file, whatever is in it.
+    /// Whether both stamps are of the same inode, whatever its content.
     #[must_use]
     pub fn is_same_file(&self, other: &Self) -> bool {
         self.identity == other.identity

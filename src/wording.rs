@@ -1,7 +1,6 @@
-//! Text of messages to operators: counts with their nouns, and errors of the TLS libraries in words.
+//! Text for messages to operators: counts with nouns, and errors of rustls and webpki as readable text.
 //!
-//! rustls and webpki display many errors as Rust prints them for debugging: `Other(OtherError(CaUsedAsEndEntity))`.
-//! Pure.
+//! rustls and webpki display many errors in Rust's debug format: `Other(OtherError(CaUsedAsEndEntity))`. Pure.
 
 use std::error::Error;
 use std::fmt::{Debug, Display};
@@ -9,7 +8,7 @@ use std::io;
 
 use rustls::{AlertDescription, CertificateError};
 
-/// `1 connection`, `2 connections`, `0 constituencies`, `3 lines of the log`.
+/// A count with its noun, in the plural unless it is 1: `1 connection`, `0 constituencies`, `3 lines of the log`.
 #[must_use]
 pub fn counted<N: Copy + Display + PartialEq + From<u8>>(count: N, noun: &str) -> String {
     if count == N::from(1) {
@@ -24,16 +23,16 @@ pub fn counted<N: Copy + Display + PartialEq + From<u8>>(count: N, noun: &str) -
     }
 }
 
-/// `1 connection was`, `2 connections were`.
+/// [`counted`] with the verb: `1 connection was`, `2 connections were`.
 #[must_use]
 pub fn counted_were<N: Copy + Display + PartialEq + From<u8>>(count: N, noun: &str) -> String {
     let verb = if count == N::from(1) { "was" } else { "were" };
     format!("{} {verb}", counted(count, noun))
 }
 
-/// The error of rustls inside what an HTTP library or a socket made of it.
+/// Finds the rustls error that an error of an HTTP library or a socket wraps.
 ///
-/// `io::Error` hides the error that it wraps from `source()`, so it is opened by hand.
+/// `source()` of an `io::Error` skips the error that it wraps, so this opens it explicitly.
 #[must_use]
 pub fn find_tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     std::iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| (*error).source()).find_map(|error| {
@@ -43,7 +42,7 @@ pub fn find_tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls
     })
 }
 
-/// An error of rustls.
+/// An error of rustls, as text.
 #[must_use]
 pub fn tls_error(error: &rustls::Error) -> String {
     use rustls::Error as E;
@@ -64,7 +63,7 @@ pub fn tls_error(error: &rustls::Error) -> String {
     }
 }
 
-/// Why a certificate is not valid.
+/// Why a certificate is invalid, as text.
 #[must_use]
 pub fn certificate_error(error: &CertificateError) -> String {
     use CertificateError as C;
@@ -73,7 +72,7 @@ pub fn certificate_error(error: &CertificateError) -> String {
         C::Expired => "it has expired".to_owned(),
         C::NotValidYet => "it is not valid yet".to_owned(),
         C::Revoked => "it is revoked".to_owned(),
-        // The library's name for it is what others search for.
+        // Operators search the web for the library's name of this error.
         C::UnknownIssuer => "its issuer is not trusted (UnknownIssuer)".to_owned(),
         C::NotValidForName => "it is for another name".to_owned(),
         C::InvalidPurpose => "it is for another purpose".to_owned(),
@@ -92,7 +91,7 @@ pub fn certificate_error(error: &CertificateError) -> String {
     }
 }
 
-/// An error of webpki.
+/// An error of webpki, as text.
 #[must_use]
 pub fn webpki_error(error: &webpki::Error) -> String {
     match error {
@@ -105,27 +104,27 @@ pub fn webpki_error(error: &webpki::Error) -> String {
     }
 }
 
-/// The alert's name in the RFCs (RFC 8446 §6): `unknown_ca`; the number of one without a name.
+/// The name of an alert in RFC 8446 §6, such as `unknown_ca`; its number if it has no name.
 #[must_use]
 pub fn alert_name(alert: AlertDescription) -> String {
     match alert {
         AlertDescription::Unknown(number) => format!("{number}"),
-        // RFC 6066 §3 writes it with a z.
+        // RFC 6066 §3 spells it with a z.
         AlertDescription::UnrecognisedName => "unrecognized_name".to_owned(),
         AlertDescription::EncryptedClientHelloRequired => "ech_required".to_owned(),
         alert => parts(&format!("{alert:?}")).join("_").to_lowercase(),
     }
 }
 
-/// The name of a parameter of TLS, or its number if it has none: `X25519`, `0x6399`.
+/// The name of a TLS parameter, such as `X25519`, or its number if it has no name, such as `0x6399`.
 #[must_use]
 pub fn parameter_name<P: Copy + Debug + Into<u16>>(parameter: P) -> String {
     let name = format!("{parameter:?}");
     if name.contains('(') { format!("{:#06x}", parameter.into()) } else { name }
 }
 
-/// The name of a variant, as words: `NoCipherSuitesInCommon` is `no cipher suites in common`. What stands behind the name
-/// is left out.
+/// The name of an enum variant as words: `NoCipherSuitesInCommon` becomes `no cipher suites in common`. The variant's
+/// fields are omitted.
 #[must_use]
 pub fn words(variant: &impl Debug) -> String {
     const ACRONYMS: [&str; 9] = ["CA", "CRL", "DER", "EKU", "OCSP", "PSK", "SNI", "TLS", "ALPN"];
@@ -137,7 +136,7 @@ pub fn words(variant: &impl Debug) -> String {
     parts.collect::<Vec<_>>().join(" ")
 }
 
-/// The parts of a name in camel case, an acronym whole: `UnknownCA` is `Unknown`, `CA`.
+/// Splits a camel-case name into words and keeps acronyms whole: `UnknownCA` becomes `Unknown`, `CA`.
 fn parts(debug: &str) -> Vec<&str> {
     let name = debug.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
     let bytes = name.as_bytes();
