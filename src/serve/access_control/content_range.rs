@@ -1,28 +1,28 @@
-//! The Content-Range of a PUT (RFC 9110 §14.5: partial PUT by private agreement; here there is one). Pure.
+//! The Content-Range of a PUT (RFC 9110 §14.5: partial PUT by private agreement, which this server supports). Pure.
 
 use hyper::header::{CONTENT_RANGE, HeaderMap};
 
-/// A Content-Range that no upload can have; nothing is changed because of it.
+/// A Content-Range that is invalid for an upload. The upload changes nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadContentRange {
-    /// Two headers: which one counts would be a guess.
+    /// Several headers; choosing one would be a guess.
     #[error("more than one Content-Range")]
     Several,
     /// Not `bytes a-b/n` or `bytes a-b/*`.
     #[error("a Content-Range that is not \"bytes FIRST-LAST/SIZE\"")]
     Malformed,
-    /// `bytes */n`: there is no range in it.
+    /// `bytes */n`, which has no range.
     #[error("a Content-Range without a range")]
     NoRange,
-    /// The last byte before the first, or beyond the size.
+    /// The last byte is before the first, or beyond the size.
     #[error("a Content-Range that contradicts itself")]
     Contradiction,
-    /// The body is not as long as the range.
+    /// The body and the range differ in length.
     #[error("a body that is not as long as its Content-Range")]
     Length,
 }
 
-/// The place of a body in a file: `first` to `last`, both included.
+/// The range of a file that a body fills.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ContentRange {
     first: u64,
@@ -30,7 +30,7 @@ pub struct ContentRange {
 }
 
 impl ContentRange {
-    /// Reads the header, if there is one.
+    /// Parses the header, if there is one.
     pub fn of(headers: &HeaderMap) -> Result<Option<Self>, BadContentRange> {
         let mut values = headers.get_all(CONTENT_RANGE).iter();
         let Some(value) = values.next() else { return Ok(None) };
@@ -40,13 +40,13 @@ impl ContentRange {
         value.to_str().map_err(|_| BadContentRange::Malformed).and_then(Self::parse).map(Some)
     }
 
-    /// Where the body starts in the file, in bytes.
+    /// The offset of the body in the file, in bytes.
     #[must_use]
     pub fn first(self) -> u64 {
         self.first
     }
 
-    /// How long the body must be, in bytes; at least 1.
+    /// The required length of the body, in bytes; at least 1.
     #[must_use]
     pub fn length(self) -> u64 {
         self.length
@@ -72,7 +72,7 @@ impl ContentRange {
     }
 }
 
-/// Digits only: no sign, no white space, nothing that overflows.
+/// Accepts digits only: no sign, no white space, no overflow.
 fn number(text: &str) -> Result<u64, BadContentRange> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(BadContentRange::Malformed);

@@ -1,4 +1,4 @@
-//! Why a request is refused: a value, not an error of ours. Pure.
+//! Why a request is denied, as a value. Pure.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use crate::serve::host::BadHost;
 use crate::serve::path::BadPath;
 use crate::wording::counted;
 
-/// The kind of a denial that every phone with a password meets: it has yet to answer a challenge.
+/// The denial kind of a password challenge. Routine: every phone with a password gets one before it authenticates.
 pub const CHALLENGE: &str = "challenge";
 
-/// Why not. Its `Display` is for the operator; the peer sees [`Denial::status`].
+/// The reason for a denial. Its `Display` is for the operator; the peer sees only [`Denial::status`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Denial {
     #[error("{0}")]
@@ -27,7 +27,8 @@ pub enum Denial {
     NotPlain { host: String },
     #[error("the constituency is gone")]
     Gone,
-    /// A file that is missing in a folder that was replaced may be in the new one: decided again by that one's policy.
+    /// The folder was replaced, and a file that is missing in the old one may exist in the new one. The request is
+    /// decided again by the policy of the new folder.
     #[error("the folder of the constituency was replaced, and the new one is not in force yet")]
     Replaced,
     #[error("the method {method} is not allowed")]
@@ -103,7 +104,7 @@ pub enum Denial {
 }
 
 impl Denial {
-    /// One of a few words, to count by.
+    /// The kind for metrics and logs, out of a few words.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
@@ -143,7 +144,6 @@ impl Denial {
         }
     }
 
-    /// What the peer is told.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
@@ -179,7 +179,7 @@ impl Denial {
         }
     }
 
-    /// For how many seconds the peer is asked not to try again, where the answer says so.
+    /// The seconds of the Retry-After header, if the response has one.
     #[must_use]
     pub fn retry_after(&self) -> Option<u64> {
         match self {
@@ -189,9 +189,9 @@ impl Denial {
         }
     }
 
-    /// Whether the connection ends with this answer.
+    /// Whether the connection ends with this response.
     ///
-    /// Every 403 ends it, so that those which must are not told apart from those which need not.
+    /// Every 403 ends it, so that a client cannot tell the denials that must end it from the others.
     #[must_use]
     pub fn closes(&self) -> bool {
         matches!(self.status(), StatusCode::FORBIDDEN | StatusCode::MISDIRECTED_REQUEST)
@@ -199,7 +199,7 @@ impl Denial {
     }
 }
 
-/// Whole seconds that are no shorter, and at least one.
+/// Rounds up to whole seconds, at least one.
 fn seconds(time: Duration) -> u64 {
     (time.as_secs() + u64::from(time.subsec_nanos() > 0)).max(1)
 }
@@ -208,7 +208,7 @@ fn seconds(time: Duration) -> u64 {
 mod tests {
     use super::*;
 
-    /// The golden test of metrics has no client that brings this about.
+    /// The golden test of metrics has no client that causes this.
     #[test]
     fn internal_error_is_counted_as_failed() {
         let denial = Denial::Failed(String::new());

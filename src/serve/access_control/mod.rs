@@ -1,14 +1,15 @@
-//! The decision: may this peer do this, now? One pure function, [`decide`], in the order that the contract fixes.
+//! Access control: may this client do this now? One pure function, [`decide`], which checks in the order that the
+//! contract fixes.
 //!
-//! 1. Host: which constituency the request is for.
+//! 1. Host: the constituency of the request.
 //! 2. Method.
 //! 3. Path.
 //! 4. Phone: certificate or password, list, expiry.
 //! 5. Own files only.
-//! 6. What is never served.
+//! 6. Names that are never served.
 //!
-//! Opening a file takes a [`ReadGrant`], storing one a [`WriteGrant`]; both come only out of here. A refusal is a
-//! value, [`Denial`]: all that the peer learns of it is a status, all that the operator learns is its reason.
+//! Opening a file takes a [`ReadGrant`], storing one takes a [`WriteGrant`]; only this module makes them. A refusal is
+//! a value, [`Denial`]: the client sees only its status, the operator its reason.
 
 pub mod content_range;
 mod denial;
@@ -27,10 +28,9 @@ use crate::constituency::{ClientAuth, Constituency, ListedPhones, MacAddress, Ph
 use crate::identity::trust::{ChainRefusal, VerifiedDevice};
 use upload_name::UploadName;
 
-/// What a request asks.
 #[derive(Debug)]
 pub struct RequestTarget<'a> {
-    /// The constituency that Host names, or why it names none that this connection may ask.
+    /// Whether Host names the constituency of this connection, or why not.
     pub host: Result<(), HostDenial>,
     /// The method.
     pub method: &'a Method,
@@ -41,32 +41,31 @@ pub struct RequestTarget<'a> {
 /// Why a request's Host does not lead to the connection's constituency.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HostDenial {
-    /// It cannot be read.
+    /// It is malformed.
     Bad(BadHost),
     /// It names something else.
     Elsewhere(String),
 }
 
-/// Who asks, as things stand now.
+/// The client of a request, and the state that applies client.
 #[derive(Debug)]
 pub struct ClientContext<'a> {
-    /// The connection's constituency as it is now; `None` if it is gone.
+    /// The connection's constituency in its current state; `None` if it was removed.
     pub constituency: Option<&'a Constituency>,
     /// Every phone on any list of this server.
     pub listed: &'a ListedPhones,
-    /// Whether the connection has no TLS, so that nobody can prove anything on it.
+    /// Whether the connection has no TLS, so that its client cannot authenticate.
     pub is_plain: bool,
-    /// Whether the connection was made under the TLS part that is in force now.
+    /// Whether the connection was made under the TLS part that is in force client.
     pub tls_is_current: bool,
-    /// What the connection's handshake proved, or why nothing of it counts any more.
+    /// The device that the handshake verified, or why it is no longer valid.
     pub device: Option<Result<&'a VerifiedDevice, &'a ChainRefusal>>,
-    /// The phone that this request's password proved, or what it is told instead; `None` where none is asked for.
+    /// The phone that this request's password proved, or the denial; `None` if the constituency uses no passwords.
     pub password: Option<Result<MacAddress, &'a Denial>>,
-    /// Now, in Unix seconds.
+    /// The current time, in Unix seconds.
     pub now: i64,
 }
 
-/// What may be done.
 #[derive(Debug)]
 pub enum Grant {
     /// Send a file.
@@ -75,14 +74,14 @@ pub enum Grant {
     Write(WriteGrant),
 }
 
-/// Leave to open a path for reading.
+/// Permission to open a path for reading.
 #[derive(Debug)]
 pub struct ReadGrant {
     path: ServedPath,
     reader: Option<MacAddress>,
 }
 
-/// Leave to store an upload.
+/// Permission to store an upload.
 #[derive(Debug)]
 pub struct WriteGrant {
     path: ServedPath,
@@ -94,21 +93,21 @@ pub struct WriteGrant {
 /// Decides one request.
 ///
 /// # Errors
-/// The first reason, in the order of the contract, why it may not be granted.
-pub fn decide(asked: RequestTarget<'_>, now: &ClientContext<'_>) -> Result<Grant, Denial> {
-    match asked.host {
+/// The first reason for a denial, in the order of the contract.
+pub fn decide(target: RequestTarget<'_>, client: &ClientContext<'_>) -> Result<Grant, Denial> {
+    match target.host {
         Ok(()) => {}
         Err(HostDenial::Bad(bad)) => return Err(Denial::Host(bad)),
-        Err(HostDenial::Elsewhere(host)) if now.is_plain => return Err(Denial::NotPlain { host }),
+        Err(HostDenial::Elsewhere(host)) if client.is_plain => return Err(Denial::NotPlain { host }),
         Err(HostDenial::Elsewhere(host)) => return Err(Denial::Misdirected { host }),
     }
-    let constituency = now.constituency.ok_or(Denial::Gone)?;
-    let asks_who = !now.is_plain && constituency.policy.tls.client_auth != ClientAuth::None;
-    let is_write = check_method(asked.method, asks_who)?;
-    let path = ServedPath::parse(asked.path)?;
-    let phone = if now.is_plain { None } else { check_phone(constituency, now)? };
+    let constituency = client.constituency.ok_or(Denial::Gone)?;
+    let requires_identity = !client.is_plain && constituency.policy.tls.client_auth != ClientAuth::None;
+    let is_write = check_method(target.method, requires_identity)?;
+    let path = ServedPath::parse(target.path)?;
+    let phone = if client.is_plain { None } else { check_phone(constituency, client)? };
     let rules = if is_write { NameRules::writing } else { NameRules::reading };
-    check_own_files(path.as_str(), phone, &rules(now.listed, constituency))?;
+    check_own_files(path.as_str(), phone, &rules(client.listed, constituency))?;
     match phone {
         Some(mac) if is_write => grant_write(path, mac, constituency).map(Grant::Write),
         _ if path::is_hidden(path.as_str()) => Err(Denial::Hidden),
@@ -117,28 +116,28 @@ pub fn decide(asked: RequestTarget<'_>, now: &ClientContext<'_>) -> Result<Grant
     }
 }
 
-/// Whether it writes, which only those may who are asked who they are.
-fn check_method(method: &Method, asks_who: bool) -> Result<bool, Denial> {
-    let allow = if asks_who { "GET, HEAD, PUT" } else { "GET, HEAD" };
+/// Whether the method writes. Only constituencies that authenticate their clients allow that.
+fn check_method(method: &Method, requires_identity: bool) -> Result<bool, Denial> {
+    let allow = if requires_identity { "GET, HEAD, PUT" } else { "GET, HEAD" };
     match *method {
         Method::GET | Method::HEAD => Ok(false),
-        Method::PUT if asks_who => Ok(true),
+        Method::PUT if requires_identity => Ok(true),
         _ => Err(Denial::Method { method: method.clone(), allow }),
     }
 }
 
-/// The phone that asks; `None` where the constituency asks nobody who they are.
-fn check_phone(constituency: &Constituency, now: &ClientContext<'_>) -> Result<Option<MacAddress>, Denial> {
-    if !now.tls_is_current {
+/// The authenticated phone; `None` if the constituency authenticates no clients.
+fn check_phone(constituency: &Constituency, client: &ClientContext<'_>) -> Result<Option<MacAddress>, Denial> {
+    if !client.tls_is_current {
         return Err(Denial::TlsPartChanged);
     }
     match constituency.policy.tls.client_auth {
         ClientAuth::None => return Ok(None),
-        ClientAuth::Digest => return check_password(constituency, now).map(Some),
+        ClientAuth::Digest => return check_password(constituency, client).map(Some),
         ClientAuth::Required => {}
     }
-    let device = now.device.ok_or(Denial::NoDevice)?.map_err(|refusal| Denial::Chain(refusal.clone()))?;
-    device.still_valid(now.now).map_err(Denial::Chain)?;
+    let device = client.device.ok_or(Denial::NoDevice)?.map_err(|refusal| Denial::Chain(refusal.clone()))?;
+    device.still_valid(client.now).map_err(Denial::Chain)?;
     let mac = device.mac().map_err(|reason| Denial::NoIdentity(reason.clone()))?;
     match (constituency.standing(mac), device.pin()) {
         (PhoneStanding::Known, Some(certificate)) if !constituency.is_pinned(mac, certificate) => {
@@ -153,9 +152,9 @@ fn check_phone(constituency: &Constituency, now: &ClientContext<'_>) -> Result<O
     }
 }
 
-/// The phone whose password this request brought: on the list, as with a certificate.
-fn check_password(constituency: &Constituency, now: &ClientContext<'_>) -> Result<MacAddress, Denial> {
-    let mac = now.password.ok_or(Denial::NoDevice)?.map_err(Clone::clone)?;
+/// The phone that this request's password proved. It must be on the list, as with a certificate.
+fn check_password(constituency: &Constituency, client: &ClientContext<'_>) -> Result<MacAddress, Denial> {
+    let mac = client.password.ok_or(Denial::NoDevice)?.map_err(Clone::clone)?;
     let name = || constituency.name.clone();
     match constituency.standing(mac) {
         PhoneStanding::Known => Ok(mac),
@@ -178,32 +177,34 @@ fn grant_write(path: ServedPath, mac: MacAddress, constituency: &Constituency) -
 }
 
 impl ReadGrant {
-    /// The path that was asked for.
+    /// The requested path.
     #[must_use]
     pub fn path(&self) -> &ServedPath {
         &self.path
     }
 
-    /// The phone that asked, where it proved who it is.
+    /// The requesting phone, if it is authenticated.
     #[must_use]
     pub fn reader(&self) -> Option<MacAddress> {
         self.reader
     }
 
-    /// Whether the decision holds for `real`, to which links led within the same constituency.
+    /// Checks whether the grant holds for `real` too, the target of symlinks within the same constituency.
     ///
     /// # Errors
-    /// The refusal that a request for `real` itself would get.
+    /// The denial that a request for `real` itself would get.
     pub fn covers(&self, real: &str, rules: &NameRules<'_>) -> Result<(), Denial> {
         check_own_files(real, self.reader, rules)?;
         if path::is_hidden(real) { Err(Denial::Hidden) } else { Ok(()) }
     }
 }
 
-/// Whether a link of `rules.asking` may lead to `real` in the folder of `rules.owning`, for the phone `reader`.
+/// Checks whether a symlink of `rules.asking` may lead to `real` in the folder of `rules.owning`, for the phone
+/// `reader`.
 ///
 /// # Errors
-/// Unless `real` lies in a folder that the owner shares, is not hidden, and is no phone's own file, not even the reader's.
+/// Unless `real` lies in a folder that the owner shares, is not hidden, and is no phone's own file, not even the
+/// reader's.
 pub fn check_shared(real: &str, reader: Option<MacAddress>, rules: &NameRules<'_>) -> Result<(), Denial> {
     let owner = rules.owning;
     let refused =
@@ -222,25 +223,24 @@ pub fn check_shared(real: &str, reader: Option<MacAddress>, rules: &NameRules<'_
 }
 
 impl WriteGrant {
-    /// The path that was asked for.
+    /// The requested path.
     #[must_use]
     pub fn path(&self) -> &ServedPath {
         &self.path
     }
 
-    /// Where it is kept.
+    /// The name under which the upload is stored.
     #[must_use]
     pub fn name(&self) -> &UploadName {
         &self.name
     }
 
-    /// The phone that uploads.
     #[must_use]
     pub fn mac(&self) -> MacAddress {
         self.mac
     }
 
-    /// The budgets in force.
+    /// The quotas in force.
     #[must_use]
     pub fn limits(&self) -> &UploadLimits {
         &self.limits

@@ -1,4 +1,4 @@
-//! The decision, as a table and as laws.
+//! Access control, by example and by property.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::serve::site::TlsMaterial;
 const OWN: &str = "00005e00530c";
 const OTHER: &str = "00005e0053c7";
 
-/// One constituency with this policy, and a phone's proven identity.
+/// One constituency with this policy, and a phone's verified identity.
 struct Stage {
     registry: Registry,
     constituency: Arc<Constituency>,
@@ -55,10 +55,10 @@ impl Stage {
     }
 
     fn decide(&self, method: &Method, path: &str) -> Result<Grant, Denial> {
-        decide(RequestTarget { host: Ok(()), method, path }, &self.circumstances())
+        decide(RequestTarget { host: Ok(()), method, path }, &self.client_context())
     }
 
-    fn circumstances(&self) -> ClientContext<'_> {
+    fn client_context(&self) -> ClientContext<'_> {
         ClientContext {
             constituency: Some(&self.constituency),
             listed: self.registry.listed(),
@@ -93,13 +93,13 @@ fn each_check_comes_before_the_next() {
     let elsewhere = || Err(HostDenial::Elsewhere("x".to_owned()));
     let hidden_of_other = format!("/{OTHER}/.x");
     let asked = |host, method, path| RequestTarget { host, method, path };
-    let status = |asked: RequestTarget<'_>, circumstances: &ClientContext<'_>| {
-        decide(asked, circumstances).map_or_else(|denial| denial.status().as_u16(), |_| 200)
+    let status = |asked: RequestTarget<'_>, client_context: &ClientContext<'_>| {
+        decide(asked, client_context).map_or_else(|denial| denial.status().as_u16(), |_| 200)
     };
-    let gone = ClientContext { constituency: None, ..stage.circumstances() };
-    let outdated = ClientContext { tls_is_current: false, ..stage.circumstances() };
-    let late = ClientContext { now: stage.now + 7200, ..stage.circumstances() };
-    let nobody = ClientContext { device: None, ..stage.circumstances() };
+    let gone = ClientContext { constituency: None, ..stage.client_context() };
+    let outdated = ClientContext { tls_is_current: false, ..stage.client_context() };
+    let late = ClientContext { now: stage.now + 7200, ..stage.client_context() };
+    let nobody = ClientContext { device: None, ..stage.client_context() };
     let bad = || Err(HostDenial::Bad(BadHost::Missing));
     assert_eq!(status(asked(bad(), &Method::DELETE, "/.."), &gone), 400);
     assert_eq!(status(asked(elsewhere(), &Method::DELETE, "/.."), &gone), 421);
@@ -110,8 +110,8 @@ fn each_check_comes_before_the_next() {
         assert_eq!(status(asked(Ok(()), &Method::GET, "/.hidden"), refused), 403);
         assert_eq!(status(asked(Ok(()), &Method::GET, "/site.cfg"), refused), 403);
     }
-    assert_eq!(status(asked(Ok(()), &Method::GET, &hidden_of_other), &stage.circumstances()), 403);
-    assert_eq!(status(asked(Ok(()), &Method::GET, "/.hidden"), &stage.circumstances()), 404);
+    assert_eq!(status(asked(Ok(()), &Method::GET, &hidden_of_other), &stage.client_context()), 403);
+    assert_eq!(status(asked(Ok(()), &Method::GET, "/.hidden"), &stage.client_context()), 404);
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn without_client_authentication_a_phones_file_is_absent_and_nothing_is_stored()
 fn over_plain_http_there_is_what_holds_no_address_and_only_to_read() {
     for policy in [&format!(r#"{{ "phones": {{ "{OWN}": "" }} }}"#), r#"{ "client_auth": "none" }"#] {
         let stage = Stage::new(policy);
-        let plain = ClientContext { is_plain: true, device: None, ..stage.circumstances() };
+        let plain = ClientContext { is_plain: true, device: None, ..stage.client_context() };
         let status = |method: &Method, path: &str| {
             let asked = RequestTarget { host: Ok(()), method, path };
             decide(asked, &plain).map_or_else(|denial| denial.status().as_u16(), |_| 200)

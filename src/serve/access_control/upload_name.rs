@@ -1,17 +1,17 @@
-//! What a phone may call its uploads, and what each kind of upload is for. Pure.
+//! The names that a phone may give its uploads, and the purpose of each kind of upload. Pure.
 
 use crate::constituency::MacAddress;
 use crate::serve::path::ServedPath;
 
-/// The longest segment, in bytes.
+/// The maximum length of a path segment, in bytes.
 const MAX_SEGMENT: usize = 128;
-/// The most folders above an upload.
+/// The maximum number of folders above an upload.
 const MAX_FOLDERS: usize = 4;
 
-/// Why a name is no upload's.
+/// Why a name is invalid for an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadUploadName {
-    /// It does not start with the phone's own MAC address, or is its configuration file.
+    /// It does not start with the phone's own MAC address, or it is the phone's configuration file.
     #[error("an upload must be called <own MAC>-SOMETHING or <own MAC>.csr")]
     NotOwn,
     /// A character, a length or a depth that is not allowed.
@@ -21,7 +21,7 @@ pub enum BadUploadName {
     Form,
 }
 
-/// Where an upload is kept below its phone's folder: the path as sent, the MAC address in lower case.
+/// The path of an upload below its phone's folder: as sent, with the MAC address in lower case.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct UploadName(String);
 
@@ -46,7 +46,7 @@ impl UploadName {
         Ok(Self::stored(path, mac))
     }
 
-    /// Where an upload of this path by `mac` is kept, whether or not it may be uploaded.
+    /// The name under which an upload of `mac` to this path is stored, whether or not that upload is allowed.
     #[must_use]
     pub fn stored(path: &ServedPath, mac: MacAddress) -> Self {
         Self(path.with_lower_case(mac))
@@ -58,13 +58,13 @@ impl UploadName {
         &self.0
     }
 
-    /// Whether this lies over a file of the folder, for its phone alone: the kinds that phones read back.
+    /// Whether this upload overrides a file of the folder, for its own phone only: the kinds that phones read back.
     #[must_use]
     pub fn lies_over_the_folder(&self) -> bool {
         matches!(self.kind(), "-phone.cfg" | "-web.cfg" | "-directory.xml" | "-calls.xml")
     }
 
-    /// Whether this is never served back, not even to its own phone: private keys, requests for certificates, core files.
+    /// Whether this upload is never served, not even to its own phone: private keys, certificate requests, core dumps.
     #[must_use]
     pub fn is_kept_back(&self) -> bool {
         let kind = self.kind().to_ascii_lowercase();
@@ -72,7 +72,7 @@ impl UploadName {
         kind.ends_with("-private.pem") || kind == ".csr" || kind.split(['-', '.', '_']).any(is_core)
     }
 
-    /// What stands behind the MAC address in the file's name.
+    /// The part of the file name after the MAC address.
     fn kind(&self) -> &str {
         let file = self.0.rsplit('/').next().unwrap_or_default();
         file.get(12..).unwrap_or_default()
