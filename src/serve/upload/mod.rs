@@ -1,11 +1,11 @@
-//! What phones send us: logs, settings, directories, call lists, by PUT.
+//! Uploads of phones by PUT: logs, settings, directories, call lists.
 //!
-//! What it may be called, and which part of the file a body is, the [decision](super::access_control) has said before. Then:
+//! [Access control](super::access_control) has checked the name, the method and the phone before. Then:
 //!
-//! 1. [`store`]: one writer per file, few files of one phone at a time, and what the disk allows: [`quotas`], [`usage`],
+//! 1. [`store`]: one writer per file, a limit of concurrent uploads per phone, and quotas: [`quotas`], [`usage`],
 //!    [`write_quota`].
-//! 2. [`receive`]: the body, from the connection into the store.
-//! 3. [`sink`]: the file, old or new and never half.
+//! 2. [`receive`]: moves the body from the connection into the store.
+//! 3. [`sink`]: writes the file, with the old content or the new, never a part.
 
 pub mod quotas;
 pub mod receive;

@@ -1,4 +1,4 @@
-//! An upload's way from the connection into the store. The disk is worked on threads that may block.
+//! Receives an upload from the connection into the store. Disk access runs on blocking threads.
 
 use std::sync::Arc;
 
@@ -15,18 +15,18 @@ use crate::serve::discard::RequestBody;
 use crate::serve::open_beneath;
 use crate::serve::timeouts::{Phase, TimeoutControl};
 
-/// How much of a body is gathered before it is written, in bytes: with the frame that comes last no more than 64 KiB,
-/// because it is held for as long as the peer takes to send it.
+/// How many bytes of a body are buffered before a write. With the last frame this is at most 64 KiB, because a slow
+/// client pins the buffer for as long as it sends.
 const GATHERED: usize = 48 << 10;
 
-/// A request's body, as it comes in.
+/// The body of a request, as it arrives.
 #[derive(Debug)]
 pub struct UploadBody<'a> {
     body: RequestBody,
-    pace: &'a TimeoutControl,
+    timeouts: &'a TimeoutControl,
 }
 
-/// What [`UploadBody::gather`] ended with.
+/// How [`UploadBody::gather`] ended.
 enum UploadEnd {
     More,
     Complete,
@@ -36,7 +36,7 @@ enum UploadEnd {
 /// Receives the `body` of a granted PUT.
 ///
 /// # Errors
-/// Why it was not stored. Unless the body broke off, the rest of it is still unread: see [`UploadBody::into_rest`].
+/// Why it was not stored. Unless the body broke off, its rest is still unread: see [`UploadBody::into_rest`].
 pub async fn receive(
     grant: WriteGrant,
     constituency: Arc<Constituency>,
@@ -68,22 +68,21 @@ pub async fn receive(
 }
 
 impl<'a> UploadBody<'a> {
-    /// Takes in `body`.
     #[must_use]
-    pub fn new(body: RequestBody, pace: &'a TimeoutControl) -> Self {
-        Self { body, pace }
+    pub fn new(body: RequestBody, timeouts: &'a TimeoutControl) -> Self {
+        Self { body, timeouts }
     }
 
-    /// What is left of it.
+    /// The unread rest of the body.
     #[must_use]
     pub fn into_rest(self) -> RequestBody {
         self.body
     }
 
-    /// About [`GATHERED`] bytes, and whether the body goes on.
+    /// Reads about [`GATHERED`] bytes. Also returns whether more follow.
     async fn gather(&mut self) -> (Bytes, UploadEnd) {
         self.body.is_held_back = false;
-        self.pace.enter(Phase::Body);
+        self.timeouts.enter(Phase::Body);
         let mut gathered = BytesMut::new();
         let end = loop {
             match self.body.incoming.frame().await {
@@ -99,7 +98,7 @@ impl<'a> UploadBody<'a> {
                 }
             }
         };
-        self.pace.enter(Phase::Answering);
+        self.timeouts.enter(Phase::Answering);
         (gathered.freeze(), end)
     }
 }
@@ -110,7 +109,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Denial> + 
         .unwrap_or_else(|error| Err(Denial::Failed(format!("the upload's worker failed: {error}"))))
 }
 
-/// hyper says what it was doing; its source says what happened.
+/// hyper's message names the operation; its source names the cause.
 fn with_source(error: &hyper::Error) -> String {
     match std::error::Error::source(error) {
         Some(source) => format!("{error}: {source}"),

@@ -1,7 +1,7 @@
-//! The file that a body goes into, so that the upload is old or new and never half.
+//! Writes an upload to its file, so that the file holds the old content or the new, never a part.
 //!
-//! A file is replaced as a whole or not at all. Only an append to what phones do not read back, such as a log, grows it in
-//! place, because there a prefix is as good as it was; an append that is refused after all is taken back.
+//! A file is replaced atomically, through a temporary file. Only appends to files that phones do not read back, such as
+//! logs, are written in place, because a prefix of them is valid; a denied append is rolled back.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
@@ -13,12 +13,12 @@ use tempfile::NamedTempFile;
 use crate::serve::access_control::Denial;
 use crate::state;
 
-/// Where a body is written to.
+/// The destination of a body.
 #[derive(Debug)]
 pub enum UploadSink {
-    /// The file itself, at its end.
+    /// The end of the file itself.
     Append(Append),
-    /// A file beside it, which takes its place when it is complete.
+    /// A temporary file that replaces the target when it is complete.
     Beside(TempReplace),
 }
 
@@ -31,12 +31,12 @@ pub struct Append {
     old_size: Option<u64>,
 }
 
-/// A temporary file, removed when it is dropped.
+/// A temporary file; dropping it removes it.
 #[derive(Debug)]
 pub struct TempReplace(NamedTempFile);
 
 impl Append {
-    /// Opens `target` below `root` for an append, and makes it where there was none.
+    /// Opens `target` below `root` for an append. Creates it if it does not exist.
     ///
     /// # Errors
     /// If the disk fails.
@@ -49,7 +49,7 @@ impl Append {
             Ok(file)
         };
         let file = match open() {
-            // An upload beside this one came to nothing, and its folders with it.
+            // Another upload failed and removed its empty folders. Retry.
             Err(error) if error.kind() == ErrorKind::NotFound => open(),
             opened => opened,
         };
@@ -58,25 +58,25 @@ impl Append {
     }
 
     fn take_back(&self) {
-        let undone = match self.old_size {
+        let result = match self.old_size {
             Some(size) => self.file.set_len(size).and_then(|()| self.file.sync_all()),
             None => fs::remove_file(&self.path).map(|()| remove_empty_folders(&self.root, &self.path)),
         };
-        if let Err(error) = undone {
+        if let Err(error) = result {
             tracing::error!("{}: an append cannot be taken back: {error}", self.path.display());
         }
     }
 }
 
 impl TempReplace {
-    /// Makes a temporary file in `folder` that starts as the first `kept` bytes of `old`.
+    /// Creates a temporary file in `folder`, with the first `kept` bytes of `old`.
     ///
     /// # Errors
     /// If the disk fails.
     pub fn create(folder: &Path, old: &Path, kept: u64) -> Result<Self, Denial> {
         let mut file = NamedTempFile::new_in(folder).map_err(|error| failed("a temporary file", &error))?;
         if kept > 0 {
-            // From file to file: where the file system can, the kernel lets both share the content and writes nothing.
+            // Copies between files: if the file system supports it, the kernel shares the content and writes nothing.
             let copied = File::open(old).and_then(|old| io::copy(&mut old.take(kept), file.as_file_mut()));
             if copied.map_err(|error| failed("the part to keep", &error))? < kept {
                 return Err(Denial::Failed("the file shrank while it was copied".to_owned()));
@@ -85,13 +85,13 @@ impl TempReplace {
         Ok(Self(file))
     }
 
-    /// The folder of `target` is made only now: it may have been removed meanwhile, and is not needed before.
+    /// Creates the folder of `target` only here: it may have been removed during the upload, and is not needed earlier.
     fn replace(self, root: &Path, target: &Path) -> io::Result<()> {
         let folder = target.parent().unwrap_or(root);
         self.0.as_file().sync_all()?;
         make_folders(root, folder)?;
         match self.0.persist(target) {
-            // An upload beside this one came to nothing, and its folders with it.
+            // Another upload failed and removed its empty folders. Retry.
             Err(failed) if failed.error.kind() == ErrorKind::NotFound => {
                 make_folders(root, folder)?;
                 failed.file.persist(target)?;
@@ -103,7 +103,7 @@ impl TempReplace {
 }
 
 impl UploadSink {
-    /// Writes some of the body.
+    /// Writes a part of the body.
     ///
     /// # Errors
     /// If the disk fails.
@@ -115,10 +115,10 @@ impl UploadSink {
         written.map_err(|error| failed("the upload", &error))
     }
 
-    /// Makes what was written durable, and visible as `target`.
+    /// Makes the written bytes durable, and visible as `target`.
     ///
     /// # Errors
-    /// If the disk fails; the file is then as it was.
+    /// If the disk fails; the file is then unchanged.
     pub fn finish(self, root: &Path, target: &Path) -> Result<(), Denial> {
         let finished = match self {
             Self::Append(append) => append.file.sync_all().inspect_err(|_| append.take_back()),
@@ -134,14 +134,14 @@ impl UploadSink {
         })
     }
 
-    /// Leaves the file as it was.
+    /// Rolls back: leaves the file unchanged.
     pub fn take_back(self) {
         if let Self::Append(append) = self {
             append.take_back();
         }
     }
 
-    /// Keeps what an append has got so far; anything else leaves the file as it was.
+    /// Keeps the received part of an append; otherwise leaves the file unchanged.
     pub fn keep_prefix(self) {
         if let Self::Append(append) = self
             && let Err(error) = append.file.sync_all()
@@ -151,7 +151,7 @@ impl UploadSink {
     }
 }
 
-/// Makes `folder` and what is missing between it and `root`, each durable in the one above it.
+/// Creates `folder` and its missing ancestors below `root`, and syncs each parent folder.
 fn make_folders(root: &Path, folder: &Path) -> io::Result<()> {
     if folder == root || folder.is_dir() {
         return Ok(());
@@ -162,8 +162,8 @@ fn make_folders(root: &Path, folder: &Path) -> io::Result<()> {
     state::sync_folder(above)
 }
 
-/// Removes the folders between `path` and `root` that are empty: no budget counts them, so none may stay behind for
-/// nothing. One that somebody stores into at this moment is not empty, or is made again.
+/// Removes the empty folders between `path` and `root`: no quota limits folders. If an upload stores into one at this
+/// moment, that folder is not empty, or the upload creates it again.
 fn remove_empty_folders(root: &Path, path: &Path) {
     for folder in path.ancestors().skip(1).take_while(|folder| *folder != root) {
         if fs::remove_dir(folder).is_err() {
@@ -172,7 +172,7 @@ fn remove_empty_folders(root: &Path, path: &Path) {
     }
 }
 
-/// What a failing disk comes to for the peer.
+/// The denial for a disk error.
 pub(super) fn failed(what: &str, error: &io::Error) -> Denial {
     match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Denial::DiskFull { reserve: 0 },

@@ -1,7 +1,8 @@
 //! The uploads on disk: `state/uploads/<constituency>/<mac>/<path as sent>`.
 //!
-//! An upload under way is a [`IncomingUpload`]. Its parts give back, each when it is dropped, what it holds: the [sink](UploadSink)
-//! its temporary file, the [reservation](SpaceReservation) its room, the [claim](WriteLock) its name.
+//! An upload in progress is an [`IncomingUpload`]. Each of its parts releases its resource on drop: the
+//! [sink](UploadSink) its temporary file, the [reservation](SpaceReservation) its space, the [lock](WriteLock) its
+//! file.
 
 use std::collections::HashMap;
 use std::fs;
@@ -22,31 +23,30 @@ use crate::serve::access_control::{Denial, WriteGrant};
 use crate::serve::open_beneath::{self, OpenFile};
 use crate::state::{self, Entry, FolderHandle};
 
-/// The folder of all uploads in the state directory.
+/// The folder of all uploads, in the state directory.
 pub const FOLDER: &str = "uploads";
-/// Where bodies wait until they are complete; no constituency can have this name.
+/// The folder of incomplete bodies. A constituency cannot have this name.
 const INCOMING: &str = ".incoming";
-/// How many uploads of one phone may be under way; each holds memory, a file, and a thread while the disk works.
-const AT_ONCE: usize = 8;
+/// The limit of concurrent uploads per phone. Each holds memory, a file, and a thread during disk access.
+const MAX_CONCURRENT: usize = 8;
 
 /// All uploads.
 #[derive(Debug)]
 pub struct UploadStore {
     root: PathBuf,
     handle: OnceLock<FolderHandle>,
-    /// Where the bodies of this run wait, once that is made.
+    /// The folder for incomplete bodies of this run, once it is created.
     incoming: Mutex<Option<PathBuf>>,
-    budgets: Arc<Quotas>,
-    /// The files that are being written, by the folder of their phone.
-    claimed: Mutex<HashMap<PathBuf, Vec<PathBuf>>>,
+    quotas: Arc<Quotas>,
+    /// The files that are being written, by their phone's folder.
+    locked: Mutex<HashMap<PathBuf, Vec<PathBuf>>>,
 }
 
-/// What was stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UploadResult {
-    /// A file that was not there before.
+    /// A new file.
     Created,
-    /// A file that was.
+    /// An existing file.
     Changed,
 }
 
@@ -55,9 +55,9 @@ pub enum UploadResult {
 pub struct IncomingUpload {
     sink: UploadSink,
     reservation: SpaceReservation,
-    claim: WriteLock,
+    lock: WriteLock,
     old_size: Option<u64>,
-    /// Where the body starts in the file.
+    /// The offset of the body in the file.
     first: u64,
     received: u64,
     expected: Option<u64>,
@@ -65,7 +65,7 @@ pub struct IncomingUpload {
     max_file_bytes: u64,
 }
 
-/// Holds a file of the phone whose folder that is for one writer, until it is dropped.
+/// Locks a file below the phone's folder `folder` for one writer; dropping it unlocks the file.
 #[derive(Debug)]
 struct WriteLock {
     store: Arc<UploadStore>,
@@ -74,19 +74,19 @@ struct WriteLock {
 }
 
 impl UploadStore {
-    /// The uploads in the folder `root`; what an earlier run left half-received is removed. As long as the disk cannot be
-    /// written to, uploads are read and none is received.
+    /// Opens the store in the folder `root`, and removes incomplete uploads of an earlier run. While the disk is not
+    /// writable, the store serves uploads and accepts none.
     #[must_use]
     pub fn new(root: PathBuf, reserve: Option<u64>) -> Self {
-        let budgets = Arc::new(Quotas::new(root.clone(), reserve));
+        let quotas = Arc::new(Quotas::new(root.clone(), reserve));
         let (handle, incoming) = (OnceLock::new(), Mutex::default());
-        let store = Self { root, handle, incoming, budgets, claimed: Mutex::default() };
-        // What fails now is tried again with the next upload, which says why.
+        let store = Self { root, handle, incoming, quotas, locked: Mutex::default() };
+        // Ignore errors here: the next upload retries, and reports the error.
         let _ = store.prepare();
         store
     }
 
-    /// Makes an empty folder for the bodies of this run.
+    /// Creates an empty folder for incomplete bodies, once per run.
     fn prepare(&self) -> io::Result<PathBuf> {
         let mut incoming = self.incoming.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(ready) = &*incoming {
@@ -101,7 +101,7 @@ impl UploadStore {
         Ok(incoming.insert(folder).clone())
     }
 
-    /// The folder of all uploads.
+    /// A handle of the folder of all uploads.
     fn handle(&self) -> io::Result<BorrowedFd<'_>> {
         if let Some(handle) = self.handle.get() {
             return Ok(handle.as_fd());
@@ -110,14 +110,14 @@ impl UploadStore {
         Ok(self.handle.get_or_init(|| opened).as_fd())
     }
 
-    fn claimed(&self) -> MutexGuard<'_, HashMap<PathBuf, Vec<PathBuf>>> {
-        self.claimed.lock().unwrap_or_else(PoisonError::into_inner)
+    fn locked(&self) -> MutexGuard<'_, HashMap<PathBuf, Vec<PathBuf>>> {
+        self.locked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens an upload for reading.
     ///
     /// # Errors
-    /// [`Denial::NotFound`] if there is none.
+    /// [`Denial::NotFound`] if it does not exist.
     pub fn open(
         &self,
         constituency: &ConstituencyName,
@@ -135,10 +135,10 @@ impl UploadStore {
         )
     }
 
-    /// Makes ready for a body of `length` bytes (if that is known) at the place that `range` says. Blocks on the disk.
+    /// Prepares for a body of `length` bytes (if known) at `range`. Blocks on the disk.
     ///
     /// # Errors
-    /// Whatever can be known to be wrong before the body is read.
+    /// Every denial that does not depend on the body.
     pub fn begin(
         self: &Arc<Self>,
         grant: &WriteGrant,
@@ -160,44 +160,34 @@ impl UploadStore {
             .prepare()
             .map_err(|error| Denial::Failed(format!("uploads in {} cannot be stored: {error}", self.root.display())))?;
         let folder = self.root.join(constituency.as_str()).join(account.mac.to_string());
-        let claim = WriteLock::take(self, folder, grant.name())?;
-        let old_size = size_of(&claim.target)?;
+        let lock = WriteLock::take(self, folder, grant.name())?;
+        let old_size = size_of(&lock.target)?;
         let size = old_size.unwrap_or(0);
         if first > size {
             return Err(Denial::Gap { first, size });
         }
         let end = checked_end(first, expected.unwrap_or(0), max_file_bytes)?;
         let growth = Usage { bytes: end.saturating_sub(size), files: u64::from(old_size.is_none()) };
-        // A prefix of what phones read back would be served; a prefix of a log is as good as it was.
+        // A prefix of a file that phones read back would be served; a prefix of a log is valid.
         let is_append = range.is_some() && first == size && !grant.name().lies_over_the_folder();
         let to_write = if is_append { end - first } else { end };
-        let mut reservation = self.budgets.reserve(&account, growth, to_write)?;
+        let mut reservation = self.quotas.reserve(&account, growth, to_write)?;
         let sink = if is_append {
-            let append = Append::open(&self.root, &claim.target, old_size)?;
+            let append = Append::open(&self.root, &lock.target, old_size)?;
             reservation.stored(Usage { bytes: 0, files: growth.files });
             UploadSink::Append(append)
         } else {
-            let beside = TempReplace::create(&incoming, &claim.target, first)?;
+            let replace = TempReplace::create(&incoming, &lock.target, first)?;
             reservation.wrote(first);
-            UploadSink::Beside(beside)
+            UploadSink::Beside(replace)
         };
         let is_range = range.is_some();
-        Ok(IncomingUpload {
-            sink,
-            reservation,
-            claim,
-            old_size,
-            first,
-            received: 0,
-            expected,
-            is_range,
-            max_file_bytes,
-        })
+        Ok(IncomingUpload { sink, reservation, lock, old_size, first, received: 0, expected, is_range, max_file_bytes })
     }
 }
 
-/// The folders of constituencies in `root` into which no upload can be moved from where it is received, each with what
-/// to do about it.
+/// Lists the constituencies' folders in `root` that an upload cannot be renamed into from the folder of incomplete
+/// bodies, each with its remedy.
 #[must_use]
 pub fn misplaced(root: &Path) -> Vec<String> {
     let Ok(folder) = FolderHandle::open(root) else { return Vec::new() };
@@ -205,7 +195,7 @@ pub fn misplaced(root: &Path) -> Vec<String> {
     let is_elsewhere = |entry: &Entry| {
         entry.kind == FileType::Symlink || folder.stat(&entry.name).is_ok_and(|stat| stat.st_dev != device)
     };
-    let tell = |entry: Entry| {
+    let describe = |entry: Entry| {
         format!(
             "{} does not lie where the other uploads do (it is a link or a mount), and none can be moved into it; \
              make {} as a whole the link or the mount",
@@ -213,19 +203,19 @@ pub fn misplaced(root: &Path) -> Vec<String> {
             root.display()
         )
     };
-    folder.entries().unwrap_or_default().into_iter().filter(is_elsewhere).map(tell).collect()
+    folder.entries().unwrap_or_default().into_iter().filter(is_elsewhere).map(describe).collect()
 }
 
 impl WriteLock {
     fn take(store: &Arc<UploadStore>, folder: PathBuf, name: &UploadName) -> Result<Self, Denial> {
         let target = folder.join(name.as_str());
-        let mut claimed = store.claimed();
-        let targets = claimed.entry(folder.clone()).or_default();
+        let mut locked = store.locked();
+        let targets = locked.entry(folder.clone()).or_default();
         if targets.contains(&target) {
             return Err(Denial::Busy);
         }
-        if targets.len() >= AT_ONCE {
-            return Err(Denial::TooManyUploads { allowed: AT_ONCE });
+        if targets.len() >= MAX_CONCURRENT {
+            return Err(Denial::TooManyUploads { allowed: MAX_CONCURRENT });
         }
         targets.push(target.clone());
         Ok(Self { store: Arc::clone(store), folder, target })
@@ -234,21 +224,21 @@ impl WriteLock {
 
 impl Drop for WriteLock {
     fn drop(&mut self) {
-        let mut claimed = self.store.claimed();
-        if let Some(targets) = claimed.get_mut(&self.folder) {
+        let mut locked = self.store.locked();
+        if let Some(targets) = locked.get_mut(&self.folder) {
             targets.retain(|target| *target != self.target);
             if targets.is_empty() {
-                claimed.remove(&self.folder);
+                locked.remove(&self.folder);
             }
         }
     }
 }
 
 impl IncomingUpload {
-    /// Takes some of the body. Blocks on the disk.
+    /// Writes a part of the body. Blocks on the disk.
     ///
     /// # Errors
-    /// If the body is longer than it may be, or the disk fails; nothing of it is left then.
+    /// If the body is too long, or the disk fails. The upload is then rolled back.
     pub fn write(mut self, bytes: &[u8]) -> Result<Self, Denial> {
         match self.try_write(bytes) {
             Ok(()) => Ok(self),
@@ -280,21 +270,21 @@ impl IncomingUpload {
         Ok(())
     }
 
-    /// Makes what was received durable, and visible as the file. Blocks on the disk.
+    /// Makes the received body durable, and visible as the file. Blocks on the disk.
     ///
     /// # Errors
-    /// If the body was shorter than its range, or the disk fails; nothing of it is left then.
+    /// If the body is shorter than its range, or the disk fails. The upload is then rolled back.
     pub fn finish(mut self) -> Result<UploadResult, Denial> {
         if self.is_range && self.expected != Some(self.received) {
             self.sink.take_back();
             return Err(BadContentRange::Length.into());
         }
-        self.sink.finish(&self.claim.store.root, &self.claim.target)?;
+        self.sink.finish(&self.lock.store.root, &self.lock.target)?;
         self.reservation.stored(self.reservation.growth());
         Ok(if self.old_size.is_some() { UploadResult::Changed } else { UploadResult::Created })
     }
 
-    /// Ends an upload whose connection broke off. An append keeps the prefix that came; anything else leaves no trace.
+    /// Ends an upload whose connection broke off. An append keeps the received prefix; anything else is rolled back.
     pub fn break_off(self) {
         if self.received > 0 {
             self.sink.keep_prefix();
@@ -304,7 +294,7 @@ impl IncomingUpload {
     }
 }
 
-/// Where a part of `length` bytes ends that starts at `first`, if a file may be so long.
+/// The end of a part of `length` bytes at offset `first`, if files may be that long.
 fn checked_end(first: u64, length: u64, allowed: u64) -> Result<u64, Denial> {
     first.checked_add(length).filter(|end| *end <= allowed).ok_or(Denial::FileTooLarge { allowed })
 }

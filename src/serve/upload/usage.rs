@@ -1,4 +1,4 @@
-//! What a folder of uploads holds, and what is on its way there.
+//! The disk usage of a folder of uploads, with the reservations of uploads in progress.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,19 +8,18 @@ use std::time::{Duration, Instant};
 use crate::clock;
 use crate::serve::access_control::Denial;
 
-/// How long a count is believed while it leaves room: somebody may have put files there by hand.
-const ROOM_HOLDS: Duration = Duration::from_mins(1);
+/// How long a measured usage is cached while it leaves room: an operator may add files by hand.
+const MAX_AGE: Duration = Duration::from_mins(1);
 
-/// Bytes and files.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Bytes of content.
     pub bytes: u64,
-    /// How many files.
+    /// Number of files.
     pub files: u64,
 }
 
-/// The account of one folder, with a lock of its own: nobody waits for another's folder to be walked.
+/// The usage of one folder. It has its own lock, so that no upload waits while another folder is measured.
 #[derive(Debug)]
 pub(super) struct UsageAccount {
     folder: PathBuf,
@@ -29,48 +28,48 @@ pub(super) struct UsageAccount {
 
 #[derive(Debug, Default)]
 struct Entries {
-    /// What the folder held when it was last walked, and what was stored since.
-    counted: Option<(Instant, Usage)>,
-    /// By how much the uploads under way will let it grow.
-    coming: Usage,
+    /// The usage as last measured, plus the files stored since; with the time of the measurement.
+    measured: Option<(Instant, Usage)>,
+    /// The growth reserved by uploads in progress.
+    reserved: Usage,
 }
 
 impl UsageAccount {
-    /// The account of `folder`, of which nothing is known yet.
+    /// The account of `folder`, not measured yet.
     pub(super) fn new(folder: PathBuf) -> Self {
         Self { folder, entries: Mutex::default() }
     }
 
-    /// Sets room aside for `more`, if `judge` allows what there will be then in all. A count that leaves no room is
-    /// believed for `no_room_holds`: an operator may just have made some.
+    /// Reserves `more`, if `check` allows the resulting total. A usage that leaves no room is measured again when it is
+    /// older than `full_max_age`, because an operator may have removed files.
     pub(super) fn reserve(
         &self,
         more: Usage,
-        no_room_holds: Duration,
-        judge: impl Fn(Usage) -> Result<(), Denial>,
+        full_max_age: Duration,
+        check: impl Fn(Usage) -> Result<(), Denial>,
     ) -> Result<(), Denial> {
         let now = clock::monotonic();
         let mut entries = self.entries();
-        let coming = entries.coming.plus(more);
-        let mut judge = |holds| judge(entries.stored(&self.folder, now, holds).plus(coming));
-        judge(ROOM_HOLDS).or_else(|_| judge(no_room_holds))?;
-        entries.coming = coming;
+        let reserved = entries.reserved.plus(more);
+        let mut check = |max_age| check(entries.stored(&self.folder, now, max_age).plus(reserved));
+        check(MAX_AGE).or_else(|_| check(full_max_age))?;
+        entries.reserved = reserved;
         Ok(())
     }
 
-    /// So much of what was set aside lies in the folder now.
+    /// Turns a part of the reservation into stored usage.
     pub(super) fn stored(&self, growth: Usage) {
         let mut entries = self.entries();
-        entries.coming = entries.coming.minus(growth);
-        if let Some((_, stored)) = &mut entries.counted {
+        entries.reserved = entries.reserved.minus(growth);
+        if let Some((_, stored)) = &mut entries.measured {
             *stored = stored.plus(growth);
         }
     }
 
-    /// So much of what was set aside will not come.
+    /// Releases a part of the reservation.
     pub(super) fn give_back(&self, growth: Usage) {
         let mut entries = self.entries();
-        entries.coming = entries.coming.minus(growth);
+        entries.reserved = entries.reserved.minus(growth);
     }
 
     fn entries(&self) -> MutexGuard<'_, Entries> {
@@ -79,13 +78,13 @@ impl UsageAccount {
 }
 
 impl Entries {
-    /// What `folder` holds, counted again if the last count is older than it `holds`.
-    fn stored(&mut self, folder: &Path, now: Instant, holds: Duration) -> Usage {
-        match self.counted {
-            Some((counted, stored)) if now.duration_since(counted) <= holds => stored,
+    /// The usage of `folder`, measured again if the last measurement is older than `max_age`.
+    fn stored(&mut self, folder: &Path, now: Instant, max_age: Duration) -> Usage {
+        match self.measured {
+            Some((measured, stored)) if now.duration_since(measured) <= max_age => stored,
             _ => {
                 let stored = Usage::of(folder);
-                self.counted = Some((now, stored));
+                self.measured = Some((now, stored));
                 stored
             }
         }
@@ -93,7 +92,7 @@ impl Entries {
 }
 
 impl Usage {
-    /// What lies below `folder`. What cannot be read counts nothing: the next write will say why.
+    /// Measures `folder` recursively. Skips unreadable entries: the next write reports the error.
     fn of(folder: &Path) -> Self {
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
         entries.fold(Self::default(), |usage, entry| match entry.metadata() {
@@ -103,12 +102,12 @@ impl Usage {
         })
     }
 
-    /// Both together.
+    /// The sum.
     pub(super) fn plus(self, more: Self) -> Self {
         Self { bytes: self.bytes.saturating_add(more.bytes), files: self.files.saturating_add(more.files) }
     }
 
-    /// What is left of it without `less`.
+    /// The difference, at least zero.
     pub(super) fn minus(self, less: Self) -> Self {
         Self { bytes: self.bytes.saturating_sub(less.bytes), files: self.files.saturating_sub(less.files) }
     }

@@ -1,23 +1,23 @@
-//! What phones make the disk write: `max_phone_write_bytes_per_hour`. Pure; the time is an argument.
+//! The quota of disk writes per phone: `max_phone_write_bytes_per_hour`. Pure; the time is an argument.
 //!
-//! Each phone has a leaky bucket. What it writes is poured in; what fits into an hour leaks out in an hour, evenly. A
-//! phone whose bucket is empty is forgotten, so memory is bounded by the phones that lately wrote more than leaks out.
+//! Each phone has a leaky bucket. Written bytes fill it; a full bucket drains evenly in one hour. Empty buckets are
+//! removed, so memory is bounded by the phones that recently wrote faster than their bucket drains.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::constituency::{ConstituencyName, MacAddress};
 
-/// What an upload costs the disk at least, in bytes: a block of data, an inode, a directory entry and the journal.
-const LEAST: u64 = 4096;
-/// How many uploads fit into any quota, if they are small enough: a small quota must not end them all.
-const UPLOADS: u64 = 256;
-/// In what time a full bucket is empty again.
+/// The least cost of an upload, in bytes: a block of data, an inode, a directory entry and the journal.
+const MIN_COST: u64 = 4096;
+/// How many small uploads fit into any quota, so that a small quota still permits some.
+const MIN_UPLOADS: u64 = 256;
+/// How long a full bucket takes to drain.
 const HOUR: Duration = Duration::from_hours(1);
-/// Of about how many phones an empty bucket is kept.
-const REMEMBERED: usize = 1024;
+/// About how many buckets are kept before empty ones are removed.
+const MAX_BUCKETS: usize = 1024;
 
-/// A phone, as one constituency knows it.
+/// A phone, within one constituency.
 pub(super) type QuotaKey = (ConstituencyName, MacAddress);
 
 /// The buckets of all phones.
@@ -27,39 +27,40 @@ pub(super) struct WriteQuotas(HashMap<QuotaKey, Bucket>);
 #[derive(Debug)]
 struct Bucket {
     level: u64,
-    /// How much leaks out in an hour.
+    /// How much drains in an hour, in bytes.
     per_hour: u64,
-    /// When it last leaked.
-    leaked: Instant,
+    /// When it was last drained.
+    drained: Instant,
 }
 
-/// What an upload that writes `bytes` of content takes of a quota of `per_hour`.
+/// The cost of an upload that writes `bytes`, for a quota of `per_hour`.
 pub(super) fn cost(bytes: u64, per_hour: u64) -> u64 {
-    bytes.max(LEAST.min(per_hour / UPLOADS))
+    bytes.max(MIN_COST.min(per_hour / MIN_UPLOADS))
 }
 
 impl WriteQuotas {
-    /// Takes `bytes` of what `phone` may write; it may write `per_hour`.
+    /// Charges `bytes` to `phone`, whose quota is `per_hour`.
     ///
     /// # Errors
-    /// If it may not write so much now: how long until it may. A phone that never may hears how long a full bucket takes.
+    /// If the quota is exceeded: the time until this charge fits. For a charge that never fits, this is at most one
+    /// hour.
     pub(super) fn take(&mut self, phone: &QuotaKey, bytes: u64, per_hour: u64, now: Instant) -> Result<(), Duration> {
         if self.0.len() == self.0.capacity() {
-            self.0.retain(|_, bucket| bucket.leak(now) > 0);
+            self.0.retain(|_, bucket| bucket.drain(now) > 0);
         }
-        let empty = Bucket { level: 0, per_hour, leaked: now };
+        let empty = Bucket { level: 0, per_hour, drained: now };
         let bucket = self.0.entry(phone.clone()).or_insert(empty);
-        bucket.leak(now);
+        bucket.drain(now);
         bucket.per_hour = per_hour;
         let level = bucket.level.saturating_add(bytes);
         if level > per_hour {
-            return Err(leaks_in(level - per_hour, per_hour).min(HOUR));
+            return Err(drain_time(level - per_hour, per_hour).min(HOUR));
         }
         bucket.level = level;
         Ok(())
     }
 
-    /// Gives back what was taken and not written.
+    /// Refunds bytes that were charged and not written.
     pub(super) fn give_back(&mut self, phone: &QuotaKey, bytes: u64) {
         if let Some(bucket) = self.0.get_mut(phone) {
             bucket.level = bucket.level.saturating_sub(bytes);
@@ -69,26 +70,26 @@ impl WriteQuotas {
 
 impl Default for WriteQuotas {
     fn default() -> Self {
-        Self(HashMap::with_capacity(REMEMBERED))
+        Self(HashMap::with_capacity(MAX_BUCKETS))
     }
 }
 
 impl Bucket {
-    /// Lets out what has leaked until `now`, and gives what is left.
-    fn leak(&mut self, now: Instant) -> u64 {
-        let since = now.saturating_duration_since(self.leaked).min(HOUR);
+    /// Drains the bucket up to `now`, and returns its level.
+    fn drain(&mut self, now: Instant) -> u64 {
+        let since = now.saturating_duration_since(self.drained).min(HOUR);
         let leaked = u128::from(self.per_hour) * since.as_nanos() / HOUR.as_nanos();
-        // Less than a byte leaks too, and counts later.
+        // Keep a fraction of a byte for the next time.
         if leaked > 0 || self.level == 0 {
             self.level = self.level.saturating_sub(u64::try_from(leaked).unwrap_or(u64::MAX));
-            self.leaked = now;
+            self.drained = now;
         }
         self.level
     }
 }
 
-/// In what time `bytes` leak out of a bucket.
-fn leaks_in(bytes: u64, per_hour: u64) -> Duration {
+/// How long `bytes` take to drain.
+fn drain_time(bytes: u64, per_hour: u64) -> Duration {
     let nanos = u128::from(bytes) * HOUR.as_nanos() / u128::from(per_hour.max(1));
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
@@ -122,7 +123,7 @@ mod tests {
     fn what_leaks_in_many_small_steps_is_not_lost() {
         let (mut quotas, start) = (WriteQuotas::default(), crate::clock::monotonic());
         let mut taken = 0;
-        // A hundred times a second for two hours, of a quota of one byte in ten seconds.
+        // A hundred times a second for two hours, with a quota of one byte in ten seconds.
         for step in 0..720_000 {
             taken += u64::from(quotas.take(&phone(1), 1, 360, start + Duration::from_millis(10) * step).is_ok());
         }
@@ -154,9 +155,9 @@ mod tests {
         quotas.take(&phone(0), 100, 100, start).unwrap();
         for number in 1..20_000 {
             let now = start + Duration::from_millis(1) * u32::try_from(number).unwrap();
-            quotas.take(&phone(number), LEAST, 640 << 20, now).unwrap();
+            quotas.take(&phone(number), MIN_COST, 640 << 20, now).unwrap();
         }
-        assert!(quotas.0.len() <= quotas.0.capacity() && quotas.0.capacity() < 4 * REMEMBERED, "{}", quotas.0.len());
+        assert!(quotas.0.len() <= quotas.0.capacity() && quotas.0.capacity() < 4 * MAX_BUCKETS, "{}", quotas.0.len());
         assert!(quotas.take(&phone(0), 2, 100, start + SECOND * 20).is_err());
     }
 
