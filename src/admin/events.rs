@@ -1,4 +1,4 @@
-//! `/events`: tells a page when there is something new, as server-sent events.
+//! `/events`: notifies a page of new snapshots, by server-sent events.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -12,34 +12,35 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::AdminServer;
 
-/// How often it is looked.
+/// How often a new snapshot is looked for.
 const PERIOD: Duration = Duration::from_secs(1);
-/// How many times it is looked in vain before a word is said all the same, lest somebody between think us dead.
+/// After so many periods without an event, a comment is sent as keep-alive, so that proxies do not close the
+/// connection.
 const HEARTBEAT: u32 = 15;
 
-/// What is told to one page, without end.
+/// The endless body for one page.
 pub(super) struct Events {
     next: Pin<Box<dyn Future<Output = (Bytes, EventState)> + Send>>,
 }
 
-/// What one page has been told so far.
+/// The state of one page's stream.
 struct EventState {
     status: Arc<AdminServer>,
     number: Option<u64>,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Events {
-    pub(super) fn new(status: Arc<AdminServer>, place: OwnedSemaphorePermit) -> Self {
-        Self { next: Box::pin(EventState { status, number: None, _place: place }.next()) }
+    pub(super) fn new(status: Arc<AdminServer>, permit: OwnedSemaphorePermit) -> Self {
+        Self { next: Box::pin(EventState { status, number: None, _permit: permit }.next()) }
     }
 }
 
 impl EventState {
-    /// The next thing that is told.
+    /// The next chunk to send.
     async fn next(mut self) -> (Bytes, Self) {
         for _ in 0..HEARTBEAT {
-            let current = self.status.pictures.current(&self.status.knowledge).await.number;
+            let current = self.status.snapshots.current(&self.status.admin_data).await.number;
             if self.number != Some(current) {
                 self.number = Some(current);
                 return (format!("data: {current}\n\n").into(), self);
@@ -55,8 +56,8 @@ impl Body for Events {
     type Error = Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let (bytes, told) = ready!(self.next.as_mut().poll(cx));
-        self.next = Box::pin(told.next());
+        let (bytes, state) = ready!(self.next.as_mut().poll(cx));
+        self.next = Box::pin(state.next());
         Poll::Ready(Some(Ok(Frame::data(bytes))))
     }
 }

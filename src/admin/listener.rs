@@ -1,4 +1,4 @@
-//! Accepting operators' connections: so many and no more, each with its deadlines.
+//! Accepts operators' connections, with limits and timeouts.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -21,29 +21,29 @@ use tokio_io_timeout::TimeoutStream;
 use super::access_guard::ClientLocation;
 use super::{AdminServer, Endpoint, routes};
 
-/// How many connections there may be.
+/// The maximum of connections.
 const CONNECTIONS: usize = 128;
-/// How many of them one address may have, or one IPv6 /64.
+/// The maximum of connections of one client: an IPv4 address, or an IPv6 /64.
 const CONNECTIONS_OF_ONE: usize = 32;
-/// How many of them may wait for what is new.
+/// The maximum of event streams.
 const STREAMS: usize = 64;
-/// How long a request's header may take, and the pause between two requests.
+/// The timeout for the header of a request, also between two requests (keep-alive).
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long somebody may take nothing of an answer.
+/// The timeout for a client that reads nothing of a response.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
-/// The longest header, in bytes, and the most fields in it.
+/// The limits of a request's header: bytes, and fields.
 const MAX_HEADER_BYTES: usize = 16 << 10;
 const MAX_HEADERS: usize = 64;
-/// How long to wait when no connection can be accepted.
+/// The pause after accept fails.
 const BACKOFF: Duration = Duration::from_millis(100);
 
 /// The open listener.
 #[derive(Debug)]
 pub struct AdminListener {
     socket: AdminSocket,
-    /// Where it listens: the port is there, too, if the system chose it.
+    /// The address on which it listens, with the port that the system chose, if it did.
     pub endpoint: Endpoint,
-    /// Removed with it.
+    /// Removed on drop.
     _file: Option<SocketFile>,
 }
 
@@ -53,7 +53,7 @@ enum AdminSocket {
     Unix(std::os::unix::net::UnixListener),
 }
 
-/// The file of a Unix socket: ours while it is the one that we made.
+/// The file of a Unix socket. It is ours as long as it has the same inode.
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
@@ -63,7 +63,7 @@ struct SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if std::fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
-            // It is in nobody's way for long.
+            // A file that is left is removed at the next start.
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -71,9 +71,6 @@ impl Drop for SocketFile {
 
 impl AdminListener {
     /// Listens on `endpoint`.
-    ///
-    /// # Errors
-    /// If that cannot be.
     pub fn bind(endpoint: &Endpoint) -> io::Result<Self> {
         match endpoint {
             Endpoint::Tcp(address) => {
@@ -93,29 +90,29 @@ impl AdminListener {
         }
     }
 
-    /// Listens by `socket`, which somebody else opened and keeps.
+    /// Wraps `socket`, which systemd opened and keeps.
     ///
     /// # Errors
-    /// If it has no address.
+    /// If the socket has no address.
     pub fn of_tcp(socket: std::net::TcpListener) -> io::Result<Self> {
         let endpoint = Endpoint::Tcp(socket.local_addr()?);
         Ok(Self { socket: AdminSocket::Tcp(socket), endpoint, _file: None })
     }
 
-    /// Listens by `socket` at `path`, which somebody else opened and keeps.
+    /// Wraps `socket` at `path`, which systemd opened and keeps.
     #[must_use]
     pub fn of_unix(socket: std::os::unix::net::UnixListener, path: PathBuf) -> Self {
         Self { socket: AdminSocket::Unix(socket), endpoint: Endpoint::Unix(path), _file: None }
     }
 
-    /// Serves `status` until it is dropped, within a runtime.
+    /// Serves `status` until it is dropped. Needs a runtime.
     ///
     /// # Errors
-    /// If the runtime cannot take the listener over.
+    /// If the runtime cannot take over the listener.
     pub async fn serve(self, status: Arc<AdminServer>) -> io::Result<Infallible> {
         let Self { socket, endpoint, _file } = self;
         let streams = Arc::new(Semaphore::new(STREAMS));
-        let places = ConnectionCounter {
+        let counter = ConnectionCounter {
             free: Arc::new(Semaphore::new(CONNECTIONS)),
             peers: HashMap::new(),
             is_full: false,
@@ -125,59 +122,59 @@ impl AdminListener {
             AdminSocket::Tcp(listener) => {
                 let listener = TcpListener::from_std(listener)?;
                 let accept = async || listener.accept().await.map(|(stream, peer)| (stream, Some(peer.ip())));
-                places.accept_all(accept, &status, &streams).await
+                counter.accept_all(accept, &status, &streams).await
             }
             AdminSocket::Unix(listener) => {
                 let listener = UnixListener::from_std(listener)?;
                 let accept = async || listener.accept().await.map(|(stream, _)| (stream, None));
-                places.accept_all(accept, &status, &streams).await
+                counter.accept_all(accept, &status, &streams).await
             }
         }
     }
 }
 
-/// Places for connections.
+/// Limits the connections, in all and per client.
 struct ConnectionCounter {
     free: Arc<Semaphore>,
-    /// Whoever has a place, or had one lately.
+    /// The clients that have a connection, or had one lately.
     peers: HashMap<IpAddr, AdminPeer>,
-    /// Whether it has been said that there is none left.
+    /// Whether it is logged that all connections are in use.
     is_full: bool,
     endpoint: Endpoint,
 }
 
-/// The places of one peer.
+/// The connections of one client.
 struct AdminPeer {
     free: Arc<Semaphore>,
-    /// Whether it has been said that it has them all.
-    is_told: bool,
+    /// Whether it is logged that the client has reached its limit.
+    is_logged: bool,
 }
 
 impl ConnectionCounter {
-    /// A place for one more connection of `peer`; `None` if there is none.
+    /// The permits for one more connection of `peer`. `None` if a limit is reached.
     fn take(&mut self, peer: Option<IpAddr>) -> Option<(OwnedSemaphorePermit, Option<OwnedSemaphorePermit>)> {
         let Self { free, peers, is_full, endpoint } = self;
         peers.retain(|_, peer| peer.free.available_permits() < CONNECTIONS_OF_ONE);
-        let of_one = match peer {
+        let peer_permit = match peer {
             None => None,
             Some(address) => {
-                let all = || AdminPeer { free: Arc::new(Semaphore::new(CONNECTIONS_OF_ONE)), is_told: false };
+                let all = || AdminPeer { free: Arc::new(Semaphore::new(CONNECTIONS_OF_ONE)), is_logged: false };
                 let peer = peers.entry(address).or_insert_with(all);
-                let Ok(place) = Arc::clone(&peer.free).try_acquire_owned() else {
-                    if !std::mem::replace(&mut peer.is_told, true) {
+                let Ok(permit) = Arc::clone(&peer.free).try_acquire_owned() else {
+                    if !std::mem::replace(&mut peer.is_logged, true) {
                         tracing::warn!(
                             "{endpoint}: {address} has {CONNECTIONS_OF_ONE} connections; more of it are closed"
                         );
                     }
                     return None;
                 };
-                Some(place)
+                Some(permit)
             }
         };
         match Arc::clone(free).try_acquire_owned() {
-            Ok(place) => {
+            Ok(permit) => {
                 *is_full = false;
-                Some((place, of_one))
+                Some((permit, peer_permit))
             }
             Err(_) => {
                 if !std::mem::replace(is_full, true) {
@@ -201,13 +198,13 @@ impl ConnectionCounter {
         loop {
             match accept().await {
                 Ok((stream, peer)) => {
-                    if let Some(place) = self.take(peer.map(unit)) {
+                    if let Some(permit) = self.take(peer.map(peer_key)) {
                         let is_local = peer.is_none_or(|address| address.to_canonical().is_loopback());
                         let from = if is_local { ClientLocation::Local } else { ClientLocation::Remote };
                         let (status, streams) = (Arc::clone(status), Arc::clone(streams));
                         connections.spawn(async move {
                             serve_connection(stream, status, from, streams).await;
-                            drop(place);
+                            drop(permit);
                         });
                     }
                 }
@@ -222,7 +219,7 @@ impl ConnectionCounter {
     }
 }
 
-/// One connection; one that breaks off ends, that is all.
+/// Serves one connection. An error only ends the connection.
 async fn serve_connection<S>(stream: S, status: Arc<AdminServer>, from: ClientLocation, streams: Arc<Semaphore>)
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
@@ -239,8 +236,8 @@ where
     let _ = http.serve_connection(TokioIo::new(Box::pin(stream)), service).await;
 }
 
-/// What counts as one peer: an IPv4 address, or an IPv6 /64.
-fn unit(address: IpAddr) -> IpAddr {
+/// The address by which connections are counted: an IPv4 address, or an IPv6 /64.
+fn peer_key(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) if !address.is_loopback() => {
             let network = u128::from(address) & !u128::from(u64::MAX);
@@ -250,7 +247,7 @@ fn unit(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Removes the socket that a crash left behind. Whatever else is there stays.
+/// Removes a socket that a crash left behind, and nothing else.
 fn remove_stale(path: &Path) -> io::Result<()> {
     let Ok(found) = std::fs::symlink_metadata(path) else { return Ok(()) };
     if !found.file_type().is_socket() {

@@ -1,24 +1,24 @@
-//! The operators' own listener: how the server, its certificates and its phones are doing, apart from the phones'
-//! listener. It runs on a thread and a runtime of its own, so that nothing that happens here touches the phones.
+//! The operators' listener: the state of the server, its certificates and its phones, apart from the phones' listener.
+//! It runs on a thread and a runtime of its own, so that nothing here affects phones.
 //!
-//! 1. [`listener`]: accept, so many and no more, each with its deadlines.
-//! 2. [`access_guard`]: Host, site, [token]: who may ask.
-//! 3. [`routes`]: what is asked.
-//! 4. [`snapshot_cache`]: everything that is shown is gathered into one [`snapshot`], by whoever has the [`AdminData`], about
-//!    once a second for all who look.
-//! 5. [`page`] shows it to people, the rest of [`routes`] to programs.
+//! 1. [`listener`]: accepts connections, with a limit and timeouts.
+//! 2. [`access_guard`]: checks Host, site and [token].
+//! 3. [`routes`]: handles requests.
+//! 4. [`snapshot_cache`]: caches one [`snapshot`] for all clients, made from the [`AdminData`] about once a second.
+//! 5. [`page`] renders it for people, the rest of [`routes`] for programs.
 //!
 //! # How page and routes meet
-//! The page is rendered whole by [`page::render`], for `GET /` with the query of [`snapshot::PhoneQuery`], and by
-//! [`page::render_phone`] for `GET /phones/CONSTITUENCY/MAC`; what they need besides is an [`page::asset`]. Nothing inline: the policy of contents forbids it.
+//! [`page::render`] renders the whole page for `GET /` with the query of [`snapshot::PhoneQuery`], and
+//! [`page::render_phone`] for `GET /phones/CONSTITUENCY/MAC`. Their style, script and icon are [`page::asset`]s: the
+//! Content-Security-Policy forbids inline ones.
 //!
-//! - Live: `GET /events` sends `data: NUMBER` (server-sent events) at once, and again when there is another picture, at most
-//!   once a second. The script then fetches its own URL and takes from it what is new.
-//! - Sign in: a form posts `token` to `/sign-in` ([`page::render_sign_in`]), which sets a cookie and leads to `/`;
-//!   `/sign-out` takes it back.
-//! - *Allow* and *Deny*: a form posts `mac`, `constituency` and `note` to `/allow` or `/deny`, and comes back to `/`;
-//!   a script posts the same as JSON to `/api/allow` or `/api/deny`, and gets JSON: `{"changed": true}` or
-//!   `{"error": "…"}`. Without `constituency`, a denial is the whole server's.
+//! - Live: `GET /events` sends `data: NUMBER` (server-sent events) at once, and again for each new snapshot, at most
+//!   once a second. The script then fetches its own URL, and updates the page from it.
+//! - Sign in: a form posts `token` to `/sign-in` ([`page::render_sign_in`]), which sets a cookie and redirects to `/`.
+//!   `/sign-out` removes the cookie.
+//! - *Allow* and *Deny*: a form posts `mac`, `constituency` and `note` to `/allow` or `/deny`, and is redirected to
+//!   `/`. A script posts the same as JSON to `/api/allow` or `/api/deny`, and gets JSON: `{"changed": true}` or
+//!   `{"error": "…"}`. Without `constituency`, the denial is server-wide.
 
 use std::sync::Arc;
 
@@ -43,36 +43,34 @@ use access_guard::AccessGuard;
 use snapshot_cache::SnapshotCache;
 use token::OperatorToken;
 
-/// Everything at one moment.
+/// The state of everything at one moment.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// The whole.
+    /// Everything but the list of phones.
     pub overview: snapshot::Overview,
-    /// Every phone, in the order of constituency and address.
+    /// Every phone, sorted by constituency and MAC address.
     pub phones: Vec<snapshot::PhoneView>,
 }
 
-/// A change of who is served, as an operator wants it.
+/// A change that an operator requests.
 #[derive(Debug, Clone)]
 pub struct SnapshotRequest {
-    /// What.
     pub change: AdminChange,
-    /// The phone.
     pub mac: MacAddress,
-    /// What is to stand beside it, or why it is denied everywhere; `None` leaves the note that it has.
+    /// The new note of the phone, or the reason of the denial. `None` keeps the old note.
     pub note: Option<String>,
-    /// By which way the operator came.
+    /// Where the request came from: "the status page" or "the API".
     pub by: &'static str,
 }
 
 /// What an operator may change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AdminChange {
-    /// A phone on the list of a constituency.
+    /// Add a phone to the list of a constituency.
     Allow(ConstituencyName),
-    /// A phone denied by a constituency.
+    /// Deny a phone in a constituency.
     Deny(ConstituencyName),
-    /// A phone denied on the whole server.
+    /// Deny a phone server-wide.
     DenyEverywhere,
 }
 
@@ -81,50 +79,55 @@ pub enum AdminChange {
 pub struct Readiness {
     /// Why no phone can be served; `None` if some can.
     pub not_ready: Option<String>,
-    /// What an operator should look at before that is so: a line each.
+    /// What an operator should fix before phones can no longer be served, a line each.
     pub warnings: Vec<String>,
 }
 
-/// Whoever knows what is shown, and does what is wanted.
+/// The source of snapshots, and the target of changes.
 pub trait AdminData: Send + Sync + std::fmt::Debug {
-    /// Another number whenever another picture would show something else. Does not wait.
+    /// A number that changes when a new snapshot would differ. Does not block.
     fn mark(&self) -> u64;
-    /// Gathers a picture. May wait for a disk.
+    /// Makes a snapshot. May block on a disk.
     fn snapshot(&self) -> Snapshot;
-    /// `phone` with what it asked and what its master configuration names. May wait for a disk.
+    /// `phone` with its requests and the files that its master configuration names. May block on a disk.
     ///
     /// # Errors
-    /// Why that cannot be read.
+    /// Why the history cannot be read.
     fn history(&self, phone: snapshot::PhoneView) -> Result<snapshot::PhoneHistoryView, String>;
-    /// Whether phones can be served now. Does not wait.
+    /// Whether phones can be served now. Does not block.
     fn readiness(&self) -> Readiness;
-    /// Changes who is served; whether that made a difference. May wait for a disk.
+    /// Changes who is served. Returns whether anything changed. May block on a disk.
     ///
     /// # Errors
-    /// Why it is as it was.
+    /// Why nothing changed.
     fn change(&self, wanted: &SnapshotRequest) -> Result<bool, String>;
-    /// The metrics, with what of them stands in `picture`. Does not wait.
-    fn metrics(&self, picture: &Snapshot, exposition: Exposition) -> String;
+    /// The metrics, with the gauges from `snapshot`. Does not block.
+    fn metrics(&self, snapshot: &Snapshot, exposition: Exposition) -> String;
 }
 
-/// What the listener serves from.
+/// The state of the operators' listener.
 #[derive(Debug)]
 pub struct AdminServer {
-    knowledge: Arc<dyn AdminData>,
+    admin_data: Arc<dyn AdminData>,
     token: Arc<OperatorToken>,
-    gate: AccessGuard,
-    pictures: SnapshotCache,
+    access_guard: AccessGuard,
+    snapshots: SnapshotCache,
 }
 
 impl AdminServer {
-    /// Serves what `knowledge` knows on `endpoint`, to those who may.
+    /// A server of `admin_data` at `endpoint`.
     #[must_use]
     pub fn new(
         settings: &StatusSettings,
         endpoint: &Endpoint,
         token: Arc<OperatorToken>,
-        knowledge: Arc<dyn AdminData>,
+        admin_data: Arc<dyn AdminData>,
     ) -> Self {
-        Self { knowledge, token, gate: AccessGuard::new(settings, endpoint), pictures: SnapshotCache::default() }
+        Self {
+            admin_data,
+            token,
+            access_guard: AccessGuard::new(settings, endpoint),
+            snapshots: SnapshotCache::default(),
+        }
     }
 }

@@ -1,15 +1,15 @@
-//! Which phones are asked for, and which of them are given: the query of the page and of the API. Pure.
+//! Parses the query of the page and of the API, and selects phones by it. Pure.
 
 use std::cmp::Reverse;
 
 use super::snapshot::{PhoneCounts, PhonePage, PhoneQuery, PhoneSort, PhoneState, PhoneView, StateFilter};
 
-/// How many phones are given if nothing is said, and at most.
+/// The default and the maximum of phones in a response.
 pub(super) const LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
 
 impl PhoneState {
-    /// Every state, as it is listed: what needs an operator first.
+    /// Every state, in the order of lists: those that need an operator first.
     pub const ALL: [Self; 10] = [
         Self::Refused,
         Self::LockedOut,
@@ -23,7 +23,7 @@ impl PhoneState {
         Self::Gone,
     ];
 
-    /// As the API spells it.
+    /// The name in the API.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -40,7 +40,7 @@ impl PhoneState {
         }
     }
 
-    /// Whether such a phone is on the list of a constituency that is served.
+    /// Whether the phone is known in a constituency that is served.
     #[must_use]
     pub fn is_known(self) -> bool {
         matches!(self, Self::Well | Self::Silent | Self::Never | Self::Allowed | Self::Refused | Self::LockedOut)
@@ -52,12 +52,12 @@ impl PhoneState {
 }
 
 impl StateFilter {
-    /// Every filter, in the order in which they are offered.
+    /// Every filter, in the order of the menu.
     pub fn all() -> impl Iterator<Item = Self> {
         std::iter::once(Self::Known).chain(PhoneState::ALL.map(Self::One))
     }
 
-    /// As the API spells it.
+    /// The name in the API.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -66,7 +66,7 @@ impl StateFilter {
         }
     }
 
-    /// Whether a phone in `state` is meant.
+    /// Whether the filter matches `state`.
     #[must_use]
     pub fn takes(self, state: PhoneState) -> bool {
         match self {
@@ -77,7 +77,7 @@ impl StateFilter {
 }
 
 impl PhoneCounts {
-    /// Counts one more phone, in `state`.
+    /// Adds one phone in `state`.
     pub fn add(&mut self, state: PhoneState) {
         let count = match state {
             PhoneState::Well => &mut self.well,
@@ -97,10 +97,10 @@ impl PhoneCounts {
 }
 
 impl PhoneQuery {
-    /// Reads the `query` of a URL, which may be empty. Keys that are not ours are left alone.
+    /// Parses the `query` of a URL, which may be empty. Ignores unknown keys.
     ///
     /// # Errors
-    /// What cannot be meant, in words.
+    /// The value that is invalid.
     pub fn parse(query: &str) -> Result<Self, String> {
         let mut parsed = Self { limit: LIMIT, ..Self::default() };
         for (key, value) in form_urlencoded::parse(query.as_bytes()) {
@@ -120,30 +120,30 @@ impl PhoneQuery {
         Ok(parsed)
     }
 
-    /// Those of `phones` that are meant.
+    /// The page of `phones` that match.
     #[must_use]
     pub fn select(&self, phones: &[PhoneView]) -> PhonePage {
         let search = Search::new(&self.search);
-        let is_meant = |phone: &&PhoneView| {
+        let matches = |phone: &&PhoneView| {
             self.constituency.as_ref().is_none_or(|name| phone.constituency.as_str() == name)
                 && self.state.is_none_or(|filter| filter.takes(phone.state))
                 && search.finds(phone)
         };
-        let mut meant: Vec<&PhoneView> = phones.iter().filter(is_meant).collect();
-        self.order(&mut meant);
-        let matching = meant.len();
-        let page = meant.into_iter().skip(self.offset).take(self.limit);
+        let mut matched: Vec<&PhoneView> = phones.iter().filter(matches).collect();
+        self.order(&mut matched);
+        let matching = matched.len();
+        let page = matched.into_iter().skip(self.offset).take(self.limit);
         PhonePage { total: phones.len(), matching, phones: page.cloned().collect() }
     }
 
-    /// Stable, on phones that are in the order of their names.
+    /// Sorts stably. The phones come in sorted by name.
     fn order(&self, phones: &mut [&PhoneView]) {
         match self.sort {
             PhoneSort::State => phones.sort_by_key(|phone| (phone.state.rank(), Reverse(phone.last_seen))),
             PhoneSort::LastSeen => phones.sort_by_key(|phone| Reverse(phone.last_seen)),
             PhoneSort::Name => {}
             PhoneSort::Model => {
-                // Those that never said what they are come last.
+                // Phones without a model come last.
                 phones.sort_by_key(|phone| (phone.model.is_none(), phone.model.as_deref(), phone.firmware.as_deref()));
             }
         }
@@ -170,10 +170,10 @@ fn sort(value: &str) -> Result<PhoneSort, String> {
     }
 }
 
-/// What is searched for.
+/// A search text.
 struct Search {
     text: String,
-    /// A MAC address or a part of one, in any spelling.
+    /// A MAC address or a part of one, without separators.
     digits: Option<String>,
 }
 
@@ -224,7 +224,7 @@ mod tests {
         }
     }
 
-    /// In the order of their names, as they are gathered.
+    /// Sorted by name, as in a snapshot.
     fn phones() -> Vec<PhoneView> {
         let mut phones = vec![
             phone("home", "00005e005301", PhoneState::Well, Some(500)),
@@ -241,8 +241,8 @@ mod tests {
         phones
     }
 
-    /// The last digits of what a query gives, and how many match.
-    fn given(query: &str) -> (String, usize) {
+    /// The last digits of the phones that a query returns, and how many match.
+    fn selected(query: &str) -> (String, usize) {
         let page = PhoneQuery::parse(query).unwrap().select(&phones());
         assert_eq!(page.total, 6);
         (page.phones.iter().map(|phone| phone.mac.to_string().pop().unwrap()).collect(), page.matching)
@@ -250,11 +250,11 @@ mod tests {
 
     #[test]
     fn what_needs_somebody_comes_first() {
-        assert_eq!(given(""), ("453261".to_owned(), 6));
-        assert_eq!(given("reverse=1"), ("162354".to_owned(), 6));
-        assert_eq!(given("sort=last_seen"), ("153426".to_owned(), 6));
-        assert_eq!(given("sort=name"), ("123456".to_owned(), 6));
-        assert_eq!(given("sort=model").0.get(..2), Some("41"));
+        assert_eq!(selected(""), ("453261".to_owned(), 6));
+        assert_eq!(selected("reverse=1"), ("162354".to_owned(), 6));
+        assert_eq!(selected("sort=last_seen"), ("153426".to_owned(), 6));
+        assert_eq!(selected("sort=name"), ("123456".to_owned(), 6));
+        assert_eq!(selected("sort=model").0.get(..2), Some("41"));
     }
 
     #[test]
@@ -269,23 +269,23 @@ mod tests {
             ("nothing like it", ""),
         ] {
             let query: String = form_urlencoded::byte_serialize(search.as_bytes()).collect();
-            assert_eq!(given(&format!("sort=name&search={query}")), (found.to_owned(), found.len()), "{search}");
+            assert_eq!(selected(&format!("sort=name&search={query}")), (found.to_owned(), found.len()), "{search}");
         }
     }
 
     #[test]
     fn filters_and_pages_go_together() {
-        assert_eq!(given("state=waiting"), ("53".to_owned(), 2));
-        assert_eq!(given("state=waiting&constituency=ote"), ("5".to_owned(), 1));
-        assert_eq!(given("sort=name&offset=2&limit=3"), ("345".to_owned(), 6));
-        assert_eq!(given("offset=99"), (String::new(), 6));
-        assert_eq!(given("constituency=&state=&sort=&search=").1, 6);
+        assert_eq!(selected("state=waiting"), ("53".to_owned(), 2));
+        assert_eq!(selected("state=waiting&constituency=ote"), ("5".to_owned(), 1));
+        assert_eq!(selected("sort=name&offset=2&limit=3"), ("345".to_owned(), 6));
+        assert_eq!(selected("offset=99"), (String::new(), 6));
+        assert_eq!(selected("constituency=&state=&sort=&search=").1, 6);
     }
 
     #[test]
     fn each_count_is_what_its_filter_gives() {
         let macs = (0..).map(|number| format!("00005e00{number:04x}"));
-        // One of the first state, two of the second, and so on.
+        // One phone of the first state, two of the second, and so on.
         let states = PhoneState::ALL.into_iter().zip(1..).flat_map(|(state, count)| std::iter::repeat_n(state, count));
         let phones: Vec<PhoneView> = states.zip(macs).map(|(state, mac)| phone("ote", &mac, state, None)).collect();
         let mut counts = PhoneCounts::default();

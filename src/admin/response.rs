@@ -1,4 +1,4 @@
-//! What is answered: pages, JSON, texts, all with the headers that keep them where they belong. Pure.
+//! Builds responses: pages, JSON and texts, with security headers. Pure.
 
 use std::convert::Infallible;
 
@@ -15,21 +15,19 @@ use serde::Serialize;
 use super::access_guard::{Forbidden, SessionCookie};
 use super::token::SESSION_S;
 
-/// An answer's body.
 pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
-/// An answer.
 pub(super) type Answer = Response<Body>;
 
-/// Nothing but what we serve ourselves is run, shown or asked, and nobody frames us.
+/// Only our own resources are loaded, and framing is forbidden.
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; \
                       connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
-/// An answer with these bytes.
+/// A response with `content`.
 pub(super) fn of(status: StatusCode, media_type: &'static str, content: impl Into<Bytes>) -> Answer {
     with_body(status, media_type, Full::new(content.into()).boxed_unsync())
 }
 
-/// An answer whose body comes by and by.
+/// A response with a streaming body.
 pub(super) fn with_body(status: StatusCode, media_type: &'static str, body: Body) -> Answer {
     let mut answer = Response::new(body);
     *answer.status_mut() = status;
@@ -39,7 +37,7 @@ pub(super) fn with_body(status: StatusCode, media_type: &'static str, body: Body
         (CONTENT_SECURITY_POLICY, POLICY),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (X_FRAME_OPTIONS, "DENY"),
-        // Not `no-referrer`: with that, browsers call the origin of our own forms null.
+        // Not `no-referrer`: with that, browsers send `Origin: null` with our own forms.
         (REFERRER_POLICY, "same-origin"),
         (CACHE_CONTROL, "no-store"),
         (VARY, "Accept, Authorization, Cookie"),
@@ -55,7 +53,7 @@ pub(super) fn page(status: StatusCode, html: String) -> Answer {
     of(status, "text/html; charset=utf-8", html)
 }
 
-/// A file that never changes under its name.
+/// An immutable file. Its content never changes under its name.
 pub(super) fn for_good(media_type: &'static str, content: &'static str) -> Answer {
     let mut answer = of(StatusCode::OK, media_type, content);
     let kept = HeaderValue::from_static("public, max-age=31536000, immutable");
@@ -74,36 +72,35 @@ pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Answer {
     }
 }
 
-/// Something that went another way than it should have, as JSON.
+/// An error, as JSON.
 pub(super) fn problem(status: StatusCode, reason: &str) -> Answer {
     json(status, &serde_json::json!({ "error": reason }))
 }
 
-/// `answer` to somebody who may not, and who does not keep a place by what else there is to come.
-pub(super) fn forbidden(barred: &Forbidden, mut answer: Answer) -> Answer {
-    *answer.status_mut() = barred.status;
+/// Makes `answer` a refusal. Closes the connection, so that the client does not keep its slot.
+pub(super) fn forbidden(forbidden: &Forbidden, mut answer: Answer) -> Answer {
+    *answer.status_mut() = forbidden.status;
     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    if barred.status == StatusCode::UNAUTHORIZED {
+    if forbidden.status == StatusCode::UNAUTHORIZED {
         answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"provost\""));
     }
     answer
 }
 
-/// Only these methods.
 pub(super) fn method_not_allowed(allow: &'static str) -> Answer {
     let mut answer = problem(StatusCode::METHOD_NOT_ALLOWED, &format!("only {allow}"));
     answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
     answer
 }
 
-/// The answer is to be had at `path`, which is one of ours.
+/// Redirects to `path` on this listener.
 pub(super) fn see(path: &str) -> Answer {
     let mut answer = text(StatusCode::SEE_OTHER, "see there");
     answer.headers_mut().insert(LOCATION, HeaderValue::from_str(path).unwrap_or(HeaderValue::from_static("/")));
     answer
 }
 
-/// Gives the browser a session in `cookie`, or takes it back.
+/// Sets the session in `cookie`, or removes it.
 pub(super) fn with_session(mut answer: Answer, cookie: &SessionCookie, session: Option<&str>) -> Answer {
     let (value, age) = session.map_or(("", 0), |session| (session, SESSION_S));
     let secure = if cookie.is_secure { "; Secure" } else { "" };
@@ -114,7 +111,7 @@ pub(super) fn with_session(mut answer: Answer, cookie: &SessionCookie, session: 
     answer
 }
 
-/// A status and nothing else.
+/// A status with an empty body.
 pub(super) fn empty(status: StatusCode) -> Answer {
     of(status, "text/plain; charset=utf-8", "")
 }

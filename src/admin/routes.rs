@@ -1,4 +1,4 @@
-//! What is asked of operators' own listener, and what is answered.
+//! The routes of the operators' listener.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,13 +25,12 @@ use crate::constituency::{ConstituencyName, InvalidMacAddress, InvalidName, MacA
 use crate::metrics::Exposition;
 use crate::settings;
 
-/// The longest body that is read, in bytes.
+/// The longest request body, in bytes.
 const MAX_BODY: usize = 8 << 10;
-/// How long it may take to come, from an operator and from anybody.
+/// The timeouts for a request body, on operators' routes and on public ones.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-const STRANGERS_BODY_TIMEOUT: Duration = Duration::from_secs(2);
+const PUBLIC_BODY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Route {
     Health,
@@ -43,12 +42,12 @@ enum Route {
     PhonePage(ConstituencyName, MacAddress),
     SignIn,
     SignOut,
-    /// A form that lets a phone in, or keeps it out.
+    /// A form that allows (`true`) or denies (`false`) a phone.
     Form(bool),
     Overview,
     Phones,
     Phone(ConstituencyName, MacAddress),
-    /// The same as [`Route::Form`], for programs.
+    /// The same as [`Route::Form`], as JSON.
     Change(bool),
 }
 
@@ -80,7 +79,7 @@ impl Route {
         })
     }
 
-    /// What it may be asked with.
+    /// The allowed methods.
     fn methods(&self) -> &'static str {
         match self {
             Self::SignIn => "GET, HEAD, POST",
@@ -93,20 +92,20 @@ impl Route {
         self.methods().split(", ").any(|allowed| allowed == method.as_str())
     }
 
-    fn exposure(&self) -> RouteAccess {
+    fn access(&self) -> RouteAccess {
         match self {
             Self::Health | Self::Ready | Self::Asset(_) | Self::SignIn => RouteAccess::Public,
             _ => RouteAccess::Operators,
         }
     }
 
-    /// Whether people look at the answer.
+    /// Whether the response is a page for people.
     fn is_page(&self) -> bool {
         matches!(self, Self::Page | Self::PhonePage(..) | Self::SignIn | Self::SignOut | Self::Form(_))
     }
 }
 
-/// Answers one request that comes `from`; `streams` are places at [`Route::Events`].
+/// Handles one request from `from`. `streams` limits [`Route::Events`].
 pub(super) async fn answer(
     status: &Arc<AdminServer>,
     request: Request<Incoming>,
@@ -115,11 +114,11 @@ pub(super) async fn answer(
 ) -> Answer {
     let (head, body) = request.into_parts();
     let route = Route::of(head.uri.path());
-    let exposure = route.as_ref().map_or(RouteAccess::Operators, Route::exposure);
+    let access = route.as_ref().map_or(RouteAccess::Operators, Route::access);
     let now = clock::unix_seconds(clock::now());
-    let visitor = match status.gate.check(&head, from, exposure, &status.token, now) {
-        Ok(visitor) => visitor,
-        Err(barred) => return reject(route.as_ref(), &barred),
+    let principal = match status.access_guard.check(&head, from, access, &status.token, now) {
+        Ok(principal) => principal,
+        Err(forbidden) => return reject(route.as_ref(), &forbidden),
     };
     let Some(route) = route else { return response::problem(StatusCode::NOT_FOUND, "there is nothing of this name") };
     if !route.allows(&head.method) {
@@ -129,37 +128,37 @@ pub(super) async fn answer(
         if route == Route::SignIn && !status.token.is_configured() {
             return nothing_to_sign_in_with();
         }
-        let patience = if exposure == RouteAccess::Public { STRANGERS_BODY_TIMEOUT } else { BODY_TIMEOUT };
-        return match read(body, patience).await {
+        let timeout = if access == RouteAccess::Public { PUBLIC_BODY_TIMEOUT } else { BODY_TIMEOUT };
+        return match read(body, timeout).await {
             Ok(body) => change(status, &route, &head, &body, now).await,
             Err(answer) => answer,
         };
     }
     match route {
         Route::Health => response::text(StatusCode::OK, "ok"),
-        Route::Ready => ready(&status.knowledge.readiness(), visitor),
+        Route::Ready => ready(&status.admin_data.readiness(), principal),
         Route::Metrics => metrics(status, &head).await,
         Route::Asset(asset) => response::for_good(asset.content_type, asset.content),
         Route::Events => match Arc::clone(streams).try_acquire_owned() {
-            Ok(place) => {
-                let body = Events::new(Arc::clone(status), place).boxed_unsync();
+            Ok(permit) => {
+                let body = Events::new(Arc::clone(status), permit).boxed_unsync();
                 response::with_body(StatusCode::OK, "text/event-stream", body)
             }
             Err(_) => response::problem(StatusCode::SERVICE_UNAVAILABLE, "too many look already"),
         },
         Route::Overview => {
-            response::json(StatusCode::OK, &status.pictures.current(&status.knowledge).await.picture.overview)
+            response::json(StatusCode::OK, &status.snapshots.current(&status.admin_data).await.snapshot.overview)
         }
         Route::Phones => phones(status, &head).await,
         Route::Phone(constituency, mac) => match history(status, &constituency, mac).await {
             Ok(history) => response::json(StatusCode::OK, &history),
             Err((code, reason)) => response::problem(code, &reason),
         },
-        Route::Page => show(status, &head, visitor).await,
+        Route::Page => show(status, &head, principal).await,
         Route::PhonePage(constituency, mac) => match history(status, &constituency, mac).await {
             Ok(history) => {
-                let picture = status.pictures.current(&status.knowledge).await.picture;
-                response::page(StatusCode::OK, page::render_phone(&picture.overview, &history, visitor.is_signed_in))
+                let snapshot = status.snapshots.current(&status.admin_data).await.snapshot;
+                response::page(StatusCode::OK, page::render_phone(&snapshot.overview, &history, principal.is_signed_in))
             }
             Err((code, reason)) => response::page(code, page::render_failure("No such phone", &reason)),
         },
@@ -168,23 +167,23 @@ pub(super) async fn answer(
     }
 }
 
-/// Somebody who may not: people get a form to sign in, programs a reason.
-fn reject(route: Option<&Route>, barred: &Forbidden) -> Answer {
+/// Refuses a request: with a sign-in form on pages, with a reason elsewhere.
+fn reject(route: Option<&Route>, forbidden: &Forbidden) -> Answer {
     let answer = match route {
-        Some(route) if route.is_page() && barred.status == StatusCode::UNAUTHORIZED => {
-            response::page(barred.status, page::render_sign_in(None))
+        Some(route) if route.is_page() && forbidden.status == StatusCode::UNAUTHORIZED => {
+            response::page(forbidden.status, page::render_sign_in(None))
         }
         Some(route) if route.is_page() => {
-            response::page(barred.status, page::render_failure("Not done", &barred.reason))
+            response::page(forbidden.status, page::render_failure("Not done", &forbidden.reason))
         }
-        Some(Route::Health | Route::Ready | Route::Metrics) => response::text(barred.status, &barred.reason),
-        _ => response::problem(barred.status, &barred.reason),
+        Some(Route::Health | Route::Ready | Route::Metrics) => response::text(forbidden.status, &forbidden.reason),
+        _ => response::problem(forbidden.status, &forbidden.reason),
     };
-    response::forbidden(barred, answer)
+    response::forbidden(forbidden, answer)
 }
 
-async fn read(body: Incoming, patience: Duration) -> Result<Bytes, Answer> {
-    match tokio::time::timeout(patience, Limited::new(body, MAX_BODY).collect()).await {
+async fn read(body: Incoming, timeout: Duration) -> Result<Bytes, Answer> {
+    match tokio::time::timeout(timeout, Limited::new(body, MAX_BODY).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
             Err(response::problem(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long"))
@@ -194,12 +193,12 @@ async fn read(body: Incoming, patience: Duration) -> Result<Bytes, Answer> {
     }
 }
 
-/// What is posted.
+/// Handles a POST.
 async fn change(status: &Arc<AdminServer>, route: &Route, head: &Parts, body: &Bytes, now: i64) -> Answer {
     let media_type = head.headers.get(CONTENT_TYPE).and_then(|it| it.to_str().ok()).unwrap_or_default();
     let media_type = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match route {
-        Route::SignOut => response::with_session(response::see("/"), &status.gate.session_cookie(head), None),
+        Route::SignOut => response::with_session(response::see("/"), &status.access_guard.session_cookie(head), None),
         Route::SignIn => sign_in(status, head, &field(body, "token").unwrap_or_default(), now),
         Route::Form(is_allowed) => {
             let typed = |key: &str| field(body, key).unwrap_or_default();
@@ -229,7 +228,7 @@ async fn change(status: &Arc<AdminServer>, route: &Route, head: &Parts, body: &B
 }
 
 fn sign_in(status: &AdminServer, head: &Parts, shown: &str, now: i64) -> Answer {
-    let cookie = status.gate.session_cookie(head);
+    let cookie = status.access_guard.session_cookie(head);
     match status.token.session(&cookie.scope, now).filter(|_| status.token.is(shown.trim().as_bytes())) {
         Some(session) => response::with_session(response::see("/"), &cookie, Some(&session)),
         None => response::page(StatusCode::UNAUTHORIZED, page::render_sign_in(Some("This is not the token."))),
@@ -240,12 +239,12 @@ fn nothing_to_sign_in_with() -> Answer {
     response::text(StatusCode::FORBIDDEN, "there is nothing to sign in with: \"status\" names no \"token_file\"")
 }
 
-/// A field of a form.
+/// The value of a form's field.
 fn field(body: &[u8], key: &str) -> Option<String> {
     form_urlencoded::parse(body).find(|(name, _)| name == key).map(|(_, value)| value.into_owned())
 }
 
-/// Which phone is to be let in or kept out.
+/// A request to allow or deny a phone.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Posted {
@@ -255,7 +254,7 @@ struct Posted {
 }
 
 impl Posted {
-    /// Does what is wanted; whether that made a difference. Pictures that are taken from then on show it.
+    /// Makes the change. Returns whether anything changed. Later snapshots show it.
     async fn carry_out(
         self,
         status: &AdminServer,
@@ -278,9 +277,9 @@ impl Posted {
         if wanted.note.as_ref().is_some_and(|note| note.len() > MAX_NOTE || note.chars().any(char::is_control)) {
             return Err(bad(format!("a note is one line of at most {MAX_NOTE} bytes")));
         }
-        let knowledge = Arc::clone(&status.knowledge);
-        let changed = tokio::task::spawn_blocking(move || (knowledge.change(&wanted), wanted)).await;
-        status.pictures.outdate().await;
+        let admin_data = Arc::clone(&status.admin_data);
+        let changed = tokio::task::spawn_blocking(move || (admin_data.change(&wanted), wanted)).await;
+        status.snapshots.outdate().await;
         match changed {
             Ok((Ok(is_changed), wanted)) => Ok((wanted, is_changed)),
             Ok((Err(reason), _)) => Err((StatusCode::CONFLICT, reason)),
@@ -289,14 +288,14 @@ impl Posted {
     }
 }
 
-/// Ready or not, and what is to be looked at before it is not.
-/// Balancers need the status alone. The reasons name certificates and constituencies: they are for those who may read.
-fn ready(readiness: &Readiness, visitor: Principal) -> Answer {
+/// Reports readiness, and the warnings. Load balancers need only the status. The reasons name certificates and
+/// constituencies, so only operators get them.
+fn ready(readiness: &Readiness, principal: Principal) -> Answer {
     let (code, first) = match &readiness.not_ready {
         None => (StatusCode::OK, "ready"),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason.as_str()),
     };
-    if !visitor.may_read {
+    if !principal.may_read {
         return response::empty(code);
     }
     let lines = std::iter::once(first).chain(readiness.warnings.iter().map(String::as_str));
@@ -304,39 +303,39 @@ fn ready(readiness: &Readiness, visitor: Principal) -> Answer {
 }
 
 async fn metrics(status: &AdminServer, head: &Parts) -> Answer {
-    let picture = status.pictures.current(&status.knowledge).await.picture;
+    let snapshot = status.snapshots.current(&status.admin_data).await.snapshot;
     let accept = head.headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let (exposition, media_type) = if accept.contains("application/openmetrics-text") {
         (Exposition::OpenMetrics, "application/openmetrics-text; version=1.0.0; charset=utf-8")
     } else {
         (Exposition::Plain, "text/plain; version=0.0.4; charset=utf-8")
     };
-    response::of(StatusCode::OK, media_type, status.knowledge.metrics(&picture, exposition))
+    response::of(StatusCode::OK, media_type, status.admin_data.metrics(&snapshot, exposition))
 }
 
 async fn phones(status: &AdminServer, head: &Parts) -> Answer {
     match PhoneQuery::parse(head.uri.query().unwrap_or_default()) {
         Ok(query) => {
-            let picture = status.pictures.current(&status.knowledge).await.picture;
-            response::json(StatusCode::OK, &query.select(&picture.phones))
+            let snapshot = status.snapshots.current(&status.admin_data).await.snapshot;
+            response::json(StatusCode::OK, &query.select(&snapshot.phones))
         }
         Err(reason) => response::problem(StatusCode::BAD_REQUEST, &reason),
     }
 }
 
-async fn show(status: &AdminServer, head: &Parts, visitor: Principal) -> Answer {
+async fn show(status: &AdminServer, head: &Parts, principal: Principal) -> Answer {
     let query = match PhoneQuery::parse(head.uri.query().unwrap_or_default()) {
         Ok(query) => query,
         Err(reason) => return response::page(StatusCode::BAD_REQUEST, page::render_failure("No such list", &reason)),
     };
-    // Nobody else did anything of which something could have come.
-    let outcome = head.uri.query().filter(|_| visitor.is_signed_in).and_then(Flash::parse);
-    let picture = status.pictures.current(&status.knowledge).await.picture;
+    // Only a signed-in operator can have made a change.
+    let outcome = head.uri.query().filter(|_| principal.is_signed_in).and_then(Flash::parse);
+    let snapshot = status.snapshots.current(&status.admin_data).await.snapshot;
     let view = View {
-        overview: &picture.overview,
-        phones: &query.select(&picture.phones),
+        overview: &snapshot.overview,
+        phones: &query.select(&snapshot.phones),
         query: &query,
-        is_signed_in: visitor.is_signed_in,
+        is_signed_in: principal.is_signed_in,
         outcome: outcome.as_ref(),
     };
     response::page(StatusCode::OK, page::render(&view))
@@ -347,13 +346,13 @@ async fn history(
     constituency: &ConstituencyName,
     mac: MacAddress,
 ) -> Result<PhoneHistoryView, (StatusCode, String)> {
-    let picture = status.pictures.current(&status.knowledge).await.picture;
+    let snapshot = status.snapshots.current(&status.admin_data).await.snapshot;
     let key = (constituency, mac);
-    let found = picture.phones.binary_search_by(|phone| (&phone.constituency, phone.mac).cmp(&key)).ok();
-    let phone = found.and_then(|index| picture.phones.get(index)).cloned();
+    let found = snapshot.phones.binary_search_by(|phone| (&phone.constituency, phone.mac).cmp(&key)).ok();
+    let phone = found.and_then(|index| snapshot.phones.get(index)).cloned();
     let phone = phone.ok_or_else(|| (StatusCode::NOT_FOUND, format!("{constituency} knows no {mac}")))?;
-    let knowledge = Arc::clone(&status.knowledge);
-    match tokio::task::spawn_blocking(move || knowledge.history(phone)).await {
+    let admin_data = Arc::clone(&status.admin_data);
+    match tokio::task::spawn_blocking(move || admin_data.history(phone)).await {
         Ok(Ok(history)) => Ok(history),
         Ok(Err(reason)) => Err((StatusCode::SERVICE_UNAVAILABLE, reason)),
         Err(error) => std::panic::resume_unwind(error.into_panic()),

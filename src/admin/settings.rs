@@ -32,7 +32,7 @@ pub struct StatusSettings {
     pub hosts: Vec<String>,
 }
 
-/// Where to listen.
+/// The address of the listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Endpoint {
     /// TCP.
@@ -42,10 +42,10 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
-    /// The port of operators, if nothing else is said.
+    /// The default port.
     pub const PORT: u16 = 8444;
 
-    /// Whether only this machine reaches it.
+    /// Whether only this machine can connect.
     #[must_use]
     pub fn is_private(&self) -> bool {
         match self {
@@ -94,10 +94,10 @@ impl<'de> Deserialize<'de> for Endpoint {
 }
 
 impl StatusSettings {
-    /// Whether nobody can look in who should not.
+    /// Checks the settings. A listener that other machines can reach needs a token.
     ///
     /// # Errors
-    /// What is missing, or makes no sense.
+    /// If a token is missing or a host name is invalid.
     pub fn check(&self) -> Result<(), String> {
         if !self.listen.is_private() && self.token_file.is_none() {
             let listen = &self.listen;
@@ -123,7 +123,7 @@ impl StatusSettings {
         }
     }
 
-    /// The same with paths that are relative to `base`.
+    /// Resolves relative paths against `base`.
     #[must_use]
     pub fn relative_to(mut self, base: &Path) -> Self {
         if let Endpoint::Unix(path) = &mut self.listen {

@@ -1,48 +1,45 @@
-//! What is shown: the page renders these values, and the API gives them as JSON. Pure.
+//! The views that the page renders and the API serves as JSON. Pure.
 //!
-//! Times are Unix seconds. Texts that come from phones, policies or certificates are as they came: whoever renders them
-//! escapes them.
+//! Times are Unix seconds. Texts from phones, policies and certificates are raw: the renderer escapes them.
 
 use serde::Serialize;
 
 use crate::certificate::ConditionLevel;
 use crate::constituency::{ConstituencyName, MacAddress};
 
-/// How many missing files have their names in a text.
+/// How many missing files a text names.
 const MISSING_SHOWN: usize = 5;
 
-/// How the server is, at one moment.
+/// The state of the server at one moment.
 #[derive(Debug, Clone, Serialize)]
 pub struct Overview {
-    /// When this was so.
+    /// The time of the snapshot.
     pub now: i64,
-    /// Our version.
     pub version: &'static str,
-    /// The site's base name.
+    /// The base domain of the site.
     pub domain: String,
-    /// The configuration's file, absolute; `None` is local mode.
+    /// The absolute path of the configuration's file. `None` is local mode.
     pub config: Option<String>,
-    /// Since when the server has been running.
+    /// When the server started.
     pub started: i64,
-    /// Why it is not ready to serve; `None` if it is.
+    /// Why the server is not ready. `None` if it is.
     pub not_ready: Option<String>,
-    /// The server's certificates, in use or wanted.
+    /// The server certificates, in use or wanted.
     pub certificates: Vec<CertificateView>,
-    /// Every folder, served or not.
+    /// Every folder of a constituency, served or not.
     pub constituencies: Vec<ConstituencyView>,
-    /// How many phones there are, by their state.
     pub counts: PhoneCounts,
-    /// Proven phones that are on no list and were refused for it: the newest first, the first hundred.
+    /// Phones with a valid certificate that were refused because no list has them: the newest first, at most 100.
     pub waiting: Vec<PhoneView>,
     /// Constituencies most of whose phones fell silent at the same time.
     pub silent_together: Vec<SilentTogether>,
-    /// Refused certificates that prove nothing: the newest first, the first hundred.
+    /// Unproven claims: the newest first, at most 100.
     pub unproven: Vec<UnprovenView>,
-    /// Phones that are denied on the whole server.
+    /// Phones that are denied server-wide.
     pub denied: Vec<DeniedPhone>,
-    /// What went on during the last day, oldest first, in steps of equal length; the last one is not over yet.
+    /// The activity of the last day, in steps of equal length, oldest first. The last step is not over.
     pub activity: ActivityView,
-    /// What has been wrong lately, in the operator's words: a ledger that is not written, log lines that were lost.
+    /// Current problems for the operator, such as an unwritable phone history or lost log lines.
     pub troubles: Vec<String>,
 }
 
@@ -50,11 +47,11 @@ pub struct Overview {
 #[derive(Debug, Clone, Serialize)]
 pub struct SilentTogether {
     pub constituency: ConstituencyName,
-    /// How many.
+    /// How many fell silent.
     pub silent: usize,
-    /// Of how many that came regularly until then.
+    /// How many came regularly until then.
     pub of: usize,
-    /// When the last of them was seen.
+    /// When the last of the silent phones was seen.
     pub since: i64,
 }
 
@@ -63,61 +60,58 @@ pub struct SilentTogether {
 pub struct CertificateView {
     /// "RSA" or "ECDSA".
     pub key: String,
-    /// The names that it is for.
+    /// The names in the certificate.
     pub names: Vec<String>,
-    /// Who issued it.
     pub issuer: Option<String>,
-    /// Its first second; `None` if there is none yet.
+    /// The first second of its validity. `None` if there is no certificate yet.
     pub not_before: Option<i64>,
-    /// Its last second.
+    /// The last second of its validity.
     pub not_after: Option<i64>,
-    /// Where it comes from: `acme`, `files` or `local_ca`.
+    /// The source: `acme`, `files` or `local_ca`.
     pub source: &'static str,
     /// `ok`, `warning` or `error`.
     pub level: ConditionLevel,
     /// Its condition: `valid`, `missing`, `not_yet_valid`, `expired`, `ends_soon` or `renewal_overdue`.
     pub state: &'static str,
-    /// What is wrong with it; `None` if nothing is.
+    /// The problem. `None` if there is none.
     pub problem: Option<String>,
-    /// When the next attempt to renew it is made.
+    /// When renewal is next attempted.
     pub next_attempt: Option<i64>,
-    /// What is being done right now.
+    /// The current step of the renewal.
     pub step: Option<String>,
-    /// Why the last attempt failed, if it did.
+    /// The error of the last attempt, if it failed.
     pub last_error: Option<String>,
-    /// Whether somebody must change something.
+    /// Whether an operator must act.
     pub needs_human: bool,
 }
 
-/// A constituency's folder.
+/// A folder of a constituency.
 #[derive(Debug, Clone, Serialize)]
 pub struct ConstituencyView {
-    /// The folder's name, which may be no DNS label.
+    /// The folder's name, which may be an invalid DNS label.
     pub name: String,
-    /// The policy's description.
     pub description: String,
-    /// Where phones find it; `None` if it is not served.
+    /// The URL for phones. `None` if it is not served.
     pub url: Option<String>,
-    /// What is wrong with it; with a URL, the last good policy is in force.
+    /// The error. If there is a URL, the last good policy is in force.
     pub problem: Option<String>,
-    /// What in its policy has no effect, although it is served.
+    /// Parts of the policy without effect.
     pub warnings: Vec<String>,
-    /// Known phones, or `None` where every phone is admitted.
+    /// How many phones are known. `None` if every phone is accepted.
     pub known: Option<usize>,
-    /// How many phones it has, by their state.
     pub counts: PhoneCounts,
-    /// Known phones that are let in and were seen during the last day.
+    /// How many known phones are accepted, and were seen during the last day.
     pub seen_lately: usize,
-    /// Phones that were refused when they last asked: the known ones and those that wait.
+    /// How many phones were refused at their last request, known or waiting.
     pub refused: usize,
-    /// Why a phone cannot be allowed from the page: no token is configured, or the folder is not ours to write.
+    /// Why the page cannot allow a phone, such as no token or a folder that is not writable.
     pub not_allowable: Option<String>,
 }
 
-/// How many phones there are in each [`PhoneState`]; each is exactly what the list gives that is filtered by it.
+/// How many phones are in each [`PhoneState`]. Each count equals the size of the list with that filter.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct PhoneCounts {
-    /// On the list of a constituency, whatever their state: the filter `known`.
+    /// Known phones in any state: the filter `known`.
     pub known: usize,
     pub well: usize,
     pub silent: usize,
@@ -131,25 +125,25 @@ pub struct PhoneCounts {
     pub gone: usize,
 }
 
-/// Whether a phone is all right.
+/// The state of a phone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PhoneState {
-    /// Known, accepted when it last asked, and seen during the last two days.
+    /// Known, accepted at its last request, and seen during the last two days.
     Well,
     /// Known, and not seen for two days.
     Silent,
     /// Known, and never seen.
     Never,
-    /// Proven, and refused because it is not on the list: it waits for approval.
+    /// Refused with valid credentials because it is not on the list. It waits for approval.
     Waiting,
-    /// Taken off the list since it last asked, when it was accepted.
+    /// Accepted at its last request, and removed from the list since.
     Removed,
-    /// On the list since it last asked, when it was not.
+    /// Refused at its last request because it was not on the list, and added since.
     Allowed,
-    /// Known, and refused when it last asked.
+    /// Known, and refused at its last request.
     Refused,
-    /// Known, and a client that claims to be it was refused since it was last accepted. A claim proves nothing.
+    /// Known, and a client that claims to be this phone was refused since it was last accepted. A claim proves nothing.
     LockedOut,
     /// Denied by the policy.
     Denied,
@@ -157,78 +151,65 @@ pub enum PhoneState {
     Gone,
 }
 
-/// A phone as its constituency's policy and the ledger know it.
+/// A phone, by its constituency's policy and the phone history.
 #[derive(Debug, Clone, Serialize)]
 pub struct PhoneView {
-    /// The constituency.
     pub constituency: ConstituencyName,
-    /// The phone.
     pub mac: MacAddress,
-    /// How it is.
     pub state: PhoneState,
     /// The operator's note.
     pub note: String,
-    /// When it was first seen.
     pub first_seen: Option<i64>,
-    /// When it was last seen.
     pub last_seen: Option<i64>,
-    /// From where it came last.
+    /// The last client address.
     pub address: Option<String>,
-    /// Its model, as it calls itself.
+    /// The model from the User-Agent.
     pub model: Option<String>,
-    /// Its firmware, as it calls itself.
+    /// The firmware version from the User-Agent.
     pub firmware: Option<String>,
     /// TLS version and cipher suite.
     pub tls: Option<String>,
-    /// The least setting of `tls` that lets it in so; above `modern` it came by the old lane.
+    /// The lowest level of the policy's `tls` that accepts this TLS. Above `modern`, OpenSSL serves it.
     pub tls_level: Option<&'static str>,
-    /// When its device certificate expires.
+    /// The end of validity of the device certificate.
     pub certificate_not_after: Option<i64>,
-    /// The configuration that it last fetched, and when.
+    /// The last configuration that it fetched, and when.
     pub configuration: Option<(String, i64)>,
-    /// The upload that it last stored, and when.
+    /// The last upload that was stored, and when.
     pub upload: Option<(String, i64)>,
-    /// Why it was last refused, and when; also if it was let in since.
+    /// Why it was last refused, and when, even if it was accepted since.
     pub refusal: Option<(String, i64)>,
-    /// Why a client that claims to be it was last refused, and when, if the phone may be locked out by that. Unproven.
+    /// Why a client that claims to be this phone was last refused, and when, if the phone may be locked out. Unproven.
     pub claimed: Option<(String, i64)>,
-    /// How many requests it made.
     pub requests: u64,
-    /// How many of them were refused.
     pub refusals: u64,
-    /// Who denied it on the whole server; `None` if that is not so.
+    /// The server-wide denial, if there is one.
     pub denied_everywhere: Option<DenialView>,
 }
 
-/// Who denied a phone on the whole server, when, and why. Texts may be empty.
+/// A server-wide denial: by whom, when, and why. Texts may be empty.
 #[derive(Debug, Clone, Serialize)]
 pub struct DenialView {
-    /// Who.
     pub by: String,
-    /// When.
     pub at: Option<i64>,
-    /// Why.
     pub note: String,
 }
 
-/// A phone that is denied on the whole server, whether or not any constituency knows it.
+/// A phone that is denied server-wide, whether or not a constituency knows it.
 #[derive(Debug, Clone, Serialize)]
 pub struct DeniedPhone {
-    /// The phone.
     pub mac: MacAddress,
-    /// Who denied it, when, and why.
     #[serde(flatten)]
     pub denial: DenialView,
 }
 
-/// A phone, and what it asked lately.
+/// A phone, and its recent requests.
 #[derive(Debug, Clone, Serialize)]
 pub struct PhoneHistoryView {
-    /// The phone.
     pub phone: PhoneView,
-    /// What its master configuration names for it.
+    /// The files that its master configuration names.
     pub named: Option<NamedFiles>,
-    /// Its requests that are kept, in this constituency, the newest first.
+    /// Its stored requests in this constituency, the newest first.
     pub requests: Vec<PhoneRequestView>,
 }
 
@@ -238,12 +219,12 @@ pub struct NamedFiles {
     /// The master configuration, `<mac>.cfg` or `000000000000.cfg`.
     pub master: String,
     pub files: Vec<String>,
-    /// Those of the files that the phone's folder does not have.
+    /// The files that the constituency's folder lacks.
     pub missing: Vec<String>,
 }
 
 impl NamedFiles {
-    /// Which files are missing, in words; `None` if all are there.
+    /// Describes the missing files. `None` if none is missing.
     #[must_use]
     pub fn text(&self) -> Option<String> {
         let mut list = self.missing.iter().take(MISSING_SHOWN).cloned().collect::<Vec<_>>();
@@ -261,60 +242,52 @@ impl NamedFiles {
     }
 }
 
-/// One request of a phone, or a handshake that was refused.
+/// A request of a phone, or a refused handshake.
 #[derive(Debug, Clone, Serialize)]
 pub struct PhoneRequestView {
-    /// When it began, in milliseconds.
+    /// When it began, in Unix milliseconds.
     pub time_ms: i64,
-    /// From where it came.
     pub address: String,
-    /// The method, if a request was read.
+    /// The method. `None` if no request was read.
     pub method: Option<String>,
-    /// What was asked for.
+    /// The target. `None` if no request was read.
     pub target: Option<String>,
-    /// The answer's status.
     pub status: Option<u16>,
-    /// Bytes of body that were sent.
+    /// Bytes of the response body that were sent.
     pub bytes: u64,
-    /// How long it took, in milliseconds.
+    /// The duration in milliseconds.
     pub duration_ms: f64,
-    /// Why it was refused or broke off.
+    /// Why it was refused or aborted.
     pub reason: Option<String>,
-    /// Whether the phone's master configuration names what was asked for.
+    /// Whether the phone's master configuration names the requested file.
     pub is_named: bool,
 }
 
-/// Somebody who claims to be a phone, by a certificate that anybody can have made or a password that is wrong.
+/// A client that claims to be a phone, with a certificate that proves nothing or a wrong password.
 #[derive(Debug, Clone, Serialize)]
 pub struct UnprovenView {
-    /// The constituency that was asked.
     pub constituency: ConstituencyName,
-    /// The phone that it claims to be.
+    /// The phone that the client claims to be.
     pub mac: MacAddress,
-    /// The SHA-256 of the certificate, in hex; `None`: there was a password.
+    /// The SHA-256 of the certificate, in hex. `None` if the client used a password.
     pub certificate_sha256: Option<String>,
-    /// From where it came last.
+    /// The last client address.
     pub address: String,
-    /// From where it came: the addresses that were seen last, in that order.
+    /// The client addresses, the last seen first.
     pub addresses: Vec<NetworkView>,
-    /// When it was first seen.
     pub first_seen: i64,
-    /// When it was last seen.
     pub last_seen: i64,
-    /// How often it came.
+    /// How often the claim was made.
     pub count: u64,
-    /// Why it was refused.
+    /// Why it was last refused.
     pub reason: String,
 }
 
-/// An address, and when somebody came from there.
+/// A client address of a claim.
 #[derive(Debug, Clone, Serialize)]
 pub struct NetworkView {
-    /// The address.
     pub address: String,
-    /// When first.
     pub first_seen: i64,
-    /// When last.
     pub last_seen: i64,
 }
 
@@ -325,48 +298,47 @@ pub struct ActivityView {
     pub step_s: i64,
     /// When the first step began.
     pub since: i64,
-    /// Requests that were answered with what was asked, or that it is not there.
+    /// Requests that were answered, including those for missing files.
     pub served: Vec<u64>,
     /// Requests and handshakes that were refused.
     pub refused: Vec<u64>,
-    /// Handshakes, finished or refused.
+    /// Handshakes, completed or refused.
     pub handshakes: Vec<u64>,
 }
 
-/// Which phones are asked for: the query of the page and of `/api/phones`.
+/// A query for phones, of the page and of `/api/phones`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PhoneQuery {
-    /// What MAC address, note, address, model, firmware or constituency must contain, whatever the case.
+    /// The text that MAC address, note, address, model, firmware or constituency must contain. Case-insensitive.
     pub search: String,
-    /// Only of this constituency.
+    /// Only phones of this constituency.
     pub constituency: Option<String>,
-    /// Only those in this state.
+    /// Only phones in this state.
     pub state: Option<StateFilter>,
-    /// By what they are sorted.
     pub sort: PhoneSort,
-    /// Whether the order is turned round.
+    /// Whether the order is reversed.
     pub is_reversed: bool,
-    /// How many are left out at the begin.
+    /// How many phones to skip.
     pub offset: usize,
-    /// How many are given at most.
+    /// The maximum of phones.
     pub limit: usize,
 }
 
-/// Which states are asked for.
+/// A filter by state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StateFilter {
     One(PhoneState),
-    /// Every state of a phone that is on the list.
+    /// Every state of a known phone.
     Known,
 }
 
-/// By what phones are sorted.
+/// The order of phones.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum PhoneSort {
-    /// What needs somebody first: refused, waiting, silent, then the others.
+    /// Those that need an operator first: refused, waiting, silent, then the others.
     #[default]
     State,
-    /// When it was last seen, the newest first.
+    /// Last seen, the newest first.
     LastSeen,
     /// Constituency, then MAC address.
     Name,
@@ -374,13 +346,13 @@ pub enum PhoneSort {
     Model,
 }
 
-/// The phones that were asked for.
+/// The result of a [`PhoneQuery`].
 #[derive(Debug, Clone, Serialize)]
 pub struct PhonePage {
-    /// How many there are in all.
+    /// How many phones there are.
     pub total: usize,
-    /// How many match, on all pages.
+    /// How many phones match, on all pages.
     pub matching: usize,
-    /// Those of this page.
+    /// The phones of this page.
     pub phones: Vec<PhoneView>,
 }

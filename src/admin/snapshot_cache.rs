@@ -1,4 +1,4 @@
-//! One picture for all who look: taken anew when something has changed, by one reader at a time.
+//! Caches one snapshot for all clients. One client at a time makes a new one, if something has changed.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,22 +8,20 @@ use tokio::sync::Mutex;
 use super::{AdminData, Snapshot};
 use crate::clock;
 
-/// How old a picture is at least before another is taken.
-const FRESH: Duration = Duration::from_secs(1);
-/// How old it may be although nothing has changed: phones fall silent by doing nothing.
-const STALE: Duration = Duration::from_secs(10);
-/// By how much longer it is kept than it took: those who look never use up more than a part of the machine.
-const REST: u32 = 4;
+/// The least age of a snapshot before a new one is made.
+const MIN_AGE: Duration = Duration::from_secs(1);
+/// The maximum age of a snapshot even if nothing has changed: a phone falls silent without an event.
+const MAX_AGE: Duration = Duration::from_secs(10);
+/// A snapshot lives this many times as long as it took to make, so that clients use only part of the CPU.
+const COST_FACTOR: u32 = 4;
 
-/// A picture and its number.
 #[derive(Debug, Clone)]
 pub(super) struct NumberedSnapshot {
-    /// Another one for each picture.
+    /// A new number for each snapshot.
     pub(super) number: u64,
-    pub(super) picture: Arc<Snapshot>,
+    pub(super) snapshot: Arc<Snapshot>,
 }
 
-/// The last picture that was taken.
 #[derive(Debug, Default)]
 pub(super) struct SnapshotCache(Mutex<Option<CachedSnapshot>>);
 
@@ -39,35 +37,35 @@ struct CachedSnapshot {
 impl CachedSnapshot {
     fn is_good(&self, mark: u64, now: Instant) -> bool {
         let age = now.duration_since(self.at);
-        !self.is_outdated && (age < FRESH.max(self.took * REST) || (self.mark == mark && age < STALE))
+        !self.is_outdated && (age < MIN_AGE.max(self.took * COST_FACTOR) || (self.mark == mark && age < MAX_AGE))
     }
 }
 
 impl SnapshotCache {
-    /// Lets nobody see the last picture any more: something that it shows was changed from here.
+    /// Invalidates the cached snapshot, after a change that was made here.
     pub(super) async fn outdate(&self) {
-        if let Some(taken) = self.0.lock().await.as_mut() {
-            taken.is_outdated = true;
+        if let Some(cached) = self.0.lock().await.as_mut() {
+            cached.is_outdated = true;
         }
     }
 
-    /// How things are, to the second.
-    pub(super) async fn current(&self, knowledge: &Arc<dyn AdminData>) -> NumberedSnapshot {
-        // Whoever comes while one is taken waits for that one.
+    /// The current snapshot, at most about a second old after a change.
+    pub(super) async fn current(&self, admin_data: &Arc<dyn AdminData>) -> NumberedSnapshot {
+        // Concurrent callers wait for the same snapshot.
         let mut last = self.0.lock().await;
-        // Before it is taken: what changes meanwhile is not missed.
-        let mark = knowledge.mark();
+        // Before the snapshot is made, so that no change is missed.
+        let mark = admin_data.mark();
         let began = clock::monotonic();
-        if let Some(taken) = last.as_ref().filter(|taken| taken.is_good(mark, began)) {
-            return taken.numbered.clone();
+        if let Some(cached) = last.as_ref().filter(|cached| cached.is_good(mark, began)) {
+            return cached.numbered.clone();
         }
-        let number = last.as_ref().map_or(1, |taken| taken.numbered.number + 1);
-        let source = Arc::clone(knowledge);
-        let picture = match tokio::task::spawn_blocking(move || source.snapshot()).await {
-            Ok(picture) => Arc::new(picture),
+        let number = last.as_ref().map_or(1, |cached| cached.numbered.number + 1);
+        let source = Arc::clone(admin_data);
+        let snapshot = match tokio::task::spawn_blocking(move || source.snapshot()).await {
+            Ok(snapshot) => Arc::new(snapshot),
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
-        let (numbered, at) = (NumberedSnapshot { number, picture }, clock::monotonic());
+        let (numbered, at) = (NumberedSnapshot { number, snapshot }, clock::monotonic());
         *last = Some(CachedSnapshot {
             numbered: numbered.clone(),
             mark,

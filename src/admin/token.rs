@@ -1,7 +1,7 @@
-//! Who is an operator: whoever shows the token of a file, or the cookie of somebody who did.
+//! Authenticates operators, by the token in a file or by a session cookie.
 //!
-//! The token is compared by its hash, in constant time, and never leaves memory again: a browser gets a cookie that is
-//! signed with a key of this process and of this token, so that it ends with either.
+//! The token is compared by its hash, in constant time, and never leaves memory. A browser gets a cookie that is signed
+//! with a key of this process and this token, so that a new process or a new token ends the session.
 
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crate::files::read_regular;
 
-/// The shortest token that cannot be guessed.
+/// The least length of a token, in characters.
 const MIN_LENGTH: usize = 16;
 /// How long a browser stays signed in, in seconds.
 pub const SESSION_S: i64 = 12 * 3600;
@@ -21,28 +21,24 @@ pub const SESSION_S: i64 = 12 * 3600;
 /// Why a token's file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    /// The system.
-    #[error("the token cannot be read: {source}{}", way_out(.source))]
+    /// The file cannot be read.
+    #[error("the token cannot be read: {source}{}", hint(.source))]
     Read {
-        /// What it said.
         #[from]
         source: std::io::Error,
     },
-    /// Its mode.
+    /// The mode of the file is too permissive.
     #[error("every user of this machine may read the token (mode {mode:04o}); chmod o-rwx it")]
-    Open {
-        /// The mode.
-        mode: u32,
-    },
-    /// What is in it.
+    Open { mode: u32 },
+    /// The content of the file is invalid.
     #[error(
         "the token is not one line of at least {MIN_LENGTH} visible ASCII characters; make one with: openssl rand -hex 32"
     )]
     Weak,
 }
 
-/// What to do about a token that cannot be read.
-fn way_out(error: &std::io::Error) -> &'static str {
+/// The remedy for a token that cannot be read.
+fn hint(error: &std::io::Error) -> &'static str {
     match error.kind() {
         std::io::ErrorKind::PermissionDenied => {
             "; chgrp it to the group of the user that runs provost, and chmod 0640 it (the folders above it must let that user through)"
@@ -52,15 +48,15 @@ fn way_out(error: &std::io::Error) -> &'static str {
     }
 }
 
-/// The token in force; none if no file is named.
+/// The current token. There is none if no file is configured.
 pub struct OperatorToken {
     file: Option<PathBuf>,
     secret: ArcSwap<Option<TokenSecret>>,
-    /// New with each process.
+    /// A new key for each process.
     process: hmac::Key,
 }
 
-/// What is kept of a token: enough to know it again, and to sign with.
+/// The hash of a token, and the key that signs its sessions.
 struct TokenSecret {
     hash: [u8; digest::SHA256_OUTPUT_LEN],
     sessions: hmac::Key,
@@ -73,10 +69,10 @@ impl fmt::Debug for OperatorToken {
 }
 
 impl OperatorToken {
-    /// The token in `file`.
+    /// Reads the token in `file`.
     ///
     /// # Errors
-    /// If it cannot be used.
+    /// If the token cannot be used.
     pub fn open(file: Option<&Path>) -> Result<Self, TokenError> {
         let mut key = [0; digest::SHA256_OUTPUT_LEN];
         aws_lc_rs::rand::fill(&mut key).map_err(|_| std::io::Error::other("the system gives no random numbers"))?;
@@ -88,10 +84,10 @@ impl OperatorToken {
         token.reload().map(|_| token)
     }
 
-    /// Reads the file again; whether the token is another one now. What was signed with the old one counts no more.
+    /// Reads the file again. Returns whether the token has changed. A new token ends the sessions of the old one.
     ///
     /// # Errors
-    /// If it cannot be used; then the last good one stays.
+    /// If the new token cannot be used. The old one stays in force.
     pub fn reload(&self) -> Result<bool, TokenError> {
         let Some(file) = &self.file else { return Ok(false) };
         let secret = self.secret_of(&read(file)?);
@@ -100,7 +96,7 @@ impl OperatorToken {
         Ok(is_new)
     }
 
-    /// Whether there is one at all.
+    /// Whether a token is configured.
     #[must_use]
     pub fn is_configured(&self) -> bool {
         self.file.is_some()
@@ -115,7 +111,7 @@ impl OperatorToken {
         secret.is_some_and(|secret| constant_time::verify_slices_are_equal(&secret.hash, hash.as_ref()).is_ok())
     }
 
-    /// The value of a session that begins at `now`, in Unix seconds, and is valid within `scope` alone.
+    /// The value of a session cookie that begins at `now`, in Unix seconds, and is valid only within `scope`.
     #[must_use]
     pub fn session(&self, scope: &str, now: i64) -> Option<String> {
         let until = (now + SESSION_S).to_string();
@@ -124,7 +120,7 @@ impl OperatorToken {
         Some(format!("{until}-{}", hex(tag.as_ref())))
     }
 
-    /// Whether `value` is that of a session within `scope` that has not ended by `now`.
+    /// Whether `value` is a session within `scope` that has not expired at `now`.
     #[must_use]
     pub fn is_session(&self, scope: &str, value: &str, now: i64) -> bool {
         let secret = self.secret.load();
@@ -142,13 +138,12 @@ impl OperatorToken {
     }
 }
 
-/// What a session's tag signs: its purpose, its scope, its end. No part of it can pass for another, because the end is
-/// digits.
+/// The message under a session's tag: purpose, scope, expiry. It is unambiguous, because the expiry consists of digits.
 fn signed(scope: &str, until: &str) -> String {
     format!("session\0{scope}\0{until}")
 }
 
-/// The token in `file`, without the white space around it.
+/// The token in `file`, without surrounding white space.
 fn read(file: &Path) -> Result<Vec<u8>, TokenError> {
     let mode = std::fs::metadata(file)?.mode() & 0o7777;
     if mode & 0o007 != 0 {
@@ -184,7 +179,7 @@ mod tests {
         file
     }
 
-    /// As an editor writes it: in place.
+    /// Writes in place, as an editor does.
     fn write(file: &tempfile::NamedTempFile, text: &str) {
         let mut opened = std::fs::File::options().write(true).truncate(true).open(file.path()).unwrap();
         opened.write_all(text.as_bytes()).unwrap();

@@ -1,14 +1,14 @@
-//! Who may ask what: the rules of the operators' listener, as one pure function. The first that is broken says so.
+//! Access control of the operators' listener, as one pure function. The first rule that a request breaks refuses it.
 //!
-//! 1. Host must be one of ours: a page of a stranger whose name has come to lead here (DNS rebinding) names itself.
-//! 2. What changes anything must not come from another site's page; nor may such a page ask for what is for operators, but a
-//!    link may lead there.
-//! 3. What is for operators needs the token. Where no token is configured, peers on this machine that ask by a loopback name
-//!    may read, and nothing can be changed.
+//! 1. Host must be one of ours. This stops DNS rebinding: the page of an attacker sends its own host name.
+//! 2. A change must not come from a page of another origin. Nor may such a page fetch an operators' route, but a link may
+//!    lead there.
+//! 3. An operators' route needs the token. If no token is configured, local clients that use a loopback name may read,
+//!    and nothing can be changed.
 //!
-//! A reverse proxy cannot be told from a direct client: what it adds to a request, and which HTTP version it speaks, is its
-//! own choice. So neither decides anything here. Without a token, a proxy on this machine that sends a loopback Host lets all
-//! its clients read.
+//! A reverse proxy cannot be distinguished from a direct client: it chooses its headers and its HTTP version. So
+//! neither has an effect here. Without a token, a proxy on this machine that sends a loopback Host lets all its clients
+//! read.
 
 use hyper::header::{AUTHORIZATION, COOKIE, HOST, HeaderMap, HeaderName, ORIGIN};
 use hyper::http::request::Parts;
@@ -21,26 +21,26 @@ use super::token::OperatorToken;
 #[cfg(test)]
 mod tests;
 
-/// The name of the session cookie, and the one that it has over HTTPS: browsers take a cookie with this prefix only if it is
-/// `Secure` and from this very host (RFC 6265bis §4.1.3.2).
+/// The session cookie over HTTP, and over HTTPS. Browsers accept a cookie with the prefix `__Host-` only if it is
+/// `Secure` and from this host (RFC 6265bis §4.1.3.2).
 pub(super) const COOKIE_NAME: &str = "provost_session";
 const SECURE_COOKIE_NAME: &str = "__Host-provost_session";
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
-/// What stands at the entrance.
+/// The access rules of one listener.
 #[derive(Debug)]
 pub(super) struct AccessGuard {
-    /// Host names, without ports, lower case.
+    /// Host names, without ports, in lower case.
     names: Vec<String>,
-    /// Whether it listens on every address: then it goes by any address, which no stranger's page can.
+    /// Whether the listener is bound to the unspecified address. Then any IP address is valid as Host: DNS rebinding
+    /// needs a name.
     has_any_address: bool,
-    /// Where it listens: a session is valid there alone.
+    /// The listener's address, to which sessions are bound.
     endpoint: String,
 }
 
-/// Where a connection comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ClientLocation {
     /// This machine: a loopback address, or a Unix socket.
@@ -49,44 +49,44 @@ pub(super) enum ClientLocation {
     Remote,
 }
 
-/// What a path is to those who ask for it.
+/// Who may access a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RouteAccess {
-    /// Anybody may have it: it says nothing.
+    /// Everybody. The response reveals nothing.
     Public,
-    /// For operators.
+    /// Operators only.
     Operators,
 }
 
-/// Why somebody may not.
+/// A refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Forbidden {
     pub(super) status: StatusCode,
-    /// In words, for an operator who has lost the way.
+    /// The reason, for an operator.
     pub(super) reason: String,
 }
 
-/// What a client has shown, and may therefore see.
+/// The rights of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Principal {
-    /// It has shown the token, or the cookie of a session.
+    /// The client has shown the token or a session cookie.
     pub(super) is_signed_in: bool,
-    /// It may read what is for operators.
+    /// The client may read operators' routes.
     pub(super) may_read: bool,
 }
 
-/// The cookie that holds a session.
+/// The cookie of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SessionCookie {
     pub(super) name: &'static str,
-    /// What the session's value is signed for: this name and this listener.
+    /// The scope that the session's value signs: this name and this listener.
     pub(super) scope: String,
-    /// Whether browsers may send it over HTTPS alone.
+    /// Whether browsers may send it only over HTTPS.
     pub(super) is_secure: bool,
 }
 
 impl AccessGuard {
-    /// The gate of a listener that was made with `settings`, and listens on `endpoint`.
+    /// The rules for a listener with `settings` at `endpoint`.
     pub(super) fn new(settings: &StatusSettings, endpoint: &Endpoint) -> Self {
         let own = match endpoint {
             Endpoint::Tcp(address) => Some(bracketed(address.ip())),
@@ -97,45 +97,45 @@ impl AccessGuard {
         Self { names: names.collect(), has_any_address, endpoint: endpoint.to_string() }
     }
 
-    /// Whether `request` that comes `from` may pass at `now`, in Unix seconds.
+    /// Checks `request` from `from` at `now`, in Unix seconds.
     ///
     /// # Errors
-    /// Why not.
+    /// The refusal.
     pub(super) fn check(
         &self,
         request: &Parts,
         from: ClientLocation,
-        exposure: RouteAccess,
+        access: RouteAccess,
         token: &OperatorToken,
         now: i64,
     ) -> Result<Principal, Forbidden> {
         let host = self.check_host(request)?;
         let is_change = !matches!(request.method, Method::GET | Method::HEAD);
-        let is_of_another_site = !is_of_our_site(&request.headers) && !is_link(request);
+        let is_cross_origin = !is_same_origin(&request.headers) && !is_link(request);
         if is_change {
             check_site(&request.headers, &host)?;
-        } else if exposure == RouteAccess::Operators && is_of_another_site {
-            return Err(of_another_site());
+        } else if access == RouteAccess::Operators && is_cross_origin {
+            return Err(cross_origin());
         }
         let bearer = header(&request.headers, &AUTHORIZATION).and_then(bearer);
         let has_token = bearer.is_some_and(|shown| token.is(shown.as_bytes()));
-        // A wrong token is refused, also beside a good session.
+        // A wrong token is refused even with a valid session.
         let has_session = bearer.is_none() && self.has_session(&request.headers, token, now);
         let is_signed_in = has_token || has_session;
         let is_loopback = is_loopback(&host) && request.uri.authority().is_none_or(is_loopback);
         let is_open = !token.is_configured() && bearer.is_none() && from == ClientLocation::Local && is_loopback;
-        let visitor = Principal { is_signed_in, may_read: (is_signed_in || is_open) && !is_of_another_site };
-        match exposure {
-            RouteAccess::Public => Ok(visitor),
+        let principal = Principal { is_signed_in, may_read: (is_signed_in || is_open) && !is_cross_origin };
+        match access {
+            RouteAccess::Public => Ok(principal),
             RouteAccess::Operators if is_change && !is_signed_in => Err(without_token(token, true, bearer.is_some())),
-            RouteAccess::Operators if is_change && has_session => check_vouched(&request.headers).map(|()| visitor),
-            RouteAccess::Operators if visitor.may_read => Ok(visitor),
+            RouteAccess::Operators if is_change && has_session => require_origin(&request.headers).map(|()| principal),
+            RouteAccess::Operators if principal.may_read => Ok(principal),
             RouteAccess::Operators => Err(without_token(token, false, bearer.is_some())),
         }
     }
 
-    /// The cookie for a session that begins, or ends, by `request`. The page that asks is of our own site: its origin says
-    /// whether the browser speaks HTTPS, to a proxy then.
+    /// The cookie for a session that `request` begins or ends. The request is same-origin, so its Origin shows whether
+    /// the browser uses HTTPS (through a proxy).
     pub(super) fn session_cookie(&self, request: &Parts) -> SessionCookie {
         let is_https = header(&request.headers, &ORIGIN).is_some_and(|origin| origin.starts_with("https://"));
         self.cookie(is_https)
@@ -153,12 +153,12 @@ impl AccessGuard {
     }
 
     fn check_host(&self, request: &Parts) -> Result<Authority, Forbidden> {
-        let bad = |reason: &str| barred(StatusCode::MISDIRECTED_REQUEST, reason);
+        let bad = |reason: &str| forbidden(StatusCode::MISDIRECTED_REQUEST, reason);
         let mut hosts = request.headers.get_all(HOST).iter();
         let (host, another) = (hosts.next(), hosts.next());
         let host = host.filter(|_| another.is_none()).and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
         let host = host.ok_or_else(|| bad("Host is missing, or is none"))?;
-        // The target's own authority would beat Host (RFC 9112 §3.2.2).
+        // An authority in the target overrides Host (RFC 9112 §3.2.2).
         let is_ours = |authority: &Authority| {
             is_loopback(authority)
                 || (self.has_any_address && address(authority).is_some())
@@ -172,29 +172,30 @@ impl AccessGuard {
     }
 }
 
-/// A browser says from which site a request comes; other programs say nothing, and follow no stranger's links.
+/// Refuses a request from a page of another origin. Browsers send the origin; other programs send none, and follow
+/// no links of attackers.
 fn check_site(headers: &HeaderMap, host: &Authority) -> Result<(), Forbidden> {
     let is_ours = |origin: &str| {
         let origin = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
         origin.is_some_and(|origin| origin.eq_ignore_ascii_case(host.as_str()))
     };
     let origin_is_good = headers.get(ORIGIN).is_none_or(|origin| origin.to_str().is_ok_and(is_ours));
-    if is_of_our_site(headers) && origin_is_good { Ok(()) } else { Err(of_another_site()) }
+    if is_same_origin(headers) && origin_is_good { Ok(()) } else { Err(cross_origin()) }
 }
 
-/// Whether no browser says that another site's page asks.
-fn is_of_our_site(headers: &HeaderMap) -> bool {
+/// Whether no header says that the request comes from another origin.
+fn is_same_origin(headers: &HeaderMap) -> bool {
     headers.get_all(SEC_FETCH_SITE).iter().all(|site| site == "same-origin" || site == "none")
 }
 
-/// Whether a browser goes where a link leads, to show it by itself.
+/// Whether a browser follows a link as a top-level navigation.
 fn is_link(request: &Parts) -> bool {
     let says = |name: HeaderName, expected: &str| request.headers.get(name).is_some_and(|value| value == expected);
     request.method == Method::GET && says(SEC_FETCH_MODE, "navigate") && says(SEC_FETCH_DEST, "document")
 }
 
-fn of_another_site() -> Forbidden {
-    barred(StatusCode::FORBIDDEN, "this comes from the page of another site")
+fn cross_origin() -> Forbidden {
+    forbidden(StatusCode::FORBIDDEN, "this comes from the page of another site")
 }
 
 fn is_loopback(authority: &Authority) -> bool {
@@ -206,7 +207,7 @@ fn address(authority: &Authority) -> Option<std::net::IpAddr> {
     authority.host().trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
 
-/// Why a request without the token, or with a wrong one, is refused.
+/// The refusal of a request without a valid token.
 fn without_token(token: &OperatorToken, is_change: bool, is_wrong: bool) -> Forbidden {
     const NO_TOKEN_FILE: &str = "\"status\" in provost.json names no \"token_file\"";
     let reason = match (token.is_configured(), is_change) {
@@ -223,16 +224,17 @@ fn without_token(token: &OperatorToken, is_change: bool, is_wrong: bool) -> Forb
     Forbidden { status, reason }
 }
 
-/// Who comes with a cookie is a browser, and must say where its page is from; [`check_site`] has looked at what it says.
-fn check_vouched(headers: &HeaderMap) -> Result<(), Forbidden> {
+/// A request with a cookie comes from a browser, and must have Origin or Sec-Fetch-Site. [`check_site`] has checked
+/// their values.
+fn require_origin(headers: &HeaderMap) -> Result<(), Forbidden> {
     if headers.contains_key(ORIGIN) || headers.contains_key(SEC_FETCH_SITE) {
         Ok(())
     } else {
-        Err(barred(StatusCode::FORBIDDEN, "a browser that does not say where its page is from may change nothing"))
+        Err(forbidden(StatusCode::FORBIDDEN, "a browser that does not say where its page is from may change nothing"))
     }
 }
 
-fn barred(status: StatusCode, reason: &str) -> Forbidden {
+fn forbidden(status: StatusCode, reason: &str) -> Forbidden {
     Forbidden { status, reason: reason.to_owned() }
 }
 

@@ -1,4 +1,4 @@
-//! Who may pass the gate, and who may not.
+//! Which requests are accepted, and which are refused.
 
 use super::*;
 use hyper::Request;
@@ -14,7 +14,7 @@ fn token() -> (tempfile::NamedTempFile, OperatorToken) {
     (file, token)
 }
 
-fn gate(listen: &str, hosts: &[&str]) -> AccessGuard {
+fn guard(listen: &str, hosts: &[&str]) -> AccessGuard {
     let listen: Endpoint = listen.parse().unwrap();
     let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
     let settings = StatusSettings { listen: listen.clone(), token_file: None, hosts };
@@ -29,26 +29,26 @@ fn request(method: &str, headers: &[(&str, &str)]) -> Parts {
     request.body(()).unwrap().into_parts().0
 }
 
-/// The status with which `headers` from this machine are barred from something for operators; 0 if they are not.
-fn barred(gate: &AccessGuard, token: &OperatorToken, method: &str, headers: &[(&str, &str)]) -> u16 {
-    barred_from(ClientLocation::Local, gate, token, method, headers)
+/// The status with which a local operators' request with `headers` is refused; 0 if it is accepted.
+fn refusal(guard: &AccessGuard, token: &OperatorToken, method: &str, headers: &[(&str, &str)]) -> u16 {
+    refusal_from(ClientLocation::Local, guard, token, method, headers)
 }
 
-fn barred_from(
+fn refusal_from(
     from: ClientLocation,
-    gate: &AccessGuard,
+    guard: &AccessGuard,
     token: &OperatorToken,
     method: &str,
     headers: &[(&str, &str)],
 ) -> u16 {
-    let checked = gate.check(&request(method, headers), from, RouteAccess::Operators, token, NOW);
-    checked.err().map_or(0, |barred| barred.status.as_u16())
+    let checked = guard.check(&request(method, headers), from, RouteAccess::Operators, token, NOW);
+    checked.err().map_or(0, |refusal| refusal.status.as_u16())
 }
 
-/// A session of `gate` in the cookie `name`, as a browser sends it.
-fn session(gate: &AccessGuard, token: &OperatorToken, name: &str) -> String {
+/// A session of `guard` in the cookie `name`, as a browser sends it.
+fn session(guard: &AccessGuard, token: &OperatorToken, name: &str) -> String {
     let origin = if name.starts_with("__Host-") { "https://localhost" } else { "http://localhost" };
-    let cookie = gate.session_cookie(&request("POST", &[("Origin", origin)]));
+    let cookie = guard.session_cookie(&request("POST", &[("Origin", origin)]));
     assert_eq!(cookie.name, name);
     format!("x=1; {name}={}", token.session(&cookie.scope, NOW).unwrap())
 }
@@ -56,12 +56,12 @@ fn session(gate: &AccessGuard, token: &OperatorToken, name: &str) -> String {
 #[test]
 fn only_our_own_names_are_hosts() {
     let none = OperatorToken::open(None).unwrap();
-    let at = |gate: &AccessGuard, host: &str| {
+    let at = |guard: &AccessGuard, host: &str| {
         let checked =
-            gate.check(&request("GET", &[("Host", host)]), ClientLocation::Remote, RouteAccess::Public, &none, NOW);
-        checked.err().map_or(0, |barred| barred.status.as_u16())
+            guard.check(&request("GET", &[("Host", host)]), ClientLocation::Remote, RouteAccess::Public, &none, NOW);
+        checked.err().map_or(0, |refusal| refusal.status.as_u16())
     };
-    let loopback = gate("127.0.0.1:8444", &["Provost.Example.com", "other.example.com:99"]);
+    let loopback = guard("127.0.0.1:8444", &["Provost.Example.com", "other.example.com:99"]);
     for ours in [
         "localhost",
         "LOCALHOST:8444",
@@ -79,24 +79,24 @@ fn only_our_own_names_are_hosts() {
     {
         assert_eq!(at(&loopback, strange), 421, "{strange}");
     }
-    assert_eq!(barred(&loopback, &none, "GET", &[]), 421);
-    assert_eq!(barred(&loopback, &none, "GET", &[("Host", "localhost"), ("Host", "localhost")]), 421);
-    // A page whose host is an address is of whoever has that address: no name leads astray.
+    assert_eq!(refusal(&loopback, &none, "GET", &[]), 421);
+    assert_eq!(refusal(&loopback, &none, "GET", &[("Host", "localhost"), ("Host", "localhost")]), 421);
+    // A page whose host is an IP address comes from that address: DNS rebinding is impossible.
     let (_file, token) = token();
     let bearer = ("Authorization", "Bearer 0123456789abcdef");
-    let open = gate("0.0.0.0:8444", &[]);
-    assert_eq!(barred(&open, &token, "GET", &[("Host", "192.0.2.1:8444"), bearer]), 0);
-    assert_eq!(barred(&open, &token, "GET", &[("Host", "evil.example.com"), bearer]), 421);
-    assert_eq!(barred(&gate("192.0.2.1:1", &[]), &token, "GET", &[("Host", "192.0.2.1:1"), bearer]), 0);
-    assert_eq!(barred(&gate("[2001:db8::1]:1", &[]), &token, "GET", &[("Host", "[2001:db8::1]:1"), bearer]), 0);
+    let open = guard("0.0.0.0:8444", &[]);
+    assert_eq!(refusal(&open, &token, "GET", &[("Host", "192.0.2.1:8444"), bearer]), 0);
+    assert_eq!(refusal(&open, &token, "GET", &[("Host", "evil.example.com"), bearer]), 421);
+    assert_eq!(refusal(&guard("192.0.2.1:1", &[]), &token, "GET", &[("Host", "192.0.2.1:1"), bearer]), 0);
+    assert_eq!(refusal(&guard("[2001:db8::1]:1", &[]), &token, "GET", &[("Host", "[2001:db8::1]:1"), bearer]), 0);
 }
 
 #[test]
 fn the_targets_own_authority_must_be_ours_too() {
-    let (gate, none) = (gate("127.0.0.1:8444", &[]), OperatorToken::open(None).unwrap());
+    let (guard, none) = (guard("127.0.0.1:8444", &[]), OperatorToken::open(None).unwrap());
     let at = |uri: &str| {
         let request = Request::builder().uri(uri).header("Host", "localhost").body(()).unwrap();
-        gate.check(&request.into_parts().0, ClientLocation::Remote, RouteAccess::Public, &none, NOW).is_ok()
+        guard.check(&request.into_parts().0, ClientLocation::Remote, RouteAccess::Public, &none, NOW).is_ok()
     };
     assert!(at("http://localhost/") && !at("http://evil.example.com/"));
 }
@@ -104,12 +104,12 @@ fn the_targets_own_authority_must_be_ours_too() {
 #[test]
 fn whatever_changes_anything_needs_the_token_and_no_other_site() {
     let (_file, token) = token();
-    let gate = gate("127.0.0.1:8444", &[]);
+    let guard = guard("127.0.0.1:8444", &[]);
     let host = ("Host", "localhost:8444");
     let bearer = ("Authorization", "Bearer 0123456789abcdef");
-    let session = session(&gate, &token, COOKIE_NAME);
+    let session = session(&guard, &token, COOKIE_NAME);
     let cookie = ("Cookie", session.as_str());
-    let post = |headers: &[(&str, &str)]| barred(&gate, &token, "POST", &[&[host], headers].concat());
+    let post = |headers: &[(&str, &str)]| refusal(&guard, &token, "POST", &[&[host], headers].concat());
     assert_eq!(post(&[]), 401);
     assert_eq!(post(&[("Authorization", "Bearer 0123456789abcdeg")]), 401);
     assert_eq!(post(&[("Authorization", "Basic 0123456789abcdef")]), 401);
@@ -131,7 +131,7 @@ fn whatever_changes_anything_needs_the_token_and_no_other_site() {
     }
     assert_eq!(post(&[cookie, ("Sec-Fetch-Site", "same-origin"), ("Authorization", "Bearer wrong")]), 401);
     let none = OperatorToken::open(None).unwrap();
-    assert_eq!(barred(&gate, &none, "POST", &[host, ("Authorization", "Bearer ")]), 403);
+    assert_eq!(refusal(&guard, &none, "POST", &[host, ("Authorization", "Bearer ")]), 403);
 }
 
 #[test]
@@ -139,15 +139,15 @@ fn with_a_token_reading_needs_it_from_every_peer() {
     let (_file, token) = token();
     let bearer = ("Authorization", "Bearer 0123456789abcdef");
     for listen in ["0.0.0.0:8444", "127.0.0.1:8444", "[::1]:8444", "unix:s"] {
-        let gate = gate(listen, &["provost.example.com"]);
+        let guard = guard(listen, &["provost.example.com"]);
         for peer in [ClientLocation::Local, ClientLocation::Remote] {
             for host in ["127.0.0.1:8444", "localhost", "[::1]", "provost.example.com"] {
                 let host = ("Host", host);
-                let barred = |headers: &[(&str, &str)]| barred_from(peer, &gate, &token, "GET", headers);
-                assert_eq!(barred(&[host]), 401, "{listen} {peer:?} {host:?}");
-                assert_eq!(barred(&[host, ("Authorization", "Bearer wrong")]), 401);
-                assert_eq!(barred(&[host, bearer]), 0, "{listen} {peer:?} {host:?}");
-                let seen = gate.check(&request("GET", &[host]), peer, RouteAccess::Public, &token, NOW).unwrap();
+                let refusal = |headers: &[(&str, &str)]| refusal_from(peer, &guard, &token, "GET", headers);
+                assert_eq!(refusal(&[host]), 401, "{listen} {peer:?} {host:?}");
+                assert_eq!(refusal(&[host, ("Authorization", "Bearer wrong")]), 401);
+                assert_eq!(refusal(&[host, bearer]), 0, "{listen} {peer:?} {host:?}");
+                let seen = guard.check(&request("GET", &[host]), peer, RouteAccess::Public, &token, NOW).unwrap();
                 assert_eq!(seen, Principal { is_signed_in: false, may_read: false }, "{listen} {peer:?} {host:?}");
             }
         }
@@ -157,7 +157,7 @@ fn with_a_token_reading_needs_it_from_every_peer() {
 #[test]
 fn without_a_token_only_local_peers_read_by_a_loopback_name() {
     let none = OperatorToken::open(None).unwrap();
-    let gate = gate("127.0.0.1:8444", &["provost.example.com"]);
+    let guard = guard("127.0.0.1:8444", &["provost.example.com"]);
     for (peer, host, status) in [
         (ClientLocation::Local, "localhost:8444", 0),
         (ClientLocation::Local, "127.0.0.1", 0),
@@ -166,27 +166,27 @@ fn without_a_token_only_local_peers_read_by_a_loopback_name() {
         (ClientLocation::Remote, "localhost:8444", 403),
         (ClientLocation::Remote, "127.0.0.1:8444", 403),
     ] {
-        assert_eq!(barred_from(peer, &gate, &none, "GET", &[("Host", host)]), status, "{peer:?} {host}");
-        let public = gate.check(&request("GET", &[("Host", host)]), peer, RouteAccess::Public, &none, NOW).unwrap();
+        assert_eq!(refusal_from(peer, &guard, &none, "GET", &[("Host", host)]), status, "{peer:?} {host}");
+        let public = guard.check(&request("GET", &[("Host", host)]), peer, RouteAccess::Public, &none, NOW).unwrap();
         assert_eq!(public, Principal { is_signed_in: false, may_read: status == 0 }, "{peer:?} {host}");
-        assert_eq!(barred_from(peer, &gate, &none, "POST", &[("Host", host)]), 403, "{peer:?} {host}");
+        assert_eq!(refusal_from(peer, &guard, &none, "POST", &[("Host", host)]), 403, "{peer:?} {host}");
     }
 }
 
 #[test]
 fn a_token_where_none_is_configured_is_refused() {
-    let (gate, none) = (gate("127.0.0.1:8444", &[]), OperatorToken::open(None).unwrap());
+    let (guard, none) = (guard("127.0.0.1:8444", &[]), OperatorToken::open(None).unwrap());
     let shows = request("GET", &[("Host", "localhost"), ("Authorization", "Bearer x")]);
-    let barred = gate.check(&shows, ClientLocation::Local, RouteAccess::Operators, &none, NOW).unwrap_err();
-    assert_eq!(barred.status, StatusCode::FORBIDDEN);
-    assert!(barred.reason.contains("names no \"token_file\""), "{barred:?}");
+    let refusal = guard.check(&shows, ClientLocation::Local, RouteAccess::Operators, &none, NOW).unwrap_err();
+    assert_eq!(refusal.status, StatusCode::FORBIDDEN);
+    assert!(refusal.reason.contains("names no \"token_file\""), "{refusal:?}");
 }
 
 #[test]
 fn neither_proxy_headers_nor_the_http_version_change_admission() {
     let (_file, token) = token();
     let none = OperatorToken::open(None).unwrap();
-    let gate = gate("127.0.0.1:8444", &[]);
+    let guard = guard("127.0.0.1:8444", &[]);
     let local = ("Host", "localhost:8444");
     let names = ["Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP"];
     for value in ["127.0.0.1", "for=127.0.0.1;host=localhost", "192.0.2.1", "unix:"] {
@@ -194,12 +194,12 @@ fn neither_proxy_headers_nor_the_http_version_change_admission() {
             let mark = (name, value);
             for (token, local_status, remote_status) in [(&token, 401, 401), (&none, 0, 403)] {
                 assert_eq!(
-                    barred_from(ClientLocation::Local, &gate, token, "GET", &[local, mark]),
+                    refusal_from(ClientLocation::Local, &guard, token, "GET", &[local, mark]),
                     local_status,
                     "{mark:?}"
                 );
                 assert_eq!(
-                    barred_from(ClientLocation::Remote, &gate, token, "GET", &[local, mark]),
+                    refusal_from(ClientLocation::Remote, &guard, token, "GET", &[local, mark]),
                     remote_status,
                     "{mark:?}"
                 );
@@ -210,7 +210,7 @@ fn neither_proxy_headers_nor_the_http_version_change_admission() {
         let mut asked = request("GET", &[local]);
         asked.version = version;
         let status = |token| {
-            gate.check(&asked, ClientLocation::Local, RouteAccess::Operators, token, NOW).map_err(|it| it.status)
+            guard.check(&asked, ClientLocation::Local, RouteAccess::Operators, token, NOW).map_err(|it| it.status)
         };
         assert_eq!(status(&token).unwrap_err(), 401, "{version:?}");
         assert!(status(&none).is_ok(), "{version:?}");
@@ -220,29 +220,29 @@ fn neither_proxy_headers_nor_the_http_version_change_admission() {
 #[test]
 fn a_session_is_valid_under_its_own_cookie_and_listener_alone() {
     let (_file, token) = token();
-    let ours = gate("127.0.0.1:8444", &[]);
+    let ours = guard("127.0.0.1:8444", &[]);
     let host = ("Host", "localhost:8444");
     for name in [COOKIE_NAME, SECURE_COOKIE_NAME] {
         let cookie = session(&ours, &token, name);
-        assert_eq!(barred(&ours, &token, "GET", &[host, ("Cookie", &cookie)]), 0, "{name}");
+        assert_eq!(refusal(&ours, &token, "GET", &[host, ("Cookie", &cookie)]), 0, "{name}");
         for other in [COOKIE_NAME, SECURE_COOKIE_NAME, "provost_csrf", "PROVOST_SESSION", "provost_session2"] {
             let renamed = cookie.replacen(name, other, 1);
             let status = if other == name { 0 } else { 401 };
-            assert_eq!(barred(&ours, &token, "GET", &[host, ("Cookie", &renamed)]), status, "{name} as {other}");
+            assert_eq!(refusal(&ours, &token, "GET", &[host, ("Cookie", &renamed)]), status, "{name} as {other}");
         }
         for elsewhere in ["127.0.0.1:8445", "[::1]:8444", "unix:s"] {
-            let elsewhere = gate(elsewhere, &[]);
-            assert_eq!(barred(&elsewhere, &token, "GET", &[host, ("Cookie", &cookie)]), 401, "{elsewhere:?}");
+            let elsewhere = guard(elsewhere, &[]);
+            assert_eq!(refusal(&elsewhere, &token, "GET", &[host, ("Cookie", &cookie)]), 401, "{elsewhere:?}");
         }
     }
 }
 
 #[test]
 fn a_page_of_another_site_may_lead_here_but_not_ask() {
-    let (gate, none) = (gate("127.0.0.1:8444", &[]), OperatorToken::open(None).unwrap());
+    let (guard, none) = (guard("127.0.0.1:8444", &[]), OperatorToken::open(None).unwrap());
     let asks = |method: &str, site: &str, mode: &str, dest: &str| {
         let fetch = [("Sec-Fetch-Site", site), ("Sec-Fetch-Mode", mode), ("Sec-Fetch-Dest", dest)];
-        barred(&gate, &none, method, &[&[("Host", "localhost")], &fetch[..]].concat())
+        refusal(&guard, &none, method, &[&[("Host", "localhost")], &fetch[..]].concat())
     };
     for ours in ["same-origin", "none"] {
         assert_eq!(asks("GET", ours, "cors", "empty"), 0, "{ours}");

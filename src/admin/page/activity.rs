@@ -1,7 +1,7 @@
-//! The last day as a plot: what was served, what was refused, and the handshakes. Pure.
+//! The chart of the last day: requests served and refused, and handshakes. Pure.
 //!
-//! Bars and line are drawn in a coordinate system of their own that is stretched to the width there is; what is written
-//! beside them is not.
+//! Bars and line have a coordinate system of their own, which is stretched to the width of the page. Text is not
+//! stretched.
 
 use std::fmt::Write;
 
@@ -12,13 +12,13 @@ use super::time_format::clock_time;
 use crate::admin::snapshot::ActivityView;
 use crate::wording::{counted, counted_were};
 
-/// How wide a step is drawn, and how high the plot is.
+/// The width of a step, and the height of the chart, in units of the SVG.
 const STEP: usize = 10;
 const HEIGHT: u64 = 1000;
-/// Between the labels of the axis of time.
+/// The time between two labels of the time axis.
 const TICK_S: i64 = 3 * 3600;
 
-/// What went on in one step.
+/// The counts of one step.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct ChartStep {
     begin: i64,
@@ -99,7 +99,7 @@ fn plot(steps: &[ChartStep], length_s: i64, now: i64) -> Markup {
     let width = steps.len() * STEP;
     html! {
         div class="drawing" {
-            svg class="lines" role="img" aria-label=(said(steps, length_s)) {
+            svg class="lines" role="img" aria-label=(description(steps, length_s)) {
                 @for (place, value) in [("0%", top), ("50%", top / 2), ("100%", 0)] {
                     line x1="0" x2="100%" y1=(place) y2=(place) {}
                     @if value > 0 { text x="0" y=(place) dy="14" { (figure(value)) } }
@@ -143,14 +143,14 @@ fn line(steps: &[ChartStep], top: u64) -> String {
     path
 }
 
-/// How high a value is drawn: what is there is seen.
+/// The height of a value. A value above zero is always visible.
 fn height(value: u64, top: u64) -> u64 {
     let height = u128::from(value) * u128::from(HEIGHT) / u128::from(top.max(1));
     let least = u128::from(value > 0) * 8;
     u64::try_from(height.max(least)).unwrap_or(HEIGHT).min(HEIGHT)
 }
 
-/// Full hours in UTC, a few hours apart; the script says them in the reader's own time.
+/// Labels at full hours in UTC, a few hours apart. The script converts them to local time.
 fn ticks(steps: &[ChartStep], length_s: i64, now: i64) -> Markup {
     let begin = steps.first().map_or(now, |step| step.begin);
     let whole = i64::try_from(steps.len()).unwrap_or(1).saturating_mul(length_s).max(1);
@@ -170,8 +170,8 @@ fn ticks(steps: &[ChartStep], length_s: i64, now: i64) -> Markup {
     }
 }
 
-/// The plot in words.
-fn said(steps: &[ChartStep], length_s: i64) -> String {
+/// The chart in words.
+fn description(steps: &[ChartStep], length_s: i64) -> String {
     let all = steps.iter().fold(ChartStep::default(), |all, step| all.and(*step));
     let sum = format!(
         "During the last day {} served and {} refused, in {}.",
@@ -217,7 +217,7 @@ fn by_hour(steps: &[ChartStep], length_s: i64) -> Markup {
     }
 }
 
-/// The steps of each hour together, the newest first.
+/// The counts by hour, the newest first.
 fn hours(steps: &[ChartStep], length_s: i64) -> Vec<ChartStep> {
     let mut hours: Vec<ChartStep> = Vec::new();
     let full = |begin: i64| if length_s < 3600 { begin.div_euclid(3600) * 3600 } else { begin };
@@ -232,7 +232,7 @@ fn hours(steps: &[ChartStep], length_s: i64) -> Vec<ChartStep> {
     hours
 }
 
-/// The next figure that reads well on an axis, and has a whole half.
+/// The next round number for an axis. It can be halved.
 fn round_up(most: u64) -> u64 {
     let mut power = 1_u64;
     loop {
@@ -273,9 +273,9 @@ mod tests {
     #[test]
     fn the_plot_is_said_in_words_and_in_figures() {
         let steps = steps(&activity());
-        let said = said(&steps, 1800);
+        let description = description(&steps, 1800);
         assert_eq!(
-            said,
+            description,
             "During the last day 95 requests were served and 9 refused, in 33 handshakes. \
              The busiest time was 21:00 to 21:30 UTC with 99 requests."
         );

@@ -1,7 +1,7 @@
-//! Phones that wait for approval, and what only claims to be one. Pure.
+//! Phones that wait for approval, and unproven claims. Pure.
 //!
-//! A waiting phone has proven who it is, so that letting it in is one action. What is unproven anybody can have made:
-//! there is no button for it, and its fingerprint is to be typed.
+//! A waiting phone has authenticated, so that one action allows it. Anybody can make an unproven claim: it has no
+//! button, and its fingerprint must be typed.
 
 use maud::{Markup, html};
 
@@ -46,7 +46,7 @@ fn waiting(phone: &PhoneView, overview: &Overview) -> Markup {
     }
 }
 
-/// The form that lets a phone in, or the command that does where the page cannot.
+/// The form that allows a phone, or the command that does, if the page cannot.
 pub(super) fn action(constituency: &ConstituencyName, mac: MacAddress, overview: &Overview) -> Markup {
     let found = overview.constituencies.iter().find(|it| it.name == constituency.as_str());
     let obstacle = match found {
@@ -80,7 +80,7 @@ fn allow_command(constituency: &ConstituencyName, mac: MacAddress, overview: &Ov
     command(overview, &format!("allow {mac} --constituency {constituency} --note \"…\""))
 }
 
-/// What anybody can have made, clearly apart.
+/// The unproven claims, apart from the waiting phones.
 pub(super) fn unproven_section(unproven: &[UnprovenView], now: i64) -> Markup {
     html! {
         section id="unproven" aria-labelledby="unproven-title" {

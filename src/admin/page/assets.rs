@@ -1,17 +1,16 @@
-//! Style, script and icon: built in, named after their content, so that a browser may keep them for good. Pure.
+//! Style, script and icon. They are built in, and named by a hash of their content, so that browsers cache them for
+//! good. Pure.
 
 use std::sync::LazyLock;
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-/// A file that the page needs.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Asset {
-    /// Where it is found; another content has another name.
+    /// The URL path. It changes with the content.
     pub path: String,
-    /// Its `Content-Type`.
+    /// The `Content-Type`.
     pub content_type: &'static str,
-    /// Its content.
     pub content: &'static str,
 }
 
@@ -22,7 +21,7 @@ pub(super) static SCRIPT: LazyLock<Asset> =
 pub(super) static ICON: LazyLock<Asset> =
     LazyLock::new(|| Asset::new("icon", "svg", "image/svg+xml", include_str!("icon.svg")));
 
-/// The file at `path`, a request's path. It may be kept for good (`Cache-Control: immutable`).
+/// The asset at `path`. It may be cached for good (`Cache-Control: immutable`).
 #[must_use]
 pub fn asset(path: &str) -> Option<&'static Asset> {
     [&STYLE, &SCRIPT, &ICON].into_iter().map(|asset| &**asset).find(|asset| asset.path == path)

@@ -1,4 +1,4 @@
-//! The server's certificates: how much of their lifetime is left, and what happens next. Pure.
+//! The server certificates: the rest of their lifetime, and the next step. Pure.
 
 use maud::{Markup, html};
 
@@ -47,7 +47,7 @@ fn condition(certificate: &CertificateView) -> Markup {
     mark(class, &certificate.state.replace('_', " "))
 }
 
-/// A bar: what is left of the lifetime is filled, and a tick stands where it is to be renewed.
+/// A bar: the filled part is the rest of the lifetime, and a tick marks the renewal.
 fn lifetime(begin: i64, end: i64, renewal: Option<i64>, now: i64) -> Markup {
     let share = permille_left(begin, end, now);
     let tick = renewal.filter(|at| (now..end).contains(at)).map(|at| permille_left(begin, end, at));
@@ -66,7 +66,7 @@ fn lifetime(begin: i64, end: i64, renewal: Option<i64>, now: i64) -> Markup {
     }
 }
 
-/// How much lies between `at` and `end`, in thousandths of what lies between `begin` and `end`.
+/// The time between `at` and `end`, in thousandths of the time between `begin` and `end`.
 fn permille_left(begin: i64, end: i64, at: i64) -> i64 {
     let whole = end.saturating_sub(begin).max(1);
     (i128::from(end.saturating_sub(at)) * 1000 / i128::from(whole)).clamp(0, 1000).try_into().unwrap_or(0)
@@ -75,7 +75,7 @@ fn permille_left(begin: i64, end: i64, at: i64) -> i64 {
 fn plan(certificate: &CertificateView, now: i64) -> Markup {
     html! {
         @if let Some(step) = &certificate.step { p class="step" { "Now: " (foreign(step)) } }
-        // The problem names it.
+        // At other levels, the problem contains the error.
         @if let Some(error) = certificate.last_error.as_ref().filter(|_| certificate.level == ConditionLevel::Ok) {
             p class="problem" { "The last attempt failed: " (foreign(error)) }
         }

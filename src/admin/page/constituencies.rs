@@ -67,7 +67,7 @@ fn cell(constituency: &ConstituencyView, label: &str, count: usize, state: Phone
     html! { td data-label=(label) class=(class) { (linked(constituency, count, StateFilter::One(state))) } }
 }
 
-/// A count, which leads to exactly those that it counts.
+/// A count with a link to the phones that it counts.
 fn linked(constituency: &ConstituencyView, count: usize, filter: StateFilter) -> Markup {
     html! { a href=(to_state_of(&constituency.name, filter)) { (figure(count)) } }
 }

@@ -1,4 +1,4 @@
-//! Phones that are denied on the whole server: by whom, when, and why. Pure.
+//! Phones that are denied server-wide: by whom, when, and why. Pure.
 
 use maud::{Markup, html};
 
@@ -6,7 +6,7 @@ use super::text::{command, figure, foreign};
 use super::time_format::when;
 use crate::admin::snapshot::{DenialView, Overview};
 
-/// How many are shown.
+/// The maximum of phones on the page.
 const SHOWN: usize = 100;
 
 pub(super) fn section(overview: &Overview) -> Markup {

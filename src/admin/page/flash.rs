@@ -1,21 +1,19 @@
-//! What came of what the operator did: told by the query of the page to which a form leads. Pure.
+//! The flash message after a change: carried in the query to which a form redirects. Pure.
 
 use maud::{Markup, html};
 
 use crate::admin::AdminChange;
 use crate::constituency::{ConstituencyName, MacAddress};
 
-/// What was done to a phone.
+/// The change of a phone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flash {
-    /// What.
     pub change: AdminChange,
-    /// The phone.
     pub mac: MacAddress,
 }
 
 impl Flash {
-    /// Where it is told.
+    /// The URL of the page with this message.
     #[must_use]
     pub fn path(&self) -> String {
         let mac = self.mac;
@@ -26,7 +24,7 @@ impl Flash {
         }
     }
 
-    /// What the `query` of a URL tells.
+    /// Parses the `query` of a URL.
     #[must_use]
     pub fn parse(query: &str) -> Option<Self> {
         let value = |key: &str| form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == key);
@@ -41,7 +39,7 @@ impl Flash {
     }
 }
 
-pub(super) fn said(outcome: &Flash) -> Markup {
+pub(super) fn message(outcome: &Flash) -> Markup {
     let mac = outcome.mac;
     let phone = |name: &ConstituencyName| html! { a class="mac" href={ "/phones/" (name) "/" (mac) } { (mac) } };
     html! {

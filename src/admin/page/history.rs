@@ -1,4 +1,4 @@
-//! The page of one phone: what is known of it, and what it asked. Pure.
+//! The page of one phone: its state and its requests. Pure.
 
 use maud::{Markup, html};
 
@@ -115,7 +115,7 @@ fn optional(text: Option<&str>) -> Markup {
     html! { @if let Some(text) = text { (foreign(text)) } @else { "unknown" } }
 }
 
-/// Version and suite, which the ledger has as `TLSv1.3/TLS13_AES_128_GCM_SHA256`, and the lane if it is the old one.
+/// Version and suite, which the history stores as `TLSv1.3/TLS13_AES_128_GCM_SHA256`, and a mark for legacy TLS.
 fn tls(phone: &PhoneView) -> Markup {
     let text = phone.tls.as_deref();
     html! {
@@ -160,7 +160,7 @@ fn requests(requests: &[PhoneRequestView], now: i64) -> Markup {
 
 fn request_row(request: &PhoneRequestView, now: i64) -> Markup {
     let is_absent = request.status == Some(404);
-    // Phones ask for many files that they can do without.
+    // Phones request many optional files.
     let class = match (is_absent, request.is_named) {
         (true, true) => Some("refused"),
         (true, false) => Some("expected"),

@@ -1,14 +1,14 @@
-//! What stands around every page: head, header, what came of an action, footer. Pure.
+//! The frame of every page: head, header, flash message, footer. Pure.
 
 use maud::{DOCTYPE, Markup, html};
 
 use super::assets::{ICON, SCRIPT, STYLE};
-use super::flash::{Flash, said};
+use super::flash::{Flash, message};
 use super::text::{Foreign, foreign};
 use super::time_format::{span, when};
 use crate::admin::snapshot::Overview;
 
-/// A page of the overview: its `title` and main part.
+/// A page with the state of the server: its `title` and main part.
 pub(super) fn page(
     title: &str,
     overview: &Overview,
@@ -21,7 +21,7 @@ pub(super) fn page(
             a class="skip" href="#main" { "To the content" }
             (header(overview, is_signed_in))
             main id="main" {
-                div id="outcome" role="status" { @if let Some(outcome) = outcome { (said(outcome)) } }
+                div id="outcome" role="status" { @if let Some(outcome) = outcome { (message(outcome)) } }
                 (main)
             }
             (footer(overview))
@@ -30,7 +30,7 @@ pub(super) fn page(
     document(title, &body)
 }
 
-/// A page that knows nothing of what is served, for those who may not know it.
+/// A page without data, for clients that may not read them.
 pub(super) fn bare_page(title: &str, main: &Markup) -> String {
     let body = html! {
         body class="bare" {

@@ -1,11 +1,11 @@
-//! Where the lists of phones are. Pure.
+//! Links to lists of phones. Pure.
 
 use form_urlencoded::Serializer;
 
 use crate::admin::query::LIMIT;
 use crate::admin::snapshot::{PhoneQuery, PhoneSort, StateFilter};
 
-/// The list as `query` wants it.
+/// The list for `query`.
 pub(super) fn to_list(query: &PhoneQuery) -> String {
     match parameters(query) {
         query if query.is_empty() => "/#phones".to_owned(),
@@ -13,9 +13,9 @@ pub(super) fn to_list(query: &PhoneQuery) -> String {
     }
 }
 
-/// What differs from the usual, as the query of a URL.
+/// The values that differ from the defaults, as the query of a URL.
 fn parameters(query: &PhoneQuery) -> String {
-    let number = |number: usize, usual: usize| Some(number.to_string()).filter(|_| number != usual);
+    let number = |number: usize, default: usize| Some(number.to_string()).filter(|_| number != default);
     let given = [
         ("search", Some(query.search.clone()).filter(|search| !search.is_empty())),
         ("constituency", query.constituency.clone()),
@@ -29,7 +29,7 @@ fn parameters(query: &PhoneQuery) -> String {
     Serializer::new(String::new()).extend_pairs(given).finish()
 }
 
-/// How a query spells it.
+/// The name in a query.
 pub(super) fn sort_name(sort: PhoneSort) -> &'static str {
     match sort {
         PhoneSort::State => "state",
@@ -39,22 +39,22 @@ pub(super) fn sort_name(sort: PhoneSort) -> &'static str {
     }
 }
 
-/// The list of the phones that `filter` takes.
+/// The list of the phones that match `filter`.
 pub(super) fn to_state(filter: StateFilter) -> String {
-    to_list(&PhoneQuery { state: Some(filter), ..usual() })
+    to_list(&PhoneQuery { state: Some(filter), ..default_query() })
 }
 
-/// The same, of one constituency.
+/// The list of the phones of one constituency that match `filter`.
 pub(super) fn to_state_of(name: &str, filter: StateFilter) -> String {
-    to_list(&PhoneQuery { constituency: Some(name.to_owned()), state: Some(filter), ..usual() })
+    to_list(&PhoneQuery { constituency: Some(name.to_owned()), state: Some(filter), ..default_query() })
 }
 
-/// The list of one constituency.
+/// The list of the phones of one constituency.
 pub(super) fn to_constituency(name: &str) -> String {
-    to_list(&PhoneQuery { constituency: Some(name.to_owned()), ..usual() })
+    to_list(&PhoneQuery { constituency: Some(name.to_owned()), ..default_query() })
 }
 
-fn usual() -> PhoneQuery {
+fn default_query() -> PhoneQuery {
     PhoneQuery { limit: LIMIT, ..PhoneQuery::default() }
 }
 
@@ -80,7 +80,7 @@ mod tests {
             let text = link.strip_prefix("/?").unwrap().strip_suffix("#phones").unwrap();
             assert_eq!(PhoneQuery::parse(text), Ok(query), "{link}");
         }
-        assert_eq!(to_list(&usual()), "/#phones");
+        assert_eq!(to_list(&default_query()), "/#phones");
         assert_eq!(to_state(StateFilter::One(PhoneState::Well)), "/?state=well#phones");
         assert_eq!(to_state_of("ote", StateFilter::Known), "/?constituency=ote&state=known#phones");
     }

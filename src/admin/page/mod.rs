@@ -1,11 +1,11 @@
-//! The operators' page: whether all is well, what needs somebody, and every phone. Pure: a picture in, HTML out.
+//! The operators' page: the state of the server, the problems, and every phone. Pure: it renders a snapshot as HTML.
 //!
-//! The server renders everything; the script only brings a newer rendering of the same page into the open one, so that
-//! nothing needs it. There is no inline script or style, so that the policy of contents forbids them:
-//! what has a size (a bar, a plot) has it as an SVG attribute.
+//! The server renders everything. The script only replaces the open page with a newer rendering, so that the page works
+//! without it. There is no inline script or style, so that the Content-Security-Policy can forbid them: sizes (of a
+//! bar, a chart) are SVG attributes.
 //!
-//! Words of others (notes, paths, reasons, what phones call themselves) come in through `text` alone: they drive
-//! neither the page nor the direction of its writing.
+//! Untrusted texts (notes, paths, reasons, models) pass through `text` only. They can change neither the markup nor the
+//! direction of the page's text.
 
 mod activity;
 mod approval;
@@ -31,22 +31,21 @@ use super::snapshot::{Overview, PhoneHistoryView, PhonePage, PhoneQuery};
 pub use assets::{Asset, asset};
 pub use flash::Flash;
 
-/// What is shown at `/`, and to whom.
+/// The contents of the page at `/`.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
-    /// The whole.
+    /// Everything but the list of phones.
     pub overview: &'a Overview,
-    /// The phones that were asked for.
+    /// The phones that match the query.
     pub phones: &'a PhonePage,
-    /// How they were asked for.
     pub query: &'a PhoneQuery,
-    /// Whether it is for a session that can be ended.
+    /// Whether the client has a session, which it can end.
     pub is_signed_in: bool,
-    /// What came of what was just done.
+    /// The change that was just made.
     pub outcome: Option<&'a Flash>,
 }
 
-/// Everything on one page, at `/`.
+/// The page at `/`.
 #[must_use]
 pub fn render(view: &View<'_>) -> String {
     let overview = view.overview;
@@ -65,14 +64,14 @@ pub fn render(view: &View<'_>) -> String {
     layout::page(&overview.domain, overview, view.is_signed_in, view.outcome, &main)
 }
 
-/// What is known of one phone, at `/phones/CONSTITUENCY/MAC`.
+/// The page of one phone, at `/phones/CONSTITUENCY/MAC`.
 #[must_use]
 pub fn render_phone(overview: &Overview, history: &PhoneHistoryView, is_signed_in: bool) -> String {
     let title = format!("{} of {}", history.phone.mac, history.phone.constituency);
     layout::page(&title, overview, is_signed_in, None, &history::sections(overview, history))
 }
 
-/// The page that asks for the token, and says why it was not good enough.
+/// The sign-in page, with the reason why a token was refused.
 #[must_use]
 pub fn render_sign_in(failure: Option<&'static str>) -> String {
     let main = html! {
@@ -82,7 +81,7 @@ pub fn render_sign_in(failure: Option<&'static str>) -> String {
         }
         @if let Some(failure) = failure { p class="outcome bad" role="alert" { (failure) } }
         form class="sign-in" method="post" action="/sign-in" {
-            // For those who let their browser keep it.
+            // For password managers.
             input type="text" name="username" value="provost" autocomplete="username" hidden;
             label for="token" { "Token" }
             input id="token" name="token" type="password" autocomplete="current-password" required autofocus;
@@ -92,7 +91,7 @@ pub fn render_sign_in(failure: Option<&'static str>) -> String {
     layout::bare_page("Sign in", &main)
 }
 
-/// A page that says why something was not done or is not there, and nothing of what is served.
+/// A page with the reason of a failure, and no data of the server.
 #[must_use]
 pub fn render_failure(title: &str, reason: &str) -> String {
     let main = html! {

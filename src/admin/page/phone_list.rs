@@ -1,4 +1,4 @@
-//! The list of phones: searched, filtered, sorted, a page at a time. Pure.
+//! The list of phones: searched, filtered, sorted, in pages. Pure.
 
 use maud::{Markup, html};
 
@@ -14,7 +14,7 @@ pub(super) fn section(overview: &Overview, page: &PhonePage, query: &PhoneQuery)
         section id="phones" aria-labelledby="phones-title" {
             h2 id="phones-title" { "Phones" }
             @if page.total == 0 {
-                (nobody(overview))
+                (no_phones(overview))
             } @else {
                 (search(overview, query))
                 p class="found" id="found" role="status" { (found(page, query)) }
@@ -30,7 +30,7 @@ pub(super) fn section(overview: &Overview, page: &PhonePage, query: &PhoneQuery)
     }
 }
 
-fn nobody(overview: &Overview) -> Markup {
+fn no_phones(overview: &Overview) -> Markup {
     html! {
         p class="empty" {
             "No phone is known yet. One is when the policy of its constituency names it, or a file "
@@ -104,7 +104,7 @@ fn head(query: &PhoneQuery) -> Markup {
     }
 }
 
-/// A heading that sorts by its column, and turns the order round where that is so already.
+/// A heading that links to the list sorted by its column, or reversed if it is sorted so already.
 fn heading(query: &PhoneQuery, title: &str, sort: PhoneSort, class: &str) -> Markup {
     let is_sorted = query.sort == sort;
     let is_reversed = is_sorted && !query.is_reversed;

@@ -1,21 +1,20 @@
-// What the page can do beyond what it says: bring in what is new, keep its times true, search while one types, copy.
-// The server renders everything; here its next rendering is laid over the open page, so that nothing that is
-// being typed, read or pointed at moves.
+// Live features of the page: updates, relative times, search while typing, copying. The server renders everything. The
+// script merges the next rendering into the open page, so that nothing moves that the reader types, reads or points at.
 "use strict";
 
 (() => {
     const root = document.documentElement;
     const events = document.body.dataset.events;
-    /** How long nothing new is fetched after something was, in milliseconds. */
+    /** The least time between two updates, in milliseconds. */
     const REST = 500;
-    /** How long a page may be as it is, although nothing happens: the plot moves on. */
+    /** The time after which the page is updated without an event, so that the chart advances. */
     const STALE = 60_000;
-    /** How long to wait for another letter. */
+    /** The debounce of typing. */
     const TYPING = 250;
 
     // Times
 
-    /** The same as the server says it; seconds from now on. */
+    /** The same format as the server's; in seconds from now. */
     const relative = (seconds) => {
         const far = Math.abs(seconds);
         if (far < 5) return "just now";
@@ -59,13 +58,13 @@
         localise();
     };
 
-    // Laying a rendering over the page
+    // Merging a rendering into the page
 
     const nameOf = (node) => (node.nodeType === Node.ELEMENT_NODE && node.id) || null;
 
     const attributes = (old, next) => {
         for (const { name } of [...old.attributes]) {
-            // What the reader has opened stays open.
+            // An element that the reader opened stays open.
             if (!next.hasAttribute(name) && !(name === "open" && old.localName === "details")) old.removeAttribute(name);
         }
         for (const { name, value } of next.attributes) {
@@ -74,7 +73,7 @@
     };
 
     const field = (old, next) => {
-        // What is being typed stays.
+        // A field with focus keeps its value.
         if (old === document.activeElement) return;
         if (old.localName === "select") {
             old.value = next.value;
@@ -84,7 +83,7 @@
     };
 
     const lay = (old, next) => {
-        // What was not done is said until something else is done.
+        // A failure stays until the next action.
         if (old.id === "outcome" && "kept" in old.dataset) return;
         if (old.nodeType === Node.TEXT_NODE) {
             if (old.data !== next.data) old.data = next.data;
@@ -125,7 +124,7 @@
 
     const show = (next) => {
         if (!next.body.dataset.events) {
-            // Not a page of the overview: signed out, or what was shown is gone. The reader should see it whole.
+            // Not a page with data: the session has ended, or the page is gone. Reload it whole.
             location.reload();
             return;
         }
@@ -140,7 +139,7 @@
 
     let asked = 0;
 
-    /** Shows the page at `url`, unless another one is wanted meanwhile. */
+    /** Shows the page at `url`, unless another one is requested meanwhile. */
     const go = async (url) => {
         const number = ++asked;
         const answer = await fetch(url, { credentials: "same-origin", headers: { accept: "text/html" } });
@@ -159,7 +158,7 @@
         try {
             await go(location.href.split("#")[0]);
         } catch {
-            // The server is away; the stream of events says when it is back.
+            // The server is unreachable. The event stream reconnects.
         }
         setTimeout(() => {
             resting = false;
@@ -177,7 +176,7 @@
         };
     };
 
-    // The list of phones in place
+    // Paging the list of phones in place
 
     const turnTo = (url) => {
         history.pushState(null, "", url);
@@ -232,7 +231,7 @@
 
     addEventListener("popstate", () => go(location.href.split("#")[0]).catch(() => location.reload()));
 
-    // Letting a phone in
+    // Allowing a phone
 
     const change = async (form) => {
         const outcome = document.getElementById("outcome");
@@ -245,7 +244,7 @@
             const answer = await fetch(form.action, { method: "POST", credentials: "same-origin", body });
             const next = parse(await answer.text());
             if (answer.ok) {
-                // Where the form would have led: it says what came of it.
+                // The URL to which the form would redirect: it has the flash message.
                 history.replaceState(null, "", answer.url);
                 asked += 1;
                 show(next);
@@ -257,7 +256,7 @@
             }
             outcome.scrollIntoView({ block: "nearest" });
         } catch {
-            // The server did not answer; the browser says so better.
+            // No response. Submit the form, so that the browser shows the error.
             form.submit();
         }
         button.disabled = false;
@@ -271,7 +270,7 @@
             button.textContent = "Copied";
             setTimeout(() => { button.textContent = "Copy"; }, 2000);
         } catch {
-            // Without leave to write there, it is marked for the reader to copy.
+            // Without permission for the clipboard, select the text for the reader.
             getSelection().selectAllChildren(button.previousElementSibling);
         }
     };

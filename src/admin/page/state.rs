@@ -1,20 +1,19 @@
-//! How a phone's state is said and marked. Pure.
+//! The words and marks of a phone's state. Pure.
 
 use maud::{Markup, html};
 
 use crate::admin::snapshot::{PhoneState, PhoneView, StateFilter};
 
-/// A mark of a colour, and the word; the colour alone says nothing.
+/// A colored mark with its word. The color never carries meaning alone.
 pub(super) fn mark(class: &'static str, word: &str) -> Markup {
     html! { span class={ "mark " (class) } { (word) } }
 }
 
-/// The mark of a phone's state.
 pub(super) fn of_phone(state: PhoneState) -> Markup {
     mark(class(state), word(state))
 }
 
-/// A mark on a phone that came by the old lane, with the setting that it needs.
+/// A mark on a phone that used legacy TLS, with the level that it needs.
 pub(super) fn old_tls(phone: &PhoneView) -> Markup {
     html! {
         @if let Some(level) = phone.tls_level.filter(|level| *level != "modern") {
@@ -23,7 +22,7 @@ pub(super) fn old_tls(phone: &PhoneView) -> Markup {
     }
 }
 
-/// How people say a filter.
+/// The label of a filter.
 pub(super) fn word_of_filter(filter: StateFilter) -> &'static str {
     match filter {
         StateFilter::One(state) => word(state),
@@ -31,7 +30,7 @@ pub(super) fn word_of_filter(filter: StateFilter) -> &'static str {
     }
 }
 
-/// How people say it.
+/// The label of a state.
 pub(super) fn word(state: PhoneState) -> &'static str {
     match state {
         PhoneState::Well => "well",
@@ -57,7 +56,7 @@ fn class(state: PhoneState) -> &'static str {
     }
 }
 
-/// What a state means, in a sentence.
+/// Explains a state in a sentence.
 pub(super) fn meaning(state: PhoneState) -> &'static str {
     match state {
         PhoneState::Well => "It is on the list and was accepted when it last asked.",

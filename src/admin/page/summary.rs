@@ -1,4 +1,4 @@
-//! The first lines of the page: is all well, and if not, what needs somebody? Pure.
+//! The head of the page: the verdict, and the problems that need an operator. Pure.
 
 use maud::{Markup, html};
 
@@ -9,16 +9,16 @@ use super::time_format::when;
 use crate::admin::snapshot::{CertificateView, ConstituencyView, Overview, PhoneState, SilentTogether, StateFilter};
 use crate::certificate::ConditionLevel;
 
-/// How many constituencies that fell silent have a line each.
-const SILENCES: usize = 3;
+/// The maximum of silent constituencies with a line each.
+const MAX_SILENCES: usize = 3;
 
-/// Something that needs somebody.
+/// A problem that needs an operator.
 struct Need {
     class: &'static str,
     says: Markup,
 }
 
-/// The verdict, the reasons for it, and how many phones there are.
+/// The verdict, the problems, and the counts of phones.
 pub(super) fn section(overview: &Overview) -> Markup {
     let needs = needs(overview);
     html! {
@@ -42,11 +42,11 @@ fn verdict(overview: &Overview, needs: usize) -> String {
     }
 }
 
-/// What needs somebody, the worst first.
+/// The problems, the worst first.
 fn needs(overview: &Overview) -> Vec<Need> {
     let bad = |says| Need { class: "bad", says };
     let mut needs: Vec<Need> = overview.not_ready.iter().map(|reason| bad(foreign(reason))).collect();
-    // What is wrong with a folder is said below, with a link to it.
+    // A folder's problem has its own line below, with a link.
     let is_of_folder = |trouble: &String| {
         let mut problems = overview.constituencies.iter().filter_map(|constituency| constituency.problem.as_ref());
         problems.any(|problem| trouble.contains(problem.as_str()))
@@ -126,11 +126,12 @@ fn of_phones(overview: &Overview) -> Vec<Need> {
     needs
 }
 
-/// A line for each constituency that fell silent; for many, which is rather the server's own line, one for all.
+/// A line for each constituency that fell silent. If there are many, one line for all: the server's own network is the
+/// likely cause.
 fn of_silences(overview: &Overview) -> Vec<Need> {
     let silences = &overview.silent_together;
     let bad = |says| Need { class: "bad", says };
-    if silences.len() > SILENCES {
+    if silences.len() > MAX_SILENCES {
         let since = silences.iter().map(|silence| silence.since).max().unwrap_or_default();
         let says = html! {
             "In " (figure(silences.len())) " constituencies most phones fell silent, the last " (when(overview.now, since))
@@ -165,7 +166,7 @@ fn figures(overview: &Overview) -> Markup {
     }
 }
 
-/// A count, which leads to exactly those that it counts; it has its colour where there are any.
+/// A count with a link to the phones that it counts. It is colored if it is not zero.
 fn figure_of(name: &str, number: usize, filter: StateFilter, class: &str) -> Markup {
     html! {
         div class=(if number > 0 { class } else { "plain" }) {

@@ -10,7 +10,7 @@ use crate::certificate::ConditionLevel;
 const NOW: i64 = 1_795_552_267;
 const DAY: i64 = 86_400;
 
-/// What others may have written: every text of it must stay a text.
+/// An untrusted text. It must stay text wherever it occurs.
 const HOSTILE: &str = "</td><script>alert(1)</script>\" onmouseover=\"x' &amp;\u{202e}\u{2066}\u{1b}[2J\u{0}\u{9b}";
 const HARMLESS: &str = "kitchen / hall";
 
@@ -73,7 +73,7 @@ fn constituency(name: &str, text: &str, is_served: bool) -> ConstituencyView {
     }
 }
 
-/// An overview in which every text of others is `text`.
+/// An overview in which every untrusted text is `text`.
 fn overview(text: &str) -> Overview {
     Overview {
         now: NOW,
@@ -151,7 +151,7 @@ fn history(text: &str, state: PhoneState) -> PhoneHistoryView {
     PhoneHistoryView { phone: phone("00005e0053aa", state, text), named: Some(named), requests }
 }
 
-/// Every page there is, in every form, with `text` for whatever others may have written.
+/// Every page in every form, with `text` as every untrusted text.
 fn all_pages(text: &str) -> Vec<String> {
     let overview = overview(text);
     let mut pages: Vec<String> =
@@ -162,17 +162,17 @@ fn all_pages(text: &str) -> Vec<String> {
     pages
 }
 
-/// The names of a page's elements and attributes, in order: what a browser makes of it, without words and values.
+/// The names of a page's elements and attributes, in order, without texts and values.
 fn skeleton(page: &str) -> Vec<&str> {
     tags(page).flat_map(names).collect()
 }
 
-/// What stands between `<` and `>`.
+/// The tags, without `<` and `>`.
 fn tags(page: &str) -> impl Iterator<Item = &str> {
     page.split('<').skip(1).map(|rest| rest.split_once('>').unwrap().0)
 }
 
-/// Outside of values, which stand in quotes, every word of a tag is a name.
+/// The words of a tag outside of quoted values.
 fn names(tag: &str) -> impl Iterator<Item = &str> {
     tag.split('"').step_by(2).flat_map(str::split_whitespace)
 }
@@ -332,11 +332,11 @@ fn what_is_empty_says_what_to_do_next() {
 fn the_verdict_counts_what_needs_somebody_the_worst_first() {
     let mut overview = overview(HARMLESS);
     overview.not_ready = None;
-    // What is said of the folder is not said again.
+    // The folder's own problem is not repeated.
     overview.troubles.push("log lines were lost".to_owned());
     let none = phones(HARMLESS);
     let page = home(&overview, &none, &PhoneQuery::default(), false);
-    // A trouble, a certificate, a folder, a warning of a policy, a phone that waits, a phone that was refused.
+    // A trouble, a certificate, a folder, a warning of a policy, a waiting phone, a refused phone.
     assert!(page.contains("6 things need you"));
     let order: Vec<&str> =
         page.split("<li class=\"").skip(1).filter_map(|rest| rest.split('"').next()).take(6).collect();

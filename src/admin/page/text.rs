@@ -1,4 +1,4 @@
-//! Words and figures as they stand on the page. Pure.
+//! Formats texts and numbers. Pure.
 
 use std::fmt::{self, Write};
 
@@ -6,7 +6,7 @@ use maud::{Escaper, Markup, Render, html};
 
 use crate::admin::snapshot::Overview;
 
-/// A text of others: escaped, and without what drives a page or turns its writing round. Stands in attributes too.
+/// An untrusted text: escaped, without control characters and bidirectional marks. Also valid in attributes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Foreign<'a>(pub(super) &'a str);
 
@@ -31,19 +31,19 @@ fn harmless(letter: char) -> char {
     }
 }
 
-/// What is not seen and changes what is: marks that turn the direction of writing, and that join or hide letters.
+/// Invisible characters that change how text is shown: bidirectional marks, and those that join or hide letters.
 fn is_unseen(letter: char) -> bool {
     matches!(letter,
         '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
         | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// A text of others as an element, whose direction of writing ends with it.
+/// An untrusted text as an element that isolates its direction (`bdi`).
 pub(super) fn foreign(text: &str) -> Markup {
     html! { bdi { (Foreign(text)) } }
 }
 
-/// A figure with its thousands apart: `12 345`.
+/// A number with grouped thousands: `12 345`.
 pub(super) fn figure(number: impl TryInto<u64>) -> String {
     let digits = number.try_into().unwrap_or(u64::MAX).to_string();
     let mut figure = String::with_capacity(digits.len() + 6);
@@ -62,7 +62,7 @@ pub(super) fn count(number: impl TryInto<u64>, one: &str, many: &str) -> String 
     format!("{}\u{a0}{}", figure(number), if number == 1 { one } else { many })
 }
 
-/// A size, in the unit that leaves a figure people read.
+/// A size in a readable unit.
 pub(super) fn size(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
     if bytes < 1000 {
@@ -81,7 +81,6 @@ pub(super) fn size(bytes: u64) -> String {
     }
 }
 
-/// How long a request took.
 pub(super) fn duration(milliseconds: f64) -> String {
     match milliseconds {
         ..0.1 => "under\u{a0}0.1\u{a0}ms".to_owned(),
@@ -91,14 +90,14 @@ pub(super) fn duration(milliseconds: f64) -> String {
     }
 }
 
-/// A phone's model as people write it: `VVX 500`.
+/// A model as people write it: `VVX 500`.
 pub(super) fn model(name: &str) -> Markup {
     foreign(&name.replace('_', " "))
 }
 
-/// A command of ours about the server that shows the page, whatever the folder that it is run in.
+/// A provost command about this server that works in any folder.
 pub(super) fn command(overview: &Overview, what: &str) -> Markup {
-    // A path cannot have what cannot be quoted.
+    // A path that cannot be quoted contains NUL, which paths cannot.
     let config = overview.config.as_deref().and_then(|file| shlex::try_quote(file).ok());
     copyable(&match config {
         Some(file) => format!("provost {what} --config {file}"),
@@ -106,7 +105,7 @@ pub(super) fn command(overview: &Overview, what: &str) -> Markup {
     })
 }
 
-/// A command to run, with a button that copies it where there is a script.
+/// A command with a button that copies it, if there is a script.
 fn copyable(line: &str) -> Markup {
     html! {
         span class="command" {

@@ -1,6 +1,6 @@
-//! Times as people say them, with the exact time beside. Pure.
+//! Times relative to now, with the exact time as title. Pure.
 //!
-//! The script says the same as [`relative`] while the page is open.
+//! The script updates them while the page is open, by the same rules as [`relative`].
 
 use maud::{Markup, html};
 use time::OffsetDateTime;
@@ -12,7 +12,7 @@ const MINUTE: i64 = 60;
 const HOUR: i64 = 60 * MINUTE;
 const DAY: i64 = 24 * HOUR;
 
-/// When `at` was or will be, seen from `now`.
+/// The time `at`, relative to `now`.
 pub(super) fn when(now: i64, at: i64) -> Markup {
     html! { time datetime=(rfc3339(at)) title=(exactly(at)) data-relative { (relative(at.saturating_sub(now))) } }
 }
@@ -28,7 +28,7 @@ pub(super) fn day(at: i64) -> Markup {
     html! { time datetime=(rfc3339(at)) title=(exactly(at)) { (day) } }
 }
 
-/// The time of day of `at`, in UTC; the script puts it into the reader's own.
+/// The time of day of `at`, in UTC. The script converts it to local time.
 pub(super) fn clock_time(at: i64) -> String {
     formatted(at, format_description!("[hour]:[minute]"))
 }
@@ -53,7 +53,7 @@ pub(super) fn relative(seconds: i64) -> String {
     }
 }
 
-/// How long that is, to one unit: `42 s`, `3 min`, `5 h`, `12 days`.
+/// A duration in one unit: `42 s`, `3 min`, `5 h`, `12 days`.
 pub(super) fn span(seconds: i64) -> String {
     match seconds {
         ..MINUTE => format!("{seconds}\u{a0}s"),
