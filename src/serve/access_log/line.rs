@@ -1,4 +1,4 @@
-//! The lines of the access log, for people and for programs. Pure.
+//! Formats the lines of the access log, as text and as JSON. Pure.
 
 use std::fmt::{self, Write};
 use std::net::SocketAddr;
@@ -131,13 +131,13 @@ fn push_timestamp(time: SystemTime, line: &mut String) {
     line.push('Z');
 }
 
-/// Appends the digits of `number` from the one that counts `first` on: formatting has its price, on each line.
+/// Appends the digits of `number` from the one with the value `first` on. Avoids the cost of `write!` on each line.
 fn push_digits(number: u32, first: u32, line: &mut String) {
     let digits = std::iter::successors(Some(first), |place| Some(place / 10).filter(|place| *place > 0));
     line.extend(digits.filter_map(|place| char::from_digit(number / place % 10, 10)));
 }
 
-/// Appends what [`escaped`] gives, at once where there is nothing to escape.
+/// Appends the result of [`escaped`]; faster if nothing needs escaping.
 fn push_escaped(bytes: &[u8], line: &mut String) -> fmt::Result {
     match std::str::from_utf8(bytes) {
         Ok(text) if bytes.iter().copied().all(is_plain) => {
@@ -148,8 +148,8 @@ fn push_escaped(bytes: &[u8], line: &mut String) -> fmt::Result {
     }
 }
 
-/// Settings are quoted in reasons, and a backslash there is most often an escape already: both stay readable. The exact
-/// words are those of JSON.
+/// Reasons quote settings, and a backslash in them usually begins an escape: both stay readable. The JSON format keeps
+/// the exact text.
 fn push_reason(reason: &str, line: &mut String) -> fmt::Result {
     line.push_str(" reason=\"");
     for (at, part) in reason.replace('"', "'").split('\\').enumerate() {
@@ -158,24 +158,24 @@ fn push_reason(reason: &str, line: &mut String) -> fmt::Result {
         }
         push_escaped(part.as_bytes(), line)?;
     }
-    // At the very end it would make another quote of ours for whoever reads it as an escape.
+    // Escape a final backslash: some readers would take it to escape the closing quote.
     line.push_str(if reason.ends_with('\\') { "x5C\"" } else { "\"" });
     Ok(())
 }
 
-/// Words of ours, perhaps around a stranger's: quotes stay as they are in JSON, what drives a terminal does not.
+/// Escapes control and non-ASCII characters. For our own text that may quote a client: quotes stay as in JSON.
 #[must_use]
 pub fn without_controls(text: &str) -> String {
     let is_plain = |character: char| character.is_ascii_graphic() || character == ' ';
     text.chars().flat_map(|c| if is_plain(c) { vec![c] } else { c.escape_unicode().collect() }).collect()
 }
 
-/// Whether a byte can neither break a line, nor close a quote, nor drive a terminal.
+/// Whether a byte is harmless: it cannot break a line, close a quote or control a terminal.
 fn is_plain(byte: u8) -> bool {
     matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')
 }
 
-/// Bytes of a stranger as text that cannot break a line, close a quote or drive a terminal.
+/// Escapes bytes of a client, so that they cannot break a line, close a quote or control a terminal.
 #[must_use]
 pub fn escaped(bytes: &[u8]) -> impl fmt::Display {
     struct Escaped<'a>(&'a [u8]);
@@ -196,7 +196,7 @@ pub fn escaped(bytes: &[u8]) -> impl fmt::Display {
 }
 
 impl TlsResult {
-    /// Version and suite, if a handshake was finished.
+    /// Version and cipher suite, if the handshake finished.
     #[must_use]
     pub fn agreed(self) -> Option<ServedTls> {
         match self {
@@ -205,7 +205,7 @@ impl TlsResult {
         }
     }
 
-    /// `old` where rustls could not serve the phone.
+    /// The log's `lane`: `old` if OpenSSL handled the handshake.
     #[must_use]
     pub fn lane(self) -> Option<&'static str> {
         self.agreed().map_or(Some("old"), ServedTls::lane)
@@ -213,7 +213,7 @@ impl TlsResult {
 }
 
 impl ServedTls {
-    /// The names of version and suite.
+    /// The names of version and cipher suite.
     #[must_use]
     pub fn names(self) -> (&'static str, &'static str) {
         let version = match self.version {
@@ -227,7 +227,7 @@ impl ServedTls {
         (version, self.suite.as_str().unwrap_or("?"))
     }
 
-    /// `old` for a phone that rustls cannot serve.
+    /// The log's `lane`: `old` if OpenSSL served the connection.
     #[must_use]
     pub fn lane(self) -> Option<&'static str> {
         let (version, suite) = self.names();

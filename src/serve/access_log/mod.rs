@@ -1,11 +1,11 @@
-//! The access log: one line per request and per refused handshake, on standard output.
+//! The access log: one line per request and per rejected handshake, on standard output.
 //!
-//! A record is handed over whole and becomes a line on another thread; the request's path neither formats nor waits. A
-//! record has its own copy of what the peer said, lest it hold on to the connection's buffer. If nobody takes the lines,
-//! lines are dropped and counted.
+//! The request path hands a record over whole; another thread formats it. The request path never formats and never
+//! waits. A record owns a copy of the client's strings, so that it does not pin the connection's buffer. If standard
+//! output is read too slowly, lines are dropped and counted.
 //!
-//! An [`Observer`] gets every record once it is a line, so that whatever else is made of it costs the request's path
-//! nothing. A thread of its own writes the lines: whoever does not read them keeps nothing from the observer.
+//! An [`Observer`] gets every record after its line is formatted, so that further processing costs the request path
+//! nothing. A separate thread writes the lines, so that a slow reader of the log does not delay the observer.
 
 mod line;
 #[cfg(test)]
@@ -32,10 +32,10 @@ use writer::DroppedLines;
 pub use line::{escaped, without_controls};
 pub use writer::Writer;
 
-/// How many records may wait to become lines.
+/// The limit of records that wait to be formatted.
 const QUEUE: usize = 16_384;
-/// The longest reason that is kept, in bytes.
-const REASON: usize = 1024;
+/// The maximum length of a stored reason, in bytes.
+const MAX_REASON_BYTES: usize = 1024;
 
 /// The format of the log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -48,92 +48,88 @@ pub enum LogFormat {
     Json,
 }
 
-/// TLS version and cipher suite of a connection, and whether its device certificate counts beyond its time.
+/// TLS version and cipher suite of a connection, with marks for an expired certificate and for SHA-1 signatures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServedTls {
-    /// The version.
     pub version: ProtocolVersion,
-    /// The suite.
     pub suite: CipherSuite,
     /// Whether the device certificate has expired, which the policy tolerates.
     pub is_tolerated: bool,
-    /// Whether the client knows no better signature of TLS 1.2 than one with SHA-1.
+    /// Whether SHA-1 signatures are the best that the client supports in TLS 1.2.
     pub has_only_sha1: bool,
 }
 
-/// The TLS of a connection, as far as it came.
+/// The result of a TLS handshake, as far as it got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TlsResult {
-    /// Version, suite, and a mark on an expired device certificate that is tolerated.
+    /// A finished handshake.
     Agreed(ServedTls),
-    /// A handshake of the old lane that led to nothing.
+    /// A failed handshake of the OpenSSL backend.
     OldLane,
 }
 
-/// What happened to one request, or to one handshake that was refused.
+/// One request, or one rejected handshake.
 #[derive(Debug, Clone)]
 pub struct AccessRecord {
     /// When it began.
     pub time: SystemTime,
-    /// The peer.
+    /// The client's address.
     pub address: SocketAddr,
-    /// The constituency, if it came so far.
+    /// The constituency, if it was found.
     pub constituency: Option<ConstituencyName>,
-    /// The phone, if it proved who it is.
+    /// The phone, if it authenticated.
     pub mac: Option<MacAddress>,
     /// The method, and the target's path and query as sent, if a request was read.
     pub request: Option<(Method, Box<str>)>,
-    /// The answer's status.
+    /// The status of the response.
     pub status: Option<u16>,
-    /// How many bytes of body were sent.
+    /// How many body bytes were sent.
     pub bytes: u64,
-    /// How long it took.
     pub duration: Duration,
-    /// What the peer calls itself: information only.
+    /// The User-Agent header; unverified.
     pub user_agent: Option<Box<[u8]>>,
-    /// Why it was refused or broke off.
+    /// Why it was denied or broke off.
     pub reason: Option<String>,
-    /// Of which kind the reason is, if it was refused: one of a few words.
+    /// The kind of the reason if it was denied, out of a few words.
     pub kind: Option<&'static str>,
-    /// What was spoken, if it came so far.
+    /// The TLS of the connection, as far as it got.
     pub tls: Option<TlsResult>,
-    /// When the certificate that proved the phone expires, in Unix seconds.
+    /// When the certificate that authenticated the phone expires, in Unix seconds.
     pub certificate_not_after: Option<i64>,
-    /// Whether a password proved the phone.
+    /// Whether a password authenticated the phone.
     pub is_by_password: bool,
-    /// Who a certificate that was refused says it is: never to be taken for `mac`.
+    /// The identity in a rejected certificate. Never use it in place of `mac`.
     pub claim: Option<Box<ClaimedIdentity>>,
 }
 
-/// Whoever wants to know of each record too. It must not wait.
+/// Receives each record as well. Must not block.
 pub trait Observer: Send {
-    /// A record that has become a line.
+    /// Called with each record after its line is formatted.
     fn saw(&self, record: Box<AccessRecord>);
 }
 
-/// Nobody.
+/// Discards the records.
 impl Observer for () {
     fn saw(&self, _: Box<AccessRecord>) {}
 }
 
-/// What waits to become a line.
 #[derive(Debug)]
 enum QueuedEntry {
-    /// Boxed: they pass through many hands.
+    /// Boxed, because it is moved often.
     Record(Box<AccessRecord>),
-    /// Answered once the observer has seen every record before it.
+    /// Answered after the observer has seen every record before it.
     Flush(oneshot::Sender<()>),
 }
 
-/// Where records go.
+/// The handle for writing records.
 #[derive(Debug, Clone)]
 pub struct AccessLog {
     queue: SyncSender<QueuedEntry>,
-    tally: Arc<DroppedLines>,
+    dropped: Arc<DroppedLines>,
 }
 
 impl AccessRecord {
-    /// Notes what is asked: the target as it was sent, query included, because a log is for what came in.
+    /// Records the request: the target as sent, query included, because the log shows what arrived.
     pub fn ask(&mut self, method: &Method, target: &Uri, user_agent: Option<&[u8]>) {
         let path = target.path_and_query().map_or("", |path| path.as_str());
         self.request = Some((method.clone(), path.into()));
@@ -142,57 +138,57 @@ impl AccessRecord {
 }
 
 impl AccessLog {
-    /// Starts the threads that make lines of `format`, hand the records on to `observer`, and write to `output`.
+    /// Starts the threads that format lines as `format`, pass records to `observer`, and write to `output`.
     ///
     /// # Errors
-    /// If the system has no threads to spare.
+    /// If the system cannot start a thread.
     pub fn start(
         format: LogFormat,
         output: impl Write + Send + 'static,
         observer: impl Observer + 'static,
     ) -> std::io::Result<(Self, Writer)> {
         let (queue, records) = sync_channel(QUEUE);
-        let (pages, written) = channel();
+        let (batches, written) = channel();
         let (alive, writer) = channel();
-        let tally = Arc::new(DroppedLines::default());
-        let (collecting, writing) = (Arc::clone(&tally), Arc::clone(&tally));
+        let dropped = Arc::new(DroppedLines::default());
+        let (collecting, writing) = (Arc::clone(&dropped), Arc::clone(&dropped));
         let spawn = |name: &str| std::thread::Builder::new().name(name.to_owned());
-        spawn("access-log").spawn(move || writer::collect(&records, format, &observer, &collecting, &pages))?;
+        spawn("access-log").spawn(move || writer::collect(&records, format, &observer, &collecting, &batches))?;
         spawn("access-log-write").spawn(move || writer::write_all(&written, output, &writing, alive))?;
-        Ok((Self { queue, tally }, Writer(writer)))
+        Ok((Self { queue, dropped }, Writer(writer)))
     }
 
-    /// How many lines were lost because nobody took them, since the start.
+    /// How many lines were dropped since the start.
     #[must_use]
     pub fn lost(&self) -> u64 {
-        self.tally.lost_in_all.load(Ordering::Relaxed)
+        self.dropped.lost_in_all.load(Ordering::Relaxed)
     }
 
-    /// Hands a record over. Never waits.
+    /// Submits a record. Never blocks.
     pub fn record(&self, mut record: Box<AccessRecord>) {
         if let Some(reason) = &mut record.reason {
             cut(reason);
         }
         if let Err(TrySendError::Full(_)) = self.queue.try_send(QueuedEntry::Record(record)) {
-            self.tally.record_dropped(1);
+            self.dropped.record_dropped(1);
         }
     }
 
-    /// What this gives is answered once the observer has seen every record that was handed over before, or ends without an
-    /// answer if too many wait.
+    /// The returned receiver completes after the observer has seen every record submitted before. It fails if the queue
+    /// is full.
     #[must_use]
     pub fn flush(&self) -> oneshot::Receiver<()> {
         let (flushed, answer) = oneshot::channel();
-        // Dropped where the queue is full.
+        // If the queue is full, this drops the sender.
         let _ = self.queue.try_send(QueuedEntry::Flush(flushed));
         answer
     }
 }
 
-/// Cuts a reason that is too long: names out of a stranger's certificate are in it, and many wait in the queue.
+/// Cuts a long reason: it may contain names from an untrusted certificate, and many records may wait in the queue.
 fn cut(reason: &mut String) {
-    if reason.len() > REASON {
-        reason.truncate(reason.floor_char_boundary(REASON));
+    if reason.len() > MAX_REASON_BYTES {
+        reason.truncate(reason.floor_char_boundary(MAX_REASON_BYTES));
         reason.push_str("...");
         reason.shrink_to_fit();
     }

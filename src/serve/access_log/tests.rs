@@ -1,4 +1,4 @@
-//! Lines of the access log, good and hostile.
+//! Lines of the access log, normal and hostile.
 
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender};
@@ -168,10 +168,10 @@ fn a_request_does_not_wait_for_diagnostics_when_its_line_is_lost() {
         }
     }
     let (queue, _records) = sync_channel(0);
-    let log = AccessLog { queue, tally: Arc::default() };
+    let log = AccessLog { queue, dropped: Arc::default() };
     let diagnostics = tracing_subscriber::fmt().with_writer(|| Stuck).finish();
     tracing::subscriber::with_default(diagnostics, || log.record(record()));
-    assert_eq!(log.tally.lost.load(Ordering::Relaxed), 1);
+    assert_eq!(log.dropped.lost.load(Ordering::Relaxed), 1);
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn whoever_does_not_read_the_log_keeps_nothing_from_the_observer() {
     struct Unread(Receiver<()>);
     impl Write for Unread {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            // Until somebody hangs up.
+            // Until the channel closes.
             let _ = self.0.recv();
             Ok(bytes.len())
         }
@@ -206,14 +206,14 @@ fn whoever_does_not_read_the_log_keeps_nothing_from_the_observer() {
 
 #[test]
 fn lines_that_nobody_takes_are_bounded_and_counted() {
-    let (pages, waiting) = channel();
-    let tally = DroppedLines::default();
+    let (batches, waiting) = channel();
+    let dropped = DroppedLines::default();
     for _ in 0..1000 {
-        tally.submit(Batch { lines: "x".repeat(WRITE), count: 7 }, &pages);
+        dropped.submit(Batch { lines: "x".repeat(WRITE), count: 7 }, &batches);
     }
     let taken = waiting.try_iter().count();
     assert_eq!(taken, WAITING / WRITE);
-    assert_eq!(tally.lost.load(Ordering::Relaxed), 7 * (1000 - taken as u64));
+    assert_eq!(dropped.lost.load(Ordering::Relaxed), 7 * (1000 - taken as u64));
 }
 
 #[test]
@@ -221,7 +221,7 @@ fn a_reason_that_a_stranger_made_long_is_cut() {
     let mut long = record();
     long.reason = Some(format!("the issuer \"{}", "ä".repeat(50_000)));
     let (queue, records) = sync_channel(1);
-    AccessLog { queue, tally: Arc::default() }.record(long);
+    AccessLog { queue, dropped: Arc::default() }.record(long);
     let QueuedEntry::Record(record) = records.recv().unwrap() else { panic!("a record was handed over") };
     let reason = record.reason.unwrap();
     assert!(reason.starts_with("the issuer \"ä"), "{reason}");
