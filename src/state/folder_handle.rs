@@ -1,14 +1,15 @@
-//! Folders that another user may own, as root's commands need them.
+//! Safe access for root's commands to folders that another user may own.
 //!
-//! The owner of a folder can set links in it, add hard links to files of other users, and exchange everything in it at any
-//! moment. Root would follow those links, and may do everything to what they lead to. So:
+//! The owner of a folder can create symlinks in it, add hard links to files of other users, and replace its content at
+//! any moment. A process of root would follow those links with root's rights. So:
 //!
-//! 1. A path leads to a [`FolderHandle`], which is an open handle, through links only that root alone could have set.
-//! 2. What is done in a folder is done by a name in it, and follows no link.
-//! 3. Root does it as the folder's owner. The kernel then allows what it allows the owner, and what is made belongs to the
-//!    owner.
+//! 1. A path is resolved to a [`FolderHandle`], an open file descriptor, only through symlinks that root alone could
+//!    have created.
+//! 2. Operations in a folder take a name in it, and follow no symlink.
+//! 3. Root performs them as the folder's owner. So the kernel checks the owner's permissions, and new files belong to
+//!    the owner.
 //!
-//! Any other user can do no more than the kernel allows that user anyway, and follows links on the way to a folder.
+//! For other users the kernel's permission checks suffice. They follow all symlinks on the path to a folder.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Permissions};
@@ -26,26 +27,26 @@ use rustix::process::{Gid, Pid, Uid};
 
 use super::lock::{self, LockError};
 
-/// The largest file that is read whole, in bytes. Nothing that is kept comes near it.
-const LARGEST: u64 = 64 << 20;
-/// How old a draft is whose process has surely ended, though another one may have its number.
+/// The largest file that [`FolderHandle::read`] accepts, in bytes. Files of provost are far smaller.
+const MAX_FILE_BYTES: u64 = 64 << 20;
+/// The age after which a draft's process must have ended. A running process with its PID is then another one.
 const ABANDONED_AFTER: Duration = Duration::from_hours(1);
-/// How many links a path may lead through, as in Linux.
+/// The maximum number of symlinks in a path, as in Linux.
 const MAX_LINKS: u32 = 40;
 
-/// A folder, open. Root acts as its owner in it.
+/// An open folder. Root acts as its owner in it.
 #[derive(Debug)]
 pub struct FolderHandle {
     handle: OwnedFd,
-    /// Whom this thread acts as; `None`: as whom it runs.
+    /// The user that root acts as; `None`: the process's own user.
     owner: Option<User>,
-    /// Whether that is who set a link on the way here, and not the owner.
+    /// Whether `owner` is the owner of a symlink on the path, instead of the folder's owner.
     is_linked: bool,
-    /// Whether root acts as itself where others may write.
+    /// Whether root acts as itself in a folder that its group or others may write to.
     is_shared: bool,
 }
 
-/// Something in a folder.
+/// An entry of a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     pub name: OsString,
@@ -59,31 +60,32 @@ struct User {
 }
 
 impl FolderHandle {
-    /// Opens the folder at `path`.
+    /// Opens the folder at `path`. Root follows only symlinks that root alone could have created.
     pub fn open(path: &Path) -> io::Result<Self> {
         Self::of(walk(path, End::Folder)?.0)
     }
 
-    /// Opens the folder at `path`, through any link. From the first link on that another user may have set, root acts as that
-    /// user, in the folder too: the link leads where its owner may go, and no further.
+    /// Opens the folder at `path` through any symlinks. From the first symlink on that another user may have created,
+    /// root acts as that user, in the folder too. So the symlink gives access only to what its owner may access.
     pub fn open_through_links(path: &Path) -> io::Result<Self> {
         let (handle, _, linked_by) = walk_by(path, End::Folder, Links::ActAsOwner)?;
         Self::of(handle).map(|folder| folder.linked_by(linked_by))
     }
 
-    /// Opens the folder at `path`; makes it, and what is missing above it, for the owner of the folder around it alone.
+    /// Opens the folder at `path`. Creates it and its missing parents with mode 0700 and the owner of the folder around
+    /// them.
     pub fn open_or_make(path: &Path) -> io::Result<Self> {
         Self::of(walk(path, End::NewFolder)?.0)
     }
 
-    /// Opens the folder that the file `path` is in, or is to be in, with the file's name there. A link in the place of the
-    /// file is followed like those on the way.
+    /// Opens the folder of the existing or future file `path`; gives it with the file's name. If `path` itself is a
+    /// symlink, it is followed under the same rules.
     pub fn of_file(path: &Path) -> io::Result<(Self, OsString)> {
         let (folder, name) = walk(path, End::File)?;
         Ok((Self::of(folder)?, name))
     }
 
-    /// The folder that is open as `handle`.
+    /// A handle for the open folder `handle`.
     pub fn of(handle: OwnedFd) -> io::Result<Self> {
         let stat = rustix::fs::fstat(&handle)?;
         let is_root = rustix::process::geteuid().is_root();
@@ -96,27 +98,27 @@ impl FolderHandle {
         if user.is_none() { self } else { Self { owner: user, is_linked: true, is_shared: false, ..self } }
     }
 
-    /// Opens the folder `name` in this one.
+    /// Opens the subfolder `name`.
     pub fn folder(&self, name: impl AsRef<OsStr>) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let folder = self.open_at(name.as_ref(), flags).and_then(Self::of)?;
         Ok(folder.linked_by(self.owner.filter(|_| self.is_linked)))
     }
 
-    /// Makes the folder `name` in this one, for the owner alone.
+    /// Creates the subfolder `name` with mode 0700.
     pub fn make_folder(&self, name: impl AsRef<OsStr>) -> io::Result<Self> {
         let name = single(name.as_ref())?;
         self.act(|folder| Ok(rustix::fs::mkdirat(folder, name, Mode::RWXU)?))?;
         self.folder(name)
     }
 
-    /// Does `act` as the folder's owner, with its handle. This thread alone acts as that user. `act` must use no other
-    /// [`FolderHandle`]: who is not root cannot become its owner.
+    /// Calls `act` with the folder's file descriptor, as the folder's owner. Only this thread changes its user. `act`
+    /// must not use another [`FolderHandle`]: without root's rights, the thread cannot become its owner.
     pub fn act<T>(&self, act: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>) -> io::Result<T> {
         act_as(self.owner, || act(self.handle.as_fd()))
     }
 
-    /// What is in it.
+    /// The entries of the folder, sorted by name.
     pub fn entries(&self) -> io::Result<Vec<Entry>> {
         let handle = self.readable()?;
         let mut entries = Vec::new();
@@ -127,7 +129,7 @@ impl FolderHandle {
                 continue;
             }
             let kind = match entry.file_type() {
-                // Some file systems do not say it in the listing.
+                // Some file systems do not return the type in the listing.
                 FileType::Unknown => {
                     self.stat(&name).map_or(FileType::Unknown, |it| FileType::from_raw_mode(it.st_mode))
                 }
@@ -139,19 +141,19 @@ impl FolderHandle {
         Ok(entries)
     }
 
-    /// The folder of the file at `path` beneath this folder, and the file's name there.
+    /// The folder of the file at the relative `path`, with the file's name.
     pub fn of_file_beneath(&self, path: &Path) -> io::Result<(Self, OsString)> {
         let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
         Ok((self.beneath(path.parent().unwrap_or(Path::new("")))?, name.to_owned()))
     }
 
-    /// The folder at `path` beneath this folder; of the empty path, this one.
+    /// The folder at the relative `path`; this folder if it is empty.
     pub fn beneath(&self, path: &Path) -> io::Result<Self> {
         let this = Self::of(self.handle.try_clone()?)?.linked_by(self.owner.filter(|_| self.is_linked));
         path.components().try_fold(this, |folder, step| folder.folder(step))
     }
 
-    /// Everything beneath this folder that is not a folder, by its path from here, in order.
+    /// The relative paths of everything beneath this folder that is not a folder, in order.
     pub fn files_beneath(&self) -> io::Result<Vec<(PathBuf, FileType)>> {
         let mut files = Vec::new();
         for Entry { name, kind } in self.entries()? {
@@ -165,13 +167,13 @@ impl FolderHandle {
         Ok(files)
     }
 
-    /// The state of `name`, which may be a link.
+    /// The metadata of `name`. A symlink is not followed.
     pub fn stat(&self, name: impl AsRef<OsStr>) -> io::Result<Stat> {
         let name = single(name.as_ref())?;
         self.act(|folder| Ok(rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?))
     }
 
-    /// Whether there is anything called `name`.
+    /// Whether `name` exists.
     pub fn has(&self, name: impl AsRef<OsStr>) -> io::Result<bool> {
         match self.stat(name) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -195,31 +197,31 @@ impl FolderHandle {
         Ok(file)
     }
 
-    /// Reads the regular file `name`.
+    /// Reads the regular file `name`, up to 64 MiB.
     pub fn read(&self, name: impl AsRef<OsStr>) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        self.open_file(name)?.take(LARGEST + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > LARGEST {
-            return Err(io::Error::other(format!("larger than {} MiB", LARGEST >> 20)));
+        self.open_file(name)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > MAX_FILE_BYTES {
+            return Err(io::Error::other(format!("larger than {} MiB", MAX_FILE_BYTES >> 20)));
         }
         Ok(bytes)
     }
 
-    /// Where the link `name` leads.
+    /// The target of the symlink `name`.
     pub fn link_target(&self, name: impl AsRef<OsStr>) -> io::Result<PathBuf> {
         let name = single(name.as_ref())?;
         let target = self.act(|folder| Ok(rustix::fs::readlinkat(folder, name, Vec::new())?))?;
         Ok(OsString::from_vec(target.into_bytes()).into())
     }
 
-    /// Makes the link `name` to `target`, in place of what has that name.
+    /// Creates the symlink `name` to `target`; replaces an existing `name` atomically.
     pub fn put_link(&self, target: impl AsRef<Path>, name: impl AsRef<OsStr>) -> io::Result<()> {
         let draft = draft_name(".new-");
         self.act(|folder| Ok(rustix::fs::symlinkat(target.as_ref(), folder, &draft)?))?;
         self.rename(&draft, name).inspect_err(|_| drop(self.remove(&draft)))
     }
 
-    /// Removes the file or the link `name`.
+    /// Removes the file or symlink `name`.
     pub fn remove(&self, name: impl AsRef<OsStr>) -> io::Result<()> {
         let name = single(name.as_ref())?;
         self.act(|folder| Ok(rustix::fs::unlinkat(folder, name, AtFlags::empty())?))
@@ -231,7 +233,7 @@ impl FolderHandle {
         self.act(|folder| Ok(rustix::fs::unlinkat(folder, name, AtFlags::REMOVEDIR)?))
     }
 
-    /// Removes `name` with all that is in it, if it is there.
+    /// Removes `name` recursively, if it exists.
     pub fn remove_all(&self, name: impl AsRef<OsStr>) -> io::Result<()> {
         let name = name.as_ref();
         let removed = match self.stat(name) {
@@ -249,7 +251,7 @@ impl FolderHandle {
         }
     }
 
-    /// Removes what a process that was killed had begun under a [`draft_name`] of `prefix`. What cannot be removed stays.
+    /// Removes the drafts with a [`draft_name`] of `prefix` that killed processes left. Ignores errors.
     pub fn sweep(&self, prefix: &str, now: SystemTime) {
         for Entry { name, .. } in self.entries().unwrap_or_default() {
             let draft = name.to_str().and_then(|name| name.strip_prefix(prefix)).and_then(process_of);
@@ -259,7 +261,7 @@ impl FolderHandle {
         }
     }
 
-    /// Whether the draft `name` is older than any command runs: another process has the number of its own now.
+    /// Whether the draft `name` is so old that its process must have ended, although its PID is in use again.
     fn is_abandoned(&self, name: &OsStr, now: SystemTime) -> bool {
         let Ok(seconds) = self.stat(name).and_then(|stat| u64::try_from(stat.st_mtime).map_err(io::Error::other))
         else {
@@ -269,48 +271,49 @@ impl FolderHandle {
         age.is_ok_and(|age| age > ABANDONED_AFTER)
     }
 
-    /// Gives `from` the name `to`, in place of what has it.
+    /// Renames `from` to `to`; replaces an existing `to`.
     pub fn rename(&self, from: impl AsRef<OsStr>, to: impl AsRef<OsStr>) -> io::Result<()> {
         let (from, to) = (single(from.as_ref())?, single(to.as_ref())?);
         self.act(|folder| Ok(rustix::fs::renameat(folder, from, folder, to)?))
     }
 
-    /// Gives `from` the name `to`, unless something has it.
+    /// Renames `from` to `to`, unless `to` exists.
     pub fn rename_to_new(&self, from: impl AsRef<OsStr>, to: impl AsRef<OsStr>) -> io::Result<()> {
         let (from, to) = (single(from.as_ref())?, single(to.as_ref())?);
         self.act(|folder| Ok(rustix::fs::renameat_with(folder, from, folder, to, RenameFlags::NOREPLACE)?))
     }
 
-    /// Moves `name` to the folder `other`, unless something there has that name. Root acts as the owner of this folder.
+    /// Moves `name` to the folder `other`, unless it exists there. Root acts as the owner of this folder.
     pub fn move_to(&self, name: impl AsRef<OsStr>, other: &Self) -> io::Result<()> {
         let name = single(name.as_ref())?;
         self.act(|folder| Ok(rustix::fs::renameat_with(folder, name, other, name, RenameFlags::NOREPLACE)?))
     }
 
-    /// The folder's own mode.
+    /// The mode of the folder itself.
     pub fn mode(&self) -> io::Result<u32> {
         Ok(rustix::fs::fstat(&self.handle)?.st_mode & 0o7777)
     }
 
-    /// Sets the folder's own mode.
+    /// Sets the mode of the folder itself.
     pub fn set_mode(&self, mode: u32) -> io::Result<()> {
         let handle = self.readable()?;
         self.act(|_| Ok(rustix::fs::fchmod(&handle, Mode::from_raw_mode(mode))?))
     }
 
-    /// Makes what was created, renamed or removed in it survive a power cut.
+    /// Syncs the folder, so that created, renamed and removed entries survive a power failure.
     pub fn sync(&self) -> io::Result<()> {
         Ok(rustix::fs::fsync(self.readable()?)?)
     }
 
-    /// Locks this folder, which lies at `path`, until the handle is dropped. Gives `tell` a message if that takes a while.
-    pub fn lock(&self, path: &Path, tell: &dyn Fn(&str)) -> Result<OwnedFd, LockError> {
+    /// Locks this folder until the returned file descriptor is dropped. `path` is the path for messages. `notify` gets
+    /// a message if that takes more than a second.
+    pub fn lock(&self, path: &Path, notify: &dyn Fn(&str)) -> Result<OwnedFd, LockError> {
         let handle = self.readable().map_err(|source| LockError::Io { path: path.to_owned(), source })?;
-        lock::exclusive(&handle, path, tell)?;
+        lock::exclusive(&handle, path, notify)?;
         Ok(handle)
     }
 
-    /// Has `connect` connect to the Unix socket `name`, by the path that it is given.
+    /// Calls `connect` with a path to the Unix socket `name`.
     pub fn at_socket<T>(&self, name: impl AsRef<OsStr>, connect: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
         let name = single(name.as_ref())?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -319,7 +322,7 @@ impl FolderHandle {
             if FileType::from_raw_mode(rustix::fs::fstat(&socket)?.st_mode) != FileType::Socket {
                 return Err(io::Error::other("not a socket"));
             }
-            // The handle instead of a path: what was looked at is what is connected to.
+            // The path of the file descriptor, so that the checked socket is the one that is connected to.
             connect(Path::new(&format!("/proc/self/fd/{}", socket.as_raw_fd())))
         })
     }
@@ -336,7 +339,7 @@ impl FolderHandle {
         }
     }
 
-    /// A handle to read, sync or lock the folder itself by.
+    /// A file descriptor of the folder itself, for reading, syncing or locking it.
     pub fn readable(&self) -> io::Result<OwnedFd> {
         self.act(|folder| Ok(rustix::fs::openat(folder, ".", FOLDER, Mode::empty())?))
     }
@@ -348,41 +351,40 @@ impl AsFd for FolderHandle {
     }
 }
 
-/// A new file in a folder, which has its name once it is whole; removed if it never is.
+/// A temporary file that gets its name when it is complete, and is removed if that does not happen.
 #[derive(Debug)]
 pub struct Draft<'a> {
     folder: &'a FolderHandle,
     name: String,
-    /// To be written to.
+    /// The open file, for writing.
     pub file: File,
 }
 
-/// A name that starts with `prefix` and that only this process gives, and only once. [`FolderHandle::sweep`] knows it.
+/// A unique name with `prefix`, the PID and a counter. [`FolderHandle::sweep`] recognizes it.
 pub fn draft_name(prefix: &str) -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     format!("{prefix}{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
 impl<'a> Draft<'a> {
-    /// Makes one in `folder`, for the owner alone, whose name starts with `prefix` until then.
+    /// Creates one in `folder` with mode 0600. Its name begins with `prefix`.
     pub fn new(folder: &'a FolderHandle, prefix: &str) -> io::Result<Self> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         loop {
             let name = draft_name(prefix);
             match folder.act(|handle| Ok(rustix::fs::openat(handle, &name, flags, Mode::RUSR | Mode::WUSR)?)) {
-                // One that a crash left.
+                // The name is in use: a crashed process with the same PID left it.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 file => return Ok(Self { folder, name, file: file?.into() }),
             }
         }
     }
 
-    /// Sets the file's mode.
     pub fn set_mode(&self, mode: u32) -> io::Result<()> {
         self.folder.act(|_| self.file.set_permissions(Permissions::from_mode(mode)))
     }
 
-    /// Gives it the name `name`, in place of what has it, and returns when that is on the disk.
+    /// Syncs the file, renames it to `name`, which it replaces, and syncs the folder.
     pub fn put(mut self, name: impl AsRef<OsStr>) -> io::Result<()> {
         self.file.sync_all()?;
         self.folder.rename(&self.name, name)?;
@@ -404,13 +406,14 @@ impl User {
         Self { user: Uid::from_raw(stat.st_uid), group: Gid::from_raw(stat.st_gid) }
     }
 
-    /// The owner of the link, or of the folder around it: of the two the one who is not root.
+    /// The owner of the symlink or of the folder around it: the first who is not root.
     fn other_than_root(link: &Stat, around: &Stat) -> Option<Self> {
         [link, around].map(Self::owner).into_iter().find(|owner| !owner.user.is_root())
     }
 }
 
-/// Whether root alone could read `file` for the owner of `folder`: a hard link to another user's private file.
+/// Whether only root can read `file` on behalf of the owner of `folder`: it is a hard link to a private file of another
+/// user.
 pub fn is_private_hard_link(file: &Stat, folder: BorrowedFd<'_>) -> io::Result<bool> {
     let owner = rustix::fs::fstat(folder)?.st_uid;
     Ok(file.st_nlink > 1 && file.st_uid != owner && file.st_mode & 0o044 == 0)
@@ -421,8 +424,8 @@ fn act_as<T>(user: Option<User>, act: impl FnOnce() -> io::Result<T>) -> io::Res
     act()
 }
 
-/// This thread acts as another user until it is dropped. Only the effective user changes: the real one stays root, so that
-/// root's rights come back, and no process of that user may trace this one.
+/// While this value exists, the thread acts as another user. Only the effective IDs change. The real ones stay root's,
+/// so that root's rights can be restored, and processes of the user cannot trace this one.
 struct Acting {
     group: Gid,
     groups: Vec<Gid>,
@@ -431,7 +434,8 @@ struct Acting {
 impl Acting {
     fn start(User { user, group }: User) -> io::Result<Self> {
         let acting = Self { group: rustix::process::getegid(), groups: rustix::process::getgroups()? };
-        // The user comes last: without root's rights the others could not be set. Dropped on an error, it all comes back.
+        // Set the user last: without root's rights, the group and groups cannot be set. On an error, dropping `acting`
+        // restores everything.
         let started = rustix::thread::set_thread_groups(&[])
             .and_then(|()| rustix::thread::set_thread_res_gid(None, Some(group), None))
             .and_then(|()| rustix::thread::set_thread_res_uid(None, Some(user), None));
@@ -448,25 +452,26 @@ impl Drop for Acting {
         let ended = rustix::thread::set_thread_res_uid(None, Some(Uid::ROOT), None)
             .and_then(|()| rustix::thread::set_thread_res_gid(None, Some(self.group), None))
             .and_then(|()| rustix::thread::set_thread_groups(&self.groups));
-        // The kernel allows it to a thread whose real user is root. Should it not, nothing may go on as somebody else.
+        // The kernel allows this to a thread whose real user is root. If it fails, the process must not continue as the
+        // other user.
         assert!(ended.is_ok(), "root's rights do not come back");
     }
 }
 
-/// How a folder is opened that is read, and not through a link.
+/// The flags to open a folder for reading, without following a symlink.
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// What a path is to lead to.
+/// The kind of target that a path must have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     Folder,
-    /// A folder, made with those above it where it is missing.
+    /// A folder. It and its missing parents are created.
     NewFolder,
-    /// A file, or its place.
+    /// A file that exists or may be created.
     File,
 }
 
-/// What becomes of a link that another user than root may have set.
+/// How to handle a symlink that a user other than root may have created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Links {
     Refuse,
@@ -477,8 +482,8 @@ fn walk(path: &Path, end: End) -> io::Result<(OwnedFd, OsString)> {
     walk_by(path, end, Links::Refuse).map(|(folder, name, _)| (folder, name))
 }
 
-/// Goes along `path` step by step. Gives the folder that it leads to, for a file the folder around it and its name; and whose
-/// link was followed, if not root's.
+/// Resolves `path` component by component. Gives the folder, or for a file its folder and name, and the owner of the
+/// first followed symlink that is not root's.
 fn walk_by(path: &Path, end: End, links: Links) -> io::Result<(OwnedFd, OsString, Option<User>)> {
     const STEP: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
     let (mut at, mut follows, mut count) = (rustix::fs::open(".", STEP, Mode::empty())?, true, 0);
@@ -534,25 +539,25 @@ fn refused_link(path: &Path, step: &OsStr) -> io::Error {
     ))
 }
 
-/// The steps of `path`, the last one first.
+/// The components of `path` in reverse order.
 fn steps_of(path: &Path) -> Vec<OsString> {
     path.components().rev().map(|step| step.as_os_str().to_owned()).collect()
 }
 
-/// Whether a link in this folder, or this link, may be followed on the way to a folder.
+/// Whether a symlink with this owner, or in a folder with this owner, may be followed on the path to a folder.
 fn is_trusted(stat: &Stat) -> bool {
     !rustix::process::geteuid().is_root() || stat.st_uid == 0
 }
 
 fn make_folder(around: OwnedFd, name: &OsStr) -> io::Result<()> {
     match FolderHandle::of(around)?.act(|folder| Ok(rustix::fs::mkdirat(folder, name, Mode::RWXU)?)) {
-        // Another process has just made it.
+        // Another process has just created it.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         made => made,
     }
 }
 
-/// The process in `PROCESS-NUMBER`, the end of a draft's name.
+/// The PID in `PID-NUMBER`, the end of a draft's name.
 fn process_of(name: &str) -> Option<Pid> {
     let (process, number) = name.split_once('-')?;
     number.parse::<u64>().ok()?;
@@ -563,7 +568,7 @@ fn is_running(process: Pid) -> bool {
     !matches!(rustix::process::test_kill_process(process), Err(Errno::SRCH))
 }
 
-/// `name`, if it leads nowhere else.
+/// Checks that `name` is a single component that stays in the folder.
 fn single(name: &OsStr) -> io::Result<&OsStr> {
     let mut steps = Path::new(name).components();
     match (steps.next(), steps.next()) {
@@ -582,7 +587,7 @@ pub(super) mod tests {
 
     pub(in crate::state) const OWNER: (u32, u32) = (65534, 65533);
 
-    /// Runs what only root can try: with a folder of another user's, and one of root's that holds a secret.
+    /// Runs a test that needs root, with a folder of another user and a folder of root with a secret.
     pub(in crate::state) fn as_root(test: &str, run: impl FnOnce(&Path, &Path)) {
         if !rustix::process::geteuid().is_root() {
             println!("NOT RUN {test}: only root can be root");
@@ -675,7 +680,7 @@ pub(super) mod tests {
             folder.rename("file", "other").unwrap();
             assert_eq!((folder.has("file").unwrap(), folder.has("other").unwrap()), (false, true));
             assert_eq!(ids(), before);
-            // What root left there is root's: the owner could not read it either.
+            // A file that belongs to root stays root's: the owner cannot read it either.
             write(&theirs.join("roots"), "of root", 0o600);
             assert_eq!(folder.read("roots").unwrap_err().kind(), io::ErrorKind::PermissionDenied);
             let as_whom = folder.act(|_| Ok(ids())).unwrap();
@@ -753,7 +758,7 @@ pub(super) mod tests {
                             Err(_) => missed += 1,
                         }
                     }
-                    // It may remove its own, never root's.
+                    // The owner may remove its own files, never root's.
                     let _ = folder.remove_all("inner/secret");
                     let _ = super::super::write_private(&inner.join("new"), b"new");
                 }
@@ -803,7 +808,7 @@ pub(super) mod tests {
                 "in what is in it too"
             );
             assert_eq!(open(roots.to_owned()).read("secret").unwrap(), b"secret");
-            // Folders that the user who set the link may not pass are not passed for it.
+            // Root must not pass folders that the owner of the symlink cannot pass.
             std::fs::set_permissions(around, Permissions::from_mode(0o700)).unwrap();
             assert!(FolderHandle::open_through_links(&theirs.join("outside")).is_err());
             assert_eq!(open(theirs.join("current")).read("file").unwrap(), b"content", "a link within needs none");
@@ -828,7 +833,7 @@ pub(super) mod tests {
     #[test]
     fn a_file_that_is_too_large_is_not_read() {
         let folder = tempfile::tempdir().unwrap();
-        File::create(folder.path().join("sparse")).unwrap().set_len(LARGEST + 1).unwrap();
+        File::create(folder.path().join("sparse")).unwrap().set_len(MAX_FILE_BYTES + 1).unwrap();
         let error = FolderHandle::open(folder.path()).unwrap().read("sparse").unwrap_err().to_string();
         assert_eq!(error, "larger than 64 MiB");
     }
@@ -836,7 +841,7 @@ pub(super) mod tests {
     #[test]
     fn only_abandoned_drafts_are_swept() {
         let folder = tempfile::tempdir().unwrap();
-        // Linux gives no process a number beyond 2^22.
+        // PIDs in Linux are at most 2^22.
         let (ended, running) = (4_194_305, std::process::id());
         let stays = [
             format!(".constituency-{running}-0"),

@@ -1,6 +1,6 @@
-//! An exclusive lock on a file or folder, waited for, but not for ever.
+//! An exclusive lock (flock) on a file or folder, with a timeout.
 //!
-//! Commands that change the same file take turns by it. One that hangs must not hang all others silently.
+//! Commands that change the same file serialize on it. A hanging command must not block the others silently.
 
 use std::fmt;
 use std::io;
@@ -13,38 +13,38 @@ use rustix::io::Errno;
 
 use crate::clock;
 
-/// How long to wait before that is told.
-const TELL_AFTER: Duration = Duration::from_secs(1);
-/// How long to wait at most.
-const LONGEST_WAIT: Duration = Duration::from_secs(10);
-/// How soon to try again. flock(2) cannot wait for a limited time.
-const RETRY_AFTER: Duration = Duration::from_millis(25);
+/// The wait after which the user is notified.
+const NOTIFY_AFTER: Duration = Duration::from_secs(1);
+/// The timeout of the wait.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// The interval of attempts: flock(2) has no timeout.
+const RETRY_INTERVAL: Duration = Duration::from_millis(25);
 
-/// Why there is no lock.
+/// Why the lock was not acquired.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Another process holds it.
     #[error("{path} is locked by {holder}, and was not free within {seconds} s; try again, or end that process if it hangs",
         path = .path.display(), seconds = .waited.as_secs())]
     Held {
-        /// What is locked.
+        /// The locked file or folder.
         path: PathBuf,
-        /// By whom.
+        /// The process that holds it.
         holder: Holder,
-        /// For how long it was waited for.
+        /// The time spent waiting.
         waited: Duration,
     },
-    /// The system.
+    /// An I/O error.
     #[error("{path} cannot be locked: {source}", path = .path.display())]
     Io {
-        /// What was to be locked.
+        /// The file or folder to lock.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
 }
 
-/// The process that holds a lock, as far as the kernel tells.
+/// The process that holds a lock, if `/proc` shows it: PID and command name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder(Option<(u32, String)>);
 
@@ -57,22 +57,23 @@ impl fmt::Display for Holder {
     }
 }
 
-/// Locks `handle`, the file or folder at `path`, until it is closed. Gives `tell` a message if that takes a while.
+/// Locks `handle`, the file or folder at `path`, until it is closed. If that takes more than a second, `notify` gets a
+/// message.
 ///
 /// # Errors
-/// If another process does not let go of it in time.
-pub fn exclusive(handle: impl AsFd, path: &Path, tell: &dyn Fn(&str)) -> Result<(), LockError> {
-    exclusive_within(handle, path, (TELL_AFTER, LONGEST_WAIT), tell)
+/// If another process holds the lock for 10 seconds.
+pub fn exclusive(handle: impl AsFd, path: &Path, notify: &dyn Fn(&str)) -> Result<(), LockError> {
+    exclusive_within(handle, path, (NOTIFY_AFTER, TIMEOUT), notify)
 }
 
 fn exclusive_within(
     handle: impl AsFd,
     path: &Path,
-    (tell_after, longest): (Duration, Duration),
-    tell: &dyn Fn(&str),
+    (notify_after, timeout): (Duration, Duration),
+    notify: &dyn Fn(&str),
 ) -> Result<(), LockError> {
     let began = clock::monotonic();
-    let mut is_told = false;
+    let mut is_notified = false;
     loop {
         match rustix::fs::flock(&handle, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(()),
@@ -80,17 +81,17 @@ fn exclusive_within(
             Err(errno) => return Err(LockError::Io { path: path.to_owned(), source: errno.into() }),
         }
         let waited = clock::monotonic().duration_since(began);
-        if waited >= longest {
+        if waited >= timeout {
             return Err(LockError::Held { path: path.to_owned(), holder: holder_of(&handle), waited });
         }
-        if waited >= tell_after && !std::mem::replace(&mut is_told, true) {
-            tell(&format!("waiting for {}, which {} has locked", path.display(), holder_of(&handle)));
+        if waited >= notify_after && !std::mem::replace(&mut is_notified, true) {
+            notify(&format!("waiting for {}, which {} has locked", path.display(), holder_of(&handle)));
         }
-        std::thread::sleep(RETRY_AFTER);
+        std::thread::sleep(RETRY_INTERVAL);
     }
 }
 
-/// Who has locked what `handle` is of.
+/// The process that holds the lock on the file of `handle`.
 fn holder_of(handle: impl AsFd) -> Holder {
     let holder = || {
         let stat = fstat(handle).ok()?;
@@ -102,8 +103,8 @@ fn holder_of(handle: impl AsFd) -> Holder {
     Holder(holder())
 }
 
-/// The process that holds the flock on `file` by the lines of `/proc/locks`:
-/// `1: FLOCK  ADVISORY  WRITE 708 00:13:2115 0 EOF`; what waits has an arrow before FLOCK.
+/// Finds the process that holds the flock on `file` in the lines of `/proc/locks`, such as `1: FLOCK  ADVISORY  WRITE
+/// 708 00:13:2115 0 EOF`. Lines of waiting processes have an arrow before FLOCK.
 fn holder_in(locks: &str, file: &str) -> Option<u32> {
     locks.lines().find_map(|line| {
         let mut fields = line.split_whitespace().skip(1);
@@ -123,16 +124,19 @@ mod tests {
     fn a_lock_that_is_not_freed_is_told_and_given_up() {
         let folder = tempfile::tempdir().unwrap();
         let [held, wanted] = [(); 2].map(|()| File::open(folder.path()).unwrap());
-        let told = RefCell::new(Vec::new());
-        let tell = |message: &str| told.borrow_mut().push(message.to_owned());
+        let messages = RefCell::new(Vec::new());
+        let notify = |message: &str| messages.borrow_mut().push(message.to_owned());
         let times = (Duration::ZERO, Duration::from_millis(100));
-        exclusive_within(&held, folder.path(), times, &tell).unwrap();
-        assert_eq!(told.borrow().len(), 0);
-        let error = exclusive_within(&wanted, folder.path(), times, &tell).unwrap_err().to_string();
+        exclusive_within(&held, folder.path(), times, &notify).unwrap();
+        assert_eq!(messages.borrow().len(), 0);
+        let error = exclusive_within(&wanted, folder.path(), times, &notify).unwrap_err().to_string();
         let holder = format!("process {} (", std::process::id());
         assert!(error.starts_with(&format!("{} is locked by {holder}", folder.path().display())), "{error}");
-        let told = told.into_inner();
-        assert!(matches!(&told[..], [one] if one.starts_with("waiting for ") && one.contains(&holder)), "{told:?}");
+        let messages = messages.into_inner();
+        assert!(
+            matches!(&messages[..], [one] if one.starts_with("waiting for ") && one.contains(&holder)),
+            "{messages:?}"
+        );
         drop(held);
         exclusive(&wanted, folder.path(), &|message| panic!("{message}")).unwrap();
     }

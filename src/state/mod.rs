@@ -1,10 +1,10 @@
-//! The state directory: what provost itself keeps. 0700, never served, held by one process at a time.
+//! The state directory, where provost keeps its own data. Mode 0700, never served, used by one process at a time.
 //!
-//! Whatever is stored here is stored whole or not at all: temporary file, fsync, rename, fsync of the folder.
+//! Writes are atomic: temporary file, fsync, rename, fsync of the folder.
 //!
-//! It belongs to the user who runs the server, and root's commands work in it too. That user could set links, and root
-//! would show, change or give away what they lead to. So all that lies here is read and written by what follows, which goes
-//! through [`FolderHandle`].
+//! The directory belongs to the user who runs the server, and root's commands work in it too. That user could create
+//! symlinks through which root would show, change or give away other files. So all access to the directory uses the
+//! functions below, which use [`FolderHandle`].
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -18,15 +18,15 @@ pub mod lock;
 
 pub use folder_handle::{Draft, Entry, FolderHandle, draft_name, is_private_hard_link};
 
-/// Why the state directory cannot be used.
+/// Why the state directory is not usable.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// The folder or the lock in it cannot be made or opened.
+    /// The folder or its lock file cannot be created or opened.
     #[error("the state directory {path} cannot be used: {source}; {}", remedy(.source), path = .path.display())]
     Unusable {
-        /// What was tried.
+        /// The path that failed.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
     /// Another process holds the lock.
@@ -37,7 +37,7 @@ pub enum StateError {
     },
 }
 
-/// What to do about an error of the state directory.
+/// The remedy for an error of the state directory.
 #[must_use]
 pub fn remedy(error: &io::Error) -> &'static str {
     match error.raw_os_error().map(Errno::from_raw_os_error) {
@@ -56,31 +56,31 @@ pub struct StateDir {
     path: PathBuf,
 }
 
-/// Proof that this process alone works on the state directory; released when dropped, also by a crash.
+/// Proof that no other process uses the state directory. Dropping it releases the lock, and so does a crash.
 #[derive(Debug)]
 pub struct StateLock {
     _file: File,
 }
 
 impl StateDir {
-    /// Opens the state directory at `path`; makes it, 0700, if it is not there.
+    /// Opens the state directory at `path`. Creates it with mode 0700 if it does not exist.
     pub fn open(path: &Path) -> Result<Self, StateError> {
         let unusable = |source| StateError::Unusable { path: path.to_owned(), source };
         private_folder(path).map_err(unusable)?;
         Ok(Self { path: path.canonicalize().map_err(unusable)? })
     }
 
-    /// Where it is, links resolved.
+    /// The canonical path, with symlinks resolved.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Takes the lock. Where the lock file cannot be made or written to, as on a file system that is mounted read-only, the
-    /// file as it is serves for a lock, or else the folder.
+    /// Locks the state directory. If the lock file cannot be created or written to, as on a read-only file system,
+    /// locks the existing file, or else the folder itself.
     ///
     /// # Errors
-    /// If another process has it, or the folder cannot be opened.
+    /// If another process holds the lock, or the folder cannot be opened.
     pub fn lock(&self) -> Result<StateLock, StateError> {
         let path = self.path.join("lock");
         let unusable = |source| StateError::Unusable { path: path.clone(), source };
@@ -105,10 +105,11 @@ impl StateDir {
         }
     }
 
-    /// The folder `name` in the state directory. It is made if it is not there and can be: the server serves without.
+    /// The path of the folder `name` in the state directory. Creates it if it does not exist; if the state directory is
+    /// not writable, only gives the path, because the server can run without the folder.
     ///
     /// # Errors
-    /// If it must not be used.
+    /// If creating it fails for another reason.
     pub fn folder(&self, name: &str) -> Result<PathBuf, StateError> {
         let path = self.path.join(name);
         match private_folder(&path) {
@@ -118,7 +119,7 @@ impl StateDir {
     }
 }
 
-/// Whether `error` keeps the server from writing and not from reading, so that it can serve.
+/// Whether `error` prevents only writing, so that the server can still serve.
 #[must_use]
 pub fn is_unwritable(error: &io::Error) -> bool {
     matches!(
@@ -127,7 +128,7 @@ pub fn is_unwritable(error: &io::Error) -> bool {
     )
 }
 
-/// Why this process cannot make files in the folder `path`, or make the folder; `None` if it can. Nothing is changed.
+/// Why this process cannot create files in the folder `path`, or create the folder; `None` if it can. Changes nothing.
 #[must_use]
 pub fn why_unwritable(path: &Path) -> Option<io::Error> {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
@@ -139,7 +140,8 @@ pub fn why_unwritable(path: &Path) -> Option<io::Error> {
     rustix::fs::accessat(rustix::fs::CWD, existing, wanted, AtFlags::EACCESS).err().map(io::Error::from)
 }
 
-/// Makes `path` and what is missing above it, for the owner alone. What root makes belongs to whose folder it is in.
+/// Creates `path` and its missing parents with mode 0700. Folders that root creates get the owner of the folder around
+/// them.
 pub fn private_folder(path: &Path) -> io::Result<()> {
     FolderHandle::open_or_make(path).map(drop)
 }
@@ -150,12 +152,12 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     folder.read(name)
 }
 
-/// Reads the regular file at `path`, which is text.
+/// Reads the regular file at `path`, which must be UTF-8.
 pub fn read_text(path: &Path) -> io::Result<String> {
     String::from_utf8(read(path)?).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not UTF-8"))
 }
 
-/// Whether there is anything at `path`.
+/// Whether `path` exists.
 pub fn exists(path: &Path) -> io::Result<bool> {
     let found = FolderHandle::of_file(path).and_then(|(folder, name)| folder.has(name));
     match found {
@@ -164,30 +166,31 @@ pub fn exists(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Stores `bytes` as `path`, readable by the owner alone, whole or not at all, and on the disk when this returns.
+/// Writes `bytes` to `path` atomically with mode 0600, and syncs file and folder.
 pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     write_whole(path, bytes, 0o600)
 }
 
-/// Stores `bytes` as `path` in the same way, for everybody to read who may enter the folder.
+/// Writes `bytes` to `path` like [`write_private`], with mode 0644.
 pub fn write_public(path: &Path, bytes: &[u8]) -> io::Result<()> {
     write_whole(path, bytes, 0o644)
 }
 
-/// A link in the place of the file is replaced.
+/// Replaces a symlink at `path` instead of following it.
 fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let folder = folder_of(path)?;
     let draft = draft_of(&folder, bytes, mode)?;
     draft.put(path.file_name().ok_or(io::ErrorKind::InvalidFilename)?)
 }
 
-/// Opens the folder that `path` is to lie in.
+/// Opens the folder of `path`.
 pub fn folder_of(path: &Path) -> io::Result<FolderHandle> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     FolderHandle::open(parent.unwrap_or(Path::new(".")))
 }
 
-/// What [`write_private`] writes, whole and on the disk in `folder`, to be given its name later: little can fail then.
+/// Writes the draft of a file like [`write_private`], and syncs it. Only the rename is left for later, which rarely
+/// fails.
 pub fn draft_private<'a>(folder: &'a FolderHandle, bytes: &[u8]) -> io::Result<Draft<'a>> {
     let draft = draft_of(folder, bytes, 0o600)?;
     draft.file.sync_all()?;
@@ -201,7 +204,7 @@ fn draft_of<'a>(folder: &'a FolderHandle, bytes: &[u8], mode: u32) -> io::Result
     Ok(draft)
 }
 
-/// Removes the file, the link or the folder at `path`, with all that is in it, if it is there.
+/// Removes `path`, a file, symlink or folder, recursively, if it exists.
 pub fn remove_all(path: &Path) -> io::Result<()> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
     match folder_of(path) {
@@ -210,7 +213,7 @@ pub fn remove_all(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes what was created, renamed or removed in `folder` survive a power cut.
+/// Syncs `folder`, so that created, renamed and removed entries survive a power failure.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
     FolderHandle::open(folder)?.sync()
 }
@@ -264,7 +267,7 @@ mod tests {
             }
             symlink(roots.join("made"), state.join("lock")).unwrap();
             assert!(StateDir::open(state).unwrap().lock().is_err());
-            // A link that is a file's is replaced, not followed.
+            // A symlink in place of a file is replaced, not followed.
             symlink(roots.join("made"), state.join("token")).unwrap();
             write_private(&state.join("token"), b"token").unwrap();
             assert!(std::fs::symlink_metadata(state.join("token")).unwrap().is_file());
@@ -282,7 +285,7 @@ mod tests {
             for path in ["a", "a/b", "a/b/key"] {
                 assert_eq!(owner(&state.join(path)), OWNER, "{path}");
             }
-            // Links that root alone could set are root's business.
+            // Root follows symlinks that root alone could have created.
             let link = roots.parent().unwrap().join("link");
             symlink("theirs", &link).unwrap();
             write_private(&link.join("file"), b"").unwrap();
