@@ -1,29 +1,30 @@
-//! What is wrong with a JSON text, in the words of those who write it: serde's errors name Rust's types and say little of
-//! what usually happened, a comment or a comma too many.
+//! Explains JSON errors to people who write JSON. serde's messages name Rust types, and do not recognize common causes,
+//! such as comments and trailing commas.
 
 use serde_json::error::Category;
 
 /// An error of a JSON text.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct JsonError {
-    /// The line, if it is known.
+    /// The line, from 1, if it is known.
     pub(super) line: Option<usize>,
-    /// The column in characters, where the text is no JSON at all.
+    /// The column in characters, from 1, for syntax errors.
     pub(super) column: Option<usize>,
-    /// What is wrong.
+    /// The explanation.
     pub(super) reason: String,
 }
 
 impl JsonError {
-    /// What `error` says of `text`, which is called `what` ("the file").
+    /// Explains `error` in `text`, which messages call `what` (such as "the file").
     pub(super) fn of(text: &str, error: &serde_json::Error, what: &str) -> Self {
         let full = error.to_string();
         let suffix = format!(" at line {} column {}", error.line(), error.column());
-        let said = full.strip_suffix(&suffix).unwrap_or(&full);
+        let message = full.strip_suffix(&suffix).unwrap_or(&full);
         let line = Some(error.line()).filter(|line| *line > 0);
         match error.classify() {
             Category::Eof => {
-                // serde counts the line behind a line end at the end of the file; nothing stands there.
+                // If the text ends with a newline, serde reports the empty line behind it. Report the last line
+                // instead.
                 let end = if error.column() == 0 { text.trim_end().len() } else { text.len() };
                 let (line, column) = position(text, end.saturating_sub(1));
                 Self { line: Some(line), column: Some(column), reason: unfinished(text, what) }
@@ -31,17 +32,17 @@ impl JsonError {
             Category::Syntax => {
                 let at = offset(text, error.line(), error.column());
                 let (line, column) = position(text, at);
-                Self { line: Some(line), column: Some(column), reason: misplaced(text, at, said) }
+                Self { line: Some(line), column: Some(column), reason: misplaced(text, at, message) }
             }
-            Category::Data | Category::Io => Self { line, column: None, reason: in_terms_of_json(said) },
+            Category::Data | Category::Io => Self { line, column: None, reason: in_terms_of_json(message) },
         }
     }
 }
 
-/// The byte that serde's line and column mean; serde counts bytes, from 1.
+/// The byte offset of serde's line and column, which count from 1, the column in bytes.
 fn offset(text: &str, line: usize, column: usize) -> usize {
     let begin: usize = text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
-    // Column 0 is the line end before.
+    // Column 0 is the end of the previous line.
     let mut at = (begin + column).saturating_sub(1).min(text.len());
     while !text.is_char_boundary(at) {
         at -= 1;
@@ -49,7 +50,7 @@ fn offset(text: &str, line: usize, column: usize) -> usize {
     at
 }
 
-/// Line and column of the byte `at`, both from 1, in characters.
+/// The line and column of the byte offset `at`, both from 1, the column in characters.
 fn position(text: &str, at: usize) -> (usize, usize) {
     let mut at = at.min(text.len());
     while !text.is_char_boundary(at) {
@@ -61,7 +62,7 @@ fn position(text: &str, at: usize) -> (usize, usize) {
     (line, column)
 }
 
-/// What is missing at the end of `text`.
+/// Explains what is missing at the end of `text`.
 fn unfinished(text: &str, what: &str) -> String {
     let mut open = Vec::new();
     let mut characters = text.chars();
@@ -84,12 +85,12 @@ fn unfinished(text: &str, what: &str) -> String {
     }
 }
 
-/// What is wrong at the byte `at`, of which serde has `said` something.
-fn misplaced(text: &str, at: usize, said: &str) -> String {
+/// Explains a syntax error at the byte offset `at`, for which serde has the message `message`.
+fn misplaced(text: &str, at: usize, message: &str) -> String {
     let rest = text.get(at..).unwrap_or_default();
     let first = rest.chars().next().unwrap_or(' ');
     let word: String = rest.chars().take_while(|c| c.is_alphanumeric() || matches!(c, '_' | '-')).take(40).collect();
-    // What was meant is told by what stands there, whichever token serde was waiting for.
+    // These characters show the cause, whichever token serde expected.
     match first {
         '/' => return "a comment (// or /* */): JSON has none; remove it".to_owned(),
         '#' => return "# begins a comment elsewhere: JSON has none; remove it".to_owned(),
@@ -100,10 +101,10 @@ fn misplaced(text: &str, at: usize, said: &str) -> String {
         '\u{feff}' => return "a byte order mark: save the file as UTF-8 without one".to_owned(),
         _ => {}
     }
-    match said {
+    match message {
         "trailing comma" => format!("trailing comma: remove the comma before this {first}"),
         "expected `,` or `}`" | "expected `,` or `]`" => {
-            let closing = if said.ends_with("`}`") { '}' } else { ']' };
+            let closing = if message.ends_with("`}`") { '}' } else { ']' };
             match first {
                 '}' | ']' => format!("{first} stands where a comma or the closing {closing} is expected"),
                 ':' => "a colon stands where a comma is expected".to_owned(),
@@ -133,29 +134,31 @@ fn misplaced(text: &str, at: usize, said: &str) -> String {
             "a backslash stands before a character that needs none; a backslash itself is written \\\\".to_owned()
         }
         "recursion limit exceeded" => "objects and lists are nested too deep".to_owned(),
-        said if said.starts_with("control character") => {
+        message if message.starts_with("control character") => {
             "a line end or another control character stands within a string; its closing \" may be missing".to_owned()
         }
-        said if said.contains("escape") || said.contains("unicode") => "the escape \\u is not complete".to_owned(),
-        said => said.to_owned(),
+        message if message.contains("escape") || message.contains("unicode") => {
+            "the escape \\u is not complete".to_owned()
+        }
+        message => message.to_owned(),
     }
 }
 
-/// Says in JSON's words what serde says of a value in Rust's.
-fn in_terms_of_json(said: &str) -> String {
-    let quoted = |prefix: &str| said.strip_prefix(prefix)?.split('`').nth(1);
+/// Translates serde's message about a value from Rust types to JSON types.
+fn in_terms_of_json(message: &str) -> String {
+    let quoted = |prefix: &str| message.strip_prefix(prefix)?.split('`').nth(1);
     if let Some(key) = quoted("missing field ") {
         return format!("the key \"{key}\" is missing");
     }
     if let Some(key) = quoted("duplicate field ") {
         return format!("the key \"{key}\" stands here twice");
     }
-    let is_of_kind = ["invalid type: ", "invalid value: "].iter().find_map(|kind| said.strip_prefix(kind));
+    let is_of_kind = ["invalid type: ", "invalid value: "].iter().find_map(|kind| message.strip_prefix(kind));
     match is_of_kind.and_then(|rest| rest.split_once(", expected ")) {
         Some((found, expected)) => {
             format!("{} stands where {} is expected", found_value(found), expected_value(expected))
         }
-        None => said.to_owned(),
+        None => message.to_owned(),
     }
 }
 
@@ -196,8 +199,8 @@ fn expected_value(expected: &str) -> &str {
 mod tests {
     use super::*;
 
-    /// `LINE:COLUMN: REASON` for a text that is no JSON.
-    fn told(text: &str) -> String {
+    /// `LINE:COLUMN: REASON` for a text that is not JSON.
+    fn explained(text: &str) -> String {
         let error = serde_json::from_str::<serde_json::Value>(text).unwrap_err();
         let error = JsonError::of(text, &error, "the file");
         format!("{}:{}: {}", error.line.unwrap(), error.column.unwrap(), error.reason)
@@ -220,7 +223,7 @@ mod tests {
             ("", "1:1: the file is empty; it must hold at least {}"),
             ("\n \n", "1:1: the file is empty; it must hold at least {}"),
         ] {
-            assert_eq!(told(text), expected, "{text:?}");
+            assert_eq!(explained(text), expected, "{text:?}");
         }
     }
 
@@ -259,11 +262,11 @@ mod tests {
             ("{} x", "1:4: something stands behind the end of the object".to_owned()),
             ("\u{feff}{}", "1:1: a byte order mark: save the file as UTF-8 without one".to_owned()),
         ] {
-            assert_eq!(told(text), expected, "{text:?}");
+            assert_eq!(explained(text), expected, "{text:?}");
         }
     }
 
-    /// serde's own sentences for everything that can be wrong with a text, so that none is passed on.
+    /// A text for each of serde's own messages, to check that none of them is shown.
     #[test]
     fn no_sentence_of_serdes_is_passed_on() {
         let texts = [
@@ -311,7 +314,7 @@ mod tests {
 
     #[test]
     fn values_of_another_kind_are_told_in_words() {
-        for (said, expected) in [
+        for (message, expected) in [
             ("missing field `domain`", "the key \"domain\" is missing"),
             ("duplicate field `domain`", "the key \"domain\" stands here twice"),
             ("invalid type: boolean `true`, expected struct Uploads", "true stands where an object is expected"),
@@ -335,7 +338,7 @@ mod tests {
             ),
             ("something of our own", "something of our own"),
         ] {
-            assert_eq!(in_terms_of_json(said), expected);
+            assert_eq!(in_terms_of_json(message), expected);
         }
     }
 
@@ -343,9 +346,9 @@ mod tests {
         #[test]
         fn no_text_panics(text in "[{}\\[\\]\":,'/#\\\\a-cé“\n0-9. -]{0,40}") {
             if let Err(error) = serde_json::from_str::<serde_json::Value>(&text) {
-                let told = JsonError::of(&text, &error, "the file");
-                proptest::prop_assert!(told.line.is_some_and(|line| line <= text.matches('\n').count() + 1));
-                proptest::prop_assert!(told.column.is_some_and(|column| column <= text.len() + 1));
+                let explained = JsonError::of(&text, &error, "the file");
+                proptest::prop_assert!(explained.line.is_some_and(|line| line <= text.matches('\n').count() + 1));
+                proptest::prop_assert!(explained.column.is_some_and(|column| column <= text.len() + 1));
             }
         }
     }

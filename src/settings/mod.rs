@@ -1,7 +1,7 @@
-//! Reading JSON settings so that an error says where it stands and what was probably meant.
+//! Parses JSON settings, with errors that give the position and the probably intended key.
 //!
-//! Pure: text in, value or [`SettingsError`] out. `provost.json` and every `constituency.json` go through [`read`], bodies of
-//! requests through [`read_body`].
+//! Pure: text in, value or [`SettingsError`] out. [`read`] parses `provost.json` and each `constituency.json`,
+//! [`read_body`] the bodies of requests.
 
 mod json_error;
 
@@ -13,12 +13,12 @@ use serde::{Deserialize, Deserializer};
 
 use json_error::JsonError;
 
-/// One thing that is wrong with a settings file: file, line, key, reason, and the nearest valid key.
+/// An error in a settings file: file, line, key, reason, and a hint such as the nearest valid key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct SettingsError {
     file: Box<Path>,
     line: Option<usize>,
-    /// The column, where the text is not JSON at all.
+    /// The column, for syntax errors.
     column: Option<usize>,
     key: Option<String>,
     reason: String,
@@ -31,7 +31,7 @@ impl SettingsError {
         Self { file: file.into(), line: None, column: None, key: None, reason: reason.to_string(), hint: None }
     }
 
-    /// An error of the top-level `key`, whose line is looked up in the file's `text`.
+    /// An error of the top-level `key`. Searches the file's `text` for its line.
     pub fn of_key(file: &Path, text: &str, key: &str, reason: impl fmt::Display) -> Self {
         Self {
             file: file.into(),
@@ -43,14 +43,14 @@ impl SettingsError {
         }
     }
 
-    /// The same error with a sentence that says what to write instead.
+    /// Adds a remedy.
     #[must_use]
     pub fn with_hint(mut self, hint: impl fmt::Display) -> Self {
         self.hint = Some(hint.to_string());
         self
     }
 
-    /// Where it stands: file, line and column as far as they are known.
+    /// The position: file, with line and column if known.
     #[must_use]
     pub fn place(&self) -> String {
         let numbers = [self.line, self.column].into_iter().flatten().map(|number| format!(":{number}"));
@@ -62,26 +62,26 @@ impl SettingsError {
         &self.file
     }
 
-    /// The line in the file, if it is known.
+    /// The line, if it is known.
     #[must_use]
     pub fn line(&self) -> Option<usize> {
         self.line
     }
 
-    /// What is wrong: key and reason.
+    /// The problem: key and reason.
     #[must_use]
     pub fn problem(&self) -> String {
         let key = self.key.as_ref().map(|key| format!("\"{key}\": ")).unwrap_or_default();
         format!("{key}{}", self.reason)
     }
 
-    /// What to write instead, if that is known.
+    /// The remedy, if there is one.
     #[must_use]
     pub fn hint(&self) -> Option<&str> {
         self.hint.as_deref()
     }
 
-    /// What is wrong: key, reason, and what to write instead.
+    /// The problem with its remedy.
     #[must_use]
     pub fn message(&self) -> String {
         let hint = self.hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
@@ -95,33 +95,35 @@ impl fmt::Display for SettingsError {
     }
 }
 
-/// Reads a `T` from the JSON `text` of `file`; unknown keys are errors if `T` denies them.
+/// Parses the JSON `text` of `file`. Unknown keys are errors if `T` denies them.
 ///
 /// # Errors
-/// The first thing that is wrong, with its line, its key and, for an unknown key, the nearest known one.
+/// The first error, with its line, its key and, for an unknown key, the nearest known one.
 pub fn read<T: DeserializeOwned>(file: &Path, text: &str) -> Result<T, SettingsError> {
-    parse(text, "the file", |told| SettingsError { file: file.into(), ..told })
+    parse(text, "the file", |error| SettingsError { file: file.into(), ..error })
 }
 
-/// Reads a `T` from the JSON body of a request.
+/// Parses the JSON body of a request.
 ///
 /// # Errors
-/// The first thing that is wrong, with its line and column in the body.
+/// The first error, with its line and column in the body.
 pub fn read_body<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
     let text = std::str::from_utf8(body).map_err(|_| "the body is not UTF-8 text".to_owned())?;
-    let named = |told: SettingsError| SettingsError { file: Path::new("body").into(), ..told };
+    let named = |error: SettingsError| SettingsError { file: Path::new("body").into(), ..error };
     parse(text, "the body", named).map_err(|error| error.to_string())
 }
 
-/// What is wrong with the JSON `text` of a file, with its line and column; serde's words name Rust's types.
+/// Explains an error of serde in the JSON `text` of a file, with line and column. serde's own message uses names of
+/// Rust types.
 #[must_use]
 pub fn explain(text: &str, error: &serde_json::Error) -> String {
-    let told = describe(text, "the file", None, error);
-    let place: Vec<String> = [told.line, told.column].into_iter().flatten().map(|number| number.to_string()).collect();
-    if place.is_empty() { told.message() } else { format!("{}: {}", place.join(":"), told.message()) }
+    let described = describe(text, "the file", None, error);
+    let position: Vec<String> =
+        [described.line, described.column].into_iter().flatten().map(|number| number.to_string()).collect();
+    if position.is_empty() { described.message() } else { format!("{}: {}", position.join(":"), described.message()) }
 }
 
-/// Reads a `T` from the JSON `text`, which is called `what`; `named` puts its name into an error.
+/// Parses the JSON `text`, which errors call `what`. `named` adds the file name to an error.
 fn parse<T: DeserializeOwned>(
     text: &str,
     what: &str,
@@ -130,7 +132,7 @@ fn parse<T: DeserializeOwned>(
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();
-        // "?" is what serde_path_to_error calls a place that it never came to.
+        // serde_path_to_error uses "?" for an unknown path.
         let path = Some(path).filter(|path| path != "." && path != "?");
         named(describe(text, what, path, &error.into_inner()))
     })?;
@@ -138,16 +140,16 @@ fn parse<T: DeserializeOwned>(
     Ok(value)
 }
 
-/// Refuses control characters, such as an escaped newline, in every string of the JSON `text` of `file`: names and paths
-/// go on into units, scripts and lines of logs, where they would be something else.
+/// Rejects control characters, such as an escaped newline, in all strings of the JSON `text` of `file`. Names and paths
+/// from it end up in systemd units, scripts and log lines, where control characters could inject text.
 ///
 /// # Errors
-/// The first string that has one, with its line and its key.
+/// The first string with a control character, with its line and key.
 pub fn check_without_controls(file: &Path, text: &str) -> Result<(), SettingsError> {
     read::<WithoutControls>(file, text).map(|_| ())
 }
 
-/// Any JSON whose strings, keys too, have no control characters.
+/// Any JSON whose strings, including keys, have no control characters.
 struct WithoutControls;
 
 impl<'de> Deserialize<'de> for WithoutControls {
@@ -202,18 +204,19 @@ impl<'de> Deserialize<'de> for WithoutControls {
     }
 }
 
-/// The error of a file without a name.
+/// Converts an error of serde to an error without a file name.
 fn describe(text: &str, what: &str, path: Option<String>, error: &serde_json::Error) -> SettingsError {
     let JsonError { line, column, reason } = JsonError::of(text, error, what);
-    let told = |key, reason, hint| SettingsError { file: Path::new("").into(), line, column, key, reason, hint };
+    let settings_error =
+        |key, reason, hint| SettingsError { file: Path::new("").into(), line, column, key, reason, hint };
     if let Some((unknown, known)) = unknown(&reason, "field") {
-        told(Some(unknown.to_owned()), "is no known key".to_owned(), Some(hint("keys", unknown, &known)))
+        settings_error(Some(unknown.to_owned()), "is no known key".to_owned(), Some(hint("keys", unknown, &known)))
     } else if let Some((unknown, known)) = unknown(&reason, "variant") {
-        // A value ("xml") or a key ("fles") that chooses one of several forms: the key above it says where it stands.
-        told(path, format!("\"{unknown}\" is not known here"), Some(hint("ones", unknown, &known)))
+        // An invalid value ("xml"), or a key ("fles") that selects one of several forms: report the key above it.
+        settings_error(path, format!("\"{unknown}\" is not known here"), Some(hint("ones", unknown, &known)))
     } else {
-        // Where the text is not JSON, no key is to blame.
-        told(path.filter(|_| column.is_none()), reason, None)
+        // A syntax error has a column, and no key.
+        settings_error(path.filter(|_| column.is_none()), reason, None)
     }
 }
 
@@ -224,14 +227,14 @@ fn hint(what: &str, unknown: &str, known: &[&str]) -> String {
     }
 }
 
-/// Takes serde's sentence about an unknown `kind` (field or variant) apart: what it is, and what would have been known.
+/// Parses serde's message about an unknown `kind` (field or variant) into the unknown name and the known ones.
 fn unknown<'a>(reason: &'a str, kind: &str) -> Option<(&'a str, Vec<&'a str>)> {
     let rest = reason.strip_prefix("unknown ")?.strip_prefix(kind)?.strip_prefix(" `")?;
     let (unknown, expected) = rest.split_once("`, ")?;
     Some((unknown, expected.split('`').skip(1).step_by(2).collect()))
 }
 
-/// The known key that `unknown` most resembles, if it resembles one.
+/// The known key that is most similar to `unknown`, if any is similar enough.
 #[must_use]
 pub fn nearest<'a>(unknown: &str, known: &[&'a str]) -> Option<&'a str> {
     let lowered = unknown.to_ascii_lowercase().replace('-', "_");
