@@ -1,4 +1,4 @@
-//! `provost.json`: the sum of what each module lets an operator set; or local mode, where there is none.
+//! The configuration: `provost.json`, which combines the settings of all modules, or local mode if there is none.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -21,43 +21,42 @@ use crate::settings::{self, SettingsError};
 #[cfg(test)]
 mod tests;
 
-/// The configuration's file, looked for in the working directory.
+/// The name of the configuration file in the working directory.
 pub const CONFIG_FILE: &str = "provost.json";
 
-/// The site's base name in local mode: all of `localhost` is loopback (RFC 6761 §6.3).
+/// The domain in local mode. All names under `localhost` are loopback (RFC 6761 §6.3).
 pub const LOCAL_DOMAIN: &str = "phones.localhost";
 
-/// Where local mode listens.
+/// The port in local mode.
 pub const LOCAL_PORT: u16 = 8443;
 
-/// A configuration, checked; every path is absolute or relative to the working directory.
+/// A checked configuration. All paths are absolute or relative to the working directory.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where it was read from; `None` is local mode.
+    /// The file that it was read from; `None` in local mode.
     pub file: Option<PathBuf>,
-    /// The site's base name, normalised.
+    /// The site's base domain, normalized.
     pub domain: String,
-    /// Where to listen.
+    /// The addresses to listen on.
     pub listen: Vec<SocketAddr>,
     /// Plain HTTP on a trusted LAN.
     pub plain_http: Option<PlainHttp>,
-    /// The folder of the constituencies.
+    /// The folder `constituencies`.
     pub constituencies: PathBuf,
     /// The state directory.
     pub state: PathBuf,
-    /// Where the server's certificate comes from.
+    /// The source of the server certificate.
     pub certificate: CertificateSource,
-    /// Trust bundles by name, each with its files; `polycom` is built in and not among them.
+    /// The configured trust bundles by name, without the built-in `polycom`.
     pub trust: BTreeMap<String, BundleFiles>,
     /// The constituency of clients without SNI.
     pub no_sni: Option<ConstituencyName>,
-    /// How old the phones' TLS may be, where a policy does not say.
+    /// The oldest accepted TLS, unless a policy overrides it.
     pub tls: TlsLevel,
-    /// The form of the access log and of diagnostics.
+    /// The format of the access log and of diagnostics.
     pub log: LogFormat,
-    /// Limits.
     pub limits: Limits,
-    /// The operators' listener; `None`: there is none.
+    /// The operators' listener; `None` if there is none.
     pub status: Option<StatusSettings>,
 }
 
@@ -79,7 +78,7 @@ pub enum CertificateSource {
 #[serde(deny_unknown_fields)]
 pub struct LocalCaSettings {}
 
-/// The same as it is typed, so that whoever gives several is told so.
+/// [`CertificateSource`] as parsed from JSON, so that several keys at once give an error.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CertificateKeys {
@@ -161,10 +160,10 @@ fn default_state() -> PathBuf {
 }
 
 impl Config {
-    /// The configuration that a command means: `--config`, else `provost.json` in the working directory, else local mode.
+    /// The configuration for a command: `--config`, else `provost.json` in the working directory, else local mode.
     ///
     /// # Errors
-    /// If the file cannot be read, or anything in it is wrong.
+    /// If the file cannot be read, or is invalid.
     pub fn find(named: Option<&Path>) -> Result<Self, SettingsError> {
         match named {
             Some(file) => Self::read(file),
@@ -173,20 +172,20 @@ impl Config {
         }
     }
 
-    /// Reads `file`.
+    /// Reads and checks `file`.
     ///
     /// # Errors
-    /// If it cannot be read, or anything in it is wrong.
+    /// If it cannot be read, or is invalid.
     pub fn read(file: &Path) -> Result<Self, SettingsError> {
         let text = std::fs::read_to_string(file)
             .map_err(|error| SettingsError::of_file(file, format!("cannot be read: {error}")))?;
         Self::parse(file, &text)
     }
 
-    /// Checks the `text` of `file`.
+    /// Parses and checks the `text` of `file`.
     ///
     /// # Errors
-    /// The first thing that is wrong, with line and key.
+    /// The first error, with its line and key.
     pub fn parse(file: &Path, text: &str) -> Result<Self, SettingsError> {
         let typed: ConfigFile = settings::read(file, text)?;
         settings::check_without_controls(file, text)?;
@@ -235,7 +234,7 @@ impl Config {
         })
     }
 
-    /// Local mode: everything works but the public name.
+    /// The configuration of local mode, where everything works except the public domain.
     #[must_use]
     pub fn local() -> Self {
         Self {
@@ -255,7 +254,7 @@ impl Config {
         }
     }
 
-    /// Where phones find the constituency `label`: with the port, unless it is that of https.
+    /// The HTTPS URL of the constituency `label`, with the port unless it is 443.
     #[must_use]
     pub fn url(&self, label: &str) -> String {
         const HTTPS: u16 = 443;
@@ -264,7 +263,7 @@ impl Config {
         format!("https://{label}.{}{port}/", self.domain)
     }
 
-    /// Where phones find the constituency `label` over plain HTTP, if a port is open for that.
+    /// The plain HTTP URL of the constituency `label`; `None` if plain HTTP is off.
     #[must_use]
     pub fn plain_http_url(&self, label: &str) -> Option<String> {
         const HTTP: u16 = 80;
@@ -274,19 +273,19 @@ impl Config {
         Some(format!("http://{label}.{}{port}/", self.domain))
     }
 
-    /// Where a server listens unless it is told otherwise.
+    /// The default addresses to listen on.
     #[must_use]
     pub fn usual_listen() -> Vec<SocketAddr> {
         vec![(Ipv4Addr::UNSPECIFIED, 443).into(), (Ipv6Addr::UNSPECIFIED, 443).into()]
     }
 
-    /// Whether this is local mode, where the local device CA is trusted.
+    /// Whether this is local mode, in which the local device CA is trusted.
     #[must_use]
     pub fn is_local(&self) -> bool {
         self.file.is_none()
     }
 
-    /// Each file and folder that it names and that the server reads, itself included.
+    /// All files and folders that the configuration names and the server reads, including the configuration file.
     #[must_use]
     pub fn files_named(&self) -> Vec<&Path> {
         let mut named: Vec<&Path> = self.file.iter().map(PathBuf::as_path).collect();
@@ -301,16 +300,17 @@ impl Config {
         named
     }
 
-    /// The names of the trust bundles that policies may use.
+    /// The names of all trust bundles.
     #[must_use]
     pub fn bundle_names(&self) -> Vec<String> {
         self.trust.keys().cloned().chain([POLYCOM.to_owned()]).collect()
     }
 
-    /// State and constituencies must not lie inside one another: what is secret in one would be served from the other.
+    /// Checks that neither of the state directory and `constituencies` contains the other: the server would serve the
+    /// secrets of the state directory.
     ///
     /// # Errors
-    /// If they do, links resolved.
+    /// If one contains the other, with symlinks resolved.
     pub fn check_apart(&self) -> Result<(), SettingsError> {
         let (state, constituencies) = (resolved(&self.state), resolved(&self.constituencies));
         if !state.starts_with(&constituencies) && !constituencies.starts_with(&state) {
@@ -337,7 +337,7 @@ fn check_listen(listen: &[SocketAddr]) -> Result<(), String> {
     }
 }
 
-/// `path` with links resolved as far as it exists.
+/// `path` with the symlinks of its existing part resolved.
 fn resolved(path: &Path) -> PathBuf {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     for existing in absolute.ancestors() {

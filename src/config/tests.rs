@@ -1,4 +1,4 @@
-//! What `provost.json` may say, and what is said of what it may not.
+//! The syntax of `provost.json`, and its error messages.
 
 use super::*;
 
