@@ -164,12 +164,11 @@ fn ask(site: &AcmeSite, request: &ControlRequest) -> anyhow::Result<ExitCode> {
 }
 
 fn show_status(site: &AcmeSite, is_json: bool) -> anyhow::Result<ExitCode> {
-    let answered = server::ask(site.state(), &ControlRequest::Status, Some(STATUS_TIMEOUT))?.and_then(
-        |mut replies| match replies.next() {
-            Some(Ok(Reply::Status(status))) => Some(*status),
-            _ => None,
-        },
-    );
+    let replies = server::ask(site.state(), &ControlRequest::Status, Some(STATUS_TIMEOUT))?;
+    let answered = replies.and_then(|mut replies| match replies.next() {
+        Some(Ok(Reply::Status(status))) => Some(*status),
+        _ => None,
+    });
     let is_running = answered.is_some();
     let status = match answered {
         Some(status) => status,

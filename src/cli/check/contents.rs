@@ -1,4 +1,5 @@
-//! What is in the files: XML that phones can read, no secret of one phone in a common file, and no file that no phone gets.
+//! Checks the content of files: XML that phones can read, no secret in a common file, and no file that is served to no
+//! phone.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,14 +14,14 @@ use crate::phone_config::{Departure, Text, UnreadableXml, XmlFile};
 use crate::serve::path::ServedPath;
 use crate::wording::counted;
 
-/// How many secrets of one file are named one by one.
+/// The most secrets of one file that are listed one by one.
 const SECRETS: usize = 10;
-/// The longest name of a parameter that is shown, in characters.
+/// The most characters of a parameter's name that are shown.
 const NAME: usize = 80;
 
-/// Looks into `files`, all that lie in the folder. Polycom's rules about XML hold if it `is_for_polycom`.
+/// Checks `files`, all files of the folder. Polycom's XML rules apply if it `is_for_polycom`.
 pub(super) fn check(
-    shelf: &ServedView<'_>,
+    view: &ServedView<'_>,
     is_for_polycom: bool,
     files: &[String],
     named: &ReadMaster,
@@ -29,24 +30,24 @@ pub(super) fn check(
     let mut found = Vec::new();
     let mut unread: BTreeMap<MacAddress, Vec<&str>> = BTreeMap::new();
     for file in files {
-        match reader(shelf, file) {
+        match reader(view, file) {
             Ok(reader) if is_read(file, named) => {
-                look_into(shelf, file, reader, is_for_polycom.then_some(named), &mut found);
+                check_content(view, file, reader, is_for_polycom.then_some(named), &mut found);
             }
-            Ok(reader) => look_for_key(shelf, file, reader, &mut found),
+            Ok(reader) => check_for_key(view, file, reader, &mut found),
             Err(foreign) => unread.entry(foreign.mac()).or_default().push(file),
         }
     }
-    report(shelf, found, "findings about files", findings);
-    findings.extend(unread.into_iter().map(|(mac, files)| not_served(shelf, mac, &files)));
-    findings.extend(ineffective_common(shelf));
+    report(view, found, "findings about files", findings);
+    findings.extend(unread.into_iter().map(|(mac, files)| not_served(view, mac, &files)));
+    findings.extend(ineffective_common(view));
 }
 
-/// Who reads `file`: every phone, or the one whose MAC address the path spells. The error is that address where no phone
-/// reads the file.
-fn reader(shelf: &ServedView<'_>, file: &str) -> Result<Option<MacAddress>, ForeignMac> {
-    let constituency = shelf.constituency;
-    let rules = shelf.rules();
+/// The reader of `file`: every phone (`None`), or the phone whose MAC address is in the path. If no phone can read the
+/// file, the error has that address.
+fn reader(view: &ServedView<'_>, file: &str) -> Result<Option<MacAddress>, ForeignMac> {
+    let constituency = view.constituency;
+    let rules = view.rules();
     let Err(foreign) = rules.check(file, None) else { return Ok(None) };
     if constituency.policy.tls.client_auth == ClientAuth::None {
         return Err(foreign);
@@ -57,12 +58,12 @@ fn reader(shelf: &ServedView<'_>, file: &str) -> Result<Option<MacAddress>, Fore
     spelled.filter(is_reader).map(Some).next().ok_or(foreign)
 }
 
-/// What it means that `files`, which spell `mac`, are served to no phone.
-fn not_served(shelf: &ServedView<'_>, mac: MacAddress, files: &[&str]) -> Finding {
-    let constituency = shelf.constituency;
+/// The finding that `files`, whose paths contain `mac`, are served to no phone.
+fn not_served(view: &ServedView<'_>, mac: MacAddress, files: &[&str]) -> Finding {
+    let constituency = view.constituency;
     let name = &constituency.name;
     let asks = constituency.policy.tls.client_auth;
-    let elsewhere = || shelf.registry.served().find(|other| other.lists(mac)).map(|other| &other.name);
+    let elsewhere = || view.registry.served().find(|other| other.lists(mac)).map(|other| &other.name);
     let digest = if asks == ClientAuth::Digest { " --digest" } else { "" };
     let allow = format!("provost allow {mac} --constituency {name}{digest}");
     let patterns: Vec<String> = files.iter().map(|file| format!("{:?}", CommonNames::pattern_for(file))).collect();
@@ -93,35 +94,36 @@ fn not_served(shelf: &ServedView<'_>, mac: MacAddress, files: &[&str]) -> Findin
             None => (FindingLevel::Warning, format!("the path holds {mac}, a MAC address on no list"), Some(for_all)),
         },
     };
-    let finding = shelf.finding(level, "", format!("served to no phone: {}: {why}", files.join(", ")));
+    let finding = view.finding(level, "", format!("served to no phone: {}: {why}", files.join(", ")));
     Finding { remedy, ..finding }
 }
 
-/// Whether `mac` can be a phone's and stands alone in the first of `files`, so that its digits are not a guess.
+/// Whether `mac` is a valid phone address and the only one in the paths of `files`. Otherwise its digits may not be an
+/// address.
 fn is_phones(mac: MacAddress, files: &[&str]) -> bool {
     let spelled: BTreeSet<_> =
         files.iter().flat_map(|file| file.split('/').flat_map(spelled_in)).map(|it| it.mac).collect();
     mac.check_phone().is_ok() && spelled.len() == 1
 }
 
-/// Entries of the policy that mean less than they seem to.
-fn ineffective_common<'a>(shelf: &'a ServedView<'_>) -> impl Iterator<Item = Finding> + 'a {
-    let constituency = shelf.constituency;
+/// Policy entries that have less effect than they seem to have.
+fn ineffective_common<'a>(view: &'a ServedView<'_>) -> impl Iterator<Item = Finding> + 'a {
+    let constituency = view.constituency;
     let of_phones = constituency.policy.common.spelled().filter(|mac| constituency.lists(*mac));
     let of_phones = of_phones.map(|mac| {
         let message = format!("\"common\": {mac} is on a list, so its files stay its own; remove the pattern");
-        shelf.finding(FindingLevel::Warning, POLICY_FILE, message)
+        view.finding(FindingLevel::Warning, POLICY_FILE, message)
     });
     let unassigned = constituency.listed_phones().filter(|mac| mac.has_zero_prefix()).map(|mac| {
         let message = format!(
             "{mac} is on a list, but no phone has a MAC address that begins with 000000, and files of that name are common; remove the line"
         );
-        shelf.finding(FindingLevel::Warning, POLICY_FILE, message)
+        view.finding(FindingLevel::Warning, POLICY_FILE, message)
     });
     of_phones.chain(unassigned)
 }
 
-/// Whether `file` can be a configuration of some vendor's.
+/// Whether `file` can be a configuration file of some vendor.
 fn is_read(file: &str, named: &ReadMaster) -> bool {
     let name = file.rsplit('/').next().unwrap_or_default();
     let extension = name.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase());
@@ -129,29 +131,29 @@ fn is_read(file: &str, named: &ReadMaster) -> bool {
         || named.named.contains_key(file)
 }
 
-/// Whether Polycom's phones are expected to read `text` as XML.
+/// Whether Polycom phones read `text` as XML.
 fn is_xml(file: &str, text: &str, named: &ReadMaster) -> bool {
     let extension = file.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase());
     let is_yealinks = text.trim_start().starts_with("#!version");
     named.named.contains_key(file) || matches!(extension.as_deref(), Some("cfg" | "xml")) && !is_yealinks
 }
 
-/// Looks into one file; `named` is given where Polycom's rules hold.
-fn look_into(
-    shelf: &ServedView<'_>,
+/// Checks one file. `named` is given if Polycom's rules apply.
+fn check_content(
+    view: &ServedView<'_>,
     file: &str,
     reader: Option<MacAddress>,
     named: Option<&ReadMaster>,
     found: &mut Vec<Finding>,
 ) {
     let Ok(path) = ServedPath::parse(&format!("/{}", file.replace('%', "%25"))) else {
-        found.push(shelf.finding(FindingLevel::Warning, file, "no phone can ask for a file of this name"));
+        found.push(view.finding(FindingLevel::Warning, file, "no phone can ask for a file of this name"));
         return;
     };
-    let opened = match shelf.find(&path, reader) {
+    let opened = match view.find(&path, reader) {
         ServedFile::Regular(opened) => opened,
-        ServedFile::NotServed(reason) => return found.push(shelf.finding(FindingLevel::Warning, file, reason)),
-        // It has just been removed.
+        ServedFile::NotServed(reason) => return found.push(view.finding(FindingLevel::Warning, file, reason)),
+        // It was just removed.
         ServedFile::Absent => return,
     };
     let bytes = match read(opened) {
@@ -159,18 +161,18 @@ fn look_into(
         ServedContent::TooLarge => {
             let is_configuration = named.is_some_and(|named| is_xml(file, "", named));
             let message = format!("is larger than {} MiB and was not looked into", LARGEST >> 20);
-            return found.extend(is_configuration.then(|| shelf.finding(FindingLevel::Note, file, message)));
+            return found.extend(is_configuration.then(|| view.finding(FindingLevel::Note, file, message)));
         }
         ServedContent::Unreadable(error) => {
-            return found.push(shelf.finding(FindingLevel::Warning, file, format!("cannot be read: {error}")));
+            return found.push(view.finding(FindingLevel::Warning, file, format!("cannot be read: {error}")));
         }
     };
     let text = match Text::decode(&bytes) {
         Ok(text) => text,
         Err(error) => {
-            found.extend(key_to_be_read(shelf, file, reader, &bytes));
+            found.extend(key_to_be_read(view, file, reader, &bytes));
             let named = named.filter(|named| is_xml(file, "", named));
-            return found.extend(named.and_then(|named| unreadable(shelf, file, &error, named)));
+            return found.extend(named.and_then(|named| unreadable(view, file, &error, named)));
         }
     };
     let read = XmlFile::read(&text);
@@ -179,23 +181,23 @@ fn look_into(
         each_secret(&text, read.as_ref(), |name, kind, line| secrets.add(name, kind, line));
     }
     if secrets.count == 0 {
-        found.extend(key_to_be_read(shelf, file, reader, &bytes));
+        found.extend(key_to_be_read(view, file, reader, &bytes));
     }
-    found.extend(readable_by_others(shelf, file, &secrets));
+    found.extend(readable_by_others(view, file, &secrets));
     if let Some(named) = named.filter(|named| is_xml(file, text.as_str(), named)) {
         match &read {
-            Err(error) => found.extend(unreadable(shelf, file, error, named)),
+            Err(error) => found.extend(unreadable(view, file, error, named)),
             Ok(read) => {
-                found.extend(read.broken_off.as_ref().and_then(|error| unreadable(shelf, file, error, named)));
+                found.extend(read.broken_off.as_ref().and_then(|error| unreadable(view, file, error, named)));
                 let departs =
-                    |it: &Departure| shelf.finding(FindingLevel::Warning, &format!("{file}:{}", it.place), &it.message);
+                    |it: &Departure| view.finding(FindingLevel::Warning, &format!("{file}:{}", it.place), &it.message);
                 found.extend(read.departures.iter().map(departs));
             }
         }
     }
 }
 
-/// The secrets in one file: the first few, and how many there are.
+/// The secrets in one file: the first few, and their number.
 #[derive(Default)]
 struct Secrets {
     first: Vec<(String, FoundSecret, u32)>,
@@ -211,49 +213,49 @@ impl Secrets {
     }
 }
 
-/// Looks into a file that phones do not take for a configuration, unless it is too large to be a key's.
-fn look_for_key(shelf: &ServedView<'_>, file: &str, reader: Option<MacAddress>, found: &mut Vec<Finding>) {
+/// Searches a file that is not a configuration for a private key, unless it is too large for one.
+fn check_for_key(view: &ServedView<'_>, file: &str, reader: Option<MacAddress>, found: &mut Vec<Finding>) {
     const LARGEST_WITH_KEY: u64 = 1 << 20;
     let Ok(path) = ServedPath::parse(&format!("/{}", file.replace('%', "%25"))) else { return };
-    let ServedFile::Regular(opened) = shelf.find(&path, reader) else { return };
+    let ServedFile::Regular(opened) = view.find(&path, reader) else { return };
     if opened.metadata().is_ok_and(|metadata| metadata.len() <= LARGEST_WITH_KEY)
         && let ServedContent::Bytes(bytes) = read(opened)
     {
-        found.extend(key_to_be_read(shelf, file, reader, &bytes));
+        found.extend(key_to_be_read(view, file, reader, &bytes));
     }
 }
 
-/// What it means that a private key stands in a file that is served.
-fn key_to_be_read(shelf: &ServedView<'_>, file: &str, reader: Option<MacAddress>, bytes: &[u8]) -> Option<Finding> {
+/// The finding that a served file contains a private key.
+fn key_to_be_read(view: &ServedView<'_>, file: &str, reader: Option<MacAddress>, bytes: &[u8]) -> Option<Finding> {
     let line = private_key(bytes)?;
     let (level, who) = match reader {
-        None => others(shelf),
+        None => others(view),
         Some(_) => (FindingLevel::Note, "its phone"),
     };
-    let finding = shelf.finding(level, &format!("{file}:{line}"), format!("holds a private key that {who} can read"));
+    let finding = view.finding(level, &format!("{file}:{line}"), format!("holds a private key that {who} can read"));
     Some(finding.with_remedy("move it out of the folder, and replace it if others may have read it"))
 }
 
-/// Who can read a file that is not one phone's own, and how bad it is if that holds a secret.
-fn others(shelf: &ServedView<'_>) -> (FindingLevel, &'static str) {
-    let policy = &shelf.constituency.policy;
+/// Who can read a common file, and the level of a secret in it.
+fn others(view: &ServedView<'_>) -> (FindingLevel, &'static str) {
+    let policy = &view.constituency.policy;
     match (policy.tls.client_auth, &policy.phones) {
         (ClientAuth::None, _) => (FindingLevel::Error, "anybody"),
-        _ if shelf.over_plain_http => (FindingLevel::Error, "anybody in the networks of \"plain_http\""),
+        _ if view.over_plain_http => (FindingLevel::Error, "anybody in the networks of \"plain_http\""),
         (_, Phones::Any) => (FindingLevel::Warning, "every phone with a valid certificate"),
         (_, Phones::Listed(_)) => (FindingLevel::Warning, "every phone of the constituency"),
     }
 }
 
-/// A file that cannot be read, or not to its end. Of a master configuration it has been said.
-fn unreadable(shelf: &ServedView<'_>, file: &str, error: &UnreadableXml, named: &ReadMaster) -> Option<Finding> {
+/// The finding that a file cannot be read, or not to its end. For a master configuration it was reported before.
+fn unreadable(view: &ServedView<'_>, file: &str, error: &UnreadableXml, named: &ReadMaster) -> Option<Finding> {
     let level = if named.named.contains_key(file) { FindingLevel::Error } else { FindingLevel::Warning };
-    (!named.masters.contains(file)).then(|| shelf.finding(level, file, error))
+    (!named.masters.contains(file)).then(|| view.finding(level, file, error))
 }
 
-/// What it means that `secrets` stand in a file that is not one phone's own. Values are not shown.
-fn readable_by_others(shelf: &ServedView<'_>, file: &str, secrets: &Secrets) -> Vec<Finding> {
-    let (level, who) = others(shelf);
+/// The findings that a common file contains `secrets`. Values are not shown.
+fn readable_by_others(view: &ServedView<'_>, file: &str, secrets: &Secrets) -> Vec<Finding> {
+    let (level, who) = others(view);
     let advice = "a file with a phone's MAC address in its name is for that phone alone";
     let one = |(name, kind, line): &(String, FoundSecret, u32)| {
         let what = match kind {
@@ -262,13 +264,13 @@ fn readable_by_others(shelf: &ServedView<'_>, file: &str, secrets: &Secrets) -> 
             FoundSecret::InRule => "a rule with a password",
         };
         let finding =
-            shelf.finding(level, &format!("{file}:{line}"), format!("{name} holds {what} that {who} can read"));
+            view.finding(level, &format!("{file}:{line}"), format!("{name} holds {what} that {who} can read"));
         finding.with_remedy(advice)
     };
     let mut all: Vec<Finding> = secrets.first.iter().map(one).collect();
     if secrets.count > SECRETS {
         let message = format!("{} that {who} can read", counted(secrets.count - SECRETS, "more secret"));
-        all.push(shelf.finding(level, file, message));
+        all.push(view.finding(level, file, message));
     }
     all
 }

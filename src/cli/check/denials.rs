@@ -1,4 +1,5 @@
-//! What `check` finds of server-wide denials: who is denied by whom and why, and where that has no effect.
+//! Findings about server-wide denials: the denied phones with operator and reason, and constituencies where denials
+//! have no effect.
 
 use std::io::ErrorKind;
 
@@ -8,13 +9,13 @@ use crate::config::Config;
 use crate::constituency::denials::{DenialsError, FILE};
 use crate::constituency::{Registry, ServerDenials};
 
-/// How many are named.
+/// The most phones that are listed.
 const NAMED: usize = 50;
 
-/// The denials of `config`'s server; where they cannot be read, a finding says so.
+/// The denials of `config`'s server. If they cannot be read, adds a finding.
 pub(super) fn read(config: &Config, findings: &mut Vec<Finding>) -> ServerDenials {
     ServerDenials::read(&config.state).unwrap_or_else(|error| {
-        // Who may not look into the state directory at all does not know whether there are any.
+        // A user who cannot open the state directory cannot know whether there are any.
         let is_hidden =
             matches!(&error, DenialsError::Folder { source, .. } if source.kind() == ErrorKind::PermissionDenied);
         let level = if is_hidden { FindingLevel::Warning } else { FindingLevel::Error };
@@ -23,7 +24,7 @@ pub(super) fn read(config: &Config, findings: &mut Vec<Finding>) -> ServerDenial
     })
 }
 
-/// Looks at `denials`, and at the constituencies of `registry`.
+/// Adds findings about `denials` and the constituencies of `registry`.
 pub(super) fn check(config: &Config, denials: &ServerDenials, registry: &Registry, findings: &mut Vec<Finding>) {
     let phones = denials.phones();
     let named = phones.iter().take(NAMED);

@@ -1,8 +1,8 @@
-//! A constituency as its phones would read it: what lies in its folder, what its master configurations name, what is in
-//! those files, and what phones have uploaded over it.
+//! Checks a constituency as its phones see it: the files in its folder, the names in its master configurations, the
+//! content of those files, and the uploads that replace files.
 //!
-//! The folder may be anybody's work: nothing is followed that phones would not be served, files are read up to a bound and
-//! firmware not at all, and what is said of one thing many times over is said once, with a count.
+//! The folder is not trusted: links are followed only if phones are served through them, files are read up to a limit,
+//! firmware is not read, and repeated findings are summarized with a count.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -23,7 +23,7 @@ use crate::serve::site::Site;
 use crate::serve::symlink_diagnostics;
 use crate::state::Entry;
 
-/// Reads the folder of `constituency`; `seen` are the phones that were seen anywhere.
+/// Checks the folder of `constituency`. `seen` are the phones that were seen in any constituency.
 pub(super) fn check(
     config: &Config,
     site: &Site,
@@ -34,9 +34,9 @@ pub(super) fn check(
     let registry = site.registry();
     let Ok(root) = config.constituencies.canonicalize() else { return };
     let over_plain_http = config.plain_http.is_some() && constituency.policy.plain_http;
-    let shelf = ServedView { root: &root, constituency, registry, over_plain_http };
-    let files = Walk { shelf: &shelf, findings }.through();
-    let is_for_polycom = vendors::is_for_polycom(config, &shelf, &files);
+    let view = ServedView { root: &root, constituency, registry, over_plain_http };
+    let files = Walk { view: &view, findings }.through();
+    let is_for_polycom = vendors::is_for_polycom(config, &view, &files);
     let named = if is_for_polycom {
         let here = seen.iter().filter(|phone| phone.constituency == constituency.name);
         let around = master_configs::Surroundings {
@@ -44,27 +44,27 @@ pub(super) fn check(
             is_own_host: &|host| site.by_host(host).is_some_and(|found| found.name == constituency.name),
             models: here.filter_map(|phone| Some((phone.mac, phone.model.clone()?))).collect(),
         };
-        master_configs::check(&shelf, &around, &files, findings)
+        master_configs::check(&view, &around, &files, findings)
     } else {
         master_configs::ReadMaster::default()
     };
-    contents::check(&shelf, is_for_polycom, &files, &named, findings);
-    overlay::check(&shelf, &files, &named, &config.state, findings);
+    contents::check(&view, is_for_polycom, &files, &named, findings);
+    overlay::check(&view, &files, &named, &config.state, findings);
 }
 
-/// A look at every name in the folder.
+/// A walk through every name in the folder.
 struct Walk<'a> {
-    shelf: &'a ServedView<'a>,
+    view: &'a ServedView<'a>,
     findings: &'a mut Vec<Finding>,
 }
 
 impl Walk<'_> {
-    /// Every regular file that could be served, by its path in the folder.
+    /// Every regular file that can be served, by its path in the folder.
     fn through(mut self) -> Vec<String> {
         let mut files = Vec::new();
         let mut folders = vec![PathBuf::new()];
         while let Some(folder) = folders.pop() {
-            match self.shelf.handle().and_then(|top| top.beneath(&folder)?.entries()) {
+            match self.view.handle().and_then(|top| top.beneath(&folder)?.entries()) {
                 Ok(entries) => self.at(&folder, entries, &mut folders, &mut files),
                 Err(error) => self.warn(&folder, format!("the folder cannot be read: {error}")),
             }
@@ -81,17 +81,17 @@ impl Walk<'_> {
             spellings.entry(name.to_lowercase()).or_default().push(name);
             match kind {
                 FileType::Symlink => {
-                    if let Err(problem) = self.follow(&self.shelf.folder().join(&path)) {
+                    if let Err(problem) = self.follow(&self.view.folder().join(&path)) {
                         self.warn(&path, problem);
                     }
                 }
                 FileType::Directory => folders.push(path),
                 FileType::RegularFile => {
                     let text = path.to_string_lossy().into_owned();
-                    let file = self.shelf.folder().join(&path);
+                    let file = self.view.folder().join(&path);
                     if accessat(CWD, file, Access::READ_OK, AtFlags::EACCESS).is_err() {
                         let message = "permission denied for the user of the server: phones do not get this file";
-                        self.findings.push(self.shelf.finding(FindingLevel::Error, &text, message));
+                        self.findings.push(self.view.finding(FindingLevel::Error, &text, message));
                     }
                     files.push(text);
                 }
@@ -100,7 +100,7 @@ impl Walk<'_> {
         }
         for mut names in spellings.into_values().filter(|names| names.len() > 1) {
             names.sort();
-            // The server tries the other case of the digits of the phone's own MAC address, and of nothing else.
+            // The server tries the other case only for the digits of the phone's own MAC address.
             let owner = spelled_in(&names[0]).into_iter().map(|it| it.mac).find(|mac| are_one_but_for(&names, *mac));
             let message = match owner {
                 Some(_) => "the case of the MAC address; a phone gets the one it spells, else the lower-case one",
@@ -110,7 +110,7 @@ impl Walk<'_> {
         }
     }
 
-    /// The name of an entry, unless nobody is ever served it.
+    /// The name of an entry, unless it is never served.
     fn served_name(&mut self, folder: &Path, name: OsString) -> Option<String> {
         match name.into_string() {
             Ok(name) if path::is_hidden(&folder.join(&name).to_string_lossy()) => None,
@@ -124,28 +124,28 @@ impl Walk<'_> {
 
     /// Whether phones can be served through the link at `path`.
     fn follow(&self, path: &Path) -> Result<(), String> {
-        let real = symlink_diagnostics::check_text(self.shelf.root, path)?;
-        let below_root = real.strip_prefix(self.shelf.root).unwrap_or(&real);
+        let real = symlink_diagnostics::check_text(self.view.root, path)?;
+        let below_root = real.strip_prefix(self.view.root).unwrap_or(&real);
         let mut parts = below_root.components();
         let owner = parts.next().map(|owner| owner.as_os_str().to_string_lossy().into_owned()).unwrap_or_default();
-        if owner == self.shelf.constituency.name.as_str() {
+        if owner == self.view.constituency.name.as_str() {
             return Ok(());
         }
-        let Some(other) = self.shelf.registry.served().find(|other| other.name.as_str() == owner) else {
+        let Some(other) = self.view.registry.served().find(|other| other.name.as_str() == owner) else {
             return Err(format!("the link leads into {owner}, which is no constituency that is served"));
         };
         let mut shared = parts.as_path().to_string_lossy().into_owned();
         if real.is_dir() {
-            // What counts is what lies in it.
+            // The rule is about files in the folder, so try one.
             shared.push_str("/file");
         }
-        let rules = NameRules::linked(self.shelf.registry.listed(), self.shelf.constituency, other);
+        let rules = NameRules::linked(self.view.registry.listed(), self.view.constituency, other);
         check_shared(&shared, None, &rules).map_err(|denial| denial.to_string())
     }
 
     fn warn(&mut self, path: &Path, message: impl Display) {
         let path = path.to_string_lossy();
-        self.findings.push(self.shelf.finding(FindingLevel::Warning, &path, message));
+        self.findings.push(self.view.finding(FindingLevel::Warning, &path, message));
     }
 }
 

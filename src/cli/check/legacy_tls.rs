@@ -1,4 +1,4 @@
-//! Constituencies that open the old lane to phones which are refused there all the same, for want of an RSA certificate.
+//! Constituencies that allow legacy TLS but have no RSA certificate, without which it cannot work.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::constituency::{CertificateNames, Constituency, TlsLevel};
 use crate::serve::site::Site;
 
-/// Looks at what would be shown of files. Where there is nothing at all to show, the old lane is the least of it.
+/// Checks the certificates from files. If there are none at all, another finding reports that.
 pub(super) fn check_files(config: &Config, site: &Site, live: LiveCertificates, findings: &mut Vec<Finding>) {
     if live.is_empty() {
         return;
@@ -24,7 +24,7 @@ pub(super) fn check_files(config: &Config, site: &Site, live: LiveCertificates, 
     check(config, site, has_rsa, "add a pair with an RSA key to \"files\"", findings);
 }
 
-/// Looks at the keys that certificates are obtained for. Those for exact names are always RSA.
+/// Checks the kinds of keys of ACME certificates. Certificates for exact names always have RSA keys.
 pub(super) fn check_acme(config: &Config, site: &Site, settings: &AcmeSettings, findings: &mut Vec<Finding>) {
     let has_rsa = |constituency: &Constituency| settings.keys.contains(&KeyKind::Rsa2048) || is_exact(constituency);
     check(config, site, has_rsa, "add \"rsa-2048\" to \"keys\"", findings);

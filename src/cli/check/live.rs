@@ -1,8 +1,7 @@
-//! What `check --live` asks outside this machine: whether phones find the way here, whether the CAs are there and may
-//! issue, and whether a record that is published here is seen everywhere. It says what it finds out as it goes; what is
-//! wrong is among the findings.
+//! `check --live` also queries DNS and CAs: whether the names resolve, whether each CA answers and may issue, and
+//! whether a published record reaches every authoritative server. Progress is printed at once; faults become findings.
 //!
-//! The one thing changed is the probe record, which is removed again, also when interrupted.
+//! It changes only one thing: it publishes a probe record, and removes it afterwards, also when interrupted.
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -14,7 +13,7 @@ use crate::app::exact_names;
 use crate::config::{CertificateSource, Config};
 use crate::dns::{CaaRecords, Dns, DnsError, Issuer, addresses, probe, wildcard_addresses};
 
-/// Asks all that `config` makes worth asking.
+/// Runs the queries that apply to `config`.
 pub(super) async fn check(config: &Config, progress: Progress, findings: &mut Vec<Finding>) {
     if config.is_local() {
         findings.push(Finding::new(
@@ -40,7 +39,7 @@ pub(super) async fn check(config: &Config, progress: Progress, findings: &mut Ve
     }
 }
 
-/// Whether an exact name is found by itself, may be issued for, and can be proven.
+/// Checks whether an exact name resolves, whether the CAs may issue for it, and whether its challenge can be published.
 async fn check_exact(
     name: &str,
     config: &Config,
@@ -61,7 +60,7 @@ async fn check_exact(
         Err(error) => findings.push(Finding::new(FindingLevel::Error, DNS, error)),
     }
     check_exact_caa(name, config, settings, findings).await;
-    // What is wrong with its files has been found before.
+    // Errors in its files were reported before.
     let Ok(dns) = Dns::open(&settings.dns) else { return };
     match dns.stands_alone(name).await {
         // A probe would hide its address, too.
@@ -76,7 +75,7 @@ async fn check_exact_caa(name: &str, config: &Config, settings: &AcmeSettings, f
         Err(error) => return findings.push(Finding::new(FindingLevel::Error, DNS, error)),
     };
     for directory in settings.directories() {
-        // What else is wrong with them has been found before.
+        // Other errors of the CA were reported before.
         let Ok(ca) = AcmeCa::new(directory, &config.state) else { continue };
         let Ok((offer, account)) = ca.survey().await.and_then(|offer| Ok((offer, ca.account_url()?))) else { continue };
         let issuer = Issuer { identities: offer.caa_identities(), account: account.as_deref() };
@@ -93,7 +92,8 @@ fn publish_address(name: &str) -> String {
     format!("publish, with the address that this server has in public: {name}. A ADDRESS (AAAA for IPv6)")
 }
 
-/// Whether a name that nobody has made leads anywhere. Whether it leads here, only the outside could say.
+/// Checks whether an arbitrary name below the domain resolves. Only an outside observer could tell whether the address
+/// leads here.
 async fn check_wildcard(domain: &str, resolvers: &[String], progress: Progress, findings: &mut Vec<Finding>) {
     match wildcard_addresses(resolvers, domain).await {
         Ok(addresses) if addresses.is_empty() => {
@@ -104,13 +104,13 @@ async fn check_wildcard(domain: &str, resolvers: &[String], progress: Progress, 
         }
         Ok(addresses) => {
             let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-            progress.tell(&format!("*.{domain}: leads to {}", addresses.join(", ")));
+            progress.print(&format!("*.{domain}: leads to {}", addresses.join(", ")));
         }
         Err(error) => findings.push(Finding::new(FindingLevel::Error, DNS, error)),
     }
 }
 
-/// Whether each CA is there, offers what the settings want, and may issue.
+/// Checks whether each CA answers, offers what the settings want, and may issue.
 async fn check_cas(config: &Config, settings: &AcmeSettings, progress: Progress, findings: &mut Vec<Finding>) {
     let caa = CaaRecords::find(&settings.dns.resolvers, &config.domain).await;
     match &caa {
@@ -121,15 +121,15 @@ async fn check_cas(config: &Config, settings: &AcmeSettings, progress: Progress,
         }
     }
     for directory in settings.directories() {
-        // What is wrong with its files has been found before.
+        // Errors in its files were reported before.
         let Ok(ca) = AcmeCa::new(directory.clone(), &config.state) else { continue };
         let url = directory.directory.url();
         let surveyed = ca.survey().await.and_then(|offer| Ok((offer, ca.account_url()?)));
         match surveyed {
             Ok((offer, account)) => {
-                progress.tell(&format!("{url}: answers{}", described(&offer, account.as_deref())));
+                progress.print(&format!("{url}: answers{}", described(&offer, account.as_deref())));
                 if let Ok(caa) = &caa {
-                    findings.extend(judge(caa, url, &offer, account.as_deref(), progress));
+                    findings.extend(check_caa(caa, url, &offer, account.as_deref(), progress));
                 }
             }
             Err(failure) => findings.push(Finding::new(FindingLevel::Error, CERTIFICATE, failure)),
@@ -146,8 +146,8 @@ fn described(offer: &DirectoryMeta, account: Option<&str>) -> String {
     parts.into_iter().flatten().map(|part| format!("; {part}")).collect()
 }
 
-/// Whether the CAA records let the CA issue to us; if all goes well, what could be bound tighter.
-fn judge(
+/// Whether the CAA records allow the CA to issue to us. If so, a note says how they could be stricter.
+fn check_caa(
     caa: &CaaRecords,
     url: &str,
     offer: &DirectoryMeta,
@@ -165,7 +165,7 @@ fn judge(
             Finding::new(FindingLevel::Error, DNS, refusal).with_remedy(format!("to permit it, publish: {records}")),
         ),
         Ok(open) if open.is_empty() => {
-            progress.tell(&format!("{url}: the CAA records let {} issue", issuer.identities.join(", ")));
+            progress.print(&format!("{url}: the CAA records let {} issue", issuer.identities.join(", ")));
             None
         }
         Ok(open) => {
@@ -177,13 +177,13 @@ fn judge(
     }
 }
 
-/// Whether the primary lets us publish a record, and every authority shows it.
+/// Checks whether the primary lets us publish a record, and whether every authoritative server returns it.
 async fn check_primary(domain: &str, settings: &AcmeSettings, progress: Progress, findings: &mut Vec<Finding>) {
-    // What is wrong with its files has been found before.
+    // Errors in its files were reported before.
     let Ok(dns) = Dns::open(&settings.dns) else { return };
     let error = |error: DnsError| Finding::new(FindingLevel::Error, DNS, error);
     let challenge = format!("_acme-challenge.{domain}");
-    match probe(&dns, &challenge, &|line| progress.tell(&line), interrupted()).await {
+    match probe(&dns, &challenge, &|line| progress.print(&line), interrupted()).await {
         Err(nowhere) => findings.push(error(nowhere)),
         Ok(probe) => {
             match probe.seen {
@@ -195,16 +195,16 @@ async fn check_primary(domain: &str, settings: &AcmeSettings, progress: Progress
     }
 }
 
-/// Where progress, and what is good, goes.
+/// The output for progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Progress {
     Stdout,
-    /// Beside JSON.
+    /// Used if standard output carries JSON.
     Stderr,
 }
 
 impl Progress {
-    fn tell(self, line: &str) {
+    fn print(self, line: &str) {
         match self {
             Self::Stdout => say(&shown(line)),
             Self::Stderr => note(&shown(line)),
@@ -212,7 +212,8 @@ impl Progress {
     }
 }
 
-/// Ends when this process is told to end; from then on it does so by itself, in order.
+/// Completes on SIGINT, SIGTERM or SIGHUP. From the first call on, these signals no longer end the process by
+/// themselves.
 async fn interrupted() {
     let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()), signal(SignalKind::hangup()));
     if let (Ok(mut interrupt), Ok(mut terminate), Ok(mut hang_up)) = signals {

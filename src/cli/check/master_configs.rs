@@ -1,9 +1,9 @@
-//! What master configurations name for phones, and whether phones would get it: every master configuration, for every
-//! phone that begins with it, and for every model that it names.
+//! Checks master configurations: whether phones get what these name. It reads every master configuration, for every
+//! phone that uses it and for every model that it names.
 //!
-//! A URL with a path is usual (`https://…/app/provision/`), so masters are looked for in every folder, and what they name
-//! lies relative to theirs. A `<mac>.cfg` that names nothing is a parameter file. Whether a phone then reads
-//! `000000000000.cfg` too is not known, so what that names is checked for the phone as well.
+//! URLs with a path are common (`https://…/app/provision/`), so masters are searched in every folder, and their names
+//! are relative to that folder. A `<mac>.cfg` without names is a parameter file. It is not known whether a phone with
+//! one also reads `000000000000.cfg`, so the names in that are checked for the phone, too.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
@@ -20,47 +20,47 @@ use crate::serve::access_control::upload_name::UploadName;
 use crate::serve::path::ServedPath;
 use crate::virtual_phone::{ServerUrl, UnusableUrl};
 
-/// The master configuration of phones that have none of their own.
+/// The master configuration of phones without their own.
 const COMMON: &str = "000000000000.cfg";
 
-/// What is known beside the folder.
+/// What is known besides the folder.
 pub(super) struct Surroundings<'a> {
-    /// Where phones find the folder.
+    /// The URL of the folder.
     pub(super) url: &'a str,
-    /// Whether a host name leads to this constituency.
+    /// Whether a host name belongs to this constituency.
     pub(super) is_own_host: &'a dyn Fn(&str) -> bool,
-    /// The models of phones that were seen here, as User-Agents write them.
+    /// The models of phones that were seen here, as in User-Agents.
     pub(super) models: HashMap<MacAddress, String>,
 }
 
-/// The files that phones begin with, and those that these name.
+/// The master configurations, and the files that they name.
 #[derive(Default)]
 pub(super) struct ReadMaster {
     pub(super) masters: BTreeSet<String>,
-    /// Each file that a master configuration names, and where: `000000000000.cfg:2 in CONFIG_FILES`.
+    /// Each named file, with the place that names it: `000000000000.cfg:2 in CONFIG_FILES`.
     pub(super) named: BTreeMap<String, String>,
 }
 
-/// Reads as every phone would, `files` being all that lies in the folder.
+/// Reads the master configurations as every phone does. `files` are all files of the folder.
 pub(super) fn check(
-    shelf: &ServedView<'_>,
+    view: &ServedView<'_>,
     around: &Surroundings<'_>,
     files: &[String],
     findings: &mut Vec<Finding>,
 ) -> ReadMaster {
     let mut reading = MasterWalk {
-        shelf,
+        view,
         around,
         files,
         in_any_case: files.iter().map(|file| (file.to_lowercase(), file.as_str())).collect(),
         masters: HashMap::new(),
-        looked: HashMap::new(),
+        checked: HashMap::new(),
         read: ReadMaster::default(),
         missing: BTreeMap::new(),
         firmware: BTreeSet::new(),
         found: Vec::new(),
     };
-    let phones = phones(shelf);
+    let phones = phones(view);
     let folders = folders(files);
     let mut begun: BTreeMap<(String, String), Vec<Option<MacAddress>>> = BTreeMap::new();
     let mut without_master = 0_usize;
@@ -77,17 +77,17 @@ pub(super) fn check(
     for ((folder, file), phones) in &begun {
         reading.follow(folder, file, phones);
     }
-    if without_master > 0 && shelf.constituency.policy.tls.client_auth != ClientAuth::None {
+    if without_master > 0 && view.constituency.policy.tls.client_auth != ClientAuth::None {
         let message =
             format!("there is no {COMMON}, and phones without a file of their own find nothing to begin with");
-        findings.push(shelf.finding(FindingLevel::Note, "", message));
+        findings.push(view.finding(FindingLevel::Note, "", message));
     }
     reading.finish(phones.len(), findings)
 }
 
-/// The phones that are let in by name; where none is, one without a name.
-fn phones(shelf: &ServedView<'_>) -> Vec<Option<MacAddress>> {
-    let constituency = shelf.constituency;
+/// The known phones. If there are none, or any phone is accepted, one without an address (`None`).
+fn phones(view: &ServedView<'_>) -> Vec<Option<MacAddress>> {
+    let constituency = view.constituency;
     let known =
         constituency.known_phones().into_iter().filter(|mac| constituency.standing(*mac) == PhoneStanding::Known);
     let known: Vec<_> = known.map(Some).collect();
@@ -95,8 +95,8 @@ fn phones(shelf: &ServedView<'_>) -> Vec<Option<MacAddress>> {
     if known.is_empty() || is_open { vec![None] } else { known }
 }
 
-/// The folders in which phones may begin, each with a slash at its end: the top, and those that hold a file which can be a
-/// master configuration.
+/// The folders in which phones may look for a master configuration, each with a trailing slash: the top folder, and
+/// those with a file that can be one.
 fn folders(files: &[String]) -> BTreeSet<String> {
     let can_be_master =
         |name: &str| name.strip_suffix(".cfg").is_some_and(|stem| MacAddress::from_hex(stem.as_bytes()).is_some());
@@ -104,28 +104,28 @@ fn folders(files: &[String]) -> BTreeSet<String> {
     split.map(|(folder, _)| format!("{folder}/")).chain([String::new()]).collect()
 }
 
-/// Something that a master configuration names and phones do not get.
+/// The phones for which a named file is missing.
 #[derive(Debug, Default)]
 struct Missing {
     phones: Vec<MacAddress>,
 }
 
-/// Something that is missing: how bad that is, the master configuration, the line, the attribute, what stands there, why.
+/// A missing file: level, master configuration, line, attribute, path, reason.
 type NamedPlace = (FindingLevel, String, u32, String, String, String);
 
-/// What is wrong with a path that is named.
+/// The problem with a named path.
 type Problem = (FindingLevel, String);
 
 struct MasterWalk<'a> {
-    shelf: &'a ServedView<'a>,
+    view: &'a ServedView<'a>,
     around: &'a Surroundings<'a>,
     files: &'a [String],
-    /// The files in the folder, by their names in lower case.
+    /// The files in the folder, by their lower-case paths.
     in_any_case: HashMap<String, &'a str>,
-    /// What each file that can be a master configuration names; `None`: it is not there.
+    /// The names in each possible master configuration; `None`: it does not exist.
     masters: HashMap<String, Option<Arc<Vec<Named>>>>,
-    /// What became of paths that are the same for every phone.
-    looked: HashMap<String, Option<Problem>>,
+    /// The results for paths that are the same for every phone.
+    checked: HashMap<String, Option<Problem>>,
     read: ReadMaster,
     missing: BTreeMap<NamedPlace, Missing>,
     firmware: BTreeSet<String>,
@@ -133,7 +133,7 @@ struct MasterWalk<'a> {
 }
 
 impl MasterWalk<'_> {
-    /// The files in `folder` with which `phone` begins.
+    /// The master configurations in `folder` that `phone` reads.
     fn masters_of(&mut self, phone: Option<MacAddress>, folder: &str) -> Vec<String> {
         let mut masters = Vec::new();
         if let Some(mac) = phone {
@@ -149,7 +149,7 @@ impl MasterWalk<'_> {
         masters
     }
 
-    /// What `file` names, if it is there.
+    /// The names in `file`, if it exists.
     fn named_in(&mut self, file: &str, phone: Option<MacAddress>) -> Option<Arc<Vec<Named>>> {
         if let Some(known) = self.masters.get(file) {
             return known.clone();
@@ -159,10 +159,10 @@ impl MasterWalk<'_> {
         named
     }
 
-    /// What `file` names, if it is there: what stands before the place where it cannot be read on, and that is said.
+    /// The names in `file`, if it exists. If it is malformed, those before the error; the error becomes a finding.
     fn open(&mut self, file: &str, phone: Option<MacAddress>) -> Option<Vec<Named>> {
         let path = ServedPath::parse(&format!("/{}", file.replace('%', "%25"))).ok()?;
-        let (named, problem) = match self.shelf.find(&path, phone) {
+        let (named, problem) = match self.view.find(&path, phone) {
             ServedFile::Absent => return None,
             ServedFile::NotServed(reason) => {
                 (vec![], Some((FindingLevel::Warning, format!("phones do not get it: {reason}"))))
@@ -173,11 +173,11 @@ impl MasterWalk<'_> {
                 all_named(opened)
             }
         };
-        self.found.extend(problem.map(|(level, message)| self.shelf.finding(level, file, message)));
+        self.found.extend(problem.map(|(level, message)| self.view.finding(level, file, message)));
         Some(named)
     }
 
-    /// How `file` is spelt in the folder.
+    /// The spelling of `file` in the folder.
     fn spelling<'b>(&'b self, file: &'b str) -> &'b str {
         match self.files.binary_search_by(|other| other.as_str().cmp(file)) {
             Ok(_) => file,
@@ -185,7 +185,7 @@ impl MasterWalk<'_> {
         }
     }
 
-    /// Looks at all that `file` in `folder` names, for the `phones` that begin with it.
+    /// Checks all names in `file` in `folder`, for the `phones` that read it.
     fn follow(&mut self, folder: &str, file: &str, phones: &[Option<MacAddress>]) {
         let Some(named) = self.masters.get(file).cloned().flatten() else { return };
         let models: BTreeSet<&str> = named.iter().filter_map(|one| one.model.as_deref()).collect();
@@ -194,17 +194,18 @@ impl MasterWalk<'_> {
         let is_read = |one: &&Named| one.model.as_deref().is_none_or(|model| seen.contains(&model));
         for one in named.iter().filter(is_read) {
             let readers = self.readers(&named, one, phones);
-            self.look_at(folder, file, one, &readers);
+            self.check_named(folder, file, one, &readers);
         }
         let mut unseen = Unseen::default();
         for model in unseen_models {
             self.count_for_unseen(folder, file, &named, model, &mut unseen);
         }
-        let is_unsure = phones.iter().any(|phone| phone.is_none_or(|mac| !self.around.models.contains_key(&mac)));
-        self.found.extend(unseen.told(is_unsure).map(|(level, message)| self.shelf.finding(level, file, message)));
+        let may_apply = phones.iter().any(|phone| phone.is_none_or(|mac| !self.around.models.contains_key(&mac)));
+        self.found.extend(unseen.problem(may_apply).map(|(level, message)| self.view.finding(level, file, message)));
     }
 
-    /// Those of `phones` that read `one` of what is `named`: those of its model, or those of models without one of their own.
+    /// Those of `phones` that read the attribute `one`: the phones of its model, or those whose model has no attribute
+    /// of its own.
     fn readers(&self, named: &[Named], one: &Named, phones: &[Option<MacAddress>]) -> Vec<Option<MacAddress>> {
         let has_own = |model: &str| named.iter().any(|other| other.attribute == one.attribute && other.is_for(model));
         let reads = |phone: &&Option<MacAddress>| {
@@ -217,14 +218,14 @@ impl MasterWalk<'_> {
         phones.iter().filter(reads).copied().collect()
     }
 
-    /// Whether one of `phones`, which may stand for any, is known to be of `model`.
+    /// Whether one of `phones`, where `None` is any phone, is known to be of `model`.
     fn is_seen(&self, phones: &[Option<MacAddress>], model: &str) -> bool {
         let is_any = phones.contains(&None);
         let mut seen = self.around.models.iter().filter(|(mac, _)| is_any || phones.contains(&Some(**mac)));
         seen.any(|(_, seen)| is_same_model(seen, model))
     }
 
-    fn look_at(&mut self, folder: &str, file: &str, one: &Named, readers: &[Option<MacAddress>]) {
+    fn check_named(&mut self, folder: &str, file: &str, one: &Named, readers: &[Option<MacAddress>]) {
         for path in &one.paths {
             match one.what {
                 NamesWhat::Files => self.entry(folder, file, one, path, readers),
@@ -236,21 +237,21 @@ impl MasterWalk<'_> {
         }
     }
 
-    /// One of several files.
+    /// Checks one of several files.
     fn entry(&mut self, folder: &str, file: &str, one: &Named, path: &str, readers: &[Option<MacAddress>]) {
         let at = at(file, one);
         if !holds_mac(path) && !holds_model(path) {
-            // It is the same for every phone.
+            // The path is the same for every phone.
             let names = PhoneNames::default();
             if let Some(path) = names.fill_in(path)
-                && let Some(problem) = self.look_once(folder, &path, readers.first().copied().flatten(), &at)
+                && let Some(problem) = self.check_path_once(folder, &path, readers.first().copied().flatten(), &at)
             {
                 self.add(file, one, &path, problem, None);
             }
             return;
         }
         if readers.is_empty() || readers.contains(&None) {
-            let is_open = self.shelf.constituency.policy.tls.client_auth == ClientAuth::None;
+            let is_open = self.view.constituency.policy.tls.client_auth == ClientAuth::None;
             if is_open && holds_mac(path) {
                 let problem = "which is never served where no client proves who it is".to_owned();
                 self.add(file, one, path, (FindingLevel::Warning, problem), None);
@@ -260,8 +261,8 @@ impl MasterWalk<'_> {
             let model = self.around.models.get(&mac).map(|model| model.replace('_', ""));
             let names = PhoneNames { mac: Some(mac), model: model.clone(), part_number: None };
             let Some(filled) = names.fill_in(path) else { continue };
-            if let Some(problem) = self.look(folder, &filled, Some(mac), &at) {
-                // Shown is what is the same for all phones of a model.
+            if let Some(problem) = self.check_path(folder, &filled, Some(mac), &at) {
+                // Show the path as it is for all phones of a model.
                 let shown = model.map_or_else(|| path.to_owned(), |model| path.replace("[PHONE_MODEL]", &model));
                 self.add(file, one, &shown, problem, Some(mac));
             }
@@ -275,7 +276,7 @@ impl MasterWalk<'_> {
         self.missing.entry(place).or_default().phones.extend(phone);
     }
 
-    /// What is missing of what a master configuration names for `model`, which no phone here is known to be, and for no other.
+    /// Collects the files that are missing for `model` only. No phone seen here is of this model.
     fn count_for_unseen(&mut self, folder: &str, file: &str, named: &[Named], model: &str, unseen: &mut Unseen) {
         let own = PhoneNames { model: Some(model.to_owned()), ..PhoneNames::default() };
         let attributes: BTreeSet<&str> = named.iter().map(|one| one.attribute).collect();
@@ -285,7 +286,7 @@ impl MasterWalk<'_> {
             for path in of_model.filter_map(|path| own.fill_in(path)) {
                 let is_missing = match one.what {
                     NamesWhat::Files => {
-                        matches!(self.look_once(folder, &path, None, &at), Some((FindingLevel::Warning, _)))
+                        matches!(self.check_path_once(folder, &path, None, &at), Some((FindingLevel::Warning, _)))
                     }
                     NamesWhat::Firmware => {
                         let image = located(folder, &path);
@@ -302,7 +303,8 @@ impl MasterWalk<'_> {
         }
     }
 
-    /// The path below our own URL of what a file in `folder` names; for one of another server, what there is to say of it.
+    /// The path below our own URL of a name in a file in `folder`. For another server, the error is the problem, if
+    /// any.
     fn here(&self, folder: &str, path: &str) -> Result<String, Option<Problem>> {
         if !path.contains("://") {
             return Ok(format!("/{}{path}", folder.replace('%', "%25")));
@@ -324,37 +326,37 @@ impl MasterWalk<'_> {
                 }
             }
             Err(UnusableUrl::Scheme(_)) => Err(unprotected()),
-            // A password in a URL is found as the secret that it is.
+            // The password in the URL is reported as a secret.
             Err(UnusableUrl::UserName) => Err(None),
             Err(UnusableUrl::NotAUrl(_)) => Err(Some((FindingLevel::Warning, "which is not a URL".to_owned()))),
         }
     }
 
-    fn look_once(&mut self, folder: &str, path: &str, phone: Option<MacAddress>, at: &str) -> Option<Problem> {
+    fn check_path_once(&mut self, folder: &str, path: &str, phone: Option<MacAddress>, at: &str) -> Option<Problem> {
         let key = format!("{folder}\n{path}");
-        if let Some(known) = self.looked.get(&key) {
+        if let Some(known) = self.checked.get(&key) {
             return known.clone();
         }
-        let problem = self.look(folder, path, phone, at);
-        self.looked.insert(key, problem.clone());
+        let problem = self.check_path(folder, path, phone, at);
+        self.checked.insert(key, problem.clone());
         problem
     }
 
-    /// What is wrong with `path` for `phone`.
-    fn look(&mut self, folder: &str, path: &str, phone: Option<MacAddress>, at: &str) -> Option<Problem> {
+    /// The problem with `path` for `phone`.
+    fn check_path(&mut self, folder: &str, path: &str, phone: Option<MacAddress>, at: &str) -> Option<Problem> {
         let here = match self.here(folder, path) {
             Ok(here) => here,
             Err(problem) => return problem,
         };
         let warning = |why: String| Some((FindingLevel::Warning, why));
-        // The server passes over a query.
+        // The server ignores a query.
         let asked = here.split('?').next().unwrap_or_default();
         let served = match ServedPath::parse(asked) {
             Ok(served) if !served.names_folder() => served,
             Ok(_) => return warning("which is a folder".to_owned()),
             Err(error) => return warning(format!("which cannot be asked for: {error}")),
         };
-        match self.shelf.find(&served, phone) {
+        match self.view.find(&served, phone) {
             ServedFile::Regular(_) => {
                 let spelling = self.spelling(served.as_str()).to_owned();
                 self.read.named.entry(spelling).or_insert_with(|| at.to_owned());
@@ -368,7 +370,7 @@ impl MasterWalk<'_> {
         }
     }
 
-    /// A folder in which phones keep their own files: they must be able to upload there.
+    /// Checks a folder to which phones upload: the server must accept uploads there.
     fn upload_directory(
         &mut self,
         folder: &str,
@@ -380,7 +382,7 @@ impl MasterWalk<'_> {
         let Some(mac) = readers.iter().copied().flatten().next() else { return };
         let names = PhoneNames { mac: Some(mac), ..PhoneNames::default() };
         let Some(filled) = names.fill_in(directory).filter(|filled| !filled.contains("://")) else { return };
-        if self.shelf.constituency.policy.uploads.is_none() {
+        if self.view.constituency.policy.uploads.is_none() {
             return;
         }
         let upload = format!("/{folder}{}", in_directory(&filled, &format!("{mac}-app.log")));
@@ -394,7 +396,7 @@ impl MasterWalk<'_> {
         self.add(file, one, directory, (FindingLevel::Warning, format!("where uploads are refused: {problem}")), None);
     }
 
-    /// Says what was found for `phones` in all.
+    /// Reports the findings. `phones` is the number of all phones.
     fn finish(mut self, phones: usize, findings: &mut Vec<Finding>) -> ReadMaster {
         for ((level, file, line, attribute, path, problem), missing) in std::mem::take(&mut self.missing) {
             let who = match missing.phones.as_slice() {
@@ -403,23 +405,23 @@ impl MasterWalk<'_> {
                 all => format!(" (for {})", some_of(all)),
             };
             let message = format!("{attribute} names {path}, {problem}{who}");
-            self.found.push(self.shelf.finding(level, &format!("{file}:{line}"), message));
+            self.found.push(self.view.finding(level, &format!("{file}:{line}"), message));
         }
-        report(self.shelf, std::mem::take(&mut self.found), "findings about master configurations", findings);
+        report(self.view, std::mem::take(&mut self.found), "findings about master configurations", findings);
         for path in self.firmware.iter().filter(|path| !self.has_firmware(path)) {
             let message = format!("the firmware {path} is not here; phones keep the one they have");
-            findings.push(self.shelf.finding(FindingLevel::Note, "", message));
+            findings.push(self.view.finding(FindingLevel::Note, "", message));
         }
         self.read
     }
 
-    /// Whether the image itself or a split one (`<part number>.sip.ld`) stands where the master configuration says. It is
-    /// Polycom's and does not ship: that it is missing is a note, not an error.
+    /// Whether the image itself or a split one (`<part number>.sip.ld`) exists. Images belong to Polycom and are not
+    /// shipped, so a missing one is a note, not an error.
     fn has_firmware(&self, path: &str) -> bool {
         if path.contains("://") {
             return true;
         }
-        let path = self.shelf.folder().join(path.trim_start_matches('/'));
+        let path = self.view.folder().join(path.trim_start_matches('/'));
         let name = path.file_name().map(|name| format!(".{}", name.to_string_lossy())).unwrap_or_default();
         let is_split = |entry: fs::DirEntry| entry.file_name().to_string_lossy().ends_with(&name);
         path.is_file()
@@ -430,8 +432,8 @@ impl MasterWalk<'_> {
     }
 }
 
-/// What is missing of what one master configuration names for models that no phone here is known to be. The vendor's own
-/// master configuration names files for some twenty.
+/// The missing files of one master configuration, for models that no phone seen here has. The vendor's own master
+/// configuration names files for some twenty models.
 #[derive(Default)]
 struct Unseen {
     models: BTreeSet<String>,
@@ -440,11 +442,11 @@ struct Unseen {
 }
 
 impl Unseen {
-    /// One line for all of it. Where the model of a phone is not known, it may be one of them.
-    fn told(&self, is_unsure: bool) -> Option<Problem> {
+    /// One problem for all of them. If the model of a phone is unknown, it may be one of these.
+    fn problem(&self, may_apply: bool) -> Option<Problem> {
         let models: Vec<&String> = self.models.iter().collect();
         let missing: Vec<&String> = self.files.iter().chain(&self.firmware).collect();
-        let level = if is_unsure && !self.files.is_empty() { FindingLevel::Warning } else { FindingLevel::Note };
+        let level = if may_apply && !self.files.is_empty() { FindingLevel::Warning } else { FindingLevel::Note };
         let message = format!(
             "for models that no phone here is known to be ({}), it names what is not there: {}",
             some_of(&models),
@@ -454,12 +456,12 @@ impl Unseen {
     }
 }
 
-/// Where `file` names it, for people.
+/// The place of an attribute, for messages.
 fn at(file: &str, one: &Named) -> String {
     format!("{file}:{} in {}", one.line, one.written())
 }
 
-/// Where `path`, which a file in `folder` names, lies in the constituency's folder.
+/// The path in the constituency's folder of `path`, which a file in `folder` names.
 fn located(folder: &str, path: &str) -> String {
     if path.contains("://") || folder.is_empty() {
         path.to_owned()
@@ -468,7 +470,7 @@ fn located(folder: &str, path: &str) -> String {
     }
 }
 
-/// What the file `opened` names, and what keeps it from being read to its end.
+/// The names in `opened`, and the error that ended reading.
 fn all_named(opened: File) -> (Vec<Named>, Option<Problem>) {
     let bytes = match read(opened) {
         ServedContent::Bytes(bytes) => bytes,

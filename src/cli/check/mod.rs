@@ -1,8 +1,9 @@
-//! `provost check`: everything that is wrong with configuration, certificates, constituencies and trust, in one go.
+//! `provost check`: reports everything that is wrong with configuration, certificates, constituencies and trust at
+//! once.
 //!
-//! Errors are what stops something from being served, or phones from using it; warnings are what its author did not
-//! mean; notes are what is good to know. Nothing is changed, no lock is taken, and nothing outside this machine is asked,
-//! unless it shall be [live]. Root checks as the [user of the service](service), who may read less.
+//! An error prevents files from being served, or phones from using them. A warning is probably unintended. A note is
+//! information. The check changes nothing, takes no lock, and uses no network, except with [`--live`](live). If root
+//! runs it, it checks as the [user of the service](service), who can read less.
 
 mod contents;
 mod denials;
@@ -53,9 +54,9 @@ use live::Progress;
 use reach::{Remedies, Unreachable};
 use service::ServiceUser;
 
-/// What findings about certificates and DNS are about.
+/// The subject of findings about certificates.
 const CERTIFICATE: &str = "certificate";
-/// What findings about the user of the service are about.
+/// The subject of findings about the user of the service.
 const SERVICE: &str = "service";
 const DNS: &str = "dns";
 
@@ -72,7 +73,7 @@ pub struct Args {
     json: bool,
 }
 
-/// How bad something is.
+/// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum FindingLevel {
     Error,
@@ -81,7 +82,7 @@ enum FindingLevel {
 }
 
 impl FindingLevel {
-    /// How bad the `condition` of a certificate is, if it is worth a line.
+    /// The level for the `condition` of a certificate; `None` if it is good.
     fn of(condition: &Condition) -> Option<Self> {
         match condition.level() {
             certificate::ConditionLevel::Ok => None,
@@ -91,13 +92,12 @@ impl FindingLevel {
     }
 }
 
-/// One thing to say.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Finding {
     level: FindingLevel,
     subject: String,
     message: String,
-    /// What to do about it.
+    /// How to fix it.
     remedy: Option<String>,
     file: Option<PathBuf>,
     line: Option<usize>,
@@ -142,7 +142,7 @@ impl FindingLevel {
     }
 }
 
-/// Checks, and prints the findings. Warnings alone are good.
+/// Runs all checks and prints the findings. Warnings alone give exit code 0.
 pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
     let config = match config.find() {
         Err(error) if args.json => {
@@ -194,7 +194,7 @@ pub(super) fn run(args: &Args, config: &ConfigArg) -> anyhow::Result<ExitCode> {
     Ok(if errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// As root, assumes the service's user, if it is known. Reports the files that `config` names and that cannot be read.
+/// If run as root, becomes the service's user, if that is known. Reports the files of `config` that cannot be read.
 fn as_the_service(config: &Config, findings: &mut Vec<Finding>) -> Unreachable {
     let is_root = rustix::process::geteuid().is_root() && !config.is_local();
     let found = if is_root { ServiceUser::find(Path::new("/"), config) } else { Ok(None) };
@@ -278,7 +278,7 @@ fn check_certificates(config: &Config, site: &Site, unreachable: &Unreachable, f
     }
 }
 
-/// The files that obtaining certificates needs.
+/// Checks the files that ACME needs.
 fn check_acme(config: &Config, settings: &AcmeSettings, findings: &mut Vec<Finding>) {
     check_stored(config, settings, findings);
     findings.extend(Dns::open(&settings.dns).err().map(|error| Finding::new(FindingLevel::Error, DNS, error)));
@@ -286,7 +286,7 @@ fn check_acme(config: &Config, settings: &AcmeSettings, findings: &mut Vec<Findi
     findings.extend(failures.map(|failure| Finding::new(FindingLevel::Error, CERTIFICATE, failure)));
 }
 
-/// The certificates that were obtained so far.
+/// Checks the certificates obtained so far.
 fn check_stored(config: &Config, settings: &AcmeSettings, findings: &mut Vec<Finding>) {
     let now = clock::unix_seconds(clock::now());
     let stored = stored_certificates(&config.state, &config.domain, &settings.keys, &exact_names(config), now);
@@ -313,7 +313,7 @@ fn check_stored(config: &Config, settings: &AcmeSettings, findings: &mut Vec<Fin
     }
 }
 
-/// What would be shown of the files.
+/// Checks the certificate files. Returns the certificates that the server would present.
 fn check_files(
     config: &Config,
     pairs: &[CertificateFiles],
@@ -324,8 +324,9 @@ fn check_files(
     let live = LiveCertificates::default();
     let refreshed = source.refresh(&live, &exact_names(config));
     // `reach` has reported these with their remedy.
-    let is_said = |error: &&FilesError| matches!(error, FilesError::Read { path, .. } if unreachable.contains(path));
-    let errors = refreshed.errors.iter().filter(|error| !is_said(error));
+    let is_reported =
+        |error: &&FilesError| matches!(error, FilesError::Read { path, .. } if unreachable.contains(path));
+    let errors = refreshed.errors.iter().filter(|error| !is_reported(error));
     findings.extend(errors.map(|error| Finding::new(FindingLevel::Error, CERTIFICATE, error)));
     findings.extend(refreshed.lacking.iter().map(|lacking| Finding::new(FindingLevel::Error, CERTIFICATE, lacking)));
     let misfits = source.misfits(&config.domain);
@@ -341,7 +342,7 @@ fn check_files(
 fn check_trust(config: &Config, site: &Site, findings: &mut Vec<Finding>) {
     let now = clock::unix_seconds(clock::now());
     let registry = site.registry();
-    // A policy that cannot be read may name any of them.
+    // An unreadable policy may name any of them.
     let is_whole = registry.faults().iter().all(|fault| fault.severity != Severity::Error);
     let is_named = |name: &String| registry.served().any(|served| served.policy.tls.trust.contains(name));
     for name in config.trust.keys().filter(|name| is_whole && !is_named(name)) {
@@ -363,7 +364,7 @@ fn check_trust(config: &Config, site: &Site, findings: &mut Vec<Finding>) {
     }
 }
 
-/// A list of revocations that is out of date shuts everybody out that its CA certified.
+/// Checks a CRL. If it is outdated, all certificates of its CA are refused.
 fn check_list(list: &RevocationList, subject: &str, now: i64) -> Option<Finding> {
     let (ca, due) = (&list.ca, clock::rfc3339(list.next_update));
     if now > list.next_update {
@@ -376,7 +377,7 @@ fn check_list(list: &RevocationList, subject: &str, now: i64) -> Option<Finding>
 }
 
 fn check_constituencies(config: &Config, site: &Site, findings: &mut Vec<Finding>) {
-    // Without it, no phone's model is known.
+    // If the phone history cannot be read, models are unknown.
     let seen =
         HistoryReader::open(&config.state).ok().flatten().and_then(|reader| reader.phones().ok()).unwrap_or_default();
     if site.registry().served().next().is_none() {
@@ -403,7 +404,7 @@ fn check_constituencies(config: &Config, site: &Site, findings: &mut Vec<Finding
     }
 }
 
-/// A server that runs still has those that were good when it read them; one that starts has none.
+/// A running server keeps the last good passwords in memory; a restarted one has none.
 fn check_passwords(config: &Config, constituency: &Constituency, findings: &mut Vec<Finding>) {
     if let Err(error) = stored(&config.state, &constituency.name) {
         let finding =

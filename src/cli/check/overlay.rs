@@ -1,7 +1,7 @@
-//! What phones upload over the folder's own files: an administrator who edits such a file wonders why nothing happens.
+//! Files that uploads hide. An administrator edits such a file, and its phone keeps getting the upload.
 //!
-//! Before: a file in the folder has a name that phones upload, so the first upload will hide it. Afterwards: an upload hides
-//! a file, perhaps a newer one.
+//! Two cases: a file in the folder has the name of an upload, so the first upload will hide it; or an upload hides a
+//! file already, perhaps a newer one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -21,40 +21,40 @@ use crate::serve::path::ServedPath;
 use crate::serve::upload::store;
 use crate::state::FolderHandle;
 
-/// Looks at `files`, all that lie in the folder, and at the uploads of the constituency in the state directory `state`.
+/// Checks `files`, all files of the folder, and the constituency's uploads in the state directory `state`.
 pub(super) fn check(
-    shelf: &ServedView<'_>,
+    view: &ServedView<'_>,
     files: &[String],
     named: &ReadMaster,
     state: &Path,
     findings: &mut Vec<Finding>,
 ) {
-    let folder = state.join(store::FOLDER).join(shelf.constituency.name.as_str());
+    let folder = state.join(store::FOLDER).join(view.constituency.name.as_str());
     let mut hidden = Vec::new();
     let mut found = Vec::new();
-    // There may be none, or they may be the server's alone to read: then that has been said.
+    // There may be no uploads, or only the server can read them, which is reported elsewhere.
     for (mac, uploads) in FolderHandle::open(&folder).iter().flat_map(phones) {
         for upload in files_of(&uploads) {
-            if let Some(finding) = hidden_by(shelf, mac, &uploads, &upload) {
+            if let Some(finding) = hidden_by(view, mac, &uploads, &upload) {
                 found.push(finding);
                 hidden.push(upload);
             }
         }
     }
-    report(shelf, found, "files that uploads hide", findings);
-    let to_be_hidden = files.iter().filter_map(|file| Overlaid::of(shelf, file, named));
+    report(view, found, "files that uploads hide", findings);
+    let to_be_hidden = files.iter().filter_map(|file| Overlaid::of(view, file, named));
     let to_be_hidden = to_be_hidden.filter(|it| !hidden.iter().any(|upload| upload.eq_ignore_ascii_case(it.file)));
-    findings.extend(before_uploads(shelf, to_be_hidden));
+    findings.extend(before_uploads(view, to_be_hidden));
 }
 
-/// The finding that the `upload` of `mac`, which lies in `uploads`, hides a file, if it does.
-fn hidden_by(shelf: &ServedView<'_>, mac: MacAddress, uploads: &FolderHandle, upload: &str) -> Option<Finding> {
+/// The finding that `upload` of `mac` in the folder `uploads` hides a file.
+fn hidden_by(view: &ServedView<'_>, mac: MacAddress, uploads: &FolderHandle, upload: &str) -> Option<Finding> {
     let path = ServedPath::parse(&format!("/{upload}")).ok()?;
     if !UploadName::of(&path, mac).ok()?.lies_over_the_folder() {
         return None;
     }
-    let ServedFile::Regular(file) = shelf.find(&path, Some(mac)) else { return None };
-    let name = &shelf.constituency.name;
+    let ServedFile::Regular(file) = view.find(&path, Some(mac)) else { return None };
+    let name = &view.constituency.name;
     let command = format!("provost uploads remove {mac} {upload} --constituency {name} gives it this file");
     let message = match newer(&file, uploads, upload) {
         Some((changed, uploaded)) => format!(
@@ -62,10 +62,10 @@ fn hidden_by(shelf: &ServedView<'_>, mac: MacAddress, uploads: &FolderHandle, up
         ),
         None => format!("{mac} gets what it has uploaded instead"),
     };
-    Some(shelf.finding(FindingLevel::Warning, upload, message).with_remedy(command))
+    Some(view.finding(FindingLevel::Warning, upload, message).with_remedy(command))
 }
 
-/// When `file` was changed, and when `upload` was stored in `uploads`, if that was before.
+/// The time when `file` was changed, and the earlier time when `upload` was stored; `None` if the upload is newer.
 fn newer(file: &File, uploads: &FolderHandle, upload: &str) -> Option<(String, String)> {
     let time = |stat: Stat| (stat.st_mtime, stat.st_mtime_nsec);
     let changed = rustix::fs::fstat(file).ok().map(time)?;
@@ -74,20 +74,20 @@ fn newer(file: &File, uploads: &FolderHandle, upload: &str) -> Option<(String, S
     (changed > uploaded).then(|| (rfc3339(changed.0), rfc3339(uploaded.0)))
 }
 
-/// A file of the folder whose name is one that a phone uploads.
+/// A file in the folder with the name of an upload.
 struct Overlaid<'a> {
     file: &'a str,
     mac: MacAddress,
-    /// What stands behind the MAC address: `-phone.cfg`.
+    /// The rest of the name after the MAC address: `-phone.cfg`.
     kind: &'a str,
-    /// Where a master configuration names it.
+    /// The place in a master configuration that names it.
     named: Option<&'a str>,
 }
 
 impl<'a> Overlaid<'a> {
-    /// `file`, if it is one, of a phone that is let in and may upload.
-    fn of(shelf: &ServedView<'_>, file: &'a str, named: &'a ReadMaster) -> Option<Self> {
-        let constituency = shelf.constituency;
+    /// `file`, if it has such a name, and its phone is known and may upload.
+    fn of(view: &ServedView<'_>, file: &'a str, named: &'a ReadMaster) -> Option<Self> {
+        let constituency = view.constituency;
         let policy = &constituency.policy;
         if policy.uploads.is_none() || policy.tls.client_auth == ClientAuth::None {
             return None;
@@ -101,8 +101,8 @@ impl<'a> Overlaid<'a> {
     }
 }
 
-/// The findings about files that no upload hides yet: one for each kind.
-fn before_uploads<'a>(shelf: &ServedView<'_>, all: impl Iterator<Item = Overlaid<'a>>) -> Vec<Finding> {
+/// The findings about files that no upload hides yet, one for each kind of file.
+fn before_uploads<'a>(view: &ServedView<'_>, all: impl Iterator<Item = Overlaid<'a>>) -> Vec<Finding> {
     let mut kinds: BTreeMap<(&str, bool), Vec<Overlaid<'a>>> = BTreeMap::new();
     for one in all {
         kinds.entry((one.kind, one.named.is_some())).or_default().push(one);
@@ -121,7 +121,7 @@ fn before_uploads<'a>(shelf: &ServedView<'_>, all: impl Iterator<Item = Overlaid
                 let message = format!(
                     "phones upload files of this name: once {mac} does, it gets its upload instead of this file{named}"
                 );
-                shelf.finding(FindingLevel::Warning, one.file, message).with_remedy(remedy)
+                view.finding(FindingLevel::Warning, one.file, message).with_remedy(remedy)
             }
             all => {
                 let files: Vec<&str> = all.iter().map(|one| one.file).collect();
@@ -129,14 +129,14 @@ fn before_uploads<'a>(shelf: &ServedView<'_>, all: impl Iterator<Item = Overlaid
                     "phones upload files of these names: {}: once a phone does, it gets its upload instead of the file{named}",
                     some_of(&files)
                 );
-                shelf.finding(FindingLevel::Warning, "", message).with_remedy(remedy)
+                view.finding(FindingLevel::Warning, "", message).with_remedy(remedy)
             }
         }
     };
     kinds.into_iter().map(finding).collect()
 }
 
-/// The phones that have a folder in `folder`, with it.
+/// The phones with a folder in `folder`, and that folder.
 fn phones(folder: &FolderHandle) -> Vec<(MacAddress, FolderHandle)> {
     let entries = folder.entries().unwrap_or_default();
     let phone = |name: &OsStr| Some((MacAddress::from_hex(name.as_encoded_bytes())?, folder.folder(name).ok()?));
@@ -145,7 +145,7 @@ fn phones(folder: &FolderHandle) -> Vec<(MacAddress, FolderHandle)> {
     phones
 }
 
-/// Every regular file of the phone's folder `uploads`, by its path in there.
+/// The paths of all regular files in the phone's folder `uploads`.
 fn files_of(uploads: &FolderHandle) -> Vec<String> {
     let files = uploads.files_beneath().unwrap_or_default().into_iter();
     let regular = files.filter(|(_, kind)| *kind == FileType::RegularFile);

@@ -1,10 +1,10 @@
-//! What `check` finds of plain HTTP: whom it is open to, and whether it has an effect.
+//! Findings about plain HTTP: public networks that can use it, and settings without effect.
 
 use super::{Finding, FindingLevel};
 use crate::config::Config;
 use crate::serve::site::Site;
 
-/// Looks at `config` and at the policies of `site`.
+/// Checks `config` and the policies of `site`.
 pub(super) fn check(config: &Config, site: &Site, findings: &mut Vec<Finding>) {
     let file = config.file.as_ref().map_or_else(|| "local mode".to_owned(), |file| file.display().to_string());
     let open: Vec<_> = site.registry().served().filter(|served| served.policy.plain_http).collect();

@@ -1,7 +1,8 @@
-//! Whether the user of the service can read each file that `provost.json` names, and the commands to run if it cannot.
+//! Checks whether the user of the service can read each file that `provost.json` names, and prints commands that give
+//! access.
 //!
-//! The kernel decides: access is tried as that user. Only root sees the whole path to a file, so root works out the
-//! remedies first, by owner, group and mode.
+//! The kernel decides: access is tried as that user. But only root sees the whole path to a file, so root computes the
+//! remedies first, from owner, group and mode.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata};
@@ -14,7 +15,7 @@ use super::service::{ServiceUser, group_name, user_name};
 use super::{Finding, FindingLevel};
 use crate::config::Config;
 
-/// How many links a path may have.
+/// The most symlinks in a path.
 const LINKS: usize = 40;
 
 /// A folder on the path to a file, or the file itself.
@@ -29,7 +30,7 @@ struct Step {
 enum Wanted {
     Enter,
     Read,
-    /// A folder with all that is in it.
+    /// Read a folder and its files.
     List,
 }
 
@@ -42,7 +43,7 @@ impl Wanted {
         }
     }
 
-    /// As bits of a mode.
+    /// The access as mode bits.
     fn bits(self) -> u32 {
         match self {
             Self::Enter => 0o1,
@@ -51,7 +52,7 @@ impl Wanted {
         }
     }
 
-    /// As chmod(1) spells it.
+    /// The access in the notation of chmod(1).
     fn letters(self) -> &'static str {
         match self {
             Self::Enter => "x",
@@ -69,11 +70,11 @@ impl Wanted {
     }
 }
 
-/// For each file that the service's user cannot read, the commands that let it. Only root can tell.
+/// The commands that give access to each file that the service's user cannot read. Only root can compute them.
 #[derive(Debug, Default)]
 pub(super) struct Remedies(Vec<(PathBuf, String)>);
 
-/// The files that `config` names and that this process cannot read.
+/// The files of `config` that this process cannot read.
 #[derive(Debug, Default)]
 pub(super) struct Unreachable(BTreeSet<PathBuf>);
 
@@ -83,13 +84,13 @@ impl Unreachable {
     }
 }
 
-/// As root: the commands that let `user` read the files that `config` names.
+/// As root: the commands that let `user` read the files of `config`.
 pub(super) fn remedies(config: &Config, user: &ServiceUser) -> Remedies {
-    let remedy = |path: &Path| Some((path.to_owned(), commands(&way(path), user)?));
+    let remedy = |path: &Path| Some((path.to_owned(), commands(&steps_to(path), user)?));
     Remedies(config.files_named().into_iter().filter_map(remedy).collect())
 }
 
-/// Tries to reach each file that `config` names. `user` is the service's user, if this process runs as it.
+/// Checks access to each file of `config`. `user` is the service's user, if this process runs as it.
 pub(super) fn check(
     config: &Config,
     user: Option<&ServiceUser>,
@@ -105,7 +106,7 @@ pub(super) fn check(
         }
     }
     for path in config.files_named() {
-        let Some(step) = way(path).into_iter().find(|step| !is_passable(step)) else { continue };
+        let Some(step) = steps_to(path).into_iter().find(|step| !is_passable(step)) else { continue };
         let who = user.map_or("this user".to_owned(), |user| format!("the service's user {}", user.name));
         let message = format!("{who} may not {} {}{}", step.wanted.words(), step.path.display(), owner(&step.path));
         let found = remedies.0.iter().find(|(own, _)| own == path).map(|(_, commands)| commands.clone());
@@ -124,8 +125,8 @@ fn hidden<'a>(hidden: &'a [(&'static str, String)], path: &Path) -> Option<(&'st
     hidden.iter().find(|(_, folder)| lies_in(folder)).map(|(setting, folder)| (*setting, folder.as_str()))
 }
 
-/// The steps to `path`, links followed, as far as this process sees them.
-fn way(path: &Path) -> Vec<Step> {
+/// The steps to `path` with symlinks resolved, as far as this process can see them.
+fn steps_to(path: &Path) -> Vec<Step> {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let mut rest: Vec<PathBuf> = parts(&absolute);
     let (mut at, mut links) = (PathBuf::from("/"), 0);
@@ -160,7 +161,7 @@ fn way(path: &Path) -> Vec<Step> {
     steps
 }
 
-/// The segments of a path, the first one last.
+/// The segments of a path in reverse order.
 fn parts(path: &Path) -> Vec<PathBuf> {
     let names = path.components().filter(|part| !matches!(part, Component::RootDir | Component::CurDir));
     names.map(|part| PathBuf::from(part.as_os_str())).collect::<Vec<_>>().into_iter().rev().collect()
@@ -170,7 +171,7 @@ fn is_passable(step: &Step) -> bool {
     accessat(CWD, &step.path, step.wanted.access(), AtFlags::EACCESS).is_ok()
 }
 
-/// The commands that let `user` take all steps, by owner, group and mode; `None` if it can.
+/// The commands that give `user` access to all steps, by owner, group and mode; `None` if it has access.
 fn commands(steps: &[Step], user: &ServiceUser) -> Option<String> {
     let mut groups = BTreeSet::new();
     let mut given: BTreeMap<Wanted, Vec<String>> = BTreeMap::new();
@@ -180,7 +181,7 @@ fn commands(steps: &[Step], user: &ServiceUser) -> Option<String> {
         if may(&found, user, wanted) {
             continue;
         }
-        // A group that exists for this, such as ssl-cert.
+        // A group that exists for this purpose, such as ssl-cert.
         if found.mode() >> 3 & wanted == wanted && found.gid() != 0 {
             groups.insert(group_name(found.gid()));
         } else {
@@ -202,7 +203,7 @@ fn commands(steps: &[Step], user: &ServiceUser) -> Option<String> {
     (!commands.is_empty()).then(|| format!("run {}{hook}", commands.join(" && ")))
 }
 
-/// Whether the mode of a file gives `user` what is `wanted`, three bits of it.
+/// Whether the file's mode gives `user` the three bits `wanted`.
 fn may(found: &Metadata, user: &ServiceUser, wanted: u32) -> bool {
     let shift = if found.uid() == user.uid {
         6
@@ -219,7 +220,7 @@ fn quoted(path: &Path) -> String {
     shlex::try_quote(&path).map_or_else(|_| path.to_string(), std::borrow::Cow::into_owned)
 }
 
-/// Mode, owner and group of a file, if they can be seen.
+/// Mode, owner and group of a file for messages; empty if they are unknown.
 fn owner(path: &Path) -> String {
     let Ok(found) = fs::symlink_metadata(path) else { return String::new() };
     let mode = found.permissions().mode() & 0o7777;

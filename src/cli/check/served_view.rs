@@ -1,5 +1,5 @@
-//! A constituency's folder as phones see it: a file is found here if and only if a phone would get it, and is read within
-//! bounds. Whoever runs `check` opens it; nobody is answered with it, so no grant is needed.
+//! A constituency's folder as phones see it: it finds a file exactly if a phone would get it. Reads are bounded. It
+//! opens files for the user of `check` and sends them to no client, so it needs no grant.
 
 use std::fmt::Display;
 use std::fs::File;
@@ -18,31 +18,29 @@ use crate::serve::path::{self, ServedPath};
 use crate::serve::symlink_diagnostics;
 use crate::state::{FolderHandle, is_private_hard_link};
 
-/// The largest file that is read. Phones' configurations are far smaller, and firmware is not asked for.
+/// The largest file that is read, in bytes. Phones' configurations are far smaller, and firmware is not read.
 pub(super) const LARGEST: u64 = 4 << 20;
 
-/// The folder of a constituency.
 pub(super) struct ServedView<'a> {
-    /// The folder of all constituencies, without links.
+    /// The folder of all constituencies, with symlinks resolved.
     pub(super) root: &'a Path,
     pub(super) constituency: &'a Constituency,
     pub(super) registry: &'a Registry,
-    /// Whether what is common to all is served without TLS too.
+    /// Whether common files are served over plain HTTP, too.
     pub(super) over_plain_http: bool,
 }
 
-/// What a phone would find.
+/// The result of a lookup.
 #[derive(Debug)]
 pub(super) enum ServedFile {
-    /// A regular file.
     Regular(File),
-    /// Nothing of this name.
+    /// There is no such file.
     Absent,
-    /// Something that is not served, and why.
+    /// The file exists but is not served, for this reason.
     NotServed(String),
 }
 
-/// What is in a file, as far as it is read.
+/// The content of a file, if it was read.
 pub(super) enum ServedContent {
     Bytes(Vec<u8>),
     TooLarge,
@@ -50,23 +48,23 @@ pub(super) enum ServedContent {
 }
 
 impl ServedView<'_> {
-    /// The folder, by its path.
+    /// The path of the folder.
     pub(super) fn folder(&self) -> PathBuf {
         self.root.join(self.constituency.name.as_str())
     }
 
-    /// The folder, opened as its owner.
+    /// The folder. Root follows symlinks of other users only with their permissions.
     pub(super) fn handle(&self) -> std::io::Result<FolderHandle> {
         FolderHandle::open_through_links(self.root)?.folder(self.constituency.name.as_str())
     }
 
-    /// A finding about `path` in the folder.
+    /// A finding about `path` in the folder. The path may end with `:LINE`.
     pub(super) fn finding(&self, level: FindingLevel, path: &str, message: impl Display) -> Finding {
         let name = &self.constituency.name;
         if path.is_empty() {
             Finding::new(level, name, message)
         } else {
-            // A name may hold a colon itself; a line number is behind the last one.
+            // A name may contain a colon. The line number follows the last one.
             let (file, line) = match path.rsplit_once(':') {
                 Some((file, line)) if line.parse::<usize>().is_ok() => (file, line.parse().ok()),
                 _ => (path, None),
@@ -75,7 +73,7 @@ impl ServedView<'_> {
         }
     }
 
-    /// What the phone `reader` would find under `path`; where nobody is asked who they are, there is none.
+    /// The file that `reader` gets for `path`. `reader` is `None` if clients are not authenticated.
     pub(super) fn find(&self, path: &ServedPath, reader: Option<MacAddress>) -> ServedFile {
         if let Err(foreign) = self.rules().check(path.as_str(), reader) {
             return ServedFile::NotServed(foreign.to_string());
@@ -109,7 +107,7 @@ impl ServedView<'_> {
             }
             Err(Errno::LOOP) => ServedFile::NotServed("links lead in a circle".to_owned()),
             Err(errno) => failed(errno),
-            Ok(handle) => match self.judge(&handle, reader) {
+            Ok(handle) => match self.check_target(&handle, reader) {
                 Ok(()) => self.regular(handle),
                 Err(reason) => ServedFile::NotServed(reason),
             },
@@ -135,8 +133,8 @@ impl ServedView<'_> {
         is_private_hard_link(file, self.constituency.folder.handle()?.as_fd())
     }
 
-    /// Whether what was opened through links may be served, by where it really is.
-    fn judge(&self, handle: &OwnedFd, reader: Option<MacAddress>) -> Result<(), String> {
+    /// Whether a file opened through symlinks may be served, decided by its real path.
+    fn check_target(&self, handle: &OwnedFd, reader: Option<MacAddress>) -> Result<(), String> {
         let real = path_of(handle.as_fd()).map_err(|error| format!("where its link leads is unknown: {error}"))?;
         let real = real.strip_prefix(self.root).ok().and_then(Path::to_str).and_then(|real| real.split_once('/'));
         let (owner, real) = real.ok_or("a link on the way leads outside")?;
@@ -153,13 +151,13 @@ impl ServedView<'_> {
         check_shared(real, reader, &rules).map_err(|denial| denial.to_string())
     }
 
-    /// Whose a path in the folder is.
+    /// The rules for who may read a path in the folder.
     pub(super) fn rules(&self) -> NameRules<'_> {
         NameRules::reading(self.registry.listed(), self.constituency)
     }
 }
 
-/// Reads `file`, unless that is too much.
+/// Reads `file`, unless it is too large.
 pub(super) fn read(file: File) -> ServedContent {
     let mut bytes = Vec::new();
     match file.take(LARGEST + 1).read_to_end(&mut bytes) {
@@ -172,7 +170,7 @@ pub(super) fn read(file: File) -> ServedContent {
 fn open(folder: BorrowedFd<'_>, path: &str, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
     // NONBLOCK: opening a FIFO must not wait for its writer.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-    // openat2(2): AGAIN where a rename got in the way.
+    // openat2(2) returns AGAIN if a rename interfered.
     let once = || rustix::fs::openat2(folder, path, flags, Mode::empty(), resolve);
     (1..100).map(|_| once()).find(|opened| !matches!(opened, Err(Errno::AGAIN))).unwrap_or_else(once)
 }
@@ -185,7 +183,7 @@ fn failed(errno: Errno) -> ServedFile {
     }
 }
 
-/// What the kernel calls an open handle.
+/// The kernel's path of an open handle.
 fn path_of(handle: BorrowedFd<'_>) -> std::io::Result<PathBuf> {
     std::fs::read_link(format!("/proc/self/fd/{}", handle.as_raw_fd()))
 }

@@ -1,9 +1,9 @@
-//! The user of the service. Root reads what that user may not, so as root `check` becomes it first.
+//! The user of the service. Root can read more than that user, so `check` run as root becomes that user first.
 //!
-//! 1. The unit `provost.service` names it, if it is the unit of this configuration. Its file and drop-ins are read as
-//!    systemd reads them (systemd.unit(5)), because systemd may not run.
-//! 2. Else it is the owner of the state directory.
-//! 3. Else it is unknown, and root checks as root.
+//! 1. `User=` in `provost.service`, if that unit uses this configuration. The unit and its drop-ins are read by the
+//!    rules of systemd.unit(5), because systemd may not be running.
+//! 2. Else the owner of the state directory.
+//! 3. Else the user is unknown, and root checks as root.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,7 +16,7 @@ use rustix::thread::{Gid, Uid, set_thread_gid, set_thread_groups, set_thread_uid
 
 use crate::config::Config;
 
-/// Where systemd looks for units: the first folder that has one counts.
+/// The folders in which systemd looks for units. The first that has one wins.
 const UNIT_FOLDERS: [&str; 5] = [
     "etc/systemd/system",
     "run/systemd/system",
@@ -32,14 +32,14 @@ pub(super) struct ServiceUser {
     pub(super) uid: u32,
     pub(super) gid: u32,
     pub(super) groups: Vec<u32>,
-    /// How it was found.
+    /// Where the user was found.
     pub(super) source: String,
-    /// Folders that the unit hides from it, each with the setting that does.
+    /// Folders that the unit hides from the service, each with the setting.
     pub(super) hidden: Vec<(&'static str, String)>,
 }
 
 impl ServiceUser {
-    /// The user of the service of `config`; `root` is where the system's files are. `None` if it is unknown, or root.
+    /// The user of the service of `config`; `None` if unknown, or root. `root` is the root of the file system.
     ///
     /// # Errors
     /// If the unit names a user or a group that does not exist.
@@ -63,7 +63,7 @@ impl ServiceUser {
         Ok(Some(user).filter(|user| user.uid != 0))
     }
 
-    /// Makes this thread, and those that it starts from now on, run as this user.
+    /// Makes this thread, and threads that it starts later, run as this user.
     ///
     /// # Errors
     /// If the kernel refuses.
@@ -75,7 +75,7 @@ impl ServiceUser {
     }
 }
 
-/// A user of the system's databases (passwd(5), or what nsswitch.conf(5) names).
+/// A user of the system's databases (passwd(5), or the sources in nsswitch.conf(5)).
 struct Account {
     name: String,
     uid: u32,
@@ -83,13 +83,13 @@ struct Account {
 }
 
 impl Account {
-    /// By name or number.
+    /// Finds a user by name or number.
     fn find(key: &str) -> Option<Self> {
         let fields = entry("passwd", key)?;
         Some(Self { name: fields[0].clone(), uid: fields.get(2)?.parse().ok()?, gid: fields.get(3)?.parse().ok()? })
     }
 
-    /// As the user of a service with this group and these more groups.
+    /// The user of a service with this group and these supplementary groups.
     fn service_user(&self, gid: u32, supplementary: &[u32], source: String) -> ServiceUser {
         let own = output("id", &["-G", "--", &self.name]).unwrap_or_default();
         let own = own.split_whitespace().filter_map(|gid| gid.parse().ok());
@@ -102,12 +102,12 @@ impl Account {
     }
 }
 
-/// The name of a user, or its number.
+/// The name of a user, or else its number.
 pub(super) fn user_name(uid: u32) -> String {
     Account::find(&uid.to_string()).map_or_else(|| uid.to_string(), |account| account.name)
 }
 
-/// The name of a group, or its number.
+/// The name of a group, or else its number.
 pub(super) fn group_name(gid: u32) -> String {
     entry("group", &gid.to_string()).map_or_else(|| gid.to_string(), |fields| fields[0].clone())
 }
@@ -116,7 +116,7 @@ fn group_number(name: &str) -> Option<u32> {
     name.parse().ok().or_else(|| entry("group", name)?.get(2)?.parse().ok())
 }
 
-/// The fields of an entry, at least one.
+/// The fields of a database entry, at least one.
 fn entry(database: &str, key: &str) -> Option<Vec<String>> {
     let line = output("getent", &["--", database, key])?;
     Some(line.lines().next()?.split(':').map(str::to_owned).collect())
@@ -127,7 +127,7 @@ fn output(program: &str, arguments: &[&str]) -> Option<String> {
     ended.status.success().then(|| String::from_utf8_lossy(&ended.stdout).into_owned())
 }
 
-/// The settings of the section `[Service]` of a unit with its drop-ins, in the order in which they count.
+/// The settings in the `[Service]` section of a unit and its drop-ins. Later settings override earlier ones.
 #[derive(Debug)]
 struct Unit {
     path: PathBuf,
@@ -140,7 +140,7 @@ impl Unit {
         let path = folders().map(|folder| folder.join(UNIT)).find(|path| path.is_file())?;
         let mut texts = vec![fs::read_to_string(&path).ok()?];
         for of in ["service.d".to_owned(), format!("{UNIT}.d")] {
-            // Of two with the same name, the one in the first folder counts.
+            // Of two drop-ins with the same name, the one in the first folder wins.
             let mut drop_ins: BTreeMap<_, PathBuf> = BTreeMap::new();
             for entry in folders().filter_map(|folder| fs::read_dir(folder.join(&of)).ok()).flatten().flatten() {
                 if entry.path().extension().is_some_and(|extension| extension == "conf") {
@@ -152,12 +152,12 @@ impl Unit {
         Some(Self { path, settings: texts.iter().flat_map(|text| settings(text)).collect() })
     }
 
-    /// The last value of `key` that counts.
+    /// The last value of `key`.
     fn value(&self, key: &str) -> Option<&str> {
         self.values(key).last().copied()
     }
 
-    /// The values of `key`; an empty one takes back those before it.
+    /// The values of `key`. An empty value resets the list.
     fn values(&self, key: &str) -> Vec<&str> {
         let mut values = Vec::new();
         for (_, value) in self.settings.iter().filter(|(own, _)| own == key) {
@@ -166,7 +166,7 @@ impl Unit {
         values
     }
 
-    /// Whether it starts the server with this configuration.
+    /// Whether the unit starts the server with this configuration.
     fn is_of(&self, config: &Config) -> bool {
         let Some(file) = config.file.as_ref().and_then(|file| file.canonicalize().ok()) else { return false };
         let words = self.value("ExecStart").and_then(shlex::split).unwrap_or_default();
@@ -212,7 +212,7 @@ impl Unit {
     }
 }
 
-/// The settings of the section `[Service]` in the text of a unit.
+/// The settings in the `[Service]` section of the text of a unit.
 fn settings(text: &str) -> Vec<(String, String)> {
     let text = text.replace("\\\n", " ");
     let mut is_service = false;

@@ -1,4 +1,4 @@
-//! Uploads that their phone does not get back: it moved to another constituency, or the folder was renamed.
+//! Uploads that their phone no longer gets: it moved to another constituency, or the folder was renamed.
 
 use std::ffi::OsStr;
 use std::io;
@@ -15,14 +15,14 @@ use crate::state::FolderHandle;
 use crate::wording::counted;
 
 const SUBJECT: &str = "uploads";
-/// How many phones are named with a command each.
+/// The most phones that are listed, each with a command.
 const NAMED: usize = 50;
 
-/// Compares the folders of uploads with the phones that the constituencies of `registry` list.
+/// Compares the upload folders with the phone lists of the constituencies in `registry`.
 pub(super) fn check(config: &Config, registry: &Registry, findings: &mut Vec<Finding>) {
-    // Without the constituencies, nothing is known of any upload; that is an error of its own.
+    // Without the constituencies, nothing is known about uploads. That error is reported elsewhere.
     let Ok(folders) = folders(&config.constituencies) else { return };
-    // There may be no uploads yet. Those that only the server may read are checked by root.
+    // There may be no uploads yet, or only the server can read them. Root can check those.
     let Ok(uploads) = FolderHandle::open(&config.state.join(store::FOLDER)) else { return };
     let mut moved = Vec::new();
     for from in names(&uploads, |name| name.to_str()?.parse::<ConstituencyName>().ok()) {
@@ -30,7 +30,7 @@ pub(super) fn check(config: &Config, registry: &Registry, findings: &mut Vec<Fin
         let place = match served {
             Some(_) => format!("{from}, which does not list it"),
             None if !folders.contains(&from) => format!("{from}, whose folder is gone"),
-            // The phones of a broken policy are unknown.
+            // If the policy is invalid, its phones are unknown.
             None => continue,
         };
         let mut unlisted = Vec::new();
@@ -96,7 +96,8 @@ fn listing(registry: &Registry, mac: MacAddress) -> Vec<&ConstituencyName> {
     registry.served().filter(|served| is_listed(served, mac)).map(|served| &served.name).collect()
 }
 
-/// Whether `constituency` lists `mac` as known. One that admits any phone lists none but those with files of their own.
+/// Whether `constituency` lists `mac` as known. A constituency that accepts any phone lists only those with files of
+/// their own.
 fn is_listed(constituency: &Constituency, mac: MacAddress) -> bool {
     constituency.lists(mac) && constituency.standing(mac) == PhoneStanding::Known
 }

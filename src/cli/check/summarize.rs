@@ -1,15 +1,15 @@
-//! What is found many times over, in few words.
+//! Summarizes repeated findings.
 
 use std::fmt::Display;
 
 use super::Finding;
 use super::served_view::ServedView;
 
-/// How many names stand in one line, and how many lines of one kind are printed.
+/// The most names in one line, and the most findings of one kind that are printed.
 const NAMES: usize = 5;
 const LINES: usize = 50;
 
-/// The first few of `names`, and how many more there are.
+/// The first few of `names`, and the number of the rest.
 pub(super) fn some_of<T: Display>(names: &[T]) -> String {
     let mut shown: Vec<String> = names.iter().take(NAMES).map(ToString::to_string).collect();
     if names.len() > NAMES {
@@ -18,13 +18,13 @@ pub(super) fn some_of<T: Display>(names: &[T]) -> String {
     shown.join(", ")
 }
 
-/// Adds `all` to the findings, or the first of them and a word on how many more there are.
-pub(super) fn report(shelf: &ServedView<'_>, mut all: Vec<Finding>, what: &str, findings: &mut Vec<Finding>) {
+/// Adds `all` to the findings: the first ones, and one finding with the number of the rest.
+pub(super) fn report(view: &ServedView<'_>, mut all: Vec<Finding>, what: &str, findings: &mut Vec<Finding>) {
     all.sort();
     let more = all.len().saturating_sub(LINES);
     let level = all.get(LINES).map(|finding| finding.level);
     findings.extend(all.into_iter().take(LINES));
     if let Some(level) = level {
-        findings.push(shelf.finding(level, "", format!("{more} more {what}")));
+        findings.push(view.finding(level, "", format!("{more} more {what}")));
     }
 }

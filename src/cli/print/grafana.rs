@@ -1,8 +1,7 @@
-//! A dashboard for Grafana, from the metrics. Pure.
+//! A Grafana dashboard of the metrics. Pure.
 
 use serde_json::{Value, json};
 
-/// How a panel shows its numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PanelKind {
     /// One number.
@@ -11,7 +10,7 @@ enum PanelKind {
     Lines,
 }
 
-/// A panel: kind, title, unit, query, and what each series is called.
+/// A panel: kind, title, unit, query, and legend of each series.
 type Panel = (PanelKind, &'static str, &'static str, &'static str, &'static str);
 
 const PANELS: [Panel; 14] = [
@@ -76,7 +75,7 @@ const PANELS: [Panel; 14] = [
 /// The width of Grafana's grid.
 const GRID: usize = 24;
 
-/// The dashboard, ready to be imported.
+/// The dashboard, ready for import.
 pub(super) fn dashboard() -> anyhow::Result<String> {
     let stats = PANELS.iter().filter(|panel| panel.0 == PanelKind::Stat).count();
     let place = |index: usize| match index.checked_sub(stats) {

@@ -1,4 +1,4 @@
-//! What the DNS primary must grant so that our key may place challenges, and nothing else.
+//! The permission that the DNS primary must grant, so that our key can publish challenges and nothing else.
 
 use anyhow::bail;
 
@@ -6,7 +6,7 @@ use crate::app::exact_names;
 use crate::config::{CertificateSource, Config};
 use crate::dns::{Dns, UpdateGrant};
 
-/// A dialect in which a grant is written.
+/// The syntax of a grant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
     /// The update-policy of a zone in BIND's named.conf.
@@ -41,7 +41,8 @@ pub(super) fn of(config: &Config, dialect: Dialect) -> anyhow::Result<String> {
 }
 
 impl Dialect {
-    /// Where nobody says the zone, it may be another: the domain's own, a parent's, or where a CNAME record leads.
+    /// The remark if no zone is configured: the guessed one may be wrong. It can be the domain's own, a parent's, or
+    /// the target of a CNAME record.
     fn remark_of_a_guess(self, challenge: &str) -> String {
         let mark = match self {
             Self::BindPolicy => "//",
@@ -58,8 +59,8 @@ fn is_in(name: &str, zone: &str) -> bool {
     format!(".{name}").ends_with(&format!(".{}", zone.trim_end_matches('.').to_ascii_lowercase()))
 }
 
-/// The narrowest grant for the wildcard and the name of `domain`, which share one challenge name, and for the challenges
-/// of `exact` names. Where a CNAME record leads elsewhere, `place` is the name and the zone that it leads to.
+/// The narrowest grant for the wildcard and the name `domain`, which share one challenge name, and for the challenges
+/// of `exact` names. If a CNAME record leads elsewhere, `place` is its target and the zone of that.
 #[must_use]
 pub fn grant(dialect: Dialect, key: &str, domain: &str, place: Option<(&str, &str)>, exact: &[String]) -> String {
     let challenge = format!("_acme-challenge.{}", domain.trim_end_matches('.'));

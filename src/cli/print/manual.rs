@@ -1,4 +1,4 @@
-//! The manual in roff: a page for each command, from its `--help`, and one for each configuration file, from its schema.
+//! The manual in roff: a page for each command from its `--help`, and one for each configuration file from its schema.
 
 use anyhow::Context;
 use clap::Command;
@@ -9,7 +9,7 @@ use super::systemd::{CONFIG, CONSTITUENCIES, STATE};
 use crate::cli::reference;
 use crate::cli::schema::File;
 
-/// What `--help` of provost itself ends with, and its page: a heading, and what stands under it.
+/// The end of provost's own `--help` and page: headings, each with its entries.
 const CLOSING: [(&str, &[(&str, &str)]); 3] = [
     (
         "Files",
@@ -51,7 +51,7 @@ pub(in crate::cli) struct Args {
     command: Vec<String>,
 }
 
-/// The page that `args` ask for.
+/// The page for `args`.
 pub(super) fn page(args: &Args) -> anyhow::Result<String> {
     if let [name] = &args.command[..]
         && let Some(file) = File::ALL.into_iter().find(|file| file.name() == name)
@@ -65,7 +65,7 @@ pub(super) fn page(args: &Args) -> anyhow::Result<String> {
     render(command)
 }
 
-/// Every page: its file name and its text.
+/// All pages: file name and text.
 pub(in crate::cli) fn pages() -> anyhow::Result<Vec<(String, String)>> {
     let whole = whole();
     let mut pages = Vec::new();
@@ -88,7 +88,7 @@ fn file_page(file: File) -> anyhow::Result<String> {
 
 fn whole() -> Command {
     let mut command = crate::cli::command_line().disable_help_subcommand(true);
-    // A page says in sections of its own what `--help` ends with.
+    // Pages have sections of their own for the end of `--help`.
     command = command.after_long_help("");
     command.build();
     command
@@ -98,7 +98,7 @@ fn title(command: &Command) -> &str {
     command.get_display_name().unwrap_or_else(|| command.get_name())
 }
 
-/// What `--help` of provost itself ends with.
+/// The end of provost's own `--help`.
 pub(in crate::cli) fn closing() -> String {
     let row = |(name, words): &(&str, &str)| format!("  {name}\n          {words}\n");
     let section =

@@ -1,4 +1,4 @@
-//! `provost print`: what other programs are to be told of this server, ready to be pasted; a file for each thing.
+//! `provost print`: prints configuration for other programs, ready to paste. One file for each kind.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ mod timekeeping;
 
 pub use grant::{Dialect, grant};
 
-/// Their names and labels are tested against the metrics.
+/// A test compares its names and labels with the metrics.
 const ALERTS: &str = include_str!("alerts.yml");
 
 /// What can be printed.
@@ -65,7 +65,8 @@ pub(super) fn run(command: &Command, config: &ConfigArg) -> anyhow::Result<ExitC
     Ok(ExitCode::SUCCESS)
 }
 
-/// The constituencies as they are served. Who may not read the state directory may print what only concerns the folders.
+/// The constituencies as they are served. A user who cannot read the state directory gets a warning, and the output
+/// without the server-wide denials.
 fn registry(config: &Config) -> Registry {
     let denials = ServerDenials::read(&config.state).unwrap_or_else(|error| {
         warn(&error);
@@ -74,7 +75,7 @@ fn registry(config: &Config) -> Registry {
     registry_of(config, Arc::new(denials))
 }
 
-/// The constituency that is served under `name`, which may be an alias of it.
+/// The constituency that is served under `name` or has it as an alias.
 fn constituency(registry: &Registry, name: &ConstituencyName) -> anyhow::Result<Arc<Constituency>> {
     let found = registry.find(name.as_str()).cloned();
     found.with_context(|| format!("there is no constituency {name} that can be served; see provost check"))

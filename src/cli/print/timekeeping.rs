@@ -1,15 +1,13 @@
-//! What phones are told of the time: servers, zone, offset. Pure: the time zone database is built in.
+//! Time settings for phones: servers, zone, offset. Pure: the time zone database is built in.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-/// A server to ask for the time.
+/// An NTP server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::cli::print) enum NtpServer {
-    /// By address.
     Address(Ipv4Addr),
-    /// By name.
     Name(String),
 }
 
@@ -18,14 +16,14 @@ pub(in crate::cli::print) enum NtpServer {
 pub(in crate::cli::print) struct Zone {
     /// Its name (RFC 4833 §3, option 101).
     pub(in crate::cli::print) name: &'static str,
-    /// Its rules as POSIX writes them (RFC 4833 §3, option 100).
+    /// Its POSIX rules (RFC 4833 §3, option 100).
     pub(in crate::cli::print) posix: &'static str,
 }
 
 /// A fixed offset from UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::cli::print) struct Offset {
-    /// In seconds, east is positive (RFC 2132 §3.4).
+    /// Seconds east of UTC (RFC 2132 §3.4).
     pub(in crate::cli::print) seconds: i32,
 }
 
@@ -78,8 +76,8 @@ impl FromStr for Zone {
     }
 }
 
-/// RFC 9636 §3.3: "The TZif footer is used to specify the rule for the time after the last time change in the data; it is
-/// formatted and interpreted as follows: `NL TZ string NL`".
+/// The POSIX rules in the footer of TZif data. RFC 9636 §3.3: "The TZif footer is used to specify the rule for the time
+/// after the last time change in the data; it is formatted and interpreted as follows: `NL TZ string NL`".
 fn footer(data: &'static [u8]) -> Option<&'static str> {
     let footer = data.strip_suffix(b"\n")?.rsplit(|byte| *byte == b'\n').next()?;
     std::str::from_utf8(footer).ok().filter(|footer| !footer.is_empty())

@@ -1,5 +1,5 @@
-//! dnsmasq: a tag that `dhcp-mac` sets beside whatever `dhcp-host` says of a phone. A further `dhcp-host` would take the
-//! place of the site's.
+//! dnsmasq: `dhcp-mac` sets a tag in addition to the site's `dhcp-host`. Another `dhcp-host` for the phone would
+//! replace the site's.
 
 use super::{DhcpPlan, OptionValue, with_colons};
 
@@ -15,7 +15,7 @@ pub(super) fn print(plan: &DhcpPlan) -> String {
     };
     let mut lines: Vec<String> = plan.heading(place).iter().map(|line| format!("# {line}")).collect();
     for phone in plan.members() {
-        // A comment ends with its line, and a note is one short line.
+        // A comment ends at the line break, and a note is one short line.
         if !phone.note.is_empty() {
             lines.push(format!("# {}", phone.note));
         }
@@ -32,9 +32,9 @@ pub(super) fn print(plan: &DhcpPlan) -> String {
 
 fn value(value: &OptionValue) -> String {
     match value {
-        // Within quotes a comma is a comma.
+        // Quotes keep a comma in the text.
         OptionValue::Text(text) => format!("\"{text}\""),
-        // Four bytes each of their own: a number would be as long as it looks.
+        // Four separate bytes: dnsmasq would encode a number in as few bytes as it needs.
         OptionValue::Seconds(seconds) => seconds.to_be_bytes().map(|byte| format!("{byte:02x}")).join(":"),
         OptionValue::Servers(servers) => servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
     }

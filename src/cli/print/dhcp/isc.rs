@@ -1,9 +1,9 @@
-//! ISC's dhcpd: a class of hardware addresses. Its options and lease times hold for a phone beside the host declaration that
-//! reserves the phone's address.
+//! ISC dhcpd: a class of hardware addresses. A phone gets its options and lease times in addition to those of the host
+//! declaration that reserves its address.
 
 use super::{DhcpPlan, OptionValue, with_colons};
 
-/// dhcpd knows the other options by name.
+/// The options that dhcpd does not know by name.
 const DEFINED_HERE: [(u8, &str); 2] = [(160, "polycom-server"), (128, "polycom-vlan")];
 
 pub(super) fn print(plan: &DhcpPlan) -> String {
@@ -29,11 +29,11 @@ pub(super) fn print(plan: &DhcpPlan) -> String {
         lines.push("}".to_owned());
     }
     for phone in plan.members() {
-        // A comment ends with its line, and a note is one line.
+        // A comment ends at the line break, and a note is one line.
         if !phone.note.is_empty() {
             lines.push(format!("# {}", phone.note));
         }
-        // dhcp-eval(5): the hardware type precedes the address, and Ethernet is 1.
+        // dhcp-eval(5): the hardware type precedes the address. Ethernet is 1.
         lines.push(format!("subclass \"{}\" 1:{};", plan.name, with_colons(phone.mac)));
     }
     for (phone, address) in plan.reservations() {

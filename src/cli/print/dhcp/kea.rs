@@ -1,5 +1,5 @@
-//! Kea: a client class that tests the hardware address. A phone is in it whatever reservation it has; a class that a
-//! reservation of ours names would count only where no other reservation is found first.
+//! Kea: a client class that tests the hardware address. It applies to a phone with any reservation. A class named in a
+//! reservation of ours would apply only if Kea finds no other reservation first.
 
 use serde_json::{Map, Value as Json, json};
 
@@ -44,7 +44,7 @@ pub(super) fn print(plan: &DhcpPlan) -> anyhow::Result<String> {
     Ok(serde_json::to_string_pretty(&json!({ "Dhcp4": dhcp }))?)
 }
 
-/// JSON has no comments; Kea keeps what stands here and does nothing with it.
+/// The `user-context`, used for comments, which JSON lacks: Kea keeps it and ignores it.
 fn context(plan: &DhcpPlan) -> Json {
     let mut place = vec!["Merge it into the Dhcp4 of your configuration, list by list."];
     if !plan.is_for_all() {
@@ -70,7 +70,8 @@ fn context(plan: &DhcpPlan) -> Json {
     context
 }
 
-/// Sent whether or not a phone asks for it, as dhcpd and dnsmasq do for a client that asks for nothing in particular.
+/// An option that is sent even if the phone does not request it, as dhcpd and dnsmasq do for a client without a request
+/// list.
 fn option(code: u8, value: &OptionValue, has_definitions: bool) -> Json {
     let name = match code {
         160 if has_definitions => Some("polycom-server"),
@@ -83,11 +84,11 @@ fn option(code: u8, value: &OptionValue, has_definitions: bool) -> Json {
         _ => None,
     };
     match (name, value) {
-        // By number and as it is, whatever the site calls this option.
+        // By number and as raw data, whatever name the site gives this option.
         (None, OptionValue::Text(text)) => {
             json!({ "code": code, "csv-format": false, "data": format!("'{text}'"), "always-send": true })
         }
-        // A comma would end the value.
+        // An unescaped comma would end the value.
         (_, OptionValue::Text(text)) => json!({ "name": name, "data": text.replace(',', "\\,"), "always-send": true }),
         (_, OptionValue::Seconds(seconds)) => json!({ "name": name, "data": seconds.to_string(), "always-send": true }),
         (_, OptionValue::Servers(servers)) => {

@@ -1,7 +1,8 @@
-//! MikroTik's RouterOS: a set of options that the phones' leases name. Commands for its terminal, or a file to import.
+//! MikroTik RouterOS: a set of options that the phones' leases refer to. Commands for its terminal, or a file to
+//! import.
 //!
-//! Values are written in hexadecimal, which RouterOS reads alike in every version: quoted ones it takes for numbers or
-//! addresses where they look like some.
+//! Values are hexadecimal, which every version of RouterOS reads in the same way. It takes quoted values for numbers or
+//! addresses if they look like ones.
 
 use super::{DhcpPlan, NtpServer, OptionValue, with_colons};
 
@@ -41,7 +42,7 @@ pub(super) fn print(plan: &DhcpPlan) -> String {
     lines.join("\n")
 }
 
-/// A value's bytes, and what they say.
+/// A value's bytes, and its text for a comment.
 fn encoded(value: &OptionValue) -> (Vec<u8>, String) {
     match value {
         OptionValue::Text(text) => (text.as_bytes().to_vec(), text.clone()),
@@ -67,7 +68,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A string of RouterOS. All that could mean something in one (`"`, `\`, `$`, `?`, line ends) is written as its code.
+/// A RouterOS string. Every special character (`"`, `\`, `$`, `?`, line breaks) is written as its code.
 fn quoted(text: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b" #()*+,-./:;<=>@_".contains(&byte);
     let escaped = |byte: u8| if is_plain(byte) { char::from(byte).to_string() } else { format!("\\{byte:02X}") };

@@ -1,15 +1,17 @@
-//! DHCP options that lead the phones of a constituency to this server, in the syntax of four DHCP servers.
+//! DHCP options that lead a constituency's phones to this server, in the syntax of four DHCP servers.
 //!
-//! A phone looks for its provisioning server in option 160, then in 66; for its VLAN in 128 and its clock in 42. Options 100
-//! and 101 are the time zone (RFC 4833); 2 is a fixed offset, for phones and places without one.
+//! A phone looks for its provisioning server in option 160, then in 66. Option 128 gives the VLAN, 42 the NTP servers.
+//! Options 100 and 101 give the time zone (RFC 4833); 2 gives a fixed offset, for phones and places without one.
 //!
-//! 1. What is printed adds to what a site has. The options belong to a class (or tag) of MAC addresses, so a phone keeps the
-//!    address that the site reserves for it, and other devices get none of them. Only `--address` prints reservations.
-//! 2. Where an option must be defined before use, the site may have defined it already: `--without-definitions`.
-//! 3. What a server cannot do is said in the print and on standard error.
+//! 1. The output adds to a site's configuration. The options belong to a class (or tag) of MAC addresses, so a phone
+//!    keeps the address that the site reserves for it, and other devices do not get the options. Only `--address`
+//!    prints reservations.
+//! 2. Some options need a definition, which the site may already have: `--without-definitions`.
+//! 3. Limits of a DHCP server are reported in the output and on standard error.
 //!
-//! Notes are other people's text: [`DhcpPlan`] has them as one short line without controls, and each dialect writes them so
-//! that none can end what it stands in. Only NTP names are looked up, for servers that take addresses alone.
+//! Notes are untrusted text: [`DhcpPlan`] has each as one short line without control characters, and each dialect
+//! escapes it so that it cannot end its comment or string. Only NTP names are resolved, for servers that accept only
+//! addresses.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
@@ -27,13 +29,13 @@ mod isc;
 mod kea;
 mod mikrotik;
 
-/// The longest note that is printed, in characters. dnsmasq takes what follows the 1024th byte of a line for another line.
+/// The most characters of a note. dnsmasq reads the text after the 1024th byte of a line as another line.
 const LONGEST_NOTE: usize = 100;
 /// The longest value of a DHCP option, in bytes (RFC 2132 §2).
 const LONGEST_OPTION: usize = 255;
-/// The shortest lease that all four servers grant: dnsmasq has no shorter one.
+/// The shortest lease in seconds: dnsmasq allows no shorter one.
 const SHORTEST_LEASE: u32 = 120;
-/// The longest lease: dhcpd counts seconds in 31 bits.
+/// The longest lease in seconds: dhcpd counts them in 31 bits.
 const LONGEST_LEASE: u32 = i32::MAX.unsigned_abs();
 
 /// What `provost print dhcp` takes.
@@ -94,27 +96,27 @@ struct PrintedReservation {
     address: Ipv4Addr,
 }
 
-/// What is printed, whatever the syntax.
+/// The content of the output, independent of the syntax.
 #[derive(Debug, Clone)]
 struct DhcpPlan {
-    /// The name of the class, tag or set: `provost-NAME`, so that several constituencies stand side by side.
+    /// The name of the class, tag or set: `provost-NAME`, so that several constituencies can coexist.
     name: String,
     url: String,
-    /// Code and value, in the order in which they are printed.
+    /// Codes and values, in the order of the output.
     options: Vec<(u8, OptionValue)>,
     lease: Option<Lease>,
     clients: Clients,
     has_definitions: bool,
-    /// Lines that the heading ends with.
+    /// The last lines of the heading.
     remarks: Vec<String>,
 }
 
-/// Who gets the options.
+/// The clients that get the options.
 #[derive(Debug, Clone)]
 enum Clients {
-    /// Every client in whose scope they stand; addresses are reserved for these phones.
+    /// Every client in the scope. Addresses are reserved for these phones.
     All(Vec<DhcpPhone>),
-    /// These phones.
+    /// Only these phones.
     Phones(Vec<DhcpPhone>),
 }
 
@@ -126,16 +128,15 @@ struct DhcpPhone {
     address: Option<Ipv4Addr>,
 }
 
-/// The value of an option.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum OptionValue {
     Text(String),
     Seconds(i32),
-    /// Only ISC's dhcpd gets names among them.
+    /// Only ISC dhcpd accepts names.
     Servers(Vec<NtpServer>),
 }
 
-/// Seconds.
+/// Lease times in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Lease {
     default: u32,
@@ -156,7 +157,7 @@ impl FromStr for PrintedReservation {
     }
 }
 
-/// Whether a device on a LAN can have `address`: not one of 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/4 and 240.0.0.0/4.
+/// Whether a device on a LAN can have `address`: not in 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/4 and 240.0.0.0/4.
 fn is_host(address: Ipv4Addr) -> bool {
     let first = address.octets()[0];
     first != 0 && first != 127 && first < 224
@@ -173,7 +174,7 @@ fn lease_time(text: &str) -> Result<u32, String> {
     lease.ok_or_else(|| format!("a lease lasts {SHORTEST_LEASE} to {LONGEST_LEASE} seconds"))
 }
 
-/// The configuration that `args` ask for.
+/// The configuration for `args`.
 pub(super) fn print(args: &Args, config: &Config) -> anyhow::Result<String> {
     let registry = super::registry(config);
     let constituency = super::constituency(&registry, &args.constituency)?;
@@ -190,7 +191,8 @@ pub(super) fn print(args: &Args, config: &Config) -> anyhow::Result<String> {
     })
 }
 
-/// A phone in two classes would get the options of one of them, and which one is the DHCP server's choice.
+/// Warns about phones that are also in another constituency: a phone in two classes gets the options of either,
+/// depending on the DHCP server.
 fn warn_of_lists(registry: &Registry, constituency: &Constituency, clients: &Clients) {
     let Clients::Phones(phones) = clients else { return };
     for other in registry.served().filter(|other| other.name != constituency.name) {
@@ -235,7 +237,7 @@ impl DhcpPlan {
         Ok(plan.with_limits_of(args))
     }
 
-    /// Adds what the server cannot do of what is asked.
+    /// Adds remarks about requested settings that the DHCP server does not support.
     fn with_limits_of(mut self, args: &Args) -> Self {
         let everyone_has_an_address = match &self.clients {
             Clients::All(_) => false,
@@ -269,8 +271,7 @@ impl DhcpPlan {
         self
     }
 
-    /// The lines at the top, without the syntax's marks of a comment; `place` says where they belong, and what wins over
-    /// them.
+    /// The lines at the top, without comment marks. `place` says where the output belongs, and what overrides it.
     fn heading(&self, place: &[&str]) -> Vec<String> {
         let clients = match &self.clients {
             Clients::All(_) => {
@@ -291,7 +292,7 @@ impl DhcpPlan {
         [first, clients].into_iter().chain(place).chain(reserved).chain(self.remarks.iter().cloned()).collect()
     }
 
-    /// The phones whose addresses make the class; none if every client gets the options.
+    /// The phones in the class; empty if every client gets the options.
     fn members(&self) -> &[DhcpPhone] {
         match &self.clients {
             Clients::All(_) => &[],
@@ -299,7 +300,7 @@ impl DhcpPlan {
         }
     }
 
-    /// The phones that get an address, with it.
+    /// The phones with a reserved address, and the address.
     fn reservations(&self) -> impl Iterator<Item = (&DhcpPhone, Ipv4Addr)> {
         let (Clients::All(phones) | Clients::Phones(phones)) = &self.clients;
         phones.iter().filter_map(|phone| Some((phone, phone.address?)))
@@ -334,7 +335,7 @@ fn url(args: &Args, config: &Config, constituency: &Constituency, remarks: &mut 
     Ok(url)
 }
 
-/// The NTP servers; names only for a server that looks them up itself.
+/// The NTP servers. Names are kept only for a server that resolves them itself.
 fn ntp_servers(args: &Args, remarks: &mut Vec<String>) -> anyhow::Result<Vec<NtpServer>> {
     let server = match args.format {
         DhcpFormat::Isc => return Ok(args.ntp.clone()),
@@ -371,7 +372,7 @@ fn ntp_servers(args: &Args, remarks: &mut Vec<String>) -> anyhow::Result<Vec<Ntp
     Ok(all)
 }
 
-/// The IPv4 addresses of `name`, by the system's resolver, in order.
+/// The IPv4 addresses of `name` from the system's resolver, sorted.
 fn look_up(name: &str) -> anyhow::Result<Vec<Ipv4Addr>> {
     const NTP: u16 = 123;
     let found = (name, NTP).to_socket_addrs()?;
@@ -402,7 +403,7 @@ fn options(args: &Args, url: &str, ntp: Vec<NtpServer>) -> Vec<(u8, OptionValue)
     options
 }
 
-/// The phones that are known by name, with their notes and the addresses that are reserved for them.
+/// The known phones, with their notes and reserved addresses.
 fn clients(args: &Args, constituency: &Constituency) -> anyhow::Result<Clients> {
     let name = &constituency.name;
     let mut addresses = BTreeMap::new();
@@ -439,7 +440,7 @@ fn clients(args: &Args, constituency: &Constituency) -> anyhow::Result<Clients> 
     Ok(Clients::Phones(phones))
 }
 
-/// A note as one short line: nothing in it ends a line, turns the direction of writing, or is invisible.
+/// A note as one short line: line breaks, control characters, direction marks and invisible characters are replaced.
 fn one_line(note: &str) -> String {
     let is_unseen = |c: char| {
         c.is_control()
@@ -453,7 +454,6 @@ fn one_line(note: &str) -> String {
     }
 }
 
-/// `00:00:5e:00:53:0c`.
 fn with_colons(mac: MacAddress) -> String {
     let digits = mac.to_string();
     let pairs: Vec<&str> = (0..6).filter_map(|pair| digits.get(2 * pair..2 * pair + 2)).collect();

@@ -1,6 +1,7 @@
-//! The parameter file that makes a phone keep a constituency's server for good, so that it can be posted to another house.
+//! The parameter file that makes a phone keep a constituency's server permanently, so that the phone works in any
+//! network.
 //!
-//! Each group of parameters is a function in [`groups`]; a further one is a line there.
+//! A function makes each group of parameters. To add one, add a line to [`groups`].
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -49,14 +50,14 @@ pub(in crate::cli) struct Args {
     modern_tls: bool,
 }
 
-/// A part of the day, whole minutes.
+/// A part of the day, in whole minutes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct PollingWindow {
     from: String,
     until: String,
 }
 
-/// Everything that is printed depends on this.
+/// The input of all groups.
 struct ConfigRequest<'a> {
     args: &'a Args,
     constituency: &'a Constituency,
@@ -64,14 +65,14 @@ struct ConfigRequest<'a> {
     url: String,
     /// PEM.
     roots: Vec<String>,
-    /// How many addresses the server's name has.
+    /// The number of addresses of the server's name.
     addresses: u8,
 }
 
-/// How many addresses of a server a phone tries at most (UC Software 5.0.1).
+/// The most addresses of a server that a phone tries (UC Software 5.0.1).
 const MOST_ADDRESSES: i64 = 8;
-/// How long DNS may take.
-const PATIENCE_WITH_DNS: Duration = Duration::from_secs(3);
+/// The timeout for DNS.
+const DNS_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The attack that a name check prevents.
 const WITHOUT_NAME_CHECK: &str = "the phone will not compare the name in the server's certificate: anybody on the way (a router, a Wi-Fi, \
@@ -79,7 +80,7 @@ const WITHOUT_NAME_CHECK: &str = "the phone will not compare the name in the ser
      server, and give the phone a configuration and firmware of their own. \"certificate_names\": \"exact\" in \
      constituency.json does without this";
 
-/// What `args` ask for.
+/// The file for `args`.
 pub(super) fn print(args: &Args, config: &Config) -> anyhow::Result<String> {
     let constituency = super::constituency(&super::registry(config), &args.constituency)?;
     let Roots { pem: roots, unknown } = roots::find(config, &args.ca)?;
@@ -101,7 +102,7 @@ pub(super) fn print(args: &Args, config: &Config) -> anyhow::Result<String> {
     Ok(parameter_file(&heading, &groups(&ConfigRequest { args, constituency: &constituency, url, roots, addresses })))
 }
 
-/// All groups, in the order in which they are printed.
+/// All groups, in the order of the output.
 fn groups(wanted: &ConfigRequest<'_>) -> Vec<Group> {
     let always = [server(wanted), trust(wanted), clock(wanted), polling(wanted)];
     always
@@ -113,9 +114,9 @@ fn groups(wanted: &ConfigRequest<'_>) -> Vec<Group> {
         .collect()
 }
 
-/// Where the phone finds its files from now on, whatever a DHCP server says.
+/// The provisioning server, which overrides DHCP.
 fn server(wanted: &ConfigRequest<'_>) -> Group {
-    // A name where that says it all, else a URL: the documentation has both.
+    // A host name if that is enough, else a URL. The documentation allows both.
     let name = wanted.url.strip_prefix("https://").and_then(|rest| rest.strip_suffix('/')).unwrap_or(&wanted.url);
     let name = if name.contains(':') { &wanted.url } else { name };
     Group::new("server", "The provisioning server, whatever a DHCP server says.")
@@ -125,28 +126,28 @@ fn server(wanted: &ConfigRequest<'_>) -> Group {
         .device("device.dhcp.bootSrvUseOpt", "Static")
 }
 
-/// How many addresses the server's name has: DNS knows, or else `listen` does.
+/// The number of addresses of the server's name: from DNS, or else from `listen`.
 fn addresses(config: &Config, url: &str) -> u8 {
     let host =
         url.strip_prefix("https://").and_then(|rest| rest.split([':', '/']).next()).unwrap_or_default().to_owned();
     let (answer, answered) = mpsc::channel();
-    // Not waited for: a resolver may take as long as it likes.
+    // Not joined, because a resolver can block for long.
     std::thread::spawn(move || {
         let found = (host.as_str(), 443).to_socket_addrs();
         let found = found.map(|found| found.map(|address| address.ip()).collect::<BTreeSet<IpAddr>>());
-        // After the deadline, the receiver is gone.
+        // After the timeout, the receiver is gone.
         let _ = answer.send(found.unwrap_or_default());
     });
-    let in_dns = answered.recv_timeout(PATIENCE_WITH_DNS).unwrap_or_default();
+    let in_dns = answered.recv_timeout(DNS_TIMEOUT).unwrap_or_default();
     let listening: BTreeSet<IpAddr> =
         config.listen.iter().map(SocketAddr::ip).filter(|ip| !ip.is_unspecified()).collect();
-    // Phones of that age speak IPv4.
+    // These phones use IPv4.
     let count = |all: &BTreeSet<IpAddr>| all.iter().filter(|ip| ip.is_ipv4()).count();
     let count = if in_dns.is_empty() { count(&listening) } else { count(&in_dns) };
     u8::try_from(count).unwrap_or(u8::MAX).clamp(1, MOST_ADDRESSES.unsigned_abs().try_into().unwrap_or(u8::MAX))
 }
 
-/// A phone tries one address of the server's name unless this says more.
+/// Lets the phone try several addresses of the server's name. The default is one.
 fn addresses_of_server(wanted: &ConfigRequest<'_>) -> Option<Group> {
     let count = wanted.addresses;
     let group = || {
@@ -164,7 +165,7 @@ fn addresses_of_server(wanted: &ConfigRequest<'_>) -> Option<Group> {
     (count > 1).then(group)
 }
 
-/// Old firmware does not know the newer roots.
+/// Installs the roots, because old firmware does not know the newer ones.
 fn trust(wanted: &ConfigRequest<'_>) -> Group {
     const PLACES: usize = 2;
     let further = if wanted.roots.len() > PLACES {
@@ -184,7 +185,7 @@ fn trust(wanted: &ConfigRequest<'_>) -> Group {
     group.device("device.sec.TLS.profile.caCertList1", "All")
 }
 
-/// Without a clock no certificate is valid.
+/// Sets the NTP server, because without the time no certificate is valid.
 fn clock(wanted: &ConfigRequest<'_>) -> Group {
     let server = wanted.args.ntp.to_string();
     Group::new("clock", "Where the time comes from, whatever a DHCP server says: without it no certificate is valid.")
@@ -193,7 +194,7 @@ fn clock(wanted: &ConfigRequest<'_>) -> Group {
         .plain("tcpIpApp.sntp.address.overrideDHCP", "1")
 }
 
-/// Phones that all ask at one time are a flood.
+/// Spreads polling over time, so that phones do not all ask at once.
 fn polling(wanted: &ConfigRequest<'_>) -> Group {
     let PollingWindow { from, until } = &wanted.args.polling;
     Group::new("polling", "Changes are looked for once a day, by each phone at a time of its own.")
@@ -204,7 +205,7 @@ fn polling(wanted: &ConfigRequest<'_>) -> Group {
         .plain("prov.polling.timeRandomEnd", until)
 }
 
-/// Where uploads are taken: the log grows up to a size that the policy allows, then begins anew.
+/// Log uploads, if the policy allows uploads. The log grows up to a size that the policy allows, then starts anew.
 fn logs(wanted: &ConfigRequest<'_>) -> Option<Group> {
     const USUAL_KIB: u64 = 512;
     let limits = wanted.constituency.policy.uploads?;
@@ -224,8 +225,8 @@ fn name_check(wanted: &ConfigRequest<'_>) -> Option<Group> {
     wanted.args.no_name_check.then(group)
 }
 
-/// What the phone offers: modern suites first, and behind them older ones, because a phone that knows no others must not
-/// be left without any. OpenSSL in the phone passes over names that it does not know.
+/// The cipher suites that the phone offers: modern ones first, then older ones, so that a phone without modern ones
+/// still has some. The phone's OpenSSL ignores unknown names.
 fn modern_tls(wanted: &ConfigRequest<'_>) -> Option<Group> {
     const SUITES: &str = "ECDHE-RSA-AES128-GCM-SHA256:ECDHE-RSA-AES256-GCM-SHA384:DHE-RSA-AES128-GCM-SHA256:\
          ECDHE-RSA-AES128-SHA:DHE-RSA-AES128-SHA:AES128-SHA";
@@ -256,7 +257,7 @@ impl FromStr for PollingWindow {
             text.split_once(':').is_some_and(|(hours, minutes)| number(hours, 24) && number(minutes, 60))
         };
         let (from, until) = text.split_once('-').ok_or_else(wrong)?;
-        // Two digits each: as texts they stand in the order of their times.
+        // Two digits each, so that comparing the texts compares the times.
         if !is_time(from) || !is_time(until) || from >= until {
             return Err(wrong());
         }

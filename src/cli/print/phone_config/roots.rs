@@ -1,5 +1,5 @@
-//! The roots that phones may meet: a phone that is posted to another house must trust the server's certificate whichever
-//! chain it is shown. A chain mostly stops short of its root.
+//! The roots that phones need: a phone must trust the server's certificate, whichever chain the server presents. Most
+//! chains do not include their root.
 
 use std::path::{Path, PathBuf};
 
@@ -16,20 +16,20 @@ use crate::certificate::CertificateFiles;
 use crate::config::{CertificateSource, Config};
 use crate::files::read_regular;
 
-/// ISRG Root X1, where Let's Encrypt's chains end; until 2035.
+/// ISRG Root X1, the root of Let's Encrypt's chains; valid until 2035.
 const ISRG_ROOT_X1: &str = include_str!("isrg_root_x1.pem");
 
-/// Roots, the one of the chain that most phones are shown first.
+/// Roots. The one of the chain that most phones get comes first.
 pub(super) struct Roots {
-    /// PEM, each once.
+    /// Each root once, in PEM.
     pub(super) pem: Vec<String>,
-    /// Directories of CAs whose root is not known before they have issued.
+    /// The directories of CAs whose root is unknown until they have issued a certificate.
     pub(super) unknown: Vec<String>,
 }
 
 type RootCertificate = CertificateDer<'static>;
 
-/// The roots of all chains that `config` lets the server show, and those in the files `named`.
+/// The roots of all chains that the server can present with `config`, and those in the files `named`.
 pub(super) fn find(config: &Config, named: &[PathBuf]) -> anyhow::Result<Roots> {
     let named = named.iter().map(|file| only(file)).collect::<anyhow::Result<Vec<_>>>()?;
     let mut unknown = Vec::new();
@@ -53,7 +53,7 @@ pub(super) fn find(config: &Config, named: &[PathBuf]) -> anyhow::Result<Roots> 
     Ok(Roots { pem, unknown })
 }
 
-/// The only certificate in `file`.
+/// The certificate in `file`, which must be the only one.
 fn only(file: &Path) -> anyhow::Result<RootCertificate> {
     let mut all = certificates(file)?;
     match (all.pop(), all.is_empty()) {
@@ -68,7 +68,7 @@ fn certificates(file: &Path) -> anyhow::Result<Vec<RootCertificate>> {
     all.with_context(|| format!("{}: is damaged PEM", file.display()))
 }
 
-/// The chains of all pairs. Those with an RSA key come first, because every phone takes them.
+/// The chains of all pairs. Those with an RSA key come first, because every phone accepts them.
 fn of_files(pairs: &[CertificateFiles]) -> anyhow::Result<Vec<Vec<RootCertificate>>> {
     let mut chains = pairs.iter().map(|pair| certificates(&pair.chain)).collect::<anyhow::Result<Vec<_>>>()?;
     chains.sort_by_key(|chain| !chain.first().is_some_and(is_rsa));
@@ -80,7 +80,7 @@ fn is_rsa(certificate: &CertificateDer<'_>) -> bool {
     parsed.is_ok_and(|(_, parsed)| parsed.public_key().parsed().is_ok_and(|key| key.key_size() >= 1024))
 }
 
-/// The roots of what is stored, and of what the CAs will issue as far as that is known: Let's Encrypt's.
+/// The roots of the stored certificates, and of certificates that the CAs will issue, if known: Let's Encrypt's.
 fn of_acme(
     config: &Config,
     settings: &AcmeSettings,
@@ -113,7 +113,7 @@ fn isrg_root_x1() -> RootCertificate {
     CertificateDer::from_pem_slice(ISRG_ROOT_X1.as_bytes()).expect("a certificate")
 }
 
-/// The root of each chain: one that stands in a chain, one of those `named`, Let's Encrypt's, or one of this machine's.
+/// The root of each chain: from the chain itself, from `named`, Let's Encrypt's, or one of this machine's.
 fn above_all(chains: &[Vec<RootCertificate>], named: &[RootCertificate]) -> anyhow::Result<Vec<RootCertificate>> {
     let mut candidates: Vec<RootCertificate> = chains.iter().flatten().chain(named).cloned().collect();
     candidates.push(isrg_root_x1());
@@ -133,7 +133,7 @@ fn above(chain: &[RootCertificate], candidates: &[RootCertificate]) -> anyhow::R
     })
 }
 
-/// Whether `root` is a root, and has issued `certificate`.
+/// Whether `root` is a root that issued `certificate`.
 fn is_issued_by(certificate: &X509Certificate<'_>, root: &CertificateDer<'_>) -> bool {
     let Ok((_, root)) = X509Certificate::from_der(root) else { return false };
     root.subject().as_raw() == certificate.issuer().as_raw()

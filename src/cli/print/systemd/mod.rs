@@ -1,4 +1,4 @@
-//! The units by which systemd runs provost: as they stand beside this file, fitted to one `provost.json`.
+//! The systemd units of provost: templates beside this file, filled in for one `provost.json`.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -6,17 +6,17 @@ use std::path::{Path, PathBuf};
 use crate::cli::ConfigArg;
 use crate::config::Config;
 
-/// Where the units look for the configuration.
+/// The configuration that the units use.
 pub(in crate::cli) const CONFIG: &str = "/etc/provost/provost.json";
-/// The constituencies of the example configuration.
+/// The constituencies in the example configuration.
 pub(in crate::cli) const CONSTITUENCIES: &str = "/srv/provost/constituencies";
-/// The state directory unless `provost.json` names another.
+/// The state directory, unless `provost.json` names another.
 pub(in crate::cli) const STATE: &str = "/var/lib/provost";
 
 const SERVICE: &str = include_str!("provost.service");
 const SOCKET: &str = include_str!("provost.socket");
 
-/// What of a configuration the units must know.
+/// The values for the units' placeholders.
 #[derive(Debug)]
 pub(in crate::cli) struct Fit {
     /// The binary.
@@ -27,16 +27,16 @@ pub(in crate::cli) struct Fit {
     state: PathBuf,
 }
 
-/// The units run the server with the configuration that is named, or else with the service's. They fit it if it exists.
+/// The values from the named configuration, or else the service's. If it does not exist, those of the example.
 pub(super) fn fit(config: &ConfigArg) -> anyhow::Result<Fit> {
     Fit::of(std::env::current_exe()?, &config.named().unwrap_or_else(|| CONFIG.into()))
 }
 
 impl Fit {
-    /// What the configuration `file` says, or, where there is none yet, what the example says.
+    /// The values from the configuration `file`. If it does not exist, those of the example.
     fn of(program: PathBuf, file: &Path) -> anyhow::Result<Self> {
         let file = std::path::absolute(file)?;
-        // It would be another line of the unit.
+        // A line break in a path would start another line of the unit.
         for path in [&program, &file] {
             let path = path.to_string_lossy();
             let has_controls = path.chars().any(char::is_control);
@@ -52,20 +52,20 @@ impl Fit {
         Ok(Self::usual(program, file))
     }
 
-    /// What `config` says, read from `file`.
+    /// The values from `config`, which was read from `file`.
     pub(in crate::cli) fn of_config(program: PathBuf, file: PathBuf, config: Config) -> Self {
         let Config { mut listen, plain_http, constituencies, state, .. } = config;
         listen.extend(plain_http.into_iter().flat_map(|plain| plain.listen));
         Self { program, config: file, listen, constituencies, state }
     }
 
-    /// What the example says.
+    /// The values of the example.
     pub(in crate::cli) fn usual(program: PathBuf, config: PathBuf) -> Self {
         let listen = Config::usual_listen();
         Self { program, config, listen, constituencies: CONSTITUENCIES.into(), state: STATE.into() }
     }
 
-    /// The service.
+    /// The service unit.
     pub(in crate::cli) fn service(&self) -> String {
         SERVICE
             .replace("{program}", &word(&self.program))
@@ -74,7 +74,7 @@ impl Fit {
             .replace("{state}", &self.state())
     }
 
-    /// The sockets.
+    /// The socket unit.
     pub(in crate::cli) fn socket(&self) -> String {
         let streams: Vec<String> = self.listen.iter().map(|address| format!("ListenStream={address}")).collect();
         SOCKET.replace("{streams}", &streams.join("\n"))
@@ -83,7 +83,7 @@ impl Fit {
     fn state(&self) -> String {
         match self.state.strip_prefix("/var/lib") {
             Ok(folder) => format!("StateDirectory={}\nStateDirectoryMode=0700", word(folder)),
-            // systemd makes folders in /var/lib only.
+            // systemd creates state directories only in /var/lib.
             Err(_) => format!("# It must be there and belong to provost.\nReadWritePaths={}", word(&self.state)),
         }
     }
