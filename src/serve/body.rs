@@ -1,8 +1,7 @@
-//! Bodies of answers. A file is sent in pieces, so that memory does not grow with its size; and in small ones to a peer
-//! that is slow, or has not shown yet that it is not, because a piece is held for as long as it takes to send it.
+//! Response bodies. A file is sent in chunks, so that memory does not grow with its size. A client gets small chunks
+//! until it has shown that it reads fast, because each chunk is pinned until it is sent.
 //!
-//! Pieces come out of the page cache without leaving the runtime's thread; only what is not there yet is read on a
-//! thread that may block.
+//! Chunks are read from the page cache on the runtime's thread; only uncached data is read on a blocking thread.
 
 use std::fs::File;
 use std::io;
@@ -19,28 +18,28 @@ use tokio::task::JoinHandle;
 
 use crate::clock;
 
-/// A piece for a peer that is fast, in bytes: measured as the cheapest per byte.
-const PIECE: usize = 256 << 10;
-/// A piece for a peer that is slow, or may be; smaller ones cost a fast peer more than they save with a slow one.
-const SMALL_PIECE: usize = 32 << 10;
-/// How much a peer must have taken without delay to be fast. The buffers of TCP swallow less before it shows that nobody
-/// reads: Linux's for sending up to 4 MiB (`tcp_wmem`), beside the peer's for receiving, which grows only as it reads.
+/// The chunk size for a fast client, in bytes; measured as the cheapest per byte.
+const CHUNK: usize = 256 << 10;
+/// The chunk size for other clients. Smaller chunks cost a fast client more than they save with a slow one.
+const SMALL_CHUNK: usize = 32 << 10;
+/// How much a client must read without backpressure to be fast. TCP buffers hide a stalled client before that: Linux's
+/// send buffer holds up to 4 MiB (`tcp_wmem`), beside the client's receive buffer, which grows only as it reads.
 const FAST_AFTER: usize = 8 << 20;
-/// A peer that takes longer for a piece is slow. Much more than a busy machine makes anybody wait, because small pieces
+/// A client that takes longer than this for a chunk is slow. A busy machine delays a client much less; small chunks
 /// would make it busier.
 const SLOW: Duration = Duration::from_millis(100);
 
-/// A part of a file as a body.
+/// A part of a file, as a response body.
 #[derive(Debug)]
 pub struct FileBody {
     file: Arc<File>,
     offset: u64,
     remaining: u64,
-    /// The piece that was sent last, to be used again once nobody holds it any more.
+    /// The chunk sent last; its memory is reused after the connection has released it.
     last: Bytes,
-    /// When it was sent.
+    /// When the last chunk was sent.
     sent: Option<Instant>,
-    /// How many bytes the peer has taken since it was last slow.
+    /// How many bytes the client has read since it was last slow.
     taken: usize,
     reading: Option<JoinHandle<io::Result<BytesMut>>>,
 }
@@ -52,13 +51,13 @@ impl FileBody {
         Self { file: file.into(), offset, remaining: length, last: Bytes::new(), sent: None, taken: 0, reading: None }
     }
 
-    /// How large a piece this peer may have now.
-    fn piece_len(&self) -> usize {
-        if self.taken < FAST_AFTER { SMALL_PIECE } else { PIECE }
+    /// The current chunk size for this client.
+    fn chunk_len(&self) -> usize {
+        if self.taken < FAST_AFTER { SMALL_CHUNK } else { CHUNK }
     }
 
-    /// Notes how long the peer took for the last piece.
-    fn note_pace(&mut self) {
+    /// Measures how long the client took for the last chunk.
+    fn measure_backpressure(&mut self) {
         let Some(sent) = self.sent.take() else { return };
         if clock::monotonic().duration_since(sent) > SLOW {
             self.taken = 0;
@@ -67,12 +66,12 @@ impl FileBody {
         }
     }
 
-    /// A buffer for the next piece: the last one's memory if it is free and of the right size, else new.
+    /// A buffer for the next chunk: the memory of the last one if it is free and of the right size, else a new one.
     fn buffer(&mut self) -> BytesMut {
-        let piece = self.piece_len();
-        let length = usize::try_from(self.remaining).map_or(piece, |remaining| remaining.min(piece));
+        let chunk = self.chunk_len();
+        let length = usize::try_from(self.remaining).map_or(chunk, |remaining| remaining.min(chunk));
         match std::mem::take(&mut self.last).try_into_mut() {
-            Ok(mut last) if (length..=piece).contains(&last.len()) => {
+            Ok(mut last) if (length..=chunk).contains(&last.len()) => {
                 last.truncate(length);
                 last
             }
@@ -80,18 +79,18 @@ impl FileBody {
         }
     }
 
-    fn finish(&mut self, mut piece: BytesMut, read: usize) -> io::Result<Bytes> {
+    fn finish(&mut self, mut chunk: BytesMut, read: usize) -> io::Result<Bytes> {
         if read == 0 {
-            // Whoever was promised these bytes must not take padding for them.
+            // The length is already announced, and the client must not take padding for content.
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file shrank while it was sent"));
         }
-        piece.truncate(read);
+        chunk.truncate(read);
         self.offset += read as u64;
         self.remaining -= read as u64;
-        let piece = piece.freeze();
-        self.last = piece.clone();
+        let chunk = chunk.freeze();
+        self.last = chunk.clone();
         self.sent = Some(clock::monotonic());
-        Ok(piece)
+        Ok(chunk)
     }
 }
 
@@ -104,22 +103,22 @@ impl Body for FileBody {
         if let Some(reading) = &mut this.reading {
             let result = ready!(Pin::new(reading).poll(cx));
             this.reading = None;
-            let piece = result.map_err(io::Error::other).and_then(|piece| piece);
-            return Poll::Ready(Some(piece.and_then(|piece| {
-                let read = piece.len();
-                this.finish(piece, read).map(Frame::data)
+            let chunk = result.map_err(io::Error::other).and_then(|chunk| chunk);
+            return Poll::Ready(Some(chunk.and_then(|chunk| {
+                let read = chunk.len();
+                this.finish(chunk, read).map(Frame::data)
             })));
         }
         if this.remaining == 0 {
             return Poll::Ready(None);
         }
-        this.note_pace();
-        let mut piece = this.buffer();
-        match read_cached(&this.file, &mut piece, this.offset) {
-            Ok(Some(read)) => Poll::Ready(Some(this.finish(piece, read).map(Frame::data))),
+        this.measure_backpressure();
+        let mut chunk = this.buffer();
+        match read_cached(&this.file, &mut chunk, this.offset) {
+            Ok(Some(read)) => Poll::Ready(Some(this.finish(chunk, read).map(Frame::data))),
             Ok(None) => {
                 let (file, offset) = (Arc::clone(&this.file), this.offset);
-                this.reading = Some(tokio::task::spawn_blocking(move || read_from_disk(&file, piece, offset)));
+                this.reading = Some(tokio::task::spawn_blocking(move || read_from_disk(&file, chunk, offset)));
                 Pin::new(this).poll_frame(cx)
             }
             Err(error) => Poll::Ready(Some(Err(error))),
@@ -135,21 +134,21 @@ impl Body for FileBody {
     }
 }
 
-/// Reads what is in the page cache; `None` if the disk would have to be waited for.
+/// Reads from the page cache; `None` if that would wait for the disk.
 pub fn read_cached(file: &File, into: &mut [u8], offset: u64) -> io::Result<Option<usize>> {
     match rustix::io::preadv2(file, &mut [IoSliceMut::new(into)], offset, ReadWriteFlags::NOWAIT) {
         Ok(read) => Ok(Some(read)),
-        // Nothing cached, or a file system that cannot tell.
+        // Nothing is cached, or the file system does not support `RWF_NOWAIT`.
         Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::INTR) => Ok(None),
         Err(errno) => Err(errno.into()),
     }
 }
 
-/// Reads one piece, waiting for the disk.
-fn read_from_disk(file: &File, mut piece: BytesMut, offset: u64) -> io::Result<BytesMut> {
-    let read = std::os::unix::fs::FileExt::read_at(file, &mut piece, offset)?;
-    piece.truncate(read);
-    Ok(piece)
+/// Reads one chunk, waiting for the disk.
+fn read_from_disk(file: &File, mut chunk: BytesMut, offset: u64) -> io::Result<BytesMut> {
+    let read = std::os::unix::fs::FileExt::read_at(file, &mut chunk, offset)?;
+    chunk.truncate(read);
+    Ok(chunk)
 }
 
 #[cfg(test)]
@@ -167,7 +166,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_part_of_a_file_is_sent_to_the_byte() {
-        let (file, content) = file(3 * PIECE + 17);
+        let (file, content) = file(3 * CHUNK + 17);
         let body = FileBody::new(file.try_clone().unwrap(), 5, content.len() as u64 - 9);
         assert_eq!(body.size_hint().exact(), Some(content.len() as u64 - 9));
         let sent = body.collect().await.unwrap().to_bytes();
@@ -176,9 +175,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_file_that_shrinks_is_an_error_and_never_padding() {
-        let (file, _) = file(2 * SMALL_PIECE);
-        let mut body = FileBody::new(file.try_clone().unwrap(), 0, 2 * SMALL_PIECE as u64);
-        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap().len(), SMALL_PIECE);
+        let (file, _) = file(2 * SMALL_CHUNK);
+        let mut body = FileBody::new(file.try_clone().unwrap(), 0, 2 * SMALL_CHUNK as u64);
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap().len(), SMALL_CHUNK);
         file.set_len(100).unwrap();
         let error = body.frame().await.unwrap().unwrap_err();
         assert!(error.to_string().contains("shrank"));
@@ -186,8 +185,8 @@ mod tests {
 
     #[tokio::test]
     async fn pieces_share_memory_once_they_are_sent() {
-        let (file, _) = file(4 * SMALL_PIECE);
-        let mut body = FileBody::new(file, 0, 4 * SMALL_PIECE as u64);
+        let (file, _) = file(4 * SMALL_CHUNK);
+        let mut body = FileBody::new(file, 0, 4 * SMALL_CHUNK as u64);
         let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
         let address = first.as_ptr();
         drop(first);
@@ -204,13 +203,13 @@ mod tests {
         file.set_len(size as u64).unwrap();
         let mut body = FileBody::new(file, 0, size as u64);
         let mut next = async || body.frame().await.unwrap().unwrap().into_data().unwrap().len();
-        assert_eq!(next().await, SMALL_PIECE);
+        assert_eq!(next().await, SMALL_CHUNK);
         let mut largest = 0;
-        while largest < PIECE {
+        while largest < CHUNK {
             largest = largest.max(next().await);
         }
         body.sent = body.sent.and_then(|sent| sent.checked_sub(2 * SLOW));
         let mut next = async || body.frame().await.unwrap().unwrap().into_data().unwrap().len();
-        assert_eq!(next().await, SMALL_PIECE);
+        assert_eq!(next().await, SMALL_CHUNK);
     }
 }

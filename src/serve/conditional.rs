@@ -1,4 +1,5 @@
-//! Conditions and ranges of a GET or HEAD (RFC 9110 §13 and §14), decided from headers and a file's facts. Pure.
+//! Conditional and range requests for GET and HEAD (RFC 9110 §13 and §14), decided from headers and file metadata.
+//! Pure.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,38 +8,37 @@ use hyper::header::{
     HeaderMap, HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE,
 };
 
-/// What conditions are about: the file's strong entity tag, its time and its size in bytes.
+/// The metadata of a file that conditions refer to.
 #[derive(Debug, Clone, Copy)]
 pub struct Representation<'a> {
-    /// With its quotes.
+    /// The strong entity tag, with its quotes.
     pub etag: &'a str,
-    /// Last modification.
     pub modified: SystemTime,
     /// Size in bytes.
     pub size: u64,
 }
 
-/// What to send.
+/// The part of the file to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Selection {
-    /// 200 and the whole file.
+    /// 200 with the whole file.
     Whole,
-    /// 206 and `length` bytes from `first` on.
+    /// 206 with `length` bytes from `first` on.
     Part {
-        /// The first byte.
+        /// The offset of the first byte.
         first: u64,
-        /// How many; at least 1.
+        /// The number of bytes; at least 1.
         length: u64,
     },
-    /// 304: the client has it already.
+    /// 304: the client has a current copy.
     NotModified,
-    /// 412: a condition of the client's does not hold.
+    /// 412: a precondition of the client failed.
     PreconditionFailed,
-    /// 416: no byte of the file is in the range.
+    /// 416: the range is outside of the file.
     Unsatisfiable,
 }
 
-/// Decides by the request's conditions, in the order of RFC 9110 §13.2.2, then by its Range.
+/// Evaluates the request's conditions, in the order of RFC 9110 §13.2.2, then its Range.
 #[must_use]
 pub fn select(method: &Method, headers: &HeaderMap, file: &Representation<'_>) -> Selection {
     let unmodified_since = |time: SystemTime| whole_seconds(file.modified) <= time;
@@ -58,21 +58,21 @@ pub fn select(method: &Method, headers: &HeaderMap, file: &Representation<'_>) -
     if has_it {
         return Selection::NotModified;
     }
-    // (5): Range counts only for GET (RFC 9110 §14.2), and only if If-Range names what is here.
+    // (5): Range applies only to GET (RFC 9110 §14.2), and only if If-Range matches this file.
     if *method != Method::GET || !if_range_holds(headers, file) {
         return Selection::Whole;
     }
     single(headers, &RANGE).map_or(Selection::Whole, |range| part(range, file.size))
 }
 
-/// HTTP dates have no fractions of a second.
+/// Drops fractions of a second, which HTTP dates do not have.
 #[must_use]
 pub fn whole_seconds(time: SystemTime) -> SystemTime {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
     SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs())
 }
 
-/// RFC 9110 §13.1.5: the tag by strong comparison, or exactly the date.
+/// RFC 9110 §13.1.5: strong comparison of the tag, or an exact match of the date.
 fn if_range_holds(headers: &HeaderMap, file: &Representation<'_>) -> bool {
     let Some(value) = headers.get(IF_RANGE) else { return true };
     let Ok(text) = value.to_str() else { return false };
@@ -82,7 +82,7 @@ fn if_range_holds(headers: &HeaderMap, file: &Representation<'_>) -> bool {
     httpdate::parse_http_date(text).is_ok_and(|time| time == whole_seconds(file.modified))
 }
 
-/// One byte range of a file of `size` bytes. A range that is malformed, or one of several, is as good as none.
+/// Selects one byte range of a file of `size` bytes. Ignores a malformed range, and a list of several.
 fn part(range: &str, size: u64) -> Selection {
     let Some(spec) = range.trim().strip_prefix("bytes=") else { return Selection::Whole };
     let Some((first, last)) = spec.trim().split_once('-') else { return Selection::Whole };
@@ -102,7 +102,7 @@ fn part(range: &str, size: u64) -> Selection {
     if first >= size { Selection::Unsatisfiable } else { Selection::Part { first, length: last - first + 1 } }
 }
 
-/// Digits; more than fit are as good as the largest number.
+/// Parses digits. An overflow becomes the largest number.
 fn number(text: &str) -> Option<u64> {
     let is_digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     is_digits.then(|| text.parse().unwrap_or(u64::MAX))

@@ -1,8 +1,9 @@
-//! Small files stay open for a while after they were sent: one that is asked for again costs one look at its name.
+//! Caches the file descriptors of small files after they were sent: the next request for one takes a single `stat` of
+//! its name.
 //!
-//! An open file keeps its inode, so whatever name leads to that inode on that device leads to this file; and as long as
-//! its size and times are the same, so is its entity tag. No clock is trusted, and nothing is sent from memory: the
-//! content is read anew. Each thread keeps its own, so that none waits for another.
+//! An open file keeps its inode, so any name with the same device and inode refers to this file; while size and times
+//! are unchanged, so is the entity tag. The cache depends on no clock and holds no content, which is read again for
+//! each response. Each thread has its own cache, so that no thread waits for another.
 
 use std::cell::RefCell;
 use std::os::fd::BorrowedFd;
@@ -11,13 +12,13 @@ use rustix::fs::{AtFlags, statat};
 
 use super::open_beneath::{FileIdentity, OpenFile};
 
-/// How many files each thread keeps.
+/// How many files each thread caches.
 const MAX_OPEN: usize = 16;
-/// The largest of them, in bytes: a file that was removed takes its room on the disk for as long as it is kept.
+/// The largest cached file, in bytes: a removed file occupies disk space while it is cached.
 const SMALL: u64 = 64 << 10;
 
 thread_local! {
-    /// The one that was used last is the last.
+    /// In the order of use, the most recent last.
     static FILES: RefCell<Vec<OpenFile>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -25,7 +26,7 @@ fn is_direct(name: &str) -> bool {
     !name.contains('/')
 }
 
-/// The file `name` directly in `folder`, if it is kept. A name on whose way there could be a link is not looked for.
+/// The file `name` directly in `folder`, if it is cached. Ignores names with folders, which could be symlinks.
 pub(super) fn find(folder: BorrowedFd<'_>, name: &str) -> Option<OpenFile> {
     if !is_direct(name) || FILES.with_borrow(Vec::is_empty) {
         return None;
@@ -38,8 +39,8 @@ pub(super) fn find(folder: BorrowedFd<'_>, name: &str) -> Option<OpenFile> {
     })
 }
 
-/// Keeps `file`, which was found by `name`, and closes the one that was not used for longest if there are too many.
-pub(super) fn keep(file: &OpenFile, name: &str) {
+/// Caches `file`, found under `name`. Evicts the least recently used file if there are too many.
+pub(super) fn insert(file: &OpenFile, name: &str) {
     if file.size > SMALL || !is_direct(name) {
         return;
     }

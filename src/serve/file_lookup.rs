@@ -1,7 +1,8 @@
-//! Opening what a grant allows: beneath a directory handle, by the kernel's own rules, and judged again by its real path.
+//! Opens the file that a grant allows: beneath a directory handle, enforced by the kernel, with a second check of its
+//! real path.
 //!
-//! A path without links is opened in one call. Where a link is on the way, the file is opened beneath `constituencies`,
-//! and the decision must hold for the path that it really has.
+//! A path without symlinks takes one call. If there is a symlink in it, the file is opened beneath `constituencies`,
+//! and the grant must hold for its real path.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -18,17 +19,17 @@ use super::upload::store::UploadStore;
 use crate::constituency::file_names::NameRules;
 use crate::constituency::{Constituency, Registry};
 
-/// Opens what the grant names: an upload of this phone that lies over the folder, else the folder's file, else an upload.
+/// Opens the granted path: an upload of this phone that overrides the folder, else the folder's file, else an upload.
 ///
 /// # Errors
-/// Every reason why there is nothing to send; none of them tells the peer more than 404 or 403.
+/// Why there is nothing to send. The peer sees 404 or 403, 500 for a failing disk, or 503 for a replaced folder.
 pub fn open(
     grant: &ReadGrant,
     constituency: &Constituency,
     registry: &Registry,
     uploads: &UploadStore,
 ) -> Result<OpenFile, Denial> {
-    // Only a name with the phone's own MAC address in it can be an upload of its.
+    // A phone's upload always has its own MAC address in its name.
     let own = grant.reader().filter(|mac| grant.path().spells(*mac));
     let Some(mac) = own else { return open_in_folder(grant, constituency, registry) };
     let name = UploadName::stored(grant.path(), mac);
@@ -46,7 +47,7 @@ pub fn open(
     }
 }
 
-/// The exact spelling first, then the MAC address in lower case, then in upper case.
+/// Tries the exact spelling, then the MAC address in lower case, then in upper case.
 fn open_in_folder(grant: &ReadGrant, constituency: &Constituency, registry: &Registry) -> Result<OpenFile, Denial> {
     let mut found = open_spelling(grant.path().as_str(), grant, constituency, registry);
     if let (Err(Denial::NotFound), Some(own)) = (&found, grant.reader()) {
@@ -70,18 +71,18 @@ fn open_spelling(
     registry: &Registry,
 ) -> Result<OpenFile, Denial> {
     let folder = open_beneath::folder(constituency)?;
-    if let Some(kept) = fd_cache::find(folder.as_fd(), spelling) {
-        return Ok(kept);
+    if let Some(cached) = fd_cache::find(folder.as_fd(), spelling) {
+        return Ok(cached);
     }
     let strict = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
     match open_beneath::open(folder.as_fd(), spelling, open_beneath::READ, strict) {
-        Ok(handle) => open_beneath::opened(handle).inspect(|file| fd_cache::keep(file, spelling)),
+        Ok(handle) => open_beneath::opened(handle).inspect(|file| fd_cache::insert(file, spelling)),
         Err(Errno::LOOP) => open_through_links(spelling, grant, constituency, registry),
         Err(errno) => Err(open_beneath::denial(errno)),
     }
 }
 
-/// Follows links, but never out of `constituencies`, and decides again by where they led.
+/// Follows symlinks, but never out of `constituencies`, and checks access to their real path.
 fn open_through_links(
     spelling: &str,
     grant: &ReadGrant,
@@ -116,17 +117,18 @@ fn open_through_links(
     open_beneath::opened(handle)
 }
 
-/// Where an open file really is, relative to `root`.
+/// The real path of an open file, relative to `root`.
 fn real_path(handle: BorrowedFd<'_>, root: BorrowedFd<'_>) -> Result<String, Denial> {
     let unknown = |error| Denial::Failed(format!("the real path of a link is unknown: {error} (is /proc mounted?)"));
     let (file, root) = (path_of(handle).map_err(unknown)?, path_of(root).map_err(unknown)?);
     let real: &Path = file.strip_prefix(&root).map_err(|_| Denial::NotFound)?;
     let real = real.to_str().ok_or(Denial::NotFound)?;
-    // The kernel's mark of a file that was replaced meanwhile; it must not hide how the name ended.
+    // The kernel appends this if the file was deleted or replaced meanwhile. Strip it, so that it does not hide the
+    // extension.
     Ok(real.strip_suffix(" (deleted)").unwrap_or(real).to_owned())
 }
 
-/// What the kernel calls an open handle.
+/// The path of an open handle, according to the kernel.
 fn path_of(handle: BorrowedFd<'_>) -> std::io::Result<PathBuf> {
     std::fs::read_link(format!("/proc/self/fd/{}", handle.as_raw_fd()))
 }

@@ -1,4 +1,4 @@
-//! Opening a regular file beneath a directory handle, by the kernel's own rules (openat2).
+//! Opens regular files beneath a directory handle, enforced by the kernel (openat2).
 
 use std::fmt::Write;
 use std::fs::File;
@@ -15,10 +15,9 @@ use super::access_control::Denial;
 use super::path::ServedPath;
 use crate::constituency::{Constituency, MacAddress};
 
-/// A regular file, open for reading, with what an answer says of it.
+/// A regular file, open for reading, with the metadata for a response.
 #[derive(Debug, Clone)]
 pub struct OpenFile {
-    /// The file.
     pub file: Arc<File>,
     /// Its size in bytes.
     pub size: u64,
@@ -28,11 +27,11 @@ pub struct OpenFile {
     pub etag: HeaderValue,
     /// Its last modification as an HTTP date.
     pub last_modified: HeaderValue,
-    /// Which file it is, in which state.
+    /// Identifies the file and its state.
     pub(super) identity: FileIdentity,
 }
 
-/// Tells a file from every other, and from what it was before it was changed, as long as it is held open.
+/// Distinguishes a file from every other, and from its earlier states, while it is held open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FileIdentity {
     device: u64,
@@ -45,7 +44,7 @@ pub(super) struct FileIdentity {
 /// The constituency's folder.
 ///
 /// # Errors
-/// [`Denial::Replaced`] if it is not in its place any more.
+/// [`Denial::Replaced`] if another folder has taken its place.
 pub(super) fn folder(constituency: &Constituency) -> Result<Arc<OwnedFd>, Denial> {
     constituency.folder.handle().map_err(|errno| match errno {
         Errno::STALE => Denial::Replaced,
@@ -53,7 +52,8 @@ pub(super) fn folder(constituency: &Constituency) -> Result<Arc<OwnedFd>, Denial
     })
 }
 
-/// Whether the folder has a file of this path, in any case of the MAC address `own`; links count whatever they lead to.
+/// Whether the folder has a file of this path, in any case of the MAC address `own`. A symlink as the last segment
+/// is not followed.
 ///
 /// # Errors
 /// If the folder cannot be opened.
@@ -64,30 +64,30 @@ pub(super) fn is_in_folder(path: &ServedPath, own: MacAddress, constituency: &Co
     Ok(exists(path.as_str()) || path.other_cases(own).any(|spelling| exists(&spelling)))
 }
 
-/// NONBLOCK: opening a FIFO must not wait for its writer.
+/// NONBLOCK: opening a FIFO must not wait for a writer.
 pub(super) const READ: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC).union(OFlags::NOCTTY);
 
-/// 9999-12-31T23:59:59Z, Unix time.
+/// 9999-12-31T23:59:59Z, in Unix seconds.
 const END_OF_HTTP_DATES: u64 = 253_402_300_799;
 
 /// The length of an entity tag, in bytes.
 const ETAG: usize = 2 * ETAG_HASH + 2;
-/// How much of a SHA-256 it holds.
+/// How many bytes of a SHA-256 hash it holds.
 const ETAG_HASH: usize = 16;
 
-/// How often an opening is tried that a rename got in the way of.
+/// How often to try an open that concurrent renames disturb.
 const TRIES: usize = 100;
 
 /// Opens `path` beneath `folder`.
 ///
-/// openat2(2): AGAIN where "the kernel could not ensure that a ".." component didn't escape"; any rename on the machine
-/// at that moment is enough for that, so it is tried again.
+/// openat2(2) fails with AGAIN if "the kernel could not ensure that a ".." component didn't escape". Any rename on the
+/// machine at that moment can cause this, so the call is retried.
 pub(super) fn open(folder: BorrowedFd<'_>, path: &str, flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
     let once = || rustix::fs::openat2(folder, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve);
     (1..TRIES).map(|_| once()).find(|opened| !matches!(opened, Err(Errno::AGAIN))).unwrap_or_else(once)
 }
 
-/// Takes an open handle for an answer, if it is a regular file's.
+/// Accepts an open handle if it is a regular file's.
 pub(super) fn opened(handle: OwnedFd) -> Result<OpenFile, Denial> {
     let stat = rustix::fs::fstat(&handle).map_err(denial)?;
     match FileType::from_raw_mode(stat.st_mode) {
@@ -107,8 +107,8 @@ pub(super) fn opened(handle: OwnedFd) -> Result<OpenFile, Denial> {
     })
 }
 
-/// The inode and its change time too: a file that was replaced within one tick of the clock is another file. They are
-/// hashed, because inode numbers and change times are the machine's own business.
+/// Includes inode and change time, so that a file replaced within one clock tick gets another tag. Hashed, so that the
+/// tag reveals neither.
 fn etag(stat: &Stat) -> String {
     let times = [stat.st_mtime, stat.st_ctime].map(i64::to_be_bytes);
     let fractions = [stat.st_mtime_nsec, stat.st_ctime_nsec, stat.st_ino].map(u64::to_be_bytes);
@@ -135,7 +135,7 @@ impl FileIdentity {
     }
 }
 
-/// A file's time of this Unix second. HTTP dates end with the year 9999; some file systems do not.
+/// Converts a file's Unix seconds. HTTP dates end with the year 9999; those of some file systems do not.
 fn time_of(seconds: i64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0).min(END_OF_HTTP_DATES))
 }
@@ -143,7 +143,7 @@ fn time_of(seconds: i64) -> SystemTime {
 pub(super) fn denial(errno: Errno) -> Denial {
     match errno {
         Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG => Denial::NotFound,
-        // A socket or a device without a driver.
+        // A socket, or a device without a driver.
         Errno::NXIO | Errno::NODEV => Denial::NotRegular,
         errno => Denial::Failed(format!("the file cannot be opened: {errno}")),
     }

@@ -1,4 +1,4 @@
-//! Phones that prove who they are by a password, request by request: what is asked of them, and what they answered.
+//! Authenticates phones by password, per request.
 
 use std::sync::PoisonError;
 
@@ -12,9 +12,9 @@ use crate::constituency::{ConstituencyName, MacAddress, PhoneStanding};
 use crate::identity::digest::{LoginAttempt, UnprovenLogin};
 
 impl HttpClient {
-    /// The phone that the request of this head comes from, or why that is not proven; `None` where no password is asked for.
+    /// The phone whose password this request proves, or the denial; `None` if the constituency uses no passwords.
     pub(super) fn check_password(&self, head: &Parts) -> Option<Result<MacAddress, Denial>> {
-        // Over plain HTTP nobody is asked, lest somebody answer.
+        // Over plain HTTP send no challenge: a client would answer it without TLS.
         let peer = self.peer.as_ref()?;
         let realm = peer.generation.realm.as_deref()?;
         let constituency = &peer.constituency;
@@ -23,12 +23,12 @@ impl HttpClient {
         let proven = self.server.gate.admit(&attempt);
         Some(
             proven
-                .map_err(|unproven| self.ask_again(constituency, realm, head, &unproven))
-                .and_then(|mac| self.take_known_place(constituency, mac)),
+                .map_err(|unproven| self.challenge_denial(constituency, realm, head, &unproven))
+                .and_then(|mac| self.promote_permit(constituency, mac)),
         )
     }
 
-    fn ask_again(
+    fn challenge_denial(
         &self,
         constituency: &ConstituencyName,
         realm: &str,
@@ -46,8 +46,8 @@ impl HttpClient {
         Denial::Unauthenticated { reason, claimed, is_routine: unproven.is_routine(), challenges: Box::new(challenges) }
     }
 
-    /// A connection that has proved to be a known phone's no longer takes a stranger's place.
-    fn take_known_place(&self, name: &ConstituencyName, mac: MacAddress) -> Result<MacAddress, Denial> {
+    /// Moves the connection of a known phone out of the share of unauthenticated connections.
+    fn promote_permit(&self, name: &ConstituencyName, mac: MacAddress) -> Result<MacAddress, Denial> {
         let mut permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner);
         if permit.kind() == ConnectionKind::Proven {
             return Ok(mac);
@@ -64,10 +64,10 @@ impl HttpClient {
     }
 }
 
-/// Whether this user agent is known to answer a challenge for SHA-256: curl since 7.57.
+/// Whether this user agent answers a SHA-256 challenge: curl since 7.57.
 ///
-/// Many clients answer the first challenge or none. Phones' firmware, libcurl before 7.57 (seen with 7.39, 7.51 and 7.54)
-/// and Python's urllib give up where that is SHA-256; later versions of curl do not look for a better one either.
+/// Many clients answer only the first challenge. Phone firmware, libcurl before 7.57 (seen with 7.39, 7.51 and 7.54)
+/// and Python's urllib give up if that is SHA-256; later versions of curl do not look for a better one either.
 fn knows_sha256(agent: &[u8]) -> bool {
     let version = || {
         let text = std::str::from_utf8(agent.strip_prefix(b"curl/")?).ok()?;

@@ -1,4 +1,4 @@
-//! One request: decided, answered, logged.
+//! Handles one request: access control, response, log line.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -32,40 +32,38 @@ use crate::clock;
 use crate::constituency::{Constituency, ListedPhones, MacAddress, PhoneStanding};
 use crate::identity::trust::{ClaimedIdentity, Verdict, VerifiedDevice};
 
-/// How long a request waits for the scan of a folder that was replaced: a change counts within a second.
+/// How long a request waits for the scan of a replaced folder: changes apply within one second.
 const REPLACED_FOR: Duration = Duration::from_secs(1);
-/// How soon to scan again where the folder is missing, and that does not count as a removal yet.
+/// The interval between scans while the folder is missing and does not yet count as removed.
 const SCAN_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
-/// A connection that speaks HTTP: whose requests these are.
+/// An HTTP connection, with the client whose requests it carries.
 #[derive(Debug)]
 pub struct HttpClient {
-    /// What it serves from.
     pub server: Arc<Server>,
-    /// Who is at the other end; `None` over plain HTTP, where nobody says.
+    /// The client's TLS identity; `None` over plain HTTP.
     pub peer: Option<TlsClient>,
-    /// Where that is.
+    /// The client's address.
     pub address: SocketAddr,
-    /// What it is waiting for.
+    /// The connection's timeouts, by the phase that it is in.
     pub pace: TimeoutControl,
-    /// Whether its next answer is the last.
+    /// Controls the lingering close, and with it whether the next response is the last.
     pub farewell: LingerControl,
-    /// Its place among all connections.
+    /// The connection's permit.
     pub permit: Mutex<ConnectionPermit>,
-    /// The last judgement of its device since the handshake.
-    again: Mutex<Option<Arc<Judgement>>>,
-    /// The body of a request that was answered without it.
+    /// The latest verdict on the device, if it was verified again after the handshake.
+    reverified: Mutex<Option<Arc<ReverifiedDevice>>>,
+    /// The unread body of a request whose response did not need it.
     discard: Discard,
 }
 
-/// A device that was judged again, because its constituency's bundles hold something else now.
+/// A device that was verified again because its constituency's CA bundles have changed.
 #[derive(Debug)]
-struct Judgement {
+struct ReverifiedDevice {
     generation: Arc<TlsGeneration>,
     verdict: Verdict,
 }
 
-/// What answers a connection's requests.
 #[derive(Debug)]
 pub struct RequestService(pub Arc<HttpClient>);
 
@@ -79,11 +77,12 @@ impl Service<Request<Incoming>> for RequestService {
     }
 }
 
-/// An answer: there at once, unless a body has to come first. Every connection keeps room for this, so it is small.
+/// The future of a response: ready at once, unless a body must be read first. Each connection has room for one, so it
+/// is small.
 pub enum ResponseFuture {
-    /// It is there, and taken once.
+    /// A ready response, taken once.
     Now(Option<Response<LoggedBody>>),
-    /// It waits for the request's body.
+    /// A response that waits for the request's body, or for the scan of a replaced folder.
     Later(Pin<Box<dyn Future<Output = Response<LoggedBody>> + Send>>),
 }
 
@@ -104,16 +103,16 @@ impl Future for ResponseFuture {
     }
 }
 
-/// What becomes of a request that is granted.
+/// The result for a granted request.
 enum Decided {
-    /// The answer is there.
+    /// The response is ready.
     Answer(Response<ResponseContent>),
     /// The request's body is to be stored.
     Upload(WriteGrant, Arc<Constituency>),
 }
 
 impl HttpClient {
-    /// A connection that has asked for nothing yet.
+    /// A connection without requests yet.
     #[must_use]
     pub fn new(
         server: Arc<Server>,
@@ -130,17 +129,17 @@ impl HttpClient {
             pace,
             farewell,
             permit: Mutex::new(permit),
-            again: Mutex::default(),
+            reverified: Mutex::default(),
             discard: Discard::default(),
         }
     }
 
-    /// Reads bodies that nothing takes in, for as long as the connection lasts.
+    /// Discards unused request bodies for as long as the connection lasts.
     pub async fn discard(&self) -> Infallible {
         self.discard.run(&self.pace, &self.farewell).await
     }
 
-    /// The phone at the other end, if it proved which one it is.
+    /// The MAC address of the verified device certificate, if there is one.
     #[must_use]
     pub fn mac(&self) -> Option<MacAddress> {
         self.device()?.mac().ok()
@@ -150,7 +149,8 @@ impl HttpClient {
         self.peer.as_ref()?.device.as_ref()?.as_ref().ok()
     }
 
-    /// Whether that phone is known to its constituency now. One that is not may be anybody's.
+    /// Whether the verified device is a phone that its constituency knows now, by a current pin if it is pinned. An
+    /// unknown phone may belong to anyone.
     #[must_use]
     pub fn is_of_known_phone(&self) -> bool {
         let site = self.server.site.load();
@@ -160,7 +160,7 @@ impl HttpClient {
         device.mac().is_ok_and(|mac| constituency.standing(mac) == PhoneStanding::Known && is_pinned(mac))
     }
 
-    /// A record of something on this connection that began at `time`.
+    /// An access record for an event on this connection that began at `time`.
     #[must_use]
     pub fn record(&self, time: SystemTime) -> Box<AccessRecord> {
         let peer = self.peer.as_ref();
@@ -183,7 +183,7 @@ impl HttpClient {
         })
     }
 
-    /// Answers one request. Its line of the log is written when it is over, however it ends.
+    /// Responds to one request. The log line is written when the request ends, however it ends.
     fn answer(self: &Arc<Self>, request: Request<Incoming>) -> ResponseFuture {
         let time = clock::now();
         let mut record = self.record(time);
@@ -196,14 +196,14 @@ impl HttpClient {
             record.mac = Some(mac);
             record.is_by_password = true;
         }
-        let mut exchange = RequestLog::begin(record, &self.server.access, &self.pace);
+        let mut request_log = RequestLog::begin(record, &self.server.access, &self.pace);
         let body = RequestBody::new(body, &head.headers);
-        let decided = match self.decide(&head, password.as_ref(), time, &mut exchange) {
+        let decided = match self.decide(&head, password.as_ref(), time, &mut request_log) {
             Ok(Decided::Answer(response)) => {
-                return ResponseFuture::now(self.finish(Ok(response), body, is_head, exchange));
+                return ResponseFuture::now(self.finish(Ok(response), body, is_head, request_log));
             }
             Err(denial) if denial != Denial::Replaced => {
-                return ResponseFuture::now(self.finish(Err(denial), body, is_head, exchange));
+                return ResponseFuture::now(self.finish(Err(denial), body, is_head, request_log));
             }
             decided => decided,
         };
@@ -211,7 +211,7 @@ impl HttpClient {
         ResponseFuture::Later(Box::pin(async move {
             let mut upload = UploadBody::new(body, &connection.pace);
             let decided = match decided {
-                Err(Denial::Replaced) => connection.decide_again(&head, password.as_ref(), &mut exchange).await,
+                Err(Denial::Replaced) => connection.decide_again(&head, password.as_ref(), &mut request_log).await,
                 decided => decided,
             };
             let answer = match decided {
@@ -223,21 +223,21 @@ impl HttpClient {
                 }
                 Err(denial) => Err(denial),
             };
-            connection.finish(answer, upload.into_rest(), is_head, exchange)
+            connection.finish(answer, upload.into_rest(), is_head, request_log)
         }))
     }
 
-    /// Decides by the folder that has taken the place of the constituency's, with the policy that came with it.
+    /// Decides by the replacement of the constituency's folder, with the policy that came with it.
     async fn decide_again(
         &self,
         head: &Parts,
         password: Option<&Result<MacAddress, Denial>>,
-        exchange: &mut RequestLog,
+        request_log: &mut RequestLog,
     ) -> Result<Decided, Denial> {
         let until = clock::monotonic() + REPLACED_FOR;
         loop {
             self.server.scan_folders().await;
-            let decided = self.decide(head, password, clock::now(), exchange);
+            let decided = self.decide(head, password, clock::now(), request_log);
             if !matches!(decided, Err(Denial::Replaced)) || clock::monotonic() >= until {
                 return decided;
             }
@@ -245,17 +245,17 @@ impl HttpClient {
         }
     }
 
-    /// The answer that is sent: noted, and marked if it is the connection's last. What is left of the request's body is read
-    /// meanwhile, if the connection can go on after it.
+    /// Finishes the response: logs it, and marks it if it is the connection's last. If the connection continues,
+    /// discards the rest of the request's body at the same time.
     fn finish(
         &self,
         answer: Result<Response<ResponseContent>, Denial>,
         body: RequestBody,
         is_head: bool,
-        mut exchange: RequestLog,
+        mut request_log: RequestLog,
     ) -> Response<LoggedBody> {
         let mut response = answer.unwrap_or_else(|denial| {
-            exchange.refuse(denial.kind(), &denial);
+            request_log.refuse(denial.kind(), &denial);
             match &denial {
                 Denial::Failed(reason) => {
                     let constituency = self.peer.as_ref().map(|peer| peer.constituency.as_str());
@@ -263,11 +263,11 @@ impl HttpClient {
                     tracing::error!(constituency, mac, "{reason}");
                 }
                 Denial::Unpinned { mac, certificate, .. } => {
-                    exchange.disown(ClaimedIdentity { mac: *mac, fingerprint: Some(*certificate) });
+                    request_log.disown(ClaimedIdentity { mac: *mac, fingerprint: Some(*certificate) });
                 }
                 Denial::Unauthenticated { claimed: Some(mac), .. }
                 | Denial::TooManyAttempts { claimed: Some(mac), .. } => {
-                    exchange.disown(ClaimedIdentity { mac: *mac, fingerprint: None });
+                    request_log.disown(ClaimedIdentity { mac: *mac, fingerprint: None });
                 }
                 _ => {}
             }
@@ -283,78 +283,78 @@ impl HttpClient {
         if self.farewell.is_said() {
             response::close(&mut response);
         }
-        response::logged(response, is_head, exchange)
+        response::logged(response, is_head, request_log)
     }
 
-    /// Decides from the site as it is now, and opens the file that the decision grants.
+    /// Decides by the current site, and opens the granted file.
     fn decide(
         &self,
         head: &Parts,
         password: Option<&Result<MacAddress, Denial>>,
         time: SystemTime,
-        exchange: &mut RequestLog,
+        request_log: &mut RequestLog,
     ) -> Result<Decided, Denial> {
         let site = self.server.site.load();
         let (host, current) = match &self.peer {
             Some(peer) => (check_host(head, peer, &site), site.get(&peer.constituency)),
             None => match plain_host(head, &site) {
                 Ok(found) => {
-                    exchange.is_for(&found.0.name);
+                    request_log.is_for(&found.0.name);
                     (Ok(()), Some(found))
                 }
                 Err(denial) => (Err(denial), None),
             },
         };
-        let asked = RequestTarget { host, method: &head.method, path: head.uri.path() };
+        let target = RequestTarget { host, method: &head.method, path: head.uri.path() };
         let password = password.map(|proven| proven.as_ref().copied());
-        let again = self.judge_again(current, time);
+        let reverified = self.verify_again(current, time);
         let listed = site.registry().listed();
-        let circumstances = self.circumstances(current, listed, again.as_deref(), time);
-        let grant = decide(asked, &ClientContext { password, ..circumstances })?;
+        let context = self.client_context(current, listed, reverified.as_deref(), time);
+        let grant = decide(target, &ClientContext { password, ..context })?;
         let (constituency, _) = current.ok_or(Denial::Gone)?;
         match grant {
             Grant::Read(grant) => {
                 let file = file_lookup::open(&grant, constituency, site.registry(), &self.server.uploads)?;
                 response::of_file(file, grant.path().as_str(), &head.method, &head.headers).map(Decided::Answer)
             }
-            // Whether the folder has a file of that name, only the folder in place can tell.
+            // Only the folder in place can show whether it has a file of that name.
             Grant::Write(_) if !constituency.folder.is_in_place() => Err(Denial::Replaced),
             Grant::Write(grant) => Ok(Decided::Upload(grant, Arc::clone(constituency))),
         }
     }
 
-    /// What is to be found now of a device whose handshake was under other content of the same bundles: a CA's latest
-    /// list is no reason to send away whom it does not name. Found once for each such change.
-    fn judge_again(&self, current: Option<Current<'_>>, time: SystemTime) -> Option<Arc<Judgement>> {
+    /// Verifies a device again if the contents of its CA bundles changed after the handshake: a new CRL must not reject
+    /// phones that it does not list. Runs once per such change.
+    fn verify_again(&self, current: Option<Current<'_>>, time: SystemTime) -> Option<Arc<ReverifiedDevice>> {
         let (peer, (constituency, generation)) = self.peer.as_ref().zip(current)?;
         if Arc::ptr_eq(generation, &peer.generation) || !generation.has_policy_of(&peer.generation) {
             return None;
         }
         let chain = self.device()?.chain()?;
-        let mut again = self.again.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(judgement) = again.as_ref().filter(|judgement| Arc::ptr_eq(&judgement.generation, generation)) {
-            return Some(Arc::clone(judgement));
+        let mut reverified = self.reverified.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(device) = reverified.as_ref().filter(|device| Arc::ptr_eq(&device.generation, generation)) {
+            return Some(Arc::clone(device));
         }
         let verdict = generation.examine(constituency, chain, clock::unix_seconds(time))?.verdict;
-        Some(Arc::clone(again.insert(Arc::new(Judgement { generation: Arc::clone(generation), verdict }))))
+        Some(Arc::clone(reverified.insert(Arc::new(ReverifiedDevice { generation: Arc::clone(generation), verdict }))))
     }
 
-    fn circumstances<'a>(
+    fn client_context<'a>(
         &'a self,
         current: Option<Current<'a>>,
         listed: &'a ListedPhones,
-        again: Option<&'a Judgement>,
+        reverified: Option<&'a ReverifiedDevice>,
         time: SystemTime,
     ) -> ClientContext<'a> {
         let peer = self.peer.as_ref();
         let generation = current.map(|(_, generation)| generation);
         let is_as_it_was = peer.zip(generation).is_some_and(|(peer, current)| Arc::ptr_eq(current, &peer.generation));
-        let verdict = again.map(|judgement| &judgement.verdict);
+        let verdict = reverified.map(|device| &device.verdict);
         ClientContext {
             constituency: current.map(|(constituency, _)| constituency.as_ref()),
             listed,
             is_plain: peer.is_none(),
-            tls_is_current: is_as_it_was || again.is_some(),
+            tls_is_current: is_as_it_was || reverified.is_some(),
             device: verdict.or_else(|| peer?.device.as_ref()).map(Result::as_ref),
             password: None,
             now: clock::unix_seconds(time),
@@ -362,11 +362,11 @@ impl HttpClient {
     }
 }
 
-/// Host must lead to this connection's constituency. Without SNI it may also be an address. In HTTP/1.0 there may be
-/// none; SNI or `no_sni` has then named the constituency.
+/// Host must name this connection's constituency. Without SNI it may also be an IP address. HTTP/1.0 may omit it; SNI
+/// or `no_sni` has then chosen the constituency.
 fn check_host(head: &Parts, peer: &TlsClient, site: &Site) -> Result<(), HostDenial> {
     let elsewhere = |host: String| Err(HostDenial::Elsewhere(host));
-    // It may have become another one since the handshake.
+    // `no_sni` may have changed since the handshake.
     let is_default = || site.no_sni() == Some(&peer.constituency);
     match named_host(head)? {
         None if peer.has_sni || is_default() => Ok(()),
@@ -375,14 +375,14 @@ fn check_host(head: &Parts, peer: &TlsClient, site: &Site) -> Result<(), HostDen
         Some(NamedHost::Address(address)) => elsewhere(address.to_string()),
         Some(NamedHost::Name(name)) => match site.by_host(&name) {
             Some(constituency) if constituency.name == peer.constituency => Ok(()),
-            // Gone: the decision says so.
+            // The constituency was removed; access control reports that.
             None if site.get(&peer.constituency).is_none() => Ok(()),
             _ => elsewhere(name.into_owned()),
         },
     }
 }
 
-/// Over plain HTTP, Host alone leads to a constituency, and in HTTP/1.0 its absence to that of `no_sni`.
+/// Over plain HTTP, Host alone chooses the constituency. If HTTP/1.0 omits it, `no_sni` does.
 fn plain_host<'a>(head: &Parts, site: &'a Site) -> Result<Current<'a>, HostDenial> {
     plain_http::constituency_of(named_host(head)?.as_ref(), site)
 }

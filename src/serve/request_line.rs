@@ -1,16 +1,17 @@
-//! The beginning of a request that HTTP refuses before it becomes a [request](super::request), as the log shows it. Pure.
+//! Shows in the log the request line of a request that the HTTP parser rejects before it becomes a
+//! [request](super::request). Pure.
 //!
 //! Only the request line is shown: header fields and bodies may hold secrets, and so may the user information of an
 //! absolute-form target.
 
 use super::access_log::escaped;
 
-/// How much of a request's beginning is kept and shown, in bytes.
+/// How much of a request's start is kept and shown, in bytes.
 pub(super) const SHOWN: usize = 200;
-/// The longest method that is taken for one, in bytes.
+/// The maximum length of a method, in bytes.
 const METHOD: usize = 32;
 
-/// The request line with which `bytes` begin, quoted and escaped; `None` if they begin with anything else.
+/// The request line at the start of `bytes`, quoted and escaped; `None` if they start with anything else.
 pub(super) fn shown(bytes: &[u8]) -> Option<String> {
     let begin = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n'))?;
     let bytes = bytes.get(begin..)?;
@@ -28,14 +29,14 @@ pub(super) fn shown(bytes: &[u8]) -> Option<String> {
     Some(format!("\"{method}{before}{hidden}{after}{cut}\""))
 }
 
-/// The same, if it is a whole request line that ends in a version: what else may stand in its place is none.
+/// Like [`shown`], but only for a whole request line with an HTTP version. Other data in its place is not shown.
 pub(super) fn shown_if_whole(bytes: &[u8]) -> Option<String> {
     let line = bytes.split(|byte| matches!(byte, b'\r' | b'\n')).find(|line| !line.is_empty())?;
     let version = line.rsplit(|byte| *byte == b' ').next()?;
     (line.len() < bytes.len() && version.starts_with(b"HTTP/")).then(|| shown(bytes)).flatten()
 }
 
-/// Whether the line has more spaces than one before and one after its target.
+/// Whether the line has more spaces than the two around its target.
 pub(super) fn has_raw_space(shown: &str) -> bool {
     shown
         .trim_end_matches('"')
@@ -43,8 +44,8 @@ pub(super) fn has_raw_space(shown: &str) -> bool {
         .is_some_and(|(before, version)| version.starts_with("HTTP/") && before.matches(' ').count() > 1)
 }
 
-/// What stands before and behind the user information of a target, and whether there is any. One that is cut off before its
-/// host has ended may be all user information.
+/// Splits a target around its user information, and returns whether there is any. A target cut off within its authority
+/// may be all user information.
 fn without_user(target: &[u8], is_whole: bool) -> (&[u8], bool, &[u8]) {
     if target.starts_with(b"/") {
         return (target, false, b"");

@@ -1,4 +1,4 @@
-//! One request and what came of it: its line in the access log is written when it is over, however it ends.
+//! The log of one request: writes its access-log line when the request ends, however it ends.
 
 use std::time::Instant;
 
@@ -9,26 +9,27 @@ use crate::constituency::ConstituencyName;
 use crate::identity::trust::ClaimedIdentity;
 use crate::wording::counted;
 
-/// A request under way. Dropped, it writes its line: answered, broken off, or given up by a defect of ours.
+/// A request in progress. Dropping it writes the line, whether the request was answered, broken off or ended by a
+/// panic.
 #[derive(Debug)]
 pub struct RequestLog {
     record: Option<Box<AccessRecord>>,
     started: Instant,
-    promised: Option<u64>,
+    announced: Option<u64>,
     log: AccessLog,
-    pace: TimeoutControl,
+    timeouts: TimeoutControl,
 }
 
 impl RequestLog {
-    /// Begins with what is known of the request.
+    /// Starts with the known facts of the request.
     #[must_use]
-    pub fn begin(record: Box<AccessRecord>, log: &AccessLog, pace: &TimeoutControl) -> Self {
-        pace.enter(Phase::Answering);
-        let (log, pace) = (log.clone(), pace.clone());
-        Self { record: Some(record), started: clock::monotonic(), promised: None, log, pace }
+    pub fn begin(record: Box<AccessRecord>, log: &AccessLog, timeouts: &TimeoutControl) -> Self {
+        timeouts.enter(Phase::Answering);
+        let (log, timeouts) = (log.clone(), timeouts.clone());
+        Self { record: Some(record), started: clock::monotonic(), announced: None, log, timeouts }
     }
 
-    /// It is refused, for a reason of this kind; the first reason is the one that counts.
+    /// Records a denial of this kind. Only the first reason is kept.
     pub fn refuse(&mut self, kind: &'static str, reason: &dyn std::fmt::Display) {
         if let Some(record) = &mut self.record {
             record.kind.get_or_insert(kind);
@@ -36,21 +37,21 @@ impl RequestLog {
         self.note(reason);
     }
 
-    /// It went wrong; the first reason is the one that counts.
+    /// Records an error. Only the first reason is kept.
     pub fn note(&mut self, reason: &dyn std::fmt::Display) {
         if let Some(record) = &mut self.record {
             record.reason.get_or_insert_with(|| reason.to_string());
         }
     }
 
-    /// It is for `constituency`, which its connection did not say.
+    /// Sets the constituency, if the connection did not determine it.
     pub fn is_for(&mut self, constituency: &ConstituencyName) {
         if let Some(record) = &mut self.record {
             record.constituency = Some(constituency.clone());
         }
     }
 
-    /// Who asks is not proven any more, and only claims to be that phone.
+    /// Withdraws the client's authentication: it only claims to be that phone.
     pub fn disown(&mut self, claim: ClaimedIdentity) {
         if let Some(record) = &mut self.record {
             record.mac = None;
@@ -59,32 +60,32 @@ impl RequestLog {
         }
     }
 
-    /// It is answered with `status` and, if that is known, a body of `promised` bytes.
-    pub fn answered(&mut self, status: u16, promised: Option<u64>) {
-        self.promised = promised;
+    /// Records the response: its `status` and, if known, the `announced` length of its body.
+    pub fn answered(&mut self, status: u16, announced: Option<u64>) {
+        self.announced = announced;
         if let Some(record) = &mut self.record {
             record.status = Some(status);
         }
     }
 
-    /// Bytes of the answer's body are on their way.
+    /// Counts sent body bytes.
     pub fn sent(&mut self, bytes: usize) {
         if let Some(record) = &mut self.record {
             record.bytes += bytes as u64;
         }
     }
 
-    /// What ended it early, if anything did.
+    /// Why the request ended early, if it did.
     fn cut_short(&self, record: &AccessRecord) -> Option<String> {
-        let why = match self.pace.broken_off() {
+        let why = match self.timeouts.broken_off() {
             _ if std::thread::panicking() => "a defect of provost (a panic)",
             Some(why) => why,
             None => "the client hung up",
         };
-        match (record.status, self.promised) {
+        match (record.status, self.announced) {
             (None, _) => Some(format!("{why} before there was an answer")),
-            (Some(_), Some(promised)) if record.bytes < promised => {
-                Some(format!("{why} after {} of {}", record.bytes, counted(promised, "byte")))
+            (Some(_), Some(announced)) if record.bytes < announced => {
+                Some(format!("{why} after {} of {}", record.bytes, counted(announced, "byte")))
             }
             _ => None,
         }
@@ -93,7 +94,7 @@ impl RequestLog {
 
 impl Drop for RequestLog {
     fn drop(&mut self) {
-        self.pace.enter(Phase::Idle);
+        self.timeouts.enter(Phase::Idle);
         let Some(mut record) = self.record.take() else { return };
         record.duration = clock::monotonic().duration_since(self.started);
         record.reason = record.reason.take().or_else(|| self.cut_short(&record));

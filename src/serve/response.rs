@@ -1,6 +1,6 @@
-//! Answers: what the peer gets to see, of files and of refusals.
+//! Responses, for files and for denials.
 //!
-//! All answers with one status of refusal are alike to the byte, whatever the reason.
+//! All denials with the same status are identical to the byte, whatever the reason.
 
 use std::fs::File;
 use std::pin::Pin;
@@ -22,24 +22,22 @@ use super::open_beneath::OpenFile;
 use super::request_log::RequestLog;
 use super::upload::store::UploadResult;
 
-/// Files up to this size, in bytes, are read at once and sent with their header.
+/// Files up to this size, in bytes, are read at once and sent together with the header.
 const SMALL: u64 = 64 << 10;
 
-/// The content of an answer.
 #[derive(Debug)]
 pub enum ResponseContent {
-    /// At hand, until they are taken.
+    /// Bytes in memory, until they are sent.
     Bytes(Bytes),
-    /// A part of a file; boxed, because every answer has room for it.
+    /// A part of a file; boxed, because every response has room for it.
     File(Box<FileBody>),
 }
 
-/// Content that takes its exchange along: the line of the access log is written when it has been sent, or when it is
-/// clear that it will not be.
+/// A body that owns its request log: the access-log line is written when the body was sent, or cannot be sent.
 #[derive(Debug)]
 pub struct LoggedBody {
     content: ResponseContent,
-    exchange: RequestLog,
+    request_log: RequestLog,
 }
 
 impl ResponseContent {
@@ -48,7 +46,7 @@ impl ResponseContent {
     }
 }
 
-/// The answer to a read of `file` at `path`, by the request's method and conditions.
+/// The response to a read of `file` at `path`, by the request's method and conditions.
 ///
 /// # Errors
 /// If the file cannot be read.
@@ -88,7 +86,7 @@ pub fn of_file(
     Ok(response)
 }
 
-/// The answer to an upload that was stored.
+/// The response to a stored upload.
 #[must_use]
 pub fn of_upload(stored: UploadResult) -> Response<ResponseContent> {
     let mut response = Response::new(ResponseContent::empty());
@@ -99,7 +97,7 @@ pub fn of_upload(stored: UploadResult) -> Response<ResponseContent> {
     response
 }
 
-/// The answer to a request that is refused.
+/// The response to a denied request.
 #[must_use]
 pub fn of_denial(denial: &Denial) -> Response<ResponseContent> {
     let mut response = plain(denial.status());
@@ -123,18 +121,18 @@ pub fn of_denial(denial: &Denial) -> Response<ResponseContent> {
     response
 }
 
-/// Says that the connection ends with this answer.
+/// Sets `Connection: close`.
 pub fn close(response: &mut Response<ResponseContent>) {
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
 }
 
-/// Whether the connection ends with this answer.
+/// Whether the connection ends with this response.
 #[must_use]
 pub fn closes(response: &Response<ResponseContent>) -> bool {
     response.headers().contains_key(CONNECTION)
 }
 
-/// A status and its name, and not a word more.
+/// A response with a status and its reason phrase, nothing else.
 fn plain(status: StatusCode) -> Response<ResponseContent> {
     let text = format!("{}\n", status.canonical_reason().unwrap_or("refused"));
     let mut response = Response::new(ResponseContent::Bytes(text.into()));
@@ -143,7 +141,7 @@ fn plain(status: StatusCode) -> Response<ResponseContent> {
     response
 }
 
-/// `length` bytes of a file: small ones at once if they need no waiting for the disk, others piece by piece.
+/// Reads `length` bytes of a file: small ones at once if they are in the page cache, others in chunks.
 fn read(file: Arc<File>, first: u64, length: u64) -> Result<ResponseContent, Denial> {
     if length > 0 && length <= SMALL {
         let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
@@ -156,7 +154,7 @@ fn read(file: Arc<File>, first: u64, length: u64) -> Result<ResponseContent, Den
     Ok(ResponseContent::File(Box::new(FileBody::new(file, first, length))))
 }
 
-/// The MIME type by the name's ending. Polycom's configuration files are XML by another name.
+/// The MIME type by the file extension. Polycom's configuration files are XML under other extensions.
 fn content_type(path: &str) -> HeaderValue {
     let ending = path.rsplit('/').next().and_then(|file| file.rsplit_once('.')).map_or("", |(_, ending)| ending);
     match ending.to_ascii_lowercase().as_str() {
@@ -173,20 +171,20 @@ fn set(response: &mut Response<ResponseContent>, name: HeaderName, value: &str) 
     }
 }
 
-/// Puts the exchange into its `response`, to end when that is sent. An answer to HEAD says how long that to GET is
-/// (RFC 9110 §8.6), refusals too.
+/// Moves the request log into the `response`; it ends when the response is sent. A response to HEAD has the
+/// Content-Length of the one to GET (RFC 9110 §8.6), for denials too.
 pub fn logged(
     mut response: Response<ResponseContent>,
     is_head: bool,
-    mut exchange: RequestLog,
+    mut request_log: RequestLog,
 ) -> Response<LoggedBody> {
     let status = response.status().as_u16();
     if let Some(length) = response.body().size_hint().exact().filter(|length| is_head && *length > 0) {
         response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     response.map(|content| {
-        exchange.answered(status, content.size_hint().exact().filter(|_| !is_head));
-        LoggedBody { content: if is_head { ResponseContent::empty() } else { content }, exchange }
+        request_log.answered(status, content.size_hint().exact().filter(|_| !is_head));
+        LoggedBody { content: if is_head { ResponseContent::empty() } else { content }, request_log }
     })
 }
 
@@ -225,8 +223,8 @@ impl Body for LoggedBody {
         let this = self.get_mut();
         let frame = Pin::new(&mut this.content).poll_frame(cx);
         match &frame {
-            Poll::Ready(Some(Ok(frame))) => this.exchange.sent(frame.data_ref().map_or(0, Bytes::len)),
-            Poll::Ready(Some(Err(error))) => this.exchange.note(error),
+            Poll::Ready(Some(Ok(frame))) => this.request_log.sent(frame.data_ref().map_or(0, Bytes::len)),
+            Poll::Ready(Some(Err(error))) => this.request_log.note(error),
             Poll::Ready(None) | Poll::Pending => {}
         }
         frame

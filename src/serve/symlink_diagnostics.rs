@@ -1,14 +1,14 @@
-//! Why a link is not followed, in words that say what to write instead. Explains only: what is followed, the kernel and
-//! the [decision](super::access_control) have said.
+//! Explains why a symlink is not followed, and what to write instead. Does not decide that: the kernel and
+//! [`access_control`](super::access_control) do.
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-/// What is wrong with the link at `path`, if by its own text alone it leads nowhere from `root`, the folder of the
-/// constituencies: it is dangling, absolute, or leaves `root`. `root` has no links in it.
+/// Checks the symlink at `path` itself, not the access to its target: it must not be dangling, absolute, or lead out of
+/// `root`, the folder of the constituencies. `root` contains no symlinks. Returns the canonical target.
 ///
 /// # Errors
-/// The reason, with the relative link to write where there is one.
+/// The reason, with the relative symlink to write if there is one.
 pub fn check_text(root: &Path, path: &Path) -> Result<PathBuf, String> {
     let target = fs::read_link(path).map_err(|error| format!("the link cannot be read: {error}"))?;
     let real =
@@ -27,7 +27,7 @@ pub fn check_text(root: &Path, path: &Path) -> Result<PathBuf, String> {
     Ok(real)
 }
 
-/// The first link on the way to `path`, relative to `root`, that is not followed, and why.
+/// The first symlink in `path`, relative to `root`, that is not followed, and the reason.
 #[must_use]
 pub fn explain(root: &Path, path: &str) -> Option<String> {
     let mut at = root.to_owned();
@@ -38,7 +38,7 @@ pub fn explain(root: &Path, path: &str) -> Option<String> {
     })
 }
 
-/// The way from `folder` to `target`; both absolute and without links.
+/// The relative path from `folder` to `target`; both are absolute and without symlinks.
 fn relative(folder: &Path, target: &Path) -> PathBuf {
     let shared = folder.components().zip(target.components()).take_while(|(one, other)| one == other).count();
     let up = folder.components().skip(shared).map(|_| Component::ParentDir);
