@@ -228,7 +228,7 @@ fn shown(duration: Duration) -> String {
     }
 }
 
-/// Milliseconds with three decimals, because a fast server answers in less than one.
+/// Milliseconds with three decimals, because a fast server answers in less than a millisecond.
 fn milliseconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1_000_000.0).round() / 1000.0
 }

@@ -21,8 +21,8 @@ impl<'writer> FormatFields<'writer> for PlainFields {
         let mut found = FieldText::default();
         fields.record(&mut found);
         writer.write_str(&found.message)?;
-        let unsaid = found.others.iter().filter(|(_, value)| !found.message.contains(value));
-        for (name, value) in unsaid {
+        let extra = found.others.iter().filter(|(_, value)| !found.message.contains(value));
+        for (name, value) in extra {
             write!(writer, " {name}={value}")?;
         }
         Ok(())

@@ -135,7 +135,7 @@ pub(super) fn deny(args: &DenyArgs, config: &ConfigArg) -> anyhow::Result<ExitCo
             say(&format_args!("{name} asks nobody who they are (\"client_auth\": \"none\"): nobody is kept out"));
         }
         Err(error) => {
-            // If there is nothing, no phone gets in.
+            // If the constituency does not exist, no phone is accepted.
             match error.downcast_ref() {
                 Some(EditError::Absent { .. }) => complain(&format_args!("{}; nothing was changed", whole(&error))),
                 _ => complain(&format_args!("{mac} MAY STILL GET IN at {name}: {}", whole(&error))),

@@ -20,8 +20,8 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// The most bytes of replies that are read.
 const MAX_REPLIES: u64 = 64 << 20;
 
-/// Sends `request` to the server that runs on the state directory `state`; `None` if none runs. `timeout` is the
-/// timeout for each reply.
+/// Sends `request` to the server that runs on the state directory `state`; `None` if none runs. `timeout` applies to
+/// each reply.
 pub(super) fn ask(
     state: &Path,
     request: &ControlRequest,

@@ -7,7 +7,7 @@ const NAME: usize = 80;
 
 /// The most levels of nested elements. No real configuration comes near it.
 pub(super) const MOST_DEPTH: usize = 1000;
-/// The remark on a file that strict XML readers refuse: how phones take it is not known.
+/// The remark on a file that strict XML readers refuse: it is not known whether phones accept it.
 pub(super) const UNKNOWN: &str = "strict XML readers refuse such a file; what phones do with it is not known";
 
 /// A line and a column, both counted from 1, in characters.

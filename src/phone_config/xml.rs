@@ -27,7 +27,7 @@ pub struct XmlFile<'t> {
     pub attributes: Vec<Attribute<'t>>,
     /// Every element text except white space, in order.
     pub texts: Vec<ElementText<'t>>,
-    /// What strict XML readers refuse.
+    /// The constructs that strict XML readers refuse.
     pub departures: Vec<Departure>,
     /// Where and why reading stopped before the end. Everything before it was read.
     pub broken_off: Option<UnreadableXml>,

@@ -84,7 +84,7 @@ pub struct RequestReport {
     pub received: u64,
     /// The time from sending to the response's last byte, including connecting.
     pub duration: Duration,
-    /// What else there is to know.
+    /// Further information.
     pub remark: Option<Remark>,
 }
 

@@ -1,4 +1,4 @@
-//! Checks master configurations: whether phones get what these name. It reads every master configuration, for every
+//! Checks whether phones get the files that master configurations name. It reads every master configuration, for every
 //! phone that uses it and for every model that it names.
 //!
 //! URLs with a path are common (`https://…/app/provision/`), so masters are searched in every folder, and their names

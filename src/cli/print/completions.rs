@@ -1,4 +1,4 @@
-//! What a shell must know to complete our command line.
+//! Shell completion scripts for our command line.
 
 use clap_complete::{Shell as Dialect, generate};
 
