@@ -1,4 +1,4 @@
-//! Addresses to listen on, as a configuration types them: one, or a list.
+//! Listen addresses in a configuration: one, or a list.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -16,10 +16,10 @@ pub(crate) enum OneOrSeveral {
     Several(Vec<String>),
 }
 
-/// Reads them.
+/// Deserializes one address, or a list of them.
 pub(crate) fn one_or_several<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SocketAddr>, D::Error> {
-    struct Reader;
-    impl<'de> Visitor<'de> for Reader {
+    struct AddressVisitor;
+    impl<'de> Visitor<'de> for AddressVisitor {
         type Value = Vec<SocketAddr>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -38,7 +38,7 @@ pub(crate) fn one_or_several<'de, D: Deserializer<'de>>(deserializer: D) -> Resu
             Ok(addresses)
         }
     }
-    deserializer.deserialize_any(Reader)
+    deserializer.deserialize_any(AddressVisitor)
 }
 
 fn address<E: serde::de::Error>(text: &str) -> Result<SocketAddr, E> {

@@ -1,6 +1,6 @@
-//! The name that a request says it is for, and the one rule by which names are compared.
+//! The host that a request names, and the one rule by which names are compared.
 //!
-//! Pure. SNI, Host and the authority of an absolute-form target all go through here, so that they cannot differ.
+//! Pure. SNI, Host and the authority of an absolute-form target all use this rule, so that they cannot differ.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -8,16 +8,16 @@ use std::net::IpAddr;
 use hyper::header::{HOST, HeaderMap};
 use hyper::{Uri, Version};
 
-/// Why a request's Host cannot be taken (RFC 9112 §3.2: answer 400).
+/// Why a request's Host is rejected (RFC 9112 §3.2: respond with 400).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadHost {
     /// No Host header in HTTP/1.1.
     #[error("no Host header")]
     Missing,
-    /// No Host header in HTTP/1.0, and nothing else that says which constituency is meant.
+    /// No Host header in HTTP/1.0, and no other way to find the constituency.
     #[error("no Host header, and \"no_sni\" of provost.json names no constituency that this connection may ask")]
     NoDefault,
-    /// More than one.
+    /// More than one Host header.
     #[error("more than one Host header")]
     Several,
     /// Not a host name or address with an optional port.
@@ -28,7 +28,7 @@ pub enum BadHost {
     Contradiction,
 }
 
-/// What a Host header names.
+/// The host in a Host header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NamedHost<'a> {
     /// A DNS name: lower case, without port and trailing dot.
@@ -39,8 +39,8 @@ pub enum NamedHost<'a> {
 
 /// The host that a request names: exactly one Host header, which the target's authority must not contradict.
 ///
-/// RFC 9112 §3.2: "A client MUST send a Host header field in all HTTP/1.1 request messages." A client of HTTP/1.0 may
-/// leave it out; then the target's authority counts, and without one the request names no host (`None`).
+/// RFC 9112 §3.2: "A client MUST send a Host header field in all HTTP/1.1 request messages." An HTTP/1.0 client may
+/// omit it; then the target's authority names the host, and without one the request names no host (`None`).
 pub fn of_request<'a>(
     version: Version,
     target: &'a Uri,
@@ -65,8 +65,8 @@ pub fn of_request<'a>(
     }
 }
 
-/// Reads `host[:port]`, where a host is a DNS name, an IPv4 address or an IPv6 address in brackets. The port may be empty
-/// (RFC 3986 §3.2.3).
+/// Parses `host[:port]`, where a host is a DNS name, an IPv4 address or an IPv6 address in brackets. The port may be
+/// empty (RFC 3986 §3.2.3).
 #[must_use]
 pub fn parse(text: &str) -> Option<NamedHost<'_>> {
     if let Some(rest) = text.strip_prefix('[') {
@@ -84,9 +84,10 @@ pub fn parse(text: &str) -> Option<NamedHost<'_>> {
     normalise(host).map(NamedHost::Name)
 }
 
-/// A DNS name in the one form in which names are compared: lower case, one trailing dot stripped.
+/// Normalizes a DNS name for comparison: lower case, one trailing dot removed.
 ///
-/// `None` if it has other characters than letters, digits, `-`, `_` and dots between labels.
+/// `None` if it has other characters than letters, digits, `-`, `_` and dots between labels, or if a label is empty, a
+/// label is longer than 63 bytes, or the name is longer than 253.
 #[must_use]
 pub fn normalise(name: &str) -> Option<Cow<'_, str>> {
     let name = name.strip_suffix('.').unwrap_or(name);
@@ -99,7 +100,7 @@ pub fn normalise(name: &str) -> Option<Cow<'_, str>> {
         .then(|| if is_lower_case() { Cow::Borrowed(name) } else { Cow::Owned(name.to_ascii_lowercase()) })
 }
 
-/// The one label that `name` has in front of `domain`; both normalised.
+/// The label that `name` has in front of `domain`, if it is exactly one; both are normalized.
 #[must_use]
 pub fn label_under<'a>(name: &'a str, domain: &str) -> Option<&'a str> {
     let label = name.strip_suffix(domain)?.strip_suffix('.')?;

@@ -1,7 +1,7 @@
-//! A conversation: HTTP/1.1 on a connection, over TLS whose handshake is done or over nothing at all, until either end closes it.
+//! HTTP/1.1 on a connection, over TLS after its handshake or over plain TCP, until either end closes it.
 //!
-//! A peer that has been silent for a moment is at rest: what HTTP keeps for it, most of what a connection takes of
-//! memory, is given back, and made anew when it speaks. Phones are silent for most of their lives.
+//! When a connection has been idle for a moment, HTTP is suspended: the state that hyper keeps, most of the memory of a
+//! connection, is freed, and created anew when the client sends. Phones are idle most of the time.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,49 +18,51 @@ use super::shutdown::{CloseReason, ShutdownPhase, told};
 use super::timeouts::RequestStream;
 use crate::clock;
 
-/// The most header fields of a request.
+/// The maximum number of header fields of a request.
 const MAX_HEADERS: usize = 64;
 /// The longest header of a request, in bytes.
 const MAX_HEADER_BYTES: usize = 16 << 10;
-/// How long a peer is silent before it is at rest.
+/// How long a connection is idle before HTTP is suspended.
 const SUSPEND_AFTER: Duration = Duration::from_millis(250);
 
-/// What HTTP can be spoken on.
+/// A stream on which HTTP can be served.
 pub trait ClientStream: AsyncBufRead + AsyncWrite + Unpin + Send + 'static {}
 
 impl<C: AsyncBufRead + AsyncWrite + Unpin + Send + 'static> ClientStream for C {}
 
-/// Boxed, because it would otherwise be copied, and have room kept for it, wherever it goes.
+/// Boxed, so that it is not copied when it moves, and futures that it moves through do not each reserve memory for it.
 type Stream<C> = Box<RequestStream<C>>;
 
 type HttpConnection<C> = Pin<Box<http1::Connection<TokioIo<Stream<C>>, RequestService>>>;
 
-/// HTTP/1.1 on the connection whose `stream` this is, until either end closes it.
+/// Serves HTTP/1.1 on `stream`, which is that of `connection`, until either end closes it.
 ///
-/// Not an `async fn`, which would keep room for the stream where it came in beside where it is used.
+/// Not an `async fn`, whose future would reserve memory for the stream twice: as an argument, and where it is used.
 pub fn serve_connection<C: ClientStream>(
     stream: C,
     connection: HttpClient,
-    stop: watch::Receiver<ShutdownPhase>,
+    shutdown: watch::Receiver<ShutdownPhase>,
 ) -> impl Future<Output = CloseReason> {
     let stream = Box::new(RequestStream::new(stream, connection.pace.clone(), connection.farewell.clone()));
-    serve_until_idle(stream, Arc::new(connection), stop)
+    serve_until_idle(stream, Arc::new(connection), shutdown)
 }
 
 async fn serve_until_idle<C: ClientStream>(
     mut stream: Stream<C>,
     connection: Arc<HttpClient>,
-    mut stop: watch::Receiver<ShutdownPhase>,
+    mut shutdown: watch::Receiver<ShutdownPhase>,
 ) -> CloseReason {
     loop {
         let mut http = http(stream, &connection);
         tokio::select! {
-            // In this order: what HTTP has begun to discard is looked at at once.
+            // In this order: if HTTP begins to discard a body, its discarding is polled at once.
             biased;
             result = http.as_mut() => return close(&connection, result, http),
             never = connection.discard() => match never {},
             () = connection.pace.wait_idle(SUSPEND_AFTER) => {}
-            () = told(&mut stop, ShutdownPhase::Drain) => return Box::pin(drain(http, &connection, &mut stop)).await,
+            () = told(&mut shutdown, ShutdownPhase::Drain) => {
+                return Box::pin(drain(http, &connection, &mut shutdown)).await;
+            }
         }
         let parts = Pin::into_inner(http).into_parts();
         stream = parts.io.into_inner();
@@ -68,75 +70,76 @@ async fn serve_until_idle<C: ClientStream>(
         drop(parts.read_buf);
         tracing::trace!(address = %connection.address, "at rest");
         tokio::select! {
-            spoken = stream.spoken() => match spoken {
+            has_data = stream.spoken() => match has_data {
                 Ok(true) => {}
                 Ok(false) => break,
-                // Idle for too long, or gone without a word.
+                // The idle timeout has passed, or the connection broke.
                 Err(_) => return CloseReason::Closed,
             },
-            () = told(&mut stop, ShutdownPhase::Drain) => break,
+            () = told(&mut shutdown, ShutdownPhase::Drain) => break,
         }
     }
     tokio::select! {
-        // A peer that does not take even this much is not waited for.
+        // A client may not even read TLS's close_notify: the wait is bounded.
         _ = tokio::time::timeout(connection.server.limits.drain(), stream.shutdown()) => CloseReason::Closed,
-        () = told(&mut stop, ShutdownPhase::Now) => CloseReason::CutOff,
+        () = told(&mut shutdown, ShutdownPhase::Now) => CloseReason::CutOff,
     }
 }
 
-/// Speaks HTTP on `stream`.
+/// Creates hyper's connection on `stream`.
 fn http<C: ClientStream>(stream: Stream<C>, connection: &Arc<HttpClient>) -> HttpConnection<C> {
     let mut http = http1::Builder::new();
-    // Deadlines are kept by `Paced`, beneath TLS. Half-closed, a peer that does not wait for the answer has still uploaded.
+    // `TimeoutStream`, beneath TLS, enforces the timeouts. Half-close: an upload is stored even if its client closes its
+    // sending half and does not wait for the response.
     http.header_read_timeout(None).max_headers(MAX_HEADERS).max_buf_size(MAX_HEADER_BYTES).half_close(true);
     Box::pin(http.serve_connection(TokioIo::new(stream), RequestService(Arc::clone(connection))))
 }
 
-/// Lets what is under way end, for as long as a drain may take.
+/// Lets the request in progress finish, within the drain time.
 async fn drain<C: ClientStream>(
     mut http: HttpConnection<C>,
     connection: &HttpClient,
-    stop: &mut watch::Receiver<ShutdownPhase>,
+    shutdown: &mut watch::Receiver<ShutdownPhase>,
 ) -> CloseReason {
     http.as_mut().graceful_shutdown();
     tokio::select! {
         biased;
         result = http.as_mut() => close(connection, result, http),
         never = connection.discard() => match never {},
-        why = end_of_drain(stop, connection.server.limits.drain()) => {
+        why = end_of_drain(shutdown, connection.server.limits.drain()) => {
             connection.pace.break_off(why);
             CloseReason::CutOff
         }
     }
 }
 
-/// Waits as long as what is under way may take, and says why it may not take longer.
-async fn end_of_drain(stop: &mut watch::Receiver<ShutdownPhase>, drain: Duration) -> &'static str {
+/// Waits until the request in progress is to be cut off, and returns the reason.
+async fn end_of_drain(shutdown: &mut watch::Receiver<ShutdownPhase>, drain: Duration) -> &'static str {
     tokio::select! {
         () = tokio::time::sleep(drain) => "cut off at the end of the drain (limits.drain_s)",
-        () = told(stop, ShutdownPhase::Now) => "cut off by a second signal to stop",
+        () = told(shutdown, ShutdownPhase::Now) => "cut off by a second signal to stop",
     }
 }
 
-/// What hyper refuses by itself never becomes a request of ours; the log tells it all the same.
+/// Logs a request that hyper refused or that timed out in its header. Such a request never reaches [`RequestService`].
 fn close<C: ClientStream>(connection: &HttpClient, result: hyper::Result<()>, http: HttpConnection<C>) -> CloseReason {
     let Err(error) = result else { return CloseReason::Closed };
-    let asked = || {
+    let line = || {
         let parts = Pin::into_inner(http).into_parts();
-        asked(&parts.io.into_inner(), &parts.read_buf, &error)
+        refused_line(&parts.io.into_inner(), &parts.read_buf, &error)
     };
     let (now, lasted) = (clock::now(), connection.pace.header_lasted());
     let mut record = connection.record(now.checked_sub(lasted).unwrap_or(now));
     record.duration = lasted;
     match connection.pace.broken_off() {
         Some(why) if connection.pace.is_in_header() => {
-            record.reason = Some(match asked() {
+            record.reason = Some(match line() {
                 Some(line) => format!("{why}; it begins {line}"),
                 None => why.to_owned(),
             });
             record.kind = Some("slow");
         }
-        // Answered by nothing: the client reads frames, and no text.
+        // There is no response: the client reads HTTP/2 frames, not text.
         _ if error.is_parse_version_h2() => {
             record.reason = Some("malformed request: HTTP/2 is not spoken here".to_owned());
             record.kind = Some("malformed");
@@ -147,7 +150,7 @@ fn close<C: ClientStream>(connection: &HttpClient, result: hyper::Result<()>, ht
                 error if error.to_string().contains("URI too long") => 414,
                 _ => 400,
             });
-            record.reason = Some(match asked() {
+            record.reason = Some(match line() {
                 Some(line) if request_line::has_raw_space(&line) => {
                     format!("malformed request: a raw space in the target (write %20) in {line}")
                 }
@@ -162,11 +165,11 @@ fn close<C: ClientStream>(connection: &HttpClient, result: hyper::Result<()>, ht
     CloseReason::Closed
 }
 
-/// The line of the request that hyper refused, as far as that is known; `rest` is what hyper has read and not used.
+/// The line of the request that hyper refused, if it is known. `rest` is data that hyper has read and not used.
 ///
-/// hyper leaves a request in its buffer that it cannot parse. One that it refuses for how its header says the length of the
-/// body is gone from there.
-fn asked<C>(stream: &RequestStream<C>, rest: &[u8], error: &hyper::Error) -> Option<String> {
+/// hyper leaves a request that it cannot parse in its buffer. It removes one that it refuses because of how the header
+/// gives the length of the body.
+fn refused_line<C>(stream: &RequestStream<C>, rest: &[u8], error: &hyper::Error) -> Option<String> {
     let error = error.to_string();
     match stream.beginning() {
         Some(beginning) => request_line::shown(beginning),

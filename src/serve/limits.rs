@@ -1,4 +1,4 @@
-//! What one peer, or all of them together, may take: `"limits"` in `provost.json`.
+//! Limits on one client and on all clients together: `"limits"` in `provost.json`.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -42,7 +42,7 @@ pub struct Limits {
     pub stall_s: u64,
     /// A body slower than this over a minute is aborted.
     pub min_bytes_per_s: u64,
-    /// How long a graceful shutdown waits for requests in progress.
+    /// How long a graceful shutdown timeouts for requests in progress.
     pub drain_s: u64,
     /// Free space that uploads leave on the state directory's file system, for certificates and phone history. Default: the
     /// larger of 256 MiB and 2 %.
@@ -69,16 +69,16 @@ impl Default for Limits {
     }
 }
 
-/// The shortest and the longest that a peer may be waited for, in seconds: at 0 nobody would ever be in time.
-const WAIT: std::ops::RangeInclusive<u64> = 1..=86_400;
+/// The shortest and the longest timeout, in seconds. With 0, every client would time out.
+const TIMEOUT_RANGE: std::ops::RangeInclusive<u64> = 1..=86_400;
 
 impl Limits {
-    /// Whether they can be kept.
+    /// Checks that the values are possible.
     ///
     /// # Errors
-    /// The limit that cannot, and what it may be.
+    /// The first limit that is not, and its allowed values.
     pub fn check(&self) -> Result<(), String> {
-        let waits = [
+        let timeouts = [
             ("handshake_s", self.handshake_s),
             ("header_s", self.header_s),
             ("idle_s", self.idle_s),
@@ -87,27 +87,27 @@ impl Limits {
         if self.unfinished_handshakes == 0 {
             return Err("unfinished_handshakes is 0, so that no connection is accepted; write 1 or more".to_owned());
         }
-        match waits.iter().find(|(_, seconds)| !WAIT.contains(seconds)) {
+        match timeouts.iter().find(|(_, seconds)| !TIMEOUT_RANGE.contains(seconds)) {
             Some((key, seconds)) => {
-                Err(format!("{key} is {seconds}; write {} to {} seconds", WAIT.start(), WAIT.end()))
+                Err(format!("{key} is {seconds}; write {} to {} seconds", TIMEOUT_RANGE.start(), TIMEOUT_RANGE.end()))
             }
             None => Ok(()),
         }
     }
 
-    /// From accept to the end of the TLS handshake.
+    /// Timeout of the TLS handshake, from accept on.
     #[must_use]
     pub fn handshake(&self) -> Duration {
         Duration::from_secs(self.handshake_s)
     }
 
-    /// How long a stop waits for what is under way.
+    /// How long a graceful shutdown timeouts for requests in progress.
     #[must_use]
     pub fn drain(&self) -> Duration {
         Duration::from_secs(self.drain_s)
     }
 
-    /// The prefix by which connections of `address` are counted; `None` if they are not.
+    /// The prefix by which connections of `address` are counted; `None` if `connections_per_address` does not apply.
     #[must_use]
     pub fn counted_as(&self, address: IpAddr) -> Option<IpNet> {
         (self.connections_per_address > 0 && !self.is_unlimited(address)).then(|| client_prefix(address))

@@ -1,8 +1,9 @@
-//! Closing on a peer that still talks, so that it gets to read what it was told.
+//! Lingering close: closes on a client that is still sending in such a way that it can read the last response.
 //!
 //! RFC 9112 §9.6: "If a server performs an immediate close of a TCP connection, there is a significant risk that the
-//! client will not be able to read the last HTTP response." So we close our half, and read on, into nowhere, until the
-//! peer closes too. It is the same with a TLS alert: what a refused client had still to say must not meet a closed socket.
+//! client will not be able to read the last HTTP response." So the server closes its sending half, and reads and
+//! discards until the client closes too. A TLS alert needs the same: data of a refused client must not meet a closed
+//! socket.
 
 use std::io;
 use std::pin::Pin;
@@ -14,74 +15,73 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-/// How long a peer may talk on that has its last answer.
+/// How long a lingering close lasts at most.
 const LINGER: Duration = Duration::from_secs(5);
-/// How much is read of it, in bytes. After that it is waited for without reading: it can still read the answer, and a reset
-/// could take that away from it.
-const READ: u64 = 1 << 20;
+/// How much a lingering close reads, in bytes. After that it waits without reading: the client can still read the
+/// response, and closing could send a reset that discards it.
+const MAX_READ: u64 = 1 << 20;
 
-/// Whether a connection's last answer is given while its peer still talks, and how many bytes it may still say; shared
+/// Whether a connection's close lingers, because its client may still be sending, and how many bytes it reads. Shared
 /// between handler and stream.
 #[derive(Debug, Clone, Default)]
 pub struct LingerControl(Arc<LingerState>);
 
 #[derive(Debug, Default)]
 struct LingerState {
-    is_said: AtomicBool,
-    /// How many bytes are still read.
+    is_requested: AtomicBool,
+    /// How many more bytes are read.
     left: AtomicU64,
-    /// Whether the connection is closed as soon as they are read.
+    /// Whether the connection closes as soon as these are read.
     closes_at_limit: AtomicBool,
 }
 
-/// A stream that, after such a farewell, does not close before its peer does.
+/// A stream whose shutdown lingers if its [`LingerControl`] requests it.
 #[derive(Debug)]
 pub struct LingeringStream<S> {
     inner: S,
-    farewell: LingerControl,
+    linger: LingerControl,
     until: Option<Pin<Box<Sleep>>>,
 }
 
 impl LingerControl {
-    /// Says that the next answer is the last, and that the peer may still talk.
+    /// Requests a lingering close: the next response is the last, and the client may still be sending.
     pub fn say(&self) {
-        self.say_to(READ, false);
+        self.request_with(MAX_READ, false);
     }
 
-    /// The same, to a peer that is closed on when `bytes` were read after it.
+    /// Requests a lingering close that ends as soon as `bytes` were read.
     pub fn say_within(&self, bytes: u64) {
-        self.say_to(bytes, true);
+        self.request_with(bytes, true);
     }
 
-    fn say_to(&self, bytes: u64, closes_at_limit: bool) {
+    fn request_with(&self, bytes: u64, closes_at_limit: bool) {
         self.0.left.store(bytes, Ordering::Relaxed);
         self.0.closes_at_limit.store(closes_at_limit, Ordering::Relaxed);
-        self.0.is_said.store(true, Ordering::Relaxed);
+        self.0.is_requested.store(true, Ordering::Relaxed);
     }
 
-    /// Whether that was said.
+    /// Whether a lingering close is requested.
     #[must_use]
     pub fn is_said(&self) -> bool {
-        self.0.is_said.load(Ordering::Relaxed)
+        self.0.is_requested.load(Ordering::Relaxed)
     }
 
-    /// Notes that `bytes` were read.
-    fn hear(&self, bytes: usize) {
+    fn note_read(&self, bytes: usize) {
         let left = self.0.left.load(Ordering::Relaxed).saturating_sub(bytes as u64);
         self.0.left.store(left, Ordering::Relaxed);
     }
 
-    /// Whether as much was read as may be.
+    /// Whether as many bytes were read as the request allows.
     fn is_at_limit(&self) -> bool {
         self.0.left.load(Ordering::Relaxed) == 0
     }
 }
 
 impl<S> LingeringStream<S> {
-    /// Closes `inner` in this way.
+    /// Wraps `inner`; the control requests a lingering close of it.
     pub fn new(inner: S) -> (Self, LingerControl) {
-        let farewell = LingerControl::default();
-        (Self { inner, farewell: farewell.clone(), until: None }, farewell)
+        let linger = LingerControl::default();
+        (Self { inner, linger: linger.clone(), until: None }, linger)
     }
 }
 
@@ -91,24 +91,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for LingeringStream<S> {
         if this.until.is_none() {
             ready!(Pin::new(&mut this.inner).poll_shutdown(cx))?;
         }
-        if !this.farewell.is_said() {
+        if !this.linger.is_said() {
             return Poll::Ready(Ok(()));
         }
         let until = this.until.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
         if until.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Ok(()));
         }
-        let mut nowhere = [0; 8192];
-        while !this.farewell.is_at_limit() {
-            let mut buffer = ReadBuf::new(&mut nowhere);
+        let mut discarded = [0; 8192];
+        while !this.linger.is_at_limit() {
+            let mut buffer = ReadBuf::new(&mut discarded);
             match ready!(Pin::new(&mut this.inner).poll_read(cx, &mut buffer)) {
-                Ok(()) if !buffer.filled().is_empty() => this.farewell.hear(buffer.filled().len()),
-                // It has closed, whatever went wrong.
+                Ok(()) if !buffer.filled().is_empty() => this.linger.note_read(buffer.filled().len()),
+                // The client has closed, or the connection has failed.
                 Ok(()) | Err(_) => return Poll::Ready(Ok(())),
             }
         }
-        // The timer wakes this.
-        if this.farewell.0.closes_at_limit.load(Ordering::Relaxed) { Poll::Ready(Ok(())) } else { Poll::Pending }
+        // At the read limit, only the timer wakes this task.
+        if this.linger.0.closes_at_limit.load(Ordering::Relaxed) { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
@@ -144,13 +144,13 @@ mod tests {
     use tokio::io::AsyncWriteExt;
     use tokio::time::Instant;
 
-    /// For how many seconds a stream lingers whose peer talks for `seconds`, after what `say` says.
-    async fn lingers(say: impl FnOnce(&LingerControl), seconds: u64) -> u64 {
+    /// How many seconds a stream lingers whose client sends for `seconds`, after `request` on its control.
+    async fn lingers(request: impl FnOnce(&LingerControl), seconds: u64) -> u64 {
         let (ours, mut theirs) = tokio::io::duplex(64);
-        let (mut stream, farewell) = LingeringStream::new(ours);
-        say(&farewell);
+        let (mut stream, linger) = LingeringStream::new(ours);
+        request(&linger);
         let start = Instant::now();
-        let talk = async {
+        let send = async {
             for _ in 0..seconds {
                 theirs.write_all(&[0; 64]).await.unwrap();
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -160,7 +160,7 @@ mod tests {
         };
         tokio::select! {
             closed = stream.shutdown() => closed.unwrap(),
-            () = talk => {}
+            () = send => {}
         }
         start.elapsed().as_secs()
     }
@@ -174,7 +174,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn or_for_as_many_bytes_as_were_granted() {
-        let within = |bytes| move |farewell: &LingerControl| farewell.say_within(bytes);
+        let within = |bytes| move |linger: &LingerControl| linger.say_within(bytes);
         assert_eq!(lingers(within(0), 600).await, 0);
         assert_eq!(lingers(within(64), 600).await, 0);
         assert_eq!(lingers(within(65), 600).await, 1);
@@ -184,8 +184,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_flood_is_read_up_to_the_limit_and_then_only_waited_for() {
         let (ours, mut theirs) = tokio::io::duplex(64);
-        let (mut stream, farewell) = LingeringStream::new(ours);
-        farewell.say();
+        let (mut stream, linger) = LingeringStream::new(ours);
+        linger.say();
         let start = Instant::now();
         let mut sent = 0;
         let flood = async {
@@ -199,6 +199,6 @@ mod tests {
             () = flood => {}
         }
         assert_eq!(start.elapsed().as_secs(), 5);
-        assert!((READ..=READ + 128).contains(&sent), "{sent}");
+        assert!((MAX_READ..=MAX_READ + 128).contains(&sent), "{sent}");
     }
 }

@@ -1,4 +1,4 @@
-//! Accepting connections, and each connection's life: a permit, a hello, a handshake, requests, an end.
+//! Accepts connections, and runs each through its permit, ClientHello, handshake, requests and close.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -25,51 +25,51 @@ use super::{PlainHttp, Server};
 use crate::clock;
 use crate::wording::counted_were;
 
-/// How much is read at first of a request over plain HTTP by a peer that was at rest.
+/// The read buffer of a plain HTTP connection, in bytes. It holds the first bytes of a request on an idle connection.
 const FIRST_BYTES: usize = 256;
-/// How much is read of whoever was refused in the handshake, in bytes: the rest of it, and requests behind it.
+/// How much a lingering close reads after a refused handshake, in bytes: the rest of it, and requests behind it.
 const LINGER_BYTES: u64 = 256 << 10;
-/// The kind of a refusal for lack of a place.
+/// The kind that the access log gives to a refusal because of a connection limit.
 const NO_PLACE: &str = "no_place";
-/// How long to wait for somebody to close a file when there is none left to open.
+/// The backoff after a failed accept, such as for lack of file descriptors.
 const BACKOFF: Duration = Duration::from_millis(100);
-/// How long there must have been enough of them before that is over.
-const OVER_AFTER: Duration = Duration::from_secs(1);
+/// A shortage is over when a connection is accepted and the last failure was longer ago than this.
+const RECOVERED_AFTER: Duration = Duration::from_secs(1);
 
-/// Serves what `listener` accepts until `stop` is told, and then what is under way, for as long as a drain may take.
-pub async fn serve(listener: TcpListener, server: Arc<Server>, stop: watch::Receiver<ShutdownPhase>) {
+/// Serves the connections of `listener` until shutdown begins. Then waits for requests in progress (`limits.drain_s`).
+pub async fn serve(listener: TcpListener, server: Arc<Server>, shutdown: watch::Receiver<ShutdownPhase>) {
     let limits = Arc::clone(&server.connection_limits);
-    let (refuse, stopped) = (refuse_by(&server), stop.clone());
-    let live =
-        |stream, arrival, permit| handle_connection(stream, arrival, permit, Arc::clone(&server), stopped.clone());
-    accept_all(listener, &limits, stop, |_| Ok(()), refuse, live).await;
+    let (refuse, receiver) = (refusal_logger(&server), shutdown.clone());
+    let handle =
+        |stream, arrival, permit| handle_connection(stream, arrival, permit, Arc::clone(&server), receiver.clone());
+    accept_all(listener, &limits, shutdown, |_| Ok(()), refuse, handle).await;
 }
 
-/// The same, over `plain` HTTP. From elsewhere than the networks that are named nothing is even read.
+/// The same, over `plain` HTTP. Connections from outside of its networks are closed before anything is read.
 pub async fn serve_plain(
     listener: TcpListener,
     plain: Arc<PlainHttp>,
     server: Arc<Server>,
-    stop: watch::Receiver<ShutdownPhase>,
+    shutdown: watch::Receiver<ShutdownPhase>,
 ) {
     let limits = Arc::clone(&server.connection_limits);
-    let (refuse, stopped) = (refuse_by(&server), stop.clone());
+    let (refuse, receiver) = (refusal_logger(&server), shutdown.clone());
     let elsewhere = || "outside of the networks for plain HTTP (plain_http.networks)".to_owned();
     let admit = |address| {
         if plain.admits(address) { Ok(()) } else { Err(RejectedHandshake::because(None, "elsewhere", elsewhere())) }
     };
-    let live = |stream, arrival, permit| {
-        handle_plain_connection(stream, arrival, permit, Arc::clone(&server), stopped.clone())
+    let handle = |stream, arrival, permit| {
+        handle_plain_connection(stream, arrival, permit, Arc::clone(&server), receiver.clone())
     };
-    accept_all(listener, &limits, stop, admit, refuse, live).await;
+    accept_all(listener, &limits, shutdown, admit, refuse, handle).await;
 }
 
-fn refuse_by(server: &Arc<Server>) -> impl Fn(AcceptedConnection, RejectedHandshake) + use<> {
+fn refusal_logger(server: &Arc<Server>) -> impl Fn(AcceptedConnection, RejectedHandshake) + use<> {
     let server = Arc::clone(server);
     move |arrival, refused| log_refusal(&server, arrival, refused)
 }
 
-/// The connection of a phone underneath TLS.
+/// A connection beneath TLS.
 type TimedTcpStream = TimeoutStream<LingeringStream<TcpStream>>;
 
 /// A client's address, and when its connection was accepted.
@@ -77,7 +77,7 @@ type TimedTcpStream = TimeoutStream<LingeringStream<TcpStream>>;
 struct AcceptedConnection {
     address: SocketAddr,
     time: SystemTime,
-    /// The same, by the clock that nobody sets.
+    /// The same, by the monotonic clock.
     began: Instant,
 }
 
@@ -87,15 +87,15 @@ impl AcceptedConnection {
     }
 }
 
-/// Accepts until `stop` is told, gives each connection that `admit` and `limits` admit a task of its own to `live` in,
-/// and waits for all of them.
+/// Accepts until shutdown begins. Runs `handle` in a task of its own for each connection that `admit` and `limits`
+/// allow. Then waits for all tasks.
 async fn accept_all<L: Future<Output = CloseReason> + Send + 'static>(
     listener: TcpListener,
     limits: &Arc<ConnectionLimits>,
-    mut stop: watch::Receiver<ShutdownPhase>,
+    mut shutdown: watch::Receiver<ShutdownPhase>,
     admit: impl Fn(IpAddr) -> Result<(), RejectedHandshake>,
     refuse: impl Fn(AcceptedConnection, RejectedHandshake),
-    mut live: impl FnMut(TcpStream, AcceptedConnection, ConnectionPermit) -> L,
+    mut handle: impl FnMut(TcpStream, AcceptedConnection, ConnectionPermit) -> L,
 ) {
     let mut connections = JoinSet::new();
     let mut shortage = DescriptorShortage::default();
@@ -106,12 +106,12 @@ async fn accept_all<L: Future<Output = CloseReason> + Send + 'static>(
                 was_cut_off(ended);
                 continue;
             }
-            () = told(&mut stop, ShutdownPhase::Drain) => break,
+            () = told(&mut shutdown, ShutdownPhase::Drain) => break,
         };
         let (stream, address) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                shortage.wait_out(&error).await;
+                shortage.back_off(&error).await;
                 continue;
             }
         };
@@ -121,12 +121,12 @@ async fn accept_all<L: Future<Output = CloseReason> + Send + 'static>(
         }
         let entered = tokio::select! {
             entered = limits.enter(address.ip(), |full| shortage.note(full)) => entered,
-            () = told(&mut stop, ShutdownPhase::Drain) => break,
+            () = told(&mut shutdown, ShutdownPhase::Drain) => break,
         };
         match entered {
             Ok(permit) => {
                 shortage.note_accepted();
-                connections.spawn(live(stream, AcceptedConnection::of(address), permit));
+                connections.spawn(handle(stream, AcceptedConnection::of(address), permit));
             }
             Err(full) => {
                 refuse(AcceptedConnection::of(address), RejectedHandshake::because(None, NO_PLACE, full.to_string()));
@@ -143,7 +143,7 @@ async fn accept_all<L: Future<Output = CloseReason> + Send + 'static>(
     }
 }
 
-/// A panic in one connection is said, and costs the others nothing.
+/// Whether the connection was cut off. Logs a panic, which ends only its own connection.
 fn was_cut_off(ended: Result<CloseReason, tokio::task::JoinError>) -> bool {
     match ended {
         Ok(end) => end == CloseReason::CutOff,
@@ -156,16 +156,17 @@ fn was_cut_off(ended: Result<CloseReason, tokio::task::JoinError>) -> bool {
     }
 }
 
-/// Whether connections cannot be accepted at the moment, for lack of places, file descriptors or memory.
+/// Whether accepting fails at the moment, for lack of permits, file descriptors or memory. Logs its beginning and end.
 #[derive(Debug, Default)]
 struct DescriptorShortage {
-    /// When it last was so; `None` if it is over.
+    /// When accepting last failed; `None` if the shortage is over.
     last: Option<Instant>,
 }
 
 impl DescriptorShortage {
-    /// A connection that ended before it was accepted is nobody's concern; without file descriptors we must wait.
-    async fn wait_out(&mut self, error: &io::Error) {
+    /// Waits before the next accept, such as for a file descriptor. There is no wait after the error of a connection
+    /// that ended before it was accepted.
+    async fn back_off(&mut self, error: &io::Error) {
         if let Some(Errno::CONNABORTED | Errno::CONNRESET | Errno::INTR) =
             error.raw_os_error().map(Errno::from_raw_os_error)
         {
@@ -181,9 +182,9 @@ impl DescriptorShortage {
         }
     }
 
-    /// One connection that gets through while others do not is no end of it.
+    /// Ends the shortage, unless accepting failed a moment ago: one success among failures does not end it.
     fn note_accepted(&mut self) {
-        if self.last.take_if(|last| clock::monotonic().duration_since(*last) > OVER_AFTER).is_some() {
+        if self.last.take_if(|last| clock::monotonic().duration_since(*last) > RECOVERED_AFTER).is_some() {
             tracing::info!("connections are accepted again");
         }
     }
@@ -191,19 +192,20 @@ impl DescriptorShortage {
 
 /// One connection from accept to close.
 ///
-/// Not an `async fn`, which would keep room for what it is called with beside what it makes of it. What comes after the
-/// wait for the handshake is boxed, so that a client without a hello has no room for it, nor an idle one for a handshake.
+/// Not an `async fn`, whose future would store the arguments in addition to the values made from them. The part after
+/// the wait for the handshake is boxed. So a client without a ClientHello takes no memory for that part, and an idle
+/// one takes none for a handshake.
 fn handle_connection(
     stream: TcpStream,
     arrival: AcceptedConnection,
     permit: ConnectionPermit,
     server: Arc<Server>,
-    stop: watch::Receiver<ShutdownPhase>,
+    shutdown: watch::Receiver<ShutdownPhase>,
 ) -> impl Future<Output = CloseReason> {
     let _ = stream.set_nodelay(true);
-    let (stream, farewell) = LingeringStream::new(stream);
-    let (mut stream, pace) = TimeoutStream::new(stream, &server.limits, arrival.began.into());
-    let mut pending = PendingConnection { arrival, permit, pace, farewell, server, stop };
+    let (stream, linger) = LingeringStream::new(stream);
+    let (mut stream, timeouts) = TimeoutStream::new(stream, &server.limits, arrival.began.into());
+    let mut pending = PendingConnection { arrival, permit, timeouts, linger, server, shutdown };
     async move {
         let (received, turn) = match pending.wait_for_handshake(&mut stream).await {
             Ok(ready) => ready,
@@ -219,17 +221,17 @@ fn handle_connection(
     }
 }
 
-/// What is left of a connection's life.
+/// The rest of a connection, after its handshake.
 type ConnectionFuture = Pin<Box<dyn Future<Output = CloseReason> + Send>>;
 
-/// A connection whose handshake is under way.
+/// A connection whose handshake is in progress.
 struct PendingConnection {
     arrival: AcceptedConnection,
     permit: ConnectionPermit,
-    pace: TimeoutControl,
-    farewell: LingerControl,
+    timeouts: TimeoutControl,
+    linger: LingerControl,
     server: Arc<Server>,
-    stop: watch::Receiver<ShutdownPhase>,
+    shutdown: watch::Receiver<ShutdownPhase>,
 }
 
 impl PendingConnection {
@@ -239,11 +241,11 @@ impl PendingConnection {
         stream: &mut TimedTcpStream,
     ) -> Result<(ReceivedHello, Turn), RejectedHandshake> {
         let received = self.receive_hello(stream).await?;
-        let turn = self.server.crypto_queue.enter(self.pace.clone());
+        let turn = self.server.crypto_queue.enter(self.timeouts.clone());
         tokio::select! {
             biased;
             () = turn.begin() => Ok((received, turn)),
-            () = told(&mut self.stop, ShutdownPhase::Drain) => Err(stopping()),
+            () = told(&mut self.shutdown, ShutdownPhase::Drain) => Err(stopping()),
         }
     }
 
@@ -251,15 +253,16 @@ impl PendingConnection {
     async fn receive_hello(&mut self, stream: &mut TimedTcpStream) -> Result<ReceivedHello, RejectedHandshake> {
         let received = tokio::select! {
             biased;
-            received = handshake::receive_hello(stream) => self.in_time(received),
+            received = handshake::receive_hello(stream) => self.with_timeout_reason(received),
             eviction = self.permit.evicted() => Err(evicted(&eviction)),
-            () = told(&mut self.stop, ShutdownPhase::Drain) => Err(stopping()),
+            () = told(&mut self.shutdown, ShutdownPhase::Drain) => Err(stopping()),
         }?;
         self.permit.note_hello().map_err(|eviction| evicted(&eviction))?;
         Ok(received)
     }
 
-    /// Runs the handshake and begins the conversation, or logs why there is none.
+    /// Runs the handshake. Returns the future that serves HTTP or, after a refusal, the one that closes lingeringly, if
+    /// either is needed. Logs the refusal.
     async fn accept(
         mut self,
         stream: TimedTcpStream,
@@ -271,15 +274,15 @@ impl PendingConnection {
             let handshake = pin!(handshake::accept_tls(stream, received, &self.server.site, &self.server.certificates));
             tokio::select! {
                 biased;
-                finished = turn.run(handshake) => self.in_time(finished),
-                // It has asked for nothing yet, and would only be sent away.
-                () = told(&mut self.stop, ShutdownPhase::Drain) => Err(stopping()),
+                finished = turn.run(handshake) => self.with_timeout_reason(finished),
+                // The drain does not wait for this client, because it has no request in progress.
+                () = told(&mut self.shutdown, ShutdownPhase::Drain) => Err(stopping()),
             }
         };
         match finished {
             Ok((stream, peer)) => {
-                let stop = self.stop.clone();
-                Some(Box::pin(serve_connection(stream, self.admit(peer)?, stop)))
+                let shutdown = self.shutdown.clone();
+                Some(Box::pin(serve_connection(stream, self.admit(peer)?, shutdown)))
             }
             Err(mut refused) => {
                 let close = refused.close.take();
@@ -289,9 +292,9 @@ impl PendingConnection {
         }
     }
 
-    /// A handshake that ended because its time was over is logged as such.
-    fn in_time<T>(&self, result: Result<T, RejectedHandshake>) -> Result<T, RejectedHandshake> {
-        result.map_err(|refused| match self.pace.broken_off() {
+    /// Gives the timeout as the reason of a refusal, if the handshake timed out.
+    fn with_timeout_reason<T>(&self, result: Result<T, RejectedHandshake>) -> Result<T, RejectedHandshake> {
+        result.map_err(|refused| match self.timeouts.broken_off() {
             Some(_) => {
                 let reason = format!("the handshake took more than {} s", self.server.limits.handshake_s);
                 RejectedHandshake { kind: "slow", reason, close: None, ..refused }
@@ -300,12 +303,12 @@ impl PendingConnection {
         })
     }
 
-    /// Gives a connection whose handshake is finished its place among the others of its kind.
+    /// Makes the permit one for a known phone or an anonymous connection. Logs a refusal if that limit is reached.
     fn admit(self, peer: TlsClient) -> Option<HttpClient> {
-        let Self { arrival, permit, pace, farewell, server, .. } = self;
+        let Self { arrival, permit, timeouts, linger, server, .. } = self;
         server.handshakes.count(peer.is_resumed);
         let constituency = peer.constituency.clone();
-        let connection = HttpClient::new(Arc::clone(&server), Some(peer), arrival.address, pace, farewell, permit);
+        let connection = HttpClient::new(Arc::clone(&server), Some(peer), arrival.address, timeouts, linger, permit);
         let kind = if connection.is_of_known_phone() { ConnectionKind::Proven } else { ConnectionKind::Anonymous };
         let phone = connection.mac().map(|mac| (constituency.clone(), mac));
         let moved = connection.permit.lock().unwrap_or_else(PoisonError::into_inner).become_kind(kind, phone);
@@ -317,15 +320,16 @@ impl PendingConnection {
         Some(connection)
     }
 
-    /// Closes on a client that was sent an alert: if what it still sends met a closed connection, it could not read the
-    /// alert. It has the rest of the time that a handshake may take, and may be evicted meanwhile.
+    /// Lingering close after an alert: if data that the client still sends met a closed connection, the client could
+    /// not read the alert. It lasts for the rest of the handshake timeout at most, and the connection may be evicted
+    /// meanwhile.
     async fn linger(mut self, close: Close) -> CloseReason {
-        self.farewell.say_within(LINGER_BYTES);
+        self.linger.say_within(LINGER_BYTES);
         tokio::select! {
             biased;
-            _ = tokio::time::timeout_at(self.pace.handshake_deadline(), close.finish()) => {}
+            _ = tokio::time::timeout_at(self.timeouts.handshake_deadline(), close.finish()) => {}
             _ = self.permit.evicted() => {}
-            () = told(&mut self.stop, ShutdownPhase::Drain) => {}
+            () = told(&mut self.shutdown, ShutdownPhase::Drain) => {}
         }
         CloseReason::Closed
     }
@@ -339,24 +343,24 @@ fn stopping() -> RejectedHandshake {
     RejectedHandshake::because(None, "stopping", "provost is being stopped".to_owned())
 }
 
-/// One connection over plain HTTP: it has a stranger's place.
+/// One connection over plain HTTP, from accept to close. It counts as anonymous.
 async fn handle_plain_connection(
     stream: TcpStream,
     arrival: AcceptedConnection,
     mut permit: ConnectionPermit,
     server: Arc<Server>,
-    stop: watch::Receiver<ShutdownPhase>,
+    shutdown: watch::Receiver<ShutdownPhase>,
 ) -> CloseReason {
     if let Err(full) = permit.become_kind(ConnectionKind::Anonymous, None) {
         log_refusal(&server, arrival, RejectedHandshake::because(None, NO_PLACE, full.to_string()));
         return CloseReason::Closed;
     }
     let _ = stream.set_nodelay(true);
-    let (stream, farewell) = LingeringStream::new(stream);
-    let (stream, pace) = TimeoutStream::new(stream, &server.limits, arrival.began.into());
-    pace.enter(Phase::Idle);
-    let connection = HttpClient::new(server, None, arrival.address, pace, farewell, permit);
-    serve_connection(BufReader::with_capacity(FIRST_BYTES, stream), connection, stop).await
+    let (stream, linger) = LingeringStream::new(stream);
+    let (stream, timeouts) = TimeoutStream::new(stream, &server.limits, arrival.began.into());
+    timeouts.enter(Phase::Idle);
+    let connection = HttpClient::new(server, None, arrival.address, timeouts, linger, permit);
+    serve_connection(BufReader::with_capacity(FIRST_BYTES, stream), connection, shutdown).await
 }
 
 fn log_refusal(server: &Server, arrival: AcceptedConnection, refused: RejectedHandshake) {
@@ -385,7 +389,7 @@ mod tests {
     use crate::serve::Limits;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    /// Sends back what comes, and panics at an `!`.
+    /// Echoes bytes, and panics at an `!`.
     async fn fragile(mut stream: TcpStream, _: AcceptedConnection, _permit: ConnectionPermit) -> CloseReason {
         while let Ok(byte) = stream.read_u8().await {
             assert_ne!(byte, b'!', "a defect, as a test wants it");
@@ -394,7 +398,7 @@ mod tests {
         CloseReason::Closed
     }
 
-    /// The size of the futures that a function of five arguments returns, in bytes.
+    /// The size of the future that a function of five arguments returns, in bytes.
     fn future_size<A, B, C, D, E, F>(_: impl Fn(A, B, C, D, E) -> F) -> usize {
         size_of::<F>()
     }
@@ -408,7 +412,7 @@ mod tests {
     async fn a_panic_costs_its_own_connection_and_no_other() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (stop, stopped) = watch::channel(ShutdownPhase::default());
+        let (sender, shutdown) = watch::channel(ShutdownPhase::default());
         let clients = async {
             let mut bystander = TcpStream::connect(address).await.unwrap();
             bystander.write_u8(b'a').await.unwrap();
@@ -421,10 +425,10 @@ mod tests {
             let mut newcomer = TcpStream::connect(address).await.unwrap();
             newcomer.write_u8(b'c').await.unwrap();
             assert_eq!(newcomer.read_u8().await.unwrap(), b'c');
-            stop.send(ShutdownPhase::Drain).unwrap();
+            sender.send(ShutdownPhase::Drain).unwrap();
         };
         let limits = Arc::new(ConnectionLimits::new(Limits::default(), 100));
-        let served = accept_all(listener, &limits, stopped, |_| Ok(()), |_, _| unreachable!(), fragile);
+        let served = accept_all(listener, &limits, shutdown, |_| Ok(()), |_, _| unreachable!(), fragile);
         tokio::join!(served, clients);
         assert_eq!(limits.count(ConnectionKind::Unfinished), 0);
     }

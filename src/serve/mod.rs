@@ -1,16 +1,17 @@
-//! Serving phones: from a TCP connection to a file, an upload, or a reason why not.
+//! Serves phones: from a TCP connection to a file, an upload, or a refusal with its reason.
 //!
-//! 1. [`listener`]: accept, with a permit for each connection ([`connection_limits`]), a deadline for each wait ([`timeouts`]),
-//!    a polite end ([`lingering_close`]).
-//! 2. [`handshake`]: ClientHello ([`hello`]) → its turn ([`crypto_queue`]) → constituency ([`site`]) → TLS, by OpenSSL for
-//!    phones that rustls cannot serve ([`openssl`], [`tls_stream`]) → verified device.
-//!    Over plain HTTP there is none of it: each request's Host leads to a constituency, and nobody proves anything.
-//! 3. [`http1`]: HTTP/1.1, or rest, until either end closes or the server stops ([`shutdown`]).
-//! 4. [`request`]: each request is decided ([`access_control`]) from its host ([`host`]), its path ([`path`]) and the policy
-//!    as it is now; the grant opens the file ([`file_lookup`], [`body`]) or stores the upload ([`upload`]).
-//!    Where passwords take a certificate's place, [`password_auth`] asks for one with each request.
-//! 5. [`response`]: what the peer gets to see, by its conditions ([`conditional`]).
-//! 6. [`access_log`]: one line for each request ([`request_log`]) and each refused handshake.
+//! 1. [`listener`] accepts connections. Each has a permit ([`connection_limits`]), a timeout for each wait
+//!    ([`timeouts`]) and, if the client may still be sending, a lingering close ([`lingering_close`]).
+//! 2. [`handshake`]: ClientHello ([`hello`]) → turn in the queue ([`crypto_queue`]) → constituency ([`site`]) → TLS, by
+//!    OpenSSL for phones that rustls cannot serve ([`openssl`], [`tls_stream`]) → verified device.
+//!    Plain HTTP has no handshake: the Host of each request names the constituency, and no client is authenticated.
+//! 3. [`http1`] serves HTTP/1.1, and suspends it while the connection is idle, until either end closes or the server
+//!    shuts down ([`shutdown`]).
+//! 4. [`request`]: [`access_control`] decides each request by its host ([`host`]), its path ([`path`]) and the current
+//!    policy. A grant opens the file ([`file_lookup`], [`body`]) or stores the upload ([`upload`]).
+//!    In constituencies that use passwords instead of certificates, [`password_auth`] checks one with each request.
+//! 5. [`response`] builds the response, by the request's conditions ([`conditional`]).
+//! 6. [`access_log`] writes one line for each request ([`request_log`]) and each refused handshake.
 
 use std::sync::{Arc, OnceLock};
 
@@ -55,41 +56,39 @@ pub mod upload;
 pub use limits::{Limits, client_prefix};
 pub use plain_http::PlainHttp;
 
-/// The protocols that are agreed on by ALPN, in our order. HTTP/0.9 has an identifier too, but is not spoken here.
+/// The ALPN protocols, in our order of preference. HTTP/0.9 has an identifier too, but the server does not speak it.
 const ALPN_PROTOCOLS: [&str; 2] = ["http/1.1", "http/1.0"];
 
-/// What all connections serve from. Everything that changes while they last is published whole.
+/// The state that all connections share. A part that changes while they are open is replaced as a whole.
 #[derive(Debug)]
 pub struct Server {
-    /// Constituencies with their TLS configurations, as they are now.
+    /// The current constituencies, with their TLS configurations.
     pub site: ArcSwap<site::Site>,
-    /// Scans the folders that the site is made of; unset before that begins.
+    /// Scans the folders that the site is made from; unset until scanning begins.
     pub scanner: OnceLock<WatcherHandle>,
-    /// The server's certificates, as they are now.
+    /// The server's current certificates.
     pub certificates: Arc<crate::certificate::LiveCertificates>,
-    /// Uploads.
     pub uploads: Arc<upload::store::UploadStore>,
-    /// Judges passwords, where they take a certificate's place.
+    /// Verifies passwords, in constituencies that use them instead of device certificates.
     pub gate: crate::identity::digest::DigestAuthenticator,
     /// The access log.
     pub access: access_log::AccessLog,
-    /// Handshakes that were finished.
+    /// Counts finished handshakes.
     pub handshakes: Arc<crate::metrics::Handshakes>,
-    /// Counts connections.
+    /// Counts and limits connections.
     pub connection_limits: Arc<connection_limits::ConnectionLimits>,
-    /// Where handshakes wait for a processor.
+    /// Handshakes wait here for a CPU.
     pub crypto_queue: Arc<crypto_queue::CryptoQueue>,
-    /// Limits.
     pub limits: Limits,
 }
 
 impl Server {
-    /// Waits until the folders have been scanned again, and what was found is published.
+    /// Waits until the folders are scanned again and the result is published.
     async fn scan_folders(&self) {
         let Some(scanner) = self.scanner.get() else { return };
-        let (looked, look) = oneshot::channel::<()>();
-        scanner.look(move || drop(looked));
-        // Dropped, it is done, or the server is being stopped.
-        let _ = look.await;
+        let (scanned, done) = oneshot::channel::<()>();
+        scanner.look(move || drop(scanned));
+        // The sender is dropped after the scan, or at shutdown.
+        let _ = done.await;
     }
 }

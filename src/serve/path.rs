@@ -1,40 +1,40 @@
-//! The path of a request, taken apart once: decoded, normalised, and known not to climb.
+//! The path of a request, parsed once: decoded, normalized, and without path traversal (`..`).
 //!
-//! Pure. A [`ServedPath`] comes only out of [`ServedPath::parse`], so whoever holds one need not check again.
+//! Pure. Only [`ServedPath::parse`] makes a [`ServedPath`], so code that has one need not check again.
 
 use percent_encoding::percent_decode_str;
 
 use crate::constituency::file_names::spelled_in;
 use crate::constituency::{MacAddress, POLICY_FILE};
 
-/// The longest segment and the longest path that are looked up, in bytes: Linux takes no longer ones.
+/// The longest segment and the longest path that are looked up, in bytes: Linux accepts no longer ones.
 const MAX_SEGMENT: usize = 255;
 const MAX_PATH: usize = 4096;
-/// An operator's list of phones, directly in the folder.
+/// The operator's phone list, directly in the folder. Longer names that begin like this are hidden as well.
 const PHONE_LIST: &str = "phones.csv";
-/// How the names of copies end that editors and package managers leave.
+/// Endings of the names of copies that editors and package managers leave.
 const LEFTOVER_ENDINGS: [&str; 7] = ["~", ".swp", ".swo", ".bak", ".orig", ".rej", ".old"];
-/// What such names contain.
+/// Parts of such names.
 const LEFTOVER_PARTS: [&str; 2] = [".dpkg-", ".rpm"];
-/// Folders of version control whose names start with no dot.
+/// Folders of version control whose names do not start with a dot.
 const VERSION_CONTROL: [&str; 2] = ["cvs", "_darcs"];
 
-/// Why a request's path cannot name anything.
+/// Why a request's path is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadPath {
-    /// `*`, or an authority: there is no path.
+    /// `*` or an authority instead of a path.
     #[error("the request target is no path")]
     NotAPath,
     /// `..` as a segment.
     #[error("the path climbs with \"..\"")]
     Climbs,
-    /// `%2F`: a slash that is none until somebody decodes it.
+    /// `%2F`, which would become a separator of segments when it is decoded.
     #[error("the path has an encoded slash")]
     EncodedSlash,
-    /// A slash on other systems.
+    /// A path separator on other systems.
     #[error("the path has a backslash")]
     Backslash,
-    /// NUL, line ends and other controls.
+    /// NUL, line ends and other control characters.
     #[error("the path has a control character")]
     Control,
     /// Not UTF-8 after decoding.
@@ -50,7 +50,7 @@ pub struct ServedPath {
 }
 
 impl ServedPath {
-    /// Takes the path of a request target apart. Percent-decodes exactly once; collapses `//` and `/./`.
+    /// Parses the path of a request target. Percent-decodes exactly once; collapses `//` and `/./`.
     pub fn parse(raw: &str) -> Result<Self, BadPath> {
         let rest = raw.strip_prefix('/').ok_or(BadPath::NotAPath)?;
         let encoded_slash = |window: &[u8]| matches!(window, [b'%', b'2', b'f' | b'F']);
@@ -87,24 +87,24 @@ impl ServedPath {
         &self.path
     }
 
-    /// Its segments, at least one unless it names the folder itself.
+    /// The segments; a single empty one if the path names the constituency's folder itself.
     pub fn segments(&self) -> impl Iterator<Item = &str> {
         self.path.split('/')
     }
 
-    /// Whether it is written as a folder's: empty, or with a slash at its end.
+    /// Whether the path is written as a folder's: empty, or with a slash (or `/.`) at its end.
     #[must_use]
     pub fn names_folder(&self) -> bool {
         self.names_folder
     }
 
-    /// The same path with the digits of `own`, in whatever spelling, in lower case.
+    /// The path with the digits of `own`, in any spelling of that MAC address, in lower case.
     #[must_use]
     pub fn with_lower_case(&self, own: MacAddress) -> String {
         recased(&self.path, own, u8::to_ascii_lowercase).unwrap_or_else(|| self.path.clone())
     }
 
-    /// The same path with the digits of `own` in lower case, then in upper case, as far as these differ from it.
+    /// The path with the digits of `own` in lower case, then in upper case, without those that equal the path itself.
     pub fn other_cases(&self, own: MacAddress) -> impl Iterator<Item = String> {
         let lower = recased(&self.path, own, u8::to_ascii_lowercase);
         let upper = recased(&self.path, own, u8::to_ascii_uppercase);
@@ -124,11 +124,11 @@ pub fn spells(path: &str, mac: MacAddress) -> bool {
     path.split('/').any(|segment| spelled_in(segment).iter().any(|spelling| spelling.mac == mac))
 }
 
-/// Whether `path`, from a constituency's folder on, is never served: policies, phone lists, dotfiles, leftovers of editors and
-/// package managers, folders of version control, and what is too long for a file system.
+/// Whether `path`, relative to a constituency's folder, is never served: policies, phone lists, dotfiles, leftovers of
+/// editors and package managers, folders of version control, and paths that are too long for a file system.
 #[must_use]
 pub fn is_hidden(path: &str) -> bool {
-    // Some file systems ignore case. By way of upper case `ſ` becomes `s`, as it does in their comparison.
+    // Some file systems ignore case. By way of upper case, `ſ` becomes `s`, as in their comparison.
     let folded = path.to_uppercase().to_lowercase();
     let (folders, _) = folded.rsplit_once('/').unwrap_or_default();
     path.len() > MAX_PATH
@@ -138,7 +138,7 @@ pub fn is_hidden(path: &str) -> bool {
         || folders.split('/').any(|folder| VERSION_CONTROL.contains(&folder))
 }
 
-/// Whether a segment in lower case hides every path that it is in.
+/// Whether a segment, in lower case, hides every path that contains it.
 fn is_hidden_name(name: &str) -> bool {
     name.starts_with('.')
         || name.strip_prefix('#').unwrap_or(name).starts_with(POLICY_FILE)
@@ -146,7 +146,7 @@ fn is_hidden_name(name: &str) -> bool {
         || LEFTOVER_PARTS.iter().any(|part| name.contains(part))
 }
 
-/// `path` with the digits of `mac` in it put through `case`, if that changes it.
+/// `path` with `case` applied to the digits of `mac` in it, if that changes it.
 fn recased(path: &str, mac: MacAddress, case: fn(&u8) -> u8) -> Option<String> {
     let mut segments = Vec::new();
     for segment in path.split('/') {

@@ -1,7 +1,8 @@
-//! Plain HTTP on a trusted LAN, for firmware that is too old for any other way: `"plain_http"` in `provost.json`.
+//! Plain HTTP on a trusted LAN, for firmware that is too old for any TLS: `"plain_http"` in `provost.json`.
 //!
-//! Nobody proves anything there, and everybody on the way can read along and put in what he likes. So it is open to the
-//! networks that the operator names, in constituencies whose policy says so, for what holds no MAC address, to read.
+//! Plain HTTP authenticates no client, and anyone on the network path can read and change the traffic. So it serves
+//! only the networks that the operator names, in constituencies whose policy allows it, and only reads without a MAC
+//! address.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -35,7 +36,7 @@ pub struct PlainHttp {
     pub networks: Vec<IpNet>,
 }
 
-/// Networks that nobody reaches from the internet: RFC 1918, RFC 4193, link-local and loopback.
+/// Networks that the internet cannot reach: RFC 1918, RFC 4193, link-local and loopback.
 const PRIVATE: [&str; 8] = [
     "10.0.0.0/8",
     "172.16.0.0/12",
@@ -48,10 +49,10 @@ const PRIVATE: [&str; 8] = [
 ];
 
 impl PlainHttp {
-    /// Whether it can be meant. `others` are the addresses where TLS is spoken.
+    /// Checks the settings. `others` are the listen addresses of TLS.
     ///
     /// # Errors
-    /// If it is for nobody, or for the whole internet, or where something else is.
+    /// If there is no address or no network, a network is the whole internet, or an address is already in use.
     pub fn check(&self, others: &[SocketAddr]) -> Result<(), String> {
         if self.listen.is_empty() {
             return Err("names no address to listen on".to_owned());
@@ -71,22 +72,23 @@ impl PlainHttp {
         }
     }
 
-    /// Whether the peer at `address` is listened to.
+    /// Whether a client at `address` is served.
     #[must_use]
     pub fn admits(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.networks.iter().any(|network| network.contains(&address))
     }
 
-    /// The networks that can be reached from the internet.
+    /// The networks that the internet can reach.
     pub fn public_networks(&self) -> impl Iterator<Item = &IpNet> {
         let private: Vec<IpNet> = PRIVATE.iter().filter_map(|network| network.parse().ok()).collect();
         self.networks.iter().filter(move |network| !private.iter().any(|private| private.contains(*network)))
     }
 }
 
-/// The constituency that a request over plain HTTP is for. One that does not allow it is not told from one that is not
-/// there. A client that names an address or, in HTTP/1.0, no host asks the constituency of clients without SNI, as over TLS.
+/// The constituency that a request over plain HTTP is for. One that does not allow plain HTTP gives the same denial as
+/// an unknown one. A request for an IP address or, in HTTP/1.0, for no host goes to the constituency of clients without
+/// SNI, as over TLS.
 pub(super) fn constituency_of<'a>(host: Option<&NamedHost<'_>>, site: &'a Site) -> Result<Current<'a>, HostDenial> {
     let name = match host {
         Some(NamedHost::Name(name)) => site.by_host(name).map(|found| &found.name),

@@ -1,29 +1,29 @@
-//! How connections are told that the server stops, and how they end.
+//! Graceful shutdown: the phases that connections go through, and how connections end.
 
 use tokio::sync::watch;
 
-/// What connections are told about the end.
+/// The phase of the shutdown.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ShutdownPhase {
-    /// Nothing yet.
+    /// The server runs.
     #[default]
     NotYet,
-    /// What is under way may end, for as long as a drain may take.
+    /// Requests in progress may finish, within the drain time (`limits.drain_s`). All other connections close.
     Drain,
-    /// Nothing may.
+    /// All connections are cut off.
     Now,
 }
 
 /// How a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CloseReason {
-    /// By either end, in order or not.
+    /// By either end, cleanly or not.
     Closed,
-    /// By us, because the drain was over.
+    /// By the server, because the drain time was over or a second signal came.
     CutOff,
 }
 
-/// Waits until `what` is told, or more; if nobody is left to tell, that is told too.
-pub async fn told(stop: &mut watch::Receiver<ShutdownPhase>, what: ShutdownPhase) {
-    let _ = stop.wait_for(|told| *told >= what).await;
+/// Waits until the shutdown reaches `phase` or a later one. Returns at once if the sender is gone.
+pub async fn told(shutdown: &mut watch::Receiver<ShutdownPhase>, phase: ShutdownPhase) {
+    let _ = shutdown.wait_for(|current| *current >= phase).await;
 }

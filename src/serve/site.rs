@@ -1,8 +1,8 @@
-//! The site: every constituency with the TLS configuration that its policy makes, published as one snapshot.
+//! The site: every constituency with the TLS configuration of its policy, published as one immutable snapshot.
 //!
-//! Each constituency has a TLS configuration of its own, with its own sessions and ticket keys, and gets a new one
-//! whenever the TLS part of its policy or a bundle that it trusts changes. Sharing any of it would let a session made
-//! under one policy skip the client authentication of another.
+//! Each constituency has a TLS configuration of its own, with its own session store and ticket keys. It gets a new one
+//! whenever the TLS part of its policy or a bundle that it trusts changes. If any of it were shared, a session made
+//! under one policy could skip the client authentication of another.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
@@ -19,25 +19,25 @@ use crate::certificate::{ConstituencyCertificates, LiveCertificates};
 use crate::constituency::{CertificateNames, ClientAuth, Constituency, ConstituencyName, Registry, TlsLevel};
 use crate::identity::trust::{Bundle, Bundles, DeviceFinding, DeviceVerifier, RequireDevice};
 
-/// What every TLS configuration is made of.
+/// The inputs of every TLS configuration.
 #[derive(Debug, Clone)]
 pub struct TlsMaterial {
-    /// What the server presents.
+    /// The certificates that the server presents.
     pub certificates: Arc<LiveCertificates>,
     /// The bundles that policies name.
     pub bundles: Bundles,
-    /// Bundles that every constituency trusts besides: the device CA of local mode, and nothing else.
+    /// Bundles that every constituency trusts in addition: only the device CA of local mode.
     pub always_trusted: Vec<Arc<Bundle>>,
-    /// Algorithms, in our order.
+    /// Algorithms, in our order of preference.
     pub provider: Arc<CryptoProvider>,
-    /// How old the phones' TLS may be, where a policy does not say.
+    /// How old the phones' TLS may be, where a policy does not set a level.
     pub level: TlsLevel,
 }
 
-/// Everything that is served, at one moment.
+/// All that is served, as of one moment.
 #[derive(Debug, Default)]
 pub struct Site {
-    /// How many there were before.
+    /// How many sites preceded this one.
     generation: u64,
     domain: String,
     no_sni: Option<ConstituencyName>,
@@ -46,7 +46,7 @@ pub struct Site {
     unusable: BTreeMap<ConstituencyName, String>,
 }
 
-/// The TLS configuration of one constituency under one TLS part of its policy. Two are the same only if they are one.
+/// The TLS configuration of one constituency for one TLS part of its policy. Generations are compared by pointer.
 #[derive(Debug)]
 pub struct TlsGeneration {
     policy_generation: u64,
@@ -55,20 +55,20 @@ pub struct TlsGeneration {
     bundles: Vec<Arc<Bundle>>,
     config: Arc<ServerConfig>,
     config_without_resumption: Arc<ServerConfig>,
-    /// What the constituency shows.
+    /// The certificates that the constituency presents.
     pub certificates: Arc<ConstituencyCertificates>,
-    /// Judges the peer's chain; `None` where nobody is asked for one.
+    /// Verifies the client's chain; `None` if the constituency requests none.
     pub verifier: Option<Arc<DeviceVerifier>>,
-    /// Serves phones that rustls cannot serve; `None` where they are not wanted.
+    /// OpenSSL, for phones that rustls cannot serve; `None` if the level does not allow them.
     pub old_lane: Option<LegacyTls>,
-    /// What a password is for; `None` where nobody is asked for one.
+    /// The realm of passwords; `None` if the constituency requests none.
     pub realm: Option<String>,
 }
 
-/// A constituency as it is now, with its TLS configuration.
+/// The current state of a constituency, with its TLS configuration.
 pub type Current<'a> = (&'a Arc<Constituency>, &'a Arc<TlsGeneration>);
 
-/// Why a name leads to nothing.
+/// Why there is no constituency to serve for a server name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotServed {
     /// No SNI, and no constituency for such clients.
@@ -77,18 +77,13 @@ pub enum NotServed {
     /// Not one label under the domain, or no such constituency.
     #[error("unknown server name {0:?}")]
     Unknown(String),
-    /// There is one, but it cannot be served.
+    /// The constituency exists, but cannot be served.
     #[error("{name} is not served: {reason}")]
-    Unusable {
-        /// The constituency.
-        name: ConstituencyName,
-        /// Why.
-        reason: String,
-    },
+    Unusable { name: ConstituencyName, reason: String },
 }
 
 impl NotServed {
-    /// One of a few words, to count by.
+    /// The kind, one of a few words, for metrics.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
@@ -99,7 +94,7 @@ impl NotServed {
 }
 
 impl TlsMaterial {
-    /// The provider that is used everywhere: aws-lc-rs, AES-128 first, because the key schedule of AES-256 costs more
+    /// The provider for all TLS: aws-lc-rs, with AES-128 first, because the key schedule of AES-256 costs more
     /// than it gives, and X25519 first.
     #[must_use]
     pub fn provider() -> Arc<CryptoProvider> {
@@ -134,7 +129,7 @@ impl Site {
         Self { domain, no_sni, ..Self::default() }
     }
 
-    /// The site that `registry` makes. TLS configurations that are still right are taken over from this one.
+    /// The site for `registry`. It takes over TLS configurations from this site that are still current.
     #[must_use]
     pub fn with(&self, registry: Registry, no_sni: Option<ConstituencyName>, material: &TlsMaterial) -> Self {
         let mut tls = BTreeMap::new();
@@ -178,7 +173,7 @@ impl Site {
         }
     }
 
-    /// Another number for each site that came of another.
+    /// A number that grows by one with each site made [from another](Self::with).
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
@@ -190,7 +185,7 @@ impl Site {
         &self.domain
     }
 
-    /// The folders' snapshot.
+    /// The snapshot of the constituencies' folders.
     #[must_use]
     pub fn registry(&self) -> &Registry {
         &self.registry
@@ -202,22 +197,22 @@ impl Site {
         self.no_sni.as_ref()
     }
 
-    /// Constituencies whose policy is good but whose TLS configuration cannot be made, with the reason.
+    /// Constituencies whose policy is valid but whose TLS configuration cannot be built, with the reason.
     pub fn unusable(&self) -> impl Iterator<Item = (&ConstituencyName, &str)> {
         self.unusable.iter().map(|(name, reason)| (name, reason.as_str()))
     }
 
-    /// The constituency `name` as it is now, if it is served.
+    /// The current state of constituency `name`, if it is served.
     #[must_use]
     pub fn get(&self, name: &ConstituencyName) -> Option<Current<'_>> {
         let constituency = self.registry.find(name.as_str()).filter(|found| found.name == *name)?;
         Some((constituency, self.tls.get(name)?))
     }
 
-    /// The constituency that `server_name` (SNI) leads to; without one, that of `no_sni`.
+    /// The constituency that `server_name` (SNI) names; without one, that of `no_sni`.
     ///
     /// # Errors
-    /// Why it leads to nothing.
+    /// If there is none, or it cannot be served.
     pub fn by_server_name(
         &self,
         server_name: Option<&str>,
@@ -238,7 +233,7 @@ impl Site {
         Ok((constituency, self.tls.get(name).ok_or_else(unusable)?))
     }
 
-    /// The constituency that a host name leads to: exactly one label under the domain, a name or an alias.
+    /// The constituency of a host name: exactly one label under the domain, which is a name or an alias.
     #[must_use]
     pub fn by_host(&self, name: &str) -> Option<&Arc<Constituency>> {
         let name = host::normalise(name)?;
@@ -304,7 +299,7 @@ impl TlsGeneration {
         config.alpn_protocols = ALPN_PROTOCOLS.map(Into::into).to_vec();
         config.ignore_client_order = true;
         config.ticketer = Arc::new(BoundedTickets(aws_lc_rs::Ticketer::new()?));
-        // One is enough: a phone comes back with it, or makes a full handshake.
+        // One is enough: the phone uses it for its next connection, or makes a full handshake.
         config.send_tls13_tickets = 1;
 
         let mut without_resumption = config.clone();
@@ -325,14 +320,14 @@ impl TlsGeneration {
         })
     }
 
-    /// Whether this came of `other` by nothing but a change of what its bundles hold.
+    /// Whether this has the policy of `other`, so that they differ at most in the content of their bundles.
     #[must_use]
     pub fn has_policy_of(&self, other: &Self) -> bool {
         self.policy_generation == other.policy_generation && self.level == other.level
     }
 
-    /// What is found of the `chain` of a peer of `constituency`, as it is now, at `now` in Unix seconds; `None` where
-    /// nobody is asked for one. Whoever presents it must have proven its key besides.
+    /// Verifies the `chain` of a client of `constituency` at `now`, in Unix seconds; `None` if no chain is requested.
+    /// The client must in addition have proven that it has the private key.
     #[must_use]
     pub fn examine(
         &self,
@@ -344,8 +339,8 @@ impl TlsGeneration {
         Some(self.verifier.as_ref()?.examine(chain, &constituency.policy.pins, now))
     }
 
-    /// The configuration for a client whose session may be resumed later, or may not (RFC 7627 §5.3: without the
-    /// extended master secret one of TLS 1.2 must not be, lest it be spliced into another).
+    /// The configuration for a client whose session may be resumed later, or may not. RFC 7627 §5.3: without the
+    /// extended master secret, a TLS 1.2 session must not be resumed, because it could be spliced into another.
     #[must_use]
     pub fn config(&self, can_resume: bool) -> Arc<ServerConfig> {
         Arc::clone(if can_resume { &self.config } else { &self.config_without_resumption })
@@ -353,10 +348,10 @@ impl TlsGeneration {
 }
 
 /// The largest session that is put into a ticket, in bytes. Most of a session is the client's certificates. The client
-/// sends its ticket in its next hello, for which there is [`HELLO_LIMIT`](super::hello::HELLO_LIMIT).
+/// sends the ticket in its next ClientHello, which may be [`HELLO_LIMIT`](super::hello::HELLO_LIMIT) bytes long.
 const TICKET_LIMIT: usize = 8 << 10;
 
-/// Gives no ticket that a hello might have no room for.
+/// Issues no ticket that might make a ClientHello too long.
 #[derive(Debug)]
 struct BoundedTickets(Arc<dyn ProducesTickets>);
 
@@ -378,7 +373,7 @@ impl ProducesTickets for BoundedTickets {
     }
 }
 
-/// Neither gives nor takes session tickets.
+/// Neither issues nor accepts session tickets.
 #[derive(Debug)]
 struct NoTickets;
 

@@ -1,4 +1,4 @@
-//! The stream of a connection whose handshake is done, whoever shook hands.
+//! The stream of a connection after its handshake, by rustls or by OpenSSL.
 
 use std::io;
 use std::pin::Pin;
@@ -22,10 +22,10 @@ pub enum ClientTlsStream<S> {
     Old(LegacyStream<S>),
 }
 
-/// The stream that it is, to do the same with either.
+/// Evaluates `$do` with the stream of either variant.
 macro_rules! either {
-    ($secured:expr, $stream:ident => $do:expr) => {
-        match $secured.get_mut() {
+    ($tls:expr, $stream:ident => $do:expr) => {
+        match $tls.get_mut() {
             ClientTlsStream::Modern($stream) => $do,
             ClientTlsStream::Old($stream) => $do,
         }
