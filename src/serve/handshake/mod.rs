@@ -4,7 +4,7 @@
 //!    client.
 //! 2. Find the constituency by SNI, or send the alert `unrecognized_name`.
 //! 3. Run TLS with that constituency's configuration, which verifies the device certificate.
-//! 4. Serve a phone that rustls cannot serve with [OpenSSL](super::openssl), if its constituency allows that.
+//! 4. Use [OpenSSL](super::openssl) for a phone that rustls cannot serve, if its constituency allows that.
 //! 5. Verify the chain of a resumed session again, as of now: resumption itself proves nothing new.
 
 use std::future::poll_fn;

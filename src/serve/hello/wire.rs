@@ -159,7 +159,7 @@ fn is_signal(suite: u16) -> bool {
     matches!(suite, 0x00ff | 0x5600)
 }
 
-/// The unread bytes. Each method consumes exactly what it returns; if too few bytes are left, it returns `None`.
+/// The unread bytes. Each method consumes what it returns, and returns `None` if too few bytes are left.
 struct Cursor<'a>(&'a [u8]);
 
 impl<'a> Cursor<'a> {
