@@ -1,41 +1,41 @@
-//! How much went on during the last day, in steps of equal length. Pure.
+//! The counts of the last day, in steps of equal length. Pure.
 
 use std::collections::BTreeMap;
 
 /// The length of a step, in seconds.
 pub const STEP_S: i64 = 600;
-/// How many steps a day has.
+/// The steps of a day.
 const STEPS: i64 = 144;
-/// How many are kept; whatever a wrong clock makes of them.
-const KEPT: usize = 288;
+/// The maximum of steps in memory, whatever a wrong clock does.
+const MAX_STEPS: usize = 288;
 
-/// What was counted in one step.
+/// The counts of one step.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ActivityCounts {
-    /// Requests that were answered with what was asked, or that it is not there.
+    /// Requests that were answered, including those for missing files.
     pub served: u64,
     /// Requests and handshakes that were refused.
     pub refused: u64,
-    /// Handshakes, finished or refused.
+    /// Handshakes, completed or refused.
     pub handshakes: u64,
 }
 
-/// The counts by step: Unix time, divided by [`STEP_S`].
+/// The counts by step. The number of a step is its Unix time divided by [`STEP_S`].
 #[derive(Debug, Default)]
 pub(super) struct Activity {
     steps: BTreeMap<i64, ActivityStep>,
-    has_news: bool,
+    has_unwritten: bool,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
 struct ActivityStep {
     counts: ActivityCounts,
-    /// Whether it is not written as it is.
+    /// Whether its counts differ from the written ones.
     is_new: bool,
 }
 
 impl ActivityCounts {
-    /// Both together.
+    /// The sum of both.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
         Self {
@@ -47,16 +47,16 @@ impl ActivityCounts {
 }
 
 impl Activity {
-    /// Counts what happened at `time`, in Unix seconds.
+    /// Adds `counts` at `time`, in Unix seconds.
     pub(super) fn add(&mut self, time: i64, counts: ActivityCounts) {
         self.add_to_step(time.div_euclid(STEP_S), counts);
-        self.has_news = true;
+        self.has_unwritten = true;
     }
 
-    /// Counts what was written by those before us.
-    pub(super) fn remember(&mut self, written: &[(i64, ActivityCounts)]) {
+    /// Adds counts that an earlier process has written.
+    pub(super) fn add_written(&mut self, written: &[(i64, ActivityCounts)]) {
         for (step, counts) in written {
-            // What is counted already since the start is not written yet.
+            // A step with counts since the start is not written completely.
             let is_new = self.steps.contains_key(step);
             self.add_to_step(*step, *counts);
             if let Some(step) = self.steps.get_mut(step) {
@@ -68,19 +68,19 @@ impl Activity {
     fn add_to_step(&mut self, step: i64, counts: ActivityCounts) {
         let entry = self.steps.entry(step).or_default();
         *entry = ActivityStep { counts: entry.counts.plus(counts), is_new: true };
-        if self.steps.len() > KEPT {
+        if self.steps.len() > MAX_STEPS {
             self.steps.pop_first();
         }
     }
 
-    /// Whether something is to be written.
-    pub(super) fn has_news(&self) -> bool {
-        self.has_news
+    /// Whether there is anything to write.
+    pub(super) fn has_unwritten(&self) -> bool {
+        self.has_unwritten
     }
 
-    /// The steps that are to be written, whole; they count as written then.
-    pub(super) fn take_news(&mut self) -> Vec<(i64, ActivityCounts)> {
-        self.has_news = false;
+    /// The steps to write, with their full counts. Marks them as written.
+    pub(super) fn take_unwritten(&mut self) -> Vec<(i64, ActivityCounts)> {
+        self.has_unwritten = false;
         let new = self.steps.iter_mut().filter(|(_, step)| step.is_new);
         new.map(|(number, step)| {
             step.is_new = false;
@@ -89,15 +89,15 @@ impl Activity {
         .collect()
     }
 
-    /// Some steps were not written after all; or all of them, because the database is a new one.
-    pub(super) fn forget_written(&mut self, which: Option<&[(i64, ActivityCounts)]>) {
+    /// Marks steps as unwritten after a failure, or all of them (`None`) for a new database.
+    pub(super) fn mark_unwritten(&mut self, which: Option<&[(i64, ActivityCounts)]>) {
         for (number, step) in &mut self.steps {
             step.is_new |= which.is_none_or(|which| which.iter().any(|(lost, _)| lost == number));
-            self.has_news |= step.is_new;
+            self.has_unwritten |= step.is_new;
         }
     }
 
-    /// The last day at `now`, in Unix seconds, oldest first: when it began, and its steps.
+    /// The last day at `now`, in Unix seconds: its begin, and its steps, oldest first.
     pub(super) fn day(&self, now: i64) -> (i64, Vec<ActivityCounts>) {
         let last = now.div_euclid(STEP_S);
         let first = last - STEPS + 1;
@@ -134,17 +134,17 @@ mod tests {
     fn each_step_is_written_whole_and_only_when_it_is_new() {
         let mut activity = Activity::default();
         activity.add(NOW, served(1));
-        activity.remember(&[(NOW / STEP_S, served(10)), (NOW / STEP_S - 1, served(20))]);
-        assert!(activity.has_news());
-        let news = activity.take_news();
-        assert_eq!(news, [(NOW / STEP_S, served(11))]);
-        assert!(!activity.has_news() && activity.take_news().is_empty());
-        activity.forget_written(Some(&news));
-        assert!(activity.has_news());
-        assert_eq!(activity.take_news(), news);
-        activity.forget_written(None);
-        assert!(activity.has_news());
-        assert_eq!(activity.take_news().len(), 2);
+        activity.add_written(&[(NOW / STEP_S, served(10)), (NOW / STEP_S - 1, served(20))]);
+        assert!(activity.has_unwritten());
+        let unwritten = activity.take_unwritten();
+        assert_eq!(unwritten, [(NOW / STEP_S, served(11))]);
+        assert!(!activity.has_unwritten() && activity.take_unwritten().is_empty());
+        activity.mark_unwritten(Some(&unwritten));
+        assert!(activity.has_unwritten());
+        assert_eq!(activity.take_unwritten(), unwritten);
+        activity.mark_unwritten(None);
+        assert!(activity.has_unwritten());
+        assert_eq!(activity.take_unwritten().len(), 2);
     }
 
     #[test]
@@ -154,6 +154,6 @@ mod tests {
             activity.add(step * STEP_S, served(1));
         }
         activity.add(i64::MAX, served(1));
-        assert_eq!(activity.steps.len(), KEPT);
+        assert_eq!(activity.steps.len(), MAX_STEPS);
     }
 }

@@ -1,4 +1,4 @@
-//! How the ledger is doing, for whoever looks after it.
+//! The health of the phone history, for logs, metrics and the status page.
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use super::activity::ActivityCounts;
 use super::queue::HistoryQueue;
 
-/// How the ledger is doing.
+/// The health of the phone history.
 #[derive(Debug)]
 pub struct HistoryHealth {
     queue: Arc<HistoryQueue>,
@@ -22,25 +22,25 @@ impl HistoryHealth {
         Self { queue, generation: AtomicU64::default(), failure: Mutex::default() }
     }
 
-    /// An attempt to write came to this.
-    pub(super) fn wrote(&self, failure: Option<&impl Display>) {
+    /// Records the result of an attempt to write.
+    pub(super) fn record_write(&self, failure: Option<&impl Display>) {
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure.map(ToString::to_string);
         self.generation.fetch_add(1, Ordering::Release);
     }
 
-    /// Another number whenever something was written, or could not be.
+    /// A number that changes with each attempt to write.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Why nothing is written at the moment; `None` if all is well.
+    /// Why writing fails at the moment. `None` if it does not.
     #[must_use]
     pub fn failure(&self) -> Option<String> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// How much went on during the last day at `now`, in Unix seconds: when that began, and steps of [`STEP_S`] seconds.
+    /// The activity of the last day at `now`, in Unix seconds: its begin, and steps of [`STEP_S`] seconds.
     ///
     /// [`STEP_S`]: super::STEP_S
     #[must_use]
@@ -48,20 +48,20 @@ impl HistoryHealth {
         self.queue.with_activity(|activity| activity.day(now))
     }
 
-    /// Has all that waits written at once. What this gives is answered then, with whether it is; after the end there is no
-    /// answer.
+    /// Writes everything that is queued now. The receiver gets whether that succeeded, or an error after the end of the
+    /// writer.
     #[must_use]
     pub fn flush(&self) -> oneshot::Receiver<bool> {
         self.queue.flush()
     }
 
-    /// How many sightings of phones were dropped because there were too many, since the start.
+    /// How many events of phones were dropped since the start, because the queue was full.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.queue.dropped()
     }
 
-    /// The same of claims, of which anybody can make too many.
+    /// How many claims were dropped. Anybody can flood the server with claims.
     #[must_use]
     pub fn dropped_claims(&self) -> u64 {
         self.queue.dropped_claims()

@@ -1,13 +1,14 @@
-//! What happened: every phone that was seen, what it last did, and why it was refused. SQLite, in the state directory.
+//! The history of phones: every phone that was seen, its last actions, and why it was refused. SQLite, in the state
+//! directory.
 //!
-//! 1. Whoever sees something makes a [`PhoneEvent`] of it and [notes](PhoneHistory::note) it: it waits in a bounded queue, and
-//!    nobody waits for it. If there is too much, the oldest goes, and is counted.
-//! 2. One thread ([`writer`]) folds what has gathered into one [`batch`], per phone, and
-//! 3. [writes](store) it in one transaction. What cannot be written, because the disk is full, is tried again.
-//! 4. [`HistoryReader`] reads it, also while the server runs, and needs no lock.
+//! 1. The access log's observer makes a [`PhoneEvent`], and [queues](PhoneHistory::note) it. The queue is bounded and
+//!    never blocks. If it is full, the oldest event is dropped and counted.
+//! 2. One thread ([`writer`]) aggregates the queued events per phone into a [`batch`].
+//! 3. It [writes](store) the batch in one transaction. If that fails, as with a full disk, it retries.
+//! 4. [`HistoryReader`] reads the database, also while the server runs, without a lock.
 //!
-//! Phones that were let in once are kept. Those that never were are bounded, in all and per network. A mere
-//! [claim](Proof::Claimed) to be a phone never touches what is known of that phone, nor takes its place: claims have a
+//! Phones that were accepted once are kept. Those that never were are limited, in all and per network. A
+//! [claim](Proof::Claimed) to be a phone never changes the data of that phone, and never displaces it: claims have a
 //! queue and a table of their own.
 
 mod activity;
@@ -41,44 +42,43 @@ pub use writer::HistoryWriter;
 
 use queue::HistoryQueue;
 
-/// The ledger's folder in the state directory.
+/// The folder in the state directory.
 pub const FOLDER: &str = "ledger";
 
-/// Where sightings are noted. Dropped, the keeper writes what is left and ends.
+/// The sender of events. When it is dropped, the writer writes the rest and ends.
 #[derive(Debug)]
 pub struct PhoneHistory {
     queue: Arc<HistoryQueue>,
     health: Arc<HistoryHealth>,
 }
 
-/// The database's file in the ledger's `folder`.
+/// The path of the database in `folder`.
 fn database(folder: &Path) -> PathBuf {
     folder.join("ledger.sqlite")
 }
 
 impl PhoneHistory {
-    /// Starts the thread that keeps the ledger in `folder`, which exists.
+    /// Starts the thread that writes the history into `folder`, which exists.
     ///
     /// # Errors
-    /// If the system has no thread to spare. What is wrong with the disk is said, and tried again.
+    /// If the thread cannot start. A disk error is only logged, and retried.
     pub fn start(folder: &Path) -> io::Result<(Self, HistoryWriter)> {
         let queue = Arc::new(HistoryQueue::default());
         let health = Arc::new(HistoryHealth::new(Arc::clone(&queue)));
-        let keeper = HistoryWriter::start(Arc::clone(&queue), Arc::clone(&health), database(folder))?;
-        Ok((Self { queue, health }, keeper))
+        let writer = HistoryWriter::start(Arc::clone(&queue), Arc::clone(&health), database(folder))?;
+        Ok((Self { queue, health }, writer))
     }
 
-    /// Notes a sighting. Never waits.
-    pub fn note(&self, sighting: PhoneEvent) {
-        self.queue.push(sighting);
+    /// Queues an event. Never blocks.
+    pub fn note(&self, event: PhoneEvent) {
+        self.queue.push(event);
     }
 
-    /// Counts what happened at `time`, in Unix seconds. Never waits.
+    /// Adds `counts` at `time`, in Unix seconds. Never blocks.
     pub fn count(&self, time: i64, counts: ActivityCounts) {
         self.queue.count(time, counts);
     }
 
-    /// How it is doing.
     #[must_use]
     pub fn health(&self) -> Arc<HistoryHealth> {
         Arc::clone(&self.health)

@@ -1,4 +1,4 @@
-//! One thing that a phone did, or somebody who claims to be it.
+//! An event of a phone, or of a client that claims to be a phone.
 
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
@@ -13,51 +13,47 @@ use crate::constituency::{ConstituencyName, MacAddress};
 pub struct PhoneEvent {
     /// When it began.
     pub time: SystemTime,
-    /// From where.
     pub address: IpAddr,
-    /// The network that counts as one peer.
+    /// The network by which clients are counted.
     pub network: IpNet,
-    /// The constituency that was asked.
     pub constituency: ConstituencyName,
-    /// The phone.
+    /// The phone, as authenticated or claimed.
     pub mac: MacAddress,
-    /// How it is known to be that phone.
+    /// How the client authenticated.
     pub proof: Proof,
     /// Method and target, if a request was read.
     pub request: Option<(Method, Box<str>)>,
-    /// The answer's status.
     pub status: Option<StatusCode>,
-    /// Bytes of body that were sent.
+    /// Bytes of the response body that were sent.
     pub bytes: u64,
-    /// How long it took.
     pub duration: Duration,
-    /// What the peer calls itself.
+    /// The User-Agent header.
     pub user_agent: Option<Box<[u8]>>,
-    /// Why it was refused or broke off.
+    /// Why it was refused or aborted.
     pub reason: Option<String>,
     /// TLS version and cipher suite.
     pub tls: Option<(&'static str, &'static str)>,
 }
 
-/// How somebody is known to be a phone.
+/// How a client authenticated as a phone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Proof {
-    /// By a device certificate that counts, and its key.
+    /// A valid device certificate, with its key.
     Certificate {
         /// When it expires, in Unix seconds.
         not_after: i64,
     },
-    /// By a password that is right.
+    /// The right password.
     Password,
-    /// Not at all: by a certificate that anybody can make, or a password that is wrong.
+    /// Not at all: a certificate that anybody can make, or a wrong password.
     Claimed {
-        /// The certificate's SHA-256, if it was one.
+        /// The SHA-256 of the certificate. `None` if the client used a password.
         fingerprint: Option<[u8; 32]>,
     },
 }
 
-/// Whether `status` is that of a refusal, or none is: without an answer, a refused handshake has no request, and anything
-/// else was broken off by the phone.
+/// Whether the server refused. Without a status, a refused handshake has no request, and a request was aborted by the
+/// phone.
 #[must_use]
 pub fn is_refusal(status: Option<StatusCode>, has_request: bool) -> bool {
     status.map_or(!has_request, |status| {
@@ -67,13 +63,12 @@ pub fn is_refusal(status: Option<StatusCode>, has_request: bool) -> bool {
 }
 
 impl PhoneEvent {
-    /// When it was over.
     pub(super) fn end(&self) -> SystemTime {
         self.time + self.duration
     }
 
-    /// Whether the phone got past the question who it is and whether it is on the list.
-    pub(super) fn is_let_in(&self) -> bool {
+    /// Whether the phone passed authentication and the constituency's list.
+    pub(super) fn is_accepted(&self) -> bool {
         self.status.is_some_and(|status| {
             !matches!(
                 status,
@@ -87,13 +82,13 @@ impl PhoneEvent {
         })
     }
 
-    /// Why it was refused, if it was. A file that is not there is no refusal: phones ask for many that are optional; nor
-    /// is a conflict, by which a phone learns where its upload goes on.
+    /// The reason of the refusal, if it was refused. A missing file is not a refusal: phones request many optional
+    /// files. A conflict is not either: it tells a phone where its upload continues.
     pub(super) fn refusal(&self) -> Option<&str> {
         self.reason.as_deref().filter(|_| is_refusal(self.status, self.request.is_some()))
     }
 
-    /// The path of a configuration that was fetched, or found to be the one the phone has.
+    /// The path of a configuration that was fetched, or was unchanged (304).
     pub(super) fn configuration(&self) -> Option<&str> {
         let is_had = matches!(self.status, Some(StatusCode::OK | StatusCode::NOT_MODIFIED));
         self.path_of(&Method::GET).filter(|path| is_had && path.to_ascii_lowercase().ends_with(".cfg"))
@@ -110,7 +105,7 @@ impl PhoneEvent {
     }
 }
 
-/// Unix milliseconds; a clock before 1970 counts as zero.
+/// Unix milliseconds. A time before 1970 is zero.
 pub(super) fn milliseconds(time: SystemTime) -> i64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)

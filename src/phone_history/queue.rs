@@ -1,6 +1,6 @@
-//! What waits to be written: bounded, and whoever adds to it never waits. If there is too much, the oldest goes.
+//! The queue of events to write. It is bounded, and adding never blocks: if it is full, the oldest event is dropped.
 //!
-//! Claims have a bound of their own: whoever floods the server with them pushes out nothing that was proven.
+//! Claims have a limit of their own, so that a flood of them does not displace authenticated events.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,12 +12,11 @@ use tokio::sync::oneshot;
 use super::activity::{Activity, ActivityCounts};
 use super::phone_event::{PhoneEvent, Proof};
 
-/// How many sightings of proven phones may wait.
-pub(super) const PROVEN: usize = 16_384;
-/// How many claims may wait.
-pub(super) const CLAIMED: usize = 1_024;
+/// The maximum of queued events of authenticated phones.
+pub(super) const MAX_PROVEN: usize = 16_384;
+/// The maximum of queued claims.
+pub(super) const MAX_CLAIMED: usize = 1_024;
 
-/// The queue.
 #[derive(Debug, Default)]
 pub(super) struct HistoryQueue {
     waiting: Mutex<Waiting>,
@@ -35,49 +34,49 @@ struct Waiting {
     is_closed: bool,
 }
 
-/// Answered once all that waited before it is written, with whether it is.
+/// Gets whether everything queued before it was written.
 pub(super) type Flush = oneshot::Sender<bool>;
 
-/// What was taken to be written.
+/// The contents of the queue, taken to be written.
 #[derive(Debug, Default)]
 pub(super) struct TakenBatch {
-    pub(super) sightings: Vec<PhoneEvent>,
-    /// Steps of the activity, each whole.
+    pub(super) events: Vec<PhoneEvent>,
+    /// Steps of the activity, with their full counts.
     pub(super) steps: Vec<(i64, ActivityCounts)>,
     pub(super) flushes: Vec<Flush>,
 }
 
 impl Waiting {
     fn is_empty(&self) -> bool {
-        self.proven.is_empty() && self.claimed.is_empty() && !self.activity.has_news() && self.flushes.is_empty()
+        self.proven.is_empty() && self.claimed.is_empty() && !self.activity.has_unwritten() && self.flushes.is_empty()
     }
 
-    /// Where a sighting waits, and with how many.
-    fn line(&mut self, proof: Proof) -> (&mut VecDeque<PhoneEvent>, usize) {
+    /// The queue for events with `proof`, and its limit.
+    fn queue(&mut self, proof: Proof) -> (&mut VecDeque<PhoneEvent>, usize) {
         match proof {
-            Proof::Certificate { .. } | Proof::Password => (&mut self.proven, PROVEN),
-            Proof::Claimed { .. } => (&mut self.claimed, CLAIMED),
+            Proof::Certificate { .. } | Proof::Password => (&mut self.proven, MAX_PROVEN),
+            Proof::Claimed { .. } => (&mut self.claimed, MAX_CLAIMED),
         }
     }
 }
 
 impl HistoryQueue {
-    /// Adds a sighting; the oldest of its kind goes if there is no room.
-    pub(super) fn push(&self, sighting: PhoneEvent) {
+    /// Adds an event. Drops the oldest of its kind if the queue is full.
+    pub(super) fn push(&self, event: PhoneEvent) {
         let mut waiting = self.lock();
         let was_empty = waiting.is_empty();
-        let (line, room) = waiting.line(sighting.proof);
-        if line.len() >= room {
-            line.pop_front();
-            self.note_dropped(sighting.proof);
+        let (queue, room) = waiting.queue(event.proof);
+        if queue.len() >= room {
+            queue.pop_front();
+            self.count_dropped(event.proof);
         }
-        line.push_back(sighting);
+        queue.push_back(event);
         if was_empty {
             self.changed.notify_all();
         }
     }
 
-    /// Counts what happened at `time`, in Unix seconds.
+    /// Adds `counts` at `time`, in Unix seconds.
     pub(super) fn count(&self, time: i64, counts: ActivityCounts) {
         let mut waiting = self.lock();
         let was_empty = waiting.is_empty();
@@ -87,7 +86,8 @@ impl HistoryQueue {
         }
     }
 
-    /// Has all that waits written at once; what this gives is answered then. After the end there is no answer.
+    /// Requests a write of everything that is queued. The receiver gets the result, or an error after the end of the
+    /// writer.
     pub(super) fn flush(&self) -> oneshot::Receiver<bool> {
         let (flushed, answer) = oneshot::channel();
         let mut waiting = self.lock();
@@ -98,57 +98,57 @@ impl HistoryQueue {
         answer
     }
 
-    /// Works on what was counted.
+    /// Runs `work` on the activity.
     pub(super) fn with_activity<T>(&self, work: impl FnOnce(&mut Activity) -> T) -> T {
         work(&mut self.lock().activity)
     }
 
-    /// Puts back what could not be written, the newest of it as far as there is room.
-    pub(super) fn give_back(&self, taken: TakenBatch) {
+    /// Puts back events after a failed write. If there is not enough room, the oldest are dropped.
+    pub(super) fn requeue(&self, taken: TakenBatch) {
         let mut waiting = self.lock();
-        waiting.activity.forget_written(Some(&taken.steps));
-        for sighting in taken.sightings.into_iter().rev() {
-            let (line, room) = waiting.line(sighting.proof);
-            if line.len() < room {
-                line.push_front(sighting);
+        waiting.activity.mark_unwritten(Some(&taken.steps));
+        for event in taken.events.into_iter().rev() {
+            let (queue, room) = waiting.queue(event.proof);
+            if queue.len() < room {
+                queue.push_front(event);
             } else {
-                self.note_dropped(sighting.proof);
+                self.count_dropped(event.proof);
             }
         }
     }
 
-    /// Waits until there is something and lets more of it gather, but for no longer than `gathering`; then takes it all.
-    /// `None`: there is nothing, and nothing will come.
+    /// Waits for the first event, then up to `gathering` for more, and takes everything. `None` if the queue is empty
+    /// and closed.
     pub(super) fn take(&self, gathering: Duration) -> Option<TakenBatch> {
         let is_idle = |waiting: &mut Waiting| waiting.is_empty() && !waiting.is_closed;
         let waiting = self.changed.wait_while(self.lock(), is_idle).unwrap_or_else(PoisonError::into_inner);
-        let mut waiting = self.rest(waiting, gathering);
+        let mut waiting = self.wait(waiting, gathering);
         if waiting.is_empty() {
             return None;
         }
         let (proven, claimed) = (std::mem::take(&mut waiting.proven), std::mem::take(&mut waiting.claimed));
-        let sightings = proven.into_iter().chain(claimed).collect();
+        let events = proven.into_iter().chain(claimed).collect();
         let flushes = std::mem::take(&mut waiting.flushes);
-        Some(TakenBatch { sightings, steps: waiting.activity.take_news(), flushes })
+        Some(TakenBatch { events, steps: waiting.activity.take_unwritten(), flushes })
     }
 
-    /// Lets `pause` pass, unless the end or a flush comes first. Whether it was the end.
+    /// Waits for `pause`, or until the queue is closed or flushed. Returns whether it is closed.
     pub(super) fn pause(&self, pause: Duration) -> bool {
-        self.rest(self.lock(), pause).is_closed
+        self.wait(self.lock(), pause).is_closed
     }
 
-    fn rest<'a>(&self, waiting: MutexGuard<'a, Waiting>, pause: Duration) -> MutexGuard<'a, Waiting> {
+    fn wait<'a>(&self, waiting: MutexGuard<'a, Waiting>, pause: Duration) -> MutexGuard<'a, Waiting> {
         let may_wait = |waiting: &mut Waiting| !waiting.is_closed && waiting.flushes.is_empty();
         self.changed.wait_timeout_while(waiting, pause, may_wait).unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// Nothing more will come.
+    /// Closes the queue: no more events will come.
     pub(super) fn close(&self) {
         self.lock().is_closed = true;
         self.changed.notify_all();
     }
 
-    fn note_dropped(&self, proof: Proof) {
+    fn count_dropped(&self, proof: Proof) {
         let dropped = match proof {
             Proof::Certificate { .. } | Proof::Password => &self.dropped,
             Proof::Claimed { .. } => &self.dropped_claims,
@@ -156,12 +156,12 @@ impl HistoryQueue {
         dropped.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many sightings of phones went unwritten.
+    /// How many events of authenticated phones were dropped.
     pub(super) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// How many claims went unwritten: strangers can have as many as they like.
+    /// How many claims were dropped. Anybody can make any number of claims.
     pub(super) fn dropped_claims(&self) -> u64 {
         self.dropped_claims.load(Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! Reading the ledger, also while a server writes it: no lock is taken, and nothing is left behind.
+//! Reads the database, also while a server writes it. Takes no lock, and creates no file.
 
 use std::collections::HashMap;
 use std::io;
@@ -15,187 +15,163 @@ use super::visits::Visits;
 use crate::constituency::{ConstituencyName, MacAddress, TlsLevel};
 use crate::state::FolderHandle;
 
-/// How long to wait for a writer.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// What stands for itself in the path of a URI.
-const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'-').remove(b'_');
+/// How long SQLite waits for a writer.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// The bytes to percent-encode in the path of a URI.
+const PATH_ENCODE_SET: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'-').remove(b'_');
 
-/// Why the ledger cannot be read.
+/// Why the history cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The database says so.
+    /// SQLite failed.
     #[error("the ledger {path} cannot be read: {source}", path = .path.display())]
     Database {
-        /// The database's file.
         path: PathBuf,
-        /// What SQLite said.
+        /// The error of SQLite.
         source: rusqlite::Error,
     },
-    /// The system does not let us look.
+    /// The file is inaccessible.
     #[error("the ledger {path} cannot be read: {source}; run this as the user that serves, or as root", path = .path.display())]
     File {
-        /// The database's file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: std::io::Error,
     },
-    /// Of another version than this provost's.
+    /// The database has another version than this provost reads.
     #[error("the ledger {path} is of version {found}, this provost reads version {}; use the provost that serves", schema::version(), path = .path.display())]
-    Version {
-        /// The database's file.
-        path: PathBuf,
-        /// Its version.
-        found: i64,
-    },
+    Version { path: PathBuf, found: i64 },
 }
 
-/// The ledger, open for reading.
+/// The database, open for reading.
 #[derive(Debug)]
 pub struct HistoryReader {
     connection: Connection,
     path: PathBuf,
-    /// In which root acts as its owner.
+    /// The database's folder. Root reads it as the folder's owner.
     folder: FolderHandle,
 }
 
-/// Something that happened, and when, in Unix milliseconds.
+/// An event, and its time in Unix milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredEvent {
-    /// What.
     pub what: String,
-    /// When.
     pub at: i64,
 }
 
-/// What is known of a phone that proved who it is. Times are Unix milliseconds.
+/// An authenticated phone. Times are Unix milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredPhone {
-    /// The constituency that it asked.
     pub constituency: ConstituencyName,
-    /// Its address.
     pub mac: MacAddress,
-    /// When it was first seen.
     pub first_seen: i64,
-    /// When it was last seen.
     pub last_seen: i64,
-    /// When it was last let in, if it ever was.
+    /// When it was last accepted, if ever.
     pub last_let_in: Option<i64>,
-    /// Whether it was refused when it last asked.
+    /// Whether its last request was refused.
     pub is_refused: bool,
-    /// From where it came last.
+    /// The last client address.
     pub address: String,
-    /// Its model, as it calls itself.
+    /// The model from the User-Agent.
     pub model: Option<String>,
-    /// Its firmware, as it calls itself.
+    /// The firmware version from the User-Agent.
     pub firmware: Option<String>,
-    /// TLS version and cipher suite: of those that its application and its updater last spoke, the older.
+    /// TLS version and cipher suite. Of the last ones of its application and of its updater, the older.
     pub tls: Option<(String, String)>,
-    /// When its certificate expires, in Unix seconds; `None` if a password proved it.
+    /// When its certificate expires, in Unix seconds. `None` if it used a password.
     pub certificate_not_after: Option<i64>,
-    /// The configuration that it last fetched.
+    /// The last configuration that it fetched.
     pub configuration: Option<StoredEvent>,
-    /// The upload that it last stored.
+    /// The last upload that was stored.
     pub upload: Option<StoredEvent>,
     /// Why it was last refused.
     pub refusal: Option<StoredEvent>,
-    /// How many requests it made.
     pub requests: u64,
-    /// How many of them were refused.
     pub refusals: u64,
     /// How many uploads were stored.
     pub uploads: u64,
-    /// How many bytes of body it was sent.
+    /// How many bytes of response bodies it was sent.
     pub bytes: u64,
-    /// How often it came, and how long it usually stays away, in milliseconds.
+    /// How often it came, and its usual pause, in milliseconds.
     pub visits: Visits,
 }
 
 impl StoredPhone {
-    /// How old that TLS is, if it spoke any.
+    /// The level of its TLS, if known.
     #[must_use]
     pub fn tls_level(&self) -> Option<TlsLevel> {
         self.tls.as_ref().map(|(version, suite)| TlsLevel::of(version, suite))
     }
 }
 
-/// One request of a phone.
+/// A request of a phone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredRequest {
-    /// The constituency that it asked.
     pub constituency: ConstituencyName,
-    /// When, in Unix milliseconds.
+    /// In Unix milliseconds.
     pub time: i64,
-    /// From where.
+    /// The client address.
     pub address: String,
-    /// Method and target, if it was read.
+    /// Method and target. `None` if no request was read.
     pub asked: Option<(String, String)>,
-    /// The answer's status.
     pub status: Option<u16>,
-    /// Bytes of body that were sent.
+    /// Bytes of the response body that were sent.
     pub bytes: u64,
-    /// How long it took.
     pub duration: Duration,
-    /// Why it was refused or broke off.
+    /// Why it was refused or aborted.
     pub reason: Option<String>,
 }
 
-/// A certificate that says it is a phone's and proves nothing, or passwords that were wrong. Times are Unix milliseconds.
+/// A claim to be a phone: a certificate that proves nothing, or wrong passwords. Times are Unix milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredClaim {
-    /// The constituency that was asked.
     pub constituency: ConstituencyName,
-    /// The claimed address.
+    /// The claimed MAC address.
     pub mac: MacAddress,
-    /// The SHA-256 of the certificate; `None`: there were passwords instead.
+    /// The SHA-256 of the certificate. `None` if the client used passwords.
     pub fingerprint: Option<[u8; 32]>,
-    /// When it was first seen.
     pub first_seen: i64,
-    /// When it was last seen.
     pub last_seen: i64,
-    /// From where it came last.
+    /// The last client address.
     pub address: String,
-    /// From where it came: the addresses that were seen last, in that order.
+    /// The client addresses, the last seen first.
     pub addresses: Vec<ClaimAddress>,
-    /// How often it came.
+    /// How often the claim was made.
     pub count: u64,
-    /// Why it was refused.
+    /// Why it was last refused.
     pub refusal: Option<String>,
 }
 
-/// An address from which such a claim came. Times are Unix milliseconds.
+/// A client address of a claim. Times are Unix milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClaimAddress {
-    /// The address.
     pub address: String,
-    /// When it first came from there.
     pub first_seen: i64,
-    /// When it last came from there.
     pub last_seen: i64,
 }
 
 impl HistoryReader {
-    /// Opens the ledger in the state directory `state`; `None` if there is none yet.
+    /// Opens the database in the state directory `state`. `None` if there is none yet.
     ///
     /// # Errors
     /// If it cannot be read, or is of another version.
     pub fn open(state: &Path) -> Result<Option<Self>, ReadError> {
         let path = super::database(&state.join(super::FOLDER));
         let on_file = |source| ReadError::File { path: path.clone(), source };
-        let Some((folder, at_rest)) = find(&path).map_err(on_file)? else { return Ok(None) };
+        let Some((folder, is_idle)) = find(&path).map_err(on_file)? else { return Ok(None) };
         let on_database = |source| ReadError::Database { path: path.clone(), source };
         let opened = folder.act(|_| {
             let version = |it: &Connection| it.pragma_query_value(None, "user_version", |row| row.get(0));
-            Ok(connect(&path, at_rest).and_then(|it| Ok((version(&it)?, it))))
+            Ok(connect(&path, is_idle).and_then(|it| Ok((version(&it)?, it))))
         });
         match opened.map_err(on_file)?.map_err(on_database)? {
-            // A server is making it right now.
+            // A server is creating it right now.
             (0, _) => Ok(None),
             (found, _) if found != schema::version() => Err(ReadError::Version { path, found }),
             (_, connection) => Ok(Some(Self { connection, path, folder })),
         }
     }
 
-    /// Every phone that proved who it is, in order.
+    /// Every authenticated phone, sorted by constituency and MAC address.
     ///
     /// # Errors
     /// If the database cannot be read.
@@ -203,7 +179,7 @@ impl HistoryReader {
         self.query("SELECT * FROM phone ORDER BY constituency, mac", [], phone)
     }
 
-    /// Everything that claims to be a phone's, in order.
+    /// Every claim, sorted by constituency, MAC address and time.
     ///
     /// # Errors
     /// If the database cannot be read.
@@ -221,7 +197,7 @@ impl HistoryReader {
         Ok(claims)
     }
 
-    /// The requests of a phone that are kept, in all constituencies, oldest first.
+    /// The stored requests of a phone, in all constituencies, oldest first.
     ///
     /// # Errors
     /// If the database cannot be read.
@@ -244,10 +220,11 @@ impl HistoryReader {
     }
 }
 
-/// The folder of the database at `path`, and whether the database is at rest; `None` if there is none.
+/// The folder of the database at `path`, and whether no process writes the database (there is no WAL). `None` if there
+/// is no database.
 ///
-/// SQLite finds files by their paths, and follows links. Root acts as the folder's owner meanwhile, so that a link shows no
-/// more than its owner can read anyway. It is said here what SQLite would not say.
+/// SQLite opens files by path and follows symlinks. So root acts as the folder's owner meanwhile, and a symlink reveals
+/// only what the owner can read anyway. This function reports errors that SQLite would not explain.
 fn find(path: &Path) -> io::Result<Option<(FolderHandle, bool)>> {
     let (folder, name) = match FolderHandle::of_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -269,17 +246,18 @@ fn find(path: &Path) -> io::Result<Option<(FolderHandle, bool)>> {
         let reason = "the folder's owner, as whom root reads it, does not reach it by this path";
         readable.map_err(|errno| io::Error::other(format!("{reason}: {errno}")))
     })?;
-    let is_at_rest = !folder.has(beside("-wal"))?;
-    Ok(Some((folder, is_at_rest)))
+    let is_idle = !folder.has(beside("-wal"))?;
+    Ok(Some((folder, is_idle)))
 }
 
-/// A database without a log beside it is not being written: it is read as it lies, and no file is made for it.
-fn connect(path: &Path, is_at_rest: bool) -> rusqlite::Result<Connection> {
-    let encoded = percent_encode(path.as_os_str().as_encoded_bytes(), IN_PATH);
-    let uri = format!("file:{encoded}?mode=ro{}", if is_at_rest { "&immutable=1" } else { "" });
+/// Connects read-only. A database without a WAL is not being written: it is opened as immutable, so that SQLite creates
+/// no file.
+fn connect(path: &Path, is_idle: bool) -> rusqlite::Result<Connection> {
+    let encoded = percent_encode(path.as_os_str().as_encoded_bytes(), PATH_ENCODE_SET);
+    let uri = format!("file:{encoded}?mode=ro{}", if is_idle { "&immutable=1" } else { "" });
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(uri, flags)?;
-    connection.busy_timeout(PATIENCE)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
     Ok(connection)
 }
 
@@ -303,7 +281,7 @@ fn phone(row: &Row<'_>) -> rusqlite::Result<StoredPhone> {
         address: row.get("address")?,
         model: row.get("model")?,
         firmware: row.get("firmware")?,
-        // Of two that are as old, the application's, which comes last.
+        // Of two with the same level, the application's, which comes last.
         tls: updater_tls.into_iter().chain(tls).max_by_key(|(version, suite)| TlsLevel::of(version, suite)),
         certificate_not_after: Some(row.get("certificate_not_after")?).filter(|end| *end != schema::NO_CERTIFICATE),
         configuration: event("configuration", "configuration_at")?,
@@ -331,13 +309,13 @@ fn claim(row: &Row<'_>) -> rusqlite::Result<StoredClaim> {
     })
 }
 
-/// Of nothing where a claim was made by a password.
+/// An empty value stands for a claim by password.
 fn fingerprint(row: &Row<'_>) -> rusqlite::Result<Option<[u8; 32]>> {
     let bytes: Vec<u8> = row.get("fingerprint")?;
     Ok(bytes.try_into().ok())
 }
 
-/// Which claim an address belongs to.
+/// The key of a claim.
 type ClaimKey = (ConstituencyName, MacAddress, Option<[u8; 32]>);
 
 fn claim_address(row: &Row<'_>) -> rusqlite::Result<(ClaimKey, ClaimAddress)> {

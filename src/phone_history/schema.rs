@@ -1,9 +1,9 @@
-//! The database's tables, by version. Pure. A version that was released never changes; the next one migrates it.
+//! The database's tables, by version. Pure. A released version never changes; the next one migrates it.
 //!
-//! Times are Unix milliseconds, but for a certificate's end, which is in seconds. What was last is what was noted last,
-//! whatever the clock said before: one that was wrong once does no lasting harm.
+//! Times are Unix milliseconds, except for a certificate's expiry, which is in seconds. "Last" means written last,
+//! whatever the clock said: a clock that was wrong once does no lasting harm.
 
-/// What makes version n of version n - 1, beginning with nothing.
+/// The migration to version n from version n - 1. The first one starts with an empty database.
 pub(super) const MIGRATIONS: &[&str] = &[
     "CREATE TABLE phone (
          id INTEGER PRIMARY KEY,
@@ -66,7 +66,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
      CREATE INDEX claim_by_mac ON claim (mac);
      CREATE INDEX claim_by_time ON claim (last_seen);
      CREATE INDEX claim_by_network ON claim (network, last_seen);",
-    // From where each claim came.
+    // The addresses of each claim.
     "CREATE TABLE claim_address (
          constituency TEXT NOT NULL,
          mac TEXT NOT NULL,
@@ -78,28 +78,28 @@ pub(super) const MIGRATIONS: &[&str] = &[
          FOREIGN KEY (constituency, mac, fingerprint) REFERENCES claim (constituency, mac, fingerprint) ON DELETE CASCADE
      ) STRICT, WITHOUT ROWID;
      INSERT INTO claim_address SELECT constituency, mac, fingerprint, address, last_seen, last_seen FROM claim;",
-    // How much went on, in steps of ten minutes of Unix time.
+    // The activity, in steps of ten minutes of Unix time.
     "CREATE TABLE activity (
          step INTEGER PRIMARY KEY,
          served INTEGER NOT NULL,
          refused INTEGER NOT NULL,
          handshakes INTEGER NOT NULL
      ) STRICT;",
-    // The phone's updater may speak another TLS than its application, whose is the other.
+    // The TLS of the phone's updater, which may differ from that of its application.
     "ALTER TABLE phone ADD COLUMN updater_tls_version TEXT;
      ALTER TABLE phone ADD COLUMN updater_tls_suite TEXT;",
-    // How often the phone came, and how long it usually stays away.
+    // How often the phone came, and its usual pause.
     "ALTER TABLE phone ADD COLUMN visits INTEGER NOT NULL DEFAULT 0;
      ALTER TABLE phone ADD COLUMN usual_pause INTEGER;",
 ];
 
-/// What stands for the fingerprint of a certificate where there is none, and somebody said a wrong password.
+/// The stored fingerprint of a claim by password.
 pub(super) const NO_FINGERPRINT: &[u8] = &[];
 
-/// What stands for the end of a certificate where the phone has none, and proved itself by a password.
+/// The stored expiry of a phone that authenticated by password.
 pub(super) const NO_CERTIFICATE: i64 = i64::MIN;
 
-/// The version that is written.
+/// The version that this provost writes.
 pub(super) fn version() -> i64 {
     i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
 }

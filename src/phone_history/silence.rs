@@ -1,21 +1,21 @@
-//! Phones of one constituency that fell silent together, as when a customer's line or power fails. Pure. Times are
-//! milliseconds.
+//! Detects phones of one constituency that fell silent together, as when a customer's network or power fails. Pure.
+//! Times are milliseconds.
 //!
-//! 1. Only phones count that came at least [`VISITS`] times: their usual pause is known.
-//! 2. A phone is overdue when it has stayed away for 7/4 of its usual pause and half an hour more, of which the server
-//!    listened all the time. After [`SILENT_AFTER`] it does not matter whether the server listened: a restart must not
-//!    hide an outage of days.
+//! 1. Only phones with at least [`VISITS`] visits are considered: their usual pause is known.
+//! 2. A phone is overdue when it has stayed away for 7/4 of its usual pause plus half an hour, while the server
+//!    listened. After [`SILENT_AFTER`], it does not matter whether the server listened: a restart must not hide an
+//!    outage of days.
 //! 3. An outage at a time T explains the silence of a phone that came before T and was due after it.
-//! 4. Phones are silent together where one T explains the silence of at least [`LEAST`] of them, and of more than half of
-//!    those that had not been silent before T.
+//! 4. Phones fell silent together if one T explains the silence of at least [`MIN_SILENT`] of them, and of more than
+//!    half of those that were not silent before T.
 
 use super::summary::SILENT_AFTER;
 use super::visits::Visits;
 
-/// How often a phone must have come.
+/// The least number of visits.
 const VISITS: u64 = 5;
-/// How many phones at least must be silent.
-const LEAST: usize = 3;
+/// The least number of silent phones.
+const MIN_SILENT: usize = 3;
 const HALF_HOUR: i64 = 1_800_000;
 
 /// When a known phone was last seen, and how often it comes.
@@ -29,13 +29,13 @@ pub struct Rhythm {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Silence {
     pub silent: usize,
-    /// Of so many that came regularly until then.
+    /// How many came regularly until then.
     pub of: usize,
-    /// When the last of them was seen.
+    /// When the last of the silent phones was seen.
     pub since: i64,
 }
 
-/// Whether phones of one constituency fell silent together, as it is known at `now` to a server that has listened since
+/// The phones of one constituency that fell silent together, if any, at `now`. The server has listened since
 /// `listening`.
 #[must_use]
 pub fn silent_together(phones: &[Rhythm], now: i64, listening: i64) -> Option<Silence> {
@@ -43,12 +43,12 @@ pub fn silent_together(phones: &[Rhythm], now: i64, listening: i64) -> Option<Si
     for phone in phones.iter().filter(|phone| phone.visits.count >= VISITS) {
         let Some(usual) = phone.visits.usual_pause else { continue };
         let is_long_silent = now.saturating_sub(phone.last_seen) >= SILENT_AFTER;
-        // It may have come while nothing listened.
+        // The phone may have come while the server was down.
         let waited_since = if is_long_silent { phone.last_seen } else { phone.last_seen.max(listening) };
         let due = waited_since.saturating_add(usual.max(HALF_HOUR));
         all_ends.push(due);
-        let patience = usual.saturating_mul(7).saturating_div(4).saturating_add(HALF_HOUR);
-        if now.saturating_sub(waited_since) >= patience {
+        let overdue_after = usual.saturating_mul(7).saturating_div(4).saturating_add(HALF_HOUR);
+        if now.saturating_sub(waited_since) >= overdue_after {
             begins.push(phone.last_seen);
             ends.push(due);
         }
@@ -62,7 +62,7 @@ pub fn silent_together(phones: &[Rhythm], now: i64, listening: i64) -> Option<Si
         Silence { silent, of: all_ends.len() - before(&all_ends, time), since: time }
     };
     let candidates = begins.iter().map(|begin| at(*begin));
-    let counts = candidates.filter(|it| it.silent >= LEAST && it.silent * 2 > it.of);
+    let counts = candidates.filter(|it| it.silent >= MIN_SILENT && it.silent * 2 > it.of);
     counts.max_by_key(|silence| (silence.silent, silence.since))
 }
 
@@ -76,7 +76,7 @@ mod tests {
     const NOW: i64 = 1_800_000_000_000;
     const LONG_AGO: i64 = 0;
 
-    /// Phones that come with this usual pause and were last seen so long ago.
+    /// Phones with the same usual pause, last seen `ago` before now.
     fn phones(usual: i64, ago: &[i64]) -> Vec<Rhythm> {
         let visits = Visits { count: VISITS, usual_pause: Some(usual) };
         ago.iter().map(|ago| Rhythm { last_seen: NOW - ago, visits }).collect()
@@ -92,9 +92,9 @@ mod tests {
         let gone = [0, 10, 20, 29].map(|minutes| 5 * HOUR + minutes * minute);
         let all = [phones(HOUR / 2, &gone), phones(HOUR / 2, &alive)].concat();
         assert_eq!(silent(&all), Some((4, 6, 5 * HOUR)));
-        // Within their usual pause they are not.
+        // Within their usual pause they are not silent.
         assert_eq!(silent(&phones(5 * HOUR, &gone)), None);
-        // Two are too few, and half are not most.
+        // Two are too few, and half is not a majority.
         assert_eq!(silent(&phones(HOUR, &gone[..2])), None);
         assert_eq!(silent(&[phones(HOUR, &gone[..3]), phones(HOUR, &[0, 1, 2])].concat()), None);
     }
@@ -102,10 +102,10 @@ mod tests {
     #[test]
     fn phones_that_poll_daily_at_their_own_times_are_silent_together_too() {
         let day = 24 * HOUR;
-        // The line failed 50 hours ago; each had come within the day before.
+        // The network failed 50 hours ago; each phone had come within the day before.
         let gone: Vec<i64> = (0..20).map(|phone| 50 * HOUR + phone * HOUR).collect();
         assert_eq!(silent(&phones(day, &gone)), Some((20, 20, 50 * HOUR)));
-        // As long as it works, each has come within a day.
+        // While the network works, each phone comes within a day.
         let alive: Vec<i64> = (0..20).map(|phone| phone * HOUR).collect();
         assert_eq!(silent(&phones(day, &alive)), None);
     }
@@ -114,7 +114,7 @@ mod tests {
     fn phones_that_left_one_by_one_are_not_silent_together() {
         let gone: Vec<i64> = (1..20).map(|month| month * 30 * 24 * HOUR).collect();
         assert_eq!(silent(&phones(HOUR, &gone)), None);
-        // Those do not hide others that fail together now.
+        // They do not hide others that fail together now.
         let together = [gone.clone(), vec![6 * HOUR; 3]].concat();
         assert_eq!(silent(&phones(HOUR, &together)), Some((3, 3, 6 * HOUR)));
     }
@@ -161,7 +161,7 @@ mod tests {
         ) {
             let found = silent_together(&phones, NOW, NOW - listening);
             if let Some(silence) = found {
-                prop_assert!(silence.silent >= LEAST && silence.silent <= silence.of && silence.of <= phones.len());
+                prop_assert!(silence.silent >= MIN_SILENT && silence.silent <= silence.of && silence.of <= phones.len());
                 prop_assert!(silence.silent * 2 > silence.of);
                 prop_assert!(phones.iter().any(|phone| phone.last_seen == silence.since));
             }
@@ -180,9 +180,9 @@ mod tests {
 
         #[test]
         fn an_outage_of_all_is_found_however_often_they_come(
-            usual in prop::collection::vec((120_000..4 * 24 * HOUR, 0..1000_i64), LEAST..40),
+            usual in prop::collection::vec((120_000..4 * 24 * HOUR, 0..1000_i64), MIN_SILENT..40),
         ) {
-            // It began so long ago that each is overdue.
+            // The outage began so long ago that each phone is overdue.
             let outage = 8 * 24 * HOUR;
             let all: Vec<Rhythm> =
                 usual.iter().flat_map(|(usual, part)| phones(*usual, &[outage + usual * part / 1000])).collect();

@@ -1,4 +1,4 @@
-//! Writing the database: one batch, one transaction, and the bounds of what is kept.
+//! Writes the database: one batch per transaction, and the limits of what is kept.
 
 use std::fs::File;
 use std::io;
@@ -16,67 +16,59 @@ use super::schema::{self, MIGRATIONS};
 use super::visits::Visits;
 use crate::state;
 
-/// How many requests of a phone are kept one by one.
+/// How many requests of a phone are kept.
 pub(super) const HISTORY: u8 = 200;
-/// The same, of a phone that was never let in.
+/// How many requests are kept of a phone that was never accepted.
 const HISTORY_OF_STRANGER: u8 = 20;
-/// How long they are kept.
+/// How long requests are kept.
 const RETENTION: Duration = Duration::from_hours(30 * 24);
-/// How long it is kept how much went on.
+/// How long the activity is kept.
 const ACTIVITY_RETENTION: Duration = Duration::from_hours(2 * 24);
-/// How often those that are too old are looked for.
-const SWEEP: Duration = Duration::from_mins(10);
-/// How many phones are kept that were never let in: in all, and of one network.
-const REFUSED: u32 = 5_000;
-const REFUSED_OF_NETWORK: u32 = 64;
-/// How many certificates are kept that only claim to be a phone's: in all, and of one network.
-const CLAIMS: u32 = 2_000;
-const CLAIMS_OF_NETWORK: u32 = 16;
-/// How many addresses are kept from which such a certificate came.
-const ADDRESSES_OF_CLAIM: u32 = 8;
-/// The longest text that is kept, in bytes.
-const TEXT: usize = 512;
-/// How long to wait for somebody else who works on the database.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How often expired rows are deleted.
+const SWEEP_INTERVAL: Duration = Duration::from_mins(10);
+/// How many phones are kept that were never accepted: in all, and per network.
+const MAX_REFUSED: u32 = 5_000;
+const MAX_REFUSED_OF_NETWORK: u32 = 64;
+/// How many claims are kept: in all, and per network.
+const MAX_CLAIMS: u32 = 2_000;
+const MAX_CLAIMS_OF_NETWORK: u32 = 16;
+/// How many client addresses of a claim are kept.
+const MAX_ADDRESSES_OF_CLAIM: u32 = 8;
+/// The longest text that is kept, in bytes. Longer ones are cut.
+const MAX_TEXT: usize = 512;
+/// How long SQLite waits for another process.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why the ledger cannot be written.
+/// Why the history cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StoreError {
-    /// The database says so.
+    /// SQLite failed.
     #[error("the ledger {path} cannot be written: {source}", path = .path.display())]
     Database {
-        /// The database's file.
         path: PathBuf,
-        /// What SQLite said.
+        /// The error of SQLite.
         source: rusqlite::Error,
     },
-    /// The file cannot be made or moved.
+    /// The file cannot be created or moved.
     #[error("the ledger {path} cannot be written: {source}", path = .path.display())]
     File {
-        /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// Written by a provost that is newer than this one.
+    /// A newer provost wrote the database.
     #[error("the ledger {path} was written by a newer provost (version {found}); use that one, or move the file away", path = .path.display())]
-    Newer {
-        /// The database's file.
-        path: PathBuf,
-        /// Its version.
-        found: i64,
-    },
+    Newer { path: PathBuf, found: i64 },
 }
 
 impl StoreError {
-    /// Whether the file holds no database, or not a whole one.
+    /// Whether the file is not a database, or is damaged.
     pub(super) fn is_corrupt(&self) -> bool {
         let Self::Database { source, .. } = self else { return false };
         matches!(source.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
     }
 }
 
-/// The database, open for writing.
 #[derive(Debug)]
 pub(super) struct HistoryStore {
     connection: Connection,
@@ -86,18 +78,18 @@ pub(super) struct HistoryStore {
 }
 
 impl HistoryStore {
-    /// Opens the database at `path`, made for the owner alone if it is not there, and brings it to our version.
+    /// Opens the database at `path`, and migrates it to this version. A new file is accessible by the owner only.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         let on_file = |source| StoreError::File { path: path.to_owned(), source };
         let on_database = |source| StoreError::Database { path: path.to_owned(), source };
         if let Some(folder) = path.parent() {
             state::private_folder(folder).map_err(on_file)?;
         }
-        // SQLite gives the files beside it the same mode.
+        // SQLite gives the WAL and the shared memory the same mode.
         let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(path).map_err(on_file)?;
         let inode = file.metadata().map_err(on_file)?.ino();
-        // Before SQLite opens it: whoever closes a file loses all the locks on it that its process has (fcntl(2)), and
-        // without SQLite's anybody else who reads the database, and is the last to close it, removes its log.
+        // Close it before SQLite opens it: close() releases all locks of the process on that file (fcntl(2)). Without
+        // SQLite's locks, another reader that is the last to close the database would delete its WAL.
         drop(file);
         let mut connection = Connection::open(path).map_err(on_database)?;
         let found = prepare(&mut connection).map_err(on_database)?;
@@ -107,25 +99,25 @@ impl HistoryStore {
         Ok(Self { connection, path: path.to_owned(), inode, swept: None })
     }
 
-    /// Whether the file is still the one that was opened.
+    /// Whether the path still leads to the file that was opened.
     pub(super) fn is_in_place(&self) -> bool {
         std::fs::metadata(&self.path).is_ok_and(|metadata| metadata.ino() == self.inode)
     }
 
-    /// Moves a database that cannot be read out of the way. The last one so moved is kept.
+    /// Moves an unreadable database out of the way. Replaces one that was moved before.
     pub(super) fn move_aside(path: &Path) -> Result<PathBuf, StoreError> {
         let aside = path.with_extension("corrupt");
         let moved = std::fs::rename(path, &aside);
         moved.map_err(|source| StoreError::File { path: path.to_owned(), source })?;
         for suffix in ["-wal", "-shm"] {
             let beside = |path: &Path| PathBuf::from(format!("{}{suffix}", path.display()));
-            // There may be none; one left behind would be taken for the new database's.
+            // There may be none. One that is left would be taken for the new database's.
             let _ = std::fs::rename(beside(path), beside(&aside)).or_else(|_| std::fs::remove_file(beside(path)));
         }
         Ok(aside)
     }
 
-    /// The steps of the activity that are written.
+    /// The written steps of the activity.
     pub(super) fn steps(&self) -> Result<Vec<(i64, ActivityCounts)>, StoreError> {
         let sql = "SELECT step, served, refused, handshakes FROM activity";
         let row = |row: &rusqlite::Row<'_>| {
@@ -135,14 +127,15 @@ impl HistoryStore {
         steps.map_err(|source| StoreError::Database { path: self.path.clone(), source })
     }
 
-    /// Writes what was `taken` in one transaction, and removes what is too much or too old at `now`.
+    /// Writes `taken` in one transaction, and deletes excess rows, and those that are expired at `now`.
     pub(super) fn write(&mut self, taken: &TakenBatch, now: SystemTime) -> Result<(), StoreError> {
-        let is_sweep_due = self.swept.is_none_or(|swept| !now.duration_since(swept).is_ok_and(|age| age <= SWEEP));
+        let is_sweep_due =
+            self.swept.is_none_or(|swept| !now.duration_since(swept).is_ok_and(|age| age <= SWEEP_INTERVAL));
         let written = self.connection.transaction().and_then(|transaction| {
-            let batch = Batch::of(&taken.sightings, HISTORY.into());
+            let batch = Batch::of(&taken.events, HISTORY.into());
             let mut has_strangers = false;
-            for (key, news) in &batch.phones {
-                has_strangers |= write_phone(&transaction, *key, news)?;
+            for (key, delta) in &batch.phones {
+                has_strangers |= write_phone(&transaction, *key, delta)?;
             }
             for ((key, fingerprint), claims) in &batch.claims {
                 let fingerprint = fingerprint.as_ref().map_or(schema::NO_FINGERPRINT, <[u8; 32]>::as_slice);
@@ -152,10 +145,10 @@ impl HistoryStore {
                 write_step(&transaction, *step, *counts)?;
             }
             if has_strangers {
-                bound(&transaction, NEVER_LET_IN, None, REFUSED)?;
+                bound(&transaction, NEVER_ACCEPTED, None, MAX_REFUSED)?;
             }
             if !batch.claims.is_empty() {
-                bound(&transaction, CLAIM, None, CLAIMS)?;
+                bound(&transaction, CLAIM, None, MAX_CLAIMS)?;
             }
             if is_sweep_due {
                 let oldest = milliseconds(now - RETENTION);
@@ -173,10 +166,11 @@ impl HistoryStore {
     }
 }
 
-/// Sets how the database is written, and migrates it. Gives the version that it has now.
+/// Configures the connection, and migrates the database. Returns its version.
 fn prepare(connection: &mut Connection) -> rusqlite::Result<i64> {
-    connection.busy_timeout(PATIENCE)?;
-    // A crash of ours loses nothing; a power cut may lose the last moments, and never the database.
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    // With these settings, a crash of the process loses nothing. A power failure may lose the last moments, but does
+    // not corrupt the database.
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     connection.pragma_update(None, "journal_size_limit", 8 << 20)?;
@@ -192,14 +186,14 @@ fn prepare(connection: &mut Connection) -> rusqlite::Result<i64> {
     Ok(version)
 }
 
-/// Writes what is new of a phone, and says whether it was never let in.
-fn write_phone(transaction: &Transaction<'_>, key: DeltaKey<'_>, news: &Delta<'_>) -> rusqlite::Result<bool> {
-    let (configuration, configuration_at) = event(news.configuration, PhoneEvent::configuration);
-    let (upload, upload_at) = event(news.upload, PhoneEvent::upload);
-    let (refusal, refusal_at) = event(news.refusal, PhoneEvent::refusal);
+/// Writes the changes of a phone. Returns whether it was never accepted.
+fn write_phone(transaction: &Transaction<'_>, key: DeltaKey<'_>, delta: &Delta<'_>) -> rusqlite::Result<bool> {
+    let (configuration, configuration_at) = event(delta.configuration, PhoneEvent::configuration);
+    let (upload, upload_at) = event(delta.upload, PhoneEvent::upload);
+    let (refusal, refusal_at) = event(delta.refusal, PhoneEvent::refusal);
     let ((tls_version, tls_suite), (updater_tls_version, updater_tls_suite)) =
-        (news.tls.unzip(), news.updater_tls.unzip());
-    let visits = visits(transaction, key, news)?;
+        (delta.tls.unzip(), delta.updater_tls.unzip());
+    let visits = visits(transaction, key, delta)?;
     let mut statement = transaction.prepare_cached(
         "INSERT INTO phone (constituency, mac, first_seen, last_seen, last_let_in, is_refused, address, network, model,
              firmware, tls_version, tls_suite, updater_tls_version, updater_tls_suite, certificate_not_after, configuration, configuration_at, upload, upload_at,
@@ -227,76 +221,76 @@ fn write_phone(transaction: &Transaction<'_>, key: DeltaKey<'_>, news: &Delta<'_
              visits = excluded.visits, usual_pause = excluded.usual_pause
          RETURNING id, requests, last_let_in IS NULL",
     )?;
-    let network = news.last.network.to_string();
+    let network = delta.last.network.to_string();
     let values = named_params! {
         ":constituency": key.0.as_str(), ":mac": key.1.to_string(),
-        ":first_seen": milliseconds(news.first.time), ":last_seen": milliseconds(news.last.end()),
-        ":last_let_in": news.let_in.map(|sighting| milliseconds(sighting.end())),
-        ":is_refused": news.is_refused, ":address": news.last.address.to_string(), ":network": network,
-        ":model": news.model, ":firmware": news.firmware, ":tls_version": tls_version, ":tls_suite": tls_suite,
+        ":first_seen": milliseconds(delta.first.time), ":last_seen": milliseconds(delta.last.end()),
+        ":last_let_in": delta.accepted.map(|event| milliseconds(event.end())),
+        ":is_refused": delta.is_refused, ":address": delta.last.address.to_string(), ":network": network,
+        ":model": delta.model, ":firmware": delta.firmware, ":tls_version": tls_version, ":tls_suite": tls_suite,
         ":updater_tls_version": updater_tls_version, ":updater_tls_suite": updater_tls_suite,
-        ":certificate_not_after": news.not_after.unwrap_or(schema::NO_CERTIFICATE),
+        ":certificate_not_after": delta.not_after.unwrap_or(schema::NO_CERTIFICATE),
         ":configuration": configuration, ":configuration_at": configuration_at,
         ":upload": upload, ":upload_at": upload_at, ":refusal": refusal, ":refusal_at": refusal_at,
-        ":requests": news.count, ":refusals": news.refusals, ":uploads": news.uploads, ":bytes": news.bytes,
+        ":requests": delta.count, ":refusals": delta.refusals, ":uploads": delta.uploads, ":bytes": delta.bytes,
         ":visits": visits.count, ":usual_pause": visits.usual_pause,
     };
     let (id, total, is_stranger) = statement.query_one(values, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-    write_history(transaction, id, total, news)?;
+    write_history(transaction, id, total, delta)?;
     let kept = if is_stranger { HISTORY_OF_STRANGER } else { HISTORY };
     let mut prune = transaction.prepare_cached("DELETE FROM request WHERE phone = ? AND number <= ?")?;
     prune.execute([id, total - i64::from(kept)])?;
     if is_stranger {
-        bound(transaction, NEVER_LET_IN, Some(&network), REFUSED_OF_NETWORK)?;
+        bound(transaction, NEVER_ACCEPTED, Some(&network), MAX_REFUSED_OF_NETWORK)?;
     }
     Ok(is_stranger)
 }
 
-/// How often the phone came, with what is new.
-fn visits(transaction: &Transaction<'_>, key: DeltaKey<'_>, news: &Delta<'_>) -> rusqlite::Result<Visits> {
+/// The phone's visits, with the new ones.
+fn visits(transaction: &Transaction<'_>, key: DeltaKey<'_>, delta: &Delta<'_>) -> rusqlite::Result<Visits> {
     let sql = "SELECT last_seen, visits, usual_pause FROM phone WHERE (constituency, mac) = (?, ?)";
     let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, Visits { count: row.get(1)?, usual_pause: row.get(2)? }));
     let known =
         transaction.prepare_cached(sql)?.query_one(params![key.0.as_str(), key.1.to_string()], row).optional()?;
     let before = known.map_or(Visits::FIRST, |(last_seen, visits): (i64, Visits)| {
-        visits.after(milliseconds(news.first.time).saturating_sub(last_seen))
+        visits.after(milliseconds(delta.first.time).saturating_sub(last_seen))
     });
-    Ok(news.pauses.iter().fold(before, |visits, pause| visits.after(*pause)))
+    Ok(delta.pauses.iter().fold(before, |visits, pause| visits.after(*pause)))
 }
 
-/// Writes how much went on in a step, which replaces what was written of it.
+/// Writes the counts of a step, and replaces earlier ones.
 fn write_step(transaction: &Transaction<'_>, step: i64, counts: ActivityCounts) -> rusqlite::Result<()> {
     let mut statement = transaction.prepare_cached("INSERT OR REPLACE INTO activity VALUES (?, ?, ?, ?)")?;
     statement.execute(params![step, counts.served, counts.refused, counts.handshakes]).map(drop)
 }
 
-/// What happened, and when.
+/// The text and the time of an event.
 fn event(
-    sighting: Option<&PhoneEvent>,
+    event: Option<&PhoneEvent>,
     what: for<'a> fn(&'a PhoneEvent) -> Option<&'a str>,
 ) -> (Option<&str>, Option<i64>) {
-    sighting.and_then(|sighting| Some((cut(what(sighting)?), milliseconds(sighting.end())))).unzip()
+    event.and_then(|event| Some((cut(what(event)?), milliseconds(event.end())))).unzip()
 }
 
-/// The phone's newest requests, numbered so that the last one has the number `total`.
-fn write_history(transaction: &Transaction<'_>, phone: i64, total: i64, news: &Delta<'_>) -> rusqlite::Result<()> {
+/// Writes the phone's newest requests, numbered so that the last one has the number `total`.
+fn write_history(transaction: &Transaction<'_>, phone: i64, total: i64, delta: &Delta<'_>) -> rusqlite::Result<()> {
     let mut statement = transaction.prepare_cached(
         "INSERT OR REPLACE INTO request (phone, number, time, address, method, target, status, bytes, duration_us, reason)
          VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )?;
-    for (sighting, number) in news.history.iter().rev().zip((0..=total).rev()) {
-        let (method, target) = sighting.request.as_ref().map(|(method, target)| (method.as_str(), cut(target))).unzip();
+    for (event, number) in delta.history.iter().rev().zip((0..=total).rev()) {
+        let (method, target) = event.request.as_ref().map(|(method, target)| (method.as_str(), cut(target))).unzip();
         statement.execute(params![
             phone,
             number,
-            milliseconds(sighting.time),
-            sighting.address.to_string(),
+            milliseconds(event.time),
+            event.address.to_string(),
             method,
             target,
-            sighting.status.map(|status| status.as_u16()),
-            sighting.bytes,
-            i64::try_from(sighting.duration.as_micros()).unwrap_or(i64::MAX),
-            sighting.reason.as_deref().map(cut),
+            event.status.map(|status| status.as_u16()),
+            event.bytes,
+            i64::try_from(event.duration.as_micros()).unwrap_or(i64::MAX),
+            event.reason.as_deref().map(cut),
         ])?;
     }
     Ok(())
@@ -329,7 +323,7 @@ fn write_claims(
         claims.last.refusal().map(cut),
     ])?;
     write_addresses(transaction, key, fingerprint, claims)?;
-    bound(transaction, CLAIM, Some(&network), CLAIMS_OF_NETWORK)
+    bound(transaction, CLAIM, Some(&network), MAX_CLAIMS_OF_NETWORK)
 }
 
 fn write_addresses(
@@ -354,15 +348,15 @@ fn write_addresses(
          (SELECT address FROM claim_address WHERE (constituency, mac, fingerprint) = (?1, ?2, ?3)
           ORDER BY last_seen DESC, address LIMIT ?4)",
     )?;
-    prune.execute(params![constituency, mac, fingerprint, ADDRESSES_OF_CLAIM]).map(drop)
+    prune.execute(params![constituency, mac, fingerprint, MAX_ADDRESSES_OF_CLAIM]).map(drop)
 }
 
-/// A table, and which of its rows a stranger can add to.
+/// A table, and a condition for those rows that any client can add.
 type Bounded = (&'static str, &'static str);
-const NEVER_LET_IN: Bounded = ("phone", "last_let_in IS NULL");
+const NEVER_ACCEPTED: Bounded = ("phone", "last_let_in IS NULL");
 const CLAIM: Bounded = ("claim", "TRUE");
 
-/// Keeps only so many of these rows, of one network or in all: those that were seen last.
+/// Deletes all but the `kept` rows that were seen last, of one network or in all.
 fn bound(
     transaction: &Transaction<'_>,
     (table, among): Bounded,
@@ -377,7 +371,7 @@ fn bound(
     statement.execute(params![kept, network]).map(drop)
 }
 
-/// As much of a stranger's text as is kept.
+/// Cuts untrusted text to [`MAX_TEXT`] bytes.
 fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(TEXT)]
+    &text[..text.floor_char_boundary(MAX_TEXT)]
 }

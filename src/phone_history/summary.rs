@@ -1,4 +1,4 @@
-//! The phones that policies name together with those that were seen. Pure.
+//! Joins the phones that policies name with those that were seen. Pure.
 
 use std::collections::BTreeMap;
 
@@ -7,31 +7,31 @@ use crate::constituency::{
     Constituency, ConstituencyName, Fingerprint, MacAddress, PhoneStanding, Phones, Registry, ServerDenial,
 };
 
-/// Every phone, by constituency and address.
+/// Every phone, by constituency and MAC address.
 pub type PhoneSummaries = BTreeMap<(ConstituencyName, MacAddress), PhoneSummary>;
 
-/// A phone as its constituency's policy and the ledger know it.
+/// A phone, by its constituency's policy and the phone history.
 #[derive(Debug)]
 pub struct PhoneSummary {
-    /// What its constituency thinks of it; `None`: the constituency is not served.
+    /// Its standing in the constituency. `None` if the constituency is not served.
     pub standing: Option<PhoneStanding>,
     /// The operator's note.
     pub note: String,
-    /// Who denied it on the whole server, if it is denied there.
+    /// The server-wide denial, if there is one.
     pub server_denial: Option<ServerDenial>,
-    /// The certificate that counts for it by itself.
+    /// The pinned certificate.
     pub pin: Option<Fingerprint>,
-    /// What was seen of it.
+    /// The data of the phone history, if it was seen.
     pub seen: Option<StoredPhone>,
-    /// The last client that claimed to be it and was refused as unproven.
+    /// The last claim to be this phone.
     pub claim: Option<StoredClaim>,
 }
 
-/// How long a phone may stay away before it is silent, and how long a claim to be it counts, in milliseconds.
+/// After how long a phone is silent, and a claim no longer counts, in milliseconds.
 pub const SILENT_AFTER: i64 = 2 * 86_400_000;
 
-/// The phones that the policies of `registry` name, and those that were `seen`, with `claims` to be one of them. A claim adds
-/// no phone.
+/// The phones that the policies of `registry` name, and those that were `seen`, with the `claims` to be one of them. A
+/// claim alone adds no phone.
 #[must_use]
 pub fn together(registry: &Registry, seen: Vec<StoredPhone>, claims: &[StoredClaim]) -> PhoneSummaries {
     let mut all = PhoneSummaries::new();
@@ -66,15 +66,15 @@ impl PhoneSummary {
         Self { standing, note, server_denial, pin, seen: None, claim: None }
     }
 
-    /// Whether it was refused when it last asked, and would be as far as is known.
+    /// Whether its last request was refused, and the next one would be, as far as is known.
     #[must_use]
     pub fn is_refused(&self) -> bool {
         self.seen.as_ref().is_some_and(|phone| phone.is_refused) && !self.is_allowed_since()
     }
 
-    /// The claim to be it by which it may be locked out: lately, since it was last accepted, a client that claims to be it was
-    /// refused. That may be the phone itself, whose certificate has expired, was revoked or is unknown here, or whose
-    /// password is wrong; or a stranger, since a claim proves nothing.
+    /// The claim that suggests that the phone is locked out: recent, and after the phone was last accepted. It may come
+    /// from the phone itself, with an expired, revoked or unknown certificate or a wrong password. It may also come
+    /// from a stranger: a claim proves nothing.
     #[must_use]
     pub fn locked_out(&self, now: i64) -> Option<&StoredClaim> {
         let accepted = self.seen.as_ref().and_then(|phone| phone.last_let_in);
@@ -85,7 +85,7 @@ impl PhoneSummary {
         })
     }
 
-    /// Whether it was refused for not being on the list, on which it is now, and has not asked since.
+    /// Whether its last request was refused because of the list, and the list has it now.
     #[must_use]
     pub fn is_allowed_since(&self) -> bool {
         let Some(phone) = self.seen.as_ref().filter(|phone| phone.is_refused) else { return false };

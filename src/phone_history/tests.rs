@@ -1,4 +1,4 @@
-//! The ledger by itself: what is folded, kept, bounded, and what a broken file costs.
+//! The phone history as a whole: aggregation, storage, limits, and damaged files.
 
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
@@ -7,13 +7,13 @@ use http::{Method, StatusCode};
 use ipnet::IpNet;
 use proptest::prelude::*;
 
-use super::queue::{CLAIMED, HistoryQueue, PROVEN, TakenBatch};
+use super::queue::{HistoryQueue, MAX_CLAIMED, MAX_PROVEN, TakenBatch};
 use super::store::{HISTORY, HistoryStore};
 use super::*;
 use crate::clock;
 use crate::constituency::{MacAddress, TlsLevel};
 
-/// A ledger in a folder of its own.
+/// A phone history in a folder of its own.
 struct Bench {
     folder: tempfile::TempDir,
     store: HistoryStore,
@@ -26,8 +26,8 @@ impl Bench {
         Self { folder, store }
     }
 
-    fn write(&mut self, sightings: &[PhoneEvent]) {
-        let taken = TakenBatch { sightings: sightings.to_vec(), ..TakenBatch::default() };
+    fn write(&mut self, events: &[PhoneEvent]) {
+        let taken = TakenBatch { events: events.to_vec(), ..TakenBatch::default() };
         self.store.write(&taken, at(0)).unwrap();
     }
 
@@ -40,7 +40,7 @@ impl Bench {
     }
 }
 
-/// So many seconds after a certain moment.
+/// A fixed time plus `seconds`.
 fn at(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_225_600 + seconds)
 }
@@ -50,7 +50,7 @@ fn mac(number: u64) -> MacAddress {
 }
 
 /// A phone that fetches its configuration at `at(seconds)`.
-fn sighting(phone: u64, seconds: u64) -> PhoneEvent {
+fn event(phone: u64, seconds: u64) -> PhoneEvent {
     PhoneEvent {
         time: at(seconds),
         address: [192, 0, 2, 1].into(),
@@ -70,7 +70,7 @@ fn sighting(phone: u64, seconds: u64) -> PhoneEvent {
 
 fn refused(phone: u64, seconds: u64) -> PhoneEvent {
     let reason = Some(format!("{} is not known to ote", mac(phone)));
-    PhoneEvent { status: Some(StatusCode::FORBIDDEN), reason, ..sighting(phone, seconds) }
+    PhoneEvent { status: Some(StatusCode::FORBIDDEN), reason, ..event(phone, seconds) }
 }
 
 fn claimed(phone: u64, fingerprint: u64, seconds: u64) -> PhoneEvent {
@@ -81,13 +81,13 @@ fn claimed(phone: u64, fingerprint: u64, seconds: u64) -> PhoneEvent {
         request: None,
         status: None,
         reason: Some("the device certificate is signed by itself".to_owned()),
-        ..sighting(phone, seconds)
+        ..event(phone, seconds)
     }
 }
 
-fn from(network: u32, sighting: PhoneEvent) -> PhoneEvent {
+fn from(network: u32, event: PhoneEvent) -> PhoneEvent {
     let address = IpAddr::from(network.to_be_bytes());
-    PhoneEvent { address, network: IpNet::from(address), ..sighting }
+    PhoneEvent { address, network: IpNet::from(address), ..event }
 }
 
 #[test]
@@ -99,29 +99,29 @@ fn what_a_phone_did_is_told_of_it() {
         status: Some(status),
         reason: reason.map(str::to_owned),
         bytes: 0,
-        ..sighting(1, seconds)
+        ..event(1, seconds)
     };
     let updater = b"FileTransport PolycomVVX-VVX_500-UA/5.9.7.47435 Type/Updater";
     let absent = Some("no such file".to_owned());
     bench.write(&[
-        PhoneEvent { user_agent: Some((*updater).into()), ..sighting(1, 10) },
-        PhoneEvent { status: Some(StatusCode::NOT_FOUND), reason: absent, user_agent: None, ..sighting(1, 11) },
+        PhoneEvent { user_agent: Some((*updater).into()), ..event(1, 10) },
+        PhoneEvent { status: Some(StatusCode::NOT_FOUND), reason: absent, user_agent: None, ..event(1, 11) },
     ]);
     assert_eq!((bench.phones()[0].firmware.as_deref(), &bench.phones()[0].refusal), (None, &None));
     bench.write(&[
-        sighting(1, 12),
+        event(1, 12),
         put(13, StatusCode::CREATED, None),
         put(14, StatusCode::INSUFFICIENT_STORAGE, Some("max_phone_bytes is used up (1)")),
     ]);
     let phones = bench.phones();
     let [phone] = phones.as_slice() else { panic!("{phones:?}") };
     let ms = |seconds: i64| 1_767_225_600_000 + seconds * 1000;
-    let event = |what: &str, seconds| Some(StoredEvent { what: what.to_owned(), at: ms(seconds) });
+    let stored = |what: &str, seconds| Some(StoredEvent { what: what.to_owned(), at: ms(seconds) });
     assert_eq!((phone.first_seen, phone.last_seen, phone.last_let_in), (ms(10), ms(14), Some(ms(14))));
     assert_eq!((phone.model.as_deref(), phone.firmware.as_deref()), (Some("VVX_500"), Some("5.9.7.4477")));
-    assert_eq!(phone.configuration, event(&format!("/{}.cfg", mac(1)), 12));
-    assert_eq!(phone.upload, event(&log, 13));
-    assert_eq!(phone.refusal, event("max_phone_bytes is used up (1)", 14));
+    assert_eq!(phone.configuration, stored(&format!("/{}.cfg", mac(1)), 12));
+    assert_eq!(phone.upload, stored(&log, 13));
+    assert_eq!(phone.refusal, stored("max_phone_bytes is used up (1)", 14));
     assert!(!phone.is_refused, "a phone whose upload is refused is let in");
     assert_eq!((phone.requests, phone.refusals, phone.uploads, phone.bytes), (5, 1, 1, 300));
     assert_eq!((phone.address.as_str(), phone.certificate_not_after), ("192.0.2.1", Some(2_000_000_000)));
@@ -134,7 +134,7 @@ fn a_phone_is_refused_until_it_is_let_in_again() {
     let mut bench = Bench::new();
     bench.write(&[refused(1, 1)]);
     assert!(bench.phones()[0].is_refused);
-    bench.write(&[sighting(1, 2)]);
+    bench.write(&[event(1, 2)]);
     assert!(!bench.phones()[0].is_refused);
     bench.write(&[refused(1, 3)]);
     assert!(bench.phones()[0].is_refused);
@@ -144,8 +144,8 @@ fn a_phone_is_refused_until_it_is_let_in_again() {
 fn a_clock_that_was_wrong_once_does_no_lasting_harm() {
     let mut bench = Bench::new();
     let century = 100 * 365 * 86_400;
-    bench.write(&[sighting(1, 10), refused(1, century), claimed(1, 1, century)]);
-    bench.write(&[sighting(1, 20), claimed(1, 1, 20)]);
+    bench.write(&[event(1, 10), refused(1, century), claimed(1, 1, century)]);
+    bench.write(&[event(1, 20), claimed(1, 1, 20)]);
     let phone = bench.phones().remove(0);
     assert_eq!(phone.last_seen / 1000 - 1_767_225_600, 20);
     assert_eq!((phone.last_let_in, phone.is_refused), (Some(phone.last_seen), false));
@@ -155,7 +155,7 @@ fn a_clock_that_was_wrong_once_does_no_lasting_harm() {
 #[test]
 fn refused_phones_are_bounded_per_network_and_in_all() {
     let mut bench = Bench::new();
-    let known: Vec<PhoneEvent> = (0..300).map(|phone| from(1, sighting(phone, 0))).collect();
+    let known: Vec<PhoneEvent> = (0..300).map(|phone| from(1, event(phone, 0))).collect();
     bench.write(&known);
     let flood: Vec<PhoneEvent> = (1000..2000).map(|phone| from(1, refused(phone, phone))).collect();
     flood.chunks(170).for_each(|some| bench.write(some));
@@ -163,7 +163,7 @@ fn refused_phones_are_bounded_per_network_and_in_all() {
     assert_eq!(phones.len(), 300 + 64);
     assert_eq!(phones.iter().filter(|phone| phone.is_refused).map(|phone| phone.mac).min(), Some(mac(1936)));
 
-    // From many networks, in one batch: the last ones of them, and all that were let in.
+    // From many networks in one batch: the last ones stay, and all that were accepted.
     let flood: Vec<PhoneEvent> =
         (10_000..15_400).map(|phone| from(u32::try_from(phone / 60).unwrap(), refused(phone, phone))).collect();
     bench.write(&flood);
@@ -176,7 +176,7 @@ fn refused_phones_are_bounded_per_network_and_in_all() {
 #[test]
 fn claims_are_bounded_and_touch_nothing_that_was_proven() {
     let mut bench = Bench::new();
-    bench.write(&[sighting(1, 1), refused(2, 1)]);
+    bench.write(&[event(1, 1), refused(2, 1)]);
     let proven = bench.phones();
     let flood: Vec<PhoneEvent> = (0..3000)
         .flat_map(|number| {
@@ -215,11 +215,11 @@ fn a_claim_keeps_the_addresses_that_it_came_from_last() {
     bench.write(&[from(2, claimed(1, 1, 3))]);
     let both = [("0.0.0.2".to_owned(), seconds(1), seconds(3)), ("0.0.0.1".to_owned(), seconds(0), seconds(2))];
     assert_eq!(of(&bench), both);
-    // Somebody who repeats it from everywhere makes no room for himself.
+    // Repeating a claim from many addresses does not raise the limit.
     bench.write(&(3..500).map(|number| from(number, claimed(1, 1, number.into()))).collect::<Vec<_>>());
     let kept = of(&bench);
     assert_eq!((kept.len(), kept[0].0.as_str(), kept[7].2), (8, "0.0.1.243", seconds(492)));
-    // They go with it.
+    // The addresses are deleted with their claim.
     bench.write(&(0..20).map(|number| from(499, claimed(2, number, 1000 + number))).collect::<Vec<_>>());
     assert_eq!(bench.reader().claims().unwrap().iter().map(|claim| claim.addresses.len()).sum::<usize>(), 16);
 }
@@ -230,12 +230,12 @@ fn a_phone_speaks_the_older_of_its_two_programs_tls() {
     let by = |program: &str, tls, seconds| PhoneEvent {
         user_agent: Some(format!("FileTransport PolycomVVX-VVX_500-UA/5.9.7.4477 Type/{program}").into_bytes().into()),
         tls: Some(tls),
-        ..sighting(1, seconds)
+        ..event(1, seconds)
     };
     let old = ("TLSv1.0", "TLS_RSA_WITH_AES_128_CBC_SHA");
     let modern = ("TLSv1.3", "TLS13_AES_128_GCM_SHA256");
     let level = |bench: &Bench| bench.phones()[0].tls_level().unwrap();
-    // It boots: first the one, then the other, noted together or one by one.
+    // The phone boots: the updater first, then the application, in one batch or in two.
     bench.write(&[by("Updater", old, 0), by("Application", modern, 1)]);
     assert_eq!(level(&bench), TlsLevel::Legacy);
     bench.write(&[by("Application", modern, 2)]);
@@ -266,7 +266,7 @@ fn a_ledger_of_the_first_version_is_brought_to_this_one() {
 #[test]
 fn the_newest_requests_are_kept_for_a_month() {
     let mut bench = Bench::new();
-    let many: Vec<PhoneEvent> = (0..1000).map(|second| sighting(1, second)).collect();
+    let many: Vec<PhoneEvent> = (0..1000).map(|second| event(1, second)).collect();
     many.chunks(300).for_each(|some| bench.write(some));
     bench.write(&(0..1000).map(|second| refused(2, second)).collect::<Vec<_>>());
     let first_and_count = |bench: &Bench, phone| {
@@ -286,7 +286,7 @@ fn texts_of_strangers_are_cut() {
     let mut bench = Bench::new();
     let long = "ä".repeat(5000);
     let request = Some((Method::GET, format!("/{long}.cfg").into()));
-    bench.write(&[PhoneEvent { request, reason: Some(long), status: Some(StatusCode::FORBIDDEN), ..sighting(1, 1) }]);
+    bench.write(&[PhoneEvent { request, reason: Some(long), status: Some(StatusCode::FORBIDDEN), ..event(1, 1) }]);
     let request = bench.reader().requests(mac(1)).unwrap().remove(0);
     assert!(request.asked.unwrap().1.len() <= 512);
     assert!(request.reason.unwrap().len() <= 512);
@@ -296,24 +296,23 @@ fn texts_of_strangers_are_cut() {
 #[test]
 fn too_much_drops_the_oldest_of_its_kind_and_is_counted() {
     let queue = HistoryQueue::default();
-    let numbers = |sightings: &[PhoneEvent]| sightings.iter().map(|it| it.bytes).collect::<Vec<_>>();
-    let numbered = |count: usize, sighting: PhoneEvent| {
-        (0..count as u64).map(move |bytes| PhoneEvent { bytes, ..sighting.clone() })
-    };
-    numbered(PROVEN + 3, sighting(1, 0)).for_each(|it| queue.push(it));
-    numbered(10 * CLAIMED, claimed(1, 1, 0)).for_each(|it| queue.push(it));
-    assert_eq!((queue.dropped(), queue.dropped_claims()), (3, 9 * CLAIMED as u64));
+    let numbers = |events: &[PhoneEvent]| events.iter().map(|it| it.bytes).collect::<Vec<_>>();
+    let numbered =
+        |count: usize, event: PhoneEvent| (0..count as u64).map(move |bytes| PhoneEvent { bytes, ..event.clone() });
+    numbered(MAX_PROVEN + 3, event(1, 0)).for_each(|it| queue.push(it));
+    numbered(10 * MAX_CLAIMED, claimed(1, 1, 0)).for_each(|it| queue.push(it));
+    assert_eq!((queue.dropped(), queue.dropped_claims()), (3, 9 * MAX_CLAIMED as u64));
     let taken = queue.take(Duration::ZERO).unwrap();
-    assert_eq!(taken.sightings.len(), PROVEN + CLAIMED);
-    assert_eq!(numbers(&taken.sightings[..2]), [3, 4], "of what was proven, the claims cost nothing");
+    assert_eq!(taken.events.len(), MAX_PROVEN + MAX_CLAIMED);
+    assert_eq!(numbers(&taken.events[..2]), [3, 4], "of what was proven, the claims cost nothing");
 
-    // What could not be written comes before what came since, and is what goes if there is no room for both.
-    numbered(PROVEN - 1, sighting(2, 0)).for_each(|it| queue.push(it));
+    // Events that are put back precede newer ones, and are dropped if there is no room for both.
+    numbered(MAX_PROVEN - 1, event(2, 0)).for_each(|it| queue.push(it));
     let before = queue.dropped();
-    queue.give_back(taken);
-    assert_eq!((queue.dropped() - before, queue.dropped_claims()), (PROVEN as u64 - 1, 9 * CLAIMED as u64));
+    queue.requeue(taken);
+    assert_eq!((queue.dropped() - before, queue.dropped_claims()), (MAX_PROVEN as u64 - 1, 9 * MAX_CLAIMED as u64));
     let taken = queue.take(Duration::ZERO).unwrap();
-    assert_eq!(numbers(&taken.sightings[..2]), [PROVEN as u64 + 2, 0]);
+    assert_eq!(numbers(&taken.events[..2]), [MAX_PROVEN as u64 + 2, 0]);
     queue.close();
     assert!(queue.take(Duration::from_hours(1)).is_none());
 }
@@ -324,8 +323,8 @@ fn what_went_on_is_not_lost_with_a_write_that_failed_even_if_nothing_comes_after
     let counts = ActivityCounts { refused: 1, ..ActivityCounts::default() };
     queue.count(STEP_S, counts);
     let taken = queue.take(Duration::ZERO).unwrap();
-    assert!(taken.sightings.is_empty());
-    queue.give_back(taken);
+    assert!(taken.events.is_empty());
+    queue.requeue(taken);
     queue.close();
     assert_eq!(queue.take(Duration::ZERO).map(|taken| taken.steps), Some(vec![(1, counts)]));
     assert!(queue.take(Duration::ZERO).is_none());
@@ -336,27 +335,27 @@ fn how_much_went_on_outlives_its_server_and_its_file() {
     let folder = tempfile::tempdir().unwrap();
     let now = clock::unix_seconds(clock::now());
     let counts = |served: u64| ActivityCounts { served, refused: 2, handshakes: 3 };
-    let served = |ledger: &PhoneHistory| ledger.health().activity(now).1.last().unwrap().served;
+    let served = |history: &PhoneHistory| history.health().activity(now).1.last().unwrap().served;
     let run = |count: u64| {
-        let (ledger, keeper) = PhoneHistory::start(folder.path()).unwrap();
-        ledger.count(now, counts(count));
-        drop(ledger);
-        keeper.finish(Duration::from_mins(1));
+        let (history, writer) = PhoneHistory::start(folder.path()).unwrap();
+        history.count(now, counts(count));
+        drop(history);
+        writer.finish(Duration::from_mins(1));
     };
     run(1);
     run(10);
-    let (ledger, keeper) = PhoneHistory::start(folder.path()).unwrap();
+    let (history, writer) = PhoneHistory::start(folder.path()).unwrap();
     let deadline = std::iter::repeat_with(|| std::thread::sleep(Duration::from_millis(5))).take(4000);
-    assert!(deadline.into_iter().any(|()| served(&ledger) == 11));
+    assert!(deadline.into_iter().any(|()| served(&history) == 11));
     assert_eq!(
-        *ledger.health().activity(now).1.last().unwrap(),
+        *history.health().activity(now).1.last().unwrap(),
         ActivityCounts { served: 11, refused: 4, handshakes: 6 }
     );
-    // The file goes, and is made anew: what was counted is written again.
+    // If the file is deleted, a new one is made, and the counts are written again.
     std::fs::remove_file(database(folder.path())).unwrap();
-    ledger.count(now, counts(100));
-    drop(ledger);
-    keeper.finish(Duration::from_mins(1));
+    history.count(now, counts(100));
+    drop(history);
+    writer.finish(Duration::from_mins(1));
     let store = HistoryStore::open(&database(folder.path())).unwrap();
     assert_eq!(store.steps().unwrap(), [(now / STEP_S, ActivityCounts { served: 111, refused: 6, handshakes: 9 })]);
 }
@@ -365,17 +364,16 @@ fn how_much_went_on_outlives_its_server_and_its_file() {
 fn a_phone_that_comes_each_hour_has_its_visits_counted() {
     let mut bench = Bench::new();
     let visits = |bench: &Bench| bench.phones()[0].visits;
-    bench.write(&[sighting(1, 0), sighting(1, 1)]);
+    bench.write(&[event(1, 0), event(1, 1)]);
     assert_eq!(visits(&bench), Visits { count: 1, usual_pause: None });
-    // Two requests each: written one by one, or at once.
-    let hours: Vec<PhoneEvent> =
-        (1..10).flat_map(|hour| [0, 1].map(|second| sighting(1, hour * 3600 + second))).collect();
+    // Two requests each, in separate batches or in one.
+    let hours: Vec<PhoneEvent> = (1..10).flat_map(|hour| [0, 1].map(|second| event(1, hour * 3600 + second))).collect();
     hours[..6].iter().for_each(|one| bench.write(std::slice::from_ref(one)));
     bench.write(&hours[6..]);
     let known = visits(&bench);
     assert_eq!(known.count, 10);
     assert!((3_590_000..3_600_000).contains(&known.usual_pause.unwrap()), "{known:?}");
-    // Claims to be it are no visits of its.
+    // Claims are not visits.
     bench.write(&[claimed(1, 1, 20 * 3600)]);
     assert_eq!(visits(&bench), known);
 }
@@ -383,19 +381,19 @@ fn a_phone_that_comes_each_hour_has_its_visits_counted() {
 #[test]
 fn flush_is_answered_once_all_before_it_is_written() {
     let folder = tempfile::tempdir().unwrap();
-    let (ledger, keeper) = PhoneHistory::start(folder.path()).unwrap();
-    let health = ledger.health();
+    let (history, writer) = PhoneHistory::start(folder.path()).unwrap();
+    let health = history.health();
     for second in 0..20 {
-        ledger.note(sighting(1, second));
+        history.note(event(1, second));
         assert_eq!(health.flush().blocking_recv(), Ok(true));
         let store = rusqlite::Connection::open(database(folder.path())).unwrap();
         let requests: u64 = store.query_row("SELECT requests FROM phone", [], |row| row.get(0)).unwrap();
         assert_eq!(requests, second + 1);
     }
-    // Nothing is new, and it is answered all the same.
+    // Without new events, a flush is answered, too.
     assert_eq!(health.flush().blocking_recv(), Ok(true));
-    drop(ledger);
-    keeper.finish(Duration::from_mins(1));
+    drop(history);
+    writer.finish(Duration::from_mins(1));
     assert!(health.flush().blocking_recv().is_err(), "nothing writes after the end");
 }
 
@@ -403,11 +401,11 @@ fn flush_is_answered_once_all_before_it_is_written() {
 fn flush_that_cannot_be_written_is_answered_so() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(database(folder.path())).unwrap();
-    let (ledger, _keeper) = PhoneHistory::start(folder.path()).unwrap();
-    ledger.note(sighting(1, 1));
-    assert_eq!(ledger.health().flush().blocking_recv(), Ok(false));
+    let (history, _writer) = PhoneHistory::start(folder.path()).unwrap();
+    history.note(event(1, 1));
+    assert_eq!(history.health().flush().blocking_recv(), Ok(false));
     std::fs::remove_dir(database(folder.path())).unwrap();
-    assert_eq!(ledger.health().flush().blocking_recv(), Ok(true), "it is tried again at once");
+    assert_eq!(history.health().flush().blocking_recv(), Ok(true), "it is tried again at once");
 }
 
 #[test]
@@ -436,17 +434,17 @@ proptest! {
         kinds in prop::collection::vec((0_u64..4, 0_u8..4), 1..120),
         batch in 1_usize..40,
     ) {
-        let sightings: Vec<PhoneEvent> = kinds.iter().zip((0..).step_by(97)).map(|((phone, kind), second)| match kind {
+        let events: Vec<PhoneEvent> = kinds.iter().zip((0..).step_by(97)).map(|((phone, kind), second)| match kind {
             0 => refused(*phone, second),
             1 => claimed(*phone, *phone, second),
-            _ => sighting(*phone, second),
+            _ => event(*phone, second),
         }).collect();
         let (mut one, mut many) = (Bench::new(), Bench::new());
-        one.write(&sightings);
-        sightings.chunks(batch).for_each(|some| many.write(some));
+        one.write(&events);
+        events.chunks(batch).for_each(|some| many.write(some));
         prop_assert_eq!(one.phones(), many.phones());
         prop_assert_eq!(one.reader().claims().unwrap(), many.reader().claims().unwrap());
-        let proven = sightings.iter().filter(|it| matches!(it.proof, Proof::Certificate { .. })).count() as u64;
+        let proven = events.iter().filter(|it| matches!(it.proof, Proof::Certificate { .. })).count() as u64;
         prop_assert_eq!(one.phones().iter().map(|phone| phone.requests).sum::<u64>(), proven);
     }
 }

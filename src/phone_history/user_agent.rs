@@ -1,22 +1,22 @@
-//! Model and firmware as phones name them in their User-Agent: information only, never identity. Pure.
+//! Parses model and firmware from the User-Agent. They are information only, never identity. Pure.
 
 use crate::constituency::MacAddress;
 
 /// The longest model or version that is kept, in bytes.
-const LONGEST: usize = 40;
+const MAX_LENGTH: usize = 40;
 
-/// What a User-Agent says.
+/// The model and firmware of a phone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UserAgent<'a> {
     /// The model, for example `VVX_500`.
     pub model: &'a str,
-    /// The firmware, for example `5.9.7.4477`; absent where the updater speaks, which has a version of its own.
+    /// The firmware, for example `5.9.7.4477`. `None` for the updater, which has a version of its own.
     pub firmware: Option<&'a str>,
 }
 
 impl<'a> UserAgent<'a> {
-    /// Reads `FileTransport PolycomVVX-VVX_500-UA/5.9.7.4477 Type/Application` and its relatives, and what other vendors'
-    /// phones send. Many name their MAC address too: it proves nothing and is passed over.
+    /// Parses `FileTransport PolycomVVX-VVX_500-UA/5.9.7.4477 Type/Application` and its variants, and the headers of
+    /// other vendors' phones. Ignores MAC addresses in it, which prove nothing.
     #[must_use]
     pub fn parse(header: &'a [u8]) -> Option<Self> {
         let text = std::str::from_utf8(header).ok()?;
@@ -28,7 +28,7 @@ impl<'a> UserAgent<'a> {
         Some(Self { model: plain(model)?, firmware: firmware.and_then(version) })
     }
 
-    /// Whether it is the updater that speaks: a program of its own, with TLS of its own, that boots the phone.
+    /// Whether it is from the updater: a separate program with its own TLS, which boots the phone.
     #[must_use]
     pub fn is_of_updater(header: &[u8]) -> bool {
         std::str::from_utf8(header).is_ok_and(|text| text.split(' ').any(is_updater))
@@ -67,7 +67,7 @@ fn snom(text: &str) -> Option<(&str, Option<&str>)> {
         name if name.eq_ignore_ascii_case("snom") => words.next()?,
         model => model,
     };
-    // Without a version it may be anything.
+    // Without a version, it may not be a phone.
     words.next().filter(|word| is_version(word)).map(|version| (model, Some(version)))
 }
 
@@ -92,7 +92,7 @@ fn cisco(text: &str) -> Option<(&str, Option<&str>)> {
     }
     let rest = ["Cisco/", "Linksys/", "Sipura/"].iter().find_map(|brand| first.strip_prefix(brand))?;
     let before_version = |at: &usize| rest.get(at + 1..).is_some_and(is_version);
-    // An ATA's version has hyphens for dots: `ATA191-MPP-11-1-0-MSR4`.
+    // An ATA's version has hyphens instead of dots: `ATA191-MPP-11-1-0-MSR4`.
     let at = rest.match_indices('-').map(|(at, _)| at).find(before_version).or_else(|| rest.find('-'));
     match at.and_then(|at| rest.split_at_checked(at)) {
         Some((model, version)) => Some((model, version.get(1..))),
@@ -100,13 +100,13 @@ fn cisco(text: &str) -> Option<(&str, Option<&str>)> {
     }
 }
 
-/// `text` behind `name`, in whichever case that is.
+/// `text` after `name`, case-insensitive.
 fn without_name<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let (head, rest) = text.split_at_checked(name.len())?;
     head.eq_ignore_ascii_case(name).then_some(rest)
 }
 
-/// Digits with dots between them, perhaps with a letter: `7.6.2c`.
+/// Digits with dots, possibly with a letter: `7.6.2c`.
 fn is_version(word: &str) -> bool {
     word.split_once('.').is_some_and(|(first, _)| !first.is_empty() && first.bytes().all(|byte| byte.is_ascii_digit()))
 }
@@ -126,13 +126,13 @@ fn version(word: &str) -> Option<&str> {
     }
     let word = word.get(..end)?.trim_end_matches('_');
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-' | b'(' | b')');
-    ((1..=LONGEST).contains(&word.len()) && word.bytes().all(is_plain)).then_some(word)
+    ((1..=MAX_LENGTH).contains(&word.len()) && word.bytes().all(is_plain)).then_some(word)
 }
 
-/// A word that is short, of letters, digits, `_`, `.` and `-` alone, and not a MAC address.
+/// A short word of letters, digits, `_`, `.` and `-`, which is not a MAC address.
 fn plain(word: &str) -> Option<&str> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
-    let is_short = (1..=LONGEST).contains(&word.len());
+    let is_short = (1..=MAX_LENGTH).contains(&word.len());
     (is_short && word.bytes().all(is_plain) && !is_mac(word)).then_some(word)
 }
 
@@ -169,7 +169,7 @@ mod tests {
         }
     }
 
-    /// All of these are quoted in public code that tells phones apart by them.
+    /// Public code that distinguishes phones quotes all of these.
     #[test]
     fn other_vendors_phones_are_read() {
         let cases = [

@@ -1,18 +1,18 @@
-//! How long a phone usually stays away: what its silence is measured by. Pure. Times are milliseconds.
+//! The usual pause of a phone, by which its silence is measured. Pure. Times are milliseconds.
 //!
-//! A visit is what a phone asks without a long pause: a boot, or one look for changes. Kept is a maximum of the pauses
-//! between visits that decays: a phone that asks each hour and is switched off at night, or over the weekend, is known to
-//! stay away so long.
+//! A visit is a series of requests without a long pause: a boot, or a poll. The usual pause is a decaying maximum of
+//! the pauses between visits. So a phone that comes hourly but is off at night or over the weekend is known to pause
+//! that long.
 
 /// The shortest pause between two visits.
-const PAUSE: i64 = 120_000;
+const MIN_PAUSE: i64 = 120_000;
 const DAY: i64 = 86_400_000;
-/// In this time half of a longest pause is forgotten: a weekend is remembered until the next one.
+/// The half-life of the maximum. A weekend is remembered until the next one.
 const HALF_LIFE: i64 = 7 * DAY;
-/// A holiday is no habit.
-const LONGEST: i64 = 4 * DAY;
+/// The longest pause that is counted: a holiday is not usual.
+const MAX_PAUSE: i64 = 4 * DAY;
 
-/// How often a phone came, and how long it usually stays away.
+/// How often a phone came, and its usual pause.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Visits {
     pub count: u64,
@@ -21,22 +21,21 @@ pub struct Visits {
 }
 
 impl Visits {
-    /// The first visit.
     pub(super) const FIRST: Self = Self { count: 1, usual_pause: None };
 
-    /// Whether a pause is that between two visits.
+    /// Whether `pause` separates two visits.
     pub(super) fn is_pause(pause: i64) -> bool {
-        pause >= PAUSE
+        pause >= MIN_PAUSE
     }
 
-    /// The same after another visit, if `pause` is one between visits.
+    /// The visits after another one, if `pause` separates two visits.
     #[must_use]
     #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "milliseconds, not to the last")]
     pub(super) fn after(self, pause: i64) -> Self {
         if !Self::is_pause(pause) {
             return self;
         }
-        let pause = pause.min(LONGEST);
+        let pause = pause.min(MAX_PAUSE);
         let decay = (-(pause as f64) / HALF_LIFE as f64).exp2();
         let usual = self.usual_pause.map_or(0, |usual| (usual as f64 * decay) as i64);
         Self { count: self.count.saturating_add(1), usual_pause: Some(pause.max(usual)) }
@@ -57,8 +56,8 @@ mod tests {
 
     #[test]
     fn requests_of_one_boot_are_one_visit() {
-        assert_eq!(after([0, 100, -5, PAUSE - 1]), Visits::FIRST);
-        assert_eq!(after([0, PAUSE, 100, PAUSE]), Visits { count: 3, usual_pause: Some(PAUSE) });
+        assert_eq!(after([0, 100, -5, MIN_PAUSE - 1]), Visits::FIRST);
+        assert_eq!(after([0, MIN_PAUSE, 100, MIN_PAUSE]), Visits { count: 3, usual_pause: Some(MIN_PAUSE) });
     }
 
     #[test]
@@ -79,7 +78,7 @@ mod tests {
         #[test]
         fn usual_pause_lies_within_the_pauses(pauses in prop::collection::vec(any::<i64>(), 0..60)) {
             let visits = after(pauses.clone());
-            let real: Vec<i64> = pauses.into_iter().filter(|pause| *pause >= PAUSE).map(|it| it.min(LONGEST)).collect();
+            let real: Vec<i64> = pauses.into_iter().filter(|pause| *pause >= MIN_PAUSE).map(|it| it.min(MAX_PAUSE)).collect();
             prop_assert_eq!(visits.count, 1 + real.len() as u64);
             prop_assert_eq!(visits.usual_pause.is_some(), !real.is_empty());
             if let Some(usual) = visits.usual_pause {

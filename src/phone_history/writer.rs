@@ -1,4 +1,4 @@
-//! The thread that writes the ledger. Whatever happens to the disk, serving goes on.
+//! The thread that writes the phone history. A failing disk does not affect serving.
 
 use std::io;
 use std::path::PathBuf;
@@ -11,69 +11,69 @@ use super::queue::{HistoryQueue, TakenBatch};
 use super::store::{HistoryStore, StoreError};
 use crate::clock;
 
-/// How long sightings gather before they are written: each transaction has its price.
+/// How long events gather before they are written, because each transaction has a cost.
 const BATCH_INTERVAL: Duration = Duration::from_millis(500);
-/// How long to wait before a disk that failed is tried again.
+/// The pause before a retry after a failure.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// The thread that writes; waited for to be sure that everything is written. Nothing is ever sent: it hangs up.
+/// The handle of the thread, to wait for its end. The thread never sends: the channel closes when it ends.
 #[derive(Debug)]
 pub struct HistoryWriter(Receiver<()>);
 
 impl HistoryWriter {
     pub(super) fn start(queue: Arc<HistoryQueue>, health: Arc<HistoryHealth>, path: PathBuf) -> io::Result<Self> {
-        let (alive, keeper) = channel();
-        let work = WriterThread {
+        let (alive, ended) = channel();
+        let thread = WriterThread {
             queue,
             health,
             path,
             store: None,
-            remembers: false,
+            has_loaded: false,
             is_failing: false,
-            told_dropped: 0,
+            logged_dropped: 0,
             _alive: alive,
         };
-        std::thread::Builder::new().name("ledger".to_owned()).spawn(move || work.run())?;
-        Ok(Self(keeper))
+        std::thread::Builder::new().name("ledger".to_owned()).spawn(move || thread.run())?;
+        Ok(Self(ended))
     }
 
-    /// Waits until everything is written; the [`Ledger`](super::PhoneHistory) must have been dropped. A disk that hangs
-    /// cannot put this off for longer than `patience`.
-    pub fn finish(self, patience: Duration) {
-        if self.0.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
+    /// Waits until everything is written, or until `timeout`, if the disk hangs. The
+    /// [`PhoneHistory`](super::PhoneHistory) must have been dropped.
+    pub fn finish(self, timeout: Duration) {
+        if self.0.recv_timeout(timeout) == Err(RecvTimeoutError::Timeout) {
             tracing::error!("the last of the ledger is lost: its disk does not answer");
         }
     }
 }
 
-/// What the thread works on.
+/// The thread's data.
 struct WriterThread {
     queue: Arc<HistoryQueue>,
     health: Arc<HistoryHealth>,
     path: PathBuf,
     store: Option<HistoryStore>,
-    /// Whether it is known what was counted before us.
-    remembers: bool,
+    /// Whether the counts of an earlier process are loaded.
+    has_loaded: bool,
     is_failing: bool,
-    told_dropped: u64,
-    /// Dropped last, when the database is closed.
+    logged_dropped: u64,
+    /// Dropped last, after the database is closed.
     _alive: Sender<()>,
 }
 
 impl WriterThread {
     fn run(mut self) {
-        // At once, so that commands find a ledger as soon as there is a server, and errors are said at the start.
+        // Write at once, so that the database exists as soon as the server runs, and errors are logged at the start.
         let opened = self.write(&TakenBatch::default());
-        self.tell(opened.as_ref().err());
+        self.report(opened.as_ref().err());
         while let Some(mut taken) = self.queue.take(BATCH_INTERVAL) {
             let written = self.write(&taken);
-            self.tell(written.as_ref().err());
+            self.report(written.as_ref().err());
             for flush in taken.flushes.drain(..) {
-                // The one that asked may have gone.
+                // The receiver may be gone.
                 let _ = flush.send(written.is_ok());
             }
             if written.is_err() {
-                self.queue.give_back(taken);
+                self.queue.requeue(taken);
                 if self.queue.pause(RETRY) && self.write_last().is_err() {
                     tracing::error!("the last of the ledger is lost");
                     return;
@@ -82,7 +82,7 @@ impl WriterThread {
         }
     }
 
-    /// One last attempt at the end.
+    /// Makes a last attempt at shutdown.
     fn write_last(&mut self) -> Result<(), StoreError> {
         self.queue.take(Duration::ZERO).map_or(Ok(()), |taken| self.write(&taken))
     }
@@ -101,7 +101,7 @@ impl WriterThread {
     }
 
     fn try_write(&mut self, taken: &TakenBatch) -> Result<(), StoreError> {
-        // Whoever removed the file wants a new one.
+        // If the file was deleted, make a new one.
         let mut store = match self.store.take().filter(HistoryStore::is_in_place) {
             Some(store) => store,
             None => self.open()?,
@@ -113,20 +113,20 @@ impl WriterThread {
 
     fn open(&mut self) -> Result<HistoryStore, StoreError> {
         let store = HistoryStore::open(&self.path)?;
-        if self.remembers {
-            // Another file than before, which knows nothing of what was counted.
-            self.queue.with_activity(|activity| activity.forget_written(None));
+        if self.has_loaded {
+            // A new file, which lacks the counts so far.
+            self.queue.with_activity(|activity| activity.mark_unwritten(None));
         } else {
             let written = store.steps()?;
-            self.queue.with_activity(|activity| activity.remember(&written));
-            self.remembers = true;
+            self.queue.with_activity(|activity| activity.add_written(&written));
+            self.has_loaded = true;
         }
         Ok(store)
     }
 
-    /// What fails is said once, and so is its end.
-    fn tell(&mut self, error: Option<&StoreError>) {
-        self.health.wrote(error);
+    /// Logs a failure once when it begins, and once when it ends.
+    fn report(&mut self, error: Option<&StoreError>) {
+        self.health.record_write(error);
         match error {
             Some(error) if !std::mem::replace(&mut self.is_failing, true) => tracing::error!(
                 "{error}; phones are served all the same, and it is tried again every {} s",
@@ -136,9 +136,9 @@ impl WriterThread {
             _ => {}
         }
         let dropped = self.queue.dropped();
-        if error.is_none() && dropped > self.told_dropped {
-            tracing::warn!("{} sightings of phones are missing in the ledger", dropped - self.told_dropped);
-            self.told_dropped = dropped;
+        if error.is_none() && dropped > self.logged_dropped {
+            tracing::warn!("{} sightings of phones are missing in the ledger", dropped - self.logged_dropped);
+            self.logged_dropped = dropped;
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Access control of the operators' listener, as one pure function. The first rule that a request breaks refuses it.
 //!
 //! 1. Host must be one of ours. This stops DNS rebinding: the page of an attacker sends its own host name.
-//! 2. A change must not come from a page of another origin. Nor may such a page fetch an operators' route, but a link may
-//!    lead there.
+//! 2. A change must not come from a page of another origin. Nor may such a page fetch an operators' route, but a link
+//!    may lead there.
 //! 3. An operators' route needs the token. If no token is configured, local clients that use a loopback name may read,
 //!    and nothing can be changed.
 //!
