@@ -1,9 +1,9 @@
-//! Which connection is closed when places run out.
+//! Selects the connection that is evicted when a limit is reached.
 //!
-//! Candidates are connections that wait for the rest of a ClientHello, and refused ones that linger. The heaviest client
-//! prefix loses its oldest candidate first, so that a client with a thousand idle connections makes room for one with a
-//! few. A prefix is an IPv4 address, or an IPv6 /48 and in it a /64, because a client that has a /48 has 65,536 of those.
-//! Prefixes where a known phone proved itself lately come last.
+//! Candidates are connections that wait for the rest of a ClientHello, and refused ones that linger. The client prefix
+//! with the most candidates loses its oldest one first, so that a client with a thousand idle connections makes room
+//! for one with a few. A prefix is an IPv4 address, or an IPv6 /48 and in it a /64, because a client that has a /48 has
+//! 65,536 of those. Prefixes from which a known phone recently authenticated come last.
 //!
 //! Pure: time is an argument. Each step costs O(log n).
 
@@ -16,19 +16,20 @@ use ipnet::{IpNet, Ipv6Net};
 
 use crate::serve::limits::client_prefix;
 
-/// How long a candidate must have waited to be evicted under load. A client sends its hello right behind the last packet
-/// of TCP's handshake. Without this time, clients that come faster than they can be served would evict each other.
+/// How long a candidate must have waited to be evicted under load. A client sends its ClientHello right after the last
+/// packet of TCP's handshake. Without this grace period, clients that arrive faster than the server can serve them
+/// would evict each other.
 pub(super) const GRACE: Duration = Duration::from_millis(100);
-/// For how long a prefix is preferred after a known phone proved itself there.
+/// How long a prefix is preferred after a known phone authenticated from it.
 const PROVEN_FOR: Duration = Duration::from_hours(24);
-/// How many such prefixes are remembered. More than that, and the one with the oldest proof is forgotten.
+/// How many such prefixes are kept. Beyond that, the one with the oldest authentication is dropped.
 const MAX_PROVEN: usize = 1 << 16;
 
-/// The connections that may be evicted. Their numbers grow from the oldest to the newest. `N` notifies one of them.
+/// The connections that may be evicted. Their IDs grow from the oldest to the newest. `N` notifies one of them.
 #[derive(Debug)]
 pub(super) struct Candidates<N> {
     entries: HashMap<u64, Candidate<N>>,
-    /// Those that may be in their grace, the first first; some of them have left since.
+    /// Candidates that may be in their grace period, the oldest first. Some may have been removed since.
     graced: VecDeque<(u64, Instant)>,
     rankings: [Ranking; 4],
     proven_prefixes: RecentPrefixes,
@@ -41,20 +42,20 @@ struct Candidate<N> {
     rank: Rank,
 }
 
-/// The ranking in which a candidate stands.
+/// The ranking that a candidate is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Rank {
-    /// Whether a known phone proved itself lately in the same prefix.
+    /// Whether a known phone recently authenticated from the same prefix.
     is_proven: bool,
-    /// Whether it is in its grace.
+    /// Whether it is in its grace period.
     is_young: bool,
 }
 
-/// The connection that was chosen.
+/// The connection that is to be evicted.
 #[derive(Debug)]
 pub(super) struct Victim<N> {
     pub(super) notice: N,
-    /// Its prefix, and how many candidates that had.
+    /// Its prefix, and how many candidates that prefix had.
     pub(super) prefix: IpNet,
     pub(super) weight: usize,
 }
@@ -103,28 +104,28 @@ impl<N> Candidates<N> {
         self.end_graces(now);
     }
 
-    /// Adds connection `id`, which has no grace.
+    /// Adds connection `id`, which has no grace period.
     pub(super) fn add_grown(&mut self, id: u64, prefix: Prefix, notice: N) {
         self.insert(id, prefix, notice, false);
     }
 
-    /// Takes connection `id` out; returns whether it was there.
+    /// Removes connection `id`; returns whether it was a candidate.
     pub(super) fn remove(&mut self, id: u64) -> bool {
         self.take(id).is_some()
     }
 
-    /// Notes that a known phone proved itself from `prefix`.
+    /// Notes that a known phone authenticated from `prefix`.
     pub(super) fn note_proven(&mut self, prefix: Prefix, now: Instant) {
         self.proven_prefixes.note(prefix.inner, now);
     }
 
-    /// Takes out the connection that goes first, in its grace too if `has_grace` is not set.
+    /// Removes the connection that is to be evicted next. Those in their grace period are spared if `has_grace` is set.
     pub(super) fn evict(&mut self, now: Instant, has_grace: bool) -> Option<Victim<N>> {
         self.proven_prefixes.forget_old(now);
         self.end_graces(now);
         for is_proven in [false, true] {
             while let Some((rank, first)) = self.first(is_proven, has_grace) {
-                // Since it was ranked, a phone proved itself there, perhaps.
+                // Whether its prefix is proven may have changed since it was ranked.
                 if self.rank_again(first.id, rank.is_young) == Some(rank) {
                     return self.take_victim(first);
                 }
@@ -142,7 +143,7 @@ impl<N> Candidates<N> {
         young.into_iter().chain(grown).max_by_key(|(_, first)| first.weight)
     }
 
-    /// Takes out the oldest connection from the same IPv4 address or IPv6 /64 that has no grace.
+    /// Removes the oldest connection from the same IPv4 address or IPv6 /64 that is past its grace period.
     pub(super) fn evict_from(&mut self, prefix: Prefix, now: Instant) -> Option<Victim<N>> {
         self.end_graces(now);
         let grown = [false, true].map(|is_proven| self.ranking(Rank { is_proven, is_young: false }).oldest_of(prefix));
@@ -150,12 +151,12 @@ impl<N> Candidates<N> {
         self.take_victim(oldest)
     }
 
-    /// When the next grace ends.
+    /// When the next grace period ends.
     pub(super) fn next_grown(&self) -> Option<Instant> {
         self.graced.front().map(|(_, since)| *since + GRACE)
     }
 
-    /// Whether nothing is kept of any connection.
+    /// Whether no connection is left in any of the collections.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty() && self.graced.len() <= 1 && self.rankings.iter().all(|it| it.inner.is_empty())
@@ -178,7 +179,7 @@ impl<N> Candidates<N> {
         self.ranking_mut(rank).add(prefix, id);
     }
 
-    /// Puts a connection where it belongs now.
+    /// Moves a connection to the ranking that it belongs to now.
     fn rank_again(&mut self, id: u64, is_young: bool) -> Option<Rank> {
         let entry = self.entries.get_mut(&id)?;
         let rank = Rank { is_young, is_proven: self.proven_prefixes.contains(&entry.prefix.inner) };
@@ -223,7 +224,7 @@ impl<N> Candidates<N> {
     }
 }
 
-/// Connections by prefix, the heaviest prefix first.
+/// Connections by prefix, ordered by the weight of the prefix: how many connections it has.
 #[derive(Debug, Default)]
 struct Ranking {
     outer: Groups,
@@ -231,7 +232,7 @@ struct Ranking {
     inner: HashMap<IpNet, Groups>,
 }
 
-/// A connection, with the prefix that it was chosen for and how many are ranked in that.
+/// A connection, with the prefix for which it was selected and how many connections are ranked in that prefix.
 #[derive(Debug, Clone, Copy)]
 struct Ranked {
     id: u64,
@@ -263,7 +264,7 @@ impl Ranking {
         Some(Ranked { id: *id, prefix: *outer, weight: *weight })
     }
 
-    /// How many are ranked in `prefix`, which is one of the two of `of`.
+    /// How many connections are ranked in `prefix`, which is the outer or the inner one of `of`.
     fn weight(&self, prefix: IpNet, of: Prefix) -> usize {
         let inner = self.inner.get(&of.outer);
         let groups = if prefix == of.outer { Some(&self.outer) } else { inner };
@@ -276,7 +277,7 @@ impl Ranking {
     }
 }
 
-/// Groups of connections, ordered by how many they are; of equal ones, the group with the oldest connection is last.
+/// Groups of connections, ordered by size. Among groups of the same size, the one with the oldest connection is last.
 #[derive(Debug, Default)]
 struct Groups {
     members: HashMap<IpNet, BTreeSet<u64>>,
@@ -294,17 +295,18 @@ impl Groups {
 
     fn change(&mut self, prefix: IpNet, change: impl FnOnce(&mut BTreeSet<u64>) -> bool) {
         let members = self.members.entry(prefix).or_default();
-        let place = |members: &BTreeSet<u64>| members.first().map(|oldest| (members.len(), Reverse(*oldest), prefix));
-        place(members).inspect(|place| _ = self.order.remove(place));
+        let order_key =
+            |members: &BTreeSet<u64>| members.first().map(|oldest| (members.len(), Reverse(*oldest), prefix));
+        order_key(members).inspect(|key| _ = self.order.remove(key));
         change(members);
-        match place(members) {
-            Some(place) => _ = self.order.insert(place),
+        match order_key(members) {
+            Some(key) => _ = self.order.insert(key),
             None => _ = self.members.remove(&prefix),
         }
     }
 }
 
-/// Prefixes by when a known phone last proved itself there.
+/// Prefixes, by the time when a known phone last authenticated from them.
 #[derive(Debug, Default)]
 struct RecentPrefixes {
     last: HashMap<IpNet, Instant>,

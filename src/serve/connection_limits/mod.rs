@@ -1,8 +1,8 @@
-//! Limits on connections: in all, of each kind, of one client prefix and of one phone.
+//! Limits on connections: in total, of each kind, of one client prefix and of one phone.
 //!
-//! A connection has a [`ConnectionPermit`] from accept to close. It begins as a handshake under way, and may become a
-//! known phone's or an anonymous one. When there is no place for a new connection, one that waits for the rest of a
-//! ClientHello is closed for it ([`eviction`]); if there is none, accepting waits.
+//! A connection has a [`ConnectionPermit`] from accept to close. It begins as a handshake in progress, and may become a
+//! known phone's or an anonymous one. When a limit is reached, a connection that waits for the rest of a ClientHello is
+//! evicted for the new one ([`eviction`]); if there is none, accepting pauses.
 
 mod eviction;
 #[cfg(test)]
@@ -26,76 +26,77 @@ use crate::clock;
 use crate::constituency::{ConstituencyName, MacAddress};
 use crate::wording::counted;
 
-/// Which part of the room is for handshakes under way, and which for anonymous connections. A quarter is left for known
-/// phones, whatever strangers do.
-const HANDSHAKES_PART: (usize, usize) = (1, 2);
-const ANONYMOUS_PART: (usize, usize) = (1, 4);
+/// The shares of `room` for handshakes in progress and for anonymous connections. A quarter remains for known phones,
+/// whatever unauthenticated clients do.
+const HANDSHAKES_SHARE: (usize, usize) = (1, 2);
+const UNAUTHENTICATED_SHARE: (usize, usize) = (1, 4);
 
-/// Counts connections against the limits.
+/// Counts connections, and compares them with the limits.
 #[derive(Debug)]
 pub struct ConnectionLimits {
     limits: Limits,
-    /// How many the limit of open files leaves room for.
+    /// How many connections the limit of open files allows.
     room: usize,
     state: Mutex<State>,
-    /// Notifies every listener when a place becomes free, and when a connection was read for the first time or becomes a
-    /// candidate.
+    /// Notifies every listener when a permit is released or changes its kind, and when a connection is read for the
+    /// first time or becomes a candidate for eviction.
     changed: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// How many connections there were ever.
+    /// How many connections were ever accepted.
     accepted: u64,
     taken: [usize; 3],
-    /// Those whose socket was not read yet. Their hello may be there.
+    /// Connections whose socket was not read yet. Their ClientHello may have arrived.
     unread: usize,
     by_address: KeyedCounter<IpNet>,
     by_phone: KeyedCounter<PhoneKey>,
     candidates: Candidates<oneshot::Sender<Notice>>,
 }
 
-/// A phone, as one constituency knows it.
+/// A phone in one constituency.
 pub type PhoneKey = (ConstituencyName, MacAddress);
 
-/// What a connection is so far.
+/// What is known of a connection so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectionKind {
-    /// Its handshake is under way, or was refused and the connection lingers.
+    /// Its handshake is in progress, or was refused and the connection lingers.
     Unfinished,
-    /// Its constituency asks for no proof, or does not know the phone: any owner of any phone can prove one.
+    /// It has no device certificate, or that of a phone that its constituency does not know. Every owner of any phone
+    /// has such a certificate.
     Anonymous,
-    /// It proved to be a phone that its constituency knows.
+    /// Its device certificate is that of a phone that its constituency knows.
     Proven,
 }
 
-/// Which limit leaves no place.
+/// The limit that is reached.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Full {
     /// The limit of this kind.
     #[error("all {allowed} places for {kind} are taken (limits.{key})")]
     Kind {
-        /// In words.
+        /// The kind, in words.
         kind: &'static str,
         /// The limit.
         allowed: usize,
         /// The limit's key in `provost.json`.
         key: &'static str,
     },
-    /// The limit of open files, of which this kind may use a part.
+    /// This kind's share of the limit of open files.
     #[error(
         "all {allowed} places for {kind} are taken that the limit of open files leaves room for (ulimit -n, LimitNOFILE)"
     )]
     Share {
-        /// In words.
+        /// The kind, in words.
         kind: &'static str,
-        /// How many.
+        /// The share.
         allowed: usize,
     },
     /// The limit of open files.
     #[error("all {room} connections are taken that the limit of open files leaves room for (ulimit -n, LimitNOFILE)")]
     Files {
-        /// How many there is room for.
+        /// How many connections it allows.
         room: usize,
     },
     /// The limit of one address.
@@ -127,50 +128,50 @@ pub struct Eviction {
     weight: usize,
 }
 
-/// Tells a connection to go; the second part is dropped when it has gone.
+/// Notifies a connection of its eviction; it drops the sender when it has closed.
 type Notice = (Eviction, oneshot::Sender<Infallible>);
 
-/// A connection's place; dropped with it.
+/// The permit of a connection; released when it is dropped.
 #[derive(Debug)]
 pub struct ConnectionPermit {
     limits: Arc<ConnectionLimits>,
     id: u64,
     kind: ConnectionKind,
-    /// As it is counted; `None` if it is not.
+    /// The prefix by which the connection is counted; `None` if it is not counted.
     counted_as: Option<IpNet>,
     prefix: Prefix,
     is_unlimited: bool,
     stage: PermitStage,
     phone: Option<PhoneKey>,
-    /// For the connection that waits for this place.
+    /// Dropped with the permit, which the new connection waits for.
     gone: Option<oneshot::Sender<Infallible>>,
 }
 
-/// How far a connection is, for its eviction.
+/// Whether a connection can be evicted.
 #[derive(Debug)]
 enum PermitStage {
     /// The server has not tried to read from it.
     Unread,
-    /// It waits for the rest of its hello, or lingers.
+    /// It waits for the rest of its ClientHello, or lingers.
     Candidate(oneshot::Receiver<Notice>),
-    /// It is not evicted.
+    /// It cannot be evicted.
     Safe,
 }
 
-/// What comes of a connection that wants a place.
+/// The result of a new connection's attempt to get a permit.
 enum LimitEntry {
     Admitted(ConnectionPermit),
     Refused(Full),
-    /// A connection makes room for it, and is gone when this is dropped.
+    /// Another connection is being evicted, and has closed when the sender of this is dropped.
     Evicting(oneshot::Receiver<Infallible>),
-    /// Until a place is free or more is known of a connection, or at that time.
+    /// Try again when the counts or candidates change, or at this time.
     Waiting(Option<Instant>),
-    /// Until a place is free: nothing can be evicted.
+    /// Try again when they change. No connection can be evicted until then.
     Paused(Full),
 }
 
 impl ConnectionLimits {
-    /// No connections yet, and never more than there is `room` for.
+    /// Starts with no connections, and allows `room` at most, whatever the limits say.
     #[must_use]
     pub fn new(limits: Limits, room: usize) -> Self {
         Self { limits, room, state: Mutex::default(), changed: Notify::new() }
@@ -182,8 +183,8 @@ impl ConnectionLimits {
         self.state().taken(kind)
     }
 
-    /// Waits for a place for a new connection from `address`, whose handshake begins. `paused` is called when nothing can
-    /// be evicted, with the limit that is reached.
+    /// Waits for a permit for a new connection from `address`, whose handshake begins. Calls `paused` with the limit
+    /// that is reached, when no connection can be evicted.
     ///
     /// # Errors
     /// If the address has too many connections that cannot be evicted.
@@ -194,7 +195,7 @@ impl ConnectionLimits {
     ) -> Result<ConnectionPermit, Full> {
         loop {
             let mut changed = pin!(self.changed.notified());
-            // Before the look at the places, so that no change is missed that comes behind it.
+            // Registered before the limits are checked, so that no change after the check is missed.
             changed.as_mut().enable();
             match self.try_enter(address, clock::monotonic()) {
                 LimitEntry::Admitted(permit) => return Ok(permit),
@@ -218,7 +219,7 @@ impl ConnectionLimits {
         let allowed = self.limits.connections_per_address;
         if let Some(address) = counted_as.filter(|address| state.by_address.count(address) >= allowed) {
             let full = Full::Address { address, allowed };
-            // An idle client shares its address with phones, perhaps.
+            // Phones may share their address with an idle client.
             return match state.candidates.evict_from(prefix, now) {
                 Some(victim) => evict(victim, full),
                 None => LimitEntry::Refused(full),
@@ -228,7 +229,7 @@ impl ConnectionLimits {
             if state.unread > 0 {
                 return LimitEntry::Waiting(None);
             }
-            // Most handshakes have a hello: that is load. Else it is idle clients that take the places.
+            // If most handshakes have their ClientHello, this is load. Otherwise, idle clients hold the permits.
             let is_load = state.candidates.len() * 2 < state.taken(ConnectionKind::Unfinished);
             return match (state.candidates.evict(now, is_load), state.candidates.next_grown()) {
                 (Some(victim), _) => evict(victim, full),
@@ -259,15 +260,15 @@ impl ConnectionLimits {
     }
 
     fn check(&self, state: &State, kind: ConnectionKind) -> Result<(), Full> {
-        let part = |(part, of): (usize, usize)| (self.room / of * part).max(1);
+        let share_of = |(part, of): (usize, usize)| (self.room / of * part).max(1);
         let limits = &self.limits;
         let (words, key, allowed, share) = match kind {
             ConnectionKind::Unfinished => {
-                let share = part(HANDSHAKES_PART);
+                let share = share_of(HANDSHAKES_SHARE);
                 ("unfinished handshakes", "unfinished_handshakes", limits.unfinished_handshakes, share)
             }
             ConnectionKind::Anonymous => {
-                let share = part(ANONYMOUS_PART);
+                let share = share_of(UNAUTHENTICATED_SHARE);
                 ("anonymous connections", "anonymous_connections", limits.anonymous_connections, share)
             }
             ConnectionKind::Proven => ("phones' connections", "connections", limits.connections, self.room),
@@ -286,11 +287,11 @@ impl ConnectionLimits {
     }
 }
 
-/// Tells `victim` to go.
+/// Evicts `victim`, because `full` is reached.
 fn evict(victim: Victim<oneshot::Sender<Notice>>, full: Full) -> LimitEntry {
     let Victim { notice, prefix, weight } = victim;
     let (sender, gone) = oneshot::channel();
-    // A connection that ended by itself meanwhile is gone as well.
+    // Fails if the connection has ended by itself meanwhile.
     let _ = notice.send((Eviction { full, prefix, weight }, sender));
     LimitEntry::Evicting(gone)
 }
@@ -319,7 +320,7 @@ impl State {
         }
     }
 
-    /// Moves connection `id` from `stage` to `next`, and returns what it was.
+    /// Moves connection `id` from `stage` to `next`, and returns the previous stage.
     fn leave(&mut self, id: u64, stage: &mut PermitStage, next: PermitStage) -> PermitStage {
         match (&stage, &next) {
             (PermitStage::Unread, _) => self.unread -= 1,
@@ -330,7 +331,6 @@ impl State {
     }
 }
 
-/// Counts by key.
 #[derive(Debug)]
 struct KeyedCounter<K>(HashMap<K, usize>);
 
@@ -360,14 +360,13 @@ impl<K: Eq + Hash> KeyedCounter<K> {
 }
 
 impl ConnectionPermit {
-    /// What the connection is so far.
     #[must_use]
     pub fn kind(&self) -> ConnectionKind {
         self.kind
     }
 
-    /// Waits until the connection is evicted. It is a candidate from the first poll on: a client whose hello is there when
-    /// the server first reads never is one.
+    /// Waits until the connection is evicted. It is a candidate from the first poll on. The caller reads first, so a
+    /// client whose ClientHello has arrived by then is never a candidate.
     pub async fn evicted(&mut self) -> Eviction {
         self.become_candidate();
         let PermitStage::Candidate(notice) = &mut self.stage else { return pending().await };
@@ -397,7 +396,7 @@ impl ConnectionPermit {
         self.limits.changed.notify_waiters();
     }
 
-    /// Notes that the ClientHello is complete: from now on the connection is not evicted.
+    /// Notes that the ClientHello is complete: the connection can no longer be evicted, unless it lingers later.
     ///
     /// # Errors
     /// If it was evicted just before.
@@ -418,11 +417,11 @@ impl ConnectionPermit {
         eviction
     }
 
-    /// Moves on from the handshake to a place of `kind`, for the `phone` that proved to be at the other end. The place
-    /// among the unfinished handshakes is free again.
+    /// Changes the permit from a handshake's to one of `kind`, for the authenticated `phone`. This releases its place
+    /// among the unfinished handshakes.
     ///
     /// # Errors
-    /// If no such place is free, or the phone has too many; this one is then kept until it is dropped.
+    /// If the limit of this kind or of the phone is reached; the permit is then unchanged until it is dropped.
     pub fn become_kind(&mut self, kind: ConnectionKind, phone: Option<PhoneKey>) -> Result<(), Full> {
         let mut state = self.limits.state();
         let allowed = self.limits.limits.connections_per_phone;

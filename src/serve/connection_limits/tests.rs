@@ -1,4 +1,4 @@
-//! Places, and who loses one.
+//! Permits, and which connection is evicted.
 
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -16,7 +16,7 @@ fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// A place that is there at once.
+/// A permit that is available at once.
 fn enter(limits: &Arc<ConnectionLimits>, from: &str) -> ConnectionPermit {
     match limits.try_enter(address(from), clock::monotonic()) {
         LimitEntry::Admitted(permit) => permit,
@@ -25,21 +25,21 @@ fn enter(limits: &Arc<ConnectionLimits>, from: &str) -> ConnectionPermit {
     }
 }
 
-/// The same, past its ClientHello.
+/// The permit of a connection whose ClientHello is complete.
 fn enter_with_hello(limits: &Arc<ConnectionLimits>, from: &str) -> ConnectionPermit {
     let mut permit = enter(limits, from);
     permit.note_hello().unwrap();
     permit
 }
 
-/// The same, that waits for its hello.
+/// The permit of a connection that waits for its ClientHello.
 fn enter_idle(limits: &Arc<ConnectionLimits>, from: &str) -> ConnectionPermit {
     let mut permit = enter(limits, from);
     assert!(evicted(&mut permit).is_none());
     permit
 }
 
-/// A connection that waits for its place.
+/// A connection that waits for its permit.
 fn newcomer(
     limits: &Arc<ConnectionLimits>,
     paused: impl FnMut(&Full) + Send + 'static,
@@ -49,7 +49,7 @@ fn newcomer(
     waiting
 }
 
-/// Why the connection was evicted, if it was. From the first call on, it may be.
+/// Why the connection was evicted, if it was. The first call makes it a candidate.
 fn evicted(permit: &mut ConnectionPermit) -> Option<String> {
     match pin!(permit.evicted()).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(eviction) => Some(eviction.to_string()),
@@ -57,7 +57,7 @@ fn evicted(permit: &mut ConnectionPermit) -> Option<String> {
     }
 }
 
-/// Why there is none at once, nor by eviction.
+/// Why there is no permit at once, nor by eviction.
 fn full(limits: &Arc<ConnectionLimits>, from: &str) -> Full {
     match limits.try_enter(address(from), clock::monotonic() + GRACE) {
         LimitEntry::Refused(full) | LimitEntry::Paused(full) => full,
@@ -92,7 +92,7 @@ fn no_more_connections_than_open_files_leave_room_for() {
     }
     let refused = permits[3].become_kind(ConnectionKind::Anonymous, None);
     assert_eq!(refused, Err(Full::Share { kind: "anonymous connections", allowed: 3 }));
-    // What strangers cannot have is there for phones.
+    // Known phones get the permits that anonymous connections cannot have.
     for permit in &mut permits[3..] {
         permit.become_kind(ConnectionKind::Proven, None).unwrap();
     }
@@ -123,16 +123,16 @@ fn one_address_has_its_own_limit_and_gives_places_back() {
 #[test]
 fn one_phone_has_its_own_limit_in_each_constituency_and_gives_places_back() {
     let limits = limits(Limits { connections_per_phone: 1, ..Limits::default() });
-    let place = |constituency: &str| {
+    let enter_phone = |constituency: &str| {
         let mut permit = enter(&limits, "192.0.2.1");
         let phone = (constituency.parse().unwrap(), "00005e00530c".parse().unwrap());
         permit.become_kind(ConnectionKind::Anonymous, Some(phone)).map(|()| permit)
     };
-    let one = place("ote").unwrap();
-    assert!(matches!(place("ote"), Err(Full::Phone { allowed: 1, .. })));
-    let other = place("other").unwrap();
+    let one = enter_phone("ote").unwrap();
+    assert!(matches!(enter_phone("ote"), Err(Full::Phone { allowed: 1, .. })));
+    let other = enter_phone("other").unwrap();
     drop(one);
-    drop(place("ote").unwrap());
+    drop(enter_phone("ote").unwrap());
     drop(other);
     assert!(limits.state().by_phone.0.is_empty());
     assert_eq!(limits.count(ConnectionKind::Unfinished), 0);
@@ -144,12 +144,12 @@ fn unfinished_handshakes_of_zero_are_refused() {
     assert!(error.contains("unfinished_handshakes is 0"), "{error}");
 }
 
-/// What connections are called that were evicted, first to last, by a newcomer each.
+/// The names of the first `count` connections that are evicted, in this order.
 fn victims(candidates: &mut Candidates<&'static str>, now: Instant, count: usize) -> Vec<&'static str> {
     (0..count).filter_map(|_| Some(candidates.evict(now, true)?.notice)).collect()
 }
 
-/// Candidates of these addresses, each called by a name, in the order of their accept at `now`.
+/// Candidates with these names and addresses, in the order in which they were accepted at `now`.
 fn candidates(connections: &[(&'static str, &str)], now: Instant) -> Candidates<&'static str> {
     let mut candidates = Candidates::default();
     for (id, (name, from)) in (1..).zip(connections) {
@@ -170,7 +170,7 @@ fn heaviest_prefix_loses_its_oldest_connection() {
         ("a2", "192.0.2.1"),
     ];
     let mut candidates = candidates(&idle, now);
-    // Of prefixes of the same weight, the one with the oldest connection.
+    // Among prefixes of the same weight, the one with the oldest connection comes first.
     assert_eq!(victims(&mut candidates, now + GRACE, 9), ["b1", "a1", "b2", "c1", "b3", "a2"]);
 }
 
@@ -215,7 +215,7 @@ fn prefix_of_a_proven_phone_goes_last_for_a_day() {
         }
         assert_eq!(victims(&mut candidates, later + GRACE, 9), ["nat", "nat", "idle", "idle"], "{before}");
     }
-    // The proof is the /64's, not the whole /48's.
+    // Authentication counts for the /64, not for the whole /48.
     let mut candidates = candidates(&[("phone", "2001:db8:1:1::1"), ("idle", "2001:db8:1:2::1")], now);
     candidates.note_proven(Prefix::of(address("2001:db8:1:1::2")), now);
     assert_eq!(victims(&mut candidates, now + GRACE, 9), ["idle", "phone"]);
@@ -235,7 +235,7 @@ fn grace_protects_young_connections_under_load_alone() {
     assert_eq!(candidates.next_grown(), Some(now + GRACE));
     assert_eq!(victims(&mut candidates, now + GRACE, 99).len(), 98);
     assert_eq!(candidates.next_grown(), None);
-    // Without it, weight counts, and age only among equals.
+    // Without the grace period, weight decides, and age only among prefixes of the same weight.
     let mut candidates = with_young();
     let first: Vec<_> = (0..99).filter_map(|_| Some(candidates.evict(now, false)?.notice)).collect();
     assert_eq!((first[0], first[97], first[98]), ("young", "old", "young"));
@@ -261,7 +261,7 @@ fn evicting_from_60_000_candidates_takes_no_search() {
         let from = IpAddr::from([10, 0, (id % 6000 / 250) as u8, (id % 250) as u8]);
         candidates.add(u64::from(id), Prefix::of(from), "", now);
     }
-    // A search through all of them for each would be 3,600,000,000 steps.
+    // A search through all candidates for each eviction would take 3,600,000,000 steps.
     assert_eq!(victims(&mut candidates, now + GRACE, 60_001).len(), 60_000);
     assert!(candidates.is_empty());
 }
@@ -288,11 +288,11 @@ async fn idle_connection_makes_room_and_is_gone_before_the_next_enters() {
 async fn handshake_past_its_hello_is_never_evicted_and_accepting_pauses() {
     let limits = limits(Limits { unfinished_handshakes: 2, ..Limits::default() });
     let [first, mut second] = [(); 2].map(|()| enter_with_hello(&limits, "192.0.2.1"));
-    let (told, paused) = oneshot::channel();
-    let mut told = Some(told);
-    let mut newcomer = newcomer(&limits, move |full| _ = told.take().map(|it| it.send(full.to_string())));
+    let (sender, paused) = oneshot::channel();
+    let mut sender = Some(sender);
+    let mut newcomer = newcomer(&limits, move |full| _ = sender.take().map(|it| it.send(full.to_string())));
     assert!(paused.await.unwrap().contains("limits.unfinished_handshakes"));
-    // A place becomes free when a handshake is finished, too.
+    // A finished handshake also releases its place among the unfinished ones.
     second.become_kind(ConnectionKind::Proven, None).unwrap();
     let third = newcomer.join_next().await.unwrap().unwrap().unwrap();
     drop((first, third));
@@ -305,7 +305,7 @@ async fn connection_that_was_not_read_yet_is_waited_for() {
     let [mut first, mut second] = [(); 2].map(|()| enter(&limits, "192.0.2.1"));
     let mut newcomer = newcomer(&limits, |_| panic!("paused"));
     tokio::task::yield_now().await;
-    // The hello of the one was there, and that of the other was not.
+    // The ClientHello of the first has arrived, and that of the second has not.
     first.note_hello().unwrap();
     tokio::task::yield_now().await;
     assert!(newcomer.try_join_next().is_none());
@@ -381,7 +381,7 @@ fn unlimited_networks_are_never_evicted() {
     let unlimited_networks = vec!["192.0.2.0/24".parse().unwrap()];
     let limits = limits(Limits { unfinished_handshakes: 2, unlimited_networks, ..Limits::default() });
     let mut trusted = [enter_idle(&limits, "192.0.2.1"), enter_with_hello(&limits, "192.0.2.1")];
-    // The one of them lingers.
+    // The second one lingers.
     assert!(evicted(&mut trusted[1]).is_none());
     full(&limits, "198.51.100.1");
 }

@@ -1,9 +1,10 @@
-//! The queue for cryptography: as many steps of handshakes at once as there are processors, the oldest handshake first.
+//! The queue for cryptography: as many steps of handshakes run at once as there are CPUs, the oldest handshake first.
 //!
-//! A handshake consists of steps. A step processes what the client has sent, up to where the client has to send more.
-//! Each step needs a slot; none is held while the client is waited for. So a rush of clients does not make all handshakes
-//! slow together, until all of them time out: those that came first are finished first, and requests on open connections
-//! wait behind few steps, not behind all. The time that a handshake waits for a slot is not counted against it.
+//! A handshake consists of steps. A step processes the data that the client has sent, until the client has to send
+//! more. Each step needs a slot, and a handshake that waits for its client holds none. So a rush of clients does not
+//! slow down all handshakes together until all of them time out: the first to arrive finish first, and requests on open
+//! connections wait behind a few steps, not behind all. The time that a handshake waits for a slot does not count for
+//! its timeout.
 
 mod stream;
 
@@ -27,13 +28,13 @@ pub struct CryptoQueue(Mutex<SlotQueue>);
 #[derive(Debug)]
 struct SlotQueue {
     free: usize,
-    /// How many handshakes there were ever.
+    /// How many handshakes ever entered the queue.
     handshakes: u64,
-    /// By the number of the handshake: the oldest first.
+    /// By the number of the handshake, the oldest first.
     waiting: BTreeMap<u64, oneshot::Sender<Slot>>,
 }
 
-/// The right to run a step; passed on when dropped.
+/// The right to run a step; passed to the next handshake when it is dropped.
 #[derive(Debug)]
 struct Slot(Option<Arc<CryptoQueue>>);
 
@@ -45,8 +46,8 @@ pub struct Turn(Arc<QueuedHandshake>);
 struct QueuedHandshake {
     queue: Arc<CryptoQueue>,
     number: u64,
-    /// Told how long the handshake waited for slots.
-    pace: TimeoutControl,
+    /// Extended by the time that the handshake waits for slots.
+    timeouts: TimeoutControl,
     step: Mutex<HandshakeStep>,
 }
 
@@ -63,7 +64,7 @@ enum HandshakeStep {
 }
 
 impl CryptoQueue {
-    /// A queue for this many steps at once, at least one.
+    /// A queue that runs `slots` steps at once, at least one.
     #[must_use]
     pub fn new(slots: usize) -> Arc<Self> {
         Arc::new(Self(Mutex::new(SlotQueue { free: slots.max(1), handshakes: 0, waiting: BTreeMap::new() })))
@@ -71,14 +72,14 @@ impl CryptoQueue {
 
     /// Takes a number for a handshake whose ClientHello is complete.
     #[must_use]
-    pub fn enter(self: &Arc<Self>, pace: TimeoutControl) -> Turn {
+    pub fn enter(self: &Arc<Self>, timeouts: TimeoutControl) -> Turn {
         let mut queue = self.lock();
         queue.handshakes += 1;
         let (queue, number) = (Arc::clone(self), queue.handshakes);
-        Turn(Arc::new(QueuedHandshake { queue, number, pace, step: Mutex::new(HandshakeStep::None) }))
+        Turn(Arc::new(QueuedHandshake { queue, number, timeouts, step: Mutex::new(HandshakeStep::None) }))
     }
 
-    /// A slot, or where it will come.
+    /// A slot, or a receiver that gets one later.
     fn request(self: &Arc<Self>, number: u64) -> Result<Slot, oneshot::Receiver<Slot>> {
         let mut queue = self.lock();
         if queue.free > 0 {
@@ -101,7 +102,7 @@ impl CryptoQueue {
             drop(queue);
             match next.send(Slot(Some(Arc::clone(self)))) {
                 Ok(()) => return,
-                // That handshake has ended.
+                // That handshake has ended: the next one gets the slot.
                 Err(mut slot) => slot.0 = None,
             }
         }
@@ -121,13 +122,13 @@ impl Drop for Slot {
 }
 
 impl Turn {
-    /// Waits for the slot of the first step, which is to be run without another wait.
+    /// Waits for the slot of the first step. The caller must run the step without another wait.
     pub async fn begin(&self) {
         poll_fn(|cx| self.poll_begin(cx)).await;
     }
 
-    /// Runs `handshake` step by step, the first one in the slot that was waited for. Its stream is a [`TurnStream`] of this
-    /// turn, which waits for the slots of the others.
+    /// Runs `handshake` step by step. The first step uses the slot of [`begin`](Self::begin). The handshake's stream
+    /// must be a [`TurnStream`] of this turn, which waits for the slots of the later steps.
     pub async fn run<F: Future>(self, handshake: F) -> F::Output {
         let mut handshake = pin!(handshake);
         let output = poll_fn(|cx| self.poll_step(handshake.as_mut(), cx)).await;
@@ -144,7 +145,7 @@ impl Turn {
         polled
     }
 
-    /// Waits for a slot, which is held to the end of this poll.
+    /// Waits for a slot, which is held until the end of the handshake's poll.
     fn poll_begin(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut step = self.step();
         if let HandshakeStep::None = *step {
@@ -154,9 +155,9 @@ impl Turn {
             };
         }
         if let HandshakeStep::Queued(slot, since) = &mut *step {
-            // The queue drops no sender that it has not sent to.
+            // This cannot fail: the queue drops a sender only after it has sent a slot.
             let Ok(slot) = ready!(Pin::new(slot).poll(cx)) else { return Poll::Pending };
-            self.0.pace.extend_handshake(since.elapsed());
+            self.0.timeouts.extend_handshake(since.elapsed());
             *step = HandshakeStep::Running { _slot: slot };
         }
         Poll::Ready(())

@@ -1,4 +1,4 @@
-//! A stream whose bytes TLS gets in its turn.
+//! A stream that passes bytes to TLS when the handshake has its turn.
 
 use std::future::poll_fn;
 use std::io;
@@ -9,21 +9,22 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Turn;
 
-/// How much is read at once of what a client sends in its handshake, in bytes.
-const READ: usize = 4096;
+/// How much of a handshake is read at once, in bytes.
+const READ_SIZE: usize = 4096;
 
-/// A stream that reads at once and gives what it read when the handshake has a slot. After the handshake it is `S`.
+/// A stream that reads at once, and passes on the data when the handshake has a slot. After the handshake, it reads from
+/// `S` directly.
 #[derive(Debug)]
 pub struct TurnStream<S> {
     inner: S,
     turn: Option<Turn>,
-    /// What was read and not given yet.
+    /// Data that was read ahead, of which `given` bytes are passed on.
     ahead: Vec<u8>,
     given: usize,
 }
 
 impl<S> TurnStream<S> {
-    /// Reads from `inner` what follows `ahead`.
+    /// Passes on `ahead` first, and then data from `inner`.
     pub fn new(inner: S, ahead: Vec<u8>, turn: Turn) -> Self {
         Self { inner, turn: Some(turn), ahead, given: 0 }
     }
@@ -45,7 +46,7 @@ impl<S> TurnStream<S> {
 }
 
 impl<S: AsyncRead + Unpin> TurnStream<S> {
-    /// Whether the client has closed: then no work is spent on it.
+    /// Whether the client has closed the connection, so that no work need be spent on its handshake.
     pub async fn is_closed(&mut self) -> bool {
         poll_fn(|cx| {
             let is_open = self.is_ahead() || !matches!(self.poll_ahead(cx), Poll::Ready(Ok(0) | Err(_)));
@@ -54,9 +55,9 @@ impl<S: AsyncRead + Unpin> TurnStream<S> {
         .await
     }
 
-    /// Reads ahead once, and returns how much.
+    /// Reads ahead once, and returns how many bytes.
     fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let mut bytes = [0; READ];
+        let mut bytes = [0; READ_SIZE];
         let mut buffer = ReadBuf::new(&mut bytes);
         ready!(Pin::new(&mut self.inner).poll_read(cx, &mut buffer))?;
         self.ahead = buffer.filled().to_vec();

@@ -1,4 +1,4 @@
-//! Who gets a slot, and when.
+//! The order in which handshakes get slots.
 
 use std::task::Waker;
 use std::time::Duration;
@@ -10,8 +10,8 @@ use crate::serve::Limits;
 use crate::serve::timeouts::TimeoutStream;
 
 fn turn(queue: &Arc<CryptoQueue>) -> (Turn, TimeoutControl) {
-    let (_, pace) = TimeoutStream::new(tokio::io::empty(), &Limits::default(), Instant::now());
-    (queue.enter(pace.clone()), pace)
+    let (_, timeouts) = TimeoutStream::new(tokio::io::empty(), &Limits::default(), Instant::now());
+    (queue.enter(timeouts.clone()), timeouts)
 }
 
 /// Whether the turn has a slot now.
@@ -19,7 +19,7 @@ fn has_slot(turn: &Turn) -> bool {
     turn.poll_begin(&mut Context::from_waker(Waker::noop())).is_ready()
 }
 
-/// Ends the step that runs, as a poll does.
+/// Ends the running step, as the end of a poll does.
 fn end_step(turn: &Turn) {
     let mut pending = pin!(std::future::pending::<()>());
     let _ = turn.poll_step(pending.as_mut(), &mut Context::from_waker(Waker::noop()));
@@ -29,7 +29,7 @@ fn end_step(turn: &Turn) {
 async fn handshakes_have_as_many_slots_as_there_are_first_come_first_served() {
     let queue = CryptoQueue::new(2);
     let turns: Vec<Turn> = (0..5).map(|_| turn(&queue).0).collect();
-    // They ask in another order than they came.
+    // They request slots in another order than they arrived.
     let waiting = [4, 0, 2, 1, 3].map(|number: usize| has_slot(&turns[number]));
     assert_eq!(waiting, [true, true, false, false, false]);
     end_step(&turns[4]);
@@ -45,7 +45,7 @@ async fn later_steps_of_an_old_handshake_come_before_a_new_hello() {
     let queue = CryptoQueue::new(1);
     let turns: Vec<Turn> = (0..3).map(|_| turn(&queue).0).collect();
     assert_eq!([0, 1, 2].map(|number: usize| has_slot(&turns[number])), [true, false, false]);
-    // The first waits for its client, and the second has the slot; then the client answers.
+    // The first waits for its client, and the second has the slot. Then the client responds.
     end_step(&turns[0]);
     assert!(!has_slot(&turns[0]) && has_slot(&turns[1]));
     end_step(&turns[1]);
@@ -58,7 +58,7 @@ async fn handshakes_that_end_in_the_queue_take_no_slot_with_them() {
     let mut turns: Vec<Turn> = (0..10_000).map(|_| turn(&queue).0).collect();
     assert_eq!(turns.iter().filter(|turn| has_slot(turn)).count(), 1);
     let last = turns.pop().unwrap();
-    // One of them has just been given the slot, and does not know it.
+    // One after another, each is given the slot, and is dropped before it uses the slot.
     drop(turns);
     assert!(has_slot(&last));
     drop(last);
@@ -69,8 +69,8 @@ async fn handshakes_that_end_in_the_queue_take_no_slot_with_them() {
 #[tokio::test(start_paused = true)]
 async fn time_in_the_queue_is_not_the_clients() {
     let queue = CryptoQueue::new(1);
-    let ((first, first_pace), (second, second_pace)) = (turn(&queue), turn(&queue));
-    let deadlines = || [&first_pace, &second_pace].map(TimeoutControl::handshake_deadline);
+    let ((first, first_timeouts), (second, second_timeouts)) = (turn(&queue), turn(&queue));
+    let deadlines = || [&first_timeouts, &second_timeouts].map(TimeoutControl::handshake_deadline);
     let before = deadlines();
     assert!(has_slot(&first) && !has_slot(&second));
     tokio::time::advance(Duration::from_secs(7)).await;
@@ -79,7 +79,7 @@ async fn time_in_the_queue_is_not_the_clients() {
     assert_eq!(deadlines(), [before[0], before[1] + Duration::from_secs(7)]);
 }
 
-/// A stream in its turn, and the client's end of it.
+/// A stream of `turn`, and the client's end of it.
 fn stream(turn: &Turn, ahead: &[u8]) -> (TurnStream<DuplexStream>, DuplexStream) {
     let (ours, theirs) = tokio::io::duplex(1 << 16);
     (TurnStream::new(ours, ahead.to_vec(), turn.clone()), theirs)

@@ -1,9 +1,9 @@
-//! Deadlines of a connection: no peer holds a place by being slow.
+//! Timeouts of a connection: no client keeps its permit by being slow.
 //!
-//! [`TimeoutStream`] lies between TCP and TLS, where every byte passes, and keeps the deadlines. [`RequestStream`] lies above TLS and
-//! sees a request begin; the request's handler says through [`TimeoutControl`] what comes after that. A deadline costs nothing
-//! while bytes flow: one timer per connection is looked at only when the peer keeps us waiting, and moved only when it
-//! fires.
+//! [`TimeoutStream`] lies between TCP and TLS, where every byte passes, and enforces the timeouts. [`RequestStream`]
+//! lies above TLS and sees a request begin; the request's handler sets the later phases through [`TimeoutControl`]. A
+//! timeout costs nothing while bytes flow: the one timer of a connection is polled only when the client keeps the
+//! server waiting, and reset only when it fires.
 
 #[cfg(test)]
 mod tests;
@@ -24,7 +24,7 @@ mod request_stream;
 
 pub use request_stream::RequestStream;
 
-/// Over how long the least rate of a body is measured.
+/// The window over which the minimum rate of a body is measured.
 const RATE_WINDOW: Duration = Duration::from_mins(1);
 
 const HANDSHAKE_TOOK_TOO_LONG: &str = "the handshake took too long";
@@ -33,32 +33,32 @@ const HANDSHAKE_TOOK_TOO_LONG: &str = "the handshake took too long";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Phase {
-    /// The handshake. Its deadline counts from accept, whatever comes meanwhile.
+    /// The handshake. Its timeout counts from accept, whatever bytes arrive meanwhile.
     Handshake = 0,
     /// The first byte of a request.
     Idle = 1,
     /// The rest of a request's header.
     Header = 2,
-    /// Nothing from the peer: we are at work or sending.
+    /// Nothing from the client: the server works or sends.
     Answering = 3,
     /// The body of a request.
     Body = 4,
 }
 
-/// The phase of a connection, shared between its handler and its stream.
+/// The phase of a connection, shared between its handler and its streams.
 #[derive(Debug, Clone)]
 pub struct TimeoutControl(Arc<TimeoutState>);
 
 #[derive(Debug)]
 struct TimeoutState {
-    /// The phase, in the lowest [`PHASE_BITS`], and above it how many were entered before.
+    /// The phase in the lowest [`PHASE_BITS`], and above it a counter of the phases entered before.
     stage: AtomicU32,
-    /// Whether something of ours is still on its way to the peer.
+    /// Whether data that was written for the client is not flushed yet.
     has_unsent: AtomicBool,
-    /// Whether a body is read that nothing takes in.
+    /// Whether a body is read and discarded.
     is_discarding: AtomicBool,
     broken_off: OnceLock<&'static str>,
-    /// The last header that did not come at once, and when it began.
+    /// The last header that did not arrive at once, and since when the server has waited for the rest.
     header: Mutex<Option<(PackedPhase, Instant)>>,
     handshake_deadline: Mutex<Instant>,
 }
@@ -66,7 +66,7 @@ struct TimeoutState {
 /// How many bits a phase takes.
 const PHASE_BITS: u32 = 3;
 
-/// A phase, told apart from the same phase at another time.
+/// A phase with its counter, which distinguishes it from the same phase at another time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct PackedPhase(u32);
 
@@ -94,31 +94,31 @@ impl TimeoutControl {
         }))
     }
 
-    /// When the peer has used up the time of its handshake.
+    /// When the handshake times out.
     #[must_use]
     pub fn handshake_deadline(&self) -> Instant {
         *self.0.handshake_deadline.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives the peer `time` more for its handshake, for which it was we who kept it waiting.
+    /// Extends the handshake's deadline by `time`, for which the server kept the client waiting.
     pub fn extend_handshake(&self, time: Duration) {
         *self.0.handshake_deadline.lock().unwrap_or_else(PoisonError::into_inner) += time;
     }
 
-    /// Says that the connection has entered `phase`. Where an unwanted body is still read when its request is over, the
-    /// connection waits for that, and not for another request.
+    /// Notes that the connection has entered `phase`. If a body is still being discarded when its request is over, the
+    /// connection waits for that body, and is not idle.
     pub fn enter(&self, phase: Phase) {
         let phase = if phase == Phase::Idle && self.is_discarding() { Phase::Body } else { phase };
         let earlier = self.0.stage.load(Ordering::Relaxed) >> PHASE_BITS;
         self.0.stage.store((earlier.wrapping_add(1) << PHASE_BITS) | phase as u32, Ordering::Relaxed);
     }
 
-    /// Says that a body is read from now on that nothing takes in.
+    /// Notes that a body is read and discarded from now on.
     pub fn begin_discard(&self) {
         self.0.is_discarding.store(true, Ordering::Relaxed);
     }
 
-    /// Says that it is read no more.
+    /// Notes that the body has ended, or is read no further.
     pub fn end_discard(&self) {
         self.0.is_discarding.store(false, Ordering::Relaxed);
         if self.phase() == Phase::Body {
@@ -126,38 +126,37 @@ impl TimeoutControl {
         }
     }
 
-    /// Whether a body is read that nothing takes in.
+    /// Whether a body is read and discarded.
     #[must_use]
     pub fn is_discarding(&self) -> bool {
         self.0.is_discarding.load(Ordering::Relaxed)
     }
 
-    /// Says why it is we who break the connection off.
+    /// Notes why the server aborts the connection. Only the first reason is kept.
     pub fn break_off(&self, why: &'static str) {
-        // The first reason is the one that counts.
         let _ = self.0.broken_off.set(why);
     }
 
-    /// Why we broke the connection off, if we did.
+    /// Why the server aborted the connection, if it did.
     #[must_use]
     pub fn broken_off(&self) -> Option<&'static str> {
         self.0.broken_off.get().copied()
     }
 
-    /// Whether a request has begun and is not yet one that is answered.
+    /// Whether a request has begun whose header is not complete, or was refused by hyper.
     #[must_use]
     pub fn is_in_header(&self) -> bool {
         self.phase() == Phase::Header
     }
 
-    /// How long it is since the header began that is no request yet.
+    /// How long the server has waited for the rest of the current header; zero if it arrived at once.
     #[must_use]
     pub fn header_lasted(&self) -> Duration {
         let header = self.header().filter(|(stage, _)| *stage == self.stage());
         header.map_or(Duration::ZERO, |(_, began)| began.elapsed())
     }
 
-    /// Notes that there is a header now that is no request yet. One that comes at once never needs this.
+    /// Notes that the server waits for the rest of the current header, or that hyper has refused the header.
     fn note_header(&self) {
         let stage = self.stage();
         let mut header = self.header();
@@ -170,7 +169,7 @@ impl TimeoutControl {
         self.0.header.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until nobody has said anything for `moment`, or for up to twice as long, and nothing is on its way.
+    /// Waits until the connection has been idle, with all data flushed, for `moment` to twice `moment`.
     pub async fn wait_idle(&self, moment: Duration) {
         loop {
             let before = self.stage();
@@ -198,7 +197,7 @@ impl TimeoutControl {
     }
 }
 
-/// How patient to be.
+/// The timeout of each phase, and the minimum bytes of a body in each `RATE_WINDOW`.
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {
     handshake: Duration,
@@ -220,71 +219,71 @@ impl From<&Limits> for Timeouts {
     }
 }
 
-/// A stream whose peer must keep moving.
+/// A stream whose reads and writes fail when the client exceeds a timeout.
 #[derive(Debug)]
 pub struct TimeoutStream<S> {
     inner: S,
-    pace: TimeoutControl,
-    patience: Timeouts,
+    control: TimeoutControl,
+    timeouts: Timeouts,
     reading: DeadlineTimer,
     writing: DeadlineTimer,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-/// When one direction last moved, and how much it moved in this window.
+/// When one direction last made progress, and how many bytes it moved in the current window.
 #[derive(Debug)]
 struct DeadlineTimer {
     stage: Option<PackedPhase>,
-    /// Since when the peer has kept us waiting, in this stage.
+    /// Since when the server has waited for the client, in this stage.
     waiting_since: Option<Instant>,
     window_start: Option<Instant>,
     window_bytes: u64,
 }
 
 impl<S> TimeoutStream<S> {
-    /// Watches over `inner`, which was accepted at `accepted` and is in [`Phase::Handshake`].
+    /// Wraps `inner`, which was accepted at `accepted` and is in [`Phase::Handshake`].
     pub fn new(inner: S, limits: &Limits, accepted: Instant) -> (Self, TimeoutControl) {
-        let patience = Timeouts::from(limits);
-        let pace = TimeoutControl::new(accepted + patience.handshake);
-        let paced = Self {
+        let timeouts = Timeouts::from(limits);
+        let control = TimeoutControl::new(accepted + timeouts.handshake);
+        let stream = Self {
             inner,
-            pace: pace.clone(),
-            patience,
+            control: control.clone(),
+            timeouts,
             reading: DeadlineTimer::new(),
             writing: DeadlineTimer::new(),
             timer: None,
         };
-        (paced, pace)
+        (stream, control)
     }
 
-    /// Waits until the deadline of a direction has passed; an error then says which.
+    /// Waits until a deadline of this direction has passed, and returns the error that names it.
     fn poll_deadline(&mut self, cx: &mut Context<'_>, is_reading: bool) -> Poll<io::Error> {
-        let stage = self.pace.stage();
+        let stage = self.control.stage();
         let phase = stage.phase();
         if phase == Phase::Handshake {
             return self.poll_handshake_deadline(cx);
         }
         if phase == Phase::Header && is_reading && self.reading.stage != Some(stage) {
-            self.pace.note_header();
+            self.control.note_header();
         }
         let now = Instant::now();
         let clock = if is_reading { &mut self.reading } else { &mut self.writing };
         let limit = match phase {
-            _ if !is_reading => Some(self.patience.stall),
-            Phase::Idle => Some(self.patience.idle),
-            Phase::Header => Some(self.patience.header),
-            Phase::Body => Some(self.patience.stall),
+            _ if !is_reading => Some(self.timeouts.stall),
+            Phase::Idle => Some(self.timeouts.idle),
+            Phase::Header => Some(self.timeouts.header),
+            Phase::Body => Some(self.timeouts.stall),
             Phase::Answering | Phase::Handshake => None,
         };
         let counts_rate = !is_reading || phase == Phase::Body;
-        let overdue = clock.overdue(stage, now, limit, counts_rate.then_some(self.patience.least_bytes));
+        let overdue = clock.overdue(stage, now, limit, counts_rate.then_some(self.timeouts.least_bytes));
         if let Some(why) = overdue {
-            self.pace.break_off(why);
+            self.control.break_off(why);
             return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, why));
         }
-        // Wake to look again: at the nearest deadline that is possible, whatever phase it will be then.
+        // Wake at the nearest possible deadline, because the phase may be another one by then.
         let soonest =
-            now + self.patience.header.min(self.patience.stall).min(self.patience.idle).max(Duration::from_millis(10));
+            now + self.timeouts.header.min(self.timeouts.stall).min(self.timeouts.idle).max(Duration::from_millis(10));
         let wake =
             clock.deadline(limit).map_or(soonest, |deadline| deadline.min(soonest)).max(now + Duration::from_millis(1));
         self.wake_at(wake, cx);
@@ -292,16 +291,16 @@ impl<S> TimeoutStream<S> {
     }
 
     fn poll_handshake_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        let deadline = self.pace.handshake_deadline();
+        let deadline = self.control.handshake_deadline();
         if Instant::now() >= deadline {
-            self.pace.break_off(HANDSHAKE_TOOK_TOO_LONG);
+            self.control.break_off(HANDSHAKE_TOOK_TOO_LONG);
             return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, HANDSHAKE_TOOK_TOO_LONG));
         }
         self.wake_at(deadline, cx);
         Poll::Pending
     }
 
-    /// Has the task woken at `time` or before. A timer that is set already is moved only when it fires.
+    /// Wakes the task at `time` or earlier. A timer that is already set is reset only when it fires.
     fn wake_at(&mut self, time: Instant, cx: &mut Context<'_>) {
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(time)));
         while timer.as_mut().poll(cx).is_ready() {
@@ -315,8 +314,8 @@ impl DeadlineTimer {
         Self { stage: None, waiting_since: None, window_start: None, window_bytes: 0 }
     }
 
-    /// Bytes have moved. Only of a body that is progress: neither a header nor a wait for one is given more time for
-    /// each byte.
+    /// Notes that bytes have moved. This is progress only in the body of a request or response: bytes do not extend the
+    /// header timeout or the idle timeout.
     fn moved(&mut self, bytes: usize, phase: Phase) {
         if matches!(phase, Phase::Body | Phase::Answering) {
             self.waiting_since = None;
@@ -365,7 +364,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for TimeoutStream<S> {
         match Pin::new(&mut this.inner).poll_read(cx, buffer) {
             Poll::Pending => Poll::Ready(Err(ready!(this.poll_deadline(cx, true)))),
             Poll::Ready(result) => {
-                this.reading.moved(buffer.filled().len() - before, this.pace.phase());
+                this.reading.moved(buffer.filled().len() - before, this.control.phase());
                 Poll::Ready(result)
             }
         }
@@ -378,9 +377,9 @@ impl<S: AsyncWrite + Unpin> TimeoutStream<S> {
             Poll::Pending => Poll::Ready(Err(ready!(self.poll_deadline(cx, false)))),
             Poll::Ready(result) => {
                 self.writing.moved(*result.as_ref().unwrap_or(&0), Phase::Answering);
-                if self.pace.phase() == Phase::Idle && self.pace.has_unsent() {
-                    // The end of an answer is still on its way: the peer is busy reading it, not idle. What TLS says by
-                    // itself is no answer.
+                if self.control.phase() == Phase::Idle && self.control.has_unsent() {
+                    // The end of a response is not flushed yet: the client is reading it, not idle. Messages that TLS
+                    // sends by itself are not a response.
                     self.reading.waiting_since = None;
                 }
                 Poll::Ready(result)

@@ -1,4 +1,4 @@
-//! The side of a connection where requests are read in clear.
+//! The stream above TLS, where requests are read as plaintext.
 
 use std::io;
 use std::pin::Pin;
@@ -11,26 +11,26 @@ use super::{Phase, TimeoutControl};
 use crate::serve::lingering_close::LingerControl;
 use crate::serve::request_line::SHOWN;
 
-/// A stream on which the first byte of a request ends the idleness. Only here is a byte one of a request: below TLS it
-/// may be anything, and may have come while the handshake was still under way.
+/// A stream on which the first byte of a request ends the idle phase. Only above TLS is it known that a byte belongs to
+/// a request: below, it may be any TLS message, and may have arrived during the handshake.
 #[derive(Debug)]
 pub struct RequestStream<S> {
     inner: S,
-    pace: TimeoutControl,
-    farewell: LingerControl,
+    control: TimeoutControl,
+    linger: LingerControl,
     unread: Bytes,
     beginning: RequestBeginning,
 }
 
-/// The first bytes of the request whose header is read, to be logged if it is refused.
+/// The first bytes of the request whose header is being read, for the log if the request is refused.
 ///
-/// HTTP may hold a part of a request that came with the one before it. It holds none if all that it was given ends in an
-/// empty line: a request line and header of which it does not yet have everything contain none.
+/// hyper may have buffered a part of a request that arrived with the one before it. It has none if the data that it was
+/// given ends in an empty line, because an incomplete request line and header contain no empty line.
 #[derive(Debug)]
 struct RequestBeginning {
     bytes: Vec<u8>,
     is_known: bool,
-    /// The last bytes that HTTP was given.
+    /// The last bytes that hyper was given.
     last: [u8; 4],
 }
 
@@ -41,7 +41,7 @@ impl Default for RequestBeginning {
 }
 
 impl RequestBeginning {
-    /// Another request begins with what is read next.
+    /// Begins another request, with the bytes that are read next.
     fn begin(&mut self) {
         self.bytes.clear();
         self.is_known = self.last == *b"\r\n\r\n";
@@ -65,20 +65,20 @@ impl RequestBeginning {
 }
 
 impl<S> RequestStream<S> {
-    /// Reads requests from `inner`; whoever is refused in the middle of one hears it by way of `farewell`.
-    pub fn new(inner: S, pace: TimeoutControl, farewell: LingerControl) -> Self {
-        Self { inner, pace, farewell, unread: Bytes::new(), beginning: RequestBeginning::default() }
+    /// Reads requests from `inner`. If hyper refuses one in its header, the stream requests a lingering close.
+    pub fn new(inner: S, control: TimeoutControl, linger: LingerControl) -> Self {
+        Self { inner, control, linger, unread: Bytes::new(), beginning: RequestBeginning::default() }
     }
 
-    /// The first bytes of the request whose header is read, where they are known.
+    /// The first bytes of the request whose header is being read, if they are known.
     pub fn beginning(&self) -> Option<&[u8]> {
-        (self.beginning.is_known && self.pace.is_in_header()).then_some(&self.beginning.bytes)
+        (self.beginning.is_known && self.control.is_in_header()).then_some(&self.beginning.bytes)
     }
 
-    /// Takes back what was read and not used; it comes again before anything else. Empty lines before a request mean
-    /// nothing (RFC 9112 §2.2) and do not come again.
+    /// Puts back `bytes` that were read and not used; they are read again before anything else. Drops empty lines
+    /// before a request, which have no meaning (RFC 9112 §2.2).
     pub fn unread(&mut self, bytes: &[u8]) {
-        // A copy: what was read lies in a buffer that is many times as large.
+        // A copy, because `bytes` is part of a buffer that is many times as large.
         self.unread = Bytes::copy_from_slice(without_empty_lines(bytes));
         self.beginning = RequestBeginning::default();
     }
@@ -90,10 +90,10 @@ fn without_empty_lines(bytes: &[u8]) -> &[u8] {
 }
 
 impl<S: AsyncBufRead + Unpin> RequestStream<S> {
-    /// Waits until there is something to read, and leaves it there; `false` if there will be nothing more.
+    /// Waits until there is data to read, without consuming it; `false` at the end of the stream.
     ///
     /// # Errors
-    /// If the stream broke, or a deadline passed.
+    /// If the stream broke, or a timeout passed.
     pub async fn spoken(&mut self) -> io::Result<bool> {
         Ok(!self.unread.is_empty() || !self.inner.fill_buf().await?.is_empty())
     }
@@ -109,18 +109,18 @@ impl<S: AsyncRead + Unpin> AsyncRead for RequestStream<S> {
             buffer.put_slice(&this.unread.split_to(this.unread.len().min(buffer.remaining())));
         }
         let read = buffer.filled().get(before..).unwrap_or_default();
-        if !read.is_empty() && this.pace.phase() == Phase::Idle {
-            this.pace.enter(Phase::Header);
+        if !read.is_empty() && this.control.phase() == Phase::Idle {
+            this.control.enter(Phase::Header);
             this.beginning.begin();
         }
-        this.beginning.read(read, this.pace.is_in_header());
+        this.beginning.read(read, this.control.is_in_header());
         Poll::Ready(Ok(()))
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for RequestStream<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.pace.note_unsent(true);
+        self.control.note_unsent(true);
         Pin::new(&mut self.get_mut().inner).poll_write(cx, bytes)
     }
 
@@ -129,7 +129,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for RequestStream<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.pace.note_unsent(true);
+        self.control.note_unsent(true);
         Pin::new(&mut self.get_mut().inner).poll_write_vectored(cx, slices)
     }
 
@@ -140,17 +140,17 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for RequestStream<S> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(Pin::new(&mut this.inner).poll_flush(cx))?;
-        this.pace.note_unsent(false);
+        this.control.note_unsent(false);
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // It has still to end, and is never at rest.
-        self.pace.note_unsent(true);
-        if self.pace.is_in_header() {
-            // What began is no request, and was refused as such by HTTP itself: the peer may be far from its end.
-            self.pace.note_header();
-            self.farewell.say();
+        // The close is still to be sent, so the connection does not become idle and is not suspended.
+        self.control.note_unsent(true);
+        if self.control.is_in_header() {
+            // hyper itself has refused this request in its header: the client may still be sending the rest.
+            self.control.note_header();
+            self.linger.say();
         }
         Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
     }

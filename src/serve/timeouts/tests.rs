@@ -1,4 +1,4 @@
-//! Deadlines by a clock that stands still until everybody waits.
+//! Timeouts with tokio's paused clock, which advances only when all tasks wait.
 
 use super::*;
 use crate::serve::lingering_close::LingerControl;
@@ -6,21 +6,24 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 fn pair() -> (TimeoutStream<DuplexStream>, TimeoutControl, DuplexStream) {
     let (ours, theirs) = tokio::io::duplex(64);
-    let (paced, pace) = TimeoutStream::new(ours, &Limits::default(), Instant::now());
-    (paced, pace, theirs)
+    let (stream, control) = TimeoutStream::new(ours, &Limits::default(), Instant::now());
+    (stream, control, theirs)
 }
 
-/// A request under way on a stream in clear.
-fn requests(paced: TimeoutStream<DuplexStream>, pace: &TimeoutControl) -> RequestStream<TimeoutStream<DuplexStream>> {
-    pace.enter(Phase::Idle);
-    RequestStream::new(paced, pace.clone(), LingerControl::default())
+/// An idle connection, above TLS.
+fn requests(
+    stream: TimeoutStream<DuplexStream>,
+    control: &TimeoutControl,
+) -> RequestStream<TimeoutStream<DuplexStream>> {
+    control.enter(Phase::Idle);
+    RequestStream::new(stream, control.clone(), LingerControl::default())
 }
 
-/// Reads until the stream fails, and gives the seconds that took and why.
-async fn read_to_failure(mut paced: impl AsyncRead + Unpin) -> (u64, String) {
+/// Reads until the stream fails; returns after how many seconds, and why.
+async fn read_to_failure(mut stream: impl AsyncRead + Unpin) -> (u64, String) {
     let start = Instant::now();
     loop {
-        if let Err(error) = paced.read_u8().await {
+        if let Err(error) = stream.read_u8().await {
             return (start.elapsed().as_secs(), error.to_string());
         }
     }
@@ -28,54 +31,54 @@ async fn read_to_failure(mut paced: impl AsyncRead + Unpin) -> (u64, String) {
 
 #[tokio::test(start_paused = true)]
 async fn handshake_deadline_counts_from_accept_whatever_comes() {
-    let (paced, pace, mut theirs) = pair();
+    let (stream, control, mut theirs) = pair();
     let drip = async {
         while theirs.write_all(b"x").await.is_ok() {
             tokio::time::sleep(Duration::from_secs(3)).await;
         }
     };
-    let (seconds, why) = tokio::select! { failure = read_to_failure(paced) => failure, () = drip => unreachable!() };
+    let (seconds, why) = tokio::select! { failure = read_to_failure(stream) => failure, () = drip => unreachable!() };
     assert_eq!((seconds, why.as_str()), (10, HANDSHAKE_TOOK_TOO_LONG));
-    assert_eq!(pace.broken_off(), Some(HANDSHAKE_TOOK_TOO_LONG));
+    assert_eq!(control.broken_off(), Some(HANDSHAKE_TOOK_TOO_LONG));
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_connection_ends_after_a_minute() {
-    let (paced, pace, _theirs) = pair();
-    pace.enter(Phase::Idle);
-    assert_eq!(read_to_failure(paced).await, (60, "idle for too long".to_owned()));
+    let (stream, control, _theirs) = pair();
+    control.enter(Phase::Idle);
+    assert_eq!(read_to_failure(stream).await, (60, "idle for too long".to_owned()));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_header_that_drips_ends_after_ten_seconds() {
-    let (paced, pace, mut theirs) = pair();
-    let paced = requests(paced, &pace);
+    let (stream, control, mut theirs) = pair();
+    let stream = requests(stream, &control);
     let drip = async {
         while theirs.write_all(b"x").await.is_ok() {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     };
-    let (seconds, why) = tokio::select! { failure = read_to_failure(paced) => failure, () = drip => unreachable!() };
+    let (seconds, why) = tokio::select! { failure = read_to_failure(stream) => failure, () = drip => unreachable!() };
     assert_eq!((seconds, why.as_str()), (10, "the request's header took too long"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn bytes_that_are_no_request_do_not_make_an_idle_connection_last() {
-    let (paced, pace, mut theirs) = pair();
-    pace.enter(Phase::Idle);
+    let (stream, control, mut theirs) = pair();
+    control.enter(Phase::Idle);
     let drip = async {
         while theirs.write_all(b"x").await.is_ok() {
             tokio::time::sleep(Duration::from_secs(20)).await;
         }
     };
-    let (seconds, why) = tokio::select! { failure = read_to_failure(paced) => failure, () = drip => unreachable!() };
+    let (seconds, why) = tokio::select! { failure = read_to_failure(stream) => failure, () = drip => unreachable!() };
     assert_eq!((seconds, why.as_str()), (60, "idle for too long"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_tls_answers_by_itself_does_not_make_an_idle_connection_last() {
-    let (mut paced, pace, mut theirs) = pair();
-    pace.enter(Phase::Idle);
+    let (mut stream, control, mut theirs) = pair();
+    control.enter(Phase::Idle);
     let drip = async {
         while theirs.write_all(b"x").await.is_ok() {
             tokio::time::sleep(Duration::from_secs(20)).await;
@@ -84,8 +87,8 @@ async fn what_tls_answers_by_itself_does_not_make_an_idle_connection_last() {
     let start = Instant::now();
     let answer = async {
         loop {
-            match paced.read_u8().await {
-                Ok(_) => paced.write_all(b"no").await.unwrap(),
+            match stream.read_u8().await {
+                Ok(_) => stream.write_all(b"no").await.unwrap(),
                 Err(error) => return error.to_string(),
             }
         }
@@ -96,22 +99,22 @@ async fn what_tls_answers_by_itself_does_not_make_an_idle_connection_last() {
 
 #[tokio::test(start_paused = true)]
 async fn each_header_has_a_time_of_its_own() {
-    let (paced, pace, mut theirs) = pair();
-    let mut paced = requests(paced, &pace);
+    let (stream, control, mut theirs) = pair();
+    let mut stream = requests(stream, &control);
     let send = async {
         for _ in 0..20 {
             theirs.write_all(b"GE").await.unwrap();
             tokio::time::sleep(Duration::from_secs(6)).await;
-            // The end of one header and the beginning of the next, in one piece.
+            // The last byte of a header. The next header follows at once.
             theirs.write_all(b"T").await.unwrap();
         }
         theirs
     };
     let answer = async {
         for _ in 0..20 {
-            paced.read_exact(&mut [0; 3]).await.unwrap();
-            pace.enter(Phase::Answering);
-            pace.enter(Phase::Idle);
+            stream.read_exact(&mut [0; 3]).await.unwrap();
+            control.enter(Phase::Answering);
+            control.enter(Phase::Idle);
         }
     };
     tokio::join!(send, answer);
@@ -119,24 +122,24 @@ async fn each_header_has_a_time_of_its_own() {
 
 #[tokio::test(start_paused = true)]
 async fn a_body_that_drips_is_too_slow_and_one_that_stops_has_stalled() {
-    let (paced, pace, mut theirs) = pair();
-    pace.enter(Phase::Body);
+    let (stream, control, mut theirs) = pair();
+    control.enter(Phase::Body);
     let drip = async {
         while theirs.write_all(b"x").await.is_ok() {
             tokio::time::sleep(Duration::from_secs(2)).await;
         }
     };
-    let (seconds, why) = tokio::select! { failure = read_to_failure(paced) => failure, () = drip => unreachable!() };
+    let (seconds, why) = tokio::select! { failure = read_to_failure(stream) => failure, () = drip => unreachable!() };
     assert_eq!((seconds, why.as_str()), (60, "too slow for too long"));
-    let (paced, pace, _theirs) = pair();
-    pace.enter(Phase::Body);
-    assert_eq!(read_to_failure(paced).await, (30, "no progress for too long".to_owned()));
+    let (stream, control, _theirs) = pair();
+    control.enter(Phase::Body);
+    assert_eq!(read_to_failure(stream).await, (30, "no progress for too long".to_owned()));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_body_that_is_slow_but_steady_gets_through() {
-    let (mut paced, pace, mut theirs) = pair();
-    pace.enter(Phase::Body);
+    let (mut stream, control, mut theirs) = pair();
+    control.enter(Phase::Body);
     let send = async {
         for _ in 0..200 {
             theirs.write_all(&[0; 300]).await.unwrap();
@@ -145,23 +148,23 @@ async fn a_body_that_is_slow_but_steady_gets_through() {
         drop(theirs);
     };
     let mut all = Vec::new();
-    let (received, ()) = tokio::join!(paced.read_to_end(&mut all), send);
+    let (received, ()) = tokio::join!(stream.read_to_end(&mut all), send);
     assert_eq!(received.unwrap(), 60_000);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_does_not_read_ends_after_half_a_minute() {
-    let (mut paced, pace, _theirs) = pair();
-    pace.enter(Phase::Answering);
+    let (mut stream, control, _theirs) = pair();
+    control.enter(Phase::Answering);
     let start = Instant::now();
-    let error = paced.write_all(&[0; 1000]).await.unwrap_err();
+    let error = stream.write_all(&[0; 1000]).await.unwrap_err();
     assert_eq!((start.elapsed().as_secs(), error.to_string().as_str()), (30, "no progress for too long"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_reads_at_a_trickle_is_too_slow() {
-    let (mut paced, pace, mut theirs) = pair();
-    pace.enter(Phase::Answering);
+    let (mut stream, control, mut theirs) = pair();
+    control.enter(Phase::Answering);
     let whole = vec![0; 100_000];
     let start = Instant::now();
     let trickle = async {
@@ -170,17 +173,17 @@ async fn a_peer_that_reads_at_a_trickle_is_too_slow() {
         }
     };
     let error = tokio::select! {
-        result = paced.write_all(&whole) => result.unwrap_err(),
+        result = stream.write_all(&whole) => result.unwrap_err(),
         () = trickle => unreachable!(),
     };
     assert_eq!((start.elapsed().as_secs(), error.to_string().as_str()), (60, "too slow for too long"));
-    assert_eq!(pace.broken_off(), Some("too slow for too long"));
+    assert_eq!(control.broken_off(), Some("too slow for too long"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_reads_slowly_but_steadily_gets_everything() {
-    let (mut paced, pace, mut theirs) = pair();
-    pace.enter(Phase::Answering);
+    let (mut stream, control, mut theirs) = pair();
+    control.enter(Phase::Answering);
     let whole = vec![0; 60_000];
     let read = async {
         let mut all = 0;
@@ -190,42 +193,42 @@ async fn a_peer_that_reads_slowly_but_steadily_gets_everything() {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     };
-    let (written, ()) = tokio::join!(paced.write_all(&whole), read);
+    let (written, ()) = tokio::join!(stream.write_all(&whole), read);
     written.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
 async fn our_own_work_has_no_deadline() {
-    let (mut paced, pace, mut theirs) = pair();
-    pace.enter(Phase::Answering);
+    let (mut stream, control, mut theirs) = pair();
+    control.enter(Phase::Answering);
     let late = async {
         tokio::time::sleep(Duration::from_hours(1)).await;
         theirs.write_all(b"x").await.unwrap();
     };
-    let (read, ()) = tokio::join!(paced.read_u8(), late);
+    let (read, ()) = tokio::join!(stream.read_u8(), late);
     assert_eq!(read.unwrap(), b'x');
 }
 
 #[tokio::test(start_paused = true)]
 async fn how_long_a_header_lasts_is_known_only_of_one_that_did_not_come_at_once() {
-    let (paced, pace, mut theirs) = pair();
-    let mut paced = requests(paced, &pace);
+    let (stream, control, mut theirs) = pair();
+    let mut stream = requests(stream, &control);
     let moment = Duration::from_secs(3);
     tokio::time::sleep(moment).await;
     theirs.write_all(b"GE").await.unwrap();
-    paced.read_exact(&mut [0; 2]).await.unwrap();
-    assert!(tokio::time::timeout(moment, paced.read_u8()).await.is_err());
-    assert_eq!(pace.header_lasted(), moment);
+    stream.read_exact(&mut [0; 2]).await.unwrap();
+    assert!(tokio::time::timeout(moment, stream.read_u8()).await.is_err());
+    assert_eq!(control.header_lasted(), moment);
     theirs.write_all(b"T").await.unwrap();
-    paced.read_u8().await.unwrap();
-    pace.enter(Phase::Answering);
-    assert_eq!(pace.header_lasted(), Duration::ZERO);
-    pace.enter(Phase::Idle);
+    stream.read_u8().await.unwrap();
+    control.enter(Phase::Answering);
+    assert_eq!(control.header_lasted(), Duration::ZERO);
+    control.enter(Phase::Idle);
     theirs.write_all(b"junk").await.unwrap();
-    paced.read_exact(&mut [0; 4]).await.unwrap();
-    assert_eq!(pace.header_lasted(), Duration::ZERO);
-    // As HTTP ends what it has refused.
-    paced.shutdown().await.unwrap();
+    stream.read_exact(&mut [0; 4]).await.unwrap();
+    assert_eq!(control.header_lasted(), Duration::ZERO);
+    // hyper closes a request that it has refused in this way.
+    stream.shutdown().await.unwrap();
     tokio::time::sleep(moment).await;
-    assert_eq!(pace.header_lasted(), moment);
+    assert_eq!(control.header_lasted(), moment);
 }
