@@ -56,8 +56,8 @@ pub(super) fn page(status: StatusCode, html: String) -> Answer {
 /// An immutable file. Its content never changes under its name.
 pub(super) fn for_good(media_type: &'static str, content: &'static str) -> Answer {
     let mut answer = of(StatusCode::OK, media_type, content);
-    let kept = HeaderValue::from_static("public, max-age=31536000, immutable");
-    answer.headers_mut().insert(CACHE_CONTROL, kept);
+    let immutable = HeaderValue::from_static("public, max-age=31536000, immutable");
+    answer.headers_mut().insert(CACHE_CONTROL, immutable);
     answer
 }
 

@@ -106,15 +106,15 @@ pub(super) fn unlink(state: &Path) {
 
 /// Accepts connections until it is dropped.
 pub(super) async fn serve(listener: UnixListener, control: Control) {
-    let mut conversations = JoinSet::new();
+    let mut connections = JoinSet::new();
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                conversations.spawn(serve_connection(stream, control.clone()));
+                connections.spawn(serve_connection(stream, control.clone()));
             }
             Err(_) => tokio::time::sleep(REQUEST_TIMEOUT).await,
         }
-        while conversations.try_join_next().is_some() {}
+        while connections.try_join_next().is_some() {}
     }
 }
 
@@ -137,18 +137,18 @@ async fn serve_connection(stream: UnixStream, control: Control) -> io::Result<()
             Reply::Done
         }
         ControlRequest::Renew { all, only } => {
-            let (progress, mut said) = mpsc::unbounded_channel();
+            let (progress, mut steps) = mpsc::unbounded_channel();
             command(RenewalCommand::Renew { all, only, progress }).await?;
-            while let Some(step) = said.recv().await {
+            while let Some(step) = steps.recv().await {
                 send_reply(&mut writer, &Reply::Says(step)).await?;
             }
             Reply::Done
         }
         ControlRequest::Revoke { certificate: lineage } => {
-            let (done, hears) = oneshot::channel();
+            let (done, revoked) = oneshot::channel();
             let of = lineage.to_string();
             command(RenewalCommand::Revoke { lineage, done }).await?;
-            match hears.await.map_err(gone)? {
+            match revoked.await.map_err(gone)? {
                 Ok(()) => {
                     let step = format!("{of}: revoked; another one is being obtained (provost certificate status)");
                     send_reply(&mut writer, &Reply::Says(step)).await?;

@@ -20,11 +20,11 @@ pub(super) struct DenialsFollower(Sender<Sender<()>>);
 
 impl DenialsFollower {
     pub(super) fn start(mut file: DenialsFile) -> std::io::Result<Self> {
-        let (requests, asked) = channel::<Sender<()>>();
+        let (requests, received) = channel::<Sender<()>>();
         std::thread::Builder::new().name("denials".to_owned()).spawn(move || {
             let mut last_error = None;
             loop {
-                match asked.recv_timeout(PERIOD) {
+                match received.recv_timeout(PERIOD) {
                     // The receiver may be gone.
                     Ok(answer) => drop(answer.send(())),
                     Err(RecvTimeoutError::Timeout) => {}

@@ -58,7 +58,7 @@ mod tests {
     use super::*;
     use std::path::Path;
 
-    fn look(path: &Path) -> FileStamps {
+    fn stamps(path: &Path) -> FileStamps {
         FileStamps::from([("own".to_owned(), vec![FileStamp::of(path)])])
     }
 
@@ -67,13 +67,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ca.pem");
         std::fs::write(&path, "one").unwrap();
-        let mut looks = FileChanges::first(look(&path));
+        let mut changes = FileChanges::first(stamps(&path));
         let nothing: [String; 0] = [];
         let mut due_and_read = || {
-            let now = look(&path);
-            let due = looks.due(&now);
+            let now = stamps(&path);
+            let due = changes.due(&now);
             for name in &due {
-                looks.note_read(name, &now);
+                changes.note_read(name, &now);
             }
             due
         };
@@ -99,10 +99,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ca.pem");
         std::fs::write(&path, "one").unwrap();
-        let now = look(&path);
-        let mut looks = FileChanges::first(now.clone());
-        assert_eq!((looks.due(&now), looks.due(&now)), (vec!["own".to_owned()], vec!["own".to_owned()]));
-        looks.note_read("own", &now);
-        assert!(looks.due(&now).is_empty());
+        let now = stamps(&path);
+        let mut changes = FileChanges::first(now.clone());
+        assert_eq!((changes.due(&now), changes.due(&now)), (vec!["own".to_owned()], vec!["own".to_owned()]));
+        changes.note_read("own", &now);
+        assert!(changes.due(&now).is_empty());
     }
 }

@@ -23,7 +23,7 @@ const MIN_WANTED: usize = 256;
 /// Suggested limits are multiples of this.
 const STEP: u64 = 1024;
 
-/// The limit of open file descriptors (RLIMIT_NOFILE).
+/// The limit of open file descriptors (`RLIMIT_NOFILE`).
 #[derive(Debug, Clone, Copy)]
 pub struct FileLimit {
     /// `None` is unlimited.

@@ -213,7 +213,7 @@ impl App {
         let metrics = Arc::new(Metrics::default());
         let (access, writer) = AccessLog::start(log, output, AccessObserver::new(history, Arc::clone(&metrics)))?;
         let server = Arc::new(Server {
-            gate: gate(state.path())?,
+            gate: digest_authenticator(state.path())?,
             site: ArcSwap::from_pointee(Site::new(config.domain.clone(), config.no_sni.clone())),
             scanner: OnceLock::new(),
             certificates,
@@ -357,7 +357,7 @@ fn uploads(config: &Config, state: &StateDir) -> Result<UploadStore, AppError> {
 }
 
 /// Reads the passwords in the state directory, and logs those that are unreadable.
-fn gate(state: &Path) -> Result<DigestAuthenticator, AppError> {
+fn digest_authenticator(state: &Path) -> Result<DigestAuthenticator, AppError> {
     let passwords = Passwords::of_state(state);
     reload_log::log_passwords(&passwords.refresh(), true);
     DigestAuthenticator::new(passwords).map_err(|_| AppError::System(io::Error::other("it gives no random numbers")))

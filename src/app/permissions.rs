@@ -109,13 +109,13 @@ fn rules(config: &Config) -> Vec<(PathBuf, Rule, &'static str)> {
     rules.extend(bundles.map(|file| (file.clone(), Rule::Public, "the trust bundle")));
     let token = config.status.iter().filter_map(|status| status.token_file.clone());
     rules.extend(token.map(|file| (file, Rule::Secret, "the operators' token")));
-    rules.extend(kept(&config.state));
-    rules.extend(served(&config.constituencies));
+    rules.extend(state_rules(&config.state));
+    rules.extend(constituency_rules(&config.constituencies));
     rules
 }
 
 /// The rules for the state directory `state`.
-fn kept(state: &Path) -> Vec<(PathBuf, Rule, &'static str)> {
+fn state_rules(state: &Path) -> Vec<(PathBuf, Rule, &'static str)> {
     let digest = state.join(passwords::FOLDER);
     let ca = state.join(CA);
     let of_phones = entries(&digest).into_iter().map(|file| (file, Rule::Private, "phones' passwords"));
@@ -132,7 +132,7 @@ fn kept(state: &Path) -> Vec<(PathBuf, Rule, &'static str)> {
 }
 
 /// The rules for the folder `constituencies` and each constituency.
-fn served(constituencies: &Path) -> Vec<(PathBuf, Rule, &'static str)> {
+fn constituency_rules(constituencies: &Path) -> Vec<(PathBuf, Rule, &'static str)> {
     let folders = folders(constituencies).into_iter().flat_map(|folder| {
         let policy = folder.join(POLICY_FILE);
         [(folder, Rule::Public, "the constituency"), (policy, Rule::Public, "the policy")]

@@ -49,10 +49,10 @@ pub(super) struct ReloaderThread {
 
 impl Reloader {
     pub(super) fn start(mut thread: ReloaderThread) -> std::io::Result<Self> {
-        let (requests, asked) = channel();
+        let (requests, received) = channel();
         std::thread::Builder::new().name("upkeep".to_owned()).spawn(move || {
             loop {
-                let reload = match asked.recv_timeout(PERIOD) {
+                let reload = match received.recv_timeout(PERIOD) {
                     Ok(ReloadRequest::Reload(done)) => Some(done),
                     Ok(ReloadRequest::Answer(answer)) => {
                         // The receiver may be gone.

@@ -37,7 +37,7 @@ struct MonitoredThread {
     name: &'static str,
     /// Asks the thread to answer in its next iteration. `None` if the thread has ended.
     ask: Box<dyn Fn() -> Option<Receiver<()>> + Send>,
-    asked: Option<(Receiver<()>, Instant)>,
+    pending: Option<(Receiver<()>, Instant)>,
     is_late: bool,
 }
 
@@ -59,25 +59,25 @@ pub(super) struct Watchdog {
 
 impl MonitoredThread {
     fn new(name: &'static str, ask: impl Fn() -> Option<Receiver<()>> + Send + 'static) -> Self {
-        Self { name, ask: Box::new(ask), asked: None, is_late: false }
+        Self { name, ask: Box::new(ask), pending: None, is_late: false }
     }
 
     /// Checks the thread. At most one question is pending at a time.
     fn examine(&mut self, now: Instant) -> ThreadHealth {
-        let since = match self.asked.take() {
+        let since = match self.pending.take() {
             Some((answer, since)) => match answer.try_recv() {
                 Ok(()) => now,
                 Err(TryRecvError::Empty) => {
-                    self.asked = Some((answer, since));
+                    self.pending = Some((answer, since));
                     since
                 }
                 Err(TryRecvError::Disconnected) => return ThreadHealth::Dead,
             },
             None => now,
         };
-        if self.asked.is_none() {
+        if self.pending.is_none() {
             let Some(answer) = (self.ask)() else { return ThreadHealth::Dead };
-            self.asked = Some((answer, now));
+            self.pending = Some((answer, now));
         }
         let is_late = now.duration_since(since) >= LATE_AFTER;
         match (std::mem::replace(&mut self.is_late, is_late), is_late) {

@@ -237,9 +237,9 @@ fn write_phone(transaction: &Transaction<'_>, key: DeltaKey<'_>, delta: &Delta<'
     };
     let (id, total, is_stranger) = statement.query_one(values, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
     write_history(transaction, id, total, delta)?;
-    let kept = if is_stranger { HISTORY_OF_STRANGER } else { HISTORY };
+    let limit = if is_stranger { HISTORY_OF_STRANGER } else { HISTORY };
     let mut prune = transaction.prepare_cached("DELETE FROM request WHERE phone = ? AND number <= ?")?;
-    prune.execute([id, total - i64::from(kept)])?;
+    prune.execute([id, total - i64::from(limit)])?;
     if is_stranger {
         bound(transaction, NEVER_ACCEPTED, Some(&network), MAX_REFUSED_OF_NETWORK)?;
     }
@@ -356,19 +356,19 @@ type Bounded = (&'static str, &'static str);
 const NEVER_ACCEPTED: Bounded = ("phone", "last_let_in IS NULL");
 const CLAIM: Bounded = ("claim", "TRUE");
 
-/// Deletes all but the `kept` rows that were seen last, of one network or in all.
+/// Deletes all but the `limit` rows that were seen last, of one network or in all.
 fn bound(
     transaction: &Transaction<'_>,
     (table, among): Bounded,
     network: Option<&str>,
-    kept: u32,
+    limit: u32,
 ) -> rusqlite::Result<()> {
     let of = if network.is_some() { "network = ?2" } else { "?2 IS NULL" };
     let mut statement = transaction.prepare_cached(&format!(
         "DELETE FROM {table} WHERE rowid IN
          (SELECT rowid FROM {table} WHERE {among} AND {of} ORDER BY last_seen DESC LIMIT -1 OFFSET ?1)"
     ))?;
-    statement.execute(params![kept, network]).map(drop)
+    statement.execute(params![limit, network]).map(drop)
 }
 
 /// Cuts untrusted text to [`MAX_TEXT`] bytes.

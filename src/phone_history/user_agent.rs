@@ -233,9 +233,9 @@ mod tests {
             "Cisco/SPA504G-00562B043615",
         ] {
             if let Some(agent) = UserAgent::parse(header.as_bytes()) {
-                let told = [Some(agent.model), agent.firmware];
+                let parsed = [Some(agent.model), agent.firmware];
                 assert!(
-                    told.into_iter().flatten().all(|word| !word.is_empty() && !is_mac(word)),
+                    parsed.into_iter().flatten().all(|word| !word.is_empty() && !is_mac(word)),
                     "{header}: {agent:?}"
                 );
             }

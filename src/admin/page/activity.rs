@@ -100,9 +100,9 @@ fn plot(steps: &[ChartStep], length_s: i64, now: i64) -> Markup {
     html! {
         div class="drawing" {
             svg class="lines" role="img" aria-label=(description(steps, length_s)) {
-                @for (place, value) in [("0%", top), ("50%", top / 2), ("100%", 0)] {
-                    line x1="0" x2="100%" y1=(place) y2=(place) {}
-                    @if value > 0 { text x="0" y=(place) dy="14" { (figure(value)) } }
+                @for (level, value) in [("0%", top), ("50%", top / 2), ("100%", 0)] {
+                    line x1="0" x2="100%" y1=(level) y2=(level) {}
+                    @if value > 0 { text x="0" y=(level) dy="14" { (figure(value)) } }
                 }
                 svg class="bars" width="100%" height="100%" viewBox={ "0 0 " (width) " " (HEIGHT) } preserveAspectRatio="none" {
                     @for (index, step) in steps.iter().enumerate() { @if !step.is_empty() { (bar(index, *step, length_s, top)) } }

@@ -124,8 +124,8 @@ pub(super) fn unproven_table(unproven: &[&UnprovenView], now: i64) -> Markup {
                         td data-label="Because" class="bad" { (foreign(&claim.reason)) }
                         td data-label="From" class="address" {
                             (foreign(&claim.address))
-                            @for place in claim.addresses.iter().filter(|place| place.address != claim.address) {
-                                span class="detail" { (foreign(&place.address)) " " (when(now, place.last_seen)) }
+                            @for network in claim.addresses.iter().filter(|network| network.address != claim.address) {
+                                span class="detail" { (foreign(&network.address)) " " (when(now, network.last_seen)) }
                             }
                         }
                         td data-label="Times" class="number" { (claim.count) }

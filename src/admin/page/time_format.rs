@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn times_are_said_in_the_unit_that_matters() {
-        let said = |seconds| relative(seconds).replace('\u{a0}', " ");
+        let formatted = |seconds| relative(seconds).replace('\u{a0}', " ");
         let cases = [
             (0, "just now"),
             (-4, "just now"),
@@ -86,9 +86,9 @@ mod tests {
             (14 * DAY + HOUR, "in 14 days"),
         ];
         for (seconds, wanted) in cases {
-            assert_eq!(said(seconds), wanted);
+            assert_eq!(formatted(seconds), wanted);
         }
-        assert!(said(i64::MIN).ends_with("days ago"));
+        assert!(formatted(i64::MIN).ends_with("days ago"));
     }
 
     #[test]
