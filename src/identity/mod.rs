@@ -1,5 +1,5 @@
-//! Who is at the other end of a connection: a device certificate ([`trust`]) or a password ([`digest`]) proves a MAC
-//! address. What that address may do, the constituency's policy says.
+//! Authentication of clients: a device certificate ([`trust`]) or a password ([`digest`]) proves a MAC address. The
+//! constituency's policy decides what that address may access.
 
 pub mod digest;
 pub mod trust;

@@ -1,4 +1,4 @@
-//! The hashes of RFC 7616 §3.4, and what is stored of a password. Pure.
+//! The hashes of RFC 7616 §3.4, and the HA1 that is stored of a password. Pure.
 
 use std::fmt;
 
@@ -8,17 +8,17 @@ use md5::{Digest, Md5};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A hash that a phone may use.
+/// A hash algorithm of a digest response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Algorithm {
-    /// What every phone knows.
+    /// MD5, which every phone supports.
     Md5,
-    /// What newer clients prefer.
+    /// SHA-256, which newer clients prefer.
     Sha256,
 }
 
 impl Algorithm {
-    /// The algorithm of this name; without one it is MD5 (RFC 7616 §3.4).
+    /// The algorithm with this name; without a name, MD5 (RFC 7616 §3.4).
     pub(super) fn named(name: Option<&str>) -> Option<Self> {
         match name {
             None => Some(Self::Md5),
@@ -26,7 +26,7 @@ impl Algorithm {
         }
     }
 
-    /// What it is called in headers.
+    /// The name in HTTP headers.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -35,7 +35,7 @@ impl Algorithm {
         }
     }
 
-    /// H(parts joined by colons), in lower-case hex.
+    /// H(the parts, joined by colons), in lower-case hex.
     fn hash(self, parts: &[&str]) -> String {
         let text = parts.join(":");
         match self {
@@ -49,7 +49,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What a response is made of, but for the secret.
+/// The inputs of a response, except the secret.
 #[derive(Debug)]
 pub(super) struct DigestInput<'a> {
     pub(super) method: &'a str,
@@ -59,7 +59,7 @@ pub(super) struct DigestInput<'a> {
     pub(super) client_nonce: &'a str,
 }
 
-/// H(user:realm:password) by each algorithm, in hex: as good as the password itself within the realm.
+/// H(user:realm:password) by each algorithm, in hex. Equivalent to the password within the realm.
 #[derive(Clone, PartialEq, Eq, Serialize)]
 pub struct Ha1 {
     #[serde(serialize_with = "text")]
@@ -73,30 +73,30 @@ fn text<S: Serializer>(hash: &str, serializer: S) -> Result<S::Ok, S::Error> {
 }
 
 impl Ha1 {
-    /// That of a password.
+    /// The HA1 of a password.
     #[must_use]
     pub fn of(user: &str, realm: &str, password: &str) -> Self {
         let hash = |algorithm: Algorithm| algorithm.hash(&[user, realm, password]);
         Self { md5: hash(Algorithm::Md5), sha256: hash(Algorithm::Sha256) }
     }
 
-    /// RFC 7616 §3.4.1, with qop "auth": whether `response` is right, in a time that does not depend on it.
-    pub(super) fn approves(&self, algorithm: Algorithm, asked: &DigestInput<'_>, response: &str) -> bool {
-        let expected = self.response(algorithm, asked);
+    /// Whether `response` is correct (RFC 7616 §3.4.1, with qop "auth"). Compares in constant time.
+    pub(super) fn approves(&self, algorithm: Algorithm, input: &DigestInput<'_>, response: &str) -> bool {
+        let expected = self.response(algorithm, input);
         verify_slices_are_equal(expected.as_bytes(), response.as_bytes()).is_ok()
     }
 
-    pub(super) fn response(&self, algorithm: Algorithm, asked: &DigestInput<'_>) -> String {
+    pub(super) fn response(&self, algorithm: Algorithm, input: &DigestInput<'_>) -> String {
         let own = match algorithm {
             Algorithm::Md5 => &self.md5,
             Algorithm::Sha256 => &self.sha256,
         };
-        let request = algorithm.hash(&[asked.method, asked.uri]);
-        algorithm.hash(&[own, asked.nonce, asked.count, asked.client_nonce, "auth", &request])
+        let request = algorithm.hash(&[input.method, input.uri]);
+        algorithm.hash(&[own, input.nonce, input.count, input.client_nonce, "auth", &request])
     }
 }
 
-/// Not what it is.
+/// Hides the secret.
 impl fmt::Debug for Ha1 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Ha1")
@@ -115,7 +115,7 @@ impl<'de> Deserialize<'de> for Ha1 {
         let is_hash = |text: &str, length: usize| {
             text.len() == length && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
         };
-        // Not what stands there: it may be a part of the secret.
+        // The error omits the value, which may be a part of the secret.
         if !is_hash(&md5, 32) || !is_hash(&sha256, 64) {
             return Err(D::Error::custom("\"md5\" has 32 and \"sha256\" 64 lower-case hex digits"));
         }
@@ -131,18 +131,18 @@ mod tests {
     #[test]
     fn the_example_of_the_rfc_comes_out_right() {
         let ha1 = Ha1::of("Mufasa", "http-auth@example.org", "Circle of Life");
-        let asked = DigestInput {
+        let input = DigestInput {
             method: "GET",
             uri: "/dir/index.html",
             nonce: "7ypf/xlj9XXwfDPEoM4URrv/xwf94BcCAzFZH4GiTo0v",
             count: "00000001",
             client_nonce: "f2/wE4q74E6zIJEtWaHKaf5wv/H5QzzpXusqGemxURZJ",
         };
-        assert!(ha1.approves(Algorithm::Md5, &asked, "8ca523f5e9506fed4657c9700eebdbec"));
+        assert!(ha1.approves(Algorithm::Md5, &input, "8ca523f5e9506fed4657c9700eebdbec"));
         let sha256 = "753927fa0e85d155564e2e272a28d1802ca10daf4496794697cf8db5856cb6c1";
-        assert!(ha1.approves(Algorithm::Sha256, &asked, sha256));
-        assert!(!ha1.approves(Algorithm::Md5, &asked, sha256));
-        assert!(!ha1.approves(Algorithm::Sha256, &DigestInput { method: "PUT", ..asked }, sha256));
+        assert!(ha1.approves(Algorithm::Sha256, &input, sha256));
+        assert!(!ha1.approves(Algorithm::Md5, &input, sha256));
+        assert!(!ha1.approves(Algorithm::Sha256, &DigestInput { method: "PUT", ..input }, sha256));
         assert_eq!(format!("{ha1:?}"), "Ha1");
     }
 

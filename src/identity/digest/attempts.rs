@@ -1,17 +1,17 @@
-//! How often somebody failed under a name within a minute. Pure.
+//! A rate limit on failed logins: counts the failures under each name within a minute. Pure.
 //!
-//! A table of constant size: whatever names a stranger makes up, it does not grow. Names that nobody has are counted like
-//! others, lest the counting tell which exist. Two names may share a place; all that this costs is a refusal in other
-//! words, because a right response is never held back.
+//! The table has a constant size, so made-up names cannot make it grow. Names without an account are counted too, so
+//! that the limit does not show which names exist. Two names may share a slot by hash collision. The only effect is
+//! that a failure gets no challenge, because a correct response is always accepted.
 
-/// How many failures a minute are answered with another challenge. This bounds no guesses: each is judged, since nobody
-/// can tell before whether it is right, and who asks without a guess is challenged. It makes each cost a handshake, for
-/// the connection is closed. What keeps guesses out is that a password has 128 bits.
+/// Failures per minute that still get another challenge. This does not limit guesses: every response is verified, and a
+/// request without one gets a challenge. Above the limit, the server closes the connection, so each further guess costs
+/// a handshake. The protection against guessing is that a password has 128 bits.
 const ALLOWED: u32 = 10;
-const PLACES: usize = 4096;
+const SLOTS: usize = 4096;
 const MINUTE: u64 = 60_000;
 
-/// The failures under each name.
+/// The failures under each name, by hash slot.
 #[derive(Debug)]
 pub(super) struct FailedAttempts(Box<[AttemptSlot]>);
 
@@ -23,21 +23,22 @@ struct AttemptSlot {
 
 impl Default for FailedAttempts {
     fn default() -> Self {
-        Self(vec![AttemptSlot::default(); PLACES].into())
+        Self(vec![AttemptSlot::default(); SLOTS].into())
     }
 }
 
 impl FailedAttempts {
-    /// Notes a failure under the name of this keyed `hash` at `now` (milliseconds); says whether there are too many.
+    /// Counts a failure at `now` (in milliseconds) under the name with this keyed `hash`. Returns whether it exceeds
+    /// the limit.
     pub(super) fn fail(&mut self, hash: u64, now: u64) -> bool {
-        let at = usize::try_from(hash % PLACES as u64).unwrap_or(0);
-        let Some(place) = self.0.get_mut(at) else { return false };
+        let at = usize::try_from(hash % SLOTS as u64).unwrap_or(0);
+        let Some(slot) = self.0.get_mut(at) else { return false };
         let minute = now / MINUTE;
-        if place.minute != minute {
-            *place = AttemptSlot { minute, failures: 0 };
+        if slot.minute != minute {
+            *slot = AttemptSlot { minute, failures: 0 };
         }
-        place.failures = place.failures.saturating_add(1);
-        place.failures > ALLOWED
+        slot.failures = slot.failures.saturating_add(1);
+        slot.failures > ALLOWED
     }
 }
 

@@ -1,4 +1,4 @@
-//! Whether a request comes from the phone that it names.
+//! Verifies digest responses and issues challenges.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,98 +17,96 @@ use super::replay::UsedNonces;
 use crate::clock;
 use crate::constituency::{ConstituencyName, MacAddress};
 
-/// A phone, as one constituency knows it.
+/// A phone of one constituency.
 type PhoneName = (ConstituencyName, MacAddress);
 
-/// Judges requests, and makes the challenges that they answer.
+/// Verifies requests, and issues the challenges that they respond to.
 #[derive(Debug)]
 pub struct DigestAuthenticator {
     passwords: Passwords,
     key: NonceKey,
     started: Instant,
-    made: AtomicU64,
+    next_number: AtomicU64,
     used: Mutex<HashMap<PhoneName, UsedNonces>>,
     attempts: Mutex<FailedAttempts>,
 }
 
-/// What a request says.
+/// The parts of a request that authentication needs.
 #[derive(Debug)]
 pub struct LoginAttempt<'a> {
-    /// The constituency that is asked.
+    /// The requested constituency.
     pub constituency: &'a ConstituencyName,
-    /// Its full name.
+    /// The constituency's full domain name.
     pub realm: &'a str,
-    /// The method.
     pub method: &'a Method,
-    /// The target, as sent.
+    /// The request target, as sent.
     pub target: &'a Uri,
-    /// The header fields.
     pub headers: &'a HeaderMap,
 }
 
-/// Who asks is not proven.
+/// A request that is not authenticated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnprovenLogin {
-    /// For the operator.
+    /// The reason, for the operator.
     pub why: AuthError,
-    /// Whether all was right but for the nonce, so that the client may try again by itself.
+    /// Whether only the nonce was invalid, so that the client may retry by itself.
     pub is_stale: bool,
-    /// Whether so many failed under this name that there is no challenge this time.
+    /// Whether the rate limit for this name is exceeded, so that the client gets no challenge.
     pub is_too_much: bool,
 }
 
-/// Why not.
+/// Why a request is not authenticated.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AuthError {
-    /// Nothing was said yet.
+    /// There is no Authorization header.
     #[error("no Authorization yet")]
     Nothing,
-    /// It cannot be right.
+    /// The header is invalid.
     #[error("{0}")]
     Bad(#[from] BadAuthorization),
-    /// It is for another realm.
+    /// The response is for another realm.
     #[error("the password is for {0:?}")]
     OtherRealm(String),
-    /// The name is no phone's. It is not repeated: some type the password there.
+    /// The user name is not a MAC address. It is not logged, because some users enter the password there.
     #[error("the user name is no MAC address, written as 12 lower-case hex digits")]
     NoPhone,
-    /// The name is a phone's, in another spelling.
+    /// The user name is a MAC address in another spelling.
     #[error("the user name is {0} in another spelling; write it as it stands here")]
     OtherSpelling(MacAddress),
-    /// This phone has no password.
+    /// The phone has no password.
     #[error("{mac} has no password here (provost allow {mac} --constituency {constituency} --digest gives it one)")]
     UnknownUser {
         /// The phone.
         mac: MacAddress,
-        /// Where it has none.
+        /// The constituency in which it has none.
         constituency: ConstituencyName,
     },
-    /// All passwords were made for another name of the constituency.
+    /// The constituency's passwords were made for another domain name.
     #[error(
         "{mac} has a password for {realm:?}, which is not this constituency's name (provost check says what to do)"
     )]
     OldRealm {
         /// The phone.
         mac: MacAddress,
-        /// What they were made for.
+        /// The realm that they were made for.
         realm: String,
     },
     /// The password is wrong.
     #[error("wrong password for {0}")]
     WrongPassword(MacAddress),
-    /// The nonce is too old.
+    /// The nonce has expired.
     #[error("{0}'s nonce is too old; it was told to ask again")]
     OldNonce(MacAddress),
-    /// The nonce is not ours: of another constituency, or made before provost was started.
+    /// The nonce was issued for another constituency, or before provost was started.
     #[error("{0}'s nonce is none of this constituency's since provost was started; it was told to ask again")]
     ForeignNonce(MacAddress),
-    /// The count was used before.
+    /// The nonce was used with this count before.
     #[error("{0}'s nonce was used with this count before (a replay?); it was told to ask again")]
     Replay(MacAddress),
 }
 
 impl AuthError {
-    /// Whose password it was said to be, where that is what was wrong.
+    /// The MAC address that the client claims, if its password or its spelling is the reason.
     #[must_use]
     pub fn claimed(&self) -> Option<MacAddress> {
         match self {
@@ -122,7 +120,7 @@ impl AuthError {
 }
 
 impl UnprovenLogin {
-    /// Whether every phone meets this, now and then.
+    /// Whether this happens to every phone in normal operation.
     #[must_use]
     pub fn is_routine(&self) -> bool {
         self.is_stale || self.why == AuthError::Nothing
@@ -137,29 +135,29 @@ impl From<AuthError> for UnprovenLogin {
 }
 
 impl DigestAuthenticator {
-    /// A gate for the phones that have `passwords`. Whatever was sent before, in another process, is asked for again.
+    /// An authenticator for the phones in `passwords`. It does not accept nonces of an earlier process.
     ///
     /// # Errors
-    /// If the system gives no random numbers.
+    /// If the system's random number generator fails.
     pub fn new(passwords: Passwords) -> Result<Self, Unspecified> {
         Ok(Self {
             passwords,
             key: NonceKey::generate()?,
             started: clock::monotonic(),
-            made: AtomicU64::default(),
+            next_number: AtomicU64::default(),
             used: Mutex::default(),
             attempts: Mutex::default(),
         })
     }
 
-    /// Where the passwords are.
     #[must_use]
     pub fn passwords(&self) -> &Passwords {
         &self.passwords
     }
 
-    /// The values of WWW-Authenticate in a challenge, a header each. RFC 7616 §3.7: the client takes the first that it
-    /// knows. Many look at the first only, so `md5_first` is for all that may not know SHA-256.
+    /// The values of the two `WWW-Authenticate` headers of a challenge. By RFC 7616 §3.7 the client takes the first
+    /// that it supports. Many clients look only at the first, so `md5_first` is for clients that may not support
+    /// SHA-256.
     #[must_use]
     pub fn challenge(
         &self,
@@ -168,7 +166,7 @@ impl DigestAuthenticator {
         is_stale: bool,
         md5_first: bool,
     ) -> [String; 2] {
-        let number = self.made.fetch_add(1, Ordering::Relaxed);
+        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         let nonce = self.key.write(Nonce { issued: self.now(), number }, constituency);
         let stale = if is_stale { ", stale=true" } else { "" };
         let offer = |algorithm: Algorithm| {
@@ -182,28 +180,28 @@ impl DigestAuthenticator {
         }
     }
 
-    /// The phone that the request comes from.
+    /// Authenticates a request; gives its phone.
     ///
     /// # Errors
-    /// Why that is not proven.
+    /// Why it is not authenticated.
     pub fn admit(&self, attempt: &LoginAttempt<'_>) -> Result<MacAddress, UnprovenLogin> {
         self.verify(attempt, self.now())
     }
 
     fn verify(&self, attempt: &LoginAttempt<'_>, now: u64) -> Result<MacAddress, UnprovenLogin> {
-        let said = Authorization::read(attempt.headers).ok_or(AuthError::Nothing)?.map_err(AuthError::Bad)?;
-        if said.realm != attempt.realm {
-            return Err(AuthError::OtherRealm(said.realm).into());
+        let header = Authorization::read(attempt.headers).ok_or(AuthError::Nothing)?.map_err(AuthError::Bad)?;
+        if header.realm != attempt.realm {
+            return Err(AuthError::OtherRealm(header.realm).into());
         }
-        if !said.is_for(attempt.target) {
-            return Err(AuthError::Bad(BadAuthorization::OtherTarget { uri: said.uri }).into());
+        if !header.is_for(attempt.target) {
+            return Err(AuthError::Bad(BadAuthorization::OtherTarget { uri: header.uri }).into());
         }
-        let mac = self.check_password(attempt, &said).map_err(|why| self.fail(attempt, &said, why, now))?;
-        let nonce = self.key.read(&said.nonce, attempt.constituency).ok_or(AuthError::ForeignNonce(mac))?;
+        let mac = self.check_password(attempt, &header).map_err(|why| self.fail(attempt, &header, why, now))?;
+        let nonce = self.key.read(&header.nonce, attempt.constituency).ok_or(AuthError::ForeignNonce(mac))?;
         if now.saturating_sub(nonce.issued) > LIFETIME {
             return Err(AuthError::OldNonce(mac).into());
         }
-        let count = u32::from_str_radix(&said.count, 16).unwrap_or(0);
+        let count = u32::from_str_radix(&header.count, 16).unwrap_or(0);
         let phone = (attempt.constituency.clone(), mac);
         if !locked(&self.used).entry(phone).or_default().take(nonce, count, now) {
             return Err(AuthError::Replay(mac).into());
@@ -211,25 +209,26 @@ impl DigestAuthenticator {
         Ok(mac)
     }
 
-    /// The phone that is named, if the password was known. It is reckoned out in the same way for names that nobody has.
-    fn check_password(&self, attempt: &LoginAttempt<'_>, said: &Authorization) -> Result<MacAddress, AuthError> {
-        let mac = MacAddress::from_hex(said.username.as_bytes()).filter(|mac| mac.to_string() == said.username);
+    /// The phone of the user name, if the response is correct. For unknown names it computes the same hashes, so that
+    /// the time does not show which names exist.
+    fn check_password(&self, attempt: &LoginAttempt<'_>, header: &Authorization) -> Result<MacAddress, AuthError> {
+        let mac = MacAddress::from_hex(header.username.as_bytes()).filter(|mac| mac.to_string() == header.username);
         let of_all = self.passwords.of(attempt.constituency);
         let is_old = of_all.as_ref().is_some_and(|all| all.realm != attempt.realm);
-        let of_nobody = Ha1::of(&said.username, attempt.realm, "");
+        let dummy = Ha1::of(&header.username, attempt.realm, "");
         let stored = mac.and_then(|mac| Some((mac, of_all.as_ref()?.phones.get(&mac)?)));
-        let asked = DigestInput {
+        let input = DigestInput {
             method: attempt.method.as_str(),
-            uri: &said.uri,
-            nonce: &said.nonce,
-            count: &said.count,
-            client_nonce: &said.client_nonce,
+            uri: &header.uri,
+            nonce: &header.nonce,
+            count: &header.count,
+            client_nonce: &header.client_nonce,
         };
-        let ha1 = stored.map_or(&of_nobody, |(_, ha1)| ha1);
-        let algorithm = said.algorithm.unwrap_or(Algorithm::Md5);
-        let is_right = ha1.approves(algorithm, &asked, &said.response);
+        let ha1 = stored.map_or(&dummy, |(_, ha1)| ha1);
+        let algorithm = header.algorithm.unwrap_or(Algorithm::Md5);
+        let is_correct = ha1.approves(algorithm, &input, &header.response);
         match stored {
-            None => Err(match (mac, said.username.parse()) {
+            None => Err(match (mac, header.username.parse()) {
                 (Some(mac), _) => AuthError::UnknownUser { mac, constituency: attempt.constituency.clone() },
                 (None, Ok(mac)) => AuthError::OtherSpelling(mac),
                 (None, Err(_)) => AuthError::NoPhone,
@@ -237,18 +236,19 @@ impl DigestAuthenticator {
             Some((mac, _)) if is_old => {
                 Err(AuthError::OldRealm { mac, realm: of_all.map(|all| all.realm.clone()).unwrap_or_default() })
             }
-            Some((mac, _)) if !is_right => Err(AuthError::WrongPassword(mac)),
+            Some((mac, _)) if !is_correct => Err(AuthError::WrongPassword(mac)),
             Some((mac, _)) => Ok(mac),
         }
     }
 
-    fn fail(&self, attempt: &LoginAttempt<'_>, said: &Authorization, why: AuthError, now: u64) -> UnprovenLogin {
-        let hash = self.key.hash(attempt.constituency, &said.username);
+    fn fail(&self, attempt: &LoginAttempt<'_>, header: &Authorization, why: AuthError, now: u64) -> UnprovenLogin {
+        let hash = self.key.hash(attempt.constituency, &header.username);
         let is_too_much = locked(&self.attempts).fail(hash, now);
         UnprovenLogin { why, is_stale: false, is_too_much }
     }
 
-    /// Milliseconds since this gate was made: nobody's clock can be set back to make an old nonce young.
+    /// Milliseconds since the authenticator was created. This clock is monotonic, so that setting the system time back
+    /// cannot revive an expired nonce.
     fn now(&self) -> u64 {
         u64::try_from(clock::monotonic().duration_since(self.started).as_millis()).unwrap_or(u64::MAX)
     }
@@ -267,10 +267,10 @@ mod tests {
     const USER: &str = "00005e00530c";
     const REALM: &str = "ote.example";
 
-    /// A gate of which one phone has a password.
+    /// An authenticator with a password for one phone.
     struct Stage {
         state: tempfile::TempDir,
-        gate: DigestAuthenticator,
+        authenticator: DigestAuthenticator,
         name: ConstituencyName,
     }
 
@@ -282,14 +282,14 @@ mod tests {
             passwords::set(state.path(), &name, REALM, USER.parse().unwrap(), ha1, &|_| ()).unwrap();
             let all = Passwords::of_state(state.path());
             assert!(all.refresh().is_empty());
-            Self { gate: DigestAuthenticator::new(all).unwrap(), state, name }
+            Self { authenticator: DigestAuthenticator::new(all).unwrap(), state, name }
         }
 
         fn nonce(&self, issued: u64, number: u64) -> String {
-            self.gate.key.write(Nonce { issued, number }, &self.name)
+            self.authenticator.key.write(Nonce { issued, number }, &self.name)
         }
 
-        /// What becomes of a request with this user, password and nonce at `now`.
+        /// Verifies a request with this user, password and nonce at `now`.
         fn ask(
             &self,
             user: &str,
@@ -300,8 +300,8 @@ mod tests {
         ) -> Result<MacAddress, UnprovenLogin> {
             let ha1 = Ha1::of(user, REALM, password);
             let count = format!("{count:08x}");
-            let asked = DigestInput { method: "GET", uri: "/a", nonce, count: &count, client_nonce: "c" };
-            let response = ha1.response(Algorithm::Sha256, &asked);
+            let input = DigestInput { method: "GET", uri: "/a", nonce, count: &count, client_nonce: "c" };
+            let response = ha1.response(Algorithm::Sha256, &input);
             let header = format!(
                 "Digest username=\"{user}\", realm=\"{REALM}\", nonce=\"{nonce}\", uri=\"/a\", algorithm=SHA-256, \
                  response=\"{response}\", cnonce=\"c\", nc={count}, qop=auth"
@@ -311,7 +311,7 @@ mod tests {
             let (constituency, realm) = (&self.name, REALM);
             let attempt =
                 LoginAttempt { constituency, realm, method: &Method::GET, target: &target, headers: &headers };
-            self.gate.verify(&attempt, now)
+            self.authenticator.verify(&attempt, now)
         }
     }
 
@@ -324,11 +324,11 @@ mod tests {
         assert_eq!((late.why, late.is_stale), (AuthError::OldNonce(mac), true));
         let replayed = stage.ask(USER, "open sesame", &nonce, 1, 1000).unwrap_err();
         assert_eq!((replayed.why, replayed.is_stale), (AuthError::Replay(mac), true));
-        let other = stage.gate.key.write(Nonce { issued: 1000, number: 0 }, &"prod".parse().unwrap());
+        let other = stage.authenticator.key.write(Nonce { issued: 1000, number: 0 }, &"prod".parse().unwrap());
         for foreign in [other.as_str(), "", "AAAA"] {
             let refused = stage.ask(USER, "open sesame", foreign, 1, 1000).unwrap_err();
             assert_eq!((refused.why, refused.is_stale), (AuthError::ForeignNonce(mac), true));
-            // Whoever does not know the password does not learn that the nonce was the fault.
+            // A client with a wrong password does not learn that the nonce was invalid.
             let wrong = stage.ask(USER, "open barley", foreign, 1, 1000).unwrap_err();
             assert_eq!((wrong.why, wrong.is_stale), (AuthError::WrongPassword(mac), false));
         }
@@ -345,10 +345,10 @@ mod tests {
             }
             assert_eq!(answers, [[false; 10], [true; 10]].concat(), "{user}");
         }
-        assert!(locked(&stage.gate.used).is_empty());
+        assert!(locked(&stage.authenticator.used).is_empty());
         assert_eq!(stage.ask(USER, "open sesame", &stage.nonce(0, 99), 1, 0), Ok(mac));
         assert!(!stage.ask(USER, "guess", &stage.nonce(0, 1), 1, 60_000).unwrap_err().is_too_much);
-        assert_eq!(locked(&stage.gate.used).len(), 1);
+        assert_eq!(locked(&stage.authenticator.used).len(), 1);
     }
 
     #[test]
@@ -377,7 +377,7 @@ mod tests {
         passwords::remove(stage.state.path(), &stage.name, USER.parse().unwrap(), &|_| ()).unwrap();
         passwords::set(stage.state.path(), &stage.name, "ote.old.example", USER.parse().unwrap(), ha1, &|_| ())
             .unwrap();
-        assert!(stage.gate.passwords().refresh().is_empty());
+        assert!(stage.authenticator.passwords().refresh().is_empty());
         let refused = stage.ask(USER, "open sesame", &stage.nonce(0, 0), 1, 0).unwrap_err();
         assert!(matches!(refused.why, AuthError::OldRealm { .. }), "{refused:?}");
     }

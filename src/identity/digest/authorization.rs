@@ -1,42 +1,42 @@
-//! The Authorization header of a request (RFC 7616 §3.4). Pure.
+//! Parses the Authorization header of a request (RFC 7616 §3.4). Pure.
 //!
-//! Strict: what could be read in two ways is not read at all.
+//! Strict: rejects all ambiguous input.
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
 use super::algorithm::Algorithm;
 
-/// The longest header that is looked at, in bytes.
+/// The maximum length of the header, in bytes.
 const LONGEST: usize = 4096;
 
-/// Why a header says nothing that could be right.
+/// Why a header is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadAuthorization {
-    /// Several headers.
+    /// There are several Authorization headers.
     #[error("several Authorization headers")]
     Several,
-    /// The scheme Basic, or another.
+    /// The scheme is not Digest.
     #[error("only Digest authentication is accepted: Basic would show the password")]
     Scheme,
-    /// It cannot be read.
+    /// The syntax is invalid.
     #[error("the Authorization header cannot be read: {0}")]
     Form(&'static str),
-    /// Something must be there.
+    /// A required parameter is missing.
     #[error("the Authorization header has no {0}")]
     Missing(&'static str),
-    /// Something is not what it must be.
+    /// A parameter has a value that the challenge did not offer.
     #[error("the Authorization header's {0} is none that was offered")]
     Unknown(&'static str),
-    /// It was made for another request.
+    /// The response is for another request.
     #[error("the Authorization header's uri {uri:?} is not the request's target")]
     OtherTarget {
-        /// The URI in it.
+        /// The URI in the header.
         uri: String,
     },
 }
 
-/// What the header says.
+/// The parameters of the header.
 #[derive(Debug, Default)]
 pub(super) struct Authorization {
     pub(super) username: String,
@@ -50,7 +50,7 @@ pub(super) struct Authorization {
 }
 
 impl Authorization {
-    /// Reads the one Authorization header; `None` if there is none.
+    /// Parses the only Authorization header; `None` if there is none.
     pub(super) fn read(headers: &HeaderMap) -> Option<Result<Self, BadAuthorization>> {
         let mut all = headers.get_all(AUTHORIZATION).iter();
         let only = all.next()?;
@@ -72,25 +72,25 @@ impl Authorization {
         Parameters::read(rest)?.check()
     }
 
-    /// RFC 7616 §3.4.6: whether it was made for the request of this `target`.
+    /// Whether the response is for a request with this `target` (RFC 7616 §3.4.6).
     pub(super) fn is_for(&self, target: &http::Uri) -> bool {
         let path = target.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
         self.uri == path || (target.authority().is_some() && self.uri == target.to_string())
     }
 }
 
-/// What is said, each thing once.
+/// Authentication parameters without duplicates.
 #[derive(Default)]
 pub(super) struct Parameters(Vec<(String, String)>);
 
 impl Parameters {
-    /// Reads what follows the scheme.
+    /// Parses the parameters that follow the scheme.
     pub(super) fn read(text: &str) -> Result<Self, BadAuthorization> {
-        let (mut said, mut rest) = (Self::default(), ParameterCursor(text));
+        let (mut parameters, mut rest) = (Self::default(), ParameterCursor(text));
         while let Some((name, value)) = rest.parameter()? {
-            said.put(name, value)?;
+            parameters.put(name, value)?;
         }
-        Ok(said)
+        Ok(parameters)
     }
 
     fn put(&mut self, name: &str, value: String) -> Result<(), BadAuthorization> {
@@ -134,11 +134,11 @@ impl Parameters {
     }
 }
 
-/// What is still to be read: `#auth-param` (RFC 9110 §5.6.1, §11.2).
+/// The unread rest of the parameters: `#auth-param` (RFC 9110 §5.6.1, §11.2).
 struct ParameterCursor<'a>(&'a str);
 
 impl<'a> ParameterCursor<'a> {
-    /// The next parameter, name and value; `None` at the end.
+    /// The next parameter as name and value; `None` at the end.
     fn parameter(&mut self) -> Result<Option<(&'a str, String)>, BadAuthorization> {
         self.0 = self.0.trim_start_matches([' ', '\t', ',']);
         if self.0.is_empty() {
@@ -172,7 +172,7 @@ impl<'a> ParameterCursor<'a> {
         Some(token).filter(|token| !token.is_empty())
     }
 
-    /// A quoted string, its first quote read.
+    /// Reads the rest of a quoted string after its opening quote.
     fn quoted(&mut self, text: &'a str) -> Result<String, BadAuthorization> {
         let mut value = String::new();
         let mut characters = text.char_indices();
@@ -211,7 +211,7 @@ mod tests {
         let other =
             read(&format!("DIGEST  ,{} , QOP = \"auth\",algorithm=sha-256, opaque=\"\"", &GOOD[7..GOOD.len() - 10]));
         assert_eq!(other.unwrap().algorithm, Some(Algorithm::Sha256));
-        // libcurl up to 7.60 puts quotes where RFC 7616 §3.4 has none.
+        // libcurl up to 7.60 quotes values that RFC 7616 §3.4 does not quote.
         let of_old_curl = read(&format!("{GOOD}, opaque=\"o\", algorithm=\"MD5\""));
         assert_eq!(of_old_curl.unwrap().algorithm, Some(Algorithm::Md5));
         let escaped = read(&GOOD.replace("\"r\"", r#""a \"b\", nc=\\""#)).unwrap();

@@ -1,4 +1,4 @@
-//! The other end of it: a challenge (RFC 7616 §3.3) as a phone reads it, and its answer. Pure.
+//! The client side: parses a challenge (RFC 7616 §3.3) and computes the response. Pure.
 
 use http::HeaderMap;
 use http::header::WWW_AUTHENTICATE;
@@ -6,33 +6,32 @@ use http::header::WWW_AUTHENTICATE;
 use super::algorithm::{Algorithm, DigestInput, Ha1};
 use super::authorization::Parameters;
 
-/// What a server wants to know.
+/// A challenge of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DigestChallenge {
     realm: String,
     nonce: String,
     opaque: Option<String>,
     algorithm: Algorithm,
-    /// Whether the last answer was right, and only too late.
+    /// Whether the last response was correct, except for its nonce.
     pub is_stale: bool,
 }
 
-/// The request that an answer is for.
+/// The request that a response is for.
 #[derive(Debug, Clone, Copy)]
 pub struct ChallengeRequest<'a> {
-    /// Its method.
     pub method: &'a str,
-    /// Its target, as sent.
+    /// The request target, as sent.
     pub target: &'a str,
-    /// The how manieth answer to this challenge it has, from 1 on.
+    /// The number of responses to this challenge so far, including this one.
     pub count: u32,
-    /// What nobody else can foresee.
+    /// The client's random nonce.
     pub client_nonce: &'a str,
 }
 
 impl DigestChallenge {
-    /// The first challenge of the scheme Digest, if it is one that can be answered. libcurl, which phones use, looks at no
-    /// other either.
+    /// Parses the first challenge of the scheme Digest; `None` if it is not supported. libcurl, which phones use, looks
+    /// only at the first too.
     #[must_use]
     pub fn first(headers: &HeaderMap) -> Option<Self> {
         let texts = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
@@ -40,28 +39,28 @@ impl DigestChallenge {
             let (scheme, rest) = text.split_once(' ')?;
             scheme.eq_ignore_ascii_case("Digest").then_some(rest)
         });
-        let mut said = Parameters::read(of_digest.next()?).ok()?;
-        let has_auth = said.take("qop")?.split(',').any(|qop| qop.trim() == "auth");
-        let (realm, nonce) = (said.take("realm")?, said.take("nonce")?);
-        // What goes back into quotes must need no escape there.
+        let mut parameters = Parameters::read(of_digest.next()?).ok()?;
+        let has_auth = parameters.take("qop")?.split(',').any(|qop| qop.trim() == "auth");
+        let (realm, nonce) = (parameters.take("realm")?, parameters.take("nonce")?);
+        // The response quotes these values, so they must not need escaping.
         let is_plain = |text: &String| !text.contains(['"', '\\']);
-        let opaque = said.take("opaque");
+        let opaque = parameters.take("opaque");
         if !has_auth || ![Some(&realm), Some(&nonce), opaque.as_ref()].into_iter().flatten().all(is_plain) {
             return None;
         }
-        let algorithm = Algorithm::named(said.take("algorithm").as_deref())?;
-        let is_stale = said.take("stale").is_some_and(|stale| stale.eq_ignore_ascii_case("true"));
+        let algorithm = Algorithm::named(parameters.take("algorithm").as_deref())?;
+        let is_stale = parameters.take("stale").is_some_and(|stale| stale.eq_ignore_ascii_case("true"));
         Some(Self { realm, nonce, opaque, algorithm, is_stale })
     }
 
-    /// The value of Authorization by which `user` proves to know `password`.
+    /// The value of the Authorization header that proves that `user` knows `password`.
     #[must_use]
-    pub fn answer(&self, user: &str, password: &str, asked: ChallengeRequest<'_>) -> String {
+    pub fn answer(&self, user: &str, password: &str, request: ChallengeRequest<'_>) -> String {
         let Self { realm, nonce, opaque, algorithm, .. } = self;
-        let ChallengeRequest { method, target, client_nonce, .. } = asked;
-        let count = format!("{:08x}", asked.count);
-        let question = DigestInput { method, uri: target, nonce, count: &count, client_nonce };
-        let response = Ha1::of(user, realm, password).response(*algorithm, &question);
+        let ChallengeRequest { method, target, client_nonce, .. } = request;
+        let count = format!("{:08x}", request.count);
+        let input = DigestInput { method, uri: target, nonce, count: &count, client_nonce };
+        let response = Ha1::of(user, realm, password).response(*algorithm, &input);
         let opaque = opaque.as_ref().map(|opaque| format!(", opaque=\"{opaque}\"")).unwrap_or_default();
         format!(
             "Digest username=\"{user}\", realm=\"{realm}\", nonce=\"{nonce}\", uri=\"{target}\", cnonce=\"{client_nonce}\", \
@@ -87,13 +86,13 @@ mod tests {
         let md5 = "Digest realm=\"http-auth@example.org\", qop=\"auth, auth-int\", algorithm=MD5, \
                    nonce=\"7ypf/xlj9XXwfDPEoM4URrv/xwf94BcCAzFZH4GiTo0v\", opaque=\"FQhe/qaU925kfnzjCev0ciny7QMkPqMAFRtzCUYo5tdS\"";
         let client_nonce = "f2/wE4q74E6zIJEtWaHKaf5wv/H5QzzpXusqGemxURZJ";
-        let asked = ChallengeRequest { method: "GET", target: "/dir/index.html", count: 1, client_nonce };
+        let request = ChallengeRequest { method: "GET", target: "/dir/index.html", count: 1, client_nonce };
         for (order, response) in [
             ([sha256, md5], "753927fa0e85d155564e2e272a28d1802ca10daf4496794697cf8db5856cb6c1"),
             ([md5, sha256], "8ca523f5e9506fed4657c9700eebdbec"),
         ] {
             let challenge = DigestChallenge::first(&challenges(&order)).unwrap();
-            let answer = challenge.answer("Mufasa", "Circle of Life", asked);
+            let answer = challenge.answer("Mufasa", "Circle of Life", request);
             assert!(answer.contains(&format!(" response=\"{response}\"")), "{answer}");
             assert!(
                 answer.ends_with(", opaque=\"FQhe/qaU925kfnzjCev0ciny7QMkPqMAFRtzCUYo5tdS\"") && !challenge.is_stale
@@ -119,7 +118,7 @@ mod tests {
         ] {
             assert_eq!(first(&[bad]), None, "{bad}");
         }
-        // A client that looks at the first only gives up at one that it does not know.
+        // A client that looks only at the first challenge gives up if it does not support its algorithm.
         assert_eq!(
             first(&[
                 "Digest realm=\"a\", nonce=\"b\", qop=auth, algorithm=X",

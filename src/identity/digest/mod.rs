@@ -1,18 +1,19 @@
-//! Digest authentication (RFC 7616): for phones that have no certificate of use, and only within TLS.
+//! Digest authentication (RFC 7616), for phones without a usable certificate. Only over TLS.
 //!
-//! What a request brings is judged in this order:
+//! A request is verified in this order:
 //!
-//! 1. [`authorization`]: exactly one header, of the scheme Digest, that names each thing once.
-//! 2. [`algorithm`]: the response is right for the password of the phone that is named. What is stored of a password is
-//!    its HA1 ([`passwords`]), which is as good as the password itself within this realm.
-//! 3. [`nonce`]: it is one of ours, for this constituency, and young.
-//! 4. [`replay`]: this nonce was not used with this count.
+//! 1. [`authorization`]: there is exactly one Authorization header, of the scheme Digest, without duplicate parameters.
+//! 2. [`algorithm`]: the response is correct for the password of the named phone. For each password, [`passwords`]
+//!    stores its HA1, which is equivalent to the password within this realm.
+//! 3. [`nonce`]: the nonce was issued by this process, for this constituency, and has not expired.
+//! 4. [`replay`]: the nonce was not used with this count before.
 //!
-//! Whoever fails at 2 is not told whether the phone or the password is unknown, and after too many failures under one
-//! name ([`attempts`]) gets no more challenges for a while; a right response is never held back, so nobody can lock a
-//! phone out by using its name. Whoever is right and fails later only has to ask again (`stale`).
+//! A failure at step 2 does not show the client whether the phone or the password is unknown. After too many failures
+//! under one name ([`attempts`]), the client gets no challenge for a while. A correct response is always accepted, so a
+//! third party cannot lock a phone out by using its name. After a failure at step 3 or 4, the client is challenged
+//! again with `stale=true`.
 //!
-//! The virtual phone is at the other end, with [`challenge`].
+//! [`challenge`] is the client side, for the virtual phone.
 
 mod algorithm;
 mod attempts;

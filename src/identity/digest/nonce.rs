@@ -1,4 +1,5 @@
-//! Nonces that say by themselves when and for whom they were made: nothing is kept of one until it was used well. Pure.
+//! Stateless nonces: each contains its time and is bound to a constituency. The server stores a nonce only after its
+//! first valid use. Pure.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce as Iv, RandomizedNonceKey};
 use aws_lc_rs::error::Unspecified;
@@ -9,18 +10,18 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::constituency::ConstituencyName;
 
-/// How long a nonce may be used, in milliseconds.
+/// The lifetime of a nonce, in milliseconds.
 pub(super) const LIFETIME: u64 = 300_000;
 const IV: usize = 12;
 
-/// A nonce that we made: when, in milliseconds of our own clock, and which of that time.
+/// A nonce of this process: the time of issue, in milliseconds of the authenticator's clock, and a serial number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Nonce {
     pub(super) issued: u64,
     pub(super) number: u64,
 }
 
-/// Seals the nonces of this process. Sealed, they tell strangers neither how long it has run nor how much it is asked.
+/// Encrypts the nonces of this process, so that they do not show its uptime or its number of challenges.
 pub(super) struct NonceKey {
     nonces: RandomizedNonceKey,
     names: hmac::Key,
@@ -34,15 +35,15 @@ impl NonceKey {
         Ok(Self { nonces: RandomizedNonceKey::new(&AES_256_GCM, &key)?, names })
     }
 
-    /// The text of `nonce` for `constituency`.
+    /// Encrypts `nonce` for `constituency`.
     pub(super) fn write(&self, nonce: Nonce, constituency: &ConstituencyName) -> String {
         let mut sealed = [nonce.issued.to_be_bytes(), nonce.number.to_be_bytes()].concat();
         let iv = self.nonces.seal_in_place_append_tag(Aad::from(constituency.as_str()), &mut sealed);
-        // Without random numbers it is empty, and no answer to it is accepted.
+        // If encryption fails, the text is empty, and no response to it is accepted.
         iv.map_or_else(|_| String::new(), |iv| URL_SAFE_NO_PAD.encode([iv.as_ref().as_slice(), &sealed].concat()))
     }
 
-    /// The nonce that `text` is, if it is one of ours for `constituency`.
+    /// Decrypts `text`; `None` if this process did not issue it for `constituency`.
     pub(super) fn read(&self, text: &str, constituency: &ConstituencyName) -> Option<Nonce> {
         let mut bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
         let (iv, sealed) = bytes.split_at_mut_checked(IV)?;
@@ -53,7 +54,7 @@ impl NonceKey {
         Some(Nonce { issued: number_of(issued)?, number: number_of(number)? })
     }
 
-    /// A number for `name` that nobody else can foresee.
+    /// A keyed hash of `name`, which clients cannot predict.
     pub(super) fn hash(&self, constituency: &ConstituencyName, name: &str) -> u64 {
         let text = [constituency.as_str().as_bytes(), b"/", name.as_bytes()].concat();
         let tag = hmac::sign(&self.names, &text);
@@ -61,7 +62,7 @@ impl NonceKey {
     }
 }
 
-/// Not what it is.
+/// Hides the key.
 impl std::fmt::Debug for NonceKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Key")

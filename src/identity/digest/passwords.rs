@@ -1,6 +1,7 @@
-//! The phones' passwords, as what is stored of them: a file for each constituency in the state directory, `0600`.
+//! The stored passwords of phones: one file for each constituency in the state directory, mode 0600.
 //!
-//! Not in `constituency.json`: policies are handed about and may be read by many, and an HA1 is as good as its password.
+//! They are not in `constituency.json`: policies are shared and readable by many, and an HA1 is equivalent to its
+//! password.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,10 +20,10 @@ use crate::settings::explain;
 use crate::state::{self, FolderHandle};
 use crate::wording::counted;
 
-/// The passwords' folder in the state directory.
+/// The folder of the passwords in the state directory.
 pub const FOLDER: &str = "digest";
 const ENDING: &str = "json";
-/// Digits that cannot be taken for one another (Crockford's Base32).
+/// Digits that are not easily confused (Crockford's Base32).
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
 /// Why passwords cannot be read or stored.
@@ -37,14 +38,14 @@ pub struct PasswordsError {
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OfConstituency {
-    /// The name that they were made for.
+    /// The realm that they were made for.
     pub realm: String,
-    /// What is stored of each phone's.
+    /// The HA1 of each phone.
     pub phones: BTreeMap<MacAddress, Ha1>,
 }
 
 impl OfConstituency {
-    /// Why none can be made for `realm`: those that are there are for another, and there is room for one only.
+    /// Rejects another `realm` if there are passwords: one file holds passwords for one realm.
     fn check_realm(&self, realm: &str) -> Result<(), String> {
         let count = self.phones.len();
         if count == 0 || self.realm == realm {
@@ -60,7 +61,7 @@ impl OfConstituency {
     }
 }
 
-/// All passwords, as they are now.
+/// All passwords, as last read.
 #[derive(Debug)]
 pub struct Passwords {
     folder: PathBuf,
@@ -68,30 +69,31 @@ pub struct Passwords {
     seen: Mutex<StampedPasswords>,
 }
 
-/// What the files looked like when they were last read, or tried to be.
+/// The state of the files at the last refresh.
 #[derive(Debug, Default)]
 struct StampedPasswords {
     stamps: BTreeMap<ConstituencyName, FileStamp>,
-    /// Why some cannot be read as they look; it is tried again until they can.
+    /// The errors of unreadable files. Each refresh tries to read them again.
     unread: BTreeMap<ConstituencyName, String>,
-    /// Why the folder cannot be looked at.
+    /// The error of listing the folder.
     unseen: Option<String>,
 }
 
 impl Passwords {
-    /// The passwords in the state directory `state`, as yet unread.
+    /// The passwords in the state directory `state`, not yet read.
     #[must_use]
     pub fn of_state(state: &Path) -> Self {
         Self { folder: state.join(FOLDER), all: ArcSwap::default(), seen: Mutex::default() }
     }
 
-    /// Those of `constituency`.
+    /// The passwords of `constituency`.
     #[must_use]
     pub fn of(&self, constituency: &ConstituencyName) -> Option<Arc<OfConstituency>> {
         self.all.load().get(constituency).cloned()
     }
 
-    /// Reads the files that have changed. What cannot be read stays as it was, is tried again, and is said once.
+    /// Reads the files that changed. If a file cannot be read, its last passwords stay in force, and each refresh
+    /// retries. Returns only new errors.
     pub fn refresh(&self) -> Vec<PasswordsError> {
         self.refresh_by(read)
     }
@@ -103,7 +105,7 @@ impl Passwords {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let now = match files(&self.folder) {
             Ok(now) => now,
-            // What is known stays until the folder can be looked at again.
+            // The passwords that were read last stay in force.
             Err(error) => {
                 let error = failed(&self.folder)(error);
                 let before = seen.unseen.replace(error.to_string());
@@ -143,10 +145,10 @@ impl Passwords {
     }
 }
 
-/// A new password: 128 bits that can be typed.
+/// Generates a password: 128 random bits as 26 characters.
 ///
 /// # Errors
-/// If the system gives no random numbers.
+/// If the system's random number generator fails.
 pub fn generate() -> Result<String, Unspecified> {
     let mut bytes = [0; 16];
     rand::fill(&mut bytes)?;
@@ -155,61 +157,61 @@ pub fn generate() -> Result<String, Unspecified> {
     Ok((0..26).rev().filter_map(digit).map(char::from).collect())
 }
 
-/// Whether a password for `realm` could be stored.
+/// Checks that a password for `realm` can be stored.
 ///
 /// # Errors
-/// If those that are stored are for another name, or cannot be read.
+/// If the stored passwords are for another realm, or cannot be read.
 pub fn check_realm(state: &Path, constituency: &ConstituencyName, realm: &str) -> Result<(), PasswordsError> {
     let stored = stored(state, constituency)?;
     let path = path(&state.join(FOLDER), constituency);
     stored.check_realm(realm).map_err(|reason| PasswordsError { path, reason })
 }
 
-/// Stores what is to be kept of a phone's password, and says whether it had another before. Waiting for another command
-/// is told to `tell`, as everywhere here.
+/// Stores the HA1 of a phone's password; returns whether it replaced another. If the lock is held by another command,
+/// `notify` gets a message, here and below.
 ///
 /// # Errors
-/// If that cannot be done, as where all others are for another `realm`; nothing is changed then.
+/// If this fails, for example because the stored passwords are for another `realm`. Then nothing is changed.
 pub fn set(
     state: &Path,
     constituency: &ConstituencyName,
     realm: &str,
     mac: MacAddress,
     ha1: Ha1,
-    tell: &dyn Fn(&str),
+    notify: &dyn Fn(&str),
 ) -> Result<bool, PasswordsError> {
     let folder = state.join(FOLDER);
     state::private_folder(&folder).map_err(failed(&folder))?;
-    change(&folder, constituency, tell, |all| {
+    change(&folder, constituency, notify, |all| {
         all.check_realm(realm)?;
         realm.clone_into(&mut all.realm);
         Ok(all.phones.insert(mac, ha1).is_some())
     })
 }
 
-/// Forgets a phone's password, and says whether it had one.
+/// Removes a phone's password; returns whether it had one.
 ///
 /// # Errors
-/// If that cannot be done; the password still counts then.
+/// If this fails. Then the password is still valid.
 pub fn remove(
     state: &Path,
     constituency: &ConstituencyName,
     mac: MacAddress,
-    tell: &dyn Fn(&str),
+    notify: &dyn Fn(&str),
 ) -> Result<bool, PasswordsError> {
     let folder = state.join(FOLDER);
     if !exists(&path(&folder, constituency))? {
         return Ok(false);
     }
-    change(&folder, constituency, tell, |all| Ok(all.phones.remove(&mac).is_some()))
+    change(&folder, constituency, notify, |all| Ok(all.phones.remove(&mac).is_some()))
 }
 
-/// Forgets a phone's passwords for all constituencies, also for those that are gone. Gives the names of those for which it
-/// had one, and why others may still count.
+/// Removes a phone's passwords for all constituencies, including removed ones. Returns the names of those where it had
+/// one, and the errors of those where it may still have one.
 pub fn remove_everywhere(
     state: &Path,
     mac: MacAddress,
-    tell: &dyn Fn(&str),
+    notify: &dyn Fn(&str),
 ) -> (Vec<ConstituencyName>, Vec<PasswordsError>) {
     let folder = state.join(FOLDER);
     let names = match files(&folder) {
@@ -218,9 +220,9 @@ pub fn remove_everywhere(
     };
     let (mut removed, mut errors) = (Vec::new(), Vec::new());
     for name in names {
-        // A file that does not hold it is not written again.
+        // Do not rewrite a file that does not contain the phone.
         let may_hold_it = read(&folder, &name).map_or(true, |all| all.phones.contains_key(&mac));
-        match if may_hold_it { remove(state, &name, mac, tell) } else { Ok(false) } {
+        match if may_hold_it { remove(state, &name, mac, notify) } else { Ok(false) } {
             Ok(true) => removed.push(name),
             Ok(false) => {}
             Err(error) => errors.push(error),
@@ -229,10 +231,10 @@ pub fn remove_everywhere(
     (removed, errors)
 }
 
-/// What is stored for `constituency`.
+/// The stored passwords of `constituency`.
 ///
 /// # Errors
-/// If it cannot be read.
+/// If they cannot be read.
 pub fn stored(state: &Path, constituency: &ConstituencyName) -> Result<OfConstituency, PasswordsError> {
     let folder = state.join(FOLDER);
     let path = path(&folder, constituency);
@@ -245,12 +247,12 @@ pub fn stored(state: &Path, constituency: &ConstituencyName) -> Result<OfConstit
 fn change(
     folder: &Path,
     constituency: &ConstituencyName,
-    tell: &dyn Fn(&str),
+    notify: &dyn Fn(&str),
     change: impl FnOnce(&mut OfConstituency) -> Result<bool, String>,
 ) -> Result<bool, PasswordsError> {
-    // Another command that changes them comes before or after, not between.
+    // Serializes with other commands that change passwords.
     let opened = FolderHandle::open(folder).map_err(failed(folder))?;
-    let _lock = opened.lock(folder, tell).map_err(|error| failed(folder)(io::Error::other(error)))?;
+    let _lock = opened.lock(folder, notify).map_err(|error| failed(folder)(io::Error::other(error)))?;
     let path = path(folder, constituency);
     let mut all = if exists(&path)? { read(folder, constituency)? } else { OfConstituency::default() };
     let was_there = change(&mut all).map_err(|reason| PasswordsError { path: path.clone(), reason })?;
@@ -280,7 +282,7 @@ fn failed(path: &Path) -> impl Fn(io::Error) -> PasswordsError {
     move |error| PasswordsError { path: path.clone(), reason: error.to_string() }
 }
 
-/// The constituencies that have passwords, and what their files look like.
+/// The constituencies with stored passwords, and the stamps of their files.
 fn files(folder: &Path) -> io::Result<BTreeMap<ConstituencyName, FileStamp>> {
     let entries = match FolderHandle::open(folder).and_then(|folder| folder.entries()) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
@@ -308,7 +310,7 @@ mod tests {
         let all: Vec<String> = (0..200).map(|_| generate().unwrap()).collect();
         assert!(all.iter().all(|one| one.len() == 26 && one.bytes().all(|byte| ALPHABET.contains(&byte))));
         assert_eq!(all.iter().collect::<std::collections::BTreeSet<_>>().len(), 200);
-        // 26 digits hold 130 bits: the first has three.
+        // 26 digits hold 130 bits, so the first digit has only three.
         assert!(all.iter().all(|one| matches!(one.as_bytes()[0], b'0'..=b'7')));
         assert!(all.iter().any(|one| one.as_bytes()[0] != b'0'));
     }
@@ -328,7 +330,7 @@ mod tests {
         assert_eq!(passwords.of(&ote).unwrap().phones[&mac], ha1("two"));
         assert!(passwords.of(&name("other")).is_none());
 
-        // What was made for another name is never lost for one of this.
+        // Setting a password for another realm does not lose the existing ones.
         let kept = std::fs::read(&file).unwrap();
         let refused = set(state.path(), &ote, "ote.other", "00005e0053aa".parse().unwrap(), ha1("three"), &|_| ());
         assert!(refused.unwrap_err().to_string().contains("the passwords of 1 phone for ote.example"));
@@ -336,7 +338,7 @@ mod tests {
         assert!(check_realm(state.path(), &ote, "ote.example").is_ok());
         assert_eq!(std::fs::read(&file).unwrap(), kept);
 
-        // Damage keeps what was good, and is said once.
+        // If a file becomes invalid, its last passwords stay in force, and the error is returned once.
         let good = std::fs::read(&file).unwrap();
         state::write_private(&file, b"{").unwrap();
         assert_eq!((passwords.refresh().len(), passwords.refresh().len()), (1, 0));
@@ -381,7 +383,7 @@ mod tests {
         set(state.path(), &ote, "ote.example", mac, ha1("one"), &|_| ()).unwrap();
         assert!(passwords.refresh().is_empty());
         remove(state.path(), &ote, mac, &|_| ()).unwrap();
-        // A disk that fails, which no test can make.
+        // A disk error, which a test cannot cause.
         let failing = |reason: &'static str| {
             move |folder: &Path, _: &ConstituencyName| Err(failed(folder)(io::Error::other(reason)))
         };

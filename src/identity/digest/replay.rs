@@ -1,21 +1,23 @@
-//! Which counts of which nonces a phone has used. Pure.
+//! Replay protection: records which counts of which nonces a phone has used. Pure.
 //!
-//! Only who had the right password is remembered, and of each phone a few nonces: strangers cannot make this grow.
+//! It stores only nonces of responses with a correct password, and a few per phone. So unauthenticated clients cannot
+//! make it grow.
 
 use super::nonce::{LIFETIME, Nonce};
 
-/// How many nonces of one phone are remembered: more than it has connections at once.
+/// The number of nonces that are stored for a phone: more than it has simultaneous connections.
 const REMEMBERED: usize = 16;
 
-/// What one phone has used.
+/// The used nonces of one phone.
 #[derive(Debug, Default)]
 pub(super) struct UsedNonces {
     nonces: Vec<NonceCounts>,
-    /// Nonces up to this are forgotten, and count as used up.
+    /// The newest nonce that was dropped. Nonces up to it are refused.
     forgotten: Option<Nonce>,
 }
 
-/// The highest count of a nonce, and which of the 64 up to it were used: connections may overtake one another.
+/// The highest used count of a nonce, and a bitmap of the 64 counts up to it: requests on different connections may
+/// arrive out of order.
 #[derive(Debug)]
 struct NonceCounts {
     nonce: Nonce,
@@ -24,7 +26,7 @@ struct NonceCounts {
 }
 
 impl UsedNonces {
-    /// Uses `count` of `nonce` at `now`; says whether that was still to be had.
+    /// Marks `count` of `nonce` as used at `now`; returns whether it was still unused.
     pub(super) fn take(&mut self, nonce: Nonce, count: u32, now: u64) -> bool {
         self.nonces.retain(|counts| now.saturating_sub(counts.nonce.issued) <= LIFETIME);
         if let Some(counts) = self.nonces.iter_mut().find(|counts| counts.nonce == nonce) {
@@ -36,7 +38,7 @@ impl UsedNonces {
         if self.nonces.len() >= REMEMBERED {
             self.forget_oldest();
         }
-        // It may be older than what was just forgotten.
+        // The nonce may be older than the one that was just dropped.
         if self.forgotten.is_some_and(|forgotten| nonce <= forgotten) {
             return false;
         }

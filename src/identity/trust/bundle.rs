@@ -1,8 +1,9 @@
 //! Trust bundles: named sets of CA certificates, checked once when they are loaded.
 //!
-//! Every CA of a bundle becomes an anchor of its own. What a path to the root would have checked of it (its
-//! signature, dates, path length) is checked here, at load, and the dates again whenever a device is judged; so a
-//! phone that sends only its leaf gets in, and a handshake costs one signature less per CA.
+//! Every CA of a bundle becomes a trust anchor, except where name constraints above it or a CRL of its issuer must be
+//! checked for each device. Its own signature, dates and path length, which path building up to the root would check,
+//! are checked at load, and the dates again for each device. So a phone may send only its leaf certificate, and a
+//! handshake verifies one signature less per CA.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +16,7 @@ use super::revocation::RevocationList;
 
 use crate::wording::webpki_error;
 
-/// Why a bundle cannot be used; the constituencies that name it are not served.
+/// Why a bundle is not usable. The constituencies that use it are not served.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
     /// A file cannot be read.
@@ -23,18 +24,18 @@ pub enum BundleError {
     File {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: std::io::Error,
     },
-    /// A file holds something that is no usable CA certificate.
+    /// A file contains something other than a usable CA certificate or CRL.
     #[error("{source_name}: {reason}")]
     Unusable {
-        /// The file, or the name of what is built in.
+        /// The file, or the name of the built-in certificate.
         source_name: String,
-        /// What is wrong, and what to do.
+        /// The problem and its remedy.
         reason: String,
     },
-    /// No file, or no certificate.
+    /// The bundle has no file, or no certificate.
     #[error("the trust bundle \"{0}\" names no certificate")]
     Empty(String),
 }
@@ -42,39 +43,39 @@ pub enum BundleError {
 /// A named set of CA certificates.
 #[derive(Debug)]
 pub struct Bundle {
-    /// The name that policies use.
+    /// The name in policies.
     pub name: String,
-    /// Whose devices these CAs certify.
+    /// The family of the devices that these CAs certify.
     pub family: Family,
-    /// The CAs that are trusted by themselves.
+    /// The trust anchors.
     pub anchors: Vec<Anchor>,
-    /// CAs that are known, so that phones need not send them, but are trusted only through an anchor.
+    /// CAs that are not anchors. They complete chains, so that phones need not send them.
     pub known: Vec<CertificateDer<'static>>,
-    /// What these CAs have revoked.
+    /// The CRLs of these CAs.
     pub revocations: Vec<RevocationList>,
 }
 
-/// A CA that is trusted by itself, with what must still hold when a device is judged.
+/// A trust anchor, with the constraints that each device verification checks.
 #[derive(Debug, Clone)]
 pub struct Anchor {
-    /// What webpki needs of it.
+    /// The anchor in webpki's form.
     pub anchor: TrustAnchor<'static>,
     /// The certificate itself.
     pub certificate: CertificateDer<'static>,
-    /// Its subject, for people.
+    /// The subject, for messages.
     pub subject: String,
-    /// Not valid before this Unix time, counting the CAs above it.
+    /// The start of validity in Unix seconds: the latest of its own and of the CAs above it.
     pub not_before: i64,
-    /// Not valid after this Unix time, counting the CAs above it.
+    /// The end of validity in Unix seconds: the earliest of its own and of the CAs above it.
     pub not_after: i64,
-    /// How many CAs may stand between it and a device certificate.
+    /// The maximum number of CAs between it and a device certificate.
     pub path_length: Option<u32>,
-    /// Whose devices it certifies.
+    /// The family of the devices that it certifies.
     pub family: Family,
 }
 
 impl Bundle {
-    /// Reads the bundle `name` from `files`, each PEM (certificates and CRLs) or DER (one of them).
+    /// Loads the bundle `name` from `files`. Each is PEM (certificates and CRLs) or DER (one of either).
     pub fn load(name: &str, files: &[PathBuf]) -> Result<Self, BundleError> {
         let mut found = FoundPem::default();
         for path in files {
@@ -85,7 +86,7 @@ impl Bundle {
         Self::of(name, &found.certificates, &found.lists)
     }
 
-    /// The same for devices of `family`.
+    /// Sets the family of the devices.
     #[must_use]
     pub fn of_family(mut self, family: Family) -> Self {
         self.family = family;
@@ -93,7 +94,8 @@ impl Bundle {
         self
     }
 
-    /// A CA that both trust for devices of different families, so that nobody can tell in whose form to read a name.
+    /// The subject of a CA that both bundles trust for different families. The form of the MAC address would be
+    /// ambiguous.
     #[must_use]
     pub fn disputed<'a>(&'a self, other: &Self) -> Option<&'a str> {
         let is_same = |one: &&Anchor, two: &Anchor| {
@@ -104,7 +106,7 @@ impl Bundle {
         (self.family != other.family).then_some(both.subject.as_str())
     }
 
-    /// Whether both trust exactly the same certificates for devices of one family, and know of the same revocations.
+    /// Whether both trust the same certificates for the same family, with equal CRLs.
     #[must_use]
     pub fn is_same_as(&self, other: &Self) -> bool {
         let anchors =
@@ -115,7 +117,7 @@ impl Bundle {
             && anchors(self) == anchors(other)
     }
 
-    /// The bundle `name` of `certificates` and of `lists` of what they revoked, each with the name of where it came from.
+    /// Builds the bundle `name` from certificates and CRLs, each with the name of its source.
     pub fn of(
         name: &str,
         certificates: &[(String, CertificateDer<'static>)],
@@ -156,7 +158,7 @@ impl Bundle {
     }
 }
 
-/// What the CAs above a CA, and the CA itself, leave of its dates and path length.
+/// The dates and path length that a CA and the CAs above it leave.
 struct ChainLimits {
     not_before: i64,
     not_after: i64,
@@ -165,8 +167,8 @@ struct ChainLimits {
 
 type Parsed<'a> = (&'a str, &'a CertificateDer<'static>, X509Certificate<'a>);
 
-/// Follows `ca` up through the bundle as far as it goes. `None`: constraints above it, or a list of what its issuer
-/// revoked, must be checked per device, so it cannot be an anchor.
+/// Follows `ca` up to the top of the bundle. `None` if a CA above has name constraints, or its issuer has a CRL. These
+/// must be checked for each device, so `ca` cannot be an anchor.
 fn through_the_bundle(
     ca: &X509Certificate<'_>,
     all: &[Parsed<'_>],
@@ -231,7 +233,7 @@ fn parse_ca<'a>(source: &str, der: &'a [u8]) -> Result<X509Certificate<'a>, Bund
     if !rest.is_empty() {
         return Err(unusable("has bytes after the certificate".to_owned()));
     }
-    // A version 1 root has no extensions to say that it is a CA.
+    // A version 1 root has no extensions, so it cannot be marked as a CA.
     let is_old_root = ca.version().0 == 0 && ca.subject().as_raw() == ca.issuer().as_raw();
     let is_ca = ca.basic_constraints().ok().flatten().is_some_and(|found| found.value.ca);
     if !is_ca && !is_old_root {
@@ -246,7 +248,7 @@ fn parse_ca<'a>(source: &str, der: &'a [u8]) -> Result<X509Certificate<'a>, Bund
     Ok(ca)
 }
 
-/// What the files of a bundle hold, each with the name of where it came from.
+/// The contents of a bundle's files, each with the name of its source.
 #[derive(Default)]
 struct FoundPem {
     certificates: Vec<(String, CertificateDer<'static>)>,

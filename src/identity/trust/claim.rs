@@ -1,4 +1,4 @@
-//! Who somebody says to be that has not proved it.
+//! The claimed identity of an unauthenticated client.
 
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -7,17 +7,17 @@ use super::family::Family;
 use super::identity;
 use crate::constituency::{Fingerprint, MacAddress};
 
-/// A phone that somebody claims to be and did not prove: anybody can make such a certificate, or say such a name.
+/// An unproven identity. Anyone can make a certificate with this name, or send this user name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClaimedIdentity {
-    /// The claimed address.
+    /// The claimed MAC address.
     pub mac: MacAddress,
-    /// The SHA-256 of the certificate; `None` if it was said with a password that is wrong.
+    /// The SHA-256 of the certificate; `None` if the claim came with a wrong password.
     pub fingerprint: Option<Fingerprint>,
 }
 
 impl ClaimedIdentity {
-    /// The claim of the certificate `leaf`; `None` if it names no phone.
+    /// The claim of the certificate `leaf`; `None` if it has no MAC address.
     #[must_use]
     pub fn of(leaf: &CertificateDer<'_>) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(leaf).ok()?;

@@ -1,4 +1,4 @@
-//! [`DeviceVerifier`] as rustls asks for it, and the verdict carried out of the handshake to whoever logs it.
+//! Connects [`DeviceVerifier`] to rustls, and passes its verdict from the handshake to the code that logs it.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -13,23 +13,22 @@ use super::refusal::ChainRefusal;
 use super::verifier::{DeviceVerifier, VerifiedDevice};
 use crate::constituency::{Pins, Policy};
 
-/// The device that was proven, or why none was.
+/// The verified device, or why the chain was refused.
 pub type Verdict = Result<VerifiedDevice, ChainRefusal>;
 
-/// What the verifier found in one handshake.
+/// The result of verification in one handshake.
 #[derive(Debug)]
 pub struct DeviceFinding {
-    /// Its verdict.
     pub verdict: Verdict,
-    /// Who a certificate that does not count says it is.
+    /// The identity that a refused certificate claims.
     pub claim: Option<ClaimedIdentity>,
 }
 
-/// One handshake, as its verifier sees it.
+/// The context of one handshake, as a task-local.
 struct FindingSlot {
-    /// The policy that is in force.
+    /// The current policy.
     policy: Arc<Policy>,
-    /// rustls hands an error on only as an alert; the whole finding waits here for the handshake's own task.
+    /// rustls passes an error on only as an alert. This slot passes the whole finding to the task of the handshake.
     finding: RefCell<Option<DeviceFinding>>,
 }
 
@@ -37,7 +36,7 @@ tokio::task_local! {
     static HANDSHAKE: FindingSlot;
 }
 
-/// Runs a `handshake` under `policy` and gives, beside its output, what a [`RequireDevice`] found in it, if one was asked.
+/// Runs a `handshake` under `policy`. Gives its output, and the finding of [`RequireDevice`] if it was called.
 pub async fn with_finding<F: Future>(policy: Arc<Policy>, handshake: F) -> (F::Output, Option<DeviceFinding>) {
     HANDSHAKE
         .scope(FindingSlot { policy, finding: RefCell::new(None) }, async {
@@ -48,7 +47,7 @@ pub async fn with_finding<F: Future>(policy: Arc<Policy>, handshake: F) -> (F::O
 }
 
 impl DeviceVerifier {
-    /// Judges `chain` as [`judge`](Self::judge) does, and says of one that does not count who it claims to be.
+    /// Verifies `chain` with [`judge`](Self::judge). If it is refused, adds the identity that it claims.
     #[must_use]
     pub fn examine(&self, chain: &[CertificateDer<'_>], pins: &Pins, now: UnixTime) -> DeviceFinding {
         let verdict = self.judge(chain, pins, now);
@@ -57,7 +56,7 @@ impl DeviceVerifier {
     }
 }
 
-/// Requires a device certificate that its [`DeviceVerifier`] accepts.
+/// A rustls verifier that requires a device certificate which its [`DeviceVerifier`] accepts.
 #[derive(Debug)]
 pub struct RequireDevice {
     verifier: Arc<DeviceVerifier>,
@@ -65,7 +64,7 @@ pub struct RequireDevice {
 }
 
 impl RequireDevice {
-    /// Asks for certificates below the verifier's anchors.
+    /// Requests certificates below the verifier's anchors.
     #[must_use]
     pub fn new(verifier: Arc<DeviceVerifier>) -> Self {
         let hints =
@@ -87,7 +86,7 @@ impl ClientCertVerifier for RequireDevice {
     ) -> Result<ClientCertVerified, Error> {
         let chain: Vec<CertificateDer<'_>> =
             std::iter::once(end_entity).chain(intermediates).map(|der| CertificateDer::from(der.as_ref())).collect();
-        // Outside of a handshake of ours nothing is pinned, and nobody waits for what is found.
+        // Outside of `with_finding`, there are no pins and no receiver of the finding.
         let within = |handshake: &FindingSlot| self.verifier.examine(&chain, &handshake.policy.pins, now);
         let finding = HANDSHAKE.try_with(within).unwrap_or_else(|_| self.verifier.examine(&chain, &Pins::new(), now));
         let answer = finding.verdict.as_ref().map(|_| ClientCertVerified::assertion()).map_err(Error::from);

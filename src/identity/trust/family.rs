@@ -1,7 +1,8 @@
-//! Families of devices: where a vendor's factory certificate carries the MAC address, and in which form. Pure.
+//! Families of devices: where a vendor's factory certificate has the MAC address, and in which form. Pure.
 //!
-//! A trust bundle belongs to one family, and an identity is read in the form of the CA under which it was verified, never
-//! in another's: what one vendor's CA would sign for anybody may be another's identity.
+//! A trust bundle belongs to one family. The MAC address is read only in the form of the CA that verified the
+//! certificate. Otherwise, a name that one vendor's CA signs for any applicant could pass for a device of another
+//! vendor.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -29,15 +30,15 @@ pub enum Family {
     Cisco,
 }
 
-/// Where the MAC address stands.
+/// The form of the MAC address in a certificate.
 pub(super) struct NameForm {
-    /// The subject's attribute.
+    /// The attribute of the subject.
     pub(super) attribute: Oid<'static>,
-    /// What it is called.
+    /// The name of the attribute.
     pub(super) name: &'static str,
-    /// What stands in it.
+    /// A description of the value.
     pub(super) words: &'static str,
-    /// Reads it, and nothing else.
+    /// Parses the value strictly.
     pub(super) read: fn(&[u8]) -> Option<MacAddress>,
 }
 
@@ -45,11 +46,11 @@ const IN_HEX: &str = "a MAC address of 12 hex digits";
 const IN_HEX_OR_PAIRS: &str = "a MAC address of 12 hex digits, or of six pairs with : or - between";
 
 impl Family {
-    /// All of them.
+    /// All families.
     pub const ALL: [Self; 6] =
         [Self::Polycom, Self::Yealink, Self::Snom, Self::Grandstream, Self::CiscoMpp, Self::Cisco];
 
-    /// What it is called in settings.
+    /// The name in settings.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -77,7 +78,7 @@ impl Family {
         }
     }
 
-    /// Where its devices carry the MAC address, for people.
+    /// A description of the form, for messages.
     #[must_use]
     pub fn explained(self) -> String {
         let form = self.form();

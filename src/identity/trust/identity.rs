@@ -1,7 +1,8 @@
-//! Which phone a device certificate names. The decision is ours alone: chain validation accepts any name.
+//! Reads the phone's MAC address from a device certificate. Chain validation accepts any name, so this check is
+//! provost's own.
 //!
-//! Pure: DER in, MAC address or the exact reason out. The subject is read as DER, never as a string of a
-//! distinguished name, because in such a string one name can be made to look like another.
+//! Pure: DER in, MAC address or the exact reason out. Reads the subject as DER, not as the string of a distinguished
+//! name, in which one name can be made to look like another.
 
 use x509_parser::asn1_rs::Tag;
 use x509_parser::x509::{AttributeTypeAndValue, X509Name};
@@ -9,65 +10,65 @@ use x509_parser::x509::{AttributeTypeAndValue, X509Name};
 use super::family::Family;
 use crate::constituency::{MacAddress, NotAPhone};
 
-/// Why a certificate that chains to a trusted CA still names no phone.
+/// Why a certificate that chains to a trusted CA names no phone.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoIdentity {
-    /// The subject has no such attribute.
+    /// The subject lacks the attribute.
     #[error("the device certificate's subject has no {0}")]
     Missing(&'static str),
-    /// More than one: which one counts would be a guess.
+    /// The attribute occurs more than once, which is ambiguous.
     #[error("the device certificate's subject has {count} {attribute}s, exactly one is allowed")]
     Several {
         /// The attribute.
         attribute: &'static str,
-        /// How often it stands there.
+        /// The number of occurrences.
         count: usize,
     },
-    /// It shares its RDN with another attribute.
+    /// The attribute shares its RDN with another one.
     #[error("the device certificate's {0} stands in a multi-valued RDN")]
     MultiValuedRdn(&'static str),
-    /// Neither `UTF8String` nor `PrintableString`.
+    /// The value is neither `UTF8String` nor `PrintableString`.
     #[error(
         "the device certificate's {attribute} is a string of ASN.1 type {tag}, only UTF8String and PrintableString are allowed"
     )]
     StringType {
         /// The attribute.
         attribute: &'static str,
-        /// The type.
+        /// The ASN.1 type.
         tag: String,
     },
-    /// A text, but none that names one phone: such a certificate may be shared by many.
+    /// The text does not name a single phone. Many phones may share such a certificate.
     #[error("the device certificate's {attribute} {text:?} is not {expected}{}", hint(*.family))]
     NotMacAddress {
         /// The attribute.
         attribute: &'static str,
-        /// What stands in it.
+        /// The text.
         text: String,
-        /// What should.
+        /// A description of the expected text.
         expected: &'static str,
-        /// In whose form.
+        /// The family of the form.
         family: Family,
     },
-    /// A MAC address, but none that a phone can have.
+    /// A MAC address that no phone can have.
     #[error("the device certificate's {attribute} names no phone: {why}")]
     NotAPhone {
         /// The attribute.
         attribute: &'static str,
-        /// Why no phone can have it.
+        /// The reason.
         why: NotAPhone,
     },
 }
 
-/// What operators of other families' phones meet: certificates that a whole series shares.
+/// A hint for phones of other families: some have a certificate that a whole series shares.
 fn hint(family: Family) -> &'static str {
     if family == Family::Polycom { "" } else { ": it names no single phone, and may be shared by many" }
 }
 
-/// Reads the MAC address from a certificate's `subject` in the form of `family`: exactly one such attribute, in an RDN of
-/// its own, that holds the address and nothing besides what the form says.
+/// Reads the MAC address from a certificate's `subject` in the form of `family`. The attribute must occur exactly once,
+/// in an RDN of its own, and have exactly the form.
 ///
 /// # Errors
-/// Anything else, with the reason.
+/// The reason for every other subject.
 pub fn mac_address(subject: &X509Name<'_>, family: Family) -> Result<MacAddress, NoIdentity> {
     let form = family.form();
     let attribute = form.name;

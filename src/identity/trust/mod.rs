@@ -1,8 +1,7 @@
-//! Whose certificates count: Polycom's factory PKI as facts, an operator's own bundles, and the judgement of a
-//! device certificate.
+//! Trust in device certificates: Polycom's factory PKI, the operator's own bundles, and verification.
 //!
-//! The chain authorises nobody by itself: whoever owns a phone owns a valid one. It proves a MAC address, and the
-//! constituency's list says what that address may do.
+//! A valid chain alone authorizes no access: every owner of a phone has one. It proves a MAC address, and the
+//! constituency's list decides what that address may access.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -36,20 +35,20 @@ pub use refusal::ChainRefusal;
 pub use revocation::RevocationList;
 pub use verifier::{DeviceVerifier, VerifiedDevice};
 
-/// The bundles of a configuration, by name. A bundle that does not load is there with its error.
+/// The bundles of a configuration, by name. A bundle that cannot be loaded has an error.
 pub type Bundles = BTreeMap<String, Result<Arc<Bundle>, Arc<BundleError>>>;
 
-/// A bundle as `provost.json` names it: a list of files, or files and the family of devices that they are for.
+/// A bundle in `provost.json`: a list of files, or an object with files and the family of the devices.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BundleFiles {
-    /// Where its certificates are.
+    /// The files with CA certificates and CRLs.
     pub files: Vec<PathBuf>,
-    /// Whose devices they certify.
+    /// The family of the devices.
     pub family: Family,
 }
 
 impl BundleFiles {
-    /// The same with files that are relative to `base`.
+    /// Resolves the files relative to `base`.
     #[must_use]
     pub fn relative_to(self, base: &Path) -> Self {
         Self { files: self.files.into_iter().map(|file| base.join(file)).collect(), ..self }
@@ -101,7 +100,7 @@ impl<'de> Deserialize<'de> for BundleFiles {
     }
 }
 
-/// Loads every bundle of `files`, and Polycom's, which is built in.
+/// Loads all bundles in `files` and the built-in one of Polycom.
 #[must_use]
 pub fn load_all(files: &BTreeMap<String, BundleFiles>) -> Bundles {
     let load = |name: &str, named: &BundleFiles| Ok(Bundle::load(name, &named.files)?.of_family(named.family));

@@ -1,4 +1,4 @@
-//! Why a device certificate does not count, in words for the operator; the stranger gets only a TLS alert.
+//! Why a device certificate is refused, in words for the operator. The client gets only a TLS alert.
 
 use rustls::CertificateError;
 use rustls::pki_types::UnixTime;
@@ -8,7 +8,7 @@ use x509_parser::prelude::X509Certificate;
 use crate::clock::rfc3339;
 use crate::wording::{counted_were, webpki_error};
 
-/// Why a presented chain does not count. Times are Unix seconds.
+/// Why a presented chain is refused. Times are Unix seconds.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChainRefusal {
     #[error("no client certificate was presented")]
@@ -61,7 +61,7 @@ pub enum ChainRefusal {
     Other(String),
 }
 
-/// How a path failed: in webpki, or in what is checked on top.
+/// Why path building failed: an error of webpki, or a refusal by the additional checks.
 pub(super) enum PathError {
     Webpki(webpki::Error),
     Refused(ChainRefusal),
@@ -74,7 +74,7 @@ impl From<webpki::Error> for PathError {
 }
 
 impl ChainRefusal {
-    /// One of a few words, to count by.
+    /// The reason as one of a few words, for metrics.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
@@ -95,7 +95,7 @@ impl ChainRefusal {
         }
     }
 
-    /// The same, said of a CA above the device certificate.
+    /// The same reason for a CA above the device certificate.
     pub(super) fn of_a_ca(self) -> Self {
         match self {
             Self::Revoked { subject, serial, ca } => Self::CaRevoked { subject, serial, ca },
@@ -103,7 +103,7 @@ impl ChainRefusal {
         }
     }
 
-    /// Says in our words, and with the facts of the `leaf`, what webpki or our own checks found.
+    /// Translates an error of path building to a refusal, with details of the `leaf`.
     pub(super) fn explain(error: PathError, leaf: &X509Certificate<'_>, now: UnixTime) -> Self {
         let error = match error {
             PathError::Refused(refusal) => return refusal,
@@ -115,7 +115,7 @@ impl ChainRefusal {
         match error {
             webpki::Error::CertExpired { .. } if now > not_after => Self::Expired { not_after, now },
             webpki::Error::CertNotValidYet { .. } if now < not_before => Self::NotYetValid { not_before },
-            // What phones sign for themselves is often marked as a CA's.
+            // Self-signed certificates of phones are often marked as a CA's.
             webpki::Error::UnknownIssuer | webpki::Error::CaUsedAsEndEntity if is_self_signed(leaf) => {
                 Self::SelfSigned { subject: leaf.subject().to_string() }
             }
@@ -123,7 +123,7 @@ impl ChainRefusal {
             webpki::Error::CaUsedAsEndEntity => Self::CaAsDevice,
             webpki::Error::PathLenConstraintViolated => Self::PathTooLong { ca: "a CA of the chain".to_owned() },
             webpki::Error::EndEntityUsedAsCa => Self::IssuerNotCa { issuer: issuer() },
-            // A signature by another kind of key than the issuer's cannot be the issuer's.
+            // A signature by another type of key than the issuer's cannot be the issuer's.
             webpki::Error::InvalidSignatureForPublicKey
             | webpki::Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
                 Self::BadSignature { issuer: issuer() }
@@ -150,7 +150,7 @@ fn algorithm_name(leaf: &X509Certificate<'_>) -> String {
 }
 
 impl From<&ChainRefusal> for rustls::Error {
-    /// Chooses the TLS alert; the reason itself goes to the log by another way.
+    /// Chooses the TLS alert. The reason itself goes to the log separately.
     fn from(refusal: &ChainRefusal) -> Self {
         Self::InvalidCertificate(match refusal {
             ChainRefusal::Expired { .. } | ChainRefusal::CaExpired { .. } => CertificateError::Expired,
@@ -161,7 +161,7 @@ impl From<&ChainRefusal> for rustls::Error {
             ChainRefusal::Revoked { .. } | ChainRefusal::CaRevoked { .. } => CertificateError::Revoked,
             ChainRefusal::RevocationsOutdated { .. } => CertificateError::UnknownRevocationStatus,
             ChainRefusal::BadSignature { .. } => CertificateError::BadSignature,
-            // RFC 8446 §4.4.2.4: a signature with SHA-1 is answered with bad_certificate, as damage is.
+            // RFC 8446 §4.4.2.4: a SHA-1 signature gets bad_certificate, like a malformed certificate.
             ChainRefusal::Malformed(_) | ChainRefusal::SignatureAlgorithm { .. } => CertificateError::BadEncoding,
             ChainRefusal::Purpose => CertificateError::InvalidPurpose,
             _ => CertificateError::ApplicationVerificationFailure,
@@ -173,7 +173,7 @@ impl From<&ChainRefusal> for rustls::Error {
 mod tests {
     use super::*;
 
-    /// The golden test of metrics has no client that sends such a certificate.
+    /// The golden test of the metrics does not cover this reason.
     #[test]
     fn unreadable_certificate_has_a_reason_of_its_own() {
         assert_eq!(ChainRefusal::Malformed(String::new()).kind(), "malformed_certificate");

@@ -1,4 +1,4 @@
-//! Pins as a law: the one certificate counts at any time, and none that differs from it in anything.
+//! Pins as a property: the pinned certificate is valid at any time, and a certificate that differs in any bit is not.
 
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ fn a_pinned_certificate_counts_at_any_time_and_only_for_its_phone() {
         let refusal = verifier.judge(std::slice::from_ref(&leaf), &pins, at(1_800_000_000)).unwrap_err();
         assert!(matches!(refusal, ChainRefusal::SelfSigned { .. }), "{refusal}");
     }
-    // It is the first certificate that is meant, whatever comes behind it.
+    // The pin applies to the first certificate, whatever follows.
     let other = self_signed(MAC);
     assert!(verifier.judge(&[leaf.clone(), other.clone()], &pins, at(0)).is_ok());
     assert!(verifier.judge(&[other, leaf], &pins, at(0)).is_err());

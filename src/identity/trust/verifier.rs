@@ -1,17 +1,18 @@
-//! Whether a device certificate counts: the chain by rustls-webpki, and on top what webpki leaves to its user.
+//! Verifies device certificates: the chain with rustls-webpki, and the checks that webpki leaves to its user.
 //!
-//! 1. Bounds before any signature: at most eight certificates, RSA keys of 2048 to 4096 bits.
-//! 2. The leaf's key is of a kind that rustls lets sign handshakes, in the old lane too, and its keyUsage allows that.
-//! 3. webpki builds and verifies a path to an anchor; the anchor's own dates and path length are checked on it.
-//! 4. No list of revocations names it or a CA below the anchor, and every list that might is fresh.
-//! 5. The subject names a phone, or says why it does not.
+//! 1. Limits, before any signature is verified: at most eight certificates, RSA keys of 2048 to 4096 bits.
+//! 2. The leaf's key is of a type that rustls accepts for handshake signatures, also with legacy TLS, and its keyUsage
+//!    allows signing.
+//! 3. webpki builds and verifies a path to an anchor. The anchor's own dates and path length are checked too.
+//! 4. No CRL revokes the leaf or a CA below the anchor, and all their CRLs are fresh.
+//! 5. The MAC address is read from the subject, or the reason why there is none.
 //!
-//! A certificate that fails at 3 counts all the same if it is pinned: named by its SHA-256, for the phone that its subject
-//! names. That is an explicit decision about one certificate, so neither its signature nor its dates are asked for;
-//! the bounds of 1 and 2 and the subject are, and whether it was itself revoked.
+//! A certificate that fails at 3 or 4 is valid all the same if the policy pins its SHA-256 for the MAC address in its
+//! subject. A pin is an explicit decision about one certificate, so its signature and dates are not checked. Steps 1
+//! and 2, the subject, and whether the certificate itself is revoked still are.
 //!
-//! Time is an argument. The path is verified as of the leaf's last valid second, and every CA's dates as of now: so the
-//! leaf's own expiry comes last, may be tolerated by policy, and hides no other reason.
+//! Time is an argument. The path is verified as of the leaf's last valid second if that has passed, and the CAs' dates
+//! as of now. So the leaf's own expiry is checked last: the policy can tolerate it, and it hides no other reason.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -34,12 +35,12 @@ use super::refusal::{ChainRefusal, PathError};
 use super::revocation::{self, RevocationList};
 use crate::constituency::{ExpiredDeviceCertificates, Fingerprint, MacAddress, POLYCOM, Pins};
 
-/// The most certificates a phone may send. Path building is a puzzle that a stranger sets us.
+/// The maximum number of certificates in a chain. It limits the cost of path building, which the client controls.
 const MAX_CHAIN: usize = 8;
-/// RSA modulus sizes that are verified, in bits.
+/// The accepted sizes of RSA keys, in bits.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=4096;
 
-/// Judges device certificates for one constituency's policy.
+/// Verifies device certificates for the policy of one constituency.
 #[derive(Debug)]
 pub struct DeviceVerifier {
     anchors: Vec<TrustAnchor<'static>>,
@@ -48,43 +49,43 @@ pub struct DeviceVerifier {
     revocations: Vec<RevocationList>,
     expired: ExpiredDeviceCertificates,
     algorithms: WebPkiSupportedAlgorithms,
-    /// Whether its bundles may be others tomorrow: all may but the one that is built in.
+    /// Whether its bundles may change at run time. All may, except the built-in one.
     may_change: bool,
 }
 
-/// A device whose certificate was found to count. Only [`DeviceVerifier::judge`] makes one.
+/// A device with a valid certificate. Only [`DeviceVerifier::judge`] creates one.
 #[derive(Debug, Clone)]
 pub struct VerifiedDevice {
     identity: Result<MacAddress, NoIdentity>,
     not_after: i64,
-    above: Above,
+    constraints: PathConstraints,
     tolerates_expiry: bool,
     pin: Option<Fingerprint>,
-    /// The chain, to be judged again if the bundles are others; `None` where they stay as they are.
+    /// The chain, for verifying it again when the bundles change; `None` if they cannot change.
     chain: Option<Arc<[CertificateDer<'static>]>>,
 }
 
-/// What stands above a device certificate on its verified path.
+/// The constraints of the verified path above a device certificate.
 #[derive(Debug, Clone)]
-struct Above {
-    /// The first notAfter of the CAs.
+struct PathConstraints {
+    /// The earliest notAfter of the CAs.
     not_after: i64,
-    /// The list of revocations that must be renewed first.
+    /// The CRL that becomes outdated first.
     list: Option<Box<Freshness>>,
-    /// In whose form the certificate names its phone: that of the anchor.
+    /// The family of the anchor, which determines the form of the MAC address.
     family: Family,
 }
 
-/// How long a list of revocations is believed.
+/// The end of a CRL's freshness.
 #[derive(Debug, Clone)]
 struct Freshness {
     ca: String,
     next_update: i64,
 }
 
-impl Above {
-    /// Takes into account that `list`, if there is one, says nothing of what happens after its time.
-    fn believe(&mut self, list: Option<&RevocationList>) {
+impl PathConstraints {
+    /// Adds the nextUpdate of `list`, if there is a CRL, to the constraints.
+    fn limit_by_crl(&mut self, list: Option<&RevocationList>) {
         let Some(list) = list else { return };
         if self.list.as_ref().is_none_or(|first| list.next_update < first.next_update) {
             self.list = Some(Box::new(Freshness { ca: list.ca.clone(), next_update: list.next_update }));
@@ -93,41 +94,41 @@ impl Above {
 }
 
 impl VerifiedDevice {
-    /// The phone that the certificate names, or why it names none.
+    /// The MAC address in the certificate, or why there is none.
     pub fn mac(&self) -> Result<MacAddress, &NoIdentity> {
         self.identity.as_ref().copied()
     }
 
-    /// Its certificate, if that counts by a pin alone; it does so only while the pin stands.
+    /// The fingerprint of the certificate, if only a pin makes it valid. It is valid while the pin exists.
     #[must_use]
     pub fn pin(&self) -> Option<Fingerprint> {
         self.pin
     }
 
-    /// What it presented, its own certificate first; `None` where it need not be judged again as long as it is connected.
+    /// The presented chain, leaf first; `None` if it need not be verified again during the connection.
     #[must_use]
     pub fn chain(&self) -> Option<&[CertificateDer<'static>]> {
         self.chain.as_deref()
     }
 
-    /// When the certificate expires, in Unix seconds.
+    /// The end of the certificate's validity, in Unix seconds.
     #[must_use]
     pub fn not_after(&self) -> i64 {
         self.not_after
     }
 
-    /// Whether the certificate and the CAs above it still count at `now` (Unix seconds).
+    /// Checks that the certificate and the CAs above it are still valid at `now` (Unix seconds).
     ///
     /// # Errors
-    /// What has expired since the chain was verified.
+    /// The certificate or CRL that has expired since the chain was verified.
     pub fn still_valid(&self, now: i64) -> Result<(), ChainRefusal> {
         let is_outdated = |list: &&Freshness| now > list.next_update;
-        if now > self.above.not_after {
+        if now > self.constraints.not_after {
             Err(ChainRefusal::CaExpired {
                 ca: "a CA above the device certificate".to_owned(),
-                not_after: self.above.not_after,
+                not_after: self.constraints.not_after,
             })
-        } else if let Some(list) = self.above.list.as_deref().filter(is_outdated) {
+        } else if let Some(list) = self.constraints.list.as_deref().filter(is_outdated) {
             Err(ChainRefusal::RevocationsOutdated { ca: list.ca.clone(), next_update: list.next_update })
         } else if now > self.not_after && !self.tolerates_expiry {
             Err(ChainRefusal::Expired { not_after: self.not_after, now })
@@ -136,7 +137,7 @@ impl VerifiedDevice {
         }
     }
 
-    /// Whether the certificate is past its notAfter at `now` and counts only because the policy says so.
+    /// Whether the certificate has expired at `now` and is valid only because the policy accepts that.
     #[must_use]
     pub fn is_tolerated(&self, now: i64) -> bool {
         now > self.not_after && self.tolerates_expiry
@@ -163,7 +164,7 @@ impl DeviceVerifier {
         Self { anchors, facts, known, revocations, expired, algorithms, may_change }
     }
 
-    /// The CAs that are trusted.
+    /// The trust anchors.
     #[must_use]
     pub fn anchors(&self) -> &[Anchor] {
         &self.facts
@@ -173,11 +174,10 @@ impl DeviceVerifier {
         &self.algorithms
     }
 
-    /// Judges the `chain` that a device presented, its own certificate first, for a constituency with these `pins`, as
-    /// of `now`.
+    /// Verifies the `chain` of a device, leaf first, at `now`, for a constituency with these `pins`.
     ///
     /// # Errors
-    /// The exact reason why it does not count.
+    /// The exact reason for a refusal.
     pub fn judge(
         &self,
         chain: &[CertificateDer<'_>],
@@ -193,12 +193,12 @@ impl DeviceVerifier {
         check_key_kind(&leaf)?;
         check_key_usage(&leaf)?;
         let device = self.judge_by_chain(leaf_der, &leaf, sent, now).or_else(|refusal| {
-            // Whoever revoked it decided about this one certificate, too.
+            // A revocation is a decision about this one certificate too, so it overrides the pin.
             let is_revoked = revocation::check(&self.revocations, &leaf).is_err();
             by_pin(leaf_der, &leaf, pins).filter(|_| !is_revoked).ok_or(refusal)
         })?;
-        let kept = || chain.iter().map(|der| der.clone().into_owned()).collect();
-        Ok(VerifiedDevice { chain: self.may_change.then(kept), ..device })
+        let owned_chain = || chain.iter().map(|der| der.clone().into_owned()).collect();
+        Ok(VerifiedDevice { chain: self.may_change.then(owned_chain), ..device })
     }
 
     fn judge_by_chain(
@@ -208,25 +208,25 @@ impl DeviceVerifier {
         sent: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<VerifiedDevice, ChainRefusal> {
-        let is_ours = |der: &CertificateDer<'_>| {
-            self.known.iter().chain(self.facts.iter().map(|fact| &fact.certificate)).any(|ours| ours == der)
+        let is_known = |der: &CertificateDer<'_>| {
+            self.known.iter().chain(self.facts.iter().map(|fact| &fact.certificate)).any(|known| known == der)
         };
-        let strangers: Vec<&CertificateDer<'_>> = sent.iter().filter(|der| !is_ours(der)).collect();
-        for der in &strangers {
+        let unknown: Vec<&CertificateDer<'_>> = sent.iter().filter(|der| !is_known(der)).collect();
+        for der in &unknown {
             check_key_size(&parse(der)?)?;
         }
         let intermediates: Vec<CertificateDer<'_>> =
-            strangers.into_iter().chain(&self.known).map(|der| CertificateDer::from(der.as_ref())).collect();
+            unknown.into_iter().chain(&self.known).map(|der| CertificateDer::from(der.as_ref())).collect();
 
         let not_after = leaf.validity().not_after.timestamp();
-        let mut above = self
+        let mut constraints = self
             .verify_path(leaf_der, &intermediates, now, not_after)
             .map_err(|error| ChainRefusal::explain(error, leaf, now))?;
-        above.believe(revocation::check(&self.revocations, leaf)?);
+        constraints.limit_by_crl(revocation::check(&self.revocations, leaf)?);
         let device = VerifiedDevice {
-            identity: identity::mac_address(leaf.subject(), above.family),
+            identity: identity::mac_address(leaf.subject(), constraints.family),
             not_after,
-            above,
+            constraints,
             tolerates_expiry: self.expired == ExpiredDeviceCertificates::Accept,
             pin: None,
             chain: None,
@@ -235,22 +235,22 @@ impl DeviceVerifier {
         Ok(device)
     }
 
-    /// Verifies a path to an anchor, whether or not the leaf has expired, and gives what holds for the CAs on it.
+    /// Verifies a path to an anchor, ignoring an expiry of the leaf. Gives the constraints of the path.
     fn verify_path(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
         leaf_not_after: i64,
-    ) -> Result<Above, PathError> {
+    ) -> Result<PathConstraints, PathError> {
         let end_entity = EndEntityCert::try_from(leaf)?;
         let last_second = u64::try_from(leaf_not_after).unwrap_or(0);
         let as_of = UnixTime::since_unix_epoch(Duration::from_secs(last_second.min(now.as_secs())));
         let accepted = RefCell::new(None);
         let refused = RefCell::new(None);
         let check = |path: &VerifiedPath<'_>| match self.check_authorities(path, now) {
-            Ok(above) => {
-                *accepted.borrow_mut() = Some(above);
+            Ok(constraints) => {
+                *accepted.borrow_mut() = Some(constraints);
                 Ok(())
             }
             Err(refusal) => {
@@ -268,19 +268,19 @@ impl DeviceVerifier {
             Some(&check),
         );
         match (verified.map(|_| accepted.take()), refused.take()) {
-            (Ok(Some(above)), _) => Ok(above),
-            // A path that was not looked at counts for nothing.
+            (Ok(Some(constraints)), _) => Ok(constraints),
+            // webpki did not call the check, so the path is not trusted.
             (Ok(None), _) => Err(PathError::Webpki(webpki::Error::UnknownIssuer)),
             (Err(_), Some(refusal)) => Err(PathError::Refused(refusal)),
             (Err(error), None) => Err(PathError::Webpki(error)),
         }
     }
 
-    /// What webpki does not check of a path: the anchor's dates and path length, every CA's dates as of now, and what
-    /// was revoked.
-    fn check_authorities(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<Above, ChainRefusal> {
+    /// The checks of a path that webpki does not do: the anchor's dates and path length, all CAs' dates at `now`, and
+    /// revocation.
+    fn check_authorities(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<PathConstraints, ChainRefusal> {
         let now = unix_seconds(now);
-        let mut above = Above { not_after: i64::MAX, list: None, family: Family::Polycom };
+        let mut constraints = PathConstraints { not_after: i64::MAX, list: None, family: Family::Polycom };
         let mut count: u32 = 0;
         for ca in path.intermediate_certificates() {
             let der = ca.der();
@@ -291,17 +291,21 @@ impl DeviceVerifier {
                 return Err(ChainRefusal::CaMayNotSign { ca: ca.subject().to_string() });
             }
             let list = revocation::check(&self.revocations, &ca).map_err(ChainRefusal::of_a_ca)?;
-            above.believe(list);
-            above.not_after = above.not_after.min(not_after);
+            constraints.limit_by_crl(list);
+            constraints.not_after = constraints.not_after.min(not_after);
             count += 1;
         }
-        // The same name and key may stand there twice, in an old certificate and a renewed one: either may count.
+        // An old and a renewed certificate may have the same name and key. Either of them may be valid.
         let used = path.anchor();
         let mut refusal = ChainRefusal::UnknownIssuer { issuer: String::new() };
         for fact in self.facts.iter().filter(|fact| fact.anchor == *used) {
             match check_anchor(fact, count, now) {
                 Ok(()) => {
-                    return Ok(Above { not_after: above.not_after.min(fact.not_after), family: fact.family, ..above });
+                    return Ok(PathConstraints {
+                        not_after: constraints.not_after.min(fact.not_after),
+                        family: fact.family,
+                        ..constraints
+                    });
                 }
                 Err(found) => refusal = found,
             }
@@ -310,16 +314,17 @@ impl DeviceVerifier {
     }
 }
 
-/// The device of a certificate that is pinned for the phone that it names. Whoever presents it still proves its key.
+/// The device of a certificate that is pinned for the MAC address in its subject. The handshake still proves the key.
 fn by_pin(leaf_der: &CertificateDer<'_>, leaf: &X509Certificate<'_>, pins: &Pins) -> Option<VerifiedDevice> {
     let mac = identity::mac_address(leaf.subject(), Family::Polycom).ok()?;
     let pin = *pins.get(&mac)?;
-    // What webpki cannot read (version 1, say), it could not verify the handshake's signature with either.
+    // webpki must be able to parse the certificate (not version 1, for example): it also verifies the handshake's
+    // signature.
     EndEntityCert::try_from(leaf_der).ok().filter(|_| Fingerprint::of(leaf_der) == pin)?;
     Some(VerifiedDevice {
         identity: Ok(mac),
         not_after: leaf.validity().not_after.timestamp(),
-        above: Above { not_after: i64::MAX, list: None, family: Family::Polycom },
+        constraints: PathConstraints { not_after: i64::MAX, list: None, family: Family::Polycom },
         tolerates_expiry: true,
         pin: Some(pin),
         chain: None,
@@ -348,8 +353,8 @@ fn check_key_size(certificate: &X509Certificate<'_>) -> Result<(), ChainRefusal>
     }
 }
 
-/// OpenSSL lets keys of more kinds sign a handshake than rustls: weak curves, curves spelt out (RFC 5480 §2.1.1 "MUST NOT"),
-/// DSA.
+/// OpenSSL accepts more types of keys for handshake signatures than rustls: weak curves, explicit curve parameters (RFC
+/// 5480 §2.1.1 "MUST NOT"), DSA.
 fn check_key_kind(leaf: &X509Certificate<'_>) -> Result<(), ChainRefusal> {
     let algorithm = &leaf.public_key().algorithm;
     let is_accepted = if algorithm.algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY {
@@ -361,7 +366,7 @@ fn check_key_kind(leaf: &X509Certificate<'_>) -> Result<(), ChainRefusal> {
     if is_accepted { Ok(()) } else { Err(ChainRefusal::KeyKind) }
 }
 
-/// RFC 5280 §4.2.1.3: a key that signs handshakes has digitalSignature, if keyUsage is there at all.
+/// RFC 5280 §4.2.1.3: if the leaf has a keyUsage, it must include digitalSignature, which handshake signatures need.
 fn check_key_usage(leaf: &X509Certificate<'_>) -> Result<(), ChainRefusal> {
     match leaf.key_usage() {
         Ok(Some(usage)) if !usage.value.digital_signature() => Err(ChainRefusal::KeyUsage),

@@ -1,5 +1,5 @@
-//! Polycom's factory PKI as facts: the four CA certificates that the vendor publishes for the device certificates
-//! it installs in its phones. The SHA-256 fingerprints are pinned by a test.
+//! Polycom's factory PKI: the four CA certificates that the vendor publishes for the device certificates in its phones.
+//! A test checks their SHA-256 fingerprints.
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -14,7 +14,7 @@ const CERTIFICATES: [(&str, &str); 4] = [
     ("Polycom Equipment Issuing CA 2", include_str!("polycom_equipment_issuing_ca_2.pem")),
 ];
 
-/// The bundle that is built in.
+/// The built-in bundle.
 pub(super) fn bundle() -> Result<Bundle, BundleError> {
     let certificates = CERTIFICATES
         .iter()
