@@ -1,8 +1,8 @@
 //! Discards the bodies of requests that are refused, and of those that need none.
 //!
-//! The response is sent at once. If no more than [`LIMIT`] bytes of the body follow, they are read and discarded, and the
-//! connection is kept alive; a longer body ends it. So does a client that waits for `100 Continue`: it may not send the
-//! body at all, and the server could not distinguish the body from the next request. Such a connection ends with a
+//! The response is sent at once. If no more than [`LIMIT`] bytes of the body follow, they are read and discarded, and
+//! the connection is kept alive; a longer body ends it. So does a client that waits for `100 Continue`: it may not send
+//! the body at all, and the server could not distinguish the body from the next request. Such a connection ends with a
 //! [lingering close](super::lingering_close), so that the client can read the response.
 
 use std::convert::Infallible;

@@ -89,8 +89,8 @@ async fn serve_until_idle<C: ClientStream>(
 /// Creates hyper's connection on `stream`.
 fn http<C: ClientStream>(stream: Stream<C>, connection: &Arc<HttpClient>) -> HttpConnection<C> {
     let mut http = http1::Builder::new();
-    // `TimeoutStream`, beneath TLS, enforces the timeouts. Half-close: an upload is stored even if its client closes its
-    // sending half and does not wait for the response.
+    // `TimeoutStream`, beneath TLS, enforces the timeouts. Half-close: an upload is stored even if its client closes
+    // its sending half and does not wait for the response.
     http.header_read_timeout(None).max_headers(MAX_HEADERS).max_buf_size(MAX_HEADER_BYTES).half_close(true);
     Box::pin(http.serve_connection(TokioIo::new(stream), RequestService(Arc::clone(connection))))
 }

@@ -348,7 +348,7 @@ impl TlsGeneration {
 }
 
 /// The largest session that is put into a ticket, in bytes. Most of a session is the client's certificates. The client
-/// sends the ticket in its next ClientHello, which may be [`HELLO_LIMIT`](super::hello::HELLO_LIMIT) bytes long.
+/// sends the ticket in its next ClientHello, which is limited to [`HELLO_LIMIT`](super::hello::HELLO_LIMIT) bytes.
 const TICKET_LIMIT: usize = 8 << 10;
 
 /// Issues no ticket that might make a ClientHello too long.

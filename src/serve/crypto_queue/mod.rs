@@ -38,7 +38,7 @@ struct SlotQueue {
 #[derive(Debug)]
 struct Slot(Option<Arc<CryptoQueue>>);
 
-/// The place of one handshake in the queue.
+/// The position of one handshake in the queue.
 #[derive(Debug, Clone)]
 pub struct Turn(Arc<QueuedHandshake>);
 

@@ -12,8 +12,8 @@ use super::Turn;
 /// How much of a handshake is read at once, in bytes.
 const READ_SIZE: usize = 4096;
 
-/// A stream that reads at once, and passes on the data when the handshake has a slot. After the handshake, it reads from
-/// `S` directly.
+/// A stream that reads at once, and passes on the data when the handshake has a slot. After the handshake, it reads
+/// from `S` directly.
 #[derive(Debug)]
 pub struct TurnStream<S> {
     inner: S,

@@ -58,7 +58,7 @@ async fn handshakes_that_end_in_the_queue_take_no_slot_with_them() {
     let mut turns: Vec<Turn> = (0..10_000).map(|_| turn(&queue).0).collect();
     assert_eq!(turns.iter().filter(|turn| has_slot(turn)).count(), 1);
     let last = turns.pop().unwrap();
-    // One after another, each is given the slot, and is dropped before it uses the slot.
+    // Each gets the slot from the one before it, and is dropped before it uses the slot.
     drop(turns);
     assert!(has_slot(&last));
     drop(last);

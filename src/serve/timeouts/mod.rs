@@ -100,7 +100,7 @@ impl TimeoutControl {
         *self.0.handshake_deadline.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Extends the handshake's deadline by `time`, for which the server kept the client waiting.
+    /// Extends the handshake's deadline by `time`, during which the client waited for the server.
     pub fn extend_handshake(&self, time: Duration) {
         *self.0.handshake_deadline.lock().unwrap_or_else(PoisonError::into_inner) += time;
     }
