@@ -49,7 +49,7 @@ impl SnapshotCache {
         }
     }
 
-    /// The current snapshot, at most about a second old after a change.
+    /// The cached snapshot, or a new one if it is outdated or too old.
     pub(super) async fn current(&self, admin_data: &Arc<dyn AdminData>) -> NumberedSnapshot {
         // Concurrent callers wait for the same snapshot.
         let mut last = self.0.lock().await;
