@@ -121,8 +121,8 @@ fn prepare<'a>(folder: &'a FolderHandle, text: &str) -> io::Result<Draft<'a>> {
     };
     let mut new = Draft::new(folder, DRAFT)?;
     new.file.write_all(text.as_bytes())?;
-    let ours = new.file.metadata()?;
-    if (ours.uid(), ours.gid()) != (like.st_uid, like.st_gid) {
+    let created = new.file.metadata()?;
+    if (created.uid(), created.gid()) != (like.st_uid, like.st_gid) {
         fchown(&new.file, Some(like.st_uid), Some(like.st_gid))?;
     }
     new.file.set_permissions(std::fs::Permissions::from_mode(like.st_mode & mask))?;

@@ -194,11 +194,11 @@ impl Writer {
 
     fn note(&mut self, change: LastGoodChange) {
         match change {
-            LastGoodChange::Of(name, kept) => {
-                self.pending.insert(name, kept);
+            LastGoodChange::Of(name, policy) => {
+                self.pending.insert(name, policy);
             }
             LastGoodChange::Only(names) => {
-                let others = kept_names(&self.folder).into_iter().filter(|name| !names.contains(name));
+                let others = stored_names(&self.folder).into_iter().filter(|name| !names.contains(name));
                 self.pending.extend(others.map(|name| (name, StoredPolicy::Nothing)));
             }
         }
@@ -207,7 +207,7 @@ impl Writer {
     /// Writes the pending changes. Failed ones stay pending, and the failure is logged once.
     fn write_pending(&mut self) {
         let mut failure = None;
-        self.pending.retain(|name, kept| match kept.write(&self.folder, name) {
+        self.pending.retain(|name, policy| match policy.write(&self.folder, name) {
             Ok(()) => false,
             Err(error) => {
                 failure = Some(error.to_string());
@@ -232,8 +232,8 @@ impl StoredPolicy {
         let [in_force, removed] = [IN_FORCE, REMOVED].map(|ending| path(folder, name, ending));
         match self {
             Self::InForce(text) => {
-                let is_kept = read(&in_force).is_ok_and(|kept| kept.as_ref() == Some(text));
-                if !is_kept {
+                let is_stored = read(&in_force).is_ok_and(|stored| stored.as_ref() == Some(text));
+                if !is_stored {
                     state::private_folder(folder)?;
                     // On an error, remove the older text: it may admit phones that were denied since.
                     state::write_private(&in_force, text.as_bytes()).inspect_err(|_| drop(remove(&in_force)))?;
@@ -288,7 +288,7 @@ fn remove(path: &Path) -> io::Result<()> {
 }
 
 /// The constituencies that have files in `folder`.
-fn kept_names(folder: &Path) -> BTreeSet<ConstituencyName> {
+fn stored_names(folder: &Path) -> BTreeSet<ConstituencyName> {
     let Ok(Some((folder, _))) = opened(&folder.join(IN_FORCE)) else { return BTreeSet::new() };
     let name = |entry: Entry| {
         let name = entry.name.to_str()?;

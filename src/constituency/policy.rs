@@ -240,14 +240,14 @@ impl PolicyFile {
         if let (false, Some(phones)) = (is_none, &self.phones) {
             phones.check_with_passwords().map_err(|reason| ("phones", reason))?;
         }
-        let said = [
+        let without_effect = [
             ("phones", is_none && self.phones.is_some()),
             ("denied", is_none && self.denied.is_some()),
             ("trust", self.trust.is_some()),
             ("uploads", is_none && self.uploads.is_some()),
             ("expired_device_certificates", self.expired_device_certificates.is_some()),
         ];
-        match said.iter().find(|(_, is_said)| *is_said) {
+        match without_effect.iter().find(|(_, is_set)| *is_set) {
             Some((key, _)) => {
                 Err((key, format!("has no effect with \"client_auth\": \"{client_auth}\"; remove one of the two")))
             }

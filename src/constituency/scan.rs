@@ -221,7 +221,7 @@ impl Scanner {
     /// Drops the constituencies that are not in `folders`, once they count as removed. Until then, adds them to
     /// `folders`.
     fn forget_removed(&mut self, folders: &mut BTreeSet<ConstituencyName>, now: SystemTime) {
-        let there: HashSet<FileIdentity> =
+        let present: HashSet<FileIdentity> =
             folders.iter().filter_map(|name| Some(self.cached.get(name)?.identity)).collect();
         let (mut pending, last_good) = (Vec::new(), &self.last_good);
         self.cached.retain(|name, cached| {
@@ -231,7 +231,7 @@ impl Scanner {
             }
             // If the folder now has the name of another constituency, it was renamed: remove the old name at once.
             let is_removed =
-                there.contains(&cached.identity) || cached.current.is_none() || cached.absence.note_missing(now);
+                present.contains(&cached.identity) || cached.current.is_none() || cached.absence.note_missing(now);
             match last_good {
                 Some(last_good) if is_removed => last_good.forget(name),
                 _ if is_removed => {}

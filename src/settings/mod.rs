@@ -288,15 +288,15 @@ mod tests {
 
     #[test]
     fn a_value_of_another_type_is_told_in_the_words_of_json() {
-        let told = |text: &str| error(text).rsplit_once(": ").unwrap().1.to_owned();
-        assert_eq!(told(r#"{"uploads": true}"#), "true stands where an object is expected");
+        let reason = |text: &str| error(text).rsplit_once(": ").unwrap().1.to_owned();
+        assert_eq!(reason(r#"{"uploads": true}"#), "true stands where an object is expected");
         let number = "is expected";
         assert_eq!(
-            told(r#"{"client_auth": {}}"#),
+            reason(r#"{"client_auth": {}}"#),
             format!("an object stands where a whole number from 0 to 255 {number}")
         );
         assert_eq!(
-            told(r#"{"client_auth": []}"#),
+            reason(r#"{"client_auth": []}"#),
             format!("a list stands where a whole number from 0 to 255 {number}")
         );
     }

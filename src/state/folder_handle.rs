@@ -714,14 +714,14 @@ pub(super) mod tests {
             let other = folder.act(|_| Ok(std::thread::scope(|scope| scope.spawn(ids).join().unwrap()))).unwrap();
             assert_eq!(other.0.as_raw(), OWNER.0, "a thread that begins in it is the owner's too");
             let (go, going) = std::sync::mpsc::channel::<()>();
-            let (tell, told) = std::sync::mpsc::channel();
+            let (sender, receiver) = std::sync::mpsc::channel();
             let thread = std::thread::spawn(move || {
                 going.recv().unwrap();
-                tell.send(ids()).unwrap();
+                sender.send(ids()).unwrap();
             });
             let other = folder.act(|_| {
                 go.send(()).unwrap();
-                Ok(told.recv().unwrap())
+                Ok(receiver.recv().unwrap())
             });
             assert!(other.unwrap().0.is_root());
             thread.join().unwrap();

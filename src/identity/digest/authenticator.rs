@@ -213,10 +213,10 @@ impl DigestAuthenticator {
     /// the time does not show which names exist.
     fn check_password(&self, attempt: &LoginAttempt<'_>, header: &Authorization) -> Result<MacAddress, AuthError> {
         let mac = MacAddress::from_hex(header.username.as_bytes()).filter(|mac| mac.to_string() == header.username);
-        let of_all = self.passwords.of(attempt.constituency);
-        let is_old = of_all.as_ref().is_some_and(|all| all.realm != attempt.realm);
+        let all = self.passwords.of(attempt.constituency);
+        let is_old = all.as_ref().is_some_and(|all| all.realm != attempt.realm);
         let dummy = Ha1::of(&header.username, attempt.realm, "");
-        let stored = mac.and_then(|mac| Some((mac, of_all.as_ref()?.phones.get(&mac)?)));
+        let stored = mac.and_then(|mac| Some((mac, all.as_ref()?.phones.get(&mac)?)));
         let input = DigestInput {
             method: attempt.method.as_str(),
             uri: &header.uri,
@@ -234,7 +234,7 @@ impl DigestAuthenticator {
                 (None, Err(_)) => AuthError::NoPhone,
             }),
             Some((mac, _)) if is_old => {
-                Err(AuthError::OldRealm { mac, realm: of_all.map(|all| all.realm.clone()).unwrap_or_default() })
+                Err(AuthError::OldRealm { mac, realm: all.map(|all| all.realm.clone()).unwrap_or_default() })
             }
             Some((mac, _)) if !is_correct => Err(AuthError::WrongPassword(mac)),
             Some((mac, _)) => Ok(mac),

@@ -365,8 +365,8 @@ mod tests {
         for _ in 0..2 {
             std::fs::rename(&folder, &aside).unwrap();
             state::write_private(&folder, b"no folder").unwrap();
-            let told = passwords.refresh();
-            assert!(matches!(&told[..], [one] if one.to_string().contains("digest")), "{told:?}");
+            let errors = passwords.refresh();
+            assert!(matches!(&errors[..], [one] if one.to_string().contains("digest")), "{errors:?}");
             assert!(passwords.refresh().is_empty() && passwords.of(&ote).is_some());
             std::fs::remove_file(&folder).unwrap();
             std::fs::rename(&aside, &folder).unwrap();

@@ -5,7 +5,7 @@
 //!    allows signing.
 //! 3. webpki builds and verifies a path to an anchor. The anchor's own dates and path length are checked too.
 //! 4. No CRL revokes the leaf or a CA below the anchor, and all their CRLs are fresh.
-//! 5. The MAC address is read from the subject, or the reason why there is none.
+//! 5. The MAC address is read from the subject. Without one, the device is verified, but has no identity.
 //!
 //! A certificate that fails at 3 or 4 is valid all the same if the policy pins its SHA-256 for the MAC address in its
 //! subject. A pin is an explicit decision about one certificate, so its signature and dates are not checked. Steps 1
