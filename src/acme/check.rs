@@ -1,4 +1,4 @@
-//! Before a certificate is used: chain and key are read, fit each other, and fit us. Pure.
+//! Checks a certificate before it is used: chain and key parse, match each other, and match the order. Pure.
 
 use rcgen::{KeyPair, PublicKeyData};
 use rustls::pki_types::pem::PemObject;
@@ -13,7 +13,7 @@ use crate::certificate::{PairError, ServerCertificate, Validity};
 pub(super) struct Checked {
     pub(super) certificate: ServerCertificate,
     pub(super) chain: Vec<CertificateDer<'static>>,
-    /// The subject's or issuer's common names, from the leaf's issuer upwards.
+    /// The issuer of each certificate of the chain, leaf first: its common name, or its whole name without one.
     pub(super) issuers: Vec<String>,
 }
 
@@ -49,13 +49,13 @@ impl Checked {
         leaf.is_ok_and(|(_, leaf)| leaf.public_key().raw == key.subject_public_key_info())
     }
 
-    /// Whether it is for all of `names`, written the same way.
+    /// Whether it lists all of `names` literally.
     pub(super) fn is_for(&self, names: &[String]) -> bool {
         names.iter().all(|name| self.certificate.names.contains(name))
     }
 }
 
-/// Reads a chain and its key, PEM; each certificate must have been issued by the next.
+/// Parses a chain and its key, PEM. Each certificate must have been issued by the next.
 pub(super) fn check(chain: &str, key: &str) -> Result<Checked, CheckError> {
     let chain = CertificateDer::pem_slice_iter(chain.as_bytes())
         .collect::<Result<Vec<_>, _>>()
@@ -65,7 +65,7 @@ pub(super) fn check(chain: &str, key: &str) -> Result<Checked, CheckError> {
     Ok(Checked { certificate: ServerCertificate::new(chain.clone(), &key)?, chain, issuers })
 }
 
-/// Whether a certificate that was just issued is what was ordered.
+/// Checks that a new certificate is as ordered.
 pub(super) fn check_new(checked: &Checked, names: &[String], now: i64) -> Result<(), CheckError> {
     if !checked.is_for(names) {
         return Err(CheckError::Names { wanted: names.join(", "), found: checked.certificate.names.join(", ") });
@@ -74,7 +74,7 @@ pub(super) fn check_new(checked: &Checked, names: &[String], now: i64) -> Result
     if validity.not_before > now + HOUR {
         return Err(CheckError::Early(validity.not_before - now));
     }
-    // One that would have to be renewed at once would only burn limits.
+    // A certificate that is due at once would only use up rate limits.
     if validity.left(now) <= validity.lifetime() / 3 {
         return Err(CheckError::Late { lifetime: validity.lifetime(), left: validity.left(now) });
     }
@@ -99,7 +99,8 @@ fn common_name(certificate: &X509Certificate<'_>) -> String {
     common.map_or_else(|| certificate.issuer().to_string(), str::to_owned)
 }
 
-/// Which of the chains to use: the first whose topmost certificate was issued by `preferred`; `Err` is the first one.
+/// The index of the first chain whose last certificate `preferred` issued; 0 without a preference. `Err` lists the last
+/// issuers found instead.
 pub(super) fn choose_chain(chains: &[String], preferred: Option<&str>) -> Result<usize, Vec<String>> {
     let Some(preferred) = preferred else { return Ok(0) };
     let tops: Vec<String> = chains.iter().map(|chain| top(chain).unwrap_or_default()).collect();

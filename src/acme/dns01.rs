@@ -1,4 +1,4 @@
-//! Challenges through our own DNS: what fails there, as the flow understands it.
+//! Publishes challenges through our DNS client, and converts its errors.
 
 use super::failure::AcmeFailure;
 use super::ports::{ChallengeDns, PortFuture, Say};
@@ -13,22 +13,22 @@ impl ChallengeDns for Dns {
         Box::pin(async move { Self::stands_alone(self, name).await.map_err(|error| failure(&error)) })
     }
 
-    fn add<'a>(&'a self, place: &'a RecordLocation, values: &'a [String]) -> PortFuture<'a, ()> {
-        Box::pin(async move { Self::add(self, place, values).await.map_err(|error| failure(&error)) })
+    fn add<'a>(&'a self, location: &'a RecordLocation, values: &'a [String]) -> PortFuture<'a, ()> {
+        Box::pin(async move { Self::add(self, location, values).await.map_err(|error| failure(&error)) })
     }
 
-    fn remove<'a>(&'a self, place: &'a RecordLocation, values: &'a [String]) -> PortFuture<'a, ()> {
-        Box::pin(async move { Self::remove(self, place, values).await.map_err(|error| failure(&error)) })
+    fn remove<'a>(&'a self, location: &'a RecordLocation, values: &'a [String]) -> PortFuture<'a, ()> {
+        Box::pin(async move { Self::remove(self, location, values).await.map_err(|error| failure(&error)) })
     }
 
     fn wait_until_visible<'a>(
         &'a self,
-        place: &'a RecordLocation,
+        location: &'a RecordLocation,
         values: &'a [String],
         say: Say<'a>,
     ) -> PortFuture<'a, ()> {
         Box::pin(async move {
-            Self::wait_until_visible(self, place, values, say).await.map(drop).map_err(|error| failure(&error))
+            Self::wait_until_visible(self, location, values, say).await.map(drop).map_err(|error| failure(&error))
         })
     }
 }

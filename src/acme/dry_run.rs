@@ -1,4 +1,4 @@
-//! The whole way to a certificate, as a rehearsal: against another directory, with nothing kept but the account there.
+//! `certificate renew --dry-run`: the whole flow against another directory. Only the account there is kept.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,10 +11,11 @@ use super::store::CertificateStore;
 use super::{Parts, Renewer};
 
 impl Renewer {
-    /// Obtains each certificate once and forgets it; `folder` keeps what must not be lost if this is cut off.
+    /// Obtains each certificate once and discards it. `folder` keeps the account and the journal of DNS records, so
+    /// that an interrupted dry run can be cleaned up.
     ///
     /// # Errors
-    /// The first thing that stands in the way.
+    /// The first failure.
     pub async fn dry_run(
         parts: Parts,
         folder: &Path,
@@ -24,7 +25,7 @@ impl Renewer {
             Self::open(parts, folder, Arc::default()).map_err(|error| AcmeFailure::disk("the rehearsal", &error))?;
         renewer.is_rehearsal = true;
         renewer.board.listen(progress);
-        // What an earlier one left in DNS.
+        // Removes the DNS records of an interrupted dry run.
         renewer.clean_up().await;
         let mut result = Ok(());
         for lineage in renewer.lineages() {
@@ -36,7 +37,7 @@ impl Renewer {
             }
         }
         let status = renewer.status();
-        // Orders too: the next rehearsal begins with one of its own.
+        // Removes pending orders too: the next dry run places its own.
         let removed =
             CertificateStore::remove(&folder.join("certs")).map_err(|error| AcmeFailure::disk("the rehearsal", &error));
         match (result, removed) {

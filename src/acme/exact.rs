@@ -1,12 +1,13 @@
-//! The certificates for exact names, beside the wildcard: who wants one, who is shown it, and what is left of those who do
-//! not want it any more.
+//! Certificates for exact names, besides the wildcard: which are wanted, which are presented, and when leftovers are
+//! removed.
 //!
-//! They must never stand in the wildcard's way, which all others are shown, and they themselves until there is theirs. So
-//! it goes first whenever both are due; what they spend is counted apart ([`budget`](super::rate_limit)), each name for itself
-//! as far as the CA does so; and what the CA forbids one of them it forbids only that one.
+//! They must never delay the wildcard. All other phones are shown it, and so are phones that want exact names until
+//! their certificate exists. So the wildcard goes first if both are due. Exact names have their own limits
+//! ([`rate_limit`](super::rate_limit)), per name where the CA limits per name. If the CA limits one of them, only that
+//! one waits.
 //!
-//! Whoever stops wanting exact names is shown them no more, and they are not renewed. The certificate is kept until it
-//! expires, and so is the order that is under way: whoever comes back needs no new one.
+//! When a constituency stops wanting exact names, its certificate is no longer presented or renewed. The certificate is
+//! kept until it expires, and so is a pending order. If the constituency wants them again, it needs no new ones.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,18 +17,18 @@ use super::{Lineage, Renewer};
 use crate::certificate::Validity;
 use crate::constituency::ConstituencyName;
 
-/// For how long failures and budgets of a constituency that is gone are remembered: longer than the slowest budget takes
-/// to fill again, and than a CA keeps an order.
+/// How long failures and rate limits of a removed constituency are kept: longer than the slowest rate limit takes to
+/// refill, and longer than a CA keeps an order.
 const REMEMBERED: i64 = 8 * DAY;
 
 impl Renewer {
-    /// All certificates that are to be kept fresh.
+    /// All certificates to keep renewed.
     pub(super) fn lineages(&self) -> Vec<Lineage> {
         let wildcards = self.parts.keys.iter().copied().map(Lineage::Wildcard);
         wildcards.chain(self.wanted.iter().map(|(constituency, _)| Lineage::Exact(constituency.clone()))).collect()
     }
 
-    /// The names that the certificate of `lineage` is to be for.
+    /// The names that the certificate of `lineage` must cover.
     pub(super) fn names(&self, lineage: &Lineage) -> &[String] {
         match lineage {
             Lineage::Wildcard(_) => &self.names,
@@ -35,7 +36,7 @@ impl Renewer {
         }
     }
 
-    /// Takes over what constituencies want now.
+    /// Adopts the exact names that constituencies want now.
     pub(super) fn take_over(&mut self) {
         let wanted = Arc::clone(&self.parts.exact.borrow_and_update());
         let before = std::mem::replace(&mut self.wanted, Arc::clone(&wanted));
@@ -67,7 +68,7 @@ impl Renewer {
         }
     }
 
-    /// Shows what we hold to those who connect from now on.
+    /// Publishes the certificates that we hold; new handshakes present them.
     pub(super) fn publish(&self) {
         let certificate = |lineage: &Lineage| self.held.get(lineage).map(|stored| stored.checked.certificate.clone());
         let wildcards = self.parts.keys.iter().filter_map(|kind| certificate(&Lineage::Wildcard(*kind)));
@@ -75,7 +76,7 @@ impl Renewer {
         self.publish_exact();
     }
 
-    /// Where one for exact names has expired, and the wildcard has not, the wildcard is better.
+    /// Publishes the certificates for exact names. Omits expired ones while a wildcard is valid.
     pub(super) fn publish_exact(&self) {
         let now = self.parts.world.now();
         let is_alive = |lineage: &Lineage| self.validity(lineage).is_some_and(|validity| validity.not_after > now);
@@ -91,7 +92,8 @@ impl Renewer {
         self.live.publish_exact(shown);
     }
 
-    /// What is at stake while the certificate of `lineage` is missing or old: what phones are shown.
+    /// The validity of the certificate that phones are shown for `lineage`: its own, or for exact names the wildcard.
+    /// The backoff depends on it.
     pub(super) fn at_stake(&self, lineage: &Lineage) -> Option<Validity> {
         let wildcards = || self.parts.keys.iter().filter_map(|kind| self.validity(&Lineage::Wildcard(*kind)));
         self.validity(lineage).or_else(|| {
@@ -100,7 +102,7 @@ impl Renewer {
         })
     }
 
-    /// Once a day, forgets what has been left of constituencies that do not want exact names any more.
+    /// Once a day, removes leftovers of constituencies that no longer want exact names.
     pub(super) fn tidy(&mut self) {
         let now = self.parts.world.now();
         if now < self.tidy_at {

@@ -1,33 +1,32 @@
-//! Why an attempt failed, and what helps.
+//! Why an attempt failed, and when to retry.
 //!
-//! Whatever fails on the way to a certificate says three things: a sentence for the operator, with the CA's or the
-//! name server's own words in it; the [`Retry`]: try again, wait as long as the CA said, or a human must change
-//! something; and the [`FailureKind`], by which the flow knows what became of the order. Nothing is ever given up: also what
-//! needs a human is tried again, since the human may have come.
+//! Each failure carries a message for the operator, which quotes the CA or the name server; a [`Retry`]; and a
+//! [`FailureKind`], which decides what becomes of the order. Every failure is retried, even one that needs an operator,
+//! since the operator may have acted.
 
-/// What helps.
+/// When to retry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retry {
-    /// Trying again.
+    /// With backoff.
     Retry,
-    /// Waiting so many seconds, which the CA demands (Retry-After).
+    /// After this many seconds: the CA's Retry-After, or our own rate limit.
     Wait(i64),
-    /// Somebody must change something.
+    /// With backoff, but an operator must change something first.
     Human,
 }
 
 /// What the failure means for the order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailureKind {
-    /// Nobody knows: no answer, an outage, or a failure of our own.
+    /// The outcome is unknown: no response, an outage, or a failure of our own.
     Unclear,
-    /// The CA said no for good; this order is dead.
+    /// The CA refused for good; this order is dead.
     Refused,
     /// The CA does not know our account.
     AccountUnknown,
-    /// Our own budget forbids it for now; nothing was asked.
+    /// Our own rate limit blocks it for now; the CA was not asked.
     Budget,
-    /// A limit of the CA's is reached, which may be that of these names alone.
+    /// A rate limit of the CA is reached, perhaps for these names alone.
     Limited,
 }
 
@@ -35,44 +34,44 @@ pub enum FailureKind {
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
 pub struct AcmeFailure {
-    /// The whole reason.
+    /// The full reason.
     pub message: String,
-    /// What helps.
+    /// When to retry.
     pub cure: Retry,
     /// What it means for the order.
     pub sign: FailureKind,
 }
 
 impl AcmeFailure {
-    /// Something that may work the next time.
+    /// A failure that a retry may solve.
     pub fn retry(message: impl Into<String>) -> Self {
         Self { message: message.into(), cure: Retry::Retry, sign: FailureKind::Unclear }
     }
 
-    /// Something that somebody must put right.
+    /// A failure that an operator must solve.
     pub fn action_required(message: impl Into<String>) -> Self {
         Self { message: message.into(), cure: Retry::Human, sign: FailureKind::Unclear }
     }
 
-    /// The same with another sign.
+    /// Replaces the kind.
     #[must_use]
     pub fn with_sign(self, sign: FailureKind) -> Self {
         Self { sign, ..self }
     }
 
-    /// The same, to be cured by waiting.
+    /// Retries after `seconds`, if given.
     #[must_use]
     pub fn after(self, seconds: Option<i64>) -> Self {
         Self { cure: seconds.map_or(self.cure, Retry::Wait), ..self }
     }
 
-    /// The same, saying first what was being done.
+    /// Puts the failed operation before the message.
     #[must_use]
     pub fn during(self, what: &str) -> Self {
         Self { message: format!("{what}: {}", self.message), ..self }
     }
 
-    /// A file of the state directory that cannot be written or read.
+    /// A file of the state directory cannot be written or read.
     pub(super) fn disk(what: &str, error: &std::io::Error) -> Self {
         Self::action_required(format!("{what} cannot be kept in the state directory: {error}"))
     }

@@ -1,7 +1,8 @@
-//! The records that we have published, or were about to: on disk before they are in DNS, off it once they are gone.
+//! The journal of our challenge records. A record enters it before it is published in DNS, and leaves it once it is
+//! removed.
 //!
-//! Cleaning up means working through this journal. That is done after every attempt, whatever became of it, and at
-//! start, for what a crash left behind.
+//! The clean-up removes from DNS what the journal lists. It runs after every attempt, whatever the result, and at
+//! start, for records that a crash left behind.
 
 use std::io;
 use std::path::PathBuf;
@@ -11,14 +12,14 @@ use serde::{Deserialize, Serialize};
 use super::persistent_state;
 use crate::dns::RecordLocation;
 
-/// Records with these values, at that place.
+/// TXT records with these values at a location.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ChallengeRecord {
     pub(super) place: RecordLocation,
     pub(super) values: Vec<String>,
 }
 
-/// The journal, as it is on the disk.
+/// The journal, in memory as on disk.
 #[derive(Debug)]
 pub(super) struct ChallengeJournal {
     path: PathBuf,
@@ -26,7 +27,7 @@ pub(super) struct ChallengeJournal {
 }
 
 impl ChallengeJournal {
-    /// Reads the journal. One that cannot be understood is put aside, and that is the second thing returned.
+    /// Reads the journal. A damaged file is renamed, and the second value says so.
     pub(super) fn open(path: PathBuf) -> io::Result<(Self, Option<String>)> {
         let (entries, damage) = persistent_state::read_json(&path)?;
         Ok((Self { path, entries }, damage))
@@ -36,14 +37,14 @@ impl ChallengeJournal {
         &self.entries
     }
 
-    /// Notes records that are about to be published.
-    pub(super) fn note(&mut self, place: &RecordLocation, values: &[String]) -> io::Result<()> {
+    /// Adds records that are about to be published.
+    pub(super) fn note(&mut self, location: &RecordLocation, values: &[String]) -> io::Result<()> {
         let mut entries = self.entries.clone();
-        entries.push(ChallengeRecord { place: place.clone(), values: values.to_vec() });
+        entries.push(ChallengeRecord { place: location.clone(), values: values.to_vec() });
         self.keep(entries)
     }
 
-    /// Strikes out records that are gone from DNS.
+    /// Deletes records that are gone from DNS.
     pub(super) fn strike(&mut self, gone: &ChallengeRecord) -> io::Result<()> {
         self.keep(self.entries.iter().filter(|entry| *entry != gone).cloned().collect())
     }

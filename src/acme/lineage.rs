@@ -1,4 +1,4 @@
-//! Which certificate: it and those that replace it one after the other.
+//! Lineages: a certificate and its renewals.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,22 +8,23 @@ use serde::{Deserialize, Serialize};
 use crate::ca::KeyKind;
 use crate::constituency::ConstituencyName;
 
-/// How the lineages for exact names begin, in logs, in commands, and in the folder of certificates.
+/// The prefix of lineages for exact names, in logs, commands and the folder of certificates.
 const EXACT: &str = "exact/";
 
-/// A certificate with all that replace it. The wildcard comes before what only some phones are shown.
+/// A certificate and its renewals. Wildcards sort before exact names.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Lineage {
     /// For the domain and all names one label below it, with a key of this kind.
     Wildcard(KeyKind),
-    /// For the exact names of this constituency. Its key is RSA: old firmware asks for exact names and knows no ECDSA, all
-    /// others know RSA too, and a second certificate would be a second order under the CA's limits.
+    /// For the exact names of this constituency. Its key is RSA: old firmware that needs exact names does not support
+    /// ECDSA, all other firmware supports RSA too, and a second certificate would need a second order under the CA's
+    /// rate limits.
     Exact(ConstituencyName),
 }
 
 impl Lineage {
-    /// The kind of its keys.
+    /// The kind of its key.
     #[must_use]
     pub fn key(&self) -> KeyKind {
         match self {

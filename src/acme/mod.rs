@@ -1,19 +1,19 @@
-//! Obtaining and renewing the certificates, unattended: ACME (RFC 8555) with DNS-01 challenges.
+//! Obtains and renews the certificates unattended, by ACME (RFC 8555) with DNS-01 challenges.
 //!
-//! 1. A timer ([`schedule`]) says which certificate is due: each kind of key is an order of its own, at its own time, and
-//!    so is each constituency that wants a certificate for its [exact] names. The wildcard goes first.
+//! 1. The [`schedule`] decides which certificate is due. Each kind of key has its own order at its own time, and so has
+//!    each constituency that wants a certificate for its [exact] names. The wildcard goes first.
 //! 2. The account is opened, or registered; its key is on disk first.
-//! 3. An order that is under way is taken up by its URL, or a new one is placed, with `replaces` if the CA asked for the
-//!    renewal (RFC 9773).
-//! 4. Authorizations that are not valid yet want DNS records: they are noted in the [`journal`], published in one update
-//!    per name, and awaited on all authorities. Only then the CA is told.
-//! 5. The order is finalized; chain and key are [checked](check), [stored](store), published.
-//! 6. The records are removed, whatever became of all this.
+//! 3. A pending order is resumed by its URL, or a new one is placed, with `replaces` if the CA asked for the renewal
+//!    (RFC 9773).
+//! 4. Authorizations that are not valid yet need DNS records. The records enter the [`journal`], are published in one
+//!    update per name, and are awaited on all authoritative servers. Only then is the CA asked to validate.
+//! 5. The order is finalized. Chain and key are [checked](check), [stored](store) and published.
+//! 6. The records are removed, whatever the result.
 //!
-//! What must not be repeated too often is paid from a [`rate_limit`] first. All that must outlive a crash is on the disk
-//! before its consequences are in the world, so a process may end at any point: the next one takes up what is there.
+//! Requests that must not repeat too often are charged to a [`rate_limit`] first. State that must survive a crash is on
+//! disk before it takes effect outside. So the process may end at any point, and the next one resumes.
 //!
-//! CA, DNS, clock and chance are [`ports`]; the real CA is in [`client`].
+//! CA, DNS, clock and randomness are [`ports`]; the production CA is in [`client`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -61,8 +61,8 @@ use persistent_state::PersistentState;
 use ports::{Ca, ChallengeDns, Env};
 use store::{CertificateStore, StoredLineage};
 
-/// The chains of all certificates that are stored in the state directory, leaf first, each with the directory of its CA. The
-/// RSA wildcard's comes first.
+/// The chains of all certificates stored in the state directory `state`, leaf first, each with the directory of its CA.
+/// The RSA wildcard's comes first.
 #[must_use]
 pub fn stored_chains(state: &Path) -> Vec<(String, Vec<CertificateDer<'static>>)> {
     let store = CertificateStore::new(state.join("certs"));
@@ -72,28 +72,28 @@ pub fn stored_chains(state: &Path) -> Vec<(String, Vec<CertificateDer<'static>>)
     stored.map(|stored| (stored.meta.directory, stored.checked.chain)).collect()
 }
 
-/// What the wildcard certificate of `domain` is for.
+/// The names of the wildcard certificate of `domain`.
 fn wildcard_names(domain: &str) -> Vec<String> {
     vec![format!("*.{domain}"), domain.to_owned()]
 }
 
-/// What a [`Renewer`] works with.
+/// The settings and dependencies of a [`Renewer`].
 pub struct Parts {
     /// The certificates are for this name and for all names one label below it.
     pub domain: String,
     /// The kinds of keys.
     pub keys: Vec<KeyKind>,
-    /// The exact names that constituencies want besides, as that changes.
+    /// The exact names that constituencies want besides, kept up to date.
     pub exact: watch::Receiver<Arc<ExactNames>>,
-    /// The issuer that a chain should end at.
+    /// The common name of the issuer at which the chain should end.
     pub preferred_chain: Option<String>,
-    /// The CAs, in the order in which they are asked; at least one.
+    /// The CAs in order of preference; at least one.
     pub cas: Vec<Arc<dyn Ca>>,
-    /// Where challenges are published.
+    /// Publishes the challenges.
     pub dns: Arc<dyn ChallengeDns>,
-    /// Time, chance and keys.
+    /// Clock, randomness and new keys.
     pub world: Arc<dyn Env>,
-    /// Differs when the settings do: then past failures do not count.
+    /// A hash of the settings. When it changes, past failures are ignored.
     pub fingerprint: String,
 }
 
@@ -105,20 +105,20 @@ pub struct Renewer {
     journal: ChallengeJournal,
     memory: PersistentState,
     held: BTreeMap<Lineage, StoredLineage>,
-    /// The exact names that are wanted, as they were last taken over.
+    /// The exact names that were last adopted.
     wanted: Arc<ExactNames>,
     live: Arc<LiveCertificates>,
     board: Arc<StatusBoard>,
-    /// What an operator asked for, due or not.
+    /// Lineages to renew at an operator's request, due or not.
     forced: BTreeSet<Lineage>,
-    /// What an operator wants renewed if the CA, asked anew, wants that.
+    /// Lineages to renew at an operator's request, if the CA, asked again, wants that.
     to_ask: BTreeSet<Lineage>,
-    /// How often in a row DNS records could not be removed, and when to try again.
+    /// How many clean-ups of DNS records failed in a row, and when to try again.
     clean_up_failures: u32,
     clean_up_at: i64,
-    /// When to look next for what nobody wants any more.
+    /// When to remove leftovers again.
     tidy_at: i64,
-    /// Whether what is obtained is thrown away.
+    /// Whether this is a dry run, which discards its certificates.
     is_rehearsal: bool,
 }
 
@@ -135,7 +135,8 @@ impl std::fmt::Debug for Renewer {
 }
 
 impl Renewer {
-    /// Reads what is stored in `state` and publishes the certificates in it at once, be they expired, be CA and DNS down.
+    /// Reads the state directory `state` and publishes its certificates at once, even if they have expired, and even if
+    /// CA and DNS are down.
     ///
     /// # Errors
     /// If the state directory cannot be read and written.
@@ -167,15 +168,15 @@ impl Renewer {
             renewer.load(Lineage::Wildcard(kind));
         }
         renewer.take_over();
-        let (print, dice) = (&renewer.parts.fingerprint, renewer.parts.world.random());
-        scheduler::recover(&mut renewer.memory.kept, print, &renewer.held, now, dice);
+        let (print, random) = (&renewer.parts.fingerprint, renewer.parts.world.random());
+        scheduler::recover(&mut renewer.memory.kept, print, &renewer.held, now, random);
         renewer.warn_of_clock(now);
         renewer.publish();
         renewer.board.publish(renewer.status());
         Ok(renewer)
     }
 
-    /// Takes what is stored of `lineage` in use.
+    /// Loads the stored certificate of `lineage` into `held`.
     fn load(&mut self, lineage: Lineage) {
         let (stored, problems) = self.store.load(&lineage);
         for problem in problems {
@@ -184,7 +185,7 @@ impl Renewer {
         self.held.extend(stored.map(|stored| (lineage, stored)));
     }
 
-    /// How things are, by what is on the disk.
+    /// The status by what is on disk.
     ///
     /// # Errors
     /// If the state directory cannot be read.
@@ -192,13 +193,13 @@ impl Renewer {
         Ok(Self::open(parts, state, Arc::default())?.status())
     }
 
-    /// Where its status can be read, by anybody at any time.
+    /// The board with its status, readable from any thread at any time.
     #[must_use]
     pub fn board(&self) -> Arc<StatusBoard> {
         Arc::clone(&self.board)
     }
 
-    /// One attempt for the certificate of `lineage`, from the timer to the clean-up, and what is remembered of it.
+    /// One attempt for the certificate of `lineage`, with clean-up. Stores the result.
     async fn attempt(&mut self, lineage: &Lineage) {
         self.board.count_attempt(lineage);
         let ca = self.ca_for(lineage);
@@ -206,12 +207,12 @@ impl Renewer {
             Ok(()) => self.renew(lineage, &ca).await,
             Err(error) => Err(error),
         };
-        // Outside what may fail, so that nothing can skip it.
+        // Runs even if the attempt failed.
         self.clean_up().await;
         self.conclude(lineage, ca.directory(), result);
     }
 
-    /// The way to a new certificate.
+    /// Opens the account and obtains a new certificate by an order.
     async fn renew(&mut self, lineage: &Lineage, ca: &Arc<dyn Ca>) -> Result<(), AcmeFailure> {
         self.open_account(lineage, &**ca).await?;
         let mut order = self.take_up_order(lineage, ca).await?;
@@ -222,7 +223,7 @@ impl Renewer {
         obtained
     }
 
-    /// From an order to a certificate in use.
+    /// Turns an order into a certificate in use.
     async fn obtain(&mut self, order: &mut order_flow::OrderInProgress) -> Result<(), AcmeFailure> {
         self.authorize(order).await?;
         let chains = self.finalize(order).await?;

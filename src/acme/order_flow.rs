@@ -1,4 +1,4 @@
-//! The steps of an attempt, each as the [page](super) names them.
+//! The steps of an attempt, as [`acme`](super) lists them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::wording::counted;
 /// RFC 5280, A.1: `ub-common-name`.
 const LONGEST_COMMON_NAME: usize = 64;
 
-/// An order that is under way.
+/// A pending order, with its key.
 pub(super) struct OrderInProgress {
     pub(super) lineage: Lineage,
     record: PendingOrder,
@@ -27,7 +27,7 @@ pub(super) struct OrderInProgress {
 }
 
 impl Renewer {
-    /// Reaches the CA and opens our account there, or registers it; both clocks must agree.
+    /// Connects to the CA and opens our account, or registers it. Fails if the clocks differ too much.
     pub(super) async fn open_account(&mut self, lineage: &Lineage, ca: &dyn Ca) -> Result<(), AcmeFailure> {
         self.board.say(lineage, &format!("asking {}", ca.directory()));
         let has_account = ca.open().await?;
@@ -40,7 +40,7 @@ impl Renewer {
         Ok(())
     }
 
-    /// Takes up the order that is under way at `ca`, or places a new one.
+    /// Resumes the order that is pending at `ca`, or places a new one.
     pub(super) async fn take_up_order(
         &mut self,
         lineage: &Lineage,
@@ -66,7 +66,7 @@ impl Renewer {
         self.place_order(lineage, ca).await
     }
 
-    /// Whether the certificate for `key` is in use: the process ended before it could forget the order.
+    /// Whether the certificate for `key` is in use already: the process ended before it could remove the order.
     fn is_done(&self, lineage: &Lineage, key: &KeyPair) -> bool {
         self.held.get(lineage).is_some_and(|stored| stored.checked.is_of(key))
     }
@@ -99,7 +99,8 @@ impl Renewer {
         Ok(under_way)
     }
 
-    /// Places an order; once more if the CA has forgotten our account, or does not know what would be replaced.
+    /// Places an order. If the CA no longer knows our account, registers it and retries. If the CA refuses `replaces`,
+    /// retries without it.
     async fn order_with_account(
         &mut self,
         lineage: &Lineage,
@@ -130,7 +131,7 @@ impl Renewer {
         }
     }
 
-    /// Proves that the names are ours, as far as the CA does not know it already.
+    /// Proves control of the names whose authorization is not valid yet.
     pub(super) async fn authorize(&mut self, under_way: &mut OrderInProgress) -> Result<(), AcmeFailure> {
         if under_way.order.status() != OrderStatus::Pending {
             return Ok(());
@@ -146,7 +147,7 @@ impl Renewer {
         for challenge in challenges {
             by_name.entry(format!("_acme-challenge.{}", challenge.domain)).or_default().push(challenge.value);
         }
-        let mut by_place: BTreeMap<RecordLocation, Vec<String>> = BTreeMap::new();
+        let mut by_location: BTreeMap<RecordLocation, Vec<String>> = BTreeMap::new();
         let dns = Arc::clone(&self.parts.dns);
         if lineage.constituency().is_some() {
             for name in under_way.record.names.clone() {
@@ -156,25 +157,25 @@ impl Renewer {
         }
         for (name, values) in by_name {
             self.board.say(lineage, &format!("looking where {name} leads"));
-            by_place.entry(dns.locate(&name).await?).or_default().extend(values);
+            by_location.entry(dns.locate(&name).await?).or_default().extend(values);
         }
-        for (place, values) in &by_place {
+        for (location, values) in &by_location {
             self.journal
-                .note(place, values)
+                .note(location, values)
                 .map_err(|error| AcmeFailure::disk("the journal of DNS records", &error))?;
             let records = counted(values.len(), "record");
-            self.board.say(lineage, &format!("publishing {records} at {}", place.name));
-            dns.add(place, values).await?;
+            self.board.say(lineage, &format!("publishing {records} at {}", location.name));
+            dns.add(location, values).await?;
         }
-        for (place, values) in &by_place {
+        for (location, values) in &by_location {
             self.board.say(lineage, "waiting until all authorities have them");
             let (board, lineage) = (Arc::clone(&self.board), lineage.clone());
-            dns.wait_until_visible(place, values, &move |text| board.say(&lineage, &text)).await?;
+            dns.wait_until_visible(location, values, &move |text| board.say(&lineage, &text)).await?;
         }
         self.validate(under_way, needed).await
     }
 
-    /// Tells the CA to look; what it finds wrong is paid for in advance.
+    /// Asks the CA to validate. The rate limit of failures is charged in advance, and refunded on success.
     async fn validate(&mut self, under_way: &mut OrderInProgress, needed: i64) -> Result<(), AcmeFailure> {
         let (directory, lineage) = (under_way.record.directory.clone(), &under_way.lineage.clone());
         if needed > 0 {
@@ -193,7 +194,7 @@ impl Renewer {
         self.keep(under_way)
     }
 
-    /// Sends the certificate request, unless that was done, and fetches the chains.
+    /// Sends the certificate request, unless it was sent before, and fetches the chains.
     pub(super) async fn finalize(&mut self, under_way: &mut OrderInProgress) -> Result<Vec<String>, AcmeFailure> {
         let lineage = &under_way.lineage.clone();
         if matches!(under_way.order.status(), OrderStatus::Pending | OrderStatus::Ready) {
@@ -215,7 +216,7 @@ impl Renewer {
             self.board.say(lineage, "sending the certificate request");
             let finalized = under_way.order.finalize(&csr).await;
             if matches!(&finalized, Err(failure) if failure.sign == FailureKind::Refused) {
-                // It said no, so there is no certificate.
+                // Refused, so no certificate was issued.
                 for limit in limits {
                     self.give_back(&directory, lineage, *limit, 1);
                 }
@@ -226,7 +227,7 @@ impl Renewer {
         under_way.order.chains(self.parts.preferred_chain.is_some()).await
     }
 
-    /// Only what can be presented is stored, and only what is stored is presented.
+    /// Checks a new certificate and stores it. What cannot be presented is not stored.
     pub(super) fn check_and_store(
         &self,
         under_way: &OrderInProgress,
@@ -249,7 +250,7 @@ impl Renewer {
         Ok(StoredLineage { checked, meta })
     }
 
-    /// Shows what was obtained to whoever connects.
+    /// Publishes a new certificate; new handshakes present it.
     pub(super) fn put_in_use(&mut self, lineage: &Lineage, stored: StoredLineage) {
         let issuer = &stored.checked.issuers[0];
         let step = if self.is_rehearsal {
@@ -262,7 +263,7 @@ impl Renewer {
         self.board.say(lineage, &step);
     }
 
-    /// Removes all records of ours from DNS. What cannot be removed now is tried again later.
+    /// Removes our records from DNS. Failures are retried later.
     pub(super) async fn clean_up(&mut self) {
         let dns = Arc::clone(&self.parts.dns);
         let mut is_clean = true;
@@ -288,7 +289,7 @@ impl Renewer {
         kept.map_err(|error| AcmeFailure::disk("the order", &error))
     }
 
-    /// Says whether a budget has that much left.
+    /// Fails if `limit` has less than `count` left.
     fn may_spend(&self, directory: &str, lineage: &Lineage, limit: Limit, count: i64) -> Result<(), AcmeFailure> {
         let now = self.parts.world.now();
         let wait = |budget: &RateLimit| budget.wait(limit, count, now);
@@ -298,7 +299,7 @@ impl Renewer {
         }
     }
 
-    /// Pays in advance; that is on the disk when this returns.
+    /// Charges `count` to `limit`; the charge is on disk when this returns.
     fn spend(&mut self, directory: &str, lineage: &Lineage, limit: Limit, count: i64) -> Result<(), AcmeFailure> {
         let now = self.parts.world.now();
         let spent = self.memory.at_mut(directory).budget_mut(lineage, limit).spend(limit, count, now);
@@ -306,19 +307,19 @@ impl Renewer {
         self.memory.keep().map_err(|error| AcmeFailure::disk("the budget", &error))
     }
 
-    /// If this is lost, we are more careful than we need be.
+    /// Refunds a charge. If the write fails, the limit stays stricter than necessary.
     fn give_back(&mut self, directory: &str, lineage: &Lineage, limit: Limit, count: i64) {
         self.memory.at_mut(directory).budget_mut(lineage, limit).give_back(limit, count);
         let _ = self.memory.keep();
     }
 }
 
-/// What an order is paid from.
+/// The limit to which an order is charged.
 fn order_limit(lineage: &Lineage) -> Limit {
     if lineage.constituency().is_some() { Limit::ExactOrders } else { Limit::Orders }
 }
 
-/// What a certificate is paid from; one that the CA itself asked for is exempt from its limits.
+/// The limits to which a certificate is charged. A renewal that the CA asked for is exempt from its limits.
 fn certificate_limits(lineage: &Lineage, is_wanted: bool) -> &'static [Limit] {
     match lineage {
         _ if is_wanted => &[Limit::WantedCertificates],
@@ -327,7 +328,7 @@ fn certificate_limits(lineage: &Lineage, is_wanted: bool) -> &'static [Limit] {
     }
 }
 
-/// A clock that is plainly wrong would judge dates wrongly: then nothing is ordered and nothing thrown away.
+/// Fails if the clock is clearly wrong. Dates would be misjudged, so nothing is ordered and nothing discarded.
 fn check_clock(ca: &dyn Ca) -> Result<(), AcmeFailure> {
     match ca.clock_skew() {
         Some(skew) if is_clock_wrong(skew) => Err(AcmeFailure::action_required(format!(
@@ -354,8 +355,8 @@ fn overdrawn(limit: Limit, wait: i64) -> AcmeFailure {
         .with_sign(FailureKind::Budget)
 }
 
-/// A certificate request with an empty subject: the names are in the extension. Firmware that refuses wildcards may
-/// compare the common name alone, and without one here the CA takes whichever name it likes: so exact names have it.
+/// A certificate request with an empty subject; the names are in the SAN extension. Only exact names get a common name:
+/// firmware that rejects wildcards may compare nothing else, and without one in the request the CA chooses any name.
 fn request(lineage: &Lineage, names: &[String], key: &KeyPair) -> Result<Vec<u8>, rcgen::Error> {
     let mut params = CertificateParams::new(names)?;
     params.distinguished_name = DistinguishedName::new();

@@ -1,4 +1,5 @@
-//! What must outlive a restart besides certificates: failures, the CA's demands, budgets. One file, replaced whole.
+//! The state that survives a restart besides certificates: failures, Retry-After, rate limits. One file, replaced
+//! atomically.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,66 +14,66 @@ use super::schedule::{ChosenWindow, Deadline};
 use crate::constituency::ConstituencyName;
 use crate::state::{self, FolderHandle};
 
-/// Everything, as it is on the disk.
+/// The state, in memory as on disk.
 #[derive(Debug)]
 pub(super) struct PersistentState {
     path: PathBuf,
     pub(super) kept: StoredState,
-    nothing: (OrderAttempts, AccountState),
+    empty: (OrderAttempts, AccountState),
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct StoredState {
-    /// By what was attempted: another configuration gets a first attempt at once.
+    /// The fingerprint of the last configuration. Another configuration is attempted at once.
     pub(super) fingerprint: String,
     pub(super) certificates: BTreeMap<Lineage, OrderAttempts>,
     pub(super) directories: BTreeMap<String, AccountState>,
 }
 
-/// How it went for one certificate.
+/// The attempts for one certificate.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct OrderAttempts {
-    /// In a row.
+    /// Failures in a row.
     pub(super) failures: u32,
-    /// When the first of them was.
+    /// When the first of these failures was, Unix time.
     pub(super) failing_since: Option<i64>,
     pub(super) last_failure: Option<i64>,
     pub(super) last_error: Option<String>,
     pub(super) needs_human: bool,
     pub(super) last_success: Option<i64>,
-    /// The certificate in use was revoked; it is due whatever its dates say.
+    /// The certificate in use was revoked, so it is due whatever its dates say.
     pub(super) revoked: bool,
-    /// An attempt was begun and has not ended.
+    /// An attempt has begun and not ended.
     pub(super) under_way: bool,
-    /// How often in a row an attempt was cut off by the end of the process.
+    /// How many attempts in a row ended with a crash of the process.
     pub(super) cut_off: u32,
-    /// Before this, nothing is tried.
+    /// No attempt before this.
     pub(super) pause: Option<Deadline>,
-    /// By how much this certificate is renewed early.
+    /// A random number from 0 to 1: how much earlier than usual this certificate is renewed.
     pub(super) early: f64,
     pub(super) window: Option<ChosenWindow>,
     /// When to ask for the window again.
     pub(super) recheck: Option<Deadline>,
-    /// Our own budgets, and limits of a CA's that hold for this certificate alone, by directory.
+    /// By directory: how long our own rate limits, or limits of the CA for this certificate alone, block an attempt.
     pub(super) waits: BTreeMap<String, Deadline>,
-    /// The exact names of the last attempt: others get a first attempt at once.
+    /// The exact names of the last attempt. Other names are attempted at once.
     pub(super) names: Vec<String>,
 }
 
-/// What a CA demands, and what may still be asked of it.
+/// The Retry-After of a CA, and our rate limits there.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct AccountState {
     pub(super) retry_after: Option<Deadline>,
     pub(super) budget: RateLimit,
-    /// Of what a CA limits by name, each constituency with exact names has its own.
+    /// Of what a CA limits by name, each constituency with exact names has its own rate limit.
     pub(super) exact: BTreeMap<ConstituencyName, RateLimit>,
 }
 
 impl AccountState {
-    /// The budget that `limit` is paid from for `lineage`.
+    /// The rate limit to which `limit` is charged for `lineage`; `None` if it is untouched.
     pub(super) fn budget(&self, lineage: &Lineage, limit: Limit) -> Option<&RateLimit> {
         match lineage.constituency().filter(|_| limit.is_by_name()) {
             Some(constituency) => self.exact.get(constituency),
@@ -80,7 +81,7 @@ impl AccountState {
         }
     }
 
-    /// The same, to be changed.
+    /// The same, mutable; created if absent.
     pub(super) fn budget_mut(&mut self, lineage: &Lineage, limit: Limit) -> &mut RateLimit {
         match lineage.constituency().filter(|_| limit.is_by_name()) {
             Some(constituency) => self.exact.entry(constituency.clone()).or_default(),
@@ -90,13 +91,13 @@ impl AccountState {
 }
 
 impl PersistentState {
-    /// Reads the memory. One that cannot be understood is put aside, and that is the second thing returned.
+    /// Reads the state. A damaged file is renamed, and the second value says so.
     pub(super) fn open(path: PathBuf) -> io::Result<(Self, Option<String>)> {
         let (kept, damage) = read_json(&path)?;
-        Ok((Self { path, kept, nothing: Default::default() }, damage))
+        Ok((Self { path, kept, empty: Default::default() }, damage))
     }
 
-    /// What is on the disk, as far as it can be understood; nothing is changed.
+    /// Reads the state without changing a file. A damaged file is read as empty.
     pub(super) fn peek(path: &Path) -> io::Result<StoredState> {
         match state::read(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(StoredState::default()),
@@ -104,13 +105,13 @@ impl PersistentState {
         }
     }
 
-    /// Puts it on the disk.
+    /// Writes it to disk.
     pub(super) fn keep(&self) -> io::Result<()> {
         write_json(&self.path, &self.kept)
     }
 
     pub(super) fn of(&self, lineage: &Lineage) -> &OrderAttempts {
-        self.kept.certificates.get(lineage).unwrap_or(&self.nothing.0)
+        self.kept.certificates.get(lineage).unwrap_or(&self.empty.0)
     }
 
     pub(super) fn of_mut(&mut self, lineage: &Lineage) -> &mut OrderAttempts {
@@ -118,7 +119,7 @@ impl PersistentState {
     }
 
     pub(super) fn at(&self, directory: &str) -> &AccountState {
-        self.kept.directories.get(directory).unwrap_or(&self.nothing.1)
+        self.kept.directories.get(directory).unwrap_or(&self.empty.1)
     }
 
     pub(super) fn at_mut(&mut self, directory: &str) -> &mut AccountState {
@@ -126,7 +127,8 @@ impl PersistentState {
     }
 }
 
-/// Reads JSON that we wrote; absent is empty. A file that is damaged is put aside: work goes on without it.
+/// Reads JSON that we wrote. An absent file gives the default, and so does a damaged one, which is renamed to
+/// `*.damaged`.
 pub(super) fn read_json<T: DeserializeOwned + Default>(path: &Path) -> io::Result<(T, Option<String>)> {
     let bytes = match state::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((T::default(), None)),
@@ -144,7 +146,7 @@ pub(super) fn read_json<T: DeserializeOwned + Default>(path: &Path) -> io::Resul
     }
 }
 
-/// Stores JSON, whole or not at all.
+/// Writes JSON atomically.
 pub(super) fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
     state::write_private(path, &serde_json::to_vec_pretty(value)?)
 }

@@ -1,8 +1,8 @@
-//! How much may be asked of a CA, whatever happens: budgets below Let's Encrypt's limits, kept on disk.
+//! Our own rate limits for requests to a CA: below Let's Encrypt's, and kept on disk.
 //!
-//! A budget is spent, and that is on the disk, *before* the CA is asked; so a process that crashes and starts again all
-//! day cannot exceed a limit. Each is a bucket that fills again at a fixed rate, as the CA's own are (the "generic cell
-//! rate algorithm": all that is kept is the time at which the bucket will be full again). Ours fill a little slower.
+//! A limit is charged, on disk, *before* the request. So even a process that crashes and restarts all day cannot exceed
+//! the CA's limit. Each is a token bucket that refills at a fixed rate, as the CA's own are (generic cell rate
+//! algorithm: the only state is the time at which the bucket is full again). Ours refill a little slower.
 
 use std::collections::BTreeMap;
 
@@ -14,27 +14,27 @@ use super::schedule::{DAY, HOUR, MINUTE};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Limit {
-    /// New accounts (Let's Encrypt: 10 for an address in 3 hours).
+    /// New accounts (Let's Encrypt: 10 per IP address in 3 hours).
     Accounts,
-    /// New orders (300 for an account in 3 hours).
+    /// New orders (300 per account in 3 hours).
     Orders,
-    /// Validations that may fail (5 for a name in an hour).
+    /// Validations that may fail (5 per name in an hour).
     Validations,
-    /// The same, for a whole day: many failures in a row pause a name until a human comes.
+    /// The same, per day: after many failures in a row the CA pauses a name until an operator acts.
     DailyValidations,
-    /// Certificates for the same names (5 in 7 days), unless the CA itself asked for the renewal.
+    /// Certificates for the same names (5 in 7 days), unless the CA asked for the renewal.
     Certificates,
-    /// Certificates that the CA asked for; exempt from its limits, and yet no reason to go mad.
+    /// Certificates that the CA asked for. Its own limits exempt them; this one stops a loop.
     WantedCertificates,
-    /// New orders for exact names; these are counted apart, so that the wildcard's never wait for them.
+    /// New orders for exact names. They have their own limit, so that the wildcard never waits for them.
     ExactOrders,
-    /// New certificates for exact names, of all constituencies together (50 for a registered domain in 7 days). A third of
-    /// what there is stays for the wildcard, and for whoever else has names in that domain.
+    /// New certificates for exact names, of all constituencies together (50 per registered domain in 7 days). A third
+    /// remains for the wildcard, and for other users of that domain.
     ExactCertificates,
 }
 
 impl Limit {
-    /// Whether a CA counts this for each name, or set of names, apart.
+    /// Whether a CA applies this limit per name or set of names.
     pub(super) fn is_by_name(self) -> bool {
         match self {
             Self::Validations | Self::DailyValidations | Self::Certificates | Self::WantedCertificates => true,
@@ -42,7 +42,7 @@ impl Limit {
         }
     }
 
-    /// How many there may be at once, and how many seconds it takes until there may be one more.
+    /// The capacity, and the seconds until one token returns.
     fn rate(self) -> (i64, i64) {
         match self {
             Self::Accounts => (3, HOUR),
@@ -57,18 +57,18 @@ impl Limit {
     }
 }
 
-/// What is left of each limit of a CA.
+/// For each limit of a CA, when its bucket is full again, Unix time.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct RateLimit(BTreeMap<Limit, i64>);
 
 impl RateLimit {
-    /// In how many seconds `count` may be spent; 0 is now.
+    /// In how many seconds `count` can be spent; 0 is now.
     pub(super) fn wait(&self, limit: Limit, count: i64, now: i64) -> i64 {
         let (capacity, period) = limit.rate();
         (self.full(limit, now) + (count.min(capacity) - capacity) * period - now).max(0)
     }
 
-    /// Spends `count`, if there is that much; if not, says in how many seconds there will be.
+    /// Spends `count` if available; otherwise returns in how many seconds it will be.
     pub(super) fn spend(&mut self, limit: Limit, count: i64, now: i64) -> Result<(), i64> {
         match self.wait(limit, count, now) {
             0 => {
@@ -80,7 +80,7 @@ impl RateLimit {
         }
     }
 
-    /// Gives back what was spent but not used.
+    /// Refunds what was spent but not used.
     pub(super) fn give_back(&mut self, limit: Limit, count: i64) {
         let (_, period) = limit.rate();
         if let Some(full) = self.0.get_mut(&limit) {
@@ -88,12 +88,12 @@ impl RateLimit {
         }
     }
 
-    /// Whether all is there again that there may be.
+    /// Whether every bucket is full.
     pub(super) fn is_full(&self, now: i64) -> bool {
         self.0.keys().all(|limit| self.full(*limit, now) <= now)
     }
 
-    /// When the bucket will be full. A clock that was set back cannot make it emptier than empty.
+    /// When the bucket will be full. Clamped: after a clock was set back, the wait is at most that of an empty bucket.
     fn full(&self, limit: Limit, now: i64) -> i64 {
         let (capacity, period) = limit.rate();
         self.0.get(&limit).copied().unwrap_or(now).clamp(now, now + capacity * period)
@@ -138,14 +138,14 @@ mod tests {
                 Err(wait) => now += wait,
             }
         }
-        // What comes back of 50 in a week is 50 more; the bucket itself is never emptied by more than 20.
+        // The CA's bucket of 50 regains 50 in a week. Ours holds 20, and regains one in 5 hours.
         assert_eq!(spent, 20 + week / (5 * HOUR));
         assert!(week / (5 * HOUR) <= 50 * 2 / 3 + 1);
         assert!(!budget.is_full(end) && budget.is_full(end + week));
     }
 
     proptest! {
-        /// Let's Encrypt: 5 failed validations in an hour, a bucket that fills by one in 12 minutes.
+        /// Let's Encrypt: 5 failed validations in an hour, by a bucket that regains one in 12 minutes.
         #[test]
         fn no_pattern_of_attempts_exceeds_the_limit(pauses in proptest::collection::vec(0i64..2000, 1..200)) {
             let (mut budget, mut now) = (RateLimit::default(), 1_700_000_000);

@@ -1,4 +1,4 @@
-//! The life of a [`Renewer`]: waits for what is next, does it, and answers those who ask meanwhile.
+//! The main loop of a [`Renewer`]: waits for the next task, runs it, and answers commands meanwhile.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -15,42 +15,42 @@ use super::{Lineage, Renewer};
 use crate::clock::rfc3339;
 use crate::constituency::ConstituencyName;
 
-/// The time of day may jump, and a machine may sleep; so we look at the clock from time to time.
+/// In seconds. The time of day may jump, and the machine may suspend, so the loop rereads the clock at least this
+/// often.
 const LONGEST_SLEEP: i64 = 15 * 60;
-/// How long the last clean-up may take when the process is to end; the next start does the rest.
+/// The timeout of the last clean-up at shutdown; the next start does the rest.
 const LAST_CLEAN_UP: Duration = Duration::from_secs(10);
 
-/// What may be asked of a running [`Renewer`].
+/// A command to a running [`Renewer`].
 #[derive(Debug)]
 pub enum RenewalCommand {
-    /// How are things?
+    /// Returns the status.
     Status(oneshot::Sender<AcmeStatus>),
-    /// Renew: what is due, pause or not, by what the CA says when it is asked anew; or everything, due or not. A Retry-After
-    /// and the budgets hold.
+    /// Renews what is due, pause or not, and what the CA, asked again, wants renewed; or with `all` everything. A
+    /// Retry-After and our rate limits still hold.
     Renew {
-        /// Everything, due or not.
+        /// Renews everything, due or not.
         all: bool,
-        /// Only the certificate for the exact names of this constituency.
+        /// Renews only the certificate for the exact names of this constituency.
         only: Option<ConstituencyName>,
-        /// Hears of each step, until all is done.
+        /// Receives each step, and closes when all is done.
         progress: mpsc::UnboundedSender<String>,
     },
-    /// Revoke the certificate in use, and obtain another.
+    /// Revokes the certificate in use, and obtains another.
     Revoke {
-        /// Which one.
         lineage: Lineage,
-        /// Hears what came of it.
+        /// Receives the result.
         done: oneshot::Sender<Result<(), AcmeFailure>>,
     },
 }
 
 impl Renewer {
-    /// Keeps the certificates fresh until `stop` is done. Blocks now and then, to write to the disk and to make keys: it
-    /// wants a thread of its own.
+    /// Keeps the certificates renewed until `stop` completes. Needs a thread of its own: it blocks while it writes to
+    /// disk and generates keys.
     pub async fn run(mut self, mut commands: mpsc::Receiver<RenewalCommand>, stop: impl Future<Output = ()>) {
         let mut stop = pin!(stop);
         let mut exact = self.parts.exact.clone();
-        // A pause that was begun at this start must not begin again at the next.
+        // Stores a pause that began at this start, so that it does not begin again at the next.
         self.remember();
         loop {
             let (at, task) = self.next(self.parts.world.now());
@@ -67,7 +67,7 @@ impl Renewer {
                     self.board.publish(self.status());
                 }
                 is_time = wait_until(&self, at) => {
-                    // One for exact names may have expired meanwhile.
+                    // A certificate for exact names may have expired meanwhile.
                     self.publish_exact();
                     if is_time && !self.perform(task, &mut commands, stop.as_mut()).await {
                         break;
@@ -75,12 +75,12 @@ impl Renewer {
                 }
             }
         }
-        // What this cannot remove any more, the journal knows.
+        // The journal keeps the records that this cannot remove.
         let _ = tokio::time::timeout(LAST_CLEAN_UP, self.clean_up()).await;
         self.remember_stop();
     }
 
-    /// Does `task`; what is asked meanwhile is answered from the board. False if it is time to stop.
+    /// Runs `task`. Meanwhile, status requests are answered from the board, and other commands wait. False on `stop`.
     async fn perform(
         &mut self,
         task: Task,
@@ -88,7 +88,7 @@ impl Renewer {
         mut stop: Pin<&mut impl Future<Output = ()>>,
     ) -> bool {
         let board = Arc::clone(&self.board);
-        let mut asked = Vec::new();
+        let mut deferred = Vec::new();
         {
             let mut work = pin!(self.work(task));
             loop {
@@ -97,14 +97,14 @@ impl Renewer {
                     () = &mut stop => return false,
                     () = &mut work => break,
                     Some(command) = commands.recv() => match command {
-                        // Whoever asks has gone.
+                        // Fails only if the requester is gone.
                         RenewalCommand::Status(reply) => drop(reply.send(board.status())),
-                        other => asked.push(other),
+                        other => deferred.push(other),
                     },
                 }
             }
         }
-        for command in asked {
+        for command in deferred {
             if !self.answer_unless(command, stop.as_mut()).await {
                 return false;
             }
@@ -128,7 +128,7 @@ impl Renewer {
         self.board.publish(self.status());
     }
 
-    /// Answers, unless it is time to stop: then false, and whoever asked sees us go.
+    /// Answers a command. False on `stop`; then the requester's channel closes.
     async fn answer_unless(&mut self, command: RenewalCommand, stop: Pin<&mut impl Future<Output = ()>>) -> bool {
         tokio::select! {
             biased;
@@ -156,7 +156,7 @@ impl Renewer {
         self.board.publish(self.status());
     }
 
-    /// Has `lineage` renewed if the CA's `answer` wants that, and else says why not.
+    /// Marks `lineage` for renewal if the CA's `answer` wants that, and otherwise reports why not.
     fn renew_if_due(&mut self, lineage: &Lineage, answer: Result<Option<RenewalWindow>, AcmeFailure>) {
         let now = self.parts.world.now();
         let is_open = answer.as_ref().is_ok_and(|window| window.is_some_and(|window| window.contains(now)));
@@ -165,7 +165,7 @@ impl Renewer {
             return;
         }
         let next = rfc3339(self.attempt_time(lineage, now));
-        let said = match answer {
+        let message = match answer {
             Ok(Some(window)) => format!(
                 "is not due; the CA, asked just now, wants it renewed from {} to {}; next attempt at {next}",
                 rfc3339(window.start),
@@ -176,14 +176,15 @@ impl Renewer {
                 "failed: the CA does not say when to renew: {failure}; by its last answer it is not due; next attempt at {next}"
             ),
         };
-        self.board.say(lineage, &said);
+        self.board.say(lineage, &message);
     }
 
-    /// Nobody is kept waiting for what may not be tried now: the CA's Retry-After may last for days.
+    /// Reports and drops requests that may not run now, since a Retry-After may last for days. Closes the listeners
+    /// when none is left.
     fn notify_waiters(&mut self) {
         let now = self.parts.world.now();
         for lineage in self.to_ask.clone() {
-            let said = match self.askable_from(&lineage, now) {
+            let message = match self.askable_from(&lineage, now) {
                 Some(from) if from <= now => continue,
                 Some(from) => {
                     format!("is not due by the CA's last answer; the CA takes no requests for {} s", from - now)
@@ -193,7 +194,7 @@ impl Renewer {
                     format!("is not due; no CA can be asked about it; next attempt at {next}")
                 }
             };
-            self.board.say(&lineage, &said);
+            self.board.say(&lineage, &message);
             self.to_ask.remove(&lineage);
         }
         for lineage in self.forced.clone() {
@@ -229,14 +230,14 @@ impl Renewer {
         Ok(())
     }
 
-    /// An attempt that was ended in order is no crash.
+    /// Clears `under_way`: a graceful shutdown is not a crash.
     fn remember_stop(&mut self) {
         self.memory.kept.certificates.values_mut().for_each(|attempts| attempts.under_way = false);
         self.remember();
     }
 }
 
-/// Waits until `at`, or for a while; true if it is time.
+/// Sleeps until `at`, but at most [`LONGEST_SLEEP`]. True once `at` is reached.
 async fn wait_until(renewer: &Renewer, at: i64) -> bool {
     let left = at - renewer.parts.world.now();
     if left <= 0 {

@@ -1,15 +1,15 @@
-//! When to renew. Pure: the time and the dice are arguments.
+//! When to renew. Pure: the time and random numbers are arguments.
 //!
-//! 1. The CA says when, by a window (RFC 9773): a time in it is chosen once and kept while the window is the same. A
-//!    renewal inside the window is exempt from Let's Encrypt's limits, so that is where it should happen.
+//! 1. The CA may name a window (ARI, RFC 9773). A time in it is chosen once, and kept while the window stays the same.
+//!    Let's Encrypt exempts a renewal inside the window from its rate limits, so it should happen there.
 //! 2. Without a window: when a third of the lifetime is left, half if the lifetime is under ten days, a little earlier
-//!    by chance, so that a thousand servers do not come at once.
-//! 3. After a failure: 1, 10, 100 minutes, then the shorter of a day and a twentieth of the lifetime, ±20 %. When only a
-//!    twentieth of the lifetime is left, or there is no certificate, at least every hour.
-//! 4. Never before a Retry-After, never over a [budget](super::rate_limit).
+//!    at random, so that a thousand servers do not come at once.
+//! 3. After a failure: backoff of 1, 10, 100 minutes, then the shorter of a day and a twentieth of the lifetime, ±20 %.
+//!    When only a twentieth of the lifetime is left, or there is no certificate, at least every hour.
+//! 4. Never before a Retry-After, never beyond a [rate limit](super::rate_limit).
 //!
-//! Intervals that are kept on disk are [`Deadline`]s: they remember when they were set, so that a clock that was wrong
-//! then, or is wrong now, cannot stretch them.
+//! Intervals on disk are [`Deadline`]s. They store when they were set, so that a wrong clock, then or now, cannot
+//! stretch them.
 
 use serde::{Deserialize, Serialize};
 
@@ -19,9 +19,9 @@ pub(super) const MINUTE: i64 = 60;
 pub(super) const HOUR: i64 = 60 * MINUTE;
 pub(super) const DAY: i64 = 24 * HOUR;
 
-/// Under this, a lifetime is short (Let's Encrypt's advice).
+/// A lifetime under this is short (Let's Encrypt's advice).
 const SHORT_LIFETIME: i64 = 10 * DAY;
-/// The longest Retry-After that is believed; nobody has a limit that long.
+/// The longest Retry-After that we accept; no CA has a limit that long.
 const LONGEST_WAIT: i64 = 30 * DAY;
 
 /// When a CA wants a certificate renewed, Unix time.
@@ -33,42 +33,42 @@ pub struct RenewalWindow {
     pub end: i64,
 }
 
-/// A window with the time that was chosen in it.
+/// A window with the time chosen in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ChosenWindow {
     pub(super) window: RenewalWindow,
     pub(super) chosen: i64,
 }
 
-/// An interval that was set at some time.
+/// An interval, with the time at which it was set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Deadline {
     set: i64,
     until: i64,
 }
 
-/// When a certificate is to be renewed if the CA has no wish; `dice` makes that up to 5 % of the lifetime earlier.
+/// When to renew if the CA names no window; `random` moves that up to 5 % of the lifetime earlier.
 #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "seconds, not to the second")]
-fn default_time(validity: &Validity, dice: f64) -> i64 {
+fn default_time(validity: &Validity, random: f64) -> i64 {
     let lifetime = validity.lifetime();
     let left = if lifetime < SHORT_LIFETIME { lifetime / 2 } else { lifetime / 3 };
-    validity.not_after - left - (lifetime as f64 * 0.05 * dice) as i64
+    validity.not_after - left - (lifetime as f64 * 0.05 * random) as i64
 }
 
 impl RenewalWindow {
-    /// Whether a renewal now is one that the CA asked for.
+    /// Whether the CA wants the renewal at `now`.
     pub(super) fn contains(&self, now: i64) -> bool {
         (self.start..=self.end).contains(&now)
     }
 
-    /// Chooses a time in it, unless one was chosen already.
+    /// Chooses a time in it, or keeps the one that was chosen `before` for the same window.
     #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "seconds, not to the second")]
-    pub(super) fn choose(self, before: Option<&ChosenWindow>, dice: f64) -> ChosenWindow {
+    pub(super) fn choose(self, before: Option<&ChosenWindow>, random: f64) -> ChosenWindow {
         if let Some(before) = before.filter(|before| before.window == self) {
             return *before;
         }
         let length = (self.end - self.start).max(0);
-        ChosenWindow { window: self, chosen: self.start + (length as f64 * dice) as i64 }
+        ChosenWindow { window: self, chosen: self.start + (length as f64 * random) as i64 }
     }
 }
 
@@ -77,23 +77,23 @@ impl Deadline {
         Self { set: now, until: now + seconds.clamp(0, LONGEST_WAIT) }
     }
 
-    /// When it is over, for a clock that says `now`; one that was set in the future counts from now.
+    /// When it ends, for a clock that says `now`. If it was set in the future, it starts now.
     pub(super) fn end(&self, now: i64) -> i64 {
         if self.set > now { now + (self.until - self.set).clamp(0, LONGEST_WAIT) } else { self.until }
     }
 }
 
-/// When a certificate is to be renewed; at once if there is none.
-pub(super) fn renewal_time(validity: Option<&Validity>, window: Option<&ChosenWindow>, dice: f64) -> i64 {
+/// When to renew a certificate; 0, at once, if there is none.
+pub(super) fn renewal_time(validity: Option<&Validity>, window: Option<&ChosenWindow>, random: f64) -> i64 {
     let Some(validity) = validity else { return 0 };
     match window {
-        // A CA's wish is no reason to let a certificate run out.
+        // A late window must not let the certificate expire.
         Some(window) => window.chosen.min(validity.not_after - validity.lifetime() / 10),
-        None => default_time(validity, dice),
+        None => default_time(validity, random),
     }
 }
 
-/// Whether the other directories are asked too, now that the first has failed.
+/// Whether to try the fallback CAs too, now that the first has failed.
 pub(super) fn is_time_for_fallback(validity: Option<&Validity>, now: i64, failures: u32) -> bool {
     match validity {
         Some(validity) => failures > 0 && validity.left(now) < validity.lifetime() / 6,
@@ -101,9 +101,9 @@ pub(super) fn is_time_for_fallback(validity: Option<&Validity>, now: i64, failur
     }
 }
 
-/// How many seconds to wait after the `failures`-th failure in a row; `dice` spreads them by ±20 %.
+/// The backoff in seconds after the `failures`-th failure in a row; `random` spreads it by ±20 %.
 #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "seconds, not to the second")]
-pub(super) fn backoff(failures: u32, validity: Option<&Validity>, now: i64, dice: f64) -> i64 {
+pub(super) fn backoff(failures: u32, validity: Option<&Validity>, now: i64, random: f64) -> i64 {
     let longest = validity.map_or(DAY, |validity| DAY.min(validity.lifetime() / 20));
     let normal = match failures {
         0 => 0,
@@ -112,14 +112,14 @@ pub(super) fn backoff(failures: u32, validity: Option<&Validity>, now: i64, dice
         3 => 100 * MINUTE,
         _ => longest,
     };
-    let hurried = validity.map_or(HOUR, |validity| HOUR.min(validity.lifetime() / 240).max(MINUTE));
-    // A pause that was begun calmly must not last into the emergency.
+    let urgent = validity.map_or(HOUR, |validity| HOUR.min(validity.lifetime() / 240).max(MINUTE));
+    // A pause that began early must end when a twentieth of the lifetime is left.
     let calm = validity.map_or(0, |validity| validity.left(now) - validity.lifetime() / 20);
-    let seconds = normal.min(longest).min(calm.max(hurried));
-    (seconds as f64 * (0.8 + 0.4 * dice)) as i64
+    let seconds = normal.min(longest).min(calm.max(urgent));
+    (seconds as f64 * (0.8 + 0.4 * random)) as i64
 }
 
-/// In how many seconds to ask for the window again (RFC 9773 §4.3.2: within a minute and a day).
+/// In how many seconds to ask for the window again (RFC 9773 §4.3.2: between a minute and a day).
 pub(super) fn recheck_after(retry_after: i64) -> i64 {
     retry_after.clamp(MINUTE, DAY)
 }
@@ -202,17 +202,17 @@ mod tests {
     proptest! {
         #[test]
         fn renewal_comes_before_the_end_and_a_pause_within_a_day_and_a_fifth(
-            days in 1i64..400, window in proptest::option::of((-400i64..800, 0i64..100)), dice in 0.0..1.0f64,
+            days in 1i64..400, window in proptest::option::of((-400i64..800, 0i64..100)), random in 0.0..1.0f64,
             failures in 0u32..100, part in 0.0..1.2f64,
         ) {
             let validity = lasting(days);
             let window = window
-                .map(|(start, length)| RenewalWindow { start: start * DAY, end: (start + length) * DAY }.choose(None, dice));
-            let at = renewal_time(Some(&validity), window.as_ref(), dice);
+                .map(|(start, length)| RenewalWindow { start: start * DAY, end: (start + length) * DAY }.choose(None, random));
+            let at = renewal_time(Some(&validity), window.as_ref(), random);
             prop_assert!(at <= validity.not_after - validity.lifetime() / 10);
             #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "a test")]
             let now = (validity.lifetime() as f64 * part) as i64;
-            let pause = backoff(failures, Some(&validity), now, dice);
+            let pause = backoff(failures, Some(&validity), now, random);
             prop_assert!((0..=DAY * 6 / 5).contains(&pause));
             if validity.left(now) < validity.lifetime() / 20 {
                 prop_assert!(pause <= HOUR * 6 / 5);

@@ -1,4 +1,4 @@
-//! What is to be done next, and what is remembered of what was done.
+//! Chooses the next task, and stores the result of each attempt.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -17,27 +17,28 @@ use super::{Lineage, Renewer};
 use crate::certificate::Validity;
 use crate::wording::counted;
 
-/// How far clocks may differ without a word.
+/// How many seconds clocks may differ without a warning.
 const TOLERATED_SKEW: i64 = MINUTE;
 
-/// Something to do; of what is due at the same time, the first.
+/// A task. If several are due, they run in the order of the variants.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Task {
-    /// Remove records that could not be removed.
+    /// Remove DNS records that could not be removed before.
     CleanUp,
-    /// Ask the CA when it wants a certificate renewed.
+    /// Ask the CA when it wants a certificate renewed (ARI).
     CheckAri(Lineage),
     /// Renew it.
     Renew(Lineage),
 }
 
-/// At start: an attempt that was cut off is taken up at once, but if that happens again and again, with pauses.
+/// At start: an attempt that a crash cut off is resumed at once, but with backoff if that happens repeatedly. A new
+/// configuration clears failures and pauses.
 pub(super) fn recover(
     kept: &mut StoredState,
     print: &str,
     held: &BTreeMap<Lineage, StoredLineage>,
     now: i64,
-    dice: f64,
+    random: f64,
 ) {
     let is_new = kept.fingerprint != print;
     print.clone_into(&mut kept.fingerprint);
@@ -45,7 +46,7 @@ pub(super) fn recover(
         if std::mem::take(&mut attempts.under_way) {
             attempts.cut_off += 1;
             let validity = held.get(lineage).map(|stored| stored.checked.validity());
-            let pause = backoff(attempts.cut_off - 1, validity.as_ref(), now, dice);
+            let pause = backoff(attempts.cut_off - 1, validity.as_ref(), now, random);
             attempts.pause = Some(Deadline::after(now, pause));
         } else if is_new {
             attempts.pause = None;
@@ -65,21 +66,22 @@ impl Renewer {
         self.held.get(lineage).map(|stored| stored.checked.validity())
     }
 
-    /// What is to be done next, and when.
+    /// The next task, and when it is due.
     pub(super) fn next(&self, now: i64) -> (i64, Task) {
         let clean_up = (!self.journal.entries().is_empty()).then_some((self.clean_up_at, Task::CleanUp));
         let lineages = self.lineages();
-        let looks = lineages.iter().filter_map(|it| Some((self.look_time(it, now)?, Task::CheckAri(it.clone()))));
+        let ari_checks =
+            lineages.iter().filter_map(|it| Some((self.ari_check_time(it, now)?, Task::CheckAri(it.clone()))));
         let renewals = lineages.iter().map(|it| (self.attempt_time(it, now), Task::Renew(it.clone())));
-        let tasks = clean_up.into_iter().chain(looks).chain(renewals);
-        // Exact names come after all else, and among them whoever has waited longest: one that fails and fails again does
-        // not hold up the others.
-        let place = |(at, task): &(i64, Task)| (task.is_exact(), if task.is_exact() { *at } else { 0 });
-        let tasks = tasks.map(|task| ((task.0.max(now), place(&task)), task.1));
+        let tasks = clean_up.into_iter().chain(ari_checks).chain(renewals);
+        // Exact names come last, and among them the one that has waited longest, so that one that keeps failing does
+        // not block the others.
+        let priority = |(at, task): &(i64, Task)| (task.is_exact(), if task.is_exact() { *at } else { 0 });
+        let tasks = tasks.map(|task| ((task.0.max(now), priority(&task)), task.1));
         tasks.min().map_or((now + DAY, Task::CleanUp), |((at, _), task)| (at, task))
     }
 
-    /// When the next attempt for `lineage` may be made and is to be made.
+    /// When the next attempt for `lineage` is both due and allowed.
     pub(super) fn attempt_time(&self, lineage: &Lineage, now: i64) -> i64 {
         let (index, ready) = self.choose_ca(lineage, now);
         let ready = ready.max(self.affordable(lineage, self.parts.cas[index].directory(), now));
@@ -87,13 +89,13 @@ impl Renewer {
             return ready;
         }
         let attempts = self.memory.of(lineage);
-        // What failed for other names says nothing of these.
+        // A failure for other names does not delay these.
         let pause = attempts.pause.filter(|_| self.is_about(attempts, lineage)).map_or(0, |pause| pause.end(now));
         self.due_time(lineage, attempts).max(pause).max(ready)
     }
 
-    /// When there is one left of what all exact names share: nobody need ask the CA before. An order that is under way may
-    /// have to wait for that too; it can.
+    /// When the rate limits that all exact names share allow one more; the CA is not contacted before. A pending order
+    /// may be delayed by that too, which is harmless.
     fn affordable(&self, lineage: &Lineage, directory: &str, now: i64) -> i64 {
         if lineage.constituency().is_none() || self.wants_renewal(lineage, directory) {
             return now;
@@ -111,25 +113,25 @@ impl Renewer {
         lineage.constituency().is_none() || attempts.names == self.names(lineage)
     }
 
-    /// When `lineage` is to be renewed if nothing stands in the way.
+    /// When `lineage` is due, regardless of pauses and limits.
     pub(super) fn due_time(&self, lineage: &Lineage, attempts: &OrderAttempts) -> i64 {
         due_time(self.held.get(lineage), self.names(lineage), attempts).unwrap_or(0)
     }
 
-    /// Whether `lineage` is to be renewed by what is known.
+    /// Whether `lineage` is due, by what is known without asking the CA.
     pub(super) fn is_due(&self, lineage: &Lineage, now: i64) -> bool {
         self.due_time(lineage, self.memory.of(lineage)) <= now
     }
 
-    /// From when on the CA may be asked for a window, if there is a certificate of its that lives.
+    /// From when the CA may be asked for a window; `None` without an unexpired certificate from a configured CA.
     pub(super) fn askable_from(&self, lineage: &Lineage, now: i64) -> Option<i64> {
         let stored = self.held.get(lineage).filter(|stored| now < stored.checked.validity().not_after)?;
         self.parts.cas.iter().find(|ca| ca.directory() == stored.meta.directory)?;
         Some(self.blocked_until(&stored.meta.directory, now))
     }
 
-    /// When the CA is asked for a window. An operator who wants to know does not wait until it is time again.
-    fn look_time(&self, lineage: &Lineage, now: i64) -> Option<i64> {
+    /// When to ask the CA for a window. An operator's request does not wait for the regular time.
+    fn ari_check_time(&self, lineage: &Lineage, now: i64) -> Option<i64> {
         let askable_from = self.askable_from(lineage, now)?;
         if self.to_ask.contains(lineage) {
             return Some(askable_from);
@@ -147,7 +149,8 @@ impl Renewer {
         Arc::clone(&self.parts.cas[index])
     }
 
-    /// Whom to ask: the first CA, or late in a certificate's life whoever may be asked soonest, in turn. And when.
+    /// The index of the CA to ask, and from when. That is the first CA. Late in a certificate's life all CAs take
+    /// turns, and one that may be asked sooner goes first.
     fn choose_ca(&self, lineage: &Lineage, now: i64) -> (usize, i64) {
         let attempts = self.memory.of(lineage);
         let count = self.parts.cas.len();
@@ -164,14 +167,14 @@ impl Renewer {
         in_turn.min_by_key(|(_, ready)| (*ready).max(now)).unwrap_or((0, now))
     }
 
-    /// Whether the CA itself wants this certificate replaced now: such an order is exempt from its limits.
+    /// Whether the CA wants this certificate replaced now. Such an order is exempt from its rate limits.
     pub(super) fn wants_renewal(&self, lineage: &Lineage, directory: &str) -> bool {
         let is_theirs = self.held.get(lineage).is_some_and(|stored| stored.meta.directory == directory);
         let now = self.parts.world.now();
         is_theirs && self.memory.of(lineage).window.is_some_and(|window| window.window.contains(now))
     }
 
-    /// Notes that an attempt begins: one that crashes must not be made again and again without a pause.
+    /// Stores that an attempt begins, so that one that crashes is not repeated without backoff.
     pub(super) fn begin(&mut self, lineage: &Lineage) -> Result<(), AcmeFailure> {
         let names = if lineage.constituency().is_some() { self.names(lineage).to_vec() } else { Vec::new() };
         let attempts = self.memory.of_mut(lineage);
@@ -183,20 +186,20 @@ impl Renewer {
         self.memory.keep().map_err(|error| AcmeFailure::disk("what was attempted", &error))
     }
 
-    /// Remembers what an attempt came to.
+    /// Stores the result of an attempt.
     pub(super) fn conclude(&mut self, lineage: &Lineage, directory: &str, result: Result<(), AcmeFailure>) {
         let now = self.parts.world.now();
-        let dice = self.parts.world.random();
+        let random = self.parts.world.random();
         let at_stake = self.at_stake(lineage);
         self.forced.remove(lineage);
         let attempts = self.memory.of_mut(lineage);
         attempts.under_way = false;
         attempts.cut_off = 0;
-        // What is told and counted is remembered by then: whoever hears of it may ask how things are.
+        // Reports and counts only after the state is stored: a listener may ask for the status at once.
         let mut waits = None;
         let mut failed = None;
         match result {
-            Ok(()) => *attempts = OrderAttempts { last_success: Some(now), early: dice, ..OrderAttempts::default() },
+            Ok(()) => *attempts = OrderAttempts { last_success: Some(now), early: random, ..OrderAttempts::default() },
             Err(AcmeFailure { sign: FailureKind::Budget, cure: Retry::Wait(seconds), message }) => {
                 waits = Some(format!("{message}; waiting {seconds} s"));
                 attempts.waits.insert(directory.to_owned(), Deadline::after(now, seconds));
@@ -209,7 +212,7 @@ impl Renewer {
                 attempts.last_failure = Some(now);
                 attempts.last_error = Some(failure.message.clone());
                 attempts.needs_human = failure.cure == Retry::Human;
-                let pause = backoff(attempts.failures, at_stake.as_ref(), now, dice);
+                let pause = backoff(attempts.failures, at_stake.as_ref(), now, random);
                 attempts.pause = Some(Deadline::after(now, pause));
                 match failure {
                     AcmeFailure { sign: FailureKind::Limited, cure: Retry::Wait(seconds), .. }
@@ -217,7 +220,7 @@ impl Renewer {
                     {
                         attempts.waits.insert(directory.to_owned(), Deadline::after(now, seconds));
                     }
-                    _ => self.obey(directory, failure.cure, now),
+                    _ => self.store_retry_after(directory, failure.cure, now),
                 }
                 failed = Some(failure);
             }
@@ -228,18 +231,18 @@ impl Renewer {
         }
         if let Some(failure) = failed {
             self.board.count_failure(lineage);
-            self.tell_failure(lineage, &failure, now);
+            self.report_failure(lineage, &failure, now);
         }
     }
 
-    /// A Retry-After holds for all that we might ask of that CA.
-    fn obey(&mut self, directory: &str, cure: Retry, now: i64) {
+    /// A Retry-After holds for all requests to that CA.
+    fn store_retry_after(&mut self, directory: &str, cure: Retry, now: i64) {
         if let Retry::Wait(seconds) = cure {
             self.memory.at_mut(directory).retry_after = Some(Deadline::after(now, seconds));
         }
     }
 
-    fn tell_failure(&self, lineage: &Lineage, failure: &AcmeFailure, now: i64) {
+    fn report_failure(&self, lineage: &Lineage, failure: &AcmeFailure, now: i64) {
         let wait = (self.attempt_time(lineage, now) - now).max(0);
         let hint = if failure.cure == Retry::Human { "; this needs somebody to change something" } else { "" };
         self.board.say(lineage, &format!("failed: {failure}{hint}; next attempt in {wait} s"));
@@ -252,7 +255,8 @@ impl Renewer {
         tracing::error!("no new certificate ({lineage}): {failure}{hint}; {left}; next attempt in {wait} s");
     }
 
-    /// What cannot be kept now will be kept the next time; budgets are never spent unkept.
+    /// Stores the state. A failed write is only logged, since the next one includes it; rate limits have writes of
+    /// their own.
     pub(super) fn remember(&self) {
         if let Err(error) = self.memory.keep() {
             tracing::error!("{}", AcmeFailure::disk("what was attempted", &error));
@@ -266,7 +270,7 @@ impl Renewer {
         self.clean_up_at = self.parts.world.now() + pause.max(MINUTE);
     }
 
-    /// Asks the CA when it wants the certificate of `lineage` renewed.
+    /// Asks the CA when it wants the certificate of `lineage` renewed (ARI).
     pub(super) async fn look(&mut self, lineage: &Lineage) -> Result<Option<RenewalWindow>, AcmeFailure> {
         let Some(stored) = self.held.get(lineage) else { return Ok(None) };
         let (directory, leaf) = (stored.meta.directory.clone(), stored.checked.leaf().clone());
@@ -278,11 +282,11 @@ impl Renewer {
             Err(failure) => Err(failure),
         };
         warn_of_skew(&*ca);
-        let (now, dice) = (self.parts.world.now(), self.parts.world.random());
+        let (now, random) = (self.parts.world.now(), self.parts.world.random());
         let attempts = self.memory.of_mut(lineage);
         let (again, answer) = match answer {
             Ok(Some((window, again))) => {
-                let chosen = window.choose(attempts.window.as_ref(), dice);
+                let chosen = window.choose(attempts.window.as_ref(), random);
                 if attempts.window.replace(chosen) != Some(chosen) {
                     tracing::info!("certificate ({lineage}): the CA wants it renewed; in {} s", chosen.chosen - now);
                 }
@@ -291,7 +295,7 @@ impl Renewer {
             Ok(None) => (DAY, Ok(None)),
             Err(failure) => {
                 tracing::warn!("certificate ({lineage}): the CA does not say when to renew: {failure}");
-                self.obey(&directory, failure.cure, now);
+                self.store_retry_after(&directory, failure.cure, now);
                 (HOUR, Err(failure))
             }
         };
@@ -300,7 +304,7 @@ impl Renewer {
         answer
     }
 
-    /// A certificate that is not valid yet means that the clock is behind.
+    /// Reports a clock that is behind: the newest certificate is not valid yet.
     pub(super) fn warn_of_clock(&self, now: i64) {
         let newest = self.held.values().map(|stored| stored.checked.validity().not_before).max();
         if let Some(ahead) = newest.map(|newest| newest - now).filter(|ahead| *ahead > HOUR) {
@@ -308,7 +312,6 @@ impl Renewer {
         }
     }
 
-    /// How things are.
     pub(super) fn status(&self) -> AcmeStatus {
         let now = self.parts.world.now();
         let skew = self.parts.cas.iter().filter_map(|ca| ca.clock_skew()).max_by_key(|skew| skew.abs());
@@ -351,14 +354,14 @@ impl Renewer {
     }
 }
 
-/// When a certificate for `names` is to be renewed if nothing stands in the way; `None`: at once.
+/// When a certificate for `names` is due, regardless of pauses and limits; `None`: at once.
 fn due_time(stored: Option<&StoredLineage>, names: &[String], attempts: &OrderAttempts) -> Option<i64> {
-    // The names differ where the domain has changed, or the aliases.
+    // The names differ after the domain or the aliases changed.
     let stored = stored.filter(|stored| !attempts.revoked && stored.checked.is_for(names))?;
     Some(renewal_time(Some(&stored.checked.validity()), attempts.window.as_ref(), attempts.early))
 }
 
-/// The same. What is due at once has been due at least since it first failed.
+/// The same. A certificate that is due at once has been due at least since its first failure.
 pub(super) fn planned(stored: Option<&StoredLineage>, names: &[String], attempts: &OrderAttempts) -> Option<i64> {
     due_time(stored, names, attempts).or(attempts.failing_since)
 }

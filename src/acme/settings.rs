@@ -14,7 +14,7 @@ use crate::dns::DnsSettings;
 /// ```
 /// let text = r#"{ "terms_of_service_agreed": true,
 ///                 "dns": { "primary": "ns1.example.com", "tsig_key_file": "provost.key" } }"#;
-/// let settings: provost::renew::AcmeSettings = serde_json::from_str(text)?;
+/// let settings: provost::acme::AcmeSettings = serde_json::from_str(text)?;
 /// assert_eq!(settings.directory.url(), "https://acme-v02.api.letsencrypt.org/directory");
 /// assert_eq!(settings.keys.len(), 2);
 /// # Ok::<(), serde_json::Error>(())
@@ -128,7 +128,7 @@ impl TryFrom<String> for Directory {
 }
 
 impl AcmeSettings {
-    /// The same with paths relative to `base`.
+    /// Resolves relative paths against `base`.
     #[must_use]
     pub fn relative_to(mut self, base: &Path) -> Self {
         let resolve = |path: &mut PathBuf| *path = base.join(&*path);
@@ -142,7 +142,7 @@ impl AcmeSettings {
         self
     }
 
-    /// The files that it names.
+    /// The files that the settings name.
     pub fn files_named(&self) -> impl Iterator<Item = &Path> {
         let accounts = self.external_account.iter().map(|account| &account.hmac_key_file);
         let fallbacks = self.fallback_directories.iter().flat_map(|fallback| {
@@ -153,7 +153,7 @@ impl AcmeSettings {
         own.chain(fallbacks).map(PathBuf::as_path)
     }
 
-    /// All directories, in the order in which they are asked.
+    /// The first CA and the fallbacks, in this order.
     #[must_use]
     pub fn directories(&self) -> Vec<FallbackDirectory> {
         let first = FallbackDirectory {

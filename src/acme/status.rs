@@ -1,4 +1,4 @@
-//! What `provost certificate status` shows, and where a renewal's progress is told. Serialisable.
+//! The status for `provost certificate status`, and the board that publishes status and progress.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -16,13 +16,13 @@ use crate::constituency::ConstituencyName;
 /// Everything about the certificates and their renewal. Times are Unix time.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct AcmeStatus {
-    /// When this was so.
+    /// When the status was taken.
     pub now: i64,
     /// One for each kind of key, and one for each constituency that wants its exact names.
     pub certificates: Vec<CertificateStatus>,
-    /// DNS records of ours that could not be removed yet.
+    /// How many of our DNS records could not be removed yet.
     pub leftover_records: usize,
-    /// How far the CA's clock is ahead of ours, in seconds, if that is worth a word.
+    /// How many seconds the CA's clock is ahead of ours, if that is significant.
     pub clock_skew_s: Option<i64>,
 }
 
@@ -33,33 +33,32 @@ pub struct CertificateStatus {
     pub key: KeyKind,
     /// The constituency whose exact names it is for; `None` for the wildcard.
     pub constituency: Option<ConstituencyName>,
-    /// The names that are wanted.
+    /// The names that it must cover.
     pub names: Vec<String>,
     /// The certificate in use, if there is one.
     pub held: Option<HeldStatus>,
-    /// What is being done right now.
+    /// The current step of an attempt.
     pub step: Option<String>,
-    /// When it was to be renewed, had nothing stood in the way; `None`: at once.
+    /// When it was due, regardless of pauses and limits; `None`: at once.
     #[serde(default)]
     pub planned: Option<i64>,
     /// When the next attempt is made.
     pub next_attempt: i64,
-    /// The directory that will be asked.
+    /// The directory of the CA that will be asked.
     pub directory: String,
-    /// When the CA wants it renewed.
+    /// The window in which the CA wants it renewed.
     pub window: Option<RenewalWindow>,
     /// Failures in a row.
     pub failures: u32,
-    /// The reason of the last one.
+    /// The reason of the last failure.
     pub last_error: Option<String>,
-    /// Whether somebody must change something.
+    /// Whether an operator must change something.
     pub needs_human: bool,
     /// When a renewal last succeeded.
     pub last_success: Option<i64>,
 }
 
 impl CertificateStatus {
-    /// Which certificate this is.
     #[must_use]
     pub fn lineage(&self) -> Lineage {
         self.constituency.clone().map_or(Lineage::Wildcard(self.key), Lineage::Exact)
@@ -72,7 +71,7 @@ impl CertificateStatus {
             self.held.as_ref().map(|held| Validity { not_before: held.not_before, not_after: held.not_after });
         let plan = RenewalSchedule {
             renewal: self.planned.unwrap_or(now),
-            // Other settings begin anew, and an old error says nothing of them.
+            // New settings reset `failures`; an error from before does not apply to them.
             failure: self.last_error.as_deref().filter(|_| self.failures > 0),
             action_required: self.needs_human,
         };
@@ -83,30 +82,28 @@ impl CertificateStatus {
 /// A certificate in use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeldStatus {
-    /// The names that it is for.
+    /// Its DNS names.
     pub names: Vec<String>,
-    /// Who issued it, and who issued that, and so on.
+    /// Its issuer, the issuer of that, and so on.
     pub issuers: Vec<String>,
     /// Its first second.
     pub not_before: i64,
     /// Its last second.
     pub not_after: i64,
-    /// Full days until then; negative once it has expired.
+    /// Full days left; negative once it has expired.
     pub days_left: i64,
-    /// The directory of the CA.
+    /// The directory of the CA that issued it.
     pub directory: String,
 }
 
 /// How many attempts there were since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct AttemptCounts {
-    /// All of them.
     pub begun: u64,
-    /// Those that failed.
     pub failed: u64,
 }
 
-/// Where progress is told and the status can be read while work is under way.
+/// Publishes the status and the progress while work is under way.
 #[derive(Debug, Default)]
 pub struct StatusBoard {
     status: Mutex<AcmeStatus>,
@@ -121,7 +118,7 @@ impl StatusBoard {
         self.generation.fetch_add(1, Ordering::Release);
     }
 
-    /// How things are, or were when this was last said.
+    /// The status as last published.
     #[must_use]
     pub fn status(&self) -> AcmeStatus {
         lock(&self.status).clone()
@@ -133,33 +130,31 @@ impl StatusBoard {
         lock(&self.attempts).get(lineage).copied().unwrap_or_default()
     }
 
-    /// An attempt is begun.
     pub(super) fn count_attempt(&self, lineage: &Lineage) {
         lock(&self.attempts).entry(lineage.clone()).or_default().begun += 1;
     }
 
-    /// An attempt has failed.
     pub(super) fn count_failure(&self, lineage: &Lineage) {
         lock(&self.attempts).entry(lineage.clone()).or_default().failed += 1;
     }
 
-    /// Another number whenever something else is said.
+    /// A number that changes with each new status or step.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// From now on, `listener` hears of every step.
+    /// Sends every step from now on to `listener`.
     pub(super) fn listen(&self, listener: UnboundedSender<String>) {
         lock(&self.listeners).push(listener);
     }
 
-    /// Nobody hears any more.
+    /// Drops all listeners, which closes their channels.
     pub(super) fn close(&self) {
         lock(&self.listeners).clear();
     }
 
-    /// Says what is being done for the certificate of `lineage`.
+    /// Reports a step for `lineage` to the log, the status and the listeners.
     pub(super) fn say(&self, lineage: &Lineage, step: &str) {
         tracing::info!("certificate ({lineage}): {step}");
         if let Some(status) = lock(&self.status).certificates.iter_mut().find(|status| status.lineage() == *lineage) {

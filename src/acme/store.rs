@@ -1,10 +1,10 @@
-//! Certificates on disk: `certs/LINEAGE/N/{chain.pem,key.pem,meta.json}`, and a link `current` to the newest good N.
+//! Certificates on disk: `certs/LINEAGE/N/{chain.pem,key.pem,meta.json}`, and a symlink `current` to the newest good N.
 //!
-//! A generation is written in a folder of its own, put on the disk, and only then given its number by a rename; the
-//! link is replaced by a rename too. So a chain and its key are never of two generations, and a crash at any point leaves
-//! the old `current` or the new one. The last three are kept.
+//! A generation is written to a temporary folder, synced to disk, and renamed to its number. The symlink is replaced by
+//! a rename too. So a chain and its key are always of one generation, and a crash at any point leaves the old `current`
+//! or the new one. The last three generations are kept.
 //!
-//! Beside them `order.json` and `order.key`: the order that is under way. Its key is on the disk before the order exists.
+//! Beside them are `order.json` and `order.key`: the pending order. Its key is on disk before the order is placed.
 
 use std::ffi::OsStr;
 use std::io;
@@ -24,13 +24,13 @@ const CURRENT: &str = "current";
 const NEW: &str = ".new";
 const EXACT: &str = "exact";
 
-/// The certificates' folder.
+/// The folder of certificates.
 #[derive(Debug, Clone)]
 pub(super) struct CertificateStore {
     root: PathBuf,
 }
 
-/// What is remembered of a certificate.
+/// The metadata of a stored certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct StoredMeta {
     /// The directory of the CA that issued it.
@@ -46,21 +46,21 @@ pub(super) struct StoredLineage {
     pub(super) meta: StoredMeta,
 }
 
-/// An order that is under way.
+/// A pending order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PendingOrder {
     pub(super) directory: String,
     pub(super) url: String,
     pub(super) names: Vec<String>,
-    /// The CA asked for it: exempt from limits.
+    /// Whether the CA asked for it, so that it is exempt from limits.
     pub(super) wanted: bool,
-    /// The budgets that were spent for it.
+    /// What was charged to rate limits for it.
     pub(super) spent_validations: i64,
     pub(super) spent_certificate: bool,
 }
 
 impl CertificateStore {
-    /// Nothing is made before there is something to store.
+    /// Creates no folder until there is something to store.
     pub(super) fn new(root: PathBuf) -> Self {
         Self { root }
     }
@@ -69,13 +69,13 @@ impl CertificateStore {
         self.root.join(lineage.to_string())
     }
 
-    /// The current certificate, or the newest that can be used; and what is wrong with newer ones.
+    /// The current certificate, or the newest usable one; and what is wrong with those that were skipped.
     pub(super) fn load(&self, lineage: &Lineage) -> (Option<StoredLineage>, Vec<String>) {
         let folder = self.folder(lineage);
         let current = || FolderHandle::open(&folder)?.link_target(CURRENT);
         let current = current().ok().and_then(|target| number(target.as_os_str()));
         let mut numbers = generations(&folder);
-        // What is newer than `current` was never put in use.
+        // `current` comes before newer generations, which were never put in use.
         numbers.sort_by_key(|number| (Some(*number) == current, *number));
         let mut problems = Vec::new();
         for number in numbers.into_iter().rev() {
@@ -108,7 +108,7 @@ impl CertificateStore {
         old.iter().skip(KEPT).try_for_each(|number| folder.remove_all(number.to_string()))
     }
 
-    /// The order that is under way, with its key.
+    /// The pending order, with its key.
     pub(super) fn pending(&self, lineage: &Lineage) -> Option<(PendingOrder, KeyPair)> {
         let folder = self.folder(lineage);
         let (order, _) = read_json::<Option<PendingOrder>>(&folder.join("order.json")).ok()?;
@@ -116,18 +116,18 @@ impl CertificateStore {
         Some((order?, key))
     }
 
-    /// Keeps the key of an order that is about to be placed.
+    /// Stores the key of an order that is about to be placed.
     pub(super) fn keep_key(&self, lineage: &Lineage, key: &KeyPair) -> io::Result<()> {
         state::private_folder(&self.folder(lineage))?;
         state::write_private(&self.folder(lineage).join("order.key"), key.serialize_pem().as_bytes())
     }
 
-    /// Keeps what is known of the order that is under way.
+    /// Stores the pending order.
     pub(super) fn keep_order(&self, lineage: &Lineage, order: &PendingOrder) -> io::Result<()> {
         write_json(&self.folder(lineage).join("order.json"), order)
     }
 
-    /// Forgets the order that was under way.
+    /// Removes the pending order and its key.
     pub(super) fn forget_order(&self, lineage: &Lineage) -> io::Result<()> {
         match FolderHandle::open(&self.folder(lineage)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -142,7 +142,7 @@ impl CertificateStore {
 }
 
 impl CertificateStore {
-    /// The constituencies for whose exact names there is something.
+    /// The constituencies with stored data for exact names.
     pub(super) fn exact(&self) -> Vec<ConstituencyName> {
         let entries =
             FolderHandle::open(&self.root.join(EXACT)).and_then(|folder| folder.entries()).unwrap_or_default();
@@ -230,7 +230,7 @@ mod tests {
         let kind = folder.path().join("certs/ecdsa-p256");
         save(&store, 1);
         save(&store, 2);
-        // A new generation, half written, with its link not yet in place.
+        // A half-written generation, with its symlink not yet in place.
         fs::create_dir(kind.join(".new")).unwrap();
         state::write_private(&kind.join(".new/chain.pem"), b"half").unwrap();
         symlink("7", kind.join(".current")).unwrap();

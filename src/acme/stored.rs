@@ -1,5 +1,5 @@
-//! The certificates as they are on the disk, and their condition, for `check`: nothing is changed, and neither CA nor DNS
-//! need be configured well.
+//! The stored certificates and their condition, for `check`. Changes nothing, and works even if the settings of CA and
+//! DNS are wrong.
 
 use std::io;
 use std::path::Path;
@@ -12,21 +12,21 @@ use crate::ca::KeyKind;
 use crate::certificate::{Condition, ExactNames, RenewalSchedule};
 use crate::state::FolderHandle;
 
-/// A certificate that is wanted, and what is stored of it.
+/// A wanted certificate, as it is stored.
 #[derive(Debug)]
 pub struct StoredCertificate {
     pub lineage: Lineage,
     /// The names that are wanted.
     pub names: Vec<String>,
     pub condition: Condition,
-    /// Whether there is one, and it is for all these names.
+    /// Whether a certificate is stored and lists all these names.
     pub is_for_names: bool,
 }
 
-/// Each certificate that is wanted, as it is stored in the state directory `state`.
+/// Each wanted certificate, as it is stored in the state directory `state`.
 ///
 /// # Errors
-/// If that cannot be read.
+/// If the directory cannot be read.
 pub fn stored_certificates(
     state: &Path,
     domain: &str,

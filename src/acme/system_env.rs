@@ -1,4 +1,5 @@
-//! The real world: the system's clock, chance and keys; and what a [`Renewer`](super::Renewer) gets from settings.
+//! The production environment: the system's clock, randomness and keys; and the [`Parts`] of a
+//! [`Renewer`](super::Renewer) from settings.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use crate::ca::KeyKind;
 use crate::certificate::ExactNames;
 use crate::clock;
 
-/// The real world.
+/// The system's clock, randomness and keys.
 #[derive(Debug, Clone, Copy)]
 pub struct SystemEnv;
 
@@ -27,7 +28,7 @@ impl Env for SystemEnv {
 
     fn random(&self) -> f64 {
         let mut bytes = [0; 4];
-        // Without chance, everybody comes at once; that is no reason not to come.
+        // Without randomness all servers renew at once, which is better than not renewing.
         let _ = rand::fill(&mut bytes);
         f64::from(u32::from_le_bytes(bytes)) / 4_294_967_296.0
     }
@@ -38,7 +39,7 @@ impl Env for SystemEnv {
 }
 
 impl Parts {
-    /// What `settings` mean for `domain`; accounts are kept in the state directory.
+    /// Builds the parts for `domain` from `settings`. Accounts are kept in the state directory `state`.
     ///
     /// # Errors
     /// If a file that the settings name cannot be used.

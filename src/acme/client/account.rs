@@ -1,7 +1,7 @@
-//! Our account at a CA: its key is on disk before the CA hears of it, so that nothing is lost and nothing orphaned.
+//! Our account at a CA. Its key is on disk before the CA learns of it, so a crash loses neither key nor account.
 //!
-//! The registration is our own (RFC 8555 §7.3, §7.3.4), since the library would make the key itself and keep it in
-//! memory until the CA has answered. Registering a key that the CA knows already gives the same account again.
+//! We register it ourselves (RFC 8555 §7.3, §7.3.4): instant-acme would generate the key and keep it in memory until
+//! the CA has answered. Registering a key that the CA knows returns the same account.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ use crate::acme::settings::Contact;
 use crate::ca::KeyKind;
 use crate::state;
 
-/// The folder of an account: `account.key`, and `account.json` once it is registered.
+/// An account's folder: `account.key`, and `account.json` once it is registered.
 pub(super) struct AccountStore {
     folder: PathBuf,
 }
@@ -45,13 +45,13 @@ struct Confirmation {
     id: String,
 }
 
-/// What a registration says beside the key.
+/// What a registration sends besides the key.
 pub(super) struct Registration<'a> {
     pub(super) contact: &'a [Contact],
     pub(super) external: Option<(&'a str, &'a HmacKey)>,
 }
 
-/// The key of an external account. It cannot print itself.
+/// The HMAC key of an external account. It has no `Debug`, so it cannot be printed.
 pub(super) struct HmacKey(hmac::Key);
 
 impl AccountStore {
@@ -61,19 +61,19 @@ impl AccountStore {
         Self { folder: accounts.join(name) }
     }
 
-    /// The account, if there is one.
+    /// The account, if one is registered.
     pub(super) fn registered(&self) -> Result<Option<Registered>, AcmeFailure> {
         let kept = match state::read(&self.folder.join("account.json")) {
             Ok(bytes) => serde_json::from_slice::<Confirmation>(&bytes).ok(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(AcmeFailure::disk("the account", &error)),
         };
-        // Without its key, or damaged, it is as good as none: the same key gives the same account again.
+        // Damaged or without its key, it is treated as absent: registering the same key returns the same account.
         let Some(kept) = kept else { return Ok(None) };
         Ok(self.read_key()?.map(|key| Registered { id: kept.id, key }))
     }
 
-    /// The key, which is made and put on the disk if there is none.
+    /// Reads the account key. Generates and stores one if there is none.
     pub(super) fn key(&self) -> Result<PrivatePkcs8KeyDer<'static>, AcmeFailure> {
         if let Some(key) = self.read_key()? {
             return Ok(key);
@@ -88,7 +88,7 @@ impl AccountStore {
         Ok(PrivatePkcs8KeyDer::from(key.serialize_der()))
     }
 
-    /// One that cannot be read now is not none: another in its place would cost us the account.
+    /// A read error is not an absent key: generating another key would lose the account.
     fn read_key(&self) -> Result<Option<PrivatePkcs8KeyDer<'static>>, AcmeFailure> {
         match state::read(&self.folder.join("account.key")) {
             Ok(pem) => Ok(PrivatePkcs8KeyDer::from_pem_slice(&pem).ok()),
@@ -105,14 +105,14 @@ impl AccountStore {
         written.map_err(|error| AcmeFailure::disk("the account", &error))
     }
 
-    /// The key stays.
+    /// Removes `account.json` and keeps the key.
     pub(super) fn forget_registration(&self) -> io::Result<()> {
         state::remove_all(&self.folder.join("account.json"))
     }
 }
 
 impl HmacKey {
-    /// Reads what the CA showed: base64url, with or without padding.
+    /// Reads the key as the CA shows it: base64 or base64url, with or without padding.
     pub(super) fn read(file: &Path) -> Result<Self, AcmeFailure> {
         let wrong = |reason: String| AcmeFailure::action_required(format!("{}: {reason}", file.display()));
         let text = std::fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
@@ -123,7 +123,7 @@ impl HmacKey {
     }
 }
 
-/// Registers `key` at the CA, and returns the account's URL.
+/// Registers `key` at the CA and returns the account's URL.
 pub(super) async fn register(
     http: &AcmeHttp,
     directory: &str,

@@ -1,4 +1,4 @@
-//! What a CA offers, by its directory (RFC 8555 §7.1.1).
+//! A CA's ACME directory and its metadata (RFC 8555 §7.1.1).
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::http::AcmeHttp;
 use crate::acme::failure::AcmeFailure;
 
-/// A CA's directory, as far as we use it ourselves.
+/// The fields of a CA's directory that we use ourselves.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DirectoryMeta {
@@ -40,13 +40,13 @@ impl DirectoryMeta {
         self.meta.terms_of_service.as_deref()
     }
 
-    /// The names that mean this CA in CAA records (RFC 8555 §9.7.6); many CAs do not say.
+    /// The names that stand for this CA in CAA records (RFC 8555 §9.7.6). Many CAs publish none.
     #[must_use]
     pub fn caa_identities(&self) -> &[String] {
         &self.meta.caa_identities
     }
 
-    /// Whether only customers of the CA get an account (RFC 8555 §7.3.4).
+    /// Whether an account needs an external account binding (RFC 8555 §7.3.4).
     pub(super) fn requires_external_account(&self) -> bool {
         self.meta.external_account_required
     }

@@ -1,4 +1,5 @@
-//! HTTPS to a CA: a connection for each request, deadlines, bounded bodies; and what each answer said beside its body.
+//! HTTPS to a CA: one connection per request, timeouts, bounded bodies. Keeps the status and headers of the last
+//! response.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -27,24 +28,24 @@ use crate::clock;
 use crate::wording::{find_tls_error, tls_error};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A CA may issue while we wait.
+/// Long, because a CA may issue the certificate before it responds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(90);
 const MAX_BODY: usize = 1 << 20;
 const OUR_NAME: &str = concat!("provost/", env!("CARGO_PKG_VERSION"));
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// HTTPS to a CA.
+/// An HTTPS client for one CA.
 pub(super) struct AcmeHttp {
     tls: TlsConnector,
-    seen: Mutex<ResponseHeaders>,
+    last_response: Mutex<ResponseHeaders>,
 }
 
-/// The same as instant-acme wants it.
+/// [`AcmeHttp`] as the HTTP client of instant-acme.
 pub(super) struct HttpPort(pub(super) Arc<AcmeHttp>);
 
 impl AcmeHttp {
-    /// Trusts the roots in the PEM file `root`, or those of the web.
+    /// Trusts the roots in the PEM file `root`, or without it the web's roots.
     pub(super) fn new(root: Option<&Path>) -> Result<Self, AcmeFailure> {
         let roots = match root {
             Some(file) => read_roots(file)
@@ -57,20 +58,20 @@ impl AcmeHttp {
             .map_err(|error| AcmeFailure::action_required(error.to_string()))?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Ok(Self { tls: TlsConnector::from(Arc::new(config)), seen: Mutex::default() })
+        Ok(Self { tls: TlsConnector::from(Arc::new(config)), last_response: Mutex::default() })
     }
 
-    /// What the last answer said.
+    /// The status, headers and body of the last response.
     pub(super) fn seen(&self) -> ResponseHeaders {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.last_response.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The nonce that came with the last answer.
+    /// The nonce of the last response.
     pub(super) fn nonce(&self) -> Result<String, AcmeFailure> {
         self.seen().nonce.ok_or_else(|| AcmeFailure::retry("the CA gives no nonce"))
     }
 
-    /// A GET that must succeed; what it answered is the last thing [seen](Self::seen).
+    /// Sends a GET and fails unless the status is 2xx. Afterwards [`seen`](Self::seen) returns this response.
     pub(super) async fn get(&self, url: &str) -> Result<Bytes, AcmeFailure> {
         let request =
             Request::get(url).body(Bytes::new()).map_err(|error| AcmeFailure::action_required(error.to_string()))?;
@@ -83,11 +84,11 @@ impl AcmeHttp {
         Err(refusal::of_status(format!("{url}: the CA answered {}", seen.status), seen.status, &seen))
     }
 
-    /// Sends a request and remembers what the answer said.
+    /// Sends a request and keeps the status and headers of its response.
     pub(super) async fn exchange(&self, request: Request<Bytes>) -> Result<(http::response::Parts, Bytes), BoxError> {
         let skew = self.seen().clock_skew;
         self.remember(ResponseHeaders { clock_skew: skew, ..ResponseHeaders::default() });
-        let (parts, body) = match timeout(ANSWER_TIMEOUT, self.converse(request)).await {
+        let (parts, body) = match timeout(ANSWER_TIMEOUT, self.send(request)).await {
             Ok(answered) => answered.map_err(explain)?,
             Err(_) => return Err(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()).into()),
         };
@@ -103,10 +104,10 @@ impl AcmeHttp {
     }
 
     pub(super) fn remember(&self, seen: ResponseHeaders) {
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = seen;
+        *self.last_response.lock().unwrap_or_else(PoisonError::into_inner) = seen;
     }
 
-    async fn converse(&self, mut request: Request<Bytes>) -> Result<(http::response::Parts, Bytes), BoxError> {
+    async fn send(&self, mut request: Request<Bytes>) -> Result<(http::response::Parts, Bytes), BoxError> {
         let uri = request.uri().clone();
         let host = uri.host().ok_or("the URL names no host")?.trim_matches(['[', ']']).to_owned();
         if uri.scheme_str() != Some("https") {
@@ -126,7 +127,7 @@ impl AcmeHttp {
         });
         tokio::select! {
             answer = &mut answer => answer,
-            // It ended in order, or the answer will say why not.
+            // The connection has ended; the response carries the error, if there was one.
             _ = connection => answer.await,
         }
     }
@@ -149,7 +150,7 @@ impl HttpClient for HttpPort {
     }
 }
 
-/// TLS errors in words. A CA of one's own has a root that the web does not know.
+/// Explains TLS errors. For an unknown issuer it hints at `directory_root`, since a private CA has its own root.
 fn explain(error: BoxError) -> BoxError {
     let Some(tls) = find_tls_error(&*error) else { return error };
     let hint = match tls {
@@ -170,18 +171,18 @@ async fn connect(host: &str, port: u16) -> Result<TcpStream, BoxError> {
     connected.map_err(|why| why.unwrap_or_else(|| format!("{host} has no address")).into())
 }
 
-/// Tries one address after the other, each for as long as `patience`: one to which nothing leads must not keep us from
-/// the next. Fails with why the last did not answer.
+/// Tries the addresses in turn, each for at most `limit`, so that an unreachable one does not block the next. Fails
+/// with the reason of the last.
 async fn first_to_answer(
     addresses: impl IntoIterator<Item = SocketAddr>,
-    patience: Duration,
+    limit: Duration,
 ) -> Result<TcpStream, Option<String>> {
     let mut last = None;
     for address in addresses {
-        match timeout(patience, TcpStream::connect(address)).await {
+        match timeout(limit, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) => last = Some(format!("{address}: {error}")),
-            Err(_) => last = Some(format!("{address}: no connection within {} s", patience.as_secs())),
+            Err(_) => last = Some(format!("{address}: no connection within {} s", limit.as_secs())),
         }
     }
     Err(last)
@@ -204,14 +205,14 @@ fn http_date(value: &HeaderValue) -> Option<i64> {
     Some(clock::unix_seconds(time))
 }
 
-/// Seconds, or a date, which counts from the server's own (RFC 9110 §10.2.3).
+/// Reads Retry-After: seconds, or a date relative to the server's Date (RFC 9110 §10.2.3).
 fn retry_after(headers: &HeaderMap) -> Option<i64> {
     let value = headers.get(RETRY_AFTER)?;
     let seconds = value.to_str().ok()?.trim().parse().ok();
     seconds.or_else(|| Some(http_date(value)? - date(headers)?)).map(|seconds: i64| seconds.max(0))
 }
 
-/// `Link: <URL>;rel="alternate"`, one or several in a line.
+/// The URLs of `Link: <URL>;rel="alternate"`, one or several per line.
 fn alternates(headers: &HeaderMap) -> Vec<String> {
     let values = headers.get_all(LINK).iter().filter_map(|value| value.to_str().ok());
     let links = values.flat_map(|value| value.split(',')).filter_map(|link| {
@@ -246,15 +247,15 @@ mod tests {
             socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
             socket.listen(backlog).unwrap()
         };
-        // Whoever has as many connections waiting as it lets wait hears no other.
+        // A listener with a full backlog drops further connection attempts.
         let full = listen(0);
         let _waiting = TcpStream::connect(full.local_addr().unwrap()).await.unwrap();
         let good = listen(16);
-        let patience = Duration::from_millis(200);
+        let limit = Duration::from_millis(200);
         let addresses = [full.local_addr().unwrap(), good.local_addr().unwrap()];
-        let connected = first_to_answer(addresses, patience).await.unwrap();
+        let connected = first_to_answer(addresses, limit).await.unwrap();
         assert_eq!(connected.peer_addr().unwrap(), good.local_addr().unwrap());
-        let refused = first_to_answer([full.local_addr().unwrap()], patience).await.unwrap_err().unwrap();
+        let refused = first_to_answer([full.local_addr().unwrap()], limit).await.unwrap_err().unwrap();
         assert!(refused.contains("no connection within"), "{refused}");
     }
 

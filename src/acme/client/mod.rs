@@ -1,7 +1,8 @@
-//! The real CA: ACME over HTTPS, with instant-acme for its messages and our own [HTTP](http) beneath.
+//! The production CA client: ACME over HTTPS. instant-acme builds the messages, our own [HTTP client](http) sends them.
 //!
-//! instant-acme tries a request that met a stale nonce only three times, and forgets Retry-After of errors; so each call
-//! is repeated as long as it is only the nonce, and what became of it is read from what our HTTP saw.
+//! instant-acme repeats a request with a stale nonce only three times, and drops the Retry-After of errors. So we
+//! repeat each call while the CA refuses only its nonce, and read the outcome from the response that our HTTP client
+//! kept.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,13 +26,13 @@ mod order;
 mod refusal;
 mod response_headers;
 
-/// How often a request is repeated because of its nonce.
+/// How often a request is repeated because the CA refuses its nonce.
 const NONCE_TRIES: u32 = 20;
 
-/// The profile that is asked for where it is offered, unless the settings name another.
+/// The profile we request if the CA offers it, unless the settings name another.
 const DEFAULT_PROFILE: &str = "classic";
 
-/// Repeats an ACME request as long as the CA dislikes only its nonce (RFC 8555 §6.5).
+/// Repeats an ACME request while the CA refuses only its nonce (RFC 8555 §6.5).
 macro_rules! insist {
     ($request:expr) => {{
         let mut tries = 0;
@@ -55,7 +56,7 @@ pub struct AcmeCa {
 }
 
 impl AcmeCa {
-    /// The CA whose directory `settings` name; our account there is kept in the state directory `state`.
+    /// A client for the CA that `settings` name. Our account is kept in the state directory `state`.
     ///
     /// # Errors
     /// If a file that the settings name cannot be read.
@@ -66,11 +67,11 @@ impl AcmeCa {
         Ok(Self { hmac_key: hmac_key.transpose()?, settings, http, accounts, account: Mutex::new(None) })
     }
 
-    /// Asks for the directory and for a nonce, as every order does first, and whether it offers what the settings want.
-    /// Changes nothing here or there.
+    /// Fetches the directory and a nonce, as every order does first, and checks that the CA offers what the settings
+    /// need. Changes nothing, here or there.
     ///
     /// # Errors
-    /// What stands in the way.
+    /// If the CA cannot be reached, or does not offer what the settings need.
     pub async fn survey(&self) -> Result<DirectoryMeta, AcmeFailure> {
         let offer = DirectoryMeta::fetch(&self.http, self.url()).await?;
         self.http.get(&offer.new_nonce).await?;
@@ -85,10 +86,10 @@ impl AcmeCa {
         Ok(offer)
     }
 
-    /// The URL of our account there, if there is one.
+    /// The URL of our account at this CA, if one is registered.
     ///
     /// # Errors
-    /// If this user may not read it.
+    /// If the account's files cannot be read.
     pub fn account_url(&self) -> Result<Option<String>, AcmeFailure> {
         Ok(self.accounts.registered()?.map(|registered| registered.id))
     }
@@ -106,7 +107,7 @@ impl AcmeCa {
         *self.account.lock().unwrap_or_else(PoisonError::into_inner) = account;
     }
 
-    /// What failed, in the CA's words; an account that it does not know is forgotten here too.
+    /// Explains an error of the CA. If the CA does not know our account, removes the registration here too.
     fn failure(&self, error: &instant_acme::Error) -> AcmeFailure {
         let failure = refusal::explain(error, &self.http.seen());
         if failure.sign == FailureKind::AccountUnknown {
@@ -142,7 +143,7 @@ impl AcmeCa {
         self.open_known().await.map(drop)
     }
 
-    /// The profile to ask for; one that was set by hand must be offered.
+    /// The profile to request. The CA must offer a profile that the settings name.
     fn profile(&self, offered: &[&str]) -> Result<Option<String>, AcmeFailure> {
         match &self.settings.profile {
             Some(wanted) if offered.contains(&wanted.as_str()) => Ok(Some(wanted.clone())),
@@ -174,7 +175,7 @@ impl AcmeCa {
         }
         let placed = insist!(account.new_order(&order));
         let placed = placed.map_err(|error| match self.failure(&error).during("the order") {
-            // The CA took the order but does not say that it replaces anything; it is not worth a quarrel.
+            // The CA accepted the order but did not confirm `replaces`. `Refused` makes the caller order without it.
             failure
                 if replaces.is_some()
                     && matches!(error, instant_acme::Error::Other(_))
@@ -198,7 +199,7 @@ impl AcmeCa {
                 Ok(Some((window, i64::try_from(again.as_secs()).unwrap_or(i64::MAX))))
             }
             Err(instant_acme::Error::Unsupported(_)) => Ok(None),
-            // A CA that does not know the certificate (any more) has no wish.
+            // The CA does not know the certificate (any more), so it has no window for it.
             Err(_) if self.http.seen().status == 404 => Ok(None),
             Err(error) => Err(self.failure(&error)),
         }
@@ -251,7 +252,7 @@ impl Ca for AcmeCa {
     }
 }
 
-/// How the CA calls a certificate of its (RFC 9773 §4.1).
+/// The ARI identifier of a certificate (RFC 9773 §4.1).
 fn identifier(leaf: &CertificateDer<'static>) -> Result<CertificateIdentifier<'static>, AcmeFailure> {
     let identifier = CertificateIdentifier::try_from(leaf);
     identifier

@@ -1,4 +1,4 @@
-//! An order at a real CA.
+//! An order at a CA, by instant-acme.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +12,8 @@ use crate::acme::failure::{AcmeFailure, FailureKind};
 use crate::acme::ports::{Order, OrderStatus, PendingChallenge, PortFuture};
 use crate::wording::words;
 
-/// The longest that we wait for the CA's work; the order is taken up later, so nothing is lost.
-const PATIENCE: RetryPolicy =
+/// How long we poll the CA. A later attempt resumes the order, so a timeout loses nothing.
+const POLL_POLICY: RetryPolicy =
     RetryPolicy::new().initial_delay(Duration::from_millis(250)).backoff(1.5).timeout(Duration::from_mins(3));
 
 pub(super) struct AcmeOrder {
@@ -22,8 +22,8 @@ pub(super) struct AcmeOrder {
     http: Arc<AcmeHttp>,
 }
 
-/// Goes through the authorizations of an order; the body may `continue`, and `return` failures. Starts anew where the
-/// CA disliked a nonce, since the iterator does not go back.
+/// Runs a block for each authorization of an order. The block may `continue`, and `return` failures. If the CA refuses
+/// a nonce, the loop starts over, since the iterator cannot go back.
 macro_rules! each_authorization {
     ($self:ident, $http:ident, $handle:ident, $body:block) => {{
         let $http = Arc::clone(&$self.http);
@@ -95,10 +95,10 @@ impl AcmeOrder {
             }
             match insist!(challenge.set_ready()) {
                 Err(error) if is_verdict(&error, &http.seen()) => break,
-                told => told.map_err(|error| refusal::explain(&error, &http.seen()))?,
+                sent => sent.map_err(|error| refusal::explain(&error, &http.seen()))?,
             }
         });
-        match insist!(self.order.poll_ready(&PATIENCE)) {
+        match insist!(self.order.poll_ready(&POLL_POLICY)) {
             Ok(instant_acme::OrderStatus::Ready) => Ok(()),
             Ok(_) => Err(self.reasons(None).await),
             Err(error) if is_verdict(&error, &self.http.seen()) => {
@@ -109,7 +109,7 @@ impl AcmeOrder {
         }
     }
 
-    /// Why the CA did not find what it looked for, in its own words; the order is dead.
+    /// The CA's reasons for a failed validation. The order is dead.
     async fn reasons(&mut self, order: Option<AcmeFailure>) -> AcmeFailure {
         let mut reasons: Vec<String> = order.map(|failure| failure.message).into_iter().collect();
         let mut authorizations = self.order.authorizations();
@@ -130,11 +130,11 @@ impl AcmeOrder {
     }
 
     async fn fetch(&mut self, all: bool) -> Result<Vec<String>, AcmeFailure> {
-        let chain = insist!(self.order.poll_certificate(&PATIENCE)).map_err(|error| self.explain(&error))?;
+        let chain = insist!(self.order.poll_certificate(&POLL_POLICY)).map_err(|error| self.explain(&error))?;
         let mut chains = vec![chain];
         if all {
             for url in self.http.seen().alternates {
-                // The library reads JSON only, but our HTTP keeps the body.
+                // instant-acme reads JSON only; our HTTP client kept the body with the PEM.
                 let _ = insist!(self.account.order(url.clone()));
                 let seen = self.http.seen();
                 match String::from_utf8(seen.body.to_vec()) {
@@ -147,8 +147,8 @@ impl AcmeOrder {
     }
 }
 
-/// Whether an error came inside a good answer: then it is what became of the order or the challenge, and not of this
-/// request. A CA may show it before the order's status says so, even in its answer to "look now".
+/// Whether an error came in a 2xx response. Then it is about the order or the challenge, not about this request. A CA
+/// may report it before the order's status changes, even in its response to "challenge ready".
 fn is_verdict(error: &Error, seen: &ResponseHeaders) -> bool {
     matches!(error, Error::Api(_)) && seen.is_good()
 }

@@ -1,14 +1,14 @@
-//! What a CA's error means. Pure.
+//! Explains the errors of a CA as [`AcmeFailure`]. Pure.
 
 use instant_acme::{Error, Problem};
 
 use super::response_headers::ResponseHeaders;
 use crate::acme::failure::{AcmeFailure, FailureKind, Retry};
 
-/// How long to wait if a CA says "too many" but not until when.
+/// How long to wait, in seconds, if a CA reports a rate limit without Retry-After.
 const DEFAULT_WAIT: i64 = 3600;
 
-/// Errors that come again until somebody changes something.
+/// ACME error types that recur until an operator changes something.
 const FOR_HUMANS: [&str; 11] = [
     "badCSR",
     "badPublicKey",
@@ -23,24 +23,24 @@ const FOR_HUMANS: [&str; 11] = [
     "unauthorizedAccount",
 ];
 
-/// Whether only the nonce was wrong (RFC 8555 §6.5).
+/// Whether the CA refused only the nonce (RFC 8555 §6.5).
 pub(super) fn is_bad_nonce(error: &Error) -> bool {
     matches!(error, Error::Api(problem) if kind(problem) == "badNonce")
 }
 
-/// An error of the library, with what HTTP saw.
+/// Explains an error of instant-acme. `seen` is the response that it came with.
 pub(super) fn explain(error: &Error, seen: &ResponseHeaders) -> AcmeFailure {
     match error {
         Error::Api(problem) => explain_problem(problem, seen),
         Error::Timeout(_) => AcmeFailure::retry("the CA is still at it; looking again later"),
-        // No problem document: a proxy, or an outage.
+        // No problem document: the response comes from a proxy, or the CA has an outage.
         _ if seen.status >= 400 => of_status(format!("the CA answered {}", seen.status), seen.status, seen),
         Error::Other(source) => AcmeFailure::retry(source.to_string()),
         other => AcmeFailure::retry(other.to_string()),
     }
 }
 
-/// The CA's own words, whole.
+/// Explains a problem document. The message is the CA's text in full.
 pub(super) fn explain_problem(problem: &Problem, seen: &ResponseHeaders) -> AcmeFailure {
     let text = problem.to_string();
     let text = text.strip_prefix("API error: ").unwrap_or(&text).to_owned();
@@ -48,7 +48,7 @@ pub(super) fn explain_problem(problem: &Problem, seen: &ResponseHeaders) -> Acme
     match kind(problem) {
         "accountDoesNotExist" => AcmeFailure::retry(text).with_sign(FailureKind::AccountUnknown),
         "badNonce" => AcmeFailure::retry(text),
-        // With 503 it is the service that is busy, not we who want too much.
+        // With 503 the service is overloaded; we have not reached a limit.
         "rateLimited" if status == 429 => of_status(text, 429, seen).with_sign(FailureKind::Limited),
         "rateLimited" => of_status(text, 429, seen),
         human if FOR_HUMANS.contains(&human) => AcmeFailure::action_required(text).with_sign(FailureKind::Refused),

@@ -1,17 +1,17 @@
-//! What an answer said beside its body.
+//! The status and headers of a response.
 
 use bytes::Bytes;
 
-/// What the last answer said.
+/// The last response, as our HTTP client keeps it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ResponseHeaders {
-    /// 0 if there was none.
+    /// 0 if there was no response.
     pub(super) status: u16,
-    /// In seconds.
+    /// Retry-After in seconds.
     pub(super) retry_after: Option<i64>,
-    /// How far the CA's clock is ahead of ours.
+    /// How many seconds the CA's clock is ahead of ours.
     pub(super) clock_skew: Option<i64>,
-    /// Where the other chains of a certificate are (RFC 8555 §7.4.2).
+    /// The URLs of the certificate's alternate chains (RFC 8555 §7.4.2).
     pub(super) alternates: Vec<String>,
     pub(super) body: Bytes,
     pub(super) nonce: Option<String>,
