@@ -1,4 +1,4 @@
-//! Which CAs may issue for a domain: its CAA records (RFC 8659), and the accounts and methods that they bind (RFC 8657).
+//! Which CAs may issue for a domain: its CAA records (RFC 8659), with restrictions to accounts and methods (RFC 8657).
 
 use hickory_net::proto::rr::rdata::CAA;
 use hickory_net::proto::rr::{Name, RData, RecordType};
@@ -7,26 +7,26 @@ use super::failure::DnsError;
 use super::name;
 use super::resolve::Resolver;
 
-/// How we prove a domain (RFC 8657 §4).
+/// Our validation method (RFC 8657 §4).
 const OUR_METHOD: &str = "dns-01";
 
-/// Properties that do not speak of certificates for servers, but are known to CAs, so that they may be critical.
+/// Properties that do not concern server certificates. CAs know them, so they may be critical.
 const OF_NO_CONCERN: [&str; 2] = ["iodef", "issuemail"];
 
-/// The CAA records that count for a domain and for its wildcard.
+/// The CAA records that apply to a domain and its wildcard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CaaRecords {
     domain: String,
-    /// Whose records they are: the domain, or the nearest name above it that has some.
+    /// The owner of the records: the domain, or its nearest ancestor that has some.
     owner: String,
     records: Vec<CAA>,
     unknown_above: Option<DnsError>,
 }
 
-/// Who is to issue, and to whom.
+/// A CA, and our account there.
 #[derive(Debug, Clone, Copy)]
 pub struct Issuer<'a> {
-    /// The names that mean this CA in CAA records (RFC 8555 §9.7.6).
+    /// The names that stand for this CA in CAA records (RFC 8555 §9.7.6).
     pub identities: &'a [String],
     /// The URL of the account that orders, if there is one.
     pub account: Option<&'a str>,
@@ -41,17 +41,17 @@ pub enum CaaRefusal {
     Forbidden { owner: String, ca: String, name: String, reasons: Vec<String> },
 }
 
-/// What an `issue` or `issuewild` property says.
+/// The value of an `issue` or `issuewild` property.
 struct IssueValue<'a> {
     issuer: &'a str,
     parameters: Vec<(&'a str, &'a str)>,
 }
 
 impl CaaRecords {
-    /// Finds the records that count for `domain` through `resolvers`, or, if that is empty, through the system's.
+    /// Finds the records that apply to `domain`, through `resolvers` or, if empty, the system's resolvers.
     ///
     /// # Errors
-    /// If no resolver knows whether the domain itself has any; a CA does not issue then either.
+    /// If no resolver can say whether the domain itself has any. A CA does not issue then either.
     pub async fn find(resolvers: &[String], domain: &str) -> Result<Self, DnsError> {
         let resolver = Resolver::new(resolvers)?;
         let domain = name::parse(domain).map_err(DnsError::Setting)?;
@@ -78,14 +78,14 @@ impl CaaRecords {
         Ok(found)
     }
 
-    /// Why it could not be found out whether a name above the domain has records that count; there are none below it.
+    /// Why an ancestor of the domain could not be queried, if so. The domain and the names between have no records.
     #[must_use]
     pub fn unknown_above(&self) -> Option<&DnsError> {
         self.unknown_above.as_ref()
     }
 
-    /// Whether `issuer` may issue for the wildcard and for the domain itself; gives those of the two names that any CA
-    /// may issue.
+    /// Checks that `issuer` may issue for the wildcard and for the domain itself. Returns those of the two names that
+    /// any CA may issue for.
     ///
     /// # Errors
     /// If it may not.
@@ -94,18 +94,18 @@ impl CaaRecords {
         // "issuewild properties MUST be ignored when processing a request for an FQDN that is not a Wildcard Domain
         // Name", and they win over issue properties for one that is (RFC 8659 §4.3).
         let for_wildcard = if issue_wild.is_empty() { &issue } else { &issue_wild };
-        self.judge_each(issuer, [(format!("*.{}", self.domain), for_wildcard), (self.domain.clone(), &issue)])
+        self.check_each(issuer, [(format!("*.{}", self.domain), for_wildcard), (self.domain.clone(), &issue)])
     }
 
-    /// Whether `issuer` may issue for the domain alone, without a wildcard; gives it if any CA may.
+    /// Checks that `issuer` may issue for the domain alone, without a wildcard. Returns it if any CA may issue for it.
     ///
     /// # Errors
     /// If it may not.
     pub fn judge_exact(&self, issuer: &Issuer<'_>) -> Result<Vec<String>, CaaRefusal> {
-        self.judge_each(issuer, [(self.domain.clone(), &self.tagged("issue"))])
+        self.check_each(issuer, [(self.domain.clone(), &self.tagged("issue"))])
     }
 
-    fn judge_each<'a>(
+    fn check_each<'a>(
         &self,
         issuer: &Issuer<'_>,
         names: impl IntoIterator<Item = (String, &'a Vec<&'a CAA>)>,
@@ -125,13 +125,13 @@ impl CaaRecords {
         Ok(unrestricted)
     }
 
-    /// The records that let `issuer` alone issue, to the account that orders alone, by our method alone.
+    /// The records that allow only `issuer`, only our account, and only our method.
     #[must_use]
     pub fn recommended(&self, issuer: &Issuer<'_>) -> String {
         format!("{} and {}", self.record("issue", issuer), self.record("issuewild", issuer))
     }
 
-    /// The same for the domain alone.
+    /// The same for the domain without a wildcard.
     #[must_use]
     pub fn recommended_exact(&self, issuer: &Issuer<'_>) -> String {
         self.record("issue", issuer)
@@ -161,7 +161,7 @@ impl CaaRecords {
     }
 }
 
-/// The CAA records of `owner`, also those that it has by a CNAME record.
+/// The CAA records of `owner`, also through a CNAME record.
 async fn records(resolver: &Resolver, owner: &Name) -> Result<Vec<CAA>, DnsError> {
     let answer = resolver.ask(owner, RecordType::CAA).await?;
     let records =
@@ -173,7 +173,7 @@ fn is_known(tag: &str) -> bool {
     ["issue", "issuewild"].iter().chain(&OF_NO_CONCERN).any(|known| tag.eq_ignore_ascii_case(known))
 }
 
-/// Why `property` does not permit what we want of `issuer`.
+/// Why `property` does not permit `issuer` with our account and method; `None` if it does.
 fn objection(property: &CAA, issuer: &Issuer<'_>) -> Option<String> {
     // "An issue Property Tag where the issue-value does not match the ABNF grammar MUST be treated the same as one
     // specifying an empty issuer-domain-name." (RFC 8659 §4.2)
@@ -210,7 +210,7 @@ fn parse(value: &[u8]) -> Option<IssueValue<'_>> {
     Some(IssueValue { issuer: issuer.trim(), parameters })
 }
 
-/// The record as it stands in a zone file, from its flags on.
+/// The record as in a zone file, from its flags on.
 fn shown(record: &CAA) -> String {
     format!("`{} {} \"{}\"`", record.flags(), record.tag, String::from_utf8_lossy(&record.value).escape_debug())
 }
@@ -225,7 +225,7 @@ mod tests {
 
     const OURS: &str = "https://ca.example/acct/1";
 
-    /// The records, each `flags tag value`, as if they had been found.
+    /// The records, each `flags tag value`, as a search returns them.
     fn found(records: &[&str]) -> CaaRecords {
         let record = |text: &&str| {
             let mut parts = text.splitn(3, ' ');
@@ -239,7 +239,7 @@ mod tests {
         CaaRecords { domain, owner, records: records.iter().map(record).collect(), unknown_above: None }
     }
 
-    /// What the records mean for a CA called `ca.example`.
+    /// The result for a CA called `ca.example`.
     fn judge(records: &[&str]) -> Result<Vec<String>, String> {
         let identities = ["ca.example".to_owned(), "other-name.example".to_owned()];
         let issuer = Issuer { identities: &identities, account: Some(OURS) };

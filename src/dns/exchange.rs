@@ -1,4 +1,4 @@
-//! One question, one answer, over the network: bytes out, bytes in. An answer has at most 64 KiB.
+//! One DNS query and its answer over the network, as bytes. An answer has at most 64 KiB.
 
 use std::future::Future;
 use std::io::{self, ErrorKind};
@@ -8,10 +8,10 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 
-/// How long one connection may take to stand, and how long one answer may take to come.
+/// The timeout of a connection attempt, and of one answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Asks over TCP, on a connection of its own.
+/// Queries over TCP, on a connection of its own.
 pub(super) async fn over_tcp(server: SocketAddr, message: &[u8]) -> io::Result<Vec<u8>> {
     let mut stream = in_time("connect", TcpStream::connect(server)).await?;
     stream.set_nodelay(true)?;
@@ -30,7 +30,7 @@ pub(super) async fn over_tcp(server: SocketAddr, message: &[u8]) -> io::Result<V
     })
 }
 
-/// Asks over UDP; what comes from elsewhere, or has another ID, is passed over.
+/// Queries over UDP. Ignores datagrams from other addresses or with another ID.
 pub(super) async fn over_udp(server: SocketAddr, message: &[u8]) -> io::Result<Vec<u8>> {
     let any: SocketAddr =
         if server.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
@@ -55,7 +55,7 @@ async fn in_time<T>(what: &str, work: impl Future<Output = io::Result<T>>) -> io
     tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| Err(late()))
 }
 
-/// Says what an error means for reaching a server.
+/// Explains a network error of a query.
 pub(super) fn reason(error: &io::Error) -> String {
     match error.kind() {
         ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable | ErrorKind::AddrNotAvailable => {

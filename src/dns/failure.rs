@@ -1,4 +1,4 @@
-//! What went wrong with DNS: what failed, where, why, and what to change.
+//! DNS errors: what failed, where, why, and what to change.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ use super::tsig_key::FUDGE_S;
 use super::update::Refusal;
 use crate::clock::rfc3339;
 
-/// Why the records could not be placed, changed or seen.
+/// Why the records could not be located, changed or seen.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DnsError {
     #[error("{0}")]
@@ -22,7 +22,7 @@ pub enum DnsError {
         "no zone was found that holds {name}: is the domain registered and delegated? If the resolvers cannot see it, name the zone in \"dns\".\"zone\" or other resolvers in \"dns\".\"resolvers\""
     )]
     NoZone { name: String },
-    #[error("{name} is not in the zone {zone}{}; correct \"dns\".\"zone\", or leave it out so that the zone is found", led_by(.via))]
+    #[error("{name} is not in the zone {zone}{}; correct \"dns\".\"zone\", or leave it out so that the zone is found", cname_note(.via))]
     OutsideZone { name: String, zone: String, via: Vec<String> },
     #[error("the address of {host} (\"dns\".\"{key}\") was not found: {reason}")]
     NoAddress { host: String, key: &'static str, reason: String },
@@ -54,25 +54,25 @@ pub enum DnsError {
     ProbeLeft { name: String, value: String, reason: String },
 }
 
-/// An update that the primary did not make.
+/// An update that the primary did not apply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusedUpdate {
-    /// Who answered.
+    /// The primary that answered.
     pub primary: String,
     /// The zone that the update was for.
     pub zone: String,
-    /// The records' owner.
+    /// The owner name of the records.
     pub name: String,
     /// The key's name.
     pub key: String,
     /// The key's algorithm.
     pub algorithm: String,
-    /// What it said.
+    /// Its answer.
     pub refusal: Refusal,
 }
 
 impl DnsError {
-    /// Whether trying again will not help before somebody has changed something.
+    /// Whether a retry cannot help until an operator has changed something.
     #[must_use]
     pub fn needs_human(&self) -> bool {
         match self {
@@ -101,7 +101,7 @@ impl DnsError {
         }
     }
 
-    /// The primary's clock, in seconds since 1970, if it said that ours is wrong and proved to be the primary.
+    /// The primary's clock, in seconds since 1970, if an authentic answer says that ours is wrong.
     #[must_use]
     pub fn server_time(&self) -> Option<i64> {
         match self {
@@ -114,7 +114,7 @@ impl DnsError {
     }
 }
 
-/// Address records as they stand in a zone file.
+/// Address records as in a zone file.
 fn records(name: &str, addresses: &[IpAddr]) -> String {
     let record = |address: &IpAddr| format!("{name}. {} {address}", if address.is_ipv4() { "A" } else { "AAAA" });
     addresses.iter().map(record).collect::<Vec<_>>().join(" and ")
@@ -194,7 +194,7 @@ fn bad_time(ours: i64, theirs: Option<i64>) -> String {
     }
 }
 
-fn led_by(chain: &[String]) -> String {
+fn cname_note(chain: &[String]) -> String {
     if chain.is_empty() { String::new() } else { format!(" (where CNAMEs lead: {})", chain.join(" → ")) }
 }
 

@@ -1,4 +1,4 @@
-//! What an operator writes into the primary's configuration so that our key may do what it must, and no more. Pure.
+//! The configuration of the primary that permits our key the updates it needs, and no others. Pure.
 
 use std::fmt;
 
@@ -11,25 +11,25 @@ pub struct UpdateGrant {
 }
 
 impl UpdateGrant {
-    /// For the key `key`, to change TXT records at `name`, which is in `zone`.
+    /// Permits `key` to change TXT records at `name` in `zone`.
     #[must_use]
     pub fn new(key: &str, name: &str, zone: &str) -> Self {
         Self { key: absolute(key), names: vec![absolute(name)], zone: absolute(zone) }
     }
 
-    /// The same, with this name of the same zone besides.
+    /// Adds another name of the same zone.
     #[must_use]
     pub fn and(mut self, name: &str) -> Self {
         self.names.push(absolute(name));
         self
     }
 
-    /// The lines in `update-policy { … }` of BIND's zone, one for each name: no rule of BIND's is as narrow for several.
+    /// The lines for `update-policy { … }` of BIND's zone, one per name: no BIND rule for several names is as narrow.
     pub fn bind_lines(&self) -> impl Iterator<Item = String> {
         self.names.iter().map(|name| format!("grant {} name {name} TXT;", self.key))
     }
 
-    /// What BIND's `named.conf` needs.
+    /// The text for BIND's `named.conf`.
     #[must_use]
     pub fn bind_policy(&self) -> String {
         let zone = self.zone.trim_end_matches('.');
@@ -40,7 +40,7 @@ impl UpdateGrant {
         )
     }
 
-    /// What Knot's `knot.conf` needs.
+    /// The text for Knot's `knot.conf`.
     #[must_use]
     pub fn knot_acl(&self) -> String {
         let Self { key, names, zone } = self;
@@ -55,7 +55,7 @@ impl UpdateGrant {
     }
 }
 
-/// As errors name it, for both dialects.
+/// The text for error messages, for both servers.
 impl fmt::Display for UpdateGrant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lines: Vec<String> = self.bind_lines().collect();

@@ -1,4 +1,4 @@
-//! Where a challenge's TXT values go: CNAME records followed, and the zone that holds what they lead to.
+//! Finds where a challenge's TXT records go: follows CNAME records, then finds the zone of their target.
 
 use hickory_net::proto::op::Message;
 use hickory_net::proto::rr::{Name, RData, RecordType};
@@ -9,7 +9,7 @@ use super::failure::DnsError;
 use super::name;
 use super::resolve::Resolver;
 
-/// A CA follows as many or more; who has more has made a mistake.
+/// CAs follow at least as many. A longer chain is a mistake.
 const MOST_CNAMES: usize = 8;
 
 /// Where values go. Names are lower case, without the last dot.
@@ -25,7 +25,7 @@ pub struct RecordLocation {
     pub via: Vec<String>,
 }
 
-/// Finds the place of `challenge`; a `configured` zone wins over the one that is found.
+/// Finds the location of `challenge`. A `configured` zone takes precedence over the zone that DNS shows.
 pub(super) async fn locate(
     resolver: &Resolver,
     challenge: &Name,
@@ -42,7 +42,7 @@ pub(super) async fn locate(
     Ok(RecordLocation { name: name::text(&name), zone: name::text(&zone), via })
 }
 
-/// Follows CNAME records from `start`; gives where they end and which names they led through.
+/// Follows CNAME records from `start`. Returns the last name, and the names on the way.
 async fn follow(resolver: &Resolver, start: &Name) -> Result<(Name, Vec<String>), DnsError> {
     let mut name = start.clone();
     let mut via = Vec::new();
@@ -60,9 +60,9 @@ async fn follow(resolver: &Resolver, start: &Name) -> Result<(Name, Vec<String>)
 
 /// The target of the CNAME record that `name` itself has.
 ///
-/// A wildcard's CNAME answers for every name that does not exist. A TXT record at the name makes the name exist, and the
-/// wildcard ends to answer for it; followed, it would lead us to somebody else's zone. So a sibling that surely does
-/// not exist is asked too: if it has the same CNAME, that is a wildcard's.
+/// A wildcard CNAME answers for every name that does not exist. A TXT record at `name` makes the name exist, and the
+/// wildcard no longer answers for it. Following the wildcard would lead to an unrelated zone. So a random sibling,
+/// which does not exist, is queried too. If it has the same CNAME, that is a wildcard's.
 async fn own_cname(resolver: &Resolver, name: &Name) -> Result<Option<Name>, DnsError> {
     let Some(target) = cname_in(&resolver.ask(name, RecordType::CNAME).await?, name) else { return Ok(None) };
     let Some(sibling) = name::random_below(&name.base_name()) else { return Ok(Some(target)) };
@@ -77,8 +77,8 @@ fn cname_in(answer: &Message, name: &Name) -> Option<Name> {
     })
 }
 
-/// The zone that holds `name`: a negative answer for SOA carries the SOA of its zone. Some resolvers strip that, so the
-/// ancestors are asked too.
+/// The zone that holds `name`. A negative answer for SOA carries the SOA of its zone. Some resolvers strip that, so the
+/// ancestors are queried too.
 async fn zone_of(resolver: &Resolver, name: &Name) -> Result<Name, DnsError> {
     let mut asked = name.clone();
     while !asked.is_root() {
@@ -90,8 +90,8 @@ async fn zone_of(resolver: &Resolver, name: &Name) -> Result<Name, DnsError> {
     Err(DnsError::NoZone { name: name::text(name) })
 }
 
-/// The owner of the SOA record in an answer, if it can be the zone of `name`: an answer about the target of a CNAME is not,
-/// and the root's says that nothing above `name` exists.
+/// The owner of the SOA record in an answer, if it can be the zone of `name`. The zone of a CNAME's target cannot.
+/// Neither can the root: its SOA means that no ancestor of `name` exists.
 fn zone_in(answer: &Message, name: &Name) -> Option<Name> {
     let records = answer.answers.iter().chain(&answer.authorities);
     let mut owners = records.filter(|record| matches!(record.data, RData::SOA(_))).map(|record| &record.name);

@@ -1,14 +1,15 @@
-//! What we say to DNS: where a challenge's values go, putting them there, seeing them everywhere, taking them away.
+//! The DNS client for challenges: finds where a challenge's records go, adds them, waits until they are visible
+//! everywhere, and removes them.
 //!
 //! 1. [`Dns::locate`] follows the CNAME records of the challenge's name, through resolvers, and finds the zone.
-//! 2. [`Dns::add`] tells the zone's primary to add all values, in one UPDATE (RFC 2136) signed with our key (RFC 8945);
-//!    [`Dns::remove`] takes exactly these away. Values of others at the same name are never touched.
-//! 3. [`Dns::wait_until_visible`] asks every address of every authority until all have the values,
+//! 2. [`Dns::add`] sends all values to the zone's primary in one UPDATE (RFC 2136), signed with our TSIG key (RFC
+//!    8945). [`Dns::remove`] removes exactly these. Other values at the same name are never touched.
+//! 3. [`Dns::wait_until_visible`] queries every address of every authoritative server until all have the values,
 //!    [`Dns::wait_until_gone`] until none has them any more.
 //!
-//! Nothing is believed that the primary has not signed. [`DnsError`] says what failed, where, why, and what to change;
-//! [`UpdateGrant`] is the line that lets our key do this and nothing else; [`probe`] tries the whole way out. What all the
-//! world sees of a domain is asked by [`wildcard_addresses`] and [`CaaRecords`].
+//! A success is trusted only if the primary signed it. [`DnsError`] says what failed, where, why, and what to change.
+//! [`UpdateGrant`] is the configuration that permits our key these updates and no others. [`probe`] tests the whole
+//! flow. [`wildcard_addresses`] and [`CaaRecords`] query what the public sees of a domain.
 
 mod caa;
 mod exchange;
@@ -45,48 +46,48 @@ use self::resolve::Resolver;
 use self::update::RecordChange;
 use crate::clock;
 
-/// A connection that broke, or never stood, is tried once more.
+/// How often each address of the primary is tried, since a connection may fail or break.
 const ROUNDS: usize = 2;
-/// How long those are waited for that do not answer, unless the authorities get less time altogether.
+/// How long to wait for silent servers, unless the timeout for all servers is shorter.
 const LONGEST_FOR_SILENT: Duration = Duration::from_secs(30);
 
-/// The DNS side of a site: its primary, its key, its authorities.
+/// The DNS client of a site: settings, key, timeouts.
 #[derive(Debug, Clone)]
 pub struct Dns {
     settings: DnsSettings,
     key: TsigKey,
-    patience: PropagationTimeouts,
+    timeouts: PropagationTimeouts,
     clock: fn() -> SystemTime,
 }
 
 impl Dns {
-    /// Reads the key.
+    /// Reads the TSIG key file.
     pub fn open(settings: &DnsSettings) -> Result<Self, TsigKeyError> {
         let key = key_file::read(&settings.tsig_key_file, settings.tsig_key_name.as_deref())?;
-        let patience = PropagationTimeouts {
+        let timeouts = PropagationTimeouts {
             between_looks: Duration::from_secs(2),
             for_lagging: Duration::from_secs(settings.propagation_timeout_s),
             for_silent: Duration::from_secs(settings.propagation_timeout_s).min(LONGEST_FOR_SILENT),
             to_settle: Duration::from_secs(settings.settle_s),
         };
-        Ok(Self { settings: settings.clone(), key, patience, clock: clock::now })
+        Ok(Self { settings: settings.clone(), key, timeouts, clock: clock::now })
     }
 
-    /// Whether a challenge for `name` hides no address: see [`DnsError::OnlyByWildcard`].
+    /// Checks that a challenge for `name` would hide no address: see [`DnsError::OnlyByWildcard`].
     ///
     /// # Errors
-    /// If it would, or nobody knows.
+    /// If it would, or no resolver can say.
     pub async fn stands_alone(&self, name: &str) -> Result<(), DnsError> {
         wildcard::stands_alone(&self.settings.resolvers, name).await
     }
 
-    /// The same with another patience.
+    /// Replaces the timeouts.
     #[must_use]
-    pub fn with_patience(self, patience: PropagationTimeouts) -> Self {
-        Self { patience, ..self }
+    pub fn with_patience(self, timeouts: PropagationTimeouts) -> Self {
+        Self { timeouts, ..self }
     }
 
-    /// The same with another clock, by which updates are dated.
+    /// Replaces the clock, by which updates are dated.
     #[must_use]
     pub fn with_clock(self, clock: fn() -> SystemTime) -> Self {
         Self { clock, ..self }
@@ -98,73 +99,74 @@ impl Dns {
         &self.key
     }
 
-    /// How long authorities are waited for.
+    /// The timeouts of the wait for authoritative servers.
     #[must_use]
     pub fn patience(&self) -> PropagationTimeouts {
-        self.patience
+        self.timeouts
     }
 
-    /// Finds out where the values of the challenge at `challenge_name` go: `_acme-challenge.phones.example.com`.
+    /// Finds the location for the values of the challenge at `challenge_name`, such as
+    /// `_acme-challenge.phones.example.com`.
     pub async fn locate(&self, challenge_name: &str) -> Result<RecordLocation, DnsError> {
         let challenge = name::parse(challenge_name).map_err(DnsError::Setting)?;
         let zone = self.settings.zone.as_deref().map(name::parse).transpose().map_err(DnsError::Setting)?;
         locate::locate(&self.resolver()?, &challenge, zone.as_ref()).await
     }
 
-    /// Adds `values` to what is at `place`, all in one update. Those that are there already stay as they are.
-    pub async fn add(&self, place: &RecordLocation, values: &[String]) -> Result<(), DnsError> {
-        self.update(place, values, RecordChange::Add { ttl_s: self.settings.ttl_s }).await
+    /// Adds `values` at `location`, all in one update. Existing ones stay as they are.
+    pub async fn add(&self, location: &RecordLocation, values: &[String]) -> Result<(), DnsError> {
+        self.update(location, values, RecordChange::Add { ttl_s: self.settings.ttl_s }).await
     }
 
-    /// Removes exactly `values` from what is at `place`. Those that are not there are no error.
-    pub async fn remove(&self, place: &RecordLocation, values: &[String]) -> Result<(), DnsError> {
-        self.update(place, values, RecordChange::Remove).await
+    /// Removes exactly `values` at `location`. Absent ones are ignored.
+    pub async fn remove(&self, location: &RecordLocation, values: &[String]) -> Result<(), DnsError> {
+        self.update(location, values, RecordChange::Remove).await
     }
 
-    /// Waits until every address of every authority has `values` at `place`; says on the way who has them and who not.
-    /// Gives those that did not answer, which were waited for only for a while once the others had agreed.
+    /// Waits until every address of every authoritative server has `values` at `location`; reports progress to `say`.
+    /// Returns the servers that did not answer. Once the others agree, it waits only a limited time for these.
     pub async fn wait_until_visible(
         &self,
-        place: &RecordLocation,
+        location: &RecordLocation,
         values: &[String],
         say: &(dyn Fn(String) + Send + Sync),
     ) -> Result<Vec<String>, DnsError> {
-        self.wait(place, values, Goal::Published, say).await
+        self.wait(location, values, Goal::Published, say).await
     }
 
     /// The same, until none of `values` is there any more.
     pub async fn wait_until_gone(
         &self,
-        place: &RecordLocation,
+        location: &RecordLocation,
         values: &[String],
         say: &(dyn Fn(String) + Send + Sync),
     ) -> Result<(), DnsError> {
-        self.wait(place, values, Goal::Removed, say).await.map(drop)
+        self.wait(location, values, Goal::Removed, say).await.map(drop)
     }
 
     async fn wait(
         &self,
-        place: &RecordLocation,
+        location: &RecordLocation,
         values: &[String],
         goal: Goal,
         say: &(dyn Fn(String) + Send + Sync),
     ) -> Result<Vec<String>, DnsError> {
-        let (name, zone) = names(place)?;
+        let (name, zone) = names(location)?;
         let authorities = propagation::authorities(&self.resolver()?, &zone, &self.settings.authorities).await?;
         let sought = Sought { name, zone, values: values.to_vec(), goal };
-        propagation::wait(authorities, sought, self.patience, say).await
+        propagation::wait(authorities, sought, self.timeouts, say).await
     }
 
     fn resolver(&self) -> Result<Resolver, DnsError> {
         Resolver::new(&self.settings.resolvers)
     }
 
-    /// Sends one update to the primary: to each of its addresses until one answers, and all of them a second time.
-    async fn update(&self, place: &RecordLocation, values: &[String], change: RecordChange) -> Result<(), DnsError> {
+    /// Sends one update to the primary: to each of its addresses until one answers, and to all a second time.
+    async fn update(&self, location: &RecordLocation, values: &[String], change: RecordChange) -> Result<(), DnsError> {
         if values.is_empty() {
             return Ok(());
         }
-        let (name, zone) = names(place)?;
+        let (name, zone) = names(location)?;
         let primary = &self.settings.primary;
         let addresses = self.resolver()?.server(primary, "primary").await?;
         let mut reasons = Vec::new();
@@ -174,20 +176,20 @@ impl Dns {
             let signed = update::sign(message, self.key.signer(), now);
             let (bytes, verifier) = signed.map_err(|error| DnsError::Values(error.to_string()))?;
             match exchange::over_tcp(*address, &bytes).await {
-                Ok(answer) => return verifier.judge(&answer).map_err(|refusal| self.refused(place, refusal)),
+                Ok(answer) => return verifier.judge(&answer).map_err(|refusal| self.refused(location, refusal)),
                 Err(error) => reasons.push(format!("{address}: {}", exchange::reason(&error))),
             }
         }
         reasons.sort();
         reasons.dedup();
-        Err(DnsError::PrimaryUnreachable { primary: primary.clone(), zone: place.zone.clone(), reasons })
+        Err(DnsError::PrimaryUnreachable { primary: primary.clone(), zone: location.zone.clone(), reasons })
     }
 
-    fn refused(&self, place: &RecordLocation, refusal: Refusal) -> DnsError {
+    fn refused(&self, location: &RecordLocation, refusal: Refusal) -> DnsError {
         DnsError::Refused(Box::new(RefusedUpdate {
             primary: self.settings.primary.clone(),
-            zone: place.zone.clone(),
-            name: place.name.clone(),
+            zone: location.zone.clone(),
+            name: location.name.clone(),
             key: self.key.name(),
             algorithm: self.key.algorithm(),
             refusal,
@@ -195,12 +197,12 @@ impl Dns {
     }
 }
 
-/// The names of a place; nothing is sent about a name that its zone does not hold.
-fn names(place: &RecordLocation) -> Result<(Name, Name), DnsError> {
-    let name = name::parse(&place.name).map_err(DnsError::Setting)?;
-    let zone = name::parse(&place.zone).map_err(DnsError::Setting)?;
+/// Parses a location. Fails if the name is outside its zone, so that nothing is sent about it.
+fn names(location: &RecordLocation) -> Result<(Name, Name), DnsError> {
+    let name = name::parse(&location.name).map_err(DnsError::Setting)?;
+    let zone = name::parse(&location.zone).map_err(DnsError::Setting)?;
     if zone.zone_of(&name) {
         return Ok((name, zone));
     }
-    Err(DnsError::OutsideZone { name: place.name.clone(), zone: place.zone.clone(), via: place.via.clone() })
+    Err(DnsError::OutsideZone { name: location.name.clone(), zone: location.zone.clone(), via: location.via.clone() })
 }

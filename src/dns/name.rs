@@ -1,8 +1,8 @@
-//! Domain names between text and hickory's form: absolute, lower case, A-labels only; and some that nobody has made.
+//! Converts domain names between text and hickory's form: absolute, lower case, A-labels only. Makes random names.
 
 use hickory_net::proto::rr::Name;
 
-/// Reads a name, with or without its last dot.
+/// Parses a name, with or without its last dot.
 pub(super) fn parse(text: &str) -> Result<Name, String> {
     if !text.is_ascii() {
         return Err(format!("{text:?} is not ASCII; write international names with A-labels (xn--…)"));
@@ -24,12 +24,12 @@ pub(super) fn text(name: &Name) -> String {
     text
 }
 
-/// A name below `parent` that nobody has made.
+/// A random name below `parent`, which does not exist.
 pub(super) fn random_below(parent: &Name) -> Option<Name> {
     parent.prepend_label(format!("provost-{}", random_word()?).as_str()).ok()
 }
 
-/// A word that is never met again; `None` where there is no randomness.
+/// A random word that never repeats; `None` without randomness.
 pub(super) fn random_word() -> Option<String> {
     let mut bytes = [0; 10];
     aws_lc_rs::rand::fill(&mut bytes).ok()?;

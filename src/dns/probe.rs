@@ -1,4 +1,4 @@
-//! Trying it out: a probe record goes all the way that a challenge's would, and is removed whatever happens.
+//! Tests the DNS flow: a probe record takes all steps of a challenge's, and is removed in any case.
 
 use std::time::Duration;
 
@@ -6,29 +6,29 @@ use super::failure::DnsError;
 use super::propagation::PropagationTimeouts;
 use super::{Dns, RecordLocation, name};
 
-/// What became of a probe.
+/// The result of a probe.
 #[derive(Debug)]
 pub struct Probe {
-    /// Where the record went.
+    /// The location of the record.
     pub place: RecordLocation,
-    /// Whether every authority had it; those that did not answer and were not waited for any longer.
+    /// Whether every authoritative server had it; `Ok` lists those that did not answer within the wait.
     pub seen: Result<Vec<String>, DnsError>,
-    /// Whether it is gone, and from every authority that had it.
+    /// Whether it is gone, from every authoritative server that had it.
     pub gone: Result<(), DnsError>,
 }
 
-/// Adds a TXT record under `challenge_name`, waits until every authority has it, removes it, and waits until it is gone;
-/// says on the way who has it and who not. Stopped by `stop`, it removes the record and waits for nothing more.
+/// Adds a TXT record under `challenge_name`, waits until every authoritative server has it, removes it, and waits until
+/// it is gone. Reports progress to `say`. When `stop` completes, it removes the record and waits no longer.
 ///
 /// # Errors
-/// If there is no place for it, so that nothing was tried.
+/// If the record has no location, so that nothing was tried.
 pub async fn probe(
     dns: &Dns,
     challenge_name: &str,
     say: &(dyn Fn(String) + Send + Sync),
     stop: impl Future<Output = ()>,
 ) -> Result<Probe, DnsError> {
-    // Nobody comes after it who would need settled servers.
+    // No CA queries the servers afterwards, so they need no time to settle.
     let dns = dns.clone().with_patience(PropagationTimeouts { to_settle: Duration::ZERO, ..dns.patience() });
     let place = dns.locate(challenge_name).await?;
     let word = name::random_word().ok_or_else(|| DnsError::Values("there is no randomness".to_owned()))?;
@@ -39,7 +39,7 @@ pub async fn probe(
         seen = publish(&dns, &place, &values, say) => seen,
         () = &mut stop => Err(stopped()),
     };
-    // Outside what may fail or be stopped. Also when adding failed: it may have been done, and only the answer lost.
+    // In any case, even if adding failed: it may have been done, and only the answer lost.
     let removed = dns.remove(&place, &values).await;
     let gone = match removed {
         Ok(()) if seen.is_ok() => {
@@ -70,7 +70,7 @@ async fn publish(
     dns.wait_until_visible(place, values, say).await
 }
 
-/// Whether an error says that there is no record, so that removing it could only fail for the same reason.
+/// Whether an error means that the record does not exist, so that its removal would only fail for the same reason.
 fn was_not_added(error: &DnsError) -> bool {
     matches!(error, DnsError::Refused(_) | DnsError::PrimaryUnreachable { .. } | DnsError::NoAddress { .. })
 }

@@ -1,7 +1,7 @@
-//! Waiting until every address of every authority has the values, or has them no more.
+//! Waits until every address of every authoritative server has the values, or no longer has them.
 //!
-//! A server that answers otherwise blocks. One that does not answer is named, and once the others have agreed it is
-//! waited for a while longer, no more: the CA may not reach it either.
+//! A server with another answer blocks. A silent server is reported. Once the others agree, the wait for silent ones is
+//! limited, since the CA may not reach them either.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,20 +19,20 @@ use super::name;
 use super::resolve::{Resolver, answer_to, question};
 use super::settings::PORT;
 
-/// How long authorities are waited for.
+/// The timeouts of the wait for authoritative servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PropagationTimeouts {
-    /// Between two looks at one server.
+    /// The pause between two queries to one server.
     pub between_looks: Duration,
-    /// For those that answer otherwise.
+    /// How long to wait for servers with another answer.
     pub for_lagging: Duration,
-    /// For those that do not answer, once the others have agreed.
+    /// How long to wait for silent servers, once the others agree.
     pub for_silent: Duration,
-    /// After all have agreed.
+    /// The pause after all agree.
     pub to_settle: Duration,
 }
 
-/// What is waited for.
+/// The state to wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Goal {
     /// All values are there.
@@ -41,7 +41,7 @@ pub(super) enum Goal {
     Removed,
 }
 
-/// What is looked for.
+/// The query, and the values to wait for.
 pub(super) struct Sought {
     pub(super) name: Name,
     pub(super) zone: Name,
@@ -49,36 +49,36 @@ pub(super) struct Sought {
     pub(super) goal: Goal,
 }
 
-/// One address of one authority, or an authority without any.
+/// One address of an authoritative server, or a server without an address.
 #[derive(Debug, Clone)]
 pub(super) struct Authority {
     label: String,
     address: Result<SocketAddr, String>,
 }
 
-/// What an authority said last.
+/// The last answer of an authoritative server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum AuthorityAnswer {
-    /// It is as it shall be.
+    /// It has the state that we wait for.
     Agrees,
-    /// It answered otherwise.
+    /// It has another state.
     Differs(String),
     /// It did not answer.
     Silent(String),
 }
 
-/// Where the waiting stands.
+/// Whether the servers agree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Agreement {
     /// All agree.
     Agreed,
     /// All that answer agree.
     AgreedButSilent,
-    /// Some answer otherwise, or nobody answers.
+    /// Some have another state, or none answers.
     Open,
 }
 
-/// The authorities of `zone`: the `configured` ones, or its name servers, each with all its addresses.
+/// The authoritative servers of `zone`: the `configured` ones, or its name servers, each with all its addresses.
 pub(super) async fn authorities(
     resolver: &Resolver,
     zone: &Name,
@@ -99,7 +99,7 @@ pub(super) async fn authorities(
     if found.is_empty() {
         return Err(DnsError::NoAuthorities { zone: name::text(zone) });
     }
-    // Nobody to ask now, and asking will not change that.
+    // No server has an address, and waiting does not change that.
     if found.iter().all(|authority| authority.address.is_err()) {
         let silent = found.iter().map(|authority| match &authority.address {
             Err(reason) => format!("{}: {reason}", authority.label),
@@ -134,9 +134,9 @@ impl Authority {
         answer_to(&question, &answer)
     }
 
-    async fn look(&self, sought: &Sought) -> AuthorityAnswer {
+    async fn query(&self, sought: &Sought) -> AuthorityAnswer {
         match self.ask(&sought.name, RecordType::TXT).await {
-            Ok(answer) => judge(&answer, sought),
+            Ok(answer) => compare(&answer, sought),
             Err(reason) => AuthorityAnswer::Silent(reason),
         }
     }
@@ -150,8 +150,8 @@ impl Authority {
     }
 }
 
-/// Whether an answer is as it shall be, and what it has instead.
-fn judge(answer: &Message, sought: &Sought) -> AuthorityAnswer {
+/// Compares an answer with the state that we wait for.
+fn compare(answer: &Message, sought: &Sought) -> AuthorityAnswer {
     let own = || answer.answers.iter().filter(|record| record.name == sought.name);
     let texts: Vec<Vec<u8>> = own()
         .filter_map(|record| if let RData::TXT(text) = &record.data { Some(text.txt_data.concat()) } else { None })
@@ -174,84 +174,86 @@ fn judge(answer: &Message, sought: &Sought) -> AuthorityAnswer {
     }
 }
 
-/// Waits until all `authorities` are as `sought`, as far as `patience` goes; gives those that did not answer.
+/// Waits until all `authorities` are as `sought`, or a timeout passes. Returns those that did not answer.
 pub(super) async fn wait(
     authorities: Vec<Authority>,
     sought: Sought,
-    patience: PropagationTimeouts,
+    timeouts: PropagationTimeouts,
     say: &(dyn Fn(String) + Send + Sync),
 ) -> Result<Vec<String>, DnsError> {
     let sought = Arc::new(sought);
-    let (tell, mut told) = mpsc::channel(authorities.len().max(1));
-    // Dropped with this function, and everything that it runs with it.
-    let mut lookers = JoinSet::new();
+    let (sender, mut receiver) = mpsc::channel(authorities.len().max(1));
+    // Aborts its tasks when it is dropped.
+    let mut queries = JoinSet::new();
     for (index, authority) in authorities.iter().cloned().enumerate() {
-        lookers.spawn(keep_looking(index, authority, Arc::clone(&sought), patience.between_looks, tell.clone()));
+        queries.spawn(poll(index, authority, Arc::clone(&sought), timeouts.between_looks, sender.clone()));
     }
-    let mut looks: Vec<AuthorityAnswer> =
+    let mut answers: Vec<AuthorityAnswer> =
         authorities.iter().map(|_| AuthorityAnswer::Silent("it has not answered yet".to_owned())).collect();
-    let end = Instant::now() + patience.for_lagging;
+    let end = Instant::now() + timeouts.for_lagging;
     let mut agreed_since = None;
     loop {
-        let deadline = match standing(&looks) {
+        let deadline = match agreement(&answers) {
             Agreement::Agreed => break,
-            Agreement::AgreedButSilent => *agreed_since.get_or_insert_with(Instant::now) + patience.for_silent,
+            Agreement::AgreedButSilent => *agreed_since.get_or_insert_with(Instant::now) + timeouts.for_silent,
             Agreement::Open => {
                 agreed_since = None;
                 end
             }
         };
-        let Ok(Some((index, look))) = timeout_at(deadline, told.recv()).await else { break };
-        if looks[index] != look {
-            say(line(&authorities[index].label, sought.goal, &look));
-            looks[index] = look;
+        let Ok(Some((index, answer))) = timeout_at(deadline, receiver.recv()).await else { break };
+        if answers[index] != answer {
+            say(line(&authorities[index].label, sought.goal, &answer));
+            answers[index] = answer;
         }
     }
-    drop(lookers);
-    if standing(&looks) == Agreement::Open {
-        return Err(failure(&authorities, &looks, &sought, patience).await);
+    drop(queries);
+    if agreement(&answers) == Agreement::Open {
+        return Err(failure(&authorities, &answers, &sought, timeouts).await);
     }
-    let left_out = authorities.iter().zip(&looks).filter(|(_, look)| **look != AuthorityAnswer::Agrees);
+    let skipped = authorities.iter().zip(&answers).filter(|(_, answer)| **answer != AuthorityAnswer::Agrees);
     let mut silent = Vec::new();
-    for (authority, look) in left_out {
+    for (authority, answer) in skipped {
         say(format!("{}: went on without it", authority.label));
-        silent.push(line(&authority.label, sought.goal, look));
+        silent.push(line(&authority.label, sought.goal, answer));
     }
-    sleep(patience.to_settle).await;
+    sleep(timeouts.to_settle).await;
     Ok(silent)
 }
 
-/// Looks at one authority again and again, until it agrees or nobody listens any more.
-async fn keep_looking(
+/// Queries one server repeatedly, until it agrees or the receiver is gone.
+async fn poll(
     index: usize,
     authority: Authority,
     sought: Arc<Sought>,
     pause: Duration,
-    tell: mpsc::Sender<(usize, AuthorityAnswer)>,
+    sender: mpsc::Sender<(usize, AuthorityAnswer)>,
 ) {
     loop {
-        let look = authority.look(&sought).await;
-        let agrees = look == AuthorityAnswer::Agrees;
-        if tell.send((index, look)).await.is_err() || agrees {
+        let answer = authority.query(&sought).await;
+        let agrees = answer == AuthorityAnswer::Agrees;
+        if sender.send((index, answer)).await.is_err() || agrees {
             return;
         }
         sleep(pause).await;
     }
 }
 
-fn standing(looks: &[AuthorityAnswer]) -> Agreement {
-    let count = |is_it: fn(&AuthorityAnswer) -> bool| looks.iter().filter(|look| is_it(look)).count();
-    let (agree, differ) =
-        (count(|look| *look == AuthorityAnswer::Agrees), count(|look| matches!(look, AuthorityAnswer::Differs(_))));
+fn agreement(answers: &[AuthorityAnswer]) -> Agreement {
+    let count = |is_it: fn(&AuthorityAnswer) -> bool| answers.iter().filter(|answer| is_it(answer)).count();
+    let (agree, differ) = (
+        count(|answer| *answer == AuthorityAnswer::Agrees),
+        count(|answer| matches!(answer, AuthorityAnswer::Differs(_))),
+    );
     match (agree, differ) {
-        (agree, 0) if agree == looks.len() => Agreement::Agreed,
+        (agree, 0) if agree == answers.len() => Agreement::Agreed,
         (1.., 0) => Agreement::AgreedButSilent,
         _ => Agreement::Open,
     }
 }
 
-fn line(label: &str, goal: Goal, look: &AuthorityAnswer) -> String {
-    match (look, goal) {
+fn line(label: &str, goal: Goal, answer: &AuthorityAnswer) -> String {
+    match (answer, goal) {
         (AuthorityAnswer::Agrees, Goal::Published) => format!("{label}: has the records"),
         (AuthorityAnswer::Agrees, Goal::Removed) => format!("{label}: has the records no more"),
         (AuthorityAnswer::Differs(what), Goal::Published) => format!("{label}: {what} yet"),
@@ -260,17 +262,17 @@ fn line(label: &str, goal: Goal, look: &AuthorityAnswer) -> String {
     }
 }
 
-/// Says who is behind, with the serials as the explanation.
+/// The error that names the servers that lag behind, with the zone's serials as explanation.
 async fn failure(
     authorities: &[Authority],
-    looks: &[AuthorityAnswer],
+    answers: &[AuthorityAnswer],
     sought: &Sought,
-    patience: PropagationTimeouts,
+    timeouts: PropagationTimeouts,
 ) -> DnsError {
     let zone = name::text(&sought.zone);
-    let each = || authorities.iter().zip(looks).enumerate();
-    if looks.iter().all(|look| matches!(look, AuthorityAnswer::Silent(_))) {
-        let silent = each().map(|(_, (authority, look))| line(&authority.label, sought.goal, look)).collect();
+    let each = || authorities.iter().zip(answers).enumerate();
+    if answers.iter().all(|answer| matches!(answer, AuthorityAnswer::Silent(_))) {
+        let silent = each().map(|(_, (authority, answer))| line(&authority.label, sought.goal, answer)).collect();
         return DnsError::AuthoritiesSilent { zone, silent };
     }
     let mut serials = JoinSet::new();
@@ -280,8 +282,8 @@ async fn failure(
     }
     let serials = serials.join_all().await;
     let serial = |index: usize| serials.iter().find(|(at, _)| *at == index).and_then(|(_, serial)| *serial);
-    let lagging = each().filter_map(|(index, (authority, look))| {
-        let what = match look {
+    let lagging = each().filter_map(|(index, (authority, answer))| {
+        let what = match answer {
             AuthorityAnswer::Agrees => return None,
             AuthorityAnswer::Differs(what) => what.clone(),
             AuthorityAnswer::Silent(reason) => format!("does not answer ({reason})"),
@@ -290,12 +292,12 @@ async fn failure(
         Some(format!("{} {what}{serial}", authority.label))
     });
     let mut lagging: Vec<String> = lagging.collect();
-    lagging.extend(each().find_map(|(index, (authority, look))| {
-        let serial = serial(index).filter(|_| *look == AuthorityAnswer::Agrees)?;
-        let line = line(&authority.label, sought.goal, look).replacen(": ", " ", 1);
+    lagging.extend(each().find_map(|(index, (authority, answer))| {
+        let serial = serial(index).filter(|_| *answer == AuthorityAnswer::Agrees)?;
+        let line = line(&authority.label, sought.goal, answer).replacen(": ", " ", 1);
         Some(format!("({line}, serial {serial})"))
     }));
-    let (name, waited_s) = (name::text(&sought.name), patience.for_lagging.as_secs());
+    let (name, waited_s) = (name::text(&sought.name), timeouts.for_lagging.as_secs());
     match sought.goal {
         Goal::Published => DnsError::NotVisible { name, waited_s, lagging },
         Goal::Removed => DnsError::NotGone { name, waited_s, lagging },
@@ -319,11 +321,11 @@ mod tests {
 
     #[test]
     fn who_answers_without_the_values_blocks_and_who_is_silent_does_not() {
-        assert_eq!(standing(&[AuthorityAnswer::Agrees, AuthorityAnswer::Agrees]), Agreement::Agreed);
-        assert_eq!(standing(&[AuthorityAnswer::Agrees, silent()]), Agreement::AgreedButSilent);
-        assert_eq!(standing(&[AuthorityAnswer::Agrees, lacks()]), Agreement::Open);
-        assert_eq!(standing(&[AuthorityAnswer::Agrees, silent(), lacks()]), Agreement::Open);
-        assert_eq!(standing(&[silent(), silent()]), Agreement::Open, "at least one must answer");
+        assert_eq!(agreement(&[AuthorityAnswer::Agrees, AuthorityAnswer::Agrees]), Agreement::Agreed);
+        assert_eq!(agreement(&[AuthorityAnswer::Agrees, silent()]), Agreement::AgreedButSilent);
+        assert_eq!(agreement(&[AuthorityAnswer::Agrees, lacks()]), Agreement::Open);
+        assert_eq!(agreement(&[AuthorityAnswer::Agrees, silent(), lacks()]), Agreement::Open);
+        assert_eq!(agreement(&[silent(), silent()]), Agreement::Open, "at least one must answer");
     }
 
     #[test]
@@ -334,8 +336,8 @@ mod tests {
             let values = values.iter().map(|value| (*value).to_owned()).collect();
             Sought { name: name.clone(), zone: name.base_name(), values, goal }
         };
-        let look = |answer: &Message, values: &[&str]| judge(answer, &sought(Goal::Published, values));
-        let gone = |answer: &Message, values: &[&str]| judge(answer, &sought(Goal::Removed, values));
+        let look = |answer: &Message, values: &[&str]| compare(answer, &sought(Goal::Published, values));
+        let gone = |answer: &Message, values: &[&str]| compare(answer, &sought(Goal::Removed, values));
         let text = |strings: &[&str]| {
             let strings = strings.iter().map(|it| (*it).to_owned()).collect();
             Record::from_rdata(name.clone(), 60, RData::TXT(TXT::new(strings)))

@@ -1,4 +1,4 @@
-//! Asking resolvers: one question, every resolver, twice. Never for TXT: that would plant a negative answer in a cache.
+//! Queries resolvers: each in turn, twice. Never for TXT, since the resolver would cache a negative answer.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -12,10 +12,10 @@ use super::name;
 use super::settings::{Host, HostPort, PORT};
 
 const SYSTEM_RESOLVERS: &str = "/etc/resolv.conf";
-/// A resolver may lose a datagram, or be restarting.
+/// How often each resolver is tried. It may lose a datagram, or restart.
 const ROUNDS: usize = 2;
 
-/// The resolvers, in the order in which they are asked.
+/// The resolvers, in the order of use.
 #[derive(Debug, Clone)]
 pub(super) struct Resolver {
     servers: Vec<SocketAddr>,
@@ -23,18 +23,18 @@ pub(super) struct Resolver {
 }
 
 impl Resolver {
-    /// The `configured` resolvers, or those of the system as they are now.
+    /// The `configured` resolvers, or the system's current ones.
     pub(super) fn new(configured: &[String]) -> Result<Self, DnsError> {
         if !configured.is_empty() {
             let servers = configured.iter().map(|text| HostPort::address(text)).collect::<Result<_, _>>();
             return Ok(Self { servers: servers.map_err(DnsError::Setting)?, is_configured: true });
         }
-        // A file that is not there is an empty one, to the system too.
+        // A missing file is the same as an empty one, as for the system.
         let text = fs::read_to_string(SYSTEM_RESOLVERS).unwrap_or_default();
         Ok(Self { servers: system_resolvers(&text), is_configured: false })
     }
 
-    /// Asks for the records of `kind` that `name` has. What comes back says that there are some, or that there are none.
+    /// Queries for the records of `kind` that `name` has. The answer lists them, or says that there are none.
     pub(super) async fn ask(&self, name: &Name, kind: RecordType) -> Result<Message, DnsError> {
         let mut reasons = Vec::new();
         for server in std::iter::repeat_n(&self.servers, ROUNDS).flatten() {
@@ -63,12 +63,12 @@ impl Resolver {
         }
     }
 
-    /// All addresses of the host `name`. That one family cannot be found out does not hide the other.
+    /// All addresses of the host `name`. If the query for one family fails, the other's addresses are returned.
     pub(super) async fn addresses(&self, name: &Name) -> Result<Vec<IpAddr>, DnsError> {
         let (mut addresses, mut failure) = (Vec::new(), None);
         for kind in [RecordType::A, RecordType::AAAA] {
             match self.ask(name, kind).await {
-                // Of whatever owner: the resolver has followed CNAMEs.
+                // Of any owner: the resolver has followed CNAMEs.
                 Ok(answer) => addresses.extend(answer.answers.iter().filter_map(|record| record.data.ip_addr())),
                 Err(error) => failure = Some(error),
             }
@@ -93,8 +93,8 @@ impl Resolver {
         Ok(servers)
     }
 
-    /// The addresses of a server as an operator named it in the setting `key`. Without configured resolvers it is found as
-    /// the system finds hosts, /etc/hosts included.
+    /// The addresses of a server that the setting `key` names. Without configured resolvers the system resolves the
+    /// name, /etc/hosts included.
     pub(super) async fn server(&self, text: &str, key: &'static str) -> Result<Vec<SocketAddr>, DnsError> {
         let HostPort { host, port } = HostPort::parse(text).map_err(DnsError::Setting)?;
         let host = match host {
@@ -116,7 +116,7 @@ impl Resolver {
     }
 }
 
-/// A question for the records of `kind` that `name` has.
+/// A query for the records of `kind` that `name` has.
 pub(super) fn question(name: &Name, kind: RecordType, is_recursive: bool) -> Message {
     let mut message = Message::query();
     message.metadata.recursion_desired = is_recursive;
@@ -124,7 +124,7 @@ pub(super) fn question(name: &Name, kind: RecordType, is_recursive: bool) -> Mes
     message
 }
 
-/// Reads `bytes` as the answer to `question`.
+/// Parses `bytes` as the answer to `question`.
 pub(super) fn answer_to(question: &Message, bytes: &[u8]) -> Result<Message, String> {
     let answer = Message::from_vec(bytes).map_err(|_| "its answer cannot be read".to_owned())?;
     let is_answer =
@@ -135,8 +135,8 @@ pub(super) fn answer_to(question: &Message, bytes: &[u8]) -> Result<Message, Str
     if is_answer && is_ours { Ok(answer) } else { Err("its answer is to another question".to_owned()) }
 }
 
-/// What `/etc/resolv.conf` names: "If no nameserver entries are present, the default is to use the name server on the local
-/// machine." (resolv.conf(5))
+/// The servers in `/etc/resolv.conf`. "If no nameserver entries are present, the default is to use the name server on
+/// the local machine." (resolv.conf(5))
 fn system_resolvers(text: &str) -> Vec<SocketAddr> {
     let addresses = text.lines().filter_map(|line| {
         let mut words = line.split_ascii_whitespace();

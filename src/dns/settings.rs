@@ -1,4 +1,4 @@
-//! `"dns"` in `provost.json`: where the records of the challenges go, and who must have them.
+//! `"dns"` in `provost.json`: where challenge records go, and which servers must have them.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -63,7 +63,7 @@ fn default_settle_s() -> u64 {
     5
 }
 
-/// A server as it is typed: host and port.
+/// A server as an operator writes it: host and port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct HostPort {
     pub(super) host: Host,
@@ -98,7 +98,7 @@ impl HostPort {
         Ok(Self { host: Host::Name(host.to_owned()), port })
     }
 
-    /// The same, of which only an address will do: a resolver cannot be found by asking a resolver.
+    /// The same, but accepts only an address: a resolver cannot be found through a resolver.
     pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
         match Self::parse(text)? {
             Self { host: Host::Address(address), port } => Ok(SocketAddr::new(address, port)),

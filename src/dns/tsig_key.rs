@@ -1,6 +1,6 @@
-//! TSIG keys (RFC 8945), as `tsig-keygen` writes them and BIND reads them. Pure: text in, key out.
+//! TSIG keys (RFC 8945), in the format of `tsig-keygen` and BIND. Pure: text in, key out.
 //!
-//! No message quotes anything but names and algorithms: whatever else stands in a key file may be the secret.
+//! Messages quote only names and algorithms, since all else in a key file may be the secret.
 
 use std::fmt;
 use std::io;
@@ -13,34 +13,24 @@ use hickory_net::proto::rr::{Name, TSigner};
 
 use super::name;
 
-/// By how many seconds the primary's clock and ours may differ; RFC 8945 recommends this.
+/// How many seconds the primary's clock and ours may differ, as RFC 8945 recommends.
 pub(super) const FUDGE_S: u16 = 300;
 
-/// A key that signs our updates. It does not print its secret.
+/// A key that signs our updates. `Debug` does not print its secret.
 #[derive(Clone)]
 pub struct TsigKey {
     signer: TSigner,
 }
 
-/// Why there is no key.
+/// Why the key cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum TsigKeyError {
     /// The file cannot be read.
     #[error("the TSIG key file {path} cannot be read: {source}", path = .path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+    Read { path: PathBuf, source: io::Error },
     /// The file holds no usable key.
     #[error("the TSIG key file {path}: {problem}", path = .path.display())]
-    Unusable {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: TsigKeyProblem,
-    },
+    Unusable { path: PathBuf, problem: TsigKeyProblem },
 }
 
 /// What is wrong with a key file's text.
@@ -86,7 +76,7 @@ impl TsigKey {
         statements.swap_remove(index).key()
     }
 
-    /// Its name, as grants name it: with the last dot.
+    /// Its name with the last dot, as the primary's configuration has it.
     #[must_use]
     pub fn name(&self) -> String {
         self.signer.signer_name().to_ascii()
@@ -98,7 +88,7 @@ impl TsigKey {
         self.signer.algorithm().to_string()
     }
 
-    /// Signs and verifies with it. hickory keeps the secret as it is, so wiping ours would win nothing.
+    /// Signs and verifies. hickory does not wipe its copy of the secret, so wiping ours would gain nothing.
     pub(super) fn signer(&self) -> &TSigner {
         &self.signer
     }
@@ -143,15 +133,15 @@ fn normal_name(name: &str) -> String {
     name.trim_end_matches('.').to_ascii_lowercase()
 }
 
-/// A word of a file in BIND's syntax, with the line that it stands in.
+/// A token of a file in BIND's syntax, with its line.
 struct ConfToken {
     text: String,
-    /// `{`, `}` and `;` count only where they are not quoted.
+    /// Whether it is an unquoted `{`, `}` or `;`.
     is_mark: bool,
     line: usize,
 }
 
-/// The words of a file, read one after another.
+/// The tokens of a file, in order.
 struct ConfTokens {
     words: std::vec::IntoIter<ConfToken>,
     line: usize,
@@ -211,7 +201,7 @@ fn body(words: &mut ConfTokens, name: String) -> Result<Statement, TsigKeyProble
     Ok(Statement { name, algorithm, secret: secret.unwrap_or_default() })
 }
 
-/// Takes a text apart as BIND does: words, quoted words, `{ } ;`, and comments of its three kinds.
+/// Splits a text as BIND does: words, quoted words, `{ } ;`. Skips BIND's three kinds of comments.
 fn words(text: &str) -> Result<Vec<ConfToken>, TsigKeyProblem> {
     let mut words = Vec::new();
     let mut rest = text;
@@ -314,7 +304,7 @@ mod tests {
         let good = statement("provost.", "hmac-sha256");
         let debug = format!("{:?}", TsigKey::parse(&good, None).unwrap());
         assert_eq!(debug, "TsigKey { name: \"provost.\", algorithm: \"hmac-sha256\", .. }");
-        // Broken at any place, the file's text does not come back in the message.
+        // Wherever the file is broken, the message does not contain its text.
         let mut seen = 0;
         for at in (0..good.len()).filter(|at| good.is_char_boundary(*at)) {
             for broken in [format!("{}}}{}", &good[..at], &good[at..]), good[..at].to_owned(), good[at..].to_owned()] {

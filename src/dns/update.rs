@@ -1,4 +1,4 @@
-//! UPDATE messages (RFC 2136), signed (RFC 8945), and what the answer to one means. Pure: time and bytes are arguments.
+//! Signed (RFC 8945) UPDATE messages (RFC 2136), and the meaning of their answers. Pure: time and bytes are arguments.
 
 use hickory_net::proto::ProtoError;
 use hickory_net::proto::op::{Message, MessageType, OpCode, Query, ResponseCode, UpdateMessage};
@@ -6,12 +6,12 @@ use hickory_net::proto::rr::rdata::TXT;
 use hickory_net::proto::rr::rdata::tsig::TsigError;
 use hickory_net::proto::rr::{DNSClass, Name, RData, Record, RecordType, TSigVerifier, TSigner};
 
-/// What happens to the values.
+/// The change that an update makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RecordChange {
-    /// They are added to what is there.
+    /// Adds the values to the existing ones.
     Add { ttl_s: u32 },
-    /// They, and nothing else, are removed.
+    /// Removes the values and nothing else.
     Remove,
 }
 
@@ -42,48 +42,48 @@ pub(super) fn message(change: RecordChange, zone: &Name, name: &Name, values: &[
     message
 }
 
-/// Signs `message` as of `now`, in seconds since 1970; gives its bytes and what verifies the answer.
+/// Signs `message` as of `now`, in seconds since 1970. Returns its bytes, and the verifier of the answer.
 pub(super) fn sign(mut message: Message, signer: &TSigner, now: u64) -> Result<(Vec<u8>, Verifier), ProtoError> {
     let chain = message.finalize(signer, now)?.ok_or("this message was not signed")?;
     let verifier = Verifier { id: message.id, now, chain };
     Ok((message.to_vec()?, verifier))
 }
 
-/// What is known of an UPDATE when its answer comes.
+/// Verifies the answer to an UPDATE.
 pub(super) struct Verifier {
     id: u16,
     now: u64,
     chain: TSigVerifier,
 }
 
-/// Why the primary did not do it.
+/// Why the primary did not apply an update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     /// It has another secret for the key.
     BadSig,
     /// It does not accept the key.
     BadKey,
-    /// Its clock and ours differ too much; seconds since 1970, its own only if it proved to be it.
+    /// Its clock and ours differ too much. Seconds since 1970; `theirs` only if the answer is authentic.
     BadTime {
         /// Our clock.
         ours: i64,
         /// Its clock.
         theirs: Option<i64>,
     },
-    /// Some other error of TSIG.
+    /// Another TSIG error.
     OtherTsig(u16),
-    /// An answer that it signed, with this response code.
+    /// A signed answer with this response code.
     Code(ResponseCode),
-    /// An answer that nobody signed, with this response code.
+    /// An unsigned answer with this response code.
     Unsigned(ResponseCode),
     /// An answer whose signature is wrong.
     Forged,
-    /// Something that is no answer to our message.
+    /// Not an answer to our message.
     Garbled,
 }
 
 impl Verifier {
-    /// Says what `answer` means. Only what the primary has signed counts as done.
+    /// Verifies `answer`. A success must be signed.
     pub(super) fn judge(mut self, answer: &[u8]) -> Result<(), Refusal> {
         let message = Message::from_vec(answer).map_err(|_| Refusal::Garbled)?;
         let is_answer = message.message_type == MessageType::Response && message.op_code == OpCode::Update;
@@ -92,13 +92,14 @@ impl Verifier {
         }
         let tag = &message.signature().ok_or(Refusal::Unsigned(message.response_code))?.data;
         match tag.error {
-            // "the response MUST be unsigned" (RFC 8945, 5.2.1 and 5.2.2): an error is believed to that extent.
+            // "the response MUST be unsigned" (RFC 8945, 5.2.1 and 5.2.2), so these errors are accepted without a
+            // signature.
             Some(TsigError::BadKey) => return Err(Refusal::BadKey),
             Some(TsigError::BadSig) => return Err(Refusal::BadSig),
             Some(TsigError::BadTime) | None => {}
             Some(other) => return Err(Refusal::OtherTsig(other.into())),
         }
-        // The library subtracts the one from the other.
+        // hickory subtracts the fudge from the time, which must not underflow.
         let is_time_sane = tag.time >= u64::from(tag.fudge);
         let is_proven = is_time_sane && self.chain.verify(answer).is_ok();
         match (tag.error, message.response_code) {
@@ -140,7 +141,7 @@ mod tests {
         message(change, &zone, &at, &["one".to_owned(), "two".to_owned()])
     }
 
-    /// What a server answers that signs with `secret` at `time`, and what we make of it.
+    /// The result for an answer that a server signs with `secret` at `time`.
     fn answered(secret: &[u8], time: u64, change: impl FnOnce(&mut Message)) -> Result<(), Refusal> {
         let mut request = update(RecordChange::Add { ttl_s: 60 });
         let chain = request.finalize(&signer(b"ours"), NOW).unwrap().unwrap();
