@@ -1,4 +1,4 @@
-//! The condition of a certificate that is presented: one function decides it for the page, `check`, `certificate status`,
+//! The condition of a certificate that we present. One function decides it for the page, `check`, `certificate status`,
 //! the metrics and `/readyz`. Pure.
 //!
 //! | level | when |
@@ -6,7 +6,8 @@
 //! | warning | the planned renewal is overdue by 48 h, or waits for an operator; without a plan, under a quarter of the lifetime is left |
 //! | error | under a seventh is left, and there is no plan or it failed; expired; not valid yet; never obtained because that fails |
 //!
-//! Fractions make it right for certificates of six days too. There the plan has less than 48 h: a twelfth of the lifetime.
+//! Fractions also suit certificates of six days. There the planned renewal may be late by a twelfth of the lifetime,
+//! not 48 h.
 
 use std::fmt;
 
@@ -16,10 +17,10 @@ use crate::clock::rfc3339;
 
 const HOUR: i64 = 3600;
 const DAY: i64 = 24 * HOUR;
-/// How long a planned renewal may be overdue before that is worth a warning.
+/// How long a planned renewal may be overdue without a warning.
 const GRACE: i64 = 48 * HOUR;
 
-/// From when until when a certificate is valid, in Unix seconds.
+/// The validity period of a certificate, in Unix seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Validity {
     /// Its first second.
@@ -29,7 +30,7 @@ pub struct Validity {
 }
 
 impl Validity {
-    /// How long it is, at least a second.
+    /// Its length in seconds, at least 1.
     #[must_use]
     pub fn lifetime(&self) -> i64 {
         self.not_after.saturating_sub(self.not_before).max(1)
@@ -40,17 +41,17 @@ impl Validity {
         (self.not_before..=self.not_after).contains(&now)
     }
 
-    /// How much of it is left at `now`; negative after its end.
+    /// The seconds left at `now`; negative after its end.
     #[must_use]
     pub fn left(&self, now: i64) -> i64 {
         self.not_after.saturating_sub(now)
     }
 }
 
-/// The plan by which provost itself renews a certificate.
+/// When provost itself renews a certificate, and how the last attempt went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RenewalSchedule<'a> {
-    /// When it is to be renewed, in Unix seconds.
+    /// When the renewal is due, in Unix seconds.
     pub renewal: i64,
     /// Why the last attempt failed; `None` if it did not.
     pub failure: Option<&'a str>,
@@ -58,23 +59,23 @@ pub struct RenewalSchedule<'a> {
     pub action_required: bool,
 }
 
-/// How bad a condition is.
+/// The severity of a condition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ConditionLevel {
-    /// Nothing is to be done.
+    /// No action is needed.
     Ok,
-    /// Phones are served, and an operator should look before they are not.
+    /// Phones are served. An operator should look before that ends.
     Warning,
     /// Phones refuse the certificate, or soon will.
     Error,
 }
 
-/// The condition of a certificate. Shown, it is what follows "the certificate …".
+/// The condition of a certificate. Its `Display` text follows "the certificate …".
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Condition {
     Valid,
-    /// There is none yet.
+    /// No certificate exists yet.
     Missing {
         failure: Option<String>,
     },
@@ -101,7 +102,7 @@ pub enum Condition {
 }
 
 impl ConditionLevel {
-    /// As the API, the metrics and commands spell it.
+    /// Its name in the API, the metrics and commands.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -113,8 +114,8 @@ impl ConditionLevel {
 }
 
 impl Condition {
-    /// The condition at `now` of a certificate with this validity; without one, there is no certificate yet. Without a
-    /// plan, another program renews it.
+    /// The condition at `now`. Without `validity`, no certificate exists yet. Without `plan`, another program renews
+    /// it.
     #[must_use]
     pub fn of(now: i64, validity: Option<Validity>, plan: Option<RenewalSchedule<'_>>) -> Self {
         let failure = plan.and_then(|plan| plan.failure).map(str::to_owned);
@@ -156,7 +157,7 @@ impl Condition {
         }
     }
 
-    /// In one or two words, as the API spells them with underscores.
+    /// Its name in the API.
     #[must_use]
     pub fn word(&self) -> &'static str {
         match self {
@@ -169,7 +170,7 @@ impl Condition {
         }
     }
 
-    /// What is wrong; `None` if nothing is.
+    /// The problem as text; `None` if there is none.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
         (self.level() > ConditionLevel::Ok).then(|| self.to_string())
@@ -207,7 +208,7 @@ impl fmt::Display for Condition {
     }
 }
 
-/// How long that is: in days, or below two days in hours.
+/// A duration as text: in days, below two days in hours, below an hour in minutes.
 fn span(seconds: i64) -> String {
     match seconds {
         ..HOUR => format!("{} min", seconds / 60),
@@ -263,7 +264,7 @@ mod tests {
             assert_eq!(level(6 * DAY, 3 * DAY, 3 * DAY + 12 * HOUR, failure), ConditionLevel::Warning);
             assert_eq!(level(6 * DAY, 3 * DAY, 6 * DAY - 20 * HOUR, failure), ConditionLevel::Error);
         }
-        // The CA may want it late.
+        // The CA may schedule the renewal late.
         assert_eq!(level(90 * DAY, 81 * DAY, 80 * DAY, None), ConditionLevel::Ok);
         assert_eq!(
             level(90 * DAY, 81 * DAY, 80 * DAY, failure),

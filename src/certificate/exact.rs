@@ -1,22 +1,22 @@
-//! The constituencies that want a certificate for their exact names, and these names. Pure.
+//! Which constituencies want a certificate for their exact names, and for which names. Pure.
 
 use std::collections::BTreeMap;
 
 use crate::constituency::{CertificateNames, Constituency, ConstituencyName, Registry};
 
-/// The exact names that are wanted, by constituency: its own comes first, then those of its aliases.
+/// The wanted exact names by constituency: its own name first, then its aliases.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ExactNames(BTreeMap<ConstituencyName, Vec<String>>);
 
 impl ExactNames {
-    /// What the constituencies of `registry` want, one label below `domain`.
+    /// The names that the constituencies of `registry` want, one label below `domain`.
     #[must_use]
     pub fn of(registry: &Registry, domain: &str) -> Self {
         let wants = |constituency: &&std::sync::Arc<Constituency>| {
             constituency.policy.tls.certificate_names == CertificateNames::Exact
         };
         let names = |constituency: &Constituency| {
-            // Only aliases that have an effect: nobody asks for the others.
+            // Only aliases that are in effect; phones do not use the others.
             let aliases = constituency.policy.aliases.iter().filter(|alias| {
                 **alias != constituency.name
                     && registry.find(alias.as_str()).is_some_and(|found| found.name == constituency.name)

@@ -1,4 +1,4 @@
-//! Certificates from files that somebody else writes, followed as they change.
+//! Certificates from files that another program writes, reloaded when they change.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -27,42 +27,27 @@ pub struct CertificateFiles {
 pub enum FilesError {
     /// A file cannot be read.
     #[error("{path}: {source}", path = .path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A file is no PEM of the right kind.
+    Read { path: PathBuf, source: io::Error },
+    /// A file is not PEM of the right kind.
     #[error("{path}: {reason}", path = .path.display())]
-    Pem {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
-    /// The two do not make a usable pair.
+    Pem { path: PathBuf, reason: String },
+    /// Certificate and key do not form a usable pair.
     #[error("{chain} with {key}: {error}", chain = .files.chain.display(), key = .files.key.display())]
-    Pair {
-        /// The pair.
-        files: CertificateFiles,
-        /// What is wrong.
-        error: PairError,
-    },
+    Pair { files: CertificateFiles, error: PairError },
 }
 
-/// What a look at the files came to.
+/// The result of a refresh.
 #[derive(Debug)]
 pub struct Refreshed {
-    /// Whether another set of certificates is in use now.
+    /// Whether other certificates are in use now.
     pub is_new: bool,
-    /// Pairs that cannot be used as they are; the last good one stays.
+    /// Pairs that are unusable now; the last good version stays in use.
     pub errors: Vec<FilesError>,
-    /// Exact names that are wanted and that no pair is for, since this look: what is wrong, and what to do.
+    /// Wanted exact names that no pair covers, new since the last refresh: problem and remedy.
     pub lacking: Vec<String>,
 }
 
-/// Follows pairs of files. A pair that does not fit, as between two renames, keeps the last good one.
+/// Reloads pairs of files. If a pair does not match, as between two renames, the last good version stays in use.
 #[derive(Debug)]
 pub struct FilesSource {
     pairs: Vec<Followed>,
@@ -73,22 +58,24 @@ pub struct FilesSource {
 #[derive(Debug)]
 struct Followed {
     files: CertificateFiles,
-    /// As it looked when it was last read, or tried to be.
-    seen: Option<[Option<FileStamp>; 2]>,
-    /// Why it could not be read as it looks; it is tried again until it can.
-    unread: Option<String>,
+    /// The stamps of both files at the last read, whether it succeeded or not.
+    read_stamps: Option<[Option<FileStamp>; 2]>,
+    /// Why a file could not be read at the last try. The read is repeated until it succeeds.
+    read_error: Option<String>,
     good: Option<ServerCertificate>,
 }
 
 impl FilesSource {
-    /// Follows `pairs`.
     #[must_use]
     pub fn new(pairs: Vec<CertificateFiles>) -> Self {
-        let pairs = pairs.into_iter().map(|files| Followed { files, seen: None, unread: None, good: None }).collect();
+        let pairs = pairs
+            .into_iter()
+            .map(|files| Followed { files, read_stamps: None, read_error: None, good: None })
+            .collect();
         Self { pairs, exact: ExactNames::default(), lacking: BTreeSet::new() }
     }
 
-    /// Reads what has changed, and publishes the certificates if any pair is new or other exact names are wanted.
+    /// Reads changed files, and publishes the certificates if a pair or the wanted exact names changed.
     pub fn refresh(&mut self, live: &LiveCertificates, exact: &ExactNames) -> Refreshed {
         let mut errors = Vec::new();
         let mut is_new = false;
@@ -108,7 +95,7 @@ impl FilesSource {
         Refreshed { is_new, errors, lacking: self.lacking.difference(&before).cloned().collect() }
     }
 
-    /// A pair that is for exact names alone is shown to those who ask for them, unless there is no other pair.
+    /// Publishes the pairs. A pair for exact names alone is presented only for these, unless there is no other pair.
     fn publish(&self, live: &LiveCertificates) {
         let exact = self.exact.iter().map(|(constituency, names)| {
             let own = self.good().filter(|pair| is_for_any(pair, names));
@@ -147,7 +134,7 @@ impl FilesSource {
         self.exact.iter().filter_map(lack).collect()
     }
 
-    /// The pairs in use, each with what it holds.
+    /// The pairs in use, each with its certificate.
     pub fn pairs_in_use(&self) -> impl Iterator<Item = (&CertificateFiles, &ServerCertificate)> {
         self.pairs.iter().filter_map(|pair| Some((&pair.files, pair.good.as_ref()?)))
     }
@@ -158,7 +145,7 @@ impl FilesSource {
         self.pairs_in_use().map(move |(files, certificate)| (files.chain.as_path(), of(certificate)))
     }
 
-    /// The pairs in use whose names phones will refuse, and why.
+    /// The pairs in use whose names phones will reject, with the reason.
     #[must_use]
     pub fn misfits(&self, domain: &str) -> Vec<String> {
         let example = format!("name.{domain}");
@@ -176,32 +163,32 @@ impl FilesSource {
 }
 
 impl Followed {
-    /// Reads the pair by `load` if it has changed, or could not be read. `None`: there is nothing new.
+    /// Reads the pair by `load` if it changed or could not be read before. `None`: nothing new.
     fn follow(
         &mut self,
         load: impl FnOnce(&CertificateFiles) -> Result<ServerCertificate, FilesError>,
     ) -> Option<Result<(), FilesError>> {
         let stamps = Some(self.stamps());
-        let has_changed = self.seen != stamps;
-        if !has_changed && self.unread.is_none() {
+        let has_changed = self.read_stamps != stamps;
+        if !has_changed && self.read_error.is_none() {
             return None;
         }
-        self.seen = stamps;
+        self.read_stamps = stamps;
         let loaded = load(&self.files);
-        let unread = loaded.as_ref().err().filter(|error| matches!(error, FilesError::Read { .. }));
-        let unread = unread.map(ToString::to_string);
-        let is_told = !has_changed && unread == self.unread;
-        self.unread = unread;
+        let read_error = loaded.as_ref().err().filter(|error| matches!(error, FilesError::Read { .. }));
+        let read_error = read_error.map(ToString::to_string);
+        let is_reported = !has_changed && read_error == self.read_error;
+        self.read_error = read_error;
         match loaded {
             Ok(certificate) => {
                 self.good = Some(certificate);
                 Some(Ok(()))
             }
-            Err(error) => (!is_told).then_some(Err(error)),
+            Err(error) => (!is_reported).then_some(Err(error)),
         }
     }
 
-    /// What the two files look like now; a missing one is `None`.
+    /// The current stamps of the two files; `None` for a missing one.
     fn stamps(&self) -> [Option<FileStamp>; 2] {
         [FileStamp::of(&self.files.chain), FileStamp::of(&self.files.key)]
     }

@@ -1,4 +1,4 @@
-//! The certificates in use now, and which of them a client is shown.
+//! The certificates in use, and the choice among them for a client.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,34 +13,34 @@ use super::ServerCertificate;
 use crate::clock;
 use crate::constituency::ConstituencyName;
 
-/// The certificates in use. Each set is replaced whole; a handshake sees the old one or the new one.
+/// The certificates in use. Each set is replaced atomically: a handshake sees the old one or the new one.
 #[derive(Debug, Default)]
 pub struct LiveCertificates {
-    /// ECDSA first: cheaper, and shown only to clients that ask for it.
+    /// ECDSA first: it is cheaper, and presented only to clients that support it.
     current: ArcSwap<Vec<ServerCertificate>>,
-    /// Those for exact names, in the same order.
+    /// The certificates for exact names, sorted the same way.
     exact: ArcSwap<BTreeMap<ConstituencyName, Vec<ServerCertificate>>>,
-    /// How often either was replaced.
+    /// How often either set was replaced.
     generation: AtomicU64,
 }
 
-/// The certificates that one constituency shows.
+/// The certificates that one constituency presents.
 #[derive(Debug)]
 pub struct ConstituencyCertificates {
     live: Arc<LiveCertificates>,
-    /// Whose exact names come first; `None` where the wildcard is what is wanted.
+    /// The constituency whose exact names come first; `None` if it wants the wildcard.
     exact: Option<ConstituencyName>,
 }
 
 impl LiveCertificates {
-    /// Shows `certificates` from now on, to all who ask for no exact name.
+    /// Presents `certificates` from now on, wherever no certificate for exact names is in use.
     pub fn publish(&self, mut certificates: Vec<ServerCertificate>) {
         in_order(&mut certificates);
         self.current.store(Arc::new(certificates));
         self.generation.fetch_add(1, Ordering::Release);
     }
 
-    /// Shows these for exact names from now on, each only to those who ask for its constituency.
+    /// Presents these for exact names from now on, each only to clients of its constituency.
     pub fn publish_exact(&self, mut certificates: BTreeMap<ConstituencyName, Vec<ServerCertificate>>) {
         for certificates in certificates.values_mut() {
             in_order(certificates);
@@ -49,13 +49,13 @@ impl LiveCertificates {
         self.generation.fetch_add(1, Ordering::Release);
     }
 
-    /// Another number whenever others are shown.
+    /// A number that changes with the certificates.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Whether there is nothing to show yet.
+    /// Whether no certificate exists yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.current.load().is_empty() && self.exact.load().is_empty()
@@ -75,7 +75,7 @@ impl LiveCertificates {
 }
 
 impl ConstituencyCertificates {
-    /// Those of a constituency; with `exact`, its name, the certificate for its exact names before all others.
+    /// Those of one constituency. With `exact`, its name, the certificate for its exact names comes first.
     #[must_use]
     pub fn new(live: Arc<LiveCertificates>, exact: Option<ConstituencyName>) -> Self {
         Self { live, exact }
@@ -89,13 +89,14 @@ impl ConstituencyCertificates {
         presented.iter().flatten().any(|certificate| certificate.validity().contains(now))
     }
 
-    /// The RSA certificate that is shown to a client that asks for `server_name`, also one that knows no other kind.
+    /// The RSA certificate for a client that asks for `server_name`.
     #[must_use]
     pub fn rsa(&self, server_name: Option<&str>) -> Option<ServerCertificate> {
         self.best(server_name, clock::unix_seconds(clock::now()), is_rsa)
     }
 
-    /// What a client is shown that asks for `server_name` and offers these `schemes` and `suites`.
+    /// The certificate for a client that asks for `server_name` and offers these `schemes` and `suites`. If none fits,
+    /// the last one.
     #[must_use]
     pub fn shown_to(
         &self,
@@ -148,7 +149,7 @@ fn in_order(certificates: &mut [ServerCertificate]) {
 
 /// Whether one of `suites` can authenticate with such a key: any of TLS 1.3, or the matching ones of TLS 1.2.
 ///
-/// A TLS 1.2 client may offer ECDSA signatures and yet no ECDHE-ECDSA suite; the scheme alone does not tell.
+/// The signature scheme alone is not enough: a TLS 1.2 client may offer ECDSA signatures without an ECDHE-ECDSA suite.
 fn has_suite_for(algorithm: SignatureAlgorithm, suites: &[CipherSuite]) -> bool {
     use CipherSuite as S;
     suites.iter().any(|suite| match suite {

@@ -11,13 +11,13 @@ use crate::ca::{CaError, CertificateAuthority, KeyKind};
 use crate::clock;
 use crate::constituency::ConstituencyName;
 
-/// How long a certificate of the local CA lives.
+/// The lifetime of a certificate from the local CA.
 const LIFETIME: Duration = Duration::from_hours(24 * 90);
-/// A new one is made when less than this is left.
+/// A certificate is renewed when less than this is left.
 const RENEW_BEFORE: Duration = Duration::from_hours(24 * 30);
 
-/// Presents certificates of a local CA: a wildcard, and those for exact names. The CA is kept, its certificates live in
-/// memory.
+/// Issues and presents certificates of a local CA: a wildcard, and those for exact names. The CA is on disk, its
+/// certificates are in memory.
 #[derive(Debug)]
 pub struct LocalCa {
     ca: CertificateAuthority,
@@ -26,7 +26,8 @@ pub struct LocalCa {
     exact: BTreeMap<ConstituencyName, Exact>,
 }
 
-/// A certificate for exact names, and what it was made for: a name that is not in it would be looked for in vain.
+/// A certificate, and the exact names that were requested for it. `refresh_exact` compares the requested names: a name
+/// that the certificate lacks would otherwise cause a new one each time.
 #[derive(Debug)]
 struct Exact {
     names: Vec<String>,
@@ -34,7 +35,7 @@ struct Exact {
 }
 
 impl LocalCa {
-    /// Opens the CA in `folder`, or makes it, to issue for `domain` and everything one label below it.
+    /// Opens or creates the CA in `folder`, to issue for `domain` and all names one label below it.
     pub fn open(folder: &Path, domain: &str, now: SystemTime) -> Result<Self, CaError> {
         let ca = CertificateAuthority::open_or_make(folder, "provost local CA", KeyKind::Rsa2048, now)?;
         let names = vec![format!("*.{domain}"), domain.to_owned()];
@@ -53,7 +54,7 @@ impl LocalCa {
         not_after.saturating_sub(i64::try_from(RENEW_BEFORE.as_secs()).unwrap_or(i64::MAX))
     }
 
-    /// Publishes certificates in `live` where there are none yet, or those in use are near their end, or `exact` has changed.
+    /// Publishes certificates to `live` if there are none yet, those in use expire soon, or `exact` has changed.
     pub fn refresh(&mut self, live: &LiveCertificates, exact: &ExactNames, now: SystemTime) -> Result<(), CaError> {
         let soon = clock::unix_seconds(now + RENEW_BEFORE);
         if self.not_after.is_none_or(|not_after| not_after <= soon) {
@@ -84,7 +85,7 @@ impl LocalCa {
                         self.exact.insert(constituency.clone(), exact);
                         is_new = true;
                     }
-                    // The others are to be shown all the same.
+                    // Publish the other certificates all the same.
                     Err(error) => failure = failure.or(Some(error)),
                 }
             }

@@ -1,8 +1,8 @@
-//! What we present: the server's certificates, published whole and swapped while connections are in flight.
+//! The server certificates that we present, replaced atomically while connections are open.
 //!
-//! [`LiveCertificates`] is where those who obtain certificates and those who serve meet. Most constituencies show one
-//! wildcard certificate; those of [`ExactNames`] show one of their own as soon as there is one. [`Condition`] is whether one
-//! is valid, and how near its end.
+//! [`LiveCertificates`] connects the modules that obtain certificates with those that serve. Most constituencies
+//! present one wildcard certificate; those of [`ExactNames`] present their own as soon as it exists. [`Condition`] says
+//! whether a certificate is valid, and how close to its end.
 
 mod condition;
 mod exact;

@@ -1,4 +1,4 @@
-//! A certificate chain with its private key, checked before anybody sees it.
+//! A certificate chain with its private key, checked before use.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,13 +22,13 @@ pub enum PairError {
     /// The first certificate cannot be parsed.
     #[error("the first certificate cannot be read: {0}")]
     Malformed(String),
-    /// A key of a kind that is not supported.
+    /// The kind of the key is not supported.
     #[error("the private key cannot be used: {0}")]
     Key(String),
-    /// Certificate and key belong to different pairs.
+    /// The key belongs to another certificate.
     #[error("the private key does not fit the first certificate")]
     Mismatch,
-    /// A CA certificate comes first: the file is in the wrong order, or the wrong file.
+    /// A CA certificate comes first: wrong order, or wrong file.
     #[error("the first certificate is a CA's; the server's own certificate must come first")]
     CaFirst,
 }
@@ -37,9 +37,9 @@ pub enum PairError {
 #[derive(Debug, Clone)]
 pub struct ServerCertificate {
     pub(super) key: Arc<CertifiedKey>,
-    /// The key itself, where something else than rustls may use it.
+    /// The private key if it is RSA, for the OpenSSL backend.
     secret: Option<Arc<PrivateKeyBytes>>,
-    /// The dNSNames that it covers, lower case.
+    /// Its dNSNames, in lower case.
     pub names: Vec<String>,
     /// Its first second, Unix time.
     pub not_before: i64,
@@ -47,7 +47,7 @@ pub struct ServerCertificate {
     pub not_after: i64,
 }
 
-/// A private key that is wiped when nobody needs it any more, and never shown.
+/// A private key that is wiped when it is dropped, and never printed.
 struct PrivateKeyBytes(Zeroizing<PrivateKeyDer<'static>>);
 
 impl fmt::Debug for PrivateKeyBytes {
@@ -85,19 +85,19 @@ impl ServerCertificate {
         })
     }
 
-    /// What rustls takes of it.
+    /// The form that rustls uses.
     #[must_use]
     pub fn certified(&self) -> &Arc<CertifiedKey> {
         &self.key
     }
 
-    /// Its private key as DER, if it is one of RSA: for phones that rustls cannot serve.
+    /// Its private key as DER if it is RSA, for the OpenSSL backend.
     #[must_use]
     pub fn rsa_key(&self) -> Option<&[u8]> {
         self.secret.as_ref().map(|secret| secret.0.secret_der())
     }
 
-    /// Who issued it: the CN of the issuer, else all that is said of it.
+    /// Its issuer: the CN, or the whole name without one.
     #[must_use]
     pub fn issuer(&self) -> Option<String> {
         let (_, parsed) = X509Certificate::from_der(self.key.cert.first()?).ok()?;
@@ -105,13 +105,13 @@ impl ServerCertificate {
         Some(common_name.map_or_else(|| parsed.issuer().to_string(), str::to_owned))
     }
 
-    /// Whether the two are one.
+    /// Whether both are the same loaded pair.
     #[must_use]
     pub fn is_same_as(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.key, &other.key)
     }
 
-    /// From when until when it is valid.
+    /// Its validity period.
     #[must_use]
     pub fn validity(&self) -> Validity {
         Validity { not_before: self.not_before, not_after: self.not_after }
