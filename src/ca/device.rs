@@ -1,9 +1,9 @@
-//! A CA of one's own for phones whose factory certificate is of no use.
+//! A private CA for phones whose factory certificate is unusable.
 //!
-//! It is a folder that may lie anywhere, also where no network is: `ca.key`; `ca.pem`, which holds its certificate and
-//! behind it the list of what it revoked (CRL), so that whoever trusts the one obeys the other; and the
-//! [record](super::record) of all it issued and revoked. The record is written first and the list is made of it: a
-//! command that is broken off between the two is made good by the next.
+//! It is a folder, which may be on a machine without a network. `ca.key` is its key. `ca.pem` holds its certificate,
+//! followed by the certificate revocation list (CRL), so that a trust bundle that names the file has both. The
+//! [record](super::record) lists what it issued and revoked. The record is written first and the CRL is made from it,
+//! so the next command completes one that was interrupted in between.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -27,12 +27,12 @@ use crate::clock::unix_seconds;
 use crate::constituency::MacAddress;
 use crate::state::{self, FolderHandle};
 
-/// The CA's certificate and its list of revocations.
+/// The CA's certificate and CRL.
 const CERTIFICATE: &str = "ca.pem";
 const KEY: &str = "ca.key";
 const RECORD: &str = "record.jsonl";
 
-/// The CA, held by this process alone as long as this lives.
+/// The CA, locked by this process while the value exists.
 #[derive(Debug)]
 pub struct DeviceCa {
     folder: PathBuf,
@@ -42,18 +42,18 @@ pub struct DeviceCa {
     _lock: OwnedFd,
 }
 
-/// What a phone's certificate is to say.
+/// The content of a phone's certificate.
 #[derive(Debug)]
 pub struct DeviceCertificateRequest<'a> {
     /// The phone.
     pub mac: MacAddress,
-    /// The subject's O, if it is to have one.
+    /// The subject's O, if any.
     pub organization: Option<&'a str>,
-    /// How long it counts; `None`: as long as the CA itself.
+    /// The lifetime; `None`: until the CA expires.
     pub lifetime: Option<Duration>,
 }
 
-/// A certificate that is signed but not yet on record, so that nobody may have it yet.
+/// A signed certificate that is not on record yet, and must not be handed out before.
 #[derive(Debug)]
 pub struct Signed {
     /// The certificate and its key.
@@ -73,10 +73,10 @@ pub enum Which {
 }
 
 impl DeviceCa {
-    /// Makes a CA called `name` in `folder`.
+    /// Creates a CA named `name` in `folder`.
     ///
     /// # Errors
-    /// Also if there is one already: whatever it issued would be lost.
+    /// Also if a CA exists there: all that it issued would be lost.
     pub fn init(folder: &Path, name: &str, lifetime: Duration, now: SystemTime) -> Result<(), CaError> {
         state::private_folder(folder).map_err(|source| file_error(folder, source))?;
         let lock = lock(folder)?;
@@ -99,10 +99,10 @@ impl DeviceCa {
         Self::open(folder, now).map(drop)
     }
 
-    /// Opens the CA in `folder`, and brings its list of revocations up to its record.
+    /// Opens the CA in `folder`, and updates its CRL from its record.
     ///
     /// # Errors
-    /// If there is none, or it is damaged.
+    /// If there is no CA, or it is damaged.
     pub fn open(folder: &Path, now: SystemTime) -> Result<Self, CaError> {
         let absent = || CaError::Absent { folder: folder.to_owned() };
         if !exists(&folder.join(CERTIFICATE))? && !exists(&folder.join(KEY))? {
@@ -119,7 +119,7 @@ impl DeviceCa {
         Ok(this)
     }
 
-    /// Where its certificate and its list of revocations lie: what a trust bundle names.
+    /// The file with its certificate and CRL, to be named in a trust bundle.
     #[must_use]
     pub fn bundle(&self) -> PathBuf {
         self.folder.join(CERTIFICATE)
@@ -131,23 +131,23 @@ impl DeviceCa {
         self.ca.certificate()
     }
 
-    /// Until when it counts itself, in Unix seconds.
+    /// The last second of its certificate, in Unix seconds.
     #[must_use]
     pub fn not_after(&self) -> i64 {
         self.not_after
     }
 
-    /// What it issued and revoked.
+    /// The record of what it issued and revoked.
     #[must_use]
     pub fn record(&self) -> &Record {
         &self.record
     }
 
-    /// Signs a certificate with a new RSA-2048 key, as the oldest phones need it. It is to be put on record before anybody
-    /// has it, and when nothing stands in the way of handing it out: nobody can tell later that it was lost.
+    /// Signs a certificate with a new RSA-2048 key, which the oldest phones need. The caller puts it on record before
+    /// it hands it out, and only when nothing else can fail: the record cannot show later that a certificate was lost.
     ///
     /// # Errors
-    /// If the address can be no phone's, the CA has expired, or the certificate would outlive it.
+    /// If no phone can have the MAC address, the CA has expired, or the certificate would outlive it.
     pub fn sign(&self, wanted: &DeviceCertificateRequest<'_>, now: SystemTime) -> Result<Signed, CaError> {
         wanted.mac.check_phone()?;
         let end = match wanted.lifetime {
@@ -167,7 +167,7 @@ impl DeviceCa {
             params.distinguished_name.push(DnType::OrganizationName, organization);
         }
         params.serial_number = Some(SerialNumber::from_slice(serial.bytes()));
-        // keyEncipherment too: what tools look for in the certificate of an RSA key.
+        // keyEncipherment too: tools expect it in a certificate for an RSA key.
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         let lifetime = Duration::from_secs(u64::try_from(end - unix_seconds(now)).unwrap_or(0));
@@ -183,22 +183,22 @@ impl DeviceCa {
         Ok(Signed { issued, serial, event })
     }
 
-    /// Notes that a certificate was issued.
+    /// Records that a certificate was issued.
     ///
     /// # Errors
-    /// If the record cannot be written; nobody may have the certificate then.
+    /// If the record cannot be written. The certificate must not be handed out then.
     pub fn put_on_record(&mut self, signed: &Signed) -> Result<(), CaError> {
         self.record.add(std::slice::from_ref(&signed.event))
     }
 
-    /// Revokes what is not revoked yet of `which`; gives the serial numbers.
+    /// Revokes those certificates of `which` that are not revoked yet; returns their serial numbers.
     ///
     /// # Errors
-    /// If nothing of the kind was ever issued, or the revocation cannot be put on record and on the list.
+    /// If the CA issued none of `which`, or the record or the CRL cannot be written.
     pub fn revoke(&mut self, which: &Which, now: SystemTime) -> Result<Vec<Serial>, CaError> {
-        let is_meant = |standing: &&IssuedStatus| match which {
-            Which::Phone(mac) => standing.mac == *mac,
-            Which::Serial(serial) => standing.serial == *serial,
+        let is_meant = |status: &&IssuedStatus| match which {
+            Which::Phone(mac) => status.mac == *mac,
+            Which::Serial(serial) => status.serial == *serial,
         };
         let meant: Vec<&IssuedStatus> = self.record.standings().iter().filter(is_meant).collect();
         if meant.is_empty() {
@@ -207,11 +207,8 @@ impl DeviceCa {
                 Which::Serial(serial) => CaError::NeitherMacNorSerial(serial.to_string()),
             });
         }
-        let serials: Vec<Serial> = meant
-            .iter()
-            .filter(|standing| standing.revoked.is_none())
-            .map(|standing| standing.serial.clone())
-            .collect();
+        let serials: Vec<Serial> =
+            meant.iter().filter(|status| status.revoked.is_none()).map(|status| status.serial.clone()).collect();
         let at = unix_seconds(now);
         let events: Vec<RecordEvent> =
             serials.iter().map(|serial| RecordEvent::Revoked { at, serial: serial.clone() }).collect();
@@ -220,23 +217,23 @@ impl DeviceCa {
         Ok(serials)
     }
 
-    /// Writes `ca.pem` anew where its list of revocations is not the record's.
+    /// Rewrites `ca.pem` if its CRL differs from the record.
     fn publish_revocations(&self, now: SystemTime) -> Result<(), CaError> {
         let path = self.bundle();
         let text = state::read(&path).map_err(|source| file_error(&path, source))?;
         let listed = CertificateRevocationListDer::from_pem_slice(&text).ok();
         let revoked: Vec<&IssuedStatus> =
-            self.record.standings().iter().filter(|standing| standing.revoked.is_some()).collect();
+            self.record.standings().iter().filter(|status| status.revoked.is_some()).collect();
         if listed.is_some_and(|list| lists(&list, &revoked)) {
             return Ok(());
         }
         let list = CertificateRevocationListParams {
             this_update: (now - BACKDATED).into(),
-            // It is as fresh as the file that it is in; nobody fetches another.
+            // Clients read the CRL from this file only and never fetch another, so it is valid as long as the CA.
             next_update: instant(self.not_after.max(unix_seconds(now) + 1)),
             crl_number: SerialNumber::from(self.record.len() as u64 + 1),
             issuing_distribution_point: None,
-            revoked_certs: revoked.iter().map(|standing| revocation(standing)).collect(),
+            revoked_certs: revoked.iter().map(|status| revocation(status)).collect(),
             key_identifier_method: KeyIdMethod::Sha256,
         };
         let content = export::pem("CERTIFICATE", self.certificate()) + &list.signed_by(&self.ca.issuer)?.pem()?;
@@ -253,7 +250,7 @@ impl std::fmt::Display for Which {
     }
 }
 
-/// Keeps other commands on the same CA out until it is dropped.
+/// Locks the CA against other commands until the result is dropped.
 fn lock(folder: &Path) -> Result<OwnedFd, CaError> {
     let handle = FolderHandle::open(folder).and_then(|folder| folder.readable());
     let handle = handle.map_err(|source| file_error(folder, source))?;
@@ -261,21 +258,21 @@ fn lock(folder: &Path) -> Result<OwnedFd, CaError> {
     Ok(handle)
 }
 
-/// Whether `list` names exactly what is `revoked`.
+/// Whether `list` names exactly the `revoked` certificates.
 fn lists(list: &[u8], revoked: &[&IssuedStatus]) -> bool {
     let Ok((_, list)) = CertificateRevocationList::from_der(list) else { return false };
     let mut listed: Vec<Serial> =
         list.iter_revoked_certificates().map(|entry| Serial::from_bytes(entry.raw_serial())).collect();
-    let mut wanted: Vec<Serial> = revoked.iter().map(|standing| standing.serial.clone()).collect();
+    let mut wanted: Vec<Serial> = revoked.iter().map(|status| status.serial.clone()).collect();
     listed.sort_unstable();
     wanted.sort_unstable();
     listed == wanted
 }
 
-fn revocation(standing: &IssuedStatus) -> RevokedCertParams {
+fn revocation(status: &IssuedStatus) -> RevokedCertParams {
     RevokedCertParams {
-        serial_number: SerialNumber::from_slice(standing.serial.bytes()),
-        revocation_time: instant(standing.revoked.unwrap_or_default()),
+        serial_number: SerialNumber::from_slice(status.serial.bytes()),
+        revocation_time: instant(status.revoked.unwrap_or_default()),
         reason_code: None,
         invalidity_date: None,
     }
@@ -322,12 +319,12 @@ mod tests {
         let now = crate::clock::now();
         assert_eq!(ca.revoke(&Which::Serial(one.clone()), now).unwrap(), std::slice::from_ref(&one));
         assert_eq!(listed(&ca), std::slice::from_ref(&one));
-        // As if the power had failed between the record and the list.
+        // As after a power failure between the writes of the record and the CRL.
         state::write_private(&ca.bundle(), &before).unwrap();
         drop(ca);
         let mut ca = DeviceCa::open(&path, now).unwrap();
         assert_eq!(listed(&ca), std::slice::from_ref(&one));
-        // Of the phone only the other is left to revoke; then nothing, and that is no error.
+        // Only the phone's other certificate is left to revoke; then none, which is not an error.
         assert_eq!(ca.revoke(&Which::Phone(MAC.parse().unwrap()), now).unwrap(), std::slice::from_ref(&two));
         assert_eq!(ca.revoke(&Which::Phone(MAC.parse().unwrap()), now).unwrap(), []);
         assert_eq!(listed(&ca), [one, two]);

@@ -1,4 +1,4 @@
-//! The forms in which a certificate and its key are handed to a phone.
+//! The formats in which a certificate and its key are given to a phone.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -11,19 +11,19 @@ use super::{CaError, Issued};
 #[must_use]
 pub fn pem(label: &str, der: &[u8]) -> String {
     let text = STANDARD.encode(der);
-    // Base64 is ASCII, so that each line is a text.
+    // Base64 is ASCII, so each byte is a character.
     let lines: Vec<String> =
         text.as_bytes().chunks(64).map(|line| line.iter().copied().map(char::from).collect()).collect();
     format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }
 
-/// The certificate and, behind it, its key (PKCS#8), in PEM.
+/// The certificate followed by its key (PKCS#8), in PEM.
 #[must_use]
 pub fn to_pem(issued: &Issued) -> String {
     to_pem_blocks(issued).concat()
 }
 
-/// The certificate, and its key (PKCS#8), each as a block of PEM.
+/// The certificate and its key (PKCS#8), each as a PEM block.
 #[must_use]
 pub fn to_pem_blocks(issued: &Issued) -> [String; 2] {
     [pem("CERTIFICATE", &issued.certificate), pem("PRIVATE KEY", issued.key.secret_der())]
@@ -32,7 +32,7 @@ pub fn to_pem_blocks(issued: &Issued) -> [String; 2] {
 /// Certificate, key and CA as PKCS#12: AES-256 and HMAC-SHA-256, both by a key derived from `password`.
 ///
 /// # Errors
-/// If it cannot be made.
+/// If it cannot be encoded.
 pub fn to_pkcs12(
     issued: &Issued,
     ca: &CertificateDer<'_>,

@@ -1,7 +1,7 @@
-//! A certificate authority of our own: made on first use, kept in two private files.
+//! Certificate authorities of our own: created on first use, kept in two private files.
 //!
-//! Local mode uses two: one signs the server's certificate on a LAN, one signs virtual phones' certificates. A
-//! [`device`] CA is an operator's own, for phones whose factory certificate is of no use.
+//! Local mode uses two: one signs the server's certificate on a LAN, one signs the certificates of virtual phones. A
+//! [`device`] CA is an operator's own, for phones whose factory certificate is unusable.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,81 +24,64 @@ pub mod device;
 pub mod export;
 pub mod record;
 
-/// How long a CA of our own lives.
+/// The lifetime of a CA of our own.
 const CA_LIFETIME: Duration = Duration::from_hours(24 * 3650);
-/// A clock that is a little behind ours must not find our certificates in the future.
+/// How far in the past certificates begin, for clients whose clock is a little behind ours.
 const BACKDATED: Duration = Duration::from_hours(1);
 
-/// Why our own CA cannot be made, read or used.
+/// Why a CA of our own cannot be created, read or used.
 #[derive(Debug, thiserror::Error)]
 pub enum CaError {
     /// A file cannot be read or written.
     #[error("{path}: {source}", path = .path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A file is there but is no certificate or key.
+    File { path: PathBuf, source: io::Error },
+    /// A file exists but holds no certificate or key.
     #[error("{path} is damaged: {reason}; restore it, or remove the folder so that a new CA is made", path = .path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
+    Damaged { path: PathBuf, reason: String },
     /// The certificate could not be made.
     #[error("a certificate could not be made: {0}")]
     Issue(#[from] rcgen::Error),
-    /// A CA would be made where there is one.
+    /// A CA would be created where one exists.
     #[error("{path} is there already: whatever was issued by it would be lost; name another folder (--dir), or, if nothing was issued by it yet, remove the \
          folder and init again", path = .path.display())]
     There {
-        /// What is there.
+        /// The file that exists.
         path: PathBuf,
     },
     /// There is no CA.
     #[error("there is no CA in {folder}; make one with provost ca init, or name its folder (--dir)", folder = .folder.display())]
     Absent {
-        /// Where it was looked for.
+        /// Where it was expected.
         folder: PathBuf,
     },
     /// The record of what was issued is damaged.
     #[error("{path}:{line}: the record of the CA is damaged: {reason}; restore it from a backup", path = .path.display())]
-    BadRecord {
-        /// The record.
-        path: PathBuf,
-        /// Which line.
-        line: usize,
-        /// What is wrong.
-        reason: String,
-    },
-    /// A certificate would count longer than its CA.
+    BadRecord { path: PathBuf, line: usize, reason: String },
+    /// A certificate would outlive its CA.
     #[error("the CA itself counts until {}: a certificate may not outlive it; ask for fewer --days", rfc3339(*.not_after))]
     Outlived {
-        /// The CA's last second.
+        /// The CA's last second, in Unix seconds.
         not_after: i64,
     },
-    /// The CA counts no more.
+    /// The CA has expired.
     #[error("the CA has expired at {}, and with it all that it signed; make another, in another folder (provost ca init --dir)", rfc3339(*.not_after))]
     Expired {
-        /// Its last second.
+        /// Its last second, in Unix seconds.
         not_after: i64,
     },
     /// No phone can have this address.
     #[error("{0}")]
     NotAPhone(#[from] NotAPhone),
-    /// Nothing of the kind is on record.
+    /// The CA issued no certificate to this phone.
     #[error("no certificate of {0} was ever issued by this CA; see provost ca list")]
     NeverIssued(String),
-    /// Digits that are neither.
+    /// Hex digits that are neither a MAC address nor a serial number of this CA.
     #[error(
         "{0} is neither a MAC address (12 hex digits) nor the serial number of a certificate of this CA (all its digits); see \
          provost ca list"
     )]
     NeitherMacNorSerial(String),
-    /// The certificate was made but cannot be presented.
+    /// A certificate was made but cannot be used.
     #[error("a certificate of our own cannot be used: {0}")]
     Unusable(String),
 }
@@ -115,7 +98,7 @@ pub enum KeyKind {
 }
 
 impl KeyKind {
-    /// What it is called in settings and in folders.
+    /// Its name in settings and folders.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -124,7 +107,7 @@ impl KeyKind {
         }
     }
 
-    /// A new key; RSA takes its time.
+    /// Generates a key. RSA takes a while.
     pub fn generate(self) -> Result<KeyPair, rcgen::Error> {
         KeyPair::generate_for(match self {
             Self::Rsa2048 => &PKCS_RSA_SHA256,
@@ -139,15 +122,15 @@ impl std::fmt::Display for KeyKind {
     }
 }
 
-/// A CA whose key we hold.
+/// A CA whose private key we hold.
 pub struct CertificateAuthority {
     issuer: Issuer<'static, KeyPair>,
     certificate: CertificateDer<'static>,
 }
 
-/// A certificate with its key, just made.
+/// A new certificate with its key.
 pub struct Issued {
-    /// The certificate, issued by the CA itself.
+    /// The certificate, issued directly by the CA.
     pub certificate: CertificateDer<'static>,
     /// Its private key.
     pub key: PrivateKeyDer<'static>,
@@ -166,9 +149,9 @@ impl std::fmt::Debug for Issued {
 }
 
 impl CertificateAuthority {
-    /// Opens the CA in `folder` (`ca.pem`, `ca.key`), or makes one called `common_name` with a key of `kind`.
+    /// Opens the CA in `folder` (`ca.pem`, `ca.key`), or creates one named `common_name` with a key of `kind`.
     ///
-    /// The key is written before the certificate: a certificate that exists always has its key.
+    /// The key is written before the certificate, so a certificate on disk always has its key.
     pub fn open_or_make(folder: &Path, common_name: &str, kind: KeyKind, now: SystemTime) -> Result<Self, CaError> {
         let (certificate_file, key_file) = (folder.join("ca.pem"), folder.join("ca.key"));
         if !exists(&certificate_file)? {
@@ -195,15 +178,15 @@ impl CertificateAuthority {
         Ok(Self { issuer, certificate })
     }
 
-    /// The CA's own certificate, for those who trust it.
+    /// The CA's own certificate, which clients must trust.
     #[must_use]
     pub fn certificate(&self) -> &CertificateDer<'static> {
         &self.certificate
     }
 
-    /// Makes a server certificate for `names`, RSA-2048 as phones want it, valid for `lifetime`.
+    /// Issues a server certificate for `names`, valid for `lifetime`, with the RSA-2048 key that phones need.
     ///
-    /// Takes some 100 ms of CPU.
+    /// Takes about 100 ms of CPU.
     pub fn issue_server(&self, names: &[String], now: SystemTime, lifetime: Duration) -> Result<Issued, CaError> {
         let key = KeyPair::generate_for(&PKCS_RSA_SHA256)?;
         let mut params = CertificateParams::new(names)?;
@@ -213,7 +196,7 @@ impl CertificateAuthority {
         self.issue(params, &key, now, lifetime)
     }
 
-    /// Makes a device certificate as Polycom's factory does: the MAC address in upper case as the only CN.
+    /// Issues a device certificate as Polycom's factory does: the MAC address in upper case as the only CN.
     pub fn issue_device(&self, mac: MacAddress, now: SystemTime, lifetime: Duration) -> Result<Issued, CaError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let mut params = CertificateParams::default();

@@ -1,6 +1,6 @@
-//! What a CA of one's own issued and revoked: a line of JSON for each event, in order, never changed.
+//! The record of a device CA: one JSON line per event, in order, append-only.
 //!
-//! The file is written anew with each event, whole or not at all, so that no line is ever half there.
+//! Each event rewrites the file atomically, so that no line is ever incomplete.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -17,13 +17,13 @@ use crate::state;
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Serial(Vec<u8>);
 
-/// A text that is no serial number.
+/// The text is not a serial number.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("is neither a MAC address nor a serial number in hex")]
 pub struct InvalidSerial;
 
 impl Serial {
-    /// Sixteen random bytes, as a positive number of constant length.
+    /// 16 random bytes, as a positive number of constant length.
     pub(super) fn random() -> Result<Self, CaError> {
         let mut bytes = [0; 16];
         rand::fill(&mut bytes).map_err(|_| CaError::Unusable("the system gives no random numbers".to_owned()))?;
@@ -31,7 +31,7 @@ impl Serial {
         Ok(Self(bytes.to_vec()))
     }
 
-    /// The number that `bytes` are, most significant first.
+    /// Reads a big-endian number.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Self {
         let zeroes = bytes.iter().take_while(|byte| **byte == 0).count();
@@ -58,7 +58,7 @@ impl fmt::Debug for Serial {
 impl FromStr for Serial {
     type Err = InvalidSerial;
 
-    /// Reads hex digits of either case, also in pairs joined by colons, as openssl prints them.
+    /// Reads hex digits of either case, also in pairs separated by colons, as openssl prints them.
     fn from_str(text: &str) -> Result<Self, InvalidSerial> {
         let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b':').collect();
         let pairs = digits.chunks_exact(2);
@@ -84,7 +84,7 @@ impl<'de> Deserialize<'de> for Serial {
     }
 }
 
-/// Something that the CA did. Times are Unix seconds.
+/// An event in the CA's record. Times are Unix seconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "event", deny_unknown_fields)]
 pub enum RecordEvent {
@@ -92,7 +92,6 @@ pub enum RecordEvent {
     Issued {
         /// When.
         at: i64,
-        /// Its number.
         serial: Serial,
         /// The phone that it names.
         mac: MacAddress,
@@ -101,19 +100,17 @@ pub enum RecordEvent {
         /// The SHA-256 of the certificate, in hex.
         sha256: String,
     },
-    /// It revoked one.
+    /// It revoked a certificate.
     Revoked {
         /// When.
         at: i64,
-        /// Its number.
         serial: Serial,
     },
 }
 
-/// A certificate as it stands now. Times are Unix seconds.
+/// The current status of an issued certificate. Times are Unix seconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IssuedStatus {
-    /// Its number.
     pub serial: Serial,
     /// The phone that it names.
     pub mac: MacAddress,
@@ -128,14 +125,14 @@ pub struct IssuedStatus {
 }
 
 impl IssuedStatus {
-    /// Whether it still counts at `now`.
+    /// Whether it is neither revoked nor expired at `now`.
     #[must_use]
     pub fn counts(&self, now: i64) -> bool {
         self.revoked.is_none() && now <= self.not_after
     }
 }
 
-/// The record, as it lies on the disk.
+/// The record, in memory as on disk.
 #[derive(Debug)]
 pub struct Record {
     path: PathBuf,
@@ -158,18 +155,18 @@ impl Record {
         Ok(record)
     }
 
-    /// Every certificate that was issued, in order.
+    /// The status of every certificate that was issued, in order.
     #[must_use]
     pub fn standings(&self) -> &[IssuedStatus] {
         &self.standings
     }
 
-    /// How many events there are.
+    /// The number of events.
     pub(super) fn len(&self) -> usize {
         self.events
     }
 
-    /// Adds `events`, all of them or none.
+    /// Appends `events`, all of them or none.
     pub(super) fn add(&mut self, events: &[RecordEvent]) -> Result<(), CaError> {
         let mut text = self.text.clone();
         for event in events {
@@ -194,7 +191,7 @@ impl Record {
                 self.standings.push(IssuedStatus { serial, mac, issued: at, not_after, sha256, revoked: None });
             }
             RecordEvent::Revoked { at, serial } => {
-                let revoked = self.standings.iter_mut().find(|standing| standing.serial == serial);
+                let revoked = self.standings.iter_mut().find(|status| status.serial == serial);
                 let revoked = revoked.ok_or_else(|| format!("{serial} is revoked, but was never issued"))?;
                 revoked.revoked.get_or_insert(at);
             }
