@@ -1,7 +1,7 @@
-//! What is counted, as Prometheus wants it: `provost_…`, with labels that are bounded.
+//! Metrics for Prometheus: `provost_…`, with bounded label values.
 //!
-//! The path of a request counts nothing itself: its record is counted where it has become a line of the access log. The path
-//! of a handshake pays one atomic addition. Everything else is looked up when somebody asks.
+//! The request path counts nothing: a record is counted after its line of the access log is formatted. A handshake
+//! costs one atomic addition. All else is computed at each scrape.
 
 #[cfg(test)]
 mod tests;
@@ -23,58 +23,58 @@ use prometheus_client::registry::Registry;
 use crate::certificate::ConditionLevel;
 use crate::constituency::ConstituencyName;
 
-/// The handshakes that were finished.
+/// Counts finished handshakes.
 #[derive(Debug, Default)]
 pub struct Handshakes {
     full: AtomicU64,
     resumed: AtomicU64,
 }
 
-/// One request that is over, or one handshake that was refused.
+/// A finished request, or a refused handshake.
 #[derive(Debug, Clone, Copy)]
 pub struct Observed<'a> {
-    /// The constituency, if it came so far.
+    /// The constituency, if it was determined.
     pub constituency: Option<&'a ConstituencyName>,
-    /// The method, if it is a request's.
+    /// The method, if it is a request.
     pub method: Option<&'a Method>,
-    /// The answer's status.
+    /// The response status.
     pub status: Option<u16>,
-    /// Of which kind the reason is for which it was refused, if it was: one of a few words.
+    /// The kind of reason for a refusal, one of a few words.
     pub refusal: Option<&'static str>,
-    /// Bytes of body that were sent.
+    /// Bytes of response body that were sent.
     pub bytes: u64,
 }
 
-/// What was counted since the start.
+/// Counters since the start.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    /// Finished handshakes; refused ones are among the observed.
+    /// Finished handshakes. Refused ones are counted by [`observe`](Metrics::observe).
     pub handshakes: Arc<Handshakes>,
     tallies: Mutex<BTreeMap<Option<ConstituencyName>, RequestTally>>,
 }
 
-/// What was counted of one constituency.
+/// The counters of one constituency.
 #[derive(Debug, Default, Clone)]
 struct RequestTally {
-    /// By method and status; 0 is none.
+    /// By method and status; status 0 means no response.
     requests: BTreeMap<(&'static str, u16), u64>,
     refusals: BTreeMap<&'static str, u64>,
     refused_handshakes: u64,
     bytes: u64,
 }
 
-/// How things are at the moment, for the gauges.
+/// The current values of the gauges.
 #[derive(Debug, Default)]
 pub struct Facts {
     /// Our version.
     pub version: &'static str,
-    /// Since when we run, in Unix seconds.
+    /// When the process started, in Unix seconds.
     pub started: i64,
     /// Whether phones can be served.
     pub is_ready: bool,
     /// Connections by kind.
     pub connections: Vec<(&'static str, usize)>,
-    /// Every folder, and whether it is served without a fault.
+    /// Every constituency folder, and whether it is served without an error.
     pub constituencies: Vec<(String, bool)>,
     /// Phones by constituency and state.
     pub phones: BTreeMap<(String, &'static str), usize>,
@@ -82,30 +82,30 @@ pub struct Facts {
     pub seen: BTreeMap<String, usize>,
     /// Phones that fell silent at the same time, by constituency.
     pub silent_together: BTreeMap<String, usize>,
-    /// Known phones by how they spoke TLS when they were last seen.
+    /// Known phones by the TLS that they spoke when they were last seen.
     pub tls: BTreeMap<TlsGauges, usize>,
     /// The certificates in use.
     pub certificates: Vec<ValidityGauge>,
-    /// How bad the condition of each certificate is, by key and first name.
+    /// The level of each certificate's condition, by key and first name.
     pub levels: BTreeMap<(String, String), ConditionLevel>,
-    /// How renewal goes, by key, and by constituency where it is for exact names.
+    /// The state of renewal by key, and for exact names by constituency.
     pub renewals: Vec<RenewalGauge>,
-    /// Whether the ledger can be written.
+    /// Whether the phone history can be written.
     pub ledger_is_written: bool,
-    /// Sightings of phones that the ledger had no room for.
+    /// Phone events that the phone history dropped because its queue was full.
     pub ledger_dropped: u64,
-    /// Claims that the ledger had no room for.
+    /// Claims that the phone history dropped.
     pub ledger_dropped_claims: u64,
-    /// Lines of the access log that nobody took.
+    /// Lines of the access log that were dropped because its reader was too slow.
     pub lines_lost: u64,
 }
 
-/// How phones of a constituency speak TLS.
+/// The TLS that phones of a constituency speak.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TlsGauges {
     /// The constituency.
     pub constituency: String,
-    /// The least setting of `tls` that lets them in; above `modern` it is the old lane.
+    /// The lowest setting of `tls` that accepts them. Above `modern`, OpenSSL serves them.
     pub level: &'static str,
     /// The version.
     pub version: String,
@@ -113,7 +113,7 @@ pub struct TlsGauges {
     pub suite: String,
 }
 
-/// When a certificate is valid, in Unix seconds.
+/// The validity period of a certificate, in Unix seconds.
 #[derive(Debug, Clone)]
 pub struct ValidityGauge {
     /// Its key.
@@ -126,7 +126,7 @@ pub struct ValidityGauge {
     pub not_after: i64,
 }
 
-/// How the renewal of one certificate goes.
+/// The state of the renewal of one certificate.
 #[derive(Debug, Clone)]
 pub struct RenewalGauge {
     /// Its key.
@@ -135,31 +135,31 @@ pub struct RenewalGauge {
     pub constituency: Option<String>,
     /// Attempts since the start.
     pub attempts: u64,
-    /// How many of them failed.
+    /// Failed attempts since the start.
     pub failures: u64,
-    /// How many failed in a row.
+    /// Failures in a row.
     pub failures_in_a_row: u32,
-    /// Whether somebody must change something.
+    /// Whether an operator must change something.
     pub needs_human: bool,
 }
 
-/// A form that Prometheus reads.
+/// An exposition format of Prometheus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exposition {
     /// `OpenMetrics` 1.0.
     OpenMetrics,
-    /// Prometheus' own, 0.0.4.
+    /// The Prometheus text format 0.0.4.
     Plain,
 }
 
 impl Handshakes {
-    /// One more. Costs an atomic addition.
+    /// Counts one handshake. Costs an atomic addition.
     pub fn count(&self, is_resumed: bool) {
         let counter = if is_resumed { &self.resumed } else { &self.full };
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// All of them.
+    /// All finished handshakes.
     #[must_use]
     pub fn finished(&self) -> u64 {
         self.full.load(Ordering::Relaxed) + self.resumed.load(Ordering::Relaxed)
@@ -167,7 +167,7 @@ impl Handshakes {
 }
 
 impl Metrics {
-    /// Counts something that is over.
+    /// Counts a finished request or a refused handshake.
     pub fn observe(&self, observed: Observed<'_>) {
         let mut tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
         let tally = match tallies.entry(observed.constituency.cloned()) {
@@ -179,7 +179,7 @@ impl Metrics {
                 *tally.requests.entry((name(method), observed.status.unwrap_or(0))).or_default() += 1;
                 tally.bytes += observed.bytes;
             }
-            // What was no request that can be read, and was answered all the same.
+            // A request that could not be parsed, but was answered.
             None if observed.status.is_some() => {
                 *tally.requests.entry(("other", observed.status.unwrap_or(0))).or_default() += 1;
             }
@@ -190,17 +190,17 @@ impl Metrics {
         }
     }
 
-    /// How much was counted, whatever it was.
+    /// The number of observations of any kind.
     #[must_use]
     pub fn observed(&self) -> u64 {
         let tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
         tallies.values().map(|tally| tally.requests.values().sum::<u64>() + tally.refused_handshakes).sum()
     }
 
-    /// Everything as text. Constituencies that are no more are forgotten.
+    /// All metrics as text. Drops the counters of constituencies that no longer exist.
     ///
     /// # Errors
-    /// If it cannot be written, which would be a mistake of ours.
+    /// If formatting fails, which would be a bug.
     pub fn text(&self, facts: &Facts, exposition: Exposition) -> Result<String, fmt::Error> {
         let mut registry = Registry::with_prefix("provost");
         self.register_counts(facts, &mut registry);
@@ -218,7 +218,7 @@ impl Metrics {
     fn register_counts(&self, facts: &Facts, registry: &mut Registry) {
         let is_there = |name: &ConstituencyName| facts.constituencies.iter().any(|(there, _)| there == name.as_str());
         let mut tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
-        // What was refused before it came to a constituency stays.
+        // Refusals without a constituency stay.
         tallies.retain(|name, _| name.as_ref().is_none_or(is_there));
         let (requests, refusals, bytes, handshakes) =
             <(CounterFamily, CounterFamily, CounterFamily, CounterFamily)>::default();
@@ -263,7 +263,7 @@ fn set(gauges: &Gauges, pairs: &[(&'static str, &str)], value: impl TryInto<i64>
     gauges.get_or_create(&labels(pairs)).set(value.try_into().unwrap_or(i64::MAX));
 }
 
-/// One number without labels.
+/// A gauge without labels.
 fn gauge(value: impl TryInto<i64>) -> Gauge<i64, AtomicI64> {
     let gauge = Gauge::default();
     gauge.set(value.try_into().unwrap_or(i64::MAX));
@@ -304,7 +304,7 @@ impl Facts {
         for (constituency, count) in &self.seen {
             set(&seen, &[("constituency", constituency)], *count);
         }
-        // Each constituency has one, so that a rate or an alert sees it come and go.
+        // Each constituency has a value, so that a rate or an alert sees it come and go.
         let silent = Gauges::default();
         for constituency in self.seen.keys() {
             let count = self.silent_together.get(constituency).copied().unwrap_or_default();
@@ -362,7 +362,7 @@ impl Facts {
     }
 }
 
-/// A method as a label: there are only so many.
+/// The method as a label, one of a bounded set.
 fn name(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",

@@ -1,4 +1,4 @@
-//! What Prometheus gets to read.
+//! Tests of the text that Prometheus reads.
 
 use super::*;
 
