@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer};
 ///
 /// ```
 /// let text = r#"{ "listen": "127.0.0.1:8444", "token_file": "token", "hosts": ["provost.example.com"] }"#;
-/// let settings: provost::status::StatusSettings = serde_json::from_str(text)?;
+/// let settings: provost::admin::StatusSettings = serde_json::from_str(text)?;
 /// assert!(settings.check().is_ok());
 /// # Ok::<(), serde_json::Error>(())
 /// ```
