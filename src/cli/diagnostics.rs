@@ -75,12 +75,34 @@ pub(super) fn start(format: LogFormat) -> io::Result<Diagnostics> {
     Ok(Diagnostics { lines, writer })
 }
 
-/// The filter of `PROVOST_LOG`. Announcements are always shown.
+/// The directives of `PROVOST_LOG`, and announcements at every level. Without directives, or with invalid ones: `info`.
 fn filter() -> EnvFilter {
-    let asked = std::env::var("PROVOST_LOG").unwrap_or_default();
-    let with_announcements = |asked: &str| EnvFilter::try_new(format!("{asked},{ANNOUNCEMENT}=info"));
-    let usual = || EnvFilter::new("info");
-    if asked.is_empty() { usual() } else { with_announcements(&asked).unwrap_or_else(|_| usual()) }
+    let directives = with_present_modules(&std::env::var("PROVOST_LOG").unwrap_or_default());
+    let with_announcements = || EnvFilter::try_new(format!("{directives},{ANNOUNCEMENT}=info"));
+    let default = || EnvFilter::new("info");
+    if directives.is_empty() { default() } else { with_announcements().unwrap_or_else(|_| default()) }
+}
+
+/// `PROVOST_LOG` names modules. Directives that were written for 0.1 go on working: the modules have other names now.
+fn with_present_modules(directives: &str) -> String {
+    const RENAMED: [(&str, &str); 6] = [
+        ("renew", "acme"),
+        ("status", "admin"),
+        ("ledger", "phone_history"),
+        ("phone", "virtual_phone"),
+        ("trust", "identity::trust"),
+        ("digest", "identity::digest"),
+    ];
+    let renamed = |directive: &str| {
+        RENAMED.iter().find_map(|(old, new)| {
+            let rest = directive.strip_prefix("provost::")?.strip_prefix(old)?;
+            let is_whole = rest.is_empty() || rest.starts_with(['=', ':', '[']);
+            is_whole.then(|| format!("provost::{new}{rest}"))
+        })
+    };
+    let present: Vec<String> =
+        directives.split(',').map(|directive| renamed(directive).unwrap_or_else(|| directive.to_owned())).collect();
+    present.join(",")
 }
 
 /// Writes lines until all senders are gone.
@@ -135,5 +157,22 @@ impl Drop for Diagnostics {
         drop(self.lines.0.queue.lock().unwrap_or_else(PoisonError::into_inner).take());
         // The writer disconnects after the last line.
         let _ = self.writer.recv_timeout(DRAIN_TIMEOUT);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_module_names_select_the_same_modules() {
+        for (written, meant) in [
+            ("info,provost::renew=debug", "info,provost::acme=debug"),
+            ("provost::trust::verifier=trace", "provost::identity::trust::verifier=trace"),
+            ("provost::phone", "provost::virtual_phone"),
+            ("provost::phone_config=debug,provost::serve", "provost::phone_config=debug,provost::serve"),
+        ] {
+            assert_eq!(with_present_modules(written), meant);
+        }
     }
 }

@@ -20,7 +20,7 @@ const CLOSING: [(&str, &[(&str, &str)]); 3] = [
                 "the configuration of the service that provost install makes: give it by --config or PROVOST_CONFIG",
             ),
             (CONSTITUENCIES, "its constituencies: a folder each, with constituency.json as its policy"),
-            (STATE, "its state: certificates and keys, uploads, the ledger, the CA of one's own"),
+            (STATE, "its state: certificates and keys, uploads, the phone history, your own CA"),
         ],
     ),
     (
@@ -29,7 +29,7 @@ const CLOSING: [(&str, &[(&str, &str)]); 3] = [
             ("PROVOST_CONFIG", "the configuration, for a command without --config; if it is empty, it counts as unset"),
             (
                 "PROVOST_LOG",
-                "what diagnostics say: error, warn, info (default), debug or trace, or one for each module, such as info,provost::renew=debug",
+                "what diagnostics say: error, warn, info (default), debug or trace, or one for each module, such as info,provost::acme=debug",
             ),
         ],
     ),
