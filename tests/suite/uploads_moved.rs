@@ -174,6 +174,35 @@ fn a_move_replaces_no_upload_and_moves_the_others() {
 }
 
 #[test]
+fn file_in_place_of_a_folder_does_not_stop_the_move() {
+    let (site, server) = site();
+    server.kill();
+    site.constituency("new", &knows(&[VVX500]));
+    let write = |constituency: &str, name: &str| {
+        let path = site.uploads(constituency, VVX500).join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, constituency).unwrap();
+    };
+    // In "new", a file has the name of a folder, and a folder that of a file.
+    for (constituency, name) in [("old", "a-x/1"), ("new", "a-x"), ("old", "b-x"), ("new", "b-x/1"), ("old", "z")] {
+        write(constituency, name);
+    }
+    let ended = moves(&site, "old", "new");
+    let error = format!(
+        "error: new has uploads of {VVX500} with these names too, so these stay in old: a-x/1 (a-x is a file in new), \
+         b-x; remove one of each (provost uploads remove {VVX500} NAME --constituency old|new) and repeat the command\n"
+    );
+    assert_eq!((ended.code, ended.stderr), (1, error));
+    assert_eq!(ended.stdout, format!("{VVX500}: 3 uploads moved from old to new\n"));
+    assert_eq!(files_below(&site.uploads("old", VVX500)), ["a-x/1", "b-x"]);
+    let directory = format!("{VVX500}-directory.xml");
+    let overrides = format!("overrides/{VVX500}-phone.cfg");
+    let expected = [&directory, "a-x", "b-x/1", &overrides, "z"];
+    assert_eq!(files_below(&site.uploads("new", VVX500)), expected);
+    assert!(holds(&site.uploads("new", VVX500).join("a-x"), "new"));
+}
+
+#[test]
 fn root_moves_uploads_as_their_owner_and_follows_no_link() {
     let test = "root_moves_uploads_as_their_owner_and_follows_no_link";
     if !rustix::process::geteuid().is_root() {

@@ -1,12 +1,13 @@
 //! `provost uploads move`: moves a phone's uploads after it moved to another constituency, or after a folder was
 //! renamed.
 //!
-//! Files move one by one and replace none, so an interrupted move can be repeated.
+//! Files move one by one and replace none, so an interrupted move can be repeated. A file that cannot be moved stays,
+//! and the others move.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-use anyhow::{anyhow, bail, ensure};
+use anyhow::{anyhow, ensure};
 use rustix::fs::FileType;
 
 use crate::cli::constituency::folders;
@@ -45,23 +46,31 @@ impl Move {
             _ => anyhow!("the uploads of {mac} to {from} cannot be read: {error}"),
         })?;
         let target = root.join(to.as_str()).join(mac.to_string());
-        let mut in_the_way = Vec::new();
+        let (mut blocked, mut failed) = (Vec::new(), Vec::new());
         for file in &files {
+            let Err(error) = move_file(&source, file, &target) else { continue };
             let name = shown(&file.to_string_lossy());
-            match move_file(&source, file, &target) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => in_the_way.push(name),
-                Err(error) => bail!("{name} of {mac} cannot be moved from {from} to {to}: {error}"),
+            match blocking(&error, file, &target) {
+                Some(path) if path == *file => blocked.push(name),
+                Some(path) => blocked.push(format!("{name} ({} is a file in {to})", shown(&path.to_string_lossy()))),
+                None => failed.push(format!("{name}: {error}")),
             }
         }
         self.remove_empty_folders(root, &files);
-        say(&format_args!("{mac}: {} moved from {from} to {to}", counted(files.len() - in_the_way.len(), "upload")));
-        ensure!(
-            in_the_way.is_empty(),
-            "{to} has uploads of {mac} with these names too, so these stay in {from}: {}; remove one of each (provost \
-             uploads remove {mac} NAME --constituency {from}|{to}) and repeat the command",
-            in_the_way.join(", ")
-        );
+        let moved = files.len() - blocked.len() - failed.len();
+        say(&format_args!("{mac}: {} moved from {from} to {to}", counted(moved, "upload")));
+        let mut problems = Vec::new();
+        if !blocked.is_empty() {
+            problems.push(format!(
+                "{to} has uploads of {mac} with these names too, so these stay in {from}: {}; remove one of each (provost \
+                 uploads remove {mac} NAME --constituency {from}|{to}) and repeat the command",
+                blocked.join(", ")
+            ));
+        }
+        if !failed.is_empty() {
+            problems.push(format!("uploads of {mac} cannot be moved from {from} to {to}: {}", failed.join(", ")));
+        }
+        ensure!(problems.is_empty(), "{}", problems.join("; "));
         Ok(())
     }
 
@@ -84,6 +93,20 @@ impl Move {
             let _ = file.ancestors().skip(1).take_while(|folder| remove(folder).is_ok()).count();
         }
     }
+}
+
+/// What is in the way of the file `path` beneath the folder `target`, by its path there, if `error` came from that: something
+/// of the same name, or a file in the place of a folder.
+fn blocking(error: &io::Error, path: &Path, target: &Path) -> Option<PathBuf> {
+    use io::ErrorKind::{AlreadyExists, IsADirectory, NotADirectory};
+    if !matches!(error.kind(), AlreadyExists | IsADirectory | NotADirectory) {
+        return None;
+    }
+    let folder = FolderHandle::open(target).ok()?;
+    let mut above: Vec<&Path> = path.ancestors().skip(1).filter(|it| !it.as_os_str().is_empty()).collect();
+    above.reverse();
+    let file = above.into_iter().find(|it| folder.beneath(it).is_err_and(|error| error.kind() == NotADirectory));
+    Some(file.unwrap_or(path).to_owned())
 }
 
 /// Moves the file at `path` beneath `source` to the same path beneath `target`, unless a file exists there.
