@@ -102,7 +102,7 @@ pub struct ConstituencyView {
     pub counts: PhoneCounts,
     /// How many known phones are accepted, and were seen during the last day.
     pub seen_lately: usize,
-    /// How many phones were refused at their last request, known or waiting.
+    /// How many known phones were refused at their last request; the same as `counts.refused`.
     pub refused: usize,
     /// Why the page cannot allow a phone, such as no token or a folder that is not writable.
     pub not_allowable: Option<String>,

@@ -19,7 +19,7 @@ mod readiness;
 use super::admin_thread::Boards;
 use super::publisher::Publisher;
 use super::state_faults::StateFaults;
-use crate::admin::snapshot::{self, Overview, PhoneHistoryView, PhoneState, PhoneView};
+use crate::admin::snapshot::{self, Overview, PhoneHistoryView, PhoneView};
 use crate::admin::{AdminChange, AdminData, Readiness, Snapshot, SnapshotRequest};
 use crate::certificate::{LiveCertificates, ServerCertificate};
 use crate::clock;
@@ -308,11 +308,11 @@ impl LiveAdminData {
             let Some(own) = all.get_mut(phone.constituency.as_str()) else { continue };
             own.counts.add(phone.state);
             own.seen_lately += usize::from(is_well_today(phone, now));
-            own.refused += usize::from(matches!(phone.state, PhoneState::Refused | PhoneState::Waiting));
         }
         for own in all.values_mut() {
             // Without the phones that are also denied.
             own.known = own.known.map(|_| own.counts.known);
+            own.refused = own.counts.refused;
         }
         all.into_values().collect()
     }
