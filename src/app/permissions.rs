@@ -4,17 +4,42 @@
 //! as the group's bits. It accepts any owner.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs::metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::admin_thread::LOCAL_TOKEN;
+use super::{LOCAL_DEVICE_CA, LOCAL_SERVER_CA};
 use crate::config::{CertificateSource, Config};
-use crate::constituency::POLICY_FILE;
+use crate::constituency::{POLICY_FILE, denials, last_good};
 use crate::identity::digest::passwords;
+use crate::phone_history;
+use crate::serve::upload::store;
 
-/// The folder of the operator's own CA in the state directory.
-const CA: &str = "ca";
+/// The folders of CAs in the state directory. Their certificates are public.
+const CAS: [&str; 3] = ["ca", LOCAL_DEVICE_CA, LOCAL_SERVER_CA];
+/// The entries of the state directory: the name, what it is, and for a folder what is in it. Uploads can be many, so only
+/// their folder has a rule.
+const STATE_ENTRIES: [(&str, &str, &str); 16] = [
+    ("accounts", "the folder of keys of accounts at CAs", "an account at a CA"),
+    ("ca", "the CA's folder", "a record of the CA"),
+    ("certs", "the folder of private keys", "a certificate and its private key"),
+    ("control.sock", "the server's socket for commands", ""),
+    (denials::FILE, "the list of denied phones", ""),
+    (passwords::FOLDER, "the folder of phones' passwords", "phones' passwords"),
+    ("dns-journal.json", "the journal of DNS records", ""),
+    (last_good::FOLDER, "the folder of last good policies", "a last good policy"),
+    (phone_history::FOLDER, "the folder of the phone history", "the phone history"),
+    (LOCAL_DEVICE_CA, "the folder of the CA for test phones", "a key or certificate of a test phone"),
+    ("lock", "the server's lock", ""),
+    ("rehearsal", "the folder of dry runs", "a key or record of a dry run"),
+    ("renewal.json", "the record of renewals", ""),
+    (LOCAL_SERVER_CA, "the folder of the CA for the server", "a key or certificate of the CA for the server"),
+    (LOCAL_TOKEN, "the operators' token", ""),
+    (store::FOLDER, "the folder of uploads", ""),
+];
 /// The sticky bit of a folder: only the owner of an entry may remove or replace it.
 const STICKY: u32 = 0o1000;
 /// How many paths are logged.
@@ -109,26 +134,27 @@ fn rules(config: &Config) -> Vec<(PathBuf, Rule, &'static str)> {
     rules.extend(bundles.map(|file| (file.clone(), Rule::Public, "the trust bundle")));
     let token = config.status.iter().filter_map(|status| status.token_file.clone());
     rules.extend(token.map(|file| (file, Rule::Secret, "the operators' token")));
-    rules.extend(state_rules(&config.state));
+    // A file that the configuration names has its own rule, also if it is in the state directory.
+    let named: BTreeSet<PathBuf> = rules.iter().map(|(path, ..)| path.clone()).collect();
+    rules.extend(state_rules(&config.state).into_iter().filter(|(path, ..)| !named.contains(path)));
     rules.extend(constituency_rules(&config.constituencies));
     rules
 }
 
-/// The rules for the state directory `state`.
+/// The rules for the state directory `state`, for each of its entries and for what is in its folders.
 fn state_rules(state: &Path) -> Vec<(PathBuf, Rule, &'static str)> {
-    let digest = state.join(passwords::FOLDER);
-    let ca = state.join(CA);
-    let of_phones = entries(&digest).into_iter().map(|file| (file, Rule::Private, "phones' passwords"));
-    [
-        (state.to_owned(), Rule::Private, "the state directory"),
-        (state.join("certs"), Rule::Private, "the folder of private keys"),
-        (ca.join("ca.key"), Rule::Private, "the CA's private key"),
-        (ca, Rule::Private, "the CA's folder"),
-        (digest, Rule::Private, "the folder of phones' passwords"),
-    ]
-    .into_iter()
-    .chain(of_phones)
-    .collect()
+    let mut rules = vec![(state.to_owned(), Rule::Private, "the state directory")];
+    for (name, what, what_in_it) in STATE_ENTRIES {
+        let path = state.join(name);
+        let in_it = if name == store::FOLDER { Vec::new() } else { beneath(&path) };
+        rules.push((path, Rule::Private, what));
+        rules.extend(in_it.into_iter().map(|path| match path.extension().and_then(OsStr::to_str) {
+            Some("pem") if CAS.contains(&name) => (path, Rule::Public, "the CA's certificate"),
+            Some("key") if CAS.contains(&name) => (path, Rule::Private, "the CA's private key"),
+            _ => (path, Rule::Private, what_in_it),
+        }));
+    }
+    rules
 }
 
 /// The rules for the folder `constituencies` and each constituency.
@@ -173,6 +199,14 @@ fn who(bits: u32) -> String {
 
 fn folders(path: &Path) -> Vec<PathBuf> {
     entries(path).into_iter().filter(|entry| entry.symlink_metadata().is_ok_and(|it| it.is_dir())).collect()
+}
+
+/// Everything beneath `folder` but links, which have no mode of their own.
+fn beneath(folder: &Path) -> Vec<PathBuf> {
+    let is_folder = |path: &Path| path.symlink_metadata().is_ok_and(|it| it.is_dir());
+    let entries = if is_folder(folder) { entries(folder) } else { Vec::new() };
+    let own = entries.into_iter().filter(|path| !path.is_symlink());
+    own.flat_map(|path| [beneath(&path), vec![path]].concat()).collect()
 }
 
 fn entries(folder: &Path) -> Vec<PathBuf> {

@@ -1,13 +1,15 @@
 //! What `check` and the start of the server say of paths that others may read or change.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::harness::VVX500;
 use crate::harness::site::Site;
 use crate::harness::tool::provost;
+use crate::harness::{VVX500, eventually};
 
 /// A path, the strictest mode that breaks its rule, the loosest that does not, and what is said.
 const RULES: [(&str, u32, u32, &str); 19] = [
@@ -135,4 +137,45 @@ fn the_server_logs_at_start_what_others_may_read_or_change() {
         let said = server.says(message);
         assert!(said.contains(path) && said.contains("WARN") && said.contains("chmod "), "{path}: {said}");
     }
+}
+
+/// Every path beneath `folder` but links and uploads.
+fn paths_beneath(folder: &Path) -> Vec<PathBuf> {
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() && entry.file_name() != "uploads" {
+            paths.extend(paths_beneath(&entry.path()));
+        }
+        paths.extend((!kind.is_symlink()).then(|| entry.path()));
+    }
+    paths
+}
+
+#[test]
+fn check_names_every_path_of_the_state_directory() {
+    let site = site();
+    let server = site.start();
+    eventually("the phone history", || site.path("state/ledger/ledger.sqlite").exists().then_some(()));
+    eventually("a last good policy", || site.path("state/last-good/ote.json").exists().then_some(()));
+    assert_eq!(provost(&site.path("."), &["deny", VVX500]).code, 0);
+    // What ACME and local mode keep.
+    for file in ["accounts/acme/account.key", "certs/rsa/1/key.pem", "server-ca/ca.key", "local/ca.key"] {
+        fs::create_dir_all(site.path("state").join(file).parent().unwrap()).unwrap();
+        fs::write(site.path("state").join(file), "").unwrap();
+    }
+    for file in ["renewal.json", "dns-journal.json", "status-token"] {
+        fs::write(site.path("state").join(file), "").unwrap();
+    }
+    let paths = paths_beneath(&site.path("state"));
+    let top: BTreeSet<_> = paths.iter().filter(|path| path.parent() == Some(&site.path("state"))).collect();
+    assert_eq!(top.len(), 15, "{top:?}");
+    for path in &paths {
+        fs::set_permissions(path, PermissionsExt::from_mode(0o777)).unwrap();
+    }
+    let in_state = |path: &str| path.find("state/").map(|at| path[at..].to_owned()).unwrap();
+    let found: BTreeSet<String> = findings(&site).iter().map(|(path, ..)| in_state(path)).collect();
+    let expected: BTreeSet<String> = paths.iter().map(|path| in_state(path.to_str().unwrap())).collect();
+    assert_eq!(found, expected);
+    drop(server);
 }
