@@ -12,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncBufRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 
+use super::connection_limits::Eviction;
 use super::request::{HttpClient, RequestService};
 use super::request_line;
 use super::shutdown::{CloseReason, ShutdownPhase, told};
@@ -59,6 +60,7 @@ async fn serve_until_idle<C: ClientStream>(
             biased;
             result = http.as_mut() => return close(&connection, result, http),
             never = connection.discard() => match never {},
+            eviction = connection.evicted() => return evicted(&connection, &eviction),
             () = connection.pace.wait_idle(SUSPEND_AFTER) => {}
             () = told(&mut shutdown, ShutdownPhase::Drain) => {
                 return Box::pin(drain(http, &connection, &mut shutdown)).await;
@@ -69,6 +71,7 @@ async fn serve_until_idle<C: ClientStream>(
         stream.unread(&parts.read_buf);
         drop(parts.read_buf);
         tracing::trace!(address = %connection.address, "at rest");
+        connection.permit().note_idle();
         tokio::select! {
             has_data = stream.spoken() => match has_data {
                 Ok(true) => {}
@@ -76,6 +79,7 @@ async fn serve_until_idle<C: ClientStream>(
                 // The idle timeout has passed, or the connection broke.
                 Err(_) => return CloseReason::Closed,
             },
+            eviction = connection.evicted() => return evicted(&connection, &eviction),
             () = told(&mut shutdown, ShutdownPhase::Drain) => break,
         }
     }
@@ -93,6 +97,15 @@ fn http<C: ClientStream>(stream: Stream<C>, connection: &Arc<HttpClient>) -> Htt
     // its sending half and does not wait for the response.
     http.header_read_timeout(None).max_headers(MAX_HEADERS).max_buf_size(MAX_HEADER_BYTES).half_close(true);
     Box::pin(http.serve_connection(TokioIo::new(stream), RequestService(Arc::clone(connection))))
+}
+
+/// Logs the eviction.
+fn evicted(connection: &HttpClient, eviction: &Eviction) -> CloseReason {
+    let mut record = connection.record(clock::now());
+    record.reason = Some(eviction.to_string());
+    record.kind = Some("evicted");
+    connection.server.access.record(record);
+    CloseReason::Closed
 }
 
 /// Lets the request in progress finish, within the drain time.

@@ -34,7 +34,7 @@ pub struct Limits {
     pub unlimited_networks: Vec<IpNet>,
     /// Timeout of the TLS handshake, from accept on, without the time in the server's own queue.
     pub handshake_s: u64,
-    /// Timeout of a request's header, from its first byte on.
+    /// Timeout of a request's header, from its first byte on, and of the wait for a connection's first request.
     pub header_s: u64,
     /// Keep-alive timeout: how long a connection may be idle between two requests.
     pub idle_s: u64,

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::io::Errno;
@@ -311,12 +311,12 @@ impl PendingConnection {
         let connection = HttpClient::new(Arc::clone(&server), Some(peer), arrival.address, timeouts, linger, permit);
         let kind = if connection.is_of_known_phone() { ConnectionKind::Proven } else { ConnectionKind::Anonymous };
         let phone = connection.mac().map(|mac| (constituency.clone(), mac));
-        let moved = connection.permit.lock().unwrap_or_else(PoisonError::into_inner).become_kind(kind, phone);
+        let moved = connection.permit().become_kind(kind, phone);
         if let Err(full) = moved {
             log_refusal(&server, arrival, RejectedHandshake::because(Some(constituency), NO_PLACE, full.to_string()));
             return None;
         }
-        connection.pace.enter(Phase::Idle);
+        connection.pace.enter(Phase::FirstRequest);
         Some(connection)
     }
 
@@ -358,7 +358,7 @@ async fn handle_plain_connection(
     let _ = stream.set_nodelay(true);
     let (stream, linger) = LingeringStream::new(stream);
     let (stream, timeouts) = TimeoutStream::new(stream, &server.limits, arrival.began.into());
-    timeouts.enter(Phase::Idle);
+    timeouts.enter(Phase::FirstRequest);
     let connection = HttpClient::new(server, None, arrival.address, timeouts, linger, permit);
     serve_connection(BufReader::with_capacity(FIRST_BYTES, stream), connection, shutdown).await
 }

@@ -1,7 +1,5 @@
 //! Authenticates phones by password, per request.
 
-use std::sync::PoisonError;
-
 use hyper::header::{HeaderValue, USER_AGENT};
 use hyper::http::request::Parts;
 
@@ -48,7 +46,7 @@ impl HttpClient {
 
     /// Moves the connection of a known phone out of the share of unauthenticated connections.
     fn promote_permit(&self, name: &ConstituencyName, mac: MacAddress) -> Result<MacAddress, Denial> {
-        let mut permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut permit = self.permit();
         if permit.kind() == ConnectionKind::Proven {
             return Ok(mac);
         }

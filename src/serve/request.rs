@@ -1,9 +1,10 @@
 //! Handles one request: access control, response, log line.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
@@ -16,7 +17,7 @@ use hyper::{Method, Request, Response};
 use super::Server;
 use super::access_control::{ClientContext, Denial, Grant, HostDenial, RequestTarget, WriteGrant, decide};
 use super::access_log::AccessRecord;
-use super::connection_limits::ConnectionPermit;
+use super::connection_limits::{ConnectionPermit, Eviction};
 use super::discard::{Discard, RequestBody};
 use super::file_lookup;
 use super::handshake::TlsClient;
@@ -50,7 +51,7 @@ pub struct HttpClient {
     /// Controls the lingering close, and with it whether the next response is the last.
     pub farewell: LingerControl,
     /// The connection's permit.
-    pub permit: Mutex<ConnectionPermit>,
+    permit: Mutex<ConnectionPermit>,
     /// The latest verdict on the device, if it was verified again after the handshake.
     reverified: Mutex<Option<Arc<ReverifiedDevice>>>,
     /// The unread body of a request whose response did not need it.
@@ -139,6 +140,15 @@ impl HttpClient {
         self.discard.run(&self.pace, &self.farewell).await
     }
 
+    pub(super) fn permit(&self) -> MutexGuard<'_, ConnectionPermit> {
+        self.permit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the connection is evicted.
+    pub async fn evicted(&self) -> Eviction {
+        poll_fn(|cx| self.permit().poll_evicted(cx)).await
+    }
+
     /// The MAC address of the verified device certificate, if there is one.
     #[must_use]
     pub fn mac(&self) -> Option<MacAddress> {
@@ -185,6 +195,7 @@ impl HttpClient {
 
     /// Responds to one request. The log line is written when the request ends, however it ends.
     fn answer(self: &Arc<Self>, request: Request<Incoming>) -> ResponseFuture {
+        self.permit().note_request();
         let time = clock::now();
         let mut record = self.record(time);
         let user_agent = request.headers().get(USER_AGENT).map(HeaderValue::as_bytes);

@@ -286,6 +286,50 @@ fn idle_client_behind_the_same_address_does_not_keep_a_phone_out() {
 }
 
 #[test]
+fn finished_handshakes_without_a_request_keep_no_client_out() {
+    let mut site = site();
+    site.config["limits"]["anonymous_connections"] = 4.into();
+    site.config["limits"]["header_s"] = 600.into();
+    site.constituency("public", &json!({ "client_auth": "none" }));
+    site.file("public/site.cfg", "<public/>");
+    let server = site.start();
+    let client = |from: [u8; 4]| server.client("public", &FACTORY.device(VVX500)).from(from.into());
+    let silent: Vec<_> = (0..20).map(|_| client([127, 8, 0, 1]).connect().unwrap()).collect();
+    // Each of these is idle after its request, and goes after those that have sent none.
+    let mut served: Vec<_> = (0..2)
+        .map(|_| {
+            let mut connection = client(NAT).connect().unwrap();
+            assert_eq!(connection.get("/site.cfg").unwrap().status, 200);
+            connection
+        })
+        .collect();
+    server.reason("evicted before its first request was complete: all 4 places for anonymous connections are taken");
+    for connection in &mut served {
+        assert_eq!(connection.get("/site.cfg").unwrap().status, 200);
+    }
+    assert_eq!(silent.len(), 20);
+}
+
+#[test]
+fn anonymous_connection_idle_between_requests_makes_room() {
+    let mut site = site();
+    site.config["limits"]["anonymous_connections"] = 2.into();
+    site.constituency("public", &json!({ "client_auth": "none" }));
+    site.file("public/site.cfg", "<public/>");
+    let server = site.start();
+    let client = |from: [u8; 4]| server.client("public", &FACTORY.device(VVX500)).from(from.into());
+    let mut idle: Vec<_> = (0..2).map(|_| client([127, 8, 0, 1]).connect().unwrap()).collect();
+    for connection in &mut idle {
+        assert_eq!(connection.get("/site.cfg").unwrap().status, 200);
+    }
+    // They are idle a moment after their answer.
+    eventually("a place", || client(NAT).get("/site.cfg").ok().filter(|answer| answer.status == 200));
+    let line = server.reason("evicted while it was idle between requests: all 2 places for anonymous connections");
+    assert_eq!(line["constituency"], "public");
+    assert!(line["reason"].as_str().unwrap().ends_with("; 127.8.0.1/32 has the most idle connections (2)"), "{line}");
+}
+
+#[test]
 fn unlimited_networks_are_never_evicted() {
     let mut site = site();
     site.config["limits"]["unfinished_handshakes"] = 8.into();

@@ -87,6 +87,14 @@ impl Raw {
         self.ask("/site.cfg", &format!("Host: {host}\r\n")).0
     }
 
+    /// The same; `None` if the server closes the connection instead. The rest of the answer stays unread.
+    fn try_status(&mut self, host: &str) -> Option<u16> {
+        let mut line = [0; "HTTP/1.1 200".len()];
+        write!(self.0, "GET /site.cfg HTTP/1.1\r\nHost: {host}\r\n\r\n").ok()?;
+        self.0.read_exact(&mut line).ok()?;
+        std::str::from_utf8(&line).ok()?.rsplit(' ').next()?.parse().ok()
+    }
+
     /// Whether the server closes it before patience ends.
     fn is_closed(&mut self) -> bool {
         let ended = self.0.read_to_end(&mut Vec::new());
@@ -307,15 +315,26 @@ fn a_change_of_the_policy_counts_at_the_next_request_of_open_connections() {
 fn strangers_of_the_lan_take_no_places_of_proven_phones_and_are_not_waited_for() {
     let mut site = site();
     site.config["limits"] = json!({ "anonymous_connections": 2, "connections_per_phone": 1, "header_s": 1, "idle_s": 8, "free_space_bytes": 0 });
+    site.file("ote/large.bin", "x".repeat(32 << 20));
     let server = start(&site);
     let phone = server.client("ote", &FACTORY.device(VVX500));
-    let (mut first, mut second) = (Raw::connect(&server), Raw::connect(&server));
-    assert_eq!((first.status(&host("ote")), second.status(&host("ote"))), (200, 200));
+    let busy = [(); 2].map(|()| {
+        let mut peer = Raw::connect(&server);
+        assert_eq!(peer.ask("/large.bin", &format!("Host: {}\r\n", host("ote"))).0, 200);
+        peer
+    });
     assert!(Raw::connect(&server).is_closed());
     server.reason("all 2 places for anonymous connections are taken");
     let mut connection = phone.connect().unwrap();
     assert_eq!(connection.get("/site.cfg").unwrap().status, 200);
     assert!(phone.get("/site.cfg").is_err(), "its one place is taken, and is a phone's");
+    drop(busy);
+    let [mut first, mut second] = [(); 2].map(|()| {
+        eventually("a place", || {
+            let mut peer = Raw::connect(&server);
+            peer.try_status(&host("ote")).filter(|status| *status == 200).map(|_| peer)
+        })
+    });
     // A header that does not end, and a silence: each has its time.
     first.0.write_all(b"GET /site.cfg HTTP/1.1\r\nHost: ").unwrap();
     assert!(first.is_closed() && second.is_closed());
@@ -324,6 +343,32 @@ fn strangers_of_the_lan_take_no_places_of_proven_phones_and_are_not_waited_for()
             && line["reason"].as_str().is_some_and(|reason| reason.starts_with("the request's header took too long"))
     });
     eventually("free places", || (Raw::connect(&server).status(&host("ote")) == 200).then_some(()));
+}
+
+#[test]
+fn silent_connections_keep_no_client_out() {
+    let mut site = site();
+    site.config["limits"] = json!({ "anonymous_connections": 4, "header_s": 600, "free_space_bytes": 0 });
+    let server = start(&site);
+    let silent: Vec<Socket> =
+        (0..40).map(|_| Socket::connect_from([127, 0, 0, 2].into(), plain(&server)).unwrap()).collect();
+    for _ in 0..10 {
+        assert_eq!(Raw::connect(&server).status(&host("ote")), 200);
+    }
+    let line = server.reason("evicted before its first request was complete: all 4 places for anonymous connections");
+    assert!(
+        line["reason"].as_str().unwrap().contains("; 127.0.0.2/32 has the most connections without one ("),
+        "{line}"
+    );
+    assert_eq!(silent.len(), 40);
+}
+
+#[test]
+fn silent_connection_ends_with_the_time_of_a_header() {
+    let mut site = site();
+    site.config["limits"] = json!({ "header_s": 1, "idle_s": 600, "free_space_bytes": 0 });
+    let server = start(&site);
+    assert!(Raw::connect(&server).is_closed());
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //!
 //! A connection has a [`ConnectionPermit`] from accept to close. It begins as a handshake in progress, and may become a
 //! known phone's or an anonymous one. When a limit is reached, a connection that waits for the rest of a ClientHello is
-//! evicted for the new one ([`eviction`]); if there is none, accepting pauses.
+//! evicted for the new one ([`eviction`]); if there is none, accepting pauses. When the limit of anonymous connections
+//! is reached, one that has not sent a request is evicted for a new one, or else one that is idle between requests.
 
 mod eviction;
 #[cfg(test)]
@@ -10,11 +11,12 @@ mod tests;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::future::pending;
+use std::future::{pending, poll_fn};
 use std::hash::Hash;
 use std::net::IpAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use ipnet::IpNet;
@@ -52,7 +54,21 @@ struct State {
     unread: usize,
     by_address: KeyedCounter<IpNet>,
     by_phone: KeyedCounter<PhoneKey>,
-    candidates: Candidates<oneshot::Sender<Notice>>,
+    /// Handshakes that may be evicted.
+    without_hello: Pool,
+    /// Anonymous connections that may be evicted.
+    without_request: Pool,
+    between_requests: Pool,
+}
+
+type Pool = Candidates<oneshot::Sender<Notice>>;
+
+/// What a connection that may be evicted waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Awaited {
+    Hello,
+    FirstRequest,
+    NextRequest,
 }
 
 /// A phone in one constituency.
@@ -119,13 +135,31 @@ pub enum Full {
 
 /// Why a connection is closed for a newer one.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "evicted before its ClientHello was complete: {full}; {prefix} has the most connections without one ({weight})"
-)]
+#[error("evicted {}: {full}; {prefix} has the most {} ({weight})", .awaited.stage(), .awaited.connections())]
 pub struct Eviction {
+    awaited: Awaited,
     full: Full,
     prefix: IpNet,
     weight: usize,
+}
+
+impl Awaited {
+    /// When a connection is evicted that waits for this.
+    fn stage(self) -> &'static str {
+        match self {
+            Self::Hello => "before its ClientHello was complete",
+            Self::FirstRequest => "before its first request was complete",
+            Self::NextRequest => "while it was idle between requests",
+        }
+    }
+
+    /// Connections that wait for this, behind the words of [`Awaited::stage`].
+    fn connections(self) -> &'static str {
+        match self {
+            Self::Hello | Self::FirstRequest => "connections without one",
+            Self::NextRequest => "idle connections",
+        }
+    }
 }
 
 /// Notifies a connection of its eviction; it drops the sender when it has closed.
@@ -152,8 +186,8 @@ pub struct ConnectionPermit {
 enum PermitStage {
     /// The server has not tried to read from it.
     Unread,
-    /// It waits for the rest of its ClientHello, or lingers.
-    Candidate(oneshot::Receiver<Notice>),
+    /// It waits for the rest of its ClientHello or for a request, or lingers.
+    Candidate(Awaited, oneshot::Receiver<Notice>),
     /// It cannot be evicted.
     Safe,
 }
@@ -220,8 +254,8 @@ impl ConnectionLimits {
         if let Some(address) = counted_as.filter(|address| state.by_address.count(address) >= allowed) {
             let full = Full::Address { address, allowed };
             // Phones may share their address with an idle client.
-            return match state.candidates.evict_from(prefix, now) {
-                Some(victim) => evict(victim, full),
+            return match state.evict_from(prefix, now) {
+                Some((awaited, victim)) => LimitEntry::Evicting(evict(victim, awaited, full)),
                 None => LimitEntry::Refused(full),
             };
         }
@@ -230,9 +264,13 @@ impl ConnectionLimits {
                 return LimitEntry::Waiting(None);
             }
             // If most handshakes have their ClientHello, this is load. Otherwise, idle clients hold the permits.
-            let is_load = state.candidates.len() * 2 < state.taken(ConnectionKind::Unfinished);
-            return match (state.candidates.evict(now, is_load), state.candidates.next_grown()) {
-                (Some(victim), _) => evict(victim, full),
+            let is_load = state.without_hello.len() * 2 < state.taken(ConnectionKind::Unfinished);
+            let mut victim = state.without_hello.evict(now, is_load).map(|victim| (Awaited::Hello, victim));
+            if victim.is_none() && matches!(full, Full::Files { .. }) {
+                victim = state.evict_anonymous(now);
+            }
+            return match (victim, state.without_hello.next_grown()) {
+                (Some((awaited, victim)), _) => LimitEntry::Evicting(evict(victim, awaited, full)),
                 (None, None) => LimitEntry::Paused(full),
                 (None, next) => LimitEntry::Waiting(next),
             };
@@ -287,13 +325,13 @@ impl ConnectionLimits {
     }
 }
 
-/// Evicts `victim`, because `full` is reached.
-fn evict(victim: Victim<oneshot::Sender<Notice>>, full: Full) -> LimitEntry {
+/// Evicts `victim`, because `full` is reached. The other end of the returned channel is dropped when it has closed.
+fn evict(victim: Victim<oneshot::Sender<Notice>>, awaited: Awaited, full: Full) -> oneshot::Receiver<Infallible> {
     let Victim { notice, prefix, weight } = victim;
     let (sender, gone) = oneshot::channel();
     // Fails if the connection has ended by itself meanwhile.
-    let _ = notice.send((Eviction { full, prefix, weight }, sender));
-    LimitEntry::Evicting(gone)
+    let _ = notice.send((Eviction { awaited, full, prefix, weight }, sender));
+    gone
 }
 
 async fn wait_until(time: Option<Instant>) {
@@ -324,10 +362,32 @@ impl State {
     fn leave(&mut self, id: u64, stage: &mut PermitStage, next: PermitStage) -> PermitStage {
         match (&stage, &next) {
             (PermitStage::Unread, _) => self.unread -= 1,
-            (PermitStage::Candidate(_), PermitStage::Unread | PermitStage::Safe) => _ = self.candidates.remove(id),
-            (PermitStage::Candidate(_), PermitStage::Candidate(_)) | (PermitStage::Safe, _) => {}
+            (PermitStage::Candidate(awaited, _), _) => _ = self.pool(*awaited).remove(id),
+            (PermitStage::Safe, _) => {}
         }
         std::mem::replace(stage, next)
+    }
+
+    fn pool(&mut self, awaited: Awaited) -> &mut Pool {
+        match awaited {
+            Awaited::Hello => &mut self.without_hello,
+            Awaited::FirstRequest => &mut self.without_request,
+            Awaited::NextRequest => &mut self.between_requests,
+        }
+    }
+
+    /// Takes out the anonymous connection that goes first: one without a request before one that is idle between two.
+    fn evict_anonymous(&mut self, now: Instant) -> Option<(Awaited, Victim<oneshot::Sender<Notice>>)> {
+        [Awaited::FirstRequest, Awaited::NextRequest]
+            .into_iter()
+            .find_map(|awaited| Some((awaited, self.pool(awaited).evict(now, false)?)))
+    }
+
+    /// Takes out the connection from `prefix` that goes first.
+    fn evict_from(&mut self, prefix: Prefix, now: Instant) -> Option<(Awaited, Victim<oneshot::Sender<Notice>>)> {
+        [Awaited::Hello, Awaited::FirstRequest, Awaited::NextRequest]
+            .into_iter()
+            .find_map(|awaited| Some((awaited, self.pool(awaited).evict_from(prefix, now)?)))
     }
 }
 
@@ -365,30 +425,37 @@ impl ConnectionPermit {
         self.kind
     }
 
-    /// Waits until the connection is evicted. It is a candidate from the first poll on. The caller reads first, so a
-    /// client whose ClientHello has arrived by then is never a candidate.
+    /// Waits until the connection is evicted. During the handshake it is a candidate from the first poll on. The caller
+    /// reads first, so a client whose ClientHello has arrived by then is never a candidate.
     pub async fn evicted(&mut self) -> Eviction {
-        self.become_candidate();
-        let PermitStage::Candidate(notice) = &mut self.stage else { return pending().await };
-        match notice.await {
-            Ok(notice) => self.take_notice(notice),
-            Err(_) => pending().await,
+        poll_fn(|cx| self.poll_evicted(cx)).await
+    }
+
+    /// Polls for the eviction; see [`ConnectionPermit::evicted`].
+    pub fn poll_evicted(&mut self, cx: &mut Context<'_>) -> Poll<Eviction> {
+        if self.kind == ConnectionKind::Unfinished {
+            self.become_candidate(Awaited::Hello);
+        }
+        let PermitStage::Candidate(_, notice) = &mut self.stage else { return Poll::Pending };
+        match ready!(Pin::new(notice).poll(cx)) {
+            Ok(notice) => Poll::Ready(self.take_notice(notice)),
+            Err(_) => Poll::Pending,
         }
     }
 
-    fn become_candidate(&mut self) {
+    fn become_candidate(&mut self, awaited: Awaited) {
         let mut state = self.limits.state();
-        if matches!(self.stage, PermitStage::Candidate(_)) {
+        if matches!(self.stage, PermitStage::Candidate(..)) {
             return;
         }
         if self.is_unlimited {
             state.leave(self.id, &mut self.stage, PermitStage::Safe);
         } else {
             let (sender, notice) = oneshot::channel();
-            match state.leave(self.id, &mut self.stage, PermitStage::Candidate(notice)) {
-                PermitStage::Unread => state.candidates.add(self.id, self.prefix, sender, clock::monotonic()),
-                PermitStage::Candidate(_) | PermitStage::Safe => {
-                    state.candidates.add_grown(self.id, self.prefix, sender);
+            match state.leave(self.id, &mut self.stage, PermitStage::Candidate(awaited, notice)) {
+                PermitStage::Unread => state.pool(awaited).add(self.id, self.prefix, sender, clock::monotonic()),
+                PermitStage::Candidate(..) | PermitStage::Safe => {
+                    state.pool(awaited).add_grown(self.id, self.prefix, sender);
                 }
             }
         }
@@ -396,7 +463,7 @@ impl ConnectionPermit {
         self.limits.changed.notify_waiters();
     }
 
-    /// Notes that the ClientHello is complete: the connection can no longer be evicted, unless it lingers later.
+    /// Notes that the ClientHello is complete: the connection cannot be evicted until its handshake has ended.
     ///
     /// # Errors
     /// If it was evicted just before.
@@ -404,10 +471,28 @@ impl ConnectionPermit {
         let stage = self.limits.state().leave(self.id, &mut self.stage, PermitStage::Safe);
         self.limits.changed.notify_waiters();
         match stage {
-            PermitStage::Candidate(mut notice) => {
+            PermitStage::Candidate(_, mut notice) => {
                 notice.try_recv().map_or(Ok(()), |notice| Err(self.take_notice(notice)))
             }
             PermitStage::Unread | PermitStage::Safe => Ok(()),
+        }
+    }
+
+    /// Notes that a request's header is complete: the connection cannot be evicted until it is idle. An eviction just
+    /// before stands.
+    pub fn note_request(&mut self) {
+        let mut state = self.limits.state();
+        if let PermitStage::Candidate(awaited, _) = self.stage
+            && state.pool(awaited).remove(self.id)
+        {
+            self.stage = PermitStage::Safe;
+        }
+    }
+
+    /// Notes that the connection is idle after a request: an anonymous one may be evicted from now on.
+    pub fn note_idle(&mut self) {
+        if self.kind == ConnectionKind::Anonymous {
+            self.become_candidate(Awaited::NextRequest);
         }
     }
 
@@ -420,8 +505,11 @@ impl ConnectionPermit {
     /// Changes the permit from a handshake's to one of `kind`, for the authenticated `phone`. This releases its place
     /// among the unfinished handshakes.
     ///
+    /// An anonymous connection can be evicted from now on, until its first request is complete. If the limit is reached,
+    /// another anonymous connection is evicted for it. Until that one has closed, there is one more than the limit.
+    ///
     /// # Errors
-    /// If the limit of this kind or of the phone is reached; the permit is then unchanged until it is dropped.
+    /// If the limit of this kind is reached and no connection can be evicted, or the limit of the phone is reached; the permit is then unchanged until it is dropped.
     pub fn become_kind(&mut self, kind: ConnectionKind, phone: Option<PhoneKey>) -> Result<(), Full> {
         let mut state = self.limits.state();
         let allowed = self.limits.limits.connections_per_phone;
@@ -429,20 +517,31 @@ impl ConnectionPermit {
         if let Some(phone) = phone.as_ref().filter(|phone| state.by_phone.count(phone) >= allowed) {
             return Err(Full::Phone { mac: phone.1, allowed });
         }
-        self.limits.check(&state, kind)?;
+        if let Err(full) = self.limits.check(&state, kind) {
+            let victim = (kind == ConnectionKind::Anonymous).then(|| state.evict_anonymous(clock::monotonic()));
+            let Some((awaited, victim)) = victim.flatten() else { return Err(full) };
+            // Not waited for: its task ends as soon as it runs.
+            drop(evict(victim, awaited, full));
+        }
         if let Some(phone) = phone {
             state.by_phone.add(phone.clone());
             self.phone.replace(phone).inspect(|before| state.by_phone.remove(before));
         }
         state.leave(self.id, &mut self.stage, PermitStage::Safe);
         if kind == ConnectionKind::Proven {
-            state.candidates.note_proven(self.prefix, clock::monotonic());
+            let now = clock::monotonic();
+            for awaited in [Awaited::Hello, Awaited::FirstRequest, Awaited::NextRequest] {
+                state.pool(awaited).note_proven(self.prefix, now);
+            }
         }
         state.remove(self.kind);
         state.add(kind);
         self.kind = kind;
         drop(state);
         self.limits.changed.notify_waiters();
+        if kind == ConnectionKind::Anonymous {
+            self.become_candidate(Awaited::FirstRequest);
+        }
         Ok(())
     }
 }

@@ -89,6 +89,7 @@ fn no_more_connections_than_open_files_leave_room_for() {
     assert!(reason.starts_with("all 6 places for unfinished handshakes are taken that"), "{reason}");
     for permit in permits.iter_mut().take(3) {
         permit.become_kind(ConnectionKind::Anonymous, None).unwrap();
+        permit.note_request();
     }
     let refused = permits[3].become_kind(ConnectionKind::Anonymous, None);
     assert_eq!(refused, Err(Full::Share { kind: "anonymous connections", allowed: 3 }));
@@ -376,12 +377,108 @@ fn idle_client_makes_room_for_another_at_the_same_address() {
     assert_eq!(second, None);
 }
 
+/// An anonymous connection that has sent no request.
+fn enter_anonymous(limits: &Arc<ConnectionLimits>, from: &str) -> Result<ConnectionPermit, Full> {
+    let mut permit = enter_with_hello(limits, from);
+    permit.become_kind(ConnectionKind::Anonymous, None).map(|()| permit)
+}
+
+#[test]
+fn anonymous_connection_without_a_request_makes_room() {
+    let limits = limits(Limits { anonymous_connections: 3, ..Limits::default() });
+    let [mut phone, mut first, mut second] =
+        ["192.0.2.1", "192.0.2.2", "192.0.2.2"].map(|from| enter_anonymous(&limits, from).unwrap());
+    let mut newcomer = enter_anonymous(&limits, "192.0.2.3").unwrap();
+    assert_eq!(
+        evicted(&mut first).as_deref(),
+        Some(
+            "evicted before its first request was complete: all 3 places for anonymous connections are taken \
+             (limits.anonymous_connections); 192.0.2.2/32 has the most connections without one (2)"
+        )
+    );
+    assert_eq!([&mut phone, &mut second, &mut newcomer].map(evicted), [None, None, None]);
+    drop(first);
+    assert_eq!(limits.count(ConnectionKind::Anonymous), 3);
+}
+
+#[test]
+fn idle_anonymous_connection_makes_room_after_those_without_a_request() {
+    let limits = limits(Limits { anonymous_connections: 2, ..Limits::default() });
+    let mut served = enter_anonymous(&limits, "192.0.2.1").unwrap();
+    served.note_request();
+    served.note_idle();
+    let mut silent = enter_anonymous(&limits, "192.0.2.2").unwrap();
+    let mut third = enter_anonymous(&limits, "192.0.2.3").unwrap();
+    assert!(evicted(&mut silent).is_some() && evicted(&mut served).is_none());
+    drop(silent);
+    third.note_request();
+    let mut fourth = enter_anonymous(&limits, "192.0.2.3").unwrap();
+    let reason = evicted(&mut served).unwrap();
+    assert!(reason.starts_with("evicted while it was idle between requests: all 2 places for anonymous"), "{reason}");
+    assert!(reason.ends_with("; 192.0.2.1/32 has the most idle connections (1)"), "{reason}");
+    drop(served);
+    fourth.note_request();
+    enter_anonymous(&limits, "192.0.2.4").unwrap_err();
+    assert_eq!([third, fourth].each_mut().map(evicted), [None, None]);
+}
+
+#[test]
+fn request_that_comes_with_the_eviction_does_not_keep_the_place() {
+    let limits = limits(Limits { anonymous_connections: 1, ..Limits::default() });
+    let mut silent = enter_anonymous(&limits, "192.0.2.1").unwrap();
+    let newcomer = enter_anonymous(&limits, "192.0.2.2").unwrap();
+    silent.note_request();
+    assert!(evicted(&mut silent).is_some());
+    drop((silent, newcomer));
+    assert_eq!(limits.count(ConnectionKind::Anonymous), 0);
+    let state = limits.state();
+    assert!(state.without_request.is_empty() && state.between_requests.is_empty());
+}
+
+#[test]
+fn proven_phone_that_is_idle_is_never_evicted() {
+    let limits = limits(Limits { anonymous_connections: 1, ..Limits::default() });
+    let mut phone = enter_anonymous(&limits, "192.0.2.1").unwrap();
+    phone.note_request();
+    phone.become_kind(ConnectionKind::Proven, None).unwrap();
+    phone.note_idle();
+    let strangers = [(); 3].map(|()| enter_anonymous(&limits, "192.0.2.1").unwrap());
+    assert!(evicted(&mut phone).is_none());
+    drop(strangers);
+}
+
+#[test]
+fn anonymous_connections_make_room_for_handshakes() {
+    let by_address = Limits { connections_per_address: 3, ..Limits::default() };
+    for (limit, key) in [(by_address, "limits.connections_per_address"), (Limits::default(), "ulimit -n")] {
+        let limits = limits(limit);
+        let mut silent = [(); 3].map(|()| enter_anonymous(&limits, "192.0.2.1").unwrap());
+        let phones: Vec<_> = (0..9)
+            .map(|_| {
+                let mut phone = enter(&limits, "192.0.2.2");
+                phone.become_kind(ConnectionKind::Proven, None).unwrap();
+                phone
+            })
+            .take_while(|_| key == "ulimit -n")
+            .collect();
+        assert!(matches!(limits.try_enter(address("192.0.2.1"), clock::monotonic()), LimitEntry::Evicting(_)), "{key}");
+        assert!(evicted(&mut silent[0]).is_some_and(|reason| reason.contains(key)));
+        drop(phones);
+    }
+}
+
 #[test]
 fn unlimited_networks_are_never_evicted() {
     let unlimited_networks = vec!["192.0.2.0/24".parse().unwrap()];
-    let limits = limits(Limits { unfinished_handshakes: 2, unlimited_networks, ..Limits::default() });
+    let limits =
+        limits(Limits { unfinished_handshakes: 2, anonymous_connections: 1, unlimited_networks, ..Limits::default() });
+    let mut anonymous = enter_anonymous(&limits, "192.0.2.1").unwrap();
+    anonymous.note_idle();
     let mut trusted = [enter_idle(&limits, "192.0.2.1"), enter_with_hello(&limits, "192.0.2.1")];
     // The second one lingers.
     assert!(evicted(&mut trusted[1]).is_none());
+    assert!(evicted(&mut anonymous).is_none());
     full(&limits, "198.51.100.1");
+    drop(trusted);
+    enter_anonymous(&limits, "198.51.100.1").unwrap_err();
 }

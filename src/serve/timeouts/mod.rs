@@ -35,7 +35,7 @@ const HANDSHAKE_TOOK_TOO_LONG: &str = "the handshake took too long";
 pub enum Phase {
     /// The handshake. Its timeout counts from accept, whatever bytes arrive meanwhile.
     Handshake = 0,
-    /// The first byte of a request.
+    /// The first byte of a request that is not the first.
     Idle = 1,
     /// The rest of a request's header.
     Header = 2,
@@ -43,6 +43,14 @@ pub enum Phase {
     Answering = 3,
     /// The body of a request.
     Body = 4,
+    /// The first byte of the first request. Its timeout is that of a header.
+    FirstRequest = 5,
+}
+
+impl Phase {
+    fn is_idle(self) -> bool {
+        matches!(self, Self::Idle | Self::FirstRequest)
+    }
 }
 
 /// The phase of a connection, shared between its handler and its streams.
@@ -77,6 +85,7 @@ impl PackedPhase {
             2 => Phase::Header,
             3 => Phase::Answering,
             4 => Phase::Body,
+            5 => Phase::FirstRequest,
             _ => Phase::Handshake,
         }
     }
@@ -174,7 +183,7 @@ impl TimeoutControl {
         loop {
             let before = self.stage();
             tokio::time::sleep(moment).await;
-            if before.phase() == Phase::Idle && self.stage() == before && !self.has_unsent() {
+            if before.phase().is_idle() && self.stage() == before && !self.has_unsent() {
                 return;
             }
         }
@@ -271,7 +280,7 @@ impl<S> TimeoutStream<S> {
         let limit = match phase {
             _ if !is_reading => Some(self.timeouts.stall),
             Phase::Idle => Some(self.timeouts.idle),
-            Phase::Header => Some(self.timeouts.header),
+            Phase::Header | Phase::FirstRequest => Some(self.timeouts.header),
             Phase::Body => Some(self.timeouts.stall),
             Phase::Answering | Phase::Handshake => None,
         };
@@ -336,7 +345,7 @@ impl DeadlineTimer {
         let since = *self.waiting_since.get_or_insert(now);
         if limit.is_some_and(|limit| now.duration_since(since) >= limit) {
             return Some(match stage.phase() {
-                Phase::Idle => "idle for too long",
+                Phase::Idle | Phase::FirstRequest => "idle for too long",
                 Phase::Header => "the request's header took too long",
                 _ => "no progress for too long",
             });
@@ -377,7 +386,7 @@ impl<S: AsyncWrite + Unpin> TimeoutStream<S> {
             Poll::Pending => Poll::Ready(Err(ready!(self.poll_deadline(cx, false)))),
             Poll::Ready(result) => {
                 self.writing.moved(*result.as_ref().unwrap_or(&0), Phase::Answering);
-                if self.control.phase() == Phase::Idle && self.control.has_unsent() {
+                if self.control.phase().is_idle() && self.control.has_unsent() {
                     // The end of a response is not flushed yet: the client is reading it, not idle. Messages that TLS
                     // sends by itself are not a response.
                     self.reading.waiting_since = None;

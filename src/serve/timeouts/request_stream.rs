@@ -109,7 +109,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for RequestStream<S> {
             buffer.put_slice(&this.unread.split_to(this.unread.len().min(buffer.remaining())));
         }
         let read = buffer.filled().get(before..).unwrap_or_default();
-        if !read.is_empty() && this.control.phase() == Phase::Idle {
+        if !read.is_empty() && this.control.phase().is_idle() {
             this.control.enter(Phase::Header);
             this.beginning.begin();
         }

@@ -50,6 +50,13 @@ async fn an_idle_connection_ends_after_a_minute() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn silence_before_the_first_request_has_the_time_of_a_header() {
+    let (paced, pace, _theirs) = pair();
+    pace.enter(Phase::FirstRequest);
+    assert_eq!(read_to_failure(paced).await, (10, "idle for too long".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_header_that_drips_ends_after_ten_seconds() {
     let (stream, control, mut theirs) = pair();
     let stream = requests(stream, &control);
