@@ -42,7 +42,7 @@ pub struct Limits {
     pub stall_s: u64,
     /// A body slower than this over a minute is aborted.
     pub min_bytes_per_s: u64,
-    /// How long a graceful shutdown timeouts for requests in progress.
+    /// How long a graceful shutdown waits for requests in progress.
     pub drain_s: u64,
     /// Free space that uploads leave on the state directory's file system, for certificates and phone history. Default: the
     /// larger of 256 MiB and 2 %.
@@ -101,7 +101,7 @@ impl Limits {
         Duration::from_secs(self.handshake_s)
     }
 
-    /// How long a graceful shutdown timeouts for requests in progress.
+    /// How long a graceful shutdown waits for requests in progress.
     #[must_use]
     pub fn drain(&self) -> Duration {
         Duration::from_secs(self.drain_s)
