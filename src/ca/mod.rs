@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::rfc3339;
 use crate::constituency::{MacAddress, NotAPhone};
+use crate::settings::SettingsError;
 use crate::state;
 
 pub mod device;
@@ -55,8 +56,8 @@ pub enum CaError {
         folder: PathBuf,
     },
     /// The record of what was issued is damaged.
-    #[error("{path}:{line}: the record of the CA is damaged: {reason}; restore it from a backup", path = .path.display())]
-    BadRecord { path: PathBuf, line: usize, reason: String },
+    #[error("{}: the record of the CA is damaged: {}; restore it from a backup", .0.place(), .0.message())]
+    BadRecord(SettingsError),
     /// A certificate would outlive its CA.
     #[error("the CA itself counts until {}: a certificate may not outlive it; ask for fewer --days", rfc3339(*.not_after))]
     Outlived {

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{CaError, file_error};
 use crate::constituency::MacAddress;
+use crate::settings::{self, SettingsError};
 use crate::state;
 
 /// The serial number of a certificate, without leading zeroes.
@@ -147,8 +148,8 @@ impl Record {
         let text = state::read_text(path).map_err(|source| file_error(path, source))?;
         let mut record = Self { path: path.to_owned(), text: String::new(), events: 0, standings: Vec::new() };
         for (line, number) in text.lines().zip(1..) {
-            let damaged = |reason: String| CaError::BadRecord { path: path.to_owned(), line: number, reason };
-            let event = serde_json::from_str(line).map_err(|error| damaged(error.to_string()))?;
+            let event = settings::read_line(path, number, line).map_err(CaError::BadRecord)?;
+            let damaged = |reason| CaError::BadRecord(SettingsError::of_line(path, number, reason));
             record.apply(event).map_err(damaged)?;
         }
         record.text = text;
@@ -222,10 +223,24 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("record.jsonl");
         let issued = r#"{"event":"issued","at":1,"serial":"4a","mac":"00005e00530c","not_after":2,"sha256":"x"}"#;
-        for bad in ["{", "", r#"{"event":"revoked","at":1,"serial":"4b"}"#, r#"{"event":"lost"}"#] {
+        for (bad, expected) in [
+            ("{", "2:1: the record of the CA is damaged: the line ends before the closing }"),
+            ("", "2:1: the record of the CA is damaged: the line is empty; it must hold at least {}"),
+            (r#"{"event":"revoked","at":1,"serial":"4b"}"#, "2: the record of the CA is damaged: "),
+            (
+                r#"{"event":"lost"}"#,
+                "2:10: the record of the CA is damaged: \"event\": must be one of \"issued\", \"revoked\", not \"lost\"; ",
+            ),
+            (r#"["revoked",1,"4a"]"#, "2:1: the record of the CA is damaged: must be an object, not a list; "),
+            ("7", "2:1: the record of the CA is damaged: must be an object, not 7; "),
+            (
+                r#"{"event":"revoked","at":"1","serial":"4a"}"#,
+                "2:1: the record of the CA is damaged: must be a whole number, not a string; ",
+            ),
+        ] {
             state::write_private(&path, format!("{issued}\n{bad}\n").as_bytes()).unwrap();
             let error = Record::read(&path).unwrap_err().to_string();
-            assert!(error.contains("record.jsonl:2: "), "{bad}: {error}");
+            assert!(error.contains(&format!("record.jsonl:{expected}")), "{bad}: {error}");
         }
         state::write_private(&path, format!("{issued}\n").as_bytes()).unwrap();
         assert!(Record::read(&path).unwrap().standings()[0].counts(2));

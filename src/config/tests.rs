@@ -54,18 +54,18 @@ fn what_is_wrong_is_said_with_its_line() {
     let site = format!("\"domain\": \"a.example\", {certificate}");
     assert!(error(&format!("{{{site}, \"listen\": [\":443\"]}}")).contains("is no address with a port"));
     let one = error(&format!("{{{site}, \"listen\": \"443\"}}"));
-    assert!(one.contains(":1: \"listen\": ") && one.contains("\"443\" is no address with a port"), "{one}");
+    assert!(one.contains(": \"listen\": ") && one.contains("\"443\" is no address with a port"), "{one}");
     assert!(error(&format!("{{{site}, \"listen\": []}}")).contains("names no address"));
     assert!(
         error(&format!("{{{site}, \"log\": \"xml\"}}"))
-            .ends_with(":1: \"log\": \"xml\" is not known here; known ones: text, json")
+            .ends_with(": \"log\": must be one of \"text\", \"json\", not \"xml\"")
     );
     let misspelt = r#"{"domain": "a.example", "certificate": {"fles": []}}"#;
-    assert!(error(misspelt).ends_with(":1: \"fles\": is no known key; did you mean \"files\"?"));
+    assert!(error(misspelt).ends_with(":1:41: \"fles\": is no known key; did you mean \"files\"?"));
     for ways in [r#""local_ca": {}, "files": []"#, ""] {
         let bad = error(&format!("{{\"domain\": \"a.example\", \"certificate\": {{{ways}}}}}"));
         assert!(
-            bad.ends_with(":1: \"certificate\": takes exactly one of \"acme\", \"files\" and \"local_ca\""),
+            bad.ends_with(":1:40: \"certificate\": takes exactly one of \"acme\", \"files\" and \"local_ca\""),
             "{bad}"
         );
     }
@@ -126,10 +126,41 @@ fn no_path_and_no_name_has_a_control_character() {
     ];
     for (keys, key) in cases {
         let error = parse(&format!("{{\"domain\": \"a.example\", {keys}}}")).unwrap_err();
-        let place = format!("/etc/provost/provost.json:2: \"{key}\": ");
-        assert!(error.starts_with(&place) && error.contains("has a control character"), "{key}: {error}");
+        let place = "/etc/provost/provost.json:2:";
+        assert!(error.starts_with(place) && error.contains(&format!(": \"{key}\": ")), "{key}: {error}");
+        assert!(error.contains("has a control character"), "{key}: {error}");
         assert!(!error.contains(char::is_control), "{error:?}");
     }
     let good = with(r#""state": "a b/ä", "limits": {}, "no_sni": null"#);
     assert!(parse(&format!("{{\"domain\": \"a.example\", {good}}}")).is_ok());
+}
+
+#[test]
+fn a_list_in_place_of_an_object_is_refused() {
+    let table = [
+        ("limits", "[]"),
+        ("limits", "[1]"),
+        ("plain_http", r#"["192.168.1.5:80", ["192.168.0.0/16"]]"#),
+        ("status", r#"["127.0.0.1:0"]"#),
+        ("certificate", "[]"),
+        ("certificate", r#"[null, {}, null]"#),
+        ("certificate", r#"{"local_ca": []}"#),
+        ("certificate", r#"{"files": [["a.pem", "b.pem"]]}"#),
+        ("certificate", r#"{"acme": []}"#),
+        ("trust", r#"{"corp": {"files": ["a.pem"], "family": {"polycom": null}}}"#),
+        ("log", r#"{"json": null}"#),
+        ("log", r#"["json"]"#),
+        ("log", "true"),
+    ];
+    for (key, value) in table {
+        let mut keys =
+            std::collections::BTreeMap::from([("certificate", r#"{"local_ca": {}}"#), ("domain", "\"a.example\"")]);
+        keys.insert(key, value);
+        let keys: Vec<String> = keys.into_iter().map(|(key, value)| format!("{key:?}: {value}")).collect();
+        let error = parse(&format!("{{{}}}", keys.join(", "))).unwrap_err();
+        let kind = if value.contains("{\"") && key != "certificate" { "an object" } else { "a list" };
+        let kind = if value == "true" { "true" } else { kind };
+        assert!(error.contains(": must be ") && error.ends_with(&format!(", not {kind}")), "{key}: {value}: {error}");
+    }
+    assert_eq!(table.len(), 13);
 }

@@ -407,9 +407,10 @@ mod tests {
         let file = state.path().join(FILE);
         for (text, error) in [
             ("{", ":1: "),
-            ("[]", "expected"),
-            ("{\n\"00005e00530c\": {\"when\": \"\"}}", ":2: \"when\": is no known key"),
-            ("{\"00005e00530c\": \"stolen\"}", "expected"),
+            ("[]", ":1:1: must be an object, not a list"),
+            ("{\n\"00005e00530c\": {\"when\": \"\"}}", ":2:18: \"when\": is no known key"),
+            ("{\"00005e00530c\": \"stolen\"}", ":1:18: \"00005e00530c\": must be an object, not a string"),
+            ("{\"00005e00530c\": [\"me\"]}", ":1:18: \"00005e00530c\": must be an object, not a list"),
             ("{\"phone\": {}}", "\"phone\" is no MAC address"),
             ("{\"00005e00530c\": {\"at\": \"yesterday\"}}", "not a time"),
         ] {

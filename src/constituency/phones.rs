@@ -119,7 +119,7 @@ impl<'de> Deserialize<'de> for PhonesInput {
             type Value = PhonesInput;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a map of MAC addresses to notes, or \"any\"")
+                f.write_str("an object of MAC addresses with notes, or \"any\"")
             }
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
@@ -154,7 +154,7 @@ impl<'de> Deserialize<'de> for ListEntry {
             type Value = ListEntry;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a note, or a map of \"note\" and \"certificate_sha256\"")
+                f.write_str("a note, or an object of \"note\" and \"certificate_sha256\"")
             }
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {

@@ -343,16 +343,61 @@ mod tests {
     #[test]
     fn duplicates_and_nonsense_are_errors_with_their_line() {
         let twice = parse("{\"phones\": {\n \"00005e00530c\": \"a\",\n \"00:00:5E:00:53:0C\": \"b\"\n}}").unwrap_err();
-        assert!(twice.starts_with("constituency.json:3: ") && twice.contains("stands here twice"), "{twice}");
+        assert!(twice.starts_with("constituency.json:3:2: ") && twice.contains("stands here twice"), "{twice}");
         let nonsense = parse("{\"phones\": {\n \"vvx500\": \"a\"}}").unwrap_err();
         assert!(
-            nonsense.starts_with("constituency.json:2: ") && nonsense.contains("\"vvx500\" is no MAC"),
+            nonsense.starts_with("constituency.json:2:2: ") && nonsense.contains("\"vvx500\" is no MAC"),
             "{nonsense}"
         );
         assert!(parse(r#"{"phones": {"000000000000": "x"}}"#).unwrap_err().contains("never a phone"));
         assert!(parse(r#"{"denied": ["00005e0053ff", "00005E0053FF"]}"#).unwrap_err().contains("twice"));
         assert!(parse(r#"{"phones": "all"}"#).unwrap_err().contains("or \"any\""));
         assert!(parse(r#"{"phones": {}, "phones": {}}"#).unwrap_err().contains("stands here twice"));
+    }
+
+    #[test]
+    fn a_value_in_an_undocumented_form_is_refused() {
+        let all_by_position =
+            r#"["d", "required", ["polycom"], null, null, null, null, null, [], [], [], false, null]"#;
+        let table = [
+            ("[]", "1:1: must be an object, not a list"),
+            (all_by_position, "1:1: must be an object, not a list"),
+            (
+                r#"{"client_auth": {"none": null}}"#,
+                "1:17: \"client_auth\": must be one of \"required\", \"digest\", \"none\", not an object",
+            ),
+            (
+                r#"{"client_auth": ["none"]}"#,
+                "1:17: \"client_auth\": must be one of \"required\", \"digest\", \"none\", not a list",
+            ),
+            (
+                r#"{"client_auth": true}"#,
+                "1:17: \"client_auth\": must be one of \"required\", \"digest\", \"none\", not true",
+            ),
+            (r#"{"tls": 1}"#, "1:9: \"tls\": must be one of \"modern\", \"compatible\", \"legacy\", not 1"),
+            (
+                r#"{"expired_device_certificates": {"accept": null}}"#,
+                "1:33: \"expired_device_certificates\": must be one of \"refuse\", \"accept\", not an object",
+            ),
+            (
+                r#"{"certificate_names": {"exact": null}}"#,
+                "1:23: \"certificate_names\": must be one of \"wildcard\", \"exact\", not an object",
+            ),
+            (r#"{"uploads": [1, 2, 3]}"#, "1:13: \"uploads\": must be an object, not a list"),
+            (
+                r#"{"phones": {"00005e00530c": ["note"]}}"#,
+                "1:29: \"phones.00005e00530c\": must be a note, or an object",
+            ),
+            (r#"{"phones": ["00005e00530c"]}"#, "1:12: \"phones\": must be an object of MAC addresses with notes, or"),
+            (r#"{"trust": {"polycom": null}}"#, "1:11: \"trust\": must be a list, not an object"),
+            (r#"{"aliases": {}}"#, "1:13: \"aliases\": must be a list, not an object"),
+            (r#"{"denied": {"00005e00530c": ""}}"#, "1:12: \"denied\": must be a list of MAC addresses, not an object"),
+        ];
+        for (text, expected) in table {
+            let error = parse(text).unwrap_err();
+            assert!(error.starts_with(&format!("constituency.json:{expected}")), "{text}: {error}");
+        }
+        assert_eq!(table.len(), 14);
     }
 
     #[test]
@@ -374,12 +419,15 @@ mod tests {
         let wrong = |entry: &str| parse(&format!("{{\"phones\": {{\n\"00005e00530c\": {entry}}}}}")).unwrap_err();
         for spelled in ["", "ab", &hex[1..], &colons[1..], &colons.replace(':', "-"), &format!("{}xy", &hex[2..])] {
             let error = wrong(&format!("{{\"certificate_sha256\": \"{spelled}\"}}"));
-            assert!(error.starts_with("constituency.json:2: \"phones.00005e00530c.certificate_sha256\": "), "{error}");
+            assert!(
+                error.starts_with("constituency.json:2:40: \"phones.00005e00530c.certificate_sha256\": "),
+                "{error}"
+            );
             assert!(error.contains("is no SHA-256 of a certificate"), "{error}");
         }
         let misspelt = wrong("{\"certificate_sha\": \"\"}");
         assert!(misspelt.contains("did you mean \"certificate_sha256\"?"), "{misspelt}");
-        assert!(wrong("[]").contains("a note, or a map of \"note\" and \"certificate_sha256\""), "{}", wrong("[]"));
+        assert!(wrong("[]").contains("a note, or an object of \"note\" and \"certificate_sha256\""), "{}", wrong("[]"));
         let twice = format!(
             "{{\"certificate_sha256\": \"{hex}\"}}, \"00005e0053c7\": {{\"certificate_sha256\": \"{colons}\"}}"
         );

@@ -95,7 +95,10 @@ mod tests {
     fn a_level_is_one_of_three_words() {
         assert_eq!(level("\"modern\""), Ok(Some(TlsLevel::Modern)));
         let wrong = level("\"legasy\"").unwrap_err();
-        assert_eq!(wrong, "constituency.json:2: \"tls\": \"legasy\" is not known here; did you mean \"legacy\"?");
+        assert_eq!(
+            wrong,
+            "constituency.json:2:8: \"tls\": must be one of \"modern\", \"compatible\", \"legacy\", not \"legasy\"; did you mean \"legacy\"?"
+        );
         assert!(TlsLevel::Modern < TlsLevel::Compatible && TlsLevel::Compatible < TlsLevel::Legacy);
     }
 
@@ -113,7 +116,7 @@ mod tests {
         for wanted in ["compatible", "legacy"] {
             let refused = level(&format!("\"{wanted}\"")).unwrap_err();
             let expected = format!(
-                "constituency.json:2: \"tls\": \"{wanted}\" takes OpenSSL, without which this provost was built (cargo feature old-tls)"
+                "constituency.json:2:8: \"tls\": \"{wanted}\" takes OpenSSL, without which this provost was built (cargo feature old-tls)"
             );
             assert_eq!(refused, expected);
         }

@@ -8,15 +8,21 @@ use serde_json::error::Category;
 pub(super) struct JsonError {
     /// The line, from 1, if it is known.
     pub(super) line: Option<usize>,
-    /// The column in characters, from 1, for syntax errors.
+    /// The column in characters, from 1, if it is known.
     pub(super) column: Option<usize>,
     /// The explanation.
     pub(super) reason: String,
 }
 
 impl JsonError {
-    /// Explains `error` in `text`, which messages call `what` (such as "the file").
-    pub(super) fn of(text: &str, error: &serde_json::Error, what: &str) -> Self {
+    /// Explains `error` in `text`, which messages call `what` (such as "the file"). `locate` finds the value or key that
+    /// has the wrong type.
+    pub(super) fn of(
+        text: &str,
+        error: &serde_json::Error,
+        what: &str,
+        locate: impl FnOnce() -> Option<usize>,
+    ) -> Self {
         let full = error.to_string();
         let suffix = format!(" at line {} column {}", error.line(), error.column());
         let message = full.strip_suffix(&suffix).unwrap_or(&full);
@@ -34,7 +40,13 @@ impl JsonError {
                 let (line, column) = position(text, at);
                 Self { line: Some(line), column: Some(column), reason: misplaced(text, at, message) }
             }
-            Category::Data | Category::Io => Self { line, column: None, reason: in_terms_of_json(message) },
+            Category::Data | Category::Io => {
+                let reason = in_terms_of_json(message);
+                match locate().map(|at| position(text, at)) {
+                    Some((line, column)) => Self { line: Some(line), column: Some(column), reason },
+                    None => Self { line, column: None, reason },
+                }
+            }
         }
     }
 }
@@ -156,18 +168,19 @@ fn in_terms_of_json(message: &str) -> String {
     let is_of_kind = ["invalid type: ", "invalid value: "].iter().find_map(|kind| message.strip_prefix(kind));
     match is_of_kind.and_then(|rest| rest.split_once(", expected ")) {
         Some((found, expected)) => {
-            format!("{} stands where {} is expected", found_value(found), expected_value(expected))
+            let is_type = message.starts_with("invalid type: ");
+            format!("must be {}, not {}", expected_value(expected), found_value(found, is_type))
         }
         None => message.to_owned(),
     }
 }
 
-fn found_value(found: &str) -> String {
-    let value = || found.split('`').nth(1).unwrap_or_default();
+/// What was found. A string of the wrong type is not shown: it can be a secret.
+fn found_value(found: &str, is_type: bool) -> String {
     match found.split(' ').next().unwrap_or_default() {
-        "boolean" => value().to_owned(),
-        "integer" | "floating" => format!("the number {}", value()),
-        "string" => format!("the text {}", found.trim_start_matches("string ")),
+        "boolean" | "integer" | "floating" => found.split('`').nth(1).unwrap_or_default().to_owned(),
+        "string" if is_type => "a string".to_owned(),
+        "string" => found.trim_start_matches("string ").to_owned(),
         "map" => "an object".to_owned(),
         "sequence" => "a list".to_owned(),
         "unit" => "null".to_owned(),
@@ -184,13 +197,12 @@ fn expected_value(expected: &str) -> &str {
         "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
         "f32" | "f64" => "a number",
         "a boolean" => "true or false",
-        "a string" | "a borrowed string" | "string" => "text in double quotes",
-        "path string" => "a path in double quotes",
+        "a string" | "a borrowed string" | "string" => "a string",
+        "path string" => "a string with a path",
         "a map" => "an object",
         "a sequence" => "a list",
         expected if expected.starts_with("a nonzero ") => "a whole number above 0",
-        expected if expected.starts_with("struct ") => "an object",
-        expected if expected.starts_with("enum ") || expected.ends_with(" identifier") => "text in double quotes",
+        expected if expected.ends_with(" identifier") => "a string",
         expected => expected,
     }
 }
@@ -202,7 +214,7 @@ mod tests {
     /// `LINE:COLUMN: REASON` for a text that is not JSON.
     fn explained(text: &str) -> String {
         let error = serde_json::from_str::<serde_json::Value>(text).unwrap_err();
-        let error = JsonError::of(text, &error, "the file");
+        let error = JsonError::of(text, &error, "the file", || None);
         format!("{}:{}: {}", error.line.unwrap(), error.column.unwrap(), error.reason)
     }
 
@@ -302,7 +314,7 @@ mod tests {
             let Err(error) = serde_json::from_str::<serde_json::Value>(text) else { panic!("{text} is JSON") };
             let serdes = error.to_string();
             let serdes = serdes.split(" at line").next().unwrap();
-            let reason = JsonError::of(text, &error, "the file").reason;
+            let reason = JsonError::of(text, &error, "the file", || None).reason;
             assert_ne!(reason, serdes, "{text:?}");
             assert!(
                 !reason.contains("EOF") && !reason.contains("ident") && !reason.contains('`'),
@@ -317,24 +329,15 @@ mod tests {
         for (message, expected) in [
             ("missing field `domain`", "the key \"domain\" is missing"),
             ("duplicate field `domain`", "the key \"domain\" stands here twice"),
-            ("invalid type: boolean `true`, expected struct Uploads", "true stands where an object is expected"),
-            (
-                "invalid type: integer `443`, expected a list of them",
-                "the number 443 stands where a list of them is expected",
-            ),
-            (
-                "invalid value: integer `70000`, expected u16",
-                "the number 70000 stands where a whole number from 0 to 65535 is expected",
-            ),
-            (
-                "invalid type: string \"big\", expected u64",
-                "the text \"big\" stands where a whole number that is not negative is expected",
-            ),
-            ("invalid type: null, expected a boolean", "null stands where true or false is expected"),
-            ("invalid type: map, expected a sequence", "an object stands where a list is expected"),
+            ("invalid type: boolean `true`, expected an object", "must be an object, not true"),
+            ("invalid type: integer `443`, expected a list of them", "must be a list of them, not 443"),
+            ("invalid value: integer `70000`, expected u16", "must be a whole number from 0 to 65535, not 70000"),
+            ("invalid type: string \"big\", expected u64", "must be a whole number that is not negative, not a string"),
+            ("invalid type: null, expected a boolean", "must be true or false, not null"),
+            ("invalid type: map, expected a sequence", "must be a list, not an object"),
             (
                 "invalid type: floating point `1.5`, expected usize",
-                "the number 1.5 stands where a whole number that is not negative is expected",
+                "must be a whole number that is not negative, not 1.5",
             ),
             ("something of our own", "something of our own"),
         ] {
@@ -346,7 +349,7 @@ mod tests {
         #[test]
         fn no_text_panics(text in "[{}\\[\\]\":,'/#\\\\a-cé“\n0-9. -]{0,40}") {
             if let Err(error) = serde_json::from_str::<serde_json::Value>(&text) {
-                let explained = JsonError::of(&text, &error, "the file");
+                let explained = JsonError::of(&text, &error, "the file", || None);
                 proptest::prop_assert!(explained.line.is_some_and(|line| line <= text.matches('\n').count() + 1));
                 proptest::prop_assert!(explained.column.is_some_and(|column| column <= text.len() + 1));
             }

@@ -4,6 +4,7 @@
 //! [`read_body`] the bodies of requests.
 
 mod json_error;
+mod strict;
 
 use std::fmt;
 use std::path::Path;
@@ -12,13 +13,14 @@ use serde::de::{DeserializeOwned, Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use json_error::JsonError;
+use strict::Strict;
 
 /// An error in a settings file: file, line, key, reason, and a hint such as the nearest valid key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct SettingsError {
     file: Box<Path>,
     line: Option<usize>,
-    /// The column, for syntax errors.
+    /// The column in characters, from 1, if it is known.
     column: Option<usize>,
     key: Option<String>,
     reason: String,
@@ -29,6 +31,11 @@ impl SettingsError {
     /// An error of `file` as a whole.
     pub fn of_file(file: &Path, reason: impl fmt::Display) -> Self {
         Self { file: file.into(), line: None, column: None, key: None, reason: reason.to_string(), hint: None }
+    }
+
+    /// An error of one line of `file`.
+    pub fn of_line(file: &Path, line: usize, reason: impl fmt::Display) -> Self {
+        Self { line: Some(line), ..Self::of_file(file, reason) }
     }
 
     /// An error of the top-level `key`. Searches the file's `text` for its line.
@@ -89,6 +96,16 @@ impl SettingsError {
     }
 }
 
+impl SettingsError {
+    /// The error without the name of the file: line, column, message.
+    #[must_use]
+    pub fn in_file(&self) -> String {
+        let numbers = [self.line, self.column].into_iter().flatten().map(|number| format!("{number}:"));
+        let position: String = numbers.collect();
+        if position.is_empty() { self.message() } else { format!("{position} {}", self.message()) }
+    }
+}
+
 impl fmt::Display for SettingsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.place(), self.message())
@@ -113,14 +130,12 @@ pub fn read_body<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
     parse(text, "the body", named).map_err(|error| error.to_string())
 }
 
-/// Explains an error of serde in the JSON `text` of a file, with line and column. serde's own message uses names of
-/// Rust types.
-#[must_use]
-pub fn explain(text: &str, error: &serde_json::Error) -> String {
-    let described = describe(text, "the file", None, error);
-    let position: Vec<String> =
-        [described.line, described.column].into_iter().flatten().map(|number| number.to_string()).collect();
-    if position.is_empty() { described.message() } else { format!("{}: {}", position.join(":"), described.message()) }
+/// Parses one line of a file of JSON lines.
+///
+/// # Errors
+/// The first error, with `number` as its line, and its column.
+pub fn read_line<T: DeserializeOwned>(file: &Path, number: usize, line: &str) -> Result<T, SettingsError> {
+    parse(line, "the line", |error| SettingsError { file: file.into(), line: Some(number), ..error })
 }
 
 /// Parses the JSON `text`, which errors call `what`. `named` adds the file name to an error.
@@ -130,13 +145,14 @@ fn parse<T: DeserializeOwned>(
     named: impl Fn(SettingsError) -> SettingsError,
 ) -> Result<T, SettingsError> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+    let locate = || strict::locate::<T>(text);
+    let value = serde_path_to_error::deserialize(Strict::root(&mut deserializer)).map_err(|error| {
         let path = error.path().to_string();
         // serde_path_to_error uses "?" for an unknown path.
         let path = Some(path).filter(|path| path != "." && path != "?");
-        named(describe(text, what, path, &error.into_inner()))
+        named(describe(text, what, path, &error.into_inner(), locate))
     })?;
-    deserializer.end().map_err(|error| named(describe(text, what, None, &error)))?;
+    deserializer.end().map_err(|error| named(describe(text, what, None, &error, locate)))?;
     Ok(value)
 }
 
@@ -205,25 +221,38 @@ impl<'de> Deserialize<'de> for WithoutControls {
 }
 
 /// Converts an error of serde to an error without a file name.
-fn describe(text: &str, what: &str, path: Option<String>, error: &serde_json::Error) -> SettingsError {
-    let JsonError { line, column, reason } = JsonError::of(text, error, what);
+fn describe(
+    text: &str,
+    what: &str,
+    path: Option<String>,
+    error: &serde_json::Error,
+    locate: impl FnOnce() -> Option<usize>,
+) -> SettingsError {
+    let JsonError { line, column, reason } = JsonError::of(text, error, what, locate);
     let settings_error =
         |key, reason, hint| SettingsError { file: Path::new("").into(), line, column, key, reason, hint };
     if let Some((unknown, known)) = unknown(&reason, "field") {
-        settings_error(Some(unknown.to_owned()), "is no known key".to_owned(), Some(hint("keys", unknown, &known)))
+        settings_error(Some(unknown.to_owned()), "is no known key".to_owned(), Some(hint(unknown, &known)))
     } else if let Some((unknown, known)) = unknown(&reason, "variant") {
-        // An invalid value ("xml"), or a key ("fles") that selects one of several forms: report the key above it.
-        settings_error(path, format!("\"{unknown}\" is not known here"), Some(hint("ones", unknown, &known)))
+        let near = nearest(unknown, &known).map(|near| format!("did you mean \"{near}\"?"));
+        settings_error(path, format!("must be {}, not \"{unknown}\"", one_of(&known)), near)
     } else {
-        // A syntax error has a column, and no key.
-        settings_error(path.filter(|_| column.is_none()), reason, None)
+        // No key is to blame for a syntax error.
+        settings_error(path.filter(|_| error.is_data()), reason, None)
     }
 }
 
-fn hint(what: &str, unknown: &str, known: &[&str]) -> String {
+/// `one of "text", "json"`
+fn one_of(names: &[&str]) -> String {
+    let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
+    format!("one of {}", quoted.join(", "))
+}
+
+fn hint(unknown: &str, known: &[&str]) -> String {
     match nearest(unknown, known) {
         Some(near) => format!("did you mean \"{near}\"?"),
-        None => format!("known {what}: {}", known.join(", ")),
+        None if known.is_empty() => "this object takes no keys: {}".to_owned(),
+        None => format!("known keys: {}", known.join(", ")),
     }
 }
 
@@ -257,6 +286,8 @@ fn line_of_key(text: &str, key: &str) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[derive(Debug, serde::Deserialize)]
@@ -266,6 +297,30 @@ mod tests {
         client_auth: Option<u8>,
         #[serde(default)]
         uploads: Option<Inner>,
+        #[serde(default)]
+        #[expect(dead_code, reason = "only read from JSON")]
+        mode: Mode,
+        #[serde(default)]
+        #[expect(dead_code, reason = "only read from JSON")]
+        list: Vec<Inner>,
+        #[serde(default)]
+        #[expect(dead_code, reason = "only read from JSON")]
+        map: BTreeMap<String, Named>,
+    }
+
+    #[derive(Debug, Default, serde::Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    enum Mode {
+        #[default]
+        On,
+        Off,
+    }
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Named {
+        #[expect(dead_code, reason = "only read from JSON")]
+        mode: Mode,
     }
 
     #[derive(Debug, serde::Deserialize)]
@@ -287,37 +342,66 @@ mod tests {
     }
 
     #[test]
-    fn a_value_of_another_type_is_told_in_the_words_of_json() {
-        let reason = |text: &str| error(text).rsplit_once(": ").unwrap().1.to_owned();
-        assert_eq!(reason(r#"{"uploads": true}"#), "true stands where an object is expected");
-        let number = "is expected";
-        assert_eq!(
-            reason(r#"{"client_auth": {}}"#),
-            format!("an object stands where a whole number from 0 to 255 {number}")
-        );
-        assert_eq!(
-            reason(r#"{"client_auth": []}"#),
-            format!("a list stands where a whole number from 0 to 255 {number}")
-        );
+    fn a_value_of_the_wrong_type_is_refused_at_its_place() {
+        let table = [
+            ("[1, null]", ":1:1: must be an object, not a list"),
+            (" []", ":1:2: must be an object, not a list"),
+            ("\"x\"", ":1:1: must be an object, not a string"),
+            ("\n 7", ":2:2: must be an object, not 7"),
+            (r#"{"client_auth": {}}"#, ":1:17: \"client_auth\": must be a whole number from 0 to 255, not an object"),
+            (r#"{"client_auth":[]}"#, ":1:16: \"client_auth\": must be a whole number from 0 to 255, not a list"),
+            (r#"{"client_auth": 256}"#, ":1:17: \"client_auth\": must be a whole number from 0 to 255, not 256"),
+            ("{\"uploads\":\n\n [\n1]}", ":3:2: \"uploads\": must be an object, not a list"),
+            (r#"{"uploads": true}"#, ":1:13: \"uploads\": must be an object, not true"),
+            (
+                r#"{"uploads": {"max_file_bytes": null}}"#,
+                ":1:32: \"uploads.max_file_bytes\": must be a whole number that is not negative, not null",
+            ),
+            (r#"{"mode": true}"#, ":1:10: \"mode\": must be one of \"on\", \"off\", not true"),
+            (r#"{"mode": null}"#, ":1:10: \"mode\": must be one of \"on\", \"off\", not null"),
+            (r#"{"mode": 1.5}"#, ":1:10: \"mode\": must be one of \"on\", \"off\", not 1.5"),
+            (r#"{"mode": {"on": null}}"#, ":1:10: \"mode\": must be one of \"on\", \"off\", not an object"),
+            (r#"{"mode": ["on"]}"#, ":1:10: \"mode\": must be one of \"on\", \"off\", not a list"),
+            (r#"{"mode": "zzz"}"#, ":1:10: \"mode\": must be one of \"on\", \"off\", not \"zzz\""),
+            (
+                r#"{"mode": "onn"}"#,
+                ":1:10: \"mode\": must be one of \"on\", \"off\", not \"onn\"; did you mean \"on\"?",
+            ),
+            (r#"{"list": [{}, []]}"#, ":1:15: \"list[1]\": must be an object, not a list"),
+            (r#"{"list": [{} , [7]]}"#, ":1:16: \"list[1]\": must be an object, not a list"),
+            (r#"{"list": {}}"#, ":1:10: \"list\": must be a list, not an object"),
+            (r#"{"map": {"ä" : {"mode": "on"}, "b": ["on"]}}"#, ":1:37: \"map.b\": must be an object, not a list"),
+            (r#"{"map": {"b": {}}}"#, ":1:15: \"map.b\": the key \"mode\" is missing"),
+            ("{\"list\": [],\n \"list\": []}", ":2:2: the key \"list\" stands here twice"),
+        ];
+        for (text, expected) in table {
+            assert_eq!(error(text), format!("c.json{expected}"), "{text}");
+        }
+        assert_eq!(table.len(), 23);
     }
 
     #[test]
     fn an_unknown_key_is_named_with_its_line_and_the_nearest_key() {
         assert_eq!(
             error("{\n \"clientauth\": 1}"),
-            "c.json:2: \"clientauth\": is no known key; did you mean \"client_auth\"?"
+            "c.json:2:2: \"clientauth\": is no known key; did you mean \"client_auth\"?"
         );
         assert_eq!(
             error("{\n\n \"uploads\": {\"max_file_byte\": 1}}"),
-            "c.json:3: \"max_file_byte\": is no known key; did you mean \"max_file_bytes\"?"
+            "c.json:3:14: \"max_file_byte\": is no known key; did you mean \"max_file_bytes\"?"
         );
-        assert!(error(r#"{"zzz": 1}"#).ends_with("known keys: client_auth, uploads"));
+        assert!(error(r#"{"zzz": 1}"#).ends_with("known keys: client_auth, uploads, mode, list, map"));
     }
 
     #[test]
     fn a_wrong_value_is_named_with_its_key() {
         let text = error("{\"client_auth\": 1,\n\"uploads\": {\"max_file_bytes\": \"big\"}}");
-        assert!(text.starts_with("c.json:2: \"uploads.max_file_bytes\": the text \"big\" stands where"), "{text}");
+        assert!(
+            text.starts_with(
+                "c.json:2:31: \"uploads.max_file_bytes\": must be a whole number that is not negative, not a string"
+            ),
+            "{text}"
+        );
         assert_eq!(error("{\"client_auth\": 1} x"), "c.json:1:20: something stands behind the end of the object");
         assert_eq!(error("{\n"), "c.json:1:1: the file ends before the closing }");
         assert_eq!(error("{\"uploads\": {\n// x\n}}"), "c.json:2:1: a comment (// or /* */): JSON has none; remove it");
@@ -330,7 +414,7 @@ mod tests {
         assert_eq!(error(b"{\"client_auth\": 1,}"), "body:1:19: trailing comma: remove the comma before this }");
         assert_eq!(
             error(b"{\"clientauth\": 1}"),
-            "body:1: \"clientauth\": is no known key; did you mean \"client_auth\"?"
+            "body:1:2: \"clientauth\": is no known key; did you mean \"client_auth\"?"
         );
         assert_eq!(error(b"\xff"), "the body is not UTF-8 text");
         assert_eq!(read_body::<Sample>(b"{\"client_auth\": 1}").unwrap().client_auth, Some(1));

@@ -75,7 +75,7 @@ fn one_run_names_every_problem() {
         ("error: certificate: ", "expired.pem"),
         ("error: certificate: ", "*.phones.example.com"),
         ("error: trust bundle \"damaged\": ", "damaged.pem"),
-        ("error: broken: ", "constituency.json:1: \"client_aut\": is no known key; did you mean \"client_auth\"?"),
+        ("error: broken: ", "constituency.json:1:2: \"client_aut\": is no known key; did you mean \"client_auth\"?"),
         ("error: no-bundle: ", "\"trust\": "),
         ("error: bad-bundle: not served: ", "\"damaged\" cannot be used"),
         ("error: Bad_Label: the folder is not served: ", "write it in lower case"),

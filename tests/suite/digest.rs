@@ -576,7 +576,7 @@ fn a_policy_says_what_passwords_are_for() {
             json!({ "client_auth": "digest", "phones": { VVX500: { "certificate_sha256": "ab".repeat(32) } } }),
             "certificate_sha256 of 00005e00530c has no effect",
         ),
-        (json!({ "client_auth": "basic" }), "\"basic\" is not known here; known ones: required, digest, none"),
+        (json!({ "client_auth": "basic" }), "must be one of \"required\", \"digest\", \"none\", not \"basic\""),
     ] {
         let checked = refused(policy);
         assert!(checked.contains(said), "{said}: {checked}");

@@ -152,7 +152,7 @@ fn an_unknown_family_is_an_error_that_names_the_known_ones() {
         (json!({ "files": ["cisco.pem"], "family": "yaelink" }), "did you mean \"yealink\"?"),
         (json!({ "files": ["cisco.pem"], "familiy": "cisco" }), "did you mean \"family\"?"),
         (json!({ "family": "cisco" }), "the key \"files\" is missing"),
-        (json!("cisco.pem"), "a list of files, or a map of \"files\" and \"family\""),
+        (json!("cisco.pem"), "a list of files, or an object of \"files\" and \"family\""),
     ] {
         site.config["trust"]["bad"] = bundle;
         site.write_config();

@@ -529,13 +529,13 @@ fn a_malformed_pin_is_an_error_with_its_line_and_leaves_the_last_good_policy() {
         "{{ \"trust\": [\"factory\"], \"phones\": {{\n \"{VVX500}\": {{ \"certificate_sha256\": \"ab:cd\" }}\n}} }}"
     );
     site.file("ote/constituency.json", whole);
-    server.says("constituency.json:2: ");
+    server.says("constituency.json:2:42: ");
     assert_eq!(known.get("/site.cfg").unwrap().status, 200);
     let checked = command(&site, &["check"]);
     assert_eq!(checked.code, 1);
     assert!(
         checked.stdout.contains(
-            "constituency.json:2: \"phones.00005e00530c.certificate_sha256\": \"ab:cd\" is no SHA-256 of a certificate"
+            "constituency.json:2:42: \"phones.00005e00530c.certificate_sha256\": \"ab:cd\" is no SHA-256 of a certificate"
         ),
         "{}",
         checked.stdout

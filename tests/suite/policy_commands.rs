@@ -83,7 +83,7 @@ fn a_denial_in_one_constituency_edits_its_policy_and_no_other() {
     assert!(said.starts_with("public asks nobody who they are"), "{said}");
     assert_eq!(policy(&site, "public"), json!({ "client_auth": "none" }));
     let ended = command(&site, &["deny", VVX500, "--constituency", "broken"]);
-    let error = "00005e00530c MAY STILL GET IN at broken: constituencies/broken/constituency.json:1: \"phnes\": is no known key";
+    let error = "00005e00530c MAY STILL GET IN at broken: constituencies/broken/constituency.json:1:3: \"phnes\": is no known key";
     assert_eq!(ended.code, 1);
     assert!(ended.stderr.contains(error) && ended.stderr.contains("nothing was changed"), "{}", ended.stderr);
     assert_eq!(ended.stderr.matches("is no known key").count(), 1, "it is said once: {}", ended.stderr);

@@ -189,7 +189,7 @@ fn a_broken_new_policy_keeps_the_last_good_one_and_says_where_it_is_broken() {
     assert_eq!(open.get("/site.cfg").unwrap().status, 200);
     site.file("ote/constituency.json", "{\n  \"trust\": [\"factory\"],\n  \"phone\": {}\n}\n");
     let said = server.says("the last good policy stays in force");
-    assert!(said.contains("ote/constituency.json:3: \\\"phone\\\""), "{said}");
+    assert!(said.contains("ote/constituency.json:3:3: \\\"phone\\\""), "{said}");
     assert!(said.contains("did you mean \\\"phones\\\"?"), "{said}");
     assert_eq!(open.get("/site.cfg").unwrap().status, 200);
     assert!(client.resumes());

@@ -123,7 +123,7 @@ fn a_broken_configuration_keeps_what_is_in_use_also_what_came_since_the_start() 
     fs::write(site.path("provost.json"), "{\n \"domains\": \"x\"\n}").unwrap();
     reload(&server);
     let said = server.says("the configuration that is in use stays");
-    assert!(said.contains("provost.json:2: \\\"domains\\\""), "{said}");
+    assert!(said.contains("provost.json:2:2: \\\"domains\\\""), "{said}");
     let last = server.stderr().into_iter().rfind(|line| line.contains("SIGHUP")).unwrap();
     assert!(last == said && last.contains("ERROR"), "nothing that follows sounds like success: {last}");
     assert_eq!(nameless.get("/site.cfg").unwrap().status, 200);

@@ -193,12 +193,13 @@ fn an_api_body_that_is_not_json_is_told_with_its_place() {
             "body:1:26: a comment (// or /* */): JSON has none; remove it",
         ),
         ("{ \"mac\": \"00005e0053aa\", }", "body:1:26: trailing comma: remove the comma before this }"),
-        (
-            "{ \"mac\": 1, \"constituency\": \"ote\" }",
-            "body:1: \"mac\": the number 1 stands where text in double quotes is expected",
-        ),
-        ("{ \"mak\": \"\" }", "body:1: \"mak\": is no known key; did you mean \"mac\"?"),
-        ("{ \"constituency\": \"ote\" }", "body:1: the key \"mac\" is missing"),
+        ("{ \"mac\": 1, \"constituency\": \"ote\" }", "body:1:10: \"mac\": must be a string, not 1"),
+        ("{ \"mak\": \"\" }", "body:1:3: \"mak\": is no known key; did you mean \"mac\"?"),
+        ("{ \"constituency\": \"ote\" }", "body:1:1: the key \"mac\" is missing"),
+        ("[\"00005e0053aa\", null, null]", "body:1:1: must be an object, not a list"),
+        ("[]", "body:1:1: must be an object, not a list"),
+        ("\"00005e0053aa\"", "body:1:1: must be an object, not a string"),
+        ("{ \"mac\": [\"00005e0053aa\"] }", "body:1:10: \"mac\": must be a string, not a list"),
         ("", "body:1:1: the body is empty; it must hold at least {}"),
     ] {
         let answer = operators.with(&["-H", "Content-Type: application/json", "--data", body]).get("/api/allow");

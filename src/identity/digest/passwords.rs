@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::algorithm::Ha1;
 use crate::constituency::{ConstituencyName, MacAddress};
 use crate::files::FileStamp;
-use crate::settings::explain;
+use crate::settings;
 use crate::state::{self, FolderHandle};
 use crate::wording::counted;
 
@@ -266,7 +266,7 @@ fn read(folder: &Path, constituency: &ConstituencyName) -> Result<OfConstituency
     let bytes = state::read(&path).map_err(failed(&path))?;
     let wrong = |reason| PasswordsError { path: path.clone(), reason };
     let text = std::str::from_utf8(&bytes).map_err(|_| wrong("the file is not UTF-8 text".to_owned()))?;
-    serde_json::from_str(text).map_err(|error| wrong(explain(text, &error)))
+    settings::read(&path, text).map_err(|error| wrong(error.in_file()))
 }
 
 fn exists(path: &Path) -> Result<bool, PasswordsError> {

@@ -83,7 +83,7 @@ impl<'de> Deserialize<'de> for BundleFiles {
             type Value = BundleFiles;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a list of files, or a map of \"files\" and \"family\"")
+                f.write_str("a list of files, or an object of \"files\" and \"family\"")
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, files: A) -> Result<BundleFiles, A::Error> {
