@@ -335,6 +335,7 @@ impl Renewer {
             not_after: stored.checked.validity().not_after,
             days_left: stored.checked.validity().left(now).div_euclid(DAY),
             directory: stored.meta.directory.clone(),
+            intermediates: stored.checked.certificate.intermediates.clone(),
         });
         CertificateStatus {
             key: lineage.key(),

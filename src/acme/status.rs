@@ -10,7 +10,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::lineage::Lineage;
 use super::schedule::RenewalWindow;
 use crate::ca::KeyKind;
-use crate::certificate::{Condition, RenewalSchedule, Validity};
+use crate::certificate::{CertificateFacts, Condition, Intermediate, RenewalSchedule, Validity};
 use crate::constituency::ConstituencyName;
 
 /// Everything about the certificates and their renewal. Times are Unix time.
@@ -67,16 +67,32 @@ impl CertificateStatus {
     /// Its condition at `now`, in Unix seconds.
     #[must_use]
     pub fn condition(&self, now: i64) -> Condition {
-        let validity =
-            self.held.as_ref().map(|held| Validity { not_before: held.not_before, not_after: held.not_after });
+        let (held, lineage) = (self.held.as_ref(), self.lineage());
+        let facts = CertificateFacts {
+            validity: held.map(|held| Validity { not_before: held.not_before, not_after: held.not_after }),
+            intermediates: held.map(|held| held.intermediates.as_slice()).unwrap_or_default(),
+            wrong_names: held.and_then(|held| wrong_names(&lineage, &held.names, &self.names)),
+            files_error: None,
+        };
         let plan = RenewalSchedule {
             renewal: self.planned.unwrap_or(now),
             // New settings reset `failures`; an error from before does not apply to them.
             failure: self.last_error.as_deref().filter(|_| self.failures > 0),
             action_required: self.needs_human,
         };
-        Condition::of(now, validity, Some(plan))
+        Condition::of(now, &facts, Some(plan))
     }
+}
+
+/// The names of a certificate, and the one that it should cover, where the domain has changed since it was issued. One for
+/// exact names is presented to clients that ask for these alone.
+pub(super) fn wrong_names<'a>(
+    lineage: &Lineage,
+    names: &'a [String],
+    wanted: &'a [String],
+) -> Option<(&'a [String], &'a str)> {
+    let wildcard = wanted.first().filter(|wildcard| lineage.constituency().is_none() && !names.contains(wildcard))?;
+    Some((names, wildcard))
 }
 
 /// A certificate in use.
@@ -94,6 +110,9 @@ pub struct HeldStatus {
     pub days_left: i64,
     /// The directory of the CA that issued it.
     pub directory: String,
+    /// The intermediates of its chain that are not valid for as long as it is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub intermediates: Vec<Intermediate>,
 }
 
 /// How many attempts there were since the start.

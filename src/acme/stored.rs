@@ -6,10 +6,11 @@ use std::path::Path;
 
 use super::persistent_state::PersistentState;
 use super::scheduler::planned;
+use super::status::wrong_names;
 use super::store::CertificateStore;
 use super::{Lineage, wildcard_names};
 use crate::ca::KeyKind;
-use crate::certificate::{Condition, ExactNames, RenewalSchedule};
+use crate::certificate::{CertificateFacts, Condition, ExactNames, RenewalSchedule, ServerCertificate};
 use crate::state::FolderHandle;
 
 /// A wanted certificate, as it is stored.
@@ -51,8 +52,14 @@ pub fn stored_certificates(
             failure: attempts.last_error.as_deref().filter(|_| attempts.failures > 0),
             action_required: attempts.needs_human,
         };
-        let validity = stored.as_ref().map(|stored| stored.checked.validity());
-        let condition = Condition::of(now, validity, Some(plan));
+        let certificate = stored.as_ref().map(|stored| &stored.checked.certificate);
+        let facts = CertificateFacts {
+            validity: certificate.map(ServerCertificate::validity),
+            intermediates: certificate.map(|it| it.intermediates.as_slice()).unwrap_or_default(),
+            wrong_names: certificate.and_then(|it| wrong_names(&lineage, &it.names, &names)),
+            files_error: None,
+        };
+        let condition = Condition::of(now, &facts, Some(plan));
         let is_for_names = stored.is_some_and(|stored| stored.checked.is_for(&names));
         StoredCertificate { lineage, names, condition, is_for_names }
     };

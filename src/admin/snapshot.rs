@@ -58,9 +58,9 @@ pub struct SilentTogether {
 /// A server certificate and its renewal.
 #[derive(Debug, Clone, Serialize)]
 pub struct CertificateView {
-    /// "RSA" or "ECDSA".
+    /// "RSA" or "ECDSA"; "unknown" if its files were never usable.
     pub key: String,
-    /// The names in the certificate.
+    /// The names that it is for; the file of its chain if they are unknown.
     pub names: Vec<String>,
     pub issuer: Option<String>,
     /// The first second of its validity. `None` if there is no certificate yet.
@@ -71,7 +71,8 @@ pub struct CertificateView {
     pub source: &'static str,
     /// `ok`, `warning` or `error`.
     pub level: ConditionLevel,
-    /// Its condition: `valid`, `missing`, `not_yet_valid`, `expired`, `ends_soon` or `renewal_overdue`.
+    /// Its condition: `valid`, `missing`, `not_yet_valid`, `expired`, `wrong_names`, `files_unusable`, `ends_soon`
+    /// or `renewal_overdue`.
     pub state: &'static str,
     /// The problem. `None` if there is none.
     pub problem: Option<String>,

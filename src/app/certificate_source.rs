@@ -1,7 +1,7 @@
 //! Where certificates come from, and the state of that source.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
@@ -12,7 +12,7 @@ use super::control::Commands;
 use super::renewal_thread::{RenewalPlan, RenewalThread};
 use super::{AppError, LOCAL_SERVER_CA};
 use crate::acme::Renewer;
-use crate::certificate::{Condition, ConditionLevel, ExactNames, FilesSource, LiveCertificates, LocalCa};
+use crate::certificate::{Condition, ConditionLevel, ExactNames, FilePair, FilesSource, LiveCertificates, LocalCa};
 use crate::clock;
 use crate::config::{CertificateSource, Config};
 use crate::state::StateDir;
@@ -21,15 +21,14 @@ use crate::state::StateDir;
 #[derive(Debug)]
 pub(super) struct ActiveCertificateSource {
     origin: SourceKind,
-    domain: String,
     /// The exact names that constituencies want.
     exact: watch::Receiver<Arc<ExactNames>>,
     logged: LoggedProblems,
 }
 
-/// The level last logged for each certificate file. A condition is logged once when it begins and once when it ends.
+/// The level and the state of each certificate from files, as they were logged: each change is logged once.
 #[derive(Debug, Default)]
-struct LoggedProblems(BTreeMap<PathBuf, ConditionLevel>);
+struct LoggedProblems(BTreeMap<PathBuf, (ConditionLevel, &'static str)>);
 
 #[derive(Debug)]
 enum SourceKind {
@@ -49,7 +48,7 @@ impl ActiveCertificateSource {
         renewal: (&Boards, &Commands),
     ) -> Result<Self, AppError> {
         let origin = match &config.certificate {
-            CertificateSource::Files(pairs) => SourceKind::Files(FilesSource::new(pairs.clone())),
+            CertificateSource::Files(pairs) => SourceKind::Files(FilesSource::new(pairs.clone(), &config.domain)),
             CertificateSource::LocalCa(_) => SourceKind::LocalCa(Box::new(LocalCa::open(
                 &state.path().join(LOCAL_SERVER_CA),
                 &config.domain,
@@ -61,7 +60,7 @@ impl ActiveCertificateSource {
                 SourceKind::Acme(Some(Box::new((plan, renewer))))
             }
         };
-        Ok(Self { origin, domain: config.domain.clone(), exact, logged: LoggedProblems::default() })
+        Ok(Self { origin, exact, logged: LoggedProblems::default() })
     }
 
     /// The CA that clients must trust, if the source is a local CA.
@@ -90,9 +89,8 @@ impl ActiveCertificateSource {
                 }
                 if refreshed.is_new {
                     tracing::info!("the certificate files were read");
-                    files.misfits(&self.domain).iter().for_each(|misfit| tracing::error!("{misfit}"));
                 }
-                self.logged.log(files.conditions(clock::unix_seconds(clock::now())));
+                self.logged.log(&files.pairs(), clock::unix_seconds(clock::now()));
                 refreshed.lacking.iter().for_each(|lacking| tracing::error!("{lacking}"));
             }
             SourceKind::LocalCa(local) => {
@@ -107,16 +105,74 @@ impl ActiveCertificateSource {
 }
 
 impl LoggedProblems {
-    fn log<'a>(&mut self, conditions: impl Iterator<Item = (&'a Path, Condition)>) {
-        for (file, condition) in conditions {
-            let (level, name) = (condition.level(), file.display());
-            let before = self.0.insert(file.to_owned(), level).unwrap_or(ConditionLevel::Ok);
-            match level {
-                level if level == before => {}
-                ConditionLevel::Ok => tracing::info!("{name} {condition}"),
-                ConditionLevel::Warning => tracing::warn!("{name} {condition}"),
-                ConditionLevel::Error => tracing::error!("{name} {condition}"),
+    /// What is new at `now`, and how bad it is.
+    fn changes(&mut self, pairs: &[FilePair], now: i64) -> Vec<(ConditionLevel, String)> {
+        let mut changes = Vec::new();
+        for pair in pairs {
+            let condition = pair.condition(now);
+            let current = (condition.level(), condition.word());
+            let before = self.0.insert(pair.files.chain.clone(), current).unwrap_or((ConditionLevel::Ok, "valid"));
+            // Their reason was logged when the files were read.
+            let is_logged = matches!(condition, Condition::FilesUnusable { .. } | Condition::Missing { .. });
+            if current != before && !is_logged {
+                changes.push((condition.level(), format!("{} {condition}", pair.files.chain.display())));
             }
         }
+        changes
+    }
+
+    fn log(&mut self, pairs: &[FilePair], now: i64) {
+        for (level, message) in self.changes(pairs, now) {
+            match level {
+                ConditionLevel::Ok => tracing::info!("{message}"),
+                ConditionLevel::Warning => tracing::warn!("{message}"),
+                ConditionLevel::Error => tracing::error!("{message}"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::certificate::CertificateFiles;
+
+    const DAY: i64 = 86_400;
+
+    #[test]
+    fn each_worse_state_is_logged_once_though_the_level_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let (chain, key) = (folder.path().join("own.pem"), folder.path().join("own.key"));
+        let mut params = rcgen::CertificateParams::new(vec!["*.phones.example.com".to_owned()]).unwrap();
+        let now = clock::now();
+        params.not_before = (now - Duration::from_secs(60)).into();
+        params.not_after = (now + Duration::from_hours(24 * 90)).into();
+        let pair = rcgen::KeyPair::generate().unwrap();
+        std::fs::write(&chain, params.self_signed(&pair).unwrap().pem()).unwrap();
+        std::fs::write(&key, pair.serialize_pem()).unwrap();
+
+        let files = CertificateFiles { chain: chain.clone(), key: key.clone() };
+        let mut source = FilesSource::new(vec![files], "phones.example.com");
+        let live = LiveCertificates::default();
+        assert!(source.refresh(&live, &ExactNames::default()).errors.is_empty());
+        let (mut logged, now) = (LoggedProblems::default(), clock::unix_seconds(now));
+        let mut changes = |source: &FilesSource, day: i64| logged.changes(&source.pairs(), now + day * DAY);
+        let mut lines = Vec::new();
+        for day in [0, 1, 70, 71, 80, 81, 91, 92] {
+            lines.extend(changes(&source, day));
+        }
+        let levels: Vec<ConditionLevel> = lines.iter().map(|(level, _)| *level).collect();
+        assert_eq!(levels, [ConditionLevel::Warning, ConditionLevel::Error, ConditionLevel::Error], "{lines:?}");
+        assert!(lines[1].1.contains("has not been renewed") && lines[2].1.contains("expired at"), "{lines:?}");
+
+        // The source reports the reason itself, once.
+        std::fs::remove_file(&key).unwrap();
+        assert_eq!(source.refresh(&live, &ExactNames::default()).errors.len(), 1);
+        assert_eq!((source.pairs()[0].condition(now).word(), changes(&source, 1)), ("files_unusable", Vec::new()));
+        std::fs::write(&key, pair.serialize_pem()).unwrap();
+        assert!(source.refresh(&live, &ExactNames::default()).errors.is_empty());
+        assert_eq!(changes(&source, 1), [(ConditionLevel::Ok, format!("{} is valid", chain.display()))]);
     }
 }

@@ -4,14 +4,15 @@
 //! | level | when |
 //! |---|---|
 //! | warning | the planned renewal is overdue by 48 h, or waits for an operator; without a plan, under a quarter of the lifetime is left |
-//! | error | under a seventh is left, and there is no plan or it failed; expired; not valid yet; never obtained because that fails |
+//! | error | under a seventh is left, and there is no plan or it failed; expired; not valid yet; never obtained because that fails; not for the names that phones ask for; its files cannot be used any more |
 //!
 //! Fractions also suit certificates of six days. There the planned renewal may be late by a twelfth of the lifetime,
 //! not 48 h.
+//! Clients verify the whole chain, so an intermediate that ends before the server's own certificate counts in its place.
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::clock::rfc3339;
 
@@ -48,6 +49,28 @@ impl Validity {
     }
 }
 
+/// A CA certificate in the chain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intermediate {
+    /// Its common name, or all of its subject.
+    pub ca: String,
+    pub not_before: i64,
+    pub not_after: i64,
+}
+
+/// A certificate, as far as its condition depends on it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CertificateFacts<'a> {
+    /// That of the server's own certificate; `None` if there is none yet.
+    pub validity: Option<Validity>,
+    /// The intermediates that are not valid for as long as the server's own certificate.
+    pub intermediates: &'a [Intermediate],
+    /// The names that it is for, if it covers none that phones ask for, and the name that it should cover.
+    pub wrong_names: Option<(&'a [String], &'a str)>,
+    /// Why its files cannot be read, or used, as they are now.
+    pub files_error: Option<&'a str>,
+}
+
 /// When provost itself renews a certificate, and how the last attempt went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RenewalSchedule<'a> {
@@ -80,13 +103,31 @@ pub enum Condition {
         failure: Option<String>,
     },
     NotYetValid {
+        /// The intermediate that is not; `None`: the certificate itself.
+        ca: Option<String>,
         not_before: i64,
     },
     Expired {
+        /// The intermediate that is; `None`: the certificate itself.
+        ca: Option<String>,
         not_after: i64,
+    },
+    /// It covers no name that phones ask for.
+    WrongNames {
+        wanted: String,
+        names: Vec<String>,
+        /// Why its renewal fails.
+        failure: Option<String>,
+    },
+    /// It is in use, and what lies in its files now cannot be.
+    FilesUnusable {
+        not_after: i64,
+        error: String,
     },
     /// Another program should have renewed it.
     EndsSoon {
+        /// The intermediate that does; `None`: the certificate itself.
+        ca: Option<String>,
         not_after: i64,
         left: i64,
         level: ConditionLevel,
@@ -114,25 +155,50 @@ impl ConditionLevel {
 }
 
 impl Condition {
-    /// The condition at `now`. Without `validity`, no certificate exists yet. Without `plan`, another program renews
-    /// it.
+    /// The condition at `now` of a certificate. Without a plan, another program renews it.
     #[must_use]
-    pub fn of(now: i64, validity: Option<Validity>, plan: Option<RenewalSchedule<'_>>) -> Self {
+    pub fn of(now: i64, facts: &CertificateFacts<'_>, plan: Option<RenewalSchedule<'_>>) -> Self {
         let failure = plan.and_then(|plan| plan.failure).map(str::to_owned);
-        let Some(validity) = validity else { return Self::Missing { failure } };
-        let Validity { not_before, not_after } = validity;
-        if now < not_before {
-            return Self::NotYetValid { not_before };
+        let Some(validity) = facts.validity else {
+            return Self::Missing { failure: failure.or(facts.files_error.map(str::to_owned)) };
+        };
+        // Renewing it with the same names would not help.
+        if let Some((names, wanted)) = facts.wrong_names {
+            return Self::WrongNames { wanted: wanted.to_owned(), names: names.to_vec(), failure };
         }
-        if now > not_after {
-            return Self::Expired { not_after };
+        let ca = |it: &Intermediate| Some(it.ca.clone());
+        if now < validity.not_before {
+            return Self::NotYetValid { ca: None, not_before: validity.not_before };
         }
-        let (lifetime, left) = (validity.lifetime(), validity.left(now));
+        if now > validity.not_after {
+            return Self::Expired { ca: None, not_after: validity.not_after };
+        }
+        if let Some(early) = facts.intermediates.iter().find(|it| now < it.not_before) {
+            return Self::NotYetValid { ca: ca(early), not_before: early.not_before };
+        }
+        let first = facts.intermediates.iter().min_by_key(|it| it.not_after);
+        let first = first.filter(|it| it.not_after < validity.not_after);
+        if let Some(expired) = first.filter(|it| now > it.not_after) {
+            return Self::Expired { ca: ca(expired), not_after: expired.not_after };
+        }
+        let not_after = first.map_or(validity.not_after, |it| it.not_after);
+        if let Some(error) = facts.files_error {
+            return Self::FilesUnusable { not_after, error: error.to_owned() };
+        }
+        let (lifetime, left) = (validity.lifetime(), not_after.saturating_sub(now));
         let is_under = |part: i64| left.saturating_mul(part) < lifetime;
-        match plan {
-            None if is_under(7) => Self::EndsSoon { not_after, left, level: ConditionLevel::Error },
-            None if is_under(4) => Self::EndsSoon { not_after, left, level: ConditionLevel::Warning },
-            None => Self::Valid,
+        // A renewal in time replaces the intermediate too.
+        match plan.filter(|plan| first.is_none() || plan.renewal < not_after) {
+            None => {
+                let level = if is_under(7) {
+                    ConditionLevel::Error
+                } else if is_under(4) {
+                    ConditionLevel::Warning
+                } else {
+                    return Self::Valid;
+                };
+                Self::EndsSoon { ca: first.and_then(ca), not_after, left, level }
+            }
             Some(plan) => {
                 let is_late = now.saturating_sub(plan.renewal) >= GRACE.min(lifetime / 12);
                 let level = match (is_late, failure.is_some()) {
@@ -150,9 +216,11 @@ impl Condition {
     pub fn level(&self) -> ConditionLevel {
         match self {
             Self::Valid | Self::Missing { failure: None } => ConditionLevel::Ok,
-            Self::Missing { failure: Some(_) } | Self::NotYetValid { .. } | Self::Expired { .. } => {
-                ConditionLevel::Error
-            }
+            Self::Missing { failure: Some(_) }
+            | Self::NotYetValid { .. }
+            | Self::Expired { .. }
+            | Self::WrongNames { .. }
+            | Self::FilesUnusable { .. } => ConditionLevel::Error,
             Self::EndsSoon { level, .. } | Self::RenewalOverdue { level, .. } => *level,
         }
     }
@@ -165,6 +233,8 @@ impl Condition {
             Self::Missing { .. } => "missing",
             Self::NotYetValid { .. } => "not_yet_valid",
             Self::Expired { .. } => "expired",
+            Self::WrongNames { .. } => "wrong_names",
+            Self::FilesUnusable { .. } => "files_unusable",
             Self::EndsSoon { .. } => "ends_soon",
             Self::RenewalOverdue { .. } => "renewal_overdue",
         }
@@ -183,16 +253,45 @@ impl fmt::Display for Condition {
             Self::Valid => f.write_str("is valid"),
             Self::Missing { failure: None } => f.write_str("has not been obtained yet"),
             Self::Missing { failure: Some(failure) } => write!(f, "could not be obtained: {failure}"),
-            Self::NotYetValid { not_before } => write!(
+            Self::NotYetValid { ca: None, not_before } => write!(
                 f,
                 "is not valid before {}: check this machine's clock (timedatectl), and which certificate this is",
                 rfc3339(*not_before)
             ),
-            Self::Expired { not_after } => write!(f, "expired at {}: phones refuse it", rfc3339(*not_after)),
-            Self::EndsSoon { not_after, left, .. } => write!(
+            Self::NotYetValid { ca: Some(ca), not_before } => write!(
+                f,
+                "has the intermediate certificate {ca:?} in its chain, which is not valid before {}: check this machine's \
+                 clock (timedatectl)",
+                rfc3339(*not_before)
+            ),
+            Self::Expired { ca: None, not_after } => write!(f, "expired at {}: phones refuse it", rfc3339(*not_after)),
+            Self::Expired { ca: Some(ca), not_after } => write!(
+                f,
+                "has the intermediate certificate {ca:?} in its chain, which expired at {}: phones refuse the chain; \
+                 replace the intermediate by the CA's present one",
+                rfc3339(*not_after)
+            ),
+            Self::WrongNames { wanted, names, failure } => {
+                write!(f, "does not cover {wanted} (it is for {}); phones will refuse it", names.join(", "))?;
+                failure.as_ref().map_or(Ok(()), |failure| write!(f, ", and its renewal fails: {failure}"))
+            }
+            Self::FilesUnusable { not_after, error } => write!(
+                f,
+                "was read before and stays in use until {}, but its files cannot be used now, and a restart would leave \
+                 phones without it: {error}",
+                rfc3339(*not_after)
+            ),
+            Self::EndsSoon { ca: None, not_after, left, .. } => write!(
                 f,
                 "expires at {} ({} left) and has not been renewed: run the program that writes its files, such as \
                  certbot renew, and read its log",
+                rfc3339(*not_after),
+                span(*left)
+            ),
+            Self::EndsSoon { ca: Some(ca), not_after, left, .. } => write!(
+                f,
+                "has the intermediate certificate {ca:?} in its chain, which expires at {} ({} left): replace it by the \
+                 CA's present one, or renew the certificate before",
                 rfc3339(*not_after),
                 span(*left)
             ),
@@ -229,10 +328,14 @@ mod tests {
         Validity { not_before: 1_000_000_000, not_after: 1_000_000_000 + lifetime }
     }
 
+    fn valid(lifetime: i64) -> CertificateFacts<'static> {
+        CertificateFacts { validity: Some(lasting(lifetime)), ..Default::default() }
+    }
+
     /// The level from `files` with this many permille of the lifetime left.
     fn from_files(lifetime: i64, permille: i64) -> ConditionLevel {
         let now = 1_000_000_000 + lifetime - lifetime * permille / 1000;
-        Condition::of(now, Some(lasting(lifetime)), None).level()
+        Condition::of(now, &valid(lifetime), None).level()
     }
 
     #[test]
@@ -248,7 +351,7 @@ mod tests {
     fn planned_renewal_warns_48_h_late_and_fails_under_a_seventh() {
         let level = |lifetime: i64, planned: i64, now: i64, failure: Option<&str>| {
             let plan = RenewalSchedule { renewal: 1_000_000_000 + planned, failure, action_required: false };
-            Condition::of(1_000_000_000 + now, Some(lasting(lifetime)), Some(plan)).level()
+            Condition::of(1_000_000_000 + now, &valid(lifetime), Some(plan)).level()
         };
         let failure = Some("no route to host");
         for failure in [None, failure] {
@@ -276,7 +379,7 @@ mod tests {
     #[test]
     fn renewal_that_waits_for_an_operator_warns_at_once() {
         let plan = RenewalSchedule { renewal: 1_000_000_000, failure: Some("REFUSED"), action_required: true };
-        let condition = Condition::of(1_000_000_060, Some(lasting(90 * DAY)), Some(plan));
+        let condition = Condition::of(1_000_000_060, &valid(90 * DAY), Some(plan));
         assert_eq!(condition.level(), ConditionLevel::Warning);
         assert!(condition.to_string().ends_with("its renewal, planned for 2001-09-09T01:46:40Z, fails: REFUSED"));
     }
@@ -285,23 +388,71 @@ mod tests {
     fn a_clock_outside_the_validity_is_an_error_with_or_without_plan() {
         let plan = RenewalSchedule { renewal: 1_000_000_000 + 60 * DAY, failure: None, action_required: false };
         for plan in [None, Some(plan)] {
-            let at = |now| Condition::of(now, Some(lasting(90 * DAY)), plan);
-            assert_eq!(at(999_999_999), Condition::NotYetValid { not_before: 1_000_000_000 });
+            let at = |now| Condition::of(now, &valid(90 * DAY), plan);
+            assert_eq!(at(999_999_999), Condition::NotYetValid { ca: None, not_before: 1_000_000_000 });
             assert_eq!(at(1_000_000_000).level(), ConditionLevel::Ok);
             let not_after = 1_000_000_000 + 90 * DAY;
-            assert_ne!(at(not_after), Condition::Expired { not_after }, "its last second");
-            assert_eq!(at(not_after + 1), Condition::Expired { not_after });
+            assert_ne!(at(not_after), Condition::Expired { ca: None, not_after }, "its last second");
+            assert_eq!(at(not_after + 1), Condition::Expired { ca: None, not_after });
             assert_eq!((at(0).level(), at(not_after + 1).level()), (ConditionLevel::Error, ConditionLevel::Error));
         }
     }
 
     #[test]
     fn a_missing_certificate_is_an_error_once_obtaining_it_fails() {
-        let missing =
-            |failure| Condition::of(0, None, Some(RenewalSchedule { renewal: 0, failure, action_required: false }));
+        let missing = |failure| {
+            Condition::of(
+                0,
+                &CertificateFacts::default(),
+                Some(RenewalSchedule { renewal: 0, failure, action_required: false }),
+            )
+        };
         assert_eq!((missing(None).level(), missing(Some("x")).level()), (ConditionLevel::Ok, ConditionLevel::Error));
         assert_eq!(missing(Some("x")).problem().unwrap(), "could not be obtained: x");
         assert_eq!(missing(None).problem(), None);
+    }
+
+    #[test]
+    fn intermediate_that_ends_first_decides() {
+        let begin = 1_000_000_000;
+        let ending = |days: i64| Intermediate { ca: "R3".to_owned(), not_before: 0, not_after: begin + days * DAY };
+        let plan = RenewalSchedule { renewal: begin + 60 * DAY, failure: None, action_required: false };
+        // The day, when the intermediate ends, whether a renewal is planned, the level, the state.
+        let cases = [
+            (30, 400, false, ConditionLevel::Ok, "valid"),
+            (30, 60, false, ConditionLevel::Ok, "valid"),
+            (30, 50, false, ConditionLevel::Warning, "ends_soon"),
+            (30, 40, false, ConditionLevel::Error, "ends_soon"),
+            (30, 29, false, ConditionLevel::Error, "expired"),
+            (30, 29, true, ConditionLevel::Error, "expired"),
+            (30, 40, true, ConditionLevel::Error, "ends_soon"),
+            (55, 65, true, ConditionLevel::Ok, "valid"),
+        ];
+        for (day, end, is_planned, level, word) in cases {
+            let intermediates = [ending(1000), ending(end)];
+            let facts = CertificateFacts { intermediates: &intermediates, ..valid(90 * DAY) };
+            let condition = Condition::of(begin + day * DAY, &facts, is_planned.then_some(plan));
+            assert_eq!((condition.level(), condition.word()), (level, word), "day {day}, end {end}: {condition}");
+            assert_eq!(condition.to_string().contains("\"R3\""), level != ConditionLevel::Ok, "{condition}");
+        }
+        let early = [Intermediate { ca: "R3".to_owned(), not_before: begin + DAY, not_after: begin + 900 * DAY }];
+        let facts = CertificateFacts { intermediates: &early, ..valid(90 * DAY) };
+        assert_eq!(Condition::of(begin, &facts, None).word(), "not_yet_valid");
+    }
+
+    #[test]
+    fn wrong_names_and_unusable_files_are_errors_of_a_valid_certificate() {
+        let names = ["other.example.org".to_owned()];
+        let wrong = CertificateFacts { wrong_names: Some((&names, "*.phones.example.com")), ..valid(90 * DAY) };
+        let broken = CertificateFacts { files_error: Some("own.key: not found"), ..valid(90 * DAY) };
+        for (facts, word, text) in [
+            (wrong, "wrong_names", "does not cover *.phones.example.com (it is for other.example.org)"),
+            (broken, "files_unusable", "own.key: not found"),
+        ] {
+            let condition = Condition::of(1_000_000_060, &facts, None);
+            assert_eq!((condition.level(), condition.word()), (ConditionLevel::Error, word));
+            assert!(condition.to_string().contains(text), "{condition}");
+        }
     }
 
     proptest! {
@@ -317,7 +468,7 @@ mod tests {
             });
             let level = |step: u16| {
                 let now = 1_000_000_000 + lifetime * i64::from(step) / 60_000;
-                Condition::of(now, Some(lasting(lifetime)), plan).level()
+                Condition::of(now, &valid(lifetime), plan).level()
             };
             prop_assert!(level(steps[0]) <= level(steps[1]));
         }
@@ -326,8 +477,12 @@ mod tests {
         fn no_input_overflows(now: i64, not_before: i64, not_after: i64, renewal: i64, failure: Option<String>) {
             let plan = RenewalSchedule { renewal, failure: failure.as_deref(), action_required: true };
             for plan in [None, Some(plan)] {
-                let condition = Condition::of(now, Some(Validity { not_before, not_after }), plan);
-                prop_assert!(!condition.to_string().is_empty());
+                let ca = Intermediate { ca: "CA".to_owned(), not_before: not_after, not_after: not_before };
+                for intermediates in [&[][..], &[ca]] {
+                    let validity = Some(Validity { not_before, not_after });
+                    let facts = CertificateFacts { validity, intermediates, ..Default::default() };
+                    prop_assert!(!Condition::of(now, &facts, plan).to_string().is_empty());
+                }
             }
         }
     }

@@ -6,21 +6,9 @@ use std::path::{Path, PathBuf};
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use schemars::JsonSchema;
-use serde::Deserialize;
 
-use super::{Condition, ExactNames, LiveCertificates, PairError, ServerCertificate};
+use super::{CertificateFiles, ExactNames, FilePair, LiveCertificates, PairError, ServerCertificate};
 use crate::files::{FileStamp, read_regular};
-
-/// A certificate chain and its private key, PEM.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct CertificateFiles {
-    /// The server's certificate and those between it and the root, in this order.
-    pub chain: PathBuf,
-    /// The private key.
-    pub key: PathBuf,
-}
 
 /// Why a pair of files cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +39,7 @@ pub struct Refreshed {
 #[derive(Debug)]
 pub struct FilesSource {
     pairs: Vec<Followed>,
+    domain: String,
     exact: ExactNames,
     lacking: BTreeSet<String>,
 }
@@ -62,23 +51,24 @@ struct Followed {
     read_stamps: Option<[Option<FileStamp>; 2]>,
     /// Why a file could not be read at the last try. The read is repeated until it succeeds.
     read_error: Option<String>,
+    /// Why the last read failed, or why the pair could not be used.
+    error: Option<String>,
     good: Option<ServerCertificate>,
 }
 
 impl FilesSource {
+    /// Reloads `pairs`, which are for names one label below `domain`.
     #[must_use]
-    pub fn new(pairs: Vec<CertificateFiles>) -> Self {
-        let pairs = pairs
-            .into_iter()
-            .map(|files| Followed { files, read_stamps: None, read_error: None, good: None })
-            .collect();
-        Self { pairs, exact: ExactNames::default(), lacking: BTreeSet::new() }
+    pub fn new(pairs: Vec<CertificateFiles>, domain: &str) -> Self {
+        let followed = |files| Followed { files, read_stamps: None, read_error: None, error: None, good: None };
+        let pairs = pairs.into_iter().map(followed).collect();
+        Self { pairs, domain: domain.to_owned(), exact: ExactNames::default(), lacking: BTreeSet::new() }
     }
 
     /// Reads changed files, and publishes the certificates if a pair or the wanted exact names changed.
     pub fn refresh(&mut self, live: &LiveCertificates, exact: &ExactNames) -> Refreshed {
         let mut errors = Vec::new();
-        let mut is_new = false;
+        let (mut is_new, before) = (false, self.errors());
         for pair in &mut self.pairs {
             match pair.follow(load) {
                 Some(Ok(())) => is_new = true,
@@ -86,9 +76,13 @@ impl FilesSource {
                 None => {}
             }
         }
-        if is_new || self.exact != *exact {
+        let is_other = is_new || self.exact != *exact;
+        if is_other {
             self.exact.clone_from(exact);
             self.publish(live);
+        }
+        if is_other || self.errors() != before {
+            live.publish_pairs(self.pairs());
         }
         let lacking = self.lacking();
         let before = std::mem::replace(&mut self.lacking, lacking);
@@ -105,6 +99,10 @@ impl FilesSource {
         let (own, common): (Vec<_>, Vec<_>) = self.good().cloned().partition(|pair| self.is_exact_only(pair));
         live.publish(if common.is_empty() { own } else { common });
         live.publish_exact(exact);
+    }
+
+    fn errors(&self) -> Vec<Option<String>> {
+        self.pairs.iter().map(|pair| pair.error.clone()).collect()
     }
 
     fn good(&self) -> impl Iterator<Item = &ServerCertificate> {
@@ -134,31 +132,18 @@ impl FilesSource {
         self.exact.iter().filter_map(lack).collect()
     }
 
-    /// The pairs in use, each with its certificate.
-    pub fn pairs_in_use(&self) -> impl Iterator<Item = (&CertificateFiles, &ServerCertificate)> {
-        self.pairs.iter().filter_map(|pair| Some((&pair.files, pair.good.as_ref()?)))
-    }
-
-    /// The condition of each pair in use, by the file of its chain.
-    pub fn conditions(&self, now: i64) -> impl Iterator<Item = (&Path, Condition)> {
-        let of = move |certificate: &ServerCertificate| Condition::of(now, Some(certificate.validity()), None);
-        self.pairs_in_use().map(move |(files, certificate)| (files.chain.as_path(), of(certificate)))
-    }
-
-    /// The pairs in use whose names phones will reject, with the reason.
+    /// Each pair, as it is now.
     #[must_use]
-    pub fn misfits(&self, domain: &str) -> Vec<String> {
-        let example = format!("name.{domain}");
-        let mut misfits = Vec::new();
-        for pair in &self.pairs {
-            let Some(certificate) = &pair.good else { continue };
-            let file = pair.files.chain.display();
-            if !certificate.covers(&example) && !self.is_exact_only(certificate) {
-                let names = certificate.names.join(", ");
-                misfits.push(format!("{file} does not cover *.{domain} (it is for {names}); phones will refuse it"));
-            }
-        }
-        misfits
+    pub fn pairs(&self) -> Vec<FilePair> {
+        let example = format!("name.{}", self.domain);
+        let is_misfit = |pair: &ServerCertificate| !pair.covers(&example) && !self.is_exact_only(pair);
+        let pair = |pair: &Followed| FilePair {
+            files: pair.files.clone(),
+            certificate: pair.good.clone(),
+            error: pair.error.clone(),
+            uncovered: pair.good.as_ref().is_some_and(is_misfit).then(|| format!("*.{}", self.domain)),
+        };
+        self.pairs.iter().map(pair).collect()
     }
 }
 
@@ -179,6 +164,7 @@ impl Followed {
         let read_error = read_error.map(ToString::to_string);
         let is_reported = !has_changed && read_error == self.read_error;
         self.read_error = read_error;
+        self.error = loaded.as_ref().err().map(ToString::to_string);
         match loaded {
             Ok(certificate) => {
                 self.good = Some(certificate);

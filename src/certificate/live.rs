@@ -9,7 +9,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{CipherSuite, SignatureAlgorithm, SignatureScheme};
 
-use super::ServerCertificate;
+use super::{FilePair, ServerCertificate};
 use crate::clock;
 use crate::constituency::ConstituencyName;
 
@@ -20,7 +20,9 @@ pub struct LiveCertificates {
     current: ArcSwap<Vec<ServerCertificate>>,
     /// The certificates for exact names, sorted the same way.
     exact: ArcSwap<BTreeMap<ConstituencyName, Vec<ServerCertificate>>>,
-    /// How often either set was replaced.
+    /// The pairs of files that they were read from, if they were.
+    pairs: ArcSwap<Vec<FilePair>>,
+    /// How often any of these was replaced.
     generation: AtomicU64,
 }
 
@@ -49,7 +51,19 @@ impl LiveCertificates {
         self.generation.fetch_add(1, Ordering::Release);
     }
 
-    /// A number that changes with the certificates.
+    /// Publishes what the pairs of files are now.
+    pub(super) fn publish_pairs(&self, pairs: Vec<FilePair>) {
+        self.pairs.store(Arc::new(pairs));
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// The pairs of files, in the order of the configuration.
+    #[must_use]
+    pub fn pairs(&self) -> Arc<Vec<FilePair>> {
+        self.pairs.load_full()
+    }
+
+    /// A number that changes with the certificates, and with the state of their files.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
@@ -114,8 +128,8 @@ impl ConstituencyCertificates {
 
     /// The certificate to present at `now` to a client that asks for `server_name`, among those that satisfy `fits`.
     ///
-    /// A certificate for the name comes first, then one that is valid. Among equals, the order is that of the candidates:
-    /// exact names before the wildcard, ECDSA before RSA.
+    /// A certificate for the name comes first, then one that is valid, then one whose intermediates are. Among equals, the
+    /// order is that of the candidates: exact names before the wildcard, ECDSA before RSA.
     fn best(
         &self,
         server_name: Option<&str>,
@@ -128,7 +142,9 @@ impl ConstituencyCertificates {
         let own = self.exact.as_ref().and_then(|name| exact.get(name)).into_iter().flatten().filter(is_for_name);
         own.chain(current.iter())
             .filter(|certificate| fits(certificate))
-            .min_by_key(|certificate| (!is_for_name(certificate), !certificate.validity().contains(now)))
+            .min_by_key(|certificate| {
+                (!is_for_name(certificate), !certificate.validity().contains(now), !certificate.is_chain_valid(now))
+            })
             .cloned()
     }
 }

@@ -6,14 +6,16 @@
 
 mod condition;
 mod exact;
+mod file_pair;
 mod files;
 mod live;
 mod local;
 mod pair;
 
-pub use condition::{Condition, ConditionLevel, RenewalSchedule, Validity};
+pub use condition::{CertificateFacts, Condition, ConditionLevel, Intermediate, RenewalSchedule, Validity};
 pub use exact::ExactNames;
-pub use files::{CertificateFiles, FilesError, FilesSource, Refreshed};
+pub use file_pair::{CertificateFiles, FilePair};
+pub use files::{FilesError, FilesSource, Refreshed};
 pub use live::{ConstituencyCertificates, LiveCertificates};
 pub use local::LocalCa;
 pub use pair::{PairError, ServerCertificate};

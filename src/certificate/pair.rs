@@ -10,7 +10,7 @@ use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use zeroize::Zeroizing;
 
-use super::Validity;
+use super::{Intermediate, Validity};
 use crate::wording::tls_error;
 
 /// Why a chain and a key cannot be presented.
@@ -45,6 +45,8 @@ pub struct ServerCertificate {
     pub not_before: i64,
     /// Its last second, Unix time.
     pub not_after: i64,
+    /// The intermediates of its chain that are not valid for as long as it is.
+    pub intermediates: Vec<Intermediate>,
 }
 
 /// A private key that is wiped when it is dropped, and never printed.
@@ -67,12 +69,13 @@ impl ServerCertificate {
         let names = dns_names(&parsed);
         let (not_before, not_after) =
             (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
+        let intermediates = shorter_lived(&chain[1..], not_before, not_after);
         let signing = any_supported_type(key).map_err(|error| PairError::Key(tls_error(&error)))?;
         let is_rsa = signing.algorithm() == SignatureAlgorithm::RSA;
         let certified = CertifiedKey::new(chain, signing);
         certified.keys_match().map_err(|_| PairError::Mismatch)?;
         let secret = is_rsa.then(|| Arc::new(PrivateKeyBytes(Zeroizing::new(key.clone_key()))));
-        Ok(Self { key: Arc::new(certified), secret, names, not_before, not_after })
+        Ok(Self { key: Arc::new(certified), secret, names, not_before, not_after, intermediates })
     }
 
     /// Whether this certificate is for the host `name` (RFC 6125 §6.4.3: a wildcard stands for one label).
@@ -117,11 +120,34 @@ impl ServerCertificate {
         Validity { not_before: self.not_before, not_after: self.not_after }
     }
 
+    /// Whether it and each intermediate of its chain are valid at `now`.
+    #[must_use]
+    pub fn is_chain_valid(&self, now: i64) -> bool {
+        let is_valid = |it: &Intermediate| (it.not_before..=it.not_after).contains(&now);
+        self.validity().contains(now) && self.intermediates.iter().all(is_valid)
+    }
+
     /// The kind of its key.
     #[must_use]
     pub fn algorithm(&self) -> SignatureAlgorithm {
         self.key.key.algorithm()
     }
+}
+
+/// The intermediates among `issuers` that begin after the server's own certificate, or end before it.
+fn shorter_lived(issuers: &[CertificateDer<'static>], not_before: i64, not_after: i64) -> Vec<Intermediate> {
+    let intermediate = |der: &CertificateDer<'static>| {
+        let (_, parsed) = X509Certificate::from_der(der).ok()?;
+        // Clients have roots of their own, and ignore one in the chain.
+        let is_root = parsed.subject().as_raw() == parsed.issuer().as_raw();
+        let common_name = parsed.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
+        let ca = common_name.map_or_else(|| parsed.subject().to_string(), str::to_owned);
+        let validity = parsed.validity();
+        let it =
+            Intermediate { ca, not_before: validity.not_before.timestamp(), not_after: validity.not_after.timestamp() };
+        (!is_root && (it.not_before > not_before || it.not_after < not_after)).then_some(it)
+    };
+    issuers.iter().filter_map(intermediate).collect()
 }
 
 fn dns_names(certificate: &X509Certificate<'_>) -> Vec<String> {

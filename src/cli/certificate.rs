@@ -18,7 +18,7 @@ use crate::app::control::{ControlRequest, Reply};
 use crate::app::{exact_names, renewal_parts};
 use crate::ca::KeyKind;
 use crate::certificate::{
-    CertificateFiles, Condition, ConditionLevel, ExactNames, FilesSource, LiveCertificates, ServerCertificate,
+    CertificateFiles, Condition, ConditionLevel, FilesSource, LiveCertificates, ServerCertificate,
 };
 use crate::clock;
 use crate::config::{CertificateSource, Config};
@@ -84,7 +84,7 @@ pub(super) fn run(command: &Command, config: &ConfigArg) -> anyhow::Result<ExitC
         Command::Status { json } => {
             let config = config.find()?;
             match &config.certificate {
-                CertificateSource::Files(pairs) => Ok(show_files(pairs, &exact_names(&config), *json)),
+                CertificateSource::Files(pairs) => Ok(show_files(pairs, &config, *json)),
                 _ => show_status(&AcmeSite::of(config)?, *json),
             }
         }
@@ -202,14 +202,15 @@ fn add_condition(object: &mut Value, condition: &Condition) {
 }
 
 /// Prints the certificates from files, each with its condition.
-fn show_files(pairs: &[CertificateFiles], exact: &ExactNames, is_json: bool) -> ExitCode {
+fn show_files(pairs: &[CertificateFiles], config: &Config, is_json: bool) -> ExitCode {
     let now = clock::unix_seconds(clock::now());
-    let mut source = FilesSource::new(pairs.to_vec());
-    let errors = source.refresh(&LiveCertificates::default(), exact).errors;
+    let mut source = FilesSource::new(pairs.to_vec(), &config.domain);
+    let errors = source.refresh(&LiveCertificates::default(), &exact_names(config)).errors;
     let mut is_good = errors.is_empty();
     let mut shown = Vec::new();
-    for (files, certificate) in source.pairs_in_use() {
-        let condition = Condition::of(now, Some(certificate.validity()), None);
+    for pair in source.pairs() {
+        let Some(certificate) = &pair.certificate else { continue };
+        let (files, condition) = (&pair.files, pair.condition(now));
         is_good &= condition.level() < ConditionLevel::Error;
         if is_json {
             let (validity, issuer) = (certificate.validity(), certificate.issuer());

@@ -4,10 +4,11 @@
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::time::{Duration, SystemTime};
 
+use rcgen::CertificateParams;
 use serde_json::{Value, json};
 
 use crate::harness::operators::Operators;
-use crate::harness::pki::{DAY, Identity, SERVER_CA, valid};
+use crate::harness::pki::{DAY, Identity, SERVER_CA, ca_params, valid};
 use crate::harness::prometheus::firing;
 use crate::harness::site::{DOMAIN, Running, Site};
 use crate::harness::tls::Client;
@@ -215,6 +216,124 @@ fn server_that_presents_an_expired_certificate_alone_is_not_ready() {
     let server = site.start();
     let ready = Operators::of(&server).get("/readyz");
     assert!(ready.status == 503 && ready.body.contains("the RSA certificate expired at"), "{ready:?}");
+}
+
+/// A site whose only pair is `own`, this identity.
+fn presenting(own: &Identity) -> Site {
+    let mut site = watched();
+    own.write(&site.path("."), "own");
+    site.config["certificate"] = json!({ "files": [{ "chain": "own.pem", "key": "own.key" }] });
+    site
+}
+
+#[test]
+fn certificate_for_other_names_is_an_error_everywhere() {
+    for name in ["*.other.example.org", DOMAIN] {
+        let site = presenting(&certificate(name, true, DAY, 90 * DAY));
+        let server = site.start();
+        let said = said(&site, &server);
+        said.assert_all_say("RSA", name, ("error", "wrong_names"), &format!("does not cover *.{DOMAIN}"));
+        assert_eq!(said.ready.0, 200, "a certificate that is valid makes no server unready: {}", said.ready.1);
+    }
+}
+
+#[test]
+fn intermediate_that_ends_is_told_everywhere() {
+    let wildcard = format!("*.{DOMAIN}");
+    for (left, level, reason) in [
+        (Some(80 * DAY), ("ok", "valid"), ""),
+        (Some(20 * DAY), ("warning", "ends_soon"), "\"Test Intermediate\" in its chain, which expires at"),
+        (Some(5 * DAY), ("error", "ends_soon"), "\"Test Intermediate\" in its chain, which expires at"),
+        (None, ("error", "expired"), "\"Test Intermediate\" in its chain, which expired at"),
+    ] {
+        let (mut ca, mut leaf) =
+            (ca_params("Test Intermediate"), CertificateParams::new(vec![wildcard.clone()]).unwrap());
+        let now = SystemTime::now();
+        valid(&mut ca, now - 1000 * DAY, left.map_or(now - HOUR, |left| now + left));
+        valid(&mut leaf, now - DAY, now + 89 * DAY);
+        let ca = SERVER_CA.below(ca);
+        let site = presenting(&ca.issue(&leaf).with(&ca));
+        let server = site.start();
+        let said = said(&site, &server);
+        assert_eq!(said.ready.0, 200, "{}", said.ready.1);
+        // The page escapes quotation marks.
+        let said = Said { page: said.page.replace("&quot;", "\""), ..said };
+        said.assert_all_say("ECDSA", &wildcard, level, reason);
+    }
+}
+
+#[test]
+fn chain_with_an_expired_intermediate_yields_to_a_whole_one() {
+    let (mut ca, leaf) = (ca_params("Test Intermediate"), CertificateParams::new(vec![format!("*.{DOMAIN}")]).unwrap());
+    valid(&mut ca, SystemTime::now() - 1000 * DAY, SystemTime::now() - HOUR);
+    let ca = SERVER_CA.below(ca);
+    let mut site = presenting(&ca.issue(&leaf).with(&ca));
+    let whole = certificate(&format!("*.{DOMAIN}"), true, DAY, 90 * DAY);
+    whole.write(&site.path("."), "whole");
+    let files = site.config["certificate"]["files"].as_array_mut().unwrap();
+    files.push(json!({ "chain": "whole.pem", "key": "whole.key" }));
+    let server = site.start();
+    let connection = Client::new(server.address(), Some(&format!("ote.{DOMAIN}"))).connect().unwrap();
+    assert_eq!(connection.tls().peer_certificates().unwrap(), whole.chain);
+}
+
+#[test]
+fn files_that_break_while_serving_are_told_everywhere_until_they_are_good() {
+    let own = certificate(&format!("*.{DOMAIN}"), true, DAY, 90 * DAY);
+    let site = presenting(&own);
+    let server = site.start();
+    let (chain, key) = (site.path("own.pem"), site.path("own.key"));
+    type Break<'a> = (&'a dyn Fn(), &'a str);
+    let breaks: [Break<'_>; 4] = [
+        (&|| std::fs::remove_file(&key).unwrap(), "own.key: No such file"),
+        (
+            &|| {
+                certificate("x", true, DAY, DAY).write(&site.path("."), "own");
+                own.write(&site.path("other"), "own");
+                std::fs::copy(site.path("other/own.pem"), &chain).unwrap();
+            },
+            "does not fit",
+        ),
+        (&|| std::fs::write(&chain, "").unwrap(), "holds no certificate"),
+        (
+            &|| {
+                std::fs::remove_file(&chain).unwrap();
+                std::fs::remove_file(&key).unwrap();
+            },
+            "own.pem: No such file",
+        ),
+    ];
+    std::fs::create_dir(site.path("other")).unwrap();
+    let operators = Operators::of(&server);
+    for (break_files, reason) in breaks {
+        break_files();
+        let ready = eventually(reason, || Some(operators.get("/readyz")).filter(|it| it.body.contains(reason)));
+        assert!(ready.status == 200 && ready.body.contains("error: the RSA certificate for *."), "{ready:?}");
+        let gauge = format!("provost_certificate_condition{{key=\"rsa\",name=\"*.{DOMAIN}\",level=\"error\"}} 1\n");
+        let said = eventually("a snapshot with the reason", || {
+            Some(said(&site, &server)).filter(|said| said.page.contains(reason) && said.metrics.contains(&gauge))
+        });
+        let view = &said.certificates[0];
+        assert_eq!((&view["level"], &view["state"]), (&json!("error"), &json!("files_unusable")));
+        assert!(said.page.contains("its files cannot be used now"), "{}", said.page);
+        assert_eq!((said.check.code, said.status.code), (1, 1), "{}", said.check.stdout);
+        own.write(&site.path("."), "own");
+        eventually("good files", || (operators.get("/readyz").body == "ready\n").then_some(()));
+    }
+}
+
+#[test]
+fn pair_that_was_never_usable_is_told_beside_a_good_one() {
+    let mut site = watched();
+    std::fs::remove_file(site.path("rsa.key")).unwrap();
+    site.config["status"] = json!({ "listen": "127.0.0.1:0" });
+    let server = site.start();
+    let said = said(&site, &server);
+    assert!(said.ready.0 == 200 && said.ready.1.contains("rsa.pem could not be"), "{:?}", said.ready);
+    assert!(said.page.contains("rsa.key: No such file"), "{}", said.page);
+    assert!(said.metrics.contains("provost_certificate_condition{key=\"unknown\""), "{}", said.metrics);
+    let own = said.certificates.iter().find(|it| it["key"] == "unknown").unwrap();
+    assert_eq!((&own["level"], &own["state"]), (&json!("error"), &json!("missing")));
 }
 
 #[test]

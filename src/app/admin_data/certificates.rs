@@ -5,7 +5,12 @@ use rustls::SignatureAlgorithm;
 use crate::acme::CertificateStatus;
 use crate::admin::snapshot::CertificateView;
 use crate::ca::KeyKind;
-use crate::certificate::{Condition, ConditionLevel, LocalCa, RenewalSchedule, ServerCertificate};
+use crate::certificate::{
+    CertificateFacts, Condition, ConditionLevel, FilePair, LocalCa, RenewalSchedule, ServerCertificate,
+};
+
+/// The kind of a key that could not be read.
+const UNKNOWN_KEY: &str = "unknown";
 
 /// The name of a kind of key.
 pub(super) fn key(kind: KeyKind) -> &'static str {
@@ -36,17 +41,28 @@ pub(super) fn renewed(status: CertificateStatus, now: i64) -> CertificateView {
     }
 }
 
-/// A certificate from files, which another program writes.
-pub(super) fn from_files(certificate: &ServerCertificate, now: i64) -> CertificateView {
-    let condition = Condition::of(now, Some(certificate.validity()), None);
-    presented(certificate, "files", &condition)
+/// A pair of files that another program writes, as it is at `now`.
+pub(super) fn from_files(pair: &FilePair, now: i64) -> CertificateView {
+    let condition = pair.condition(now);
+    match &pair.certificate {
+        Some(certificate) => {
+            CertificateView { last_error: pair.error.clone(), ..presented(certificate, "files", &condition) }
+        }
+        // The files were never usable: what they are for is unknown.
+        None => CertificateView {
+            names: vec![pair.files.chain.display().to_string()],
+            last_error: pair.error.clone(),
+            ..view("files", &condition)
+        },
+    }
 }
 
 /// A certificate from the local CA.
 pub(super) fn from_local_ca(certificate: &ServerCertificate, now: i64) -> CertificateView {
     let renewal = LocalCa::renewal(certificate.not_after);
     let plan = RenewalSchedule { renewal, failure: None, action_required: false };
-    presented(certificate, "local_ca", &Condition::of(now, Some(certificate.validity()), Some(plan)))
+    let facts = CertificateFacts { validity: Some(certificate.validity()), ..Default::default() };
+    presented(certificate, "local_ca", &Condition::of(now, &facts, Some(plan)))
 }
 
 fn presented(certificate: &ServerCertificate, source: &'static str, condition: &Condition) -> CertificateView {
@@ -57,6 +73,18 @@ fn presented(certificate: &ServerCertificate, source: &'static str, condition: &
         issuer: certificate.issuer(),
         not_before: Some(certificate.not_before),
         not_after: Some(certificate.not_after),
+        ..view(source, condition)
+    }
+}
+
+/// A certificate of which nothing is known but its condition.
+fn view(source: &'static str, condition: &Condition) -> CertificateView {
+    CertificateView {
+        key: UNKNOWN_KEY.to_owned(),
+        names: Vec::new(),
+        issuer: None,
+        not_before: None,
+        not_after: None,
         source,
         level: condition.level(),
         state: condition.word(),
@@ -70,11 +98,18 @@ fn presented(certificate: &ServerCertificate, source: &'static str, condition: &
 
 /// The problems of the certificates, the worst first, a line each. A line begins with its level.
 pub(super) fn warnings(certificates: &[CertificateView]) -> Vec<String> {
-    let mut ill: Vec<&CertificateView> = certificates.iter().filter(|it| it.level > ConditionLevel::Ok).collect();
+    // If no pair of files was ever usable, that is why the server is not ready.
+    let is_any_usable = certificates.iter().any(|it| it.not_after.is_some());
+    let is_ill = |it: &&CertificateView| it.level > ConditionLevel::Ok && (is_any_usable || it.key != UNKNOWN_KEY);
+    let mut ill: Vec<&CertificateView> = certificates.iter().filter(is_ill).collect();
     ill.sort_by_key(|certificate| std::cmp::Reverse(certificate.level));
     let line = |it: &&CertificateView| {
         let problem = it.problem.as_deref().unwrap_or_default();
-        format!("{}: the {} certificate for {} {problem}", it.level.as_str(), it.key, it.names.join(", "))
+        let (level, names) = (it.level.as_str(), it.names.join(", "));
+        match it.key.as_str() {
+            UNKNOWN_KEY => format!("{level}: the certificate in {names} {problem}"),
+            key => format!("{level}: the {key} certificate for {names} {problem}"),
+        }
     };
     ill.iter().map(line).collect()
 }

@@ -276,7 +276,13 @@ impl LiveAdminData {
                 board.status().certificates.into_iter().map(|status| renewed(status, now)).collect()
             }
             (CertificateSource::Acme(_), None) => Vec::new(),
-            (CertificateSource::Files(_), _) => self.in_use(|certificate| from_files(certificate, now)),
+            (CertificateSource::Files(_), _) => {
+                let pairs = self.certificates.pairs();
+                let mut views: Vec<_> = pairs.iter().map(|pair| from_files(pair, now)).collect();
+                // As they are presented: for the wildcard first, ECDSA before RSA.
+                views.sort_by_key(|it| (!it.names.iter().any(|name| name.starts_with("*.")), it.key != "ECDSA"));
+                views
+            }
             (CertificateSource::LocalCa(_), _) => self.in_use(|certificate| from_local_ca(certificate, now)),
         }
     }

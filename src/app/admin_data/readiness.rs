@@ -12,7 +12,7 @@ use crate::serve::site::Site;
 /// A certificate that expires soon is not a reason: a load balancer would take all nodes out at once.
 pub(super) fn why_not_ready(certificates: &[CertificateView], site: &Site, folder: &Path, now: i64) -> Option<String> {
     if !certificates.iter().any(|certificate| certificate.not_after.is_some()) {
-        let error = certificates.iter().find_map(|certificate| certificate.last_error.as_ref());
+        let error = certificates.iter().filter(|it| it.source == "acme").find_map(|it| it.last_error.as_ref());
         let why = error.map(|error| format!(": {error}")).unwrap_or_default();
         return Some(format!("there is no server certificate yet{why}"));
     }

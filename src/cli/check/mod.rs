@@ -320,7 +320,7 @@ fn check_files(
     unreachable: &Unreachable,
     findings: &mut Vec<Finding>,
 ) -> LiveCertificates {
-    let mut source = FilesSource::new(pairs.to_vec());
+    let mut source = FilesSource::new(pairs.to_vec(), &config.domain);
     let live = LiveCertificates::default();
     let refreshed = source.refresh(&live, &exact_names(config));
     // `reach` has reported these with their remedy.
@@ -329,11 +329,11 @@ fn check_files(
     let errors = refreshed.errors.iter().filter(|error| !is_reported(error));
     findings.extend(errors.map(|error| Finding::new(FindingLevel::Error, CERTIFICATE, error)));
     findings.extend(refreshed.lacking.iter().map(|lacking| Finding::new(FindingLevel::Error, CERTIFICATE, lacking)));
-    let misfits = source.misfits(&config.domain);
-    findings.extend(misfits.iter().map(|misfit| Finding::new(FindingLevel::Error, CERTIFICATE, misfit)));
-    for (file, condition) in source.conditions(clock::unix_seconds(clock::now())) {
+    // The others are among the errors.
+    for pair in source.pairs().iter().filter(|pair| pair.certificate.is_some()) {
+        let condition = pair.condition(clock::unix_seconds(clock::now()));
         if let Some(level) = FindingLevel::of(&condition) {
-            findings.push(Finding::new(level, CERTIFICATE, format!("{} {condition}", file.display())));
+            findings.push(Finding::new(level, CERTIFICATE, format!("{} {condition}", pair.files.chain.display())));
         }
     }
     live
