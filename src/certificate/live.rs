@@ -182,7 +182,7 @@ fn has_suite_for(algorithm: SignatureAlgorithm, suites: &[CipherSuite]) -> bool 
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, SystemTime};
+    use std::time::Duration;
 
     use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256};
     use rustls::pki_types::PrivateKeyDer;
@@ -198,7 +198,7 @@ mod tests {
     /// A certificate for `name` that began 30 days ago and ends in a day, or ended a day ago.
     fn certificate(name: &str, kind: &'static rcgen::SignatureAlgorithm, is_valid: bool) -> ServerCertificate {
         let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
-        let now = SystemTime::now();
+        let now = clock::now();
         params.not_before = (now - 30 * DAY).into();
         params.not_after = if is_valid { now + DAY } else { now - DAY }.into();
         let key = rcgen::KeyPair::generate_for(kind).unwrap();

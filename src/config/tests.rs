@@ -143,7 +143,7 @@ fn a_list_in_place_of_an_object_is_refused() {
         ("plain_http", r#"["192.168.1.5:80", ["192.168.0.0/16"]]"#),
         ("status", r#"["127.0.0.1:0"]"#),
         ("certificate", "[]"),
-        ("certificate", r#"[null, {}, null]"#),
+        ("certificate", r"[null, {}, null]"),
         ("certificate", r#"{"local_ca": []}"#),
         ("certificate", r#"{"files": [["a.pem", "b.pem"]]}"#),
         ("certificate", r#"{"acme": []}"#),

@@ -1,7 +1,7 @@
 //! A deserializer that takes a value only in its documented form, and finds where a wrong one stands.
 //!
 //! serde takes a list for an object, by position, and an object for a name (`{"none": null}`). Neither is documented, and a
-//! list changes its meaning when a key is added. [`Strict`] wraps serde_json's deserializer and everything that it hands out,
+//! list changes its meaning when a key is added. [`Strict`] wraps `serde_json`'s deserializer and everything that it hands out,
 //! so that this holds at every depth.
 
 use std::cell::Cell;
@@ -22,14 +22,14 @@ pub(super) struct Strict<'a, D> {
 /// Finds where in a text the value stands that was refused.
 struct Locator<'a> {
     text: &'a [u8],
-    /// How many bytes serde_json has taken.
+    /// How many bytes `serde_json` has taken.
     taken: &'a Cell<usize>,
     found: Cell<Option<usize>>,
 }
 
 /// The byte at which the value or key stands that a `T` refuses, if the JSON `text` has one.
 ///
-/// serde_json says where it stopped, which can be lines behind. This reads the text a second time, byte by byte, and so is
+/// `serde_json` says where it stopped, which can be lines behind. This reads the text a second time, byte by byte, and so is
 /// for errors alone.
 pub(super) fn locate<T: DeserializeOwned>(text: &str) -> Option<usize> {
     let taken = Cell::new(0);
@@ -48,7 +48,7 @@ impl<D> Strict<'_, D> {
 }
 
 impl Locator<'_> {
-    /// Where the value stands that serde_json reads next. It has taken its first byte already, except behind a colon and at
+    /// Where the value stands that `serde_json` reads next. It has taken its first byte already, except behind a colon and at
     /// the beginning.
     fn next_value(&self) -> usize {
         let taken = self.taken.get();

@@ -279,11 +279,12 @@ fn chain_with_an_expired_intermediate_yields_to_a_whole_one() {
 
 #[test]
 fn files_that_break_while_serving_are_told_everywhere_until_they_are_good() {
+    type Break<'a> = (&'a dyn Fn(), &'a str);
+
     let own = certificate(&format!("*.{DOMAIN}"), true, DAY, 90 * DAY);
     let site = presenting(&own);
     let server = site.start();
     let (chain, key) = (site.path("own.pem"), site.path("own.key"));
-    type Break<'a> = (&'a dyn Fn(), &'a str);
     let breaks: [Break<'_>; 4] = [
         (&|| std::fs::remove_file(&key).unwrap(), "own.key: No such file"),
         (
