@@ -2,12 +2,13 @@
 //! phone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use super::master_configs::ReadMaster;
 use super::served_view::{LARGEST, ServedContent, ServedFile, ServedView, read};
 use super::summarize::report;
 use super::{Finding, FindingLevel};
-use crate::constituency::file_names::{ForeignMac, spelled_in};
+use crate::constituency::file_names::{ForeignMac, Spelling, spelled_in};
 use crate::constituency::{ClientAuth, CommonNames, MacAddress, POLICY_FILE, PhoneStanding, Phones};
 use crate::phone_config::secrets::{FoundSecret, each_secret, private_key};
 use crate::phone_config::{Departure, Text, UnreadableXml, XmlFile};
@@ -98,12 +99,27 @@ fn not_served(view: &ServedView<'_>, mac: MacAddress, files: &[&str]) -> Finding
     Finding { remedy, ..finding }
 }
 
-/// Whether `mac` is a valid phone address and the only one in the paths of `files`. Otherwise its digits may not be an
-/// address.
+/// Whether `mac` is a valid phone address, the only one in the paths of `files`, and never a part of a longer number.
+/// Otherwise its digits may not be an address.
 fn is_phones(mac: MacAddress, files: &[&str]) -> bool {
-    let spelled: BTreeSet<_> =
-        files.iter().flat_map(|file| file.split('/').flat_map(spelled_in)).map(|it| it.mac).collect();
-    mac.check_phone().is_ok() && spelled.len() == 1
+    let segments = files.iter().flat_map(|file| file.split('/'));
+    let spelled: Vec<_> =
+        segments.flat_map(|segment| spelled_in(segment).into_iter().map(move |it| (segment, it))).collect();
+    let is_alone = |(segment, it): &(&str, Spelling)| it.mac == mac && !is_part_of_number(segment, &it.span);
+    mac.check_phone().is_ok() && !spelled.is_empty() && spelled.iter().all(is_alone)
+}
+
+/// Whether decimal digits precede or follow `span`, directly or behind one separator: `20` in `20261130_063015`.
+fn is_part_of_number(segment: &str, span: &Range<usize>) -> bool {
+    let before = segment.get(..span.start).unwrap_or_default();
+    let after = segment.get(span.end..).unwrap_or_default();
+    let is_digit = |letter: Option<char>| letter.is_some_and(|letter| letter.is_ascii_digit());
+    let separators = ['-', ':', '.', '_', ' '];
+    let [behind, ahead] = [before.strip_suffix(separators), after.strip_prefix(separators)];
+    is_digit(before.chars().next_back())
+        || is_digit(after.chars().next())
+        || is_digit(behind.and_then(|text| text.chars().next_back()))
+        || is_digit(ahead.and_then(|text| text.chars().next()))
 }
 
 /// Policy entries that have less effect than they seem to have.
@@ -273,4 +289,25 @@ fn readable_by_others(view: &ServedView<'_>, file: &str, secrets: &Secrets) -> V
         all.push(view.finding(level, file, message));
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_dates_and_numbers_are_not_advised_as_phones() {
+        for (file, mac, expected) in [
+            ("00005e0053aa.cfg", "00005e0053aa", true),
+            ("phone00005e0053aa.cfg", "00005e0053aa", false),
+            ("polycom/00:00:5e:00:53:aa/user.cfg", "00005e0053aa", true),
+            ("20261130_063015.log", "261130063015", false),
+            ("backup-2026-11-30_06-30-15.tgz", "261130063015", false),
+            ("00005e0053aa1.cfg", "00005e0053aa", false),
+            ("1_00005e0053aa.cfg", "00005e0053aa", false),
+            ("00005e0053aa-00005e0053ab.cfg", "00005e0053aa", false),
+        ] {
+            assert_eq!(is_phones(mac.parse().unwrap(), &[file]), expected, "{file}");
+        }
+    }
 }
