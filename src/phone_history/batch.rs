@@ -147,8 +147,10 @@ impl<'a> Delta<'a> {
         }
         self.user_agent = user_agent;
         if let Some(agent) = user_agent.and_then(UserAgent::parse) {
+            // A firmware version belongs to its model.
+            let earlier = self.firmware.filter(|_| self.model == Some(agent.model));
+            self.firmware = agent.firmware.or(earlier);
             self.model = Some(agent.model);
-            self.firmware = agent.firmware.or(self.firmware);
         }
     }
 }

@@ -206,7 +206,9 @@ fn write_phone(transaction: &Transaction<'_>, key: DeltaKey<'_>, delta: &Delta<'
              last_seen = excluded.last_seen, last_let_in = coalesce(excluded.last_let_in, last_let_in),
              is_refused = coalesce(:is_refused, is_refused),
              address = excluded.address, network = excluded.network,
-             model = coalesce(excluded.model, model), firmware = coalesce(excluded.firmware, firmware),
+             model = coalesce(excluded.model, model),
+             firmware = CASE WHEN excluded.model IS NOT NULL AND excluded.model IS NOT model THEN excluded.firmware
+                             ELSE coalesce(excluded.firmware, firmware) END,
              tls_version = coalesce(excluded.tls_version, tls_version),
              tls_suite = coalesce(excluded.tls_suite, tls_suite),
              updater_tls_version = coalesce(excluded.updater_tls_version, updater_tls_version),

@@ -130,6 +130,27 @@ fn what_a_phone_did_is_told_of_it() {
 }
 
 #[test]
+fn firmware_of_another_model_is_not_kept() {
+    let agent = |text: &str, second| PhoneEvent { user_agent: Some(text.as_bytes().into()), ..event(1, second) };
+    let known = "FileTransport PolycomCCX-CCX_500-UA/8.0.0.16068";
+    let unreadable = format!("FileTransport PolycomVVX-VVX_500-UA/{}", "5".repeat(300));
+    for is_one_batch in [true, false] {
+        let mut bench = Bench::new();
+        let events = [agent(known, 10), agent(&unreadable, 20)];
+        if is_one_batch {
+            bench.write(&events);
+        } else {
+            events.into_iter().for_each(|event| bench.write(&[event]));
+        }
+        let phone = bench.phones().remove(0);
+        assert_eq!((phone.model.as_deref(), phone.firmware.as_deref()), (Some("VVX_500"), None), "{is_one_batch}");
+        // The same model without a readable version keeps the version.
+        bench.write(&[agent("FileTransport PolycomVVX-VVX_500-UA/5.9.7.4477", 30), agent(&unreadable, 40)]);
+        assert_eq!(bench.phones()[0].firmware.as_deref(), Some("5.9.7.4477"), "{is_one_batch}");
+    }
+}
+
+#[test]
 fn a_phone_is_refused_until_it_is_let_in_again() {
     let mut bench = Bench::new();
     bench.write(&[refused(1, 1)]);
