@@ -140,7 +140,9 @@ fn firmware_of_another_model_is_not_kept() {
         if is_one_batch {
             bench.write(&events);
         } else {
-            events.into_iter().for_each(|event| bench.write(&[event]));
+            for event in events {
+                bench.write(&[event]);
+            }
         }
         let phone = bench.phones().remove(0);
         assert_eq!((phone.model.as_deref(), phone.firmware.as_deref()), (Some("VVX_500"), None), "{is_one_batch}");

@@ -1,7 +1,7 @@
 //! Checks the content of files: XML that phones can read, no secret in a common file, and no file that is served to no
 //! phone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::master_configs::ReadMaster;
