@@ -135,12 +135,13 @@ pub fn is_same_model(one: &str, other: &str) -> bool {
     letters(one).eq(letters(other))
 }
 
-/// The attribute `attribute` for a phone of `model`: the first for its model, else the first for all models.
+/// The attributes `attribute` for a phone of `model`, in order: those for its model, else those for all models. A file
+/// may have several elements with the attribute.
 #[must_use]
-pub fn chosen<'a>(named: &'a [Named], attribute: &str, model: Option<&str>) -> Option<&'a Named> {
+pub fn chosen<'a>(named: &'a [Named], attribute: &str, model: Option<&str>) -> Vec<&'a Named> {
     let of_attribute = || named.iter().filter(|it| it.attribute == attribute);
-    let of_model = model.and_then(|model| of_attribute().find(|it| it.is_for(model)));
-    of_model.or_else(|| of_attribute().find(|it| it.model.is_none()))
+    let of_model: Vec<&Named> = of_attribute().filter(|it| model.is_some_and(|model| it.is_for(model))).collect();
+    if of_model.is_empty() { of_attribute().filter(|it| it.model.is_none()).collect() } else { of_model }
 }
 
 impl MasterConfiguration {
@@ -150,8 +151,13 @@ impl MasterConfiguration {
     pub fn of(named: &[Named], own: &PhoneNames) -> Self {
         let paths = |attribute| {
             let chosen = chosen(named, attribute, own.model.as_deref());
-            let paths = chosen.into_iter().flat_map(|named| &named.paths);
-            paths.filter_map(|path| own.fill_in(path)).collect::<Vec<String>>()
+            let named = chosen.into_iter().flat_map(|named| &named.paths).filter_map(|path| own.fill_in(path));
+            named.fold(Vec::new(), |mut paths: Vec<String>, path| {
+                if !paths.contains(&path) {
+                    paths.push(path);
+                }
+                paths
+            })
         };
         let one = |attribute| paths(attribute).into_iter().next();
         let directory = |attribute| one(attribute).unwrap_or_default();
@@ -254,6 +260,17 @@ mod tests {
         assert_eq!(in_directory(&master.directories.overrides, "x"), "/overrides/x");
         assert_eq!(in_directory(&master.directories.logs, "x"), "logs/x");
         assert_eq!(in_directory(&master.directories.licenses, "x"), "x");
+    }
+
+    #[test]
+    fn every_element_with_the_attribute_counts_once_and_in_order() {
+        let text = r#"<X><APPLICATION APP_FILE_PATH="a.ld" CONFIG_FILES="site.cfg, one.cfg"/>
+            <APPLICATION APP_FILE_PATH="b.ld" CONFIG_FILES="two.cfg, site.cfg"/>
+            <APPLICATION_VVX500 MISC_FILES_VVX500="x.xml"/><APPLICATION_VVX500 MISC_FILES_VVX500="y.xml"/></X>"#;
+        let read = master(text, "VVX500");
+        assert_eq!(read.config_files, ["site.cfg", "one.cfg", "two.cfg"]);
+        assert_eq!(read.firmware.as_deref(), Some("3111-44500-001.a.ld"));
+        assert_eq!(read.other_files, ["x.xml", "y.xml"]);
     }
 
     #[test]

@@ -280,7 +280,7 @@ impl MasterWalk<'_> {
     fn count_for_unseen(&mut self, folder: &str, file: &str, named: &[Named], model: &str, unseen: &mut Unseen) {
         let own = PhoneNames { model: Some(model.to_owned()), ..PhoneNames::default() };
         let attributes: BTreeSet<&str> = named.iter().map(|one| one.attribute).collect();
-        for one in attributes.into_iter().filter_map(|attribute| chosen(named, attribute, Some(model))) {
+        for one in attributes.into_iter().flat_map(|attribute| chosen(named, attribute, Some(model))) {
             let of_model = one.paths.iter().filter(|path| one.model.is_some() || holds_model(path));
             let at = at(file, one);
             for path in of_model.filter_map(|path| own.fill_in(path)) {
