@@ -244,7 +244,7 @@ fn a_master_that_strict_readers_refuse_is_followed_all_the_same() {
     );
     let server = site.start();
     let ended = boot(&site, &server, VVX500, "", &[]);
-    assert_eq!(asked(&ended, "configuration"), ["/site.cfg 200"], "{}", ended.stdout);
+    assert_eq!(asked(&ended, "configuration"), ["/site.cfg 200", "/gone.cfg 404"], "{}", ended.stdout);
 }
 
 #[test]
