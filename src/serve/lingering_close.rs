@@ -44,7 +44,8 @@ pub struct LingeringStream<S> {
 }
 
 impl LingerControl {
-    /// Requests a lingering close: the next response is the last, and the client may still be sending.
+    /// Requests a lingering close: the next response is the last, and the client may still be sending. The first
+    /// request of a connection stands.
     pub fn say(&self) {
         self.request_with(MAX_READ, false);
     }
@@ -55,6 +56,10 @@ impl LingerControl {
     }
 
     fn request_with(&self, bytes: u64, closes_at_limit: bool) {
+        // A second request must not grant the client more to send: a shutdown can be polled many times.
+        if self.is_said() {
+            return;
+        }
         self.0.left.store(bytes, Ordering::Relaxed);
         self.0.closes_at_limit.store(closes_at_limit, Ordering::Relaxed);
         self.0.is_requested.store(true, Ordering::Relaxed);
@@ -182,7 +187,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_flood_is_read_up_to_the_limit_and_then_only_waited_for() {
+    async fn flood_is_read_up_to_the_limit_even_if_requested_again() {
         let (ours, mut theirs) = tokio::io::duplex(64);
         let (mut stream, linger) = LingeringStream::new(ours);
         linger.say();
@@ -191,6 +196,7 @@ mod tests {
         let flood = async {
             while theirs.write_all(&[0; 64]).await.is_ok() {
                 sent += 64;
+                linger.say();
             }
             std::future::pending::<()>().await;
         };
