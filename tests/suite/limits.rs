@@ -170,7 +170,7 @@ fn process_with_few_descriptors_evicts_idle_connections_and_serves_phones() {
     let mut phone = answered(&server, 1).pop().unwrap();
     let strangers: Vec<Socket> = (0..200).filter_map(|_| Socket::connect(server.address()).ok()).collect();
     assert_eq!(strangers.len(), 200);
-    server.reason("all 16 places for unfinished handshakes are taken that the limit of open files leaves room for");
+    server.reason("all 24 places for unfinished handshakes are taken that the limit of open files leaves room for");
     // The phone's files can still be opened, and folders still be read.
     assert_eq!(phone.get("/firmware.ld").unwrap().status, 200);
     assert!(is_served(&server));

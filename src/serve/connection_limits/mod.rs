@@ -28,10 +28,11 @@ use crate::clock;
 use crate::constituency::{ConstituencyName, MacAddress};
 use crate::wording::counted;
 
-/// The shares of `room` for handshakes in progress and for anonymous connections. A quarter remains for known phones,
-/// whatever unauthenticated clients do.
-const HANDSHAKES_SHARE: (usize, usize) = (1, 2);
-const UNAUTHENTICATED_SHARE: (usize, usize) = (1, 4);
+/// The share of `room` for handshakes in progress and anonymous connections together, and how much of it the anonymous
+/// ones may take. A quarter remains for known phones, whatever unauthenticated clients do. Handshakes may take all that
+/// anonymous connections leave, because after a power cut nearly all connections are handshakes of known phones.
+const UNAUTHENTICATED_SHARE: (usize, usize) = (3, 4);
+const ANONYMOUS_SHARE: (usize, usize) = (1, 4);
 
 /// Counts connections, and compares them with the limits.
 #[derive(Debug)]
@@ -302,11 +303,12 @@ impl ConnectionLimits {
         let limits = &self.limits;
         let (words, key, allowed, share) = match kind {
             ConnectionKind::Unfinished => {
-                let share = share_of(HANDSHAKES_SHARE);
+                let share =
+                    share_of(UNAUTHENTICATED_SHARE).saturating_sub(state.taken(ConnectionKind::Anonymous)).max(1);
                 ("unfinished handshakes", "unfinished_handshakes", limits.unfinished_handshakes, share)
             }
             ConnectionKind::Anonymous => {
-                let share = share_of(UNAUTHENTICATED_SHARE);
+                let share = share_of(ANONYMOUS_SHARE);
                 ("anonymous connections", "anonymous_connections", limits.anonymous_connections, share)
             }
             ConnectionKind::Proven => ("phones' connections", "connections", limits.connections, self.room),

@@ -84,13 +84,16 @@ fn strangers_do_not_use_up_the_places_of_phones() {
 fn no_more_connections_than_open_files_leave_room_for() {
     let limits = limits(Limits { connections_per_address: 0, ..Limits::default() });
     let enter = || enter_with_hello(&limits, "192.0.2.1");
-    let mut permits: Vec<ConnectionPermit> = (0..6).map(|_| enter()).collect();
+    let mut permits: Vec<ConnectionPermit> = (0..9).map(|_| enter()).collect();
     let reason = full(&limits, "192.0.2.1").to_string();
-    assert!(reason.starts_with("all 6 places for unfinished handshakes are taken that"), "{reason}");
+    assert!(reason.starts_with("all 9 places for unfinished handshakes are taken that"), "{reason}");
     for permit in permits.iter_mut().take(3) {
         permit.become_kind(ConnectionKind::Anonymous, None).unwrap();
         permit.note_request();
     }
+    // What anonymous connections take, handshakes cannot.
+    let reason = full(&limits, "192.0.2.1").to_string();
+    assert!(reason.starts_with("all 6 places for unfinished handshakes are taken that"), "{reason}");
     let refused = permits[3].become_kind(ConnectionKind::Anonymous, None);
     assert_eq!(refused, Err(Full::Share { kind: "anonymous connections", allowed: 3 }));
     // Known phones get the permits that anonymous connections cannot have.
