@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use tokio::io::BufReader;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use super::access_log::{AccessRecord, TlsResult};
 use super::connection_limits::{ConnectionKind, ConnectionLimits, ConnectionPermit, Eviction};
@@ -100,20 +100,17 @@ async fn accept_all<L: Future<Output = CloseReason> + Send + 'static>(
     let mut connections = JoinSet::new();
     let mut shortage = DescriptorShortage::default();
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            Some(ended) = connections.join_next() => {
-                was_cut_off(ended);
-                continue;
-            }
-            () = told(&mut shutdown, ShutdownPhase::Drain) => break,
-        };
-        let (stream, address) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
+        let (stream, address) = match next_event(&listener, &mut connections, &mut shutdown).await {
+            ListenerEvent::Accepted(Ok(accepted)) => accepted,
+            ListenerEvent::Accepted(Err(error)) => {
                 shortage.back_off(&error).await;
                 continue;
             }
+            ListenerEvent::Ended(ended) => {
+                was_cut_off(ended);
+                continue;
+            }
+            ListenerEvent::Drain => break,
         };
         if let Err(refused) = admit(address.ip()) {
             refuse(AcceptedConnection::of(address), refused);
@@ -143,8 +140,31 @@ async fn accept_all<L: Future<Output = CloseReason> + Send + 'static>(
     }
 }
 
+/// What a listener's loop acts on.
+#[derive(Debug)]
+enum ListenerEvent {
+    Accepted(io::Result<(TcpStream, SocketAddr)>),
+    Ended(Result<CloseReason, JoinError>),
+    Drain,
+}
+
+/// Waits for the next event. Ended connections come before new ones: each occupies the memory of its task until it is
+/// joined, and in a flood there is always a new one.
+async fn next_event(
+    listener: &TcpListener,
+    connections: &mut JoinSet<CloseReason>,
+    shutdown: &mut watch::Receiver<ShutdownPhase>,
+) -> ListenerEvent {
+    tokio::select! {
+        biased;
+        () = told(shutdown, ShutdownPhase::Drain) => ListenerEvent::Drain,
+        Some(ended) = connections.join_next() => ListenerEvent::Ended(ended),
+        accepted = listener.accept() => ListenerEvent::Accepted(accepted),
+    }
+}
+
 /// Whether the connection was cut off. Logs a panic, which ends only its own connection.
-fn was_cut_off(ended: Result<CloseReason, tokio::task::JoinError>) -> bool {
+fn was_cut_off(ended: Result<CloseReason, JoinError>) -> bool {
     match ended {
         Ok(end) => end == CloseReason::CutOff,
         Err(error) => {
@@ -406,6 +426,26 @@ mod tests {
     #[test]
     fn task_of_a_connection_is_small() {
         assert!(future_size(handle_connection) <= 1200, "{} bytes", future_size(handle_connection));
+    }
+
+    #[tokio::test]
+    async fn ended_connections_are_released_before_new_ones_are_accepted() {
+        const ENDED: usize = 20;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (_sender, mut shutdown) = watch::channel(ShutdownPhase::default());
+        let mut connections = JoinSet::new();
+        for _ in 0..ENDED {
+            connections.spawn(async { CloseReason::Closed });
+        }
+        tokio::task::yield_now().await;
+        for left in (0..ENDED).rev() {
+            let event = next_event(&listener, &mut connections, &mut shutdown).await;
+            assert!(matches!(event, ListenerEvent::Ended(Ok(CloseReason::Closed))), "{event:?}");
+            assert_eq!(connections.len(), left);
+        }
+        let event = next_event(&listener, &mut connections, &mut shutdown).await;
+        assert!(matches!(event, ListenerEvent::Accepted(Ok(_))), "{event:?}");
     }
 
     #[tokio::test]
