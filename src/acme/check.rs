@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_ordered_passes_and_what_was_not_says_why() {
+    fn issued_certificate_that_differs_from_the_order_is_rejected() {
         let now = clock::now();
         let seconds = clock::unix_seconds(now);
         let (pem, key) = chain("R1", now, 90);
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn the_preferred_chain_is_found_by_its_top() {
+    fn preferred_chain_is_chosen_by_its_topmost_issuer() {
         let chains = ["R1", "R2"].map(|name| chain(name, clock::now(), 90).0);
         assert_eq!(choose_chain(&chains, None), Ok(0));
         assert_eq!(choose_chain(&chains, Some("R2")), Ok(1));

@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_that_cannot_be_understood_is_put_aside() {
+    fn unreadable_journal_is_renamed_to_damaged() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal.json");
         state::write_private(&path, b"{").unwrap();
@@ -82,7 +82,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
         #[test]
-        fn it_survives_any_crash(steps in proptest::collection::vec((any::<bool>(), 0usize..6, any::<bool>()), 0..20)) {
+        fn entries_survive_reopening_after_any_step(steps in proptest::collection::vec((any::<bool>(), 0usize..6, any::<bool>()), 0..20)) {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("journal.json");
             let mut journal = ChallengeJournal::open(path.clone()).unwrap().0;

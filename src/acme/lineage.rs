@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lineage_is_the_same_in_every_form_and_no_constituency_s_name_is_a_kind_of_key() {
+    fn lineage_round_trips_through_text_and_json() {
         let ote = Lineage::Exact("ote".parse().unwrap());
         let odd = Lineage::Exact("rsa-2048".parse().unwrap());
         let wildcards = [KeyKind::Rsa2048, KeyKind::EcdsaP256].map(Lineage::Wildcard);

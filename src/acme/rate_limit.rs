@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn five_certificates_a_week_and_then_one_in_34_hours() {
+    fn five_certificates_per_week_then_one_every_34_hours() {
         let mut budget = RateLimit::default();
         for _ in 0..5 {
             budget.spend(Limit::Certificates, 1, 100).unwrap();
@@ -121,14 +121,14 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_was_years_ahead_does_not_lock_a_budget_for_years() {
+    fn clock_set_back_by_years_waits_at_most_an_hour() {
         let mut budget = RateLimit::default();
         (0..4).for_each(|_| budget.spend(Limit::Validations, 1, 5_000_000_000).unwrap());
         assert!(budget.wait(Limit::Validations, 1, 1_700_000_000) <= HOUR);
     }
 
     #[test]
-    fn exact_names_leave_a_third_of_what_a_registered_domain_may_have() {
+    fn exact_names_use_two_thirds_of_the_weekly_domain_limit() {
         let (mut budget, mut spent) = (RateLimit::default(), 0);
         let (week, mut now) = (7 * DAY, 1_700_000_000);
         let end = now + week;
@@ -147,7 +147,7 @@ mod tests {
     proptest! {
         /// Let's Encrypt: 5 failed validations in an hour, by a bucket that regains one in 12 minutes.
         #[test]
-        fn no_pattern_of_attempts_exceeds_the_limit(pauses in proptest::collection::vec(0i64..2000, 1..200)) {
+        fn no_pattern_of_attempts_exceeds_the_ca_validation_limit(pauses in proptest::collection::vec(0i64..2000, 1..200)) {
             let (mut budget, mut now) = (RateLimit::default(), 1_700_000_000);
             let (mut tokens, mut seen) = (5.0f64, now);
             for pause in pauses {

@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_window_a_third_is_left_or_half_of_a_short_life() {
+    fn without_ari_renewal_is_at_a_third_or_half_of_lifetime() {
         for (days, left) in [(90, 30), (64, 21), (45, 15), (6, 3)] {
             let validity = lasting(days);
             let at = renewal_time(Some(&validity), None, 0.0);
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_is_chosen_once_and_kept_while_the_window_is_the_same() {
+    fn renewal_time_changes_only_with_the_ari_window() {
         let window = RenewalWindow { start: 1000, end: 2000 };
         let chosen = window.choose(None, 0.25);
         assert_eq!(chosen.chosen, 1250);
@@ -162,14 +162,14 @@ mod tests {
     }
 
     #[test]
-    fn a_window_after_the_end_does_not_let_a_certificate_run_out() {
+    fn ari_window_after_expiry_is_capped_before_expiry() {
         let validity = lasting(90);
         let window = RenewalWindow { start: 200 * DAY, end: 201 * DAY }.choose(None, 0.5);
         assert_eq!(renewal_time(Some(&validity), Some(&window), 0.0), 81 * DAY);
     }
 
     #[test]
-    fn the_pauses_grow_to_a_day_or_a_twentieth_and_shrink_in_an_emergency() {
+    fn backoff_grows_to_a_day_and_shrinks_close_to_expiry() {
         let middle = |failures, validity: &Validity, now| backoff(failures, Some(validity), now, 0.5);
         let long = lasting(90);
         let pauses: Vec<i64> = (0..6).map(|failures| middle(failures, &long, 60 * DAY)).collect();
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn other_directories_are_asked_late() {
+    fn fallback_directory_is_used_only_late_in_the_lifetime() {
         let validity = lasting(60);
         assert!(!is_time_for_fallback(Some(&validity), 49 * DAY, 7));
         assert!(is_time_for_fallback(Some(&validity), 51 * DAY, 1));
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_outlives_no_change_of_the_clock() {
+    fn deadline_is_shortened_after_the_clock_was_set_back() {
         let deadline = Deadline::after(1_000_000_000, HOUR);
         assert_eq!(deadline.end(1_000_000_010), 1_000_000_000 + HOUR);
         // Set by a clock that was years ahead.
@@ -201,7 +201,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn renewal_comes_before_the_end_and_a_pause_within_a_day_and_a_fifth(
+        fn renewal_is_before_expiry_and_backoff_at_most_29_hours(
             days in 1i64..400, window in proptest::option::of((-400i64..800, 0i64..100)), random in 0.0..1.0f64,
             failures in 0u32..100, part in 0.0..1.2f64,
         ) {

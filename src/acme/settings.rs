@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn every_documented_key_is_known() {
+    fn every_documented_key_is_accepted() {
         let settings = parse(
             r#"{ "directory": "letsencrypt", "contact": ["mailto:hostmaster@example.com"], "terms_of_service_agreed": true,
                  "directory_root": "private-ca.pem", "external_account": { "key_id": "kid-1", "hmac_key_file": "eab.key" },
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused_with_the_reason() {
+    fn invalid_settings_are_rejected_with_a_reason() {
         let error = |inner: &str| {
             parse(&format!("{{{inner}\"dns\": {{ \"primary\": \"ns1.example.com\", \"tsig_key_file\": \"k\" }}}}"))
                 .unwrap_err()

@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_three_generations_are_kept_and_are_the_owners_alone() {
+    fn three_generations_are_kept_with_owner_only_permissions() {
         let folder = tempfile::tempdir().unwrap();
         let store = CertificateStore::new(folder.path().join("certs"));
         assert_eq!(loaded(&store), None);
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_a_crash_leaves_there_is_a_usable_certificate() {
+    fn crash_at_any_step_leaves_a_usable_certificate() {
         let folder = tempfile::tempdir().unwrap();
         let store = CertificateStore::new(folder.path().join("certs"));
         let kind = folder.path().join("certs/ecdsa-p256");
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_under_way_is_found_again_with_its_key() {
+    fn pending_order_is_loaded_with_its_key() {
         let folder = tempfile::tempdir().unwrap();
         let store = CertificateStore::new(folder.path().join("certs"));
         let kind = &LINEAGE;
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_constituency_s_certificates_have_a_folder_of_their_own_whatever_it_is_called() {
+    fn constituency_named_like_a_key_kind_has_its_own_folder() {
         let folder = tempfile::tempdir().unwrap();
         let store = CertificateStore::new(folder.path().join("certs"));
         assert!(store.exact().is_empty());

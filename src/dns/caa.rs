@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_named_may_issue() {
+    fn ca_named_by_issue_or_issuewild_may_issue() {
         let bound = format!("0 issue ca.example; accounturi={OURS}; validationmethods=http-01,dns-01");
         for permitting in [
             &["0 issue ca.example"][..],
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_no_property_speaks_of_is_open_to_every_ca() {
+    fn name_without_issue_property_is_open_to_every_ca() {
         let both = vec!["*.phones.example.com".to_owned(), "phones.example.com".to_owned()];
         assert_eq!(judge(&[]), Ok(both.clone()));
         assert_eq!(judge(&["0 iodef mailto:security@example.com", "0 unknown x"]), Ok(both.clone()));
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_not_named_is_told_which_record_is_in_the_way() {
+    fn refusal_names_the_caa_record_that_forbids_issuance() {
         for (records, name, reason) in [
             (&["0 issue ;"][..], "*.phones", "`0 issue \";\"` permits nobody"),
             (&["0 issue %%%"], "*.phones", "permits another CA"),
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exact_name_is_no_matter_of_issuewild() {
+    fn issuewild_does_not_apply_to_an_exact_name() {
         let issuer = Issuer { identities: &["ca.example".to_owned()], account: Some(OURS) };
         let judged = |records: &[&str]| found(records).judge_exact(&issuer).map_err(|refusal| refusal.to_string());
         assert_eq!(judged(&["0 issue ca.example", "0 issuewild ;"]), Ok(Vec::new()));
@@ -299,14 +299,14 @@ mod tests {
     }
 
     #[test]
-    fn a_critical_property_that_nobody_knows_forbids_everything() {
+    fn unknown_critical_property_forbids_issuance() {
         let refusal = judge(&["0 issue ca.example", "128 tbs x"]).unwrap_err();
         assert!(refusal.contains("`128 tbs \"x\"`, is critical, and no CA knows \"tbs\""), "{refusal}");
     }
 
     proptest::proptest! {
         #[test]
-        fn no_value_panics(value in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..60)) {
+        fn caa_parser_accepts_any_bytes_without_panic(value in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..60)) {
             let _ = parse(&value);
         }
     }

@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_not_update_is_told_the_line_to_add() {
+    fn update_refusal_names_the_grant_line_to_add() {
         let line = "grant provost. name _acme-challenge.phones.example.com. TXT;";
         let refusals = [
             Refusal::BadKey,
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn both_clocks_are_named() {
+    fn badtime_error_states_both_clocks() {
         let error = refused(Refusal::BadTime { ours: 1_790_000_000, theirs: Some(1_790_003_600) });
         let text = error.to_string();
         assert!(text.contains("3600 s apart (300 s are allowed): here it is 2026-09-21T14:13:20Z"), "{text}");
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_pass_by_itself_needs_nobody() {
+    fn temporary_dns_failure_needs_no_operator() {
         for refusal in [Refusal::Code(ResponseCode::ServFail), Refusal::Forged, Refusal::Garbled] {
             assert!(!refused(refusal).needs_human(), "{refusal:?}");
         }

@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_grant_names_one_key_one_name_and_one_type() {
+    fn grant_is_limited_to_one_key_name_and_type() {
         let grant = UpdateGrant::new("provost", "_acme-challenge.Phones.example.com", "example.com");
         let line = "grant provost. name _acme-challenge.phones.example.com. TXT;";
         assert_eq!(grant.bind_lines().collect::<Vec<_>>(), [line]);
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn several_names_have_a_line_each_and_no_rule_that_is_wider() {
+    fn two_names_get_one_grant_line_each() {
         let grant =
             UpdateGrant::new("provost", "_acme-challenge.a.example", "example").and("_acme-challenge.x.a.example");
         let lines: Vec<String> = grant.bind_lines().collect();

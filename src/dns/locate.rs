@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn the_zone_is_the_owner_of_the_soa_record() {
+    fn zone_is_the_owner_of_the_soa_record() {
         let name = parsed("_acme-challenge.phones.example.com");
         let mut answer = question(&name, RecordType::SOA, true).into_response();
         assert_eq!(zone_in(&answer, &name), None);
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn the_soa_record_of_elsewhere_is_no_zone() {
+    fn soa_of_an_unrelated_or_root_zone_is_ignored() {
         let name = parsed("_acme-challenge.phones.example.com");
         for other in [parsed("elsewhere.example"), parsed("phones.example.org"), Name::root()] {
             let mut answer = question(&name, RecordType::SOA, true).into_response();
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_name_s_own_cname_record_counts() {
+    fn only_a_cname_owned_by_the_queried_name_is_followed() {
         let (a, b, c) = (parsed("a.example"), parsed("b.example"), parsed("c.example"));
         let mut answer = question(&a, RecordType::CNAME, true).into_response();
         answer.answers.push(Record::from_rdata(b.clone(), 60, RData::CNAME(rdata::CNAME(c))));

@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_come_back_as_people_write_them() {
+    fn dns_name_round_trips_through_text() {
         for (written, read) in [
             ("_acme-challenge.Phones.example.com", "_acme-challenge.phones.example.com"),
             ("example.com.", "example.com"),
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_name_is_refused() {
+    fn invalid_dns_name_is_rejected() {
         let long = "a".repeat(64);
         for wrong in ["", ".", "bücher.example", "a..b", long.as_str(), "a b", "a/b"] {
             assert!(parse(wrong).is_err(), "{wrong:?}");
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn random_names_are_below_their_parent_and_never_twice_the_same() {
+    fn random_name_is_a_unique_child_of_its_parent() {
         let parent = parse("phones.example.com").unwrap();
         let name = random_below(&parent).unwrap();
         assert_eq!(name.base_name(), parent);
@@ -75,7 +75,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_text_panics(text in ".{0,80}") {
+        fn name_parser_accepts_any_text_without_panic(text in ".{0,80}") {
             let _ = parse(&text);
         }
     }

@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn who_answers_without_the_values_blocks_and_who_is_silent_does_not() {
+    fn stale_answer_blocks_agreement_but_silence_does_not() {
         assert_eq!(agreement(&[AuthorityAnswer::Agrees, AuthorityAnswer::Agrees]), Agreement::Agreed);
         assert_eq!(agreement(&[AuthorityAnswer::Agrees, silent()]), Agreement::AgreedButSilent);
         assert_eq!(agreement(&[AuthorityAnswer::Agrees, lacks()]), Agreement::Open);
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_compared_whole_and_among_others() {
+    fn txt_values_are_compared_whole_beside_foreign_values() {
         let name = name::parse("_acme-challenge.example.com").unwrap();
         let mut answer = question(&name, RecordType::TXT, false).into_response();
         let sought = |goal: Goal, values: &[&str]| {

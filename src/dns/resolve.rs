@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_system_s_resolvers_are_read() {
+    fn system_resolvers_are_read_from_resolv_conf() {
         let text = "# nameserver 192.0.2.9\nsearch example.com\nnameserver 192.0.2.1\n nameserver\t2001:db8::1 # home\nnameserver\noptions x";
         let found: Vec<String> = system_resolvers(text).iter().map(ToString::to_string).collect();
         assert_eq!(found, ["192.0.2.1:53", "[2001:db8::1]:53"]);
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_to_its_question() {
+    fn answer_must_match_the_id_and_question_of_its_query() {
         let (a, b) = (name::parse("a.example").unwrap(), name::parse("b.example").unwrap());
         let asked = question(&a, RecordType::SOA, true);
         let answer = |change: &dyn Fn(&mut Message)| {
@@ -186,7 +186,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_answer_panics(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
+        fn response_parser_accepts_any_bytes_without_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
             let asked = question(&name::parse("a.example").unwrap(), RecordType::SOA, true);
             let _ = answer_to(&asked, &bytes);
         }

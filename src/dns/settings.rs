@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn servers_are_read_as_people_write_them() {
+    fn server_is_a_name_or_address_with_optional_port() {
         let read = |text: &str| HostPort::parse(text).map(|server| (server.host, server.port));
         let address = |text: &str| Host::Address(text.parse().unwrap());
         assert_eq!(read("192.0.2.1"), Ok((address("192.0.2.1"), 53)));
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_settings_are_refused_when_they_are_read() {
+    fn invalid_dns_settings_are_rejected_with_a_reason() {
         let read = |more: &str| {
             let text = format!(r#"{{ "primary": "ns1.example.com", "tsig_key_file": "k"{more} }}"#);
             serde_json::from_str::<DnsSettings>(&text).map_err(|error| error.to_string())

@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_read_as_tsig_keygen_writes_it() {
+    fn tsig_keygen_output_is_parsed() {
         for algorithm in ["hmac-sha256", "hmac-sha384", "hmac-sha512"] {
             let key = TsigKey::parse(&statement("provost.", algorithm), None).unwrap();
             assert_eq!((key.name().as_str(), key.algorithm().as_str()), ("provost.", algorithm));
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_read_as_people_edit_it() {
+    fn hand_edited_key_file_is_parsed() {
         let text = format!(
             "# ours\n// two\n/* three\nlines */KEY Provost{{secret {SECRET};# x\n algorithm \"HMAC-SHA256.\"; }} ;"
         );
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_keys_one_is_named() {
+    fn key_must_be_named_when_the_file_holds_several() {
         let text = statement("a.", "hmac-md5") + &statement("B.example", "hmac-sha512");
         assert_eq!(TsigKey::parse(&text, Some("b.example.")).unwrap().algorithm(), "hmac-sha512");
         assert_eq!(problem(&text, None), TsigKeyProblem::Several(vec!["a".to_owned(), "b.example".to_owned()]));
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_file_is_refused_with_its_line() {
+    fn key_file_syntax_error_names_the_line() {
         assert_eq!(problem("# nothing\n", None), TsigKeyProblem::NoKey);
         for (text, line) in [
             ("options { };", 1),
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn no_secret_is_ever_printed() {
+    fn secret_is_absent_from_debug_and_errors() {
         let good = statement("provost.", "hmac-sha256");
         let debug = format!("{:?}", TsigKey::parse(&good, None).unwrap());
         assert_eq!(debug, "TsigKey { name: \"provost.\", algorithm: \"hmac-sha256\", .. }");
@@ -319,7 +319,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_text_panics(text in "(key|[a-z{};\"#/* \n\u{e4}]){0,60}") {
+        fn key_file_parser_accepts_any_text_without_panic(text in "(key|[a-z{};\"#/* \n\u{e4}]){0,60}") {
             let _ = TsigKey::parse(&text, None);
         }
     }

@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn one_message_carries_all_values() {
+    fn one_update_message_carries_all_values() {
         let added = update(RecordChange::Add { ttl_s: 60 });
         let of = |message: &Message| {
             message.updates().iter().map(|record| (record.dns_class, record.ttl)).collect::<Vec<_>>()
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_the_primary_signed_counts() {
+    fn response_with_a_wrong_tsig_is_rejected() {
         let refuse = |answer: &mut Message| answer.metadata.response_code = ResponseCode::Refused;
         assert_eq!(answered(b"ours", NOW, |_| ()), Ok(()));
         assert_eq!(answered(b"ours", NOW, refuse), Err(Refusal::Code(ResponseCode::Refused)));
@@ -178,28 +178,28 @@ mod tests {
     }
 
     #[test]
-    fn an_unsigned_success_is_none() {
+    fn unsigned_success_is_rejected() {
         let (_, verifier) = sign(update(RecordChange::Remove), &signer(b"ours"), NOW).unwrap();
         let answer = Message::response(verifier.id, OpCode::Update).to_vec().unwrap();
         assert_eq!(verifier.judge(&answer), Err(Refusal::Unsigned(ResponseCode::NoError)));
     }
 
     #[test]
-    fn a_value_too_long_for_a_record_is_an_error() {
+    fn txt_value_over_255_bytes_is_an_error() {
         let at = name::parse("example.com").unwrap();
         let long = message(RecordChange::Remove, &at, &at, &["x".repeat(256)]);
         assert!(sign(long, &signer(b"ours"), NOW).is_err());
     }
 
     #[test]
-    fn the_server_s_time_has_48_bits() {
+    fn server_time_of_badtime_has_48_bits() {
         assert_eq!(server_time(&[0, 0, 0x6a, 0xb1, 0x3b, 0x80]), Some(0x6ab1_3b80));
         assert_eq!(server_time(&[0; 5]), None);
     }
 
     proptest::proptest! {
         #[test]
-        fn no_answer_panics(tail in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
+        fn update_response_parser_rejects_any_garbage(tail in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
             let (_, verifier) = sign(update(RecordChange::Remove), &signer(b"ours"), NOW).unwrap();
             let mut answer = verifier.id.to_be_bytes().to_vec();
             answer.extend([0xa8, 0]);

@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_that_cannot_be_read_is_not_replaced_and_one_that_is_not_there_is_made() {
+    fn unreadable_account_key_is_not_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let store = AccountStore::new(folder.path(), "https://ca.example/directory");
         let key = store.key().unwrap();

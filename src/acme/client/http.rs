@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retry_after_is_seconds_or_a_date_by_the_servers_clock() {
+    fn retry_after_is_seconds_or_a_date_by_the_server_clock() {
         let date = (DATE, "Mon, 23 Nov 2026 07:00:00 GMT");
         assert_eq!(retry_after(&headers(&[(RETRY_AFTER, " 120 ")])), Some(120));
         assert_eq!(retry_after(&headers(&[date.clone(), (RETRY_AFTER, "Mon, 23 Nov 2026 07:01:30 GMT")])), Some(90));
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_that_swallows_packets_does_not_keep_us_from_the_next() {
+    async fn connect_times_out_and_tries_the_next_address() {
         let listen = |backlog| {
             let socket = tokio::net::TcpSocket::new_v4().unwrap();
             socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn alternate_chains_are_found_in_links() {
+    fn alternate_chains_are_read_from_link_headers() {
         let found = alternates(&headers(&[(
             LINK,
             r#"<https://ca/dir>;rel="index", <https://ca/1/alt>; rel="alternate",<https://ca/2>;rel=alternate"#,

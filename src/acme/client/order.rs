@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_order_that_has_an_error_has_failed_whatever_its_status() {
+    async fn pending_order_with_an_error_has_failed() {
         let key = KeyKind::EcdsaP256.generate().unwrap().serialize_der();
         let http = Arc::new(AcmeHttp::new(None).unwrap());
         let account = Account::builder_with_http(Box::new(Slow(Arc::clone(&http))));

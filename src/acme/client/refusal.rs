@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn each_error_knows_what_helps() {
+    fn each_acme_error_maps_to_its_retry_and_failure_kind() {
         let explained = |kind, status, retry_after| {
             let failure = explain(&problem(kind, status), &seen(status, retry_after));
             assert!(failure.message.contains("the reason") && failure.message.contains("the part"), "{failure}");
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_of_html_is_an_outage_and_its_retry_after_counts() {
+    fn html_error_page_is_an_outage_and_its_retry_after_is_kept() {
         let html = Error::Json(serde_json::from_str::<u8>("<html>").unwrap_err());
         let failure = explain(&html, &seen(503, Some(120)));
         assert_eq!((failure.cure, failure.message.as_str()), (Retry::Wait(120), "the CA answered 503"));
