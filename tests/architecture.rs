@@ -95,7 +95,7 @@ fn forbidden(house: &House, import: &Import<'_>) -> Option<String> {
         return Some(format!("crate::{to} is no module: name the module that defines it"));
     }
     let (Some(layer), Some(target)) = (layer_of(from), layer_of(to)) else {
-        return None; // each_top_level_module_has_its_place speaks of it
+        return None; // every_top_level_module_belongs_to_a_layer speaks of it
     };
     let below = || layer.below.iter().any(|below| below.modules == target.modules);
     let neighbour = layer.modules == target.modules && layer.neighbours;
@@ -111,7 +111,7 @@ fn import_violations(house: &House) -> Vec<String> {
 }
 
 #[test]
-fn each_top_level_module_has_its_place() {
+fn every_top_level_module_belongs_to_a_layer() {
     let house = house();
     let homeless = house.sources.iter().filter_map(|source| {
         let module = source.module.first().map_or("lib", String::as_str);
@@ -123,14 +123,14 @@ fn each_top_level_module_has_its_place() {
 }
 
 #[test]
-fn imports_point_downwards() {
+fn imports_point_to_lower_layers_only() {
     let house = house();
     saw(house.imports().count(), at_least::IMPORTS, "imports");
     none(&import_violations(&house));
 }
 
 #[test]
-fn no_modules_import_each_other_in_a_circle() {
+fn no_modules_form_an_import_cycle() {
     let house = house();
     let folders = house.sibling_edges();
     let circles = folders.iter().filter_map(|(folder, edges)| {
@@ -141,7 +141,7 @@ fn no_modules_import_each_other_in_a_circle() {
 }
 
 #[test]
-fn confined_crates_stay_where_they_are() {
+fn confined_crates_are_used_only_in_their_folder() {
     let house = house();
     for (confined, place) in CONFINED {
         let knows =
@@ -154,7 +154,7 @@ fn confined_crates_stay_where_they_are() {
 }
 
 #[test]
-fn the_median_function_is_short() {
+fn median_function_is_under_12_lines() {
     let house = house();
     let mut lines: Vec<usize> = house.sources.iter().flat_map(|source| source.functions.iter().copied()).collect();
     saw(lines.len(), at_least::FUNCTIONS, "functions");
@@ -167,7 +167,7 @@ fn the_median_function_is_short() {
 }
 
 #[test]
-fn no_file_has_a_name_that_says_nothing() {
+fn no_file_has_a_generic_name() {
     let nameless = house().sources.into_iter().filter_map(|source| {
         let name = source.path.rsplit('/').next()?;
         FORBIDDEN_FILES.contains(&name).then(|| format!("{}: name it after what it holds", source.path))
@@ -176,7 +176,7 @@ fn no_file_has_a_name_that_says_nothing() {
 }
 
 #[test]
-fn nothing_is_unsafe() {
+fn no_unsafe_code() {
     let house = house();
     let lines = |source: &Source| lines_with_token(&source.text, "unsafe");
     let places = house.sources.iter().flat_map(|source| lines(source).into_iter().map(|line| (&source.path, line)));
@@ -184,7 +184,7 @@ fn nothing_is_unsafe() {
 }
 
 #[test]
-fn the_project_speaks_of_itself_alone() {
+fn no_file_names_a_folder_outside_the_project() {
     // Taken apart, so that this file does not mention it either.
     let outside = concat!("..", "/shared").as_bytes();
     let paths: Vec<String> = TREE.iter().flat_map(|entry| files(&root(), entry)).collect();

@@ -20,7 +20,7 @@ fn violations(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn an_import_is_seen_wherever_it_stands() {
+fn forbidden_import_is_found_wherever_it_is_written() {
     for text in [
         "use crate::acme::order::Order;",
         "use crate::{identity, acme::{order as o}};",
@@ -41,7 +41,7 @@ fn an_import_is_seen_wherever_it_stands() {
 }
 
 #[test]
-fn what_is_allowed_passes() {
+fn allowed_imports_pass() {
     for text in [
         "use crate::identity::Anchor; use super::Anchor as Other; use std::acme::order;",
         "fn f() { acme::order(); } // crate::acme",
@@ -52,13 +52,13 @@ fn what_is_allowed_passes() {
 }
 
 #[test]
-fn the_way_up_and_the_way_round_lib_are_closed() {
+fn upward_import_and_lib_reexport_are_forbidden() {
     assert!(violations("use crate::app::App;")[0].contains("serve must not import app"));
     assert!(violations("use crate::App;")[0].contains("crate::App is no module"));
 }
 
 #[test]
-fn a_circle_is_told_with_its_places() {
+fn import_cycle_is_reported_with_files_and_lines() {
     let house = small_house(&[
         ("src/lib.rs", "pub mod serve;"),
         ("src/serve/mod.rs", "mod a; mod b; mod c;\npub use b::B;"),
@@ -72,7 +72,7 @@ fn a_circle_is_told_with_its_places() {
 }
 
 #[test]
-fn parents_children_and_tests_make_no_circle() {
+fn parent_child_and_test_imports_are_not_a_cycle() {
     let house = small_house(&[
         ("src/lib.rs", "pub mod serve;"),
         ("src/serve/mod.rs", "mod a; mod b; pub use a::A; pub struct Parent; #[cfg(test)] mod tests;"),
@@ -84,7 +84,7 @@ fn parents_children_and_tests_make_no_circle() {
 }
 
 #[test]
-fn tokens_and_lengths_are_counted_as_they_stand() {
+fn unsafe_token_and_function_length_are_counted() {
     assert_eq!(lines_with_token("// unsafe\nfn f() { \"unsafe\"; m!(unsafe {}) }", "unsafe"), [2]);
     let source = Source::parse("src/a.rs", "/// Doc.\nfn f() {\n\n}\nimpl A { fn g() {} }".to_owned());
     assert_eq!(source.functions, [3, 1]);

@@ -85,7 +85,7 @@ fn attack(server: &Running) -> usize {
 }
 
 #[test]
-fn a_request_is_one_line_with_every_key() {
+fn request_is_logged_as_one_json_line_with_every_key() {
     let site = Site::with_ote();
     let server = site.start();
     let mut phone = server.client("ote", &FACTORY.device(VVX500)).connect().unwrap();
@@ -114,7 +114,7 @@ fn a_request_is_one_line_with_every_key() {
 }
 
 #[test]
-fn each_request_and_each_refused_handshake_is_one_line() {
+fn each_request_and_rejected_handshake_is_logged_once() {
     let site = Site::with_ote();
     let server = site.start();
     let mut phone = server.client("ote", &FACTORY.device(VVX500)).connect().unwrap();
@@ -140,7 +140,7 @@ fn each_request_and_each_refused_handshake_is_one_line() {
 }
 
 #[test]
-fn hostile_bytes_stay_on_their_line_in_json() {
+fn hostile_bytes_cannot_break_a_json_log_line() {
     let site = Site::with_ote();
     let server = start_with_log(&site, "json");
     let expected = attack(&server);
@@ -157,7 +157,7 @@ fn hostile_bytes_stay_on_their_line_in_json() {
 }
 
 #[test]
-fn hostile_bytes_stay_on_their_line_in_text() {
+fn hostile_bytes_cannot_break_a_text_log_line() {
     let site = Site::with_ote();
     let server = start_with_log(&site, "text");
     let expected = attack(&server);
@@ -171,7 +171,7 @@ fn hostile_bytes_stay_on_their_line_in_text() {
 }
 
 #[test]
-fn the_text_form_is_for_people() {
+fn text_format_states_status_user_agent_tls_and_reason() {
     let site = Site::with_ote();
     let server = start_with_log(&site, "text");
     let phone = server.client("ote", &FACTORY.device(VVX500));
@@ -187,7 +187,7 @@ fn the_text_form_is_for_people() {
 }
 
 #[test]
-fn a_certificate_whose_expiry_is_tolerated_is_marked_in_both_forms() {
+fn accepted_expired_certificate_is_marked_in_json_and_text() {
     let site = Site::with_ote();
     let policy = serde_json::json!({
         "trust": ["factory"], "phones": "any", "expired_device_certificates": "accept",

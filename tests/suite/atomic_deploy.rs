@@ -63,7 +63,7 @@ fn exchange(new: &Path, old: &Path) {
 }
 
 #[test]
-fn a_new_folder_is_served_within_a_second_however_it_comes() {
+fn new_folder_is_served_within_a_second() {
     let site = Site::new();
     let server = site.start();
     assert!(is_unrecognised(&client(&server, "made")).is_some());
@@ -75,7 +75,7 @@ fn a_new_folder_is_served_within_a_second_however_it_comes() {
 }
 
 #[test]
-fn a_removed_folder_is_gone_within_a_second_on_open_connections_too() {
+fn removed_folder_gets_421_within_a_second() {
     let site = Site::with_ote();
     make(&site.served(""), "stays", "<stays/>");
     let server = site.start();
@@ -141,7 +141,7 @@ fn fleet_site(phones: &[String]) -> Site {
 }
 
 #[test]
-fn swapping_the_tree_harms_none_of_400_booting_phones() {
+fn twenty_deploys_during_400_boots_refuse_no_request() {
     const PHONES: usize = 400;
     const SWAPS: usize = 20;
     let macs: Vec<String> = (0..PHONES).map(|number| format!("00005e03{number:04x}")).collect();
@@ -227,7 +227,7 @@ fn name_of(line: &Value) -> String {
 }
 
 #[test]
-fn files_of_a_tree_that_is_swapped_and_removed_are_never_missing() {
+fn no_request_fails_right_after_a_deploy() {
     let site = Site::with_ote();
     released(&site);
     let server = site.start();
@@ -245,7 +245,7 @@ fn files_of_a_tree_that_is_swapped_and_removed_are_never_missing() {
 }
 
 #[test]
-fn a_typo_that_comes_with_a_swap_keeps_the_last_good_policy() {
+fn deploy_with_a_broken_policy_keeps_the_last_good_one() {
     let site = Site::with_ote();
     released(&site);
     let server = site.start();
@@ -272,7 +272,7 @@ fn a_typo_that_comes_with_a_swap_keeps_the_last_good_policy() {
 }
 
 #[test]
-fn another_tls_part_and_back_makes_new_sessions_each_time() {
+fn deploy_with_other_tls_settings_ends_old_sessions() {
     let site = Site::with_ote();
     released(&site);
     let server = site.start();
@@ -297,7 +297,7 @@ fn another_tls_part_and_back_makes_new_sessions_each_time() {
 }
 
 #[test]
-fn a_folder_that_the_new_tree_lacks_is_gone_and_the_others_go_on() {
+fn deploy_without_a_folder_removes_only_that_constituency() {
     let site = Site::with_ote();
     make(&site.served(""), "stays", "<stays/>");
     released(&site);
@@ -318,7 +318,7 @@ fn a_folder_that_the_new_tree_lacks_is_gone_and_the_others_go_on() {
 }
 
 #[test]
-fn a_folder_that_is_replaced_by_renames_keeps_its_sessions_and_connections() {
+fn folder_replaced_by_rename_keeps_sessions_and_connections() {
     type Replace = fn(&Site);
     let ways: [(&str, Replace); 3] = [
         ("exchanged", |site| exchange(&site.path("staging/ote"), &site.served("ote"))),
@@ -354,7 +354,7 @@ fn a_folder_that_is_replaced_by_renames_keeps_its_sessions_and_connections() {
 }
 
 #[test]
-fn links_uploads_and_open_files_are_right_after_a_swap() {
+fn deploy_keeps_uploads_and_follows_symlinks_in_the_new_tree() {
     let site = Site::with_ote();
     site.constituency("ucs", &json!({ "trust": ["factory"], "shared": ["firmware"] }));
     site.file("ucs/firmware/sip.ld", "one");
@@ -383,7 +383,7 @@ fn links_uploads_and_open_files_are_right_after_a_swap() {
 }
 
 #[test]
-fn all_constituencies_are_swapped_at_once_by_a_link() {
+fn symlink_switch_deploys_all_constituencies_at_once() {
     let site = Site::new();
     make(&site.path("release-1"), "ote", "<one/>");
     make(&site.path("release-2"), "ote", "<two/>");
@@ -403,7 +403,7 @@ fn all_constituencies_are_swapped_at_once_by_a_link() {
 }
 
 #[test]
-fn all_constituencies_are_swapped_at_once_by_a_link_further_up() {
+fn switch_of_a_parent_symlink_deploys_all_constituencies() {
     let mut site = Site::new();
     make(&site.path("releases/1/constituencies"), "ote", "<one/>");
     make(&site.path("releases/2/constituencies"), "ote", "<two/>");
@@ -417,7 +417,7 @@ fn all_constituencies_are_swapped_at_once_by_a_link_further_up() {
 }
 
 #[test]
-fn all_constituencies_are_swapped_at_once_by_a_rename() {
+fn rename_exchange_deploys_all_constituencies_at_once() {
     let site = Site::with_ote();
     let server = site.start();
     let mut open = client(&server, "ote").connect().unwrap();
@@ -431,7 +431,7 @@ fn all_constituencies_are_swapped_at_once_by_a_rename() {
 }
 
 #[test]
-fn without_constituencies_nobody_is_served_until_they_are_back() {
+fn missing_constituencies_folder_serves_no_host_until_restored() {
     let site = Site::with_ote();
     let server = site.start();
     let phone = client(&server, "ote");
@@ -450,7 +450,7 @@ fn without_constituencies_nobody_is_served_until_they_are_back() {
 }
 
 #[test]
-fn what_is_no_policy_is_reported_and_stops_nobody_else() {
+fn unreadable_policy_is_reported_and_affects_no_other_folder() {
     type Make = fn(&Path);
     let site = Site::with_ote();
     let server = site.start();
@@ -482,7 +482,7 @@ fn what_is_no_policy_is_reported_and_stops_nobody_else() {
 }
 
 #[test]
-fn a_folder_whose_name_is_no_label_or_that_is_a_link_is_reported() {
+fn folder_with_invalid_name_or_symlink_is_reported() {
     let site = Site::with_ote();
     let server = site.start();
     for name in ["Upper", "under_score", "-dash", "two.labels"] {
@@ -508,10 +508,10 @@ fn a_folder_whose_name_is_no_label_or_that_is_a_link_is_reported() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_read_is_reported_and_stops_nobody_else() {
+fn unreadable_folder_is_reported_and_affects_no_other() {
     use std::os::unix::fs::PermissionsExt;
     if rustix::process::geteuid().is_root() {
-        return not_run("a_folder_that_cannot_be_read_is_reported_and_stops_nobody_else", "root reads every folder");
+        return not_run("unreadable_folder_is_reported_and_affects_no_other", "root reads every folder");
     }
     let site = Site::with_ote();
     let server = site.start();

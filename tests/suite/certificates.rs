@@ -45,7 +45,7 @@ fn rename_over(site: &Site, identity: &Identity) {
 }
 
 #[test]
-fn a_new_certificate_is_shown_to_new_handshakes_and_old_connections_stay() {
+fn new_certificate_is_used_without_closing_connections() {
     let site = site_with_one_pair();
     let server = site.start();
     let mut open = server.client("ote", &FACTORY.device(VVX500)).connect().unwrap();
@@ -61,7 +61,7 @@ fn a_new_certificate_is_shown_to_new_handshakes_and_old_connections_stay() {
 }
 
 #[test]
-fn a_certificate_that_could_not_be_read_when_it_came_is_shown_as_soon_as_it_can() {
+fn certificate_unreadable_at_first_is_retried_until_loaded() {
     let site = site_with_one_pair();
     let server = site.start();
     server.limit_descriptors(0);
@@ -77,7 +77,7 @@ fn a_certificate_that_could_not_be_read_when_it_came_is_shown_as_soon_as_it_can(
 }
 
 #[test]
-fn certificates_behind_links_are_followed_too() {
+fn certificate_behind_a_symlink_is_reloaded_on_a_switch() {
     let mut site = site_with_one_pair();
     let (one, two) = (server_certificate(DOMAIN, false), server_certificate(DOMAIN, false));
     for (name, identity) in [("one", &one), ("two", &two)] {
@@ -94,7 +94,7 @@ fn certificates_behind_links_are_followed_too() {
 }
 
 #[test]
-fn rewritten_in_place_with_the_same_size_again_and_again_the_last_certificate_wins() {
+fn same_size_rewrites_in_one_second_end_with_the_last() {
     let site = site_with_one_pair();
     let server = site.start();
     let mut candidates: Vec<Identity> = Vec::new();
@@ -112,7 +112,7 @@ fn rewritten_in_place_with_the_same_size_again_and_again_the_last_certificate_wi
 }
 
 #[test]
-fn a_pair_that_does_not_fit_keeps_the_last_good_one() {
+fn mismatched_pair_keeps_the_last_good_certificate() {
     let site = site_with_one_pair();
     let server = site.start();
     let old = shown(&server);
@@ -134,7 +134,7 @@ fn a_pair_that_does_not_fit_keeps_the_last_good_one() {
 }
 
 #[test]
-fn one_bad_pair_does_not_take_the_other_along() {
+fn one_broken_pair_does_not_affect_the_other() {
     let mut site = Site::with_ote();
     std::fs::remove_file(site.path("rsa.key")).unwrap();
     let server = site.start();
@@ -150,7 +150,7 @@ fn one_bad_pair_does_not_take_the_other_along() {
 }
 
 #[test]
-fn without_any_certificate_the_server_listens_refuses_and_heals_by_itself() {
+fn missing_certificate_rejects_handshakes_until_it_is_created() {
     let site = site_with_one_pair();
     let identity = server_certificate(DOMAIN, false);
     for kind in ["pem", "key"] {
@@ -176,7 +176,7 @@ fn without_any_certificate_the_server_listens_refuses_and_heals_by_itself() {
 }
 
 #[test]
-fn what_phones_would_refuse_is_said_at_once() {
+fn certificate_for_another_domain_is_logged_at_start() {
     let site = site_with_one_pair();
     rename_over(&site, &server_certificate("other.example.org", false));
     let server = site.start();
@@ -188,7 +188,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn the_local_ca_is_made_once_and_its_key_is_private() {
+fn local_ca_is_created_once_with_a_private_key_file() {
     let mut site = Site::with_ote();
     site.config["certificate"] = json!({ "local_ca": {} });
     let mut issuers = Vec::new();
@@ -225,7 +225,7 @@ fn trusting(mut client: Client, ca: &CertificateDer<'static>, identity: &Identit
 
 /// A CA that signs whatever anybody on this machine asks of it must not open a public server.
 #[test]
-fn with_a_configuration_the_device_ca_of_local_mode_is_never_trusted() {
+fn configured_server_never_trusts_the_local_device_ca() {
     let mut site = Site::with_ote();
     let local = json!({ "local_ca": {} });
     let files = site.config["certificate"].clone();
@@ -265,7 +265,7 @@ fn exact_policy(aliases: &[&str]) -> serde_json::Value {
 }
 
 #[test]
-fn exact_names_are_shown_from_the_files_that_name_them_and_nobody_else_is_shown_these() {
+fn exact_certificate_file_is_served_only_to_its_constituency() {
     let mut site = Site::new();
     site.constituency("old", &exact_policy(&["older"]));
     site.constituency("home", &json!({ "client_auth": "none" }));
@@ -307,7 +307,7 @@ fn exact_names_are_shown_from_the_files_that_name_them_and_nobody_else_is_shown_
 }
 
 #[test]
-fn the_local_ca_issues_for_exact_names_as_soon_as_they_are_wanted() {
+fn local_ca_issues_exact_certificates_on_policy_change() {
     let mut site = Site::new();
     site.config["certificate"] = json!({ "local_ca": {} });
     site.constituency("old", &exact_policy(&[]));

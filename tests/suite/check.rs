@@ -65,7 +65,7 @@ fn site_full_of_problems() -> Site {
 }
 
 #[test]
-fn one_run_names_every_problem() {
+fn check_reports_every_problem_in_one_run() {
     let site = site_full_of_problems();
     let ended = check(&site);
     assert_eq!((ended.code, ended.stderr.as_str()), (1, ""), "{}", ended.stdout);
@@ -108,7 +108,7 @@ fn one_run_names_every_problem() {
 }
 
 #[test]
-fn a_good_site_has_nothing_to_say() {
+fn check_of_a_good_site_reports_no_findings() {
     let site = Site::with_ote();
     let master = site.file("ote/000000000000.cfg", r#"<APPLICATION CONFIG_FILES="site.cfg"/>"#);
     let ended = check(&site);
@@ -121,7 +121,7 @@ fn a_good_site_has_nothing_to_say() {
 }
 
 #[test]
-fn a_bundle_that_lets_nobody_in_is_told_where_every_policy_can_be_read() {
+fn unused_trust_bundle_is_a_note_if_every_policy_is_readable() {
     let mut site = Site::with_ote();
     site.config["trust"]["house"] = site.config["trust"]["factory"].clone();
     let told = |site: &Site| {
@@ -136,7 +136,7 @@ fn a_bundle_that_lets_nobody_in_is_told_where_every_policy_can_be_read() {
 }
 
 #[test]
-fn warnings_alone_are_good_and_one_error_is_not() {
+fn check_exits_0_on_warnings_and_1_on_an_error() {
     let site = Site::with_ote();
     symlink("absent", site.served("ote/dangling")).unwrap();
     let ended = check(&site);
@@ -147,7 +147,7 @@ fn warnings_alone_are_good_and_one_error_is_not() {
 }
 
 #[test]
-fn a_site_without_a_constituency_is_told_apart_from_one_whose_folder_is_broken() {
+fn check_distinguishes_no_constituency_from_no_valid_one() {
     let site = Site::new();
     assert!(check(&site).stdout.contains(": there is no constituency; make a folder\n"));
     site.file("home/constituency.json", "{");
@@ -157,7 +157,7 @@ fn a_site_without_a_constituency_is_told_apart_from_one_whose_folder_is_broken()
 }
 
 #[test]
-fn a_server_that_runs_does_not_mind() {
+fn check_works_beside_a_running_server() {
     let site = Site::with_ote();
     let server = site.start();
     let ended = check(&site);
@@ -184,8 +184,8 @@ fn site_of_a_service(test: &str) -> Option<Site> {
 }
 
 #[test]
-fn root_checks_as_the_owner_of_the_state() {
-    let Some(site) = site_of_a_service("root_checks_as_the_owner_of_the_state") else { return };
+fn check_by_root_runs_as_the_owner_of_the_state() {
+    let Some(site) = site_of_a_service("check_by_root_runs_as_the_owner_of_the_state") else { return };
     for key in ["rsa.key", "ec.key"] {
         chown(site.path(key), None, Some(SERVICE)).unwrap();
         std::fs::set_permissions(site.path(key), Permissions::from_mode(0o640)).unwrap();
@@ -220,7 +220,7 @@ fn root_checks_as_the_owner_of_the_state() {
 }
 
 #[test]
-fn root_checks_as_root_where_no_other_user_serves() {
+fn check_by_root_stays_root_if_root_owns_the_state() {
     let site = Site::with_ote();
     std::fs::set_permissions(site.path("rsa.key"), Permissions::from_mode(0o600)).unwrap();
     let ended = check(&site);
@@ -228,8 +228,8 @@ fn root_checks_as_root_where_no_other_user_serves() {
 }
 
 #[test]
-fn a_folder_that_hides_the_way_is_named_with_all_that_is_behind_it() {
-    let Some(mut site) = site_of_a_service("a_folder_that_hides_the_way_is_named") else { return };
+fn folder_without_search_permission_is_named_with_its_file() {
+    let Some(mut site) = site_of_a_service("folder_without_search_permission_is_named_with_its_file") else { return };
     for folder in ["live", "archive"] {
         std::fs::create_dir(site.path(folder)).unwrap();
         std::fs::set_permissions(site.path(folder), Permissions::from_mode(0o700)).unwrap();
@@ -255,7 +255,7 @@ fn a_folder_that_hides_the_way_is_named_with_all_that_is_behind_it() {
 }
 
 #[test]
-fn what_ships_has_neither_errors_nor_warnings() {
+fn shipped_constituencies_have_no_errors_or_warnings() {
     let repository = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let folder = tempfile::tempdir().unwrap();
     symlink(repository.join("constituencies"), folder.path().join("constituencies")).unwrap();
@@ -283,7 +283,7 @@ fn of_the_old_lane(site: &Site) -> Vec<String> {
 
 #[test]
 #[cfg(feature = "old-tls")]
-fn an_old_lane_without_an_rsa_certificate_is_told_of_whoever_opens_it() {
+fn legacy_tls_without_rsa_certificate_is_a_warning_per_subject() {
     let mut site = Site::with_ote();
     let policy = |tls: &str| json!({ "trust": ["factory"], "phones": { VVX500: "" }, "tls": tls });
     for level in ["modern", "compatible", "legacy"] {
@@ -325,7 +325,7 @@ fn findings(folder: &Path, more: &[&str]) -> (i32, Vec<Value>) {
 }
 
 #[test]
-fn json_has_the_same_findings_and_exit_code_as_text() {
+fn check_json_has_the_same_findings_and_exit_code_as_text() {
     let site = Site::with_ote();
     site.write_config();
     site.file("ote/00005e00530c.cfg", "<x reg.1.auth.password=\"secret\"/>");
@@ -350,7 +350,7 @@ fn json_has_the_same_findings_and_exit_code_as_text() {
 }
 
 #[test]
-fn json_says_what_is_wrong_with_provost_json_too() {
+fn check_json_reports_errors_in_provost_json() {
     let site = Site::with_ote();
     let text = "{ \"domain\": \"phones.example.com\",\n \"certificate\": { \"local_ca\": {} },\n \"limts\": {} }";
     std::fs::write(site.path("provost.json"), text).unwrap();

@@ -52,7 +52,7 @@ pub(crate) fn finds(site: &Site, expected: &[(&str, &str)]) {
 }
 
 #[test]
-fn a_private_key_that_is_served_is_found_whatever_the_file_is_called() {
+fn served_private_key_is_found_under_any_file_name() {
     let site = site();
     let key = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC\n-----END PRIVATE KEY-----\n";
     site.file("ote/kitchen.pem", format!("-----BEGIN CERTIFICATE-----\n{key}"));
@@ -89,12 +89,12 @@ fn a_private_key_that_is_served_is_found_whatever_the_file_is_called() {
 }
 
 #[test]
-fn a_constituency_that_lacks_nothing_has_nothing_said_of_it() {
+fn complete_constituency_has_no_findings() {
     finds(&site(), &[]);
 }
 
 #[test]
-fn what_a_master_configuration_names_must_be_there_for_every_model_and_phone() {
+fn missing_files_of_a_master_are_reported_per_model_and_phone() {
     let site = site();
     let phones = json!({ VVX500: "", VVX550: "", STRANGER: "" });
     site.constituency("ote", &json!({ "trust": ["factory"], "phones": phones, "denied": [STRANGER] }));
@@ -147,7 +147,7 @@ fn what_a_master_configuration_names_must_be_there_for_every_model_and_phone() {
 }
 
 #[test]
-fn a_file_that_cannot_be_read_is_an_error_where_a_master_names_it() {
+fn unparsable_file_is_an_error_if_a_master_names_it() {
     let site = site();
     site.file("ote/site.cfg", "<site>\n  <a b='1'\n");
     site.file("ote/unused.cfg", "<a b=c/>");
@@ -166,7 +166,7 @@ fn a_file_that_cannot_be_read_is_an_error_where_a_master_names_it() {
 }
 
 #[test]
-fn secrets_that_others_can_read_are_named_and_never_shown() {
+fn exposed_secret_is_reported_without_its_value() {
     let site = site();
     site.file(
         "ote/site.cfg",
@@ -216,7 +216,7 @@ fn secrets_that_others_can_read_are_named_and_never_shown() {
 }
 
 #[test]
-fn files_that_no_phone_gets_are_named_with_the_remedy() {
+fn unserved_files_are_reported_with_a_remedy() {
     let site = site();
     site.file(&format!("ote/{STRANGER}-user.cfg"), "<x/>");
     site.file(&format!("ote/calls/{}-calls.xml", STRANGER.to_uppercase()), "<x/>");
@@ -246,7 +246,7 @@ fn files_that_no_phone_gets_are_named_with_the_remedy() {
 }
 
 #[test]
-fn an_upload_that_hides_a_file_is_said_with_what_gives_the_file_back() {
+fn upload_that_hides_a_file_is_reported_with_the_remedy() {
     let site = site();
     let file = format!("overrides/{VVX500}-phone.cfg");
     site.file(&format!("ote/{file}"), "<ours/>");
@@ -263,7 +263,7 @@ fn an_upload_that_hides_a_file_is_said_with_what_gives_the_file_back() {
 }
 
 #[test]
-fn names_that_differ_in_case_and_folders_that_take_no_upload_are_said() {
+fn case_conflicts_and_refused_upload_folders_are_reported() {
     let site = site();
     site.file("ote/Site.cfg", "<x/>");
     site.file("ote/ring tones/a.wav", "x");
@@ -334,7 +334,7 @@ fn site_of_links() -> (Site, [&'static str; 26]) {
 
 /// Whether `check` finds what a master configuration names, and whether a phone gets it, are the same question.
 #[test]
-fn check_misses_exactly_what_the_server_refuses() {
+fn check_reports_missing_exactly_what_the_server_refuses() {
     let (site, names) = site_of_links();
     site.file("ote/000000000000.cfg", format!(r#"<APPLICATION CONFIG_FILES="{}"/>"#, names.join(",")));
     let server = site.start();
@@ -353,7 +353,7 @@ fn check_misses_exactly_what_the_server_refuses() {
 }
 
 #[test]
-fn hostile_files_are_passed_over_in_time() {
+fn hostile_files_do_not_stall_the_check() {
     let site = site();
     let deep = "<a>".repeat(400_000) + &"</a>".repeat(400_000);
     site.file("ote/deep.cfg", deep);
@@ -392,7 +392,7 @@ fn hostile_files_are_passed_over_in_time() {
 }
 
 #[test]
-fn a_thousand_phones_are_read_in_time() {
+fn check_of_a_thousand_phones_finishes_within_its_deadline() {
     let site = site();
     let mac = |number: u32| format!("00005e01{number:04x}");
     let phones: serde_json::Map<_, _> = (0..1000).map(|number| (mac(number), "".into())).collect();
@@ -416,7 +416,7 @@ fn a_thousand_phones_are_read_in_time() {
 }
 
 #[test]
-fn reading_changes_nothing_also_beside_a_server() {
+fn check_modifies_no_file_beside_a_running_server() {
     let site = site();
     let server = site.start();
     assert_eq!(server.client("ote", &FACTORY.device(VVX500)).get("/site.cfg").unwrap().status, 200);

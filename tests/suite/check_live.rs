@@ -75,8 +75,8 @@ fn finds(site: &Site, expected: &[(&str, &str)]) -> Ended {
 }
 
 #[test]
-fn what_is_good_is_said_with_the_caa_records_to_publish() {
-    let test = "check_live::what_is_good_is_said_with_the_caa_records_to_publish";
+fn live_check_passes_and_advises_caa_records() {
+    let test = "check_live::live_check_passes_and_advises_caa_records";
     if !bind::is_here(test) {
         return;
     }
@@ -102,8 +102,8 @@ fn what_is_good_is_said_with_the_caa_records_to_publish() {
 }
 
 #[test]
-fn without_live_neither_dns_nor_the_ca_is_asked() {
-    if !bind::is_here("check_live::without_live_neither_dns_nor_the_ca_is_asked") {
+fn check_without_live_queries_neither_dns_nor_the_ca() {
+    if !bind::is_here("check_live::check_without_live_queries_neither_dns_nor_the_ca") {
         return;
     }
     let (bind, mut ca) = (primary("", POLICY), ca());
@@ -124,8 +124,8 @@ fn without_live_neither_dns_nor_the_ca_is_asked() {
 }
 
 #[test]
-fn beside_a_running_server_the_account_is_known_and_may_be_bound() {
-    let test = "check_live::beside_a_running_server_the_account_is_known_and_may_be_bound";
+fn live_check_advises_caa_records_bound_to_the_account() {
+    let test = "check_live::live_check_advises_caa_records_bound_to_the_account";
     if !bind::is_here(test) || !Pebble::is_here(test) {
         return;
     }
@@ -169,8 +169,8 @@ fn files_of(site: &Site) -> String {
 }
 
 #[test]
-fn caa_records_that_forbid_are_errors_with_what_to_publish() {
-    if !bind::is_here("check_live::caa_records_that_forbid_are_errors_with_what_to_publish") {
+fn forbidding_caa_record_is_an_error_with_a_remedy() {
+    if !bind::is_here("check_live::forbidding_caa_record_is_an_error_with_a_remedy") {
         return;
     }
     let cases = [
@@ -222,8 +222,8 @@ fn caa_records_that_forbid_are_errors_with_what_to_publish() {
 }
 
 #[test]
-fn caa_records_that_cannot_be_looked_for_above_the_domain_are_a_warning() {
-    if !bind::is_here("check_live::caa_records_that_cannot_be_looked_for_above_the_domain_are_a_warning") {
+fn failed_caa_lookup_above_the_domain_is_a_warning() {
+    if !bind::is_here("check_live::failed_caa_lookup_above_the_domain_is_a_warning") {
         return;
     }
     // An authority, not a resolver: it refuses what is above its zone.
@@ -234,8 +234,8 @@ fn caa_records_that_cannot_be_looked_for_above_the_domain_are_a_warning() {
 }
 
 #[test]
-fn whatever_keeps_the_ca_from_us_is_told_for_each_directory() {
-    if !bind::is_here("check_live::whatever_keeps_the_ca_from_us_is_told_for_each_directory") {
+fn each_unusable_acme_directory_is_reported() {
+    if !bind::is_here("check_live::each_unusable_acme_directory_is_reported") {
         return;
     }
     let bind = primary("", POLICY);
@@ -266,8 +266,8 @@ fn whatever_keeps_the_ca_from_us_is_told_for_each_directory() {
 }
 
 #[test]
-fn what_a_ca_says_drives_no_terminal() {
-    if !bind::is_here("check_live::what_a_ca_says_drives_no_terminal") {
+fn control_characters_from_a_ca_are_replaced() {
+    if !bind::is_here("check_live::control_characters_from_a_ca_are_replaced") {
         return;
     }
     let bind = primary("", POLICY);
@@ -279,8 +279,8 @@ fn what_a_ca_says_drives_no_terminal() {
 }
 
 #[test]
-fn all_that_is_wrong_outside_is_told_in_one_go() {
-    if !bind::is_here("check_live::all_that_is_wrong_outside_is_told_in_one_go") {
+fn live_check_reports_every_problem_in_one_run() {
+    if !bind::is_here("check_live::live_check_reports_every_problem_in_one_run") {
         return;
     }
     let bind = BindConfig::new().key("provost.", "hmac-sha256").primary("example.com", "", "grant other. zonesub TXT;");
@@ -320,8 +320,8 @@ fn all_that_is_wrong_outside_is_told_in_one_go() {
 }
 
 #[test]
-fn a_wrong_secret_of_the_primary_is_told() {
-    if !bind::is_here("check_live::a_wrong_secret_of_the_primary_is_told") {
+fn live_check_reports_a_wrong_tsig_secret() {
+    if !bind::is_here("check_live::live_check_reports_a_wrong_tsig_secret") {
         return;
     }
     let (bind, ca) = (primary("", POLICY), ca());
@@ -332,8 +332,8 @@ fn a_wrong_secret_of_the_primary_is_told() {
 }
 
 #[test]
-fn an_authority_that_never_shows_the_probe_is_named_and_the_probe_removed() {
-    if !bind::is_here("check_live::an_authority_that_never_shows_the_probe_is_named_and_the_probe_removed") {
+fn lagging_authority_is_named_and_the_probe_removed() {
+    if !bind::is_here("check_live::lagging_authority_is_named_and_the_probe_removed") {
         return;
     }
     let (bind, ca) = (primary("", POLICY), ca());
@@ -348,8 +348,8 @@ fn an_authority_that_never_shows_the_probe_is_named_and_the_probe_removed() {
 }
 
 #[test]
-fn interrupted_it_removes_the_probe_and_says_so() {
-    if !bind::is_here("check_live::interrupted_it_removes_the_probe_and_says_so") {
+fn interrupted_live_check_removes_its_probe_record() {
+    if !bind::is_here("check_live::interrupted_live_check_removes_its_probe_record") {
         return;
     }
     let (bind, ca) = (primary("", POLICY), ca());
@@ -377,8 +377,8 @@ fn interrupted_it_removes_the_probe_and_says_so() {
 }
 
 #[test]
-fn knot_is_asked_as_well() {
-    let test = "check_live::knot_is_asked_as_well";
+fn live_check_works_with_knot() {
+    let test = "check_live::live_check_works_with_knot";
     if !knot::is_here(test) || !bind::is_here(test) {
         return;
     }
@@ -410,8 +410,8 @@ fn knot_is_asked_as_well() {
 }
 
 #[test]
-fn every_address_of_every_name_server_is_asked() {
-    let test = "check_live::every_address_of_every_name_server_is_asked";
+fn every_address_of_every_name_server_is_queried() {
+    let test = "check_live::every_address_of_every_name_server_is_queried";
     if !bind::is_here(test) || !namespace::is_inside(test, &["192.0.2.53"]) {
         return;
     }
@@ -433,8 +433,8 @@ fn every_address_of_every_name_server_is_asked() {
 }
 
 #[test]
-fn where_no_certificate_is_obtained_only_the_addresses_are_looked_up() {
-    let test = "check_live::where_no_certificate_is_obtained_only_the_addresses_are_looked_up";
+fn live_check_without_acme_only_resolves_addresses() {
+    let test = "check_live::live_check_without_acme_only_resolves_addresses";
     if !bind::is_here(test) || !namespace::is_inside(test, &[]) {
         return;
     }
@@ -452,7 +452,7 @@ fn where_no_certificate_is_obtained_only_the_addresses_are_looked_up() {
 }
 
 #[test]
-fn local_mode_has_nothing_live_to_check() {
+fn live_check_in_local_mode_queries_no_server() {
     let site = Site::with_ote();
     let folder = site.path("local");
     std::fs::create_dir_all(folder.join("constituencies/home")).unwrap();

@@ -22,7 +22,7 @@ pub fn subcommands(command: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn every_command_explains_itself() {
+fn every_command_has_a_help_text() {
     let commands = [
         "serve",
         "demo",
@@ -74,7 +74,7 @@ fn every_command_explains_itself() {
 }
 
 #[test]
-fn a_command_that_makes_no_sense_is_2() {
+fn invalid_command_line_exits_with_status_2() {
     for line in [
         &[][..],
         &["frobnicate"],
@@ -96,7 +96,7 @@ fn a_command_that_makes_no_sense_is_2() {
 }
 
 #[test]
-fn an_error_of_the_configuration_names_file_line_key_and_the_nearest_key() {
+fn configuration_error_names_file_line_key_and_suggestion() {
     let good = r#""domain": "phones.example.com", "certificate": { "local_ca": {} }"#;
     let cases = [
         (
@@ -151,7 +151,7 @@ fn an_error_of_the_configuration_names_file_line_key_and_the_nearest_key() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_said_with_what_to_do() {
+fn port_in_use_is_reported_with_a_remedy() {
     let holder = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut site = Site::with_ote();
     site.config["listen"] = json!([holder.local_addr().unwrap().to_string()]);
@@ -161,7 +161,7 @@ fn a_port_that_is_taken_is_said_with_what_to_do() {
 }
 
 #[test]
-fn two_servers_do_not_share_a_state() {
+fn second_server_on_the_same_state_is_refused() {
     let site = Site::with_ote();
     let first = site.start();
     let ended = run(&mut site.command());
@@ -255,7 +255,7 @@ fn documented() -> (Value, Value) {
 }
 
 #[test]
-fn the_schemas_take_what_is_documented_and_refuse_what_provost_refuses() {
+fn schemas_accept_documented_keys_and_reject_invalid_values() {
     let schema = |file: &str| -> Value {
         let printed = alone(&["schema", file]);
         assert_eq!(printed.code, 0);
@@ -307,7 +307,7 @@ fn the_schemas_take_what_is_documented_and_refuse_what_provost_refuses() {
 }
 
 #[test]
-fn no_grant_is_printed_for_a_name_that_the_zone_does_not_hold_and_a_guess_says_that_it_is_one() {
+fn printed_grant_marks_a_guessed_zone_and_rejects_a_wrong_one() {
     let folder = tempfile::tempdir().unwrap();
     let key = "key \"provost.\" { algorithm hmac-sha256; secret \"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"; };";
     std::fs::write(folder.path().join("provost.key"), key).unwrap();
@@ -343,7 +343,7 @@ fn no_grant_is_printed_for_a_name_that_the_zone_does_not_hold_and_a_guess_says_t
 }
 
 #[test]
-fn nothing_is_obtained_where_certificates_come_from_elsewhere() {
+fn certificate_commands_are_refused_without_acme() {
     let mut site = Site::with_ote();
     for (whose, command, certificate) in [
         ("files that another program renews", "renew", site.config["certificate"].clone()),
@@ -360,7 +360,7 @@ fn nothing_is_obtained_where_certificates_come_from_elsewhere() {
 }
 
 #[test]
-fn status_of_certificates_from_files_names_each_pair_and_what_cannot_be_read() {
+fn certificate_status_lists_each_pair_and_read_error() {
     let site = Site::with_ote();
     site.write_config();
     let status = |arguments: &[&str]| provost(&site.path(""), &[&["certificate", "status"], arguments].concat());

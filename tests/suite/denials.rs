@@ -77,7 +77,7 @@ fn folders(site: &Site) -> Vec<(String, Vec<u8>)> {
 }
 
 #[test]
-fn a_denial_beats_every_folder_within_a_second_and_edits_none() {
+fn server_wide_denial_applies_within_a_second_in_all_folders() {
     let site = site();
     let server = site.start();
     let clients = ["ote", "any"].map(|name| server.client(name, &FACTORY.device(VVX500)));
@@ -122,7 +122,7 @@ fn a_denial_beats_every_folder_within_a_second_and_edits_none() {
 }
 
 #[test]
-fn a_denial_outlives_deploys_restarts_and_removed_policies() {
+fn denial_survives_deploys_restarts_and_removed_policies() {
     let site = site();
     site.file(&format!("ote/{STRANGER}.cfg"), "<own/>");
     good(&site, &["deny", STRANGER, "--note", "stolen"]);
@@ -152,7 +152,7 @@ fn a_denial_outlives_deploys_restarts_and_removed_policies() {
 }
 
 #[test]
-fn pins_count_again_after_a_denial_and_passwords_do_not() {
+fn undeny_restores_certificate_pins_but_not_passwords() {
     let site = site();
     let own = Identity::self_signed(&device_params(STRANGER));
     let (chain, _) = own.write(&site.path(""), "own");
@@ -204,7 +204,7 @@ fn pins_count_again_after_a_denial_and_passwords_do_not() {
 }
 
 #[test]
-fn denials_that_cannot_be_read_stop_the_start_and_later_stay_in_force() {
+fn unreadable_denials_block_start_and_the_last_read_stay() {
     let site = site();
     good(&site, &["deny", VVX500]);
     let text = fs::read(site.path("state/denied.json")).unwrap();
@@ -260,7 +260,7 @@ fn denials_that_cannot_be_read_stop_the_start_and_later_stay_in_force() {
 }
 
 #[test]
-fn a_denial_is_shown_with_who_when_and_why_and_drives_no_terminal() {
+fn denial_is_shown_with_author_time_and_note_escaped() {
     let site = watched();
     fs::create_dir_all(site.path("state")).unwrap();
     let hostile = "\u{1b}[2J<script>alert(1)</script>\r\nerror: forged";
@@ -318,7 +318,7 @@ fn a_denial_is_shown_with_who_when_and_why_and_drives_no_terminal() {
 }
 
 #[test]
-fn the_api_denies_everywhere_where_it_is_given_no_constituency() {
+fn api_deny_without_constituency_denies_server_wide() {
     let site = watched();
     let server = site.start();
     let operators = Operators::of(&server).with_token(TOKEN);
@@ -350,7 +350,7 @@ fn the_api_denies_everywhere_where_it_is_given_no_constituency() {
 }
 
 #[test]
-fn denials_at_the_same_time_lose_nothing_of_one_another() {
+fn concurrent_denials_are_all_kept() {
     let site = site();
     let mac = |number: usize| format!("00005e0053{number:02x}");
     let children: Vec<_> = (0x10..0x28)
@@ -365,8 +365,8 @@ fn denials_at_the_same_time_lose_nothing_of_one_another() {
 }
 
 #[test]
-fn what_root_denies_belongs_to_the_owner_of_the_state() {
-    let test = "what_root_denies_belongs_to_the_owner_of_the_state";
+fn denial_file_written_by_root_keeps_the_state_owner() {
+    let test = "denial_file_written_by_root_keeps_the_state_owner";
     if !rustix::process::geteuid().is_root() {
         return not_run(test, "only root can be root");
     }
@@ -389,7 +389,7 @@ fn what_root_denies_belongs_to_the_owner_of_the_state() {
 }
 
 #[test]
-fn a_command_that_waits_for_a_lock_says_so_and_gives_up_in_the_end() {
+fn command_waiting_for_a_lock_reports_it_and_times_out() {
     let site = site();
     let held = |path: &str| {
         let file = File::open(site.path(path)).unwrap();
@@ -438,7 +438,7 @@ fn a_command_that_waits_for_a_lock_says_so_and_gives_up_in_the_end() {
 }
 
 #[test]
-fn a_denial_in_the_wrong_folder_is_refused() {
+fn deny_in_a_folder_without_configuration_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let ended = provost(folder.path(), &["deny", VVX500]);
     assert_eq!(ended.code, 1);
@@ -447,7 +447,7 @@ fn a_denial_in_the_wrong_folder_is_refused() {
 }
 
 #[test]
-fn a_running_server_of_thousands_of_denials_sees_each() {
+fn denial_among_thousands_applies_within_a_second() {
     let site = site();
     fs::create_dir_all(site.path("state")).unwrap();
     let many: serde_json::Map<String, Value> =

@@ -104,7 +104,7 @@ fn verify(site: &Site, identity: &Identity) -> (i32, String) {
 }
 
 #[test]
-fn a_phone_may_send_any_part_of_its_chain_and_more() {
+fn chain_is_accepted_whole_partial_unordered_or_with_extras() {
     let leaf = || FACTORY.device(VVX500);
     let eight = || (0..7).fold(leaf(), |identity, _| identity.with(&FACTORY.issuing));
     let cases = [
@@ -129,7 +129,7 @@ fn a_phone_may_send_any_part_of_its_chain_and_more() {
 }
 
 #[test]
-fn below_a_root_alone_the_phone_must_send_what_stands_between() {
+fn root_only_bundle_needs_the_intermediate_from_the_phone() {
     let leaf = || FACTORY.device(VVX500);
     let unknown = "the device certificate's issuer \"CN=Test Factory Issuing CA 1\" is not trusted here";
     let cases = [
@@ -142,7 +142,7 @@ fn below_a_root_alone_the_phone_must_send_what_stands_between() {
 }
 
 #[test]
-fn what_a_leaf_may_not_be() {
+fn invalid_device_certificate_is_refused_with_its_reason() {
     let issue = |change: fn(&mut CertificateParams)| FACTORY.issuing.issue(&device(change));
     let sha1 =
         &["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-sha1", "-addext", "basicConstraints=CA:FALSE"];
@@ -200,7 +200,7 @@ const SIGNATURE: &str =
     "the signature on the device certificate's chain is wrong (issuer \"CN=Test Factory Issuing CA 1\")";
 
 #[test]
-fn who_may_not_have_signed() {
+fn chain_from_an_invalid_issuer_is_refused() {
     let params = device_params(VVX500);
     let unknown = "is not trusted here";
     let itself = "the device certificate is signed by itself";
@@ -247,7 +247,7 @@ fn who_may_not_have_signed() {
 }
 
 #[test]
-fn tolerance_is_for_the_leafs_expiry_and_for_nothing_else() {
+fn accepting_expired_leaves_tolerates_no_other_fault() {
     let old_ca = FACTORY.root.below(expired_ca("Old Issuing CA"));
     let expired = || FACTORY.issuing.issue(&expired_leaf());
     let cases = [
@@ -272,7 +272,7 @@ fn tolerance_is_for_the_leafs_expiry_and_for_nothing_else() {
 }
 
 #[test]
-fn a_ca_past_its_end_counts_for_nothing_even_as_an_anchor() {
+fn expired_ca_is_not_trusted_even_as_an_anchor() {
     let factory = Factory::new("Aged");
     let old_root = factory.root.renewed(&expired_ca("Aged Root CA"));
     let expired = "the CA \"CN=Aged Root CA\" expired at 20";
@@ -299,7 +299,7 @@ fn a_ca_past_its_end_counts_for_nothing_even_as_an_anchor() {
 }
 
 #[test]
-fn nobody_becomes_polycom_by_taking_its_name() {
+fn certificate_with_a_forged_polycom_issuer_is_refused() {
     let impostor = |algorithm| Ca::impostor(POLYCOM_ISSUING, algorithm).issue(&device_params(VVX500));
     let wrong = "the signature on the device certificate's chain is wrong (issuer";
     let cases = [
@@ -312,7 +312,7 @@ fn nobody_becomes_polycom_by_taking_its_name() {
 }
 
 #[test]
-fn a_phone_without_certificate_is_refused_in_both_versions() {
+fn missing_client_certificate_is_refused_in_tls12_and_tls13() {
     let site = site(&FACTORY.bundle(), &json!({}));
     let server = site.start();
     for version in [&TLS12, &TLS13] {
@@ -329,7 +329,7 @@ fn a_phone_without_certificate_is_refused_in_both_versions() {
 
 /// The client of the other tests refuses to use such a key, openssl does not.
 #[test]
-fn an_rsa_key_that_is_too_short_is_refused_with_its_size() {
+fn short_rsa_key_is_refused_with_its_size() {
     let site = site(&FACTORY.bundle(), &json!({}));
     let server = site.start();
     let short = FACTORY.issuing.issue_by_openssl("/CN=00005E00530C/O=Polycom Inc.", &["-newkey", "rsa:1024"]);

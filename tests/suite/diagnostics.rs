@@ -29,7 +29,7 @@ fn start_unread(site: &Site) -> (Child, SocketAddr, BufReader<PipeReader>) {
 }
 
 #[test]
-fn diagnostics_that_nobody_reads_hold_up_no_request_and_not_the_end() {
+fn unread_stderr_blocks_neither_requests_nor_shutdown() {
     let site = Site::with_ote();
     let (mut server, address, unread) = start_unread(&site);
     let client = Client::new(address, Some(&format!("ote.{DOMAIN}"))).with_identity(&FACTORY.device(VVX500));
@@ -47,7 +47,7 @@ fn diagnostics_that_nobody_reads_hold_up_no_request_and_not_the_end() {
 }
 
 #[test]
-fn diagnostics_that_are_read_again_tell_how_many_lines_were_lost() {
+fn lost_diagnostic_lines_are_counted_in_the_log() {
     let site = Site::with_ote();
     let (mut server, address, mut unread) = start_unread(&site);
     let client = Client::new(address, Some(&format!("ote.{DOMAIN}"))).with_identity(&FACTORY.device(VVX500));
@@ -72,7 +72,7 @@ fn diagnostics_that_are_read_again_tell_how_many_lines_were_lost() {
 }
 
 #[test]
-fn the_last_words_are_said_however_a_server_ends() {
+fn final_log_lines_are_flushed_at_every_exit() {
     let mut site = Site::with_ote();
     let server = site.start();
     let address = server.address();

@@ -47,7 +47,7 @@ fn verdict(ended: &Ended) -> &str {
 }
 
 #[test]
-fn a_mac_cfg_that_is_a_parameter_file_is_no_error() {
+fn mac_cfg_holding_parameters_is_accepted() {
     for root in ["PHONE", "PHONE_CONFIG", "polycomConfig", "x"] {
         let parameters = format!("<{root}>\n<REGISTRATION reg.1.auth.password='x1'/></{root}>");
         let site = site(&[(&format!("{VVX500}.cfg"), &parameters)]);
@@ -60,7 +60,7 @@ fn a_mac_cfg_that_is_a_parameter_file_is_no_error() {
 }
 
 #[test]
-fn a_phones_own_parameter_file_named_by_the_master_is_followed() {
+fn mac_cfg_named_by_the_master_is_followed() {
     let site = site(&[
         ("000000000000.cfg", "<APPLICATION CONFIG_FILES='site.cfg, [PHONE_MAC_ADDRESS].cfg, gone.cfg'/>"),
         ("site.cfg", "<s a='1'/>"),
@@ -74,7 +74,7 @@ fn a_phones_own_parameter_file_named_by_the_master_is_followed() {
 }
 
 #[test]
-fn names_count_in_any_root_and_on_any_element() {
+fn file_names_are_read_from_any_root_and_element() {
     let spread = "<?xml version='1.0' encoding='utf-8' standalone='yes'?>\n<APPLICATION LOG_FILE_DIRECTORY='LOGS'>\n\
                   <Software APP_FILE_PATH='FW/5.9/sip.ld'/>\n\
                   <Configuration CONFIG_FILES='gone.cfg, site.cfg' CONFIG_FILES_VVX500='own.cfg'/>\n</APPLICATION>";
@@ -106,7 +106,7 @@ fn names_count_in_any_root_and_on_any_element() {
 }
 
 #[test]
-fn further_files_and_names_with_a_query_are_looked_for() {
+fn misc_and_service_files_and_query_names_are_requested() {
     let site = site(&[
         (
             "000000000000.cfg",
@@ -130,7 +130,7 @@ fn further_files_and_names_with_a_query_are_looked_for() {
 }
 
 #[test]
-fn masters_below_a_folder_name_what_lies_beside_them() {
+fn master_in_a_subfolder_names_files_relative_to_it() {
     let master = "<APPLICATION CONFIG_FILES='gone.cfg, site.cfg, [MACADDRESS]-user.cfg' LOG_FILE_DIRECTORY='My Logs'/>";
     let site = site(&[
         ("app/provision/000000000000.cfg", master),
@@ -171,7 +171,7 @@ fn masters_below_a_folder_name_what_lies_beside_them() {
 }
 
 #[test]
-fn urls_of_this_server_are_checked_and_those_of_others_noted() {
+fn urls_of_this_server_are_checked_and_foreign_ones_noted() {
     let names = "https://OTE.phones.example.com/site.cfg, https://second.phones.example.com:8443/gone.cfg?x, \
                  https://elsewhere.example/a.cfg, http://ote.phones.example.com/site.cfg, tftp://192.0.2.1/b.cfg";
     let site = site(&[("000000000000.cfg", &format!("<APPLICATION CONFIG_FILES='{names}'/>")), ("site.cfg", "<s/>")]);
@@ -191,7 +191,7 @@ fn urls_of_this_server_are_checked_and_those_of_others_noted() {
 
 /// Each is in public templates, or is what an editor leaves behind.
 #[test]
-fn what_strict_xml_readers_refuse_is_a_warning_with_its_place() {
+fn malformed_xml_that_phones_accept_is_a_located_warning() {
     for (text, at, what) in [
         ("<P\n a='1'\n a='2'/>", "3:2", "the attribute a stands twice in one element"),
         ("<!DOCTYPE P>\n<P a='1'/>", "1:1", "a DOCTYPE"),
@@ -229,7 +229,7 @@ fn what_strict_xml_readers_refuse_is_a_warning_with_its_place() {
 }
 
 #[test]
-fn a_master_that_strict_readers_refuse_is_followed_all_the_same() {
+fn malformed_master_is_followed_with_warnings() {
     let master =
         "<!DOCTYPE APPLICATION>\n<APPLICATION CONFIG_FILES='site.cfg' CONFIG_FILES='gone.cfg' MISC_FILES='a & b.xml'>";
     let site =
@@ -248,7 +248,7 @@ fn a_master_that_strict_readers_refuse_is_followed_all_the_same() {
 }
 
 #[test]
-fn a_file_that_breaks_off_is_an_error_and_leaves_a_phone_incomplete() {
+fn truncated_file_is_an_error_and_leaves_the_boot_incomplete() {
     for (text, error) in [
         ("<P a='1'>\n<x b='2'", "the file ends within a tag that begins at 2:1"),
         ("<P a='1'>\n<x b='2'/>", "the file ends before </P>, which 1:1 opens"),
@@ -276,7 +276,7 @@ fn a_file_that_breaks_off_is_an_error_and_leaves_a_phone_incomplete() {
 }
 
 #[test]
-fn a_phone_whose_named_file_is_missing_is_not_simply_provisioned() {
+fn missing_named_file_is_reported_in_the_boot_verdict() {
     let master = "<APPLICATION CONFIG_FILES='[PHONE_MAC_ADDRESS]-user.cfg, site.cfg'/>";
     let site = site(&[("000000000000.cfg", master), ("site.cfg", "<s/>"), (&format!("{VVX500}-user.cfg"), "<u/>")]);
     let server = site.start();
@@ -298,7 +298,7 @@ fn a_phone_whose_named_file_is_missing_is_not_simply_provisioned() {
 }
 
 #[test]
-fn allow_and_the_page_name_the_files_that_a_phone_lacks() {
+fn allow_and_page_name_the_missing_files_of_a_phone() {
     let master = "<APPLICATION CONFIG_FILES='[PHONE_MAC_ADDRESS]-user.cfg'/>";
     let mut site = site(&[("000000000000.cfg", master), (&format!("{VVX500}-user.cfg"), "<u/>")]);
     site.config["status"] = json!({ "listen": "127.0.0.1:0" });
@@ -334,7 +334,7 @@ const VENDORS: &str = r#"<APPLICATION APP_FILE_PATH="sip.ld" CONFIG_FILES="">
 </APPLICATION>"#;
 
 #[test]
-fn models_that_no_phone_is_get_one_line_for_each_master() {
+fn files_of_unused_models_are_one_finding_per_master() {
     let site = site(&[("000000000000.cfg", VENDORS), (&format!("{VVX550}.cfg"), VENDORS)]);
     let unseen = "for models that no phone here is known to be (SPIP300, SPIP501, VVX500), it names what is not there: gone.cfg, \
                   phone1_213.cfg, phone1_318.cfg, sip_213.cfg, sip_318.cfg, 3 more";
@@ -365,7 +365,7 @@ fn models_that_no_phone_is_get_one_line_for_each_master() {
 }
 
 #[test]
-fn a_file_that_an_upload_will_hide_is_warned_of() {
+fn file_that_an_upload_would_hide_is_a_warning() {
     let site = site(&[
         (&format!("{VVX500}.cfg"), &format!("<APPLICATION CONFIG_FILES='{VVX500}-phone.cfg'/>")),
         (&format!("{VVX500}-phone.cfg"), "<x reg.1.address='100'/>"),
@@ -399,7 +399,7 @@ fn a_file_that_an_upload_will_hide_is_warned_of() {
 }
 
 #[test]
-fn a_newer_file_hidden_by_an_older_upload_is_shown_with_both_times() {
+fn older_upload_hiding_a_newer_file_shows_both_times() {
     let site = site(&[("000000000000.cfg", "<APPLICATION/>")]);
     let file = format!("{VVX500}-directory.xml");
     let server = site.start();

@@ -123,7 +123,7 @@ fn without_nonce(response: &Response) -> Response {
 }
 
 #[test]
-fn the_virtual_phone_boots_with_a_password_and_says_when_it_is_wrong() {
+fn virtual_phone_boots_with_a_password_and_reports_a_wrong_one() {
     let (site, password) = site();
     site.file("pw/000000000000.cfg", "<APPLICATION CONFIG_FILES=\"site.cfg\"/>");
     std::fs::write(site.path("ca.pem"), SERVER_CA.pem()).unwrap();
@@ -151,7 +151,7 @@ fn the_virtual_phone_boots_with_a_password_and_says_when_it_is_wrong() {
 }
 
 #[test]
-fn a_wrong_password_is_remembered_as_what_proves_nothing() {
+fn wrong_password_is_recorded_as_an_unproven_refusal() {
     let (site, password) = site();
     let server = site.start();
     Phone::new(&server, "pw", &password).get("/site.cfg");
@@ -186,7 +186,7 @@ fn a_wrong_password_is_remembered_as_what_proves_nothing() {
 }
 
 #[test]
-fn a_phone_with_its_password_gets_what_is_its_own_and_stores_it() {
+fn phone_with_password_reads_its_files_and_uploads() {
     let (site, password) = site();
     let server = site.start();
     let mut phone = Phone::new(&server, "pw", &password);
@@ -216,7 +216,7 @@ fn a_phone_with_its_password_gets_what_is_its_own_and_stores_it() {
 }
 
 #[test]
-fn a_challenge_says_nothing_but_how_to_answer() {
+fn every_digest_failure_gets_the_same_challenge() {
     let (site, password) = site();
     let server = site.start();
     let get = |path: &str, headers: &str| client(&server, "pw").request("GET", path, headers, b"").unwrap();
@@ -266,7 +266,7 @@ fn a_challenge_says_nothing_but_how_to_answer() {
 }
 
 #[test]
-fn an_answer_counts_once_for_one_request_of_one_constituency() {
+fn digest_response_is_valid_for_one_request_only() {
     let (site, password) = site();
     let elsewhere = allow(&site.path(""), VVX500, "other");
     let server = site.start();
@@ -316,7 +316,7 @@ fn an_answer_counts_once_for_one_request_of_one_constituency() {
 }
 
 #[test]
-fn counts_may_overtake_one_another_but_never_come_twice() {
+fn nonce_counts_may_arrive_unordered_but_never_twice() {
     let (site, password) = site();
     let server = site.start();
     let phone = Phone::new(&server, "pw", &password);
@@ -338,7 +338,7 @@ fn counts_may_overtake_one_another_but_never_come_twice() {
 }
 
 #[test]
-fn a_restart_only_makes_phones_ask_again() {
+fn nonce_from_before_a_restart_is_stale() {
     let (site, password) = site();
     let server = site.start();
     let mut phone = Phone::new(&server, "pw", &password);
@@ -354,7 +354,7 @@ fn a_restart_only_makes_phones_ask_again() {
 }
 
 #[test]
-fn what_could_be_read_in_two_ways_is_refused() {
+fn ambiguous_authorization_header_is_refused() {
     let (site, password) = site();
     let server = site.start();
     let mut phone = Phone::new(&server, "pw", &password);
@@ -396,7 +396,7 @@ fn what_could_be_read_in_two_ways_is_refused() {
 }
 
 #[test]
-fn who_hammers_a_name_gets_no_more_challenges_and_holds_nobody_up() {
+fn password_guessing_gets_429_and_the_phone_stays_served() {
     let (site, password) = site();
     let server = site.start();
     let mut phone = Phone::new(&server, "pw", &password);
@@ -426,7 +426,7 @@ fn who_hammers_a_name_gets_no_more_challenges_and_holds_nobody_up() {
 }
 
 #[test]
-fn a_password_counts_within_a_second_until_it_is_taken_back() {
+fn password_changes_apply_within_a_second() {
     let (site, old) = site();
     let server = site.start();
     let mut phone = Phone::new(&server, "pw", &old);
@@ -457,7 +457,7 @@ fn a_password_counts_within_a_second_until_it_is_taken_back() {
 }
 
 #[test]
-fn passwords_for_another_name_are_never_lost_to_a_new_one() {
+fn changed_domain_does_not_overwrite_stored_passwords() {
     let (mut site, password) = site();
     let files = ["state/digest/pw.json", "constituencies/pw/constituency.json"].map(|file| site.path(file));
     let read = || files.each_ref().map(|file| std::fs::read_to_string(file).unwrap());
@@ -491,7 +491,7 @@ fn passwords_for_another_name_are_never_lost_to_a_new_one() {
 }
 
 #[test]
-fn damaged_passwords_let_nobody_in_after_a_restart_and_that_is_said_before() {
+fn damaged_password_file_is_reported_and_refuses_after_restart() {
     let (site, password) = site();
     let server = site.start();
     let mut phone = Phone::new(&server, "pw", &password);
@@ -515,7 +515,7 @@ fn damaged_passwords_let_nobody_in_after_a_restart_and_that_is_said_before() {
 }
 
 #[test]
-fn a_password_that_cannot_be_stored_is_not_shown_and_lets_nobody_in() {
+fn unstorable_password_is_not_printed() {
     let (site, _) = site();
     std::fs::remove_dir_all(site.path("state/digest")).unwrap();
     std::os::unix::fs::symlink("/proc/provost", site.path("state/digest")).unwrap();
@@ -527,7 +527,7 @@ fn a_password_that_cannot_be_stored_is_not_shown_and_lets_nobody_in() {
 }
 
 #[test]
-fn who_has_no_password_is_not_said_to_be_let_in() {
+fn allow_without_a_password_reports_the_missing_password() {
     let (site, _) = site();
     let put = |mac: &str| {
         let ended = provost(&site.path(""), &["allow", mac, "--constituency", "pw"]);
@@ -553,7 +553,7 @@ fn who_has_no_password_is_not_said_to_be_let_in() {
 }
 
 #[test]
-fn a_policy_says_what_passwords_are_for() {
+fn digest_policy_rejects_certificate_keys() {
     let (site, _) = site();
     let refused = |policy: Value| {
         site.constituency("bad", &policy);
@@ -598,7 +598,7 @@ fn a_policy_says_what_passwords_are_for() {
 }
 
 #[test]
-fn passwords_take_no_certificate_and_certificates_no_password() {
+fn certificate_and_password_do_not_replace_each_other() {
     let (site, password) = site();
     let server = site.start();
     let identity = crate::harness::pki::FACTORY.device(VVX500);
@@ -618,7 +618,7 @@ fn passwords_take_no_certificate_and_certificates_no_password() {
 }
 
 #[test]
-fn a_phone_that_has_proved_itself_leaves_the_strangers_places() {
+fn authenticated_phone_frees_its_anonymous_connection_slot() {
     let (mut site, password) = site();
     site.config["limits"]["anonymous_connections"] = json!(2);
     let server = site.start();
@@ -641,7 +641,7 @@ fn a_phone_that_has_proved_itself_leaves_the_strangers_places() {
 }
 
 #[test]
-fn a_phone_has_only_so_many_connections() {
+fn connections_per_phone_applies_after_digest_authentication() {
     let (mut site, password) = site();
     site.config["limits"]["connections_per_phone"] = json!(2);
     let server = site.start();
@@ -657,7 +657,7 @@ fn a_phone_has_only_so_many_connections() {
 }
 
 #[test]
-fn a_refused_upload_is_not_taken_in() {
+fn upload_without_credentials_is_refused_before_its_body() {
     let (site, password) = site();
     let server = site.start();
     let log = format!("/{VVX500}-app.log");

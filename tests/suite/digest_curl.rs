@@ -35,7 +35,7 @@ fn algorithms(ended: &Ended) -> (Vec<String>, Vec<String>) {
 }
 
 #[test]
-fn md5_is_offered_first_to_whoever_may_not_know_sha_256() {
+fn md5_is_offered_first_unless_curl_knows_sha_256() {
     let (site, password) = site();
     let server = site.start();
     let (sha256_first, md5_first) = (("SHA-256", "MD5"), ("MD5", "SHA-256"));
@@ -69,7 +69,7 @@ fn md5_is_offered_first_to_whoever_may_not_know_sha_256() {
 }
 
 #[test]
-fn curl_answers_with_the_algorithm_that_is_offered_first() {
+fn curl_uses_the_first_offered_digest_algorithm() {
     let (site, password) = site();
     let server = site.start();
     for (arguments, first, second) in [(&[][..], "SHA-256", "MD5"), (&["-A", PHONE][..], "MD5", "SHA-256")] {
@@ -86,7 +86,7 @@ fn curl_answers_with_the_algorithm_that_is_offered_first() {
 }
 
 #[test]
-fn curl_uploads_and_goes_on_uploading() {
+fn curl_uploads_and_resumes_an_upload_with_digest() {
     let (site, password) = site();
     let server = site.start();
     let stored = site.uploads("pw", VVX500).join(format!("{VVX500}-app.log"));
@@ -107,7 +107,7 @@ fn curl_uploads_and_goes_on_uploading() {
 }
 
 #[test]
-fn curl_fetches_one_file_after_the_other_on_one_connection() {
+fn curl_fetches_files_with_digest_on_one_connection() {
     let (site, password) = site();
     let server = site.start();
     let name = format!("https://pw.{DOMAIN}/site.cfg");

@@ -42,7 +42,7 @@ fn stop(server: &Running, signal: Signal) {
 }
 
 #[test]
-fn an_upload_under_way_may_end_and_is_stored_and_answered() {
+fn upload_in_progress_completes_during_shutdown() {
     for signal in [Signal::TERM, Signal::INT] {
         let site = site(20);
         let server = site.start();
@@ -64,7 +64,7 @@ fn an_upload_under_way_may_end_and_is_stored_and_answered() {
 }
 
 #[test]
-fn a_large_download_under_way_may_end() {
+fn download_in_progress_completes_during_shutdown() {
     let site = site(20);
     let whole = 30 << 20;
     site.file("ote/firmware.ld", vec![1; whole]);
@@ -81,7 +81,7 @@ fn a_large_download_under_way_may_end() {
 }
 
 #[test]
-fn idle_connections_and_unfinished_handshakes_do_not_hold_up_the_end() {
+fn idle_connections_and_handshakes_do_not_delay_shutdown() {
     let site = site(600);
     let server = site.start();
     let mut fresh = connect(&server);
@@ -102,7 +102,7 @@ fn idle_connections_and_unfinished_handshakes_do_not_hold_up_the_end() {
 }
 
 #[test]
-fn what_does_not_end_in_time_is_cut_off_and_the_log_says_so() {
+fn transfers_past_the_drain_timeout_are_cut_and_logged() {
     let site = site(1);
     site.file("ote/firmware.ld", vec![1; 30 << 20]);
     let server = site.start();
@@ -126,7 +126,7 @@ fn what_does_not_end_in_time_is_cut_off_and_the_log_says_so() {
 }
 
 #[test]
-fn a_second_signal_ends_at_once() {
+fn second_signal_stops_the_drain_at_once() {
     let site = site(600);
     let server = site.start();
     let mut upload = begin_upload(&server, &site, 10, b"first");
@@ -143,7 +143,7 @@ fn a_second_signal_ends_at_once() {
 }
 
 #[test]
-fn the_next_server_can_start_on_the_same_address_right_after() {
+fn next_server_starts_on_the_same_address_at_once() {
     let mut site = site(20);
     let server = site.start();
     let address = server.address();
@@ -161,7 +161,7 @@ fn the_next_server_can_start_on_the_same_address_right_after() {
 }
 
 #[test]
-fn every_answered_request_has_its_line_when_the_server_is_stopped_under_load() {
+fn every_answered_request_is_logged_when_stopped_under_load() {
     let site = site(20);
     site.constituency("ote", &serde_json::json!({ "trust": ["factory"], "phones": { VVX500: "", VVX550: "" } }));
     let server = site.start();

@@ -165,7 +165,7 @@ fn evicted_client_is_logged_with_the_limit_and_the_prefix() {
 }
 
 #[test]
-fn handshakes_past_their_hello_are_never_evicted_and_accepting_pauses() {
+fn handshakes_after_their_hello_are_not_evicted() {
     let mut site = site();
     site.config["limits"]["unfinished_handshakes"] = 4.into();
     let server = site.start();
@@ -201,7 +201,7 @@ fn handshakes_past_their_hello_are_never_evicted_and_accepting_pauses() {
 }
 
 #[test]
-fn handshakes_that_wait_for_their_client_hold_up_no_other() {
+fn stalled_handshakes_do_not_block_others() {
     let mut site = site();
     site.constituency("ote", &json!({ "trust": ["factory"], "phones": { VVX500: "" }, "tls": "legacy" }));
     site.config["limits"]["unfinished_handshakes"] = 200.into();
@@ -227,7 +227,7 @@ fn handshakes_that_wait_for_their_client_hold_up_no_other() {
 }
 
 #[test]
-fn phones_that_come_at_once_are_all_served_with_few_places() {
+fn phones_connecting_at_once_are_all_served_at_a_low_limit() {
     const PHONES: usize = 200;
     for places in [4, 32] {
         let mut site = site();
@@ -256,7 +256,7 @@ fn phones_that_come_at_once_are_all_served_with_few_places() {
 }
 
 #[test]
-fn refused_clients_that_linger_make_room() {
+fn refused_lingering_clients_are_closed_to_make_room() {
     let mut site = site();
     site.config["limits"]["unfinished_handshakes"] = 4.into();
     let server = site.start();
@@ -275,7 +275,7 @@ fn refused_clients_that_linger_make_room() {
 }
 
 #[test]
-fn idle_client_behind_the_same_address_does_not_keep_a_phone_out() {
+fn idle_client_at_the_same_address_does_not_block_a_phone() {
     let site = site();
     let server = site.start();
     let idle: Vec<Socket> =
@@ -286,7 +286,7 @@ fn idle_client_behind_the_same_address_does_not_keep_a_phone_out() {
 }
 
 #[test]
-fn finished_handshakes_without_a_request_keep_no_client_out() {
+fn handshakes_without_a_request_block_no_client() {
     let mut site = site();
     site.config["limits"]["anonymous_connections"] = 4.into();
     site.config["limits"]["header_s"] = 600.into();
@@ -352,8 +352,8 @@ fn ipv6(network: u16, host: usize) -> String {
 }
 
 #[test]
-fn ipv6_attackers_do_not_keep_phones_out_by_many_prefixes() {
-    const TEST: &str = "evictions::ipv6_attackers_do_not_keep_phones_out_by_many_prefixes";
+fn many_ipv6_prefixes_of_an_attacker_do_not_block_phones() {
+    const TEST: &str = "evictions::many_ipv6_prefixes_of_an_attacker_do_not_block_phones";
     const NETWORKS: usize = 48;
     let mut all: Vec<String> = (0..NETWORKS).map(|host| ipv6(1, host)).collect();
     all.extend((2..20).map(|host| format!("fd00:0:1:0::{host:x}")));
@@ -387,7 +387,7 @@ fn ipv6_attackers_do_not_keep_phones_out_by_many_prefixes() {
 }
 
 #[test]
-fn client_without_a_whole_hello_holds_little_memory() {
+fn client_with_incomplete_hello_holds_little_memory() {
     raise_descriptors();
     let mut site = site();
     site.config["limits"]["unfinished_handshakes"] = 5_000.into();

@@ -57,7 +57,7 @@ fn status(server: &Running, identity: &Identity) -> u16 {
 }
 
 #[test]
-fn each_family_is_known_by_its_own_form() {
+fn mac_is_read_in_the_form_of_each_vendor_family() {
     let site = site();
     let server = site.start();
     for (family, common_name, number) in FAMILIES {
@@ -79,7 +79,7 @@ fn each_family_is_known_by_its_own_form() {
 }
 
 #[test]
-fn a_name_in_the_form_of_another_family_is_no_identity() {
+fn name_in_another_family_form_is_refused() {
     let site = site();
     let server = site.start();
     let mut crossings = 0;
@@ -104,7 +104,7 @@ fn a_name_in_the_form_of_another_family_is_no_identity() {
 }
 
 #[test]
-fn a_certificate_that_many_phones_share_is_nobodys() {
+fn shared_certificate_without_a_single_mac_is_refused() {
     let site = site();
     let server = site.start();
     let shared = [
@@ -135,7 +135,7 @@ fn a_certificate_that_many_phones_share_is_nobodys() {
 }
 
 #[test]
-fn a_ca_is_of_one_family() {
+fn ca_in_bundles_of_two_families_is_a_policy_error() {
     let mut site = site();
     site.config["trust"]["again"] = json!({ "files": ["cisco.pem"], "family": "snom" });
     site.constituency("both", &json!({ "trust": ["the-cisco", "again"], "phones": { VVX500: "" } }));
@@ -146,7 +146,7 @@ fn a_ca_is_of_one_family() {
 }
 
 #[test]
-fn an_unknown_family_is_an_error_that_names_the_known_ones() {
+fn invalid_bundle_is_an_error_with_a_suggestion() {
     let mut site = site();
     for (bundle, said) in [
         (json!({ "files": ["cisco.pem"], "family": "yaelink" }), "did you mean \"yealink\"?"),
@@ -240,7 +240,7 @@ fn found_in_own(site: &Site) -> Vec<String> {
 }
 
 #[test]
-fn each_vendors_files_are_checked_by_its_own_rules() {
+fn secrets_and_models_are_recognized_for_each_vendor() {
     for vendor in OF_VENDORS {
         let Vendor { family, own_file, common_file, text, secrets, agent, .. } = vendor;
         let site = site();
@@ -275,7 +275,7 @@ fn each_vendors_files_are_checked_by_its_own_rules() {
 }
 
 #[test]
-fn polycoms_rules_hold_only_where_its_phones_are_let_in() {
+fn polycom_file_checks_apply_only_to_polycom_constituencies() {
     let yealinks = "#!version:1.0.0.1\naccount.1.enable = 1\n";
     let broken = "<PHONE a='1'";
     let policies = [

@@ -91,7 +91,7 @@ fn plain_status(server: &Running, host: &str, path: &str) -> u16 {
 }
 
 #[test]
-fn another_phones_file_is_refused_in_every_spelling() {
+fn file_of_another_phone_is_refused_in_every_spelling() {
     let site = site();
     let server = start(&site);
     let device = phone(&server);
@@ -109,7 +109,7 @@ fn another_phones_file_is_refused_in_every_spelling() {
 }
 
 #[test]
-fn without_a_proven_mac_a_phones_file_is_absent() {
+fn phone_file_is_not_found_without_a_proven_mac() {
     let site = site();
     let server = start(&site);
     let open = anonymous(&server);
@@ -125,7 +125,7 @@ fn without_a_proven_mac_a_phones_file_is_absent() {
 }
 
 #[test]
-fn no_link_leads_to_another_phones_file() {
+fn symlink_to_another_phones_file_is_refused() {
     let site = site();
     for (index, spelling) in SPELLINGS.iter().enumerate() {
         let link =
@@ -146,7 +146,7 @@ fn no_link_leads_to_another_phones_file() {
 }
 
 #[test]
-fn a_copied_constituency_has_no_phones_file() {
+fn copied_constituency_contains_no_phone_files() {
     let site = site();
     site.write_config();
     let from_ote = provost(&site.path("."), &["constituency", "add", "new", "--from", "ote"]);
@@ -159,7 +159,7 @@ fn a_copied_constituency_has_no_phones_file() {
 }
 
 #[test]
-fn a_file_in_the_other_case_is_found_for_its_own_phone() {
+fn phone_file_in_the_other_case_is_found() {
     let site = site();
     site.file("ote/phone00005E00530C-x.cfg", "upper");
     site.file("ote/ring-00-00-5E-00-53-0C.wav", "upper");
@@ -171,7 +171,7 @@ fn a_file_in_the_other_case_is_found_for_its_own_phone() {
 }
 
 #[test]
-fn every_yealink_gets_the_common_file_of_its_model() {
+fn yealink_common_model_file_is_served_to_every_client() {
     let site = site();
     site.write_config();
     for constituency in ["ote", "open"] {
@@ -191,7 +191,7 @@ fn every_yealink_gets_the_common_file_of_its_model() {
 }
 
 #[test]
-fn common_opens_exactly_the_files_that_it_names() {
+fn common_pattern_serves_exactly_the_matching_files() {
     let site = Site::with_ote();
     let files =
         [&format!("{STRANGER}.bin"), "fw/11beefdead11-5.9.ld", "fw/11beefdead11-6.0.ld", "x/11beefdead11-5.9.ld"];
@@ -245,7 +245,7 @@ fn common_opens_exactly_the_files_that_it_names() {
 }
 
 #[test]
-fn a_phone_listed_anywhere_owns_its_files_at_once() {
+fn listing_a_phone_anywhere_protects_its_files_at_once() {
     let site = Site::with_ote();
     site.file("ote/log-202611300630.txt", "a date");
     site.file(&format!("ote/{VVX500}-{VVX550}.txt"), "the own name in front");

@@ -19,7 +19,7 @@ fn phone(server: &Running) -> Connection {
 }
 
 #[test]
-fn a_file_comes_whole_with_all_that_is_known_of_it() {
+fn get_and_head_carry_length_etag_and_last_modified() {
     let site = Site::with_ote();
     let file = site.file("ote/text.cfg", TEXT);
     let server = site.start();
@@ -45,7 +45,7 @@ fn a_file_comes_whole_with_all_that_is_known_of_it() {
 }
 
 #[test]
-fn an_empty_file_is_a_file() {
+fn empty_file_is_served() {
     let site = Site::with_ote();
     site.file("ote/empty.cfg", "");
     let server = site.start();
@@ -59,7 +59,7 @@ fn an_empty_file_is_a_file() {
 }
 
 #[test]
-fn what_the_client_has_already_is_not_sent_again() {
+fn conditional_requests_get_304_or_412() {
     let site = Site::with_ote();
     site.file("ote/text.cfg", TEXT);
     let server = site.start();
@@ -94,7 +94,7 @@ fn what_the_client_has_already_is_not_sent_again() {
 }
 
 #[test]
-fn a_refusal_of_head_has_the_header_of_that_of_get() {
+fn refused_head_has_the_headers_of_the_refused_get() {
     let site = Site::with_ote();
     site.file("ote/text.cfg", TEXT);
     let server = site.start();
@@ -113,7 +113,7 @@ fn a_refusal_of_head_has_the_header_of_that_of_get() {
 }
 
 #[test]
-fn one_range_is_sent_and_several_are_the_whole_file() {
+fn single_range_gets_206_and_several_get_the_whole_file() {
     let site = Site::with_ote();
     site.file("ote/text.cfg", TEXT);
     let server = site.start();
@@ -155,7 +155,7 @@ fn one_range_is_sent_and_several_are_the_whole_file() {
 }
 
 #[test]
-fn a_range_is_for_get_alone() {
+fn range_is_ignored_for_head() {
     let site = Site::with_ote();
     site.file("ote/text.cfg", TEXT);
     let server = site.start();
@@ -167,7 +167,7 @@ fn a_range_is_for_get_alone() {
 }
 
 #[test]
-fn every_change_of_a_file_changes_its_tag() {
+fn every_file_change_changes_the_etag() {
     let site = Site::with_ote();
     let file = site.file("ote/text.cfg", "one");
     let server = site.start();
@@ -201,7 +201,7 @@ fn every_change_of_a_file_changes_its_tag() {
 }
 
 #[test]
-fn the_type_follows_from_the_name() {
+fn content_type_follows_from_the_file_name() {
     let types = [
         ("000000000000.cfg", "text/xml"),
         ("000000000000-directory.xml", "text/xml"),
@@ -228,7 +228,7 @@ fn the_type_follows_from_the_name() {
 }
 
 #[test]
-fn whatever_becomes_of_a_file_that_was_just_sent_is_what_is_sent_next() {
+fn changed_file_is_served_at_once_despite_the_fd_cache() {
     let site = Site::with_ote();
     site.file("other/secret.cfg", "a secret");
     let file = site.file("ote/a.cfg", "first");

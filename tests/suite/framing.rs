@@ -29,7 +29,7 @@ fn all_lines(server: &Running) -> Vec<serde_json::Value> {
 }
 
 #[test]
-fn what_is_no_request_is_answered_and_logged() {
+fn malformed_request_is_refused_and_logged() {
     let site = Site::with_ote();
     let server = site.start();
     let many: String = (0..100).map(|number| format!("X-{number}: 1\r\n")).collect();
@@ -79,7 +79,7 @@ fn what_is_no_request_is_answered_and_logged() {
 }
 
 #[test]
-fn http_2_without_alpn_is_closed_and_logged_as_such() {
+fn http2_preface_is_closed_and_logged() {
     let site = Site::with_ote();
     let server = site.start();
     assert_eq!(statuses(&server, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), Vec::<u16>::new());
@@ -88,7 +88,7 @@ fn http_2_without_alpn_is_closed_and_logged_as_such() {
 }
 
 #[test]
-fn a_refused_request_is_logged_wherever_it_stands_on_its_connection() {
+fn malformed_later_request_is_logged_with_its_own_line() {
     let site = Site::with_ote();
     let server = site.start();
     let good = format!("GET /site.cfg HTTP/1.1\r\n{HEAD}\r\n");
@@ -124,7 +124,7 @@ fn a_refused_request_is_logged_wherever_it_stands_on_its_connection() {
 }
 
 #[test]
-fn whoever_is_refused_before_his_request_has_ended_may_say_the_rest_of_it() {
+fn refused_client_may_send_the_rest_without_a_reset() {
     let site = Site::with_ote();
     let server = site.start();
     let long = format!("GET /site.cfg HTTP/1.1\r\n{HEAD}X: {}", "a".repeat(20_000));
@@ -141,7 +141,7 @@ fn whoever_is_refused_before_his_request_has_ended_may_say_the_rest_of_it() {
 }
 
 #[test]
-fn a_client_that_leaves_between_two_requests_is_no_line_in_the_log() {
+fn disconnect_between_requests_is_not_logged() {
     let site = Site::with_ote();
     let server = site.start();
     let mut phone = connect(&server);
@@ -176,7 +176,7 @@ fn pipelined_requests_are_answered_in_order() {
 }
 
 #[test]
-fn chunked_beats_content_length_and_then_the_connection_ends() {
+fn chunked_overrides_content_length_and_closes() {
     let site = Site::with_ote();
     let server = site.start();
     let smuggled = format!("GET /site.cfg HTTP/1.1\r\n{HEAD}\r\n");
@@ -192,7 +192,7 @@ fn chunked_beats_content_length_and_then_the_connection_ends() {
 }
 
 #[test]
-fn no_request_hides_in_the_body_of_another() {
+fn ambiguous_framing_never_yields_a_second_request() {
     let site = Site::with_ote();
     let server = site.start();
     let inner = format!("GET /smuggled HTTP/1.1\r\n{HEAD}\r\n");
@@ -228,7 +228,7 @@ fn no_request_hides_in_the_body_of_another() {
 }
 
 #[test]
-fn a_body_that_a_get_does_not_need_is_not_taken_for_a_request() {
+fn body_of_a_get_is_not_parsed_as_a_request() {
     let site = Site::with_ote();
     let server = site.start();
     let inner = format!("GET /smuggled HTTP/1.1\r\n{HEAD}\r\n");

@@ -38,7 +38,7 @@ fn answer_to(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_client_hello_in_pieces_reaches_the_right_constituency() {
+fn fragmented_hello_reaches_its_constituency() {
     let site = two_constituencies();
     let server = site.start();
     for size in [1, 5, 50, 200] {
@@ -53,7 +53,7 @@ fn a_client_hello_in_pieces_reaches_the_right_constituency() {
 }
 
 #[test]
-fn a_client_hello_byte_by_byte_on_the_wire_is_waited_for() {
+fn hello_sent_byte_by_byte_is_read_before_its_refusal() {
     let site = two_constituencies();
     let server = site.start();
     let mut tcp = Socket::connect(server.address()).unwrap();
@@ -66,7 +66,7 @@ fn a_client_hello_byte_by_byte_on_the_wire_is_waited_for() {
 }
 
 #[test]
-fn names_that_lead_nowhere_get_the_alert_and_nothing_else() {
+fn unknown_server_name_gets_only_the_alert() {
     let site = two_constituencies();
     let server = site.start();
     let domain = format!("{DOMAIN}.evil.example");
@@ -100,7 +100,7 @@ fn by_openssl(site: &Site, server: &Running, sni: &[&str], mac: &str) -> Option<
 }
 
 #[test]
-fn case_and_one_trailing_dot_of_the_server_name_do_not_matter() {
+fn server_name_ignores_case_and_one_trailing_dot() {
     let site = two_constituencies();
     let server = site.start();
     for name in
@@ -117,7 +117,7 @@ fn case_and_one_trailing_dot_of_the_server_name_do_not_matter() {
 }
 
 #[test]
-fn an_alias_is_the_constituency_itself_and_goes_with_the_policy() {
+fn alias_serves_its_constituency_until_removed() {
     let site = two_constituencies();
     let server = site.start();
     let phone = server.client("old-prod", &FACTORY.device(VVX550));
@@ -131,7 +131,7 @@ fn an_alias_is_the_constituency_itself_and_goes_with_the_policy() {
 }
 
 #[test]
-fn clients_without_server_name_are_served_by_the_constituency_for_them_under_its_whole_policy() {
+fn no_sni_constituency_applies_its_policy_to_nameless_clients() {
     let mut site = two_constituencies();
     site.config["no_sni"] = "prod".into();
     let server = site.start();
@@ -157,7 +157,7 @@ fn clients_without_server_name_are_served_by_the_constituency_for_them_under_its
 }
 
 #[test]
-fn an_address_as_server_name_counts_as_none() {
+fn ip_address_as_server_name_is_treated_as_no_sni() {
     let mut site = two_constituencies();
     let without = site.start();
     let address = ["-servername", "127.0.0.1"];
@@ -171,7 +171,7 @@ fn an_address_as_server_name_counts_as_none() {
 }
 
 #[test]
-fn clients_without_server_name_are_refused_while_the_constituency_for_them_is_missing_or_broken() {
+fn no_sni_client_is_refused_while_its_constituency_is_broken() {
     let mut site = Site::with_ote();
     site.config["no_sni"] = "legacy".into();
     let server = site.start();
@@ -194,7 +194,7 @@ fn clients_without_server_name_are_refused_while_the_constituency_for_them_is_mi
 }
 
 #[test]
-fn what_is_no_tls_is_closed_and_said_to_be_so() {
+fn non_tls_bytes_are_closed_and_logged() {
     let site = Site::with_ote();
     let server = site.start();
     let http: &[u8] = b"GET /site.cfg HTTP/1.1\r\nHost: ote.phones.example.com\r\n\r\n";
@@ -300,7 +300,7 @@ fn hello_sent_byte_by_byte_is_served() {
 }
 
 #[test]
-fn clients_of_another_time_are_refused_and_the_log_says_what_they_offered() {
+fn legacy_client_is_refused_and_its_offer_is_logged() {
     let site = Site::with_ote();
     let server = site.start();
     let sni = ["-servername", "ote.phones.example.com"];
@@ -319,7 +319,7 @@ fn clients_of_another_time_are_refused_and_the_log_says_what_they_offered() {
 }
 
 #[test]
-fn a_handshake_that_takes_too_long_is_closed_wherever_it_stands() {
+fn handshake_timeout_applies_at_every_stage() {
     let mut site = Site::with_ote();
     site.config["limits"]["handshake_s"] = 1.into();
     let server = site.start();

@@ -53,7 +53,7 @@ fn verify(site: &Site, identity: &Identity) -> (i32, String) {
 }
 
 #[test]
-fn the_name_may_be_written_as_factories_do() {
+fn mac_in_the_subject_is_accepted_as_factories_write_it() {
     let site = open_house();
     let server = site.start();
     let printable = |text: &str| DnValue::PrintableString(PrintableString::try_from(text).unwrap());
@@ -136,7 +136,7 @@ fn tricks() -> Vec<(Identity, &'static str)> {
 const LEAF: &[&str] = &["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-addext", "basicConstraints=CA:FALSE"];
 
 #[test]
-fn no_trick_with_the_name_opens_any_path_and_the_log_has_the_exact_reason() {
+fn invalid_subject_is_refused_on_every_path_and_logged() {
     let site = open_house();
     let server = site.start();
     let tricks = tricks();
@@ -170,7 +170,7 @@ fn no_trick_with_the_name_opens_any_path_and_the_log_has_the_exact_reason() {
 }
 
 #[test]
-fn the_first_certificate_alone_says_who_it_is() {
+fn only_the_leaf_certificate_identifies_the_phone() {
     let site = open_house();
     let server = site.start();
     // Keycloak once took the name from another certificate of the chain (CVE-2023-2422).
@@ -182,7 +182,7 @@ fn the_first_certificate_alone_says_who_it_is() {
 }
 
 #[test]
-fn a_name_of_hostile_bytes_stays_on_its_line_of_the_log() {
+fn hostile_subject_cannot_break_a_log_line() {
     let mut site = open_house();
     site.config["log"] = "text".into();
     let server = site.start();

@@ -30,7 +30,7 @@ fn get(path: &str) -> String {
 }
 
 #[test]
-fn a_peer_at_rest_is_answered_as_soon_as_it_speaks_again() {
+fn idle_client_is_answered_when_it_sends_again() {
     let site = Site::with_ote();
     let server = start(&site);
     let mut connection = connect(&server);
@@ -43,7 +43,7 @@ fn a_peer_at_rest_is_answered_as_soon_as_it_speaks_again() {
 }
 
 #[test]
-fn the_beginning_of_a_request_that_came_with_the_one_before_survives_a_rest() {
+fn partial_pipelined_request_survives_idle_suspension() {
     let site = Site::with_ote();
     let server = start(&site);
     let mut connection = connect(&server);
@@ -57,7 +57,7 @@ fn the_beginning_of_a_request_that_came_with_the_one_before_survives_a_rest() {
 }
 
 #[test]
-fn a_request_that_is_refused_after_a_rest_is_logged_with_what_was_asked() {
+fn request_refused_after_idling_is_logged_with_its_line() {
     let site = Site::with_ote();
     let server = start(&site);
     let mut connection = connect(&server);
@@ -71,7 +71,7 @@ fn a_request_that_is_refused_after_a_rest_is_logged_with_what_was_asked() {
 }
 
 #[test]
-fn an_empty_line_after_a_request_is_no_beginning_of_another() {
+fn empty_line_after_a_request_starts_no_header_timeout() {
     let mut site = Site::with_ote();
     site.config["limits"] = json!({ "header_s": 1, "idle_s": 3, "free_space_bytes": 0 });
     let server = start(&site);
@@ -85,7 +85,7 @@ fn an_empty_line_after_a_request_is_no_beginning_of_another() {
 }
 
 #[test]
-fn the_beginning_of_a_request_that_came_with_the_one_before_has_a_headers_deadline() {
+fn header_timeout_covers_a_partial_pipelined_request() {
     let mut site = Site::with_ote();
     site.config["limits"] = json!({ "header_s": 1, "idle_s": 600, "free_space_bytes": 0 });
     let server = start(&site);
@@ -99,7 +99,7 @@ fn the_beginning_of_a_request_that_came_with_the_one_before_has_a_headers_deadli
 }
 
 #[test]
-fn a_stop_says_goodbye_to_a_peer_at_rest() {
+fn shutdown_sends_close_notify_to_an_idle_client() {
     let site = Site::with_ote();
     let server = start(&site);
     let mut connection = connect(&server);
@@ -113,7 +113,7 @@ fn a_stop_says_goodbye_to_a_peer_at_rest() {
 }
 
 #[test]
-fn a_peer_that_leaves_while_at_rest_gives_its_place_back() {
+fn disconnect_while_idle_frees_the_connection_slot() {
     let mut site = Site::with_ote();
     site.config["limits"] = json!({ "connections_per_address": 1, "free_space_bytes": 0 });
     let server = start(&site);

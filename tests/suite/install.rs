@@ -87,7 +87,7 @@ fn saying<'a>(text: &'a str, outcome: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn a_root_that_is_not_there_is_not_made() {
+fn missing_root_folder_is_not_created_except_for_packages() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("typo");
     for command in ["install", "uninstall"] {
@@ -100,8 +100,8 @@ fn a_root_that_is_not_there_is_not_made() {
 }
 
 #[test]
-fn everything_is_made_once_with_its_owner_and_mode() {
-    let Some(root) = Root::of("everything_is_made_once_with_its_owner_and_mode") else { return };
+fn install_creates_everything_once_with_owner_and_mode() {
+    let Some(root) = Root::of("install_creates_everything_once_with_owner_and_mode") else { return };
     let dry = root.install(&["--dry-run"]);
     assert!(root.all().is_empty(), "{:?}", root.all().keys());
     let said = root.install(&[]);
@@ -136,8 +136,8 @@ fn everything_is_made_once_with_its_owner_and_mode() {
 }
 
 #[test]
-fn what_an_operator_has_changed_stays_and_what_nobody_has_is_renewed() {
-    let Some(root) = Root::of("what_an_operator_has_changed_stays_and_what_nobody_has_is_renewed") else { return };
+fn install_keeps_edited_files_and_renews_the_others() {
+    let Some(root) = Root::of("install_keeps_edited_files_and_renews_the_others") else { return };
     let key = root.at("made.key");
     let tsig = "key \"provost.\" {\n\talgorithm hmac-sha256;\n\tsecret \"c2VjcmV0\";\n};\n";
     fs::write(&key, tsig).unwrap();
@@ -173,8 +173,8 @@ fn what_an_operator_has_changed_stays_and_what_nobody_has_is_renewed() {
 }
 
 #[test]
-fn uninstall_takes_away_what_install_made_and_no_data() {
-    let Some(root) = Root::of("uninstall_takes_away_what_install_made_and_no_data") else { return };
+fn uninstall_removes_installed_files_but_no_data() {
+    let Some(root) = Root::of("uninstall_removes_installed_files_but_no_data") else { return };
     root.install(&[]);
     fs::write(root.at("srv/provost/constituencies/site.cfg"), "a phone's").unwrap();
     fs::write(root.at(SOCKET), "mine").unwrap();
@@ -205,7 +205,7 @@ fn uninstall_takes_away_what_install_made_and_no_data() {
 }
 
 #[test]
-fn only_root_installs_on_this_machine() {
+fn install_without_root_privileges_is_refused() {
     let mut command = Command::new("setpriv");
     if rustix::process::geteuid().is_root() {
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
@@ -223,8 +223,8 @@ fn only_root_installs_on_this_machine() {
 }
 
 #[test]
-fn what_was_installed_serves_as_its_user_after_a_few_values_are_filled_in() {
-    let test = "what_was_installed_serves_as_its_user_after_a_few_values_are_filled_in";
+fn installed_service_serves_as_its_user() {
+    let test = "installed_service_serves_as_its_user";
     let Some(root) = Root::of(test) else { return };
     root.install(&[]);
     let config = root.read(CONFIG);
@@ -280,8 +280,8 @@ fn what_was_installed_serves_as_its_user_after_a_few_values_are_filled_in() {
 }
 
 #[test]
-fn install_asks_for_a_tsig_key_only_where_acme_needs_it() {
-    let Some(root) = Root::of("install_asks_for_a_tsig_key_only_where_acme_needs_it") else { return };
+fn install_asks_for_a_tsig_key_only_with_acme() {
+    let Some(root) = Root::of("install_asks_for_a_tsig_key_only_with_acme") else { return };
     let said = root.install(&[]);
     assert!(said.contains("fill in /etc/provost/provost.json") && said.contains("tsig-keygen"), "{said}");
     let acme = root.read(CONFIG).replace("false", "true").replace("/etc/provost/tsig.key", "/etc/provost/mine.key");

@@ -28,8 +28,8 @@ fn journal(question: &[&str]) -> Vec<Value> {
 }
 
 #[test]
-fn diagnostics_carry_levels_and_fields_into_the_journal_and_the_access_log_stays_lines() {
-    let test = "journal::diagnostics_carry_levels_and_fields_into_the_journal_and_the_access_log_stays_lines";
+fn journal_entries_carry_priority_and_fields() {
+    let test = "journal::journal_entries_carry_priority_and_fields";
     if !is_here(test, "journalctl") || !is_here(test, "systemd-cat") {
         return;
     }

@@ -48,7 +48,7 @@ fn check(site: &Site) -> Ended {
 }
 
 #[test]
-fn a_typo_and_a_restart_leave_the_last_good_policy_in_force() {
+fn last_good_policy_survives_a_typo_and_a_restart() {
     let site = Site::with_ote();
     let server = site.start();
     // The last one that was good counts, not an older one.
@@ -81,7 +81,7 @@ fn a_typo_and_a_restart_leave_the_last_good_policy_in_force() {
 }
 
 #[test]
-fn a_policy_that_admits_unlisted_phones_does_not_outlive_a_restart() {
+fn policy_for_unlisted_phones_is_not_kept_across_a_restart() {
     let open = [json!({ "client_auth": "none" }), json!({ "trust": ["factory"], "phones": "any" })];
     for text in &open {
         let site = Site::with_ote();
@@ -104,7 +104,7 @@ fn policy_of_ote() -> String {
 }
 
 #[test]
-fn a_kept_policy_is_judged_by_the_trust_bundles_of_today() {
+fn kept_policy_is_validated_against_current_trust_bundles() {
     let mut site = Site::with_ote();
     let server = site.start();
     is_kept(&site, &policy_of_ote());
@@ -117,7 +117,7 @@ fn a_kept_policy_is_judged_by_the_trust_bundles_of_today() {
 }
 
 #[test]
-fn a_kept_policy_goes_with_its_folder_and_with_its_file() {
+fn kept_policy_is_removed_with_its_folder_or_file() {
     let site = Site::with_ote();
     site.constituency("other", &policy(&[VVX500]));
     site.constituency("stays", &policy(&[VVX500]));
@@ -145,7 +145,7 @@ fn a_kept_policy_goes_with_its_folder_and_with_its_file() {
 }
 
 #[test]
-fn constituencies_that_are_missing_at_the_start_are_served_once_they_come() {
+fn constituencies_mounted_after_the_start_are_served() {
     let site = Site::with_ote();
     let server = site.start();
     is_kept(&site, &policy_of_ote());
@@ -161,7 +161,7 @@ fn constituencies_that_are_missing_at_the_start_are_served_once_they_come() {
 }
 
 #[test]
-fn a_removed_policy_tells_how_many_denials_went_with_it() {
+fn removal_of_a_policy_reports_its_lost_denials() {
     let site = Site::with_ote();
     let mut denying = policy(&[VVX500]);
     denying["denied"] = json!([STRANGER, VVX550]);
@@ -193,7 +193,7 @@ fn a_removed_policy_tells_how_many_denials_went_with_it() {
 }
 
 #[test]
-fn a_policy_that_denies_a_listed_phone_is_warned_of() {
+fn phone_both_listed_and_denied_is_a_warning() {
     let mut site = Site::with_ote();
     site.config["status"] = json!({ "listen": "127.0.0.1:0" });
     let mut contradictory = policy(&[VVX500, VVX550]);
@@ -219,8 +219,8 @@ fn a_policy_that_denies_a_listed_phone_is_warned_of() {
 }
 
 #[test]
-fn a_full_or_read_only_disk_costs_only_the_kept_policies() {
-    let test = "last_good::a_full_or_read_only_disk_costs_only_the_kept_policies";
+fn full_or_read_only_disk_only_stops_keeping_policies() {
+    let test = "last_good::full_or_read_only_disk_only_stops_keeping_policies";
     if !namespace::is_inside(test, &[]) {
         return;
     }

@@ -40,7 +40,7 @@ fn ask(server: &Running, count: u64) {
 }
 
 #[test]
-fn a_phone_is_remembered_with_what_it_did() {
+fn phone_history_records_requests_uploads_and_refusals() {
     let site = Site::with_ote();
     let server = site.start();
     let state = site.path("state");
@@ -69,7 +69,7 @@ fn a_phone_is_remembered_with_what_it_did() {
 }
 
 #[test]
-fn refused_phones_are_remembered_apart_from_who_only_claims_to_be_one() {
+fn unproven_claims_are_recorded_apart_from_refused_phones() {
     let site = Site::with_ote();
     let server = site.start();
     let state = site.path("state");
@@ -97,7 +97,7 @@ fn refused_phones_are_remembered_apart_from_who_only_claims_to_be_one() {
 }
 
 #[test]
-fn a_refusal_is_in_the_phone_log_at_once() {
+fn refusal_appears_in_phone_log_at_once() {
     let site = Site::with_ote();
     let server = site.start();
     let log = |mac: &str| provost(&site.path("."), &["phone-log", mac]);
@@ -121,7 +121,7 @@ fn a_refusal_is_in_the_phone_log_at_once() {
 }
 
 #[test]
-fn a_server_that_does_not_answer_hangs_no_command() {
+fn hung_server_does_not_block_commands() {
     let site = Site::with_ote();
     let server = site.start();
     ask(&server, 1);
@@ -143,7 +143,7 @@ fn a_server_that_does_not_answer_hangs_no_command() {
 }
 
 #[test]
-fn a_flood_from_one_place_is_bounded_and_pushes_nobody_else_out() {
+fn flood_from_one_address_evicts_no_known_phone() {
     let site = Site::with_ote();
     let server = site.start();
     let state = site.path("state");
@@ -180,7 +180,7 @@ fn a_flood_from_one_place_is_bounded_and_pushes_nobody_else_out() {
 }
 
 #[test]
-fn what_was_written_survives_a_crash_and_what_was_not_a_stop() {
+fn written_history_survives_a_crash_and_stop_writes_all() {
     let site = Site::with_ote();
     let state = site.path("state");
     let mut known = 0;
@@ -205,7 +205,7 @@ fn what_was_written_survives_a_crash_and_what_was_not_a_stop() {
 }
 
 #[test]
-fn an_access_log_that_nobody_reads_keeps_nothing_from_the_ledger() {
+fn unread_access_log_does_not_block_the_phone_history() {
     let site = Site::with_ote();
     let mut command = site.command();
     let (reader, writer) = std::io::pipe().unwrap();
@@ -225,7 +225,7 @@ fn an_access_log_that_nobody_reads_keeps_nothing_from_the_ledger() {
 }
 
 #[test]
-fn whoever_else_reads_the_database_does_not_cut_it_off() {
+fn external_reader_does_not_remove_the_database_log() {
     let site = Site::with_ote();
     let server = site.start();
     ask(&server, 1);
@@ -249,7 +249,7 @@ fn whoever_else_reads_the_database_does_not_cut_it_off() {
 }
 
 #[test]
-fn a_damaged_ledger_is_moved_aside_and_serving_goes_on() {
+fn damaged_history_is_moved_aside_and_serving_continues() {
     let site = Site::with_ote();
     let file = site.path("state/ledger/ledger.sqlite");
     std::fs::create_dir_all(file.parent().unwrap()).unwrap();
@@ -271,11 +271,11 @@ fn a_damaged_ledger_is_moved_aside_and_serving_goes_on() {
 }
 
 #[test]
-fn a_full_disk_costs_the_ledger_nothing_but_time() {
+fn full_disk_delays_history_writes_without_losing_any() {
     let site = Site::with_ote();
     let (server, state) = match on_a_small_disk(&site, 2048) {
         Ok(started) => started,
-        Err(reason) => return not_run("a_full_disk_costs_the_ledger_nothing_but_time", &reason),
+        Err(reason) => return not_run("full_disk_delays_history_writes_without_losing_any", &reason),
     };
     // SQLite does not go through /proc into the mount, so a copy of the files is read.
     let requests = |mac: &str| {
@@ -316,7 +316,7 @@ fn a_full_disk_costs_the_ledger_nothing_but_time() {
 }
 
 #[test]
-fn a_ledger_that_cannot_be_made_is_said_and_harms_nothing() {
+fn uncreatable_history_is_logged_and_serving_continues() {
     let site = Site::with_ote();
     std::fs::create_dir_all(site.path("state/ledger/ledger.sqlite")).unwrap();
     let server = site.start();

@@ -39,7 +39,7 @@ fn is_served(server: &Running) -> bool {
 }
 
 #[test]
-fn an_address_has_so_many_connections_and_not_one_more() {
+fn connections_per_address_is_enforced_exactly() {
     let site = site_with(json!({ "connections_per_address": 64 }));
     let server = site.start();
     let mut connections = answered(&server, 64);
@@ -54,7 +54,7 @@ fn an_address_has_so_many_connections_and_not_one_more() {
 }
 
 #[test]
-fn no_limit_per_address_where_it_is_off_or_the_network_is_exempt() {
+fn no_address_limit_if_zero_or_in_an_unlimited_network() {
     for limits in [
         json!({ "connections_per_address": 0 }),
         json!({ "connections_per_address": 2, "unlimited_networks": ["127.0.0.0/8"] }),
@@ -66,7 +66,7 @@ fn no_limit_per_address_where_it_is_off_or_the_network_is_exempt() {
 }
 
 #[test]
-fn another_network_than_the_exempt_one_is_counted() {
+fn address_limit_applies_outside_the_unlimited_network() {
     let site = site_with(json!({ "connections_per_address": 2, "unlimited_networks": ["10.0.0.0/8"] }));
     let server = site.start();
     let _two = answered(&server, 2);
@@ -74,7 +74,7 @@ fn another_network_than_the_exempt_one_is_counted() {
 }
 
 #[test]
-fn phones_and_strangers_have_places_of_their_own() {
+fn known_phones_and_anonymous_clients_have_separate_limits() {
     let site = site_with(json!({ "connections": 3, "anonymous_connections": 2 }));
     site.constituency("public", &json!({ "client_auth": "none" }));
     site.file("public/site.cfg", "<public/>");
@@ -99,7 +99,7 @@ fn phones_and_strangers_have_places_of_their_own() {
 }
 
 #[test]
-fn a_phone_that_is_not_known_takes_no_known_phones_place() {
+fn unlisted_phone_counts_as_an_anonymous_connection() {
     let site = site_with(json!({ "connections": 1, "anonymous_connections": 0 }));
     let server = site.start();
     // Whoever owns any phone has a certificate as good as this one.
@@ -110,7 +110,7 @@ fn a_phone_that_is_not_known_takes_no_known_phones_place() {
 }
 
 #[test]
-fn a_phone_has_so_many_connections_in_each_constituency_and_another_phone_its_own() {
+fn connections_per_phone_is_enforced_per_constituency() {
     let site = site_with(json!({ "connections_per_phone": 4 }));
     for name in ["ote", "other"] {
         site.constituency(name, &json!({ "trust": ["factory"], "phones": { VVX500: "", VVX550: "" } }));
@@ -130,13 +130,13 @@ fn a_phone_has_so_many_connections_in_each_constituency_and_another_phone_its_ow
 }
 
 #[test]
-fn no_limit_per_phone_where_it_is_off() {
+fn connections_per_phone_zero_means_unlimited() {
     let site = site_with(json!({ "connections_per_phone": 0 }));
     assert_eq!(answered(&site.start(), 100).len(), 100);
 }
 
 #[test]
-fn every_place_is_given_back_however_a_connection_ends() {
+fn every_kind_of_connection_end_frees_its_slot() {
     const ROUNDS: usize = 500;
     let site = site_with(json!({ "connections_per_address": 4, "connections": 4, "unfinished_handshakes": 4 }));
     let server = site.start();
@@ -163,7 +163,7 @@ fn every_place_is_given_back_however_a_connection_ends() {
 }
 
 #[test]
-fn process_with_few_descriptors_evicts_idle_connections_and_serves_phones() {
+fn process_with_few_descriptors_still_serves_phones() {
     let site = site_with(json!({ "idle_s": 600, "handshake_s": 600 }));
     site.file("ote/firmware.ld", vec![0; 1 << 20]);
     let server = Running::start(site.command_under(&["prlimit", "--nofile=64:64"]), 1);
@@ -185,7 +185,7 @@ fn descriptors(server: &Running) -> u64 {
 }
 
 #[test]
-fn a_process_without_descriptors_waits_for_one_and_keeps_what_it_serves() {
+fn process_out_of_descriptors_waits_and_keeps_serving() {
     let site = site_with(json!({ "idle_s": 600, "handshake_s": 600 }));
     for number in 0..40 {
         site.constituency(&format!("c{number}"), &json!({ "trust": ["factory"] }));
@@ -236,7 +236,7 @@ fn asked_for(text: &str) -> Option<u64> {
 }
 
 #[test]
-fn more_folders_than_files_may_be_open_are_all_served() {
+fn more_folders_than_open_files_are_all_served() {
     const FOLDERS: usize = 600;
     let site = site_of(FOLDERS);
     let large = site.file("c0/large.ld", vec![0; 1 << 20]);
@@ -266,7 +266,7 @@ fn more_folders_than_files_may_be_open_are_all_served() {
 }
 
 #[test]
-fn a_limit_of_open_files_that_is_too_low_is_told_with_the_one_to_set() {
+fn low_open_files_limit_is_reported_with_the_needed_value() {
     let site = site_of(400);
     let needed = {
         let server = Running::start(site.command_under(&["prlimit", "--nofile=600:600"]), 1);
@@ -293,7 +293,7 @@ fn a_limit_of_open_files_that_is_too_low_is_told_with_the_one_to_set() {
 }
 
 #[test]
-fn a_start_without_descriptors_says_which_limit_to_raise() {
+fn start_without_descriptors_names_the_limit_to_raise() {
     let site = Site::with_ote();
     let mut told = 0;
     for files in 4..24 {
@@ -311,7 +311,7 @@ fn a_start_without_descriptors_says_which_limit_to_raise() {
 }
 
 #[test]
-fn a_log_that_nobody_reads_stops_nobody_and_its_losses_are_said() {
+fn unread_access_log_blocks_no_request_and_loss_is_logged() {
     let site = site_with(json!({ "drain_s": 1 }));
     let mut command = site.command();
     let (reader, writer) = std::io::pipe().unwrap();
@@ -337,7 +337,7 @@ fn a_log_that_nobody_reads_stops_nobody_and_its_losses_are_said() {
 }
 
 #[test]
-fn a_log_that_is_read_again_tells_how_many_lines_were_lost() {
+fn access_log_read_again_reports_the_lost_lines() {
     let site = site_with(json!({}));
     let mut command = site.command();
     let (mut reader, writer) = std::io::pipe().unwrap();
@@ -359,7 +359,7 @@ fn a_log_that_is_read_again_tells_how_many_lines_were_lost() {
 }
 
 #[test]
-fn the_state_directory_is_the_owners_alone_and_one_process_holds_it() {
+fn state_directory_is_private_and_locked() {
     let site = Site::with_ote();
     let server = site.start();
     let put = server.client("ote", &FACTORY.device(VVX500)).put(&format!("/{VVX500}-app.log"), "", b"log").unwrap();
@@ -391,7 +391,7 @@ fn the_state_directory_is_the_owners_alone_and_one_process_holds_it() {
 }
 
 #[test]
-fn strangers_who_say_nothing_are_let_go_of_when_they_hang_up() {
+fn silent_client_that_hangs_up_frees_its_slot() {
     let site = site_with(json!({ "unfinished_handshakes": 1, "handshake_s": 600 }));
     let server = site.start();
     for _ in 0..20 {

@@ -70,7 +70,7 @@ fn stranger() -> Identity {
 }
 
 #[test]
-fn who_has_sent_a_request_behind_its_certificate_reads_why_it_was_refused() {
+fn tls13_client_that_sent_a_request_still_reads_the_alert() {
     let site = Site::with_ote();
     let server = site.start();
     let client = Client::new(server.address(), Some(&format!("ote.{DOMAIN}"))).only(&TLS13, Some(&stranger()));
@@ -84,7 +84,7 @@ fn who_has_sent_a_request_behind_its_certificate_reads_why_it_was_refused() {
 }
 
 #[test]
-fn whose_certificate_is_refused_before_it_has_said_all_reads_why() {
+fn tls12_client_refused_mid_flight_still_reads_the_alert() {
     let site = Site::with_ote();
     let server = site.start();
     let client = Client::new(server.address(), Some(&format!("ote.{DOMAIN}"))).only(&TLS12, Some(&stranger()));
@@ -99,7 +99,7 @@ fn whose_certificate_is_refused_before_it_has_said_all_reads_why() {
 }
 
 #[test]
-fn so_does_a_client_of_the_old_lane() {
+fn legacy_tls_client_refused_mid_flight_still_reads_the_alert() {
     let site = Site::with_ote();
     site.constituency("ote", &json!({ "trust": ["factory"], "tls": "legacy" }));
     let server = site.start();
@@ -122,7 +122,7 @@ fn so_does_a_client_of_the_old_lane() {
 }
 
 #[test]
-fn refused_client_that_never_closes_is_closed_when_its_handshake_time_is_over() {
+fn refused_client_is_closed_at_the_handshake_timeout() {
     let mut site = Site::with_ote();
     site.config["limits"] = json!({ "handshake_s": 2, "free_space_bytes": 0 });
     let server = site.start();
@@ -137,7 +137,7 @@ fn refused_client_that_never_closes_is_closed_when_its_handshake_time_is_over() 
 }
 
 #[test]
-fn who_floods_instead_is_not_heard_for_long() {
+fn refused_client_that_floods_is_closed_early() {
     let site = Site::with_ote();
     let server = site.start();
     let mut refused = refused(&server);
@@ -148,7 +148,7 @@ fn who_floods_instead_is_not_heard_for_long() {
 }
 
 #[test]
-fn a_stop_does_not_wait_for_who_is_heard_out() {
+fn shutdown_does_not_wait_for_lingering_clients() {
     let site = Site::with_ote();
     let server = site.start();
     let refused = refused(&server);

@@ -60,7 +60,7 @@ fn refused(server: &Running, path: &str, status: u16, reason: &str) {
 }
 
 #[test]
-fn a_link_within_the_constituency_is_followed() {
+fn symlink_within_the_constituency_is_followed() {
     let site = site();
     link(&site, "ote/latest.cfg", "site.cfg");
     link(&site, "ote/folder/up.cfg", "../site.cfg");
@@ -98,7 +98,7 @@ const HIDDEN: [(&str, &str); 6] = [
 ];
 
 #[test]
-fn a_link_gives_nobody_anothers_file_and_nobody_what_is_hidden() {
+fn symlink_to_a_foreign_or_hidden_file_is_refused() {
     let site = site();
     link(&site, "ote/a.cfg", "00005e0053c7.cfg");
     link(&site, "ote/00005e00530c-b.cfg", "00005e0053c7.cfg");
@@ -125,7 +125,7 @@ fn a_link_gives_nobody_anothers_file_and_nobody_what_is_hidden() {
 }
 
 #[test]
-fn a_link_into_another_constituency_leads_only_into_what_that_one_shares() {
+fn symlink_into_another_constituency_needs_shared() {
     let site = site();
     link(&site, "ote/firmware", "../ucs/firmware");
     link(&site, "ote/image.ld", "../ucs/firmware/sip.ld");
@@ -170,7 +170,7 @@ fn a_link_into_another_constituency_leads_only_into_what_that_one_shares() {
 }
 
 #[test]
-fn a_link_out_of_the_constituencies_or_an_absolute_one_is_not_followed() {
+fn absolute_or_escaping_symlink_is_not_followed() {
     let site = site();
     link(&site, "ote/up", "../../outside");
     link(&site, "ote/passwd", "/etc/passwd");
@@ -193,7 +193,7 @@ fn a_link_out_of_the_constituencies_or_an_absolute_one_is_not_followed() {
 }
 
 #[test]
-fn a_link_that_leads_nowhere_or_in_a_circle_is_404() {
+fn dangling_or_looping_symlink_is_404() {
     let site = site();
     link(&site, "ote/nowhere", "absent");
     link(&site, "ote/one", "two");
@@ -207,7 +207,7 @@ fn a_link_that_leads_nowhere_or_in_a_circle_is_404() {
 }
 
 #[test]
-fn a_public_constituency_serves_no_phones_file_by_a_link_either() {
+fn public_constituency_serves_no_phone_file_by_symlink() {
     let site = site();
     site.constituency("public", &json!({ "client_auth": "none" }));
     site.file("public/00005e0053c7.cfg", "secret");
@@ -220,7 +220,7 @@ fn a_public_constituency_serves_no_phones_file_by_a_link_either() {
 }
 
 #[test]
-fn the_folder_of_the_constituencies_may_be_a_link_that_is_swapped() {
+fn constituencies_symlink_is_followed_when_switched() {
     let site = site();
     std::fs::rename(site.path("constituencies"), site.path("release-1")).unwrap();
     symlink("release-1", site.path("constituencies")).unwrap();
@@ -239,7 +239,7 @@ fn the_folder_of_the_constituencies_may_be_a_link_that_is_swapped() {
 }
 
 #[test]
-fn a_constituency_that_is_a_link_is_not_served() {
+fn symlinked_constituency_folder_is_not_served() {
     let site = site();
     link(&site, "linked", "ote");
     let server = site.start();
@@ -249,7 +249,7 @@ fn a_constituency_that_is_a_link_is_not_served() {
 }
 
 #[test]
-fn a_link_that_is_swapped_while_it_is_asked_for_gives_nobody_what_is_not_theirs() {
+fn symlink_swapped_during_requests_leaks_no_file() {
     const REQUESTS: usize = 2000;
     let site = site();
     link(&site, "ote/current", "site.cfg");

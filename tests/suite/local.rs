@@ -30,7 +30,7 @@ fn folder_with(phones: &Value) -> Site {
 }
 
 #[test]
-fn a_demo_in_an_empty_folder_boots_three_phones_and_leaves_nothing() {
+fn demo_in_an_empty_folder_boots_three_phones_and_cleans_up() {
     let folder = tempfile::tempdir().unwrap();
     let ended = demo_once(folder.path());
     assert_eq!(ended.code, 0, "{}\n{}", ended.stdout, ended.stderr);
@@ -42,7 +42,7 @@ fn a_demo_in_an_empty_folder_boots_three_phones_and_leaves_nothing() {
 }
 
 #[test]
-fn a_demo_shows_the_constituencies_that_are_there() {
+fn demo_uses_existing_constituencies() {
     let site = folder_with(&json!({ VVX500: "", VVX550: "" }));
     let ended = demo_once(&site.path("."));
     assert_eq!(ended.code, 0, "{}\n{}", ended.stdout, ended.stderr);
@@ -52,7 +52,7 @@ fn a_demo_shows_the_constituencies_that_are_there() {
 }
 
 #[test]
-fn a_demo_that_has_no_phone_to_show_says_so_and_ends() {
+fn demo_without_a_known_phone_exits_with_status_2() {
     let site = folder_with(&json!({}));
     let mut demo = Command::new("timeout");
     demo.args(["60", env!("CARGO_BIN_EXE_provost"), "demo"]).current_dir(site.path("."));
@@ -62,7 +62,7 @@ fn a_demo_that_has_no_phone_to_show_says_so_and_ends() {
 }
 
 #[test]
-fn a_demo_whose_phone_is_not_provisioned_is_not_good() {
+fn demo_exits_1_if_a_phone_is_not_provisioned() {
     let site = folder_with(&json!({ VVX500: "", VVX550: "" }));
     site.file(&format!("home/{VVX550}.cfg"), "<APPLICATION");
     let ended = demo_once(&site.path("."));
@@ -76,7 +76,7 @@ fn a_demo_whose_phone_is_not_provisioned_is_not_good() {
 }
 
 #[test]
-fn a_demo_refuses_to_run_beside_a_real_site() {
+fn demo_refuses_to_run_beside_a_provost_json() {
     let site = Site::with_ote();
     site.write_config();
     let ended = demo_once(&site.path("."));
@@ -85,7 +85,7 @@ fn a_demo_refuses_to_run_beside_a_real_site() {
 }
 
 #[test]
-fn a_demo_takes_the_next_port_when_the_usual_one_is_taken() {
+fn demo_takes_the_next_port_if_8443_is_in_use() {
     let ended = eventually("a demo while the usual port was taken all the time", || {
         // If it is not ours to take, somebody else holds it, and may let it go before the demo asks.
         let holder = std::net::TcpListener::bind("127.0.0.1:8443");
@@ -98,7 +98,7 @@ fn a_demo_takes_the_next_port_when_the_usual_one_is_taken() {
 }
 
 #[test]
-fn a_demo_goes_on_for_other_phones_until_it_is_told_to_end() {
+fn demo_keeps_serving_until_sigterm() {
     let site = folder_with(&json!("any"));
     let scratch = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_provost"));
@@ -143,9 +143,11 @@ fn serve_locally(test: &str, site: &Site, environment: &str) -> Option<Running> 
 }
 
 #[test]
-fn local_mode_says_so_listens_on_loopback_and_keeps_its_keys_to_itself() {
+fn local_mode_is_announced_on_loopback_with_private_keys() {
     let site = folder_with(&json!({ VVX500: "" }));
-    let Some(server) = serve_locally("local_mode_says_so", &site, "") else { return };
+    let Some(server) = serve_locally("local_mode_is_announced_on_loopback_with_private_keys", &site, "") else {
+        return;
+    };
     assert!(server.stderr()[0].contains("LOCAL MODE"), "{:?}", server.stderr());
     assert_eq!(server.addresses, ["127.0.0.1:8443".parse().unwrap()]);
     let mut keys = 0;
@@ -163,9 +165,9 @@ fn local_mode_says_so_listens_on_loopback_and_keeps_its_keys_to_itself() {
 }
 
 #[test]
-fn with_a_provost_json_the_local_device_ca_counts_for_nothing() {
+fn local_device_ca_is_not_trusted_beside_a_provost_json() {
     let mut site = folder_with(&json!({ VVX500: "" }));
-    let Some(server) = serve_locally("with_a_provost_json_the_local_device_ca", &site, "") else { return };
+    let Some(server) = serve_locally("local_device_ca_is_not_trusted_beside_a_provost_json", &site, "") else { return };
     server.kill();
     assert!(site.path("state/local/ca.pem").exists());
     for certificate in [site.config["certificate"].clone(), json!({ "local_ca": {} })] {
@@ -198,9 +200,9 @@ fn ca_of(site: &Site) -> String {
 }
 
 #[test]
-fn where_it_listens_and_that_it_is_local_mode_is_said_whatever_else_is_not() {
+fn listen_address_and_local_mode_are_logged_at_any_level() {
     let site = folder_with(&json!({ VVX500: "" }));
-    let test = "where_it_listens_and_that_it_is_local_mode_is_said_whatever_else_is_not";
+    let test = "listen_address_and_local_mode_are_logged_at_any_level";
     if let Some(server) = serve_locally(test, &site, "PROVOST_LOG=off") {
         assert!(server.stderr()[0].contains("LOCAL MODE"), "{:?}", server.stderr());
     }
@@ -244,8 +246,8 @@ const ABOUT_A_CONFIGURATION: [&[&str]; 26] = [
 ];
 
 #[test]
-fn whoever_is_not_in_the_service_s_folder_is_told_which_configuration_is_meant() {
-    let test = "local::whoever_is_not_in_the_service_s_folder_is_told_which_configuration_is_meant";
+fn commands_outside_the_service_folder_name_its_config() {
+    let test = "local::commands_outside_the_service_folder_name_its_config";
     if !namespace::is_inside(test, &[]) {
         return;
     }

@@ -61,7 +61,7 @@ fn expired(mac: &str) -> Identity {
 }
 
 #[test]
-fn known_phone_whose_certificate_is_refused_is_a_headline_until_it_is_accepted() {
+fn refused_known_phone_is_a_headline_until_accepted() {
     let good = FACTORY.device(VVX500);
     let kinds = [
         (expired(VVX500), "expired"),
@@ -91,7 +91,7 @@ fn known_phone_whose_certificate_is_refused_is_a_headline_until_it_is_accepted()
 }
 
 #[test]
-fn known_phone_that_was_never_accepted_is_a_headline_too() {
+fn known_phone_refused_before_its_first_boot_is_a_headline() {
     let site = watched();
     let server = site.start();
     let operators = Operators::of(&server);

@@ -13,7 +13,7 @@ fn printed(args: &[&str]) -> String {
 }
 
 #[test]
-fn bash_completes() {
+fn bash_completion_suggests_commands_and_options() {
     let script = format!(
         "{}\ncomplete -p provost
          complete_it() {{ COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _provost provost \"${{@: -1}}\"; echo \"${{COMPREPLY[*]}}\"; }}
@@ -27,8 +27,8 @@ fn bash_completes() {
 }
 
 #[test]
-fn zsh_and_fish_complete() {
-    if !["zsh", "fish"].into_iter().all(|shell| is_here("zsh_and_fish_complete", shell)) {
+fn zsh_and_fish_completions_load() {
+    if !["zsh", "fish"].into_iter().all(|shell| is_here("zsh_and_fish_completions_load", shell)) {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -56,8 +56,8 @@ fn shown(text: &str) -> String {
 }
 
 #[test]
-fn every_configuration_file_has_a_page_with_all_keys() {
-    if !is_here("every_configuration_file_has_a_page_with_all_keys", "man") {
+fn man_page_of_each_configuration_file_lists_all_keys() {
+    if !is_here("man_page_of_each_configuration_file_lists_all_keys", "man") {
         return;
     }
     for (file, least) in [("provost", 12), ("constituency", 13)] {
@@ -74,8 +74,8 @@ fn every_configuration_file_has_a_page_with_all_keys() {
 }
 
 #[test]
-fn every_command_has_a_page_that_man_shows_without_a_warning() {
-    if !is_here("every_command_has_a_page_that_man_shows_without_a_warning", "man") {
+fn man_page_of_every_command_has_no_warning() {
+    if !is_here("man_page_of_every_command_has_no_warning", "man") {
         return;
     }
     let commands = crate::commands::subcommands(&[]);

@@ -62,7 +62,7 @@ fn agree(site: &Site, server: &Running, arguments: &str) -> Agreed {
 }
 
 #[test]
-fn each_client_is_shown_the_certificate_that_fits_its_schemes_and_its_suites() {
+fn certificate_fits_the_signature_schemes_and_suites() {
     let site = Site::with_ote();
     let server = site.start();
     let cases = [
@@ -89,7 +89,7 @@ fn each_client_is_shown_the_certificate_that_fits_its_schemes_and_its_suites() {
 }
 
 #[test]
-fn a_client_for_which_there_is_no_certificate_is_refused_and_the_log_says_what_it_offered() {
+fn client_without_a_usable_certificate_is_refused_and_logged() {
     let mut site = Site::with_ote();
     site.config["certificate"]["files"].as_array_mut().unwrap().pop();
     let server = site.start();
@@ -105,7 +105,7 @@ fn a_client_for_which_there_is_no_certificate_is_refused_and_the_log_says_what_i
 }
 
 #[test]
-fn aes_128_comes_first_even_if_the_client_prefers_aes_256() {
+fn aes_128_is_preferred_over_the_client_order() {
     let site = Site::with_ote();
     let server = site.start();
     let cases = [
@@ -129,7 +129,7 @@ fn aes_128_comes_first_even_if_the_client_prefers_aes_256() {
 }
 
 #[test]
-fn the_newest_version_is_spoken_and_nothing_below_tls_1_2() {
+fn newest_tls_version_is_negotiated() {
     let site = Site::with_ote();
     let server = site.start();
     for (arguments, version) in [("", "TLSv1.3"), ("-no_tls1_3", "TLSv1.2"), ("-tls1_3", "TLSv1.3")] {
@@ -140,7 +140,7 @@ fn the_newest_version_is_spoken_and_nothing_below_tls_1_2() {
 }
 
 #[test]
-fn alpn_agrees_on_http_1_1_or_http_1_0() {
+fn alpn_negotiates_http_1_1_or_http_1_0() {
     let site = Site::with_ote();
     let server = site.start();
     for (arguments, said) in [
@@ -178,7 +178,7 @@ fn curl_over_http_1_0_is_served() {
 
 /// A first guess at a group that is not ours costs a client a round trip (`HelloRetryRequest`), not the connection.
 #[test]
-fn a_client_that_guesses_another_group_is_asked_again() {
+fn unsupported_key_share_gets_a_hello_retry_request() {
     let site = Site::with_ote();
     let server = site.start();
     for (arguments, group) in [

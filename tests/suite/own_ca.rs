@@ -64,7 +64,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn what_it_issues_is_what_phones_present_and_openssl_approves_of() {
+fn issued_certificate_passes_openssl_verification() {
     let site = site();
     issue(&site, VVX500, "phone.pem");
     let folder = site.path("");
@@ -102,7 +102,7 @@ fn what_it_issues_is_what_phones_present_and_openssl_approves_of() {
 }
 
 #[test]
-fn curl_gets_in_with_each_form_and_with_nobody_elses() {
+fn each_issued_format_works_with_curl_and_only_for_its_ca() {
     let site = site();
     std::fs::write(site.path("password"), "open sesame\nsecond line\n").unwrap();
     ca(&site, &["issue", VVX500, "--out", "phone.pem", "--organization", "Acme & Sons"]);
@@ -139,7 +139,7 @@ fn curl_gets_in_with_each_form_and_with_nobody_elses() {
 }
 
 #[test]
-fn a_phone_takes_its_certificate_as_a_parameter_file() {
+fn certificate_is_issued_as_a_polycom_parameter_file() {
     let site = site();
     let said = ca(&site, &["issue", VVX500, "--out", "kitchen.cfg"]).stdout;
     assert!(said.starts_with("00005e00530c: certificate ") && said.ends_with(" in kitchen.cfg\n"), "{said}");
@@ -182,7 +182,7 @@ fn a_phone_takes_its_certificate_as_a_parameter_file() {
 }
 
 #[test]
-fn init_says_where_the_ca_lies_and_whose_it_is() {
+fn ca_init_prints_its_folder_and_how_to_trust_it() {
     let folder = tempfile::tempdir().unwrap();
     let here = provost(folder.path(), &["ca", "init"]);
     assert_eq!((here.code, here.stderr.as_str()), (0, ""), "{here:?}");
@@ -206,7 +206,7 @@ fn init_says_where_the_ca_lies_and_whose_it_is() {
 }
 
 #[test]
-fn a_folder_where_nothing_can_be_written_issues_nothing() {
+fn unwritable_output_path_issues_no_certificate() {
     let site = site();
     std::fs::create_dir(site.path("folder")).unwrap();
     std::fs::write(site.path("file"), "").unwrap();
@@ -234,8 +234,8 @@ fn a_folder_where_nothing_can_be_written_issues_nothing() {
 }
 
 #[test]
-fn a_full_disk_issues_nothing() {
-    let test = "own_ca::a_full_disk_issues_nothing";
+fn full_disk_issues_no_certificate() {
+    let test = "own_ca::full_disk_issues_no_certificate";
     if !namespace::is_inside(test, &[]) {
         return;
     }
@@ -251,7 +251,7 @@ fn a_full_disk_issues_nothing() {
 }
 
 #[test]
-fn pkcs12_is_encrypted_as_openssl_does_by_default_today() {
+fn pkcs12_uses_pbes2_with_aes_256_and_sha256() {
     let site = site();
     let said = ca(&site, &["issue", VVX500, "--out", "phone.p12", "--format", "p12"]).stdout;
     let password = said.lines().find_map(|line| line.strip_prefix("password: ")).expect(&said);
@@ -276,7 +276,7 @@ fn pkcs12_is_encrypted_as_openssl_does_by_default_today() {
 }
 
 #[test]
-fn a_revoked_certificate_is_refused_everywhere_within_a_second() {
+fn revoked_certificate_is_refused_within_a_second() {
     let site = site();
     let (lost, other) = (issue(&site, VVX500, "lost.pem"), issue(&site, VVX550, "other.pem"));
     let server = site.start();
@@ -321,7 +321,7 @@ fn a_revoked_certificate_is_refused_everywhere_within_a_second() {
 }
 
 #[test]
-fn a_revocation_counts_after_a_restart_and_where_the_ca_is_not() {
+fn revocation_survives_a_restart_and_travels_with_ca_pem() {
     let site = site();
     let (one, two) = (issue(&site, VVX500, "one.pem"), issue(&site, VVX500, "two.pem"));
     let serial = listed(&site)[0]["serial"].as_str().unwrap().to_uppercase();
@@ -344,7 +344,7 @@ fn a_revocation_counts_after_a_restart_and_where_the_ca_is_not() {
 }
 
 #[test]
-fn the_record_shows_what_counts_and_a_second_certificate_is_said() {
+fn ca_list_shows_valid_certificates_and_second_ones_are_noted() {
     let site = site();
     let first = ca(&site, &["issue", VVX500, "--out", "one.pem"]).stdout;
     assert!(first.starts_with("00005e00530c: certificate ") && !first.contains("note: "), "{first}");
@@ -365,7 +365,7 @@ fn the_record_shows_what_counts_and_a_second_certificate_is_said() {
 }
 
 #[test]
-fn nothing_is_lost_by_a_wrong_command() {
+fn invalid_ca_command_changes_no_file() {
     let site = site();
     issue(&site, VVX500, "phone.pem");
     let key = std::fs::read(site.path("state/ca/ca.key")).unwrap();
@@ -404,7 +404,7 @@ fn nothing_is_lost_by_a_wrong_command() {
 }
 
 #[test]
-fn commands_at_the_same_time_lose_nothing() {
+fn concurrent_ca_commands_all_record_their_certificate() {
     let site = site();
     let names: Vec<String> = (0..6).map(|number| format!("{number}.pem")).collect();
     let children: Vec<_> = names
@@ -422,7 +422,7 @@ fn commands_at_the_same_time_lose_nothing() {
 }
 
 #[test]
-fn a_constituency_with_the_trust_that_init_prints_takes_phones_of_the_factory_too() {
+fn trust_printed_by_ca_init_also_accepts_factory_phones() {
     let mut site = Site::with_ote();
     let said = init(&site);
     let printed = |file: &str| -> Value {
@@ -444,7 +444,7 @@ fn a_constituency_with_the_trust_that_init_prints_takes_phones_of_the_factory_to
 }
 
 #[test]
-fn a_virtual_phone_trusts_the_local_ca_of_the_configuration() {
+fn virtual_phone_trusts_the_configured_local_ca() {
     let mut site = site();
     site.config["certificate"] = json!({ "local_ca": {} });
     let server = site.start();

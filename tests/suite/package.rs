@@ -48,8 +48,8 @@ fn build(cargo_deb: &Path) -> PathBuf {
 }
 
 #[test]
-fn the_package_is_built_installed_and_removed_by_dpkg() {
-    let test = "the_package_is_built_installed_and_removed_by_dpkg";
+fn debian_package_is_built_installed_and_removed_by_dpkg() {
+    let test = "debian_package_is_built_installed_and_removed_by_dpkg";
     let Some(package) = package(test) else { return };
     let ask = |arguments: &[&str]| run(Command::new("dpkg-deb").args(arguments).arg(&package)).stdout;
     let depends = run(Command::new("dpkg-deb").arg("-f").arg(&package).arg("Depends")).stdout;
@@ -124,8 +124,8 @@ fn install_and_remove(package: &Path, root: &Path) {
 }
 
 #[test]
-fn debian_s_own_judge_finds_no_error_in_the_package() {
-    let test = "debian_s_own_judge_finds_no_error_in_the_package";
+fn lintian_finds_no_error_in_the_package() {
+    let test = "lintian_finds_no_error_in_the_package";
     let Some(package) = package(test) else { return };
     let judged = run(Command::new("lintian").args(["--allow-root", "--fail-on", "none"]).arg(package));
     assert_eq!(judged.code, 0, "{judged:?}");
@@ -137,7 +137,7 @@ fn debian_s_own_judge_finds_no_error_in_the_package() {
 }
 
 #[test]
-fn the_binary_needs_nothing_but_glibc_and_libgcc() {
+fn binary_links_only_glibc_and_libgcc() {
     let needed = run(Command::new("readelf").args(["-d", env!("CARGO_BIN_EXE_provost")])).stdout;
     let libraries: Vec<&str> =
         needed.lines().filter_map(|line| line.split_once("Shared library: [")?.1.strip_suffix(']')).collect();

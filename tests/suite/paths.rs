@@ -14,7 +14,7 @@ fn phone(server: &Running) -> Connection {
 }
 
 #[test]
-fn the_spellings_that_phones_use_lead_to_the_same_file() {
+fn path_spellings_of_phones_lead_to_the_same_file() {
     let site = Site::with_ote();
     site.file("ote/logs/a b.txt", "<log/>");
     site.file("ote/a%62", "decoded once");
@@ -45,7 +45,7 @@ fn the_spellings_that_phones_use_lead_to_the_same_file() {
 }
 
 #[test]
-fn what_cannot_be_a_path_is_400() {
+fn invalid_path_gets_400() {
     let site = Site::with_ote();
     let server = site.start();
     let device = server.client("ote", &FACTORY.device(VVX500));
@@ -86,7 +86,7 @@ fn what_cannot_be_a_path_is_400() {
 }
 
 #[test]
-fn a_phone_gets_its_own_files_in_every_case() {
+fn phone_gets_its_own_files_in_either_case() {
     let site = Site::with_ote();
     site.file("ote/00005e00530c.cfg", "lower");
     site.file("ote/00005E00530C-web.cfg", "upper");
@@ -111,7 +111,7 @@ fn a_phone_gets_its_own_files_in_every_case() {
 }
 
 #[test]
-fn a_file_of_an_unlisted_mac_is_refused_however_spelled() {
+fn file_of_an_unlisted_mac_is_refused_in_every_spelling() {
     let site = Site::with_ote();
     let others = [
         "00005e0053c7.cfg",
@@ -167,7 +167,7 @@ fn names_that_resemble_hidden_ones_are_served() {
 }
 
 #[test]
-fn digits_that_are_no_mac_do_not_hide_a_file() {
+fn names_with_other_digit_groups_are_served() {
     let site = Site::with_ote();
     let common = [
         "000000000000.cfg",
@@ -255,7 +255,7 @@ fn bytes(client: &Client, method: &str, path: &str) -> String {
 }
 
 #[test]
-fn all_404_are_alike_to_the_byte_and_nothing_blocks() {
+fn all_404_answers_are_identical_and_special_files_do_not_block() {
     let site = Site::with_ote();
     let too_long = [format!("/{}", "x".repeat(256)), format!("/{}", vec!["x"; 2049].join("/"))];
     let (paths, _socket) = never_served(&site);
@@ -283,7 +283,7 @@ fn all_404_are_alike_to_the_byte_and_nothing_blocks() {
 }
 
 #[test]
-fn all_403_are_alike_to_the_byte() {
+fn all_403_answers_are_identical() {
     let site = Site::with_ote();
     let uploads_off = json!({ "trust": ["factory"], "phones": "any", "denied": [VVX550] });
     site.constituency("any", &uploads_off);

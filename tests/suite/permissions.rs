@@ -85,7 +85,7 @@ fn findings(site: &Site) -> Vec<(String, String, String)> {
 }
 
 #[test]
-fn check_names_each_path_that_others_may_read_or_change() {
+fn check_reports_each_path_with_loose_permissions() {
     let site = site();
     assert_eq!(findings(&site), []);
     let mut count = 0;
@@ -112,7 +112,7 @@ fn check_names_each_path_that_others_may_read_or_change() {
 }
 
 #[test]
-fn check_names_a_folder_above_in_which_all_users_may_replace() {
+fn check_reports_a_world_writable_parent_folder() {
     let site = site();
     set_mode(&site, "", 0o777);
     let found = findings(&site);
@@ -124,7 +124,7 @@ fn check_names_a_folder_above_in_which_all_users_may_replace() {
 }
 
 #[test]
-fn the_server_logs_at_start_what_others_may_read_or_change() {
+fn server_logs_loose_permissions_at_start() {
     let site = site();
     let loosened = ["rsa.key", "state/ca/ca.key", "constituencies/ote", "constituencies/ote/constituency.json"];
     let rules: Vec<_> = RULES.iter().filter(|(path, ..)| loosened.contains(path)).collect();
@@ -153,7 +153,7 @@ fn paths_beneath(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn check_names_every_path_of_the_state_directory() {
+fn check_covers_every_path_of_the_state_directory() {
     let site = site();
     let server = site.start();
     eventually("the phone history", || site.path("state/ledger/ledger.sqlite").exists().then_some(()));

@@ -66,7 +66,7 @@ fn site_with_visitors() -> (Site, Running) {
 }
 
 #[test]
-fn phones_are_listed_with_what_an_operator_asks_about_them() {
+fn phones_command_lists_state_model_firmware_and_refusal() {
     let (site, _server) = site_with_visitors();
     assert_eq!(macs(&site, &[]), [VVX500, VVX500, STRANGER, VVX550]);
     assert_eq!(macs(&site, &["--constituency", "ote"]), [VVX500, STRANGER, VVX550]);
@@ -111,7 +111,7 @@ fn phones_are_listed_with_what_an_operator_asks_about_them() {
 }
 
 #[test]
-fn who_only_claims_to_be_a_phone_is_told_of_and_so_is_the_phone_itself() {
+fn unproven_claim_is_listed_with_the_later_real_boot() {
     let (site, server) = site_with_visitors();
     let all = provost(&site.path("."), &["phones"]);
     assert!(all.stdout.contains("00005e0053c7  known     never"), "{all:?}");
@@ -128,7 +128,7 @@ fn who_only_claims_to_be_a_phone_is_told_of_and_so_is_the_phone_itself() {
 }
 
 #[test]
-fn a_policy_that_changes_is_shown_as_it_is_without_asking_the_phone() {
+fn phones_command_reflects_policy_changes_at_once() {
     let (site, server) = site_with_visitors();
     site.constituency("ote", &json!({ "trust": ["factory"], "phones": { STRANGER: "no more" }, "denied": [VVX500] }));
     let standing: Vec<Value> =
@@ -147,7 +147,7 @@ fn a_policy_that_changes_is_shown_as_it_is_without_asking_the_phone() {
 }
 
 #[test]
-fn phones_of_a_broken_policy_are_not_passed_over_in_silence() {
+fn broken_policy_is_reported_by_the_phones_command() {
     let (site, server) = site_with_visitors();
     let broken = "{ \"phones\": { \"00005e00530c\": \"\" }, }";
     for name in ["lab", "unseen"] {
@@ -191,7 +191,7 @@ fn phones_of_a_broken_policy_are_not_passed_over_in_silence() {
 }
 
 #[test]
-fn the_log_of_a_phone_is_what_it_asked_and_got() {
+fn phone_log_lists_requests_with_status_and_reason() {
     let (site, _server) = site_with_visitors();
     let log = objects(&site, &["phone-log", "00:00:5E:00:53:0C"]);
     let asked: Vec<(&str, &str, u64)> = log
@@ -209,7 +209,7 @@ fn the_log_of_a_phone_is_what_it_asked_and_got() {
 }
 
 #[test]
-fn without_a_ledger_the_policy_s_phones_are_listed() {
+fn phones_of_the_policy_are_listed_without_a_history() {
     let site = Site::with_ote();
     site.write_config();
     assert_eq!(macs(&site, &[]), [VVX500]);
@@ -222,9 +222,9 @@ fn without_a_ledger_the_policy_s_phones_are_listed() {
 }
 
 #[test]
-fn root_leaves_nothing_of_its_own_in_another_user_s_state() {
+fn commands_run_by_root_keep_the_owner_of_state_files() {
     if !rustix::process::geteuid().is_root() {
-        return not_run("root_leaves_nothing_of_its_own_in_another_user_s_state", "only root can be root");
+        return not_run("commands_run_by_root_keep_the_owner_of_state_files", "only root can be root");
     }
     let site = Site::with_ote();
     site.write_config();
@@ -266,7 +266,7 @@ fn root_leaves_nothing_of_its_own_in_another_user_s_state() {
 }
 
 #[test]
-fn uploads_are_listed_shown_and_taken_back() {
+fn uploads_are_listed_printed_and_removed() {
     let site = Site::with_ote();
     site.constituency("lab", &json!({ "trust": ["factory"], "phones": { VVX500: "" } }));
     let own = format!("/{VVX500}-phone.cfg");

@@ -90,7 +90,7 @@ fn logged(server: &Running, count: usize) -> Vec<[String; 3]> {
 }
 
 #[test]
-fn a_vvx_500_asks_in_the_order_of_its_trace() {
+fn vvx_500_requests_follow_its_recorded_trace() {
     let site = shipped();
     let server = site.start();
     let ended = Booth::new().boot(&server, "ucs-5-9", "device", &[]);
@@ -106,7 +106,7 @@ fn a_vvx_500_asks_in_the_order_of_its_trace() {
 }
 
 #[test]
-fn a_soundpoint_550_asks_in_the_order_of_its_trace() {
+fn soundpoint_550_requests_follow_its_recorded_trace() {
     let site = shipped();
     let server = site.start();
     let model = ["--model", "SPIP_550", "--firmware", "4.0.15.1047", "--part-number", "2345-12500-001"];
@@ -121,7 +121,7 @@ fn a_soundpoint_550_asks_in_the_order_of_its_trace() {
 }
 
 #[test]
-fn without_directories_the_paths_are_those_of_the_trace() {
+fn paths_equal_the_trace_if_the_master_names_no_folders() {
     let site = Site::with_ote();
     site.file("ote/000000000000.cfg", r#"<APPLICATION APP_FILE_PATH="sip.ld" CONFIG_FILES="site.cfg"/>"#);
     let server = site.start();
@@ -134,7 +134,7 @@ fn without_directories_the_paths_are_those_of_the_trace() {
 }
 
 #[test]
-fn json_is_one_object_for_each_request_and_one_for_the_outcome() {
+fn phone_json_has_one_object_per_request_and_an_outcome() {
     let site = shipped();
     let server = site.start();
     let ended = Booth::new().boot(&server, "ote", "device", &["--json"]);
@@ -150,7 +150,7 @@ fn json_is_one_object_for_each_request_and_one_for_the_outcome() {
 }
 
 #[test]
-fn a_phone_that_is_not_provisioned_says_why() {
+fn failed_boot_reports_its_reason() {
     let site = shipped();
     let server = site.start();
     let booth = Booth::new();
@@ -173,7 +173,7 @@ fn a_phone_that_is_not_provisioned_says_why() {
 }
 
 #[test]
-fn a_server_that_is_down_is_said() {
+fn connection_refused_is_reported_as_not_provisioned() {
     // A port that was free a moment ago.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let booth = Booth::new();
@@ -186,7 +186,7 @@ fn a_server_that_is_down_is_said() {
 }
 
 #[test]
-fn a_second_boot_continues_the_log() {
+fn second_boot_appends_to_the_uploaded_log() {
     let site = shipped();
     let server = site.start();
     let booth = Booth::new();
@@ -209,7 +209,7 @@ fn a_second_boot_continues_the_log() {
 }
 
 #[test]
-fn a_public_constituency_is_visited_without_a_certificate() {
+fn virtual_phone_without_certificate_boots_if_none_is_required() {
     let site = Site::new();
     site.constituency("public", &json!({ "client_auth": "none" }));
     site.file("public/000000000000.cfg", r#"<APPLICATION CONFIG_FILES="site.cfg"/>"#);

@@ -99,7 +99,7 @@ const RSA: &[&str] = &["-newkey", "rsa:2048"];
 const CA: &str = "basicConstraints=critical,CA:TRUE";
 
 #[test]
-fn exactly_the_pinned_certificate_gets_in_whatever_signed_it_and_whenever_it_ends() {
+fn pinned_certificate_is_accepted_whatever_its_issuer_or_dates() {
     let site = site();
     let server = site.start();
     let mut expired = device_params(STRANGER);
@@ -142,7 +142,7 @@ fn exactly_the_pinned_certificate_gets_in_whatever_signed_it_and_whenever_it_end
 }
 
 #[test]
-fn nothing_that_resembles_the_pinned_certificate_gets_in() {
+fn certificate_resembling_a_pinned_one_is_refused() {
     let site = site();
     let server = site.start();
     let params = device_params(STRANGER);
@@ -226,7 +226,7 @@ fn open_resumed_and_new(
 }
 
 #[test]
-fn a_pin_that_goes_or_changes_puts_its_phone_out_at_once_and_nobody_else() {
+fn removed_or_changed_pin_refuses_its_phone_at_once() {
     let site = site();
     let server = site.start();
     let identity = own(STRANGER);
@@ -281,7 +281,7 @@ fn a_pin_that_goes_or_changes_puts_its_phone_out_at_once_and_nobody_else() {
 }
 
 #[test]
-fn openssl_resumes_the_session_of_a_pinned_phone_and_loses_it_with_the_pin() {
+fn openssl_session_of_a_pinned_phone_ends_with_the_pin() {
     let site = site();
     let server = site.start();
     let identity = made_by_openssl(&site, STRANGER, RSA, &[CA]);
@@ -313,7 +313,7 @@ fn openssl_resumes_the_session_of_a_pinned_phone_and_loses_it_with_the_pin() {
 }
 
 #[test]
-fn a_pinned_phone_has_a_phone_s_place_and_nobody_else_has_one_by_its_certificate() {
+fn pinned_phone_counts_as_a_known_phone_connection() {
     let mut site = site();
     site.config["limits"]["anonymous_connections"] = json!(0);
     let identity = own(STRANGER);
@@ -335,7 +335,7 @@ fn a_pinned_phone_has_a_phone_s_place_and_nobody_else_has_one_by_its_certificate
 }
 
 #[test]
-fn beside_a_pin_the_factory_s_certificate_still_counts() {
+fn factory_certificate_is_accepted_beside_a_pin() {
     let site = site();
     let server = site.start();
     pin(&site, &[(STRANGER, &fingerprint(&site, &own(STRANGER)))]);
@@ -365,7 +365,7 @@ fn plain(site: &Site, identity: &Identity) -> String {
 }
 
 #[test]
-fn who_came_with_which_certificate_from_where_is_told() {
+fn unproven_claims_list_certificates_and_addresses() {
     let mut site = site();
     site.config["status"] = json!({ "listen": "127.0.0.1:0" });
     let server = site.start();
@@ -420,7 +420,7 @@ fn denied_and_allowed_again(site: &Site, server: &Running, phone: &Identity) {
 }
 
 #[test]
-fn a_certificate_is_let_in_by_its_whole_fingerprint_and_with_a_warning_of_others() {
+fn allow_pins_a_whole_fingerprint_and_warns_of_others() {
     let site = site();
     let server = site.start();
     let (phone, impostor, _) = phone_and_impostor(&site, &server);
@@ -471,7 +471,7 @@ fn a_certificate_is_let_in_by_its_whole_fingerprint_and_with_a_warning_of_others
 }
 
 #[test]
-fn who_was_let_in_since_somebody_posed_as_it_is_allowed_without_a_warning() {
+fn phone_accepted_since_a_claim_is_allowed_without_warning() {
     let site = site();
     let server = site.start();
     let (by_factory, impostor) = (FACTORY.device(STRANGER), own(STRANGER));
@@ -519,7 +519,7 @@ fn who_was_let_in_since_somebody_posed_as_it_is_allowed_without_a_warning() {
 }
 
 #[test]
-fn a_malformed_pin_is_an_error_with_its_line_and_leaves_the_last_good_policy() {
+fn malformed_pin_is_a_located_error_and_keeps_the_last_policy() {
     let site = site();
     site.write_config();
     let server = site.start();

@@ -107,7 +107,7 @@ fn host(name: &str) -> String {
 }
 
 #[test]
-fn what_holds_no_mac_address_is_read_and_nothing_else() {
+fn plain_http_serves_only_files_without_a_mac() {
     let site = site();
     let firmware: Vec<u8> = (0..3_000_000_u32).map(|number| number.to_le_bytes()[1]).collect();
     site.file("ote/firmware/sip.ld", &firmware);
@@ -169,7 +169,7 @@ fn what_holds_no_mac_address_is_read_and_nothing_else() {
 }
 
 #[test]
-fn a_phone_is_brought_current_by_what_is_common_to_all() {
+fn phone_boots_over_plain_http_from_common_files() {
     let mut site = site();
     site.config["domain"] = json!("phones.localhost");
     site.file(&format!("ote/{VVX500}.cfg"), "not to be read here");
@@ -191,7 +191,7 @@ fn a_phone_is_brought_current_by_what_is_common_to_all() {
 }
 
 #[test]
-fn without_client_authentication_it_is_the_same() {
+fn plain_http_is_read_only_with_client_auth_none_too() {
     let site = site();
     site.constituency("ote", &json!({ "client_auth": "none", "plain_http": true }));
     site.file(&format!("ote/{VVX500}.cfg"), "secret");
@@ -201,7 +201,7 @@ fn without_client_authentication_it_is_the_same() {
 }
 
 #[test]
-fn host_says_each_time_which_constituency_is_asked() {
+fn plain_http_selects_the_constituency_by_host_per_request() {
     let mut site = site();
     site.constituency("third", &json!({ "client_auth": "none", "plain_http": true, "aliases": ["drei"] }));
     site.file("third/site.cfg", "<third-site/>");
@@ -241,7 +241,7 @@ fn host_says_each_time_which_constituency_is_asked() {
 }
 
 #[test]
-fn an_address_as_host_is_for_the_constituency_of_those_without_sni_if_that_is_open() {
+fn ip_address_as_host_selects_the_no_sni_constituency() {
     for (no_sni, expected) in [("ote", 200), ("other", 421), ("nobody", 421)] {
         let mut site = site();
         site.config["no_sni"] = no_sni.into();
@@ -254,7 +254,7 @@ fn an_address_as_host_is_for_the_constituency_of_those_without_sni_if_that_is_op
 }
 
 #[test]
-fn http_1_0_without_host_is_for_no_sni_if_that_is_open() {
+fn http_1_0_without_host_selects_the_no_sni_constituency() {
     for (no_sni, expected) in [(Some("ote"), 200), (Some("other"), 400), (Some("nobody"), 400), (None, 400)] {
         let mut site = site();
         if let Some(no_sni) = no_sni {
@@ -273,7 +273,7 @@ fn http_1_0_without_host_is_for_no_sni_if_that_is_open() {
 }
 
 #[test]
-fn from_elsewhere_nothing_is_even_read() {
+fn plain_http_from_an_unlisted_network_is_closed_unread() {
     let mut site = site();
     site.config["plain_http"]["listen"] = json!(["127.0.0.1:0", "[::1]:0"]);
     let server = Running::start(site.command(), 3);
@@ -294,7 +294,7 @@ fn from_elsewhere_nothing_is_even_read() {
 }
 
 #[test]
-fn a_change_of_the_policy_counts_at_the_next_request_of_open_connections() {
+fn policy_change_applies_to_open_plain_http_connections() {
     let site = site();
     let server = start(&site);
     let (mut ote, mut phone) =
@@ -312,7 +312,7 @@ fn a_change_of_the_policy_counts_at_the_next_request_of_open_connections() {
 }
 
 #[test]
-fn strangers_of_the_lan_take_no_places_of_proven_phones_and_are_not_waited_for() {
+fn plain_http_clients_use_only_anonymous_slots_and_time_out() {
     let mut site = site();
     site.config["limits"] = json!({ "anonymous_connections": 2, "connections_per_phone": 1, "header_s": 1, "idle_s": 8, "free_space_bytes": 0 });
     site.file("ote/large.bin", "x".repeat(32 << 20));
@@ -346,7 +346,7 @@ fn strangers_of_the_lan_take_no_places_of_proven_phones_and_are_not_waited_for()
 }
 
 #[test]
-fn silent_connections_keep_no_client_out() {
+fn silent_plain_http_connections_are_evicted_for_clients() {
     let mut site = site();
     site.config["limits"] = json!({ "anonymous_connections": 4, "header_s": 600, "free_space_bytes": 0 });
     let server = start(&site);
@@ -364,7 +364,7 @@ fn silent_connections_keep_no_client_out() {
 }
 
 #[test]
-fn silent_connection_ends_with_the_time_of_a_header() {
+fn silent_plain_http_connection_ends_at_the_header_timeout() {
     let mut site = site();
     site.config["limits"] = json!({ "header_s": 1, "idle_s": 600, "free_space_bytes": 0 });
     let server = start(&site);
@@ -372,7 +372,7 @@ fn silent_connection_ends_with_the_time_of_a_header() {
 }
 
 #[test]
-fn a_peer_that_was_at_rest_speaks_again_and_a_stop_ends_it() {
+fn idle_plain_http_connection_resumes_and_ends_on_shutdown() {
     let site = site();
     let mut command = site.command();
     command.env("PROVOST_LOG", "info,provost=trace");
@@ -390,7 +390,7 @@ fn a_peer_that_was_at_rest_speaks_again_and_a_stop_ends_it() {
 }
 
 #[test]
-fn one_side_does_not_speak_as_the_other() {
+fn tls_and_plain_http_ports_refuse_each_others_protocol() {
     let site = site();
     let server = start(&site);
     let hello = server.client("ote", &FACTORY.device(VVX500)).hello();
@@ -408,7 +408,7 @@ fn one_side_does_not_speak_as_the_other() {
 }
 
 #[test]
-fn a_virtual_phone_with_the_wrong_scheme_says_which_is_the_right_one() {
+fn virtual_phone_reports_the_right_scheme_for_the_port() {
     let site = site();
     let server = start(&site);
     let boot = |scheme: &str, address: SocketAddr| {
@@ -425,7 +425,7 @@ fn a_virtual_phone_with_the_wrong_scheme_says_which_is_the_right_one() {
 }
 
 #[test]
-fn check_says_whom_it_is_open_to_and_whether_it_has_an_effect() {
+fn check_reports_public_or_ineffective_plain_http() {
     let mut site = site();
     let checked = |site: &Site| {
         site.write_config();

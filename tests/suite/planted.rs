@@ -114,9 +114,9 @@ fn state_of(folder: &Path) -> Vec<(String, u64, u32, u32, Vec<u8>)> {
 }
 
 #[test]
-fn root_neither_shows_nor_changes_what_was_planted() {
+fn root_commands_neither_print_nor_change_planted_files() {
     if !rustix::process::geteuid().is_root() {
-        return not_run("root_neither_shows_nor_changes_what_was_planted", "only root can be root");
+        return not_run("root_commands_neither_print_nor_change_planted_files", "only root can be root");
     }
     let mut count = 0;
     for (place, commands) in PLACES {
@@ -167,9 +167,9 @@ fn files_of(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn uploads_planted_by_the_service_user_are_not_roots() {
+fn planted_uploads_are_not_followed_by_root_commands() {
     if !rustix::process::geteuid().is_root() {
-        return not_run("uploads_planted_by_the_service_user_are_not_roots", "only root can be root");
+        return not_run("planted_uploads_are_not_followed_by_root_commands", "only root can be root");
     }
     let (site, roots) = site_of_nobody(UPLOAD, false);
     let own = site.uploads("ote", VVX500).join("00005e00530c-boot.log");
@@ -198,7 +198,7 @@ fn uploads_planted_by_the_service_user_are_not_roots() {
 }
 
 #[test]
-fn a_stored_name_does_not_drive_the_terminal() {
+fn control_characters_in_upload_names_are_replaced() {
     let site = Site::with_ote();
     site.write_config();
     let folder = site.uploads("ote", VVX500);

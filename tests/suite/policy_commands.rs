@@ -30,7 +30,7 @@ fn policy(site: &Site, name: &str) -> Value {
 }
 
 #[test]
-fn allow_and_deny_are_in_force_within_a_second_and_end_nobody_s_session() {
+fn allow_and_deny_apply_within_a_second_and_keep_sessions() {
     let site = Site::with_ote();
     let server = site.start();
     let (known, stranger) =
@@ -67,7 +67,7 @@ fn allow_and_deny_are_in_force_within_a_second_and_end_nobody_s_session() {
 }
 
 #[test]
-fn a_denial_in_one_constituency_edits_its_policy_and_no_other() {
+fn deny_edits_only_the_policy_of_its_constituency() {
     let site = Site::with_ote();
     site.constituency("lab", &json!({ "trust": ["factory"], "phones": "any" }));
     site.constituency("public", &json!({ "client_auth": "none" }));
@@ -97,7 +97,7 @@ fn a_denial_in_one_constituency_edits_its_policy_and_no_other() {
 }
 
 #[test]
-fn a_policy_keeps_its_form_its_mode_and_all_of_it_if_it_cannot_be_changed() {
+fn policy_edits_keep_format_and_mode_or_change_nothing() {
     let site = Site::with_ote();
     site.write_config();
     let file = site.served("ote/constituency.json");
@@ -131,7 +131,7 @@ fn a_policy_keeps_its_form_its_mode_and_all_of_it_if_it_cannot_be_changed() {
 }
 
 #[test]
-fn what_a_killed_allow_left_is_swept_by_the_next() {
+fn temporary_file_of_a_killed_allow_is_removed_by_the_next() {
     let site = Site::with_ote();
     site.write_config();
     // Linux gives no process such a number.
@@ -157,7 +157,7 @@ fn what_a_killed_allow_left_is_swept_by_the_next() {
 }
 
 #[test]
-fn commands_at_the_same_time_lose_nothing_of_one_another() {
+fn concurrent_allow_commands_are_all_kept() {
     let site = Site::with_ote();
     site.write_config();
     let mac = |number: usize| format!("00005e0053{number:02x}");
@@ -173,8 +173,8 @@ fn commands_at_the_same_time_lose_nothing_of_one_another() {
 }
 
 #[test]
-fn what_root_makes_and_changes_belongs_to_whom_the_rest_belongs() {
-    let test = "what_root_makes_and_changes_belongs_to_whom_the_rest_belongs";
+fn files_changed_by_root_keep_the_owner_of_their_folder() {
+    let test = "files_changed_by_root_keep_the_owner_of_their_folder";
     if !rustix::process::geteuid().is_root() {
         return not_run(test, "only root can be root");
     }
@@ -242,7 +242,7 @@ fn what_root_makes_and_changes_belongs_to_whom_the_rest_belongs() {
 }
 
 #[test]
-fn a_new_constituency_has_what_is_common_to_all_phones_of_another() {
+fn constituency_add_from_copies_only_common_files() {
     let site = Site::with_ote();
     site.constituency(
         "ote",
@@ -299,7 +299,7 @@ fn a_new_constituency_has_what_is_common_to_all_phones_of_another() {
 }
 
 #[test]
-fn constituencies_are_listed_and_a_name_is_taken_once() {
+fn constituency_list_and_add_refuse_names_in_use() {
     let site = Site::with_ote();
     let policy = json!({ "description": "trials", "phones": "any", "trust": ["factory"], "aliases": ["trial"] });
     site.constituency("ote", &policy);
@@ -343,7 +343,7 @@ fn constituencies_are_listed_and_a_name_is_taken_once() {
 }
 
 #[test]
-fn a_broken_policy_is_listed_as_what_a_server_makes_of_it() {
+fn constituency_list_shows_what_a_server_does_with_it() {
     let site = Site::with_ote();
     site.write_config();
     site.file("ote/constituency.json", "{");

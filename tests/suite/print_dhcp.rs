@@ -92,7 +92,7 @@ fn is_good(ended: &Ended, text: &str) {
 }
 
 #[test]
-fn dhcpd_takes_it() {
+fn dhcpd_accepts_the_printed_configuration() {
     let text = printed(&site(), "isc");
     is_good(&dhcpd(&text), &text);
     assert_ne!(dhcpd(&text.replace("code 160 = text", "code 160 = nonsense")).code, 0, "dhcpd would say so");
@@ -110,7 +110,7 @@ fn dhcpd_takes_it() {
 }
 
 #[test]
-fn dnsmasq_takes_it() {
+fn dnsmasq_accepts_the_printed_configuration() {
     let text = printed(&site(), "dnsmasq");
     is_good(&dnsmasq(&text), &text);
     assert_ne!(dnsmasq(&text.replace("dhcp-option=tag", "dhcp-opt=tag")).code, 0, "dnsmasq would say so");
@@ -122,7 +122,7 @@ fn dnsmasq_takes_it() {
 }
 
 #[test]
-fn kea_takes_it() {
+fn kea_accepts_the_printed_configuration() {
     let text = printed(&site(), "kea");
     is_good(&kea(&text), &text);
     assert_ne!(kea(&text.replace("ntp-servers", "ntp-server")).code, 0, "Kea would say so");
@@ -138,7 +138,7 @@ fn kea_takes_it() {
 
 /// No program of MikroTik's runs here, so this is our own reading of its syntax: a menu, or `add` with `key=value`.
 #[test]
-fn routeros_gets_only_lines_that_it_knows() {
+fn printed_routeros_lines_use_only_known_keys() {
     let text = printed(&site(), "mikrotik");
     let mut menu = "";
     let mut leases = 0;
@@ -204,7 +204,7 @@ fn words(line: &str) -> Vec<(String, String)> {
 }
 
 #[test]
-fn nothing_printed_drives_a_terminal_or_deceives_a_reader() {
+fn printed_dhcp_contains_no_control_or_bidi_characters() {
     let site = site();
     for format in ["isc", "kea", "dnsmasq", "mikrotik"] {
         let text = printed(&site, format);
@@ -215,7 +215,7 @@ fn nothing_printed_drives_a_terminal_or_deceives_a_reader() {
 }
 
 #[test]
-fn where_no_phone_is_named_everybody_on_the_network_is_told() {
+fn dhcp_options_apply_to_all_clients_if_any_phone_is_allowed() {
     let site = site();
     site.constituency("ote", &json!({ "trust": ["factory"], "phones": "any" }));
     for (format, judge) in [("isc", dhcpd as fn(&str) -> Ended), ("dnsmasq", dnsmasq), ("kea", kea)] {
@@ -229,7 +229,7 @@ fn where_no_phone_is_named_everybody_on_the_network_is_told() {
 }
 
 #[test]
-fn what_makes_no_sense_is_refused_with_a_word_on_it() {
+fn invalid_dhcp_options_are_refused_with_a_reason() {
     let site = site();
     let refused = |format: &str, more: &[&str], words: &str| {
         let ended = print(&site, format, more);
@@ -272,7 +272,7 @@ fn what_makes_no_sense_is_refused_with_a_word_on_it() {
 }
 
 #[test]
-fn an_alias_and_another_port_are_in_the_url() {
+fn printed_dhcp_url_contains_alias_and_port() {
     let mut site = Site::with_ote();
     site.config["listen"] = json!(["127.0.0.1:8443"]);
     site.constituency(
@@ -287,7 +287,7 @@ fn an_alias_and_another_port_are_in_the_url() {
 }
 
 #[test]
-fn a_constituency_without_phones_opens_the_network_to_none() {
+fn dhcp_for_a_constituency_without_phones_is_refused() {
     let site = site();
     for policy in [
         json!({ "trust": ["factory"], "phones": {} }),
@@ -303,7 +303,7 @@ fn a_constituency_without_phones_opens_the_network_to_none() {
 }
 
 #[test]
-fn plain_http_needs_a_port_and_a_policy() {
+fn dhcp_with_plain_http_needs_a_port_and_a_policy() {
     let mut site = site();
     site.config["plain_http"] = json!({ "listen": "192.168.1.5:8080", "networks": ["192.168.0.0/16"] });
     site.write_config();
@@ -326,7 +326,7 @@ fn plain_http_needs_a_port_and_a_policy() {
 }
 
 #[test]
-fn what_a_server_cannot_do_is_said() {
+fn limits_of_a_dhcp_server_are_printed_as_notes() {
     let site = two_phones();
     let times = ["--lease", "172800", "--max-lease", "604800"];
     for (format, limits) in [
@@ -355,7 +355,7 @@ fn what_a_server_cannot_do_is_said() {
 }
 
 #[test]
-fn a_phone_on_two_lists_is_said() {
+fn phone_listed_in_two_constituencies_is_a_dhcp_warning() {
     let site = two_phones();
     site.constituency("prod", &json!({ "trust": ["factory"], "phones": { VVX550: "" } }));
     let ended = print(&site, "isc", &[]);
@@ -571,8 +571,8 @@ fn reserves_addresses(mut server: DhcpServer, url: &str, longest: Option<u32>) {
 }
 
 #[test]
-fn one_print_reserves_addresses_and_sets_lease_times() {
-    if !lan("print_dhcp::one_print_reserves_addresses_and_sets_lease_times", "dhcpd") {
+fn printed_dhcp_reserves_addresses_and_sets_lease_times() {
+    if !lan("print_dhcp::printed_dhcp_reserves_addresses_and_sets_lease_times", "dhcpd") {
         return;
     }
     let mut site = two_phones();
@@ -601,8 +601,8 @@ fn one_print_reserves_addresses_and_sets_lease_times() {
 }
 
 #[test]
-fn ntp_names_are_looked_up_for_servers_that_take_addresses() {
-    let test = "print_dhcp::ntp_names_are_looked_up_for_servers_that_take_addresses";
+fn ntp_names_are_resolved_for_servers_that_need_addresses() {
+    let test = "print_dhcp::ntp_names_are_resolved_for_servers_that_need_addresses";
     if !namespace::is_inside(test, &[]) {
         return;
     }

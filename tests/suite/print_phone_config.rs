@@ -50,7 +50,7 @@ fn printed(site: &Site, more: &[&str]) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn a_phone_keeps_the_server_trusts_its_root_knows_the_time_and_asks_when_others_do_not() {
+fn printed_phone_config_sets_server_root_time_and_polling() {
     let site = site();
     let parameters = printed(&site, &["--ntp", "ntp.example.com", "--polling", "02:00-04:30"]);
     let expected = [
@@ -86,7 +86,7 @@ fn a_phone_keeps_the_server_trusts_its_root_knows_the_time_and_asks_when_others_
 }
 
 #[test]
-fn the_name_is_checked_unless_somebody_insists_and_is_told_of_the_attack() {
+fn no_name_check_is_printed_with_a_warning() {
     let site = site();
     let name = "device.sec.TLS.prov.strictCertCommonNameValidation";
     assert!(!printed(&site, &[]).contains_key(name));
@@ -102,7 +102,7 @@ fn the_name_is_checked_unless_somebody_insists_and_is_told_of_the_attack() {
 }
 
 #[test]
-fn the_root_is_found_by_the_certificate_in_use() {
+fn root_is_derived_from_the_certificate_in_use() {
     let mut site = site();
     let unknown = print(&site, &[]);
     assert_eq!((unknown.code, unknown.stdout.as_str()), (2, ""));
@@ -155,7 +155,7 @@ fn the_root_is_found_by_the_certificate_in_use() {
 }
 
 #[test]
-fn only_one_certificate_is_taken_for_the_root() {
+fn root_file_must_hold_exactly_one_certificate() {
     let site = site();
     let refused = |content: &str| {
         std::fs::write(site.path("root.pem"), content).unwrap();
@@ -173,7 +173,7 @@ fn only_one_certificate_is_taken_for_the_root() {
 }
 
 #[test]
-fn the_log_stays_below_what_the_policy_takes() {
+fn printed_log_size_stays_below_the_upload_limit() {
     let site = site();
     let name = "log.render.file.upload.append.sizeLimit";
     let policy = |uploads| json!({ "trust": ["factory"], "phones": { VVX500: "" }, "uploads": uploads });
@@ -185,7 +185,7 @@ fn the_log_stays_below_what_the_policy_takes() {
 }
 
 #[test]
-fn names_and_ports_stand_where_they_belong() {
+fn printed_server_name_contains_a_nonstandard_port() {
     let mut site = site();
     site.constituency("xn--bcher-kva--x", &json!({ "trust": ["factory"], "phones": {} }));
     site.config["listen"] = json!(["127.0.0.1:8443"]);
@@ -217,7 +217,7 @@ fn below(ca: &Ca) -> Identity {
 }
 
 #[test]
-fn a_phone_trusts_the_root_of_every_pair() {
+fn phone_config_contains_the_root_of_every_pair() {
     let site = site();
     let other = Ca::root("Other Server CA");
     below(&other).with(&other).write(&site.path("."), "ec");
@@ -248,7 +248,7 @@ fn store(site: &Site, lineage: &str, identity: &Identity, directory: &str) {
 }
 
 #[test]
-fn a_phone_trusts_the_roots_of_all_that_is_stored_and_of_fallback_cas() {
+fn phone_config_contains_roots_of_stored_and_fallback_cas() {
     let mut site = site();
     let letsencrypt = "https://acme-v02.api.letsencrypt.org/directory";
     let (first, second) = (Ca::root("First CA"), Ca::root("Second CA"));
@@ -279,8 +279,8 @@ fn a_phone_trusts_the_roots_of_all_that_is_stored_and_of_fallback_cas() {
 }
 
 #[test]
-fn a_phone_tries_each_address_of_the_server() {
-    let test = "print_phone_config::a_phone_tries_each_address_of_the_server";
+fn phone_config_counts_the_addresses_of_the_server() {
+    let test = "print_phone_config::phone_config_counts_the_addresses_of_the_server";
     if !namespace::is_inside(test, &[]) {
         return;
     }

@@ -104,7 +104,7 @@ fn watched() -> Site {
 }
 
 #[test]
-fn certificate_files_that_near_their_end_are_told_everywhere() {
+fn certificate_near_expiry_is_reported_everywhere() {
     let (ok, soon, error) = (("ok", "valid"), ("warning", "ends_soon"), ("error", "ends_soon"));
     let cases = [
         (90 * DAY, 2159 * HOUR, ok, ""),
@@ -129,7 +129,7 @@ fn certificate_files_that_near_their_end_are_told_everywhere() {
 }
 
 #[test]
-fn one_old_pair_of_files_beside_good_ones_is_told_everywhere() {
+fn one_expiring_pair_beside_valid_ones_is_reported() {
     let exact = format!("old.{DOMAIN}");
     for (name, is_rsa) in [(&*exact, true), (&*exact, false), (&format!("*.{DOMAIN}"), true)] {
         let mut site = watched();
@@ -155,7 +155,7 @@ fn one_old_pair_of_files_beside_good_ones_is_told_everywhere() {
 }
 
 #[test]
-fn without_a_valid_certificate_it_is_not_ready() {
+fn server_without_a_valid_certificate_is_not_ready() {
     let cases = [
         (100 * DAY, 90 * DAY, "expired", "certificate expired at"),
         (DAY, 23 * HOUR, "expired", "certificate expired at"),
@@ -206,7 +206,7 @@ fn expired_pair_is_not_presented_beside_a_valid_one() {
 }
 
 #[test]
-fn server_that_presents_an_expired_certificate_alone_is_not_ready() {
+fn server_presenting_only_an_expired_certificate_is_not_ready() {
     let mut site = watched();
     certificate(&format!("*.{DOMAIN}"), true, 100 * DAY, 90 * DAY).write(&site.path("."), "expired");
     // Phones of other constituencies refuse this one as much.
@@ -238,7 +238,7 @@ fn certificate_for_other_names_is_an_error_everywhere() {
 }
 
 #[test]
-fn intermediate_that_ends_is_told_everywhere() {
+fn intermediate_near_expiry_is_reported_everywhere() {
     let wildcard = format!("*.{DOMAIN}");
     for (left, level, reason) in [
         (Some(80 * DAY), ("ok", "valid"), ""),
@@ -263,7 +263,7 @@ fn intermediate_that_ends_is_told_everywhere() {
 }
 
 #[test]
-fn chain_with_an_expired_intermediate_yields_to_a_whole_one() {
+fn chain_with_expired_intermediate_yields_to_a_valid_one() {
     let (mut ca, leaf) = (ca_params("Test Intermediate"), CertificateParams::new(vec![format!("*.{DOMAIN}")]).unwrap());
     valid(&mut ca, SystemTime::now() - 1000 * DAY, SystemTime::now() - HOUR);
     let ca = SERVER_CA.below(ca);
@@ -278,7 +278,7 @@ fn chain_with_an_expired_intermediate_yields_to_a_whole_one() {
 }
 
 #[test]
-fn files_that_break_while_serving_are_told_everywhere_until_they_are_good() {
+fn broken_certificate_files_are_reported_until_repaired() {
     type Break<'a> = (&'a dyn Fn(), &'a str);
 
     let own = certificate(&format!("*.{DOMAIN}"), true, DAY, 90 * DAY);
@@ -324,7 +324,7 @@ fn files_that_break_while_serving_are_told_everywhere_until_they_are_good() {
 }
 
 #[test]
-fn pair_that_was_never_usable_is_told_beside_a_good_one() {
+fn never_usable_pair_is_reported_beside_a_valid_one() {
     let mut site = watched();
     std::fs::remove_file(site.path("rsa.key")).unwrap();
     site.config["status"] = json!({ "listen": "127.0.0.1:0" });
@@ -338,7 +338,7 @@ fn pair_that_was_never_usable_is_told_beside_a_good_one() {
 }
 
 #[test]
-fn a_certificate_of_tomorrow_says_to_look_at_the_clock() {
+fn not_yet_valid_certificate_advises_to_check_the_clock() {
     let mut site = watched();
     let wildcard = format!("*.{DOMAIN}");
     let mut params = rcgen::CertificateParams::new(vec![wildcard.clone()]).unwrap();
@@ -384,7 +384,7 @@ fn cannot_renew(age: Duration, lifetime: Duration, names: &[String]) -> Site {
 }
 
 #[test]
-fn a_renewal_that_fails_is_told_everywhere_once_it_is_overdue() {
+fn overdue_renewal_is_reported_everywhere() {
     let (ok, late, error) = (("ok", "valid"), ("warning", "renewal_overdue"), ("error", "renewal_overdue"));
     let cases = [
         (90 * DAY, 40 * DAY, ok, ""),
@@ -415,7 +415,7 @@ fn a_renewal_that_fails_is_told_everywhere_once_it_is_overdue() {
 }
 
 #[test]
-fn with_nothing_to_serve_it_is_not_ready_and_the_alert_fires() {
+fn server_with_no_constituency_is_not_ready_and_alerts() {
     let site = watched();
     std::fs::rename(site.path("constituencies"), site.path("away")).unwrap();
     let server = site.start();
@@ -450,7 +450,7 @@ fn with_nothing_to_serve_it_is_not_ready_and_the_alert_fires() {
 }
 
 #[test]
-fn from_sigterm_on_it_is_not_ready_while_uploads_end() {
+fn readyz_fails_from_sigterm_on_during_the_drain() {
     let mut site = watched();
     site.config["limits"]["drain_s"] = 600.into();
     let server = site.start();

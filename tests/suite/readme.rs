@@ -47,7 +47,7 @@ fn readme_is_short() {
 }
 
 #[test]
-fn every_block_is_of_a_kind_that_a_test_knows() {
+fn every_fenced_block_is_covered_by_a_test() {
     assert_eq!(PAGES.len(), 9);
     for (name, text) in &*PAGES {
         assert_eq!(text.matches("```").count() % 2, 0, "{name}");
@@ -67,7 +67,7 @@ fn every_block_is_of_a_kind_that_a_test_knows() {
 }
 
 #[test]
-fn every_configuration_is_valid() {
+fn every_documented_configuration_is_valid() {
     let (sites, policies): (Vec<_>, Vec<_>) =
         blocks("json").into_iter().partition(|block| block.contains("\"domain\""));
     assert_eq!((sites.len(), policies.len()), (3, 1));
@@ -84,7 +84,7 @@ fn every_configuration_is_valid() {
 }
 
 #[test]
-fn reference_has_the_tables_of_the_schemas() {
+fn reference_tables_equal_the_schemas() {
     let mut text = page("docs/reference.md").to_owned();
     for file in ["provost", "constituency"] {
         let mark = format!("<!-- generated: provost schema {file} --markdown -->\n");
@@ -118,7 +118,7 @@ fn keys(schema: &serde_json::Value, found: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn reference_has_a_row_for_every_key_with_a_meaning() {
+fn reference_has_a_complete_row_for_every_key() {
     for (file, next, least) in [("provost", "## A constituency's folder", 45), ("constituency", "## Capacity", 18)] {
         let heading = format!("\n## {file}.json\n");
         let tables = page("docs/reference.md").split_once(&heading).unwrap().1.split_once(next).unwrap().0;
@@ -139,7 +139,7 @@ fn reference_has_a_row_for_every_key_with_a_meaning() {
 }
 
 #[test]
-fn reference_has_every_limit_with_its_default() {
+fn reference_lists_every_limit_with_its_default() {
     let schema = schema("provost");
     let limits = schema["$defs"]["Limits"]["properties"].as_object().unwrap();
     let expected: BTreeSet<(&str, String)> =
@@ -156,7 +156,7 @@ fn reference_has_every_limit_with_its_default() {
 }
 
 #[test]
-fn every_internal_link_leads_somewhere() {
+fn every_internal_link_resolves() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut seen = 0;
     for (name, text) in &*PAGES {
@@ -176,7 +176,7 @@ fn every_internal_link_leads_somewhere() {
 }
 
 #[test]
-fn every_command_in_the_text_exists_with_its_options() {
+fn every_documented_command_exists_with_its_options() {
     let mut commands = BTreeSet::new();
     for (_, text) in &*PAGES {
         commands.extend(code_spans(text).into_iter().filter(|span| span.starts_with("provost ")));
@@ -199,7 +199,7 @@ fn every_command_in_the_text_exists_with_its_options() {
 }
 
 #[test]
-fn the_two_commands_are_what_they_say() {
+fn readme_commands_equal_those_of_ci() {
     let shell = readme_commands();
     assert_eq!((shell[0], shell[1]), ("cargo run --release -- demo\n", "tests/run\n"));
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -215,7 +215,7 @@ fn commands(text: &str) -> Vec<Vec<String>> {
 }
 
 #[test]
-fn what_gets_phones_there_is_printed_as_documented() {
+fn documented_dhcp_and_phone_config_commands_print() {
     let mut site = Site::new();
     site.config["certificate"] = json!({ "local_ca": {} });
     site.constituency("home", &json!({ "phones": { VVX500: "the kitchen" } }));
@@ -247,7 +247,7 @@ fn what_gets_phones_there_is_printed_as_documented() {
 }
 
 #[test]
-fn a_first_phone_boots_as_documented() {
+fn first_phone_boots_as_documented() {
     // A network of its own: local mode's port is fixed, and other tests and people use it too.
     let isolated = |script: &str, folder: &Path| {
         let script = format!("set -e; ip link set lo up; {script}");
@@ -255,7 +255,7 @@ fn a_first_phone_boots_as_documented() {
     };
     let folder = tempfile::tempdir().unwrap();
     if isolated("true", folder.path()).code != 0 {
-        return not_run("a_first_phone_boots_as_documented", "no network namespace can be made here");
+        return not_run("first_phone_boots_as_documented", "no network namespace can be made here");
     }
     let shell = readme_commands();
     let setup = shell[2].strip_suffix("provost serve\n").expect("the block ends by serving");
@@ -354,7 +354,7 @@ fn with(text: &str, old: &str, new: &str) -> String {
 }
 
 #[test]
-fn readme_goes_public_by_the_commands_of_the_page() {
+fn readme_public_setup_commands_are_those_of_the_page() {
     let page = fences(section(GOING_PUBLIC.0, GOING_PUBLIC.1)).iter().map(|fence| fence.1).collect::<String>();
     let readme = readme_commands()[5];
     assert_eq!(readme.lines().count(), 6, "{readme}");
@@ -364,8 +364,8 @@ fn readme_goes_public_by_the_commands_of_the_page() {
 }
 
 #[test]
-fn a_bare_machine_goes_public_as_documented() {
-    let test = "readme::a_bare_machine_goes_public_as_documented";
+fn bare_machine_goes_public_as_documented() {
+    let test = "readme::bare_machine_goes_public_as_documented";
     if !bind::is_here(test) || !Pebble::is_here(test) {
         return;
     }
@@ -452,7 +452,7 @@ fn operators_may_allow(machine: &Machine, serve: Command) {
 }
 
 #[test]
-fn a_phone_with_a_certificate_of_its_own_is_let_in_as_documented() {
+fn phone_with_a_pinned_certificate_is_allowed_as_documented() {
     let shell = blocks("sh");
     let pin = *shell.iter().find(|block| block.contains("--certificate-sha256")).unwrap();
     let (said, mac) = (pin.trim().rsplit(' ').next().unwrap(), pin.split(' ').nth(2).unwrap());
@@ -479,7 +479,7 @@ fn a_phone_with_a_certificate_of_its_own_is_let_in_as_documented() {
 }
 
 #[test]
-fn a_ca_of_ones_own_is_made_and_used_as_documented() {
+fn own_ca_is_created_and_used_as_documented() {
     let folder = tempfile::tempdir().unwrap();
     let own_ca = section("docs/phones.md", "### A CA of your own");
     let [("sh", script)] = fences(own_ca)[..] else { panic!("{own_ca}") };
@@ -513,8 +513,8 @@ fn a_ca_of_ones_own_is_made_and_used_as_documented() {
 }
 
 #[test]
-fn a_registrar_without_updates_delegates_the_challenge_as_documented() {
-    let test = "a_registrar_without_updates_delegates_the_challenge_as_documented";
+fn challenge_delegation_works_as_documented() {
+    let test = "challenge_delegation_works_as_documented";
     if !bind::is_here(test) {
         return;
     }
@@ -615,8 +615,8 @@ fn certbot_files_reach_the_service_as_documented() {
 }
 
 #[test]
-fn local_mode_is_watched_as_documented() {
-    let test = "readme::local_mode_is_watched_as_documented";
+fn local_mode_is_monitored_as_documented() {
+    let test = "readme::local_mode_is_monitored_as_documented";
     let spans = code_spans(section("docs/operating.md", "## The page"));
     let status = &spans[0];
     let site = format!(r#"{{ "domain": "a.example", "certificate": {{ "local_ca": {{}} }}, {status} }}"#);

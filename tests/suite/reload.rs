@@ -62,7 +62,7 @@ fn unrecognised(client: &Client) -> bool {
 }
 
 #[test]
-fn a_phone_that_is_added_gets_in_on_the_connection_that_it_has() {
+fn added_phone_is_served_on_its_open_connection() {
     let mut seen = 0;
     for way in WAYS {
         let site = Site::with_ote();
@@ -80,7 +80,7 @@ fn a_phone_that_is_added_gets_in_on_the_connection_that_it_has() {
 }
 
 #[test]
-fn a_phone_that_is_removed_gets_nothing_more_on_the_connection_that_it_has() {
+fn removed_phone_gets_403_on_its_open_connection() {
     for way in WAYS {
         let site = Site::with_ote();
         add_phone(&site, way);
@@ -102,7 +102,7 @@ fn a_phone_that_is_removed_gets_nothing_more_on_the_connection_that_it_has() {
 }
 
 #[test]
-fn a_denial_beats_the_list_and_the_own_file_at_once() {
+fn denial_overrides_list_and_own_file_within_a_second() {
     let site = Site::with_ote();
     add_phone(&site, "a file of its own");
     site.constituency("ote", &knows(&[VVX500, VVX550]));
@@ -118,7 +118,7 @@ fn a_denial_beats_the_list_and_the_own_file_at_once() {
 }
 
 #[test]
-fn an_alias_comes_and_goes_also_on_open_connections() {
+fn alias_change_applies_to_open_connections() {
     let site = Site::with_ote();
     let server = site.start();
     let device = FACTORY.device(VVX500);
@@ -138,7 +138,7 @@ fn an_alias_comes_and_goes_also_on_open_connections() {
 }
 
 #[test]
-fn a_folder_beats_an_alias_and_an_alias_claimed_twice_serves_nobody() {
+fn folder_overrides_alias_and_duplicate_alias_is_unserved() {
     let site = Site::with_ote();
     let device = FACTORY.device(VVX500);
     let mut policy = knows(&[VVX500]);
@@ -169,7 +169,7 @@ fn a_folder_beats_an_alias_and_an_alias_claimed_twice_serves_nobody() {
 }
 
 #[test]
-fn a_folder_with_a_broken_policy_still_beats_an_alias() {
+fn folder_with_a_broken_policy_still_overrides_an_alias() {
     let site = Site::with_ote();
     let mut policy = knows(&[VVX500]);
     policy["aliases"] = json!(["lab"]);
@@ -181,7 +181,7 @@ fn a_folder_with_a_broken_policy_still_beats_an_alias() {
 }
 
 #[test]
-fn a_broken_new_policy_keeps_the_last_good_one_and_says_where_it_is_broken() {
+fn broken_policy_keeps_the_last_good_one_and_is_located() {
     let site = Site::with_ote();
     let server = site.start();
     let client = server.client("ote", &FACTORY.device(VVX500));
@@ -201,7 +201,7 @@ fn a_broken_new_policy_keeps_the_last_good_one_and_says_where_it_is_broken() {
 }
 
 #[test]
-fn a_broken_first_policy_serves_nobody_until_it_is_mended() {
+fn broken_first_policy_is_not_served_until_repaired() {
     let site = Site::with_ote();
     let server = site.start();
     let client = server.client("new", &FACTORY.device(VVX500));
@@ -217,7 +217,7 @@ fn a_broken_first_policy_serves_nobody_until_it_is_mended() {
 }
 
 #[test]
-fn a_change_of_the_tls_part_ends_connections_and_sessions_of_before() {
+fn tls_policy_change_ends_earlier_connections_and_sessions() {
     let with = |key: &str, value: Value| {
         let mut policy = knows(&[VVX500]);
         policy[key] = value;
@@ -251,7 +251,7 @@ fn a_change_of_the_tls_part_ends_connections_and_sessions_of_before() {
 }
 
 #[test]
-fn a_change_of_anything_else_keeps_sessions_and_connections() {
+fn other_policy_changes_keep_sessions_and_connections() {
     let site = Site::with_ote();
     let server = site.start();
     let client = server.client("ote", &FACTORY.device(VVX500));
@@ -282,7 +282,7 @@ fn a_change_of_anything_else_keeps_sessions_and_connections() {
 }
 
 #[test]
-fn the_same_policy_written_again_changes_nothing() {
+fn rewritten_identical_policy_changes_nothing() {
     let site = Site::with_ote();
     let server = site.start();
     let client = server.client("ote", &FACTORY.device(VVX500));
@@ -304,7 +304,7 @@ fn changes_told(server: &Running) -> Vec<String> {
 }
 
 #[test]
-fn a_folder_that_is_renamed_is_served_under_its_new_name_alone() {
+fn renamed_folder_is_served_only_under_its_new_name() {
     let site = Site::with_ote();
     let server = site.start();
     let device = FACTORY.device(VVX500);

@@ -42,7 +42,7 @@ fn nonce() -> String {
 }
 
 #[test]
-fn each_check_comes_before_the_next() {
+fn request_checks_run_in_the_documented_order() {
     let site = site();
     let server = site.start();
     let good = format!("Host: {HOST}\r\n");
@@ -85,7 +85,7 @@ fn each_check_comes_before_the_next() {
 }
 
 #[test]
-fn a_host_has_many_spellings_and_each_must_lead_here() {
+fn host_must_name_the_constituency_in_any_spelling() {
     let site = site();
     let server = site.start();
     let bad = [
@@ -130,7 +130,7 @@ fn a_host_has_many_spellings_and_each_must_lead_here() {
 }
 
 #[test]
-fn an_absolute_form_target_must_agree_with_host() {
+fn absolute_form_target_must_match_host() {
     let site = site();
     let server = site.start();
     let good = format!("Host: {HOST}\r\n");
@@ -164,7 +164,7 @@ fn answer(client: &Client, request: &str) -> crate::harness::tls::Response {
 }
 
 #[test]
-fn http_1_0_without_host_is_for_the_constituency_of_the_sni() {
+fn http_1_0_without_host_uses_the_constituency_of_the_sni() {
     let site = site();
     let server = site.start();
     let phone = server.client("ote", &FACTORY.device(VVX500));
@@ -188,7 +188,7 @@ fn http_1_0_without_host_is_for_the_constituency_of_the_sni() {
 }
 
 #[test]
-fn http_1_0_without_host_and_sni_is_for_no_sni() {
+fn http_1_0_without_host_and_sni_uses_no_sni() {
     let mut site = site();
     site.config["no_sni"] = "ote".into();
     let server = site.start();
@@ -208,7 +208,7 @@ fn http_1_0_without_host_and_sni_is_for_no_sni() {
 }
 
 #[test]
-fn what_is_not_for_this_connection_ends_it() {
+fn request_for_another_host_closes_the_connection() {
     let site = site();
     let server = site.start();
     let client = server.client("ote", &FACTORY.device(VVX500));
@@ -221,7 +221,7 @@ fn what_is_not_for_this_connection_ends_it() {
 }
 
 #[test]
-fn without_sni_the_default_constituency_is_served_by_its_name_or_by_address() {
+fn no_sni_constituency_is_served_by_name_or_address() {
     let mut site = site();
     site.config["no_sni"] = "ote".into();
     let server = site.start();
@@ -239,7 +239,7 @@ fn without_sni_the_default_constituency_is_served_by_its_name_or_by_address() {
 }
 
 #[test]
-fn without_sni_a_default_that_is_not_there_refuses() {
+fn missing_no_sni_constituency_is_refused_and_logged() {
     let mut site = site();
     site.config["no_sni"] = "absent".into();
     let server = site.start();
@@ -249,7 +249,7 @@ fn without_sni_a_default_that_is_not_there_refuses() {
 }
 
 #[test]
-fn other_methods_are_refused_with_what_is_allowed_and_the_connection_lives_on() {
+fn unsupported_method_gets_405_and_keeps_the_connection() {
     let site = site();
     let server = site.start();
     let mut phone = server.client("ote", &FACTORY.device(VVX500)).connect().unwrap();
@@ -262,7 +262,7 @@ fn other_methods_are_refused_with_what_is_allowed_and_the_connection_lives_on() 
 }
 
 #[test]
-fn connect_and_an_asterisk_are_refused_and_harm_nobody() {
+fn connect_and_asterisk_targets_are_refused() {
     let site = site();
     let server = site.start();
     let good = format!("Host: {HOST}\r\n");
@@ -275,7 +275,7 @@ fn connect_and_an_asterisk_are_refused_and_harm_nobody() {
 }
 
 #[test]
-fn a_public_constituency_asks_for_no_certificate_and_holds_nobodys_files() {
+fn public_constituency_serves_only_common_files_read_only() {
     let site = site();
     site.constituency("public", &json!({ "client_auth": "none" }));
     site.file("public/site.cfg", "<public/>");

@@ -49,7 +49,7 @@ fn status(server: &Running, identity: &Identity) -> Option<u16> {
 }
 
 #[test]
-fn a_list_counts_in_every_form_and_for_the_constituencies_that_trust_it() {
+fn crl_applies_in_every_format_to_its_bundle_only() {
     let (revoked, good) = (numbered(VVX500, 0x80), numbered(VVX500, 0x81));
     let list = issuing(&[7, 0x80, 0xffff_ffff]);
     let all = [FACTORY.bundle().into_bytes(), pem_of(&list)].concat();
@@ -67,7 +67,7 @@ fn a_list_counts_in_every_form_and_for_the_constituencies_that_trust_it() {
 }
 
 #[test]
-fn a_new_list_takes_effect_within_a_second_whether_it_is_renamed_or_written_in_place() {
+fn new_crl_applies_within_a_second() {
     let (lost, good) = (numbered(VVX500, 5), numbered(VVX550, 6));
     let site = site(&[("crl.pem", pem_of(&issuing(&[])))]);
     let server = site.start();
@@ -85,7 +85,7 @@ fn a_new_list_takes_effect_within_a_second_whether_it_is_renamed_or_written_in_p
 }
 
 #[test]
-fn a_list_that_could_not_be_read_when_it_came_counts_as_soon_as_it_can() {
+fn crl_unreadable_at_first_is_retried_until_loaded() {
     let site = site(&[("crl.pem", pem_of(&issuing(&[])))]);
     let server = site.start();
     let client = server.client("acme", &numbered(VVX500, 5));
@@ -104,7 +104,7 @@ fn a_list_that_could_not_be_read_when_it_came_counts_as_soon_as_it_can() {
 }
 
 #[test]
-fn a_ca_whose_list_is_out_of_date_certifies_nobody() {
+fn outdated_crl_refuses_all_certificates_of_its_ca() {
     let phone = numbered(VVX500, 9);
     let ended = FACTORY.issuing.revokes(&[], SystemTime::now() - DAY);
     let outdated = site(&[("crl.pem", pem_of(&ended))]);
@@ -141,7 +141,7 @@ fn a_ca_whose_list_is_out_of_date_certifies_nobody() {
 }
 
 #[test]
-fn the_fresh_list_of_another_ca_of_the_same_name_makes_none_fresh() {
+fn fresh_crl_of_a_namesake_ca_does_not_renew_an_outdated_one() {
     let namesake = Ca::root("Test Factory Issuing CA 1");
     let issued_by = |ca: &Ca| {
         let mut params = device_params(VVX500);
@@ -166,7 +166,7 @@ fn the_fresh_list_of_another_ca_of_the_same_name_makes_none_fresh() {
 }
 
 #[test]
-fn a_revoked_ca_takes_what_it_signed_with_it() {
+fn revoked_ca_revokes_the_certificates_it_signed() {
     let issuing = serial_of(FACTORY.issuing.certificate.der());
     let list = FACTORY.root.revokes(&[SerialNumber::from_slice(&issuing)], SystemTime::now() + DAY);
     let phone = numbered(VVX500, 11);
@@ -195,7 +195,7 @@ fn serial_of(der: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_list_that_is_not_the_cas_own_whole_list_closes_the_constituency() {
+fn forged_foreign_or_partial_crl_makes_the_bundle_unusable() {
     let good = issuing(&[1]);
     let mut forged = good.der().to_vec();
     *forged.last_mut().unwrap() ^= 1;
@@ -239,7 +239,7 @@ fn a_list_that_is_not_the_cas_own_whole_list_closes_the_constituency() {
 }
 
 #[test]
-fn a_pin_does_not_admit_what_was_itself_revoked() {
+fn pin_does_not_override_a_revoked_certificate() {
     let (lost, of_revoked_ca) = (numbered(VVX500, 30), numbered(VVX550, 31));
     let root = FACTORY
         .root
@@ -259,7 +259,7 @@ fn fingerprint(identity: &Identity) -> String {
 }
 
 #[test]
-fn a_broken_list_does_not_replace_a_good_one() {
+fn broken_crl_keeps_the_last_good_one() {
     let (lost, good) = (numbered(VVX500, 20), numbered(VVX550, 21));
     let site = site(&[("crl.pem", pem_of(&issuing(&[20])))]);
     let server = site.start();

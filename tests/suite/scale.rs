@@ -45,7 +45,7 @@ fn with_inotify_limit(site: &Site, sysctl: &str, value: u32) -> Option<Running> 
 }
 
 #[test]
-fn a_change_among_two_thousand_constituencies_and_twenty_thousand_phones_counts_within_a_second() {
+fn change_among_2000_folders_and_20000_phones_takes_a_second() {
     const FOLDERS: usize = 2000;
     let site = Site::with_ote();
     for number in 0..FOLDERS {
@@ -79,7 +79,7 @@ fn a_change_among_two_thousand_constituencies_and_twenty_thousand_phones_counts_
 }
 
 #[test]
-fn a_storm_of_changes_does_not_put_the_look_off_nor_pile_up() {
+fn continuous_writes_do_not_delay_a_reload() {
     let site = Site::with_ote();
     let server = site.start();
     eventually("the server", || gives(&server, "ote", VVX500, 200));
@@ -102,11 +102,11 @@ fn a_storm_of_changes_does_not_put_the_look_off_nor_pile_up() {
 }
 
 #[test]
-fn without_inotify_the_folders_are_looked_at_every_second_and_the_log_names_the_sysctl() {
+fn missing_inotify_falls_back_to_polling_and_names_the_sysctl() {
     let site = Site::with_ote();
     let Some(server) = with_inotify_limit(&site, "max_inotify_instances", 0) else {
         let reason = "no user namespace in which inotify could be taken away";
-        return not_run("without_inotify_the_folders_are_looked_at_every_second_and_the_log_names_the_sysctl", reason);
+        return not_run("missing_inotify_falls_back_to_polling_and_names_the_sysctl", reason);
     };
     server.says("raise the sysctl fs.inotify.max_user_instances");
     for round in 0..3 {
@@ -120,8 +120,8 @@ fn without_inotify_the_folders_are_looked_at_every_second_and_the_log_names_the_
 }
 
 #[test]
-fn inotify_that_was_missing_at_the_start_is_used_once_it_is_there() {
-    let test = "inotify_that_was_missing_at_the_start_is_used_once_it_is_there";
+fn inotify_missing_at_start_is_used_once_available() {
+    let test = "inotify_missing_at_start_is_used_once_available";
     let site = Site::with_ote();
     let Some(server) = with_inotify_limit(&site, "max_inotify_instances", 0) else {
         return not_run(test, "no user namespace in which inotify could be taken away");
@@ -147,7 +147,7 @@ fn inotify_that_was_missing_at_the_start_is_used_once_it_is_there() {
 }
 
 #[test]
-fn with_too_few_watches_the_folders_are_looked_at_every_second_until_there_are_enough() {
+fn too_few_inotify_watches_fall_back_to_polling() {
     let site = Site::with_ote();
     for number in 0..4 {
         site.constituency(&format!("c{number}"), &policy(&[]));
@@ -155,7 +155,7 @@ fn with_too_few_watches_the_folders_are_looked_at_every_second_until_there_are_e
     // Enough for `constituencies` and two folders in it.
     let Some(server) = with_inotify_limit(&site, "max_inotify_watches", 3) else {
         let reason = "no user namespace in which inotify could be restricted";
-        return not_run("with_too_few_watches_the_folders_are_looked_at_every_second_until_there_are_enough", reason);
+        return not_run("too_few_inotify_watches_fall_back_to_polling", reason);
     };
     server.says("raise the sysctl fs.inotify.max_user_watches");
     for number in 0..4 {

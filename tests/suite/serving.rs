@@ -6,7 +6,7 @@ use crate::harness::tls::{Client, alert};
 use crate::harness::{STRANGER, VVX500, not_run, tool};
 
 #[test]
-fn a_known_phone_gets_its_files_and_a_line_in_the_log() {
+fn known_phone_is_served_and_logged() {
     let site = Site::with_ote();
     let server = site.start();
     let mut phone = server.client("ote", &FACTORY.device(VVX500)).connect().unwrap();
@@ -18,7 +18,7 @@ fn a_known_phone_gets_its_files_and_a_line_in_the_log() {
 }
 
 #[test]
-fn an_unknown_phone_is_refused_and_the_log_says_why() {
+fn unknown_phone_gets_403_and_a_logged_reason() {
     let site = Site::with_ote();
     let server = site.start();
     let response = server.client("ote", &FACTORY.device(STRANGER)).get("/site.cfg").unwrap();
@@ -27,7 +27,7 @@ fn an_unknown_phone_is_refused_and_the_log_says_why() {
 }
 
 #[test]
-fn a_certificate_of_another_factory_ends_the_handshake() {
+fn certificate_of_another_factory_fails_the_handshake() {
     let site = Site::with_ote();
     let server = site.start();
     let error = server.client("ote", &OTHER_FACTORY.device(VVX500)).get("/site.cfg").unwrap_err();
@@ -36,7 +36,7 @@ fn a_certificate_of_another_factory_ends_the_handshake() {
 }
 
 #[test]
-fn an_unknown_server_name_gets_the_alert_for_it() {
+fn unknown_server_name_gets_unrecognized_name() {
     let site = Site::with_ote();
     let server = site.start();
     for name in [Some("nobody.phones.example.com"), Some("phones.example.com"), Some("a.ote.phones.example.com"), None]
@@ -49,8 +49,8 @@ fn an_unknown_server_name_gets_the_alert_for_it() {
 }
 
 #[test]
-fn an_ipv6_address_that_this_host_does_not_have_is_an_error_where_it_has_others() {
-    let test = "an_ipv6_address_that_this_host_does_not_have_is_an_error_where_it_has_others";
+fn listening_on_a_foreign_ipv6_address_is_an_error() {
+    let test = "listening_on_a_foreign_ipv6_address_is_an_error";
     if std::net::TcpListener::bind("[::1]:0").is_err() {
         return not_run(test, "this host has no IPv6");
     }

@@ -100,7 +100,7 @@ fn visit(client: &Client) -> (u16, bool) {
 }
 
 #[test]
-fn a_session_is_resumed_within_its_constituency_and_proves_the_same_phone() {
+fn session_is_resumed_within_its_constituency_as_the_same_phone() {
     let site = Site::with_ote();
     let server = site.start();
     for version in VERSIONS {
@@ -119,7 +119,7 @@ fn a_session_is_resumed_within_its_constituency_and_proves_the_same_phone() {
 }
 
 #[test]
-fn a_session_of_one_constituency_never_opens_another() {
+fn session_is_never_resumed_in_another_constituency() {
     let mut site = Site::with_ote();
     std::fs::write(site.path("other.pem"), OTHER_FACTORY.bundle()).unwrap();
     site.config["trust"]["other"] = json!(["other.pem"]);
@@ -142,7 +142,7 @@ fn a_session_of_one_constituency_never_opens_another() {
 }
 
 #[test]
-fn a_session_without_certificate_never_opens_a_constituency_that_requires_one() {
+fn anonymous_session_is_not_resumed_where_a_cert_is_required() {
     let site = Site::with_ote();
     site.constituency("open", &json!({ "client_auth": "none", "aliases": ["public"] }));
     site.file("open/site.cfg", "<open/>");
@@ -158,7 +158,7 @@ fn a_session_without_certificate_never_opens_a_constituency_that_requires_one() 
 
 /// Where the name is the same, nothing but the TLS configuration itself keeps the sessions apart.
 #[test]
-fn a_session_does_not_go_with_an_alias_to_its_new_owner() {
+fn session_is_not_resumed_after_its_alias_moved() {
     for version in VERSIONS {
         let site = Site::new();
         site.constituency("open", &json!({ "client_auth": "none", "aliases": ["moving"] }));
@@ -183,7 +183,7 @@ fn a_session_does_not_go_with_an_alias_to_its_new_owner() {
 }
 
 #[test]
-fn a_session_of_clients_without_server_name_does_not_outlive_their_constituency() {
+fn session_without_sni_ends_when_no_sni_changes() {
     for version in VERSIONS {
         let mut site = Site::with_ote();
         site.config["no_sni"] = "open".into();
@@ -204,7 +204,7 @@ fn a_session_of_clients_without_server_name_does_not_outlive_their_constituency(
 }
 
 #[test]
-fn no_session_survives_a_change_of_the_tls_part() {
+fn no_session_survives_a_tls_policy_change() {
     let required = |extra: Value| {
         let mut policy = policy();
         policy.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
@@ -238,7 +238,7 @@ fn no_session_survives_a_change_of_the_tls_part() {
 }
 
 #[test]
-fn who_is_known_is_data_which_costs_no_session_and_counts_for_resumed_ones() {
+fn phone_list_changes_keep_sessions_and_apply_to_resumed_ones() {
     let site = Site::with_ote();
     let server = site.start();
     for version in VERSIONS {
@@ -262,7 +262,7 @@ fn who_is_known_is_data_which_costs_no_session_and_counts_for_resumed_ones() {
 }
 
 #[test]
-fn no_session_survives_a_restart_or_the_folder_made_anew() {
+fn no_session_survives_a_restart_or_a_recreated_folder() {
     let site = Site::with_ote();
     for version in VERSIONS {
         let server = site.start();
@@ -284,7 +284,7 @@ fn no_session_survives_a_restart_or_the_folder_made_anew() {
 }
 
 #[test]
-fn a_bundle_read_again_ends_sessions_only_if_it_changed() {
+fn reloaded_bundle_ends_sessions_only_if_it_changed() {
     let site = Site::with_ote();
     let server = site.start();
     let (phone, _) = client(&server, "ote", &TLS13, Some(&FACTORY.device(VVX500)));
@@ -306,7 +306,7 @@ fn a_bundle_read_again_ends_sessions_only_if_it_changed() {
 }
 
 #[test]
-fn a_certificate_that_expires_ends_open_connections_and_old_sessions() {
+fn expiring_certificate_ends_connections_and_sessions() {
     let site = Site::with_ote();
     let server = site.start();
     let mut params = device_params(VVX500);
@@ -340,7 +340,7 @@ fn device_of(bytes: usize) -> Identity {
 
 /// A ticket holds the client's certificates, and the next hello has to hold the ticket.
 #[test]
-fn chain_over_8_kib_gets_no_ticket_and_the_phone_comes_back() {
+fn chain_over_8_kib_gets_no_ticket_and_can_reconnect() {
     let site = Site::with_ote();
     let server = site.start();
     for (bytes, has_ticket) in [(6 << 10, true), (8 << 10, false), (30 << 10, false)] {
@@ -384,7 +384,7 @@ fn by_openssl(site: &Site, server: &Running, options: &str) -> (bool, bool) {
 
 /// RFC 7627 §5.3: without it, a session could be spliced into another handshake.
 #[test]
-fn a_session_of_tls_1_2_without_extended_master_secret_is_never_resumed() {
+fn tls12_session_without_extended_master_secret_is_not_resumed() {
     let site = Site::with_ote();
     let server = site.start();
     assert_eq!(by_openssl(&site, &server, "ExtendedMasterSecret"), (true, true));

@@ -28,7 +28,7 @@ fn refused_as(client: &Client, description: AlertDescription) -> bool {
 }
 
 #[test]
-fn a_trust_bundle_that_changed_ends_what_the_old_one_let_in() {
+fn changed_trust_bundle_ends_connections_of_the_old_one() {
     let site = Site::with_ote();
     let server = site.start();
     let old = server.client("ote", &FACTORY.device(VVX500));
@@ -47,7 +47,7 @@ fn a_trust_bundle_that_changed_ends_what_the_old_one_let_in() {
 }
 
 #[test]
-fn a_trust_bundle_that_is_the_same_keeps_connections_and_sessions() {
+fn unchanged_trust_bundle_keeps_connections_and_sessions() {
     let site = Site::with_ote();
     let server = site.start();
     let client = server.client("ote", &FACTORY.device(VVX500));
@@ -60,7 +60,7 @@ fn a_trust_bundle_that_is_the_same_keeps_connections_and_sessions() {
 }
 
 #[test]
-fn a_broken_trust_bundle_keeps_the_last_good_one_and_says_so() {
+fn broken_trust_bundle_keeps_the_last_good_one_and_is_logged() {
     let site = Site::with_ote();
     let server = site.start();
     let client = server.client("ote", &FACTORY.device(VVX500));
@@ -82,7 +82,7 @@ fn a_broken_trust_bundle_keeps_the_last_good_one_and_says_so() {
 }
 
 #[test]
-fn a_bundle_that_is_broken_from_the_start_stops_its_constituencies_alone_until_it_is_mended() {
+fn bundle_broken_at_start_disables_only_its_constituencies() {
     let mut site = Site::with_ote();
     site.config["trust"]["corp"] = json!(["corp.pem"]);
     site.constituency("corp", &json!({ "trust": ["corp"], "phones": { VVX500: "" } }));
@@ -105,7 +105,7 @@ fn a_bundle_that_is_broken_from_the_start_stops_its_constituencies_alone_until_i
 }
 
 #[test]
-fn a_broken_configuration_keeps_what_is_in_use_also_what_came_since_the_start() {
+fn broken_configuration_keeps_the_one_in_use() {
     let mut site = Site::with_ote();
     let server = site.start();
     let nameless = Client::new(server.address(), None).with_identity(&FACTORY.device(VVX500));
@@ -136,7 +136,7 @@ fn a_broken_configuration_keeps_what_is_in_use_also_what_came_since_the_start() 
 }
 
 #[test]
-fn a_new_trust_bundle_is_in_force_without_a_restart() {
+fn new_trust_bundle_applies_on_sighup_without_a_restart() {
     let mut site = Site::with_ote();
     site.config["status"] = json!({ "listen": "127.0.0.1:0", "token_file": "token" });
     fs::write(site.path("token"), TOKEN).unwrap();
@@ -177,7 +177,7 @@ fn a_new_trust_bundle_is_in_force_without_a_restart() {
 }
 
 #[test]
-fn a_change_that_needs_a_restart_is_said_and_has_no_effect() {
+fn change_that_needs_a_restart_is_logged_and_not_applied() {
     let mut site = Site::with_ote();
     let mut command = site.command();
     // What the command line chose is no change of the file.
@@ -206,7 +206,7 @@ fn a_change_that_needs_a_restart_is_said_and_has_no_effect() {
 }
 
 #[test]
-fn folders_are_read_again_too() {
+fn sighup_rereads_constituency_folders() {
     let site = Site::with_ote();
     let server = site.start();
     let client = server.client("ote", &FACTORY.device(VVX500));
@@ -225,7 +225,7 @@ fn folders_are_read_again_too() {
 }
 
 #[test]
-fn a_pipe_in_the_place_of_a_file_holds_up_neither_a_reload_nor_the_end() {
+fn fifo_in_place_of_a_file_blocks_neither_reload_nor_shutdown() {
     let site = Site::with_ote();
     let server = site.start();
     for name in ["factory.pem", "rsa.pem", "ec.key"] {

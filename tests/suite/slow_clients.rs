@@ -70,7 +70,7 @@ fn client_hello() -> Vec<u8> {
 }
 
 #[test]
-fn a_handshake_that_is_not_finished_in_time_is_refused_and_logged() {
+fn unfinished_handshake_times_out_and_is_logged() {
     let site = impatient();
     let server = site.start();
     let hello = client_hello();
@@ -90,7 +90,7 @@ fn a_handshake_that_is_not_finished_in_time_is_refused_and_logged() {
 }
 
 #[test]
-fn a_client_hello_that_drips_gets_no_more_time_for_each_drop() {
+fn dripping_client_hello_does_not_extend_the_timeout() {
     let site = impatient();
     let server = site.start();
     let hello = client_hello();
@@ -112,7 +112,7 @@ fn a_client_hello_that_drips_gets_no_more_time_for_each_drop() {
 }
 
 #[test]
-fn a_header_that_is_never_finished_or_drips_ends_and_is_logged() {
+fn unfinished_or_dripping_header_times_out_and_is_logged() {
     let site = impatient();
     let server = site.start();
     let client = server.client("ote", &FACTORY.device(VVX500));
@@ -139,7 +139,7 @@ fn a_header_that_is_never_finished_or_drips_ends_and_is_logged() {
 }
 
 #[test]
-fn an_idle_connection_is_closed_without_a_line_in_the_log() {
+fn idle_connection_is_closed_without_a_log_line() {
     let site = impatient();
     let server = site.start();
     let client = server.client("ote", &FACTORY.device(VVX500));
@@ -165,7 +165,7 @@ fn an_idle_connection_is_closed_without_a_line_in_the_log() {
 }
 
 #[test]
-fn a_body_that_stalls_is_broken_off_and_leaves_nothing() {
+fn stalled_upload_is_aborted_and_leaves_no_file() {
     let site = impatient();
     let server = site.start();
     let path = format!("/{VVX500}-app.log");
@@ -185,7 +185,7 @@ fn a_body_that_stalls_is_broken_off_and_leaves_nothing() {
 }
 
 #[test]
-fn a_client_that_does_not_read_is_broken_off_and_the_log_says_that_it_was_not_the_client() {
+fn client_that_does_not_read_is_aborted_and_logged() {
     let site = impatient();
     let whole = 20 << 20;
     site.file("ote/firmware.ld", vec![0; whole]);
@@ -203,7 +203,7 @@ fn a_client_that_does_not_read_is_broken_off_and_the_log_says_that_it_was_not_th
 }
 
 #[test]
-fn a_client_that_reads_slowly_but_steadily_gets_everything() {
+fn slow_but_steady_reader_gets_the_whole_file() {
     let mut site = impatient();
     site.config["limits"]["stall_s"] = 2.into();
     let whole = 20 << 20;

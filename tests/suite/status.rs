@@ -10,14 +10,14 @@ use crate::harness::site::Site;
 use crate::harness::{STRANGER, VVX500, eventually, within_a_second};
 
 #[test]
-fn a_site_without_status_has_no_such_listener() {
+fn site_without_status_has_no_operators_listener() {
     let site = Site::with_ote();
     let server = site.start();
     assert!(!server.stderr().iter().any(|line| line.contains("status page")));
 }
 
 #[test]
-fn the_overview_says_who_waits_and_who_is_well() {
+fn overview_lists_waiting_and_well_phones() {
     let mut site = Site::with_ote();
     site.config["status"] = json!({ "listen": "127.0.0.1:0" });
     let server = site.start();
@@ -56,7 +56,7 @@ fn write_token(site: &Site, token: &str, mode: u32) {
 }
 
 #[test]
-fn a_phone_that_is_allowed_by_the_api_is_let_in_within_a_second() {
+fn phone_allowed_by_the_api_is_served_within_a_second() {
     let site = watched();
     let server = site.start();
     let operators = Operators::of(&server).with_token(TOKEN);
@@ -74,7 +74,7 @@ fn a_phone_that_is_allowed_by_the_api_is_let_in_within_a_second() {
 }
 
 #[test]
-fn every_answer_says_that_it_is_for_this_page_alone() {
+fn every_answer_carries_security_headers() {
     let site = watched();
     let server = site.start();
     let operators = Operators::of(&server);
@@ -91,7 +91,7 @@ fn every_answer_says_that_it_is_for_this_page_alone() {
 }
 
 #[test]
-fn phones_are_searched_sorted_and_given_by_pages() {
+fn api_phones_are_searched_sorted_and_paged() {
     let mut site = Site::new();
     site.config["status"] = json!({ "listen": "127.0.0.1:0" });
     let note = |number: u32| if number == 7 { "the Küche" } else { "" };
@@ -128,7 +128,7 @@ fn phones_are_searched_sorted_and_given_by_pages() {
 }
 
 #[test]
-fn what_one_phone_asked_is_told_the_newest_first() {
+fn api_phone_history_lists_newest_requests_first() {
     let site = watched();
     let server = site.start();
     let operators = Operators::of(&server);
@@ -151,7 +151,7 @@ fn what_one_phone_asked_is_told_the_newest_first() {
 }
 
 #[test]
-fn what_went_on_is_told_and_outlives_a_restart() {
+fn activity_is_counted_and_survives_a_restart() {
     let site = watched();
     let server = site.start();
     let operators = Operators::of(&server);
@@ -179,7 +179,7 @@ fn what_went_on_is_told_and_outlives_a_restart() {
 }
 
 #[test]
-fn a_page_is_told_when_there_is_something_new() {
+fn events_stream_reports_new_activity() {
     use std::io::{BufRead, BufReader};
     let site = watched();
     let server = site.start();
@@ -198,7 +198,7 @@ fn a_page_is_told_when_there_is_something_new() {
 }
 
 #[test]
-fn it_is_ready_unless_it_cannot_serve_phones() {
+fn readyz_fails_only_if_no_phone_can_be_served() {
     let mut site = watched();
     let server = site.start();
     let operators = Operators::of(&server);
@@ -217,7 +217,7 @@ fn it_is_ready_unless_it_cannot_serve_phones() {
 }
 
 #[test]
-fn without_a_certificate_or_with_an_expired_one_it_is_not_ready() {
+fn readyz_fails_with_a_missing_or_expired_certificate() {
     let mut site = watched();
     site.config["certificate"] = json!({ "files": [{ "chain": "later.pem", "key": "later.key" }] });
     let server = site.start();
@@ -239,7 +239,7 @@ fn without_a_certificate_or_with_an_expired_one_it_is_not_ready() {
 }
 
 #[test]
-fn troubles_are_told_in_the_operators_words() {
+fn overview_lists_problems_with_policies_and_the_history() {
     let site = watched();
     std::fs::create_dir_all(site.served("broken")).unwrap();
     std::fs::write(site.served("broken/constituency.json"), "{").unwrap();

@@ -96,7 +96,7 @@ fn wanted() -> serde_json::Value {
 }
 
 #[test]
-fn with_a_token_nothing_is_read_without_it() {
+fn configured_token_is_required_for_every_path() {
     for listen in ["0.0.0.0:0", "127.0.0.1:0", "unix:status.sock"] {
         let site = site(listen);
         let server = site.start();
@@ -119,7 +119,7 @@ fn with_a_token_nothing_is_read_without_it() {
 }
 
 #[test]
-fn readyz_tells_a_stranger_its_status_alone() {
+fn readyz_gives_unauthenticated_clients_only_a_status() {
     let mut site = site("127.0.0.1:0");
     site.config["certificate"] = json!({ "files": [{ "chain": "absent.pem", "key": "absent.key" }] });
     let server = site.start();
@@ -132,7 +132,7 @@ fn readyz_tells_a_stranger_its_status_alone() {
 }
 
 #[test]
-fn what_is_open_to_others_without_a_good_token_is_no_configuration() {
+fn remote_listener_without_a_valid_token_is_refused() {
     let mut site = site("0.0.0.0:0");
     let refused = |site: &Site, expected: &str| {
         let ended = run(&mut site.command());
@@ -162,7 +162,7 @@ fn what_is_open_to_others_without_a_good_token_is_no_configuration() {
 }
 
 #[test]
-fn whatever_changes_anything_needs_the_token_everywhere() {
+fn every_change_needs_the_token_on_every_listener() {
     let site = site("127.0.0.1:0");
     let server = site.start();
     let operators = stranger(&server);
@@ -182,7 +182,7 @@ fn whatever_changes_anything_needs_the_token_everywhere() {
 }
 
 #[test]
-fn an_api_body_that_is_not_json_is_told_with_its_place() {
+fn invalid_api_body_is_a_400_with_its_line() {
     let site = site("127.0.0.1:0");
     let server = site.start();
     let operators = Operators::of(&server).with_token(TOKEN);
@@ -208,7 +208,7 @@ fn an_api_body_that_is_not_json_is_told_with_its_place() {
 }
 
 #[test]
-fn a_token_is_another_one_after_sighup_and_a_bad_file_leaves_the_last() {
+fn sighup_loads_a_new_token_and_keeps_the_last_if_invalid() {
     let site = site("127.0.0.1:0");
     let server = site.start();
     let operators = Operators::of(&server);
@@ -238,7 +238,7 @@ const PROXIED: [&[&str]; 9] = [
 ];
 
 #[test]
-fn a_proxy_opens_nothing_where_there_is_a_token() {
+fn proxied_requests_need_the_token_too() {
     for listen in ["127.0.0.1:0", "unix:status.sock"] {
         let site = site(listen);
         let server = site.start();
@@ -251,7 +251,7 @@ fn a_proxy_opens_nothing_where_there_is_a_token() {
 }
 
 #[test]
-fn without_a_token_headers_and_version_decide_nothing() {
+fn forwarding_headers_do_not_change_access_without_a_token() {
     let mut site = Site::with_ote();
     site.config["status"] = json!({ "listen": "127.0.0.1:0" });
     let server = site.start();
@@ -267,8 +267,8 @@ fn without_a_token_headers_and_version_decide_nothing() {
 
 /// nginx as it is mostly configured, in front of a Unix socket.
 #[test]
-fn nginx_in_front_opens_nothing_where_there_is_a_token() {
-    if !is_here("nginx_in_front_opens_nothing_where_there_is_a_token", "nginx") {
+fn requests_through_nginx_need_the_token_too() {
+    if !is_here("requests_through_nginx_need_the_token_too", "nginx") {
         return;
     }
     let site = site("unix:status.sock");
@@ -312,7 +312,7 @@ fn nginx_in_front_opens_nothing_where_there_is_a_token() {
 }
 
 #[test]
-fn a_page_of_a_stranger_gets_nothing() {
+fn cross_site_requests_and_dns_rebinding_are_refused() {
     let site = site("127.0.0.1:0");
     let server = site.start();
     let operators = Operators::of(&server);
@@ -350,7 +350,7 @@ fn a_page_of_a_stranger_gets_nothing() {
 }
 
 #[test]
-fn a_browser_signs_in_allows_and_signs_out() {
+fn browser_signs_in_allows_a_phone_and_signs_out() {
     let site = site("0.0.0.0:0");
     let server = site.start();
     let operators = stranger(&server);
@@ -394,7 +394,7 @@ fn a_browser_signs_in_allows_and_signs_out() {
 }
 
 #[test]
-fn behind_https_the_session_cookie_is_secure_and_host_only() {
+fn session_cookie_behind_https_is_secure_and_host_only() {
     let site = site("127.0.0.1:0");
     let server = site.start();
     let proxied = stranger(&server).with(&["-H", "Host: provost.example.com"]);
@@ -413,7 +413,7 @@ fn behind_https_the_session_cookie_is_secure_and_host_only() {
 }
 
 #[test]
-fn a_unix_socket_is_for_its_group_and_a_crash_leaves_nothing_in_the_way() {
+fn unix_socket_is_group_only_and_replaced_after_a_crash() {
     let site = site("unix:status.sock");
     let socket = site.path("status.sock");
     let server = site.start();
@@ -445,7 +445,7 @@ fn a_unix_socket_is_for_its_group_and_a_crash_leaves_nothing_in_the_way() {
 }
 
 #[test]
-fn what_cannot_be_meant_is_answered_as_such() {
+fn invalid_api_requests_get_the_matching_status() {
     let site = site("127.0.0.1:0");
     let server = site.start();
     let operators = Operators::of(&server);
@@ -514,7 +514,7 @@ fn rest(mut stream: Socket) -> String {
 }
 
 #[test]
-fn slow_and_greedy_clients_are_cut_and_cost_phones_nothing() {
+fn slow_and_greedy_operator_clients_do_not_affect_phones() {
     let site = site("127.0.0.1:0");
     let server = site.start();
     let operators = Operators::of(&server);
@@ -553,7 +553,7 @@ fn slow_and_greedy_clients_are_cut_and_cost_phones_nothing() {
 }
 
 #[test]
-fn one_address_leaves_places_to_others() {
+fn one_address_cannot_use_all_operator_connections() {
     let site = site("127.0.0.1:0");
     let server = site.start();
     let operators = Operators::of(&server);
@@ -565,7 +565,7 @@ fn one_address_leaves_places_to_others() {
 }
 
 #[test]
-fn who_is_turned_away_keeps_no_place_by_a_body() {
+fn refused_request_does_not_hold_a_slot_with_its_body() {
     let site = site("127.0.0.1:0");
     let server = site.start();
     let operators = Operators::of(&server);

@@ -47,7 +47,7 @@ fn metrics(operators: &Operators) -> String {
 }
 
 #[test]
-fn the_figures_are_what_was_done() {
+fn metrics_count_exactly_what_was_done() {
     let site = site();
     let server = site.start();
     let operators = Operators::of(&server);
@@ -88,7 +88,7 @@ fn the_figures_are_what_was_done() {
 }
 
 #[test]
-fn prometheus_takes_them_and_open_metrics_is_to_be_had() {
+fn metrics_are_valid_prometheus_and_openmetrics() {
     let site = site();
     let server = site.start();
     let operators = Operators::of(&server);
@@ -143,7 +143,7 @@ fn everything() -> String {
 }
 
 #[test]
-fn alerts_and_dashboard_name_metrics_that_there_are() {
+fn alerts_and_dashboard_name_only_existing_metrics() {
     let folder = tempfile::tempdir().unwrap();
     let printed = |what: &str| {
         let ended = provost(folder.path(), &["print", what]);

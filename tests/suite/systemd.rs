@@ -31,8 +31,8 @@ fn client(address: SocketAddr) -> Client {
 }
 
 #[test]
-fn the_units_are_good_and_expose_less_than_2() {
-    if !is_here("the_units_are_good_and_expose_less_than_2", "systemd-analyze") {
+fn printed_units_verify_with_an_exposure_below_2() {
+    if !is_here("printed_units_verify_with_an_exposure_below_2", "systemd-analyze") {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -55,7 +55,7 @@ fn the_units_are_good_and_expose_less_than_2() {
 }
 
 #[test]
-fn no_path_becomes_a_line_of_a_unit() {
+fn newline_in_a_path_cannot_inject_a_unit_line() {
     let mut site = Site::with_ote();
     let line = "/srv/a\nExecStartPre=/bin/x";
     for key in ["state", "constituencies"] {
@@ -74,7 +74,7 @@ fn no_path_becomes_a_line_of_a_unit() {
 }
 
 #[test]
-fn the_units_fit_the_configuration() {
+fn printed_units_match_the_configuration() {
     let mut site = Site::with_ote();
     site.config["listen"] = json!(["192.0.2.1:443", "[2001:db8::1]:8443"]);
     let config = site.write_config().display().to_string();
@@ -93,7 +93,7 @@ fn the_units_fit_the_configuration() {
 }
 
 #[test]
-fn a_service_tells_that_it_is_ready_reloads_lives_and_ends() {
+fn service_notifies_ready_reload_watchdog_and_stopping() {
     let (kept, site) = kept();
     let service = Service::of(&site);
     assert_eq!((value(&service.unit, "Type"), value(&service.unit, "WatchdogSec")), ("notify", "1min"));
@@ -128,7 +128,7 @@ fn a_service_tells_that_it_is_ready_reloads_lives_and_ends() {
 }
 
 #[test]
-fn a_service_asks_for_time_as_long_as_it_ends() {
+fn draining_service_extends_its_stop_timeout() {
     let (kept, mut site) = kept();
     site.config["limits"]["drain_s"] = 600.into();
     let service = Service::of(&site);
@@ -150,7 +150,7 @@ fn a_service_asks_for_time_as_long_as_it_ends() {
 }
 
 #[test]
-fn a_restart_refuses_no_connection() {
+fn restart_with_socket_activation_refuses_no_connection() {
     let (kept, site) = kept();
     let address = kept.local_addr().unwrap();
     let service = Service::of(&site);
@@ -192,7 +192,7 @@ fn a_restart_refuses_no_connection() {
 }
 
 #[test]
-fn a_socket_that_is_passed_is_inherited_by_nobody() {
+fn activated_socket_is_close_on_exec() {
     let (kept, site) = kept();
     let service = Service::of(&site);
     let server = service.start(&Supervisor::new(), WATCHDOG_US, Some(&kept));
@@ -203,7 +203,7 @@ fn a_socket_that_is_passed_is_inherited_by_nobody() {
 }
 
 #[test]
-fn a_socket_for_which_nothing_asks_stops_the_start_and_is_named() {
+fn unused_activated_socket_is_named_and_stops_the_start() {
     let (kept, mut site) = kept();
     site.config["listen"] = json!(["127.0.0.1:0"]);
     let config = site.write_config();
@@ -222,8 +222,8 @@ fn a_socket_for_which_nothing_asks_stops_the_start_and_is_named() {
 }
 
 #[test]
-fn sockets_are_told_apart_by_their_addresses() {
-    if !is_here("sockets_are_told_apart_by_their_addresses", "systemd-socket-activate") {
+fn activated_sockets_are_matched_by_address() {
+    if !is_here("activated_sockets_are_matched_by_address", "systemd-socket-activate") {
         return;
     }
     // systemd's own program opens them; it starts the service when somebody comes.
@@ -261,7 +261,7 @@ fn sockets_are_told_apart_by_their_addresses() {
 }
 
 #[test]
-fn what_is_passed_and_does_not_listen_stops_the_start() {
+fn activated_descriptor_that_does_not_listen_stops_the_start() {
     let site = Site::with_ote();
     let (connected, _other) = std::os::unix::net::UnixStream::pair().unwrap();
     let mut command = Command::new("sh");

@@ -80,8 +80,8 @@ fn machine(root: &Path) {
 }
 
 #[test]
-fn systemd_itself_starts_reloads_and_restarts_what_was_installed() {
-    let test = "systemd_itself_starts_reloads_and_restarts_what_was_installed";
+fn booted_systemd_starts_reloads_and_restarts_the_service() {
+    let test = "booted_systemd_starts_reloads_and_restarts_the_service";
     if !rustix::process::geteuid().is_root() {
         return not_run(test, "only root can boot a machine");
     }

@@ -502,7 +502,7 @@ fn check_database(day: &Day, file: &Path) {
 }
 
 #[test]
-fn the_ledger_of_a_day_is_what_300_phones_did() {
+fn phone_history_matches_a_day_of_300_phones() {
     let day = Day::new();
     let server = day.start();
     let boots = day.pass(&server);

@@ -39,7 +39,7 @@ fn begin(phone: &mut Connection, path: &str, first: usize) -> (usize, Vec<u8>) {
 }
 
 #[test]
-fn a_file_of_80_mib_is_right_to_the_byte_and_costs_no_memory() {
+fn file_of_80_mib_is_exact_and_costs_no_memory() {
     let site = Site::with_ote();
     let content = pattern(80 * MIB);
     site.file("ote/firmware.ld", &content);
@@ -63,7 +63,7 @@ fn a_file_of_80_mib_is_right_to_the_byte_and_costs_no_memory() {
 }
 
 #[test]
-fn a_client_that_hangs_up_half_way_is_one_line_in_the_log_and_no_error() {
+fn client_hangup_mid_download_is_one_log_line_and_no_error() {
     let site = Site::with_ote();
     site.file("ote/firmware.ld", pattern(40 * MIB));
     let server = site.start();
@@ -84,7 +84,7 @@ fn a_client_that_hangs_up_half_way_is_one_line_in_the_log_and_no_error() {
 }
 
 #[test]
-fn a_file_that_shrinks_while_it_is_sent_breaks_off_and_is_never_padded() {
+fn file_that_shrinks_while_sent_aborts_without_padding() {
     let site = Site::with_ote();
     let content = vec![0xAA; 40 * MIB];
     let file = site.file("ote/firmware.ld", &content);
@@ -103,7 +103,7 @@ fn a_file_that_shrinks_while_it_is_sent_breaks_off_and_is_never_padded() {
 }
 
 #[test]
-fn a_file_that_is_replaced_while_it_is_sent_comes_as_it_was() {
+fn file_replaced_while_sent_arrives_in_its_old_version() {
     let site = Site::with_ote();
     let content = pattern(20 * MIB);
     let file = site.file("ote/firmware.ld", &content);
@@ -159,11 +159,11 @@ fn printed(ended: &Ended) -> &str {
 }
 
 #[test]
-fn curl_gets_ranges_and_only_what_is_new() {
+fn curl_gets_ranges_and_conditional_answers() {
     let site = Site::with_ote();
     site.file("ote/text.txt", "0123456789");
     let server = site.start();
-    let Some(curl) = Curl::new("curl_gets_ranges_and_only_what_is_new", &server) else { return };
+    let Some(curl) = Curl::new("curl_gets_ranges_and_conditional_answers", &server) else { return };
     assert_eq!(printed(&curl.get(&[], "text.txt")), "0123456789200");
     assert_eq!(printed(&curl.get(&["-r", "2-4"], "text.txt")), "234206");
     assert_eq!(printed(&curl.get(&["-r", "-2"], "text.txt")), "89206");
@@ -180,12 +180,12 @@ fn curl_gets_ranges_and_only_what_is_new() {
 }
 
 #[test]
-fn curl_resumes_a_download_that_broke_off() {
+fn curl_resumes_an_aborted_download() {
     let site = Site::with_ote();
     let content = pattern(3 * MIB);
     site.file("ote/firmware.ld", &content);
     let server = site.start();
-    let Some(curl) = Curl::new("curl_resumes_a_download_that_broke_off", &server) else { return };
+    let Some(curl) = Curl::new("curl_resumes_an_aborted_download", &server) else { return };
     let half = |path: &Path| std::fs::File::create(path).unwrap().write_all(&content[..MIB + 7]).unwrap();
     half(&curl.path("image"));
     assert_eq!(printed(&curl.get(&["-C", "-", "-o", "image"], "firmware.ld")), "206");
@@ -195,7 +195,7 @@ fn curl_resumes_a_download_that_broke_off() {
 }
 
 #[test]
-fn transfers_that_stand_still_cost_little_memory() {
+fn stalled_downloads_hold_little_memory() {
     const TRANSFERS: usize = 60;
     let mut site = Site::with_ote();
     site.config["limits"]["stall_s"] = 2.into();

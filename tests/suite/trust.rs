@@ -36,7 +36,7 @@ fn verify(site: &Site, more: &[&str]) -> Ended {
 }
 
 #[test]
-fn a_bundle_is_read_in_every_form_in_which_cas_are_handed_out() {
+fn trust_bundle_is_read_in_every_common_format() {
     let (root, issuing) = (&FACTORY.root.certificate, &FACTORY.issuing.certificate);
     let with_text = format!("Issuer: somebody\n\n{}\ntrailing words\n", FACTORY.bundle());
     let forms: [&[(&str, Vec<u8>)]; 7] = [
@@ -77,7 +77,7 @@ fn broken_bundles() -> Vec<(&'static str, Option<Vec<u8>>, &'static str)> {
 }
 
 #[test]
-fn a_broken_bundle_closes_the_constituencies_that_use_it_and_no_other() {
+fn broken_bundle_disables_only_the_constituencies_using_it() {
     let bundles = broken_bundles();
     assert_eq!(bundles.len(), 8);
     for (name, content, reason) in bundles {
@@ -113,7 +113,7 @@ fn a_broken_bundle_closes_the_constituencies_that_use_it_and_no_other() {
 }
 
 #[test]
-fn a_bundle_of_no_files_admits_nobody() {
+fn bundle_without_files_trusts_no_certificate() {
     let site = site_trusting(&[]);
     let server = site.start();
     assert_eq!((status(&server, "acme"), status(&server, "ote")), (None, Some(200)));
@@ -121,7 +121,7 @@ fn a_bundle_of_no_files_admits_nobody() {
 }
 
 #[test]
-fn a_changed_bundle_is_used_and_a_broken_one_does_not_replace_a_good_one_on_sighup_either() {
+fn changed_bundle_is_loaded_and_a_broken_one_is_ignored() {
     let site = site_trusting(&[("acme.pem", Vec::new())]);
     let server = site.start();
     assert_eq!(status(&server, "acme"), None);
@@ -136,7 +136,7 @@ fn a_changed_bundle_is_used_and_a_broken_one_does_not_replace_a_good_one_on_sigh
 }
 
 #[test]
-fn the_list_names_every_ca_with_its_dates_and_fingerprint() {
+fn trust_list_shows_every_ca_with_dates_and_fingerprint() {
     let site = site_trusting(&[("other.pem", OTHER_FACTORY.bundle().into_bytes())]);
     site.write_config();
     let listed = provost(&site.path(""), &["trust", "list"]);
@@ -162,7 +162,7 @@ fn openssl(folder: &Path, arguments: &str) -> String {
 }
 
 #[test]
-fn verify_says_what_the_list_of_phones_would_say() {
+fn trust_verify_applies_the_list_of_phones() {
     let site = Site::with_ote();
     site.write_config();
     site.constituency("ote", &json!({ "trust": ["factory"], "phones": { VVX500: "" }, "denied": [VVX550] }));
@@ -191,7 +191,7 @@ fn verify_says_what_the_list_of_phones_would_say() {
 }
 
 #[test]
-fn verify_answers_for_any_time() {
+fn trust_verify_at_answers_for_any_time() {
     let site = Site::with_ote();
     site.write_config();
     let now = time::OffsetDateTime::now_utc().truncate_to_second();
@@ -230,7 +230,7 @@ fn verify_answers_for_any_time() {
 }
 
 #[test]
-fn wrong_usage_and_a_wrong_configuration_are_told_from_a_refusal() {
+fn trust_commands_exit_2_on_wrong_usage_or_configuration() {
     let site = Site::with_ote();
     site.write_config();
     FACTORY.device(VVX500).write(&site.path(""), "phone");
@@ -251,7 +251,7 @@ fn wrong_usage_and_a_wrong_configuration_are_told_from_a_refusal() {
 }
 
 #[test]
-fn a_ca_that_has_expired_is_marked_in_the_list() {
+fn expired_ca_is_marked_in_trust_list() {
     let mut params = ca_params("Old Factory CA");
     valid(&mut params, SystemTime::now() - 800 * DAY, SystemTime::now() - DAY);
     let old = FACTORY.root.renewed(&params);

@@ -89,7 +89,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn an_upload_is_stored_under_its_path_for_the_owner_alone_and_read_back_by_its_phone() {
+fn upload_is_stored_privately_and_read_back_by_its_phone() {
     let site = Site::with_ote();
     let server = site.start();
     let mut phone = phone(&server).connect().unwrap();
@@ -118,7 +118,7 @@ fn an_upload_is_stored_under_its_path_for_the_owner_alone_and_read_back_by_its_p
 }
 
 #[test]
-fn a_slow_upload_is_seen_only_when_it_is_complete() {
+fn incomplete_upload_is_not_visible() {
     let site = Site::with_ote();
     let server = site.start();
     let phone = phone(&server);
@@ -134,7 +134,7 @@ fn a_slow_upload_is_seen_only_when_it_is_complete() {
 }
 
 #[test]
-fn what_a_phone_uploads_no_other_phone_reads() {
+fn upload_is_not_readable_by_other_phones() {
     let site = site_with(&json!({}));
     let server = site.start();
     let owner = phone(&server);
@@ -149,7 +149,7 @@ fn what_a_phone_uploads_no_other_phone_reads() {
 }
 
 #[test]
-fn what_phones_read_back_lies_over_the_folder_for_that_phone_alone() {
+fn uploaded_overrides_shadow_the_folder_for_their_phone() {
     let site = Site::with_ote();
     let server = site.start();
     let phone = phone(&server);
@@ -167,7 +167,7 @@ fn what_phones_read_back_lies_over_the_folder_for_that_phone_alone() {
 }
 
 #[test]
-fn no_other_upload_hides_a_file_of_the_folder() {
+fn ordinary_uploads_do_not_shadow_a_file_of_the_folder() {
     let site = Site::with_ote();
     site.file("ote/00005e00530c-user.cfg", "the folder's");
     site.file("ote/logs/00005E00530C-app.log", "the folder's");
@@ -191,7 +191,7 @@ fn no_other_upload_hides_a_file_of_the_folder() {
 }
 
 #[test]
-fn every_name_that_is_no_upload_of_this_phone_is_refused() {
+fn put_to_a_name_not_of_this_phone_is_refused() {
     let site = Site::with_ote();
     let server = site.start();
     let phone = phone(&server);
@@ -232,7 +232,7 @@ fn every_name_that_is_no_upload_of_this_phone_is_refused() {
 }
 
 #[test]
-fn private_keys_requests_and_core_files_are_stored_and_never_served() {
+fn uploaded_keys_csrs_and_core_files_are_never_served() {
     let site = Site::with_ote();
     let server = site.start();
     let phone = phone(&server);
@@ -249,7 +249,7 @@ fn private_keys_requests_and_core_files_are_stored_and_never_served() {
 }
 
 #[test]
-fn a_folder_and_a_file_of_one_name_clash() {
+fn upload_clashing_with_a_folder_or_file_gets_409() {
     let site = Site::with_ote();
     let server = site.start();
     let phone = phone(&server);
@@ -263,7 +263,7 @@ fn a_folder_and_a_file_of_one_name_clash() {
 }
 
 #[test]
-fn without_client_authentication_there_is_no_put() {
+fn put_with_client_auth_none_gets_405() {
     let site = Site::with_ote();
     site.constituency("open", &json!({ "client_auth": "none" }));
     let server = site.start();
@@ -273,7 +273,7 @@ fn without_client_authentication_there_is_no_put() {
 }
 
 #[test]
-fn any_phone_uploads_only_where_the_policy_says_so() {
+fn uploads_with_phones_any_need_an_uploads_policy() {
     let site = Site::with_ote();
     site.constituency("ote", &json!({ "trust": ["factory"], "phones": "any" }));
     let server = site.start();
@@ -285,7 +285,7 @@ fn any_phone_uploads_only_where_the_policy_says_so() {
 }
 
 #[test]
-fn real_curl_uploads_replaces_and_resumes_to_the_byte() {
+fn curl_uploads_replaces_and_resumes_exactly() {
     let site = Site::with_ote();
     let server = site.start();
     let stored = site.uploads("ote", VVX500).join(&LOG[1..]);
@@ -313,7 +313,7 @@ fn real_curl_uploads_replaces_and_resumes_to_the_byte() {
 }
 
 #[test]
-fn real_curl_streams_a_body_of_unknown_length() {
+fn curl_streams_an_upload_of_unknown_length() {
     let site = Site::with_ote();
     let server = site.start();
     let body = content(900_000, 7);

@@ -19,7 +19,7 @@ fn lines_of_puts(server: &Running, count: usize) -> Vec<serde_json::Value> {
 }
 
 #[test]
-fn a_client_that_hangs_up_costs_one_line_of_the_access_log_and_no_error() {
+fn hangup_during_an_upload_is_one_log_line_and_no_error() {
     let site = Site::with_ote();
     let server = site.start();
     let phone = phone(&server);
@@ -64,7 +64,7 @@ fn reset(connection: Connection) {
 }
 
 #[test]
-fn a_client_that_does_not_wait_for_the_answer_has_uploaded_all_the_same() {
+fn upload_is_stored_if_the_client_skips_the_answer() {
     let site = Site::with_ote();
     let server = site.start();
     let body = content(600_000, 2);
@@ -75,7 +75,7 @@ fn a_client_that_does_not_wait_for_the_answer_has_uploaded_all_the_same() {
 }
 
 #[test]
-fn an_uploader_that_stalls_is_broken_off() {
+fn stalled_upload_is_aborted_and_keeps_the_old_file() {
     let mut site = Site::with_ote();
     site.config["limits"]["stall_s"] = json!(1);
     let server = site.start();
@@ -96,7 +96,7 @@ fn an_uploader_that_stalls_is_broken_off() {
 }
 
 #[test]
-fn an_uploader_that_is_slow_but_steady_gets_through() {
+fn slow_but_steady_upload_is_stored() {
     let mut site = Site::with_ote();
     site.config["limits"]["stall_s"] = json!(2);
     let server = site.start();
@@ -112,7 +112,7 @@ fn an_uploader_that_is_slow_but_steady_gets_through() {
 }
 
 #[test]
-fn an_upload_that_was_granted_may_end_when_its_phone_is_removed() {
+fn running_upload_completes_after_its_phone_is_removed() {
     let site = Site::with_ote();
     let server = site.start();
     let phone = phone(&server);
@@ -128,7 +128,7 @@ fn an_upload_that_was_granted_may_end_when_its_phone_is_removed() {
 }
 
 #[test]
-fn an_upload_survives_that_its_folder_is_removed_meanwhile() {
+fn upload_completes_after_its_folder_was_removed() {
     let site = Site::with_ote();
     let server = site.start();
     let phone = phone(&server);
@@ -143,7 +143,7 @@ fn an_upload_survives_that_its_folder_is_removed_meanwhile() {
 }
 
 #[test]
-fn what_an_earlier_run_left_half_received_is_removed_at_the_start() {
+fn partial_uploads_of_an_earlier_run_are_removed_at_start() {
     let site = Site::with_ote();
     let server = site.start();
     let sending = begun(&phone(&server), LOG, "", 600_000, &content(500_000, 5));
@@ -182,7 +182,7 @@ fn crash(site: &Site, start: Option<usize>, body: &[u8], sent: usize, delay: Opt
 }
 
 #[test]
-fn a_crash_leaves_the_old_file_or_the_new_or_a_prefix_of_an_append() {
+fn crash_leaves_the_old_or_new_file_or_an_append_prefix() {
     let site = Site::with_ote();
     let stored = site.uploads("ote", VVX500).join(&LOG[1..]);
     let (mut acknowledged, mut grown) = (0, 0);
@@ -215,9 +215,9 @@ fn a_crash_leaves_the_old_file_or_the_new_or_a_prefix_of_an_append() {
 }
 
 #[test]
-fn uploads_that_lie_on_another_file_system_are_told_by_check_at_the_start_and_in_the_log() {
+fn uploads_on_another_file_system_are_reported() {
     use std::os::unix::fs::{MetadataExt, symlink};
-    let test = "uploads_that_lie_on_another_file_system_are_told_by_check_at_the_start_and_in_the_log";
+    let test = "uploads_on_another_file_system_are_reported";
     let site = Site::with_ote();
     let Ok(elsewhere) = tempfile::tempdir_in("/dev/shm") else { return not_run(test, "there is no /dev/shm") };
     let device = |path: &std::path::Path| std::fs::metadata(path).unwrap().dev();

@@ -28,7 +28,7 @@ fn name(kind: usize) -> String {
 }
 
 #[test]
-fn a_file_has_one_writer_at_a_time() {
+fn second_writer_of_a_file_gets_409() {
     let site = Site::with_ote();
     let server = site.start();
     let phone = phone(&server);
@@ -55,7 +55,7 @@ fn a_file_has_one_writer_at_a_time() {
 }
 
 #[test]
-fn a_file_is_no_larger_than_the_policy_allows() {
+fn upload_over_max_file_bytes_gets_413() {
     let site = site_with(&json!({ "max_file_bytes": 1000 }));
     let server = site.start();
     let phone = phone(&server);
@@ -81,7 +81,7 @@ fn a_file_is_no_larger_than_the_policy_allows() {
 }
 
 #[test]
-fn a_phone_has_room_for_so_many_bytes_and_files() {
+fn max_phone_bytes_and_max_phone_files_are_enforced() {
     let site = site_with(&json!({ "max_phone_bytes": 1000, "max_phone_files": 3 }));
     let server = site.start();
     let (phone, other) = (phone(&server), server.client("ote", &FACTORY.device(VVX550)));
@@ -105,7 +105,7 @@ fn a_phone_has_room_for_so_many_bytes_and_files() {
 }
 
 #[test]
-fn a_constituency_has_room_for_so_many_bytes() {
+fn max_constituency_bytes_is_enforced() {
     let site = site_with(&json!({ "max_constituency_bytes": 1000 }));
     site.constituency("other", &json!({ "trust": ["factory"], "phones": { VVX500: "vvx500" } }));
     let server = site.start();
@@ -123,7 +123,7 @@ fn a_constituency_has_room_for_so_many_bytes() {
 }
 
 #[test]
-fn uploads_side_by_side_do_not_overshoot_a_budget() {
+fn concurrent_uploads_do_not_exceed_a_quota() {
     for (limits, allowed) in [
         (json!({ "max_phone_bytes": 100 }), 3),
         (json!({ "max_constituency_bytes": 100 }), 3),
@@ -146,7 +146,7 @@ fn uploads_side_by_side_do_not_overshoot_a_budget() {
 }
 
 #[test]
-fn a_phone_has_so_many_uploads_under_way_and_another_phone_its_own() {
+fn ninth_concurrent_upload_of_a_phone_gets_503() {
     let site = Site::with_ote();
     site.constituency("ote", &json!({ "trust": ["factory"], "phones": { VVX500: "", VVX550: "" } }));
     let server = site.start();
@@ -164,7 +164,7 @@ fn a_phone_has_so_many_uploads_under_way_and_another_phone_its_own() {
 }
 
 #[test]
-fn a_reserve_of_the_disk_stays_free() {
+fn upload_into_the_free_space_reserve_gets_507() {
     let mut site = Site::with_ote();
     site.config["limits"]["free_space_bytes"] = json!(u64::MAX / 4);
     let server = site.start();
@@ -180,7 +180,7 @@ fn retry_after(response: &Response) -> u64 {
 }
 
 #[test]
-fn rewriting_a_tail_counts_what_it_makes_the_disk_write() {
+fn write_quota_counts_bytes_written_by_a_tail_rewrite() {
     let site = site_with(&json!({ "max_phone_write_bytes_per_hour": 1_000_000 }));
     let server = site.start();
     let (phone, other) = (phone(&server), server.client("ote", &FACTORY.device(VVX550)));
@@ -199,7 +199,7 @@ fn rewriting_a_tail_counts_what_it_makes_the_disk_write() {
 }
 
 #[test]
-fn small_uploads_count_as_what_each_file_costs_the_disk() {
+fn write_quota_counts_at_least_4_kib_per_upload() {
     let site = site_with(&json!({ "max_phone_write_bytes_per_hour": 1 << 20 }));
     let server = site.start();
     let phone = phone(&server);
@@ -215,7 +215,7 @@ fn small_uploads_count_as_what_each_file_costs_the_disk() {
 }
 
 #[test]
-fn uploads_that_break_off_or_are_refused_count_with_what_was_written() {
+fn write_quota_counts_aborted_and_refused_uploads() {
     let site = site_with(&json!({ "max_phone_write_bytes_per_hour": 1_000_000, "max_file_bytes": 400_000 }));
     let server = site.start();
     let phone = phone(&server);
@@ -244,7 +244,7 @@ fn uploads_that_break_off_or_are_refused_count_with_what_was_written() {
 }
 
 #[test]
-fn uploads_side_by_side_do_not_overshoot_what_may_be_written() {
+fn concurrent_uploads_do_not_exceed_the_write_quota() {
     let site = site_with(&json!({ "max_phone_write_bytes_per_hour": 100_000 }));
     let server = site.start();
     let phone = phone(&server);
@@ -256,7 +256,7 @@ fn uploads_side_by_side_do_not_overshoot_what_may_be_written() {
 }
 
 #[test]
-fn a_policy_that_allows_more_writing_counts_at_once() {
+fn raised_write_quota_applies_at_once() {
     let site = site_with(&json!({ "max_phone_write_bytes_per_hour": 10_000 }));
     let server = site.start();
     let phone = phone(&server);
@@ -292,12 +292,12 @@ pub fn on_a_small_disk(site: &Site, kib: usize) -> Result<(Running, PathBuf), St
 }
 
 #[test]
-fn a_full_disk_refuses_uploads_and_harms_nothing() {
+fn full_disk_gets_507_and_keeps_stored_files() {
     let site = Site::with_ote();
     // With room for the ledger, which grows as it likes, beside what is uploaded.
     let (server, state) = match on_a_small_disk(&site, 1400) {
         Ok(started) => started,
-        Err(reason) => return not_run("a_full_disk_refuses_uploads_and_harms_nothing", &reason),
+        Err(reason) => return not_run("full_disk_gets_507_and_keeps_stored_files", &reason),
     };
     let phone = phone(&server);
     let stored = state.join("uploads/ote").join(VVX500);

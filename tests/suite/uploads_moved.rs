@@ -65,7 +65,7 @@ fn site() -> (Site, Running) {
 }
 
 #[test]
-fn check_names_the_command_for_a_phone_that_moved() {
+fn check_names_the_move_command_for_a_moved_phone() {
     let (site, server) = site();
     assert_eq!(noted(&site), [] as [&str; 0]);
     site.constituency("old", &knows(&[VVX550]));
@@ -99,7 +99,7 @@ fn check_names_the_command_for_a_phone_that_moved() {
 }
 
 #[test]
-fn uploads_under_a_renamed_folder_are_noted_and_moved() {
+fn uploads_of_a_renamed_folder_are_noted_and_moved() {
     let (site, server) = site();
     site.constituency("new", &knows(&[STRANGER]));
     fs::rename(site.served("old"), site.served("renamed")).unwrap();
@@ -137,7 +137,7 @@ fn uploads_under_a_renamed_folder_are_noted_and_moved() {
 }
 
 #[test]
-fn a_move_replaces_no_upload_and_moves_the_others() {
+fn move_keeps_conflicting_uploads_and_moves_the_others() {
     let (site, server) = site();
     site.constituency("new", &knows(&[VVX500]));
     let client = phone(&server, "new");
@@ -203,8 +203,8 @@ fn file_in_place_of_a_folder_does_not_stop_the_move() {
 }
 
 #[test]
-fn root_moves_uploads_as_their_owner_and_follows_no_link() {
-    let test = "root_moves_uploads_as_their_owner_and_follows_no_link";
+fn root_moves_uploads_as_their_owner_without_symlinks() {
+    let test = "root_moves_uploads_as_their_owner_without_symlinks";
     if !rustix::process::geteuid().is_root() {
         return not_run(test, "only root can be root");
     }

@@ -28,7 +28,7 @@ fn put_chunked(client: &Client, headers: &str, body: &[u8]) -> u16 {
 }
 
 #[test]
-fn a_range_appends_replaces_the_tail_or_replaces_all() {
+fn content_range_appends_or_replaces_a_tail_or_all() {
     let site = Site::with_ote();
     let server = site.start();
     let phone = phone(&server);
@@ -54,7 +54,7 @@ fn a_range_appends_replaces_the_tail_or_replaces_all() {
 }
 
 #[test]
-fn a_start_beyond_the_end_is_told_the_true_size_and_makes_no_hole() {
+fn range_put_beyond_eof_gets_409_with_the_real_size() {
     let site = Site::with_ote();
     let server = site.start();
     let phone = phone(&server);
@@ -75,7 +75,7 @@ fn a_start_beyond_the_end_is_told_the_true_size_and_makes_no_hole() {
 }
 
 #[test]
-fn a_range_that_is_malformed_or_not_the_bodys_changes_nothing() {
+fn malformed_or_mismatched_content_range_gets_400() {
     let site = Site::with_ote();
     let server = site.start();
     let phone = phone(&server);
@@ -122,7 +122,7 @@ fn a_range_that_is_malformed_or_not_the_bodys_changes_nothing() {
 }
 
 #[test]
-fn a_chunked_body_is_stored_and_must_be_as_long_as_its_range() {
+fn chunked_body_must_have_the_length_of_its_range() {
     let site = Site::with_ote();
     let server = site.start();
     let phone = phone(&server);
@@ -148,7 +148,7 @@ fn a_chunked_body_is_stored_and_must_be_as_long_as_its_range() {
 }
 
 #[test]
-fn a_long_chunked_append_that_turns_out_wrong_is_taken_back() {
+fn chunked_append_of_a_wrong_length_is_rolled_back() {
     let site = Site::with_ote();
     let server = site.start();
     let phone = phone(&server);
@@ -168,7 +168,7 @@ fn a_long_chunked_append_that_turns_out_wrong_is_taken_back() {
 }
 
 #[test]
-fn an_append_that_breaks_off_keeps_what_came_and_goes_on_from_there() {
+fn aborted_append_keeps_its_prefix_and_can_resume() {
     let site = Site::with_ote();
     let server = site.start();
     let phone = phone(&server);
@@ -190,7 +190,7 @@ fn an_append_that_breaks_off_keeps_what_came_and_goes_on_from_there() {
 }
 
 #[test]
-fn an_append_that_comes_to_nothing_leaves_no_folder_either() {
+fn failed_append_leaves_no_new_folder() {
     let site = Site::with_ote();
     let server = site.start();
     let phone = phone(&server);
@@ -206,7 +206,7 @@ fn an_append_that_comes_to_nothing_leaves_no_folder_either() {
 }
 
 #[test]
-fn an_append_that_breaks_off_before_its_first_byte_leaves_no_file() {
+fn append_aborted_before_its_first_byte_leaves_no_file() {
     let site = Site::with_ote();
     let server = site.start();
     let phone = phone(&server);
@@ -219,7 +219,7 @@ fn an_append_that_breaks_off_before_its_first_byte_leaves_no_file() {
 }
 
 #[test]
-fn a_replacement_that_breaks_off_leaves_the_old_file() {
+fn aborted_replacement_leaves_the_old_file() {
     let site = Site::with_ote();
     let server = site.start();
     let phone = phone(&server);
@@ -242,7 +242,7 @@ fn a_replacement_that_breaks_off_leaves_the_old_file() {
 }
 
 #[test]
-fn leave_to_send_is_given_before_the_body_or_refused_at_once() {
+fn expect_100_continue_is_answered_or_refused_at_once() {
     let site = Site::with_ote();
     let server = site.start();
     let phone = phone(&server);
@@ -267,7 +267,7 @@ fn leave_to_send_is_given_before_the_body_or_refused_at_once() {
 }
 
 #[test]
-fn a_refusal_after_leave_was_given_still_reaches_its_sender() {
+fn refusal_after_100_continue_reaches_the_client() {
     let site = Site::with_ote();
     let server = site.start();
     let phone = phone(&server);
@@ -282,7 +282,7 @@ fn a_refusal_after_leave_was_given_still_reaches_its_sender() {
 }
 
 #[test]
-fn a_refused_upload_of_50_mb_is_answered() {
+fn refused_upload_of_50_mib_is_answered() {
     let site = Site::with_ote();
     let server = site.start();
     let body = vec![b'x'; 50 << 20];
@@ -296,7 +296,7 @@ fn a_refused_upload_of_50_mb_is_answered() {
 }
 
 #[test]
-fn what_lies_over_the_folder_is_never_served_half() {
+fn shadowing_upload_is_never_served_partially() {
     let site = Site::with_ote();
     let server = site.start();
     let phone = phone(&server);

@@ -154,7 +154,7 @@ fn every_refused_put_is_answered_before_its_body() {
 }
 
 #[test]
-fn a_request_behind_a_refused_put_is_answered_unless_the_status_closes() {
+fn request_after_a_refused_put_is_answered_unless_it_closes() {
     let site = site();
     let server = start(&site);
     let mut seen = [0, 0];
@@ -191,7 +191,7 @@ fn a_request_behind_a_refused_put_is_answered_unless_the_status_closes() {
 }
 
 #[test]
-fn a_refused_body_of_more_than_a_mebibyte_ends_the_connection() {
+fn refused_body_over_1_mib_closes_the_connection() {
     let site = site();
     let server = start(&site);
     let many = server.client("many", &FACTORY.device(VVX500));
@@ -208,7 +208,7 @@ fn a_refused_body_of_more_than_a_mebibyte_ends_the_connection() {
 }
 
 #[test]
-fn an_upload_that_is_refused_in_the_middle_is_answered_at_once() {
+fn upload_refused_mid_body_is_answered_at_once() {
     let site = site();
     let server = start(&site);
     let phone = phone(&server);
@@ -227,7 +227,7 @@ fn an_upload_that_is_refused_in_the_middle_is_answered_at_once() {
 }
 
 #[test]
-fn a_second_writer_and_a_ninth_upload_are_answered_at_once() {
+fn second_writer_and_ninth_upload_are_refused_at_once() {
     let site = site();
     let server = start(&site);
     let phone = phone(&server);
@@ -244,7 +244,7 @@ fn a_second_writer_and_a_ninth_upload_are_answered_at_once() {
 }
 
 #[test]
-fn a_body_that_nothing_asked_for_does_not_end_the_connection() {
+fn unexpected_body_does_not_close_the_connection() {
     let site = site();
     let server = start(&site);
     let mut connection = phone(&server).connect().unwrap();
@@ -259,7 +259,7 @@ fn a_body_that_nothing_asked_for_does_not_end_the_connection() {
 }
 
 #[test]
-fn a_client_that_floods_after_its_refusal_is_not_read_for_long() {
+fn client_flooding_after_its_refusal_is_closed() {
     let site = site();
     let server = start(&site);
     for (target, status) in [("/site.cfg", 403), (LOG, 413)] {
@@ -278,7 +278,7 @@ fn a_client_that_floods_after_its_refusal_is_not_read_for_long() {
 }
 
 #[test]
-fn an_unwanted_body_that_stalls_is_broken_off() {
+fn stalled_body_of_a_refused_put_closes_the_connection() {
     let mut site = site();
     site.config["limits"]["stall_s"] = json!(1);
     let server = start(&site);
@@ -288,7 +288,7 @@ fn an_unwanted_body_that_stalls_is_broken_off() {
 }
 
 #[test]
-fn over_plain_http_a_refused_put_is_answered_at_once() {
+fn plain_http_put_is_refused_at_once() {
     let mut site = site();
     site.config["plain_http"] = json!({ "listen": "127.0.0.1:0", "networks": ["127.0.0.0/24"] });
     site.constituency("open", &json!({ "client_auth": "none", "plain_http": true }));
@@ -305,7 +305,7 @@ fn over_plain_http_a_refused_put_is_answered_at_once() {
 
 #[cfg(feature = "old-tls")]
 #[test]
-fn in_the_old_lane_a_refused_put_is_answered_at_once() {
+fn legacy_tls_put_is_refused_at_once() {
     let site = site();
     site.constituency("ote", &json!({ "trust": ["factory"], "phones": { VVX500: "" }, "tls": "legacy" }));
     let server = site.start();
@@ -338,7 +338,7 @@ fn curl(site: &Site, server: &Running, identity: &Identity, name: &str, path: &s
 }
 
 #[test]
-fn real_curl_reads_why_its_upload_is_refused() {
+fn curl_reads_the_status_of_a_refused_upload() {
     let site = site();
     let server = start(&site);
     let identity = FACTORY.device(VVX500);
@@ -360,7 +360,7 @@ fn real_curl_reads_why_its_upload_is_refused() {
 }
 
 #[test]
-fn a_certificate_that_is_not_trusted_is_refused_whatever_is_sent_behind_it() {
+fn untrusted_client_sending_a_body_reads_the_tls_alert() {
     let site = site();
     let server = start(&site);
     let stranger = server.client("ote", &OTHER_FACTORY.device(VVX500));

@@ -25,7 +25,7 @@ fn version_names_the_commit_of_a_release_build() {
 }
 
 #[test]
-fn commit_is_that_of_the_clone_and_of_no_repository_around_it() {
+fn commit_is_that_of_the_clone_not_of_an_outer_repository() {
     let folder = tempfile::tempdir().unwrap();
     let clone = folder.path();
     assert_eq!(build_script::commit(clone), None, "no repository");

@@ -78,7 +78,7 @@ fn all_commands() -> BTreeSet<String> {
 }
 
 #[test]
-fn a_missing_configuration_stops_every_command_wherever_it_is_named() {
+fn missing_configuration_stops_every_command() {
     let known = READING.iter().chain(&NOT_READING).copied();
     let names = all_commands();
     let untested: Vec<&String> = names
@@ -106,7 +106,7 @@ fn a_missing_configuration_stops_every_command_wherever_it_is_named() {
 }
 
 #[test]
-fn config_beats_the_variable_and_the_variable_the_folder() {
+fn config_flag_overrides_variable_and_variable_the_folder() {
     let site = Site::with_ote();
     let config = |domain: &str| {
         let mut config = site.config.clone();
@@ -131,7 +131,7 @@ fn config_beats_the_variable_and_the_variable_the_folder() {
 }
 
 #[test]
-fn commands_without_a_configuration_do_not_pretend_to_read_one() {
+fn commands_without_a_configuration_reject_the_option() {
     let site = Site::with_ote();
     site.write_config();
     let folder = site.path(".");
@@ -154,7 +154,7 @@ fn commands_without_a_configuration_do_not_pretend_to_read_one() {
 }
 
 #[test]
-fn every_help_names_the_option_and_the_variable() {
+fn every_help_names_the_config_option_and_variable() {
     let folder = tempfile::tempdir().unwrap();
     let names = all_commands();
     for name in &names {
@@ -166,7 +166,7 @@ fn every_help_names_the_option_and_the_variable() {
 }
 
 #[test]
-fn no_command_makes_anything_in_a_folder_without_a_site() {
+fn no_command_creates_files_in_a_folder_without_a_site() {
     let folder = tempfile::tempdir().unwrap();
     let mut count = 0;
     // A CA of one's own may be made anywhere.

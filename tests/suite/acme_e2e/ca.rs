@@ -9,8 +9,8 @@ use crate::harness::bind;
 use crate::harness::pebble::{Behaviour, Pebble};
 
 #[test]
-fn an_external_account_is_bound_once_it_is_configured() {
-    let test = "unattended::ca::an_external_account_is_bound_once_it_is_configured";
+fn external_account_is_bound_once_configured() {
+    let test = "acme_e2e::ca::external_account_is_bound_once_configured";
     let key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
     let external_accounts = BTreeMap::from([("kid-1".to_owned(), key.to_owned())]);
     let Some((_bind, mut public)) = usual(test, Behaviour { external_accounts, ..Behaviour::default() }) else {
@@ -30,8 +30,8 @@ fn an_external_account_is_bound_once_it_is_configured() {
 }
 
 #[test]
-fn the_preferred_chain_is_what_phones_are_shown() {
-    let test = "unattended::ca::the_preferred_chain_is_what_phones_are_shown";
+fn preferred_chain_is_served_to_phones() {
+    let test = "acme_e2e::ca::preferred_chain_is_served_to_phones";
     let Some((_bind, mut public)) = usual(test, Behaviour { alternate_roots: 2, ..Behaviour::default() }) else {
         return;
     };
@@ -45,8 +45,8 @@ fn the_preferred_chain_is_what_phones_are_shown() {
 }
 
 #[test]
-fn a_preferred_chain_that_there_is_not_is_no_obstacle() {
-    let test = "unattended::ca::a_preferred_chain_that_there_is_not_is_no_obstacle";
+fn missing_preferred_chain_is_logged_and_does_not_block() {
+    let test = "acme_e2e::ca::missing_preferred_chain_is_logged_and_does_not_block";
     let Some((_bind, mut public)) = usual(test, Behaviour { alternate_roots: 1, ..Behaviour::default() }) else {
         return;
     };
@@ -59,8 +59,8 @@ fn a_preferred_chain_that_there_is_not_is_no_obstacle() {
 }
 
 #[test]
-fn a_profile_where_none_is_offered_is_a_mistake_to_be_told() {
-    let test = "unattended::ca::a_profile_where_none_is_offered_is_a_mistake_to_be_told";
+fn profile_at_a_ca_without_profiles_is_a_logged_error() {
+    let test = "acme_e2e::ca::profile_at_a_ca_without_profiles_is_a_logged_error";
     let Some((_bind, mut public)) = usual(test, Behaviour::default()) else { return };
     public.acme()["profile"] = json!("classic");
     let line = public.start().says("no new certificate (ecdsa-p256)");
@@ -68,8 +68,8 @@ fn a_profile_where_none_is_offered_is_a_mistake_to_be_told() {
 }
 
 #[test]
-fn three_nonces_in_ten_rejected_fail_nothing() {
-    let test = "unattended::ca::three_nonces_in_ten_rejected_fail_nothing";
+fn rejected_nonces_are_retried_without_a_failure() {
+    let test = "acme_e2e::ca::rejected_nonces_are_retried_without_a_failure";
     let Some((_bind, public)) = usual(test, Behaviour { rejected_nonces: 30, ..Behaviour::default() }) else { return };
     let server = public.start();
     public.obtains();
@@ -82,8 +82,8 @@ fn three_nonces_in_ten_rejected_fail_nothing() {
 }
 
 #[test]
-fn authorizations_that_the_ca_still_has_need_no_records() {
-    let test = "unattended::ca::authorizations_that_the_ca_still_has_need_no_records";
+fn reused_authorization_needs_no_dns_records() {
+    let test = "acme_e2e::ca::reused_authorization_needs_no_dns_records";
     let behaviour = Behaviour { reused_authorizations: 100, ..Behaviour::default() };
     let Some((_bind, public)) = usual(test, behaviour) else { return };
     let _server = public.start();
@@ -93,8 +93,8 @@ fn authorizations_that_the_ca_still_has_need_no_records() {
 }
 
 #[test]
-fn a_ca_that_has_forgotten_us_gets_us_again_with_the_same_key() {
-    let test = "unattended::ca::a_ca_that_has_forgotten_us_gets_us_again_with_the_same_key";
+fn account_lost_by_the_ca_is_registered_again_with_its_key() {
+    let test = "acme_e2e::ca::account_lost_by_the_ca_is_registered_again_with_its_key";
     let Some((_bind, mut public)) = usual(test, Behaviour::default()) else { return };
     let server = public.start();
     public.obtains();
@@ -110,8 +110,8 @@ fn a_ca_that_has_forgotten_us_gets_us_again_with_the_same_key() {
 }
 
 #[test]
-fn without_a_ca_it_serves_what_is_stored_says_what_is_wrong_and_renews_when_it_is_back() {
-    let test = "unattended::ca::without_a_ca_it_serves_what_is_stored_says_what_is_wrong_and_renews_when_it_is_back";
+fn ca_outage_serves_the_stored_certificate_then_renews() {
+    let test = "acme_e2e::ca::ca_outage_serves_the_stored_certificate_then_renews";
     let Some((bind, mut public)) = usual(test, Behaviour::default()) else { return };
     let server = public.start();
     public.obtains();
@@ -129,8 +129,8 @@ fn without_a_ca_it_serves_what_is_stored_says_what_is_wrong_and_renews_when_it_i
 }
 
 #[test]
-fn what_the_ca_did_not_find_is_told_whole_and_its_validation_is_counted() {
-    let test = "unattended::ca::what_the_ca_did_not_find_is_told_whole_and_its_validation_is_counted";
+fn failed_validation_is_logged_with_the_ca_error_and_counted() {
+    let test = "acme_e2e::ca::failed_validation_is_logged_with_the_ca_error_and_counted";
     if !bind::is_here(test) || !Pebble::is_here(test) {
         return;
     }
@@ -147,8 +147,8 @@ fn what_the_ca_did_not_find_is_told_whole_and_its_validation_is_counted() {
 }
 
 #[test]
-fn a_directory_with_a_root_of_its_own_is_said_in_words() {
-    let test = "unattended::ca::a_directory_with_a_root_of_its_own_is_said_in_words";
+fn untrusted_directory_error_names_directory_root() {
+    let test = "acme_e2e::ca::untrusted_directory_error_names_directory_root";
     let Some((_bind, mut public)) = usual(test, Behaviour::default()) else { return };
     public.acme().as_object_mut().unwrap().remove("directory_root");
     let server = public.start();

@@ -22,8 +22,8 @@ fn no_record(primary: &Bind) {
 }
 
 #[test]
-fn a_wrong_secret_is_told_and_costs_no_validation() {
-    let test = "unattended::dns::a_wrong_secret_is_told_and_costs_no_validation";
+fn wrong_tsig_secret_is_logged_and_spends_no_validation() {
+    let test = "acme_e2e::dns::wrong_tsig_secret_is_logged_and_spends_no_validation";
     let Some((_bind, mut public)) = usual(test, Behaviour::default()) else { return };
     let other = BindConfig::new().key("provost.", "hmac-sha256").primary("example.net", "", "").start();
     public.acme()["dns"]["tsig_key_file"] = json!(other.key_file("provost."));
@@ -37,8 +37,8 @@ fn a_wrong_secret_is_told_and_costs_no_validation() {
 }
 
 #[test]
-fn a_name_outside_the_policy_is_told_with_the_line_to_add_and_costs_no_validation() {
-    let test = "unattended::dns::a_name_outside_the_policy_is_told_with_the_line_to_add_and_costs_no_validation";
+fn refused_update_logs_the_grant_and_spends_no_validation() {
+    let test = "acme_e2e::dns::refused_update_logs_the_grant_and_spends_no_validation";
     let Some((_bind, mut public)) = usual(test, Behaviour::default()) else { return };
     public.site.config["domain"] = json!("other.example.com");
     let server = public.start();
@@ -50,8 +50,8 @@ fn a_name_outside_the_policy_is_told_with_the_line_to_add_and_costs_no_validatio
 }
 
 #[test]
-fn a_domain_hosted_elsewhere_is_certified_through_a_delegated_name() {
-    let test = "unattended::dns::a_domain_hosted_elsewhere_is_certified_through_a_delegated_name";
+fn challenge_cname_into_another_zone_is_followed() {
+    let test = "acme_e2e::dns::challenge_cname_into_another_zone_is_followed";
     if !bind::is_here(test) || !Pebble::is_here(test) {
         return;
     }
@@ -77,8 +77,8 @@ fn a_domain_hosted_elsewhere_is_certified_through_a_delegated_name() {
 }
 
 #[test]
-fn a_secondary_that_lags_is_waited_for_before_the_ca_is_told() {
-    let test = "unattended::dns::a_secondary_that_lags_is_waited_for_before_the_ca_is_told";
+fn validation_waits_for_a_lagging_secondary() {
+    let test = "acme_e2e::dns::validation_waits_for_a_lagging_secondary";
     let Some((primary, secondary, public)) = with_secondary(test) else { return };
     let server = public.start();
     server.says(&format!("{}: lacks 2 of 2 values yet", secondary.address));
@@ -92,8 +92,8 @@ fn a_secondary_that_lags_is_waited_for_before_the_ca_is_told() {
 }
 
 #[test]
-fn a_secondary_that_never_catches_up_is_named_and_costs_neither_validation_nor_order() {
-    let test = "unattended::dns::a_secondary_that_never_catches_up_is_named_and_costs_neither_validation_nor_order";
+fn stale_secondary_is_named_and_spends_no_validation() {
+    let test = "acme_e2e::dns::stale_secondary_is_named_and_spends_no_validation";
     let Some((primary, secondary, mut public)) = with_secondary(test) else { return };
     public.acme()["dns"]["propagation_timeout_s"] = json!(4);
     let server = public.start();
@@ -114,8 +114,8 @@ fn a_secondary_that_never_catches_up_is_named_and_costs_neither_validation_nor_o
 }
 
 #[test]
-fn a_dead_secondary_is_named_and_done_without() {
-    let test = "unattended::dns::a_dead_secondary_is_named_and_done_without";
+fn dead_secondary_is_logged_and_skipped() {
+    let test = "acme_e2e::dns::dead_secondary_is_logged_and_skipped";
     let Some((primary, secondary, mut public)) = with_secondary(test) else { return };
     public.acme()["dns"]["propagation_timeout_s"] = json!(4);
     let dead = secondary.kill();
@@ -127,8 +127,8 @@ fn a_dead_secondary_is_named_and_done_without() {
 }
 
 #[test]
-fn without_dns_it_serves_on_and_renews_when_the_primary_is_back() {
-    let test = "unattended::dns::without_dns_it_serves_on_and_renews_when_the_primary_is_back";
+fn dns_outage_keeps_serving_and_renewal_follows_recovery() {
+    let test = "acme_e2e::dns::dns_outage_keeps_serving_and_renewal_follows_recovery";
     if !bind::is_here(test) || !Pebble::is_here(test) {
         return;
     }
@@ -148,8 +148,8 @@ fn without_dns_it_serves_on_and_renews_when_the_primary_is_back() {
 }
 
 #[test]
-fn knot_is_a_primary_too() {
-    let test = "unattended::dns::knot_is_a_primary_too";
+fn certificate_is_obtained_through_knot() {
+    let test = "acme_e2e::dns::certificate_is_obtained_through_knot";
     if !knot::is_here(test) || !Pebble::is_here(test) {
         return;
     }

@@ -112,9 +112,8 @@ impl Public {
 }
 
 #[test]
-fn a_folder_that_turns_exact_is_shown_by_its_own_certificate_and_all_others_by_the_wildcard() {
-    let test =
-        "unattended::exact::a_folder_that_turns_exact_is_shown_by_its_own_certificate_and_all_others_by_the_wildcard";
+fn exact_constituency_is_served_with_its_own_certificate() {
+    let test = "acme_e2e::exact::exact_constituency_is_served_with_its_own_certificate";
     let Some((bind, mut public)) = prepared(test) else { return };
     let server = public.start();
     public.obtains();
@@ -149,8 +148,8 @@ fn a_folder_that_turns_exact_is_shown_by_its_own_certificate_and_all_others_by_t
 }
 
 #[test]
-fn both_are_renewed_one_by_one_or_together_and_one_can_be_revoked() {
-    let test = "unattended::exact::both_are_renewed_one_by_one_or_together_and_one_can_be_revoked";
+fn exact_and_wildcard_are_renewed_and_revoked_separately() {
+    let test = "acme_e2e::exact::exact_and_wildcard_are_renewed_and_revoked_separately";
     let Some((_bind, public)) = prepared(test) else { return };
     public.want_exact(&[]);
     let server = public.start();
@@ -177,8 +176,8 @@ fn both_are_renewed_one_by_one_or_together_and_one_can_be_revoked() {
 }
 
 #[test]
-fn without_a_grant_for_the_exact_name_it_is_told_and_the_wildcard_is_renewed_and_shown() {
-    let test = "unattended::exact::without_a_grant_for_the_exact_name_it_is_told_and_the_wildcard_is_renewed_and_shown";
+fn missing_exact_grant_is_reported_and_the_wildcard_is_served() {
+    let test = "acme_e2e::exact::missing_exact_grant_is_reported_and_the_wildcard_is_served";
     let Some((_bind, public)) = site(test, "ote.phones A 127.0.0.1", "") else { return };
     public.want_exact(&[]);
     let server = public.start();
@@ -219,8 +218,8 @@ fn without_a_grant_for_the_exact_name_it_is_told_and_the_wildcard_is_renewed_and
 }
 
 #[test]
-fn an_address_that_only_the_wildcard_record_gives_is_not_hidden_by_a_challenge() {
-    let test = "unattended::exact::an_address_that_only_the_wildcard_record_gives_is_not_hidden_by_a_challenge";
+fn no_challenge_is_published_where_it_would_hide_the_address() {
+    let test = "acme_e2e::exact::no_challenge_is_published_where_it_would_hide_the_address";
     let grant = format!("grant provost. name {EXACT_CHALLENGE}. TXT;");
     let Some((bind, public)) = site(test, "", &grant) else { return };
     public.want_exact(&[]);
@@ -243,8 +242,8 @@ fn an_address_that_only_the_wildcard_record_gives_is_not_hidden_by_a_challenge()
 }
 
 #[test]
-fn who_turns_back_or_goes_is_shown_the_wildcard_again_and_needs_no_order_to_return() {
-    let test = "unattended::exact::who_turns_back_or_goes_is_shown_the_wildcard_again_and_needs_no_order_to_return";
+fn exact_turned_off_serves_wildcard_and_back_needs_no_order() {
+    let test = "acme_e2e::exact::exact_turned_off_serves_wildcard_and_back_needs_no_order";
     let Some((_bind, public)) = prepared(test) else { return };
     public.want_exact(&[]);
     let server = public.start();
@@ -268,8 +267,8 @@ fn who_turns_back_or_goes_is_shown_the_wildcard_again_and_needs_no_order_to_retu
 }
 
 #[test]
-fn another_alias_is_certified_too_and_served_by_the_wildcard_until_then() {
-    let test = "unattended::exact::another_alias_is_certified_too_and_served_by_the_wildcard_until_then";
+fn new_alias_is_served_by_the_wildcard_until_certified() {
+    let test = "acme_e2e::exact::new_alias_is_served_by_the_wildcard_until_certified";
     let Some((_bind, public)) = prepared(test) else { return };
     public.want_exact(&[]);
     let server = public.start();
@@ -293,8 +292,8 @@ fn another_alias_is_certified_too_and_served_by_the_wildcard_until_then() {
 }
 
 #[test]
-fn killed_while_it_orders_an_exact_name_the_next_process_finishes_that_order_and_leaves_no_record() {
-    let test = "unattended::exact::killed_while_it_orders_an_exact_name_the_next_process_finishes_that_order_and_leaves_no_record";
+fn exact_order_is_finished_after_a_kill_at_any_step() {
+    let test = "acme_e2e::exact::exact_order_is_finished_after_a_kill_at_any_step";
     let Some((bind, public)) = prepared(test) else { return };
     let server = public.start();
     public.obtains();
@@ -321,8 +320,8 @@ fn killed_while_it_orders_an_exact_name_the_next_process_finishes_that_order_and
 }
 
 #[test]
-fn a_challenge_that_is_delegated_is_followed_for_each_exact_name() {
-    let test = "unattended::exact::a_challenge_that_is_delegated_is_followed_for_each_exact_name";
+fn delegated_challenge_is_followed_for_an_exact_name() {
+    let test = "acme_e2e::exact::delegated_challenge_is_followed_for_an_exact_name";
     let records = "ote.phones A 127.0.0.1\n_acme-challenge.ote.phones CNAME ote.acme";
     let Some((bind, public)) = site(test, records, "grant provost. name ote.acme.example.com. TXT;") else { return };
     public.want_exact(&[]);
@@ -334,8 +333,8 @@ fn a_challenge_that_is_delegated_is_followed_for_each_exact_name() {
 }
 
 #[test]
-fn a_rehearsal_tries_exact_names_too() {
-    let test = "unattended::exact::a_rehearsal_tries_exact_names_too";
+fn dry_run_orders_exact_names_too() {
+    let test = "acme_e2e::exact::dry_run_orders_exact_names_too";
     let Some((bind, public)) = prepared(test) else { return };
     public.want_exact(&["older"]);
     std::fs::create_dir(public.site.path("state")).unwrap();
@@ -352,8 +351,8 @@ fn a_rehearsal_tries_exact_names_too() {
 }
 
 #[test]
-fn who_wants_an_exact_name_while_another_is_ordered_gets_it_too_and_the_figures_tell_them_apart() {
-    let test = "unattended::exact::who_wants_an_exact_name_while_another_is_ordered_gets_it_too_and_the_figures_tell_them_apart";
+fn exact_name_added_during_an_order_is_obtained_and_counted() {
+    let test = "acme_e2e::exact::exact_name_added_during_an_order_is_obtained_and_counted";
     let Some((_bind, mut public)) = prepared(test) else { return };
     public.site.config["status"] = json!({ "listen": format!("unix:{}", public.site.path("status.sock").display()) });
     public.acme()["dns"]["settle_s"] = json!(1);

@@ -96,8 +96,8 @@ fn kill_at_each(steps: &[&str]) -> Outcome {
 }
 
 #[test]
-fn killed_at_any_step_the_next_process_finishes_the_order_and_leaves_no_record() {
-    let test = "unattended::kills::killed_at_any_step_the_next_process_finishes_the_order_and_leaves_no_record";
+fn order_is_finished_after_a_kill_at_any_step() {
+    let test = "acme_e2e::kills::order_is_finished_after_a_kill_at_any_step";
     if !bind::is_here(test) || !Pebble::is_here(test) {
         return;
     }
@@ -118,8 +118,8 @@ fn killed_at_any_step_the_next_process_finishes_the_order_and_leaves_no_record()
 }
 
 #[test]
-fn an_order_that_a_kill_left_behind_its_stored_certificate_is_not_taken_up() {
-    let test = "unattended::kills::an_order_that_a_kill_left_behind_its_stored_certificate_is_not_taken_up";
+fn finished_order_left_by_a_kill_is_not_resumed() {
+    let test = "acme_e2e::kills::finished_order_left_by_a_kill_is_not_resumed";
     let Some((bind, mut public)) = usual(test, Behaviour::default()) else { return };
     public.acme()["dns"]["settle_s"] = json!(5);
     let server = public.start();

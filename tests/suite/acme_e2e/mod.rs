@@ -165,8 +165,8 @@ impl Public {
 }
 
 #[test]
-fn a_server_gets_its_certificates_by_itself_and_keeps_them_over_a_restart() {
-    let test = "unattended::a_server_gets_its_certificates_by_itself_and_keeps_them_over_a_restart";
+fn certificates_are_obtained_and_kept_across_a_restart() {
+    let test = "acme_e2e::certificates_are_obtained_and_kept_across_a_restart";
     let Some((bind, mut public)) = usual(test, Behaviour::default()) else { return };
     public.acme()["keys"] = json!(["rsa-2048", "ecdsa-p256"]);
     let server = public.start();
@@ -201,8 +201,8 @@ impl Drop for Load<'_> {
 }
 
 #[test]
-fn a_renewal_under_load_fails_no_handshake() {
-    let test = "unattended::a_renewal_under_load_fails_no_handshake";
+fn renewal_under_load_fails_no_handshake() {
+    let test = "acme_e2e::renewal_under_load_fails_no_handshake";
     let Some((_bind, mut public)) = usual(test, Behaviour::default()) else { return };
     public.acme()["keys"] = json!(["rsa-2048", "ecdsa-p256"]);
     let server = public.start();
@@ -234,8 +234,8 @@ fn a_renewal_under_load_fails_no_handshake() {
 }
 
 #[test]
-fn the_last_three_certificates_are_kept_and_no_order() {
-    let test = "unattended::the_last_three_certificates_are_kept_and_no_order";
+fn three_generations_and_no_finished_order_are_kept() {
+    let test = "acme_e2e::three_generations_and_no_finished_order_are_kept";
     let Some((_bind, public)) = usual(test, Behaviour::default()) else { return };
     let _server = public.start();
     public.obtains();
@@ -249,8 +249,8 @@ fn the_last_three_certificates_are_kept_and_no_order() {
 }
 
 #[test]
-fn a_certificate_that_is_revoked_is_replaced_at_once() {
-    let test = "unattended::a_certificate_that_is_revoked_is_replaced_at_once";
+fn revoked_certificate_is_replaced_at_once() {
+    let test = "acme_e2e::revoked_certificate_is_replaced_at_once";
     let Some((_bind, public)) = usual(test, Behaviour::default()) else { return };
     let server = public.start();
     public.obtains();
@@ -267,8 +267,8 @@ fn a_certificate_that_is_revoked_is_replaced_at_once() {
 }
 
 #[test]
-fn a_rehearsal_goes_the_whole_way_and_keeps_only_its_account() {
-    let test = "unattended::a_rehearsal_goes_the_whole_way_and_keeps_only_its_account";
+fn dry_run_gets_a_certificate_and_keeps_only_its_account() {
+    let test = "acme_e2e::dry_run_gets_a_certificate_and_keeps_only_its_account";
     let Some((bind, public)) = usual(test, Behaviour::default()) else { return };
     let state = public.site.path("state");
     std::fs::create_dir(&state).unwrap();

@@ -31,8 +31,8 @@ fn days_left(status: &Value) -> &Value {
 }
 
 #[test]
-fn the_profile_that_is_configured_is_asked_for_and_classic_otherwise() {
-    let test = "unattended::wishes::the_profile_that_is_configured_is_asked_for_and_classic_otherwise";
+fn configured_profile_is_ordered_and_classic_is_the_default() {
+    let test = "acme_e2e::wishes::configured_profile_is_ordered_and_classic_is_the_default";
     let Some((_bind, mut public)) = with_wishes(test) else { return };
     let server = public.start();
     assert_eq!(*days_left(&public.obtains()), 89);
@@ -44,8 +44,8 @@ fn the_profile_that_is_configured_is_asked_for_and_classic_otherwise() {
 }
 
 #[test]
-fn a_profile_that_is_not_offered_is_told_with_those_that_are() {
-    let test = "unattended::wishes::a_profile_that_is_not_offered_is_told_with_those_that_are";
+fn unknown_profile_is_logged_with_the_offered_ones() {
+    let test = "acme_e2e::wishes::unknown_profile_is_logged_with_the_offered_ones";
     let Some((_bind, mut public)) = with_wishes(test) else { return };
     public.acme()["profile"] = json!("tlsserver");
     let server = public.start();
@@ -56,8 +56,8 @@ fn a_profile_that_is_not_offered_is_told_with_those_that_are() {
 }
 
 #[test]
-fn a_window_of_the_ca_s_is_obeyed_and_the_order_says_what_it_replaces() {
-    let test = "unattended::wishes::a_window_of_the_ca_s_is_obeyed_and_the_order_says_what_it_replaces";
+fn ari_window_sets_the_renewal_and_the_order_replaces() {
+    let test = "acme_e2e::wishes::ari_window_sets_the_renewal_and_the_order_replaces";
     let Some((_bind, public)) = with_wishes(test) else { return };
     let server = public.start();
     public.obtains();
@@ -87,8 +87,8 @@ fn a_window_of_the_ca_s_is_obeyed_and_the_order_says_what_it_replaces() {
 }
 
 #[test]
-fn the_order_names_the_profile_and_in_a_window_the_certificate_that_it_replaces() {
-    let test = "unattended::wishes::the_order_names_the_profile_and_in_a_window_the_certificate_that_it_replaces";
+fn order_names_its_profile_and_the_replaced_certificate() {
+    let test = "acme_e2e::wishes::order_names_its_profile_and_the_replaced_certificate";
     let Some((_bind, public, ca)) = with_stand_in(test, true) else { return };
     public.renew_in_a_window(&ca);
     let orders = ca.orders();
@@ -98,8 +98,8 @@ fn the_order_names_the_profile_and_in_a_window_the_certificate_that_it_replaces(
 }
 
 #[test]
-fn a_ca_that_does_not_say_what_an_order_replaces_is_asked_for_another() {
-    let test = "unattended::wishes::a_ca_that_does_not_say_what_an_order_replaces_is_asked_for_another";
+fn order_is_repeated_if_the_ca_does_not_echo_replaces() {
+    let test = "acme_e2e::wishes::order_is_repeated_if_the_ca_does_not_echo_replaces";
     let Some((_bind, public, ca)) = with_stand_in(test, false) else { return };
     let server = public.renew_in_a_window(&ca);
     server.says("the CA replaces nothing");
@@ -109,8 +109,8 @@ fn a_ca_that_does_not_say_what_an_order_replaces_is_asked_for_another() {
 }
 
 #[test]
-fn renew_asks_the_ca_anew_whether_a_certificate_is_due() {
-    let test = "unattended::wishes::renew_asks_the_ca_anew_whether_a_certificate_is_due";
+fn renew_command_queries_ari_again_despite_retry_after() {
+    let test = "acme_e2e::wishes::renew_command_queries_ari_again_despite_retry_after";
     let Some((_bind, public, ca)) = with_stand_in(test, true) else { return };
     let _server = public.start();
     public.obtains();

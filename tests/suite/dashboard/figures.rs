@@ -113,8 +113,8 @@ const SHOWN: &str = "
     return Number(page[1])";
 
 #[test]
-fn every_figure_that_is_a_link_opens_what_it_counts() {
-    let Some(browser) = Browser::start("every_figure_that_is_a_link_opens_what_it_counts") else { return };
+fn every_linked_figure_opens_the_phones_that_it_counts() {
+    let Some(browser) = Browser::start("every_linked_figure_opens_the_phones_that_it_counts") else { return };
     let (_site, server) = in_every_state();
     let operators = Operators::of(&server);
     let counts = operators.json("/api/overview")["counts"].clone();

@@ -103,8 +103,8 @@ fn assert_kept_to_itself(browser: &Browser, base: &str) {
 }
 
 #[test]
-fn the_page_shows_what_the_ledger_knows() {
-    let Some(browser) = Browser::start("the_page_shows_what_the_ledger_knows") else { return };
+fn page_shows_the_phone_history() {
+    let Some(browser) = Browser::start("page_shows_the_phone_history") else { return };
     let site = watched();
     let server = site.start();
     visitors(&server);
@@ -148,8 +148,8 @@ fn crowd(count: u32) -> (Site, Running) {
 }
 
 #[test]
-fn fifty_thousand_phones_are_searched_filtered_sorted_and_turned_a_page_at_a_time() {
-    let test = "fifty_thousand_phones_are_searched_filtered_sorted_and_turned_a_page_at_a_time";
+fn page_searches_sorts_and_pages_fifty_thousand_phones() {
+    let test = "page_searches_sorts_and_pages_fifty_thousand_phones";
     let Some(browser) = Browser::start(test) else { return };
     let (_site, server) = crowd(50_000);
     let base = Operators::of(&server).base;
@@ -188,8 +188,8 @@ fn fifty_thousand_phones_are_searched_filtered_sorted_and_turned_a_page_at_a_tim
 }
 
 #[test]
-fn a_waiting_phone_is_let_in_on_the_page_within_a_second() {
-    let Some((browser, site, server, base)) = opened("a_waiting_phone_is_let_in_on_the_page_within_a_second") else {
+fn phone_allowed_on_the_page_is_served_within_a_second() {
+    let Some((browser, site, server, base)) = opened("phone_allowed_on_the_page_is_served_within_a_second") else {
         return;
     };
     sign_in(&browser, &base);
@@ -213,8 +213,8 @@ fn a_waiting_phone_is_let_in_on_the_page_within_a_second() {
 }
 
 #[test]
-fn what_cannot_be_done_from_the_page_is_said_with_the_command_that_does_it() {
-    let test = "what_cannot_be_done_from_the_page_is_said_with_the_command_that_does_it";
+fn failed_page_action_shows_the_reason_or_the_command() {
+    let test = "failed_page_action_shows_the_reason_or_the_command";
     let Some((browser, site, _server, base)) = opened(test) else { return };
     let command = |site: &Site| {
         let config = site.path("provost.json");
@@ -241,10 +241,8 @@ fn what_cannot_be_done_from_the_page_is_said_with_the_command_that_does_it() {
 }
 
 #[test]
-fn an_open_page_follows_what_happens_and_leaves_what_is_being_typed() {
-    let Some((browser, site, server, base)) =
-        opened("an_open_page_follows_what_happens_and_leaves_what_is_being_typed")
-    else {
+fn open_page_updates_live_and_keeps_typed_text() {
+    let Some((browser, site, server, base)) = opened("open_page_updates_live_and_keeps_typed_text") else {
         return;
     };
     sign_in(&browser, &base);
@@ -274,8 +272,8 @@ fn an_open_page_follows_what_happens_and_leaves_what_is_being_typed() {
 }
 
 #[test]
-fn everything_can_be_read_and_done_without_scripts() {
-    let Some((browser, _site, server, base)) = opened("everything_can_be_read_and_done_without_scripts") else {
+fn page_works_without_scripts() {
+    let Some((browser, _site, server, base)) = opened("page_works_without_scripts") else {
         return;
     };
     browser.forbid_scripts();

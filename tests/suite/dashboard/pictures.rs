@@ -167,8 +167,8 @@ const WIDE: &str = "
     return [document.documentElement.scrollWidth - width, wide];";
 
 #[test]
-fn the_page_fits_and_is_readable_on_a_desk_and_on_a_telephone_in_light_and_dark() {
-    let test = "the_page_fits_and_is_readable_on_a_desk_and_on_a_telephone_in_light_and_dark";
+fn page_fits_and_has_contrast_on_desktop_and_mobile() {
+    let test = "page_fits_and_has_contrast_on_desktop_and_mobile";
     let Some(browser) = Browser::start(test) else { return };
     let site = lived_in();
     let server = visited(&site);
@@ -227,7 +227,7 @@ fn assert_is_picture(bytes: &[u8]) {
 }
 
 #[test]
-fn the_readme_shows_a_picture_of_the_page() {
+fn readme_shows_a_screenshot_of_the_page() {
     let picture = std::fs::read(picture_path()).unwrap();
     assert_is_picture(&picture);
     let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();

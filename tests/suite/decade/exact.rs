@@ -43,7 +43,7 @@ impl Simulated {
 }
 
 #[test]
-fn the_wildcard_goes_first_and_many_exact_names_are_spread_over_days() {
+fn wildcard_is_ordered_first_and_exact_names_over_days() {
     on_virtual_time(async {
         let site = Simulated::new(&[CA]);
         let names: Vec<String> = (10..50).map(|number| format!("c{number}")).collect();
@@ -64,7 +64,7 @@ fn the_wildcard_goes_first_and_many_exact_names_are_spread_over_days() {
 }
 
 #[test]
-fn a_queue_of_exact_names_does_not_keep_the_wildcard_from_being_renewed_when_it_is_due() {
+fn queued_exact_names_do_not_delay_the_wildcard_renewal() {
     on_virtual_time(async {
         let site = Simulated::new(&[CA]);
         site.live_for(HOUR).await;
@@ -81,7 +81,7 @@ fn a_queue_of_exact_names_does_not_keep_the_wildcard_from_being_renewed_when_it_
 }
 
 #[test]
-fn one_name_that_fails_delays_neither_the_others_nor_the_wildcard() {
+fn failing_exact_name_delays_no_other_certificate() {
     on_virtual_time(async {
         let site = Simulated::new(&[CA]);
         let refusal = AcmeFailure::action_required("no such name").with_sign(FailureKind::Refused);
@@ -106,7 +106,7 @@ fn one_name_that_fails_delays_neither_the_others_nor_the_wildcard() {
 }
 
 #[test]
-fn a_limit_that_one_exact_name_meets_forbids_nothing_to_the_wildcard_and_to_others() {
+fn rate_limit_on_one_exact_name_delays_no_other() {
     on_virtual_time(async {
         let site = Simulated::new(&[CA]);
         let limited = AcmeFailure::retry("too many certificates for example.com").with_sign(FailureKind::Limited);
@@ -128,7 +128,7 @@ fn a_limit_that_one_exact_name_meets_forbids_nothing_to_the_wildcard_and_to_othe
 }
 
 #[test]
-fn who_comes_and_goes_needs_one_order_is_not_renewed_while_away_and_forgotten_once_expired() {
+fn unwanted_exact_certificate_is_kept_until_expiry() {
     on_virtual_time(async {
         let site = Simulated::new(&[CA]);
         let folder = site.folder.path().join("certs/exact/a");
@@ -152,7 +152,7 @@ fn who_comes_and_goes_needs_one_order_is_not_renewed_while_away_and_forgotten_on
 }
 
 #[test]
-fn exact_names_are_renewed_in_time_and_another_alias_is_due_at_once() {
+fn exact_certificate_is_renewed_early_and_for_a_new_alias() {
     on_virtual_time(async {
         let site = Simulated::new(&[CA]);
         site.want(&["a"]);

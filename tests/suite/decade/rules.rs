@@ -276,7 +276,7 @@ fn read(path: &Path) -> Vec<u8> {
 }
 
 #[test]
-fn another_directory_is_asked_only_late_and_the_first_again_the_next_time() {
+fn fallback_directory_is_used_late_and_then_the_first_again() {
     on_virtual_time(async {
         let site = Simulated::new(&["https://first.example", "https://second.example"]);
         site.live_for(HOUR).await;
@@ -294,7 +294,7 @@ fn another_directory_is_asked_only_late_and_the_first_again_the_next_time() {
 }
 
 #[test]
-fn a_retry_after_holds_over_restarts_and_for_whatever_might_be_asked() {
+fn retry_after_is_obeyed_across_restarts() {
     on_virtual_time(async {
         let site = Simulated::new(&["https://first.example"]);
         site.cas[0].refuse(Some(AcmeFailure::retry("too many").after(Some(3 * DAY))));
@@ -312,7 +312,7 @@ fn a_retry_after_holds_over_restarts_and_for_whatever_might_be_asked() {
 }
 
 #[test]
-fn a_process_that_dies_of_every_attempt_stays_far_below_the_limits() {
+fn crash_loop_stays_below_the_ca_rate_limits() {
     on_virtual_time(async {
         let site = Simulated::new(&["https://first.example"]);
         site.cas[0].hangs.store(true, Ordering::SeqCst);
@@ -329,7 +329,7 @@ fn a_process_that_dies_of_every_attempt_stays_far_below_the_limits() {
 }
 
 #[test]
-fn a_clock_that_is_plainly_wrong_orders_nothing_and_destroys_nothing() {
+fn clock_a_year_ahead_orders_and_overwrites_nothing() {
     on_virtual_time(async {
         let site = Simulated::new(&["https://first.example"]);
         site.live_for(HOUR).await;
@@ -346,7 +346,7 @@ fn a_clock_that_is_plainly_wrong_orders_nothing_and_destroys_nothing() {
 }
 
 #[test]
-fn a_certificate_for_other_names_is_not_used_and_not_stored() {
+fn certificate_for_other_names_is_neither_used_nor_stored() {
     on_virtual_time(async {
         let site = Simulated::new(&["https://first.example"]);
         site.live_for(HOUR).await;
@@ -362,7 +362,7 @@ fn a_certificate_for_other_names_is_not_used_and_not_stored() {
 }
 
 #[test]
-fn another_domain_is_due_at_once_and_the_old_certificate_serves_meanwhile() {
+fn changed_domain_is_ordered_at_once_while_the_old_serves() {
     on_virtual_time(async {
         let mut site = Simulated::new(&["https://first.example"]);
         site.live_for(HOUR).await;
@@ -375,7 +375,7 @@ fn another_domain_is_due_at_once_and_the_old_certificate_serves_meanwhile() {
 }
 
 #[test]
-fn a_ca_that_does_not_answer_a_revocation_does_not_hold_up_the_end() {
+fn unanswered_revocation_does_not_delay_shutdown() {
     on_virtual_time(async {
         let site = Simulated::new(&["https://first.example"]);
         site.cas[0].is_deaf.store(true, Ordering::SeqCst);

@@ -10,8 +10,8 @@ use crate::harness::knot::{self, Knot};
 use crate::harness::tool;
 
 #[tokio::test]
-async fn the_printed_policy_lets_bind_take_the_challenge_and_nothing_else() {
-    if !bind::is_here("dns::grants::the_printed_policy_lets_bind_take_the_challenge_and_nothing_else") {
+async fn printed_bind_policy_allows_only_the_challenge() {
+    if !bind::is_here("dns::grants::printed_bind_policy_allows_only_the_challenge") {
         return;
     }
     let printed = grant(Dialect::BindPolicy, "provost", "phones.example.com", Some((CHALLENGE, "example.com")), &[]);
@@ -32,8 +32,8 @@ async fn the_printed_policy_lets_bind_take_the_challenge_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn the_printed_acl_lets_knot_take_the_challenge_and_nothing_else() {
-    if !knot::is_here("dns::grants::the_printed_acl_lets_knot_take_the_challenge_and_nothing_else") {
+async fn printed_knot_acl_allows_only_the_challenge() {
+    if !knot::is_here("dns::grants::printed_knot_acl_allows_only_the_challenge") {
         return;
     }
     let printed = grant(Dialect::KnotAcl, "provost", "phones.example.com", Some((CHALLENGE, "example.com")), &[]);

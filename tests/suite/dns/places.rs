@@ -10,8 +10,8 @@ fn at(name: &str, zone: &str, via: &[&str]) -> RecordLocation {
 }
 
 #[tokio::test]
-async fn the_zone_is_found_from_any_depth() {
-    if !bind::is_here("dns::places::the_zone_is_found_from_any_depth") {
+async fn zone_is_found_for_names_at_any_depth() {
+    if !bind::is_here("dns::places::zone_is_found_for_names_at_any_depth") {
         return;
     }
     let challenge =
@@ -36,8 +36,8 @@ async fn the_zone_is_found_from_any_depth() {
 }
 
 #[tokio::test]
-async fn a_domain_hosted_elsewhere_delegates_its_challenge_to_our_primary() {
-    if !bind::is_here("dns::places::a_domain_hosted_elsewhere_delegates_its_challenge_to_our_primary") {
+async fn challenge_cname_to_another_primary_is_followed() {
+    if !bind::is_here("dns::places::challenge_cname_to_another_primary_is_followed") {
         return;
     }
     // The domain's own servers take no updates; the challenge is a CNAME into a zone of ours, on another primary.
@@ -63,8 +63,8 @@ async fn a_domain_hosted_elsewhere_delegates_its_challenge_to_our_primary() {
 }
 
 #[tokio::test]
-async fn a_wildcard_s_cname_is_not_followed() {
-    if !bind::is_here("dns::places::a_wildcard_s_cname_is_not_followed") {
+async fn cname_of_a_wildcard_record_is_not_followed() {
+    if !bind::is_here("dns::places::cname_of_a_wildcard_record_is_not_followed") {
         return;
     }
     let records = "*.phones CNAME host.elsewhere.example.\n\
@@ -87,8 +87,8 @@ async fn a_wildcard_s_cname_is_not_followed() {
 }
 
 #[tokio::test]
-async fn cname_chains_are_followed_up_to_eight_and_rings_are_found() {
-    if !bind::is_here("dns::places::cname_chains_are_followed_up_to_eight_and_rings_are_found") {
+async fn cname_chains_over_eight_hops_and_loops_are_errors() {
+    if !bind::is_here("dns::places::cname_chains_over_eight_hops_and_loops_are_errors") {
         return;
     }
     let hops: Vec<String> = (0..9).map(|hop| format!("hop{hop} CNAME hop{}", hop + 1)).collect();
@@ -106,8 +106,8 @@ async fn cname_chains_are_followed_up_to_eight_and_rings_are_found() {
 }
 
 #[tokio::test]
-async fn a_configured_zone_wins_and_must_hold_the_name() {
-    if !bind::is_here("dns::places::a_configured_zone_wins_and_must_hold_the_name") {
+async fn configured_zone_is_used_and_must_contain_the_name() {
+    if !bind::is_here("dns::places::configured_zone_is_used_and_must_contain_the_name") {
         return;
     }
     let server = example();
@@ -121,8 +121,8 @@ async fn a_configured_zone_wins_and_must_hold_the_name() {
 }
 
 #[tokio::test]
-async fn a_name_that_nobody_holds_has_no_zone() {
-    if !bind::is_here("dns::places::a_name_that_nobody_holds_has_no_zone") {
+async fn nonexistent_name_has_no_zone() {
+    if !bind::is_here("dns::places::nonexistent_name_has_no_zone") {
         return;
     }
     // A root zone of our own: everything that is not in it does not exist.
@@ -134,8 +134,8 @@ async fn a_name_that_nobody_holds_has_no_zone() {
 }
 
 #[tokio::test]
-async fn a_resolver_that_is_dead_or_refuses_is_passed_over() {
-    if !bind::is_here("dns::places::a_resolver_that_is_dead_or_refuses_is_passed_over") {
+async fn dead_or_refusing_resolver_is_skipped() {
+    if !bind::is_here("dns::places::dead_or_refusing_resolver_is_skipped") {
         return;
     }
     let server = example();

@@ -25,8 +25,8 @@ fn asking(primary: &Bind, authorities: &[String]) -> Dns {
 }
 
 #[tokio::test]
-async fn a_lagging_secondary_is_waited_for() {
-    if !bind::is_here("dns::propagation::a_lagging_secondary_is_waited_for") {
+async fn lagging_secondary_is_awaited() {
+    if !bind::is_here("dns::propagation::lagging_secondary_is_awaited") {
         return;
     }
     let (primary, secondary) = with_lagging_secondary();
@@ -50,8 +50,8 @@ async fn a_lagging_secondary_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_secondary_that_never_catches_up_is_named_with_its_serial() {
-    if !bind::is_here("dns::propagation::a_secondary_that_never_catches_up_is_named_with_its_serial") {
+async fn stale_secondary_is_reported_with_its_serial() {
+    if !bind::is_here("dns::propagation::stale_secondary_is_reported_with_its_serial") {
         return;
     }
     let (primary, secondary) = with_lagging_secondary();
@@ -74,8 +74,8 @@ async fn a_secondary_that_never_catches_up_is_named_with_its_serial() {
 }
 
 #[tokio::test]
-async fn a_dead_secondary_is_named_and_waited_for_a_while() {
-    if !bind::is_here("dns::propagation::a_dead_secondary_is_named_and_waited_for_a_while") {
+async fn dead_secondary_is_skipped_after_a_timeout() {
+    if !bind::is_here("dns::propagation::dead_secondary_is_skipped_after_a_timeout") {
         return;
     }
     let (primary, secondary) = with_lagging_secondary();
@@ -94,8 +94,8 @@ async fn a_dead_secondary_is_named_and_waited_for_a_while() {
 }
 
 #[tokio::test]
-async fn a_server_that_accepts_and_says_nothing_is_silent_too() {
-    if !bind::is_here("dns::propagation::a_server_that_accepts_and_says_nothing_is_silent_too") {
+async fn server_that_accepts_without_answering_is_skipped() {
+    if !bind::is_here("dns::propagation::server_that_accepts_without_answering_is_skipped") {
         return;
     }
     let primary = example();
@@ -111,8 +111,8 @@ async fn a_server_that_accepts_and_says_nothing_is_silent_too() {
 }
 
 #[tokio::test]
-async fn an_authority_without_a_route_is_named() {
-    if !bind::is_here("dns::propagation::an_authority_without_a_route_is_named") {
+async fn unreachable_authority_is_named_and_skipped() {
+    if !bind::is_here("dns::propagation::unreachable_authority_is_named_and_skipped") {
         return;
     }
     let primary = example();
@@ -128,8 +128,8 @@ async fn an_authority_without_a_route_is_named() {
 }
 
 #[tokio::test]
-async fn a_silent_server_that_comes_back_without_the_values_blocks() {
-    if !bind::is_here("dns::propagation::a_silent_server_that_comes_back_without_the_values_blocks") {
+async fn silent_server_that_answers_later_without_values_blocks() {
+    if !bind::is_here("dns::propagation::silent_server_that_answers_later_without_values_blocks") {
         return;
     }
     let (primary, secondary) = with_lagging_secondary();
@@ -155,8 +155,8 @@ async fn a_silent_server_that_comes_back_without_the_values_blocks() {
 }
 
 #[tokio::test]
-async fn somebody_must_answer() {
-    if !bind::is_here("dns::propagation::somebody_must_answer") {
+async fn propagation_fails_if_no_authority_answers() {
+    if !bind::is_here("dns::propagation::propagation_fails_if_no_authority_answers") {
         return;
     }
     let (primary, secondary) = with_lagging_secondary();
@@ -176,8 +176,8 @@ async fn somebody_must_answer() {
 }
 
 #[tokio::test]
-async fn a_server_that_refuses_to_answer_blocks() {
-    if !bind::is_here("dns::propagation::a_server_that_refuses_to_answer_blocks") {
+async fn refusing_authority_blocks_agreement() {
+    if !bind::is_here("dns::propagation::refusing_authority_blocks_agreement") {
         return;
     }
     let primary = example();
@@ -191,8 +191,8 @@ async fn a_server_that_refuses_to_answer_blocks() {
 }
 
 #[tokio::test]
-async fn the_zone_s_name_servers_are_asked_at_all_their_addresses() {
-    if !bind::is_here("dns::propagation::the_zone_s_name_servers_are_asked_at_all_their_addresses") {
+async fn all_addresses_of_all_name_servers_are_queried() {
+    if !bind::is_here("dns::propagation::all_addresses_of_all_name_servers_are_queried") {
         return;
     }
     // So many that the answer is truncated by UDP. Nobody listens where they are.
@@ -216,8 +216,8 @@ async fn the_zone_s_name_servers_are_asked_at_all_their_addresses() {
 }
 
 #[tokio::test]
-async fn after_all_have_agreed_the_records_settle() {
-    if !bind::is_here("dns::propagation::after_all_have_agreed_the_records_settle") {
+async fn settle_time_follows_the_agreement_of_all_authorities() {
+    if !bind::is_here("dns::propagation::settle_time_follows_the_agreement_of_all_authorities") {
         return;
     }
     let primary = example();

@@ -36,8 +36,8 @@ fn with_other_key(settings: &DnsSettings, file: &std::path::Path, name: &str, al
 }
 
 #[tokio::test]
-async fn wrong_keys_are_told_apart() {
-    if !bind::is_here("dns::refusals::wrong_keys_are_told_apart") {
+async fn badsig_and_badkey_are_reported_differently() {
+    if !bind::is_here("dns::refusals::badsig_and_badkey_are_reported_differently") {
         return;
     }
     let primary = example();
@@ -60,8 +60,8 @@ async fn wrong_keys_are_told_apart() {
 }
 
 #[tokio::test]
-async fn clocks_that_differ_are_both_named() {
-    if !bind::is_here("dns::refusals::clocks_that_differ_are_both_named") {
+async fn badtime_is_reported_with_both_clocks() {
+    if !bind::is_here("dns::refusals::badtime_is_reported_with_both_clocks") {
         return;
     }
     let primary = example();
@@ -80,8 +80,8 @@ async fn clocks_that_differ_are_both_named() {
 }
 
 #[tokio::test]
-async fn a_name_outside_the_policy_is_refused_with_the_line_to_add() {
-    if !bind::is_here("dns::refusals::a_name_outside_the_policy_is_refused_with_the_line_to_add") {
+async fn refused_update_names_the_grant_to_add() {
+    if !bind::is_here("dns::refusals::refused_update_names_the_grant_to_add") {
         return;
     }
     let primary = example();
@@ -94,8 +94,8 @@ async fn a_name_outside_the_policy_is_refused_with_the_line_to_add() {
 }
 
 #[tokio::test]
-async fn a_zone_that_the_primary_does_not_hold_is_told() {
-    if !bind::is_here("dns::refusals::a_zone_that_the_primary_does_not_hold_is_told") {
+async fn update_of_a_foreign_zone_names_the_settings_to_correct() {
+    if !bind::is_here("dns::refusals::update_of_a_foreign_zone_names_the_settings_to_correct") {
         return;
     }
     let primary = example();
@@ -114,8 +114,8 @@ async fn a_zone_that_the_primary_does_not_hold_is_told() {
 }
 
 #[tokio::test]
-async fn a_secondary_is_no_primary() {
-    if !bind::is_here("dns::refusals::a_secondary_is_no_primary") {
+async fn update_sent_to_a_secondary_names_the_primary_setting() {
+    if !bind::is_here("dns::refusals::update_sent_to_a_secondary_names_the_primary_setting") {
         return;
     }
     let primary = example();
@@ -127,8 +127,8 @@ async fn a_secondary_is_no_primary() {
 }
 
 #[tokio::test]
-async fn a_primary_that_is_down_is_tried_at_every_address_and_again() {
-    if !bind::is_here("dns::refusals::a_primary_that_is_down_is_tried_at_every_address_and_again") {
+async fn unreachable_primary_is_tried_at_every_address() {
+    if !bind::is_here("dns::refusals::unreachable_primary_is_tried_at_every_address") {
         return;
     }
     let primary = example();
@@ -147,9 +147,9 @@ async fn a_primary_that_is_down_is_tried_at_every_address_and_again() {
 }
 
 #[tokio::test]
-async fn a_connection_that_breaks_is_tried_again() {
+async fn update_is_retried_after_a_broken_connection() {
     use std::io::Read;
-    if !bind::is_here("dns::refusals::a_connection_that_breaks_is_tried_again") {
+    if !bind::is_here("dns::refusals::update_is_retried_after_a_broken_connection") {
         return;
     }
     let primary = example();
@@ -180,8 +180,8 @@ async fn a_connection_that_breaks_is_tried_again() {
 }
 
 #[tokio::test]
-async fn an_impostor_s_answer_is_not_believed() {
-    if !bind::is_here("dns::refusals::an_impostor_s_answer_is_not_believed") {
+async fn unsigned_or_forged_success_is_rejected() {
+    if !bind::is_here("dns::refusals::unsigned_or_forged_success_is_rejected") {
         return;
     }
     // Has a key of the same name, says yes to everything, and is not who it says.
@@ -212,8 +212,8 @@ async fn an_impostor_s_answer_is_not_believed() {
 }
 
 #[tokio::test]
-async fn knot_does_it_too_and_its_refusals_are_understood() {
-    if !knot::is_here("dns::refusals::knot_does_it_too_and_its_refusals_are_understood") {
+async fn knot_updates_work_and_its_refusals_are_understood() {
+    if !knot::is_here("dns::refusals::knot_updates_work_and_its_refusals_are_understood") {
         return;
     }
     let acl = "acl:\n  - id: provost\n    key: provost\n    action: update\n    update-type: [TXT]\n    \
@@ -242,6 +242,6 @@ async fn knot_does_it_too_and_its_refusals_are_understood() {
 }
 
 #[test]
-fn the_policy_of_these_tests_is_the_one_that_is_printed() {
+fn policy_of_these_tests_equals_the_printed_grant() {
     assert!(provost::dns::UpdateGrant::new("provost.", CHALLENGE, "example.com").bind_lines().eq([POLICY]));
 }

@@ -11,8 +11,8 @@ use crate::harness::bind::{self, BindConfig, dig};
 use crate::harness::eventually;
 
 #[tokio::test]
-async fn values_come_and_go_beside_somebody_else_s() {
-    if !bind::is_here("dns::updates::values_come_and_go_beside_somebody_else_s") {
+async fn adding_and_removing_values_keeps_foreign_ones() {
+    if !bind::is_here("dns::updates::adding_and_removing_values_keeps_foreign_ones") {
         return;
     }
     let primary = example();
@@ -29,8 +29,8 @@ async fn values_come_and_go_beside_somebody_else_s() {
 }
 
 #[tokio::test]
-async fn all_values_go_in_one_update() {
-    if !bind::is_here("dns::updates::all_values_go_in_one_update") {
+async fn all_values_are_sent_in_one_update() {
+    if !bind::is_here("dns::updates::all_values_are_sent_in_one_update") {
         return;
     }
     let primary = example();
@@ -46,8 +46,8 @@ async fn all_values_go_in_one_update() {
 }
 
 #[tokio::test]
-async fn the_records_live_as_long_as_configured() {
-    if !bind::is_here("dns::updates::the_records_live_as_long_as_configured") {
+async fn records_carry_the_configured_ttl() {
+    if !bind::is_here("dns::updates::records_carry_the_configured_ttl") {
         return;
     }
     let primary = example();
@@ -60,8 +60,8 @@ async fn the_records_live_as_long_as_configured() {
 }
 
 #[tokio::test]
-async fn every_supported_algorithm_signs() {
-    if !bind::is_here("dns::updates::every_supported_algorithm_signs") {
+async fn every_supported_tsig_algorithm_is_accepted_by_bind() {
+    if !bind::is_here("dns::updates::every_supported_tsig_algorithm_is_accepted_by_bind") {
         return;
     }
     let (mut config, mut policy) = (BindConfig::new(), String::new());
@@ -80,8 +80,8 @@ async fn every_supported_algorithm_signs() {
 }
 
 #[tokio::test]
-async fn one_key_is_chosen_from_a_file_of_several() {
-    if !bind::is_here("dns::updates::one_key_is_chosen_from_a_file_of_several") {
+async fn key_is_selected_by_name_from_a_file_of_several() {
+    if !bind::is_here("dns::updates::key_is_selected_by_name_from_a_file_of_several") {
         return;
     }
     let config = BindConfig::new().key("other.", "hmac-sha512").key("provost.", "hmac-sha256");
@@ -96,8 +96,8 @@ async fn one_key_is_chosen_from_a_file_of_several() {
 }
 
 #[test]
-fn a_key_file_that_is_missing_cannot_be_read() {
-    if !bind::is_here("dns::updates::a_key_file_that_is_missing_cannot_be_read") {
+fn missing_key_file_is_a_read_error() {
+    if !bind::is_here("dns::updates::missing_key_file_is_a_read_error") {
         return;
     }
     let primary = example();
@@ -108,8 +108,8 @@ fn a_key_file_that_is_missing_cannot_be_read() {
 }
 
 #[tokio::test]
-async fn a_probe_goes_all_the_way_and_leaves_nothing() {
-    if !bind::is_here("dns::updates::a_probe_goes_all_the_way_and_leaves_nothing") {
+async fn probe_record_is_published_observed_and_removed() {
+    if !bind::is_here("dns::updates::probe_record_is_published_observed_and_removed") {
         return;
     }
     let primary = example();
@@ -127,8 +127,8 @@ async fn a_probe_goes_all_the_way_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_probe_that_is_not_seen_everywhere_is_removed_too() {
-    if !bind::is_here("dns::updates::a_probe_that_is_not_seen_everywhere_is_removed_too") {
+async fn probe_not_visible_everywhere_is_removed() {
+    if !bind::is_here("dns::updates::probe_not_visible_everywhere_is_removed") {
         return;
     }
     let primary = example();
@@ -144,8 +144,8 @@ async fn a_probe_that_is_not_seen_everywhere_is_removed_too() {
 }
 
 #[tokio::test]
-async fn a_probe_that_stays_on_a_secondary_is_told_with_its_serial() {
-    if !bind::is_here("dns::updates::a_probe_that_stays_on_a_secondary_is_told_with_its_serial") {
+async fn probe_left_on_a_secondary_is_reported_with_its_serial() {
+    if !bind::is_here("dns::updates::probe_left_on_a_secondary_is_reported_with_its_serial") {
         return;
     }
     let primary = example();
@@ -170,8 +170,8 @@ async fn a_probe_that_stays_on_a_secondary_is_told_with_its_serial() {
 }
 
 #[tokio::test]
-async fn a_probe_that_is_stopped_is_removed_and_waits_for_nobody() {
-    if !bind::is_here("dns::updates::a_probe_that_is_stopped_is_removed_and_waits_for_nobody") {
+async fn stopped_probe_is_removed_without_waiting() {
+    if !bind::is_here("dns::updates::stopped_probe_is_removed_without_waiting") {
         return;
     }
     let primary = example();
@@ -192,8 +192,8 @@ async fn a_probe_that_is_stopped_is_removed_and_waits_for_nobody() {
 }
 
 #[tokio::test]
-async fn a_probe_that_is_stopped_once_it_is_removed_waits_for_nobody() {
-    if !bind::is_here("dns::updates::a_probe_that_is_stopped_once_it_is_removed_waits_for_nobody") {
+async fn probe_stopped_after_its_removal_does_not_wait() {
+    if !bind::is_here("dns::updates::probe_stopped_after_its_removal_does_not_wait") {
         return;
     }
     let primary = example();
@@ -216,8 +216,8 @@ async fn a_probe_that_is_stopped_once_it_is_removed_waits_for_nobody() {
 }
 
 #[tokio::test]
-async fn a_probe_that_cannot_be_removed_is_told_as_left_over() {
-    if !bind::is_here("dns::updates::a_probe_that_cannot_be_removed_is_told_as_left_over") {
+async fn probe_that_cannot_be_removed_is_reported_as_left_over() {
+    if !bind::is_here("dns::updates::probe_that_cannot_be_removed_is_reported_as_left_over") {
         return;
     }
     let primary = example();

@@ -25,7 +25,7 @@ fn all_are_old(server: &Running, requests: usize) {
 }
 
 #[test]
-fn a_new_certificate_is_shown_within_a_second_and_open_connections_stay() {
+fn new_certificate_is_used_within_a_second_by_legacy_tls() {
     let site = shelf();
     let server = site.start();
     let shown = || {
@@ -52,7 +52,7 @@ fn a_new_certificate_is_shown_within_a_second_and_open_connections_stay() {
 }
 
 #[test]
-fn a_change_of_the_setting_ends_the_connections_made_before_it() {
+fn changed_tls_setting_ends_earlier_legacy_connections() {
     let site = shelf();
     let server = site.start();
     let mut open = OLDS.map(|(name, arguments)| Talking::start(&site, &server, name, &PHONE, arguments));
@@ -73,7 +73,7 @@ fn a_change_of_the_setting_ends_the_connections_made_before_it() {
 
 /// The default of `provost.json` is read again at SIGHUP, for whoever says nothing of his own.
 #[test]
-fn a_change_of_the_default_opens_and_closes_the_old_lane_of_those_that_follow_it() {
+fn default_tls_setting_applies_on_sighup_where_unset() {
     let mut site = shelf();
     let mut silent = policy("modern");
     silent.as_object_mut().unwrap().remove("tls");
@@ -133,7 +133,7 @@ fn is_revoked(site: &Site, server: &Running, identity: &Identity, (name, argumen
 }
 
 #[test]
-fn what_was_revoked_is_refused_in_the_handshake_and_on_open_connections() {
+fn revocation_applies_to_legacy_handshakes_and_connections() {
     let mut site = shelf();
     std::fs::write(site.path("crl.pem"), pem_of(&issuing(&[5]))).unwrap();
     site.config["trust"]["listed"] = json!(["crl.pem", "factory.pem"]);

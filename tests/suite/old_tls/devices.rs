@@ -24,7 +24,7 @@ fn told(server: &Running, before: usize) -> (Value, Value, Value) {
 }
 
 #[test]
-fn each_certificate_meets_the_same_verdict_in_either_lane() {
+fn device_certificates_are_judged_alike_by_both_tls_backends() {
     let site = shelf();
     let server = site.start();
     let expired = |since: u32| {
@@ -72,7 +72,7 @@ fn each_certificate_meets_the_same_verdict_in_either_lane() {
 
 /// OpenSSL would let them sign the handshake; a key on a weak curve can be broken.
 #[test]
-fn a_key_of_a_kind_that_rustls_does_not_take_counts_in_the_old_lane_no_more() {
+fn key_types_unknown_to_rustls_are_refused_in_legacy_tls() {
     let site = shelf();
     let server = site.start();
     let reason = "the device certificate's key is neither RSA, nor ECDSA with P-256, P-384 or P-521, nor Ed25519";
@@ -92,7 +92,7 @@ fn a_key_of_a_kind_that_rustls_does_not_take_counts_in_the_old_lane_no_more() {
 }
 
 #[test]
-fn a_chain_is_judged_whole_and_one_that_is_too_long_is_not() {
+fn legacy_tls_verifies_whole_chains_and_refuses_too_long_ones() {
     let site = shelf();
     let server = site.start();
     let sub = FACTORY.issuing.below(ca_params("Sub CA"));
@@ -116,7 +116,7 @@ fn a_chain_is_judged_whole_and_one_that_is_too_long_is_not() {
 }
 
 #[test]
-fn an_expired_certificate_is_tolerated_where_the_policy_says_so_and_a_pinned_one_counts() {
+fn legacy_tls_accepts_tolerated_expired_and_pinned_leaves() {
     let site = shelf();
     let mut params = device_params(VVX500);
     valid(&mut params, SystemTime::now() - 800 * DAY, SystemTime::now() - DAY);
@@ -183,7 +183,7 @@ fn certificate_record(record: &[u8], certificate: &[u8]) -> Vec<u8> {
 
 /// A chain is public: without its key it proves nothing.
 #[test]
-fn a_certificate_without_its_key_lets_nobody_in() {
+fn stolen_certificate_without_its_key_is_refused() {
     let site = shelf();
     let server = site.start();
     let thief = FACTORY.issuing.issue_rsa(&device_params(STRANGER));

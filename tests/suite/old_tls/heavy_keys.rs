@@ -75,7 +75,7 @@ fn message(chain: &[Vec<u8>]) -> Vec<u8> {
 }
 
 #[test]
-fn a_chain_of_huge_keys_costs_a_stranger_more_than_the_server() {
+fn chain_of_huge_keys_does_not_cost_processor_time() {
     let site = ote();
     let server = site.start();
     let hello = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/suite/hellos/rsa-kx.bin")).unwrap();
@@ -101,7 +101,7 @@ fn a_chain_of_huge_keys_costs_a_stranger_more_than_the_server() {
 }
 
 #[test]
-fn a_pinned_certificate_does_not_have_huge_keys_verified_with() {
+fn huge_ca_keys_are_refused_beside_a_pinned_certificate() {
     let site = shelf();
     let maker = Ca::root_with("Maker", KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap());
     let pinned = maker.issue_rsa(&device_params(VVX550));

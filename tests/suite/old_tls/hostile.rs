@@ -67,7 +67,7 @@ fn is_well(site: &Site, server: &Running, sent: usize) {
 }
 
 #[test]
-fn mutated_hellos_leave_the_server_well() {
+fn mutated_hellos_do_not_harm_the_server() {
     let (site, hellos) = (ote(), hellos());
     let server = site.start();
     let cases = 1500;
@@ -97,7 +97,7 @@ fn mutated_hellos_leave_the_server_well() {
 }
 
 #[test]
-fn truncated_hellos_leave_the_server_well() {
+fn truncated_hellos_do_not_harm_the_server() {
     let (site, hellos) = (ote(), hellos());
     let server = site.start();
     let mut sent = 0;
@@ -113,7 +113,7 @@ fn truncated_hellos_leave_the_server_well() {
 
 /// After the hello OpenSSL is alone with what comes: records of any kind, lengths that lie, endless certificates.
 #[test]
-fn what_follows_an_old_hello_may_be_anything() {
+fn garbage_after_a_legacy_hello_does_not_harm_the_server() {
     let (site, hellos) = (ote(), hellos());
     let server = site.start();
     let record =
@@ -154,7 +154,7 @@ fn what_follows_an_old_hello_may_be_anything() {
 }
 
 #[test]
-fn a_connection_that_breaks_in_the_handshake_is_told_alike_in_both_lanes() {
+fn reset_during_a_handshake_is_logged_alike_by_both_backends() {
     let (site, hellos) = (ote(), hellos());
     let server = site.start();
     let cases = [("tls13-only", "modern"), ("tls12-only", "modern"), ("tls10-only", "old"), ("rsa-kx", "old")];

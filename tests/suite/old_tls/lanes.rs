@@ -72,7 +72,7 @@ fn ote(setting: &str) -> Site {
 }
 
 #[test]
-fn each_captured_hello_gets_the_answer_of_its_lane() {
+fn captured_hellos_get_the_expected_version_and_suite() {
     let site = ote("legacy");
     let server = site.start();
     for (name, expected) in HELLOS {
@@ -83,7 +83,7 @@ fn each_captured_hello_gets_the_answer_of_its_lane() {
 
 /// RFC 8446 §4.1.3: whoever knows newer versions and speaks an older one says so in the last bytes of the random.
 #[test]
-fn what_is_not_tls_1_3_is_marked_so_that_nobody_can_pretend_it_away() {
+fn server_random_carries_the_downgrade_marker() {
     let site = ote("legacy");
     let server = site.start();
     for (name, mark) in [
@@ -99,7 +99,7 @@ fn what_is_not_tls_1_3_is_marked_so_that_nobody_can_pretend_it_away() {
 }
 
 #[test]
-fn modern_clients_are_served_by_rustls_whatever_the_setting() {
+fn modern_clients_are_served_by_rustls_at_every_setting() {
     let site = shelf();
     let server = site.start();
     let (chain, key) = PHONE.write(&site.path(""), "phone");
@@ -137,7 +137,7 @@ fn modern_clients_are_served_by_rustls_whatever_the_setting() {
 }
 
 #[test]
-fn the_name_chooses_the_constituency_in_the_old_lane_too_and_the_host_must_agree() {
+fn legacy_tls_selects_by_sni_and_requires_a_matching_host() {
     let mut site = shelf();
     site.config["no_sni"] = "compatible".into();
     let server = site.start();
@@ -165,7 +165,7 @@ fn the_name_chooses_the_constituency_in_the_old_lane_too_and_the_host_must_agree
 }
 
 #[test]
-fn a_name_in_capitals_or_with_a_dot_or_an_address_is_what_it_is_in_the_other_lane() {
+fn legacy_tls_normalizes_the_server_name() {
     let mut site = shelf();
     site.config["no_sni"] = "legacy".into();
     let server = site.start();
@@ -177,7 +177,7 @@ fn a_name_in_capitals_or_with_a_dot_or_an_address_is_what_it_is_in_the_other_lan
 }
 
 #[test]
-fn no_session_of_the_old_lane_is_ever_resumed() {
+fn legacy_tls_session_is_never_resumed() {
     let site = shelf();
     let server = site.start();
     let session = site.path("session.pem");
@@ -202,7 +202,7 @@ fn no_session_of_the_old_lane_is_ever_resumed() {
 }
 
 #[test]
-fn nothing_is_renegotiated_or_compressed() {
+fn legacy_tls_refuses_renegotiation_and_compression() {
     let site = shelf();
     let server = site.start();
     for (version, suite) in [("tls1", "AES128-SHA"), ("tls1_2", "AES128-GCM-SHA256")] {
@@ -225,7 +225,7 @@ fn nothing_is_renegotiated_or_compressed() {
 
 /// RFC 7507: a client that speaks an older version only because a newer one failed is told that it need not.
 #[test]
-fn a_fallback_is_refused() {
+fn fallback_scsv_is_refused() {
     let site = shelf();
     let server = site.start();
     for (setting, version, suite) in
@@ -239,7 +239,7 @@ fn a_fallback_is_refused() {
 }
 
 #[test]
-fn alpn_agrees_on_http_1_1_or_http_1_0_in_the_old_lane() {
+fn legacy_tls_alpn_negotiates_http_1_1_or_http_1_0() {
     let site = shelf();
     let server = site.start();
     for (offered, agreed) in [
@@ -259,7 +259,7 @@ fn alpn_agrees_on_http_1_1_or_http_1_0_in_the_old_lane() {
 }
 
 #[test]
-fn without_an_rsa_certificate_there_is_no_old_lane_and_the_log_says_so() {
+fn legacy_tls_without_an_rsa_certificate_is_refused_and_logged() {
     let mut site = shelf();
     site.config["certificate"]["files"].as_array_mut().unwrap().remove(0);
     let server = site.start();
@@ -271,7 +271,7 @@ fn without_an_rsa_certificate_there_is_no_old_lane_and_the_log_says_so() {
 }
 
 #[test]
-fn a_handshake_of_the_old_lane_has_its_time_and_no_more() {
+fn handshake_timeout_applies_to_legacy_tls() {
     let mut site = ote("legacy");
     site.config["limits"]["handshake_s"] = 1.into();
     let server = site.start();
@@ -284,7 +284,7 @@ fn a_handshake_of_the_old_lane_has_its_time_and_no_more() {
 }
 
 #[test]
-fn an_unserved_alert_of_rustls_is_as_it_was() {
+fn rustls_sends_certificate_required_at_the_legacy_setting() {
     let site = shelf();
     let server = site.start();
     let error =
@@ -293,7 +293,7 @@ fn an_unserved_alert_of_rustls_is_as_it_was() {
 }
 
 #[test]
-fn a_constituency_with_exact_names_shows_its_own_certificate_in_the_old_lane_too() {
+fn legacy_tls_serves_the_exact_certificate() {
     let mut site = shelf();
     let mut exact = policy("legacy");
     exact["certificate_names"] = "exact".into();
@@ -320,7 +320,7 @@ fn a_constituency_with_exact_names_shows_its_own_certificate_in_the_old_lane_too
 
 /// What is printed for phones that can be modern makes a client modern that knows those suites.
 #[test]
-fn a_phone_with_the_printed_cipher_settings_is_served_by_rustls() {
+fn printed_cipher_settings_make_a_phone_use_rustls() {
     let site = shelf();
     let server = site.start();
     let config = site.write_config();

@@ -61,7 +61,7 @@ fn rank(setting: &str) -> usize {
 }
 
 #[test]
-fn each_client_is_served_at_its_setting_and_those_above_and_at_no_other() {
+fn each_version_and_suite_is_served_from_its_setting_up() {
     let site = shelf();
     let server = site.start();
     let clients = clients();
@@ -99,7 +99,7 @@ fn each_client_is_served_at_its_setting_and_those_above_and_at_no_other() {
 }
 
 #[test]
-fn without_a_certificate_nobody_gets_in_but_where_nobody_is_asked_for_one() {
+fn missing_certificate_is_refused_unless_client_auth_is_none() {
     let site = shelf();
     let server = site.start();
     let clients = [
@@ -126,7 +126,7 @@ fn without_a_certificate_nobody_gets_in_but_where_nobody_is_asked_for_one() {
 
 /// No 3DES, RC4, EXPORT, NULL or anonymous suite, and nothing that is neither rustls' nor ours.
 #[test]
-fn what_is_broken_is_served_at_no_setting() {
+fn broken_cipher_suites_are_served_at_no_setting() {
     let site = shelf();
     let server = site.start();
     let broken = ["DES-CBC3-SHA", "RC4-SHA", "NULL-SHA256", "aNULL", "AES128-CCM8", "CAMELLIA128-SHA", "PSK", "SRP"];
@@ -146,7 +146,7 @@ fn what_is_broken_is_served_at_no_setting() {
 }
 
 #[test]
-fn our_order_of_suites_counts_not_the_clients() {
+fn server_suite_order_is_preferred() {
     let site = shelf();
     let server = site.start();
     for (arguments, suite) in [
@@ -167,7 +167,7 @@ fn our_order_of_suites_counts_not_the_clients() {
 }
 
 #[test]
-fn diffie_hellman_has_2048_bits_and_curves_are_the_usual_ones() {
+fn dhe_uses_2048_bits_and_ecdhe_the_common_curves() {
     let site = shelf();
     let server = site.start();
     for (arguments, key) in [

@@ -74,7 +74,7 @@ impl Offer {
 }
 
 #[test]
-fn what_is_promised_to_a_hello_answers_it_and_nothing_less_does() {
+fn logged_setting_is_the_least_that_answers_the_hello() {
     let site = both_kinds();
     let server = site.start();
     let mut seen = std::collections::BTreeMap::<_, usize>::new();
@@ -108,7 +108,7 @@ fn what_is_promised_to_a_hello_answers_it_and_nothing_less_does() {
 }
 
 #[test]
-fn whoever_offers_nothing_that_is_served_at_any_setting_is_told_by_its_ciphers() {
+fn unservable_suites_are_named_in_the_log() {
     let site = both_kinds();
     let server = site.start();
     let mut seen = 0;
@@ -131,7 +131,7 @@ fn whoever_offers_nothing_that_is_served_at_any_setting_is_told_by_its_ciphers()
 }
 
 #[test]
-fn what_else_no_setting_admits_is_named() {
+fn unservable_versions_groups_and_signatures_are_logged() {
     let site = both_kinds();
     let server = site.start();
     let good = Offer {

@@ -17,7 +17,7 @@ fn curl(site: &Site, server: &Running, version: &str, (user, password): (&str, &
 }
 
 #[test]
-fn a_password_opens_what_is_the_phones_own_and_nothing_else() {
+fn digest_over_legacy_tls_serves_only_the_own_files() {
     let site = shelf();
     site.write_config();
     site.constituency("pw", &json!({ "client_auth": "digest", "tls": "legacy", "phones": { VVX550: "no password" } }));

@@ -62,7 +62,7 @@ fn findings(server: &Running, folder: &Path, setting: &str) -> std::collections:
 }
 
 #[test]
-fn testssl_finds_what_each_setting_means_and_nothing_else() {
+fn testssl_findings_match_each_tls_setting() {
     let site = Site::new();
     for setting in SETTINGS {
         // Where nobody is asked for a certificate, because testssl.sh presents none.

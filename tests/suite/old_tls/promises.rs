@@ -154,7 +154,7 @@ pub(super) fn both_kinds() -> Site {
 }
 
 #[test]
-fn what_is_promised_to_a_phone_serves_it_and_nothing_less_does() {
+fn logged_setting_is_the_least_that_serves_the_phone() {
     let site = both_kinds();
     let server = site.start();
     let mut seen = std::collections::BTreeMap::<_, usize>::new();
@@ -182,7 +182,7 @@ fn what_is_promised_to_a_phone_serves_it_and_nothing_less_does() {
 
 /// As openssl says it: nobody's signature is one with SHA-1 where it is not asked for.
 #[test]
-fn sha1_signs_at_legacy_alone_and_only_for_whoever_knows_nothing_better() {
+fn sha1_signs_only_at_legacy_if_the_client_offers_no_other() {
     let site = both_kinds();
     let server = site.start();
     for suite in ["AES128-SHA", "DHE-RSA-AES128-SHA"] {
@@ -215,7 +215,7 @@ fn sha1_signs_at_legacy_alone_and_only_for_whoever_knows_nothing_better() {
 
 /// A client without any extension names neither its signatures nor a constituency: `GnuTLS` can be one.
 #[test]
-fn a_client_that_says_nothing_is_served_at_legacy_alone_where_no_name_is_needed() {
+fn hello_without_extensions_is_served_at_legacy_without_sni() {
     for setting in SETTINGS {
         for (name, identity) in [(setting.to_owned(), Some(&*PHONE)), (format!("open-{setting}"), None)] {
             let mut site = both_kinds();

@@ -25,7 +25,7 @@ fn curl(site: &Site, server: &Running, arguments: &[&str], paths: &[&str]) -> En
 }
 
 #[test]
-fn a_phone_boots_by_the_old_lane_as_by_the_other() {
+fn phone_boots_and_uploads_over_legacy_tls() {
     let site = shelf();
     let server = site.start();
     site.file(&format!("legacy/{VVX500}.cfg"), "<own/>");
@@ -73,7 +73,7 @@ fn a_phone_boots_by_the_old_lane_as_by_the_other() {
 
 /// After a moment of silence HTTP is put away, and made anew when the phone speaks.
 #[test]
-fn a_connection_at_rest_is_taken_up_again() {
+fn idle_legacy_connection_is_answered_when_it_sends_again() {
     let site = shelf();
     let mut command = site.command();
     command.env("PROVOST_LOG", "info,provost=trace");
@@ -87,7 +87,7 @@ fn a_connection_at_rest_is_taken_up_again() {
 }
 
 #[test]
-fn a_stop_closes_a_connection_at_rest_and_one_that_is_not() {
+fn shutdown_closes_idle_and_active_legacy_connections() {
     let site = shelf();
     let mut command = site.command();
     command.env("PROVOST_LOG", "info,provost=trace");
@@ -102,7 +102,7 @@ fn a_stop_closes_a_connection_at_rest_and_one_that_is_not() {
 }
 
 #[test]
-fn who_still_needs_the_old_lane_can_be_listed_and_is_marked_for_operators() {
+fn phones_that_need_legacy_tls_are_listed_and_marked() {
     let mut site = shelf();
     site.config["status"] = json!({ "listen": "127.0.0.1:0" });
     let server = site.start();
@@ -152,7 +152,7 @@ fn who_still_needs_the_old_lane_can_be_listed_and_is_marked_for_operators() {
 
 /// One request on a connection of the old lane costs no more than any other: it does not wait for anything.
 #[test]
-fn answers_come_without_delay() {
+fn legacy_tls_answers_are_not_delayed() {
     let site = shelf();
     let server = site.start();
     let paths = ["site.cfg"; 50];

@@ -79,7 +79,7 @@ fn outputs_of_a_running_site_are_pinned() {
 }
 
 #[test]
-fn inputs_and_words_of_commands_are_pinned() {
+fn settings_commands_exit_codes_and_alerts_are_pinned() {
     let mut golden = Golden::default();
     for file in ["provost", "constituency"] {
         golden.check(&format!("settings_{file}.txt"), words::settings(file));
